@@ -1,0 +1,1 @@
+"""arch: what a model is and what it must cost: plain arithmetic, no torch."""

@@ -1,0 +1,433 @@
+"""families: transformer, swa, mamba, inter and intra at every scale, from the paper's tables 8, 15, 17 and 21.
+
+Variants are matched in parameters by depth, never by width: a Mamba-2 block is larger than an attention block, so
+hybrids have fewer layers. Stacks the paper lists are shipped as listed; any other ratio takes the depth whose
+non-embedding parameters come closest to the transformer's, which reproduces the paper's own inter-layer depths.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from hybridbench.arch.attention import Attention, Rope
+from hybridbench.arch.block import Block, Convention, Mixer
+from hybridbench.arch.mamba2 import Mamba2
+from hybridbench.arch.mlp import Mlp
+from hybridbench.arch.model import ModelSpec
+from hybridbench.arch.moe import Moe
+from hybridbench.arch.parallel import Fusion, Parallel
+from hybridbench.arch.pattern import FEED_FORWARD, count_for_ratio, nearest_count, parse_pattern, parse_ratio, spread
+from hybridbench.errors import BadInput, unknown_name
+
+ARCHS = ("transformer", "swa", "mamba", "inter", "intra")
+MIXED = ("swa", "inter", "intra")
+"""Families that mix two kinds of block, and so have a ratio and positions."""
+DEFAULT_RATIO = "1:5"
+WINDOW, SINKS = 512, 64
+
+LLAMA_ROPE = Rope()
+WINDOW_ROPE = Rope(theta=10_000.0, factor=1.0)
+"""Sliding-window layers use theta 10,000; positions inside a window need no frequency scaling."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """One column of the paper's table 8, with the intra-layer block's row of table 15.
+
+    A hybrid block has ``intra_heads`` attention heads and ``intra_d_inner`` SSM channels (d_ssm); its query/key width
+    is half of that (table 15's ratio 1:1 compares it with the width before expansion), its values keep d_model. Its SSM
+    heads are ``intra_ssm_head_dim`` wide. Table 15 prints 16 of them at 1b, where d_ssm 2304 in the mixer's heads of
+    128 makes 18; only 18 gives the paper's 51.05 TFLOP per sample.
+    """
+
+    d_model: int
+    d_ff: int
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    transformer_layers: int
+    mamba_layers: int
+    d_inner: int
+    ssm_head_dim: int
+    d_state: int
+    intra_heads: int
+    intra_kv_heads: int
+    intra_d_inner: int
+    intra_ssm_head_dim: int
+    vocab_size: int = 128_256
+    chunk_size: int = 256
+
+
+SCALES: dict[str, Scale] = {
+    # tiny is ours: the 100m stack at an eighth of its width, for a laptop.
+    "tiny": Scale(128, 384, 4, 2, 32, 8, 6, 256, 64, 64, 2, 1, 128, 64, vocab_size=2048, chunk_size=64),
+    "100m": Scale(1024, 3072, 16, 4, 64, 8, 6, 2048, 128, 128, 8, 2, 1024, 128),
+    "350m": Scale(1536, 4096, 24, 8, 64, 14, 11, 3072, 128, 128, 16, 4, 1536, 96),
+    "1b": Scale(2048, 8192, 32, 8, 64, 16, 13, 4096, 128, 128, 16, 4, 2304, 128),
+    "3b": Scale(3072, 8192, 32, 8, 96, 28, 21, 6144, 192, 256, 16, 4, 3072, 192),
+}
+
+Stack = tuple[int, int, tuple[int, ...] | None]
+
+PUBLISHED_STACKS: dict[tuple[str, str, str], Stack] = {
+    # (family, scale, ratio): attention (or hybrid, or global) and other blocks, and the 1-based places of the former
+    # where the paper prints them. Its ratios are approximate: "1:5" is 2 + 11 at 1B.
+    ("swa", "350m", "1:5"): (3, 11, None),
+    ("swa", "1b", "1:1"): (8, 8, None),
+    ("swa", "1b", "1:3"): (4, 12, None),
+    ("swa", "1b", "1:5"): (3, 13, None),
+    ("swa", "1b", "1:12"): (1, 15, None),
+    ("swa", "1b", "0:1"): (0, 16, None),
+    ("inter", "100m", "1:5"): (1, 5, None),
+    ("inter", "350m", "1:1"): (6, 6, (2, 4, 6, 8, 10, 12)),
+    ("inter", "350m", "1:3"): (3, 8, (3, 6, 9)),
+    ("inter", "350m", "1:5"): (2, 9, (4, 8)),
+    ("inter", "350m", "1:12"): (1, 10, (6,)),
+    ("inter", "1b", "1:1"): (7, 7, (2, 4, 6, 8, 10, 12, 14)),
+    ("inter", "1b", "1:3"): (3, 10, (3, 7, 11)),
+    ("inter", "1b", "1:5"): (2, 11, (4, 8)),
+    ("inter", "1b", "1:12"): (1, 12, (7,)),
+    ("inter", "3b", "1:5"): (4, 18, None),
+    ("intra", "100m", "1:5"): (1, 5, None),
+    ("intra", "350m", "1:0"): (11, 0, None),
+    ("intra", "350m", "1:1"): (6, 5, None),
+    ("intra", "350m", "1:3"): (3, 8, None),
+    ("intra", "350m", "1:5"): (2, 9, None),
+    ("intra", "350m", "1:12"): (1, 10, None),
+    ("intra", "1b", "1:0"): (13, 0, None),
+    ("intra", "1b", "1:1"): (7, 6, (2, 4, 6, 8, 10, 12, 13)),
+    ("intra", "1b", "1:3"): (3, 10, (4, 7, 11)),
+    ("intra", "1b", "1:5"): (2, 11, (5, 9)),
+    ("intra", "1b", "1:12"): (1, 12, None),
+    ("intra", "3b", "1:5"): (4, 18, None),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A named way to build and fuse an intra block.
+
+    ``branches`` are pattern letters; ``wide`` makes both branches d_model wide (query/key width d_model / 2), which
+    fusing before one joint projection needs; ``published`` marks the one whose stacks table 15 lists.
+    """
+
+    fusion: Fusion
+    branches: str = "*&M"
+    wide: bool = False
+    published: bool = False
+    about: str = ""
+
+
+RECIPES: dict[str, Recipe] = {
+    "paper": Recipe(Fusion(), published=True, about="the paper's choice: Group norm, subtract, separate projections"),
+    "concat": Recipe(
+        Fusion(op="concat", out="joint"), about="the paper's near-equal: Group norm, concat, joint projection"
+    ),
+    "hymba": Recipe(
+        Fusion(scale="vector", op="add", out="joint"), wide=True, about="Hymba-like: Group norm, scale, add, joint"
+    ),
+    "falcon-h1": Recipe(
+        Fusion(norm="none", op="concat", out="joint"), about="Falcon-H1-like: no norm, no scale, concat, joint"
+    ),
+    "diff-transformer": Recipe(
+        Fusion(scale="scalar", value="shared", out="joint"),
+        branches="*&*",
+        wide=True,
+        about="control: two attentions subtracted, one value, learned scalar",
+    ),
+    "diff-mamba": Recipe(
+        Fusion(scale="scalar", out="joint"),
+        branches="M&M",
+        wide=True,
+        about="control: two Mamba-2 halves subtracted, learned scalar",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a person may change about a family; None keeps the family's own value.
+
+    ``split`` is query/key width : d_inner of the hybrid block before expansion, as in the paper's table 20
+    (``1152:1152`` at 1b). ``fusion_*`` replace single axes of the recipe.
+    """
+
+    ratio: str | None = None
+    positions: tuple[int, ...] | None = None
+    recipe: str = "paper"
+    fusion_norm: str | None = None
+    fusion_scale: str | None = None
+    fusion_op: str | None = None
+    fusion_value: str | None = None
+    fusion_out: str | None = None
+    split: str | None = None
+    moe: bool = False
+    window: int | None = None
+    sinks: int | None = None
+    vocab_size: int | None = None
+
+
+FUSION_DEFAULTS: dict[str, Any] = {
+    f.name: f.default for f in fields(Options) if f.name in ("recipe", "split") or f.name.startswith("fusion_")
+}
+"""Options that only a parallel block has a place for, and what each is when nobody gives it."""
+
+
+def find_scale(name: str) -> Scale:
+    """The scale of a name, whatever its case.
+
+    Raises:
+        BadInput: no such scale.
+    """
+    scale = SCALES.get(name.lower())
+    if scale is None:
+        raise unknown_name("scale", name, SCALES)
+    return scale
+
+
+def build_spec(arch: str, scale: str, options: Options | None = None) -> ModelSpec:
+    """The model of a family at a scale.
+
+    >>> build_spec("inter", "1b").pattern
+    'M-M-M-*-M-M-M-*-M-M-M-M-M-'
+
+    Raises:
+        BadInput: an unknown name, or options that do not fit the family or each other.
+    """
+    options = options or Options()
+    if arch not in ARCHS:
+        raise unknown_name("arch", arch, ARCHS)
+    shape, scale = find_scale(scale), scale.lower()
+    _reject_misplaced(arch, options)
+    blocks = _block_table(shape, options)
+    ffn = "E" if options.moe else "-"
+    kinds = {"transformer": ("*", "*"), "swa": ("*", "S"), "mamba": ("M", "M"), "inter": ("*", "M")}
+    rare, common = kinds.get(arch, (_parallel_symbol(options), "M"))
+    mixed = rare != common
+    ratio = "{}:{}".format(*parse_ratio(options.ratio or DEFAULT_RATIO)) if mixed else None
+    places, depth = _stack(arch, scale, shape, ratio, options, blocks, rare, common)
+    pattern = "".join((rare if i in places else common) + ffn for i in range(1, depth + 1))
+    return _spec(arch, scale, shape, options, pattern, blocks, ratio if options.positions is None else None)
+
+
+def pattern_spec(pattern: str, scale: str, options: Options | None = None) -> ModelSpec:
+    """A model of a typed layer string, with the dimensions of a scale.
+
+    Raises:
+        BadPattern: the string does not parse.
+        BadInput: options that do not fit it.
+    """
+    options = options or Options()
+    shape = find_scale(scale)
+    layers = parse_pattern(pattern)
+    for name, letter in (("window", "S"), ("sinks", "S")):
+        if getattr(options, name) is not None and not any(letter in layer for layer in layers):
+            raise BadInput(f"--{name} without a window layer: pattern {pattern} has no S.")
+    if options.ratio is not None or options.positions is not None:
+        raise BadInput("--pattern already places every block: leave out --ratio and --positions.")
+    text = "".join(layers)
+    if not any(layer.startswith("(") for layer in layers):
+        _reject_fusion(options, f"pattern {pattern} has none; write one as (*&M).")
+    if options.moe:
+        if not set(layers) & set(FEED_FORWARD):
+            raise BadInput(f"--moe without an MLP to replace: pattern {pattern} has no -.")
+        text = text.replace("-", "E")
+    blocks = _block_table(shape, options, needed=parse_pattern(text))
+    return _spec("custom", scale.lower(), shape, options, text, blocks, None)
+
+
+def _spec(
+    arch: str, scale: str, shape: Scale, options: Options, pattern: str, blocks: dict[str, Block], ratio: str | None
+) -> ModelSpec:
+    used = parse_pattern(pattern)
+    return ModelSpec(
+        arch=arch,
+        scale=scale,
+        d_model=shape.d_model,
+        vocab_size=options.vocab_size or shape.vocab_size,
+        pattern=pattern,
+        blocks={symbol: blocks[symbol] for symbol in dict.fromkeys(used)},
+        ratio=ratio,
+        recipe=_recipe_name(options) if any(s.startswith("(") for s in used) else None,
+    )
+
+
+def _reject_misplaced(arch: str, options: Options) -> None:
+    """Options a family has no place for are mistakes, not wishes to ignore."""
+    if arch != "swa" and (options.window is not None or options.sinks is not None):
+        name = "window" if options.window is not None else "sinks"
+        raise BadInput(f"--{name} without a window layer: {arch} has none; use --arch swa or a --pattern with S.")
+    if options.positions is not None and options.ratio is not None:
+        raise BadInput("--positions and --ratio both say where blocks go: give one of them.")
+    for name in ("positions", "ratio"):
+        if getattr(options, name) is not None and arch not in MIXED:
+            raise BadInput(f"--{name} for {arch}: all its blocks are alike; use {', '.join(MIXED)}.")
+    if arch != "intra":
+        _reject_fusion(options, f"{arch} has none; use --arch intra or a --pattern with (*&M).")
+
+
+def _reject_fusion(options: Options, reason: str) -> None:
+    """Refuses what only a parallel block can take, for a model without one."""
+    for name, default in FUSION_DEFAULTS.items():
+        if getattr(options, name) != default:
+            raise BadInput(f"--{name.replace('_', '-')} without a parallel block: {reason}")
+
+
+def _recipe(options: Options) -> Recipe:
+    if options.recipe not in RECIPES:
+        raise unknown_name("recipe", options.recipe, RECIPES)
+    return RECIPES[options.recipe]
+
+
+def _changes(options: Options) -> dict[str, str]:
+    """Axes of the fusion that differ from the recipe's: what was asked for beyond its name."""
+    asked = {axis.name: getattr(options, f"fusion_{axis.name}") for axis in fields(Fusion)}
+    fusion = _recipe(options).fusion
+    return {name: value for name, value in asked.items() if value is not None and value != getattr(fusion, name)}
+
+
+def _recipe_name(options: Options) -> str:
+    changes = _changes(options)
+    if options.split:
+        changes["split"] = options.split
+    return options.recipe + "".join(f",{axis}={value}" for axis, value in changes.items())
+
+
+def _parallel_symbol(options: Options) -> str:
+    return f"({_recipe(options).branches})"
+
+
+def _block_table(shape: Scale, options: Options, needed: tuple[str, ...] = ()) -> dict[str, Block]:
+    """A spec for every letter, and for each parallel symbol asked for."""
+    window = WINDOW if options.window is None else options.window
+    sinks = SINKS if options.sinks is None else options.sinks
+    full = Attention(shape.d_model, shape.n_heads, shape.n_kv_heads, shape.head_dim, shape.head_dim, rope=LLAMA_ROPE)
+    blocks: dict[str, Block] = {
+        "*": full,
+        "S": replace(full, window=window, sinks=sinks, rope=WINDOW_ROPE),
+        "M": Mamba2(shape.d_model, shape.d_inner, shape.ssm_head_dim, shape.d_state, chunk_size=shape.chunk_size),
+        "-": Mlp(shape.d_model, shape.d_ff),
+        "E": Moe(shape.d_model, shape.d_ff // 2, n_experts=8, top_k=1, d_shared=shape.d_ff // 2),
+    }
+    for symbol in (_parallel_symbol(options), *needed):
+        if symbol.startswith("(") and symbol not in blocks:
+            blocks[symbol] = _parallel(shape, options, symbol, window, sinks)
+    return blocks
+
+
+def _parse_split(text: str) -> tuple[int, int]:
+    parts = text.split(":")
+    if len(parts) != 2 or not all(part.strip().isdecimal() and int(part) for part in parts):
+        raise BadInput(f"split '{text}' is not two widths: write query/key width : Mamba width, such as 1152:1152.")
+    return int(parts[0]), int(parts[1])
+
+
+def _parallel(shape: Scale, options: Options, symbol: str, window: int, sinks: int) -> Parallel:
+    """The hybrid block of a scale: heads split evenly, values at full d_model."""
+    recipe = _recipe(options)
+    fusion = replace(recipe.fusion, **_changes(options))
+    needs_equal = fusion.value == "shared" or (fusion.out == "joint" and fusion.op != "concat")
+    wide = recipe.wide or (needs_equal and options.split is None)
+    heads = shape.intra_heads
+    d_inner = shape.d_model if wide else shape.intra_d_inner
+    qk_width = d_inner // 2
+    if options.split is not None:
+        qk_width, pre_expansion = _parse_split(options.split)
+        d_inner = 2 * pre_expansion
+    if qk_width % heads:
+        raise BadInput(f"split '{options.split}': {heads} heads do not divide query/key width {qk_width}.")
+    head_dims = (shape.intra_ssm_head_dim, shape.ssm_head_dim)
+    ssm_head_dim = next((width for width in head_dims if d_inner % width == 0), None)
+    if ssm_head_dim is None:
+        raise BadInput(
+            f"split '{options.split}': Mamba width {d_inner // 2} makes {d_inner} channels, which heads of "
+            f"{shape.ssm_head_dim} do not divide: give a multiple of {shape.ssm_head_dim // 2}."
+        )
+    attention = Attention(
+        d_model=shape.d_model,
+        n_heads=heads,
+        n_kv_heads=shape.intra_kv_heads,
+        head_dim=qk_width // heads,
+        v_head_dim=shape.d_model // heads,
+        rope=LLAMA_ROPE,
+    )
+    made: dict[str, Mixer] = {
+        "*": attention,
+        "S": replace(attention, window=window, sinks=sinks, rope=WINDOW_ROPE),
+        "M": Mamba2(
+            shape.d_model,
+            d_inner,
+            ssm_head_dim,
+            shape.d_state,
+            chunk_size=shape.chunk_size,
+            gated_norm=False,
+        ),
+    }
+    first, second = symbol[1], symbol[3]
+    if second == "M":
+        first, second = second, first
+    return Parallel(made[first], made[second], fusion)
+
+
+def _stack(
+    arch: str,
+    scale: str,
+    shape: Scale,
+    ratio: str | None,
+    options: Options,
+    blocks: dict[str, Block],
+    rare: str,
+    common: str,
+) -> tuple[tuple[int, ...], int]:
+    """Places of the rarer kind of block, and the number of blocks."""
+    if ratio is None:
+        depth = shape.transformer_layers if arch == "transformer" else shape.mamba_layers
+        return (), depth
+    wanted = parse_ratio(ratio)
+    if options.positions is not None:
+        depth = shape.transformer_layers if arch == "swa" else _depth(shape, blocks, rare, common, options.positions)
+        if options.positions[-1] > depth:
+            raise BadInput(
+                f"position {options.positions[-1]} is beyond the {depth} blocks of {arch} at {scale}: "
+                f"give 1 to {depth}."
+            )
+        return options.positions, depth
+    default_fusion = arch != "intra" or (_recipe(options).published and not _changes(options) and not options.split)
+    if default_fusion and (arch, scale, ratio) in PUBLISHED_STACKS:
+        count, others, places = PUBLISHED_STACKS[arch, scale, ratio]
+        return places or spread(count, count + others), count + others
+    depth = shape.transformer_layers if arch == "swa" else _matched_depth(shape, blocks, rare, common, wanted)
+    return spread(count_for_ratio(wanted, depth), depth), depth
+
+
+def _block_params(blocks: dict[str, Block], mixer: str) -> int:
+    """Parameters of a mixer with its dense MLP, as the paper counts them; experts do not change the depth."""
+    return blocks[mixer].params(Convention.PAPER) + blocks["-"].params(Convention.PAPER)
+
+
+def _target_params(shape: Scale, blocks: dict[str, Block]) -> int:
+    return shape.transformer_layers * _block_params(blocks, "*")
+
+
+def _matched_depth(shape: Scale, blocks: dict[str, Block], rare: str, common: str, ratio: tuple[int, int]) -> int:
+    """Depth whose parameters come closest to the transformer's, at the counts the ratio gives there.
+
+    A side of the ratio may get no block at that depth; ``count_for_ratio`` refuses it and says what would fit.
+    """
+    target = _target_params(shape, blocks)
+
+    def distance(depth: int) -> int:
+        count = nearest_count(ratio, depth)
+        total = count * _block_params(blocks, rare) + (depth - count) * _block_params(blocks, common)
+        return abs(total - target)
+
+    return min(range(1, 2 * shape.transformer_layers + 1), key=distance)
+
+
+def _depth(shape: Scale, blocks: dict[str, Block], rare: str, common: str, positions: tuple[int, ...]) -> int:
+    """Depth whose parameters come closest to the transformer's with a fixed number of the rarer blocks."""
+    target = _target_params(shape, blocks)
+    fixed = len(positions) * _block_params(blocks, rare)
+    rest = max(0, round((target - fixed) / _block_params(blocks, common)))
+    return len(positions) + rest

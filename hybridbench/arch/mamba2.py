@@ -1,0 +1,142 @@
+"""mamba2: the Mamba-2 mixer: its shape, its initialisation ranges and what it must cost.
+
+``[z, x, B, C, dt] = in_proj(u)``; a causal depthwise conv over x, B and C; the SSD recurrence
+``h = exp(dt A) h + dt x B^T, y = C h + D x`` with one decay per head; a gate and (optionally) an RMSNorm; out_proj.
+
+Sources: arXiv 2405.21060 section 6 (chunked form), state-spaces/mamba ``modules/mamba2.py`` (parameters, state),
+``ops/triton/ssd_*.py`` (what the kernels execute), arXiv 2510.04800 table 1 (the ``paper`` convention).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from hybridbench.arch.block import CacheBytes, Convention, Flops, Mixer, Storage, check_sizes
+from hybridbench.errors import BadInput
+
+SCAN_TILE = 64
+"""Rows of a tile in mamba_ssm's chunk-scan kernel, which skips tiles above the diagonal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mamba2(Mixer):
+    """Mamba-2 with ``n_heads`` heads of ``head_dim`` channels and ``d_state`` states each.
+
+    Args:
+        d_inner: channels of x, ``expand * d_model`` in plain blocks.
+        n_groups: groups that share B and C.
+        d_conv: taps of the causal conv.
+        chunk_size: positions per chunk of the matrix form (training and prefill).
+        gated_norm: RMSNorm after the gate, as mamba_ssm's default has it.
+        a_range: range A is drawn from uniformly at initialisation; the paper uses [0.01, 2].
+        dt_range: range the initial step is drawn from log-uniformly.
+    """
+
+    kind: ClassVar[str] = "mamba2"
+
+    d_model: int
+    d_inner: int
+    head_dim: int
+    d_state: int
+    n_groups: int = 1
+    d_conv: int = 4
+    chunk_size: int = 256
+    gated_norm: bool = True
+    a_range: tuple[float, float] = (0.01, 2.0)
+    dt_range: tuple[float, float] = (0.001, 0.1)
+
+    def __post_init__(self) -> None:
+        check_sizes(self, "d_model", "d_inner", "head_dim", "d_state", "n_groups", "d_conv", "chunk_size")
+        if self.d_inner % self.head_dim:
+            raise BadInput(
+                f"d_inner {self.d_inner} does not divide into SSM heads of {self.head_dim}: "
+                f"give a d_inner that is a multiple of {self.head_dim}."
+            )
+        if self.n_heads % self.n_groups:
+            raise BadInput(f"{self.n_heads} SSM heads cannot share {self.n_groups} groups: give a divisor.")
+
+    @property
+    def n_heads(self) -> int:
+        return self.d_inner // self.head_dim
+
+    @property
+    def conv_channels(self) -> int:
+        """Channels the conv sees: x, B and C."""
+        return self.d_inner + 2 * self.n_groups * self.d_state
+
+    @property
+    def out_width(self) -> int:
+        return self.d_inner
+
+    def in_matmul_params(self, borrows_value: bool = False) -> int:
+        x_and_gate = self.d_inner * (1 if borrows_value else 2)
+        return self.d_model * (x_and_gate + 2 * self.n_groups * self.d_state + self.n_heads)
+
+    def in_params(self, convention: Convention, borrows_value: bool = False) -> int:
+        projections = self.in_matmul_params(borrows_value)
+        if convention is Convention.PAPER:
+            # The paper counts the conv over x alone and leaves out conv bias, D or dt_bias, and the gated norm.
+            return projections + self.d_inner * self.d_conv + 2 * self.n_heads
+        conv = self.conv_channels * (self.d_conv + 1)
+        return projections + conv + 3 * self.n_heads + (self.d_inner if self.gated_norm else 0)
+
+    def params_fp32(self) -> int:
+        return 3 * self.n_heads
+
+    def _recurrence(self) -> int:
+        """Scan FLOPs per token as a recurrence: decay, outer product, add, and a two-FLOP read per state; D skip."""
+        return 5 * self.d_inner * self.d_state + 2 * self.d_inner
+
+    def _conv(self) -> int:
+        return 2 * self.d_conv * self.conv_channels
+
+    def _chunked(self, tokens: int) -> tuple[int, int, int]:
+        """FLOPs of the chunked form over padded chunks: scores, diagonal outputs, and one state-sized product."""
+        chunks = -(-tokens // self.chunk_size)
+        q, n, width = self.chunk_size, self.d_state, self.d_inner
+        tiles = -(-q // SCAN_TILE)
+        diagonal_pairs = tiles * (tiles + 1) // 2 * SCAN_TILE * SCAN_TILE
+        scores = chunks * 2 * q * q * n * self.n_groups
+        diagonal = chunks * 2 * min(diagonal_pairs, q * q) * width
+        state = chunks * 2 * q * n * width
+        return scores, diagonal, state
+
+    def _state_passing(self, tokens: int) -> int:
+        return -(-tokens // self.chunk_size) * 2 * self.d_state * self.d_inner
+
+    def core_prefill(self, tokens: int, convention: Convention) -> Flops:
+        if convention is Convention.PAPER:
+            return Flops(scan=tokens * (9 * self.d_inner * self.d_state + 2 * self.d_inner))
+        if convention is Convention.EXACT:
+            return Flops(scan=tokens * self._recurrence(), conv=tokens * self._conv())
+        scores, diagonal, state = self._chunked(tokens)
+        return Flops(
+            scan=scores + diagonal + 2 * state + self._state_passing(tokens) + 2 * tokens * self.d_inner,
+            conv=tokens * self._conv(),
+        )
+
+    def core_decode(self, context: int, convention: Convention) -> Flops:
+        if convention is Convention.PAPER:
+            return self.core_prefill(1, convention)
+        return Flops(scan=self._recurrence(), conv=self._conv())
+
+    def core_train(self, tokens: int, convention: Convention) -> Flops:
+        forward = self.core_prefill(tokens, convention)
+        if convention is not Convention.HARDWARE:
+            return 3 * forward
+        # mamba_ssm's backward recomputes scores and chunk states, then runs two score-sized, three diagonal-sized
+        # and four state-sized products (ops/triton/ssd_combined.py).
+        scores, diagonal, state = self._chunked(tokens)
+        backward = 3 * scores + 3 * diagonal + 5 * state + 2 * self._state_passing(tokens) + 4 * tokens * self.d_inner
+        return forward + Flops(scan=backward, conv=2 * tokens * self._conv())
+
+    def cache(self, context: int, storage: Storage) -> CacheBytes:
+        columns = self.d_conv if storage.conv_columns is None else storage.conv_columns
+        return CacheBytes(
+            ssm=self.d_inner * self.d_state * storage.ssm_bytes,
+            conv=self.conv_channels * columns * storage.conv_bytes,
+        )
+
+    def cache_traffic(self, context: int, storage: Storage) -> int:
+        return 2 * self.cache(context, storage).total

@@ -1,0 +1,329 @@
+"""model: a whole model as a layer string and one spec per letter, and its total cost in a named convention.
+
+A model is embedding, sublayers (each RMSNorm -> block -> residual), a final RMSNorm and a head tied to the embedding.
+The ``exact`` and ``hardware`` conventions count the head (every position in training, the last one in prefill, one in
+decode) and all norms' weights as parameters; ``paper`` leaves out embedding and head FLOPs and the norms.
+
+A decode step at context S has S tokens cached and adds one. It must read every weight once, the embedding rows of its
+batch, and per sequence the visible cache; it must write the new entries (an SSM state whole).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from hybridbench.arch.attention import Attention, Rope
+from hybridbench.arch.block import Block, CacheBytes, Convention, Flops, Mixer, Storage, check_sizes, spec_to_dict
+from hybridbench.arch.mamba2 import Mamba2
+from hybridbench.arch.mlp import Mlp
+from hybridbench.arch.moe import Moe
+from hybridbench.arch.parallel import Fusion, Parallel
+from hybridbench.arch.pattern import parse_pattern
+from hybridbench.errors import BadInput
+
+BLOCKS: dict[str, type[Block]] = {cls.kind: cls for cls in (Attention, Mamba2, Mlp, Moe, Parallel)}
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Everything that decides what a model is; equal specs build equal models.
+
+    Args:
+        arch: family name, or ``custom`` for a typed pattern.
+        scale: name of the scale its dimensions come from.
+        pattern: the expanded layer string, without spaces.
+        blocks: one spec per symbol of the pattern.
+        ratio: as asked for, None where the family has none.
+        recipe: fusion recipe, None without a parallel block.
+    """
+
+    arch: str
+    scale: str
+    d_model: int
+    vocab_size: int
+    pattern: str
+    blocks: dict[str, Block]
+    ratio: str | None = None
+    recipe: str | None = None
+    norm_eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        check_sizes(self, "d_model", "vocab_size")
+        missing = set(self.layers) - set(self.blocks)
+        if missing:
+            raise BadInput(f"pattern {self.pattern} uses {sorted(missing)[0]} but the model has no spec for it.")
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Symbols of the sublayers in order."""
+        return parse_pattern(self.pattern)
+
+    @property
+    def counts(self) -> Counter[str]:
+        """How often each symbol stands in the pattern."""
+        return Counter(self.layers)
+
+    @property
+    def label(self) -> str:
+        """Short name for tables: the family, and the count of its blocks where it mixes two kinds."""
+        mixers = [symbol for symbol in self.layers if symbol[0] not in "-E"]
+        kinds = Counter(mixers)
+        if len(kinds) < 2:
+            return self.arch
+        order = sorted(kinds, key=lambda symbol: ("(" not in symbol, "*" not in symbol, symbol))
+        return f"{self.arch} {'+'.join(str(kinds[symbol]) for symbol in order)}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; ``from_dict`` gives an equal spec back."""
+        return {
+            "arch": self.arch,
+            "scale": self.scale,
+            "ratio": self.ratio,
+            "recipe": self.recipe,
+            "pattern": self.pattern,
+            "d_model": self.d_model,
+            "vocab_size": self.vocab_size,
+            "norm_eps": self.norm_eps,
+            "blocks": {symbol: spec_to_dict(block) for symbol, block in self.blocks.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, body: dict[str, Any]) -> ModelSpec:
+        """Rebuilds a spec.
+
+        Raises:
+            KeyError, TypeError, ValueError: a field is missing, unknown or of the wrong type.
+            BadInput: the fields are there but do not make a model.
+        """
+        blocks = {symbol: block_from_dict(block) for symbol, block in body["blocks"].items()}
+        return cls(**{**body, "blocks": blocks})
+
+
+def block_from_dict(body: dict[str, Any]) -> Block:
+    """One block's spec from the dict ``spec_to_dict`` made of it."""
+    values = dict(body)
+    kind = values.pop("kind")
+    if kind not in BLOCKS:
+        raise ValueError(f"unknown kind of block {kind!r}")
+    for name, value in values.items():
+        if name == "rope" and value is not None:
+            values[name] = Rope(**value)
+        elif name == "fusion":
+            values[name] = Fusion(**value)
+        elif isinstance(value, dict):
+            values[name] = block_from_dict(value)
+        elif isinstance(value, list):
+            values[name] = tuple(value)
+    return BLOCKS[kind](**values)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one model must cost at one context, for one sequence (decode: one token of it).
+
+    ``decode_bytes_moved`` is of one whole step of ``batch`` sequences, since all of them share one read of the weights.
+    ``train_flops_full_mask`` counts every query against every key, as PaLM and nanoGPT do.
+    """
+
+    convention: Convention
+    context: int
+    batch: int
+    params: int
+    params_non_embedding: int
+    params_active: int
+    train_flops: int
+    train_flops_full_mask: int
+    prefill_flops: int
+    decode_flops: int
+    cache_bytes: int
+    kv_cache_bytes: int
+    ssm_state_bytes: int
+    conv_state_bytes: int
+    decode_bytes_moved: int
+    weight_bytes: int
+
+
+def _sum_flops(parts: list[Flops]) -> Flops:
+    return sum(parts, Flops())
+
+
+def _head_flops(spec: ModelSpec, convention: Convention) -> int:
+    """Head FLOPs per position; the paper leaves the head out."""
+    return 0 if convention is Convention.PAPER else 2 * spec.d_model * spec.vocab_size
+
+
+def _norm_params(spec: ModelSpec, convention: Convention) -> int:
+    return 0 if convention is Convention.PAPER else spec.d_model * (len(spec.layers) + 1)
+
+
+def params(spec: ModelSpec, convention: Convention = Convention.EXACT) -> int:
+    """Parameters in all, the tied embedding once."""
+    blocks = sum(n * spec.blocks[s].params(convention) for s, n in spec.counts.items())
+    return blocks + _norm_params(spec, convention) + spec.vocab_size * spec.d_model
+
+
+def train_flops(spec: ModelSpec, tokens: int, convention: Convention = Convention.EXACT) -> Flops:
+    """Forward and backward over one sequence of ``tokens``; the head at every position."""
+    blocks = _sum_flops([n * spec.blocks[s].train_flops(tokens, convention) for s, n in spec.counts.items()])
+    return blocks + Flops(matmul=3 * tokens * _head_flops(spec, convention))
+
+
+def prefill_flops(
+    spec: ModelSpec, tokens: int, convention: Convention = Convention.EXACT, head_positions: int = 1
+) -> Flops:
+    """Forward over one prompt of ``tokens``, the head at ``head_positions`` of them."""
+    blocks = _sum_flops([n * spec.blocks[s].prefill_flops(tokens, convention) for s, n in spec.counts.items()])
+    return blocks + Flops(matmul=head_positions * _head_flops(spec, convention))
+
+
+def decode_flops(spec: ModelSpec, context: int, convention: Convention = Convention.EXACT) -> Flops:
+    """One token of one sequence with ``context`` tokens cached."""
+    blocks = _sum_flops([n * spec.blocks[s].decode_flops(context, convention) for s, n in spec.counts.items()])
+    return blocks + Flops(matmul=_head_flops(spec, convention))
+
+
+def cache_bytes(spec: ModelSpec, context: int, storage: Storage) -> CacheBytes:
+    """Bytes one sequence keeps after ``context`` tokens."""
+    return sum((n * spec.blocks[s].cache(context, storage) for s, n in spec.counts.items()), CacheBytes())
+
+
+def weight_bytes(spec: ModelSpec, storage: Storage) -> int:
+    """Bytes all parameters take."""
+    blocks = sum(n * spec.blocks[s].weight_bytes(storage) for s, n in spec.counts.items())
+    shared = _norm_params(spec, Convention.EXACT) + spec.vocab_size * spec.d_model
+    return blocks + shared * storage.weight_bytes
+
+
+def decode_bytes_moved(spec: ModelSpec, context: int, batch: int, storage: Storage) -> int:
+    """Least bytes one decode step of ``batch`` sequences must move: weights once, embedding rows, caches.
+
+    Logits are left out: a step that samples its token on the fly need not write them.
+    """
+    weights = sum(n * spec.blocks[s].weight_traffic(batch, storage) for s, n in spec.counts.items())
+    head_and_norms = (spec.vocab_size * spec.d_model + _norm_params(spec, Convention.EXACT)) * storage.weight_bytes
+    caches = sum(n * spec.blocks[s].cache_traffic(context, storage) for s, n in spec.counts.items())
+    return weights + head_and_norms + batch * (spec.d_model * storage.weight_bytes + caches)
+
+
+def cost(
+    spec: ModelSpec,
+    context: int,
+    batch: int = 1,
+    convention: Convention = Convention.EXACT,
+    storage: Storage | None = None,
+) -> Cost:
+    """Everything ``hybridbench cost`` shows of one model at one context."""
+    storage = storage or Storage()
+    kept = cache_bytes(spec, context, storage)
+    total = params(spec, convention)
+    inactive = sum(
+        n * (spec.blocks[s].params(convention) - spec.blocks[s].params_active(convention))
+        for s, n in spec.counts.items()
+    )
+    train = train_flops(spec, context, convention).total
+    extra = sum(n * spec.blocks[s].full_mask_extra_flops(context) for s, n in spec.counts.items())
+    return Cost(
+        convention=convention,
+        context=context,
+        batch=batch,
+        params=total,
+        params_non_embedding=total - spec.vocab_size * spec.d_model,
+        params_active=total - inactive,
+        train_flops=train,
+        train_flops_full_mask=train_flops(spec, context, _causal(convention)).total + 3 * extra,
+        prefill_flops=prefill_flops(spec, context, convention).total,
+        decode_flops=decode_flops(spec, context, convention).total,
+        cache_bytes=kept.total,
+        kv_cache_bytes=kept.kv,
+        ssm_state_bytes=kept.ssm,
+        conv_state_bytes=kept.conv,
+        decode_bytes_moved=decode_bytes_moved(spec, context, batch, storage),
+        weight_bytes=weight_bytes(spec, storage),
+    )
+
+
+def _causal(convention: Convention) -> Convention:
+    """The convention whose attention term holds exactly the causal pairs, to which the full mask adds."""
+    return Convention.PAPER if convention is Convention.PAPER else Convention.EXACT
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """One sublayer's share, in the order of the pattern; the embedding, final norm and head come as ``head``."""
+
+    index: int
+    symbol: str
+    kind: str
+    params: int
+    train_flops: int
+    prefill_flops: int
+    decode_flops: int
+    kv_cache_bytes: int
+    ssm_state_bytes: int
+    conv_state_bytes: int
+    decode_bytes_moved: int
+
+
+def layer_costs(
+    spec: ModelSpec,
+    context: int,
+    batch: int = 1,
+    convention: Convention = Convention.EXACT,
+    storage: Storage | None = None,
+) -> list[LayerCost]:
+    """Cost per sublayer; the entries add up to ``cost``."""
+    storage = storage or Storage()
+    norm = 0 if convention is Convention.PAPER else spec.d_model
+    rows = []
+    for index, symbol in enumerate(spec.layers, start=1):
+        block = spec.blocks[symbol]
+        kept = block.cache(context, storage)
+        rows.append(
+            LayerCost(
+                index=index,
+                symbol=symbol,
+                kind=block.kind,
+                params=block.params(convention) + norm,
+                train_flops=block.train_flops(context, convention).total,
+                prefill_flops=block.prefill_flops(context, convention).total,
+                decode_flops=block.decode_flops(context, convention).total,
+                kv_cache_bytes=kept.kv,
+                ssm_state_bytes=kept.ssm,
+                conv_state_bytes=kept.conv,
+                decode_bytes_moved=block.weight_traffic(batch, storage)
+                + spec.d_model * storage.weight_bytes
+                + batch * block.cache_traffic(context, storage),
+            )
+        )
+    head = _head_flops(spec, convention)
+    embedding = spec.vocab_size * spec.d_model
+    rows.append(
+        LayerCost(
+            index=len(rows) + 1,
+            symbol="head",
+            kind="embedding, final norm and head",
+            params=embedding + norm,
+            train_flops=3 * context * head,
+            prefill_flops=head,
+            decode_flops=head,
+            kv_cache_bytes=0,
+            ssm_state_bytes=0,
+            conv_state_bytes=0,
+            decode_bytes_moved=(embedding + spec.d_model + batch * spec.d_model) * storage.weight_bytes,
+        )
+    )
+    return rows
+
+
+def mixers(spec: ModelSpec) -> list[tuple[str, Mixer]]:
+    """Every distinct mixer of a model with its symbol; both branches of a parallel block."""
+    found: list[tuple[str, Mixer]] = []
+    for symbol, block in spec.blocks.items():
+        if symbol in spec.counts:
+            if isinstance(block, Parallel):
+                found.extend((symbol, branch) for branch in block.branches)
+            elif isinstance(block, Mixer):
+                found.append((symbol, block))
+    return found

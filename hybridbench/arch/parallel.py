@@ -1,0 +1,162 @@
+"""parallel: an intra-layer hybrid block: two mixers on one input, fused; every fusion axis of the paper is a field.
+
+    f(X) = W_out( a_1 Norm(M_1(X)) (+) a_2 Norm(M_2(X)) )            one joint output projection
+    f(X) = W_1 a_1 Norm(M_1(X)) (+) W_2 a_2 Norm(M_2(X))             one per module ("Sep" in the paper's table 7)
+
+M_1 is the Mamba-2 branch where there is one, so ``subtract`` means SSM minus attention, and the Diff-Transformer scalar
+multiplies the second module. Sources: arXiv 2510.04800 section 3, tables 6 and 7, appendices D and Q. What the paper
+leaves open is fixed here so: Group norm is an RMS norm per head without weights, taken before the output projection;
+``gate`` mixes the modules by g and 1 - g with g = sigmoid(w x), one number a token; ``alpha`` by a learned scalar.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from hybridbench.arch.attention import Attention
+from hybridbench.arch.block import Block, CacheBytes, Convention, Flops, Mixer, Storage
+from hybridbench.arch.mamba2 import Mamba2
+from hybridbench.errors import BadInput, unknown_name
+
+NORMS = ("group", "none")
+SCALES = ("none", "vector", "scalar", "gate", "alpha")
+OPS = ("add", "subtract", "concat")
+VALUES = ("separate", "shared")
+OUTS = ("separate", "joint")
+
+
+@dataclass(frozen=True, slots=True)
+class Fusion:
+    """How two branches become one output.
+
+    Args:
+        norm: ``group`` (an RMS norm per head on each module's output) or ``none``.
+        scale: ``none``; ``vector`` (learned, per channel, both modules); ``scalar`` (learned, second module only);
+            ``gate`` (input-dependent g and 1 - g); ``alpha`` (learned a and 1 - a).
+        op: ``add``, ``subtract`` (first minus second) or ``concat`` of channels.
+        value: ``separate``, or ``shared``: the Mamba branch reads the attention's value projection.
+        out: ``separate`` output projections before fusion, or one ``joint`` after.
+    """
+
+    norm: str = "group"
+    scale: str = "none"
+    op: str = "subtract"
+    value: str = "separate"
+    out: str = "separate"
+
+    def __post_init__(self) -> None:
+        axes = (("norm", NORMS), ("scale", SCALES), ("op", OPS), ("value", VALUES), ("out", OUTS))
+        for axis, known in axes:
+            if getattr(self, axis) not in known:
+                raise unknown_name(f"fusion {axis}", getattr(self, axis), known)
+        if self.op == "concat" and self.out == "separate":
+            raise BadInput(
+                "fusion concat with separate output projections: concatenated channels need one joint projection "
+                "(out=joint), or fuse by add or subtract."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Parallel(Block):
+    """Two mixers side by side on one normed input; a Mamba-2 branch stands first."""
+
+    kind: ClassVar[str] = "parallel"
+
+    first: Mixer
+    second: Mixer
+    fusion: Fusion = Fusion()
+
+    def __post_init__(self) -> None:
+        fused_before_projection = self.fusion.out == "joint" and self.fusion.op != "concat"
+        if fused_before_projection and self.first.out_width != self.second.out_width:
+            raise BadInput(
+                f"fusion {self.fusion.op} with a joint output projection needs equally wide branches, not "
+                f"{self.first.out_width} and {self.second.out_width}: choose the split so that d_inner equals "
+                f"n_heads * v_head_dim, or take separate output projections or concat."
+            )
+        if self.fusion.value == "shared" and self.first.out_width != self.second.out_width:
+            raise BadInput(
+                f"a shared value needs branches of equal width, not {self.first.out_width} and "
+                f"{self.second.out_width}: choose the split so that d_inner equals n_heads * v_head_dim."
+            )
+
+    @property
+    def d_model(self) -> int:
+        return self.first.d_model
+
+    @property
+    def branches(self) -> tuple[Mixer, Mixer]:
+        return self.first, self.second
+
+    @property
+    def borrower(self) -> int | None:
+        """Index of the branch without a value projection: Mamba-2 beside attention, else the second; or None."""
+        if self.fusion.value == "separate":
+            return None
+        mixed = isinstance(self.first, Mamba2) and isinstance(self.second, Attention)
+        return 0 if mixed else 1
+
+    @property
+    def joint_width(self) -> int:
+        """Channels the joint output projection reads."""
+        if self.fusion.op == "concat":
+            return self.first.out_width + self.second.out_width
+        return self.first.out_width
+
+    def _out_params(self) -> int:
+        if self.fusion.out == "joint":
+            return self.joint_width * self.d_model
+        return (self.first.out_width + self.second.out_width) * self.d_model
+
+    def _scale_params(self) -> int:
+        widths = self.first.out_width + self.second.out_width
+        return {"none": 0, "vector": widths, "scalar": 1, "gate": self.d_model, "alpha": 1}[self.fusion.scale]
+
+    def params(self, convention: Convention = Convention.EXACT) -> int:
+        borrower = self.borrower
+        inputs = sum(b.in_params(convention, i == borrower) for i, b in enumerate(self.branches))
+        return inputs + self._out_params() + self._scale_params()
+
+    def params_fp32(self) -> int:
+        return self.first.params_fp32() + self.second.params_fp32()
+
+    def _linear(self, convention: Convention) -> int:
+        if convention is Convention.PAPER:
+            return 2 * self.params(convention)
+        borrower = self.borrower
+        inputs = sum(b.in_matmul_params(i == borrower) for i, b in enumerate(self.branches))
+        gate = self.d_model if self.fusion.scale == "gate" else 0
+        return 2 * (inputs + self._out_params() + gate)
+
+    def prefill_flops(self, tokens: int, convention: Convention = Convention.EXACT) -> Flops:
+        cores = self.first.core_prefill(tokens, convention) + self.second.core_prefill(tokens, convention)
+        return Flops(matmul=self._linear(convention) * tokens) + cores
+
+    def decode_flops(self, context: int, convention: Convention = Convention.EXACT) -> Flops:
+        cores = self.first.core_decode(context, convention) + self.second.core_decode(context, convention)
+        return Flops(matmul=self._linear(convention)) + cores
+
+    def train_flops(self, tokens: int, convention: Convention = Convention.EXACT) -> Flops:
+        cores = self.first.core_train(tokens, convention) + self.second.core_train(tokens, convention)
+        return Flops(matmul=3 * self._linear(convention) * tokens) + cores
+
+    def full_mask_extra_flops(self, tokens: int) -> int:
+        return self.first.full_mask_extra_flops(tokens) + self.second.full_mask_extra_flops(tokens)
+
+    def _value_owner(self) -> Attention | None:
+        """The attention whose cached value serves both branches, where both are attention and share it."""
+        if self.borrower == 1 and isinstance(self.first, Attention):
+            return self.first
+        return None
+
+    def cache(self, context: int, storage: Storage) -> CacheBytes:
+        both = self.first.cache(context, storage) + self.second.cache(context, storage)
+        owner = self._value_owner()
+        return both if owner is None else both + CacheBytes(kv=-owner.value_bytes(context, storage))
+
+    def cache_traffic(self, context: int, storage: Storage) -> int:
+        """Both branches' traffic; a shared attention value moves once, the least a fused kernel could do."""
+        both = self.first.cache_traffic(context, storage) + self.second.cache_traffic(context, storage)
+        owner = self._value_owner()
+        return both if owner is None else both - owner.value_bytes(owner.keys(context), storage)

@@ -1,0 +1,1 @@
+"""cli: click commands, one module per group: parse, call, render; no arithmetic, no torch at import."""

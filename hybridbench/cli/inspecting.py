@@ -1,0 +1,183 @@
+"""inspecting: what can be built, which kernels can run here and why not, and what this machine is."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from hybridbench import __version__, units
+from hybridbench.arch.families import ARCHS, PUBLISHED_STACKS, RECIPES, SCALES, build_spec
+from hybridbench.arch.model import params
+
+ABOUT = {
+    "transformer": "Llama-3.2 blocks: GQA, RoPE, SwiGLU",
+    "swa": "the same, most layers with a window of 512 and 64 sinks",
+    "mamba": "Mamba-2 and SwiGLU in every block",
+    "inter": "whole attention blocks between Mamba-2 blocks",
+    "intra": "blocks with attention and Mamba-2 side by side, fused, between Mamba-2 blocks",
+}
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def archs(as_json: bool) -> None:
+    """Families, scales, published ratios and fusion recipes that can be built."""
+    rows: list[dict[str, Any]] = []
+    for arch in ARCHS:
+        for scale in SCALES:
+            spec = build_spec(arch, scale)
+            ratios = [ratio for family, at, ratio in PUBLISHED_STACKS if (family, at) == (arch, scale)]
+            rows.append(
+                {
+                    "arch": arch,
+                    "about": ABOUT[arch],
+                    "scale": scale,
+                    "params": params(spec),
+                    "published_ratios": ratios,
+                    "label": spec.label,
+                    "pattern": spec.pattern,
+                }
+            )
+    if as_json:
+        click.echo(json.dumps({"archs": rows, "recipes": {name: recipe.about for name, recipe in RECIPES.items()}}))
+        return
+    console = Console()
+    for arch in ARCHS:
+        console.print(f"[bold]{arch}[/bold]  {ABOUT[arch]}", highlight=False)
+        grid = Table(box=None, padding=(0, 1), pad_edge=False)
+        for heading in ("  scale", "model", "params"):
+            grid.add_column(heading, no_wrap=True, justify="right" if heading == "params" else "left")
+        grid.add_column("pattern", overflow="fold")
+        for row in rows:
+            if row["arch"] == arch:
+                grid.add_row(f"  {row['scale']}", row["label"], units.format_si(row["params"]), row["pattern"])
+        console.print(grid)
+        ratios_at = {row["scale"]: row["published_ratios"] for row in rows if row["arch"] == arch}
+        listed = "; ".join(f"{scale} {', '.join(ratios)}" for scale, ratios in ratios_at.items() if ratios)
+        if listed:
+            console.print(f"  ratios the paper lists: {listed}", highlight=False)
+        console.print()
+    console.print("[bold]recipes[/bold] for intra blocks (--recipe)")
+    for name, recipe in RECIPES.items():
+        console.print(f"  {name:<17}{recipe.about}", highlight=False)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def backends(as_json: bool) -> None:
+    """Every kernel of every operation: whether it can run here, and if not, why."""
+    import torch
+
+    from hybridbench.kernels import BACKENDS, DEFAULT_ORDER, available
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    rows: list[dict[str, Any]] = []
+    for op, table in BACKENDS.items():
+        order = DEFAULT_ORDER[op][device]
+        for name, backend in table.items():
+            reason = available(backend) or (None if name in order else _off_device(device))
+            rows.append(
+                {
+                    "op": op,
+                    "backend": name,
+                    "package": backend.package,
+                    "version": backend.version,
+                    "runs_here": reason is None,
+                    "auto_rank": order.index(name) + 1 if name in order else None,
+                    "reason": reason,
+                }
+            )
+    if as_json:
+        click.echo(json.dumps({"device": device, "backends": rows}))
+        return
+    grid = Table(box=None, padding=(0, 1), pad_edge=False)
+    for heading in ("operation", "backend", "package", "version", "here", "auto"):
+        grid.add_column(heading, no_wrap=True)
+    grid.add_column("why not", overflow="fold")
+    previous = None
+    for row in rows:
+        here = "[green]yes[/green]" if row["runs_here"] else "[yellow]no[/yellow]"
+        op = "" if row["op"] == previous else str(row["op"])
+        previous = row["op"]
+        rank = str(row["auto_rank"] or "")
+        grid.add_row(op, row["backend"], row["package"], row["version"] or "-", here, rank, row["reason"] or "")
+    console = Console()
+    console.print(grid)
+    console.print(
+        f"\nOn {device}, 'auto' takes the first by column auto that accepts the shapes and dtype of a case; what "
+        "ran is in every record. Ask for one with --backend OP=NAME.",
+        highlight=False,
+    )
+
+
+def _off_device(device: str) -> str:
+    return f"its kernels do not run on {device}"
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def doctor(as_json: bool) -> None:
+    """What this machine is, what is installed, and what to do about what is missing."""
+    import torch
+
+    from hybridbench.machine import find_peak
+    from hybridbench.measure.environment import fingerprint
+    from hybridbench.measure.nvml import Gpu
+    from hybridbench.record import to_plain
+
+    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    gpu = Gpu.open(device)
+    environment = fingerprint(device, gpu)
+    peak = find_peak(environment.device)
+    state = gpu.state() if gpu else None
+    advice = _advice(device.type, environment.device, peak is not None, gpu is not None)
+    if as_json:
+        document = {
+            "environment": to_plain(environment),
+            "peak": to_plain(peak) if peak else None,
+            "gpu_state": to_plain(state) if state else None,
+            "advice": advice,
+        }
+        click.echo(json.dumps(document))
+        return
+    console = Console(highlight=False)
+    lines = [
+        ("hybridbench", __version__),
+        ("device", f"{environment.device} ({environment.device_kind})"),
+        ("device memory", units.format_bytes(environment.device_memory_bytes) if gpu else "the host's"),
+        ("host", f"{environment.cpu}, {environment.cores} cores, {units.format_bytes(environment.memory_bytes)}"),
+        ("python", f"{environment.python} on {platform.system()}"),
+        ("driver, CUDA", f"{environment.driver or 'none'}, {environment.cuda or 'none'}"),
+        ("peak bf16, dense", units.format_si(peak.bf16_dense_flops_per_s, "FLOP/s") if peak else "unknown"),
+        ("peak bandwidth", units.format_si(peak.memory_bytes_per_s, "B/s") if peak else "unknown"),
+        ("source of peaks", peak.source if peak else "no row for this device: utilisation will say unknown"),
+    ]
+    lines += [(package, version) for package, version in environment.packages.items()]
+    for name, text in lines:
+        console.print(f"{name:<17} {text}")
+    for sentence in advice:
+        console.print(f"- {sentence}")
+
+
+def _advice(kind: str, device: str, known: bool, watched: bool) -> list[str]:
+    """What to do about what is missing; empty when all is well."""
+    advice = []
+    if kind == "cpu":
+        advice.append("No CUDA device: measuring works at scale tiny on the CPU; cost works for every scale.")
+    elif not known:
+        advice.append(f"'{device}' has no row of peak rates in hybridbench/machine.py: add one with its source.")
+    if kind == "cuda" and not watched:
+        advice.append("NVML does not answer: clocks, power and energy will be unknown; install nvidia-ml-py.")
+    if kind == "cuda":
+        for package in ("mamba-ssm", "causal-conv1d", "flash-attn", "liger-kernel"):
+            try:
+                importlib.metadata.version(package)
+            except importlib.metadata.PackageNotFoundError:
+                advice.append(f'{package} is not installed: pip install "hybridbench[cuda]"')
+    return advice

@@ -1,0 +1,53 @@
+"""main: the ``hybridbench`` command: its groups, and errors as one sentence with an exit code.
+
+Commands import what they need when they run: ``--help`` and ``cost`` answer without torch, pandas or a chart library.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+from rich.console import Console
+
+from hybridbench import __version__
+from hybridbench.cli.inspecting import archs, backends, doctor
+from hybridbench.cli.measuring import decode, generate, prefill, run, train_throughput
+from hybridbench.cli.predicting import cost
+from hybridbench.cli.quickstart import quickstart
+from hybridbench.cli.reporting import report
+from hybridbench.errors import HybridbenchError
+
+
+class Cli(click.Group):
+    """Prints errors raised on purpose as a sentence, without a traceback; exit code 2 for bad input."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except HybridbenchError as exc:
+            Console(stderr=True, soft_wrap=True, highlight=False).print(f"error: {exc}", style="red", markup=False)
+            ctx.exit(exc.exit_code)
+        except KeyboardInterrupt:
+            Console(stderr=True).print("stopped.")
+            ctx.exit(130)
+
+
+@click.group(cls=Cli, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="hybridbench")
+def main() -> None:
+    """Benchmark and predict hybrid language models: attention, state-space layers, and mixes of both.
+
+    \b
+    hybridbench cost --scale 1b --ctx 4k..128k      what each architecture must cost; needs no GPU
+    hybridbench decode --ctx 4k..128k               what decoding takes here, beside its floor
+    hybridbench quickstart                          a bit of everything, in a minute
+    """
+
+
+for command in (quickstart, cost, train_throughput, prefill, decode, generate, run, report, archs, backends, doctor):
+    main.add_command(command)
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,184 @@
+"""measuring: commands that run cases: train-throughput, prefill, decode, generate and run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from hybridbench.cli.options import model_options, out_options, parse_backends, run_options
+from hybridbench.errors import BadInput, unknown_name
+from hybridbench.machine import visible_gpus
+from hybridbench.record import Record, Status
+from hybridbench.suite import DECODE, GENERATE, PREFILL, TRAIN, Case, Sweep, cases, load_suite
+
+RESULTS = Path("results/local")
+
+
+def _command(kind: str, name: str, about: str) -> click.Command:
+    """A command that sweeps one workload."""
+
+    @click.command(name, help=about)
+    @model_options
+    @run_options
+    @out_options
+    def command(
+        *, backend: tuple[str, ...], as_json: bool, out: Path | None, resume: bool, dry_run: bool, **options: Any
+    ) -> None:
+        sweep = Sweep(workload=kind, backends=parse_backends(backend), **options)
+        gpus = visible_gpus()
+        planned = cases(sweep, has_gpu=bool(gpus))
+        _check_installed(planned)
+        measure_cases(planned, name, gpus, as_json=as_json, out=out, resume=resume, dry_run=dry_run)
+
+    return command
+
+
+train_throughput = _command(
+    TRAIN,
+    "train-throughput",
+    "Training steps: forward, loss, backward and AdamW over sequences of --ctx tokens.",
+)
+prefill = _command(
+    PREFILL,
+    "prefill",
+    "Prefill of a prompt of --ctx tokens: time to first token. Only the last position meets the head.",
+)
+decode = _command(
+    DECODE,
+    "decode",
+    "Decode steps at a fixed depth: --ctx tokens are cached and one token per sequence is decoded, again and again at "
+    "the same depth. On a GPU a step is one replay of a captured CUDA graph.",
+)
+generate = _command(
+    GENERATE,
+    "generate",
+    "Whole generations: a prompt of --prompt tokens, then token by token to --ctx tokens in all, as the paper measures "
+    "decoding.",
+)
+generate.params.append(
+    click.Option(["--prompt"], type=int, default=512, show_default=True, help="Prompt tokens of a generation.")
+)
+
+
+@click.command()
+@click.argument("suite", type=click.Path(path_type=Path))
+@click.option("--resume", is_flag=True, help="Skip cases that -o already holds a record of.")
+@click.option("--dry-run", is_flag=True, help="List the cases and stop.")
+@out_options
+def run(suite: Path, resume: bool, dry_run: bool, as_json: bool, out: Path | None) -> None:
+    """Run every case of a suite, a TOML file of sweeps."""
+    gpus = visible_gpus()
+    loaded = load_suite(suite)
+    planned = loaded.cases(has_gpu=bool(gpus))
+    measure_cases(planned, loaded.name, gpus, as_json=as_json, out=out, resume=resume, dry_run=dry_run)
+
+
+def _check_installed(planned: Sequence[Case]) -> None:
+    """A backend named on the command line that is not installed is a mistake, found before anything runs.
+
+    Raises:
+        BadInput: with the reason and the install command.
+    """
+    asked = {pair for case in planned for pair in case.execution.backends.items()}
+    if not asked:
+        return
+    from hybridbench.kernels import BACKENDS, available
+    from hybridbench.kernels.registry import by_path
+
+    for op, name in sorted(asked):
+        if name == "auto":
+            continue
+        if ":" in name:
+            by_path(op, name)
+            continue
+        if name not in BACKENDS[op]:
+            raise unknown_name(f"{op} backend", name, [*BACKENDS[op], "auto"])
+        if reason := available(BACKENDS[op][name]):
+            raise BadInput(f"backend {op}={name} cannot run here: {reason}.")
+
+
+def measure_cases(
+    planned: Sequence[Case],
+    name: str,
+    gpus: Sequence[str],
+    *,
+    as_json: bool = False,
+    out: Path | None = None,
+    resume: bool = False,
+    dry_run: bool = False,
+) -> list[Record]:
+    """Runs cases, shows them live and as tables, and says where everything is; returns the records to report.
+
+    Raises:
+        BadInput: a GPU asked for that is not there, a folder that cannot be written, ``--resume`` without a folder.
+    """
+    if dry_run:
+        _list_cases(planned, as_json)
+        return []
+    if any(case.execution.device == "cuda" for case in planned) and not gpus:
+        raise BadInput("device cuda: this machine shows no NVIDIA GPU; use --device cpu, or see hybridbench doctor.")
+    if resume and out is None:
+        raise BadInput("--resume without -o: name the folder to go on with, such as -o results/local/decode.")
+    from hybridbench.store import load, recorded_keys
+
+    folder = out or RESULTS / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    console = Console(stderr=True)
+    done = recorded_keys(folder) if resume else set()
+    todo = [case for case in planned if case.key not in done]
+    if done:
+        known = len(planned) - len(todo)
+        console.print(f"{known} of {len(planned)} cases are recorded in {folder}; {len(todo)} to run.")
+    records = _run(todo, len(planned), folder, gpus, console) if todo else []
+    if resume and len(records) < len(planned):
+        wanted = {case.key for case in planned}
+        records = [r for r in load([folder], lambda text: console.print(text)) if r.case.key in wanted]
+    from hybridbench.cli.rendering import render
+
+    render(records, folder / "report", as_json=as_json)
+    if records and not any(record.status is Status.OK for record in records):
+        click.get_current_context().exit(1)
+    return records
+
+
+def _run(todo: Sequence[Case], planned: int, folder: Path, gpus: Sequence[str], console: Console) -> list[Record]:
+    from hybridbench.report.live import LiveSweep
+    from hybridbench.runner import Events, run_sweep
+    from hybridbench.store import RecordWriter
+
+    devices = gpus if any(case.execution.device == "cuda" for case in todo) else ()
+    finished: list[Record] = []
+    with RecordWriter(folder) as writer:
+        try:
+            with LiveSweep(len(todo), console) as live:
+
+                def note(record: Record) -> None:
+                    finished.append(record)
+                    live.finished(record)
+
+                return run_sweep(todo, writer, gpus=devices, events=Events(started=live.started, finished=note))
+        except KeyboardInterrupt:
+            recorded = planned - len(todo) + len(finished)
+            console.print(
+                f"Stopped. {recorded} of {planned} cases are recorded in {folder}. "
+                f"To go on, give the same command with -o {folder} --resume.",
+                highlight=False,
+                soft_wrap=True,
+            )
+            click.get_current_context().exit(130)
+            raise
+
+
+def _list_cases(planned: Sequence[Case], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"cases": [{"key": case.key, **case.to_dict()} for case in planned]}))
+        return
+    for case in planned:
+        execution = case.execution
+        click.echo(f"{case.key}  {case.label}  {execution.device} {execution.dtype} {execution.mode}")
+    click.echo(f"{len(planned)} cases.", err=True)

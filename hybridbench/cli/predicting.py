@@ -1,0 +1,119 @@
+"""predicting: ``hybridbench cost``: what each architecture must cost, from formulas alone."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from hybridbench import units
+from hybridbench.arch.block import DTYPE_BYTES, Convention, Storage
+from hybridbench.arch.model import Cost, ModelSpec, layer_costs
+from hybridbench.arch.model import cost as cost_of
+from hybridbench.cli.options import model_options, out_options
+from hybridbench.errors import unknown_name
+from hybridbench.suite import model_specs
+
+Rows = list[tuple[ModelSpec, Cost]]
+
+
+def predict(
+    specs: list[ModelSpec], contexts: tuple[int, ...], batches: tuple[int, ...], convention: str, storage: Storage
+) -> Rows:
+    """Every model at every context and batch in a convention.
+
+    Raises:
+        BadInput: an unknown convention.
+    """
+    if convention not in list(Convention):
+        raise unknown_name("convention", convention, [known.value for known in Convention])
+    return [
+        (spec, cost_of(spec, context, batch, Convention(convention), storage))
+        for spec in specs
+        for batch in batches
+        for context in contexts
+    ]
+
+
+def as_document(rows: Rows) -> dict[str, Any]:
+    """The rows as one JSON document."""
+    return {
+        "rows": [
+            {
+                "arch": spec.arch,
+                "label": spec.label,
+                "scale": spec.scale,
+                "ratio": spec.ratio,
+                "recipe": spec.recipe,
+                "pattern": spec.pattern,
+                **asdict(row),
+            }
+            for spec, row in rows
+        ]
+    }
+
+
+@click.command()
+@model_options
+@click.option("--convention", default="exact", show_default=True, help="exact, paper (arXiv 2510.04800) or hardware.")
+@click.option("--dtype", default="bfloat16", show_default=True, help="Of weights and caches.")
+@click.option("--state-dtype", help="Of the SSM state.  [as --dtype]")
+@click.option("--layers", "per_layer", is_flag=True, help="Show every layer of each model too.")
+@out_options
+def cost(
+    *,
+    arch: str,
+    scale: str | None,
+    ctx: str | None,
+    batch: str | None,
+    convention: str,
+    dtype: str,
+    state_dtype: str | None,
+    per_layer: bool,
+    as_json: bool,
+    out: Path | None,
+    **options: Any,
+) -> None:
+    """Parameters, FLOPs, cache and bytes moved, without running anything.
+
+    FLOPs and bytes are of one sequence; decode is one token of it, and the bytes a decode step must move are of the
+    whole step at --batch, since the batch shares one read of the weights.
+    """
+    for name in (dtype, state_dtype):
+        if name is not None and name not in DTYPE_BYTES:
+            raise unknown_name("dtype", name, DTYPE_BYTES)
+    specs = model_specs(arch=arch, scale=scale or "1b", **options)
+    contexts = units.parse_range(ctx or "8k", "context")
+    batches = units.parse_range(batch or "1", "batch")
+    storage = Storage.of(dtype, state_dtype)
+    rows = predict(specs, contexts, batches, convention, storage)
+    if as_json:
+        document = as_document(rows)
+        if per_layer:
+            for entry, (spec, row) in zip(document["rows"], rows, strict=True):
+                costs = layer_costs(spec, row.context, row.batch, row.convention, storage)
+                entry["layers"] = [asdict(layer) for layer in costs]
+        click.echo(json.dumps(document))
+    else:
+        _show(rows, per_layer, storage)
+    if out is not None:
+        from hybridbench.report.write import write_cost
+
+        files = write_cost(rows, out)
+        Console(stderr=as_json).print(f"Tables and charts: {files.page.parent}", highlight=False, soft_wrap=True)
+
+
+def _show(rows: Rows, per_layer: bool, storage: Storage) -> None:
+    from hybridbench.report.tables import cost_table, layer_table, print_table
+
+    console = Console()
+    print_table(cost_table(rows), console)
+    if per_layer:
+        for spec, row in rows:
+            title = f"{spec.label} {spec.scale} at {units.format_tokens(row.context)}, batch {row.batch}"
+            layers = layer_costs(spec, row.context, row.batch, row.convention, storage)
+            print_table(layer_table(layers, f"{title}, convention {row.convention}"), console)

@@ -1,0 +1,28 @@
+"""reporting: ``hybridbench report``: tables and charts from stored records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from hybridbench.cli.options import out_options
+
+
+@click.command()
+@click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path))
+@out_options
+def report(results: tuple[Path, ...], as_json: bool, out: Path | None) -> None:
+    """Tables and charts from stored records: RESULTS are folders or .jsonl files; several are merged.
+
+    Of a case measured more than once on a machine, the newest record is shown. Without -o the report goes into a folder
+    ``report`` beside the first of them.
+    """
+    from hybridbench.cli.rendering import render
+    from hybridbench.store import load, newest
+
+    warnings = Console(stderr=True, soft_wrap=True)
+    records = newest(load(results, lambda text: warnings.print(f"warning: {text}", style="yellow", markup=False)))
+    first = results[0]
+    render(records, out or (first if first.is_dir() else first.parent) / "report", as_json=as_json)

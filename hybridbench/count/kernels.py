@@ -1,0 +1,38 @@
+"""kernels: the names of the GPU kernels one step launched, as CUPTI saw them: proof of what really ran."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch._C._autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
+
+NAME_LENGTH = 120
+
+
+def kernel_names(step: Callable[[], object], device: torch.device) -> list[str]:
+    """Distinct kernel names in order of the time they took, longest first; empty on a CPU.
+
+    A replayed CUDA graph shows its kernels too, which no operator-level counter can see.
+    """
+    if device.type != "cuda":
+        return []
+    torch.cuda.synchronize(device)
+    with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as profiler:
+        step()
+        torch.cuda.synchronize(device)
+    total: dict[str, float] = {}
+    for event in profiler.events() or ():
+        if event.device_type == DeviceType.CUDA:
+            total[event.name] = total.get(event.name, 0.0) + event.device_time_total
+    short: dict[str, None] = {}
+    for name in sorted(total, key=lambda name: -total[name]):
+        short.setdefault(_shortened(name))
+    return list(short)
+
+
+def _shortened(name: str) -> str:
+    """A kernel's name without its return type and commonest namespaces, cut where template arguments go on for ever."""
+    name = name.removeprefix("void ").replace("(anonymous namespace)::", "").replace("at::native::", "")
+    return name if len(name) <= NAME_LENGTH else f"{name[:NAME_LENGTH]}..."

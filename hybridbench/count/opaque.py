@@ -1,0 +1,80 @@
+"""opaque: kernels that hide from operator counters, wrapped so that a counter can run past them.
+
+A Triton or FlexAttention kernel passes no dispatcher: ``torch.jit``'s tracer breaks on its Python, and FlexAttention
+refuses to run, or silently runs uncompiled, while a counter watches. Two wrappers, both for counting only, never timed:
+
+    traced    the kernel as a custom operator ``hybridbench::<operation>``, which a tracer lists by name and passes
+    unwatched the kernel as it is, with the counter looking away; the caller names it
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
+
+Function = Callable[..., Any]
+
+OUTPUTS = {"ssd": 2}
+"""Tensors an operation returns, where it is not one."""
+
+_library: Any = torch.library.Library("hybridbench", "FRAGMENT")  # type: ignore[no-untyped-call]
+_defined: set[str] = set()
+_calls: list[Function] = []
+"""Kernels with their keyword arguments, by the number under which the operator finds them."""
+
+
+@contextlib.contextmanager
+def replaced(
+    model: nn.Module, functions: Iterable[Function], wrap: Callable[[str, Function], Function]
+) -> Iterator[None]:
+    """Wraps those of the model's operations that are among ``functions`` for a while."""
+    wanted = {id(function) for function in functions}
+    tables: list[dict[str, Function]] = []
+    for module in model.modules():
+        table = getattr(module, "ops", None)
+        if isinstance(table, dict):
+            tables.append(table)
+    before = [dict(table) for table in tables]
+    try:
+        for table in tables:
+            table.update({op: wrap(op, function) for op, function in table.items() if id(function) in wanted})
+        yield
+    finally:
+        for table, functions_before in zip(tables, before, strict=True):
+            table.update(functions_before)
+        _calls.clear()
+
+
+def unwatched(_op: str, function: Function) -> Function:
+    """``function`` outside any dispatch mode; gradients are recorded as ever."""
+
+    def call(*args: Any, **options: Any) -> Any:
+        with _disable_current_modes():
+            return function(*args, **options)
+
+    return call
+
+
+def traced(op: str, function: Function) -> Function:
+    """``function`` as the operator ``hybridbench::op``, without gradients."""
+    if op not in _defined:
+        _defined.add(op)
+        returned = ", ".join(["Tensor"] * OUTPUTS.get(op, 1))
+        _library.define(f"{op}(Tensor[] inputs, int call) -> ({returned})")
+        _library.impl(op, _run, "CompositeExplicitAutograd")
+
+    def call(*tensors: Tensor, **options: Any) -> Any:
+        _calls.append(partial(function, **options))
+        return getattr(torch.ops.hybridbench, op)(list(tensors), len(_calls) - 1)
+
+    return call
+
+
+def _run(inputs: list[Tensor], call: int) -> Any:
+    return _calls[call](*inputs)

@@ -1,0 +1,72 @@
+"""errors: every failure hybridbench raises on purpose, each message ending with the way out.
+
+HybridbenchError            anything below; the command line prints it without a traceback
+├── BadInput                the person asked for something impossible (exit code 2)
+│   └── BadPattern          a layer string that does not parse; shows a caret under the place
+├── BadResults              a results file that cannot be read as records (exit code 2)
+├── Unsupported             this kernel, device or combination cannot run here; recorded as a status
+├── WrongResult             a kernel or model disagrees with its reference; it has no speed
+└── WorkerDied              a worker process ended without an answer (killed, crashed, timed out)
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class HybridbenchError(Exception):
+    """Base of all errors raised on purpose; its text is a sentence a person can act on."""
+
+    exit_code = 1
+
+
+class BadInput(HybridbenchError):
+    """A request that cannot be met as typed; the text holds the offending value and what is accepted."""
+
+    exit_code = 2
+
+
+class BadPattern(BadInput):
+    """A layer pattern that does not parse.
+
+    Args:
+        pattern: the string as typed.
+        at: index of the first character that is wrong.
+        problem: what is wrong there and what would be accepted.
+    """
+
+    def __init__(self, pattern: str, at: int, problem: str) -> None:
+        self.pattern = pattern
+        self.at = at
+        super().__init__(f"pattern does not parse: {problem}\n  {pattern}\n  {' ' * at}^")
+
+
+class BadResults(HybridbenchError):
+    """A results file that is empty, not ours, or written by a newer schema."""
+
+    exit_code = 2
+
+
+class Unsupported(HybridbenchError):
+    """What was asked for cannot run here; the text says why and what would make it run."""
+
+
+class WrongResult(HybridbenchError):
+    """A fast implementation disagrees with its plain reference beyond the stated bound."""
+
+
+class WorkerDied(HybridbenchError):
+    """A worker process ended without returning a record."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> BadInput:
+    """A ``BadInput`` for a name that is not in a table, with the nearest one that is.
+
+    >>> str(unknown_name("arch", "intr", ["inter", "intra", "mamba"]))
+    "unknown arch 'intr': did you mean 'intra'? Known: inter, intra, mamba."
+    """
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    return BadInput(f"unknown {kind} '{name}': {hint}Known: {', '.join(names)}.")

@@ -1,0 +1,29 @@
+"""kernels: interchangeable implementations of a few operations, each with a plain PyTorch twin.
+
+| operation | signature |
+|---|---|
+| ``attention`` | ``(q_BTHP, k_BTKP, v_BTKV, *, window=None, sinks=0) -> out_BTHV`` |
+| ``attention_decode`` | ``(q_BHP, k_cache_BSKP, v_cache_BSKV, length_B) -> out_BHV`` |
+| ``ssd`` | ``(x_BTHP, dt_BTH, A_H, B_BTGN, C_BTGN, D_H, dt_bias_H, *, chunk_size, initial_state_BHPN=None)``
+  ``-> (y_BTHP, final_state_BHPN)`` |
+| ``ssd_step`` | ``(state_BHPN, x_BHP, dt_BH, A_H, B_BGN, C_BGN, D_H, dt_bias_H) -> y_BHP``, state in place |
+| ``conv1d`` | ``(x_BTC, weight_CW, bias_C) -> y_BTC`` |
+| ``conv1d_step`` | ``(state_BCW, x_BC, weight_CW, bias_C) -> y_BC``, state in place |
+| ``experts`` | ``(x_ND, chosen_NK, weight_NK, in_weight_EFD, out_weight_EDF) -> out_ND`` |
+| ``linear_cross_entropy`` | ``(hidden_ND, weight_VD, target_N) -> loss`` |
+
+Letters: B batch, T positions, S cache slots, H heads, K key/value heads, P head_dim, V value width (vocabulary in the
+loss), N d_state (tokens in the loss), G groups of B and C, C conv channels, W taps, D d_model, Q chunk_size, and
+R = H/K or H/G, the heads that share one group.
+
+What each means is in ``reference``; what runs is chosen by ``resolve`` and checked by ``verify`` before it is timed.
+No third-party package is imported until one of its kernels is resolved.
+"""
+
+from __future__ import annotations
+
+from hybridbench.kernels.problem import Backend, Problem
+from hybridbench.kernels.registry import BACKENDS, DEFAULT_ORDER, available, resolve
+from hybridbench.kernels.verify import Check, verify
+
+__all__ = ["BACKENDS", "DEFAULT_ORDER", "Backend", "Check", "Problem", "available", "resolve", "verify"]

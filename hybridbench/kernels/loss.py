@@ -1,0 +1,120 @@
+"""loss: the language-model head and its cross entropy without the whole matrix of logits.
+
+At 128,256 words the logits of 8,192 tokens take 4.2 GB in float32, and their gradient as much again. Both backends here
+go through the tokens chunk by chunk and compute the gradients on the way forward, while a chunk's logits exist; the
+backward then only scales what is stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from hybridbench.kernels.problem import Problem, imported, needs_cuda
+
+CHUNK_BYTES = 128 << 20
+"""The float32 logits of one chunk stay under this."""
+
+
+def chunk_rows(n_tokens: int, vocabulary: int) -> int:
+    """Tokens per chunk: as many as ``CHUNK_BYTES`` allow, in multiples of 64 where there are that many."""
+    rows = max(1, CHUNK_BYTES // (4 * vocabulary))
+    return min(n_tokens, rows - rows % 64 if rows >= 64 else rows)
+
+
+class _ChunkedLinearCrossEntropy(torch.autograd.Function):
+    """Loss and gradients in one pass over chunks of tokens; logits are rounded to the input's dtype, then float32."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor, want_gradients: bool) -> Tensor:
+        N, V = hidden_ND.shape[0], weight_VD.shape[0]
+        wide = torch.float64 if hidden_ND.dtype == torch.float64 else torch.float32
+        needs_hidden, needs_weight = (want_gradients and need for need in ctx.needs_input_grad[:2])
+        d_hidden = torch.empty_like(hidden_ND) if needs_hidden else None
+        d_weight = torch.zeros_like(weight_VD, dtype=wide) if needs_weight else None
+        loss = torch.zeros((), dtype=wide, device=hidden_ND.device)
+        rows = chunk_rows(N, V)
+        for first in range(0, N, rows):
+            chunk = slice(first, first + rows)
+            h, target = hidden_ND[chunk], target_N[chunk, None]
+            logits = (h @ weight_VD.T).to(wide)
+            lse = logits.logsumexp(1, keepdim=True)
+            loss += (lse - logits.gather(1, target)).sum()
+            if d_hidden is None and d_weight is None:
+                continue
+            # d loss / d logits = (softmax - onehot) / N, written over the logits to hold one chunk and not two
+            d_logits = logits.sub_(lse).exp_()
+            d_logits.scatter_add_(1, target, torch.full_like(lse, -1.0))
+            d_logits = d_logits.div_(N).to(h.dtype)
+            if d_hidden is not None:
+                d_hidden[chunk] = d_logits @ weight_VD
+            if d_weight is not None:
+                _accumulate(d_weight, d_logits, h)
+        ctx.save_for_backward(d_hidden, None if d_weight is None else d_weight.to(weight_VD.dtype))
+        return loss / N
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_loss: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        d_hidden, d_weight = ctx.saved_tensors
+        return _scaled(d_hidden, d_loss), _scaled(d_weight, d_loss), None, None
+
+
+def _scaled(gradient: Tensor | None, d_loss: Tensor) -> Tensor | None:
+    return None if gradient is None else gradient * d_loss.to(gradient.dtype)
+
+
+def _accumulate(total_VD: Tensor, d_logits: Tensor, h: Tensor) -> None:
+    """``total += d_logits^T h`` with a wide total: chunks must not be rounded to bf16 one after the other."""
+    if h.dtype == total_VD.dtype:
+        total_VD.addmm_(d_logits.T, h)
+    elif h.is_cuda:
+        torch.addmm(total_VD, d_logits.T, h, out_dtype=total_VD.dtype, out=total_VD)
+    else:
+        total_VD.add_(d_logits.T @ h)
+
+
+def chunked(hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor) -> Tensor:
+    """``linear_cross_entropy`` in plain PyTorch that never holds more than ``CHUNK_BYTES`` of logits.
+
+    Returns:
+        The mean loss, a float32 scalar; differentiable once in ``hidden_ND`` and ``weight_VD``.
+    """
+    loss: Tensor = _ChunkedLinearCrossEntropy.apply(hidden_ND, weight_VD, target_N, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
+    return loss
+
+
+def load_chunked() -> Callable[..., Any]:
+    """The chunked loss of this package."""
+    return chunked
+
+
+def load_liger() -> Callable[..., Any]:
+    """``linear_cross_entropy`` by liger_kernel, the weight's gradient summed over chunks in float32 as in ``chunked``.
+
+    It reads the number of targets back to the host once per call.
+    """
+    function = imported(
+        "liger_kernel.ops.fused_linear_cross_entropy", "liger_kernel is not importable"
+    ).LigerFusedLinearCrossEntropyFunction
+
+    def linear_cross_entropy(hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():  # it goes by requires_grad, and would compute gradients nobody reads
+            hidden_ND, weight_VD = hidden_ND.detach(), weight_VD.detach()
+        # bias, class weights, ignore_index, lse_square_scale, label_smoothing, reduction, softcap, z-loss, accum_dtype
+        settings = (None, None, -100, 0.0, 0.0, "mean", None, False, torch.float32)
+        loss: Tensor = function.apply(hidden_ND, weight_VD, target_N, *settings)[0]
+        return loss
+
+    return linear_cross_entropy
+
+
+def refuses_liger(problem: Problem) -> str | None:
+    """liger_kernel's Triton kernels compute in float32."""
+    if reason := needs_cuda(problem):
+        return reason
+    return "its kernels compute in float32" if problem.dtype == "float64" else None

@@ -1,0 +1,168 @@
+"""registry: every implementation of every operation by name, which ones can run here, and the order "auto" tries.
+
+    >>> problem = Problem(device="cpu", dtype="float32", head_dim=64, n_heads=8, n_kv_heads=2)
+    >>> resolve("attention", "auto", problem).name
+    'sdpa-flash'
+
+A named backend runs or raises ``Unsupported``. Only "auto" chooses, and what it chose is in the record.
+To add a backend, write its loader and its refusals and add one line to ``BACKENDS``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.nn.attention import SDPBackend
+
+from hybridbench.errors import BadInput, Unsupported, unknown_name
+from hybridbench.kernels import attention, experts, loss, reference, ssm
+from hybridbench.kernels.problem import Backend, Problem, accepts_anything
+
+_Load = Callable[[], Callable[..., Any]]
+_Refuses = Callable[[Problem], str | None]
+
+INSTALL_CUDA = 'pip install "hybridbench[cuda]"'
+
+
+def _reference(op: str) -> Backend:
+    twin: Callable[..., Any] = getattr(reference, op)
+    return Backend(op, "reference", "hybridbench", "", lambda: twin, accepts_anything)
+
+
+def _sdpa(name: str, kernel: SDPBackend) -> Backend:
+    load = lambda: attention.load_sdpa(kernel)  # noqa: E731
+    return Backend("attention", name, "torch", "", load, attention.refuses_sdpa(kernel))
+
+
+def _extra(op: str, name: str, package: str, load: _Load, refuses: _Refuses) -> Backend:
+    return Backend(op, name, package, INSTALL_CUDA, load, refuses, dispatched=False)
+
+
+def _flex() -> Backend:
+    load, refuses = attention.load_flex, attention.refuses_flex
+    return Backend("attention", "flex", "torch", "", load, refuses, dispatched=False, compiles_per_length=True)
+
+
+_ALL = [
+    _reference("attention"),
+    _sdpa("sdpa-math", SDPBackend.MATH),
+    _sdpa("sdpa-flash", SDPBackend.FLASH_ATTENTION),
+    _sdpa("sdpa-efficient", SDPBackend.EFFICIENT_ATTENTION),
+    _sdpa("sdpa-cudnn", SDPBackend.CUDNN_ATTENTION),
+    _flex(),
+    _extra("attention", "flash-attn", "flash_attn", attention.load_flash_attn, attention.refuses_flash_attn),
+    _reference("attention_decode"),
+    Backend("attention_decode", "sdpa-mask", "torch", "", attention.load_sdpa_mask, accepts_anything),
+    _extra("attention_decode", "flash-attn", "flash_attn", attention.load_flash_decode, attention.refuses_flash_decode),
+    _extra("attention_decode", "triton", "triton", attention.load_triton_decode, attention.refuses_triton_decode),
+    _reference("ssd"),
+    _extra("ssd", "mamba-ssm", "mamba_ssm", ssm.load_ssd, ssm.refuses_ssd),
+    _reference("ssd_step"),
+    _extra("ssd_step", "mamba-ssm", "mamba_ssm", ssm.load_ssd_step, ssm.refuses_ssd_step),
+    _reference("conv1d"),
+    _extra("conv1d", "causal-conv1d", "causal_conv1d", ssm.load_conv1d, ssm.refuses_conv1d),
+    _reference("conv1d_step"),
+    _extra("conv1d_step", "causal-conv1d", "causal_conv1d", ssm.load_conv1d_step, ssm.refuses_conv1d),
+    _reference("experts"),
+    Backend("experts", "grouped-mm", "torch", "", experts.load_grouped_mm, experts.refuses_grouped_mm),
+    _reference("linear_cross_entropy"),
+    Backend("linear_cross_entropy", "chunked", "hybridbench", "", loss.load_chunked, accepts_anything),
+    _extra("linear_cross_entropy", "liger", "liger_kernel", loss.load_liger, loss.refuses_liger),
+]
+
+BACKENDS: dict[str, dict[str, Backend]] = {}
+"""Operation to name to backend."""
+for _backend in _ALL:
+    BACKENDS.setdefault(_backend.op, {})[_backend.name] = _backend
+
+DEFAULT_ORDER: dict[str, dict[str, tuple[str, ...]]] = {
+    "attention": {
+        # forward + backward at 8k and 32k on an H200: cuDNN 357-368 TFLOP/s, flex 208-257, flash-attn 246-261, SDPA
+        # flash 231-249. flash-attn before SDPA flash: it pads unequal widths and has windows. Sinks only flex has.
+        "cuda": ("sdpa-cudnn", "flash-attn", "sdpa-flash", "flex", "sdpa-efficient", "sdpa-math", "reference"),
+        # the flash kernel is blocked and threaded; unequal widths and windows go to the reference, whose memory is
+        # bounded, and not to the math kernel, which takes H x T x T
+        "cpu": ("sdpa-flash", "reference"),
+    },
+    "attention_decode": {
+        # these two read only the live part of the cache; the mask reads all of it
+        "cuda": ("flash-attn", "triton", "sdpa-mask", "reference"),
+        # no float32 copy of the cache at each step, as the reference makes
+        "cpu": ("sdpa-mask", "reference"),
+    },
+    # the published kernels, then plain PyTorch: there is nothing in between
+    "ssd": {"cuda": ("mamba-ssm", "reference"), "cpu": ("reference",)},
+    "ssd_step": {"cuda": ("mamba-ssm", "reference"), "cpu": ("reference",)},
+    "conv1d": {"cuda": ("causal-conv1d", "reference"), "cpu": ("reference",)},
+    "conv1d_step": {"cuda": ("causal-conv1d", "reference"), "cpu": ("reference",)},
+    "experts": {"cuda": ("grouped-mm", "reference"), "cpu": ("grouped-mm", "reference")},
+    # whole logits last: they are what makes long training steps run out of memory
+    "linear_cross_entropy": {"cuda": ("liger", "chunked", "reference"), "cpu": ("chunked", "reference")},
+}
+"""Operation to device to the names "auto" tries, in order."""
+
+
+def available(backend: Backend, problem: Problem | None = None) -> str | None:
+    """Why ``backend`` cannot run here (on ``problem``, if given), as a sentence without a full stop; None if it can."""
+    if problem is not None:
+        if reason := backend.refuses(problem):
+            return reason
+        if problem.device == "cuda" and not torch.cuda.is_available():
+            return "PyTorch finds no CUDA device on this machine"
+    try:
+        backend.load()
+    except Unsupported as missing:
+        return f"{missing}; install it with: {backend.install}" if backend.install else str(missing)
+    return None
+
+
+def resolve(op: str, asked: str, problem: Problem) -> Backend:
+    """The backend that will run ``op`` on ``problem``.
+
+    Args:
+        asked: ``"auto"``, a name of ``BACKENDS[op]``, or ``package.module:function`` for a callable of one's own with
+            the operation's signature.
+
+    Raises:
+        BadInput: no such operation or name.
+        Unsupported: the named backend cannot do this here; the text says why and what can.
+    """
+    if op not in BACKENDS:
+        raise unknown_name("operation", op, BACKENDS)
+    if ":" in asked:
+        return by_path(op, asked)
+    if asked == "auto":
+        reasons = []
+        for name in DEFAULT_ORDER[op][problem.device]:
+            reason = available(BACKENDS[op][name], problem)
+            if reason is None:
+                return BACKENDS[op][name]
+            reasons.append(f"{name}: {reason}")
+        raise Unsupported(f"no {op} backend can run here. {'. '.join(reasons)}.")
+    if asked not in BACKENDS[op]:
+        raise unknown_name(f"{op} backend", asked, [*BACKENDS[op], "auto"])
+    if reason := available(BACKENDS[op][asked], problem):
+        others = [name for name, other in BACKENDS[op].items() if available(other, problem) is None]
+        can = f"What can run here: {', '.join(others)}" if others else "No other backend can run it here either"
+        raise Unsupported(f"{op} backend '{asked}' cannot run here: {reason}. {can}.")
+    return BACKENDS[op][asked]
+
+
+def by_path(op: str, path: str) -> Backend:
+    """A backend from ``package.module:function``; it refuses nothing and is verified like any other.
+
+    Raises:
+        BadInput: the module cannot be imported or has no such function.
+    """
+    module_name, _, function_name = path.partition(":")
+    try:
+        function: Callable[..., Any] = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError, ValueError) as problem:
+        raise BadInput(
+            f"{op} kernel '{path}' cannot be loaded ({problem}); write it as package.module:function, importable here."
+        ) from problem
+    package = module_name.partition(".")[0]
+    return Backend(op, path, package, "", lambda: function, accepts_anything, dispatched=False)

@@ -1,0 +1,400 @@
+"""verify: the proof, before anything is timed, that a backend computes what the reference computes.
+
+Fresh random inputs, laid out as a model lays them out (views into one wide projection), go through the backend in its
+own dtype and through the reference in float32 (float64 on a CPU). For every output, every state and, for training,
+every gradient it compares ``|out - ref| / |ref|`` (Frobenius norms; for sequences the worst position's) with a bound.
+Lengths sit on and beside the edges where kernels go wrong: one block, one chunk, one window. Heads are few, but as wide
+and as grouped as in the problem.
+
+The bounds, and why:
+
+- float64 1e-10, float32 1e-4: rounding times the longest sum, with room; tf32 (1e-3) does not pass. float32 gradients
+  1e-3: that of A sums differences of cumulated decays, and the reference's own float32 is 6e-5 from float64 there.
+- bfloat16 1e-2: inputs are identical on both sides, so the error comes from rounding once for each of the probabilities
+  or states, and the output: each 2^-9 / sqrt(3) = 1.1e-3 of root mean square. PyTorch's CPU flash kernel shows 2e-3;
+  a window one too wide, of 512, shows 6e-2.
+- bfloat16 gradients 2e-2: two or three roundings more, and differences of nearly equal numbers (dP - delta).
+- float16 2e-3, its mantissa being eight times finer; gradients 1e-2, because those of a mean over tokens reach its
+  subnormal numbers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hybridbench.errors import WrongResult
+from hybridbench.kernels import reference
+from hybridbench.kernels.problem import Backend, Problem
+
+BOUNDS: dict[str, tuple[float, float]] = {
+    "float64": (1e-10, 1e-10),
+    "float32": (1e-4, 1e-3),
+    "bfloat16": (1e-2, 2e-2),
+    "float16": (2e-3, 1e-2),
+}
+"""dtype to the largest relative error of outputs and states, and of gradients."""
+
+BATCH = 2
+
+CHANNELS = 96
+"""Channels of the checked convolution."""
+
+VOCABULARY = 1000
+"""Words of the checked loss: few, and not a multiple of any tile."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a passed verification found: the comparison that came closest to its bound.
+
+    Attributes:
+        error: relative error of that tensor.
+        bound: what it was allowed.
+        cases: how many inputs were tried.
+    """
+
+    op: str
+    backend: str
+    error: float
+    bound: float
+    cases: int
+
+
+@dataclass(frozen=True)
+class _Case:
+    """One input: named tensors, and how to call the operation with them.
+
+    ``call`` must not modify the tensors it is given; it returns every output and updated state by name. Gradients,
+    where wanted, are taken for every floating-point tensor.
+    """
+
+    label: str
+    tensors: dict[str, Tensor]
+    call: Callable[[Callable[..., Any], dict[str, Tensor]], dict[str, Tensor]]
+    gradients: bool = True
+
+
+def verify(backend: Backend, problem: Problem, *, device: torch.device | str, seed: int) -> Check:
+    """Compare ``backend`` with the reference on ``problem``.
+
+    Args:
+        device: where to run; of the kind ``problem.device`` names.
+        seed: of the random inputs.
+
+    Returns:
+        The worst comparison, when all are within their bounds.
+
+    Raises:
+        WrongResult: naming operation, backend, length, tensor, error and bound.
+        Unsupported: the backend's package is missing.
+    """
+    ours, twin = backend.load(), getattr(reference, backend.op)
+    draw = _Draw(problem, torch.device(device), torch.Generator().manual_seed(seed))
+    output_bound, gradient_bound = BOUNDS[problem.dtype]
+    worst, cases = (0.0, output_bound), 0
+    with _full_precision(draw.device):
+        inputs = list(_CASES[backend.op](problem, draw))
+        for case in inputs[-2:] if backend.compiles_per_length else inputs:
+            cases += 1
+            for name, error in _errors(case, ours, twin, problem.training and case.gradients, draw):
+                bound = gradient_bound if name.startswith("gradient") else output_bound
+                if not error <= bound:  # NaN is not <= anything
+                    raise WrongResult(
+                        f"{backend.op} backend '{backend.name}' disagrees with the reference in {problem.dtype} at "
+                        f"{case.label}: {name} is off by {error:.3g} of its norm, and the bound is {bound:.3g}. "
+                        "It is not timed; choose another backend."
+                    )
+                worst = max(worst, (error, bound), key=lambda pair: pair[0] / pair[1])
+    return Check(backend.op, backend.name, *worst, cases)
+
+
+def _errors(
+    case: _Case, ours: Callable[..., Any], twin: Callable[..., Any], gradients: bool, draw: _Draw
+) -> Iterator[tuple[str, float]]:
+    """Each compared tensor's name and relative error."""
+    given = {name: t.detach().requires_grad_(gradients and t.is_floating_point()) for name, t in case.tensors.items()}
+    exact = {
+        name: (t.detach().to(draw.exact) if t.is_floating_point() else t).requires_grad_(given[name].requires_grad)
+        for name, t in case.tensors.items()
+    }
+    with torch.set_grad_enabled(gradients):
+        expected = case.call(twin, exact)
+        _poison(expected, draw.dtype)
+        found = case.call(ours, given)
+    for name, tensor in found.items():
+        yield name, _relative(tensor, expected[name], by_position="_BT" in name)
+    if not gradients:
+        return
+    through = [name for name, tensor in found.items() if tensor.requires_grad]
+    upstream = [draw.normal(*found[name].shape).to(found[name].dtype) for name in through]
+    leaves = [name for name, tensor in given.items() if tensor.requires_grad]
+    our_gradients = torch.autograd.grad([found[n] for n in through], [given[n] for n in leaves], upstream)
+    their_gradients = torch.autograd.grad(
+        [expected[n] for n in through], [exact[n] for n in leaves], [u.to(draw.exact) for u in upstream]
+    )
+    by_name = dict(zip(leaves, their_gradients, strict=True))
+    for name, mine in zip(leaves, our_gradients, strict=True):
+        terms = by_name.get(_SUMMED.get(name, ""))
+        yield f"gradient of {name}", _relative(mine, by_name[name], terms=terms)
+
+
+_SUMMED = {"dt_bias_H": "dt_BTH"}
+"""Parameters whose gradient is the plain sum, over batch and positions, of another tensor's gradient."""
+
+
+def _relative(found: Tensor, expected: Tensor, *, by_position: bool = False, terms: Tensor | None = None) -> float:
+    """``|found - expected| / |expected|``; NaN when the shapes differ or ``found`` holds NaN or infinity.
+
+    By position it is the worst of the second dimension's slices. A window of 513 in place of 512 is off by 6% at each
+    position it touches, and by 0.8% over a whole sequence of 577, whose first positions are large.
+
+    ``terms`` (B, T, ...) are what ``expected`` sums up. Where terms of either sign cancel, the sum is small by chance
+    and its rounding is not: the error is then taken of the size such a sum has, the root of the terms' squares.
+    """
+    if found.shape != expected.shape or not bool(found.isfinite().all()):
+        return math.nan
+    found, expected = found.detach().double(), expected.detach().double()
+    if by_position:
+        found, expected = (x.transpose(0, 1).flatten(1) for x in (found, expected))
+    else:
+        found, expected = found.flatten(), expected.flatten()
+    floor = torch.finfo(torch.float32).tiny if terms is None else float(terms.double().norm())
+    return float(((found - expected).norm(dim=-1) / expected.norm(dim=-1).clamp(min=floor)).max())
+
+
+def _poison(expected: dict[str, Tensor], dtype: torch.dtype) -> None:
+    """Fill and free memory of the outputs' sizes with NaN: an output a kernel forgets to write then shows."""
+    for tensor in expected.values():
+        torch.full(tensor.shape, math.nan, dtype=dtype, device=tensor.device)
+
+
+@contextlib.contextmanager
+def _full_precision(device: torch.device) -> Iterator[None]:
+    """Turn tf32 off for products and convolutions, so that float32 means float32 on both sides."""
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+class _Draw:
+    """Random tensors of one verification: drawn on the CPU, so that a seed means the same on every device."""
+
+    def __init__(self, problem: Problem, device: torch.device, generator: torch.Generator) -> None:
+        self.dtype: torch.dtype = getattr(torch, problem.dtype)
+        self.device = device
+        self.exact = torch.float64 if device.type == "cpu" else torch.float32
+        self._generator = generator
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normal values in the problem's dtype."""
+        return torch.randn(shape, generator=self._generator).to(self.device, self.dtype)
+
+    def uniform(self, low: float, high: float, *shape: int) -> Tensor:
+        """Uniform values in float32, as parameters and states are kept (float64 in a float64 problem)."""
+        values = low + (high - low) * torch.rand(shape, generator=self._generator)
+        return values.to(self.device, self.dtype if self.dtype == torch.float64 else torch.float32)
+
+    def integers(self, high: int, *shape: int) -> Tensor:
+        """Integers in ``[0, high)``."""
+        return torch.randint(high, shape, generator=self._generator).to(self.device)
+
+    def projection(self, *lead: int, widths: list[tuple[int, ...]]) -> list[Tensor]:
+        """Views side by side in one wide tensor, rows padded to 16 elements, as the output of a fused projection."""
+        sizes = [math.prod(width) for width in widths]
+        wide = self.normal(*lead, sum(sizes) + -sum(sizes) % 16)
+        starts = [sum(sizes[:i]) for i in range(len(sizes))]
+        parts = (wide.narrow(-1, start, size) for start, size in zip(starts, sizes, strict=True))
+        return [torch.unflatten(part, -1, width) for part, width in zip(parts, widths, strict=True)]
+
+
+def _few_heads(problem: Problem) -> tuple[int, int]:
+    """At most two KV heads, with the problem's number of query heads each."""
+    K = min(2, problem.kv_heads)
+    return K * (problem.n_heads // problem.kv_heads), K
+
+
+def _attention(problem: Problem, draw: _Draw) -> Iterator[_Case]:
+    """Lengths around a 128-wide tile, or around the window and its sinks. Decode is where length 1 is checked: cuDNN
+    among others takes no sequence of one."""
+    H, K = _few_heads(problem)
+    P, V, w, s = problem.head_dim, problem.value_dim, problem.window, problem.sinks
+    lengths = (2, 63, 100, 128, 129) if w is None else (2, 63, w, w + 1, w + s + 65)
+
+    def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"out_BTHV": fn(t["q_BTHP"], t["k_BTKP"], t["v_BTKV"], window=w, sinks=s)}
+
+    for T in lengths:
+        views = draw.projection(BATCH, T, widths=[(H, P), (K, P), (K, V)])
+        yield _Case(f"length {T}", dict(zip(("q_BTHP", "k_BTKP", "v_BTKV"), views, strict=True)), call)
+
+
+def _attention_decode(problem: Problem, draw: _Draw) -> Iterator[_Case]:
+    """Two lengths per batch, one slot and whole caches among them; dead slots hold large numbers nobody may see."""
+    H, K = _few_heads(problem)
+
+    def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"out_BHV": fn(t["q_BHP"], t["k_cache_BSKP"], t["v_cache_BSKV"], t["length_B"])}
+
+    for S, lengths in ((100, (1, 100)), (129, (63, 128)), (1500, (700, 1499))):
+        length_B = torch.tensor(lengths, dtype=torch.int32, device=draw.device)
+        dead = (torch.arange(S, device=draw.device) >= length_B[:, None])[:, :, None, None]
+        tensors = {
+            "q_BHP": draw.projection(BATCH, widths=[(H, problem.head_dim)])[0],
+            "k_cache_BSKP": draw.normal(BATCH, S, K, problem.head_dim).masked_fill(dead, 1e3),
+            "v_cache_BSKV": draw.normal(BATCH, S, K, problem.value_dim).masked_fill(dead, 1e3),
+            "length_B": length_B,
+        }
+        yield _Case(f"lengths {lengths} in a cache of {S}", tensors, call, gradients=False)
+
+
+def _ssm_heads(problem: Problem) -> tuple[int, int]:
+    """At most two groups of at most two heads."""
+    G = min(2, problem.n_groups)
+    return G * min(2, problem.n_heads // problem.n_groups), G
+
+
+def _ssm_parameters(H: int, draw: _Draw) -> dict[str, Tensor]:
+    """A, D and dt_bias as Mamba-2 initialises them: A in -[1, 16], dt log-uniform in [0.001, 0.1]."""
+    dt = draw.uniform(math.log(1e-3), math.log(1e-1), H).exp()
+    return {"A_H": -draw.uniform(1, 16, H), "D_H": draw.uniform(0.5, 1.5, H), "dt_bias_H": dt.expm1().log()}
+
+
+def _ssd(problem: Problem, draw: _Draw) -> Iterator[_Case]:
+    """Lengths around one chunk, without and (at the last) with a state to start from."""
+    H, G = _ssm_heads(problem)
+    P, N, Q = problem.head_dim, problem.d_state, problem.chunk_size
+
+    def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
+        y, state = fn(
+            *(t[n] for n in ("x_BTHP", "dt_BTH", "A_H", "B_BTGN", "C_BTGN", "D_H", "dt_bias_H")),
+            chunk_size=Q,
+            initial_state_BHPN=t.get("initial_state_BHPN"),
+        )
+        return {"y_BTHP": y, "final_state_BHPN": state}
+
+    for T in sorted({1, 63, 100, Q - 1, Q, Q + 1} - {0}):
+        x, B, C, dt = draw.projection(BATCH, T, widths=[(H, P), (G, N), (G, N), (H,)])
+        tensors = {"x_BTHP": x, "dt_BTH": dt, "B_BTGN": B, "C_BTGN": C, **_ssm_parameters(H, draw)}
+        if T == Q + 1:
+            tensors["initial_state_BHPN"] = draw.uniform(-1, 1, BATCH, H, P, N)
+        # from an empty state a single step does not depend on A: its gradient is 0 and has no relative error
+        yield _Case(f"length {T}", tensors, call, gradients=T > 1)
+
+
+def _ssd_step(problem: Problem, draw: _Draw) -> Iterator[_Case]:
+    """One step from a state in float32, and from one in the activations' dtype."""
+    H, G = _ssm_heads(problem)
+    P, N = problem.head_dim, problem.d_state
+
+    def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
+        state = t["state_BHPN"].clone()
+        y = fn(state, *(t[n] for n in ("x_BHP", "dt_BH", "A_H", "B_BGN", "C_BGN", "D_H", "dt_bias_H")))
+        return {"y_BHP": y, "state_BHPN": state}
+
+    start = draw.uniform(-1, 1, BATCH, H, P, N)
+    for dtype in dict.fromkeys((start.dtype, draw.dtype)):
+        x, B, C, dt = draw.projection(BATCH, widths=[(H, P), (G, N), (G, N), (H,)])
+        tensors = {
+            "state_BHPN": start.to(dtype),
+            "x_BHP": x,
+            "dt_BH": dt,
+            "B_BGN": B,
+            "C_BGN": C,
+            **_ssm_parameters(H, draw),
+        }
+        yield _Case(f"one step from a state in {str(dtype)[6:]}", tensors, call, gradients=False)
+
+
+def _conv1d(problem: Problem, draw: _Draw) -> Iterator[_Case]:
+    """Shorter than the taps, and longer."""
+    C, W = CHANNELS, problem.d_conv
+
+    def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"y_BTC": fn(t["x_BTC"], t["weight_CW"], t["bias_C"])}
+
+    for T in (1, 63, 100, 257):
+        _z, x = draw.projection(BATCH, T, widths=[(16,), (C,)])
+        tensors = {"x_BTC": x, "weight_CW": draw.normal(C, W), "bias_C": draw.normal(C)}
+        yield _Case(f"length {T}", tensors, call)
+
+
+def _conv1d_step(problem: Problem, draw: _Draw) -> Iterator[_Case]:
+    """Two steps in a row, the second on the state the first one left."""
+    C, W = CHANNELS, problem.d_conv
+
+    def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
+        state = t["state_BCW"].clone()
+        first = fn(state, t["x_BC"], t["weight_CW"], t["bias_C"])
+        second = fn(state, t["next_BC"], t["weight_CW"], t["bias_C"])
+        return {"first_BC": first, "second_BC": second, "state_BCW": state}
+
+    x, following = (draw.projection(BATCH, widths=[(16,), (C,)])[1] for _ in range(2))
+    tensors = {
+        "state_BCW": draw.normal(BATCH, C, W),
+        "x_BC": x,
+        "next_BC": following,
+        "weight_CW": draw.normal(C, W),
+        "bias_C": draw.normal(C),
+    }
+    yield _Case("two steps", tensors, call, gradients=False)
+
+
+def _experts(_problem: Problem, draw: _Draw) -> Iterator[_Case]:
+    """Two experts a token; one expert that nobody chose."""
+    D, width, E = 64, 32, 5
+
+    def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
+        names = ("x_ND", "chosen_NK", "weight_NK", "in_weight_EFD", "out_weight_EDF")
+        return {"out_ND": fn(*(t[name] for name in names))}
+
+    for N in (1, 63, 100):
+        first = draw.integers(2, N)
+        tensors = {
+            "x_ND": draw.normal(N, D),
+            "chosen_NK": torch.stack((first, first + 2), 1),  # never the last expert
+            "weight_NK": draw.normal(N, 2),
+            "in_weight_EFD": draw.normal(E, 2 * width, D) / math.sqrt(D),
+            "out_weight_EDF": draw.normal(E, D, width) / math.sqrt(width),
+        }
+        yield _Case(f"{N} tokens", tensors, call)
+
+
+def _linear_cross_entropy(_problem: Problem, draw: _Draw) -> Iterator[_Case]:
+    """Logits of unit variance; the upstream gradient is not 1, so its scaling is checked too."""
+    D = 64
+
+    def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"loss": fn(t["hidden_ND"], t["weight_VD"], t["target_N"])}
+
+    for N in (1, 63, 100, 257):
+        tensors = {
+            "hidden_ND": draw.normal(N, D),
+            "weight_VD": draw.normal(VOCABULARY, D) / math.sqrt(D),
+            "target_N": draw.integers(VOCABULARY, N),
+        }
+        yield _Case(f"{N} tokens", tensors, call)
+
+
+_CASES: dict[str, Callable[[Problem, _Draw], Iterator[_Case]]] = {
+    "attention": _attention,
+    "attention_decode": _attention_decode,
+    "ssd": _ssd,
+    "ssd_step": _ssd_step,
+    "conv1d": _conv1d,
+    "conv1d_step": _conv1d_step,
+    "experts": _experts,
+    "linear_cross_entropy": _linear_cross_entropy,
+}

@@ -1,0 +1,78 @@
+"""caveats: reasons to doubt a measurement, read off its samples and the state of the GPU around them.
+
+A pure function: ``record.ADVICE`` has the sentence that goes with each reason. Nothing here discards a sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hybridbench.measure.sampling import relative_interval
+from hybridbench.record import Caveat, Energy, GpuState
+from hybridbench.stats import median, median_interval
+
+FEW_SAMPLES = 5
+CLOCK_DROP_FRAC = 0.05
+RESOLUTIONS_PER_STEP = 50
+# NVML refreshes power and energy every 100 ms on A100 and H100: Yang et al. 2023, "Part-time Power Measurements:
+# nvidia-smi's Lack of Attention", arXiv 2312.02741, table of update periods.
+ENERGY_TICK_S = 0.1
+TICKS_PER_WINDOW = 10
+
+
+def find_caveats(
+    samples_ns: Sequence[int],
+    *,
+    target_rel_ci: float,
+    resolution_ns: int,
+    before: GpuState | None = None,
+    after: GpuState | None = None,
+    energy: Energy | None = None,
+    graph_breaks: int = 0,
+    recompiles: int = 0,
+) -> list[Caveat]:
+    """The caveats of one measurement, in the order of the enum.
+
+    Args:
+        samples_ns: durations in the order they were taken; ns.
+        target_rel_ci: half-width of the median's interval the sampling aimed at, as a fraction of the median.
+        resolution_ns: of the clock; ns.
+        before: the GPU when sampling began; None without NVML.
+        after: the GPU when sampling ended.
+        energy: of the sampled window.
+        graph_breaks: of torch.compile.
+        recompiles: of torch.compile, inside the timed region.
+    """
+    states = [state for state in (before, after) if state is not None]
+    found = {
+        Caveat.UNSTEADY: relative_interval(samples_ns) > target_rel_ci or drifts(samples_ns, target_rel_ci),
+        Caveat.FEW_SAMPLES: len(samples_ns) < FEW_SAMPLES,
+        Caveat.CLOCK_DROPPED: _clock_dropped(before, after),
+        Caveat.THROTTLED: any(state.throttle_reasons for state in states),
+        Caveat.SHARED_GPU: any(state.other_processes for state in states),
+        Caveat.SHORT_STEP: median(samples_ns) < RESOLUTIONS_PER_STEP * resolution_ns,
+        Caveat.ENERGY_WINDOW_SHORT: energy is not None and energy.window_s < TICKS_PER_WINDOW * ENERGY_TICK_S,
+        Caveat.GRAPH_BREAKS: graph_breaks > 0,
+        Caveat.RECOMPILED: recompiles > 0,
+    }
+    return [caveat for caveat in Caveat if found[caveat]]
+
+
+def drifts(samples_ns: Sequence[int], tolerance: float) -> bool:
+    """Whether the last third of the samples differs from the first: by more than the tolerance, and beyond chance.
+
+    Beyond chance means that the 95% intervals of the two medians do not overlap. Fewer than six samples say nothing.
+    """
+    third = len(samples_ns) // 3
+    if third < 2:
+        return False
+    first, last = samples_ns[:third], samples_ns[-third:]
+    (first_low, first_high), (last_low, last_high) = median_interval(first), median_interval(last)
+    apart = last_low > first_high or first_low > last_high
+    return apart and abs(median(last) - median(first)) > tolerance * median(samples_ns)
+
+
+def _clock_dropped(before: GpuState | None, after: GpuState | None) -> bool:
+    if before is None or after is None or before.sm_clock_hz is None or after.sm_clock_hz is None:
+        return False
+    return after.sm_clock_hz < (1 - CLOCK_DROP_FRAC) * before.sm_clock_hz

@@ -1,0 +1,73 @@
+"""memory: bytes of weights, gradients and optimizer state, and the allocator's peaks.
+
+Parts are summed over tensors and each storage counts once, so tied weights are not paid for twice. Peaks come from
+PyTorch's CUDA allocator and hold what the parts cannot show: activations and workspaces. The CPU has no such allocator,
+and the process's resident size would count Python and libraries as the model's, so there the peaks are None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from hybridbench.record import Memory
+
+
+def tensor_bytes(tensors: Iterable[torch.Tensor]) -> int:
+    """Bytes of the storages behind the tensors, each storage once, whole even where a tensor views a part of it."""
+    storages = (tensor.untyped_storage() for tensor in tensors if not tensor.is_meta)
+    return sum({(storage.device, storage.data_ptr()): storage.nbytes() for storage in storages}.values())
+
+
+def weights_bytes(module: torch.nn.Module) -> int:
+    """Bytes of parameters and buffers."""
+    return tensor_bytes([*module.parameters(), *module.buffers()])
+
+
+def gradients_bytes(module: torch.nn.Module) -> int | None:
+    """Bytes of the gradients that exist now; None where there are none, as in inference."""
+    gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+    return tensor_bytes(gradients) if gradients else None
+
+
+def optimizer_bytes(optimizer: torch.optim.Optimizer | None) -> int | None:
+    """Bytes of the optimizer's state; None without an optimizer."""
+    return None if optimizer is None else tensor_bytes(_tensors(list(optimizer.state.values())))
+
+
+def reset_peaks(device: torch.device) -> None:
+    """Starts the allocator's peaks anew from what is allocated now; nothing on a device without such an allocator."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def observe_memory(
+    device: torch.device,
+    module: torch.nn.Module,
+    *,
+    optimizer: torch.optim.Optimizer | None = None,
+    cache_bytes: int | None = None,
+) -> Memory:
+    """The bytes of the parts now, and the peaks since ``reset_peaks``."""
+    on_gpu = device.type == "cuda"
+    return Memory(
+        weights_bytes=weights_bytes(module),
+        gradients_bytes=gradients_bytes(module),
+        optimizer_bytes=optimizer_bytes(optimizer),
+        cache_bytes=cache_bytes,
+        peak_allocated_bytes=torch.cuda.max_memory_allocated(device) if on_gpu else None,
+        peak_reserved_bytes=torch.cuda.max_memory_reserved(device) if on_gpu else None,
+    )
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    """All tensors in nested dicts and sequences: optimizers nest their state as they like."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, dict):
+        return _tensors(list(value.values()))
+    if isinstance(value, list | tuple):
+        return [tensor for item in value for tensor in _tensors(item)]
+    return []

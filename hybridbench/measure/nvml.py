@@ -1,0 +1,202 @@
+"""nvml: the GPU's own account of its clocks, limits, power, temperature, energy and company.
+
+NVML is read through the module ``pynvml`` of the package nvidia-ml-py. Whatever a driver, a container or a card does
+not give is None; nothing here raises. NVML numbers GPUs by PCI order and ignores CUDA_VISIBLE_DEVICES, so a torch
+device is found by its UUID.
+
+    gpu = Gpu.open(torch.device("cuda:0"))      # None without NVML
+    with Watch(gpu) as watch:
+        ...                                     # 40 runs of the step
+    watch.before, watch.after, watch.energy(steps=40, idle_power_w=None)
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from hybridbench.record import Energy, GpuState
+from hybridbench.units import NS_PER_S
+
+# nvml.h, nvmlClocksEventReasons: bits that mean the card is held below the clock it would choose.
+THROTTLE_REASONS = {
+    0x4: "software power cap",
+    0x8: "hardware slowdown",
+    0x10: "sync boost",
+    0x20: "software thermal slowdown",
+    0x40: "hardware thermal slowdown",
+    0x80: "hardware power brake",
+    0x100: "display clock setting",
+}
+# Idle is no limit, and clocks that an administrator locked are the clocks of this machine.
+GPU_IDLE, APPLICATION_CLOCKS = 0x1, 0x2
+
+
+def throttle_reasons(mask: int | None) -> list[str]:
+    """The limits a mask of clock event reasons names; unknown bits by their number.
+
+    >>> throttle_reasons(0x1 | 0x4)
+    ['software power cap']
+    """
+    limits = (mask or 0) & ~(GPU_IDLE | APPLICATION_CLOCKS)
+    bits = [1 << position for position in range(limits.bit_length()) if limits >> position & 1]
+    return [THROTTLE_REASONS.get(bit, f"unknown limit {bit:#x}") for bit in bits]
+
+
+class Gpu:
+    """One GPU as NVML sees it; made by ``open``."""
+
+    def __init__(self, nvml: Any, handle: Any) -> None:
+        self._nvml = nvml
+        self._handle = handle
+
+    @classmethod
+    def open(cls, device: torch.device, nvml: Any = None) -> Gpu | None:
+        """The GPU behind a torch device; None for a CPU, a MIG slice, or where NVML is missing or does not know it.
+
+        Args:
+            device: the torch device, numbered within CUDA_VISIBLE_DEVICES.
+            nvml: the ``pynvml`` module; imported if not given.
+        """
+        if device.type != "cuda":
+            return None
+        if nvml is None:
+            try:
+                nvml = importlib.import_module("pynvml")
+            except ImportError:
+                return None
+        properties: Any = torch.cuda.get_device_properties(device)
+        # A slice's clock, power and processes are those of the whole card, and so of other people.
+        if " MIG " in properties.name:
+            return None
+        try:
+            nvml.nvmlInit()
+        except nvml.NVMLError:
+            return None
+        try:
+            return cls(nvml, nvml.nvmlDeviceGetHandleByUUID(f"GPU-{properties.uuid}"))
+        except nvml.NVMLError:
+            pass
+        address = f"{properties.pci_domain_id:08x}:{properties.pci_bus_id:02x}:{properties.pci_device_id:02x}.0"
+        try:
+            return cls(nvml, nvml.nvmlDeviceGetHandleByPciBusId(address))
+        except nvml.NVMLError:
+            return None
+
+    def state(self) -> GpuState:
+        """One reading of everything a measurement can be doubted for."""
+        mask = self._throttle_mask()
+        return GpuState(
+            sm_clock_hz=_scaled(self._read("nvmlDeviceGetClockInfo", self._nvml.NVML_CLOCK_SM), 1e6),
+            memory_clock_hz=_scaled(self._read("nvmlDeviceGetClockInfo", self._nvml.NVML_CLOCK_MEM), 1e6),
+            power_w=self.power_w(),
+            temperature_c=_scaled(self._read("nvmlDeviceGetTemperature", self._nvml.NVML_TEMPERATURE_GPU), 1.0),
+            throttle_mask=mask,
+            throttle_reasons=throttle_reasons(mask),
+            other_processes=self._other_processes(),
+        )
+
+    def power_w(self) -> float | None:
+        """Board power now, averaged over up to a second by the driver (nvmlDeviceGetPowerUsage); watts."""
+        return _scaled(self._read("nvmlDeviceGetPowerUsage"), 1e-3)
+
+    def idle_power_w(self) -> float | None:
+        """Board power if the GPU says that nothing runs on it, else None: read it a second after work has ended."""
+        mask = self._throttle_mask()
+        return self.power_w() if mask is not None and mask & GPU_IDLE else None
+
+    def total_energy_j(self) -> float | None:
+        """Energy since the driver was loaded (nvmlDeviceGetTotalEnergyConsumption); joules."""
+        return _scaled(self._read("nvmlDeviceGetTotalEnergyConsumption"), 1e-3)
+
+    def driver(self) -> str | None:
+        """Version of the driver."""
+        try:
+            version = self._nvml.nvmlSystemGetDriverVersion()
+        except self._nvml.NVMLError:
+            return None
+        return version.decode() if isinstance(version, bytes) else str(version)
+
+    def _read(self, function: str, *args: Any) -> Any | None:
+        # A pynvml older than the function lacks the name; a driver older than it raises FunctionNotFound.
+        call = getattr(self._nvml, function, None)
+        if call is None:
+            return None
+        try:
+            return call(self._handle, *args)
+        except self._nvml.NVMLError:
+            return None
+
+    def _throttle_mask(self) -> int | None:
+        mask = self._read("nvmlDeviceGetCurrentClocksEventReasons")
+        if mask is None:  # its name before driver 535
+            mask = self._read("nvmlDeviceGetCurrentClocksThrottleReasons")
+        return None if mask is None else int(mask)
+
+    def _other_processes(self) -> int | None:
+        """Compute processes on the GPU without this one.
+
+        In a container NVML lists processes by their number on the host, where ours is another one, or lists none. So
+        with a CUDA context open one of the listed is this process whatever its number, and an empty list means that
+        NVML is not telling.
+        """
+        processes = self._read("nvmlDeviceGetComputeRunningProcesses")
+        if processes is None:
+            return None
+        pids = {process.pid for process in processes}
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            return len(pids) - 1 if pids else None
+        return len(pids - {os.getpid()})
+
+
+class Watch:
+    """Reads a GPU's state and energy counter when entered and when left; without a GPU everything stays None.
+
+    The caller synchronises before leaving, or the work in the queue escapes the reading.
+    """
+
+    def __init__(self, gpu: Gpu | None, now: Callable[[], int] = time.perf_counter_ns) -> None:
+        self.before: GpuState | None = None
+        self.after: GpuState | None = None
+        self._gpu = gpu
+        self._now = now
+        self._window_ns = 0
+        self._start_j: float | None = None
+        self._end_j: float | None = None
+
+    def __enter__(self) -> Watch:
+        if self._gpu is not None:
+            self.before = self._gpu.state()
+            self._start_j = self._gpu.total_energy_j()
+        self._window_ns = -self._now()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._window_ns += self._now()
+        if self._gpu is not None:
+            # The counter first: a state is half a dozen calls, and the card draws power during each.
+            self._end_j = self._gpu.total_energy_j()
+            self.after = self._gpu.state()
+
+    def energy(self, steps: int, idle_power_w: float | None) -> Energy | None:
+        """The energy counter over the window; None where the GPU has no counter or it did not move.
+
+        Args:
+            steps: runs of the step in the window, untimed ones included.
+            idle_power_w: from ``Gpu.idle_power_w`` before the work; watts.
+        """
+        if self._start_j is None or self._end_j is None or self._end_j <= self._start_j:
+            return None
+        return Energy(self._end_j - self._start_j, self._window_ns / NS_PER_S, steps, idle_power_w)
+
+
+def _scaled(value: Any | None, factor: float) -> float | None:
+    return None if value is None else float(value) * factor

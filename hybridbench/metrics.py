@@ -1,0 +1,698 @@
+"""metrics: every reportable number, one entry each: a name, a unit, a direction, and a pure function of a record.
+
+Three kinds of numbers meet here. Measured ones come from the record alone. Predicted ones come from the case alone, in
+the ``exact`` convention of ``arch.block`` unless the name says otherwise. Judged ones divide the two by the machine's
+peaks, and are None on a machine whose peaks nobody wrote down.
+
+    floor_s      no step can be faster: max(must-move bytes / bandwidth, model FLOPs / peak)
+    mfu_frac     model FLOPs per second over the peak         what the arithmetic units did for the model
+    hfu_frac     hardware FLOPs per second over the peak      what they did in all: whole tiles, chunked scan, recompute
+    mbu_frac     must-move bytes per second over bandwidth    what the memory did for the model
+
+Values are SI; None is unknown. A record that is not ok has no measured value: neither a failed case nor one with wrong
+results has a speed.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from hybridbench.arch import model as arch
+from hybridbench.arch.block import Block, CacheBytes, Convention, Storage
+from hybridbench.machine import Peak, find_peak
+from hybridbench.record import CacheObserved, Memory, Observed, Record, Status
+from hybridbench.stats import median, median_interval, quantile
+from hybridbench.suite import DECODE, GENERATE, PREFILL, TRAIN, Case
+from hybridbench.units import NS_PER_S
+
+Better = Literal["higher", "lower"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One reportable number.
+
+    Args:
+        name: as in data; its suffix names the unit.
+        unit: SI: ``s tokens/s FLOP FLOP/s B B/s J W``, ``frac`` for a fraction, empty for a count.
+        better: which direction is an improvement, None where neither is.
+        title: as in a heading, without the unit.
+        formula: what is computed, in one line.
+        compute: the value of a record in ``unit``; None where it is unknown or means nothing.
+    """
+
+    name: str
+    unit: str
+    better: Better | None
+    title: str
+    formula: str
+    compute: Callable[[Record], float | None]
+
+
+# Measured.
+
+
+def _observed(record: Record) -> Observed | None:
+    return record.observed if record.status is Status.OK else None
+
+
+def _samples_s(record: Record) -> list[float]:
+    seen = _observed(record)
+    return [sample / NS_PER_S for sample in seen.samples_ns] if seen else []
+
+
+def _of_samples(judge: Callable[[list[float]], float]) -> Callable[[Record], float | None]:
+    def compute(record: Record) -> float | None:
+        samples = _samples_s(record)
+        return judge(samples) if samples else None
+
+    return compute
+
+
+_step_s = _of_samples(median)
+
+
+def _per_step(amount: Callable[[Record], float | None]) -> Callable[[Record], float | None]:
+    """An amount of one step, per second of the median step."""
+
+    def compute(record: Record) -> float | None:
+        step = _step_s(record)
+        done = amount(record)
+        return done / step if step and done is not None else None
+
+    return compute
+
+
+def _token_s(record: Record) -> float | None:
+    step, work = _step_s(record), record.case.workload
+    if step is None or work.kind not in (DECODE, GENERATE):
+        return None
+    return step * work.batch / work.tokens
+
+
+def _memory(part: Callable[[Memory], float | None]) -> Callable[[Record], float | None]:
+    def compute(record: Record) -> float | None:
+        seen = _observed(record)
+        return part(seen.memory) if seen else None
+
+    return compute
+
+
+def _activations(memory: Memory) -> float | None:
+    if memory.peak_allocated_bytes is None:
+        return None
+    lasting = (memory.weights_bytes, memory.gradients_bytes, memory.optimizer_bytes, memory.cache_bytes)
+    return memory.peak_allocated_bytes - sum(part or 0 for part in lasting)
+
+
+def _energy_per_token(record: Record) -> float | None:
+    seen = _observed(record)
+    if seen is None or seen.energy is None or not seen.energy.steps:
+        return None
+    return seen.energy.energy_j / (seen.energy.steps * record.case.workload.tokens)
+
+
+def _power(record: Record) -> float | None:
+    seen = _observed(record)
+    return seen.energy.energy_j / seen.energy.window_s if seen and seen.energy and seen.energy.window_s else None
+
+
+def _counted(counter: str) -> Callable[[Record], float | None]:
+    def compute(record: Record) -> float | None:
+        seen = _observed(record)
+        return next((count.flops for count in seen.counts if count.counter == counter), None) if seen else None
+
+    return compute
+
+
+def _ratio(
+    above: Callable[[Record], float | None], below: Callable[[Record], float | None]
+) -> Callable[[Record], float | None]:
+    def compute(record: Record) -> float | None:
+        top, bottom = above(record), below(record)
+        return top / bottom if top is not None and bottom else None
+
+    return compute
+
+
+def _quantile(q: float) -> Callable[[Record], float | None]:
+    return _of_samples(lambda xs: quantile(xs, q))
+
+
+def _held(part: Callable[[CacheObserved], float]) -> Callable[[Record], float | None]:
+    """Bytes seen in the caches."""
+
+    def compute(record: Record) -> float | None:
+        seen = _observed(record)
+        return part(seen.cache) if seen and seen.cache else None
+
+    return compute
+
+
+def _seen(value: Callable[[Observed], float | None]) -> Callable[[Record], float | None]:
+    def compute(record: Record) -> float | None:
+        seen = _observed(record)
+        return value(seen) if seen else None
+
+    return compute
+
+
+# Predicted.
+
+
+def step_flops(case: Case, convention: Convention = Convention.EXACT) -> int:
+    """FLOPs of one step over the whole batch.
+
+    A generation is a prefill of its prompt and ``context - prompt`` decode steps. They cost what one forward over the
+    whole context costs, with the head at each position that yields a token, because prefilling costs exactly the sum
+    of decoding (``exact`` only).
+
+    Raises:
+        ValueError: a generation in another convention than ``exact``, where prefill is not the sum of decoding.
+    """
+    work, spec = case.workload, case.model
+    if work.kind == TRAIN:
+        return work.batch * arch.train_flops(spec, work.context, convention).total
+    if work.kind == PREFILL:
+        return work.batch * arch.prefill_flops(spec, work.context, convention).total
+    if work.kind == DECODE:
+        return work.batch * arch.decode_flops(spec, work.context, convention).total
+    if convention is not Convention.EXACT:
+        raise ValueError(f"generation has no closed form in the {convention} convention")
+    return sum(flops for flops, _ in _phases(case))
+
+
+def step_bytes(case: Case) -> int:
+    """Least bytes one step of the whole batch must move through device memory.
+
+    Decode: ``arch.model.decode_bytes_moved``. Prefill: every weight once and the caches written. Train: every weight
+    once; activations, gradients and optimizer state are left out, so it is a bound and not an estimate. Generation:
+    its prefill and each of its decode steps.
+    """
+    return sum(moved for _, moved in _phases(case))
+
+
+def _phases(case: Case) -> list[tuple[int, int]]:
+    """FLOPs and bytes of the parts of a step that cannot overlap: one, or prefill and decode of a generation."""
+    work, spec, storage = case.workload, case.model, case.execution.storage
+    if work.kind == DECODE:
+        return [(step_flops(case), arch.decode_bytes_moved(spec, work.context, work.batch, storage))]
+    if work.kind == TRAIN:
+        return [(step_flops(case), _weights_read(case, work.batch * work.context))]
+    if work.kind == PREFILL:
+        cache = work.batch * arch.cache_bytes(spec, work.context, storage).total
+        return [(step_flops(case), _weights_read(case, work.batch * work.context) + cache)]
+    start, stop = work.prompt, work.context
+    prompt = arch.prefill_flops(spec, start).total
+    rest = arch.prefill_flops(spec, stop, head_positions=1 + stop - start).total - prompt
+    written = work.batch * arch.cache_bytes(spec, start, storage).total
+    caches = sum(n * _cache_traffic(spec.blocks[s], start, stop, storage) for s, n in spec.counts.items())
+    cacheless = arch.decode_bytes_moved(spec, start, work.batch, storage) - work.batch * sum(
+        n * spec.blocks[s].cache_traffic(start, storage) for s, n in spec.counts.items()
+    )
+    return [
+        (work.batch * prompt, _weights_read(case, work.batch * start) + written),
+        (work.batch * rest, (stop - start) * cacheless + work.batch * caches),
+    ]
+
+
+def _weights_read(case: Case, tokens: int) -> int:
+    """Bytes of the weights that ``tokens`` tokens meet: all of them, but for experts no token is routed to."""
+    spec, storage = case.model, case.execution.storage
+    idle = sum(
+        n * (spec.blocks[s].weight_bytes(storage) - spec.blocks[s].weight_traffic(tokens, storage))
+        for s, n in spec.counts.items()
+    )
+    return arch.weight_bytes(spec, storage) - idle
+
+
+@functools.lru_cache(maxsize=1024)
+def _cache_traffic(block: Block, start: int, stop: int, storage: Storage) -> int:
+    """Sum of a block's cache traffic over the contexts ``start`` to ``stop - 1``; it never shrinks with the context."""
+    if stop <= start:
+        return 0
+    if block.cache_traffic(start, storage) == block.cache_traffic(stop - 1, storage):
+        return (stop - start) * block.cache_traffic(start, storage)
+    return sum(block.cache_traffic(context, storage) for context in range(start, stop))
+
+
+def cache_capacity(record: Record) -> int:
+    """Tokens each sequence's cache has room for: as observed, else what the workload needs; 0 in training."""
+    work = record.case.workload
+    if record.observed is not None and record.observed.cache is not None:
+        return record.observed.cache.tokens
+    return {TRAIN: 0, PREFILL: work.context, DECODE: work.context + 1, GENERATE: work.context}[work.kind]
+
+
+def predicted_cache(record: Record) -> CacheBytes | None:
+    """Bytes the caches of the whole batch must take for the tokens they have room for; None in training."""
+    case = record.case
+    if case.workload.kind == TRAIN:
+        return None
+    return case.workload.batch * arch.cache_bytes(case.model, cache_capacity(record), case.execution.storage)
+
+
+def _model_flops(record: Record) -> float:
+    return step_flops(record.case)
+
+
+def _stepped_flops(record: Record) -> float:
+    """Model FLOPs of what the operator counter runs: a step, of a generation its prefill and one decode step."""
+    work, spec = record.case.workload, record.case.model
+    if work.kind == GENERATE:
+        start = work.prompt
+        return work.batch * (arch.prefill_flops(spec, start).total + arch.decode_flops(spec, start).total)
+    return step_flops(record.case)
+
+
+def _traced_flops(record: Record) -> float:
+    """Model FLOPs of what the tracing counter traces: one forward, of a generation its prefill."""
+    work, spec = record.case.workload, record.case.model
+    if work.kind == GENERATE:
+        return work.batch * arch.prefill_flops(spec, work.prompt).total
+    return step_flops(record.case) / (3 if work.kind == TRAIN else 1)
+
+
+def _other_flops(convention: Convention) -> Callable[[Record], float | None]:
+    def compute(record: Record) -> float | None:
+        return None if record.case.workload.kind == GENERATE else step_flops(record.case, convention)
+
+    return compute
+
+
+_hardware_flops = _other_flops(Convention.HARDWARE)
+
+
+def _must_move(record: Record) -> float:
+    return step_bytes(record.case)
+
+
+def _cache(part: Callable[[CacheBytes], float]) -> Callable[[Record], float | None]:
+    def compute(record: Record) -> float | None:
+        cache = predicted_cache(record)
+        return None if cache is None else part(cache)
+
+    return compute
+
+
+# Judged.
+
+
+def peak_of(record: Record) -> Peak | None:
+    """The peaks of the GPU a record was made on; None for a CPU and for a GPU that is not in the table."""
+    return find_peak(record.environment.device) if record.environment.device_kind == "cuda" else None
+
+
+def peak_flops_per_s(record: Record) -> float | None:
+    """The most FLOP/s the device does with tensors of the case's dtype.
+
+    float32 is measured against TF32 where the device has it: Triton kernels use it unless told otherwise, and a floor
+    must hold for them too. float64 has no peak in the table.
+    """
+    peak = peak_of(record)
+    if peak is None:
+        return None
+    if record.case.execution.dtype in ("bfloat16", "float16"):
+        return peak.bf16_dense_flops_per_s
+    if record.case.execution.dtype == "float32":
+        return peak.tf32_dense_flops_per_s or peak.fp32_flops_per_s
+    return None
+
+
+def peak_bytes_per_s(record: Record) -> float | None:
+    """The device's memory bandwidth."""
+    peak = peak_of(record)
+    return None if peak is None else peak.memory_bytes_per_s
+
+
+def _floor_s(record: Record) -> float | None:
+    flops_rate, bytes_rate = peak_flops_per_s(record), peak_bytes_per_s(record)
+    if flops_rate is None or bytes_rate is None:
+        return None
+    return sum(max(flops / flops_rate, moved / bytes_rate) for flops, moved in _phases(record.case))
+
+
+_achieved_flops = _per_step(_model_flops)
+_achieved_hardware_flops = _per_step(_hardware_flops)
+_achieved_bytes = _per_step(_must_move)
+
+_STEP = "step: a training step, a prefill, one decode step, or a whole generation"
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("step_s", "s", "lower", "step", f"median of the samples ({_STEP})", _step_s),
+        Metric(
+            "step_low_s",
+            "s",
+            None,
+            "step, low",
+            "lower end of the 95% interval of the median, from order statistics",
+            _of_samples(lambda xs: median_interval(xs)[0]),
+        ),
+        Metric(
+            "step_high_s",
+            "s",
+            None,
+            "step, high",
+            "upper end of the 95% interval of the median, from order statistics",
+            _of_samples(lambda xs: median_interval(xs)[1]),
+        ),
+        *(
+            Metric(
+                f"step_p{percent:02d}_s",
+                "s",
+                "lower",
+                f"step p{percent}",
+                f"quantile {percent / 100:.2f} of the samples, linear between order statistics",
+                _quantile(percent / 100),
+            )
+            for percent in (5, 95, 99)
+        ),
+        Metric("samples", "", None, "samples", "number of timed steps", _of_samples(lambda xs: float(len(xs)))),
+        Metric(
+            "tokens_per_s",
+            "tokens/s",
+            "higher",
+            "throughput",
+            "tokens of the whole batch / median step; processed tokens in train and prefill, new ones otherwise",
+            _per_step(lambda record: record.case.workload.tokens),
+        ),
+        Metric(
+            "token_s",
+            "s",
+            "lower",
+            "time per token",
+            "median step / new tokens of each sequence: the inter-token latency; a generation's includes its prefill",
+            _token_s,
+        ),
+        Metric("model_flops", "FLOP", None, "model FLOPs", "FLOPs of a step, convention exact", _model_flops),
+        Metric(
+            "model_flops_per_token",
+            "FLOP",
+            "lower",
+            "model FLOPs per token",
+            "FLOPs of a step / tokens of the batch, convention exact",
+            lambda record: step_flops(record.case) / record.case.workload.tokens,
+        ),
+        Metric(
+            "paper_flops",
+            "FLOP",
+            None,
+            "FLOPs, paper",
+            "FLOPs of a step, convention paper: without embedding and head; none for a generation",
+            _other_flops(Convention.PAPER),
+        ),
+        Metric(
+            "hardware_flops",
+            "FLOP",
+            None,
+            "FLOPs, hardware",
+            "FLOPs of a step, convention hardware: whole tiles, chunked scan, recompute; none for a generation",
+            _hardware_flops,
+        ),
+        Metric(
+            "torch_flops",
+            "FLOP",
+            None,
+            "FLOPs counted by torch",
+            "FlopCounterMode over one step, of a generation over its prefill and one decode step; operators without a "
+            "formula count as nothing",
+            _counted("torch"),
+        ),
+        Metric(
+            "torch_ratio",
+            "",
+            None,
+            "torch / model",
+            "FLOPs counted by torch / model FLOPs of the same work",
+            _ratio(_counted("torch"), _stepped_flops),
+        ),
+        Metric(
+            "fvcore_flops",
+            "FLOP",
+            None,
+            "FLOPs counted by fvcore",
+            "fvcore over one forward, of a generation over its prefill, a multiply-add as 2; operators without a "
+            "handle count as nothing",
+            _counted("fvcore"),
+        ),
+        Metric(
+            "fvcore_ratio",
+            "",
+            None,
+            "fvcore / model",
+            "FLOPs counted by fvcore / model FLOPs of the same forward",
+            _ratio(_counted("fvcore"), _traced_flops),
+        ),
+        Metric(
+            "must_move_bytes",
+            "B",
+            None,
+            "must-move bytes",
+            "least bytes a step moves: decode weights, embedding rows and caches; prefill weights and caches; "
+            "train weights once",
+            _must_move,
+        ),
+        Metric("model_flops_per_s", "FLOP/s", "higher", "model FLOP/s", "model FLOPs / median step", _achieved_flops),
+        Metric(
+            "must_move_bytes_per_s", "B/s", "higher", "must-move B/s", "must-move bytes / median step", _achieved_bytes
+        ),
+        Metric(
+            "mfu_frac",
+            "frac",
+            "higher",
+            "MFU",
+            "model FLOPs (exact) / median step / dense peak of the dtype",
+            _ratio(_achieved_flops, peak_flops_per_s),
+        ),
+        Metric(
+            "hfu_frac",
+            "frac",
+            None,
+            "HFU",
+            "FLOPs of the hardware convention / median step / dense peak of the dtype",
+            _ratio(_achieved_hardware_flops, peak_flops_per_s),
+        ),
+        Metric(
+            "mbu_frac",
+            "frac",
+            "higher",
+            "MBU",
+            "must-move bytes / median step / memory bandwidth",
+            _ratio(_achieved_bytes, peak_bytes_per_s),
+        ),
+        Metric(
+            "floor_s",
+            "s",
+            None,
+            "floor",
+            "max(must-move bytes / bandwidth, model FLOPs / peak); a generation's is that of its prefill plus that of "
+            "its decoding",
+            _floor_s,
+        ),
+        Metric(
+            "floor_frac",
+            "frac",
+            "higher",
+            "of floor",
+            "floor / median step; above 1 the measurement or the prediction is wrong",
+            _ratio(_floor_s, _step_s),
+        ),
+        Metric(
+            "predicted_params",
+            "",
+            None,
+            "parameters, predicted",
+            "closed form, the tied embedding once",
+            lambda record: arch.params(record.case.model),
+        ),
+        Metric("params", "", None, "parameters", "elements of the built model", _seen(lambda seen: seen.parameters)),
+        Metric(
+            "predicted_weights_bytes",
+            "B",
+            None,
+            "weights, predicted",
+            "parameters times bytes per element",
+            lambda record: arch.weight_bytes(record.case.model, record.case.execution.storage),
+        ),
+        Metric(
+            "weights_bytes",
+            "B",
+            "lower",
+            "weights",
+            "bytes of parameters and buffers",
+            _memory(lambda memory: memory.weights_bytes),
+        ),
+        Metric(
+            "predicted_cache_bytes",
+            "B",
+            None,
+            "cache, predicted",
+            "closed form for the whole batch and the tokens the cache has room for",
+            _cache(lambda cache: cache.total),
+        ),
+        Metric(
+            "predicted_kv_cache_bytes",
+            "B",
+            None,
+            "KV cache, predicted",
+            "its keys and values",
+            _cache(lambda cache: cache.kv),
+        ),
+        Metric(
+            "predicted_ssm_state_bytes",
+            "B",
+            None,
+            "SSM state, predicted",
+            "its SSM states",
+            _cache(lambda cache: cache.ssm),
+        ),
+        Metric(
+            "predicted_conv_state_bytes",
+            "B",
+            None,
+            "conv state, predicted",
+            "its conv states",
+            _cache(lambda cache: cache.conv),
+        ),
+        Metric(
+            "cache_bytes",
+            "B",
+            "lower",
+            "cache",
+            "bytes of all tensors in the caches of the whole batch",
+            _held(lambda cache: cache.kv_cache_bytes + cache.ssm_state_bytes + cache.conv_state_bytes),
+        ),
+        Metric(
+            "kv_cache_bytes",
+            "B",
+            "lower",
+            "KV cache",
+            "its keys and values",
+            _held(lambda cache: cache.kv_cache_bytes),
+        ),
+        Metric(
+            "ssm_state_bytes",
+            "B",
+            "lower",
+            "SSM state",
+            "its SSM states",
+            _held(lambda cache: cache.ssm_state_bytes),
+        ),
+        Metric(
+            "conv_state_bytes",
+            "B",
+            "lower",
+            "conv state",
+            "its conv states",
+            _held(lambda cache: cache.conv_state_bytes),
+        ),
+        Metric(
+            "gradients_bytes",
+            "B",
+            "lower",
+            "gradients",
+            "bytes of all gradients",
+            _memory(lambda memory: memory.gradients_bytes),
+        ),
+        Metric(
+            "optimizer_bytes",
+            "B",
+            "lower",
+            "optimizer",
+            "bytes of the optimizer's state",
+            _memory(lambda memory: memory.optimizer_bytes),
+        ),
+        Metric(
+            "peak_allocated_bytes",
+            "B",
+            "lower",
+            "peak memory",
+            "the allocator's peak of allocated bytes",
+            _memory(lambda memory: memory.peak_allocated_bytes),
+        ),
+        Metric(
+            "peak_reserved_bytes",
+            "B",
+            "lower",
+            "peak reserved",
+            "the allocator's peak of reserved bytes",
+            _memory(lambda memory: memory.peak_reserved_bytes),
+        ),
+        Metric(
+            "activations_bytes",
+            "B",
+            "lower",
+            "activations and workspace",
+            "peak allocated - weights - gradients - optimizer - cache",
+            _memory(_activations),
+        ),
+        Metric(
+            "energy_per_token_j",
+            "J",
+            "lower",
+            "energy per token",
+            "energy counter over the sampled window / (steps in it * tokens), idle power included",
+            _energy_per_token,
+        ),
+        Metric("power_w", "W", None, "power", "energy counter over the sampled window / its length", _power),
+        Metric("loss", "", None, "loss", "as the last training step reported it", _seen(lambda seen: seen.loss)),
+        Metric(
+            "build_s",
+            "s",
+            "lower",
+            "build",
+            "wall time to build the model",
+            _seen(lambda seen: seen.build_ns / NS_PER_S),
+        ),
+        Metric(
+            "prepare_s",
+            "s",
+            "lower",
+            "prepare",
+            "wall time to fill caches, compile and capture",
+            _seen(lambda seen: seen.prepare_ns / NS_PER_S),
+        ),
+    )
+}
+
+
+def value(record: Record, name: str) -> float | None:
+    """One metric of a record."""
+    return METRICS[name].compute(record)
+
+
+def problems(record: Record) -> list[str]:
+    """Contradictions between what was observed and what must hold; a record with any is not to be believed.
+
+    Empty for a record that is not ok: it claims nothing.
+    """
+    seen = _observed(record)
+    if seen is None:
+        return []
+    found = []
+    share = value(record, "floor_frac")
+    if share is not None and share > 1:
+        found.append(f"faster than the floor ({share:.3g} times): the clock, the work or the prediction is wrong")
+    utilisation = value(record, "mfu_frac")
+    if utilisation is not None and utilisation > 1:
+        found.append(f"MFU is {utilisation:.3g}: more model FLOPs than the peak allows")
+    pairs = [("parameters", arch.params(record.case.model), seen.parameters)]
+    cache = predicted_cache(record)
+    if seen.cache is not None and cache is not None:
+        pairs += [
+            ("KV cache bytes", cache.kv, seen.cache.kv_cache_bytes),
+            ("SSM state bytes", cache.ssm, seen.cache.ssm_state_bytes),
+            ("conv state bytes", cache.conv, seen.cache.conv_state_bytes),
+        ]
+    found += [f"{what}: {built:,} observed, {wanted:,} predicted" for what, wanted, built in pairs if built != wanted]
+    found += [
+        f"{use.op} ran on {use.ran} where {use.asked} was asked for"
+        for use in seen.backends
+        if use.asked not in ("auto", use.ran)
+    ]
+    return found

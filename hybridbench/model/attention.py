@@ -1,0 +1,93 @@
+"""attention: grouped-query attention as a module: one fused projection, rotary, a kernel, an output projection."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hybridbench.arch.attention import Attention
+from hybridbench.arch.block import Storage
+from hybridbench.model.cache import AttentionCache, Cache
+from hybridbench.model.mixer import Factory, MixerModule, Ops, Step
+from hybridbench.model.rotary import rotate
+
+
+class AttentionModule(MixerModule):
+    """Causal attention over a sequence or one step against its cache.
+
+    Args:
+        spec: shape, window and rotary embedding.
+        ops: the callables ``attention`` and ``attention_decode``.
+        borrows_value: the value comes from another branch, so there is no value projection.
+        projects: whether it has an output projection of its own.
+    """
+
+    def __init__(
+        self, spec: Attention, ops: Ops, make: Factory, *, borrows_value: bool = False, projects: bool = True
+    ) -> None:
+        super().__init__()
+        self.spec = spec
+        self.ops = ops
+        self.borrows_value = borrows_value
+        self.widths = [spec.n_heads * spec.head_dim, spec.n_kv_heads * spec.head_dim]
+        if not borrows_value:
+            self.widths.append(spec.n_kv_heads * spec.v_head_dim)
+        self.in_proj = make.linear(spec.d_model, sum(self.widths))
+        self.out_proj = make.linear(spec.out_width, spec.d_model) if projects else None
+
+    @property
+    def out_heads(self) -> int:
+        return self.spec.n_heads
+
+    def _project(self, x: Tensor, step: Step, value: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of (..., d_model), each (..., heads, width), rotated where the spec says so."""
+        spec = self.spec
+        parts = torch.split(self.in_proj(x), self.widths, dim=-1)
+        q = torch.unflatten(parts[0], -1, (spec.n_heads, spec.head_dim))
+        k = torch.unflatten(parts[1], -1, (spec.n_kv_heads, spec.head_dim))
+        if self.borrows_value:
+            assert value is not None, "a borrowing branch is called with a value"
+            v = torch.unflatten(value, -1, (spec.n_kv_heads, spec.v_head_dim)) if value.dim() == x.dim() else value
+        else:
+            v = torch.unflatten(parts[2], -1, (spec.n_kv_heads, spec.v_head_dim))
+        if spec.rope is not None:
+            turn = step.turn(spec.rope, spec.head_dim)
+            q, k = rotate(q, turn), rotate(k, turn)
+        return q, k, v
+
+    def mix(
+        self, x_BTD: Tensor, step: Step, cache: Cache | None = None, value: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        q_BTHP, k_BTKP, v_BTKV = self._project(x_BTD, step, value)
+        if cache is not None:
+            assert isinstance(cache, AttentionCache)
+            cache.store(k_BTKP, v_BTKV)
+        out_BTHV = self.ops["attention"](q_BTHP, k_BTKP, v_BTKV, window=self.spec.window, sinks=self.spec.sinks)
+        return out_BTHV.flatten(2), v_BTKV
+
+    def mix_step(self, x_BD: Tensor, step: Step, cache: Cache, value: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        assert isinstance(cache, AttentionCache)
+        q_BHP, k_BKP, v_BKV = self._project(x_BD, step, value)
+        cache.append(k_BKP, v_BKV, step.position)
+        length_B = cache.lengths(step.position)
+        out_BHV = self.ops["attention_decode"](q_BHP, cache.k_BSKP, cache.v_BSKV, length_B)
+        return out_BHV.flatten(1), v_BKV
+
+    def new_cache(
+        self,
+        batch: int,
+        capacity: int,
+        storage: Storage,
+        device: torch.device,
+        shared: AttentionCache | None = None,
+    ) -> AttentionCache:
+        """``shared`` lends its value slots to a branch that borrows its value."""
+        spec = self.spec
+        slots = capacity if spec.span is None else min(capacity, spec.span)
+        dtype = self.in_proj.weight.dtype
+        k = torch.zeros(batch, slots, spec.n_kv_heads, spec.head_dim, device=device, dtype=dtype)
+        if shared is not None:
+            v = shared.v_BSKV
+        else:
+            v = torch.zeros(batch, slots, spec.n_kv_heads, spec.v_head_dim, device=device, dtype=dtype)
+        return AttentionCache(k, v, spec.sinks, spec.window or 0, owns_value=shared is None)

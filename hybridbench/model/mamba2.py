@@ -1,0 +1,161 @@
+"""mamba2: the Mamba-2 mixer as a module: fused projection, causal conv, SSD, gate and norm, output projection.
+
+Follows state-spaces/mamba ``modules/mamba2.py`` (order z, x, B, C, dt; norm after the gate; dt_bias, A_log and D in
+float32 whatever the weights' dtype).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hybridbench.arch.block import DTYPE_BYTES, Storage
+from hybridbench.arch.mamba2 import Mamba2
+from hybridbench.model.cache import Cache, Mamba2Cache
+from hybridbench.model.mixer import Factory, MixerModule, Ops, Step
+
+_BY_BYTES = {DTYPE_BYTES[name]: getattr(torch, name) for name in ("float64", "float32")}
+DT_FLOOR = 1e-4
+
+
+class Mamba2Module(MixerModule):
+    """Mamba-2 over a sequence, or one recurrent step.
+
+    Args:
+        spec: shape and initialisation ranges.
+        ops: the callables ``ssd``, ``ssd_step``, ``conv1d`` and ``conv1d_step``.
+        norm_eps: of the gated RMSNorm.
+        borrows_value: x comes from another branch's value, so in_proj yields z, B, C and dt only.
+        projects: whether it has an output projection of its own.
+    """
+
+    def __init__(
+        self,
+        spec: Mamba2,
+        ops: Ops,
+        make: Factory,
+        *,
+        norm_eps: float,
+        borrows_value: bool = False,
+        projects: bool = True,
+    ) -> None:
+        super().__init__()
+        self.spec = spec
+        self.ops = ops
+        self.norm_eps = norm_eps
+        self.borrows_value = borrows_value
+        state_inputs = 2 * spec.n_groups * spec.d_state
+        self.widths = [spec.d_inner, (0 if borrows_value else spec.d_inner) + state_inputs, spec.n_heads]
+        self.in_proj = make.linear(spec.d_model, sum(self.widths))
+        self.conv_weight_CW = make.parameter(spec.conv_channels, spec.d_conv)
+        self.conv_bias_C = make.parameter(spec.conv_channels)
+        self.dt_bias_H = make.parameter(spec.n_heads, dtype=torch.float32)
+        self.A_log_H = make.parameter(spec.n_heads, dtype=torch.float32)
+        self.D_H = make.parameter(spec.n_heads, dtype=torch.float32)
+        self.norm_weight_I = make.parameter(spec.d_inner) if spec.gated_norm else None
+        self.out_proj = make.linear(spec.out_width, spec.d_model) if projects else None
+
+    def reset_state_parameters(self, generator: torch.Generator) -> None:
+        """Mamba-2's own initialisation: dt log-uniform in ``dt_range`` through the inverse softplus, A uniform in
+        ``a_range`` (the paper draws it from [0.01, 2], the original from [1, 16]), D one, conv as ``nn.Conv1d``.
+
+        The source paper finds quality to depend on this heavily; ``init`` must never overwrite it.
+        """
+        spec = self.spec
+        with torch.no_grad():
+            low, high = (math.log(bound) for bound in spec.dt_range)
+            dt = torch.empty_like(self.dt_bias_H).uniform_(low, high, generator=generator).exp().clamp(min=DT_FLOOR)
+            self.dt_bias_H.copy_(dt + torch.log(-torch.expm1(-dt)))
+            self.A_log_H.uniform_(*spec.a_range, generator=generator).log_()
+            self.D_H.fill_(1.0)
+            bound = spec.d_conv**-0.5
+            self.conv_weight_CW.uniform_(-bound, bound, generator=generator)
+            self.conv_bias_C.uniform_(-bound, bound, generator=generator)
+            if self.norm_weight_I is not None:
+                self.norm_weight_I.fill_(1.0)
+
+    @property
+    def out_heads(self) -> int:
+        return self.spec.n_heads
+
+    def _project(self, x: Tensor, value: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Gate z, conv input (x, B, C) and raw dt of (..., d_model)."""
+        z, conv_in, dt = torch.split(self.in_proj(x), self.widths, dim=-1)
+        if self.borrows_value:
+            assert value is not None, "a borrowing branch is called with a value"
+            if value.dim() > x.dim():
+                # An attention value: each KV head serves n_heads / n_kv_heads query heads, so it is repeated likewise.
+                times = self.spec.d_inner // (value.shape[-1] * value.shape[-2])
+                value = value.repeat_interleave(times, dim=-2).flatten(-2)
+            conv_in = torch.cat((value, conv_in), dim=-1)
+        return z, conv_in, dt
+
+    def _split(self, mixed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x, B and C by head or group."""
+        spec = self.spec
+        states = spec.n_groups * spec.d_state
+        x, b, c = torch.split(mixed, [spec.d_inner, states, states], dim=-1)
+        groups = (spec.n_groups, spec.d_state)
+        return (
+            torch.unflatten(x, -1, (spec.n_heads, spec.head_dim)),
+            torch.unflatten(b, -1, groups),
+            torch.unflatten(c, -1, groups),
+        )
+
+    def _gate(self, y: Tensor, z: Tensor) -> Tensor:
+        gated = y * F.silu(z)
+        if self.norm_weight_I is None:
+            return gated
+        return F.rms_norm(gated, (self.spec.d_inner,), self.norm_weight_I, self.norm_eps)
+
+    def mix(
+        self, x_BTD: Tensor, step: Step, cache: Cache | None = None, value: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        z_BTI, conv_in_BTC, dt_BTH = self._project(x_BTD, value)
+        mixed_BTC = self.ops["conv1d"](conv_in_BTC, self.conv_weight_CW, self.conv_bias_C)
+        x_BTHP, b_BTGN, c_BTGN = self._split(mixed_BTC)
+        y_BTHP, state_BHPN = self.ops["ssd"](
+            x_BTHP,
+            dt_BTH,
+            -self.A_log_H.exp(),
+            b_BTGN,
+            c_BTGN,
+            self.D_H,
+            self.dt_bias_H,
+            chunk_size=self.spec.chunk_size,
+        )
+        if cache is not None:
+            assert isinstance(cache, Mamba2Cache)
+            cache.ssm_BHPN.copy_(state_BHPN)
+            columns = cache.conv_BCW.shape[-1]
+            tail_BCT = conv_in_BTC[:, -columns:].transpose(1, 2)
+            cache.conv_BCW.copy_(F.pad(tail_BCT, (columns - tail_BCT.shape[-1], 0)))
+        return self._gate(y_BTHP.flatten(2), z_BTI), self._value(conv_in_BTC)
+
+    def mix_step(self, x_BD: Tensor, step: Step, cache: Cache, value: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        assert isinstance(cache, Mamba2Cache)
+        z_BI, conv_in_BC, dt_BH = self._project(x_BD, value)
+        mixed_BC = self.ops["conv1d_step"](cache.conv_BCW, conv_in_BC, self.conv_weight_CW, self.conv_bias_C)
+        x_BHP, b_BGN, c_BGN = self._split(mixed_BC)
+        y_BHP = self.ops["ssd_step"](
+            cache.ssm_BHPN, x_BHP, dt_BH, -self.A_log_H.exp(), b_BGN, c_BGN, self.D_H, self.dt_bias_H
+        )
+        return self._gate(y_BHP.flatten(1), z_BI), self._value(conv_in_BC)
+
+    def _value(self, conv_in: Tensor) -> Tensor:
+        """The x channels before the conv: what a second Mamba branch may share."""
+        return conv_in[..., : self.spec.d_inner]
+
+    def new_cache(self, batch: int, capacity: int, storage: Storage, device: torch.device) -> Mamba2Cache:
+        """The SSM state in the weights' dtype, or in the wider one ``storage`` asks for."""
+        spec = self.spec
+        dtype = self.in_proj.weight.dtype
+        state_dtype = dtype if storage.ssm_bytes == dtype.itemsize else _BY_BYTES[storage.ssm_bytes]
+        columns = spec.d_conv if storage.conv_columns is None else storage.conv_columns
+        return Mamba2Cache(
+            torch.zeros(batch, spec.n_heads, spec.head_dim, spec.d_state, device=device, dtype=state_dtype),
+            torch.zeros(batch, spec.conv_channels, columns, device=device, dtype=dtype),
+        )

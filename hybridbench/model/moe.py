@@ -1,0 +1,58 @@
+"""moe: a mixture-of-experts feed-forward module: sigmoid router, token choice, bias balancing without a loss.
+
+The bias is added to the scores for the choice only (arXiv 2408.15664); the output is weighted by the plain score.
+``balance`` moves it after a training step. The experts' products run through the operation ``experts``.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hybridbench.arch.moe import Moe
+from hybridbench.model.mixer import Factory, Ops
+
+
+class MoeModule(nn.Module):
+    """``top_k`` of ``n_experts`` SwiGLU experts per token, plus a shared one where the spec has it."""
+
+    bias_E: Tensor
+    load_E: Tensor
+
+    def __init__(self, spec: Moe, ops: Ops, make: Factory) -> None:
+        super().__init__()
+        self.spec = spec
+        self.ops = ops
+        self.router = make.linear(spec.d_model, spec.n_experts)
+        self.in_weight_EFD = make.parameter(spec.n_experts, 2 * spec.d_expert, spec.d_model)
+        self.out_weight_EDF = make.parameter(spec.n_experts, spec.d_model, spec.d_expert)
+        self.shared_in = make.linear(spec.d_model, 2 * spec.d_shared) if spec.d_shared else None
+        self.shared_out = make.linear(spec.d_shared, spec.d_model) if spec.d_shared else None
+        for name in ("bias_E", "load_E"):
+            self.register_buffer(name, torch.zeros(spec.n_experts, device=make.device), persistent=name == "bias_E")
+
+    def reset_buffers(self) -> None:
+        """No bias, no load."""
+        self.bias_E.zero_()
+        self.load_E.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat_ND = x.reshape(-1, x.shape[-1])
+        score_NE = torch.sigmoid(self.router(flat_ND).float())
+        chosen_NK = (score_NE + self.bias_E).topk(self.spec.top_k, dim=-1).indices
+        weight_NK = score_NE.gather(-1, chosen_NK).to(x.dtype)
+        if self.training and torch.is_grad_enabled():
+            with torch.no_grad():
+                counted = torch.ones_like(chosen_NK, dtype=self.load_E.dtype).flatten()
+                self.load_E.scatter_add_(0, chosen_NK.flatten(), counted)
+        out_ND: Tensor = self.ops["experts"](flat_ND, chosen_NK, weight_NK, self.in_weight_EFD, self.out_weight_EDF)
+        if self.shared_in is not None and self.shared_out is not None:
+            gate, up = self.shared_in(flat_ND).chunk(2, dim=-1)
+            out_ND = out_ND + self.shared_out(F.silu(gate) * up)
+        return out_ND.reshape(x.shape)
+
+    def balance(self) -> None:
+        """Moves each expert's bias by the update rate towards the mean load since the last call."""
+        self.bias_E += self.spec.bias_update_rate * torch.sign(self.load_E.mean() - self.load_E)
+        self.load_E.zero_()

@@ -1,0 +1,115 @@
+"""parallel: the intra-layer hybrid block as a module: two mixers on one input, normed, scaled and fused.
+
+The axes and what the paper leaves open are explained in ``hybridbench.arch.parallel``.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hybridbench.arch.block import Storage
+from hybridbench.arch.parallel import Parallel
+from hybridbench.model.attention import AttentionModule
+from hybridbench.model.cache import AttentionCache, Cache, Mamba2Cache, ParallelCache
+from hybridbench.model.mixer import Factory, MixerModule, Step
+
+
+class ParallelModule(nn.Module):
+    """Fuses two branches.
+
+    Args:
+        spec: the branches' specs and the fusion.
+        branches: their modules, in the spec's order, built with ``borrows_value`` and ``projects`` to match.
+    """
+
+    def __init__(
+        self, spec: Parallel, branches: tuple[MixerModule, MixerModule], make: Factory, norm_eps: float
+    ) -> None:
+        super().__init__()
+        self.spec = spec
+        self.norm_eps = norm_eps
+        self.first, self.second = branches
+        fusion, d_model = spec.fusion, spec.d_model
+        self.out_proj = make.linear(spec.joint_width, d_model) if fusion.out == "joint" else None
+        scale = fusion.scale
+        self.scale_first = make.parameter(spec.first.out_width) if scale == "vector" else None
+        self.scale_second = make.parameter(spec.second.out_width) if scale == "vector" else None
+        # One number each: the factor of the second module, or the logit of the first one's share.
+        self.scalar = make.parameter(1) if scale in ("scalar", "alpha") else None
+        self.gate = make.linear(d_model, 1) if scale == "gate" else None
+
+    def reset_scales(self) -> None:
+        """Scales start at one, a learned share at one half."""
+        with torch.no_grad():
+            for scale in (self.scale_first, self.scale_second):
+                if scale is not None:
+                    scale.fill_(1.0)
+            if self.scalar is not None:
+                self.scalar.fill_(0.0 if self.spec.fusion.scale == "alpha" else 1.0)
+
+    def _normed(self, mixed: Tensor, heads: int) -> Tensor:
+        if self.spec.fusion.norm == "none":
+            return mixed
+        width = mixed.shape[-1] // heads
+        return F.rms_norm(torch.unflatten(mixed, -1, (heads, width)), (width,), None, self.norm_eps).flatten(-2)
+
+    def _scaled(self, first: Tensor, second: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        if self.scale_first is not None and self.scale_second is not None:
+            return first * self.scale_first, second * self.scale_second
+        if self.gate is not None:
+            share = torch.sigmoid(self.gate(x))
+            return first * share, second * (1 - share)
+        if self.scalar is None:
+            return first, second
+        if self.spec.fusion.scale == "scalar":
+            return first, second * self.scalar
+        share = torch.sigmoid(self.scalar)
+        return first * share, second * (1 - share)
+
+    def _fuse(self, mixed_first: Tensor, mixed_second: Tensor, x: Tensor) -> Tensor:
+        first, second = self._scaled(
+            self._normed(mixed_first, self.first.out_heads), self._normed(mixed_second, self.second.out_heads), x
+        )
+        op = self.spec.fusion.op
+        if self.out_proj is None:
+            first, second = self.first.project(first), self.second.project(second)
+            return first - second if op == "subtract" else first + second
+        if op == "concat":
+            fused = torch.cat((first, second), dim=-1)
+        else:
+            fused = first - second if op == "subtract" else first + second
+        out: Tensor = self.out_proj(fused)
+        return out
+
+    def forward(self, x_BTD: Tensor, step: Step, cache: ParallelCache | None = None) -> Tensor:
+        caches = (None, None) if cache is None else (cache.first, cache.second)
+        if self.spec.borrower == 0:
+            second, value = self.second.mix(x_BTD, step, caches[1])
+            first, _ = self.first.mix(x_BTD, step, caches[0], value)
+        else:
+            first, value = self.first.mix(x_BTD, step, caches[0])
+            second, _ = self.second.mix(x_BTD, step, caches[1], value if self.spec.borrower == 1 else None)
+        return self._fuse(first, second, x_BTD)
+
+    def decode(self, x_BD: Tensor, step: Step, cache: ParallelCache) -> Tensor:
+        """One new token per sequence."""
+        if self.spec.borrower == 0:
+            second, value = self.second.mix_step(x_BD, step, cache.second)
+            first, _ = self.first.mix_step(x_BD, step, cache.first, value)
+        else:
+            first, value = self.first.mix_step(x_BD, step, cache.first)
+            second, _ = self.second.mix_step(x_BD, step, cache.second, value if self.spec.borrower == 1 else None)
+        return self._fuse(first, second, x_BD)
+
+    def new_cache(self, batch: int, capacity: int, storage: Storage, device: torch.device) -> ParallelCache:
+        first = _narrow(self.first.new_cache(batch, capacity, storage, device))
+        if self.spec.borrower == 1 and isinstance(self.second, AttentionModule) and isinstance(first, AttentionCache):
+            return ParallelCache(first, self.second.new_cache(batch, capacity, storage, device, shared=first))
+        return ParallelCache(first, _narrow(self.second.new_cache(batch, capacity, storage, device)))
+
+
+def _narrow(cache: Cache) -> AttentionCache | Mamba2Cache:
+    assert isinstance(cache, AttentionCache | Mamba2Cache)
+    return cache

@@ -1,0 +1,288 @@
+"""record: what one case yielded when it ran, and the JSON form it is stored in.
+
+A record holds observations only: raw samples in nanoseconds in the order they were taken, bytes, clocks, counts, the
+kernels that ran, and how the case ended. Latencies, throughputs, MFU and verdicts are pure functions of records and
+live in ``metrics``. Unknown is ``None``, never zero.
+
+Schema history:
+    1   first version.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from hybridbench.errors import BadInput, BadResults
+from hybridbench.suite import Case
+
+SCHEMA = 1
+
+
+class Status(StrEnum):
+    """How a case ended; everything but ``ok`` is a row with a reason, never a hole."""
+
+    OK = "ok"
+    OOM = "oom"
+    UNSUPPORTED = "unsupported"
+    WRONG = "wrong"
+    CRASHED = "crashed"
+    TIMED_OUT = "timed_out"
+
+
+class Caveat(StrEnum):
+    """A reason to doubt a measurement; ``ADVICE`` says what to do about each."""
+
+    UNSTEADY = "unsteady"
+    FEW_SAMPLES = "few_samples"
+    CLOCK_DROPPED = "clock_dropped"
+    THROTTLED = "throttled"
+    SHARED_GPU = "shared_gpu"
+    SHORT_STEP = "short_step"
+    ENERGY_WINDOW_SHORT = "energy_window_short"
+    GRAPH_BREAKS = "graph_breaks"
+    RECOMPILED = "recompiled"
+
+
+ADVICE: dict[Caveat, str] = {
+    Caveat.UNSTEADY: "samples still drift or spread more than the target: give it more time or quiet the machine",
+    Caveat.FEW_SAMPLES: "fewer than five samples: percentiles mean little, raise --max-time",
+    Caveat.CLOCK_DROPPED: "the SM clock fell by more than 5% while sampling: compare ratios within this run only",
+    Caveat.THROTTLED: "the GPU reported a power or thermal limit: the figure is of a throttled card",
+    Caveat.SHARED_GPU: "another process used this GPU: run again when it is idle",
+    Caveat.SHORT_STEP: "a step is shorter than 50 times the clock's resolution: use a larger batch or context",
+    Caveat.ENERGY_WINDOW_SHORT: "the sampled window is shorter than ten ticks of the energy counter: energy is rough",
+    Caveat.GRAPH_BREAKS: "torch.compile broke the graph: the step is not what 'compile' promises",
+    Caveat.RECOMPILED: "torch.compile compiled again inside the timed region: samples hold compilation",
+}
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Fingerprint of the machine and software a record was made on."""
+
+    device: str
+    device_kind: str
+    device_memory_bytes: int | None
+    cpu: str
+    cores: int
+    memory_bytes: int | None
+    driver: str | None
+    cuda: str | None
+    python: str
+    platform: str
+    packages: dict[str, str]
+    hybridbench: str
+    git_commit: str | None
+
+
+@dataclass(frozen=True)
+class GpuState:
+    """One NVML reading; any field the driver does not give is None."""
+
+    sm_clock_hz: float | None
+    memory_clock_hz: float | None
+    power_w: float | None
+    temperature_c: float | None
+    throttle_mask: int | None
+    throttle_reasons: list[str]
+    other_processes: int | None
+
+
+@dataclass(frozen=True)
+class Energy:
+    """NVML's energy counter over the sampled window."""
+
+    energy_j: float
+    window_s: float
+    steps: int
+    idle_power_w: float | None
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on the device; ``*_bytes`` parts are summed over tensors, peaks are the allocator's."""
+
+    weights_bytes: int
+    gradients_bytes: int | None
+    optimizer_bytes: int | None
+    cache_bytes: int | None
+    peak_allocated_bytes: int | None
+    peak_reserved_bytes: int | None
+
+
+@dataclass(frozen=True)
+class CacheObserved:
+    """Bytes of the tensors in the caches, summed over the batch; ``tokens`` is how many each sequence has room for."""
+
+    tokens: int
+    kv_cache_bytes: int
+    ssm_state_bytes: int
+    conv_state_bytes: int
+
+
+@dataclass(frozen=True)
+class OperatorCount:
+    """FLOPs one public counter saw in one step, and the operations it counted as nothing.
+
+    ``unseen`` maps an operator name to how often it ran. ``error`` says why a counter gave no answer.
+    """
+
+    counter: str
+    flops: int | None
+    unseen: dict[str, int]
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class BackendUse:
+    """One operation: the backend asked for, the one that ran, and how far it was from its reference."""
+
+    op: str
+    asked: str
+    ran: str
+    package: str
+    version: str | None
+    error: float | None
+    bound: float | None
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What was seen while a case ran.
+
+    ``samples_ns`` are durations of single steps in order (of whole generations for a generate workload, each of which
+    decodes ``steps_per_sample`` tokens per sequence).
+    """
+
+    samples_ns: list[int]
+    steps_per_sample: int
+    warmup_steps: int
+    warmup_ns: int
+    timer: str
+    parameters: int
+    memory: Memory
+    cache: CacheObserved | None
+    counts: list[OperatorCount]
+    backends: list[BackendUse]
+    kernels: list[str]
+    gpu_before: GpuState | None
+    gpu_after: GpuState | None
+    energy: Energy | None
+    build_ns: int
+    prepare_ns: int
+    loss: float | None = None
+
+
+@dataclass(frozen=True)
+class Record:
+    """One case, how it ended, and what was observed; ``message`` and ``traceback`` are set unless it is ok."""
+
+    case: Case
+    status: Status
+    run_id: str
+    started_at: str
+    environment: Environment
+    observed: Observed | None = None
+    message: str | None = None
+    traceback: str | None = None
+    caveats: list[Caveat] = field(default_factory=list)
+    schema: int = SCHEMA
+
+    def to_json(self) -> str:
+        """One line of JSON with the case's key in front, for people who grep."""
+        body = {"key": self.case.key, **{f.name: to_plain(getattr(self, f.name)) for f in dataclasses.fields(self)}}
+        return json.dumps(body, separators=(",", ":"), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, line: str) -> Record:
+        """Reads one line back.
+
+        Raises:
+            BadResults: not JSON, not a record of ours, or from a newer schema.
+        """
+        try:
+            body = json.loads(line)
+        except json.JSONDecodeError as exc:
+            raise BadResults(f"not a JSON line ({exc.msg} at column {exc.colno}): {line[:60]!r}") from exc
+        if not isinstance(body, dict) or "schema" not in body or "case" not in body:
+            raise BadResults("the line is JSON but not a hybridbench record: it has no 'schema' and 'case'.")
+        if type(body["schema"]) is not int or not 1 <= body["schema"] <= SCHEMA:
+            raise BadResults(
+                f"the record has schema {body['schema']}, this hybridbench reads up to {SCHEMA}: upgrade hybridbench."
+            )
+        body.pop("key", None)
+        try:
+            case = Case.from_dict(body.pop("case"))
+            for part in (case.workload, case.execution, case.sampling):
+                from_plain(type(part), dataclasses.asdict(part))  # Case.from_dict takes their fields as they come
+            return from_plain(cls, {**body, "case": case})
+        except (KeyError, TypeError, ValueError, AttributeError, BadInput) as exc:
+            raise BadResults(f"the record lacks or misstates a field ({exc}): it was cut or edited.") from exc
+
+
+def to_plain(value: Any) -> Any:
+    """A dataclass tree as JSON-ready dicts, lists and scalars."""
+    if isinstance(value, Case):
+        return value.to_dict()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {k: to_plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(v) for v in value]
+    if isinstance(value, StrEnum):
+        return value.value
+    return value
+
+
+_T = TypeVar("_T")
+
+
+def from_plain(cls: type[_T], body: dict[str, Any]) -> _T:
+    """A dataclass from the dict ``to_plain`` made of it.
+
+    Raises:
+        KeyError, TypeError, ValueError: a missing, unknown or ill-typed field.
+    """
+    if not isinstance(body, dict):
+        raise ValueError(f"expected the fields of {cls.__name__}, not {body!r}")
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    unknown = set(body) - set(fields)
+    if unknown:
+        raise ValueError(f"unknown field {sorted(unknown)[0]!r}")
+    return cls(**{name: _typed(hints[name], value) for name, value in body.items()})
+
+
+def _typed(hint: Any, value: Any) -> Any:
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        options = [option for option in typing.get_args(hint) if option is not type(None)]
+        return None if value is None else _typed(options[0], value)
+    if origin is list:
+        (inner,) = typing.get_args(hint)
+        if not isinstance(value, list):
+            raise ValueError(f"expected a list, not {value!r}")
+        return [_typed(inner, item) for item in value]
+    if origin is dict:
+        of_key, of_value = typing.get_args(hint)
+        if not isinstance(value, dict):
+            raise ValueError(f"expected a table, not {value!r}")
+        return {_typed(of_key, key): _typed(of_value, item) for key, item in value.items()}
+    if isinstance(hint, type):
+        if isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool):
+            return value
+        if dataclasses.is_dataclass(hint):
+            return from_plain(hint, value)
+        if issubclass(hint, StrEnum):
+            return hint(value)
+        if hint is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        raise ValueError(f"expected {hint.__name__}, not {value!r}")
+    return value

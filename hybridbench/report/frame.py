@@ -1,0 +1,64 @@
+"""frame: records as a pandas DataFrame: a row a case, what it was, and every metric in SI."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from hybridbench.metrics import METRICS, problems
+from hybridbench.record import Record
+from hybridbench.report.groups import backends_text
+
+
+def to_frame(records: Sequence[Record]) -> pd.DataFrame:
+    """One row per record, in the order given; what is unknown is missing (NaN or None), never zero.
+
+    The first columns say which case it was and how it ended, the others are ``metrics.METRICS`` by name.
+    """
+    columns = [*_IDENTITY, *METRICS]
+    rows = [
+        {**_identity(record), **{name: metric.compute(record) for name, metric in METRICS.items()}}
+        for record in records
+    ]
+    frame = pd.DataFrame(rows, columns=pd.Index(columns))
+    return frame.astype(dict.fromkeys(METRICS, "float64"))
+
+
+_IDENTITY = (
+    *("key", "run_id", "started_at", "arch", "model", "scale", "ratio", "recipe", "pattern"),
+    *("workload", "context", "batch", "prompt", "device", "dtype", "state_dtype", "mode", "backends", "ran", "seed"),
+    *("status", "message", "caveats", "problems"),
+)
+
+
+def _identity(record: Record) -> dict[str, object]:
+    case = record.case
+    model, work, execution = case.model, case.workload, case.execution
+    used = record.observed.backends if record.observed else []
+    return {
+        "key": case.key,
+        "run_id": record.run_id,
+        "started_at": record.started_at,
+        "arch": model.arch,
+        "model": model.label,
+        "scale": model.scale,
+        "ratio": model.ratio,
+        "recipe": model.recipe,
+        "pattern": model.pattern,
+        "workload": work.kind,
+        "context": work.context,
+        "batch": work.batch,
+        "prompt": work.prompt,
+        "device": record.environment.device,
+        "dtype": execution.dtype,
+        "state_dtype": execution.state_dtype,
+        "mode": execution.mode,
+        "backends": backends_text(execution),
+        "ran": " ".join(f"{use.op}={use.ran}" for use in used),
+        "seed": execution.seed,
+        "status": record.status.value,
+        "message": record.message,
+        "caveats": " ".join(record.caveats),
+        "problems": "; ".join(problems(record)),
+    }

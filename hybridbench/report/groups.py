@@ -1,0 +1,188 @@
+"""groups: which records may stand side by side, which number runs along the axis, and what each line is called.
+
+Speeds compare only when machine, scale, dtype, mode, backends and batch are the same, so each combination is a group of
+its own with its own tables and charts. Within it a series is one model and the axis is the context; where a group has
+one context and several batches, the axis is the batch. A cell that was measured more than once shows its latest record.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from hybridbench.arch.families import ARCHS
+from hybridbench.arch.model import ModelSpec
+from hybridbench.record import Record
+from hybridbench.store import machine_of, newest
+from hybridbench.suite import WORKLOADS, Execution
+from hybridbench.units import format_tokens
+
+CONTEXT, BATCH = "context", "batch"
+
+
+@dataclass(frozen=True)
+class Series:
+    """One model of a group: its records by their place on the axis, in order."""
+
+    name: str
+    model: ModelSpec
+    cells: dict[int, Record]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Records that compare.
+
+    Args:
+        conditions: what all of them have in common, as words: workload, device, scale and so on.
+        axis: ``context`` or ``batch``.
+        series: one per model, in the order of ``arch_order``.
+        superseded: records left out because a later one has the same cell.
+    """
+
+    conditions: dict[str, str]
+    axis: str
+    series: tuple[Series, ...]
+    superseded: int = 0
+
+    @property
+    def workload(self) -> str:
+        """Kind of work."""
+        return self.conditions["workload"]
+
+    @property
+    def subtitle(self) -> str:
+        """The conditions in one line, the workload left out."""
+        return ", ".join(text for name, text in self.conditions.items() if name != "workload")
+
+    @property
+    def title(self) -> str:
+        """The conditions in one line."""
+        return f"{self.workload}: {self.subtitle}"
+
+    @property
+    def places(self) -> list[int]:
+        """Contexts (or batches) with a record of any series, in order."""
+        return sorted({place for series in self.series for place in series.cells})
+
+    @property
+    def records(self) -> list[Record]:
+        """All records that are shown, series by series."""
+        return [record for series in self.series for record in series.cells.values()]
+
+    def place_label(self, place: int) -> str:
+        """A place on the axis as people type it."""
+        return format_tokens(place) if self.axis == CONTEXT else str(place)
+
+
+def group_records(records: Iterable[Record]) -> list[Group]:
+    """The groups of the latest records: by workload, and in the order their first record was made."""
+    latest = newest(list(records))
+    hosts = {record.environment.device: set[str]() for record in latest}
+    for record in latest:
+        hosts[record.environment.device].add(_host(record))
+    found: dict[tuple[tuple[str, str], ...], list[Record]] = {}
+    for record in latest:
+        conditions = _conditions(record)
+        if len(hosts[record.environment.device]) > 1:
+            conditions["host"] = _host(record)
+        found.setdefault(tuple(conditions.items()), []).append(record)
+    merged: dict[tuple[tuple[str, str], ...], list[list[Record]]] = {}
+    for key, members in found.items():
+        merged.setdefault(tuple(item for item in key if item[0] != "batch"), []).append(members)
+    groups: list[Group] = []
+    for key, parts in merged.items():
+        contexts = {record.case.workload.context for members in parts for record in members}
+        if len(parts) > 1 and len(contexts) == 1:
+            words = {**dict(key), "context": f"context {format_tokens(contexts.pop())}"}
+            groups.append(_group(words, BATCH, [record for members in parts for record in members]))
+        else:
+            for members in parts:
+                batch = members[0].case.workload.batch
+                groups.append(_group(_with_batch(dict(key), batch), CONTEXT, members))
+    return sorted(groups, key=lambda group: WORKLOADS.index(group.workload))
+
+
+def _conditions(record: Record) -> dict[str, str]:
+    case, work, execution = record.case, record.case.workload, record.case.execution
+    conditions = {
+        "workload": work.kind,
+        "device": record.environment.device,
+        "scale": case.model.scale,
+        "batch": _batch(work.batch),
+        "prompt": f"prompt {format_tokens(work.prompt)}" if work.prompt else "",
+        "dtype": execution.dtype,
+        "state": f"SSM state {execution.state_dtype}" if execution.state_dtype else "",
+        "mode": execution.mode,
+        "backends": backends_text(execution),
+    }
+    return {name: text for name, text in conditions.items() if text}
+
+
+def _batch(batch: int) -> str:
+    return f"batch {batch}"
+
+
+def _with_batch(conditions: dict[str, str], batch: int) -> dict[str, str]:
+    """The conditions with the batch back in its place, behind the scale."""
+    words: dict[str, str] = {}
+    for name, text in conditions.items():
+        words[name] = text
+        if name == "scale":
+            words["batch"] = _batch(batch)
+    return words
+
+
+def _host(record: Record) -> str:
+    device, cpu, cores = machine_of(record)
+    return f"{cores} cores" if device == cpu else f"{cores} cores of {cpu}"
+
+
+def backends_text(execution: Execution) -> str:
+    """Backends asked for by name, empty where all are left to the program."""
+    return " ".join(f"{op}={name}" for op, name in sorted(execution.backends.items()) if name != "auto")
+
+
+def _group(conditions: dict[str, str], axis: str, records: list[Record]) -> Group:
+    cells: list[tuple[ModelSpec, dict[int, Record]]] = []
+    for record in sorted(records, key=lambda record: record.started_at):
+        places = next((places for model, places in cells if model == record.case.model), None)
+        if places is None:
+            places = {}
+            cells.append((record.case.model, places))
+        places[record.case.workload.context if axis == CONTEXT else record.case.workload.batch] = record
+    cells.sort(key=lambda cell: arch_order(cell[0]))
+    names = series_names([model for model, _ in cells])
+    series = tuple(
+        Series(name, model, dict(sorted(places.items()))) for name, (model, places) in zip(names, cells, strict=True)
+    )
+    return Group(conditions, axis, series, len(records) - sum(len(places) for _, places in cells))
+
+
+def arch_order(model: ModelSpec) -> int:
+    """Place of a family in tables and legends; custom patterns come last."""
+    return ARCHS.index(model.arch) if model.arch in ARCHS else len(ARCHS)
+
+
+def series_names(models: Sequence[ModelSpec]) -> list[str]:
+    """A name for each model: its label, with the recipe, ratio or pattern where labels are the same."""
+    names = [model.label for model in models]
+    for field in ("recipe", "ratio", "pattern"):
+        for clash in {name for name in names if names.count(name) > 1}:
+            places = [place for place, name in enumerate(names) if name == clash]
+            told = [f"{clash} {getattr(models[place], field)}" for place in places]
+            if len(set(told)) == len(told):
+                for place, name in zip(places, told, strict=True):
+                    names[place] = name
+    clashing = {name for name in names if names.count(name) > 1}
+    return [f"{name} #{index}" if name in clashing else name for index, name in enumerate(names, start=1)]
+
+
+def file_stem(group: Group, groups: Sequence[Group]) -> str:
+    """A file name for a group: its workload, and the conditions that tell it from the others of that workload."""
+    rivals = [other for other in groups if other.workload == group.workload]
+    telling = [
+        text for name, text in group.conditions.items() if any(other.conditions.get(name) != text for other in rivals)
+    ]
+    return "-".join(re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") for text in (group.workload, *telling))

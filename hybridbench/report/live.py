@@ -1,0 +1,124 @@
+"""live: progress while a sweep runs: what is measured now, what came out so far, and how long the rest will take.
+
+On a terminal a table grows above a progress bar; anywhere else each finished case is one line, so that a log stays
+readable. The estimate is the mean time of the cases finished so far times those left, which is only as good as the
+cases are alike; before the first has finished there is none.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from hybridbench.metrics import problems, value
+from hybridbench.record import Record, Status
+from hybridbench.report.tables import INVALID, verdict_style
+from hybridbench.suite import Case
+from hybridbench.units import format_number, format_seconds
+
+_TABLE_ROWS = 15
+
+
+class LiveSweep:
+    """Shows a sweep while it runs; a context manager around it.
+
+    Args:
+        total: cases in the sweep.
+        console: where to show it; stderr, so that stdout stays free for results.
+        now: seconds of a clock that never goes back.
+    """
+
+    def __init__(self, total: int, console: Console, now: Callable[[], float] = time.monotonic) -> None:
+        self._total = total
+        self._console = console
+        self._now = now
+        self._begun = now()
+        self._busy_s = 0.0
+        self._done = 0
+        self._rows: list[tuple[str, str, str, str]] = []
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[left]}"),
+            console=console,
+        )
+        self._task = self._progress.add_task("starting", total=total, left="")
+        self._live = Live(
+            console=console, get_renderable=self.shown, refresh_per_second=4, transient=True, redirect_stdout=False
+        )
+
+    def __enter__(self) -> LiveSweep:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live.is_started:
+            self._live.stop()
+
+    def started(self, case: Case) -> None:
+        """A case begins."""
+        self._progress.update(self._task, description=case.label)
+
+    def finished(self, record: Record) -> None:
+        """A case has ended, however it did."""
+        self._done += 1
+        self._busy_s = self._now() - self._begun
+        row = _row(record)
+        self._rows.append(row)
+        self._progress.update(self._task, completed=self._done)
+        if not self._live.is_started:
+            label, rate, step, verdict = row
+            line = f"{self._done}/{self._total} {label}: {verdict}"
+            if record.status is Status.OK:
+                line += f", {rate} tokens/s, {step} a step"
+            elif record.message:
+                line += f", {' '.join(record.message.split())}"
+            self._console.print(Text(f"{line} ({self.left()})"), soft_wrap=True)
+
+    def left(self) -> str:
+        """How long the remaining cases will take, in words."""
+        if self._done >= self._total:
+            return f"took {format_seconds(self._busy_s)}"
+        if not self._done:
+            return "time left unknown"
+        mean = self._busy_s / self._done
+        left = mean * self._total - (self._now() - self._begun)
+        return f"about {format_seconds(left)} left" if left > 0 else "longer than estimated"
+
+    def shown(self) -> RenderableType:
+        """What stands on a terminal now: the latest finished cases and the bar."""
+        table = Table(box=None, pad_edge=False)
+        table.add_column("case", no_wrap=True)
+        for heading in ("tokens/s", "step"):
+            table.add_column(heading, justify="right")
+        table.add_column("status")
+        # The latest rows only: a live display taller than the screen cannot be redrawn.
+        for label, rate, step, verdict in self._rows[-_TABLE_ROWS:]:
+            table.add_row(Text(label), rate, step, Text(verdict, style=verdict_style(verdict)))
+        self._progress.update(self._task, left=self.left())
+        return Group(table, self._progress) if self._rows else self._progress
+
+
+def _row(record: Record) -> tuple[str, str, str, str]:
+    """Label, throughput, step and verdict of a finished case, as shown."""
+    verdict = INVALID if problems(record) else record.status.value.replace("_", " ")
+    if record.status is not Status.OK:
+        return record.case.label, "-", "-", verdict
+    return (
+        record.case.label,
+        format_number(value(record, "tokens_per_s")),
+        format_seconds(value(record, "step_s")),
+        verdict,
+    )

@@ -1,0 +1,78 @@
+"""stats: what samples say: the median, quantiles, and how far the median may be off.
+
+Step times are skewed and have outliers on one side, so their centre is the median and its doubt is an interval of order
+statistics, which assumes nothing about the distribution but that samples are independent:
+
+    a sample lies below the true median with probability 1/2, so the count of samples below it is Binomial(n, 1/2) and
+    [x_(k), x_(n+1-k)] holds the true median with probability 1 - 2 P(Binomial(n, 1/2) < k).
+
+Conover, Practical Nonparametric Statistics, 3rd edition, section 3.2. The unit out is the unit in.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+
+
+def median(xs: Sequence[float]) -> float:
+    """The middle sample, or the mean of the middle two.
+
+    Raises:
+        ValueError: no samples.
+    """
+    return quantile(xs, 0.5)
+
+
+def quantile(xs: Sequence[float], q: float) -> float:
+    """The value below which a fraction ``q`` of the samples lies, interpolated linearly between order statistics.
+
+    Type 7 of Hyndman and Fan 1996, "Sample Quantiles in Statistical Packages", the default of numpy and pandas:
+    position q * (n - 1) in the sorted samples, counted from zero.
+
+    Raises:
+        ValueError: no samples, or ``q`` outside 0..1.
+    """
+    if not xs:
+        raise ValueError("a quantile of no samples")
+    if not 0 <= q <= 1:
+        raise ValueError(f"quantile {q} is outside 0..1")
+    ordered = sorted(xs)
+    position = q * (len(ordered) - 1)
+    below = math.floor(position)
+    if below == position:
+        return float(ordered[below])
+    return float(ordered[below] + (position - below) * (ordered[below + 1] - ordered[below]))
+
+
+def median_interval(xs: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """The narrowest pair of order statistics, equally far from both ends, that holds the median at ``confidence``.
+
+    With too few samples for the confidence (fewer than 6 for 95%) the extremes are all there is: smallest and largest.
+
+    Raises:
+        ValueError: no samples, or ``confidence`` outside 0..1.
+    """
+    if not xs:
+        raise ValueError("an interval of no samples")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence {confidence} is outside 0..1")
+    ordered = sorted(xs)
+    trimmed = max(_rank(len(ordered), confidence) - 1, 0)
+    return float(ordered[trimmed]), float(ordered[-1 - trimmed])
+
+
+@functools.lru_cache(maxsize=4096)
+def _rank(n: int, confidence: float) -> int:
+    """The largest k with 2 P(Binomial(n, 1/2) < k) <= 1 - confidence, in exact whole numbers; 0 where there is none."""
+    # The shortest decimal of the float, so that 0.95 is nineteen twentieths and not the double next to it.
+    doubt = 1 - Fraction(str(confidence))
+    allowed = doubt.numerator * 2 ** (n - 1) // doubt.denominator
+    outside, term, k = 0, 1, 0
+    while outside + term <= allowed:
+        outside += term
+        term = term * (n - k) // (k + 1)
+        k += 1
+    return k

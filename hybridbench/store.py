@@ -1,0 +1,209 @@
+"""store: results on disk: one JSONL file per run, appended record by record, and read back as records.
+
+    <folder>/records-20261121T180512Z-4711-9f3a.jsonl      one run, one writer, one record a line
+
+A run has a file of its own, so two runs into one folder never mix lines. A record is on disk before the next case
+starts: a run that is killed loses at most the line it was writing, which reading skips with a warning.
+
+Measuring a case again adds a record and deletes none. Within a run the latest record of a case counts; ``newest`` keeps
+the latest of each case and machine, which is what tables and charts show.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+
+from hybridbench.errors import BadInput, BadResults
+from hybridbench.record import Record
+
+_FIRST_BYTES = b'{"key":"'
+"""How every line of ours begins; tells a record that was cut short from a file that was never ours."""
+
+
+def make_folder(folder: Path) -> Path:
+    """The folder, made with its parents where it is missing.
+
+    Raises:
+        BadInput: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise BadInput(f"{folder} cannot be a folder for output ({exc.strerror}): choose another with --out.") from exc
+    return folder
+
+
+class RecordWriter:
+    """Appends the records of one run to a file of its own; ``run_id`` names the run and the file.
+
+    Args:
+        folder: where the file goes; made if missing.
+
+    Raises:
+        BadInput: the folder or the file cannot be made.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        make_folder(folder)
+        self.run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{os.getpid()}-{secrets.token_hex(2)}"
+        self.path = folder / f"records-{self.run_id}.jsonl"
+        self._written = 0
+        try:
+            self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o666)
+        except OSError as exc:
+            raise BadInput(
+                f"{folder} cannot hold results ({exc.strerror}): make it writable or choose another with --out."
+            ) from exc
+
+    def append(self, record: Record) -> None:
+        """Writes one record; when this returns, the record survives the end of this process and of the machine.
+
+        Raises:
+            BadInput: the disk is full or gone.
+        """
+        line = (record.to_json() + "\n").encode()
+        try:
+            while line:  # one write takes a whole line unless the disk is filling up
+                line = line[os.write(self._fd, line) :]
+            os.fsync(self._fd)
+        except OSError as exc:
+            raise BadInput(
+                f"{self.path} cannot take another record ({exc.strerror}): make room, then go on with --resume."
+            ) from exc
+        self._written += 1
+
+    def close(self) -> None:
+        """Closes the file; a run without a record leaves no file behind."""
+        os.close(self._fd)
+        if not self._written and self.path.exists() and not self.path.stat().st_size:
+            self.path.unlink()
+
+    def __enter__(self) -> RecordWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def load(paths: Sequence[Path], warn: Callable[[str], None]) -> list[Record]:
+    """The records of files and of all ``*.jsonl`` files below folders, the earliest first.
+
+    Args:
+        paths: files and folders; a file named twice is read once.
+        warn: called with a sentence about every line or file that was passed over.
+
+    Raises:
+        BadResults: nothing there, nothing but empty files, or a line that is not a record of ours, with its place.
+    """
+    records: dict[tuple[str, str], Record] = {}
+    files = _files(paths)
+    for file in files:
+        for record in _read(file, warn):
+            identity = (record.case.key, record.run_id)
+            if identity not in records or records[identity].started_at <= record.started_at:
+                records[identity] = record
+    if not records:
+        what = f"{files[0]} holds no record" if len(files) == 1 else f"none of {len(files)} files holds a record"
+        raise BadResults(f"{what}: the run ended before its first case was done; run it again.")
+    return sorted(records.values(), key=lambda record: record.started_at)
+
+
+def newest(records: Iterable[Record]) -> list[Record]:
+    """The latest record of every case on every machine, in the order given."""
+    latest: dict[tuple[str, ...], Record] = {}
+    for record in records:
+        identity = (record.case.key, *machine_of(record))
+        if identity not in latest or latest[identity].started_at <= record.started_at:
+            latest[identity] = record
+    kept = {id(record) for record in latest.values()}
+    return [record for record in records if id(record) in kept]
+
+
+def machine_of(record: Record) -> tuple[str, ...]:
+    """What has to be equal for two speeds to be of the same machine: the device, and the host that feeds it."""
+    environment = record.environment
+    return environment.device, environment.cpu, str(environment.cores)
+
+
+def recorded_keys(folder: Path) -> set[str]:
+    """Keys of the cases a folder has a record of, however they ended: what ``--resume`` skips.
+
+    A case that failed is recorded too; to try it again, measure it without ``--resume``. A record that was cut short
+    does not count. A folder that is missing or empty has no records.
+
+    Raises:
+        BadResults: a line that is not a record of ours, with its place.
+    """
+    if not folder.exists():
+        return set()
+    passed_over: list[str] = []
+    return {record.case.key for file in _jsonl_below(folder) for record in _read(file, passed_over.append)}
+
+
+def _files(paths: Sequence[Path]) -> list[Path]:
+    files: dict[Path, Path] = {}
+    for path in paths:
+        if path.is_dir():
+            found = _jsonl_below(path)
+            if not found:
+                raise BadResults(f"{path} has no *.jsonl file in it: run 'hybridbench run --out {path}' first.")
+        elif path.exists():
+            found = [path]
+        else:
+            raise BadResults(f"{path} does not exist: give a results folder or a records-*.jsonl file.")
+        files.update((file.resolve(), file) for file in found)
+    if not files:
+        raise BadResults("no results were named: give a results folder or a records-*.jsonl file.")
+    return list(files.values())
+
+
+def _jsonl_below(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*.jsonl") if file.is_file())
+
+
+def _read(file: Path, warn: Callable[[str], None]) -> list[Record]:
+    """The records of one file.
+
+    The last line may be cut short: without its line feed, or with garbage that a crash of the machine left in it.
+    """
+    try:
+        content = file.read_bytes()
+    except OSError as exc:
+        raise BadResults(f"{file} cannot be read ({exc.strerror}): check its permissions.") from exc
+    if not content.strip():
+        warn(f"{file} is empty: its run ended before the first case was done.")
+        return []
+    lines = content.removesuffix(b"\n").split(b"\n")
+    records = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        if number == len(lines) and _was_cut(line):
+            warn(f"{file}: line {number}, the last, was cut short and is left out: its case has to run again.")
+            continue
+        try:
+            records.append(Record.from_json(line.decode("utf-8")))
+        except UnicodeDecodeError as exc:
+            raise BadResults(f"{file}:{number}: the line is not text: this is not a results file.") from exc
+        except BadResults as exc:
+            raise BadResults(f"{file}:{number}: {exc}") from exc
+    return records
+
+
+def _was_cut(line: bytes) -> bool:
+    """Whether a line begins like a record but is no whole JSON document."""
+    if not (line.startswith(_FIRST_BYTES) or _FIRST_BYTES.startswith(line)):
+        return False
+    try:
+        json.loads(line)
+    except ValueError:
+        return True
+    return False

@@ -1,0 +1,434 @@
+"""suite: workloads, execution, sampling and cases; flags or TOML in, cases out.
+
+A case is one cell of a comparison: which model does which work, how. A sweep is the product of lists, written with the
+same words as the command line's options. A suite is a named list of sweeps:
+
+    name = "smoke"
+    [defaults]
+    scale = "tiny"
+    [[sweep]]
+    workload = "decode"
+    arch = "transformer,mamba"
+    ctx = "1k..4k"
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import tomllib
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from hybridbench import units
+from hybridbench.arch.block import DTYPE_BYTES, Storage
+from hybridbench.arch.families import ARCHS, FUSION_DEFAULTS, MIXED, Options, build_spec, pattern_spec
+from hybridbench.arch.model import ModelSpec
+from hybridbench.arch.pattern import parse_positions
+from hybridbench.errors import BadInput, unknown_name
+
+TRAIN, PREFILL, DECODE, GENERATE = "train", "prefill", "decode", "generate"
+MODES = ("eager", "compile", "graph")
+DEVICES = ("cpu", "cuda")
+OPS = ("attention", "attention_decode", "ssd", "ssd_step", "conv1d", "conv1d_step", "experts", "linear_cross_entropy")
+
+
+@dataclass(frozen=True)
+class Workload:
+    """The work one step does.
+
+    Args:
+        kind: ``train`` (forward, loss, backward, AdamW), ``prefill`` (a prompt, last position through the head),
+            ``decode`` (one token per sequence at a fixed depth) or ``generate`` (a prompt, then tokens one by one up to
+            ``context`` in all: the paper's protocol).
+        context: sequence length, prompt length, cached tokens, or total length.
+        batch: sequences.
+        prompt: prompt tokens of a generation, else 0.
+    """
+
+    kind: str
+    context: int
+    batch: int
+    prompt: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens one sample processes (train, prefill) or yields (decode, generate), over the whole batch."""
+        if self.kind in (TRAIN, PREFILL):
+            return self.batch * self.context
+        return self.batch * (self.context - self.prompt if self.kind == GENERATE else 1)
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How the work is run.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+        dtype: of weights, activations, KV and conv state.
+        state_dtype: of the SSM state, None for ``dtype``.
+        mode: ``eager``, ``compile`` (torch.compile) or ``graph`` (a captured CUDA graph).
+        backends: the backend asked for per operation; an operation without an entry is ``auto``.
+        seed: of weights and inputs.
+    """
+
+    device: str
+    dtype: str
+    mode: str
+    state_dtype: str | None = None
+    backends: dict[str, str] = field(default_factory=dict)
+    seed: int = 0
+
+    @property
+    def storage(self) -> Storage:
+        """Bytes per element this execution stores."""
+        return Storage.of(self.dtype, self.state_dtype)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """When to stop warming up and when to stop sampling.
+
+    Sampling ends when the 95% interval of the median is within ``target_rel_ci``, after ``max_samples``, or when
+    ``max_time_s`` of sampled time is spent; it takes at least ``min_samples`` unless steps are too long for that.
+    """
+
+    warmup_max_s: float = 3.0
+    warmup_min_steps: int = 2
+    min_samples: int = 5
+    max_samples: int = 200
+    max_time_s: float = 5.0
+    target_rel_ci: float = 0.02
+
+
+@dataclass(frozen=True)
+class Case:
+    """One cell: which model does which work, how, and how long it may take."""
+
+    model: ModelSpec
+    workload: Workload
+    execution: Execution
+    sampling: Sampling = Sampling()
+    limit_s: float = 600.0
+
+    @property
+    def key(self) -> str:
+        """Identity of the case: equal for equal cases, whatever made them."""
+        canonical = json.dumps(_canonical(self.to_dict()), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    @property
+    def label(self) -> str:
+        """One line for progress and errors."""
+        work = self.workload
+        context = units.format_tokens(work.context)
+        return f"{work.kind} {self.model.label} {self.model.scale} ctx {context} b{work.batch}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; ``from_dict`` gives an equal case back."""
+        return {
+            "model": self.model.to_dict(),
+            "workload": asdict(self.workload),
+            "execution": asdict(self.execution),
+            "sampling": asdict(self.sampling),
+            "limit_s": self.limit_s,
+        }
+
+    @classmethod
+    def from_dict(cls, body: dict[str, Any]) -> Case:
+        """Rebuilds a case.
+
+        Raises:
+            KeyError, TypeError, ValueError: a field is missing, unknown or of the wrong type.
+            BadInput: the fields are there but do not make a model.
+        """
+        return cls(
+            model=ModelSpec.from_dict(body["model"]),
+            workload=Workload(**body["workload"]),
+            execution=Execution(**body["execution"]),
+            sampling=Sampling(**body["sampling"]),
+            limit_s=body["limit_s"],
+        )
+
+
+def _canonical(value: Any) -> Any:
+    """JSON values with whole floats as integers: 5 and 5.0 seconds are equal, and so must their text be."""
+    if isinstance(value, dict):
+        return {key: _canonical(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_canonical(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A product of lists, in the words of the command line; text where a person would type a list or a range.
+
+    None takes the default of the device: scale 1b and bfloat16 on a GPU, tiny and float32 on a CPU; mode ``graph`` for
+    decode and generation on a GPU, else ``eager``.
+    """
+
+    workload: str
+    arch: str = ",".join(ARCHS)
+    scale: str | None = None
+    ctx: str | None = None
+    batch: str | None = None
+    ratio: str | None = None
+    positions: str | None = None
+    pattern: str | None = None
+    recipe: str = "paper"
+    fusion_norm: str | None = None
+    fusion_scale: str | None = None
+    fusion_op: str | None = None
+    fusion_value: str | None = None
+    fusion_out: str | None = None
+    split: str | None = None
+    moe: bool = False
+    window: int | None = None
+    sinks: int | None = None
+    prompt: int = 512
+    device: str | None = None
+    dtype: str | None = None
+    state_dtype: str | None = None
+    mode: str | None = None
+    backends: dict[str, str] = field(default_factory=dict)
+    seed: int = 0
+    max_time_s: float | None = None
+    min_samples: int | None = None
+    limit_s: float | None = None
+
+
+DEFAULT_CTX = {
+    # (workload, on a GPU): what one command measures when nobody says otherwise.
+    (TRAIN, True): "8k",
+    (TRAIN, False): "1k",
+    (PREFILL, True): "4k..32k",
+    (PREFILL, False): "1k..4k",
+    (DECODE, True): "4k..128k",
+    (DECODE, False): "4k..32k",
+    (GENERATE, True): "2k..8k",
+    (GENERATE, False): "640",
+}
+WORKLOADS = (TRAIN, PREFILL, DECODE, GENERATE)
+
+
+def model_specs(
+    *,
+    arch: str,
+    scale: str,
+    ratio: str | None = None,
+    positions: str | None = None,
+    pattern: str | None = None,
+    **options: Any,
+) -> list[ModelSpec]:
+    """Every model that lists of archs, scales and ratios name, each once.
+
+    A ratio (or positions, or a recipe) applies to the families that have one; asking for one with only families that
+    do not is a mistake.
+
+    Raises:
+        BadInput: a name, ratio, pattern or option that does not fit.
+    """
+    made = Options(positions=parse_positions(positions) if positions else None, **options)
+    scales = _split(scale, "scale")
+    if pattern is not None:
+        return [pattern_spec(pattern, one, replace(made, ratio=ratio)) for one in scales]
+    archs = _split(arch, "arch")
+    for name in archs:
+        if name not in ARCHS:
+            raise unknown_name("arch", name, ARCHS)
+    ratios = _split(ratio, "ratio") if ratio else [None]
+    specs = [
+        build_spec(name, one, _fitting(replace(made, ratio=part), name, archs))
+        for one in scales
+        for name in archs
+        for part in (ratios if name in MIXED or not set(MIXED) & set(archs) else [None])
+    ]
+    unique: list[ModelSpec] = []
+    for spec in specs:
+        if spec not in unique:
+            unique.append(spec)
+    return unique
+
+
+def _fitting(options: Options, arch: str, archs: list[str]) -> Options:
+    """The options without those that only other members of a list have a place for."""
+    if arch != "swa" and "swa" in archs:
+        options = replace(options, window=None, sinks=None)
+    if arch not in MIXED and set(MIXED) & set(archs):
+        options = replace(options, positions=None)
+    if arch != "intra" and "intra" in archs:
+        options = replace(options, **FUSION_DEFAULTS)
+    return options
+
+
+def _split(text: str, what: str) -> list[str]:
+    parts = [part.strip().lower() for part in text.split(",")]
+    if not all(parts):
+        raise BadInput(f"{what} '{text}' has an empty part: write names with single commas between them.")
+    return list(dict.fromkeys(parts))
+
+
+def cases(sweep: Sweep, *, has_gpu: bool) -> list[Case]:
+    """The cases of a sweep, in the order contexts vary fastest and models slowest.
+
+    Raises:
+        BadInput: anything in the sweep that cannot be.
+    """
+    if sweep.workload not in WORKLOADS:
+        raise unknown_name("workload", sweep.workload, WORKLOADS)
+    device = sweep.device or ("cuda" if has_gpu else "cpu")
+    if device not in DEVICES:
+        raise unknown_name("device", device, DEVICES)
+    on_gpu = device == "cuda"
+    specs = model_specs(
+        arch=sweep.arch,
+        scale=sweep.scale or ("1b" if on_gpu else "tiny"),
+        **{
+            name: getattr(sweep, name)
+            for name in (
+                *("ratio", "positions", "pattern", "recipe", "split", "moe", "window", "sinks"),
+                *("fusion_norm", "fusion_scale", "fusion_op", "fusion_value", "fusion_out"),
+            )
+        },
+    )
+    contexts = units.parse_range(sweep.ctx or DEFAULT_CTX[sweep.workload, on_gpu], "context")
+    batches = units.parse_range(sweep.batch or ("4" if on_gpu else "1"), "batch")
+    prompt = 0
+    if sweep.workload == GENERATE:
+        prompt = sweep.prompt
+        if prompt < 1:
+            raise BadInput(f"prompt {prompt}: a generation starts from 1 token or more.")
+        short = [context for context in contexts if context <= prompt]
+        if short:
+            raise BadInput(f"context {short[0]} leaves nothing to generate after a prompt of {prompt}: give more.")
+    execution = _execution(sweep, device)
+    sampling = _sampling(sweep)
+    limit_s = Case.limit_s if sweep.limit_s is None else sweep.limit_s
+    if limit_s <= 0:
+        raise BadInput(f"limit {limit_s} s leaves no time to run: give more than 0.")
+    return [
+        Case(
+            model=spec,
+            workload=Workload(sweep.workload, context, batch, prompt),
+            execution=execution,
+            sampling=sampling,
+            limit_s=limit_s,
+        )
+        for spec, batch, context in itertools.product(specs, batches, contexts)
+    ]
+
+
+def _execution(sweep: Sweep, device: str) -> Execution:
+    dtype = sweep.dtype or ("bfloat16" if device == "cuda" else "float32")
+    for name in (dtype, sweep.state_dtype):
+        if name is not None and name not in DTYPE_BYTES:
+            raise unknown_name("dtype", name, DTYPE_BYTES)
+    decoding = sweep.workload in (DECODE, GENERATE)
+    mode = sweep.mode or ("graph" if device == "cuda" and decoding else "eager")
+    if mode not in MODES:
+        raise unknown_name("mode", mode, MODES)
+    if mode == "graph" and device != "cuda":
+        raise BadInput("mode graph on the CPU: a CUDA graph needs a GPU; use --mode eager or compile.")
+    if mode == "graph" and not decoding:
+        raise BadInput(f"mode graph for {sweep.workload}: only decode and generate are captured; use eager or compile.")
+    for op in sweep.backends:
+        if op not in OPS:
+            raise unknown_name("operation", op, OPS)
+    return Execution(device, dtype, mode, sweep.state_dtype, dict(sweep.backends), sweep.seed)
+
+
+def _sampling(sweep: Sweep) -> Sampling:
+    sampling = Sampling()
+    if sweep.max_time_s is not None:
+        if sweep.max_time_s <= 0:
+            raise BadInput(f"max_time {sweep.max_time_s} s leaves no time to sample: give more than 0.")
+        sampling = replace(sampling, max_time_s=sweep.max_time_s, warmup_max_s=min(3.0, sweep.max_time_s))
+    if sweep.min_samples is not None:
+        if sweep.min_samples < 1:
+            raise BadInput(f"min_samples {sweep.min_samples}: give 1 or more.")
+        most = max(sampling.max_samples, sweep.min_samples)
+        sampling = replace(sampling, min_samples=sweep.min_samples, max_samples=most)
+    return sampling
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A named list of sweeps."""
+
+    name: str
+    sweeps: tuple[Sweep, ...]
+
+    def cases(self, *, has_gpu: bool) -> list[Case]:
+        """All cases, each once, in the order of the sweeps."""
+        made = [case for sweep in self.sweeps for case in cases(sweep, has_gpu=has_gpu)]
+        return list({case.key: case for case in made}.values())
+
+
+def load_suite(path: Path) -> Suite:
+    """A suite from a TOML file.
+
+    Raises:
+        BadInput: no such file, not TOML, an unknown table or key (named), a value of the wrong type.
+    """
+    try:
+        body = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as exc:
+        raise BadInput(f"no suite at {path}: give the path of a TOML file such as suites/smoke.toml.") from exc
+    except (OSError, UnicodeDecodeError) as exc:
+        raise BadInput(f"{path} cannot be read as a suite ({exc}): give the path of a TOML file.") from exc
+    except tomllib.TOMLDecodeError as exc:
+        raise BadInput(f"{path} is not TOML: {exc}.") from exc
+    for key in body:
+        if key not in ("name", "defaults", "sweep"):
+            raise BadInput(f"{path}: unknown key '{key}' at the top: known are name, [defaults] and [[sweep]].")
+    tables = body.get("sweep", [])
+    if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
+        raise BadInput(f"{path} has no [[sweep]] table: a suite needs at least one.")
+    name = body.get("name", path.stem)
+    if not isinstance(name, str):
+        raise BadInput(f"{path}: name is {name!r}, not text.")
+    defaults = _checked(body.get("defaults", {}), path, "[defaults]")
+    made = []
+    for index, table in enumerate(tables, start=1):
+        merged = {**defaults, **_checked(table, path, f"[[sweep]] {index}")}
+        if "workload" not in merged:
+            raise BadInput(f"{path}: [[sweep]] {index} has no workload: give one of {', '.join(WORKLOADS)}.")
+        made.append(Sweep(**merged))
+    return Suite(name, tuple(made))
+
+
+_SWEEP_TYPES: dict[str, tuple[type, ...]] = {
+    **{f.name: (str,) for f in fields(Sweep)},
+    **dict.fromkeys(("window", "sinks", "prompt", "seed", "min_samples"), (int,)),
+    **dict.fromkeys(("max_time_s", "limit_s"), (int, float)),
+    "moe": (bool,),
+    "backends": (dict,),
+}
+_NUMBERS = ("ctx", "batch", "positions")
+
+
+def _checked(table: Any, path: Path, where: str) -> dict[str, Any]:
+    """A table's values with lists and plain numbers turned into the text a person would type."""
+    if not isinstance(table, dict):
+        raise BadInput(f"{path}: {where} is {table!r}, not a table.")
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        if key not in _SWEEP_TYPES:
+            raise BadInput(f"{path}: {where}: {unknown_name('key', key, _SWEEP_TYPES)}")
+        if key in _NUMBERS and isinstance(value, int) and not isinstance(value, bool):
+            value = str(value)
+        if isinstance(value, list) and _SWEEP_TYPES[key] == (str,):
+            if not value:
+                raise BadInput(f"{path}: {where}: {key} is an empty list: give at least one value, or leave it out.")
+            value = ",".join(str(item) for item in value)
+        types = _SWEEP_TYPES[key]
+        if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+            wanted = " or ".join(t.__name__ for t in types)
+            raise BadInput(f"{path}: {where}: {key} is {value!r}, where {wanted} is expected.")
+        if isinstance(value, dict) and not all(isinstance(name, str) for name in value.values()):
+            raise BadInput(f"{path}: {where}: backends is {value!r}, where each operation names a backend as text.")
+        values[key] = value
+    return values

@@ -1,0 +1,302 @@
+"""worker: the process that runs cases on one device and answers with what it saw.
+
+``run_case`` shows a whole run: build -> verify -> prepare -> count -> measure -> record. The process reads one case per
+line of JSON from standard input and writes one line of JSON per answer to a pipe of its own; whatever libraries print
+goes to its log. It ends itself when its parent is gone, and after any failure that may have harmed the device.
+
+    python -m hybridbench.worker ANSWER_FD
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import IO, Any
+
+import torch
+
+from hybridbench.count.caches import count_cache
+from hybridbench.count.kernels import kernel_names
+from hybridbench.count.opaque import replaced, traced, unwatched
+from hybridbench.count.operators import count_with_fvcore, count_with_torch
+from hybridbench.errors import HybridbenchError, Unsupported, WrongResult
+from hybridbench.kernels import Check, Problem, verify
+from hybridbench.measure.caveats import find_caveats
+from hybridbench.measure.clock import timer_for
+from hybridbench.measure.environment import fingerprint
+from hybridbench.measure.memory import observe_memory, reset_peaks
+from hybridbench.measure.nvml import Gpu, Watch
+from hybridbench.measure.sampling import measure
+from hybridbench.model.build import Resolved, build_model, parameter_count, resolve_backends
+from hybridbench.model.language import LanguageModel
+from hybridbench.record import BackendUse, Caveat, Observed, OperatorCount, Status, to_plain
+from hybridbench.suite import Case
+from hybridbench.workload import Prepared, prepare
+
+VERIFY_SEED = 20_251_006
+
+
+@dataclass
+class Bench:
+    """One device and what stays known about it between cases."""
+
+    device: torch.device
+    gpu: Gpu | None
+    idle_power_w: float | None
+    phase: Callable[[str], None] = lambda name: None
+    checks: dict[tuple[str, str, Problem], Check] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, kind: str, phase: Callable[[str], None]) -> Bench:
+        """The first visible device of a kind."""
+        device = torch.device("cuda", 0) if kind == "cuda" else torch.device("cpu")
+        gpu = Gpu.open(device) if kind == "cuda" else None
+        return cls(device, gpu, gpu.idle_power_w() if gpu else None, phase)
+
+
+def run_case(case: Case, bench: Bench) -> tuple[Observed, list[Caveat]]:
+    """Runs one case and returns what was seen.
+
+    Raises:
+        Unsupported, WrongResult: before anything is timed.
+        torch.OutOfMemoryError and whatever else a kernel raises.
+    """
+    started = time.perf_counter_ns()
+    bench.phase("build")
+    resolved = resolve_backends(case)
+    model = build_model(case, resolved)
+    model.allocate(bench.device, case.execution.seed)
+    built = time.perf_counter_ns()
+
+    bench.phase("verify")
+    backends = _verified(resolved, bench)
+
+    bench.phase("prepare")
+    work = prepare(case, model)
+    prepared = time.perf_counter_ns()
+
+    bench.phase("count")
+    counts = _count(work, model, resolved)
+
+    bench.phase("measure")
+    timer, region = timer_for(bench.device), TimedRegion(Watch(bench.gpu))
+    reset_peaks(bench.device)
+    samples = measure(work.step, timer, case.sampling, around=region)
+    watch = region.watch
+    energy = watch.energy(samples.runs, bench.idle_power_w)
+
+    bench.phase("record")
+    cache = count_cache(work.caches, work.capacity) if work.caches else None
+    kept = cache.kv_cache_bytes + cache.ssm_state_bytes + cache.conv_state_bytes if cache else None
+    observed = Observed(
+        samples_ns=samples.samples_ns,
+        steps_per_sample=work.steps_per_sample,
+        warmup_steps=samples.warmup_steps,
+        warmup_ns=samples.warmup_ns,
+        timer=timer.name,
+        parameters=parameter_count(model),
+        memory=observe_memory(bench.device, model, optimizer=work.optimizer, cache_bytes=kept),
+        cache=cache,
+        counts=counts,
+        backends=backends,
+        kernels=kernel_names(work.step if work.steps_per_sample == 1 else work.eager_step, bench.device),
+        gpu_before=watch.before,
+        gpu_after=watch.after,
+        energy=energy,
+        build_ns=built - started,
+        prepare_ns=prepared - built,
+        loss=_finite_loss(work),
+    )
+    caveats = find_caveats(
+        samples.samples_ns,
+        target_rel_ci=case.sampling.target_rel_ci,
+        resolution_ns=timer.resolution_ns,
+        before=watch.before,
+        after=watch.after,
+        energy=energy,
+        graph_breaks=graph_breaks() if case.execution.mode == "compile" else 0,
+        recompiles=region.compilations,
+    )
+    return observed, caveats
+
+
+def _finite_loss(work: Prepared) -> float | None:
+    """The last step's loss, None in inference.
+
+    Raises:
+        WrongResult: it is no number; what trained to that was not the model.
+    """
+    loss = work.loss() if work.loss else None
+    if loss is not None and not math.isfinite(loss):
+        raise WrongResult(f"the loss after the timed steps is {loss}: lower the learning rate or use a wider dtype.")
+    return loss
+
+
+class TimedRegion:
+    """Around the samples: what NVML saw, and how often torch.compile compiled although it should not have."""
+
+    def __init__(self, watch: Watch) -> None:
+        self.watch = watch
+        self.compilations = 0
+
+    def __enter__(self) -> TimedRegion:
+        self.compilations = -compilations()
+        self.watch.__enter__()
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        self.watch.__exit__(*exc)
+        self.compilations += compilations()
+
+
+def compilations() -> int:
+    """Graphs torch.compile has compiled in this process."""
+    return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+
+
+def graph_breaks() -> int:
+    """Places where torch.compile fell back to Python in the functions compiled since the last reset."""
+    return sum(torch._dynamo.utils.counters["graph_break"].values())
+
+
+def _verified(resolved: list[Resolved], bench: Bench) -> list[BackendUse]:
+    """Every backend's proof, taken once per process and kind of problem; one entry per operation and backend."""
+    uses: dict[tuple[str, str], BackendUse] = {}
+    for item in resolved:
+        problem = replace(item.problem, length=0)
+        known = (item.op, item.backend.name, problem)
+        if known not in bench.checks:
+            bench.checks[known] = verify(item.backend, problem, device=bench.device, seed=VERIFY_SEED)
+        check = bench.checks[known]
+        use = BackendUse(
+            op=item.op,
+            asked=item.asked,
+            ran=item.backend.name,
+            package=item.backend.package,
+            version=item.backend.version,
+            error=check.error,
+            bound=check.bound,
+        )
+        worst = uses.get((item.op, item.backend.name))
+        if worst is None or check.error / check.bound > (worst.error or 0.0) / (worst.bound or 1.0):
+            uses[item.op, item.backend.name] = use
+    return list(uses.values())
+
+
+def _count(work: Prepared, model: LanguageModel, resolved: list[Resolved]) -> list[OperatorCount]:
+    """One eager step as both public counters see it; a counter that fails says so and costs nothing else."""
+    hidden = [item for item in resolved if not item.backend.dispatched]
+    compiled = [item.function for item in hidden if item.backend.compiles_per_length]
+    unseen = [f"{item.op} ({item.backend.name})" for item in hidden for _ in range(item.uses)]
+    if compiled:
+        work.eager_step()  # what compiles on its first call, backward included, does so before a counter watches
+
+    def forward(*inputs: torch.Tensor) -> tuple[object, ...]:
+        # The tracer drops work that no output depends on, such as a state kept for the next step.
+        with torch.no_grad():
+            return work.forward(*inputs), [cache.tensors() for cache in work.caches]
+
+    with replaced(model, compiled, unwatched):
+        by_torch = count_with_torch(work.eager_step, unseen)
+    with replaced(model, [item.function for item in hidden], traced):
+        by_fvcore = count_with_fvcore(model, work.inputs, forward=forward)
+    model.zero_grad(set_to_none=False)
+    return [by_torch, by_fvcore]
+
+
+def answer_for(case: Case, bench: Bench) -> dict[str, Any]:
+    """The case's answer as plain values; every failure becomes a status, ``fit`` false where the process must end."""
+    try:
+        observed, caveats = run_case(case, bench)
+    except Unsupported as exc:
+        return _failure(Status.UNSUPPORTED, exc)
+    except WrongResult as exc:
+        return _failure(Status.WRONG, exc)
+    except HybridbenchError as exc:
+        return _failure(Status.UNSUPPORTED, exc)
+    except (torch.OutOfMemoryError, MemoryError) as exc:
+        return _failure(Status.OOM, exc)
+    except Exception as exc:
+        if "can't allocate memory" in str(exc):  # the CPU allocator raises a plain RuntimeError
+            return _failure(Status.OOM, exc)
+        return _failure(Status.CRASHED, exc, fit=False)
+    return {"status": Status.OK, "observed": to_plain(observed), "caveats": to_plain(caveats), "fit": True}
+
+
+def _failure(status: Status, exc: BaseException, fit: bool = True) -> dict[str, Any]:
+    lines = str(exc).strip().splitlines() or [""]
+    # Compilers put a place first and the reason last; everybody else says it in the first line.
+    text = lines[-1] if lines[0].startswith("at ") else lines[0]
+    if not isinstance(exc, HybridbenchError):
+        text = f"{type(exc).__name__}: {text}"
+    full = None if isinstance(exc, HybridbenchError) else "".join(traceback.format_exception(exc))
+    return {"status": status, "message": text, "traceback": full, "fit": fit}
+
+
+def _release(case: Case) -> None:
+    """Gives the last case's memory back, so that the next one starts from an empty device."""
+    if case.execution.mode == "compile":  # else only kernels were compiled, and those serve the next case too
+        torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _end_with_parent() -> None:
+    """Ends this process when its parent is gone: a killed run must not leave a GPU busy."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def serve(cases: IO[str], answers: IO[str]) -> None:
+    """Answers cases until there are none left or one may have harmed the device."""
+
+    def send(kind: str, **body: Any) -> None:
+        answers.write(json.dumps({"kind": kind, **body}) + "\n")
+        answers.flush()
+
+    benches: dict[str, Bench] = {}
+    send("hello", cuda=torch.cuda.is_available())
+    for line in cases:
+        case = Case.from_dict(json.loads(line))
+        kind = case.execution.device
+        if kind == "cuda" and not torch.cuda.is_available():
+            send("answer", **_failure(Status.UNSUPPORTED, Unsupported(NO_CUDA)), environment=None)
+            continue
+        if kind not in benches:
+            benches[kind] = Bench.open(kind, lambda name: send("phase", phase=name))
+        bench = benches[kind]
+        answer = answer_for(case, bench)
+        send("answer", **answer, environment=to_plain(fingerprint(bench.device, bench.gpu)))
+        if not answer["fit"]:
+            return
+        _release(case)
+
+
+NO_CUDA = "PyTorch finds no CUDA device: install a CUDA build of torch and a driver, or measure with --device cpu"
+
+
+def main() -> None:
+    """Entry of the process."""
+    _end_with_parent()
+    with os.fdopen(int(sys.argv[1]), "w", encoding="utf-8") as answers:
+        serve(sys.stdin, answers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""prefill: one parallel forward over a prompt that fills the caches and yields the first token.
+
+Only the last position goes through the head. The caches are allocated once and overwritten by every step.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hybridbench.model.language import LanguageModel
+from hybridbench.suite import Case
+from hybridbench.workload.prepared import Prepared, kept, random_tokens
+
+
+def prepare_prefill(case: Case, model: LanguageModel) -> Prepared:
+    """A step over ``batch`` prompts of ``context`` tokens."""
+    work = case.workload
+    token_BT = random_tokens(case, work.batch, work.context, device=model.embedding_VD.device)
+    caches = model.new_caches(work.batch, work.context, case.execution.storage)
+    model.eval()
+
+    def run(token: Tensor) -> Tensor:
+        return model.prefill(token, caches)
+
+    compiled = torch.compile(run, dynamic=False) if case.execution.mode == "compile" else run
+
+    def step() -> Tensor:
+        with torch.no_grad():
+            return compiled(token_BT).argmax(-1)
+
+    def eager_step() -> Tensor:
+        with torch.no_grad():
+            return run(token_BT).argmax(-1)
+
+    return Prepared(step, eager_step, run, (token_BT,), caches=kept(caches), capacity=work.context)

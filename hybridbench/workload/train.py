@@ -1,0 +1,50 @@
+"""train: one training step: forward, loss over a head whose logits never exist whole, backward, fused AdamW.
+
+Batches of random tokens rotate, so that no step repeats the last one's data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hybridbench.model.language import LanguageModel
+from hybridbench.suite import Case
+from hybridbench.workload.prepared import Prepared, random_tokens
+
+BATCHES = 4
+LEARNING_RATE = 3e-4
+
+
+def prepare_train(case: Case, model: LanguageModel) -> Prepared:
+    """A step over ``batch`` sequences of ``context`` tokens, each predicting its next token."""
+    device = model.embedding_VD.device
+    work = case.workload
+    data = random_tokens(case, BATCHES, work.batch, work.context + 1, device=device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, fused=True)
+    state: dict[str, Any] = {"turn": 0, "loss": None}
+    model.train()
+
+    def run(forward: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        batch = data[state["turn"] % BATCHES]
+        state["turn"] += 1
+        loss = forward(batch[:, :-1], batch[:, 1:])
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=False)
+        model.balance_experts()
+        state["loss"] = loss.detach()
+        return loss
+
+    forward = torch.compile(model.loss, dynamic=False) if case.execution.mode == "compile" else model.loss
+    return Prepared(
+        step=lambda: run(forward),
+        eager_step=lambda: run(model.loss),
+        forward=model.loss,
+        inputs=(data[0, :, :-1], data[0, :, 1:]),
+        optimizer=optimizer,
+        loss=lambda: float(state["loss"]),
+    )

@@ -1,0 +1,29 @@
+"""The describing and the reporting half never load torch, so that cost and report answer at once, or without it."""
+
+from __future__ import annotations
+
+import pkgutil
+import subprocess
+import sys
+
+import hybridbench.arch
+import hybridbench.report
+
+MODULES = [
+    *("hybridbench.units", "hybridbench.errors", "hybridbench.machine", "hybridbench.suite", "hybridbench.record"),
+    *("hybridbench.stats", "hybridbench.store", "hybridbench.metrics"),
+    *(m.name for m in pkgutil.walk_packages(hybridbench.arch.__path__, "hybridbench.arch.")),
+    *(m.name for m in pkgutil.walk_packages(hybridbench.report.__path__, "hybridbench.report.")),
+]
+
+
+def test_torch_stays_unloaded() -> None:
+    assert "hybridbench.arch.model" in MODULES
+    code = (
+        "import importlib, sys\n"
+        f"for name in {MODULES!r}:\n"
+        "    importlib.import_module(name)\n"
+        "    assert 'torch' not in sys.modules, name\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr

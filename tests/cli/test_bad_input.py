@@ -1,0 +1,160 @@
+"""Every mistake a person can type gets one sentence with the offending value, exit code 2, and no traceback."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from click.testing import CliRunner
+
+from hybridbench.cli.main import main
+
+MISTAKES = {
+    "unknown arch": (["cost", "--arch", "intr"], ["'intr'", "did you mean 'intra'"]),
+    "unknown scale": (["cost", "--scale", "2b"], ["'2b'", "100m"]),
+    "empty arch": (["cost", "--arch", "mamba,,inter"], ["'mamba,,inter'"]),
+    "backwards range": (["decode", "--ctx", "128k..4k"], ["'128k..4k'", "4k..128k"]),
+    "zero context": (["decode", "--ctx", "0"], ["'0'", "1 or more"]),
+    "negative context": (["decode", "--ctx", "-4k"], ["'-4k'"]),
+    "words for a context": (["decode", "--ctx", "long"], ["'long'", "4k..128k"]),
+    "fractional context": (["decode", "--ctx", "1.5k"], ["'1.5k'"]),
+    "factor of one": (["decode", "--ctx", "1k..4k*1"], ["*1"]),
+    "bad batch": (["decode", "--batch", "two"], ["batch", "'two'"]),
+    "ratio that is none": (["cost", "--ratio", "1-5"], ["'1-5'", "1:5"]),
+    "ratio too sparse": (["cost", "--arch", "inter", "--scale", "tiny", "--ratio", "1:100"], ["1:100", "1:5"]),
+    "ratio of nothing": (["cost", "--arch", "inter", "--ratio", "0:0"], ["'0:0'"]),
+    "malformed pattern": (["cost", "--pattern", "M-Q-"], ["'Q'", "M-Q-", "\n    ^"]),
+    "unclosed parallel block": (["cost", "--pattern", "M-(*&M-"], ["(*&M", "^"]),
+    "pattern without mixer": (["cost", "--pattern", "--"], ["--"]),
+    "pattern and ratio": (["cost", "--pattern", "M-", "--ratio", "1:5"], ["--ratio"]),
+    "window without a window layer": (["cost", "--arch", "inter", "--window", "512"], ["--window", "inter"]),
+    "window on a pattern without S": (["cost", "--pattern", "M-*-", "--window", "512"], ["--window", "S"]),
+    "positions beyond the depth": (["cost", "--arch", "inter", "--positions", "4,40"], ["40", "13"]),
+    "positions that are none": (["cost", "--arch", "inter", "--positions", "a"], ["'a'"]),
+    "unknown recipe": (["cost", "--recipe", "himba"], ["'himba'", "'hymba'"]),
+    "unknown fusion": (["cost", "--arch", "intra", "--fusion-op", "multiply"], ["'multiply'", "subtract"]),
+    "impossible fusion": (
+        ["cost", "--arch", "intra", "--fusion-op", "concat", "--fusion-out", "separate"],
+        ["concat", "joint"],
+    ),
+    "impossible split": (["cost", "--arch", "intra", "--split", "1152"], ["'1152'"]),
+    "unknown convention": (["cost", "--convention", "exakt"], ["'exakt'", "'exact'"]),
+    "unknown dtype": (["cost", "--dtype", "int4"], ["'int4'", "bfloat16"]),
+    "unknown device": (["decode", "--device", "gpu0"], ["'gpu0'", "cuda"]),
+    "unknown mode": (["decode", "--device", "cpu", "--mode", "fast"], ["'fast'", "eager"]),
+    "graph on a CPU": (["decode", "--device", "cpu", "--mode", "graph"], ["graph", "eager"]),
+    "backend without equals": (["decode", "--backend", "flash-attn"], ["'flash-attn'", "OP=NAME"]),
+    "backend of no operation": (["decode", "--device", "cpu", "--backend", "atention=x"], ["'atention'"]),
+    "no such backend": (
+        ["decode", "--device", "cpu", "--backend", "attention_decode=flash"],
+        ["'flash'", "flash-attn"],
+    ),
+    "no time": (["decode", "--device", "cpu", "--max-time", "0"], ["0"]),
+    "no samples": (["decode", "--device", "cpu", "--min-samples", "0"], ["0"]),
+    "resume without a folder": (["decode", "--device", "cpu", "--resume"], ["--resume", "-o"]),
+    "prompt longer than the generation": (
+        ["generate", "--device", "cpu", "--ctx", "256", "--prompt", "512"],
+        ["256", "512"],
+    ),
+    "no suite": (["run", "suites/nothing.toml"], ["suites/nothing.toml"]),
+    "no results": (["report", "nowhere"], ["nowhere"]),
+    "no such command": (["decod"], ["decod"]),
+    "no such option": (["decode", "--contxt", "4k"], ["--contxt"]),
+}
+
+
+def run(*args, **kwargs):
+    return CliRunner().invoke(main, list(args), **kwargs)
+
+
+def complaint(result):
+    assert result.exit_code == 2, result.output
+    assert "Traceback" not in result.output
+    assert isinstance(result.exception, SystemExit | type(None))
+    return result.stderr
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistake(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    args, words = MISTAKES[name]
+    text = complaint(run(*args))
+    for word in words:
+        assert word in text, text
+    assert not list(tmp_path.iterdir()), "nothing is written before the input is right"
+
+
+def test_a_gpu_that_is_not_there(monkeypatch):
+    monkeypatch.setattr("hybridbench.cli.measuring.visible_gpus", list)
+    text = complaint(run("decode", "--device", "cuda"))
+    assert "cuda" in text
+    assert "--device cpu" in text
+
+
+@pytest.mark.parametrize(
+    ("op", "name"), [("attention_decode", "flash-attn"), ("ssd_step", "mamba-ssm"), ("conv1d_step", "causal-conv1d")]
+)
+def test_a_backend_that_is_not_installed_comes_with_its_install_command(op, name):
+    pytest.importorskip("torch")
+    try:
+        __import__(name.replace("-", "_"))
+    except ImportError:
+        pass
+    else:
+        pytest.skip(f"{name} is installed here")
+    text = complaint(run("decode", "--device", "cpu", "--backend", f"{op}={name}"))
+    assert name in text
+    assert 'pip install "hybridbench[cuda]"' in text
+
+
+BAD_SUITES = {
+    "unknown key": ('[[sweep]]\nworkload = "decode"\ncontext = "4k"\n', ["'context'", "[[sweep]] 1", "'ctx'"]),
+    "unknown key in defaults": ('[defaults]\narhc = "x"\n[[sweep]]\nworkload = "decode"\n', ["'arhc'", "[defaults]"]),
+    "unknown table": ('[sweeps]\nworkload = "decode"\n', ["'sweeps'", "[[sweep]]"]),
+    "no sweep": ('name = "x"\n', ["[[sweep]]"]),
+    "no workload": ('[[sweep]]\nctx = "4k"\n', ["workload"]),
+    "wrong type": ('[[sweep]]\nworkload = "decode"\nmoe = "yes"\n', ["moe", "'yes'"]),
+    "not TOML": ("[[sweep\n", ["TOML"]),
+    "bad range inside": ('[[sweep]]\nworkload = "decode"\nctx = "4k..1k"\n', ["4k..1k"]),
+    "unknown workload": ('[[sweep]]\nworkload = "decoding"\n', ["'decoding'", "'decode'"]),
+}
+
+
+@pytest.mark.parametrize("name", BAD_SUITES)
+def test_bad_suite(name, tmp_path):
+    text, words = BAD_SUITES[name]
+    path = tmp_path / "suite.toml"
+    path.write_text(text)
+    said = complaint(run("run", str(path)))
+    for word in words:
+        assert word in said, said
+
+
+BAD_RESULTS = {
+    "empty": ("", ["records.jsonl"]),
+    "foreign": ('{"benchmarks": []}\n{"benchmarks": []}\n', ["records.jsonl:1"]),
+    "not JSON": ("hello\nworld\n", ["records.jsonl"]),
+    "newer schema": ('{"key":"x","case":{},"schema":99}\n' * 2, ["99", "upgrade"]),
+}
+
+
+@pytest.mark.parametrize("name", BAD_RESULTS)
+def test_bad_results(name, tmp_path):
+    text, words = BAD_RESULTS[name]
+    path = tmp_path / "records.jsonl"
+    path.write_text(text)
+    said = complaint(run("report", str(path)))
+    for word in words:
+        assert word in said.replace("\n", ""), said
+
+
+def test_an_output_folder_that_cannot_be_written(tmp_path):
+    occupied = tmp_path / "file"
+    occupied.write_text("I am a file")
+    for args in (["decode", "--device", "cpu", "--ctx", "64"], ["cost"]):
+        text = complaint(run(*args, "-o", str(occupied / "below")))
+        assert str(occupied) in text.replace("\n", "")
+    if os.geteuid():
+        closed = tmp_path / "closed"
+        closed.mkdir(mode=0o500)
+        assert "closed" in complaint(run("decode", "--device", "cpu", "--ctx", "64", "-o", str(closed)))

@@ -1,0 +1,121 @@
+"""Whole models on a GPU in bfloat16: prefill + decode against one forward, graph against eager, fast against plain."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hybridbench.arch.block import Storage
+from hybridbench.arch.families import ARCHS, RECIPES, Options, build_spec
+from hybridbench.model import build_model, resolve_backends
+from hybridbench.suite import GENERATE, OPS, TRAIN, Case, Execution, Workload
+from hybridbench.workload import prepare
+from hybridbench.workload.decode import DecodeLoop, captured
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+BF16_BOUND = 3e-2
+"""Relative error of logits between two orders of the same bfloat16 arithmetic, some ten layers deep.
+
+One rounding to bfloat16 is 2^-9; the residual stream takes one per sublayer and each branch a few, all independent:
+about sqrt(60) * 2^-9 / sqrt(3) = 0.9e-2, with room for the larger roundings inside attention and the scan.
+"""
+
+SPECS = {
+    **{arch: build_spec(arch, "100m") for arch in ARCHS},
+    **{f"intra {name}": build_spec("intra", "100m", Options(recipe=name)) for name in RECIPES if name != "paper"},
+    "moe inter": build_spec("inter", "100m", Options(moe=True)),
+}
+
+
+def build(spec, kind=GENERATE, mode="eager", backends=None):
+    case = Case(spec, Workload(kind, 400, 2, 300), Execution("cuda", "bfloat16", mode, backends=backends or {}))
+    model = build_model(case, resolve_backends(case))
+    model.allocate(torch.device("cuda"), 0)
+    return case, model
+
+
+def relative(found, expected):
+    """The typical token's relative error: the median over tokens.
+
+    A router near a tie may send a token to another expert after any rounding, and that token then differs by a lot; few
+    do. Without experts median and mean are alike.
+    """
+    difference, size = (found.float() - expected.float()).norm(dim=-1), expected.float().norm(dim=-1)
+    return float((difference / size).median())
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_prefill_then_64_decoded_tokens_give_the_logits_of_one_forward(name):
+    spec = SPECS[name]
+    _, model = build(spec)
+    prompt, total = 700, 764
+    tokens = torch.randint(spec.vocab_size, (2, total), device="cuda")
+    with torch.no_grad():
+        expected = model(tokens)[:, prompt - 1 :]
+        caches = model.new_caches(2, total, Storage.of("bfloat16"))
+        logits = [model.prefill(tokens[:, :prompt], caches)]
+        for position in range(prompt, total):
+            logits.append(model.decode(tokens[:, position], torch.full((2,), position, device="cuda"), caches))
+    error = relative(torch.stack(logits, 1), expected)
+    print(f"{name}: {error:.2e}")  # noqa: T201
+    assert error < BF16_BOUND
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_fast_kernels_give_the_logits_of_the_plain_ones(name):
+    spec = SPECS[name]
+    _, fast = build(spec)
+    _, plain = build(spec, backends=dict.fromkeys(OPS, "reference"))
+    tokens = torch.randint(spec.vocab_size, (2, 700), device="cuda")
+    with torch.no_grad():
+        error = relative(fast(tokens), plain(tokens))
+    print(f"{name}: {error:.2e}")  # noqa: T201
+    assert error < BF16_BOUND
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_a_captured_graph_decodes_what_eager_decodes_over_64_tokens(name):
+    spec = SPECS[name]
+    case, model = build(spec)
+    prompt, steps = 600, 64
+    tokens = torch.randint(spec.vocab_size, (2, prompt), device="cuda")
+    decoded = []
+    for graphed in (False, True):
+        loop = DecodeLoop(case, model, prompt + steps, advance=True)
+        step = loop.step
+        with torch.no_grad():
+            loop.token_B.copy_(model.prefill(tokens, loop.caches).argmax(-1))
+        loop.position_B.fill_(prompt)
+        if graphed:
+            step = captured(loop.step)
+            with torch.no_grad():  # capture ran the step: start again
+                loop.token_B.copy_(model.prefill(tokens, loop.caches).argmax(-1))
+            loop.position_B.fill_(prompt)
+        out = []
+        for _ in range(steps):
+            step()
+            out.append(loop.token_B.clone())
+        decoded.append(torch.stack(out))
+        assert int(loop.position_B[0]) == prompt + steps
+    assert torch.equal(*decoded)
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_a_compiled_training_step_learns_what_an_eager_one_learns(arch):
+    losses = []
+    for mode in ("eager", "compile"):
+        case, model = build(SPECS[arch], kind=TRAIN, mode=mode)
+        work = prepare(case, model)
+        seen = []
+        for _ in range(8):
+            work.step()
+            seen.append(work.loss())
+        losses.append(seen)
+    eager, compiled = losses
+    assert eager[-1] < eager[0] - 0.2
+    assert compiled == pytest.approx(eager, rel=2e-2)

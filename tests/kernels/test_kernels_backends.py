@@ -1,0 +1,188 @@
+"""Every backend in the table either agrees with its reference here or says in a sentence why it cannot run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from hybridbench.errors import BadInput, Unsupported
+from hybridbench.kernels import BACKENDS, DEFAULT_ORDER, Backend, Problem, available, registry, resolve, verify
+
+SHAPES: dict[str, list[dict[str, int]]] = {
+    "attention": [
+        {"head_dim": 16, "n_heads": 4, "n_kv_heads": 4},
+        {"head_dim": 64, "n_heads": 32, "n_kv_heads": 8},
+        {"head_dim": 72, "v_head_dim": 128, "n_heads": 16, "n_kv_heads": 4},
+        {"head_dim": 16, "n_heads": 8, "n_kv_heads": 2, "window": 70, "length": 300},
+        {"head_dim": 16, "n_heads": 8, "n_kv_heads": 2, "window": 70, "sinks": 9, "length": 300},
+    ],
+    "attention_decode": [
+        {"head_dim": 64, "n_heads": 32, "n_kv_heads": 8},
+        {"head_dim": 24, "v_head_dim": 48, "n_heads": 4, "n_kv_heads": 4},
+    ],
+    "ssd": [{"head_dim": 64, "n_heads": 8, "d_state": 32, "chunk_size": 64, "n_groups": g} for g in (1, 4)],
+    "ssd_step": [{"head_dim": 64, "n_heads": 8, "d_state": 32, "n_groups": g} for g in (1, 4)],
+    "conv1d": [{"d_conv": 4}, {"d_conv": 2}],
+    "conv1d_step": [{"d_conv": 4}],
+    "experts": [{}],
+    "linear_cross_entropy": [{}],
+}
+
+
+def cases() -> list[pytest.param]:
+    return [
+        pytest.param(
+            backend,
+            Problem(device="cpu", dtype=dtype, training=training, **shape),
+            id=f"{op}-{name}-{i}-{dtype}-{training}",
+        )
+        for op, table in BACKENDS.items()
+        for name, backend in table.items()
+        for i, shape in enumerate(SHAPES[op])
+        for dtype, training in (("float32", True), ("bfloat16", True), ("float64", False))
+    ]
+
+
+@pytest.mark.parametrize(("backend", "problem"), cases())
+def test_a_backend_is_right_or_says_why_not(backend: Backend, problem: Problem) -> None:
+    reason = available(backend, problem)
+    if reason is None:
+        check = verify(resolve(backend.op, backend.name, problem), problem, device="cpu", seed=3)
+        assert (check.op, check.backend) == (backend.op, backend.name)
+        assert check.error <= check.bound
+        assert check.cases >= 1
+    else:
+        with pytest.raises(Unsupported) as refused:
+            resolve(backend.op, backend.name, problem)
+        assert backend.name in str(refused.value)
+        assert reason in str(refused.value)
+        assert "What can run here: " in str(refused.value)
+
+
+def test_every_operation_has_a_reference_and_a_complete_order() -> None:
+    assert set(BACKENDS) == set(DEFAULT_ORDER) == set(SHAPES)
+    for op, table in BACKENDS.items():
+        assert "reference" in table
+        for name, backend in table.items():
+            assert (backend.op, backend.name) == (op, name)
+        for device in ("cpu", "cuda"):
+            order = DEFAULT_ORDER[op][device]
+            assert order[-1] == "reference"
+            assert set(order) <= set(table)
+        assert set(DEFAULT_ORDER[op]["cuda"]) == set(table)
+
+
+@pytest.mark.parametrize(
+    ("op", "problem", "chosen"),
+    [
+        ("attention", Problem("cpu", "float32", head_dim=64, n_heads=4), "sdpa-flash"),
+        ("attention", Problem("cpu", "float32", head_dim=64, v_head_dim=128, n_heads=4), "reference"),
+        ("attention", Problem("cpu", "float32", head_dim=64, n_heads=4, window=512, sinks=64), "reference"),
+        ("attention_decode", Problem("cpu", "float32", head_dim=64, n_heads=4), "sdpa-mask"),
+        ("ssd", Problem("cpu", "float32", head_dim=64, n_heads=4, d_state=16, chunk_size=64), "reference"),
+        ("linear_cross_entropy", Problem("cpu", "float32"), "chunked"),
+    ],
+)
+def test_auto_on_a_cpu(op: str, problem: Problem, chosen: str) -> None:
+    assert resolve(op, "auto", problem).name == chosen
+
+
+@pytest.mark.parametrize(
+    ("problem", "chosen"),
+    [
+        (Problem("cuda", "bfloat16", head_dim=64, n_heads=32, n_kv_heads=8), "sdpa-cudnn"),
+        (Problem("cuda", "float32", head_dim=64, n_heads=32, n_kv_heads=8), "flex"),
+        (Problem("cuda", "bfloat16", head_dim=64, n_heads=32, n_kv_heads=8, window=512), "flash-attn"),
+        (Problem("cuda", "bfloat16", head_dim=64, n_heads=32, n_kv_heads=8, window=512, sinks=64), "flex"),
+        (Problem("cuda", "bfloat16", head_dim=96, v_head_dim=192, n_heads=16, window=512), "flex"),
+    ],
+)
+def test_auto_on_cuda_follows_the_refusals(problem: Problem, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With every package installed and no device to try kernels on, only the stated refusals decide."""
+
+    def stated_reason(backend: Backend, asked: Problem | None = None) -> str | None:
+        return backend.refuses(asked) if asked else None
+
+    monkeypatch.setattr(registry, "available", stated_reason)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert resolve("attention", "auto", problem).name == chosen
+
+
+@pytest.mark.parametrize(
+    ("op", "name", "problem", "says"),
+    [
+        ("attention", "flash-attn", Problem("cuda", "bfloat16", head_dim=32, n_heads=4), "33 to 128 and 193 to 256"),
+        (
+            "attention",
+            "flash-attn",
+            Problem("cuda", "bfloat16", head_dim=96, v_head_dim=192, n_heads=4),
+            "width is 192",
+        ),
+        ("attention", "flash-attn", Problem("cuda", "float16", head_dim=64, n_heads=4), "float16"),
+        ("attention", "flash-attn", Problem("cuda", "bfloat16", head_dim=64, n_heads=4, window=8, sinks=2), "no sinks"),
+        ("attention", "sdpa-cudnn", Problem("cuda", "bfloat16", head_dim=64, n_heads=4, window=8), "window of 8"),
+        ("attention", "sdpa-math", Problem("cpu", "float32", head_dim=64, n_heads=4, window=8, length=9000), "9000"),
+        ("attention", "flex", Problem("cpu", "float32", head_dim=64, n_heads=4), "backward"),
+        ("attention_decode", "flash-attn", Problem("cuda", "bfloat16", head_dim=72, v_head_dim=128), "128 and 72"),
+        ("attention_decode", "flash-attn", Problem("cuda", "bfloat16", head_dim=100), "multiple of 8"),
+        ("ssd", "mamba-ssm", Problem("cuda", "float32", head_dim=64, d_state=16, chunk_size=64), "tf32"),
+        ("conv1d", "causal-conv1d", Problem("cuda", "bfloat16", d_conv=7), "d_conv is 7"),
+        ("conv1d", "causal-conv1d", Problem("cpu", "bfloat16", d_conv=4), "device is cpu"),
+    ],
+)
+def test_refusals_name_the_offending_value(op: str, name: str, problem: Problem, says: str) -> None:
+    with pytest.raises(Unsupported, match=says):
+        resolve(op, name, problem)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the packages may be installed where there is a GPU")
+@pytest.mark.parametrize(
+    ("op", "name", "says"),
+    [
+        ("ssd", "mamba-ssm", "selective_scan_cuda"),
+        ("ssd_step", "mamba-ssm", "CUDA extension"),
+        ("conv1d", "causal-conv1d", "compiled CUDA extension"),
+        ("attention", "flash-attn", "compiled CUDA extension"),
+        ("attention_decode", "flash-attn", "compiled CUDA extension"),
+        ("linear_cross_entropy", "liger", "liger_kernel"),
+    ],
+)
+def test_a_missing_package_says_how_to_install_it(op: str, name: str, says: str) -> None:
+    reason = available(BACKENDS[op][name])
+    assert reason is not None
+    assert says in reason
+    assert 'pip install "hybridbench[cuda]"' in reason
+    assert BACKENDS[op][name].version is None
+
+
+def test_versions_come_from_installed_distributions() -> None:
+    assert BACKENDS["attention"]["sdpa-math"].version == torch.__version__
+
+
+def test_an_unknown_name_suggests_the_nearest() -> None:
+    problem = Problem("cpu", "float32", head_dim=16, n_heads=2)
+    with pytest.raises(BadInput, match="did you mean 'sdpa-flash'"):
+        resolve("attention", "sdpa-flahs", problem)
+    with pytest.raises(BadInput, match="did you mean 'ssd'"):
+        resolve("sssd", "auto", problem)
+
+
+def test_a_kernel_of_ones_own_by_path() -> None:
+    problem = Problem("cpu", "float32", d_conv=4, training=True)
+    mine = resolve("conv1d", "hybridbench.kernels.reference:conv1d", problem)
+    assert verify(mine, problem, device="cpu", seed=0).backend == "hybridbench.kernels.reference:conv1d"
+    for path in ("no_such_module:f", "hybridbench.kernels.reference:no_such_function", ":f"):
+        with pytest.raises(BadInput, match=r"package\.module:function"):
+            resolve("conv1d", path, problem)
+
+
+def test_importing_the_package_imports_no_third_party() -> None:
+    code = (
+        "import sys, hybridbench.kernels; "
+        "print([m for m in ('flash_attn', 'mamba_ssm', 'causal_conv1d', 'liger_kernel', 'triton') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,149 @@
+"""Verification passes what is right and stops what is slightly wrong, whatever is wrong with it."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from hybridbench.errors import WrongResult
+from hybridbench.kernels import BACKENDS, Backend, Problem, reference, verify
+
+ATTENTION = Problem("cpu", "bfloat16", head_dim=64, n_heads=8, n_kv_heads=2, training=True)
+WINDOWED = dataclasses.replace(ATTENTION, window=40, sinks=4)
+SSD = Problem("cpu", "bfloat16", head_dim=16, n_heads=4, n_groups=2, d_state=32, chunk_size=64, training=True)
+CONV = Problem("cpu", "bfloat16", d_conv=4, training=True)
+LOSS = Problem("cpu", "bfloat16", training=True)
+
+
+def broken(op: str, function: Callable[..., Any]) -> Backend:
+    return dataclasses.replace(BACKENDS[op]["reference"], name="broken", load=lambda: function)
+
+
+def unscaled_gradient(hidden: Tensor, weight: Tensor, target: Tensor) -> Tensor:
+    loss = reference.linear_cross_entropy(hidden, weight, target)
+    return loss.detach() + 2 * (loss - loss.detach())
+
+
+def stale_state(state: Tensor, *rest: Tensor) -> Tensor:
+    return reference.ssd_step(state.clone(), *rest)
+
+
+def one_slot_too_many(q: Tensor, k: Tensor, v: Tensor, length: Tensor) -> Tensor:
+    return reference.attention_decode(q, k, v, (length + 1).clamp(max=k.shape[1]))
+
+
+def forgets_the_tail(q: Tensor, k: Tensor, v: Tensor, **settings: Any) -> Tensor:
+    out = reference.attention(q, k, v, **settings)
+    whole = q.shape[1] // 64 * 64
+    return torch.cat([out[:, :whole], torch.full_like(out[:, whole:], torch.nan)], 1)
+
+
+WRONG = {
+    "scale": ("attention", ATTENTION, lambda q, k, v, **s: reference.attention(q * 1.1, k, v, **s), "out_BTHV"),
+    "value": ("attention", ATTENTION, lambda q, k, v, **s: reference.attention(q, k, v, **s) * 1.02, "out_BTHV"),
+    "gradient": (
+        "attention",
+        ATTENTION,
+        lambda q, k, v, **s: reference.attention(q, k.detach() + 0.9 * (k - k.detach()), v, **s),
+        "gradient of k_BTKP",
+    ),
+    "tail": ("attention", ATTENTION, forgets_the_tail, "nan"),
+    "window": (
+        "attention",
+        WINDOWED,
+        lambda q, k, v, window, sinks: reference.attention(q, k, v, window=window + 1, sinks=sinks),
+        "out_BTHV",
+    ),
+    "sinks": (
+        "attention",
+        WINDOWED,
+        lambda q, k, v, window, sinks: reference.attention(q, k, v, window=window),
+        "out_BTHV",
+    ),
+    "heads": (
+        "attention",
+        ATTENTION,
+        lambda q, k, v, **s: reference.attention(q, k.flip(2), v.flip(2), **s),
+        "out_BTHV",
+    ),
+    "shape": ("attention", ATTENTION, lambda q, k, v, **s: reference.attention(q, k, v, **s)[:, :, :1], "nan"),
+    "length": ("attention_decode", ATTENTION, one_slot_too_many, "out_BHV"),
+    "chunks": (
+        "ssd",
+        SSD,
+        lambda *t, chunk_size, initial_state_BHPN: reference.ssd(*t, chunk_size=chunk_size),
+        "length 65",
+    ),
+    "final": (
+        "ssd",
+        SSD,
+        lambda *t, **s: (reference.ssd(*t, **s)[0], reference.ssd(*t, **s)[1] * 0.98),
+        "final_state_BHPN",
+    ),
+    "skip": (
+        "ssd",
+        SSD,
+        lambda x, dt, A, B, C, D, bias, **s: reference.ssd(x, dt, A, B, C, D * 0, bias, **s),
+        "y_BTHP",
+    ),
+    "groups": ("ssd", SSD, lambda x, dt, A, B, *t, **s: reference.ssd(x, dt, A, B.flip(2), *t, **s), "y_BTHP"),
+    "state": ("ssd_step", SSD, stale_state, "state_BHPN"),
+    "taps": ("conv1d", CONV, lambda x, w, b: reference.conv1d(x, w.flip(1), b), "y_BTC"),
+    "shift": ("conv1d_step", CONV, lambda s, x, w, b: reference.conv1d_step(s.clone(), x, w, b), "BC"),
+    "loss": ("linear_cross_entropy", LOSS, unscaled_gradient, "gradient of hidden_ND"),
+}
+
+
+@pytest.mark.parametrize(("op", "problem", "function", "names"), WRONG.values(), ids=WRONG)
+def test_a_wrong_backend_has_no_speed(op: str, problem: Problem, function: Callable[..., Any], names: str) -> None:
+    with pytest.raises(WrongResult) as wrong:
+        verify(broken(op, function), problem, device="cpu", seed=0)
+    text = str(wrong.value)
+    assert text.startswith(f"{op} backend 'broken' disagrees with the reference in bfloat16 at ")
+    assert names in text
+    assert "the bound is 0.0" in text
+
+
+def test_a_window_one_too_wide_is_seen_even_where_windows_are_wide() -> None:
+    problem = dataclasses.replace(ATTENTION, window=512, training=False)
+    wide = broken("attention", lambda q, k, v, window, sinks: reference.attention(q, k, v, window=window + 1))
+    with pytest.raises(WrongResult, match=r"at length 513: out_BTHV is off by 0\.0[3-9]"):
+        verify(wide, problem, device="cpu", seed=0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_the_references_pass_with_room(dtype: str, seed: int) -> None:
+    for op, problem in (("attention", WINDOWED), ("ssd", SSD), ("conv1d", CONV), ("linear_cross_entropy", LOSS)):
+        given = dataclasses.replace(problem, dtype=dtype)
+        check = verify(BACKENDS[op]["reference"], given, device="cpu", seed=seed)
+        assert check.error < check.bound / 2
+
+
+def test_a_seed_gives_the_same_check_and_another_seed_other_inputs() -> None:
+    checks = [verify(BACKENDS["ssd"]["reference"], SSD, device="cpu", seed=seed) for seed in (1, 1, 2)]
+    assert checks[0] == checks[1]
+    assert checks[0] != checks[2]
+
+
+def test_inference_takes_no_gradients() -> None:
+    def without_gradients(*given: Tensor) -> Tensor:
+        assert not torch.is_grad_enabled()
+        assert not any(tensor.requires_grad for tensor in given)
+        return reference.conv1d(*given)
+
+    verify(broken("conv1d", without_gradients), dataclasses.replace(CONV, training=False), device="cpu", seed=0)
+
+
+def test_verification_is_quick_enough_to_run_in_every_worker() -> None:
+    problem = Problem("cpu", "float32", head_dim=64, n_heads=32, n_kv_heads=8, d_state=128, chunk_size=256, d_conv=4)
+    for op, table in BACKENDS.items():
+        began = time.perf_counter()
+        verify(table["reference"], problem, device="cpu", seed=0)
+        assert time.perf_counter() - began < 10, op  # 0.1 s on an idle core

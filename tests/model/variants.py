@@ -1,0 +1,48 @@
+"""Every kind of model worth building twice: families, recipes, fusion axes, experts and odd patterns, at scale tiny."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+from hybridbench.arch.attention import Attention
+from hybridbench.arch.families import ARCHS, RECIPES, Options, build_spec, pattern_spec
+from hybridbench.arch.mamba2 import Mamba2
+from hybridbench.arch.model import ModelSpec
+from hybridbench.arch.parallel import Parallel
+
+WINDOW, SINKS, CHUNK = 16, 4, 16
+
+
+def small(spec: ModelSpec) -> ModelSpec:
+    """The spec with a window and a chunk that short sequences outgrow."""
+
+    def shrink(block: object) -> object:
+        if isinstance(block, Attention) and block.window is not None:
+            return replace(block, window=WINDOW, sinks=SINKS)
+        if isinstance(block, Mamba2):
+            return replace(block, chunk_size=CHUNK)
+        if isinstance(block, Parallel):
+            return replace(block, first=shrink(block.first), second=shrink(block.second))
+        return block
+
+    return replace(spec, blocks={symbol: shrink(block) for symbol, block in spec.blocks.items()})
+
+
+def _variants() -> dict[str, ModelSpec]:
+    found = {arch: build_spec(arch, "tiny") for arch in ARCHS}
+    found |= {f"moe {arch}": build_spec(arch, "tiny", Options(moe=True)) for arch in ("transformer", "intra")}
+    found |= {f"recipe {name}": build_spec("intra", "tiny", Options(recipe=name, ratio="1:0")) for name in RECIPES}
+    axes = itertools.product(("vector", "scalar", "gate", "alpha"), ("add", "concat"), ("separate", "shared"))
+    for scale, op, value in axes:
+        out = "joint" if op == "concat" or value == "shared" else "separate"
+        options = Options(fusion_scale=scale, fusion_op=op, fusion_value=value, fusion_out=out, fusion_norm="none")
+        found[f"fusion {scale} {op} {value}"] = build_spec("intra", "tiny", options)
+    found["window beside mamba"] = pattern_spec("(S&M)-M-S-", "tiny")
+    shared = Options(recipe="diff-mamba", fusion_value="shared")
+    found["mamba twice, one value"] = pattern_spec("(M&M)-*-", "tiny", shared)
+    found["no mlp"] = pattern_spec("M*S", "tiny")
+    return {name: small(spec) for name, spec in found.items()}
+
+
+VARIANTS = _variants()

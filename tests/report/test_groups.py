@@ -1,0 +1,99 @@
+"""Records that do not compare never share a table, and models that differ never share a name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from hybridbench.arch.families import Options, build_spec, pattern_spec
+from hybridbench.record import Environment, Record
+from hybridbench.report.groups import file_stem, group_records, series_names
+from hybridbench.suite import Sweep, cases
+
+Make = Callable[..., Record]
+
+
+def decode(record_of: Make, environment: Environment | None = None, **sweep: str) -> list[Record]:
+    made = cases(Sweep("decode", **{"arch": "transformer", "ctx": "4k,8k", **sweep}), has_gpu=True)  # type: ignore[arg-type]
+    return [record_of(case, 0.01, **({"environment": environment} if environment else {})) for case in made]
+
+
+@pytest.mark.parametrize(
+    "sweep",
+    [{"scale": "3b"}, {"dtype": "float16"}, {"state_dtype": "float32"}, {"mode": "eager"}, {"batch": "8"}],
+)
+def test_each_condition_makes_a_group(record_of: Make, sweep: dict[str, str]) -> None:
+    groups = group_records([*decode(record_of), *decode(record_of, **sweep)])
+    assert len(groups) == 2
+    assert groups[0].title != groups[1].title
+    assert len({file_stem(group, groups) for group in groups}) == 2
+    assert all(group.places == [4096, 8192] for group in groups)
+
+
+@pytest.mark.parametrize("change", [{"device": "NVIDIA B200"}, {"cpu": "another"}, {"cores": 8}])
+def test_machines_are_kept_apart_and_told_apart(record_of: Make, h200: Environment, change: dict[str, object]) -> None:
+    groups = group_records([*decode(record_of), *decode(record_of, replace(h200, **change))])  # type: ignore[arg-type]
+    assert len(groups) == 2
+    assert groups[0].title != groups[1].title
+    assert len({file_stem(group, groups) for group in groups}) == 2
+
+
+def test_backends_asked_for_by_name_are_a_group(record_of: Make) -> None:
+    (case, _) = cases(Sweep("decode", arch="transformer", ctx="4k,8k"), has_gpu=True)
+    flash = replace(case, execution=replace(case.execution, backends={"attention_decode": "flash"}))
+    auto = replace(case, execution=replace(case.execution, backends={"attention_decode": "auto"}))
+    groups = group_records([record_of(case), record_of(flash), record_of(auto)])
+    assert [len(group.records) for group in groups] == [1, 1]
+    assert groups[0].superseded == 1
+    assert groups[1].title.endswith("attention_decode=flash")
+
+
+def test_one_context_and_several_batches_run_along_the_batch(record_of: Make) -> None:
+    (group,) = group_records(decode(record_of, ctx="4k", batch="1,4,16"))
+    assert (group.axis, group.places) == ("batch", [1, 4, 16])
+    assert group.place_label(4) == "4"
+    assert "context 4k" in group.title
+    assert "batch" not in group.title
+
+
+def test_workloads_come_in_their_order_and_families_in_theirs(record_of: Make) -> None:
+    records = [
+        record_of(case, 0.01)
+        for workload in ("generate", "decode", "train")
+        for case in cases(Sweep(workload, arch="intra,mamba,transformer", ctx="1k"), has_gpu=False)
+    ]
+    custom = cases(Sweep("train", pattern="M-*-", ctx="1k"), has_gpu=False)
+    groups = group_records([record_of(custom[0], 0.01), *records])
+    assert [group.workload for group in groups] == ["train", "decode", "generate"]
+    assert [series.model.arch for series in groups[0].series] == ["transformer", "mamba", "intra", "custom"]
+
+
+def test_the_latest_record_of_a_cell_is_shown(record_of: Make) -> None:
+    (case,) = cases(Sweep("decode", arch="mamba", ctx="4k"), has_gpu=True)
+    reseeded = replace(case, execution=replace(case.execution, seed=1))
+    old = record_of(case, 0.01, started_at="2026-01-01")
+    new = record_of(case, 0.02, started_at="2026-01-03", run_id="other")
+    between = record_of(reseeded, 0.03, started_at="2026-01-02")
+    (group,) = group_records([new, old, between])
+    assert group.records == [new]
+    assert group.superseded == 1
+
+
+def test_models_that_differ_have_names_that_differ() -> None:
+    models = [
+        build_spec("inter", "1b"),
+        build_spec("inter", "1b", Options(positions=(3, 9))),
+        build_spec("intra", "1b"),
+        build_spec("intra", "1b", Options(recipe="concat")),
+        pattern_spec("M-*-", "1b"),
+        pattern_spec("*-M-", "1b"),
+        build_spec("swa", "1b", Options(window=256)),
+        build_spec("swa", "1b", Options(window=512)),
+    ]
+    names = series_names(models)
+    assert len(set(names)) == len(names)
+    assert names[2].startswith("intra 2+11")
+    assert names[3].startswith("intra 2+11 concat") or "concat" in names[3]
+    assert names[4] == "custom 1+1 M-*-"

@@ -1,0 +1,248 @@
+"""Tables to the letter for scripted records: text, footnotes, CSV in SI; and that they fit a terminal."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from hybridbench.arch import model as arch
+from hybridbench.arch.block import Convention
+from hybridbench.arch.families import build_spec
+from hybridbench.metrics import METRICS
+from hybridbench.record import Caveat, Environment, Record, Status
+from hybridbench.report.display import scale_for
+from hybridbench.report.frame import to_frame
+from hybridbench.report.groups import Group, group_records
+from hybridbench.report.tables import (
+    Table,
+    cost_table,
+    detail_tables,
+    headline_table,
+    layer_table,
+    print_table,
+    summary_table,
+    to_csv,
+    to_markdown,
+)
+from hybridbench.suite import Sweep, cases
+
+Make = Callable[..., Record]
+
+
+@pytest.fixture(name="scripted")
+def _scripted(record_of: Make) -> list[Record]:
+    """Two models at two contexts: one fine, one doubtful, one impossible, one failed."""
+    fine, doubtful, fast, failed = cases(Sweep("decode", arch="transformer,inter", ctx="4k,16k"), has_gpu=True)
+    return [
+        record_of(fine, 0.002),
+        record_of(doubtful, 0.004, caveats=[Caveat.UNSTEADY]),
+        record_of(fast, 0.0005),
+        record_of(failed, status=Status.TIMED_OUT, message="no answer in 600 s:\n the worker | was ended"),
+    ]
+
+
+def only(records: list[Record]) -> Group:
+    (group,) = group_records(records)
+    return group
+
+
+def test_markdown_of_the_headline(scripted: list[Record]) -> None:
+    assert to_markdown(headline_table(only(scripted))) == (
+        "### decode: NVIDIA H200, 1b, batch 4, bfloat16, graph: throughput [tokens/s]\n"
+        "\n"
+        "| model       |        4k |           16k |\n"
+        "|:------------|----------:|--------------:|\n"
+        "| transformer |     2,000 |     1,000 [1] |\n"
+        "| inter 2+11  | 8,000 [2] | timed out [3] |\n"
+        "\n"
+        "[1] unsteady: samples still drift or spread more than the target: give it more time or quiet the machine  \n"
+        "[2] invalid: faster than the floor (1.09 times): the clock, the work or the prediction is wrong  \n"
+        "[3] timed out: no answer in 600 s: the worker \\| was ended  \n"
+    )
+
+
+def test_csv_of_the_headline(scripted: list[Record]) -> None:
+    assert to_csv(headline_table(only(scripted))) == (
+        "model,tokens_per_s@4096,tokens_per_s@16384\ntransformer,2000.0,1000.0\ninter 2+11,8000.0,timed out\n"
+    )
+
+
+def test_markdown_of_the_summary(scripted: list[Record]) -> None:
+    lines = to_markdown(summary_table(only(scripted)), alone=False).splitlines()
+    assert lines[:7] == [
+        "### measured against the floor",
+        "",
+        "| model       |   ctx |   step [ms] |   step p95 [ms] |   throughput [tokens/s] |   floor [ms] "
+        "|   of floor [%] |   MBU [%] | status        |",
+        "|:------------|------:|------------:|----------------:|------------------------:|-------------:"
+        "|---------------:|----------:|:--------------|",
+        "| transformer |    4k |        2.00 |            2.04 |                   2,000 |        0.627 "
+        "|           31.3 |      31.3 | ok            |",
+        "| transformer |   16k |        4.00 |            4.08 |                   1,000 |        0.962 "
+        "|           24.1 |      24.1 | ok [1]        |",
+        "| inter 2+11  |    4k |       0.500 |           0.510 |                   8,000 |        0.543 "
+        "|            109 |       109 | invalid [2]   |",
+    ]
+    assert lines[7].split("|")[3:9] == ["           - ", "               - ", "                       - ",
+                                        "        0.585 ", "              - ", "         - "]  # fmt: skip
+
+
+def test_an_unknown_peak_says_so(scripted: list[Record], h200: Environment) -> None:
+    unknown = replace(h200, device="NVIDIA H300")
+    table = summary_table(only([replace(record, environment=unknown) for record in scripted]))
+    row = {column.key: cell for column, cell in zip(table.columns, table.rows[0], strict=True)}
+    for name in ("floor_s", "floor_frac", "mbu_frac"):
+        assert row[name].text == "unknown"
+        assert row[name].value is None
+    assert "unknown" not in to_csv(table)
+
+
+def test_a_cell_nobody_ran_is_not_a_hole(scripted: list[Record]) -> None:
+    text = to_markdown(headline_table(only([scripted[0], scripted[3]])))
+    assert "| transformer |   2,000 |       not run |" in text
+    assert "| inter 2+11  | not run | timed out [1] |" in text
+
+
+def test_counters_say_what_they_did_not_see(scripted: list[Record]) -> None:
+    table = next(table for table in detail_tables(only(scripted)) if "counter" in table.title)
+    assert table.notes[:2] == [
+        "torch counted as nothing: flash (16x)",
+        "fvcore has no count: the forward cannot be traced: no",
+    ]
+    row = {column.key: cell.text for column, cell in zip(table.columns, table.rows[0], strict=True)}
+    assert row["torch_flops"].endswith(" [1]")
+    assert row["fvcore_flops"] == "unknown [2]"
+    assert row["torch_ratio"] == "0.900"
+
+
+@pytest.mark.parametrize("workload", ["train", "prefill", "decode", "generate"])
+def test_every_workload_has_its_tables(workload: str, record_of: Make) -> None:
+    records = [record_of(case, 0.01) for case in cases(Sweep(workload, ctx="1k"), has_gpu=True)]
+    group = only(records)
+    tables = [headline_table(group), summary_table(group), *detail_tables(group)]
+    titles = [table.title for table in tables]
+    assert len(set(titles)) == len(titles)
+    assert ("cache of the whole batch, predicted and observed" in titles) == (workload != "train")
+    assert "energy" in titles
+    assert ("MFU" in to_markdown(tables[1])) == (workload in ("train", "prefill"))
+    for table in tables:
+        assert all(len(row) == len(table.columns) for row in table.rows)
+        assert [row[0].text for row in table.rows] == [series.name for series in group.series]
+
+
+def shown(table: Table, width: int) -> list[str]:
+    console = Console(width=width, file=io.StringIO(), color_system=None)
+    print_table(table, console)
+    text: str = console.file.getvalue()  # type: ignore[attr-defined]
+    return text.splitlines()
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_tables_for_the_terminal_fit_it(decode_records: list[Record], width: int) -> None:
+    group = only(decode_records)
+    for table in (headline_table(group), summary_table(group)):
+        lines = shown(table, width)
+        assert max(map(len, lines)) <= width
+        assert not any("…" in line for line in lines)
+        for series in group.series:
+            assert sum(series.name in line for line in lines) in (1, 4)
+    assert any(line.rstrip().endswith("oom [1]") for line in shown(summary_table(group), width))
+
+
+def test_colour_is_never_alone(scripted: list[Record]) -> None:
+    console = Console(width=120, file=io.StringIO(), force_terminal=True, color_system="standard")
+    print_table(summary_table(only(scripted)), console)
+    text: str = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "\x1b[32mok" in text
+    assert "\x1b[31minvalid [2]" in text
+    assert "\x1b[31mtimed out [3]" in text
+
+
+def test_the_frame_has_every_metric_in_si(scripted: list[Record]) -> None:
+    frame = to_frame(scripted)
+    assert list(frame["status"]) == ["ok", "ok", "ok", "timed_out"]
+    assert list(frame["arch"]) == ["transformer", "transformer", "inter", "inter"]
+    assert list(frame["caveats"]) == ["", "unsteady", "", ""]
+    assert frame["problems"][2].startswith("faster than the floor")
+    assert frame["ran"][0] == "attention_decode=triton"
+    assert frame["step_s"][0] == 0.002
+    assert frame["step_s"].isna().tolist() == [False, False, False, True]
+    assert set(METRICS) <= set(frame.columns)
+    assert set(frame[list(METRICS)].dtypes.astype(str)) == {"float64"}
+    (row,) = list(csv.DictReader(io.StringIO(to_frame(scripted[3:]).to_csv(index=False))))
+    assert row["tokens_per_s"] == ""
+    assert float(row["floor_s"]) > 0
+    assert to_frame([]).empty
+
+
+def test_cost_table_names_its_convention_and_keeps_integers() -> None:
+    specs = [build_spec("mamba", "1b"), build_spec("transformer", "1b")]
+    table = cost_table([(spec, arch.cost(spec, 8192, 4, Convention.PAPER)) for spec in specs])
+    assert table.title == "predicted cost of one sequence: 1b, convention paper, batch 4 for decode moves"
+    rows = list(csv.DictReader(io.StringIO(to_csv(table))))
+    assert [row["model"] for row in rows] == ["transformer", "mamba"]
+    assert rows[0]["cache_bytes"] == str(256 * 2**20)
+    assert rows[0]["train_flops"] == str(arch.train_flops(specs[1], 8192, Convention.PAPER).total)
+    assert rows[1]["pattern"] == "M-" * 13
+    text = to_markdown(table)
+    assert "| 61.0 |" in " ".join(text.split()).replace("  ", " ")
+    assert "train [TFLOP]" in text
+    lines = shown(table, 80)
+    assert max(map(len, lines)) <= 80
+    assert not any("…" in line for line in lines)
+
+
+def test_cost_table_shows_what_differs_as_columns() -> None:
+    spec = build_spec("inter", "1b")
+    rows = [(spec, arch.cost(spec, 4096, batch, convention)) for batch in (1, 4) for convention in Convention]
+    table = cost_table(rows)
+    assert [column.key for column in table.columns[:4]] == ["model", "convention", "batch", "context"]
+    assert [row[1].text for row in table.rows] == ["exact", "paper", "hardware"] * 2
+    assert cost_table([]).rows == []
+    assert "No rows." in to_markdown(cost_table([]))
+
+
+def test_layer_table_adds_up_to_the_model() -> None:
+    spec = build_spec("intra", "1b")
+    table = layer_table(arch.layer_costs(spec, 4096), "intra 1b at 4k, convention exact")
+    rows = list(csv.DictReader(io.StringIO(to_csv(table))))
+    assert sum(int(row["params"]) for row in rows) == arch.params(spec)
+    assert [row["symbol"] for row in rows] == [*spec.layers, "head"]
+    assert "| (\\*&M)" in to_markdown(table)
+    lines = shown(table, 80)
+    assert max(map(len, lines)) <= 80
+    assert not any("…" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("values", "unit", "label", "text"),
+    [
+        ([0.002, 0.003], "s", "ms", "2.00"),
+        ([90.0, 100.0], "s", "min", "1.50"),
+        ([0.25, 0.5], "frac", "%", "25.0"),
+        ([2**30, 2**31], "B", "GiB", "1.00"),
+        ([4.5e12], "B/s", "TB/s", "4.50"),
+        ([0, 3e9], "FLOP", "GFLOP", "0"),
+        ([None], "B", "B", "unknown"),
+        ([None], "frac", "%", "unknown"),
+        ([25.0], "", "", "25"),
+        ([973_078_528], "", "M", "973"),
+        ([0.9], "", "", "0.900"),
+    ],
+)
+def test_a_column_has_the_unit_its_numbers_read_best_in(
+    values: list[float | None], unit: str, label: str, text: str
+) -> None:
+    scale = scale_for(values, unit)
+    assert (scale.label, scale.show(values[0])) == (label, text)
+
+
+def test_every_unit_of_a_metric_can_be_shown() -> None:
+    assert {metric.unit for metric in METRICS.values() if scale_for([1.0], metric.unit)} == {
+        *("s", "", "tokens/s", "FLOP", "B", "FLOP/s", "B/s", "frac", "J", "W")
+    }

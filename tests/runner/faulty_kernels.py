@@ -1,0 +1,46 @@
+"""Attention kernels that pass verification and then fail in every way a kernel can, for the runner's tests.
+
+They are named on a case as ``--backend attention=faulty_kernels:NAME`` and imported by the worker process.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import torch
+
+from hybridbench.kernels import reference
+
+VERIFIED_LENGTHS = 300
+
+
+def _failing(fail):
+    def attention(q_BTHP, k_BTKP, v_BTKV, *, window=None, sinks=0):
+        if q_BTHP.shape[1] > VERIFIED_LENGTHS:
+            fail()
+        return reference.attention(q_BTHP, k_BTKP, v_BTKV, window=window, sinks=sinks)
+
+    return attention
+
+
+def _out_of_memory():
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+
+def _raise():
+    raise ZeroDivisionError("a kernel divided by zero")
+
+
+good = _failing(lambda: None)
+oom = _failing(_out_of_memory)
+raises = _failing(_raise)
+exits = _failing(lambda: os._exit(3))
+killed = _failing(lambda: os.kill(os.getpid(), signal.SIGKILL))
+hangs = _failing(lambda: time.sleep(600))
+
+
+def wrong(q_BTHP, k_BTKP, v_BTKV, *, window=None, sinks=0):
+    """Off by one per cent."""
+    return 1.01 * reference.attention(q_BTHP, k_BTKP, v_BTKV, window=window, sinks=sinks)

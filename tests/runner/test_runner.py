@@ -1,0 +1,157 @@
+"""A sweep survives whatever a case does to its worker, and whatever happens to the sweep itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hybridbench.record import Status
+from hybridbench.runner import Events, run_sweep
+from hybridbench.store import RecordWriter, load, recorded_keys
+from hybridbench.suite import Sweep, cases
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(autouse=True)
+def _importable_kernels(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(HERE))
+
+
+def case_with(kernel, *, limit_s=60.0):
+    sweep = Sweep(
+        "prefill",
+        arch="transformer",
+        ctx="512",
+        backends={"attention": f"faulty_kernels:{kernel}"},
+        max_time_s=0.05,
+        limit_s=limit_s,
+    )
+    return cases(sweep, has_gpu=False)[0]
+
+
+def test_each_failure_costs_one_case_and_is_recorded_with_its_status(tmp_path):
+    kernels = ["good", "oom", "wrong", "raises", "exits", "killed", "hangs", "good"]
+    planned = [case_with(kernel, limit_s=4.0 if kernel == "hangs" else 60.0) for kernel in kernels]
+    seen = []
+    with RecordWriter(tmp_path) as writer:
+        records = run_sweep(planned, writer, events=Events(finished=seen.append))
+    assert [record.case for record in records] == planned
+    statuses = [record.status for record in records]
+    crashed, timed_out = Status.CRASHED, Status.TIMED_OUT
+    assert statuses == [
+        *(Status.OK, Status.OOM, Status.WRONG, crashed, crashed, crashed, timed_out),
+        Status.OK,
+    ]
+    assert seen == records
+    stored = load([tmp_path], pytest.fail)
+    assert {(r.case.key, r.status) for r in stored} == {(r.case.key, r.status) for r in records}
+
+    good, oom, wrong, raised, exited, killed, hung, _ = records
+    assert good.observed is not None
+    assert good.observed.samples_ns
+    assert good.observed.backends[0].ran == "faulty_kernels:good"
+    assert "20.00 GiB" in str(oom.message)
+    assert oom.observed is None
+    assert "disagrees with the reference" in str(wrong.message)
+    assert "ZeroDivisionError" in str(raised.traceback)
+    assert "code 3" in str(exited.message)
+    assert "SIGKILL" in str(killed.message)
+    assert "out of memory" in str(killed.message)
+    assert "4 s" in str(hung.message)
+    assert "--limit" in str(hung.message)
+
+
+def test_a_case_that_cannot_run_here_says_why_and_nothing_runs_in_its_place(tmp_path):
+    sweep = Sweep("decode", arch="mamba", ctx="64", backends={"ssd_step": "mamba-ssm"}, max_time_s=0.05)
+    with RecordWriter(tmp_path) as writer:
+        (record,) = run_sweep(cases(sweep, has_gpu=False), writer)
+    assert record.status is Status.UNSUPPORTED
+    assert record.observed is None
+    assert "CUDA" in str(record.message)
+
+
+def start_sweep(folder):
+    command = [sys.executable, "-m", "hybridbench.cli.main", "decode", "--ctx", "64..2k", "--arch", "mamba,inter"]
+    command += ["--device", "cpu", "--max-time", "0.2", "-o", str(folder)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for_records(folder, count, process):
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        lines = sum(path.read_text().count("\n") for path in folder.glob("*.jsonl")) if folder.exists() else 0
+        if lines >= count:
+            return
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.02)
+    pytest.fail("no record in time")
+
+
+def workers_of(pid):
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = status.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid and fields[0] != "Z":
+            found.append(int(status.parent.name))
+    return found
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="needs /proc to find a process's children")
+def test_kill_9_keeps_what_was_finished_ends_the_worker_and_resume_does_the_rest(tmp_path):
+    folder = tmp_path / "out"
+    process = start_sweep(folder)
+    wait_for_records(folder, 2, process)
+    workers = workers_of(process.pid)
+    assert workers
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    deadline = time.monotonic() + 15
+    while any(alive(pid) for pid in workers):
+        assert time.monotonic() < deadline, "the worker outlives its parent"
+        time.sleep(0.1)
+    # What kill -9 may leave behind: a last line cut short.
+    (partial,) = folder.glob("*.jsonl")
+    with partial.open("a") as file:
+        file.write(partial.read_text().splitlines()[0][:100])
+    before = recorded_keys(folder)
+    assert 2 <= len(before) < 12
+
+    command = [sys.executable, "-m", "hybridbench.cli.main", "decode", "--ctx", "64..2k", "--arch", "mamba,inter"]
+    command += ["--device", "cpu", "--max-time", "0.2", "-o", str(folder), "--resume"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert f"{len(before)} of 12 cases are recorded" in " ".join(done.stderr.split())
+    warnings = []
+    records = load([folder], warnings.append)
+    assert len(records) == len({record.case.key for record in records}) == 12
+    assert warnings, "the cut line is mentioned"
+
+
+def test_ctrl_c_keeps_what_was_finished_and_says_how_to_go_on(tmp_path):
+    folder = tmp_path / "out"
+    process = start_sweep(folder)
+    wait_for_records(folder, 1, process)
+    os.kill(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "--resume" in output
+    assert str(folder) in output
+    assert "Traceback" not in output
+    assert load([folder], pytest.fail)

@@ -1,0 +1,45 @@
+"""Errors are sentences with the offending value and the way out, and exit codes tell mistakes from failures."""
+
+from __future__ import annotations
+
+import pytest
+
+from hybridbench import errors
+from hybridbench.errors import BadInput, BadPattern, BadResults, HybridbenchError, Unsupported, WorkerDied, WrongResult
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(BadInput, 2), (BadPattern, 2), (BadResults, 2), (Unsupported, 1), (WrongResult, 1), (WorkerDied, 1)],
+)
+def test_exit_codes(error: type[HybridbenchError], code: int) -> None:
+    assert issubclass(error, HybridbenchError)
+    assert error.exit_code == code
+
+
+def test_the_docstring_draws_every_error_there_is() -> None:
+    assert errors.__doc__ is not None
+    for name, value in vars(errors).items():
+        if isinstance(value, type) and issubclass(value, HybridbenchError):
+            assert name in errors.__doc__
+
+
+def test_a_bad_pattern_points() -> None:
+    error = BadPattern("M-Q-", 2, "'Q' is no layer.")
+    assert str(error) == "pattern does not parse: 'Q' is no layer.\n  M-Q-\n    ^"
+    assert error.pattern == "M-Q-"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("intr", "unknown arch 'intr': did you mean 'intra'? Known: inter, intra, mamba."),
+        ("mambo", "unknown arch 'mambo': did you mean 'mamba'? Known: inter, intra, mamba."),
+        ("xyz", "unknown arch 'xyz': Known: inter, intra, mamba."),
+        ("", "unknown arch '': Known: inter, intra, mamba."),
+    ],
+)
+def test_unknown_names(name: str, text: str) -> None:
+    error = errors.unknown_name("arch", name, iter(["inter", "intra", "mamba"]))
+    assert isinstance(error, BadInput)
+    assert str(error) == text

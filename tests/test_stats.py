@@ -1,0 +1,73 @@
+"""The statistics agree with numpy, with the binomial distribution, and with simulated experiments."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import numpy as np
+import pytest
+
+from hybridbench.stats import median, median_interval, quantile
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 10, 101])
+@pytest.mark.parametrize("q", [0.0, 0.05, 0.5, 0.95, 0.99, 1.0])
+def test_quantile_is_numpys_linear_one(n: int, q: float) -> None:
+    samples = np.random.default_rng(n).lognormal(size=n)
+    assert quantile(list(samples), q) == pytest.approx(float(np.quantile(samples, q)), rel=1e-12)
+
+
+def test_median_of_an_even_number_is_the_mean_of_the_middle_two() -> None:
+    assert median([4, 1, 3, 2]) == 2.5
+    assert median([3, 1, 2]) == 2.0
+
+
+@pytest.mark.parametrize("function", [median, median_interval])
+def test_no_samples_have_no_centre(function: object) -> None:
+    with pytest.raises(ValueError, match="no samples"):
+        function([])  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(("q", "confidence"), [(-0.1, 0.0), (1.1, 1.0)])
+def test_fractions_outside_their_range_are_refused(q: float, confidence: float) -> None:
+    with pytest.raises(ValueError, match="outside"):
+        quantile([1.0], q)
+    with pytest.raises(ValueError, match="outside"):
+        median_interval([1.0], confidence)
+
+
+@pytest.mark.parametrize("n", range(1, 6))
+def test_too_few_samples_give_their_extremes(n: int) -> None:
+    assert median_interval(list(range(n))) == (0, n - 1)
+
+
+@pytest.mark.parametrize(("n", "rank"), [(6, 1), (8, 1), (9, 2), (12, 3), (20, 6), (50, 18), (100, 40)])
+def test_ranks_are_those_of_the_sign_test_tables(n: int, rank: int) -> None:
+    # Conover, table of the sign test's 95% intervals; n = 50 and 100 as in the common 18..33 and 40..61.
+    low, high = median_interval(list(range(1, n + 1)))
+    assert (low, high) == (rank, n + 1 - rank)
+
+
+@pytest.mark.parametrize("n", [6, 7, 15, 40, 77, 200])
+@pytest.mark.parametrize("confidence", [0.5, 0.9, 0.95, 0.99])
+def test_interval_is_the_narrowest_that_keeps_its_word(n: int, confidence: float) -> None:
+    low, high = median_interval(list(range(n)), confidence)
+    assert low + high == n - 1
+
+    def covered(rank: int) -> float:
+        return 1 - 2 * sum(math.comb(n, i) for i in range(rank)) / 2**n
+
+    rank = round(low) + 1
+    assert covered(rank) >= confidence or rank == 1
+    assert covered(rank + 1) < confidence
+
+
+def test_interval_covers_the_median_of_a_skewed_distribution() -> None:
+    rng = random.Random(7)
+    rounds, hits = 4000, 0
+    for _ in range(rounds):
+        low, high = median_interval([rng.lognormvariate(0, 1) for _ in range(25)])
+        hits += low <= 1.0 <= high
+    # 25 samples: ranks 8 and 18 cover with 95.7%; the bound is four standard errors below that.
+    assert hits / rounds == pytest.approx(0.957, abs=4 * math.sqrt(0.957 * 0.043 / rounds))

@@ -1,0 +1,339 @@
+"""Flags and TOML become cases: defaults by device, products of lists, identity by content, mistakes by name."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hybridbench.arch.families import ARCHS, RECIPES, SCALES, Options, build_spec, pattern_spec
+from hybridbench.arch.model import ModelSpec
+from hybridbench.errors import BadInput
+from hybridbench.suite import Case, Execution, Sampling, Sweep, Workload, cases, load_suite, model_specs
+
+SPECS = [build_spec(arch, scale) for arch in ARCHS for scale in SCALES]
+SPECS += [build_spec("intra", scale, Options(recipe=recipe)) for recipe in RECIPES for scale in SCALES]
+SPECS += [build_spec(arch, "tiny", Options(moe=True)) for arch in ARCHS]
+
+
+def case_of(spec: ModelSpec) -> Case:
+    execution = Execution("cuda", "bfloat16", "graph", "float32", {"ssd": "triton"}, seed=3)
+    return Case(spec, Workload("generate", 2048, 4, 512), execution, Sampling(max_time_s=1.5), limit_s=60.0)
+
+
+def test_every_case_survives_json() -> None:
+    for spec in SPECS:
+        case = case_of(spec)
+        again = Case.from_dict(json.loads(json.dumps(case.to_dict())))
+        assert again == case
+        assert again.key == case.key
+
+
+def test_different_models_have_different_keys() -> None:
+    unique = []
+    for spec in SPECS:
+        if spec not in unique:
+            unique.append(spec)
+    assert len(unique) > 50
+    assert len({case_of(spec).key for spec in unique}) == len(unique)
+
+
+def leaves(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, item in items:
+        yield from leaves(item, (*path, name))
+    if not isinstance(value, dict | list):
+        yield path, value
+
+
+OTHER = {"group": "none", "none": "vector", "subtract": "add", "joint": "separate", "separate": "shared"}
+
+
+def changed(path: tuple[str | int, ...], value: Any) -> Any:
+    """Another value that still makes a model."""
+    if path[-1] == "pattern":
+        return value + value
+    if "fusion" in path:
+        return "joint" if path[-1] == "out" else OTHER[value]
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return value * 2 or 1
+    if path[-1] == "window":
+        return 64
+    return f"{value}x"
+
+
+@pytest.mark.parametrize("arch", ["transformer", "swa", "intra"])
+def test_any_changed_field_changes_the_key(arch: str) -> None:
+    case = case_of(build_spec(arch, "tiny", Options(moe=arch == "transformer")))
+    seen = {case.key}
+    body = case.to_dict()
+    fields = [(path, value) for path, value in leaves(body) if path[-1] != "kind" or path[0] == "workload"]
+    assert len(fields) > 30
+    for path, value in fields:
+        other = copy.deepcopy(body)
+        place: Any = other
+        for part in path[:-1]:
+            place = place[part]
+        if path[-1] == "sinks" and place["window"] is None:
+            continue  # sinks belong to a window
+        place[path[-1]] = changed(path, value)
+        key = Case.from_dict(other).key
+        assert key not in seen, path
+        seen.add(key)
+
+
+def test_equal_cases_have_equal_keys() -> None:
+    case = case_of(build_spec("inter", "tiny"))
+    # Whole seconds typed as 60 or 60.0, and tables in another order, are the same case.
+    same = dataclasses.replace(
+        case,
+        limit_s=60,
+        model=dataclasses.replace(case.model, blocks=dict(reversed(case.model.blocks.items()))),
+        execution=dataclasses.replace(case.execution, backends=dict(case.execution.backends)),
+    )
+    assert same == case
+    assert same.key == case.key
+    assert len(case.key) == 16
+    int(case.key, 16)
+
+
+def test_case_labels() -> None:
+    assert case_of(build_spec("inter", "tiny")).label == "generate inter 1+5 tiny ctx 2k b4"
+
+
+@pytest.mark.parametrize(("kind", "tokens"), [("train", 32), ("prefill", 32), ("decode", 4), ("generate", 20)])
+def test_tokens_of_a_sample(kind: str, tokens: int) -> None:
+    assert Workload(kind, 8, 4, 3 if kind == "generate" else 0).tokens == tokens
+
+
+# --- sweeps
+
+
+def test_defaults_on_a_cpu_and_on_a_gpu() -> None:
+    on_cpu = cases(Sweep("decode"), has_gpu=False)
+    assert [case.model.arch for case in on_cpu[::4]] == list(ARCHS)
+    assert [case.workload.context for case in on_cpu[:4]] == [4096, 8192, 16384, 32768]
+    assert {case.model.scale for case in on_cpu} == {"tiny"}
+    assert {case.workload.batch for case in on_cpu} == {1}
+    assert on_cpu[0].execution == Execution("cpu", "float32", "eager")
+    on_gpu = cases(Sweep("decode"), has_gpu=True)
+    assert [case.workload.context for case in on_gpu[:6]] == [4096 * 2**i for i in range(6)]
+    assert {(case.model.scale, case.workload.batch) for case in on_gpu} == {("1b", 4)}
+    assert on_gpu[0].execution == Execution("cuda", "bfloat16", "graph")
+    assert cases(Sweep("train"), has_gpu=True)[0].execution.mode == "eager"
+    assert cases(Sweep("train", device="cpu"), has_gpu=True)[0].execution.device == "cpu"
+    assert on_gpu[0].sampling == Sampling()
+
+
+def test_contexts_vary_fastest_and_models_slowest() -> None:
+    made = cases(Sweep("prefill", arch="mamba,swa", ctx="1k,2k", batch="1,2", scale="tiny"), has_gpu=False)
+    assert [(c.model.arch, c.workload.batch, c.workload.context) for c in made] == [
+        (arch, batch, context) for arch in ("mamba", "swa") for batch in (1, 2) for context in (1024, 2048)
+    ]
+
+
+def test_the_prompt_belongs_to_generation_only() -> None:
+    assert cases(Sweep("generate", ctx="1k", prompt=100), has_gpu=False)[0].workload.prompt == 100
+    assert cases(Sweep("decode", ctx="1k", prompt=100), has_gpu=False)[0].workload.prompt == 0
+
+
+def test_sampling_and_limit() -> None:
+    case = cases(Sweep("train", max_time_s=1, min_samples=500, limit_s=9, arch="mamba"), has_gpu=False)[0]
+    assert (case.sampling.max_time_s, case.sampling.warmup_max_s) == (1, 1)
+    assert (case.sampling.min_samples, case.sampling.max_samples, case.limit_s) == (500, 500, 9)
+
+
+def test_a_ratio_applies_to_the_families_that_have_one() -> None:
+    specs = model_specs(arch="transformer,inter,intra", scale="1b", ratio="1:3,1:5")
+    assert [spec.label for spec in specs] == ["transformer", "inter 3+10", "inter 2+11", "intra 3+10", "intra 2+11"]
+    assert [s.label for s in model_specs(arch="inter", scale="1b", ratio="1:5,2:10")] == ["inter 2+11"]
+
+
+def test_options_apply_to_the_families_that_have_a_place_for_them() -> None:
+    listed = ",".join(ARCHS)
+    for options in ({"window": 256}, {"positions": "4,8"}, {"recipe": "concat"}, {"fusion_norm": "none"}):
+        changed_specs = model_specs(arch=listed, scale="1b", **options)  # type: ignore[arg-type]
+        same = {spec.arch for spec in changed_specs if spec == build_spec(spec.arch, "1b")}
+        assert (
+            same
+            == {
+                "window": {"transformer", "mamba", "inter", "intra"},
+                "positions": {"transformer", "mamba"},
+                "recipe": {"transformer", "swa", "mamba", "inter"},
+                "fusion_norm": {"transformer", "swa", "mamba", "inter"},
+            }[next(iter(options))]
+        )
+
+
+def test_a_pattern_in_place_of_families() -> None:
+    specs = model_specs(arch="transformer", scale="tiny,1b", pattern="M- *-")
+    assert specs == [pattern_spec("M-*-", scale) for scale in ("tiny", "1b")]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"workload": "decod"}, "unknown workload 'decod': did you mean 'decode'? Known: train, prefill, decode,"),
+        ({"device": "gpu"}, "unknown device 'gpu': did you mean 'cpu'? Known: cpu, cuda."),
+        ({"arch": "mambo"}, "unknown arch 'mambo': did you mean 'mamba'?"),
+        ({"arch": "mamba,"}, "arch 'mamba,' has an empty part: write names with single commas"),
+        ({"scale": "tiny,,1b"}, "scale 'tiny,,1b' has an empty part"),
+        ({"scale": "7b"}, "unknown scale '7b'"),
+        ({"ctx": "8k..4k"}, "context '8k..4k' runs backwards"),
+        ({"batch": "0"}, "batch '0' is zero"),
+        ({"ratio": "1:5", "positions": "4"}, "--positions and --ratio both say where blocks go"),
+        ({"ratio": "1:5", "arch": "transformer,mamba"}, "--ratio for transformer: all its blocks are alike"),
+        ({"positions": "4", "arch": "transformer,mamba"}, "--positions for transformer: all its blocks are alike"),
+        ({"recipe": "hymba", "arch": "inter,swa"}, "--recipe without a parallel block: inter has none"),
+        ({"window": 8, "arch": "inter,intra"}, "--window without a window layer: inter has none"),
+        ({"pattern": "M-*-", "ratio": "1:5"}, "--pattern already places every block: leave out --ratio"),
+        ({"pattern": "M-*-", "positions": "1"}, "--pattern already places every block"),
+        ({"pattern": "M-Q-"}, "'Q' is no layer"),
+        ({"positions": "4,4"}, "positions '4,4' name a block twice"),
+        ({"dtype": "bf16"}, "unknown dtype 'bf16': did you mean 'bfloat16'?"),
+        ({"state_dtype": "fp32"}, "unknown dtype 'fp32'"),
+        ({"mode": "graphs"}, "unknown mode 'graphs': did you mean 'graph'?"),
+        ({"mode": "graph"}, "mode graph on the CPU: a CUDA graph needs a GPU; use --mode eager or compile."),
+        (
+            {"mode": "graph", "device": "cuda", "workload": "train"},
+            "mode graph for train: only decode and generate are captured; use eager or compile.",
+        ),
+        ({"backends": {"scan": "triton"}}, "unknown operation 'scan'"),
+        ({"workload": "generate", "ctx": "1k,512"}, "context 512 leaves nothing to generate after a prompt of 512"),
+        ({"workload": "generate", "prompt": 0}, "prompt 0: a generation starts from 1 token or more."),
+        ({"max_time_s": 0}, "max_time 0 s leaves no time to sample: give more than 0."),
+        ({"limit_s": 0}, "limit 0 s leaves no time to run: give more than 0."),
+        ({"min_samples": 0}, "min_samples 0: give 1 or more."),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_sweeps_that_cannot_be(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        cases(Sweep(**{"workload": "decode", **options}), has_gpu=False)
+    assert said in str(caught.value)
+
+
+def test_backends_reach_the_case() -> None:
+    case = cases(Sweep("decode", backends={"ssd_step": "torch"}, arch="mamba"), has_gpu=False)[0]
+    assert case.execution.backends == {"ssd_step": "torch"}
+
+
+# --- TOML
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "mine.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_suite_from_toml(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        """
+        name = "smoke"
+        [defaults]
+        scale = "tiny"
+        arch = ["transformer", "mamba"]
+        ctx = 1024
+        backends = {ssd = "torch"}
+        [[sweep]]
+        workload = "decode"
+        ctx = "1k..4k"
+        [[sweep]]
+        workload = "prefill"
+        arch = "inter"
+        ctx = [2048, "4k"]
+        batch = 2
+        ratio = ["1:1", "1:5"]
+        max_time_s = 1
+        [[sweep]]
+        workload = "train"
+        arch = "inter"
+        positions = [2, 4]
+        moe = true
+        """,
+    )
+    suite = load_suite(path)
+    assert suite.name == "smoke"
+    assert suite.sweeps[0] == Sweep(
+        "decode", arch="transformer,mamba", scale="tiny", ctx="1k..4k", backends={"ssd": "torch"}
+    )
+    assert (suite.sweeps[1].ctx, suite.sweeps[1].batch, suite.sweeps[1].ratio) == ("2048,4k", "2", "1:1,1:5")
+    found = [(c.workload.kind, c.model.label, c.workload.context, c.workload.batch) for c in suite.cases(has_gpu=False)]
+    assert found == [
+        *[("decode", arch, context, 1) for arch in ("transformer", "mamba") for context in (1024, 2048, 4096)],
+        *[("prefill", label, context, 2) for label in ("inter 4+3", "inter 1+5") for context in (2048, 4096)],
+        ("train", "inter 2+4", 1024, 1),
+    ]
+
+
+def test_a_suite_is_named_after_its_file_by_default(tmp_path: Path) -> None:
+    path = write(tmp_path, '[[sweep]]\nworkload = "decode"\narch = "intra"\nscale = "tiny"\npositions = 3\n')
+    suite = load_suite(path)
+    assert suite.name == "mine"
+    assert suite.sweeps[0].positions == "3"
+
+
+def test_a_case_that_two_sweeps_name_runs_once(tmp_path: Path) -> None:
+    text = '[[sweep]]\nworkload = "decode"\nctx = "1k,2k"\narch = "mamba"\n'
+    text += '[[sweep]]\nworkload = "decode"\nctx = "2k,4k"\narch = "mamba"\n'
+    made = load_suite(write(tmp_path, text)).cases(has_gpu=False)
+    assert [case.workload.context for case in made] == [1024, 2048, 4096]
+
+
+SWEEP = '[[sweep]]\nworkload = "decode"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "has no [[sweep]] table: a suite needs at least one."),
+        ("sweep = 3", "has no [[sweep]] table"),
+        ("sweep = [3]", "has no [[sweep]] table"),
+        ("[sweep]\nworkload = 'decode'", "has no [[sweep]] table"),
+        ("name = \n", "is not TOML: Invalid value (at line 1"),
+        ("[[sweep]]\narch = 'mamba'\n", "[[sweep]] 1 has no workload: give one of train, prefill, decode, generate."),
+        ("nmae = 'x'\n" + SWEEP, "unknown key 'nmae' at the top: known are name, [defaults] and [[sweep]]."),
+        ("name = 3\n" + SWEEP, "name is 3, not text."),
+        ("defaults = 3\n" + SWEEP, "[defaults] is 3, not a table."),
+        ("[defaults]\nctxx = 3\n" + SWEEP, "[defaults]: unknown key 'ctxx': did you mean 'ctx'?"),
+        (SWEEP + SWEEP + "bach = 3\n", "[[sweep]] 2: unknown key 'bach': did you mean 'batch'?"),
+        (SWEEP + "moe = 'yes'\n", "[[sweep]] 1: moe is 'yes', where bool is expected."),
+        (SWEEP + "moe = 1\n", "moe is 1, where bool is expected."),
+        (SWEEP + "window = '8'\n", "window is '8', where int is expected."),
+        (SWEEP + "window = true\n", "window is True, where int is expected."),
+        (SWEEP + "seed = 1.5\n", "seed is 1.5, where int is expected."),
+        (SWEEP + "ctx = 1.5\n", "ctx is 1.5, where str is expected."),
+        (SWEEP + "ctx = true\n", "ctx is True, where str is expected."),
+        (SWEEP + "ctx = []\n", "ctx is an empty list: give at least one value, or leave it out."),
+        (SWEEP + "scale = 1\n", "scale is 1, where str is expected."),
+        (SWEEP + "max_time_s = 'long'\n", "max_time_s is 'long', where int or float is expected."),
+        (SWEEP + "backends = 'torch'\n", "backends is 'torch', where dict is expected."),
+        (SWEEP + "backends = {ssd = 3}\n", "backends is {'ssd': 3}, where each operation names a backend as text."),
+    ],
+)
+def test_suites_with_mistakes_name_file_table_and_key(tmp_path: Path, text: str, said: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(BadInput) as caught:
+        load_suite(path)
+    assert str(caught.value).startswith(str(path))
+    assert said in str(caught.value)
+
+
+def test_a_suite_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"no suite at .*none.toml: give the path of a TOML file such as"):
+        load_suite(tmp_path / "none.toml")
+    with pytest.raises(BadInput, match="cannot be read as a suite"):
+        load_suite(tmp_path)
+    binary = tmp_path / "binary.toml"
+    binary.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(BadInput, match="cannot be read as a suite"):
+        load_suite(binary)
