@@ -92,13 +92,15 @@ class Sampling:
     """When to stop warming up and when to stop sampling.
 
     Sampling ends when the 95% interval of the median is within ``target_rel_ci``, after ``max_samples``, or when
-    ``max_time_s`` of sampled time is spent; it takes at least ``min_samples`` unless steps are too long for that.
+    ``max_time_s`` of sampled time is spent; it takes at least ``min_samples`` unless steps are too long for that, and
+    lasts at least ``min_time_s`` even where ``max_samples`` are in, for counters that tick slowly.
     """
 
     warmup_max_s: float = 3.0
     warmup_min_steps: int = 2
     min_samples: int = 5
     max_samples: int = 200
+    min_time_s: float = 0.0
     max_time_s: float = 5.0
     target_rel_ci: float = 0.02
 
@@ -211,6 +213,9 @@ DEFAULT_CTX = {
     (GENERATE, True): "2k..8k",
     (GENERATE, False): "640",
 }
+ENERGY_WINDOW_S = 1.1
+"""Sampled time on a GPU, at least: ten ticks of its energy counter and a bit."""
+
 WORKLOADS = (TRAIN, PREFILL, DECODE, GENERATE)
 
 
@@ -305,7 +310,7 @@ def cases(sweep: Sweep, *, has_gpu: bool) -> list[Case]:
         if short:
             raise BadInput(f"context {short[0]} leaves nothing to generate after a prompt of {prompt}: give more.")
     execution = _execution(sweep, device)
-    sampling = _sampling(sweep)
+    sampling = _sampling(sweep, device)
     limit_s = Case.limit_s if sweep.limit_s is None else sweep.limit_s
     if limit_s <= 0:
         raise BadInput(f"limit {limit_s} s leaves no time to run: give more than 0.")
@@ -340,12 +345,17 @@ def _execution(sweep: Sweep, device: str) -> Execution:
     return Execution(device, dtype, mode, sweep.state_dtype, dict(sweep.backends), sweep.seed)
 
 
-def _sampling(sweep: Sweep) -> Sampling:
-    sampling = Sampling()
+def _sampling(sweep: Sweep, device: str) -> Sampling:
+    sampling = Sampling(min_time_s=ENERGY_WINDOW_S if device == "cuda" else 0.0)
     if sweep.max_time_s is not None:
         if sweep.max_time_s <= 0:
             raise BadInput(f"max_time {sweep.max_time_s} s leaves no time to sample: give more than 0.")
-        sampling = replace(sampling, max_time_s=sweep.max_time_s, warmup_max_s=min(3.0, sweep.max_time_s))
+        sampling = replace(
+            sampling,
+            max_time_s=sweep.max_time_s,
+            min_time_s=min(sampling.min_time_s, sweep.max_time_s),
+            warmup_max_s=min(sampling.warmup_max_s, sweep.max_time_s),
+        )
     if sweep.min_samples is not None:
         if sweep.min_samples < 1:
             raise BadInput(f"min_samples {sweep.min_samples}: give 1 or more.")

@@ -145,6 +145,15 @@ def format_bytes(count: float | None) -> str:
     return _in_unit(count, ((1, "B"), (KIB, "KiB"), (MIB, "MiB"), (GIB, "GiB"), (1024**4, "TiB")))
 
 
+def format_params(count: int) -> str:
+    """A number of parameters as model cards write it.
+
+    >>> format_params(1_235_814_400), format_params(1_837_184)
+    ('1.24 B', '1.84 M')
+    """
+    return format_si(count).replace("G", "B")
+
+
 def format_si(value: float | None, unit: str = "") -> str:
     """A quantity with a decimal prefix.
 

@@ -9,10 +9,12 @@ goes to its log. It ends itself when its parent is gone, and after any failure t
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import json
 import math
 import os
+import signal
 import sys
 import threading
 import time
@@ -293,6 +295,7 @@ NO_CUDA = "PyTorch finds no CUDA device: install a CUDA build of torch and a dri
 
 def main() -> None:
     """Entry of the process."""
+    faulthandler.register(signal.SIGUSR1)  # the runner asks a hanging worker where it is before killing it
     _end_with_parent()
     with os.fdopen(int(sys.argv[1]), "w", encoding="utf-8") as answers:
         serve(sys.stdin, answers)

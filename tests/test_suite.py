@@ -129,7 +129,7 @@ def test_defaults_on_a_cpu_and_on_a_gpu() -> None:
     assert on_gpu[0].execution == Execution("cuda", "bfloat16", "graph")
     assert cases(Sweep("train"), has_gpu=True)[0].execution.mode == "eager"
     assert cases(Sweep("train", device="cpu"), has_gpu=True)[0].execution.device == "cpu"
-    assert on_gpu[0].sampling == Sampling()
+    assert on_gpu[0].sampling == Sampling(min_time_s=1.1), "ten ticks of the energy counter"
 
 
 def test_contexts_vary_fastest_and_models_slowest() -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
+from dataclasses import replace
 from typing import Any
 
 import click
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from hybridbench import __version__, units
 from hybridbench.arch.families import ARCHS, PUBLISHED_STACKS, RECIPES, SCALES, build_spec
@@ -24,7 +27,7 @@ ABOUT = {
 }
 
 
-@click.command()
+@click.command(short_help="Families, scales, ratios and recipes.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def archs(as_json: bool) -> None:
     """Families, scales, published ratios and fusion recipes that can be built."""
@@ -56,7 +59,7 @@ def archs(as_json: bool) -> None:
         grid.add_column("pattern", overflow="fold")
         for row in rows:
             if row["arch"] == arch:
-                grid.add_row(f"  {row['scale']}", row["label"], units.format_si(row["params"]), row["pattern"])
+                grid.add_row(f"  {row['scale']}", row["label"], units.format_params(row["params"]), row["pattern"])
         console.print(grid)
         ratios_at = {row["scale"]: row["published_ratios"] for row in rows if row["arch"] == arch}
         listed = "; ".join(f"{scale} {', '.join(ratios)}" for scale, ratios in ratios_at.items() if ratios)
@@ -68,20 +71,27 @@ def archs(as_json: bool) -> None:
         console.print(f"  {name:<17}{recipe.about}", highlight=False)
 
 
-@click.command()
+@click.command(short_help="Kernels: which can run here, and why not.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def backends(as_json: bool) -> None:
-    """Every kernel of every operation: whether it can run here, and if not, why."""
+    """Every kernel of every operation: whether it can run here, and if not, why.
+
+    Asked of the 1B transformer's and Mamba-2's shapes, in bfloat16 on a GPU and float32 on a CPU; a case with other
+    shapes may be refused, and then says so.
+    """
     import torch
 
-    from hybridbench.kernels import BACKENDS, DEFAULT_ORDER, available
+    from hybridbench.kernels import BACKENDS, DEFAULT_ORDER, Problem, available
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = "bfloat16" if device == "cuda" else "float32"
+    heads = Problem(device, dtype, head_dim=64, n_heads=32, n_kv_heads=8)
+    typical = replace(heads, d_state=128, chunk_size=256, d_conv=4)
     rows: list[dict[str, Any]] = []
     for op, table in BACKENDS.items():
         order = DEFAULT_ORDER[op][device]
         for name, backend in table.items():
-            reason = available(backend) or (None if name in order else _off_device(device))
+            reason = available(backend, typical)
             rows.append(
                 {
                     "op": op,
@@ -96,31 +106,28 @@ def backends(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"device": device, "backends": rows}))
         return
-    grid = Table(box=None, padding=(0, 1), pad_edge=False)
-    for heading in ("operation", "backend", "package", "version", "here", "auto"):
-        grid.add_column(heading, no_wrap=True)
-    grid.add_column("why not", overflow="fold")
-    previous = None
-    for row in rows:
-        here = "[green]yes[/green]" if row["runs_here"] else "[yellow]no[/yellow]"
-        op = "" if row["op"] == previous else str(row["op"])
-        previous = row["op"]
-        rank = str(row["auto_rank"] or "")
-        grid.add_row(op, row["backend"], row["package"], row["version"] or "-", here, rank, row["reason"] or "")
-    console = Console()
-    console.print(grid)
+    console = Console(highlight=False)
+    for op in BACKENDS:
+        console.print(op, style="bold")
+        for row in (row for row in rows if row["op"] == op):
+            console.print(_backend_line(row))
+            if row["reason"]:
+                console.print(Padding(Text(str(row["reason"]), style="dim"), (0, 0, 0, 8)))
     console.print(
-        f"\nOn {device}, 'auto' takes the first by column auto that accepts the shapes and dtype of a case; what "
-        "ran is in every record. Ask for one with --backend OP=NAME.",
-        highlight=False,
+        f"\nOn {device}, 'auto' takes the first by number that accepts the shapes and dtype of a case; what ran is in "
+        "every record. Ask for one with --backend OP=NAME."
     )
 
 
-def _off_device(device: str) -> str:
-    return f"its kernels do not run on {device}"
+def _backend_line(row: dict[str, Any]) -> Text:
+    """One backend: whether it runs here, its place in the order of 'auto', its package."""
+    place = f"auto {row['auto_rank']}" if row["auto_rank"] else ""
+    package = " ".join(part for part in (row["package"], row["version"]) if part)
+    verdict = Text("yes" if row["runs_here"] else "no ", style="green" if row["runs_here"] else "yellow")
+    return Text("  ") + verdict + Text(f"  {row['backend']:<16}{place:<8}{package}")
 
 
-@click.command()
+@click.command(short_help="This machine, and what is missing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def doctor(as_json: bool) -> None:
     """What this machine is, what is installed, and what to do about what is missing."""
@@ -160,9 +167,9 @@ def doctor(as_json: bool) -> None:
     ]
     lines += [(package, version) for package, version in environment.packages.items()]
     for name, text in lines:
-        console.print(f"{name:<17} {text}")
+        console.print(f"{name:<17} {text}", markup=False, soft_wrap=True)
     for sentence in advice:
-        console.print(f"- {sentence}")
+        console.print(f"- {sentence}", markup=False, soft_wrap=True)
 
 
 def _advice(kind: str, device: str, known: bool, watched: bool) -> list[str]:

@@ -20,10 +20,10 @@ from hybridbench.suite import DECODE, GENERATE, PREFILL, TRAIN, Case, Sweep, cas
 RESULTS = Path("results/local")
 
 
-def _command(kind: str, name: str, about: str) -> click.Command:
+def _command(kind: str, name: str, short: str, about: str) -> click.Command:
     """A command that sweeps one workload."""
 
-    @click.command(name, help=about)
+    @click.command(name, help=about, short_help=short)
     @model_options
     @run_options
     @out_options
@@ -42,22 +42,26 @@ def _command(kind: str, name: str, about: str) -> click.Command:
 train_throughput = _command(
     TRAIN,
     "train-throughput",
+    "Time training steps.",
     "Training steps: forward, loss, backward and AdamW over sequences of --ctx tokens.",
 )
 prefill = _command(
     PREFILL,
     "prefill",
+    "Time the prefill of a prompt.",
     "Prefill of a prompt of --ctx tokens: time to first token. Only the last position meets the head.",
 )
 decode = _command(
     DECODE,
     "decode",
+    "Time decode steps at a fixed depth.",
     "Decode steps at a fixed depth: --ctx tokens are cached and one token per sequence is decoded, again and again at "
     "the same depth. On a GPU a step is one replay of a captured CUDA graph.",
 )
 generate = _command(
     GENERATE,
     "generate",
+    "Time whole generations, as the paper does.",
     "Whole generations: a prompt of --prompt tokens, then token by token to --ctx tokens in all, as the paper measures "
     "decoding.",
 )
@@ -66,7 +70,7 @@ generate.params.append(
 )
 
 
-@click.command()
+@click.command(short_help="Run a suite of cases.")
 @click.argument("suite", type=click.Path(path_type=Path))
 @click.option("--resume", is_flag=True, help="Skip cases that -o already holds a record of.")
 @click.option("--dry-run", is_flag=True, help="List the cases and stop.")
@@ -112,6 +116,7 @@ def measure_cases(
     out: Path | None = None,
     resume: bool = False,
     dry_run: bool = False,
+    brief: bool = False,
 ) -> list[Record]:
     """Runs cases, shows them live and as tables, and says where everything is; returns the records to report.
 
@@ -140,7 +145,7 @@ def measure_cases(
         records = [r for r in load([folder], lambda text: console.print(text)) if r.case.key in wanted]
     from hybridbench.cli.rendering import render
 
-    render(records, folder / "report", as_json=as_json)
+    render(records, folder / "report", as_json=as_json, brief=brief)
     if records and not any(record.status is Status.OK for record in records):
         click.get_current_context().exit(1)
     return records

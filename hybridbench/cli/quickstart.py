@@ -23,12 +23,12 @@ def suite_for(on_gpu: bool) -> Suite:
         common = {"scale": "100m", "batch": "4", "max_time_s": 1.0}
     else:
         contexts = {TRAIN: "256,512", PREFILL: "512,2k", DECODE: "1k..16k*4"}
-        common = {"scale": "tiny", "batch": "1", "max_time_s": 0.25}
+        common = {"scale": "tiny", "batch": "1", "max_time_s": 0.4}
     sweeps = [Sweep(workload=kind, ctx=ctx, **common) for kind, ctx in contexts.items()]  # type: ignore[arg-type]
     return Suite("quickstart", tuple(sweeps))
 
 
-@click.command()
+@click.command(short_help="A little of everything, in a minute.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout and nothing else.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder for records, tables and charts.")
 def quickstart(as_json: bool, out: Path | None) -> None:
@@ -36,7 +36,7 @@ def quickstart(as_json: bool, out: Path | None) -> None:
     gpus = visible_gpus()
     folder = out or RESULTS / f"quickstart-{datetime.now():%Y%m%d-%H%M%S}"
     planned = suite_for(bool(gpus)).cases(has_gpu=bool(gpus))
-    measure_cases(planned, "quickstart", gpus, as_json=as_json, out=folder)
+    measure_cases(planned, "quickstart", gpus, as_json=as_json, out=folder, brief=True)
     if as_json:
         return
     from hybridbench.report.tables import cost_table, print_table

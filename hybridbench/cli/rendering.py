@@ -15,8 +15,8 @@ from hybridbench.report.groups import group_records
 from hybridbench.report.tables import headline_table, print_table, summary_table
 
 
-def render(records: Sequence[Record], folder: Path, *, as_json: bool) -> None:
-    """Writes the report into ``folder`` and shows the tables, or prints every metric as one JSON document.
+def render(records: Sequence[Record], folder: Path, *, as_json: bool, brief: bool = False) -> None:
+    """Writes the report into ``folder`` and shows the tables (``brief``: throughput only), or prints one JSON document.
 
     Where the chart libraries are missing, as on many a cluster node, the records and tables are no less worth having:
     the report is left out and the way to make it later is said.
@@ -30,8 +30,9 @@ def render(records: Sequence[Record], folder: Path, *, as_json: bool) -> None:
     for group in group_records(records):
         if len(group.places) > 1:
             print_table(headline_table(group), console)
-        print_table(summary_table(group), console)
-    if where:
+        if not brief or len(group.places) == 1:
+            print_table(summary_table(group), console)
+    if where and not brief:
         console.print(f"Report: {where}", highlight=False, soft_wrap=True)
 
 

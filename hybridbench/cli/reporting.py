@@ -10,7 +10,7 @@ from rich.console import Console
 from hybridbench.cli.options import out_options
 
 
-@click.command()
+@click.command(short_help="Tables and charts from stored records.")
 @click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path))
 @out_options
 def report(results: tuple[Path, ...], as_json: bool, out: Path | None) -> None:

@@ -105,17 +105,26 @@ def _warm_up(step: Step, timer: Timer, sampling: Sampling, now: Callable[[], int
 
 def _sample(step: Step, timer: Timer, sampling: Sampling, estimate_ns: float) -> tuple[list[int], int]:
     """The samples in order, and how often the step ran for them."""
-    limit_ns = sampling.max_time_s * NS_PER_S
+    limit_ns, least_ns = sampling.max_time_s * NS_PER_S, sampling.min_time_s * NS_PER_S
     samples_ns: list[int] = []
     runs = 0
     while True:
-        affordable = int((limit_ns - sum(samples_ns)) / estimate_ns)
-        if samples_ns and (affordable < 1 or len(samples_ns) >= sampling.max_samples):
+        spent_ns = sum(samples_ns)
+        affordable = int((limit_ns - spent_ns) / estimate_ns)
+        if samples_ns and affordable < 1:
             return samples_ns, runs
-        block = int(limit_ns / BLOCKS_PER_BUDGET / estimate_ns)
-        count = max(1, min(block, affordable, sampling.max_samples - len(samples_ns)))
+        if spent_ns >= least_ns and samples_ns and _enough(samples_ns, sampling):
+            return samples_ns, runs
+        # Steps still missing for the time that a slow counter, such as energy, needs; or those the target may take.
+        missing = math.ceil((least_ns - spent_ns) / estimate_ns)
+        wanted = max(missing, sampling.max_samples - len(samples_ns))
+        count = max(1, min(int(limit_ns / BLOCKS_PER_BUDGET / estimate_ns), affordable, wanted))
         samples_ns += timer.sample(step, count)
         runs += timer.runs(count)
         estimate_ns = max(1.0, median(samples_ns))
-        if len(samples_ns) >= sampling.min_samples and relative_interval(samples_ns) <= sampling.target_rel_ci:
-            return samples_ns, runs
+
+
+def _enough(samples_ns: list[int], sampling: Sampling) -> bool:
+    if len(samples_ns) >= sampling.max_samples:
+        return True
+    return len(samples_ns) >= sampling.min_samples and relative_interval(samples_ns) <= sampling.target_rel_ci

@@ -198,3 +198,31 @@ def test_fvcore_is_quiet(caplog: pytest.LogCaptureFixture, recwarn: pytest.Warni
     count_with_fvcore(nn.ModuleList([nn.Linear(3, 3)]), (x,), forward=lambda x: x.exp() * int(x.numel() and x[0] > 9))
     assert not caplog.records
     assert not recwarn.list
+
+
+@pytest.mark.parametrize("kv_heads", [2, 8])
+def test_fused_attention_with_grouped_heads_counts_as_with_repeated_ones(kv_heads: int) -> None:
+    q = torch.empty(2, 8, 32, 16, device="meta", dtype=torch.bfloat16, requires_grad=True)
+    k, v = (torch.empty(2, kv_heads, 32, 16, device="meta", dtype=torch.bfloat16, requires_grad=True) for _ in range(2))
+
+    def step() -> None:
+        out, *rest = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, True)
+        seeds = rest[5:7]
+        torch.ops.aten._scaled_dot_product_flash_attention_backward(
+            out, q, k, v, out, rest[0], None, None, 32, 32, 0.0, True, *seeds
+        )
+
+    # Seven products of 2 x 8 heads, each 2 * 32 * 32 * 16: two forward, five backward.
+    assert count_with_torch(step).flops == 7 * 2 * 8 * 2 * 32 * 32 * 16
+
+
+def test_a_sum_with_a_product_into_another_dtype_counts_as_a_product() -> None:
+    a, b = torch.empty(8, 32, dtype=torch.bfloat16, device="meta"), torch.empty(32, 16, device="meta").bfloat16()
+    total, batched = torch.empty(8, 16, device="meta"), torch.empty(3, 8, 16, device="meta")
+
+    def step() -> None:
+        torch.ops.aten.addmm.dtype(total, a, b, torch.float32)
+        torch.addmm(total, a.float(), b.float())
+        torch.baddbmm(batched, a.float().expand(3, 8, 32), b.float().expand(3, 32, 16))
+
+    assert count_with_torch(step).flops == (2 + 3) * 2 * 8 * 32 * 16

@@ -181,3 +181,17 @@ def test_no_setting_runs_far_over_its_time_or_yields_nothing(
 def test_relative_interval_is_half_the_width_over_the_median() -> None:
     # Five samples: the interval is their range.
     assert relative_interval([90, 100, 100, 100, 120]) == pytest.approx(15 / 100)
+
+
+def test_short_steps_are_sampled_for_the_least_time_beyond_the_most_samples() -> None:
+    # 2 ms steps, tight from the start: the interval is content after one block, an energy counter is not.
+    timer = ScriptedTimer(itertools.repeat(2_000_000))
+    sampling = Sampling(max_samples=50, min_time_s=1.1, max_time_s=5.0)
+    samples = measure(lambda: None, timer, sampling, now=timer.now)
+    assert 1.1e9 <= sum(samples.samples_ns) <= 1.7e9
+
+
+def test_the_most_time_wins_over_the_least() -> None:
+    timer = ScriptedTimer(itertools.repeat(100_000_000))
+    sampling = Sampling(min_time_s=9.0, max_time_s=0.5)
+    assert sum(measure(lambda: None, timer, sampling, now=timer.now).samples_ns) <= 0.5e9

@@ -66,6 +66,7 @@ def test_each_failure_costs_one_case_and_is_recorded_with_its_status(tmp_path):
     assert "out of memory" in str(killed.message)
     assert "4 s" in str(hung.message)
     assert "--limit" in str(hung.message)
+    assert "faulty_kernels.py" in str(hung.traceback), "the stack shows where it hung"
 
 
 def test_a_case_that_cannot_run_here_says_why_and_nothing_runs_in_its_place(tmp_path):

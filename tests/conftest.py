@@ -1,4 +1,4 @@
-"""One thread for the tests of this folder: their tensors are tiny, and waiting threads cost more than they give."""
+"""One thread for every test: their tensors are tiny, and waiting threads cost more than they give."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Restore the number of threads afterwards, for the other folders."""
+    """Restores the number of threads afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

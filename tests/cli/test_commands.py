@@ -1,0 +1,186 @@
+"""What each command prints and writes when it is used as it should be."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from hybridbench.cli import quickstart as quickstart_module
+from hybridbench.cli.main import main
+from hybridbench.record import Record
+from hybridbench.suite import Suite, Sweep
+
+FAST = ["--device", "cpu", "--max-time", "0.05"]
+
+
+def run(*args):
+    result = CliRunner(env={"COLUMNS": "120"}).invoke(main, [str(arg) for arg in args])
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def document(*args):
+    return json.loads(run(*args, "--json").stdout)
+
+
+def test_cost_json_holds_a_row_per_model_and_context_with_the_papers_figures():
+    rows = document("cost", "--scale", "1b", "--ctx", "8k,16k", "--convention", "paper")["rows"]
+    assert [(row["arch"], row["context"]) for row in rows[:3]] == [
+        ("transformer", 8192),
+        ("transformer", 16384),
+        ("swa", 8192),
+    ]
+    wanted = {
+        *("arch", "scale", "pattern", "convention", "context", "batch", "params", "params_non_embedding"),
+        *("params_active", "train_flops", "prefill_flops", "decode_flops", "cache_bytes", "kv_cache_bytes"),
+        *("ssm_state_bytes", "conv_state_bytes", "decode_bytes_moved"),
+    }
+    assert wanted <= set(rows[0])
+    at_8k = {row["arch"]: row for row in rows if row["context"] == 8192}
+    found = [round(at_8k[arch]["train_flops"] / 1e12, 2) for arch in ("transformer", "mamba", "inter", "intra")]
+    assert found == [61.02, 50.14, 50.05, 51.05]
+    for row in rows:
+        parts = row["kv_cache_bytes"] + row["ssm_state_bytes"] + row["conv_state_bytes"]
+        assert row["cache_bytes"] == parts
+
+
+def test_cost_per_layer_adds_up_to_the_model():
+    (row,) = document("cost", "--arch", "inter", "--ctx", "4k", "--layers")["rows"]
+    for part in ("params", "train_flops", "decode_flops", "decode_bytes_moved"):
+        assert sum(layer[part] for layer in row["layers"]) == row[part]
+
+
+def test_a_typed_pattern_is_the_family_it_spells():
+    typed = document("cost", "--pattern", "M-M-M-*-M-M-M-*-M-M-M-M-M-")["rows"][0]
+    family = document("cost", "--arch", "inter")["rows"][0]
+    for part in ("pattern", "params", "train_flops", "cache_bytes", "decode_bytes_moved"):
+        assert typed[part] == family[part]
+
+
+def test_cost_writes_tables_and_charts(tmp_path):
+    output = run("cost", "--ctx", "4k..16k", "-o", tmp_path).output
+    assert "transformer" in output
+    assert (tmp_path / "cost.md").exists()
+    assert (tmp_path / "cost.csv").read_text().count("\n") == 1 + 15
+    assert len(list((tmp_path / "charts").glob("*.png"))) == len(list((tmp_path / "charts").glob("*.svg"))) == 3
+
+
+def test_help_and_cost_take_at_most_a_quarter_of_importing_torch():
+    def cpu_seconds(*command):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    torch = min(cpu_seconds("-c", "import torch") for _ in range(2))
+    for args in (["--help"], ["cost", "--ctx", "4k..128k"]):
+        ours = min(cpu_seconds("-m", "hybridbench.cli.main", *args) for _ in range(2))
+        assert ours <= torch / 4, f"{args}: {ours:.2f} s against {torch:.2f} s"
+
+
+@pytest.mark.parametrize("command", ["cost", "report", "--help"])
+def test_commands_that_only_describe_or_judge_never_import_torch(command, tmp_path):
+    args = {
+        "cost": ["cost", "-o", str(tmp_path)],
+        "report": ["report", "results/nvidia-h200/decode", "-o", str(tmp_path)],
+        "--help": ["--help"],
+    }[command]
+    script = (
+        "import sys; from hybridbench.cli.main import main\n"
+        f"try: main({args!r})\nexcept SystemExit as end: assert end.code in (0, None), end.code\n"
+        "assert 'torch' not in sys.modules"
+    )
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=root, stdout=subprocess.DEVNULL)
+
+
+def test_dry_run_lists_and_runs_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    output = run("decode", "--device", "cpu", "--ctx", "4k..128k", "--arch", "inter", "--dry-run").output
+    assert "decode inter 1+5 tiny ctx 128k b1" in output
+    assert "6 cases" in output
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_measurement_prints_json_writes_records_and_reports_again(tmp_path):
+    first = tmp_path / "first"
+    rows = document("decode", "--arch", "mamba,swa", "--ctx", "64,1k", *FAST, "-o", first)["rows"]
+    assert [(row["arch"], row["context"], row["status"]) for row in rows] == [
+        ("mamba", 64, "ok"),
+        ("mamba", 1024, "ok"),
+        ("swa", 64, "ok"),
+        ("swa", 1024, "ok"),
+    ]
+    (file,) = first.glob("*.jsonl")
+    records = [Record.from_json(line) for line in file.read_text().splitlines()]
+    for row, record in zip(rows, records, strict=True):
+        seen = record.observed
+        assert seen is not None
+        assert seen.samples_ns
+        assert {count.counter for count in seen.counts} == {"torch", "fvcore"}
+        assert all(count.flops for count in seen.counts), "both counters saw the matrix products"
+        assert all(count.unseen for count in seen.counts), "neither saw everything"
+        assert row["cache_bytes"] == row["predicted_cache_bytes"]
+        assert row["params"] == row["predicted_params"]
+        assert row["mfu_frac"] is None, "a CPU has no peak in the table"
+    assert (first / "report" / "report.md").exists()
+    again = run("report", first, "-o", tmp_path / "again").output
+    assert "swa 1+7" in again
+    assert len(list((tmp_path / "again" / "charts").glob("*.png"))) >= 3
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["train-throughput", "--arch", "intra", "--ctx", "64"],
+        ["train-throughput", "--arch", "transformer", "--moe", "--ctx", "64"],
+        ["prefill", "--arch", "intra", "--recipe", "hymba", "--ratio", "1:1", "--ctx", "96"],
+        ["generate", "--arch", "inter", "--prompt", "16", "--ctx", "24"],
+        ["decode", "--pattern", "M-E (S&M)- *-", "--ctx", "64", "--batch", "2"],
+    ],
+    ids=lambda args: " ".join(args[:3]),
+)
+def test_every_workload_runs_on_a_cpu(args, tmp_path):
+    rows = document(*args, *FAST, "-o", tmp_path)["rows"]
+    assert [row["status"] for row in rows] == ["ok"]
+    assert rows[0]["tokens_per_s"] > 0
+
+
+def test_nothing_that_worked_is_exit_code_1(tmp_path):
+    args = ["decode", "--arch", "mamba", "--ctx", "64", "--dtype", "float16", *FAST, "--limit", "0.001", "-o", tmp_path]
+    result = CliRunner().invoke(main, [str(arg) for arg in args])
+    assert result.exit_code == 1, result.output
+    assert "timed out" in result.output
+
+
+def test_quickstart_measures_predicts_and_says_where_everything_is(tmp_path, monkeypatch):
+    sweeps = tuple(
+        Sweep(kind, arch="transformer,intra", scale="tiny", device="cpu", ctx="64,128", max_time_s=0.05)
+        for kind in ("train", "decode")
+    )
+    monkeypatch.setattr(quickstart_module, "suite_for", lambda on_gpu: Suite("quickstart", sweeps))
+    output = run("quickstart", "-o", tmp_path / "out").output
+    assert "Predicted at 1B" in output
+    assert "Try next" in output
+    for place in ("report/report.md", "report/charts/decode-latency.png", "predicted-1b/cost.md"):
+        assert (tmp_path / "out" / place).exists()
+
+
+def test_what_can_be_built_and_run_here():
+    archs = document("archs")
+    assert {row["arch"] for row in archs["archs"]} == {"transformer", "swa", "mamba", "inter", "intra"}
+    assert set(archs["recipes"]) >= {"paper", "hymba", "falcon-h1", "diff-transformer", "diff-mamba"}
+    kernels = document("backends")["backends"]
+    for row in kernels:
+        assert row["runs_here"] == (row["reason"] is None)
+    assert any(row["op"] == "ssd" and row["backend"] == "reference" and row["runs_here"] for row in kernels)
+    assert 'pip install "hybridbench' not in run("archs").output
+    assert document("doctor")["environment"]["packages"]["torch"]
+    for command in ("archs", "backends", "doctor"):
+        assert run(command).output
