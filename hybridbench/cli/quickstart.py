@@ -23,7 +23,7 @@ def suite_for(on_gpu: bool) -> Suite:
         common = {"scale": "100m", "batch": "4", "max_time_s": 1.0}
     else:
         contexts = {TRAIN: "256,512", PREFILL: "512,2k", DECODE: "1k..16k*4"}
-        common = {"scale": "tiny", "batch": "1", "max_time_s": 0.4}
+        common = {"scale": "tiny", "batch": "1", "max_time_s": 0.3}
     sweeps = [Sweep(workload=kind, ctx=ctx, **common) for kind, ctx in contexts.items()]  # type: ignore[arg-type]
     return Suite("quickstart", tuple(sweeps))
 

@@ -113,7 +113,7 @@ def test_a_wrong_backend_has_no_speed(op: str, problem: Problem, function: Calla
 def test_a_window_one_too_wide_is_seen_even_where_windows_are_wide() -> None:
     problem = dataclasses.replace(ATTENTION, window=512, training=False)
     wide = broken("attention", lambda q, k, v, window, sinks: reference.attention(q, k, v, window=window + 1))
-    with pytest.raises(WrongResult, match=r"at length 513: out_BTHV is off by 0\.0[3-9]"):
+    with pytest.raises(WrongResult, match=r"at length 513: out_BTHV is off by 0\.0[2-9]"):
         verify(wide, problem, device="cpu", seed=0)
 
 
