@@ -1,10 +1,11 @@
 """metrics: every reportable number, one entry each: a name, a unit, a direction, and a pure function of a record.
 
 Three kinds of numbers meet here. Measured ones come from the record alone. Predicted ones come from the case alone, in
-the ``exact`` convention of ``arch.block`` unless the name says otherwise. Judged ones divide the two by the machine's
-peaks, and are None on a machine whose peaks nobody wrote down.
+the ``exact`` convention of ``arch.block`` unless the name says otherwise. Judged ones compare the two with what the
+machine can do: its datasheet's peaks, which are None for a machine nobody wrote down, and the ceilings measured beside
+the case, which make the floor (the datasheet does where a record carries none).
 
-    floor_s      no step can be faster: max(must-move bytes / bandwidth, model FLOPs / peak)
+    floor_s      no step can be faster: max(must-move bytes / bandwidth, model FLOPs / rate of a large product)
     mfu_frac     model FLOPs per second over the peak         what the arithmetic units did for the model
     hfu_frac     hardware FLOPs per second over the peak      what they did in all: whole tiles, chunked scan, recompute
     mbu_frac     must-move bytes per second over bandwidth    what the memory did for the model
@@ -23,7 +24,7 @@ from typing import Literal
 from hybridbench.arch import model as arch
 from hybridbench.arch.block import Block, CacheBytes, Convention, Storage
 from hybridbench.machine import Peak, find_peak
-from hybridbench.record import CacheObserved, Memory, Observed, Record, Status
+from hybridbench.record import CacheObserved, Ceilings, Memory, Observed, Record, Status
 from hybridbench.stats import median, median_interval, quantile
 from hybridbench.suite import DECODE, GENERATE, PREFILL, TRAIN, Case
 from hybridbench.units import NS_PER_S
@@ -328,11 +329,36 @@ def peak_bytes_per_s(record: Record) -> float | None:
     return None if peak is None else peak.memory_bytes_per_s
 
 
-def _floor_s(record: Record) -> float | None:
-    flops_rate, bytes_rate = peak_flops_per_s(record), peak_bytes_per_s(record)
+def _ceilings(record: Record) -> Ceilings | None:
+    seen = _observed(record)
+    return None if seen is None else seen.ceilings
+
+
+def _ceiling(part: Callable[[Ceilings], float]) -> Callable[[Record], float | None]:
+    """One measured rate, where the record carries them."""
+
+    def compute(record: Record) -> float | None:
+        ceilings = _ceilings(record)
+        return None if ceilings is None else part(ceilings)
+
+    return compute
+
+
+def _floor_from(record: Record, flops_rate: float | None, bytes_rate: float | None) -> float | None:
     if flops_rate is None or bytes_rate is None:
         return None
     return sum(max(flops / flops_rate, moved / bytes_rate) for flops, moved in _phases(record.case))
+
+
+def _datasheet_floor_s(record: Record) -> float | None:
+    return _floor_from(record, peak_flops_per_s(record), peak_bytes_per_s(record))
+
+
+def _floor_s(record: Record) -> float | None:
+    ceilings = _ceilings(record)
+    if ceilings is None:
+        return _datasheet_floor_s(record)
+    return _floor_from(record, ceilings.matmul_flops_per_s, ceilings.read_bytes_per_s)
 
 
 _achieved_flops = _per_step(_model_flops)
@@ -490,16 +516,32 @@ METRICS: dict[str, Metric] = {
             "s",
             None,
             "floor",
-            "max(must-move bytes / bandwidth, model FLOPs / peak); a generation's is that of its prefill plus that of "
-            "its decoding",
+            "max(must-move bytes / read bandwidth, model FLOPs / rate of a large product), as measured in the same "
+            "process, else by the datasheet; a generation's is that of its prefill plus that of its decoding",
             _floor_s,
+        ),
+        Metric(
+            "ceiling_flops_per_s",
+            "FLOP/s",
+            None,
+            "product, measured",
+            "rate of a large matrix product in the case's dtype, measured in the same process",
+            _ceiling(lambda ceilings: ceilings.matmul_flops_per_s),
+        ),
+        Metric(
+            "ceiling_bytes_per_s",
+            "B/s",
+            None,
+            "memory read, measured",
+            "bandwidth of reading memory, measured in the same process",
+            _ceiling(lambda ceilings: ceilings.read_bytes_per_s),
         ),
         Metric(
             "floor_frac",
             "frac",
             "higher",
             "of floor",
-            "floor / median step; above 1 the measurement or the prediction is wrong",
+            "floor / median step; above 1 what must move fitted a cache, or something is wrong",
             _ratio(_floor_s, _step_s),
         ),
         Metric(
@@ -675,8 +717,10 @@ def problems(record: Record) -> list[str]:
     if seen is None:
         return []
     found = []
-    share = value(record, "floor_frac")
-    if share is not None and share > 1:
+    # The datasheet's floor: a small model's weights may sit in a cache faster than the memory that was measured.
+    floor_s, step_s = _datasheet_floor_s(record), _step_s(record)
+    if floor_s is not None and step_s is not None and floor_s > step_s:
+        share = floor_s / step_s
         found.append(f"faster than the floor ({share:.3g} times): the clock, the work or the prediction is wrong")
     utilisation = value(record, "mfu_frac")
     if utilisation is not None and utilisation > 1:

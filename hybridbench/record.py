@@ -6,6 +6,7 @@ live in ``metrics``. Unknown is ``None``, never zero.
 
 Schema history:
     1   first version.
+    2   ``Observed.ceilings``: rates measured in the same process; None in older records.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any, TypeVar
 from hybridbench.errors import BadInput, BadResults
 from hybridbench.suite import Case
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 class Status(StrEnum):
@@ -153,6 +154,16 @@ class BackendUse:
 
 
 @dataclass(frozen=True)
+class Ceilings:
+    """Rates the device reached in the process that ran the case: a large product in ``dtype``, and memory."""
+
+    dtype: str
+    matmul_flops_per_s: float
+    read_bytes_per_s: float
+    copy_bytes_per_s: float
+
+
+@dataclass(frozen=True)
 class Observed:
     """What was seen while a case ran.
 
@@ -177,6 +188,7 @@ class Observed:
     build_ns: int
     prepare_ns: int
     loss: float | None = None
+    ceilings: Ceilings | None = None
 
 
 @dataclass(frozen=True)

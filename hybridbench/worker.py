@@ -32,6 +32,7 @@ from hybridbench.count.operators import count_with_fvcore, count_with_torch
 from hybridbench.errors import HybridbenchError, Unsupported, WrongResult
 from hybridbench.kernels import Check, Problem, verify
 from hybridbench.measure.caveats import find_caveats
+from hybridbench.measure.ceilings import measure_ceilings
 from hybridbench.measure.clock import timer_for
 from hybridbench.measure.environment import fingerprint
 from hybridbench.measure.memory import observe_memory, reset_peaks
@@ -39,7 +40,8 @@ from hybridbench.measure.nvml import Gpu, Watch
 from hybridbench.measure.sampling import measure
 from hybridbench.model.build import Resolved, build_model, parameter_count, resolve_backends
 from hybridbench.model.language import LanguageModel
-from hybridbench.record import BackendUse, Caveat, Observed, OperatorCount, Status, to_plain
+from hybridbench.model.mixer import torch_dtype
+from hybridbench.record import BackendUse, Caveat, Ceilings, Observed, OperatorCount, Status, to_plain
 from hybridbench.suite import Case
 from hybridbench.workload import Prepared, prepare
 
@@ -55,6 +57,7 @@ class Bench:
     idle_power_w: float | None
     phase: Callable[[str], None] = lambda name: None
     checks: dict[tuple[str, str, Problem], Check] = field(default_factory=dict)
+    ceilings: dict[str, Ceilings | None] = field(default_factory=dict)
 
     @classmethod
     def open(cls, kind: str, phase: Callable[[str], None]) -> Bench:
@@ -62,6 +65,12 @@ class Bench:
         device = torch.device("cuda", 0) if kind == "cuda" else torch.device("cpu")
         gpu = Gpu.open(device) if kind == "cuda" else None
         return cls(device, gpu, gpu.idle_power_w() if gpu else None, phase)
+
+    def ceilings_for(self, dtype: str) -> Ceilings | None:
+        """The device's rates in a dtype, measured once per process."""
+        if dtype not in self.ceilings:
+            self.ceilings[dtype] = measure_ceilings(self.device, torch_dtype(dtype))
+        return self.ceilings[dtype]
 
 
 def run_case(case: Case, bench: Bench) -> tuple[Observed, list[Caveat]]:
@@ -71,6 +80,9 @@ def run_case(case: Case, bench: Bench) -> tuple[Observed, list[Caveat]]:
         Unsupported, WrongResult: before anything is timed.
         torch.OutOfMemoryError and whatever else a kernel raises.
     """
+    bench.phase("ceilings")
+    bench.ceilings_for(case.execution.dtype)
+
     started = time.perf_counter_ns()
     bench.phase("build")
     resolved = resolve_backends(case)
@@ -116,6 +128,7 @@ def run_case(case: Case, bench: Bench) -> tuple[Observed, list[Caveat]]:
         build_ns=built - started,
         prepare_ns=prepared - built,
         loss=_finite_loss(work),
+        ceilings=bench.ceilings_for(case.execution.dtype),
     )
     caveats = find_caveats(
         samples.samples_ns,

@@ -12,6 +12,7 @@ from hybridbench.metrics import METRICS, problems, value
 from hybridbench.record import (
     BackendUse,
     CacheObserved,
+    Ceilings,
     Energy,
     Environment,
     Memory,
@@ -232,3 +233,29 @@ def test_contradictions_between_observed_and_predicted_are_problems() -> None:
         f"KV cache bytes: {4 * 4097 * KV_PER_TOKEN - 2:,} observed, {4 * 4097 * KV_PER_TOKEN:,} predicted",
         "attention_decode ran on sdpa where flash was asked for",
     ]
+
+
+def with_ceilings(record: Record, flops_per_s: float, bytes_per_s: float) -> Record:
+    assert record.observed is not None
+    ceilings = Ceilings("bfloat16", flops_per_s, bytes_per_s, bytes_per_s)
+    return replace(record, observed=replace(record.observed, ceilings=ceilings))
+
+
+def test_measured_ceilings_make_the_floor_and_leave_utilisation_to_the_datasheet() -> None:
+    slower = with_ceilings(DECODE, BF16, BANDWIDTH / 2)
+    assert value(slower, "floor_s") == pytest.approx(2 * value(DECODE, "floor_s"))
+    assert value(slower, "mbu_frac") == value(DECODE, "mbu_frac")
+    assert value(slower, "ceiling_bytes_per_s") == BANDWIDTH / 2
+    assert value(DECODE, "ceiling_bytes_per_s") is None
+
+
+def test_a_cpu_has_a_floor_by_its_ceilings_and_still_no_peak() -> None:
+    on_cpu = replace(with_ceilings(DECODE, 1e11, 1e10), environment=CPU)
+    assert value(on_cpu, "floor_s") == pytest.approx(value(DECODE, "must_move_bytes") / 1e10)
+    assert value(on_cpu, "mfu_frac") is None
+
+
+def test_beating_a_measured_ceiling_is_a_cache_but_beating_the_datasheet_is_an_error() -> None:
+    cached = with_ceilings(DECODE, BF16, BANDWIDTH / 10)
+    assert value(cached, "floor_frac") > 1
+    assert not problems(cached)

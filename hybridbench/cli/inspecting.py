@@ -129,11 +129,13 @@ def _backend_line(row: dict[str, Any]) -> Text:
 
 @click.command(short_help="This machine, and what is missing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def doctor(as_json: bool) -> None:
+@click.option("--ceilings", is_flag=True, help="Measure a large matrix product and memory bandwidth too.")
+def doctor(as_json: bool, ceilings: bool) -> None:
     """What this machine is, what is installed, and what to do about what is missing."""
     import torch
 
     from hybridbench.machine import find_peak
+    from hybridbench.measure.ceilings import measure_ceilings
     from hybridbench.measure.environment import fingerprint
     from hybridbench.measure.nvml import Gpu
     from hybridbench.record import to_plain
@@ -143,12 +145,15 @@ def doctor(as_json: bool) -> None:
     environment = fingerprint(device, gpu)
     peak = find_peak(environment.device)
     state = gpu.state() if gpu else None
+    dtypes = (torch.bfloat16, torch.float32) if device.type == "cuda" else (torch.float32,)
+    rates = [found for dtype in dtypes if ceilings and (found := measure_ceilings(device, dtype))]
     advice = _advice(device.type, environment.device, peak is not None, gpu is not None)
     if as_json:
         document = {
             "environment": to_plain(environment),
             "peak": to_plain(peak) if peak else None,
             "gpu_state": to_plain(state) if state else None,
+            "ceilings": to_plain(rates),
             "advice": advice,
         }
         click.echo(json.dumps(document))
@@ -165,6 +170,11 @@ def doctor(as_json: bool) -> None:
         ("peak bandwidth", units.format_si(peak.memory_bytes_per_s, "B/s") if peak else "unknown"),
         ("source of peaks", peak.source if peak else "no row for this device: utilisation will say unknown"),
     ]
+    for rate in rates:
+        lines.append((f"product {rate.dtype}", f"{units.format_si(rate.matmul_flops_per_s, 'FLOP/s')} measured"))
+    for rate in rates[:1]:
+        lines.append(("memory read", f"{units.format_si(rate.read_bytes_per_s, 'B/s')} measured"))
+        lines.append(("memory copy", f"{units.format_si(rate.copy_bytes_per_s, 'B/s')} measured, read plus written"))
     lines += [(package, version) for package, version in environment.packages.items()]
     for name, text in lines:
         console.print(f"{name:<17} {text}", markup=False, soft_wrap=True)
