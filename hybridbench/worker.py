@@ -27,8 +27,8 @@ import torch
 
 from hybridbench.count.caches import count_cache
 from hybridbench.count.kernels import kernel_names
-from hybridbench.count.opaque import replaced, traced, unwatched
 from hybridbench.count.operators import count_with_fvcore, count_with_torch
+from hybridbench.count.replace import replaced, traced, unwatched
 from hybridbench.errors import HybridbenchError, Unsupported, WrongResult
 from hybridbench.kernels import Check, Problem, verify
 from hybridbench.measure.caveats import find_caveats

@@ -17,6 +17,7 @@ from hybridbench.cli.measuring import decode, generate, prefill, run, train_thro
 from hybridbench.cli.predicting import cost
 from hybridbench.cli.quickstart import quickstart
 from hybridbench.cli.reporting import report
+from hybridbench.cli.tracing import trace
 from hybridbench.errors import HybridbenchError
 
 
@@ -50,7 +51,10 @@ def main() -> None:
     """
 
 
-for command in (quickstart, cost, train_throughput, prefill, decode, generate, run, report, archs, backends, doctor):
+for command in (
+    *(quickstart, cost, train_throughput, prefill, decode, generate, run, report),
+    *(trace, archs, backends, doctor),
+):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def _command(kind: str, name: str, short: str, about: str) -> click.Command:
     """A command that sweeps one workload."""
 
     @click.command(name, help=about, short_help=short)
-    @model_options
+    @model_options()
     @run_options
     @out_options
     def command(
@@ -33,7 +33,7 @@ def _command(kind: str, name: str, short: str, about: str) -> click.Command:
         sweep = Sweep(workload=kind, backends=parse_backends(backend), **options)
         gpus = visible_gpus()
         planned = cases(sweep, has_gpu=bool(gpus))
-        _check_installed(planned)
+        check_installed(planned)
         measure_cases(planned, name, gpus, as_json=as_json, out=out, resume=resume, dry_run=dry_run)
 
     return command
@@ -83,7 +83,7 @@ def run(suite: Path, resume: bool, dry_run: bool, as_json: bool, out: Path | Non
     measure_cases(planned, loaded.name, gpus, as_json=as_json, out=out, resume=resume, dry_run=dry_run)
 
 
-def _check_installed(planned: Sequence[Case]) -> None:
+def check_installed(planned: Sequence[Case]) -> None:
     """A backend named on the command line that is not installed is a mistake, found before anything runs.
 
     Raises:
@@ -107,6 +107,16 @@ def _check_installed(planned: Sequence[Case]) -> None:
             raise BadInput(f"backend {op}={name} cannot run here: {reason}.")
 
 
+def needs_gpu(planned: Sequence[Case], gpus: Sequence[str]) -> None:
+    """Refuses cases for a GPU where there is none.
+
+    Raises:
+        BadInput: with what to do instead.
+    """
+    if any(case.execution.device == "cuda" for case in planned) and not gpus:
+        raise BadInput("device cuda: this machine shows no NVIDIA GPU; use --device cpu, or see hybridbench doctor.")
+
+
 def measure_cases(
     planned: Sequence[Case],
     name: str,
@@ -126,8 +136,7 @@ def measure_cases(
     if dry_run:
         _list_cases(planned, as_json)
         return []
-    if any(case.execution.device == "cuda" for case in planned) and not gpus:
-        raise BadInput("device cuda: this machine shows no NVIDIA GPU; use --device cpu, or see hybridbench doctor.")
+    needs_gpu(planned, gpus)
     if resume and out is None:
         raise BadInput("--resume without -o: name the folder to go on with, such as -o results/local/decode.")
     from hybridbench.store import load, recorded_keys

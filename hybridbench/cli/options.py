@@ -29,8 +29,7 @@ def _stack(*decorators: Callable[[Command], Command]) -> Callable[[Command], Com
     return apply
 
 
-model_options = _stack(
-    click.option("--arch", default=",".join(ARCHS), show_default=True, help="Families, with commas between them."),
+_model_options = _stack(
     click.option("--scale", help=f"{', '.join(SCALES)}; lists too."),
     click.option("--ctx", help=f"Context lengths: {RANGE_HELP}."),
     click.option("--batch", help="Batch sizes, in the same range syntax."),
@@ -54,16 +53,27 @@ out_options = _stack(
     click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder for what is written."),
 )
 
-run_options = _stack(
+
+def model_options(arch: str = ",".join(ARCHS)) -> Callable[[Command], Command]:
+    """The options that say which models, at which contexts and batches; ``arch`` is the default of ``--arch``."""
+    families: Any = click.option("--arch", default=arch, show_default=True, help="Families, with commas between them.")
+    return _stack(families, _model_options)
+
+
+execution_options = _stack(
     click.option("--device", help="cpu or cuda.  [cuda where there is a GPU]"),
     click.option("--dtype", help="Of weights, activations and cache.  [bfloat16 on a GPU, float32 on a CPU]"),
     click.option("--state-dtype", help="Of the SSM state.  [as --dtype]"),
     click.option("--mode", help="eager, compile (torch.compile) or graph (CUDA graph).  [graph for decode on a GPU]"),
     click.option("--backend", "backend", multiple=True, metavar="OP=NAME", help="Kernel for an operation; repeatable."),
+    click.option("--seed", type=int, default=0, show_default=True, help="Of weights and inputs."),
+)
+
+run_options = _stack(
+    execution_options,
     click.option("--max-time", "max_time_s", type=float, help="Seconds of samples per case.  [5]"),
     click.option("--min-samples", type=int, help="Samples per case, at least.  [5]"),
     click.option("--limit", "limit_s", type=float, help="Seconds a case may take in all before it is stopped.  [600]"),
-    click.option("--seed", type=int, default=0, show_default=True, help="Of weights and inputs."),
     click.option("--resume", is_flag=True, help="Skip cases that -o already holds a record of."),
     click.option("--dry-run", is_flag=True, help="List the cases and stop."),
 )

@@ -58,7 +58,7 @@ def as_document(rows: Rows) -> dict[str, Any]:
 
 
 @click.command(short_help="What each model must cost, without running it.")
-@model_options
+@model_options()
 @click.option("--convention", default="exact", show_default=True, help="exact, paper (arXiv 2510.04800) or hardware.")
 @click.option("--dtype", default="bfloat16", show_default=True, help="Of weights and caches.")
 @click.option("--state-dtype", help="Of the SSM state.  [as --dtype]")

@@ -28,11 +28,11 @@ def kernel_names(step: Callable[[], object], device: torch.device) -> list[str]:
             total[event.name] = total.get(event.name, 0.0) + event.device_time_total
     short: dict[str, None] = {}
     for name in sorted(total, key=lambda name: -total[name]):
-        short.setdefault(_shortened(name))
+        short.setdefault(shortened(name))
     return list(short)
 
 
-def _shortened(name: str) -> str:
+def shortened(name: str) -> str:
     """A kernel's name without its return type and commonest namespaces, cut where template arguments go on for ever."""
     name = name.removeprefix("void ").replace("(anonymous namespace)::", "").replace("at::native::", "")
     return name if len(name) <= NAME_LENGTH else f"{name[:NAME_LENGTH]}..."

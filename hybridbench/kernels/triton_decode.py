@@ -33,7 +33,7 @@ MAX_SPLITS = 128
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _partials(  # type: ignore[no-untyped-def]
+def _attention_decode_partials(  # type: ignore[no-untyped-def]
     q_ptr,
     k_ptr,
     v_ptr,
@@ -107,7 +107,7 @@ def _partials(  # type: ignore[no-untyped-def]
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _combine(  # type: ignore[no-untyped-def]
+def _attention_decode_combine(  # type: ignore[no-untyped-def]
     part_ptr,
     lse_ptr,
     length_ptr,
@@ -184,7 +184,7 @@ def attention_decode(
     lse = torch.empty(B * K * splits * R, dtype=torch.float32, device=q_BHP.device)
     out_BHV = torch.empty(B, H, V, dtype=q_BHP.dtype, device=q_BHP.device)
     v_tile = triton.next_power_of_2(V)
-    _partials[(splits, B * K)](
+    _attention_decode_partials[(splits, B * K)](
         q_BHP,
         k_cache_BSKP,
         v_cache_BSKV,
@@ -207,7 +207,7 @@ def attention_decode(
         STAGES=3,
         num_warps=4,
     )
-    _combine[(B * K, R)](
+    _attention_decode_combine[(B * K, R)](
         partial,
         lse,
         length_B,

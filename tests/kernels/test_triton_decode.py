@@ -50,7 +50,7 @@ def test_compiles_for_hopper_with_its_loads_in_flight(P: int, V: int) -> None:
 
     from hybridbench.kernels import triton_decode
 
-    kernel = triton_decode._partials
+    kernel = triton_decode._attention_decode_partials
     constants = {
         "K": 4,
         "R": 4,

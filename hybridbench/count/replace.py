@@ -1,4 +1,4 @@
-"""opaque: kernels that hide from operator counters, wrapped so that a counter can run past them.
+"""replace: a model's kernels replaced for a while, by wrappers that let operator counters run past them.
 
 A Triton or FlexAttention kernel passes no dispatcher: ``torch.jit``'s tracer breaks on its Python, and FlexAttention
 refuses to run, or silently runs uncompiled, while a counter watches. Two wrappers, both for counting only, never timed:

@@ -1,0 +1,92 @@
+"""tracing: ``hybridbench trace``: where the time of one case's step goes, by class of operation."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from hybridbench import units
+from hybridbench.cli.measuring import check_installed, needs_gpu
+from hybridbench.cli.options import execution_options, model_options, out_options, parse_backends
+from hybridbench.errors import BadInput
+from hybridbench.machine import visible_gpus
+from hybridbench.suite import DECODE, Sweep, cases
+
+if TYPE_CHECKING:
+    from hybridbench.trace import Trace
+
+SHOWN_KERNELS = 15
+
+
+@click.command(short_help="Where the time of a step goes.")
+@click.option("--workload", default=DECODE, show_default=True, help="train, prefill, decode or generate.")
+@model_options(arch="inter")
+@execution_options
+@click.option("--steps", type=click.IntRange(1), default=5, show_default=True, help="Steps to look at.")
+@out_options
+def trace(
+    *, workload: str, backend: tuple[str, ...], steps: int, as_json: bool, out: Path | None, **options: Any
+) -> None:
+    """Profile a few steps of one case: time by class of operation, launches, and the share in which nothing ran.
+
+    With -o a Chrome trace is written too, for chrome://tracing or Perfetto. Profiling slows a step down: compare
+    shares, and take times from the other commands.
+    """
+    sweep = Sweep(workload=workload, backends=parse_backends(backend), **options)
+    gpus = visible_gpus()
+    planned = cases(sweep, has_gpu=bool(gpus))
+    # Contexts vary fastest: without --ctx the first of a default range is one like any other.
+    if options["ctx"] is None:
+        planned = planned[:1] if len({case.model.label for case in planned}) == 1 else planned
+    if len(planned) != 1:
+        raise BadInput(f"trace looks at one case, and {len(planned)} were named: narrow --arch, --ctx or --batch.")
+    needs_gpu(planned, gpus)
+    check_installed(planned)
+    from hybridbench.store import make_folder
+    from hybridbench.trace import trace_case
+
+    chrome = make_folder(out) / "trace.json" if out else None
+    found = trace_case(planned[0], steps=steps, chrome=chrome)
+    if as_json:
+        document = {"case": planned[0].to_dict(), **asdict(found), "gap_s": found.gap_s, "launches": found.launches}
+        click.echo(json.dumps({**document, "chrome_trace": str(chrome) if chrome else None}))
+        return
+    _show(found, f"{planned[0].label}, {planned[0].execution.mode}")
+    if chrome:
+        Console().print(f"Chrome trace: {chrome}", highlight=False, soft_wrap=True)
+
+
+def _show(found: Trace, title: str) -> None:
+    """The classes, the longest kernels, and a sentence about gaps."""
+    console = Console(highlight=False)
+    console.print(title, style="bold")
+    classes = _table("class of operation", "launches", "time a step", "share [%]")
+    for spent in found.classes:
+        share = units.format_number(100 * spent.seconds / found.step_s)
+        classes.add_row(spent.name, f"{spent.launches:.0f}", units.format_seconds(spent.seconds), share)
+    gap = units.format_number(100 * found.gap_s / found.step_s)
+    classes.add_row("gaps", "", units.format_seconds(found.gap_s), gap)
+    console.print(classes)
+    console.print(
+        f"A step takes {units.format_seconds(found.step_s)} while profiled and starts {found.launches:.0f} of them; "
+        f"something runs in {units.format_number(100 * found.busy_s / found.step_s)}% of it."
+    )
+    longest = _table("longest", "class", "launches", "time a step")
+    for spent in found.kernels[:SHOWN_KERNELS]:
+        longest.add_row(Text(spent.name), spent.kind, f"{spent.launches:.0f}", units.format_seconds(spent.seconds))
+    console.print(longest)
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=None, padding=(0, 1), pad_edge=False)
+    for heading in headings:
+        text = heading in ("class of operation", "longest", "class")
+        table.add_column(heading, justify="left" if text else "right", overflow="ellipsis", no_wrap=True)
+    return table

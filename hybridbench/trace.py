@@ -1,0 +1,250 @@
+"""trace: where the time of one step goes, by class of operation, under torch.profiler.
+
+On a GPU every kernel is an interval with a name, also inside a replayed graph, and the name decides its class: what no
+kernel covers is a gap. On a CPU operators nest, so a class is the time an operator spends itself, and what no operator
+covers is Python. There the kernels of ``hybridbench.kernels`` mark their own range, and their backward is found by the
+sequence number autograd gives it: attention is never a matrix product, nor the conv part of the scan.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch._C._autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from hybridbench.count.kernels import shortened
+from hybridbench.count.replace import Function, replaced
+from hybridbench.model.build import build_model, resolve_backends
+from hybridbench.suite import Case
+from hybridbench.workload import prepare
+
+ATTENTION, SCAN, CONV, MATMUL, LOSS = "attention", "scan", "conv", "matrix products", "loss"
+OPTIMIZER, REST, MEMORY = "optimizer", "norm and elementwise", "memory"
+CLASSES = (MATMUL, ATTENTION, SCAN, CONV, REST, MEMORY, LOSS, OPTIMIZER)
+RANGE = "hybridbench::"
+
+_CLASS_OF_OP = {
+    "attention": ATTENTION,
+    "attention_decode": ATTENTION,
+    "ssd": SCAN,
+    "ssd_step": SCAN,
+    "conv1d": CONV,
+    "conv1d_step": CONV,
+    "experts": MATMUL,
+    "linear_cross_entropy": LOSS,
+}
+_PATTERNS = (
+    # The first that matches decides: attention kernels are matrix products too, and "scan" is also a sorting step.
+    (ATTENTION, r"flash|fmha|attention|sdpa|cudnn::fusion"),
+    (SCAN, r"chunk_(scan|state|cumsum)|state_passing|bmm_chunk|selective_(scan|state)|chunk_gated|ssd"),
+    (CONV, r"causal_conv1d|conv1d|convolution"),
+    (LOSS, r"cross_entropy|log_softmax|nll_loss|logsumexp"),
+    (OPTIMIZER, r"multi_tensor_apply|adam|_foreach_"),
+    (MATMUL, r"nvjet|gemm|cublas|cutlass|wgmma|splitk|::(mm|addmm|bmm|baddbmm|matmul|linear|_grouped_mm)$"),
+    (MEMORY, r"memcpy|memset|copy|catarray|fill|gather|index|embedding|::(cat|clone|zeros?_?|empty\w*|to|_to_copy)$"),
+)
+_COMPILED = tuple((name, re.compile(pattern, re.IGNORECASE)) for name, pattern in _PATTERNS)
+
+
+def classify(name: str) -> str:
+    """The class of a GPU kernel or a PyTorch operator by its name; what is none of the others is elementwise work.
+
+    >>> classify("nvjet_sm90_tst_128x8_64x12_2x1_v_bz_TNT"), classify("_chunk_scan_fwd_kernel")
+    ('matrix products', 'scan')
+    """
+    return next((found for found, pattern in _COMPILED if pattern.search(name)), REST)
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Time and launches of one class or one kernel, per step; seconds."""
+
+    name: str
+    kind: str
+    seconds: float
+    launches: float
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One case's steps, seen by the profiler.
+
+    Attributes:
+        step_s: wall time of a step while profiled, which is more than without.
+        busy_s: of it, time in which a kernel (on a CPU: an operator) ran.
+        classes: per class, longest first.
+        kernels: per kernel or operator, longest first.
+        steps: how many were seen.
+    """
+
+    step_s: float
+    busy_s: float
+    classes: list[Spent]
+    kernels: list[Spent]
+    steps: int
+
+    @property
+    def gap_s(self) -> float:
+        """Time of a step in which nothing ran."""
+        return max(0.0, self.step_s - self.busy_s)
+
+    @property
+    def launches(self) -> float:
+        """Kernels or operators a step starts."""
+        return sum(spent.launches for spent in self.classes)
+
+
+def trace_case(case: Case, *, steps: int = 5, chrome: Path | None = None) -> Trace:
+    """Profiles ``steps`` steps of a case in this process, after as many to warm up.
+
+    Args:
+        chrome: where the Chrome trace goes (chrome://tracing, Perfetto), if anywhere.
+
+    Raises:
+        Unsupported: a backend cannot run here.
+    """
+    device = torch.device("cuda", 0) if case.execution.device == "cuda" else torch.device("cpu")
+    resolved = resolve_backends(case)
+    model = build_model(case, resolved)
+    model.allocate(device, case.execution.seed)
+    functions = [item.function for item in resolved]
+    with replaced(model, functions, ranged):
+        work = prepare(case, model)
+        for _ in range(steps):
+            work.step()
+        on_gpu = device.type == "cuda"
+        if on_gpu:
+            torch.cuda.synchronize()
+        activities = [ProfilerActivity.CPU, ProfilerActivity.CUDA] if on_gpu else [ProfilerActivity.CPU]
+        with _silenced(), profile(activities=activities, acc_events=True) as profiler:
+            for _ in range(steps):
+                with record_function(STEP):
+                    work.step()
+            if on_gpu:
+                torch.cuda.synchronize()
+    if chrome is not None:
+        profiler.export_chrome_trace(str(chrome))
+    events = list(profiler.events() or ())
+    return _of_kernels(events, steps) if on_gpu else _of_operators(events, steps)
+
+
+@contextlib.contextmanager
+def _silenced() -> Iterator[None]:
+    """Without file descriptor 2: the profiler's C++ side reports its start and stop there. Exceptions are not lost."""
+    sys.stderr.flush()
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
+
+
+STEP = "hybridbench step"
+
+
+def ranged(op: str, function: Function) -> Function:
+    """``function`` inside a profiler range of the operation's name."""
+
+    def call(*args: Any, **options: Any) -> Any:
+        with record_function(RANGE + op):
+            return function(*args, **options)
+
+    return call
+
+
+def _of_kernels(events: Iterable[Any], steps: int) -> Trace:
+    """A GPU's side: intervals of kernels, whatever launched them."""
+    kernels = [
+        event
+        for event in events
+        if event.device_type == DeviceType.CUDA and not event.name.startswith((RANGE, STEP)) and event.name != "Step"
+    ]
+    intervals = sorted((event.time_range.start, event.time_range.end) for event in kernels)
+    busy, reached = 0.0, intervals[0][0] if intervals else 0.0
+    for start, end in intervals:
+        busy += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    wall = reached - intervals[0][0] if intervals else 0.0
+    rows = [(shortened(event.name), classify(event.name), event.time_range.elapsed_us()) for event in kernels]
+    return _summed(rows, wall, busy, steps)
+
+
+def _of_operators(events: Iterable[Any], steps: int) -> Trace:
+    """A CPU's side: each operator's own time, in the class of the range around it or of the forward it undoes."""
+    listed = [event for event in events if event.device_type == DeviceType.CPU]
+    by_sequence: dict[int, str] = {}
+    for event in listed:
+        kind = _range_above(event)
+        if kind is not None and event.sequence_nr >= 0:
+            by_sequence.setdefault(event.sequence_nr, kind)
+    wall = sum(event.cpu_time_total for event in listed if event.name == STEP)
+    rows = []
+    for event in listed:
+        if event.name == STEP or event.self_cpu_time_total <= 0 or not _in_step(event, STEP):
+            continue
+        if event.name.startswith((RANGE, "autograd::")):
+            continue  # ranges and the engine's bookkeeping: Python's and autograd's own time is a gap
+        kind = _range_above(event) or by_sequence.get(_backward_of(event), "") or classify(event.name)
+        rows.append((event.name, kind, event.self_cpu_time_total))
+    return _summed(rows, wall, sum(row[2] for row in rows), steps)
+
+
+def _ancestors(event: Any) -> Iterable[Any]:
+    while event is not None:
+        yield event
+        event = event.cpu_parent
+
+
+def _range_above(event: Any) -> str | None:
+    """The class of the nearest of our ranges around an event."""
+    for above in _ancestors(event):
+        if above.name.startswith(RANGE):
+            return _CLASS_OF_OP.get(above.name.removeprefix(RANGE))
+    return None
+
+
+def _backward_of(event: Any) -> int:
+    """The sequence number of the forward that the backward node around an event undoes; -1 outside a backward."""
+    for above in _ancestors(event):
+        if above.name.startswith("autograd::engine::evaluate_function"):
+            return int(above.sequence_nr)
+    return -1
+
+
+def _in_step(event: Any, name: str) -> bool:
+    """Whether an event lies in a step; autograd's thread has no parent range, and runs only while a step waits."""
+    top = event
+    for above in _ancestors(event):
+        top = above
+    return bool(top.name == name or top.name.startswith("autograd::engine"))
+
+
+def _summed(rows: list[tuple[str, str, float]], wall_us: float, busy_us: float, steps: int) -> Trace:
+    """Rows of (name, class, microseconds), added up and divided by the steps."""
+
+    def spent(key: Callable[[tuple[str, str, float]], tuple[str, str]]) -> list[Spent]:
+        found: dict[tuple[str, str], list[float]] = {}
+        for row in rows:
+            found.setdefault(key(row), []).append(row[2])
+        sums = [Spent(*name, sum(times) / steps / 1e6, len(times) / steps) for name, times in found.items()]
+        return sorted(sums, key=lambda one: -one.seconds)
+
+    return Trace(
+        step_s=wall_us / steps / 1e6,
+        busy_s=busy_us / steps / 1e6,
+        classes=spent(lambda row: (row[1], row[1])),
+        kernels=spent(lambda row: (row[0], row[1])),
+        steps=steps,
+    )

@@ -1,0 +1,119 @@
+"""Every kernel an H200 ran is in the right class, and a CPU's operators are attributed to what asked for them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from hybridbench import trace
+from hybridbench.cli.main import main
+from hybridbench.store import load
+from hybridbench.suite import Sweep, cases
+from hybridbench.trace import classify, trace_case
+
+RESULTS = Path(__file__).parents[1] / "results" / "nvidia-h200"
+
+# Prefixes of the kernels in the committed records, sorted by hand.
+H200 = {
+    "attention": (
+        *("flash::flash_fwd_splitkv", "cudnn_generated_fort_native_sdpa", "cudnn::fusion::", "triton_tem_fused_flex"),
+        "triton_per_fused_flex_attention_backward",
+    ),
+    "scan": (
+        *("_bmm_chunk_", "_chunk_cumsum_", "_chunk_scan_", "_chunk_state_", "_state_passing_"),
+        "_selective_scan_update_kernel",
+    ),
+    "conv": ("causal_conv1d_",),
+    "matrix products": ("nvjet_", "cutlass::Kernel2<cutlass_80", "cublasLt::splitKreduce"),
+    "loss": ("liger_cross_entropy_kernel",),
+    "optimizer": ("multi_tensor_apply_kernel",),
+    "memory": ("Memcpy", "Memset", "CatArrayBatchedCopy", "indexSelectSmallIndex", "vectorized_gather_kernel"),
+    "norm and elementwise": (
+        *("vectorized_layer_norm_kernel", "layer_norm_grad_input", "reduce_kernel"),
+        *("vectorized_elementwise_kernel<4, CUDAFunctor_add", "at_cuda_detail::cub::detail::scan::DeviceScan"),
+    ),
+}
+
+
+def kernels():
+    return {name for record in load([RESULTS], pytest.fail) if record.observed for name in record.observed.kernels}
+
+
+@pytest.mark.parametrize(("kind", "prefix"), [(kind, prefix) for kind, found in H200.items() for prefix in found])
+def test_real_kernels_are_in_their_class(kind, prefix):
+    found = [name for name in kernels() if name.startswith(prefix)]
+    assert found, f"no committed record ran {prefix}"
+    assert {classify(name) for name in found} == {kind}
+
+
+def test_our_own_decode_kernels_are_attention():
+    assert {classify(f"_attention_decode_{part}") for part in ("partials", "combine")} == {"attention"}
+
+
+def traced(kind, arch, context="128"):
+    return trace_case(cases(Sweep(kind, arch=arch, ctx=context), has_gpu=False)[0], steps=2)
+
+
+def test_matrix_products_of_a_decode_step_are_its_linear_layers_and_nothing_else():
+    found = traced("decode", "inter")
+    products = {spent.name: spent.launches for spent in found.kernels if spent.kind == "matrix products"}
+    # Two projections in each of 6 mixers and 6 MLPs, and the head. The scan's own products are the scan's.
+    assert products["aten::mm"] == 2 * 6 + 2 * 6 + 1
+    assert {spent.name for spent in found.classes} >= {"matrix products", "attention", "scan", "conv"}
+
+
+def test_the_backward_belongs_to_the_operation_it_undoes():
+    found = traced("train", "intra")
+    kinds = {}
+    for spent in found.kernels:
+        kinds.setdefault(spent.name, set()).add(spent.kind)
+    assert kinds["aten::bmm"] == {"scan"} or kinds["aten::bmm"] == {"scan", "attention"}
+    assert kinds["aten::convolution_backward"] == {"conv"}
+    assert "optimizer" in {spent.name for spent in found.classes}
+    assert "loss" in {spent.name for spent in found.classes}
+
+
+@pytest.mark.parametrize("kind", ["train", "prefill", "decode"])
+def test_classes_and_gaps_add_up_to_the_step(kind):
+    found = traced(kind, "inter")
+    assert sum(spent.seconds for spent in found.classes) == pytest.approx(found.busy_s)
+    assert sum(spent.seconds for spent in found.kernels) == pytest.approx(found.busy_s)
+    assert 0 < found.busy_s <= found.step_s
+    assert found.gap_s == pytest.approx(found.step_s - found.busy_s)
+
+
+def test_overlapping_kernels_count_once_in_busy_time():
+    class Event:
+        def __init__(self, name, start, end):
+            self.name, self.device_type = name, trace.DeviceType.CUDA
+            self.time_range = type("Range", (), {"start": start, "end": end, "elapsed_us": lambda _: end - start})()
+
+    events = [Event("nvjet_a", 0, 10), Event("flash_b", 5, 12), Event("nvjet_a", 20, 30)]
+    found = trace._of_kernels(events, steps=1)
+    assert (found.step_s, found.busy_s, found.gap_s) == pytest.approx((30e-6, 22e-6, 8e-6))
+    assert found.launches == 3
+    assert {spent.name: round(spent.seconds * 1e6) for spent in found.classes} == {
+        "matrix products": 20,
+        "attention": 7,
+    }
+
+
+def test_the_command_prints_shares_writes_a_chrome_trace_and_keeps_json_clean(tmp_path):
+    args = ["trace", "--device", "cpu", "--arch", "mamba", "--ctx", "64", "--steps", "1", "-o", str(tmp_path)]
+    shown = CliRunner().invoke(main, args)
+    assert shown.exit_code == 0, shown.output
+    assert "matrix products" in shown.output
+    assert "gaps" in shown.output
+    assert json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    document = json.loads(CliRunner().invoke(main, [*args, "--json"]).stdout)
+    assert document["case"]["model"]["arch"] == "mamba"
+    assert document["classes"]
+
+
+def test_more_than_one_case_is_refused():
+    result = CliRunner().invoke(main, ["trace", "--device", "cpu", "--arch", "mamba,inter", "--ctx", "64"])
+    assert result.exit_code == 2
+    assert "2 were named" in result.stderr
