@@ -6,7 +6,7 @@ HybridbenchError            anything below; the command line prints it without a
 ├── BadResults              a results file that cannot be read as records (exit code 2)
 ├── Unsupported             this kernel, device or combination cannot run here; recorded as a status
 ├── WrongResult             a kernel or model disagrees with its reference; it has no speed
-└── WorkerDied              a worker process ended without an answer (killed, crashed, timed out)
+└── WorkerDied              worker processes do not start, so nothing more can be measured
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class WrongResult(HybridbenchError):
 
 
 class WorkerDied(HybridbenchError):
-    """A worker process ended without returning a record."""
+    """No worker process can be started; what was recorded before stays."""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> BadInput:
@@ -67,6 +67,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> BadInput:
     "unknown arch 'intr': did you mean 'intra'? Known: inter, intra, mamba."
     """
     names = list(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"did you mean '{near[0]}'? " if near else ""
+    by_lower = {known_name.lower(): known_name for known_name in names}
+    near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+    hint = f"did you mean '{by_lower[near[0]]}'? " if near else ""
     return BadInput(f"unknown {kind} '{name}': {hint}Known: {', '.join(names)}.")

@@ -27,6 +27,8 @@ from hybridbench.suite import Case
 
 START_LIMIT_S = 180.0
 LOG_TAIL = 2000
+STARTS = 2
+"""Failed starts in a row after which a worker is given up."""
 STACK_LIMIT_S = 2.0
 
 
@@ -49,8 +51,10 @@ def run_sweep(
         writer: where each record goes as soon as it exists.
         gpus: one CUDA_VISIBLE_DEVICES value per worker; empty for a single worker that sees what this process sees.
 
+    A case whose worker does not start goes back to the queue; a worker that fails to start twice is given up.
+
     Raises:
-        WorkerDied: a worker cannot even start; the text holds the end of its log.
+        WorkerDied: no worker starts any more; the text holds the end of a log. Records written so far stay.
         KeyboardInterrupt: passed on after the workers are gone; records written so far stay.
     """
     events = events or Events()
@@ -59,12 +63,20 @@ def run_sweep(
     workers = [Worker(writer, index, gpu) for index, gpu in enumerate(list(gpus)[: max(1, len(cases))] or [None])]
     try:
         with _terminable(), selectors.DefaultSelector() as selector:
-            while waiting or any(worker.case for worker in workers):
+            while waiting or any(worker.case or worker.unstarted for worker in workers):
                 for worker in workers:
+                    if worker.unstarted is not None:
+                        waiting.appendleft(worker.take_back())
+                usable = [worker for worker in workers if worker.failed_starts < STARTS]
+                if not usable:
+                    raise WorkerDied(f"no worker process can be started: {workers[-1].why}")
+                for worker in usable:
                     if worker.case is None and waiting:
                         worker.give(waiting.popleft(), selector)
                         assert worker.case is not None
                         events.started(worker.case)
+                if not any(worker.case for worker in workers):
+                    continue
                 soonest = min(worker.deadline for worker in workers if worker.case)
                 ready = selector.select(max(0.0, soonest - time.monotonic()))
                 for key, _ in ready:
@@ -73,9 +85,9 @@ def run_sweep(
                         events.finished(record)
                 for worker in workers:
                     if worker.case and time.monotonic() >= worker.deadline:
-                        record = worker.time_out(selector)
-                        records.append(record)
-                        events.finished(record)
+                        for record in worker.time_out(selector):
+                            records.append(record)
+                            events.finished(record)
     finally:
         for worker in workers:
             worker.stop()
@@ -105,7 +117,10 @@ class Worker:
 
     def __init__(self, writer: RecordWriter, index: int, gpu: str | None) -> None:
         self.case: Case | None = None
+        self.unstarted: Case | None = None
         self.deadline = 0.0
+        self.failed_starts = 0
+        self.why = ""
         self._writer = writer
         self._gpu = gpu
         self._log_path = writer.path.with_name(f"worker-{writer.run_id}-{index}.log")
@@ -133,6 +148,17 @@ class Worker:
             self._process.stdin.flush()
         except BrokenPipeError:
             pass  # it just died: the end of its answers tells how
+
+    def take_back(self) -> Case:
+        """The case whose process did not start."""
+        assert self.unstarted is not None
+        case, self.unstarted = self.unstarted, None
+        return case
+
+    def _failed_to_start(self, why: str) -> None:
+        self.failed_starts += 1
+        self.why = why
+        self.unstarted, self.case = self.case, None
 
     def _start(self, selector: selectors.BaseSelector) -> None:
         read_end, write_end = os.pipe()
@@ -168,9 +194,11 @@ class Worker:
         for line in lines:
             message = json.loads(line)
             if message["kind"] == "hello":
-                self._greeted = True
+                self._greeted, self.failed_starts = True, 0
                 if self.case:
                     self.deadline = time.monotonic() + self.case.limit_s
+            elif message["kind"] == "environment":
+                self._environment = from_plain(Environment, message["environment"])
             elif message["kind"] == "phase":
                 self._phase = message["phase"]
                 if self.case:
@@ -181,8 +209,6 @@ class Worker:
                     self._end(selector)
 
     def _answered(self, message: dict[str, Any]) -> Record:
-        if message["environment"] is not None:
-            self._environment = from_plain(Environment, message["environment"])
         observed = message.get("observed")
         return self._record(
             Status(message["status"]),
@@ -201,23 +227,25 @@ class Worker:
         if case is None:
             return None
         if not greeted:
-            raise WorkerDied(f"the worker process ended before it was ready (exit code {code}): {tail}")
+            self._failed_to_start(f"it ended before it was ready (exit code {code}): {tail}")
+            return None
         how = f"was killed by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"ended with code {code}"
         hint = "; the system may have run out of memory" if code == -signal.SIGKILL else ""
         text = f"the worker process {how} while it was in phase '{self._phase}'{hint}"
         return self._record(Status.CRASHED, message=text, traceback=tail or None)
 
-    def time_out(self, selector: selectors.BaseSelector) -> Record:
-        """Kills the process and records its case as timed out."""
+    def time_out(self, selector: selectors.BaseSelector) -> list[Record]:
+        """Kills the process and records its case as timed out; a process that never was ready costs no case."""
         assert self.case is not None
         if not self._greeted:
             tail = self._log_tail()
             self._end(selector)
-            raise WorkerDied(f"the worker process was not ready after {START_LIMIT_S:.0f} s: {tail}")
+            self._failed_to_start(f"it was not ready after {START_LIMIT_S:.0f} s: {tail}")
+            return []
         stack = self._where()
         self._end(selector)
         text = f"not finished after {self.case.limit_s:g} s, in phase '{self._phase}': raise --limit or shrink the case"
-        return self._record(Status.TIMED_OUT, message=text, traceback=stack)
+        return [self._record(Status.TIMED_OUT, message=text, traceback=stack)]
 
     def _where(self) -> str | None:
         """The stacks of a hanging process, which it writes into its log when asked."""

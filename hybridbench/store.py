@@ -133,8 +133,8 @@ def machine_of(record: Record) -> tuple[str, ...]:
     return environment.device, environment.cpu, str(environment.cores)
 
 
-def recorded_keys(folder: Path) -> set[str]:
-    """Keys of the cases a folder has a record of, however they ended: what ``--resume`` skips.
+def recorded(folder: Path) -> dict[str, Record]:
+    """The latest record of every case a folder knows, by its key, however it ended: what ``--resume`` skips.
 
     A case that failed is recorded too; to try it again, measure it without ``--resume``. A record that was cut short
     does not count. A folder that is missing or empty has no records.
@@ -143,9 +143,10 @@ def recorded_keys(folder: Path) -> set[str]:
         BadResults: a line that is not a record of ours, with its place.
     """
     if not folder.exists():
-        return set()
+        return {}
     passed_over: list[str] = []
-    return {record.case.key for file in _jsonl_below(folder) for record in _read(file, passed_over.append)}
+    found = [record for file in _jsonl_below(folder) for record in _read(file, passed_over.append)]
+    return {record.case.key: record for record in sorted(found, key=lambda record: record.started_at)}
 
 
 def _files(paths: Sequence[Path]) -> list[Path]:

@@ -17,7 +17,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import tomllib
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -25,11 +27,18 @@ from typing import Any
 from hybridbench import units
 from hybridbench.arch.block import DTYPE_BYTES, Storage
 from hybridbench.arch.families import ARCHS, FUSION_DEFAULTS, MIXED, Options, build_spec, pattern_spec
-from hybridbench.arch.model import ModelSpec
+from hybridbench.arch.model import ModelSpec, mixers
 from hybridbench.arch.pattern import parse_positions
 from hybridbench.errors import BadInput, unknown_name
 
+ALL_ARCHS = ",".join(ARCHS)
 TRAIN, PREFILL, DECODE, GENERATE = "train", "prefill", "decode", "generate"
+OPS_OF_KIND: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    # What each kind of block runs over a sequence, and in a decode step.
+    "attention": (("attention",), ("attention_decode",)),
+    "mamba2": (("conv1d", "ssd"), ("conv1d_step", "ssd_step")),
+    "moe": (("experts",), ("experts",)),
+}
 MODES = ("eager", "compile", "graph")
 DEVICES = ("cpu", "cuda")
 OPS = ("attention", "attention_decode", "ssd", "ssd_step", "conv1d", "conv1d_step", "experts", "linear_cross_entropy")
@@ -93,7 +102,8 @@ class Sampling:
 
     Sampling ends when the 95% interval of the median is within ``target_rel_ci``, after ``max_samples``, or when
     ``max_time_s`` of sampled time is spent; it takes at least ``min_samples`` unless steps are too long for that, and
-    lasts at least ``min_time_s`` even where ``max_samples`` are in, for counters that tick slowly.
+    lasts at least ``min_time_s`` even where ``max_samples`` are in, for counters that tick slowly. With ``insist`` it
+    takes ``min_samples`` however long they take.
     """
 
     warmup_max_s: float = 3.0
@@ -103,6 +113,7 @@ class Sampling:
     min_time_s: float = 0.0
     max_time_s: float = 5.0
     target_rel_ci: float = 0.02
+    insist: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,7 +129,9 @@ class Case:
     @property
     def key(self) -> str:
         """Identity of the case: equal for equal cases, whatever made them."""
-        canonical = json.dumps(_canonical(self.to_dict()), sort_keys=True, separators=(",", ":"))
+        identity = self.to_dict()
+        del identity["limit_s"]  # how long it may take does not change what it is
+        canonical = json.dumps(_canonical(identity), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
     @property
@@ -126,7 +139,8 @@ class Case:
         """One line for progress and errors."""
         work = self.workload
         context = units.format_tokens(work.context)
-        return f"{work.kind} {self.model.label} {self.model.scale} ctx {context} b{work.batch}"
+        recipe = "" if self.model.recipe in (None, "paper") else f" {self.model.recipe}"
+        return f"{work.kind} {self.model.label}{recipe} {self.model.scale} ctx {context} b{work.batch}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; ``from_dict`` gives an equal case back."""
@@ -173,7 +187,7 @@ class Sweep:
     """
 
     workload: str
-    arch: str = ",".join(ARCHS)
+    arch: str = ALL_ARCHS
     scale: str | None = None
     ctx: str | None = None
     batch: str | None = None
@@ -239,6 +253,8 @@ def model_specs(
     made = Options(positions=parse_positions(positions) if positions else None, **options)
     scales = _split(scale, "scale")
     if pattern is not None:
+        if arch != ALL_ARCHS:
+            raise BadInput(f"--pattern spells the model, and --arch '{arch}' names another: give one of them.")
         return [pattern_spec(pattern, one, replace(made, ratio=ratio)) for one in scales]
     archs = _split(arch, "arch")
     for name in archs:
@@ -253,7 +269,8 @@ def model_specs(
     ]
     unique: list[ModelSpec] = []
     for spec in specs:
-        if spec not in unique:
+        # Two ratios may round to one stack, which is one model.
+        if not any(replace(spec, ratio=known.ratio) == known for known in unique):
             unique.append(spec)
     return unique
 
@@ -290,7 +307,7 @@ def cases(sweep: Sweep, *, has_gpu: bool) -> list[Case]:
     on_gpu = device == "cuda"
     specs = model_specs(
         arch=sweep.arch,
-        scale=sweep.scale or ("1b" if on_gpu else "tiny"),
+        scale=_given(sweep.scale, "1b" if on_gpu else "tiny"),
         **{
             name: getattr(sweep, name)
             for name in (
@@ -299,8 +316,8 @@ def cases(sweep: Sweep, *, has_gpu: bool) -> list[Case]:
             )
         },
     )
-    contexts = units.parse_range(sweep.ctx or DEFAULT_CTX[sweep.workload, on_gpu], "context")
-    batches = units.parse_range(sweep.batch or ("4" if on_gpu else "1"), "batch")
+    contexts = units.parse_range(_given(sweep.ctx, DEFAULT_CTX[sweep.workload, on_gpu]), "context")
+    batches = units.parse_range(_given(sweep.batch, "4" if on_gpu else "1"), "batch")
     prompt = 0
     if sweep.workload == GENERATE:
         prompt = sweep.prompt
@@ -312,18 +329,56 @@ def cases(sweep: Sweep, *, has_gpu: bool) -> list[Case]:
     execution = _execution(sweep, device)
     sampling = _sampling(sweep, device)
     limit_s = Case.limit_s if sweep.limit_s is None else sweep.limit_s
-    if limit_s <= 0:
-        raise BadInput(f"limit {limit_s} s leaves no time to run: give more than 0.")
+    _check_seconds(limit_s, "limit", "to run")
+    if not 0 <= sweep.seed < 2**62:
+        raise BadInput(f"seed {sweep.seed}: give a whole number from 0 to {2**62 - 1}.")
     return [
         Case(
             model=spec,
             workload=Workload(sweep.workload, context, batch, prompt),
-            execution=execution,
+            execution=replace(execution, backends=_used(execution.backends, spec, sweep.workload)),
             sampling=sampling,
             limit_s=limit_s,
         )
         for spec, batch, context in itertools.product(specs, batches, contexts)
     ]
+
+
+def ops_of(spec: ModelSpec, workload: str) -> tuple[str, ...]:
+    """The operations a model runs in a workload, those over sequences first."""
+    kinds = [block.kind for _, block in mixers(spec)]
+    kinds += [spec.blocks[symbol].kind for symbol in spec.counts]
+    ops: list[str] = []
+    for kind in kinds:
+        sequence, step = OPS_OF_KIND.get(kind, ((), ()))
+        ops += sequence if workload != DECODE else ()
+        ops += step if workload in (DECODE, GENERATE) else ()
+    if workload == TRAIN:
+        ops.append("linear_cross_entropy")
+    return tuple(dict.fromkeys(ops))
+
+
+def check_backends_used(asked: Iterable[str], made: Sequence[Case]) -> None:
+    """Refuses a backend asked for an operation that none of the cases runs: it would be ignored in silence.
+
+    Raises:
+        BadInput: naming the operation and those that do run.
+    """
+    run = {op for case in made for op in ops_of(case.model, case.workload.kind)}
+    for op in asked:
+        if op not in run:
+            raise BadInput(f"backend for {op}: no case here runs it; they run {', '.join(sorted(run))}.")
+
+
+def _used(backends: dict[str, str], spec: ModelSpec, workload: str) -> dict[str, str]:
+    """Those of the backends asked for that this model runs; ``auto`` asks for nothing."""
+    ops = ops_of(spec, workload)
+    return {op: name for op, name in backends.items() if op in ops and name != "auto"}
+
+
+def _given(text: str | None, default: str) -> str:
+    """The default only where nothing was given: an empty text, as from an unset variable, is a mistake."""
+    return default if text is None else text
 
 
 def _execution(sweep: Sweep, device: str) -> Execution:
@@ -339,17 +394,28 @@ def _execution(sweep: Sweep, device: str) -> Execution:
         raise BadInput("mode graph on the CPU: a CUDA graph needs a GPU; use --mode eager or compile.")
     if mode == "graph" and not decoding:
         raise BadInput(f"mode graph for {sweep.workload}: only decode and generate are captured; use eager or compile.")
+    if sweep.state_dtype not in (None, dtype) and DTYPE_BYTES[sweep.state_dtype or dtype] <= DTYPE_BYTES[dtype]:
+        raise BadInput(f"state_dtype {sweep.state_dtype} with {dtype} weights: give a wider one, or leave it out.")
     for op in sweep.backends:
         if op not in OPS:
             raise unknown_name("operation", op, OPS)
     return Execution(device, dtype, mode, sweep.state_dtype, dict(sweep.backends), sweep.seed)
 
 
+LONGEST_S = 30 * 24 * 3600.0
+
+
+def _check_seconds(seconds: float, name: str, purpose: str) -> None:
+    if not math.isfinite(seconds) or seconds > LONGEST_S:
+        raise BadInput(f"{name} {seconds} s: give seconds, at most {LONGEST_S:.0f} (30 days).")
+    if seconds <= 0:
+        raise BadInput(f"{name} {seconds} s leaves no time {purpose}: give more than 0.")
+
+
 def _sampling(sweep: Sweep, device: str) -> Sampling:
     sampling = Sampling(min_time_s=ENERGY_WINDOW_S if device == "cuda" else 0.0)
     if sweep.max_time_s is not None:
-        if sweep.max_time_s <= 0:
-            raise BadInput(f"max_time {sweep.max_time_s} s leaves no time to sample: give more than 0.")
+        _check_seconds(sweep.max_time_s, "max_time", "to sample")
         sampling = replace(
             sampling,
             max_time_s=sweep.max_time_s,
@@ -360,7 +426,7 @@ def _sampling(sweep: Sweep, device: str) -> Sampling:
         if sweep.min_samples < 1:
             raise BadInput(f"min_samples {sweep.min_samples}: give 1 or more.")
         most = max(sampling.max_samples, sweep.min_samples)
-        sampling = replace(sampling, min_samples=sweep.min_samples, max_samples=most)
+        sampling = replace(sampling, min_samples=sweep.min_samples, max_samples=most, insist=True)
     return sampling
 
 
@@ -374,6 +440,7 @@ class Suite:
     def cases(self, *, has_gpu: bool) -> list[Case]:
         """All cases, each once, in the order of the sweeps."""
         made = [case for sweep in self.sweeps for case in cases(sweep, has_gpu=has_gpu)]
+        check_backends_used([op for sweep in self.sweeps for op in sweep.backends], made)
         return list({case.key: case for case in made}.values())
 
 
@@ -410,6 +477,7 @@ def load_suite(path: Path) -> Suite:
     return Suite(name, tuple(made))
 
 
+_TYPE_WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", dict: "a table"}
 _SWEEP_TYPES: dict[str, tuple[type, ...]] = {
     **{f.name: (str,) for f in fields(Sweep)},
     **dict.fromkeys(("window", "sinks", "prompt", "seed", "min_samples"), (int,)),
@@ -436,7 +504,7 @@ def _checked(table: Any, path: Path, where: str) -> dict[str, Any]:
             value = ",".join(str(item) for item in value)
         types = _SWEEP_TYPES[key]
         if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
-            wanted = " or ".join(t.__name__ for t in types)
+            wanted = " or ".join(_TYPE_WORDS[t] for t in types)
             raise BadInput(f"{path}: {where}: {key} is {value!r}, where {wanted} is expected.")
         if isinstance(value, dict) and not all(isinstance(name, str) for name in value.values()):
             raise BadInput(f"{path}: {where}: backends is {value!r}, where each operation names a backend as text.")

@@ -25,6 +25,7 @@ _NUMBER = re.compile(r"^(\d+)([kmg]?)$", re.IGNORECASE)
 _INTERVAL = re.compile(r"^(?P<low>[^.+*]+)\.\.(?P<high>[^.+*]+?)(?:(?P<op>[+*])(?P<step>[^.+*]+))?$")
 _ACCEPTED = "accepted are 4k, 4k,16k, 4k..128k (doubling), 4k..32k+4k and 1k..1m*4; 4k is 4096"
 _MAX_VALUES = 10_000
+_LARGEST = 1024**4
 _MAX_DIGITS = 12
 
 
@@ -43,6 +44,8 @@ def parse_count(text: str, what: str = "count") -> int:
     if len(match[1]) > _MAX_DIGITS:
         raise BadInput(f"{what} '{text}' has more than {_MAX_DIGITS} digits: {_ACCEPTED}.")
     value = int(match[1]) * _SUFFIX[match[2].lower()]
+    if value > _LARGEST:
+        raise BadInput(f"{what} '{text}' is more than 1024g: {_ACCEPTED}.")
     if value == 0:
         raise BadInput(f"{what} '{text}' is zero: give 1 or more; {_ACCEPTED}.")
     return value

@@ -121,7 +121,7 @@ def run_case(case: Case, bench: Bench) -> tuple[Observed, list[Caveat]]:
         cache=cache,
         counts=counts,
         backends=backends,
-        kernels=kernel_names(work.step if work.steps_per_sample == 1 else work.eager_step, bench.device),
+        kernels=_kernels(work, bench.device),
         gpu_before=watch.before,
         gpu_after=watch.after,
         energy=energy,
@@ -141,6 +141,15 @@ def run_case(case: Case, bench: Bench) -> tuple[Observed, list[Caveat]]:
         recompiles=region.compilations,
     )
     return observed, caveats
+
+
+def _kernels(work: Prepared, device: torch.device) -> list[str]:
+    """Names of the kernels of a step; none where the profiler may not look, which is no reason to lose the samples."""
+    try:
+        return kernel_names(work.step if work.steps_per_sample == 1 else work.eager_step, device)
+    except RuntimeError as exc:
+        print(f"kernel names are missing: {exc}", file=sys.stderr)  # noqa: T201
+        return []
 
 
 def _finite_loss(work: Prepared) -> float | None:
@@ -240,8 +249,11 @@ def answer_for(case: Case, bench: Bench) -> dict[str, Any]:
     except (torch.OutOfMemoryError, MemoryError) as exc:
         return _failure(Status.OOM, exc)
     except Exception as exc:
-        if "can't allocate memory" in str(exc):  # the CPU allocator raises a plain RuntimeError
+        # The CPU allocator raises a plain RuntimeError; CUDA libraries report their own, after which nobody knows.
+        if "can't allocate memory" in str(exc):
             return _failure(Status.OOM, exc)
+        if any(words in str(exc) for words in ("out of memory", "ALLOC_FAILED")):
+            return _failure(Status.OOM, exc, fit=False)
         return _failure(Status.CRASHED, exc, fit=False)
     return {"status": Status.OK, "observed": to_plain(observed), "caveats": to_plain(caveats), "fit": True}
 
@@ -291,13 +303,16 @@ def serve(cases: IO[str], answers: IO[str]) -> None:
         case = Case.from_dict(json.loads(line))
         kind = case.execution.device
         if kind == "cuda" and not torch.cuda.is_available():
-            send("answer", **_failure(Status.UNSUPPORTED, Unsupported(NO_CUDA)), environment=None)
+            send("environment", environment=to_plain(fingerprint(torch.device("cpu"))))
+            send("answer", **_failure(Status.UNSUPPORTED, Unsupported(NO_CUDA)))
             continue
         if kind not in benches:
             benches[kind] = Bench.open(kind, lambda name: send("phase", phase=name))
         bench = benches[kind]
+        # Before anything can go wrong: a case that kills this process belongs to this machine all the same.
+        send("environment", environment=to_plain(fingerprint(bench.device, bench.gpu)))
         answer = answer_for(case, bench)
-        send("answer", **answer, environment=to_plain(fingerprint(bench.device, bench.gpu)))
+        send("answer", **answer)
         if not answer["fit"]:
             return
         _release(case)

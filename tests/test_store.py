@@ -15,7 +15,7 @@ import pytest
 
 from hybridbench.errors import BadInput, BadResults
 from hybridbench.record import SCHEMA, Environment, Record, Status
-from hybridbench.store import RecordWriter, load, newest, recorded_keys
+from hybridbench.store import RecordWriter, load, newest, recorded
 from hybridbench.suite import Sweep, cases
 
 HERE = Environment("CPU", "cpu", None, "CPU", 2, None, None, None, "3.11", "Linux", {}, "0", None)
@@ -76,7 +76,7 @@ def test_a_line_cut_short_at_the_end_is_left_out_with_a_warning(tmp_path: Path, 
     assert len(warnings) == 1
     assert str(file) in warnings[0]
     assert "line 2" in warnings[0]
-    assert recorded_keys(tmp_path) == {CASES[0].key}
+    assert set(recorded(tmp_path)) == {CASES[0].key}
 
 
 def test_a_whole_last_line_without_a_line_feed_counts(tmp_path: Path) -> None:
@@ -135,15 +135,15 @@ def test_places_without_results_say_what_to_do(tmp_path: Path) -> None:
         load([tmp_path], silent)
     with pytest.raises(BadResults, match="no results were named"):
         load([], silent)
-    assert recorded_keys(tmp_path / "nowhere") == set()
-    assert recorded_keys(tmp_path) == set()
+    assert recorded(tmp_path / "nowhere") == {}
+    assert recorded(tmp_path) == {}
 
 
 def test_every_way_a_case_ended_counts_as_recorded(tmp_path: Path) -> None:
     with RecordWriter(tmp_path) as writer:
         for index, status in enumerate([Status.CRASHED, Status.TIMED_OUT, Status.OOM]):
             writer.append(replace(made(index), status=status))
-    assert recorded_keys(tmp_path) == {case.key for case in CASES[:3]}
+    assert set(recorded(tmp_path)) == {case.key for case in CASES[:3]}
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,18 @@ import pytest
 from hybridbench.arch.families import ARCHS, RECIPES, SCALES, Options, build_spec, pattern_spec
 from hybridbench.arch.model import ModelSpec
 from hybridbench.errors import BadInput
-from hybridbench.suite import Case, Execution, Sampling, Sweep, Workload, cases, load_suite, model_specs
+from hybridbench.suite import (
+    ALL_ARCHS,
+    Case,
+    Execution,
+    Sampling,
+    Sweep,
+    Workload,
+    cases,
+    check_backends_used,
+    load_suite,
+    model_specs,
+)
 
 SPECS = [build_spec(arch, scale) for arch in ARCHS for scale in SCALES]
 SPECS += [build_spec("intra", scale, Options(recipe=recipe)) for recipe in RECIPES for scale in SCALES]
@@ -74,7 +86,9 @@ def test_any_changed_field_changes_the_key(arch: str) -> None:
     case = case_of(build_spec(arch, "tiny", Options(moe=arch == "transformer")))
     seen = {case.key}
     body = case.to_dict()
-    fields = [(path, value) for path, value in leaves(body) if path[-1] != "kind" or path[0] == "workload"]
+    # How long a case may take does not change what it is.
+    fields = [(path, v) for path, v in leaves(body) if path[-1] != "kind" or path[0] == "workload"]
+    fields = [(path, v) for path, v in fields if path != ("limit_s",)]
     assert len(fields) > 30
     for path, value in fields:
         other = copy.deepcopy(body)
@@ -173,7 +187,7 @@ def test_options_apply_to_the_families_that_have_a_place_for_them() -> None:
 
 
 def test_a_pattern_in_place_of_families() -> None:
-    specs = model_specs(arch="transformer", scale="tiny,1b", pattern="M- *-")
+    specs = model_specs(arch=ALL_ARCHS, scale="tiny,1b", pattern="M- *-")
     assert specs == [pattern_spec("M-*-", scale) for scale in ("tiny", "1b")]
 
 
@@ -243,7 +257,7 @@ def test_a_suite_from_toml(tmp_path: Path) -> None:
         scale = "tiny"
         arch = ["transformer", "mamba"]
         ctx = 1024
-        backends = {ssd = "torch"}
+        backends = {ssd_step = "torch"}
         [[sweep]]
         workload = "decode"
         ctx = "1k..4k"
@@ -264,7 +278,7 @@ def test_a_suite_from_toml(tmp_path: Path) -> None:
     suite = load_suite(path)
     assert suite.name == "smoke"
     assert suite.sweeps[0] == Sweep(
-        "decode", arch="transformer,mamba", scale="tiny", ctx="1k..4k", backends={"ssd": "torch"}
+        "decode", arch="transformer,mamba", scale="tiny", ctx="1k..4k", backends={"ssd_step": "torch"}
     )
     assert (suite.sweeps[1].ctx, suite.sweeps[1].batch, suite.sweeps[1].ratio) == ("2048,4k", "2", "1:1,1:5")
     found = [(c.workload.kind, c.model.label, c.workload.context, c.workload.batch) for c in suite.cases(has_gpu=False)]
@@ -306,17 +320,17 @@ SWEEP = '[[sweep]]\nworkload = "decode"\n'
         ("defaults = 3\n" + SWEEP, "[defaults] is 3, not a table."),
         ("[defaults]\nctxx = 3\n" + SWEEP, "[defaults]: unknown key 'ctxx': did you mean 'ctx'?"),
         (SWEEP + SWEEP + "bach = 3\n", "[[sweep]] 2: unknown key 'bach': did you mean 'batch'?"),
-        (SWEEP + "moe = 'yes'\n", "[[sweep]] 1: moe is 'yes', where bool is expected."),
-        (SWEEP + "moe = 1\n", "moe is 1, where bool is expected."),
-        (SWEEP + "window = '8'\n", "window is '8', where int is expected."),
-        (SWEEP + "window = true\n", "window is True, where int is expected."),
-        (SWEEP + "seed = 1.5\n", "seed is 1.5, where int is expected."),
-        (SWEEP + "ctx = 1.5\n", "ctx is 1.5, where str is expected."),
-        (SWEEP + "ctx = true\n", "ctx is True, where str is expected."),
+        (SWEEP + "moe = 'yes'\n", "[[sweep]] 1: moe is 'yes', where true or false is expected."),
+        (SWEEP + "moe = 1\n", "moe is 1, where true or false is expected."),
+        (SWEEP + "window = '8'\n", "window is '8', where a whole number is expected."),
+        (SWEEP + "window = true\n", "window is True, where a whole number is expected."),
+        (SWEEP + "seed = 1.5\n", "seed is 1.5, where a whole number is expected."),
+        (SWEEP + "ctx = 1.5\n", "ctx is 1.5, where text is expected."),
+        (SWEEP + "ctx = true\n", "ctx is True, where text is expected."),
         (SWEEP + "ctx = []\n", "ctx is an empty list: give at least one value, or leave it out."),
-        (SWEEP + "scale = 1\n", "scale is 1, where str is expected."),
-        (SWEEP + "max_time_s = 'long'\n", "max_time_s is 'long', where int or float is expected."),
-        (SWEEP + "backends = 'torch'\n", "backends is 'torch', where dict is expected."),
+        (SWEEP + "scale = 1\n", "scale is 1, where text is expected."),
+        (SWEEP + "max_time_s = 'long'\n", "max_time_s is 'long', where a whole number or a number is expected."),
+        (SWEEP + "backends = 'torch'\n", "backends is 'torch', where a table is expected."),
         (SWEEP + "backends = {ssd = 3}\n", "backends is {'ssd': 3}, where each operation names a backend as text."),
     ],
 )
@@ -337,3 +351,53 @@ def test_a_suite_that_is_not_there(tmp_path: Path) -> None:
     binary.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(BadInput, match="cannot be read as a suite"):
         load_suite(binary)
+
+
+def test_more_time_is_the_same_case() -> None:
+    case = case_of(build_spec("inter", "tiny"))
+    assert dataclasses.replace(case, limit_s=case.limit_s + 1).key == case.key
+
+
+def test_a_backend_goes_to_the_cases_that_run_it_and_to_no_other() -> None:
+    made = cases(Sweep("decode", arch="transformer,mamba", backends={"ssd_step": "reference"}), has_gpu=False)
+    by_arch = {case.model.arch: case for case in made}
+    assert by_arch["mamba"].execution.backends == {"ssd_step": "reference"}
+    assert by_arch["transformer"].execution.backends == {}
+    plain = {case.key for case in cases(Sweep("decode", arch="transformer"), has_gpu=False)}
+    assert by_arch["transformer"].key in plain, "it compares with a run that asked for nothing"
+    check_backends_used(["ssd_step"], made)
+    with pytest.raises(BadInput, match="no case here runs it; they run attention_decode, conv1d_step, ssd_step"):
+        check_backends_used(["ssd"], made)
+    automatic = cases(Sweep("decode", arch="mamba", backends={"ssd_step": "auto"}), has_gpu=False)
+    assert automatic[0].execution.backends == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"max_time_s": float("nan")}, "max_time nan s"),
+        ({"limit_s": float("inf")}, "limit inf s"),
+        ({"limit_s": 1e300}, "30 days"),
+        ({"seed": -1}, "seed -1"),
+        ({"seed": 10**20}, "seed 100000000000000000000"),
+        ({"ctx": ""}, "context ''"),
+        ({"scale": ""}, "scale ''"),
+        ({"dtype": "bfloat16", "state_dtype": "float16"}, "state_dtype float16 with bfloat16 weights"),
+        ({"dtype": "float32", "state_dtype": "bfloat16"}, "state_dtype bfloat16 with float32 weights"),
+        ({"pattern": "M-", "arch": "inter"}, "--arch 'inter' names another"),
+    ],
+)
+def test_values_that_would_break_later_are_refused_at_once(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(BadInput, match=re.escape(said)):
+        cases(Sweep("decode", **options), has_gpu=False)
+
+
+def test_asking_for_samples_insists_on_them() -> None:
+    (case, *_) = cases(Sweep("decode", min_samples=7), has_gpu=False)
+    assert (case.sampling.min_samples, case.sampling.insist) == (7, True)
+    assert not cases(Sweep("decode"), has_gpu=False)[0].sampling.insist
+
+
+def test_two_ratios_that_round_to_one_stack_are_one_model() -> None:
+    assert len(model_specs(arch="swa", scale="tiny", ratio="1:5,1:7")) == 1
+    assert len(model_specs(arch="swa", scale="1b", ratio="1:5,1:12")) == 2

@@ -49,8 +49,8 @@ class Attention(Mixer):
 
     def __post_init__(self) -> None:
         check_sizes(self, "d_model", "n_heads", "n_kv_heads", "head_dim", "v_head_dim", "window")
-        if self.sinks:
-            check_sizes(self, "sinks")
+        if not isinstance(self.sinks, int) or self.sinks < 0:
+            raise BadInput(f"sinks is {self.sinks!r}: give a whole number, 0 for none.")
         if self.n_heads % self.n_kv_heads:
             raise BadInput(
                 f"{self.n_heads} query heads cannot share {self.n_kv_heads} KV heads: "

@@ -398,7 +398,11 @@ def _stack(
         count, others, places = PUBLISHED_STACKS[arch, scale, ratio]
         return places or spread(count, count + others), count + others
     depth = shape.transformer_layers if arch == "swa" else _matched_depth(shape, blocks, rare, common, wanted)
-    return spread(count_for_ratio(wanted, depth), depth), depth
+    try:
+        return spread(count_for_ratio(wanted, depth), depth), depth
+    except BadInput as exc:
+        cause = f" (split {options.split} sets the size of its blocks, and so their number)" if options.split else ""
+        raise BadInput(f"{arch} at {scale}{cause}: {exc}") from exc
 
 
 def _block_params(blocks: dict[str, Block], mixer: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -12,10 +13,10 @@ import click
 from rich.console import Console
 
 from hybridbench.cli.options import model_options, out_options, parse_backends, run_options
-from hybridbench.errors import BadInput, unknown_name
+from hybridbench.errors import BadInput, HybridbenchError, unknown_name
 from hybridbench.machine import visible_gpus
 from hybridbench.record import Record, Status
-from hybridbench.suite import DECODE, GENERATE, PREFILL, TRAIN, Case, Sweep, cases, load_suite
+from hybridbench.suite import DECODE, GENERATE, PREFILL, TRAIN, Case, Sweep, cases, check_backends_used, load_suite
 
 RESULTS = Path("results/local")
 
@@ -33,6 +34,7 @@ def _command(kind: str, name: str, short: str, about: str) -> click.Command:
         sweep = Sweep(workload=kind, backends=parse_backends(backend), **options)
         gpus = visible_gpus()
         planned = cases(sweep, has_gpu=bool(gpus))
+        check_backends_used(sweep.backends, planned)
         check_installed(planned)
         measure_cases(planned, name, gpus, as_json=as_json, out=out, resume=resume, dry_run=dry_run)
 
@@ -80,29 +82,42 @@ def run(suite: Path, resume: bool, dry_run: bool, as_json: bool, out: Path | Non
     gpus = visible_gpus()
     loaded = load_suite(suite)
     planned = loaded.cases(has_gpu=bool(gpus))
+    check_names(planned)
     measure_cases(planned, loaded.name, gpus, as_json=as_json, out=out, resume=resume, dry_run=dry_run)
+
+
+def check_names(planned: Sequence[Case]) -> None:
+    """Refuses names of backends that do not exist.
+
+    Raises:
+        BadInput: with the nearest name.
+    """
+    asked = {pair for case in planned for pair in case.execution.backends.items()}
+    if not asked:
+        return
+    from hybridbench.kernels import BACKENDS
+    from hybridbench.kernels.registry import by_path
+
+    for op, name in sorted(asked):
+        if ":" in name:
+            by_path(op, name)
+        elif name not in BACKENDS[op]:
+            raise unknown_name(f"{op} backend", name, [*BACKENDS[op], "auto"])
 
 
 def check_installed(planned: Sequence[Case]) -> None:
     """A backend named on the command line that is not installed is a mistake, found before anything runs.
 
     Raises:
-        BadInput: with the reason and the install command.
+        BadInput: with the reason and the install command, or an unknown name.
     """
-    asked = {pair for case in planned for pair in case.execution.backends.items()}
+    check_names(planned)
+    asked = {pair for case in planned for pair in case.execution.backends.items() if ":" not in pair[1]}
     if not asked:
         return
     from hybridbench.kernels import BACKENDS, available
-    from hybridbench.kernels.registry import by_path
 
     for op, name in sorted(asked):
-        if name == "auto":
-            continue
-        if ":" in name:
-            by_path(op, name)
-            continue
-        if name not in BACKENDS[op]:
-            raise unknown_name(f"{op} backend", name, [*BACKENDS[op], "auto"])
         if reason := available(BACKENDS[op][name]):
             raise BadInput(f"backend {op}={name} cannot run here: {reason}.")
 
@@ -139,34 +154,65 @@ def measure_cases(
     needs_gpu(planned, gpus)
     if resume and out is None:
         raise BadInput("--resume without -o: name the folder to go on with, such as -o results/local/decode.")
-    from hybridbench.store import load, recorded_keys
+    from hybridbench.store import load, newest, recorded
 
     folder = out or RESULTS / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
-    console = Console(stderr=True)
-    done = recorded_keys(folder) if resume else set()
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    done = {key for key, record in recorded(folder).items() if not _again(record, planned)} if resume else set()
     todo = [case for case in planned if case.key not in done]
     if done:
         known = len(planned) - len(todo)
         console.print(f"{known} of {len(planned)} cases are recorded in {folder}; {len(todo)} to run.")
-    records = _run(todo, len(planned), folder, gpus, console) if todo else []
+    records, failure = _run(todo, len(planned), folder, gpus, console) if todo else ([], None)
     if resume and len(records) < len(planned):
         wanted = {case.key for case in planned}
-        records = [r for r in load([folder], lambda text: console.print(text)) if r.case.key in wanted]
-    from hybridbench.cli.rendering import render
-
-    render(records, folder / "report", as_json=as_json, brief=brief)
-    if records and not any(record.status is Status.OK for record in records):
+        stored = newest(load([folder], lambda text: console.print(text, markup=False)))
+        records = [record for record in stored if record.case.key in wanted]
+    if records:
+        _report(records, folder, console, as_json=as_json, brief=brief)
+    if failure is not None:
+        raise failure
+    if not any(record.status is Status.OK for record in records):
         click.get_current_context().exit(1)
     return records
 
 
-def _run(todo: Sequence[Case], planned: int, folder: Path, gpus: Sequence[str], console: Console) -> list[Record]:
+def _again(record: Record, planned: Sequence[Case]) -> bool:
+    """Whether a recorded case is worth another try: it ran out of time, and is given more now."""
+    if record.status is not Status.TIMED_OUT:
+        return False
+    return any(case.key == record.case.key and case.limit_s > record.case.limit_s for case in planned)
+
+
+def _report(records: Sequence[Record], folder: Path, console: Console, *, as_json: bool, brief: bool) -> None:
+    from hybridbench.cli.rendering import render
+
+    try:
+        render(records, folder / "report", as_json=as_json, brief=brief)
+    except KeyboardInterrupt:
+        where = shlex.quote(str(folder))
+        console.print(f"Stopped. All {len(records)} records are kept; make the report with: hybridbench report {where}")
+        click.get_current_context().exit(130)
+
+
+def _run(
+    todo: Sequence[Case], planned: int, folder: Path, gpus: Sequence[str], console: Console
+) -> tuple[list[Record], HybridbenchError | None]:
+    """Runs the cases; what ended them early, if anything did, comes back beside the records that exist."""
     from hybridbench.report.live import LiveSweep
     from hybridbench.runner import Events, run_sweep
     from hybridbench.store import RecordWriter
 
     devices = gpus if any(case.execution.device == "cuda" for case in todo) else ()
     finished: list[Record] = []
+
+    def how_to_go_on() -> None:
+        recorded = planned - len(todo) + len(finished)
+        console.print(
+            f"Stopped. {recorded} of {planned} cases are recorded in {folder}. "
+            f"To go on, give the same command with -o {shlex.quote(str(folder))} --resume."
+        )
+
     with RecordWriter(folder) as writer:
         try:
             with LiveSweep(len(todo), console) as live:
@@ -175,17 +221,14 @@ def _run(todo: Sequence[Case], planned: int, folder: Path, gpus: Sequence[str], 
                     finished.append(record)
                     live.finished(record)
 
-                return run_sweep(todo, writer, gpus=devices, events=Events(started=live.started, finished=note))
+                run_sweep(todo, writer, gpus=devices, events=Events(started=live.started, finished=note))
         except KeyboardInterrupt:
-            recorded = planned - len(todo) + len(finished)
-            console.print(
-                f"Stopped. {recorded} of {planned} cases are recorded in {folder}. "
-                f"To go on, give the same command with -o {folder} --resume.",
-                highlight=False,
-                soft_wrap=True,
-            )
+            how_to_go_on()
             click.get_current_context().exit(130)
-            raise
+        except HybridbenchError as exc:
+            how_to_go_on()
+            return finished, exc
+    return finished, None
 
 
 def _list_cases(planned: Sequence[Case], as_json: bool) -> None:

@@ -8,10 +8,11 @@ from typing import Any, TypeVar
 
 import click
 
-from hybridbench.arch.families import ARCHS, RECIPES, SCALES
+from hybridbench.arch.families import RECIPES, SCALES
 from hybridbench.arch.parallel import NORMS, OPS, OUTS, VALUES
 from hybridbench.arch.parallel import SCALES as FUSION_SCALES
 from hybridbench.errors import BadInput
+from hybridbench.suite import ALL_ARCHS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -54,9 +55,10 @@ out_options = _stack(
 )
 
 
-def model_options(arch: str = ",".join(ARCHS)) -> Callable[[Command], Command]:
+def model_options(arch: str | None = ALL_ARCHS) -> Callable[[Command], Command]:
     """The options that say which models, at which contexts and batches; ``arch`` is the default of ``--arch``."""
-    families: Any = click.option("--arch", default=arch, show_default=True, help="Families, with commas between them.")
+    shown = arch is not None
+    families: Any = click.option("--arch", default=arch, show_default=shown, help="Families, with commas between them.")
     return _stack(families, _model_options)
 
 
@@ -72,7 +74,7 @@ execution_options = _stack(
 run_options = _stack(
     execution_options,
     click.option("--max-time", "max_time_s", type=float, help="Seconds of samples per case.  [5]"),
-    click.option("--min-samples", type=int, help="Samples per case, at least.  [5]"),
+    click.option("--min-samples", type=int, help="Samples per case, however long.  [5, or what --max-time allows]"),
     click.option("--limit", "limit_s", type=float, help="Seconds a case may take in all before it is stopped.  [600]"),
     click.option("--resume", is_flag=True, help="Skip cases that -o already holds a record of."),
     click.option("--dry-run", is_flag=True, help="List the cases and stop."),

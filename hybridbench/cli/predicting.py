@@ -86,9 +86,9 @@ def cost(
     for name in (dtype, state_dtype):
         if name is not None and name not in DTYPE_BYTES:
             raise unknown_name("dtype", name, DTYPE_BYTES)
-    specs = model_specs(arch=arch, scale=scale or "1b", **options)
-    contexts = units.parse_range(ctx or "8k", "context")
-    batches = units.parse_range(batch or "1", "batch")
+    specs = model_specs(arch=arch, scale="1b" if scale is None else scale, **options)
+    contexts = units.parse_range("8k" if ctx is None else ctx, "context")
+    batches = units.parse_range("1" if batch is None else batch, "batch")
     storage = Storage.of(dtype, state_dtype)
     rows = predict(specs, contexts, batches, convention, storage)
     if as_json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def _written(records: Sequence[Record], folder: Path) -> str | None:
     except ModuleNotFoundError as missing:
         Console(stderr=True, soft_wrap=True).print(
             f"No report written: {missing.name} is not installed. Records are kept; where it is installed, "
-            f"hybridbench report {folder.parent} makes tables and charts of them.",
+            f"hybridbench report {shlex.quote(str(folder.parent))} makes tables and charts of them.",
             highlight=False,
         )
         return None

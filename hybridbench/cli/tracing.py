@@ -17,7 +17,7 @@ from hybridbench.cli.measuring import check_installed, needs_gpu
 from hybridbench.cli.options import execution_options, model_options, out_options, parse_backends
 from hybridbench.errors import BadInput
 from hybridbench.machine import visible_gpus
-from hybridbench.suite import DECODE, Sweep, cases
+from hybridbench.suite import ALL_ARCHS, DECODE, Sweep, cases, check_backends_used
 
 if TYPE_CHECKING:
     from hybridbench.trace import Trace
@@ -27,7 +27,7 @@ SHOWN_KERNELS = 15
 
 @click.command(short_help="Where the time of a step goes.")
 @click.option("--workload", default=DECODE, show_default=True, help="train, prefill, decode or generate.")
-@model_options(arch="inter")
+@model_options(arch=None)
 @execution_options
 @click.option("--steps", type=click.IntRange(1), default=5, show_default=True, help="Steps to look at.")
 @out_options
@@ -39,6 +39,8 @@ def trace(
     With -o a Chrome trace is written too, for chrome://tracing or Perfetto. Profiling slows a step down: compare
     shares, and take times from the other commands.
     """
+    if options["arch"] is None:
+        options["arch"] = ALL_ARCHS if options["pattern"] is not None else "inter"
     sweep = Sweep(workload=workload, backends=parse_backends(backend), **options)
     gpus = visible_gpus()
     planned = cases(sweep, has_gpu=bool(gpus))
@@ -47,6 +49,7 @@ def trace(
         planned = planned[:1] if len({case.model.label for case in planned}) == 1 else planned
     if len(planned) != 1:
         raise BadInput(f"trace looks at one case, and {len(planned)} were named: narrow --arch, --ctx or --batch.")
+    check_backends_used(sweep.backends, planned)
     needs_gpu(planned, gpus)
     check_installed(planned)
     from hybridbench.store import make_folder

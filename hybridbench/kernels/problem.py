@@ -69,7 +69,7 @@ class Backend:
 
     Attributes:
         op: the operation's name, a key of ``BACKENDS``.
-        name: what a person types after ``--kernel``.
+        name: what a person types after ``--backend OP=``.
         package: the distribution it comes from (``"torch"`` and ``"hybridbench"`` included).
         install: the command that installs that distribution; empty when there is nothing to install.
         load: returns the callable with the operation's signature, importing its package; raises ``Unsupported``.

@@ -5,7 +5,7 @@
     'sdpa-flash'
 
 A named backend runs or raises ``Unsupported``. Only "auto" chooses, and what it chose is in the record.
-To add a backend, write its loader and its refusals and add one line to ``BACKENDS``.
+To add a backend, write its loader and its refusals and add one line to ``_ALL``.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ is None or left out, and nothing here takes more than a moment.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import re
@@ -32,6 +33,7 @@ def fingerprint(device: torch.device, gpu: Gpu | None = None) -> Environment:
     on_gpu = device.type == "cuda"
     properties = torch.cuda.get_device_properties(device) if on_gpu else None
     cpu = cpu_model()
+    package = Path(hybridbench.__file__).parent
     return Environment(
         device=properties.name if properties is not None else cpu,
         device_kind=device.type,
@@ -44,9 +46,17 @@ def fingerprint(device: torch.device, gpu: Gpu | None = None) -> Environment:
         python=platform.python_version(),
         platform=platform.platform(),
         packages=installed(PACKAGES),
-        hybridbench=installed(("hybridbench",)).get("hybridbench", "not installed"),
-        git_commit=git_commit(Path(hybridbench.__file__).parent),
+        hybridbench=f"{hybridbench.__version__}+sources.{sources_hash(package)}",
+        git_commit=git_commit(package),
     )
+
+
+def sources_hash(package: Path) -> str:
+    """Eight hex digits over the package's Python files: ties a record to its code where there is no checkout."""
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:8]
 
 
 def installed(packages: tuple[str, ...]) -> dict[str, str]:

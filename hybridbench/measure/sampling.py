@@ -111,7 +111,8 @@ def _sample(step: Step, timer: Timer, sampling: Sampling, estimate_ns: float) ->
     while True:
         spent_ns = sum(samples_ns)
         affordable = int((limit_ns - spent_ns) / estimate_ns)
-        if samples_ns and affordable < 1:
+        owed = sampling.min_samples - len(samples_ns) if sampling.insist else 0
+        if samples_ns and affordable < 1 and owed < 1:
             return samples_ns, runs
         if spent_ns >= least_ns and samples_ns and _enough(samples_ns, sampling):
             return samples_ns, runs

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -28,14 +28,7 @@ from hybridbench.model.mixer import Factory, MixerModule, Ops, torch_dtype
 from hybridbench.model.mlp import MlpModule
 from hybridbench.model.moe import MoeModule
 from hybridbench.model.parallel import ParallelModule
-from hybridbench.suite import DECODE, GENERATE, TRAIN, Case
-
-_OPS_OF_KIND = {
-    # What each kind of block runs over a sequence, and in a decode step.
-    Attention.kind: (("attention",), ("attention_decode",)),
-    Mamba2.kind: (("conv1d", "ssd"), ("conv1d_step", "ssd_step")),
-    Moe.kind: (("experts",), ("experts",)),
-}
+from hybridbench.suite import DECODE, GENERATE, OPS_OF_KIND, TRAIN, Case
 
 
 @dataclass(frozen=True)
@@ -100,13 +93,15 @@ def resolve_backends(case: Case) -> list[Resolved]:
             uses[block] += spec.counts[symbol]
     found = []
     for block, times in uses.items():
-        sequence, step = _OPS_OF_KIND[block.kind]
+        sequence, step = OPS_OF_KIND[block.kind]
         needed = (sequence if kind != DECODE else ()) + (step if kind in (DECODE, GENERATE) else ())
         problem = problem_of(block, case)
         for op in dict.fromkeys(needed):
             asked = asked_for.get(op, "auto")
-            backend = resolve(op, asked, problem)
-            found.append(Resolved(block, op, asked, backend, problem, times, backend.load()))
+            # A window is kept by the ring buffer: the decode kernel sees a short cache without one.
+            of_op = replace(problem, window=None, sinks=0) if op == "attention_decode" else problem
+            backend = resolve(op, asked, of_op)
+            found.append(Resolved(block, op, asked, backend, of_op, times, backend.load()))
     if kind == TRAIN:
         asked = asked_for.get("linear_cross_entropy", "auto")
         problem = problem_of(None, case)

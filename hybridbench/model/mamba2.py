@@ -62,7 +62,7 @@ class Mamba2Module(MixerModule):
         """Mamba-2's own initialisation: dt log-uniform in ``dt_range`` through the inverse softplus, A uniform in
         ``a_range`` (the paper draws it from [0.01, 2], the original from [1, 16]), D one, conv as ``nn.Conv1d``.
 
-        The source paper finds quality to depend on this heavily; ``init`` must never overwrite it.
+        The source paper finds quality to depend on this heavily; ``LanguageModel.allocate`` runs it last.
         """
         spec = self.spec
         with torch.no_grad():
@@ -150,7 +150,7 @@ class Mamba2Module(MixerModule):
         return conv_in[..., : self.spec.d_inner]
 
     def new_cache(self, batch: int, capacity: int, storage: Storage, device: torch.device) -> Mamba2Cache:
-        """The SSM state in the weights' dtype, or in the wider one ``storage`` asks for."""
+        """The SSM state in the weights' dtype, or in float32 or float64 where ``storage`` asks for wider ones."""
         spec = self.spec
         dtype = self.in_proj.weight.dtype
         state_dtype = dtype if storage.ssm_bytes == dtype.itemsize else _BY_BYTES[storage.ssm_bytes]

@@ -195,3 +195,9 @@ def test_the_most_time_wins_over_the_least() -> None:
     timer = ScriptedTimer(itertools.repeat(100_000_000))
     sampling = Sampling(min_time_s=9.0, max_time_s=0.5)
     assert sum(measure(lambda: None, timer, sampling, now=timer.now).samples_ns) <= 0.5e9
+
+
+def test_samples_that_are_insisted_on_come_whatever_they_take() -> None:
+    timer = ScriptedTimer(itertools.repeat(100_000_000))
+    sampling = Sampling(min_samples=12, max_time_s=0.3, insist=True)
+    assert len(measure(lambda: None, timer, sampling, now=timer.now).samples_ns) == 12

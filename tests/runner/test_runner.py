@@ -10,10 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from hybridbench.cli.main import main
+from hybridbench.errors import WorkerDied
 from hybridbench.record import Status
 from hybridbench.runner import Events, run_sweep
-from hybridbench.store import RecordWriter, load, recorded_keys
+from hybridbench.store import RecordWriter, load, recorded
 from hybridbench.suite import Sweep, cases
 
 HERE = Path(__file__).parent
@@ -132,7 +135,7 @@ def test_kill_9_keeps_what_was_finished_ends_the_worker_and_resume_does_the_rest
     (partial,) = folder.glob("*.jsonl")
     with partial.open("a") as file:
         file.write(partial.read_text().splitlines()[0][:100])
-    before = recorded_keys(folder)
+    before = recorded(folder)
     assert 2 <= len(before) < 12
 
     command = [sys.executable, "-m", "hybridbench.cli.main", "decode", "--ctx", "64..2k", "--arch", "mamba,inter"]
@@ -156,3 +159,38 @@ def test_ctrl_c_keeps_what_was_finished_and_says_how_to_go_on(tmp_path):
     assert str(folder) in output
     assert "Traceback" not in output
     assert load([folder], pytest.fail)
+
+
+def test_a_case_that_kills_the_first_worker_belongs_to_its_machine_all_the_same(tmp_path):
+    with RecordWriter(tmp_path) as writer:
+        (record,) = run_sweep([case_with("exits")], writer)
+    assert record.status is Status.CRASHED
+    assert record.environment.device_kind == "cpu"
+    assert record.environment.cores > 0
+
+
+def test_a_worker_that_cannot_start_again_costs_no_case_and_keeps_what_was_finished(tmp_path, monkeypatch):
+    def then_break(record):
+        # From now on every new process fails before it can greet.
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path / "broken"))
+
+    broken = tmp_path / "broken" / "torch"
+    broken.mkdir(parents=True)
+    (broken / "__init__.py").write_text("raise ImportError('torch is broken here')")
+    planned = [case_with("good"), case_with("exits"), case_with("oom")]
+    with RecordWriter(tmp_path / "out") as writer, pytest.raises(WorkerDied, match="torch is broken here"):
+        run_sweep(planned, writer, events=Events(finished=then_break))
+    stored = load([tmp_path / "out"], pytest.fail)
+    assert [record.status for record in stored] == [Status.OK, Status.CRASHED]
+
+
+def test_a_case_that_ran_out_of_time_is_tried_again_when_it_is_given_more(tmp_path):
+    def decode(limit):
+        command = ["decode", "--arch", "mamba", "--ctx", "64", "--device", "cpu", "--max-time", "0.05"]
+        return CliRunner().invoke(main, [*command, "--limit", limit, "-o", str(tmp_path), "--resume"])
+
+    assert decode("0.001").exit_code == 1
+    assert "0 to run" in decode("0.001").stderr
+    again = decode("60")
+    assert again.exit_code == 0, again.output
+    assert [record.status for record in load([tmp_path], pytest.fail)] == [Status.TIMED_OUT, Status.OK]
