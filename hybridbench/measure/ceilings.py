@@ -15,17 +15,18 @@ from hybridbench.record import Ceilings
 from hybridbench.stats import median
 from hybridbench.units import GIB, MIB, NS_PER_S
 
-WARMUPS, SAMPLES = 3, 10
+GPU_RUNS, CPU_RUNS = (3, 10), (1, 3)
+"""Runs to warm up and runs timed, per rate."""
 
 
 def measure_ceilings(device: torch.device, dtype: torch.dtype) -> Ceilings | None:
-    """The device's rates for one dtype, the median of ten runs each after three; None where memory is too short.
+    """The device's rates for one dtype, medians of a few runs; None where memory is too short.
 
-    On a GPU the product is 8192 (16 bit) or 4096 cubed and the memory 4 GiB, many times any cache; on a CPU 1024 cubed
+    On a GPU the product is 8192 (16 bit) or 4096 cubed and the memory 4 GiB, many times any cache; on a CPU 768 cubed
     and 256 MiB. Reading is the better of a sum and a copy's reading and writing together.
     """
     on_gpu = device.type == "cuda"
-    side = (8192 if dtype.itemsize == 2 else 4096) if on_gpu else 1024
+    side = (8192 if dtype.itemsize == 2 else 4096) if on_gpu else 768
     size = 4 * GIB if on_gpu else 256 * MIB
     try:
         a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
@@ -46,5 +47,6 @@ def measure_ceilings(device: torch.device, dtype: torch.dtype) -> Ceilings | Non
 
 def _seconds(device: torch.device, step: Callable[[], object]) -> float:
     timer = timer_for(device)
-    timer.sample(step, WARMUPS)
-    return median(timer.sample(step, SAMPLES)) / NS_PER_S
+    warmups, samples = GPU_RUNS if device.type == "cuda" else CPU_RUNS
+    timer.sample(step, warmups)
+    return median(timer.sample(step, samples)) / NS_PER_S

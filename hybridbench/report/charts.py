@@ -457,7 +457,7 @@ def _bars(plot: Plot) -> list[alt.Chart]:
             "kind:N",
             title=None,
             scale=alt.Scale(domain=[plot.kinds[1]], range=["#222222"]),
-            legend=alt.Legend(symbolType="stroke", symbolStrokeWidth=3),
+            legend=alt.Legend(symbolType="stroke", symbolStrokeWidth=3, symbolStrokeColor="#222222"),
         )
         layers.append(marks.encode(x=x, y=y, color=kind))
     return layers

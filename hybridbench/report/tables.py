@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -27,6 +28,9 @@ INVALID = "invalid"
 NOT_RUN = "not run"
 NO_VALUE = "-"
 _ROOMY = 100
+_NAMING = 4
+_NAMING_KEYS = ("model", "context", "batch", "scale", "convention", "index", "symbol", "layer")
+"""Columns that name a row, among the first few of a table."""
 _STYLES = {"ok": "green", "oom": "yellow", "unsupported": "yellow", NOT_RUN: "dim"}
 
 
@@ -80,26 +84,49 @@ class Table:
 
 
 def print_table(table: Table, console: Console) -> None:
-    """Prints a table to a terminal, without its wide columns."""
+    """Prints a table to a terminal, without its wide columns.
+
+    A number that is cut reads as another number: where the columns do not fit, the table goes on below itself, each
+    part with the columns that name its rows.
+    """
     shown = [place for place, column in enumerate(table.columns) if not column.wide]
-    # Ten columns fit 80 characters only without air between them, and with a line for each word of a heading.
-    roomy = console.width >= _ROOMY
-    grid = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1 if roomy else 0), pad_edge=False)
-    for place in shown:
-        column = table.columns[place]
-        heading = Text(column.heading.replace(" [" if roomy else " ", "\n[" if roomy else "\n"))
-        if column.numeric:
-            grid.add_column(heading, justify="right", vertical="bottom")
-        else:
-            grid.add_column(heading, no_wrap=not column.wraps)
-    for row in table.rows:
-        grid.add_row(*(Text(row[place].text, style=verdict_style(row[place].word)) for place in shown))
     console.print(Text(table.full_title, style="bold"))
-    console.print(grid)
+    for part in _parts(table, shown, console):
+        console.print(_grid(table, part, console), crop=False)
     for footnote in table.footnotes():
         console.print(Text(footnote, style="dim"))
     if table.notes:
         console.print()
+
+
+def _grid(table: Table, places: Sequence[int], console: Console) -> RichTable:
+    # Ten columns fit 80 characters only without air between them, and with a line for each word of a heading.
+    roomy = console.width >= _ROOMY
+    grid = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1 if roomy else 0), pad_edge=False)
+    for place in places:
+        column = table.columns[place]
+        heading = Text(column.heading.replace(" [" if roomy else " ", "\n[" if roomy else "\n"))
+        if column.numeric:
+            words = [heading.plain, *(row[place].text for row in table.rows)]
+            widest = max(len(word) for text in words for word in text.split())
+            grid.add_column(heading, justify="right", vertical="bottom", min_width=widest)
+        else:
+            grid.add_column(heading, no_wrap=not column.wraps)
+    for row in table.rows:
+        grid.add_row(*(Text(row[place].text, style=verdict_style(row[place].word)) for place in places))
+    return grid
+
+
+def _parts(table: Table, places: list[int], console: Console) -> list[list[int]]:
+    """The columns, in as many parts as it takes for each to fit the console."""
+    names = [place for place in places[:_NAMING] if table.columns[place].key in _NAMING_KEYS]
+    rest = [place for place in places if place not in names]
+    wide_console = console.options.update(width=10_000)
+    needed = Measurement.get(console, wide_console, _grid(table, places, console)).minimum
+    if needed <= console.width or len(rest) < 2:
+        return [places]
+    middle = (len(rest) + 1) // 2
+    return [part for half in (rest[:middle], rest[middle:]) for part in _parts(table, names + half, console)]
 
 
 def verdict_style(word: str | None) -> str:
@@ -239,7 +266,26 @@ def headline_table(group: Group, metric: str = "tokens_per_s") -> Table:
             record = series.cells.get(place)
             row.append(Cell(NOT_RUN, NOT_RUN, NOT_RUN) if record is None else _measured(table, record, metric, scale))
         table.rows.append(row)
+    for sentence in unequal_kernels(group):
+        table.note(sentence)
     return table
+
+
+def unequal_kernels(group: Group) -> list[str]:
+    """A sentence for each operation that different kernels ran in different models: such arms are not equal."""
+    ran: dict[str, dict[str, list[str]]] = {}
+    for series in group.series:
+        for record in series.cells.values():
+            for use in record.observed.backends if record.observed else ():
+                names = ran.setdefault(use.op, {}).setdefault(use.ran, [])
+                if series.name not in names:
+                    names.append(series.name)
+    return [
+        f"kernels differ between models: {op} is "
+        + "; ".join(f"{backend} in {', '.join(names)}" for backend, names in backends.items())
+        for op, backends in ran.items()
+        if len(backends) > 1
+    ]
 
 
 def _measured(table: Table, record: Record, metric: str, scale: Scale) -> Cell:

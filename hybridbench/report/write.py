@@ -28,6 +28,7 @@ from hybridbench.report.tables import (
     to_markdown,
 )
 from hybridbench.store import make_folder
+from hybridbench.suite import WORKLOADS
 from hybridbench.units import format_bytes, format_number, format_si
 
 
@@ -52,6 +53,8 @@ def write_report(records: Sequence[Record], out: Path) -> ReportFiles:
     files = ReportFiles(make_folder(out) / "report.md")
     table_folder, chart_folder = make_folder(out / "tables"), make_folder(out / "charts")
     groups = group_records(records)
+    for folder, endings in ((table_folder, (".csv",)), (chart_folder, (".png", ".svg"))):
+        _clear(folder, endings)
     for workload in dict.fromkeys(group.workload for group in groups):
         of_workload = [record for record in records if record.case.workload.kind == workload]
         files.tables.append(table_folder / f"{workload}.csv")
@@ -76,6 +79,13 @@ def write_report(records: Sequence[Record], out: Path) -> ReportFiles:
     return files
 
 
+def _clear(folder: Path, endings: tuple[str, ...]) -> None:
+    """Removes an earlier report's files, which other records may leave without a successor; only those we name so."""
+    for path in folder.iterdir():
+        if path.suffix in endings and path.stem.split("-")[0] in WORKLOADS:
+            path.unlink()
+
+
 def write_cost(rows: Sequence[tuple[ModelSpec, Cost]], out: Path) -> ReportFiles:
     """Writes predicted costs into ``out``: the table as Markdown and CSV, and charts against context.
 
@@ -85,10 +95,15 @@ def write_cost(rows: Sequence[tuple[ModelSpec, Cost]], out: Path) -> ReportFiles
     files = ReportFiles(make_folder(out) / "cost.md", tables=[out / "cost.csv"])
     table = cost_table(rows)
     pictures = []
-    for plot in cost_plots(rows):
-        png, svg = save(plot, make_folder(out / "charts") / f"cost-{plot.name}")
-        files.charts += [png, svg]
-        pictures.append(f"![{plot.title}: {plot.subtitle}](charts/{png.name})\n")
+    scales = list(dict.fromkeys(spec.scale for spec, _ in rows))
+    for scale in scales:
+        # One chart a scale, and of one batch: what they show is of one sequence.
+        of_scale = [(spec, cost) for spec, cost in rows if spec.scale == scale and cost.batch == rows[0][1].batch]
+        stem = f"cost-{scale}" if len(scales) > 1 else "cost"
+        for plot in cost_plots(of_scale):
+            png, svg = save(plot, make_folder(out / "charts") / f"{stem}-{plot.name}")
+            files.charts += [png, svg]
+            pictures.append(f"![{plot.title}: {plot.subtitle}](charts/{png.name})\n")
     _write(files.tables[0], to_csv(table))
     _write(files.page, "\n".join(["# Predicted cost\n", to_markdown(table), *pictures]))
     return files

@@ -135,21 +135,47 @@ def test_a_measurement_prints_json_writes_records_and_reports_again(tmp_path):
     assert len(list((tmp_path / "again" / "charts").glob("*.png"))) >= 3
 
 
-@pytest.mark.parametrize(
-    "args",
-    [
-        ["train-throughput", "--arch", "intra", "--ctx", "64"],
-        ["train-throughput", "--arch", "transformer", "--moe", "--ctx", "64"],
-        ["prefill", "--arch", "intra", "--recipe", "hymba", "--ratio", "1:1", "--ctx", "96"],
-        ["generate", "--arch", "inter", "--prompt", "16", "--ctx", "24"],
-        ["decode", "--pattern", "M-E (S&M)- *-", "--ctx", "64", "--batch", "2"],
-    ],
-    ids=lambda args: " ".join(args[:3]),
-)
-def test_every_workload_runs_on_a_cpu(args, tmp_path):
-    rows = document(*args, *FAST, "-o", tmp_path)["rows"]
-    assert [row["status"] for row in rows] == ["ok"]
-    assert rows[0]["tokens_per_s"] > 0
+SUITE = """
+[defaults]
+scale = "tiny"
+device = "cpu"
+max_time_s = 0.05
+[[sweep]]
+workload = "train"
+arch = "intra"
+ctx = 64
+[[sweep]]
+workload = "train"
+arch = "transformer"
+moe = true
+ctx = 64
+[[sweep]]
+workload = "prefill"
+arch = "intra"
+recipe = "hymba"
+ratio = "1:1"
+ctx = 96
+[[sweep]]
+workload = "generate"
+arch = "inter"
+prompt = 16
+ctx = 24
+[[sweep]]
+workload = "decode"
+pattern = "M-E (S&M)- *-"
+ctx = 64
+batch = 2
+"""
+
+
+def test_a_suite_runs_every_workload_on_a_cpu(tmp_path):
+    suite = tmp_path / "suite.toml"
+    suite.write_text(SUITE)
+    rows = document("run", suite, "-o", tmp_path / "out")["rows"]
+    assert [(row["workload"], row["status"]) for row in rows] == [
+        *(("train", "ok"), ("train", "ok"), ("prefill", "ok"), ("generate", "ok"), ("decode", "ok")),
+    ]
+    assert all(row["tokens_per_s"] > 0 for row in rows)
 
 
 def test_nothing_that_worked_is_exit_code_1(tmp_path):

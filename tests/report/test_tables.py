@@ -14,7 +14,7 @@ from hybridbench.arch import model as arch
 from hybridbench.arch.block import Convention
 from hybridbench.arch.families import build_spec
 from hybridbench.metrics import METRICS
-from hybridbench.record import Caveat, Environment, Record, Status
+from hybridbench.record import BackendUse, Caveat, Environment, Record, Status
 from hybridbench.report.display import scale_for
 from hybridbench.report.frame import to_frame
 from hybridbench.report.groups import Group, group_records
@@ -28,6 +28,7 @@ from hybridbench.report.tables import (
     summary_table,
     to_csv,
     to_markdown,
+    unequal_kernels,
 )
 from hybridbench.suite import Sweep, cases
 
@@ -246,3 +247,34 @@ def test_every_unit_of_a_metric_can_be_shown() -> None:
     assert {metric.unit for metric in METRICS.values() if scale_for([1.0], metric.unit)} == {
         *("s", "", "tokens/s", "FLOP", "B", "FLOP/s", "B/s", "frac", "J", "W")
     }
+
+
+@pytest.mark.parametrize("width", [40, 50, 60, 80, 120])
+def test_a_number_is_never_cut(decode_records: list[Record], width: int) -> None:
+    table = summary_table(only(decode_records))
+    console = Console(width=width, record=True, file=io.StringIO())
+    print_table(table, console)
+    text = console.export_text()
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text
+    shown = [place for place, column in enumerate(table.columns) if not column.wide]
+    for row in table.rows:
+        for place in shown:
+            for word in row[place].text.split():
+                assert word in text
+
+
+def test_unequal_kernels_are_said_beside_the_headline(decode_records: list[Record]) -> None:
+    def with_kernel(record: Record, name: str) -> Record:
+        assert record.observed is not None
+        use = BackendUse("attention_decode", "auto", name, "p", None, 0.0, 1.0)
+        return replace(record, observed=replace(record.observed, backends=[use]))
+
+    ok = [record for record in decode_records if record.observed]
+    first = ok[0].case.model
+    same = [with_kernel(record, "triton") for record in ok]
+    other = [with_kernel(record, "flash-attn" if record.case.model == first else "triton") for record in ok]
+    assert not unequal_kernels(only(same))
+    (sentence,) = unequal_kernels(only(other))
+    assert "attention_decode is" in sentence
+    assert "flash-attn in" in sentence
+    assert sentence in headline_table(only(other)).notes

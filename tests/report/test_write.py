@@ -146,3 +146,15 @@ def test_tables_for_the_terminal_need_neither_pandas_nor_altair() -> None:
         "sys.exit(bool({'pandas', 'altair'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_charts_and_tables_of_other_records_do_not_stay_behind(decode_records: list[Record], tmp_path: Path) -> None:
+    first = write_report(decode_records, tmp_path)
+    stale = tmp_path / "charts" / "prefill-throughput.png"
+    stale.write_bytes(b"old")
+    (tmp_path / "charts" / "mine.png").write_bytes(b"not ours")
+    again = write_report(decode_records, tmp_path)
+    assert not stale.exists()
+    assert (tmp_path / "charts" / "mine.png").exists()
+    assert [path.name for path in again.charts] == [path.name for path in first.charts]
+    assert all(path.exists() for path in again.charts)
