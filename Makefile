@@ -24,7 +24,7 @@ imports:
 	$(BIN)/lint-imports
 
 unit:
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 gpu-test:
 	$(PYTHON) -m pytest tests/gpu -m gpu

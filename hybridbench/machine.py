@@ -13,9 +13,12 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+from hybridbench.errors import BadInput, unknown_name
 from hybridbench.units import GIB
 
 _T = 1e12
+REPORTED_SHARE = 0.985
+"""Share of the installed memory that PyTorch finds on a GPU, where nobody has written down how much it is."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,9 @@ class Peak:
             ECC and the driver leave about half a percent less.
         tdp_w: board power limit as shipped; watts.
         source: title of the vendor's document the row was read from.
+        aliases: what people type for it, the shortest first; the short name of a family means its SXM part.
+        reported_bytes: what PyTorch reports as the card's total memory, less than installed by ECC and the driver's
+            share; as its out-of-memory messages in public issues state it (H200: read here), None where none was found.
     """
 
     name: str
@@ -44,6 +50,23 @@ class Peak:
     memory_bytes: int
     tdp_w: float
     source: str
+    aliases: tuple[str, ...] = ()
+    reported_bytes: int | None = None
+
+    def flops_per_s(self, dtype: str) -> float | None:
+        """The most FLOP/s with tensors of a dtype.
+
+        float32 is measured against TF32 where the part has it: Triton kernels use it unless told otherwise, and a
+        floor must hold for them too. float64 has no peak in the table.
+        """
+        if dtype in ("bfloat16", "float16"):
+            return self.bf16_dense_flops_per_s
+        return (self.tf32_dense_flops_per_s or self.fp32_flops_per_s) if dtype == "float32" else None
+
+    @property
+    def usable_bytes(self) -> int:
+        """Memory a process finds: as reported, else ``REPORTED_SHARE`` of what is installed."""
+        return self.reported_bytes or int(self.memory_bytes * REPORTED_SHARE)
 
 
 _A100 = "NVIDIA A100 Tensor Core GPU data sheet"
@@ -55,18 +78,157 @@ _B200 = "NVIDIA Blackwell data sheet, HGX B200 column, sparse rates halved; memo
 _GB200 = "NVIDIA Blackwell data sheet, GB200 NVL72 column per GPU; sparse rates halved"
 
 PEAKS: tuple[Peak, ...] = (
-    Peak("A100 40GB SXM", ("A100-SXM4-40GB",), 312 * _T, 156 * _T, 19.5 * _T, 1.555 * _T, 40 * GIB, 400, _A100),
-    Peak("A100 40GB PCIe", ("A100-PCIE-40GB",), 312 * _T, 156 * _T, 19.5 * _T, 1.555 * _T, 40 * GIB, 250, _A100),
-    Peak("A100 80GB SXM", ("A100-SXM4-80GB",), 312 * _T, 156 * _T, 19.5 * _T, 2.039 * _T, 80 * GIB, 400, _A100),
-    Peak("A100 80GB PCIe", ("A100 80GB PCIe",), 312 * _T, 156 * _T, 19.5 * _T, 1.935 * _T, 80 * GIB, 300, _A100),
-    Peak("H100 SXM", ("H100 80GB HBM3",), 989.4 * _T, 494.7 * _T, 66.9 * _T, 3.352 * _T, 80 * GIB, 700, _H100),
-    Peak("H100 PCIe", ("H100 PCIe",), 756 * _T, 378 * _T, 51.2 * _T, 2.039 * _T, 80 * GIB, 350, _H100),
-    Peak("H100 NVL", ("H100 NVL",), 835.5 * _T, 417.5 * _T, 60 * _T, 3.9 * _T, 94 * GIB, 400, _H100_NVL),
-    Peak("H200 SXM", ("H200",), 989.4 * _T, 494.7 * _T, 66.9 * _T, 4.8 * _T, 141 * GIB, 700, _H200),
-    Peak("H200 NVL", ("H200 NVL",), 835.5 * _T, 417.5 * _T, 60 * _T, 4.8 * _T, 141 * GIB, 600, _H200_NVL),
-    Peak("B200", ("B200",), 2250 * _T, 1100 * _T, 75 * _T, 8.0 * _T, 180 * GIB, 1000, _B200),
-    Peak("GB200", ("GB200",), 2500 * _T, 1250 * _T, 80 * _T, 8.0 * _T, 186 * GIB, 1200, _GB200),
-    Peak("L40S", ("L40S",), 362.05 * _T, 183 * _T, 91.6 * _T, 0.864 * _T, 48 * GIB, 350, "NVIDIA L40S GPU data sheet"),
+    Peak(
+        "A100 40GB SXM",
+        ("A100-SXM4-40GB",),
+        312 * _T,
+        156 * _T,
+        19.5 * _T,
+        1.555 * _T,
+        40 * GIB,
+        400,
+        _A100,
+        aliases=("a100-40gb", "a100-40gb-sxm"),
+        reported_bytes=int(39.5 * GIB),
+    ),
+    Peak(
+        "A100 40GB PCIe",
+        ("A100-PCIE-40GB",),
+        312 * _T,
+        156 * _T,
+        19.5 * _T,
+        1.555 * _T,
+        40 * GIB,
+        250,
+        _A100,
+        aliases=("a100-40gb-pcie",),
+        reported_bytes=int(39.5 * GIB),
+    ),
+    Peak(
+        "A100 80GB SXM",
+        ("A100-SXM4-80GB",),
+        312 * _T,
+        156 * _T,
+        19.5 * _T,
+        2.039 * _T,
+        80 * GIB,
+        400,
+        _A100,
+        aliases=("a100-80gb", "a100-80gb-sxm"),
+        reported_bytes=int(79.25 * GIB),
+    ),
+    Peak(
+        "A100 80GB PCIe",
+        ("A100 80GB PCIe",),
+        312 * _T,
+        156 * _T,
+        19.5 * _T,
+        1.935 * _T,
+        80 * GIB,
+        300,
+        _A100,
+        aliases=("a100-80gb-pcie",),
+        reported_bytes=int(79.25 * GIB),
+    ),
+    Peak(
+        "H100 SXM",
+        ("H100 80GB HBM3",),
+        989.4 * _T,
+        494.7 * _T,
+        66.9 * _T,
+        3.352 * _T,
+        80 * GIB,
+        700,
+        _H100,
+        aliases=("h100", "h100-sxm", "h100-80gb"),
+        reported_bytes=int(79.1 * GIB),
+    ),
+    Peak(
+        "H100 PCIe",
+        ("H100 PCIe",),
+        756 * _T,
+        378 * _T,
+        51.2 * _T,
+        2.039 * _T,
+        80 * GIB,
+        350,
+        _H100,
+        aliases=("h100-pcie",),
+    ),
+    Peak(
+        "H100 NVL",
+        ("H100 NVL",),
+        835.5 * _T,
+        417.5 * _T,
+        60 * _T,
+        3.9 * _T,
+        94 * GIB,
+        400,
+        _H100_NVL,
+        aliases=("h100-nvl",),
+    ),
+    Peak(
+        "H200 SXM",
+        ("H200",),
+        989.4 * _T,
+        494.7 * _T,
+        66.9 * _T,
+        4.8 * _T,
+        141 * GIB,
+        700,
+        _H200,
+        aliases=("h200", "h200-sxm"),
+        reported_bytes=150_109_880_320,
+    ),
+    Peak(
+        "H200 NVL",
+        ("H200 NVL",),
+        835.5 * _T,
+        417.5 * _T,
+        60 * _T,
+        4.8 * _T,
+        141 * GIB,
+        600,
+        _H200_NVL,
+        aliases=("h200-nvl",),
+    ),
+    Peak(
+        "B200",
+        ("B200",),
+        2250 * _T,
+        1100 * _T,
+        75 * _T,
+        8.0 * _T,
+        180 * GIB,
+        1000,
+        _B200,
+        aliases=("b200",),
+    ),
+    Peak(
+        "GB200",
+        ("GB200",),
+        2500 * _T,
+        1250 * _T,
+        80 * _T,
+        8.0 * _T,
+        186 * GIB,
+        1200,
+        _GB200,
+        aliases=("gb200",),
+    ),
+    Peak(
+        "L40S",
+        ("L40S",),
+        362.05 * _T,
+        183 * _T,
+        91.6 * _T,
+        0.864 * _T,
+        48 * GIB,
+        350,
+        "NVIDIA L40S GPU data sheet",
+        aliases=("l40s",),
+        reported_bytes=int(44.4 * GIB),
+    ),
     Peak(
         "L4",
         ("L4",),
@@ -77,6 +239,7 @@ PEAKS: tuple[Peak, ...] = (
         24 * GIB,
         72,
         "NVIDIA L4 Tensor Core GPU data sheet; sparse rates halved",
+        aliases=("l4",),
     ),
     Peak(
         "RTX 3090",
@@ -88,6 +251,7 @@ PEAKS: tuple[Peak, ...] = (
         24 * GIB,
         350,
         "NVIDIA Ampere GA102 GPU Architecture white paper, BF16 with FP32 accumulation, without sparsity",
+        aliases=("rtx-3090", "3090"),
     ),
     Peak(
         "RTX 4090",
@@ -99,6 +263,8 @@ PEAKS: tuple[Peak, ...] = (
         24 * GIB,
         450,
         "NVIDIA Ada GPU Architecture white paper, BF16 with FP32 accumulation, without sparsity",
+        aliases=("rtx-4090", "4090"),
+        reported_bytes=int(23.5 * GIB),
     ),
     Peak(
         "RTX 5090",
@@ -110,6 +276,8 @@ PEAKS: tuple[Peak, ...] = (
         32 * GIB,
         575,
         "NVIDIA RTX Blackwell GPU Architecture white paper, BF16 with FP32 accumulation, without sparsity",
+        aliases=("rtx-5090", "5090"),
+        reported_bytes=int(31.36 * GIB),
     ),
     Peak(
         "MI300X",
@@ -121,10 +289,53 @@ PEAKS: tuple[Peak, ...] = (
         192 * GIB,
         750,
         "AMD Instinct MI300X Accelerator data sheet, without structured sparsity",
+        aliases=("mi300x",),
+        reported_bytes=201_310_208 * 1024,
     ),
 )
 
 _BY_DEVICE_NAME = {device_name: peak for peak in PEAKS for device_name in peak.device_names}
+
+
+def find_gpu(name: str) -> Peak:
+    """The row a person means: an alias, the product's name or the driver's, whatever the case and the hyphens.
+
+    >>> find_gpu("A100 80GB").name, find_gpu("nvidia h200").name
+    ('A100 80GB SXM', 'H200 SXM')
+
+    Raises:
+        BadInput: no such row, with the nearest one.
+    """
+    typed = _plain(name)
+    for peak in PEAKS:
+        if typed in {_plain(known) for known in (peak.name, *peak.device_names, *peak.aliases)}:
+            return peak
+    family = [peak.aliases[0] for peak in PEAKS if typed and peak.aliases[0].startswith(f"{typed}-")]
+    if family:
+        raise BadInput(f"GPU '{name}' is {len(family)} products: say which of {', '.join(family)}.")
+    raise unknown_name("GPU", name, [peak.aliases[0] for peak in PEAKS])
+
+
+def find_gpus(text: str) -> list[Peak]:
+    """The rows of a list of names with commas between them, each once; ``all`` is the whole table.
+
+    Raises:
+        BadInput: an empty part, or a name that is not in the table.
+    """
+    if text.strip().lower() == "all":
+        return list(PEAKS)
+    parts = [part.strip() for part in text.split(",")]
+    if not all(parts):
+        raise BadInput(
+            f"GPU '{text}' has an empty part: write names with single commas between them, such as h200,b200."
+        )
+    return list(dict.fromkeys(find_gpu(part) for part in parts))
+
+
+def _plain(name: str) -> str:
+    """A name without case, hyphens and the vendor's prefixes."""
+    words = name.lower().replace("-", " ").replace("_", " ").split()
+    return "".join(word for word in words if word not in ("nvidia", "amd", "instinct", "geforce"))
 
 
 def find_peak(device_name: str) -> Peak | None:

@@ -21,12 +21,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from hybridbench.arch import memory as needs
 from hybridbench.arch import model as arch
 from hybridbench.arch.block import Block, CacheBytes, Convention, Storage
+from hybridbench.errors import BadInput
 from hybridbench.machine import Peak, find_peak
-from hybridbench.record import CacheObserved, Ceilings, Memory, Observed, Record, Status
-from hybridbench.stats import median, median_interval, quantile
-from hybridbench.suite import DECODE, GENERATE, PREFILL, TRAIN, Case
+from hybridbench.record import CacheObserved, Ceilings, Memory, Observed, Part, Record, Status
+from hybridbench.stats import median, median_interval, quantile, sum_between, sum_error
+from hybridbench.suite import DECODE, EAGER, GENERATE, GRAPH, PREFILL, TRAIN, Case
 from hybridbench.units import NS_PER_S
 
 Better = Literal["higher", "lower"]
@@ -73,7 +75,55 @@ def _of_samples(judge: Callable[[list[float]], float]) -> Callable[[Record], flo
     return compute
 
 
-_step_s = _of_samples(median)
+def _parts(record: Record) -> list[Part]:
+    seen = _observed(record)
+    return seen.parts if seen else []
+
+
+Judge = Callable[[list[float]], float]
+
+
+def _prefill_part_s(record: Record, judge: Judge = median) -> float | None:
+    """What the prefill of an integrated generation took, as ``judge`` sees its samples."""
+    prefills = [part for part in _parts(record) if part.depth is None]
+    return judge([sample / NS_PER_S for sample in prefills[0].samples_ns]) if prefills else None
+
+
+def _depth_points(record: Record, judge: Judge = median) -> list[tuple[int, float]]:
+    """Depth and step time of each depth of an integrated generation; seconds."""
+    return [
+        (part.depth, judge([sample / NS_PER_S for sample in part.samples_ns]))
+        for part in _parts(record)
+        if part.depth is not None
+    ]
+
+
+def _of_step(judge: Judge) -> Callable[[Record], float | None]:
+    """What ``judge`` makes of the samples of a step; of an integrated generation, of its parts, which are added up.
+
+    The prefill counts once, and a decode step for each depth from the first token's to the last one's.
+    """
+    of_samples = _of_samples(judge)
+
+    def compute(record: Record) -> float | None:
+        prefill_s = _prefill_part_s(record, judge)
+        return of_samples(record) if prefill_s is None else prefill_s + sum_between(_depth_points(record, judge))
+
+    return compute
+
+
+def _integration_frac(record: Record) -> float | None:
+    """The error estimate of an integrated generation over its time."""
+    step = _step_s(record)
+    return sum_error(_depth_points(record)) / step if _parts(record) and step else None
+
+
+def _samples(record: Record) -> float | None:
+    timed = [len(part.samples_ns) for part in _parts(record)] or [len(_samples_s(record))]
+    return float(sum(timed)) if sum(timed) else None
+
+
+_step_s = _of_step(median)
 
 
 def _per_step(amount: Callable[[Record], float | None]) -> Callable[[Record], float | None]:
@@ -256,6 +306,27 @@ def predicted_cache(record: Record) -> CacheBytes | None:
     return case.workload.batch * arch.cache_bytes(case.model, cache_capacity(record), case.execution.storage)
 
 
+def _predicted_peak(record: Record) -> float | None:
+    """The predicted peak of a case on a GPU; None where there is no formula."""
+    case, work = record.case, record.case.workload
+    execution = case.execution
+    if execution.device != "cuda" or execution.mode not in (EAGER, GRAPH):
+        return None
+    spec, storage = case.model, execution.storage
+    try:
+        if work.kind == TRAIN:
+            checkpoint = getattr(execution, "checkpoint", "none")
+            return needs.train_memory(spec, work.context, work.batch, storage, checkpoint).total
+        if work.kind == PREFILL:
+            return needs.prefill_memory(spec, work.context, work.batch, storage).total
+        if work.kind == DECODE:
+            graph = execution.mode == GRAPH
+            return needs.decode_memory(spec, work.context, work.batch, storage, graph).total
+    except BadInput:
+        return None
+    return None
+
+
 def _model_flops(record: Record) -> float:
     return step_flops(record.case)
 
@@ -279,7 +350,12 @@ def _traced_flops(record: Record) -> float:
 
 def _other_flops(convention: Convention) -> Callable[[Record], float | None]:
     def compute(record: Record) -> float | None:
-        return None if record.case.workload.kind == GENERATE else step_flops(record.case, convention)
+        if record.case.workload.kind == GENERATE:
+            return None
+        try:
+            return step_flops(record.case, convention)
+        except BadInput:  # the paper has no formula for what it does not compare
+            return None
 
     return compute
 
@@ -308,19 +384,9 @@ def peak_of(record: Record) -> Peak | None:
 
 
 def peak_flops_per_s(record: Record) -> float | None:
-    """The most FLOP/s the device does with tensors of the case's dtype.
-
-    float32 is measured against TF32 where the device has it: Triton kernels use it unless told otherwise, and a floor
-    must hold for them too. float64 has no peak in the table.
-    """
+    """The most FLOP/s the device does with tensors of the case's dtype."""
     peak = peak_of(record)
-    if peak is None:
-        return None
-    if record.case.execution.dtype in ("bfloat16", "float16"):
-        return peak.bf16_dense_flops_per_s
-    if record.case.execution.dtype == "float32":
-        return peak.tf32_dense_flops_per_s or peak.fp32_flops_per_s
-    return None
+    return None if peak is None else peak.flops_per_s(record.case.execution.dtype)
 
 
 def peak_bytes_per_s(record: Record) -> float | None:
@@ -370,22 +436,30 @@ _STEP = "step: a training step, a prefill, one decode step, or a whole generatio
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric("step_s", "s", "lower", "step", f"median of the samples ({_STEP})", _step_s),
+        Metric(
+            "step_s",
+            "s",
+            "lower",
+            "step",
+            f"median of the samples ({_STEP}); of a generation timed at depths, the median prefill plus the medians "
+            "of its decode steps, added up over all depths by the trapezoid rule",
+            _step_s,
+        ),
         Metric(
             "step_low_s",
             "s",
             None,
             "step, low",
-            "lower end of the 95% interval of the median, from order statistics",
-            _of_samples(lambda xs: median_interval(xs)[0]),
+            "lower end of the 95% interval of the median, from order statistics; at depths, added up likewise",
+            _of_step(lambda xs: median_interval(xs)[0]),
         ),
         Metric(
             "step_high_s",
             "s",
             None,
             "step, high",
-            "upper end of the 95% interval of the median, from order statistics",
-            _of_samples(lambda xs: median_interval(xs)[1]),
+            "upper end of the 95% interval of the median, from order statistics; at depths, added up likewise",
+            _of_step(lambda xs: median_interval(xs)[1]),
         ),
         *(
             Metric(
@@ -398,7 +472,23 @@ METRICS: dict[str, Metric] = {
             )
             for percent in (5, 95, 99)
         ),
-        Metric("samples", "", None, "samples", "number of timed steps", _of_samples(lambda xs: float(len(xs)))),
+        Metric("samples", "", None, "samples", "number of timed steps", _samples),
+        Metric(
+            "prefill_part_s",
+            "s",
+            "lower",
+            "prefill in it",
+            "median prefill of a generation timed at depths, a part of its step",
+            _prefill_part_s,
+        ),
+        Metric(
+            "integration_frac",
+            "frac",
+            "lower",
+            "integration error",
+            "of a generation timed at depths: what leaving out every other depth changes, over its step",
+            _integration_frac,
+        ),
         Metric(
             "tokens_per_s",
             "tokens/s",
@@ -648,6 +738,15 @@ METRICS: dict[str, Metric] = {
             "optimizer",
             "bytes of the optimizer's state",
             _memory(lambda memory: memory.optimizer_bytes),
+        ),
+        Metric(
+            "predicted_peak_bytes",
+            "B",
+            None,
+            "peak, predicted",
+            "closed form of the allocator's peak: weights, gradients, optimizer, activations, head, cache, workspaces; "
+            "none for a generation, a compiled step or a CPU",
+            _predicted_peak,
         ),
         Metric(
             "peak_allocated_bytes",

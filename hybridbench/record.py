@@ -7,6 +7,7 @@ live in ``metrics``. Unknown is ``None``, never zero.
 Schema history:
     1   first version.
     2   ``Observed.ceilings``: rates measured in the same process; None in older records.
+    3   ``Observed.parts`` and ``Workload.depths``: generations timed at depths; modes of execution have ``published``.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any, TypeVar
 from hybridbench.errors import BadInput, BadResults
 from hybridbench.suite import Case
 
-SCHEMA = 2
+SCHEMA = 3
 
 
 class Status(StrEnum):
@@ -164,11 +165,20 @@ class Ceilings:
 
 
 @dataclass(frozen=True)
+class Part:
+    """Samples of one part of a generation that is integrated over depths: its prefill (``depth`` None), or decode steps
+    with ``depth`` tokens cached."""
+
+    depth: int | None
+    samples_ns: list[int]
+
+
+@dataclass(frozen=True)
 class Observed:
     """What was seen while a case ran.
 
     ``samples_ns`` are durations of single steps in order (of whole generations for a generate workload, each of which
-    decodes ``steps_per_sample`` tokens per sequence).
+    decodes ``steps_per_sample`` tokens per sequence). They are empty where ``parts`` were timed in place of the whole.
     """
 
     samples_ns: list[int]
@@ -189,6 +199,7 @@ class Observed:
     prepare_ns: int
     loss: float | None = None
     ceilings: Ceilings | None = None
+    parts: list[Part] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

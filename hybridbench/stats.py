@@ -12,6 +12,7 @@ Conover, Practical Nonparametric Statistics, 3rd edition, section 3.2. The unit 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from fractions import Fraction
@@ -76,3 +77,37 @@ def _rank(n: int, confidence: float) -> int:
         term = term * (n - k) // (k + 1)
         k += 1
     return k
+
+
+def sum_between(points: Sequence[tuple[int, float]]) -> float:
+    """The sum of a function over all whole numbers from the first place to the last, from its values at a few.
+
+    Straight lines between neighbours, the composite trapezoid rule: the area below them and half of either end. Exact
+    for a function that is straight between its points. The rule is taken and not Simpson's because a step's time has
+    kinks where a kernel changes its split, and no sample should weigh four times another.
+
+    >>> sum_between([(0, 10.0), (4, 18.0)])  # 10 + 12 + 14 + 16 + 18
+    70.0
+
+    Raises:
+        ValueError: fewer than two points, or places that do not rise.
+    """
+    gaps = list(itertools.pairwise(points))
+    if not gaps or any(right[0] <= left[0] for left, right in gaps):
+        raise ValueError("a sum between points needs two or more, at rising places")
+    area = sum((right[0] - left[0]) * (left[1] + right[1]) / 2 for left, right in gaps)
+    return area + (points[0][1] + points[-1][1]) / 2
+
+
+def sum_error(points: Sequence[tuple[int, float]]) -> float:
+    """How far ``sum_between`` moves when every other point is left out: three times its error for a smooth function.
+
+    Halving the gaps quarters the rule's error, so the coarser sum is off by four times as much as the finer one. A kink
+    between points can hide from both.
+
+    Raises:
+        ValueError: an even number of points, which do not nest, or fewer than three.
+    """
+    if len(points) < 3 or len(points) % 2 == 0:
+        raise ValueError("an error estimate needs an odd number of points, three or more")
+    return abs(sum_between(points) - sum_between(points[::2]))

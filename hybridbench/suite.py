@@ -19,29 +19,58 @@ import itertools
 import json
 import math
 import tomllib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from hybridbench import units
-from hybridbench.arch.block import DTYPE_BYTES, Storage
-from hybridbench.arch.families import ARCHS, FUSION_DEFAULTS, MIXED, Options, build_spec, pattern_spec
-from hybridbench.arch.model import ModelSpec, mixers
+from hybridbench.arch.attention import Attention
+from hybridbench.arch.block import DTYPE_BYTES, Block, Storage
+from hybridbench.arch.families import (
+    ARCHS,
+    FUSION_DEFAULTS,
+    MAMBA2,
+    MIXED,
+    RECURRENT,
+    Options,
+    build_spec,
+    pattern_spec,
+)
+from hybridbench.arch.mamba2 import Mamba2
+from hybridbench.arch.memory import CHECKPOINTS
+from hybridbench.arch.model import ModelSpec
+from hybridbench.arch.moe import Moe
+from hybridbench.arch.parallel import Parallel
 from hybridbench.arch.pattern import parse_positions
 from hybridbench.errors import BadInput, unknown_name
 
 ALL_ARCHS = ",".join(ARCHS)
 TRAIN, PREFILL, DECODE, GENERATE = "train", "prefill", "decode", "generate"
 OPS_OF_KIND: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    # What each kind of block runs over a sequence, and in a decode step.
-    "attention": (("attention",), ("attention_decode",)),
-    "mamba2": (("conv1d", "ssd"), ("conv1d_step", "ssd_step")),
-    "moe": (("experts",), ("experts",)),
+    # What each kind of block may run over a sequence, and in a decode step.
+    "attention": (("attention", "rotary"), ("attention_decode",)),
+    "mamba2": (("mamba2_core", "conv1d", "ssd", "gate"), ("conv1d_step", "ssd_step")),
+    "mamba1": (("conv1d", "selective_scan"), ("conv1d_step", "selective_step")),
+    "gated_delta": (("conv1d", "gated_delta", "norm_gate"), ("conv1d_step", "gated_delta_step", "norm_gate")),
+    "kda": (("conv1d", "kda", "norm_gate"), ("conv1d_step", "kda_step", "norm_gate")),
+    "mlp": (("swiglu",), ("swiglu",)),
+    "moe": (("experts", "swiglu"), ("experts", "swiglu")),
+    "parallel": (("head_norms",), ()),
 }
-MODES = ("eager", "compile", "graph")
+CORE, CORE_PARTS = "mamba2_core", ("conv1d", "ssd", "gate")
+"""One kernel for all of Mamba-2 between its projections, or one for each of its parts."""
+EAGER, COMPILE, GRAPH, PUBLISHED = "eager", "compile", "graph", "published"
+MODES = (EAGER, COMPILE, GRAPH, PUBLISHED)
 DEVICES = ("cpu", "cuda")
-OPS = ("attention", "attention_decode", "ssd", "ssd_step", "conv1d", "conv1d_step", "experts", "linear_cross_entropy")
+OPS = (
+    *("attention", "attention_decode", "ssd", "ssd_step", "conv1d", "conv1d_step", "experts", "linear_cross_entropy"),
+    *("mamba2_core", "swiglu", "add_rms_norm", "rotary", "gate", "head_norms", "adamw", "decode_step"),
+    *("selective_scan", "selective_step", "gated_delta", "gated_delta_step", "kda", "kda_step", "norm_gate"),
+)
+DECODE_STEP = "decode_step"
+"""Not one block's operation but all of a decode step: the modules one by one, or fused."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +84,15 @@ class Workload:
         context: sequence length, prompt length, cached tokens, or total length.
         batch: sequences.
         prompt: prompt tokens of a generation, else 0.
+        depths: 0 generates every token of a generation. Else its prefill and decode steps at this many depths are
+            timed, and the time of the whole is integrated over them (``stats.sum_between``).
     """
 
     kind: str
     context: int
     batch: int
     prompt: int = 0
+    depths: int = 0
 
     @property
     def tokens(self) -> int:
@@ -68,6 +100,16 @@ class Workload:
         if self.kind in (TRAIN, PREFILL):
             return self.batch * self.context
         return self.batch * (self.context - self.prompt if self.kind == GENERATE else 1)
+
+    @property
+    def depth_points(self) -> tuple[int, ...]:
+        """The depths at which an integrated generation is timed: evenly from its first decode step to its last.
+
+        >>> Workload("generate", context=2048, batch=1, prompt=512, depths=5).depth_points
+        (512, 895, 1279, 1663, 2047)
+        """
+        gaps, last = self.depths - 1, self.context - 1
+        return tuple(self.prompt + (last - self.prompt) * index // gaps for index in range(self.depths))
 
 
 @dataclass(frozen=True)
@@ -78,9 +120,12 @@ class Execution:
         device: ``cpu`` or ``cuda``.
         dtype: of weights, activations, KV and conv state.
         state_dtype: of the SSM state, None for ``dtype``.
-        mode: ``eager``, ``compile`` (torch.compile) or ``graph`` (a captured CUDA graph).
+        mode: ``eager``, ``compile`` (torch.compile), ``graph`` (a captured CUDA graph) or ``published`` (decoding as
+            the source paper's figures suggest: attention eager with a growing cache, the rest in CUDA graphs).
         backends: the backend asked for per operation; an operation without an entry is ``auto``.
         seed: of weights and inputs.
+        streams: CUDA streams a decode step's parallel branches run on: 1 (one after the other) or 2 (side by side).
+        checkpoint: what a training step keeps of its activations: ``none`` is checkpointed, ``selective``, ``full``.
     """
 
     device: str
@@ -89,6 +134,8 @@ class Execution:
     state_dtype: str | None = None
     backends: dict[str, str] = field(default_factory=dict)
     seed: int = 0
+    streams: int = 1
+    checkpoint: str = "none"
 
     @property
     def storage(self) -> Storage:
@@ -115,6 +162,11 @@ class Sampling:
     target_rel_ci: float = 0.02
     insist: bool = False
 
+    @property
+    def probes(self) -> bool:
+        """Whether one sample is all that is wanted: that it runs is the question, so nothing is counted or profiled."""
+        return self.max_samples == 1
+
 
 @dataclass(frozen=True)
 class Case:
@@ -140,7 +192,10 @@ class Case:
         work = self.workload
         context = units.format_tokens(work.context)
         recipe = "" if self.model.recipe in (None, "paper") else f" {self.model.recipe}"
-        return f"{work.kind} {self.model.label}{recipe} {self.model.scale} ctx {context} b{work.batch}"
+        more = f" at {work.depths} depths" if work.depths else ""
+        if self.execution.checkpoint != "none":
+            more += f", {self.execution.checkpoint} checkpointing"
+        return f"{work.kind} {self.model.label}{recipe} {self.model.scale} ctx {context} b{work.batch}{more}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; ``from_dict`` gives an equal case back."""
@@ -204,12 +259,17 @@ class Sweep:
     moe: bool = False
     window: int | None = None
     sinks: int | None = None
+    mixer: str = MAMBA2
     prompt: int = 512
+    depths: int | None = None
+    as_published: bool = False
     device: str | None = None
     dtype: str | None = None
     state_dtype: str | None = None
     mode: str | None = None
     backends: dict[str, str] = field(default_factory=dict)
+    streams: int = 1
+    checkpoint: str = "none"
     seed: int = 0
     max_time_s: float | None = None
     min_samples: int | None = None
@@ -240,31 +300,33 @@ def model_specs(
     ratio: str | None = None,
     positions: str | None = None,
     pattern: str | None = None,
+    mixer: str = MAMBA2,
     **options: Any,
 ) -> list[ModelSpec]:
-    """Every model that lists of archs, scales and ratios name, each once.
+    """Every model that lists of archs, scales, ratios and mixers name, each once.
 
-    A ratio (or positions, or a recipe) applies to the families that have one; asking for one with only families that
-    do not is a mistake.
+    A ratio (or positions, a recipe or a mixer) applies to the families that have one; asking for one with only families
+    that do not is a mistake.
 
     Raises:
         BadInput: a name, ratio, pattern or option that does not fit.
     """
     made = Options(positions=parse_positions(positions) if positions else None, **options)
-    scales = _split(scale, "scale")
+    scales, mixers = _split(scale, "scale"), _split(mixer, "mixer")
     if pattern is not None:
         if arch != ALL_ARCHS:
             raise BadInput(f"--pattern spells the model, and --arch '{arch}' names another: give one of them.")
-        return [pattern_spec(pattern, one, replace(made, ratio=ratio)) for one in scales]
+        return [pattern_spec(pattern, one, replace(made, ratio=ratio, mixer=kind)) for one in scales for kind in mixers]
     archs = _split(arch, "arch")
     for name in archs:
         if name not in ARCHS:
             raise unknown_name("arch", name, ARCHS)
     ratios = _split(ratio, "ratio") if ratio else [None]
     specs = [
-        build_spec(name, one, _fitting(replace(made, ratio=part), name, archs))
+        build_spec(name, one, _fitting(replace(made, ratio=part, mixer=kind), name, archs))
         for one in scales
         for name in archs
+        for kind in mixers
         for part in (ratios if name in MIXED or not set(MIXED) & set(archs) else [None])
     ]
     unique: list[ModelSpec] = []
@@ -281,6 +343,8 @@ def _fitting(options: Options, arch: str, archs: list[str]) -> Options:
         options = replace(options, window=None, sinks=None)
     if arch not in MIXED and set(MIXED) & set(archs):
         options = replace(options, positions=None)
+    if arch not in RECURRENT and set(RECURRENT) & set(archs):
+        options = replace(options, mixer=MAMBA2)
     if arch != "intra" and "intra" in archs:
         options = replace(options, **FUSION_DEFAULTS)
     return options
@@ -311,14 +375,16 @@ def cases(sweep: Sweep, *, has_gpu: bool) -> list[Case]:
         **{
             name: getattr(sweep, name)
             for name in (
-                *("ratio", "positions", "pattern", "recipe", "split", "moe", "window", "sinks"),
+                *("ratio", "positions", "pattern", "mixer", "recipe", "split", "moe", "window", "sinks"),
                 *("fusion_norm", "fusion_scale", "fusion_op", "fusion_value", "fusion_out"),
             )
         },
     )
     contexts = units.parse_range(_given(sweep.ctx, DEFAULT_CTX[sweep.workload, on_gpu]), "context")
     batches = units.parse_range(_given(sweep.batch, "4" if on_gpu else "1"), "batch")
-    prompt = 0
+    prompt = depths = 0
+    if sweep.depths is not None and sweep.workload != GENERATE:
+        raise BadInput(f"depths for {sweep.workload}: only a generation is integrated over depths.")
     if sweep.workload == GENERATE:
         prompt = sweep.prompt
         if prompt < 1:
@@ -326,6 +392,7 @@ def cases(sweep: Sweep, *, has_gpu: bool) -> list[Case]:
         short = [context for context in contexts if context <= prompt]
         if short:
             raise BadInput(f"context {short[0]} leaves nothing to generate after a prompt of {prompt}: give more.")
+        depths = _depths(sweep.depths, min(contexts) - prompt)
     execution = _execution(sweep, device)
     sampling = _sampling(sweep, device)
     limit_s = Case.limit_s if sweep.limit_s is None else sweep.limit_s
@@ -335,8 +402,8 @@ def cases(sweep: Sweep, *, has_gpu: bool) -> list[Case]:
     return [
         Case(
             model=spec,
-            workload=Workload(sweep.workload, context, batch, prompt),
-            execution=replace(execution, backends=_used(execution.backends, spec, sweep.workload)),
+            workload=Workload(sweep.workload, context, batch, prompt, depths),
+            execution=_fitted(execution, spec, sweep.workload),
             sampling=sampling,
             limit_s=limit_s,
         )
@@ -344,17 +411,60 @@ def cases(sweep: Sweep, *, has_gpu: bool) -> list[Case]:
     ]
 
 
+def _depths(asked: int | None, fewest_steps: int) -> int:
+    """The depths of an integrated generation, 0 where every token is to be generated."""
+    if asked is None:
+        return 0
+    if asked < 3 or asked % 2 == 0:
+        # Every other one of an odd number is a coarser sum with the same ends: their difference is the error estimate.
+        raise BadInput(
+            f"depths {asked}: give an odd number from 3 on, such as 5, or leave it out to generate all tokens."
+        )
+    if asked > fewest_steps:
+        raise BadInput(f"depths {asked} for a generation of {fewest_steps} tokens: leave it out to generate them all.")
+    return asked
+
+
+def block_uses(spec: ModelSpec) -> dict[tuple[Block, bool], int]:
+    """How often a model has each block, branches too, and whether it borrows its value from another branch."""
+    uses: Counter[tuple[Block, bool]] = Counter()
+    for symbol, times in spec.counts.items():
+        block = spec.blocks[symbol]
+        uses[block, False] += times
+        if isinstance(block, Parallel):
+            for index, branch in enumerate(block.branches):
+                uses[branch, index == block.borrower] += times
+    return uses
+
+
+def block_ops(block: Block, borrows: bool = False) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The operations a block may run over a sequence and in a decode step."""
+    absent: set[str] = set()
+    if isinstance(block, Attention) and block.rope is None:
+        absent.add("rotary")
+    if isinstance(block, Mamba2) and borrows:  # its input is not one packed row
+        absent.add(CORE)
+    if isinstance(block, Parallel) and block.fusion.norm == "none":
+        absent.add("head_norms")
+    if isinstance(block, Moe) and not block.d_shared:
+        absent.add("swiglu")
+    sequence, step = OPS_OF_KIND.get(block.kind, ((), ()))
+    return tuple(op for op in sequence if op not in absent), tuple(op for op in step if op not in absent)
+
+
 def ops_of(spec: ModelSpec, workload: str) -> tuple[str, ...]:
     """The operations a model runs in a workload, those over sequences first."""
-    kinds = [block.kind for _, block in mixers(spec)]
-    kinds += [spec.blocks[symbol].kind for symbol in spec.counts]
     ops: list[str] = []
-    for kind in kinds:
-        sequence, step = OPS_OF_KIND.get(kind, ((), ()))
+    for block, borrows in block_uses(spec):
+        sequence, step = block_ops(block, borrows)
         ops += sequence if workload != DECODE else ()
         ops += step if workload in (DECODE, GENERATE) else ()
+    if workload in (DECODE, GENERATE):
+        ops.append(DECODE_STEP)
+    if workload != DECODE:
+        ops.append("add_rms_norm")
     if workload == TRAIN:
-        ops.append("linear_cross_entropy")
+        ops += ["linear_cross_entropy", "adamw"]
     return tuple(dict.fromkeys(ops))
 
 
@@ -368,6 +478,13 @@ def check_backends_used(asked: Iterable[str], made: Sequence[Case]) -> None:
     for op in asked:
         if op not in run:
             raise BadInput(f"backend for {op}: no case here runs it; they run {', '.join(sorted(run))}.")
+
+
+def _fitted(execution: Execution, spec: ModelSpec, workload: str) -> Execution:
+    """The execution without what only other models of a list have a place for."""
+    branches = any(isinstance(spec.blocks[symbol], Parallel) for symbol in spec.counts)
+    streams = execution.streams if branches else 1
+    return replace(execution, backends=_used(execution.backends, spec, workload), streams=streams)
 
 
 def _used(backends: dict[str, str], spec: ModelSpec, workload: str) -> dict[str, str]:
@@ -387,9 +504,16 @@ def _execution(sweep: Sweep, device: str) -> Execution:
         if name is not None and name not in DTYPE_BYTES:
             raise unknown_name("dtype", name, DTYPE_BYTES)
     decoding = sweep.workload in (DECODE, GENERATE)
-    mode = sweep.mode or ("graph" if device == "cuda" and decoding else "eager")
+    if sweep.as_published and sweep.mode not in (None, PUBLISHED):
+        raise BadInput(f"as-published is a mode of its own, and mode {sweep.mode} another: give one of them.")
+    mode = PUBLISHED if sweep.as_published else sweep.mode or (GRAPH if device == "cuda" and decoding else EAGER)
     if mode not in MODES:
         raise unknown_name("mode", mode, MODES)
+    if mode == PUBLISHED and not decoding:
+        raise BadInput(f"mode published for {sweep.workload}: only decode and generate can be run as published.")
+    for op in ("attention_decode", DECODE_STEP):
+        if mode == PUBLISHED and op in sweep.backends:
+            raise BadInput(f"mode published has its own {op}, attention as plain eager code: leave its backend out.")
     if mode == "graph" and device != "cuda":
         raise BadInput("mode graph on the CPU: a CUDA graph needs a GPU; use --mode eager or compile.")
     if mode == "graph" and not decoding:
@@ -399,7 +523,29 @@ def _execution(sweep: Sweep, device: str) -> Execution:
     for op in sweep.backends:
         if op not in OPS:
             raise unknown_name("operation", op, OPS)
-    return Execution(device, dtype, mode, sweep.state_dtype, dict(sweep.backends), sweep.seed)
+    parts = [op for op in CORE_PARTS if op in sweep.backends]
+    if CORE in sweep.backends and parts:
+        raise BadInput(f"backends for {CORE} and for {parts[0]}: the first runs the second itself, so ask for one.")
+    if sweep.streams not in (1, 2):
+        raise BadInput(f"streams {sweep.streams}: a parallel block has two branches, so give 1 or 2.")
+    if sweep.streams == 2 and mode != GRAPH:
+        raise BadInput(f"2 streams for {sweep.workload} in mode {mode}: only a decode step in mode graph has them.")
+    if sweep.checkpoint not in CHECKPOINTS:
+        raise unknown_name("checkpoint", sweep.checkpoint, CHECKPOINTS)
+    if sweep.checkpoint != "none" and sweep.workload != TRAIN:
+        raise BadInput(f"checkpoint {sweep.checkpoint} for {sweep.workload}: only training keeps activations.")
+    if sweep.checkpoint == "selective" and mode == COMPILE:
+        raise BadInput("checkpoint selective in mode compile: the compiler decides there; use full, or --mode eager.")
+    return Execution(
+        device,
+        dtype,
+        mode,
+        sweep.state_dtype,
+        dict(sweep.backends),
+        sweep.seed,
+        sweep.streams,
+        sweep.checkpoint,
+    )
 
 
 LONGEST_S = 30 * 24 * 3600.0
@@ -444,6 +590,18 @@ class Suite:
         return list({case.key: case for case in made}.values())
 
 
+def as_published(suite: Suite) -> Suite:
+    """The suite's decode and generate sweeps in mode published; training and prefill have no such mode.
+
+    Raises:
+        BadInput: the suite decodes nothing.
+    """
+    sweeps = tuple(replace(sweep, as_published=True) for sweep in suite.sweeps if sweep.workload in (DECODE, GENERATE))
+    if not sweeps:
+        raise BadInput(f"suite {suite.name} neither decodes nor generates: nothing in it can be run as published.")
+    return Suite(f"{suite.name}-as-published", sweeps)
+
+
 def load_suite(path: Path) -> Suite:
     """A suite from a TOML file.
 
@@ -480,9 +638,9 @@ def load_suite(path: Path) -> Suite:
 _TYPE_WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", dict: "a table"}
 _SWEEP_TYPES: dict[str, tuple[type, ...]] = {
     **{f.name: (str,) for f in fields(Sweep)},
-    **dict.fromkeys(("window", "sinks", "prompt", "seed", "min_samples"), (int,)),
+    **dict.fromkeys(("window", "sinks", "prompt", "depths", "streams", "seed", "min_samples"), (int,)),
     **dict.fromkeys(("max_time_s", "limit_s"), (int, float)),
-    "moe": (bool,),
+    **dict.fromkeys(("moe", "as_published"), (bool,)),
     "backends": (dict,),
 }
 _NUMBERS = ("ctx", "batch", "positions")

@@ -39,17 +39,27 @@ _CLASS_OF_OP = {
     "ssd_step": SCAN,
     "conv1d": CONV,
     "conv1d_step": CONV,
+    **dict.fromkeys(("mamba2_core", "selective_scan", "selective_step"), SCAN),
+    **dict.fromkeys(("gated_delta", "gated_delta_step", "kda", "kda_step"), SCAN),
+    **dict.fromkeys(("swiglu", "add_rms_norm", "rotary", "gate", "head_norms", "norm_gate"), REST),
     "experts": MATMUL,
     "linear_cross_entropy": LOSS,
+    "adamw": OPTIMIZER,
 }
 _PATTERNS = (
     # The first that matches decides: attention kernels are matrix products too, and "scan" is also a sorting step.
     (ATTENTION, r"flash|fmha|attention|sdpa|cudnn::fusion"),
-    (SCAN, r"chunk_(scan|state|cumsum)|state_passing|bmm_chunk|selective_(scan|state)|chunk_gated|ssd"),
+    (SCAN, r"chunk_(scan|state|cumsum)|state_passing|bmm_chunk|selective_(scan|state)|chunk_gated|ssd|update_state"),
+    # flash-linear-attention's parts of a delta rule, and our step of it
+    (
+        SCAN,
+        r"chunk_(local_cumsum|(fwd|bwd)_kernel|kda|gla)|(gdn|kda)_gate|recompute_w_u|prepare_wy|merge_16x16|solve_tril",
+    ),
+    (SCAN, r"l2norm_|fused_(beta_sigmoid|recurrent)|_delta_step"),
     (CONV, r"causal_conv1d|conv1d|convolution"),
-    (LOSS, r"cross_entropy|log_softmax|nll_loss|logsumexp"),
+    (LOSS, r"^_scaled$|cross_entropy|log_softmax|nll_loss|logsumexp"),
     (OPTIMIZER, r"multi_tensor_apply|adam|_foreach_"),
-    (MATMUL, r"nvjet|gemm|cublas|cutlass|wgmma|splitk|::(mm|addmm|bmm|baddbmm|matmul|linear|_grouped_mm)$"),
+    (MATMUL, r"^project_|nvjet|gemm|cublas|cutlass|wgmma|splitk|::(mm|addmm|bmm|baddbmm|matmul|linear|_grouped_mm)$"),
     (MEMORY, r"memcpy|memset|copy|catarray|fill|gather|index|embedding|::(cat|clone|zeros?_?|empty\w*|to|_to_copy)$"),
 )
 _COMPILED = tuple((name, re.compile(pattern, re.IGNORECASE)) for name, pattern in _PATTERNS)

@@ -37,12 +37,12 @@ from hybridbench.measure.clock import timer_for
 from hybridbench.measure.environment import fingerprint
 from hybridbench.measure.memory import observe_memory, reset_peaks
 from hybridbench.measure.nvml import Gpu, Watch
-from hybridbench.measure.sampling import measure
+from hybridbench.measure.sampling import measure, measure_parts
 from hybridbench.model.build import Resolved, build_model, parameter_count, resolve_backends
 from hybridbench.model.language import LanguageModel
 from hybridbench.model.mixer import torch_dtype
-from hybridbench.record import BackendUse, Caveat, Ceilings, Observed, OperatorCount, Status, to_plain
-from hybridbench.suite import Case
+from hybridbench.record import BackendUse, Caveat, Ceilings, Observed, OperatorCount, Part, Status, to_plain
+from hybridbench.suite import DECODE_STEP, GENERATE, PREFILL, Case, ops_of
 from hybridbench.workload import Prepared, prepare
 
 VERIFY_SEED = 20_251_006
@@ -93,37 +93,41 @@ def run_case(case: Case, bench: Bench) -> tuple[Observed, list[Caveat]]:
     built = time.perf_counter_ns()
 
     bench.phase("verify")
-    backends = _verified(resolved, bench)
+    _verify(resolved, bench)
 
     bench.phase("prepare")
     work = prepare(case, model)
     prepared = time.perf_counter_ns()
 
     bench.phase("count")
-    counts = _count(work, model, resolved)
+    counts = [] if case.sampling.probes else _count(work, model, resolved)
 
     bench.phase("measure")
     timer, region = timer_for(bench.device), TimedRegion(Watch(bench.gpu))
     reset_peaks(bench.device)
-    samples = measure(work.step, timer, case.sampling, around=region)
+    if work.parts:
+        timed = measure_parts([(part.enter, part.step) for part in work.parts], timer, case.sampling, around=region)
+    else:
+        timed = [measure(work.step, timer, case.sampling, around=region)]
     watch = region.watch
-    energy = watch.energy(samples.runs, bench.idle_power_w)
+    # Parts are no whole steps, so their energy has none to be divided by.
+    energy = watch.energy(0 if work.parts else timed[0].runs, bench.idle_power_w)
 
     bench.phase("record")
     cache = count_cache(work.caches, work.capacity) if work.caches else None
     kept = cache.kv_cache_bytes + cache.ssm_state_bytes + cache.conv_state_bytes if cache else None
     observed = Observed(
-        samples_ns=samples.samples_ns,
+        samples_ns=[] if work.parts else timed[0].samples_ns,
         steps_per_sample=work.steps_per_sample,
-        warmup_steps=samples.warmup_steps,
-        warmup_ns=samples.warmup_ns,
+        warmup_steps=sum(samples.warmup_steps for samples in timed),
+        warmup_ns=sum(samples.warmup_ns for samples in timed),
         timer=timer.name,
         parameters=parameter_count(model),
         memory=observe_memory(bench.device, model, optimizer=work.optimizer, cache_bytes=kept),
         cache=cache,
         counts=counts,
-        backends=backends,
-        kernels=_kernels(work, bench.device),
+        backends=_uses(_timed(resolved, case), work, bench),
+        kernels=[] if case.sampling.probes else _kernels(work, bench.device),
         gpu_before=watch.before,
         gpu_after=watch.after,
         energy=energy,
@@ -131,18 +135,23 @@ def run_case(case: Case, bench: Bench) -> tuple[Observed, list[Caveat]]:
         prepare_ns=prepared - built,
         loss=_finite_loss(work),
         ceilings=bench.ceilings_for(case.execution.dtype),
+        parts=[Part(part.depth, samples.samples_ns) for part, samples in zip(work.parts, timed, strict=False)],
     )
-    caveats = find_caveats(
-        samples.samples_ns,
-        target_rel_ci=case.sampling.target_rel_ci,
-        resolution_ns=timer.resolution_ns,
-        before=watch.before,
-        after=watch.after,
-        energy=energy,
-        graph_breaks=graph_breaks() if case.execution.mode == "compile" else 0,
-        recompiles=region.compilations,
-    )
-    return observed, caveats
+    found = {
+        caveat
+        for samples in timed
+        for caveat in find_caveats(
+            samples.samples_ns,
+            target_rel_ci=case.sampling.target_rel_ci,
+            resolution_ns=timer.resolution_ns,
+            before=watch.before,
+            after=watch.after,
+            energy=energy,
+            graph_breaks=graph_breaks() if case.execution.mode == "compile" else 0,
+            recompiles=region.compilations,
+        )
+    }
+    return observed, [caveat for caveat in Caveat if caveat in found]
 
 
 def _kernels(work: Prepared, device: torch.device) -> list[str]:
@@ -193,26 +202,44 @@ def graph_breaks() -> int:
     return sum(torch._dynamo.utils.counters["graph_break"].values())
 
 
-def _verified(resolved: list[Resolved], bench: Bench) -> list[BackendUse]:
-    """Every backend's proof, taken once per process and kind of problem; one entry per operation and backend."""
-    uses: dict[tuple[str, str], BackendUse] = {}
+def _verify(resolved: list[Resolved], bench: Bench) -> None:
+    """Every kernel's proof, taken once per process and kind of problem."""
     for item in resolved:
-        problem = replace(item.problem, length=0)
-        known = (item.op, item.backend.name, problem)
-        if known not in bench.checks:
-            bench.checks[known] = verify(item.backend, problem, device=bench.device, seed=VERIFY_SEED)
-        check = bench.checks[known]
+        if item.op != DECODE_STEP and _known(item) not in bench.checks:
+            problem = replace(item.problem, length=0)
+            bench.checks[_known(item)] = verify(item.backend, problem, device=bench.device, seed=VERIFY_SEED)
+
+
+def _known(item: Resolved) -> tuple[str, str, Problem]:
+    """What a proof holds for: any length."""
+    return item.op, item.backend.name, replace(item.problem, length=0)
+
+
+def _timed(resolved: list[Resolved], case: Case) -> list[Resolved]:
+    """What the timed steps run: a fused decode step leaves the modules' own kernels out of them."""
+    if not any(item.op == DECODE_STEP and item.backend.name == "fused" for item in resolved):
+        return resolved
+    over_sequences = ops_of(case.model, PREFILL) if case.workload.kind == GENERATE else ()
+    return [item for item in resolved if item.op == DECODE_STEP or item.op in over_sequences]
+
+
+def _uses(timed: list[Resolved], work: Prepared, bench: Bench) -> list[BackendUse]:
+    """One entry per operation and backend, with the proof that came closest to its bound."""
+    uses: dict[tuple[str, str], BackendUse] = {}
+    of_step = {(check.op, check.backend): check for check in work.checks}
+    for item in timed:
+        check = of_step.get((item.op, item.backend.name)) or bench.checks.get(_known(item))
         use = BackendUse(
             op=item.op,
             asked=item.asked,
             ran=item.backend.name,
             package=item.backend.package,
             version=item.backend.version,
-            error=check.error,
-            bound=check.bound,
+            error=check.error if check else None,
+            bound=check.bound if check else None,
         )
         worst = uses.get((item.op, item.backend.name))
-        if worst is None or check.error / check.bound > (worst.error or 0.0) / (worst.bound or 1.0):
+        if worst is None or (use.error or 0.0) / (use.bound or 1.0) > (worst.error or 0.0) / (worst.bound or 1.0):
             uses[item.op, item.backend.name] = use
     return list(uses.values())
 
@@ -277,6 +304,9 @@ def _release(case: Case) -> None:
     torch._dynamo.utils.counters.clear()
     gc.collect()
     if torch.cuda.is_available():
+        # cuBLAS keeps 32 MiB for every stream that multiplied, and each captured graph warms up on a stream of its own:
+        # the next case's peak would hold them all.
+        torch._C._cuda_clearCublasWorkspaces()
         torch.cuda.empty_cache()
 
 

@@ -13,10 +13,12 @@ import pytest
 from click.testing import CliRunner
 
 from hybridbench.arch.block import Convention
-from hybridbench.arch.families import ARCHS, RECIPES, SCALES, build_spec
+from hybridbench.arch.families import ARCHS, MIXERS, RECIPES, SCALES, SHAPELESS, Options, build_spec
+from hybridbench.arch.huggingface import MODEL_TYPES
 from hybridbench.arch.model import params
 from hybridbench.arch.parallel import NORMS, OPS, OUTS, VALUES
 from hybridbench.arch.parallel import SCALES as FUSION_SCALES
+from hybridbench.arch.pattern import LETTERS
 from hybridbench.cli.main import main
 from hybridbench.errors import BadInput, HybridbenchError
 from hybridbench.record import Status
@@ -25,6 +27,7 @@ from hybridbench.suite import ENERGY_WINDOW_S, Sampling
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MEASURING = ("train-throughput", "prefill", "decode", "generate", "run")
+PREDICTING = ("cost", "cache", "fit", "price", "crossover")
 
 
 def fenced(language: str) -> list[str]:
@@ -137,7 +140,7 @@ def test_commands_are_accepted(line: str, monkeypatch: pytest.MonkeyPatch) -> No
     """Options parse; costs are computed, and cases planned as on a machine with a GPU."""
     name, *args = shlex.split(line)[1:]
     context = command_named(name).make_context(name, list(args))
-    if name != "cost" and name not in MEASURING:
+    if name not in (*PREDICTING, *MEASURING) or {"--verify", "--measure"} & set(args):
         return
     args += ["--dry-run"] if name in MEASURING and "--dry-run" not in args else []
     if context.params.get("out") is not None:
@@ -230,9 +233,27 @@ def test_conventions_statuses_and_exit_codes_are_those_of_the_program() -> None:
 
 def test_options_list_the_names_of_the_program() -> None:
     values = dict(re.findall(r"^\| `(--[a-z]+)` \| (.*) \|$", README, re.MULTILINE))
-    for option, names in (("--arch", ARCHS), ("--scale", SCALES), ("--recipe", RECIPES), ("--convention", Convention)):
+    named = {"--arch": ARCHS, "--scale": SCALES, "--recipe": RECIPES, "--mixer": MIXERS, "--convention": Convention}
+    for option, names in named.items():
         listed = re.findall(r"`([^`]+)`", values[option])
         assert listed == [str(name) for name in names], option
+
+
+def test_mixers_have_the_blocks_and_parameters_shown() -> None:
+    rows = table("mixer")
+    assert [row[0] for row in rows] == list(MIXERS)
+    for mixer, cell, *_ in rows:
+        spec = build_spec("inter", "1b", Options(mixer=mixer))
+        assert cell == f"{spec.label.split()[-1]}, {params(spec) / 1e6:,.0f} M", mixer
+
+
+def test_model_types_and_letters_are_those_of_the_program() -> None:
+    (listed,) = re.findall(
+        r"^`--config config.json` reads .*? format: (.*?)\. A type", README, re.MULTILINE | re.DOTALL
+    )
+    assert sorted(re.findall(r"`(\w+)`", listed)) == sorted(MODEL_TYPES)
+    (row,) = re.findall(r"^\| `--pattern` \| (.*) \|$", README, re.MULTILINE)
+    assert set(re.findall(r"`(\S)`", row)) == {*LETTERS, "+"} - {*SHAPELESS}
 
 
 def test_bounds_and_limits_are_those_of_the_program() -> None:

@@ -24,6 +24,7 @@ from hybridbench.record import (
     Memory,
     Observed,
     OperatorCount,
+    Part,
     Record,
     Status,
     from_plain,
@@ -56,6 +57,7 @@ OBSERVED = Observed(
     energy=Energy(12.5, 1.0, 100, None),
     build_ns=1,
     prepare_ns=2,
+    parts=[Part(None, [3, 4]), Part(4096, [5])],
 )
 MEASURED = Record(CASE, Status.OK, "run", "2026-11-21T18:00:00Z", ENVIRONMENT, OBSERVED, caveats=[Caveat.SHARED_GPU])
 FAILED = Record(CASE, Status.OOM, "run", "2026-11-21T18:00:00Z", ENVIRONMENT, message="full", traceback="at x")

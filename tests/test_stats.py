@@ -8,7 +8,7 @@ import random
 import numpy as np
 import pytest
 
-from hybridbench.stats import median, median_interval, quantile
+from hybridbench.stats import median, median_interval, quantile, sum_between, sum_error
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 10, 101])
@@ -71,3 +71,31 @@ def test_interval_covers_the_median_of_a_skewed_distribution() -> None:
         hits += low <= 1.0 <= high
     # 25 samples: ranks 8 and 18 cover with 95.7%; the bound is four standard errors below that.
     assert hits / rounds == pytest.approx(0.957, abs=4 * math.sqrt(0.957 * 0.043 / rounds))
+
+
+def test_a_sum_from_a_few_points_is_that_of_every_place() -> None:
+    def f(n: int) -> float:
+        return 3.0 + 0.25 * n
+
+    for places in ([7, 8], [7, 9, 40], [7, 20, 21, 30, 40]):
+        points = [(n, f(n)) for n in places]
+        assert sum_between(points) == pytest.approx(sum(f(n) for n in range(places[0], places[-1] + 1)), rel=1e-14)
+    kinked = [(0, 1.0), (10, 1.0), (20, 2.0)]
+    assert sum_between(kinked) == pytest.approx(sum(max(1.0, n / 10) for n in range(21)))
+
+
+def test_the_error_of_a_sum_is_what_every_other_point_changes() -> None:
+    assert sum_error([(0, 1.0), (1, 3.0), (2, 1.0)]) == 2  # 5 with the middle, 3 without
+    assert sum_error([(n, 2.0 * n) for n in range(5)]) == 0
+    # Of a parabola it is three times the error: the rule's error goes with the square of the gap.
+    points = [(n, float(n * n)) for n in range(0, 1025, 256)]
+    true = sum(n * n for n in range(1025))
+    assert sum_error(points) == pytest.approx(3 * (sum_between(points) - true), rel=1e-3)
+
+
+@pytest.mark.parametrize("points", [[], [(0, 1.0)], [(1, 1.0), (1, 2.0)], [(2, 1.0), (1, 1.0)]])
+def test_sums_that_cannot_be(points: list[tuple[int, float]]) -> None:
+    with pytest.raises(ValueError, match="two or more, at rising places"):
+        sum_between(points)
+    with pytest.raises(ValueError, match="odd number of points"):
+        sum_error(points[:2])

@@ -20,8 +20,10 @@ from hybridbench.suite import (
     Case,
     Execution,
     Sampling,
+    Suite,
     Sweep,
     Workload,
+    as_published,
     cases,
     check_backends_used,
     load_suite,
@@ -158,6 +160,29 @@ def test_the_prompt_belongs_to_generation_only() -> None:
     assert cases(Sweep("decode", ctx="1k", prompt=100), has_gpu=False)[0].workload.prompt == 0
 
 
+def test_depths_and_the_published_mode_reach_the_case() -> None:
+    sweep = Sweep("generate", arch="mamba", ctx="1k", depths=5)
+    case = cases(sweep, has_gpu=True)[0]
+    assert (case.workload.depths, case.execution.mode) == (5, "graph")
+    assert case.label == "generate mamba 1b ctx 1k b4 at 5 depths"
+    assert case.workload.depth_points == (512, 639, 767, 895, 1023)
+    assert cases(dataclasses.replace(sweep, depths=None), has_gpu=True)[0].workload.depths == 0
+    for published in ({"as_published": True}, {"mode": "published"}):
+        for has_gpu in (False, True):  # eager on a CPU, but the same code
+            assert cases(dataclasses.replace(sweep, **published), has_gpu=has_gpu)[0].execution.mode == "published"
+
+
+def test_a_suite_as_published_keeps_what_decodes() -> None:
+    suite = Suite("mine", (Sweep("train"), Sweep("decode", ctx="1k"), Sweep("generate", ctx="1k"), Sweep("prefill")))
+    published = as_published(suite)
+    assert [(sweep.workload, sweep.as_published) for sweep in published.sweeps] == [
+        ("decode", True),
+        ("generate", True),
+    ]
+    with pytest.raises(BadInput, match="suite mine neither decodes nor generates"):
+        as_published(Suite("mine", (Sweep("train"),)))
+
+
 def test_sampling_and_limit() -> None:
     case = cases(Sweep("train", max_time_s=1, min_samples=500, limit_s=9, arch="mamba"), has_gpu=False)[0]
     assert (case.sampling.max_time_s, case.sampling.warmup_max_s) == (1, 1)
@@ -184,6 +209,18 @@ def test_options_apply_to_the_families_that_have_a_place_for_them() -> None:
                 "fusion_norm": {"transformer", "swa", "mamba", "inter"},
             }[next(iter(options))]
         )
+
+
+def test_a_mixer_applies_to_the_families_that_have_mamba2() -> None:
+    specs = model_specs(arch="transformer,mamba,inter", scale="tiny", mixer="mamba2,gated-delta")
+    assert [spec.label for spec in specs] == [
+        *("transformer", "mamba", "gated-delta", "inter 1+5", "inter gated-delta 1+5")
+    ]
+    assert model_specs(arch="mamba", scale="tiny", mixer="mamba2") == [build_spec("mamba", "tiny")]
+    made = cases(Sweep("decode", arch="intra", mixer="kda,mamba1", scale="tiny"), has_gpu=False)
+    assert {case.model.pattern for case in made} == {"K-K-(*&K)-K-K-", "m-m-(*&m)-m-m-m-"}
+    assert {case.model.arch for case in made} == {"intra kda", "intra mamba1"}
+    assert Case.from_dict(made[0].to_dict()) == made[0]
 
 
 def test_a_pattern_in_place_of_families() -> None:
@@ -221,6 +258,16 @@ def test_a_pattern_in_place_of_families() -> None:
         ),
         ({"backends": {"scan": "triton"}}, "unknown operation 'scan'"),
         ({"workload": "generate", "ctx": "1k,512"}, "context 512 leaves nothing to generate after a prompt of 512"),
+        ({"depths": 5}, "depths for decode: only a generation is integrated over depths."),
+        ({"workload": "generate", "depths": 4}, "depths 4: give an odd number from 3 on, such as 5, or leave it out"),
+        ({"workload": "generate", "depths": 1}, "depths 1: give an odd number from 3 on"),
+        ({"workload": "generate", "ctx": "516,1k", "depths": 5}, "depths 5 for a generation of 4 tokens: leave it out"),
+        ({"as_published": True, "mode": "eager"}, "as-published is a mode of its own, and mode eager another"),
+        ({"workload": "train", "as_published": True}, "mode published for train: only decode and generate can be run"),
+        (
+            {"mode": "published", "backends": {"attention_decode": "triton"}},
+            "mode published has its own attention_decode, attention as plain eager code: leave its backend out.",
+        ),
         ({"workload": "generate", "prompt": 0}, "prompt 0: a generation starts from 1 token or more."),
         ({"max_time_s": 0}, "max_time 0 s leaves no time to sample: give more than 0."),
         ({"limit_s": 0}, "limit 0 s leaves no time to run: give more than 0."),
@@ -366,7 +413,9 @@ def test_a_backend_goes_to_the_cases_that_run_it_and_to_no_other() -> None:
     plain = {case.key for case in cases(Sweep("decode", arch="transformer"), has_gpu=False)}
     assert by_arch["transformer"].key in plain, "it compares with a run that asked for nothing"
     check_backends_used(["ssd_step"], made)
-    with pytest.raises(BadInput, match="no case here runs it; they run attention_decode, conv1d_step, ssd_step"):
+    with pytest.raises(
+        BadInput, match="no case here runs it; they run attention_decode, conv1d_step, decode_step, ssd_step, swiglu"
+    ):
         check_backends_used(["ssd"], made)
     automatic = cases(Sweep("decode", arch="mamba", backends={"ssd_step": "auto"}), has_gpu=False)
     assert automatic[0].execution.backends == {}

@@ -9,8 +9,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from hybridbench.arch.block import TILE, CacheBytes, Convention, Flops, Mixer, Storage, check_sizes
-from hybridbench.errors import BadInput
+from hybridbench.arch.block import (
+    TILE,
+    CacheBytes,
+    Convention,
+    Flops,
+    Mixer,
+    Storage,
+    check_sizes,
+    refuse_paper,
+    variant,
+)
+from hybridbench.errors import BadInput, unknown_name
+
+QK_NORMS = ("none", "head", "full")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +46,17 @@ class Attention(Mixer):
         window: keys a query sees, itself included; None for all.
         sinks: first tokens every query sees besides its window.
         rope: rotary embedding, None for no position encoding.
+        d_in: width of the input where it is not d_model, as in Zamba2's blocks on a concatenation.
+        qkv_bias, out_bias: biases of the projections.
+        qk_norm: ``head`` (one weight of head_dim each for queries and keys, as in Qwen3 and LFM2) or ``full`` (over all
+            heads at once, as in OLMo).
+        gated: a sigmoid gate on the output, projected from the input, as in Qwen3-Next.
+        d_conv: taps of a causal conv with bias over queries, keys and values, as mamba_ssm's attention may have it;
+            0 for none.
+        reuses_kv: keys and values of an earlier layer, as in Hymba: no projections and no cache of its own, but the
+            other's cache is read again.
+        prefix: learned tokens before the first one (Hymba's meta tokens), always cached, seen by every query whatever
+            the window. Running them once is no part of a prompt's cost.
     """
 
     kind: ClassVar[str] = "attention"
@@ -46,11 +69,23 @@ class Attention(Mixer):
     window: int | None = None
     sinks: int = 0
     rope: Rope | None = None
+    d_in: int | None = variant(None)
+    qkv_bias: bool = variant(False)
+    out_bias: bool = variant(False)
+    qk_norm: str = variant("none")
+    gated: bool = variant(False)
+    d_conv: int = variant(0)
+    reuses_kv: bool = variant(False)
+    prefix: int = variant(0)
 
     def __post_init__(self) -> None:
-        check_sizes(self, "d_model", "n_heads", "n_kv_heads", "head_dim", "v_head_dim", "window")
-        if not isinstance(self.sinks, int) or self.sinks < 0:
-            raise BadInput(f"sinks is {self.sinks!r}: give a whole number, 0 for none.")
+        check_sizes(self, "d_model", "n_heads", "n_kv_heads", "head_dim", "v_head_dim", "window", "d_in")
+        for name in ("sinks", "d_conv", "prefix"):
+            count = getattr(self, name)
+            if not isinstance(count, int) or count < 0:
+                raise BadInput(f"{name} is {count!r}: give a whole number, 0 for none.")
+        if self.qk_norm not in QK_NORMS:
+            raise unknown_name("qk_norm", self.qk_norm, QK_NORMS)
         if self.n_heads % self.n_kv_heads:
             raise BadInput(
                 f"{self.n_heads} query heads cannot share {self.n_kv_heads} KV heads: "
@@ -62,6 +97,10 @@ class Attention(Mixer):
             raise BadInput(f"{self.sinks} sinks without a window: full attention already sees every token.")
 
     @property
+    def name(self) -> str:
+        return "attention" if self.window is None else "window attention"
+
+    @property
     def out_width(self) -> int:
         return self.n_heads * self.v_head_dim
 
@@ -70,19 +109,39 @@ class Attention(Mixer):
         """Most keys a query can see: window plus sinks, None for all."""
         return None if self.window is None else self.window + self.sinks
 
-    def _value_params(self) -> int:
-        return self.d_model * self.n_kv_heads * self.v_head_dim
+    @property
+    def out_bias_params(self) -> int:
+        return self.d_model if self.out_bias else 0
+
+    def _qkv_width(self, borrows_value: bool = False) -> int:
+        """Columns of the projections of queries, keys and values."""
+        keys = 0 if self.reuses_kv else self.n_kv_heads * self.head_dim
+        values = 0 if self.reuses_kv or borrows_value else self.n_kv_heads * self.v_head_dim
+        return self.n_heads * self.head_dim + keys + values
+
+    def _gate_width(self) -> int:
+        return self.out_width if self.gated else 0
+
+    def _qk_norm_params(self) -> int:
+        keys = 0 if self.reuses_kv else self.n_kv_heads
+        heads = {"none": 0, "head": 1 + min(keys, 1), "full": self.n_heads + keys}[self.qk_norm]
+        return heads * self.head_dim
 
     def in_matmul_params(self, borrows_value: bool = False) -> int:
-        queries_keys = self.d_model * self.head_dim * (self.n_heads + self.n_kv_heads)
-        return queries_keys + (0 if borrows_value else self._value_params())
+        return (self.d_in or self.d_model) * (self._qkv_width(borrows_value) + self._gate_width())
 
     def in_params(self, convention: Convention, borrows_value: bool = False) -> int:
-        return self.in_matmul_params(borrows_value)
+        matmul = self.in_matmul_params(borrows_value)
+        if convention is Convention.PAPER:
+            return matmul
+        width = self._qkv_width(borrows_value)
+        bias = width + self._gate_width() if self.qkv_bias else 0
+        conv = width * (self.d_conv + 1) if self.d_conv else 0
+        return matmul + bias + conv + self._qk_norm_params()
 
     def keys(self, context: int) -> int:
         """Keys a new token sees when ``context`` tokens are cached, itself included."""
-        return context + 1 if self.span is None else min(context + 1, self.span)
+        return self.prefix + (context + 1 if self.span is None else min(context + 1, self.span))
 
     def pairs(self, tokens: int) -> int:
         """Query-key pairs of a causal pass over ``tokens``: the sum of ``keys`` over all positions.
@@ -90,53 +149,82 @@ class Attention(Mixer):
         The paper's sliding-window term Lw((Lw + 1)/2 + L - Lw) is the same sum.
         """
         span = tokens if self.span is None else min(tokens, self.span)
-        return span * (span + 1) // 2 + span * (tokens - span)
+        return span * (span + 1) // 2 + span * (tokens - span) + self.prefix * tokens
 
-    def _tile_pairs(self, tokens: int) -> int:
+    def tile_pairs(self, tokens: int) -> int:
         """Pairs that whole TILE x TILE tiles cover, tiles without a visible pair skipped."""
         rows = -(-tokens // TILE)
         most = rows if self.window is None else 1 - (-(self.window - 1) // TILE) - (-self.sinks // TILE)
         most = min(rows, most)
-        return (most * (most + 1) // 2 + most * (rows - most)) * TILE * TILE
+        prefix = rows * -(-self.prefix // TILE)
+        return (most * (most + 1) // 2 + most * (rows - most) + prefix) * TILE * TILE
 
     def _score_flops(self, pairs: int) -> Flops:
         return Flops(attention=2 * self.n_heads * (self.head_dim + self.v_head_dim) * pairs)
 
+    def _conv(self, tokens: int) -> Flops:
+        return Flops(conv=2 * self.d_conv * self._qkv_width() * tokens)
+
+    def _check_paper(self, convention: Convention) -> None:
+        for name in ("d_in", "d_conv", "reuses_kv", "prefix"):
+            if getattr(self, name):
+                refuse_paper(convention, f"attention with {name}")
+
     def core_prefill(self, tokens: int, convention: Convention) -> Flops:
-        return self._score_flops(self._tile_pairs(tokens) if convention is Convention.HARDWARE else self.pairs(tokens))
+        self._check_paper(convention)
+        pairs = self.tile_pairs(tokens) if convention is Convention.HARDWARE else self.pairs(tokens)
+        return self._score_flops(pairs) + self._conv(tokens)
 
     def core_decode(self, context: int, convention: Convention) -> Flops:
+        self._check_paper(convention)
         if convention is Convention.PAPER:
             # The paper's train term divided by three and by L counts the cached tokens, not the new one.
             return self._score_flops(context if self.span is None else min(context, self.span))
         keys = self.keys(context)
-        return self._score_flops(-(-keys // TILE) * TILE if convention is Convention.HARDWARE else keys)
+        scores = self._score_flops(-(-keys // TILE) * TILE if convention is Convention.HARDWARE else keys)
+        return scores + self._conv(1)
 
     def core_train(self, tokens: int, convention: Convention) -> Flops:
         forward = self.core_prefill(tokens, convention)
         if convention is not Convention.HARDWARE:
             return 3 * forward
-        # FlashAttention's backward runs five products where the forward runs two: scores again, dV, dP, dQ, dK.
-        score, value = self.head_dim, self.v_head_dim
-        backward = 2 * self.n_heads * (3 * score + 2 * value) * self._tile_pairs(tokens)
-        return forward + Flops(attention=backward)
+        backward = 2 * self.n_heads * self.backward_width * self.tile_pairs(tokens)
+        return forward + Flops(attention=backward) + 2 * self._conv(tokens)
+
+    @property
+    def backward_width(self) -> int:
+        """Channels that the products of a backward pass run over, of one pair and head.
+
+        FlashAttention's runs five products where the forward runs two: scores again, dV, dP, dQ, dK. FlexAttention, the
+        only kernel with sinks, makes dQ in a loop of its own and runs seven: scores and dP once more.
+        """
+        again = self.head_dim + self.v_head_dim if self.sinks else 0
+        return 3 * self.head_dim + 2 * self.v_head_dim + again
 
     def full_mask_extra_flops(self, tokens: int) -> int:
-        width = tokens if self.span is None else min(tokens, self.span)
+        width = self.prefix + (tokens if self.span is None else min(tokens, self.span))
         return self._score_flops(tokens * width - self.pairs(tokens)).total
 
     def _token_bytes(self, storage: Storage) -> int:
         return self.n_kv_heads * (self.head_dim + self.v_head_dim) * storage.kv_bytes
 
+    def _conv_bytes(self, storage: Storage) -> int:
+        columns = self.d_conv if storage.conv_columns is None else storage.conv_columns
+        return self._qkv_width() * columns * storage.conv_bytes if self.d_conv else 0
+
+    def _cached_tokens(self, context: int) -> int:
+        if self.reuses_kv:
+            return 0
+        return self.prefix + (context if self.span is None else min(context, self.span))
+
     def cache(self, context: int, storage: Storage) -> CacheBytes:
-        tokens = context if self.span is None else min(context, self.span)
-        return CacheBytes(kv=tokens * self._token_bytes(storage))
+        kv = self._cached_tokens(context) * self._token_bytes(storage)
+        return CacheBytes(kv=kv, conv=self._conv_bytes(storage))
 
     def value_bytes(self, context: int, storage: Storage) -> int:
         """The values' part of ``cache``."""
-        tokens = context if self.span is None else min(context, self.span)
-        return tokens * self.n_kv_heads * self.v_head_dim * storage.kv_bytes
+        return self._cached_tokens(context) * self.n_kv_heads * self.v_head_dim * storage.kv_bytes
 
     def cache_traffic(self, context: int, storage: Storage) -> int:
         # Every visible key but the new one is read, and the new one written: together keys(context) entries.
-        return self.keys(context) * self._token_bytes(storage)
+        return self.keys(context) * self._token_bytes(storage) + 2 * self._conv_bytes(storage)

@@ -14,14 +14,17 @@ Norms, activations, gates, rotary embedding and residual additions are left out 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from hybridbench.errors import BadInput
 
 TILE = 128
 """Rows and columns of an attention tile in the ``hardware`` convention (FlashAttention's usual block)."""
+
+WORKS = ("train", "prefill", "decode")
+"""What a block's operations are counted for: forward and backward, a forward over a prompt, one token behind it."""
 
 
 class Convention(StrEnum):
@@ -103,6 +106,27 @@ class Storage:
         return cls(size, size, DTYPE_BYTES[state_dtype or dtype], size)
 
 
+def variant(default: Any) -> Any:
+    """A field of a spec that only some models set; ``spec_to_dict`` leaves it out at its default.
+
+    A spec without the variant is then written as it was before the field existed, and its cases keep their keys.
+    """
+    return field(default=default, metadata={"variant": True})
+
+
+def refuse_paper(convention: Convention, what: str) -> None:
+    """Refuses to price in the paper's convention what the paper has no formula for.
+
+    Raises:
+        BadInput: naming it.
+    """
+    if convention is Convention.PAPER:
+        raise BadInput(
+            f"convention paper has no formula for {what}: arXiv 2510.04800 prices attention, Mamba-2, both in parallel "
+            f"and feed-forward blocks; take exact or hardware."
+        )
+
+
 def check_sizes(spec: object, *names: str) -> None:
     """Refuses fields of a spec that are not whole numbers of 1 or more; None passes, it means no limit.
 
@@ -131,6 +155,44 @@ class Block(ABC):
     def params_fp32(self) -> int:
         """Those of the parameters that are stored in float32 whatever the weights' dtype."""
         return 0
+
+    def shared_params(self, convention: Convention = Convention.EXACT) -> int:
+        """Those of the parameters that every use of this block in a model shares."""
+        return 0
+
+    def norm_params(self, width: int) -> int:
+        """Parameters of the norms around this block, of ``width`` in all, unless it counts norms of its own."""
+        return width
+
+    @property
+    def name(self) -> str:
+        """What its operations are called after."""
+        return self.kind
+
+    @abstractmethod
+    def products(self, convention: Convention = Convention.EXACT, sequence: bool = True) -> dict[str, int]:
+        """FLOPs per token of each of its matrix products, forward only; together the ``matmul`` of a token.
+
+        Args:
+            sequence: over a sequence, where ``hardware`` may pad what a single token's product does not.
+        """
+
+    def cores(self, work: str, context: int, convention: Convention = Convention.EXACT) -> dict[str, Flops]:
+        """What is no such product, by the mixer it belongs to; nothing in a feed-forward block."""
+        return {}
+
+    def operations(self, work: str, context: int, convention: Convention = Convention.EXACT) -> dict[str, int]:
+        """FLOPs by operation; they add up to the total of ``train_flops``, ``prefill_flops`` or ``decode_flops``.
+
+        Args:
+            work: one of ``WORKS``, over ``context`` tokens or with so many cached.
+        """
+        times = (3 if work == "train" else 1) * (1 if work == "decode" else context)
+        found = {name: times * flops for name, flops in self.products(convention, work != "decode").items()}
+        for mixer, core in self.cores(work, context, convention).items():
+            parts = {"core": core.attention, "conv": core.conv, "scan": core.scan}
+            found |= {f"{mixer} {part}": flops for part, flops in parts.items() if flops}
+        return found
 
     @abstractmethod
     def prefill_flops(self, tokens: int, convention: Convention = Convention.EXACT) -> Flops:
@@ -179,6 +241,11 @@ class Mixer(Block):
     def out_width(self) -> int:
         """Channels the core yields, before the output projection."""
 
+    @property
+    def out_bias_params(self) -> int:
+        """Parameters of the output projection's bias; a joint output projection has none."""
+        return 0
+
     @abstractmethod
     def in_params(self, convention: Convention, borrows_value: bool = False) -> int:
         """Parameters before the output projection; without the value projection where it is borrowed."""
@@ -200,31 +267,53 @@ class Mixer(Block):
         return 3 * self.core_prefill(tokens, convention)
 
     def params(self, convention: Convention = Convention.EXACT) -> int:
-        return self.in_params(convention) + self.out_width * self.d_model
+        bias = 0 if convention is Convention.PAPER else self.out_bias_params
+        return self.in_params(convention) + self.out_width * self.d_model + bias
 
-    def _linear(self, convention: Convention) -> int:
-        """FLOPs per token outside the core: the paper prices all parameters, the others matrix products only."""
-        if convention is Convention.PAPER:
-            return 2 * self.params(convention)
-        return 2 * (self.in_matmul_params() + self.out_width * self.d_model)
+    def in_padding(self, borrows_value: bool = False) -> int:
+        """Columns without meaning that the ``hardware`` convention adds to the input projection of a sequence."""
+        return 0
+
+    def products(self, convention: Convention = Convention.EXACT, sequence: bool = True) -> dict[str, int]:
+        found = self.in_products(convention, sequence)
+        found[f"{self.name} out_proj"] = 2 * self.out_width * self.d_model
+        if convention is Convention.PAPER:  # it prices all parameters as products, the others those that are
+            found[f"{self.name} other parameters"] = 2 * self.params(convention) - sum(found.values())
+        return found
+
+    def in_products(self, convention: Convention, sequence: bool, borrows_value: bool = False) -> dict[str, int]:
+        """The input projections' part of ``products``."""
+        padded = convention is Convention.HARDWARE and sequence
+        extra = self.d_model * self.in_padding(borrows_value) if padded else 0
+        return {f"{self.name} in_proj": 2 * (self.in_matmul_params(borrows_value) + extra)}
+
+    def cores(self, work: str, context: int, convention: Convention = Convention.EXACT) -> dict[str, Flops]:
+        count = {"train": self.core_train, "prefill": self.core_prefill, "decode": self.core_decode}[work]
+        return {self.name: count(context, convention)}
+
+    def _linear(self, convention: Convention, sequence: bool = True) -> int:
+        """FLOPs per token outside the core."""
+        return sum(self.products(convention, sequence).values())
 
     def prefill_flops(self, tokens: int, convention: Convention = Convention.EXACT) -> Flops:
         return Flops(matmul=self._linear(convention) * tokens) + self.core_prefill(tokens, convention)
 
     def decode_flops(self, context: int, convention: Convention = Convention.EXACT) -> Flops:
-        return Flops(matmul=self._linear(convention)) + self.core_decode(context, convention)
+        return Flops(matmul=self._linear(convention, sequence=False)) + self.core_decode(context, convention)
 
     def train_flops(self, tokens: int, convention: Convention = Convention.EXACT) -> Flops:
         return Flops(matmul=3 * self._linear(convention) * tokens) + self.core_train(tokens, convention)
 
 
 def spec_to_dict(value: object) -> dict[str, object]:
-    """A frozen spec's fields as plain JSON values, with its ``kind`` where it has one."""
+    """A frozen spec's fields as plain JSON values, with its ``kind`` where it has one; variants only where set."""
     out: dict[str, object] = {}
     if isinstance(value, Block):
         out["kind"] = value.kind
     for spec_field in fields(value):  # type: ignore[arg-type]
         item = getattr(value, spec_field.name)
+        if "variant" in spec_field.metadata and item == spec_field.default:
+            continue
         if isinstance(item, tuple):
             out[spec_field.name] = [spec_to_dict(i) if hasattr(i, "__dataclass_fields__") else i for i in item]
         else:

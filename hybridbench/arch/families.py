@@ -12,7 +12,11 @@ from typing import Any
 
 from hybridbench.arch.attention import Attention, Rope
 from hybridbench.arch.block import Block, Convention, Mixer
+from hybridbench.arch.delta import GatedDelta, Kda
+from hybridbench.arch.linear import Lightning, RgLru, ShortConv
+from hybridbench.arch.mamba1 import Mamba1
 from hybridbench.arch.mamba2 import Mamba2
+from hybridbench.arch.mamba3 import Mamba3
 from hybridbench.arch.mlp import Mlp
 from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.moe import Moe
@@ -23,8 +27,17 @@ from hybridbench.errors import BadInput, unknown_name
 ARCHS = ("transformer", "swa", "mamba", "inter", "intra")
 MIXED = ("swa", "inter", "intra")
 """Families that mix two kinds of block, and so have a ratio and positions."""
+RECURRENT = ("mamba", "inter", "intra")
+"""Families with recurrent blocks, whose mixer may be another than Mamba-2."""
 DEFAULT_RATIO = "1:5"
 WINDOW, SINKS = 512, 64
+
+MAMBA2 = "mamba2"
+MIXERS = {MAMBA2: "M", "mamba1": "m", "gated-delta": "G", "kda": "K"}
+"""Mixers that may stand in Mamba-2's place throughout a family, with their letters in patterns."""
+
+SHAPELESS = {"A": "latent attention", "Z": "a block of shared weights"}
+"""Letters that only published and imported models have dimensions for."""
 
 LLAMA_ROPE = Rope()
 WINDOW_ROPE = Rope(theta=10_000.0, factor=1.0)
@@ -150,7 +163,7 @@ class Options:
     """What a person may change about a family; None keeps the family's own value.
 
     ``split`` is query/key width : d_inner of the hybrid block before expansion, as in the paper's table 20
-    (``1152:1152`` at 1b). ``fusion_*`` replace single axes of the recipe.
+    (``1152:1152`` at 1b). ``fusion_*`` replace single axes of the recipe. ``mixer`` takes Mamba-2's place.
     """
 
     ratio: str | None = None
@@ -166,6 +179,7 @@ class Options:
     window: int | None = None
     sinks: int | None = None
     vocab_size: int | None = None
+    mixer: str = MAMBA2
 
 
 FUSION_DEFAULTS: dict[str, Any] = {
@@ -202,13 +216,17 @@ def build_spec(arch: str, scale: str, options: Options | None = None) -> ModelSp
     _reject_misplaced(arch, options)
     blocks = _block_table(shape, options)
     ffn = "E" if options.moe else "-"
-    kinds = {"transformer": ("*", "*"), "swa": ("*", "S"), "mamba": ("M", "M"), "inter": ("*", "M")}
-    rare, common = kinds.get(arch, (_parallel_symbol(options), "M"))
+    letter = MIXERS[options.mixer]
+    kinds = {"transformer": ("*", "*"), "swa": ("*", "S"), "mamba": (letter, letter), "inter": ("*", letter)}
+    rare, common = kinds.get(arch, (_parallel_symbol(options), letter))
     mixed = rare != common
     ratio = "{}:{}".format(*parse_ratio(options.ratio or DEFAULT_RATIO)) if mixed else None
     places, depth = _stack(arch, scale, shape, ratio, options, blocks, rare, common)
     pattern = "".join((rare if i in places else common) + ffn for i in range(1, depth + 1))
-    return _spec(arch, scale, shape, options, pattern, blocks, ratio if options.positions is None else None)
+    name = arch
+    if options.mixer != MAMBA2:
+        name = options.mixer if arch == "mamba" else f"{arch} {options.mixer}"
+    return _spec(name, scale, shape, options, pattern, blocks, ratio if options.positions is None else None)
 
 
 def pattern_spec(pattern: str, scale: str, options: Options | None = None) -> ModelSpec:
@@ -226,6 +244,8 @@ def pattern_spec(pattern: str, scale: str, options: Options | None = None) -> Mo
             raise BadInput(f"--{name} without a window layer: pattern {pattern} has no S.")
     if options.ratio is not None or options.positions is not None:
         raise BadInput("--pattern already places every block: leave out --ratio and --positions.")
+    if options.mixer != MAMBA2:
+        raise BadInput(f"--pattern already names every mixer: leave out --mixer {options.mixer}.")
     text = "".join(layers)
     if not any(layer.startswith("(") for layer in layers):
         _reject_fusion(options, f"pattern {pattern} has none; write one as (*&M).")
@@ -233,8 +253,21 @@ def pattern_spec(pattern: str, scale: str, options: Options | None = None) -> Mo
         if not set(layers) & set(FEED_FORWARD):
             raise BadInput(f"--moe without an MLP to replace: pattern {pattern} has no -.")
         text = text.replace("-", "E")
+    _reject_shapes(pattern, parse_pattern(text))
     blocks = _block_table(shape, options, needed=parse_pattern(text))
     return _spec("custom", scale.lower(), shape, options, text, blocks, None)
+
+
+def _reject_shapes(pattern: str, layers: tuple[str, ...]) -> None:
+    """Refuses layers whose shape no scale gives."""
+    for layer in layers:
+        if layer.endswith("'"):
+            raise BadInput(f"{layer} in pattern {pattern}: a scale has one shape of each kind; leave out the quote.")
+        if layer in SHAPELESS:
+            raise BadInput(
+                f"{layer} in pattern {pattern}: {SHAPELESS[layer]} has no dimensions at a scale; cost it with --model "
+                f"or --config."
+            )
 
 
 def _spec(
@@ -255,6 +288,10 @@ def _spec(
 
 def _reject_misplaced(arch: str, options: Options) -> None:
     """Options a family has no place for are mistakes, not wishes to ignore."""
+    if options.mixer not in MIXERS:
+        raise unknown_name("mixer", options.mixer, MIXERS)
+    if options.mixer != MAMBA2 and arch not in RECURRENT:
+        raise BadInput(f"--mixer for {arch}: it has no Mamba-2 to replace; use {', '.join(RECURRENT)}.")
     if arch != "swa" and (options.window is not None or options.sinks is not None):
         name = "window" if options.window is not None else "sinks"
         raise BadInput(f"--{name} without a window layer: {arch} has none; use --arch swa or a --pattern with S.")
@@ -295,7 +332,7 @@ def _recipe_name(options: Options) -> str:
 
 
 def _parallel_symbol(options: Options) -> str:
-    return f"({_recipe(options).branches})"
+    return f"({_recipe(options).branches.replace('M', MIXERS[options.mixer])})"
 
 
 def _block_table(shape: Scale, options: Options, needed: tuple[str, ...] = ()) -> dict[str, Block]:
@@ -309,11 +346,36 @@ def _block_table(shape: Scale, options: Options, needed: tuple[str, ...] = ()) -
         "M": Mamba2(shape.d_model, shape.d_inner, shape.ssm_head_dim, shape.d_state, chunk_size=shape.chunk_size),
         "-": Mlp(shape.d_model, shape.d_ff),
         "E": Moe(shape.d_model, shape.d_ff // 2, n_experts=8, top_k=1, d_shared=shape.d_ff // 2),
+        **_other_mixers(shape),
     }
     for symbol in (_parallel_symbol(options), *needed):
         if symbol.startswith("(") and symbol not in blocks:
             blocks[symbol] = _parallel(shape, options, symbol, window, sinks)
     return blocks
+
+
+def _other_mixers(shape: Scale) -> dict[str, Block]:
+    """Mixers the paper does not compare, as wide as the scale's Mamba-2 where they expand; dimensions are ours.
+
+    Gated delta net has Qwen3-Next's proportions (twice as many value as key heads, 128 wide), which at 1b is its very
+    block; Mamba-1, Mamba-3, RG-LRU and short convolution have their authors' defaults.
+    """
+    d_model, head = shape.d_model, min(shape.ssm_head_dim, 128)
+    heads = shape.d_inner // head
+    return {
+        "m": Mamba1(d_model, shape.d_inner, dt_rank=-(-d_model // 16)),
+        "3": Mamba3(d_model, shape.d_inner, 64, shape.d_state, n_angles=shape.d_state // 4),
+        "G": _gated_delta(d_model, heads, head),
+        "K": Kda(d_model, heads, head),
+        "R": RgLru(d_model, d_model, shape.n_heads),
+        "C": ShortConv(d_model),
+        "L": Lightning(d_model, shape.n_heads, shape.head_dim),
+    }
+
+
+def _gated_delta(d_model: int, heads: int, head: int) -> GatedDelta:
+    """Half as many key as value heads; as many where there is an odd number."""
+    return GatedDelta(d_model, heads, heads if heads % 2 else heads // 2, head, head)
 
 
 def _parse_split(text: str) -> tuple[int, int]:
@@ -352,8 +414,12 @@ def _parallel(shape: Scale, options: Options, symbol: str, window: int, sinks: i
         v_head_dim=shape.d_model // heads,
         rope=LLAMA_ROPE,
     )
+    delta_head = 128 if ssm_head_dim > 128 and d_inner % 128 == 0 else ssm_head_dim
     made: dict[str, Mixer] = {
         "*": attention,
+        "G": _gated_delta(shape.d_model, d_inner // delta_head, delta_head),
+        "K": Kda(shape.d_model, d_inner // delta_head, delta_head),
+        "m": Mamba1(shape.d_model, d_inner, dt_rank=-(-shape.d_model // 16)),
         "S": replace(attention, window=window, sinks=sinks, rope=WINDOW_ROPE),
         "M": Mamba2(
             shape.d_model,
@@ -365,7 +431,7 @@ def _parallel(shape: Scale, options: Options, symbol: str, window: int, sinks: i
         ),
     }
     first, second = symbol[1], symbol[3]
-    if second == "M":
+    if second in MIXERS.values():
         first, second = second, first
     return Parallel(made[first], made[second], fusion)
 
@@ -382,8 +448,11 @@ def _stack(
 ) -> tuple[tuple[int, ...], int]:
     """Places of the rarer kind of block, and the number of blocks."""
     if ratio is None:
-        depth = shape.transformer_layers if arch == "transformer" else shape.mamba_layers
-        return (), depth
+        if arch == "transformer":
+            return (), shape.transformer_layers
+        if options.mixer != MAMBA2:
+            return (), _matched_depth(shape, blocks, rare, common, (0, 1))
+        return (), shape.mamba_layers
     wanted = parse_ratio(ratio)
     if options.positions is not None:
         depth = shape.transformer_layers if arch == "swa" else _depth(shape, blocks, rare, common, options.positions)
@@ -393,8 +462,9 @@ def _stack(
                 f"give 1 to {depth}."
             )
         return options.positions, depth
+    listed = options.mixer == MAMBA2
     default_fusion = arch != "intra" or (_recipe(options).published and not _changes(options) and not options.split)
-    if default_fusion and (arch, scale, ratio) in PUBLISHED_STACKS:
+    if listed and default_fusion and (arch, scale, ratio) in PUBLISHED_STACKS:
         count, others, places = PUBLISHED_STACKS[arch, scale, ratio]
         return places or spread(count, count + others), count + others
     depth = shape.transformer_layers if arch == "swa" else _matched_depth(shape, blocks, rare, common, wanted)

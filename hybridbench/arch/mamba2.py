@@ -12,11 +12,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from hybridbench.arch.block import CacheBytes, Convention, Flops, Mixer, Storage, check_sizes
+from hybridbench.arch.block import CacheBytes, Convention, Flops, Mixer, Storage, check_sizes, variant
+from hybridbench.arch.ssd_kernels import Scan, Tiles
 from hybridbench.errors import BadInput
 
-SCAN_TILE = 64
-"""Rows of a tile in mamba_ssm's chunk-scan kernel, which skips tiles above the diagonal."""
+WHOLE_LINE = 64
+"""Columns of bfloat16 in 128 bytes: what the input projection of a sequence is padded to on a GPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,8 @@ class Mamba2(Mixer):
         gated_norm: RMSNorm after the gate, as mamba_ssm's default has it.
         a_range: range A is drawn from uniformly at initialisation; the paper uses [0.01, 2].
         dt_range: range the initial step is drawn from log-uniformly.
+        conv_bias: bias of the conv.
+        in_bias, out_bias: biases of the projections.
     """
 
     kind: ClassVar[str] = "mamba2"
@@ -45,6 +48,9 @@ class Mamba2(Mixer):
     gated_norm: bool = True
     a_range: tuple[float, float] = (0.01, 2.0)
     dt_range: tuple[float, float] = (0.001, 0.1)
+    conv_bias: bool = variant(True)
+    in_bias: bool = variant(False)
+    out_bias: bool = variant(False)
 
     def __post_init__(self) -> None:
         check_sizes(self, "d_model", "d_inner", "head_dim", "d_state", "n_groups", "d_conv", "chunk_size")
@@ -69,17 +75,25 @@ class Mamba2(Mixer):
     def out_width(self) -> int:
         return self.d_inner
 
-    def in_matmul_params(self, borrows_value: bool = False) -> int:
+    @property
+    def out_bias_params(self) -> int:
+        return self.d_model if self.out_bias else 0
+
+    def _in_width(self, borrows_value: bool = False) -> int:
         x_and_gate = self.d_inner * (1 if borrows_value else 2)
-        return self.d_model * (x_and_gate + 2 * self.n_groups * self.d_state + self.n_heads)
+        return x_and_gate + 2 * self.n_groups * self.d_state + self.n_heads
+
+    def in_matmul_params(self, borrows_value: bool = False) -> int:
+        return self.d_model * self._in_width(borrows_value)
 
     def in_params(self, convention: Convention, borrows_value: bool = False) -> int:
         projections = self.in_matmul_params(borrows_value)
         if convention is Convention.PAPER:
             # The paper counts the conv over x alone and leaves out conv bias, D or dt_bias, and the gated norm.
             return projections + self.d_inner * self.d_conv + 2 * self.n_heads
-        conv = self.conv_channels * (self.d_conv + 1)
-        return projections + conv + 3 * self.n_heads + (self.d_inner if self.gated_norm else 0)
+        conv = self.conv_channels * (self.d_conv + self.conv_bias)
+        bias = self._in_width(borrows_value) if self.in_bias else 0
+        return projections + bias + conv + 3 * self.n_heads + (self.d_inner if self.gated_norm else 0)
 
     def params_fp32(self) -> int:
         return 3 * self.n_heads
@@ -91,30 +105,30 @@ class Mamba2(Mixer):
     def _conv(self) -> int:
         return 2 * self.d_conv * self.conv_channels
 
-    def _chunked(self, tokens: int) -> tuple[int, int, int]:
-        """FLOPs of the chunked form over padded chunks: scores, diagonal outputs, and one state-sized product."""
-        chunks = -(-tokens // self.chunk_size)
-        q, n, width = self.chunk_size, self.d_state, self.d_inner
-        tiles = -(-q // SCAN_TILE)
-        diagonal_pairs = tiles * (tiles + 1) // 2 * SCAN_TILE * SCAN_TILE
-        scores = chunks * 2 * q * q * n * self.n_groups
-        diagonal = chunks * 2 * min(diagonal_pairs, q * q) * width
-        state = chunks * 2 * q * n * width
-        return scores, diagonal, state
+    def in_padding(self, borrows_value: bool = False) -> int:
+        columns = self._in_width(borrows_value)
+        return -columns % WHOLE_LINE if columns % 8 else 0
 
-    def _state_passing(self, tokens: int) -> int:
-        return -(-tokens // self.chunk_size) * 2 * self.d_state * self.d_inner
+    def scan_kernels(self, tokens: int, training: bool, tiles: Tiles | None = None) -> dict[str, int]:
+        """Tensor-core FLOPs of mamba_ssm's kernels by name over one sequence, all launches of a step together.
+
+        Args:
+            tiles: what autotuning took, by kernel.
+        """
+        scan = Scan(self.n_heads, self.n_groups, self.head_dim, self.d_state, self.chunk_size, tiles or {})
+        return scan.flops(tokens, training)
+
+    def scan_elementwise(self, tokens: int, training: bool) -> int:
+        """FLOPs of the scan outside its products: states passed from chunk to chunk, and D; twice more backward."""
+        passes = -(-tokens // self.chunk_size) * 2 * self.d_state * self.d_inner
+        return (3 if training else 1) * (passes + 2 * tokens * self.d_inner)
 
     def core_prefill(self, tokens: int, convention: Convention) -> Flops:
         if convention is Convention.PAPER:
             return Flops(scan=tokens * (9 * self.d_inner * self.d_state + 2 * self.d_inner))
         if convention is Convention.EXACT:
             return Flops(scan=tokens * self._recurrence(), conv=tokens * self._conv())
-        scores, diagonal, state = self._chunked(tokens)
-        return Flops(
-            scan=scores + diagonal + 2 * state + self._state_passing(tokens) + 2 * tokens * self.d_inner,
-            conv=tokens * self._conv(),
-        )
+        return self._kernels(tokens, training=False)
 
     def core_decode(self, context: int, convention: Convention) -> Flops:
         if convention is Convention.PAPER:
@@ -122,14 +136,13 @@ class Mamba2(Mixer):
         return Flops(scan=self._recurrence(), conv=self._conv())
 
     def core_train(self, tokens: int, convention: Convention) -> Flops:
-        forward = self.core_prefill(tokens, convention)
         if convention is not Convention.HARDWARE:
-            return 3 * forward
-        # mamba_ssm's backward recomputes scores and chunk states, then runs two score-sized, three diagonal-sized
-        # and four state-sized products (ops/triton/ssd_combined.py).
-        scores, diagonal, state = self._chunked(tokens)
-        backward = 3 * scores + 3 * diagonal + 5 * state + 2 * self._state_passing(tokens) + 4 * tokens * self.d_inner
-        return forward + Flops(scan=backward, conv=2 * tokens * self._conv())
+            return 3 * self.core_prefill(tokens, convention)
+        return self._kernels(tokens, training=True)
+
+    def _kernels(self, tokens: int, training: bool) -> Flops:
+        scan = sum(self.scan_kernels(tokens, training).values()) + self.scan_elementwise(tokens, training)
+        return Flops(scan=scan, conv=(3 if training else 1) * tokens * self._conv())
 
     def cache(self, context: int, storage: Storage) -> CacheBytes:
         columns = self.d_conv if storage.conv_columns is None else storage.conv_columns

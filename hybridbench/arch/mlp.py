@@ -1,30 +1,45 @@
-"""mlp: the gated feed-forward block (SwiGLU): ``down(silu(gate(x)) * up(x))``, three matrices and no cache."""
+"""mlp: the gated feed-forward block (SwiGLU): ``down(silu(gate(x)) * up(x))``, three matrices and no cache.
+
+Without the gate it is ``down(f(up(x)))`` with two matrices, as in Nemotron-H, whose f is the squared ReLU.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from hybridbench.arch.block import Block, Convention, Flops, check_sizes
+from hybridbench.arch.block import Block, Convention, Flops, check_sizes, variant
 
 
 @dataclass(frozen=True, slots=True)
 class Mlp(Block):
-    """SwiGLU of width ``d_ff``; 3 d_model d_ff weights, two FLOPs each per token."""
+    """A feed-forward block of width ``d_ff``; 3 d_model d_ff weights, 2 without a gate, two FLOPs each per token."""
 
     kind: ClassVar[str] = "mlp"
 
     d_model: int
     d_ff: int
+    gated: bool = variant(True)
+    bias: bool = variant(False)
 
     def __post_init__(self) -> None:
         check_sizes(self, "d_model", "d_ff")
 
+    def matmul_params(self) -> int:
+        """Weights that multiply every token."""
+        return (3 if self.gated else 2) * self.d_model * self.d_ff
+
+    def products(self, convention: Convention = Convention.EXACT, sequence: bool = True) -> dict[str, int]:
+        down = 2 * self.d_model * self.d_ff
+        return {"mlp in_proj": 2 * self.matmul_params() - down, "mlp out_proj": down}
+
     def params(self, convention: Convention = Convention.EXACT) -> int:
-        return 3 * self.d_model * self.d_ff
+        counts_bias = self.bias and convention is not Convention.PAPER
+        bias = (2 if self.gated else 1) * self.d_ff + self.d_model if counts_bias else 0
+        return self.matmul_params() + bias
 
     def prefill_flops(self, tokens: int, convention: Convention = Convention.EXACT) -> Flops:
-        return Flops(matmul=2 * self.params() * tokens)
+        return Flops(matmul=2 * self.matmul_params() * tokens)
 
     def decode_flops(self, context: int, convention: Convention = Convention.EXACT) -> Flops:
-        return Flops(matmul=2 * self.params())
+        return Flops(matmul=2 * self.matmul_params())

@@ -1,6 +1,7 @@
 """model: a whole model as a layer string and one spec per letter, and its total cost in a named convention.
 
-A model is embedding, sublayers (each RMSNorm -> block -> residual), a final RMSNorm and a head tied to the embedding.
+A model is embedding, sublayers (each RMSNorm -> block -> residual), a final RMSNorm and a head tied to the embedding;
+imported models may have an untied head, more norms, or blocks whose weights all their uses share.
 The ``exact`` and ``hardware`` conventions count the head (every position in training, the last one in prefill, one in
 decode) and all norms' weights as parameters; ``paper`` leaves out embedding and head FLOPs and the norms.
 
@@ -11,19 +12,41 @@ batch, and per sequence the visible cache; it must write the new entries (an SSM
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from hybridbench.arch.attention import Attention, Rope
-from hybridbench.arch.block import Block, CacheBytes, Convention, Flops, Mixer, Storage, check_sizes, spec_to_dict
+from hybridbench.arch.block import (
+    Block,
+    CacheBytes,
+    Convention,
+    Flops,
+    Mixer,
+    Storage,
+    check_sizes,
+    spec_to_dict,
+    variant,
+)
+from hybridbench.arch.delta import GatedDelta, Kda
+from hybridbench.arch.latent import LatentAttention
+from hybridbench.arch.linear import Lightning, RgLru, ShortConv
+from hybridbench.arch.mamba1 import Mamba1
 from hybridbench.arch.mamba2 import Mamba2
+from hybridbench.arch.mamba3 import Mamba3
 from hybridbench.arch.mlp import Mlp
 from hybridbench.arch.moe import Moe
 from hybridbench.arch.parallel import Fusion, Parallel
-from hybridbench.arch.pattern import parse_pattern
+from hybridbench.arch.pattern import FEED_FORWARD, parse_pattern
+from hybridbench.arch.shared import SharedBlock
 from hybridbench.errors import BadInput
 
-BLOCKS: dict[str, type[Block]] = {cls.kind: cls for cls in (Attention, Mamba2, Mlp, Moe, Parallel)}
+BLOCKS: dict[str, type[Block]] = {
+    cls.kind: cls
+    for cls in (
+        *(Attention, LatentAttention, Mamba1, Mamba2, Mamba3, GatedDelta, Kda, RgLru, ShortConv, Lightning),
+        *(Mlp, Moe, Parallel, SharedBlock),
+    )
+}
 
 
 @dataclass(frozen=True)
@@ -37,6 +60,11 @@ class ModelSpec:
         blocks: one spec per symbol of the pattern.
         ratio: as asked for, None where the family has none.
         recipe: fusion recipe, None without a parallel block.
+        tied: the head is the embedding; else a matrix of its own.
+        norms: norms around each sublayer; Gemma has one before and one after.
+        norm_bias: norms have a bias (LayerNorm).
+        head_bias: the head has a bias.
+        meta_tokens: learned tokens before every sequence (Hymba), one embedding row each.
     """
 
     arch: str
@@ -48,9 +76,14 @@ class ModelSpec:
     ratio: str | None = None
     recipe: str | None = None
     norm_eps: float = 1e-5
+    tied: bool = variant(True)
+    norms: int = variant(1)
+    norm_bias: bool = variant(False)
+    head_bias: bool = variant(False)
+    meta_tokens: int = variant(0)
 
     def __post_init__(self) -> None:
-        check_sizes(self, "d_model", "vocab_size")
+        check_sizes(self, "d_model", "vocab_size", "norms")
         missing = set(self.layers) - set(self.blocks)
         if missing:
             raise BadInput(f"pattern {self.pattern} uses {sorted(missing)[0]} but the model has no spec for it.")
@@ -68,15 +101,16 @@ class ModelSpec:
     @property
     def label(self) -> str:
         """Short name for tables: the family, and the count of its blocks where it mixes two kinds."""
-        mixers = [symbol for symbol in self.layers if symbol[0] not in "-E"]
+        mixers = [symbol.rstrip("'") for symbol in self.layers if symbol[0] not in FEED_FORWARD]
         kinds = Counter(mixers)
         if len(kinds) < 2:
             return self.arch
-        order = sorted(kinds, key=lambda symbol: ("(" not in symbol, "*" not in symbol, symbol))
+        order = sorted(kinds, key=lambda symbol: ("(" not in symbol, not {*symbol} & {*"*AZ"}, symbol))
         return f"{self.arch} {'+'.join(str(kinds[symbol]) for symbol in order)}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; ``from_dict`` gives an equal spec back."""
+        variants = [field for field in fields(self) if "variant" in field.metadata]
         return {
             "arch": self.arch,
             "scale": self.scale,
@@ -87,6 +121,11 @@ class ModelSpec:
             "vocab_size": self.vocab_size,
             "norm_eps": self.norm_eps,
             "blocks": {symbol: spec_to_dict(block) for symbol, block in self.blocks.items()},
+            **{
+                field.name: getattr(self, field.name)
+                for field in variants
+                if getattr(self, field.name) != field.default
+            },
         }
 
     @classmethod
@@ -149,25 +188,46 @@ def _sum_flops(parts: list[Flops]) -> Flops:
     return sum(parts, Flops())
 
 
-def _head_flops(spec: ModelSpec, convention: Convention) -> int:
+def head_flops(spec: ModelSpec, convention: Convention) -> int:
     """Head FLOPs per position; the paper leaves the head out."""
     return 0 if convention is Convention.PAPER else 2 * spec.d_model * spec.vocab_size
 
 
+def _norm_width(spec: ModelSpec, convention: Convention) -> int:
+    """Parameters of one norm of the residual stream; the paper leaves norms out."""
+    return 0 if convention is Convention.PAPER else spec.d_model * (2 if spec.norm_bias else 1)
+
+
 def _norm_params(spec: ModelSpec, convention: Convention) -> int:
-    return 0 if convention is Convention.PAPER else spec.d_model * (len(spec.layers) + 1)
+    width = _norm_width(spec, convention)
+    return width + sum(n * spec.blocks[s].norm_params(spec.norms * width) for s, n in spec.counts.items())
+
+
+def _head_params(spec: ModelSpec) -> int:
+    """Parameters of an untied head and of a head's bias."""
+    own = 0 if spec.tied else spec.vocab_size * spec.d_model
+    return own + (spec.vocab_size if spec.head_bias else 0)
+
+
+def _table_params(spec: ModelSpec) -> int:
+    """Parameters of embedding and head."""
+    return (spec.vocab_size + spec.meta_tokens) * spec.d_model + _head_params(spec)
 
 
 def params(spec: ModelSpec, convention: Convention = Convention.EXACT) -> int:
-    """Parameters in all, the tied embedding once."""
-    blocks = sum(n * spec.blocks[s].params(convention) for s, n in spec.counts.items())
-    return blocks + _norm_params(spec, convention) + spec.vocab_size * spec.d_model
+    """Parameters in all, a tied embedding and shared weights once."""
+    blocks = sum(_params_of_uses(spec.blocks[s], n, convention) for s, n in spec.counts.items())
+    return blocks + _norm_params(spec, convention) + _table_params(spec)
+
+
+def _params_of_uses(block: Block, uses: int, convention: Convention) -> int:
+    return uses * block.params(convention) - (uses - 1) * block.shared_params(convention)
 
 
 def train_flops(spec: ModelSpec, tokens: int, convention: Convention = Convention.EXACT) -> Flops:
     """Forward and backward over one sequence of ``tokens``; the head at every position."""
     blocks = _sum_flops([n * spec.blocks[s].train_flops(tokens, convention) for s, n in spec.counts.items()])
-    return blocks + Flops(matmul=3 * tokens * _head_flops(spec, convention))
+    return blocks + Flops(matmul=3 * tokens * head_flops(spec, convention))
 
 
 def prefill_flops(
@@ -175,13 +235,13 @@ def prefill_flops(
 ) -> Flops:
     """Forward over one prompt of ``tokens``, the head at ``head_positions`` of them."""
     blocks = _sum_flops([n * spec.blocks[s].prefill_flops(tokens, convention) for s, n in spec.counts.items()])
-    return blocks + Flops(matmul=head_positions * _head_flops(spec, convention))
+    return blocks + Flops(matmul=head_positions * head_flops(spec, convention))
 
 
 def decode_flops(spec: ModelSpec, context: int, convention: Convention = Convention.EXACT) -> Flops:
     """One token of one sequence with ``context`` tokens cached."""
     blocks = _sum_flops([n * spec.blocks[s].decode_flops(context, convention) for s, n in spec.counts.items()])
-    return blocks + Flops(matmul=_head_flops(spec, convention))
+    return blocks + Flops(matmul=head_flops(spec, convention))
 
 
 def cache_bytes(spec: ModelSpec, context: int, storage: Storage) -> CacheBytes:
@@ -192,17 +252,20 @@ def cache_bytes(spec: ModelSpec, context: int, storage: Storage) -> CacheBytes:
 def weight_bytes(spec: ModelSpec, storage: Storage) -> int:
     """Bytes all parameters take."""
     blocks = sum(n * spec.blocks[s].weight_bytes(storage) for s, n in spec.counts.items())
-    shared = _norm_params(spec, Convention.EXACT) + spec.vocab_size * spec.d_model
-    return blocks + shared * storage.weight_bytes
+    again = sum((n - 1) * spec.blocks[s].shared_params() for s, n in spec.counts.items())
+    outside = _norm_params(spec, Convention.EXACT) + _table_params(spec)
+    return blocks + (outside - again) * storage.weight_bytes
 
 
 def decode_bytes_moved(spec: ModelSpec, context: int, batch: int, storage: Storage) -> int:
     """Least bytes one decode step of ``batch`` sequences must move: weights once, embedding rows, caches.
 
-    Logits are left out: a step that samples its token on the fly need not write them.
+    Weights that several uses share are read at each of them: no cache on the way is large enough to keep them. Logits
+    are left out: a step that samples its token on the fly need not write them.
     """
     weights = sum(n * spec.blocks[s].weight_traffic(batch, storage) for s, n in spec.counts.items())
-    head_and_norms = (spec.vocab_size * spec.d_model + _norm_params(spec, Convention.EXACT)) * storage.weight_bytes
+    head = spec.vocab_size * spec.d_model + (spec.vocab_size if spec.head_bias else 0)
+    head_and_norms = (head + _norm_params(spec, Convention.EXACT)) * storage.weight_bytes
     caches = sum(n * spec.blocks[s].cache_traffic(context, storage) for s, n in spec.counts.items())
     return weights + head_and_norms + batch * (spec.d_model * storage.weight_bytes + caches)
 
@@ -229,7 +292,7 @@ def cost(
         context=context,
         batch=batch,
         params=total,
-        params_non_embedding=total - spec.vocab_size * spec.d_model,
+        params_non_embedding=total - _table_params(spec),
         params_active=total - inactive,
         train_flops=train,
         train_flops_full_mask=train_flops(spec, context, _causal(convention)).total + 3 * extra,
@@ -275,17 +338,21 @@ def layer_costs(
 ) -> list[LayerCost]:
     """Cost per sublayer; the entries add up to ``cost``."""
     storage = storage or Storage()
-    norm = 0 if convention is Convention.PAPER else spec.d_model
+    norm = _norm_width(spec, convention)
+    exact_norm = _norm_width(spec, Convention.EXACT)
     rows = []
+    seen: set[str] = set()
     for index, symbol in enumerate(spec.layers, start=1):
         block = spec.blocks[symbol]
         kept = block.cache(context, storage)
+        shared_before = block.shared_params(convention) if symbol in seen else 0
+        seen.add(symbol)
         rows.append(
             LayerCost(
                 index=index,
                 symbol=symbol,
                 kind=block.kind,
-                params=block.params(convention) + norm,
+                params=block.params(convention) - shared_before + block.norm_params(spec.norms * norm),
                 train_flops=block.train_flops(context, convention).total,
                 prefill_flops=block.prefill_flops(context, convention).total,
                 decode_flops=block.decode_flops(context, convention).total,
@@ -293,37 +360,39 @@ def layer_costs(
                 ssm_state_bytes=kept.ssm,
                 conv_state_bytes=kept.conv,
                 decode_bytes_moved=block.weight_traffic(batch, storage)
-                + spec.d_model * storage.weight_bytes
+                + block.norm_params(spec.norms * exact_norm) * storage.weight_bytes
                 + batch * block.cache_traffic(context, storage),
             )
         )
-    head = _head_flops(spec, convention)
-    embedding = spec.vocab_size * spec.d_model
+    head = head_flops(spec, convention)
+    read = spec.vocab_size * spec.d_model + (spec.vocab_size if spec.head_bias else 0) + exact_norm
     rows.append(
         LayerCost(
             index=len(rows) + 1,
             symbol="head",
             kind="embedding, final norm and head",
-            params=embedding + norm,
+            params=_table_params(spec) + norm,
             train_flops=3 * context * head,
             prefill_flops=head,
             decode_flops=head,
             kv_cache_bytes=0,
             ssm_state_bytes=0,
             conv_state_bytes=0,
-            decode_bytes_moved=(embedding + spec.d_model + batch * spec.d_model) * storage.weight_bytes,
+            decode_bytes_moved=(read + batch * spec.d_model) * storage.weight_bytes,
         )
     )
     return rows
 
 
 def mixers(spec: ModelSpec) -> list[tuple[str, Mixer]]:
-    """Every distinct mixer of a model with its symbol; both branches of a parallel block."""
+    """Every distinct mixer of a model with its symbol: both branches of a parallel block, a shared one's attention."""
     found: list[tuple[str, Mixer]] = []
     for symbol, block in spec.blocks.items():
         if symbol in spec.counts:
             if isinstance(block, Parallel):
                 found.extend((symbol, branch) for branch in block.branches)
+            elif isinstance(block, SharedBlock):
+                found.append((symbol, block.attention))
             elif isinstance(block, Mixer):
                 found.append((symbol, block))
     return found

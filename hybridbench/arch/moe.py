@@ -9,13 +9,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from hybridbench.arch.block import Block, Convention, Flops, Storage, check_sizes
+from hybridbench.arch.block import Block, Convention, Flops, Storage, check_sizes, refuse_paper, variant
 from hybridbench.errors import BadInput
 
 
 @dataclass(frozen=True, slots=True)
 class Moe(Block):
-    """``n_experts`` routed experts of width ``d_expert``, ``top_k`` per token; shared ones of ``d_shared`` in all."""
+    """``n_experts`` routed experts of width ``d_expert``, ``top_k`` per token; shared ones of ``d_shared`` in all.
+
+    Args:
+        gated: experts are SwiGLU; else of two matrices, as in Nemotron-3.
+        shared_gate: a sigmoid gate on the shared experts, d_model weights, as in Qwen3-Next.
+        latent: width the routed experts run at, between two projections, as in Nemotron-3-Super; None for d_model.
+    """
 
     kind: ClassVar[str] = "moe"
 
@@ -25,27 +31,48 @@ class Moe(Block):
     top_k: int = 1
     d_shared: int = 0
     bias_update_rate: float = 1e-3
+    gated: bool = variant(True)
+    shared_gate: bool = variant(False)
+    latent: int | None = variant(None)
 
     def __post_init__(self) -> None:
-        check_sizes(self, "d_model", "d_expert", "n_experts", "top_k")
+        check_sizes(self, "d_model", "d_expert", "n_experts", "top_k", "latent")
         if self.d_shared:
             check_sizes(self, "d_shared")
         if not 1 <= self.top_k <= self.n_experts:
             raise BadInput(f"top_k {self.top_k} of {self.n_experts} experts: give 1 to {self.n_experts}.")
 
+    def _matrices(self) -> int:
+        return 3 if self.gated else 2
+
     def _expert(self) -> int:
-        return 3 * self.d_model * self.d_expert
+        return self._matrices() * (self.latent or self.d_model) * self.d_expert
 
     def _always(self, convention: Convention) -> int:
         """Parameters every token meets; the paper leaves the router out."""
+        if self.latent or self.shared_gate:
+            refuse_paper(convention, "experts at a latent width or behind a shared gate")
         router = 0 if convention is Convention.PAPER else self.n_experts * self.d_model
-        return router + 3 * self.d_model * self.d_shared
+        gate = self.d_model if self.shared_gate else 0
+        latent = 2 * self.d_model * self.latent if self.latent else 0
+        return router + gate + latent + self._matrices() * self.d_model * self.d_shared
 
     def params(self, convention: Convention = Convention.EXACT) -> int:
         return self.n_experts * self._expert() + self._always(convention)
 
     def params_active(self, convention: Convention = Convention.EXACT) -> int:
         return self.top_k * self._expert() + self._always(convention)
+
+    def products(self, convention: Convention = Convention.EXACT, sequence: bool = True) -> dict[str, int]:
+        router = 0 if convention is Convention.PAPER else 2 * self.n_experts * self.d_model
+        found = {
+            "moe router": router,
+            "moe experts": 2 * self.top_k * self._expert(),
+            "moe shared experts": 2 * self._matrices() * self.d_model * self.d_shared,
+            "moe shared gate": 2 * self.d_model if self.shared_gate else 0,
+            "moe latent": 4 * self.d_model * self.latent if self.latent else 0,
+        }
+        return {name: flops for name, flops in found.items() if flops}
 
     def prefill_flops(self, tokens: int, convention: Convention = Convention.EXACT) -> Flops:
         return Flops(matmul=2 * self.params_active(convention) * tokens)

@@ -16,7 +16,6 @@ from typing import ClassVar
 
 from hybridbench.arch.attention import Attention
 from hybridbench.arch.block import Block, CacheBytes, Convention, Flops, Mixer, Storage
-from hybridbench.arch.mamba2 import Mamba2
 from hybridbench.errors import BadInput, unknown_name
 
 NORMS = ("group", "none")
@@ -94,7 +93,7 @@ class Parallel(Block):
         """Index of the branch without a value projection: Mamba-2 beside attention, else the second; or None."""
         if self.fusion.value == "separate":
             return None
-        mixed = isinstance(self.first, Mamba2) and isinstance(self.second, Attention)
+        mixed = not isinstance(self.first, Attention) and isinstance(self.second, Attention)
         return 0 if mixed else 1
 
     @property
@@ -116,18 +115,35 @@ class Parallel(Block):
     def params(self, convention: Convention = Convention.EXACT) -> int:
         borrower = self.borrower
         inputs = sum(b.in_params(convention, i == borrower) for i, b in enumerate(self.branches))
-        return inputs + self._out_params() + self._scale_params()
+        separate = convention is not Convention.PAPER and self.fusion.out == "separate"
+        biases = sum(b.out_bias_params for b in self.branches) if separate else 0
+        return inputs + self._out_params() + biases + self._scale_params()
 
     def params_fp32(self) -> int:
         return self.first.params_fp32() + self.second.params_fp32()
 
-    def _linear(self, convention: Convention) -> int:
-        if convention is Convention.PAPER:
-            return 2 * self.params(convention)
+    def products(self, convention: Convention = Convention.EXACT, sequence: bool = True) -> dict[str, int]:
         borrower = self.borrower
-        inputs = sum(b.in_matmul_params(i == borrower) for i, b in enumerate(self.branches))
-        gate = self.d_model if self.fusion.scale == "gate" else 0
-        return 2 * (inputs + self._out_params() + gate)
+        found: dict[str, int] = {}
+        for i, branch in enumerate(self.branches):
+            for name, flops in branch.in_products(convention, sequence, i == borrower).items():
+                found[name] = found.get(name, 0) + flops
+        found["parallel out_proj"] = 2 * self._out_params()
+        if self.fusion.scale == "gate":
+            found["parallel gate"] = 2 * self.d_model
+        if convention is Convention.PAPER:
+            found["parallel other parameters"] = 2 * self.params(convention) - sum(found.values())
+        return found
+
+    def cores(self, work: str, context: int, convention: Convention = Convention.EXACT) -> dict[str, Flops]:
+        found: dict[str, Flops] = {}
+        for branch in self.branches:
+            for name, core in branch.cores(work, context, convention).items():
+                found[name] = found.get(name, Flops()) + core
+        return found
+
+    def _linear(self, convention: Convention, sequence: bool = True) -> int:
+        return sum(self.products(convention, sequence).values())
 
     def prefill_flops(self, tokens: int, convention: Convention = Convention.EXACT) -> Flops:
         cores = self.first.core_prefill(tokens, convention) + self.second.core_prefill(tokens, convention)
@@ -135,7 +151,7 @@ class Parallel(Block):
 
     def decode_flops(self, context: int, convention: Convention = Convention.EXACT) -> Flops:
         cores = self.first.core_decode(context, convention) + self.second.core_decode(context, convention)
-        return Flops(matmul=self._linear(convention)) + cores
+        return Flops(matmul=self._linear(convention, sequence=False)) + cores
 
     def train_flops(self, tokens: int, convention: Convention = Convention.EXACT) -> Flops:
         cores = self.first.core_train(tokens, convention) + self.second.core_train(tokens, convention)

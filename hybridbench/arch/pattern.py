@@ -2,8 +2,13 @@
 
     M  Mamba-2      *  attention        S  sliding-window attention
     -  MLP          E  mixture of experts        (*&M)  two mixers in parallel
+    m  Mamba-1      3  Mamba-3          G  gated delta net       K  Kimi delta attention
+    R  RG-LRU       C  short conv       L  lightning attention   A  latent attention
+    Z  Zamba's block of shared weights
 
-Spaces are for the reader. The paper's 1B inter model is ``M-M-M-*-M-M-M-*-M-M-M-M-M-``.
+A quote after a layer marks another shape of its kind, as imported models may have: ``S'``. Spaces are for the reader,
+and so is ``|``, which Megatron-LM puts between pipeline stages; ``+`` is read as ``-``. The paper's 1B inter model is
+``M-M-M-*-M-M-M-*-M-M-M-M-M-``.
 """
 
 from __future__ import annotations
@@ -12,9 +17,11 @@ import math
 
 from hybridbench.errors import BadInput, BadPattern
 
-MIXERS = "M*S"
+MIXERS = "M*Sm3GKRCLAZ"
 FEED_FORWARD = "-E"
 LETTERS = MIXERS + FEED_FORWARD
+BRANCHES = "M*SmGK"
+"""Mixers that may stand in parallel."""
 
 
 def parse_pattern(text: str) -> tuple[str, ...]:
@@ -30,20 +37,25 @@ def parse_pattern(text: str) -> tuple[str, ...]:
     at = 0
     while at < len(text):
         char = text[at]
-        if char.isspace():
+        if char.isspace() or char == "|":
             at += 1
-        elif char in LETTERS:
-            layers.append(char)
+        elif char in LETTERS or char == "+":
+            layers.append(char.replace("+", "-"))
             at += 1
         elif char == "(":
             symbol, at = _parse_parallel(text, at)
             layers.append(symbol)
+        elif char == "'" and at and not text[at - 1].isspace() and text[at - 1] != "|":
+            layers[-1] += char
+            at += 1
+        elif char == "/":
+            raise BadPattern(text, at, "'/' opens layers for multi-token prediction, which are no part of the model.")
         else:
-            raise BadPattern(text, at, f"'{char}' is no layer: use M * S - E or (*&M).")
+            raise BadPattern(text, at, f"'{char}' is no layer: use {' '.join(LETTERS)} or (*&M).")
     if not layers:
         raise BadPattern(text or " ", 0, "it is empty: name at least one layer, such as M-*-.")
     if not any(layer[0] in MIXERS + "(" for layer in layers):
-        raise BadPattern(text, 0, "no layer mixes positions: add M, *, S or (*&M).")
+        raise BadPattern(text, 0, "no layer mixes positions: add M, *, S or another mixer.")
     return tuple(layers)
 
 
@@ -59,8 +71,8 @@ def _parse_parallel(text: str, start: int) -> tuple[str, int]:
         at += 1
         if char.isspace():
             continue
-        if char != want and not (want == "mixer" and char in MIXERS):
-            wanted = "a mixer (M, * or S)" if want == "mixer" else f"'{want}'"
+        if char != want and not (want == "mixer" and char in BRANCHES):
+            wanted = "a mixer (M, m, G, K, * or S)" if want == "mixer" else f"'{want}'"
             raise BadPattern(text, at - 1, f"'{char}' where {wanted} belongs: write (*&M).")
         found.append(char)
     return "(" + "".join(found), at

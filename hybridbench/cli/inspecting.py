@@ -16,7 +16,8 @@ from rich.text import Text
 
 from hybridbench import __version__, units
 from hybridbench.arch.families import ARCHS, PUBLISHED_STACKS, RECIPES, SCALES, build_spec
-from hybridbench.arch.model import params
+from hybridbench.arch.model import cost, params
+from hybridbench.arch.published import PUBLISHED, published_spec
 
 ABOUT = {
     "transformer": "Llama-3.2 blocks: GQA, RoPE, SwiGLU",
@@ -27,10 +28,10 @@ ABOUT = {
 }
 
 
-@click.command(short_help="Families, scales, ratios and recipes.")
+@click.command(short_help="Families, scales, ratios, recipes and published models.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def archs(as_json: bool) -> None:
-    """Families, scales, published ratios and fusion recipes that can be built."""
+    """Families, scales, published ratios and fusion recipes that can be built; published models that can be costed."""
     rows: list[dict[str, Any]] = []
     for arch in ARCHS:
         for scale in SCALES:
@@ -47,8 +48,10 @@ def archs(as_json: bool) -> None:
                     "pattern": spec.pattern,
                 }
             )
+    models = _published_rows()
     if as_json:
-        click.echo(json.dumps({"archs": rows, "recipes": {name: recipe.about for name, recipe in RECIPES.items()}}))
+        recipes = {name: recipe.about for name, recipe in RECIPES.items()}
+        click.echo(json.dumps({"archs": rows, "recipes": recipes, "models": models}))
         return
     console = Console()
     for arch in ARCHS:
@@ -69,6 +72,37 @@ def archs(as_json: bool) -> None:
     console.print("[bold]recipes[/bold] for intra blocks (--recipe)")
     for name, recipe in RECIPES.items():
         console.print(f"  {name:<17}{recipe.about}", highlight=False)
+    console.print("\n[bold]models[/bold] that hybridbench cost knows by name (--model)")
+    grid = Table(box=None, padding=(0, 1), pad_edge=False)
+    for heading in ("  name", "params", "active"):
+        grid.add_column(heading, no_wrap=True, justify="left" if heading == "  name" else "right")
+    grid.add_column("inferred, not published", overflow="fold")
+    for row in models:
+        sizes = (units.format_params(row["params"]), units.format_params(row["params_active"]))
+        grid.add_row(f"  {row['name']}", sizes[0], "" if sizes[0] == sizes[1] else sizes[1], row["inferred"])
+    console.print(grid)
+
+
+def _published_rows() -> list[dict[str, Any]]:
+    """Every published model: what it is, and what was published of its size."""
+    rows = []
+    for name, entry in PUBLISHED.items():
+        spec = published_spec(name)
+        size = cost(spec, 1)
+        rows.append(
+            {
+                "name": name,
+                "repo": entry.repo,
+                "params": size.params,
+                "params_active": size.params_active,
+                "published_total": entry.total,
+                "published_active": entry.active,
+                "inferred": entry.inferred,
+                "label": spec.label,
+                "pattern": spec.pattern,
+            }
+        )
+    return rows
 
 
 @click.command(short_help="Kernels: which can run here, and why not.")
@@ -81,17 +115,19 @@ def backends(as_json: bool) -> None:
     """
     import torch
 
-    from hybridbench.kernels import BACKENDS, DEFAULT_ORDER, Problem, available
+    from hybridbench.kernels import DEFAULT_ORDER, Problem, available
+    from hybridbench.model.step import ALL_BACKENDS, STEP_ORDER
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = "bfloat16" if device == "cuda" else "float32"
     heads = Problem(device, dtype, head_dim=64, n_heads=32, n_kv_heads=8)
     typical = replace(heads, d_state=128, chunk_size=256, d_conv=4)
     rows: list[dict[str, Any]] = []
-    for op, table in BACKENDS.items():
-        order = DEFAULT_ORDER[op][device]
+    for op, table in ALL_BACKENDS.items():
+        order = DEFAULT_ORDER.get(op, STEP_ORDER)[device]
         for name, backend in table.items():
-            reason = available(backend, typical)
+            # A chunk of Mamba-2 is longer than the delta rules' kernels take.
+            reason = available(backend, replace(typical, chunk_size=64) if op in ("gated_delta", "kda") else typical)
             rows.append(
                 {
                     "op": op,
@@ -107,7 +143,7 @@ def backends(as_json: bool) -> None:
         click.echo(json.dumps({"device": device, "backends": rows}))
         return
     console = Console(highlight=False)
-    for op in BACKENDS:
+    for op in ALL_BACKENDS:
         console.print(op, style="bold")
         for row in (row for row in rows if row["op"] == op):
             console.print(_backend_line(row))
@@ -192,7 +228,7 @@ def _advice(kind: str, device: str, known: bool, watched: bool) -> list[str]:
     if kind == "cuda" and not watched:
         advice.append("NVML does not answer: clocks, power and energy will be unknown; install nvidia-ml-py.")
     if kind == "cuda":
-        for package in ("mamba-ssm", "causal-conv1d", "flash-attn", "liger-kernel"):
+        for package in ("mamba-ssm", "causal-conv1d", "flash-attn", "liger-kernel", "fla-core"):
             try:
                 importlib.metadata.version(package)
             except importlib.metadata.PackageNotFoundError:

@@ -12,8 +12,10 @@ import click
 from rich.console import Console
 
 from hybridbench import __version__
+from hybridbench.cli.auditing import audit
 from hybridbench.cli.inspecting import archs, backends, doctor
 from hybridbench.cli.measuring import decode, generate, prefill, run, train_throughput
+from hybridbench.cli.planning import cache, crossover, fit, price
 from hybridbench.cli.predicting import cost
 from hybridbench.cli.quickstart import quickstart
 from hybridbench.cli.reporting import report
@@ -52,8 +54,9 @@ def main() -> None:
 
 
 for command in (
-    *(quickstart, cost, train_throughput, prefill, decode, generate, run, report),
-    *(trace, archs, backends, doctor),
+    *(quickstart, cost, cache, fit, price, crossover),
+    *(train_throughput, prefill, decode, generate, run, report),
+    *(trace, audit, archs, backends, doctor),
 ):
     main.add_command(command)
 

@@ -12,11 +12,22 @@ from typing import Any
 import click
 from rich.console import Console
 
-from hybridbench.cli.options import model_options, out_options, parse_backends, run_options
+from hybridbench.cli.options import checkpoint_option, model_options, out_options, parse_backends, run_options
 from hybridbench.errors import BadInput, HybridbenchError, unknown_name
 from hybridbench.machine import visible_gpus
 from hybridbench.record import Record, Status
-from hybridbench.suite import DECODE, GENERATE, PREFILL, TRAIN, Case, Sweep, cases, check_backends_used, load_suite
+from hybridbench.suite import (
+    DECODE,
+    GENERATE,
+    PREFILL,
+    TRAIN,
+    Case,
+    Sweep,
+    as_published,
+    cases,
+    check_backends_used,
+    load_suite,
+)
 
 RESULTS = Path("results/local")
 
@@ -67,20 +78,26 @@ generate = _command(
     "Whole generations: a prompt of --prompt tokens, then token by token to --ctx tokens in all, as the paper measures "
     "decoding.",
 )
-generate.params.append(
-    click.Option(["--prompt"], type=int, default=512, show_default=True, help="Prompt tokens of a generation.")
-)
+AS_PUBLISHED_HELP = "Attention eager with a growing cache, the rest in CUDA graphs, as the paper's figures suggest."
+generate.params += [
+    click.Option(["--prompt"], type=int, default=512, show_default=True, help="Prompt tokens of a generation."),
+    click.Option(["--depths"], type=int, help="Time steps at so many depths (odd, from 3) and integrate over them."),
+]
+train_throughput.params.append(checkpoint_option())
+for _command_with_decoding in (decode, generate):
+    _command_with_decoding.params.append(click.Option(["--as-published"], is_flag=True, help=AS_PUBLISHED_HELP))
 
 
 @click.command(short_help="Run a suite of cases.")
 @click.argument("suite", type=click.Path(path_type=Path))
 @click.option("--resume", is_flag=True, help="Skip cases that -o already holds a record of.")
 @click.option("--dry-run", is_flag=True, help="List the cases and stop.")
+@click.option("--as-published", "published", is_flag=True, help="Only what decodes: attention eager, a growing cache.")
 @out_options
-def run(suite: Path, resume: bool, dry_run: bool, as_json: bool, out: Path | None) -> None:
+def run(suite: Path, resume: bool, dry_run: bool, published: bool, as_json: bool, out: Path | None) -> None:
     """Run every case of a suite, a TOML file of sweeps."""
     gpus = visible_gpus()
-    loaded = load_suite(suite)
+    loaded = as_published(load_suite(suite)) if published else load_suite(suite)
     planned = loaded.cases(has_gpu=bool(gpus))
     check_names(planned)
     measure_cases(planned, loaded.name, gpus, as_json=as_json, out=out, resume=resume, dry_run=dry_run)
@@ -95,14 +112,14 @@ def check_names(planned: Sequence[Case]) -> None:
     asked = {pair for case in planned for pair in case.execution.backends.items()}
     if not asked:
         return
-    from hybridbench.kernels import BACKENDS
     from hybridbench.kernels.registry import by_path
+    from hybridbench.model.step import ALL_BACKENDS, STEPS
 
     for op, name in sorted(asked):
-        if ":" in name:
+        if ":" in name and ALL_BACKENDS[op] is not STEPS:
             by_path(op, name)
-        elif name not in BACKENDS[op]:
-            raise unknown_name(f"{op} backend", name, [*BACKENDS[op], "auto"])
+        elif name not in ALL_BACKENDS[op]:
+            raise unknown_name(f"{op} backend", name, [*ALL_BACKENDS[op], "auto"])
 
 
 def check_installed(planned: Sequence[Case]) -> None:
@@ -115,10 +132,11 @@ def check_installed(planned: Sequence[Case]) -> None:
     asked = {pair for case in planned for pair in case.execution.backends.items() if ":" not in pair[1]}
     if not asked:
         return
-    from hybridbench.kernels import BACKENDS, available
+    from hybridbench.kernels import available
+    from hybridbench.model.step import ALL_BACKENDS
 
     for op, name in sorted(asked):
-        if reason := available(BACKENDS[op][name]):
+        if reason := available(ALL_BACKENDS[op][name]):
             raise BadInput(f"backend {op}={name} cannot run here: {reason}.")
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from hybridbench.arch.families import RECIPES, SCALES
+from hybridbench.arch.block import Storage
+from hybridbench.arch.families import MAMBA2, MIXERS, RECIPES, SCALES
+from hybridbench.arch.memory import CHECKPOINTS
+from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.parallel import NORMS, OPS, OUTS, VALUES
 from hybridbench.arch.parallel import SCALES as FUSION_SCALES
 from hybridbench.errors import BadInput
+from hybridbench.predict.match import BUDGETS, SIDES, TOLERANCE, matched, named_spec
 from hybridbench.suite import ALL_ARCHS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -37,6 +41,9 @@ _model_options = _stack(
     click.option("--ratio", help="Attention : SSM blocks; global : window in swa, hybrid : Mamba in intra.  [1:5]"),
     click.option("--positions", help="1-based places of attention or hybrid blocks, such as 4,8; instead of --ratio."),
     click.option("--pattern", help="A layer string instead of --arch, such as 'M-M-M-*-'."),
+    click.option(
+        "--mixer", default=MAMBA2, show_default=True, help=f"In Mamba-2's place: {', '.join(MIXERS)}; lists too."
+    ),
     click.option("--recipe", default="paper", show_default=True, help=f"Fusion of intra blocks: {', '.join(RECIPES)}."),
     click.option("--fusion-norm", help=f"Replace one axis of the recipe: {', '.join(NORMS)}."),
     click.option("--fusion-scale", help=f"{', '.join(FUSION_SCALES)}."),
@@ -66,10 +73,20 @@ execution_options = _stack(
     click.option("--device", help="cpu or cuda.  [cuda where there is a GPU]"),
     click.option("--dtype", help="Of weights, activations and cache.  [bfloat16 on a GPU, float32 on a CPU]"),
     click.option("--state-dtype", help="Of the SSM state.  [as --dtype]"),
-    click.option("--mode", help="eager, compile (torch.compile) or graph (CUDA graph).  [graph for decode on a GPU]"),
+    click.option("--mode", help="eager, compile (torch.compile), graph (CUDA graph), published.  [graph for decode]"),
+    click.option(
+        "--streams", type=int, default=1, show_default=True, help="Of a decode step's parallel branches: 1, 2."
+    ),
     click.option("--backend", "backend", multiple=True, metavar="OP=NAME", help="Kernel for an operation; repeatable."),
     click.option("--seed", type=int, default=0, show_default=True, help="Of weights and inputs."),
 )
+
+
+def checkpoint_option() -> click.Option:
+    """What a training step keeps, for the commands that run one."""
+    help_text = f"Activations a training step keeps: {', '.join(CHECKPOINTS)}."
+    return click.Option(["--checkpoint"], default="none", show_default=True, help=help_text)
+
 
 run_options = _stack(
     execution_options,
@@ -79,6 +96,72 @@ run_options = _stack(
     click.option("--resume", is_flag=True, help="Skip cases that -o already holds a record of."),
     click.option("--dry-run", is_flag=True, help="List the cases and stop."),
 )
+
+
+given_options = _stack(
+    click.option(
+        "--model", "models", help="Published models instead of --arch, with commas; hybridbench archs lists them."
+    ),
+    click.option(
+        "--config",
+        "configs",
+        multiple=True,
+        type=click.Path(path_type=Path),
+        help="A Hugging Face config.json; repeatable.",
+    ),
+)
+
+match_options = _stack(
+    click.option("--match", help=f"Bring every model to --to's budget: {', '.join(BUDGETS)}."),
+    click.option("--to", help="The model to match, such as transformer, inter/1:3 or transformer/350m."),
+    click.option("--by", default=SIDES[0], show_default=True, help=f"What may change: {' or '.join(SIDES)}."),
+    click.option(
+        "--tolerance", type=float, default=100 * TOLERANCE, show_default=True, help="Percent a match may be off."
+    ),
+)
+
+
+def matching(
+    specs: list[ModelSpec],
+    match: str | None,
+    to: str | None,
+    by: str,
+    tolerance: float,
+    scale: str | None,
+    contexts: Sequence[int],
+    batches: Sequence[int],
+    storage: Storage,
+) -> tuple[list[ModelSpec], list[str]]:
+    """The models brought to a budget where ``match_options`` ask for it, and a sentence for each.
+
+    Args:
+        tolerance: in percent, as typed.
+        scale: of the reference, unless it names its own.
+
+    Raises:
+        BadInput: one option without the other, several places to match at, or a budget that cannot be met.
+    """
+    if match is None and to is None:
+        return specs, []
+    if match is None or to is None:
+        raise BadInput("--match and --to go together: write --match params --to transformer.")
+    if match in ("cache", "train-flops", "decode-bytes") and len(contexts) > 1:
+        raise BadInput(f"--match {match} depends on the context, and {len(contexts)} are given: give one --ctx.")
+    if match == "decode-bytes" and len(batches) > 1:
+        raise BadInput(f"--match decode-bytes depends on the batch, and {len(batches)} are given: give one --batch.")
+    if scale is not None and "," in scale and scale not in to:
+        raise BadInput(f"--to {to} at several scales ({scale}): name its own, such as {to}/{scale.split(',')[0]}.")
+    found = matched(
+        specs,
+        named_spec(to, "1b" if scale is None else scale),
+        match,
+        by,
+        context=contexts[0],
+        batch=batches[0],
+        storage=storage,
+        tolerance=tolerance / 100,
+    )
+    return [one.spec for one in found], [one.sentence for one in found]
 
 
 def parse_backends(pairs: tuple[str, ...]) -> dict[str, str]:

@@ -12,13 +12,37 @@ from rich.console import Console
 
 from hybridbench import units
 from hybridbench.arch.block import DTYPE_BYTES, Convention, Storage
+from hybridbench.arch.families import MAMBA2
+from hybridbench.arch.huggingface import read_config
 from hybridbench.arch.model import Cost, ModelSpec, layer_costs
 from hybridbench.arch.model import cost as cost_of
-from hybridbench.cli.options import model_options, out_options
-from hybridbench.errors import unknown_name
-from hybridbench.suite import model_specs
+from hybridbench.arch.published import published_spec
+from hybridbench.cli.options import given_options, match_options, matching, model_options, out_options
+from hybridbench.errors import BadInput, unknown_name
+from hybridbench.suite import ALL_ARCHS, model_specs
 
 Rows = list[tuple[ModelSpec, Cost]]
+
+
+def chosen_specs(
+    models: str | None, configs: tuple[Path, ...], *, arch: str, scale: str | None, **options: Any
+) -> list[ModelSpec]:
+    """The models that ``--model`` and ``--config`` name, or those of the families where neither is given.
+
+    Raises:
+        BadInput: an unknown model, a config that cannot be read, or an option that only families have.
+    """
+    if models is None and not configs:
+        return model_specs(arch=arch, scale="1b" if scale is None else scale, **options)
+    given = {"arch": None if arch == ALL_ARCHS else arch, "scale": scale, **options}
+    for name, value in given.items():
+        if value not in (None, False) and (name, value) not in (("recipe", "paper"), ("mixer", MAMBA2)):
+            which = "--config" if models is None else "--model"
+            raise BadInput(f"{which} with --{name.replace('_', '-')}: the model is what it is; leave one of them out.")
+    names = [] if models is None else [part.strip() for part in models.split(",")]
+    if not all(names):
+        raise BadInput(f"model '{models}' has an empty part: write names with single commas between them.")
+    return [*(published_spec(name) for name in dict.fromkeys(names)), *(read_config(path) for path in configs)]
 
 
 def predict(
@@ -59,9 +83,11 @@ def as_document(rows: Rows) -> dict[str, Any]:
 
 @click.command(short_help="What each model must cost, without running it.")
 @model_options()
+@given_options
 @click.option("--convention", default="exact", show_default=True, help="exact, paper (arXiv 2510.04800) or hardware.")
 @click.option("--dtype", default="bfloat16", show_default=True, help="Of weights and caches.")
 @click.option("--state-dtype", help="Of the SSM state.  [as --dtype]")
+@match_options
 @click.option("--layers", "per_layer", is_flag=True, help="Show every layer of each model too.")
 @out_options
 def cost(
@@ -70,9 +96,15 @@ def cost(
     scale: str | None,
     ctx: str | None,
     batch: str | None,
+    models: str | None,
+    configs: tuple[Path, ...],
     convention: str,
     dtype: str,
     state_dtype: str | None,
+    match: str | None,
+    to: str | None,
+    by: str,
+    tolerance: float,
     per_layer: bool,
     as_json: bool,
     out: Path | None,
@@ -86,20 +118,23 @@ def cost(
     for name in (dtype, state_dtype):
         if name is not None and name not in DTYPE_BYTES:
             raise unknown_name("dtype", name, DTYPE_BYTES)
-    specs = model_specs(arch=arch, scale="1b" if scale is None else scale, **options)
+    specs = chosen_specs(models, configs, arch=arch, scale=scale, **options)
     contexts = units.parse_range("8k" if ctx is None else ctx, "context")
     batches = units.parse_range("1" if batch is None else batch, "batch")
     storage = Storage.of(dtype, state_dtype)
+    specs, notes = matching(specs, match, to, by, tolerance, scale, contexts, batches, storage)
     rows = predict(specs, contexts, batches, convention, storage)
     if as_json:
         document = as_document(rows)
+        if notes:
+            document["matches"] = notes
         if per_layer:
             for entry, (spec, row) in zip(document["rows"], rows, strict=True):
                 costs = layer_costs(spec, row.context, row.batch, row.convention, storage)
                 entry["layers"] = [asdict(layer) for layer in costs]
         click.echo(json.dumps(document))
     else:
-        _show(rows, per_layer, storage)
+        _show(rows, per_layer, storage, notes)
     if out is not None:
         from hybridbench.report.write import write_cost
 
@@ -107,11 +142,14 @@ def cost(
         Console(stderr=as_json).print(f"Tables and charts: {files.page.parent}", highlight=False, soft_wrap=True)
 
 
-def _show(rows: Rows, per_layer: bool, storage: Storage) -> None:
+def _show(rows: Rows, per_layer: bool, storage: Storage, notes: list[str]) -> None:
     from hybridbench.report.tables import cost_table, layer_table, print_table
 
     console = Console()
-    print_table(cost_table(rows), console)
+    table = cost_table(rows)
+    for sentence in notes:
+        table.note(sentence)
+    print_table(table, console)
     if per_layer:
         for spec, row in rows:
             title = f"{spec.label} {spec.scale} at {units.format_tokens(row.context)}, batch {row.batch}"

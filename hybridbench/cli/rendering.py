@@ -13,6 +13,7 @@ from rich.console import Console
 from hybridbench.record import Record
 from hybridbench.report.frame import to_frame
 from hybridbench.report.groups import group_records
+from hybridbench.report.paper import compare, paper_tables, sentences
 from hybridbench.report.tables import headline_table, print_table, summary_table
 
 
@@ -33,6 +34,11 @@ def render(records: Sequence[Record], folder: Path, *, as_json: bool, brief: boo
             print_table(headline_table(group), console)
         if not brief or len(group.places) == 1:
             print_table(summary_table(group), console)
+    for comparison in [] if brief else compare(records):
+        for table in paper_tables(comparison).values():
+            print_table(table, console)
+        for sentence in sentences(comparison):
+            console.print(sentence, highlight=False)
     if where and not brief:
         console.print(f"Report: {where}", highlight=False, soft_wrap=True)
 

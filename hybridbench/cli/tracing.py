@@ -14,7 +14,7 @@ from rich.text import Text
 
 from hybridbench import units
 from hybridbench.cli.measuring import check_installed, needs_gpu
-from hybridbench.cli.options import execution_options, model_options, out_options, parse_backends
+from hybridbench.cli.options import checkpoint_option, execution_options, model_options, out_options, parse_backends
 from hybridbench.errors import BadInput
 from hybridbench.machine import visible_gpus
 from hybridbench.suite import ALL_ARCHS, DECODE, Sweep, cases, check_backends_used
@@ -64,6 +64,9 @@ def trace(
     _show(found, f"{planned[0].label}, {planned[0].execution.mode}")
     if chrome:
         Console().print(f"Chrome trace: {chrome}", highlight=False, soft_wrap=True)
+
+
+trace.params.append(checkpoint_option())
 
 
 def _show(found: Trace, title: str) -> None:

@@ -7,7 +7,13 @@ from typing import Protocol
 
 import torch
 
+from hybridbench.arch.block import Storage
+from hybridbench.arch.model import ModelSpec
+from hybridbench.model.build import build_model, check_buildable
+from hybridbench.model.mixer import MixerModule
+from hybridbench.model.parallel import ParallelModule
 from hybridbench.record import CacheObserved
+from hybridbench.suite import DECODE, Case, Execution, Workload
 
 
 class Cache(Protocol):
@@ -38,3 +44,34 @@ def count_cache(caches: Iterable[Cache], tokens: int) -> CacheObserved:
     return CacheObserved(
         tokens, kv_cache_bytes=total["kv"], ssm_state_bytes=total["ssm"], conv_state_bytes=total["conv"]
     )
+
+
+def cache_bytes_of(
+    spec: ModelSpec, batch: int, capacity: int, dtype: str, storage: Storage, device: torch.device | None = None
+) -> tuple[int, int | None]:
+    """Bytes of the tensors in the caches of a model built for the purpose, and what the allocator gave for them.
+
+    The model itself stays on the meta device. Without a ``device`` the caches do too, and nothing is allocated.
+
+    Raises:
+        Unsupported: a model that has no modules.
+        torch.OutOfMemoryError: the caches do not fit the device.
+    """
+    case = Case(spec, Workload(DECODE, capacity, batch), Execution("cpu", dtype, "eager"))
+    check_buildable(spec)
+    model = build_model(case, [])
+    if device is None:
+        return _logical_bytes(model.new_caches(batch, capacity, storage)), None
+    torch.cuda.synchronize(device)
+    before = torch.cuda.memory_allocated(device)
+    caches = [
+        layer.new_cache(batch, capacity, storage, device)
+        for layer in model.layers
+        if isinstance(layer, MixerModule | ParallelModule)
+    ]
+    return _logical_bytes(caches), torch.cuda.memory_allocated(device) - before
+
+
+def _logical_bytes(caches: Iterable[Cache | None]) -> int:
+    kept = count_cache([cache for cache in caches if cache is not None], 0)
+    return kept.kv_cache_bytes + kept.ssm_state_bytes + kept.conv_state_bytes

@@ -66,18 +66,18 @@ def _repeated(key_or_value_shape: Any, query_shape: Any) -> Any:
     return batch, query_shape[1], length, width
 
 
-def _grouped_forward(query_shape: Any, key_shape: Any, value_shape: Any, *_: Any, **__: Any) -> int:
+def grouped_forward(query_shape: Any, key_shape: Any, value_shape: Any, *_: Any, **__: Any) -> int:
     keys, values = _repeated(key_shape, query_shape), _repeated(value_shape, query_shape)
     return int(sdpa_flop_count(query_shape, keys, values))  # type: ignore[no-untyped-call]
 
 
-def _grouped_backward(grad_shape: Any, query_shape: Any, key_shape: Any, value_shape: Any, *_: Any, **__: Any) -> int:
+def grouped_backward(grad_shape: Any, query_shape: Any, key_shape: Any, value_shape: Any, *_: Any, **__: Any) -> int:
     keys, values = _repeated(key_shape, query_shape), _repeated(value_shape, query_shape)
     flops = sdpa_backward_flop_count(grad_shape, query_shape, keys, values)  # type: ignore[no-untyped-call]
     return int(flops)
 
 
-def _product(_added_shape: Any, left_shape: Any, right_shape: Any, *_: Any, **__: Any) -> int:
+def product_flops(_added_shape: Any, left_shape: Any, right_shape: Any, *_: Any, **__: Any) -> int:
     *rows, inner = left_shape
     return 2 * math.prod(int(size) for size in rows) * int(inner) * int(right_shape[-1])
 
@@ -87,10 +87,10 @@ def _product(_added_shape: Any, left_shape: Any, right_shape: Any, *_: Any, **__
 # collides with the formula's own argument (a TypeError).
 _FUSED = ("efficient", "flash", "cudnn")
 MENDED: dict[Any, Any] = {
-    torch.ops.aten.addmm: _product,
-    torch.ops.aten.baddbmm: _product,
-    **{getattr(torch.ops.aten, f"_scaled_dot_product_{name}_attention"): _grouped_forward for name in _FUSED},
-    **{getattr(torch.ops.aten, f"_scaled_dot_product_{name}_attention_backward"): _grouped_backward for name in _FUSED},
+    torch.ops.aten.addmm: product_flops,
+    torch.ops.aten.baddbmm: product_flops,
+    **{getattr(torch.ops.aten, f"_scaled_dot_product_{name}_attention"): grouped_forward for name in _FUSED},
+    **{getattr(torch.ops.aten, f"_scaled_dot_product_{name}_attention_backward"): grouped_backward for name in _FUSED},
 }
 
 
@@ -106,13 +106,13 @@ def count_with_torch(step: Callable[[], object], python_ops: Iterable[str] = ())
         The counter's FLOPs (a multiply-add is 2), or the error with which the step does not run under it: operators of
         higher order, FlexAttention among them, refuse to.
     """
-    seen = _Arithmetic()
+    seen = Arithmetic()
     # Entered first, so that it is asked last: FlopCounterMode takes composite operators apart before it passes them on.
     try:
         with seen, FlopCounterMode(display=False, custom_mapping=MENDED) as counter:
             step()
     except (RuntimeError, TypeError, AssertionError) as exc:
-        return OperatorCount("torch", None, {}, _first_line(exc))
+        return OperatorCount("torch", None, {}, first_line(exc))
     return OperatorCount("torch", counter.get_total_flops(), dict(seen.without_entry + Counter(python_ops)))
 
 
@@ -136,27 +136,27 @@ def count_with_fvcore(
     """
     try:
         with warnings.catch_warnings():
-            _ignore_tracing_noise()
+            ignore_tracing_noise()
             from fvcore.nn import FlopCountAnalysis
 
-            traced = _Traced(module, forward or module)
+            traced = Traced(module, forward or module)
             analysis = FlopCountAnalysis(traced, args).tracer_warnings("all")
             analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
             counts, unseen = analysis.by_operator(), analysis.unsupported_ops()
     except ImportError as exc:
         return OperatorCount("fvcore", None, {}, f"fvcore cannot be imported ({exc}): pip install fvcore.")
-    except _TRACE_ERRORS as exc:
-        return OperatorCount("fvcore", None, {}, f"the forward cannot be traced: {_first_line(exc)}")
+    except TRACE_ERRORS as exc:
+        return OperatorCount("fvcore", None, {}, f"the forward cannot be traced: {first_line(exc)}")
     flops = sum(count * (2 if operator in MULTIPLY_ADDS else 1) for operator, count in counts.items())
     return OperatorCount("fvcore", round(flops), dict(unseen + Counter(python_ops)))
 
 
 # What torch's tracer and fvcore's handles raise: untraceable Python (RuntimeError, of which OutOfMemoryError and
 # NotImplementedError are kinds), unsupported inputs or outputs, an operator's changed signature (an assertion).
-_TRACE_ERRORS = (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError, AssertionError)
+TRACE_ERRORS = (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError, AssertionError)
 
 
-class _Arithmetic(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Arithmetic(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts dispatched operators that do floating-point arithmetic and have no entry in torch's FLOP registry."""
 
     supports_higher_order_operators = True
@@ -167,18 +167,18 @@ class _Arithmetic(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        if not _has_entry(func) and not _is_free(func, args, kwargs, out):
-            self.without_entry[_name(func)] += 1
+        if not has_entry(func) and not is_free(func, args, kwargs, out):
+            self.without_entry[operator_name(func)] += 1
         return out
 
 
-def _has_entry(func: Any) -> bool:
+def has_entry(func: Any) -> bool:
     return getattr(func, "_overloadpacket", func) in flop_registry
 
 
-def _is_free(func: Any, args: Any, kwargs: Any, out: Any) -> bool:
+def is_free(func: Any, args: Any, kwargs: Any, out: Any) -> bool:
     """Whether an operator does no floating-point arithmetic: a view, a move, or nothing floating-point in or out."""
-    namespace, _, base = _name(func).partition("::")
+    namespace, _, base = operator_name(func).partition("::")
     if namespace == "profiler" or getattr(func, "is_view", False):
         return True
     if namespace == "aten" and base.rstrip("_") in _FREE:
@@ -187,13 +187,13 @@ def _is_free(func: Any, args: Any, kwargs: Any, out: Any) -> bool:
     return not any(tensor.is_floating_point() or tensor.is_complex() for tensor in tensors)
 
 
-def _name(func: Any) -> str:
+def operator_name(func: Any) -> str:
     """``aten::mul`` for every overload of mul; the bare name of an operator of higher order."""
     schema = getattr(func, "_schema", None)
     return str(schema.name) if schema is not None else str(func)
 
 
-class _Traced(torch.nn.Module):
+class Traced(torch.nn.Module):
     """A module for the tracer around any function: it holds the parameters and returns nothing but tensors."""
 
     def __init__(self, owner: torch.nn.Module, function: Callable[..., object]) -> None:
@@ -217,12 +217,12 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
             yield from _tensors([getattr(leaf, field.name) for field in dataclasses.fields(leaf)])
 
 
-def _ignore_tracing_noise() -> None:
+def ignore_tracing_noise() -> None:
     # fvcore calls torch.jit.script when imported and torch.jit's tracer after, both deprecated since torch 2.13.
     warnings.filterwarnings("ignore", message=r".*torch\.jit", category=DeprecationWarning)
     warnings.filterwarnings("ignore", category=TracerWarning)
 
 
-def _first_line(exc: BaseException) -> str:
+def first_line(exc: BaseException) -> str:
     text = str(exc).strip()
     return f"{type(exc).__name__}: {text.splitlines()[0] if text else 'no message'}"

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from typing import Any
 
 import torch
@@ -20,13 +19,16 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 Function = Callable[..., Any]
 
-OUTPUTS = {"ssd": 2}
+OUTPUTS = {
+    **dict.fromkeys(("ssd", "mamba2_core", "selective_scan", "gated_delta", "kda", "add_rms_norm"), 2),
+    "rotary": 3,
+}
 """Tensors an operation returns, where it is not one."""
 
 _library: Any = torch.library.Library("hybridbench", "FRAGMENT")  # type: ignore[no-untyped-call]
 _defined: set[str] = set()
 _calls: list[Function] = []
-"""Kernels with their keyword arguments, by the number under which the operator finds them."""
+"""Kernels with what is no tensor of their arguments, by the number under which the operator finds them."""
 
 
 @contextlib.contextmanager
@@ -69,9 +71,13 @@ def traced(op: str, function: Function) -> Function:
         _library.define(f"{op}(Tensor[] inputs, int call) -> ({returned})")
         _library.impl(op, _run, "CompositeExplicitAutograd")
 
-    def call(*tensors: Tensor, **options: Any) -> Any:
-        _calls.append(partial(function, **options))
-        return getattr(torch.ops.hybridbench, op)(list(tensors), len(_calls) - 1)
+    def call(*given: Tensor | None, **options: Any) -> Any:
+        def run(*tensors: Tensor) -> Any:
+            rest = iter(tensors)
+            return function(*(None if tensor is None else next(rest) for tensor in given), **options)
+
+        _calls.append(run)
+        return getattr(torch.ops.hybridbench, op)([tensor for tensor in given if tensor is not None], len(_calls) - 1)
 
     return call
 

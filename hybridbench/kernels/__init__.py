@@ -9,8 +9,16 @@
 | ``ssd_step`` | ``(state_BHPN, x_BHP, dt_BH, A_H, B_BGN, C_BGN, D_H, dt_bias_H) -> y_BHP``, state in place |
 | ``conv1d`` | ``(x_BTC, weight_CW, bias_C) -> y_BTC`` |
 | ``conv1d_step`` | ``(state_BCW, x_BC, weight_CW, bias_C) -> y_BC``, state in place |
+| ``mamba2_core`` | ``(packed_BTC, conv_weight_CW, conv_bias_C, A_H, D_H, dt_bias_H, norm_weight_I | None, *,``
+  ``head_dim, n_groups, chunk_size, eps) -> (out_BTI, final_state_BHPN)`` |
+| ``swiglu`` | ``(packed) -> out``, (..., 2F) to (..., F) |
+| ``add_rms_norm`` | ``(x, residual | None, weight, *, eps) -> (normed, x + residual)`` |
+| ``rotary`` | ``(packed_BTC, cos_TR, sin_TR, *, n_heads, n_kv_heads, head_dim) -> (q_BTHP, k_BTKP, rest_BTC)`` |
+| ``gate`` | ``(y, z, weight | None, *, eps) -> out`` |
+| ``head_norms`` | ``(first, second, *, heads, eps) -> joined``, (..., I) and (..., J) to (..., I + J) |
 | ``experts`` | ``(x_ND, chosen_NK, weight_NK, in_weight_EFD, out_weight_EDF) -> out_ND`` |
 | ``linear_cross_entropy`` | ``(hidden_ND, weight_VD, target_N) -> loss`` |
+| ``adamw`` | ``(parameters, *, lr) -> optimizer``, a ``torch.optim.Optimizer`` with AdamW's state |
 
 Letters: B batch, T positions, S cache slots, H heads, K key/value heads, P head_dim, V value width (vocabulary in the
 loss), N d_state (tokens in the loss), G groups of B and C, C conv channels, W taps, D d_model, Q chunk_size, and

@@ -26,6 +26,7 @@ class Problem:
         head_dim: P, the width of a query, key or SSM head.
         v_head_dim: V, the width of a value head; 0 means the same as ``head_dim``.
         n_heads: H, query or SSM heads.
+        width: D of a norm, F of a gated activation, the channels of a gate.
         n_kv_heads: K, key/value heads; 0 means as many as ``n_heads``.
         window: a query sees this many latest keys, itself included; None sees all.
         sinks: the first keys that stay visible outside the window.
@@ -51,6 +52,7 @@ class Problem:
     d_conv: int = 0
     training: bool = False
     length: int = 0
+    width: int = 0
 
     @property
     def value_dim(self) -> int:

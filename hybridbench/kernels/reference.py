@@ -10,11 +10,14 @@ Shapes have the letters of the package's docstring.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+
+from hybridbench.kernels.adamw import AdamW, update
 
 SCORE_ELEMENTS = 1 << 26
 """Attention scores held at once (256 MiB in float32); longer sequences go block by block of queries."""
@@ -190,19 +193,20 @@ def ssd_step(
     return (y + x * wide(D_H)[:, None]).to(x_BHP.dtype)
 
 
-def conv1d(x_BTC: Tensor, weight_CW: Tensor, bias_C: Tensor) -> Tensor:
+def conv1d(x_BTC: Tensor, weight_CW: Tensor, bias_C: Tensor | None) -> Tensor:
     """Depthwise causal convolution, then SiLU: ``y_t = silu(bias + sum_w weight_w x_{t-W+1+w})``, x = 0 before 0."""
     C, W = weight_CW.shape
     x_BCT = F.pad(wide(x_BTC).transpose(1, 2), (W - 1, 0))
-    y_BCT = F.conv1d(x_BCT, wide(weight_CW)[:, None], wide(bias_C), groups=C)
+    bias = None if bias_C is None else wide(bias_C)
+    y_BCT = F.conv1d(x_BCT, wide(weight_CW)[:, None], bias, groups=C)
     return F.silu(y_BCT).transpose(1, 2).to(x_BTC.dtype)
 
 
-def conv1d_step(state_BCW: Tensor, x_BC: Tensor, weight_CW: Tensor, bias_C: Tensor) -> Tensor:
+def conv1d_step(state_BCW: Tensor, x_BC: Tensor, weight_CW: Tensor, bias_C: Tensor | None) -> Tensor:
     """One step of ``conv1d``. ``state_BCW`` holds the last W inputs, newest last, and is shifted in place."""
     state_BCW.copy_(torch.cat([state_BCW[:, :, 1:], x_BC[:, :, None].to(state_BCW.dtype)], 2))
-    y = (wide(state_BCW) * wide(weight_CW)).sum(-1) + wide(bias_C)
-    return F.silu(y).to(x_BC.dtype)
+    y = (wide(state_BCW) * wide(weight_CW)).sum(-1)
+    return F.silu(y if bias_C is None else y + wide(bias_C)).to(x_BC.dtype)
 
 
 def experts(
@@ -234,3 +238,369 @@ def linear_cross_entropy(hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor)
         The loss, a float32 scalar (float64 for float64 input); differentiable in ``hidden_ND`` and ``weight_VD``.
     """
     return F.cross_entropy(wide(hidden_ND) @ wide(weight_VD).T, target_N)
+
+
+def adamw(parameters: Iterable[Tensor], *, lr: float) -> torch.optim.Optimizer:
+    """AdamW with torch's defaults, every parameter updated by plain PyTorch; the state is named as in torch.optim."""
+    return AdamW(parameters, update, lr=lr)
+
+
+def swiglu(packed: Tensor) -> Tensor:
+    """``silu(gate) * up`` of rows (..., 2F) that hold the gate's F columns before the other ones."""
+    gate, up = wide(packed).chunk(2, dim=-1)
+    return (F.silu(gate) * up).to(packed.dtype)
+
+
+def add_rms_norm(x: Tensor, residual: Tensor | None, weight: Tensor, *, eps: float) -> tuple[Tensor, Tensor]:
+    """The residual stream with a branch's output added, and its RMSNorm: what stands between any two branches.
+
+    Args:
+        x: (..., D), a branch's output, or the stream itself where ``residual`` is None.
+
+    Returns:
+        ``rms_norm(x + residual) * weight`` and ``x + residual``; the norm is that of the rounded sum.
+    """
+    added = x if residual is None else (wide(x) + wide(residual)).to(x.dtype)
+    return F.rms_norm(wide(added), x.shape[-1:], wide(weight), eps).to(x.dtype), added
+
+
+def rotary(
+    packed_BTC: Tensor, cos_TR: Tensor, sin_TR: Tensor, *, n_heads: int, n_kv_heads: int, head_dim: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries and keys of rows that hold q | k | rest, turned: pairs (i, i + P/2) by the angles of their position.
+
+    Args:
+        cos_TR, sin_TR: float32, R = P/2 angles at each of the T positions.
+
+    Returns:
+        q_BTHP and k_BTKP turned, and the rest (B, T, R) as it is: the values, or nothing.
+    """
+    widths = [n_heads * head_dim, n_kv_heads * head_dim]
+    q, k, rest = torch.split(packed_BTC, [*widths, packed_BTC.shape[-1] - sum(widths)], dim=-1)
+    cos, sin = cos_TR[:, None], sin_TR[:, None]
+
+    def turned(x: Tensor, heads: int) -> Tensor:
+        low, high = wide(torch.unflatten(x, -1, (heads, head_dim))).chunk(2, dim=-1)
+        return torch.cat((low * cos - high * sin, high * cos + low * sin), dim=-1).to(packed_BTC.dtype)
+
+    return turned(q, n_heads), turned(k, n_kv_heads), rest
+
+
+def gate(y: Tensor, z: Tensor, weight: Tensor | None, *, eps: float) -> Tensor:
+    """``y * silu(z)``, then an RMSNorm over the last dimension where there is a ``weight``: the end of Mamba-2."""
+    gated = wide(y) * F.silu(wide(z))
+    if weight is not None:
+        gated = F.rms_norm(gated, y.shape[-1:], wide(weight), eps)
+    return gated.to(y.dtype)
+
+
+def head_norms(first: Tensor, second: Tensor, *, heads: tuple[int, int], eps: float) -> Tensor:
+    """Two branches' outputs, each divided by its root mean square per head, side by side (..., I + J)."""
+    normed = []
+    for x, H in zip((first, second), heads, strict=True):
+        by_head = torch.unflatten(wide(x), -1, (H, -1))
+        normed.append(F.rms_norm(by_head, by_head.shape[-1:], None, eps).flatten(-2).to(x.dtype))
+    return torch.cat(normed, dim=-1)
+
+
+def mamba2_core(
+    packed_BTC: Tensor,
+    conv_weight_CW: Tensor,
+    conv_bias_C: Tensor,
+    A_H: Tensor,
+    D_H: Tensor,
+    dt_bias_H: Tensor,
+    norm_weight_I: Tensor | None,
+    *,
+    head_dim: int,
+    n_groups: int,
+    chunk_size: int,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """All of Mamba-2 between its two projections: ``conv1d``, ``ssd`` and ``gate`` of the packed projection.
+
+    Args:
+        packed_BTC: rows z | x | B | C | dt, and columns behind them that nobody reads.
+        norm_weight_I: of the gated norm; None without one.
+
+    Returns:
+        out_BTI in the dtype of ``packed_BTC``, and final_state_BHPN as ``ssd`` returns it.
+    """
+    H, channels = A_H.shape[0], conv_weight_CW.shape[0]
+    inner = H * head_dim
+    states = (channels - inner) // 2
+    z, conv_in, dt = torch.split(packed_BTC[..., : inner + channels + H], [inner, channels, H], dim=-1)
+    x, b, c = torch.split(conv1d(conv_in, conv_weight_CW, conv_bias_C), [inner, states, states], dim=-1)
+    x_BTHP = torch.unflatten(x, -1, (H, head_dim))
+    b_BTGN, c_BTGN = (torch.unflatten(v, -1, (n_groups, -1)) for v in (b, c))
+    y_BTHP, state_BHPN = ssd(x_BTHP, dt, A_H, b_BTGN, c_BTGN, D_H, dt_bias_H, chunk_size=chunk_size)
+    return gate(y_BTHP.flatten(2), z, norm_weight_I, eps=eps), state_BHPN
+
+
+def selective_scan(
+    x_BTI: Tensor,
+    dt_BTI: Tensor,
+    A_IN: Tensor,
+    B_BTN: Tensor,
+    C_BTN: Tensor,
+    D_I: Tensor,
+    z_BTI: Tensor,
+    dt_bias_I: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """The selective scan of Mamba-1 with its gate (arXiv 2312.00752, algorithm 2).
+
+    With ``dt = softplus(dt_BTI + dt_bias)`` it computes, for every channel,
+    ``h_t = exp(dt_t A) h_{t-1} + dt_t x_t B_t`` and ``y_t = (C_t h_t + D x_t) silu(z_t)``. A segment of T positions is
+    cut into about sqrt(T) chunks: step by step inside all of them at once, then from chunk to chunk.
+
+    Args:
+        A_IN: negative, float32: ``-exp(A_log)``.
+
+    Returns:
+        y_BTI in the dtype of ``x_BTI`` and final_state_BIN in float32 (float64 for float64 input). The published kernel
+        gives the state no gradient, so nothing may need it.
+    """
+    batch, T, width = (int(n) for n in x_BTI.shape)
+    x, dt, A = wide(x_BTI), F.softplus(wide(dt_BTI) + wide(dt_bias_I)), wide(A_IN)
+    B, C = wide(B_BTN), wide(C_BTN)
+    state = x.new_zeros(batch, width, A.shape[1])
+    span = max(1, CHUNK_ELEMENTS // state.numel())
+    pieces = []
+    for t in range(0, T, span):
+        inputs = (x[:, t : t + span], dt[:, t : t + span], A, B[:, t : t + span], C[:, t : t + span], state)
+        if span < T and torch.is_grad_enabled():
+            y, state = checkpoint(_selective_segment, *inputs, use_reentrant=False)
+        else:
+            y, state = _selective_segment(*inputs)
+        pieces.append(y)
+    y_BTI = (pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1)) + x * wide(D_I)
+    return (y_BTI * F.silu(wide(z_BTI))).to(x_BTI.dtype), state
+
+
+def _selective_segment(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """``selective_scan`` without D and gate over one segment: c chunk, q position in it, i channel, n state."""
+    T = int(x.shape[1])
+    Q = math.isqrt(T)
+    short = -T % Q
+    if short:  # dt = 0 leaves the state alone and adds nothing
+        x, dt, B, C = (F.pad(v, (0, 0, 0, short)) for v in (x, dt, B, C))
+    x, dt, B, C = (torch.unflatten(v, 1, (-1, Q)) for v in (x, dt, B, C))
+    elapsed = dt.cumsum(2)[..., None]  # from the chunk's start up to and including q
+    h = torch.zeros_like(elapsed[:, :, 0] * A)
+    inside = []
+    for q in range(Q):
+        h = (dt[:, :, q, :, None] * A).exp() * h + (dt * x)[:, :, q, :, None] * B[:, :, q, None]
+        inside.append(h)
+    whole = (elapsed[:, :, -1] * A).exp()
+    before = []
+    for c in range(int(x.shape[1])):
+        before.append(state)
+        state = whole[:, c] * state + h[:, c]
+    states = torch.stack(inside, 2) + (elapsed * A).exp() * torch.stack(before, 1)[:, :, None]
+    return torch.einsum("bcqin,bcqn->bcqi", states, C).flatten(1, 2)[:, :T], state
+
+
+def selective_step(
+    state_BIN: Tensor,
+    x_BI: Tensor,
+    dt_BI: Tensor,
+    A_IN: Tensor,
+    B_BN: Tensor,
+    C_BN: Tensor,
+    D_I: Tensor,
+    z_BI: Tensor,
+    dt_bias_I: Tensor,
+) -> Tensor:
+    """One step of the recurrence of ``selective_scan``. ``state_BIN`` (any float dtype) is updated in place.
+
+    Returns:
+        y_BI in the dtype of ``x_BI``, read from the new state before it is rounded to the state's dtype.
+    """
+    x, dt = wide(x_BI), F.softplus(wide(dt_BI) + wide(dt_bias_I))
+    decay = (dt[..., None] * wide(A_IN)).exp()
+    state = decay * state_BIN.to(x.dtype) + (dt * x)[..., None] * wide(B_BN)[:, None]
+    state_BIN.copy_(state)
+    y = (state * wide(C_BN)[:, None]).sum(-1) + x * wide(D_I)
+    return (y * F.silu(wide(z_BI))).to(x_BI.dtype)
+
+
+def gated_delta(
+    q_BTGP: Tensor,
+    k_BTGP: Tensor,
+    v_BTHV: Tensor,
+    dt_BTH: Tensor,
+    beta_BTH: Tensor,
+    A_log_H: Tensor,
+    dt_bias_H: Tensor,
+    *,
+    chunk_size: int,
+    initial_state_BHPV: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The gated delta rule (arXiv 2412.06464, section 3), in its chunked matrix form.
+
+    With ``g = exp(-exp(A_log) softplus(dt + dt_bias))``, ``b = sigmoid(beta)``, and q and k brought to length one (q
+    divided by sqrt(P) besides) it computes, for every head,
+    ``S_t = g_t S_{t-1} + b_t k_t (v_t - (g_t S_{t-1})^T k_t)^T`` and ``o_t = S_t^T q_t``. Each of the G query and key
+    heads serves H/G value heads.
+
+    Args:
+        dt_BTH, beta_BTH: as projected, before softplus and sigmoid.
+        chunk_size: positions per chunk; T need not be a multiple of it.
+
+    Returns:
+        o_BTHV in the dtype of ``v_BTHV`` and final_state_BHPV in float32 (float64 for float64 input), both
+        differentiable.
+    """
+    log_decay = -wide(A_log_H).exp() * F.softplus(wide(dt_BTH) + wide(dt_bias_H))
+    return _delta_rule(q_BTGP, k_BTGP, v_BTHV, log_decay[..., None], beta_BTH, chunk_size, initial_state_BHPV)
+
+
+KDA_CHUNK = 16
+"""Positions per chunk of the plain ``kda``, whose matrix of decays has a layer for every key channel."""
+
+
+def kda(
+    q_BTHP: Tensor,
+    k_BTHP: Tensor,
+    v_BTHV: Tensor,
+    dt_BTHP: Tensor,
+    beta_BTH: Tensor,
+    A_log_H: Tensor,
+    dt_bias_HP: Tensor,
+    *,
+    chunk_size: int,
+    initial_state_BHPV: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Kimi delta attention (arXiv 2510.26692): ``gated_delta`` with a decay of its own for every key channel.
+
+    ``chunk_size`` is the kernels' and changes no result.
+    """
+    log_decay = -wide(A_log_H).exp()[:, None] * F.softplus(wide(dt_BTHP) + wide(dt_bias_HP))
+    Q = min(KDA_CHUNK, chunk_size)
+    return _delta_rule(q_BTHP, k_BTHP, v_BTHV, log_decay, beta_BTH, Q, initial_state_BHPV)
+
+
+UNIT_EPS = 1e-6
+"""Added to the squared length of a query or key before it is divided by its length, as the published kernels do."""
+
+
+def _unit(x: Tensor) -> Tensor:
+    return x * torch.rsqrt((x * x).sum(-1, keepdim=True) + UNIT_EPS)
+
+
+def _delta_rule(
+    q_BTGP: Tensor,
+    k_BTGP: Tensor,
+    v_BTHV: Tensor,
+    log_decay_BTHR: Tensor,
+    beta_BTH: Tensor,
+    Q: int,
+    state: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """The delta rule with one decay a head (R is 1) or one a key channel (R is P), segment by segment."""
+    B, T, G, P = (int(n) for n in q_BTGP.shape)
+    H, V = (int(n) for n in v_BTHV.shape[2:])
+    q, k, v = _unit(wide(q_BTGP)) / math.sqrt(P), _unit(wide(k_BTGP)), wide(v_BTHV)
+    beta = wide(beta_BTH).sigmoid()[..., None]
+    state = v.new_zeros(B, H, P, V) if state is None else state.to(v.dtype)
+    state = torch.unflatten(state, 1, (G, -1))
+    Q = min(Q, T)
+    span = Q * max(1, CHUNK_ELEMENTS // (B * H * Q * Q * int(log_decay_BTHR.shape[3])))
+    pieces = []
+    for t in range(0, T, span):
+        part = slice(t, t + span)
+        o, state = _delta_segment(q[:, part], k[:, part], v[:, part], log_decay_BTHR[:, part], beta[:, part], state, Q)
+        pieces.append(o)
+    o_BTHV = pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1)
+    return o_BTHV.to(v_BTHV.dtype), state.flatten(1, 2)
+
+
+def _delta_segment(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, state: Tensor, Q: int
+) -> tuple[Tensor, Tensor]:
+    """One segment in the WY form: inside a chunk the updates solve a triangular system, of which only the state before
+    the chunk is unknown; c chunk, q and s positions in it, g group and r head of it.
+    """
+    T, G = int(q.shape[1]), int(q.shape[2])
+    short = -T % Q
+    if short:  # beta = 0 and no decay leave the state alone
+        q, k, v, log_decay, beta = (F.pad(x, (0, 0, 0, 0, 0, short)) for x in (q, k, v, log_decay, beta))
+    q, k, v, log_decay, beta = (
+        torch.unflatten(torch.unflatten(x, 2, (G, -1)), 1, (-1, Q)).permute(0, 1, 3, 4, 2, 5)
+        for x in (q, k, v, log_decay, beta)
+    )  # bcgrq and the width
+    since = log_decay.cumsum(-2)  # from the chunk's start up to and including q
+    later = torch.ones(Q, Q, dtype=torch.bool, device=q.device).triu(1)[..., None]
+    between = (since[..., :, None, :] - since[..., None, :, :]).masked_fill(later, -math.inf).exp()
+    if between.shape[-1] == 1:
+        among_keys, scores = ((x @ k.mT) * between[..., 0] for x in (k, q))
+    else:
+        among_keys, scores = ((x[..., :, None, :] * k[..., None, :, :] * between).sum(-1) for x in (k, q))
+    wanted = beta * torch.cat((v, (k * since.exp()).expand(*v.shape[:-1], -1)), -1)
+    solved = torch.linalg.solve_triangular(beta * among_keys, wanted, upper=False, unitriangular=True)
+    new, read = solved.split([v.shape[-1], k.shape[-1]], -1)
+    whole = since[..., -1, :].exp()[..., None]
+    q_decayed, k_decayed = q * since.exp(), k * (since[..., -1:, :] - since).exp()
+    outputs = []
+    for c in range(int(q.shape[1])):
+        update = new[:, c] - read[:, c] @ state
+        outputs.append(q_decayed[:, c] @ state + scores[:, c] @ update)
+        state = whole[:, c] * state + k_decayed[:, c].mT @ update
+    o = torch.stack(outputs, 1).permute(0, 1, 4, 2, 3, 5)
+    return o.flatten(3, 4).flatten(1, 2)[:, :T], state
+
+
+def gated_delta_step(
+    state_BHPV: Tensor,
+    q_BGP: Tensor,
+    k_BGP: Tensor,
+    v_BHV: Tensor,
+    dt_BH: Tensor,
+    beta_BH: Tensor,
+    A_log_H: Tensor,
+    dt_bias_H: Tensor,
+) -> Tensor:
+    """One step of the recurrence of ``gated_delta``. ``state_BHPV`` (any float dtype) is updated in place.
+
+    Returns:
+        o_BHV in the dtype of ``v_BHV``, read from the new state before it is rounded to the state's dtype.
+    """
+    decay = (-wide(A_log_H).exp() * F.softplus(wide(dt_BH) + wide(dt_bias_H))).exp()
+    return _delta_step(state_BHPV, q_BGP, k_BGP, v_BHV, decay[..., None], beta_BH)
+
+
+def kda_step(
+    state_BHPV: Tensor,
+    q_BHP: Tensor,
+    k_BHP: Tensor,
+    v_BHV: Tensor,
+    dt_BHP: Tensor,
+    beta_BH: Tensor,
+    A_log_H: Tensor,
+    dt_bias_HP: Tensor,
+) -> Tensor:
+    """One step of the recurrence of ``kda``, as ``gated_delta_step``."""
+    decay = (-wide(A_log_H).exp()[:, None] * F.softplus(wide(dt_BHP) + wide(dt_bias_HP))).exp()
+    return _delta_step(state_BHPV, q_BHP, k_BHP, v_BHV, decay, beta_BH)
+
+
+def _delta_step(
+    state_BHPV: Tensor, q_BGP: Tensor, k_BGP: Tensor, v_BHV: Tensor, decay_BHR: Tensor, beta_BH: Tensor
+) -> Tensor:
+    times = v_BHV.shape[1] // q_BGP.shape[1]
+    q = (_unit(wide(q_BGP)) / math.sqrt(q_BGP.shape[-1])).repeat_interleave(times, 1)[..., None]
+    k = _unit(wide(k_BGP)).repeat_interleave(times, 1)[..., None]
+    v, beta = wide(v_BHV), wide(beta_BH).sigmoid()[..., None]
+    state = decay_BHR[..., None] * state_BHPV.to(v.dtype)
+    update = beta * (v - (state * k).sum(-2))
+    state = state + k * update[..., None, :]
+    state_BHPV.copy_(state)
+    return (state * q).sum(-2).to(v_BHV.dtype)
+
+
+def norm_gate(y: Tensor, z: Tensor, weight_V: Tensor, *, eps: float, activation: str) -> Tensor:
+    """The RMSNorm of ``y`` (..., H, V) over a head's V channels, then times ``silu(z)`` or ``sigmoid(z)``: the end of
+    the delta rules' mixers."""
+    normed = F.rms_norm(wide(y), weight_V.shape, wide(weight_V), eps)
+    gate = F.silu(wide(z)) if activation == "silu" else torch.sigmoid(wide(z))
+    return (normed * gate).to(y.dtype)

@@ -1,4 +1,4 @@
-"""ssm: the published CUDA and Triton kernels of Mamba-2 behind this package's signatures.
+"""ssm: the published CUDA and Triton kernels of Mamba-1 and Mamba-2 behind this package's signatures.
 
 Written against mamba_ssm 2.3.2 and causal_conv1d 1.7.0. Both are imported only when one of their kernels is asked for.
 """
@@ -113,11 +113,15 @@ def load_conv1d() -> Callable[..., Any]:
     """``conv1d`` by causal_conv1d's channels-last kernel, which reads (B, T, C) where it lies.
 
     It needs the strides of B and T to be multiples of 8 elements; a view that breaks this is copied first, as
-    mamba_ssm does before the same call.
+    mamba_ssm does before the same call. Where positions lie side by side in memory, as Mamba-1 has them, its other
+    kernel runs and leaves them so.
     """
     convolve: Callable[..., Any] = imported("causal_conv1d", NO_CAUSAL_CONV1D).causal_conv1d_fn
 
-    def conv1d(x_BTC: Tensor, weight_CW: Tensor, bias_C: Tensor) -> Tensor:
+    def conv1d(x_BTC: Tensor, weight_CW: Tensor, bias_C: Tensor | None) -> Tensor:
+        if x_BTC.stride(1) == 1 and x_BTC.shape[1] > 1:
+            across_BCT: Tensor = convolve(x_BTC.transpose(1, 2), weight_CW, bias_C, activation="silu")
+            return across_BCT.transpose(1, 2)
         if x_BTC.stride(0) % 8 or x_BTC.stride(1) % 8 or x_BTC.stride(2) != 1:
             x_BTC = x_BTC.contiguous()
         y_BCT: Tensor = convolve(x_BTC.transpose(1, 2), weight_CW, bias_C, activation="silu")
@@ -130,7 +134,7 @@ def load_conv1d_step() -> Callable[..., Any]:
     """``conv1d_step`` by causal_conv1d's update kernel; with W columns of state it shifts in place as asked."""
     update: Callable[..., Any] = imported("causal_conv1d", NO_CAUSAL_CONV1D).causal_conv1d_update
 
-    def conv1d_step(state_BCW: Tensor, x_BC: Tensor, weight_CW: Tensor, bias_C: Tensor) -> Tensor:
+    def conv1d_step(state_BCW: Tensor, x_BC: Tensor, weight_CW: Tensor, bias_C: Tensor | None) -> Tensor:
         y_BC: Tensor = update(x_BC, state_BCW, weight_CW, bias_C, activation="silu")
         return y_BC
 
@@ -144,3 +148,142 @@ def refuses_conv1d(problem: Problem) -> str | None:
     if problem.d_conv and not 2 <= problem.d_conv <= 4:
         return f"it has kernels for 2 to 4 taps, and d_conv is {problem.d_conv}"
     return "it has no float64 kernels" if problem.dtype == "float64" else None
+
+
+def load_selective_scan() -> Callable[..., Any]:
+    """``selective_scan`` by mamba_ssm's CUDA kernel, which reads (B, I, T) with positions side by side.
+
+    Tensors that lie so, as ``model.mamba1`` makes them, are views; others are copied. The state has no gradient.
+    """
+    scan: Callable[..., Any] = imported("mamba_ssm.ops.selective_scan_interface", NO_MAMBA_SSM).selective_scan_fn
+
+    def selective_scan(
+        x_BTI: Tensor,
+        dt_BTI: Tensor,
+        A_IN: Tensor,
+        B_BTN: Tensor,
+        C_BTN: Tensor,
+        D_I: Tensor,
+        z_BTI: Tensor,
+        dt_bias_I: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        x_BIT, dt_BIT, B_BNT, C_BNT, z_BIT = (v.transpose(1, 2) for v in (x_BTI, dt_BTI, B_BTN, C_BTN, z_BTI))
+        y_BIT, state_BIN = scan(
+            x_BIT,
+            dt_BIT,
+            A_IN,
+            B_BNT,
+            C_BNT,
+            D_I,
+            z=z_BIT,
+            delta_bias=dt_bias_I.float(),
+            delta_softplus=True,
+            return_last_state=True,
+        )
+        return y_BIT.transpose(1, 2), state_BIN.detach()
+
+    return selective_scan
+
+
+def load_selective_step() -> Callable[..., Any]:
+    """``selective_step`` by mamba_ssm's ``selective_state_update``."""
+    update: Callable[..., Any] = imported(
+        "mamba_ssm.ops.triton.selective_state_update", NO_MAMBA_SSM
+    ).selective_state_update
+
+    def selective_step(
+        state_BIN: Tensor,
+        x_BI: Tensor,
+        dt_BI: Tensor,
+        A_IN: Tensor,
+        B_BN: Tensor,
+        C_BN: Tensor,
+        D_I: Tensor,
+        z_BI: Tensor,
+        dt_bias_I: Tensor,
+    ) -> Tensor:
+        y_BI: Tensor = update(
+            state_BIN, x_BI, dt_BI, A_IN, B_BN, C_BN, D_I, z=z_BI, dt_bias=dt_bias_I, dt_softplus=True
+        )
+        return y_BI
+
+    return selective_step
+
+
+STATES = 256
+"""Columns of Mamba-1's state that mamba_ssm's scan has kernels for."""
+
+
+def refuses_selective_scan(problem: Problem) -> str | None:
+    """The scan is elementwise, so float32 is exact."""
+    if reason := needs_cuda(problem):
+        return reason
+    if problem.d_state > STATES:
+        return f"it has kernels for at most {STATES} states a channel, and d_state is {problem.d_state}"
+    return "it has no float64 kernels" if problem.dtype == "float64" else None
+
+
+def load_mamba2_core() -> Callable[..., Any]:
+    """``mamba2_core`` by mamba_ssm's own fused function, which recomputes the convolution in its backward."""
+    split_scan: Callable[..., Any] = imported(
+        "mamba_ssm.ops.triton.ssd_combined", NO_MAMBA_SSM
+    ).mamba_split_conv1d_scan_combined
+    imported("causal_conv1d", NO_CAUSAL_CONV1D)
+
+    def mamba2_core(
+        packed_BTC: Tensor,
+        conv_weight_CW: Tensor,
+        conv_bias_C: Tensor,
+        A_H: Tensor,
+        D_H: Tensor,
+        dt_bias_H: Tensor,
+        norm_weight_I: Tensor | None,
+        *,
+        head_dim: int,
+        n_groups: int,
+        chunk_size: int,
+        eps: float,
+    ) -> tuple[Tensor, Tensor]:
+        H = A_H.shape[0]
+        used = H * head_dim + conv_weight_CW.shape[0] + H
+        out_BTI, state_BHPN = split_scan(
+            packed_BTC[..., :used],
+            conv_weight_CW,
+            conv_bias_C,
+            dt_bias_H,
+            A_H,
+            D_H,
+            chunk_size,
+            return_final_states=True,
+            activation="silu",
+            rmsnorm_weight=norm_weight_I,
+            rmsnorm_eps=eps,
+            headdim=head_dim,
+            ngroups=n_groups,
+            norm_before_gate=False,
+        )
+        return out_BTI, state_BHPN
+
+    return mamba2_core
+
+
+def load_mamba2_fused() -> Callable[..., Any]:
+    """``mamba2_core`` of ``mamba2_fused``: the published kernels with this package's gate between them."""
+    imported("mamba_ssm.ops.triton.ssd_combined", NO_MAMBA_SSM)
+    imported("causal_conv1d", NO_CAUSAL_CONV1D)
+    fused: Callable[..., Any] = imported("hybridbench.kernels.mamba2_fused", "triton is not importable").mamba2_core
+    return fused
+
+
+def refuses_mamba2_fused(problem: Problem) -> str | None:
+    """What the scan or the convolution refuses."""
+    return refuses_ssd(problem) or refuses_conv1d(problem)
+
+
+def refuses_mamba2_core(problem: Problem) -> str | None:
+    """mamba_ssm norms each group of B and C by itself there, which with more than one group is another model."""
+    if reason := refuses_mamba2_fused(problem):
+        return reason
+    if problem.n_groups > 1:
+        return f"it norms each of the {problem.n_groups} groups by itself, and the gated norm here is over all channels"
+    return None

@@ -3,8 +3,8 @@
 One decode step reads every live key and value once and does little else, so its floor is the bandwidth, and the whole
 question is how to keep every SM loading. The cache of one (sequence, KV head) pair is cut into splits, one program
 each. A program takes all H/K query heads of its KV head at once (they share the keys), so grouped heads cost no extra
-reads. It walks its stretch of the cache with a running softmax and leaves a partial output with its log-sum-exp; a
-second kernel weighs the partials together (Flash-Decoding, Dao et al. 2023).
+reads. It walks its stretch of the cache with a running softmax and leaves a partial output with its log-sum-exp; the
+program that finds all partials of its pair there weighs them together (Flash-Decoding, Dao et al. 2023, in one launch).
 
     length 1000, block 64, 6 splits:  16 blocks -> 3 per split
     split 0 [0, 192)  1 [192, 384)  2 [384, 576)  3 [576, 768)  4 [768, 960)  5 [960, 1000)
@@ -19,67 +19,85 @@ Importing this module needs triton. Its tests run on a CPU in triton's interpret
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-PROGRAMS_PER_SM = 4
+from hybridbench.kernels.triton_launch import wait
+
+PROGRAMS_PER_SM = 2
 """Programs meant to be resident on one SM: enough loads in flight to cover the memory's latency, in one wave."""
 
+STAGES = 4
+"""Blocks of the cache under way or at work at a time, one of them in registers."""
+
 MAX_SPLITS = 128
-"""More partials than this cost the second kernel more than the first one gains."""
+"""More partials than this cost more to combine than they gain."""
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _attention_decode_partials(  # type: ignore[no-untyped-def]
+def attention_decode_kernel(  # type: ignore[no-untyped-def]
     q_ptr,
     k_ptr,
     v_ptr,
     length_ptr,
     out_ptr,
+    part_ptr,
     lse_ptr,
+    count_ptr,
     scale_log2,
     q_stride_b,
-    q_stride_h,
     k_stride_b,
-    k_stride_s,
-    k_stride_k,
     v_stride_b,
-    v_stride_s,
-    v_stride_k,
+    eps,
+    q_stride_h: tl.constexpr,  # constants, so that the compiler sees how rows are aligned and copies 16 bytes at a time
+    k_stride_s: tl.constexpr,
+    k_stride_k: tl.constexpr,
+    v_stride_s: tl.constexpr,
+    v_stride_k: tl.constexpr,
     K: tl.constexpr,
     R: tl.constexpr,
     P: tl.constexpr,
     V: tl.constexpr,
     SPLITS: tl.constexpr,
+    SPLITS_TILE: tl.constexpr,
+    R_TILE: tl.constexpr,
     ROWS: tl.constexpr,
     P_TILE: tl.constexpr,
     V_TILE: tl.constexpr,
     BLOCK: tl.constexpr,
     STAGES: tl.constexpr,
+    HEAD_NORM: tl.constexpr,
+    PDL: tl.constexpr,
 ):
+    """One split of one (sequence, KV head) pair; the last one to arrive combines them.
+
+    With HEAD_NORM each head's output is divided by its own root mean square, as a parallel block wants it.
+    """
     split = tl.program_id(0)
     pair = tl.program_id(1)
     b = (pair // K).to(tl.int64)  # a cache of more than 2^31 elements is ordinary
     kv_head = pair % K
     length = tl.load(length_ptr + b)
     stretch = tl.cdiv(tl.cdiv(length, BLOCK), SPLITS) * BLOCK
+    used = tl.cdiv(length, stretch)  # splits past this one have nothing to do
     first = split * stretch
     last = tl.minimum(first + stretch, length)
+    k_base = k_ptr + b * k_stride_b + kv_head * k_stride_k
+    v_base = v_ptr + b * v_stride_b + kv_head * v_stride_k
+    s = tl.arange(0, BLOCK)
+    wait(PDL)
     if first >= last:
         return
 
     r = tl.arange(0, ROWS)
     p = tl.arange(0, P_TILE)
     v = tl.arange(0, V_TILE)
-    s = tl.arange(0, BLOCK)
     q_at = q_ptr + b * q_stride_b + (kv_head * R + r)[:, None] * q_stride_h + p[None, :]
     q = tl.load(q_at, mask=(r < R)[:, None] & (p < P)[None, :], other=0.0)
-    k_base = k_ptr + b * k_stride_b + kv_head * k_stride_k
-    v_base = v_ptr + b * v_stride_b + kv_head * v_stride_k
-
     top = tl.full((ROWS,), float("-inf"), tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
     acc = tl.zeros((ROWS, V_TILE), tl.float32)
@@ -101,52 +119,54 @@ def _attention_decode_partials(  # type: ignore[no-untyped-def]
         acc = acc * keep[:, None] + tl.dot(weights.to(values.dtype), values, input_precision="ieee")
         top = new_top
 
-    row = (pair * SPLITS + split).to(tl.int64) * R + r
-    tl.store(out_ptr + row[:, None] * V + v[None, :], acc / total[:, None], mask=(r < R)[:, None] & (v < V)[None, :])
+    # (pair, query row, split): the parts of one row lie side by side
+    row = (pair.to(tl.int64) * R + r) * SPLITS + split
+    tl.store(part_ptr + row[:, None] * V + v[None, :], acc / total[:, None], mask=(r < R)[:, None] & (v < V)[None, :])
     tl.store(lse_ptr + row, top + tl.log2(total), mask=r < R)
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def _attention_decode_combine(  # type: ignore[no-untyped-def]
-    part_ptr,
-    lse_ptr,
-    length_ptr,
-    out_ptr,
-    K: tl.constexpr,
-    R: tl.constexpr,
-    V: tl.constexpr,
-    SPLITS: tl.constexpr,
-    SPLITS_TILE: tl.constexpr,
-    V_TILE: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    pair = tl.program_id(0)
-    r = tl.program_id(1)
-    length = tl.load(length_ptr + pair // K)
-    stretch = tl.cdiv(tl.cdiv(length, BLOCK), SPLITS) * BLOCK
-    used = tl.cdiv(length, stretch)  # splits past this one wrote nothing
+    tl.debug_barrier()
+    if tl.atomic_add(count_ptr + pair, 1, sem="acq_rel", scope="gpu") != used - 1:
+        return
+    tl.store(count_ptr + pair, 0)  # for the next launch
     i = tl.arange(0, SPLITS_TILE)
-    v = tl.arange(0, V_TILE)
-    row = (pair * SPLITS).to(tl.int64) * R + r
-    lse = tl.load(lse_ptr + row + i * R, mask=i < used, other=float("-inf"))
-    top = tl.max(lse, 0)
-    total = tl.sum(tl.exp2(lse - top), 0)
-    acc = tl.zeros((V_TILE,), tl.float32)
-    for split in tl.range(0, used):
-        weight = tl.exp2(tl.load(lse_ptr + row + split * R) - top) / total
-        acc += weight * tl.load(part_ptr + (row + split * R) * V + v, mask=v < V, other=0.0)
-    tl.store(out_ptr + (pair.to(tl.int64) * R + r) * V + v, acc.to(out_ptr.dtype.element_ty), mask=v < V)
+    query = tl.arange(0, R_TILE)
+    query_ok = query < R
+    at = (pair.to(tl.int64) * R + query)[:, None] * SPLITS + i[None, :]
+    ok = query_ok[:, None] & (i < used)[None, :]
+    parts = tl.load(
+        part_ptr + at[:, :, None] * V + v[None, None, :],
+        mask=ok[:, :, None] & (v < V)[None, None, :],
+        other=0.0,
+        cache_modifier=".cg",
+    )
+    lse = tl.load(lse_ptr + at, mask=ok, other=float("-inf"), cache_modifier=".cg")
+    # a row that only fills the tile up has no splits: it gets shares of nothing instead of 0 / 0
+    share = tl.exp2(lse - tl.where(query_ok, tl.max(lse, 1), 0.0)[:, None])
+    share = share / tl.where(query_ok, tl.sum(share, 1), 1.0)[:, None]
+    out = tl.sum(parts * share[:, :, None], 1)
+    if HEAD_NORM:
+        out = out * tl.rsqrt(tl.sum(out * out, 1) / V + eps)[:, None]
+    at = out_ptr + (pair.to(tl.int64) * R + query)[:, None] * V + v[None, :]
+    tl.store(at, out.to(out_ptr.dtype.element_ty), mask=query_ok[:, None] & (v < V)[None, :])
 
 
-def block_size(head_dim: int, v_head_dim: int, element_bytes: int) -> int:
+def block_size(head_dim: int, v_head_dim: int, element_bytes: int, pairs: int, slots: int, n_sms: int) -> int:
     """Cache slots per step of the loop, a power of two.
 
-    One stage of keys and values stays within 16 KiB of shared memory, so that three stages of ``PROGRAMS_PER_SM``
-    programs fit into the 228 KiB of a Hopper SM. 16 slots are the least a tensor-core product takes.
+    One stage of keys and values takes 32 KiB of shared memory, so that with ``STAGES`` no more than
+    ``PROGRAMS_PER_SM`` programs fit on a Hopper SM: where more fit, those that start while the kernel before still
+    drains crowd onto the first SMs to be free, and the others wait for them. Short caches take smaller blocks, to have
+    a program for every SM. 16 slots are the least a tensor-core product takes.
+
+    Args:
+        pairs: batch times KV heads.
+        slots: S, the size of the cache.
     """
-    row_bytes = (triton.next_power_of_2(head_dim) + triton.next_power_of_2(v_head_dim)) * element_bytes
-    slots = 16384 // row_bytes
-    return min(128, max(16, 1 << (slots.bit_length() - 1 if slots else 0)))
+    row_bytes: int = (triton.next_power_of_2(head_dim) + triton.next_power_of_2(v_head_dim)) * element_bytes
+    block = min(256, max(16, 32768 // row_bytes))
+    block = 1 << (block.bit_length() - 1)
+    while block > 32 and pairs * math.ceil(slots / block) < PROGRAMS_PER_SM * n_sms:
+        block //= 2
+    return block
 
 
 def split_count(pairs: int, slots: int, block: int, n_sms: int) -> int:
@@ -161,10 +181,101 @@ def split_count(pairs: int, slots: int, block: int, n_sms: int) -> int:
     return max(1, min(PROGRAMS_PER_SM * n_sms // pairs, math.ceil(slots / block), MAX_SPLITS))
 
 
+def multiprocessors(device: torch.device) -> int:
+    """Streaming multiprocessors of a GPU; a few where the kernels are interpreted on a CPU."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
+
+
+@dataclass(frozen=True)
+class DecodePlan:
+    """What one shape of decode attention is launched with, and the memory its splits meet in.
+
+    The counts are zero between launches. Two launches that may run at the same time need a plan each.
+    """
+
+    splits: int
+    block: int
+    warps: int
+    stages: int
+    part: Tensor
+    lse: Tensor
+    count: Tensor
+
+    @classmethod
+    def make(
+        cls, B: int, H: int, K: int, P: int, V: int, S: int, like: Tensor, *, splits: int | None = None
+    ) -> DecodePlan:
+        """A plan for caches (B, S, K, P) and (B, S, K, V) in the dtype and on the device of ``like``."""
+        n_sms = multiprocessors(like.device)
+        block = block_size(P, V, like.element_size(), B * K, S, n_sms)
+        if splits is None:
+            splits = split_count(B * K, S, block, n_sms)
+        part = torch.empty(B * H * splits, V, device=like.device, dtype=torch.float32)
+        lse = torch.empty(B * H * splits, device=like.device, dtype=torch.float32)
+        return cls(splits, block, 4, STAGES, part, lse, torch.zeros(B * K, dtype=torch.int32, device=like.device))
+
+
+def launch_attention_decode(
+    plan: DecodePlan,
+    q_BHP: Tensor,
+    k_cache_BSKP: Tensor,
+    v_cache_BSKV: Tensor,
+    length_B: Tensor,
+    out_BHV: Tensor,
+    *,
+    norm_eps: float | None = None,
+    pdl: bool = False,
+) -> None:
+    """One launch of the kernel; ``norm_eps`` asks for each head's output over its root mean square."""
+    B, H, P = q_BHP.shape
+    K, V = v_cache_BSKV.shape[2:]
+    R = H // K
+    options = {"launch_pdl": True} if pdl else {}
+    attention_decode_kernel[(plan.splits, B * K)](
+        q_BHP,
+        k_cache_BSKP,
+        v_cache_BSKV,
+        length_B,
+        out_BHV,
+        plan.part,
+        plan.lse,
+        plan.count,
+        math.log2(math.e) / math.sqrt(P),
+        q_BHP.stride(0),
+        k_cache_BSKP.stride(0),
+        v_cache_BSKV.stride(0),
+        norm_eps or 0.0,
+        q_stride_h=q_BHP.stride(1),
+        k_stride_s=k_cache_BSKP.stride(1),
+        k_stride_k=k_cache_BSKP.stride(2),
+        v_stride_s=v_cache_BSKV.stride(1),
+        v_stride_k=v_cache_BSKV.stride(2),
+        K=K,
+        R=R,
+        P=P,
+        V=V,
+        SPLITS=plan.splits,
+        SPLITS_TILE=triton.next_power_of_2(plan.splits),
+        R_TILE=triton.next_power_of_2(R),
+        ROWS=max(16, triton.next_power_of_2(R)),  # 16 rows is the least a tensor-core product takes
+        P_TILE=max(16, triton.next_power_of_2(P)),
+        V_TILE=max(16, triton.next_power_of_2(V)),
+        BLOCK=plan.block,
+        STAGES=plan.stages,
+        HEAD_NORM=norm_eps is not None,
+        PDL=pdl,
+        num_warps=plan.warps,
+        **options,
+    )
+
+
+_plans: dict[tuple[object, ...], DecodePlan] = {}
+
+
 def attention_decode(
     q_BHP: Tensor, k_cache_BSKP: Tensor, v_cache_BSKV: Tensor, length_B: Tensor, *, splits: int | None = None
 ) -> Tensor:
-    """``attention_decode`` of the reference, by the two kernels of this module.
+    """``attention_decode`` of the reference, in one launch.
 
     Args:
         q_BHP: bfloat16, float16 or float32; the caches have the same dtype. Last dimensions are contiguous.
@@ -172,53 +283,14 @@ def attention_decode(
         splits: splits per (sequence, KV head) pair; chosen by ``split_count`` when None.
 
     Returns:
-        out_BHV in the dtype of ``q_BHP``. Two launches, no host synchronisation: a CUDA graph can capture it.
+        out_BHV in the dtype of ``q_BHP``. No host synchronisation: a CUDA graph can capture it. Calls of one shape
+        share their scratch memory, so they must follow one another.
     """
     B, H, P = q_BHP.shape
     S, K, V = v_cache_BSKV.shape[1:]
-    R = H // K
-    block = block_size(P, V, q_BHP.element_size())
-    if splits is None:
-        splits = split_count(B * K, S, block, torch.cuda.get_device_properties(q_BHP.device).multi_processor_count)
-    partial = torch.empty(B * K * splits * R, V, dtype=torch.float32, device=q_BHP.device)
-    lse = torch.empty(B * K * splits * R, dtype=torch.float32, device=q_BHP.device)
+    key = (B, H, K, P, V, S, q_BHP.dtype, q_BHP.device, splits)
+    if key not in _plans:
+        _plans[key] = DecodePlan.make(B, H, K, P, V, S, q_BHP, splits=splits)
     out_BHV = torch.empty(B, H, V, dtype=q_BHP.dtype, device=q_BHP.device)
-    v_tile = triton.next_power_of_2(V)
-    _attention_decode_partials[(splits, B * K)](
-        q_BHP,
-        k_cache_BSKP,
-        v_cache_BSKV,
-        length_B,
-        partial,
-        lse,
-        math.log2(math.e) / math.sqrt(P),
-        *q_BHP.stride()[:2],
-        *k_cache_BSKP.stride()[:3],
-        *v_cache_BSKV.stride()[:3],
-        K=K,
-        R=R,
-        P=P,
-        V=V,
-        SPLITS=splits,
-        ROWS=max(16, triton.next_power_of_2(R)),  # 16 rows is the least a tensor-core product takes
-        P_TILE=max(16, triton.next_power_of_2(P)),
-        V_TILE=max(16, v_tile),
-        BLOCK=block,
-        STAGES=3,
-        num_warps=4,
-    )
-    _attention_decode_combine[(B * K, R)](
-        partial,
-        lse,
-        length_B,
-        out_BHV,
-        K=K,
-        R=R,
-        V=V,
-        SPLITS=splits,
-        SPLITS_TILE=triton.next_power_of_2(splits),
-        V_TILE=v_tile,
-        BLOCK=block,
-        num_warps=1 if v_tile <= 128 else 2,
-    )
+    launch_attention_decode(_plans[key], q_BHP, k_cache_BSKP, v_cache_BSKV, length_B, out_BHV)
     return out_BHV

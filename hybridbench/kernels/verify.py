@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from hybridbench.errors import WrongResult
@@ -46,6 +47,12 @@ BATCH = 2
 
 CHANNELS = 96
 """Channels of the checked convolution."""
+
+WIDTH = 96
+"""Channels of a checked norm, gate or activation where the problem names none."""
+
+EPS = 1e-5
+"""Added under the root of a checked norm."""
 
 VOCABULARY = 1000
 """Words of the checked loss: few, and not a multiple of any tile."""
@@ -151,7 +158,7 @@ def _errors(
         yield f"gradient of {name}", _relative(mine, by_name[name], terms=terms)
 
 
-_SUMMED = {"dt_bias_H": "dt_BTH"}
+_SUMMED = {"dt_bias_H": "dt_BTH", "dt_bias_HP": "dt_BTHP", "dt_bias_I": "dt_BTI"}
 """Parameters whose gradient is the plain sum, over batch and positions, of another tensor's gradient."""
 
 
@@ -216,6 +223,10 @@ class _Draw:
     def integers(self, high: int, *shape: int) -> Tensor:
         """Integers in ``[0, high)``."""
         return torch.randint(high, shape, generator=self._generator).to(self.device)
+
+    def across(self, width: int, batch: int, length: int) -> Tensor:
+        """(B, T, C) values laid out channel by channel, positions side by side."""
+        return self.normal(width, batch, length).permute(1, 2, 0)
 
     def projection(self, *lead: int, widths: list[tuple[int, ...]]) -> list[Tensor]:
         """Views side by side in one wide tensor, rows padded to 16 elements, as the output of a fused projection."""
@@ -326,16 +337,20 @@ def _ssd_step(problem: Problem, draw: _Draw) -> Iterator[_Case]:
 
 
 def _conv1d(problem: Problem, draw: _Draw) -> Iterator[_Case]:
-    """Shorter than the taps, and longer."""
+    """Shorter than the taps, and longer; without a bias; with positions side by side in memory."""
     C, W = CHANNELS, problem.d_conv
 
     def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {"y_BTC": fn(t["x_BTC"], t["weight_CW"], t["bias_C"])}
+        return {"y_BTC": fn(t["x_BTC"], t["weight_CW"], t.get("bias_C"))}
 
     for T in (1, 63, 100, 257):
         _z, x = draw.projection(BATCH, T, widths=[(16,), (C,)])
         tensors = {"x_BTC": x, "weight_CW": draw.normal(C, W), "bias_C": draw.normal(C)}
         yield _Case(f"length {T}", tensors, call)
+        if T == 100:
+            yield _Case(f"length {T}, no bias", {name: tensors[name] for name in ("x_BTC", "weight_CW")}, call)
+            across = draw.across(C, BATCH, T)
+            yield _Case(f"length {T}, positions side by side", tensors | {"x_BTC": across}, call)
 
 
 def _conv1d_step(problem: Problem, draw: _Draw) -> Iterator[_Case]:
@@ -344,8 +359,8 @@ def _conv1d_step(problem: Problem, draw: _Draw) -> Iterator[_Case]:
 
     def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
         state = t["state_BCW"].clone()
-        first = fn(state, t["x_BC"], t["weight_CW"], t["bias_C"])
-        second = fn(state, t["next_BC"], t["weight_CW"], t["bias_C"])
+        first = fn(state, t["x_BC"], t["weight_CW"], t.get("bias_C"))
+        second = fn(state, t["next_BC"], t["weight_CW"], t.get("bias_C"))
         return {"first_BC": first, "second_BC": second, "state_BCW": state}
 
     x, following = (draw.projection(BATCH, widths=[(16,), (C,)])[1] for _ in range(2))
@@ -357,6 +372,249 @@ def _conv1d_step(problem: Problem, draw: _Draw) -> Iterator[_Case]:
         "bias_C": draw.normal(C),
     }
     yield _Case("two steps", tensors, call, gradients=False)
+    del tensors["bias_C"]
+    yield _Case("two steps, no bias", tensors, call, gradients=False)
+
+
+def _selective_parameters(draw: _Draw, states: int) -> dict[str, Tensor]:
+    """A, D and dt_bias as Mamba-1 initialises them: A in -[1, N], dt log-uniform in [0.001, 0.1]."""
+    A = -torch.arange(1, states + 1, dtype=torch.float64).expand(CHANNELS, -1)
+    dt = draw.uniform(math.log(1e-3), math.log(1e-1), CHANNELS).exp()
+    exact = draw.uniform(0, 0, 1).dtype
+    return {
+        "A_IN": A.to(draw.device, exact).contiguous(),
+        "D_I": draw.uniform(0.5, 1.5, CHANNELS),
+        "dt_bias_I": dt.expm1().log().to(draw.dtype),
+    }
+
+
+SELECTIVE = ("x_BTI", "dt_BTI", "A_IN", "B_BTN", "C_BTN", "D_I", "z_BTI", "dt_bias_I")
+"""Inputs of the selective scan in order."""
+
+
+def _selective_scan(problem: Problem, draw: _Draw) -> Iterator[_Case]:
+    """Lengths on and beside 64 positions, laid out channel by channel as in the model; the state has no gradient."""
+    N = problem.d_state
+
+    def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
+        y, state = fn(*(t[name] for name in SELECTIVE))
+        return {"y_BTI": y, "final_state_BIN": state.detach()}
+
+    for T in (1, 63, 64, 100, 257):
+        widths = {"x_BTI": CHANNELS, "dt_BTI": CHANNELS, "B_BTN": N, "C_BTN": N, "z_BTI": CHANNELS}
+        tensors = {name: draw.across(width, BATCH, T) for name, width in widths.items()}
+        # from an empty state a single step does not depend on A: its gradient is 0 and has no relative error
+        yield _Case(f"length {T}", tensors | _selective_parameters(draw, N), call, gradients=T > 1)
+
+
+def _selective_step(problem: Problem, draw: _Draw) -> Iterator[_Case]:
+    """One step from a state in float32, and from one in the activations' dtype."""
+    N = problem.d_state
+
+    def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
+        state = t["state_BIN"].clone()
+        y = fn(state, *(t[name.replace("BT", "B")] for name in SELECTIVE))
+        return {"y_BI": y, "state_BIN": state}
+
+    start = draw.uniform(-1, 1, BATCH, CHANNELS, N)
+    for dtype in dict.fromkeys((start.dtype, draw.dtype)):
+        x, z = draw.projection(BATCH, widths=[(CHANNELS,), (CHANNELS,)])
+        _dt, B, C = draw.projection(BATCH, widths=[(8,), (N,), (N,)])
+        tensors = {
+            "state_BIN": start.to(dtype),
+            "x_BI": x,
+            "z_BI": z,
+            "dt_BI": draw.normal(BATCH, CHANNELS),
+            "B_BN": B,
+            "C_BN": C,
+            **_selective_parameters(draw, N),
+        }
+        yield _Case(f"one step from a state in {str(dtype)[6:]}", tensors, call, gradients=False)
+
+
+def _delta_heads(problem: Problem) -> tuple[int, int, int]:
+    """Sequences, value heads and key heads: 16 heads over the batch, so that no position's output is small by chance,
+    and on a GPU all of the problem's, because fla's kernels tune themselves to their number and the check then tunes
+    what is timed."""
+    G = problem.kv_heads if problem.device == "cuda" else min(2, problem.kv_heads)
+    H = G * (problem.n_heads // problem.kv_heads)
+    return max(BATCH, 16 // H), H, G
+
+
+def _delta_inputs(problem: Problem, draw: _Draw, per_channel: bool, *length: int) -> dict[str, Tensor]:
+    """Random inputs by name, A in [1, 16] and dt as the models initialise them."""
+    batch, H, G = _delta_heads(problem)
+    P, V, lead = problem.head_dim, problem.value_dim, (batch, *length)
+    B = "BT" if len(lead) == 2 else "B"
+    group = "H" if per_channel else "G"
+    q, k, v, gates, beta = draw.projection(
+        *lead, widths=[(G, P), (G, P), (H, V), (H, P) if per_channel else (H,), (H,)]
+    )
+    dt = draw.uniform(math.log(1e-3), math.log(1e-1), *((H, P) if per_channel else (H,))).exp()
+    channel = "P" if per_channel else ""
+    return {
+        f"q_{B}{group}P": q,
+        f"k_{B}{group}P": k,
+        f"v_{B}HV": v,
+        f"dt_{B}H{channel}": gates,
+        f"beta_{B}H": beta,
+        "A_log_H": draw.uniform(1, 16, H).log(),
+        f"dt_bias_H{channel}": dt.expm1().log(),
+    }
+
+
+def _delta_rule(per_channel: bool) -> Callable[[Problem, _Draw], Iterator[_Case]]:
+    """Lengths around one chunk, without and (at the last) with a state to start from."""
+
+    def cases(problem: Problem, draw: _Draw) -> Iterator[_Case]:
+        Q = problem.chunk_size
+        batch, H, _G = _delta_heads(problem)
+
+        def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
+            inputs = [tensor for name, tensor in t.items() if not name.startswith("initial")]
+            o, state = fn(*inputs, chunk_size=Q, initial_state_BHPV=t.get("initial_state_BHPV"))
+            return {"o_BTHV": o, "final_state_BHPV": state}
+
+        for T in sorted({1, 63, 100, Q - 1, Q, Q + 1} - {0}):
+            tensors = _delta_inputs(problem, draw, per_channel, T)
+            if T == Q + 1:
+                start = draw.uniform(-1, 1, batch, H, problem.head_dim, problem.value_dim)
+                tensors["initial_state_BHPV"] = start
+            # from an empty state a single step does not depend on the decay: its gradients are 0
+            yield _Case(f"length {T}", tensors, call, gradients=T > 1)
+
+    return cases
+
+
+def _delta_step(per_channel: bool) -> Callable[[Problem, _Draw], Iterator[_Case]]:
+    """One step from a state in float32, and from one in the activations' dtype."""
+
+    def cases(problem: Problem, draw: _Draw) -> Iterator[_Case]:
+        def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
+            state, *inputs = t.values()
+            state = state.clone()
+            return {"o_BHV": fn(state, *inputs), "state_BHPV": state}
+
+        batch, H, _G = _delta_heads(problem)
+        start = draw.uniform(-1, 1, batch, H, problem.head_dim, problem.value_dim)
+        for dtype in dict.fromkeys((start.dtype, draw.dtype)):
+            tensors = {"state_BHPV": start.to(dtype)} | _delta_inputs(problem, draw, per_channel)
+            yield _Case(f"one step from a state in {str(dtype)[6:]}", tensors, call, gradients=False)
+
+    return cases
+
+
+def _norm_gate(problem: Problem, draw: _Draw) -> Iterator[_Case]:
+    """With either activation; z lies in a wider row."""
+    H, V = 3, problem.value_dim
+
+    for T in (1, 63):
+        for activation in ("silu", "sigmoid"):
+
+            def call(fn: Callable[..., Any], t: dict[str, Tensor], activation: str = activation) -> dict[str, Tensor]:
+                return {"out_BTHV": fn(t["y_BTHV"], t["z_BTHV"], t["weight_V"], eps=EPS, activation=activation)}
+
+            z, _x = draw.projection(BATCH, T, widths=[(H, V), (H, V)])
+            tensors = {"y_BTHV": draw.normal(BATCH, T, H, V), "z_BTHV": z, "weight_V": draw.normal(V)}
+            yield _Case(f"length {T}, {activation}", tensors, call)
+
+
+def _mamba2_core(problem: Problem, draw: _Draw) -> Iterator[_Case]:
+    """With a gated norm and without, rows padded and not, around one chunk; the parts are drawn one by one."""
+    H, G = _ssm_heads(problem)
+    P, N, W, Q = problem.head_dim, problem.d_state, problem.d_conv, problem.chunk_size
+    inner, channels = H * P, H * P + 2 * G * N
+
+    def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
+        packed = torch.cat([t[name] for name in ("z_BTI", "conv_in_BTC", "dt_BTH")], -1)
+        packed = F.pad(packed, (0, -packed.shape[-1] % 16 + (16 if "norm_weight_I" in t else 0)))
+        parameters = (t[name] for name in ("conv_weight_CW", "conv_bias_C", "A_H", "D_H", "dt_bias_H"))
+        settings = {"head_dim": P, "n_groups": G, "chunk_size": Q, "eps": EPS}
+        out, state = fn(packed, *parameters, t.get("norm_weight_I"), **settings)
+        return {"out_BTI": out, "final_state_BHPN": state}
+
+    for T in sorted({63, Q + 1}):
+        for normed in (False, True):
+            tensors = {
+                "z_BTI": draw.normal(BATCH, T, inner),
+                "conv_in_BTC": draw.normal(BATCH, T, channels),
+                "dt_BTH": draw.normal(BATCH, T, H),
+                "conv_weight_CW": draw.normal(channels, W) / math.sqrt(W),
+                "conv_bias_C": draw.normal(channels),
+                **_ssm_parameters(H, draw),
+            }
+            if normed:
+                tensors["norm_weight_I"] = draw.normal(inner)
+            yield _Case(f"length {T}, {'a' if normed else 'no'} norm", tensors, call)
+
+
+def _swiglu(problem: Problem, draw: _Draw) -> Iterator[_Case]:
+    """One token and several."""
+    width = problem.width or WIDTH
+
+    def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"out_NF": fn(t["packed_NF"])}
+
+    for N in (1, 63):
+        yield _Case(f"{N} tokens of {width}", {"packed_NF": draw.projection(N, widths=[(2 * width,)])[0]}, call)
+
+
+def _add_rms_norm(problem: Problem, draw: _Draw) -> Iterator[_Case]:
+    """The first norm of a model, which has nothing to add, and the others."""
+    width = problem.width or WIDTH
+
+    def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
+        normed, added = fn(t["x_BTD"], t.get("residual_BTD"), t["weight_D"], eps=EPS)
+        return {"normed_BTD": normed, "added_BTD": added}
+
+    for T in (1, 63):
+        tensors = {"x_BTD": draw.normal(BATCH, T, width), "weight_D": draw.normal(width)}
+        yield _Case(f"length {T}, nothing to add", tensors, call)
+        yield _Case(f"length {T}", tensors | {"residual_BTD": draw.normal(BATCH, T, width)}, call)
+
+
+def _rotary(problem: Problem, draw: _Draw) -> Iterator[_Case]:
+    """With values behind the keys and without; the angles have no gradient."""
+    H, K, P = problem.n_heads, problem.kv_heads, problem.head_dim
+    settings = {"n_heads": H, "n_kv_heads": K, "head_dim": P}
+
+    for T, values in ((1, K * problem.value_dim), (63, 0), (100, K * problem.value_dim)):
+        angles = draw.uniform(0, 2 * math.pi, T, P // 2)
+
+        def call(fn: Callable[..., Any], t: dict[str, Tensor], angles: Tensor = angles) -> dict[str, Tensor]:
+            cos, sin = angles.cos(), angles.sin()
+            q, k, rest = fn(t["packed_BTC"], cos, sin, **settings)
+            return {"q_BTHP": q, "k_BTKP": k, "rest_BTC": rest}
+
+        packed = draw.projection(BATCH, T, widths=[((H + K) * P + values,)])[0]
+        yield _Case(f"length {T}, {values} channels of values", {"packed_BTC": packed}, call)
+
+
+def _gate(problem: Problem, draw: _Draw) -> Iterator[_Case]:
+    """With a norm and without; z lies in a wider row."""
+    width = problem.width or WIDTH
+
+    def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"out_BTI": fn(t["y_BTI"], t["z_BTI"], t.get("weight_I"), eps=EPS)}
+
+    for T in (1, 63):
+        z, _x = draw.projection(BATCH, T, widths=[(width,), (width,)])
+        tensors = {"y_BTI": draw.normal(BATCH, T, width), "z_BTI": z}
+        yield _Case(f"length {T}", tensors, call)
+        yield _Case(f"length {T} and a norm", tensors | {"weight_I": draw.normal(width)}, call)
+
+
+def _head_norms(problem: Problem, draw: _Draw) -> Iterator[_Case]:
+    """Two branches of few heads of the problem's widths, not equally many."""
+    heads = (3, 2)
+    widths = [H * P for H, P in zip(heads, (problem.head_dim, problem.value_dim), strict=True)]
+
+    def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"joined_BTC": fn(t["first_BTC"], t["second_BTC"], heads=heads, eps=EPS)}
+
+    for T in (1, 63):
+        first, second = (draw.normal(BATCH, T, width) for width in widths)
+        yield _Case(f"length {T}", {"first_BTC": first, "second_BTC": second}, call)
 
 
 def _experts(_problem: Problem, draw: _Draw) -> Iterator[_Case]:
@@ -395,6 +653,41 @@ def _linear_cross_entropy(_problem: Problem, draw: _Draw) -> Iterator[_Case]:
         yield _Case(f"{N} tokens", tensors, call)
 
 
+def _adamw(_problem: Problem, draw: _Draw) -> Iterator[_Case]:
+    """Three steps of a parameter in the problem's dtype and of one in float32, large enough to be seen.
+
+    Gradients keep away from 0: float16 rounds the square of a small one to 0, and then divides by it.
+    """
+    steps, lr = 3, 0.1
+
+    def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
+        parameters = [torch.nn.Parameter(t[name].detach().clone()) for name in ("first_I", "second_J")]
+        optimizer = fn(parameters, lr=lr)
+        for step in range(steps):
+            for parameter, name in zip(parameters, ("d_first_SI", "d_second_SJ"), strict=True):
+                parameter.grad = t[name][step].detach().clone()
+            optimizer.step()
+        made = {}
+        for name, parameter in zip(("first", "second"), parameters, strict=True):
+            state = optimizer.state[parameter]
+            made[f"{name} parameter"] = parameter.detach()
+            made[f"{name} exp_avg"], made[f"{name} exp_avg_sq"] = state["exp_avg"], state["exp_avg_sq"]
+        return made
+
+    def gradient(n: int) -> Tensor:
+        return draw.uniform(0.5, 2, steps, n) * (1 - 2 * draw.integers(2, steps, n))
+
+    for n in (1, 63, 5000):
+        first = draw.normal(n)
+        tensors = {
+            "first_I": first,
+            "d_first_SI": gradient(n).to(first.dtype),
+            "second_J": draw.uniform(-1, 1, n + 1),
+            "d_second_SJ": gradient(n + 1),
+        }
+        yield _Case(f"{steps} steps of {n} elements", tensors, call, gradients=False)
+
+
 _CASES: dict[str, Callable[[Problem, _Draw], Iterator[_Case]]] = {
     "attention": _attention,
     "attention_decode": _attention_decode,
@@ -402,6 +695,20 @@ _CASES: dict[str, Callable[[Problem, _Draw], Iterator[_Case]]] = {
     "ssd_step": _ssd_step,
     "conv1d": _conv1d,
     "conv1d_step": _conv1d_step,
+    "mamba2_core": _mamba2_core,
+    "selective_scan": _selective_scan,
+    "selective_step": _selective_step,
+    "gated_delta": _delta_rule(per_channel=False),
+    "gated_delta_step": _delta_step(per_channel=False),
+    "kda": _delta_rule(per_channel=True),
+    "kda_step": _delta_step(per_channel=True),
+    "norm_gate": _norm_gate,
+    "swiglu": _swiglu,
+    "add_rms_norm": _add_rms_norm,
+    "rotary": _rotary,
+    "gate": _gate,
+    "head_norms": _head_norms,
     "experts": _experts,
     "linear_cross_entropy": _linear_cross_entropy,
+    "adamw": _adamw,
 }

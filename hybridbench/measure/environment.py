@@ -20,7 +20,17 @@ import hybridbench
 from hybridbench.measure.nvml import Gpu
 from hybridbench.record import Environment
 
-PACKAGES = ("torch", "triton", "mamba-ssm", "causal-conv1d", "flash-attn", "liger-kernel", "fvcore", "nvidia-ml-py")
+PACKAGES = (
+    "torch",
+    "triton",
+    "mamba-ssm",
+    "causal-conv1d",
+    "flash-attn",
+    "liger-kernel",
+    "fla-core",
+    "fvcore",
+    "nvidia-ml-py",
+)
 
 
 def fingerprint(device: torch.device, gpu: Gpu | None = None) -> Environment:

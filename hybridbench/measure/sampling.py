@@ -10,6 +10,7 @@ Samples come back in the order they were taken. Whether they drift is for ``cave
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -70,6 +71,38 @@ def measure(
     with around if around is not None else nullcontext():
         samples_ns, runs = _sample(step, timer, sampling, estimate_ns)
     return Samples(samples_ns, runs, warmup_steps, warmup_ns, steady)
+
+
+def measure_parts(
+    parts: Sequence[tuple[Callable[[], None], Step]],
+    timer: Timer,
+    sampling: Sampling,
+    *,
+    now: Callable[[], int] = time.perf_counter_ns,
+    around: AbstractContextManager[object] | None = None,
+) -> list[Samples]:
+    """Warms up and samples the parts of a step one after the other, each with its share of the sampling's time.
+
+    Args:
+        parts: for each, what puts it into place, which is not timed, and the work itself.
+        around: entered when every part has run once, so that nothing compiles inside, and left after the last sample.
+    """
+    share = len(parts)
+    each = dataclasses.replace(
+        sampling,
+        warmup_max_s=sampling.warmup_max_s / share,
+        min_time_s=sampling.min_time_s / share,
+        max_time_s=sampling.max_time_s / share,
+    )
+    for enter, step in parts:
+        enter()
+        step()
+    taken = []
+    with around if around is not None else nullcontext():
+        for enter, step in parts:
+            enter()
+            taken.append(measure(step, timer, each, now=now))
+    return taken
 
 
 def relative_interval(samples_ns: Sequence[int]) -> float:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from hybridbench.arch.attention import Attention
 from hybridbench.arch.block import Storage
-from hybridbench.model.cache import AttentionCache, Cache
+from hybridbench.model.cache import AttentionCache, Cache, GrowingCache
 from hybridbench.model.mixer import Factory, MixerModule, Ops, Step
 from hybridbench.model.rotary import rotate
 
@@ -17,7 +17,7 @@ class AttentionModule(MixerModule):
 
     Args:
         spec: shape, window and rotary embedding.
-        ops: the callables ``attention`` and ``attention_decode``.
+        ops: the callables ``attention``, ``rotary`` and ``attention_decode``.
         borrows_value: the value comes from another branch, so there is no value projection.
         projects: whether it has an output projection of its own.
     """
@@ -40,34 +40,59 @@ class AttentionModule(MixerModule):
         return self.spec.n_heads
 
     def _project(self, x: Tensor, step: Step, value: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of (..., d_model), each (..., heads, width), rotated where the spec says so."""
+        """Queries, keys and values of (..., d_model), each (..., heads, width), rotated where the spec says so.
+
+        The plain form, which a decode step runs operator by operator.
+        """
         spec = self.spec
         parts = torch.split(self.in_proj(x), self.widths, dim=-1)
         q = torch.unflatten(parts[0], -1, (spec.n_heads, spec.head_dim))
         k = torch.unflatten(parts[1], -1, (spec.n_kv_heads, spec.head_dim))
-        if self.borrows_value:
-            assert value is not None, "a borrowing branch is called with a value"
-            v = torch.unflatten(value, -1, (spec.n_kv_heads, spec.v_head_dim)) if value.dim() == x.dim() else value
-        else:
-            v = torch.unflatten(parts[2], -1, (spec.n_kv_heads, spec.v_head_dim))
+        v = self._value(value if self.borrows_value else parts[2], x)
         if spec.rope is not None:
             turn = step.turn(spec.rope, spec.head_dim)
             q, k = rotate(q, turn), rotate(k, turn)
         return q, k, v
 
+    def _value(self, value: Tensor | None, x: Tensor) -> Tensor:
+        """The value by head, where it came by channel."""
+        assert value is not None, "a borrowing branch is called with a value"
+        if value.dim() > x.dim():
+            return value
+        return torch.unflatten(value, -1, (self.spec.n_kv_heads, self.spec.v_head_dim))
+
+    def _project_sequence(self, x_BTD: Tensor, step: Step, value: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """``_project`` of a sequence, its rotation and the splitting up one operation."""
+        spec = self.spec
+        if spec.rope is None:
+            return self._project(x_BTD, step, value)
+        cos_TR, sin_TR = (angle.squeeze(-2) for angle in step.turn(spec.rope, spec.head_dim))
+        q_BTHP, k_BTKP, rest_BTC = self.ops["rotary"](
+            self.in_proj(x_BTD),
+            cos_TR,
+            sin_TR,
+            n_heads=spec.n_heads,
+            n_kv_heads=spec.n_kv_heads,
+            head_dim=spec.head_dim,
+        )
+        return q_BTHP, k_BTKP, self._value(value if self.borrows_value else rest_BTC, x_BTD)
+
     def mix(
         self, x_BTD: Tensor, step: Step, cache: Cache | None = None, value: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        q_BTHP, k_BTKP, v_BTKV = self._project(x_BTD, step, value)
+        q_BTHP, k_BTKP, v_BTKV = self._project_sequence(x_BTD, step, value)
         if cache is not None:
-            assert isinstance(cache, AttentionCache)
+            assert isinstance(cache, AttentionCache | GrowingCache)
             cache.store(k_BTKP, v_BTKV)
         out_BTHV = self.ops["attention"](q_BTHP, k_BTKP, v_BTKV, window=self.spec.window, sinks=self.spec.sinks)
         return out_BTHV.flatten(2), v_BTKV
 
     def mix_step(self, x_BD: Tensor, step: Step, cache: Cache, value: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        assert isinstance(cache, AttentionCache)
         q_BHP, k_BKP, v_BKV = self._project(x_BD, step, value)
+        if isinstance(cache, GrowingCache):
+            # Every slot is in use: this kernel is called without lengths.
+            return self.ops["attention_decode"](q_BHP, *cache.append(k_BKP, v_BKV)).flatten(1), v_BKV
+        assert isinstance(cache, AttentionCache)
         cache.append(k_BKP, v_BKV, step.position)
         length_B = cache.lengths(step.position)
         out_BHV = self.ops["attention_decode"](q_BHP, cache.k_BSKP, cache.v_BSKV, length_B)

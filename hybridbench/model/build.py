@@ -6,34 +6,51 @@ found before anything is allocated.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from torch import nn
 
 from hybridbench.arch.attention import Attention
 from hybridbench.arch.block import Block, Mixer
+from hybridbench.arch.delta import GatedDelta, Kda
+from hybridbench.arch.mamba1 import Mamba1
 from hybridbench.arch.mamba2 import Mamba2
 from hybridbench.arch.mlp import Mlp
-from hybridbench.arch.model import mixers
+from hybridbench.arch.model import ModelSpec, mixers
 from hybridbench.arch.moe import Moe
 from hybridbench.arch.parallel import Parallel
+from hybridbench.errors import Unsupported
 from hybridbench.kernels import Backend, Problem, resolve
 from hybridbench.model.attention import AttentionModule
+from hybridbench.model.checkpoint import learning
+from hybridbench.model.delta import DeltaModule
 from hybridbench.model.language import LanguageModel
+from hybridbench.model.mamba1 import Mamba1Module
 from hybridbench.model.mamba2 import Mamba2Module
 from hybridbench.model.mixer import Factory, MixerModule, Ops, torch_dtype
 from hybridbench.model.mlp import MlpModule
 from hybridbench.model.moe import MoeModule
 from hybridbench.model.parallel import ParallelModule
-from hybridbench.suite import DECODE, GENERATE, OPS_OF_KIND, TRAIN, Case
+from hybridbench.model.step import resolve_step, step_problem
+from hybridbench.suite import (
+    CORE,
+    CORE_PARTS,
+    DECODE,
+    DECODE_STEP,
+    GENERATE,
+    PUBLISHED,
+    TRAIN,
+    Case,
+    block_ops,
+    block_uses,
+)
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """One operation of one block shape (None: the head's loss): what was asked for, what will run, and in how many
+    """One operation of one block shape (None: the model's own): what was asked for, what will run, and in how many
     sublayers."""
 
     block: Block | None
@@ -72,9 +89,59 @@ def problem_of(block: Block | None, case: Case) -> Problem:
             n_groups=block.n_groups,
             chunk_size=block.chunk_size,
             d_conv=block.d_conv,
+            width=block.d_inner,
             **common,  # type: ignore[arg-type]
         )
-    return Problem(**common)  # type: ignore[arg-type]
+    if isinstance(block, Mamba1):
+        return Problem(d_state=block.d_state, d_conv=block.d_conv, width=block.d_inner, **common)  # type: ignore[arg-type]
+    if isinstance(block, GatedDelta | Kda):
+        return Problem(
+            head_dim=block.k_head_dim,
+            v_head_dim=block.v_head_dim,
+            n_heads=block.n_heads,
+            n_kv_heads=block.n_k_heads,
+            chunk_size=block.chunk_size,
+            d_conv=block.d_conv,
+            width=block.out_width,
+            **common,  # type: ignore[arg-type]
+        )
+    if isinstance(block, Parallel):
+        heads = (branch.out_width // _out_heads(branch) for branch in block.branches)
+        return Problem(head_dim=next(heads), v_head_dim=next(heads), **common)  # type: ignore[arg-type]
+    if isinstance(block, Mlp):
+        return Problem(width=block.d_ff, **common)  # type: ignore[arg-type]
+    width = block.d_shared if isinstance(block, Moe) else case.model.d_model
+    return Problem(width=width, **common)  # type: ignore[arg-type]
+
+
+def _out_heads(branch: Mixer) -> int:
+    """Heads a branch's output divides into; the channels of Mamba-1 are one group."""
+    if isinstance(branch, Mamba1):
+        return 1
+    assert isinstance(branch, Attention | Mamba2 | GatedDelta | Kda), f"no heads in a mixer of kind {branch.kind}"
+    return branch.n_heads
+
+
+def check_buildable(spec: ModelSpec) -> None:
+    """Refuses a model that has no modules here: it can be costed, not run.
+
+    Raises:
+        Unsupported: naming the block or the variant.
+    """
+    blocks = dict.fromkeys([*(spec.blocks[symbol] for symbol in spec.counts), *(mixer for _, mixer in mixers(spec))])
+    for part in (*blocks, spec):
+        if isinstance(part, Block) and not isinstance(part, _BUILT):
+            raise Unsupported(f"blocks of kind {part.kind} have no module: hybridbench can cost them, not run them.")
+        what = part.kind if isinstance(part, Block) else "a model"
+        for spec_field in fields(part):  # type: ignore[arg-type]
+            value = getattr(part, spec_field.name)
+            if "variant" in spec_field.metadata and value != spec_field.default:
+                raise Unsupported(
+                    f"{what} with {spec_field.name} {value} has no module: hybridbench can cost it, not run it."
+                )
+
+
+_BUILT = (Attention, Mamba1, Mamba2, GatedDelta, Kda, Mlp, Moe, Parallel)
 
 
 def resolve_backends(case: Case) -> list[Resolved]:
@@ -85,29 +152,46 @@ def resolve_backends(case: Case) -> list[Resolved]:
         BadInput: an unknown backend.
     """
     spec, asked_for, kind = case.model, case.execution.backends, case.workload.kind
-    uses: Counter[Block] = Counter()
-    for symbol, mixer in mixers(spec):
-        uses[mixer] += spec.counts[symbol]
-    for symbol, block in spec.blocks.items():
-        if isinstance(block, Moe):
-            uses[block] += spec.counts[symbol]
+    check_buildable(spec)
+
+    def function(op: str, backend: Backend) -> Callable[..., Any]:
+        return learning(op, backend.load()) if case.execution.checkpoint == "selective" else backend.load()
+
     found = []
-    for block, times in uses.items():
-        sequence, step = OPS_OF_KIND[block.kind]
-        needed = (sequence if kind != DECODE else ()) + (step if kind in (DECODE, GENERATE) else ())
+    for (block, borrows), times in block_uses(spec).items():
+        sequence, step = block_ops(block, borrows)
+        needed = dict.fromkeys((sequence if kind != DECODE else ()) + (step if kind in (DECODE, GENERATE) else ()))
         problem = problem_of(block, case)
-        for op in dict.fromkeys(needed):
-            asked = asked_for.get(op, "auto")
+        if CORE in needed:
+            for op in CORE_PARTS if _takes_core(problem, asked_for) else (CORE,):
+                del needed[op]
+        for op in needed:
+            as_published = op == "attention_decode" and case.execution.mode == PUBLISHED
+            asked = "naive" if as_published else asked_for.get(op, "auto")
             # A window is kept by the ring buffer: the decode kernel sees a short cache without one.
             of_op = replace(problem, window=None, sinks=0) if op == "attention_decode" else problem
             backend = resolve(op, asked, of_op)
-            found.append(Resolved(block, op, asked, backend, of_op, times, backend.load()))
+            found.append(Resolved(block, op, asked, backend, of_op, times, function(op, backend)))
+    if kind in (DECODE, GENERATE):
+        problem = step_problem(case)
+        backend, asked = resolve_step(case, problem), asked_for.get(DECODE_STEP, "auto")
+        found.append(Resolved(None, DECODE_STEP, asked, backend, problem, 1, backend.load()))
+    of_model = {} if kind == DECODE else {"add_rms_norm": len(spec.layers) + 1}
     if kind == TRAIN:
-        asked = asked_for.get("linear_cross_entropy", "auto")
+        of_model |= {"linear_cross_entropy": 1, "adamw": 1}
+    for op, times in of_model.items():
+        asked = asked_for.get(op, "auto")
         problem = problem_of(None, case)
-        backend = resolve("linear_cross_entropy", asked, problem)
-        found.append(Resolved(None, "linear_cross_entropy", asked, backend, problem, 1, backend.load()))
+        backend = resolve(op, asked, problem)
+        found.append(Resolved(None, op, asked, backend, problem, times, function(op, backend)))
     return found
+
+
+def _takes_core(problem: Problem, asked_for: Mapping[str, str]) -> bool:
+    """Whether one kernel does all of Mamba-2's core: it was asked for, or it is fused and none of its parts was."""
+    if CORE in asked_for:
+        return True
+    return not set(CORE_PARTS) & set(asked_for) and resolve(CORE, "auto", problem).name != "reference"
 
 
 def build_model(case: Case, resolved: list[Resolved]) -> LanguageModel:
@@ -119,16 +203,19 @@ def build_model(case: Case, resolved: list[Resolved]) -> LanguageModel:
         return {item.op: item.function for item in resolved if item.block == block}
 
     def mixer(block: Mixer, borrows_value: bool = False, projects: bool = True) -> MixerModule:
+        settings = {"borrows_value": borrows_value, "projects": projects}
         if isinstance(block, Attention):
-            return AttentionModule(block, ops(block), make, borrows_value=borrows_value, projects=projects)
+            return AttentionModule(block, ops(block), make, **settings)
+        if isinstance(block, Mamba1):
+            return Mamba1Module(block, ops(block), make, **settings)
+        if isinstance(block, GatedDelta | Kda):
+            return DeltaModule(block, ops(block), make, norm_eps=spec.norm_eps, **settings)
         assert isinstance(block, Mamba2), f"no module for a mixer of kind {block.kind}"
-        return Mamba2Module(
-            block, ops(block), make, norm_eps=spec.norm_eps, borrows_value=borrows_value, projects=projects
-        )
+        return Mamba2Module(block, ops(block), make, norm_eps=spec.norm_eps, **settings)
 
     def module(block: Block) -> nn.Module:
         if isinstance(block, Mlp):
-            return MlpModule(block, make)
+            return MlpModule(block, ops(block), make)
         if isinstance(block, Moe):
             return MoeModule(block, ops(block), make)
         if isinstance(block, Parallel):
@@ -137,12 +224,16 @@ def build_model(case: Case, resolved: list[Resolved]) -> LanguageModel:
                 mixer(branch, borrows_value=index == block.borrower, projects=projects)
                 for index, branch in enumerate(block.branches)
             )
-            return ParallelModule(block, (first, second), make, spec.norm_eps)
+            return ParallelModule(block, ops(block), (first, second), make, spec.norm_eps)
         assert isinstance(block, Mixer), f"no module for a block of kind {block.kind}"
         return mixer(block)
 
     layers = [module(spec.blocks[symbol]) for symbol in spec.layers]
-    return LanguageModel(layers, ops(None), spec.d_model, spec.vocab_size, spec.norm_eps, make)
+    model = LanguageModel(layers, ops(None), spec.d_model, spec.vocab_size, spec.norm_eps, make)
+    fused = [item.function for item in resolved if item.op == DECODE_STEP and item.backend.name == "fused"]
+    model.fused_step = fused[0] if fused else None
+    model.checkpoint = case.execution.checkpoint
+    return model
 
 
 def parameter_count(model: nn.Module) -> int:

@@ -1,7 +1,7 @@
 """cache: the typed state each mixer keeps between decode steps, and the sums over it.
 
 Every cache is a static allocation, so that a step can be captured once and replayed: positions and lengths are device
-tensors, never host integers.
+tensors, never host integers. The exception is ``GrowingCache``, which mode ``published`` has in its place.
 """
 
 from __future__ import annotations
@@ -85,6 +85,62 @@ class AttentionCache:
             kept[:, slot] = new[:, first:]
 
 
+class GrowingCache:
+    """Keys and values of one attention in a new allocation at every step, as eager code without a static cache keeps
+    them: ``torch.cat`` of the old and the new, cut to the sinks and the window where there is one.
+
+    Heads come before tokens in memory, the layout of such code; the interface shows them as every other cache does.
+
+    Args:
+        static: the cache whose place this one takes: it gives shapes, dtype, sinks and window. It starts empty.
+        held: a step sees its own token but does not keep it, so that it can be timed again at the same depth.
+        lender: the cache whose values this one reads, where the value is shared.
+    """
+
+    def __init__(self, static: AttentionCache, held: bool = False, lender: GrowingCache | None = None) -> None:
+        self.k_BKSP, self.v_BKSV = (x[:, :0].transpose(1, 2).contiguous() for x in (static.k_BSKP, static.v_BSKV))
+        self.sinks, self.window = static.sinks, static.ring
+        self.held = held
+        self.lender = lender
+        self.seen_v_BKSV = self.v_BKSV
+
+    def tensors(self) -> dict[str, list[Tensor]]:
+        return {"kv": [self.k_BKSP, self.v_BKSV] if self.lender is None else [self.k_BKSP]}
+
+    def fill(self, generator: torch.Generator) -> None:
+        for tensor in self.tensors()["kv"]:
+            tensor.normal_(generator=generator)
+
+    def reach(self, tokens: int, generator: torch.Generator) -> None:
+        """Random keys and values of ``tokens`` tokens, or of as many as a window keeps."""
+        slots = min(tokens, self.sinks + self.window) if self.window else tokens
+        for name in ("k_BKSP", "v_BKSV")[: 2 if self.lender is None else 1]:
+            old = getattr(self, name)
+            new = torch.empty(*old.shape[:2], slots, old.shape[-1], device=old.device, dtype=old.dtype)
+            setattr(self, name, new.normal_(generator=generator))
+
+    def append(self, k_BKP: Tensor, v_BKV: Tensor) -> tuple[Tensor, Tensor]:
+        """The keys and values (B, S, K, width) with one more token per sequence, which are kept unless ``held``."""
+        k_BKSP = self._grown(self.k_BKSP, k_BKP)
+        v_BKSV = self._grown(self.v_BKSV, v_BKV) if self.lender is None else self.lender.seen_v_BKSV
+        self.seen_v_BKSV = v_BKSV
+        if not self.held:
+            self.k_BKSP, self.v_BKSV = k_BKSP, v_BKSV
+        return k_BKSP.transpose(1, 2), v_BKSV.transpose(1, 2)
+
+    def _grown(self, kept: Tensor, new: Tensor) -> Tensor:
+        return self._cut(torch.cat((kept, new.unsqueeze(2)), 2))
+
+    def _cut(self, tokens: Tensor) -> Tensor:
+        if not self.window or tokens.shape[2] <= self.sinks + self.window:
+            return tokens
+        return torch.cat((tokens[:, :, : self.sinks], tokens[:, :, -self.window :]), 2)
+
+    def store(self, k_BTKP: Tensor, v_BTKV: Tensor) -> None:
+        """A prompt from position 0 in place of everything kept."""
+        self.k_BKSP, self.v_BKSV = (self._cut(x.transpose(1, 2).contiguous()) for x in (k_BTKP, v_BTKV))
+
+
 @dataclass
 class Mamba2Cache:
     """The SSM state, and the last inputs of the conv, newest last."""
@@ -101,11 +157,27 @@ class Mamba2Cache:
 
 
 @dataclass
+class RecurrentCache:
+    """A recurrence's state, (B, I, N) in Mamba-1 and (B, H, P, V) in the delta rules, and the last inputs of the conv,
+    newest last."""
+
+    state: Tensor
+    conv_BCW: Tensor
+
+    def tensors(self) -> dict[str, list[Tensor]]:
+        return {"ssm": [self.state], "conv": [self.conv_BCW]}
+
+    def fill(self, generator: torch.Generator) -> None:
+        self.state.normal_(generator=generator)
+        self.conv_BCW.normal_(generator=generator)
+
+
+@dataclass
 class ParallelCache:
     """Both branches' caches."""
 
-    first: AttentionCache | Mamba2Cache
-    second: AttentionCache | Mamba2Cache
+    first: AttentionCache | GrowingCache | Mamba2Cache | RecurrentCache
+    second: AttentionCache | GrowingCache | Mamba2Cache | RecurrentCache
 
     def tensors(self) -> dict[str, list[Tensor]]:
         merged: dict[str, list[Tensor]] = {}
@@ -117,3 +189,25 @@ class ParallelCache:
     def fill(self, generator: torch.Generator) -> None:
         self.first.fill(generator)
         self.second.fill(generator)
+
+
+def growing(cache: Cache | None, *, held: bool) -> Cache | None:
+    """A new cache with every attention's part in its growing form, empty; other parts are taken as they are."""
+    if isinstance(cache, AttentionCache):
+        return GrowingCache(cache, held)
+    if isinstance(cache, ParallelCache):
+        first, second = (
+            GrowingCache(x, held) if isinstance(x, AttentionCache) else x for x in (cache.first, cache.second)
+        )
+        if isinstance(cache.second, AttentionCache) and not cache.second.owns_value:
+            assert isinstance(first, GrowingCache), "a value is lent by the first branch"
+            second = GrowingCache(cache.second, held, lender=first)
+        return ParallelCache(first, second)
+    return cache
+
+
+def reach(cache: Cache, tokens: int, generator: torch.Generator) -> None:
+    """Makes what grows as long as after ``tokens`` tokens, with random values; a static cache is as long as it is."""
+    for part in (cache.first, cache.second) if isinstance(cache, ParallelCache) else (cache,):
+        if isinstance(part, GrowingCache):
+            part.reach(tokens, generator)

@@ -6,13 +6,19 @@ never exist whole), ``prefill`` for a prompt and ``decode`` for one token per se
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from hybridbench.arch.block import Storage
+from hybridbench.model.attention import AttentionModule
 from hybridbench.model.cache import Cache
-from hybridbench.model.mamba2 import Mamba2Module
+from hybridbench.model.checkpoint import remembering
 from hybridbench.model.mixer import Factory, MixerModule, Ops, Step
 from hybridbench.model.moe import MoeModule
 from hybridbench.model.parallel import ParallelModule
@@ -25,8 +31,11 @@ class LanguageModel(nn.Module):
 
     Args:
         layers: one module per sublayer of the pattern, built with ``make``.
-        ops: the callable ``linear_cross_entropy`` where the model is to be trained.
+        ops: the callable ``add_rms_norm`` where it runs over sequences, ``linear_cross_entropy`` and ``adamw`` where it
+            is trained.
         d_model, vocab_size, norm_eps: as in the spec.
+
+    ``checkpoint`` says what a forward with gradients keeps (``model.checkpoint``).
     """
 
     def __init__(
@@ -34,6 +43,9 @@ class LanguageModel(nn.Module):
     ) -> None:
         super().__init__()
         self.ops = ops
+        self.checkpoint = "none"
+        self.compiled: dict[int, Callable[..., Tensor]] = {}
+        self.fused_step: Callable[..., Callable[[], Tensor]] | None = None
         self.d_model = d_model
         self.norm_eps = norm_eps
         self.embedding_VD = make.parameter(vocab_size, d_model)
@@ -57,7 +69,7 @@ class LanguageModel(nn.Module):
                     module.reset_buffers()
                 elif isinstance(module, ParallelModule):
                     module.reset_scales()
-                elif isinstance(module, Mamba2Module):
+                elif isinstance(module, MixerModule):
                     module.reset_state_parameters(generator)
 
     def _normed(self, x: Tensor, index: int) -> Tensor:
@@ -75,15 +87,81 @@ class LanguageModel(nn.Module):
 
     def hidden(self, token_BT: Tensor, caches: list[Cache | None] | None = None) -> Tensor:
         """The final norm's output at every position (B, T, D), from position 0; fills caches where given."""
+        keeps = self.checkpoint if torch.is_grad_enabled() else "none"
+        if keeps == "full":
+            assert caches is None, "a forward that is run again fills no caches"
+            return self._add_normed(self._checkpointed_stream(token_BT), None, len(self.layers))[0]
+        with remembering() if keeps == "selective" else contextlib.nullcontext():
+            return self._add_normed(*self._stream(token_BT, caches), len(self.layers))[0]
+
+    def _step_over(self, token_BT: Tensor) -> Step:
+        """The positions of a sequence, with every rotation made: a compiled layer only reads them."""
         step = Step(torch.arange(token_BT.shape[1], device=token_BT.device))
+        for module in self.modules():
+            if isinstance(module, AttentionModule) and module.spec.rope is not None:
+                step.turn(module.spec.rope, module.spec.head_dim)
+        return step
+
+    @contextlib.contextmanager
+    def compiling(self, layers: dict[int, Callable[..., Tensor]]) -> Iterator[None]:
+        """Runs compiled layers (``compiled_layers``) in the place of those they were compiled of."""
+        before, self.compiled = self.compiled, layers
+        try:
+            yield
+        finally:
+            self.compiled = before
+
+    def compiled_layers(self) -> dict[int, Callable[..., Tensor]]:
+        """Each sublayer's forward under torch.compile, by its index; sublayers of one kind share their code.
+
+        Embedding, norms between sublayers, head and loss stay outside: they are one kernel each. So do experts, whose
+        tokens are counted on the host, and mixers whose published kernels cannot be traced.
+        """
+        return {
+            index: torch.compile(layer.forward, dynamic=False, fullgraph=True)
+            for index, layer in enumerate(self.layers)
+            if not isinstance(layer, MoeModule) and getattr(layer, "traceable", True)
+        }
+
+    def _checkpointed_stream(self, token_BT: Tensor) -> Tensor:
+        """The residual stream after the last sublayer, of which only the one before each sublayer is kept.
+
+        The sum stands apart from the norm here: norm and sum in one operation would keep the sum and take a branch and
+        the stream before as inputs, three tensors in place of one.
+        """
+        step = self._step_over(token_BT)
         x_BTD = F.embedding(token_BT, self.embedding_VD)
         for index, layer in enumerate(self.layers):
-            normed = self._normed(x_BTD, index)
+            run = self.compiled.get(index, layer)
+            mixes = isinstance(layer, MixerModule | ParallelModule)
+
+            def sublayer(
+                x: Tensor, index: int = index, run: Callable[..., Tensor] = run, mixes: bool = mixes
+            ) -> Tensor:
+                normed, _ = self._add_normed(x, None, index)
+                return run(normed, step, None) if mixes else run(normed)
+
+            again = partial(_again, layer)
+            x_BTD = x_BTD + checkpoint(sublayer, x_BTD, use_reentrant=False, preserve_rng_state=False, context_fn=again)
+        return x_BTD
+
+    def _stream(self, token_BT: Tensor, caches: list[Cache | None] | None) -> tuple[Tensor, Tensor | None]:
+        """The last sublayer's output and the residual stream it is yet to be added to, which the next norm does."""
+        step = self._step_over(token_BT)
+        branch_BTD, residual_BTD = F.embedding(token_BT, self.embedding_VD), None
+        for index, layer in enumerate(self.layers):
+            normed, residual_BTD = self._add_normed(branch_BTD, residual_BTD, index)
+            run = self.compiled.get(index, layer)
             if isinstance(layer, MixerModule | ParallelModule):
-                x_BTD = x_BTD + layer(normed, step, caches[index] if caches else None)
+                branch_BTD = run(normed, step, caches[index] if caches else None)
             else:
-                x_BTD = x_BTD + layer(normed)
-        return self._normed(x_BTD, len(self.layers))
+                branch_BTD = run(normed)
+        return branch_BTD, residual_BTD
+
+    def _add_normed(self, branch: Tensor, residual: Tensor | None, index: int) -> tuple[Tensor, Tensor]:
+        """Norm ``index`` of the residual stream with a branch added to it, and that sum."""
+        normed, added = self.ops["add_rms_norm"](branch, residual, self.norm_weights[index], eps=self.norm_eps)
+        return normed, added
 
     def forward(self, token_BT: Tensor) -> Tensor:
         """Logits at every position (B, T, V)."""
@@ -97,7 +175,10 @@ class LanguageModel(nn.Module):
 
     def prefill(self, token_BT: Tensor, caches: list[Cache | None]) -> Tensor:
         """Fills ``caches`` from a prompt; logits of the last position (B, V)."""
-        return F.linear(self.hidden(token_BT, caches)[:, -1], self.embedding_VD)
+        branch_BTD, residual_BTD = self._stream(token_BT, caches)
+        residual_BD = None if residual_BTD is None else residual_BTD[:, -1]
+        last_BD, _ = self._add_normed(branch_BTD[:, -1], residual_BD, len(self.layers))
+        return F.linear(last_BD, self.embedding_VD)
 
     def decode(self, token_B: Tensor, position_B: Tensor, caches: list[Cache | None]) -> Tensor:
         """Logits (B, V) after one new token per sequence at absolute ``position_B``; updates ``caches`` in place."""
@@ -118,3 +199,20 @@ class LanguageModel(nn.Module):
         for layer in self.layers:
             if isinstance(layer, MoeModule):
                 layer.balance()
+
+
+def _again(layer: nn.Module) -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
+    """Around the forward of a checkpointed sublayer, and around the one that repeats it."""
+    return contextlib.nullcontext(), _uncounted(layer)
+
+
+@contextlib.contextmanager
+def _uncounted(layer: nn.Module) -> Iterator[None]:
+    """Tokens that are routed again are no more load."""
+    if isinstance(layer, MoeModule):
+        layer.counts = False
+    try:
+        yield
+    finally:
+        if isinstance(layer, MoeModule):
+            layer.counts = True

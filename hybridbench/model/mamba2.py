@@ -10,15 +10,42 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from hybridbench.arch.block import DTYPE_BYTES, Storage
+from hybridbench.arch.block import Storage
 from hybridbench.arch.mamba2 import Mamba2
 from hybridbench.model.cache import Cache, Mamba2Cache
-from hybridbench.model.mixer import Factory, MixerModule, Ops, Step
+from hybridbench.model.mixer import Factory, MixerModule, Ops, Step, empty_states, keep_tail, lent
+from hybridbench.suite import CORE
 
-_BY_BYTES = {DTYPE_BYTES[name]: getattr(torch, name) for name in ("float64", "float32")}
 DT_FLOOR = 1e-4
+ALIGNED = 8
+"""Columns of bfloat16 in the 16 bytes on which a GPU's fast matrix products want rows to start."""
+
+
+def padding(columns: int, device: torch.device) -> int:
+    """Zero columns that a GPU's matrix products want behind so many; none where rows start on 16 bytes anyway."""
+    return -columns % ALIGNED if device.type == "cuda" else 0
+
+
+def aligned(projection: nn.Linear, x_BTD: Tensor) -> Tensor:
+    """A projection of a sequence, with zero columns behind the row where its width suits no fast kernel.
+
+    Rows that do not start on 16 bytes, as the 4,882 columns of the intra block at 1b, leave only cuBLAS's slowest
+    kernels (2.42 ms at 4 x 8192 on an H200), so the weight (not the parameter) gets zero rows until they do: 4,888
+    columns take 0.85 ms. More is no better: whole 128-byte lines, 4,928 columns, take 0.98 ms, and copying 20 MB of
+    weights costs some 10 us.
+    """
+    weight = projection.weight
+    extra = padding(weight.shape[0], x_BTD.device)
+    return F.linear(x_BTD, F.pad(weight, (0, 0, 0, extra)) if extra else weight)
+
+
+def log_uniform_steps(like: Tensor, low: float, high: float, generator: torch.Generator) -> Tensor:
+    """What softplus makes log-uniform steps of: the initial bias of dt, as every state-space mixer draws it."""
+    steps = torch.empty_like(like, dtype=torch.float32).uniform_(math.log(low), math.log(high), generator=generator)
+    steps = steps.exp().clamp(min=DT_FLOOR)
+    return steps + torch.log(-torch.expm1(-steps))
 
 
 class Mamba2Module(MixerModule):
@@ -26,7 +53,8 @@ class Mamba2Module(MixerModule):
 
     Args:
         spec: shape and initialisation ranges.
-        ops: the callables ``ssd``, ``ssd_step``, ``conv1d`` and ``conv1d_step``.
+        ops: the callables ``mamba2_core``, or ``conv1d``, ``ssd`` and ``gate`` in its place, ``conv1d_step`` and
+            ``ssd_step``.
         norm_eps: of the gated RMSNorm.
         borrows_value: x comes from another branch's value, so in_proj yields z, B, C and dt only.
         projects: whether it has an output projection of its own.
@@ -66,9 +94,7 @@ class Mamba2Module(MixerModule):
         """
         spec = self.spec
         with torch.no_grad():
-            low, high = (math.log(bound) for bound in spec.dt_range)
-            dt = torch.empty_like(self.dt_bias_H).uniform_(low, high, generator=generator).exp().clamp(min=DT_FLOOR)
-            self.dt_bias_H.copy_(dt + torch.log(-torch.expm1(-dt)))
+            self.dt_bias_H.copy_(log_uniform_steps(self.dt_bias_H, *spec.dt_range, generator))
             self.A_log_H.uniform_(*spec.a_range, generator=generator).log_()
             self.D_H.fill_(1.0)
             bound = spec.d_conv**-0.5
@@ -81,16 +107,12 @@ class Mamba2Module(MixerModule):
     def out_heads(self) -> int:
         return self.spec.n_heads
 
-    def _project(self, x: Tensor, value: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Gate z, conv input (x, B, C) and raw dt of (..., d_model)."""
-        z, conv_in, dt = torch.split(self.in_proj(x), self.widths, dim=-1)
+    def _project(self, packed: Tensor, value: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Gate z, conv input (x, B, C) and raw dt of a packed projection (..., columns)."""
+        z, conv_in, dt = torch.split(packed[..., : sum(self.widths)], self.widths, dim=-1)
         if self.borrows_value:
             assert value is not None, "a borrowing branch is called with a value"
-            if value.dim() > x.dim():
-                # An attention value: each KV head serves n_heads / n_kv_heads query heads, so it is repeated likewise.
-                times = self.spec.d_inner // (value.shape[-1] * value.shape[-2])
-                value = value.repeat_interleave(times, dim=-2).flatten(-2)
-            conv_in = torch.cat((value, conv_in), dim=-1)
+            conv_in = torch.cat((lent(value, packed.dim(), self.spec.d_inner), conv_in), dim=-1)
         return z, conv_in, dt
 
     def _split(self, mixed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -114,7 +136,32 @@ class Mamba2Module(MixerModule):
     def mix(
         self, x_BTD: Tensor, step: Step, cache: Cache | None = None, value: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        z_BTI, conv_in_BTC, dt_BTH = self._project(x_BTD, value)
+        packed_BTC = aligned(self.in_proj, x_BTD)
+        z_BTI, conv_in_BTC, dt_BTH = self._project(packed_BTC, value)
+        if CORE in self.ops and not self.borrows_value:
+            out_BTI, state_BHPN = self.ops[CORE](
+                packed_BTC,
+                self.conv_weight_CW,
+                self.conv_bias_C,
+                -self.A_log_H.exp(),
+                self.D_H,
+                self.dt_bias_H,
+                self.norm_weight_I,
+                head_dim=self.spec.head_dim,
+                n_groups=self.spec.n_groups,
+                chunk_size=self.spec.chunk_size,
+                eps=self.norm_eps,
+            )
+        else:
+            out_BTI, state_BHPN = self._core(z_BTI, conv_in_BTC, dt_BTH)
+        if cache is not None:
+            assert isinstance(cache, Mamba2Cache)
+            cache.ssm_BHPN.copy_(state_BHPN)
+            keep_tail(cache.conv_BCW, conv_in_BTC)
+        return out_BTI, self._value(conv_in_BTC)
+
+    def _core(self, z_BTI: Tensor, conv_in_BTC: Tensor, dt_BTH: Tensor) -> tuple[Tensor, Tensor]:
+        """The gated output and the final state, part by part."""
         mixed_BTC = self.ops["conv1d"](conv_in_BTC, self.conv_weight_CW, self.conv_bias_C)
         x_BTHP, b_BTGN, c_BTGN = self._split(mixed_BTC)
         y_BTHP, state_BHPN = self.ops["ssd"](
@@ -127,17 +174,11 @@ class Mamba2Module(MixerModule):
             self.dt_bias_H,
             chunk_size=self.spec.chunk_size,
         )
-        if cache is not None:
-            assert isinstance(cache, Mamba2Cache)
-            cache.ssm_BHPN.copy_(state_BHPN)
-            columns = cache.conv_BCW.shape[-1]
-            tail_BCT = conv_in_BTC[:, -columns:].transpose(1, 2)
-            cache.conv_BCW.copy_(F.pad(tail_BCT, (columns - tail_BCT.shape[-1], 0)))
-        return self._gate(y_BTHP.flatten(2), z_BTI), self._value(conv_in_BTC)
+        return self.ops["gate"](y_BTHP.flatten(2), z_BTI, self.norm_weight_I, eps=self.norm_eps), state_BHPN
 
     def mix_step(self, x_BD: Tensor, step: Step, cache: Cache, value: Tensor | None = None) -> tuple[Tensor, Tensor]:
         assert isinstance(cache, Mamba2Cache)
-        z_BI, conv_in_BC, dt_BH = self._project(x_BD, value)
+        z_BI, conv_in_BC, dt_BH = self._project(self.in_proj(x_BD), value)
         mixed_BC = self.ops["conv1d_step"](cache.conv_BCW, conv_in_BC, self.conv_weight_CW, self.conv_bias_C)
         x_BHP, b_BGN, c_BGN = self._split(mixed_BC)
         y_BHP = self.ops["ssd_step"](
@@ -152,10 +193,6 @@ class Mamba2Module(MixerModule):
     def new_cache(self, batch: int, capacity: int, storage: Storage, device: torch.device) -> Mamba2Cache:
         """The SSM state in the weights' dtype, or in float32 or float64 where ``storage`` asks for wider ones."""
         spec = self.spec
+        state = (spec.n_heads, spec.head_dim, spec.d_state)
         dtype = self.in_proj.weight.dtype
-        state_dtype = dtype if storage.ssm_bytes == dtype.itemsize else _BY_BYTES[storage.ssm_bytes]
-        columns = spec.d_conv if storage.conv_columns is None else storage.conv_columns
-        return Mamba2Cache(
-            torch.zeros(batch, spec.n_heads, spec.head_dim, spec.d_state, device=device, dtype=state_dtype),
-            torch.zeros(batch, spec.conv_channels, columns, device=device, dtype=dtype),
-        )
+        return Mamba2Cache(*empty_states(batch, state, (spec.conv_channels, spec.d_conv), dtype, storage, device))

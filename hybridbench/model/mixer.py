@@ -9,13 +9,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hybridbench.arch.attention import Rope
-from hybridbench.arch.block import Storage
+from hybridbench.arch.block import DTYPE_BYTES, Storage
 from hybridbench.model.cache import Cache
 from hybridbench.model.rotary import Rotation, rotation
 
@@ -54,6 +55,8 @@ class MixerModule(nn.Module, ABC):
     """A mixer with an output projection, or without one where a parallel block projects for both."""
 
     out_proj: nn.Linear | None
+    traceable: ClassVar[bool] = True
+    """Whether torch.compile can trace its kernels over a sequence; not where they are launched past the dispatcher."""
 
     @abstractmethod
     def mix(
@@ -73,6 +76,12 @@ class MixerModule(nn.Module, ABC):
     def new_cache(self, batch: int, capacity: int, storage: Storage, device: torch.device) -> Cache:
         """An allocated cache for ``capacity`` tokens a sequence, zeroed."""
 
+    def reset_state_parameters(self, generator: torch.Generator) -> None:
+        """Initialises what is neither an embedding, a norm nor a matrix product; nothing unless a mixer says so.
+
+        Products are drawn after it, so a weight that is to keep its own draw is no ``nn.Linear``.
+        """
+
     @property
     @abstractmethod
     def out_heads(self) -> int:
@@ -90,6 +99,51 @@ class MixerModule(nn.Module, ABC):
         assert self.out_proj is not None, "a branch with a joint projection is projected by its parallel block"
         out: Tensor = self.out_proj(mixed)
         return out
+
+
+def lent(value: Tensor, dims: int, width: int) -> Tensor:
+    """Another branch's value as ``width`` channels of a tensor of ``dims`` dimensions.
+
+    Attention lends a value by head: each KV head serves n_heads / n_kv_heads query heads, so it is repeated likewise.
+    """
+    if value.dim() <= dims:
+        return value
+    times = width // (value.shape[-1] * value.shape[-2])
+    return value.repeat_interleave(times, dim=-2).flatten(-2)
+
+
+def keep_tail(conv_BCW: Tensor, conv_in_BTC: Tensor) -> None:
+    """Writes the last inputs of a sequence into a conv state, zeros before them where the sequence is shorter."""
+    columns = conv_BCW.shape[-1]
+    tail_BCT = conv_in_BTC[:, -columns:].transpose(1, 2)
+    conv_BCW.copy_(F.pad(tail_BCT, (columns - tail_BCT.shape[-1], 0)))
+
+
+_BY_BYTES = {DTYPE_BYTES[name]: getattr(torch, name) for name in ("float64", "float32")}
+
+
+def empty_states(
+    batch: int,
+    state: tuple[int, ...],
+    conv: tuple[int, int],
+    dtype: torch.dtype,
+    storage: Storage,
+    device: torch.device,
+) -> tuple[Tensor, Tensor]:
+    """Zeroed recurrent state and conv state of a batch.
+
+    Args:
+        state: sizes of a sequence's state, in ``dtype`` or in the wider one that ``storage`` asks for.
+        conv: channels and taps; the columns are as many as the taps unless ``storage`` says otherwise.
+        dtype: of the weights.
+    """
+    channels, taps = conv
+    state_dtype = dtype if storage.ssm_bytes == dtype.itemsize else _BY_BYTES[storage.ssm_bytes]
+    columns = taps if storage.conv_columns is None else storage.conv_columns
+    return (
+        torch.zeros(batch, *state, device=device, dtype=state_dtype),
+        torch.zeros(batch, channels, columns, device=device, dtype=dtype),
+    )
 
 
 def torch_dtype(name: str) -> torch.dtype:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hybridbench.arch.mlp import Mlp
-from hybridbench.model.mixer import Factory
+from hybridbench.model.mixer import Factory, Ops
 
 
 class MlpModule(nn.Module):
     """``down(silu(gate(x)) * up(x))`` over (..., d_model)."""
 
-    def __init__(self, spec: Mlp, make: Factory) -> None:
+    def __init__(self, spec: Mlp, ops: Ops, make: Factory) -> None:
         super().__init__()
+        self.ops = ops
         self.in_proj = make.linear(spec.d_model, 2 * spec.d_ff)
         self.out_proj = make.linear(spec.d_ff, spec.d_model)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.in_proj(x).chunk(2, dim=-1)
-        out: Tensor = self.out_proj(F.silu(gate) * up)
+        out: Tensor = self.out_proj(self.ops["swiglu"](self.in_proj(x)))
         return out

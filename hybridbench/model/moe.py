@@ -7,7 +7,6 @@ The bias is added to the scores for the choice only (arXiv 2408.15664); the outp
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hybridbench.arch.moe import Moe
@@ -19,6 +18,8 @@ class MoeModule(nn.Module):
 
     bias_E: Tensor
     load_E: Tensor
+    counts = True
+    """Whether a forward counts the experts' load: not where a checkpointed one is run again."""
 
     def __init__(self, spec: Moe, ops: Ops, make: Factory) -> None:
         super().__init__()
@@ -42,14 +43,13 @@ class MoeModule(nn.Module):
         score_NE = torch.sigmoid(self.router(flat_ND).float())
         chosen_NK = (score_NE + self.bias_E).topk(self.spec.top_k, dim=-1).indices
         weight_NK = score_NE.gather(-1, chosen_NK).to(x.dtype)
-        if self.training and torch.is_grad_enabled():
+        if self.training and self.counts and torch.is_grad_enabled():
             with torch.no_grad():
                 counted = torch.ones_like(chosen_NK, dtype=self.load_E.dtype).flatten()
                 self.load_E.scatter_add_(0, chosen_NK.flatten(), counted)
         out_ND: Tensor = self.ops["experts"](flat_ND, chosen_NK, weight_NK, self.in_weight_EFD, self.out_weight_EDF)
         if self.shared_in is not None and self.shared_out is not None:
-            gate, up = self.shared_in(flat_ND).chunk(2, dim=-1)
-            out_ND = out_ND + self.shared_out(F.silu(gate) * up)
+            out_ND = out_ND + self.shared_out(self.ops["swiglu"](self.shared_in(flat_ND)))
         return out_ND.reshape(x.shape)
 
     def balance(self) -> None:

@@ -212,7 +212,7 @@ def cost_plots(rows: Sequence[tuple[ModelSpec, Cost]]) -> list[Plot]:
     ]
 
 
-_CONFIG = {
+CONFIG = {
     "background": "white",
     "padding": 12,
     "font": "sans-serif",
@@ -244,7 +244,7 @@ def draw(plot: Plot) -> dict[str, Any]:
     if len(places) < 2:
         drawn = drawn.resolve_scale(color="independent")
     definition: dict[str, Any] = drawn.to_dict()
-    definition["config"] = _CONFIG
+    definition["config"] = CONFIG
     return definition
 
 
@@ -469,7 +469,15 @@ def save(plot: Plot, stem: Path) -> tuple[Path, Path]:
     Raises:
         BadInput: the files cannot be written.
     """
-    spec = draw(plot)
+    return save_definition(draw(plot), stem)
+
+
+def save_definition(spec: dict[str, Any], stem: Path) -> tuple[Path, Path]:
+    """Writes a Vega-Lite definition as ``<stem>.png`` and ``<stem>.svg``.
+
+    Raises:
+        BadInput: the files cannot be written.
+    """
     png, svg = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")
     try:
         png.write_bytes(vl_convert.vegalite_to_png(spec, scale=PNG_SCALE, allowed_base_urls=[]))

@@ -27,7 +27,20 @@ def to_frame(records: Sequence[Record]) -> pd.DataFrame:
 
 _IDENTITY = (
     *("key", "run_id", "started_at", "arch", "model", "scale", "ratio", "recipe", "pattern"),
-    *("workload", "context", "batch", "prompt", "device", "dtype", "state_dtype", "mode", "backends", "ran", "seed"),
+    *(
+        "workload",
+        "context",
+        "batch",
+        "prompt",
+        "depths",
+        "device",
+        "dtype",
+        "state_dtype",
+        "mode",
+        "backends",
+        "ran",
+        "seed",
+    ),
     *("status", "message", "caveats", "problems"),
 )
 
@@ -50,6 +63,7 @@ def _identity(record: Record) -> dict[str, object]:
         "context": work.context,
         "batch": work.batch,
         "prompt": work.prompt,
+        "depths": work.depths,
         "device": record.environment.device,
         "dtype": execution.dtype,
         "state_dtype": execution.state_dtype,

@@ -112,9 +112,11 @@ def _conditions(record: Record) -> dict[str, str]:
         "scale": case.model.scale,
         "batch": _batch(work.batch),
         "prompt": f"prompt {format_tokens(work.prompt)}" if work.prompt else "",
+        "depths": f"integrated over {work.depths} depths" if work.depths else "",
         "dtype": execution.dtype,
         "state": f"SSM state {execution.state_dtype}" if execution.state_dtype else "",
         "mode": execution.mode,
+        "checkpoint": "" if execution.checkpoint == "none" else f"{execution.checkpoint} checkpointing",
         "backends": backends_text(execution),
     }
     return {name: text for name, text in conditions.items() if text}

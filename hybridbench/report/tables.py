@@ -201,7 +201,7 @@ _DETAILS = (
         "time",
         (
             *("step_s", "step_low_s", "step_high_s", "step_p05_s", "step_p95_s", "step_p99_s"),
-            *("token_s", "samples", "build_s", "prepare_s"),
+            *("prefill_part_s", "integration_frac", "token_s", "samples", "build_s", "prepare_s"),
         ),
         shared=(("step_s", "step_low_s", "step_high_s", "step_p05_s", "step_p95_s", "step_p99_s"),),
     ),
@@ -221,9 +221,12 @@ _DETAILS = (
         "memory, predicted and observed",
         (
             *("predicted_weights_bytes", "weights_bytes", "gradients_bytes", "optimizer_bytes", "activations_bytes"),
-            *("peak_allocated_bytes", "peak_reserved_bytes"),
+            *("predicted_peak_bytes", "peak_allocated_bytes", "peak_reserved_bytes"),
         ),
-        shared=(("predicted_weights_bytes", "weights_bytes"), ("peak_allocated_bytes", "peak_reserved_bytes")),
+        shared=(
+            ("predicted_weights_bytes", "weights_bytes"),
+            ("predicted_peak_bytes", "peak_allocated_bytes", "peak_reserved_bytes"),
+        ),
     ),
     _Detail(
         "cache of the whole batch, predicted and observed",
@@ -245,6 +248,8 @@ _OPTIONAL = {
     # Columns that are left out where no case has a value; anything else says "unknown".
     *("token_s", "gradients_bytes", "optimizer_bytes", "paper_flops", "hardware_flops", "hfu_frac"),
     *("energy_per_token_j", "power_w"),
+    # A generation timed at depths has no percentiles, any other step no parts.
+    *("step_p05_s", "step_p95_s", "step_p99_s", "prefill_part_s", "integration_frac"),
 }
 
 
@@ -273,13 +278,17 @@ def headline_table(group: Group, metric: str = "tokens_per_s") -> Table:
 
 def unequal_kernels(group: Group) -> list[str]:
     """A sentence for each operation that different kernels ran in different models: such arms are not equal."""
+    return differing_kernels((series.name, record) for series in group.series for record in series.cells.values())
+
+
+def differing_kernels(named: Iterable[tuple[str, Record]]) -> list[str]:
+    """``unequal_kernels`` of records with the names of their models."""
     ran: dict[str, dict[str, list[str]]] = {}
-    for series in group.series:
-        for record in series.cells.values():
-            for use in record.observed.backends if record.observed else ():
-                names = ran.setdefault(use.op, {}).setdefault(use.ran, [])
-                if series.name not in names:
-                    names.append(series.name)
+    for model, record in named:
+        for use in record.observed.backends if record.observed else ():
+            names = ran.setdefault(use.op, {}).setdefault(use.ran, [])
+            if model not in names:
+                names.append(model)
     return [
         f"kernels differ between models: {op} is "
         + "; ".join(f"{backend} in {', '.join(names)}" for backend, names in backends.items())
@@ -447,13 +456,16 @@ def cost_table(rows: Sequence[tuple[ModelSpec, Cost]]) -> Table:
     shown |= dict.fromkeys(caches, scale_for([cost.cache_bytes for _, cost in rows], "B"))
     shown |= dict.fromkeys(("params", "params_non_embedding", "params_active"), shown["params"])
     shown |= dict.fromkeys(("train_flops", "train_flops_full_mask"), shown["train_flops"])
+    # Where every parameter is active, a column of its own would say the same again.
+    routed = any(cost.params_active != cost.params for _, cost in rows)
+    wide = {column.key: column.wide and not (routed and column.key == "params_active") for column in _COST}
     table = Table(
         f"predicted cost of one sequence: {', '.join(said)}",
         [
             Column("model", "model", numeric=False),
             *(Column(key, key, numeric=key == "batch") for key in varying),
             Column("context", "ctx"),
-            *(Column(column.key, shown[column.key].heading(column.title), wide=column.wide) for column in _COST),
+            *(Column(column.key, shown[column.key].heading(column.title), wide=wide[column.key]) for column in _COST),
             Column("pattern", "pattern", numeric=False, wide=True),
         ],
     )

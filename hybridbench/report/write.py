@@ -15,9 +15,11 @@ from hybridbench.arch.model import Cost, ModelSpec
 from hybridbench.errors import BadInput, BadResults
 from hybridbench.metrics import METRICS, peak_flops_per_s, peak_of, problems, value
 from hybridbench.record import Environment, Record, Status
-from hybridbench.report.charts import cost_plots, group_plots, save
+from hybridbench.report.charts import cost_plots, group_plots, save, save_definition
 from hybridbench.report.frame import to_frame
 from hybridbench.report.groups import CONTEXT, Group, file_stem, group_records
+from hybridbench.report.panels import draw_panels
+from hybridbench.report.paper import ABOUT, Comparison, compare, paper_tables, sentences
 from hybridbench.report.tables import (
     cost_table,
     detail_tables,
@@ -72,11 +74,35 @@ def write_report(records: Sequence[Record], out: Path) -> ReportFiles:
             files.charts += [png, svg]
             pictures.append(f"![{plot.title}: {plot.subtitle}](charts/{png.name})\n")
         sections.append(_section(group, pictures))
+    compared = compare(records)
+    papers = [_paper_section(one, files, out, _numbered(index, compared)) for index, one in enumerate(compared)]
     _write(
         files.page,
-        "\n".join(["# hybridbench report\n", _findings(groups), _machines(records), *sections, _meanings(files)]),
+        "\n".join(
+            ["# hybridbench report\n", _findings(groups), *papers, _machines(records), *sections, _meanings(files)]
+        ),
     )
     return files
+
+
+def _numbered(index: int, compared: Sequence[Comparison]) -> str:
+    """The name of a comparison's files; ``_clear`` knows it by its workload."""
+    return f"generate-paper-{index + 1}" if len(compared) > 1 else "generate-paper"
+
+
+def _paper_section(comparison: Comparison, files: ReportFiles, out: Path, stem: str) -> str:
+    """The paper's numbers beside ours: what they say, a chart, tables."""
+    tables = paper_tables(comparison)
+    picture = save_definition(draw_panels(comparison), out / "charts" / stem)
+    files.charts += picture
+    for name, table in tables.items():
+        path = out / "tables" / f"{stem}-{name}.csv"
+        files.tables.append(path)
+        _write(path, to_csv(table))
+    lines = [f"## The paper, twice: {escape(comparison.machine)}\n", f"{escape(ABOUT)}\n"]
+    lines += [*(f"- {escape(sentence)}" for sentence in sentences(comparison)), ""]
+    lines += [f"![Decode throughput against total length, paper and ours](charts/{picture[0].name})\n"]
+    return "\n".join([*lines, *(to_markdown(table, alone=False) for table in tables.values())])
 
 
 def _clear(folder: Path, endings: tuple[str, ...]) -> None:
@@ -235,5 +261,6 @@ def _meanings(files: ReportFiles) -> str:
         f"{escape(metric.formula)}"
         for metric in METRICS.values()
     ]
-    names = ", ".join(f"[{path.name}](tables/{path.name})" for path in files.tables)
+    whole = [path.name for path in files.tables if path.stem in WORKLOADS]
+    names = ", ".join(f"[{name}](tables/{name})" for name in whole)
     return "\n".join([*lines, "", f"Every number of every record, in SI and in full: {names}.", ""])

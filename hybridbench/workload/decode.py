@@ -4,20 +4,26 @@ At a fixed depth the caches are filled to the context with random values (no pre
 at that same position: samples of one step are samples of one thing. A generation prefills its prompt and then decodes
 token by token to its total length, feeding each step's token to the next.
 
-In mode ``graph`` a step is one replay of a captured CUDA graph; positions, lengths and tokens live on the device.
+In mode ``graph`` a step is one replay of a captured CUDA graph; positions, lengths and tokens live on the device. In
+mode ``published`` it is what ``model.published`` does. A generation with ``depths`` is not run whole: its prefill and
+its decode steps at these depths are parts, timed one by one on caches as large as the whole needs.
 """
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from hybridbench.model.cache import Cache
+from hybridbench.kernels.verify import Check
+from hybridbench.model.cache import Cache, growing, reach
 from hybridbench.model.language import LanguageModel
-from hybridbench.suite import Case
-from hybridbench.workload.prepared import Prepared, kept, random_tokens
+from hybridbench.model.published import PublishedDecode
+from hybridbench.model.step import verify_step
+from hybridbench.suite import COMPILE, GRAPH, PUBLISHED, Case
+from hybridbench.workload.prepared import Prepared, TimedPart, kept, random_tokens
 
 CAPTURE_WARMUPS = 3
 
@@ -26,6 +32,7 @@ def captured(step: Callable[[], object]) -> Callable[[], object]:
     """A CUDA graph of ``step``; calling it replays the graph.
 
     Warm-up runs on a side stream first, as capture demands: lazy initialisation and autotuning must not be captured.
+    Python's collector rests meanwhile: an older graph that it frees during a capture breaks that capture.
     """
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())
@@ -34,8 +41,13 @@ def captured(step: Callable[[], object]) -> Callable[[], object]:
             step()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
+    gc.collect()
+    gc.disable()
+    try:
+        with torch.cuda.graph(graph):
+            step()
+    finally:
+        gc.enable()
     return graph.replay
 
 
@@ -52,12 +64,51 @@ class DecodeLoop:
         batch = case.workload.batch
         self.model = model
         self.advance = advance
-        self.caches = model.new_caches(batch, capacity, case.execution.storage)
+        self.mode = case.execution.mode
+        self.grows = self.mode == PUBLISHED
+        self.streams = case.execution.streams
+        self.plan: Callable[[], Tensor] | None = None
+        self.checks: list[Check] = []
+        self.caches = model.new_caches(batch, 1 if self.grows else capacity, case.execution.storage)
         self.token_B = random_tokens(case, batch, device=device)
         self.position_B = torch.zeros(batch, dtype=torch.int64, device=device)
         model.eval()
-        decode = model.decode
-        self._decode = torch.compile(decode, dynamic=False) if case.execution.mode == "compile" else decode
+        self._decode: Callable[[Tensor, Tensor, list[Cache | None]], Tensor] = model.decode
+        if self.grows:
+            self.caches = [growing(cache, held=not advance) for cache in self.caches]
+            capture = captured if device.type == "cuda" else None
+            with torch.no_grad():
+                self._decode = PublishedDecode(model, self.token_B, self.position_B, self.caches, capture)
+        elif self.mode == COMPILE:
+            self._decode = torch.compile(model.decode, dynamic=False)
+
+    def fill(self, seed: int, depth: int) -> None:
+        """Random caches of a plausible size, at ``depth``."""
+        self._generator = torch.Generator(device=self.position_B.device).manual_seed(seed)
+        for cache in kept(self.caches):
+            cache.fill(self._generator)
+        self.reach(depth)
+
+    def reach(self, depth: int) -> None:
+        """Moves filled caches to a depth: that many tokens are cached then."""
+        self.position_B.fill_(depth)
+        for cache in kept(self.caches):
+            reach(cache, depth, self._generator)
+
+    def ready(self) -> Callable[[], object]:
+        """The step as it is timed: fused where that was resolved, replayed from its captured graph in mode ``graph``.
+
+        Raises:
+            WrongResult: the fused step differs from the modules.
+        """
+        if self.model.fused_step is not None:
+            inputs = (self.token_B, self.position_B)
+            plan = self.model.fused_step(self.model, self.caches, *inputs, advance=self.advance, streams=self.streams)
+            with torch.no_grad():
+                plain = lambda: self.model.decode(*inputs, self.caches)  # noqa: E731
+                self.checks.append(verify_step(plain, plan, kept(self.caches), inputs))
+            self.plan = plan
+        return captured(self.step) if self.mode == GRAPH else self.step
 
     def eager_step(self) -> None:
         """One token per sequence, without capture or compilation."""
@@ -65,7 +116,11 @@ class DecodeLoop:
 
     def step(self) -> None:
         """One token per sequence in the case's mode, before capture."""
-        self._run(self._decode)
+        if self.plan is None:
+            self._run(self._decode)
+            return
+        with torch.no_grad():
+            self.plan()
 
     def _run(self, decode: Callable[[Tensor, Tensor, list[Cache | None]], Tensor]) -> None:
         with torch.no_grad():
@@ -79,25 +134,25 @@ def prepare_decode(case: Case, model: LanguageModel) -> Prepared:
     """A step at depth ``context``: that many tokens cached, one more decoded."""
     depth = case.workload.context
     loop = DecodeLoop(case, model, depth + 1, advance=False)
-    generator = torch.Generator(device=model.embedding_VD.device).manual_seed(case.execution.seed + 2)
-    for cache in kept(loop.caches):
-        cache.fill(generator)
-    loop.position_B.fill_(depth)
-    step = captured(loop.step) if case.execution.mode == "graph" else loop.step
+    loop.fill(case.execution.seed + 2, depth)
     return Prepared(
-        step,
+        loop.ready(),
         loop.eager_step,
         lambda token_B, position_B: model.decode(token_B, position_B, loop.caches),
         (loop.token_B, loop.position_B),
         caches=kept(loop.caches),
-        capacity=depth + 1,
+        checks=loop.checks,
+        capacity=depth if loop.grows else depth + 1,
     )
 
 
 def prepare_generate(case: Case, model: LanguageModel) -> Prepared:
-    """A whole generation: prefill of ``prompt`` tokens, then one token at a time up to ``context`` in all."""
+    """A generation: prefill of ``prompt`` tokens, then one token at a time up to ``context`` in all.
+
+    With ``depths`` the caches are filled with random values and a step stays where it is, as ``decode`` does.
+    """
     work = case.workload
-    loop = DecodeLoop(case, model, work.context, advance=True)
+    loop = DecodeLoop(case, model, work.context, advance=not work.depths)
     token_BT = random_tokens(case, work.batch, work.prompt, device=model.embedding_VD.device, offset=1)
     steps = work.context - work.prompt
 
@@ -106,8 +161,14 @@ def prepare_generate(case: Case, model: LanguageModel) -> Prepared:
             loop.token_B.copy_(model.prefill(token_BT, loop.caches).argmax(-1))
             loop.position_B.fill_(work.prompt)
 
-    start()
-    one = captured(loop.step) if case.execution.mode == "graph" else loop.step
+    if work.depths:
+        loop.fill(case.execution.seed + 2, work.prompt)
+    else:
+        start()
+    one = loop.ready()
+
+    def at(depth: int) -> TimedPart:
+        return TimedPart(depth, lambda: loop.reach(depth), one)
 
     def generate(step: Callable[[], object]) -> None:
         start()
@@ -118,12 +179,22 @@ def prepare_generate(case: Case, model: LanguageModel) -> Prepared:
         start()
         loop.eager_step()
 
+    # The deepest last: what the caches hold then is what the generation ends with.
+    parts = [TimedPart(None, lambda: None, start), *(at(depth) for depth in work.depth_points)] if work.depths else []
+
+    def each_part() -> None:
+        for part in parts:
+            part.enter()
+            part.step()
+
     return Prepared(
-        lambda: generate(one),
+        each_part if parts else lambda: generate(one),
         eager_step,
         lambda token_BT: model.prefill(token_BT, loop.caches),
         (token_BT,),
         steps_per_sample=steps,
         caches=kept(loop.caches),
-        capacity=work.context,
+        checks=loop.checks,
+        capacity=work.context - 1 if loop.grows and work.depths else work.context,
+        parts=parts,
     )

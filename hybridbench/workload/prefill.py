@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hybridbench.model.language import LanguageModel
-from hybridbench.suite import Case
+from hybridbench.suite import COMPILE, Case
 from hybridbench.workload.prepared import Prepared, kept, random_tokens
 
 
@@ -23,11 +23,11 @@ def prepare_prefill(case: Case, model: LanguageModel) -> Prepared:
     def run(token: Tensor) -> Tensor:
         return model.prefill(token, caches)
 
-    compiled = torch.compile(run, dynamic=False) if case.execution.mode == "compile" else run
+    layers = model.compiled_layers() if case.execution.mode == COMPILE else {}
 
     def step() -> Tensor:
-        with torch.no_grad():
-            return compiled(token_BT).argmax(-1)
+        with torch.no_grad(), model.compiling(layers):
+            return run(token_BT).argmax(-1)
 
     def eager_step() -> Tensor:
         with torch.no_grad():

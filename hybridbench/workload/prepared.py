@@ -8,8 +8,24 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from hybridbench.kernels.verify import Check
 from hybridbench.model.cache import Cache
 from hybridbench.suite import Case
+
+
+@dataclass(frozen=True)
+class TimedPart:
+    """A part of a step that is timed in place of the whole.
+
+    Args:
+        depth: tokens cached at this decode step; None for a prefill.
+        enter: puts the part into place; not timed.
+        step: the part's work, which may be repeated without ``enter``.
+    """
+
+    depth: int | None
+    enter: Callable[[], None]
+    step: Callable[[], object]
 
 
 @dataclass
@@ -25,6 +41,8 @@ class Prepared:
         capacity: tokens each sequence's cache has room for.
         optimizer: the training step's, else None.
         loss: the last step's loss tensor, for training.
+        checks: proofs taken of the very step that is timed.
+        parts: what is timed in place of ``step``, in this order; empty where that is ``step`` itself.
     """
 
     step: Callable[[], object]
@@ -36,6 +54,8 @@ class Prepared:
     capacity: int = 0
     optimizer: torch.optim.Optimizer | None = None
     loss: Callable[[], float] | None = None
+    checks: list[Check] = field(default_factory=list)
+    parts: list[TimedPart] = field(default_factory=list)
 
 
 def random_tokens(case: Case, *shape: int, device: torch.device, offset: int = 0) -> Tensor:

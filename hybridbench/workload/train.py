@@ -1,4 +1,4 @@
-"""train: one training step: forward, loss over a head whose logits never exist whole, backward, fused AdamW.
+"""train: one training step: forward, loss over a head whose logits never exist whole, backward, AdamW in one pass.
 
 Batches of random tokens rotate, so that no step repeats the last one's data.
 """
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hybridbench.model.language import LanguageModel
-from hybridbench.suite import Case
+from hybridbench.suite import COMPILE, Case
 from hybridbench.workload.prepared import Prepared, random_tokens
 
 BATCHES = 4
@@ -24,24 +24,30 @@ def prepare_train(case: Case, model: LanguageModel) -> Prepared:
     device = model.embedding_VD.device
     work = case.workload
     data = random_tokens(case, BATCHES, work.batch, work.context + 1, device=device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, fused=True)
+    optimizer: torch.optim.Optimizer = model.ops["adamw"](model.parameters(), lr=LEARNING_RATE)
     state: dict[str, Any] = {"turn": 0, "loss": None}
     model.train()
 
     def run(forward: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         batch = data[state["turn"] % BATCHES]
         state["turn"] += 1
+        # None and not zeros: the backward then hands its gradients over in place of adding them to memory filled first.
+        optimizer.zero_grad(set_to_none=True)
         loss = forward(batch[:, :-1], batch[:, 1:])
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        optimizer.zero_grad(set_to_none=False)
         model.balance_experts()
         state["loss"] = loss.detach()
         return loss
 
-    forward = torch.compile(model.loss, dynamic=False) if case.execution.mode == "compile" else model.loss
+    layers = model.compiled_layers() if case.execution.mode == COMPILE else {}
+
+    def step() -> Tensor:
+        with model.compiling(layers):
+            return run(model.loss)
+
     return Prepared(
-        step=lambda: run(forward),
+        step=step,
         eager_step=lambda: run(model.loss),
         forward=model.loss,
         inputs=(data[0, :, :-1], data[0, :, 1:]),

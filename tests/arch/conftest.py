@@ -8,10 +8,16 @@ import pytest
 
 from hybridbench.arch.attention import Attention
 from hybridbench.arch.block import Block
+from hybridbench.arch.delta import GatedDelta, Kda
+from hybridbench.arch.latent import LatentAttention
+from hybridbench.arch.linear import Lightning, RgLru, ShortConv
+from hybridbench.arch.mamba1 import Mamba1
 from hybridbench.arch.mamba2 import Mamba2
+from hybridbench.arch.mamba3 import Mamba3
 from hybridbench.arch.mlp import Mlp
 from hybridbench.arch.moe import Moe
 from hybridbench.arch.parallel import NORMS, OPS, OUTS, SCALES, VALUES, Fusion, Parallel
+from hybridbench.arch.shared import SharedBlock
 
 D_MODEL = 96
 ATTENTION = Attention(D_MODEL, n_heads=6, n_kv_heads=2, head_dim=8, v_head_dim=16)
@@ -42,7 +48,34 @@ PARALLEL: dict[str, Block] = {
     "mamba-twice-one-value": Parallel(MAMBA, MAMBA, Fusion(value="shared", out="joint")),
     "window-beside-mamba": Parallel(MAMBA, Attention(D_MODEL, 6, 2, 8, 16, window=40, sinks=3)),
 }
-EVERY_BLOCK = {**PLAIN, **PARALLEL}
+ON_BOTH = Attention(D_MODEL, 6, 6, 32, 32, d_in=2 * D_MODEL)
+OTHERS: dict[str, Block] = {
+    # What the paper does not compare, and variants that imported models have.
+    "attention-gated": Attention(D_MODEL, 6, 2, 16, 16, qkv_bias=True, out_bias=True, qk_norm="head", gated=True),
+    "attention-conv": Attention(D_MODEL, 6, 6, 16, 16, qk_norm="full", d_conv=4),
+    "attention-on-both": ON_BOTH,
+    "window-prefix": Attention(D_MODEL, 6, 2, 16, 16, window=50, prefix=9, reuses_kv=True),
+    "latent": LatentAttention(D_MODEL, 6, nope_dim=16, rope_dim=8, v_head_dim=16, kv_rank=32),
+    "latent-queries": LatentAttention(D_MODEL, 6, 16, 8, 24, kv_rank=32, q_rank=40, bias=True),
+    "mamba1": Mamba1(D_MODEL, d_inner=192, dt_rank=6),
+    "mamba1-norms": Mamba1(D_MODEL, 192, 6, d_state=8, d_conv=3, inner_norms=True, conv_bias=False, proj_bias=True),
+    "mamba2-biases": Mamba2(D_MODEL, 192, 32, 24, conv_bias=False, in_bias=True, out_bias=True, chunk_size=64),
+    "mamba3": Mamba3(D_MODEL, d_inner=192, head_dim=32, d_state=64, n_angles=16),
+    "mamba3-mimo": Mamba3(D_MODEL, 192, 32, 64, rank=4, n_angles=16, chunk_size=16),
+    "gated-delta": GatedDelta(D_MODEL, n_heads=6, n_k_heads=2, k_head_dim=16, v_head_dim=32),
+    "kda": Kda(D_MODEL, n_heads=6, head_dim=32),
+    "rg-lru": RgLru(D_MODEL, width=120, n_blocks=6),
+    "short-conv": ShortConv(D_MODEL),
+    "short-conv-bias": ShortConv(D_MODEL, d_conv=4, bias=True),
+    "lightning": Lightning(D_MODEL, n_heads=6, head_dim=32, chunk_size=64),
+    "mlp-ungated": Mlp(D_MODEL, 256, gated=False, bias=True),
+    "moe-latent": Moe(D_MODEL, 64, n_experts=4, top_k=2, d_shared=80, gated=False, shared_gate=True, latent=32),
+    "shared": SharedBlock(ON_BOTH, Mlp(D_MODEL, 256), lora_rank=8, attention_lora=True),
+    "mamba1-beside-attention": Parallel(
+        Mamba1(D_MODEL, 96, 6), ATTENTION, Fusion("none", "vector", "add", out="joint")
+    ),
+}
+EVERY_BLOCK = {**PLAIN, **PARALLEL, **OTHERS}
 
 
 @pytest.fixture(params=EVERY_BLOCK.values(), ids=EVERY_BLOCK.keys())

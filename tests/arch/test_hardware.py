@@ -9,6 +9,7 @@ from hybridbench.arch.attention import Attention
 from hybridbench.arch.block import Block, Convention
 from hybridbench.arch.mamba2 import Mamba2
 from hybridbench.arch.parallel import Parallel
+from hybridbench.arch.ssd_kernels import BMM, BMM_BACKWARD, KERNELS, SCAN, STATE
 
 HARDWARE = Convention.HARDWARE
 MASKS = {
@@ -71,12 +72,11 @@ def chunk_terms(chunk: int, heads: int, width: int, state: int, groups: int) -> 
     )
 
 
-@pytest.mark.parametrize("tokens", [1, 255, 256, 257, 1024])
+@pytest.mark.parametrize("chunks", [1, 4])
 @pytest.mark.parametrize(("chunk", "groups"), [(256, 1), (128, 4), (64, 2), (32, 1)])
-def test_the_scan_is_the_chunked_one(chunk: int, groups: int, tokens: int) -> None:
-    spec = Mamba2(128, 256, 32, 48, n_groups=groups, chunk_size=chunk)
-    scores, diagonal, product, passing = chunk_terms(chunk, 8, 32, 48, groups)
-    chunks = -(-tokens // chunk)
+def test_the_scan_is_the_chunked_one(chunk: int, groups: int, chunks: int) -> None:
+    spec, tokens = Mamba2(128, 256, 32, 64, n_groups=groups, chunk_size=chunk), chunks * chunk
+    scores, diagonal, product, passing = chunk_terms(chunk, 8, 32, 64, groups)
     skip = 2 * 256 * tokens
     forward = spec.prefill_flops(tokens, HARDWARE)
     assert forward.scan == chunks * (scores + diagonal + 2 * product + passing) + skip
@@ -88,6 +88,84 @@ def test_the_scan_is_the_chunked_one(chunk: int, groups: int, tokens: int) -> No
     assert train.scan == forward.scan + backward
     assert 2.4 < backward / forward.scan <= 3
     assert (train.matmul, train.conv) == (3 * forward.matmul, 3 * forward.conv)
+
+
+def programs(kernel: str, spec: Mamba2, length: int, tile: tuple[int, int, int]) -> int:
+    """Multiply-adds of one kernel on one chunk of one head or group, program by program and dot by dot, as it loops.
+
+    What each does is read from mamba_ssm's source: which programs return at once, and from where to where they loop.
+    """
+    m, n, k = tile
+    chunk, head, state = spec.chunk_size, spec.head_dim, spec.d_state
+    whole_head, whole_state = (next(size for size in (16, 32, 64, 128, 256) if size >= x) for x in (head, state))
+    grid = {
+        "_bmm_chunk_fwd_kernel": (chunk, chunk),
+        **dict.fromkeys(("_chunk_state_fwd_kernel", "_chunk_scan_bwd_dstates_kernel"), (head, state)),
+        **dict.fromkeys(("_chunk_scan_fwd_kernel", "_chunk_scan_chunk_state_bwd_dx_kernel"), (chunk, head)),
+        **dict.fromkeys(("_chunk_state_bwd_db_kernel", "_chunk_scan_bwd_dc_kernel"), (chunk, state)),
+        "_bmm_chunk_bwd_kernel": (chunk, state),
+        "_chunk_scan_bwd_dcb_kernel": (chunk, chunk),
+        "_chunk_scan_bwd_ddAcs_stable_kernel": (chunk, 1),
+    }[kernel]
+    total = 0
+    for pid_m in range(-(-grid[0] // m)):
+        for pid_n in range(-(-grid[1] // n)):
+            if kernel == "_bmm_chunk_fwd_kernel":
+                depths = [k for _ in range(0, state, k)]
+            elif kernel in ("_chunk_state_fwd_kernel", "_chunk_scan_bwd_dstates_kernel", "_bmm_chunk_bwd_kernel"):
+                depths = [k for _ in range(0, length, k)]
+            elif kernel == "_chunk_scan_fwd_kernel":
+                first = [whole_state] if whole_state <= 128 else [k for _ in range(0, state, k)]
+                depths = first + [k for _ in range(0, min((pid_m + 1) * m, length), k)]
+            elif kernel == "_chunk_scan_chunk_state_bwd_dx_kernel":
+                first = [whole_state] if whole_state <= 128 else [k for _ in range(0, state, k)]
+                depths = first + [k for _ in range(pid_m * m, length, k)]
+            elif kernel == "_chunk_scan_bwd_dcb_kernel":
+                depths = [] if pid_n * n >= (pid_m + 1) * m else [whole_head]
+            elif kernel == "_chunk_scan_bwd_ddAcs_stable_kernel":
+                depths = [whole_head for _ in range(0, (pid_m + 1) * m, n)]
+            else:
+                depths = [whole_head]
+            total += sum(m * n * depth for depth in depths)
+    return total
+
+
+@pytest.mark.parametrize("tile", [(128, 256, 64), (32, 64, 32), (64, 32, 32), (128, 64, 64)])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        Mamba2(128, 256, 32, 48, n_groups=2, chunk_size=64),
+        Mamba2(1536, 3072, 96, 128),
+        Mamba2(3072, 6144, 192, 256),
+    ],
+    ids=["small", "350m", "3b"],
+)
+def test_each_scan_kernel_does_what_its_programs_do(spec: Mamba2, tile: tuple[int, int, int]) -> None:
+    tokens = 2 * spec.chunk_size + 37
+    found = spec.scan_kernels(tokens, training=True, tiles=dict.fromkeys(KERNELS, tile))
+    assert set(found) == set(KERNELS)
+    for kernel in KERNELS:
+        launches = 2 if kernel in (BMM, STATE, BMM_BACKWARD) else 1
+        times = spec.n_groups if kernel in (BMM, BMM_BACKWARD) else spec.n_heads
+        chunks = [spec.chunk_size, spec.chunk_size, 37]
+        assert found[kernel] == 2 * launches * times * sum(programs(kernel, spec, length, tile) for length in chunks)
+    forward = spec.scan_kernels(tokens, training=False, tiles=dict.fromkeys(KERNELS, tile))
+    assert forward == {BMM: found[BMM] // 2, STATE: found[STATE] // 2, SCAN: found[SCAN]}
+
+
+def test_rows_of_the_input_projection_are_whole_lines_where_they_would_not_be_aligned() -> None:
+    """model/mamba2.py pads them so over a sequence on a GPU."""
+    odd, even = Mamba2(2048, 2304, 128, 128), Mamba2(2048, 4096, 128, 128)
+    assert (odd.in_padding(), even.in_padding()) == (4928 - 4882, 0)
+    more = odd.prefill_flops(10, HARDWARE).matmul - odd.prefill_flops(10).matmul
+    assert more == 10 * 2 * 2048 * 46
+    assert odd.decode_flops(10, HARDWARE) == odd.decode_flops(10)
+
+
+def test_sinks_run_on_flexattention_whose_backward_has_seven_products() -> None:
+    with_sinks, without = (Attention(64, 4, 2, 16, 32, window=100, sinks=sinks) for sinks in (8, 0))
+    assert without.backward_width == 3 * 16 + 2 * 32
+    assert with_sinks.backward_width == 4 * 16 + 3 * 32
 
 
 def test_the_scan_lies_between_half_and_full_chunks() -> None:

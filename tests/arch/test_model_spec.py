@@ -84,7 +84,7 @@ def test_a_letter_without_a_spec() -> None:
         (lambda b: b.pop("blocks"), KeyError, "blocks"),
         (lambda b: b.update(colour="red"), TypeError, "colour"),
         (lambda b: b.update(d_model="wide"), BadInput, "d_model is 'wide'"),
-        (lambda b: b["blocks"]["M"].update(kind="mamba3"), ValueError, "unknown kind of block 'mamba3'"),
+        (lambda b: b["blocks"]["M"].update(kind="mamba9"), ValueError, "unknown kind of block 'mamba9'"),
         (lambda b: b["blocks"]["M"].pop("d_state"), TypeError, "d_state"),
         (lambda b: b["blocks"]["M"].update(d_inner=100), BadInput, "d_inner 100 does not divide"),
     ],

@@ -18,6 +18,9 @@ from hybridbench.errors import BadInput, BadPattern
         ("(*&M)-", ["(*&M)", "-"]),
         ("( S & M )E(M&M)(*&S)", ["(S&M)", "E", "(M&M)", "(*&S)"]),
         ("M", ["M"]),
+        ("m3 GKRCLA Z", ["m", "3", "G", "K", "R", "C", "L", "A", "Z"]),
+        ("M+M*+|M+", ["M", "-", "M", "*", "-", "M", "-"]),
+        ("S' (S&m)'- Z''", ["S'", "(S&m)'", "-", "Z''"]),
     ],
 )
 def test_patterns(text: str, layers: list[str]) -> None:
@@ -28,13 +31,15 @@ def test_patterns(text: str, layers: list[str]) -> None:
     ("text", "column", "said"),
     [
         ("M-Q-", 2, "'Q' is no layer"),
-        ("M- m-", 3, "'m' is no layer"),
+        ("M- e-", 3, "'e' is no layer"),
+        ("M- '-", 3, "''' is no layer"),
+        ("M-/M", 2, "'/' opens layers for multi-token prediction"),
         ("M-)", 2, "')' is no layer"),
         ("M-&M", 2, "'&' is no layer"),
         ("M-(*&M", 2, "not closed"),
         ("M-(", 2, "not closed"),
         ("(*M)-", 2, "'M' where '&' belongs"),
-        ("M-( - & M)", 4, "'-' where a mixer (M, * or S) belongs"),
+        ("M-( - & M)", 4, "'-' where a mixer (M, m, G, K, * or S) belongs"),
         ("(*&E)-", 3, "'E' where a mixer"),
         ("(*&&M)-", 3, "'&' where a mixer"),
         ("(*&M&M)-", 4, "'&' where ')' belongs"),

@@ -63,6 +63,47 @@ def test_a_typed_pattern_is_the_family_it_spells():
         assert typed[part] == family[part]
 
 
+def test_published_and_imported_models_cost_like_families(tmp_path):
+    config = tmp_path / "config.json"
+    sizes = {"hidden_size": 2048, "num_hidden_layers": 16, "intermediate_size": 8192, "vocab_size": 128_256}
+    heads = {"num_attention_heads": 32, "num_key_value_heads": 8, "tie_word_embeddings": True}
+    config.write_text(json.dumps({"model_type": "llama", **sizes, **heads}))
+    asked = ["cost", "--model", "Llama-3.2-1B,nemotron-h-8b", "--config", config, "--ctx", "4k,8k", "--batch", "2"]
+    for convention in ("exact", "hardware", "paper"):
+        rows = document(*asked, "--layers", "--convention", convention)["rows"]
+        assert [(row["arch"], row["scale"]) for row in rows[::2]] == [
+            ("llama-3.2-1b", "published"),
+            ("nemotron-h-8b", "published"),
+            ("llama", "config"),
+        ]
+        for row in rows:
+            assert sum(layer["params"] for layer in row["layers"]) == row["params"]
+            assert sum(layer["decode_bytes_moved"] for layer in row["layers"]) == row["decode_bytes_moved"]
+        for part in ("params", "train_flops", "cache_bytes", "decode_bytes_moved"):
+            assert [row[part] for row in rows[:2]] == [row[part] for row in rows[4:]]
+    family = document("cost", "--arch", "transformer", "--ctx", "4k", "--batch", "2")["rows"][0]
+    assert document(*asked)["rows"][0]["params"] == family["params"]
+    shown = run(*asked, "-o", tmp_path / "out").stdout
+    assert "nemotron-h-8b 4+24" in shown
+    assert (tmp_path / "out" / "cost.csv").read_text().count("\n") == 1 + 6
+
+
+def test_experts_show_how_many_parameters_are_active():
+    assert "active" in run("cost", "--model", "granite-4.0-h-tiny").stdout
+    assert "active" not in run("cost", "--model", "granite-4.0-h-1b").stdout
+
+
+def test_a_model_without_modules_is_recorded_as_unsupported(tmp_path):
+    args = ["decode", "--pattern", "R-*-", "--scale", "tiny", "--ctx", "64", "-o", tmp_path, *FAST]
+    done = CliRunner().invoke(main, [str(arg) for arg in args])
+    assert done.exit_code == 1, done.output
+    (path,) = tmp_path.glob("records-*.jsonl")
+    (line,) = path.read_text().splitlines()
+    record = Record.from_json(line)
+    assert record.status.value == "unsupported"
+    assert "hybridbench can cost" in record.message
+
+
 def test_cost_writes_tables_and_charts(tmp_path):
     output = run("cost", "--ctx", "4k..16k", "-o", tmp_path).output
     assert "transformer" in output
@@ -176,6 +217,20 @@ def test_a_suite_runs_every_workload_on_a_cpu(tmp_path):
         *(("train", "ok"), ("train", "ok"), ("prefill", "ok"), ("generate", "ok"), ("decode", "ok")),
     ]
     assert all(row["tokens_per_s"] > 0 for row in rows)
+
+
+def test_a_generation_integrated_and_as_published(tmp_path):
+    args = ["generate", "--arch", "inter", "--prompt", "16", "--ctx", "48", *FAST, "-o", tmp_path]
+    (row,) = document(*args, "--depths", "3", "--as-published")["rows"]
+    assert (row["depths"], row["mode"]) == (3, "published")
+    assert "attention_decode=naive" in row["ran"]
+    assert 0 < row["step_low_s"] <= row["step_s"] <= row["step_high_s"]
+    assert row["step_p95_s"] is None
+    assert row["prefill_part_s"] > 0
+    assert row["cache_bytes"] == row["predicted_cache_bytes"]
+    assert not row["problems"]
+    assert row["energy_per_token_j"] is None
+    assert "integrated over 3 depths" in run("report", tmp_path, "-o", tmp_path / "again").output
 
 
 def test_nothing_that_worked_is_exit_code_1(tmp_path):

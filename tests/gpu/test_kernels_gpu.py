@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hybridbench.errors import Unsupported
-from hybridbench.kernels import BACKENDS, Backend, Problem, available, reference, resolve, verify
+from hybridbench.kernels import BACKENDS, Backend, Problem, available, elementwise, reference, resolve, verify
 
 pytestmark = [
     pytest.mark.gpu,
@@ -32,6 +32,15 @@ SSM: dict[str, dict[str, int]] = {
     "odd-width": {"head_dim": 144, "n_heads": 16, "d_state": 128, "chunk_size": 256},
     "groups": {"head_dim": 64, "n_heads": 32, "d_state": 128, "chunk_size": 256, "n_groups": 8},
 }
+DELTA: dict[str, dict[str, int]] = {
+    "gated-delta-1b": {"head_dim": 128, "n_heads": 32, "n_kv_heads": 16, "chunk_size": 64},
+    "odd-width": {"head_dim": 72, "v_head_dim": 144, "n_heads": 6, "n_kv_heads": 3, "chunk_size": 64},
+}
+KDA: dict[str, dict[str, int]] = {
+    "kda-1b": {"head_dim": 128, "n_heads": 32, "chunk_size": 64},
+    "odd-width": {"head_dim": 96, "n_heads": 6, "chunk_size": 64},
+}
+WIDTHS: dict[str, dict[str, int]] = {"2048": {"width": 2048}, "8192": {"width": 8192}, "odd": {"width": 2310}}
 SHAPES: dict[str, dict[str, dict[str, int]]] = {
     "attention": HEADS
     | {
@@ -43,8 +52,22 @@ SHAPES: dict[str, dict[str, dict[str, int]]] = {
     "ssd_step": SSM,
     "conv1d": {"taps-4": {"d_conv": 4}},
     "conv1d_step": {"taps-4": {"d_conv": 4}},
+    "mamba2_core": {name: sizes | {"d_conv": 4} for name, sizes in SSM.items()},
+    "selective_scan": {"mamba1-1b": {"d_state": 16}, "wide": {"d_state": 64}},
+    "selective_step": {"mamba1-1b": {"d_state": 16}},
+    "gated_delta": DELTA,
+    "gated_delta_step": DELTA,
+    "kda": KDA,
+    "kda_step": KDA,
+    "norm_gate": {"1b": {"head_dim": 128}, "odd": {"head_dim": 72}},
+    "swiglu": WIDTHS,
+    "add_rms_norm": WIDTHS,
+    "rotary": HEADS,
+    "gate": WIDTHS,
+    "head_norms": {"intra-1b": {"head_dim": 128, "v_head_dim": 128}, "odd": {"head_dim": 144, "v_head_dim": 72}},
     "experts": {"any": {}},
     "linear_cross_entropy": {"any": {}},
+    "adamw": {"any": {}},
 }
 MUST_RUN = {
     ("attention", "transformer-1b", "bfloat16"): {
@@ -67,8 +90,22 @@ MUST_RUN = {
     ("ssd", "odd-width", "bfloat16"): {"mamba-ssm"},
     ("ssd_step", "mamba-1b", "bfloat16"): {"mamba-ssm"},
     ("conv1d", "taps-4", "bfloat16"): {"causal-conv1d"},
+    ("mamba2_core", "mamba-1b", "bfloat16"): {"fused", "mamba-ssm"},
+    ("mamba2_core", "odd-width", "bfloat16"): {"fused", "mamba-ssm"},
+    ("mamba2_core", "groups", "bfloat16"): {"fused"},
+    **{("selective_scan", "mamba1-1b", dtype): {"mamba-ssm"} for dtype in ("bfloat16", "float32")},
+    **{("selective_step", "mamba1-1b", dtype): {"mamba-ssm"} for dtype in ("bfloat16", "float32")},
+    ("gated_delta", "gated-delta-1b", "bfloat16"): {"fla"},
+    ("gated_delta", "odd-width", "bfloat16"): {"fla"},
+    ("kda", "kda-1b", "bfloat16"): {"fla"},
+    **{("gated_delta_step", "gated-delta-1b", dtype): {"triton", "fla"} for dtype in ("bfloat16", "float32")},
+    **{("kda_step", "kda-1b", dtype): {"triton", "fla"} for dtype in ("bfloat16", "float32")},
+    **{("norm_gate", shape, dtype): {"triton"} for shape in ("1b", "odd") for dtype in ("bfloat16", "float32")},
+    **{(op, "odd", dtype): {"triton"} for op in elementwise.OPS for dtype in ("bfloat16", "float32")},
+    ("rotary", "intra-1b", "bfloat16"): {"triton"},
     ("experts", "any", "bfloat16"): {"grouped-mm"},
-    ("linear_cross_entropy", "any", "bfloat16"): {"liger", "chunked"},
+    ("linear_cross_entropy", "any", "bfloat16"): {"fused", "liger", "chunked"},
+    **{("adamw", "any", dtype): {"torch", "triton"} for dtype in ("bfloat16", "float32")},
 }
 
 
@@ -79,7 +116,7 @@ def cases() -> list[Any]:
         pytest.param(
             backend,
             shape,
-            Problem("cuda", dtype, training=op not in ("attention_decode", "ssd_step", "conv1d_step"), **sizes),
+            Problem("cuda", dtype, training=op != "attention_decode" and not op.endswith("_step"), **sizes),
             id=f"{op}-{name}-{shape}-{dtype}",
         )
         for op, table in BACKENDS.items()
@@ -228,14 +265,14 @@ def test_recurrent_steps_in_a_captured_graph_update_the_state(op: str, name: str
         assert error(state, expected_state) < 1e-2
 
 
-def test_the_chunked_and_liger_losses_save_the_logits_memory() -> None:
+def test_losses_in_chunks_save_the_logits_memory() -> None:
     """8,192 tokens of a 128,256-word vocabulary: the float32 logits alone take 4.2 GB."""
     N, D, V = 8192, 256, 128256
     hidden = torch.randn(N, D, device="cuda", dtype=torch.bfloat16, requires_grad=True)
     weight = (torch.randn(V, D, device="cuda") / math.sqrt(D)).bfloat16().requires_grad_()
     target = torch.randint(V, (N,), device="cuda")
     losses = {}
-    for name in ("chunked", "liger"):
+    for name in ("chunked", "liger", "fused"):
         backend = BACKENDS["linear_cross_entropy"][name]
         if available(backend, Problem("cuda", "bfloat16", training=True)):
             continue

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from hybridbench.arch.block import Storage
-from hybridbench.arch.families import ARCHS, RECIPES, Options, build_spec
+from hybridbench.arch.families import ARCHS, MAMBA2, MIXERS, RECIPES, Options, build_spec
 from hybridbench.model import build_model, resolve_backends
-from hybridbench.suite import GENERATE, OPS, TRAIN, Case, Execution, Workload
+from hybridbench.suite import DECODE_STEP, GENERATE, OPS, TRAIN, Case, Execution, Workload
 from hybridbench.workload import prepare
 from hybridbench.workload.decode import DecodeLoop, captured
 
@@ -29,6 +31,8 @@ SPECS = {
     **{arch: build_spec(arch, "100m") for arch in ARCHS},
     **{f"intra {name}": build_spec("intra", "100m", Options(recipe=name)) for name in RECIPES if name != "paper"},
     "moe inter": build_spec("inter", "100m", Options(moe=True)),
+    **{f"inter {mixer}": build_spec("inter", "100m", Options(mixer=mixer)) for mixer in MIXERS if mixer != MAMBA2},
+    **{f"intra {mixer}": build_spec("intra", "100m", Options(mixer=mixer)) for mixer in ("mamba1", "gated-delta")},
 }
 
 
@@ -70,7 +74,7 @@ def test_prefill_then_64_decoded_tokens_give_the_logits_of_one_forward(name):
 def test_fast_kernels_give_the_logits_of_the_plain_ones(name):
     spec = SPECS[name]
     _, fast = build(spec)
-    _, plain = build(spec, backends=dict.fromkeys(OPS, "reference"))
+    _, plain = build(spec, backends=dict.fromkeys((op for op in OPS if op != DECODE_STEP), "reference"))
     tokens = torch.randint(spec.vocab_size, (2, 700), device="cuda")
     with torch.no_grad():
         error = relative(fast(tokens), plain(tokens))
@@ -103,6 +107,56 @@ def test_a_captured_graph_decodes_what_eager_decodes_over_64_tokens(name):
         decoded.append(torch.stack(out))
         assert int(loop.position_B[0]) == prompt + steps
     assert torch.equal(*decoded)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_as_published_decodes_what_eager_decodes_over_64_tokens(name):
+    """Graphs between eager attentions against no graph at all, on caches that grow; then against static caches."""
+    spec = SPECS[name]
+    case, model = build(spec, mode="published")
+    prompt, steps = 600, 64
+    tokens = torch.randint(spec.vocab_size, (2, prompt), device="cuda")
+    decoded = []
+    for graphed in (False, True):
+        loop = DecodeLoop(case, model, prompt + steps, advance=True)
+        with torch.no_grad():
+            loop.token_B.copy_(model.prefill(tokens, loop.caches).argmax(-1))
+        loop.position_B.fill_(prompt)
+        out = []
+        for _ in range(steps):
+            (loop.step if graphed else loop.eager_step)()
+            out.append(loop.token_B.clone())
+        decoded.append(torch.stack(out, 1))
+        assert int(loop.position_B[0]) == prompt + steps
+    assert torch.equal(*decoded)
+    _, usual = build(spec)
+    forced = torch.cat((tokens, decoded[0]), 1)
+    loop = DecodeLoop(case, model, prompt + steps, advance=True)
+    caches = usual.new_caches(2, prompt + steps, Storage.of("bfloat16"))
+    with torch.no_grad():
+        found, expected = [model.prefill(tokens, loop.caches)], [usual.prefill(tokens, caches)]
+        for position in range(prompt, prompt + steps):
+            loop.token_B.copy_(forced[:, position])
+            loop.position_B.fill_(position)
+            found.append(loop._decode(loop.token_B, loop.position_B, loop.caches).clone())
+            expected.append(usual.decode(loop.token_B, loop.position_B, caches))
+    error = relative(torch.stack(found, 1), torch.stack(expected, 1))
+    print(f"{name}: {error:.2e}")  # noqa: T201
+    assert error < BF16_BOUND
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_an_integrated_generation_times_the_steps_of_a_true_one(arch):
+    """Each depth's step is the one a generation takes there: the same caches, the same graph."""
+    case, model = build(SPECS[arch], mode="graph")
+    integrated = replace(case, workload=replace(case.workload, depths=5))
+    work = prepare(integrated, model)
+    assert [part.depth for part in work.parts] == [None, 300, 324, 349, 374, 399]
+    for part in work.parts:
+        part.enter()
+        part.step()
+        torch.cuda.synchronize()
+    assert work.capacity == 400
 
 
 @pytest.mark.parametrize("arch", ARCHS)

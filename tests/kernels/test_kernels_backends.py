@@ -27,8 +27,27 @@ SHAPES: dict[str, list[dict[str, int]]] = {
     "ssd_step": [{"head_dim": 64, "n_heads": 8, "d_state": 32, "n_groups": g} for g in (1, 4)],
     "conv1d": [{"d_conv": 4}, {"d_conv": 2}],
     "conv1d_step": [{"d_conv": 4}],
+    "mamba2_core": [
+        {"head_dim": 64, "n_heads": 8, "d_state": 32, "chunk_size": 64, "d_conv": 4, "n_groups": g} for g in (1, 4)
+    ],
+    "selective_scan": [{"d_state": 16}, {"d_state": 5}],
+    "selective_step": [{"d_state": 16}],
+    "gated_delta": [
+        {"head_dim": 16, "v_head_dim": 24, "n_heads": 4, "n_kv_heads": 2, "chunk_size": 64},
+        {"head_dim": 24, "n_heads": 3, "chunk_size": 32},
+    ],
+    "gated_delta_step": [{"head_dim": 16, "v_head_dim": 24, "n_heads": 4, "n_kv_heads": 2}],
+    "kda": [{"head_dim": 16, "n_heads": 3, "chunk_size": 64}],
+    "kda_step": [{"head_dim": 16, "n_heads": 3}],
+    "norm_gate": [{"head_dim": 16, "v_head_dim": 24}],
+    "swiglu": [{}, {"width": 200}],
+    "add_rms_norm": [{}, {"width": 200}],
+    "rotary": [{"head_dim": 16, "n_heads": 8, "n_kv_heads": 2}, {"head_dim": 24, "v_head_dim": 48, "n_heads": 4}],
+    "gate": [{}, {"width": 200}],
+    "head_norms": [{"head_dim": 16, "v_head_dim": 24}],
     "experts": [{}],
     "linear_cross_entropy": [{}],
+    "adamw": [{}],
 }
 
 
@@ -130,6 +149,13 @@ def test_auto_on_cuda_follows_the_refusals(problem: Problem, chosen: str, monkey
         ("attention_decode", "flash-attn", Problem("cuda", "bfloat16", head_dim=100), "multiple of 8"),
         ("ssd", "mamba-ssm", Problem("cuda", "float32", head_dim=64, d_state=16, chunk_size=64), "tf32"),
         ("conv1d", "causal-conv1d", Problem("cuda", "bfloat16", d_conv=7), "d_conv is 7"),
+        ("selective_scan", "mamba-ssm", Problem("cuda", "bfloat16", d_state=300), "d_state is 300"),
+        ("selective_scan", "mamba-ssm", Problem("cuda", "float64", d_state=16), "no float64"),
+        ("gated_delta", "fla", Problem("cuda", "float32", head_dim=64, n_heads=4), "tf32"),
+        ("gated_delta", "fla", Problem("cuda", "bfloat16", head_dim=320, n_heads=4), "head_dim is 320"),
+        ("gated_delta", "fla", Problem("cuda", "bfloat16", head_dim=64, n_heads=4, chunk_size=128), "16 or 32 or 64"),
+        ("kda", "fla", Problem("cpu", "bfloat16", head_dim=64, n_heads=4), "device is cpu"),
+        ("kda_step", "triton", Problem("cuda", "float64", head_dim=64, n_heads=4), "float32"),
         ("conv1d", "causal-conv1d", Problem("cpu", "bfloat16", d_conv=4), "device is cpu"),
     ],
 )
@@ -148,6 +174,9 @@ def test_refusals_name_the_offending_value(op: str, name: str, problem: Problem,
         ("attention", "flash-attn", "compiled CUDA extension"),
         ("attention_decode", "flash-attn", "compiled CUDA extension"),
         ("linear_cross_entropy", "liger", "liger_kernel"),
+        ("selective_scan", "mamba-ssm", "selective_scan_cuda"),
+        ("gated_delta", "fla", "fla-core"),
+        ("kda_step", "fla", "flash-linear-attention"),
     ],
 )
 def test_a_missing_package_says_how_to_install_it(op: str, name: str, says: str) -> None:
@@ -180,9 +209,7 @@ def test_a_kernel_of_ones_own_by_path() -> None:
 
 
 def test_importing_the_package_imports_no_third_party() -> None:
-    code = (
-        "import sys, hybridbench.kernels; "
-        "print([m for m in ('flash_attn', 'mamba_ssm', 'causal_conv1d', 'liger_kernel', 'triton') if m in sys.modules])"
-    )
+    third_parties = ("flash_attn", "mamba_ssm", "causal_conv1d", "liger_kernel", "triton", "fla")
+    code = f"import sys, hybridbench.kernels; print([m for m in {third_parties} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -17,6 +17,7 @@ from hybridbench.kernels import BACKENDS, Backend, Problem, reference, verify
 ATTENTION = Problem("cpu", "bfloat16", head_dim=64, n_heads=8, n_kv_heads=2, training=True)
 WINDOWED = dataclasses.replace(ATTENTION, window=40, sinks=4)
 SSD = Problem("cpu", "bfloat16", head_dim=16, n_heads=4, n_groups=2, d_state=32, chunk_size=64, training=True)
+DELTA = Problem("cpu", "bfloat16", head_dim=16, n_heads=2, chunk_size=32, training=True)
 CONV = Problem("cpu", "bfloat16", d_conv=4, training=True)
 LOSS = Problem("cpu", "bfloat16", training=True)
 
@@ -96,6 +97,15 @@ WRONG = {
     "state": ("ssd_step", SSD, stale_state, "state_BHPN"),
     "taps": ("conv1d", CONV, lambda x, w, b: reference.conv1d(x, w.flip(1), b), "y_BTC"),
     "shift": ("conv1d_step", CONV, lambda s, x, w, b: reference.conv1d_step(s.clone(), x, w, b), "BC"),
+    "decay": (
+        "gated_delta",
+        DELTA,
+        lambda q, k, v, dt, *t, **s: reference.gated_delta(q, k, v, dt + 0.2, *t, **s),
+        "o_BTHV",
+    ),
+    "beta": ("kda", DELTA, lambda *t, **s: reference.kda(*t[:4], t[4] * 0.9, *t[5:], **s), "o_BTHV"),
+    "gate": ("norm_gate", DELTA, lambda y, z, w, **s: reference.norm_gate(y, z * 1.05, w, **s), "out_BTHV"),
+    "scan": ("selective_scan", SSD, lambda x, dt, A, *t: reference.selective_scan(x, dt, A.roll(1, 1), *t), "y_BTI"),
     "loss": ("linear_cross_entropy", LOSS, unscaled_gradient, "gradient of hidden_ND"),
 }
 
@@ -135,7 +145,7 @@ def test_a_seed_gives_the_same_check_and_another_seed_other_inputs() -> None:
 def test_inference_takes_no_gradients() -> None:
     def without_gradients(*given: Tensor) -> Tensor:
         assert not torch.is_grad_enabled()
-        assert not any(tensor.requires_grad for tensor in given)
+        assert not any(tensor is not None and tensor.requires_grad for tensor in given)
         return reference.conv1d(*given)
 
     verify(broken("conv1d", without_gradients), dataclasses.replace(CONV, training=False), device="cpu", seed=0)

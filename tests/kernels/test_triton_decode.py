@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,6 +28,33 @@ def test_right_in_the_interpreter() -> None:
         assert error < {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1e-2}[case.split("'")[1]], case
 
 
+def test_the_fused_step_is_right_in_the_interpreter() -> None:
+    """Logits and caches of a few decoded tokens, every kind of block and several tilings, against the plain modules."""
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "2"}
+    script = [sys.executable, str(SCRIPTS / "step_in_interpreter.py")]
+    done = subprocess.run(script, capture_output=True, text=True, env=environment, cwd=SCRIPTS.parents[1], check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout)
+    assert len(found) >= 6
+    for case, logits, caches in found:
+        exact = "float32" in case
+        # largest of all logits over their spread, where the interpreter cuts bfloat16 off; and a norm over the caches
+        assert logits < (2e-5 if exact else 0.15), case
+        assert caches < (1e-5 if exact else 3e-2), case
+
+
+def test_tilings_fill_the_gpu_and_divide_what_they_cut() -> None:
+    from hybridbench.model.fused import Tiling
+
+    sizes = ((3072, 2048), (2048, 8192), (16384, 2048), (4882, 2048), (2048, 4352), (128_256, 2048), (256, 48))
+    for n_rows, k in sizes:
+        tiling = Tiling.choose(n_rows, k, 132)
+        assert k % tiling.block_k == 0
+        assert tiling.splits <= k // tiling.block_k
+        if n_rows * k >= 1 << 22:
+            assert -(-n_rows // tiling.rows) * tiling.splits >= 0.9 * 132
+
+
 def test_splits_follow_from_static_shapes() -> None:
     from hybridbench.kernels.triton_decode import MAX_SPLITS, PROGRAMS_PER_SM, block_size, split_count
 
@@ -34,45 +62,84 @@ def test_splits_follow_from_static_shapes() -> None:
     assert split_count(pairs=32, slots=100, block=64, n_sms=132) == 2
     assert split_count(pairs=10**6, slots=32768, block=64, n_sms=132) == 1
     assert split_count(pairs=1, slots=10**6, block=64, n_sms=132) == MAX_SPLITS
-    assert block_size(64, 64, 2) == 64
+    assert block_size(64, 64, 2, pairs=32, slots=32768, n_sms=132) == 128
+    assert block_size(64, 64, 2, pairs=32, slots=576, n_sms=132) == 64
     for P, V, size in ((64, 64, 4), (72, 128, 2), (96, 192, 2), (256, 256, 4), (8, 8, 2)):
-        block = block_size(P, V, size)
-        assert 16 <= block <= 128
+        block = block_size(P, V, size, pairs=8, slots=10**6, n_sms=132)
+        assert 16 <= block <= 256
         assert block & (block - 1) == 0
 
 
 @pytest.mark.parametrize(("P", "V"), [(64, 64), (72, 128), (96, 192)])
 def test_compiles_for_hopper_with_its_loads_in_flight(P: int, V: int) -> None:
-    """A pipelined kernel copies its tiles asynchronously, and four programs must fit into one SM's 228 KiB."""
+    """A pipelined kernel copies its tiles asynchronously, 16 bytes at a time even where heads are 72 wide, and two
+    programs and no more fit into one SM's 228 KiB."""
     import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
 
     from hybridbench.kernels import triton_decode
 
-    kernel = triton_decode._attention_decode_partials
     constants = {
+        "q_stride_h": P,
+        "k_stride_s": 4 * P,
+        "k_stride_k": P,
+        "v_stride_s": 4 * V,
+        "v_stride_k": V,
         "K": 4,
         "R": 4,
         "P": P,
         "V": V,
         "SPLITS": 32,
+        "SPLITS_TILE": 32,
+        "R_TILE": 4,
         "ROWS": 16,
         "P_TILE": triton.next_power_of_2(P),
         "V_TILE": triton.next_power_of_2(V),
-        "BLOCK": triton_decode.block_size(P, V, 2),
-        "STAGES": 3,
+        "BLOCK": triton_decode.block_size(P, V, 2, pairs=16, slots=10**6, n_sms=132),
+        "STAGES": triton_decode.STAGES,
+        "HEAD_NORM": False,
+        "PDL": True,
     }
-    types = {"q_ptr": "*bf16", "k_ptr": "*bf16", "v_ptr": "*bf16", "length_ptr": "*i32", "scale_log2": "fp32"}
-    types |= {"out_ptr": "*fp32", "lse_ptr": "*fp32"}
+    compiled = compiled_for_hopper(triton_decode.attention_decode_kernel, constants)
+    ptx = compiled.asm["ptx"]
+    assert "cp.async.cg.shared.global" in ptx
+    assert "cp.async.ca.shared.global" not in ptx
+    assert "mma.sync" in ptx
+    assert ptx.index("griddepcontrol.wait") < ptx.index("griddepcontrol.launch_dependents")
+    assert compiled.metadata.shared * triton_decode.PROGRAMS_PER_SM <= 228 << 10
+    assert compiled.metadata.shared * (triton_decode.PROGRAMS_PER_SM + 1) > 228 << 10
+
+
+def test_weights_are_loaded_before_the_wait() -> None:
+    """Programmatic dependent launch gains nothing unless what comes before the wait stays there."""
+    from hybridbench.kernels import triton_step
+
+    constants = {"D": 2048, "F": 8192, "HALF": 64, "SPLITS": 1, "PARTS": 32, "PARTS_TILE": 32, "B": 4, "TOKENS": 8}
+    constants |= {"BLOCK_K": 64, "STAGES": 4, "PDL": True}
+    ptx = compiled_for_hopper(triton_step.project_swiglu, constants).asm["ptx"]
+    before = ptx[: ptx.index("griddepcontrol.wait")]
+    assert before.count("ld.global.v4.b32") >= 8
+    assert "cp.async.cg.shared.global" not in before
+
+
+_TYPES = {"length_ptr": "*i32", "count_ptr": "*i32", "part_ptr": "*fp32", "lse_ptr": "*fp32", "squares_ptr": "*fp32"}
+
+
+def compiled_for_hopper(kernel: Any, constants: dict[str, Any]) -> Any:
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    def kind(name: str) -> str:
+        if name in constants:
+            return "constexpr"
+        if name in ("scale_log2", "eps"):
+            return "fp32"
+        return _TYPES.get(name, "*bf16" if name.endswith("_ptr") else "i32")
+
     names = kernel.arg_names
-    signature = {name: "constexpr" if name in constants else types.get(name, "i32") for name in names}
+    signature = {name: kind(name) for name in names}
     aligned = {
         (i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if signature[name] not in ("fp32", "constexpr")
     }
     values = {(names.index(name),): value for name, value in constants.items()}
-    compiled = triton.compile(ASTSource(kernel, signature, values, aligned), target=GPUTarget("cuda", 90, 32))
-    ptx = compiled.asm["ptx"]
-    assert "cp.async.cg.shared.global" in ptx
-    assert "mma.sync" in ptx
-    assert compiled.metadata.shared * triton_decode.PROGRAMS_PER_SM <= 228 << 10
+    return triton.compile(ASTSource(kernel, signature, values, aligned), target=GPUTarget("cuda", 90, 32))

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybridbench.measure.clock import ScriptedTimer, Step
-from hybridbench.measure.sampling import Samples, measure, relative_interval
+from hybridbench.measure.sampling import Samples, measure, measure_parts, relative_interval
 from hybridbench.suite import Sampling
 
 MS = 1_000_000
@@ -201,3 +201,28 @@ def test_samples_that_are_insisted_on_come_whatever_they_take() -> None:
     timer = ScriptedTimer(itertools.repeat(100_000_000))
     sampling = Sampling(min_samples=12, max_time_s=0.3, insist=True)
     assert len(measure(lambda: None, timer, sampling, now=timer.now).samples_ns) == 12
+
+
+def test_parts_run_once_untimed_and_share_the_time() -> None:
+    log: list[str] = []
+
+    @contextmanager
+    def around() -> Iterator[None]:
+        log.append("in")
+        yield
+        log.append("out")
+
+    def part(name: str) -> tuple[Step, Step]:
+        return lambda: log.append(f"enter {name}"), lambda: log.append(name)
+
+    timer = ScriptedTimer(itertools.repeat(100 * MS))
+    limits = Sampling(warmup_max_s=4.0, max_time_s=1.0, target_rel_ci=0)
+    first, second = measure_parts([part("a"), part("b")], timer, limits, now=timer.now, around=around())  # type: ignore[list-item]
+    # Half the second each, in steps of 100 ms.
+    assert [len(samples.samples_ns) for samples in (first, second)] == [5, 5]
+    assert log[:5] == ["enter a", "a", "enter b", "b", "in"]
+    assert log[5:].count("enter a") == log[5:].count("enter b") == 1
+    assert log[5] == "enter a"
+    runs = {samples.warmup_steps + samples.runs for samples in (first, second)}
+    assert {log.count("a") - 1, log.count("b") - 1} == runs
+    assert log[-1] == "out"

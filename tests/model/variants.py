@@ -1,4 +1,4 @@
-"""Every kind of model worth building twice: families, recipes, fusion axes, experts and odd patterns, at scale tiny."""
+"""Every kind of model worth building twice: families, recipes, fusion axes, mixers, experts, odd patterns; all tiny."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import itertools
 from dataclasses import replace
 
 from hybridbench.arch.attention import Attention
-from hybridbench.arch.families import ARCHS, RECIPES, Options, build_spec, pattern_spec
+from hybridbench.arch.delta import GatedDelta, Kda
+from hybridbench.arch.families import ARCHS, MAMBA2, MIXERS, RECIPES, Options, build_spec, pattern_spec
 from hybridbench.arch.mamba2 import Mamba2
 from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.parallel import Parallel
@@ -20,7 +21,7 @@ def small(spec: ModelSpec) -> ModelSpec:
     def shrink(block: object) -> object:
         if isinstance(block, Attention) and block.window is not None:
             return replace(block, window=WINDOW, sinks=SINKS)
-        if isinstance(block, Mamba2):
+        if isinstance(block, Mamba2 | GatedDelta | Kda):
             return replace(block, chunk_size=CHUNK)
         if isinstance(block, Parallel):
             return replace(block, first=shrink(block.first), second=shrink(block.second))
@@ -42,6 +43,10 @@ def _variants() -> dict[str, ModelSpec]:
     shared = Options(recipe="diff-mamba", fusion_value="shared")
     found["mamba twice, one value"] = pattern_spec("(M&M)-*-", "tiny", shared)
     found["no mlp"] = pattern_spec("M*S", "tiny")
+    others = [name for name in MIXERS if name != MAMBA2]
+    found |= {f"{arch} {m}": build_spec(arch, "tiny", Options(mixer=m)) for arch in ("inter", "intra") for m in others}
+    lent = Options(fusion_value="shared", fusion_norm="none", fusion_out="joint", fusion_op="add")
+    found["lent values"] = pattern_spec("(*&m)-(*&G)-(*&K)-(K&G)-(G&m)-(m&K)-", "tiny", lent)
     return {name: small(spec) for name, spec in found.items()}
 
 

@@ -40,6 +40,15 @@ def test_machines_are_kept_apart_and_told_apart(record_of: Make, h200: Environme
     assert len({file_stem(group, groups) for group in groups}) == 2
 
 
+def test_generations_integrated_and_as_published_are_groups_of_their_own(record_of: Make) -> None:
+    ways = [{}, {"depths": 5}, {"depths": 7}, {"depths": 5, "as_published": True}]
+    made = [case for way in ways for case in cases(Sweep("generate", arch="mamba", ctx="1k", **way), has_gpu=True)]  # type: ignore[arg-type]
+    groups = group_records([record_of(case, 0.01) for case in made])
+    assert len({group.title for group in groups}) == len({file_stem(group, groups) for group in groups}) == 4
+    assert groups[1].title.endswith("prompt 512, integrated over 5 depths, bfloat16, graph")
+    assert groups[3].title.endswith("prompt 512, integrated over 5 depths, bfloat16, published")
+
+
 def test_backends_asked_for_by_name_are_a_group(record_of: Make) -> None:
     (case, _) = cases(Sweep("decode", arch="transformer", ctx="4k,8k"), has_gpu=True)
     flash = replace(case, execution=replace(case.execution, backends={"attention_decode": "flash"}))

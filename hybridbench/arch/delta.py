@@ -1,0 +1,154 @@
+"""delta: mixers of the gated delta rule, gated delta net and Kimi delta attention: their shape and what they must cost.
+
+The state S of a head (keys x values) follows ``S = g S + beta k (v - (g S)^T k)^T, o = S^T q``: a decay g, one number a
+head in gated delta net and one a key channel in KDA, and an update that first takes away what k already holds. Queries,
+keys and values pass a causal depthwise conv without bias; the output is normed per head and gated.
+
+Sources: arXiv 2412.06464, fla-org/flash-linear-attention ``ops/gated_delta_rule`` (chunk form), ``layers``, and
+transformers' Qwen3-Next, OLMo-Hybrid and Kimi-Linear classes (parameters, state). The triangular solve inside a chunk
+is left out of ``hardware``, and KDA's chunk form is priced as the gated delta net's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from hybridbench.arch.block import Convention, check_sizes
+from hybridbench.arch.recurrent import Recurrent
+from hybridbench.errors import BadInput
+
+
+def _chunk_form(tokens: int, chunk: int, n_heads: int, key: int, value: int) -> int:
+    """FLOPs of the chunked delta rule over padded chunks, chunk x chunk products in full.
+
+    Per token and head: K K^T, A K and Q K^T of 2 C k each; A V and (Q K^T) V of 2 C v; w S, Q S and K^T V of 2 k v.
+    """
+    return -(-tokens // chunk) * chunk * n_heads * (6 * chunk * key + 4 * chunk * value + 6 * key * value)
+
+
+@dataclass(frozen=True, slots=True)
+class GatedDelta(Recurrent):
+    """Gated delta net, whose state is a matrix of k_head_dim x v_head_dim per value head.
+
+    Args:
+        n_heads: value heads, of ``v_head_dim``.
+        n_k_heads: query and key heads, of ``k_head_dim``; each serves as many value heads.
+    """
+
+    kind: ClassVar[str] = "gated_delta"
+
+    d_model: int
+    n_heads: int
+    n_k_heads: int
+    k_head_dim: int
+    v_head_dim: int
+    d_conv: int = 4
+    chunk_size: int = 64
+
+    def __post_init__(self) -> None:
+        check_sizes(self, "d_model", "n_heads", "n_k_heads", "k_head_dim", "v_head_dim", "d_conv", "chunk_size")
+        if self.n_heads % self.n_k_heads:
+            raise BadInput(
+                f"{self.n_heads} value heads cannot share {self.n_k_heads} key heads: "
+                f"the first must be a multiple of the second."
+            )
+
+    @property
+    def out_width(self) -> int:
+        return self.n_heads * self.v_head_dim
+
+    @property
+    def conv_channels(self) -> int:
+        return 2 * self.n_k_heads * self.k_head_dim + self.out_width
+
+    @property
+    def taps(self) -> int:
+        return self.d_conv
+
+    @property
+    def state_size(self) -> int:
+        return self.n_heads * self.k_head_dim * self.v_head_dim
+
+    def in_matmul_params(self, borrows_value: bool = False) -> int:
+        value_and_gate = self.out_width * (1 if borrows_value else 2)
+        return self.d_model * (2 * self.n_k_heads * self.k_head_dim + value_and_gate + 2 * self.n_heads)
+
+    def in_params(self, convention: Convention, borrows_value: bool = False) -> int:
+        conv = self.d_conv * self.conv_channels
+        return self.in_matmul_params(borrows_value) + conv + 2 * self.n_heads + self.v_head_dim
+
+    def params_fp32(self) -> int:
+        return 2 * self.n_heads
+
+    def _recurrence(self) -> int:
+        # Per state element: the decay, a two-FLOP read by k, a two-FLOP outer product and add, a two-FLOP read by q.
+        return 7 * self.state_size
+
+    def _parallel_scan(self, tokens: int) -> int:
+        return _chunk_form(tokens, self.chunk_size, self.n_heads, self.k_head_dim, self.v_head_dim)
+
+
+@dataclass(frozen=True, slots=True)
+class Kda(Recurrent):
+    """Kimi delta attention: ``n_heads`` heads of ``head_dim`` keys and as many values, decay and gate of low rank.
+
+    The decay's and the output gate's projections go through ``head_dim`` columns.
+    """
+
+    kind: ClassVar[str] = "kda"
+
+    d_model: int
+    n_heads: int
+    head_dim: int
+    d_conv: int = 4
+    chunk_size: int = 64
+
+    def __post_init__(self) -> None:
+        check_sizes(self, "d_model", "n_heads", "head_dim", "d_conv", "chunk_size")
+
+    @property
+    def n_k_heads(self) -> int:
+        return self.n_heads
+
+    @property
+    def k_head_dim(self) -> int:
+        return self.head_dim
+
+    @property
+    def v_head_dim(self) -> int:
+        return self.head_dim
+
+    @property
+    def out_width(self) -> int:
+        return self.n_heads * self.head_dim
+
+    @property
+    def conv_channels(self) -> int:
+        return 3 * self.out_width
+
+    @property
+    def taps(self) -> int:
+        return self.d_conv
+
+    @property
+    def state_size(self) -> int:
+        return self.out_width * self.head_dim
+
+    def in_matmul_params(self, borrows_value: bool = False) -> int:
+        qkv = self.d_model * self.out_width * (2 if borrows_value else 3)
+        low_rank = 2 * self.head_dim * (self.d_model + self.out_width)
+        return qkv + low_rank + self.d_model * self.n_heads
+
+    def in_params(self, convention: Convention, borrows_value: bool = False) -> int:
+        decay = self.n_heads + self.out_width
+        return self.in_matmul_params(borrows_value) + self.d_conv * self.conv_channels + decay + self.head_dim
+
+    def params_fp32(self) -> int:
+        return self.n_heads + self.out_width
+
+    def _recurrence(self) -> int:
+        return 7 * self.state_size
+
+    def _parallel_scan(self, tokens: int) -> int:
+        return _chunk_form(tokens, self.chunk_size, self.n_heads, self.head_dim, self.head_dim)

@@ -1,0 +1,120 @@
+"""latent: multi-head latent attention (MLA), whose cache is one compressed latent a token: its shape and cost.
+
+``[c, k_r] = kv_a(u)``; keys ``[W_k c, k_r]`` and values ``W_v c`` of every head come from the normed latent c, and k_r
+is shared by the heads; queries come from u, through a latent of their own where ``q_rank`` is given.
+
+The equations score a pair with head_dim = nope + rope channels and weigh v_head_dim: that is ``exact``, every token's
+keys and values made once. A decode kernel that caches latents does not make them again: it absorbs W_k into the query
+and W_v into the output and works in the latent, 2 (2 r + rope) FLOPs per pair and head: that is ``hardware``.
+
+Sources: arXiv 2405.04434 (DeepSeek-V2), transformers' Kimi-Linear and DeepSeek-V3 classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from hybridbench.arch.block import (
+    TILE,
+    CacheBytes,
+    Convention,
+    Flops,
+    Mixer,
+    Storage,
+    check_sizes,
+    refuse_paper,
+    variant,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LatentAttention(Mixer):
+    """Causal attention of ``n_heads`` heads over cached latents.
+
+    Args:
+        nope_dim, rope_dim: channels of a query and key head without and with (or set aside for) rotary embedding.
+        v_head_dim: width of a value head.
+        kv_rank: width of the latent of keys and values.
+        q_rank: width of the queries' latent, None for a plain projection.
+        bias: biases of the projections into the latents and out of the block.
+    """
+
+    kind: ClassVar[str] = "latent_attention"
+
+    d_model: int
+    n_heads: int
+    nope_dim: int
+    rope_dim: int
+    v_head_dim: int
+    kv_rank: int
+    q_rank: int | None = None
+    bias: bool = variant(False)
+
+    def __post_init__(self) -> None:
+        check_sizes(self, "d_model", "n_heads", "nope_dim", "rope_dim", "v_head_dim", "kv_rank", "q_rank")
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of a query and key head."""
+        return self.nope_dim + self.rope_dim
+
+    @property
+    def latent_width(self) -> int:
+        """Numbers cached per token."""
+        return self.kv_rank + self.rope_dim
+
+    @property
+    def out_width(self) -> int:
+        return self.n_heads * self.v_head_dim
+
+    @property
+    def out_bias_params(self) -> int:
+        return self.d_model if self.bias else 0
+
+    def in_matmul_params(self, borrows_value: bool = False) -> int:
+        queries = self.n_heads * self.head_dim
+        down = self.d_model * (queries if self.q_rank is None else self.q_rank)
+        up = 0 if self.q_rank is None else self.q_rank * queries
+        values = 0 if borrows_value else self.v_head_dim
+        return down + up + self.d_model * self.latent_width + self.kv_rank * self.n_heads * (self.nope_dim + values)
+
+    def in_params(self, convention: Convention, borrows_value: bool = False) -> int:
+        norms = self.kv_rank + (self.q_rank or 0)
+        bias = self.latent_width + (self.q_rank or 0) if self.bias else 0
+        return self.in_matmul_params(borrows_value) + norms + bias
+
+    def _score_flops(self, pairs: int) -> Flops:
+        return Flops(attention=2 * self.n_heads * (self.head_dim + self.v_head_dim) * pairs)
+
+    def core_prefill(self, tokens: int, convention: Convention) -> Flops:
+        refuse_paper(convention, "latent attention")
+        if convention is Convention.EXACT:
+            return self._score_flops(tokens * (tokens + 1) // 2)
+        rows = -(-tokens // TILE)
+        return self._score_flops(rows * (rows + 1) // 2 * TILE * TILE)
+
+    def core_decode(self, context: int, convention: Convention) -> Flops:
+        refuse_paper(convention, "latent attention")
+        keys = context + 1
+        if convention is Convention.EXACT:
+            return self._score_flops(keys)
+        return Flops(attention=2 * self.n_heads * (self.latent_width + self.kv_rank) * -(-keys // TILE) * TILE)
+
+    def core_train(self, tokens: int, convention: Convention) -> Flops:
+        forward = self.core_prefill(tokens, convention)
+        if convention is not Convention.HARDWARE:
+            return 3 * forward
+        # As in attention: five products where the forward runs two.
+        rows = -(-tokens // TILE)
+        pairs = rows * (rows + 1) // 2 * TILE * TILE
+        return forward + Flops(attention=2 * self.n_heads * (3 * self.head_dim + 2 * self.v_head_dim) * pairs)
+
+    def full_mask_extra_flops(self, tokens: int) -> int:
+        return self._score_flops(tokens * (tokens - 1) // 2).total
+
+    def cache(self, context: int, storage: Storage) -> CacheBytes:
+        return CacheBytes(kv=context * self.latent_width * storage.kv_bytes)
+
+    def cache_traffic(self, context: int, storage: Storage) -> int:
+        return (context + 1) * self.latent_width * storage.kv_bytes

@@ -1,0 +1,84 @@
+"""mamba1: the Mamba-1 mixer (selective scan): its shape and what it must cost.
+
+``[x, z] = in_proj(u)``; a causal depthwise conv over x; ``[dt, B, C] = x_proj(x)``, ``dt = dt_proj(dt)``; the
+recurrence ``h = exp(dt A) h + dt x B, y = C h + D x`` with a decay per channel and state; a gate; out_proj.
+
+Sources: arXiv 2312.00752 section 3.3, state-spaces/mamba ``modules/mamba_simple.py`` (parameters, state); work of the
+parallel scan as its author counts it in that repository's issue 110.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from hybridbench.arch.block import Convention, check_sizes, variant
+from hybridbench.arch.recurrent import Recurrent
+
+
+@dataclass(frozen=True, slots=True)
+class Mamba1(Recurrent):
+    """Mamba-1 over ``d_inner`` channels of ``d_state`` states each.
+
+    Args:
+        dt_rank: rank of the step's projection, d_model / 16 rounded up in plain blocks.
+        inner_norms: RMSNorms of dt, B and C, as in Jamba and Hymba.
+        conv_bias: bias of the conv.
+        proj_bias: biases of in_proj and out_proj.
+    """
+
+    kind: ClassVar[str] = "mamba1"
+
+    d_model: int
+    d_inner: int
+    dt_rank: int
+    d_state: int = 16
+    d_conv: int = 4
+    inner_norms: bool = variant(False)
+    conv_bias: bool = variant(True)
+    proj_bias: bool = variant(False)
+
+    def __post_init__(self) -> None:
+        check_sizes(self, "d_model", "d_inner", "dt_rank", "d_state", "d_conv")
+
+    @property
+    def out_width(self) -> int:
+        return self.d_inner
+
+    @property
+    def out_bias_params(self) -> int:
+        return self.d_model if self.proj_bias else 0
+
+    @property
+    def conv_channels(self) -> int:
+        return self.d_inner
+
+    @property
+    def taps(self) -> int:
+        return self.d_conv
+
+    @property
+    def state_size(self) -> int:
+        return self.d_inner * self.d_state
+
+    def in_matmul_params(self, borrows_value: bool = False) -> int:
+        x_and_gate = self.d_inner * (1 if borrows_value else 2)
+        return self.d_model * x_and_gate + self.d_inner * (2 * self.dt_rank + 2 * self.d_state)
+
+    def in_params(self, convention: Convention, borrows_value: bool = False) -> int:
+        conv = self.d_inner * (self.d_conv + self.conv_bias)
+        recurrence = self.d_inner * (1 + self.d_state + 1)  # bias of dt, A and D
+        norms = self.dt_rank + 2 * self.d_state if self.inner_norms else 0
+        bias = self.d_inner * (1 if borrows_value else 2) if self.proj_bias else 0
+        return self.in_matmul_params(borrows_value) + conv + recurrence + norms + bias
+
+    def params_fp32(self) -> int:
+        return self.d_inner * (self.d_state + 1)
+
+    def _recurrence(self) -> int:
+        # Per channel and state: dt A, its exponential, times B, decay and add, and a two-FLOP read; then the D skip.
+        return 7 * self.d_inner * self.d_state + 2 * self.d_inner
+
+    def _parallel_scan(self, tokens: int) -> int:
+        # About two combines of three FLOPs per element, then times B and the read.
+        return tokens * (9 * self.d_inner * self.d_state + 2 * self.d_inner)

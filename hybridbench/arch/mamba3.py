@@ -1,0 +1,104 @@
+"""mamba3: the Mamba-3 mixer, SISO or MIMO of some rank, without a conv: its shape and what it must cost.
+
+``[z, x, B, C, dd_dt, dd_A, trap, angles] = in_proj(u)``; B and C are normed, biased per head and rotated; the state is
+updated by a trapezoidal rule from this token's and the last one's input; with ``rank`` R above 1 a step adds R outer
+products and reads R outputs, which vectors per head map from and to x, z and o.
+
+Sources: arXiv 2603.15569 and state-spaces/mamba ``modules/mamba3.py`` (parameters, state). The FLOPs are our reading of
+that module, an SSD core with R copies of B and C, and no measurement; no class of transformers stands beside it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from hybridbench.arch.block import CacheBytes, Convention, Storage, check_sizes
+from hybridbench.arch.recurrent import Recurrent
+from hybridbench.errors import BadInput
+
+
+@dataclass(frozen=True, slots=True)
+class Mamba3(Recurrent):
+    """Mamba-3 with heads of ``head_dim`` channels and ``d_state`` states, ``rank`` inputs and outputs a step.
+
+    Args:
+        n_angles: rotary angles projected per token, d_state / 4 at the module's default rope_fraction of one half.
+        chunk_size: positions per chunk; times ``rank`` it is the side of a tile.
+    """
+
+    kind: ClassVar[str] = "mamba3"
+
+    d_model: int
+    d_inner: int
+    head_dim: int
+    d_state: int
+    n_groups: int = 1
+    rank: int = 1
+    n_angles: int = 32
+    chunk_size: int = 64
+
+    def __post_init__(self) -> None:
+        check_sizes(self, "d_model", "d_inner", "head_dim", "d_state", "n_groups", "rank", "n_angles", "chunk_size")
+        if self.d_inner % self.head_dim:
+            raise BadInput(
+                f"d_inner {self.d_inner} does not divide into SSM heads of {self.head_dim}: "
+                f"give a d_inner that is a multiple of {self.head_dim}."
+            )
+        if self.n_heads % self.n_groups:
+            raise BadInput(f"{self.n_heads} SSM heads cannot share {self.n_groups} groups: give a divisor.")
+
+    @property
+    def n_heads(self) -> int:
+        return self.d_inner // self.head_dim
+
+    @property
+    def out_width(self) -> int:
+        return self.d_inner
+
+    @property
+    def conv_channels(self) -> int:
+        return 0
+
+    @property
+    def taps(self) -> int:
+        return 0
+
+    @property
+    def state_size(self) -> int:
+        """The SSM state, and the accumulated angles of every head."""
+        return self.d_inner * self.d_state + self.n_heads * self.n_angles
+
+    @property
+    def last_step_size(self) -> int:
+        """B and x of the last token, which the trapezoidal rule reads once more."""
+        return self.rank * self.n_heads * self.d_state + self.d_inner
+
+    def in_matmul_params(self, borrows_value: bool = False) -> int:
+        x_and_gate = self.d_inner * (1 if borrows_value else 2)
+        b_and_c = 2 * self.d_state * self.n_groups * self.rank
+        return self.d_model * (x_and_gate + b_and_c + 3 * self.n_heads + self.n_angles)
+
+    def in_params(self, convention: Convention, borrows_value: bool = False) -> int:
+        biases = 2 * self.n_heads * self.rank * self.d_state
+        maps = 3 * self.rank * self.d_inner if self.rank > 1 else 0
+        return self.in_matmul_params(borrows_value) + biases + 2 * self.d_state + maps + 2 * self.n_heads
+
+    def params_fp32(self) -> int:
+        return 2 * self.n_heads
+
+    def _recurrence(self) -> int:
+        # Per channel and state: the decay, and for each of R inputs an outer product, an add and a two-FLOP read.
+        return (1 + 4 * self.rank) * self.d_inner * self.d_state + 2 * self.d_inner
+
+    def _parallel_scan(self, tokens: int) -> int:
+        chunks = -(-tokens // self.chunk_size)
+        rows = self.chunk_size * self.rank
+        scores = 2 * rows * rows * self.d_state * self.n_groups
+        diagonal = 2 * rows * rows * self.d_inner
+        states = 2 * 2 * rows * self.d_state * self.d_inner
+        passing = 2 * self.d_state * self.d_inner
+        return chunks * (scores + diagonal + states + passing) + 2 * tokens * self.d_inner
+
+    def cache(self, context: int, storage: Storage) -> CacheBytes:
+        return CacheBytes(ssm=self.state_size * storage.ssm_bytes, conv=self.last_step_size * storage.conv_bytes)

@@ -1,0 +1,484 @@
+"""published: hybrids and baselines that people know, by name, with the dimensions their authors published.
+
+Most are configs of transformers' classes, read as a config.json is; the tests hold them to those classes, parameter by
+parameter. Hymba, Samba, mamba2attn and Mamba-3 have no such class and are written out from their authors' code. What no
+public source states, and a total or a sibling gives, stands in ``inferred``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from hybridbench.arch.attention import Attention
+from hybridbench.arch.block import Block
+from hybridbench.arch.huggingface import model_from_config
+from hybridbench.arch.mamba1 import Mamba1
+from hybridbench.arch.mamba2 import Mamba2
+from hybridbench.arch.mamba3 import Mamba3
+from hybridbench.arch.mlp import Mlp
+from hybridbench.arch.model import ModelSpec
+from hybridbench.arch.parallel import Fusion, Parallel
+from hybridbench.errors import unknown_name
+
+SCALE = "published"
+Config = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Published:
+    """One model.
+
+    Args:
+        repo: where its authors keep it.
+        config: the fields of its config.json that count, or None where ``build`` makes it.
+        total, active: parameters as its authors print them.
+        inferred: what its dimensions rest on besides a public config, empty for nothing.
+    """
+
+    repo: str
+    config: Config | None = None
+    build: Callable[[str], ModelSpec] | None = None
+    total: str = ""
+    active: str = ""
+    inferred: str = ""
+
+
+def published_spec(name: str) -> ModelSpec:
+    """The model of a name, whatever its case.
+
+    Raises:
+        BadInput: no such model.
+    """
+    if name.lower() not in PUBLISHED:
+        raise unknown_name("model", name, PUBLISHED)
+    return _spec(name.lower())
+
+
+@cache
+def _spec(name: str) -> ModelSpec:
+    model = PUBLISHED[name]
+    if model.config is not None:
+        return model_from_config(model.config, name, SCALE)
+    assert model.build is not None
+    return model.build(name)
+
+
+def _config(model_type: str, depth: int, d_model: int, vocab: int, tied: bool, **fields: Any) -> Config:
+    return {
+        "model_type": model_type,
+        "num_hidden_layers": depth,
+        "hidden_size": d_model,
+        "vocab_size": vocab,
+        "tie_word_embeddings": tied,
+        **fields,
+    }
+
+
+def _heads(n_heads: int, n_kv_heads: int, head_dim: int | None = None) -> Config:
+    heads: Config = {"num_attention_heads": n_heads, "num_key_value_heads": n_kv_heads}
+    return heads if head_dim is None else heads | {"head_dim": head_dim}
+
+
+def _nemotron(pattern: str, d_model: int, heads: Config, mamba: tuple[int, int], **fields: Any) -> Config:
+    """``mamba`` is the number of heads and their width; 8 groups, 128 states, conv of 4 in all sizes."""
+    return _config(
+        "nemotron_h",
+        len(pattern),
+        d_model,
+        131_072,
+        False,
+        hybrid_override_pattern=pattern,
+        mamba_num_heads=mamba[0],
+        mamba_head_dim=mamba[1],
+        ssm_state_size=128,
+        n_groups=8,
+        conv_kernel=4,
+        chunk_size=128,
+        **heads,
+        **fields,
+    )
+
+
+def _granite(d_model: int, heads: Config, shared: int, **fields: Any) -> Config:
+    kinds = ["mamba"] * 40
+    for place in (5, 15, 25, 35):
+        kinds[place] = "attention"
+    return _config(
+        "granitemoehybrid",
+        40,
+        d_model,
+        100_352,
+        True,
+        layer_types=kinds,
+        shared_intermediate_size=shared,
+        mamba_n_heads=d_model // 32,
+        mamba_d_head=64,
+        mamba_d_state=128,
+        **heads,
+        **fields,
+    )
+
+
+def _falcon_h1(depth: int, d_model: int, vocab: int, tied: bool, heads: Config, ff: int, **mamba: int) -> Config:
+    prefixed = {f"mamba_{name}": value for name, value in mamba.items()}
+    sizes = {"intermediate_size": ff, "mamba_n_groups": 1, "mamba_chunk_size": 128}
+    return _config("falcon_h1", depth, d_model, vocab, tied, **heads, **sizes, **prefixed)
+
+
+def _qwen(
+    model_type: str, depth: int, d_model: int, vocab: int, tied: bool, heads: int, kv: int, v_heads: int
+) -> Config:
+    linear = {"linear_num_key_heads": 16, "linear_num_value_heads": v_heads}
+    linear |= {"linear_key_head_dim": 128, "linear_value_head_dim": 128}
+    return _config(model_type, depth, d_model, vocab, tied, **_heads(heads, kv, 256), **linear)
+
+
+def _lfm2(d_model: int, n_heads: int, ff: int) -> Config:
+    return _config(
+        "lfm2",
+        16,
+        d_model,
+        65_536,
+        True,
+        full_attn_idxs=[2, 5, 8, 10, 12, 14],
+        intermediate_size=ff,
+        block_auto_adjust_ff_dim=False,
+        **_heads(n_heads, 8),
+    )
+
+
+def _mamba(depth: int, d_model: int) -> Config:
+    return _config("mamba", depth, d_model, 50_280, True, state_size=16)
+
+
+def _mamba2(depth: int, d_model: int) -> Config:
+    sizes = {"state_size": 128, "num_heads": d_model // 32, "head_dim": 64, "n_groups": 1}
+    return _config("mamba2", depth, d_model, 50_288, True, **sizes)
+
+
+def _stack(name: str, d_model: int, vocab: int, pattern: str, blocks: dict[str, Block], **fields: Any) -> ModelSpec:
+    return ModelSpec(name, SCALE, d_model, vocab, pattern, blocks, **fields)
+
+
+def _hymba(name: str) -> ModelSpec:
+    """32 parallel blocks; three attend to everything, the others to a window; of 2 or 3 neighbours one has keys."""
+    d_model, meta_tokens = 1600, 128
+    mamba = Mamba1(d_model, 3200, dt_rank=100, inner_norms=True)
+    fusion = Fusion(scale="vector", op="add", out="joint")
+
+    def block(window: int | None, reuses: bool) -> Parallel:
+        attention = Attention(d_model, 25, 5, 64, 128, window=window, reuses_kv=reuses, prefix=meta_tokens)
+        return Parallel(mamba, attention, fusion)
+
+    blocks: dict[str, Block] = {
+        "(*&m)": block(None, False),
+        "(S&m)": block(1024, False),
+        "(S&m)'": block(1024, True),
+        "-": Mlp(d_model, 5504),
+    }
+    pair, triple = "(S&m)-(S&m)'-", "(S&m)-(S&m)'-(S&m)'-"
+    pattern = "(*&m)-" + 7 * pair + "(*&m)-" + triple + 6 * pair + "(*&m)-"
+    return _stack(name, d_model, 32_001, pattern, blocks, meta_tokens=meta_tokens)
+
+
+def _samba(name: str) -> ModelSpec:
+    blocks: dict[str, Block] = {
+        "m": Mamba1(1536, 3072, dt_rank=96),
+        "S": Attention(1536, 12, 12, 128, 128, window=2048),
+        "-": Mlp(1536, 4096),
+    }
+    return _stack(name, 1536, 32_000, 6 * "m-S-", blocks)
+
+
+def _mamba2attn(name: str) -> ModelSpec:
+    """Attention with a conv over queries, keys and values in 6 of 64 layers, no MLPs."""
+    blocks: dict[str, Block] = {
+        "M": Mamba2(2560, 5120, 64, 128),
+        "*": Attention(2560, 30, 30, 128, 128, d_conv=4),
+    }
+    places = (9, 18, 27, 36, 45, 56)
+    return _stack(name, 2560, 50_288, "".join("*" if place in places else "M" for place in range(64)), blocks)
+
+
+def _mamba3(name: str) -> ModelSpec:
+    blocks: dict[str, Block] = {
+        "3": Mamba3(2048, 4096, 64, 128, rank=4, n_angles=32, chunk_size=16),
+        "-": Mlp(2048, 3840),
+    }
+    return _stack(name, 2048, 128_256, 24 * "3-", blocks)
+
+
+_H_4B = "M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M-"
+_NANO_9B = "M-M-M-MM-M-M-M*-M-M-M*-M-M-M-M*-M-M-M-M*-M-MM-M-M-M-M-M-"
+_NANO_30B = "MEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEMEM*EMEMEMEME"
+_SUPER_120B = "MEMEMEM*EMEMEMEM*EMEMEMEM*EMEMEMEMEM*EMEMEMEMEM*EMEMEMEMEM*EMEMEMEMEM*EMEMEMEM*EMEMEMEME"
+
+PUBLISHED: dict[str, Published] = {
+    "jamba-mini": Published(
+        "ai21labs/Jamba-v0.1",
+        _config("jamba", 32, 4096, 65_536, False, intermediate_size=14_336, **_heads(32, 8)),
+        total="52B",
+        active="12B",
+    ),
+    "zamba2-1.2b": Published(
+        "Zyphra/Zamba2-1.2B",
+        _config(
+            "zamba2",
+            38,
+            2048,
+            32_000,
+            True,
+            layers_block_type=["hybrid" if place % 6 == 5 else "mamba" for place in range(38)],
+            num_attention_heads=32,
+            n_mamba_heads=64,
+            mamba_d_state=128,
+            intermediate_size=8192,
+            num_mem_blocks=1,
+            use_shared_attention_adapter=True,
+            adapter_rank=128,
+            use_mem_rope=True,
+        ),
+        total="1.22B",
+        inferred="adapters on attention",
+    ),
+    "bamba-9b": Published(
+        "ibm-ai-platform/Bamba-9B-v2",
+        _config(
+            "bamba",
+            32,
+            4096,
+            128_256,
+            False,
+            attn_layer_indices=[9, 18, 27],
+            intermediate_size=14_336,
+            mamba_n_heads=128,
+            mamba_d_head=64,
+            mamba_d_state=128,
+            **_heads(32, 8),
+        ),
+        total="9.78B",
+    ),
+    "hymba-1.5b": Published(
+        "nvidia/Hymba-1.5B-Base",
+        build=_hymba,
+        total="1.52B",
+        inferred="5 KV heads, window, meta tokens, vocabulary, tied head",
+    ),
+    "falcon-h1-1.5b": Published(
+        "tiiuae/Falcon-H1-1.5B-Base",
+        _falcon_h1(24, 2048, 65_537, False, _heads(8, 2, 128), 4608, d_ssm=3072, n_heads=48, d_head=64, d_state=256),
+        total="1.55B",
+        inferred="untied head, chunk, no gated norm",
+    ),
+    "falcon-h1-7b": Published(
+        "tiiuae/Falcon-H1-7B-Base",
+        _falcon_h1(
+            44, 3072, 130_048, False, _heads(12, 2, 128), 12_288, d_ssm=3072, n_heads=24, d_head=128, d_state=256
+        ),
+        total="7.59B",
+        inferred="vocabulary, which may be 130,049",
+    ),
+    "falcon-h1-tiny-90m": Published(
+        "tiiuae/Falcon-H1-Tiny-90M",
+        _falcon_h1(24, 512, 32_768, True, _heads(8, 2, 64), 768, d_ssm=768, n_heads=24, d_head=32, d_state=64),
+        total="90M",
+        inferred="vocabulary",
+    ),
+    "nemotron-h-4b": Published(
+        "nvidia/Nemotron-H-4B-Base-8K",
+        _nemotron(_H_4B, 3072, _heads(32, 8, 128), (112, 64), intermediate_size=12_288),
+        total="4.5B",
+        inferred="chunk",
+    ),
+    "nemotron-h-8b": Published(
+        "nvidia/Nemotron-H-8B-Base-8K",
+        _nemotron(_H_4B, 4096, _heads(32, 8, 128), (128, 64), intermediate_size=21_504),
+        total="8.1B",
+        inferred="chunk",
+    ),
+    "nemotron-nano-9b-v2": Published(
+        "nvidia/NVIDIA-Nemotron-Nano-9B-v2",
+        _nemotron(_NANO_9B, 4480, _heads(40, 8, 128), (128, 80), intermediate_size=15_680),
+        total="8.9B",
+        inferred="chunk",
+    ),
+    "nemotron-3-nano-30b-a3b": Published(
+        "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16",
+        _nemotron(
+            _NANO_30B,
+            2688,
+            _heads(32, 2, 128),
+            (64, 64),
+            n_routed_experts=128,
+            num_experts_per_tok=6,
+            moe_intermediate_size=1856,
+            moe_shared_expert_intermediate_size=3712,
+        ),
+        total="31.6B",
+        active="3.6B",
+    ),
+    "nemotron-3-super-120b-a12b": Published(
+        "nvidia/NVIDIA-Nemotron-3-Super-120B-A12B",
+        _nemotron(
+            _SUPER_120B,
+            4096,
+            _heads(32, 2, 128),
+            (128, 64),
+            n_routed_experts=512,
+            num_experts_per_tok=22,
+            moe_intermediate_size=2688,
+            moe_shared_expert_intermediate_size=5376,
+            moe_latent_size=1024,
+        ),
+        total="120B",
+        active="12B",
+    ),
+    "granite-4.0-h-1b": Published(
+        "ibm-granite/granite-4.0-h-1b",
+        _granite(1536, _heads(12, 4), 4096, num_local_experts=0),
+        total="1.5B",
+    ),
+    "granite-4.0-h-tiny": Published(
+        "ibm-granite/granite-4.0-h-tiny",
+        _granite(1536, _heads(12, 4), 1024, intermediate_size=512, num_local_experts=64, num_experts_per_tok=6),
+        total="6.94B",
+        active="1B",
+    ),
+    "granite-4.0-h-small": Published(
+        "ibm-granite/granite-4.0-h-small",
+        _granite(4096, _heads(32, 8), 1536, intermediate_size=768, num_local_experts=72, num_experts_per_tok=10),
+        total="32.21B",
+        active="8.8B",
+    ),
+    "samba-421m": Published("microsoft/Samba", build=_samba, total="421M"),
+    "recurrentgemma-2b": Published(
+        "google/recurrentgemma-2b",
+        _config(
+            "recurrent_gemma",
+            26,
+            2560,
+            256_000,
+            True,
+            intermediate_size=15_360,
+            lru_width=2560,
+            attention_window_size=2048,
+            **_heads(10, 1),
+        ),
+        total="2.7B",
+    ),
+    "qwen3-next-80b-a3b": Published(
+        "Qwen/Qwen3-Next-80B-A3B-Instruct",
+        _qwen("qwen3_next", 48, 2048, 151_936, False, 16, 2, 32)
+        | {"num_experts": 512, "num_experts_per_tok": 10}
+        | {"moe_intermediate_size": 512, "shared_expert_intermediate_size": 512},
+        total="80B",
+        active="3B",
+    ),
+    "qwen3.5-2b": Published(
+        "Qwen/Qwen3.5-2B",
+        _qwen("qwen3_5_text", 24, 2048, 248_320, True, 8, 2, 16) | {"intermediate_size": 6144},
+        total="2B text",
+        inferred="all dimensions, from the total with the vision tower",
+    ),
+    "qwen3.5-4b": Published(
+        "Qwen/Qwen3.5-4B",
+        _qwen("qwen3_5_text", 32, 2560, 248_320, True, 16, 4, 32) | {"intermediate_size": 9216},
+        total="4B text",
+    ),
+    "qwen3.5-27b": Published(
+        "Qwen/Qwen3.5-27B",
+        _qwen("qwen3_5_text", 64, 5120, 248_320, False, 24, 4, 48) | {"intermediate_size": 17_408},
+        total="27B",
+    ),
+    "kimi-linear-48b-a3b": Published(
+        "moonshotai/Kimi-Linear-48B-A3B-Instruct",
+        _config(
+            "kimi_linear",
+            27,
+            2304,
+            163_840,
+            False,
+            num_attention_heads=32,
+            kv_lora_rank=512,
+            qk_nope_head_dim=128,
+            qk_rope_head_dim=64,
+            v_head_dim=128,
+            linear_attn_config={
+                "num_heads": 32,
+                "head_dim": 128,
+                "short_conv_kernel_size": 4,
+                "full_attn_layers": [4, 8, 12, 16, 20, 24, 27],
+                "kda_layers": [place for place in range(1, 27) if place % 4],
+            },
+            intermediate_size=9216,
+            moe_intermediate_size=1024,
+            num_experts=256,
+            num_experts_per_token=8,
+            num_shared_experts=1,
+            first_k_dense_replace=1,
+        ),
+        total="48B",
+        active="3B",
+        inferred="places of the full-attention layers",
+    ),
+    "lfm2-350m": Published("LiquidAI/LFM2-350M", _lfm2(1024, 16, 4608), total="354M"),
+    "lfm2-1.2b": Published("LiquidAI/LFM2-1.2B", _lfm2(2048, 32, 8192), total="1.17B"),
+    "olmo-hybrid-7b": Published(
+        "allenai/Olmo-Hybrid-7B",
+        _config(
+            "olmo_hybrid",
+            32,
+            3840,
+            100_352,
+            False,
+            intermediate_size=11_008,
+            linear_num_key_heads=30,
+            linear_num_value_heads=30,
+            linear_key_head_dim=96,
+            linear_value_head_dim=192,
+            **_heads(30, 30),
+        ),
+        total="7B",
+    ),
+    "minimax-text-01": Published(
+        "MiniMaxAI/MiniMax-Text-01",
+        _config(
+            "minimax",
+            80,
+            6144,
+            200_064,
+            False,
+            layer_types=["full_attention" if place % 8 == 7 else "linear_attention" for place in range(80)],
+            intermediate_size=9216,
+            num_local_experts=32,
+            num_experts_per_tok=2,
+            **_heads(64, 8, 128),
+        ),
+        total="456B",
+        active="45.9B",
+        inferred="8 KV heads",
+    ),
+    "llama-3.2-1b": Published(
+        "meta-llama/Llama-3.2-1B",
+        _config("llama", 16, 2048, 128_256, True, intermediate_size=8192, **_heads(32, 8, 64)),
+        total="1.23B",
+    ),
+    "mamba2-130m": Published("state-spaces/mamba2-130m", _mamba2(24, 768), total="130M"),
+    "mamba2-370m": Published("state-spaces/mamba2-370m", _mamba2(48, 1024), total="370M"),
+    "mamba2-1.3b": Published("state-spaces/mamba2-1.3b", _mamba2(48, 2048), total="1.3B"),
+    "mamba2-2.7b": Published("state-spaces/mamba2-2.7b", _mamba2(64, 2560), total="2.7B"),
+    "mamba-130m": Published("state-spaces/mamba-130m", _mamba(24, 768), total="130M"),
+    "mamba-370m": Published("state-spaces/mamba-370m", _mamba(48, 1024), total="370M"),
+    "mamba-1.4b": Published("state-spaces/mamba-1.4b", _mamba(48, 2048), total="1.4B"),
+    "mamba-2.8b": Published("state-spaces/mamba-2.8b", _mamba(64, 2560), total="2.8B"),
+    "mamba2attn-2.7b": Published("state-spaces/mamba2attn-2.7b", build=_mamba2attn, total="2.7B"),
+    "mamba3-mimo-1.5b": Published(
+        "state-spaces/mamba3-mimo-1.5b",
+        build=_mamba3,
+        total="1.50B",
+        inferred="width of the MLPs, vocabulary, the module's defaults",
+    ),
+}

@@ -1,0 +1,74 @@
+"""recurrent: what mixers with a state of fixed size share: a causal conv, a recurrence per token, its chunked form.
+
+The ``exact`` convention counts the recurrence token by token, ``hardware`` the chunked (or parallel) form over whole
+chunks. Kernels of this kind keep inputs rather than states for the backward pass and run the core's forward again there
+(Mamba's selective scan, flash-linear-attention's chunk kernels), so ``hardware`` training is four cores: forward, the
+recomputation, and twice the forward for the gradients. That last figure is an estimate, not a count of launches.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+from hybridbench.arch.block import CacheBytes, Convention, Flops, Mixer, Storage, refuse_paper
+
+
+class Recurrent(Mixer):
+    """A mixer whose core is a causal depthwise conv of ``taps`` (0 for none) and a recurrence."""
+
+    @property
+    @abstractmethod
+    def conv_channels(self) -> int:
+        """Channels of the conv; 0 without one."""
+
+    @property
+    @abstractmethod
+    def taps(self) -> int:
+        """Taps of the conv; 0 without one."""
+
+    @property
+    def conv_columns(self) -> int:
+        """Columns of the conv state where the storage names none."""
+        return self.taps
+
+    @property
+    @abstractmethod
+    def state_size(self) -> int:
+        """Elements of the recurrent state of a sequence."""
+
+    @abstractmethod
+    def _recurrence(self) -> int:
+        """Scan FLOPs per token as a recurrence."""
+
+    @abstractmethod
+    def _parallel_scan(self, tokens: int) -> int:
+        """Scan FLOPs of the form that kernels run over ``tokens`` positions."""
+
+    def _conv(self) -> int:
+        """Conv FLOPs per token."""
+        return 2 * self.taps * self.conv_channels
+
+    def core_prefill(self, tokens: int, convention: Convention) -> Flops:
+        refuse_paper(convention, f"blocks of kind {self.kind}")
+        exact = convention is Convention.EXACT
+        scan = tokens * self._recurrence() if exact else self._parallel_scan(tokens)
+        return Flops(scan=scan, conv=tokens * self._conv())
+
+    def core_decode(self, context: int, convention: Convention) -> Flops:
+        refuse_paper(convention, f"blocks of kind {self.kind}")
+        return Flops(scan=self._recurrence(), conv=self._conv())
+
+    def core_train(self, tokens: int, convention: Convention) -> Flops:
+        forward = self.core_prefill(tokens, convention)
+        if convention is not Convention.HARDWARE:
+            return 3 * forward
+        return Flops(scan=4 * forward.scan, conv=3 * forward.conv)
+
+    def cache(self, context: int, storage: Storage) -> CacheBytes:
+        columns = self.conv_columns if storage.conv_columns is None else storage.conv_columns
+        return CacheBytes(
+            ssm=self.state_size * storage.ssm_bytes, conv=self.conv_channels * columns * storage.conv_bytes
+        )
+
+    def cache_traffic(self, context: int, storage: Storage) -> int:
+        return 2 * self.cache(context, storage).total

@@ -1,0 +1,98 @@
+"""shared: Zamba's transformer block, whose weights all its uses share: its shape and what it must cost.
+
+The block reads the hidden state and the token's embedding side by side, runs attention and an MLP (no residual between
+them), and a linear layer of each use's own takes the result back to the input of the Mamba layer that follows. Zamba2
+adds low-rank adapters of each use's own to the MLP's first projection and, in some sizes, to queries, keys and values.
+
+Weights count once however often the block is used; FLOPs, caches and the weights a decode step reads count per use.
+
+Sources: arXiv 2405.16712 and 2411.15242, transformers' Zamba2 classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from hybridbench.arch.attention import Attention
+from hybridbench.arch.block import Block, CacheBytes, Convention, Flops, Storage, refuse_paper
+from hybridbench.arch.mlp import Mlp
+from hybridbench.errors import BadInput
+
+
+@dataclass(frozen=True, slots=True)
+class SharedBlock(Block):
+    """Attention on a concatenation, an MLP, and what each use has of its own.
+
+    Args:
+        lora_rank: rank of the adapters, 0 for none.
+        attention_lora: adapters on queries, keys and values too.
+    """
+
+    kind: ClassVar[str] = "shared"
+
+    attention: Attention
+    mlp: Mlp
+    lora_rank: int = 0
+    attention_lora: bool = False
+
+    def __post_init__(self) -> None:
+        if self.lora_rank < 0:
+            raise BadInput(f"lora_rank is {self.lora_rank!r}: give a whole number, 0 for none.")
+        if self.attention_lora and not self.lora_rank:
+            raise BadInput("adapters on attention of rank 0: give a lora_rank.")
+
+    @property
+    def _in_width(self) -> int:
+        return self.attention.d_in or self.attention.d_model
+
+    def _own_params(self) -> int:
+        """Weights of one use: its adapters and its linear layer; all of them multiply every token."""
+        width, rank, d_model = self._in_width, self.lora_rank, self.mlp.d_model
+        qkv = self.attention.head_dim * (self.attention.n_heads + 2 * self.attention.n_kv_heads)
+        attention = rank * (3 * width + qkv) if self.attention_lora else 0
+        return attention + rank * (d_model + 2 * self.mlp.d_ff) + d_model * d_model
+
+    def shared_params(self, convention: Convention = Convention.EXACT) -> int:
+        return self.attention.params() + self.mlp.params() + self._in_width + self.mlp.d_model
+
+    def params(self, convention: Convention = Convention.EXACT) -> int:
+        """Of one use, with everything it shares."""
+        refuse_paper(convention, "blocks that share weights")
+        return self.shared_params(convention) + self._own_params()
+
+    def norm_params(self, width: int) -> int:
+        """None around the block: its two norms are among what it shares."""
+        return 0
+
+    def products(self, convention: Convention = Convention.EXACT, sequence: bool = True) -> dict[str, int]:
+        refuse_paper(convention, "blocks that share weights")
+        own = {"shared own": 2 * self._own_params()}
+        return self.attention.products(convention, sequence) | self.mlp.products(convention, sequence) | own
+
+    def cores(self, work: str, context: int, convention: Convention = Convention.EXACT) -> dict[str, Flops]:
+        return self.attention.cores(work, context, convention)
+
+    def prefill_flops(self, tokens: int, convention: Convention = Convention.EXACT) -> Flops:
+        refuse_paper(convention, "blocks that share weights")
+        own = Flops(matmul=2 * self._own_params() * tokens)
+        return self.attention.prefill_flops(tokens, convention) + self.mlp.prefill_flops(tokens, convention) + own
+
+    def decode_flops(self, context: int, convention: Convention = Convention.EXACT) -> Flops:
+        refuse_paper(convention, "blocks that share weights")
+        own = Flops(matmul=2 * self._own_params())
+        return self.attention.decode_flops(context, convention) + self.mlp.decode_flops(context, convention) + own
+
+    def train_flops(self, tokens: int, convention: Convention = Convention.EXACT) -> Flops:
+        refuse_paper(convention, "blocks that share weights")
+        own = Flops(matmul=6 * self._own_params() * tokens)
+        return self.attention.train_flops(tokens, convention) + self.mlp.train_flops(tokens, convention) + own
+
+    def full_mask_extra_flops(self, tokens: int) -> int:
+        return self.attention.full_mask_extra_flops(tokens)
+
+    def cache(self, context: int, storage: Storage) -> CacheBytes:
+        return self.attention.cache(context, storage)
+
+    def cache_traffic(self, context: int, storage: Storage) -> int:
+        return self.attention.cache_traffic(context, storage)

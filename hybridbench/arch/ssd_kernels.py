@@ -1,0 +1,129 @@
+"""ssd_kernels: what mamba_ssm's kernels of the chunked scan execute on tensor cores, kernel by kernel.
+
+Read from ``ops/triton/ssd_combined.py`` of mamba_ssm 2.3.2 and the kernels it launches, loop bounds and all. With Q the
+chunk, N states, P channels of a head, and per chunk:
+
+    _bmm_chunk_fwd          C B^T, Q x Q over N, all of it, per group; again in the backward
+    _chunk_state_fwd        B^T (decay dt x), P x N over Q; again in the backward
+    _chunk_scan_fwd         C states, Q x P over N, and (C B^T o L) x, Q x P over the columns up to a row's own tile
+    _chunk_scan_bwd_dstates dy^T C, P x N over Q
+    ..._bwd_dx              B dstates, Q x P over N, and (C B^T o L)^T dy, Q x P over the rows from a column's tile on
+    _chunk_state_bwd_db, _chunk_scan_bwd_dc      Q x N over P
+    _chunk_scan_bwd_dcb, ..._bwd_ddAcs_stable    dy x^T, the tiles of Q x Q that the diagonal touches or that lie below
+    _bmm_chunk_bwd          twice, for B and for C: Q x N over Q, per group
+
+Rows and columns are rounded up to tiles, and a depth that a kernel takes in one piece to a power of two. The loops of a
+last, short chunk end with the sequence; its rows do not. Which tiles run is autotuned, so they are an argument.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+DEFAULT_TILE = (64, 64, 32)
+"""Rows, columns and depth of a tile where nobody says which autotuning took."""
+
+Tiles = Mapping[str, tuple[int, int, int]]
+"""By kernel: BLOCK_SIZE_M, _N and _K (or _CS) of its Triton configuration; 0 where it has none."""
+
+BMM, BMM_BACKWARD = "_bmm_chunk_fwd_kernel", "_bmm_chunk_bwd_kernel"
+STATE, SCAN = "_chunk_state_fwd_kernel", "_chunk_scan_fwd_kernel"
+D_STATES, DX = "_chunk_scan_bwd_dstates_kernel", "_chunk_scan_chunk_state_bwd_dx_kernel"
+DB, DC = "_chunk_state_bwd_db_kernel", "_chunk_scan_bwd_dc_kernel"
+D_CB, DD_A = "_chunk_scan_bwd_dcb_kernel", "_chunk_scan_bwd_ddAcs_stable_kernel"
+KERNELS = (BMM, STATE, SCAN, D_STATES, DX, DB, DC, D_CB, DD_A, BMM_BACKWARD)
+
+
+def power_of_two(size: int) -> int:
+    """The power of two from 16 up that holds ``size``."""
+    return max(16, 1 << (size - 1).bit_length())
+
+
+def up(size: int, block: int) -> int:
+    """``size`` rounded up to whole blocks."""
+    return -(-size // block) * block
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One sequence's scan.
+
+    Args:
+        tiles: what autotuning took; ``DEFAULT_TILE``, or less where the matrix is smaller, for other kernels.
+    """
+
+    n_heads: int
+    n_groups: int
+    head: int
+    state: int
+    chunk: int
+    tiles: Tiles
+
+    def flops(self, tokens: int, training: bool) -> dict[str, int]:
+        """Tensor-core FLOPs by kernel, all launches of a step together."""
+        found: dict[str, int] = {}
+        full, rest = divmod(tokens, self.chunk)
+        for length, times in ((self.chunk, full), (rest, 1)):
+            if length and times:
+                for kernel, product in self._chunk(length, training).items():
+                    per_group = kernel in (BMM, BMM_BACKWARD)
+                    units = self.n_groups if per_group else self.n_heads
+                    found[kernel] = found.get(kernel, 0) + 2 * times * units * product
+        return found
+
+    def _chunk(self, length: int, training: bool) -> dict[str, int]:
+        """Multiply-adds of one chunk that holds ``length`` tokens, of one head or group."""
+        chunk, head, state = self.chunk, self.head, self.state
+        found = {
+            BMM: self._whole(BMM, chunk, chunk, state),
+            STATE: self._whole(STATE, head, state, length),
+            SCAN: self._masked(SCAN, length, backward=False),
+        }
+        if not training:
+            return found
+        return {
+            BMM: 2 * found[BMM],
+            STATE: 2 * found[STATE],
+            SCAN: found[SCAN],
+            D_STATES: self._whole(D_STATES, head, state, length),
+            DX: self._masked(DX, length, backward=True),
+            DB: self._in_one_piece(DB),
+            DC: self._in_one_piece(DC),
+            D_CB: self._below(D_CB, clipped=True),
+            DD_A: self._below(DD_A, clipped=False),
+            BMM_BACKWARD: 2 * self._whole(BMM_BACKWARD, chunk, state, length),
+        }
+
+    def _tile(self, kernel: str, *sizes: int) -> tuple[int, int, int]:
+        known = self.tiles.get(kernel, (0, 0, 0))
+        m, n, k = (
+            given or min(block, power_of_two(size))
+            for given, block, size in zip(known, DEFAULT_TILE, sizes, strict=True)
+        )
+        return m, n, k
+
+    def _whole(self, kernel: str, rows: int, columns: int, depth: int) -> int:
+        m, n, k = self._tile(kernel, rows, columns, depth)
+        return up(rows, m) * up(columns, n) * up(depth, k)
+
+    def _in_one_piece(self, kernel: str) -> int:
+        """Q x N over P."""
+        m, n, _ = self._tile(kernel, self.chunk, self.state, self.head)
+        return up(self.chunk, m) * up(self.state, n) * power_of_two(self.head)
+
+    def _masked(self, kernel: str, length: int, backward: bool) -> int:
+        """Q x P over N, and over the positions that a row's tile sees: up to its end, or from its start on."""
+        m, n, k = self._tile(kernel, self.chunk, self.head, self.chunk)
+        whole = power_of_two(self.state)
+        states = up(self.chunk, m) * (whole if whole <= 128 else up(self.state, k))
+        rows = range(0, self.chunk, m)
+        seen = (max(0, length - row) if backward else min(row + m, length) for row in rows)
+        return up(self.head, n) * (states + m * sum(up(depth, k) for depth in seen))
+
+    def _below(self, kernel: str, clipped: bool) -> int:
+        """Tiles of Q x Q over P that start before their row's end; those beyond the chunk only where not clipped."""
+        m, n, _ = self._tile(kernel, self.chunk, self.chunk, self.head)
+        most = up(self.chunk, n)
+        columns = (up(row + m, n) for row in range(0, self.chunk, m))
+        return m * sum(min(most, column) if clipped else column for column in columns) * power_of_two(self.head)

@@ -1,0 +1,247 @@
+"""hardware: kernels that a GPU counted, put down to the operations of a model, and why they differ from ``hardware``.
+
+A kernel's name says its class (``trace.classify``). Products have names of libraries and not of operations, but they
+run in the order in which they were dispatched, so where both lists are equally long they are matched one to one; else
+they stand in one row.
+
+Reasons from shapes: the tile in a product's or an attention kernel's own name, and the tiles that the scan's autotuning
+took. Reasons that the counters give: instructions of vector units, which no convention counts inside products,
+attention and the scan, nor in norms, activations, loss and optimizer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from hybridbench.arch.attention import Attention
+from hybridbench.arch.block import TILE, Convention
+from hybridbench.arch.mamba2 import Mamba2
+from hybridbench.arch.model import ModelSpec, mixers
+from hybridbench.arch.operations import Reason, operations
+from hybridbench.arch.ssd_kernels import Tiles, up
+from hybridbench.audit.views import GPU, PRODUCTS, Group, View, is_product, summed
+from hybridbench.count.by_operation import REST, Product
+from hybridbench.count.kernels import shortened
+from hybridbench.count.ncu import Launch
+from hybridbench.suite import DECODE, TRAIN, Case
+from hybridbench.trace import ATTENTION, CONV, MATMUL, SCAN, classify
+
+Kind = TypeVar("Kind")
+
+EPILOGUE = "vector instructions beside the product"
+SOFTMAX = "softmax and rescaling (vector instructions)"
+DECAY = "decays and masks (vector instructions)"
+UNCOUNTED = "vector instructions were not counted"
+LEFT_OUT = "left out of every convention (vector instructions)"
+WHOLE_TILES = "whole tiles of the product's kernel"
+ATTENTION_TILES = "tiles of this attention kernel, not 128 x 128"
+SCAN_TILES = "tiles that the scan's autotuning took"
+
+_PRODUCT_TILE = re.compile(r"_(\d+)x(\d+)_(\d+)x\d+")
+_ATTENTION_TILE = re.compile(r"flash_([fb])prop\w*?_(\d+)x(\d+)x\d+_")
+
+
+def hardware_view(
+    case: Case, launches: Sequence[Launch], products: Sequence[Product], tiles: Tiles, vector: bool = True
+) -> tuple[View, str | None]:
+    """The counters' account of one case's step, and a sentence where products could not be told apart.
+
+    Args:
+        launches: its kernels, in order.
+        products: its matrix products, in the order of their dispatch.
+        tiles: of the scan's kernels.
+        vector: whether instructions of vector units were counted.
+    """
+    flops: dict[str, int] = {}
+    found: list[Reason] = []
+
+    def add(operation: str, launch: Launch) -> None:
+        flops[operation] = flops.get(operation, 0) + launch.flops
+
+    cores = [name for name in operations(case.model, case.workload.kind, case.workload.context) if not is_product(name)]
+    of_class: dict[str, list[Launch]] = {}
+    for launch in launches:
+        of_class.setdefault(classify(launch.name), []).append(launch)
+    matched, note = _matched(of_class.pop(MATMUL, []), products)
+    for operation, launch, product in matched:
+        add(operation, launch)
+        if launch.tensor_flops or _sums(launch):  # else the product itself ran on vector units
+            found.append(Reason(operation, EPILOGUE, launch.vector_flops))
+        if launch.tensor_flops and product is not None:
+            found.append(Reason(operation, WHOLE_TILES, tile_rounding(launch, product)))
+    for launch in of_class.pop(ATTENTION, []):
+        operation = _attention_of(launch.name, cores)
+        add(operation, launch)
+        found.append(Reason(operation, SOFTMAX, launch.vector_flops))
+    found += _attention_tiles(case, launches)
+    scans = of_class.pop(SCAN, [])
+    for launch in scans:
+        add(_core("scan", cores), launch)
+    if scans:
+        operation, counted = _core("scan", cores), sum(launch.vector_flops for launch in scans)
+        found.append(Reason(operation, DECAY if vector else UNCOUNTED, counted - _scan_vector(case)))
+        found.append(Reason(operation, SCAN_TILES, _scan_tiles(case, tiles)))
+    for launch in of_class.pop(CONV, []):
+        add(_core("conv", cores), launch)
+    if not vector and _core("conv", cores) in flops:
+        conv = _core("conv", cores)
+        forms = operations(case.model, case.workload.kind, case.workload.context, Convention.HARDWARE)
+        found.append(Reason(conv, UNCOUNTED, -case.workload.batch * forms[conv]))
+    for rest in of_class.values():
+        for launch in rest:
+            add(REST, launch)
+            found.append(Reason(REST, LEFT_OUT, launch.flops))
+    return View(GPU, flops, summed(found)), note
+
+
+def _core(part: str, cores: Sequence[str]) -> str:
+    return next((name for name in cores if name.endswith(f" {part}")), REST)
+
+
+def _attention_of(name: str, cores: Sequence[str]) -> str:
+    """Of two kinds of attention in a model, FlexAttention's kernels are the window's."""
+    known = [core for core in cores if core.endswith(" core")]
+    windowed = [core for core in known if core.startswith("window")]
+    if len(known) > 1 and windowed:
+        return windowed[0] if "flex" in name else next(core for core in known if core not in windowed)
+    return known[0] if known else REST
+
+
+# Products -------------------------------------------------------------------------------------------------------------
+
+
+def _matched(
+    launches: Sequence[Launch], products: Sequence[Product]
+) -> tuple[list[tuple[str, Launch, Product | None]], str | None]:
+    """Each product's kernel with the operation it belongs to; all in one where the lists do not match."""
+    sums = [launch for launch in launches if _sums(launch) or not launch.flops]
+    kernels = [launch for launch in launches if launch not in sums]
+    if len(kernels) == len(products) and all(
+        launch.tensor_flops == 0 or launch.flops >= product.flops
+        for launch, product in zip(kernels, products, strict=True)
+    ):
+        after = {launch.number: product.operation for launch, product in zip(kernels, products, strict=True)}
+        found: list[tuple[str, Launch, Product | None]] = [
+            (product.operation, launch, product) for launch, product in zip(kernels, products, strict=True)
+        ]
+        for launch in sums:  # partial sums belong to the product before them
+            before = [number for number in after if number < launch.number]
+            found.append((after[max(before)] if before else PRODUCTS, launch, None))
+        return found, None
+    note = (
+        f"{len(kernels)} kernels of matrix products ran where {len(products)} products were dispatched, or one did "
+        f"less than its product: products stand in one row."
+    )
+    return [(PRODUCTS, launch, None) for launch in launches], note
+
+
+def _sums(launch: Launch) -> bool:
+    """Whether a kernel adds up the parts of a product whose depth was split."""
+    return "reduce" in launch.name.lower()
+
+
+def tile_rounding(launch: Launch, product: Product) -> int:
+    """What whole tiles add to a product, by the tile in its kernel's name; 0 where that is not what was counted.
+
+    Libraries that store by columns swap rows and columns, so both ways are tried.
+    """
+    tile = _PRODUCT_TILE.search(launch.name)
+    if tile is None:
+        return 0
+    rows, columns, depth = (int(size) for size in tile.groups())
+    for m, n in ((product.m, product.n), (product.n, product.m)):
+        padded = 2 * product.batch * up(m, rows) * up(n, columns) * up(product.k, depth)
+        if padded == launch.tensor_flops:
+            return padded - product.flops
+    return 0
+
+
+# Attention and the scan -----------------------------------------------------------------------------------------------
+
+
+def _attention_tiles(case: Case, launches: Sequence[Launch]) -> list[Reason]:
+    """cuDNN's tile is in its kernel's name; of any other kernel it is not known, and taken to be ``TILE``."""
+    work, found = case.workload, []
+    if work.kind == DECODE:
+        return []
+    sizes = {
+        match[1]: (int(match[2]), int(match[3]))
+        for launch in launches
+        if (match := _ATTENTION_TILE.search(launch.name)) is not None
+    }
+    for spec, uses in _uses_of(case.model, Attention):
+        if spec.window is not None:
+            continue
+        widths = {"f": spec.head_dim + spec.v_head_dim, "b": spec.backward_width if work.kind == TRAIN else 0}
+        for way, (rows, columns) in sizes.items():
+            covered = causal_pairs(work.context, rows, columns) - causal_pairs(work.context, TILE, TILE)
+            flops = work.batch * uses * 2 * spec.n_heads * widths[way] * covered
+            found.append(Reason(f"{spec.name} core", ATTENTION_TILES, flops))
+    return found
+
+
+def causal_pairs(tokens: int, rows: int, columns: int) -> int:
+    """Pairs of a causal mask in whole tiles: each row of tiles up to the one that its last query's own key is in."""
+    return sum(rows * up(min(row + rows, tokens), columns) for row in range(0, tokens, rows))
+
+
+def _uses_of(spec: ModelSpec, kind: type[Kind]) -> list[tuple[Kind, int]]:
+    return [(mixer, spec.counts[symbol]) for symbol, mixer in mixers(spec) if isinstance(mixer, kind)]
+
+
+def _scan_vector(case: Case) -> int:
+    """What the hardware convention counts of a scan outside tensor cores."""
+    work = case.workload
+    each: Callable[[Mamba2], int] = (
+        (lambda spec: 5 * spec.d_inner * spec.d_state + 2 * spec.d_inner)
+        if work.kind == DECODE
+        else (lambda spec: spec.scan_elementwise(work.context, work.kind == TRAIN))
+    )
+    return work.batch * sum(uses * each(spec) for spec, uses in _uses_of(case.model, Mamba2))
+
+
+def _scan_tiles(case: Case, tiles: Tiles) -> int:
+    work = case.workload
+    if work.kind == DECODE:
+        return 0
+    training = work.kind == TRAIN
+    taken, default = (
+        sum(
+            uses * sum(spec.scan_kernels(work.context, training, known).values())
+            for spec, uses in _uses_of(case.model, Mamba2)
+        )
+        for known in (tiles, {})
+    )
+    return work.batch * (taken - default)
+
+
+# By class -------------------------------------------------------------------------------------------------------------
+
+
+def grouped(launches: Sequence[Launch], key: Callable[[Launch], str]) -> list[Group]:
+    """Launches added up by a key, the one with most FLOPs first."""
+    found: dict[str, list[Launch]] = {}
+    for launch in launches:
+        found.setdefault(key(launch), []).append(launch)
+    sums = [
+        Group(
+            kind,
+            len(some),
+            sum(launch.tensor_flops for launch in some),
+            sum(launch.vector_flops for launch in some),
+            sum(launch.read_bytes for launch in some),
+            sum(launch.written_bytes for launch in some),
+        )
+        for kind, some in found.items()
+    ]
+    return sorted(sums, key=lambda group: -(group.tensor_flops + group.vector_flops))
+
+
+def by_class(launches: Sequence[Launch]) -> list[Group]:
+    return grouped(launches, lambda launch: classify(launch.name))
+
+
+def by_kernel(launches: Sequence[Launch]) -> list[Group]:
+    return grouped(launches, lambda launch: shortened(launch.name))

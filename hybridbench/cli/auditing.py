@@ -1,0 +1,90 @@
+"""auditing: ``hybridbench audit``: one step's FLOPs by every convention and counter, and why they differ."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from hybridbench.cli.measuring import check_installed, needs_gpu
+from hybridbench.cli.options import execution_options, model_options, out_options, parse_backends
+from hybridbench.errors import BadInput, unknown_name
+from hybridbench.machine import visible_gpus
+from hybridbench.suite import ALL_ARCHS, DECODE, EAGER, PREFILL, TRAIN, Case, Sweep, cases, check_backends_used
+
+KINDS = (TRAIN, PREFILL, DECODE)
+
+
+@click.command(short_help="Count a step's FLOPs six ways, and say why they differ.")
+@click.option("--workload", default=TRAIN, show_default=True, help=f"{', '.join(KINDS)}; lists too.")
+@model_options(arch=None)
+@execution_options
+@click.option("--no-counters", is_flag=True, help="On a GPU: without Nsight Compute.")
+@click.option("--no-vector", is_flag=True, help="On a GPU: tensor cores and memory only, which takes fewer passes.")
+@click.option("--limit", "limit_s", type=float, default=600.0, show_default=True, help="Seconds counting may take.")
+@out_options
+def audit(
+    *,
+    workload: str,
+    backend: tuple[str, ...],
+    no_counters: bool,
+    no_vector: bool,
+    limit_s: float,
+    as_json: bool,
+    out: Path | None,
+    **options: Any,
+) -> None:
+    """Count the FLOPs of one eager step, operation by operation: by closed forms in all three conventions, by torch's
+    flop_counter and fvcore with formulas for what they lack, and on a GPU by its own counters through Nsight Compute.
+
+    Every difference has a named reason with the FLOPs it explains; what is left is shown as unexplained.
+    """
+    gpus = visible_gpus()
+    planned = _cases(workload, parse_backends(backend), bool(gpus), **options)
+    needs_gpu(planned, gpus)
+    check_installed(planned)
+    if limit_s <= 0:
+        raise BadInput(f"--limit {limit_s:g} leaves no time to count: give more than 0.")
+    from hybridbench.audit.run import audit as audited
+    from hybridbench.audit.tables import document, headline, print_audit, write_audits
+    from hybridbench.report.tables import print_table
+    from hybridbench.store import make_folder
+
+    folder = make_folder(out) if out else None
+    found = audited(planned, counters=not no_counters, vector=not no_vector, limit_s=limit_s)
+    page = write_audits(found, folder) if folder else None
+    if as_json:
+        click.echo(document(found))
+        return
+    console = Console()
+    for one in found:
+        print_audit(one, console)
+    if len(found) > 1:
+        print_table(headline(found), console)
+    if page:
+        console.print(f"Audit: {page}", highlight=False, soft_wrap=True)
+
+
+def _cases(workload: str, backends: dict[str, str], has_gpu: bool, **options: Any) -> list[Case]:
+    """The cases that are named, eager and without a default range of contexts.
+
+    Raises:
+        BadInput: anything that cannot be.
+    """
+    kinds = [kind.strip() for kind in workload.split(",")]
+    for kind in kinds:
+        if kind not in KINDS:
+            raise unknown_name("workload", kind, KINDS)
+    if options["mode"] not in (None, EAGER):
+        raise BadInput(f"--mode {options['mode']}: operator counters see an eager step only; leave it out.")
+    if options["arch"] is None:
+        options["arch"] = ALL_ARCHS if options["pattern"] is not None else "inter"
+    options.update(mode=EAGER, ctx="1k" if options["ctx"] is None else options["ctx"])
+    options["batch"] = "1" if options["batch"] is None else options["batch"]
+    planned = []
+    for kind in dict.fromkeys(kinds):
+        planned += cases(Sweep(workload=kind, backends=backends, **options), has_gpu=has_gpu)
+    check_backends_used(backends, planned)
+    return planned

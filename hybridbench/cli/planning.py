@@ -1,0 +1,518 @@
+"""planning: predictions for any GPU: ``hybridbench price``, ``fit``, ``crossover`` and ``cache``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from hybridbench import units
+from hybridbench.arch.block import DTYPE_BYTES, Storage
+from hybridbench.arch.memory import CHECKPOINTS
+from hybridbench.arch.model import ModelSpec
+from hybridbench.cli.options import given_options, match_options, matching, model_options, out_options
+from hybridbench.cli.predicting import chosen_specs
+from hybridbench.errors import BadInput, HybridbenchError, unknown_name
+from hybridbench.machine import PEAKS, Peak, find_gpu, find_gpus, find_peak, visible_gpus
+from hybridbench.suite import DECODE, EAGER, GRAPH, PREFILL, TRAIN, Case, Execution, Sampling, Workload
+
+RESULTS = Path("results/local")
+PROBE = Sampling(warmup_max_s=0.0, warmup_min_steps=1, min_samples=1, max_samples=1, max_time_s=1.0, insist=True)
+"""One step and one sample: whether it runs is the question."""
+KINDS = (TRAIN, PREFILL, DECODE)
+
+_gpu_help = f"{', '.join(peak.aliases[0] for peak in PEAKS)}; lists too, or all."
+_workload = click.option("--workload", default=DECODE, show_default=True, help=f"{', '.join(KINDS)}.")
+_dtype = click.option("--dtype", default="bfloat16", show_default=True, help="Of weights, activations and caches.")
+_state_dtype = click.option("--state-dtype", help="Of the SSM state.  [as --dtype]")
+
+
+def _check_names(workload: str | None, *dtypes: str | None) -> None:
+    if workload is not None and workload not in KINDS:
+        raise unknown_name("workload", workload, KINDS)
+    for name in dtypes:
+        if name is not None and name not in DTYPE_BYTES:
+            raise unknown_name("dtype", name, DTYPE_BYTES)
+
+
+@click.command(short_help="What a workload would take on any GPU.")
+@model_options()
+@given_options
+@_workload
+@click.option("--gpu", default="h200", show_default=True, help=_gpu_help)
+@click.option(
+    "--efficiency", "records", multiple=True, type=click.Path(path_type=Path), metavar="PATH",
+    help="Records of a measured GPU, whose share of the floor is applied; repeatable.",
+)  # fmt: skip
+@_dtype
+@_state_dtype
+@match_options
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout and nothing else.")
+def price(
+    *,
+    arch: str,
+    scale: str | None,
+    ctx: str | None,
+    batch: str | None,
+    models: str | None,
+    configs: tuple[Path, ...],
+    workload: str,
+    gpu: str,
+    records: tuple[Path, ...],
+    dtype: str,
+    state_dtype: str | None,
+    match: str | None,
+    to: str | None,
+    by: str,
+    tolerance: float,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Predict a workload's step time, throughput and energy on GPUs that nobody has to own.
+
+    The floor is a bound by the datasheet. With --efficiency, the share of it that a measured GPU reached in the same
+    phase and family makes a prediction of the step itself.
+    """
+    from hybridbench.predict.pricing import efficiency_of
+    from hybridbench.predict.pricing import price as price_of
+    from hybridbench.report.plans import price_row, price_table
+    from hybridbench.report.tables import print_table
+
+    _check_names(workload, dtype, state_dtype)
+    gpus = find_gpus(gpu)
+    contexts = units.parse_range("8k" if ctx is None else ctx, "context")
+    batches = units.parse_range("4" if batch is None else batch, "batch")
+    specs = chosen_specs(models, configs, arch=arch, scale=scale, **options)
+    storage = Storage.of(dtype, state_dtype)
+    specs, notes = matching(specs, match, to, by, tolerance, scale, contexts, batches, storage)
+    known = _records(records)
+    prices = []
+    for spec in specs:
+        for count in batches:
+            for context in contexts:
+                work = Workload(workload, context, count)
+                share = efficiency_of(known, spec, work, dtype) if records else None
+                prices += [price_of(spec, work, one, dtype, state_dtype, share) for one in gpus]
+    if as_json:
+        click.echo(json.dumps({"rows": [price_row(one) for one in prices], "matches": notes}))
+        return
+    table = price_table(prices, bool(records))
+    for sentence in notes:
+        table.note(sentence)
+    print_table(table, Console())
+
+
+def _records(paths: tuple[Path, ...]) -> list[Any]:
+    if not paths:
+        return []
+    from hybridbench.store import load, newest
+
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    return newest(load(list(paths), lambda text: console.print(text, markup=False)))
+
+
+@click.command(short_help="The largest batch or context that fits a GPU.")
+@model_options()
+@given_options
+@_workload
+@click.option("--gpu", help=f"{_gpu_help}  [h200; with --verify the one that is here]")
+@click.option("--checkpoint", default="none", show_default=True, help=f"Of training: {', '.join(CHECKPOINTS)}.")
+@_dtype
+@_state_dtype
+@match_options
+@click.option("--verify", is_flag=True, help="Find the true boundary on the GPU here, by bisection, and show both.")
+@click.option("--limit", "limit_s", type=float, default=600.0, show_default=True, help="Seconds a trial may take.")
+@out_options
+def fit(
+    *,
+    arch: str,
+    scale: str | None,
+    ctx: str | None,
+    batch: str | None,
+    models: str | None,
+    configs: tuple[Path, ...],
+    workload: str,
+    gpu: str | None,
+    checkpoint: str,
+    dtype: str,
+    state_dtype: str | None,
+    match: str | None,
+    to: str | None,
+    by: str,
+    tolerance: float,
+    verify: bool,
+    limit_s: float,
+    as_json: bool,
+    out: Path | None,
+    **options: Any,
+) -> None:
+    """Solve for the largest batch at --ctx, or the largest context at --batch; with both, say whether they fit.
+
+    Nothing is run unless --verify is given, and no GPU is needed.
+    """
+    from hybridbench.predict.fit import largest_fit
+    from hybridbench.report.plans import Verified, fit_row, fit_table
+    from hybridbench.report.tables import print_table
+
+    _check_names(workload, dtype, state_dtype)
+    if checkpoint not in CHECKPOINTS:
+        raise unknown_name("checkpoint", checkpoint, CHECKPOINTS)
+    if checkpoint != "none" and workload != TRAIN:
+        raise BadInput(f"--checkpoint {checkpoint} for {workload}: only training keeps activations; leave it out.")
+    if verify and ctx is not None and batch is not None:
+        raise BadInput("--verify with both --ctx and --batch leaves nothing to find: give one of them.")
+    contexts = None if ctx is None else units.parse_range(ctx, "context")
+    batches = None if batch is None else units.parse_range(batch, "batch")
+    if contexts is None and batches is None:
+        contexts = units.parse_range("8k", "context")
+    here = visible_gpus() if verify else []
+    gpus = _fit_gpus(gpu, verify, here)
+    specs = chosen_specs(models, configs, arch=arch, scale=scale, **options)
+    storage = Storage.of(dtype, state_dtype)
+    specs, notes = matching(specs, match, to, by, tolerance, scale, contexts or (8192,), batches or (1,), storage)
+    fits = [
+        largest_fit(spec, one, workload, storage, context=context, batch=count, checkpoint=checkpoint)
+        for spec in specs
+        for one in gpus
+        for count in batches or (None,)
+        for context in contexts or (None,)
+    ]
+    found: list[Verified | None] = [None] * len(fits)
+    if verify:
+        folder = out or RESULTS / f"fit-{datetime.now():%Y%m%d-%H%M%S}"
+        execution = _execution("cuda", dtype, state_dtype, workload, checkpoint)
+        found = [_verified(one, execution, here, folder, limit_s) for one in fits]
+    if as_json:
+        rows = [fit_row(one, seen) for one, seen in zip(fits, found, strict=True)]
+        click.echo(json.dumps({"rows": rows, "matches": notes}))
+        return
+    table = fit_table(fits, found)
+    for sentence in notes:
+        table.note(sentence)
+    print_table(table, Console())
+
+
+def _fit_gpus(gpu: str | None, verify: bool, here: Sequence[str]) -> list[Peak]:
+    if not verify:
+        return find_gpus("h200" if gpu is None else gpu)
+    if not here:
+        raise BadInput("--verify: this machine shows no NVIDIA GPU; leave it out, or see hybridbench doctor.")
+    name = _device_name()
+    peak = find_peak(name)
+    if peak is None:
+        raise BadInput(f"--verify: {name} is not in the table of GPUs, so there is no prediction to start from.")
+    if gpu is not None and find_gpu(gpu) != peak:
+        raise BadInput(f"--gpu {gpu} with --verify: the GPU here is {peak.name}; leave --gpu out.")
+    return [peak]
+
+
+def _device_name() -> str:
+    import torch
+
+    return torch.cuda.get_device_name(0)
+
+
+def _execution(device: str, dtype: str, state_dtype: str | None, kind: str, checkpoint: str = "none") -> Execution:
+    mode = GRAPH if device == "cuda" and kind == DECODE else EAGER
+    made = Execution(device, dtype, mode, state_dtype)
+    if checkpoint == "none":
+        return made
+    if "checkpoint" not in {field.name for field in fields(Execution)}:
+        raise BadInput(f"--verify with --checkpoint {checkpoint}: training does not checkpoint here; leave one out.")
+    changes: dict[str, Any] = {"checkpoint": checkpoint}
+    return replace(made, **changes)
+
+
+def _verified(fit_: Any, execution: Execution, gpus: Sequence[str], folder: Path, limit_s: float) -> Any:
+    """The true boundary of one fit: trials in worker processes, from the prediction outwards and then by halves."""
+    from hybridbench.predict.fit import LARGEST_BATCH, LONGEST_CONTEXT, find_boundary
+    from hybridbench.record import Status
+    from hybridbench.report.plans import Verified
+    from hybridbench.runner import run_sweep
+    from hybridbench.store import RecordWriter
+
+    if fit_.unlimited:
+        return None
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    peaks: dict[int, int | None] = {}
+
+    with RecordWriter(folder) as writer:
+
+        def trial(value: int) -> bool:
+            case = Case(
+                fit_.spec, replace(fit_.workload, **{fit_.solved: value}), execution, sampling=PROBE, limit_s=limit_s
+            )
+            (record,) = run_sweep([case], writer, gpus=gpus[:1])
+            if record.status not in (Status.OK, Status.OOM):
+                raise HybridbenchError(
+                    f"{case.label} ended as {record.status.value.replace('_', ' ')}, which says nothing about memory: "
+                    f"{record.message}"
+                )
+            ok = record.observed is not None
+            peaks[value] = record.observed.memory.peak_allocated_bytes if record.observed else None
+            console.print(f"{case.label}: {'runs' if ok else 'does not fit'}", markup=False)
+            return ok
+
+        context = fit_.solved == "context"
+        guess = getattr(fit_.workload, fit_.solved)
+        worked, failed = find_boundary(
+            trial,
+            guess,
+            step=max(1, 2 ** max(0, guess.bit_length() - 8)) if context else 1,
+            resolution=0.01 if context else 0.0,
+            end=LONGEST_CONTEXT if context else LARGEST_BATCH,
+        )
+    return Verified(worked, failed, peaks.get(worked), len(peaks))
+
+
+@click.command(short_help="From which context on one model has less than another.")
+@click.argument("a")
+@click.argument("b")
+@click.option("--metric", default="cache", show_default=True, help="cache, decode-floor, decode-flops, flops (of "
+              "training) or prefill-flops.")  # fmt: skip
+@click.option("--scale", default="1b", show_default=True, help="Of models that name none.")
+@click.option("--batch", default=1, show_default=True, type=int, help="Sequences, of decode-floor and --measure.")
+@click.option("--gpu", default="h200", show_default=True, help="Whose floor, for decode-floor.")
+@_dtype
+@_state_dtype
+@click.option("--max-ctx", default="16m", show_default=True, help="The longest context looked at.")
+@click.option("--measure", is_flag=True, help="Search for the crossing of measured steps too.")
+@click.option("--ctx", default="1k..128k", show_default=True, help="Where --measure searches: lowest..highest.")
+@click.option("--device", help="cpu or cuda, for --measure.  [cuda where there is a GPU]")
+@click.option("--max-time", "max_time_s", type=float, default=2.0, show_default=True, help="Seconds of samples a step.")
+@click.option("--trials", type=int, default=12, show_default=True, help="Contexts measured at most.")
+@out_options
+def crossover(
+    *,
+    a: str,
+    b: str,
+    metric: str,
+    scale: str,
+    batch: int,
+    gpu: str,
+    dtype: str,
+    state_dtype: str | None,
+    max_ctx: str,
+    measure: bool,
+    ctx: str,
+    device: str | None,
+    max_time_s: float,
+    trials: int,
+    as_json: bool,
+    out: Path | None,
+) -> None:
+    """Solve for the contexts at which A overtakes B, exactly, from formulas.
+
+    A and B are families, with a scale, a ratio or a recipe behind slashes (inter/1:3, intra/350m/hymba), published
+    models, or layer strings such as M-M-*-. With --measure the step of the metric's workload is timed at both ends of
+    --ctx and between, until the crossing is known to the noise.
+    """
+    from hybridbench.predict.crossover import LONGEST, lines, stretches
+    from hybridbench.predict.match import named_spec
+    from hybridbench.report.plans import crossover_sentence, crossover_table, search_table
+    from hybridbench.report.tables import print_table
+
+    _check_names(None, dtype, state_dtype)
+    if batch < 1:
+        raise BadInput(f"batch {batch}: give 1 sequence or more.")
+    last = units.parse_count(max_ctx, "max-ctx")
+    if last > 64 * LONGEST:
+        raise BadInput(f"max-ctx '{max_ctx}' is more than 1g: give less.")
+    pair = named_spec(a, scale), named_spec(b, scale)
+    peak = find_gpu(gpu)
+    storage = Storage.of(dtype, state_dtype)
+    made = [lines(spec, metric, batch=batch, storage=storage, gpu=peak, dtype=dtype, last=last) for spec in pair]
+    found = stretches(made[0], made[1], last)
+    search = None
+    if measure:
+        search = _search(pair, metric, batch, dtype, state_dtype, ctx, device, max_time_s, trials, out)
+    names = [spec.label for spec in pair]
+    if as_json:
+        body: dict[str, Any] = {
+            "metric": metric,
+            "models": [spec.to_dict() for spec in pair],
+            "stretches": [
+                {"first": one.first, "last": one.last, "less": None if one.less is None else "ab"[one.less]}
+                for one in found
+            ],
+            "sentence": crossover_sentence(names, found),
+        }
+        if search is not None:
+            body["measured"] = {
+                "interval": search.interval,
+                "seen": [
+                    {
+                        "context": seen.context,
+                        "a_step_s": seen.intervals[0],
+                        "b_step_s": seen.intervals[1],
+                        "faster": None if seen.less is None else "ab"[seen.less],
+                    }
+                    for seen in search.seen
+                ],
+            }
+        click.echo(json.dumps(body))
+        return
+    about = {
+        "cache": f"one sequence, {dtype}",
+        "decode-floor": f"batch {batch}, {dtype}, {peak.name}",
+    }.get(metric, "one sequence, convention exact")
+    console = Console()
+    print_table(crossover_table(pair, metric, about, found, search), console)
+    if search is not None:
+        print_table(search_table(pair, search), console)
+
+
+def _search(
+    pair: tuple[ModelSpec, ModelSpec],
+    metric: str,
+    batch: int,
+    dtype: str,
+    state_dtype: str | None,
+    ctx: str,
+    device: str | None,
+    max_time_s: float,
+    trials: int,
+    out: Path | None,
+) -> Any:
+    """The measured crossing: both models' steps at one context after the other, in worker processes."""
+    from hybridbench.metrics import value
+    from hybridbench.predict.crossover import WORKLOAD_OF, Interval, search
+    from hybridbench.record import Status
+    from hybridbench.runner import run_sweep
+    from hybridbench.store import RecordWriter
+
+    if metric not in WORKLOAD_OF:
+        raise BadInput("--measure with --metric cache: cache bytes are exact, and every record checks them; "
+                       "measure a step with --metric decode-floor, flops or prefill-flops.")  # fmt: skip
+    ends = units.parse_range(ctx, "context")
+    if len(ends) < 2:
+        raise BadInput(f"--ctx '{ctx}' is one context: give where to search as lowest..highest, such as 1k..128k.")
+    if trials < 2:
+        raise BadInput(f"trials {trials}: both ends are measured, so give 2 or more.")
+    if max_time_s <= 0:
+        raise BadInput(f"max-time {max_time_s:g} s leaves no time to sample: give more than 0.")
+    gpus = visible_gpus()
+    device = device or ("cuda" if gpus else "cpu")
+    if device not in ("cpu", "cuda"):
+        raise unknown_name("device", device, ("cpu", "cuda"))
+    if device == "cuda" and not gpus:
+        raise BadInput("device cuda: this machine shows no NVIDIA GPU; use --device cpu, or see hybridbench doctor.")
+    kind = WORKLOAD_OF[metric]
+    execution = _execution(device, dtype, state_dtype, kind)
+    sampling = Sampling(max_time_s=max_time_s, warmup_max_s=min(Sampling.warmup_max_s, max_time_s))
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    folder = out or RESULTS / f"crossover-{datetime.now():%Y%m%d-%H%M%S}"
+
+    with RecordWriter(folder) as writer:
+
+        def steps(context: int) -> tuple[Interval, Interval]:
+            cases = [Case(spec, Workload(kind, context, batch), execution, sampling=sampling) for spec in pair]
+            records = run_sweep(cases, writer, gpus=gpus[:1] if device == "cuda" else ())
+            by_key = {record.case.key: record for record in records}
+            made: list[Interval] = []
+            for case in cases:
+                record = by_key[case.key]
+                low, high = value(record, "step_low_s"), value(record, "step_high_s")
+                if record.status is not Status.OK or low is None or high is None:
+                    raise HybridbenchError(
+                        f"{case.label} ended as {record.status.value.replace('_', ' ')}, so nothing can be compared "
+                        f"there: {record.message}"
+                    )
+                console.print(
+                    f"{case.label}: {units.format_seconds(low)} to {units.format_seconds(high)}", markup=False
+                )
+                made.append((low, high))
+            return made[0], made[1]
+
+        return search(steps, min(ends), max(ends), trials=trials)
+
+
+@click.command(short_help="Cache bytes by formula, in tensors, as allocated and in pages.")
+@model_options()
+@given_options
+@click.option("--cache-layout", "layouts", default="ours", show_default=True,
+              help="ours, paper, mamba_ssm, transformers; lists too, or all.")  # fmt: skip
+@click.option("--page-size", type=int, default=16, show_default=True, help="Tokens of an attention page in serving.")
+@click.option("--no-align", is_flag=True, help="States in memory of their own, not in pages as large as attention's.")
+@_dtype
+@_state_dtype
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout and nothing else.")
+def cache(
+    *,
+    arch: str,
+    scale: str | None,
+    ctx: str | None,
+    batch: str | None,
+    models: str | None,
+    configs: tuple[Path, ...],
+    layouts: str,
+    page_size: int,
+    no_align: bool,
+    dtype: str,
+    state_dtype: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Count the cache of a batch four ways: by formula, in built tensors, as allocated on a GPU, in serving pages.
+
+    The first two must agree to the byte. A page is what a serving engine reserves: attention fills whole pages, and
+    a state takes a page as large as attention's, unless --no-align is given.
+    """
+    from hybridbench.predict.layouts import LAYOUTS, layout_bytes, paged, storage_of
+    from hybridbench.report.plans import Kept, cache_row, cache_table
+    from hybridbench.report.tables import print_table
+
+    _check_names(None, dtype, state_dtype)
+    named = list(LAYOUTS) if layouts == "all" else [part.strip() for part in layouts.split(",")]
+    stored = {layout: storage_of(layout, dtype, state_dtype) for layout in named}
+    contexts = units.parse_range("8k" if ctx is None else ctx, "context")
+    batches = units.parse_range("1" if batch is None else batch, "batch")
+    specs = chosen_specs(models, configs, arch=arch, scale=scale, **options)
+    built = _built_caches()
+    rows = []
+    for spec in specs:
+        for layout, storage in stored.items():
+            for count in batches:
+                for context in contexts:
+                    tensors, allocated = built(spec, count, context, layout, dtype, storage)
+                    formula = count * layout_bytes(spec, context, layout, storage)
+                    pages = paged(spec, context, storage, page_size, not no_align)
+                    rows.append(Kept(spec, context, count, layout, formula, tensors, allocated, pages))
+    if as_json:
+        click.echo(json.dumps({"rows": [cache_row(row) for row in rows]}))
+        return
+    print_table(cache_table(rows), Console())
+
+
+def _built_caches() -> Callable[..., tuple[int | None, int | None]]:
+    """What the caches of built models hold, and what a GPU, where there is one, allocates for them."""
+    import torch
+
+    from hybridbench.count.caches import cache_bytes_of
+    from hybridbench.errors import Unsupported
+
+    device = torch.device("cuda", 0) if torch.cuda.is_available() else None
+
+    def built(
+        spec: ModelSpec, batch: int, context: int, layout: str, dtype: str, storage: Storage
+    ) -> tuple[int | None, int | None]:
+        if layout == "transformers" and "S" in spec.pattern:
+            return None, None  # that library's window is one token shorter than any module here keeps
+        kind = "bfloat16" if layout == "paper" else dtype
+        try:
+            tensors, _ = cache_bytes_of(spec, batch, context, kind, storage)
+            if device is None:
+                return tensors, None
+            return tensors, cache_bytes_of(spec, batch, context, kind, storage, device)[1]
+        except Unsupported:
+            return None, None
+        except torch.OutOfMemoryError:
+            return tensors, None
+
+    return built

@@ -1,0 +1,216 @@
+"""ncu: the hardware's own counters of GPU kernels, through Nsight Compute: how it is called and how its report is read.
+
+    sm__ops_path_tensor_src_*_dst_*.sum                     FLOPs of tensor cores: 2 n^3 for a product of side n
+    smsp__sass_thread_inst_executed_op_*_pred_on.sum        threads that executed a floating-point instruction
+    dram__bytes_read.sum, dram__bytes_write.sum             bytes of device memory
+
+A fused multiply-add is 2 FLOPs, an add or a multiply 1; of half-precision instructions too, as Nsight counts them.
+Exponentials and divisions run elsewhere and are not among these. Every kernel is replayed once per pass that its
+metrics need, with caches as the pass before left them, so that with more than one pass bytes read are too few.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+MARKER = "spin_kernel"
+"""Of ``torch.cuda._sleep``: no model runs it, and one stands before each case's step."""
+
+_TENSOR = {
+    "bfloat16": ("sm__ops_path_tensor_src_bf16_dst_fp32.sum",),
+    "float16": ("sm__ops_path_tensor_src_fp16_dst_fp32.sum", "sm__ops_path_tensor_src_fp16_dst_fp16.sum"),
+    "float32": ("sm__ops_path_tensor_src_tf32_dst_fp32.sum",),
+    "float64": ("sm__ops_path_tensor_src_fp64.sum",),
+}
+_INSTRUCTION = "smsp__sass_thread_inst_executed_op_{}_pred_on.sum"
+_PER_INSTRUCTION = {"ffma": 2, "fadd": 1, "fmul": 1, "hfma": 2, "hadd": 1, "hmul": 1}
+_DOUBLE = {"dfma": 2, "dadd": 1, "dmul": 1}
+_READ, _WRITTEN = "dram__bytes_read.sum", "dram__bytes_write.sum"
+_PLACES = ("/usr/local/cuda/bin/ncu", "/opt/nvidia/nsight-compute")
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel that ran, in order of ``number``."""
+
+    number: int
+    name: str
+    tensor_flops: int
+    vector_flops: int
+    read_bytes: int
+    written_bytes: int
+
+    @property
+    def flops(self) -> int:
+        return self.tensor_flops + self.vector_flops
+
+
+class NoCounters(Exception):
+    """Nsight Compute gave nothing that can be read; the text says why."""
+
+
+def find() -> str | None:
+    """The ``ncu`` to call: that of the path, else of the CUDA toolkit, else the newest that NVIDIA's installer left."""
+    if found := shutil.which("ncu"):
+        return found
+    for place in _PLACES:
+        path = Path(place)
+        candidates = [path] if path.is_file() else sorted(path.glob("*/ncu"), reverse=True)
+        if candidates and os.access(candidates[0], os.X_OK):
+            return str(candidates[0])
+    return None
+
+
+def metrics(dtype: str, vector: bool = True) -> tuple[str, ...]:
+    """The metrics collected for a dtype; without ``vector`` those of tensor cores and memory alone."""
+    instructions = [_INSTRUCTION.format(name) for name in _instructions(dtype)] if vector else []
+    return (*_TENSOR[dtype], *instructions, _READ, _WRITTEN)
+
+
+def _instructions(dtype: str) -> dict[str, int]:
+    return _DOUBLE if dtype == "float64" else _PER_INSTRUCTION
+
+
+def command(ncu: str, dtypes: Iterable[str], log: Path, program: Sequence[str], vector: bool = True) -> list[str]:
+    """The call: a row of CSV a kernel into ``log``, clocks and caches as they are, nothing until the program asks."""
+    wanted = dict.fromkeys(metric for dtype in dtypes for metric in metrics(dtype, vector))
+    options = {
+        "--profile-from-start": "off",
+        "--clock-control": "none",
+        "--cache-control": "none",
+        "--target-processes": "application-only",
+        "--print-units": "base",
+        "--print-kernel-base": "demangled",
+        "--page": "raw",
+        "--metrics": ",".join(wanted),
+        "--log-file": str(log),
+    }
+    return [ncu, "--csv", *(word for pair in options.items() for word in pair), *program]
+
+
+def run(ncu: str, dtypes: Iterable[str], log: Path, program: Sequence[str], vector: bool, limit_s: float) -> str:
+    """Runs the program under Nsight Compute and returns its report.
+
+    Raises:
+        NoCounters: it could not be started, ran too long, failed, or left no report.
+    """
+    try:
+        code, output, errors = in_session(command(ncu, dtypes, log, program, vector), limit_s)
+    except OSError as exc:
+        raise NoCounters(f"{ncu} cannot be started ({exc.strerror})") from exc
+    except subprocess.TimeoutExpired as exc:
+        raise NoCounters(f"Nsight Compute had not finished after {limit_s:g} s") from exc
+    report = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    if code or not report:
+        said = refusal(report) or refusal(output) or (errors.strip().splitlines() or ["it said nothing"])[-1]
+        raise NoCounters(f"Nsight Compute ended with exit code {code}: {said}")
+    return report
+
+
+def in_session(words: Sequence[str], limit_s: float) -> tuple[int, str, str]:
+    """Runs a program and whatever it starts; exit code, output and errors. Whatever ends the wait ends all of them.
+
+    Raises:
+        OSError: it cannot be started.
+        subprocess.TimeoutExpired: it had not finished in time.
+    """
+    process = subprocess.Popen(
+        words,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # a profiler's child would live on with the GPU's memory
+    )
+    try:
+        output, errors = process.communicate(timeout=limit_s)
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        raise
+    return process.returncode, output, errors
+
+
+def refusal(report: str) -> str | None:
+    """The first error that Nsight Compute put into its report, as a sentence without its mark."""
+    found = re.search(r"^==ERROR== (.+)$", report, re.MULTILINE)
+    return found[1].strip().rstrip(".") if found else None
+
+
+def passes(report: str) -> int:
+    """The most passes that one kernel was replayed for; 0 where the report does not say."""
+    return max((int(number) for number in re.findall(r"- (\d+) pass(?:es)?\b", report)), default=0)
+
+
+def parse(report: str) -> list[Launch]:
+    """The kernels of a report in raw CSV, in order.
+
+    It begins with lines of Nsight's own; then come a row of names, a row of units, and a row per kernel, every cell
+    quoted, numbers with separators.
+
+    Raises:
+        NoCounters: there is no table, or it lacks a column, or a counter has no value.
+    """
+    lines = report.splitlines()
+    start = next((place for place, line in enumerate(lines) if line.startswith('"ID"')), None)
+    if start is None:
+        raise NoCounters(refusal(report) or "Nsight Compute's report has no table: no kernel was profiled")
+    rows = list(csv.reader(line for line in lines[start:] if line.startswith('"')))
+    names, units, *kernels = rows if len(rows) > 1 else [*rows, []]
+    place = {name: column for column, name in enumerate(names)}
+    for needed in ("ID", "Kernel Name", _READ, _WRITTEN):
+        if needed not in place:
+            raise NoCounters(f"Nsight Compute's report has no column {needed}")
+    if units and units[0]:  # a report without a row of units
+        kernels = [units, *kernels]
+    weights = {_INSTRUCTION.format(name): flops for name, flops in {**_PER_INSTRUCTION, **_DOUBLE}.items()}
+    tensor = [name for name in names if any(name in known for known in _TENSOR.values())]
+    if not tensor:
+        raise NoCounters("Nsight Compute's report has no counter of tensor cores")
+
+    def number(row: Sequence[str], name: str) -> int:
+        text = row[place[name]].replace(",", "")
+        try:
+            value = float(text)
+        except ValueError as exc:
+            raise NoCounters(f"Nsight Compute counted no {name} of {row[place['Kernel Name']][:60]}: {text!r}") from exc
+        return round(value * _size(units[place[name]] if units and not units[0] else ""))
+
+    return [
+        Launch(
+            number=number(row, "ID"),
+            name=row[place["Kernel Name"]],
+            tensor_flops=sum(number(row, name) for name in tensor),
+            vector_flops=sum(flops * number(row, name) for name, flops in weights.items() if name in place),
+            read_bytes=number(row, _READ),
+            written_bytes=number(row, _WRITTEN),
+        )
+        for row in kernels
+    ]
+
+
+_PREFIXES = {"K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+
+
+def _size(unit: str) -> float:
+    """What a unit is worth, where Nsight scaled it although base units were asked for: 1e9 for ``Gbyte``."""
+    return _PREFIXES.get(unit[:1], 1.0) if unit[1:].lower() in ("byte", "inst") else 1.0
+
+
+def split(launches: Sequence[Launch]) -> list[list[Launch]]:
+    """The kernels of each case: those from one marker to the next. What stands before the first is dropped."""
+    found: list[list[Launch]] = []
+    for launch in launches:
+        if MARKER in launch.name:
+            found.append([])
+        elif found:
+            found[-1].append(launch)
+    return found

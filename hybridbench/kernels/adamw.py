@@ -1,0 +1,115 @@
+"""adamw: the optimizer of a training step, as torch.optim.AdamW, with the update of a parameter interchangeable.
+
+Two moments per parameter, in its dtype, and a step count on the host: what torch.optim.AdamW keeps, by the same names.
+The update follows its fused kernel: arithmetic in a wide dtype, each tensor rounded once, when it is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hybridbench.kernels.problem import Problem, imported, needs_cuda
+
+
+@dataclass(frozen=True)
+class Rates:
+    """The numbers of one step.
+
+    Attributes:
+        decay: of the parameter that is lost, the learning rate times the weight decay.
+        keep_first, keep_second: of the old moments that are kept, the rest coming from the gradient.
+        rate: the learning rate over the first moment's bias correction.
+        correction: one over the root of the second moment's bias correction.
+        eps: added to the root of the second moment.
+    """
+
+    decay: float
+    keep_first: float
+    keep_second: float
+    rate: float
+    correction: float
+    eps: float
+
+
+Update = Callable[[Tensor, Tensor, Tensor, Tensor, Rates], None]
+"""Parameter, gradient and both moments, all of one layout; all but the gradient are written."""
+
+
+def update(parameter: Tensor, gradient: Tensor, first: Tensor, second: Tensor, rates: Rates) -> None:
+    """Loshchilov and Hutter 2019, algorithm 2: decay, both moments, the step. The plain twin."""
+    dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
+    p, g, m, v = (tensor.to(dtype) for tensor in (parameter, gradient, first, second))
+    p = p - rates.decay * p
+    m = rates.keep_first * m + (1 - rates.keep_first) * g
+    v = rates.keep_second * v + (1 - rates.keep_second) * g * g
+    p = p - rates.rate * m / (v.sqrt() * rates.correction + rates.eps)
+    for tensor, value in ((parameter, p), (first, m), (second, v)):
+        tensor.copy_(value)
+
+
+class AdamW(torch.optim.AdamW):
+    """torch.optim.AdamW whose step calls ``update`` once per parameter; it reads nothing back from a device."""
+
+    def __init__(self, parameters: Iterable[Tensor], update: Update, *, lr: float) -> None:
+        super().__init__(parameters, lr=lr)
+        self._update = update
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """One step from the gradients there are."""
+        assert closure is None, "the gradients are there before the step"
+        for group in self.param_groups:
+            lr, eps = float(group["lr"]), float(group["eps"])
+            keep_first, keep_second = group["betas"]
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                if not state:
+                    state["step"] = torch.zeros((), dtype=torch.float32)
+                    for name in ("exp_avg", "exp_avg_sq"):
+                        state[name] = torch.zeros_like(parameter, memory_format=torch.contiguous_format)
+                state["step"] += 1
+                count = float(state["step"])
+                rates = Rates(
+                    decay=lr * group["weight_decay"],
+                    keep_first=keep_first,
+                    keep_second=keep_second,
+                    rate=lr / (1 - keep_first**count),
+                    correction=(1 - keep_second**count) ** -0.5,
+                    eps=eps,
+                )
+                assert parameter.is_contiguous(), "an update goes through memory from one end to the other"
+                gradient = parameter.grad.contiguous()
+                self._update(parameter, gradient, state["exp_avg"], state["exp_avg_sq"], rates)
+
+
+def load_torch() -> Callable[..., torch.optim.Optimizer]:
+    """PyTorch's own fused kernel over all parameters at once."""
+
+    def adamw(parameters: Iterable[Tensor], *, lr: float) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(parameters, lr=lr, fused=True)
+
+    return adamw
+
+
+def load_triton() -> Callable[..., torch.optim.Optimizer]:
+    """This package's kernel, once per parameter."""
+    of_kernel: Update = imported("hybridbench.kernels.triton_adamw", "triton is not importable").update
+
+    def adamw(parameters: Iterable[Tensor], *, lr: float) -> torch.optim.Optimizer:
+        return AdamW(parameters, of_kernel, lr=lr)
+
+    return adamw
+
+
+def refuses_triton(problem: Problem) -> str | None:
+    """Its kernel computes in float32."""
+    if reason := needs_cuda(problem):
+        return reason
+    return "its kernel computes in float32" if problem.dtype == "float64" else None

@@ -1,0 +1,270 @@
+"""mamba2_fused: all of Mamba-2 between its two projections as one operation with one packed gradient.
+
+The published kernels do the work: causal_conv1d's convolution and mamba_ssm's chunked scan, forward and backward. What
+is ours is what stands between them. The projection's row z | x | B | C | dt is read where it lies, and every gradient
+is written where it belongs in one row of the same shape, so nothing is ever split, copied or concatenated; gate and
+norm are one kernel each way. Unlike mamba_ssm's own fused function it keeps the convolution's output, which costs 2
+bytes a channel and saves a convolution, and it takes rows that were padded to a width that matrix products like.
+
+Written against mamba_ssm 2.3.2 and causal_conv1d 1.7.0. Importing this module needs both, and triton.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from causal_conv1d.cpp_functions import causal_conv1d_bwd_function, causal_conv1d_fwd_function
+from mamba_ssm.ops.triton.ssd_combined import _mamba_chunk_scan_combined_bwd, _mamba_chunk_scan_combined_fwd
+from torch import Tensor
+from torch.library import custom_op
+
+from hybridbench.kernels.triton_elementwise import gate_backward, gate_forward
+
+Recipe = tuple[Tensor, Callable[..., Tensor], tuple[Any, ...]]
+"""A tensor, and the function and arguments that make it again."""
+
+
+def _aligned(x_BTC: Tensor) -> Tensor:
+    """Channels-last rows as causal_conv1d reads them: strides in multiples of 8 elements."""
+    return x_BTC if x_BTC.stride(0) % 8 == 0 and x_BTC.stride(1) % 8 == 0 else x_BTC.contiguous()
+
+
+def _split(packed_BTC: Tensor, inner: int, channels: int, H: int) -> tuple[Tensor, Tensor, Tensor]:
+    """z, the convolution's input and dt, all views."""
+    z, conv_in, dt = torch.split(packed_BTC[..., : inner + channels + H], [inner, channels, H], dim=-1)
+    return z, conv_in, dt
+
+
+def _by_head(mixed_BTC: Tensor, inner: int, H: int, G: int) -> tuple[Tensor, Tensor, Tensor]:
+    """x, B and C by head or group, all views."""
+    states = (mixed_BTC.shape[-1] - inner) // 2
+    x, b, c = torch.split(mixed_BTC, [inner, states, states], dim=-1)
+    return torch.unflatten(x, -1, (H, -1)), torch.unflatten(b, -1, (G, -1)), torch.unflatten(c, -1, (G, -1))
+
+
+def _convolved(conv_in_BTC: Tensor, weight_CW: Tensor, bias_C: Tensor) -> Tensor:
+    """The convolution and its activation, (B, T, C)."""
+    out: Tensor = causal_conv1d_fwd_function(
+        _aligned(conv_in_BTC).transpose(1, 2), weight_CW, bias_C, None, None, None, True
+    )
+    return out.transpose(1, 2)
+
+
+def _run(
+    packed: Tensor,
+    conv_weight: Tensor,
+    conv_bias: Tensor,
+    A: Tensor,
+    D: Tensor,
+    dt_bias: Tensor,
+    norm_weight: Tensor | None,
+    head_dim: int,
+    n_groups: int,
+    chunk_size: int,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The output, the final state, and for the backward the convolution's output and the scan's."""
+    H = A.shape[0]
+    inner = H * head_dim
+    z, conv_in, dt = _split(packed, inner, conv_weight.shape[0], H)
+    mixed = _convolved(conv_in, conv_weight, conv_bias)
+    y, *_, state = _mamba_chunk_scan_combined_fwd(
+        _by_head(mixed, inner, H, n_groups)[0],
+        dt,
+        A,
+        *_by_head(mixed, inner, H, n_groups)[1:],
+        chunk_size,
+        D=D,
+        dt_bias=dt_bias,
+        dt_softplus=True,
+    )
+    y = y.flatten(2)
+    return gate_forward(y, z, norm_weight, eps), state, mixed, y
+
+
+def _run_backward(
+    d_out: Tensor,
+    d_state: Tensor | None,
+    mixed: Tensor,
+    y: Tensor,
+    packed: Tensor,
+    conv_weight: Tensor,
+    conv_bias: Tensor,
+    A: Tensor,
+    D: Tensor,
+    dt_bias: Tensor,
+    norm_weight: Tensor | None,
+    head_dim: int,
+    n_groups: int,
+    chunk_size: int,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of everything that has one, in the order of the inputs; an empty one for a norm that is not there."""
+    H, channels = A.shape[0], conv_weight.shape[0]
+    inner = H * head_dim
+    z, conv_in, dt = _split(packed, inner, channels, H)
+    d_packed = torch.empty(packed.shape, dtype=packed.dtype, device=packed.device)
+    if packed.shape[-1] > inner + channels + H:
+        d_packed[..., inner + channels + H :].zero_()  # it is multiplied by zeros, which are no match for a NaN
+    d_z, d_conv, d_dt = _split(d_packed, inner, channels, H)
+    d_y, d_norm = gate_backward(d_out, y, z, norm_weight, eps, d_z)
+
+    x_BTHP, b_BTGN, c_BTGN = _by_head(mixed, inner, H, n_groups)
+    d_mixed = torch.empty(mixed.shape, dtype=mixed.dtype, device=mixed.device)
+    d_x, d_b, d_c = _by_head(d_mixed, inner, H, n_groups)
+    _, _, d_A, _, _, d_D, _, d_dt_bias, _ = _mamba_chunk_scan_combined_bwd(
+        torch.unflatten(d_y, -1, (H, head_dim)),
+        x_BTHP,
+        dt,
+        A,
+        b_BTGN,
+        c_BTGN,
+        torch.unflatten(y, -1, (H, head_dim)),
+        chunk_size,
+        D=D,
+        dt_bias=dt_bias,
+        dfinal_states=d_state,
+        dt_softplus=True,
+        dx=d_x,
+        ddt=d_dt,
+        dB=d_b,
+        dC=d_c,
+    )
+    aligned = _aligned(d_conv)
+    d_conv_in, d_conv_weight, d_conv_bias, *_ = causal_conv1d_bwd_function(
+        _aligned(conv_in).transpose(1, 2),
+        conv_weight,
+        conv_bias,
+        d_mixed.transpose(1, 2),
+        None,
+        None,
+        None,
+        aligned.transpose(1, 2),
+        False,
+        True,
+    )
+    if aligned is not d_conv:
+        d_conv.copy_(d_conv_in.transpose(1, 2))
+    return d_packed, d_conv_weight, d_conv_bias, d_A, d_D, d_dt_bias, A.new_empty(0) if d_norm is None else d_norm
+
+
+_INPUTS = (
+    "Tensor packed, Tensor conv_weight, Tensor conv_bias, Tensor A, Tensor D, Tensor dt_bias, Tensor? norm_weight, "
+    "int head_dim, int n_groups, int chunk_size, float eps"
+)
+
+
+def _fake(packed: Tensor, conv_weight: Tensor, conv_bias: Tensor, A: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    head_dim, n_groups = rest[3:5]
+    B, T = packed.shape[:2]
+    H, channels = A.shape[0], conv_weight.shape[0]
+    inner = H * head_dim
+    d_state = (channels - inner) // (2 * n_groups)
+    return (
+        packed.new_empty(B, T, inner),
+        packed.new_empty(B, H, head_dim, d_state, dtype=torch.float32),
+        packed.new_empty(B, T, channels),
+        packed.new_empty(B, T, inner),
+    )
+
+
+def _fake_backward(d_out: Tensor, d_state: Tensor | None, mixed: Tensor, y: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    *given, norm_weight = rest[:7]
+    return (*(t.new_empty(t.shape) for t in given), given[3].new_empty(0 if norm_weight is None else norm_weight.shape))
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    _, _, mixed, y = output
+    *tensors, norm_weight = inputs[:7]
+    ctx.settings, ctx.normed = inputs[7:], norm_weight is not None
+    ctx.mark_non_differentiable(mixed, y)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(mixed, y, *tensors, *([norm_weight] if ctx.normed else []))
+
+
+def _undo(ctx: Any, d_out: Tensor | None, d_state: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    saved = list(ctx.saved_tensors) + ([] if ctx.normed else [None])
+    if d_out is None:  # only the final state was used
+        d_out = torch.zeros_like(saved[1])
+    gradients = list(_backward_op(d_out, d_state, *saved, *ctx.settings))
+    if not ctx.normed:
+        gradients[-1] = None
+    return (*gradients, None, None, None, None)
+
+
+_op = custom_op(
+    "hybridbench::mamba2_core_forward",
+    _run,
+    mutates_args=(),
+    schema=f"({_INPUTS}) -> (Tensor, Tensor, Tensor, Tensor)",
+)
+_backward_op = custom_op(
+    "hybridbench::mamba2_core_backward",
+    _run_backward,
+    mutates_args=(),
+    schema=f"(Tensor d_out, Tensor? d_state, Tensor mixed, Tensor y, {_INPUTS})"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+_op.register_fake(_fake)
+_backward_op.register_fake(_fake_backward)
+_op.register_autograd(_undo, setup_context=_keep)
+
+
+def mamba2_core(
+    packed_BTC: Tensor,
+    conv_weight_CW: Tensor,
+    conv_bias_C: Tensor,
+    A_H: Tensor,
+    D_H: Tensor,
+    dt_bias_H: Tensor,
+    norm_weight_I: Tensor | None,
+    *,
+    head_dim: int,
+    n_groups: int,
+    chunk_size: int,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """``mamba2_core`` of the reference."""
+    out_BTI, state_BHPN, *_ = _op(
+        packed_BTC, conv_weight_CW, conv_bias_C, A_H, D_H, dt_bias_H, norm_weight_I, head_dim, n_groups, chunk_size, eps
+    )
+    return out_BTI, state_BHPN
+
+
+def _with_recipes(
+    packed_BTC: Tensor,
+    conv_weight_CW: Tensor,
+    conv_bias_C: Tensor,
+    A_H: Tensor,
+    D_H: Tensor,
+    dt_bias_H: Tensor,
+    norm_weight_I: Tensor | None,
+    *,
+    head_dim: int,
+    n_groups: int,
+    chunk_size: int,
+    eps: float,
+) -> tuple[Tensor, Tensor, list[Recipe]]:
+    """``mamba2_core``, and how the convolution's output and its own are made again from what it keeps."""
+    H, channels = A_H.shape[0], conv_weight_CW.shape[0]
+    inner = H * head_dim
+    out, state, mixed, y = _op(
+        packed_BTC, conv_weight_CW, conv_bias_C, A_H, D_H, dt_bias_H, norm_weight_I, head_dim, n_groups, chunk_size, eps
+    )
+
+    def convolved(packed: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return _convolved(_split(packed, inner, channels, H)[1], weight, bias)
+
+    def gated(y: Tensor, packed: Tensor, norm_weight: Tensor | None) -> Tensor:
+        return gate_forward(y, _split(packed, inner, channels, H)[0], norm_weight, eps)
+
+    recipes = [
+        (mixed, convolved, (packed_BTC, conv_weight_CW, conv_bias_C)),
+        (out, gated, (y, packed_BTC, norm_weight_I)),
+    ]
+    return out, state, recipes
+
+
+mamba2_core.with_recipes = _with_recipes  # type: ignore[attr-defined]

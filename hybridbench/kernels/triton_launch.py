@@ -1,0 +1,23 @@
+"""triton_launch: how one kernel of a decode step overlaps the one before it.
+
+With programmatic dependent launch (Hopper and later) a kernel's programs start while the kernel before it drains. They
+may then load what that kernel does not write, such as weights, and wait for its results only when they read them.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def wait(PDL: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Waits until the previous kernel's results are visible, then lets the next kernel's programs start.
+
+    In this order: what comes before the wait then overlaps the previous kernel only, and may read whatever that one
+    does not write.
+    """
+    if PDL:
+        gdc_wait()
+        gdc_launch_dependents()

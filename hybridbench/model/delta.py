@@ -1,0 +1,146 @@
+"""delta: gated delta net and Kimi delta attention as a module: projection, conv, delta rule, norm and gate, output.
+
+Both follow flash-linear-attention's layers and transformers' Qwen3-Next and Kimi-Linear (no bias in the conv; A_log and
+dt_bias in float32 whatever the weights' dtype; q and k brought to length one; a norm per head before the gate, which is
+silu in gated delta net and sigmoid in KDA). All that the input is projected to lies in one row: q, k and v, then what
+makes gate, decay and beta. KDA's decay and gate go through ``head_dim`` columns each.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hybridbench.arch.block import Storage
+from hybridbench.arch.delta import GatedDelta, Kda
+from hybridbench.model.cache import Cache, RecurrentCache
+from hybridbench.model.mamba2 import aligned, log_uniform_steps
+from hybridbench.model.mixer import Factory, MixerModule, Ops, Step, empty_states, keep_tail, lent
+
+A_RANGE = {"gated_delta": (0.01, 16.0), "kda": (1.0, 16.0)}
+"""Kind of block to the range A is drawn from uniformly; 0.01 and not 0, whose logarithm would be infinite."""
+DT_RANGE = (1e-3, 1e-1)
+"""The initial steps are drawn log-uniformly from here."""
+
+
+class DeltaModule(MixerModule):
+    """A delta rule's mixer over a sequence, or one recurrent step.
+
+    Args:
+        spec: its shape, which also says which of the two it is.
+        ops: the callables ``conv1d`` and ``conv1d_step``, ``gated_delta`` and ``gated_delta_step`` or ``kda`` and
+            ``kda_step``, and ``norm_gate``.
+        norm_eps: of the norm before the gate.
+        borrows_value: v comes from another branch, before the conv.
+        projects: whether it has an output projection of its own.
+    """
+
+    traceable = False
+
+    def __init__(
+        self,
+        spec: GatedDelta | Kda,
+        ops: Ops,
+        make: Factory,
+        *,
+        norm_eps: float,
+        borrows_value: bool = False,
+        projects: bool = True,
+    ) -> None:
+        super().__init__()
+        self.spec = spec
+        self.ops = ops
+        self.norm_eps = norm_eps
+        self.borrows_value = borrows_value
+        heads, head, value = spec.n_heads, spec.k_head_dim, spec.out_width
+        low_rank = isinstance(spec, Kda)
+        self.activation = "sigmoid" if low_rank else "silu"
+        keys = spec.n_k_heads * head
+        self.conv_widths = [keys, keys, value]
+        gate_and_decay = [head, head] if low_rank else [value, heads]
+        self.widths = [2 * keys + (0 if borrows_value else value), *gate_and_decay, heads]
+        self.in_proj = make.linear(spec.d_model, sum(self.widths))
+        self.gate_proj = make.linear(head, value) if low_rank else None
+        self.decay_proj = make.linear(head, value) if low_rank else None
+        self.conv_weight_CW = make.parameter(spec.conv_channels, spec.d_conv)
+        self.A_log_H = make.parameter(heads, dtype=torch.float32)
+        self.dt_bias = make.parameter(*((heads, head) if low_rank else (heads,)), dtype=torch.float32)
+        self.norm_weight_V = make.parameter(spec.v_head_dim)
+        self.out_proj = make.linear(value, spec.d_model) if projects else None
+
+    def reset_state_parameters(self, generator: torch.Generator) -> None:
+        """The published initialisation: A uniform in ``A_RANGE``, dt log-uniform through the inverse softplus, conv as
+        ``nn.Conv1d``, norm one."""
+        with torch.no_grad():
+            self.A_log_H.uniform_(*A_RANGE[self.spec.kind], generator=generator).log_()
+            self.dt_bias.copy_(log_uniform_steps(self.dt_bias, *DT_RANGE, generator))
+            bound = self.spec.d_conv**-0.5
+            self.conv_weight_CW.uniform_(-bound, bound, generator=generator)
+            self.norm_weight_V.fill_(1.0)
+
+    @property
+    def out_heads(self) -> int:
+        return self.spec.n_heads
+
+    def _project(self, packed: Tensor, value: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Conv input (q, k, v), gate by head, decay by head (and channel) and beta of a packed row."""
+        conv_in, gate, decay, beta = torch.split(packed[..., : sum(self.widths)], self.widths, dim=-1)
+        if self.borrows_value:
+            assert value is not None, "a borrowing branch is called with a value"
+            conv_in = torch.cat((conv_in, lent(value, packed.dim(), self.spec.out_width)), dim=-1)
+        heads = (self.spec.n_heads, -1)
+        if self.gate_proj is not None and self.decay_proj is not None:
+            gate, decay = self.gate_proj(gate), torch.unflatten(self.decay_proj(decay), -1, heads)
+        return conv_in, torch.unflatten(gate, -1, heads), decay, beta
+
+    def _heads(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        keys = (self.spec.n_k_heads, self.spec.k_head_dim)
+        return (
+            torch.unflatten(q, -1, keys),
+            torch.unflatten(k, -1, keys),
+            torch.unflatten(v, -1, (self.spec.n_heads, self.spec.v_head_dim)),
+        )
+
+    def _finish(self, out: Tensor, gate: Tensor) -> Tensor:
+        settings = {"eps": self.norm_eps, "activation": self.activation}
+        gated: Tensor = self.ops["norm_gate"](out, gate, self.norm_weight_V, **settings)
+        return gated.flatten(-2)
+
+    def mix(
+        self, x_BTD: Tensor, step: Step, cache: Cache | None = None, value: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        conv_in_BTC, gate_BTHV, decay, beta_BTH = self._project(aligned(self.in_proj, x_BTD), value)
+        # One by one: the kernels of the rule read q, k and v whole, so a conv of all three would be copied apart.
+        parts = zip(
+            torch.split(conv_in_BTC, self.conv_widths, dim=-1),
+            torch.split(self.conv_weight_CW, self.conv_widths),
+            strict=True,
+        )
+        q_BTGP, k_BTGP, v_BTHV = self._heads(*(self.ops["conv1d"](part, weight, None) for part, weight in parts))
+        rule = self.ops[self.spec.kind]
+        out_BTHV, state_BHPV = rule(
+            q_BTGP, k_BTGP, v_BTHV, decay, beta_BTH, self.A_log_H, self.dt_bias, chunk_size=self.spec.chunk_size
+        )
+        if cache is not None:
+            assert isinstance(cache, RecurrentCache)
+            cache.state.copy_(state_BHPV)
+            keep_tail(cache.conv_BCW, conv_in_BTC)
+        return self._finish(out_BTHV, gate_BTHV), self._value(conv_in_BTC)
+
+    def mix_step(self, x_BD: Tensor, step: Step, cache: Cache, value: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        assert isinstance(cache, RecurrentCache)
+        conv_in_BC, gate_BHV, decay, beta_BH = self._project(self.in_proj(x_BD), value)
+        mixed_BC = self.ops["conv1d_step"](cache.conv_BCW, conv_in_BC, self.conv_weight_CW, None)
+        q_BGP, k_BGP, v_BHV = self._heads(*torch.split(mixed_BC, self.conv_widths, dim=-1))
+        rule = self.ops[f"{self.spec.kind}_step"]
+        out_BHV = rule(cache.state, q_BGP, k_BGP, v_BHV, decay, beta_BH, self.A_log_H, self.dt_bias)
+        return self._finish(out_BHV, gate_BHV), self._value(conv_in_BC)
+
+    def _value(self, conv_in: Tensor) -> Tensor:
+        """The v channels before the conv: what a second branch may share."""
+        return conv_in[..., -self.spec.out_width :]
+
+    def new_cache(self, batch: int, capacity: int, storage: Storage, device: torch.device) -> RecurrentCache:
+        spec = self.spec
+        state, conv = (spec.n_heads, spec.k_head_dim, spec.v_head_dim), (spec.conv_channels, spec.d_conv)
+        return RecurrentCache(*empty_states(batch, state, conv, self.in_proj.weight.dtype, storage, device))

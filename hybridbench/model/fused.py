@@ -1,0 +1,530 @@
+"""fused: one decode step of a whole model as a short list of fused kernels, planned once per model and cache.
+
+The plan holds the launches in order, with every buffer allocated; running it reads the token and position of each
+sequence from device memory, updates the caches in place, and leaves logits and the next token. The twin it must agree
+with is ``LanguageModel.decode`` over the same parameters and caches.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hybridbench.arch.attention import Rope
+from hybridbench.arch.parallel import Fusion
+from hybridbench.kernels import triton_step as kernels
+from hybridbench.kernels.triton_decode import DecodePlan, launch_attention_decode, multiprocessors
+from hybridbench.model.attention import AttentionModule
+from hybridbench.model.cache import AttentionCache, Cache, Mamba2Cache, ParallelCache
+from hybridbench.model.language import LanguageModel
+from hybridbench.model.mamba2 import Mamba2Module
+from hybridbench.model.mlp import MlpModule
+from hybridbench.model.parallel import ParallelModule
+from hybridbench.model.rotary import frequencies
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How one product is cut: rows of weights a program takes, programs along K, columns a step, and loads ahead."""
+
+    rows: int
+    splits: int
+    block_k: int
+    stages: int
+    warps: int
+
+    @classmethod
+    def choose(cls, n_rows: int, k: int, n_sms: int) -> Tiling:
+        """A tiling by rules read off searches on an H200 (``results/nvidia-h200/NOTES.md``).
+
+        A very wide product (the head) needs no care. A wide one does best with one program per SM, which leaves room
+        for the next kernel's to start. Narrow ones are cut along K until every SM has work and no program walks more
+        than about a thousand columns; where few loads would be under way on an SM, each program runs further ahead.
+        """
+        if n_rows >= 256 * n_sms:
+            return cls(64, 1, _dividing(k, 256), 4, 4)
+        if n_rows >= 110 * n_sms:
+            return cls(128, 1, _dividing(k, 64), 4, 4)
+        rows = 64 if n_rows <= k and k >= 4096 else 32
+        block_k, tiles, splits = _dividing(k, 128), -(-n_rows // rows), 1
+        enough = (1.25 if n_rows > k else 0.9) * n_sms
+        while k // (2 * splits) >= 256 and (tiles * splits < enough or (n_rows <= k and k / splits > 1100)):
+            splits *= 2
+        ahead = 3 * rows * block_k * 2 * tiles * splits / n_sms
+        return cls(rows, splits, block_k, 6 if ahead < 30_000 else 4, 4)
+
+
+def _dividing(k: int, block: int) -> int:
+    """The largest power of two up to ``block`` that divides ``k``."""
+    while k % block:
+        block //= 2
+    return block
+
+
+@dataclass(frozen=True)
+class _Stream:
+    """The residual stream: x, x times the next norm's weight, and the sums of squares its writers left."""
+
+    x_BD: Tensor
+    xw_BD: Tensor
+    squares: Tensor
+
+
+class FusedStep:
+    """The launches of one decode step.
+
+    Args:
+        model: an allocated model whose case ``step.refuses_fused`` accepts.
+        caches: of all its layers, as ``LanguageModel.new_caches`` makes them.
+        token_B, position_B: int64; read, and overwritten with the next token and ``position + advance``.
+        streams: 2 runs the branches of a parallel block side by side.
+        pdl: programmatic dependent launch; None asks the device.
+        tilings: replaces the tiling of a product, by its name and size.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        caches: list[Cache | None],
+        token_B: Tensor,
+        position_B: Tensor,
+        *,
+        advance: bool,
+        streams: int = 1,
+        pdl: bool | None = None,
+        tilings: dict[tuple[str, int, int], Tiling] | None = None,
+    ) -> None:
+        device = model.embedding_VD.device
+        on_gpu = device.type == "cuda"
+        self.model = model
+        self.pdl = (on_gpu and torch.cuda.get_device_capability(device) >= (9, 0)) if pdl is None else pdl
+        self.n_sms = multiprocessors(device)
+        self.tilings = {} if tilings is None else tilings
+        self.side = torch.cuda.Stream(device) if streams > 1 and on_gpu else None  # type: ignore[no-untyped-call]
+        self.alone = False
+        self.B = token_B.shape[0]
+        self.tokens = 8 if self.B <= 8 else 16
+        self.kind = {"device": device, "dtype": model.embedding_VD.dtype}
+        self.wide = {"device": device, "dtype": torch.float32}
+        self.launches: list[Callable[[], None]] = []
+        self.logits_BV: Tensor = torch.empty(self.B, model.embedding_VD.shape[0], **self.kind)  # type: ignore[call-overload]
+        self._scratch: dict[str, Tensor] = {}
+        self._turns: list[tuple[Rope, int]] = []
+        self._rings: list[tuple[int, int]] = []
+        D = model.d_model
+        squares = torch.empty(max(D // 16, 1), self.B, **self.wide)  # type: ignore[call-overload]
+        self.stream = _Stream(self._new(D), self._new(D), squares)
+        self._plan(caches, token_B, position_B, advance)
+
+    def __call__(self) -> Tensor:
+        """Runs the step; the logits (B, V), overwritten by the next one."""
+        for launch in self.launches:
+            launch()
+        return self.logits_BV
+
+    # Planning -------------------------------------------------------------------------------------------------------
+
+    def _new(self, *shape: int) -> Tensor:
+        zeros: Tensor = torch.zeros(self.B, *shape, **self.kind)  # type: ignore[call-overload]
+        return zeros
+
+    def _tiling(self, name: str, n_rows: int, k: int) -> Tiling:
+        return self.tilings.get((name, n_rows, k)) or Tiling.choose(n_rows, k, self.n_sms)
+
+    def _parts(self, tiles: int, tiling: Tiling, rows: int) -> tuple[Tensor, Tensor]:
+        """Scratch where the splits of one product meet: their partial sums, and how many have arrived."""
+        part = torch.empty(tiles * tiling.splits * rows * self.tokens if tiling.splits > 1 else 1, **self.wide)  # type: ignore[call-overload]
+        return part, torch.zeros(tiles, dtype=torch.int32, device=part.device)
+
+    def _overlaps(self) -> bool:
+        """Whether the launch planned next may start while the one before it drains: not across a fork or join."""
+        overlaps, self.alone = self.pdl and not self.alone, False
+        return overlaps
+
+    def _launch(self, kernel: Any, programs: int, *args: Any, warps: int = 4, **constants: Any) -> None:
+        pdl = self._overlaps()
+        options = {"launch_pdl": True} if pdl else {}
+
+        def launch() -> None:
+            kernel[(programs,)](*args, **constants, PDL=pdl, num_warps=warps, **options)
+
+        self.launches.append(launch)
+
+    def _plan(self, caches: list[Cache | None], token_B: Tensor, position_B: Tensor, advance: bool) -> None:
+        model, D = self.model, self.model.d_model
+        for layer, cache in zip(model.layers, caches, strict=True):
+            for module, kept in _attentions(layer, cache):
+                if module.spec.rope is not None:
+                    _index(self._turns, (module.spec.rope, module.spec.head_dim))
+                _index(self._rings, (kept.sinks, kept.ring))
+        pairs = max((head_dim // 2 for _, head_dim in self._turns), default=1)
+        frequency = torch.zeros(max(len(self._turns), 1), pairs, **self.wide)  # type: ignore[call-overload]
+        for index, (rope, head_dim) in enumerate(self._turns):
+            frequency[index, : head_dim // 2] = frequencies(rope, head_dim, frequency.device)
+        device = token_B.device
+        self.turn = torch.zeros(max(len(self._turns), 1), self.B, 2, pairs, **self.wide)  # type: ignore[call-overload]
+        ring = torch.tensor(self._rings or [(0, 0)], dtype=torch.int64, device=device)
+        self.slot = torch.zeros(ring.shape[0], self.B, dtype=torch.int64, device=device)
+        self.length = torch.ones(ring.shape[0], self.B, dtype=torch.int32, device=device)
+        self.pairs = pairs
+        stream = self.stream
+        self._launch(
+            kernels.begin,
+            self.B,
+            token_B,
+            position_B,
+            model.embedding_VD,
+            model.norm_weights[0],
+            stream.x_BD,
+            stream.xw_BD,
+            stream.squares,
+            frequency,
+            self.turn,
+            ring,
+            self.slot,
+            self.length,
+            D=D,
+            D_TILE=_power(D),
+            B=self.B,
+            TURNS=len(self._turns),
+            PAIRS=pairs,
+            PAIRS_TILE=_power(pairs),
+            RINGS=len(self._rings),
+        )
+        self.parts = 1
+        for index, (layer, cache) in enumerate(zip(model.layers, caches, strict=True)):
+            self._plan_layer(layer, cache, model.norm_weights[index + 1])
+        self._plan_head(token_B, position_B, advance)
+
+    def _plan_layer(self, layer: nn.Module, cache: Cache | None, next_norm: Tensor) -> None:
+        if isinstance(layer, MlpModule):
+            act = self._swiglu(layer)
+            self._residual((act, layer.out_proj.weight, layer.out_proj.in_features), None, next_norm)
+        elif isinstance(layer, AttentionModule):
+            assert isinstance(cache, AttentionCache)
+            assert layer.out_proj is not None
+            out = self._attention(layer, cache, norm_eps=None)
+            self._residual((out, layer.out_proj.weight, layer.out_proj.in_features), None, next_norm)
+        elif isinstance(layer, Mamba2Module):
+            assert isinstance(cache, Mamba2Cache)
+            assert layer.out_proj is not None
+            norm = "none" if layer.norm_weight_I is None else "row"
+            y, squares = self._mamba2(layer, cache, norm=norm, eps=layer.norm_eps)
+            first = (y, layer.out_proj.weight, layer.out_proj.in_features)
+            self._residual(first, None, next_norm, squares=squares if norm == "row" else None, eps=layer.norm_eps)
+        else:
+            assert isinstance(layer, ParallelModule)
+            assert isinstance(cache, ParallelCache)
+            self._plan_parallel(layer, cache, next_norm)
+
+    def _plan_parallel(self, layer: ParallelModule, cache: ParallelCache, next_norm: Tensor) -> None:
+        assert isinstance(layer.first, Mamba2Module)
+        assert isinstance(layer.second, AttentionModule)
+        assert isinstance(cache.first, Mamba2Cache)
+        assert isinstance(cache.second, AttentionCache)
+        fusion: Fusion = layer.spec.fusion
+        normed = fusion.norm == "group"
+        with self._beside():
+            out = self._attention(layer.second, cache.second, norm_eps=layer.norm_eps if normed else None)
+        y, _ = self._mamba2(layer.first, cache.first, norm="head" if normed else "none", eps=layer.norm_eps)
+        self._meet()
+        widths = y.shape[1], out.shape[1]
+        if layer.out_proj is None:
+            assert layer.first.out_proj is not None
+            assert layer.second.out_proj is not None
+            weights = layer.first.out_proj.weight, layer.second.out_proj.weight
+        else:
+            joint = layer.out_proj.weight
+            weights = joint, joint[:, widths[0] :]
+        first, second = ((x, w, width) for x, w, width in zip((y, out), weights, widths, strict=True))
+        self._residual(first, second, next_norm, subtract=fusion.op == "subtract")
+
+    @contextlib.contextmanager
+    def _beside(self) -> Iterator[None]:
+        """What is planned inside runs on the side stream, from where the main one is now; with one stream, in turn."""
+        if self.side is None:
+            yield
+            return
+        main, self.launches = self.launches, []
+        self.alone = True
+        yield
+        branch, self.launches = self.launches, main
+        side = self.side
+
+        def fork() -> None:
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                for launch in branch:
+                    launch()
+
+        self.launches.append(fork)
+        self.alone = True
+
+    def _meet(self) -> None:
+        """The main stream waits for the side one."""
+        if self.side is not None:
+            side = self.side
+            self.launches.append(lambda: torch.cuda.current_stream().wait_stream(side))
+            self.alone = True
+
+    def _attention(self, module: AttentionModule, cache: AttentionCache, *, norm_eps: float | None) -> Tensor:
+        spec, w = module.spec, module.in_proj.weight
+        H, K, P, V, D = spec.n_heads, spec.n_kv_heads, spec.head_dim, spec.v_head_dim, spec.d_model
+        tiling = self._tiling("qkv", w.shape[0], D)
+        half = max(tiling.rows // 2, 8)
+        tiles = (H + K) * -(-(P // 2) // half) + K * -(-(V // 2) // half)
+        q_BHP, out_BHV = self._new(H, P), self._new(H, V)
+        ring = self._rings.index((cache.sinks, cache.ring))
+        turn = self.turn[self._turns.index((spec.rope, P))] if spec.rope is not None else self.turn[0]
+        part, count = self._parts(tiles, tiling, 2 * half)
+        self._launch(
+            kernels.project_qkv,
+            tiles * tiling.splits,
+            self.stream.xw_BD,
+            self.stream.squares,
+            w,
+            q_BHP,
+            cache.k_BSKP,
+            cache.v_BSKV,
+            turn,
+            self.slot[ring],
+            part,
+            count,
+            cache.k_BSKP.stride(0),
+            cache.v_BSKV.stride(0),
+            self.model.norm_eps,
+            warps=tiling.warps,
+            D=D,
+            H=H,
+            K=K,
+            P=P,
+            V=V,
+            TURN_PAIRS=self.pairs,
+            **self._consumed(),
+            HALF=half,
+            ROTATES=spec.rope is not None,
+            **self._cut(tiling),
+        )
+        plan = DecodePlan.make(self.B, H, K, P, V, cache.k_BSKP.shape[1], q_BHP)
+        length_B, pdl = self.length[ring], self._overlaps()
+
+        def attend() -> None:
+            launch_attention_decode(
+                plan, q_BHP, cache.k_BSKP, cache.v_BSKV, length_B, out_BHV, norm_eps=norm_eps, pdl=pdl
+            )
+
+        self.launches.append(attend)
+        return out_BHV.flatten(1)
+
+    def _mamba2(self, module: Mamba2Module, cache: Mamba2Cache, *, norm: str, eps: float) -> tuple[Tensor, Tensor]:
+        spec, w = module.spec, module.in_proj.weight
+        B, inner, channels, H = self.B, spec.d_inner, spec.conv_channels, spec.n_heads
+        tiling = self._tiling("mamba2", w.shape[0], spec.d_model)
+        tiles = -(-w.shape[0] // tiling.rows)
+        z, mixed, y = self._new(inner), self._new(channels), self._new(inner)
+        dt = torch.zeros(B, H, **self.wide)  # type: ignore[call-overload]
+        squares = torch.zeros(H, B, **self.wide)  # type: ignore[call-overload]
+        part, count = self._parts(tiles, tiling, tiling.rows)
+        self._launch(
+            kernels.project_mamba2,
+            tiles * tiling.splits,
+            self.stream.xw_BD,
+            self.stream.squares,
+            w,
+            z,
+            mixed,
+            dt,
+            cache.conv_BCW,
+            module.conv_weight_CW,
+            module.conv_bias_C,
+            part,
+            count,
+            self.model.norm_eps,
+            warps=tiling.warps,
+            D=spec.d_model,
+            I=inner,
+            C=channels,
+            H=H,
+            TAPS=spec.d_conv,
+            COLUMNS=cache.conv_BCW.shape[-1],
+            **self._consumed(),
+            ROWS=tiling.rows,
+            **self._cut(tiling),
+        )
+        self._launch(
+            kernels.update_state,
+            B * H,
+            mixed,
+            dt,
+            z,
+            cache.ssm_BHPN,
+            module.A_log_H,
+            module.D_H,
+            module.dt_bias_H,
+            y if module.norm_weight_I is None else module.norm_weight_I,
+            y,
+            squares,
+            eps,
+            warps=8,
+            B=B,
+            I=inner,
+            H=H,
+            G=spec.n_groups,
+            P=spec.head_dim,
+            N=spec.d_state,
+            P_TILE=_power(spec.head_dim),
+            N_TILE=_power(spec.d_state),
+            NORM=norm,
+        )
+        return y, squares
+
+    def _swiglu(self, module: MlpModule) -> Tensor:
+        w = module.in_proj.weight
+        F, D = w.shape[0] // 2, w.shape[1]
+        act = self._new(F)
+        tiling = self._tiling("swiglu", w.shape[0], D)
+        half = tiling.rows // 2
+        tiles = -(-F // half)
+        part, count = self._parts(tiles, tiling, tiling.rows)
+        self._launch(
+            kernels.project_swiglu,
+            tiles * tiling.splits,
+            self.stream.xw_BD,
+            self.stream.squares,
+            w,
+            act,
+            part,
+            count,
+            self.model.norm_eps,
+            warps=tiling.warps,
+            D=D,
+            F=F,
+            **self._consumed(),
+            HALF=half,
+            **self._cut(tiling),
+        )
+        return act
+
+    def _residual(
+        self,
+        first: tuple[Tensor, Tensor, int],
+        second: tuple[Tensor, Tensor, int] | None,
+        next_norm: Tensor,
+        *,
+        subtract: bool = False,
+        squares: Tensor | None = None,
+        eps: float = 0.0,
+    ) -> None:
+        D, stream = self.model.d_model, self.stream
+        x1, w1, k1 = first
+        x2, w2, k2 = second or (x1, w1, 0)
+        tiling = self._tiling("residual", D, k1 + k2)
+        block_k = next(block for block in (tiling.block_k, 64, 32, 16) if k1 % block == 0 and k2 % block == 0)
+        tiles = -(-D // tiling.rows)
+        part, count = self._parts(tiles, tiling, tiling.rows)
+        self._launch(
+            kernels.project_residual,
+            tiles * tiling.splits,
+            x1,
+            x2,
+            stream.squares if squares is None else squares,
+            w1,
+            w2,
+            next_norm,
+            stream.x_BD,
+            stream.xw_BD,
+            stream.squares,
+            part,
+            count,
+            w1.stride(0),
+            w2.stride(0),
+            eps,
+            warps=tiling.warps,
+            D=D,
+            K1=k1,
+            K2=k2,
+            SUBTRACT=subtract,
+            NORMED=squares is not None,
+            PARTS=1 if squares is None else squares.shape[0],
+            PARTS_TILE=1 if squares is None else _power(squares.shape[0]),
+            B=self.B,
+            TOKENS=self.tokens,
+            ROWS=tiling.rows,
+            **{**self._cut(tiling), "BLOCK_K": block_k},
+        )
+        self.parts = tiles
+
+    def _plan_head(self, token_B: Tensor, position_B: Tensor, advance: bool) -> None:
+        w = self.model.embedding_VD
+        V, D = w.shape
+        tiling = self._tiling("head", V, D)
+        tiles = -(-V // tiling.rows)
+        best = torch.zeros(self.B, tiles, **self.wide)  # type: ignore[call-overload]
+        best_at = torch.zeros(self.B, tiles, dtype=torch.int32, device=w.device)
+        cut = self._cut(tiling)
+        del cut["SPLITS"]
+        self._launch(
+            kernels.project_head,
+            tiles,
+            self.stream.xw_BD,
+            self.stream.squares,
+            w,
+            self.logits_BV,
+            best,
+            best_at,
+            self.model.norm_eps,
+            tiles,
+            warps=tiling.warps,
+            D=D,
+            VOCABULARY=V,
+            **self._consumed(),
+            ROWS=tiling.rows,
+            **cut,
+        )
+        self._launch(
+            kernels.finish,
+            self.B,
+            best,
+            best_at,
+            token_B,
+            position_B,
+            tiles,
+            int(advance),
+            VOCABULARY=V,
+            TILES_TILE=_power(tiles),
+        )
+
+    def _consumed(self) -> dict[str, int]:
+        """What a product that finishes the stream's norm is told of it."""
+        return {"PARTS": self.parts, "PARTS_TILE": _power(self.parts), "B": self.B, "TOKENS": self.tokens}
+
+    def _cut(self, tiling: Tiling) -> dict[str, int]:
+        return {
+            "SPLITS": tiling.splits,
+            "BLOCK_K": tiling.block_k,
+            "STAGES": tiling.stages,
+        }
+
+
+def _attentions(layer: nn.Module, cache: Cache | None) -> list[tuple[AttentionModule, AttentionCache]]:
+    """The attention modules of a layer with their caches."""
+    if isinstance(layer, AttentionModule) and isinstance(cache, AttentionCache):
+        return [(layer, cache)]
+    if isinstance(layer, ParallelModule) and isinstance(cache, ParallelCache):
+        return _attentions(layer.first, cache.first) + _attentions(layer.second, cache.second)
+    return []
+
+
+def _index(known: list[Any], value: Any) -> None:
+    if value not in known:
+        known.append(value)
+
+
+def _power(n: int) -> int:
+    """The least power of two that is not smaller."""
+    return 1 << (n - 1).bit_length()

@@ -1,0 +1,172 @@
+"""published: a decode step as the source paper's figures suggest it ran: attention eager, the rest in CUDA graphs.
+
+The paper names neither engine nor kernels. Its table 13 has Mamba at 1.4 ms a step, which takes a graph, and every
+attention layer of every stack reading its cache at about 17 GB/s, which no fused kernel does. So here an attention
+sublayer runs operator by operator on a cache that grows by ``torch.cat``, and every run of sublayers between two of
+them is one captured graph with static buffers: 13 Mamba-2 blocks are a single graph, 16 Transformer blocks none but
+those of their MLPs. Of an intra block only the attention branch is eager. It is an imitation: where the paper's
+attention was slower still, this one is not.
+
+Without a way to capture, as on a CPU, every piece runs eagerly, in the same order and to the same result.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from hybridbench.model.attention import AttentionModule
+from hybridbench.model.cache import Cache, ParallelCache
+from hybridbench.model.language import LanguageModel
+from hybridbench.model.mixer import MixerModule, Step
+from hybridbench.model.parallel import ParallelModule
+
+Carry = dict[str, Tensor]
+"""What passes from piece to piece: ``token`` and ``position``, the residual stream ``x``, and inside an intra block its
+normed input and its branches' outputs; at the end ``logits``."""
+Capture = Callable[[Callable[[], object]], Callable[[], object]]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a step: reads some of the carry and returns what it adds."""
+
+    reads: tuple[str, ...]
+    run: Callable[[Carry], Carry]
+    eager: bool = False
+
+
+class Segment:
+    """Consecutive pieces captured as one graph.
+
+    What it reads at capture is what it reads ever after: a tensor that is another one at a later step is copied there.
+
+    Args:
+        carry: what there is at this point of the step.
+    """
+
+    def __init__(self, pieces: list[Piece], carry: Carry, capture: Capture) -> None:
+        self._inputs = {name: carry[name] for piece in pieces for name in piece.reads if name in carry}
+        self._outputs: Carry = {}
+
+        def run() -> None:
+            local = dict(self._inputs)
+            for piece in pieces:
+                local.update(piece.run(local))
+            self._outputs = {name: local[name] for name in local if local[name] is not self._inputs.get(name)}
+
+        self._replay = capture(run)
+
+    def run(self, carry: Carry) -> Carry:
+        for name, buffer in self._inputs.items():
+            if carry[name] is not buffer:
+                buffer.copy_(carry[name])
+        self._replay()
+        return self._outputs
+
+
+class PublishedDecode:
+    """Logits of one new token per sequence, with the signature of ``LanguageModel.decode``.
+
+    Args:
+        model: allocated.
+        token_B, position_B: what a step will be called with; graphs read them in place.
+        caches: what every step will be called with; their content is spent where graphs are captured.
+        capture: makes a graph of a function and returns its replay; None runs every piece eagerly.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        token_B: Tensor,
+        position_B: Tensor,
+        caches: list[Cache | None],
+        capture: Capture | None,
+    ) -> None:
+        self._model = model
+        self._caches = caches
+        self._step = Step(position_B)
+        self._parts: list[Piece | Segment] = []
+        pieces = self._pieces(caches)
+        if capture is None:
+            self._parts += pieces
+            return
+        carry: Carry = {"token": token_B, "position": position_B}
+        for eager, found in itertools.groupby(pieces, key=lambda piece: piece.eager):
+            run = list(found)
+            parts: list[Piece | Segment] = [*run] if eager else [Segment(run, carry, capture)]
+            for part in parts:
+                carry.update(part.run(carry))
+            self._parts += parts
+
+    def __call__(self, token_B: Tensor, position_B: Tensor, caches: list[Cache | None]) -> Tensor:
+        assert caches is self._caches, "a published step knows its caches"
+        self._step = Step(position_B)
+        carry: Carry = {"token": token_B, "position": position_B}
+        for part in self._parts:
+            carry.update(part.run(carry))
+        return carry["logits"]
+
+    def _pieces(self, caches: list[Cache | None]) -> list[Piece]:
+        model = self._model
+        pieces = [Piece(("token", "position"), lambda carry: {"x": F.embedding(carry["token"], model.embedding_VD)})]
+        for index in range(len(model.layers)):
+            pieces += self._layer(index, caches[index])
+
+        def head(carry: Carry) -> Carry:
+            normed = model._normed(carry["x"], len(model.layers))
+            return {"logits": F.linear(normed, model.embedding_VD)}
+
+        return [*pieces, Piece(("x",), head)]
+
+    def _layer(self, index: int, cache: Cache | None) -> list[Piece]:
+        model, layer = self._model, self._model.layers[index]
+        if isinstance(layer, ParallelModule):
+            assert isinstance(cache, ParallelCache)
+            branches = [layer.first, layer.second]
+            if layer.spec.borrower is None and sum(isinstance(branch, AttentionModule) for branch in branches) == 1:
+                return self._hybrid(index, layer, cache)
+
+        def run(carry: Carry) -> Carry:
+            normed = model._normed(carry["x"], index)
+            if isinstance(layer, ParallelModule | MixerModule):
+                assert cache is not None
+                step = self._step if eager else Step(carry["position"])
+                return {"x": carry["x"] + layer.decode(normed, step, cache)}  # type: ignore[arg-type]
+            return {"x": carry["x"] + layer(normed)}
+
+        eager = isinstance(layer, AttentionModule) or (
+            isinstance(layer, ParallelModule)
+            and any(isinstance(branch, AttentionModule) for branch in (layer.first, layer.second))
+        )
+        return [Piece(("x", "position"), run, eager)]
+
+    def _hybrid(self, index: int, layer: ParallelModule, cache: ParallelCache) -> list[Piece]:
+        """An intra block of one attention and one Mamba-2 branch, neither of which needs the other's value."""
+        model = self._model
+        branches = {"first": (layer.first, cache.first), "second": (layer.second, cache.second)}
+        ((eager_name, (attention, kept)),) = (
+            item for item in branches.items() if isinstance(item[1][0], AttentionModule)
+        )
+        other_name = "second" if eager_name == "first" else "first"
+        other, state = branches[other_name]
+
+        def before(carry: Carry) -> Carry:
+            normed = model._normed(carry["x"], index)
+            return {"normed": normed, other_name: other.mix_step(normed, Step(carry["position"]), state)[0]}
+
+        def attend(carry: Carry) -> Carry:
+            return {eager_name: attention.mix_step(carry["normed"], self._step, kept)[0]}
+
+        def after(carry: Carry) -> Carry:
+            return {"x": carry["x"] + layer._fuse(carry["first"], carry["second"], carry["normed"])}
+
+        return [
+            Piece(("x", "position"), before),
+            Piece(("normed",), attend, eager=True),
+            Piece(("x", "normed", "first", "second"), after),
+        ]

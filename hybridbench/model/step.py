@@ -1,0 +1,192 @@
+"""step: the two ways to decode one token: module by module, or as one plan of fused kernels.
+
+They are the backends ``modules`` and ``fused`` of the operation ``decode_step``. The first runs every kernel of the
+registry by itself and takes any model; the second knows the blocks of the five families, and is proved against the
+first on the very model, caches and depth that are timed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from hybridbench.arch.attention import Attention
+from hybridbench.arch.block import Block
+from hybridbench.arch.mamba2 import Mamba2
+from hybridbench.arch.mlp import Mlp
+from hybridbench.arch.parallel import Parallel
+from hybridbench.errors import Unsupported, WrongResult, unknown_name
+from hybridbench.kernels import BACKENDS, Backend, Problem
+from hybridbench.kernels.problem import accepts_anything, imported
+from hybridbench.kernels.verify import Check
+from hybridbench.model.cache import Cache
+from hybridbench.suite import DECODE_STEP, GRAPH, Case, block_ops, block_uses
+
+MAX_BATCH = 16
+"""More sequences are better served by ordinary matrix products."""
+
+BOUND = 6e-2
+"""Largest relative error of a batch's logits, and of each state a step writes, between the two ways in 16 bit.
+
+Both round every activation, at different places, through a dozen layers: 2e-2 to 4e-2 was seen at 1b. In float32, where
+only the interpreter runs the fused kernels, the tests hold them to 1e-5.
+"""
+
+
+def _load_fused() -> Callable[..., Any]:
+    imported("triton", "triton is not importable")
+    from hybridbench.model.fused import FusedStep
+
+    return FusedStep
+
+
+def _load_modules() -> Callable[..., Any]:
+    from hybridbench.model.language import LanguageModel
+
+    return LanguageModel.decode
+
+
+def _on_gpu(problem: Problem) -> str | None:
+    if problem.device != "cuda":
+        return f"its kernels run on CUDA devices only, and the device is {problem.device}"
+    if problem.dtype not in ("bfloat16", "float16"):
+        return f"its products are made for bfloat16 and float16, and the dtype is {problem.dtype}"
+    return None
+
+
+STEPS = {
+    "modules": Backend(DECODE_STEP, "modules", "hybridbench", "", _load_modules, accepts_anything),
+    "fused": Backend(DECODE_STEP, "fused", "triton", "", _load_fused, _on_gpu),
+}
+"""Name to backend, the plain twin first."""
+
+STEP_ORDER = {"cuda": ("fused", "modules"), "cpu": ("modules",)}
+"""Device to the names ``auto`` tries in mode graph, in order."""
+
+ALL_BACKENDS: dict[str, dict[str, Backend]] = {**BACKENDS, DECODE_STEP: STEPS}
+"""Operation to name to backend: the kernels', and the two ways to decode."""
+
+
+def resolve_step(case: Case, problem: Problem) -> Backend:
+    """How the case decodes. ``auto`` takes the fused step in mode graph where it can run and nobody named a kernel of
+    the modules.
+
+    Raises:
+        BadInput: an unknown name.
+        Unsupported: fused was asked for, by name or with two streams, and cannot run this.
+    """
+    execution = case.execution
+    asked = execution.backends.get(DECODE_STEP, "auto")
+    if asked not in (*STEPS, "auto"):
+        raise unknown_name(f"{DECODE_STEP} backend", asked, [*STEPS, "auto"])
+    if asked == "modules" and execution.streams == 1:
+        return STEPS["modules"]
+    reason = refuses_fused(case, problem)
+    if reason is None and asked != "modules":
+        return STEPS["fused"]
+    if asked == "fused":
+        raise Unsupported(f"{DECODE_STEP} backend 'fused' cannot run here: {reason}. What can run here: modules.")
+    if execution.streams != 1:
+        reason = reason or "modules were asked for"
+        raise Unsupported(f"{execution.streams} streams need the fused decode step, which cannot run: {reason}.")
+    return STEPS["modules"]
+
+
+def refuses_fused(case: Case, problem: Problem) -> str | None:
+    """Why the fused step cannot take this case, or, unless it was named, is not to; None if it is."""
+    asked = case.execution.backends
+    if reason := STEPS["fused"].refuses(problem):
+        return reason
+    if case.workload.batch > MAX_BATCH:
+        return f"it holds at most {MAX_BATCH} sequences in a tile, and the batch is {case.workload.batch}"
+    if case.execution.mode != GRAPH and DECODE_STEP not in asked:
+        return f"mode {case.execution.mode} runs the modules"
+    kernels = {op for block, borrows in block_uses(case.model) for op in block_ops(block, borrows)[1]}
+    if named := next((op for op in sorted(kernels) if asked.get(op, "auto") != "auto"), None):
+        return f"a kernel for {named} was named, which only the modules run"
+    for symbol in case.model.counts:
+        if reason := _refuses_block(case.model.blocks[symbol]):
+            return reason
+    if case.execution.streams != 1 and not any(isinstance(b, Parallel) for b in case.model.blocks.values()):
+        return f"{case.model.label} has no parallel block, whose branches could run on a stream each"
+    try:
+        STEPS["fused"].load()
+    except Unsupported as missing:
+        return str(missing)
+    return None
+
+
+FUSED_AXES = {"scale": ("none",), "value": ("separate",)}
+"""Fusion axes of a parallel block that the kernels cover; any norm and op with them."""
+
+
+def _refuses_block(block: Block) -> str | None:
+    """A block without fused kernels. Widths must divide into 16 columns, the least a tensor-core product takes."""
+    if isinstance(block, Parallel):
+        if not (isinstance(block.first, Mamba2) and isinstance(block.second, Attention)):
+            return "it fuses parallel blocks of Mamba-2 with attention only"
+        if block.first.gated_norm:
+            return "a Mamba-2 branch with a norm of its own is not fused"
+        for axis, known in FUSED_AXES.items():
+            if getattr(block.fusion, axis) not in known:
+                return f"fusion {axis} '{getattr(block.fusion, axis)}' is not fused"
+        if block.fusion.out == "joint" and block.fusion.op != "concat":
+            return f"a joint projection after {block.fusion.op} is not fused"
+        return _refuses_block(block.first) or _refuses_block(block.second)
+    if isinstance(block, Attention):
+        if block.head_dim % 8 or block.v_head_dim % 8:
+            return f"its heads must be multiples of 8 wide, and one is {block.head_dim} or {block.v_head_dim}"
+        widths = (block.d_model, block.out_width)
+    elif isinstance(block, Mamba2):
+        widths = (block.d_model, block.out_width)
+    elif isinstance(block, Mlp):
+        widths = (block.d_model, block.d_ff)
+    else:
+        return f"it has no kernels for a block of kind {block.kind}"
+    odd = next((width for width in widths if width % 16), None)
+    return None if odd is None else f"widths must be multiples of 16, and one is {odd}"
+
+
+def verify_step(
+    plain: Callable[[], Tensor], fused: Callable[[], Tensor], caches: list[Cache], inputs: tuple[Tensor, Tensor]
+) -> Check:
+    """One step both ways from the same state, which is put back.
+
+    Args:
+        plain, fused: a step that leaves logits (B, V), reading and writing ``caches`` and ``inputs``.
+        inputs: token and position of each sequence.
+
+    Raises:
+        WrongResult: naming what differs, and by how much.
+    """
+    states = [tensor for cache in caches for kind in ("ssm", "conv") for tensor in cache.tensors().get(kind, [])]
+    before = [tensor.clone() for tensor in (*states, *inputs)]
+
+    def put_back() -> None:
+        for tensor, value in zip((*states, *inputs), before, strict=True):
+            tensor.copy_(value)
+
+    expected = {"logits": plain().float().clone()}
+    expected |= {f"state {i}": tensor.clone() for i, tensor in enumerate(states)}
+    put_back()
+    found = {"logits": fused().float().clone()}
+    found |= {f"state {i}": tensor.clone() for i, tensor in enumerate(states)}
+    put_back()
+    worst = 0.0
+    for name, value in expected.items():
+        error = float((found[name].float() - value.float()).norm() / value.float().norm())
+        if not error <= BOUND:
+            raise WrongResult(
+                f"the fused decode step differs from the modules in {name}: relative error {error:.2g}, and at most "
+                f"{BOUND:.2g} is allowed. Decode with --backend {DECODE_STEP}=modules."
+            )
+        worst = max(worst, error)
+    return Check(DECODE_STEP, "fused", worst, BOUND, 1)
+
+
+def step_problem(case: Case) -> Problem:
+    """What of a case decides whether a way to decode can run."""
+    execution = case.execution
+    return Problem(device=execution.device, dtype=execution.dtype, length=case.workload.context)

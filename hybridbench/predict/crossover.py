@@ -1,0 +1,277 @@
+"""crossover: the contexts at which one model overtakes another, solved exactly from formulas or searched for in steps.
+
+Every figure here is a piecewise polynomial of the context, of degree two at most: a line or a parabola between the
+places where a window is full, and for the floor of a decode step between those where memory and arithmetic take turns
+in setting it. Between such places the difference of two models turns at most once, so on either side of the turn it is
+monotone and whole numbers are bisected: the answer is exact, with every crossing, and with equality where it lasts.
+
+A measured step has no formula and has noise. There a context is decided when the 95% intervals of both medians do not
+overlap, and the search halves what lies between the last context decided for one and the first decided for the other.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from hybridbench.arch import model as arch
+from hybridbench.arch.attention import Attention
+from hybridbench.arch.block import Storage
+from hybridbench.arch.model import ModelSpec
+from hybridbench.errors import BadInput, unknown_name
+from hybridbench.machine import Peak
+from hybridbench.suite import DECODE, PREFILL, TRAIN
+
+CURVES = ("cache", "decode-floor", "decode-flops", "flops", "prefill-flops")
+"""What can cross. ``flops`` are those of training on one sequence."""
+WORKLOAD_OF = {"decode-floor": DECODE, "decode-flops": DECODE, "flops": TRAIN, "prefill-flops": PREFILL}
+"""The workload whose measured step stands for a curve; cache bytes are exact and need no measuring."""
+LONGEST = 1 << 24
+
+Curve = Callable[[int], int]
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Contexts ``first`` to ``last`` over which the same model, 0 or 1, has ``less``; None where both are equal."""
+
+    first: int
+    last: int
+    less: int | None
+
+
+@dataclass(frozen=True)
+class Lines:
+    """A figure of a model: its curve, and the contexts behind which it may bend."""
+
+    at: Curve
+    bends: tuple[int, ...]
+
+
+def lines(
+    spec: ModelSpec,
+    curve: str,
+    *,
+    batch: int = 1,
+    storage: Storage | None = None,
+    gpu: Peak | None = None,
+    dtype: str = "bfloat16",
+    last: int = LONGEST,
+) -> Lines:
+    """A figure of a model by context.
+
+    ``decode-floor`` is scaled to whole numbers: max(FLOPs x bandwidth, bytes x peak), the time times both rates.
+
+    Raises:
+        BadInput: an unknown curve, a floor without a GPU, or a dtype without a peak.
+    """
+    if curve not in CURVES:
+        raise unknown_name("metric to cross", curve, CURVES)
+    storage = storage or Storage()
+    bends = _bends(spec)
+    if curve == "cache":
+        return Lines(lambda context: arch.cache_bytes(spec, context, storage).total, bends)
+    if curve == "flops":
+        return Lines(lambda context: arch.train_flops(spec, context).total, bends)
+    if curve == "prefill-flops":
+        return Lines(lambda context: arch.prefill_flops(spec, context).total, bends)
+    if curve == "decode-flops":
+        return Lines(lambda context: arch.decode_flops(spec, context).total, bends)
+    if gpu is None:
+        raise BadInput("a decode floor is a time on a GPU: name one with --gpu.")
+    peak = gpu.flops_per_s(dtype)
+    if peak is None:
+        raise BadInput(f"no peak rate for dtype {dtype} on {gpu.name}: take bfloat16, float16 or float32.")
+    flops_rate, bytes_rate = int(peak), int(gpu.memory_bytes_per_s)
+
+    def compute(context: int) -> int:
+        return batch * arch.decode_flops(spec, context).total * bytes_rate
+
+    def memory(context: int) -> int:
+        return arch.decode_bytes_moved(spec, context, batch, storage) * flops_rate
+
+    turns = [stretch.last for stretch in stretches(Lines(compute, bends), Lines(memory, bends), last)]
+    return Lines(lambda context: max(compute(context), memory(context)), tuple(sorted({*bends, *turns})))
+
+
+def _bends(spec: ModelSpec) -> tuple[int, ...]:
+    """Contexts around which a window fills: the count of keys and of cached tokens stop growing there."""
+    spans = {mixer.span for _, mixer in arch.mixers(spec) if isinstance(mixer, Attention)}
+    return tuple(sorted({max(1, span + shift) for span in spans if span is not None for shift in (-1, 0, 1)}))
+
+
+def stretches(one: Lines, other: Lines, last: int = LONGEST) -> list[Stretch]:
+    """Every stretch of contexts from 1 to ``last`` by which of two figures is less; neighbours differ."""
+
+    def difference(context: int) -> int:
+        return one.at(context) - other.at(context)
+
+    inner = sorted({bend for bend in (*one.bends, *other.bends) if 1 <= bend < last})
+    edges = [0, *inner, last]
+    found: list[Stretch] = []
+    for low, high in itertools.pairwise(edges):
+        for first, final in _monotone(difference, low + 1, high):
+            _append(found, _decided(difference, first, final))
+    return found
+
+
+def _monotone(difference: Curve, first: int, last: int) -> list[tuple[int, int]]:
+    """One or two ranges on which a line or parabola is monotone: split where its steps change sign."""
+    if last - first < 2:
+        return [(first, last)]
+
+    def rises(at: int) -> bool:
+        return difference(at + 1) > difference(at)
+
+    rising = rises(first)
+    if rises(last - 1) == rising:
+        return [(first, last)]
+    turn = _first_true(lambda at: rises(at) != rising, first, last - 1)
+    return [(first, turn), (turn + 1, last)]
+
+
+def _decided(difference: Curve, first: int, last: int) -> list[Stretch]:
+    """The stretches of a range on which the difference is monotone."""
+    start, end = _sign(difference(first)), _sign(difference(last))
+    if start == end:
+        return [Stretch(first, last, _less(start))]
+    found, at = [], first
+    step = 1 if end > start else -1
+    sign = start
+    while sign != end:
+        # Where the next sign, or one beyond it, begins.
+        following = _first_true(lambda context, s=sign: step * _sign(difference(context)) > step * s, at, last)  # type: ignore[misc]
+        found.append(Stretch(at, following - 1, _less(sign)))
+        at, sign = following, _sign(difference(following))
+    return [*found, Stretch(at, last, _less(end))]
+
+
+def _first_true(holds: Callable[[int], bool], first: int, last: int) -> int:
+    """The first value at which something holds that holds at ``last`` and from some value on."""
+    low, high = first, last
+    while low < high:
+        middle = (low + high) // 2
+        if holds(middle):
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def _sign(value: int) -> int:
+    return (value > 0) - (value < 0)
+
+
+def _less(sign: int) -> int | None:
+    return None if sign == 0 else 0 if sign < 0 else 1
+
+
+def _append(found: list[Stretch], more: Iterable[Stretch]) -> None:
+    """Adds stretches, one that goes on merged with the last."""
+    for stretch in more:
+        if found and found[-1].less == stretch.less:
+            found[-1] = Stretch(found[-1].first, stretch.last, stretch.less)
+        else:
+            found.append(stretch)
+
+
+# Measured.
+
+
+Interval = tuple[float, float]
+"""The 95% interval of a median."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Both models measured at one context, as intervals of their medians."""
+
+    context: int
+    intervals: tuple[Interval, Interval]
+
+    @property
+    def less(self) -> int | None:
+        """The model, 0 or 1, that is surely faster; None where the intervals overlap."""
+        (low_one, high_one), (low_other, high_other) = self.intervals
+        return 0 if high_one < low_other else 1 if high_other < low_one else None
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search over measured contexts found.
+
+    Args:
+        seen: every context measured, in order.
+        interval: the last context decided for one model and the first decided for the other: the crossing lies
+            between; None where no two contexts are decided differently.
+    """
+
+    seen: tuple[Seen, ...]
+    interval: tuple[int, int] | None
+
+
+def search(
+    measure: Callable[[int], tuple[Interval, Interval]],
+    first: int,
+    last: int,
+    *,
+    resolution: float = 0.05,
+    grain: int = 64,
+    trials: int = 12,
+) -> Search:
+    """The interval of contexts in which the faster of two measured models changes.
+
+    Both ends are measured; where they are decided differently, the context in the (geometric) middle of what is left
+    is measured again and again, until the ends are within ``resolution`` of each other, a context in the middle is
+    undecided on both of its sides, or the trials are spent. Of several crossings one is found.
+
+    Args:
+        measure: the intervals of both models' steps at a context.
+        grain: contexts are multiples of it.
+        trials: contexts measured at most.
+    """
+    seen: dict[int, Seen] = {}
+
+    def look(context: int) -> Seen:
+        if context not in seen:
+            seen[context] = Seen(context, measure(context))
+        return seen[context]
+
+    low, high = look(first), look(last)
+    if low.less is None or high.less is None or low.less == high.less:
+        return Search(_ordered(seen), None)
+    # What is undecided lies between two ends, each of which is moved inwards by itself.
+    inside: list[int] = []
+    while len(seen) < trials:
+        gaps = _gaps([low.context, *sorted(inside), high.context], resolution, grain)
+        if not gaps:
+            break
+        left, right = gaps[0]
+        middle = look(_between(left, right, grain))
+        if middle.less == low.less:
+            low = middle
+        elif middle.less == high.less:
+            high = middle
+        else:
+            inside.append(middle.context)
+        inside = [context for context in inside if low.context < context < high.context]
+    return Search(_ordered(seen), (low.context, high.context))
+
+
+def _gaps(places: Sequence[int], resolution: float, grain: int) -> list[tuple[int, int]]:
+    """The outermost gaps between an end and what is inside that are still worth halving, the widest first."""
+    pairs = {(places[0], places[1]), (places[-2], places[-1])}
+    wide = [(a, b) for a, b in pairs if b / a > 1 + resolution and a < _between(a, b, grain) < b]
+    return sorted(wide, key=lambda pair: pair[0] / pair[1])
+
+
+def _between(low: int, high: int, grain: int) -> int:
+    """The geometric middle, rounded to the grain."""
+    middle = math.sqrt(low * high)
+    return max(grain, round(middle / grain) * grain)
+
+
+def _ordered(seen: dict[int, Seen]) -> tuple[Seen, ...]:
+    return tuple(seen[context] for context in sorted(seen))

@@ -1,0 +1,170 @@
+"""fit: the largest batch or context whose predicted peak fits a GPU's memory, and where the true boundary is.
+
+What a process can allocate is less than what the card has: the CUDA context and loaded kernels take their share, and
+the allocator leaves some of what it reserved unused. Both are constants here, to be read off a GPU:
+
+    budget = memory PyTorch reports x (1 - FRAGMENTATION) - CONTEXT_BYTES
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hybridbench.arch.block import Storage
+from hybridbench.arch.memory import Footprint, decode_memory, prefill_memory, train_memory
+from hybridbench.arch.model import ModelSpec
+from hybridbench.errors import BadInput
+from hybridbench.machine import Peak
+from hybridbench.suite import DECODE, PREFILL, TRAIN, Workload
+from hybridbench.units import MIB
+
+CONTEXT_BYTES = 600 * MIB
+"""CUDA context, kernels and libraries of a process on a current NVIDIA card."""
+FRAGMENTATION = 0.02
+"""Share of a card's memory that the allocator holds but cannot hand out when an allocation fails."""
+LARGEST_BATCH = 1 << 20
+LONGEST_CONTEXT = 1 << 30
+"""A model whose memory does not grow with the context is searched up to here; beyond it there is no limit."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The largest batch or context of one model that fits a GPU.
+
+    Args:
+        solved: ``batch`` or ``context``; nothing of the workload was left open where it is empty.
+        workload: with the largest value in place; with 1 where not even that fits, with ``LONGEST_CONTEXT`` or
+            ``LARGEST_BATCH`` where there is no limit.
+        footprint: the predicted peak of that workload.
+        budget: bytes that may be allocated.
+        fits: whether that workload fits.
+        unlimited: whether the value is where the search ended and not where memory did.
+    """
+
+    spec: ModelSpec
+    gpu: Peak
+    workload: Workload
+    solved: str
+    footprint: Footprint
+    budget: int
+    fits: bool
+    unlimited: bool = False
+
+
+def footprint(spec: ModelSpec, workload: Workload, storage: Storage, checkpoint: str = "none") -> Footprint:
+    """The predicted peak of a workload.
+
+    Raises:
+        BadInput: a block without a memory formula, or a generation, whose peak is that of its prefill or decode.
+    """
+    context, batch = workload.context, workload.batch
+    if workload.kind == TRAIN:
+        return train_memory(spec, context, batch, storage, checkpoint)
+    if workload.kind == PREFILL:
+        return prefill_memory(spec, context, batch, storage)
+    if workload.kind == DECODE:
+        return decode_memory(spec, context, batch, storage)
+    raise BadInput(f"no memory formula for {workload.kind}: fit its prefill or its decode.")
+
+
+def budget(gpu: Peak) -> int:
+    """Bytes the allocator can hand out on a GPU."""
+    return int(gpu.usable_bytes * (1 - FRAGMENTATION)) - CONTEXT_BYTES
+
+
+def fits(peak_bytes: int, gpu: Peak) -> bool:
+    """Whether a peak fits a GPU."""
+    return peak_bytes <= budget(gpu)
+
+
+def largest_fit(
+    spec: ModelSpec,
+    gpu: Peak,
+    kind: str,
+    storage: Storage,
+    *,
+    context: int | None = None,
+    batch: int | None = None,
+    checkpoint: str = "none",
+) -> Fit:
+    """The largest batch at a context, or the largest context at a batch; whether both fit where both are given.
+
+    Raises:
+        BadInput: neither is given, or a block without a memory formula.
+    """
+    if context is None and batch is None:
+        raise BadInput("fit needs a context or a batch to solve for the other: give --ctx or --batch.")
+
+    def need(value: int) -> Workload:
+        return Workload(kind, value if context is None else context, value if batch is None else batch)
+
+    def fitting(value: int) -> bool:
+        return fits(footprint(spec, need(value), storage, checkpoint).total, gpu)
+
+    solved = "batch" if batch is None else "context" if context is None else ""
+    if not solved:
+        most, ok, unlimited = 1, fitting(1), False
+    else:
+        end = LARGEST_BATCH if solved == "batch" else LONGEST_CONTEXT
+        unlimited = fitting(end)
+        most = end if unlimited else last_true(fitting, end)
+        ok = most > 0
+    work = need(max(most, 1))
+    found = footprint(spec, work, storage, checkpoint)
+    return Fit(spec, gpu, work, solved, found, budget(gpu), ok, unlimited)
+
+
+def last_true(holds: Callable[[int], bool], end: int) -> int:
+    """The largest value from 1 to ``end`` at which something holds that holds up to some value and not beyond; 0 where
+    it holds nowhere."""
+    low, high = 0, end + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        if holds(middle):
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def find_boundary(
+    trial: Callable[[int], bool], guess: int, *, step: int = 1, resolution: float = 0.0, end: int = LONGEST_CONTEXT
+) -> tuple[int, int | None]:
+    """Where trials that succeed up to some value begin to fail, searched from a guess outwards and then by halves.
+
+    Args:
+        trial: whether a value works; each call may take minutes.
+        guess: where to begin.
+        step: values are multiples of it.
+        resolution: how near to each other the ends may stay, as a share of the guess; at least one step.
+        end: the largest value worth a trial.
+
+    Returns:
+        the largest value that worked (0: none did), and the smallest that failed (None: none did, up to ``end``).
+    """
+    near = max(step, int(guess * resolution))
+    worked, failed = 0, None
+    value, stride = min(end, max(step, guess - guess % step)), max(step, guess // 50 - guess // 50 % step)
+    while failed is None or worked == 0:
+        if trial(value):
+            worked = value
+            if value == end or failed is not None:
+                break
+            value = min(end, value + stride)
+        else:
+            failed = value
+            if value == step or worked:
+                break
+            value = max(step, value - stride)
+        stride *= 2
+    while worked and failed is not None and failed - worked > near:
+        middle = (worked + failed) // 2
+        middle = max(worked + step, middle - middle % step)
+        if middle >= failed:
+            break
+        if trial(middle):
+            worked = middle
+        else:
+            failed = middle
+    return worked, failed

@@ -1,0 +1,152 @@
+"""layouts: the bytes a cache takes as others keep it: dtypes and columns by library, and the pages of a serving engine.
+
+    ours            everything in the model's dtype; the conv keeps d_conv columns
+    paper           arXiv 2510.04800's formulas: the same, in bf16 whatever the model's dtype
+    mamba_ssm       ``Mamba2.allocate_inference_cache``: SSM and conv state in the dtype of the weights, d_conv columns
+    transformers    the SSM state in float32, d_conv columns (transformers 5.23 ``Mamba2`` and its hybrids); a window
+                    keeps one token fewer than it sees, since the new one joins when it is read
+
+A serving engine keeps its caches in pages that every layer's cache must fill whole (vLLM's hybrid cache manager: one
+page size for all layers, attention pages made long enough to hold a state, states padded to that page).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from hybridbench.arch import model as arch
+from hybridbench.arch.attention import Attention
+from hybridbench.arch.block import Block, CacheBytes, Storage
+from hybridbench.arch.model import ModelSpec
+from hybridbench.arch.parallel import Parallel
+from hybridbench.errors import BadInput, unknown_name
+
+LAYOUTS = ("ours", "paper", "mamba_ssm", "transformers")
+PAGE_TOKENS = 16
+"""Tokens of an attention page, vLLM's default."""
+
+
+def storage_of(layout: str, dtype: str = "bfloat16", state_dtype: str | None = None) -> Storage:
+    """Bytes per element and columns of each state in a layout.
+
+    Raises:
+        BadInput: an unknown layout, or a state dtype for a layout that fixes its own.
+    """
+    if layout not in LAYOUTS:
+        raise unknown_name("cache layout", layout, LAYOUTS)
+    if state_dtype is not None and layout != "ours":
+        raise BadInput(f"--state-dtype with layout {layout}: that layout says itself how the SSM state is kept.")
+    if layout == "paper":
+        return Storage.of("bfloat16")
+    storage = Storage.of(dtype, state_dtype)
+    return replace(storage, ssm_bytes=max(4, storage.ssm_bytes)) if layout == "transformers" else storage
+
+
+def layout_bytes(spec: ModelSpec, context: int, layout: str, storage: Storage) -> CacheBytes:
+    """Bytes one sequence keeps at a context in a layout."""
+    kept = arch.cache_bytes(spec, context, storage)
+    if layout != "transformers":
+        return kept
+    short = sum(
+        n * part.token_bytes
+        for symbol, n in spec.counts.items()
+        for part in _parts(spec.blocks[symbol], context, storage)
+        if part.slides
+    )
+    return kept + CacheBytes(kv=-short)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One layer's cache: bytes per token and tokens of its keys and values, or bytes of its state.
+
+    ``slides`` says that a window is full; ``sinks`` of its tokens stay where they are.
+    """
+
+    token_bytes: int = 0
+    tokens: int = 0
+    slides: bool = False
+    sinks: int = 0
+    state_bytes: int = 0
+
+
+def _parts(block: Block, context: int, storage: Storage) -> Iterator[_Part]:
+    if isinstance(block, Parallel):
+        shared = block.borrower == 1 and isinstance(block.first, Attention)
+        for index, branch in enumerate(block.branches):
+            for part in _parts(branch, context, storage):
+                if shared and index == 1:
+                    # The second attention reads the first one's values.
+                    values = branch.value_bytes(1, storage) if isinstance(branch, Attention) else 0
+                    yield replace(part, token_bytes=part.token_bytes - values)
+                else:
+                    yield part
+        return
+    kept = block.cache(context, storage)
+    if kept.kv:
+        one = block.cache(1, storage).kv - block.cache(0, storage).kv
+        tokens = kept.kv // one
+        span, sinks = (block.span, block.sinks) if isinstance(block, Attention) else (None, 0)
+        yield _Part(one, tokens, slides=span is not None and context >= span, sinks=sinks)
+    if kept.ssm or kept.conv:
+        yield _Part(state_bytes=kept.ssm + kept.conv)
+
+
+@dataclass(frozen=True)
+class Paged:
+    """What a sequence's cache takes in pages, and why it is more than its bytes.
+
+    Args:
+        page_tokens: tokens of an attention page once states are aligned with; ``page_bytes`` of any page, 0 where
+            states are not aligned with attention.
+        bytes: what the cache itself takes.
+        last_pages: unused room of the pages at the ends of sequences and windows.
+        padding: what states and narrower attention layers are padded by to fill a page.
+    """
+
+    page_tokens: int
+    page_bytes: int
+    bytes: int
+    last_pages: int
+    padding: int
+
+    @property
+    def total(self) -> int:
+        """What has to be reserved."""
+        return self.bytes + self.last_pages + self.padding
+
+
+def paged(
+    spec: ModelSpec, context: int, storage: Storage, page_tokens: int = PAGE_TOKENS, align_states: bool = True
+) -> Paged:
+    """The pages of one sequence.
+
+    Each attention layer takes whole pages of ``page_tokens`` tokens; a window, which slides over page borders, one more
+    than it would fill. With ``align_states``, and where a model has states, all layers share one size of page: the
+    tokens of an attention page grow, in multiples of ``page_tokens``, until the widest layer's page holds the largest
+    state, and everything is padded to it. A model without attention keeps its states as they are.
+
+    Raises:
+        BadInput: a page of no tokens.
+    """
+    if page_tokens < 1:
+        raise BadInput(f"page size {page_tokens}: give 1 token or more.")
+    parts = [part for symbol in spec.layers for part in _parts(spec.blocks[symbol], context, storage)]
+    widest = max((part.token_bytes for part in parts), default=0)
+    state = max((part.state_bytes for part in parts), default=0)
+    aligned = align_states and bool(state) and bool(widest)
+    tokens = page_tokens * max(1, -(-state // (widest * page_tokens))) if aligned else page_tokens
+    page_bytes = tokens * widest if aligned else 0
+    held = last = padding = 0
+    for part in parts:
+        held += part.tokens * part.token_bytes + part.state_bytes
+        if part.state_bytes:
+            padding += page_bytes - part.state_bytes if aligned else 0
+            continue
+        pages = -(-part.tokens // tokens)
+        if part.slides:
+            pages = -(-part.sinks // tokens) + -(-(part.tokens - part.sinks - 1) // tokens) + 1
+        last += pages * tokens * part.token_bytes - part.tokens * part.token_bytes
+        padding += pages * (page_bytes - tokens * part.token_bytes) if aligned else 0
+    return Paged(tokens, page_bytes, held, last, padding)

@@ -1,0 +1,300 @@
+"""match: variants of one budget: the depth or the width at which a model comes nearest a reference.
+
+    params          all parameters
+    train-flops     FLOPs of training on one sequence, exact
+    cache           bytes one sequence keeps at a context
+    decode-bytes    bytes a decode step of a batch must move at a context
+    paper           the source paper's own rule: parameters without embedding and norms as it counts them, at the same
+                    width, with fewer layers
+
+By depth, blocks are added or taken away at the same ratio of mixers, spread as the families spread them; the width
+stays. By width, the number of blocks and their places stay, and every block is scaled: heads keep their size and are
+rounded to whole groups, the feed-forward width to multiples of 64, the model's width to multiples of ``WIDTH_STEP`` of
+the reference width. Depth is coarse: a block of 13 is 8% of the parameters, which is why what was reached is printed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hybridbench.arch import model as arch
+from hybridbench.arch.attention import Attention
+from hybridbench.arch.block import Block, Convention, Storage
+from hybridbench.arch.delta import GatedDelta, Kda
+from hybridbench.arch.families import ARCHS, MIXERS, RECIPES, SCALES, Options, build_spec, pattern_spec
+from hybridbench.arch.mamba1 import Mamba1
+from hybridbench.arch.mamba2 import Mamba2
+from hybridbench.arch.mlp import Mlp
+from hybridbench.arch.model import ModelSpec
+from hybridbench.arch.moe import Moe
+from hybridbench.arch.parallel import Parallel
+from hybridbench.arch.pattern import FEED_FORWARD, LETTERS, nearest_count, parse_ratio, spread
+from hybridbench.arch.published import PUBLISHED, published_spec
+from hybridbench.errors import BadInput, unknown_name
+
+BUDGETS = ("params", "train-flops", "cache", "decode-bytes", "paper")
+SIDES = ("depth", "width")
+TOLERANCE = 0.05
+"""How far off a match may be, as a share, unless somebody says so: half a block of ten."""
+DEEPEST = 256
+"""Blocks a match by depth tries at most."""
+WIDTH_STEP = 64
+"""A width tried is a multiple of this."""
+WIDEST = 4
+"""A width tried is at most this many times the model's own."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """A model brought to a budget.
+
+    Args:
+        spec: the model at the depth or width that comes nearest.
+        budget, side: what was matched, and by what.
+        wanted: the reference's budget; FLOPs, bytes or parameters.
+        reached: the model's.
+        before: the model as it was.
+    """
+
+    spec: ModelSpec
+    budget: str
+    side: str
+    wanted: int
+    reached: int
+    before: ModelSpec
+
+    @property
+    def sentence(self) -> str:
+        """What was matched, what was reached, and how to build it again."""
+        how = "as it is" if self.spec == self.before else f"by {self.side}, {size_of(self.spec, self.side)}"
+        again = f"; --pattern '{self.spec.pattern}'" if self.side == "depth" and self.spec != self.before else ""
+        return f"{self.spec.label} {self.spec.scale} is {self.error:+.2%} off in {self.budget}, {how}{again}"
+
+    @property
+    def error(self) -> float:
+        """How far off it is, as a share of what was wanted; positive where it is larger."""
+        return self.reached / self.wanted - 1
+
+
+def matched(
+    specs: Iterable[ModelSpec],
+    reference: ModelSpec,
+    budget: str,
+    side: str = "depth",
+    *,
+    context: int,
+    batch: int = 1,
+    storage: Storage | None = None,
+    tolerance: float = TOLERANCE,
+) -> list[Match]:
+    """Each model at the depth or width at which its budget comes nearest the reference's.
+
+    Args:
+        tolerance: how far off it may be, as a share.
+
+    Raises:
+        BadInput: an unknown budget or side, a reference whose budget is zero, or a model that cannot come as near as
+            the tolerance asks; the text names the nearest it can.
+    """
+    if budget not in BUDGETS:
+        raise unknown_name("budget to match", budget, BUDGETS)
+    if side not in SIDES:
+        raise unknown_name("side to match by", side, SIDES)
+    if budget == "paper" and side == "width":
+        raise BadInput("the paper's rule keeps the width: match paper by depth, or params by width.")
+    if not 0 < tolerance < 1:
+        raise BadInput(f"tolerance {tolerance:.3g}: give a share above 0% and below 100%.")
+
+    def amount(spec: ModelSpec) -> int:
+        return budget_of(spec, budget, context, batch, storage or Storage())
+
+    wanted = amount(reference)
+    if not wanted:
+        raise BadInput(f"{reference.label} has a {budget} of zero at context {context}: there is nothing to match.")
+    return [_nearest(spec, reference, budget, side, wanted, amount, tolerance) for spec in specs]
+
+
+def named_spec(text: str, scale: str) -> ModelSpec:
+    """One model in a word: a family, with scale, ratio, recipe or mixer behind slashes; a published model; a pattern.
+
+    >>> named_spec("inter/1:3", "1b").label, named_spec("M-*-", "tiny").pattern
+    ('inter 3+10', 'M-*-')
+
+    Raises:
+        BadInput: a name that is not known, or two of a kind.
+    """
+    if text and set(text) <= {*LETTERS, *"(&)'+| "}:
+        return pattern_spec(text, scale)
+    if text.lower() in PUBLISHED:
+        return published_spec(text)
+    family, *rest = (part.strip().lower() for part in text.split("/"))
+    if family not in ARCHS:
+        raise unknown_name("model", text, [*ARCHS, *PUBLISHED])
+    found: dict[str, str] = {}
+    for part in rest:
+        tables: dict[str, Iterable[str]] = {"scale": SCALES, "recipe": RECIPES, "mixer": MIXERS}
+        kind = "ratio" if ":" in part else next((kind for kind, table in tables.items() if part in table), "")
+        if not kind or kind in found:
+            wrong = f"a second {kind}" if kind else "no scale, ratio, recipe or mixer"
+            raise BadInput(
+                f"model '{text}': '{part}' is {wrong}; write inter, inter/1:3, intra/350m/1:3/hymba, inter/kda, or a "
+                f"layer string such as M-M-*-."
+            )
+        found[kind] = part
+    named = {kind: found[kind] for kind in ("ratio", "recipe", "mixer") if kind in found}
+    options = Options(**named)  # type: ignore[arg-type]
+    return build_spec(family, found.get("scale", scale), options)
+
+
+def budget_of(spec: ModelSpec, budget: str, context: int, batch: int, storage: Storage) -> int:
+    """What a model takes of a budget."""
+    if budget == "params":
+        return arch.params(spec)
+    if budget == "paper":
+        return sum(n * spec.blocks[s].params(Convention.PAPER) for s, n in spec.counts.items())
+    if budget == "train-flops":
+        return arch.train_flops(spec, context).total
+    if budget == "cache":
+        return arch.cache_bytes(spec, context, storage).total
+    return arch.decode_bytes_moved(spec, context, batch, storage)
+
+
+def _nearest(
+    spec: ModelSpec,
+    reference: ModelSpec,
+    budget: str,
+    side: str,
+    wanted: int,
+    amount: Callable[[ModelSpec], int],
+    tolerance: float,
+) -> Match:
+    candidates = _deeper(spec) if side == "depth" else _wider(spec)
+    # The model as it is comes first: where it is as near as any other, it stays, its published places included.
+    best = min([spec, *candidates], key=lambda candidate: abs(amount(candidate) - wanted))
+    found = Match(best, budget, side, wanted, amount(best), spec)
+    if abs(found.error) > tolerance:
+        other = "width" if side == "depth" and budget != "paper" else "depth"
+        way = f"match it by {other}, or" if other != side else "take another budget, or"
+        raise BadInput(
+            f"{spec.label} {spec.scale} cannot match {reference.label} {reference.scale} in {budget} within "
+            f"{tolerance:.1%} by {side}: the nearest is {size_of(best, side)}, which is off by {found.error:+.1%}; "
+            f"{way} raise --tolerance to {abs(found.error) * 100 + 0.1:.1f}."
+        )
+    return found
+
+
+def size_of(spec: ModelSpec, side: str) -> str:
+    """A model's depth or width in words."""
+    return f"a width of {spec.d_model}" if side == "width" else f"{_depth(spec)} blocks"
+
+
+def _mixers(spec: ModelSpec) -> list[str]:
+    return [symbol for symbol in spec.layers if symbol[0] not in FEED_FORWARD]
+
+
+def _depth(spec: ModelSpec) -> int:
+    return len(_mixers(spec))
+
+
+def _deeper(spec: ModelSpec) -> list[ModelSpec]:
+    """The model with every number of blocks from 1 to ``DEEPEST`` at which each kind of mixer keeps a block."""
+    mixers = _mixers(spec)
+    tails = Counter(_tails(spec))
+    kinds = Counter(mixers)
+    if len(tails) > 1 or len(kinds) > 2:
+        raise BadInput(
+            f"pattern {spec.pattern} has no rule for another depth: its blocks are of {max(len(tails), len(kinds))} "
+            f"kinds where two mixers with one kind of feed-forward layer are known; match it by width."
+        )
+    (tail,) = tails
+    if len(kinds) == 1:
+        return [replace(spec, pattern=(mixers[0] + tail) * depth) for depth in range(1, DEEPEST + 1)]
+    rare, common = _rare_and_common(spec, kinds)
+    ratio = parse_ratio(spec.ratio) if spec.ratio is not None else (kinds[rare], kinds[common])
+    made = []
+    for depth in range(2, DEEPEST + 1):
+        count = nearest_count(ratio, depth)
+        if not 0 < count < depth:
+            continue
+        places = spread(count, depth)
+        made.append(
+            replace(spec, pattern="".join((rare if i in places else common) + tail for i in range(1, depth + 1)))
+        )
+    return made
+
+
+def _rare_and_common(spec: ModelSpec, kinds: Counter[str]) -> tuple[str, str]:
+    """The mixer a ratio names first, and the other: parallel before full attention before the rest, as in families."""
+    first, second = sorted(kinds, key=lambda symbol: (not symbol.startswith("("), symbol != "*", kinds[symbol]))
+    return first, second
+
+
+def _tails(spec: ModelSpec) -> list[str]:
+    """What follows each mixer up to the next one."""
+    tails: list[str] = []
+    for symbol in spec.layers:
+        if symbol[0] not in FEED_FORWARD:
+            tails.append("")
+        elif tails:
+            tails[-1] += symbol
+        else:
+            raise BadInput(f"pattern {spec.pattern} begins without a mixer: match it by width.")
+    return tails
+
+
+def _wider(spec: ModelSpec) -> list[ModelSpec]:
+    """The model at every width that is a multiple of ``WIDTH_STEP`` and at which its blocks can be built."""
+    step = min(WIDTH_STEP, spec.d_model)
+    made = []
+    for width in range(step, WIDEST * spec.d_model + 1, step):
+        try:
+            blocks = {symbol: _scaled(block, width, spec.d_model) for symbol, block in spec.blocks.items()}
+        except BadInput:
+            continue
+        if width == spec.d_model:
+            made.append(spec)
+        else:
+            made.append(replace(spec, d_model=width, blocks=blocks, scale=f"{spec.scale} d{width}"))
+    return made
+
+
+def _scaled(block: Block, width: int, before: int) -> Block:
+    """A block at another model width; heads keep their size, groups their number of heads.
+
+    Raises:
+        BadInput: a kind of block without a rule, or rounded sizes that do not fit each other.
+    """
+
+    def part(count: int, unit: int = 1) -> int:
+        return max(1, round(count * width / before / unit)) * unit
+
+    sizes: dict[str, Any]
+    if isinstance(block, Attention):
+        groups = part(block.n_kv_heads)
+        sizes = {"n_kv_heads": groups, "n_heads": groups * (block.n_heads // block.n_kv_heads)}
+    elif isinstance(block, Mamba2):
+        sizes = {"d_inner": part(block.d_inner, block.head_dim * block.n_groups)}
+    elif isinstance(block, Mamba1):
+        sizes = {"d_inner": part(block.d_inner), "dt_rank": part(block.dt_rank)}
+    elif isinstance(block, GatedDelta):
+        groups = part(block.n_k_heads)
+        sizes = {"n_k_heads": groups, "n_heads": groups * (block.n_heads // block.n_k_heads)}
+    elif isinstance(block, Kda):
+        sizes = {"n_heads": part(block.n_heads)}
+    elif isinstance(block, Mlp):
+        sizes = {"d_ff": part(block.d_ff, min(64, block.d_ff))}
+    elif isinstance(block, Moe):
+        sizes = {"d_expert": part(block.d_expert, min(64, block.d_expert))}
+        if block.d_shared:
+            sizes["d_shared"] = part(block.d_shared, min(64, block.d_shared))
+    elif isinstance(block, Parallel):
+        first, second = (_scaled(branch, width, before) for branch in block.branches)
+        return replace(block, first=first, second=second)  # type: ignore[arg-type]
+    else:
+        raise BadInput(f"no rule for another width of a block of kind {block.kind}: match it by depth.")
+    if width == before:
+        return block
+    return replace(block, d_model=width, **sizes)

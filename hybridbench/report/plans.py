@@ -1,0 +1,383 @@
+"""plans: predictions for a GPU as tables: prices, fits, crossovers, and caches as others lay them out."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hybridbench.arch.block import CacheBytes
+from hybridbench.arch.model import ModelSpec
+from hybridbench.predict.crossover import Search, Stretch
+from hybridbench.predict.fit import Fit
+from hybridbench.predict.layouts import Paged
+from hybridbench.predict.pricing import Price
+from hybridbench.report.display import scale_for
+from hybridbench.report.tables import NO_VALUE, Cell, Column, Table
+from hybridbench.units import format_bytes, format_seconds, format_tokens
+
+ANY = "any"
+
+
+def _sized(key: str, heading: str, unit: str, numbers: Sequence[float | None]) -> tuple[Column, list[Cell]]:
+    """A column of SI numbers in the unit that reads best."""
+    scale = scale_for(numbers, unit)
+    cells = [Cell(NO_VALUE if number is None else scale.show(number), number) for number in numbers]
+    return Column(key, scale.heading(heading)), cells
+
+
+def _said(key: str, heading: str, words: Sequence[str], numeric: bool = False) -> tuple[Column, list[Cell]]:
+    return Column(key, heading, numeric=numeric), [Cell(word, word) for word in words]
+
+
+def _table(title: str, columns: Iterable[tuple[Column, list[Cell]]]) -> Table:
+    made = list(columns)
+    table = Table(title, [column for column, _ in made])
+    table.rows = [list(row) for row in zip(*(cells for _, cells in made), strict=True)]
+    return table
+
+
+def _names(specs: Sequence[ModelSpec]) -> list[str]:
+    """Labels, with the scale, recipe or ratio where two models would share one."""
+    names = []
+    for spec in specs:
+        others = [other for other in specs if other.label == spec.label and other != spec]
+        scale = f" {spec.scale}" if any(other.scale != spec.scale for other in others) else ""
+        recipe = f" {spec.recipe}" if any(other.recipe != spec.recipe for other in others) and spec.recipe else ""
+        names.append(f"{spec.label}{scale}{recipe}")
+    return names
+
+
+def price_table(prices: Sequence[Price], measured: bool) -> Table:
+    """Predicted prices: the floor, and a step with a measured efficiency where one was asked for (``measured``)."""
+    work = prices[0].workload
+    specs = [price.spec for price in prices]
+    scales = dict.fromkeys(spec.scale for spec in specs)
+    shared = [*(price.floor_s for price in prices), *(price.step_s for price in prices if price.step_s)]
+    step = scale_for(shared, "s")
+    rate = scale_for([price.floor_tokens_per_s for price in prices], "tokens/s")
+
+    def shown(key: str, heading: str, scale: Any, numbers: Sequence[float | None]) -> tuple[Column, list[Cell]]:
+        cells = [Cell(NO_VALUE if number is None else scale.show(number), number) for number in numbers]
+        return Column(key, scale.heading(heading)), cells
+
+    columns = [
+        _said("model", "model", _names(specs)),
+        _said("gpu", "GPU", [price.gpu.name for price in prices]),
+        _said("context", "ctx", [format_tokens(price.workload.context) for price in prices], numeric=True),
+        _said("batch", "batch", [str(price.workload.batch) for price in prices], numeric=True),
+        _said("bound", "bound by", [price.bound for price in prices]),
+        shown("floor_s", "floor", step, [price.floor_s for price in prices]),
+        shown("floor_tokens_per_s", "at most", rate, [price.floor_tokens_per_s for price in prices]),
+        _sized("energy_at_tdp_j", "a token at TDP", "J", [price.energy_at_tdp_j for price in prices]),
+    ]
+    if measured:
+        shares = [price.efficiency.floor_frac if price.efficiency else None for price in prices]
+        columns += [
+            _sized("floor_frac", "of floor", "frac", shares),
+            shown("step_s", "predicted step", step, [price.step_s for price in prices]),
+            shown("step_tokens_per_s", "predicted", rate, [price.step_tokens_per_s for price in prices]),
+            _sized("energy_per_token_j", "a token", "J", [price.energy_per_token_j for price in prices]),
+        ]
+    fits = {True: "yes", False: "no", None: "unknown"}
+    columns += [
+        _sized("peak_bytes", "peak", "B", [price.peak_bytes for price in prices]),
+        _said("fits", "fits", [fits[price.fits] for price in prices]),
+    ]
+    table = _table(f"predicted, nothing was run: {work.kind}, {', '.join(scales)}, {prices[0].dtype}", columns)
+    table.note(
+        "floor: max(model FLOPs / dense peak, must-move bytes / bandwidth), by the datasheet; at TDP: the board power "
+        "limit times the floor's time, no floor of energy"
+    )
+    for price in prices:
+        if price.efficiency is not None:
+            table.note(f"measured share of the datasheet's floor: {price.efficiency.about}")
+        elif measured:
+            table.note(f"no record speaks of {price.workload.kind} of {price.spec.label} in {price.dtype}")
+    return table
+
+
+def price_row(price: Price) -> dict[str, Any]:
+    """One price as plain values."""
+    return {
+        **_model(price.spec),
+        "prediction": True,
+        "gpu": price.gpu.name,
+        "workload": price.workload.kind,
+        "context": price.workload.context,
+        "batch": price.workload.batch,
+        "dtype": price.dtype,
+        "model_flops": price.flops,
+        "must_move_bytes": price.moved_bytes,
+        "bound": price.bound,
+        "floor_s": price.floor_s,
+        "floor_tokens_per_s": price.floor_tokens_per_s,
+        "energy_at_tdp_j": price.energy_at_tdp_j,
+        "floor_frac": price.efficiency.floor_frac if price.efficiency else None,
+        "efficiency_of": price.efficiency.about if price.efficiency else None,
+        "step_s": price.step_s,
+        "step_tokens_per_s": price.step_tokens_per_s,
+        "energy_per_token_j": price.energy_per_token_j,
+        "peak_bytes": price.peak_bytes,
+        "fits": price.fits,
+        "source": price.gpu.source,
+    }
+
+
+def _model(spec: ModelSpec) -> dict[str, Any]:
+    return {
+        "arch": spec.arch,
+        "label": spec.label,
+        "scale": spec.scale,
+        "ratio": spec.ratio,
+        "recipe": spec.recipe,
+        "pattern": spec.pattern,
+        "d_model": spec.d_model,
+    }
+
+
+_PARTS = ("weights", "gradients", "optimizer", "activations", "head", "cache", "workspace")
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What trials on a GPU found: the largest value that ran, the smallest that did not, and the peak of the former."""
+
+    fits: int
+    fails: int | None
+    peak_bytes: int | None
+    trials: int
+
+
+def fit_table(fits: Sequence[Fit], verified: Sequence[Verified | None]) -> Table:
+    """The largest batches or contexts that fit, with the parts of the predicted peak."""
+    specs = [fit.spec for fit in fits]
+    scales = dict.fromkeys(spec.scale for spec in specs)
+    peaks = [fit.footprint.total for fit in fits]
+    unit = scale_for(peaks, "B")
+
+    def shown(key: str, heading: str, numbers: Sequence[int | None]) -> tuple[Column, list[Cell]]:
+        cells = [Cell(NO_VALUE if number is None else unit.show(number), number) for number in numbers]
+        return Column(key, heading), cells
+
+    columns = [
+        _said("model", "model", _names(specs)),
+        _said("gpu", "GPU", [fit.gpu.name for fit in fits]),
+        _said("context", "ctx", [_solved(fit, "context") for fit in fits], numeric=True),
+        _said("batch", "batch", [_solved(fit, "batch") for fit in fits], numeric=True),
+    ]
+    if any(one is not None for one in verified):
+        columns.append(
+            _said("found", "found", [_found(fit, one) for fit, one in zip(fits, verified, strict=True)], True)
+        )
+    columns += [
+        shown("peak", "peak", peaks),
+        *(
+            shown(part, part, [getattr(fit.footprint, part) for fit in fits])
+            for part in _PARTS
+            if any(getattr(fit.footprint, part) for fit in fits)
+        ),
+        shown("budget", "of", [fit.budget for fit in fits]),
+        _said("fits", "fits", ["yes" if fit.fits else "no" for fit in fits]),
+    ]
+    solved = fits[0].solved
+    title = f"largest {solved} that fits" if solved else "whether it fits"
+    table = _table(f"predicted: {title}, {fits[0].workload.kind}, {', '.join(scales)}, in {unit.label}", columns)
+    for fit, one in zip(fits, verified, strict=True):
+        if one is not None and one.peak_bytes is not None:
+            table.note(
+                f"{fit.spec.label}: in {one.trials} trials {fit.solved} {one.fits} ran with a peak of "
+                f"{format_bytes(one.peak_bytes)}, " + (f"{one.fails} did not" if one.fails else "and none failed")
+            )
+    return table
+
+
+def _solved(fit: Fit, part: str) -> str:
+    value = getattr(fit.workload, part)
+    if fit.solved != part:
+        return format_tokens(value) if part == "context" else str(value)
+    if fit.unlimited:
+        return ANY
+    return f"{value:,}" if fit.fits else "0"
+
+
+def _found(fit: Fit, one: Verified | None) -> str:
+    return NO_VALUE if one is None else f"{one.fits:,}"
+
+
+def fit_row(fit: Fit, verified: Verified | None) -> dict[str, Any]:
+    """One fit as plain values."""
+    return {
+        **_model(fit.spec),
+        "prediction": True,
+        "gpu": fit.gpu.name,
+        "workload": fit.workload.kind,
+        "context": fit.workload.context,
+        "batch": fit.workload.batch,
+        "solved": fit.solved or None,
+        "fits": fit.fits,
+        "unlimited": fit.unlimited,
+        "budget_bytes": fit.budget,
+        "peak_bytes": fit.footprint.total,
+        **{f"{part}_bytes": getattr(fit.footprint, part) for part in (*_PARTS, "inputs")},
+        "found": verified.fits if verified else None,
+        "found_fails": verified.fails if verified else None,
+        "found_peak_bytes": verified.peak_bytes if verified else None,
+    }
+
+
+def crossover_table(
+    pair: tuple[ModelSpec, ModelSpec], metric: str, about: str, found: Sequence[Stretch], search: Search | None
+) -> Table:
+    """The stretches of contexts over which one model has less, and what measuring found."""
+    names = _pair_names(pair)
+    rows = [
+        (f"{stretch.first:,}", f"{stretch.last:,}", "equal" if stretch.less is None else names[stretch.less])
+        for stretch in found
+    ]
+    table = _table(
+        f"predicted {metric} of {names[0]} and {names[1]} by context, {about}",
+        [
+            _said("first", "from", [row[0] for row in rows], numeric=True),
+            _said("last", "to", [row[1] for row in rows], numeric=True),
+            _said("less", "less in", [row[2] for row in rows]),
+        ],
+    )
+    table.note(crossover_sentence(names, found))
+    if search is not None:
+        table.note(search_sentence(names, search))
+    return table
+
+
+def search_table(pair: tuple[ModelSpec, ModelSpec], search: Search) -> Table:
+    """Every context a search measured: both medians' intervals and which is surely faster."""
+    names = _pair_names(pair)
+    columns = [_said("context", "ctx", [format_tokens(seen.context) for seen in search.seen], numeric=True)]
+    for index, name in enumerate(names):
+        intervals = [seen.intervals[index] for seen in search.seen]
+        texts = [f"{format_seconds(low)} to {format_seconds(high)}" for low, high in intervals]
+        columns.append(_said(f"step_{index}", f"{name}, step", texts, numeric=True))
+    faster = ["undecided" if seen.less is None else names[seen.less] for seen in search.seen]
+    return _table("measured, 95% intervals of the median", [*columns, _said("faster", "faster", faster)])
+
+
+def crossover_sentence(names: Sequence[str], found: Sequence[Stretch]) -> str:
+    """Where one overtakes the other, in words."""
+    decided = [stretch for stretch in found if stretch.less is not None]
+    if not decided:
+        return f"{names[0]} and {names[1]} are equal at every context up to {found[-1].last:,}"
+    turns = [
+        f"{names[stretch.less or 0]} has less from {stretch.first:,} on"
+        for before, stretch in itertools.pairwise(decided)
+        if before.less != stretch.less
+    ]
+    if not turns:
+        return f"no crossing: {names[decided[0].less or 0]} never has more, up to {found[-1].last:,}"
+    return "; then ".join(turns)
+
+
+def search_sentence(names: Sequence[str], search: Search) -> str:
+    """What measuring found, in words."""
+    if search.interval is not None:
+        low, high = search.interval
+        return (
+            f"measured: the faster one changes between {low:,} and {high:,}, the last and first contexts whose 95% "
+            f"intervals of the median do not overlap"
+        )
+    first, last = search.seen[0], search.seen[-1]
+    if first.less is not None and first.less == last.less:
+        return (
+            f"measured: {names[first.less]} is faster at {first.context:,} and at {last.context:,}: no crossing found"
+        )
+    undecided = [f"{seen.context:,}" for seen in (first, last) if seen.less is None]
+    return f"measured: undecided at {' and '.join(undecided)}, where intervals overlap: give a wider --ctx or more time"
+
+
+def _pair_names(pair: tuple[ModelSpec, ModelSpec]) -> list[str]:
+    first, second = _names(pair)
+    return [first, second] if first != second else [f"{first} (A)", f"{second} (B)"]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The cache of one batch in one layout: by formula, in built tensors, as allocated, in pages; None is unknown."""
+
+    spec: ModelSpec
+    context: int
+    batch: int
+    layout: str
+    formula: CacheBytes
+    tensors: int | None
+    allocated: int | None
+    pages: Paged
+
+
+def cache_table(rows: Sequence[Kept]) -> Table:
+    """Cache bytes four ways, whole batches."""
+    specs = [row.spec for row in rows]
+    scales = dict.fromkeys(spec.scale for spec in specs)
+    unit = scale_for([row.formula.total for row in rows], "B")
+
+    def shown(key: str, heading: str, numbers: Sequence[int | None]) -> tuple[Column, list[Cell]]:
+        cells = [Cell(NO_VALUE if number is None else unit.show(number), number) for number in numbers]
+        return Column(key, heading), cells
+
+    inflation = [row.batch * row.pages.total / row.formula.total - 1 if row.formula.total else 0.0 for row in rows]
+    columns = [
+        _said("model", "model", _names(specs)),
+        _said("context", "ctx", [format_tokens(row.context) for row in rows], numeric=True),
+        _said("layout", "layout", [row.layout for row in rows]),
+        shown("kv", "KV", [row.formula.kv for row in rows]),
+        shown("ssm", "SSM", [row.formula.ssm for row in rows]),
+        shown("conv", "conv", [row.formula.conv for row in rows]),
+        shown("formula", "formula", [row.formula.total for row in rows]),
+        shown("tensors", "tensors", [row.tensors for row in rows]),
+    ]
+    if any(row.allocated is not None for row in rows):
+        columns.append(shown("allocated", "allocated", [row.allocated for row in rows]))
+    columns += [
+        shown("paged", "in pages", [row.batch * row.pages.total for row in rows]),
+        _sized("inflation", "more", "frac", inflation),
+        _said("page_tokens", "page", [str(row.pages.page_tokens) for row in rows], numeric=True),
+    ]
+    batches = ", ".join(dict.fromkeys(str(row.batch) for row in rows))
+    table = _table(f"cache of a batch of {batches}, {', '.join(scales)}, in {unit.label}", columns)
+    for row in rows:
+        last, padding = row.batch * row.pages.last_pages, row.batch * row.pages.padding
+        if last or padding:
+            layouts = [other.layout for other in rows if _same_pages(other, row)]
+            table.note(
+                f"{row.spec.label} at {format_tokens(row.context)}, {', '.join(layouts)}: {format_bytes(last)} unused "
+                f"in last pages, {format_bytes(padding)} of padding to pages of {row.pages.page_tokens} tokens"
+            )
+        if row.tensors is not None and row.tensors != row.formula.total:
+            table.note(
+                f"{row.spec.label}, {row.layout}: {row.tensors:,} bytes in tensors where the formula says "
+                f"{row.formula.total:,}: one of them is wrong"
+            )
+    return table
+
+
+def _same_pages(one: Kept, other: Kept) -> bool:
+    return (one.spec, one.context, one.batch, one.pages) == (other.spec, other.context, other.batch, other.pages)
+
+
+def cache_row(row: Kept) -> dict[str, Any]:
+    """One cache as plain values, whole batches."""
+    return {
+        **_model(row.spec),
+        "context": row.context,
+        "batch": row.batch,
+        "layout": row.layout,
+        "kv_cache_bytes": row.formula.kv,
+        "ssm_state_bytes": row.formula.ssm,
+        "conv_state_bytes": row.formula.conv,
+        "formula_bytes": row.formula.total,
+        "tensor_bytes": row.tensors,
+        "allocated_bytes": row.allocated,
+        "paged_bytes": row.batch * row.pages.total,
+        "last_pages_bytes": row.batch * row.pages.last_pages,
+        "padding_bytes": row.batch * row.pages.padding,
+        "page_tokens": row.pages.page_tokens,
+    }

@@ -1,0 +1,177 @@
+"""price, fit, crossover and cache: what they print, and that trials on a GPU find the boundary they are given."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from hybridbench.arch.families import ARCHS
+from hybridbench.cli.main import main
+from hybridbench.record import Record, Status
+from hybridbench.store import load
+from hybridbench.suite import Case
+
+RESULTS = Path(__file__).parents[2] / "results" / "nvidia-h200"
+(SAMPLE, *_) = load([RESULTS / "decode"], lambda text: None)
+
+
+def run(*args: str, code: int = 0) -> Result:
+    result = CliRunner(env={"COLUMNS": "160"}).invoke(main, list(args))
+    assert result.exit_code == code, result.output
+    return result
+
+
+def document(*args: str) -> Any:
+    return json.loads(run(*args, "--json").stdout)
+
+
+def test_price_is_called_a_prediction_and_names_its_sources() -> None:
+    text = run("price", "--arch", "mamba", "--gpu", "h200,rtx-4090", "--efficiency", str(RESULTS)).stdout
+    assert text.startswith("predicted, nothing was run: decode, 1b, bfloat16")
+    assert "mamba 1b, batch 4, 4k to 128k, on NVIDIA H200" in text
+    rows = document("price", "--arch", "mamba", "--gpu", "all", "--ctx", "4k,8k", "--batch", "1,2")["rows"]
+    assert len(rows) == 17 * 4
+    assert all(row["prediction"] and row["source"] and row["step_s"] is None for row in rows)
+
+
+def test_a_family_without_records_has_a_floor_and_a_footnote() -> None:
+    text = run("price", "--pattern", "M-*-", "--efficiency", str(RESULTS)).stdout
+    assert "no record speaks of decode of custom 1+1 in bfloat16" in " ".join(text.split())
+
+
+def test_fit_parts_add_up_and_larger_cards_hold_more() -> None:
+    rows = document("fit", "--arch", "inter", "--workload", "train", "--gpu", "h100,h200,b200")["rows"]
+    parts = ("weights", "gradients", "optimizer", "activations", "head", "cache", "workspace", "inputs")
+    for row in rows:
+        assert row["peak_bytes"] == sum(row[f"{part}_bytes"] for part in parts) <= row["budget_bytes"]
+        assert row["solved"] == "batch"
+    batches = [row["batch"] for row in rows]
+    assert batches == sorted(set(batches))
+    kept = document("fit", "--arch", "inter", "--workload", "train", "--checkpoint", "full")["rows"][0]
+    assert kept["batch"] > batches[1]
+
+
+def test_matches_are_told_in_every_command() -> None:
+    wanted = ("--arch", "mamba", "--match", "decode-bytes", "--to", "transformer", "--ctx", "32k")
+    for name in ("cost", "price", "fit"):
+        (sentence,) = document(name, *wanted)["matches"]
+        assert "off in decode-bytes, by depth, " in sentence
+        assert sentence in " ".join(run(name, *wanted).stdout.split())
+
+
+def test_crossover_says_where_and_who() -> None:
+    found = document("crossover", "transformer", "mamba")
+    assert found["stretches"] == [
+        {"first": 1, "last": 429, "less": "a"},
+        {"first": 430, "last": 1 << 24, "less": "b"},
+    ]
+    assert found["sentence"] == "mamba has less from 430 on"
+    assert "equal at every context" in run("crossover", "mamba", "mamba").stdout
+    assert "never has more" in run("crossover", "swa", "inter/1:3", "--metric", "decode-floor").stdout
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_formula_and_tensors_agree_to_the_byte_at_every_length(dtype: str) -> None:
+    given = ("--scale", "tiny", "--cache-layout", "all", "--dtype", dtype, "--batch", "3")
+    rows = document("cache", *given, "--ctx", "1,575,576,577,4096")["rows"]
+    assert len(rows) == len(ARCHS) * 4 * 5
+    for row in rows:
+        unbuilt = row["layout"] == "transformers" and row["arch"] == "swa"
+        assert row["tensor_bytes"] == (None if unbuilt else row["formula_bytes"])
+        assert row["paged_bytes"] == row["formula_bytes"] + row["last_pages_bytes"] + row["padding_bytes"] or unbuilt
+
+
+# Trials.
+
+
+Runner = Callable[[Sequence[Case], Any], list[Record]]
+
+
+def ended(case: Case, status: Status, peak: int = 0) -> Record:
+    """A record of a case that ended somehow."""
+    assert SAMPLE.observed is not None
+    memory = replace(SAMPLE.observed.memory, peak_allocated_bytes=peak)
+    observed = replace(SAMPLE.observed, memory=memory) if status is Status.OK else None
+    return replace(SAMPLE, case=case, status=status, observed=observed, message=None if observed else "it said no")
+
+
+@pytest.fixture
+def h200(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Case], Record]], list[Case]]:
+    """A machine with an H200 whose trials end as a function says; the cases it was given."""
+
+    def install(outcome: Callable[[Case], Record]) -> list[Case]:
+        given: list[Case] = []
+
+        def sweep(cases: Sequence[Case], writer: Any, **_: Any) -> list[Record]:
+            given.extend(cases)
+            return [outcome(case) for case in cases]
+
+        monkeypatch.setattr("hybridbench.runner.run_sweep", sweep)
+        monkeypatch.setattr("hybridbench.cli.planning.visible_gpus", lambda: ["0"])
+        monkeypatch.setattr("hybridbench.cli.planning._device_name", lambda: "NVIDIA H200")
+        return given
+
+    return install
+
+
+def test_verify_finds_the_batch_at_which_memory_runs_out(h200: Any, tmp_path: Path) -> None:
+    truth = 11
+
+    def outcome(case: Case) -> Record:
+        batch = case.workload.batch
+        return ended(case, Status.OK, peak=batch << 33) if batch <= truth else ended(case, Status.OOM)
+
+    given = h200(outcome)
+    args = ("fit", "--arch", "inter", "--workload", "train", "--verify", "-o", str(tmp_path))
+    (row,) = document(*args)["rows"]
+    assert (row["found"], row["found_fails"], row["found_peak_bytes"]) == (truth, truth + 1, truth << 33)
+    assert all(case.sampling.probes and case.execution.mode == "eager" for case in given)
+    assert len(given) <= 6
+    assert f"batch {truth} ran with a peak of 88.0 GiB, {truth + 1} did not" in run(*args).stdout
+
+
+def test_verify_of_a_context_is_within_a_hundredth(h200: Any, tmp_path: Path) -> None:
+    truth = 1_050_000
+    given = h200(lambda case: ended(case, Status.OK if case.workload.context <= truth else Status.OOM))
+    (row,) = document("fit", "--arch", "transformer", "--batch", "4", "--verify", "-o", str(tmp_path))["rows"]
+    assert row["found"] <= truth < row["found_fails"] <= row["found"] + 0.012 * truth
+    assert {case.execution.mode for case in given} == {"graph"}
+
+
+def test_a_trial_that_breaks_otherwise_ends_the_search(h200: Any, tmp_path: Path) -> None:
+    h200(lambda case: ended(case, Status.UNSUPPORTED))
+    failed = run("fit", "--arch", "mamba", "--verify", "-o", str(tmp_path), code=1)
+    assert "ended as unsupported" in failed.stderr
+    assert "it said no" in failed.stderr
+
+
+def test_verify_only_on_the_gpu_that_is_here(h200: Any) -> None:
+    h200(lambda case: ended(case, Status.OK))
+    assert "the GPU here is H200 SXM" in run("fit", "--verify", "--gpu", "b200", code=2).stderr
+
+
+def test_verify_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hybridbench.cli.planning.visible_gpus", list)
+    assert "no NVIDIA GPU" in run("fit", "--verify", code=2).stderr
+
+
+def test_measured_crossover_is_bracketed(h200: Any, tmp_path: Path) -> None:
+    def outcome(case: Case) -> Record:
+        slow = case.model.arch == "transformer"
+        ns = 1_000 * case.workload.context if slow else 10_000_000
+        record = ended(case, Status.OK)
+        assert record.observed is not None
+        return replace(record, observed=replace(record.observed, samples_ns=[ns - 5, ns, ns + 5] * 5))
+
+    given = h200(outcome)
+    args = ("crossover", "transformer", "mamba", "--metric", "decode-floor", "--measure", "-o", str(tmp_path))
+    low, high = document(*args)["measured"]["interval"]
+    assert low < 10_000 < high < 1.1 * low
+    assert {case.workload.kind for case in given} == {"decode"}
+    assert "the faster one changes between" in run(*args).stdout

@@ -1,0 +1,128 @@
+"""Nsight Compute's report is read to the number, and whatever is not a report says why."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+
+from hybridbench.count import ncu
+
+REPORT = """\
+==PROF== Connected to process 4242 (/usr/bin/python3.12)
+==PROF== Profiling "spin_kernel" - 0: 0%....50%....100% - 2 passes
+==PROF== Profiling "nvjet_sm90_tst_128x256_64x4_..." - 1: 0%....50%....100% - 2 passes
+==PROF== Disconnected from process 4242
+"ID","Process ID","Process Name","Host Name","Kernel Name","Context","Stream","Block Size","Grid Size","Device","CC",\
+"dram__bytes_read.sum","dram__bytes_write.sum","sm__ops_path_tensor_src_bf16_dst_fp32.sum",\
+"smsp__sass_thread_inst_executed_op_fadd_pred_on.sum","smsp__sass_thread_inst_executed_op_ffma_pred_on.sum",\
+"smsp__sass_thread_inst_executed_op_fmul_pred_on.sum","smsp__sass_thread_inst_executed_op_hfma_pred_on.sum"
+"","","","","","","","","","","","byte","byte","","inst","inst","inst","inst"
+"0","4242","python3.12","127.0.0.1","at::cuda::spin_kernel(long)","1","7","(1, 1, 1)","(1, 1, 1)","0","9.0",\
+"1,024","0","0","0","0","0","0"
+"1","4242","python3.12","127.0.0.1","nvjet_sm90_tst_128x256_64x4_2x1_v_bz_coopA_NTN","1","7","(384, 1, 1)",\
+"(132, 1, 1)","0","9.0","16,777,216","8,388,608","17,179,869,184","1,000","2,000","500","10"
+"2","4242","python3.12","127.0.0.1","void at::native::vectorized_elementwise_kernel<4, at::native::AddFunctor<float>, \
+std::array<char*, 3> >(int, T2, T3)","1","7","(128, 1, 1)","(64, 1, 1)","0","9.0","64","32","0","4,096","0","0","0"
+==WARNING== Found outstanding GPU clock reset, trying to revert...Success.
+"""
+
+
+def test_a_report_is_read_to_the_number() -> None:
+    marker, product, add = ncu.parse(REPORT)
+    assert ncu.MARKER in marker.name
+    assert product == ncu.Launch(
+        1, "nvjet_sm90_tst_128x256_64x4_2x1_v_bz_coopA_NTN", 2 * 2048**3, 1000 + 2 * 2000 + 500 + 2 * 10, 2**24, 2**23
+    )
+    assert (add.number, add.tensor_flops, add.vector_flops, add.flops) == (2, 0, 4096, 4096)
+    assert add.name.endswith("(int, T2, T3)")
+    assert ncu.passes(REPORT) == 2
+
+
+def test_scaled_units_and_a_missing_row_of_units_are_understood() -> None:
+    scaled = REPORT.replace('"byte","byte"', '"Mbyte","Kbyte"').replace('"16,777,216","8,388,608"', '"16.5","2"')
+    assert [ncu.parse(scaled)[1].read_bytes, ncu.parse(scaled)[1].written_bytes] == [16_500_000, 2000]
+    units = next(line for line in REPORT.splitlines() if line.startswith('"",'))
+    assert ncu.parse(REPORT.replace(units + "\n", "")) == ncu.parse(REPORT)
+
+
+def test_cases_are_split_at_their_markers() -> None:
+    marker, product, add = ncu.parse(REPORT)
+    assert ncu.split([add, marker, product, add, marker, marker, add]) == [[product, add], [], [add]]
+
+
+@pytest.mark.parametrize(
+    ("report", "reason"),
+    [
+        ("==ERROR== ERR_NVGPUCTRPERM - The user does not have permission.\n", "ERR_NVGPUCTRPERM - The user"),
+        ("==WARNING== No kernels were profiled.\n", "no kernel was profiled"),
+        (REPORT.replace("dram__bytes_read.sum", "dram__sectors.sum"), "no column dram__bytes_read.sum"),
+        (REPORT.replace("sm__ops_path_tensor_src_bf16_dst_fp32.sum", "sm__cycles.sum"), "no counter of tensor cores"),
+        (REPORT.replace('"17,179,869,184"', '"n/a"'), "counted no sm__ops_path_tensor_src_bf16_dst_fp32.sum of nvjet"),
+    ],
+)
+def test_what_is_no_report_says_why(report: str, reason: str) -> None:
+    with pytest.raises(ncu.NoCounters, match=reason):
+        ncu.parse(report)
+
+
+def fake(tmp_path: Path, body: str) -> str:
+    """A stand-in for ``ncu``: a script that finds the log's place among its arguments."""
+    path = tmp_path / "ncu"
+    path.write_text(f"#!{sys.executable}\nimport sys\nlog = sys.argv[sys.argv.index('--log-file') + 1]\n{body}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return str(path)
+
+
+def test_the_program_runs_under_it(tmp_path: Path) -> None:
+    script = fake(tmp_path, f"open(log, 'w').write({REPORT!r})\nassert sys.argv[-2:] == ['prog', 'arg']")
+    report = ncu.run(script, ["bfloat16"], tmp_path / "log", ["prog", "arg"], vector=False, limit_s=20)
+    assert report == REPORT
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (
+            "open(log, 'w').write('==ERROR== An error was reported by the driver\\n'); sys.exit(3)",
+            "exit code 3: An error",
+        ),
+        ("print('nothing')", "exit code 0"),
+        ("import time; time.sleep(30)", "had not finished after 0.5 s"),
+    ],
+)
+def test_a_run_that_fails_says_how(tmp_path: Path, body: str, reason: str) -> None:
+    with pytest.raises(ncu.NoCounters, match=reason):
+        ncu.run(
+            fake(tmp_path, body),
+            ["bfloat16"],
+            tmp_path / "log",
+            ["prog"],
+            vector=True,
+            limit_s=0.5 if "sleep" in body else 20,
+        )
+
+
+def test_what_cannot_be_started_and_what_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ncu.NoCounters, match="cannot be started"):
+        ncu.run(str(tmp_path / "none"), ["bfloat16"], tmp_path / "log", [], vector=True, limit_s=1)
+    monkeypatch.setenv("PATH", os.fspath(tmp_path))
+    monkeypatch.setattr(ncu, "_PLACES", ())
+    assert ncu.find() is None
+    fake(tmp_path, "")
+    assert ncu.find() == str(tmp_path / "ncu")
+
+
+def test_few_metrics_are_asked_for() -> None:
+    assert ncu.metrics("bfloat16", vector=False) == (
+        *("sm__ops_path_tensor_src_bf16_dst_fp32.sum", "dram__bytes_read.sum", "dram__bytes_write.sum"),
+    )
+    words = ncu.command("ncu", ["bfloat16", "float32"], Path("log"), ["python", "x"])
+    asked = words[words.index("--metrics") + 1].split(",")
+    assert len(asked) == len(set(asked)) == 2 + 6 + 2
+    assert words[:2] == ["ncu", "--csv"]
+    assert words[-2:] == ["python", "x"]
+    assert {"--profile-from-start", "--clock-control"} < set(words)

@@ -1,0 +1,162 @@
+"""Mamba-1, gated delta net and KDA on a GPU: long sequences, captured steps, and training steps that learn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from hybridbench.arch.families import MAMBA2, MIXERS, Options, build_spec
+from hybridbench.kernels import BACKENDS, Problem, available, reference
+from hybridbench.model import build_model, resolve_backends
+from hybridbench.suite import DECODE, GRAPH, TRAIN, Case, Execution, Workload
+from hybridbench.workload import prepare
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.timeout(600),  # fla's kernels tune themselves to every number of heads
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    pytest.mark.filterwarnings("ignore"),
+]
+
+OTHERS = [mixer for mixer in MIXERS if mixer != MAMBA2]
+DELTAS = ("gated_delta", "kda")
+
+
+def error(found: Tensor, expected: Tensor) -> float:
+    assert found.isfinite().all()
+    return float((found.double() - expected.double()).norm() / expected.double().norm())
+
+
+def loaded(op: str, name: str, problem: Problem) -> Any:
+    if reason := available(BACKENDS[op][name], problem):
+        pytest.skip(reason)
+    return BACKENDS[op][name].load()
+
+
+def bf16(*shape: int) -> Tensor:
+    return torch.randn(shape, device="cuda", dtype=torch.bfloat16)
+
+
+def delta_inputs(op: str, *lead: int, H: int = 16, P: int = 128) -> tuple[list[Tensor], list[Tensor]]:
+    """What a model hands over, as wide as at 1b: sequences, and parameters."""
+    G, channel = (H, (P,)) if op == "kda" else (H // 2, ())
+    sequences = [bf16(*lead, G, P), bf16(*lead, G, P), bf16(*lead, H, P), bf16(*lead, H, *channel), bf16(*lead, H)]
+    bias = torch.linspace(-6.9, -2.3, H, device="cuda")
+    return sequences, [
+        torch.linspace(0, 2.7, H, device="cuda"),
+        bias[:, None].expand(H, P).contiguous() if channel else bias,
+    ]
+
+
+@pytest.mark.parametrize("op", DELTAS)
+def test_long_sequences_of_a_delta_rule(op: str) -> None:
+    rule = loaded(op, "fla", Problem("cuda", "bfloat16", head_dim=128, n_heads=16, chunk_size=64, length=4096))
+    torch.manual_seed(0)
+    sequences, parameters = delta_inputs(op, 1, 4096)
+    o, state = rule(*sequences, *parameters, chunk_size=64)
+    exact = [tensor.float() for tensor in sequences]
+    o_ref, state_ref = getattr(reference, op)(*exact, *parameters, chunk_size=64)
+    print(f"{op}: {error(o, o_ref):.2e} {error(state, state_ref):.2e}")  # noqa: T201
+    assert error(o, o_ref) < 1e-2
+    assert error(state, state_ref) < 1e-2
+
+
+def test_a_long_selective_scan_copies_nothing_that_lies_right() -> None:
+    scan = loaded("selective_scan", "mamba-ssm", Problem("cuda", "bfloat16", d_state=16, length=4096))
+    torch.manual_seed(0)
+    T, width, N = 4096, 1024, 16
+    x, dt, z, B, C = (bf16(n, 2, T).permute(1, 2, 0) for n in (width, width, width, N, N))
+    A = -torch.arange(1, N + 1, device="cuda", dtype=torch.float32).expand(width, N).contiguous()
+    D, bias = torch.ones(width, device="cuda"), torch.full((width,), -4.0, device="cuda", dtype=torch.bfloat16)
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    with torch.no_grad():
+        y, state = scan(x, dt, A, B, C, D, z, bias)
+    # The ungated output, the gated one, and states every 2,048 positions; a copy of an input would be one more.
+    assert torch.cuda.max_memory_allocated() - before < 2.5 * x.numel() * x.element_size()
+    exact = (x.float(), dt.float(), A, B.float(), C.float(), D, z.float(), bias.float())
+    y_ref, state_ref = reference.selective_scan(*exact)
+    print(f"selective_scan: {error(y, y_ref):.2e} {error(state, state_ref):.2e}")  # noqa: T201
+    assert error(y, y_ref) < 1e-2
+    assert error(state, state_ref) < 1e-2
+
+
+STEPS = [
+    ("selective_step", "mamba-ssm"),
+    ("selective_step", "reference"),
+    *((f"{op}_step", name) for op in DELTAS for name in ("triton", "fla", "reference")),
+]
+
+
+@pytest.mark.parametrize("state_dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("op", "name"), STEPS)
+def test_steps_in_a_captured_graph_update_the_state(op: str, name: str, state_dtype: torch.dtype) -> None:
+    """Ten replays are ten steps of the reference."""
+    step = loaded(op, name, Problem("cuda", "bfloat16", head_dim=128, n_heads=16, d_state=16))
+    torch.manual_seed(0)
+    if op == "selective_step":
+        A = -torch.rand(512, 16, device="cuda") * 8 - 0.1
+        x, dt, z, B, C = bf16(3, 512), bf16(3, 512), bf16(3, 512), bf16(3, 16), bf16(3, 16)
+        inputs = [x, dt, A, B, C, torch.ones(512, device="cuda"), z, bf16(512)]
+        fresh, state = [x, dt, z, B, C], torch.zeros(3, 512, 16, device="cuda", dtype=state_dtype)
+    else:
+        fresh, parameters = delta_inputs(op.removesuffix("_step"), 3)
+        inputs, state = [*fresh, *parameters], torch.zeros(3, 16, 128, 128, device="cuda", dtype=state_dtype)
+    twin, expected_state = getattr(reference, op), state.clone().float()
+    step(state.clone(), *inputs)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = step(state, *inputs)
+    for _ in range(10):
+        for tensor in fresh:
+            tensor.normal_()
+        graph.replay()
+        expected = twin(expected_state, *(tensor.float() for tensor in inputs))
+        assert error(y, expected) < 2e-2
+        assert error(state, expected_state) < 2e-2
+
+
+@pytest.mark.parametrize("mixer", OTHERS)
+def test_a_training_step_learns_and_uses_the_published_kernels(mixer: str) -> None:
+    case = Case(
+        build_spec("inter", "100m", Options(mixer=mixer)),
+        Workload(TRAIN, 512, 2),
+        Execution("cuda", "bfloat16", "eager"),
+    )
+    resolved = resolve_backends(case)
+    ran = {item.op: item.backend.name for item in resolved}
+    assert {"mamba1": ran.get("selective_scan"), "gated-delta": ran.get("gated_delta"), "kda": ran.get("kda")}[
+        mixer
+    ] in (
+        "mamba-ssm",
+        "fla",
+    )
+    model = build_model(case, resolved)
+    model.allocate(torch.device("cuda"), 0)
+    work = prepare(case, model)
+    work.step()
+    first = work.loss()
+    for _ in range(15):
+        work.step()
+    assert work.loss() < first - 0.2
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("mixer", OTHERS)
+def test_a_decode_step_is_captured_at_1b(mixer: str) -> None:
+    case = Case(
+        build_spec("inter", "1b", Options(mixer=mixer)), Workload(DECODE, 4096, 4), Execution("cuda", "bfloat16", GRAPH)
+    )
+    model = build_model(case, resolve_backends(case))
+    assert model.fused_step is None
+    model.allocate(torch.device("cuda"), 0)
+    work = prepare(case, model)
+    for _ in range(3):
+        work.step()
+    torch.cuda.synchronize()
+    assert all(t.isfinite().all() for cache in work.caches for kept in cache.tensors().values() for t in kept)

@@ -1,0 +1,181 @@
+"""The plain selective scan and delta rules agree with loops over tokens, with transformers and with their steps."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from hybridbench.kernels import reference
+
+
+def random(*shape: int, seed: int = 0, grad: bool = False) -> Tensor:
+    generator = torch.Generator().manual_seed(seed + sum(shape))
+    return torch.randn(shape, dtype=torch.float64, generator=generator).requires_grad_(grad)
+
+
+def same(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...], inputs: list[Tensor]) -> None:
+    """Outputs and gradients."""
+    upstream = []
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+        upstream.append(random(*a.shape, seed=9))
+    mine, their = (torch.autograd.grad(made, inputs, upstream) for made in (ours, theirs))
+    for a, b in zip(mine, their, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+
+
+def scan_inputs(T: int, width: int = 6, N: int = 4, grad: bool = False) -> list[Tensor]:
+    A = -random(width, N, seed=7).abs().detach() - 0.1
+    sequences = [random(2, T, n, seed=i, grad=grad) for i, n in enumerate((width, width, N, N, width))]
+    x, dt, B, C, z = sequences
+    return [x, dt, A.requires_grad_(grad), B, C, random(width, seed=5, grad=grad), z, random(width, seed=6, grad=grad)]
+
+
+def token_by_token(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, bias: Tensor) -> Any:
+    h = torch.zeros(x.shape[0], *A.shape, dtype=x.dtype)
+    rows = []
+    for t in range(x.shape[1]):
+        step = torch.log1p(torch.exp(dt[:, t] + bias))
+        h = torch.exp(step[..., None] * A) * h + step[..., None] * x[:, t, :, None] * B[:, t, None, :]
+        rows.append(((h * C[:, t, None, :]).sum(-1) + D * x[:, t]) * z[:, t] * torch.sigmoid(z[:, t]))
+    return torch.stack(rows, 1), h
+
+
+@pytest.mark.parametrize("T", [1, 2, 3, 9, 10, 26])
+def test_the_selective_scan_is_its_recurrence_and_a_row_of_steps(T: int) -> None:
+    inputs = scan_inputs(T, grad=True)
+    ours = reference.selective_scan(*inputs)
+    same(ours, token_by_token(*inputs), inputs)
+    x, dt, A, B, C, D, z, bias = (tensor.detach() for tensor in inputs)
+    state = torch.zeros(2, 6, 4, dtype=torch.float64)
+    for t in range(T):
+        y = reference.selective_step(state, x[:, t], dt[:, t], A, B[:, t], C[:, t], D, z[:, t], bias)
+        torch.testing.assert_close(y, ours[0][:, t])
+    torch.testing.assert_close(state, ours[1])
+
+
+def test_the_selective_scan_in_segments_is_the_scan_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = scan_inputs(45, grad=True)
+    whole = reference.selective_scan(*inputs)
+    monkeypatch.setattr(reference, "CHUNK_ELEMENTS", 2 * 6 * 4 * 10)
+    same(reference.selective_scan(*inputs), whole, inputs)
+
+
+def test_the_selective_scan_is_transformers_own() -> None:
+    from transformers.models.mamba.modeling_mamba import mamba_selective_scan
+
+    x, dt, A, B, C, D, z, bias = (tensor.float() for tensor in scan_inputs(19))
+    across = [tensor.transpose(1, 2) for tensor in (x, dt, B, C, z)]
+    theirs = mamba_selective_scan(
+        across[0], across[1], A, across[2], across[3], D=D, z=across[4], delta_bias=bias, delta_softplus=True,
+        return_last_state=True,
+    )  # fmt: skip
+    ours = reference.selective_scan(x, dt, A, B, C, D, z, bias)
+    torch.testing.assert_close(ours[0], theirs[0].transpose(1, 2), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(ours[1], theirs[1], rtol=1e-4, atol=1e-5)
+
+
+def delta_inputs(op: str, T: int, H: int = 4, G: int = 2, P: int = 3, V: int = 5, grad: bool = False) -> list[Tensor]:
+    channel = (P,) if op == "kda" else ()
+    G = H if op == "kda" else G
+    shapes = [(2, T, G, P), (2, T, G, P), (2, T, H, V), (2, T, H, *channel), (2, T, H), (H,), (H, *channel)]
+    return [random(*shape, seed=i, grad=grad) for i, shape in enumerate(shapes)]
+
+
+def delta_rule(
+    q: Tensor, k: Tensor, v: Tensor, dt: Tensor, beta: Tensor, A_log: Tensor, bias: Tensor, state: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Token by token, every value head with its own copy of its query and key: S = g S + b k (v - (g S)^T k)^T."""
+    batch, T, H, V = v.shape
+    P = q.shape[-1]
+    q, k = (x.repeat_interleave(H // x.shape[2], 2) for x in (q, k))
+    q, k = (x / torch.sqrt((x * x).sum(-1, keepdim=True) + 1e-6) for x in (q, k))
+    S = torch.zeros(batch, H, P, V, dtype=v.dtype) if state is None else state
+    rows = []
+    for t in range(T):
+        rate = torch.exp(A_log)[:, None] if dt.dim() == 4 else torch.exp(A_log)
+        decay = torch.exp(-rate * torch.log1p(torch.exp(dt[:, t] + bias)))
+        S = S * (decay[..., None] if dt.dim() == 4 else decay[..., None, None])
+        known = torch.einsum("bhpv,bhp->bhv", S, k[:, t])
+        S = S + torch.einsum("bhp,bhv->bhpv", k[:, t], torch.sigmoid(beta[:, t])[..., None] * (v[:, t] - known))
+        rows.append(torch.einsum("bhpv,bhp->bhv", S, q[:, t]) / math.sqrt(P))
+    return torch.stack(rows, 1), S
+
+
+@pytest.mark.parametrize("op", ["gated_delta", "kda"])
+@pytest.mark.parametrize("T", [1, 7, 8, 9, 21])
+def test_a_delta_rule_is_its_recurrence(op: str, T: int) -> None:
+    inputs = delta_inputs(op, T, grad=True)
+    start = random(2, 4, 3, 5, seed=8, grad=True)
+    for state in (None, start):
+        ours = getattr(reference, op)(*inputs, chunk_size=8, initial_state_BHPV=state)
+        same(ours, delta_rule(*inputs, state), inputs if state is None else [*inputs, start])
+
+
+@pytest.mark.parametrize("op", ["gated_delta", "kda"])
+def test_chunks_and_segments_change_nothing_and_steps_are_the_same(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rule, step = getattr(reference, op), getattr(reference, f"{op}_step")
+    inputs = delta_inputs(op, 45)
+    whole = rule(*inputs, chunk_size=64)
+    for chunk in (1, 5, 16):
+        torch.testing.assert_close(rule(*inputs, chunk_size=chunk), whole)
+    monkeypatch.setattr(reference, "CHUNK_ELEMENTS", 2 * 4 * 8 * 8 * 3)
+    torch.testing.assert_close(rule(*inputs, chunk_size=8), whole)
+    sequences, parameters = inputs[:5], inputs[5:]
+    state = torch.zeros_like(whole[1])
+    for t in range(45):
+        o = step(state, *(x[:, t] for x in sequences), *parameters)
+        torch.testing.assert_close(o, whole[0][:, t])
+    torch.testing.assert_close(state, whole[1])
+
+
+@pytest.mark.parametrize("op", ["gated_delta", "kda"])
+def test_a_delta_rule_of_strong_decay_stays_finite(op: str) -> None:
+    """exp of a sum of decays of the wrong sign overflows float32, and its gradient is NaN even where masked."""
+    inputs = [x.float().requires_grad_() for x in delta_inputs(op, 200)]
+    inputs[5] = torch.full((4,), math.log(16.0)).requires_grad_()
+    o, state = getattr(reference, op)(*inputs[:3], inputs[3] + 3, *inputs[4:], chunk_size=64)
+    assert o.isfinite().all()
+    gradients = torch.autograd.grad(o.sum() + state.sum(), inputs)
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+def test_the_gated_delta_rule_is_transformers_own() -> None:
+    from transformers.models.qwen3_next import modeling_qwen3_next as qwen
+
+    q, k, v, dt, beta, A_log, bias = (x.float() for x in delta_inputs("gated_delta", 70))
+    decay = -A_log.exp() * torch.nn.functional.softplus(dt + bias)
+    settings = {"g": decay, "beta": beta.sigmoid(), "output_final_state": True, "use_qk_l2norm_in_kernel": True}
+    ours = reference.gated_delta(q, k, v, dt, beta, A_log, bias, chunk_size=64)
+    for theirs in (qwen.torch_chunk_gated_delta_rule, qwen.torch_recurrent_gated_delta_rule):
+        torch.testing.assert_close(ours, theirs(q, k, v, **settings), rtol=1e-4, atol=1e-5)
+
+
+def test_kimi_delta_attention_is_transformers_own() -> None:
+    from transformers.models.kimi_linear import modeling_kimi_linear as kimi
+
+    q, k, v, dt, beta, A_log, bias = (x.float() for x in delta_inputs("kda", 70))
+    decay = -A_log.exp()[:, None] * torch.nn.functional.softplus(dt + bias)
+    settings = {"g": decay, "beta": beta.sigmoid(), "output_final_state": True, "use_qk_l2norm_in_kernel": True}
+    ours = reference.kda(q, k, v, dt, beta, A_log, bias, chunk_size=64)
+    recurrent = {**settings, "initial_state": None}
+    for theirs, given in (
+        (kimi.chunk_kimi_delta_attention, settings),
+        (kimi.recurrent_kimi_delta_attention, recurrent),
+    ):
+        torch.testing.assert_close(ours, theirs(q, k, v, **given), rtol=1e-4, atol=1e-5)
+
+
+def test_steps_round_their_state_after_they_read_it() -> None:
+    for op in ("gated_delta", "kda"):
+        sequences = [x[:, 0].float() for x in delta_inputs(op, 1)[:5]]
+        parameters = [x.float() for x in delta_inputs(op, 1)[5:]]
+        start = torch.randn(2, 4, 3, 5).bfloat16()
+        wide, narrow = start.float(), start.clone()
+        step = getattr(reference, f"{op}_step")
+        assert torch.equal(step(wide, *sequences, *parameters), step(narrow, *sequences, *parameters))
+        assert torch.equal(narrow, wide.bfloat16())

@@ -1,0 +1,96 @@
+"""The Triton kernels of training are right in triton's interpreter and compile for a Hopper GPU, both without a GPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("triton", reason="triton is not installed, so there is no kernel to test")
+
+SCRIPTS = Path(__file__).parent
+BOUND = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1e-2}
+
+
+def test_right_in_the_interpreter() -> None:
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "2"}
+    script = [sys.executable, str(SCRIPTS / "train_in_interpreter.py")]
+    done = subprocess.run(script, capture_output=True, text=True, env=environment, cwd=SCRIPTS.parents[1], check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    errors = json.loads(done.stdout)
+    assert len(errors) >= 60
+    for case, error in errors:
+        # the interpreter cuts bfloat16 off where a GPU rounds, so its errors lean one way
+        assert error < BOUND[case.split()[0]], case
+
+
+KERNELS: dict[str, dict[str, Any]] = {
+    # At 1B shapes: what is a constant of each kernel there.
+    "_swiglu_forward": {"BLOCK": 2048},
+    "_swiglu_backward": {"BLOCK": 2048},
+    "_add_rms_norm_forward": {"ADD": True, "BLOCK": 2048},
+    "_add_rms_norm_backward": {"ADD": True, "BLOCK": 2048, "STAGES": 3},
+    "_rotary": {"INVERSE": True, "H": 32, "K": 8, "R": 512, "P": 64, "HALF": 32, "SLOTS": 64},
+    "_gate_forward": {"NORM": True, "BLOCK": 4096, "UNIT": 8},
+    "_gate_backward": {"BLOCK": 2048, "UNIT": 8},
+    "_gate_norm_backward": {"BLOCK": 4096, "UNIT": 8, "STAGES": 3},
+    "_head_norm_forward": {"GROUPS": 16, "P_TILE": 128},
+    "_head_norm_backward": {"GROUPS": 16, "P_TILE": 128},
+    "_cross_entropy_in_place": {"GRADIENT": True, "BLOCK": 16384, "STAGES": 3},
+    "_scaled": {"BLOCK": 4096},
+    "_adamw": {"BLOCK": 2048},
+}
+TYPES = {
+    **dict.fromkeys(("cos_ptr", "sin_ptr", "d_weight_ptr", "loss_ptr", "by_ptr"), "*fp32"),
+    **dict.fromkeys(("eps", "scale", "decay", "rate", "correction"), "fp32"),
+    **dict.fromkeys(("keep_first", "add_first", "keep_second", "add_second"), "fp32"),
+    "target_ptr": "*i64",
+}
+WARPS = {"_rotary": 8, "_gate_forward": 8, "_gate_norm_backward": 8, "_cross_entropy_in_place": 32, "_scaled": 8}
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_compiles_for_hopper_with_wide_loads_and_no_spills(name: str) -> None:
+    """A kernel that only moves memory must move 16 bytes a load, and keep what it loaded in registers."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from hybridbench.kernels import triton_adamw, triton_elementwise, triton_loss
+
+    modules = (triton_elementwise, triton_loss, triton_adamw)
+    kernel = next(vars(module)[name] for module in modules if name in vars(module))
+    constants = KERNELS[name]
+    names = kernel.arg_names
+
+    def kind(argument: str) -> str:
+        if argument in constants:
+            return "constexpr"
+        if argument.endswith("_ptr"):
+            return TYPES.get(argument, "*bf16")
+        return TYPES.get(argument, "i32")
+
+    signature = {argument: kind(argument) for argument in names}
+    aligned = {
+        (i,): [["tt.divisibility", 16]]
+        for i, argument in enumerate(names)
+        if signature[argument] not in ("fp32", "constexpr")
+    }
+    values = {(names.index(argument),): value for argument, value in constants.items()}
+    registers = {"maxnreg": triton_elementwise.GATE_REGISTERS} if name == "_gate_norm_backward" else {}
+    compiled = triton.compile(
+        ASTSource(kernel, signature, values, aligned),
+        target=GPUTarget("cuda", 90, 32),
+        options={"num_warps": WARPS.get(name, 4)} | registers,
+    )
+    ptx = compiled.asm["ptx"]
+    # cp.async.cg is the copy into shared memory that comes in 16 bytes only.
+    assert any(load in ptx for load in ("ld.global.v4.b32", "ld.global.v2.b64", "cp.async.cg")), sorted(
+        {line.split()[1] for line in ptx.splitlines() if "ld.global" in line}
+    )
+    assert "st.local" not in ptx

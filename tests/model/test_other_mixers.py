@@ -1,0 +1,187 @@
+"""Mamba-1, gated delta net and KDA as modules: transformers' own classes with the same weights give the same numbers,
+prefill and decode continue each other in float64, and weights start as the public code has them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from variants import VARIANTS, small
+
+from hybridbench.arch.block import Storage
+from hybridbench.arch.delta import GatedDelta, Kda
+from hybridbench.arch.families import MAMBA2, MIXERS, Options, build_spec, pattern_spec
+from hybridbench.arch.mamba1 import Mamba1
+from hybridbench.arch.model import ModelSpec, params
+from hybridbench.arch.published import published_spec
+from hybridbench.kernels import reference
+from hybridbench.model.build import check_buildable
+from hybridbench.model.delta import DeltaModule
+from hybridbench.model.mamba1 import Mamba1Module
+from hybridbench.model.mixer import Factory, MixerModule, Step
+from hybridbench.model.step import refuses_fused, step_problem
+from hybridbench.suite import DECODE, GRAPH, Case, Execution, Workload, block_ops
+
+D, T = 32, 21
+OTHERS = [name for name in MIXERS if name != MAMBA2]
+KINDS = [name for name in VARIANTS if any(other in name for other in (*OTHERS, "lent"))]
+
+
+def made(cls: Callable[..., MixerModule], spec: Any, **options: Any) -> MixerModule:
+    """A mixer in float32 with random weights, its initialisation last."""
+    ops = {op: getattr(reference, op) for ops in block_ops(spec) for op in ops}
+    mixer = cls(spec, ops, Factory(torch.float32), **options)
+    mixer.to_empty(device="cpu")
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for module in mixer.modules():
+            if isinstance(module, nn.Linear):
+                module.weight.normal_(std=0.2, generator=generator)
+    mixer.reset_state_parameters(generator)
+    with torch.no_grad():
+        for parameter in mixer.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(torch.randn(parameter.shape, generator=generator) / 10)
+    return mixer
+
+
+def copied(theirs: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
+    """Their module with our weights; every parameter of theirs must be given."""
+    state = {name: weight.detach().reshape(theirs.state_dict()[name].shape) for name, weight in weights.items()}
+    theirs.load_state_dict(state, strict=True)
+    return theirs.eval()
+
+
+def both(ours: MixerModule, theirs: nn.Module) -> None:
+    """The same output over a sequence."""
+    x = torch.randn(2, T, D, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected, found = theirs(x), ours(x, Step(torch.arange(T)))
+    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_mamba1_is_transformers_own() -> None:
+    from transformers import MambaConfig
+    from transformers.models.mamba.modeling_mamba import MambaMixer
+
+    ours = made(Mamba1Module, Mamba1(D, 64, 5, d_state=8))
+    config = MambaConfig(hidden_size=D, state_size=8, expand=2, time_step_rank=5, num_hidden_layers=1)
+    weights = {
+        "A_log": ours.A_log_IN, "D": ours.D_I, "conv1d.weight": ours.conv_weight_CW, "conv1d.bias": ours.conv_bias_C,
+        "in_proj.weight": ours.in_proj.weight, "x_proj.weight": ours.x_proj.weight,
+        "out_proj.weight": ours.out_proj.weight, "dt_proj.weight": ours.dt_weight_IR, "dt_proj.bias": ours.dt_bias_I,
+    }  # fmt: skip
+    both(ours, copied(MambaMixer(config, 0), weights))
+
+
+def test_gated_delta_net_is_qwens() -> None:
+    """Qwen3-Next interleaves its projection by key head; ours has q, k, v, gate, decay and beta one after the other."""
+    from transformers import Qwen3NextConfig
+    from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextGatedDeltaNet
+
+    H, G, P, V = 4, 2, 8, 12
+    ours = made(DeltaModule, GatedDelta(D, H, G, P, V), norm_eps=1e-6)
+    config = Qwen3NextConfig(
+        hidden_size=D, linear_num_value_heads=H, linear_num_key_heads=G, linear_key_head_dim=P,
+        linear_value_head_dim=V, num_hidden_layers=1, rms_norm_eps=1e-6, layer_types=["linear_attention"],
+    )  # fmt: skip
+    q, k, v, gate, decay, beta = ours.in_proj.weight.split([G * P, G * P, H * V, H * V, H, H])
+    by_group = [x.unflatten(0, (G, -1)) for x in (q, k, v, gate)]
+    weights = {
+        "in_proj_qkvz.weight": torch.cat(by_group, 1).flatten(0, 1),
+        "in_proj_ba.weight": torch.cat([x.unflatten(0, (G, -1)) for x in (beta, decay)], 1).flatten(0, 1),
+        "conv1d.weight": ours.conv_weight_CW, "A_log": ours.A_log_H, "dt_bias": ours.dt_bias,
+        "norm.weight": ours.norm_weight_V, "out_proj.weight": ours.out_proj.weight,
+    }  # fmt: skip
+    both(ours, copied(Qwen3NextGatedDeltaNet(config, 0), weights))
+
+
+def test_kimi_delta_attention_is_kimi_linears() -> None:
+    from transformers import KimiLinearConfig
+    from transformers.models.kimi_linear.modeling_kimi_linear import KimiLinearDeltaAttention
+
+    H, P = 3, 8
+    ours = made(DeltaModule, Kda(D, H, P), norm_eps=1e-6)
+    config = KimiLinearConfig(
+        hidden_size=D, linear_num_heads=H, linear_head_dim=P, linear_conv_kernel_dim=4, num_hidden_layers=1,
+        rms_norm_eps=1e-6, layer_types=["linear_attention"],
+    )  # fmt: skip
+    q, k, v, gate, decay, beta = ours.in_proj.weight.split([H * P] * 3 + [P, P, H])
+    weights = {
+        "q_proj.weight": q, "k_proj.weight": k, "v_proj.weight": v, "b_proj.weight": beta,
+        "g_a_proj.weight": gate, "g_b_proj.weight": ours.gate_proj.weight,
+        "forget_gate.f_a_proj.weight": decay, "forget_gate.f_b_proj.weight": ours.decay_proj.weight,
+        "forget_gate.A_log": ours.A_log_H, "forget_gate.dt_bias": ours.dt_bias,
+        "conv1d.weight": ours.conv_weight_CW, "o_norm.weight": ours.norm_weight_V,
+        "o_proj.weight": ours.out_proj.weight,
+    }  # fmt: skip
+    both(ours, copied(KimiLinearDeltaAttention(config, 0), weights))
+
+
+@pytest.mark.parametrize("name", ["no attention", *KINDS])
+def test_prefill_then_decode_is_one_forward_in_float64(name: str, build: Callable[..., Any]) -> None:
+    """Rotary angles are float32 whatever the dtype, so with attention equal means equal to eight digits."""
+    spec = VARIANTS[name] if name in VARIANTS else small(pattern_spec("m-G-K-(m&G)-", "tiny"))
+    bound = 1e-7 if name in VARIANTS else 1e-12
+    model = build(spec, dtype="float64").double()
+    tokens = torch.randint(spec.vocab_size, (2, 27), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = model(tokens)
+        for prompt in (1, 3, 17):
+            caches = model.new_caches(2, 27, Storage.of("float64"))
+            logits = [model.prefill(tokens[:, :prompt], caches)]
+            for position in range(prompt, 27):
+                logits.append(model.decode(tokens[:, position], torch.full((2,), position), caches))
+            wanted = expected[:, prompt - 1 :]
+            assert float((torch.stack(logits, 1) - wanted).norm() / wanted.norm()) < bound
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_weights_start_as_in_the_public_code(dtype: str, build: Callable[..., Any]) -> None:
+    model = build(pattern_spec("m-G-K-*-", "tiny"), dtype=dtype).requires_grad_(False)
+    mamba1, gated, kimi = (model.layers[index] for index in (0, 2, 4))
+    assert mamba1.A_log_IN.dtype == mamba1.D_I.dtype == gated.A_log_H.dtype == kimi.dt_bias.dtype == torch.float32
+    torch.testing.assert_close(mamba1.A_log_IN.exp()[3], torch.arange(1.0, 17.0))
+    assert bool((mamba1.D_I == 1).all())
+    assert 0.8 < float(mamba1.dt_weight_IR.float().abs().max()) * 8**0.5 <= 1.01
+    steps = [torch.nn.functional.softplus(x.float().flatten()) for x in (mamba1.dt_bias_I, gated.dt_bias, kimi.dt_bias)]
+    assert all(float(step.min()) > 9e-4 and float(step.max()) < 0.102 for step in steps)
+    assert float(steps[2].min()) < 0.003
+    assert 0 < float(gated.A_log_H.exp().min()) < float(gated.A_log_H.exp().max()) <= 16
+    assert float(kimi.A_log_H.exp().min()) >= 1
+    for module in (mamba1, gated, kimi):
+        assert 0.45 < float(module.conv_weight_CW.float().abs().max()) <= 0.5
+        assert 0.015 < float(module.in_proj.weight.float().std()) < 0.025
+
+
+def test_a_published_model_of_these_blocks_can_be_built() -> None:
+    check_buildable(published_spec("mamba-130m"))
+
+
+def variant_of(arch: str, mixer: str) -> ModelSpec:
+    return build_spec(arch, "1b", Options(mixer=mixer))
+
+
+@pytest.mark.parametrize("mixer", OTHERS)
+@pytest.mark.parametrize("arch", ["mamba", "inter", "intra"])
+def test_the_fused_step_refuses_them_and_the_modules_decode(arch: str, mixer: str) -> None:
+    spec = variant_of(arch, mixer)
+    case = Case(spec, Workload(DECODE, 4096, 4), Execution("cuda", "bfloat16", GRAPH))
+    reason = refuses_fused(case, step_problem(case))
+    assert reason is not None
+    kind = spec.blocks[MIXERS[mixer]].kind
+    assert f"no kernels for a block of kind {kind}" in reason or "parallel blocks of Mamba-2" in reason
+
+
+def test_a_mixer_changes_the_number_of_blocks_and_not_the_parameters() -> None:
+    wanted = params(build_spec("transformer", "1b"))
+    for arch in ("mamba", "inter", "intra"):
+        for mixer in OTHERS:
+            spec = variant_of(arch, mixer)
+            assert abs(params(spec) / wanted - 1) < 0.04, spec.label
+            assert spec.label.startswith(mixer if arch == "mamba" else f"{arch} {mixer} ")
+    assert build_spec("inter", "1b", Options(mixer=MAMBA2)) == build_spec("inter", "1b")

@@ -1,0 +1,97 @@
+"""Prices are the roofline by hand; an efficiency taken from a record gives that record back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hybridbench.arch.families import ARCHS, build_spec, pattern_spec
+from hybridbench.errors import BadInput
+from hybridbench.machine import PEAKS, find_gpu, find_peak
+from hybridbench.metrics import problems, value
+from hybridbench.predict.pricing import efficiency_of, price
+from hybridbench.record import Record
+from hybridbench.store import load
+from hybridbench.suite import DECODE, PREFILL, TRAIN, Workload
+
+RESULTS = Path(__file__).parents[2] / "results" / "nvidia-h200"
+RECORDS = [
+    record
+    for record in load([RESULTS / kind for kind in ("decode", "prefill", "train-throughput")], lambda text: None)
+    if record.case.workload.kind in (TRAIN, PREFILL, DECODE)
+]
+
+
+def test_decode_floor_of_a_transformer_by_hand() -> None:
+    """Weights once, four embedding rows, and four caches of 8,192 tokens read and one entry each written."""
+    found = price(build_spec("transformer", "1b"), Workload(DECODE, 8192, 4), find_gpu("h200"))
+    moved = 1_235_814_400 * 2 + 4 * (2048 * 2 + 8193 * 16 * 2 * 8 * 64 * 2)
+    assert found.moved_bytes == moved
+    assert found.bound == "memory"
+    assert found.floor_s == pytest.approx(moved / 4.8e12)
+    assert found.floor_tokens_per_s == pytest.approx(4 / (moved / 4.8e12))
+    assert found.energy_at_tdp_j == pytest.approx(700 * moved / 4.8e12 / 4)
+    assert found.step_s is found.step_tokens_per_s is found.energy_per_token_j is None
+
+
+def test_training_is_bound_by_the_peak_of_its_dtype() -> None:
+    spec, work, gpu = build_spec("mamba", "1b"), Workload(TRAIN, 8192, 1), find_gpu("a100-80gb")
+    half, single = price(spec, work, gpu), price(spec, work, gpu, "float32")
+    assert half.bound == single.bound == "compute"
+    assert half.floor_s == pytest.approx(half.flops / 312e12)
+    assert single.floor_s == pytest.approx(2 * half.floor_s)
+    with pytest.raises(BadInput, match="float64"):
+        price(spec, work, gpu, "float64")
+
+
+@pytest.mark.parametrize("gpu", PEAKS, ids=lambda gpu: gpu.name)
+def test_every_gpu_prices_every_family(gpu: object) -> None:
+    for family in ARCHS:
+        for kind in (TRAIN, PREFILL, DECODE):
+            found = price(build_spec(family, "350m"), Workload(kind, 2048, 2), gpu)  # type: ignore[arg-type]
+            assert found.floor_s > 0
+            assert found.fits is True
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.case.label)
+def test_on_its_own_gpu_and_at_its_own_context_a_record_is_predicted_exactly(record: Record) -> None:
+    if problems(record):
+        pytest.skip("this record is not to be believed")
+    case, gpu = record.case, find_peak(record.environment.device)
+    assert gpu is not None
+    share = efficiency_of(RECORDS, case.model, case.workload, case.execution.dtype)
+    assert share is not None
+    found = price(case.model, case.workload, gpu, case.execution.dtype, efficiency=share)
+    assert found.step_s == pytest.approx(value(record, "step_s"))
+    assert found.energy_per_token_j == pytest.approx(value(record, "energy_per_token_j"), rel=0.1)
+
+
+def test_between_contexts_the_share_lies_between_and_outside_it_stays() -> None:
+    spec = build_spec("transformer", "1b")
+
+    def share(context: int) -> float:
+        found = efficiency_of(RECORDS, spec, Workload(DECODE, context, 4), "bfloat16")
+        assert found is not None
+        return found.floor_frac
+
+    assert share(1024) == share(4096)
+    assert share(1 << 20) == share(131_072)
+    low, middle, high = share(65_536), share(92_682), share(131_072)
+    assert middle == pytest.approx((low + high) / 2, rel=1e-4)  # 92,682 is halfway by ratio
+
+
+def test_nothing_is_borrowed_from_another_family_phase_or_dtype() -> None:
+    work = Workload(DECODE, 8192, 4)
+    assert efficiency_of(RECORDS, pattern_spec("M-*-", "1b"), work, "bfloat16") is None
+    assert efficiency_of(RECORDS, build_spec("mamba", "1b"), work, "float32") is None
+    decodes = [record for record in RECORDS if record.case.workload.kind == DECODE]
+    assert efficiency_of(decodes, build_spec("mamba", "1b"), Workload(TRAIN, 8192, 4), "bfloat16") is None
+    assert efficiency_of([], build_spec("mamba", "1b"), work, "bfloat16") is None
+
+
+def test_another_scale_takes_the_nearest_and_says_which() -> None:
+    found = efficiency_of(RECORDS, build_spec("mamba", "3b"), Workload(DECODE, 8192, 64), "bfloat16")
+    assert found is not None
+    assert "mamba 1b, batch 4" in found.about
+    assert "4k to 128k" in found.about
