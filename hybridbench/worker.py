@@ -287,12 +287,18 @@ def answer_for(case: Case, bench: Bench) -> dict[str, Any]:
     return {"status": Status.OK, "observed": to_plain(observed), "caveats": to_plain(caveats), "fit": True}
 
 
-def _failure(status: Status, exc: BaseException, fit: bool = True) -> dict[str, Any]:
+def reason(exc: BaseException) -> str:
+    """Why, in one line: the first; of a compiler, which shows a place in its source first, the last or its cause."""
     lines = str(exc).strip().splitlines() or [""]
-    # Compilers put a place first and the reason last; everybody else says it in the first line.
-    text = lines[-1] if lines[0].startswith("at ") else lines[0]
-    if not isinstance(exc, HybridbenchError):
-        text = f"{type(exc).__name__}: {text}"
+    if not lines[0].startswith("at "):
+        return lines[0]
+    if lines[-1].strip(" ^"):
+        return lines[-1]
+    return f"{lines[-2].strip()}: {reason(exc.__cause__)}" if exc.__cause__ and len(lines) > 1 else lines[0]
+
+
+def _failure(status: Status, exc: BaseException, fit: bool = True) -> dict[str, Any]:
+    text = reason(exc) if isinstance(exc, HybridbenchError) else f"{type(exc).__name__}: {reason(exc)}"
     full = None if isinstance(exc, HybridbenchError) else "".join(traceback.format_exception(exc))
     return {"status": status, "message": text, "traceback": full, "fit": fit}
 

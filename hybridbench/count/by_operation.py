@@ -38,7 +38,6 @@ from hybridbench.arch.recurrent import Recurrent
 from hybridbench.count.operators import (
     MENDED,
     MULTIPLY_ADDS,
-    TRACE_ERRORS,
     Arithmetic,
     Traced,
     first_line,
@@ -497,7 +496,7 @@ def count_with_fvcore(
             unseen = {name: dict(analysis.unsupported_ops(name)) for name in names}
     except ImportError as exc:
         return Counted("fvcore", {}, {}, {}, f"fvcore cannot be imported ({exc}): pip install fvcore.")
-    except TRACE_ERRORS as exc:
+    except Exception as exc:
         return Counted("fvcore", {}, {}, {}, f"the forward cannot be traced: {first_line(exc)}")
     found: Counter[str] = Counter()
     for name in names:

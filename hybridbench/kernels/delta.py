@@ -6,10 +6,14 @@ one of them is asked for. Its chunk kernels tune themselves the first time a pro
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.torch_version import TorchVersion
 
 from hybridbench.kernels.problem import Problem, imported, needs_cuda
 
@@ -18,6 +22,10 @@ WIDEST_KEY = 256
 """Key channels of a head that the chunk kernels hold."""
 CHUNKS = {"gated_delta": (16, 32, 64), "kda": (32, 64)}
 """Operation to the chunk sizes its kernel takes."""
+
+WRONG_ON_HOPPER = "3.4.0", "3.7.1"
+"""Triton releases, from the first to before the second, that miscompile a scalar gate's backward for Hopper: there fla
+raises (its chunk_bwd_dqkwg, its issue 640) unless tilelang is installed."""
 
 IN_KERNEL = {
     "use_qk_l2norm_in_kernel": True,
@@ -56,6 +64,44 @@ def load_gated_delta() -> Callable[..., Any]:
             dt_bias=dt_bias_H,
             chunk_size=chunk_size,
             **IN_KERNEL,
+        )
+        return o_BTHV, state_BHPV
+
+    return gated_delta
+
+
+def load_gated_delta_as_kda() -> Callable[..., Any]:
+    """``gated_delta`` by the kernels of KDA, of which it is the case of one decay for all channels of a head.
+
+    It moves ``head_dim`` decays a head and position where one would do, and is right where Triton miscompiles the
+    other's backward (``WRONG_ON_HOPPER``).
+    """
+    kda = load_kda()
+
+    def gated_delta(
+        q_BTGP: Tensor,
+        k_BTGP: Tensor,
+        v_BTHV: Tensor,
+        dt_BTH: Tensor,
+        beta_BTH: Tensor,
+        A_log_H: Tensor,
+        dt_bias_H: Tensor,
+        *,
+        chunk_size: int,
+        initial_state_BHPV: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        P = q_BTGP.shape[-1]
+        dt_BTHP, dt_bias_HP = (x.unsqueeze(-1).expand(*x.shape, P) for x in (dt_BTH, dt_bias_H))
+        o_BTHV, state_BHPV = kda(
+            q_BTGP,
+            k_BTGP,
+            v_BTHV,
+            dt_BTHP,
+            beta_BTH,
+            A_log_H,
+            dt_bias_HP,
+            chunk_size=chunk_size,
+            initial_state_BHPV=initial_state_BHPV,
         )
         return o_BTHV, state_BHPV
 
@@ -161,6 +207,22 @@ def refuses_chunked(op: str) -> Callable[[Problem], str | None]:
         return None
 
     return refuses
+
+
+def refuses_gated_delta(problem: Problem) -> str | None:
+    """What its own kernels refuse, and training where Triton makes a wrong backward of them."""
+    return refuses_chunked("gated_delta")(problem) or (_miscompiled() if problem.training else None)
+
+
+def _miscompiled() -> str | None:
+    hopper = torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0)
+    if not hopper or importlib.util.find_spec("tilelang"):
+        return None
+    version = TorchVersion(importlib.metadata.version("triton"))
+    first, mended = WRONG_ON_HOPPER
+    if version < first or version >= mended:
+        return None
+    return f"its backward is wrong on Hopper with triton {version}: triton {mended} or tilelang mends it"
 
 
 def refuses_step(problem: Problem) -> str | None:

@@ -125,7 +125,7 @@ class _FusedLinearCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor, kernels: Any, want_gradients: bool
     ) -> Tensor:
-        N, V = hidden_ND.shape[0], weight_VD.shape[0]
+        N, V = int(hidden_ND.shape[0]), int(weight_VD.shape[0])  # a tracer's sizes are tensors, which Triton refuses
         needs_hidden, needs_weight = (want_gradients and need for need in ctx.needs_input_grad[:2])
         d_hidden = torch.empty_like(hidden_ND) if needs_hidden else None
         d_weight = torch.empty_like(weight_VD, dtype=torch.float32) if needs_weight else None

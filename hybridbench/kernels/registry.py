@@ -83,7 +83,8 @@ _ALL = [
     _reference("selective_step"),
     _extra("selective_step", "mamba-ssm", "mamba_ssm", ssm.load_selective_step, ssm.refuses_ssd_step),
     _reference("gated_delta"),
-    _extra("gated_delta", "fla", "fla-core", delta.load_gated_delta, delta.refuses_chunked("gated_delta")),
+    _extra("gated_delta", "fla", "fla-core", delta.load_gated_delta, delta.refuses_gated_delta),
+    _extra("gated_delta", "fla-kda", "fla-core", delta.load_gated_delta_as_kda, delta.refuses_chunked("kda")),
     _reference("gated_delta_step"),
     _delta("gated_delta_step"),
     _extra("gated_delta_step", "fla", "fla-core", delta.load_gated_delta_step, delta.refuses_step),
@@ -135,7 +136,8 @@ DEFAULT_ORDER: dict[str, dict[str, tuple[str, ...]]] = {
     # without a fused one, its parts are resolved in its place
     "mamba2_core": {"cuda": ("fused", "mamba-ssm", "reference"), "cpu": ("reference",)},
     **{op: {"cuda": ("mamba-ssm", "reference"), "cpu": ("reference",)} for op in ("selective_scan", "selective_step")},
-    **{op: {"cuda": ("fla", "reference"), "cpu": ("reference",)} for op in ("gated_delta", "kda")},
+    "gated_delta": {"cuda": ("fla", "fla-kda", "reference"), "cpu": ("reference",)},
+    "kda": {"cuda": ("fla", "reference"), "cpu": ("reference",)},
     # in place, where fla's kernel writes a new state in float32 that is then copied
     **{op: {"cuda": ("triton", "fla", "reference"), "cpu": ("reference",)} for op in ("gated_delta_step", "kda_step")},
     "norm_gate": {"cuda": ("triton", "reference"), "cpu": ("reference",)},

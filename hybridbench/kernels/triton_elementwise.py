@@ -34,6 +34,9 @@ AHEAD = 3
 """Stages of such a walk: while one row is worked on, the next two are on their way into shared memory, so that neither
 the two sums over a row nor the store at its end leave the memory idle."""
 
+STAGED_BYTES = 128 * 1024
+"""Of shared memory for rows on their way; three tensors' rows of 8,192 float32 give up a stage for it."""
+
 GATE_REGISTERS = 128
 """Of a thread of the gate's backward, which left alone takes 180, and then an SM holds one program."""
 
@@ -50,6 +53,11 @@ def _rows(x: Tensor) -> Tensor:
 def _warps(block: int) -> int:
     """Warps for a row of ``block`` elements held in registers: 16 elements a thread."""
     return min(16, max(1, block // 512))
+
+
+def _stages(x: Tensor, block: int) -> int:
+    """Stages of a walk over rows of ``block`` elements of three tensors like ``x``."""
+    return min(AHEAD, 1 + STAGED_BYTES // (3 * block * x.element_size()))
 
 
 def _walkers(x: Tensor, rows: int, per_sm: int) -> int:
@@ -258,7 +266,7 @@ def _run_add_rms_norm_backward(
         eps,
         ADD=d_sum is not None,
         BLOCK=block,
-        STAGES=AHEAD,
+        STAGES=_stages(rows, block),
         num_warps=_warps(block),
     )
     return d_h, partial.sum(0).to(weight.dtype)
@@ -649,7 +657,7 @@ def gate_backward(
         eps,
         BLOCK=block,
         UNIT=unit,
-        STAGES=AHEAD,
+        STAGES=_stages(y_rows, block),
         num_warps=_warps(block),
         maxnreg=GATE_REGISTERS,
     )

@@ -67,7 +67,7 @@ def _cross_entropy_in_place(  # type: ignore[no-untyped-def]
 
 def cross_entropy_(logits_NV: Tensor, target_N: Tensor, scale: float, gradient: bool) -> Tensor:
     """The loss of each row, float32; ``logits_NV`` becomes ``scale * (softmax - onehot)`` where ``gradient``."""
-    N, V = logits_NV.shape
+    N, V = (int(size) for size in logits_NV.shape)
     loss_N = torch.empty(N, dtype=torch.float32, device=logits_NV.device)
     block = min(COLUMNS, triton.next_power_of_2(V))
     _cross_entropy_in_place[(N,)](

@@ -266,8 +266,8 @@ def test_recurrent_steps_in_a_captured_graph_update_the_state(op: str, name: str
 
 
 def test_losses_in_chunks_save_the_logits_memory() -> None:
-    """8,192 tokens of a 128,256-word vocabulary: the float32 logits alone take 4.2 GB."""
-    N, D, V = 8192, 256, 128256
+    """32,768 tokens of a 128,256-word vocabulary: the logits take 8.4 GB in bfloat16 and 16.8 in float32."""
+    N, D, V = 32768, 256, 128256
     hidden = torch.randn(N, D, device="cuda", dtype=torch.bfloat16, requires_grad=True)
     weight = (torch.randn(V, D, device="cuda") / math.sqrt(D)).bfloat16().requires_grad_()
     target = torch.randint(V, (N,), device="cuda")
@@ -281,7 +281,7 @@ def test_losses_in_chunks_save_the_logits_memory() -> None:
         torch.cuda.reset_peak_memory_stats()
         loss = backend.load()(hidden, weight, target)
         loss.backward()
-        assert torch.cuda.max_memory_allocated() - before < 1.5e9
+        assert torch.cuda.max_memory_allocated() - before < 2 * N * V / 3
         losses[name] = float(loss.detach())
         hidden.grad = weight.grad = None
     assert all(math.isclose(value, losses["chunked"], rel_tol=1e-3) for value in losses.values())

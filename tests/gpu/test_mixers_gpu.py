@@ -132,10 +132,7 @@ def test_a_training_step_learns_and_uses_the_published_kernels(mixer: str) -> No
     ran = {item.op: item.backend.name for item in resolved}
     assert {"mamba1": ran.get("selective_scan"), "gated-delta": ran.get("gated_delta"), "kda": ran.get("kda")}[
         mixer
-    ] in (
-        "mamba-ssm",
-        "fla",
-    )
+    ] in ("mamba-ssm", "fla", "fla-kda")
     model = build_model(case, resolved)
     model.allocate(torch.device("cuda"), 0)
     work = prepare(case, model)

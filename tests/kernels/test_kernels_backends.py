@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import torch
 
 from hybridbench.errors import BadInput, Unsupported
 from hybridbench.kernels import BACKENDS, DEFAULT_ORDER, Backend, Problem, available, registry, resolve, verify
+from hybridbench.kernels.delta import refuses_gated_delta
 
 SHAPES: dict[str, list[dict[str, int]]] = {
     "attention": [
@@ -162,6 +164,20 @@ def test_auto_on_cuda_follows_the_refusals(problem: Problem, chosen: str, monkey
 def test_refusals_name_the_offending_value(op: str, name: str, problem: Problem, says: str) -> None:
     with pytest.raises(Unsupported, match=says):
         resolve(op, name, problem)
+
+
+@pytest.mark.parametrize(("triton", "refused"), [("3.3.1", False), ("3.6.0", True), ("3.7.1", False)])
+def test_a_backward_that_triton_miscompiles_for_hopper_is_refused(
+    triton: str, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr("importlib.metadata.version", lambda name: triton)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    problem = Problem("cuda", "bfloat16", head_dim=64, n_heads=4, training=True)
+    reason = refuses_gated_delta(problem)
+    assert (reason is not None and "triton 3.7.1 or tilelang" in reason) if refused else reason is None
+    assert refuses_gated_delta(dataclasses.replace(problem, training=False)) is None
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the packages may be installed where there is a GPU")
