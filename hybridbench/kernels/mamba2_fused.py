@@ -6,6 +6,9 @@ is written where it belongs in one row of the same shape, so nothing is ever spl
 norm are one kernel each way. Unlike mamba_ssm's own fused function it keeps the convolution's output, which costs 2
 bytes a channel and saves a convolution, and it takes rows that were padded to a width that matrix products like.
 
+``one_pass`` takes this package's scan (``triton_ssd``) in mamba_ssm's place, which keeps the state before every block
+of 64 tokens for its backward.
+
 Written against mamba_ssm 2.3.2 and causal_conv1d 1.7.0. Importing this module needs both, and triton.
 """
 
@@ -21,6 +24,7 @@ from torch import Tensor
 from torch.library import custom_op
 
 from hybridbench.kernels.triton_elementwise import gate_backward, gate_forward
+from hybridbench.kernels.triton_ssd import scan_backward, scan_forward, states_shape
 
 Recipe = tuple[Tensor, Callable[..., Tensor], tuple[Any, ...]]
 """A tensor, and the function and arguments that make it again."""
@@ -64,24 +68,24 @@ def _run(
     n_groups: int,
     chunk_size: int,
     eps: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The output, the final state, and for the backward the convolution's output and the scan's."""
+    one_pass: bool,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The output, the final state, and for the backward the convolution's output, the scan's and its states."""
     H = A.shape[0]
     inner = H * head_dim
     z, conv_in, dt = _split(packed, inner, conv_weight.shape[0], H)
     mixed = _convolved(conv_in, conv_weight, conv_bias)
-    y, *_, state = _mamba_chunk_scan_combined_fwd(
-        _by_head(mixed, inner, H, n_groups)[0],
-        dt,
-        A,
-        *_by_head(mixed, inner, H, n_groups)[1:],
-        chunk_size,
-        D=D,
-        dt_bias=dt_bias,
-        dt_softplus=True,
-    )
+    x, b, c = _by_head(mixed, inner, H, n_groups)
+    if one_pass:
+        y, state, states = scan_forward(x, dt, A, b, c, D, dt_bias, keep=keep)
+    else:
+        y, *_, state = _mamba_chunk_scan_combined_fwd(
+            x, dt, A, b, c, chunk_size, D=D, dt_bias=dt_bias, dt_softplus=True
+        )
+        states = packed.new_empty(0)
     y = y.flatten(2)
-    return gate_forward(y, z, norm_weight, eps), state, mixed, y
+    return gate_forward(y, z, norm_weight, eps), state, mixed, y, states
 
 
 def _run_backward(
@@ -89,6 +93,7 @@ def _run_backward(
     d_state: Tensor | None,
     mixed: Tensor,
     y: Tensor,
+    states: Tensor,
     packed: Tensor,
     conv_weight: Tensor,
     conv_bias: Tensor,
@@ -100,6 +105,8 @@ def _run_backward(
     n_groups: int,
     chunk_size: int,
     eps: float,
+    one_pass: bool,
+    keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of everything that has one, in the order of the inputs; an empty one for a norm that is not there."""
     H, channels = A.shape[0], conv_weight.shape[0]
@@ -114,24 +121,18 @@ def _run_backward(
     x_BTHP, b_BTGN, c_BTGN = _by_head(mixed, inner, H, n_groups)
     d_mixed = torch.empty(mixed.shape, dtype=mixed.dtype, device=mixed.device)
     d_x, d_b, d_c = _by_head(d_mixed, inner, H, n_groups)
-    _, _, d_A, _, _, d_D, _, d_dt_bias, _ = _mamba_chunk_scan_combined_bwd(
-        torch.unflatten(d_y, -1, (H, head_dim)),
-        x_BTHP,
-        dt,
-        A,
-        b_BTGN,
-        c_BTGN,
-        torch.unflatten(y, -1, (H, head_dim)),
-        chunk_size,
-        D=D,
-        dt_bias=dt_bias,
-        dfinal_states=d_state,
-        dt_softplus=True,
-        dx=d_x,
-        ddt=d_dt,
-        dB=d_b,
-        dC=d_c,
-    )
+    d_y_BTHP, y_BTHP = (torch.unflatten(t, -1, (H, head_dim)) for t in (d_y, y))
+    if one_pass:
+        into = {"d_x": d_x, "d_dt": d_dt, "d_b": d_b, "d_c": d_c}
+        d_A, d_D, d_dt_bias = scan_backward(
+            d_y_BTHP, d_state, x_BTHP, dt, A, b_BTGN, c_BTGN, D, dt_bias, states, **into
+        )
+    else:
+        into = {"dx": d_x, "ddt": d_dt, "dB": d_b, "dC": d_c}
+        options = {"D": D, "dt_bias": dt_bias, "dfinal_states": d_state, "dt_softplus": True, **into}
+        _, _, d_A, _, _, d_D, _, d_dt_bias, _ = _mamba_chunk_scan_combined_bwd(
+            d_y_BTHP, x_BTHP, dt, A, b_BTGN, c_BTGN, y_BTHP, chunk_size, **options
+        )
     aligned = _aligned(d_conv)
     d_conv_in, d_conv_weight, d_conv_bias, *_ = causal_conv1d_bwd_function(
         _aligned(conv_in).transpose(1, 2),
@@ -152,12 +153,13 @@ def _run_backward(
 
 _INPUTS = (
     "Tensor packed, Tensor conv_weight, Tensor conv_bias, Tensor A, Tensor D, Tensor dt_bias, Tensor? norm_weight, "
-    "int head_dim, int n_groups, int chunk_size, float eps"
+    "int head_dim, int n_groups, int chunk_size, float eps, bool one_pass, bool keep"
 )
 
 
 def _fake(packed: Tensor, conv_weight: Tensor, conv_bias: Tensor, A: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     head_dim, n_groups = rest[3:5]
+    one_pass, keep = rest[-2:]
     B, T = packed.shape[:2]
     H, channels = A.shape[0], conv_weight.shape[0]
     inner = H * head_dim
@@ -167,21 +169,24 @@ def _fake(packed: Tensor, conv_weight: Tensor, conv_bias: Tensor, A: Tensor, *re
         packed.new_empty(B, H, head_dim, d_state, dtype=torch.float32),
         packed.new_empty(B, T, channels),
         packed.new_empty(B, T, inner),
+        packed.new_empty(states_shape(B, T, H, head_dim, d_state, keep) if one_pass else 0),
     )
 
 
-def _fake_backward(d_out: Tensor, d_state: Tensor | None, mixed: Tensor, y: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+def _fake_backward(
+    d_out: Tensor, d_state: Tensor | None, mixed: Tensor, y: Tensor, states: Tensor, *rest: Any
+) -> tuple[Tensor, ...]:
     *given, norm_weight = rest[:7]
     return (*(t.new_empty(t.shape) for t in given), given[3].new_empty(0 if norm_weight is None else norm_weight.shape))
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    _, _, mixed, y = output
+    _, _, mixed, y, states = output
     *tensors, norm_weight = inputs[:7]
     ctx.settings, ctx.normed = inputs[7:], norm_weight is not None
-    ctx.mark_non_differentiable(mixed, y)
+    ctx.mark_non_differentiable(mixed, y, states)
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(mixed, y, *tensors, *([norm_weight] if ctx.normed else []))
+    ctx.save_for_backward(mixed, y, states, *tensors, *([norm_weight] if ctx.normed else []))
 
 
 def _undo(ctx: Any, d_out: Tensor | None, d_state: Tensor | None, *_: Any) -> tuple[Any, ...]:
@@ -191,20 +196,20 @@ def _undo(ctx: Any, d_out: Tensor | None, d_state: Tensor | None, *_: Any) -> tu
     gradients = list(_backward_op(d_out, d_state, *saved, *ctx.settings))
     if not ctx.normed:
         gradients[-1] = None
-    return (*gradients, None, None, None, None)
+    return (*gradients, *[None] * len(ctx.settings))
 
 
 _op = custom_op(
     "hybridbench::mamba2_core_forward",
     _run,
     mutates_args=(),
-    schema=f"({_INPUTS}) -> (Tensor, Tensor, Tensor, Tensor)",
+    schema=f"({_INPUTS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 _backward_op = custom_op(
     "hybridbench::mamba2_core_backward",
     _run_backward,
     mutates_args=(),
-    schema=f"(Tensor d_out, Tensor? d_state, Tensor mixed, Tensor y, {_INPUTS})"
+    schema=f"(Tensor d_out, Tensor? d_state, Tensor mixed, Tensor y, Tensor states, {_INPUTS})"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 _op.register_fake(_fake)
@@ -212,59 +217,54 @@ _backward_op.register_fake(_fake_backward)
 _op.register_autograd(_undo, setup_context=_keep)
 
 
-def mamba2_core(
-    packed_BTC: Tensor,
-    conv_weight_CW: Tensor,
-    conv_bias_C: Tensor,
-    A_H: Tensor,
-    D_H: Tensor,
-    dt_bias_H: Tensor,
-    norm_weight_I: Tensor | None,
-    *,
-    head_dim: int,
-    n_groups: int,
-    chunk_size: int,
-    eps: float,
-) -> tuple[Tensor, Tensor]:
-    """``mamba2_core`` of the reference."""
-    out_BTI, state_BHPN, *_ = _op(
-        packed_BTC, conv_weight_CW, conv_bias_C, A_H, D_H, dt_bias_H, norm_weight_I, head_dim, n_groups, chunk_size, eps
-    )
-    return out_BTI, state_BHPN
+def _core(one_pass: bool) -> Callable[..., Any]:
+    """``mamba2_core`` of the reference with either scan; its ``with_recipes`` also says how the convolution's output
+    and its own are made again from what it keeps."""
+
+    def run(
+        packed_BTC: Tensor,
+        conv_weight_CW: Tensor,
+        conv_bias_C: Tensor,
+        A_H: Tensor,
+        D_H: Tensor,
+        dt_bias_H: Tensor,
+        norm_weight_I: Tensor | None,
+        *,
+        head_dim: int,
+        n_groups: int,
+        chunk_size: int,
+        eps: float,
+    ) -> tuple[Tensor, ...]:
+        tensors = (packed_BTC, conv_weight_CW, conv_bias_C, A_H, D_H, dt_bias_H, norm_weight_I)
+        keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+        made: tuple[Tensor, ...] = _op(*tensors, head_dim, n_groups, chunk_size, eps, one_pass, keep)
+        return made
+
+    def mamba2_core(*tensors: Any, **settings: Any) -> tuple[Tensor, Tensor]:
+        out_BTI, state_BHPN, *_ = run(*tensors, **settings)
+        return out_BTI, state_BHPN
+
+    def with_recipes(*tensors: Any, **settings: Any) -> tuple[Tensor, Tensor, list[Recipe]]:
+        packed_BTC, conv_weight_CW, conv_bias_C, A_H, *_, norm_weight_I = tensors
+        H, channels = A_H.shape[0], conv_weight_CW.shape[0]
+        inner = H * settings["head_dim"]
+        out, state, mixed, y, _ = run(*tensors, **settings)
+
+        def convolved(packed: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+            return _convolved(_split(packed, inner, channels, H)[1], weight, bias)
+
+        def gated(y: Tensor, packed: Tensor, norm_weight: Tensor | None) -> Tensor:
+            return gate_forward(y, _split(packed, inner, channels, H)[0], norm_weight, settings["eps"])
+
+        recipes = [
+            (mixed, convolved, (packed_BTC, conv_weight_CW, conv_bias_C)),
+            (out, gated, (y, packed_BTC, norm_weight_I)),
+        ]
+        return out, state, recipes
+
+    mamba2_core.with_recipes = with_recipes  # type: ignore[attr-defined]
+    return mamba2_core
 
 
-def _with_recipes(
-    packed_BTC: Tensor,
-    conv_weight_CW: Tensor,
-    conv_bias_C: Tensor,
-    A_H: Tensor,
-    D_H: Tensor,
-    dt_bias_H: Tensor,
-    norm_weight_I: Tensor | None,
-    *,
-    head_dim: int,
-    n_groups: int,
-    chunk_size: int,
-    eps: float,
-) -> tuple[Tensor, Tensor, list[Recipe]]:
-    """``mamba2_core``, and how the convolution's output and its own are made again from what it keeps."""
-    H, channels = A_H.shape[0], conv_weight_CW.shape[0]
-    inner = H * head_dim
-    out, state, mixed, y = _op(
-        packed_BTC, conv_weight_CW, conv_bias_C, A_H, D_H, dt_bias_H, norm_weight_I, head_dim, n_groups, chunk_size, eps
-    )
-
-    def convolved(packed: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return _convolved(_split(packed, inner, channels, H)[1], weight, bias)
-
-    def gated(y: Tensor, packed: Tensor, norm_weight: Tensor | None) -> Tensor:
-        return gate_forward(y, _split(packed, inner, channels, H)[0], norm_weight, eps)
-
-    recipes = [
-        (mixed, convolved, (packed_BTC, conv_weight_CW, conv_bias_C)),
-        (out, gated, (y, packed_BTC, norm_weight_I)),
-    ]
-    return out, state, recipes
-
-
-mamba2_core.with_recipes = _with_recipes  # type: ignore[attr-defined]
+mamba2_core = _core(one_pass=False)
+one_pass = _core(one_pass=True)

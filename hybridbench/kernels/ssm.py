@@ -275,6 +275,23 @@ def load_mamba2_fused() -> Callable[..., Any]:
     return fused
 
 
+def load_mamba2_one_pass() -> Callable[..., Any]:
+    """``mamba2_core`` of ``mamba2_fused`` with this package's scan."""
+    load_mamba2_fused()
+    one_pass: Callable[..., Any] = imported("hybridbench.kernels.mamba2_fused", "triton is not importable").one_pass
+    return one_pass
+
+
+def refuses_mamba2_one_pass(problem: Problem) -> str | None:
+    """Its tiles hold whole heads and states."""
+    if reason := refuses_mamba2_fused(problem):
+        return reason
+    for name, size in (("head_dim", problem.head_dim), ("d_state", problem.d_state)):
+        if size < 16 or size & (size - 1):
+            return f"its tiles are powers of two from 16 on, and {name} is {size}"
+    return None
+
+
 def refuses_mamba2_fused(problem: Problem) -> str | None:
     """What the scan or the convolution refuses."""
     return refuses_ssd(problem) or refuses_conv1d(problem)

@@ -29,6 +29,32 @@ def test_right_in_the_interpreter() -> None:
         assert error < BOUND[case.split()[0]], case
 
 
+def for_hopper(kernel: Any, constants: dict[str, Any], types: dict[str, str], **options: Any) -> str:
+    """The PTX of a kernel for a Hopper GPU; arguments without a type are pointers to bfloat16 and aligned integers."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    names = kernel.arg_names
+
+    def kind(argument: str) -> str:
+        if argument in constants:
+            return "constexpr"
+        return types.get(argument, "*bf16" if argument.endswith("_ptr") else "i32")
+
+    signature = {argument: kind(argument) for argument in names}
+    aligned = {
+        (i,): [["tt.divisibility", 16]]
+        for i, argument in enumerate(names)
+        if signature[argument].startswith("*") or signature[argument] == "i32"
+    }
+    values = {(names.index(argument),): value for argument, value in constants.items()}
+    compiled = triton.compile(
+        ASTSource(kernel, signature, values, aligned), target=GPUTarget("cuda", 90, 32), options=options
+    )
+    return str(compiled.asm["ptx"])
+
+
 KERNELS: dict[str, dict[str, Any]] = {
     # At 1B shapes: what is a constant of each kernel there.
     "_swiglu_forward": {"BLOCK": 2048},
@@ -57,40 +83,45 @@ WARPS = {"_rotary": 8, "_gate_forward": 8, "_gate_norm_backward": 8, "_cross_ent
 @pytest.mark.parametrize("name", KERNELS)
 def test_compiles_for_hopper_with_wide_loads_and_no_spills(name: str) -> None:
     """A kernel that only moves memory must move 16 bytes a load, and keep what it loaded in registers."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
     from hybridbench.kernels import triton_adamw, triton_elementwise, triton_loss
 
     modules = (triton_elementwise, triton_loss, triton_adamw)
     kernel = next(vars(module)[name] for module in modules if name in vars(module))
-    constants = KERNELS[name]
-    names = kernel.arg_names
-
-    def kind(argument: str) -> str:
-        if argument in constants:
-            return "constexpr"
-        if argument.endswith("_ptr"):
-            return TYPES.get(argument, "*bf16")
-        return TYPES.get(argument, "i32")
-
-    signature = {argument: kind(argument) for argument in names}
-    aligned = {
-        (i,): [["tt.divisibility", 16]]
-        for i, argument in enumerate(names)
-        if signature[argument] not in ("fp32", "constexpr")
-    }
-    values = {(names.index(argument),): value for argument, value in constants.items()}
     registers = {"maxnreg": triton_elementwise.GATE_REGISTERS} if name == "_gate_norm_backward" else {}
-    compiled = triton.compile(
-        ASTSource(kernel, signature, values, aligned),
-        target=GPUTarget("cuda", 90, 32),
-        options={"num_warps": WARPS.get(name, 4)} | registers,
-    )
-    ptx = compiled.asm["ptx"]
+    ptx = for_hopper(kernel, KERNELS[name], TYPES, num_warps=WARPS.get(name, 4), **registers)
     # cp.async.cg is the copy into shared memory that comes in 16 bytes only.
     assert any(load in ptx for load in ("ld.global.v4.b32", "ld.global.v2.b64", "cp.async.cg")), sorted(
         {line.split()[1] for line in ptx.splitlines() if "ld.global" in line}
     )
     assert "st.local" not in ptx
+
+
+SCAN = {"P": 128, "N": 128, "SHARE": 32, "BLOCK": 64, "SLICE": 64, "STAGES": 2}
+SCAN_KERNELS: dict[str, dict[str, Any]] = {
+    "scan_forward_kernel": {**SCAN, "KEEP": True},
+    "scan_reverse_kernel": {**SCAN, "HAS_FINAL": True},
+    "scan_d_x_kernel": {**SCAN, "HEADS": 32},
+    "scan_d_b_kernel": {**SCAN, "HEADS": 32},
+    "scan_d_c_kernel": {**SCAN, "HEADS": 32},
+}
+TILES = {
+    **dict.fromkeys(("x_tiles", "y_tiles", "d_y_tiles", "d_x_tiles"), "tensordesc<bf16[1,64,64]>"),
+    **dict.fromkeys(("b_tiles", "c_tiles"), "tensordesc<bf16[1,64,128]>"),
+    **dict.fromkeys(("d_b_tiles", "d_c_tiles"), "tensordesc<fp32[1,64,128]>"),
+    **dict.fromkeys(("states_tiles", "d_states_tiles"), "tensordesc<bf16[64,128]>"),
+    "d_scores_tiles": "tensordesc<bf16[64,64]>",
+}
+
+
+@pytest.mark.parametrize("name", SCAN_KERNELS)
+def test_a_scan_compiles_for_hopper_to_bulk_copies_and_asynchronous_products(name: str) -> None:
+    from hybridbench.kernels import triton_ssd
+
+    kernel = vars(triton_ssd)[name]
+    types = TILES | {argument: "*fp32" for argument in kernel.arg_names if argument.endswith("_ptr")}
+    warps = triton_ssd.D_X_WARPS if name == "scan_d_x_kernel" else triton_ssd.WARPS
+    ptx = for_hopper(kernel, SCAN_KERNELS[name], types, num_warps=warps)
+    assert "cp.async.bulk.tensor" in ptx
+    assert "wgmma.mma_async" in ptx
+    assert "mma.sync.aligned" not in ptx.replace("wgmma.mma_async.sync.aligned", "")
+    assert "ld.global.b16" not in ptx, "a tile is read element by element"

@@ -62,7 +62,7 @@ def stand_in_for_the_published_kernels() -> None:
     where they are told to, so that what is checked is everything around them."""
 
     def conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return reference.conv1d(x.transpose(1, 2), weight, bias).transpose(1, 2)
+        return reference.conv1d(x.transpose(1, 2), weight, bias).contiguous().transpose(1, 2)  # channels last
 
     def conv_forward(x: Tensor, weight: Tensor, bias: Tensor, *rest: Any) -> Tensor:
         assert rest == (None, None, None, True)
@@ -117,12 +117,19 @@ def stand_in_for_the_published_kernels() -> None:
         vars(sys.modules[name]).update(content)
 
 
-def core_cases() -> Iterator[tuple[str, str, list[Tensor | None], dict[str, Any]]]:
+PUBLISHED = ((4, 8, 8, 1, 0), (4, 8, 8, 2, 4), (2, 16, 8, 1, 14))
+ONE_PASS = ((4, 16, 16, 1, 0), (4, 16, 16, 2, 12), (2, 128, 32, 1, 14))
+"""Heads, their width, their states, groups of B and C, padding."""
+
+
+def core_cases(
+    sizes: tuple[tuple[int, ...], ...], T: int
+) -> Iterator[tuple[str, str, list[Tensor | None], dict[str, Any]]]:
     """``mamba2_core`` with a norm and without, on rows that are padded, aligned and neither."""
-    for H, P, N, G, extra in ((4, 8, 8, 1, 0), (4, 8, 8, 2, 4), (2, 16, 8, 1, 14)):
+    for H, P, N, G, extra in sizes:
         inner, channels = H * P, H * P + 2 * G * N
         for norm in (None, torch.randn(inner)):
-            packed = torch.randn(2, 20, inner + channels + H + extra)
+            packed = torch.randn(2, T, inner + channels + H + extra)
             heads = [-torch.rand(H) - 0.1, torch.randn(H), torch.randn(H)]
             tensors = [packed, torch.randn(channels, 4), torch.randn(channels), *heads, norm]
             settings = {"head_dim": P, "n_groups": G, "chunk_size": 8, "eps": EPS}
@@ -223,12 +230,20 @@ if __name__ == "__main__":
     from hybridbench.kernels import mamba2_fused
     from hybridbench.model.checkpoint import learning, remembering
 
-    def remembered(*tensors: Any, **settings: Any) -> Any:
+    def remembered(core: Any) -> Any:
         """The core as selective checkpointing runs it: its backward makes the convolution's output again."""
-        with remembering():
-            return learning("mamba2_core", mamba2_fused.mamba2_core)(*tensors, **settings)
 
-    for label, op, tensors, settings in core_cases():
-        found.append([f"float32 {label}", errors(op, tensors, settings, mamba2_fused.mamba2_core)])
-        found.append([f"float32 {label}, made again", errors(op, tensors, settings, remembered)])
+        def run(*tensors: Any, **settings: Any) -> Any:
+            with remembering():
+                return learning("mamba2_core", core)(*tensors, **settings)
+
+        return run
+
+    for name, core, sizes, T in (
+        ("published", mamba2_fused.mamba2_core, PUBLISHED, 20),
+        ("one pass", mamba2_fused.one_pass, ONE_PASS, 70),
+    ):
+        for label, op, tensors, settings in core_cases(sizes, T):
+            found.append([f"float32 {name} {label}", errors(op, tensors, settings, core)])
+            found.append([f"float32 {name} {label}, made again", errors(op, tensors, settings, remembered(core))])
     json.dump(found, sys.stdout)
