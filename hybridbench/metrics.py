@@ -400,7 +400,7 @@ def _ceilings(record: Record) -> Ceilings | None:
     return None if seen is None else seen.ceilings
 
 
-def _ceiling(part: Callable[[Ceilings], float]) -> Callable[[Record], float | None]:
+def _ceiling(part: Callable[[Ceilings], float | None]) -> Callable[[Record], float | None]:
     """One measured rate, where the record carries them."""
 
     def compute(record: Record) -> float | None:
@@ -430,6 +430,14 @@ def _floor_s(record: Record) -> float | None:
 _achieved_flops = _per_step(_model_flops)
 _achieved_hardware_flops = _per_step(_hardware_flops)
 _achieved_bytes = _per_step(_must_move)
+
+_sustained_flops = _ceiling(lambda ceilings: ceilings.sustained_matmul_flops_per_s)
+
+
+def _achieved_of_sequences(record: Record) -> float | None:
+    """Model FLOPs per second where products are large: over whole sequences."""
+    return _achieved_flops(record) if record.case.workload.kind in (TRAIN, PREFILL) else None
+
 
 _STEP = "step: a training step, a prefill, one decode step, or a whole generation"
 
@@ -617,6 +625,23 @@ METRICS: dict[str, Metric] = {
             "product, measured",
             "rate of a large matrix product in the case's dtype, measured in the same process",
             _ceiling(lambda ceilings: ceilings.matmul_flops_per_s),
+        ),
+        Metric(
+            "sustained_flops_per_s",
+            "FLOP/s",
+            None,
+            "product, sustained",
+            "rate of a large matrix product in the case's dtype after a second of them, measured in the same process; "
+            "none on a CPU",
+            _sustained_flops,
+        ),
+        Metric(
+            "sustained_frac",
+            "frac",
+            "higher",
+            "of sustained product",
+            "model FLOPs (exact) / median step / sustained rate of a large matrix product; of train and prefill",
+            _ratio(_achieved_of_sequences, _sustained_flops),
         ),
         Metric(
             "ceiling_bytes_per_s",

@@ -8,6 +8,7 @@ Schema history:
     1   first version.
     2   ``Observed.ceilings``: rates measured in the same process; None in older records.
     3   ``Observed.parts`` and ``Workload.depths``: generations timed at depths; modes of execution have ``published``.
+    4   ``Ceilings.sustained_matmul_flops_per_s``; None in older records.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any, TypeVar
 from hybridbench.errors import BadInput, BadResults
 from hybridbench.suite import Case
 
-SCHEMA = 3
+SCHEMA = 4
 
 
 class Status(StrEnum):
@@ -156,12 +157,17 @@ class BackendUse:
 
 @dataclass(frozen=True)
 class Ceilings:
-    """Rates the device reached in the process that ran the case: a large product in ``dtype``, and memory."""
+    """Rates the device reached in the process that ran the case: a large product in ``dtype``, and memory.
+
+    ``sustained_matmul_flops_per_s`` is what is left of the product's rate after a second of products back to back, for
+    which a card at its power limit slows down; None on a CPU.
+    """
 
     dtype: str
     matmul_flops_per_s: float
     read_bytes_per_s: float
     copy_bytes_per_s: float
+    sustained_matmul_flops_per_s: float | None = None
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import IO, Any
@@ -61,55 +61,60 @@ def run_sweep(
     waiting = deque(cases)
     records: list[Record] = []
     workers = [Worker(writer, index, gpu) for index, gpu in enumerate(list(gpus)[: max(1, len(cases))] or [None])]
-    try:
-        with _terminable(), selectors.DefaultSelector() as selector:
-            while waiting or any(worker.case or worker.unstarted for worker in workers):
-                for worker in workers:
-                    if worker.unstarted is not None:
-                        waiting.appendleft(worker.take_back())
-                usable = [worker for worker in workers if worker.failed_starts < STARTS]
-                if not usable:
-                    raise WorkerDied(f"no worker process can be started: {workers[-1].why}")
-                for worker in usable:
-                    if worker.case is None and waiting:
-                        worker.give(waiting.popleft(), selector)
-                        assert worker.case is not None
-                        events.started(worker.case)
-                if not any(worker.case for worker in workers):
-                    continue
-                soonest = min(worker.deadline for worker in workers if worker.case)
-                ready = selector.select(max(0.0, soonest - time.monotonic()))
-                for key, _ in ready:
-                    for record in key.data.read(selector, events):
+    with terminable(), ExitStack() as stopping, selectors.DefaultSelector() as selector:
+        for worker in workers:
+            stopping.callback(worker.stop)
+        while waiting or any(worker.case or worker.unstarted for worker in workers):
+            for worker in workers:
+                if worker.unstarted is not None:
+                    waiting.appendleft(worker.take_back())
+            usable = [worker for worker in workers if worker.failed_starts < STARTS]
+            if not usable:
+                raise WorkerDied(f"no worker process can be started: {workers[-1].why}")
+            for worker in usable:
+                if worker.case is None and waiting:
+                    worker.give(waiting.popleft(), selector)
+                    assert worker.case is not None
+                    events.started(worker.case)
+            if not any(worker.case for worker in workers):
+                continue
+            soonest = min(worker.deadline for worker in workers if worker.case)
+            ready = selector.select(max(0.0, soonest - time.monotonic()))
+            for key, _ in ready:
+                for record in key.data.read(selector, events):
+                    records.append(record)
+                    events.finished(record)
+            for worker in workers:
+                if worker.case and time.monotonic() >= worker.deadline:
+                    for record in worker.time_out(selector):
                         records.append(record)
                         events.finished(record)
-                for worker in workers:
-                    if worker.case and time.monotonic() >= worker.deadline:
-                        for record in worker.time_out(selector):
-                            records.append(record)
-                            events.finished(record)
-    finally:
-        for worker in workers:
-            worker.stop()
     return records
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
-    """Ends a sweep on SIGTERM as on Ctrl-C: workers gone, records kept."""
+def terminable() -> Iterator[None]:
+    """SIGTERM ends what runs inside as Ctrl-C does, with one KeyboardInterrupt: ``timeout`` sends its signal twice, and
+    the second must not end the clearing up after the first."""
 
     def interrupt(number: int, frame: object) -> None:
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)
         raise KeyboardInterrupt
 
+    heard = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    before = {each: handler for each, handler in heard.items() if handler not in (signal.SIG_IGN, None)}
     try:
-        before = signal.signal(signal.SIGTERM, interrupt)
+        for each in before:
+            signal.signal(each, interrupt)
     except ValueError:  # not the main thread, which alone may set handlers
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 class Worker:

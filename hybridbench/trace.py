@@ -21,7 +21,7 @@ import torch
 from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from hybridbench.count.kernels import shortened
+from hybridbench.count.kernels import ran_on_gpu, shortened
 from hybridbench.count.replace import Function, replaced
 from hybridbench.model.build import build_model, resolve_backends
 from hybridbench.suite import Case
@@ -50,6 +50,7 @@ _PATTERNS = (
     # The first that matches decides: attention kernels are matrix products too, and "scan" is also a sorting step.
     (ATTENTION, r"flash|fmha|attention|sdpa|cudnn::fusion"),
     (SCAN, r"chunk_(scan|state|cumsum)|state_passing|bmm_chunk|selective_(scan|state)|chunk_gated|ssd|update_state"),
+    (SCAN, r"^scan_(forward|reverse|steps|finish|d_[xbc])_kernel$"),
     # flash-linear-attention's parts of a delta rule, and our step of it
     (
         SCAN,
@@ -176,11 +177,7 @@ def ranged(op: str, function: Function) -> Function:
 
 def _of_kernels(events: Iterable[Any], steps: int) -> Trace:
     """A GPU's side: intervals of kernels, whatever launched them."""
-    kernels = [
-        event
-        for event in events
-        if event.device_type == DeviceType.CUDA and not event.name.startswith((RANGE, STEP)) and event.name != "Step"
-    ]
+    kernels = [event for event in events if ran_on_gpu(event)]
     intervals = sorted((event.time_range.start, event.time_range.end) for event in kernels)
     busy, reached = 0.0, intervals[0][0] if intervals else 0.0
     for start, end in intervals:
@@ -202,9 +199,9 @@ def _of_operators(events: Iterable[Any], steps: int) -> Trace:
     wall = sum(event.cpu_time_total for event in listed if event.name == STEP)
     rows = []
     for event in listed:
-        if event.name == STEP or event.self_cpu_time_total <= 0 or not _in_step(event, STEP):
+        if event.self_cpu_time_total <= 0 or not _in_step(event, STEP):
             continue
-        if event.name.startswith((RANGE, "autograd::")):
+        if event.is_user_annotation or event.name.startswith("autograd::"):
             continue  # ranges and the engine's bookkeeping: Python's and autograd's own time is a gap
         kind = _range_above(event) or by_sequence.get(_backward_of(event), "") or classify(event.name)
         rows.append((event.name, kind, event.self_cpu_time_total))

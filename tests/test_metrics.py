@@ -249,6 +249,21 @@ def test_measured_ceilings_make_the_floor_and_leave_utilisation_to_the_datasheet
     assert value(DECODE, "ceiling_bytes_per_s") is None
 
 
+@pytest.mark.parametrize(("workload", "judged"), [("train", True), ("prefill", True), ("decode", False)])
+def test_the_sustained_product_is_beside_the_floor_and_never_in_it(workload: str, judged: bool) -> None:
+    burst = with_ceilings(ok(one_case(workload, ctx="4k"), [0.2]), BF16, BANDWIDTH)
+    assert burst.observed is not None
+    assert burst.observed.ceilings is not None
+    assert value(burst, "sustained_frac") is value(burst, "sustained_flops_per_s") is None
+    ceilings = replace(burst.observed.ceilings, sustained_matmul_flops_per_s=BF16 / 4)
+    sustained = replace(burst, observed=replace(burst.observed, ceilings=ceilings))
+    assert value(sustained, "sustained_flops_per_s") == BF16 / 4
+    share = pytest.approx(4 * value(burst, "mfu_frac")) if judged else None
+    assert value(sustained, "sustained_frac") == share
+    for name in ("floor_s", "floor_frac", "ceiling_flops_per_s"):
+        assert value(sustained, name) == value(burst, name) is not None
+
+
 def test_a_cpu_has_a_floor_by_its_ceilings_and_still_no_peak() -> None:
     on_cpu = replace(with_ceilings(DECODE, 1e11, 1e10), environment=CPU)
     assert value(on_cpu, "floor_s") == pytest.approx(value(DECODE, "must_move_bytes") / 1e10)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from hybridbench import record as record_module
 from hybridbench.arch.families import build_spec
 from hybridbench.errors import BadResults
 from hybridbench.record import (
@@ -18,6 +20,7 @@ from hybridbench.record import (
     BackendUse,
     CacheObserved,
     Caveat,
+    Ceilings,
     Energy,
     Environment,
     GpuState,
@@ -57,6 +60,7 @@ OBSERVED = Observed(
     energy=Energy(12.5, 1.0, 100, None),
     build_ns=1,
     prepare_ns=2,
+    ceilings=Ceilings("bfloat16", 789e12, 4.1e12, 3.9e12, 690e12),
     parts=[Part(None, [3, 4]), Part(4096, [5])],
 )
 MEASURED = Record(CASE, Status.OK, "run", "2026-11-21T18:00:00Z", ENVIRONMENT, OBSERVED, caveats=[Caveat.SHARED_GPU])
@@ -87,6 +91,21 @@ def test_whole_numbers_are_read_where_a_float_is_due() -> None:
     assert energy is not None
     assert energy.energy is not None
     assert isinstance(energy.energy.energy_j, float)
+
+
+def test_the_history_tells_of_every_schema() -> None:
+    told = re.findall(r"^    (\d+)   \S", record_module.__doc__ or "", re.MULTILINE)
+    assert [int(number) for number in told] == list(range(1, SCHEMA + 1))
+
+
+def test_an_older_record_has_no_sustained_rate() -> None:
+    body = json.loads(MEASURED.to_json())
+    body["schema"] = 3
+    del body["observed"]["ceilings"]["sustained_matmul_flops_per_s"]
+    older = Record.from_json(json.dumps(body))
+    assert older.observed is not None
+    assert older.observed.ceilings == Ceilings("bfloat16", 789e12, 4.1e12, 3.9e12, None)
+    assert replace(older, schema=SCHEMA) == replace(MEASURED, observed=older.observed)
 
 
 def refuse(line: str) -> str:

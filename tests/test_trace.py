@@ -6,17 +6,20 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
+from torch.profiler import ProfilerActivity, profile, record_function
 
 from hybridbench import trace
 from hybridbench.cli.main import main
+from hybridbench.count.kernels import longest_first
 from hybridbench.store import load
 from hybridbench.suite import Sweep, cases
 from hybridbench.trace import classify, trace_case
 
 RESULTS = Path(__file__).parents[1] / "results" / "nvidia-h200"
 
-# Prefixes of the kernels in the committed records, sorted by hand.
+# Prefixes of kernels that ran on an H200, sorted by hand.
 H200 = {
     "attention": (
         *("flash::flash_fwd_splitkv", "cudnn_generated_fort_native_sdpa", "cudnn::fusion::", "triton_tem_fused_flex"),
@@ -24,12 +27,12 @@ H200 = {
     ),
     "scan": (
         *("_bmm_chunk_", "_chunk_cumsum_", "_chunk_scan_", "_chunk_state_", "_state_passing_"),
-        "_selective_scan_update_kernel",
+        *("_selective_scan_update_kernel", "update_state"),
     ),
     "conv": ("causal_conv1d_",),
     "matrix products": ("nvjet_", "cutlass::Kernel2<cutlass_80", "cublasLt::splitKreduce"),
-    "loss": ("liger_cross_entropy_kernel",),
-    "optimizer": ("multi_tensor_apply_kernel",),
+    "loss": ("liger_cross_entropy_kernel", "_cross_entropy_in_place"),
+    "optimizer": ("multi_tensor_apply_kernel", "_adamw"),
     "memory": ("Memcpy", "Memset", "CatArrayBatchedCopy", "indexSelectSmallIndex", "vectorized_gather_kernel"),
     "norm and elementwise": (
         *("vectorized_layer_norm_kernel", "layer_norm_grad_input", "reduce_kernel"),
@@ -39,14 +42,25 @@ H200 = {
 
 
 def kernels():
-    return {name for record in load([RESULTS], pytest.fail) if record.observed for name in record.observed.kernels}
+    """Of the committed records, and of the backends that earlier ones took."""
+    recorded = {name for record in load([RESULTS], pytest.fail) if record.observed for name in record.observed.kernels}
+    return recorded | set(json.loads((Path(__file__).parent / "h200_kernels.json").read_text(encoding="utf-8")))
 
 
 @pytest.mark.parametrize(("kind", "prefix"), [(kind, prefix) for kind, found in H200.items() for prefix in found])
 def test_real_kernels_are_in_their_class(kind, prefix):
     found = [name for name in kernels() if name.startswith(prefix)]
-    assert found, f"no committed record ran {prefix}"
+    assert found, f"no record ran {prefix}"
     assert {classify(name) for name in found} == {kind}
+
+
+def test_a_scan_in_one_pass_is_a_scan():
+    pytest.importorskip("triton", reason="triton is not installed, so there is no kernel to name")
+    from hybridbench.kernels import triton_ssd
+
+    kernels = [name for name in vars(triton_ssd) if name.startswith("scan_") and name.endswith("_kernel")]
+    assert len(kernels) == 7
+    assert {classify(name) for name in kernels} == {"scan"}
 
 
 def test_our_own_decode_kernels_are_attention():
@@ -74,6 +88,7 @@ def test_the_backward_belongs_to_the_operation_it_undoes():
     assert kinds["aten::convolution_backward"] == {"conv"}
     assert "optimizer" in {spent.name for spent in found.classes}
     assert "loss" in {spent.name for spent in found.classes}
+    assert not [name for name in kinds if name.startswith(("Optimizer.", trace.RANGE, trace.STEP))], "ranges"
 
 
 @pytest.mark.parametrize("kind", ["train", "prefill", "decode"])
@@ -85,12 +100,16 @@ def test_classes_and_gaps_add_up_to_the_step(kind):
     assert found.gap_s == pytest.approx(found.step_s - found.busy_s)
 
 
-def test_overlapping_kernels_count_once_in_busy_time():
-    class Event:
-        def __init__(self, name, start, end):
-            self.name, self.device_type = name, trace.DeviceType.CUDA
-            self.time_range = type("Range", (), {"start": start, "end": end, "elapsed_us": lambda _: end - start})()
+class Event:
+    """One of the profiler's events on a GPU; microseconds."""
 
+    def __init__(self, name, start, end, annotation=False):
+        self.name, self.device_type, self.is_user_annotation = name, trace.DeviceType.CUDA, annotation
+        self.device_time_total = end - start
+        self.time_range = type("Range", (), {"start": start, "end": end, "elapsed_us": lambda _: end - start})()
+
+
+def test_overlapping_kernels_count_once_in_busy_time():
     events = [Event("nvjet_a", 0, 10), Event("flash_b", 5, 12), Event("nvjet_a", 20, 30)]
     found = trace._of_kernels(events, steps=1)
     assert (found.step_s, found.busy_s, found.gap_s) == pytest.approx((30e-6, 22e-6, 8e-6))
@@ -99,6 +118,21 @@ def test_overlapping_kernels_count_once_in_busy_time():
         "matrix products": 20,
         "attention": 7,
     }
+
+
+def test_ranges_are_no_kernels_whatever_their_name():
+    kernels = [Event("nvjet_a", 10, 20), Event("_adamw", 30, 40), Event("_adamw", 45, 50), Event("Step", 60, 61)]
+    names = ("Optimizer.step#AdamW.step", trace.STEP, f"{trace.RANGE}adamw", "_adamw")
+    ranges = [Event(name, 5, 90, annotation=True) for name in names]
+    assert trace._of_kernels(kernels + ranges, steps=1) == trace._of_kernels(kernels, steps=1)
+    assert longest_first(ranges + kernels) == ["_adamw", "nvjet_a", "Step"]
+
+
+def test_a_range_of_the_profiler_is_an_annotation_by_kind():
+    with profile(activities=[ProfilerActivity.CPU], acc_events=True) as profiler, record_function("a name"):
+        torch.ones(1).add(1)
+    kinds = {event.name: event.is_user_annotation for event in profiler.events()}
+    assert (kinds["a name"], kinds["aten::add"]) == (True, False)
 
 
 def test_the_command_prints_shares_writes_a_chrome_trace_and_keeps_json_clean(tmp_path):

@@ -1,10 +1,19 @@
-"""observe: one case built and its eager step seen by both operator counters, with the tiles that autotuning took."""
+"""observe: one case built and its eager step seen by both operator counters, with the tiles that autotuning took.
+
+On a GPU that is the work of a process of its own, without a profiler, which compiles and tunes what a later one needs.
+It adds a line of JSON to SEEN after every case, and ends itself when the process PID, which waits for it, is gone.
+
+    python -m hybridbench.audit.observe CASES.json SEEN.jsonl PID
+"""
 
 from __future__ import annotations
 
+import gc
 import importlib
-from collections.abc import Callable
+import json
+import sys
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,12 +21,15 @@ import torch
 from hybridbench.arch.operations import Reason, operations
 from hybridbench.arch.ssd_kernels import KERNELS
 from hybridbench.audit.reasons import counter_reasons
+from hybridbench.audit.tuned import Taken, taken
 from hybridbench.audit.views import FVCORE, TORCH
 from hybridbench.count.by_operation import Counted, Product, count_with_fvcore, count_with_torch, operation_of
+from hybridbench.count.processes import end_with
 from hybridbench.errors import Unsupported
 from hybridbench.model.build import Resolved, build_model, resolve_backends
+from hybridbench.model.language import LanguageModel
 from hybridbench.suite import Case
-from hybridbench.workload import prepare
+from hybridbench.workload import Prepared, prepare
 
 WARMUPS = 2
 _SCAN_MODULES = ("ssd_bmm", "ssd_chunk_state", "ssd_chunk_scan", "ssd_combined")
@@ -31,6 +43,7 @@ class Observation:
         backends: the kernel of each operation of the model.
         products: matrix products in the order in which they were dispatched.
         tiles: of the scan's kernels, as autotuned.
+        tuned: every configuration that autotuning had taken in this process by then.
         reasons: by counter, why it differs from the exact convention.
         refused: why there is nothing to see.
     """
@@ -39,6 +52,7 @@ class Observation:
     counted: dict[str, Counted] = field(default_factory=dict)
     products: list[Product] = field(default_factory=list)
     tiles: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    tuned: list[Taken] = field(default_factory=list)
     reasons: dict[str, list[Reason]] = field(default_factory=dict)
     refused: str | None = None
 
@@ -54,29 +68,36 @@ class Observation:
             counted={name: Counted(**counted) for name, counted in body["counted"].items()},
             products=[Product(**product) for product in body["products"]],
             tiles={kernel: (tile[0], tile[1], tile[2]) for kernel, tile in body["tiles"].items()},
+            tuned=[Taken(**one) for one in body["tuned"]],
             reasons={name: [Reason(**reason) for reason in found] for name, found in body["reasons"].items()},
             refused=body["refused"],
         )
 
 
-def observe(case: Case, then: Callable[[Callable[[], object]], None] | None = None) -> Observation:
-    """Builds a case and counts one eager step of it.
+def warmed(case: Case) -> tuple[list[Resolved], LanguageModel, Prepared]:
+    """A case's kernels, model and work; on a GPU after steps in which whatever compiles or tunes itself has done so.
 
-    Args:
-        then: called with the step afterwards, on the warm model; a model that cannot be run is not an error here.
+    Raises:
+        Unsupported: a backend cannot run here.
     """
     device = torch.device("cuda", 0) if case.execution.device == "cuda" else torch.device("cpu")
-    try:
-        resolved = resolve_backends(case)
-    except Unsupported as exc:
-        return Observation(refused=str(exc))
+    resolved = resolve_backends(case)
     model = build_model(case, resolved)
     model.allocate(device, case.execution.seed)
     work = prepare(case, model)
-    if device.type == "cuda":  # what compiles or tunes itself does so before anybody counts
+    if device.type == "cuda":
         for _ in range(WARMUPS):
             work.eager_step()
         torch.cuda.synchronize()
+    return resolved, model, work
+
+
+def observe(case: Case) -> Observation:
+    """Builds a case and counts one eager step of it; one that cannot run here is refused in the answer."""
+    try:
+        resolved, model, work = warmed(case)
+    except Unsupported as exc:
+        return Observation(refused=str(exc))
 
     def forward(*inputs: torch.Tensor) -> tuple[object, ...]:
         # The tracer drops work that no output depends on, such as a state kept for the next step.
@@ -86,14 +107,12 @@ def observe(case: Case, then: Callable[[Callable[[], object]], None] | None = No
     by_torch, products = count_with_torch(work.eager_step, model, resolved)
     names = [*operations(case.model, case.workload.kind, case.workload.context)]
     by_fvcore = count_with_fvcore(forward, work.inputs, model, resolved, names)
-    model.zero_grad(set_to_none=False)
-    if then is not None:
-        then(work.eager_step)
     return Observation(
         backends=_named(resolved),
         counted={TORCH: by_torch, FVCORE: by_fvcore},
         products=products,
-        tiles=scan_tiles() if device.type == "cuda" else {},
+        tiles=scan_tiles() if case.execution.device == "cuda" else {},
+        tuned=taken(),
         reasons={counter: counter_reasons(case, resolved, counter) for counter in (TORCH, FVCORE)},
     )
 
@@ -122,3 +141,18 @@ def scan_tiles() -> dict[str, tuple[int, int, int]]:
                 m, n = (int(blocks.get(f"BLOCK_SIZE_{side}", 0)) for side in "MN")
                 found[kernel] = m, n, int(blocks.get("BLOCK_SIZE_K", blocks.get("BLOCK_SIZE_CS", 0)))
     return found
+
+
+def main(cases: Path, seen: Path) -> None:
+    """Observes the cases of one file, and adds a line to another after each."""
+    with seen.open("a", encoding="utf-8") as lines:
+        for body in json.loads(cases.read_text(encoding="utf-8")):
+            lines.write(json.dumps(observe(Case.from_dict(body)).to_dict()) + "\n")
+            lines.flush()
+            gc.collect()
+            torch.cuda.empty_cache()  # the next case starts from an empty device
+
+
+if __name__ == "__main__":
+    end_with(int(sys.argv[3]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

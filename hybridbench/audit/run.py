@@ -1,4 +1,9 @@
-"""run: cases in, audits out: counted in this process on a CPU, under Nsight Compute in one of its own on a GPU."""
+"""run: cases in, audits out: counted in this process on a CPU, in processes of their own on a GPU.
+
+There one process observes all cases, without a profiler. Then Nsight Compute watches a process for each case that was
+observed: since its report comes at its end, only so is kept what was counted before the time ran out, for a price of
+some 10 s of start-up a case. A case that fails or comes too late has the accounts it has, and says why not the others.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +12,9 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hybridbench.arch.ssd_kernels import Tiles
@@ -15,51 +22,77 @@ from hybridbench.audit.hardware import by_class, by_kernel, hardware_view
 from hybridbench.audit.observe import Observation, observe
 from hybridbench.audit.views import FVCORE, GPU, TORCH, Audit, View, closed_forms
 from hybridbench.count import ncu
+from hybridbench.count.processes import run_program
 from hybridbench.errors import Unsupported
+from hybridbench.runner import terminable
 from hybridbench.suite import Case
 
 NO_GPU = "no GPU, so there are no counters of the hardware's own"
+NOT_ASKED = "the GPU's counters were not asked for"
+Progress = Callable[[str], object]
 
 
-def audit(cases: Sequence[Case], *, counters: bool = True, vector: bool = True, limit_s: float = 600.0) -> list[Audit]:
+@dataclass(frozen=True)
+class Kernels:
+    """What Nsight Compute counted of one case: its kernels in order, None without; and a sentence about it."""
+
+    launches: list[ncu.Launch] | None
+    said: str
+
+
+def audit(
+    cases: Sequence[Case],
+    *,
+    counters: bool = True,
+    vector: bool = True,
+    limit_s: float = 1800.0,
+    progress: Progress = lambda line: None,
+) -> list[Audit]:
     """Each case's accounts.
 
     Args:
         counters: whether the GPU's own counters are asked for.
         vector: whether instructions of vector units are among them, which may cost further passes.
-        limit_s: how long Nsight Compute, and then the bare process, may take for all cases.
+        limit_s: how long all cases together may take on a GPU; seconds. What was counted by then is kept.
+        progress: told a line whenever a case was observed, or its kernels counted.
 
     Raises:
-        Unsupported: a case cannot run here, or the process that counts ended early.
+        Unsupported: no case could be observed; the text is about the first.
+        KeyboardInterrupt: on SIGTERM too, on a GPU; no process is left behind.
     """
     forms = [closed_forms(case) for case in cases]
-    if not any(case.execution.device == "cuda" for case in cases):
-        seen, launches, said = [observe(case) for case in cases], None, NO_GPU
+    if any(case.execution.device == "cuda" for case in cases):
+        with terminable(), tempfile.TemporaryDirectory(prefix="hybridbench-audit-") as folder:
+            run = _OnGpu(cases, Path(folder), limit_s, progress)
+            seen = run.observations()
+            kernels = run.kernels(seen, vector) if counters else [Kernels(None, NOT_ASKED)] * len(cases)
     else:
-        seen, launches, said = _on_gpu(cases, counters, vector, limit_s)
-    return [
-        _assembled(case, known, found, launches[place] if launches else None, vector, said)
-        for place, (case, known, found) in enumerate(zip(cases, forms, seen, strict=True))
-    ]
+        seen = []
+        for case in cases:
+            seen.append(observe(case))
+            progress(f"{len(seen)}/{len(cases)} observed {case.label}")
+        kernels = [Kernels(None, NO_GPU)] * len(cases)
+    if all(one.refused is not None for one in seen):
+        raise Unsupported(f"{cases[0].label}: {seen[0].refused}")
+    return [_assembled(*parts, vector) for parts in zip(cases, forms, seen, kernels, strict=True)]
 
 
-def _assembled(
-    case: Case, forms: dict[str, View], seen: Observation, launches: list[ncu.Launch] | None, vector: bool, said: str
-) -> Audit:
-    if seen.refused is not None:
-        raise Unsupported(f"{case.label}: {seen.refused}")
+def _assembled(case: Case, forms: dict[str, View], seen: Observation, kernels: Kernels, vector: bool) -> Audit:
     views = dict(forms)
     for counter in (TORCH, FVCORE):
+        if seen.refused is not None:
+            views[counter] = View(counter, {}, error=seen.refused.rstrip("."))
+            continue
         counted = seen.counted[counter]
         views[counter] = View(
             counter, counted.flops, seen.reasons[counter], counted.formulas, counted.unseen, counted.error
         )
     notes = _tile_notes(seen.tiles)
-    if launches is None:
-        return Audit(case, seen.backends, {**views, GPU: View(GPU, {}, error=said)}, notes=notes)
-    views[GPU], note = hardware_view(case, launches, seen.products, seen.tiles, vector)
-    notes += [said] + ([note] if note else [])
-    return Audit(case, seen.backends, views, by_class(launches), by_kernel(launches), notes)
+    if kernels.launches is None:
+        return Audit(case, seen.backends, {**views, GPU: View(GPU, {}, error=kernels.said.rstrip("."))}, notes=notes)
+    views[GPU], note = hardware_view(case, kernels.launches, seen.products, seen.tiles, vector)
+    notes += [kernels.said] + ([note] if note else [])
+    return Audit(case, seen.backends, views, by_class(kernels.launches), by_kernel(kernels.launches), notes)
 
 
 def _tile_notes(tiles: Tiles) -> list[str]:
@@ -69,55 +102,109 @@ def _tile_notes(tiles: Tiles) -> list[str]:
     return [f"Tiles (rows x columns x depth, 0 where it is the whole head) as autotuned: {shown}."]
 
 
-def _on_gpu(
-    cases: Sequence[Case], counters: bool, vector: bool, limit_s: float
-) -> tuple[list[Observation], list[list[ncu.Launch]] | None, str]:
-    """What was seen of each case, its kernels where they were counted, and a sentence about that."""
-    with tempfile.TemporaryDirectory(prefix="hybridbench-audit-") as name:
-        folder = Path(name)
-        (folder / "cases.json").write_text(json.dumps([case.to_dict() for case in cases]), encoding="utf-8")
-        seen = folder / "seen.json"
-        files = [str(folder / "cases.json"), str(seen)]
-        program = [sys.executable, "-m", "hybridbench.audit.counted", *files, str(os.getpid())]
-        said, launches = "the GPU's counters were not asked for", None
-        if counters:
-            launches, said = _counted(cases, folder, program, vector, limit_s)
-        found = _observations(seen)
-        if len(found) < len(cases):
+class _OnGpu:
+    """Cases counted in processes of their own, within one limit.
+
+    Args:
+        folder: where they exchange files; empty.
+    """
+
+    def __init__(self, cases: Sequence[Case], folder: Path, limit_s: float, progress: Progress) -> None:
+        self._cases = cases
+        self._folder = folder
+        self._limit_s = limit_s
+        self._ends_at = time.monotonic() + limit_s
+        self._progress = progress
+
+    def _left_s(self) -> float:
+        return self._ends_at - time.monotonic()
+
+    def observations(self) -> list[Observation]:
+        """What was seen of each case. A process that ends early costs the case it was at: the next go to another."""
+        found: list[Observation] = []
+        while len(found) < len(self._cases):
+            found += self._observed(len(found))
+        return found
+
+    def _observed(self, start: int) -> list[Observation]:
+        """What one process saw of the cases from ``start`` on, and why it got no further."""
+        waiting, found = self._cases[start:], list[Observation]()
+        asked, seen = self._folder / f"cases-{start}.json", self._folder / f"seen-{start}.jsonl"
+        asked.write_text(json.dumps([case.to_dict() for case in waiting]), encoding="utf-8")
+
+        def add(one: Observation) -> None:
+            self._tell(start + len(found), "observed", one.refused)
+            found.append(one)
+
+        def read() -> None:
+            for line in _lines(seen)[len(found) :]:
+                add(Observation.from_dict(json.loads(line)))
+
+        missing = 1
+        try:
+            code, _, errors = run_program(self._program("observe", asked, seen), self._left_s(), read)
+            last = (errors.strip().splitlines() or ["it said nothing"])[-1]
+            why = f"the process that counts ended early (exit code {code}): {last}"
+        except subprocess.TimeoutExpired:
+            why = f"counting had not finished after {self._limit_s:g} s: give more with --limit"
+            missing = len(waiting)
+        read()
+        for _ in waiting[len(found) : len(found) + missing]:
+            add(Observation(refused=why))
+        return found
+
+    def kernels(self, seen: Sequence[Observation], vector: bool) -> list[Kernels]:
+        """What Nsight Compute counted of each case that was observed."""
+        path = ncu.find()
+        if path is None:
+            why = "Nsight Compute (ncu) is not installed, so there are no counters of the hardware's own"
+            return [Kernels(None, why)] * len(self._cases)
+        found: list[Kernels] = []
+        for place, observed in enumerate(seen):
+            over = False
             try:
-                code, _, errors = ncu.in_session(program, limit_s)
-            except subprocess.TimeoutExpired as exc:
-                raise Unsupported(f"counting had not finished after {limit_s:g} s: give more with --limit.") from exc
-            found = _observations(seen)
-            if len(found) < len(cases):
-                last = (errors.strip().splitlines() or ["it said nothing"])[-1]
-                raise Unsupported(f"the process that counts ended early (exit code {code}): {last}")
-        return found, launches, said
+                found.append(self._counted(path, place, observed, vector))
+            except ncu.NoCounters as exc:
+                found.append(Kernels(None, str(exc)))
+                over = isinstance(exc, ncu.NeverCounters)
+            self._tell(place, "counted", None if found[-1].launches is not None else found[-1].said)
+            if over:
+                return found + [found[-1]] * (len(seen) - len(found))
+        return found
+
+    def _counted(self, path: str, place: int, observed: Observation, vector: bool) -> Kernels:
+        """What Nsight Compute counted of one case.
+
+        Raises:
+            NoCounters: nothing.
+        """
+        if observed.refused is not None:
+            raise ncu.NoCounters(observed.refused)
+        if self._left_s() <= 0:
+            raise ncu.NoCounters(f"no time was left of {self._limit_s:g} s: give more with --limit")
+        asked, log = self._folder / f"case-{place}.json", self._folder / f"ncu-{place}.csv"
+        case, tuned = self._cases[place], [asdict(one) for one in observed.tuned]
+        asked.write_text(json.dumps({"case": case.to_dict(), "tuned": tuned}), encoding="utf-8")
+        program = self._program("counted", asked)
+        report = ncu.run(path, case.execution.dtype, log, program, vector, self._left_s())
+        launches, rounds = ncu.parse(report), ncu.passes(report)
+        more = (
+            ": bytes read are too few, since each pass finds what the one before left in the caches"
+            if rounds > 1
+            else ""
+        )
+        said = f"Nsight Compute counted {len(launches)} kernels in {rounds or 'unknown'} passes at most{more}."
+        return Kernels(launches, said)
+
+    def _tell(self, place: int, what: str, why_not: str | None) -> None:
+        label = self._cases[place].label
+        more = f"{what} {label}" if why_not is None else f"not {what} {label}: {why_not}"
+        self._progress(f"{place + 1}/{len(self._cases)} {more}")
+
+    def _program(self, module: str, *files: Path) -> list[str]:
+        return [sys.executable, "-m", f"hybridbench.audit.{module}", *map(str, files), str(os.getpid())]
 
 
-def _observations(path: Path) -> list[Observation]:
-    if not path.exists():
-        return []
-    return [Observation.from_dict(body) for body in json.loads(path.read_text(encoding="utf-8"))]
-
-
-def _counted(
-    cases: Sequence[Case], folder: Path, program: list[str], vector: bool, limit_s: float
-) -> tuple[list[list[ncu.Launch]] | None, str]:
-    path = ncu.find()
-    if path is None:
-        return None, "Nsight Compute (ncu) is not installed, so there are no counters of the hardware's own"
-    dtypes = dict.fromkeys(case.execution.dtype for case in cases)
-    try:
-        report = ncu.run(path, dtypes, folder / "ncu.csv", program, vector, limit_s)
-        launches = ncu.split(ncu.parse(report))
-    except ncu.NoCounters as exc:
-        return None, str(exc)
-    if len(launches) != len(cases):
-        return None, f"Nsight Compute's report holds {len(launches)} of {len(cases)} cases"
-    kernels = sum(len(some) for some in launches)
-    rounds = ncu.passes(report)
-    more = (
-        ": bytes read are too few, since each pass finds what the one before left in the caches" if rounds > 1 else ""
-    )
-    return launches, f"Nsight Compute counted {kernels} kernels in {rounds or 'unknown'} passes at most{more}."
+def _lines(path: Path) -> list[str]:
+    """The whole lines of a file that may not be there, or end within one."""
+    return path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []

@@ -176,7 +176,7 @@ def _group_table(title: str, audit: Audit, groups: Sequence[Group]) -> Table:
 def sentences(audit: Audit, *, all_operators: bool = False) -> list[str]:
     """What ran, what no counter saw, and why a view is missing."""
     ran = ", ".join(f"{name.partition(': ')[2]} {backend}" for name, backend in audit.backends.items())
-    said = [f"Kernels: {ran}."]
+    said = [f"Kernels: {ran}."] if ran else []
     for view in audit.views.values():
         if view.error is not None:
             said.append(f"No figures of {_title(view.name)}: {view.error}.")

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.text import Text
 
 from hybridbench.cli.measuring import check_installed, needs_gpu
 from hybridbench.cli.options import execution_options, model_options, out_options, parse_backends
@@ -23,7 +24,10 @@ KINDS = (TRAIN, PREFILL, DECODE)
 @execution_options
 @click.option("--no-counters", is_flag=True, help="On a GPU: without Nsight Compute.")
 @click.option("--no-vector", is_flag=True, help="On a GPU: tensor cores and memory only, which takes fewer passes.")
-@click.option("--limit", "limit_s", type=float, default=600.0, show_default=True, help="Seconds counting may take.")
+@click.option(
+    "--limit", "limit_s", type=float, default=1800.0, show_default=True,
+    help="On a GPU: seconds all cases may take together; what was counted by then is shown.",
+)  # fmt: skip
 @out_options
 def audit(
     *,
@@ -40,6 +44,9 @@ def audit(
     flop_counter and fvcore with formulas for what they lack, and on a GPU by its own counters through Nsight Compute.
 
     Every difference has a named reason with the FLOPs it explains; what is left is shown as unexplained.
+
+    On a GPU the operator counters see all cases first; then Nsight Compute counts each in a process of its own, which
+    takes some 10 s to start. What is missing because of a failure or the limit is said.
     """
     gpus = visible_gpus()
     planned = _cases(workload, parse_backends(backend), bool(gpus), **options)
@@ -53,7 +60,14 @@ def audit(
     from hybridbench.store import make_folder
 
     folder = make_folder(out) if out else None
-    found = audited(planned, counters=not no_counters, vector=not no_vector, limit_s=limit_s)
+    told = Console(stderr=True, highlight=False)
+    found = audited(
+        planned,
+        counters=not no_counters,
+        vector=not no_vector,
+        limit_s=limit_s,
+        progress=lambda line: told.print(Text(line), soft_wrap=True),
+    )
     page = write_audits(found, folder) if folder else None
     if as_json:
         click.echo(document(found))

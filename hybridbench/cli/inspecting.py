@@ -6,7 +6,7 @@ import importlib.metadata
 import json
 import platform
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -18,6 +18,9 @@ from hybridbench import __version__, units
 from hybridbench.arch.families import ARCHS, PUBLISHED_STACKS, RECIPES, SCALES, build_spec
 from hybridbench.arch.model import cost, params
 from hybridbench.arch.published import PUBLISHED, published_spec
+
+if TYPE_CHECKING:
+    from hybridbench.record import Ceilings
 
 ABOUT = {
     "transformer": "Llama-3.2 blocks: GQA, RoPE, SwiGLU",
@@ -171,7 +174,7 @@ def doctor(as_json: bool, ceilings: bool) -> None:
     import torch
 
     from hybridbench.machine import find_peak
-    from hybridbench.measure.ceilings import measure_ceilings
+    from hybridbench.measure.ceilings import SUSTAINED_S, measure_ceilings
     from hybridbench.measure.environment import fingerprint
     from hybridbench.measure.nvml import Gpu
     from hybridbench.record import to_plain
@@ -207,7 +210,7 @@ def doctor(as_json: bool, ceilings: bool) -> None:
         ("source of peaks", peak.source if peak else "no row for this device: utilisation will say unknown"),
     ]
     for rate in rates:
-        lines.append((f"product {rate.dtype}", f"{units.format_si(rate.matmul_flops_per_s, 'FLOP/s')} measured"))
+        lines.append((f"product {rate.dtype}", _product(rate, SUSTAINED_S)))
     for rate in rates[:1]:
         lines.append(("memory read", f"{units.format_si(rate.read_bytes_per_s, 'B/s')} measured"))
         lines.append(("memory copy", f"{units.format_si(rate.copy_bytes_per_s, 'B/s')} measured, read plus written"))
@@ -216,6 +219,15 @@ def doctor(as_json: bool, ceilings: bool) -> None:
         console.print(f"{name:<17} {text}", markup=False, soft_wrap=True)
     for sentence in advice:
         console.print(f"- {sentence}", markup=False, soft_wrap=True)
+
+
+def _product(rate: Ceilings, sustained_s: float) -> str:
+    """The measured rates of a large product: of a burst, and where there is one of ``sustained_s`` seconds."""
+    burst = f"{units.format_si(rate.matmul_flops_per_s, 'FLOP/s')} measured"
+    if rate.sustained_matmul_flops_per_s is None:
+        return burst
+    sustained = units.format_si(rate.sustained_matmul_flops_per_s, "FLOP/s")
+    return f"{burst}, {sustained} sustained over {sustained_s:g} s"
 
 
 def _advice(kind: str, device: str, known: bool, watched: bool) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -220,13 +220,7 @@ def _device_name() -> str:
 
 def _execution(device: str, dtype: str, state_dtype: str | None, kind: str, checkpoint: str = "none") -> Execution:
     mode = GRAPH if device == "cuda" and kind == DECODE else EAGER
-    made = Execution(device, dtype, mode, state_dtype)
-    if checkpoint == "none":
-        return made
-    if "checkpoint" not in {field.name for field in fields(Execution)}:
-        raise BadInput(f"--verify with --checkpoint {checkpoint}: training does not checkpoint here; leave one out.")
-    changes: dict[str, Any] = {"checkpoint": checkpoint}
-    return replace(made, **changes)
+    return Execution(device, dtype, mode, state_dtype, checkpoint=checkpoint)
 
 
 def _verified(fit_: Any, execution: Execution, gpus: Sequence[str], folder: Path, limit_s: float) -> Any:

@@ -7,6 +7,8 @@
 A fused multiply-add is 2 FLOPs, an add or a multiply 1; of half-precision instructions too, as Nsight counts them.
 Exponentials and divisions run elsewhere and are not among these. Every kernel is replayed once per pass that its
 metrics need, with caches as the pass before left them, so that with more than one pass bytes read are too few.
+
+The report is written when the program has ended: of a call that is cut off nothing is left. So a call is one case.
 """
 
 from __future__ import annotations
@@ -15,14 +17,13 @@ import csv
 import os
 import re
 import shutil
-import signal
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-MARKER = "spin_kernel"
-"""Of ``torch.cuda._sleep``: no model runs it, and one stands before each case's step."""
+from hybridbench.count.processes import run_program
+from hybridbench.units import format_seconds
 
 _TENSOR = {
     "bfloat16": ("sm__ops_path_tensor_src_bf16_dst_fp32.sum",),
@@ -57,6 +58,10 @@ class NoCounters(Exception):
     """Nsight Compute gave nothing that can be read; the text says why."""
 
 
+class NeverCounters(NoCounters):
+    """It gives nothing on this machine, whatever the program."""
+
+
 def find() -> str | None:
     """The ``ncu`` to call: that of the path, else of the CUDA toolkit, else the newest that NVIDIA's installer left."""
     if found := shutil.which("ncu"):
@@ -79,9 +84,8 @@ def _instructions(dtype: str) -> dict[str, int]:
     return _DOUBLE if dtype == "float64" else _PER_INSTRUCTION
 
 
-def command(ncu: str, dtypes: Iterable[str], log: Path, program: Sequence[str], vector: bool = True) -> list[str]:
+def command(ncu: str, dtype: str, log: Path, program: Sequence[str], vector: bool = True) -> list[str]:
     """The call: a row of CSV a kernel into ``log``, clocks and caches as they are, nothing until the program asks."""
-    wanted = dict.fromkeys(metric for dtype in dtypes for metric in metrics(dtype, vector))
     options = {
         "--profile-from-start": "off",
         "--clock-control": "none",
@@ -90,59 +94,40 @@ def command(ncu: str, dtypes: Iterable[str], log: Path, program: Sequence[str], 
         "--print-units": "base",
         "--print-kernel-base": "demangled",
         "--page": "raw",
-        "--metrics": ",".join(wanted),
+        "--metrics": ",".join(metrics(dtype, vector)),
         "--log-file": str(log),
     }
     return [ncu, "--csv", *(word for pair in options.items() for word in pair), *program]
 
 
-def run(ncu: str, dtypes: Iterable[str], log: Path, program: Sequence[str], vector: bool, limit_s: float) -> str:
-    """Runs the program under Nsight Compute and returns its report.
+def run(ncu: str, dtype: str, log: Path, program: Sequence[str], vector: bool, limit_s: float) -> str:
+    """Runs the program under Nsight Compute and returns its report; neither lives on.
 
     Raises:
         NoCounters: it could not be started, ran too long, failed, or left no report.
     """
     try:
-        code, output, errors = in_session(command(ncu, dtypes, log, program, vector), limit_s)
+        code, output, errors = run_program(command(ncu, dtype, log, program, vector), limit_s)
     except OSError as exc:
-        raise NoCounters(f"{ncu} cannot be started ({exc.strerror})") from exc
+        raise NeverCounters(f"{ncu} cannot be started ({exc.strerror})") from exc
     except subprocess.TimeoutExpired as exc:
-        raise NoCounters(f"Nsight Compute had not finished after {limit_s:g} s") from exc
+        raise NoCounters(f"Nsight Compute had not finished after {format_seconds(limit_s)}") from exc
     report = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
     if code or not report:
         said = refusal(report) or refusal(output) or (errors.strip().splitlines() or ["it said nothing"])[-1]
-        raise NoCounters(f"Nsight Compute ended with exit code {code}: {said}")
+        kind = NeverCounters if _NEVER.search(said) else NoCounters
+        raise kind(f"Nsight Compute ended with exit code {code}: {said}")
     return report
 
 
-def in_session(words: Sequence[str], limit_s: float) -> tuple[int, str, str]:
-    """Runs a program and whatever it starts; exit code, output and errors. Whatever ends the wait ends all of them.
-
-    Raises:
-        OSError: it cannot be started.
-        subprocess.TimeoutExpired: it had not finished in time.
-    """
-    process = subprocess.Popen(
-        words,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # a profiler's child would live on with the GPU's memory
-    )
-    try:
-        output, errors = process.communicate(timeout=limit_s)
-    except BaseException:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        raise
-    return process.returncode, output, errors
+_NEVER = re.compile("ERR_NVGPUCTRPERM|Failed to initialize the profiler")
+"""No permission to read counters, and no driver that has them."""
 
 
 def refusal(report: str) -> str | None:
     """The first error that Nsight Compute put into its report, as a sentence without its mark."""
-    found = re.search(r"^==ERROR== (.+)$", report, re.MULTILINE)
-    return found[1].strip().rstrip(".") if found else None
+    found = re.search(r"^==ERROR== (.+:\n==ERROR== .+|.+)$", report, re.MULTILINE)
+    return found[1].replace("\n==ERROR==", "").strip().rstrip(".") if found else None
 
 
 def passes(report: str) -> int:
@@ -203,14 +188,3 @@ _PREFIXES = {"K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 def _size(unit: str) -> float:
     """What a unit is worth, where Nsight scaled it although base units were asked for: 1e9 for ``Gbyte``."""
     return _PREFIXES.get(unit[:1], 1.0) if unit[1:].lower() in ("byte", "inst") else 1.0
-
-
-def split(launches: Sequence[Launch]) -> list[list[Launch]]:
-    """The kernels of each case: those from one marker to the next. What stands before the first is dropped."""
-    found: list[list[Launch]] = []
-    for launch in launches:
-        if MARKER in launch.name:
-            found.append([])
-        elif found:
-            found[-1].append(launch)
-    return found

@@ -46,7 +46,7 @@ def _softplus(raw):  # type: ignore[no-untyped-def]
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def steps_kernel(  # type: ignore[no-untyped-def]
+def scan_steps_kernel(  # type: ignore[no-untyped-def]
     raw_ptr,
     A_ptr,
     bias_ptr,
@@ -329,7 +329,7 @@ def scan_d_c_kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def finish_kernel(  # type: ignore[no-untyped-def]
+def scan_finish_kernel(  # type: ignore[no-untyped-def]
     raw_ptr,
     A_ptr,
     bias_ptr,
@@ -410,7 +410,7 @@ def _steps(dt_BTH: Tensor, A_H: Tensor, dt_bias_H: Tensor) -> Tensor:
     B, T, H = dt_BTH.shape
     blocks = triton.cdiv(T, BLOCK)
     made = torch.empty(2, B, H, blocks * BLOCK, dtype=torch.float32, device=dt_BTH.device)
-    steps_kernel[(blocks, B)](
+    scan_steps_kernel[(blocks, B)](
         dt_BTH,
         A_H,
         dt_bias_H,
@@ -569,7 +569,7 @@ def scan_backward(
     for gradient, parts in ((d_b, sums[0]), (d_c, sums[1])):
         gradient.copy_(parts[0] if shares == 1 else parts.sum(0))
     d_A, d_bias = torch.empty(2, B * blocks, H, **new)
-    finish_kernel[(blocks, B)](
+    scan_finish_kernel[(blocks, B)](
         dt_BTH,
         A_H,
         dt_bias_H,

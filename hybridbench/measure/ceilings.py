@@ -2,46 +2,57 @@
 
 Datasheets promise rates that no program sees. A floor made of measured ceilings says what is left to gain on this card,
 as it is cooled, powered and shared today. Random data: a product of zeros runs faster than real ones.
+
+A burst of products is over before a card at its power limit has lowered its clocks: that rate is the ceiling. What it
+holds for long, which a training step cannot beat for long either, is measured beside it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
-from hybridbench.measure.clock import timer_for
+from hybridbench.measure.clock import Timer, timer_for
 from hybridbench.record import Ceilings
 from hybridbench.stats import median
 from hybridbench.units import GIB, MIB, NS_PER_S
 
 GPU_RUNS, CPU_RUNS = (3, 10), (1, 3)
 """Runs to warm up and runs timed, per rate."""
+SUSTAINED_S = 1.0
+LAST_PART = 4
+"""Products run for so long back to back, and the last one of so many parts of them is looked at."""
 
 
 def measure_ceilings(device: torch.device, dtype: torch.dtype) -> Ceilings | None:
     """The device's rates for one dtype, medians of a few runs; None where memory is too short.
 
     On a GPU the product is 8192 (16 bit) or 4096 cubed and the memory 4 GiB, many times any cache; on a CPU 768 cubed
-    and 256 MiB. Reading is the better of a sum and a copy's reading and writing together.
+    and 256 MiB. Reading is the better of a sum and a copy's reading and writing together. Products are sustained on a
+    GPU only, and last, so that memory is not measured on lowered clocks.
     """
     on_gpu = device.type == "cuda"
     side = (8192 if dtype.itemsize == 2 else 4096) if on_gpu else 768
     size = 4 * GIB if on_gpu else 256 * MIB
     try:
         a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-        product = _seconds(device, lambda: torch.matmul(a, b))
+        product = partial(torch.matmul, a, b)
+        burst = _seconds(device, product)
         source = torch.randn(size // 4, device=device)
         target = torch.empty_like(source)
         read = size / _seconds(device, source.sum)
         copy = 2 * size / _seconds(device, lambda: target.copy_(source))
+        sustained = sustained_seconds(timer_for(device), product, burst) if on_gpu else None
     except (torch.OutOfMemoryError, MemoryError):
         return None
     return Ceilings(
         dtype=str(dtype).removeprefix("torch."),
-        matmul_flops_per_s=2 * side**3 / product,
+        matmul_flops_per_s=2 * side**3 / burst,
         read_bytes_per_s=max(read, copy),
         copy_bytes_per_s=copy,
+        sustained_matmul_flops_per_s=2 * side**3 / sustained if sustained else None,
     )
 
 
@@ -50,3 +61,13 @@ def _seconds(device: torch.device, step: Callable[[], object]) -> float:
     warmups, samples = GPU_RUNS if device.type == "cuda" else CPU_RUNS
     timer.sample(step, warmups)
     return median(timer.sample(step, samples)) / NS_PER_S
+
+
+def sustained_seconds(timer: Timer, step: Callable[[], object], burst_s: float) -> float:
+    """A step's median duration in the last part of ``SUSTAINED_S`` seconds of it back to back; seconds.
+
+    Args:
+        burst_s: its duration in a short burst, which says how often it is run; seconds.
+    """
+    samples = timer.sample(step, max(LAST_PART, round(SUSTAINED_S / burst_s)))
+    return median(samples[-(len(samples) // LAST_PART) :]) / NS_PER_S

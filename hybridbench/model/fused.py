@@ -113,7 +113,7 @@ class FusedStep:
         self.wide = {"device": device, "dtype": torch.float32}
         self.launches: list[Callable[[], None]] = []
         self.logits_BV: Tensor = torch.empty(self.B, model.embedding_VD.shape[0], **self.kind)  # type: ignore[call-overload]
-        self._scratch: dict[str, Tensor] = {}
+        self._scratch: dict[tuple[str, int, int, int], tuple[Tensor, Tensor]] = {}
         self._turns: list[tuple[Rope, int]] = []
         self._rings: list[tuple[int, int]] = []
         D = model.d_model
@@ -136,10 +136,17 @@ class FusedStep:
     def _tiling(self, name: str, n_rows: int, k: int) -> Tiling:
         return self.tilings.get((name, n_rows, k)) or Tiling.choose(n_rows, k, self.n_sms)
 
-    def _parts(self, tiles: int, tiling: Tiling, rows: int) -> tuple[Tensor, Tensor]:
-        """Scratch where the splits of one product meet: their partial sums, and how many have arrived."""
-        part = torch.empty(tiles * tiling.splits * rows * self.tokens if tiling.splits > 1 else 1, **self.wide)  # type: ignore[call-overload]
-        return part, torch.zeros(tiles, dtype=torch.int32, device=part.device)
+    def _parts(self, name: str, tiles: int, tiling: Tiling, rows: int) -> tuple[Tensor, Tensor]:
+        """Scratch where the splits of one product meet: their partial sums, and how many have arrived.
+
+        All products of a name share it, since each waits for the one before: it then never leaves the L2 cache.
+        """
+        key = name, tiles, tiling.splits, rows
+        if key not in self._scratch:
+            size = tiles * tiling.splits * rows * self.tokens if tiling.splits > 1 else 1
+            part = torch.empty(size, **self.wide)  # type: ignore[call-overload]
+            self._scratch[key] = part, torch.zeros(tiles, dtype=torch.int32, device=part.device)
+        return self._scratch[key]
 
     def _overlaps(self) -> bool:
         """Whether the launch planned next may start while the one before it drains: not across a fork or join."""
@@ -281,7 +288,7 @@ class FusedStep:
         q_BHP, out_BHV = self._new(H, P), self._new(H, V)
         ring = self._rings.index((cache.sinks, cache.ring))
         turn = self.turn[self._turns.index((spec.rope, P))] if spec.rope is not None else self.turn[0]
-        part, count = self._parts(tiles, tiling, 2 * half)
+        part, count = self._parts("qkv", tiles, tiling, 2 * half)
         self._launch(
             kernels.project_qkv,
             tiles * tiling.splits,
@@ -329,7 +336,7 @@ class FusedStep:
         z, mixed, y = self._new(inner), self._new(channels), self._new(inner)
         dt = torch.zeros(B, H, **self.wide)  # type: ignore[call-overload]
         squares = torch.zeros(H, B, **self.wide)  # type: ignore[call-overload]
-        part, count = self._parts(tiles, tiling, tiling.rows)
+        part, count = self._parts("mamba2", tiles, tiling, tiling.rows)
         self._launch(
             kernels.project_mamba2,
             tiles * tiling.splits,
@@ -390,7 +397,7 @@ class FusedStep:
         tiling = self._tiling("swiglu", w.shape[0], D)
         half = tiling.rows // 2
         tiles = -(-F // half)
-        part, count = self._parts(tiles, tiling, tiling.rows)
+        part, count = self._parts("swiglu", tiles, tiling, tiling.rows)
         self._launch(
             kernels.project_swiglu,
             tiles * tiling.splits,
@@ -426,7 +433,7 @@ class FusedStep:
         tiling = self._tiling("residual", D, k1 + k2)
         block_k = next(block for block in (tiling.block_k, 64, 32, 16) if k1 % block == 0 and k2 % block == 0)
         tiles = -(-D // tiling.rows)
-        part, count = self._parts(tiles, tiling, tiling.rows)
+        part, count = self._parts("residual", tiles, tiling, tiling.rows)
         self._launch(
             kernels.project_residual,
             tiles * tiling.splits,

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 import sys
-from dataclasses import replace
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +20,7 @@ from hybridbench.arch.families import Options, build_spec, pattern_spec
 from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.operations import operations
 from hybridbench.arch.ssd_kernels import KERNELS
-from hybridbench.audit import run
+from hybridbench.audit import counted, run
 from hybridbench.audit.hardware import (
     ATTENTION_TILES,
     SCAN_TILES,
@@ -26,12 +30,15 @@ from hybridbench.audit.hardware import (
     hardware_view,
     tile_rounding,
 )
-from hybridbench.audit.observe import Observation, observe
+from hybridbench.audit.observe import Observation, observe, warmed
 from hybridbench.audit.run import audit
+from hybridbench.audit.tables import write_audits
+from hybridbench.audit.tuned import Taken
 from hybridbench.audit.views import BASE, EXACT, FVCORE, GPU, HARDWARE, PRODUCTS, TORCH, Audit, closed_forms, is_product
 from hybridbench.cli.main import main
-from hybridbench.count.by_operation import REST, Product
+from hybridbench.count.by_operation import REST, Counted, Product
 from hybridbench.count.ncu import Launch
+from hybridbench.count.processes import alive, run_program
 from hybridbench.errors import Unsupported
 from hybridbench.suite import DECODE, PREFILL, TRAIN, Case, Execution, Workload
 
@@ -181,46 +188,225 @@ def test_a_tile_explains_what_it_explains_and_no_more() -> None:
     assert tile_rounding(Launch(0, "gemm_without_a_tile", by_rows, 0, 0, 0), product) == 0
 
 
-def test_the_kernels_of_several_cases_come_back_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cases = [gpu_case(), gpu_case(PREFILL)]
-    monkeypatch.setattr(run.ncu, "find", lambda: "ncu")
-    marker, work = Launch(0, "at::cuda::spin_kernel(long)", 0, 0, 0, 0), Launch(1, "nvjet", 2, 1, 0, 0)
-    monkeypatch.setattr(run.ncu, "run", lambda *_: "- 3 passes")
-    monkeypatch.setattr(run.ncu, "parse", lambda _report: [marker, work, marker, work, work])
-    launches, said = run._counted(cases, tmp_path, ["python"], True, 9)
-    assert launches == [[work], [work, work]]
-    assert "3 kernels in 3 passes at most: bytes read are too few" in said
-    monkeypatch.setattr(run.ncu, "parse", lambda _report: [marker, work])
-    assert run._counted(cases, tmp_path, ["python"], True, 9) == (
-        None,
-        "Nsight Compute's report holds 1 of 2 cases",
-    )
+# Cases on a GPU, in processes that are made up.
+
+CASES = [gpu_case(TRAIN), gpu_case(PREFILL), gpu_case(DECODE)]
+TAKEN = Taken("a.module", "_kernel", [64, "torch.bfloat16", None], "BLOCK: 64")
+SEEN = Observation(
+    counted={name: Counted(name, {"head": 5}, {}, {}) for name in (TORCH, FVCORE)},
+    tuned=[TAKEN],
+    reasons={TORCH: [], FVCORE: []},
+)
+KINDS = tuple(case.workload.kind for case in CASES)
+OBSERVES = f"""
+import json, sys, time
+for case in json.load(open(sys.argv[3])):
+    kind = case["workload"]["kind"]
+    BEFORE
+    with open(sys.argv[4], "a") as seen:
+        seen.write({json.dumps(SEEN.to_dict()) + chr(10)!r})
+sys.exit("the end of the last case is no failure")
+"""
+COUNTS = r"""
+import json, sys, time
+log = sys.argv[sys.argv.index("--log-file") + 1]
+assert sys.argv[-4:-2] == ["-m", "hybridbench.audit.counted"]
+asked = json.load(open(sys.argv[-2]))
+kind, taken = asked["case"]["workload"]["kind"], asked["tuned"]
+BEFORE
+with open(log, "w") as report:
+    print('- 3 passes', file=report)
+    print('"ID","Kernel Name","dram__bytes_read.sum","dram__bytes_write.sum",'
+          '"sm__ops_path_tensor_src_bf16_dst_fp32.sum"', file=report)
+    for number, name in enumerate(["nvjet_" + kind, taken[0]["kernel"]]):
+        print(f'"{number}","{name}","1","2","4"', file=report)
+"""
+
+
+def script(path: Path, text: str) -> str:
+    path.write_text(f"#!{sys.executable}\n{text}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def staged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, observing: str = "pass", counting: str = "pass"
+) -> Callable[[float], tuple[list[Audit], list[str]]]:
+    """An audit whose processes do something before each case; its audits, and the lines it told."""
+    python = script(tmp_path / "python", OBSERVES.replace("BEFORE", observing))
+    ncu = script(tmp_path / "ncu", COUNTS.replace("BEFORE", counting))
+    monkeypatch.setattr(run, "sys", SimpleNamespace(executable=python))
+    monkeypatch.setattr(run.ncu, "find", lambda: ncu)
+    told: list[str] = []
+    return lambda limit_s: (audit(CASES, limit_s=limit_s, progress=told.append), told)
+
+
+def errors_of(audits: list[Audit], view: str) -> list[str | None]:
+    return [one.views[view].error for one in audits]
+
+
+def test_every_case_is_observed_and_then_counted_in_a_process_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, told = staged(tmp_path, monkeypatch)(60)
+    assert errors_of(found, TORCH) == errors_of(found, FVCORE) == errors_of(found, GPU) == [None] * 3
+    names = [[group.kind for group in one.kernels] for one in found]
+    assert names == [[f"nvjet_{kind}", "_kernel"] for kind in KINDS], "its own case, and what autotuning took"
+    for one in found:
+        assert any("2 kernels in 3 passes at most: bytes read are too few" in note for note in one.notes)
+    labels = [case.label for case in CASES]
+    assert told == [
+        f"{place}/3 {what} {label}" for what in ("observed", "counted") for place, label in enumerate(labels, 1)
+    ]
+
+
+def test_a_case_that_is_not_counted_costs_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    breaks = f"if kind != {PREFILL!r}: sys.exit('it broke' if kind == {TRAIN!r} else 0)"
+    found, told = staged(tmp_path, monkeypatch, counting=breaks)(60)
+    assert errors_of(found, TORCH) == [None] * 3
+    broke, silent = (f"Nsight Compute ended with exit code {why}" for why in ("1: it broke", "0: it said nothing"))
+    assert errors_of(found, GPU) == [broke, None, silent]
+    assert found[0].groups == found[0].kernels == []
+    assert told[3:] == [
+        f"1/3 not counted {CASES[0].label}: {broke}",
+        f"2/3 counted {CASES[1].label}",
+        f"3/3 not counted {CASES[2].label}: {silent}",
+    ]
+
+
+def test_what_was_counted_before_the_time_ran_out_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sleeps = f"if kind == {PREFILL!r}: time.sleep(60)"
+    found, _ = staged(tmp_path, monkeypatch, counting=sleeps)(4)
+    assert errors_of(found, TORCH) == [None] * 3
+    kept, cut, late = errors_of(found, GPU)
+    assert kept is None
+    assert cut is not None
+    assert cut.startswith("Nsight Compute had not finished after ")
+    assert late == "no time was left of 4 s: give more with --limit"
+
+
+def test_a_machine_without_counters_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = tmp_path / "asked"
+    refuses = f"open({str(asked)!r}, 'a').write('x'); open(log, 'w').write('==ERROR== ERR_NVGPUCTRPERM - No.'); exit(1)"
+    found, told = staged(tmp_path, monkeypatch, counting=refuses)(60)
+    assert errors_of(found, GPU) == ["Nsight Compute ended with exit code 1: ERR_NVGPUCTRPERM - No"] * 3
+    assert asked.read_text() == "x"
+    assert len([line for line in told if "not counted" in line]) == 1
     monkeypatch.setattr(run.ncu, "find", lambda: None)
-    assert "not installed" in run._counted(cases, tmp_path, ["python"], True, 9)[1]
+    assert "not installed" in str(errors_of(audit(CASES, limit_s=60), GPU)[0])
+    assert errors_of(audit(CASES, counters=False, limit_s=60), GPU) == [run.NOT_ASKED] * 3
 
 
-def test_a_case_that_cannot_run_here_is_no_audit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The process that counts finds no GPU, and says so through its file."""
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    with pytest.raises(Unsupported, match="ctx 2k"):
-        audit([gpu_case()], counters=False, limit_s=60)
+def test_a_process_that_dies_on_a_case_costs_that_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, told = staged(tmp_path, monkeypatch, observing=f"if kind == {PREFILL!r}: sys.exit('boom')")(60)
+    why = "the process that counts ended early (exit code 1): boom"
+    for view in (TORCH, FVCORE, GPU):
+        assert errors_of(found, view) == [None, why, None]
+    assert f"2/3 not observed {CASES[1].label}: {why}" in told
+    page = write_audits(found, tmp_path).read_text()
+    assert page.count(f"No figures of torch: {why}.") == 1
+    assert "Kernels: ." not in page
+    assert found[1].views[EXACT].total > 0
+
+
+def test_what_was_observed_before_the_time_ran_out_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[object] = []
+    monkeypatch.setattr(run, "run_program", lambda *words: (started.append(words), run_program(*words))[1])
+    found, _ = staged(tmp_path, monkeypatch, observing=f"if kind == {PREFILL!r}: time.sleep(60)")(2)
+    assert len(started) == 1, "no process for what has no time"
+    why = "counting had not finished after 2 s: give more with --limit"
+    assert errors_of(found, TORCH) == [None, why, why]
+    assert errors_of(found, GPU) == ["no time was left of 2 s: give more with --limit", why, why]
 
 
 @pytest.mark.parametrize(
-    ("script", "limit_s", "reason"),
+    ("observing", "limit_s", "reason"),
     [
-        ("raise SystemExit('boom')", 20.0, r"ended early \(exit code 1\): boom"),
-        ("while True: pass", 0.5, "after 0.5 s"),
+        ("sys.exit('boom')", 60.0, r"^train .*: the process that counts ended early \(exit code 1\): boom"),
+        ("time.sleep(60)", 0.5, "after 0.5 s: give more with --limit"),
     ],
 )
-def test_a_process_that_fails_or_takes_too_long_is_told(
-    script: str, limit_s: float, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_nothing_observed_is_no_audit(
+    observing: str, limit_s: float, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "python").write_text(f"#!{sys.executable}\n{script}\n")
-    (tmp_path / "python").chmod(0o755)
-    monkeypatch.setattr(run, "sys", SimpleNamespace(executable=str(tmp_path / "python")))
     with pytest.raises(Unsupported, match=reason):
-        run._on_gpu([gpu_case()], False, True, limit_s)
+        staged(tmp_path, monkeypatch, observing)(limit_s)
+
+
+def test_a_case_that_cannot_run_here_is_no_audit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process that observes finds no GPU, and says so through its file."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    told: list[str] = []
+    with pytest.raises(Unsupported, match="ctx 2k"):
+        audit([gpu_case()], counters=False, limit_s=60, progress=told.append)
+    assert told[0].startswith(f"1/1 not observed {gpu_case().label}: ")
+
+
+def test_the_process_that_observes_sees_what_this_one_does(tmp_path: Path) -> None:
+    cases = [case_of(EVERYTHING, TRAIN), case_of(EVERYTHING, DECODE)]
+    seen = run._OnGpu(cases, tmp_path, 60, print).observations()
+    assert [one.counted for one in seen] == [observe(case).counted for case in cases]
+
+
+def test_what_autotuning_took_goes_from_one_process_to_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hybridbench.audit.observe.taken", lambda: [TAKEN])
+    case = case_of(EVERYTHING, PREFILL)
+    seen = observe(case)
+    assert seen.tuned == [TAKEN]
+    done: list[object] = []
+    monkeypatch.setattr(counted, "take", lambda found: done.extend(found))
+    monkeypatch.setattr(counted, "warmed", lambda case: (done.append(case), warmed(case))[1])
+    monkeypatch.setattr(counted, "profiled", lambda step: done.append(step() is not None))
+    asked = {"case": case.to_dict(), "tuned": [asdict(one) for one in seen.tuned]}
+    (tmp_path / "case.json").write_text(json.dumps(asked))
+    counted.main(tmp_path / "case.json")
+    assert done == [TAKEN, case, True], "taken over before anything runs"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("phase", ["observing", "counting"])
+def test_a_signal_leaves_no_process_behind(number: int, phase: str, tmp_path: Path) -> None:
+    """The profiler starts what it watches in a session of its own, which no signal of ours reaches."""
+    child = tmp_path / "child"
+    starts = (
+        "import subprocess; "
+        "sleeper = subprocess.Popen(['sleep', '60'], start_new_session=True); "
+        f"open({str(child)!r}, 'w').write(f'{{sleeper.pid}}\\n'); time.sleep(60)"
+    )
+    python = script(tmp_path / "python", OBSERVES.replace("BEFORE", starts if phase == "observing" else "pass"))
+    ncu = script(tmp_path / "ncu", COUNTS.replace("BEFORE", starts))
+    command = f"""
+import sys
+from types import SimpleNamespace
+from hybridbench.audit import run
+from hybridbench.suite import Case
+import json
+run.sys, run.ncu.find = SimpleNamespace(executable={python!r}), lambda: {ncu!r}
+try:
+    run.audit([Case.from_dict(json.loads({json.dumps(CASES[0].to_dict())!r}))], limit_s=60)
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+    with subprocess.Popen([sys.executable, "-c", command]) as process:
+        try:
+            pid = int(read_line(child))
+            process.send_signal(number)
+            process.send_signal(number)  # as ``timeout`` does
+            assert process.wait(20) == 130
+        finally:
+            process.kill()
+    assert not alive(pid)
+
+
+def read_line(path: Path) -> str:
+    """The line of a file that another process is about to write."""
+    for _ in range(600):
+        if path.exists() and (text := path.read_text()).endswith("\n"):
+            return text
+        time.sleep(0.05)
+    raise AssertionError(f"nobody wrote {path}")
 
 
 # The command.
@@ -233,6 +419,7 @@ def test_the_command_writes_what_it_shows(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     for shown in ("FLOPs by operation", "mamba2 scan", "causality", "unexplained", "Not seen by torch", "no GPU"):
         assert shown in done.stdout
+    assert [line.split(" ", 2)[:2] for line in done.stderr.splitlines()] == [["1/2", "observed"], ["2/2", "observed"]]
     document = json.loads((out / "audit.json").read_text())
     assert [one["case"]["workload"]["kind"] for one in document["audits"]] == [PREFILL, DECODE]
     assert not any(view["unexplained"] for one in document["audits"] for view in one["views"].values())

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from hybridbench.cli import quickstart as quickstart_module
 from hybridbench.cli.main import main
-from hybridbench.record import Record
+from hybridbench.record import Ceilings, Record
 from hybridbench.suite import Suite, Sweep
 
 FAST = ["--device", "cpu", "--max-time", "0.05"]
@@ -129,7 +129,7 @@ def test_help_and_cost_take_at_most_a_quarter_of_importing_torch():
 def test_commands_that_only_describe_or_judge_never_import_torch(command, tmp_path):
     args = {
         "cost": ["cost", "-o", str(tmp_path)],
-        "report": ["report", "results/nvidia-h200/decode", "-o", str(tmp_path)],
+        "report": ["report", "results/nvidia-h200/efficiency", "-o", str(tmp_path)],
         "--help": ["--help"],
     }[command]
     script = (
@@ -265,3 +265,15 @@ def test_what_can_be_built_and_run_here():
     assert document("doctor")["environment"]["packages"]["torch"]
     for command in ("archs", "backends", "doctor"):
         assert run(command).output
+
+
+@pytest.mark.parametrize(
+    ("sustained", "shown"),
+    [(690e12, "789 TFLOP/s measured, 690 TFLOP/s sustained over 1 s"), (None, "789 TFLOP/s measured")],
+)
+def test_doctor_shows_the_sustained_product_beside_the_burst(monkeypatch, sustained, shown):
+    rates = Ceilings("bfloat16", 789e12, 4.1e12, 3.9e12, sustained)
+    monkeypatch.setattr("hybridbench.measure.ceilings.measure_ceilings", lambda device, dtype: rates)
+    lines = run("doctor", "--ceilings").output.splitlines()
+    assert [line.split(maxsplit=2)[2] for line in lines if line.startswith("product bfloat16")] == [shown]
+    assert document("doctor", "--ceilings")["ceilings"][0]["sustained_matmul_flops_per_s"] == sustained

@@ -18,7 +18,7 @@ from hybridbench.store import load
 from hybridbench.suite import Case
 
 RESULTS = Path(__file__).parents[2] / "results" / "nvidia-h200"
-(SAMPLE, *_) = load([RESULTS / "decode"], lambda text: None)
+(SAMPLE, *_) = load([RESULTS / "efficiency"], lambda text: None)
 
 
 def run(*args: str, code: int = 0) -> Result:
@@ -142,6 +142,25 @@ def test_verify_of_a_context_is_within_a_hundredth(h200: Any, tmp_path: Path) ->
     (row,) = document("fit", "--arch", "transformer", "--batch", "4", "--verify", "-o", str(tmp_path))["rows"]
     assert row["found"] <= truth < row["found_fails"] <= row["found"] + 0.012 * truth
     assert {case.execution.mode for case in given} == {"graph"}
+
+
+@pytest.mark.parametrize("checkpoint", ["none", "full"])
+def test_trials_keep_the_activations_that_were_asked_for(h200: Any, tmp_path: Path, checkpoint: str) -> None:
+    given = h200(lambda case: ended(case, Status.OK if case.workload.batch <= 11 else Status.OOM))
+    args = (
+        "fit",
+        "--arch",
+        "inter",
+        "--workload",
+        "train",
+        "--checkpoint",
+        checkpoint,
+        "--verify",
+        "-o",
+        str(tmp_path),
+    )
+    assert document(*args)["rows"][0]["found"] == 11
+    assert {case.execution.checkpoint for case in given} == {checkpoint}
 
 
 def test_a_trial_that_breaks_otherwise_ends_the_search(h200: Any, tmp_path: Path) -> None:

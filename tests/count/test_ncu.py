@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from hybridbench.count import ncu
+from hybridbench.count.processes import alive
 
 REPORT = """\
 ==PROF== Connected to process 4242 (/usr/bin/python3.12)
@@ -33,7 +34,7 @@ std::array<char*, 3> >(int, T2, T3)","1","7","(128, 1, 1)","(64, 1, 1)","0","9.0
 
 def test_a_report_is_read_to_the_number() -> None:
     marker, product, add = ncu.parse(REPORT)
-    assert ncu.MARKER in marker.name
+    assert "spin_kernel" in marker.name
     assert product == ncu.Launch(
         1, "nvjet_sm90_tst_128x256_64x4_2x1_v_bz_coopA_NTN", 2 * 2048**3, 1000 + 2 * 2000 + 500 + 2 * 10, 2**24, 2**23
     )
@@ -47,11 +48,6 @@ def test_scaled_units_and_a_missing_row_of_units_are_understood() -> None:
     assert [ncu.parse(scaled)[1].read_bytes, ncu.parse(scaled)[1].written_bytes] == [16_500_000, 2000]
     units = next(line for line in REPORT.splitlines() if line.startswith('"",'))
     assert ncu.parse(REPORT.replace(units + "\n", "")) == ncu.parse(REPORT)
-
-
-def test_cases_are_split_at_their_markers() -> None:
-    marker, product, add = ncu.parse(REPORT)
-    assert ncu.split([add, marker, product, add, marker, marker, add]) == [[product, add], [], [add]]
 
 
 @pytest.mark.parametrize(
@@ -79,36 +75,55 @@ def fake(tmp_path: Path, body: str) -> str:
 
 def test_the_program_runs_under_it(tmp_path: Path) -> None:
     script = fake(tmp_path, f"open(log, 'w').write({REPORT!r})\nassert sys.argv[-2:] == ['prog', 'arg']")
-    report = ncu.run(script, ["bfloat16"], tmp_path / "log", ["prog", "arg"], vector=False, limit_s=20)
+    report = ncu.run(script, "bfloat16", tmp_path / "log", ["prog", "arg"], vector=False, limit_s=20)
     assert report == REPORT
 
 
 @pytest.mark.parametrize(
-    ("body", "reason"),
+    ("body", "kind", "reason"),
     [
         (
             "open(log, 'w').write('==ERROR== An error was reported by the driver\\n'); sys.exit(3)",
-            "exit code 3: An error",
+            ncu.NoCounters,
+            "exit code 3: An error was reported by the driver$",
         ),
-        ("print('nothing')", "exit code 0"),
-        ("import time; time.sleep(30)", "had not finished after 0.5 s"),
+        (
+            "open(log, 'w').write('==ERROR== The library says:\\n==ERROR== Failed to initialize the profiler: No.\\n')"
+            "; sys.exit(1)",
+            ncu.NeverCounters,
+            "exit code 1: The library says: Failed to initialize the profiler: No$",
+        ),
+        ("print('==ERROR== ERR_NVGPUCTRPERM - No permission.'); sys.exit(1)", ncu.NeverCounters, "ERR_NVGPUCTRPERM"),
+        ("print('nothing')", ncu.NoCounters, "exit code 0"),
+        ("import time; time.sleep(30)", ncu.NoCounters, "had not finished after 500 ms"),
     ],
 )
-def test_a_run_that_fails_says_how(tmp_path: Path, body: str, reason: str) -> None:
-    with pytest.raises(ncu.NoCounters, match=reason):
+def test_a_run_that_fails_says_how(tmp_path: Path, body: str, kind: type[Exception], reason: str) -> None:
+    with pytest.raises(ncu.NoCounters, match=reason) as caught:
         ncu.run(
             fake(tmp_path, body),
-            ["bfloat16"],
+            "bfloat16",
             tmp_path / "log",
             ["prog"],
             vector=True,
             limit_s=0.5 if "sleep" in body else 20,
         )
+    assert type(caught.value) is kind
+
+
+@pytest.mark.parametrize("ends", ["time.sleep(60)", "sys.exit(3)"])
+def test_what_was_profiled_does_not_outlive_the_profiler(tmp_path: Path, ends: str) -> None:
+    pid = tmp_path / "pid"
+    starts = "import subprocess, time; child = subprocess.Popen(['sleep', '60'], start_new_session=True)"
+    script = fake(tmp_path, f"{starts}; open({str(pid)!r}, 'w').write(str(child.pid)); {ends}")
+    with pytest.raises(ncu.NoCounters):
+        ncu.run(script, "bfloat16", tmp_path / "log", ["prog"], vector=True, limit_s=1.5)
+    assert not alive(int(pid.read_text()))
 
 
 def test_what_cannot_be_started_and_what_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ncu.NoCounters, match="cannot be started"):
-        ncu.run(str(tmp_path / "none"), ["bfloat16"], tmp_path / "log", [], vector=True, limit_s=1)
+    with pytest.raises(ncu.NeverCounters, match="cannot be started"):
+        ncu.run(str(tmp_path / "none"), "bfloat16", tmp_path / "log", [], vector=True, limit_s=1)
     monkeypatch.setenv("PATH", os.fspath(tmp_path))
     monkeypatch.setattr(ncu, "_PLACES", ())
     assert ncu.find() is None
@@ -120,7 +135,7 @@ def test_few_metrics_are_asked_for() -> None:
     assert ncu.metrics("bfloat16", vector=False) == (
         *("sm__ops_path_tensor_src_bf16_dst_fp32.sum", "dram__bytes_read.sum", "dram__bytes_write.sum"),
     )
-    words = ncu.command("ncu", ["bfloat16", "float32"], Path("log"), ["python", "x"])
+    words = ncu.command("ncu", "float16", Path("log"), ["python", "x"])
     asked = words[words.index("--metrics") + 1].split(",")
     assert len(asked) == len(set(asked)) == 2 + 6 + 2
     assert words[:2] == ["ncu", "--csv"]

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
 import pytest
 import torch
 
 from hybridbench.arch.families import ARCHS, build_spec
+from hybridbench.audit.observe import Observation
 from hybridbench.audit.run import audit
 from hybridbench.audit.views import FVCORE, GPU, HARDWARE, TORCH
 from hybridbench.count import ncu
@@ -22,10 +30,31 @@ pytestmark = [
 @pytest.mark.parametrize("kind", [TRAIN, PREFILL])
 def test_hardware_convention_is_what_the_counters_say(kind: str) -> None:
     specs = [build_spec(arch, "100m") for arch in ARCHS]
-    found = audit([Case(spec, Workload(kind, 2048, 1), Execution("cuda", "bfloat16", "eager")) for spec in specs])
+    cases = [Case(spec, Workload(kind, 2048, 1), Execution("cuda", "bfloat16", "eager")) for spec in specs]
+    told: list[str] = []
+    found = audit(cases, limit_s=550, progress=told.append)
+    assert len(told) == 2 * len(cases), told
     for one in found:
         assert [view.error for view in one.views.values()] == [None] * len(one.views), one.case.label
         hardware, counted = one.views[HARDWARE].total, one.views[GPU].total
         print(f"{one.case.label}: {counted / hardware - 1:+.4f}, left {one.unexplained(GPU)}")  # noqa: T201
         assert abs(counted - hardware) <= 0.02 * hardware, one.case.label
         assert one.unexplained(TORCH) == one.unexplained(FVCORE) == {}, one.case.label
+
+
+def test_the_process_that_the_profiler_watches_tunes_nothing(tmp_path: Path) -> None:
+    """Else its tiles could be others than those observed, and tuning under a profiler takes minutes."""
+    case = Case(build_spec("inter", "100m"), Workload(TRAIN, 2048, 1), Execution("cuda", "bfloat16", "eager"))
+    asked, seen = tmp_path / "asked.json", tmp_path / "seen.jsonl"
+    environment = {**os.environ, "TRITON_PRINT_AUTOTUNING": "1"}
+
+    def said(module: str, *files: Path) -> str:
+        words = [sys.executable, "-m", f"hybridbench.audit.{module}", *map(str, files), str(os.getpid())]
+        return subprocess.run(words, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+    asked.write_text(json.dumps([case.to_dict()]))
+    assert "Triton autotuning for function" in said("observe", asked, seen)
+    (observed,) = [Observation.from_dict(json.loads(line)) for line in seen.read_text().splitlines()]
+    assert observed.tuned
+    asked.write_text(json.dumps({"case": case.to_dict(), "tuned": [asdict(one) for one in observed.tuned]}))
+    assert "Triton autotuning for function" not in said("counted", asked)

@@ -18,7 +18,7 @@ from hybridbench.suite import DECODE, PREFILL, TRAIN, Workload
 RESULTS = Path(__file__).parents[2] / "results" / "nvidia-h200"
 RECORDS = [
     record
-    for record in load([RESULTS / kind for kind in ("decode", "prefill", "train-throughput")], lambda text: None)
+    for record in load([RESULTS / "efficiency"], lambda text: None)
     if record.case.workload.kind in (TRAIN, PREFILL, DECODE)
 ]
 

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from hybridbench.cli.main import main
 from hybridbench.errors import WorkerDied
 from hybridbench.record import Status
-from hybridbench.runner import Events, run_sweep
+from hybridbench.runner import Events, run_sweep, terminable
 from hybridbench.store import RecordWriter, load, recorded
 from hybridbench.suite import Sweep, cases
 
@@ -159,6 +159,33 @@ def test_ctrl_c_keeps_what_was_finished_and_says_how_to_go_on(tmp_path):
     assert str(folder) in output
     assert "Traceback" not in output
     assert load([folder], pytest.fail)
+
+
+def interrupts(*numbers):
+    """How many of these signals to this process raise KeyboardInterrupt while it is terminable."""
+    count = 0
+    with terminable():
+        for number in numbers:
+            try:
+                signal.raise_signal(number)
+            except KeyboardInterrupt:
+                count += 1
+    return count
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_does_not_end_the_clearing_up_after_the_first(number):
+    before = signal.getsignal(number)
+    assert interrupts(number, signal.SIGINT, signal.SIGTERM) == 1
+    assert signal.getsignal(number) is before
+
+
+def test_a_signal_that_nobody_is_to_hear_stays_unheard():
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        assert interrupts(signal.SIGTERM) == 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_case_that_kills_the_first_worker_belongs_to_its_machine_all_the_same(tmp_path):
