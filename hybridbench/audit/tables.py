@@ -60,7 +60,7 @@ def operation_table(audit: Audit) -> Table:
         if view.formulas:
             names = ", ".join(view.formulas)
             share = scale.heading(scale.show(sum(view.formulas.values())))
-            table.note(f"{view.name}: {share} of it by formulas registered for kernels it cannot look into ({names}).")
+            table.remark(f"{view.name}: {share} of it by formulas for kernels it cannot look into ({names}).")
     return table
 
 

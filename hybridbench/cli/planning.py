@@ -104,7 +104,7 @@ def price(
         return
     table = price_table(prices, bool(records))
     for sentence in notes:
-        table.note(sentence)
+        table.remark(sentence)
     print_table(table, Console())
 
 
@@ -194,7 +194,7 @@ def fit(
         return
     table = fit_table(fits, found)
     for sentence in notes:
-        table.note(sentence)
+        table.remark(sentence)
     print_table(table, Console())
 
 

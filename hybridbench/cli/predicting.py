@@ -148,7 +148,7 @@ def _show(rows: Rows, per_layer: bool, storage: Storage, notes: list[str]) -> No
     console = Console()
     table = cost_table(rows)
     for sentence in notes:
-        table.note(sentence)
+        table.remark(sentence)
     print_table(table, console)
     if per_layer:
         for spec, row in rows:

@@ -155,7 +155,7 @@ def decode_table(comparison: Comparison) -> Table:
         ]
         table.rows.append([_named(table, stack, stack.decode_misprint), *cells])
     for sentence in differing_kernels(comparison.equal):
-        table.note(f"{EQUAL}: {sentence}")
+        table.remark(f"{EQUAL}: {sentence}")
     return table
 
 

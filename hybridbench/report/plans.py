@@ -86,15 +86,15 @@ def price_table(prices: Sequence[Price], measured: bool) -> Table:
         _said("fits", "fits", [fits[price.fits] for price in prices]),
     ]
     table = _table(f"predicted, nothing was run: {work.kind}, {', '.join(scales)}, {prices[0].dtype}", columns)
-    table.note(
+    table.remark(
         "floor: max(model FLOPs / dense peak, must-move bytes / bandwidth), by the datasheet; at TDP: the board power "
         "limit times the floor's time, no floor of energy"
     )
     for price in prices:
         if price.efficiency is not None:
-            table.note(f"measured share of the datasheet's floor: {price.efficiency.about}")
+            table.remark(f"measured share of the datasheet's floor: {price.efficiency.about}")
         elif measured:
-            table.note(f"no record speaks of {price.workload.kind} of {price.spec.label} in {price.dtype}")
+            table.remark(f"no record speaks of {price.workload.kind} of {price.spec.label} in {price.dtype}")
     return table
 
 
@@ -186,7 +186,7 @@ def fit_table(fits: Sequence[Fit], verified: Sequence[Verified | None]) -> Table
     table = _table(f"predicted: {title}, {fits[0].workload.kind}, {', '.join(scales)}, in {unit.label}", columns)
     for fit, one in zip(fits, verified, strict=True):
         if one is not None and one.peak_bytes is not None:
-            table.note(
+            table.remark(
                 f"{fit.spec.label}: in {one.trials} trials {fit.solved} {one.fits} ran with a peak of "
                 f"{format_bytes(one.peak_bytes)}, " + (f"{one.fails} did not" if one.fails else "and none failed")
             )
@@ -244,9 +244,9 @@ def crossover_table(
             _said("less", "less in", [row[2] for row in rows]),
         ],
     )
-    table.note(crossover_sentence(names, found))
+    table.remark(crossover_sentence(names, found))
     if search is not None:
-        table.note(search_sentence(names, search))
+        table.remark(search_sentence(names, search))
     return table
 
 
@@ -347,12 +347,12 @@ def cache_table(rows: Sequence[Kept]) -> Table:
         last, padding = row.batch * row.pages.last_pages, row.batch * row.pages.padding
         if last or padding:
             layouts = [other.layout for other in rows if _same_pages(other, row)]
-            table.note(
+            table.remark(
                 f"{row.spec.label} at {format_tokens(row.context)}, {', '.join(layouts)}: {format_bytes(last)} unused "
                 f"in last pages, {format_bytes(padding)} of padding to pages of {row.pages.page_tokens} tokens"
             )
         if row.tensors is not None and row.tensors != row.formula.total:
-            table.note(
+            table.remark(
                 f"{row.spec.label}, {row.layout}: {row.tensors:,} bytes in tensors where the formula says "
                 f"{row.formula.total:,}: one of them is wrong"
             )

@@ -56,13 +56,17 @@ class Column:
 
 @dataclass
 class Table:
-    """A table with footnotes, which cells refer to as ``[1]``, ``[2]``; ``about`` is what all its numbers are of."""
+    """A table with footnotes, which cells refer to as ``[1]``, ``[2]``, and remarks on all of it below them.
+
+    ``about`` is what all its numbers are of.
+    """
 
     title: str
     columns: list[Column]
     about: str = ""
     rows: list[list[Cell]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
     @property
     def full_title(self) -> str:
@@ -75,9 +79,14 @@ class Table:
             self.notes.append(sentence)
         return f"[{self.notes.index(sentence) + 1}]"
 
+    def remark(self, sentence: str) -> None:
+        """A sentence about the whole table, which no cell refers to."""
+        if sentence not in self.remarks:
+            self.remarks.append(sentence)
+
     def footnotes(self) -> list[str]:
-        """The footnotes with their markers."""
-        return [f"[{number}] {sentence}" for number, sentence in enumerate(self.notes, start=1)]
+        """The footnotes with their markers, then the remarks, which have none."""
+        return [*(f"[{number}] {sentence}" for number, sentence in enumerate(self.notes, start=1)), *self.remarks]
 
 
 # Renderers.
@@ -95,7 +104,7 @@ def print_table(table: Table, console: Console) -> None:
         console.print(_grid(table, part, console), crop=False)
     for footnote in table.footnotes():
         console.print(Text(footnote, style="dim"))
-    if table.notes:
+    if table.notes or table.remarks:
         console.print()
 
 
@@ -151,7 +160,7 @@ def to_markdown(table: Table, *, alone: bool = True) -> str:
     align = ["right" if column.numeric else "left" for column in table.columns]
     lines = [f"### {escape(table.full_title if alone else table.title)}", ""]
     lines.append(frame.to_markdown(index=False, colalign=align, disable_numparse=True) if table.rows else "No rows.")
-    if table.notes:
+    if table.notes or table.remarks:
         lines += ["", *(f"{escape(footnote)}  " for footnote in table.footnotes())]
     return "\n".join(lines) + "\n"
 
@@ -272,7 +281,7 @@ def headline_table(group: Group, metric: str = "tokens_per_s") -> Table:
             row.append(Cell(NOT_RUN, NOT_RUN, NOT_RUN) if record is None else _measured(table, record, metric, scale))
         table.rows.append(row)
     for sentence in unequal_kernels(group):
-        table.note(sentence)
+        table.remark(sentence)
     return table
 
 
@@ -364,7 +373,8 @@ def _detail_table(group: Group, detail: _Detail) -> Table:
                 row.append(Cell(f"{text} {_counter_note(table, record, name)}".rstrip(), number))
             table.rows.append([*row, verdict])
     if group.superseded:
-        table.note(f"{group.superseded} earlier records of the same cells, with other sampling or seeds, are not shown")
+        cells = f"{group.superseded} earlier records of the same cells"
+        table.remark(f"{cells}, with other sampling or seeds, are not shown")
     return table
 
 

@@ -277,4 +277,4 @@ def test_unequal_kernels_are_said_beside_the_headline(decode_records: list[Recor
     (sentence,) = unequal_kernels(only(other))
     assert "attention_decode is" in sentence
     assert "flash-attn in" in sentence
-    assert sentence in headline_table(only(other)).notes
+    assert sentence in headline_table(only(other)).remarks
