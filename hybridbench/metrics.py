@@ -568,7 +568,7 @@ METRICS: dict[str, Metric] = {
             "fvcore_ratio",
             "",
             None,
-            "fvcore / model",
+            "fvcore / model forward",
             "FLOPs counted by fvcore / model FLOPs of the same forward",
             _ratio(_counted("fvcore"), _traced_flops),
         ),

@@ -250,9 +250,23 @@ class Record:
             case = Case.from_dict(body.pop("case"))
             for part in (case.workload, case.execution, case.sampling):
                 from_plain(type(part), dataclasses.asdict(part))  # Case.from_dict takes their fields as they come
-            return from_plain(cls, {**body, "case": case})
+            record = from_plain(cls, {**body, "case": case})
+            _check_samples(record)
+            return record
         except (KeyError, TypeError, ValueError, AttributeError, BadInput) as exc:
             raise BadResults(f"the record lacks or misstates a field ({exc}): it was cut or edited.") from exc
+
+
+def _check_samples(record: Record) -> None:
+    """Raises ValueError: a step that took no time, or a case that is ok without any."""
+    seen = record.observed
+    if seen is None:
+        return
+    samples = [seen.samples_ns, *(part.samples_ns for part in seen.parts)]
+    if any(ns <= 0 for some in samples for ns in some):
+        raise ValueError("samples_ns holds a duration that is not above 0")
+    if not any(samples):
+        raise ValueError("samples_ns is empty")
 
 
 def to_plain(value: Any) -> Any:

@@ -155,7 +155,7 @@ def _files(paths: Sequence[Path]) -> list[Path]:
         if path.is_dir():
             found = _jsonl_below(path)
             if not found:
-                raise BadResults(f"{path} has no *.jsonl file in it: run 'hybridbench run --out {path}' first.")
+                raise BadResults(f"{path} has no *.jsonl file in it: measure something with '-o {path}' first.")
         elif path.exists():
             found = [path]
         else:
@@ -195,7 +195,7 @@ def _read(file: Path, warn: Callable[[str], None]) -> list[Record]:
         except UnicodeDecodeError as exc:
             raise BadResults(f"{file}:{number}: the line is not text: this is not a results file.") from exc
         except BadResults as exc:
-            raise BadResults(f"{file}:{number}: {exc}") from exc
+            raise BadResults(f"{file}:{number}: {exc} Delete the line, or name the other files.") from exc
     return records
 
 

@@ -625,6 +625,8 @@ def load_suite(path: Path) -> Suite:
     name = body.get("name", path.stem)
     if not isinstance(name, str):
         raise BadInput(f"{path}: name is {name!r}, not text.")
+    if not name or Path(name).name != name:
+        raise BadInput(f"{path}: name is {name!r}, but a folder is named after it: give one word.")
     defaults = _checked(body.get("defaults", {}), path, "[defaults]")
     made = []
     for index, table in enumerate(tables, start=1):

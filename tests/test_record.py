@@ -177,6 +177,8 @@ EDITS = {
     "workload-unknown": (at("case", "workload", "depth"), 1, "depth"),
     "dtype": (at("case", "execution", "dtype"), 16, "expected str, not 16"),
     "backends": (at("case", "execution", "backends"), ["auto"], "expected a table, not ['auto']"),
+    "no time": (at("observed", "samples_ns"), [0, 5], "not above 0"),
+    "no samples": (lambda body, _: body["observed"].update(samples_ns=[], parts=[]), None, "samples_ns is empty"),
     "sampling": (at("case", "sampling", "max_time_s"), "5", "expected float, not '5'"),
 }
 

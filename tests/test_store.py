@@ -131,7 +131,7 @@ def test_an_empty_file_beside_others_is_only_a_warning(tmp_path: Path) -> None:
 def test_places_without_results_say_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(BadResults, match="does not exist"):
         load([tmp_path / "nowhere"], silent)
-    with pytest.raises(BadResults, match="hybridbench run"):
+    with pytest.raises(BadResults, match="measure something with"):
         load([tmp_path], silent)
     with pytest.raises(BadResults, match="no results were named"):
         load([], silent)

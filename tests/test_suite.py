@@ -364,6 +364,7 @@ SWEEP = '[[sweep]]\nworkload = "decode"\n'
         ("[[sweep]]\narch = 'mamba'\n", "[[sweep]] 1 has no workload: give one of train, prefill, decode, generate."),
         ("nmae = 'x'\n" + SWEEP, "unknown key 'nmae' at the top: known are name, [defaults] and [[sweep]]."),
         ("name = 3\n" + SWEEP, "name is 3, not text."),
+        ("name = '../../up'\n" + SWEEP, "name is '../../up', but a folder is named after it"),
         ("defaults = 3\n" + SWEEP, "[defaults] is 3, not a table."),
         ("[defaults]\nctxx = 3\n" + SWEEP, "[defaults]: unknown key 'ctxx': did you mean 'ctx'?"),
         (SWEEP + SWEEP + "bach = 3\n", "[[sweep]] 2: unknown key 'bach': did you mean 'batch'?"),

@@ -29,6 +29,7 @@ from hybridbench.suite import Case
 
 NO_GPU = "no GPU, so there are no counters of the hardware's own"
 NOT_ASKED = "the GPU's counters were not asked for"
+STOPPED = "stopped before its kernels were counted"
 Progress = Callable[[str], object]
 
 
@@ -38,6 +39,18 @@ class Kernels:
 
     launches: list[ncu.Launch] | None
     said: str
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, or SIGTERM on a GPU; no process is left behind.
+
+    Attributes:
+        finished: the audits of the cases that were observed by then.
+    """
+
+    def __init__(self, finished: list[Audit]) -> None:
+        super().__init__()
+        self.finished = finished
 
 
 def audit(
@@ -58,23 +71,32 @@ def audit(
 
     Raises:
         Unsupported: no case could be observed; the text is about the first.
-        KeyboardInterrupt: on SIGTERM too, on a GPU; no process is left behind.
+        Interrupted: with what was finished.
     """
-    forms = [closed_forms(case) for case in cases]
-    if any(case.execution.device == "cuda" for case in cases):
-        with terminable(), tempfile.TemporaryDirectory(prefix="hybridbench-audit-") as folder:
-            run = _OnGpu(cases, Path(folder), limit_s, progress)
-            seen = run.observations()
-            kernels = run.kernels(seen, vector) if counters else [Kernels(None, NOT_ASKED)] * len(cases)
-    else:
-        seen = []
-        for case in cases:
-            seen.append(observe(case))
-            progress(f"{len(seen)}/{len(cases)} observed {case.label}")
-        kernels = [Kernels(None, NO_GPU)] * len(cases)
-    if all(one.refused is not None for one in seen):
+    seen, kernels, stopped = list[Observation](), list[Kernels](), False
+    try:
+        if any(case.execution.device == "cuda" for case in cases):
+            with terminable(), tempfile.TemporaryDirectory(prefix="hybridbench-audit-") as folder:
+                run = _OnGpu(cases, Path(folder), limit_s, progress)
+                run.observe(seen)
+                if counters:
+                    run.count(kernels, seen, vector)
+        else:
+            for case in cases:
+                seen.append(observe(case))
+                progress(f"{len(seen)}/{len(cases)} observed {case.label}")
+    except KeyboardInterrupt:
+        stopped = True
+    if seen and all(one.refused is not None for one in seen):
         raise Unsupported(f"{cases[0].label}: {seen[0].refused}")
-    return [_assembled(*parts, vector) for parts in zip(cases, forms, seen, kernels, strict=True)]
+    on_gpu = cases[0].execution.device == "cuda"
+    why = STOPPED if stopped and counters and on_gpu else NOT_ASKED if on_gpu else NO_GPU
+    kernels += [Kernels(None, why)] * (len(seen) - len(kernels))
+    forms = [closed_forms(case) for case in cases[: len(seen)]]
+    audits = [_assembled(*parts, vector) for parts in zip(cases, forms, seen, kernels, strict=False)]
+    if stopped:
+        raise Interrupted(audits)
+    return audits
 
 
 def _assembled(case: Case, forms: dict[str, View], seen: Observation, kernels: Kernels, vector: bool) -> Audit:
@@ -119,25 +141,24 @@ class _OnGpu:
     def _left_s(self) -> float:
         return self._ends_at - time.monotonic()
 
-    def observations(self) -> list[Observation]:
-        """What was seen of each case. A process that ends early costs the case it was at: the next go to another."""
-        found: list[Observation] = []
+    def observe(self, found: list[Observation]) -> None:
+        """Adds what was seen of each case. A process that ends early costs one case; another takes the next."""
         while len(found) < len(self._cases):
-            found += self._observed(len(found))
-        return found
+            self._observe_more(found)
 
-    def _observed(self, start: int) -> list[Observation]:
-        """What one process saw of the cases from ``start`` on, and why it got no further."""
-        waiting, found = self._cases[start:], list[Observation]()
+    def _observe_more(self, found: list[Observation]) -> None:
+        """Adds what one process saw of the cases that are missing, and why it got no further."""
+        start = len(found)
+        waiting = self._cases[start:]
         asked, seen = self._folder / f"cases-{start}.json", self._folder / f"seen-{start}.jsonl"
         asked.write_text(json.dumps([case.to_dict() for case in waiting]), encoding="utf-8")
 
         def add(one: Observation) -> None:
-            self._tell(start + len(found), "observed", one.refused)
+            self._tell(len(found), "observed", one.refused)
             found.append(one)
 
         def read() -> None:
-            for line in _lines(seen)[len(found) :]:
+            for line in _lines(seen)[len(found) - start :]:
                 add(Observation.from_dict(json.loads(line)))
 
         missing = 1
@@ -149,17 +170,16 @@ class _OnGpu:
             why = f"counting had not finished after {self._limit_s:g} s: give more with --limit"
             missing = len(waiting)
         read()
-        for _ in waiting[len(found) : len(found) + missing]:
+        for _ in self._cases[len(found) : len(found) + missing]:
             add(Observation(refused=why))
-        return found
 
-    def kernels(self, seen: Sequence[Observation], vector: bool) -> list[Kernels]:
-        """What Nsight Compute counted of each case that was observed."""
+    def count(self, found: list[Kernels], seen: Sequence[Observation], vector: bool) -> None:
+        """Adds what Nsight Compute counted of each case that was observed."""
         path = ncu.find()
         if path is None:
             why = "Nsight Compute (ncu) is not installed, so there are no counters of the hardware's own"
-            return [Kernels(None, why)] * len(self._cases)
-        found: list[Kernels] = []
+            found += [Kernels(None, why)] * len(self._cases)
+            return
         for place, observed in enumerate(seen):
             over = False
             try:
@@ -169,8 +189,8 @@ class _OnGpu:
                 over = isinstance(exc, ncu.NeverCounters)
             self._tell(place, "counted", None if found[-1].launches is not None else found[-1].said)
             if over:
-                return found + [found[-1]] * (len(seen) - len(found))
-        return found
+                found += [found[-1]] * (len(seen) - len(found))
+                return
 
     def _counted(self, path: str, place: int, observed: Observation, vector: bool) -> Kernels:
         """What Nsight Compute counted of one case.

@@ -54,6 +54,7 @@ def audit(
     check_installed(planned)
     if limit_s <= 0:
         raise BadInput(f"--limit {limit_s:g} leaves no time to count: give more than 0.")
+    from hybridbench.audit.run import Interrupted
     from hybridbench.audit.run import audit as audited
     from hybridbench.audit.tables import document, headline, print_audit, write_audits
     from hybridbench.report.tables import print_table
@@ -61,24 +62,30 @@ def audit(
 
     folder = make_folder(out) if out else None
     told = Console(stderr=True, highlight=False)
-    found = audited(
-        planned,
-        counters=not no_counters,
-        vector=not no_vector,
-        limit_s=limit_s,
-        progress=lambda line: told.print(Text(line), soft_wrap=True),
-    )
-    page = write_audits(found, folder) if folder else None
+    stopped = False
+    try:
+        found = audited(
+            planned,
+            counters=not no_counters,
+            vector=not no_vector,
+            limit_s=limit_s,
+            progress=lambda line: told.print(Text(line), soft_wrap=True),
+        )
+    except Interrupted as exc:
+        found, stopped = exc.finished, True
+    page = write_audits(found, folder) if folder and found else None
     if as_json:
         click.echo(document(found))
-        return
-    console = Console()
-    for one in found:
-        print_audit(one, console)
-    if len(found) > 1:
-        print_table(headline(found), console)
-    if page:
-        console.print(f"Audit: {page}", highlight=False, soft_wrap=True)
+    else:
+        console = Console()
+        for one in found:
+            print_audit(one, console)
+        if len(found) > 1:
+            print_table(headline(found), console)
+        if page:
+            console.print(f"Audit: {page}", highlight=False, soft_wrap=True)
+    if stopped:
+        raise KeyboardInterrupt
 
 
 def _cases(workload: str, backends: dict[str, str], has_gpu: bool, **options: Any) -> list[Case]:

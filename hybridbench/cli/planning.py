@@ -399,7 +399,8 @@ def _search(
         raise BadInput("device cuda: this machine shows no NVIDIA GPU; use --device cpu, or see hybridbench doctor.")
     kind = WORKLOAD_OF[metric]
     execution = _execution(device, dtype, state_dtype, kind)
-    sampling = Sampling(max_time_s=max_time_s, warmup_max_s=min(Sampling.warmup_max_s, max_time_s))
+    # One sample has an interval of no width, which would decide anything.
+    sampling = Sampling(max_time_s=max_time_s, warmup_max_s=min(Sampling.warmup_max_s, max_time_s), insist=True)
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     folder = out or RESULTS / f"crossover-{datetime.now():%Y%m%d-%H%M%S}"
 

@@ -106,7 +106,7 @@ def matched(
     if budget == "paper" and side == "width":
         raise BadInput("the paper's rule keeps the width: match paper by depth, or params by width.")
     if not 0 < tolerance < 1:
-        raise BadInput(f"tolerance {tolerance:.3g}: give a share above 0% and below 100%.")
+        raise BadInput(f"tolerance {100 * tolerance:.3g}: give percent above 0 and below 100.")
 
     def amount(spec: ModelSpec) -> int:
         return budget_of(spec, budget, context, batch, storage or Storage())

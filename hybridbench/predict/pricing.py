@@ -125,7 +125,8 @@ def efficiency_of(records: Iterable[Record], spec: ModelSpec, workload: Workload
     """The measured efficiency of a phase and family, None where no record speaks of them.
 
     Of the records of this workload, family and dtype that can be believed, those of the nearest scale in parameters
-    count, and of these those of the nearest batch; between contexts the share is interpolated over their logarithm, and
+    count, and of these those of the nearest batch, one stream and no checkpointing, and at each context the fastest;
+    between contexts the share is interpolated over their logarithm, and
     beyond the first and the last it stays.
     """
     known = [record for record in records if _speaks_of(record, spec, workload, dtype)]
@@ -134,6 +135,7 @@ def efficiency_of(records: Iterable[Record], spec: ModelSpec, workload: Workload
     size = params_of(spec)
     known = _nearest(known, lambda record: params_of(record.case.model), size)
     known = _nearest(known, lambda record: record.case.workload.batch, workload.batch)
+    known.sort(key=_floor_frac)  # of several at one context the fastest is what the GPU reached
     points = sorted({record.case.workload.context: record for record in known}.items())
     shares = [(context, _floor_frac(record)) for context, record in points]
     powers = [(context, share) for context, record in points if (share := _power_frac(record)) is not None]
@@ -158,6 +160,8 @@ def _speaks_of(record: Record, spec: ModelSpec, workload: Workload, dtype: str) 
         and case.model.arch == spec.arch
         and (spec.arch != "custom" or case.model.pattern == spec.pattern)
         and case.execution.dtype == dtype
+        and case.execution.streams == 1
+        and case.execution.checkpoint == "none"
         and value(record, "step_s") is not None
         and peak_flops_per_s(record) is not None
         and not problems(record)

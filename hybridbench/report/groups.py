@@ -116,6 +116,7 @@ def _conditions(record: Record) -> dict[str, str]:
         "dtype": execution.dtype,
         "state": f"SSM state {execution.state_dtype}" if execution.state_dtype else "",
         "mode": execution.mode,
+        "streams": f"{execution.streams} streams" if execution.streams > 1 else "",
         "checkpoint": "" if execution.checkpoint == "none" else f"{execution.checkpoint} checkpointing",
         "backends": backends_text(execution),
     }

@@ -29,7 +29,7 @@ NOT_RUN = "not run"
 NO_VALUE = "-"
 _ROOMY = 100
 _NAMING = 4
-_NAMING_KEYS = ("model", "context", "batch", "scale", "convention", "index", "symbol", "layer")
+_NAMING_KEYS = ("model", "gpu", "layout", "context", "batch", "scale", "convention", "index", "symbol", "layer")
 """Columns that name a row, among the first few of a table."""
 _STYLES = {"ok": "green", "oom": "yellow", "unsupported": "yellow", NOT_RUN: "dim"}
 

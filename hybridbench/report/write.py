@@ -55,8 +55,9 @@ def write_report(records: Sequence[Record], out: Path) -> ReportFiles:
     files = ReportFiles(make_folder(out) / "report.md")
     table_folder, chart_folder = make_folder(out / "tables"), make_folder(out / "charts")
     groups = group_records(records)
+    before = files.page.read_text(encoding="utf-8") if files.page.is_file() else ""
     for folder, endings in ((table_folder, (".csv",)), (chart_folder, (".png", ".svg"))):
-        _clear(folder, endings)
+        _clear(folder, endings, before)
     for workload in dict.fromkeys(group.workload for group in groups):
         of_workload = [record for record in records if record.case.workload.kind == workload]
         files.tables.append(table_folder / f"{workload}.csv")
@@ -86,7 +87,7 @@ def write_report(records: Sequence[Record], out: Path) -> ReportFiles:
 
 
 def _numbered(index: int, compared: Sequence[Comparison]) -> str:
-    """The name of a comparison's files; ``_clear`` knows it by its workload."""
+    """The name of a comparison's files."""
     return f"generate-paper-{index + 1}" if len(compared) > 1 else "generate-paper"
 
 
@@ -105,10 +106,10 @@ def _paper_section(comparison: Comparison, files: ReportFiles, out: Path, stem: 
     return "\n".join([*lines, *(to_markdown(table, alone=False) for table in tables.values())])
 
 
-def _clear(folder: Path, endings: tuple[str, ...]) -> None:
-    """Removes an earlier report's files, which other records may leave without a successor; only those we name so."""
+def _clear(folder: Path, endings: tuple[str, ...], before: str) -> None:
+    """Removes an earlier report's files, which other records may leave without a successor: those that it shows."""
     for path in folder.iterdir():
-        if path.suffix in endings and path.stem.split("-")[0] in WORKLOADS:
+        if path.suffix in endings and f"({folder.name}/{path.stem}." in before:
             path.unlink()
 
 
@@ -222,7 +223,9 @@ def _machines(records: Sequence[Record]) -> str:
 def _peaks(record: Record) -> str:
     peak = peak_of(record)
     if peak is None:
-        return "peaks unknown: no MFU, MBU or floor"
+        seen = record.observed
+        floors = "floors by rates measured here" if seen and seen.ceilings else "no floor"
+        return f"peaks unknown: no MFU or MBU, {floors}"
     rate = format_si(peak_flops_per_s(record), "FLOP/s")
     dtype = record.case.execution.dtype
     return f"peaks {rate} dense for {dtype}, {format_si(peak.memory_bytes_per_s, 'B/s')} ({peak.source})"
@@ -262,5 +265,12 @@ def _meanings(files: ReportFiles) -> str:
         for metric in METRICS.values()
     ]
     whole = [path.name for path in files.tables if path.stem in WORKLOADS]
-    names = ", ".join(f"[{name}](tables/{name})" for name in whole)
-    return "\n".join([*lines, "", f"Every number of every record, in SI and in full: {names}.", ""])
+    others = [path.name for path in files.tables if path.stem not in WORKLOADS]
+    lines += ["", f"Every number of every record, in SI and in full: {_linked(whole)}."]
+    if others:
+        lines += ["", f"The comparison with the paper: {_linked(others)}."]
+    return "\n".join([*lines, ""])
+
+
+def _linked(tables: Sequence[str]) -> str:
+    return ", ".join(f"[{name}](tables/{name})" for name in tables)

@@ -344,8 +344,27 @@ def test_a_case_that_cannot_run_here_is_no_audit(monkeypatch: pytest.MonkeyPatch
 
 def test_the_process_that_observes_sees_what_this_one_does(tmp_path: Path) -> None:
     cases = [case_of(EVERYTHING, TRAIN), case_of(EVERYTHING, DECODE)]
-    seen = run._OnGpu(cases, tmp_path, 60, print).observations()
+    seen: list[Observation] = []
+    run._OnGpu(cases, tmp_path, 60, print).observe(seen)
     assert [one.counted for one in seen] == [observe(case).counted for case in cases]
+
+
+def test_ctrl_c_keeps_what_was_observed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[Case] = []
+
+    def interrupted(case: Case) -> Observation:
+        if done:
+            raise KeyboardInterrupt
+        done.append(case)
+        return observe(case)
+
+    monkeypatch.setattr(run, "observe", interrupted)
+    words = ["audit", "--arch", "mamba,inter", "--scale", "tiny", "--ctx", "64", "--device", "cpu", "-o", str(tmp_path)]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 130
+    assert done[0].model.arch in result.stdout
+    (kept,) = json.loads((tmp_path / "audit.json").read_text("utf-8"))["audits"]
+    assert kept["case"]["model"]["arch"] == "mamba"
 
 
 def test_what_autotuning_took_goes_from_one_process_to_the_other(

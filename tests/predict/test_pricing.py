@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,27 @@ def test_every_gpu_prices_every_family(gpu: object) -> None:
             found = price(build_spec(family, "350m"), Workload(kind, 2048, 2), gpu)  # type: ignore[arg-type]
             assert found.floor_s > 0
             assert found.fits is True
+
+
+def test_other_executions_do_not_speak_of_the_plain_one_and_the_fastest_speaks() -> None:
+    plain = next(record for record in RECORDS if record.case.workload.kind == DECODE and not problems(record))
+    assert plain.observed is not None
+
+    def share(*records: Record) -> float | None:
+        found = efficiency_of(records, plain.case.model, plain.case.workload, "bfloat16")
+        return None if found is None else found.floor_frac
+
+    def other(slower: float, **changes: object) -> Record:
+        assert plain.observed is not None
+        samples = [round(ns * slower) for ns in plain.observed.samples_ns]
+        execution = replace(plain.case.execution, **changes)  # type: ignore[arg-type]
+        case = replace(plain.case, execution=execution)
+        return replace(plain, case=case, observed=replace(plain.observed, samples_ns=samples))
+
+    assert share(plain, other(0.97, streams=2)) == share(plain)
+    assert share(other(0.97, checkpoint="full")) is None
+    slow = other(1.5, mode="eager")
+    assert share(plain, slow) == share(slow, plain) == share(plain)
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.case.label)

@@ -67,6 +67,17 @@ def test_one_context_and_several_batches_run_along_the_batch(record_of: Make) ->
     assert "batch" not in group.title
 
 
+def test_two_streams_and_checkpointing_are_conditions_of_their_own(record_of: Make) -> None:
+    (case,) = cases(Sweep("decode", arch="intra", ctx="1k"), has_gpu=True)
+    twice = replace(case, execution=replace(case.execution, streams=2))
+    one, two = group_records([record_of(case, 0.02), record_of(twice, 0.01)])
+    assert "streams" not in one.title
+    assert two.title.endswith("2 streams")
+    (train,) = cases(Sweep("train", arch="intra", ctx="1k"), has_gpu=True)
+    full = replace(train, execution=replace(train.execution, checkpoint="full"))
+    assert len(group_records([record_of(train, 0.02), record_of(full, 0.03)])) == 2
+
+
 def test_workloads_come_in_their_order_and_families_in_theirs(record_of: Make) -> None:
     records = [
         record_of(case, 0.01)
