@@ -16,7 +16,7 @@ from hybridbench.kernels import BACKENDS, Backend, Problem, available, elementwi
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no CUDA device"),
-    pytest.mark.timeout(600),  # compiling FlexAttention and autotuning mamba_ssm take minutes the first time
+    pytest.mark.timeout(1200),  # compiling FlexAttention and autotuning mamba_ssm take minutes the first time
     pytest.mark.filterwarnings("ignore"),  # what third parties warn about while compiling is theirs
 ]
 

@@ -18,7 +18,7 @@ from hybridbench.arch.delta import GatedDelta, Kda
 from hybridbench.arch.families import MAMBA2, MIXERS, Options, build_spec, pattern_spec
 from hybridbench.arch.mamba1 import Mamba1
 from hybridbench.arch.mamba3 import Mamba3
-from hybridbench.arch.model import ModelSpec, params
+from hybridbench.arch.model import ModelSpec, cache_bytes, params
 from hybridbench.arch.published import published_spec
 from hybridbench.kernels import reference
 from hybridbench.model.build import check_buildable
@@ -190,6 +190,20 @@ def test_prefill_then_decode_is_one_forward_in_float64(name: str, build: Callabl
                 logits.append(model.decode(tokens[:, position], torch.full((2,), position), caches))
             wanted = expected[:, prompt - 1 :]
             assert float((torch.stack(logits, 1) - wanted).norm() / wanted.norm()) < bound
+
+
+@pytest.mark.parametrize("state", [None, "float32"])
+@pytest.mark.parametrize("mixer", OTHERS)
+def test_a_cache_in_bfloat16_has_the_bytes_that_are_costed(
+    mixer: str, state: str | None, build: Callable[..., Any]
+) -> None:
+    spec, storage = VARIANTS[f"inter {mixer}"], Storage.of("bfloat16", state)
+    caches = build(spec, dtype="bfloat16").new_caches(3, 40, storage)
+    held = {"kv": 0, "ssm": 0, "conv": 0}
+    for kind, tensor in ((k, t) for c in caches if c is not None for k, ts in c.tensors().items() for t in ts):
+        held[kind] += tensor.nbytes
+    costed = cache_bytes(spec, 40, storage)
+    assert held == {kind: 3 * getattr(costed, kind) for kind in held}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
