@@ -53,6 +53,7 @@ OPS_OF_KIND: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "attention": (("attention", "rotary"), ("attention_decode",)),
     "mamba2": (("mamba2_core", "conv1d", "ssd", "gate"), ("conv1d_step", "ssd_step")),
     "mamba1": (("conv1d", "selective_scan"), ("conv1d_step", "selective_step")),
+    "mamba3": (("mamba3_scan",), ("mamba3_step",)),
     "gated_delta": (("conv1d", "gated_delta", "norm_gate"), ("conv1d_step", "gated_delta_step", "norm_gate")),
     "kda": (("conv1d", "kda", "norm_gate"), ("conv1d_step", "kda_step", "norm_gate")),
     "mlp": (("swiglu",), ("swiglu",)),
@@ -68,6 +69,7 @@ OPS = (
     *("attention", "attention_decode", "ssd", "ssd_step", "conv1d", "conv1d_step", "experts", "linear_cross_entropy"),
     *("mamba2_core", "swiglu", "add_rms_norm", "rotary", "gate", "head_norms", "adamw", "decode_step"),
     *("selective_scan", "selective_step", "gated_delta", "gated_delta_step", "kda", "kda_step", "norm_gate"),
+    *("mamba3_scan", "mamba3_step"),
 )
 DECODE_STEP = "decode_step"
 """Not one block's operation but all of a decode step: the modules one by one, or fused."""

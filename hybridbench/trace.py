@@ -39,7 +39,7 @@ _CLASS_OF_OP = {
     "ssd_step": SCAN,
     "conv1d": CONV,
     "conv1d_step": CONV,
-    **dict.fromkeys(("mamba2_core", "selective_scan", "selective_step"), SCAN),
+    **dict.fromkeys(("mamba2_core", "selective_scan", "selective_step", "mamba3_scan", "mamba3_step"), SCAN),
     **dict.fromkeys(("gated_delta", "gated_delta_step", "kda", "kda_step"), SCAN),
     **dict.fromkeys(("swiglu", "add_rms_norm", "rotary", "gate", "head_norms", "norm_gate"), REST),
     "experts": MATMUL,
@@ -51,6 +51,7 @@ _PATTERNS = (
     (ATTENTION, r"flash|fmha|attention|sdpa|cudnn::fusion"),
     (SCAN, r"chunk_(scan|state|cumsum)|state_passing|bmm_chunk|selective_(scan|state)|chunk_gated|ssd|update_state"),
     (SCAN, r"^scan_(forward|reverse|steps|finish|d_[xbc])_kernel$"),
+    (SCAN, r"mamba3_siso_|angle_dt_"),
     # flash-linear-attention's parts of a delta rule, and our step of it
     (
         SCAN,

@@ -54,6 +54,11 @@ def test_real_kernels_are_in_their_class(kind, prefix):
     assert {classify(name) for name in found} == {kind}
 
 
+@pytest.mark.parametrize("name", ["mamba3_siso_fwd_kernel", "mamba3_siso_bwd_kernel_dzdo", "angle_dt_bwd_kernel"])
+def test_kernels_of_mamba3_are_scans(name):
+    assert classify(name) == "scan"
+
+
 def test_a_scan_in_one_pass_is_a_scan():
     pytest.importorskip("triton", reason="triton is not installed, so there is no kernel to name")
     from hybridbench.kernels import triton_ssd

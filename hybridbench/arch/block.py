@@ -106,12 +106,15 @@ class Storage:
         return cls(size, size, DTYPE_BYTES[state_dtype or dtype], size)
 
 
-def variant(default: Any) -> Any:
+def variant(default: Any, reason: str = "") -> Any:
     """A field of a spec that only some models set; ``spec_to_dict`` leaves it out at its default.
 
     A spec without the variant is then written as it was before the field existed, and its cases keep their keys.
+
+    Args:
+        reason: why it has no module, as the rest of a sentence that says so; empty where it was not written yet.
     """
-    return field(default=default, metadata={"variant": True})
+    return field(default=default, metadata={"variant": True, "reason": reason})
 
 
 def refuse_paper(convention: Convention, what: str) -> None:

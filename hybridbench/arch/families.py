@@ -33,7 +33,7 @@ DEFAULT_RATIO = "1:5"
 WINDOW, SINKS = 512, 64
 
 MAMBA2 = "mamba2"
-MIXERS = {MAMBA2: "M", "mamba1": "m", "gated-delta": "G", "kda": "K"}
+MIXERS = {MAMBA2: "M", "mamba1": "m", "mamba3": "3", "gated-delta": "G", "kda": "K"}
 """Mixers that may stand in Mamba-2's place throughout a family, with their letters in patterns."""
 
 SHAPELESS = {"A": "latent attention", "Z": "a block of shared weights"}
@@ -358,19 +358,25 @@ def _other_mixers(shape: Scale) -> dict[str, Block]:
     """Mixers the paper does not compare, as wide as the scale's Mamba-2 where they expand; dimensions are ours.
 
     Gated delta net has Qwen3-Next's proportions (twice as many value as key heads, 128 wide), which at 1b is its very
-    block; Mamba-1, Mamba-3, RG-LRU and short convolution have their authors' defaults.
+    block; Mamba-3 has Mamba-2's heads and states; Mamba-1, RG-LRU and short convolution have their authors' defaults.
     """
     d_model, head = shape.d_model, min(shape.ssm_head_dim, 128)
     heads = shape.d_inner // head
     return {
         "m": Mamba1(d_model, shape.d_inner, dt_rank=-(-d_model // 16)),
-        "3": Mamba3(d_model, shape.d_inner, 64, shape.d_state, n_angles=shape.d_state // 4),
+        "3": _mamba3(shape, shape.d_inner, shape.ssm_head_dim),
         "G": _gated_delta(d_model, heads, head),
         "K": Kda(d_model, heads, head),
         "R": RgLru(d_model, d_model, shape.n_heads),
         "C": ShortConv(d_model),
         "L": Lightning(d_model, shape.n_heads, shape.head_dim),
     }
+
+
+def _mamba3(shape: Scale, d_inner: int, head_dim: int) -> Mamba3:
+    """Heads as wide as Mamba-2's or, where that is no power of two, as the largest that divides it: the public kernels
+    take no others. Half of each head's states turn, the public module's default."""
+    return Mamba3(shape.d_model, d_inner, head_dim & -head_dim, shape.d_state, n_angles=shape.d_state // 4)
 
 
 def _gated_delta(d_model: int, heads: int, head: int) -> GatedDelta:
@@ -420,6 +426,7 @@ def _parallel(shape: Scale, options: Options, symbol: str, window: int, sinks: i
         "G": _gated_delta(shape.d_model, d_inner // delta_head, delta_head),
         "K": Kda(shape.d_model, d_inner // delta_head, delta_head),
         "m": Mamba1(shape.d_model, d_inner, dt_rank=-(-shape.d_model // 16)),
+        "3": _mamba3(shape, d_inner, ssm_head_dim),
         "S": replace(attention, window=window, sinks=sinks, rope=WINDOW_ROPE),
         "M": Mamba2(
             shape.d_model,

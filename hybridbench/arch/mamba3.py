@@ -13,9 +13,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from hybridbench.arch.block import CacheBytes, Convention, Storage, check_sizes
+from hybridbench.arch.block import CacheBytes, Convention, Storage, check_sizes, variant
 from hybridbench.arch.recurrent import Recurrent
 from hybridbench.errors import BadInput
+
+ANGLE_BYTES = 4
+"""The accumulated angles are kept in float32 at least: they add up turns of a thousandth of a radian."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ class Mamba3(Recurrent):
     head_dim: int
     d_state: int
     n_groups: int = 1
-    rank: int = 1
+    rank: int = variant(1, ", because its kernels are TileLang's (MIMO)")
     n_angles: int = 32
     chunk_size: int = 64
 
@@ -85,7 +88,8 @@ class Mamba3(Recurrent):
         return self.in_matmul_params(borrows_value) + biases + 2 * self.d_state + maps + 2 * self.n_heads
 
     def params_fp32(self) -> int:
-        return 2 * self.n_heads
+        maps = 3 * self.rank * self.d_inner if self.rank > 1 else 0
+        return 2 * self.n_heads + 2 * self.n_heads * self.rank * self.d_state + maps
 
     def _recurrence(self) -> int:
         # Per channel and state: the decay, and for each of R inputs an outer product, an add and a two-FLOP read.
@@ -94,11 +98,13 @@ class Mamba3(Recurrent):
     def _parallel_scan(self, tokens: int) -> int:
         chunks = -(-tokens // self.chunk_size)
         rows = self.chunk_size * self.rank
-        scores = 2 * rows * rows * self.d_state * self.n_groups
+        scores = 2 * rows * rows * self.d_state * self.n_heads  # B and C turn by the angles of each head
         diagonal = 2 * rows * rows * self.d_inner
         states = 2 * 2 * rows * self.d_state * self.d_inner
         passing = 2 * self.d_state * self.d_inner
         return chunks * (scores + diagonal + states + passing) + 2 * tokens * self.d_inner
 
     def cache(self, context: int, storage: Storage) -> CacheBytes:
-        return CacheBytes(ssm=self.state_size * storage.ssm_bytes, conv=self.last_step_size * storage.conv_bytes)
+        angles = self.n_heads * self.n_angles
+        state = self.d_inner * self.d_state * storage.ssm_bytes + angles * max(ANGLE_BYTES, storage.ssm_bytes)
+        return CacheBytes(ssm=state, conv=self.last_step_size * storage.conv_bytes)

@@ -20,7 +20,7 @@ from hybridbench.errors import BadInput, BadPattern
 MIXERS = "M*Sm3GKRCLAZ"
 FEED_FORWARD = "-E"
 LETTERS = MIXERS + FEED_FORWARD
-BRANCHES = "M*SmGK"
+BRANCHES = "M*Sm3GK"
 """Mixers that may stand in parallel."""
 
 
@@ -72,7 +72,7 @@ def _parse_parallel(text: str, start: int) -> tuple[str, int]:
         if char.isspace():
             continue
         if char != want and not (want == "mixer" and char in BRANCHES):
-            wanted = "a mixer (M, m, G, K, * or S)" if want == "mixer" else f"'{want}'"
+            wanted = "a mixer (M, m, 3, G, K, * or S)" if want == "mixer" else f"'{want}'"
             raise BadPattern(text, at - 1, f"'{char}' where {wanted} belongs: write (*&M).")
         found.append(char)
     return "(" + "".join(found), at

@@ -124,13 +124,14 @@ def backends(as_json: bool) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = "bfloat16" if device == "cuda" else "float32"
     heads = Problem(device, dtype, head_dim=64, n_heads=32, n_kv_heads=8)
-    typical = replace(heads, d_state=128, chunk_size=256, d_conv=4)
+    typical = replace(heads, d_state=128, n_angles=32, chunk_size=256, d_conv=4)
     rows: list[dict[str, Any]] = []
     for op, table in ALL_BACKENDS.items():
         order = DEFAULT_ORDER.get(op, STEP_ORDER)[device]
         for name, backend in table.items():
-            # A chunk of Mamba-2 is longer than the delta rules' kernels take.
-            reason = available(backend, replace(typical, chunk_size=64) if op in ("gated_delta", "kda") else typical)
+            # A chunk of Mamba-2 is longer than the kernels of the delta rules and of Mamba-3 take.
+            short = op in ("gated_delta", "kda", "mamba3_scan")
+            reason = available(backend, replace(typical, chunk_size=64) if short else typical)
             rows.append(
                 {
                     "op": op,

@@ -22,6 +22,7 @@ Function = Callable[..., Any]
 OUTPUTS = {
     **dict.fromkeys(("ssd", "mamba2_core", "selective_scan", "gated_delta", "kda", "add_rms_norm"), 2),
     "rotary": 3,
+    "mamba3_scan": 5,
 }
 """Tensors an operation returns, where it is not one."""
 

@@ -32,6 +32,7 @@ class Problem:
         sinks: the first keys that stay visible outside the window.
         d_state: N, columns of the SSM state.
         n_groups: G, groups of B and C vectors.
+        n_angles: R, rotary angles a head of Mamba-3 turns B and C by.
         chunk_size: Q, positions per chunk of the SSD scan.
         d_conv: W, taps of the depthwise convolution.
         training: gradients are needed.
@@ -53,6 +54,7 @@ class Problem:
     training: bool = False
     length: int = 0
     width: int = 0
+    n_angles: int = 0
 
     @property
     def value_dim(self) -> int:

@@ -18,7 +18,7 @@ import torch
 from torch.nn.attention import SDPBackend
 
 from hybridbench.errors import BadInput, Unsupported, unknown_name
-from hybridbench.kernels import adamw, attention, delta, elementwise, experts, loss, naive, reference, ssm
+from hybridbench.kernels import adamw, attention, delta, elementwise, experts, loss, mamba3, naive, reference, ssm
 from hybridbench.kernels.problem import Backend, Problem, accepts_anything
 
 _Load = Callable[[], Callable[..., Any]]
@@ -85,6 +85,10 @@ _ALL = [
     _extra("selective_scan", "mamba-ssm", "mamba_ssm", ssm.load_selective_scan, ssm.refuses_selective_scan),
     _reference("selective_step"),
     _extra("selective_step", "mamba-ssm", "mamba_ssm", ssm.load_selective_step, ssm.refuses_ssd_step),
+    _reference("mamba3_scan"),
+    _extra("mamba3_scan", "mamba-ssm", "mamba_ssm", mamba3.load_mamba3_scan, mamba3.refuses_mamba3),
+    _reference("mamba3_step"),
+    _extra("mamba3_step", "mamba-ssm", "mamba_ssm", mamba3.load_mamba3_step, mamba3.refuses_mamba3),
     _reference("gated_delta"),
     _extra("gated_delta", "fla", "fla-core", delta.load_gated_delta, delta.refuses_gated_delta),
     _extra("gated_delta", "fla-kda", "fla-core", delta.load_gated_delta_as_kda, delta.refuses_chunked("kda")),
@@ -139,6 +143,7 @@ DEFAULT_ORDER: dict[str, dict[str, tuple[str, ...]]] = {
     # without a fused one, its parts are resolved in its place
     "mamba2_core": {"cuda": ("fused", "one-pass", "mamba-ssm", "reference"), "cpu": ("reference",)},
     **{op: {"cuda": ("mamba-ssm", "reference"), "cpu": ("reference",)} for op in ("selective_scan", "selective_step")},
+    **{op: {"cuda": ("mamba-ssm", "reference"), "cpu": ("reference",)} for op in ("mamba3_scan", "mamba3_step")},
     "gated_delta": {"cuda": ("fla", "fla-kda", "reference"), "cpu": ("reference",)},
     "kda": {"cuda": ("fla", "reference"), "cpu": ("reference",)},
     # in place, where fla's kernel writes a new state in float32 that is then copied

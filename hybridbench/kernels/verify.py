@@ -432,6 +432,86 @@ def _selective_step(problem: Problem, draw: _Draw) -> Iterator[_Case]:
         yield _Case(f"one step from a state in {str(dtype)[6:]}", tensors, call, gradients=False)
 
 
+MAMBA3 = ("x_BTHP", "dt_BTH", "rate_BTH", "trap_BTH", "B_BTGN", "C_BTGN", "angle_BTR", "z_BTHP")
+"""What the scan of Mamba-3 reads of a packed row, in order; its parameters come after it."""
+
+
+def _mamba3_heads(problem: Problem) -> tuple[int, int]:
+    """Heads and groups; on a GPU all of them, because the public kernels tune themselves once, at the first sizes they
+    are given, and the check then tunes what is timed."""
+    return (problem.n_heads, problem.n_groups) if problem.device == "cuda" else _ssm_heads(problem)
+
+
+def _mamba3_inputs(problem: Problem, draw: _Draw, *length: int) -> dict[str, Tensor]:
+    """Random inputs in order, dt as the model initialises it; x and z lie in one row with all that is projected."""
+    H, G = _mamba3_heads(problem)
+    P, N, R = problem.head_dim, problem.d_state, problem.n_angles
+    widths: list[tuple[int, ...]] = [(H, P), (H,), (H,), (H,), (G, N), (G, N), (R,), (H, P)]
+    names = MAMBA3 if length else [name.replace("BT", "B") for name in MAMBA3]
+    dt = draw.uniform(math.log(1e-3), math.log(1e-1), H).exp()
+    return dict(zip(names, draw.projection(BATCH, *length, widths=widths), strict=True)) | {
+        "dt_bias_H": dt.expm1().log(),
+        "B_bias_HN": draw.uniform(0.5, 1.5, H, N),
+        "C_bias_HN": draw.uniform(0.5, 1.5, H, N),
+        "D_H": draw.uniform(0.5, 1.5, H),
+    }
+
+
+def _on_the_circle(angle: Tensor) -> Tensor:
+    """Cosines and sines: angles just above 0 and just below 2 pi are close."""
+    return torch.stack((angle.cos(), angle.sin()), -1)
+
+
+def _mamba3_scan(problem: Problem, draw: _Draw) -> Iterator[_Case]:
+    """Lengths around one chunk, a long one first on a GPU, where kernels tune themselves to it; nobody needs gradients
+    of what the last position leaves."""
+    Q = problem.chunk_size
+
+    def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
+        y, *kept = fn(*t.values(), chunk_size=Q)
+        angle, state, k, x = (tensor.detach() for tensor in kept)
+        return {
+            "y_BTHP": y,
+            "final_angle_BHRE": _on_the_circle(angle),
+            "final_state_BHPN": state,
+            "last_k_BHN": k,
+            "last_x_BHP": x,
+        }
+
+    tuned_at = {16 * Q} if problem.device == "cuda" else set()
+    for T in sorted({1, 63, 100, Q - 1, Q, Q + 1} - {0} | tuned_at, reverse=True):
+        # from an empty state a single step neither decays nor turns: those gradients are 0
+        yield _Case(f"length {T}", _mamba3_inputs(problem, draw, T), call, gradients=T > 1)
+
+
+def _mamba3_step(problem: Problem, draw: _Draw) -> Iterator[_Case]:
+    """One step from a state in float32, and from one in the activations' dtype; the angles are float32 in both."""
+    H, _G = _mamba3_heads(problem)
+    P, N, R = problem.head_dim, problem.d_state, problem.n_angles
+
+    def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
+        angle, state, k, x = kept = [tensor.clone() for tensor in list(t.values())[:4]]
+        y = fn(*kept, *list(t.values())[4:])
+        return {
+            "y_BHP": y,
+            "angle_BHRE": _on_the_circle(angle),
+            "state_BHPN": state,
+            "last_k_BHN": k,
+            "last_x_BHP": x,
+        }
+
+    start = draw.uniform(-1, 1, BATCH, H, P, N)
+    for dtype in dict.fromkeys((start.dtype, draw.dtype)):
+        tensors = {
+            "angle_BHR": draw.uniform(0, 2 * math.pi, BATCH, H, R),
+            "state_BHPN": start.to(dtype),
+            "last_k_BHN": draw.normal(BATCH, H, N),
+            "last_x_BHP": draw.normal(BATCH, H, P),
+        }
+        inputs = _mamba3_inputs(problem, draw)
+        yield _Case(f"one step from a state in {str(dtype)[6:]}", tensors | inputs, call, gradients=False)
+
+
 def _delta_heads(problem: Problem) -> tuple[int, int, int]:
     """Sequences, value heads and key heads: 16 heads over the batch, so that no position's output is small by chance,
     and on a GPU all of the problem's, because fla's kernels tune themselves to their number and the check then tunes
@@ -698,6 +778,8 @@ _CASES: dict[str, Callable[[Problem, _Draw], Iterator[_Case]]] = {
     "mamba2_core": _mamba2_core,
     "selective_scan": _selective_scan,
     "selective_step": _selective_step,
+    "mamba3_scan": _mamba3_scan,
+    "mamba3_step": _mamba3_step,
     "gated_delta": _delta_rule(per_channel=False),
     "gated_delta_step": _delta_step(per_channel=False),
     "kda": _delta_rule(per_channel=True),

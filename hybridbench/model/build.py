@@ -17,6 +17,7 @@ from hybridbench.arch.block import Block, Mixer
 from hybridbench.arch.delta import GatedDelta, Kda
 from hybridbench.arch.mamba1 import Mamba1
 from hybridbench.arch.mamba2 import Mamba2
+from hybridbench.arch.mamba3 import Mamba3
 from hybridbench.arch.mlp import Mlp
 from hybridbench.arch.model import ModelSpec, mixers
 from hybridbench.arch.moe import Moe
@@ -29,6 +30,7 @@ from hybridbench.model.delta import DeltaModule
 from hybridbench.model.language import LanguageModel
 from hybridbench.model.mamba1 import Mamba1Module
 from hybridbench.model.mamba2 import Mamba2Module
+from hybridbench.model.mamba3 import Mamba3Module
 from hybridbench.model.mixer import Factory, MixerModule, Ops, torch_dtype
 from hybridbench.model.mlp import MlpModule
 from hybridbench.model.moe import MoeModule
@@ -94,6 +96,17 @@ def problem_of(block: Block | None, case: Case) -> Problem:
         )
     if isinstance(block, Mamba1):
         return Problem(d_state=block.d_state, d_conv=block.d_conv, width=block.d_inner, **common)  # type: ignore[arg-type]
+    if isinstance(block, Mamba3):
+        return Problem(
+            head_dim=block.head_dim,
+            n_heads=block.n_heads,
+            d_state=block.d_state,
+            n_groups=block.n_groups,
+            n_angles=block.n_angles,
+            chunk_size=block.chunk_size,
+            width=block.d_inner,
+            **common,  # type: ignore[arg-type]
+        )
     if isinstance(block, GatedDelta | Kda):
         return Problem(
             head_dim=block.k_head_dim,
@@ -118,7 +131,8 @@ def _out_heads(branch: Mixer) -> int:
     """Heads a branch's output divides into; the channels of Mamba-1 are one group."""
     if isinstance(branch, Mamba1):
         return 1
-    assert isinstance(branch, Attention | Mamba2 | GatedDelta | Kda), f"no heads in a mixer of kind {branch.kind}"
+    with_heads = (Attention, Mamba2, Mamba3, GatedDelta, Kda)
+    assert isinstance(branch, with_heads), f"no heads in a mixer of kind {branch.kind}"
     return branch.n_heads
 
 
@@ -136,12 +150,13 @@ def check_buildable(spec: ModelSpec) -> None:
         for spec_field in fields(part):  # type: ignore[arg-type]
             value = getattr(part, spec_field.name)
             if "variant" in spec_field.metadata and value != spec_field.default:
+                reason = spec_field.metadata.get("reason", "")
                 raise Unsupported(
-                    f"{what} with {spec_field.name} {value} has no module: hybridbench can cost it, not run it."
+                    f"{what} with {spec_field.name} {value} has no module{reason}: hybridbench can cost it, not run it."
                 )
 
 
-_BUILT = (Attention, Mamba1, Mamba2, GatedDelta, Kda, Mlp, Moe, Parallel)
+_BUILT = (Attention, Mamba1, Mamba2, Mamba3, GatedDelta, Kda, Mlp, Moe, Parallel)
 
 
 def resolve_backends(case: Case) -> list[Resolved]:
@@ -208,6 +223,8 @@ def build_model(case: Case, resolved: list[Resolved]) -> LanguageModel:
             return AttentionModule(block, ops(block), make, **settings)
         if isinstance(block, Mamba1):
             return Mamba1Module(block, ops(block), make, **settings)
+        if isinstance(block, Mamba3):
+            return Mamba3Module(block, ops(block), make, norm_eps=spec.norm_eps, **settings)
         if isinstance(block, GatedDelta | Kda):
             return DeltaModule(block, ops(block), make, norm_eps=spec.norm_eps, **settings)
         assert isinstance(block, Mamba2), f"no module for a mixer of kind {block.kind}"

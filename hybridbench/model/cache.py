@@ -6,6 +6,7 @@ tensors, never host integers. The exception is ``GrowingCache``, which mode ``pu
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -173,11 +174,35 @@ class RecurrentCache:
 
 
 @dataclass
+class Mamba3Cache:
+    """The accumulated angles in radians, the state, and the turned B and the x of the last token, which the trapezoidal
+    rule reads once more and which stand in the conv state's place."""
+
+    angle_BHR: Tensor
+    state_BHPN: Tensor
+    last_k_BHN: Tensor
+    last_x_BHP: Tensor
+
+    @property
+    def parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """In the order of the scan's results."""
+        return self.angle_BHR, self.state_BHPN, self.last_k_BHN, self.last_x_BHP
+
+    def tensors(self) -> dict[str, list[Tensor]]:
+        return {"ssm": [self.angle_BHR, self.state_BHPN], "conv": [self.last_k_BHN, self.last_x_BHP]}
+
+    def fill(self, generator: torch.Generator) -> None:
+        self.angle_BHR.uniform_(0, 2 * math.pi, generator=generator)
+        for tensor in self.parts[1:]:
+            tensor.normal_(generator=generator)
+
+
+@dataclass
 class ParallelCache:
     """Both branches' caches."""
 
-    first: AttentionCache | GrowingCache | Mamba2Cache | RecurrentCache
-    second: AttentionCache | GrowingCache | Mamba2Cache | RecurrentCache
+    first: AttentionCache | GrowingCache | Mamba2Cache | Mamba3Cache | RecurrentCache
+    second: AttentionCache | GrowingCache | Mamba2Cache | Mamba3Cache | RecurrentCache
 
     def tensors(self) -> dict[str, list[Tensor]]:
         merged: dict[str, list[Tensor]] = {}

@@ -122,6 +122,11 @@ def keep_tail(conv_BCW: Tensor, conv_in_BTC: Tensor) -> None:
 _BY_BYTES = {DTYPE_BYTES[name]: getattr(torch, name) for name in ("float64", "float32")}
 
 
+def state_dtype(dtype: torch.dtype, storage: Storage) -> torch.dtype:
+    """The dtype of a recurrent state: the weights', or the wider one that ``storage`` asks for."""
+    return dtype if storage.ssm_bytes == dtype.itemsize else _BY_BYTES[storage.ssm_bytes]
+
+
 def empty_states(
     batch: int,
     state: tuple[int, ...],
@@ -138,10 +143,9 @@ def empty_states(
         dtype: of the weights.
     """
     channels, taps = conv
-    state_dtype = dtype if storage.ssm_bytes == dtype.itemsize else _BY_BYTES[storage.ssm_bytes]
     columns = taps if storage.conv_columns is None else storage.conv_columns
     return (
-        torch.zeros(batch, *state, device=device, dtype=state_dtype),
+        torch.zeros(batch, *state, device=device, dtype=state_dtype(dtype, storage)),
         torch.zeros(batch, channels, columns, device=device, dtype=dtype),
     )
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from hybridbench.arch.block import Storage
 from hybridbench.arch.parallel import Parallel
 from hybridbench.model.attention import AttentionModule
-from hybridbench.model.cache import AttentionCache, Cache, Mamba2Cache, ParallelCache, RecurrentCache
+from hybridbench.model.cache import AttentionCache, Cache, Mamba2Cache, Mamba3Cache, ParallelCache, RecurrentCache
 from hybridbench.model.checkpoint import cheap
 from hybridbench.model.mixer import Factory, MixerModule, Ops, Step
 
@@ -147,6 +147,6 @@ class ParallelModule(nn.Module):
         return ParallelCache(first, _narrow(self.second.new_cache(batch, capacity, storage, device)))
 
 
-def _narrow(cache: Cache) -> AttentionCache | Mamba2Cache | RecurrentCache:
-    assert isinstance(cache, AttentionCache | Mamba2Cache | RecurrentCache)
+def _narrow(cache: Cache) -> AttentionCache | Mamba2Cache | Mamba3Cache | RecurrentCache:
+    assert isinstance(cache, AttentionCache | Mamba2Cache | Mamba3Cache | RecurrentCache)
     return cache

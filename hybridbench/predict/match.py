@@ -27,6 +27,7 @@ from hybridbench.arch.delta import GatedDelta, Kda
 from hybridbench.arch.families import ARCHS, MIXERS, RECIPES, SCALES, Options, build_spec, pattern_spec
 from hybridbench.arch.mamba1 import Mamba1
 from hybridbench.arch.mamba2 import Mamba2
+from hybridbench.arch.mamba3 import Mamba3
 from hybridbench.arch.mlp import Mlp
 from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.moe import Moe
@@ -275,7 +276,7 @@ def _scaled(block: Block, width: int, before: int) -> Block:
     if isinstance(block, Attention):
         groups = part(block.n_kv_heads)
         sizes = {"n_kv_heads": groups, "n_heads": groups * (block.n_heads // block.n_kv_heads)}
-    elif isinstance(block, Mamba2):
+    elif isinstance(block, Mamba2 | Mamba3):
         sizes = {"d_inner": part(block.d_inner, block.head_dim * block.n_groups)}
     elif isinstance(block, Mamba1):
         sizes = {"d_inner": part(block.d_inner), "dt_rank": part(block.dt_rank)}

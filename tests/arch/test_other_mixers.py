@@ -56,13 +56,15 @@ def test_one_step_of_mamba3_by_hand(rank: int) -> None:
     kept = spec.cache(100, Storage(ssm_bytes=4))
     assert kept.ssm == 4 * (inner * states + heads * angles)
     assert kept.conv == 2 * (rank * heads * states + inner)
+    assert spec.cache(100, Storage()).ssm == 2 * inner * states + 4 * heads * angles
+    assert spec.params_fp32() == 2 * heads + 2 * heads * rank * states + maps
 
 
-def test_one_chunk_of_mamba3_at_rank_one_is_one_of_mamba2_in_full() -> None:
+def test_one_chunk_of_mamba3_at_rank_one_is_one_of_mamba2_with_scores_for_every_head() -> None:
     chunk, inner, states = 64, 4096, 128
     spec = Mamba3(D, inner, 64, states, chunk_size=chunk)
     pairs = 2 * chunk * chunk
-    in_chunk = pairs * states + pairs * inner + 4 * chunk * states * inner + 2 * states * inner
+    in_chunk = pairs * states * (inner // 64) + pairs * inner + 4 * chunk * states * inner + 2 * states * inner
     assert spec.prefill_flops(chunk, HARDWARE).scan == in_chunk + 2 * chunk * inner
     assert spec.prefill_flops(chunk + 1, HARDWARE).scan == 2 * in_chunk + 2 * (chunk + 1) * inner
 

@@ -16,7 +16,7 @@ from hybridbench.kernels import BACKENDS, Backend, Problem, available, elementwi
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no CUDA device"),
-    pytest.mark.timeout(600),  # compiling FlexAttention and autotuning mamba_ssm take minutes the first time
+    pytest.mark.timeout(1200),  # compiling FlexAttention and autotuning mamba_ssm take minutes the first time
     pytest.mark.filterwarnings("ignore"),  # what third parties warn about while compiling is theirs
 ]
 
@@ -40,6 +40,11 @@ KDA: dict[str, dict[str, int]] = {
     "kda-1b": {"head_dim": 128, "n_heads": 32, "chunk_size": 64},
     "odd-width": {"head_dim": 96, "n_heads": 6, "chunk_size": 64},
 }
+MAMBA3: dict[str, dict[str, int]] = {
+    "mamba3-1b": {"head_dim": 128, "n_heads": 32, "d_state": 128, "n_angles": 32, "chunk_size": 64},
+    "authors": {"head_dim": 64, "n_heads": 32, "d_state": 128, "n_angles": 32, "chunk_size": 64},
+    "odd-width": {"head_dim": 96, "n_heads": 16, "d_state": 128, "n_angles": 32, "chunk_size": 64},
+}
 WIDTHS: dict[str, dict[str, int]] = {"2048": {"width": 2048}, "8192": {"width": 8192}, "odd": {"width": 2310}}
 SHAPES: dict[str, dict[str, dict[str, int]]] = {
     "attention": HEADS
@@ -55,6 +60,8 @@ SHAPES: dict[str, dict[str, dict[str, int]]] = {
     "mamba2_core": {name: sizes | {"d_conv": 4} for name, sizes in SSM.items()},
     "selective_scan": {"mamba1-1b": {"d_state": 16}, "wide": {"d_state": 64}},
     "selective_step": {"mamba1-1b": {"d_state": 16}},
+    "mamba3_scan": MAMBA3,
+    "mamba3_step": MAMBA3,
     "gated_delta": DELTA,
     "gated_delta_step": DELTA,
     "kda": KDA,
@@ -95,6 +102,7 @@ MUST_RUN = {
     ("mamba2_core", "groups", "bfloat16"): {"fused"},
     **{("selective_scan", "mamba1-1b", dtype): {"mamba-ssm"} for dtype in ("bfloat16", "float32")},
     **{("selective_step", "mamba1-1b", dtype): {"mamba-ssm"} for dtype in ("bfloat16", "float32")},
+    **{(op, shape, "bfloat16"): {"mamba-ssm"} for op in ("mamba3_scan", "mamba3_step") for shape in list(MAMBA3)[:2]},
     ("gated_delta", "gated-delta-1b", "bfloat16"): {"fla-kda"},
     ("gated_delta", "odd-width", "bfloat16"): {"fla-kda"},
     ("kda", "kda-1b", "bfloat16"): {"fla"},

@@ -1,4 +1,4 @@
-"""Mamba-1, gated delta net and KDA on a GPU: long sequences, captured steps, and training steps that learn."""
+"""Mamba-1, Mamba-3, gated delta net and KDA on a GPU: long sequences, captured steps, and training steps that learn."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hybridbench.workload import prepare
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.timeout(600),  # fla's kernels tune themselves to every number of heads
+    pytest.mark.timeout(1200),  # fla's kernels tune themselves to every number of heads, Mamba-3's for minutes
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
     pytest.mark.filterwarnings("ignore"),
 ]
@@ -85,6 +85,53 @@ def test_a_long_selective_scan_copies_nothing_that_lies_right() -> None:
     assert error(state, state_ref) < 1e-2
 
 
+def mamba3_inputs(*lead: int, H: int = 32, P: int = 64, N: int = 128, R: int = 32) -> tuple[list[Tensor], list[Tensor]]:
+    """What a model hands over: sequences, and parameters."""
+    shapes = [(H, P), (H,), (H,), (H,), (1, N), (1, N), (R,), (H, P)]
+    steps = torch.linspace(-6.9, -2.3, H, device="cuda")
+    biases = torch.rand(2, H, N, device="cuda") + 0.5
+    return [bf16(*lead, *shape) for shape in shapes], [steps, *biases, torch.ones(H, device="cuda")]
+
+
+def test_a_long_scan_of_mamba3_and_the_rest_of_one() -> None:
+    """Its angles are rounded to bfloat16, so what a second call goes on from is off by as much."""
+    sizes = {"head_dim": 64, "n_heads": 32, "d_state": 128, "n_angles": 32, "chunk_size": 64}
+    scan = loaded("mamba3_scan", "mamba-ssm", Problem("cuda", "bfloat16", length=4096, **sizes))
+    torch.manual_seed(0)
+    sequences, parameters = mamba3_inputs(1, 4096)
+    y_ref, angle_ref, *kept_ref = reference.mamba3_scan(*(v.float() for v in sequences), *parameters, chunk_size=64)
+    with torch.no_grad():
+        y, angle, *kept = scan(*sequences, *parameters, chunk_size=64)
+        first, *left = scan(*(v[:, :1000] for v in sequences), *parameters, chunk_size=64)
+        rest, *_last = scan(*(v[:, 1000:] for v in sequences), *parameters, chunk_size=64, initial=tuple(left))
+    print(f"mamba3_scan: {error(y, y_ref):.2e} {[f'{error(a, b):.2e}' for a, b in zip(kept, kept_ref, strict=True)]}")  # noqa: T201
+    assert error(y, y_ref) < 1e-2
+    assert error(torch.stack((angle.cos(), angle.sin())), torch.stack((angle_ref.cos(), angle_ref.sin()))) < 1e-2
+    assert all(error(a, b) < 1e-2 for a, b in zip(kept, kept_ref, strict=True))
+    assert error(torch.cat((first, rest), 1), y_ref) < 2e-2
+
+
+def test_ten_steps_of_mamba3_in_a_captured_graph_are_ten_of_the_reference() -> None:
+    step = loaded("mamba3_step", "mamba-ssm", Problem("cuda", "bfloat16", head_dim=64, d_state=128, n_angles=32))
+    torch.manual_seed(0)
+    sequences, parameters = mamba3_inputs(3)
+    zeros = [torch.zeros(3, 32, *shape, device="cuda") for shape in ((32,), (64, 128), (128,), (64,))]
+    kept, expected_kept = zeros[:2] + [v.bfloat16() for v in zeros[2:]], [v.clone() for v in zeros]
+    step(*(v.clone() for v in kept), *sequences, *parameters)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = step(*kept, *sequences, *parameters)
+    for _ in range(10):
+        for tensor in sequences:
+            tensor.normal_()
+        graph.replay()
+        expected = reference.mamba3_step(*expected_kept, *(v.float() for v in sequences), *parameters)
+        assert error(y, expected) < 2e-2
+        assert error(kept[0].cos(), expected_kept[0].cos()) < 1e-2
+        assert all(error(a, b) < 2e-2 for a, b in zip(kept[1:], expected_kept[1:], strict=True))
+
+
 STEPS = [
     ("selective_step", "mamba-ssm"),
     ("selective_step", "reference"),
@@ -130,9 +177,8 @@ def test_a_training_step_learns_and_uses_the_published_kernels(mixer: str) -> No
     )
     resolved = resolve_backends(case)
     ran = {item.op: item.backend.name for item in resolved}
-    assert {"mamba1": ran.get("selective_scan"), "gated-delta": ran.get("gated_delta"), "kda": ran.get("kda")}[
-        mixer
-    ] in ("mamba-ssm", "fla", "fla-kda")
+    ops = {"mamba1": "selective_scan", "mamba3": "mamba3_scan", "gated-delta": "gated_delta", "kda": "kda"}
+    assert ran[ops[mixer]] in ("mamba-ssm", "fla", "fla-kda")
     model = build_model(case, resolved)
     model.allocate(torch.device("cuda"), 0)
     work = prepare(case, model)

@@ -1,4 +1,5 @@
-"""The plain selective scan and delta rules agree with loops over tokens, with transformers and with their steps."""
+"""The plain selective scan, delta rules and scan of Mamba-3 agree with loops over tokens, with transformers (but it has
+no Mamba-3) and with their steps."""
 
 from __future__ import annotations
 
@@ -179,3 +180,104 @@ def test_steps_round_their_state_after_they_read_it() -> None:
         step = getattr(reference, f"{op}_step")
         assert torch.equal(step(wide, *sequences, *parameters), step(narrow, *sequences, *parameters))
         assert torch.equal(narrow, wide.bfloat16())
+
+
+H, G, P, N, R = 4, 2, 3, 6, 2
+KEPT = [(H, R), (H, P, N), (H, N), (H, P)]
+"""Shapes of what a step needs from the last one: angles, state, k and x."""
+
+
+def mamba3_inputs(T: int, grad: bool = False) -> list[Tensor]:
+    """x, dt, rate, trap, B, C, angle, z, and the parameters; two heads a group, two of three pairs turned."""
+    shapes = [(H, P), (H,), (H,), (H,), (G, N), (G, N), (R,), (H, P)]
+    sequences = [random(2, T, *shape, seed=i, grad=grad) for i, shape in enumerate(shapes)]
+    return sequences + [random(*shape, seed=20 + i, grad=grad) for i, shape in enumerate([(H,), (H, N), (H, N), (H,)])]
+
+
+def as_complex(pairs: Tensor) -> Tensor:
+    """Neighbours of the last dimension as real and imaginary parts."""
+    return torch.view_as_complex(pairs.unflatten(-1, (-1, 2)).contiguous())
+
+
+def complex_by_token(inputs: list[Tensor], initial: list[Tensor]) -> tuple[Tensor, ...]:
+    """Head by head and token by token, pairs of channels as complex numbers, in which a turn is a product."""
+    x, dt, rate, trap, B, C, angle, z, dt_bias, B_bias, C_bias, D = inputs
+    still = torch.zeros(*x.shape[:2], N // 2 - R, dtype=x.dtype)
+    speed = torch.cat((math.pi * torch.tanh(angle), still), -1)
+    rows, kept = [], []
+    for head in range(H):
+        group = head // (H // G)
+        w, h, k_last, x_last = (v[:, head] for v in initial)
+        w, h, k_last = torch.cat((w, still[:, 0]), -1), as_complex(h), as_complex(k_last)
+        outputs = []
+        for t in range(x.shape[1]):
+            step = torch.log1p(torch.exp(dt[:, t, head] + dt_bias[head]))
+            decay = torch.exp(-torch.log1p(torch.exp(rate[:, t, head])) * step)[:, None, None]
+            now = 1 / (1 + torch.exp(-trap[:, t, head]))
+            w = w + speed[:, t] * step[:, None]
+            turn = torch.polar(torch.ones_like(w), w)
+            k, q = (turn * as_complex(v[:, t, group] + b[head]) for v, b in ((B, B_bias), (C, C_bias)))
+            h = decay * (h + ((1 - now) * step)[:, None, None] * x_last[..., None] * k_last[:, None])
+            k_last, x_last = k, x[:, t, head]
+            h = h + (now * step)[:, None, None] * x_last[..., None] * k[:, None]
+            read = (h * q.conj()[:, None]).sum(-1).real + D[head] * x_last
+            outputs.append(read * z[:, t, head] * torch.sigmoid(z[:, t, head]))
+        rows.append(torch.stack(outputs, 1))
+        kept.append((w[:, :R], *(torch.view_as_real(v).flatten(-2) for v in (h, k_last)), x_last))
+    return torch.stack(rows, 2), *(torch.stack(of_heads, 1) for of_heads in zip(*kept, strict=True))
+
+
+def on_the_circle(results: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Angles are the same where their cosines and sines are."""
+    y, w, *rest = results
+    return y, w.cos(), w.sin(), *rest
+
+
+@pytest.mark.parametrize("T", [1, 2, 7, 8, 9, 21])
+def test_the_scan_of_mamba3_is_its_recurrence(T: int) -> None:
+    inputs = mamba3_inputs(T, grad=True)
+    start = [random(2, *shape, seed=40 + i, grad=True) for i, shape in enumerate(KEPT)]
+    ours = reference.mamba3_scan(*inputs, chunk_size=8, initial=tuple(start))
+    same(on_the_circle(ours), on_the_circle(complex_by_token(inputs, start)), [*inputs, *start])
+    assert 0 <= float(ours[1].detach().min()) <= float(ours[1].detach().max()) < 2 * math.pi
+    empty = [torch.zeros_like(v) for v in start]
+    ours, theirs = reference.mamba3_scan(*inputs, chunk_size=8), complex_by_token(inputs, empty)
+    depended_on = [v for i, v in enumerate(inputs) if T > 1 or i != 2]  # an empty state has nothing to lose
+    same(on_the_circle(ours), on_the_circle(theirs), depended_on)
+
+
+def test_chunks_segments_parts_and_steps_of_mamba3_are_the_scan(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = mamba3_inputs(45)
+    sequences, parameters = inputs[:8], inputs[8:]
+    whole = on_the_circle(reference.mamba3_scan(*inputs, chunk_size=64))
+    for chunk in (1, 5, 16):
+        torch.testing.assert_close(on_the_circle(reference.mamba3_scan(*inputs, chunk_size=chunk)), whole)
+    monkeypatch.setattr(reference, "CHUNK_ELEMENTS", 2 * H * 8 * 8 * 2)
+    torch.testing.assert_close(on_the_circle(reference.mamba3_scan(*inputs, chunk_size=8)), whole)
+    first, *kept = reference.mamba3_scan(*(v[:, :19] for v in sequences), *parameters, chunk_size=8)
+    second, *rest = reference.mamba3_scan(
+        *(v[:, 19:] for v in sequences), *parameters, chunk_size=8, initial=tuple(kept)
+    )
+    torch.testing.assert_close(on_the_circle((torch.cat((first, second), 1), *rest)), whole)
+    state = [torch.zeros(2, *shape, dtype=torch.float64) for shape in KEPT]
+    rows = [reference.mamba3_step(*state, *(v[:, t] for v in sequences), *parameters) for t in range(45)]
+    torch.testing.assert_close(on_the_circle((torch.stack(rows, 1), *state)), whole)
+
+
+def test_mamba3_decays_no_slower_than_its_floor_and_stays_finite() -> None:
+    x, dt, rate, *rest = mamba3_inputs(200)
+    floored = [reference.mamba3_scan(x, dt, torch.full_like(rate, low), *rest, chunk_size=64) for low in (-50.0, -9.3)]
+    torch.testing.assert_close(*floored)
+    inputs = [v.float().requires_grad_() for v in (x, dt + 5, rate + 20, *rest)]
+    y, *kept = reference.mamba3_scan(*inputs, chunk_size=64)
+    gradients = torch.autograd.grad(y.sum() + sum(v.sum() for v in kept), inputs)
+    assert all(v.isfinite().all() for v in (y, *kept, *gradients))
+
+
+def test_a_step_of_mamba3_rounds_what_it_keeps_after_it_read_it() -> None:
+    sequences, parameters = [v[:, 0].float() for v in mamba3_inputs(1)[:8]], [v.float() for v in mamba3_inputs(1)[8:]]
+    narrow = [random(2, *shape, seed=50).bfloat16() for shape in KEPT]
+    exact = [v.float() for v in narrow]
+    ours, theirs = (reference.mamba3_step(*state, *sequences, *parameters) for state in (narrow, exact))
+    assert torch.equal(ours, theirs)
+    assert all(torch.equal(a, b.bfloat16()) for a, b in zip(narrow, exact, strict=True))

@@ -17,6 +17,7 @@ from hybridbench.kernels import BACKENDS, Backend, Problem, reference, verify
 ATTENTION = Problem("cpu", "bfloat16", head_dim=64, n_heads=8, n_kv_heads=2, training=True)
 WINDOWED = dataclasses.replace(ATTENTION, window=40, sinks=4)
 SSD = Problem("cpu", "bfloat16", head_dim=16, n_heads=4, n_groups=2, d_state=32, chunk_size=64, training=True)
+MAMBA3 = Problem("cpu", "bfloat16", head_dim=16, n_heads=2, d_state=16, n_angles=4, chunk_size=32, training=True)
 DELTA = Problem("cpu", "bfloat16", head_dim=16, n_heads=2, chunk_size=32, training=True)
 CONV = Problem("cpu", "bfloat16", d_conv=4, training=True)
 LOSS = Problem("cpu", "bfloat16", training=True)
@@ -106,6 +107,18 @@ WRONG = {
     "beta": ("kda", DELTA, lambda *t, **s: reference.kda(*t[:4], t[4] * 0.9, *t[5:], **s), "o_BTHV"),
     "gate": ("norm_gate", DELTA, lambda y, z, w, **s: reference.norm_gate(y, z * 1.05, w, **s), "out_BTHV"),
     "scan": ("selective_scan", SSD, lambda x, dt, A, *t: reference.selective_scan(x, dt, A.roll(1, 1), *t), "y_BTI"),
+    "turns": (
+        "mamba3_scan",
+        MAMBA3,
+        lambda *t, **s: reference.mamba3_scan(*t[:6], t[6] * 1.5, *t[7:], **s),
+        "y_BTHP",
+    ),
+    "trapezoid": (
+        "mamba3_step",
+        MAMBA3,
+        lambda angle, h, k, x, *t: reference.mamba3_step(angle, h, k, x.zero_(), *t),
+        "BH",
+    ),
     "loss": ("linear_cross_entropy", LOSS, unscaled_gradient, "gradient of hidden_ND"),
 }
 

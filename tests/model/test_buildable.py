@@ -17,7 +17,10 @@ TINY = build_spec("inter", "tiny")
 
 WITHOUT_MODULE: dict[str, tuple[ModelSpec, str]] = {
     "letter": (pattern_spec("R-*-", "tiny"), "blocks of kind rg_lru have no module"),
-    "mamba3": (pattern_spec("3-", "tiny"), "blocks of kind mamba3 have no module"),
+    "mimo": (
+        published_spec("mamba3-mimo-1.5b"),
+        "mamba3 with rank 4 has no module, because its kernels are",
+    ),
     "branch": (published_spec("hymba-1.5b"), "has no module"),
     "shared": (published_spec("zamba2-1.2b"), "blocks of kind shared have no module"),
     "untied": (replace(TINY, tied=False), "a model with tied False has no module"),

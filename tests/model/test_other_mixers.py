@@ -1,8 +1,10 @@
-"""Mamba-1, gated delta net and KDA as modules: transformers' own classes with the same weights give the same numbers,
-prefill and decode continue each other in float64, and weights start as the public code has them."""
+"""Mamba-1, Mamba-3, gated delta net and KDA as modules: transformers' own classes with the same weights give the same
+numbers, for Mamba-3 (which it lacks) the public module's step written out, prefill and decode continue each other in
+float64, and weights start as the public code has them."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,12 +17,14 @@ from hybridbench.arch.block import Storage
 from hybridbench.arch.delta import GatedDelta, Kda
 from hybridbench.arch.families import MAMBA2, MIXERS, Options, build_spec, pattern_spec
 from hybridbench.arch.mamba1 import Mamba1
-from hybridbench.arch.model import ModelSpec, params
+from hybridbench.arch.mamba3 import Mamba3
+from hybridbench.arch.model import ModelSpec, cache_bytes, params
 from hybridbench.arch.published import published_spec
 from hybridbench.kernels import reference
 from hybridbench.model.build import check_buildable
 from hybridbench.model.delta import DeltaModule
 from hybridbench.model.mamba1 import Mamba1Module
+from hybridbench.model.mamba3 import Mamba3Module
 from hybridbench.model.mixer import Factory, MixerModule, Step
 from hybridbench.model.step import refuses_fused, step_problem
 from hybridbench.suite import DECODE, GRAPH, Case, Execution, Workload, block_ops
@@ -78,6 +82,54 @@ def test_mamba1_is_transformers_own() -> None:
     both(ours, copied(MambaMixer(config, 0), weights))
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+def test_mamba3_is_the_public_modules_step_token_by_token(groups: int) -> None:
+    """``Mamba3.step`` of mamba_ssm 2.3.2 without MIMO, its rotation as the matrix it is."""
+    H, P, N, R = 4, 8, 12, 3
+    ours = made(Mamba3Module, Mamba3(D, H * P, P, N, groups, n_angles=R, chunk_size=8), norm_eps=1e-5)
+    with torch.no_grad():
+        for bias in (ours.B_bias_HN, ours.C_bias_HN):
+            bias.add_(torch.randn(H, N, generator=torch.Generator().manual_seed(2)))
+    x_BTD = torch.randn(2, T, D, generator=torch.Generator().manual_seed(1))
+
+    def normed(v: Tensor, weight: Tensor) -> Tensor:
+        v = v.reshape(2, groups, N)
+        return (v / (v.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weight).repeat_interleave(H // groups, 1)
+
+    angle, h = torch.zeros(2, H, R), torch.zeros(2, H, P, N)
+    k_last, x_last, rows = torch.zeros(2, H, N), torch.zeros(2, H, P), []
+    with torch.no_grad():
+        for t in range(T):
+            packed = ours.in_proj.weight @ x_BTD[:, t].T
+            sizes = [H * P, H * P, groups * N, groups * N, H, H, H, R]
+            z, x, B, C, dd_dt, dd_A, trap, angles = (v.T for v in packed.split(sizes))
+            dt = torch.log1p(torch.exp(dd_dt + ours.dt_bias_H))
+            A, share = -torch.log1p(torch.exp(dd_A)), 1 / (1 + torch.exp(-trap))
+            angle = angle + torch.tanh(angles)[:, None] * dt[..., None] * math.pi
+            turn = torch.eye(N).repeat(2, H, 1, 1)
+            for i in range(R):
+                turn[..., 2 * i, 2 * i] = turn[..., 2 * i + 1, 2 * i + 1] = angle[..., i].cos()
+                turn[..., 2 * i + 1, 2 * i] = angle[..., i].sin()
+                turn[..., 2 * i, 2 * i + 1] = -angle[..., i].sin()
+            k, q = (
+                (turn @ (normed(v, weight) + bias)[..., None])[..., 0]
+                for v, weight, bias in (
+                    (B, ours.B_norm_weight_N, ours.B_bias_HN),
+                    (C, ours.C_norm_weight_N, ours.C_bias_HN),
+                )
+            )
+            x, z = x.reshape(2, H, P), z.reshape(2, H, P)
+            alpha = torch.exp(A * dt)
+            beta, gamma = alpha * dt * (1 - share), share * dt
+            h = alpha[..., None, None] * h + torch.einsum("bh,bhp,bhn->bhpn", beta, x_last, k_last)
+            h = h + torch.einsum("bh,bhp,bhn->bhpn", gamma, x, k)
+            y = (torch.einsum("bhpn,bhn->bhp", h, q) + ours.D_H[:, None] * x) * z * torch.sigmoid(z)
+            rows.append(y.reshape(2, H * P) @ ours.out_proj.weight.T)
+            k_last, x_last = k, x
+        found = ours(x_BTD, Step(torch.arange(T)))
+    torch.testing.assert_close(found, torch.stack(rows, 1), rtol=1e-4, atol=1e-5)
+
+
 def test_gated_delta_net_is_qwens() -> None:
     """Qwen3-Next interleaves its projection by key head; ours has q, k, v, gate, decay and beta one after the other."""
     from transformers import Qwen3NextConfig
@@ -125,7 +177,7 @@ def test_kimi_delta_attention_is_kimi_linears() -> None:
 @pytest.mark.parametrize("name", ["no attention", *KINDS])
 def test_prefill_then_decode_is_one_forward_in_float64(name: str, build: Callable[..., Any]) -> None:
     """Rotary angles are float32 whatever the dtype, so with attention equal means equal to eight digits."""
-    spec = VARIANTS[name] if name in VARIANTS else small(pattern_spec("m-G-K-(m&G)-", "tiny"))
+    spec = VARIANTS[name] if name in VARIANTS else small(pattern_spec("m-3-G-K-(m&3)-", "tiny"))
     bound = 1e-7 if name in VARIANTS else 1e-12
     model = build(spec, dtype="float64").double()
     tokens = torch.randint(spec.vocab_size, (2, 27), generator=torch.Generator().manual_seed(1))
@@ -140,21 +192,42 @@ def test_prefill_then_decode_is_one_forward_in_float64(name: str, build: Callabl
             assert float((torch.stack(logits, 1) - wanted).norm() / wanted.norm()) < bound
 
 
+@pytest.mark.parametrize("state", [None, "float32"])
+@pytest.mark.parametrize("mixer", OTHERS)
+def test_a_cache_in_bfloat16_has_the_bytes_that_are_costed(
+    mixer: str, state: str | None, build: Callable[..., Any]
+) -> None:
+    spec, storage = VARIANTS[f"inter {mixer}"], Storage.of("bfloat16", state)
+    caches = build(spec, dtype="bfloat16").new_caches(3, 40, storage)
+    held = {"kv": 0, "ssm": 0, "conv": 0}
+    for kind, tensor in ((k, t) for c in caches if c is not None for k, ts in c.tensors().items() for t in ts):
+        held[kind] += tensor.nbytes
+    costed = cache_bytes(spec, 40, storage)
+    assert held == {kind: 3 * getattr(costed, kind) for kind in held}
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_weights_start_as_in_the_public_code(dtype: str, build: Callable[..., Any]) -> None:
-    model = build(pattern_spec("m-G-K-*-", "tiny"), dtype=dtype).requires_grad_(False)
-    mamba1, gated, kimi = (model.layers[index] for index in (0, 2, 4))
+    model = build(pattern_spec("m-G-K-*-3-", "tiny"), dtype=dtype).requires_grad_(False)
+    mamba1, gated, kimi, mamba3 = (model.layers[index] for index in (0, 2, 4, 8))
     assert mamba1.A_log_IN.dtype == mamba1.D_I.dtype == gated.A_log_H.dtype == kimi.dt_bias.dtype == torch.float32
     torch.testing.assert_close(mamba1.A_log_IN.exp()[3], torch.arange(1.0, 17.0))
     assert bool((mamba1.D_I == 1).all())
     assert 0.8 < float(mamba1.dt_weight_IR.float().abs().max()) * 8**0.5 <= 1.01
-    steps = [torch.nn.functional.softplus(x.float().flatten()) for x in (mamba1.dt_bias_I, gated.dt_bias, kimi.dt_bias)]
+    biases = (mamba1.dt_bias_I, gated.dt_bias, kimi.dt_bias, mamba3.dt_bias_H)
+    steps = [torch.nn.functional.softplus(x.float().flatten()) for x in biases]
     assert all(float(step.min()) > 9e-4 and float(step.max()) < 0.102 for step in steps)
     assert float(steps[2].min()) < 0.003
     assert 0 < float(gated.A_log_H.exp().min()) < float(gated.A_log_H.exp().max()) <= 16
     assert float(kimi.A_log_H.exp().min()) >= 1
+    ones = (mamba3.B_norm_weight_N, mamba3.C_norm_weight_N, mamba3.B_bias_HN, mamba3.C_bias_HN, mamba3.D_H)
+    assert all(bool((vector == 1).all()) for vector in ones)
+    assert (
+        mamba3.dt_bias_H.dtype == mamba3.B_bias_HN.dtype == mamba3.C_bias_HN.dtype == mamba3.D_H.dtype == torch.float32
+    )
     for module in (mamba1, gated, kimi):
         assert 0.45 < float(module.conv_weight_CW.float().abs().max()) <= 0.5
+    for module in (mamba1, gated, kimi, mamba3):
         assert 0.015 < float(module.in_proj.weight.float().std()) < 0.025
 
 

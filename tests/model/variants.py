@@ -9,6 +9,7 @@ from hybridbench.arch.attention import Attention
 from hybridbench.arch.delta import GatedDelta, Kda
 from hybridbench.arch.families import ARCHS, MAMBA2, MIXERS, RECIPES, Options, build_spec, pattern_spec
 from hybridbench.arch.mamba2 import Mamba2
+from hybridbench.arch.mamba3 import Mamba3
 from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.parallel import Parallel
 
@@ -21,7 +22,7 @@ def small(spec: ModelSpec) -> ModelSpec:
     def shrink(block: object) -> object:
         if isinstance(block, Attention) and block.window is not None:
             return replace(block, window=WINDOW, sinks=SINKS)
-        if isinstance(block, Mamba2 | GatedDelta | Kda):
+        if isinstance(block, Mamba2 | Mamba3 | GatedDelta | Kda):
             return replace(block, chunk_size=CHUNK)
         if isinstance(block, Parallel):
             return replace(block, first=shrink(block.first), second=shrink(block.second))
@@ -46,7 +47,7 @@ def _variants() -> dict[str, ModelSpec]:
     others = [name for name in MIXERS if name != MAMBA2]
     found |= {f"{arch} {m}": build_spec(arch, "tiny", Options(mixer=m)) for arch in ("inter", "intra") for m in others}
     lent = Options(fusion_value="shared", fusion_norm="none", fusion_out="joint", fusion_op="add")
-    found["lent values"] = pattern_spec("(*&m)-(*&G)-(*&K)-(K&G)-(G&m)-(m&K)-", "tiny", lent)
+    found["lent values"] = pattern_spec("(*&m)-(*&G)-(*&K)-(*&3)-(K&G)-(G&m)-(m&K)-(3&m)-(G&3)-", "tiny", lent)
     return {name: small(spec) for name, spec in found.items()}
 
 

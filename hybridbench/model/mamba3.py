@@ -1,0 +1,121 @@
+"""mamba3: the Mamba-3 mixer as a module, at rank 1: one projection, norms of B and C, scan with gate, output.
+
+Follows state-spaces/mamba ``modules/mamba3.py`` without MIMO and output norm (order z, x, B, C, dt, rate of decay,
+share in the trapezoidal rule, angles; no conv; dt_bias, D, biases of B and C in float32 whatever the weights' dtype).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hybridbench.arch.block import Storage
+from hybridbench.arch.mamba3 import Mamba3
+from hybridbench.model.cache import Cache, Mamba3Cache
+from hybridbench.model.mamba2 import aligned, log_uniform_steps
+from hybridbench.model.mixer import Factory, MixerModule, Ops, Step, lent, state_dtype
+
+DT_RANGE = (1e-3, 1e-1)
+"""The initial steps are drawn log-uniformly from here."""
+
+
+class Mamba3Module(MixerModule):
+    """Mamba-3 over a sequence, or one recurrent step.
+
+    Args:
+        spec: its shape, of rank 1.
+        ops: the callables ``mamba3_scan`` and ``mamba3_step``.
+        norm_eps: of the norms of B and C.
+        borrows_value: x comes from another branch's value, so in_proj yields everything else.
+        projects: whether it has an output projection of its own.
+    """
+
+    traceable = False
+
+    def __init__(
+        self,
+        spec: Mamba3,
+        ops: Ops,
+        make: Factory,
+        *,
+        norm_eps: float,
+        borrows_value: bool = False,
+        projects: bool = True,
+    ) -> None:
+        super().__init__()
+        self.spec = spec
+        self.ops = ops
+        self.norm_eps = norm_eps
+        self.borrows_value = borrows_value
+        heads, states = spec.n_heads, spec.d_state
+        x = 0 if borrows_value else spec.d_inner
+        self.widths = [spec.d_inner, x, *[spec.n_groups * states] * 2, *[heads] * 3, spec.n_angles]
+        self.in_proj = make.linear(spec.d_model, sum(self.widths))
+        self.B_norm_weight_N = make.parameter(states)
+        self.C_norm_weight_N = make.parameter(states)
+        self.dt_bias_H = make.parameter(heads, dtype=torch.float32)
+        self.B_bias_HN = make.parameter(heads, states, dtype=torch.float32)
+        self.C_bias_HN = make.parameter(heads, states, dtype=torch.float32)
+        self.D_H = make.parameter(heads, dtype=torch.float32)
+        self.out_proj = make.linear(spec.d_inner, spec.d_model) if projects else None
+
+    def reset_state_parameters(self, generator: torch.Generator) -> None:
+        """Mamba-3's own initialisation: dt log-uniform through the inverse softplus, all other vectors one."""
+        with torch.no_grad():
+            self.dt_bias_H.copy_(log_uniform_steps(self.dt_bias_H, *DT_RANGE, generator))
+            for ones in (self.B_norm_weight_N, self.C_norm_weight_N, self.B_bias_HN, self.C_bias_HN, self.D_H):
+                ones.fill_(1.0)
+
+    @property
+    def out_heads(self) -> int:
+        return self.spec.n_heads
+
+    def _inputs(self, packed: Tensor, value: Tensor | None) -> list[Tensor]:
+        """What a scan or step reads of a packed row (..., columns), in their order: x first, z last."""
+        z, x, b, c, dt, rate, trap, angle = torch.split(packed[..., : sum(self.widths)], self.widths, dim=-1)
+        if self.borrows_value:
+            assert value is not None, "a borrowing branch is called with a value"
+            x = lent(value, packed.dim(), self.spec.d_inner)
+        b, c = (
+            F.rms_norm(torch.unflatten(v, -1, (self.spec.n_groups, -1)), weight.shape, weight, self.norm_eps)
+            for v, weight in ((b, self.B_norm_weight_N), (c, self.C_norm_weight_N))
+        )
+        x, z = (torch.unflatten(v, -1, (self.spec.n_heads, -1)) for v in (x, z))
+        return [x, dt, rate, trap, b, c, angle, z]
+
+    @property
+    def _parameters_of_heads(self) -> tuple[Tensor, ...]:
+        return self.dt_bias_H, self.B_bias_HN, self.C_bias_HN, self.D_H
+
+    def mix(
+        self, x_BTD: Tensor, step: Step, cache: Cache | None = None, value: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        inputs = self._inputs(aligned(self.in_proj, x_BTD), value)
+        out_BTHP, *kept = self.ops["mamba3_scan"](*inputs, *self._parameters_of_heads, chunk_size=self.spec.chunk_size)
+        if cache is not None:
+            assert isinstance(cache, Mamba3Cache)
+            for old, new in zip(cache.parts, kept, strict=True):
+                old.copy_(new)
+        return out_BTHP.flatten(2), inputs[0].flatten(2)
+
+    def mix_step(self, x_BD: Tensor, step: Step, cache: Cache, value: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        assert isinstance(cache, Mamba3Cache)
+        inputs = self._inputs(self.in_proj(x_BD), value)
+        out_BHP = self.ops["mamba3_step"](*cache.parts, *inputs, *self._parameters_of_heads)
+        return out_BHP.flatten(1), inputs[0].flatten(1)
+
+    def new_cache(self, batch: int, capacity: int, storage: Storage, device: torch.device) -> Mamba3Cache:
+        """The state as ``storage`` has it; the angles, which add up small turns, no narrower than float32."""
+        spec, dtype = self.spec, self.in_proj.weight.dtype
+        wide = state_dtype(dtype, storage)
+
+        def zeros(dtype: torch.dtype, *sizes: int) -> Tensor:
+            return torch.zeros(batch, spec.n_heads, *sizes, device=device, dtype=dtype)
+
+        return Mamba3Cache(
+            zeros(torch.promote_types(wide, torch.float32), spec.n_angles),
+            zeros(wide, spec.head_dim, spec.d_state),
+            zeros(dtype, spec.d_state),
+            zeros(dtype, spec.head_dim),
+        )
