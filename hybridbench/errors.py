@@ -71,3 +71,18 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> BadInput:
     near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
     hint = f"did you mean '{by_lower[near[0]]}'? " if near else ""
     return BadInput(f"unknown {kind} '{name}': {hint}Known: {', '.join(names)}.")
+
+
+def reason(exc: BaseException) -> str:
+    """Why, in one line: the first; of a compiler, which shows a place in its source first, the last or its cause."""
+    lines = str(exc).strip().splitlines() or ["no message"]
+    if not lines[0].startswith("at "):
+        return lines[0]
+    if lines[-1].strip(" ^"):
+        return lines[-1]
+    return f"{lines[-2].strip()}: {reason(exc.__cause__)}" if exc.__cause__ and len(lines) > 1 else lines[0]
+
+
+def described(exc: BaseException) -> str:
+    """Kind and reason of an error that nobody raised on purpose."""
+    return f"{type(exc).__name__}: {reason(exc)}"

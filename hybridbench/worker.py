@@ -29,7 +29,7 @@ from hybridbench.count.caches import count_cache
 from hybridbench.count.kernels import kernel_names
 from hybridbench.count.operators import count_with_fvcore, count_with_torch
 from hybridbench.count.replace import replaced, traced, unwatched
-from hybridbench.errors import HybridbenchError, Unsupported, WrongResult
+from hybridbench.errors import HybridbenchError, Unsupported, WrongResult, described, reason
 from hybridbench.kernels import Check, Problem, verify
 from hybridbench.measure.caveats import find_caveats
 from hybridbench.measure.ceilings import measure_ceilings
@@ -287,18 +287,8 @@ def answer_for(case: Case, bench: Bench) -> dict[str, Any]:
     return {"status": Status.OK, "observed": to_plain(observed), "caveats": to_plain(caveats), "fit": True}
 
 
-def reason(exc: BaseException) -> str:
-    """Why, in one line: the first; of a compiler, which shows a place in its source first, the last or its cause."""
-    lines = str(exc).strip().splitlines() or [""]
-    if not lines[0].startswith("at "):
-        return lines[0]
-    if lines[-1].strip(" ^"):
-        return lines[-1]
-    return f"{lines[-2].strip()}: {reason(exc.__cause__)}" if exc.__cause__ and len(lines) > 1 else lines[0]
-
-
 def _failure(status: Status, exc: BaseException, fit: bool = True) -> dict[str, Any]:
-    text = reason(exc) if isinstance(exc, HybridbenchError) else f"{type(exc).__name__}: {reason(exc)}"
+    text = reason(exc) if isinstance(exc, HybridbenchError) else described(exc)
     full = None if isinstance(exc, HybridbenchError) else "".join(traceback.format_exception(exc))
     return {"status": status, "message": text, "traceback": full, "fit": fit}
 

@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 
 from hybridbench import errors
-from hybridbench.errors import BadInput, BadPattern, BadResults, HybridbenchError, Unsupported, WorkerDied, WrongResult
+from hybridbench.errors import (
+    BadInput,
+    BadPattern,
+    BadResults,
+    HybridbenchError,
+    Unsupported,
+    WorkerDied,
+    WrongResult,
+    described,
+)
 
 
 @pytest.mark.parametrize(
@@ -43,3 +52,26 @@ def test_unknown_names(name: str, text: str) -> None:
     error = errors.unknown_name("arch", name, iter(["inter", "intra", "mamba"]))
     assert isinstance(error, BadInput)
     assert str(error) == text
+
+
+PLACE = "at 17:13:\n    v = tl.arange(0, BLOCK)\n    blocks = tl.cdiv(V, BLOCK)\n             ^"
+
+
+def caused(text: str, cause: BaseException | None) -> RuntimeError:
+    error = RuntimeError(text)
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ValueError("first\nsecond"), "ValueError: first"),
+        (ValueError(""), "ValueError: no message"),
+        (caused(PLACE + "\nname 'V' is not defined", None), "RuntimeError: name 'V' is not defined"),
+        (caused(PLACE, TypeError("no tensors")), "RuntimeError: blocks = tl.cdiv(V, BLOCK): no tensors"),
+        (caused(PLACE, None), "RuntimeError: at 17:13:"),
+    ],
+)
+def test_one_line_says_why(error: Exception, said: str) -> None:
+    assert described(error) == said

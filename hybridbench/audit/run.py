@@ -22,7 +22,7 @@ from hybridbench.audit.hardware import by_class, by_kernel, hardware_view
 from hybridbench.audit.observe import Observation, observe
 from hybridbench.audit.views import FVCORE, GPU, TORCH, Audit, View, closed_forms
 from hybridbench.count import ncu
-from hybridbench.count.processes import run_program
+from hybridbench.count.processes import last_line, run_program
 from hybridbench.errors import Unsupported
 from hybridbench.runner import terminable
 from hybridbench.suite import Case
@@ -164,8 +164,7 @@ class _OnGpu:
         missing = 1
         try:
             code, _, errors = run_program(self._program("observe", asked, seen), self._left_s(), read)
-            last = (errors.strip().splitlines() or ["it said nothing"])[-1]
-            why = f"the process that counts ended early (exit code {code}): {last}"
+            why = f"the process that counts ended early (exit code {code}): {last_line(errors)}"
         except subprocess.TimeoutExpired:
             why = f"counting had not finished after {self._limit_s:g} s: give more with --limit"
             missing = len(waiting)

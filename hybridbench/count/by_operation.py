@@ -40,7 +40,6 @@ from hybridbench.count.operators import (
     MULTIPLY_ADDS,
     Arithmetic,
     Traced,
-    first_line,
     grouped_backward,
     grouped_forward,
     has_entry,
@@ -50,6 +49,7 @@ from hybridbench.count.operators import (
     product_flops,
 )
 from hybridbench.count.replace import traced, unwatched
+from hybridbench.errors import described
 from hybridbench.kernels import Backend
 from hybridbench.kernels.elementwise import OPS as ELEMENTWISE
 from hybridbench.model.build import Resolved
@@ -407,7 +407,7 @@ def count_with_torch(
                 step()
             assert counter.get_total_flops() == seen.total()
     except (RuntimeError, TypeError, AssertionError) as exc:
-        return Counted("torch", {}, {}, {}, first_line(exc)), []
+        return Counted("torch", {}, {}, {}, described(exc)), []
     lists = {name: dict(operators) for name, operators in unseen.by_operation.items()}
     return Counted(
         "torch", dict(seen + where.formulas), dict(where.formulas), _with_hidden(lists, where)
@@ -497,7 +497,7 @@ def count_with_fvcore(
     except ImportError as exc:
         return Counted("fvcore", {}, {}, {}, f"fvcore cannot be imported ({exc}): pip install fvcore.")
     except Exception as exc:
-        return Counted("fvcore", {}, {}, {}, f"the forward cannot be traced: {first_line(exc)}")
+        return Counted("fvcore", {}, {}, {}, f"the forward cannot be traced: {described(exc)}")
     found: Counter[str] = Counter()
     for name in names:
         for operator, count in counts[name].items():

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hybridbench.count.processes import run_program
+from hybridbench.count.processes import last_line, run_program
 from hybridbench.units import format_seconds
 
 _TENSOR = {
@@ -114,7 +114,7 @@ def run(ncu: str, dtype: str, log: Path, program: Sequence[str], vector: bool, l
         raise NoCounters(f"Nsight Compute had not finished after {format_seconds(limit_s)}") from exc
     report = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
     if code or not report:
-        said = refusal(report) or refusal(output) or (errors.strip().splitlines() or ["it said nothing"])[-1]
+        said = refusal(report) or refusal(output) or last_line(errors)
         kind = NeverCounters if _NEVER.search(said) else NoCounters
         raise kind(f"Nsight Compute ended with exit code {code}: {said}")
     return report

@@ -31,6 +31,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
+from hybridbench.errors import described
 from hybridbench.record import OperatorCount
 
 # Operators that move, select, compare or make numbers but do no floating-point arithmetic. Views need no entry: their
@@ -112,7 +113,7 @@ def count_with_torch(step: Callable[[], object], python_ops: Iterable[str] = ())
         with seen, FlopCounterMode(display=False, custom_mapping=MENDED) as counter:
             step()
     except Exception as exc:
-        return OperatorCount("torch", None, {}, first_line(exc))
+        return OperatorCount("torch", None, {}, described(exc))
     return OperatorCount("torch", counter.get_total_flops(), dict(seen.without_entry + Counter(python_ops)))
 
 
@@ -146,7 +147,7 @@ def count_with_fvcore(
     except ImportError as exc:
         return OperatorCount("fvcore", None, {}, f"fvcore cannot be imported ({exc}): pip install fvcore.")
     except Exception as exc:  # the tracer hands kernels tensors for sizes, and what they raise then is theirs
-        return OperatorCount("fvcore", None, {}, f"the forward cannot be traced: {first_line(exc)}")
+        return OperatorCount("fvcore", None, {}, f"the forward cannot be traced: {described(exc)}")
     flops = sum(count * (2 if operator in MULTIPLY_ADDS else 1) for operator, count in counts.items())
     return OperatorCount("fvcore", round(flops), dict(unseen + Counter(python_ops)))
 
@@ -216,8 +217,3 @@ def ignore_tracing_noise() -> None:
     # fvcore calls torch.jit.script when imported and torch.jit's tracer after, both deprecated since torch 2.13.
     warnings.filterwarnings("ignore", message=r".*torch\.jit", category=DeprecationWarning)
     warnings.filterwarnings("ignore", category=TracerWarning)
-
-
-def first_line(exc: BaseException) -> str:
-    text = str(exc).strip()
-    return f"{type(exc).__name__}: {text.splitlines()[0] if text else 'no message'}"

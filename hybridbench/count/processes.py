@@ -124,3 +124,8 @@ def end_with(pid: int) -> None:
             time.sleep(1.0)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def last_line(output: str) -> str:
+    """What a program said last."""
+    return (output.strip().splitlines() or ["it said nothing"])[-1]
