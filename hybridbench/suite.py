@@ -292,7 +292,9 @@ DEFAULT_CTX = {
 ENERGY_WINDOW_S = 1.1
 """Sampled time on a GPU, at least: ten ticks of its energy counter and a bit."""
 
-WORKLOADS = (TRAIN, PREFILL, DECODE, GENERATE)
+PHASES = (TRAIN, PREFILL, DECODE)
+"""Workloads of one phase, and so of one roofline and one step to count."""
+WORKLOADS = (*PHASES, GENERATE)
 
 
 def model_specs(

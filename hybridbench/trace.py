@@ -29,7 +29,6 @@ from hybridbench.workload import prepare
 
 ATTENTION, SCAN, CONV, MATMUL, LOSS = "attention", "scan", "conv", "matrix products", "loss"
 OPTIMIZER, REST, MEMORY = "optimizer", "norm and elementwise", "memory"
-CLASSES = (MATMUL, ATTENTION, SCAN, CONV, REST, MEMORY, LOSS, OPTIMIZER)
 RANGE = "hybridbench::"
 
 _CLASS_OF_OP = {

@@ -20,22 +20,21 @@ from hybridbench.cli.options import given_options, match_options, matching, mode
 from hybridbench.cli.predicting import chosen_specs
 from hybridbench.errors import BadInput, HybridbenchError, unknown_name
 from hybridbench.machine import PEAKS, Peak, find_gpu, find_gpus, find_peak, visible_gpus
-from hybridbench.suite import DECODE, EAGER, GRAPH, PREFILL, TRAIN, Case, Execution, Sampling, Workload
+from hybridbench.suite import DECODE, EAGER, GRAPH, PHASES, TRAIN, Case, Execution, Sampling, Workload
 
 RESULTS = Path("results/local")
 PROBE = Sampling(warmup_max_s=0.0, warmup_min_steps=1, min_samples=1, max_samples=1, max_time_s=1.0, insist=True)
 """One step and one sample: whether it runs is the question."""
-KINDS = (TRAIN, PREFILL, DECODE)
 
 _gpu_help = f"{', '.join(peak.aliases[0] for peak in PEAKS)}; lists too, or all."
-_workload = click.option("--workload", default=DECODE, show_default=True, help=f"{', '.join(KINDS)}.")
+_workload = click.option("--workload", default=DECODE, show_default=True, help=f"{', '.join(PHASES)}.")
 _dtype = click.option("--dtype", default="bfloat16", show_default=True, help="Of weights, activations and caches.")
 _state_dtype = click.option("--state-dtype", help="Of the SSM state.  [as --dtype]")
 
 
 def _check_names(workload: str | None, *dtypes: str | None) -> None:
-    if workload is not None and workload not in KINDS:
-        raise unknown_name("workload", workload, KINDS)
+    if workload is not None and workload not in PHASES:
+        raise unknown_name("workload", workload, PHASES)
     for name in dtypes:
         if name is not None and name not in DTYPE_BYTES:
             raise unknown_name("dtype", name, DTYPE_BYTES)

@@ -26,11 +26,8 @@ from hybridbench.machine import Peak, find_peak
 from hybridbench.metrics import peak_bytes_per_s, peak_flops_per_s, problems, step_bytes, step_flops, value
 from hybridbench.predict.fit import fits, footprint
 from hybridbench.record import Record, Status
-from hybridbench.suite import DECODE, GRAPH, PREFILL, TRAIN, Case, Execution, Workload
+from hybridbench.suite import DECODE, EAGER, GRAPH, Case, Execution, Workload
 from hybridbench.units import format_tokens
-
-PRICED = (TRAIN, PREFILL, DECODE)
-"""Workloads with one phase, and so one roofline."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +84,7 @@ def price(
     Raises:
         BadInput: a dtype for which the table has no peak.
     """
-    mode = GRAPH if workload.kind == DECODE else "eager"
+    mode = GRAPH if workload.kind == DECODE else EAGER
     case = Case(spec, workload, Execution("cuda", dtype, mode, state_dtype))
     peak = gpu.flops_per_s(dtype)
     if peak is None:
