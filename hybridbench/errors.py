@@ -12,7 +12,10 @@ HybridbenchError            anything below; the command line prints it without a
 from __future__ import annotations
 
 import difflib
+import os
+import sys
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class HybridbenchError(Exception):
@@ -81,6 +84,14 @@ def reason(exc: BaseException) -> str:
     if lines[-1].strip(" ^"):
         return lines[-1]
     return f"{lines[-2].strip()}: {reason(exc.__cause__)}" if exc.__cause__ and len(lines) > 1 else lines[0]
+
+
+def portable(stack: str) -> str:
+    """A traceback with files as an import finds them: records travel, and folders are this machine's own business."""
+    roots = {str(Path(__file__).parents[1]), *(str(Path(folder).resolve()) for folder in sys.path)} - {"/"}
+    for root in sorted(roots, key=len, reverse=True):
+        stack = stack.replace(f'"{root}{os.sep}', '"')
+    return stack
 
 
 def described(exc: BaseException) -> str:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import IO, Any
 
-from hybridbench.errors import WorkerDied
+from hybridbench.errors import WorkerDied, portable
 from hybridbench.record import Caveat, Environment, Observed, Record, Status, from_plain
 from hybridbench.store import RecordWriter
 from hybridbench.suite import Case
@@ -280,7 +280,7 @@ class Worker:
             environment=self._environment or UNKNOWN,
             observed=observed,
             message=message,
-            traceback=traceback,
+            traceback=traceback and portable(traceback),
             caveats=list(caveats),
         )
         self._writer.append(record)

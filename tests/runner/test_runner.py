@@ -64,6 +64,8 @@ def test_each_failure_costs_one_case_and_is_recorded_with_its_status(tmp_path):
     assert oom.observed is None
     assert "disagrees with the reference" in str(wrong.message)
     assert "ZeroDivisionError" in str(raised.traceback)
+    assert 'File "hybridbench/worker.py"' in str(raised.traceback), "no folder of this machine is recorded"
+    assert sys.prefix not in str(raised.traceback)
     assert "code 3" in str(exited.message)
     assert "SIGKILL" in str(killed.message)
     assert "out of memory" in str(killed.message)
