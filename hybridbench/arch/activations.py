@@ -13,6 +13,7 @@ the norms around a block belong to ``arch.memory``. A term that turns out wrong 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -23,6 +24,7 @@ from hybridbench.arch.mamba2 import Mamba2
 from hybridbench.arch.mlp import Mlp
 from hybridbench.arch.moe import Moe
 from hybridbench.arch.parallel import Parallel
+from hybridbench.arch.ssd_kernels import BLOCK, SLICE, fits_one_pass
 from hybridbench.errors import BadInput
 
 ALIGNED = 8
@@ -134,7 +136,11 @@ def _mamba2(block: Mamba2, size: int) -> Activations:
 
 def _mamba2_core(block: Mamba2, size: int, borrows_value: bool = False, keeps_output: bool = True) -> Activations:
     """One projection of z, x, B, C and dt; conv, scan, gate and norm as one operation (``kernels.mamba2_fused``), which
-    keeps the conv's output and the scan's and recomputes states and scores (mamba_ssm ``ssd_combined.py``)."""
+    keeps the conv's output and the scan's.
+
+    The scan in one pass keeps states too (``kernels.triton_ssd``); mamba_ssm's, which runs where that has no tiles or x
+    is lent, recomputes states and scores (``ssd_combined.py``).
+    """
     inner, conv = block.d_inner, block.conv_channels
     width = (1 if borrows_value else 2) * inner + 2 * block.n_groups * block.d_state + block.n_heads
     # Rows that do not start on 16 bytes are padded until they do, and the weight is copied for it. Where x is another
@@ -146,14 +152,38 @@ def _mamba2_core(block: Mamba2, size: int, borrows_value: bool = False, keeps_ou
     convolved = Term("conv output", size * conv, cheap=True)
     scanned = Term("scan output", size * inner)
     gated = Term("gated output", size * inner, cheap=True)
-    # A state per chunk, in float32 as computed and in the dtype once passed on; scores of a chunk per group.
-    states = Term("chunk states", (FLOAT + size) * inner * block.d_state // block.chunk_size)
-    scores = Term("chunk scores", FLOAT * block.n_groups * block.chunk_size)
     steps = Term("steps and decays in float32", 2 * FLOAT * block.n_heads)
+    kept: Moment
+    scans: tuple[Moment, ...]
+    undone: Moment
+    if fits_one_pass(block.head_dim, block.d_state) and not borrows_value:
+        states = Term("states before blocks", size * inner * block.d_state // BLOCK)
+        slices = block.n_heads * block.head_dim // math.gcd(block.head_dim, SLICE)
+        kept, scans = (states,), ((scanned, steps),)
+        undone = (
+            Term("gradients of the states", states.per_token),
+            Term("gradients of B and C in float32", 2 * FLOAT * block.n_groups * block.d_state),
+            Term("gradients of the scores", size * block.n_groups * BLOCK),
+            Term("steps, decays and their gradients", steps.per_token + 3 * FLOAT * slices),
+        )
+    else:
+        # A state per chunk, in float32 as computed and in the dtype once passed on, which alone stays beside the scores
+        # of each group's chunks.
+        states = Term("chunk states", (FLOAT + size) * inner * block.d_state // block.chunk_size)
+        passed = Term("chunk states passed on", size * inner * block.d_state // block.chunk_size)
+        scores = Term("chunk scores", FLOAT * block.n_groups * block.chunk_size)
+        kept, scans = (), ((states, steps), (scanned, passed, scores, steps))
+        undone = (
+            states,
+            Term("gradients of the chunk states", states.per_token),
+            scores,
+            Term("gradients of the chunk scores", scores.per_token),
+            Term("steps, decays and their gradients", 2 * steps.per_token),
+        )
     return Activations(
-        saved=(packed, lent, convolved, scanned, *((gated,) if keeps_output else ())),
+        saved=(packed, lent, convolved, scanned, *kept, *((gated,) if keeps_output else ())),
         forward=(
-            (packed, lent, convolved, scanned, states, scores, steps),
+            *((packed, lent, convolved, *moment) for moment in scans),
             (packed, lent, convolved, scanned, gated),
         ),
         backward=(
@@ -163,11 +193,7 @@ def _mamba2_core(block: Mamba2, size: int, borrows_value: bool = False, keeps_ou
                 Term("gradients of z, x, B, C, dt", packed.per_token),
                 Term("gradient of the scan output", scanned.per_token),
                 Term("gradient of the conv output", convolved.per_token),
-                states,
-                Term("gradients of the chunk states", states.per_token),
-                scores,
-                Term("gradients of the chunk scores", scores.per_token),
-                Term("steps, decays and their gradients", 2 * steps.per_token),
+                *undone,
             ),
         ),
     )

@@ -21,7 +21,14 @@ from typing import Any, ClassVar
 from hybridbench.errors import BadInput
 
 TILE = 128
-"""Rows and columns of an attention tile in the ``hardware`` convention (FlashAttention's usual block)."""
+"""Rows and columns of a tile in the ``hardware`` convention: FlashAttention's usual block, and what the columns of
+a product are rounded up to."""
+
+
+def whole_tiles(size: int) -> int:
+    """``size`` rounded up to whole tiles."""
+    return -(-size // TILE) * TILE
+
 
 WORKS = ("train", "prefill", "decode")
 """What a block's operations are counted for: forward and backward, a forward over a prompt, one token behind it."""
@@ -274,7 +281,8 @@ class Mixer(Block):
         return self.in_params(convention) + self.out_width * self.d_model + bias
 
     def in_padding(self, borrows_value: bool = False) -> int:
-        """Columns without meaning that the ``hardware`` convention adds to the input projection of a sequence."""
+        """Columns without meaning that the ``hardware`` convention adds to the input projection of a sequence: what its
+        rows are padded by, and the rest of the last tile."""
         return 0
 
     def products(self, convention: Convention = Convention.EXACT, sequence: bool = True) -> dict[str, int]:

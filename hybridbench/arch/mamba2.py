@@ -12,8 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from hybridbench.arch.block import CacheBytes, Convention, Flops, Mixer, Storage, check_sizes, variant
-from hybridbench.arch.ssd_kernels import Scan, Tiles
+from hybridbench.arch.block import CacheBytes, Convention, Flops, Mixer, Storage, check_sizes, variant, whole_tiles
+from hybridbench.arch.ssd_kernels import Chunked, OnePass, Tiles, fits_one_pass
 from hybridbench.errors import BadInput
 
 WHOLE_LINE = 64
@@ -105,23 +105,24 @@ class Mamba2(Mixer):
     def _conv(self) -> int:
         return 2 * self.d_conv * self.conv_channels
 
-    def in_padding(self, borrows_value: bool = False) -> int:
+    def in_columns(self, borrows_value: bool = False) -> int:
+        """Columns of the input projection of a sequence as it is dispatched on a GPU."""
         columns = self._in_width(borrows_value)
-        return -columns % WHOLE_LINE if columns % 8 else 0
+        return columns + (-columns % WHOLE_LINE if columns % 8 else 0)
 
-    def scan_kernels(self, tokens: int, training: bool, tiles: Tiles | None = None) -> dict[str, int]:
-        """Tensor-core FLOPs of mamba_ssm's kernels by name over one sequence, all launches of a step together.
+    def in_padding(self, borrows_value: bool = False) -> int:
+        return whole_tiles(self.in_columns(borrows_value)) - self._in_width(borrows_value)
+
+    def scan_kernels(self, sequences: int = 1, tiles: Tiles | None = None) -> Chunked | OnePass:
+        """What the scan's kernels execute: those of the scan in one pass where it has tiles for this block.
 
         Args:
-            tiles: what autotuning took, by kernel.
+            sequences: of the batch that runs at once.
+            tiles: of mamba_ssm's kernels by name, as autotuned, where these run.
         """
-        scan = Scan(self.n_heads, self.n_groups, self.head_dim, self.d_state, self.chunk_size, tiles or {})
-        return scan.flops(tokens, training)
-
-    def scan_elementwise(self, tokens: int, training: bool) -> int:
-        """FLOPs of the scan outside its products: states passed from chunk to chunk, and D; twice more backward."""
-        passes = -(-tokens // self.chunk_size) * 2 * self.d_state * self.d_inner
-        return (3 if training else 1) * (passes + 2 * tokens * self.d_inner)
+        if tiles is None and fits_one_pass(self.head_dim, self.d_state):
+            return OnePass(self.n_heads, self.n_groups, self.head_dim, self.d_state, sequences)
+        return Chunked(self.n_heads, self.n_groups, self.head_dim, self.d_state, self.chunk_size, tiles or {})
 
     def core_prefill(self, tokens: int, convention: Convention) -> Flops:
         if convention is Convention.PAPER:
@@ -141,7 +142,8 @@ class Mamba2(Mixer):
         return self._kernels(tokens, training=True)
 
     def _kernels(self, tokens: int, training: bool) -> Flops:
-        scan = sum(self.scan_kernels(tokens, training).values()) + self.scan_elementwise(tokens, training)
+        kernels = self.scan_kernels()
+        scan = sum(kernels.flops(tokens, training).values()) + kernels.elementwise(tokens, training)
         return Flops(scan=scan, conv=(3 if training else 1) * tokens * self._conv())
 
     def cache(self, context: int, storage: Storage) -> CacheBytes:

@@ -1,7 +1,17 @@
-"""ssd_kernels: what mamba_ssm's kernels of the chunked scan execute on tensor cores, kernel by kernel.
+"""ssd_kernels: what the kernels of Mamba-2's scan execute on tensor cores, kernel by kernel.
 
-Read from ``ops/triton/ssd_combined.py`` of mamba_ssm 2.3.2 and the kernels it launches, loop bounds and all. With Q the
-chunk, N states, P channels of a head, and per chunk:
+``OnePass`` is this package's scan (``kernels.triton_ssd``), which a GPU takes where ``fits_one_pass``; ``Chunked`` is
+mamba_ssm's. With S the channels of a head that a program of ours holds, N states, and blocks of 64 tokens, 64 x 64
+products of what lies inside a block are whole: masked, not left out.
+
+    scan_forward_kernel     C B^T over N, C state, 64 x S over N, (C B^T o L) x, 64 x S over 64, x^T B, S x N over 64
+    scan_reverse_kernel     dy^T C, S x N over 64
+    scan_d_x_kernel         x dy^T over S, B dstate, 64 x S over N, (C B^T o L)^T dy; and C B^T once for some heads
+    scan_d_b_kernel         x dstate, 64 x N over S; and the gradient of C B^T by C once for some heads
+    scan_d_c_kernel         C state again, dy state, 64 x N over S; and the gradient of C B^T by B once for some heads
+
+Mamba_ssm's are read from ``ops/triton/ssd_combined.py`` of mamba_ssm 2.3.2 and the kernels it launches, loop bounds and
+all. With Q the chunk, P channels of a head, and per chunk:
 
     _bmm_chunk_fwd          C B^T, Q x Q over N, all of it, per group; again in the backward
     _chunk_state_fwd        B^T (decay dt x), P x N over Q; again in the backward
@@ -12,14 +22,27 @@ chunk, N states, P channels of a head, and per chunk:
     _chunk_scan_bwd_dcb, ..._bwd_ddAcs_stable    dy x^T, the tiles of Q x Q that the diagonal touches or that lie below
     _bmm_chunk_bwd          twice, for B and for C: Q x N over Q, per group
 
-Rows and columns are rounded up to tiles, and a depth that a kernel takes in one piece to a power of two. The loops of a
-last, short chunk end with the sequence; its rows do not. Which tiles run is autotuned, so they are an argument.
+There rows and columns are rounded up to tiles, and a depth that a kernel takes in one piece to a power of two. The
+loops of a last, short chunk end with the sequence; its rows do not. Which tiles run is autotuned, so they are an
+argument.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+BLOCK = 64
+"""Tokens a step of the scan in one pass: as short as a tensor core's tile allows, since work inside a block grows with
+its square."""
+SLICE, LEAST_SLICE = 64, 32
+"""Channels of a head that one program holds at a time: with 128 channels of state that is 64 registers a thread of four
+warps, so that two programs have room on an SM. At least ``LEAST_SLICE`` where ``SLICE`` does not divide a head."""
+MOST_STATES = 128
+"""Channels of state for which a program has room."""
+PROGRAMS = 256
+"""Programs of a gradient's kernel below which heads are divided among more of them."""
 
 DEFAULT_TILE = (64, 64, 32)
 """Rows, columns and depth of a tile where nobody says which autotuning took."""
@@ -45,9 +68,68 @@ def up(size: int, block: int) -> int:
     return -(-size // block) * block
 
 
+def fits_one_pass(head: int, state: int) -> bool:
+    """Whether the scan in one pass has tiles for heads of ``head`` channels and ``state`` states."""
+    return math.gcd(head, SLICE) >= LEAST_SLICE and 16 <= state <= MOST_STATES and state & (state - 1) == 0
+
+
+def heads_together(shared: int, programs: int) -> int:
+    """Heads that a program of a gradient takes of the ``shared`` ones on one B and C: fewer where there is little else
+    to do at once.
+
+    Args:
+        programs: how many there would be if each took all.
+    """
+    heads = shared
+    while heads % 2 == 0 and programs * (shared // heads) < PROGRAMS:
+        heads //= 2
+    return heads
+
+
 @dataclass(frozen=True)
-class Scan:
-    """One sequence's scan.
+class OnePass:
+    """One sequence's scan by this package's kernels.
+
+    Args:
+        sequences: of the batch that runs at once.
+    """
+
+    n_heads: int
+    n_groups: int
+    head: int
+    state: int
+    sequences: int = 1
+
+    def flops(self, tokens: int, training: bool) -> dict[str, int]:
+        """Tensor-core FLOPs by kernel."""
+        blocks, inside = -(-tokens // BLOCK), BLOCK * BLOCK
+        across = BLOCK * self.state * math.gcd(self.head, SLICE)  # a block's tokens by states by channels
+        slices = self.n_heads * self.head // math.gcd(self.head, SLICE)
+        scores = inside * self.state
+        mixing = inside * math.gcd(self.head, SLICE)
+        found = {"scan_forward_kernel": slices * (scores + mixing + 2 * across)}
+        if training:
+            programs = self.sequences * self.n_groups * blocks
+            shares = self.n_heads // heads_together(self.n_heads // self.n_groups, programs)
+            found |= {
+                "scan_reverse_kernel": slices * across,
+                "scan_d_x_kernel": slices * (across + 2 * mixing) + shares * scores,
+                "scan_d_b_kernel": slices * across + shares * scores,
+                "scan_d_c_kernel": slices * 2 * across + shares * scores,
+            }
+        return {kernel: 2 * blocks * products for kernel, products in found.items()}
+
+    def elementwise(self, tokens: int, training: bool) -> int:
+        """FLOPs outside products: states decayed from block to block, their gradients and these by the states, and
+        D."""
+        passes = -(-tokens // BLOCK) * self.n_heads * self.head * self.state
+        skip = 2 * tokens * self.n_heads * self.head
+        return passes + skip + (3 * passes + 2 * skip if training else 0)
+
+
+@dataclass(frozen=True)
+class Chunked:
+    """One sequence's scan by mamba_ssm's kernels.
 
     Args:
         tiles: what autotuning took; ``DEFAULT_TILE``, or less where the matrix is smaller, for other kernels.
@@ -71,6 +153,12 @@ class Scan:
                     units = self.n_groups if per_group else self.n_heads
                     found[kernel] = found.get(kernel, 0) + 2 * times * units * product
         return found
+
+    def elementwise(self, tokens: int, training: bool) -> int:
+        """FLOPs outside products: states passed from chunk to chunk, and D; twice more backward."""
+        inner = self.n_heads * self.head
+        passes = -(-tokens // self.chunk) * 2 * self.state * inner
+        return (3 if training else 1) * (passes + 2 * tokens * inner)
 
     def _chunk(self, length: int, training: bool) -> dict[str, int]:
         """Multiply-adds of one chunk that holds ``length`` tokens, of one head or group."""

@@ -4,9 +4,11 @@ A kernel's name says its class (``trace.classify``). Products have names of libr
 run in the order in which they were dispatched, so where both lists are equally long they are matched one to one; else
 they stand in one row.
 
-Reasons from shapes: the tile in a product's or an attention kernel's own name, and the tiles that the scan's autotuning
-took. Reasons that the counters give: instructions of vector units, which no convention counts inside products,
-attention and the scan, nor in norms, activations, loss and optimizer.
+Reasons from shapes: the tile and cluster in the name of a product's kernel, the width of heads in that of cuDNN's, and
+the tiles that the scan's autotuning took. (The tiles in the names of cuDNN's attention kernels, 64 x 128 forward and
+64 x 64 backward, explain nothing: of both an H200 counted whole tiles of 128 x 128.) Reasons that the counters give:
+instructions of vector units, which no convention counts inside products, attention and the scan, nor in norms,
+activations, loss and optimizer.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from hybridbench.arch.attention import Attention
-from hybridbench.arch.block import TILE, Convention
+from hybridbench.arch.block import Convention, whole_tiles
 from hybridbench.arch.mamba2 import Mamba2
 from hybridbench.arch.model import ModelSpec, mixers
 from hybridbench.arch.operations import Reason, operations
@@ -32,26 +34,26 @@ Kind = TypeVar("Kind")
 
 EPILOGUE = "vector instructions beside the product"
 SOFTMAX = "softmax and rescaling (vector instructions)"
+EQUAL_WIDTHS = "this kernel runs queries and keys as wide as values"
 DECAY = "decays and masks (vector instructions)"
 UNCOUNTED = "vector instructions were not counted"
 LEFT_OUT = "left out of every convention (vector instructions)"
 WHOLE_TILES = "whole tiles of the product's kernel"
-ATTENTION_TILES = "tiles of this attention kernel, not 128 x 128"
-SCAN_TILES = "tiles that the scan's autotuning took"
+SCAN_TILES = "another scan than the default, tiles that its autotuning took, or another batch"
 
-_PRODUCT_TILE = re.compile(r"_(\d+)x(\d+)_(\d+)x\d+")
-_ATTENTION_TILE = re.compile(r"flash_([fb])prop\w*?_(\d+)x(\d+)x\d+_")
+_ATTENTION_WIDTH = re.compile(r"flash_([fb])prop\w*?_\d+x\d+x(\d+)_")
+_PRODUCT_TILE = re.compile(r"_(\d+)x(\d+)_(\d+)x\d+_(\d+)x(\d+)_")
 
 
 def hardware_view(
-    case: Case, launches: Sequence[Launch], products: Sequence[Product], tiles: Tiles, vector: bool = True
+    case: Case, launches: Sequence[Launch], products: Sequence[Product], tiles: Tiles | None, vector: bool = True
 ) -> tuple[View, str | None]:
     """The counters' account of one case's step, and a sentence where products could not be told apart.
 
     Args:
         launches: its kernels, in order.
         products: its matrix products, in the order of their dispatch.
-        tiles: of the scan's kernels.
+        tiles: of mamba_ssm's kernels of the scan, as autotuned, where these ran.
         vector: whether instructions of vector units were counted.
     """
     flops: dict[str, int] = {}
@@ -70,12 +72,13 @@ def hardware_view(
         if launch.tensor_flops or _sums(launch):  # else the product itself ran on vector units
             found.append(Reason(operation, EPILOGUE, launch.vector_flops))
         if launch.tensor_flops and product is not None:
-            found.append(Reason(operation, WHOLE_TILES, tile_rounding(launch, product)))
+            taken = tile_rounding(launch, product)
+            found.append(Reason(operation, WHOLE_TILES, taken - _rounded(case, product) if taken else 0))
     for launch in of_class.pop(ATTENTION, []):
         operation = _attention_of(launch.name, cores)
         add(operation, launch)
         found.append(Reason(operation, SOFTMAX, launch.vector_flops))
-    found += _attention_tiles(case, launches)
+    found += _equal_widths(case, launches)
     scans = of_class.pop(SCAN, [])
     for launch in scans:
         add(_core("scan", cores), launch)
@@ -143,48 +146,46 @@ def _sums(launch: Launch) -> bool:
 
 
 def tile_rounding(launch: Launch, product: Product) -> int:
-    """What whole tiles add to a product, by the tile in its kernel's name; 0 where that is not what was counted.
+    """What whole tiles add to a product, by what its kernel's name says; 0 where that is not what was counted.
 
-    Libraries that store by columns swap rows and columns, so both ways are tried.
+    ``192x192_64x4_2x1`` is rows by columns of a tile, its depth by how many are under way, and the tiles of a cluster,
+    which runs as a whole. Libraries that store by columns swap rows and columns, so both ways are tried.
     """
     tile = _PRODUCT_TILE.search(launch.name)
     if tile is None:
         return 0
-    rows, columns, depth = (int(size) for size in tile.groups())
+    rows, columns, depth, down, across = (int(size) for size in tile.groups())
     for m, n in ((product.m, product.n), (product.n, product.m)):
-        padded = 2 * product.batch * up(m, rows) * up(n, columns) * up(product.k, depth)
+        padded = 2 * product.batch * up(m, down * rows) * up(n, across * columns) * up(product.k, depth)
         if padded == launch.tensor_flops:
             return padded - product.flops
     return 0
 
 
+def _rounded(case: Case, product: Product) -> int:
+    """What of ``tile_rounding`` the hardware convention has: whole tiles of Mamba-2's columns."""
+    if product.operation != "mamba2 in_proj":
+        return 0
+    wide = {spec.in_columns(lent) for spec, _ in _uses_of(case.model, Mamba2) for lent in (False, True)}
+    m, n, k = (whole_tiles(size) if size in wide else size for size in (product.m, product.n, product.k))
+    return 2 * product.batch * m * n * k - product.flops
+
+
 # Attention and the scan -----------------------------------------------------------------------------------------------
 
 
-def _attention_tiles(case: Case, launches: Sequence[Launch]) -> list[Reason]:
-    """cuDNN's tile is in its kernel's name; of any other kernel it is not known, and taken to be ``TILE``."""
-    work, found = case.workload, []
-    if work.kind == DECODE:
-        return []
-    sizes = {
-        match[1]: (int(match[2]), int(match[3]))
-        for launch in launches
-        if (match := _ATTENTION_TILE.search(launch.name)) is not None
-    }
+def _equal_widths(case: Case, launches: Sequence[Launch]) -> list[Reason]:
+    """cuDNN's kernels have one width for all heads, the last figure in their names."""
+    found: list[Reason] = []
+    names = {match[1]: int(match[2]) for launch in launches if (match := _ATTENTION_WIDTH.search(launch.name))}
     for spec, uses in _uses_of(case.model, Attention):
-        if spec.window is not None:
-            continue
-        widths = {"f": spec.head_dim + spec.v_head_dim, "b": spec.backward_width if work.kind == TRAIN else 0}
-        for way, (rows, columns) in sizes.items():
-            covered = causal_pairs(work.context, rows, columns) - causal_pairs(work.context, TILE, TILE)
-            flops = work.batch * uses * 2 * spec.n_heads * widths[way] * covered
-            found.append(Reason(f"{spec.name} core", ATTENTION_TILES, flops))
+        if spec.window is None and spec.head_dim != spec.v_head_dim:
+            own = {"f": (2, spec.head_dim + spec.v_head_dim), "b": (5, spec.backward_width)}
+            for way, width in names.items():
+                products, channels = own[way]
+                pairs = case.workload.batch * uses * spec.n_heads * spec.tile_pairs(case.workload.context)
+                found.append(Reason(f"{spec.name} core", EQUAL_WIDTHS, 2 * pairs * (products * width - channels)))
     return found
-
-
-def causal_pairs(tokens: int, rows: int, columns: int) -> int:
-    """Pairs of a causal mask in whole tiles: each row of tiles up to the one that its last query's own key is in."""
-    return sum(rows * up(min(row + rows, tokens), columns) for row in range(0, tokens, rows))
 
 
 def _uses_of(spec: ModelSpec, kind: type[Kind]) -> list[tuple[Kind, int]]:
@@ -197,22 +198,21 @@ def _scan_vector(case: Case) -> int:
     each: Callable[[Mamba2], int] = (
         (lambda spec: 5 * spec.d_inner * spec.d_state + 2 * spec.d_inner)
         if work.kind == DECODE
-        else (lambda spec: spec.scan_elementwise(work.context, work.kind == TRAIN))
+        else (lambda spec: spec.scan_kernels().elementwise(work.context, work.kind == TRAIN))
     )
     return work.batch * sum(uses * each(spec) for spec, uses in _uses_of(case.model, Mamba2))
 
 
-def _scan_tiles(case: Case, tiles: Tiles) -> int:
+def _scan_tiles(case: Case, tiles: Tiles | None) -> int:
     work = case.workload
     if work.kind == DECODE:
         return 0
-    training = work.kind == TRAIN
     taken, default = (
         sum(
-            uses * sum(spec.scan_kernels(work.context, training, known).values())
+            uses * sum(spec.scan_kernels(*known).flops(work.context, work.kind == TRAIN).values())
             for spec, uses in _uses_of(case.model, Mamba2)
         )
-        for known in (tiles, {})
+        for known in ((work.batch, tiles), ())
     )
     return work.batch * (taken - default)
 

@@ -18,14 +18,23 @@ from typing import Any
 
 import torch
 
+from hybridbench.arch.mamba2 import Mamba2
 from hybridbench.arch.operations import Reason, operations
-from hybridbench.arch.ssd_kernels import KERNELS
+from hybridbench.arch.ssd_kernels import KERNELS, Tiles
 from hybridbench.audit.reasons import counter_reasons
 from hybridbench.audit.tuned import Taken, taken
 from hybridbench.audit.views import FVCORE, TORCH
-from hybridbench.count.by_operation import Counted, Product, count_with_fvcore, count_with_torch, operation_of
+from hybridbench.count.by_operation import (
+    Counted,
+    Product,
+    count_with_fvcore,
+    count_with_torch,
+    is_hidden,
+    operation_of,
+)
 from hybridbench.count.processes import end_with
 from hybridbench.errors import Unsupported
+from hybridbench.kernels.ssm import ONE_PASS
 from hybridbench.model.build import Resolved, build_model, resolve_backends
 from hybridbench.model.language import LanguageModel
 from hybridbench.suite import Case
@@ -42,7 +51,7 @@ class Observation:
     Attributes:
         backends: the kernel of each operation of the model.
         products: matrix products in the order in which they were dispatched.
-        tiles: of the scan's kernels, as autotuned.
+        tiles: of mamba_ssm's kernels of Mamba-2's scan, as autotuned, where these ran.
         tuned: every configuration that autotuning had taken in this process by then.
         reasons: by counter, why it differs from the exact convention.
         refused: why there is nothing to see.
@@ -51,7 +60,7 @@ class Observation:
     backends: dict[str, str] = field(default_factory=dict)
     counted: dict[str, Counted] = field(default_factory=dict)
     products: list[Product] = field(default_factory=list)
-    tiles: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    tiles: Tiles | None = None
     tuned: list[Taken] = field(default_factory=list)
     reasons: dict[str, list[Reason]] = field(default_factory=dict)
     refused: str | None = None
@@ -67,7 +76,7 @@ class Observation:
             backends=body["backends"],
             counted={name: Counted(**counted) for name, counted in body["counted"].items()},
             products=[Product(**product) for product in body["products"]],
-            tiles={kernel: (tile[0], tile[1], tile[2]) for kernel, tile in body["tiles"].items()},
+            tiles=body["tiles"] and {kernel: (m, n, k) for kernel, (m, n, k) in body["tiles"].items()},
             tuned=[Taken(**one) for one in body["tuned"]],
             reasons={name: [Reason(**reason) for reason in found] for name, found in body["reasons"].items()},
             refused=body["refused"],
@@ -111,7 +120,7 @@ def observe(case: Case) -> Observation:
         backends=_named(resolved),
         counted={TORCH: by_torch, FVCORE: by_fvcore},
         products=products,
-        tiles=scan_tiles() if case.execution.device == "cuda" else {},
+        tiles=scan_tiles() if any(_is_chunked(item) for item in resolved) else None,
         tuned=taken(),
         reasons={counter: counter_reasons(case, resolved, counter) for counter in (TORCH, FVCORE)},
     )
@@ -125,6 +134,12 @@ def _named(resolved: list[Resolved]) -> dict[str, str]:
         if item.backend.name not in names:
             names.append(item.backend.name)
     return {name: ", ".join(backends) for name, backends in found.items()}
+
+
+def _is_chunked(item: Resolved) -> bool:
+    """Whether this is mamba_ssm's scan."""
+    scans = isinstance(item.block, Mamba2) and item.op in ("ssd", "mamba2_core")
+    return scans and is_hidden(item.backend) and item.backend.name != ONE_PASS
 
 
 def scan_tiles() -> dict[str, tuple[int, int, int]]:

@@ -14,6 +14,7 @@ from hybridbench.arch.recurrent import Recurrent
 from hybridbench.audit.views import FVCORE, summed
 from hybridbench.count.by_operation import is_hidden, operation_of
 from hybridbench.kernels.reference import CHUNK_ELEMENTS, SCORE_ELEMENTS
+from hybridbench.kernels.ssm import ONE_PASS
 from hybridbench.model.build import Resolved
 from hybridbench.suite import DECODE, PREFILL, TRAIN, Case
 
@@ -55,7 +56,7 @@ def _of_kernel(item: Resolved, case: Case, training: bool, counter: str) -> list
     if isinstance(block, Mamba2):
         operation = operation_of(item.op, block)
         if is_hidden(item.backend):
-            return _scan_kernels(block, item.op, case, training)
+            return _scan_kernels(item, block, case, training)
         if item.op == "ssd_step":
             return [Reason(operation, NO_PRODUCT, -3 * block.d_inner * block.d_state - 2 * block.d_inner)]
         if item.op == "conv1d_step":
@@ -162,16 +163,17 @@ def _reference_scan(block: Mamba2, case: Case, training: bool) -> list[Reason]:
     ]
 
 
-def _scan_kernels(block: Mamba2, op: str, case: Case, training: bool) -> list[Reason]:
+def _scan_kernels(item: Resolved, block: Mamba2, case: Case, training: bool) -> list[Reason]:
     """Kernels counted by the closed form that is registered for them."""
-    if case.workload.kind == DECODE or op not in ("ssd", "mamba2_core"):
+    if case.workload.kind == DECODE or item.op not in ("ssd", "mamba2_core"):
         return []
+    kernels = block.scan_kernels(case.workload.batch, tiles=None if item.backend.name == ONE_PASS else {})
     tokens, scan = case.workload.context, f"{block.name} scan"
     exact = block.core_prefill(tokens, Convention.EXACT).scan
-    forward = sum(block.scan_kernels(tokens, training=False).values())
+    forward = sum(kernels.flops(tokens, training=False).values())
     times = 3 if training else 1
     found = [Reason(scan, CHUNKED, times * (forward - exact))]
     if training:
-        both = sum(block.scan_kernels(tokens, training=True).values())
+        both = sum(kernels.flops(tokens, training=True).values())
         found.append(Reason(scan, SCAN_AGAIN, both - 3 * forward))
     return found

@@ -117,7 +117,7 @@ def _assembled(case: Case, forms: dict[str, View], seen: Observation, kernels: K
     return Audit(case, seen.backends, views, by_class(kernels.launches), by_kernel(kernels.launches), notes)
 
 
-def _tile_notes(tiles: Tiles) -> list[str]:
+def _tile_notes(tiles: Tiles | None) -> list[str]:
     if not tiles:
         return []
     shown = ", ".join(f"{kernel.strip('_').removesuffix('_kernel')} {m}x{n}x{k}" for kernel, (m, n, k) in tiles.items())

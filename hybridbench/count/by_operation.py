@@ -52,6 +52,7 @@ from hybridbench.count.replace import traced, unwatched
 from hybridbench.errors import described
 from hybridbench.kernels import Backend
 from hybridbench.kernels.elementwise import OPS as ELEMENTWISE
+from hybridbench.kernels.ssm import ONE_PASS
 from hybridbench.model.build import Resolved
 from hybridbench.model.language import LanguageModel
 from hybridbench.model.mamba2 import Mamba2Module
@@ -126,9 +127,8 @@ class _Weights:
                 self._of_shape.setdefault(tuple(weight.shape), operation)
             for branch in _branches(layer):
                 if isinstance(branch, Mamba2Module):
-                    columns, width = branch.in_proj.weight.shape
-                    padded = columns + branch.spec.in_padding(branch.borrows_value)
-                    self._of_shape.setdefault((padded, width), "mamba2 in_proj")
+                    padded = branch.spec.in_columns(branch.borrows_value)
+                    self._of_shape.setdefault((padded, model.d_model), "mamba2 in_proj")
             if isinstance(layer, ParallelModule):
                 wide = layer.spec.first.out_width + layer.spec.second.out_width
                 self._of_shape[model.d_model, wide] = "parallel out_proj"
@@ -273,7 +273,7 @@ def _calling(
 
     def call(*args: Any, **options: Any) -> Any:
         if is_hidden(backend):
-            formula = registered(op, spec, args)
+            formula = registered(op, spec, args, backend.name)
             where.formulas.update(formula)
             if not formula:
                 where.hidden[operation, f"{op} ({backend.name})"] += 1
@@ -285,10 +285,13 @@ def _calling(
     return call
 
 
-def registered(op: str, spec: Any, args: tuple[Any, ...]) -> dict[str, int]:
+def registered(op: str, spec: Any, args: tuple[Any, ...], backend: str = "") -> dict[str, int]:
     """The closed form of a kernel no counter can look into, from the shapes it is called with, by operation.
 
     With gradients it is that of a training step. A kernel that nobody here has a formula for has none.
+
+    Args:
+        backend: its name, where that decides what is executed.
     """
     training = torch.is_grad_enabled()
     shapes = [tuple(int(size) for size in arg.shape) if isinstance(arg, Tensor) else () for arg in args]
@@ -302,7 +305,8 @@ def registered(op: str, spec: Any, args: tuple[Any, ...]) -> dict[str, int]:
     if isinstance(spec, Mamba2) and op in ("ssd", "mamba2_core", "conv1d"):
         batch, length = shapes[0][:2]
         conv = 2 * spec.d_conv * spec.conv_channels * length * (3 if training else 1)
-        scan = sum(spec.scan_kernels(length, training).values())
+        kernels = spec.scan_kernels(batch, tiles=None if backend == ONE_PASS else {})
+        scan = sum(kernels.flops(length, training).values())
         both = {"mamba2 conv": batch * conv, "mamba2 scan": batch * scan}
         return {name: both[name] for name in both if op == "mamba2_core" or name == operation_of(op, spec)}
     if isinstance(spec, Mamba2) and op in ("ssd_step", "conv1d_step"):

@@ -77,9 +77,7 @@ _ALL = [
     _extra("conv1d_step", "causal-conv1d", "causal_conv1d", ssm.load_conv1d_step, ssm.refuses_conv1d),
     _reference("mamba2_core"),
     Backend("mamba2_core", "fused", "mamba_ssm", INSTALL_CUDA, ssm.load_mamba2_fused, ssm.refuses_mamba2_fused),
-    Backend(
-        "mamba2_core", "one-pass", "causal_conv1d", INSTALL_CUDA, ssm.load_mamba2_one_pass, ssm.refuses_mamba2_one_pass
-    ),
+    Backend("mamba2_core", ssm.ONE_PASS, "causal_conv1d", INSTALL_CUDA, ssm.load_one_pass, ssm.refuses_one_pass),
     _extra("mamba2_core", "mamba-ssm", "mamba_ssm", ssm.load_mamba2_core, ssm.refuses_mamba2_core),
     _reference("selective_scan"),
     _extra("selective_scan", "mamba-ssm", "mamba_ssm", ssm.load_selective_scan, ssm.refuses_selective_scan),
@@ -141,7 +139,7 @@ DEFAULT_ORDER: dict[str, dict[str, tuple[str, ...]]] = {
     "conv1d": {"cuda": ("causal-conv1d", "reference"), "cpu": ("reference",)},
     "conv1d_step": {"cuda": ("causal-conv1d", "reference"), "cpu": ("reference",)},
     # without a fused one, its parts are resolved in its place
-    "mamba2_core": {"cuda": ("fused", "one-pass", "mamba-ssm", "reference"), "cpu": ("reference",)},
+    "mamba2_core": {"cuda": (ssm.ONE_PASS, "fused", "mamba-ssm", "reference"), "cpu": ("reference",)},
     **{op: {"cuda": ("mamba-ssm", "reference"), "cpu": ("reference",)} for op in ("selective_scan", "selective_step")},
     **{op: {"cuda": ("mamba-ssm", "reference"), "cpu": ("reference",)} for op in ("mamba3_scan", "mamba3_step")},
     "gated_delta": {"cuda": ("fla", "fla-kda", "reference"), "cpu": ("reference",)},

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from hybridbench.arch.ssd_kernels import LEAST_SLICE, MOST_STATES, fits_one_pass
 from hybridbench.kernels.problem import Problem, imported, needs_cuda
 
 NO_MAMBA_SSM = (
@@ -275,21 +277,30 @@ def load_mamba2_fused() -> Callable[..., Any]:
     return fused
 
 
-def load_mamba2_one_pass() -> Callable[..., Any]:
+def load_one_pass() -> Callable[..., Any]:
     """``mamba2_core`` of ``mamba2_fused`` with this package's scan."""
     load_mamba2_fused()
     one_pass: Callable[..., Any] = imported("hybridbench.kernels.mamba2_fused", "triton is not importable").one_pass
     return one_pass
 
 
-def refuses_mamba2_one_pass(problem: Problem) -> str | None:
-    """Its tiles hold whole heads and states."""
+ONE_PASS = "one-pass"
+"""The name of ``mamba2_core`` with this package's scan."""
+SHARED = 107_812
+"""Bytes of shared memory that a program of the scan in one pass takes at most, with 128 states and two stages."""
+
+
+def refuses_one_pass(problem: Problem) -> str | None:
+    """Its programs hold slices of heads with whole states."""
     if reason := refuses_mamba2_fused(problem):
         return reason
-    for name, size in (("head_dim", problem.head_dim), ("d_state", problem.d_state)):
-        if size < 16 or size & (size - 1):
-            return f"its tiles are powers of two from 16 on, and {name} is {size}"
-    return None
+    if not fits_one_pass(problem.head_dim, problem.d_state):
+        return (
+            f"its tiles are for heads of a multiple of {LEAST_SLICE} channels and a power of two of "
+            f"16 to {MOST_STATES} states: head_dim is {problem.head_dim} and d_state {problem.d_state}"
+        )
+    room = torch.cuda.get_device_properties(0).shared_memory_per_multiprocessor if torch.cuda.is_available() else SHARED
+    return f"it needs {SHARED} bytes of shared memory, and an SM here has {room}" if room < SHARED else None
 
 
 def refuses_mamba2_fused(problem: Problem) -> str | None:

@@ -17,6 +17,7 @@ heads that share B and C. It is fast where batch x heads x slices are some hundr
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -25,19 +26,15 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from hybridbench.arch.ssd_kernels import BLOCK, SLICE, heads_together
+from hybridbench.kernels.triton_decode import multiprocessors
+
 LOG2_E = tl.constexpr(1.4426950408889634)
-BLOCK = 64
-"""Tokens a step: as short as a tensor core's tile allows, since work inside a block grows with its square."""
-SLICE = 64
-"""Channels of a head that one program holds at a time: with 128 channels of state that is 64 registers a thread of four
-warps, so that two programs have room on an SM by their registers; by their shared memory only where no states are kept,
-116,004 bytes a program of a Hopper GPU's 233,472 being a little too many where they are."""
-FORWARD_STAGES, REVERSE_STAGES, GRADIENT_STAGES = 2, 3, 2
-"""Tiles on their way into shared memory."""
-WARPS, D_X_WARPS = 4, 8
-"""Of a program; that of x's gradient holds two more squares of ``BLOCK``, for which four warps have no registers."""
-PROGRAMS = 256
-"""Programs of the gradients' kernel below which heads are divided among more of them."""
+FORWARD_STAGES, LONE_STAGES, REVERSE_STAGES, GRADIENT_STAGES = 2, 3, 3, 2
+"""Tiles on their way into shared memory. Two forward programs of two stages have room on an SM; where there are fewer
+programs than SMs, one takes ``LONE_STAGES``."""
+WARPS = 4
+"""Of a program."""
 
 
 @triton.jit
@@ -89,7 +86,7 @@ def scan_forward_kernel(  # type: ignore[no-untyped-def]
     b_tiles,
     c_tiles,
     y_tiles,
-    states_tiles,
+    states_ptr,
     dt_ptr,
     run_ptr,
     D_ptr,
@@ -106,6 +103,7 @@ def scan_forward_kernel(  # type: ignore[no-untyped-def]
 ):
     batch, head, part = tl.program_id(1) // H, tl.program_id(1) % H, tl.program_id(0) * SLICE
     i = tl.arange(0, BLOCK)
+    of_state = (part + tl.arange(0, SLICE))[:, None] * N + tl.arange(0, N)[None, :]
     small = tl.program_id(1).to(tl.int64) * blocks * BLOCK + i
     D = tl.load(D_ptr + head).to(tl.float32)
     state = tl.zeros((SLICE, N), tl.float32)
@@ -118,16 +116,16 @@ def scan_forward_kernel(  # type: ignore[no-untyped-def]
         end = tl.load(run_ptr + tl.program_id(1).to(tl.int64) * blocks * BLOCK + first + BLOCK - 1)
         rounded = state.to(x.dtype)
         if KEEP:
-            row = ((batch * blocks + block) * H + head) * P + part
-            states_tiles.store([row, 0], rounded)
+            # A bulk copy would need a tile of shared memory more, and so leave room for one program only.
+            before = tl.cast((batch * blocks + block) * H + head, tl.int64) * (P * N)
+            tl.store(states_ptr + before + of_state, rounded)
         mixed = tl.dot(c, tl.trans(b)) * _decays(run, BLOCK) * dt[None, :]
         y = tl.dot(c, tl.trans(rounded)) * tl.exp2(run)[:, None] + D * x.to(tl.float32)
         y = tl.dot(mixed.to(x.dtype), x, y)
         y_tiles.store([batch, first, head * P + part], y.to(x.dtype).reshape(1, BLOCK, SLICE))
         weighted = (x.to(tl.float32) * (tl.exp2(end - run) * dt)[:, None]).to(x.dtype)
         state = tl.dot(tl.trans(weighted), b, state * tl.exp2(end))
-    p, n = part + tl.arange(0, SLICE), tl.arange(0, N)
-    tl.store(final_ptr + tl.program_id(1).to(tl.int64) * (P * N) + (p[:, None] * N + n[None, :]), state)
+    tl.store(final_ptr + tl.program_id(1).to(tl.int64) * (P * N) + of_state, state)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -392,13 +390,14 @@ def _state_tiles(states: Tensor, width: int) -> TensorDescriptor:
     return TensorDescriptor(states, [states.numel() // N, N], [N, 1], [width, N])
 
 
-def _heads(shared: int, programs: int) -> int:
-    """Heads that a program of a gradient takes of those that share B and C: fewer where there is little else to do at
-    once."""
-    heads = shared
-    while heads % 2 == 0 and programs * (shared // heads) < PROGRAMS:
-        heads //= 2
-    return heads
+def _slice(P: int) -> int:
+    """Channels of a head that a program holds at a time."""
+    return math.gcd(P, SLICE)
+
+
+def _stages(x: Tensor, programs: int) -> int:
+    """Of the forward."""
+    return LONE_STAGES if programs <= multiprocessors(x.device) else FORWARD_STAGES
 
 
 def states_shape(B: int, T: int, H: int, P: int, N: int, keep: bool) -> tuple[int, ...]:
@@ -454,7 +453,7 @@ def scan_forward(
     """
     B, T, H, P = x_BTHP.shape
     G, N = b_BTGN.shape[2:]
-    width = min(P, SLICE)
+    width = _slice(P)
     blocks = triton.cdiv(T, BLOCK)
     y = torch.empty(B, T, H, P, dtype=x_BTHP.dtype, device=x_BTHP.device)
     final = torch.empty(B, H, P, N, dtype=torch.float32, device=x_BTHP.device)
@@ -465,7 +464,7 @@ def scan_forward(
         _tiles(b_BTGN, N),
         _tiles(c_BTGN, N),
         _tiles(y, width),
-        _state_tiles(states, width),
+        states,
         dt,
         run,
         D_H,
@@ -478,7 +477,7 @@ def scan_forward(
         KEEP=keep,
         BLOCK=BLOCK,
         SLICE=width,
-        STAGES=FORWARD_STAGES,
+        STAGES=_stages(x_BTHP, B * H * P // width),
         num_warps=WARPS,
     )
     return y, final, states
@@ -511,7 +510,7 @@ def scan_backward(
     """
     B, T, H, P = x_BTHP.shape
     G, N = b_BTGN.shape[2:]
-    width, heads = min(P, SLICE), _heads(H // G, B * G * triton.cdiv(T, BLOCK))
+    width, heads = _slice(P), heads_together(H // G, B * G * triton.cdiv(T, BLOCK))
     slices, shares, blocks = P // width, H // G // heads, triton.cdiv(T, BLOCK)
     new: dict[str, Any] = {"dtype": torch.float32, "device": x_BTHP.device}
     sums = torch.empty(2, shares, B, T, G, N, **new)
@@ -540,7 +539,7 @@ def scan_backward(
         STAGES=REVERSE_STAGES,
         num_warps=WARPS,
     )
-    grid, sizes = (blocks, B, H // heads), {**sizes, "HEADS": heads, "STAGES": GRADIENT_STAGES}
+    grid, sizes = (blocks, B, H // heads), {**sizes, "HEADS": heads, "STAGES": GRADIENT_STAGES, "num_warps": WARPS}
     scan_d_x_kernel[grid](
         d_y,
         x,
@@ -560,9 +559,7 @@ def scan_backward(
         H,
         blocks,
         **sizes,
-        num_warps=D_X_WARPS,
     )
-    sizes["num_warps"] = WARPS
     scan_d_b_kernel[grid](x, c, behind, square, _tiles(sums[0].flatten(0, 1), N), dt, run, B, H, blocks, **sizes)
     scan_d_c_kernel[grid](
         d_y, b, c, around, square, _tiles(sums[1].flatten(0, 1), N), run, d_run[1], B, H, blocks, **sizes

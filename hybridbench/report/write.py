@@ -73,7 +73,7 @@ def write_report(records: Sequence[Record], out: Path) -> ReportFiles:
         for plot in group_plots(group):
             png, svg = save(plot, chart_folder / f"{stem}-{plot.name}")
             files.charts += [png, svg]
-            pictures.append(f"![{plot.title}: {plot.subtitle}](charts/{png.name})\n")
+            pictures.append(f"![{plot.title}: {plot.subtitle}](charts/{svg.name})\n")
         sections.append(_section(group, pictures))
     compared = compare(records)
     papers = [_paper_section(one, files, out, _numbered(index, compared)) for index, one in enumerate(compared)]
@@ -102,7 +102,7 @@ def _paper_section(comparison: Comparison, files: ReportFiles, out: Path, stem: 
         _write(path, to_csv(table))
     lines = [f"## The paper, twice: {escape(comparison.machine)}\n", f"{escape(ABOUT)}\n"]
     lines += [*(f"- {escape(sentence)}" for sentence in sentences(comparison)), ""]
-    lines += [f"![Decode throughput against total length, paper and ours](charts/{picture[0].name})\n"]
+    lines += [f"![Decode throughput against total length, paper and ours](charts/{picture[1].name})\n"]
     return "\n".join([*lines, *(to_markdown(table, alone=False) for table in tables.values())])
 
 
@@ -130,7 +130,7 @@ def write_cost(rows: Sequence[tuple[ModelSpec, Cost]], out: Path) -> ReportFiles
         for plot in cost_plots(of_scale):
             png, svg = save(plot, make_folder(out / "charts") / f"{stem}-{plot.name}")
             files.charts += [png, svg]
-            pictures.append(f"![{plot.title}: {plot.subtitle}](charts/{png.name})\n")
+            pictures.append(f"![{plot.title}: {plot.subtitle}](charts/{svg.name})\n")
     _write(files.tables[0], to_csv(table))
     _write(files.page, "\n".join(["# Predicted cost\n", to_markdown(table), *pictures]))
     return files

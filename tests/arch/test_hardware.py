@@ -78,16 +78,58 @@ def test_the_scan_is_the_chunked_one(chunk: int, groups: int, chunks: int) -> No
     spec, tokens = Mamba2(128, 256, 32, 64, n_groups=groups, chunk_size=chunk), chunks * chunk
     scores, diagonal, product, passing = chunk_terms(chunk, 8, 32, 64, groups)
     skip = 2 * 256 * tokens
-    forward = spec.prefill_flops(tokens, HARDWARE)
-    assert forward.scan == chunks * (scores + diagonal + 2 * product + passing) + skip
-    assert forward.matmul == spec.prefill_flops(tokens).matmul
-    assert forward.conv == spec.prefill_flops(tokens).conv
+    kernels = spec.scan_kernels(tiles={})
+    forward = sum(kernels.flops(tokens, training=False).values()) + kernels.elementwise(tokens, training=False)
+    assert forward == chunks * (scores + diagonal + 2 * product + passing) + skip
     # Section 3a, backward: rows 1 and 3 again; then 2 of row 1's size, 3 of row 2's, 4 of row 3's.
     backward = chunks * ((1 + 2) * scores + 3 * diagonal + (1 + 4) * product + 2 * passing) + 2 * skip
-    train = spec.train_flops(tokens, HARDWARE)
-    assert train.scan == forward.scan + backward
-    assert 2.4 < backward / forward.scan <= 3
-    assert (train.matmul, train.conv) == (3 * forward.matmul, 3 * forward.conv)
+    train = sum(kernels.flops(tokens, training=True).values()) + kernels.elementwise(tokens, training=True)
+    assert train == forward + backward
+    assert 2.4 < backward / forward <= 3
+
+
+def one_pass_products(heads: int, width: int, state: int, groups: int, blocks: int, sequences: int) -> tuple[int, int]:
+    """Multiply-adds of ``kernels.triton_ssd``, dot by dot as its programs loop, forward and backward."""
+    piece = next(size for size in (64, 32) if width % size == 0)
+    shared = heads // groups
+    together = shared  # heads of a program of a gradient: halved until there are 256 programs
+    while together % 2 == 0 and sequences * groups * blocks * (shared // together) < 256:
+        together //= 2
+    forward = backward = 0
+    for _ in range(blocks):
+        for _ in range(heads * width // piece):
+            forward += 64 * 64 * state + 64 * state * piece + 64 * 64 * piece + piece * 64 * state
+            backward += piece * 64 * state  # the state's gradient, from the end
+            backward += 64 * 64 * piece + 64 * state * piece + 64 * 64 * piece  # x dy, B dstate, scores dy
+            backward += 64 * piece * state  # x dstate
+            backward += 64 * state * piece + 64 * piece * state  # C state, dy state
+        for _ in range(heads // together):
+            backward += 64 * 64 * state + 64 * 64 * state + 64 * 64 * state  # scores, and their gradient to B and to C
+    return forward, backward
+
+
+@pytest.mark.parametrize("sequences", [1, 8])
+@pytest.mark.parametrize("blocks", [1, 3, 40])
+@pytest.mark.parametrize(("width", "state", "groups"), [(128, 128, 1), (96, 64, 4), (32, 16, 2)])
+def test_the_scan_in_one_pass_does_what_its_programs_do(
+    width: int, state: int, groups: int, blocks: int, sequences: int
+) -> None:
+    spec, tokens = Mamba2(128, 8 * width, width, state, n_groups=groups), blocks * 64 - 5
+    forward, backward = one_pass_products(8, width, state, groups, blocks, sequences)
+    kernels = spec.scan_kernels(sequences)
+    assert sum(kernels.flops(tokens, training=False).values()) == 2 * forward
+    assert sum(kernels.flops(tokens, training=True).values()) == 2 * (forward + backward)
+    found, trained = spec.prefill_flops(tokens, HARDWARE), spec.train_flops(tokens, HARDWARE)
+    lone = spec.scan_kernels()
+    assert found.scan == sum(lone.flops(tokens, False).values()) + lone.elementwise(tokens, False)
+    assert found.conv == spec.prefill_flops(tokens).conv
+    assert (trained.matmul, trained.conv) == (3 * found.matmul, 3 * found.conv)
+
+
+@pytest.mark.parametrize(("width", "state"), [(48, 64), (128, 256), (128, 96), (16, 16)])
+def test_where_one_pass_has_no_tiles_the_scan_is_the_chunked_one(width: int, state: int) -> None:
+    spec = Mamba2(128, 4 * width, width, state)
+    assert spec.scan_kernels() == spec.scan_kernels(tiles={})
 
 
 def programs(kernel: str, spec: Mamba2, length: int, tile: tuple[int, int, int]) -> int:
@@ -142,23 +184,24 @@ def programs(kernel: str, spec: Mamba2, length: int, tile: tuple[int, int, int])
 )
 def test_each_scan_kernel_does_what_its_programs_do(spec: Mamba2, tile: tuple[int, int, int]) -> None:
     tokens = 2 * spec.chunk_size + 37
-    found = spec.scan_kernels(tokens, training=True, tiles=dict.fromkeys(KERNELS, tile))
+    kernels = spec.scan_kernels(tiles=dict.fromkeys(KERNELS, tile))
+    found = kernels.flops(tokens, training=True)
     assert set(found) == set(KERNELS)
     for kernel in KERNELS:
         launches = 2 if kernel in (BMM, STATE, BMM_BACKWARD) else 1
         times = spec.n_groups if kernel in (BMM, BMM_BACKWARD) else spec.n_heads
         chunks = [spec.chunk_size, spec.chunk_size, 37]
         assert found[kernel] == 2 * launches * times * sum(programs(kernel, spec, length, tile) for length in chunks)
-    forward = spec.scan_kernels(tokens, training=False, tiles=dict.fromkeys(KERNELS, tile))
+    forward = kernels.flops(tokens, training=False)
     assert forward == {BMM: found[BMM] // 2, STATE: found[STATE] // 2, SCAN: found[SCAN]}
 
 
 def test_rows_of_the_input_projection_are_whole_lines_where_they_would_not_be_aligned() -> None:
     """model/mamba2.py pads them so over a sequence on a GPU."""
     odd, even = Mamba2(2048, 2304, 128, 128), Mamba2(2048, 4096, 128, 128)
-    assert (odd.in_padding(), even.in_padding()) == (4928 - 4882, 0)
-    more = odd.prefill_flops(10, HARDWARE).matmul - odd.prefill_flops(10).matmul
-    assert more == 10 * 2 * 2048 * 46
+    assert (odd.in_columns(), even.in_columns()) == (4928, 8480)
+    for spec, columns in ((odd, 39 * 128 - 4882), (even, 67 * 128 - 8480)):
+        assert spec.prefill_flops(10, HARDWARE).matmul - spec.prefill_flops(10).matmul == 10 * 2 * 2048 * columns
     assert odd.decode_flops(10, HARDWARE) == odd.decode_flops(10)
 
 
@@ -173,7 +216,8 @@ def test_the_scan_lies_between_half_and_full_chunks() -> None:
     spec = Mamba2(2048, 4096, 128, 128, chunk_size=256)
     inner, state, q, tokens = 4096, 128, 256, 8192
     rest = 4 * state * inner + 2 * state * inner / q + 2 * inner
-    scan = spec.prefill_flops(tokens, HARDWARE).scan / tokens
+    kernels = spec.scan_kernels(tiles={})
+    scan = (sum(kernels.flops(tokens, training=False).values()) + kernels.elementwise(tokens, training=False)) / tokens
     assert (q + 1) * (state + inner) + rest < scan < 2 * q * (state + inner) + rest
 
 

@@ -101,7 +101,7 @@ def recorded() -> list[Record]:
         record
         for record in newest(load([MEASURED], lambda text: None))
         if record.status is Status.OK
-        and record.case.model.scale in ("350m", "1b")
+        and record.case.model.scale in ("350m", "1b", "3b")
         and record.case.workload.kind != GENERATE
     ]
 

@@ -32,7 +32,7 @@ def document(*args: str) -> Any:
 
 
 def test_price_is_called_a_prediction_and_names_its_sources() -> None:
-    text = run("price", "--arch", "mamba", "--gpu", "h200,rtx-4090", "--efficiency", str(RESULTS)).stdout
+    text = run("price", "--arch", "mamba", "--gpu", "h200,rtx-4090", "--efficiency", str(RESULTS / "efficiency")).stdout
     assert text.startswith("predicted, nothing was run: decode, 1b, bfloat16")
     assert "mamba 1b, batch 4, 4k to 128k, on NVIDIA H200" in text
     rows = document("price", "--arch", "mamba", "--gpu", "all", "--ctx", "4k,8k", "--batch", "1,2")["rows"]

@@ -30,6 +30,7 @@ SSM: dict[str, dict[str, int]] = {
     "mamba-1b": {"head_dim": 128, "n_heads": 32, "d_state": 128, "chunk_size": 256},
     "mamba-3b": {"head_dim": 192, "n_heads": 32, "d_state": 256, "chunk_size": 256},
     "odd-width": {"head_dim": 144, "n_heads": 16, "d_state": 128, "chunk_size": 256},
+    "thin-slices": {"head_dim": 96, "n_heads": 16, "d_state": 128, "chunk_size": 256},
     "groups": {"head_dim": 64, "n_heads": 32, "d_state": 128, "chunk_size": 256, "n_groups": 8},
 }
 DELTA: dict[str, dict[str, int]] = {
@@ -99,7 +100,8 @@ MUST_RUN = {
     ("conv1d", "taps-4", "bfloat16"): {"causal-conv1d"},
     ("mamba2_core", "mamba-1b", "bfloat16"): {"fused", "one-pass", "mamba-ssm"},
     ("mamba2_core", "odd-width", "bfloat16"): {"fused", "mamba-ssm"},
-    ("mamba2_core", "groups", "bfloat16"): {"fused"},
+    ("mamba2_core", "groups", "bfloat16"): {"fused", "one-pass"},
+    ("mamba2_core", "thin-slices", "bfloat16"): {"fused", "one-pass"},
     **{("selective_scan", "mamba1-1b", dtype): {"mamba-ssm"} for dtype in ("bfloat16", "float32")},
     **{("selective_step", "mamba1-1b", dtype): {"mamba-ssm"} for dtype in ("bfloat16", "float32")},
     **{(op, shape, "bfloat16"): {"mamba-ssm"} for op in ("mamba3_scan", "mamba3_step") for shape in list(MAMBA3)[:2]},

@@ -119,8 +119,8 @@ def test_a_scan_compiles_for_hopper_to_bulk_copies_and_asynchronous_products(nam
 
     kernel = vars(triton_ssd)[name]
     types = TILES | {argument: "*fp32" for argument in kernel.arg_names if argument.endswith("_ptr")}
-    warps = triton_ssd.D_X_WARPS if name == "scan_d_x_kernel" else triton_ssd.WARPS
-    ptx = for_hopper(kernel, SCAN_KERNELS[name], types, num_warps=warps)
+    types |= {"states_ptr": "*bf16"} if "states_ptr" in kernel.arg_names else {}
+    ptx = for_hopper(kernel, SCAN_KERNELS[name], types, num_warps=triton_ssd.WARPS)
     assert "cp.async.bulk.tensor" in ptx
     assert "wgmma.mma_async" in ptx
     assert "mma.sync.aligned" not in ptx.replace("wgmma.mma_async.sync.aligned", "")

@@ -20,11 +20,12 @@ from variants import VARIANTS
 from hybridbench.arch.activations import activations, total
 from hybridbench.arch.block import Storage
 from hybridbench.arch.model import ModelSpec
+from hybridbench.arch.ssd_kernels import fits_one_pass
 from hybridbench.errors import BadInput
 from hybridbench.model import build_model, checkpoint, mamba2, resolve_backends
 from hybridbench.suite import CORE, TRAIN, Case, Execution, Workload
 
-B, T = 2, 48
+B, T = 2, 128
 
 
 def keeping(make: Callable[..., tuple[Any, list[Tensor]]]) -> Callable[..., Any]:
@@ -66,7 +67,10 @@ def mamba2_core(
 ) -> Any:  # fmt: skip
     inner, conv = A.shape[0] * head_dim, conv_weight.shape[0]
     mixed, y, out = (packed.new_empty(B, T, width) for width in (conv, inner, inner))
-    return (out, packed.new_empty(B, A.shape[0], head_dim, 1)), [mixed, y, packed]
+    d_state = (conv - inner) // (2 * n_groups)
+    blocks = T // 64 if fits_one_pass(head_dim, d_state) else 0
+    states = packed.new_empty(B, blocks, inner, d_state)
+    return (out, packed.new_empty(B, A.shape[0], head_dim, 1)), [mixed, y, packed, states]
 
 
 def head_norms(first: Tensor, second: Tensor, heads: tuple[int, int], eps: float) -> Any:
@@ -104,7 +108,7 @@ def core_with_recipes() -> Callable[..., Any]:
 
     def with_recipes(*tensors: Tensor, **given: Any) -> Any:
         out, state = run(*tensors, **given)
-        mixed, y, packed = last
+        mixed, y, packed, _ = last
         last.clear()  # or the graph would hold itself
         return out, state, [(mixed, torch.clone, (packed,)), (out, torch.clone, (y, packed))]
 

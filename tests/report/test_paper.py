@@ -292,7 +292,7 @@ def test_the_report_has_a_section_tables_and_a_chart(both: list[Record], tmp_pat
     page = files.page.read_text()
     assert "## The paper, twice: NVIDIA H200" in page
     assert "it names no engine and no kernel" in page
-    assert "(charts/generate-paper.png)" in page
+    assert "(charts/generate-paper.svg)" in page
     written = {path.name for path in [*files.tables, *files.charts]}
     assert {"generate-paper-decode.csv", "generate-paper-claims.csv", "generate-paper.svg"} <= written
     svg = (tmp_path / "charts" / "generate-paper.svg").read_text()
