@@ -206,11 +206,23 @@ def _report(records: Sequence[Record], folder: Path, console: Console, *, as_jso
     from hybridbench.cli.rendering import render
 
     try:
-        render(records, folder / "report", as_json=as_json, brief=brief)
+        written = _recorded(folder, records, console)
+        render(records, folder / "report", as_json=as_json, brief=brief, written=written)
     except KeyboardInterrupt:
         where = shlex.quote(str(folder))
         console.print(f"Stopped. All {len(records)} records are kept; make the report with: hybridbench report {where}")
         click.get_current_context().exit(130)
+
+
+def _recorded(folder: Path, records: Sequence[Record], console: Console) -> Sequence[Record]:
+    """All records of the folder; those of this run where an earlier file there cannot be read."""
+    from hybridbench.store import load, newest
+
+    try:
+        return newest(load([folder], lambda text: console.print(text, markup=False)))
+    except HybridbenchError as exc:
+        console.print(f"The report is of this run only: {exc}", markup=False)
+        return records
 
 
 def _run(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from hybridbench.arch.block import Storage
 from hybridbench.arch.families import MAMBA2, MIXERS, RECIPES, SCALES
@@ -121,6 +122,23 @@ match_options = _stack(
 )
 
 
+def refuse_idle(needed: str, *names: str) -> None:
+    """Refuses options that were typed and would do nothing.
+
+    Args:
+        needed: the option that is missing.
+        names: of the running command's parameters.
+
+    Raises:
+        BadInput: one of them was given.
+    """
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        if parameter.name in names and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE:
+            option = max(parameter.opts, key=len)
+            raise BadInput(f"{option} does nothing without {needed}: add that, or leave {option} out.")
+
+
 def matching(
     specs: list[ModelSpec],
     match: str | None,
@@ -142,6 +160,7 @@ def matching(
         BadInput: one option without the other, several places to match at, or a budget that cannot be met.
     """
     if match is None and to is None:
+        refuse_idle("--match", "by", "tolerance")
         return specs, []
     if match is None or to is None:
         raise BadInput("--match and --to go together: write --match params --to transformer.")

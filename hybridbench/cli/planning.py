@@ -16,7 +16,7 @@ from hybridbench import units
 from hybridbench.arch.block import DTYPE_BYTES, Storage
 from hybridbench.arch.memory import CHECKPOINTS
 from hybridbench.arch.model import ModelSpec
-from hybridbench.cli.options import given_options, match_options, matching, model_options, out_options
+from hybridbench.cli.options import given_options, match_options, matching, model_options, out_options, refuse_idle
 from hybridbench.cli.predicting import chosen_specs
 from hybridbench.errors import BadInput, HybridbenchError, unknown_name
 from hybridbench.machine import PEAKS, Peak, find_gpu, find_gpus, find_peak, visible_gpus
@@ -164,6 +164,8 @@ def fit(
         raise unknown_name("checkpoint", checkpoint, CHECKPOINTS)
     if checkpoint != "none" and workload != TRAIN:
         raise BadInput(f"--checkpoint {checkpoint} for {workload}: only training keeps activations; leave it out.")
+    if not verify:
+        refuse_idle("--verify", "out", "limit_s")
     if verify and ctx is not None and batch is not None:
         raise BadInput("--verify with both --ctx and --batch leaves nothing to find: give one of them.")
     contexts = None if ctx is None else units.parse_range(ctx, "context")
@@ -183,18 +185,37 @@ def fit(
         for context in contexts or (None,)
     ]
     found: list[Verified | None] = [None] * len(fits)
+    stopped: KeyboardInterrupt | None = None
     if verify:
         folder = out or RESULTS / f"fit-{datetime.now():%Y%m%d-%H%M%S}"
         execution = _execution("cuda", dtype, state_dtype, workload, checkpoint)
-        found = [_verified(one, execution, here, folder, limit_s) for one in fits]
+        try:
+            for place, one in enumerate(fits):
+                found[place] = _verified(one, execution, here, folder, limit_s)
+        except Stopped as exc:
+            found[place], stopped = exc.found, exc
     if as_json:
         rows = [fit_row(one, seen) for one, seen in zip(fits, found, strict=True)]
         click.echo(json.dumps({"rows": rows, "matches": notes}))
-        return
-    table = fit_table(fits, found)
-    for sentence in notes:
-        table.remark(sentence)
-    print_table(table, Console())
+    else:
+        table = fit_table(fits, found)
+        for sentence in notes:
+            table.remark(sentence)
+        print_table(table, Console())
+    if stopped:
+        raise stopped
+
+
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C during trials.
+
+    Attributes:
+        found: ``report.plans.Verified``, what they had shown by then; None before the first had ended.
+    """
+
+    def __init__(self, found: Any) -> None:
+        super().__init__()
+        self.found = found
 
 
 def _fit_gpus(gpu: str | None, verify: bool, here: Sequence[str]) -> list[Peak]:
@@ -254,13 +275,20 @@ def _verified(fit_: Any, execution: Execution, gpus: Sequence[str], folder: Path
 
         context = fit_.solved == "context"
         guess = getattr(fit_.workload, fit_.solved)
-        worked, failed = find_boundary(
-            trial,
-            guess,
-            step=max(1, 2 ** max(0, guess.bit_length() - 8)) if context else 1,
-            resolution=0.01 if context else 0.0,
-            end=LONGEST_CONTEXT if context else LARGEST_BATCH,
-        )
+        try:
+            worked, failed = find_boundary(
+                trial,
+                guess,
+                step=max(1, 2 ** max(0, guess.bit_length() - 8)) if context else 1,
+                resolution=0.01 if context else 0.0,
+                end=LONGEST_CONTEXT if context else LARGEST_BATCH,
+            )
+        except KeyboardInterrupt:
+            ran = [value for value, peak in peaks.items() if peak is not None]
+            rest = [value for value, peak in peaks.items() if peak is None]
+            best = max(ran, default=0)
+            seen = Verified(best, min(rest, default=None), peaks.get(best), len(peaks), stopped=True)
+            raise Stopped(seen if peaks else None) from None
     return Verified(worked, failed, peaks.get(worked), len(peaks))
 
 
@@ -312,6 +340,8 @@ def crossover(
     from hybridbench.report.tables import print_table
 
     _check_names(None, dtype, state_dtype)
+    if not measure:
+        refuse_idle("--measure", "ctx", "device", "max_time_s", "trials", "out")
     if batch < 1:
         raise BadInput(f"batch {batch}: give 1 sequence or more.")
     last = units.parse_count(max_ctx, "max-ctx")

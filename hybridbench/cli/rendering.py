@@ -17,13 +17,21 @@ from hybridbench.report.paper import compare, paper_tables, sentences
 from hybridbench.report.tables import headline_table, print_table, summary_table
 
 
-def render(records: Sequence[Record], folder: Path, *, as_json: bool, brief: bool = False) -> None:
+def render(
+    records: Sequence[Record],
+    folder: Path,
+    *,
+    as_json: bool,
+    brief: bool = False,
+    written: Sequence[Record] = (),
+) -> None:
     """Writes the report into ``folder`` and shows the tables (``brief``: throughput only), or prints one JSON document.
 
-    Where the chart libraries are missing, as on many a cluster node, the records and tables are no less worth having:
-    the report is left out and the way to make it later is said.
+    The report is of ``written`` where that is given: a folder keeps what earlier runs left in it. Where the chart
+    libraries are missing, as on many a cluster node, the records and tables are no less worth having: the report is
+    left out and the way to make it later is said.
     """
-    where = _written(records, folder)
+    where = _written(written or records, folder)
     if as_json:
         rows = json.loads(to_frame(records).to_json(orient="records"))
         click.echo(json.dumps({"report": where, "rows": rows}))
@@ -40,7 +48,9 @@ def render(records: Sequence[Record], folder: Path, *, as_json: bool, brief: boo
         for sentence in sentences(comparison):
             console.print(sentence, highlight=False)
     if where and not brief:
-        console.print(f"Report: {where}", highlight=False, soft_wrap=True)
+        more = len(written) - len(records)
+        of_all = f", with {more} more of the records in {folder.parent}" if more > 0 else ""
+        console.print(f"Report: {where}{of_all}", highlight=False, soft_wrap=True)
 
 
 def _written(records: Sequence[Record], folder: Path) -> str | None:

@@ -45,6 +45,8 @@ FAMILY_SHAPES = {
     "intra": "triangle-down",
 }
 _OTHER_SHAPES = ("cross", "triangle-right", "triangle-left", "square", "circle", "diamond")
+PLAIN_NUMBER = "format(datum.value, abs(datum.value) < 1e6 ? ',.6~g' : ',.0f')"
+"""The text of a tick: without an exponent, which d3's ``g`` gives numbers longer than its precision."""
 _DECADE = 10
 _MOST_TICKS = 11
 
@@ -314,7 +316,7 @@ def _lines(plot: Plot, places: list[int]) -> list[alt.Chart]:
         "amount:Q",
         title=scale.heading(plot.quantity),
         scale=y_scale,
-        axis=alt.Axis(format=",.6~g", labelOverlap=False, **ticks),
+        axis=alt.Axis(labelExpr=PLAIN_NUMBER, labelOverlap=False, **ticks),
     )
     color = alt.Color(
         "series:N",
@@ -439,7 +441,7 @@ def _bars(plot: Plot) -> list[alt.Chart]:
         "amount:Q",
         title=scale.heading(plot.quantity),
         scale=alt.Scale(domain=[0, widest], nice=False),
-        axis=alt.Axis(format=",.6~g", tickCount=6),
+        axis=alt.Axis(labelExpr=PLAIN_NUMBER, tickCount=6),
     )
     y = alt.Y(
         "series:N", sort=names, title=None, scale=alt.Scale(domain=names), axis=alt.Axis(ticks=False, labelLimit=260)

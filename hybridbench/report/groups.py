@@ -8,11 +8,13 @@ one context and several batches, the axis is the batch. A cell that was measured
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from hybridbench.arch.families import ARCHS
 from hybridbench.arch.model import ModelSpec
+from hybridbench.arch.moe import Moe
 from hybridbench.record import Record
 from hybridbench.store import machine_of, newest
 from hybridbench.suite import WORKLOADS, Execution
@@ -169,17 +171,49 @@ def arch_order(model: ModelSpec) -> int:
 
 
 def series_names(models: Sequence[ModelSpec]) -> list[str]:
-    """A name for each model: its label, with the recipe, ratio or pattern where labels are the same."""
+    """A name for each model: its label, and where labels are the same a field that tells them apart."""
     names = [model.label for model in models]
-    for field in ("recipe", "ratio", "pattern"):
-        for clash in {name for name in names if names.count(name) > 1}:
-            places = [place for place, name in enumerate(names) if name == clash]
-            told = [f"{clash} {getattr(models[place], field)}" for place in places]
-            if len(set(told)) == len(told):
-                for place, name in zip(places, told, strict=True):
-                    names[place] = name
-    clashing = {name for name in names if names.count(name) > 1}
-    return [f"{name} #{index}" if name in clashing else name for index, name in enumerate(names, start=1)]
+    for clash in {name for name in names if names.count(name) > 1}:
+        places = [place for place, name in enumerate(names) if name == clash]
+        words = _telling([models[place] for place in places])
+        for place, word in zip(places, words, strict=True):
+            names[place] = f"{clash} {word}"
+    return names
+
+
+def _telling(models: Sequence[ModelSpec]) -> list[str]:
+    """What tells models apart: their recipe, ratio or pattern, else a field of their blocks, else several fields."""
+    leaves = [{("mlp",): _mlp(model), **dict(_leaves(model.to_dict()))} for model in models]
+    known = [("recipe",), ("ratio",), ("mlp",), ("pattern",)]
+    paths = list(dict.fromkeys([*known, *(path for found in leaves for path in found)]))
+    single = [path for path in paths if len({found.get(path) for found in leaves}) == len(models)]
+    chosen: list[tuple[str, ...]] = single[:1]
+    parts = [tuple[Any, ...]() for _ in models]
+    for path in paths if not single else ():
+        more = [(*part, found.get(path)) for part, found in zip(parts, leaves, strict=True)]
+        if len(set(more)) > len(set(parts)):
+            chosen.append(path)
+            parts = more
+    told = [" ".join(_said(path, found.get(path)) for path in chosen) for found in leaves]
+    return told if len(set(told)) == len(models) else [f"#{index}" for index in range(1, len(models) + 1)]
+
+
+def _mlp(model: ModelSpec) -> str:
+    return "moe" if any(isinstance(block, Moe) for block in model.blocks.values()) else "dense"
+
+
+def _said(path: tuple[str, ...], value: Any) -> str:
+    plain = len(path) == 1 or path[-1] == "kind"
+    return str(value) if plain else f"{path[-1].replace('_', ' ')} {value}"
+
+
+def _leaves(body: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Plain values in nested JSON, with the keys that lead to each."""
+    if isinstance(body, dict | list):
+        for key, value in body.items() if isinstance(body, dict) else enumerate(body):
+            yield from _leaves(value, (*path, str(key)))
+    else:
+        yield path, body
 
 
 def file_stem(group: Group, groups: Sequence[Group]) -> str:

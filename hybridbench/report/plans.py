@@ -142,12 +142,17 @@ _PARTS = ("weights", "gradients", "optimizer", "activations", "head", "cache", "
 
 @dataclass(frozen=True)
 class Verified:
-    """What trials on a GPU found: the largest value that ran, the smallest that did not, and the peak of the former."""
+    """What trials on a GPU found: the largest value that ran, the smallest that did not, and the peak of the former.
+
+    Attributes:
+        stopped: they were stopped before nothing was left between the two.
+    """
 
     fits: int
     fails: int | None
     peak_bytes: int | None
     trials: int
+    stopped: bool = False
 
 
 def fit_table(fits: Sequence[Fit], verified: Sequence[Verified | None]) -> Table:
@@ -187,8 +192,10 @@ def fit_table(fits: Sequence[Fit], verified: Sequence[Verified | None]) -> Table
     for fit, one in zip(fits, verified, strict=True):
         if one is not None and one.peak_bytes is not None:
             table.remark(
-                f"{fit.spec.label}: in {one.trials} trials {fit.solved} {one.fits} ran with a peak of "
-                f"{format_bytes(one.peak_bytes)}, " + (f"{one.fails} did not" if one.fails else "and none failed")
+                f"{fit.spec.label}: in {one.trials} trial{'s' * (one.trials > 1)} {fit.solved} {one.fits} ran with a "
+                f"peak of {format_bytes(one.peak_bytes)}, "
+                + (f"{one.fails} did not" if one.fails else "and none failed")
+                + (", then they were stopped" if one.stopped else "")
             )
     return table
 
@@ -203,7 +210,11 @@ def _solved(fit: Fit, part: str) -> str:
 
 
 def _found(fit: Fit, one: Verified | None) -> str:
-    return NO_VALUE if one is None else f"{one.fits:,}"
+    if one is None:
+        return NO_VALUE
+    if one.stopped:
+        return f"{one.fits:,} or more" if one.fails is None else f"{one.fits:,} to {one.fails - 1:,}"
+    return f"{one.fits:,}"
 
 
 def fit_row(fit: Fit, verified: Verified | None) -> dict[str, Any]:
@@ -224,6 +235,7 @@ def fit_row(fit: Fit, verified: Verified | None) -> dict[str, Any]:
         "found": verified.fits if verified else None,
         "found_fails": verified.fails if verified else None,
         "found_peak_bytes": verified.peak_bytes if verified else None,
+        "found_is_final": not verified.stopped if verified else None,
     }
 
 

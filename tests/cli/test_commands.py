@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import subprocess
 import sys
@@ -277,3 +278,19 @@ def test_doctor_shows_the_sustained_product_beside_the_burst(monkeypatch, sustai
     lines = run("doctor", "--ceilings").output.splitlines()
     assert [line.split(maxsplit=2)[2] for line in lines if line.startswith("product bfloat16")] == [shown]
     assert document("doctor", "--ceilings")["ceilings"][0]["sustained_matmul_flops_per_s"] == sustained
+
+
+def test_a_second_run_into_a_folder_reports_what_both_measured(tmp_path: Path) -> None:
+    for workload in ("prefill", "decode"):
+        command = [workload, "--arch", "mamba", "--scale", "tiny", "--ctx", "64", "--max-time", "0.05"]
+        result = CliRunner().invoke(main, [*command, "--device", "cpu", "-o", str(tmp_path)])
+        assert result.exit_code == 0, result.output
+    assert "with 1 more of the records in" in result.stdout
+    page = (tmp_path / "report" / "report.md").read_text("utf-8")
+    assert re.search("^## prefill", page, re.MULTILINE)
+    assert re.search("^## decode", page, re.MULTILINE)
+    (broken,) = [path for path in tmp_path.glob("*.jsonl") if '"prefill"' in path.read_text("utf-8")]
+    broken.write_text("not a record\n" + broken.read_text("utf-8"), "utf-8")
+    again = CliRunner().invoke(main, [*command, "--device", "cpu", "-o", str(tmp_path)])
+    assert again.exit_code == 0, again.output
+    assert "The report is of this run only" in again.stderr

@@ -136,6 +136,23 @@ def test_verify_finds_the_batch_at_which_memory_runs_out(h200: Any, tmp_path: Pa
     assert f"batch {truth} ran with a peak of 88.0 GiB, {truth + 1} did not" in run(*args).stdout
 
 
+def test_what_trials_found_is_shown_when_they_are_stopped(h200: Any, tmp_path: Path) -> None:
+    def outcome(case: Case) -> Record:
+        batch = case.workload.batch
+        if batch == 11:
+            raise KeyboardInterrupt
+        return ended(case, Status.OK, peak=batch << 33)
+
+    h200(outcome)
+    args = ("fit", "--arch", "mamba,inter", "--workload", "train", "--ctx", "8k", "--verify", "-o", str(tmp_path))
+    stopped = run(*args, code=130)
+    assert "stopped" in stopped.stderr
+    assert "10 or more" in stopped.stdout
+    assert "in 1 trial batch 10 ran with a peak of 80.0 GiB, and none failed, then they were stopped" in stopped.stdout
+    first, second = json.loads(run(*args, "--json", code=130).stdout)["rows"]
+    assert (first["found"], first["found_is_final"], second["found"]) == (10, False, None)
+
+
 def test_verify_of_a_context_is_within_a_hundredth(h200: Any, tmp_path: Path) -> None:
     truth = 1_050_000
     given = h200(lambda case: ended(case, Status.OK if case.workload.context <= truth else Status.OOM))

@@ -8,6 +8,7 @@ import struct
 import xml.etree.ElementTree as ET
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,17 @@ def test_saved_charts_name_series_contexts_and_failures(decode_records: list[Rec
     assert width > 1200
     assert height > 600
     assert len(levels) > 50
+
+
+@pytest.mark.parametrize("largest", [800, 250_000, 4_000_000])
+def test_ticks_are_plain_numbers(decode_records: list[Record], tmp_path: Path, largest: int) -> None:
+    plot = plots(decode_records)["throughput"]
+    scale = largest / max(point.amount for point in plot.points)
+    points = [replace(point, amount=point.amount * scale, low=None, high=None) for point in plot.points]
+    _, svg = save(replace(plot, points=points), tmp_path / "chart")
+    ticks = [text for text in texts(svg) if re.fullmatch(r"[\d,.]+(e\+\d+)?", text)]
+    assert any(float(text.replace(",", "")) > largest / 4 for text in ticks)
+    assert not any("e" in text for text in ticks)
 
 
 def test_points_are_the_metrics_in_the_unit_of_the_axis(decode_records: list[Record]) -> None:

@@ -117,3 +117,11 @@ def test_models_that_differ_have_names_that_differ() -> None:
     assert names[2].startswith("intra 2+11")
     assert names[3].startswith("intra 2+11 concat") or "concat" in names[3]
     assert names[4] == "custom 1+1 M-*-"
+    assert names[6:] == ["swa 3+13 window 256", "swa 3+13 window 512"]
+
+
+def test_names_say_what_differs_and_no_more() -> None:
+    moe = [build_spec("transformer", "1b", Options(moe=moe)) for moe in (False, True)]
+    assert series_names(moe) == ["transformer dense", "transformer moe"]
+    both = [build_spec("swa", "1b", Options(window=window, sinks=sinks)) for window in (256, 512) for sinks in (0, 64)]
+    assert series_names(both)[1:3] == ["swa 3+13 window 256 sinks 64", "swa 3+13 window 512 sinks 0"]
