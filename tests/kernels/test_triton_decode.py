@@ -7,13 +7,18 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
+from hopper import for_hopper
 
 pytest.importorskip("triton", reason="triton is not installed, so there is no kernel to test")
 
 SCRIPTS = Path(__file__).parent
+TYPES = {
+    **dict.fromkeys(("length_ptr", "count_ptr"), "*i32"),
+    **dict.fromkeys(("part_ptr", "lse_ptr", "squares_ptr"), "*fp32"),
+    **dict.fromkeys(("scale_log2", "eps"), "fp32"),
+}
 
 
 def test_right_in_the_interpreter() -> None:
@@ -99,7 +104,7 @@ def test_compiles_for_hopper_with_its_loads_in_flight(P: int, V: int) -> None:
         "HEAD_NORM": False,
         "PDL": True,
     }
-    compiled = compiled_for_hopper(triton_decode.attention_decode_kernel, constants)
+    compiled = for_hopper(triton_decode.attention_decode_kernel, constants, TYPES)
     ptx = compiled.asm["ptx"]
     assert "cp.async.cg.shared.global" in ptx
     assert "cp.async.ca.shared.global" not in ptx
@@ -115,31 +120,7 @@ def test_weights_are_loaded_before_the_wait() -> None:
 
     constants = {"D": 2048, "F": 8192, "HALF": 64, "SPLITS": 1, "PARTS": 32, "PARTS_TILE": 32, "B": 4, "TOKENS": 8}
     constants |= {"BLOCK_K": 64, "STAGES": 4, "PDL": True}
-    ptx = compiled_for_hopper(triton_step.project_swiglu, constants).asm["ptx"]
+    ptx = for_hopper(triton_step.project_swiglu, constants, TYPES).asm["ptx"]
     before = ptx[: ptx.index("griddepcontrol.wait")]
     assert before.count("ld.global.v4.b32") >= 8
     assert "cp.async.cg.shared.global" not in before
-
-
-_TYPES = {"length_ptr": "*i32", "count_ptr": "*i32", "part_ptr": "*fp32", "lse_ptr": "*fp32", "squares_ptr": "*fp32"}
-
-
-def compiled_for_hopper(kernel: Any, constants: dict[str, Any]) -> Any:
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    def kind(name: str) -> str:
-        if name in constants:
-            return "constexpr"
-        if name in ("scale_log2", "eps"):
-            return "fp32"
-        return _TYPES.get(name, "*bf16" if name.endswith("_ptr") else "i32")
-
-    names = kernel.arg_names
-    signature = {name: kind(name) for name in names}
-    aligned = {
-        (i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if signature[name] not in ("fp32", "constexpr")
-    }
-    values = {(names.index(name),): value for name, value in constants.items()}
-    return triton.compile(ASTSource(kernel, signature, values, aligned), target=GPUTarget("cuda", 90, 32))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hopper import for_hopper
 
 pytest.importorskip("triton", reason="triton is not installed, so there is no kernel to test")
 
@@ -27,32 +28,6 @@ def test_right_in_the_interpreter() -> None:
     for case, error in errors:
         # the interpreter cuts bfloat16 off where a GPU rounds, so its errors lean one way
         assert error < BOUND[case.split()[0]], case
-
-
-def for_hopper(kernel: Any, constants: dict[str, Any], types: dict[str, str], **options: Any) -> str:
-    """The PTX of a kernel for a Hopper GPU; arguments without a type are pointers to bfloat16 and aligned integers."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    names = kernel.arg_names
-
-    def kind(argument: str) -> str:
-        if argument in constants:
-            return "constexpr"
-        return types.get(argument, "*bf16" if argument.endswith("_ptr") else "i32")
-
-    signature = {argument: kind(argument) for argument in names}
-    aligned = {
-        (i,): [["tt.divisibility", 16]]
-        for i, argument in enumerate(names)
-        if signature[argument].startswith("*") or signature[argument] == "i32"
-    }
-    values = {(names.index(argument),): value for argument, value in constants.items()}
-    compiled = triton.compile(
-        ASTSource(kernel, signature, values, aligned), target=GPUTarget("cuda", 90, 32), options=options
-    )
-    return str(compiled.asm["ptx"])
 
 
 KERNELS: dict[str, dict[str, Any]] = {
@@ -88,7 +63,7 @@ def test_compiles_for_hopper_with_wide_loads_and_no_spills(name: str) -> None:
     modules = (triton_elementwise, triton_loss, triton_adamw)
     kernel = next(vars(module)[name] for module in modules if name in vars(module))
     registers = {"maxnreg": triton_elementwise.GATE_REGISTERS} if name == "_gate_norm_backward" else {}
-    ptx = for_hopper(kernel, KERNELS[name], TYPES, num_warps=WARPS.get(name, 4), **registers)
+    ptx = for_hopper(kernel, KERNELS[name], TYPES, num_warps=WARPS.get(name, 4), **registers).asm["ptx"]
     # cp.async.cg is the copy into shared memory that comes in 16 bytes only.
     assert any(load in ptx for load in ("ld.global.v4.b32", "ld.global.v2.b64", "cp.async.cg")), sorted(
         {line.split()[1] for line in ptx.splitlines() if "ld.global" in line}
@@ -96,6 +71,8 @@ def test_compiles_for_hopper_with_wide_loads_and_no_spills(name: str) -> None:
     assert "st.local" not in ptx
 
 
+HOPPER, RESERVED = 233_472, 1024
+"""Bytes of shared memory of an SM, and those of each program that the driver takes."""
 SCAN = {"P": 128, "N": 128, "SHARE": 32, "BLOCK": 64, "SLICE": 64, "STAGES": 2}
 SCAN_KERNELS: dict[str, dict[str, Any]] = {
     "scan_forward_kernel": {**SCAN, "KEEP": True},
@@ -116,12 +93,19 @@ TILES = {
 @pytest.mark.parametrize("name", SCAN_KERNELS)
 def test_a_scan_compiles_for_hopper_to_bulk_copies_and_asynchronous_products(name: str) -> None:
     from hybridbench.kernels import triton_ssd
+    from hybridbench.kernels.ssm import SHARED
 
     kernel = vars(triton_ssd)[name]
     types = TILES | {argument: "*fp32" for argument in kernel.arg_names if argument.endswith("_ptr")}
     types |= {"states_ptr": "*bf16"} if "states_ptr" in kernel.arg_names else {}
-    ptx = for_hopper(kernel, SCAN_KERNELS[name], types, num_warps=triton_ssd.WARPS)
+    compiled = for_hopper(kernel, SCAN_KERNELS[name], types, num_warps=triton_ssd.WARPS)
+    ptx = compiled.asm["ptx"]
     assert "cp.async.bulk.tensor" in ptx
     assert "wgmma.mma_async" in ptx
     assert "mma.sync.aligned" not in ptx.replace("wgmma.mma_async.sync.aligned", "")
     assert "ld.global.b16" not in ptx, "a tile is read element by element"
+    assert compiled.metadata.shared <= SHARED
+    if name == "scan_forward_kernel":
+        assert 2 * (compiled.metadata.shared + RESERVED) <= HOPPER, "two programs have room on an SM"
+        alone = for_hopper(kernel, {**SCAN_KERNELS[name], "STAGES": triton_ssd.LONE_STAGES}, types)
+        assert alone.metadata.shared == SHARED
