@@ -21,6 +21,9 @@ from hybridbench.arch.recurrent import Recurrent
 from hybridbench.arch.shared import SharedBlock
 
 HEAD = "head"
+SCORES_AGAIN = "scores computed again in the backward"
+CHUNKED = "chunked or parallel scan in place of the recurrence"
+SCAN_BACKWARD = "a backward of the scan that is not twice its forward"
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ def _attention_tiles(spec: Attention, work: str, context: int) -> list[Reason]:
     found = [Reason(core, tiles, times * both * (covered - pairs))]
     if work == "train":
         again = 2 * spec.n_heads * spec.backward_width * covered - 2 * both * covered
-        found.append(Reason(core, "scores computed again in the backward", again))
+        found.append(Reason(core, SCORES_AGAIN, again))
     return found
 
 
@@ -118,7 +121,7 @@ def _latent(spec: LatentAttention, work: str, context: int) -> list[Reason]:
     found = [Reason(core, "whole tiles of 128 x 128 where a pair in them is visible", times * (tiles - exact))]
     if work == "train":
         again = spec.core_train(context, Convention.HARDWARE).attention - 3 * tiles
-        found.append(Reason(core, "scores computed again in the backward", again))
+        found.append(Reason(core, SCORES_AGAIN, again))
     return found
 
 
@@ -130,10 +133,10 @@ def _chunked_scan(spec: Mamba2 | Recurrent, work: str, context: int) -> list[Rea
         spec.core_prefill(context, convention).scan for convention in (Convention.EXACT, Convention.HARDWARE)
     )
     times = 3 if work == "train" else 1
-    found = [Reason(scan, "chunked or parallel scan in place of the recurrence", times * (chunked - exact))]
+    found = [Reason(scan, CHUNKED, times * (chunked - exact))]
     if work == "train":
-        again = spec.core_train(context, Convention.HARDWARE).scan - 3 * chunked
-        found.append(Reason(scan, "scan recomputed in the backward", again))
+        both = spec.core_train(context, Convention.HARDWARE).scan
+        found.append(Reason(scan, SCAN_BACKWARD, both - 3 * chunked))
     return found
 
 

@@ -9,7 +9,7 @@ from hybridbench.arch.attention import Attention
 from hybridbench.arch.block import Convention
 from hybridbench.arch.delta import GatedDelta, Kda
 from hybridbench.arch.mamba2 import Mamba2
-from hybridbench.arch.operations import Reason, operations
+from hybridbench.arch.operations import CHUNKED, SCAN_BACKWARD, SCORES_AGAIN, Reason, operations
 from hybridbench.arch.recurrent import Recurrent
 from hybridbench.audit.views import FVCORE, summed
 from hybridbench.count.by_operation import is_hidden, operation_of
@@ -19,11 +19,8 @@ from hybridbench.model.build import Resolved
 from hybridbench.suite import DECODE, PREFILL, TRAIN, Case
 
 MASK = "causality: every query counted against every key it is multiplied with"
-AGAIN = "scores computed again in the backward"
-CHUNKED = "chunked or parallel scan in place of the recurrence"
 PADDED = "padding to whole chunks"
 NO_PRODUCT = "elementwise part: no formula"
-SCAN_AGAIN = "scan recomputed in the backward"
 UNNEEDED = "gradients that one chunk does not need"
 UNTRACED = "a last state that no output depends on is not traced"
 DENSE = "depthwise-conv backward counted as a dense one"
@@ -116,7 +113,7 @@ def _attention(block: Attention, backend: str, case: Case, training: bool) -> li
     again = 2 * block.n_heads * block.head_dim * covered if training and once_more else 0
     return [
         Reason(core, MASK, times * both * (covered - block.pairs(tokens))),
-        Reason(core, AGAIN, again),
+        Reason(core, SCORES_AGAIN, again),
     ]
 
 
@@ -175,5 +172,5 @@ def _scan_kernels(item: Resolved, block: Mamba2, case: Case, training: bool) -> 
     found = [Reason(scan, CHUNKED, times * (forward - exact))]
     if training:
         both = sum(kernels.flops(tokens, training=True).values())
-        found.append(Reason(scan, SCAN_AGAIN, both - 3 * forward))
+        found.append(Reason(scan, SCAN_BACKWARD, both - 3 * forward))
     return found
