@@ -193,11 +193,10 @@ class Case:
         """One line for progress and errors."""
         work = self.workload
         context = units.format_tokens(work.context)
-        recipe = "" if self.model.recipe in (None, "paper") else f" {self.model.recipe}"
         more = f" at {work.depths} depths" if work.depths else ""
         if self.execution.checkpoint != "none":
             more += f", {self.execution.checkpoint} checkpointing"
-        return f"{work.kind} {self.model.label}{recipe} {self.model.scale} ctx {context} b{work.batch}{more}"
+        return f"{work.kind} {self.model.label} {self.model.scale} ctx {context} b{work.batch}{more}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; ``from_dict`` gives an equal case back."""

@@ -332,7 +332,7 @@ def test_a_suite_from_toml(tmp_path: Path) -> None:
     assert found == [
         *[("decode", arch, context, 1) for arch in ("transformer", "mamba") for context in (1024, 2048, 4096)],
         *[("prefill", label, context, 2) for label in ("inter 4+3", "inter 1+5") for context in (2048, 4096)],
-        ("train", "inter 2+4", 1024, 1),
+        ("train", "inter 2+4 moe", 1024, 1),
     ]
 
 

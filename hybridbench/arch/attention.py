@@ -22,6 +22,9 @@ from hybridbench.arch.block import (
 )
 from hybridbench.errors import BadInput, unknown_name
 
+WINDOW, SINKS = 512, 64
+"""Keys that a window layer sees and first tokens that it always sees, in the source paper's models."""
+
 QK_NORMS = ("none", "head", "full")
 
 

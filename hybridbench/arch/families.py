@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from hybridbench.arch.attention import Attention, Rope
+from hybridbench.arch.attention import SINKS, WINDOW, Attention, Rope
 from hybridbench.arch.block import Block, Convention, Mixer
 from hybridbench.arch.delta import GatedDelta, Kda
 from hybridbench.arch.linear import Lightning, RgLru, ShortConv
@@ -30,7 +30,6 @@ MIXED = ("swa", "inter", "intra")
 RECURRENT = ("mamba", "inter", "intra")
 """Families with recurrent blocks, whose mixer may be another than Mamba-2."""
 DEFAULT_RATIO = "1:5"
-WINDOW, SINKS = 512, 64
 
 MAMBA2 = "mamba2"
 MIXERS = {MAMBA2: "M", "mamba1": "m", "mamba3": "3", "gated-delta": "G", "kda": "K"}

@@ -21,7 +21,7 @@ from hybridbench.arch.linear import Lightning, RgLru, ShortConv
 from hybridbench.arch.mamba1 import Mamba1
 from hybridbench.arch.mamba2 import Mamba2
 from hybridbench.arch.mlp import Mlp
-from hybridbench.arch.model import ModelSpec
+from hybridbench.arch.model import NAMED, ModelSpec
 from hybridbench.arch.moe import Moe
 from hybridbench.arch.parallel import Fusion, Parallel
 from hybridbench.arch.shared import SharedBlock
@@ -60,7 +60,7 @@ def read_config(path: Path) -> ModelSpec:
         raise BadInput(f"{path}: {exc}") from exc
 
 
-def model_from_config(body: Mapping[str, Any], name: str | None = None, scale: str = "config") -> ModelSpec:
+def model_from_config(body: Mapping[str, Any], name: str | None = None, scale: str = NAMED[1]) -> ModelSpec:
     """The model of a config's fields; called ``name``, or by its model type.
 
     Raises:

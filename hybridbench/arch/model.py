@@ -15,7 +15,7 @@ from collections import Counter
 from dataclasses import dataclass, fields
 from typing import Any
 
-from hybridbench.arch.attention import Attention, Rope
+from hybridbench.arch.attention import SINKS, WINDOW, Attention, Rope
 from hybridbench.arch.block import (
     Block,
     CacheBytes,
@@ -40,6 +40,8 @@ from hybridbench.arch.pattern import FEED_FORWARD, parse_pattern
 from hybridbench.arch.shared import SharedBlock
 from hybridbench.errors import BadInput
 
+NAMED = ("published", "config")
+"""In place of a scale, of models that have names of their own."""
 BLOCKS: dict[str, type[Block]] = {
     cls.kind: cls
     for cls in (
@@ -100,13 +102,22 @@ class ModelSpec:
 
     @property
     def label(self) -> str:
-        """Short name for tables: the family, and the count of its blocks where it mixes two kinds."""
-        mixers = [symbol.rstrip("'") for symbol in self.layers if symbol[0] not in FEED_FORWARD]
-        kinds = Counter(mixers)
-        if len(kinds) < 2:
-            return self.arch
+        """Short name for tables: the family, the count of its blocks where it mixes two kinds, and what is not the
+        family's default: fusion, window, sinks, experts."""
+        kinds = Counter(symbol.rstrip("'") for symbol in self.layers if symbol[0] not in FEED_FORWARD)
         order = sorted(kinds, key=lambda symbol: ("(" not in symbol, not {*symbol} & {*"*AZ"}, symbol))
-        return f"{self.arch} {'+'.join(str(kinds[symbol]) for symbol in order)}"
+        counts = ["+".join(str(kinds[symbol]) for symbol in order)] if len(kinds) > 1 else []
+        return " ".join([self.arch, *counts, *self._departures()])
+
+    def _departures(self) -> list[str]:
+        if self.scale in NAMED:
+            return []
+        found = [] if self.recipe in (None, "paper") else [str(self.recipe).removeprefix("paper,")]
+        windows = [block for _, block in mixers(self) if isinstance(block, Attention) and block.window is not None]
+        for name, default in (("window", WINDOW), ("sinks", SINKS)):
+            values = sorted({int(getattr(block, name)) for block in windows} - {default})
+            found += [f"{name} {value}" for value in values]
+        return found + ["moe"] * any(isinstance(self.blocks[symbol], Moe) for symbol in self.counts)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; ``from_dict`` gives an equal spec back."""
@@ -163,7 +174,8 @@ class Cost:
     """What one model must cost at one context, for one sequence (decode: one token of it).
 
     ``decode_bytes_moved`` is of one whole step of ``batch`` sequences, since all of them share one read of the weights.
-    ``train_flops_full_mask`` counts every query against every key, as PaLM and nanoGPT do.
+    ``train_flops_full_mask`` counts every query against every key, as PaLM and nanoGPT do; not in the hardware
+    convention, whose tiles no counter with a full mask sees.
     """
 
     convention: Convention
@@ -173,7 +185,7 @@ class Cost:
     params_non_embedding: int
     params_active: int
     train_flops: int
-    train_flops_full_mask: int
+    train_flops_full_mask: int | None
     prefill_flops: int
     decode_flops: int
     cache_bytes: int
@@ -295,7 +307,7 @@ def cost(
         params_non_embedding=total - _table_params(spec),
         params_active=total - inactive,
         train_flops=train,
-        train_flops_full_mask=train_flops(spec, context, _causal(convention)).total + 3 * extra,
+        train_flops_full_mask=None if convention is Convention.HARDWARE else train + 3 * extra,
         prefill_flops=prefill_flops(spec, context, convention).total,
         decode_flops=decode_flops(spec, context, convention).total,
         cache_bytes=kept.total,
@@ -305,11 +317,6 @@ def cost(
         decode_bytes_moved=decode_bytes_moved(spec, context, batch, storage),
         weight_bytes=weight_bytes(spec, storage),
     )
-
-
-def _causal(convention: Convention) -> Convention:
-    """The convention whose attention term holds exactly the causal pairs, to which the full mask adds."""
-    return Convention.PAPER if convention is Convention.PAPER else Convention.EXACT
 
 
 @dataclass(frozen=True)

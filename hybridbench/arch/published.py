@@ -19,11 +19,11 @@ from hybridbench.arch.mamba1 import Mamba1
 from hybridbench.arch.mamba2 import Mamba2
 from hybridbench.arch.mamba3 import Mamba3
 from hybridbench.arch.mlp import Mlp
-from hybridbench.arch.model import ModelSpec
+from hybridbench.arch.model import NAMED, ModelSpec
 from hybridbench.arch.parallel import Fusion, Parallel
 from hybridbench.errors import unknown_name
 
-SCALE = "published"
+SCALE = NAMED[0]
 Config = dict[str, Any]
 
 

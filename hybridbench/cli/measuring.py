@@ -132,11 +132,14 @@ def check_installed(planned: Sequence[Case]) -> None:
     asked = {pair for case in planned for pair in case.execution.backends.items() if ":" not in pair[1]}
     if not asked:
         return
-    from hybridbench.kernels import available
+    from hybridbench.kernels import Problem, available
     from hybridbench.model.step import ALL_BACKENDS
 
     for op, name in sorted(asked):
         if reason := available(ALL_BACKENDS[op][name]):
+            on_gpu = any(case.execution.device == "cuda" for case in planned)
+            if refused := None if on_gpu else ALL_BACKENDS[op][name].refuses(Problem("cpu", "float32")):
+                reason = f"{refused}; besides, {reason}"
             raise BadInput(f"backend {op}={name} cannot run here: {reason}.")
 
 
@@ -268,4 +271,4 @@ def _list_cases(planned: Sequence[Case], as_json: bool) -> None:
     for case in planned:
         execution = case.execution
         click.echo(f"{case.key}  {case.label}  {execution.device} {execution.dtype} {execution.mode}")
-    click.echo(f"{len(planned)} cases.", err=True)
+    click.echo(f"{len(planned)} case{'s' * (len(planned) != 1)}.", err=True)

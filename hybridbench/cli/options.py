@@ -16,7 +16,7 @@ from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.parallel import NORMS, OPS, OUTS, VALUES
 from hybridbench.arch.parallel import SCALES as FUSION_SCALES
 from hybridbench.errors import BadInput
-from hybridbench.predict.match import BUDGETS, SIDES, TOLERANCE, matched, named_spec
+from hybridbench.predict.match import BUDGETS, SIDES, TOLERANCE, matched, named_spec, names_scale
 from hybridbench.suite import ALL_ARCHS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -57,9 +57,18 @@ _model_options = _stack(
     click.option("--sinks", type=int, help="First tokens a window layer always sees.  [64]"),
 )
 
+
+def given_path(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+    """Refuses an empty path, as from a variable that is not set: it would mean the current folder."""
+    for path in value if isinstance(value, tuple) else (value,):
+        if path == "":
+            raise BadInput(f"{max(parameter.opts, key=len)} is empty: give a path, or leave it out.")
+    return tuple(Path(path) for path in value) if isinstance(value, tuple) else value and Path(value)
+
+
 out_options = _stack(
     click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout and nothing else."),
-    click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder for what is written."),
+    click.option("-o", "--out", type=click.Path(), callback=given_path, help="Folder for what is written."),
 )
 
 
@@ -107,7 +116,8 @@ given_options = _stack(
         "--config",
         "configs",
         multiple=True,
-        type=click.Path(path_type=Path),
+        type=click.Path(),
+        callback=given_path,
         help="A Hugging Face config.json; repeatable.",
     ),
 )
@@ -168,7 +178,7 @@ def matching(
         raise BadInput(f"--match {match} depends on the context, and {len(contexts)} are given: give one --ctx.")
     if match == "decode-bytes" and len(batches) > 1:
         raise BadInput(f"--match decode-bytes depends on the batch, and {len(batches)} are given: give one --batch.")
-    if scale is not None and "," in scale and scale not in to:
+    if scale is not None and "," in scale and not names_scale(to):
         raise BadInput(f"--to {to} at several scales ({scale}): name its own, such as {to}/{scale.split(',')[0]}.")
     found = matched(
         specs,

@@ -336,7 +336,7 @@ def crossover(
     """
     from hybridbench.predict.crossover import LONGEST, lines, stretches
     from hybridbench.predict.match import named_spec
-    from hybridbench.report.plans import crossover_sentence, crossover_table, search_table
+    from hybridbench.report.plans import crossover_sentence, crossover_table, pair_names, search_table
     from hybridbench.report.tables import print_table
 
     _check_names(None, dtype, state_dtype)
@@ -352,10 +352,10 @@ def crossover(
     storage = Storage.of(dtype, state_dtype)
     made = [lines(spec, metric, batch=batch, storage=storage, gpu=peak, dtype=dtype, last=last) for spec in pair]
     found = stretches(made[0], made[1], last)
-    search = None
+    search, on = None, ""
     if measure:
-        search = _search(pair, metric, batch, dtype, state_dtype, ctx, device, max_time_s, trials, out)
-    names = [spec.label for spec in pair]
+        search, on = _search(pair, metric, batch, dtype, state_dtype, ctx, device, max_time_s, trials, out)
+    names = pair_names(pair)
     if as_json:
         body: dict[str, Any] = {
             "metric": metric,
@@ -388,7 +388,7 @@ def crossover(
     console = Console()
     print_table(crossover_table(pair, metric, about, found, search), console)
     if search is not None:
-        print_table(search_table(pair, search), console)
+        print_table(search_table(pair, search, on), console)
 
 
 def _search(
@@ -402,8 +402,9 @@ def _search(
     max_time_s: float,
     trials: int,
     out: Path | None,
-) -> Any:
-    """The measured crossing: both models' steps at one context after the other, in worker processes."""
+) -> tuple[Any, str]:
+    """The measured crossing and what it was measured on: both models' steps at one context after the other, in worker
+    processes."""
     from hybridbench.metrics import value
     from hybridbench.predict.crossover import WORKLOAD_OF, Interval, search
     from hybridbench.record import Status
@@ -433,12 +434,14 @@ def _search(
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     folder = out or RESULTS / f"crossover-{datetime.now():%Y%m%d-%H%M%S}"
 
+    devices: list[str] = []
     with RecordWriter(folder) as writer:
 
         def steps(context: int) -> tuple[Interval, Interval]:
             cases = [Case(spec, Workload(kind, context, batch), execution, sampling=sampling) for spec in pair]
             records = run_sweep(cases, writer, gpus=gpus[:1] if device == "cuda" else ())
             by_key = {record.case.key: record for record in records}
+            devices.append(records[0].environment.device)
             made: list[Interval] = []
             for case in cases:
                 record = by_key[case.key]
@@ -454,7 +457,8 @@ def _search(
                 made.append((low, high))
             return made[0], made[1]
 
-        return search(steps, min(ends), max(ends), trials=trials)
+        found = search(steps, min(ends), max(ends), trials=trials)
+    return found, f"{devices[0]}, {kind}, batch {batch}, {execution.dtype}, {execution.mode}"
 
 
 @click.command(short_help="Cache bytes by formula, in tensors, as allocated and in pages.")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,15 @@ def chosen_specs(
     names = [] if models is None else [part.strip() for part in models.split(",")]
     if not all(names):
         raise BadInput(f"model '{models}' has an empty part: write names with single commas between them.")
-    return [*(published_spec(name) for name in dict.fromkeys(names)), *(read_config(path) for path in configs)]
+    found = [published_spec(name) for name in dict.fromkeys(name.lower() for name in names)]
+    return found + _configs(configs)
+
+
+def _configs(paths: Sequence[Path]) -> list[ModelSpec]:
+    """The models of some config.json; called by their type and, where two share it, their file."""
+    found = [(path, read_config(path)) for path in dict.fromkeys(paths)]
+    types = [spec.arch for _, spec in found]
+    return [replace(spec, arch=f"{spec.arch} {path}") if types.count(spec.arch) > 1 else spec for path, spec in found]
 
 
 def predict(

@@ -76,12 +76,12 @@ def _show(found: Trace, title: str) -> None:
     classes = _table("class of operation", "launches", "time a step", "share [%]")
     for spent in found.classes:
         share = units.format_number(100 * spent.seconds / found.step_s)
-        classes.add_row(spent.name, f"{spent.launches:.0f}", units.format_seconds(spent.seconds), share)
+        classes.add_row(spent.name, f"{spent.launches:,.0f}", units.format_seconds(spent.seconds), share)
     gap = units.format_number(100 * found.gap_s / found.step_s)
     classes.add_row("gaps", "", units.format_seconds(found.gap_s), gap)
     console.print(classes)
     console.print(
-        f"A step takes {units.format_seconds(found.step_s)} while profiled and starts {found.launches:.0f} of them; "
+        f"A step takes {units.format_seconds(found.step_s)} while profiled and makes {found.launches:,.0f} launches; "
         f"something runs in {units.format_number(100 * found.busy_s / found.step_s)}% of it."
     )
     longest = _table("longest", "class", "launches", "time a step")

@@ -37,6 +37,8 @@ from hybridbench.arch.published import PUBLISHED, published_spec
 from hybridbench.errors import BadInput, unknown_name
 
 BUDGETS = ("params", "train-flops", "cache", "decode-bytes", "paper")
+SPOKEN = {"paper": "parameters as the paper counts them"}
+"""Budgets whose names say too little in a sentence."""
 SIDES = ("depth", "width")
 TOLERANCE = 0.05
 """How far off a match may be, as a share, unless somebody says so: half a block of ten."""
@@ -72,7 +74,8 @@ class Match:
         """What was matched, what was reached, and how to build it again."""
         how = "as it is" if self.spec == self.before else f"by {self.side}, {size_of(self.spec, self.side)}"
         again = f"; --pattern '{self.spec.pattern}'" if self.side == "depth" and self.spec != self.before else ""
-        return f"{self.spec.label} {self.spec.scale} is {self.error:+.2%} off in {self.budget}, {how}{again}"
+        budget = SPOKEN.get(self.budget, self.budget)
+        return f"{self.spec.label} {self.spec.scale} is {self.error:+.2%} off in {budget}, {how}{again}"
 
     @property
     def error(self) -> float:
@@ -148,6 +151,11 @@ def named_spec(text: str, scale: str) -> ModelSpec:
     named = {kind: found[kind] for kind in ("ratio", "recipe", "mixer") if kind in found}
     options = Options(**named)  # type: ignore[arg-type]
     return build_spec(family, found.get("scale", scale), options)
+
+
+def names_scale(text: str) -> bool:
+    """Whether a model in a word says its own scale: a published model, or a family with one behind a slash."""
+    return text.lower() in PUBLISHED or any(part.strip().lower() in SCALES for part in text.split("/")[1:])
 
 
 def budget_of(spec: ModelSpec, budget: str, context: int, batch: int, storage: Storage) -> int:

@@ -38,11 +38,13 @@ class Efficiency:
         floor_frac: floor over measured step.
         power_frac: power drawn over the board limit, None where no energy was recorded.
         about: which records, in words.
+        beyond: in what the workload lies outside these records, with commas; empty where it does not.
     """
 
     floor_frac: float
     power_frac: float | None
     about: str
+    beyond: str
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,20 @@ def efficiency_of(records: Iterable[Record], spec: ModelSpec, workload: Workload
         floor_frac=_interpolated(shares, workload.context),
         power_frac=_interpolated(powers, workload.context) if powers else None,
         about=about,
+        beyond=_beyond([record for _, record in points], spec, workload),
     )
+
+
+def _beyond(records: Sequence[Record], spec: ModelSpec, workload: Workload) -> str:
+    """``ctx, batch``: what of the workload no record was near to; records are of one scale and batch."""
+    first, contexts = records[0].case, [record.case.workload.context for record in records]
+    differs = {
+        "model": first.model.label != spec.label and first.model.scale == spec.scale,
+        "scale": first.model.scale != spec.scale,
+        "ctx": not min(contexts) <= workload.context <= max(contexts),
+        "batch": first.workload.batch != workload.batch,
+    }
+    return ", ".join(word for word, is_so in differs.items() if is_so)
 
 
 def _speaks_of(record: Record, spec: ModelSpec, workload: Workload, dtype: str) -> bool:

@@ -14,7 +14,6 @@ from typing import Any
 
 from hybridbench.arch.families import ARCHS
 from hybridbench.arch.model import ModelSpec
-from hybridbench.arch.moe import Moe
 from hybridbench.record import Record
 from hybridbench.store import machine_of, newest
 from hybridbench.suite import WORKLOADS, Execution
@@ -181,11 +180,14 @@ def series_names(models: Sequence[ModelSpec]) -> list[str]:
     return names
 
 
+_PLAIN = (("recipe",), ("ratio",), ("pattern",))
+"""Fields that speak for themselves."""
+
+
 def _telling(models: Sequence[ModelSpec]) -> list[str]:
     """What tells models apart: their recipe, ratio or pattern, else a field of their blocks, else several fields."""
-    leaves = [{("mlp",): _mlp(model), **dict(_leaves(model.to_dict()))} for model in models]
-    known = [("recipe",), ("ratio",), ("mlp",), ("pattern",)]
-    paths = list(dict.fromkeys([*known, *(path for found in leaves for path in found)]))
+    leaves = [dict(_leaves(model.to_dict())) for model in models]
+    paths = list(dict.fromkeys([*_PLAIN, *(path for found in leaves for path in found)]))
     single = [path for path in paths if len({found.get(path) for found in leaves}) == len(models)]
     chosen: list[tuple[str, ...]] = single[:1]
     parts = [tuple[Any, ...]() for _ in models]
@@ -198,12 +200,8 @@ def _telling(models: Sequence[ModelSpec]) -> list[str]:
     return told if len(set(told)) == len(models) else [f"#{index}" for index in range(1, len(models) + 1)]
 
 
-def _mlp(model: ModelSpec) -> str:
-    return "moe" if any(isinstance(block, Moe) for block in model.blocks.values()) else "dense"
-
-
 def _said(path: tuple[str, ...], value: Any) -> str:
-    plain = len(path) == 1 or path[-1] == "kind"
+    plain = path in _PLAIN or path[-1] == "kind"
     return str(value) if plain else f"{path[-1].replace('_', ' ')} {value}"
 
 

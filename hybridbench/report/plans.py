@@ -14,6 +14,7 @@ from hybridbench.predict.fit import Fit
 from hybridbench.predict.layouts import Paged
 from hybridbench.predict.pricing import Price
 from hybridbench.report.display import scale_for
+from hybridbench.report.groups import series_names
 from hybridbench.report.tables import NO_VALUE, Cell, Column, Table
 from hybridbench.units import format_bytes, format_seconds, format_tokens
 
@@ -39,14 +40,15 @@ def _table(title: str, columns: Iterable[tuple[Column, list[Cell]]]) -> Table:
 
 
 def _names(specs: Sequence[ModelSpec]) -> list[str]:
-    """Labels, with the scale, recipe or ratio where two models would share one."""
-    names = []
-    for spec in specs:
-        others = [other for other in specs if other.label == spec.label and other != spec]
-        scale = f" {spec.scale}" if any(other.scale != spec.scale for other in others) else ""
-        recipe = f" {spec.recipe}" if any(other.recipe != spec.recipe for other in others) and spec.recipe else ""
-        names.append(f"{spec.label}{scale}{recipe}")
-    return names
+    """Names, with the scale where there are several."""
+    models: list[ModelSpec] = []
+    names: list[str] = []
+    scales = dict.fromkeys(spec.scale for spec in specs)
+    for scale in scales:
+        of_scale = [spec for place, spec in enumerate(specs) if spec.scale == scale and spec not in specs[:place]]
+        models += of_scale
+        names += [f"{name} {scale}" if len(scales) > 1 else name for name in series_names(of_scale)]
+    return [names[models.index(spec)] for spec in specs]
 
 
 def price_table(prices: Sequence[Price], measured: bool) -> Table:
@@ -86,6 +88,12 @@ def price_table(prices: Sequence[Price], measured: bool) -> Table:
         _said("fits", "fits", [fits[price.fits] for price in prices]),
     ]
     table = _table(f"predicted, nothing was run: {work.kind}, {', '.join(scales)}, {prices[0].dtype}", columns)
+    beyond = [price.efficiency.beyond if price.efficiency else "" for price in prices]
+    if any(beyond):
+        place = next(index for index, column in enumerate(table.columns) if column.key == "floor_frac") + 1
+        table.columns.insert(place, Column("beyond", "beyond records in", numeric=False))
+        for row, words in zip(table.rows, beyond, strict=True):
+            row.insert(place, Cell(words or NO_VALUE, words))
     table.remark(
         "floor: max(model FLOPs / dense peak, must-move bytes / bandwidth), by the datasheet; at TDP: the board power "
         "limit times the floor's time, no floor of energy"
@@ -116,6 +124,7 @@ def price_row(price: Price) -> dict[str, Any]:
         "energy_at_tdp_j": price.energy_at_tdp_j,
         "floor_frac": price.efficiency.floor_frac if price.efficiency else None,
         "efficiency_of": price.efficiency.about if price.efficiency else None,
+        "efficiency_beyond": price.efficiency.beyond if price.efficiency else None,
         "step_s": price.step_s,
         "step_tokens_per_s": price.step_tokens_per_s,
         "energy_per_token_j": price.energy_per_token_j,
@@ -189,6 +198,11 @@ def fit_table(fits: Sequence[Fit], verified: Sequence[Verified | None]) -> Table
     solved = fits[0].solved
     title = f"largest {solved} that fits" if solved else "whether it fits"
     table = _table(f"predicted: {title}, {fits[0].workload.kind}, {', '.join(scales)}, in {unit.label}", columns)
+    for fit in fits:
+        if fit.solved and not fit.fits:
+            table.remark(
+                f"{fit.spec.label} on {fit.gpu.name}: not even {fit.solved} 1 fits; its row is what that takes"
+            )
     for fit, one in zip(fits, verified, strict=True):
         if one is not None and one.peak_bytes is not None:
             table.remark(
@@ -243,7 +257,7 @@ def crossover_table(
     pair: tuple[ModelSpec, ModelSpec], metric: str, about: str, found: Sequence[Stretch], search: Search | None
 ) -> Table:
     """The stretches of contexts over which one model has less, and what measuring found."""
-    names = _pair_names(pair)
+    names = pair_names(pair)
     rows = [
         (f"{stretch.first:,}", f"{stretch.last:,}", "equal" if stretch.less is None else names[stretch.less])
         for stretch in found
@@ -262,16 +276,16 @@ def crossover_table(
     return table
 
 
-def search_table(pair: tuple[ModelSpec, ModelSpec], search: Search) -> Table:
-    """Every context a search measured: both medians' intervals and which is surely faster."""
-    names = _pair_names(pair)
+def search_table(pair: tuple[ModelSpec, ModelSpec], search: Search, about: str) -> Table:
+    """Every context a search measured: both medians' intervals and which is surely faster; ``about`` says on what."""
+    names = pair_names(pair)
     columns = [_said("context", "ctx", [format_tokens(seen.context) for seen in search.seen], numeric=True)]
     for index, name in enumerate(names):
         intervals = [seen.intervals[index] for seen in search.seen]
         texts = [f"{format_seconds(low)} to {format_seconds(high)}" for low, high in intervals]
         columns.append(_said(f"step_{index}", f"{name}, step", texts, numeric=True))
     faster = ["undecided" if seen.less is None else names[seen.less] for seen in search.seen]
-    return _table("measured, 95% intervals of the median", [*columns, _said("faster", "faster", faster)])
+    return _table(f"measured on {about}: 95% intervals of the median", [*columns, _said("faster", "faster", faster)])
 
 
 def crossover_sentence(names: Sequence[str], found: Sequence[Stretch]) -> str:
@@ -306,7 +320,7 @@ def search_sentence(names: Sequence[str], search: Search) -> str:
     return f"measured: undecided at {' and '.join(undecided)}, where intervals overlap: give a wider --ctx or more time"
 
 
-def _pair_names(pair: tuple[ModelSpec, ModelSpec]) -> list[str]:
+def pair_names(pair: tuple[ModelSpec, ModelSpec]) -> list[str]:
     first, second = _names(pair)
     return [first, second] if first != second else [f"{first} (A)", f"{second} (B)"]
 
@@ -351,7 +365,7 @@ def cache_table(rows: Sequence[Kept]) -> Table:
     columns += [
         shown("paged", "in pages", [row.batch * row.pages.total for row in rows]),
         _sized("inflation", "more", "frac", inflation),
-        _said("page_tokens", "page", [str(row.pages.page_tokens) for row in rows], numeric=True),
+        _said("page_tokens", "page [tokens]", [str(row.pages.page_tokens) for row in rows], numeric=True),
     ]
     batches = ", ".join(dict.fromkeys(str(row.batch) for row in rows))
     table = _table(f"cache of a batch of {batches}, {', '.join(scales)}, in {unit.label}", columns)

@@ -17,6 +17,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from hybridbench.arch.model import Cost, LayerCost, ModelSpec
+from hybridbench.arch.published import PUBLISHED
 from hybridbench.metrics import METRICS, problems, value
 from hybridbench.record import ADVICE, Record, Status
 from hybridbench.report.display import Scale, scale_for
@@ -280,7 +281,7 @@ def headline_table(group: Group, metric: str = "tokens_per_s") -> Table:
             record = series.cells.get(place)
             row.append(Cell(NOT_RUN, NOT_RUN, NOT_RUN) if record is None else _measured(table, record, metric, scale))
         table.rows.append(row)
-    for sentence in unequal_kernels(group):
+    for sentence in [*unequal_kernels(group), *several_runs(group)]:
         table.remark(sentence)
     return table
 
@@ -288,6 +289,22 @@ def headline_table(group: Group, metric: str = "tokens_per_s") -> Table:
 def unequal_kernels(group: Group) -> list[str]:
     """A sentence for each operation that different kernels ran in different models: such arms are not equal."""
     return differing_kernels((series.name, record) for series in group.series for record in series.cells.values())
+
+
+def several_runs(group: Group) -> list[str]:
+    """A sentence that says which models are of which run where there are several: a card differs from day to day."""
+    runs: dict[str, list[str]] = {}
+    for record in sorted(group.records, key=lambda record: record.started_at):
+        runs.setdefault(record.run_id, [])
+    for series in group.series:
+        for run in dict.fromkeys(record.run_id for record in series.cells.values()):
+            runs[run].append(series.name)
+    if len(runs) < 2:
+        return []
+    return [
+        f"cells of {len(runs)} runs, and ratios hold best within one: "
+        + "; ".join(f"{', '.join(names)} in {run}" for run, names in runs.items())
+    ]
 
 
 def differing_kernels(named: Iterable[tuple[str, Record]]) -> list[str]:
@@ -372,6 +389,8 @@ def _detail_table(group: Group, detail: _Detail) -> Table:
                 text = NO_VALUE if failed else scales[name].show(number)
                 row.append(Cell(f"{text} {_counter_note(table, record, name)}".rstrip(), number))
             table.rows.append([*row, verdict])
+    for sentence in several_runs(group) if len(group.places) == 1 else []:  # else the headline says it
+        table.remark(sentence)
     if group.superseded:
         cells = f"{group.superseded} earlier records of the same cells"
         table.remark(f"{cells}, with other sampling or seeds, are not shown")
@@ -490,6 +509,9 @@ def cost_table(rows: Sequence[tuple[ModelSpec, Cost]]) -> Table:
                 Cell(spec.pattern, spec.pattern),
             ]
         )
+    for name, model in zip(names, models, strict=True):
+        if model.arch in PUBLISHED and (inferred := PUBLISHED[model.arch].inferred):
+            table.remark(f"{name}: inferred, not published: {inferred}")
     return table
 
 

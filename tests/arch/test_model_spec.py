@@ -67,7 +67,15 @@ def test_the_paper_leaves_out_norms_and_head() -> None:
 )
 def test_labels(scale: str, arch: str, label: str) -> None:
     assert build_spec(arch, scale).label == label
-    assert build_spec(arch, scale, Options(moe=True)).label == label
+    assert build_spec(arch, scale, Options(moe=True)).label == f"{label} moe"
+
+
+def test_labels_say_what_is_not_the_familys_default() -> None:
+    options = [Options(recipe="hymba"), Options(fusion_op="add", fusion_scale="gate"), Options(split="1152:1152")]
+    found = [build_spec("intra", "1b", one).label for one in options]
+    assert found == ["intra 2+11 hymba", "intra 2+11 scale=gate,op=add", "intra 2+11 split=1152:1152"]
+    assert build_spec("swa", "1b", Options(window=1024, sinks=0)).label == "swa 3+13 window 1024 sinks 0"
+    assert build_spec("swa", "1b", Options(window=512)).label == "swa 3+13"
 
 
 def test_a_letter_without_a_spec() -> None:

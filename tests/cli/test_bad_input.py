@@ -93,6 +93,12 @@ MISTAKES = {
     "unknown workload": (["fit", "--workload", "trains"], ["'trains'", "did you mean 'train'"]),
     "unknown checkpointing": (["fit", "--workload", "train", "--checkpoint", "all"], ["'all'", "selective"]),
     "checkpointing of decode": (["fit", "--checkpoint", "full"], ["--checkpoint full", "decode"]),
+    "an empty folder": (["cost", "-o", ""], ["--out", "empty"]),
+    "an empty config": (["cost", "--config", ""], ["--config", "empty"]),
+    "a reference at several scales": (
+        ["cost", "--scale", "350m,1b", "--match", "params", "--to", "transformer"],
+        ["transformer/350m"],
+    ),
     "a side without a match": (["cost", "--by", "depth"], ["--by", "--match"]),
     "a tolerance without a match": (["price", "--tolerance", "5"], ["--tolerance", "--match"]),
     "a folder for trials that are not run": (["fit", "-o", "here"], ["--out", "--verify"]),

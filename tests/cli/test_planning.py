@@ -40,6 +40,33 @@ def test_price_is_called_a_prediction_and_names_its_sources() -> None:
     assert all(row["prediction"] and row["source"] and row["step_s"] is None for row in rows)
 
 
+def test_a_price_says_in_what_it_lies_beyond_the_records() -> None:
+    known = ("--efficiency", str(RESULTS / "efficiency"))
+    rows = document("price", "--arch", "intra", "--ctx", "4k,512k", "--batch", "4,64", *known)["rows"]
+    assert [row["efficiency_beyond"] for row in rows] == ["", "ctx", "batch", "ctx, batch"]
+    other = document("price", "--arch", "intra", "--recipe", "hymba", "--ctx", "4k", "--batch", "4", *known)["rows"]
+    assert other[0]["efficiency_beyond"] == "model"
+    assert "beyond" not in run("price", "--arch", "mamba", "--ctx", "4k", "--batch", "4", *known).stdout
+
+
+def test_a_reference_that_names_its_scale_is_one_for_several() -> None:
+    (first, second) = document("cost", "--arch", "mamba", "--scale", "350m,1b", "--match", "params", "--to",
+                               "transformer/1b")["matches"]  # fmt: skip
+    assert first.startswith("mamba 350m is")
+    assert second.startswith("mamba 1b is")
+
+
+def test_configs_of_one_type_are_told_apart_by_their_files(tmp_path: Path) -> None:
+    body = {"model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+    body |= {"num_attention_heads": 4, "num_key_value_heads": 4, "vocab_size": 100, "tie_word_embeddings": True}
+    paths = [tmp_path / "a.json", tmp_path / "b.json"]
+    for path, layers in zip(paths, (2, 3), strict=True):
+        path.write_text(json.dumps({**body, "num_hidden_layers": layers}))
+    rows = document("cost", *(word for path in paths for word in ("--config", str(path))))["rows"]
+    assert [row["label"] for row in rows] == [f"llama {path}" for path in paths]
+    assert document("cost", "--config", str(paths[0]))["rows"][0]["label"] == "llama"
+
+
 def test_a_family_without_records_has_a_floor_and_a_footnote() -> None:
     text = run("price", "--pattern", "M-*-", "--efficiency", str(RESULTS)).stdout
     assert "no record speaks of decode of custom 1+1 in bfloat16" in " ".join(text.split())

@@ -117,11 +117,12 @@ def test_models_that_differ_have_names_that_differ() -> None:
     assert names[2].startswith("intra 2+11")
     assert names[3].startswith("intra 2+11 concat") or "concat" in names[3]
     assert names[4] == "custom 1+1 M-*-"
-    assert names[6:] == ["swa 3+13 window 256", "swa 3+13 window 512"]
+    assert names[6:] == ["swa 3+13 window 256", "swa 3+13"]
 
 
 def test_names_say_what_differs_and_no_more() -> None:
-    moe = [build_spec("transformer", "1b", Options(moe=moe)) for moe in (False, True)]
-    assert series_names(moe) == ["transformer dense", "transformer moe"]
-    both = [build_spec("swa", "1b", Options(window=window, sinks=sinks)) for window in (256, 512) for sinks in (0, 64)]
-    assert series_names(both)[1:3] == ["swa 3+13 window 256 sinks 64", "swa 3+13 window 512 sinks 0"]
+    moved = [build_spec("inter", "1b", Options(positions=places)) for places in ((3, 9), (4, 9))]
+    assert [name.split()[-1] for name in series_names(moved)] == [spec.pattern for spec in moved]
+    plain = build_spec("transformer", "1b")
+    small, large = (replace(plain, vocab_size=size) for size in (32_000, 64_000))
+    assert series_names([small, large]) == ["transformer vocab size 32000", "transformer vocab size 64000"]

@@ -25,6 +25,7 @@ from hybridbench.report.tables import (
     headline_table,
     layer_table,
     print_table,
+    several_runs,
     summary_table,
     to_csv,
     to_markdown,
@@ -278,3 +279,12 @@ def test_unequal_kernels_are_said_beside_the_headline(decode_records: list[Recor
     assert "attention_decode is" in sentence
     assert "flash-attn in" in sentence
     assert sentence in headline_table(only(other)).remarks
+
+
+def test_cells_of_several_runs_are_said_to_be(decode_records: list[Record]) -> None:
+    assert not several_runs(only(decode_records))
+    mixed = [replace(r, run_id="second" if r.case.model.arch == "mamba" else "first") for r in decode_records]
+    (sentence,) = several_runs(only(mixed))
+    assert "cells of 2 runs" in sentence
+    assert sentence.endswith("mamba in second") or "mamba in second;" in sentence
+    assert sentence in headline_table(only(mixed)).remarks
