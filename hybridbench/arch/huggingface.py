@@ -383,10 +383,9 @@ def _mamba2(read: Fields, d_model: int) -> Draft:
         out_bias=bias,
     )
     read.must("rms_norm", True)
-    read.must("norm_before_gate", True)
     tied = _tied(read)
     depth = _depth(read)
-    read.finish(("time_step_rank",))
+    read.finish(("time_step_rank", "norm_before_gate"))
     return Draft([("M", mixer)] * depth, tied)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -179,16 +180,21 @@ def measure_cases(
 
     folder = out or RESULTS / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
     console = Console(stderr=True, soft_wrap=True, highlight=False)
-    done = {key for key, record in recorded(folder).items() if not _again(record, planned)} if resume else set()
+    stored = recorded(folder) if resume else {}
+    done = {key for key, record in stored.items() if not _again(record, planned)}
     todo = [case for case in planned if case.key not in done]
     if done:
         known = len(planned) - len(todo)
         console.print(f"{known} of {len(planned)} cases are recorded in {folder}; {len(todo)} to run.")
+    samplings = {record.case.sampling for key, record in stored.items() if key in done}
+    alike = [case for case in todo if any(replace(case, sampling=other).key in done for other in samplings)]
+    if alike:
+        console.print(f"{len(alike)} of those to run are recorded with other sampling (as by another --max-time).")
     records, failure = _run(todo, len(planned), folder, gpus, console) if todo else ([], None)
     if resume and len(records) < len(planned):
         wanted = {case.key for case in planned}
-        stored = newest(load([folder], lambda text: console.print(text, markup=False)))
-        records = [record for record in stored if record.case.key in wanted]
+        newer = newest(load([folder], lambda text: console.print(text, markup=False)))
+        records = [record for record in newer if record.case.key in wanted]
     if records:
         _report(records, folder, console, as_json=as_json, brief=brief)
     if failure is not None:

@@ -344,6 +344,8 @@ def crossover(
         refuse_idle("--measure", "ctx", "device", "max_time_s", "trials", "out")
     if batch < 1:
         raise BadInput(f"batch {batch}: give 1 sequence or more.")
+    if metric != "decode-floor":
+        refuse_idle("--metric decode-floor", "gpu", *([] if measure else ["batch"]))
     last = units.parse_count(max_ctx, "max-ctx")
     if last > 64 * LONGEST:
         raise BadInput(f"max-ctx '{max_ctx}' is more than 1g: give less.")

@@ -93,6 +93,11 @@ MISTAKES = {
     "unknown workload": (["fit", "--workload", "trains"], ["'trains'", "did you mean 'train'"]),
     "unknown checkpointing": (["fit", "--workload", "train", "--checkpoint", "all"], ["'all'", "selective"]),
     "checkpointing of decode": (["fit", "--checkpoint", "full"], ["--checkpoint full", "decode"]),
+    "a GPU for a cache": (["crossover", "mamba", "inter", "--gpu", "b200"], ["--gpu", "decode-floor"]),
+    "a batch for a cache": (
+        ["crossover", "mamba", "inter", "--batch", "4"],
+        ["--batch", "decode-floor"],
+    ),
     "an empty folder": (["cost", "-o", ""], ["--out", "empty"]),
     "an empty config": (["cost", "--config", ""], ["--config", "empty"]),
     "a reference at several scales": (

@@ -223,3 +223,13 @@ def test_a_case_that_ran_out_of_time_is_tried_again_when_it_is_given_more(tmp_pa
     again = decode("60")
     assert again.exit_code == 0, again.output
     assert [record.status for record in load([tmp_path], pytest.fail)] == [Status.TIMED_OUT, Status.OK]
+
+
+def test_resuming_with_other_sampling_says_why_cases_run_again(tmp_path):
+    def decode(seconds):
+        command = ["decode", "--arch", "mamba", "--ctx", "64", "--device", "cpu", "--max-time", seconds]
+        return CliRunner().invoke(main, [*command, "-o", str(tmp_path), "--resume"])
+
+    assert decode("0.05").exit_code == 0
+    assert "0 to run" in decode("0.05").stderr
+    assert "1 of those to run are recorded with other sampling" in decode("0.06").stderr
