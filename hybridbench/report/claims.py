@@ -41,11 +41,18 @@ class Numbers:
         rates: decode throughput.
         caches: stack to context to bytes of one sequence.
         training: by stack.
+        noise: to which share rates repeat. Where that is more than ``NOISE``, a conclusion fails only beyond it.
     """
 
     rates: Rates = field(default_factory=dict)
     caches: Rates = field(default_factory=dict)
     training: dict[str, Training] = field(default_factory=dict)
+    noise: float = NOISE
+
+    @property
+    def margin(self) -> float:
+        """By which share a speed must be above another to be the higher one: below it, where rates hardly repeat."""
+        return NOISE if self.noise <= NOISE else -self.noise
 
 
 def paper_numbers() -> Numbers:
@@ -90,14 +97,14 @@ def _mamba_is_fastest(numbers: Numbers) -> bool | None:
     rates = numbers.rates
     if not _known(rates, _ALL, LENGTHS):
         return None
-    return all(rates["mamba"][n] >= (1 - NOISE) * max(rates[name][n] for name in _ALL) for n in LENGTHS)
+    return all(rates["mamba"][n] >= (1 - numbers.noise) * max(rates[name][n] for name in _ALL) for n in LENGTHS)
 
 
 def _transformer_is_slowest(numbers: Numbers) -> bool | None:
     rates, last = numbers.rates, LENGTHS[-1]
     if not _known(rates, _ALL, [last]):
         return None
-    return rates["transformer"][last] <= (1 + NOISE) * min(rates[name][last] for name in _ALL)
+    return rates["transformer"][last] <= (1 + numbers.noise) * min(rates[name][last] for name in _ALL)
 
 
 def _attention_costs(numbers: Numbers) -> bool | None:
@@ -106,9 +113,9 @@ def _attention_costs(numbers: Numbers) -> bool | None:
         return None
     for family in ("swa", "inter", "intra"):
         falling = [rates[stack.name][last] for stack in STACKS if stack.arch == family]
-        if any(less < (1 - NOISE) * more for more, less in itertools.pairwise(falling)):
+        if any(less < (1 - numbers.noise) * more for more, less in itertools.pairwise(falling)):
             return False
-        if falling[-1] <= (1 + NOISE) * falling[0]:
+        if falling[-1] <= (1 + numbers.margin) * falling[0]:
             return False
     return True
 
@@ -119,7 +126,7 @@ def _intra_beats_inter(numbers: Numbers) -> bool | None:
     pairs = [(named["intra", ratio], name) for (arch, ratio), name in named.items() if arch == "inter"]
     if not _known(rates, [name for pair in pairs for name in pair], LENGTHS):
         return None
-    return all(rates[intra][n] >= (1 - NOISE) * rates[inter][n] for intra, inter in pairs for n in LENGTHS)
+    return all(rates[intra][n] >= (1 - numbers.noise) * rates[inter][n] for intra, inter in pairs for n in LENGTHS)
 
 
 def _change(numbers: Numbers, name: str) -> float | None:
@@ -132,19 +139,20 @@ def _change(numbers: Numbers, name: str) -> float | None:
 
 def _mamba_holds(numbers: Numbers) -> bool | None:
     change = _change(numbers, "mamba")
-    return None if change is None else change >= -FLAT
+    return None if change is None else change >= -max(FLAT, numbers.noise)
 
 
 def _windows_hold(numbers: Numbers) -> bool | None:
     change = _change(numbers, "swa 0+16")
-    return None if change is None else abs(change) <= FLAT
+    return None if change is None else abs(change) <= max(FLAT, numbers.noise)
 
 
 def _attention_falls(numbers: Numbers) -> bool | None:
     changes = [_change(numbers, name) for name in _GLOBAL]
     if any(change is None for change in changes):
         return None
-    return all(change < -FLAT for change in changes if change is not None)
+    most = -FLAT if numbers.noise <= FLAT else numbers.noise
+    return all(change < most for change in changes if change is not None)
 
 
 def _hybrids_lead(numbers: Numbers) -> bool | None:
@@ -152,7 +160,7 @@ def _hybrids_lead(numbers: Numbers) -> bool | None:
     if not _known(rates, MAIN, LENGTHS):
         return None
     slower, faster = ("transformer", "swa 3+13"), ("inter 2+11", "intra 2+11")
-    return all(rates[a][n] > (1 + NOISE) * rates[b][n] for a in faster for b in slower for n in LENGTHS)
+    return all(rates[a][n] > (1 + numbers.margin) * rates[b][n] for a in faster for b in slower for n in LENGTHS)
 
 
 def lead(numbers: Numbers) -> dict[int, float]:
@@ -165,7 +173,7 @@ def _lead_grows(numbers: Numbers) -> bool | None:
     leads = lead(numbers)
     if len(leads) < len(LENGTHS):
         return None
-    return all(later > (1 + NOISE) * earlier for earlier, later in itertools.pairwise(leads.values()))
+    return all(later > (1 + numbers.margin) * earlier for earlier, later in itertools.pairwise(leads.values()))
 
 
 def _caches_in_order(numbers: Numbers) -> bool | None:
@@ -251,8 +259,8 @@ class Crossing:
     """The length at which they meet, on straight lines in logarithms."""
 
 
-def crossings(rates: Rates, names: Sequence[str] = MAIN) -> list[Crossing]:
-    """Where throughputs cross, pair by pair; differences within ``NOISE`` are nobody's lead."""
+def crossings(rates: Rates, names: Sequence[str] = MAIN, noise: float = NOISE) -> list[Crossing]:
+    """Where throughputs cross, pair by pair; differences within ``noise`` are nobody's lead."""
     found = []
     for one, other in itertools.combinations(names, 2):
         leads = [
@@ -260,7 +268,7 @@ def crossings(rates: Rates, names: Sequence[str] = MAIN) -> list[Crossing]:
             for n in LENGTHS
             if n in rates.get(one, {}) and n in rates.get(other, {})
         ]
-        clear = [(n, by) for n, by in leads if abs(math.expm1(by)) > NOISE]
+        clear = [(n, by) for n, by in leads if abs(by) > math.log1p(noise)]
         for (before, was), (after, now) in itertools.pairwise(clear):
             if was * now < 0:
                 share = was / (was - now)

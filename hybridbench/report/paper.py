@@ -13,7 +13,7 @@ from hybridbench.arch.block import Convention
 from hybridbench.arch.model import cost
 from hybridbench.metrics import problems, value
 from hybridbench.record import Record, Status
-from hybridbench.report.claims import CLAIMS, Numbers, Rates, Training, crossings, lead, paper_numbers
+from hybridbench.report.claims import CLAIMS, NOISE, Numbers, Rates, Training, crossings, lead, paper_numbers
 from hybridbench.report.display import scale_for
 from hybridbench.report.published import (
     BATCH,
@@ -113,6 +113,9 @@ def _comparison(found: Sequence[tuple[Stack, Record]]) -> Comparison:
         assert flops is not None, "training has FLOPs in every convention"
         step, peak = value(record, "step_s"), value(record, "peak_allocated_bytes")
         sources[EQUAL].training[name] = Training(flops, step, peak)
+    for pair in pairs:
+        numbers = sources[AS_PUBLISHED if pair.mode == PUBLISHED else EQUAL]
+        numbers.noise = max(numbers.noise, abs(_difference(pair)))
     order = {stack.name: place for place, stack in enumerate(STACKS)}
     pairs.sort(key=lambda pair: (order[pair.stack], pair.length, pair.mode))
     equal = tuple((stack.name, record) for stack, record in generations if record.case.execution.mode == equal_mode)
@@ -342,7 +345,7 @@ def sentences(comparison: Comparison) -> list[str]:
     measured = comparison.measured
     made = _lead_sentences(comparison)
     for source in measured:
-        made += _crossing_sentences(source, comparison.sources[source].rates)
+        made += _crossing_sentences(source, comparison.sources[source])
     for source in measured[1:]:
         made += _claim_sentences(source, comparison.sources[source])
     if comparison.pairs:
@@ -373,14 +376,16 @@ def _lead_sentences(comparison: Comparison) -> list[str]:
     return made
 
 
-def _crossing_sentences(source: str, rates: Rates) -> list[str]:
+def _crossing_sentences(source: str, numbers: Numbers) -> list[str]:
+    rates = numbers.rates
     known = [name for name in MAIN if name in rates]
     if len(known) < 2:
         return []
     where = _WHERE[source][0].upper() + _WHERE[source][1:]
-    met = crossings(rates)
+    met = crossings(rates, noise=numbers.noise)
     if not met:
-        return [f"{where} no two of {_and(known)} cross between {_span(rates)}."]
+        beyond = f" by more than the {numbers.noise:.0%} to which speeds repeat" if numbers.noise > NOISE else ""
+        return [f"{where} no two of {_and(known)} cross{beyond} between {_span(rates)}."]
     return [
         f"{where} {c.rising} passes {c.falling} between {format_tokens(c.before)} and {format_tokens(c.after)}, near "
         f"{format_number(c.at)}."
@@ -395,6 +400,8 @@ def _claim_sentences(source: str, numbers: Numbers) -> list[str]:
     if not judged:
         return []
     rest = f" Not so: {'; '.join(failed)}." if failed else ""
+    if numbers.noise > NOISE:
+        rest += f" Its speeds repeat to {numbers.noise:.0%} only, and a conclusion fails only beyond that."
     where = _WHERE[source][0].upper() + _WHERE[source][1:]
     return [f"{where}, {len(judged) - len(failed)} of the paper's {len(judged)} conclusions judged here hold.{rest}"]
 
