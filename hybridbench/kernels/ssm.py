@@ -286,6 +286,8 @@ def load_one_pass() -> Callable[..., Any]:
 
 ONE_PASS = "one-pass"
 """The name of ``mamba2_core`` with this package's scan."""
+BULK_COPIES = 9
+"""The compute capability, major, that brought copies of whole tiles into shared memory: Hopper's."""
 SHARED = 150_072
 """Bytes of shared memory that a program of the scan in one pass takes at most: a lone one's, with 128 states."""
 
@@ -299,7 +301,12 @@ def refuses_one_pass(problem: Problem) -> str | None:
             f"its tiles are for heads of a multiple of {LEAST_SLICE} channels and a power of two of "
             f"16 to {MOST_STATES} states: head_dim is {problem.head_dim} and d_state {problem.d_state}"
         )
-    room = torch.cuda.get_device_properties(0).shared_memory_per_multiprocessor if torch.cuda.is_available() else SHARED
+    if not torch.cuda.is_available():
+        return None
+    here = torch.cuda.get_device_properties(0)
+    if here.major < BULK_COPIES:
+        return f"its bulk copies need compute capability {BULK_COPIES}.0, and this GPU's is {here.major}.{here.minor}"
+    room = here.shared_memory_per_multiprocessor
     return f"it needs {SHARED} bytes of shared memory, and an SM here has {room}" if room < SHARED else None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ import torch
 from hybridbench.errors import BadInput, Unsupported
 from hybridbench.kernels import BACKENDS, DEFAULT_ORDER, Backend, Problem, available, registry, resolve, verify
 from hybridbench.kernels.delta import refuses_gated_delta
+from hybridbench.kernels.ssm import refuses_one_pass
 
 SHAPES: dict[str, list[dict[str, int]]] = {
     "attention": [
@@ -156,6 +158,8 @@ def test_auto_on_cuda_follows_the_refusals(problem: Problem, chosen: str, monkey
         ("attention_decode", "flash-attn", Problem("cuda", "bfloat16", head_dim=100), "multiple of 8"),
         ("ssd", "mamba-ssm", Problem("cuda", "float32", head_dim=64, d_state=16, chunk_size=64), "tf32"),
         ("conv1d", "causal-conv1d", Problem("cuda", "bfloat16", d_conv=7), "d_conv is 7"),
+        ("mamba2_core", "one-pass", Problem("cuda", "bfloat16", head_dim=192, d_state=256, d_conv=4), "d_state 256"),
+        ("mamba2_core", "one-pass", Problem("cuda", "bfloat16", head_dim=48, d_state=64, d_conv=4), "head_dim is 48"),
         ("selective_scan", "mamba-ssm", Problem("cuda", "bfloat16", d_state=300), "d_state is 300"),
         ("selective_scan", "mamba-ssm", Problem("cuda", "float64", d_state=16), "no float64"),
         ("mamba3_scan", "mamba-ssm", Problem("cuda", "float16", head_dim=64, d_state=64, n_angles=16), "are float16"),
@@ -174,6 +178,26 @@ def test_auto_on_cuda_follows_the_refusals(problem: Problem, chosen: str, monkey
 def test_refusals_name_the_offending_value(op: str, name: str, problem: Problem, says: str) -> None:
     with pytest.raises(Unsupported, match=says):
         resolve(op, name, problem)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "says"),
+    [
+        ((8, 0, 167_936), "compute capability 9.0, and this GPU's is 8.0"),
+        ((9, 0, 233_472), None),
+        ((10, 0, 233_472), None),
+        ((12, 0, 102_400), "an SM here has 102400"),
+    ],
+    ids=["A100", "H100", "B200", "RTX 5090"],
+)
+def test_the_scan_in_one_pass_wants_bulk_copies_and_room(
+    gpu: tuple[int, int, int], says: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = SimpleNamespace(major=gpu[0], minor=gpu[1], shared_memory_per_multiprocessor=gpu[2])
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda device: found)
+    reason = refuses_one_pass(Problem("cuda", "bfloat16", head_dim=128, d_state=128, d_conv=4))
+    assert reason is None if says is None else says in str(reason)
 
 
 @pytest.mark.parametrize(("triton", "refused"), [("3.3.1", False), ("3.6.0", True), ("3.7.1", False)])
