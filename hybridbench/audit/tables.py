@@ -255,7 +255,8 @@ def document(audits: Sequence[Audit]) -> str:
 def headline(audits: Sequence[Audit]) -> Table:
     """One row per case: each view's total against its base, and what is unexplained; for several cases at once."""
     names = [name for name in BASE if name != PAPER]
-    columns = [Column("model", "case", numeric=False), Column("total", "hardware [FLOP]")]
+    scale = scale_for([audit.views[HARDWARE].total for audit in audits], "FLOP")
+    columns = [Column("model", "case", numeric=False), Column("total", scale.heading("hardware"))]
     for name in names:
         columns.append(Column(f"{name}_percent", f"{_title(name)} - {BASE[name]} [%]"))
         if name != HARDWARE:
@@ -263,7 +264,7 @@ def headline(audits: Sequence[Audit]) -> Table:
     table = Table("totals", columns)
     for audit in audits:
         total = audit.views[HARDWARE].total
-        row = [Cell(audit.case.label, audit.case.label), Cell(f"{total:.4g}", total)]
+        row = [Cell(audit.case.label, audit.case.label), Cell(scale.show(total), total)]
         for name in names:
             view, whole = audit.views[name], audit.views[BASE[name]].total
             missing = Cell(NO_VALUE)

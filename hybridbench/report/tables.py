@@ -454,7 +454,7 @@ _LAYER = (
     _CostColumn("decode_flops", "decode", "FLOP"),
     _CostColumn("kv_cache_bytes", "KV cache", "B"),
     _CostColumn("ssm_state_bytes", "SSM state", "B"),
-    _CostColumn("conv_state_bytes", "conv state", "B", wide=True),
+    _CostColumn("conv_state_bytes", "conv state", "B"),
     _CostColumn("decode_bytes_moved", "decode moves", "B"),
 )
 
