@@ -354,9 +354,19 @@ def crossover(
     storage = Storage.of(dtype, state_dtype)
     made = [lines(spec, metric, batch=batch, storage=storage, gpu=peak, dtype=dtype, last=last) for spec in pair]
     found = stretches(made[0], made[1], last)
+    about = {
+        "cache": f"one sequence, {dtype}",
+        "decode-floor": f"batch {batch}, {dtype}, {peak.name}",
+    }.get(metric, "one sequence, convention exact")
+    console = Console()
     search, on = None, ""
     if measure:
-        search, on = _search(pair, metric, batch, dtype, state_dtype, ctx, device, max_time_s, trials, out)
+        try:
+            search, on = _search(pair, metric, batch, dtype, state_dtype, ctx, device, max_time_s, trials, out)
+        except KeyboardInterrupt:
+            if not as_json:
+                print_table(crossover_table(pair, metric, about, found, None), console)
+            raise
     names = pair_names(pair)
     if as_json:
         body: dict[str, Any] = {
@@ -383,11 +393,6 @@ def crossover(
             }
         click.echo(json.dumps(body))
         return
-    about = {
-        "cache": f"one sequence, {dtype}",
-        "decode-floor": f"batch {batch}, {dtype}, {peak.name}",
-    }.get(metric, "one sequence, convention exact")
-    console = Console()
     print_table(crossover_table(pair, metric, about, found, search), console)
     if search is not None:
         print_table(search_table(pair, search, on), console)

@@ -238,3 +238,14 @@ def test_measured_crossover_is_bracketed(h200: Any, tmp_path: Path) -> None:
     assert low < 10_000 < high < 1.1 * low
     assert {case.workload.kind for case in given} == {"decode"}
     assert "the faster one changes between" in run(*args).stdout
+
+
+def test_a_stopped_search_still_shows_what_was_predicted(h200: Any, tmp_path: Path) -> None:
+    def outcome(case: Case) -> Record:
+        raise KeyboardInterrupt
+
+    h200(outcome)
+    args = ("crossover", "transformer", "mamba", "--metric", "decode-floor", "--measure", "-o", str(tmp_path))
+    stopped = run(*args, code=130)
+    assert "predicted decode-floor of transformer and mamba" in stopped.stdout
+    assert "stopped" in stopped.stderr
