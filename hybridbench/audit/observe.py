@@ -30,11 +30,11 @@ from hybridbench.count.by_operation import (
     count_with_fvcore,
     count_with_torch,
     is_hidden,
+    is_one_pass,
     operation_of,
 )
 from hybridbench.count.processes import end_with
 from hybridbench.errors import Unsupported
-from hybridbench.kernels.ssm import ONE_PASS
 from hybridbench.model.build import Resolved, build_model, resolve_backends
 from hybridbench.model.language import LanguageModel
 from hybridbench.suite import Case
@@ -139,7 +139,7 @@ def _named(resolved: list[Resolved]) -> dict[str, str]:
 def _is_chunked(item: Resolved) -> bool:
     """Whether this is mamba_ssm's scan."""
     scans = isinstance(item.block, Mamba2) and item.op in ("ssd", "mamba2_core")
-    return scans and is_hidden(item.backend) and item.backend.name != ONE_PASS
+    return scans and is_hidden(item.backend) and not is_one_pass(item.backend.name)
 
 
 def scan_tiles() -> dict[str, tuple[int, int, int]]:

@@ -12,9 +12,8 @@ from hybridbench.arch.mamba2 import Mamba2
 from hybridbench.arch.operations import CHUNKED, SCAN_BACKWARD, SCORES_AGAIN, Reason, operations
 from hybridbench.arch.recurrent import Recurrent
 from hybridbench.audit.views import FVCORE, summed
-from hybridbench.count.by_operation import is_hidden, operation_of
+from hybridbench.count.by_operation import is_hidden, operation_of, scan_of
 from hybridbench.kernels.reference import CHUNK_ELEMENTS, SCORE_ELEMENTS
-from hybridbench.kernels.ssm import ONE_PASS
 from hybridbench.model.build import Resolved
 from hybridbench.suite import DECODE, PREFILL, TRAIN, Case
 
@@ -164,7 +163,7 @@ def _scan_kernels(item: Resolved, block: Mamba2, case: Case, training: bool) -> 
     """Kernels counted by the closed form that is registered for them."""
     if case.workload.kind == DECODE or item.op not in ("ssd", "mamba2_core"):
         return []
-    kernels = block.scan_kernels(case.workload.batch, tiles=None if item.backend.name == ONE_PASS else {})
+    kernels = scan_of(block, item.backend.name, case.workload.batch)
     tokens, scan = case.workload.context, f"{block.name} scan"
     exact = block.core_prefill(tokens, Convention.EXACT).scan
     forward = sum(kernels.flops(tokens, training=False).values())

@@ -13,7 +13,14 @@ from typing import Any
 import click
 from rich.console import Console
 
-from hybridbench.cli.options import checkpoint_option, model_options, out_options, parse_backends, run_options
+from hybridbench.cli.options import (
+    GivenPath,
+    checkpoint_option,
+    model_options,
+    out_options,
+    parse_backends,
+    run_options,
+)
 from hybridbench.errors import BadInput, HybridbenchError, unknown_name
 from hybridbench.machine import visible_gpus
 from hybridbench.record import Record, Status
@@ -90,7 +97,7 @@ for _command_with_decoding in (decode, generate):
 
 
 @click.command(short_help="Run a suite of cases.")
-@click.argument("suite", type=click.Path(path_type=Path))
+@click.argument("suite", type=GivenPath())
 @click.option("--resume", is_flag=True, help="Skip cases that -o already holds a record of.")
 @click.option("--dry-run", is_flag=True, help="List the cases and stop.")
 @click.option("--as-published", "published", is_flag=True, help="Only what decodes: attention eager, a growing cache.")
@@ -176,7 +183,7 @@ def measure_cases(
     needs_gpu(planned, gpus)
     if resume and out is None:
         raise BadInput("--resume without -o: name the folder to go on with, such as -o results/local/decode.")
-    from hybridbench.store import load, newest, recorded
+    from hybridbench.store import recorded
 
     folder = out or RESULTS / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
     console = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -191,12 +198,12 @@ def measure_cases(
     if alike:
         console.print(f"{len(alike)} of those to run are recorded with other sampling (as by another --max-time).")
     records, failure = _run(todo, len(planned), folder, gpus, console) if todo else ([], None)
+    kept = _recorded(folder, records, console) if records or stored else records
     if resume and len(records) < len(planned):
         wanted = {case.key for case in planned}
-        newer = newest(load([folder], lambda text: console.print(text, markup=False)))
-        records = [record for record in newer if record.case.key in wanted]
+        records = [record for record in kept if record.case.key in wanted]
     if records:
-        _report(records, folder, console, as_json=as_json, brief=brief)
+        _report(records, kept, folder, console, as_json=as_json, brief=brief)
     if failure is not None:
         raise failure
     if not any(record.status is Status.OK for record in records):
@@ -211,12 +218,19 @@ def _again(record: Record, planned: Sequence[Case]) -> bool:
     return any(case.key == record.case.key and case.limit_s > record.case.limit_s for case in planned)
 
 
-def _report(records: Sequence[Record], folder: Path, console: Console, *, as_json: bool, brief: bool) -> None:
+def _report(
+    records: Sequence[Record],
+    kept: Sequence[Record],
+    folder: Path,
+    console: Console,
+    *,
+    as_json: bool,
+    brief: bool,
+) -> None:
     from hybridbench.cli.rendering import render
 
     try:
-        written = _recorded(folder, records, console)
-        render(records, folder / "report", as_json=as_json, brief=brief, written=written)
+        render(records, folder / "report", as_json=as_json, brief=brief, written=kept)
     except KeyboardInterrupt:
         where = shlex.quote(str(folder))
         console.print(f"Stopped. All {len(records)} records are kept; make the report with: hybridbench report {where}")

@@ -58,17 +58,21 @@ _model_options = _stack(
 )
 
 
-def given_path(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
-    """Refuses an empty path, as from a variable that is not set: it would mean the current folder."""
-    for path in value if isinstance(value, tuple) else (value,):
-        if path == "":
-            raise BadInput(f"{max(parameter.opts, key=len)} is empty: give a path, or leave it out.")
-    return tuple(Path(path) for path in value) if isinstance(value, tuple) else value and Path(value)
+class GivenPath(click.Path):
+    """A path that is not empty, as one from a variable that is not set is: it would mean the current folder."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "" and param is not None:
+            raise BadInput(f"{max(param.opts, key=len)} is empty: give a path, or leave it out.")
+        return super().convert(value, param, ctx)
 
 
 out_options = _stack(
     click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout and nothing else."),
-    click.option("-o", "--out", type=click.Path(), callback=given_path, help="Folder for what is written."),
+    click.option("-o", "--out", type=GivenPath(), help="Folder for what is written."),
 )
 
 
@@ -116,8 +120,7 @@ given_options = _stack(
         "--config",
         "configs",
         multiple=True,
-        type=click.Path(),
-        callback=given_path,
+        type=GivenPath(),
         help="A Hugging Face config.json; repeatable.",
     ),
 )

@@ -16,7 +16,15 @@ from hybridbench import units
 from hybridbench.arch.block import DTYPE_BYTES, Storage
 from hybridbench.arch.memory import CHECKPOINTS
 from hybridbench.arch.model import ModelSpec
-from hybridbench.cli.options import given_options, match_options, matching, model_options, out_options, refuse_idle
+from hybridbench.cli.options import (
+    GivenPath,
+    given_options,
+    match_options,
+    matching,
+    model_options,
+    out_options,
+    refuse_idle,
+)
 from hybridbench.cli.predicting import chosen_specs
 from hybridbench.errors import BadInput, HybridbenchError, unknown_name
 from hybridbench.machine import PEAKS, Peak, find_gpu, find_gpus, find_peak, visible_gpus
@@ -46,7 +54,7 @@ def _check_names(workload: str | None, *dtypes: str | None) -> None:
 @_workload
 @click.option("--gpu", default="h200", show_default=True, help=_gpu_help)
 @click.option(
-    "--efficiency", "records", multiple=True, type=click.Path(path_type=Path), metavar="PATH",
+    "--efficiency", "records", multiple=True, type=GivenPath(), metavar="PATH",
     help="Records of a measured GPU, whose share of the floor is applied; repeatable.",
 )  # fmt: skip
 @_dtype

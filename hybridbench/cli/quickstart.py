@@ -11,6 +11,7 @@ from rich.console import Console
 from hybridbench.arch.block import Storage
 from hybridbench.arch.families import ARCHS
 from hybridbench.cli.measuring import RESULTS, measure_cases
+from hybridbench.cli.options import GivenPath
 from hybridbench.cli.predicting import predict
 from hybridbench.machine import visible_gpus
 from hybridbench.suite import DECODE, PREFILL, TRAIN, Suite, Sweep, model_specs
@@ -30,7 +31,7 @@ def suite_for(on_gpu: bool) -> Suite:
 
 @click.command(short_help="A little of everything, in a minute.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout and nothing else.")
-@click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder for records, tables and charts.")
+@click.option("-o", "--out", type=GivenPath(), help="Folder for records, tables and charts.")
 def quickstart(as_json: bool, out: Path | None) -> None:
     """Measure all five architectures at a size that fits this machine, and predict them at 1B."""
     gpus = visible_gpus()

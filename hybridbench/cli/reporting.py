@@ -7,11 +7,11 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from hybridbench.cli.options import out_options
+from hybridbench.cli.options import GivenPath, out_options
 
 
 @click.command(short_help="Tables and charts from stored records.")
-@click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("results", nargs=-1, required=True, type=GivenPath())
 @out_options
 def report(results: tuple[Path, ...], as_json: bool, out: Path | None) -> None:
     """Tables and charts from stored records: RESULTS are folders or .jsonl files; several are merged.

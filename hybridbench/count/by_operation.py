@@ -35,6 +35,7 @@ from hybridbench.arch.mamba2 import Mamba2
 from hybridbench.arch.moe import Moe
 from hybridbench.arch.operations import HEAD
 from hybridbench.arch.recurrent import Recurrent
+from hybridbench.arch.ssd_kernels import Chunked, OnePass
 from hybridbench.count.operators import (
     MENDED,
     MULTIPLY_ADDS,
@@ -285,6 +286,16 @@ def _calling(
     return call
 
 
+def is_one_pass(backend: str) -> bool:
+    """Whether this backend of Mamba-2's scan is this package's; any other that is hidden is mamba_ssm's."""
+    return backend == ONE_PASS
+
+
+def scan_of(spec: Mamba2, backend: str, sequences: int) -> Chunked | OnePass:
+    """What a backend's kernels of Mamba-2's scan execute, in tiles that are not autotuned."""
+    return spec.scan_kernels(sequences, tiles=None if is_one_pass(backend) else {})
+
+
 def registered(op: str, spec: Any, args: tuple[Any, ...], backend: str = "") -> dict[str, int]:
     """The closed form of a kernel no counter can look into, from the shapes it is called with, by operation.
 
@@ -305,8 +316,7 @@ def registered(op: str, spec: Any, args: tuple[Any, ...], backend: str = "") -> 
     if isinstance(spec, Mamba2) and op in ("ssd", "mamba2_core", "conv1d"):
         batch, length = shapes[0][:2]
         conv = 2 * spec.d_conv * spec.conv_channels * length * (3 if training else 1)
-        kernels = spec.scan_kernels(batch, tiles=None if backend == ONE_PASS else {})
-        scan = sum(kernels.flops(length, training).values())
+        scan = sum(scan_of(spec, backend, batch).flops(length, training).values())
         both = {"mamba2 conv": batch * conv, "mamba2 scan": batch * scan}
         return {name: both[name] for name in both if op == "mamba2_core" or name == operation_of(op, spec)}
     if isinstance(spec, Mamba2) and op in ("ssd_step", "conv1d_step"):

@@ -125,8 +125,7 @@ def efficiency_of(records: Iterable[Record], spec: ModelSpec, workload: Workload
 
     Of the records of this workload, family and dtype that can be believed, those of the nearest scale in parameters
     count, and of these those of the nearest batch, one stream and no checkpointing, and at each context the fastest;
-    between contexts the share is interpolated over their logarithm, and
-    beyond the first and the last it stays.
+    between contexts the share is interpolated over their logarithm, and beyond the first and the last it stays.
     """
     known = [record for record in records if _speaks_of(record, spec, workload, dtype)]
     if not known:

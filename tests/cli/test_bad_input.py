@@ -99,6 +99,8 @@ MISTAKES = {
         ["--batch", "decode-floor"],
     ),
     "an empty folder": (["cost", "-o", ""], ["--out", "empty"]),
+    "an empty results folder": (["report", ""], ["results", "empty"]),
+    "an empty efficiency": (["price", "--efficiency", ""], ["--efficiency", "empty"]),
     "an empty config": (["cost", "--config", ""], ["--config", "empty"]),
     "a reference at several scales": (
         ["cost", "--scale", "350m,1b", "--match", "params", "--to", "transformer"],
