@@ -1,11 +1,18 @@
-"""One thread for every test: their tensors are tiny, and waiting threads cost more than they give."""
+"""One thread for every test: their tensors are tiny, and waiting threads cost more than they give.
+
+And Ctrl-C for every process that a test starts: what a shell starts in the background ignores it, and so would they.
+"""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
 import torch
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

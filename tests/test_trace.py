@@ -68,6 +68,15 @@ def test_a_scan_in_one_pass_is_a_scan():
     assert {classify(name) for name in kernels} == {"scan"}
 
 
+@pytest.mark.parametrize(
+    "part", ["fwd_sm90FlashAttentionForwardSm90", "bwd_postprocessFlashAttentionBackwardPostprocess"]
+)
+def test_kernels_of_flash_attn_4_are_attention(part):
+    assert (
+        classify(f"kernel_cutlass_kernel_flash_attncuteflash_{part}_object_at__tensor0000o41112104113") == "attention"
+    )
+
+
 def test_our_own_decode_kernels_are_attention():
     assert {classify(f"_attention_decode_{part}") for part in ("partials", "combine")} == {"attention"}
 

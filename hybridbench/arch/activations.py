@@ -111,9 +111,12 @@ def _attention(block: Attention, size: int) -> Activations:
 
 def _attention_core(block: Attention, size: int, borrows_value: bool = False) -> Activations:
     """Projection of q, k and v in one product, rotary into three tensors of their own, a fused kernel that keeps them,
-    its output and a log-sum-exp per query and head (FlashAttention-2, cuDNN, FlexAttention and our kernels alike)."""
+    its output and a log-sum-exp per query and head (FlashAttention-2, cuDNN, FlexAttention and our kernels alike).
+
+    The backward sums up dq, and dk and dv of grouped heads, in float32, as flash-attn 4's does; others take less."""
     queries = block.n_heads * block.head_dim
     values = 0 if borrows_value else block.v_head_dim  # a lent one is kept by its lender
+    grouped = block.n_kv_heads * (block.head_dim + block.v_head_dim) if block.n_heads > block.n_kv_heads else 0
     packed = Term("q, k, v", size * (queries + block.n_kv_heads * (block.head_dim + values)))
     out = Term("attention output", size * block.out_width)
     lse = Term("log-sum-exp", FLOAT * block.n_heads)
@@ -125,6 +128,7 @@ def _attention_core(block: Attention, size: int, borrows_value: bool = False) ->
                 Term("gradient of the output", out.per_token),
                 Term("gradients of q, k, v", packed.per_token),
                 Term("sums of dq in float32", FLOAT * queries),
+                Term("sums of dk and dv in float32", FLOAT * grouped),
             ),
         ),
     )

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, TypeVar
 
 from hybridbench.arch.attention import SINKS, WINDOW, Attention, Rope
 from hybridbench.arch.block import (
@@ -39,6 +39,8 @@ from hybridbench.arch.parallel import Fusion, Parallel
 from hybridbench.arch.pattern import FEED_FORWARD, parse_pattern
 from hybridbench.arch.shared import SharedBlock
 from hybridbench.errors import BadInput
+
+Kind = TypeVar("Kind")
 
 NAMED = ("published", "config")
 """In place of a scale, of models that have names of their own."""
@@ -403,3 +405,8 @@ def mixers(spec: ModelSpec) -> list[tuple[str, Mixer]]:
             elif isinstance(block, Mixer):
                 found.append((symbol, block))
     return found
+
+
+def uses_of(spec: ModelSpec, kind: type[Kind]) -> list[tuple[Kind, int]]:
+    """Every distinct mixer of one kind with the number of layers that hold it."""
+    return [(mixer, spec.counts[symbol]) for symbol, mixer in mixers(spec) if isinstance(mixer, kind)]

@@ -4,25 +4,23 @@ A kernel's name says its class (``trace.classify``). Products have names of libr
 run in the order in which they were dispatched, so where both lists are equally long they are matched one to one; else
 they stand in one row.
 
-Reasons from shapes: the tile and cluster in the name of a product's kernel, the width of heads in that of cuDNN's, and
-the tiles that the scan's autotuning took. (The tiles in the names of cuDNN's attention kernels, 64 x 128 forward and
-64 x 64 backward, explain nothing: of both an H200 counted whole tiles of 128 x 128.) Reasons that the counters give:
-instructions of vector units, which no convention counts inside products, attention and the scan, nor in norms,
-activations, loss and optimizer.
+Reasons from shapes: the tile and cluster in the name of a product's kernel, the kernels of attention
+(``attention_tiles``), and the tiles that the scan's autotuning took. Reasons that the counters give: instructions of
+vector units, which no convention counts inside products, attention and the scan, nor in norms, activations, loss and
+optimizer.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import TypeVar
 
-from hybridbench.arch.attention import Attention
 from hybridbench.arch.block import Convention, whole_tiles
 from hybridbench.arch.mamba2 import Mamba2
-from hybridbench.arch.model import ModelSpec, mixers
+from hybridbench.arch.model import uses_of
 from hybridbench.arch.operations import Reason, operations
 from hybridbench.arch.ssd_kernels import Tiles, up
+from hybridbench.audit.attention_tiles import attention_reasons
 from hybridbench.audit.views import GPU, PRODUCTS, Group, View, is_product, summed
 from hybridbench.count.by_operation import REST, Product
 from hybridbench.count.kernels import shortened
@@ -30,18 +28,14 @@ from hybridbench.count.ncu import Launch
 from hybridbench.suite import DECODE, TRAIN, Case
 from hybridbench.trace import ATTENTION, CONV, MATMUL, SCAN, classify
 
-Kind = TypeVar("Kind")
-
 EPILOGUE = "vector instructions beside the product"
 SOFTMAX = "softmax and rescaling (vector instructions)"
-EQUAL_WIDTHS = "this kernel runs queries and keys as wide as values"
 DECAY = "decays and masks (vector instructions)"
 UNCOUNTED = "vector instructions were not counted"
 LEFT_OUT = "left out of every convention (vector instructions)"
 WHOLE_TILES = "whole tiles of the product's kernel"
 SCAN_TILES = "another scan than the default, tiles that its autotuning took, or another batch"
 
-_ATTENTION_WIDTH = re.compile(r"flash_([fb])prop\w*?_\d+x\d+x(\d+)_")
 _PRODUCT_TILE = re.compile(r"_(\d+)x(\d+)_(\d+)x\d+_(\d+)x(\d+)_")
 
 
@@ -78,7 +72,7 @@ def hardware_view(
         operation = _attention_of(launch.name, cores)
         add(operation, launch)
         found.append(Reason(operation, SOFTMAX, launch.vector_flops))
-    found += _equal_widths(case, launches)
+    found += attention_reasons(case, launches)
     scans = of_class.pop(SCAN, [])
     for launch in scans:
         add(_core("scan", cores), launch)
@@ -166,30 +160,12 @@ def _rounded(case: Case, product: Product) -> int:
     """What of ``tile_rounding`` the hardware convention has: whole tiles of Mamba-2's columns."""
     if product.operation != "mamba2 in_proj":
         return 0
-    wide = {spec.in_columns(lent) for spec, _ in _uses_of(case.model, Mamba2) for lent in (False, True)}
+    wide = {spec.in_columns(lent) for spec, _ in uses_of(case.model, Mamba2) for lent in (False, True)}
     m, n, k = (whole_tiles(size) if size in wide else size for size in (product.m, product.n, product.k))
     return 2 * product.batch * m * n * k - product.flops
 
 
-# Attention and the scan -----------------------------------------------------------------------------------------------
-
-
-def _equal_widths(case: Case, launches: Sequence[Launch]) -> list[Reason]:
-    """cuDNN's kernels have one width for all heads, the last figure in their names."""
-    found: list[Reason] = []
-    names = {match[1]: int(match[2]) for launch in launches if (match := _ATTENTION_WIDTH.search(launch.name))}
-    for spec, uses in _uses_of(case.model, Attention):
-        if spec.window is None and spec.head_dim != spec.v_head_dim:
-            own = {"f": (2, spec.head_dim + spec.v_head_dim), "b": (5, spec.backward_width)}
-            for way, width in names.items():
-                products, channels = own[way]
-                pairs = case.workload.batch * uses * spec.n_heads * spec.tile_pairs(case.workload.context)
-                found.append(Reason(f"{spec.name} core", EQUAL_WIDTHS, 2 * pairs * (products * width - channels)))
-    return found
-
-
-def _uses_of(spec: ModelSpec, kind: type[Kind]) -> list[tuple[Kind, int]]:
-    return [(mixer, spec.counts[symbol]) for symbol, mixer in mixers(spec) if isinstance(mixer, kind)]
+# The scan -----------------------------------------------------------------------------------------------
 
 
 def _scan_vector(case: Case) -> int:
@@ -200,7 +176,7 @@ def _scan_vector(case: Case) -> int:
         if work.kind == DECODE
         else (lambda spec: spec.scan_kernels().elementwise(work.context, work.kind == TRAIN))
     )
-    return work.batch * sum(uses * each(spec) for spec, uses in _uses_of(case.model, Mamba2))
+    return work.batch * sum(uses * each(spec) for spec, uses in uses_of(case.model, Mamba2))
 
 
 def _scan_tiles(case: Case, tiles: Tiles | None) -> int:
@@ -210,7 +186,7 @@ def _scan_tiles(case: Case, tiles: Tiles | None) -> int:
     taken, default = (
         sum(
             uses * sum(spec.scan_kernels(*known).flops(work.context, work.kind == TRAIN).values())
-            for spec, uses in _uses_of(case.model, Mamba2)
+            for spec, uses in uses_of(case.model, Mamba2)
         )
         for known in ((work.batch, tiles), ())
     )

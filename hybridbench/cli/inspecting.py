@@ -174,6 +174,7 @@ def doctor(as_json: bool, ceilings: bool) -> None:
     """What this machine is, what is installed, and what to do about what is missing."""
     import torch
 
+    from hybridbench.kernels.attention import HOPPER
     from hybridbench.machine import find_peak
     from hybridbench.measure.ceilings import SUSTAINED_S, measure_ceilings
     from hybridbench.measure.environment import fingerprint
@@ -187,7 +188,8 @@ def doctor(as_json: bool, ceilings: bool) -> None:
     state = gpu.state() if gpu else None
     dtypes = (torch.bfloat16, torch.float32) if device.type == "cuda" else (torch.float32,)
     rates = [found for dtype in dtypes if ceilings and (found := measure_ceilings(device, dtype))]
-    advice = _advice(device.type, environment.device, peak is not None, gpu is not None)
+    hopper = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == HOPPER
+    advice = advise(device.type, environment.device, peak is not None, gpu is not None, hopper)
     if as_json:
         document = {
             "environment": to_plain(environment),
@@ -231,8 +233,10 @@ def _product(rate: Ceilings, sustained_s: float) -> str:
     return f"{burst}, {sustained} sustained over {sustained_s:g} s"
 
 
-def _advice(kind: str, device: str, known: bool, watched: bool) -> list[str]:
+def advise(kind: str, device: str, known: bool, watched: bool, hopper: bool) -> list[str]:
     """What to do about what is missing; empty when all is well."""
+    from hybridbench.kernels.registry import INSTALL_CUDA, INSTALL_FLASH_ATTN_4
+
     advice = []
     if kind == "cpu":
         advice.append("No CUDA device: measuring works at scale tiny on the CPU; cost works for every scale.")
@@ -241,9 +245,10 @@ def _advice(kind: str, device: str, known: bool, watched: bool) -> list[str]:
     if kind == "cuda" and not watched:
         advice.append("NVML does not answer: clocks, power and energy will be unknown; install nvidia-ml-py.")
     if kind == "cuda":
-        for package in ("mamba-ssm", "causal-conv1d", "flash-attn", "liger-kernel", "fla-core"):
+        extras = dict.fromkeys(("mamba-ssm", "causal-conv1d", "flash-attn", "liger-kernel", "fla-core"), INSTALL_CUDA)
+        for package, install in (extras | {"flash-attn-4": INSTALL_FLASH_ATTN_4} if hopper else extras).items():
             try:
                 importlib.metadata.version(package)
             except importlib.metadata.PackageNotFoundError:
-                advice.append(f'{package} is not installed: pip install "hybridbench[cuda]"')
+                advice.append(f"{package} is not installed: {install}")
     return advice

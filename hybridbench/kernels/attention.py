@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib.metadata
 import math
 import warnings
 from collections.abc import Callable
@@ -27,6 +28,9 @@ MASK_LENGTH = 8192
 
 FLEX_BLOCK = 128
 """Side of FlexAttention's mask blocks, its default."""
+
+HOPPER = 9
+"""The major compute capability of Hopper."""
 
 
 # PyTorch's scaled_dot_product_attention, one kernel at a time -------------------------------------------------------
@@ -330,6 +334,47 @@ def refuses_flash_decode(problem: Problem) -> str | None:
     if problem.head_dim % 8:
         return f"it would copy the whole cache to pad {problem.head_dim}-wide heads to a multiple of 8"
     return refuses_flash_attn(problem)
+
+
+# flash-attn 4 ---------------------------------------------------------------------------------------------------------
+
+NO_FLASH_ATTN_4 = "its flash_attn.cute is not importable: it is the package flash-attn-4, which needs nvidia-cutlass-dsl"
+
+
+def load_flash_attn_4() -> Callable[..., Any]:
+    """``attention`` by flash-attn 4, whose kernels for Hopper and Blackwell are written in CUTLASS's Python DSL.
+
+    flash-attn 2.8.3 brings an early ``flash_attn.cute`` of its own, so the distribution is asked for too.
+    """
+    try:
+        importlib.metadata.version("flash-attn-4")
+    except importlib.metadata.PackageNotFoundError as missing:
+        raise Unsupported(NO_FLASH_ATTN_4) from missing
+    function: Callable[..., Any] = imported("hybridbench.kernels.flash_attn_4", NO_FLASH_ATTN_4).attention
+    return function
+
+
+def refuses_flash_attn_4(problem: Problem) -> str | None:
+    """Refuse what 4.0.0b36 asserts against, and GPUs that its kernels for older ones were never tried on here."""
+    if reason := needs_cuda(problem):
+        return reason
+    if problem.dtype not in ("bfloat16", "float16"):
+        return f"it takes bfloat16 and float16 only, and the dtype is {problem.dtype}"
+    widths = problem.head_dim, problem.value_dim
+    if any(width % 8 for width in widths) or not 8 <= min(widths) <= max(widths) <= 256:
+        return f"it takes heads of multiples of 8 from 8 to 256 channels, and they are {widths[0]} and {widths[1]}"
+    if widths[0] != widths[1] > 128:
+        return f"unequal heads of more than 128 channels were not tried, and they are {widths[0]} and {widths[1]}"
+    if problem.window is not None and problem.sinks:
+        return f"it has windows but no sinks, and {problem.sinks} sinks were asked for"
+    if problem.training and widths[0] != widths[1] and problem.n_heads != problem.kv_heads:
+        return f"its backward of grouped heads wants values as wide as keys, and they are {widths[1]} and {widths[0]}"
+    if not torch.cuda.is_available():
+        return None
+    major, minor = torch.cuda.get_device_capability()
+    if major == HOPPER:
+        return None
+    return f"it is used on Hopper only so far, and this GPU's compute capability is {major}.{minor}"
 
 
 # this package's Triton kernel -----------------------------------------------------------------------------------------

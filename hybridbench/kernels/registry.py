@@ -25,6 +25,7 @@ _Load = Callable[[], Callable[..., Any]]
 _Refuses = Callable[[Problem], str | None]
 
 INSTALL_CUDA = 'pip install "hybridbench[cuda]"'
+INSTALL_FLASH_ATTN_4 = 'pip install "hybridbench[flash-attn-4]"'
 
 
 def _reference(op: str) -> Backend:
@@ -62,6 +63,15 @@ _ALL = [
     _sdpa("sdpa-cudnn", SDPBackend.CUDNN_ATTENTION),
     _flex(),
     _extra("attention", "flash-attn", "flash_attn", attention.load_flash_attn, attention.refuses_flash_attn),
+    Backend(
+        "attention",
+        "flash-attn-4",
+        "flash-attn-4",
+        INSTALL_FLASH_ATTN_4,
+        attention.load_flash_attn_4,
+        attention.refuses_flash_attn_4,
+        dispatched=False,
+    ),
     _reference("attention_decode"),
     Backend("attention_decode", "sdpa-mask", "torch", "", attention.load_sdpa_mask, accepts_anything),
     Backend("attention_decode", "naive", "hybridbench", "", lambda: naive.attention_decode, accepts_anything),
@@ -119,9 +129,20 @@ for _backend in _ALL:
 
 DEFAULT_ORDER: dict[str, dict[str, tuple[str, ...]]] = {
     "attention": {
-        # forward + backward at 8k and 32k on an H200: cuDNN 357-368 TFLOP/s, flex 208-257, flash-attn 246-261, SDPA
-        # flash 231-249. flash-attn before SDPA flash: it pads unequal widths and has windows. Sinks only flex has.
-        "cuda": ("sdpa-cudnn", "flash-attn", "sdpa-flash", "flex", "sdpa-efficient", "sdpa-math", "reference"),
+        # Of heads of 64 an H200 ran, forward at 8k and 32k and backward at 8k, 509, 525 and 381 TFLOP/s with
+        # flash-attn-4, 441, 456 and 326 with cuDNN, 301, 309 and 228 with flash-attn; in a window of 512 flash-attn-4
+        # 295, 290 and 196, flex 219, 227 and 130, flash-attn 143, 152 and 130. flash-attn before SDPA flash: it pads
+        # unequal widths and has windows. Sinks only flex has.
+        "cuda": (
+            "flash-attn-4",
+            "sdpa-cudnn",
+            "flash-attn",
+            "sdpa-flash",
+            "flex",
+            "sdpa-efficient",
+            "sdpa-math",
+            "reference",
+        ),
         # the flash kernel is blocked and threaded; unequal widths and windows go to the reference, whose memory is
         # bounded, and not to the math kernel, which takes H x T x T
         "cpu": ("sdpa-flash", "reference"),

@@ -26,6 +26,7 @@ PACKAGES = (
     "mamba-ssm",
     "causal-conv1d",
     "flash-attn",
+    "flash-attn-4",
     "liger-kernel",
     "fla-core",
     "fvcore",

@@ -21,8 +21,8 @@ from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.operations import operations
 from hybridbench.arch.ssd_kernels import KERNELS
 from hybridbench.audit import counted, run
+from hybridbench.audit.attention_tiles import EQUAL_WIDTHS
 from hybridbench.audit.hardware import (
-    EQUAL_WIDTHS,
     SCAN_TILES,
     WHOLE_TILES,
     by_class,

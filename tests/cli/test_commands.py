@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from hybridbench.cli import quickstart as quickstart_module
+from hybridbench.cli.inspecting import advise
 from hybridbench.cli.main import main
 from hybridbench.record import Ceilings, Record
 from hybridbench.suite import Suite, Sweep
@@ -266,6 +267,14 @@ def test_what_can_be_built_and_run_here():
     assert document("doctor")["environment"]["packages"]["torch"]
     for command in ("archs", "backends", "doctor"):
         assert run(command).output
+
+
+@pytest.mark.parametrize("hopper", [True, False])
+def test_doctor_says_how_to_install_the_kernels_of_this_gpu(hopper):
+    advice = [line for line in advise("cuda", "NVIDIA H200", True, True, hopper) if "is not installed" in line]
+    lacking = {line.partition(" ")[0]: line.partition("install ")[2] for line in advice}
+    assert lacking["mamba-ssm"] == '"hybridbench[cuda]"'
+    assert lacking.get("flash-attn-4") == ('"hybridbench[flash-attn-4]"' if hopper else None)
 
 
 @pytest.mark.parametrize(

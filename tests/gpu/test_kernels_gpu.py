@@ -85,11 +85,19 @@ MUST_RUN = {
         "sdpa-cudnn",
         "flex",
         "flash-attn",
+        "flash-attn-4",
     },
-    ("attention", "transformer-3b", "bfloat16"): {"sdpa-flash", "sdpa-efficient", "sdpa-cudnn", "flex", "flash-attn"},
+    ("attention", "transformer-3b", "bfloat16"): {
+        "sdpa-flash",
+        "sdpa-efficient",
+        "sdpa-cudnn",
+        "flex",
+        "flash-attn",
+        "flash-attn-4",
+    },
     ("attention", "intra-1b", "bfloat16"): {"sdpa-math", "sdpa-efficient", "flex", "flash-attn"},
     ("attention", "intra-3b", "bfloat16"): {"sdpa-math", "sdpa-efficient"},
-    ("attention", "window", "bfloat16"): {"sdpa-math", "sdpa-efficient", "flex", "flash-attn"},
+    ("attention", "window", "bfloat16"): {"sdpa-math", "sdpa-efficient", "flex", "flash-attn", "flash-attn-4"},
     ("attention", "sinks", "bfloat16"): {"sdpa-math", "sdpa-efficient", "flex"},
     ("attention_decode", "transformer-1b", "bfloat16"): {"sdpa-mask", "triton", "flash-attn"},
     ("attention_decode", "intra-1b", "bfloat16"): {"sdpa-mask", "triton"},
@@ -149,6 +157,14 @@ def test_a_backend_is_right_or_says_why_not(backend: Backend, shape: str, proble
     with pytest.raises(Unsupported):
         resolve(backend.op, backend.name, problem)
     pytest.skip(reason)
+
+
+def test_flash_attn_4_takes_unequal_widths_of_grouped_heads_forward() -> None:
+    backend, problem = BACKENDS["attention"]["flash-attn-4"], Problem("cuda", "bfloat16", **HEADS["intra-1b"])
+    if reason := available(backend, problem):
+        pytest.skip(reason)
+    check = verify(backend, problem, device="cuda", seed=0)
+    assert check.error <= check.bound
 
 
 def error(found: Tensor, expected: Tensor) -> float:

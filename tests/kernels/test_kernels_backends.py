@@ -12,6 +12,7 @@ import torch
 
 from hybridbench.errors import BadInput, Unsupported
 from hybridbench.kernels import BACKENDS, DEFAULT_ORDER, Backend, Problem, available, registry, resolve, verify
+from hybridbench.kernels.attention import refuses_flash_attn_4
 from hybridbench.kernels.delta import refuses_gated_delta
 from hybridbench.kernels.ssm import refuses_one_pass
 
@@ -121,9 +122,15 @@ def test_auto_on_a_cpu(op: str, problem: Problem, chosen: str) -> None:
 @pytest.mark.parametrize(
     ("problem", "chosen"),
     [
-        (Problem("cuda", "bfloat16", head_dim=64, n_heads=32, n_kv_heads=8), "sdpa-cudnn"),
+        (Problem("cuda", "bfloat16", head_dim=64, n_heads=32, n_kv_heads=8, training=True), "flash-attn-4"),
+        (Problem("cuda", "bfloat16", head_dim=72, v_head_dim=128, n_heads=18, n_kv_heads=6), "flash-attn-4"),
+        (
+            Problem("cuda", "bfloat16", head_dim=72, v_head_dim=128, n_heads=18, n_kv_heads=6, training=True),
+            "sdpa-cudnn",
+        ),
+        (Problem("cuda", "bfloat16", head_dim=60, n_heads=32), "sdpa-cudnn"),
         (Problem("cuda", "float32", head_dim=64, n_heads=32, n_kv_heads=8), "flex"),
-        (Problem("cuda", "bfloat16", head_dim=64, n_heads=32, n_kv_heads=8, window=512), "flash-attn"),
+        (Problem("cuda", "bfloat16", head_dim=64, n_heads=32, n_kv_heads=8, window=512), "flash-attn-4"),
         (Problem("cuda", "bfloat16", head_dim=64, n_heads=32, n_kv_heads=8, window=512, sinks=64), "flex"),
         (Problem("cuda", "bfloat16", head_dim=96, v_head_dim=192, n_heads=16, window=512), "flex"),
     ],
@@ -151,6 +158,23 @@ def test_auto_on_cuda_follows_the_refusals(problem: Problem, chosen: str, monkey
         ),
         ("attention", "flash-attn", Problem("cuda", "float16", head_dim=64, n_heads=4), "float16"),
         ("attention", "flash-attn", Problem("cuda", "bfloat16", head_dim=64, n_heads=4, window=8, sinks=2), "no sinks"),
+        ("attention", "flash-attn-4", Problem("cuda", "float32", head_dim=64, n_heads=4), "dtype is float32"),
+        ("attention", "flash-attn-4", Problem("cuda", "bfloat16", head_dim=60, n_heads=4), "they are 60 and 60"),
+        ("attention", "flash-attn-4", Problem("cuda", "bfloat16", head_dim=512, n_heads=4), "from 8 to 256"),
+        (
+            "attention",
+            "flash-attn-4",
+            Problem("cuda", "bfloat16", head_dim=64, n_heads=4, window=8, sinks=2),
+            "2 sinks",
+        ),
+        (
+            "attention",
+            "flash-attn-4",
+            Problem("cuda", "bfloat16", head_dim=72, v_head_dim=128, n_heads=18, n_kv_heads=6, training=True),
+            "they are 128 and 72",
+        ),
+        ("attention", "flash-attn-4", Problem("cuda", "bfloat16", head_dim=96, v_head_dim=192), "they are 96 and 192"),
+        ("attention", "flash-attn-4", Problem("cpu", "bfloat16", head_dim=64, n_heads=4), "device is cpu"),
         ("attention", "sdpa-cudnn", Problem("cuda", "bfloat16", head_dim=64, n_heads=4, window=8), "window of 8"),
         ("attention", "sdpa-math", Problem("cpu", "float32", head_dim=64, n_heads=4, window=8, length=9000), "9000"),
         ("attention", "flex", Problem("cpu", "float32", head_dim=64, n_heads=4), "backward"),
@@ -178,6 +202,18 @@ def test_auto_on_cuda_follows_the_refusals(problem: Problem, chosen: str, monkey
 def test_refusals_name_the_offending_value(op: str, name: str, problem: Problem, says: str) -> None:
     with pytest.raises(Unsupported, match=says):
         resolve(op, name, problem)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "says"), [((8, 0), "compute capability is 8.0"), ((9, 0), None), ((10, 0), "compute capability is 10.0")]
+)
+def test_flash_attn_4_is_used_where_it_was_checked(
+    gpu: tuple[int, int], says: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda: gpu)
+    reason = refuses_flash_attn_4(Problem("cuda", "bfloat16", head_dim=64, n_heads=4))
+    assert reason is None if says is None else says in str(reason)
 
 
 @pytest.mark.parametrize(
@@ -223,6 +259,7 @@ def test_a_backward_that_triton_miscompiles_for_hopper_is_refused(
         ("conv1d", "causal-conv1d", "compiled CUDA extension"),
         ("attention", "flash-attn", "compiled CUDA extension"),
         ("attention_decode", "flash-attn", "compiled CUDA extension"),
+        ("attention", "flash-attn-4", "the package flash-attn-4"),
         ("linear_cross_entropy", "liger", "liger_kernel"),
         ("selective_scan", "mamba-ssm", "selective_scan_cuda"),
         ("mamba3_scan", "mamba-ssm", "selective_scan_cuda"),
@@ -235,7 +272,7 @@ def test_a_missing_package_says_how_to_install_it(op: str, name: str, says: str)
     reason = available(BACKENDS[op][name])
     assert reason is not None
     assert says in reason
-    assert 'pip install "hybridbench[cuda]"' in reason
+    assert f'pip install "hybridbench[{"flash-attn-4" if name == "flash-attn-4" else "cuda"}]"' in reason
     assert BACKENDS[op][name].version is None
 
 
