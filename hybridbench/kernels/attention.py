@@ -338,7 +338,7 @@ def refuses_flash_decode(problem: Problem) -> str | None:
 
 # flash-attn 4 ---------------------------------------------------------------------------------------------------------
 
-NO_FLASH_ATTN_4 = "its flash_attn.cute is not importable: it is the package flash-attn-4, which needs nvidia-cutlass-dsl"
+NO_FLASH_ATTN_4 = "its flash_attn.cute cannot be imported: it is the package flash-attn-4 and needs nvidia-cutlass-dsl"
 
 
 def load_flash_attn_4() -> Callable[..., Any]:

@@ -177,7 +177,8 @@ def _fake_backward(
     d_out: Tensor, d_state: Tensor | None, mixed: Tensor, y: Tensor, states: Tensor, *rest: Any
 ) -> tuple[Tensor, ...]:
     *given, norm_weight = rest[:7]
-    return (*(t.new_empty(t.shape) for t in given), given[3].new_empty(0 if norm_weight is None else norm_weight.shape))
+    d_norm = given[3].new_empty(0) if norm_weight is None else norm_weight.new_empty(norm_weight.shape)
+    return (*(t.new_empty(t.shape) for t in given), d_norm)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

@@ -19,6 +19,7 @@ os.environ["TRITON_INTERPRET"] = "1"
 
 import torch
 from decode_in_interpreter import mend_the_interpreter
+from fakes import HeldToFakes, operators
 from torch import Tensor
 
 from hybridbench.kernels import adamw, loss, reference, triton_elementwise
@@ -216,16 +217,17 @@ def adamw_errors(dtype: torch.dtype) -> Iterator[tuple[str, float]]:
                     f.copy_(e)
 
 
-if __name__ == "__main__":
-    mend_the_interpreter()
-    torch.manual_seed(0)
-    found = []
+def elementwise_errors() -> Iterator[tuple[str, float]]:
     for name in ("float32", "float16", "bfloat16"):
-        for label, op, tensors, settings in cases(getattr(torch, name)):
-            error = errors(op, tensors, settings, getattr(triton_elementwise, op))
-            found.append([f"{name} {label}", error])
-        found += [[f"{name} {label}", error] for label, error in loss_errors(getattr(torch, name))]
-        found += [[f"{name} {label}", error] for label, error in adamw_errors(getattr(torch, name))]
+        dtype = getattr(torch, name)
+        for label, op, tensors, settings in cases(dtype):
+            yield f"{name} {label}", errors(op, tensors, settings, getattr(triton_elementwise, op))
+        yield from ((f"{name} {label}", error) for label, error in loss_errors(dtype))
+        yield from ((f"{name} {label}", error) for label, error in adamw_errors(dtype))
+
+
+def core_errors() -> Iterator[tuple[str, float]]:
+    """Both scans; and a backward of each in the dtypes that a model trained in bfloat16 has, which is only to run."""
     stand_in_for_the_published_kernels()
     from hybridbench.kernels import mamba2_fused
     from hybridbench.model.checkpoint import learning, remembering
@@ -244,6 +246,20 @@ if __name__ == "__main__":
         ("one pass", mamba2_fused.one_pass, ONE_PASS, 70),
     ):
         for label, op, tensors, settings in core_cases(sizes, T):
-            found.append([f"float32 {name} {label}", errors(op, tensors, settings, core)])
-            found.append([f"float32 {name} {label}, made again", errors(op, tensors, settings, remembered(core))])
+            yield f"float32 {name} {label}", errors(op, tensors, settings, core)
+            yield f"float32 {name} {label}, made again", errors(op, tensors, settings, remembered(core))
+        for _, _, tensors, settings in core_cases(sizes[:1], 2):
+            mixed = [t if t is None or 3 <= i < 6 else t.bfloat16() for i, t in enumerate(tensors)]
+            given = [t if t is None else t.requires_grad_() for t in mixed]
+            out, _ = core(*given, **settings)
+            gradients = torch.autograd.grad(out.sum(), [t for t in given if t is not None])
+            assert all(g.dtype == t.dtype for g, t in zip(gradients, filter(torch.is_tensor, given), strict=True))
+
+
+if __name__ == "__main__":
+    mend_the_interpreter()
+    torch.manual_seed(0)
+    with HeldToFakes() as fakes:
+        found = [*elementwise_errors(), *core_errors()]
+    assert operators() == fakes.checked, operators() - fakes.checked
     json.dump(found, sys.stdout)
