@@ -12,6 +12,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from hybridbench import trace
 from hybridbench.cli.main import main
+from hybridbench.cli.tracing import show
 from hybridbench.count.kernels import longest_first
 from hybridbench.store import load
 from hybridbench.suite import Sweep, cases
@@ -140,6 +141,20 @@ def test_ranges_are_no_kernels_whatever_their_name():
     ranges = [Event(name, 5, 90, annotation=True) for name in names]
     assert trace._of_kernels(kernels + ranges, steps=1) == trace._of_kernels(kernels, steps=1)
     assert longest_first(ranges + kernels) == ["_adamw", "nvjet_a", "Step"]
+
+
+def test_a_kernel_of_cutlass_is_named_by_its_module_and_class():
+    name = "kernel_cutlass_kernel_flash_attncuteflash_fwd_sm90FlashAttentionForwardSm90_object_at__tensor0000o4111"
+    assert longest_first([Event(name, 0, 1)]) == ["flash_attncuteflash_fwd_sm90FlashAttentionForwardSm90"]
+
+
+def test_names_of_kernels_give_way_to_figures(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    row = trace.Spent("a_kernel_whose_name_is_long" * 4, "norm and elementwise", 0.5664, 1234.0)
+    show(trace.Trace(step_s=1.0, busy_s=0.9, classes=[row], kernels=[row], steps=1), "a case")
+    longest = capsys.readouterr().out.splitlines()[-1]
+    assert longest.split()[1:] == ["norm", "and", "elementwise", "1234", "566", "ms"]
+    assert longest.split()[0].endswith("…")
 
 
 def test_a_range_of_the_profiler_is_an_annotation_by_kind():

@@ -61,7 +61,7 @@ def trace(
         document = {"case": planned[0].to_dict(), **asdict(found), "gap_s": found.gap_s, "launches": found.launches}
         click.echo(json.dumps({**document, "chrome_trace": str(chrome) if chrome else None}))
         return
-    _show(found, f"{planned[0].label}, {planned[0].execution.mode}")
+    show(found, f"{planned[0].label}, {planned[0].execution.mode}")
     if chrome:
         Console().print(f"Chrome trace: {chrome}", highlight=False, soft_wrap=True)
 
@@ -69,7 +69,7 @@ def trace(
 trace.params.append(checkpoint_option())
 
 
-def _show(found: Trace, title: str) -> None:
+def show(found: Trace, title: str) -> None:
     """The classes, the longest kernels, and a sentence about gaps."""
     console = Console(highlight=False)
     console.print(title, style="bold")
@@ -86,13 +86,15 @@ def _show(found: Trace, title: str) -> None:
     )
     longest = _table("longest", "class", "launches", "time a step")
     for spent in found.kernels[:SHOWN_KERNELS]:
-        longest.add_row(Text(spent.name), spent.kind, f"{spent.launches:.0f}", units.format_seconds(spent.seconds))
+        name = Text(spent.name, no_wrap=True, overflow="ellipsis")
+        longest.add_row(name, spent.kind, f"{spent.launches:.0f}", units.format_seconds(spent.seconds))
     console.print(longest)
 
 
 def _table(*headings: str) -> Table:
+    """Of which the names of kernels give way where the terminal is narrow, and no figure."""
     table = Table(box=None, padding=(0, 1), pad_edge=False)
     for heading in headings:
         text = heading in ("class of operation", "longest", "class")
-        table.add_column(heading, justify="left" if text else "right", overflow="ellipsis", no_wrap=True)
+        table.add_column(heading, justify="left" if text else "right", no_wrap=heading != "longest")
     return table
