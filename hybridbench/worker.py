@@ -21,6 +21,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 from typing import IO, Any
 
 import torch
@@ -97,6 +98,8 @@ def run_case(case: Case, bench: Bench) -> tuple[Observed, list[Caveat]]:
 
     bench.phase("prepare")
     work = prepare(case, model)
+    if work.verify:
+        work.checks.append(work.verify())
     prepared = time.perf_counter_ns()
 
     bench.phase("count")
@@ -241,6 +244,10 @@ def _uses(timed: list[Resolved], work: Prepared, bench: Bench) -> list[BackendUs
         worst = uses.get((item.op, item.backend.name))
         if worst is None or (use.error or 0.0) / (use.bound or 1.0) > (worst.error or 0.0) / (worst.bound or 1.0):
             uses[item.op, item.backend.name] = use
+    for key, check in of_step.items():
+        if key not in uses:  # of compiled layers, which are no kernel of an operation
+            proof = (check.error, check.bound)
+            uses[key] = BackendUse(check.op, check.backend, check.backend, "torch", version("torch"), *proof)
     return list(uses.values())
 
 

@@ -236,3 +236,8 @@ def reach(cache: Cache, tokens: int, generator: torch.Generator) -> None:
     for part in (cache.first, cache.second) if isinstance(cache, ParallelCache) else (cache,):
         if isinstance(part, GrowingCache):
             part.reach(tokens, generator)
+
+
+def recurrent_states(caches: list[Cache]) -> list[Tensor]:
+    """The SSM and convolution states, which a step overwrites and does not append to."""
+    return [tensor for cache in caches for kind in ("ssm", "conv") for tensor in cache.tensors().get(kind, [])]

@@ -21,7 +21,7 @@ from hybridbench.errors import Unsupported, WrongResult, unknown_name
 from hybridbench.kernels import BACKENDS, Backend, Problem
 from hybridbench.kernels.problem import accepts_anything, imported
 from hybridbench.kernels.verify import Check
-from hybridbench.model.cache import Cache
+from hybridbench.model.cache import Cache, recurrent_states
 from hybridbench.suite import DECODE_STEP, GRAPH, Case, block_ops, block_uses
 
 MAX_BATCH = 16
@@ -149,19 +149,31 @@ def _refuses_block(block: Block) -> str | None:
     return None if odd is None else f"widths must be multiples of 16, and one is {odd}"
 
 
+ADVICE = {
+    "fused": f"the fused decode step differs from the modules in {{}}. Decode with --backend {DECODE_STEP}=modules.",
+    "compiled": "the compiled decode step differs from the eager one in {}. Decode with --mode eager.",
+}
+"""What to say of a step that is wrong, by the way it is made."""
+
+
 def verify_step(
-    plain: Callable[[], Tensor], fused: Callable[[], Tensor], caches: list[Cache], inputs: tuple[Tensor, Tensor]
+    plain: Callable[[], Tensor],
+    other: Callable[[], Tensor],
+    caches: list[Cache],
+    inputs: tuple[Tensor, Tensor],
+    way: str = "fused",
 ) -> Check:
     """One step both ways from the same state, which is put back.
 
     Args:
-        plain, fused: a step that leaves logits (B, V), reading and writing ``caches`` and ``inputs``.
+        plain, other: a step that leaves logits (B, V), reading and writing ``caches`` and ``inputs``.
         inputs: token and position of each sequence.
+        way: how the other one is made, a key of ``ADVICE``.
 
     Raises:
         WrongResult: naming what differs, and by how much.
     """
-    states = [tensor for cache in caches for kind in ("ssm", "conv") for tensor in cache.tensors().get(kind, [])]
+    states = recurrent_states(caches)
     before = [tensor.clone() for tensor in (*states, *inputs)]
 
     def put_back() -> None:
@@ -171,19 +183,17 @@ def verify_step(
     expected = {"logits": plain().float().clone()}
     expected |= {f"state {i}": tensor.clone() for i, tensor in enumerate(states)}
     put_back()
-    found = {"logits": fused().float().clone()}
+    found = {"logits": other().float().clone()}
     found |= {f"state {i}": tensor.clone() for i, tensor in enumerate(states)}
     put_back()
     worst = 0.0
     for name, value in expected.items():
         error = float((found[name].float() - value.float()).norm() / value.float().norm())
         if not error <= BOUND:
-            raise WrongResult(
-                f"the fused decode step differs from the modules in {name}: relative error {error:.2g}, and at most "
-                f"{BOUND:.2g} is allowed. Decode with --backend {DECODE_STEP}=modules."
-            )
+            where = f"{name}: relative error {error:.2g}, and at most {BOUND:.2g} is allowed"
+            raise WrongResult(ADVICE[way].format(where))
         worst = max(worst, error)
-    return Check(DECODE_STEP, "fused", worst, BOUND, 1)
+    return Check(DECODE_STEP, way, worst, BOUND, 1)
 
 
 def step_problem(case: Case) -> Problem:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ from hybridbench.model.language import LanguageModel
 from hybridbench.model.published import PublishedDecode
 from hybridbench.model.step import verify_step
 from hybridbench.suite import COMPILE, GRAPH, PUBLISHED, Case
+from hybridbench.workload.compiled import COMPILED, LAYERS
 from hybridbench.workload.prepared import Prepared, TimedPart, kept, random_tokens
 
 CAPTURE_WARMUPS = 3
@@ -110,6 +112,18 @@ class DecodeLoop:
             self.plan = plan
         return captured(self.step) if self.mode == GRAPH else self.step
 
+    @property
+    def verify(self) -> Callable[[], Check] | None:
+        """The proof of a compiled step; None of another."""
+        return self._verify_compiled if self.mode == COMPILE else None
+
+    def _verify_compiled(self) -> Check:
+        inputs = (self.token_B, self.position_B)
+        with torch.no_grad():
+            plain, compiled = (lambda run=run: run(*inputs, self.caches) for run in (self.model.decode, self._decode))
+            check = verify_step(plain, compiled, kept(self.caches), inputs, way="compiled")
+        return replace(check, op=LAYERS, backend=COMPILED)
+
     def eager_step(self) -> None:
         """One token per sequence, without capture or compilation."""
         self._run(self.model.decode)
@@ -142,6 +156,7 @@ def prepare_decode(case: Case, model: LanguageModel) -> Prepared:
         (loop.token_B, loop.position_B),
         caches=kept(loop.caches),
         checks=loop.checks,
+        verify=loop.verify,
         capacity=depth if loop.grows else depth + 1,
     )
 
@@ -195,6 +210,7 @@ def prepare_generate(case: Case, model: LanguageModel) -> Prepared:
         steps_per_sample=steps,
         caches=kept(loop.caches),
         checks=loop.checks,
+        verify=loop.verify,
         capacity=work.context - 1 if loop.grows and work.depths else work.context,
         parts=parts,
     )

@@ -5,11 +5,15 @@ Only the last position goes through the head. The caches are allocated once and 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
+from hybridbench.model.cache import recurrent_states
 from hybridbench.model.language import LanguageModel
 from hybridbench.suite import COMPILE, Case
+from hybridbench.workload.compiled import verify_outputs
 from hybridbench.workload.prepared import Prepared, kept, random_tokens
 
 
@@ -33,4 +37,17 @@ def prepare_prefill(case: Case, model: LanguageModel) -> Prepared:
         with torch.no_grad():
             return run(token_BT).argmax(-1)
 
-    return Prepared(step, eager_step, run, (token_BT,), caches=kept(caches), capacity=work.context)
+    def outputs() -> Iterator[tuple[str, Tensor]]:
+        with torch.no_grad():
+            yield "logits", run(token_BT)
+        yield from ((f"state {i}", state) for i, state in enumerate(recurrent_states(kept(caches))))
+
+    return Prepared(
+        step,
+        eager_step,
+        run,
+        (token_BT,),
+        caches=kept(caches),
+        capacity=work.context,
+        verify=(lambda: verify_outputs(model, layers, outputs)) if layers else None,
+    )

@@ -42,6 +42,7 @@ class Prepared:
         optimizer: the training step's, else None.
         loss: the last step's loss tensor, for training.
         checks: proofs taken of the very step that is timed.
+        verify: takes the proof of compiled layers; None where nothing is compiled. It raises WrongResult.
         parts: what is timed in place of ``step``, in this order; empty where that is ``step`` itself.
     """
 
@@ -55,6 +56,7 @@ class Prepared:
     optimizer: torch.optim.Optimizer | None = None
     loss: Callable[[], float] | None = None
     checks: list[Check] = field(default_factory=list)
+    verify: Callable[[], Check] | None = None
     parts: list[TimedPart] = field(default_factory=list)
 
 

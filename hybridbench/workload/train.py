@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hybridbench.model.language import LanguageModel
 from hybridbench.suite import COMPILE, Case
+from hybridbench.workload.compiled import verify_gradients
 from hybridbench.workload.prepared import Prepared, random_tokens
 
 BATCHES = 4
@@ -53,4 +54,7 @@ def prepare_train(case: Case, model: LanguageModel) -> Prepared:
         inputs=(data[0, :, :-1], data[0, :, 1:]),
         optimizer=optimizer,
         loss=lambda: float(state["loss"]),
+        verify=(lambda: verify_gradients(model, layers, lambda: model.loss(data[0, :, :-1], data[0, :, 1:])))
+        if layers
+        else None,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import types
 from typing import Any
 
 import pytest
@@ -9,8 +11,11 @@ import torch
 from torch._dynamo.utils import counters
 from variants import VARIANTS
 
+from hybridbench.errors import WrongResult
+from hybridbench.kernels import reference
 from hybridbench.model import build_model, resolve_backends
-from hybridbench.suite import PREFILL, TRAIN, Case, Execution, Workload
+from hybridbench.suite import DECODE, PREFILL, TRAIN, Case, Execution, Sampling, Workload
+from hybridbench.worker import Bench, run_case
 from hybridbench.workload import prepare
 
 # Dynamo looks at .grad of a layer's input itself, which is no leaf, and its own warning then stops it.
@@ -70,3 +75,57 @@ def test_the_eager_step_compiles_nothing() -> None:
     _, work = prepared("transformer", TRAIN, "compile")
     work.eager_step()
     assert counters["stats"]["unique_graphs"] == 0
+
+
+def run(name: str, kind: str, **execution: Any) -> Any:
+    case = Case(
+        VARIANTS[name],
+        Workload(kind, 24, 2),
+        Execution("cpu", "float32", "compile", **execution),
+        Sampling(warmup_max_s=0.0, min_samples=1, max_samples=1, max_time_s=0.01),
+    )
+    return run_case(case, Bench.open("cpu", lambda phase: None))[0]
+
+
+@pytest.mark.parametrize("kind", [TRAIN, PREFILL, DECODE])
+@pytest.mark.parametrize("name", ["inter", "intra"])
+def test_compiled_layers_have_a_proof_of_their_own(name: str, kind: str) -> None:
+    (proof,) = [use for use in run(name, kind).backends if use.op == "layers"]
+    assert (proof.asked, proof.ran) == ("torch.compile", "torch.compile")
+    assert 0 <= proof.error < 1e-4 < proof.bound
+
+
+@pytest.mark.parametrize("kind", [TRAIN, PREFILL, DECODE])
+@pytest.mark.parametrize("factor", [1.5, float("nan")])
+def test_what_is_wrong_in_a_graph_only_is_not_timed(kind: str, factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    def swiglu(packed: torch.Tensor) -> torch.Tensor:
+        out = reference.swiglu(packed)
+        return out * factor if torch.compiler.is_compiling() else out
+
+    module = types.ModuleType("wrong_in_a_graph")
+    vars(module)["swiglu"] = swiglu
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    with pytest.raises(WrongResult, match=r"compiled .* eager"):
+        run("transformer", kind, backends={"swiglu": "wrong_in_a_graph:swiglu"})
+
+
+def test_a_gradient_that_only_a_graph_gets_wrong_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss is right to the last digit."""
+
+    def swiglu(packed: torch.Tensor) -> torch.Tensor:
+        return reference.swiglu(2 * packed - packed.detach() if torch.compiler.is_compiling() else packed)
+
+    module = types.ModuleType("wrong_in_a_graph")
+    vars(module)["swiglu"] = swiglu
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    with pytest.raises(WrongResult, match=r"gradient of .*: relative error .*Run with --mode eager"):
+        run("transformer", TRAIN, backends={"swiglu": "wrong_in_a_graph:swiglu"})
+
+
+def test_a_proof_leaves_no_trace_in_what_experts_counted() -> None:
+    model, work = prepared("moe transformer", TRAIN, "compile")
+    assert work.verify is not None
+    before = [buffer.clone() for buffer in model.buffers()]
+    work.verify()
+    assert all(torch.equal(*pair) for pair in zip(model.buffers(), before, strict=True))
+    assert all(parameter.grad is None for parameter in model.parameters())

@@ -1,0 +1,101 @@
+"""compiled: what torch.compile made of a model's layers, held to the layers themselves before it is timed.
+
+Every kernel has its proof by then, but not the graphs around them: an operator whose promise to the compiler is wrong
+is right by itself and wrong in a graph.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from hybridbench.errors import WrongResult
+from hybridbench.kernels.verify import Check
+from hybridbench.model.language import LanguageModel
+
+LAYERS, COMPILED = "layers", "torch.compile"
+"""The operation and backend of the proofs."""
+OUTPUT_BOUND, NARROW_OUTPUT_BOUND = 1e-2, 6e-2
+"""Relative error of a prefill's logits; in 16 bit that of a fused decode step."""
+GRADIENT_BOUND, NARROW_GRADIENT_BOUND = 5e-2, 0.2
+"""Relative difference of a gradient; roundings come to some percent where terms of either sign are summed, another
+gradient to 1."""
+FEWEST = 64
+"""Parameters of one role below which a gradient may be small by chance, and its rounding is not."""
+
+Layers = Mapping[int, Callable[..., Tensor]]
+
+
+def verify_gradients(model: LanguageModel, layers: Layers, loss: Callable[[], Tensor]) -> Check:
+    """The gradients of one loss by eager layers and by compiled ones, of all layers' parameters of one role together.
+
+    Buffers, such as the load that experts counted, are put back.
+
+    Raises:
+        WrongResult: naming the role that differs most, and by how much.
+    """
+    before = [buffer.clone() for buffer in model.buffers()]
+    expected = _gradients(model, loss)
+    with model.compiling(dict(layers)):
+        found = _gradients(model, loss)
+    for buffer, value in zip(model.buffers(), before, strict=True):
+        buffer.copy_(value)
+    pooled: dict[str, list[Tensor]] = {}
+    sizes: dict[str, int] = {}
+    for name, gradient in expected.items():
+        role = re.sub(r"\.\d+\.", ".", name)
+        squares = _squares(found.get(name, torch.zeros_like(gradient)), gradient)
+        pooled.setdefault(role, []).append(squares)
+        sizes[role] = sizes.get(role, 0) + gradient.numel()
+    errors = {role: _relative(torch.stack(parts).sum(0)) for role, parts in pooled.items() if sizes[role] >= FEWEST}
+    return _judged(errors, "the gradient of ", _bound(model, GRADIENT_BOUND, NARROW_GRADIENT_BOUND))
+
+
+def verify_outputs(model: LanguageModel, layers: Layers, run: Callable[[], Iterator[tuple[str, Tensor]]]) -> Check:
+    """What ``run`` yields by eager layers and by compiled ones.
+
+    Raises:
+        WrongResult: naming the output that differs most, and by how much.
+    """
+    expected = {name: tensor.float().clone() for name, tensor in run()}
+    with model.compiling(dict(layers)):
+        found = {name: tensor.float().clone() for name, tensor in run()}
+    errors = {name: _relative(_squares(found[name], tensor)) for name, tensor in expected.items()}
+    return _judged(errors, "", _bound(model, OUTPUT_BOUND, NARROW_OUTPUT_BOUND))
+
+
+def _gradients(model: LanguageModel, loss: Callable[[], Tensor]) -> dict[str, Tensor]:
+    """Of every parameter that has one; none is left behind."""
+    model.zero_grad(set_to_none=True)
+    loss().backward()  # type: ignore[no-untyped-call]
+    found = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    model.zero_grad(set_to_none=True)
+    return found
+
+
+def _bound(model: LanguageModel, wide: float, narrow: float) -> float:
+    return narrow if model.embedding_VD.dtype.itemsize == 2 else wide
+
+
+def _squares(found: Tensor, expected: Tensor) -> Tensor:
+    """Of the difference and of what it is relative to, summed up."""
+    return torch.stack([(found.float() - expected.float()).square().sum(), expected.float().square().sum()])
+
+
+def _relative(squares: Tensor) -> float:
+    difference, size = squares.sqrt().tolist()
+    return 0.0 if difference == 0 else difference / size if size else float("inf")
+
+
+def _judged(errors: Mapping[str, float], what: str, bound: float) -> Check:
+    # A NaN is worse than anything, which max() does not know.
+    name, worst = max(errors.items(), key=lambda item: item[1] if item[1] == item[1] else float("inf"))
+    if not worst <= bound:
+        raise WrongResult(
+            f"compiled layers differ from eager ones in {what}{name}: relative error {worst:.2g}, and at most "
+            f"{bound:.2g} is allowed. Run with --mode eager."
+        )
+    return Check(LAYERS, COMPILED, worst, bound, len(errors))
