@@ -14,64 +14,23 @@ the norms around a block belong to ``arch.memory``. A term that turns out wrong 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 from hybridbench.arch.attention import Attention
 from hybridbench.arch.block import Block, Mixer, Storage
+from hybridbench.arch.delta import GatedDelta, Kda
+from hybridbench.arch.mamba1 import Mamba1
 from hybridbench.arch.mamba2 import Mamba2
+from hybridbench.arch.mamba3 import Mamba3
 from hybridbench.arch.mlp import Mlp
 from hybridbench.arch.moe import Moe
 from hybridbench.arch.parallel import Parallel
+from hybridbench.arch.recurrent_activations import delta_core, mamba1_core, mamba3_core
 from hybridbench.arch.ssd_kernels import BLOCK, SLICE, fits_one_pass
+from hybridbench.arch.terms import FLOAT, INDEX, Activations, Moment, Term, padded
 from hybridbench.errors import BadInput
-
-ALIGNED = 8
-"""Columns that padded rows are a multiple of (``model.mamba2.ALIGNED``)."""
-INDEX = 8
-"""Bytes of an index."""
-FLOAT = 4
-"""Bytes of what kernels keep in float32 whatever the dtype: log-sum-exps, decays, scan states."""
-
-
-@dataclass(frozen=True, slots=True)
-class Term:
-    """Bytes of one tensor: ``per_token`` for every token of the batch, ``fixed`` however many there are.
-
-    ``cheap`` marks what elementwise work makes of tensors that are kept: selective checkpointing makes it anew.
-    """
-
-    name: str
-    per_token: int = 0
-    fixed: int = 0
-    cheap: bool = False
-
-    def bytes(self, tokens: int) -> int:
-        """Its bytes for a batch of ``tokens`` tokens in all."""
-        return self.per_token * tokens + self.fixed
-
-
-Moment = tuple[Term, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Activations:
-    """One block's lists; see the module."""
-
-    saved: tuple[Term, ...]
-    forward: tuple[Moment, ...]
-    backward: tuple[Moment, ...]
-
-
-def total(terms: Sequence[Term], tokens: int) -> int:
-    """Bytes of some terms together."""
-    return sum(term.bytes(tokens) for term in terms)
-
-
-def largest(moments: Sequence[Moment], tokens: int) -> int:
-    """Bytes of the moment that takes most, 0 without any."""
-    return max((total(moment, tokens) for moment in moments), default=0)
 
 
 def activations(block: Block, storage: Storage) -> Activations:
@@ -147,11 +106,9 @@ def _mamba2_core(block: Mamba2, size: int, borrows_value: bool = False, keeps_ou
     """
     inner, conv = block.d_inner, block.conv_channels
     width = (1 if borrows_value else 2) * inner + 2 * block.n_groups * block.d_state + block.n_heads
-    # Rows that do not start on 16 bytes are padded until they do, and the weight is copied for it. Where x is another
-    # branch's value, the conv's input is put together anew.
-    padded = width + -width % ALIGNED
-    copied = size * padded * block.d_model if padded > width else 0
-    packed = Term("packed z, x, B, C, dt", size * padded, fixed=copied)
+    # Where x is another branch's value, the conv's input is put together anew.
+    columns, copied = padded(width, block.d_model, size)
+    packed = Term("packed z, x, B, C, dt", size * columns, fixed=copied)
     lent = Term("conv input with a lent value, decays", size * conv + FLOAT * block.n_heads if borrows_value else 0)
     convolved = Term("conv output", size * conv, cheap=True)
     scanned = Term("scan output", size * inner)
@@ -295,12 +252,24 @@ def _parallel(block: Parallel, size: int) -> Activations:
 
 
 def _branch(branch: Mixer, size: int, borrows_value: bool, keeps_output: bool) -> Activations:
-    """A branch's core; the output of an attention is kept by its kernel in any case."""
+    """A branch's core; the output of an attention or of a scan with a gate is kept by its kernel in any case."""
     if isinstance(branch, Attention):
         return _attention_core(branch, size, borrows_value)
     if isinstance(branch, Mamba2):
         return _mamba2_core(branch, size, borrows_value, keeps_output)
-    raise BadInput(f"no memory formula for a parallel block with a branch of kind {branch.kind}.")
+    core = _CORES.get(type(branch))
+    if core is None or borrows_value:
+        which = "that borrows its value" if borrows_value else "as a branch"
+        raise BadInput(f"no memory formula for a parallel block with {branch.kind} {which}.")
+    return core(branch, size)
+
+
+_CORES: dict[type[Block], Callable[[Any, int], Activations]] = {
+    GatedDelta: delta_core,
+    Kda: delta_core,
+    Mamba1: mamba1_core,
+    Mamba3: mamba3_core,
+}
 
 
 _KINDS: dict[type[Block], Callable[[Any, int], Activations]] = {
@@ -309,4 +278,5 @@ _KINDS: dict[type[Block], Callable[[Any, int], Activations]] = {
     Mlp: _mlp,
     Moe: _moe,
     Parallel: _parallel,
+    **dict.fromkeys(_CORES, lambda block, size: _projected(block, _CORES[type(block)](block, size), size)),
 }

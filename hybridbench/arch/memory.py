@@ -18,10 +18,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from hybridbench.arch import model as arch
-from hybridbench.arch.activations import FLOAT, Activations, Term, activations, largest, total
+from hybridbench.arch.activations import activations
 from hybridbench.arch.attention import Attention
 from hybridbench.arch.block import Storage
 from hybridbench.arch.model import ModelSpec
+from hybridbench.arch.terms import FLOAT, Activations, Term, largest, total
 from hybridbench.errors import unknown_name
 from hybridbench.units import MIB
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from hybridbench.arch import model as arch
-from hybridbench.arch.activations import Term, activations, largest, total
+from hybridbench.arch.activations import activations
 from hybridbench.arch.block import Storage
 from hybridbench.arch.families import ARCHS, build_spec, pattern_spec
 from hybridbench.arch.memory import CHECKPOINTS, decode_memory, prefill_memory, train_memory
 from hybridbench.arch.mlp import Mlp
+from hybridbench.arch.terms import Term, largest, total
 from hybridbench.errors import BadInput
 from hybridbench.metrics import value
 from hybridbench.record import Record, Status

@@ -40,8 +40,8 @@ MISTAKES = {
     "mixer of a published model": (["cost", "--model", "mamba-130m", "--mixer", "kda"], ["--model", "--mixer"]),
     "mixers with a hole": (["decode", "--mixer", "kda,,mamba1"], ["'kda,,mamba1'"]),
     "memory of a mixer nobody listed": (
-        ["fit", "--arch", "inter", "--mixer", "kda", "--workload", "train"],
-        ["kda", "decode needs none"],
+        ["fit", "--pattern", "R-R-*-", "--scale", "100m", "--workload", "train"],
+        ["rg_lru", "decode needs none"],
     ),
     "unknown recipe": (["cost", "--recipe", "himba"], ["'himba'", "'hymba'"]),
     "unknown fusion": (["cost", "--arch", "intra", "--fusion-op", "multiply"], ["'multiply'", "subtract"]),

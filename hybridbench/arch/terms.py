@@ -1,0 +1,58 @@
+"""terms: the bytes of tensors that a block keeps or needs for a while, by token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+ALIGNED = 8
+"""Columns that padded rows are a multiple of (``model.mamba2.ALIGNED``)."""
+INDEX = 8
+"""Bytes of an index."""
+FLOAT = 4
+"""Bytes of what kernels keep in float32 whatever the dtype: log-sum-exps, decays, scan states."""
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """Bytes of one tensor: ``per_token`` for every token of the batch, ``fixed`` however many there are.
+
+    ``cheap`` marks what elementwise work makes of tensors that are kept: selective checkpointing makes it anew.
+    """
+
+    name: str
+    per_token: int = 0
+    fixed: int = 0
+    cheap: bool = False
+
+    def bytes(self, tokens: int) -> int:
+        """Its bytes for a batch of ``tokens`` tokens in all."""
+        return self.per_token * tokens + self.fixed
+
+
+Moment = tuple[Term, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Activations:
+    """One block's lists; see the module."""
+
+    saved: tuple[Term, ...]
+    forward: tuple[Moment, ...]
+    backward: tuple[Moment, ...]
+
+
+def total(terms: Sequence[Term], tokens: int) -> int:
+    """Bytes of some terms together."""
+    return sum(term.bytes(tokens) for term in terms)
+
+
+def largest(moments: Sequence[Moment], tokens: int) -> int:
+    """Bytes of the moment that takes most, 0 without any."""
+    return max((total(moment, tokens) for moment in moments), default=0)
+
+
+def padded(columns: int, d_model: int, size: int) -> tuple[int, int]:
+    """Columns of a projection whose rows start on 16 bytes, and the bytes of the weight's copy where it is padded."""
+    wide = columns + -columns % ALIGNED
+    return wide, size * wide * d_model if wide > columns else 0
