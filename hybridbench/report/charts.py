@@ -124,7 +124,7 @@ _WANTED = (
         ("step_p05_s", "step_p95_s"),
         (MEASURED, "floor"),
     ),
-    _Wanted("memory", "Peak memory", "peak_allocated_bytes"),
+    _Wanted("memory", "Peak memory", "peak_allocated_bytes", "predicted_peak_bytes"),
     _Wanted(
         "cache",
         "Cache of the whole batch",

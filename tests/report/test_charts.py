@@ -22,10 +22,12 @@ from hybridbench.metrics import value
 from hybridbench.record import Record, Status
 from hybridbench.report.charts import FAMILY_COLORS, MEASURED, PREDICTED, Plot, cost_plots, draw, group_plots, save
 from hybridbench.report.groups import group_records
+from hybridbench.store import load
 from hybridbench.suite import Sweep, cases
 from hybridbench.units import MIB
 
 Make = Callable[..., Record]
+RESULTS = Path(__file__).parents[2] / "results" / "nvidia-h200"
 
 
 def plots(records: list[Record]) -> dict[str, Plot]:
@@ -62,6 +64,18 @@ def pixels(png: bytes) -> tuple[int, int, set[bytes]]:
 
 def test_a_group_has_its_charts(decode_records: list[Record]) -> None:
     assert list(plots(decode_records)) == ["throughput", "latency", "memory", "cache", "flops"]
+
+
+def test_predicted_peaks_stand_beside_measured_ones() -> None:
+    records = load([RESULTS / "memory"], pytest.fail)
+    drawn = [plot for group in group_records(records) for plot in group_plots(group) if plot.name == "memory"]
+    assert len(drawn) == 6  # two scales, three ways of checkpointing
+    for plot in drawn:
+        measured, predicted = (
+            {(p.series, p.place): p.amount for p in plot.points if p.kind == kind} for kind in (MEASURED, PREDICTED)
+        )
+        assert len(measured) == 5
+        assert predicted == pytest.approx(measured, rel=5e-3)
 
 
 def test_saved_charts_name_series_contexts_and_failures(decode_records: list[Record], tmp_path: Path) -> None:
