@@ -95,6 +95,10 @@ def test_compiled_layers_have_a_proof_of_their_own(name: str, kind: str) -> None
     assert 0 <= proof.error < 1e-4 < proof.bound
 
 
+def test_checkpointed_compiled_layers_have_one_too() -> None:
+    assert "layers" in {use.op for use in run("inter", TRAIN, checkpoint="full").backends}
+
+
 @pytest.mark.parametrize("kind", [TRAIN, PREFILL, DECODE])
 @pytest.mark.parametrize("factor", [1.5, float("nan")])
 def test_what_is_wrong_in_a_graph_only_is_not_timed(kind: str, factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
