@@ -44,6 +44,8 @@ def hardware_view(
 ) -> tuple[View, str | None]:
     """The counters' account of one case's step, and a sentence where products could not be told apart.
 
+    Without instructions of vector units, what runs on these alone has no account: there is no figure of it, not 0.
+
     Args:
         launches: its kernels, in order.
         products: its matrix products, in the order of their dispatch.
@@ -80,14 +82,14 @@ def hardware_view(
         operation, counted = _core("scan", cores), sum(launch.vector_flops for launch in scans)
         found.append(Reason(operation, DECAY if vector else UNCOUNTED, counted - _scan_vector(case)))
         found.append(Reason(operation, SCAN_TILES, _scan_tiles(case, tiles)))
-    for launch in of_class.pop(CONV, []):
-        add(_core("conv", cores), launch)
-    if not vector and _core("conv", cores) in flops:
-        conv = _core("conv", cores)
+    conv, convs = _core("conv", cores), of_class.pop(CONV, [])
+    for launch in convs if vector else ():
+        add(conv, launch)
+    if convs and not vector:
         forms = operations(case.model, case.workload.kind, case.workload.context, Convention.HARDWARE)
         found.append(Reason(conv, UNCOUNTED, -case.workload.batch * forms[conv]))
-    for rest in of_class.values():
-        for launch in rest:
+    for launch in (launch for rest in of_class.values() for launch in rest):
+        if vector or launch.tensor_flops:
             add(REST, launch)
             found.append(Reason(REST, LEFT_OUT, launch.flops))
     return View(GPU, flops, summed(found)), note
@@ -196,8 +198,8 @@ def _scan_tiles(case: Case, tiles: Tiles | None) -> int:
 # By class -------------------------------------------------------------------------------------------------------------
 
 
-def grouped(launches: Sequence[Launch], key: Callable[[Launch], str]) -> list[Group]:
-    """Launches added up by a key, the one with most FLOPs first."""
+def grouped(launches: Sequence[Launch], key: Callable[[Launch], str], vector: bool = True) -> list[Group]:
+    """Launches added up by a key, the one with most FLOPs first; ``vector`` as of ``hardware_view``."""
     found: dict[str, list[Launch]] = {}
     for launch in launches:
         found.setdefault(key(launch), []).append(launch)
@@ -206,18 +208,18 @@ def grouped(launches: Sequence[Launch], key: Callable[[Launch], str]) -> list[Gr
             kind,
             len(some),
             sum(launch.tensor_flops for launch in some),
-            sum(launch.vector_flops for launch in some),
+            sum(launch.vector_flops for launch in some) if vector else None,
             sum(launch.read_bytes for launch in some),
             sum(launch.written_bytes for launch in some),
         )
         for kind, some in found.items()
     ]
-    return sorted(sums, key=lambda group: -(group.tensor_flops + group.vector_flops))
+    return sorted(sums, key=lambda group: -(group.tensor_flops + (group.vector_flops or 0)))
 
 
-def by_class(launches: Sequence[Launch]) -> list[Group]:
-    return grouped(launches, lambda launch: classify(launch.name))
+def by_class(launches: Sequence[Launch], vector: bool = True) -> list[Group]:
+    return grouped(launches, lambda launch: classify(launch.name), vector)
 
 
-def by_kernel(launches: Sequence[Launch]) -> list[Group]:
-    return grouped(launches, lambda launch: shortened(launch.name))
+def by_kernel(launches: Sequence[Launch], vector: bool = True) -> list[Group]:
+    return grouped(launches, lambda launch: shortened(launch.name), vector)

@@ -114,7 +114,8 @@ def _assembled(case: Case, forms: dict[str, View], seen: Observation, kernels: K
         return Audit(case, seen.backends, {**views, GPU: View(GPU, {}, error=kernels.said.rstrip("."))}, notes=notes)
     views[GPU], note = hardware_view(case, kernels.launches, seen.products, seen.tiles, vector)
     notes += [kernels.said] + ([note] if note else [])
-    return Audit(case, seen.backends, views, by_class(kernels.launches), by_kernel(kernels.launches), notes)
+    groups = by_class(kernels.launches, vector), by_kernel(kernels.launches, vector)
+    return Audit(case, seen.backends, views, *groups, notes)
 
 
 def _tile_notes(tiles: Tiles | None) -> list[str]:

@@ -47,12 +47,15 @@ class View:
 
 @dataclass(frozen=True)
 class Group:
-    """GPU kernels of one class in one step: how many, what they executed, and the bytes of device memory they moved."""
+    """GPU kernels of one class in one step: how many, what they executed, and the bytes of device memory they moved.
+
+    ``vector_flops`` is None where instructions of vector units were not counted.
+    """
 
     kind: str
     launches: int
     tensor_flops: int
-    vector_flops: int
+    vector_flops: int | None
     read_bytes: int
     written_bytes: int
 

@@ -31,7 +31,7 @@ from hybridbench.audit.hardware import (
 )
 from hybridbench.audit.observe import Observation, observe, warmed
 from hybridbench.audit.run import audit
-from hybridbench.audit.tables import write_audits
+from hybridbench.audit.tables import class_tables, write_audits
 from hybridbench.audit.tuned import Taken
 from hybridbench.audit.views import BASE, EXACT, FVCORE, GPU, HARDWARE, PRODUCTS, TORCH, Audit, closed_forms, is_product
 from hybridbench.cli.main import main
@@ -156,7 +156,12 @@ def test_a_gpus_kernels_find_their_operations() -> None:
     assert sum(view.flops.values()) == sum(launch.flops for launch in launches)
     tensor = [replace(launch, vector_flops=0) for launch in launches]
     view, note = hardware_view(case, tensor, products, tiles, vector=False)
-    assert Audit(case, {}, {**closed_forms(case), GPU: view}).unexplained(GPU) == {}
+    uncounted = Audit(case, {}, {**closed_forms(case), GPU: view}, by_class(tensor, vector=False))
+    assert uncounted.unexplained(GPU) == {}
+    assert not {REST, "mamba2 conv"} & view.flops.keys(), "what nobody counted is no 0"
+    assert {group.vector_flops for group in uncounted.groups} == {None}
+    (table,) = class_tables(uncounted)
+    assert {row[3].text for row in table.rows} == {"-"}
     kinds = {group.kind: group for group in found.groups}
     assert kinds["matrix products"].launches == len(products) + 1
     assert kinds["scan"].read_bytes == 10 * (len(KERNELS) + 1)
