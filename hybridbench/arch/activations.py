@@ -63,11 +63,6 @@ def _refuse_variants(block: Block) -> None:
             )
 
 
-def _attention(block: Attention, size: int) -> Activations:
-    core = _attention_core(block, size)
-    return _projected(block, core, size)
-
-
 def _attention_core(block: Attention, size: int, borrows_value: bool = False) -> Activations:
     """Projection of q, k and v in one product, rotary into three tensors of their own, a fused kernel that keeps them,
     its output and a log-sum-exp per query and head (FlashAttention-2, cuDNN, FlexAttention and our kernels alike).
@@ -91,10 +86,6 @@ def _attention_core(block: Attention, size: int, borrows_value: bool = False) ->
             ),
         ),
     )
-
-
-def _mamba2(block: Mamba2, size: int) -> Activations:
-    return _projected(block, _mamba2_core(block, size), size)
 
 
 def _mamba2_core(block: Mamba2, size: int, borrows_value: bool = False, keeps_output: bool = True) -> Activations:
@@ -160,8 +151,9 @@ def _mamba2_core(block: Mamba2, size: int, borrows_value: bool = False, keeps_ou
     )
 
 
-def _projected(block: Mixer, core: Activations, size: int) -> Activations:
+def _mixer(block: Mixer, size: int) -> Activations:
     """A mixer's core between its two projections: the first one's input is kept, the second one's is the core's."""
+    core = _CORES[type(block)](block, size)
     entry = Term("block input", size * block.d_model, cheap=True)
     return Activations((entry, *core.saved), core.forward, core.backward)
 
@@ -257,26 +249,23 @@ def _branch(branch: Mixer, size: int, borrows_value: bool, keeps_output: bool) -
         return _attention_core(branch, size, borrows_value)
     if isinstance(branch, Mamba2):
         return _mamba2_core(branch, size, borrows_value, keeps_output)
-    core = _CORES.get(type(branch))
-    if core is None or borrows_value:
+    if borrows_value or type(branch) not in _CORES:
         which = "that borrows its value" if borrows_value else "as a branch"
         raise BadInput(f"no memory formula for a parallel block with {branch.kind} {which}.")
-    return core(branch, size)
+    return _CORES[type(branch)](branch, size)
 
 
 _CORES: dict[type[Block], Callable[[Any, int], Activations]] = {
-    GatedDelta: delta_core,
-    Kda: delta_core,
+    Attention: _attention_core,
+    Mamba2: _mamba2_core,
     Mamba1: mamba1_core,
     Mamba3: mamba3_core,
+    GatedDelta: delta_core,
+    Kda: delta_core,
 }
-
-
 _KINDS: dict[type[Block], Callable[[Any, int], Activations]] = {
-    Attention: _attention,
-    Mamba2: _mamba2,
+    **dict.fromkeys(_CORES, _mixer),
     Mlp: _mlp,
     Moe: _moe,
     Parallel: _parallel,
-    **dict.fromkeys(_CORES, lambda block, size: _projected(block, _CORES[type(block)](block, size), size)),
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import platform
 from dataclasses import replace
@@ -20,7 +19,7 @@ from hybridbench.arch.model import cost, params
 from hybridbench.arch.published import PUBLISHED, published_spec
 
 if TYPE_CHECKING:
-    from hybridbench.record import Ceilings
+    from hybridbench.record import Ceilings, Environment
 
 ABOUT = {
     "transformer": "Llama-3.2 blocks: GQA, RoPE, SwiGLU",
@@ -174,7 +173,7 @@ def doctor(as_json: bool, ceilings: bool) -> None:
     """What this machine is, what is installed, and what to do about what is missing."""
     import torch
 
-    from hybridbench.kernels.attention import HOPPER
+    from hybridbench.kernels.problem import on_hopper
     from hybridbench.machine import find_peak
     from hybridbench.measure.ceilings import SUSTAINED_S, measure_ceilings
     from hybridbench.measure.environment import fingerprint
@@ -188,8 +187,7 @@ def doctor(as_json: bool, ceilings: bool) -> None:
     state = gpu.state() if gpu else None
     dtypes = (torch.bfloat16, torch.float32) if device.type == "cuda" else (torch.float32,)
     rates = [found for dtype in dtypes if ceilings and (found := measure_ceilings(device, dtype))]
-    hopper = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == HOPPER
-    advice = advise(device.type, environment.device, peak is not None, gpu is not None, hopper)
+    advice = advise(environment, known=peak is not None, watched=gpu is not None, hopper=on_hopper())
     if as_json:
         document = {
             "environment": to_plain(environment),
@@ -233,22 +231,29 @@ def _product(rate: Ceilings, sustained_s: float) -> str:
     return f"{burst}, {sustained} sustained over {sustained_s:g} s"
 
 
-def advise(kind: str, device: str, known: bool, watched: bool, hopper: bool) -> list[str]:
-    """What to do about what is missing; empty when all is well."""
+def advise(environment: Environment, *, known: bool, watched: bool, hopper: bool) -> list[str]:
+    """What to do about what is missing; empty when all is well.
+
+    Args:
+        known: whether the device's peak rates are.
+        watched: whether NVML answers.
+        hopper: whether the GPU is of that generation.
+    """
     from hybridbench.kernels.registry import INSTALL_CUDA, INSTALL_FLASH_ATTN_4
 
-    advice = []
-    if kind == "cpu":
+    advice, on_gpu = [], environment.device_kind == "cuda"
+    if not on_gpu:
         advice.append("No CUDA device: measuring works at scale tiny on the CPU; cost works for every scale.")
     elif not known:
-        advice.append(f"'{device}' has no row of peak rates in hybridbench/machine.py: add one with its source.")
-    if kind == "cuda" and not watched:
+        name = environment.device
+        advice.append(f"'{name}' has no row of peak rates in hybridbench/machine.py: add one with its source.")
+    if on_gpu and not watched:
         advice.append("NVML does not answer: clocks, power and energy will be unknown; install nvidia-ml-py.")
-    if kind == "cuda":
+    if on_gpu:
         extras = dict.fromkeys(("mamba-ssm", "causal-conv1d", "flash-attn", "liger-kernel", "fla-core"), INSTALL_CUDA)
-        for package, install in (extras | {"flash-attn-4": INSTALL_FLASH_ATTN_4} if hopper else extras).items():
-            try:
-                importlib.metadata.version(package)
-            except importlib.metadata.PackageNotFoundError:
+        if hopper:
+            extras["flash-attn-4"] = INSTALL_FLASH_ATTN_4
+        for package, install in extras.items():
+            if package not in environment.packages:
                 advice.append(f"{package} is not installed: {install}")
     return advice

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib.metadata
 import math
 import warnings
 from collections.abc import Callable
@@ -21,16 +20,13 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hybridbench.errors import Unsupported
-from hybridbench.kernels.problem import Problem, imported, needs_cuda
+from hybridbench.kernels.problem import Problem, imported, needs_cuda, on_hopper
 
 MASK_LENGTH = 8192
 """The longest sequence for which a T x T mask is built: 64 MiB as booleans, 128 MiB as bf16 biases."""
 
 FLEX_BLOCK = 128
 """Side of FlexAttention's mask blocks, its default."""
-
-HOPPER = 9
-"""The major compute capability of Hopper."""
 
 
 # PyTorch's scaled_dot_product_attention, one kernel at a time -------------------------------------------------------
@@ -346,16 +342,13 @@ def load_flash_attn_4() -> Callable[..., Any]:
 
     flash-attn 2.8.3 brings an early ``flash_attn.cute`` of its own, so the distribution is asked for too.
     """
-    try:
-        importlib.metadata.version("flash-attn-4")
-    except importlib.metadata.PackageNotFoundError as missing:
-        raise Unsupported(NO_FLASH_ATTN_4) from missing
-    function: Callable[..., Any] = imported("hybridbench.kernels.flash_attn_4", NO_FLASH_ATTN_4).attention
+    module = imported("hybridbench.kernels.flash_attn_4", NO_FLASH_ATTN_4, distribution="flash-attn-4")
+    function: Callable[..., Any] = module.attention
     return function
 
 
 def refuses_flash_attn_4(problem: Problem) -> str | None:
-    """Refuse what 4.0.0b36 asserts against, and GPUs that its kernels for older ones were never tried on here."""
+    """Refuse what 4.0.0b36 asserts against, and all GPUs but Hopper, on which alone it was tried."""
     if reason := needs_cuda(problem):
         return reason
     if problem.dtype not in ("bfloat16", "float16"):
@@ -369,11 +362,9 @@ def refuses_flash_attn_4(problem: Problem) -> str | None:
         return f"it has windows but no sinks, and {problem.sinks} sinks were asked for"
     if problem.training and widths[0] != widths[1] and problem.n_heads != problem.kv_heads:
         return f"its backward of grouped heads wants values as wide as keys, and they are {widths[1]} and {widths[0]}"
-    if not torch.cuda.is_available():
+    if not torch.cuda.is_available() or on_hopper():
         return None
     major, minor = torch.cuda.get_device_capability()
-    if major == HOPPER:
-        return None
     return f"it is used on Hopper only so far, and this GPU's compute capability is {major}.{minor}"
 
 

@@ -11,11 +11,10 @@ import importlib.util
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.torch_version import TorchVersion
 
-from hybridbench.kernels.problem import Problem, imported, needs_cuda
+from hybridbench.kernels.problem import Problem, imported, needs_cuda, on_hopper
 
 NO_FLA = "fla is not importable: its kernels are those of flash-linear-attention, in the package fla-core"
 WIDEST_KEY = 256
@@ -215,8 +214,7 @@ def refuses_gated_delta(problem: Problem) -> str | None:
 
 
 def _miscompiled() -> str | None:
-    hopper = torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0)
-    if not hopper or importlib.util.find_spec("tilelang"):
+    if not on_hopper() or importlib.util.find_spec("tilelang"):
         return None
     version = TorchVersion(importlib.metadata.version("triton"))
     first, mended = WRONG_ON_HOPPER

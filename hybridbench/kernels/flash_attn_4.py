@@ -24,24 +24,25 @@ UNLIMITED = -1
 """The window of a query that sees all before it."""
 
 
-def _seen(window: int) -> dict[str, int | None]:
+def _settings(q: Tensor, window: int) -> dict[str, Any]:
     """A window counts the query's own position, flash-attn's sides do not."""
-    if window == UNLIMITED:
-        return {"window_size_left": None, "window_size_right": None}
-    return {"window_size_left": window - 1, "window_size_right": 0}
+    sides = (None, None) if window == UNLIMITED else (window - 1, 0)
+    return {
+        "softmax_scale": 1 / math.sqrt(q.shape[-1]),
+        "causal": True,
+        **dict(zip(("window_size_left", "window_size_right"), sides, strict=True)),
+    }
 
 
 def _run(q: Tensor, k: Tensor, v: Tensor, window: int) -> tuple[Tensor, Tensor]:
-    scale = 1 / math.sqrt(q.shape[-1])
-    out, lse, *_ = _flash_attn_fwd(q, k, v, softmax_scale=scale, causal=True, return_lse=True, **_seen(window))
+    out, lse, *_ = _flash_attn_fwd(q, k, v, return_lse=True, **_settings(q, window))
     return out, lse
 
 
 def _run_backward(
     d_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, window: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    scale = 1 / math.sqrt(q.shape[-1])
-    d_q, d_k, d_v, *_ = _flash_attn_bwd(q, k, v, out, d_out, lse, softmax_scale=scale, causal=True, **_seen(window))
+    d_q, d_k, d_v, *_ = _flash_attn_bwd(q, k, v, out, d_out, lse, **_settings(q, window))
     return d_q, d_k, d_v
 
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+import torch
+
 from hybridbench.errors import Unsupported
 
 
@@ -100,8 +102,11 @@ class Backend:
             return None
 
 
-def imported(module: str, why: str) -> ModuleType:
+def imported(module: str, why: str, distribution: str = "") -> ModuleType:
     """Import a third party's module.
+
+    Args:
+        distribution: that must be installed, where another one brings a module of the same name.
 
     Raises:
         Unsupported: it is absent or its compiled part does not load; ``why`` says what is missing. An ``ImportError``
@@ -109,6 +114,8 @@ def imported(module: str, why: str) -> ModuleType:
             text is kept.
     """
     try:
+        if distribution:
+            importlib.metadata.version(distribution)  # what it raises is an ImportError too
         return importlib.import_module(module)
     except ImportError as missing:
         raise Unsupported(f"{why} ({missing})") from missing
@@ -117,6 +124,11 @@ def imported(module: str, why: str) -> ModuleType:
 def accepts_anything(_problem: Problem) -> str | None:
     """The refusal of a backend that refuses nothing."""
     return None
+
+
+def on_hopper() -> bool:
+    """Whether PyTorch's GPU is of the Hopper generation."""
+    return torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9
 
 
 def needs_cuda(problem: Problem) -> str | None:

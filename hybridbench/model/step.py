@@ -7,7 +7,8 @@ first on the very model, caches and depth that are timed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor
@@ -149,29 +150,32 @@ def _refuses_block(block: Block) -> str | None:
     return None if odd is None else f"widths must be multiples of 16, and one is {odd}"
 
 
-ADVICE = {
-    "fused": f"the fused decode step differs from the modules in {{}}. Decode with --backend {DECODE_STEP}=modules.",
-    "compiled": "the compiled decode step differs from the eager one in {}. Decode with --mode eager.",
-}
-"""What to say of a step that is wrong, by the way it is made."""
-
-
 def verify_step(
-    plain: Callable[[], Tensor],
-    other: Callable[[], Tensor],
-    caches: list[Cache],
-    inputs: tuple[Tensor, Tensor],
-    way: str = "fused",
+    plain: Callable[[], Tensor], fused: Callable[[], Tensor], caches: list[Cache], inputs: tuple[Tensor, Tensor]
 ) -> Check:
-    """One step both ways from the same state, which is put back.
-
-    Args:
-        plain, other: a step that leaves logits (B, V), reading and writing ``caches`` and ``inputs``.
-        inputs: token and position of each sequence.
-        way: how the other one is made, a key of ``ADVICE``.
+    """``both_ways`` of the modules and the fused step.
 
     Raises:
         WrongResult: naming what differs, and by how much.
+    """
+    errors = both_ways(plain, fused, caches, inputs)
+    for name, error in errors.items():
+        if not error <= BOUND:
+            raise WrongResult(
+                f"the fused decode step differs from the modules in {name}: relative error {error:.2g}, and at most "
+                f"{BOUND:.2g} is allowed. Decode with --backend {DECODE_STEP}=modules."
+            )
+    return Check(DECODE_STEP, "fused", max(errors.values()), BOUND, 1)
+
+
+def both_ways(
+    plain: Callable[[], Tensor], other: Callable[[], Tensor], caches: list[Cache], inputs: tuple[Tensor, ...]
+) -> dict[str, float]:
+    """Relative errors of one step's logits and of the states it leaves, from the same state, which is put back.
+
+    Args:
+        plain, other: a step that leaves logits (B, V), reading and writing ``caches`` and ``inputs``.
+        inputs: such as token and position of each sequence.
     """
     states = recurrent_states(caches)
     before = [tensor.clone() for tensor in (*states, *inputs)]
@@ -186,14 +190,14 @@ def verify_step(
     found = {"logits": other().float().clone()}
     found |= {f"state {i}": tensor.clone() for i, tensor in enumerate(states)}
     put_back()
-    worst = 0.0
-    for name, value in expected.items():
-        error = float((found[name].float() - value.float()).norm() / value.float().norm())
-        if not error <= BOUND:
-            where = f"{name}: relative error {error:.2g}, and at most {BOUND:.2g} is allowed"
-            raise WrongResult(ADVICE[way].format(where))
-        worst = max(worst, error)
-    return Check(DECODE_STEP, way, worst, BOUND, 1)
+    return {name: relative_error([(found[name], value)]) for name, value in expected.items()}
+
+
+def relative_error(pairs: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """Of all tensors found together, each before the one expected; 0 of equal ones, also where these are zeros."""
+    norms = [((found.float() - expected.float()).norm(), expected.float().norm()) for found, expected in pairs]
+    difference, size = (math.hypot(*(float(norm) for norm in kind)) for kind in zip(*norms, strict=True))
+    return 0.0 if difference == 0 else difference / size if size else math.inf
 
 
 def step_problem(case: Case) -> Problem:

@@ -6,15 +6,18 @@ is right by itself and wrong in a graph.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
 from hybridbench.errors import WrongResult
 from hybridbench.kernels.verify import Check
+from hybridbench.model.cache import Cache
 from hybridbench.model.language import LanguageModel
+from hybridbench.model.step import both_ways, relative_error
 
 LAYERS, COMPILED = "layers", "torch.compile"
 """The operation and backend of the proofs."""
@@ -26,10 +29,10 @@ gradient to 1."""
 FEWEST = 64
 """Parameters of one role below which a gradient may be small by chance, and its rounding is not."""
 
-Layers = Mapping[int, Callable[..., Tensor]]
 
-
-def verify_gradients(model: LanguageModel, layers: Layers, loss: Callable[[], Tensor]) -> Check:
+def verify_gradients(
+    model: LanguageModel, layers: dict[int, Callable[..., Tensor]], loss: Callable[[], Tensor]
+) -> Check:
     """The gradients of one loss by eager layers and by compiled ones, of all layers' parameters of one role together.
 
     Buffers, such as the load that experts counted, are put back.
@@ -39,31 +42,36 @@ def verify_gradients(model: LanguageModel, layers: Layers, loss: Callable[[], Te
     """
     before = [buffer.clone() for buffer in model.buffers()]
     expected = _gradients(model, loss)
-    with model.compiling(dict(layers)):
+    with model.compiling(layers):
         found = _gradients(model, loss)
     for buffer, value in zip(model.buffers(), before, strict=True):
         buffer.copy_(value)
-    pooled: dict[str, list[Tensor]] = {}
-    sizes: dict[str, int] = {}
+    roles: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for name, gradient in expected.items():
-        role = re.sub(r"\.\d+\.", ".", name)
-        squares = _squares(found.get(name, torch.zeros_like(gradient)), gradient)
-        pooled.setdefault(role, []).append(squares)
-        sizes[role] = sizes.get(role, 0) + gradient.numel()
-    errors = {role: _relative(torch.stack(parts).sum(0)) for role, parts in pooled.items() if sizes[role] >= FEWEST}
+        pair = found[name] if name in found else torch.zeros_like(gradient), gradient
+        roles.setdefault(re.sub(r"\.\d+\.", ".", name), []).append(pair)
+    errors = {
+        role: relative_error(pairs)
+        for role, pairs in roles.items()
+        if sum(gradient.numel() for _, gradient in pairs) >= FEWEST
+    }
     return _judged(errors, "the gradient of ", _bound(model, GRADIENT_BOUND, NARROW_GRADIENT_BOUND))
 
 
-def verify_outputs(model: LanguageModel, layers: Layers, run: Callable[[], Iterator[tuple[str, Tensor]]]) -> Check:
-    """What ``run`` yields by eager layers and by compiled ones.
+def verify_outputs(
+    model: LanguageModel,
+    plain: Callable[[], Tensor],
+    compiled: Callable[[], Tensor],
+    caches: list[Cache],
+    inputs: tuple[Tensor, ...] = (),
+) -> Check:
+    """A prefill or a decode step by eager layers and by compiled ones, as ``both_ways`` compares them.
 
     Raises:
         WrongResult: naming the output that differs most, and by how much.
     """
-    expected = {name: tensor.float().clone() for name, tensor in run()}
-    with model.compiling(dict(layers)):
-        found = {name: tensor.float().clone() for name, tensor in run()}
-    errors = {name: _relative(_squares(found[name], tensor)) for name, tensor in expected.items()}
+    with torch.no_grad():
+        errors = both_ways(plain, compiled, caches, inputs)
     return _judged(errors, "", _bound(model, OUTPUT_BOUND, NARROW_OUTPUT_BOUND))
 
 
@@ -80,19 +88,8 @@ def _bound(model: LanguageModel, wide: float, narrow: float) -> float:
     return narrow if model.embedding_VD.dtype.itemsize == 2 else wide
 
 
-def _squares(found: Tensor, expected: Tensor) -> Tensor:
-    """Of the difference and of what it is relative to, summed up."""
-    return torch.stack([(found.float() - expected.float()).square().sum(), expected.float().square().sum()])
-
-
-def _relative(squares: Tensor) -> float:
-    difference, size = squares.sqrt().tolist()
-    return 0.0 if difference == 0 else difference / size if size else float("inf")
-
-
 def _judged(errors: Mapping[str, float], what: str, bound: float) -> Check:
-    # A NaN is worse than anything, which max() does not know.
-    name, worst = max(errors.items(), key=lambda item: item[1] if item[1] == item[1] else float("inf"))
+    name, worst = max(errors.items(), key=lambda item: math.inf if math.isnan(item[1]) else item[1])
     if not worst <= bound:
         raise WrongResult(
             f"compiled layers differ from eager ones in {what}{name}: relative error {worst:.2g}, and at most "

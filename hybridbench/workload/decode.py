@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
-from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ from hybridbench.model.language import LanguageModel
 from hybridbench.model.published import PublishedDecode
 from hybridbench.model.step import verify_step
 from hybridbench.suite import COMPILE, GRAPH, PUBLISHED, Case
-from hybridbench.workload.compiled import COMPILED, LAYERS
+from hybridbench.workload.compiled import verify_outputs
 from hybridbench.workload.prepared import Prepared, TimedPart, kept, random_tokens
 
 CAPTURE_WARMUPS = 3
@@ -115,14 +115,11 @@ class DecodeLoop:
     @property
     def verify(self) -> Callable[[], Check] | None:
         """The proof of a compiled step; None of another."""
-        return self._verify_compiled if self.mode == COMPILE else None
-
-    def _verify_compiled(self) -> Check:
+        if self.mode != COMPILE:
+            return None
         inputs = (self.token_B, self.position_B)
-        with torch.no_grad():
-            plain, compiled = (lambda run=run: run(*inputs, self.caches) for run in (self.model.decode, self._decode))
-            check = verify_step(plain, compiled, kept(self.caches), inputs, way="compiled")
-        return replace(check, op=LAYERS, backend=COMPILED)
+        plain, compiled = (partial(run, *inputs, self.caches) for run in (self.model.decode, self._decode))
+        return partial(verify_outputs, self.model, plain, compiled, kept(self.caches), inputs)
 
     def eager_step(self) -> None:
         """One token per sequence, without capture or compilation."""

@@ -5,12 +5,9 @@ Only the last position goes through the head. The caches are allocated once and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
-from hybridbench.model.cache import recurrent_states
 from hybridbench.model.language import LanguageModel
 from hybridbench.suite import COMPILE, Case
 from hybridbench.workload.compiled import verify_outputs
@@ -29,18 +26,17 @@ def prepare_prefill(case: Case, model: LanguageModel) -> Prepared:
 
     layers = model.compiled_layers() if case.execution.mode == COMPILE else {}
 
+    def compiled() -> Tensor:
+        with model.compiling(layers):
+            return run(token_BT)
+
     def step() -> Tensor:
-        with torch.no_grad(), model.compiling(layers):
-            return run(token_BT).argmax(-1)
+        with torch.no_grad():
+            return compiled().argmax(-1)
 
     def eager_step() -> Tensor:
         with torch.no_grad():
             return run(token_BT).argmax(-1)
-
-    def outputs() -> Iterator[tuple[str, Tensor]]:
-        with torch.no_grad():
-            yield "logits", run(token_BT)
-        yield from ((f"state {i}", state) for i, state in enumerate(recurrent_states(kept(caches))))
 
     return Prepared(
         step,
@@ -49,5 +45,5 @@ def prepare_prefill(case: Case, model: LanguageModel) -> Prepared:
         (token_BT,),
         caches=kept(caches),
         capacity=work.context,
-        verify=(lambda: verify_outputs(model, layers, outputs)) if layers else None,
+        verify=(lambda: verify_outputs(model, lambda: run(token_BT), compiled, kept(caches))) if layers else None,
     )

@@ -41,6 +41,7 @@ def prepare_train(case: Case, model: LanguageModel) -> Prepared:
         state["loss"] = loss.detach()
         return loss
 
+    first = (data[0, :, :-1], data[0, :, 1:])
     layers = model.compiled_layers() if case.execution.mode == COMPILE else {}
 
     def step() -> Tensor:
@@ -51,10 +52,8 @@ def prepare_train(case: Case, model: LanguageModel) -> Prepared:
         step=step,
         eager_step=lambda: run(model.loss),
         forward=model.loss,
-        inputs=(data[0, :, :-1], data[0, :, 1:]),
+        inputs=first,
         optimizer=optimizer,
         loss=lambda: float(state["loss"]),
-        verify=(lambda: verify_gradients(model, layers, lambda: model.loss(data[0, :, :-1], data[0, :, 1:])))
-        if layers
-        else None,
+        verify=(lambda: verify_gradients(model, layers, lambda: model.loss(*first))) if layers else None,
     )

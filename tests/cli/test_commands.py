@@ -7,14 +7,17 @@ import re
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from hybridbench.cli import quickstart as quickstart_module
 from hybridbench.cli.inspecting import advise
 from hybridbench.cli.main import main
+from hybridbench.measure.environment import fingerprint
 from hybridbench.record import Ceilings, Record
 from hybridbench.suite import Suite, Sweep
 
@@ -271,7 +274,10 @@ def test_what_can_be_built_and_run_here():
 
 @pytest.mark.parametrize("hopper", [True, False])
 def test_doctor_says_how_to_install_the_kernels_of_this_gpu(hopper):
-    advice = [line for line in advise("cuda", "NVIDIA H200", True, True, hopper) if "is not installed" in line]
+    gpu = replace(
+        fingerprint(torch.device("cpu")), device="NVIDIA H200", device_kind="cuda", packages={"torch": "2.11.0"}
+    )
+    advice = [line for line in advise(gpu, known=True, watched=True, hopper=hopper) if "is not installed" in line]
     lacking = {line.partition(" ")[0]: line.partition("install ")[2] for line in advice}
     assert lacking["mamba-ssm"] == '"hybridbench[cuda]"'
     assert lacking.get("flash-attn-4") == ('"hybridbench[flash-attn-4]"' if hopper else None)

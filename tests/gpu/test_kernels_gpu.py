@@ -77,24 +77,10 @@ SHAPES: dict[str, dict[str, dict[str, int]]] = {
     "linear_cross_entropy": {"any": {}},
     "adamw": {"any": {}},
 }
+EQUAL_WIDTHS = {"sdpa-flash", "sdpa-efficient", "sdpa-cudnn", "flex", "flash-attn", "flash-attn-4"}
 MUST_RUN = {
-    ("attention", "transformer-1b", "bfloat16"): {
-        "sdpa-math",
-        "sdpa-flash",
-        "sdpa-efficient",
-        "sdpa-cudnn",
-        "flex",
-        "flash-attn",
-        "flash-attn-4",
-    },
-    ("attention", "transformer-3b", "bfloat16"): {
-        "sdpa-flash",
-        "sdpa-efficient",
-        "sdpa-cudnn",
-        "flex",
-        "flash-attn",
-        "flash-attn-4",
-    },
+    ("attention", "transformer-1b", "bfloat16"): {"sdpa-math", *EQUAL_WIDTHS},
+    ("attention", "transformer-3b", "bfloat16"): EQUAL_WIDTHS,
     ("attention", "intra-1b", "bfloat16"): {"sdpa-math", "sdpa-efficient", "flex", "flash-attn"},
     ("attention", "intra-3b", "bfloat16"): {"sdpa-math", "sdpa-efficient"},
     ("attention", "window", "bfloat16"): {"sdpa-math", "sdpa-efficient", "flex", "flash-attn", "flash-attn-4"},

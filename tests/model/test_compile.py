@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -99,6 +100,14 @@ def test_checkpointed_compiled_layers_have_one_too() -> None:
     assert "layers" in {use.op for use in run("inter", TRAIN, checkpoint="full").backends}
 
 
+def run_with(swiglu: Callable[[torch.Tensor], torch.Tensor], kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transformer's case on a kernel of one's own."""
+    module = types.ModuleType("wrong_in_a_graph")
+    vars(module)["swiglu"] = swiglu
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    run("transformer", kind, backends={"swiglu": "wrong_in_a_graph:swiglu"})
+
+
 @pytest.mark.parametrize("kind", [TRAIN, PREFILL, DECODE])
 @pytest.mark.parametrize("factor", [1.5, float("nan")])
 def test_what_is_wrong_in_a_graph_only_is_not_timed(kind: str, factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,11 +115,8 @@ def test_what_is_wrong_in_a_graph_only_is_not_timed(kind: str, factor: float, mo
         out = reference.swiglu(packed)
         return out * factor if torch.compiler.is_compiling() else out
 
-    module = types.ModuleType("wrong_in_a_graph")
-    vars(module)["swiglu"] = swiglu
-    monkeypatch.setitem(sys.modules, module.__name__, module)
     with pytest.raises(WrongResult, match=r"compiled .* eager"):
-        run("transformer", kind, backends={"swiglu": "wrong_in_a_graph:swiglu"})
+        run_with(swiglu, kind, monkeypatch)
 
 
 def test_a_gradient_that_only_a_graph_gets_wrong_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,11 +125,8 @@ def test_a_gradient_that_only_a_graph_gets_wrong_is_named(monkeypatch: pytest.Mo
     def swiglu(packed: torch.Tensor) -> torch.Tensor:
         return reference.swiglu(2 * packed - packed.detach() if torch.compiler.is_compiling() else packed)
 
-    module = types.ModuleType("wrong_in_a_graph")
-    vars(module)["swiglu"] = swiglu
-    monkeypatch.setitem(sys.modules, module.__name__, module)
     with pytest.raises(WrongResult, match=r"gradient of .*: relative error .*Run with --mode eager"):
-        run("transformer", TRAIN, backends={"swiglu": "wrong_in_a_graph:swiglu"})
+        run_with(swiglu, TRAIN, monkeypatch)
 
 
 def test_a_proof_leaves_no_trace_in_what_experts_counted() -> None:
