@@ -1,4 +1,4 @@
-"""Memory that a test leaves is given back, since several processes may share one GPU; one that lost its GPU ends."""
+"""Processes of pytest-xdist take turns at the GPUs there are, give back what a test left, and end without their GPU."""
 
 from __future__ import annotations
 
@@ -7,6 +7,16 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+
+from hybridbench.machine import visible_gpus
+
+
+def pytest_configure() -> None:
+    """Before anything asks CUDA for its devices, since it reads the variable once."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
+    gpus = visible_gpus()
+    if worker and gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[int(worker) % len(gpus)]
 
 
 @pytest.fixture(autouse=True)
