@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from hybridbench.arch.block import CacheBytes, Convention, Flops, Mixer, Storage, check_sizes, variant, whole_tiles
+from hybridbench.arch.block import CacheBytes, Convention, Flops, Mixer, Storage, check_sizes, variant, whole_columns
 from hybridbench.arch.ssd_kernels import Chunked, OnePass, Tiles, fits_one_pass
 from hybridbench.errors import BadInput
 
@@ -111,7 +111,7 @@ class Mamba2(Mixer):
         return columns + (-columns % WHOLE_LINE if columns % 8 else 0)
 
     def in_padding(self, borrows_value: bool = False) -> int:
-        return whole_tiles(self.in_columns(borrows_value)) - self._in_width(borrows_value)
+        return whole_columns(self.in_columns(borrows_value)) - self._in_width(borrows_value)
 
     def scan_kernels(self, sequences: int = 1, tiles: Tiles | None = None) -> Chunked | OnePass:
         """What the scan's kernels execute: those of the scan in one pass where it has tiles for this block.

@@ -90,7 +90,7 @@ def _padding(block: Block, work: str, context: int) -> list[Reason]:
         block.products(convention, work != "decode") for convention in (Convention.EXACT, Convention.HARDWARE)
     )
     tokens = (3 if work == "train" else 1) * (1 if work == "decode" else context)
-    text = "padded to columns in whole 128-byte lines"
+    text = "columns in whole tiles of 256"
     return [Reason(name, text, tokens * (padded[name] - flops)) for name, flops in exact.items()]
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from hybridbench.arch.block import Convention, whole_tiles
+from hybridbench.arch.block import Convention, whole_columns
 from hybridbench.arch.mamba2 import Mamba2
 from hybridbench.arch.model import uses_of
 from hybridbench.arch.operations import Reason, operations
@@ -31,6 +31,8 @@ from hybridbench.trace import ATTENTION, CONV, MATMUL, SCAN, classify
 EPILOGUE = "vector instructions beside the product"
 SOFTMAX = "softmax and rescaling (vector instructions)"
 DECAY = "decays and masks (vector instructions)"
+SILU = "silu, its gradient and that of the bias (vector instructions)"
+CONV_AGAIN = "the convolution computed again in the backward"
 UNCOUNTED = "vector instructions were not counted"
 LEFT_OUT = "left out of every convention (vector instructions)"
 WHOLE_TILES = "whole tiles of the product's kernel"
@@ -69,7 +71,7 @@ def hardware_view(
             found.append(Reason(operation, EPILOGUE, launch.vector_flops))
         if launch.tensor_flops and product is not None:
             taken = tile_rounding(launch, product)
-            found.append(Reason(operation, WHOLE_TILES, taken - _rounded(case, product) if taken else 0))
+            found.append(Reason(operation, WHOLE_TILES, 0 if taken is None else taken - _rounded(case, product)))
     for launch in of_class.pop(ATTENTION, []):
         operation = _attention_of(launch.name, cores)
         add(operation, launch)
@@ -85,6 +87,8 @@ def hardware_view(
     conv, convs = _core("conv", cores), of_class.pop(CONV, [])
     for launch in convs if vector else ():
         add(conv, launch)
+    if vector and any("causal_conv1d" in launch.name for launch in convs):
+        found += _conv_reasons(case, conv)
     if convs and not vector:
         forms = operations(case.model, case.workload.kind, case.workload.context, Convention.HARDWARE)
         found.append(Reason(conv, UNCOUNTED, -case.workload.batch * forms[conv]))
@@ -141,21 +145,21 @@ def _sums(launch: Launch) -> bool:
     return "reduce" in launch.name.lower()
 
 
-def tile_rounding(launch: Launch, product: Product) -> int:
-    """What whole tiles add to a product, by what its kernel's name says; 0 where that is not what was counted.
+def tile_rounding(launch: Launch, product: Product) -> int | None:
+    """What whole tiles add to a product, by what its kernel's name says; None where that is not what was counted.
 
     ``192x192_64x4_2x1`` is rows by columns of a tile, its depth by how many are under way, and the tiles of a cluster,
     which runs as a whole. Libraries that store by columns swap rows and columns, so both ways are tried.
     """
     tile = _PRODUCT_TILE.search(launch.name)
     if tile is None:
-        return 0
+        return None
     rows, columns, depth, down, across = (int(size) for size in tile.groups())
     for m, n in ((product.m, product.n), (product.n, product.m)):
         padded = 2 * product.batch * up(m, down * rows) * up(n, across * columns) * up(product.k, depth)
         if padded == launch.tensor_flops:
             return padded - product.flops
-    return 0
+    return None
 
 
 def _rounded(case: Case, product: Product) -> int:
@@ -163,7 +167,7 @@ def _rounded(case: Case, product: Product) -> int:
     if product.operation != "mamba2 in_proj":
         return 0
     wide = {spec.in_columns(lent) for spec, _ in uses_of(case.model, Mamba2) for lent in (False, True)}
-    m, n, k = (whole_tiles(size) if size in wide else size for size in (product.m, product.n, product.k))
+    m, n, k = (whole_columns(size) if size in wide else size for size in (product.m, product.n, product.k))
     return 2 * product.batch * m * n * k - product.flops
 
 
@@ -193,6 +197,26 @@ def _scan_tiles(case: Case, tiles: Tiles | None) -> int:
         for known in ((work.batch, tiles), ())
     )
     return work.batch * (taken - default)
+
+
+# The convolution ------------------------------------------------------------------------------------------------------
+
+
+def _conv_reasons(case: Case, operation: str) -> list[Reason]:
+    """What causal-conv1d's kernels execute beside the taps.
+
+    Instructions of an element on an H200: forward four multiply-adds for its four taps, an add and two multiplies for
+    silu; backward four for the output again, four each for the gradients of input and taps, and one, three adds and
+    three multiplies for those of silu and bias.
+    """
+    work = case.workload
+    if work.kind == DECODE:
+        return []
+    elements = work.batch * work.context
+    channels = [(uses * spec.conv_channels, spec.d_conv) for spec, uses in uses_of(case.model, Mamba2)]
+    around = elements * sum(count for count, _ in channels) * (3 + 8 if work.kind == TRAIN else 3)
+    again = elements * sum(2 * taps * count for count, taps in channels) if work.kind == TRAIN else 0
+    return [Reason(operation, SILU, around), Reason(operation, CONV_AGAIN, again)]
 
 
 # By class -------------------------------------------------------------------------------------------------------------

@@ -4,7 +4,9 @@
     smsp__sass_thread_inst_executed_op_*_pred_on.sum        threads that executed a floating-point instruction
     dram__bytes_read.sum, dram__bytes_write.sum             bytes of device memory
 
-A fused multiply-add is 2 FLOPs, an add or a multiply 1; of half-precision instructions too, as Nsight counts them.
+A fused multiply-add is 2 FLOPs, an add or a multiply 1, and twice that in half precision, whose instructions take two
+numbers at once: the weights of Nsight's own rooflines. Compilers also use such instructions to load constants, and
+conversions are among them, so that what little of them a bfloat16 model has is an upper bound.
 Exponentials and divisions run elsewhere and are not among these. Every kernel is replayed once per pass that its
 metrics need, with caches as the pass before left them, so that with more than one pass bytes read are too few.
 
@@ -32,9 +34,10 @@ _TENSOR = {
     "float64": ("sm__ops_path_tensor_src_fp64.sum",),
 }
 _INSTRUCTION = "smsp__sass_thread_inst_executed_op_{}_pred_on.sum"
-_PER_INSTRUCTION = {"ffma": 2, "fadd": 1, "fmul": 1, "hfma": 2, "hadd": 1, "hmul": 1}
+_PER_INSTRUCTION = {"ffma": 2, "fadd": 1, "fmul": 1, "hfma": 4, "hadd": 2, "hmul": 2}
 _DOUBLE = {"dfma": 2, "dadd": 1, "dmul": 1}
 _READ, _WRITTEN = "dram__bytes_read.sum", "dram__bytes_write.sum"
+_PASSES = "profiler__replayer_passes"
 _PLACES = ("/usr/local/cuda/bin/ncu", "/opt/nvidia/nsight-compute")
 
 
@@ -131,31 +134,48 @@ def refusal(report: str) -> str | None:
 
 
 def passes(report: str) -> int:
-    """The most passes that one kernel was replayed for; 0 where the report does not say."""
-    return max((int(number) for number in re.findall(r"- (\d+) pass(?:es)?\b", report)), default=0)
-
-
-def parse(report: str) -> list[Launch]:
-    """The kernels of a report in raw CSV, in order.
-
-    It begins with lines of Nsight's own; then come a row of names, a row of units, and a row per kernel, every cell
-    quoted, numbers with separators.
+    """The most passes that one kernel was replayed for; 0 where the report does not say.
 
     Raises:
-        NoCounters: there is no table, or it lacks a column, or a counter has no value.
+        NoCounters: there is no table.
+    """
+    names, _, kernels = _table(report)
+    if _PASSES not in names:
+        return 0
+    column = names.index(_PASSES)
+    return max((int(row[column]) for row in kernels if row[column].isdecimal()), default=0)
+
+
+def _table(report: str) -> tuple[list[str], list[str], list[list[str]]]:
+    """Names, units and rows of a report in raw CSV.
+
+    It begins with lines of Nsight's own; then come a row of names, a row of units, and a row per kernel, every cell
+    quoted, numbers with separators. A report without a row of units has none.
+
+    Raises:
+        NoCounters: there is no table.
     """
     lines = report.splitlines()
     start = next((place for place, line in enumerate(lines) if line.startswith('"ID"')), None)
     if start is None:
         raise NoCounters(refusal(report) or "Nsight Compute's report has no table: no kernel was profiled")
-    rows = list(csv.reader(line for line in lines[start:] if line.startswith('"')))
-    names, units, *kernels = rows if len(rows) > 1 else [*rows, []]
+    names, *rows = list(csv.reader(line for line in lines[start:] if line.startswith('"')))
+    if rows and not rows[0][0]:
+        return names, rows[0], rows[1:]
+    return names, [], rows
+
+
+def parse(report: str) -> list[Launch]:
+    """The kernels of a report in raw CSV, in order.
+
+    Raises:
+        NoCounters: there is no table, or it lacks a column, or a counter has no value.
+    """
+    names, units, kernels = _table(report)
     place = {name: column for column, name in enumerate(names)}
     for needed in ("ID", "Kernel Name", _READ, _WRITTEN):
         if needed not in place:
             raise NoCounters(f"Nsight Compute's report has no column {needed}")
-    if units and units[0]:  # a report without a row of units
-        kernels = [units, *kernels]
     weights = {_INSTRUCTION.format(name): flops for name, flops in {**_PER_INSTRUCTION, **_DOUBLE}.items()}
     tensor = [name for name in names if any(name in known for known in _TENSOR.values())]
     if not tensor:
@@ -167,7 +187,7 @@ def parse(report: str) -> list[Launch]:
             value = float(text)
         except ValueError as exc:
             raise NoCounters(f"Nsight Compute counted no {name} of {row[place['Kernel Name']][:60]}: {text!r}") from exc
-        return round(value * _size(units[place[name]] if units and not units[0] else ""))
+        return round(value * _size(units[place[name]] if units else ""))
 
     return [
         Launch(

@@ -14,20 +14,18 @@ from hybridbench.count.processes import alive
 
 REPORT = """\
 ==PROF== Connected to process 4242 (/usr/bin/python3.12)
-==PROF== Profiling "spin_kernel" - 0: 0%....50%....100% - 2 passes
-==PROF== Profiling "nvjet_sm90_tst_128x256_64x4_..." - 1: 0%....50%....100% - 2 passes
 ==PROF== Disconnected from process 4242
 "ID","Process ID","Process Name","Host Name","Kernel Name","Context","Stream","Block Size","Grid Size","Device","CC",\
-"dram__bytes_read.sum","dram__bytes_write.sum","sm__ops_path_tensor_src_bf16_dst_fp32.sum",\
+"dram__bytes_read.sum","dram__bytes_write.sum","profiler__replayer_passes","sm__ops_path_tensor_src_bf16_dst_fp32.sum",\
 "smsp__sass_thread_inst_executed_op_fadd_pred_on.sum","smsp__sass_thread_inst_executed_op_ffma_pred_on.sum",\
 "smsp__sass_thread_inst_executed_op_fmul_pred_on.sum","smsp__sass_thread_inst_executed_op_hfma_pred_on.sum"
-"","","","","","","","","","","","byte","byte","","inst","inst","inst","inst"
+"","","","","","","","","","","","byte","byte","pass","","inst","inst","inst","inst"
 "0","4242","python3.12","127.0.0.1","at::cuda::spin_kernel(long)","1","7","(1, 1, 1)","(1, 1, 1)","0","9.0",\
-"1,024","0","0","0","0","0","0"
+"1,024","0","2","0","0","0","0","0"
 "1","4242","python3.12","127.0.0.1","nvjet_sm90_tst_128x256_64x4_2x1_v_bz_coopA_NTN","1","7","(384, 1, 1)",\
-"(132, 1, 1)","0","9.0","16,777,216","8,388,608","17,179,869,184","1,000","2,000","500","10"
+"(132, 1, 1)","0","9.0","16,777,216","8,388,608","3","17,179,869,184","1,000","2,000","500","10"
 "2","4242","python3.12","127.0.0.1","void at::native::vectorized_elementwise_kernel<4, at::native::AddFunctor<float>, \
-std::array<char*, 3> >(int, T2, T3)","1","7","(128, 1, 1)","(64, 1, 1)","0","9.0","64","32","0","4,096","0","0","0"
+std::array<char*, 3> >(int, T2, T3)","1","7","(128, 1, 1)","(64, 1, 1)","0","9.0","64","32","2","0","4,096","0","0","0"
 ==WARNING== Found outstanding GPU clock reset, trying to revert...Success.
 """
 
@@ -36,11 +34,12 @@ def test_a_report_is_read_to_the_number() -> None:
     marker, product, add = ncu.parse(REPORT)
     assert "spin_kernel" in marker.name
     assert product == ncu.Launch(
-        1, "nvjet_sm90_tst_128x256_64x4_2x1_v_bz_coopA_NTN", 2 * 2048**3, 1000 + 2 * 2000 + 500 + 2 * 10, 2**24, 2**23
+        1, "nvjet_sm90_tst_128x256_64x4_2x1_v_bz_coopA_NTN", 2 * 2048**3, 1000 + 2 * 2000 + 500 + 4 * 10, 2**24, 2**23
     )
     assert (add.number, add.tensor_flops, add.vector_flops, add.flops) == (2, 0, 4096, 4096)
     assert add.name.endswith("(int, T2, T3)")
-    assert ncu.passes(REPORT) == 2
+    assert ncu.passes(REPORT) == 3
+    assert ncu.passes(REPORT.replace("profiler__replayer_passes", "profiler__other")) == 0
 
 
 def test_scaled_units_and_a_missing_row_of_units_are_understood() -> None:
