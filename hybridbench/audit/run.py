@@ -1,8 +1,9 @@
 """run: cases in, audits out: counted in this process on a CPU, in processes of their own on a GPU.
 
 There one process observes all cases, without a profiler. Then Nsight Compute watches a process for each case that was
-observed: since its report comes at its end, only so is kept what was counted before the time ran out, for a price of
-some 10 s of start-up a case. A case that fails or comes too late has the accounts it has, and says why not the others.
+observed, and another for its instructions of vector units (``count.ncu`` says why). Its reports come at the end, so
+only by a process each is kept what was counted before the time ran out, for some 10 s of start-up. A case that fails or
+comes too late has the accounts it has, and says why not the others.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from hybridbench.arch.ssd_kernels import Tiles
@@ -35,10 +36,15 @@ Progress = Callable[[str], object]
 
 @dataclass(frozen=True)
 class Kernels:
-    """What Nsight Compute counted of one case: its kernels in order, None without; and a sentence about it."""
+    """What Nsight Compute counted of one case: its kernels in order, None without; and sentences about it.
+
+    Attributes:
+        vector: whether instructions of vector units are among it.
+    """
 
     launches: list[ncu.Launch] | None
     said: str
+    vector: bool = False
 
 
 class Interrupted(KeyboardInterrupt):
@@ -65,7 +71,7 @@ def audit(
 
     Args:
         counters: whether the GPU's own counters are asked for.
-        vector: whether instructions of vector units are among them, which may cost further passes.
+        vector: whether instructions of vector units are counted too, in a second run of each case.
         limit_s: how long all cases together may take on a GPU; seconds. What was counted by then is kept.
         progress: told a line whenever a case was observed, or its kernels counted.
 
@@ -93,13 +99,13 @@ def audit(
     why = STOPPED if stopped and counters and on_gpu else NOT_ASKED if on_gpu else NO_GPU
     kernels += [Kernels(None, why)] * (len(seen) - len(kernels))
     forms = [closed_forms(case) for case in cases[: len(seen)]]
-    audits = [_assembled(*parts, vector) for parts in zip(cases, forms, seen, kernels, strict=False)]
+    audits = [_assembled(*parts) for parts in zip(cases, forms, seen, kernels, strict=False)]
     if stopped:
         raise Interrupted(audits)
     return audits
 
 
-def _assembled(case: Case, forms: dict[str, View], seen: Observation, kernels: Kernels, vector: bool) -> Audit:
+def _assembled(case: Case, forms: dict[str, View], seen: Observation, kernels: Kernels) -> Audit:
     views = dict(forms)
     for counter in (TORCH, FVCORE):
         if seen.refused is not None:
@@ -112,9 +118,9 @@ def _assembled(case: Case, forms: dict[str, View], seen: Observation, kernels: K
     notes = _tile_notes(seen.tiles)
     if kernels.launches is None:
         return Audit(case, seen.backends, {**views, GPU: View(GPU, {}, error=kernels.said.rstrip("."))}, notes=notes)
-    views[GPU], note = hardware_view(case, kernels.launches, seen.products, seen.tiles, vector)
+    views[GPU], note = hardware_view(case, kernels.launches, seen.products, seen.tiles, kernels.vector)
     notes += [kernels.said] + ([note] if note else [])
-    groups = by_class(kernels.launches, vector), by_kernel(kernels.launches, vector)
+    groups = by_class(kernels.launches, kernels.vector), by_kernel(kernels.launches, kernels.vector)
     return Audit(case, seen.backends, views, *groups, notes)
 
 
@@ -174,7 +180,7 @@ class _OnGpu:
             add(Observation(refused=why))
 
     def count(self, found: list[Kernels], seen: Sequence[Observation], vector: bool) -> None:
-        """Adds what Nsight Compute counted of each case that was observed."""
+        """Adds what Nsight Compute counted of each case that was observed: first tensor cores and bytes of all."""
         path = ncu.find()
         if path is None:
             why = "Nsight Compute (ncu) is not installed, so there are no counters of the hardware's own"
@@ -183,7 +189,7 @@ class _OnGpu:
         for place, observed in enumerate(seen):
             over = False
             try:
-                found.append(self._counted(path, place, observed, vector))
+                found.append(self._step(path, place, observed))
             except ncu.NoCounters as exc:
                 found.append(Kernels(None, str(exc)))
                 over = isinstance(exc, ncu.NeverCounters)
@@ -191,30 +197,52 @@ class _OnGpu:
             if over:
                 found += [found[-1]] * (len(seen) - len(found))
                 return
+        for place, kernels in enumerate(found if vector else ()):
+            if kernels.launches is not None:
+                found[place] = self._with_vector(path, place, kernels, kernels.launches)
 
-    def _counted(self, path: str, place: int, observed: Observation, vector: bool) -> Kernels:
-        """What Nsight Compute counted of one case.
+    def _step(self, path: str, place: int, observed: Observation) -> Kernels:
+        """What tensor cores did in one case, and the bytes that it moved.
 
         Raises:
-            NoCounters: nothing.
+            NoCounters: nothing was counted.
         """
         if observed.refused is not None:
             raise ncu.NoCounters(observed.refused)
+        case, tuned = self._cases[place], [asdict(one) for one in observed.tuned]
+        self._asked(place).write_text(json.dumps({"case": case.to_dict(), "tuned": tuned}), encoding="utf-8")
+        report = self._report(path, place, ncu.step_metrics(case.execution.dtype))
+        launches, rounds = ncu.parse(report), ncu.passes(report)
+        more = ": bytes are not those of a step, since passes upset the caches" if rounds > 1 else ""
+        often = f"{rounds or 'unknown'} pass{'' if rounds == 1 else 'es'}"
+        return Kernels(launches, f"Nsight Compute counted {len(launches)} kernels in {often}{more}.")
+
+    def _with_vector(self, path: str, place: int, kernels: Kernels, launches: Sequence[ncu.Launch]) -> Kernels:
+        """The same with instructions of vector units, or why without them."""
+        try:
+            report = self._report(path, place, ncu.vector_metrics(self._cases[place].execution.dtype))
+            counted = Kernels(ncu.with_vector(launches, report), kernels.said, vector=True)
+        except ncu.NoCounters as exc:
+            self._tell(place, "counted vector instructions of", str(exc))
+            return replace(kernels, said=f"{kernels.said} Instructions of vector units were not counted: {exc}.")
+        self._tell(place, "counted vector instructions of", None)
+        return counted
+
+    def _asked(self, place: int) -> Path:
+        """The file that tells a process which case it is to run."""
+        return self._folder / f"case-{place}.json"
+
+    def _report(self, path: str, place: int, metrics: Sequence[str]) -> str:
+        """Nsight Compute's report on one case.
+
+        Raises:
+            NoCounters: there is none, or no time is left.
+        """
         if self._left_s() <= 0:
             raise ncu.NoCounters(f"no time was left of {self._limit_s:g} s: give more with --limit")
-        asked, log = self._folder / f"case-{place}.json", self._folder / f"ncu-{place}.csv"
-        case, tuned = self._cases[place], [asdict(one) for one in observed.tuned]
-        asked.write_text(json.dumps({"case": case.to_dict(), "tuned": tuned}), encoding="utf-8")
-        program = self._program("counted", asked)
-        report = ncu.run(path, case.execution.dtype, log, program, vector, self._left_s())
-        launches, rounds = ncu.parse(report), ncu.passes(report)
-        more = (
-            ": bytes read are too few, since each pass finds what the one before left in the caches"
-            if rounds > 1
-            else ""
-        )
-        said = f"Nsight Compute counted {len(launches)} kernels in {rounds or 'unknown'} passes at most{more}."
-        return Kernels(launches, said)
+        log = self._folder / f"ncu-{place}.csv"
+        log.unlink(missing_ok=True)
+        return ncu.run(path, metrics, log, self._program("counted", self._asked(place)), self._left_s())
 
     def _tell(self, place: int, what: str, why_not: str | None) -> None:
         label = self._cases[place].label

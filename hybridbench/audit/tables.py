@@ -147,15 +147,16 @@ def class_tables(audit: Audit) -> list[Table]:
 
 
 def _group_table(title: str, audit: Audit, groups: Sequence[Group]) -> Table:
-    flops = scale_for([group.tensor_flops for group in groups], "FLOP")
+    tensor = scale_for([group.tensor_flops for group in groups], "FLOP")
+    vector = scale_for([group.vector_flops or 0 for group in groups], "FLOP")
     moved = scale_for([group.read_bytes for group in groups], "B")
     table = Table(
         title,
         [
             Column("kind", "kernels", numeric=False, wraps=True),
             Column("launches", "launches"),
-            Column("tensor_flops", flops.heading("tensor cores")),
-            Column("vector_flops", flops.heading("vector units")),
+            Column("tensor_flops", tensor.heading("tensor cores")),
+            Column("vector_flops", vector.heading("vector units")),
             Column("read_bytes", moved.heading("read")),
             Column("written_bytes", moved.heading("written")),
         ],
@@ -166,7 +167,8 @@ def _group_table(title: str, audit: Audit, groups: Sequence[Group]) -> Table:
             [
                 Cell(group.kind, group.kind),
                 Cell(str(group.launches), group.launches),
-                *_cells(flops, [group.tensor_flops, group.vector_flops]),
+                *_cells(tensor, [group.tensor_flops]),
+                *_cells(vector, [group.vector_flops]),
                 *_cells(moved, [group.read_bytes, group.written_bytes]),
             ]
         )

@@ -21,7 +21,7 @@ from hybridbench.suite import ALL_ARCHS, EAGER, PHASES, TRAIN, Case, Sweep, case
 @model_options(arch=None)
 @execution_options
 @click.option("--no-counters", is_flag=True, help="On a GPU: without Nsight Compute.")
-@click.option("--no-vector", is_flag=True, help="On a GPU: tensor cores and memory only, which takes fewer passes.")
+@click.option("--no-vector", is_flag=True, help="On a GPU: tensor cores and memory only, in half the time.")
 @click.option(
     "--limit", "limit_s", type=float, default=1800.0, show_default=True,
     help="On a GPU: seconds all cases may take together; what was counted by then is shown.",

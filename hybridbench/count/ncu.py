@@ -6,9 +6,13 @@
 
 A fused multiply-add is 2 FLOPs, an add or a multiply 1, and twice that in half precision, whose instructions take two
 numbers at once: the weights of Nsight's own rooflines. Compilers also use such instructions to load constants, and
-conversions are among them, so that what little of them a bfloat16 model has is an upper bound.
-Exponentials and divisions run elsewhere and are not among these. Every kernel is replayed once per pass that its
-metrics need, with caches as the pass before left them, so that with more than one pass bytes read are too few.
+conversions are among them, so that the little that a bfloat16 model has is an upper bound. Exponentials
+and divisions run elsewhere and are not among these.
+
+Every kernel is replayed once per pass that its metrics need, and between passes what it wrote is put back, which leaves
+other data in the caches: on an H200 three passes made a prefill at 100m read 1.00 GiB in place of 0.51 and write 0.23
+in place of 0.48. So tensor cores and bytes, which take one pass there, are counted in one call, and instructions in
+another. Both see the same kernels in the same order, or the second is not used.
 
 The report is written when the program has ended: of a call that is cut off nothing is left. So a call is one case.
 """
@@ -20,8 +24,8 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hybridbench.count.processes import last_line, run_program
@@ -37,7 +41,7 @@ _INSTRUCTION = "smsp__sass_thread_inst_executed_op_{}_pred_on.sum"
 _PER_INSTRUCTION = {"ffma": 2, "fadd": 1, "fmul": 1, "hfma": 4, "hadd": 2, "hmul": 2}
 _DOUBLE = {"dfma": 2, "dadd": 1, "dmul": 1}
 _READ, _WRITTEN = "dram__bytes_read.sum", "dram__bytes_write.sum"
-_PASSES = "profiler__replayer_passes"
+_PASSES, _ID, _KERNEL = "profiler__replayer_passes", "ID", "Kernel Name"
 _PLACES = ("/usr/local/cuda/bin/ncu", "/opt/nvidia/nsight-compute")
 
 
@@ -77,17 +81,17 @@ def find() -> str | None:
     return None
 
 
-def metrics(dtype: str, vector: bool = True) -> tuple[str, ...]:
-    """The metrics collected for a dtype; without ``vector`` those of tensor cores and memory alone."""
-    instructions = [_INSTRUCTION.format(name) for name in _instructions(dtype)] if vector else []
-    return (*_TENSOR[dtype], *instructions, _READ, _WRITTEN)
+def step_metrics(dtype: str) -> tuple[str, ...]:
+    """FLOPs of tensor cores and bytes of memory."""
+    return (*_TENSOR[dtype], _READ, _WRITTEN)
 
 
-def _instructions(dtype: str) -> dict[str, int]:
-    return _DOUBLE if dtype == "float64" else _PER_INSTRUCTION
+def vector_metrics(dtype: str) -> tuple[str, ...]:
+    """Instructions of vector units."""
+    return tuple(_INSTRUCTION.format(name) for name in (_DOUBLE if dtype == "float64" else _PER_INSTRUCTION))
 
 
-def command(ncu: str, dtype: str, log: Path, program: Sequence[str], vector: bool = True) -> list[str]:
+def command(ncu: str, metrics: Sequence[str], log: Path, program: Sequence[str]) -> list[str]:
     """The call: a row of CSV a kernel into ``log``, clocks and caches as they are, nothing until the program asks."""
     options = {
         "--profile-from-start": "off",
@@ -97,20 +101,20 @@ def command(ncu: str, dtype: str, log: Path, program: Sequence[str], vector: boo
         "--print-units": "base",
         "--print-kernel-base": "demangled",
         "--page": "raw",
-        "--metrics": ",".join(metrics(dtype, vector)),
+        "--metrics": ",".join(metrics),
         "--log-file": str(log),
     }
     return [ncu, "--csv", *(word for pair in options.items() for word in pair), *program]
 
 
-def run(ncu: str, dtype: str, log: Path, program: Sequence[str], vector: bool, limit_s: float) -> str:
+def run(ncu: str, metrics: Sequence[str], log: Path, program: Sequence[str], limit_s: float) -> str:
     """Runs the program under Nsight Compute and returns its report; neither lives on.
 
     Raises:
         NoCounters: it could not be started, ran too long, failed, or left no report.
     """
     try:
-        code, output, errors = run_program(command(ncu, dtype, log, program, vector), limit_s)
+        code, output, errors = run_program(command(ncu, metrics, log, program), limit_s)
     except OSError as exc:
         raise NeverCounters(f"{ncu} cannot be started ({exc.strerror})") from exc
     except subprocess.TimeoutExpired as exc:
@@ -133,73 +137,99 @@ def refusal(report: str) -> str | None:
     return found[1].replace("\n==ERROR==", "").strip().rstrip(".") if found else None
 
 
+def parse(report: str) -> list[Launch]:
+    """The kernels of a report on ``step_metrics`` in raw CSV, in order, without what ran on vector units.
+
+    Raises:
+        NoCounters: there is no table, or it lacks a column, or a counter has no value.
+    """
+    table = _Table.read(report)
+    tensor = [name for name in table.names if any(name in known for known in _TENSOR.values())]
+    if not tensor:
+        raise NoCounters("Nsight Compute's report has no counter of tensor cores")
+    tensor_flops = table.summed(dict.fromkeys(tensor, 1))
+    read, written = table.summed({_READ: 1}), table.summed({_WRITTEN: 1})
+    counted = zip(table.column(_ID), table.column(_KERNEL), tensor_flops, read, written, strict=True)
+    return [Launch(int(number), name, tensor, 0, *moved) for number, name, tensor, *moved in counted]
+
+
+def with_vector(launches: Sequence[Launch], report: str) -> list[Launch]:
+    """The kernels with what they ran on vector units, by a report on ``vector_metrics`` of the same step.
+
+    Raises:
+        NoCounters: as of ``parse``, or other kernels ran.
+    """
+    table = _Table.read(report)
+    if table.column(_KERNEL) != [launch.name for launch in launches]:
+        raise NoCounters("other kernels ran while they were counted")
+    weights = {_INSTRUCTION.format(name): flops for name, flops in {**_PER_INSTRUCTION, **_DOUBLE}.items()}
+    known = {name: flops for name, flops in weights.items() if name in table.names}
+    if not known:
+        raise NoCounters("Nsight Compute's report has no counter of instructions")
+    return [replace(launch, vector_flops=flops) for launch, flops in zip(launches, table.summed(known), strict=True)]
+
+
 def passes(report: str) -> int:
     """The most passes that one kernel was replayed for; 0 where the report does not say.
 
     Raises:
         NoCounters: there is no table.
     """
-    names, _, kernels = _table(report)
-    if _PASSES not in names:
-        return 0
-    column = names.index(_PASSES)
-    return max((int(row[column]) for row in kernels if row[column].isdecimal()), default=0)
+    table = _Table.read(report)
+    return max(table.summed({_PASSES: 1}), default=0) if _PASSES in table.names else 0
 
 
-def _table(report: str) -> tuple[list[str], list[str], list[list[str]]]:
-    """Names, units and rows of a report in raw CSV.
+@dataclass(frozen=True)
+class _Table:
+    """A report in raw CSV: names of columns, their units, none in some reports, and a row a kernel."""
 
-    It begins with lines of Nsight's own; then come a row of names, a row of units, and a row per kernel, every cell
-    quoted, numbers with separators. A report without a row of units has none.
+    names: list[str]
+    units: list[str]
+    rows: list[list[str]]
 
-    Raises:
-        NoCounters: there is no table.
-    """
-    lines = report.splitlines()
-    start = next((place for place, line in enumerate(lines) if line.startswith('"ID"')), None)
-    if start is None:
-        raise NoCounters(refusal(report) or "Nsight Compute's report has no table: no kernel was profiled")
-    names, *rows = list(csv.reader(line for line in lines[start:] if line.startswith('"')))
-    if rows and not rows[0][0]:
-        return names, rows[0], rows[1:]
-    return names, [], rows
+    @classmethod
+    def read(cls, report: str) -> _Table:
+        """A report begins with lines of Nsight's own; every cell of the table is quoted, numbers have separators.
 
+        Raises:
+            NoCounters: there is no table.
+        """
+        lines = report.splitlines()
+        start = next((place for place, line in enumerate(lines) if line.startswith('"ID"')), None)
+        if start is None:
+            raise NoCounters(refusal(report) or "Nsight Compute's report has no table: no kernel was profiled")
+        names, *rows = csv.reader(line for line in lines[start:] if line.startswith('"'))
+        if rows and not rows[0][0]:
+            return cls(names, rows[0], rows[1:])
+        return cls(names, [], rows)
 
-def parse(report: str) -> list[Launch]:
-    """The kernels of a report in raw CSV, in order.
+    def column(self, name: str) -> list[str]:
+        """The cells under a name.
 
-    Raises:
-        NoCounters: there is no table, or it lacks a column, or a counter has no value.
-    """
-    names, units, kernels = _table(report)
-    place = {name: column for column, name in enumerate(names)}
-    for needed in ("ID", "Kernel Name", _READ, _WRITTEN):
-        if needed not in place:
-            raise NoCounters(f"Nsight Compute's report has no column {needed}")
-    weights = {_INSTRUCTION.format(name): flops for name, flops in {**_PER_INSTRUCTION, **_DOUBLE}.items()}
-    tensor = [name for name in names if any(name in known for known in _TENSOR.values())]
-    if not tensor:
-        raise NoCounters("Nsight Compute's report has no counter of tensor cores")
+        Raises:
+            NoCounters: there is no such column.
+        """
+        if name not in self.names:
+            raise NoCounters(f"Nsight Compute's report has no column {name}")
+        place = self.names.index(name)
+        return [row[place] for row in self.rows]
 
-    def number(row: Sequence[str], name: str) -> int:
-        text = row[place[name]].replace(",", "")
-        try:
-            value = float(text)
-        except ValueError as exc:
-            raise NoCounters(f"Nsight Compute counted no {name} of {row[place['Kernel Name']][:60]}: {text!r}") from exc
-        return round(value * _size(units[place[name]] if units else ""))
+    def summed(self, weights: Mapping[str, int]) -> list[int]:
+        """For each kernel the weighted sum of some columns.
 
-    return [
-        Launch(
-            number=number(row, "ID"),
-            name=row[place["Kernel Name"]],
-            tensor_flops=sum(number(row, name) for name in tensor),
-            vector_flops=sum(flops * number(row, name) for name, flops in weights.items() if name in place),
-            read_bytes=number(row, _READ),
-            written_bytes=number(row, _WRITTEN),
-        )
-        for row in kernels
-    ]
+        Raises:
+            NoCounters: there is no such column, or a cell is no number.
+        """
+        sums = [0] * len(self.rows)
+        for name, weight in weights.items():
+            size = _size(self.units[self.names.index(name)] if self.units and name in self.names else "")
+            for place, text in enumerate(self.column(name)):
+                try:
+                    sums[place] += weight * round(float(text.replace(",", "")) * size)
+                except ValueError as exc:
+                    kernel = self.column(_KERNEL)[place][:60]
+                    raise NoCounters(f"Nsight Compute counted no {name} of {kernel}: {text!r}") from exc
+        return sums
 
 
 _PREFIXES = {"K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}

@@ -234,11 +234,15 @@ assert sys.argv[-4:-2] == ["-m", "hybridbench.audit.counted"]
 asked = json.load(open(sys.argv[-2]))
 kind, taken = asked["case"]["workload"]["kind"], asked["tuned"]
 BEFORE
+metrics = sys.argv[sys.argv.index("--metrics") + 1].split(",")
+if "_sass_" in metrics[0]:
+    INSTRUCTIONS
 with open(log, "w") as report:
-    print('"ID","Kernel Name","dram__bytes_read.sum","dram__bytes_write.sum","profiler__replayer_passes",'
-          '"sm__ops_path_tensor_src_bf16_dst_fp32.sum"', file=report)
+    def row(*cells):
+        print(*('"' + str(cell) + '"' for cell in cells), sep=",", file=report)
+    row("ID", "Kernel Name", "profiler__replayer_passes", *metrics)
     for number, name in enumerate(["nvjet_" + kind, taken[0]["kernel"]]):
-        print(f'"{number}","{name}","1","2","3","4"', file=report)
+        row(number, name, 3, *range(2, 2 + len(metrics)))
 """
 
 
@@ -249,15 +253,22 @@ def script(path: Path, text: str) -> str:
 
 
 def staged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, observing: str = "pass", counting: str = "pass"
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    observing: str = "pass",
+    counting: str = "pass",
+    vector: str = "pass",
 ) -> Callable[[float], tuple[list[Audit], list[str]]]:
     """An audit whose processes do something before each case; its audits, and the lines it told."""
     python = script(tmp_path / "python", OBSERVES.replace("BEFORE", observing))
-    ncu = script(tmp_path / "ncu", COUNTS.replace("BEFORE", counting))
+    ncu = script(tmp_path / "ncu", COUNTS.replace("BEFORE", counting).replace("INSTRUCTIONS", vector))
     monkeypatch.setattr(run, "sys", SimpleNamespace(executable=python))
     monkeypatch.setattr(run.ncu, "find", lambda: ncu)
     told: list[str] = []
     return lambda limit_s: (audit(CASES, limit_s=limit_s, progress=told.append), told)
+
+
+WORK = ("observed", "counted", "counted vector instructions of")
 
 
 def errors_of(audits: list[Audit], view: str) -> list[str | None]:
@@ -272,11 +283,13 @@ def test_every_case_is_observed_and_then_counted_in_a_process_of_its_own(
     names = [[group.kind for group in one.kernels] for one in found]
     assert names == [[f"nvjet_{kind}", "_kernel"] for kind in KINDS], "its own case, and what autotuning took"
     for one in found:
-        assert any("2 kernels in 3 passes at most: bytes read are too few" in note for note in one.notes)
+        assert any("2 kernels in 3 passes: bytes are not those of a step" in note for note in one.notes)
+        sums = [
+            (group.tensor_flops, group.vector_flops, group.read_bytes, group.written_bytes) for group in one.kernels
+        ]
+        assert sums == [(2, 2 * 2 + 3 + 4 + 4 * 5 + 2 * 6 + 2 * 7, 3, 4)] * 2, "each from the report that has it"
     labels = [case.label for case in CASES]
-    assert told == [
-        f"{place}/3 {what} {label}" for what in ("observed", "counted") for place, label in enumerate(labels, 1)
-    ]
+    assert told == [f"{place}/3 {what} {label}" for what in WORK for place, label in enumerate(labels, 1)]
 
 
 def test_a_case_that_is_not_counted_costs_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,7 +303,22 @@ def test_a_case_that_is_not_counted_costs_no_other(tmp_path: Path, monkeypatch: 
         f"1/3 not counted {CASES[0].label}: {broke}",
         f"2/3 counted {CASES[1].label}",
         f"3/3 not counted {CASES[2].label}: {silent}",
+        f"2/3 counted vector instructions of {CASES[1].label}",
     ]
+
+
+def test_instructions_that_are_not_counted_cost_no_tensor_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    breaks = f"if kind == {TRAIN!r}: sys.exit('it broke')\n    if kind == {PREFILL!r}: taken[0]['kernel'] = 'another'"
+    found, told = staged(tmp_path, monkeypatch, vector=breaks)(60)
+    assert errors_of(found, GPU) == [None] * 3
+    assert [one.kernels[0].tensor_flops for one in found] == [2] * 3
+    assert [one.kernels[0].vector_flops is None for one in found] == [True, True, False]
+    broke, other = "Nsight Compute ended with exit code 1: it broke", "other kernels ran while they were counted"
+    for one, why in zip(found, (broke, other), strict=False):
+        assert any(note.endswith(f"Instructions of vector units were not counted: {why}.") for note in one.notes)
+    assert f"1/3 not counted vector instructions of {CASES[0].label}: {broke}" in told
 
 
 def test_what_was_counted_before_the_time_ran_out_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -414,7 +442,7 @@ def test_a_signal_leaves_no_process_behind(number: int, phase: str, tmp_path: Pa
         f"open({str(child)!r}, 'w').write(f'{{sleeper.pid}}\\n'); time.sleep(60)"
     )
     python = script(tmp_path / "python", OBSERVES.replace("BEFORE", starts if phase == "observing" else "pass"))
-    ncu = script(tmp_path / "ncu", COUNTS.replace("BEFORE", starts))
+    ncu = script(tmp_path / "ncu", COUNTS.replace("BEFORE", starts).replace("INSTRUCTIONS", "pass"))
     command = f"""
 import sys
 from types import SimpleNamespace

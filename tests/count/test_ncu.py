@@ -12,34 +12,60 @@ import pytest
 from hybridbench.count import ncu
 from hybridbench.count.processes import alive
 
-REPORT = """\
+HEAD = """\
 ==PROF== Connected to process 4242 (/usr/bin/python3.12)
 ==PROF== Disconnected from process 4242
-"ID","Process ID","Process Name","Host Name","Kernel Name","Context","Stream","Block Size","Grid Size","Device","CC",\
-"dram__bytes_read.sum","dram__bytes_write.sum","profiler__replayer_passes","sm__ops_path_tensor_src_bf16_dst_fp32.sum",\
-"smsp__sass_thread_inst_executed_op_fadd_pred_on.sum","smsp__sass_thread_inst_executed_op_ffma_pred_on.sum",\
-"smsp__sass_thread_inst_executed_op_fmul_pred_on.sum","smsp__sass_thread_inst_executed_op_hfma_pred_on.sum"
-"","","","","","","","","","","","byte","byte","pass","","inst","inst","inst","inst"
-"0","4242","python3.12","127.0.0.1","at::cuda::spin_kernel(long)","1","7","(1, 1, 1)","(1, 1, 1)","0","9.0",\
-"1,024","0","2","0","0","0","0","0"
-"1","4242","python3.12","127.0.0.1","nvjet_sm90_tst_128x256_64x4_2x1_v_bz_coopA_NTN","1","7","(384, 1, 1)",\
-"(132, 1, 1)","0","9.0","16,777,216","8,388,608","3","17,179,869,184","1,000","2,000","500","10"
-"2","4242","python3.12","127.0.0.1","void at::native::vectorized_elementwise_kernel<4, at::native::AddFunctor<float>, \
-std::array<char*, 3> >(int, T2, T3)","1","7","(128, 1, 1)","(64, 1, 1)","0","9.0","64","32","2","0","4,096","0","0","0"
-==WARNING== Found outstanding GPU clock reset, trying to revert...Success.
-"""
+"ID","Process ID","Process Name","Host Name","Kernel Name","Context","Stream","Block Size","Grid Size","Device","CC","""
+KERNELS = (
+    '"0","4242","python3.12","127.0.0.1","at::cuda::spin_kernel(long)","1","7","(1, 1, 1)","(1, 1, 1)","0","9.0",',
+    '"1","4242","python3.12","127.0.0.1","nvjet_sm90_tst_128x256_64x4_2x1_v_bz_coopA_NTN","1","7","(384, 1, 1)",'
+    '"(132, 1, 1)","0","9.0",',
+    '"2","4242","python3.12","127.0.0.1","void at::native::vectorized_elementwise_kernel<4, '
+    'at::native::AddFunctor<float>, std::array<char*, 3> >(int, T2, T3)","1","7","(128, 1, 1)","(64, 1, 1)","0","9.0",',
+)
+
+
+def report(names: str, units: str, *rows: str) -> str:
+    """As Nsight Compute writes it, with some metrics; a kernel's in each row."""
+    table = [HEAD + names, '"","","","","","","","","","","",' + units]
+    table += [kernel + row for kernel, row in zip(KERNELS, rows, strict=True)]
+    return "\n".join([*table, "==WARNING== Found outstanding GPU clock reset, trying to revert...Success.", ""])
+
+
+REPORT = report(
+    '"dram__bytes_read.sum","dram__bytes_write.sum","profiler__replayer_passes",'
+    '"sm__ops_path_tensor_src_bf16_dst_fp32.sum"',
+    '"byte","byte","pass",""',
+    *('"1,024","0","1","0"', '"16,777,216","8,388,608","3","17,179,869,184"', '"64","32","1","0"'),
+)
+INSTRUCTION = "smsp__sass_thread_inst_executed_op_{}_pred_on.sum"
+VECTOR = report(
+    ",".join(f'"{INSTRUCTION.format(name)}"' for name in ("fadd", "ffma", "fmul", "hfma", "hadd")),
+    '"inst","inst","inst","inst","inst"',
+    *('"0","0","0","0","0"', '"1,000","2,000","500","10","3"', '"4,096","0","0","0","0"'),
+)
 
 
 def test_a_report_is_read_to_the_number() -> None:
     marker, product, add = ncu.parse(REPORT)
     assert "spin_kernel" in marker.name
-    assert product == ncu.Launch(
-        1, "nvjet_sm90_tst_128x256_64x4_2x1_v_bz_coopA_NTN", 2 * 2048**3, 1000 + 2 * 2000 + 500 + 4 * 10, 2**24, 2**23
-    )
-    assert (add.number, add.tensor_flops, add.vector_flops, add.flops) == (2, 0, 4096, 4096)
+    assert product == ncu.Launch(1, "nvjet_sm90_tst_128x256_64x4_2x1_v_bz_coopA_NTN", 2 * 2048**3, 0, 2**24, 2**23)
+    assert (add.number, add.tensor_flops, add.read_bytes, add.flops) == (2, 0, 64, 0)
     assert add.name.endswith("(int, T2, T3)")
     assert ncu.passes(REPORT) == 3
     assert ncu.passes(REPORT.replace("profiler__replayer_passes", "profiler__other")) == 0
+
+
+def test_instructions_come_from_a_report_of_the_same_kernels() -> None:
+    launches = ncu.parse(REPORT)
+    both = ncu.with_vector(launches, VECTOR)
+    assert [launch.vector_flops for launch in both] == [0, 1000 + 2 * 2000 + 500 + 4 * 10 + 2 * 3, 4096]
+    assert [launch.tensor_flops for launch in both] == [launch.tensor_flops for launch in launches]
+    for other in (VECTOR.replace("spin_kernel", "another"), VECTOR.replace(KERNELS[2], KERNELS[1])):
+        with pytest.raises(ncu.NoCounters, match="other kernels ran"):
+            ncu.with_vector(launches, other)
+    with pytest.raises(ncu.NoCounters, match="no counter of instructions"):
+        ncu.with_vector(launches, REPORT)
 
 
 def test_scaled_units_and_a_missing_row_of_units_are_understood() -> None:
@@ -74,7 +100,7 @@ def fake(tmp_path: Path, body: str) -> str:
 
 def test_the_program_runs_under_it(tmp_path: Path) -> None:
     script = fake(tmp_path, f"open(log, 'w').write({REPORT!r})\nassert sys.argv[-2:] == ['prog', 'arg']")
-    report = ncu.run(script, "bfloat16", tmp_path / "log", ["prog", "arg"], vector=False, limit_s=20)
+    report = ncu.run(script, ["some"], tmp_path / "log", ["prog", "arg"], limit_s=20)
     assert report == REPORT
 
 
@@ -101,10 +127,9 @@ def test_a_run_that_fails_says_how(tmp_path: Path, body: str, kind: type[Excepti
     with pytest.raises(ncu.NoCounters, match=reason) as caught:
         ncu.run(
             fake(tmp_path, body),
-            "bfloat16",
+            ["some"],
             tmp_path / "log",
             ["prog"],
-            vector=True,
             limit_s=0.5 if "sleep" in body else 20,
         )
     assert type(caught.value) is kind
@@ -116,13 +141,13 @@ def test_what_was_profiled_does_not_outlive_the_profiler(tmp_path: Path, ends: s
     starts = "import subprocess, time; child = subprocess.Popen(['sleep', '60'], start_new_session=True)"
     script = fake(tmp_path, f"{starts}; open({str(pid)!r}, 'w').write(str(child.pid)); {ends}")
     with pytest.raises(ncu.NoCounters):
-        ncu.run(script, "bfloat16", tmp_path / "log", ["prog"], vector=True, limit_s=1.5)
+        ncu.run(script, ["some"], tmp_path / "log", ["prog"], limit_s=1.5)
     assert not alive(int(pid.read_text()))
 
 
 def test_what_cannot_be_started_and_what_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ncu.NeverCounters, match="cannot be started"):
-        ncu.run(str(tmp_path / "none"), "bfloat16", tmp_path / "log", [], vector=True, limit_s=1)
+        ncu.run(str(tmp_path / "none"), ["some"], tmp_path / "log", [], limit_s=1)
     monkeypatch.setenv("PATH", os.fspath(tmp_path))
     monkeypatch.setattr(ncu, "_PLACES", ())
     assert ncu.find() is None
@@ -130,13 +155,14 @@ def test_what_cannot_be_started_and_what_is_not_there(tmp_path: Path, monkeypatc
     assert ncu.find() == str(tmp_path / "ncu")
 
 
-def test_few_metrics_are_asked_for() -> None:
-    assert ncu.metrics("bfloat16", vector=False) == (
-        *("sm__ops_path_tensor_src_bf16_dst_fp32.sum", "dram__bytes_read.sum", "dram__bytes_write.sum"),
-    )
-    words = ncu.command("ncu", "float16", Path("log"), ["python", "x"])
-    asked = words[words.index("--metrics") + 1].split(",")
-    assert len(asked) == len(set(asked)) == 2 + 6 + 2
+def test_what_takes_one_pass_is_asked_for_apart() -> None:
+    tensor = "sm__ops_path_tensor_src_bf16_dst_fp32.sum"
+    assert ncu.step_metrics("bfloat16") == (tensor, "dram__bytes_read.sum", "dram__bytes_write.sum")
+    assert len(ncu.step_metrics("float16")) == 2 + 2
+    assert len(set(ncu.vector_metrics("float16"))) == 6
+    assert {name.split("_op_")[1][0] for name in ncu.vector_metrics("float64")} == {"d"}
+    words = ncu.command("ncu", ["one", "two"], Path("log"), ["python", "x"])
+    assert words[words.index("--metrics") + 1] == "one,two"
     assert words[:2] == ["ncu", "--csv"]
     assert words[-2:] == ["python", "x"]
     assert {"--profile-from-start", "--clock-control"} < set(words)
