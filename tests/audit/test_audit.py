@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -206,6 +207,21 @@ def test_what_an_h200_counted_has_its_reasons() -> None:
     assert reasons["mamba2 in_proj", WHOLE_TILES] == 19_931_332_608 - 2 * 18 * 256 * 2048 * 1024
     form = operations(case.model, TRAIN, 2048, Convention.HARDWARE)["attention core"]
     assert reasons["attention core", EQUAL_WIDTHS] == view.flops["attention core"] - form > 0
+
+
+COUNTED = Path(__file__).parents[2] / "results" / "nvidia-h200" / "audit" / "audit.json"
+
+
+@pytest.mark.parametrize("kept", json.loads(COUNTED.read_text("utf-8"))["audits"] if COUNTED.exists() else [])
+def test_the_hardware_convention_is_within_two_percent_of_what_an_h200_counted(kept: dict[str, Any]) -> None:
+    case, views = Case.from_dict(kept["case"]), kept["views"]
+    forms = closed_forms(case)
+    assert {name: forms[name].flops for name in forms} == {name: views[name]["flops"] for name in forms}
+    hardware, counted = forms[HARDWARE].total, views[GPU]["total"]
+    assert counted == sum(group["tensor_flops"] + group["vector_flops"] for group in kept["groups"])
+    assert hardware < counted < 1.02 * hardware
+    explained = sum(reason["flops"] for reason in views[GPU]["reasons"])
+    assert counted - hardware - explained == pytest.approx(0, abs=1e-4 * hardware)
 
 
 # Cases on a GPU, in processes that are made up.
@@ -446,6 +462,7 @@ def test_a_signal_leaves_no_process_behind(number: int, phase: str, tmp_path: Pa
     command = f"""
 import sys
 from types import SimpleNamespace
+from typing import Any
 from hybridbench.audit import run
 from hybridbench.suite import Case
 import json
