@@ -23,16 +23,6 @@ from hybridbench.errors import BadInput
 TILE = 128
 """Rows and columns of a tile of attention in the ``hardware`` convention: FlashAttention's usual block."""
 
-PRODUCT_COLUMNS = 256
-"""What a product's columns are rounded up to there: the wide side of a tile of 128 x 256, or two tiles in a cluster, as
-cuBLAS takes them on Hopper. On an H200 it ran 4,608 for Mamba-2's 4,368 (100m) and 6,560 for 6,424 (350m)."""
-
-
-def whole_columns(size: int) -> int:
-    """The columns of a product rounded up to whole tiles."""
-    return -(-size // PRODUCT_COLUMNS) * PRODUCT_COLUMNS
-
-
 WORKS = ("train", "prefill", "decode")
 """What a block's operations are counted for: forward and backward, a forward over a prompt, one token behind it."""
 

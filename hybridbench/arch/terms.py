@@ -35,7 +35,7 @@ Moment = tuple[Term, ...]
 
 @dataclass(frozen=True, slots=True)
 class Activations:
-    """One block's lists; see the module."""
+    """One block's lists, which ``arch.activations`` explains."""
 
     saved: tuple[Term, ...]
     forward: tuple[Moment, ...]

@@ -15,8 +15,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from hybridbench.arch.block import Convention, whole_columns
-from hybridbench.arch.mamba2 import Mamba2
+from hybridbench.arch.block import Convention
+from hybridbench.arch.mamba2 import TILE_COLUMNS, Mamba2
 from hybridbench.arch.model import uses_of
 from hybridbench.arch.operations import Reason, operations
 from hybridbench.arch.ssd_kernels import Tiles, up
@@ -85,13 +85,13 @@ def hardware_view(
         found.append(Reason(operation, DECAY if vector else UNCOUNTED, counted - _scan_vector(case)))
         found.append(Reason(operation, SCAN_TILES, _scan_tiles(case, tiles)))
     conv, convs = _core("conv", cores), of_class.pop(CONV, [])
-    for launch in convs if vector else ():
-        add(conv, launch)
-    if vector and any("causal_conv1d" in launch.name for launch in convs):
-        found += _conv_reasons(case, conv)
     if convs and not vector:
         forms = operations(case.model, case.workload.kind, case.workload.context, Convention.HARDWARE)
         found.append(Reason(conv, UNCOUNTED, -case.workload.batch * forms[conv]))
+    elif convs:
+        for launch in convs:
+            add(conv, launch)
+        found += _conv_reasons(case, conv, convs)
     for launch in (launch for rest in of_class.values() for launch in rest):
         if vector or launch.tensor_flops:
             add(REST, launch)
@@ -167,7 +167,7 @@ def _rounded(case: Case, product: Product) -> int:
     if product.operation != "mamba2 in_proj":
         return 0
     wide = {spec.in_columns(lent) for spec, _ in uses_of(case.model, Mamba2) for lent in (False, True)}
-    m, n, k = (whole_columns(size) if size in wide else size for size in (product.m, product.n, product.k))
+    m, n, k = (up(size, TILE_COLUMNS) if size in wide else size for size in (product.m, product.n, product.k))
     return 2 * product.batch * m * n * k - product.flops
 
 
@@ -202,15 +202,15 @@ def _scan_tiles(case: Case, tiles: Tiles | None) -> int:
 # The convolution ------------------------------------------------------------------------------------------------------
 
 
-def _conv_reasons(case: Case, operation: str) -> list[Reason]:
-    """What causal-conv1d's kernels execute beside the taps.
+def _conv_reasons(case: Case, operation: str, launches: Sequence[Launch]) -> list[Reason]:
+    """What causal-conv1d's kernels execute beside the taps; nothing is known of others.
 
     Instructions of an element on an H200: forward four multiply-adds for its four taps, an add and two multiplies for
     silu; backward four for the output again, four each for the gradients of input and taps, and one, three adds and
     three multiplies for those of silu and bias.
     """
     work = case.workload
-    if work.kind == DECODE:
+    if work.kind == DECODE or not any("causal_conv1d" in launch.name for launch in launches):
         return []
     elements = work.batch * work.context
     channels = [(uses * spec.conv_channels, spec.d_conv) for spec, uses in uses_of(case.model, Mamba2)]

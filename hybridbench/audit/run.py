@@ -198,8 +198,7 @@ class _OnGpu:
                 found += [found[-1]] * (len(seen) - len(found))
                 return
         for place, kernels in enumerate(found if vector else ()):
-            if kernels.launches is not None:
-                found[place] = self._with_vector(path, place, kernels, kernels.launches)
+            found[place] = self._with_vector(path, place, kernels)
 
     def _step(self, path: str, place: int, observed: Observation) -> Kernels:
         """What tensor cores did in one case, and the bytes that it moved.
@@ -217,16 +216,19 @@ class _OnGpu:
         often = f"{rounds or 'unknown'} pass{'' if rounds == 1 else 'es'}"
         return Kernels(launches, f"Nsight Compute counted {len(launches)} kernels in {often}{more}.")
 
-    def _with_vector(self, path: str, place: int, kernels: Kernels, launches: Sequence[ncu.Launch]) -> Kernels:
+    def _with_vector(self, path: str, place: int, kernels: Kernels) -> Kernels:
         """The same with instructions of vector units, or why without them."""
+        if kernels.launches is None:
+            return kernels
+        why = None
         try:
             report = self._report(path, place, ncu.vector_metrics(self._cases[place].execution.dtype))
-            counted = Kernels(ncu.with_vector(launches, report), kernels.said, vector=True)
+            kernels = replace(kernels, launches=ncu.with_vector(kernels.launches, report), vector=True)
         except ncu.NoCounters as exc:
-            self._tell(place, "counted vector instructions of", str(exc))
-            return replace(kernels, said=f"{kernels.said} Instructions of vector units were not counted: {exc}.")
-        self._tell(place, "counted vector instructions of", None)
-        return counted
+            why = str(exc)
+            kernels = replace(kernels, said=f"{kernels.said} Instructions of vector units were not counted: {why}.")
+        self._tell(place, "counted vector instructions of", why)
+        return kernels
 
     def _asked(self, place: int) -> Path:
         """The file that tells a process which case it is to run."""

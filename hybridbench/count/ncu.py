@@ -6,8 +6,8 @@
 
 A fused multiply-add is 2 FLOPs, an add or a multiply 1, and twice that in half precision, whose instructions take two
 numbers at once: the weights of Nsight's own rooflines. Compilers also use such instructions to load constants, and
-conversions are among them, so that the little that a bfloat16 model has is an upper bound. Exponentials
-and divisions run elsewhere and are not among these.
+conversions are among them, so that the little that a bfloat16 model has is an upper bound. Exponentials and divisions
+run elsewhere and are not among these.
 
 Every kernel is replayed once per pass that its metrics need, and between passes what it wrote is put back, which leaves
 other data in the caches: on an H200 three passes made a prefill at 100m read 1.00 GiB in place of 0.51 and write 0.23
