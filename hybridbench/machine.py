@@ -378,3 +378,31 @@ def visible_gpus(nvml: Any = None) -> list[str]:
             break
         gpus.append(name)
     return gpus
+
+
+def alike_gpus(nvml: Any = None) -> list[str]:
+    """The GPUs of ``visible_gpus`` where the driver gives all of them one name, else none.
+
+    Args:
+        nvml: the ``pynvml`` module; imported if not given.
+    """
+    gpus = visible_gpus(nvml)
+    if not gpus:
+        return []
+    nvml = nvml or importlib.import_module("pynvml")
+    try:
+        handles = [
+            nvml.nvmlDeviceGetHandleByIndex(int(gpu)) if gpu.isdecimal() else nvml.nvmlDeviceGetHandleByUUID(gpu)
+            for gpu in gpus
+        ]
+        names = {str(nvml.nvmlDeviceGetName(handle)) for handle in handles}
+    except nvml.NVMLError:
+        return []
+    return gpus if len(names) == 1 else []
+
+
+def usable_cores() -> int:
+    """Cores this process may use: a container or taskset may leave fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

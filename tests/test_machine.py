@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
-from hybridbench.machine import PEAKS, Peak, find_peak
+from hybridbench.machine import PEAKS, Peak, alike_gpus, find_peak, usable_cores, visible_gpus
 
 
 @pytest.mark.parametrize(
@@ -76,3 +78,66 @@ def test_every_row_is_sourced_and_plausible(peak: Peak) -> None:
 def test_no_two_rows_claim_one_device_name() -> None:
     names = [name for peak in PEAKS for name in peak.device_names]
     assert len(names) == len(set(names))
+
+
+class Driver:
+    """NVML of a machine with some GPUs, each a name; numbered, and with a UUID."""
+
+    NVMLError = RuntimeError
+
+    def __init__(self, *names: str) -> None:
+        self._names = names
+
+    def nvmlInit(self) -> None:
+        if not self._names:
+            raise self.NVMLError("no driver")
+
+    def nvmlDeviceGetCount(self) -> int:
+        return len(self._names)
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
+        return index
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> int:
+        if uuid not in (known := [f"GPU-{index}" for index in range(len(self._names))]):
+            raise self.NVMLError("not found")
+        return known.index(uuid)
+
+    def nvmlDeviceGetName(self, handle: int) -> str:
+        return self._names[handle]
+
+
+@pytest.mark.parametrize(
+    ("names", "allowed", "visible", "alike"),
+    [
+        ("", None, [], []),
+        ("aa", None, ["0", "1"], ["0", "1"]),
+        ("ab", None, ["0", "1"], []),
+        ("aba", "2,0", ["2", "0"], ["2", "0"]),
+        ("aba", "GPU-0, GPU-2", ["GPU-0", "GPU-2"], ["GPU-0", "GPU-2"]),
+        ("aba", "GPU-0,GPU-1", ["GPU-0", "GPU-1"], []),
+        ("aa", "GPU-ab12", ["GPU-ab12"], []),  # CUDA takes the beginning of one, NVML does not
+        ("aa", "1,7,0", ["1"], ["1"]),
+        ("aa", "-1", [], []),
+        ("aa", "", [], []),
+    ],
+)
+def test_gpus_are_those_that_cuda_would_show(
+    names: str, allowed: str | None, visible: list[str], alike: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if allowed is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", allowed)
+    assert visible_gpus(Driver(*names)) == visible
+    assert alike_gpus(Driver(*names)) == alike
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system pins no process to cores")
+def test_cores_are_those_of_this_process() -> None:
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(before)})
+        assert usable_cores() == 1
+    finally:
+        os.sched_setaffinity(0, before)
+    assert usable_cores() == len(before)

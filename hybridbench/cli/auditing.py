@@ -12,7 +12,7 @@ from rich.text import Text
 from hybridbench.cli.measuring import check_installed, needs_gpu
 from hybridbench.cli.options import execution_options, model_options, out_options, parse_backends
 from hybridbench.errors import BadInput, unknown_name
-from hybridbench.machine import visible_gpus
+from hybridbench.machine import alike_gpus, visible_gpus
 from hybridbench.suite import ALL_ARCHS, EAGER, PHASES, TRAIN, Case, Sweep, cases, check_backends_used
 
 
@@ -44,7 +44,8 @@ def audit(
     Every difference has a named reason with the FLOPs it explains; what is left is shown as unexplained.
 
     On a GPU the operator counters see all cases first; then Nsight Compute counts each in a process of its own, which
-    takes some 10 s to start. What is missing because of a failure or the limit is said.
+    takes some 10 s to start, on all GPUs at once where they are of one kind. What is missing because of a failure or
+    the limit is said.
     """
     gpus = visible_gpus()
     planned = _cases(workload, parse_backends(backend), bool(gpus), **options)
@@ -67,6 +68,7 @@ def audit(
             counters=not no_counters,
             vector=not no_vector,
             limit_s=limit_s,
+            gpus=alike_gpus(),
             progress=lambda line: told.print(Text(line), soft_wrap=True),
         )
     except Interrupted as exc:

@@ -24,7 +24,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -107,14 +107,25 @@ def command(ncu: str, metrics: Sequence[str], log: Path, program: Sequence[str])
     return [ncu, "--csv", *(word for pair in options.items() for word in pair), *program]
 
 
-def run(ncu: str, metrics: Sequence[str], log: Path, program: Sequence[str], limit_s: float) -> str:
+def run(
+    ncu: str,
+    metrics: Sequence[str],
+    log: Path,
+    program: Sequence[str],
+    limit_s: float,
+    environment: Mapping[str, str] | None = None,
+    tick: Callable[[], object] = lambda: None,
+) -> str:
     """Runs the program under Nsight Compute and returns its report; neither lives on.
+
+    Args:
+        environment, tick: as of ``run_program``.
 
     Raises:
         NoCounters: it could not be started, ran too long, failed, or left no report.
     """
     try:
-        code, output, errors = run_program(command(ncu, metrics, log, program), limit_s)
+        code, output, errors = run_program(command(ncu, metrics, log, program), limit_s, tick, environment)
     except OSError as exc:
         raise NeverCounters(f"{ncu} cannot be started ({exc.strerror})") from exc
     except subprocess.TimeoutExpired as exc:

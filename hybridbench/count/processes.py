@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 from uuid import uuid4
@@ -26,12 +26,16 @@ DYING_S = 10.0
 
 
 def run_program(
-    words: Sequence[str], limit_s: float, tick: Callable[[], object] = lambda: None
+    words: Sequence[str],
+    limit_s: float,
+    tick: Callable[[], object] = lambda: None,
+    environment: Mapping[str, str] | None = None,
 ) -> tuple[int, str, str]:
     """Runs a program; its exit code, output and errors. Nothing that it started is alive afterwards.
 
     Args:
-        tick: called every ``TICK_S`` seconds meanwhile.
+        tick: called every ``TICK_S`` seconds meanwhile; what it raises ends the program.
+        environment: variables that it has beside those of this process.
 
     Raises:
         OSError: it cannot be started.
@@ -46,7 +50,7 @@ def run_program(
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=errors,
-                env={**os.environ, MARK: mark},
+                env={**os.environ, **(environment or {}), MARK: mark},
                 start_new_session=True,  # Ctrl-C reaches the caller only, which decides
             )
             try:

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 import hybridbench
+from hybridbench.machine import usable_cores
 from hybridbench.measure.nvml import Gpu
 from hybridbench.record import Environment
 
@@ -50,7 +51,7 @@ def fingerprint(device: torch.device, gpu: Gpu | None = None) -> Environment:
         device_kind=device.type,
         device_memory_bytes=properties.total_memory if properties is not None else None,
         cpu=cpu,
-        cores=_usable_cores(),
+        cores=usable_cores(),
         memory_bytes=_host_memory_bytes(),
         driver=gpu.driver() if gpu is not None else None,
         cuda=_runtime() if on_gpu else None,
@@ -112,13 +113,6 @@ def _git(folder: Path, *args: str) -> str | None:
 def _runtime() -> str | None:
     """Version of the CUDA or HIP runtime torch was built with."""
     return torch.version.cuda or (f"hip {torch.version.hip}" if torch.version.hip else None)
-
-
-def _usable_cores() -> int:
-    """Cores this process may use: a container or taskset may leave fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _host_memory_bytes() -> int | None:

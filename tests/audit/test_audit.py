@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +22,7 @@ from hybridbench.arch.families import Options, build_spec, pattern_spec
 from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.operations import operations
 from hybridbench.arch.ssd_kernels import KERNELS
-from hybridbench.audit import counted, run
+from hybridbench.audit import counted, on_gpu, run
 from hybridbench.audit.attention_tiles import EQUAL_WIDTHS
 from hybridbench.audit.hardware import (
     CONV_AGAIN,
@@ -33,11 +34,13 @@ from hybridbench.audit.hardware import (
     tile_rounding,
 )
 from hybridbench.audit.observe import Observation, observe, warmed
+from hybridbench.audit.on_gpu import Session, observe_all
 from hybridbench.audit.run import audit
 from hybridbench.audit.tables import class_tables, write_audits
 from hybridbench.audit.tuned import Taken
 from hybridbench.audit.views import BASE, EXACT, FVCORE, GPU, HARDWARE, PRODUCTS, TORCH, Audit, closed_forms, is_product
 from hybridbench.cli.main import main
+from hybridbench.count import ncu
 from hybridbench.count.by_operation import REST, Counted, Product
 from hybridbench.count.ncu import Launch
 from hybridbench.count.processes import alive, run_program
@@ -274,16 +277,18 @@ def staged(
     observing: str = "pass",
     counting: str = "pass",
     vector: str = "pass",
+    gpus: Sequence[str] = (),
 ) -> Callable[[float], tuple[list[Audit], list[str]]]:
     """An audit whose processes do something before each case; its audits, and the lines it told."""
     python = script(tmp_path / "python", OBSERVES.replace("BEFORE", observing))
-    ncu = script(tmp_path / "ncu", COUNTS.replace("BEFORE", counting).replace("INSTRUCTIONS", vector))
-    monkeypatch.setattr(run, "sys", SimpleNamespace(executable=python))
-    monkeypatch.setattr(run.ncu, "find", lambda: ncu)
+    profiler = script(tmp_path / "ncu", COUNTS.replace("BEFORE", counting).replace("INSTRUCTIONS", vector))
+    monkeypatch.setattr(on_gpu, "sys", SimpleNamespace(executable=python))
+    monkeypatch.setattr(ncu, "find", lambda: profiler)
     told: list[str] = []
-    return lambda limit_s: (audit(CASES, limit_s=limit_s, progress=told.append), told)
+    return lambda limit_s: (audit(CASES, limit_s=limit_s, gpus=gpus, progress=told.append), told)
 
 
+COMPILED = "TORCHINDUCTOR_CACHE_DIR"
 WORK = ("observed", "counted", "counted vector instructions of")
 
 
@@ -348,6 +353,26 @@ def test_what_was_counted_before_the_time_ran_out_is_kept(tmp_path: Path, monkey
     assert late == "no time was left of 4 s: give more with --limit"
 
 
+def test_several_gpus_count_at_the_same_time_each_one_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first two wait for each other; Nsight Compute keeps others away by a file among the temporary ones."""
+    meets = f"""
+import os, pathlib, tempfile
+gpu, all_here = os.environ["CUDA_VISIBLE_DEVICES"], pathlib.Path({str(tmp_path)!r})
+(all_here / f"seen-{{gpu}}").touch()
+while not all((all_here / f"seen-{{one}}").exists() for one in "03"):
+    time.sleep(0.01)
+assert tempfile.gettempdir().endswith(f"gpu-{{gpu}}") and tempfile.gettempdir() not in os.environ[{COMPILED!r}]
+lock = open(tempfile.gettempdir() + "/lock", "x")
+time.sleep(0.2)
+os.unlink(lock.name)
+"""
+    found, told = staged(tmp_path, monkeypatch, counting=meets, gpus=["0", "3"])(60)
+    assert errors_of(found, GPU) == [None] * 3
+    assert [[group.kind for group in one.kernels] for one in found] == [[f"nvjet_{kind}", "_kernel"] for kind in KINDS]
+    labels = [case.label for case in CASES]
+    assert sorted(told) == sorted(f"{place}/3 {what} {label}" for what in WORK for place, label in enumerate(labels, 1))
+
+
 def test_a_machine_without_counters_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = tmp_path / "asked"
     refuses = f"open({str(asked)!r}, 'a').write('x'); open(log, 'w').write('==ERROR== ERR_NVGPUCTRPERM - No.'); exit(1)"
@@ -355,7 +380,7 @@ def test_a_machine_without_counters_is_asked_once(tmp_path: Path, monkeypatch: p
     assert errors_of(found, GPU) == ["Nsight Compute ended with exit code 1: ERR_NVGPUCTRPERM - No"] * 3
     assert asked.read_text() == "x"
     assert len([line for line in told if "not counted" in line]) == 1
-    monkeypatch.setattr(run.ncu, "find", lambda: None)
+    monkeypatch.setattr(ncu, "find", lambda: None)
     assert "not installed" in str(errors_of(audit(CASES, limit_s=60), GPU)[0])
     assert errors_of(audit(CASES, counters=False, limit_s=60), GPU) == [run.NOT_ASKED] * 3
 
@@ -374,7 +399,7 @@ def test_a_process_that_dies_on_a_case_costs_that_case(tmp_path: Path, monkeypat
 
 def test_what_was_observed_before_the_time_ran_out_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[object] = []
-    monkeypatch.setattr(run, "run_program", lambda *words: (started.append(words), run_program(*words))[1])
+    monkeypatch.setattr(on_gpu, "run_program", lambda *words: (started.append(words), run_program(*words))[1])
     found, _ = staged(tmp_path, monkeypatch, observing=f"if kind == {PREFILL!r}: time.sleep(60)")(2)
     assert len(started) == 1, "no process for what has no time"
     why = "counting had not finished after 2 s: give more with --limit"
@@ -408,7 +433,7 @@ def test_a_case_that_cannot_run_here_is_no_audit(monkeypatch: pytest.MonkeyPatch
 def test_the_process_that_observes_sees_what_this_one_does(tmp_path: Path) -> None:
     cases = [case_of(EVERYTHING, TRAIN), case_of(EVERYTHING, DECODE)]
     seen: list[Observation] = []
-    run._OnGpu(cases, tmp_path, 60, print).observe(seen)
+    observe_all(Session(cases, tmp_path, 60, print), seen)
     assert [one.counted for one in seen] == [observe(case).counted for case in cases]
 
 
@@ -448,39 +473,43 @@ def test_what_autotuning_took_goes_from_one_process_to_the_other(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("phase", ["observing", "counting"])
-def test_a_signal_leaves_no_process_behind(number: int, phase: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("phase", "gpus"), [("observing", []), ("counting", []), ("counting", ["0", "1"])])
+def test_a_signal_leaves_no_process_behind(number: int, phase: str, gpus: list[str], tmp_path: Path) -> None:
     """The profiler starts what it watches in a session of its own, which no signal of ours reaches."""
-    child = tmp_path / "child"
+    children = [tmp_path / f"child{gpu}" for gpu in gpus or [""]]
     starts = (
-        "import subprocess; "
+        "import os, subprocess; "
         "sleeper = subprocess.Popen(['sleep', '60'], start_new_session=True); "
-        f"open({str(child)!r}, 'w').write(f'{{sleeper.pid}}\\n'); time.sleep(60)"
+        f"child = open({str(tmp_path / 'child')!r} + os.environ['CUDA_VISIBLE_DEVICES'], 'w'); "
+        "child.write(f'{sleeper.pid}\\n'); child.close(); time.sleep(60)"
     )
     python = script(tmp_path / "python", OBSERVES.replace("BEFORE", starts if phase == "observing" else "pass"))
-    ncu = script(tmp_path / "ncu", COUNTS.replace("BEFORE", starts).replace("INSTRUCTIONS", "pass"))
+    profiler = script(tmp_path / "ncu", COUNTS.replace("BEFORE", starts).replace("INSTRUCTIONS", "pass"))
     command = f"""
 import sys
 from types import SimpleNamespace
 from typing import Any
-from hybridbench.audit import run
+from hybridbench.audit import on_gpu, run
+from hybridbench.count import ncu
 from hybridbench.suite import Case
 import json
-run.sys, run.ncu.find = SimpleNamespace(executable={python!r}), lambda: {ncu!r}
+on_gpu.sys, ncu.find = SimpleNamespace(executable={python!r}), lambda: {profiler!r}
 try:
-    run.audit([Case.from_dict(json.loads({json.dumps(CASES[0].to_dict())!r}))], limit_s=60)
+    case = Case.from_dict(json.loads({json.dumps(CASES[0].to_dict())!r}))
+    run.audit([case] * {len(children)}, limit_s=60, gpus={gpus})
 except KeyboardInterrupt:
     sys.exit(130)
 """
-    with subprocess.Popen([sys.executable, "-c", command]) as process:
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    with subprocess.Popen([sys.executable, "-c", command], env=environment) as process:
         try:
-            pid = int(read_line(child))
+            pids = [int(read_line(child)) for child in children]
             process.send_signal(number)
             process.send_signal(number)  # as ``timeout`` does
             assert process.wait(20) == 130
         finally:
             process.kill()
-    assert not alive(pid)
+    assert not any(alive(pid) for pid in pids)
 
 
 def read_line(path: Path) -> str:

@@ -17,6 +17,7 @@ from hybridbench.audit.observe import Observation
 from hybridbench.audit.run import audit
 from hybridbench.audit.views import FVCORE, GPU, HARDWARE, TORCH
 from hybridbench.count import ncu
+from hybridbench.machine import alike_gpus
 from hybridbench.suite import PREFILL, TRAIN, Case, Execution, Workload
 
 pytestmark = [
@@ -32,7 +33,7 @@ def test_hardware_convention_is_what_the_counters_say(kind: str) -> None:
     specs = [build_spec(arch, "100m") for arch in ARCHS]
     cases = [Case(spec, Workload(kind, 2048, 1), Execution("cuda", "bfloat16", "eager")) for spec in specs]
     told: list[str] = []
-    found = audit(cases, limit_s=850, progress=told.append)
+    found = audit(cases, limit_s=850, gpus=alike_gpus(), progress=told.append)
     assert len(told) == 3 * len(cases), told
     assert not [line for line in told if " not " in line]
     for one in found:

@@ -1,0 +1,193 @@
+"""profiling: Nsight Compute over the cases of an audit, on every GPU of a machine at the same time.
+
+It watches a process for each case, and another for its instructions of vector units (``count.ncu`` says why). Its
+reports come at the end, so only by a process each is kept what was counted before the time ran out, for some 10 s of
+start-up.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from hybridbench.audit.observe import Observation
+from hybridbench.audit.on_gpu import Session
+from hybridbench.count import ncu
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """What Nsight Compute counted of one case: its kernels in order, None without; and sentences about it.
+
+    Attributes:
+        vector: whether instructions of vector units are among it.
+    """
+
+    launches: list[ncu.Launch] | None
+    said: str
+    vector: bool = False
+
+
+class _Stopped(Exception):
+    """The audit was interrupted while a profiler ran."""
+
+
+def count_all(
+    session: Session,
+    seen: Sequence[Observation],
+    found: dict[int, Kernels],
+    *,
+    vector: bool = True,
+    gpus: Sequence[str] = (),
+) -> None:
+    """Puts what was counted of each case under its place: first tensor cores and bytes of all, then instructions.
+
+    Args:
+        seen: what was observed of the first cases, one each.
+        found: where results go as they come, so that an interruption loses none.
+        vector: whether instructions of vector units are counted too.
+        gpus: where, each a value of CUDA_VISIBLE_DEVICES. They must be alike, since what was tuned on one of them runs
+            on all. Empty for where this process's children run anyway.
+    """
+    path = ncu.find()
+    if path is None:
+        why = "Nsight Compute (ncu) is not installed, so there are no counters of the hardware's own"
+        found.update(dict.fromkeys(range(len(seen)), Kernels(None, why)))
+        return
+    environments = [_environment(session.folder, gpu) for gpu in gpus] if len(gpus) > 1 else [{}]
+    counter = _Counter(session, path, environments, found)
+    with ThreadPoolExecutor(len(environments)) as threads:
+        try:
+            # Threads take these in order: whoever waits for a case's step waits for one that has begun.
+            steps = [threads.submit(counter.step, *one) for one in enumerate(seen)]
+            jobs: list[Future[Any]] = [*steps]
+            if vector:
+                jobs += [threads.submit(counter.vector, *one) for one in enumerate(steps)]
+            for job in as_completed(jobs):
+                job.result()
+        except BaseException:
+            counter.stop()
+            threads.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _environment(folder: Path, gpu: str) -> dict[str, str]:
+    """What a profiler and its program on one of several GPUs have in their environment.
+
+    Nsight Compute lets one profiler work at a time, by a file among the temporary ones: here one at a time on a GPU.
+    What PyTorch and flash-attn 4 compile stays where it is without that.
+    """
+    own, usual, user = folder / f"gpu-{gpu}", Path(tempfile.gettempdir()), getpass.getuser()
+    own.mkdir()
+    compiled = {
+        "TORCHINDUCTOR_CACHE_DIR": usual / f"torchinductor_{user}",
+        "FLASH_ATTENTION_CUTE_DSL_CACHE_DIR": usual / user / "flash_attention_cute_dsl_cache",
+    }
+    kept = {name: os.environ.get(name, str(place)) for name, place in compiled.items()}
+    return {"CUDA_VISIBLE_DEVICES": gpu, "TMPDIR": str(own), **kept}
+
+
+class _Counter:
+    """Nsight Compute, called for one case at a time in each of some environments; its methods may run in threads."""
+
+    def __init__(
+        self, session: Session, path: str, environments: Sequence[Mapping[str, str]], found: dict[int, Kernels]
+    ) -> None:
+        self._session = session
+        self._path = path
+        self._found = found
+        self._free: SimpleQueue[Mapping[str, str]] = SimpleQueue()
+        for environment in environments:
+            self._free.put(environment)
+        self._stopped = threading.Event()
+        self._never: Kernels | None = None
+
+    def stop(self) -> None:
+        """Ends the profilers that run, and whatever they watch, within a moment."""
+        self._stopped.set()
+
+    def step(self, place: int, observed: Observation) -> Kernels:
+        """Finds what tensor cores did in one case, and the bytes that it moved, or why that is not known."""
+        if self._never is None:
+            try:
+                kernels = self._step(place, observed)
+            except ncu.NoCounters as exc:
+                kernels = Kernels(None, str(exc))
+                if isinstance(exc, ncu.NeverCounters):
+                    self._never = kernels
+            self._session.tell(place, "counted", None if kernels.launches is not None else kernels.said)
+        else:
+            kernels = self._never
+        self._found[place] = kernels
+        return kernels
+
+    def _step(self, place: int, observed: Observation) -> Kernels:
+        """The same.
+
+        Raises:
+            NoCounters: nothing was counted.
+        """
+        if observed.refused is not None:
+            raise ncu.NoCounters(observed.refused)
+        case, tuned = self._session.cases[place], [asdict(one) for one in observed.tuned]
+        self._asked(place).write_text(json.dumps({"case": case.to_dict(), "tuned": tuned}), encoding="utf-8")
+        report = self._report(place, ncu.step_metrics(case.execution.dtype))
+        launches, rounds = ncu.parse(report), ncu.passes(report)
+        more = ": bytes are not those of a step, since passes upset the caches" if rounds > 1 else ""
+        often = f"{rounds or 'unknown'} pass{'' if rounds == 1 else 'es'}"
+        return Kernels(launches, f"Nsight Compute counted {len(launches)} kernels in {often}{more}.")
+
+    def vector(self, place: int, step: Future[Kernels]) -> None:
+        """Adds instructions of vector units to what a case's step found, or why they are not there."""
+        kernels = step.result()
+        if kernels.launches is None:
+            return
+        why = None
+        try:
+            report = self._report(place, ncu.vector_metrics(self._session.cases[place].execution.dtype))
+            kernels = replace(kernels, launches=ncu.with_vector(kernels.launches, report), vector=True)
+        except ncu.NoCounters as exc:
+            why = str(exc)
+            kernels = replace(kernels, said=f"{kernels.said} Instructions of vector units were not counted: {why}.")
+        self._session.tell(place, "counted vector instructions of", why)
+        self._found[place] = kernels
+
+    def _report(self, place: int, metrics: Sequence[str]) -> str:
+        """Nsight Compute's report on one case.
+
+        Raises:
+            NoCounters: there is none, or no time is left.
+        """
+        if self._session.left_s() <= 0:
+            raise ncu.NoCounters(f"no time was left of {self._session.limit_s:g} s: give more with --limit")
+        log = self._session.folder / f"ncu-{place}.csv"
+        log.unlink(missing_ok=True)
+        program = self._session.program("counted", self._asked(place))
+        with self._gpu() as environment:
+            return ncu.run(self._path, metrics, log, program, self._session.left_s(), environment, self._go_on)
+
+    def _asked(self, place: int) -> Path:
+        """The file that tells a process which case it is to run."""
+        return self._session.folder / f"case-{place}.json"
+
+    @contextmanager
+    def _gpu(self) -> Iterator[Mapping[str, str]]:
+        environment = self._free.get()
+        try:
+            yield environment
+        finally:
+            self._free.put(environment)
+
+    def _go_on(self) -> None:
+        if self._stopped.is_set():
+            raise _Stopped
