@@ -1,22 +1,27 @@
 """flash_attn_4: flash-attn 4's attention as operators that PyTorch can trace through, forward and backward.
 
 flash-attn 4 compiles its kernels from Python at the first problem of a kind, 2 to 4 s each; a new length is no new
-kind. Its own autograd function is opaque to ``torch.compile`` for that reason, so the two calls it makes are operators
-of ours. Written against flash-attn-4 4.0.0b36 with nvidia-cutlass-dsl 4.8.1. Importing this module needs both.
+kind. It keeps them on disk if asked to, as Triton does unasked: here it is, unless the environment says otherwise.
+
+Its own autograd function compiles as it runs, which ``torch.compile`` cannot look through, so the two calls it makes
+are operators of ours. Written against flash-attn-4 4.0.0b36 with nvidia-cutlass-dsl 4.8.1, which importing this needs.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from typing import Any
 
 import torch
-from flash_attn.cute.interface import _flash_attn_bwd, _flash_attn_fwd
 from torch import Tensor
 from torch.library import custom_op
 
 from hybridbench.errors import Unsupported
+
+os.environ.setdefault("FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED", "1")  # read by the import
+from flash_attn.cute.interface import _flash_attn_bwd, _flash_attn_fwd
 
 warnings.filterwarnings("ignore", message="Argument aux_data", category=UserWarning)  # at each kernel's compilation
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from hybridbench.errors import Unsupported
+from hybridbench.kernels.tuning import compile_side_by_side
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class Backend:
 
 
 def imported(module: str, why: str, distribution: str = "") -> ModuleType:
-    """Import a third party's module.
+    """Import a third party's module. Where it brings Triton's kernels, those that tune themselves compile side by side.
 
     Args:
         distribution: that must be installed, where another one brings a module of the same name.
@@ -116,9 +117,11 @@ def imported(module: str, why: str, distribution: str = "") -> ModuleType:
     try:
         if distribution:
             importlib.metadata.version(distribution)  # what it raises is an ImportError too
-        return importlib.import_module(module)
+        found = importlib.import_module(module)
     except ImportError as missing:
         raise Unsupported(f"{why} ({missing})") from missing
+    compile_side_by_side()
+    return found
 
 
 def accepts_anything(_problem: Problem) -> str | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import os
 import sys
 import types
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from hybridbench.errors import Unsupported
 from hybridbench.kernels import reference
 
 MODULE = "hybridbench.kernels.flash_attn_4"
+KEEPS = "FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED"
 
 
 def window_of(left: int | None, right: int | None) -> int | None:
@@ -72,16 +74,22 @@ def attention() -> Iterator[Any]:
     if importlib.util.find_spec("flash_attn"):
         pytest.skip("flash_attn is installed, which the tests of a GPU run")
     names = ("flash_attn", "flash_attn.cute", "flash_attn.cute.interface")
-    before = {name: sys.modules.get(name) for name in names}
+    before, kept = {name: sys.modules.get(name) for name in names}, os.environ.pop(KEEPS, None)
     sys.modules.update({name: types.ModuleType(name) for name in names})
     vars(sys.modules[names[-1]]).update(_flash_attn_fwd=forward, _flash_attn_bwd=backward)
     yield importlib.import_module(MODULE).attention
-    del sys.modules[MODULE]
+    del sys.modules[MODULE], os.environ[KEEPS]
+    if kept is not None:
+        os.environ[KEEPS] = kept
     for name, module in before.items():
         if module is None:
             del sys.modules[name]
         else:
             sys.modules[name] = module
+
+
+def test_what_is_compiled_is_kept_on_disk(attention: Any) -> None:
+    assert os.environ[KEEPS] == "1"
 
 
 def draw(dtype: torch.dtype, v_width: int = 16) -> list[Tensor]:

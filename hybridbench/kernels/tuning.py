@@ -1,0 +1,59 @@
+"""tuning: Triton's autotuning with all configurations of a kernel compiled side by side.
+
+An autotuner compiles a configuration and times it, then the next one, on one core. Published kernels have up to
+dozens of them, Mamba-3's and KDA's so many that the first step of a training takes minutes. Compiling needs no GPU, so
+all cores can do it before any is timed; what is timed, and how, stays as it is.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from hybridbench.machine import usable_cores
+
+MOST_THREADS = 32
+"""More would need memory rather than save time: each holds a module of LLVM's."""
+
+
+def compile_side_by_side() -> None:
+    """Makes every autotuner of this process compile in that way, where Triton is imported and can (from 3.4 on).
+
+    An autotuner says which configurations it will time when it prunes them, and asks for them one after the other. A
+    result that is on disk is not asked for, so nothing is compiled before the first is.
+    """
+    if "triton" not in sys.modules:
+        return
+    try:
+        from triton.runtime._async_compile import AsyncCompileMode, active_mode
+        from triton.runtime.autotuner import Autotuner
+    except ImportError:
+        return
+    prune: Callable[..., Any] = Autotuner.prune_configs
+    bench: Callable[..., Any] = Autotuner._bench
+    if hasattr(bench, "__wrapped__"):
+        return
+    planned: WeakKeyDictionary[Any, Sequence[Any]] = WeakKeyDictionary()
+
+    @functools.wraps(prune)
+    def pruned(self: Any, *args: Any, **kwargs: Any) -> Any:
+        planned[self] = prune(self, *args, **kwargs)
+        return planned[self]
+
+    @functools.wraps(bench)
+    def compiled_first(self: Any, *args: Any, config: Any, **meta: Any) -> Any:
+        configs = planned.pop(self, ())
+        if len(configs) > 1 and active_mode.get() is None:
+            settings = {name: value for name, value in meta.items() if name != "warmup"}
+            threads = ThreadPoolExecutor(min(len(configs), usable_cores(), MOST_THREADS))
+            # What does not compile fails again when it is asked for, where the autotuner leaves it out.
+            with threads, AsyncCompileMode(threads, ignore_errors=True):
+                for each in configs:
+                    self.fn.warmup(*args, **{**settings, **each.all_kwargs()})
+        return bench(self, *args, config=config, **meta)
+
+    Autotuner.prune_configs, Autotuner._bench = pruned, compiled_first

@@ -1,0 +1,91 @@
+"""Tunes a kernel of Triton's for a GPU that is not there: it is compiled as for one, and launched nowhere.
+
+Prints, as JSON, what happened to its configurations in order (compiled: whether in the main thread), and the one taken.
+A program of its own, because a driver holds for a whole process.
+
+    tune_without_gpu.py [side-by-side]
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from triton.backends.compiler import GPUTarget
+from triton.runtime.autotuner import Autotuner
+from triton.runtime.driver import driver
+
+from hybridbench.kernels.tuning import compile_side_by_side
+
+happened: list[list[Any]] = []
+
+
+def timed(call: Callable[[], object], quantiles: tuple[float, ...]) -> list[float]:
+    """The least block is the fastest."""
+    call()
+    happened.append(["timed", happened[-1][1]])
+    return [float(happened[-1][1])] * len(quantiles)
+
+
+class Nowhere:
+    """A driver of a Hopper GPU."""
+
+    utils = SimpleNamespace(
+        get_device_properties=lambda device: {"max_shared_mem": 2**17},
+        load_binary=lambda *binary: (1, 1, 0, 0, 1024),
+    )
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_benchmarker(self) -> Callable[..., list[float]]:
+        return timed
+
+    def launcher_cls(self, source: Any, metadata: Any) -> Callable[..., None]:
+        return lambda *launch: happened.append(["launched", source.constants[1,]])
+
+
+@triton.autotune(configs=[triton.Config({"BLOCK": block}) for block in (64, 8, 16, 32)], key=[])
+@triton.heuristics({"MASKED": lambda given: given["BLOCK"] > 1})
+@triton.jit
+def filled(out, BLOCK: tl.constexpr, MASKED: tl.constexpr):  # type: ignore[no-untyped-def]
+    tl.static_assert(BLOCK != 8)
+    tl.store(out + tl.arange(0, BLOCK), 1.0, mask=tl.arange(0, BLOCK) < 64 if MASKED else None)
+
+
+def main() -> None:
+    driver.set_active(Nowhere())
+    build = triton.compiler.compiler.compile
+
+    def told(source: Any, *given: Any, **more: Any) -> Any:
+        happened.append(["compiled", source.constants[1,], threading.current_thread() is threading.main_thread()])
+        return build(source, *given, **more)
+
+    triton.compiler.compile = triton.compiler.compiler.compile = told
+    before = Autotuner._bench
+    if "side-by-side" in sys.argv:
+        compile_side_by_side()
+        patched = Autotuner._bench
+        compile_side_by_side()
+        assert Autotuner._bench is patched is not before
+    out = torch.empty(64)
+    for _ in range(2):
+        filled[(1,)](out)
+    sys.stdout.write(json.dumps({"happened": happened, "best": filled.best_config.kwargs}))
+
+
+if __name__ == "__main__":
+    main()
