@@ -14,6 +14,9 @@ The bounds, and why:
   or states, and the output: each 2^-9 / sqrt(3) = 1.1e-3 of root mean square. PyTorch's CPU flash kernel shows 2e-3;
   a window one too wide, of 512, shows 6e-2.
 - bfloat16 gradients 2e-2: two or three roundings more, and differences of nearly equal numbers (dP - delta).
+- three times that for what is left of terms that cancel, where their rounding stays: of the gradient of Mamba-3's
+  angles, since turning C and B alike from some position on changes nothing among the positions after it. What its
+  public kernels round, emulated beside exact arithmetic, makes 1.6% of it at length 65, 3.3% at 1024; an H200 3.9%.
 - float16 2e-3, its mantissa being eight times finer; gradients 1e-2, because those of a mean over tokens reach its
   subnormal numbers.
 """
@@ -42,6 +45,11 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "float16": (2e-3, 1e-2),
 }
 """dtype to the largest relative error of outputs and states, and of gradients."""
+
+CANCELLING = {"angle_BTR": 3}
+"""Tensors whose gradient may be off by so many times the bound."""
+
+GRADIENT = "gradient of "
 
 BATCH = 2
 
@@ -117,7 +125,8 @@ def verify(backend: Backend, problem: Problem, *, device: torch.device | str, se
         for case in inputs[-2:] if backend.compiles_per_length else inputs:
             cases += 1
             for name, error in _errors(case, ours, twin, problem.training and case.gradients, draw):
-                bound = gradient_bound if name.startswith("gradient") else output_bound
+                leaf = name.removeprefix(GRADIENT)
+                bound = output_bound if leaf == name else gradient_bound * CANCELLING.get(leaf, 1)
                 if not error <= bound:  # NaN is not <= anything
                     raise WrongResult(
                         f"{backend.op} backend '{backend.name}' disagrees with the reference in {problem.dtype} at "
@@ -155,7 +164,7 @@ def _errors(
     by_name = dict(zip(leaves, their_gradients, strict=True))
     for name, mine in zip(leaves, our_gradients, strict=True):
         terms = by_name.get(_SUMMED.get(name, ""))
-        yield f"gradient of {name}", _relative(mine, by_name[name], terms=terms)
+        yield GRADIENT + name, _relative(mine, by_name[name], terms=terms)
 
 
 _SUMMED = {"dt_bias_H": "dt_BTH", "dt_bias_HP": "dt_BTHP", "dt_bias_I": "dt_BTI"}

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hybridbench.errors import WrongResult
 from hybridbench.kernels import BACKENDS, Backend, Problem, reference, verify
+from hybridbench.kernels.verify import BOUNDS, CANCELLING
 
 ATTENTION = Problem("cpu", "bfloat16", head_dim=64, n_heads=8, n_kv_heads=2, training=True)
 WINDOWED = dataclasses.replace(ATTENTION, window=40, sinks=4)
@@ -44,6 +45,31 @@ def forgets_the_tail(q: Tensor, k: Tensor, v: Tensor, **settings: Any) -> Tensor
     out = reference.attention(q, k, v, **settings)
     whole = q.shape[1] // 64 * 64
     return torch.cat([out[:, :whole], torch.full_like(out[:, whole:], torch.nan)], 1)
+
+
+def forgets_later_turns(*given: Tensor, chunk_size: int) -> tuple[Tensor, ...]:
+    """What the angles turn after position 40 does not reach the gradients of those before it."""
+    sequences, parameters = given[:8], given[8:]
+    first = reference.mamba3_scan(*(t[:, :40] for t in sequences), *parameters, chunk_size=chunk_size)
+    if int(sequences[0].shape[1]) <= 40:
+        return first
+    angle, *rest = first[1:]
+    kept = (angle.detach(), *rest)
+    late = (t[:, 40:] for t in sequences)
+    second = reference.mamba3_scan(*late, *parameters, chunk_size=chunk_size, initial=kept)  # type: ignore[arg-type]
+    return torch.cat([first[0], second[0]], 1), *second[1:]
+
+
+class Rounded(torch.autograd.Function):
+    """A tensor that is kept in bfloat16, and its gradient too."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        return tensor.bfloat16().to(tensor.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient.bfloat16().to(gradient.dtype)
 
 
 WRONG = {
@@ -113,6 +139,13 @@ WRONG = {
         lambda *t, **s: reference.mamba3_scan(*t[:6], t[6] * 1.5, *t[7:], **s),
         "y_BTHP",
     ),
+    "no later turn": ("mamba3_scan", MAMBA3, forgets_later_turns, "gradient of dt_BTH"),
+    "gradient of turns": (
+        "mamba3_scan",
+        MAMBA3,
+        lambda *t, **s: reference.mamba3_scan(*t[:6], t[6].detach() + 0.9 * (t[6] - t[6].detach()), *t[7:], **s),
+        "gradient of angle_BTR",
+    ),
     "trapezoid": (
         "mamba3_step",
         MAMBA3,
@@ -138,6 +171,23 @@ def test_a_window_one_too_wide_is_seen_even_where_windows_are_wide() -> None:
     wide = broken("attention", lambda q, k, v, window, sinks: reference.attention(q, k, v, window=window + 1))
     with pytest.raises(WrongResult, match=r"at length 513: out_BTHV is off by 0\.0[2-9]"):
         verify(wide, problem, device="cpu", seed=0)
+
+
+def test_what_the_published_kernels_of_mamba3_round_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The accumulated angles and what they turn, in bfloat16 beside exact arithmetic: more than other gradients may."""
+    turned: Callable[..., Tensor] = reference._turned
+    rounded: Callable[[Tensor], Tensor] = Rounded.apply  # type: ignore[assignment]
+
+    def as_published(*given: Tensor, **settings: Any) -> tuple[Tensor, ...]:
+        with monkeypatch.context() as patch:
+            patch.setattr(reference, "_turned", lambda v, bias, angles: rounded(turned(v, bias, rounded(angles))))
+            return reference.mamba3_scan(*given, **settings)
+
+    sizes = {"head_dim": 64, "n_heads": 2, "d_state": 128, "n_angles": 32, "chunk_size": 1024}
+    problem = Problem("cpu", "bfloat16", training=True, **sizes)
+    check = verify(broken("mamba3_scan", as_published), problem, device="cpu", seed=1)
+    assert BOUNDS["bfloat16"][1] < check.error < 0.75 * check.bound
+    assert check.bound == CANCELLING["angle_BTR"] * BOUNDS["bfloat16"][1]
 
 
 @pytest.mark.parametrize("seed", range(3))
