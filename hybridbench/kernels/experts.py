@@ -7,6 +7,7 @@ count is read back to the host and a decode step can be captured in a graph.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +25,9 @@ def load_grouped_mm() -> Callable[..., Tensor]:
     """
     if not hasattr(torch, "_grouped_mm"):
         raise Unsupported(f"torch {torch.__version__} has no torch._grouped_mm; take 2.11 or newer")
-    return _grouped
+    # It runs on a CPU in any dtype, and is promised to torch.compile in bfloat16 only; this imports the compiler.
+    past_the_compiler: Callable[..., Tensor] = torch.compiler.disable(torch._grouped_mm)  # type: ignore[no-untyped-call]
+    return partial(_grouped, past_the_compiler)
 
 
 def refuses_grouped_mm(problem: Problem) -> str | None:
@@ -35,15 +38,21 @@ def refuses_grouped_mm(problem: Problem) -> str | None:
 
 
 def _grouped(
-    x_ND: Tensor, chosen_NK: Tensor, weight_NK: Tensor, in_weight_EFD: Tensor, out_weight_EDF: Tensor
+    past_the_compiler: Callable[..., Tensor],
+    x_ND: Tensor,
+    chosen_NK: Tensor,
+    weight_NK: Tensor,
+    in_weight_EFD: Tensor,
+    out_weight_EDF: Tensor,
 ) -> Tensor:
+    product = torch._grouped_mm if x_ND.dtype == torch.bfloat16 else past_the_compiler
     chosen = chosen_NK.flatten()
     order = chosen.argsort(stable=True)
     token = order // chosen_NK.shape[1]
     E = in_weight_EFD.shape[0]
     sizes_E = (chosen[:, None] == torch.arange(E, device=chosen.device)).sum(0)
     ends_E = sizes_E.cumsum(0).to(torch.int32)
-    gate, up = torch._grouped_mm(x_ND[token], in_weight_EFD.transpose(1, 2), offs=ends_E).chunk(2, dim=-1)
-    y = torch._grouped_mm(F.silu(gate) * up, out_weight_EDF.transpose(1, 2), offs=ends_E)
+    gate, up = product(x_ND[token], in_weight_EFD.transpose(1, 2), offs=ends_E).chunk(2, dim=-1)
+    y = product(F.silu(gate) * up, out_weight_EDF.transpose(1, 2), offs=ends_E)
     weighted = y * weight_NK.flatten()[order, None]
     return torch.zeros_like(x_ND).index_add(0, token, weighted)

@@ -96,6 +96,13 @@ def test_compiled_layers_have_a_proof_of_their_own(name: str, kind: str) -> None
     assert 0 <= proof.error < 1e-4 < proof.bound
 
 
+def test_experts_decode_past_the_compiler_where_it_does_not_know_their_products() -> None:
+    """In float32, on a CPU: the graph breaks there, which the record says."""
+    observed = run("moe transformer", DECODE)
+    assert [use.op for use in observed.backends if use.ran == "torch.compile"] == ["layers"]
+    assert counters["graph_break"]
+
+
 def test_checkpointed_compiled_layers_have_one_too() -> None:
     assert "layers" in {use.op for use in run("inter", TRAIN, checkpoint="full").backends}
 
