@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -380,15 +381,14 @@ def visible_gpus(nvml: Any = None) -> list[str]:
     return gpus
 
 
-def alike_gpus(nvml: Any = None) -> list[str]:
-    """The GPUs of ``visible_gpus`` where the driver gives all of them one name, else none.
+def alike_gpus(gpus: Sequence[str], nvml: Any = None) -> Sequence[str]:
+    """GPUs of ``visible_gpus`` where the driver gives all of them one name, else none.
 
     Args:
         nvml: the ``pynvml`` module; imported if not given.
     """
-    gpus = visible_gpus(nvml)
     if not gpus:
-        return []
+        return ()
     nvml = nvml or importlib.import_module("pynvml")
     try:
         handles = [
@@ -397,8 +397,8 @@ def alike_gpus(nvml: Any = None) -> list[str]:
         ]
         names = {str(nvml.nvmlDeviceGetName(handle)) for handle in handles}
     except nvml.NVMLError:
-        return []
-    return gpus if len(names) == 1 else []
+        return ()
+    return gpus if len(names) == 1 else ()
 
 
 def usable_cores() -> int:

@@ -6,7 +6,7 @@ what does not grow with the tokens: final states, sums over programs.
 
 These sources, run on CPU tensors with every kernel left out, allocated what is listed to within 1.1% at 350m and 1b. Of
 Mamba-3 it was 1.5% in the forward, and 5% less is listed as saved than its norms, which a CPU splits up, keep there.
-Peaks of inter at 1b on an H200: training and prefill with Mamba-1 within 0.01%, prefill with Mamba-3 within 0.3%.
+Peaks of inter at 1b on an H200, in training and prefill with each of these mixers: within 0.3%.
 """
 
 from __future__ import annotations

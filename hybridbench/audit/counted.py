@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,12 @@ from hybridbench.audit.observe import warmed
 from hybridbench.audit.tuned import Taken, take
 from hybridbench.count.processes import end_with
 from hybridbench.suite import Case
+
+
+def ask(file: Path, case: Case, tuned: Sequence[Taken]) -> None:
+    """Writes the file that tells this program what to run."""
+    body = {"case": case.to_dict(), "tuned": [asdict(one) for one in tuned], "temporary": tempfile.gettempdir()}
+    file.write_text(json.dumps(body), encoding="utf-8")
 
 
 def profiled(step: Callable[[], object]) -> None:
@@ -35,8 +43,13 @@ def profiled(step: Callable[[], object]) -> None:
 
 
 def main(path: Path) -> None:
-    """Runs the case of a file, with the configurations it names."""
+    """Runs the case of a file that ``ask`` wrote, with the configurations it names.
+
+    Temporary files go where they went for who asked: there PyTorch and flash-attn 4 keep what they compiled, and the
+    profiler may have been given a folder of its own.
+    """
     body = json.loads(path.read_text(encoding="utf-8"))
+    tempfile.tempdir = body["temporary"]
     take(Taken(**one) for one in body["tuned"])
     _, _, work = warmed(Case.from_dict(body["case"]))
     profiled(work.eager_step)

@@ -7,19 +7,16 @@ start-up.
 
 from __future__ import annotations
 
-import getpass
-import json
-import os
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+from hybridbench.audit import counted
 from hybridbench.audit.observe import Observation
 from hybridbench.audit.on_gpu import Session
 from hybridbench.count import ncu
@@ -85,16 +82,10 @@ def _environment(folder: Path, gpu: str) -> dict[str, str]:
     """What a profiler and its program on one of several GPUs have in their environment.
 
     Nsight Compute lets one profiler work at a time, by a file among the temporary ones: here one at a time on a GPU.
-    What PyTorch and flash-attn 4 compile stays where it is without that.
     """
-    own, usual, user = folder / f"gpu-{gpu}", Path(tempfile.gettempdir()), getpass.getuser()
-    own.mkdir()
-    compiled = {
-        "TORCHINDUCTOR_CACHE_DIR": usual / f"torchinductor_{user}",
-        "FLASH_ATTENTION_CUTE_DSL_CACHE_DIR": usual / user / "flash_attention_cute_dsl_cache",
-    }
-    kept = {name: os.environ.get(name, str(place)) for name, place in compiled.items()}
-    return {"CUDA_VISIBLE_DEVICES": gpu, "TMPDIR": str(own), **kept}
+    own = folder / f"gpu-{gpu.replace('/', '-')}"
+    own.mkdir(exist_ok=True)
+    return {"CUDA_VISIBLE_DEVICES": gpu, "TMPDIR": str(own)}
 
 
 class _Counter:
@@ -139,8 +130,8 @@ class _Counter:
         """
         if observed.refused is not None:
             raise ncu.NoCounters(observed.refused)
-        case, tuned = self._session.cases[place], [asdict(one) for one in observed.tuned]
-        self._asked(place).write_text(json.dumps({"case": case.to_dict(), "tuned": tuned}), encoding="utf-8")
+        case = self._session.cases[place]
+        counted.ask(self._asked(place), case, observed.tuned)
         report = self._report(place, ncu.step_metrics(case.execution.dtype))
         launches, rounds = ncu.parse(report), ncu.passes(report)
         more = ": bytes are not those of a step, since passes upset the caches" if rounds > 1 else ""

@@ -68,7 +68,7 @@ def audit(
             counters=not no_counters,
             vector=not no_vector,
             limit_s=limit_s,
-            gpus=alike_gpus(),
+            gpus=alike_gpus(gpus),
             progress=lambda line: told.print(Text(line), soft_wrap=True),
         )
     except Interrupted as exc:

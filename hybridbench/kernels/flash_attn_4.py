@@ -1,7 +1,8 @@
 """flash_attn_4: flash-attn 4's attention as operators that PyTorch can trace through, forward and backward.
 
 flash-attn 4 compiles its kernels from Python at the first problem of a kind, 2 to 4 s each; a new length is no new
-kind. It keeps them on disk if asked to, as Triton does unasked: here it is, unless the environment says otherwise.
+kind. It keeps them on disk if asked to, as Triton does unasked: here it is, unless the environment says otherwise, or
+has no name for the user, by which the folder is called.
 
 Its own autograd function compiles as it runs, which ``torch.compile`` cannot look through, so the two calls it makes
 are operators of ours. Written against flash-attn-4 4.0.0b36 with nvidia-cutlass-dsl 4.8.1, which importing this needs.
@@ -9,6 +10,8 @@ are operators of ours. Written against flash-attn-4 4.0.0b36 with nvidia-cutlass
 
 from __future__ import annotations
 
+import contextlib
+import getpass
 import math
 import os
 import warnings
@@ -20,8 +23,16 @@ from torch.library import custom_op
 
 from hybridbench.errors import Unsupported
 
-os.environ.setdefault("FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED", "1")  # read by the import
-from flash_attn.cute.interface import _flash_attn_bwd, _flash_attn_fwd
+
+def keep_compiled() -> None:
+    """Has flash-attn 4 keep its kernels, which it asks the environment for when it is imported."""
+    with contextlib.suppress(KeyError, OSError):
+        getpass.getuser()
+        os.environ.setdefault("FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED", "1")
+
+
+keep_compiled()
+from flash_attn.cute.interface import _flash_attn_bwd, _flash_attn_fwd  # noqa: E402
 
 warnings.filterwarnings("ignore", message="Argument aux_data", category=UserWarning)  # at each kernel's compilation
 

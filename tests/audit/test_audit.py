@@ -7,9 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -288,7 +289,6 @@ def staged(
     return lambda limit_s: (audit(CASES, limit_s=limit_s, gpus=gpus, progress=told.append), told)
 
 
-COMPILED = "TORCHINDUCTOR_CACHE_DIR"
 WORK = ("observed", "counted", "counted vector instructions of")
 
 
@@ -361,7 +361,7 @@ gpu, all_here = os.environ["CUDA_VISIBLE_DEVICES"], pathlib.Path({str(tmp_path)!
 (all_here / f"seen-{{gpu}}").touch()
 while not all((all_here / f"seen-{{one}}").exists() for one in "03"):
     time.sleep(0.01)
-assert tempfile.gettempdir().endswith(f"gpu-{{gpu}}") and tempfile.gettempdir() not in os.environ[{COMPILED!r}]
+assert tempfile.gettempdir().endswith(f"gpu-{{gpu}}") and asked["temporary"] == {tempfile.gettempdir()!r}
 lock = open(tempfile.gettempdir() + "/lock", "x")
 time.sleep(0.2)
 os.unlink(lock.name)
@@ -466,10 +466,12 @@ def test_what_autotuning_took_goes_from_one_process_to_the_other(
     monkeypatch.setattr(counted, "take", lambda found: done.extend(found))
     monkeypatch.setattr(counted, "warmed", lambda case: (done.append(case), warmed(case))[1])
     monkeypatch.setattr(counted, "profiled", lambda step: done.append(step() is not None))
-    asked = {"case": case.to_dict(), "tuned": [asdict(one) for one in seen.tuned]}
-    (tmp_path / "case.json").write_text(json.dumps(asked))
+    counted.ask(tmp_path / "case.json", case, seen.tuned)
+    usual = tempfile.gettempdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     counted.main(tmp_path / "case.json")
     assert done == [TAKEN, case, True], "taken over before anything runs"
+    assert tempfile.gettempdir() == usual, "where kernels were compiled to"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

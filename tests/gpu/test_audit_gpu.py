@@ -6,18 +6,18 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 
 from hybridbench.arch.families import ARCHS, build_spec
+from hybridbench.audit.counted import ask
 from hybridbench.audit.observe import Observation
 from hybridbench.audit.run import audit
 from hybridbench.audit.views import FVCORE, GPU, HARDWARE, TORCH
 from hybridbench.count import ncu
-from hybridbench.machine import alike_gpus
+from hybridbench.machine import alike_gpus, visible_gpus
 from hybridbench.suite import PREFILL, TRAIN, Case, Execution, Workload
 
 pytestmark = [
@@ -33,7 +33,7 @@ def test_hardware_convention_is_what_the_counters_say(kind: str) -> None:
     specs = [build_spec(arch, "100m") for arch in ARCHS]
     cases = [Case(spec, Workload(kind, 2048, 1), Execution("cuda", "bfloat16", "eager")) for spec in specs]
     told: list[str] = []
-    found = audit(cases, limit_s=850, gpus=alike_gpus(), progress=told.append)
+    found = audit(cases, limit_s=850, gpus=alike_gpus(visible_gpus()), progress=told.append)
     assert len(told) == 3 * len(cases), told
     assert not [line for line in told if " not " in line]
     for one in found:
@@ -62,5 +62,5 @@ def test_the_process_that_the_profiler_watches_tunes_nothing(tmp_path: Path) -> 
     assert "Triton autotuning for function" in said("observe", asked, seen)
     (observed,) = [Observation.from_dict(json.loads(line)) for line in seen.read_text().splitlines()]
     assert observed.tuned
-    asked.write_text(json.dumps({"case": case.to_dict(), "tuned": [asdict(one) for one in observed.tuned]}))
+    ask(asked, case, observed.tuned)
     assert "Triton autotuning for function" not in said("counted", asked)

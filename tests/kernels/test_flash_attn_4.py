@@ -92,6 +92,21 @@ def test_what_is_compiled_is_kept_on_disk(attention: Any) -> None:
     assert os.environ[KEEPS] == "1"
 
 
+@pytest.mark.parametrize("unknown", [KeyError, OSError])
+def test_a_user_without_a_name_keeps_nothing(
+    attention: Any, unknown: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """flash-attn 4 could not be imported: it calls its folder by that name."""
+
+    def getuser() -> str:
+        raise unknown
+
+    monkeypatch.delenv(KEEPS)
+    monkeypatch.setattr("getpass.getuser", getuser)
+    sys.modules[MODULE].keep_compiled()
+    assert KEEPS not in os.environ
+
+
 def draw(dtype: torch.dtype, v_width: int = 16) -> list[Tensor]:
     """Queries, keys and values of 4 and 2 heads over 24 tokens, the values in wider rows."""
     torch.manual_seed(0)
