@@ -6,6 +6,7 @@ HybridbenchError            anything below; the command line prints it without a
 ├── BadResults              a results file that cannot be read as records (exit code 2)
 ├── Unsupported             this kernel, device or combination cannot run here; recorded as a status
 ├── WrongResult             a kernel or model disagrees with its reference; it has no speed
+│   └── DeviceFault         it broke the device besides: the process must end
 └── WorkerDied              worker processes do not start, so nothing more can be measured
 """
 
@@ -57,6 +58,10 @@ class Unsupported(HybridbenchError):
 
 class WrongResult(HybridbenchError):
     """A fast implementation disagrees with its plain reference beyond the stated bound."""
+
+
+class DeviceFault(WrongResult):
+    """A kernel did what no kernel may, such as reading memory that is not there: its process cannot go on."""
 
 
 class WorkerDied(HybridbenchError):

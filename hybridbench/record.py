@@ -9,6 +9,7 @@ Schema history:
     2   ``Observed.ceilings``: rates measured in the same process; None in older records.
     3   ``Observed.parts`` and ``Workload.depths``: generations timed at depths; modes of execution have ``published``.
     4   ``Ceilings.sustained_matmul_flops_per_s``; None in older records.
+    5   ``Observed.sized``: the check of the work at its own size; empty in older records.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any, TypeVar
 from hybridbench.errors import BadInput, BadResults
 from hybridbench.suite import Case
 
-SCHEMA = 4
+SCHEMA = 5
 
 
 class Status(StrEnum):
@@ -48,6 +49,8 @@ class Caveat(StrEnum):
     SHARED_GPU = "shared_gpu"
     SHORT_STEP = "short_step"
     ENERGY_WINDOW_SHORT = "energy_window_short"
+    NOT_CHECKED = "not_checked"
+    PLAIN_PYTORCH = "plain_pytorch"
     GRAPH_BREAKS = "graph_breaks"
     RECOMPILED = "recompiled"
 
@@ -60,6 +63,10 @@ ADVICE: dict[Caveat, str] = {
     Caveat.SHARED_GPU: "another process used this GPU: run again when it is idle",
     Caveat.SHORT_STEP: "a step is shorter than 50 times the clock's resolution: use a larger batch or context",
     Caveat.ENERGY_WINDOW_SHORT: "the sampled window is shorter than ten ticks of the energy counter: energy is rough",
+    Caveat.NOT_CHECKED: "nothing held the results at this size to any others: kernels are known to be right up to some "
+    "thousand tokens only",
+    Caveat.PLAIN_PYTORCH: "an operation ran as plain PyTorch on a GPU, since no kernel for it can run here: this is no "
+    "fair figure of the architecture; hybridbench backends says what is missing",
     Caveat.GRAPH_BREAKS: "torch.compile broke the graph: the step is not what 'compile' promises",
     Caveat.RECOMPILED: "torch.compile compiled again inside the timed region: samples hold compilation",
 }
@@ -156,6 +163,31 @@ class BackendUse:
 
 
 @dataclass(frozen=True)
+class SizeCheck:
+    """The work that was timed, compared at its own size before it was.
+
+    Attributes:
+        what: the work, such as ``prefill``.
+        against: what it was held to, such as ``each row alone``.
+        batch, context: the size; of decode steps the cached tokens.
+        compared: tensors and parts of them that were compared.
+        worst: the comparison that came closest to its bound.
+        error, bound: its relative error, and the largest that was allowed.
+        error_at_short: its error at 2048 tokens, where the same comparison was made there.
+    """
+
+    what: str
+    against: str
+    batch: int
+    context: int
+    compared: int
+    worst: str
+    error: float
+    bound: float
+    error_at_short: float | None = None
+
+
+@dataclass(frozen=True)
 class Ceilings:
     """Rates the device reached in the process that ran the case: a large product in ``dtype``, and memory.
 
@@ -206,6 +238,7 @@ class Observed:
     loss: float | None = None
     ceilings: Ceilings | None = None
     parts: list[Part] = field(default_factory=list)
+    sized: list[SizeCheck] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

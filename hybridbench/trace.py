@@ -22,10 +22,10 @@ from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from hybridbench.count.kernels import ran_on_gpu, shortened
-from hybridbench.count.replace import Function, replaced
-from hybridbench.model.build import build_model, resolve_backends
+from hybridbench.count.replace import replaced
+from hybridbench.model.swap import Function
+from hybridbench.session import Proofs, open_session
 from hybridbench.suite import Case
-from hybridbench.workload import prepare
 
 ATTENTION, SCAN, CONV, MATMUL, LOSS = "attention", "scan", "conv", "matrix products", "loss"
 OPTIMIZER, REST, MEMORY = "optimizer", "norm and elementwise", "memory"
@@ -122,14 +122,12 @@ def trace_case(case: Case, *, steps: int = 5, chrome: Path | None = None) -> Tra
 
     Raises:
         Unsupported: a backend cannot run here.
+        WrongResult: a kernel, or the step at its size, is wrong.
     """
     device = torch.device("cuda", 0) if case.execution.device == "cuda" else torch.device("cpu")
-    resolved = resolve_backends(case)
-    model = build_model(case, resolved)
-    model.allocate(device, case.execution.seed)
-    functions = [item.function for item in resolved]
-    with replaced(model, functions, ranged):
-        work = prepare(case, model)
+    session = open_session(case, device, Proofs())
+    work = session.work
+    with replaced(session.model, [item.function for item in session.resolved], ranged):
         for _ in range(steps):
             work.step()
         on_gpu = device.type == "cuda"

@@ -1,8 +1,9 @@
 """worker: the process that runs cases on one device and answers with what it saw.
 
-``run_case`` shows a whole run: build -> verify -> prepare -> count -> measure -> record. The process reads one case per
-line of JSON from standard input and writes one line of JSON per answer to a pipe of its own; whatever libraries print
-goes to its log. It ends itself when its parent is gone, and after any failure that may have harmed the device.
+``run_case`` shows a whole run: open a session (build, verify, prepare, check), count, measure, record. The process
+reads one case per line of JSON from standard input and writes one line of JSON per answer to a pipe of its own;
+whatever libraries print goes to its log. It ends itself when its parent is gone, and after any failure that may have
+harmed the device.
 
     python -m hybridbench.worker ANSWER_FD
 """
@@ -20,7 +21,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import IO, Any
 
@@ -30,8 +31,7 @@ from hybridbench.count.caches import count_cache
 from hybridbench.count.kernels import kernel_names
 from hybridbench.count.operators import count_with_fvcore, count_with_torch
 from hybridbench.count.replace import replaced, traced, unwatched
-from hybridbench.errors import HybridbenchError, Unsupported, WrongResult, described, reason
-from hybridbench.kernels import Check, Problem, verify
+from hybridbench.errors import DeviceFault, HybridbenchError, Unsupported, WrongResult, described, reason
 from hybridbench.measure.caveats import find_caveats
 from hybridbench.measure.ceilings import measure_ceilings
 from hybridbench.measure.clock import timer_for
@@ -39,14 +39,13 @@ from hybridbench.measure.environment import fingerprint
 from hybridbench.measure.memory import observe_memory, reset_peaks
 from hybridbench.measure.nvml import Gpu, Watch
 from hybridbench.measure.sampling import measure, measure_parts
-from hybridbench.model.build import Resolved, build_model, parameter_count, resolve_backends
+from hybridbench.model.build import Resolved, parameter_count
 from hybridbench.model.language import LanguageModel
 from hybridbench.model.mixer import torch_dtype
 from hybridbench.record import BackendUse, Caveat, Ceilings, Observed, OperatorCount, Part, Status, to_plain
+from hybridbench.session import Proofs, open_session
 from hybridbench.suite import DECODE_STEP, GENERATE, PREFILL, Case, ops_of
-from hybridbench.workload import Prepared, prepare
-
-VERIFY_SEED = 20_251_006
+from hybridbench.workload import Prepared
 
 
 @dataclass
@@ -57,7 +56,7 @@ class Bench:
     gpu: Gpu | None
     idle_power_w: float | None
     phase: Callable[[str], None] = lambda name: None
-    checks: dict[tuple[str, str, Problem], Check] = field(default_factory=dict)
+    proofs: Proofs = field(default_factory=Proofs)
     ceilings: dict[str, Ceilings | None] = field(default_factory=dict)
 
     @classmethod
@@ -86,21 +85,8 @@ def run_case(case: Case, bench: Bench) -> tuple[Observed, list[Caveat]]:
     bench.phase("ceilings")
     bench.ceilings_for(case.execution.dtype)
 
-    started = time.perf_counter_ns()
-    bench.phase("build")
-    resolved = resolve_backends(case)
-    model = build_model(case, resolved)
-    model.allocate(bench.device, case.execution.seed)
-    built = time.perf_counter_ns()
-
-    bench.phase("verify")
-    _verify(resolved, bench)
-
-    bench.phase("prepare")
-    work = prepare(case, model)
-    if work.verify:
-        work.checks.append(work.verify())
-    prepared = time.perf_counter_ns()
+    session = open_session(case, bench.device, bench.proofs, bench.phase)
+    resolved, model, work = session.resolved, session.model, session.work
 
     bench.phase("count")
     counts = [] if case.sampling.probes else _count(work, model, resolved)
@@ -134,11 +120,12 @@ def run_case(case: Case, bench: Bench) -> tuple[Observed, list[Caveat]]:
         gpu_before=watch.before,
         gpu_after=watch.after,
         energy=energy,
-        build_ns=built - started,
-        prepare_ns=prepared - built,
+        build_ns=session.build_ns,
+        prepare_ns=session.prepare_ns,
         loss=_finite_loss(work),
         ceilings=bench.ceilings_for(case.execution.dtype),
         parts=[Part(part.depth, samples.samples_ns) for part, samples in zip(work.parts, timed, strict=False)],
+        sized=session.sized,
     )
     found = {
         caveat
@@ -154,6 +141,9 @@ def run_case(case: Case, bench: Bench) -> tuple[Observed, list[Caveat]]:
             recompiles=region.compilations,
         )
     }
+    if session.unchecked:
+        print("not checked at size:", *session.unchecked, sep="\n", file=sys.stderr)  # noqa: T201
+        found.add(Caveat.NOT_CHECKED)
     return observed, [caveat for caveat in Caveat if caveat in found]
 
 
@@ -205,19 +195,6 @@ def graph_breaks() -> int:
     return sum(torch._dynamo.utils.counters["graph_break"].values())
 
 
-def _verify(resolved: list[Resolved], bench: Bench) -> None:
-    """Every kernel's proof, taken once per process and kind of problem."""
-    for item in resolved:
-        if item.op != DECODE_STEP and _known(item) not in bench.checks:
-            problem = replace(item.problem, length=0)
-            bench.checks[_known(item)] = verify(item.backend, problem, device=bench.device, seed=VERIFY_SEED)
-
-
-def _known(item: Resolved) -> tuple[str, str, Problem]:
-    """What a proof holds for: any length."""
-    return item.op, item.backend.name, replace(item.problem, length=0)
-
-
 def _timed(resolved: list[Resolved], case: Case) -> list[Resolved]:
     """What the timed steps run: a fused decode step leaves the modules' own kernels out of them."""
     if not any(item.op == DECODE_STEP and item.backend.name == "fused" for item in resolved):
@@ -231,7 +208,7 @@ def _uses(timed: list[Resolved], work: Prepared, bench: Bench) -> list[BackendUs
     uses: dict[tuple[str, str], BackendUse] = {}
     of_step = {(check.op, check.backend): check for check in work.checks}
     for item in timed:
-        check = of_step.get((item.op, item.backend.name)) or bench.checks.get(_known(item))
+        check = of_step.get((item.op, item.backend.name)) or bench.proofs.of(item)
         use = BackendUse(
             op=item.op,
             asked=item.asked,
@@ -279,7 +256,7 @@ def answer_for(case: Case, bench: Bench) -> dict[str, Any]:
     except Unsupported as exc:
         return _failure(Status.UNSUPPORTED, exc)
     except WrongResult as exc:
-        return _failure(Status.WRONG, exc)
+        return _failure(Status.WRONG, exc, fit=not isinstance(exc, DeviceFault))
     except HybridbenchError as exc:
         return _failure(Status.UNSUPPORTED, exc)
     except (torch.OutOfMemoryError, MemoryError) as exc:

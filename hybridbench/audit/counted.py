@@ -51,8 +51,9 @@ def main(path: Path) -> None:
     body = json.loads(path.read_text(encoding="utf-8"))
     tempfile.tempdir = body["temporary"]
     take(Taken(**one) for one in body["tuned"])
-    _, _, work = warmed(Case.from_dict(body["case"]))
-    profiled(work.eager_step)
+    # The process that observed the case has checked it.
+    session = warmed(Case.from_dict(body["case"]), None)
+    profiled(session.work.eager_step)
 
 
 if __name__ == "__main__":

@@ -34,11 +34,10 @@ from hybridbench.count.by_operation import (
     operation_of,
 )
 from hybridbench.count.processes import end_with
-from hybridbench.errors import Unsupported
-from hybridbench.model.build import Resolved, build_model, resolve_backends
-from hybridbench.model.language import LanguageModel
+from hybridbench.errors import DeviceFault, HybridbenchError
+from hybridbench.model.build import Resolved
+from hybridbench.session import Proofs, Session, open_session
 from hybridbench.suite import Case
-from hybridbench.workload import Prepared, prepare
 
 WARMUPS = 2
 _SCAN_MODULES = ("ssd_bmm", "ssd_chunk_state", "ssd_chunk_scan", "ssd_combined")
@@ -83,30 +82,34 @@ class Observation:
         )
 
 
-def warmed(case: Case) -> tuple[list[Resolved], LanguageModel, Prepared]:
-    """A case's kernels, model and work; on a GPU after steps in which whatever compiles or tunes itself has done so.
+def warmed(case: Case, proofs: Proofs | None) -> Session:
+    """A case that is ready; on a GPU after steps in which whatever compiles or tunes itself has done so.
+
+    Args:
+        proofs: None where another process has verified and checked the case.
 
     Raises:
         Unsupported: a backend cannot run here.
+        WrongResult: a kernel, or the step at its size, is wrong.
     """
     device = torch.device("cuda", 0) if case.execution.device == "cuda" else torch.device("cpu")
-    resolved = resolve_backends(case)
-    model = build_model(case, resolved)
-    model.allocate(device, case.execution.seed)
-    work = prepare(case, model)
+    session = open_session(case, device, proofs)
     if device.type == "cuda":
         for _ in range(WARMUPS):
-            work.eager_step()
+            session.work.eager_step()
         torch.cuda.synchronize()
-    return resolved, model, work
+    return session
 
 
-def observe(case: Case) -> Observation:
-    """Builds a case and counts one eager step of it; one that cannot run here is refused in the answer."""
+def observe(case: Case, proofs: Proofs) -> Observation:
+    """Builds a case and counts one eager step of it; the answer says where one cannot run here or is wrong."""
     try:
-        resolved, model, work = warmed(case)
-    except Unsupported as exc:
+        session = warmed(case, proofs)
+    except DeviceFault:
+        raise
+    except HybridbenchError as exc:
         return Observation(refused=str(exc))
+    resolved, model, work = session.resolved, session.model, session.work
 
     def forward(*inputs: torch.Tensor) -> tuple[object, ...]:
         # The tracer drops work that no output depends on, such as a state kept for the next step.
@@ -160,9 +163,10 @@ def scan_tiles() -> dict[str, tuple[int, int, int]]:
 
 def main(cases: Path, seen: Path) -> None:
     """Observes the cases of one file, and adds a line to another after each."""
+    proofs = Proofs()
     with seen.open("a", encoding="utf-8") as lines:
         for body in json.loads(cases.read_text(encoding="utf-8")):
-            lines.write(json.dumps(observe(Case.from_dict(body)).to_dict()) + "\n")
+            lines.write(json.dumps(observe(Case.from_dict(body), proofs).to_dict()) + "\n")
             lines.flush()
             gc.collect()
             torch.cuda.empty_cache()  # the next case starts from an empty device

@@ -18,6 +18,7 @@ from hybridbench.audit.profiling import Kernels, count_all
 from hybridbench.audit.views import FVCORE, GPU, TORCH, Audit, View, closed_forms
 from hybridbench.errors import Unsupported
 from hybridbench.runner import terminable
+from hybridbench.session import Proofs
 from hybridbench.suite import Case
 
 NO_GPU = "no GPU, so there are no counters of the hardware's own"
@@ -68,8 +69,9 @@ def audit(
                 if counters:
                     count_all(session, seen, counted, vector=vector, gpus=gpus)
         else:
+            proofs = Proofs()
             for case in cases:
-                seen.append(observe(case))
+                seen.append(observe(case, proofs))
                 progress(f"{len(seen)}/{len(cases)} observed {case.label}")
     except KeyboardInterrupt:
         stopped = True

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
-Function = Callable[..., Any]
+from hybridbench.model.swap import Function, swapped
 
 OUTPUTS = {
     **dict.fromkeys(("ssd", "mamba2_core", "selective_scan", "gated_delta", "kda", "add_rms_norm"), 2),
@@ -36,21 +36,11 @@ _calls: list[Function] = []
 def replaced(
     model: nn.Module, functions: Iterable[Function], wrap: Callable[[str, Function], Function]
 ) -> Iterator[None]:
-    """Wraps those of the model's operations that are among ``functions`` for a while."""
-    wanted = {id(function) for function in functions}
-    tables: list[dict[str, Function]] = []
-    for module in model.modules():
-        table = getattr(module, "ops", None)
-        if isinstance(table, dict):
-            tables.append(table)
-    before = [dict(table) for table in tables]
+    """``swapped``, and what ``traced`` keeps of each call is dropped at the end."""
     try:
-        for table in tables:
-            table.update({op: wrap(op, function) for op, function in table.items() if id(function) in wanted})
-        yield
+        with swapped(model, functions, wrap):
+            yield
     finally:
-        for table, functions_before in zip(tables, before, strict=True):
-            table.update(functions_before)
         _calls.clear()
 
 

@@ -26,6 +26,10 @@ CHUNK_ELEMENTS = 1 << 25
 """Values of the within-chunk decay matrix held at once (128 MiB in float32); longer sequences go segment by segment."""
 
 
+CACHE_ELEMENTS = 1 << 25
+"""Keys or values of a cache held at once (128 MiB in float32); longer caches go block by block of slots."""
+
+
 def wide(x: Tensor) -> Tensor:
     """``x`` in the dtype the references compute in: float32, or float64 when it came as float64."""
     return x if x.dtype == torch.float64 else x.float()
@@ -85,13 +89,22 @@ def attention_decode(q_BHP: Tensor, k_cache_BSKP: Tensor, v_cache_BSKV: Tensor, 
     Returns:
         out_BHV in the dtype of ``q_BHP``. No value is read back to the host.
     """
-    S, K, P = k_cache_BSKP.shape[1:]
-    q_BKRP = torch.unflatten(wide(q_BHP), 1, (K, -1))
-    scores = torch.einsum("bkrp,bskp->bkrs", q_BKRP, wide(k_cache_BSKP)) / math.sqrt(P)
-    live_BS = torch.arange(S, device=q_BHP.device) < length_B[:, None]
-    weights = scores.masked_fill(~live_BS[:, None, None], -math.inf).softmax(-1)
-    v_live = wide(v_cache_BSKV).masked_fill(~live_BS[:, :, None, None], 0.0)  # 0 x garbage in a dead slot is not 0
-    return torch.einsum("bkrs,bskv->bkrv", weights, v_live).flatten(1, 2).to(q_BHP.dtype)
+    S, K, P = (int(n) for n in k_cache_BSKP.shape[1:])
+    q_BKRP = torch.unflatten(wide(q_BHP), 1, (K, -1)) / math.sqrt(P)
+    block = max(1, CACHE_ELEMENTS // (len(q_BHP) * K * max(P, int(v_cache_BSKV.shape[3]))))
+    top = q_BKRP.new_full(q_BKRP.shape[:3], -math.inf)
+    total, out = torch.zeros_like(top), q_BKRP.new_zeros(*q_BKRP.shape[:3], v_cache_BSKV.shape[3])
+    for first in range(0, S, block):  # a running softmax: what came before is scaled down when a larger score comes
+        part = slice(first, min(first + block, S))
+        live_BS = torch.arange(part.start, part.stop, device=q_BHP.device) < length_B[:, None]
+        scores = torch.einsum("bkrp,bskp->bkrs", q_BKRP, wide(k_cache_BSKP[:, part]))
+        scores = scores.masked_fill(~live_BS[:, None, None], -math.inf)
+        new_top = torch.maximum(top, scores.amax(-1))
+        weights, keep = (scores - new_top[..., None]).exp(), (top - new_top).exp()
+        v_live = wide(v_cache_BSKV[:, part]).masked_fill(~live_BS[:, :, None, None], 0.0)  # 0 x garbage is not 0
+        out = out * keep[..., None] + torch.einsum("bkrs,bskv->bkrv", weights, v_live)
+        total, top = total * keep + weights.sum(-1), new_top
+    return (out / total[..., None]).flatten(1, 2).to(q_BHP.dtype)
 
 
 def ssd(

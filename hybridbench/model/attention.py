@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from hybridbench.arch.attention import Attention
@@ -10,6 +11,19 @@ from hybridbench.arch.block import Storage
 from hybridbench.model.cache import AttentionCache, Cache, GrowingCache
 from hybridbench.model.mixer import Factory, MixerModule, Ops, Step
 from hybridbench.model.rotary import rotate
+
+
+def _continued(
+    q_BTHP: Tensor, k_BTKP: Tensor, v_BTKV: Tensor, before: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values of one sequence whose last T outputs are those of the new tokens.
+
+    The keys before come first, and queries of zeros stand at their places: attention kernels take as many of one as of
+    the other. A window leaves out keys between the sinks and its first one; that changes no distance within it.
+    """
+    k_before, v_before = before
+    queries = F.pad(q_BTHP, (0, 0, 0, 0, k_before.shape[1], 0))
+    return queries, torch.cat((k_before, k_BTKP), 1), torch.cat((v_before, v_BTKV), 1)
 
 
 class AttentionModule(MixerModule):
@@ -81,11 +95,15 @@ class AttentionModule(MixerModule):
         self, x_BTD: Tensor, step: Step, cache: Cache | None = None, value: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         q_BTHP, k_BTKP, v_BTKV = self._project_sequence(x_BTD, step, value)
+        seen = q_BTHP, k_BTKP, v_BTKV
+        if step.start:
+            assert isinstance(cache, AttentionCache)
+            seen = _continued(q_BTHP, k_BTKP, v_BTKV, cache.before(step.start))
         if cache is not None:
             assert isinstance(cache, AttentionCache | GrowingCache)
-            cache.store(k_BTKP, v_BTKV)
-        out_BTHV = self.ops["attention"](q_BTHP, k_BTKP, v_BTKV, window=self.spec.window, sinks=self.spec.sinks)
-        return out_BTHV.flatten(2), v_BTKV
+            cache.store(k_BTKP, v_BTKV, step.start)
+        out_BTHV = self.ops["attention"](*seen, window=self.spec.window, sinks=self.spec.sinks)
+        return out_BTHV[:, -x_BTD.shape[1] :].flatten(2), v_BTKV
 
     def mix_step(self, x_BD: Tensor, step: Step, cache: Cache, value: Tensor | None = None) -> tuple[Tensor, Tensor]:
         q_BHP, k_BKP, v_BKV = self._project(x_BD, step, value)

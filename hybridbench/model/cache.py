@@ -6,12 +6,15 @@ tensors, never host integers. The exception is ``GrowingCache``, which mode ``pu
 
 from __future__ import annotations
 
+import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from hybridbench.errors import Unsupported
 
 
 class Cache(Protocol):
@@ -21,6 +24,9 @@ class Cache(Protocol):
 
     def fill(self, generator: torch.Generator) -> None:
         """Overwrites everything with random values of a plausible size: a depth reached without a prefill."""
+
+    def compared(self) -> dict[str, Tensor]:
+        """What two caches of the same tokens agree in, by name, sequences first; none of it is to be written."""
 
 
 @dataclass
@@ -44,6 +50,9 @@ class AttentionCache:
 
     def tensors(self) -> dict[str, list[Tensor]]:
         return {"kv": [self.k_BSKP, self.v_BSKV] if self.owns_value else [self.k_BSKP]}
+
+    def compared(self) -> dict[str, Tensor]:
+        return {"keys": self.k_BSKP, "values": self.v_BSKV} if self.owns_value else {"keys": self.k_BSKP}
 
     def fill(self, generator: torch.Generator) -> None:
         for tensor in self.tensors()["kv"]:
@@ -70,20 +79,34 @@ class AttentionCache:
         if self.owns_value:
             self.v_BSKV[rows, slot_B] = v_BKV
 
-    def store(self, k_BTKP: Tensor, v_BTKV: Tensor) -> None:
-        """Writes a prompt from position 0; with a window only what later tokens can still see."""
-        T = k_BTKP.shape[1]
+    def store(self, k_BTKP: Tensor, v_BTKV: Tensor, start: int = 0) -> None:
+        """Writes the tokens of a prompt from position ``start``; with a window only what later tokens can still see."""
+        end = start + k_BTKP.shape[1]
         pairs = [(self.k_BSKP, k_BTKP), (self.v_BSKV, v_BTKV)][: 2 if self.owns_value else 1]
-        if not self.ring or self.sinks + self.ring >= T:
+        if not self.ring or self.sinks + self.ring >= end:
             for kept, new in pairs:
-                kept[:, :T] = new
+                kept[:, start:end] = new
             return
-        first = max(self.sinks, T - self.ring)
-        position = torch.arange(first, T, device=k_BTKP.device)
-        slot = self.slots(position)
+        first = max(self.sinks, start, end - self.ring)
+        slot = self.slots(torch.arange(first, end, device=k_BTKP.device))
         for kept, new in pairs:
-            kept[:, : self.sinks] = new[:, : self.sinks]
-            kept[:, slot] = new[:, first:]
+            if start < self.sinks:
+                kept[:, start : self.sinks] = new[:, : self.sinks - start]
+            kept[:, slot] = new[:, first - start :]
+
+    def before(self, start: int) -> tuple[Tensor, Tensor]:
+        """Keys (B, S, K, P) and values (B, S, K, V) that tokens from ``start`` on may see of those before, in order.
+
+        Raises:
+            Unsupported: a ring whose values another branch has overwritten by now.
+        """
+        if not self.ring:
+            return self.k_BSKP[:, :start], self.v_BSKV[:, :start]
+        if not self.owns_value:
+            raise Unsupported("a window that borrows its values cannot go on from a cache.")
+        latest = torch.arange(min(start, max(self.sinks, start - self.ring)), start, device=self.k_BSKP.device)
+        slot = torch.cat((torch.arange(min(self.sinks, start), device=latest.device), self.slots(latest)))
+        return self.k_BSKP[:, slot], self.v_BSKV[:, slot]
 
 
 class GrowingCache:
@@ -107,6 +130,9 @@ class GrowingCache:
 
     def tensors(self) -> dict[str, list[Tensor]]:
         return {"kv": [self.k_BKSP, self.v_BKSV] if self.lender is None else [self.k_BKSP]}
+
+    def compared(self) -> dict[str, Tensor]:
+        return {"keys": self.k_BKSP, "values": self.v_BKSV} if self.lender is None else {"keys": self.k_BKSP}
 
     def fill(self, generator: torch.Generator) -> None:
         for tensor in self.tensors()["kv"]:
@@ -137,8 +163,9 @@ class GrowingCache:
             return tokens
         return torch.cat((tokens[:, :, : self.sinks], tokens[:, :, -self.window :]), 2)
 
-    def store(self, k_BTKP: Tensor, v_BTKV: Tensor) -> None:
+    def store(self, k_BTKP: Tensor, v_BTKV: Tensor, start: int = 0) -> None:
         """A prompt from position 0 in place of everything kept."""
+        assert start == 0, "a growing cache starts from nothing"
         self.k_BKSP, self.v_BKSV = (self._cut(x.transpose(1, 2).contiguous()) for x in (k_BTKP, v_BTKV))
 
 
@@ -151,6 +178,9 @@ class Mamba2Cache:
 
     def tensors(self) -> dict[str, list[Tensor]]:
         return {"ssm": [self.ssm_BHPN], "conv": [self.conv_BCW]}
+
+    def compared(self) -> dict[str, Tensor]:
+        return {"state": self.ssm_BHPN, "conv state": self.conv_BCW}
 
     def fill(self, generator: torch.Generator) -> None:
         self.ssm_BHPN.normal_(generator=generator)
@@ -167,6 +197,9 @@ class RecurrentCache:
 
     def tensors(self) -> dict[str, list[Tensor]]:
         return {"ssm": [self.state], "conv": [self.conv_BCW]}
+
+    def compared(self) -> dict[str, Tensor]:
+        return {"state": self.state, "conv state": self.conv_BCW}
 
     def fill(self, generator: torch.Generator) -> None:
         self.state.normal_(generator=generator)
@@ -191,6 +224,11 @@ class Mamba3Cache:
     def tensors(self) -> dict[str, list[Tensor]]:
         return {"ssm": [self.angle_BHR, self.state_BHPN], "conv": [self.last_k_BHN, self.last_x_BHP]}
 
+    def compared(self) -> dict[str, Tensor]:
+        """Angles as points on the circle: one just above 0 and one just below 2 pi are close."""
+        circle = torch.stack((self.angle_BHR.cos(), self.angle_BHR.sin()), -1)
+        return {"angles": circle, "state": self.state_BHPN, "last B": self.last_k_BHN, "last x": self.last_x_BHP}
+
     def fill(self, generator: torch.Generator) -> None:
         self.angle_BHR.uniform_(0, 2 * math.pi, generator=generator)
         for tensor in self.parts[1:]:
@@ -210,6 +248,10 @@ class ParallelCache:
             for kind, tensors in branch.tensors().items():
                 merged.setdefault(kind, []).extend(tensors)
         return merged
+
+    def compared(self) -> dict[str, Tensor]:
+        branches = {"first": self.first, "second": self.second}
+        return {f"{which} {name}": x for which, cache in branches.items() for name, x in cache.compared().items()}
 
     def fill(self, generator: torch.Generator) -> None:
         self.first.fill(generator)
@@ -231,11 +273,39 @@ def growing(cache: Cache | None, *, held: bool) -> Cache | None:
     return cache
 
 
+def of_row(cache: Cache, row: int) -> Cache:
+    """The cache of one sequence of a batch: views of the same memory, but where it grows, which it then does alone."""
+    if isinstance(cache, ParallelCache):
+        first, second = (of_row(branch, row) for branch in (cache.first, cache.second))
+        if isinstance(second, GrowingCache) and second.lender is not None:
+            assert isinstance(first, GrowingCache), "a value is lent by the first branch"
+            second.lender = first
+        return ParallelCache(first, second)  # type: ignore[arg-type]
+    if isinstance(cache, GrowingCache):
+        alone = copy.copy(cache)
+        alone.k_BKSP, alone.v_BKSV, alone.seen_v_BKSV = (
+            x[row : row + 1] for x in (cache.k_BKSP, cache.v_BKSV, cache.seen_v_BKSV)
+        )
+        return alone
+    tensors = {name: x[row : row + 1] for name, x in vars(cache).items() if isinstance(x, Tensor)}
+    return replace(cache, **tensors)  # type: ignore[type-var]
+
+
 def reach(cache: Cache, tokens: int, generator: torch.Generator) -> None:
     """Makes what grows as long as after ``tokens`` tokens, with random values; a static cache is as long as it is."""
     for part in (cache.first, cache.second) if isinstance(cache, ParallelCache) else (cache,):
         if isinstance(part, GrowingCache):
             part.reach(tokens, generator)
+
+
+def written(cache: Cache, depth: int) -> list[Tensor]:
+    """The slots (B, 1, K, width) of keys and values that a step with ``depth`` tokens cached overwrites."""
+    if isinstance(cache, ParallelCache):
+        return written(cache.first, depth) + written(cache.second, depth)
+    if not isinstance(cache, AttentionCache):
+        return []
+    slot = int(cache.slots(torch.tensor(depth)))
+    return [x[:, slot : slot + 1] for x in cache.tensors()["kv"]]
 
 
 def recurrent_states(caches: list[Cache]) -> list[Tensor]:

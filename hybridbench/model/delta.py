@@ -15,7 +15,18 @@ from hybridbench.arch.block import Storage
 from hybridbench.arch.delta import GatedDelta, Kda
 from hybridbench.model.cache import Cache, RecurrentCache
 from hybridbench.model.mamba2 import aligned, log_uniform_steps
-from hybridbench.model.mixer import Factory, MixerModule, Ops, Step, empty_states, keep_tail, lent
+from hybridbench.model.mixer import (
+    Factory,
+    MixerModule,
+    Ops,
+    Step,
+    carried,
+    conv_front,
+    convolved,
+    empty_states,
+    keep_tail,
+    lent,
+)
 
 A_RANGE = {"gated_delta": (0.01, 16.0), "kda": (1.0, 16.0)}
 """Kind of block to the range A is drawn from uniformly; 0.01 and not 0, whose logarithm would be infinite."""
@@ -110,21 +121,37 @@ class DeltaModule(MixerModule):
         self, x_BTD: Tensor, step: Step, cache: Cache | None = None, value: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         conv_in_BTC, gate_BTHV, decay, beta_BTH = self._project(aligned(self.in_proj, x_BTD), value)
+        fronts: tuple[Tensor | None, ...] = (None,) * len(self.conv_widths)
+        going_on = {}
+        if step.start:
+            assert isinstance(cache, RecurrentCache)
+            fronts = torch.split(conv_front(cache.conv_BCW, self.spec.d_conv), self.conv_widths, dim=-1)
+            going_on = {"initial_state_BHPV": carried(cache.state)}
         # One by one: the kernels of the rule read q, k and v whole, so a conv of all three would be copied apart.
         parts = zip(
             torch.split(conv_in_BTC, self.conv_widths, dim=-1),
+            fronts,
             torch.split(self.conv_weight_CW, self.conv_widths),
             strict=True,
         )
-        q_BTGP, k_BTGP, v_BTHV = self._heads(*(self.ops["conv1d"](part, weight, None) for part, weight in parts))
+        conv1d = self.ops["conv1d"]
+        q_BTGP, k_BTGP, v_BTHV = self._heads(*(convolved(conv1d, part, front, w, None) for part, front, w in parts))
         rule = self.ops[self.spec.kind]
         out_BTHV, state_BHPV = rule(
-            q_BTGP, k_BTGP, v_BTHV, decay, beta_BTH, self.A_log_H, self.dt_bias, chunk_size=self.spec.chunk_size
+            q_BTGP,
+            k_BTGP,
+            v_BTHV,
+            decay,
+            beta_BTH,
+            self.A_log_H,
+            self.dt_bias,
+            chunk_size=self.spec.chunk_size,
+            **going_on,
         )
         if cache is not None:
             assert isinstance(cache, RecurrentCache)
             cache.state.copy_(state_BHPV)
-            keep_tail(cache.conv_BCW, conv_in_BTC)
+            keep_tail(cache.conv_BCW, conv_in_BTC, step.start)
         return self._finish(out_BTHV, gate_BTHV), self._value(conv_in_BTC)
 
     def mix_step(self, x_BD: Tensor, step: Step, cache: Cache, value: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -75,8 +75,24 @@ class _Stream:
     squares: Tensor
 
 
+@dataclass(frozen=True)
+class Read:
+    """One attention of a step: what it reads and where its output goes; each buffer is this layer's own.
+
+    ``norm_eps`` is that of the norm of every head's output, None without one.
+    """
+
+    q_BHP: Tensor
+    cache: AttentionCache
+    length_B: Tensor
+    out_BHV: Tensor
+    norm_eps: float | None
+
+
 class FusedStep:
     """The launches of one decode step.
+
+    ``reads`` are its attentions in order.
 
     Args:
         model: an allocated model whose case ``step.refuses_fused`` accepts.
@@ -114,6 +130,7 @@ class FusedStep:
         self.launches: list[Callable[[], None]] = []
         self.logits_BV: Tensor = torch.empty(self.B, model.embedding_VD.shape[0], **self.kind)  # type: ignore[call-overload]
         self._scratch: dict[tuple[str, int, int, int], tuple[Tensor, Tensor]] = {}
+        self.reads: list[Read] = []
         self._turns: list[tuple[Rope, int]] = []
         self._rings: list[tuple[int, int]] = []
         D = model.d_model
@@ -319,6 +336,7 @@ class FusedStep:
         )
         plan = DecodePlan.make(self.B, H, K, P, V, cache.k_BSKP.shape[1], q_BHP)
         length_B, pdl = self.length[ring], self._overlaps()
+        self.reads.append(Read(q_BHP, cache, length_B, out_BHV, norm_eps))
 
         def attend() -> None:
             launch_attention_decode(

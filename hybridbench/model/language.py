@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -45,7 +46,7 @@ class LanguageModel(nn.Module):
         self.ops = ops
         self.checkpoint = "none"
         self.compiled: dict[int, Callable[..., Tensor]] = {}
-        self.fused_step: Callable[..., Callable[[], Tensor]] | None = None
+        self.fused_step: Callable[..., Any] | None = None
         self.d_model = d_model
         self.norm_eps = norm_eps
         self.embedding_VD = make.parameter(vocab_size, d_model)
@@ -90,13 +91,14 @@ class LanguageModel(nn.Module):
         keeps = self.checkpoint if torch.is_grad_enabled() else "none"
         if keeps == "full":
             assert caches is None, "a forward that is run again fills no caches"
-            return self._add_normed(self._checkpointed_stream(token_BT), None, len(self.layers))[0]
+            return self.add_normed(self._checkpointed_stream(token_BT), None, len(self.layers))[0]
         with remembering() if keeps == "selective" else contextlib.nullcontext():
-            return self._add_normed(*self._stream(token_BT, caches), len(self.layers))[0]
+            return self.add_normed(*self._stream(token_BT, caches), len(self.layers))[0]
 
-    def _step_over(self, token_BT: Tensor) -> Step:
-        """The positions of a sequence, with every rotation made: a compiled layer only reads them."""
-        step = Step(torch.arange(token_BT.shape[1], device=token_BT.device))
+    def step_over(self, token_BT: Tensor, start: int = 0) -> Step:
+        """The positions of a sequence that begins at ``start``, with every rotation made: a compiled layer only reads
+        them."""
+        step = Step(torch.arange(start, start + token_BT.shape[1], device=token_BT.device), start)
         for module in self.modules():
             if isinstance(module, AttentionModule) and module.spec.rope is not None:
                 step.turn(module.spec.rope, module.spec.head_dim)
@@ -129,36 +131,38 @@ class LanguageModel(nn.Module):
         The sum stands apart from the norm here: norm and sum in one operation would keep the sum and take a branch and
         the stream before as inputs, three tensors in place of one.
         """
-        step = self._step_over(token_BT)
+        step = self.step_over(token_BT)
         x_BTD = F.embedding(token_BT, self.embedding_VD)
         for index, layer in enumerate(self.layers):
-            run = self.compiled.get(index, layer)
-            mixes = isinstance(layer, MixerModule | ParallelModule)
 
-            def sublayer(
-                x: Tensor, index: int = index, run: Callable[..., Tensor] = run, mixes: bool = mixes
-            ) -> Tensor:
-                normed, _ = self._add_normed(x, None, index)
-                return run(normed, step, None) if mixes else run(normed)
+            def sublayer(x: Tensor, index: int = index) -> Tensor:
+                normed, _ = self.add_normed(x, None, index)
+                return self.run_layer(index, normed, step, None)
 
             again = partial(_again, layer)
             x_BTD = x_BTD + checkpoint(sublayer, x_BTD, use_reentrant=False, preserve_rng_state=False, context_fn=again)
         return x_BTD
 
-    def _stream(self, token_BT: Tensor, caches: list[Cache | None] | None) -> tuple[Tensor, Tensor | None]:
+    def _stream(
+        self, token_BT: Tensor, caches: list[Cache | None] | None, start: int = 0
+    ) -> tuple[Tensor, Tensor | None]:
         """The last sublayer's output and the residual stream it is yet to be added to, which the next norm does."""
-        step = self._step_over(token_BT)
+        step = self.step_over(token_BT, start)
         branch_BTD, residual_BTD = F.embedding(token_BT, self.embedding_VD), None
-        for index, layer in enumerate(self.layers):
-            normed, residual_BTD = self._add_normed(branch_BTD, residual_BTD, index)
-            run = self.compiled.get(index, layer)
-            if isinstance(layer, MixerModule | ParallelModule):
-                branch_BTD = run(normed, step, caches[index] if caches else None)
-            else:
-                branch_BTD = run(normed)
+        for index in range(len(self.layers)):
+            normed, residual_BTD = self.add_normed(branch_BTD, residual_BTD, index)
+            branch_BTD = self.run_layer(index, normed, step, caches[index] if caches else None)
         return branch_BTD, residual_BTD
 
-    def _add_normed(self, branch: Tensor, residual: Tensor | None, index: int) -> tuple[Tensor, Tensor]:
+    def run_layer(self, index: int, normed_BTD: Tensor, step: Step, cache: Cache | None) -> Tensor:
+        """Sublayer ``index`` over a normed sequence (B, T, D), compiled where it is; fills the cache of a mixer."""
+        layer = self.layers[index]
+        run = self.compiled.get(index, layer)
+        if isinstance(layer, MixerModule | ParallelModule):
+            return run(normed_BTD, step, cache)
+        return run(normed_BTD)
+
+    def add_normed(self, branch: Tensor, residual: Tensor | None, index: int) -> tuple[Tensor, Tensor]:
         """Norm ``index`` of the residual stream with a branch added to it, and that sum."""
         normed, added = self.ops["add_rms_norm"](branch, residual, self.norm_weights[index], eps=self.norm_eps)
         return normed, added
@@ -173,11 +177,18 @@ class LanguageModel(nn.Module):
         loss: Tensor = self.ops["linear_cross_entropy"](hidden_ND, self.embedding_VD, target_BT.flatten())
         return loss
 
-    def prefill(self, token_BT: Tensor, caches: list[Cache | None]) -> Tensor:
-        """Fills ``caches`` from a prompt; logits of the last position (B, V)."""
-        branch_BTD, residual_BTD = self._stream(token_BT, caches)
+    def prefill(self, token_BT: Tensor, caches: list[Cache | None], start: int = 0) -> Tensor:
+        """Fills ``caches`` from a prompt; logits of the last position (B, V).
+
+        Args:
+            start: the position of the first token: what the caches hold of the ``start`` tokens before is gone on from.
+
+        Raises:
+            Unsupported: a mixer cannot go on from its cache.
+        """
+        branch_BTD, residual_BTD = self._stream(token_BT, caches, start)
         residual_BD = None if residual_BTD is None else residual_BTD[:, -1]
-        last_BD, _ = self._add_normed(branch_BTD[:, -1], residual_BD, len(self.layers))
+        last_BD, _ = self.add_normed(branch_BTD[:, -1], residual_BD, len(self.layers))
         return F.linear(last_BD, self.embedding_VD)
 
     def decode(self, token_B: Tensor, position_B: Tensor, caches: list[Cache | None]) -> Tensor:

@@ -15,7 +15,18 @@ from hybridbench.arch.block import Storage
 from hybridbench.arch.mamba1 import Mamba1
 from hybridbench.model.cache import Cache, RecurrentCache
 from hybridbench.model.mamba2 import log_uniform_steps
-from hybridbench.model.mixer import Factory, MixerModule, Ops, Step, empty_states, keep_tail, lent
+from hybridbench.model.mixer import (
+    Factory,
+    MixerModule,
+    Ops,
+    Step,
+    carried,
+    conv_front,
+    convolved,
+    empty_states,
+    keep_tail,
+    lent,
+)
 
 DT_RANGE = (1e-3, 1e-1)
 """The initial steps are drawn log-uniformly from here."""
@@ -91,7 +102,12 @@ class Mamba1Module(MixerModule):
         self, x_BTD: Tensor, step: Step, cache: Cache | None = None, value: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         conv_in_BTI, z_BTI = self._project(across(self.in_proj.weight, x_BTD), value)
-        mixed_BTI = self.ops["conv1d"](conv_in_BTI, *self._conv)
+        front_BSI, going_on = None, {}
+        if step.start:
+            assert isinstance(cache, RecurrentCache)
+            front_BSI = conv_front(cache.conv_BCW, self.spec.d_conv)
+            going_on = {"initial_state_BIN": carried(cache.state)}
+        mixed_BTI = convolved(self.ops["conv1d"], conv_in_BTI, front_BSI, *self._conv)
         rank_BTR, b_BTN, c_BTN = torch.split(across(self.x_proj.weight, mixed_BTI), self.widths, dim=-1)
         out_BTI, state_BIN = self.ops["selective_scan"](
             mixed_BTI,
@@ -102,11 +118,12 @@ class Mamba1Module(MixerModule):
             self.D_I,
             z_BTI,
             self.dt_bias_I,
+            **going_on,
         )
         if cache is not None:
             assert isinstance(cache, RecurrentCache)
             cache.state.copy_(state_BIN)
-            keep_tail(cache.conv_BCW, conv_in_BTI)
+            keep_tail(cache.conv_BCW, conv_in_BTI, step.start)
         return out_BTI, conv_in_BTI
 
     def mix_step(self, x_BD: Tensor, step: Step, cache: Cache, value: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -15,10 +15,23 @@ from torch import Tensor, nn
 from hybridbench.arch.block import Storage
 from hybridbench.arch.mamba2 import Mamba2
 from hybridbench.model.cache import Cache, Mamba2Cache
-from hybridbench.model.mixer import Factory, MixerModule, Ops, Step, empty_states, keep_tail, lent
+from hybridbench.model.mixer import (
+    Factory,
+    MixerModule,
+    Ops,
+    Step,
+    carried,
+    conv_front,
+    convolved,
+    empty_states,
+    keep_tail,
+    lent,
+)
 from hybridbench.suite import CORE
 
 DT_FLOOR = 1e-4
+NO_STEP = -1e4
+"""What softplus makes a step of 0 of, in any dtype and with any bias."""
 ALIGNED = 8
 """Columns of bfloat16 in the 16 bytes on which a GPU's fast matrix products want rows to start."""
 
@@ -138,9 +151,14 @@ class Mamba2Module(MixerModule):
     ) -> tuple[Tensor, Tensor]:
         packed_BTC = aligned(self.in_proj, x_BTD)
         z_BTI, conv_in_BTC, dt_BTH = self._project(packed_BTC, value)
+        front_BSC, going_on = None, {}
+        if step.start:
+            assert isinstance(cache, Mamba2Cache)
+            front_BSC = conv_front(cache.conv_BCW, self.spec.d_conv)
+            going_on = {"initial_state_BHPN": carried(cache.ssm_BHPN)}
         if CORE in self.ops and not self.borrows_value:
             out_BTI, state_BHPN = self.ops[CORE](
-                packed_BTC,
+                packed_BTC if front_BSC is None else self._with_front(packed_BTC, front_BSC),
                 self.conv_weight_CW,
                 self.conv_bias_C,
                 -self.A_log_H.exp(),
@@ -151,18 +169,36 @@ class Mamba2Module(MixerModule):
                 n_groups=self.spec.n_groups,
                 chunk_size=self.spec.chunk_size,
                 eps=self.norm_eps,
+                **going_on,
             )
+            out_BTI = out_BTI[:, -x_BTD.shape[1] :]
         else:
-            out_BTI, state_BHPN = self._core(z_BTI, conv_in_BTC, dt_BTH)
+            out_BTI, state_BHPN = self._core(z_BTI, conv_in_BTC, dt_BTH, front_BSC, going_on)
         if cache is not None:
             assert isinstance(cache, Mamba2Cache)
             cache.ssm_BHPN.copy_(state_BHPN)
-            keep_tail(cache.conv_BCW, conv_in_BTC)
+            keep_tail(cache.conv_BCW, conv_in_BTC, step.start)
         return out_BTI, self._value(conv_in_BTC)
 
-    def _core(self, z_BTI: Tensor, conv_in_BTC: Tensor, dt_BTH: Tensor) -> tuple[Tensor, Tensor]:
-        """The gated output and the final state, part by part."""
-        mixed_BTC = self.ops["conv1d"](conv_in_BTC, self.conv_weight_CW, self.conv_bias_C)
+    def _with_front(self, packed_BTC: Tensor, front_BSC: Tensor) -> Tensor:
+        """Packed rows with those before them that the convolution still reads. Their dt is one that softplus makes 0
+        of: the scan passes them without a trace. Nothing else of them is read."""
+        gate = self.widths[0]
+        rows_BSC = packed_BTC.new_zeros(front_BSC.shape[0], front_BSC.shape[1], packed_BTC.shape[-1])
+        rows_BSC[..., gate : gate + front_BSC.shape[-1]] = front_BSC
+        rows_BSC[..., sum(self.widths[:2]) : sum(self.widths)] = NO_STEP
+        return torch.cat((rows_BSC, packed_BTC), 1)
+
+    def _core(
+        self,
+        z_BTI: Tensor,
+        conv_in_BTC: Tensor,
+        dt_BTH: Tensor,
+        front_BSC: Tensor | None,
+        going_on: dict[str, Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        """The gated output and the final state, part by part, from ``going_on``'s state where there is one."""
+        mixed_BTC = convolved(self.ops["conv1d"], conv_in_BTC, front_BSC, self.conv_weight_CW, self.conv_bias_C)
         x_BTHP, b_BTGN, c_BTGN = self._split(mixed_BTC)
         y_BTHP, state_BHPN = self.ops["ssd"](
             x_BTHP,
@@ -173,6 +209,7 @@ class Mamba2Module(MixerModule):
             self.D_H,
             self.dt_bias_H,
             chunk_size=self.spec.chunk_size,
+            **going_on,
         )
         return self.ops["gate"](y_BTHP.flatten(2), z_BTI, self.norm_weight_I, eps=self.norm_eps), state_BHPN
 

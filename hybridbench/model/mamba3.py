@@ -14,7 +14,7 @@ from hybridbench.arch.block import Storage
 from hybridbench.arch.mamba3 import Mamba3
 from hybridbench.model.cache import Cache, Mamba3Cache
 from hybridbench.model.mamba2 import aligned, log_uniform_steps
-from hybridbench.model.mixer import Factory, MixerModule, Ops, Step, lent, state_dtype
+from hybridbench.model.mixer import Factory, MixerModule, Ops, Step, carried, lent, state_dtype
 
 DT_RANGE = (1e-3, 1e-1)
 """The initial steps are drawn log-uniformly from here."""
@@ -92,7 +92,13 @@ class Mamba3Module(MixerModule):
         self, x_BTD: Tensor, step: Step, cache: Cache | None = None, value: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         inputs = self._inputs(aligned(self.in_proj, x_BTD), value)
-        out_BTHP, *kept = self.ops["mamba3_scan"](*inputs, *self._parameters_of_heads, chunk_size=self.spec.chunk_size)
+        going_on = {}
+        if step.start:
+            assert isinstance(cache, Mamba3Cache)
+            going_on = {"initial": tuple(carried(part) for part in cache.parts)}
+        out_BTHP, *kept = self.ops["mamba3_scan"](
+            *inputs, *self._parameters_of_heads, chunk_size=self.spec.chunk_size, **going_on
+        )
         if cache is not None:
             assert isinstance(cache, Mamba3Cache)
             for old, new in zip(cache.parts, kept, strict=True):

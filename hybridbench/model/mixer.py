@@ -25,9 +25,13 @@ Ops = dict[str, Callable[..., Any]]
 
 @dataclass
 class Step:
-    """One forward pass: absolute positions (T for a sequence, B for a decode step) and rotations by kind of RoPE."""
+    """One forward pass: absolute positions (T for a sequence, B for a decode step) and rotations by kind of RoPE.
+
+    ``start`` is the position of a sequence's first token: where it is not 0, mixers go on from what their caches hold.
+    """
 
     position: Tensor
+    start: int = 0
     _turns: dict[tuple[Rope, int], Rotation] = field(default_factory=dict)
 
     def turn(self, rope: Rope, head_dim: int) -> Rotation:
@@ -62,7 +66,8 @@ class MixerModule(nn.Module, ABC):
     def mix(
         self, x_BTD: Tensor, step: Step, cache: Cache | None = None, value: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The core over a sequence from position 0; fills ``cache`` where one is given.
+        """The core over a sequence from position ``step.start``; fills ``cache`` where one is given. Where the start is
+        not 0 it goes on from what the cache holds.
 
         Returns:
             the core's output (B, T, out_width) and the value it read.
@@ -112,11 +117,34 @@ def lent(value: Tensor, dims: int, width: int) -> Tensor:
     return value.repeat_interleave(times, dim=-2).flatten(-2)
 
 
-def keep_tail(conv_BCW: Tensor, conv_in_BTC: Tensor) -> None:
-    """Writes the last inputs of a sequence into a conv state, zeros before them where the sequence is shorter."""
+def keep_tail(conv_BCW: Tensor, conv_in_BTC: Tensor, start: int = 0) -> None:
+    """Writes the last inputs of a sequence into a conv state; where the sequence is shorter, what came before it stays
+    in front, zeros at the start."""
     columns = conv_BCW.shape[-1]
     tail_BCT = conv_in_BTC[:, -columns:].transpose(1, 2)
-    conv_BCW.copy_(F.pad(tail_BCT, (columns - tail_BCT.shape[-1], 0)))
+    missing = columns - tail_BCT.shape[-1]
+    if start and missing:
+        conv_BCW.copy_(torch.cat((conv_BCW[..., -missing:], tail_BCT), -1))
+    else:
+        conv_BCW.copy_(F.pad(tail_BCT, (missing, 0)))
+
+
+def carried(state: Tensor) -> Tensor:
+    """A cached state as scans take one to start from: in float32, or in float64 where it is kept so."""
+    return state.to(torch.promote_types(state.dtype, torch.float32))
+
+
+def conv_front(conv_BCW: Tensor, taps: int) -> Tensor:
+    """The inputs (B, taps - 1, C) that a convolution over the next tokens reads of those before them."""
+    return conv_BCW[..., conv_BCW.shape[-1] - (taps - 1) :].transpose(1, 2)
+
+
+def convolved(conv1d: Callable[..., Tensor], conv_in_BTC: Tensor, front_BSC: Tensor | None, *weights: Any) -> Tensor:
+    """A causal convolution that goes on from the ``conv_front`` of a cache where there is one, (B, T, C)."""
+    if front_BSC is None:
+        return conv1d(conv_in_BTC, *weights)
+    whole = conv1d(torch.cat((front_BSC.to(conv_in_BTC.dtype), conv_in_BTC), 1), *weights)
+    return whole[:, front_BSC.shape[1] :]
 
 
 _BY_BYTES = {DTYPE_BYTES[name]: getattr(torch, name) for name in ("float64", "float32")}

@@ -20,6 +20,12 @@ class MoeModule(nn.Module):
     load_E: Tensor
     counts = True
     """Whether a forward counts the experts' load: not where a checkpointed one is run again."""
+    chosen_NK: Tensor | None = None
+    """The experts that the last forward chose, where ``replaying`` asks for them."""
+    replay_NK: Tensor | None = None
+    """The experts that the next forwards take in place of their own choice: two forwards that round differently may
+    choose differently where two scores are nearly equal."""
+    replaying = False
 
     def __init__(self, spec: Moe, ops: Ops, make: Factory) -> None:
         super().__init__()
@@ -41,7 +47,11 @@ class MoeModule(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         flat_ND = x.reshape(-1, x.shape[-1])
         score_NE = torch.sigmoid(self.router(flat_ND).float())
-        chosen_NK = (score_NE + self.bias_E).topk(self.spec.top_k, dim=-1).indices
+        chosen_NK = self.replay_NK
+        if chosen_NK is None:
+            chosen_NK = (score_NE + self.bias_E).topk(self.spec.top_k, dim=-1).indices
+            if self.replaying:
+                self.chosen_NK = chosen_NK
         weight_NK = score_NE.gather(-1, chosen_NK).to(x.dtype)
         if self.training and self.counts and torch.is_grad_enabled():
             with torch.no_grad():

@@ -184,12 +184,15 @@ def both_ways(
         for tensor, value in zip((*states, *inputs), before, strict=True):
             tensor.copy_(value)
 
-    expected = {"logits": plain().float().clone()}
-    expected |= {f"state {i}": tensor.clone() for i, tensor in enumerate(states)}
-    put_back()
-    found = {"logits": other().float().clone()}
-    found |= {f"state {i}": tensor.clone() for i, tensor in enumerate(states)}
-    put_back()
+    def left_by(step: Callable[[], Tensor]) -> dict[str, Tensor]:
+        left = {"logits": step().float().clone()}
+        for index, cache in enumerate(caches):
+            names = {name: x for name, x in cache.compared().items() if not name.endswith(("keys", "values"))}
+            left |= {f"{name} of cache {index + 1}": tensor.clone() for name, tensor in names.items()}
+        put_back()
+        return left
+
+    expected, found = left_by(plain), left_by(other)
     return {name: relative_error([(found[name], value)]) for name, value in expected.items()}
 
 

@@ -6,12 +6,13 @@ from collections.abc import Callable
 
 from hybridbench.model.language import LanguageModel
 from hybridbench.suite import DECODE, GENERATE, PREFILL, TRAIN, Case
+from hybridbench.workload.at_size import Checker
 from hybridbench.workload.decode import prepare_decode, prepare_generate
 from hybridbench.workload.prefill import prepare_prefill
 from hybridbench.workload.prepared import Prepared
 from hybridbench.workload.train import prepare_train
 
-PREPARE: dict[str, Callable[[Case, LanguageModel], Prepared]] = {
+PREPARE: dict[str, Callable[[Case, LanguageModel, Checker | None], Prepared]] = {
     TRAIN: prepare_train,
     PREFILL: prepare_prefill,
     DECODE: prepare_decode,
@@ -19,9 +20,17 @@ PREPARE: dict[str, Callable[[Case, LanguageModel], Prepared]] = {
 }
 
 
-def prepare(case: Case, model: LanguageModel) -> Prepared:
-    """The case's work on an allocated model, everything allocated, captured and compiled."""
-    return PREPARE[case.workload.kind](case, model)
+def prepare(case: Case, model: LanguageModel, checker: Checker | None = None) -> Prepared:
+    """The case's work on an allocated model, everything allocated, captured and compiled, and checked at its own size
+    where a checker is given.
+
+    Raises:
+        WrongResult: by the check.
+    """
+    work = PREPARE[case.workload.kind](case, model, checker)
+    if checker is not None and work.check_at_size is not None:
+        work.check_at_size(checker)
+    return work
 
 
-__all__ = ["Prepared", "prepare"]
+__all__ = ["Checker", "Prepared", "prepare"]

@@ -14,18 +14,23 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from hybridbench.kernels.verify import Check
-from hybridbench.model.cache import Cache, growing, reach
+from hybridbench.model.cache import Cache, growing, of_row, reach
 from hybridbench.model.language import LanguageModel
 from hybridbench.model.published import PublishedDecode
 from hybridbench.model.step import verify_step
-from hybridbench.suite import COMPILE, GRAPH, PUBLISHED, Case
+from hybridbench.suite import COMPILE, EAGER, GRAPH, PUBLISHED, Case
+from hybridbench.workload.at_size import Checker
 from hybridbench.workload.compiled import verify_outputs
 from hybridbench.workload.prepared import Prepared, TimedPart, kept, random_tokens
+
+if TYPE_CHECKING:
+    from hybridbench.model.fused import FusedStep  # it needs triton
 
 CAPTURE_WARMUPS = 3
 
@@ -57,32 +62,73 @@ class DecodeLoop:
     """A decode step with its own device state: the token to feed, the position, the caches.
 
     Args:
-        capacity: tokens each sequence's cache has room for.
+        caches: of all layers, in the form that the mode wants.
+        token_B, position_B: int64; read and overwritten by a step.
         advance: whether a step moves the position on.
+        mode, streams: as in the case.
     """
 
-    def __init__(self, case: Case, model: LanguageModel, capacity: int, advance: bool) -> None:
-        device = model.embedding_VD.device
-        batch = case.workload.batch
+    def __init__(
+        self,
+        model: LanguageModel,
+        caches: list[Cache | None],
+        token_B: Tensor,
+        position_B: Tensor,
+        *,
+        advance: bool,
+        mode: str,
+        streams: int = 1,
+    ) -> None:
         self.model = model
+        self.caches = caches
+        self.token_B = token_B
+        self.position_B = position_B
         self.advance = advance
-        self.mode = case.execution.mode
-        self.grows = self.mode == PUBLISHED
-        self.streams = case.execution.streams
-        self.plan: Callable[[], Tensor] | None = None
+        self.mode = mode
+        self.streams = streams
+        self.plan: FusedStep | None = None
         self.checks: list[Check] = []
-        self.caches = model.new_caches(batch, 1 if self.grows else capacity, case.execution.storage)
-        self.token_B = random_tokens(case, batch, device=device)
-        self.position_B = torch.zeros(batch, dtype=torch.int64, device=device)
+        self.logits_BV: Tensor | None = None
         model.eval()
         self._decode: Callable[[Tensor, Tensor, list[Cache | None]], Tensor] = model.decode
-        if self.grows:
-            self.caches = [growing(cache, held=not advance) for cache in self.caches]
-            capture = captured if device.type == "cuda" else None
+        if mode == PUBLISHED:
+            capture = captured if token_B.is_cuda else None
             with torch.no_grad():
-                self._decode = PublishedDecode(model, self.token_B, self.position_B, self.caches, capture)
-        elif self.mode == COMPILE:
+                self._decode = PublishedDecode(model, token_B, position_B, caches, capture)
+        elif mode == COMPILE:
             self._decode = torch.compile(model.decode, dynamic=False)
+
+    @classmethod
+    def of(cls, case: Case, model: LanguageModel, capacity: int, *, advance: bool) -> DecodeLoop:
+        """A case's loop with new caches, each with room for ``capacity`` tokens a sequence."""
+        device, batch, mode = model.embedding_VD.device, case.workload.batch, case.execution.mode
+        grows = mode == PUBLISHED
+        caches = model.new_caches(batch, 1 if grows else capacity, case.execution.storage)
+        if grows:
+            caches = [growing(cache, held=not advance) for cache in caches]
+        token_B = random_tokens(case, batch, device=device)
+        position_B = torch.zeros(batch, dtype=torch.int64, device=device)
+        return cls(model, caches, token_B, position_B, advance=advance, mode=mode, streams=case.execution.streams)
+
+    @property
+    def grows(self) -> bool:
+        """Whether attention's caches grow by a token a step."""
+        return self.mode == PUBLISHED
+
+    def of_row(self, row: int) -> DecodeLoop:
+        """The loop of one sequence alone, over slices of the same caches and in the same mode.
+
+        Compiled code is not compiled again for a row; it is held to the modules in ``verify``.
+        """
+        return DecodeLoop(
+            self.model,
+            [None if cache is None else of_row(cache, row) for cache in self.caches],
+            self.token_B[row : row + 1].clone(),
+            self.position_B[row : row + 1].clone(),
+            advance=self.advance,
+            mode=EAGER if self.mode == COMPILE else self.mode,
+            streams=self.streams,
+        )
 
     def fill(self, seed: int, depth: int) -> None:
         """Random caches of a plausible size, at ``depth``."""
@@ -97,87 +143,93 @@ class DecodeLoop:
         for cache in kept(self.caches):
             reach(cache, depth, self._generator)
 
-    def ready(self) -> Callable[[], object]:
+    def ready(self, *, verify: bool = True) -> Callable[[], object]:
         """The step as it is timed: fused where that was resolved, replayed from its captured graph in mode ``graph``.
 
+        Args:
+            verify: hold a fused or compiled step to the modules first.
+
         Raises:
-            WrongResult: the fused step differs from the modules.
+            WrongResult: it differs from them.
         """
         if self.model.fused_step is not None:
             inputs = (self.token_B, self.position_B)
             plan = self.model.fused_step(self.model, self.caches, *inputs, advance=self.advance, streams=self.streams)
-            with torch.no_grad():
-                plain = lambda: self.model.decode(*inputs, self.caches)  # noqa: E731
-                self.checks.append(verify_step(plain, plan, kept(self.caches), inputs))
+            if verify:
+                with torch.no_grad():
+                    plain = lambda: self.model.decode(*inputs, self.caches)  # noqa: E731
+                    self.checks.append(verify_step(plain, plan, kept(self.caches), inputs))
             self.plan = plan
+        if self.mode == COMPILE and verify:
+            self.checks.append(self._verify_compiled())
         return captured(self.step) if self.mode == GRAPH else self.step
 
-    @property
-    def verify(self) -> Callable[[], Check] | None:
-        """The proof of a compiled step; None of another."""
-        if self.mode != COMPILE:
-            return None
+    def _verify_compiled(self) -> Check:
         inputs = (self.token_B, self.position_B)
         plain, compiled = (partial(run, *inputs, self.caches) for run in (self.model.decode, self._decode))
-        return partial(verify_outputs, self.model, plain, compiled, kept(self.caches), inputs)
+        return verify_outputs(self.model, plain, compiled, kept(self.caches), inputs)
 
     def eager_step(self) -> None:
         """One token per sequence, without capture or compilation."""
         self._run(self.model.decode)
 
     def step(self) -> None:
-        """One token per sequence in the case's mode, before capture."""
+        """One token per sequence in the case's mode, before capture; its logits stay in ``logits_BV``."""
         if self.plan is None:
             self._run(self._decode)
             return
         with torch.no_grad():
-            self.plan()
+            self.logits_BV = self.plan()
 
     def _run(self, decode: Callable[[Tensor, Tensor, list[Cache | None]], Tensor]) -> None:
         with torch.no_grad():
-            logits_BV = decode(self.token_B, self.position_B, self.caches)
-            self.token_B.copy_(logits_BV.argmax(-1))
+            self.logits_BV = decode(self.token_B, self.position_B, self.caches)
+            self.token_B.copy_(self.logits_BV.argmax(-1))
             if self.advance:
                 self.position_B += 1
 
 
-def prepare_decode(case: Case, model: LanguageModel) -> Prepared:
+def prepare_decode(case: Case, model: LanguageModel, checker: Checker | None = None) -> Prepared:
     """A step at depth ``context``: that many tokens cached, one more decoded."""
     depth = case.workload.context
-    loop = DecodeLoop(case, model, depth + 1, advance=False)
+    loop = DecodeLoop.of(case, model, depth + 1, advance=False)
     loop.fill(case.execution.seed + 2, depth)
     return Prepared(
-        loop.ready(),
+        loop.ready() if checker is None else checker.decode(loop, depth),
         loop.eager_step,
         lambda token_B, position_B: model.decode(token_B, position_B, loop.caches),
         (loop.token_B, loop.position_B),
         caches=kept(loop.caches),
         checks=loop.checks,
-        verify=loop.verify,
         capacity=depth if loop.grows else depth + 1,
     )
 
 
-def prepare_generate(case: Case, model: LanguageModel) -> Prepared:
+def prepare_generate(case: Case, model: LanguageModel, checker: Checker | None = None) -> Prepared:
     """A generation: prefill of ``prompt`` tokens, then one token at a time up to ``context`` in all.
 
-    With ``depths`` the caches are filled with random values and a step stays where it is, as ``decode`` does.
+    With ``depths`` the caches are filled with random values and a step stays where it is, as ``decode`` does. The step
+    is checked at the depth of the last one.
     """
     work = case.workload
-    loop = DecodeLoop(case, model, work.context, advance=not work.depths)
+    loop = DecodeLoop.of(case, model, work.context, advance=not work.depths)
     token_BT = random_tokens(case, work.batch, work.prompt, device=model.embedding_VD.device, offset=1)
-    steps = work.context - work.prompt
+    steps, storage = work.context - work.prompt, case.execution.storage
 
     def start() -> None:
         with torch.no_grad():
             loop.token_B.copy_(model.prefill(token_BT, loop.caches).argmax(-1))
             loop.position_B.fill_(work.prompt)
 
+    if checker is not None:
+        loop.fill(case.execution.seed + 2, work.context - 1)
+        one = checker.decode(loop, work.context - 1)
     if work.depths:
         loop.fill(case.execution.seed + 2, work.prompt)
     else:
         start()
-    one = loop.ready()
+    if checker is None:
+        one = loop.ready()
 
     def at(depth: int) -> TimedPart:
         return TimedPart(depth, lambda: loop.reach(depth), one)
@@ -207,7 +259,7 @@ def prepare_generate(case: Case, model: LanguageModel) -> Prepared:
         steps_per_sample=steps,
         caches=kept(loop.caches),
         checks=loop.checks,
-        verify=loop.verify,
         capacity=work.context - 1 if loop.grows and work.depths else work.context,
+        check_at_size=lambda checker: checker.prefill(token_BT, model.new_caches(work.batch, work.prompt, storage)),
         parts=parts,
     )

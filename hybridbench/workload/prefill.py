@@ -10,11 +10,12 @@ from torch import Tensor
 
 from hybridbench.model.language import LanguageModel
 from hybridbench.suite import COMPILE, Case
+from hybridbench.workload.at_size import Checker
 from hybridbench.workload.compiled import verify_outputs
 from hybridbench.workload.prepared import Prepared, kept, random_tokens
 
 
-def prepare_prefill(case: Case, model: LanguageModel) -> Prepared:
+def prepare_prefill(case: Case, model: LanguageModel, _checker: Checker | None = None) -> Prepared:
     """A step over ``batch`` prompts of ``context`` tokens."""
     work = case.workload
     token_BT = random_tokens(case, work.batch, work.context, device=model.embedding_VD.device)
@@ -45,5 +46,6 @@ def prepare_prefill(case: Case, model: LanguageModel) -> Prepared:
         (token_BT,),
         caches=kept(caches),
         capacity=work.context,
+        check_at_size=lambda checker: checker.prefill(token_BT, caches),
         verify=(lambda: verify_outputs(model, lambda: run(token_BT), compiled, kept(caches))) if layers else None,
     )

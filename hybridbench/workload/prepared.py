@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,6 +12,9 @@ from torch import Tensor
 from hybridbench.kernels.verify import Check
 from hybridbench.model.cache import Cache
 from hybridbench.suite import Case
+
+if TYPE_CHECKING:
+    from hybridbench.workload.at_size import Checker
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,10 @@ class Prepared:
         optimizer: the training step's, else None.
         loss: the last step's loss tensor, for training.
         checks: proofs taken of the very step that is timed.
-        verify: takes the proof of compiled layers; None where nothing is compiled. It raises WrongResult.
+        verify: takes the proof of compiled layers over sequences; None where nothing is compiled. It raises
+            WrongResult.
+        check_at_size: compares the work with itself at its own size; None where that was done already. It raises
+            WrongResult.
         parts: what is timed in place of ``step``, in this order; empty where that is ``step`` itself.
     """
 
@@ -57,6 +64,7 @@ class Prepared:
     loss: Callable[[], float] | None = None
     checks: list[Check] = field(default_factory=list)
     verify: Callable[[], Check] | None = None
+    check_at_size: Callable[[Checker], None] | None = None
     parts: list[TimedPart] = field(default_factory=list)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hybridbench.model.language import LanguageModel
 from hybridbench.suite import COMPILE, Case
+from hybridbench.workload.at_size import Checker
 from hybridbench.workload.compiled import verify_gradients
 from hybridbench.workload.prepared import Prepared, random_tokens
 
@@ -20,7 +21,7 @@ BATCHES = 4
 LEARNING_RATE = 3e-4
 
 
-def prepare_train(case: Case, model: LanguageModel) -> Prepared:
+def prepare_train(case: Case, model: LanguageModel, _checker: Checker | None = None) -> Prepared:
     """A step over ``batch`` sequences of ``context`` tokens, each predicting its next token."""
     device = model.embedding_VD.device
     work = case.workload
@@ -55,5 +56,6 @@ def prepare_train(case: Case, model: LanguageModel) -> Prepared:
         inputs=first,
         optimizer=optimizer,
         loss=lambda: float(state["loss"]),
+        check_at_size=lambda checker: checker.train(*first),
         verify=(lambda: verify_gradients(model, layers, lambda: model.loss(*first))) if layers else None,
     )

@@ -1,0 +1,107 @@
+"""session: a case made ready on a device, for all that times or counts it: resolve, build, verify, prepare, check.
+
+Every kernel is verified against its reference implementation, and the work itself is checked at its own size, before
+anybody may time it. What kernels have proved, and errors at short lengths, hold for a whole process.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from hybridbench.kernels import Check, Problem, verify
+from hybridbench.model.build import Resolved, build_model, resolve_backends
+from hybridbench.model.language import LanguageModel
+from hybridbench.record import SizeCheck
+from hybridbench.suite import DECODE_STEP, Case
+from hybridbench.workload import Checker, Prepared, prepare
+from hybridbench.workload.at_size.checker import Known
+
+VERIFY_SEED = 20_251_006
+
+
+@dataclass
+class Proofs:
+    """What a process has shown so far: kernels against their references, and errors at short lengths."""
+
+    checks: dict[tuple[str, str, Problem], Check] = field(default_factory=dict)
+    known: Known = field(default_factory=Known)
+
+    def verify(self, resolved: list[Resolved], device: torch.device) -> None:
+        """Every kernel's proof, taken once per process and kind of problem.
+
+        Raises:
+            WrongResult: a kernel disagrees with its reference implementation.
+        """
+        for item in resolved:
+            if item.op != DECODE_STEP and _known(item) not in self.checks:
+                problem = replace(item.problem, length=0)
+                self.checks[_known(item)] = verify(item.backend, problem, device=device, seed=VERIFY_SEED)
+
+    def of(self, item: Resolved) -> Check | None:
+        """The proof of an operation's kernel, if it was taken."""
+        return self.checks.get(_known(item))
+
+
+def _known(item: Resolved) -> tuple[str, str, Problem]:
+    """What a proof holds for: any length."""
+    return item.op, item.backend.name, replace(item.problem, length=0)
+
+
+@dataclass
+class Session:
+    """A case that is ready to be timed.
+
+    Attributes:
+        resolved: its operations and their kernels.
+        sized: what was compared at its own size.
+        unchecked: sentences about what could not be compared.
+        build_ns, prepare_ns: how long it took to build, and to verify, prepare and check.
+    """
+
+    case: Case
+    resolved: list[Resolved]
+    model: LanguageModel
+    work: Prepared
+    sized: list[SizeCheck]
+    unchecked: list[str]
+    build_ns: int
+    prepare_ns: int
+
+
+def open_session(
+    case: Case, device: torch.device, proofs: Proofs | None, phase: Callable[[str], None] = lambda name: None
+) -> Session:
+    """Makes a case ready.
+
+    Args:
+        proofs: of this process; what this case shows is added. None for a case that another process has checked:
+            nothing is verified then, and nobody may time it.
+        phase: told what comes next, for whoever waits.
+
+    Raises:
+        Unsupported: an operation cannot run here as asked; nothing was allocated.
+        WrongResult: a kernel, compiled layers or the work at its own size is wrong.
+    """
+    started = time.perf_counter_ns()
+    phase("build")
+    resolved = resolve_backends(case)
+    model = build_model(case, resolved)
+    model.allocate(device, case.execution.seed)
+    built = time.perf_counter_ns()
+
+    checker = None
+    if proofs is not None:
+        phase("verify")
+        proofs.verify(resolved, device)
+        checker = Checker(case, model, resolved, proofs.known)
+
+    phase("prepare and check")
+    work = prepare(case, model, checker)
+    if checker is not None and work.verify is not None:
+        work.checks.append(work.verify())
+    sized, unchecked = (checker.checks, checker.unchecked) if checker is not None else ([], [])
+    return Session(case, resolved, model, work, sized, unchecked, built - started, time.perf_counter_ns() - built)

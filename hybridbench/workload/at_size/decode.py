@@ -1,0 +1,165 @@
+"""decode: a decode step held to the same step of one sequence, and every attention's reading of its cache to the
+reference implementation.
+
+The first and the last sequence of a batch are decoded alone, over slices of the same caches and in the same mode: where
+the batch's step is a captured graph, theirs is one too. Logits and states are compared. That alone would show little of
+an attention, whose output over many random keys is small beside the residual stream. So each one's output is compared
+with the reference implementation on the same queries and caches. A lone sequence has no other to be held to: there each
+kernel of the step is compared with its reference implementation on the step's own inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from hybridbench.kernels import reference
+from hybridbench.model.cache import Cache, of_row, recurrent_states, written
+from hybridbench.model.language import LanguageModel
+from hybridbench.model.moe import MoeModule
+from hybridbench.model.swap import Function, swapped
+from hybridbench.workload.at_size.errors import STEP, Errors, of_whole
+
+if TYPE_CHECKING:
+    from hybridbench.model.fused import FusedStep  # it needs triton
+
+
+@dataclass
+class Left:
+    """What a step leaves of one sequence, by name."""
+
+    tensors: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, logits_BV: Tensor, caches: Sequence[Cache], row: int) -> Left:
+        """Copies of a row's logits and states, not of keys and values, to which a step adds one token."""
+        left = {"logits": logits_BV[row : row + 1].clone()}
+        for index, cache in enumerate(caches):
+            for name, tensor in of_row(cache, row).compared().items():
+                if not name.endswith(("keys", "values")):
+                    left[f"{name} of cache {index + 1}"] = tensor.clone()
+        return cls(left)
+
+    def compare(self, expected: Left, where: str, errors: Errors) -> None:
+        """Notes how far each tensor is from the expected one."""
+        for name, tensor in self.tensors.items():
+            what = name.split(" of cache")[0]
+            at = where if what == name else f"{where}, {name.removeprefix(f'{what} of ')}"
+            errors.add(what, at, of_whole(tensor, expected.tensors[name]), STEP)
+
+
+class Kept:
+    """What steps overwrite of some rows, to be put back: states, tokens, and the slots of keys and values.
+
+    Args:
+        token_B: the tokens to feed.
+        depths: at which steps are taken.
+    """
+
+    def __init__(self, caches: Sequence[Cache], token_B: Tensor, rows: Sequence[int], depths: Sequence[int]) -> None:
+        slots = [tensor for cache in caches for depth in depths for tensor in written(cache, depth)]
+        tensors = [*recurrent_states(list(caches)), *slots, token_B]
+        self._parts = [tensor[row : row + 1] for tensor in tensors for row in rows]
+        self._values = [part.clone() for part in self._parts]
+
+    def put_back(self) -> None:
+        """As they were."""
+        for part, value in zip(self._parts, self._values, strict=True):
+            part.copy_(value)
+
+
+def compare_reads(plan: FusedStep, rows: Sequence[int], errors: Errors) -> None:
+    """Every attention of a fused step that has just run, held to the reference implementation."""
+    for index, read in enumerate(plan.reads):
+        for row in rows:
+            part = slice(row, row + 1)
+            tensors = read.q_BHP, read.cache.k_BSKP, read.cache.v_BSKV, read.length_B
+            expected = reference.attention_decode(*(x[part] for x in tensors)).float()
+            if read.norm_eps is not None:
+                expected = torch.nn.functional.rms_norm(expected, expected.shape[-1:], None, read.norm_eps)
+            where = f"attention {index + 1}, row {row + 1}"
+            errors.add("what attention reads", where, of_whole(read.out_BHV[part], expected))
+
+
+class Beside:
+    """A model's step with each kernel held to its reference implementation as it runs, on the step's own inputs.
+
+    Args:
+        rows: of which attention is compared.
+        every: compare all operations, and not only attention.
+    """
+
+    def __init__(self, functions: Sequence[Function], rows: Sequence[int], errors: Errors, *, every: bool) -> None:
+        self._functions = functions
+        self._rows = rows
+        self._errors = errors
+        self._every = every
+        self._calls: dict[str, int] = {}
+
+    def run(self, model: LanguageModel, step: Callable[[], object]) -> None:
+        """One step module by module."""
+        with swapped(model, self._functions, self._watched), torch.no_grad():
+            step()
+
+    def _watched(self, op: str, function: Function) -> Function:
+        plain: Function = getattr(reference, op)
+
+        def attention(*given: Tensor) -> Any:
+            out = function(*given)
+            where = self._where("attention")
+            for row in self._rows:
+                part = [x[row : row + 1] for x in given]
+                if len(part) < 4:  # a growing cache is read whole
+                    part.append(torch.full((1,), part[1].shape[1], dtype=torch.int32, device=part[1].device))
+                error = of_whole(out[row : row + 1], plain(*part))
+                self._errors.add("what attention reads", f"{where}, row {row + 1}", error)
+            return out
+
+        def other(*given: Any, **options: Any) -> Any:
+            copies = [x.clone() if isinstance(x, Tensor) else x for x in given]
+            out, expected = function(*given, **options), plain(*copies, **options)
+            where = self._where(op)
+            self._errors.add(f"output of {op}", where, of_whole(out, expected))
+            for index, (one, copy) in enumerate(zip(given, copies, strict=True)):
+                if isinstance(one, Tensor) and not torch.equal(one, copy):  # a state, updated in place
+                    if op == "mamba3_step" and index == 0:  # angles, of which 0 and 2 pi are one
+                        one, copy = (torch.stack((x.cos(), x.sin()), -1) for x in (one, copy))
+                    self._errors.add(f"state of {op}", f"{where}, argument {index + 1}", of_whole(one, copy))
+            return out
+
+        return attention if op == "attention_decode" else other if self._every else function
+
+    def _where(self, op: str) -> str:
+        self._calls[op] = self._calls.get(op, 0) + 1
+        return f"{op} {self._calls[op]}"
+
+
+def routed(model: LanguageModel, step: Callable[[], object]) -> dict[MoeModule, Tensor]:
+    """What each router of a model chooses for a batch in one step."""
+    modules = [layer for layer in model.layers if isinstance(layer, MoeModule)]
+    if not modules:
+        return {}
+    for module in modules:
+        module.replaying = True
+    step()
+    chosen = {module: module.chosen_NK for module in modules if module.chosen_NK is not None}
+    for module in modules:
+        module.replaying, module.chosen_NK = False, None
+    return chosen
+
+
+@contextmanager
+def replayed(routes: dict[MoeModule, Tensor], row: int) -> Iterator[None]:
+    """The routers choose for one sequence what they chose for it in the batch."""
+    for module, chosen_BK in routes.items():
+        module.replay_NK = chosen_BK[row : row + 1]
+    try:
+        yield
+    finally:
+        for module in routes:
+            module.replay_NK = None

@@ -1,0 +1,200 @@
+"""gradients: the forward and backward of a training step, layer by layer, held to its rows alone.
+
+Each layer runs over the batch and over each row by itself, on the batch's own input and with one random gradient of its
+output. Outputs and gradients of the input are compared row by row; a parameter's gradient is the sum of those of the
+rows. At the end the same is done with the loss, which is a mean over rows. Of many rows a sample is taken, and only
+they are given a gradient. One sequence has nobody to be held to but another implementation; there each kind of layer is
+compared once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hybridbench.model.checkpoint import remembering
+from hybridbench.model.language import LanguageModel
+from hybridbench.workload.at_size.alternatives import Alternatives
+from hybridbench.workload.at_size.errors import GRADIENT, Errors, of_whole, over_positions
+from hybridbench.workload.at_size.sequence import choosing, fitting, replaying
+
+MOST_ROWS = 8
+"""Rows that are all run alone; of more, so many are."""
+FEWEST = 64
+"""Elements of a parameter below which its gradient may be small by chance, and its rounding is not."""
+SEED = 20_251_128
+
+Forward = Callable[..., tuple[Tensor, ...]]
+"""Of a row (None: of the batch) and the inputs."""
+
+
+def sampled(batch: int) -> list[int]:
+    """The rows that are run alone: all, or the first, the last and others evenly between them."""
+    if batch <= MOST_ROWS:
+        return list(range(batch))
+    return sorted({round(index * (batch - 1) / (MOST_ROWS - 1)) for index in range(MOST_ROWS)})
+
+
+class Backward:
+    """The layers of a model over one batch, forward and backward.
+
+    Args:
+        symbols: of the layers, for messages.
+        token_BT, target_BT: the batch.
+        alternatives: what a part runs by; of one sequence it must hold all operations.
+        errors: where every comparison goes.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        symbols: Sequence[str],
+        token_BT: Tensor,
+        target_BT: Tensor,
+        alternatives: Alternatives,
+        errors: Errors,
+    ) -> None:
+        self.model = model
+        self.symbols = symbols
+        self.token_BT = token_BT
+        self.target_BT = target_BT
+        self.alternatives = alternatives
+        self.errors = errors
+        self.step = model.step_over(token_BT)
+        self.rows = sampled(token_BT.shape[0])
+        self._generator = torch.Generator(device=token_BT.device).manual_seed(SEED)
+
+    def run(self) -> None:
+        """All layers, the norms between them, and the loss."""
+        model, seen = self.model, set[str]()
+        branch, residual = F.embedding(self.token_BT, model.embedding_VD).detach(), None
+        for index, layer in enumerate(model.layers):
+            symbol = self.symbols[index]
+            wanted = len(self.token_BT) > 1 or symbol not in seen
+            seen.add(symbol)
+            normed, added = self._norm(index, branch, residual, wanted)
+            del branch, residual
+            with choosing(layer):
+                branch = self._layer(index, layer, normed, wanted)
+            residual = added
+            del normed, added
+        hidden, _ = self._norm(len(model.layers), branch, residual, True)
+        del branch, residual
+        self._loss(hidden)
+
+    def _norm(self, index: int, branch: Tensor, residual: Tensor | None, wanted: bool) -> tuple[Tensor, Tensor]:
+        def forward(_row: int | None, x: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+            return self.model.add_normed(x, rest[0] if rest else None, index)
+
+        inputs = [branch] if residual is None else [branch, residual]
+        weight = {"weight of a norm": self.model.norm_weights[index]}
+        normed, added = self._both(forward, inputs, weight, "norm", f"before layer {index + 1}", wanted)
+        return normed, added
+
+    def _layer(self, index: int, layer: nn.Module, normed: Tensor, wanted: bool) -> Tensor:
+        symbol, T = self.symbols[index], self.token_BT.shape[1]
+
+        def forward(row: int | None, x: Tensor) -> tuple[Tensor, ...]:
+            with replaying(layer, row * T, (row + 1) * T) if row is not None else contextlib.nullcontext():
+                return (self.model.run_layer(index, x, self.step, None),)
+
+        parameters = {f"{name} of {symbol}": one for name, one in layer.named_parameters()}
+        (out,) = self._both(forward, [normed], parameters, f"output of {symbol}", f"layer {index + 1}", wanted)
+        return out
+
+    def _both(
+        self,
+        forward: Forward,
+        inputs: list[Tensor],
+        parameters: dict[str, nn.Parameter],
+        what: str,
+        where: str,
+        wanted: bool,
+    ) -> tuple[Tensor, ...]:
+        """The outputs of a forward over the batch, compared with those of its rows, and so are all gradients."""
+        if not wanted:
+            with torch.no_grad():
+                return forward(None, *inputs)
+        outs, up, found = self._gradients(partial(forward, None), inputs, parameters)
+        size = len(inputs)
+        sums: list[Tensor | None] = [None if g is None else torch.zeros_like(g, dtype=_wide(g)) for g in found[size:]]
+        for row in self.rows:
+            part = slice(row, row + 1)
+            of_part = [x[part] for x in inputs], parameters, [u[part] for u in up]
+            with fitting(), self.alternatives.in_place():
+                mine, _, of_row = self._gradients(partial(forward, row), *of_part)
+            at = f"{where}, row {row + 1}"
+            for one, whole in zip(mine, outs, strict=True):
+                self.errors.add(what, at, over_positions(one[0], whole[row]))
+            for d_one, d_whole in zip(of_row[:size], found[:size], strict=True):
+                if d_one is not None and d_whole is not None:
+                    error = over_positions(d_one[0], d_whole[row])
+                    self.errors.add(f"gradient of the input of {what}", at, error, GRADIENT)
+            for total, d_one in zip(sums, of_row[size:], strict=True):
+                if total is not None and d_one is not None:
+                    total += d_one
+            del mine, of_row
+        for name, total, d_whole in zip(parameters, sums, found[size:], strict=True):
+            if total is not None and d_whole is not None and d_whole.numel() >= FEWEST:
+                self.errors.add(f"gradient of {name}", where, of_whole(d_whole, total), GRADIENT)
+        return tuple(outs)
+
+    def _gradients(
+        self,
+        forward: Forward,
+        inputs: list[Tensor],
+        parameters: dict[str, nn.Parameter],
+        upstream: list[Tensor] | None = None,
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor | None]]:
+        """Outputs, their gradients (drawn where none are given), and those of inputs and parameters."""
+        given = [x.detach().requires_grad_() for x in inputs]
+        keeps = remembering() if self.model.checkpoint == "selective" else contextlib.nullcontext()
+        with torch.enable_grad(), keeps:
+            outs = list(forward(*given))
+        if upstream is None:
+            upstream = [self._drawn(out) for out in outs]
+        found = torch.autograd.grad(outs, [*given, *parameters.values()], upstream, allow_unused=True)
+        return [out.detach() for out in outs], upstream, list(found)
+
+    def _drawn(self, out: Tensor) -> Tensor:
+        """A gradient of an output: normal in the rows that are run alone, 0 in others."""
+        drawn = torch.randn(out.shape, generator=self._generator, device=out.device, dtype=out.dtype)
+        for row in set(range(len(out))) - set(self.rows):
+            drawn[row] = 0
+        return drawn
+
+    def _loss(self, hidden_BTD: Tensor) -> None:
+        """The loss of all rows, and its gradients, from those of each. Gradients are taken of B x T times the loss, so
+        that they are as large whatever the batch; only whole batches are sampled."""
+        model, (B, T) = self.model, self.token_BT.shape
+        loss_of, embedding = model.ops["linear_cross_entropy"], model.embedding_VD
+
+        def of(hidden: Tensor, target: Tensor, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
+            given = hidden.detach().requires_grad_()
+            with torch.enable_grad():
+                loss = loss_of(given.flatten(0, 1), embedding, target.flatten())
+            d_hidden, d_embedding = torch.autograd.grad(loss, [given, embedding], torch.full_like(loss, tokens))
+            return loss.detach(), d_hidden, d_embedding
+
+        loss, d_hidden, d_embedding = of(hidden_BTD, self.target_BT, B * T)
+        sums, mean = torch.zeros_like(d_embedding, dtype=_wide(d_embedding)), torch.zeros_like(loss)
+        for row in range(B):
+            part = slice(row, row + 1)
+            with self.alternatives.in_place():
+                mine, d_row, d_weight = of(hidden_BTD[part], self.target_BT[part], T)
+            error = over_positions(d_row[0], d_hidden[row])
+            self.errors.add("gradient of the loss's input", f"row {row + 1}", error, GRADIENT)
+            sums += d_weight
+            mean += mine / B
+            del d_row, d_weight
+        self.errors.add("loss", "all rows", of_whole(loss, mean))
+        self.errors.add("gradient of the embedding by the loss", "all rows", of_whole(d_embedding, sums), GRADIENT)
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)

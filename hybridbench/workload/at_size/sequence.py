@@ -1,0 +1,252 @@
+"""sequence: a forward over a batch of sequences, layer by layer, held to the same sequences in parts.
+
+A batch's first and last row are run alone. One sequence, and a row that itself passes 2^31 elements, is run in pieces
+that go on from each other's caches. Either is done layer by layer, on what the batch's own layers before have made, so
+that a kernel's error is neither hidden by the residual stream nor added to those of others. Outputs, keys, values and
+states are compared, the norms between layers and the logits.
+
+What is run alone takes less memory than the batch did a moment before: keys and values are compared where they would be
+written.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hybridbench.model.cache import AttentionCache, Cache, ParallelCache, of_row
+from hybridbench.model.language import LanguageModel
+from hybridbench.model.mixer import Step
+from hybridbench.model.moe import MoeModule
+from hybridbench.workload.at_size.alternatives import Alternatives
+from hybridbench.workload.at_size.errors import Errors, of_whole, over_positions
+
+PASSES = 1 << 31
+"""Elements of one row of a layer's widest tensor from which a row by itself is no proof."""
+
+
+class PartsDoNotFit(Exception):
+    """There is no memory for a part beside the batch: it is nobody's fault, and no reason not to time the batch."""
+
+
+@contextmanager
+def fitting() -> Iterator[None]:
+    """Around the work on a part."""
+    try:
+        yield
+    except torch.OutOfMemoryError as exc:
+        raise PartsDoNotFit(str(exc).splitlines()[0]) from exc
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows and positions of a batch that are run by themselves; ``name`` says which, from 1."""
+
+    name: str
+    row: int
+    first: int
+    last: int
+
+
+def alone(batch: int, length: int) -> list[Part]:
+    """The first and the last row of a batch."""
+    return [Part(f"row {row + 1}", row, 0, length) for row in sorted({0, batch - 1})]
+
+
+def pieces(row: int, length: int, count: int) -> list[Part]:
+    """A row in pieces of about the same length, as many as there are tokens at most."""
+    edges = [length * i // count for i in range(count + 1)]
+    spans = [(first, last) for first, last in itertools.pairwise(edges) if last > first]
+    return [Part(f"positions {first + 1} to {last} of row {row + 1}", row, first, last) for first, last in spans]
+
+
+def widest(layer: nn.Module) -> int:
+    """Columns of the widest thing that a layer makes of a token."""
+    return max((parameter.shape[0] for parameter in layer.parameters() if parameter.dim() > 1), default=1)
+
+
+def piece_count(layer: nn.Module, length: int) -> int:
+    """How many pieces of a row stay below ``PASSES`` elements each; two at least."""
+    return max(2, -(-length * widest(layer) // PASSES) + 1)
+
+
+class _Compared(AttentionCache):
+    """Full attention's cache of one row that holds what is expected: what would be written is compared with it."""
+
+    errors: list[tuple[str, Tensor]]
+
+    def store(self, k_BTKP: Tensor, v_BTKV: Tensor, start: int = 0) -> None:
+        end = start + k_BTKP.shape[1]
+        self.errors.append(("keys", over_positions(k_BTKP[0], self.k_BSKP[0, start:end])))
+        if self.owns_value:
+            self.errors.append(("values", over_positions(v_BTKV[0], self.v_BSKV[0, start:end])))
+
+
+@dataclass
+class _Shadow:
+    """What a row's layer keeps when it is run by itself, beside what the batch's kept."""
+
+    expected: Cache | None
+    cache: Cache | None = None
+    errors: list[tuple[str, Tensor]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.expected is not None:
+            self.cache = self._made(self.expected)
+
+    def _made(self, expected: Cache) -> Cache:
+        if isinstance(expected, ParallelCache):
+            return ParallelCache(self._made(expected.first), self._made(expected.second))  # type: ignore[arg-type]
+        if isinstance(expected, AttentionCache) and not expected.ring:
+            compared = _Compared(**vars(expected))
+            compared.errors = self.errors
+            return compared
+        zeros = {name: torch.zeros_like(x) for name, x in vars(expected).items() if isinstance(x, Tensor)}
+        return replace(expected, **zeros)  # type: ignore[type-var]
+
+    def compared(self) -> list[tuple[str, Tensor]]:
+        """Every error of what is kept, once the layer has run over all its parts."""
+        if self.cache is None or self.expected is None:
+            return []
+        mine, theirs = self.cache.compared(), self.expected.compared()
+        return self.errors + [
+            (name, of_whole(mine[name], theirs[name])) for name in mine if mine[name] is not theirs[name]
+        ]
+
+
+class Walk:
+    """The layers of a model over one batch, each compared with parts of it once it has run.
+
+    Args:
+        symbols: of the layers, for messages.
+        token_BT: the batch.
+        caches: the batch's, which are filled.
+        alternatives: what runs in the place of a kernel that would compile anew for a row.
+        errors: where every comparison goes.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        symbols: Sequence[str],
+        token_BT: Tensor,
+        caches: Sequence[Cache | None],
+        alternatives: Alternatives,
+        errors: Errors,
+    ) -> None:
+        self.model = model
+        self.symbols = symbols
+        self.token_BT = token_BT
+        self.caches = caches
+        self.alternatives = alternatives
+        self.errors = errors
+        self.step = model.step_over(token_BT)
+        self._steps: dict[tuple[int, int], Step] = {}
+
+    def run(self) -> None:
+        """All layers, and the logits of the last position.
+
+        Raises:
+            Unsupported: a mixer cannot go on from its cache, and there is only one row.
+        """
+        model, (B, T) = self.model, self.token_BT.shape
+        branch_BTD, residual_BTD = F.embedding(self.token_BT, model.embedding_VD), None
+        rows = alone(B, T)
+        for index in range(len(model.layers)):
+            before, residual_before = branch_BTD, residual_BTD
+            normed_BTD, residual_BTD = model.add_normed(before, residual_before, index)
+            self._norms(index, before, residual_before, normed_BTD, rows if B > 1 else pieces(0, T, 2))
+            del before, residual_before
+            with choosing(model.layers[index]):
+                branch_BTD = model.run_layer(index, normed_BTD, self.step, self.caches[index])
+                self._layer(index, normed_BTD, branch_BTD)
+            del normed_BTD
+        last = len(model.layers)
+        residual_BD = None if residual_BTD is None else residual_BTD[:, -1]
+        hidden_BD, _ = model.add_normed(branch_BTD[:, -1], residual_BD, last)
+        logits_BV = F.linear(hidden_BD, model.embedding_VD)
+        for part in rows:
+            row = slice(part.row, part.row + 1)
+            normed, _ = model.add_normed(branch_BTD[row, -1], None if residual_BD is None else residual_BD[row], last)
+            self.errors.add("logits", part.name, of_whole(F.linear(normed, model.embedding_VD), logits_BV[row]))
+
+    def _norms(
+        self, index: int, branch_BTD: Tensor, residual_BTD: Tensor | None, normed_BTD: Tensor, parts: list[Part]
+    ) -> None:
+        for part in parts:
+            at = slice(part.row, part.row + 1), slice(part.first, part.last)
+            residual = None if residual_BTD is None else residual_BTD[at]
+            mine, _ = self.model.add_normed(branch_BTD[at], residual, index)
+            self.errors.add(
+                "norm", f"before layer {index + 1}, {part.name}", over_positions(mine[0], normed_BTD[at][0])
+            )
+
+    def _layer(self, index: int, normed_BTD: Tensor, out_BTD: Tensor) -> None:
+        """One layer by rows, and by pieces where a row is no proof."""
+        layer, (B, T) = self.model.layers[index], self.token_BT.shape
+        count = piece_count(layer, T)
+        for part in alone(B, T):
+            if B > 1:
+                self._parts(index, [part], normed_BTD, out_BTD)
+            if (B == 1 or count > 2) and T > 1:
+                self._parts(index, pieces(part.row, T, count), normed_BTD, out_BTD)
+
+    def _parts(self, index: int, parts: list[Part], normed_BTD: Tensor, out_BTD: Tensor) -> None:
+        """A layer over parts of a row, one after the other, each compared with the same part of the batch's output."""
+        layer, cache = self.model.layers[index], self.caches[index]
+        symbol = self.symbols[index]
+        row = parts[0].row
+        shadow = _Shadow(None if cache is None else of_row(cache, row))
+        T = self.token_BT.shape[1]
+        for part in parts:
+            at = slice(part.row, part.row + 1), slice(part.first, part.last)
+            flat = row * T + part.first, row * T + part.last
+            with fitting(), self.alternatives.in_place(), replaying(layer, *flat):
+                mine = self.model.run_layer(index, normed_BTD[at], self._step_at(part), shadow.cache)
+            error = over_positions(mine[0], out_BTD[at][0])
+            self.errors.add(f"output of {symbol}", f"layer {index + 1}, {part.name}", error)
+            del mine
+        where = f"layer {index + 1}, " + (parts[0].name if len(parts) == 1 else f"row {row + 1} in {len(parts)} pieces")
+        for name, error in shadow.compared():
+            self.errors.add(f"{name} of {symbol}", where, error)
+
+    def _step_at(self, part: Part) -> Step:
+        span = part.first, part.last
+        if span == (0, self.token_BT.shape[1]):
+            return self.step
+        if span not in self._steps:
+            self._steps[span] = self.model.step_over(self.token_BT[:1, part.first : part.last], part.first)
+        return self._steps[span]
+
+
+@contextmanager
+def choosing(layer: nn.Module) -> Iterator[None]:
+    """Around a batch's forward of a layer and those of its parts, which replay what its router chose."""
+    if not isinstance(layer, MoeModule):
+        yield
+        return
+    layer.replaying, counts, layer.counts = True, layer.counts, False
+    try:
+        yield
+    finally:
+        layer.replaying, layer.counts, layer.chosen_NK = False, counts, None
+
+
+@contextmanager
+def replaying(layer: nn.Module, first: int, last: int) -> Iterator[None]:
+    """Around the forward of a part: its tokens, ``first`` to ``last`` of the batch's, take the batch's choice."""
+    if not isinstance(layer, MoeModule):
+        yield
+        return
+    assert layer.chosen_NK is not None, "the batch was run before its parts"
+    layer.replay_NK = layer.chosen_NK[first:last]
+    try:
+        yield
+    finally:
+        layer.replay_NK = None

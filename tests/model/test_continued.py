@@ -1,0 +1,51 @@
+"""A prefill that goes on from its caches: the pieces of a prompt give what the whole prompt gives."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from variants import VARIANTS
+
+from hybridbench.model import build_model, resolve_backends
+from hybridbench.model.cache import Cache
+from hybridbench.suite import PREFILL, Case, Execution, Workload
+
+PIECES = (1, 2, 37, 40)
+"""Shorter than a convolution's taps first, then longer than a window and its sinks."""
+BOUNDS = {"float64": 1e-11, "float32": 2e-5, "bfloat16": 4e-2}
+
+
+def relative(found: Tensor, expected: Tensor) -> float:
+    return float((found.double() - expected.double()).norm() / expected.double().norm())
+
+
+def kept(caches: list[Cache | None]) -> list[Tensor]:
+    """All that caches hold; a Mamba-3 angle of 0 and one of 2 pi are the same, and the logits show them."""
+    found = [tensor for cache in caches if cache is not None for some in cache.tensors().values() for tensor in some]
+    return [tensor for tensor in found if tensor.dim() != 3 or tensor.dtype == caches_dtype(found)]
+
+
+def caches_dtype(tensors: list[Tensor]) -> torch.dtype:
+    return tensors[0].dtype
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("dtype", BOUNDS)
+def test_pieces_give_what_the_whole_gives(name: str, dtype: str) -> None:
+    spec, total, execution = VARIANTS[name], sum(PIECES), Execution("cpu", dtype, "eager")
+    case = Case(spec, Workload(PREFILL, total, 2), execution)
+    model = build_model(case, resolve_backends(case))
+    model.allocate(torch.device("cpu"), seed=1)
+    model.eval()
+    token_BT = torch.randint(spec.vocab_size, (2, total), generator=torch.Generator().manual_seed(2))
+    whole, parts = (model.new_caches(2, total, execution.storage) for _ in range(2))
+    start = 0
+    with torch.no_grad():
+        expected = model.prefill(token_BT, whole)
+        for length in PIECES:
+            found = model.prefill(token_BT[:, start : start + length], parts, start)
+            start += length
+    assert relative(found, expected) < BOUNDS[dtype]
+    for mine, theirs in zip(kept(parts), kept(whole), strict=True):
+        assert relative(mine, theirs) < BOUNDS[dtype]
