@@ -10,7 +10,9 @@
 | ``conv1d`` | ``(x_BTC, weight_CW, bias_C) -> y_BTC`` |
 | ``conv1d_step`` | ``(state_BCW, x_BC, weight_CW, bias_C) -> y_BC``, state in place |
 | ``mamba2_core`` | ``(packed_BTC, conv_weight_CW, conv_bias_C, A_H, D_H, dt_bias_H, norm_weight_I | None, *,``
-  ``head_dim, n_groups, chunk_size, eps) -> (out_BTI, final_state_BHPN)`` |
+  ``head_dim, n_groups, chunk_size, eps, initial_state_BHPN=None) -> (out_BTI, final_state_BHPN)`` |
+| ``selective_scan`` | ``(x_BTI, dt_BTI, A_IN, B_BTN, C_BTN, D_I, z_BTI, dt_bias_I, *, initial_state_BIN=None)``
+  ``-> (y_BTI, final_state_BIN)`` |
 | ``swiglu`` | ``(packed) -> out``, (..., 2F) to (..., F) |
 | ``add_rms_norm`` | ``(x, residual | None, weight, *, eps) -> (normed, x + residual)`` |
 | ``rotary`` | ``(packed_BTC, cos_TR, sin_TR, *, n_heads, n_kv_heads, head_dim) -> (q_BTHP, k_BTKP, rest_BTC)`` |

@@ -35,6 +35,11 @@ IN_KERNEL = {
 """Lengths of q and k, softplus and sigmoid belong to the kernels, and the state comes back."""
 
 
+def _wide(state_BHPV: Tensor | None) -> Tensor | None:
+    """A state as the chunk kernels take it: in float32, whatever a cache keeps it in."""
+    return None if state_BHPV is None else state_BHPV.float()
+
+
 def load_gated_delta() -> Callable[..., Any]:
     """``gated_delta`` by fla's chunk kernels. The states between chunks are in the activations' dtype, the last one in
     float32."""
@@ -58,7 +63,7 @@ def load_gated_delta() -> Callable[..., Any]:
             v_BTHV,
             dt_BTH,
             beta_BTH,
-            initial_state=initial_state_BHPV,
+            initial_state=_wide(initial_state_BHPV),
             A_log=A_log_H,
             dt_bias=dt_bias_H,
             chunk_size=chunk_size,
@@ -154,7 +159,7 @@ def load_kda() -> Callable[..., Any]:
             v_BTHV,
             dt_BTHP,
             beta_BTH,
-            initial_state=initial_state_BHPV,
+            initial_state=_wide(initial_state_BHPV),
             A_log=A_log_H,
             dt_bias=dt_bias_HP.flatten(),
             chunk_size=chunk_size,

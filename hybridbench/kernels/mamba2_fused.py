@@ -7,7 +7,7 @@ norm are one kernel each way. Unlike mamba_ssm's own fused function it keeps the
 bytes a channel and saves a convolution, and it takes rows that were padded to a width that matrix products like.
 
 ``one_pass`` takes this package's scan (``triton_ssd``) in mamba_ssm's place, which keeps the state before every block
-of 64 tokens for its backward.
+of 64 tokens for its backward. From an initial state both go forward only, as an operator of their own.
 
 Written against mamba_ssm 2.3.2 and causal_conv1d 1.7.0. Importing this module needs both, and triton.
 """
@@ -23,6 +23,7 @@ from mamba_ssm.ops.triton.ssd_combined import _mamba_chunk_scan_combined_bwd, _m
 from torch import Tensor
 from torch.library import custom_op
 
+from hybridbench.kernels.problem import refuse_gradients
 from hybridbench.kernels.triton_elementwise import gate_backward, gate_forward
 from hybridbench.kernels.triton_ssd import scan_backward, scan_forward, states_shape
 
@@ -70,6 +71,7 @@ def _run(
     eps: float,
     one_pass: bool,
     keep: bool,
+    initial: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The output, the final state, and for the backward the convolution's output, the scan's and its states."""
     H = A.shape[0]
@@ -78,14 +80,35 @@ def _run(
     mixed = _convolved(conv_in, conv_weight, conv_bias)
     x, b, c = _by_head(mixed, inner, H, n_groups)
     if one_pass:
-        y, state, states = scan_forward(x, dt, A, b, c, D, dt_bias, keep=keep)
+        y, state, states = scan_forward(x, dt, A, b, c, D, dt_bias, keep=keep, initial_BHPN=initial)
     else:
         y, *_, state = _mamba_chunk_scan_combined_fwd(
-            x, dt, A, b, c, chunk_size, D=D, dt_bias=dt_bias, dt_softplus=True
+            x, dt, A, b, c, chunk_size, D=D, dt_bias=dt_bias, initial_states=initial, dt_softplus=True
         )
         states = packed.new_empty(0)
     y = y.flatten(2)
     return gate_forward(y, z, norm_weight, eps), state, mixed, y, states
+
+
+def _run_on(
+    packed: Tensor,
+    conv_weight: Tensor,
+    conv_bias: Tensor,
+    A: Tensor,
+    D: Tensor,
+    dt_bias: Tensor,
+    norm_weight: Tensor | None,
+    head_dim: int,
+    n_groups: int,
+    chunk_size: int,
+    eps: float,
+    one_pass: bool,
+    initial: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """The output and the final state from an initial one; nothing is kept for a backward."""
+    parameters = (conv_weight, conv_bias, A, D, dt_bias, norm_weight)
+    made = _run(packed, *parameters, head_dim, n_groups, chunk_size, eps, one_pass, keep=False, initial=initial)
+    return made[0], made[1]
 
 
 def _run_backward(
@@ -151,10 +174,11 @@ def _run_backward(
     return d_packed, d_conv_weight, d_conv_bias, d_A, d_D, d_dt_bias, A.new_empty(0) if d_norm is None else d_norm
 
 
-_INPUTS = (
+_FORWARD_INPUTS = (
     "Tensor packed, Tensor conv_weight, Tensor conv_bias, Tensor A, Tensor D, Tensor dt_bias, Tensor? norm_weight, "
-    "int head_dim, int n_groups, int chunk_size, float eps, bool one_pass, bool keep"
+    "int head_dim, int n_groups, int chunk_size, float eps, bool one_pass"
 )
+_INPUTS = f"{_FORWARD_INPUTS}, bool keep"
 
 
 def _fake(packed: Tensor, conv_weight: Tensor, conv_bias: Tensor, A: Tensor, *rest: Any) -> tuple[Tensor, ...]:
@@ -206,6 +230,12 @@ _op = custom_op(
     mutates_args=(),
     schema=f"({_INPUTS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
+_continued_op = custom_op(
+    "hybridbench::mamba2_core_continued",
+    _run_on,
+    mutates_args=(),
+    schema=f"({_FORWARD_INPUTS}, Tensor initial) -> (Tensor, Tensor)",
+)
 _backward_op = custom_op(
     "hybridbench::mamba2_core_backward",
     _run_backward,
@@ -214,6 +244,7 @@ _backward_op = custom_op(
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 _op.register_fake(_fake)
+_continued_op.register_fake(lambda *given: _fake(*given[:-1], False)[:2])
 _backward_op.register_fake(_fake_backward)
 _op.register_autograd(_undo, setup_context=_keep)
 
@@ -235,10 +266,16 @@ def _core(one_pass: bool) -> Callable[..., Any]:
         n_groups: int,
         chunk_size: int,
         eps: float,
+        initial_state_BHPN: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         tensors = (packed_BTC, conv_weight_CW, conv_bias_C, A_H, D_H, dt_bias_H, norm_weight_I)
+        made: tuple[Tensor, ...]
+        if initial_state_BHPN is not None:
+            refuse_gradients("mamba2_core", *tensors, initial_state_BHPN)
+            made = _continued_op(*tensors, head_dim, n_groups, chunk_size, eps, one_pass, initial_state_BHPN)
+            return made
         keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-        made: tuple[Tensor, ...] = _op(*tensors, head_dim, n_groups, chunk_size, eps, one_pass, keep)
+        made = _op(*tensors, head_dim, n_groups, chunk_size, eps, one_pass, keep)
         return made
 
     def mamba2_core(*tensors: Any, **settings: Any) -> tuple[Tensor, Tensor]:
@@ -246,6 +283,8 @@ def _core(one_pass: bool) -> Callable[..., Any]:
         return out_BTI, state_BHPN
 
     def with_recipes(*tensors: Any, **settings: Any) -> tuple[Tensor, Tensor, list[Recipe]]:
+        if settings.get("initial_state_BHPN") is not None:  # nothing is kept for a backward
+            return *mamba2_core(*tensors, **settings), []
         packed_BTC, conv_weight_CW, conv_bias_C, A_H, *_, norm_weight_I = tensors
         H, channels = A_H.shape[0], conv_weight_CW.shape[0]
         inner = H * settings["head_dim"]

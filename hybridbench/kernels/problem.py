@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from hybridbench.errors import Unsupported
 from hybridbench.kernels.tuning import compile_side_by_side
@@ -122,6 +123,12 @@ def imported(module: str, why: str, distribution: str = "") -> ModuleType:
         raise Unsupported(f"{why} ({missing})") from missing
     compile_side_by_side()
     return found
+
+
+def refuse_gradients(op: str, *tensors: Tensor | None) -> None:
+    """Raises ``Unsupported`` where a scan from an initial state, which goes forward only, would need a backward."""
+    if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):
+        raise Unsupported(f"{op} from an initial state has no gradients here; take the reference for those.")
 
 
 def accepts_anything(_problem: Problem) -> str | None:

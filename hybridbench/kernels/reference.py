@@ -329,12 +329,18 @@ def mamba2_core(
     n_groups: int,
     chunk_size: int,
     eps: float,
+    initial_state_BHPN: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """All of Mamba-2 between its two projections: ``conv1d``, ``ssd`` and ``gate`` of the packed projection.
+
+    A sequence that goes on from a state needs the convolution's last inputs too. They come in front, in rows whose dt
+    is so negative (-1e4) that softplus makes it exactly 0: these leave the state as it is, and their outputs are
+    dropped.
 
     Args:
         packed_BTC: rows z | x | B | C | dt, and columns behind them that nobody reads.
         norm_weight_I: of the gated norm; None without one.
+        initial_state_BHPN: the final state of the positions before; None starts from zeros.
 
     Returns:
         out_BTI in the dtype of ``packed_BTC``, and final_state_BHPN as ``ssd`` returns it.
@@ -346,7 +352,17 @@ def mamba2_core(
     x, b, c = torch.split(conv1d(conv_in, conv_weight_CW, conv_bias_C), [inner, states, states], dim=-1)
     x_BTHP = torch.unflatten(x, -1, (H, head_dim))
     b_BTGN, c_BTGN = (torch.unflatten(v, -1, (n_groups, -1)) for v in (b, c))
-    y_BTHP, state_BHPN = ssd(x_BTHP, dt, A_H, b_BTGN, c_BTGN, D_H, dt_bias_H, chunk_size=chunk_size)
+    y_BTHP, state_BHPN = ssd(
+        x_BTHP,
+        dt,
+        A_H,
+        b_BTGN,
+        c_BTGN,
+        D_H,
+        dt_bias_H,
+        chunk_size=chunk_size,
+        initial_state_BHPN=initial_state_BHPN,
+    )
     return gate(y_BTHP.flatten(2), z, norm_weight_I, eps=eps), state_BHPN
 
 
@@ -359,6 +375,8 @@ def selective_scan(
     D_I: Tensor,
     z_BTI: Tensor,
     dt_bias_I: Tensor,
+    *,
+    initial_state_BIN: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The selective scan of Mamba-1 with its gate (arXiv 2312.00752, algorithm 2).
 
@@ -368,6 +386,7 @@ def selective_scan(
 
     Args:
         A_IN: negative, float32: ``-exp(A_log)``.
+        initial_state_BIN: the final state of the positions before; None starts from zeros.
 
     Returns:
         y_BTI in the dtype of ``x_BTI`` and final_state_BIN in float32 (float64 for float64 input). The published kernel
@@ -376,7 +395,7 @@ def selective_scan(
     batch, T, width = (int(n) for n in x_BTI.shape)
     x, dt, A = wide(x_BTI), F.softplus(wide(dt_BTI) + wide(dt_bias_I)), wide(A_IN)
     B, C = wide(B_BTN), wide(C_BTN)
-    state = x.new_zeros(batch, width, A.shape[1])
+    state = x.new_zeros(batch, width, A.shape[1]) if initial_state_BIN is None else initial_state_BIN.to(x.dtype)
     span = max(1, CHUNK_ELEMENTS // state.numel())
     pieces = []
     for t in range(0, T, span):

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from hybridbench.arch.ssd_kernels import LEAST_SLICE, MOST_STATES, fits_one_pass
-from hybridbench.kernels.problem import Problem, imported, needs_cuda
+from hybridbench.kernels.problem import Problem, imported, needs_cuda, refuse_gradients
 
 NO_MAMBA_SSM = (
     "mamba_ssm is not importable: it needs its CUDA extension even for its Triton kernels, because the package imports "
@@ -155,7 +156,8 @@ def refuses_conv1d(problem: Problem) -> str | None:
 def load_selective_scan() -> Callable[..., Any]:
     """``selective_scan`` by mamba_ssm's CUDA kernel, which reads (B, I, T) with positions side by side.
 
-    Tensors that lie so, as ``model.mamba1`` makes them, are views; others are copied. The state has no gradient.
+    Tensors that lie so, as ``model.mamba1`` makes them, are views; others are copied. The state has no gradient. The
+    kernel starts from zeros; what an initial state adds is computed beside it (``add_initial_state``).
     """
     scan: Callable[..., Any] = imported("mamba_ssm.ops.selective_scan_interface", NO_MAMBA_SSM).selective_scan_fn
 
@@ -168,7 +170,12 @@ def load_selective_scan() -> Callable[..., Any]:
         D_I: Tensor,
         z_BTI: Tensor,
         dt_bias_I: Tensor,
+        *,
+        initial_state_BIN: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
+        inputs = (x_BTI, dt_BTI, A_IN, B_BTN, C_BTN, D_I, z_BTI, dt_bias_I)
+        if initial_state_BIN is not None:
+            refuse_gradients("selective_scan", *inputs, initial_state_BIN)
         x_BIT, dt_BIT, B_BNT, C_BNT, z_BIT = (v.transpose(1, 2) for v in (x_BTI, dt_BTI, B_BTN, C_BTN, z_BTI))
         y_BIT, state_BIN = scan(
             x_BIT,
@@ -182,9 +189,49 @@ def load_selective_scan() -> Callable[..., Any]:
             delta_softplus=True,
             return_last_state=True,
         )
-        return y_BIT.transpose(1, 2), state_BIN.detach()
+        y_BTI, state_BIN = y_BIT.transpose(1, 2), state_BIN.detach()
+        if initial_state_BIN is not None:
+            add_initial_state(y_BTI, state_BIN, initial_state_BIN, dt_BTI, A_IN, C_BTN, z_BTI, dt_bias_I)
+        return y_BTI, state_BIN
 
     return selective_scan
+
+
+DECAYED_ELEMENTS = 1 << 26
+"""Decayed initial states held at once (256 MiB in float32), so many positions' as fit."""
+
+
+def add_initial_state(
+    y_BTI: Tensor,
+    state_BIN: Tensor,
+    initial_BIN: Tensor,
+    dt_BTI: Tensor,
+    A_IN: Tensor,
+    C_BTN: Tensor,
+    z_BTI: Tensor,
+    dt_bias_I: Tensor,
+) -> None:
+    """Adds to the results of a selective scan from zeros what an initial state makes of them, in place.
+
+    The recurrence is linear in its state: with e_t the sum of dt up to and including t, ``y_t`` gets
+    ``silu(z_t) C_t (exp(A e_t) h_0)`` and the final state ``exp(A e_T) h_0``. In float32, a stretch of positions at a
+    time, up to where nothing is left of h_0.
+    """
+    T = int(y_BTI.shape[1])
+    A, kept = A_IN.float(), initial_BIN.float()
+    elapsed = torch.zeros_like(kept[..., 0])
+    span = max(1, DECAYED_ELEMENTS // kept.numel())
+    for t in range(0, T, span):
+        part = slice(t, t + span)
+        steps_BTI = F.softplus(dt_BTI[:, part].float() + dt_bias_I.float())
+        since_BTI = steps_BTI.cumsum(1) + elapsed[:, None]
+        elapsed = since_BTI[:, -1]
+        left = (since_BTI[..., None] * A).exp_().mul_(kept[:, None])
+        added = torch.einsum("btin,btn->bti", left, C_BTN[:, part].float()) * F.silu(z_BTI[:, part].float())
+        y_BTI[:, part] = (y_BTI[:, part].float() + added).to(y_BTI.dtype)
+        if not bool(left[:, -1].any()):
+            return
+    state_BIN += left[:, -1]
 
 
 def load_selective_step() -> Callable[..., Any]:
@@ -245,7 +292,11 @@ def load_mamba2_core() -> Callable[..., Any]:
         n_groups: int,
         chunk_size: int,
         eps: float,
+        initial_state_BHPN: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
+        tensors = (packed_BTC, conv_weight_CW, conv_bias_C, A_H, D_H, dt_bias_H, norm_weight_I)
+        if initial_state_BHPN is not None:
+            refuse_gradients("mamba2_core", *tensors, initial_state_BHPN)
         H = A_H.shape[0]
         used = H * head_dim + conv_weight_CW.shape[0] + H
         out_BTI, state_BHPN = split_scan(
@@ -256,6 +307,7 @@ def load_mamba2_core() -> Callable[..., Any]:
             A_H,
             D_H,
             chunk_size,
+            initial_states=initial_state_BHPN,
             return_final_states=True,
             activation="silu",
             rmsnorm_weight=norm_weight_I,

@@ -90,12 +90,14 @@ def scan_forward_kernel(  # type: ignore[no-untyped-def]
     dt_ptr,
     run_ptr,
     D_ptr,
+    initial_ptr,
     final_ptr,
     H,
     blocks,
     P: tl.constexpr,
     N: tl.constexpr,
     SHARE: tl.constexpr,
+    HAS_INITIAL: tl.constexpr,
     KEEP: tl.constexpr,
     BLOCK: tl.constexpr,
     SLICE: tl.constexpr,
@@ -106,7 +108,10 @@ def scan_forward_kernel(  # type: ignore[no-untyped-def]
     of_state = (part + tl.arange(0, SLICE))[:, None] * N + tl.arange(0, N)[None, :]
     small = tl.program_id(1).to(tl.int64) * blocks * BLOCK + i
     D = tl.load(D_ptr + head).to(tl.float32)
-    state = tl.zeros((SLICE, N), tl.float32)
+    if HAS_INITIAL:
+        state = tl.load(initial_ptr + tl.program_id(1).to(tl.int64) * (P * N) + of_state)
+    else:
+        state = tl.zeros((SLICE, N), tl.float32)
     for block in tl.range(0, blocks, num_stages=STAGES):
         first = block * BLOCK
         x = x_tiles.load([batch, first, head * P + part]).reshape(BLOCK, SLICE)
@@ -438,14 +443,16 @@ def scan_forward(
     dt_bias_H: Tensor,
     *,
     keep: bool,
+    initial_BHPN: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """``ssd`` of the reference from a state of zeros.
+    """``ssd`` of the reference.
 
     Args:
         x_BTHP: with contiguous heads, as b and c have contiguous groups; tokens may lie in wider rows of a multiple of
             16 bytes.
         dt_BTH: before bias and softplus.
         keep: whether the state before every block of ``BLOCK`` tokens is returned.
+        initial_BHPN: the state to start from, of which there is no gradient; None is one of zeros.
 
     Returns:
         y (B, T, H, P) in x's dtype, the final state (B, H, P, N) in float32, and the states (``states_shape``) in x's
@@ -468,12 +475,14 @@ def scan_forward(
         dt,
         run,
         D_H,
+        final if initial_BHPN is None else initial_BHPN.float().contiguous(),
         final,
         H,
         blocks,
         P=P,
         N=N,
         SHARE=H // G,
+        HAS_INITIAL=initial_BHPN is not None,
         KEEP=keep,
         BLOCK=BLOCK,
         SLICE=width,

@@ -62,6 +62,9 @@ WIDTH = 96
 EPS = 1e-5
 """Added under the root of a checked norm."""
 
+NO_STEP = -1e4
+"""A projected dt of which softplus makes exactly 0 in every dtype, so that its row leaves a state as it is."""
+
 VOCABULARY = 1000
 """Words of the checked loss: few, and not a multiple of any tile."""
 
@@ -402,18 +405,24 @@ SELECTIVE = ("x_BTI", "dt_BTI", "A_IN", "B_BTN", "C_BTN", "D_I", "z_BTI", "dt_bi
 
 
 def _selective_scan(problem: Problem, draw: _Draw) -> Iterator[_Case]:
-    """Lengths on and beside 64 positions, laid out channel by channel as in the model; the state has no gradient."""
+    """Lengths on and beside 64 positions, laid out channel by channel as in the model; the state has no gradient. One
+    from a state, which goes forward only."""
     N = problem.d_state
 
     def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
-        y, state = fn(*(t[name] for name in SELECTIVE))
+        from_state = {name: t[name] for name in t if name == "initial_state_BIN"}
+        y, state = fn(*(t[name] for name in SELECTIVE), **from_state)
         return {"y_BTI": y, "final_state_BIN": state.detach()}
 
     for T in (1, 63, 64, 100, 257):
         widths = {"x_BTI": CHANNELS, "dt_BTI": CHANNELS, "B_BTN": N, "C_BTN": N, "z_BTI": CHANNELS}
         tensors = {name: draw.across(width, BATCH, T) for name, width in widths.items()}
+        tensors |= _selective_parameters(draw, N)
         # from an empty state a single step does not depend on A: its gradient is 0 and has no relative error
-        yield _Case(f"length {T}", tensors | _selective_parameters(draw, N), call, gradients=T > 1)
+        yield _Case(f"length {T}", tensors, call, gradients=T > 1)
+        if T == 100:
+            tensors = tensors | {"initial_state_BIN": draw.uniform(-1, 1, BATCH, CHANNELS, N)}
+            yield _Case(f"length {T}, from a state", tensors, call, gradients=False)
 
 
 def _selective_step(problem: Problem, draw: _Draw) -> Iterator[_Case]:
@@ -473,11 +482,16 @@ def _on_the_circle(angle: Tensor) -> Tensor:
 
 def _mamba3_scan(problem: Problem, draw: _Draw) -> Iterator[_Case]:
     """Lengths around one chunk, a long one first on a GPU, where kernels tune themselves to it; nobody needs gradients
-    of what the last position leaves."""
-    Q = problem.chunk_size
+    of what the last position leaves. Where none are needed at all, one from a state: with one they tune themselves
+    anew."""
+    H, _G = _mamba3_heads(problem)
+    P, N, R, Q = problem.head_dim, problem.d_state, problem.n_angles, problem.chunk_size
+    started = ("angle_BHR", "state_BHPN", "last_k_BHN", "last_x_BHP")
 
     def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
-        y, *kept = fn(*t.values(), chunk_size=Q)
+        inputs = [tensor for name, tensor in t.items() if name not in started]
+        from_state = {"initial": tuple(t[name] for name in started)} if started[0] in t else {}
+        y, *kept = fn(*inputs, chunk_size=Q, **from_state)
         angle, state, k, x = (tensor.detach() for tensor in kept)
         return {
             "y_BTHP": y,
@@ -491,6 +505,14 @@ def _mamba3_scan(problem: Problem, draw: _Draw) -> Iterator[_Case]:
     for T in sorted({1, 63, 100, Q - 1, Q, Q + 1} - {0} | tuned_at, reverse=True):
         # from an empty state a single step neither decays nor turns: those gradients are 0
         yield _Case(f"length {T}", _mamba3_inputs(problem, draw, T), call, gradients=T > 1)
+    if not problem.training:
+        start = {
+            "angle_BHR": draw.uniform(0, 2 * math.pi, BATCH, H, R),
+            "state_BHPN": draw.uniform(-1, 1, BATCH, H, P, N),
+            "last_k_BHN": draw.normal(BATCH, H, N),
+            "last_x_BHP": draw.normal(BATCH, H, P),
+        }
+        yield _Case(f"length {Q + 1}, from a state", _mamba3_inputs(problem, draw, Q + 1) | start, call)
 
 
 def _mamba3_step(problem: Problem, draw: _Draw) -> Iterator[_Case]:
@@ -613,6 +635,8 @@ def _mamba2_core(problem: Problem, draw: _Draw) -> Iterator[_Case]:
 
     Eight heads a group, since kernels take several at once, and since A's gradient sums up terms of either sign over
     positions: of two such numbers both may be small by chance, and their rounding is not (4% in bfloat16 on an H200).
+
+    One from a state, which goes forward only, behind the convolution's last inputs: rows that must not change it.
     """
     H, G = _ssm_heads(problem, most=8)
     P, N, W, Q = problem.head_dim, problem.d_state, problem.d_conv, problem.chunk_size
@@ -623,7 +647,8 @@ def _mamba2_core(problem: Problem, draw: _Draw) -> Iterator[_Case]:
         packed = F.pad(packed, (0, -packed.shape[-1] % 16 + (16 if "norm_weight_I" in t else 0)))
         parameters = (t[name] for name in ("conv_weight_CW", "conv_bias_C", "A_H", "D_H", "dt_bias_H"))
         settings = {"head_dim": P, "n_groups": G, "chunk_size": Q, "eps": EPS}
-        out, state = fn(packed, *parameters, t.get("norm_weight_I"), **settings)
+        from_state = {name: t[name] for name in t if name == "initial_state_BHPN"}
+        out, state = fn(packed, *parameters, t.get("norm_weight_I"), **settings, **from_state)
         return {"out_BTI": out, "final_state_BHPN": state}
 
     for T in sorted({63, Q + 1}):
@@ -639,6 +664,10 @@ def _mamba2_core(problem: Problem, draw: _Draw) -> Iterator[_Case]:
             if normed:
                 tensors["norm_weight_I"] = draw.normal(inner)
             yield _Case(f"length {T}, {'a' if normed else 'no'} norm", tensors, call)
+    dt = tensors["dt_BTH"].clone()
+    dt[:, : W - 1] = NO_STEP
+    tensors |= {"dt_BTH": dt, "initial_state_BHPN": draw.uniform(-1, 1, BATCH, H, P, N)}
+    yield _Case(f"length {T}, a norm, from a state", tensors, call, gradients=False)
 
 
 def _swiglu(problem: Problem, draw: _Draw) -> Iterator[_Case]:

@@ -15,16 +15,20 @@ from hopper import for_hopper
 pytest.importorskip("triton", reason="triton is not installed, so there is no kernel to test")
 
 SCRIPTS = Path(__file__).parent
-BOUND = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1e-2}
+BOUND = {"float32": 2e-5, "float16": 2e-3, "bfloat16": 1e-2}
 
 
-def test_right_in_the_interpreter() -> None:
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "2"}
-    script = [sys.executable, str(SCRIPTS / "train_in_interpreter.py")]
+@pytest.mark.parametrize(
+    ("part", "cases"), [("elementwise", 40), ("optimizer", 190), ("published", 12), ("one-pass", 12)]
+)
+@pytest.mark.timeout(240)  # the slowest takes 10 s of a core that nobody else uses
+def test_right_in_the_interpreter(part: str, cases: int) -> None:
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    script = [sys.executable, str(SCRIPTS / "train_in_interpreter.py"), part]
     done = subprocess.run(script, capture_output=True, text=True, env=environment, cwd=SCRIPTS.parents[1], check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     errors = json.loads(done.stdout)
-    assert len(errors) >= 60
+    assert len(errors) >= cases
     for case, error in errors:
         # the interpreter cuts bfloat16 off where a GPU rounds, so its errors lean one way
         assert error < BOUND[case.split()[0]], case
@@ -75,7 +79,7 @@ HOPPER, RESERVED = 233_472, 1024
 """Bytes of shared memory of an SM, and those of each program that the driver takes."""
 SCAN = {"P": 128, "N": 128, "SHARE": 32, "BLOCK": 64, "SLICE": 64, "STAGES": 2}
 SCAN_KERNELS: dict[str, dict[str, Any]] = {
-    "scan_forward_kernel": {**SCAN, "KEEP": True},
+    "scan_forward_kernel": {**SCAN, "HAS_INITIAL": False, "KEEP": True},
     "scan_reverse_kernel": {**SCAN, "HAS_FINAL": True},
     "scan_d_x_kernel": {**SCAN, "HEADS": 32},
     "scan_d_b_kernel": {**SCAN, "HEADS": 32},
@@ -109,3 +113,7 @@ def test_a_scan_compiles_for_hopper_to_bulk_copies_and_asynchronous_products(nam
         assert 2 * (compiled.metadata.shared + RESERVED) <= HOPPER, "two programs have room on an SM"
         alone = for_hopper(kernel, {**SCAN_KERNELS[name], "STAGES": triton_ssd.LONE_STAGES}, types)
         assert alone.metadata.shared == SHARED
+        for stages in (SCAN["STAGES"], triton_ssd.LONE_STAGES):
+            continued = for_hopper(kernel, {**SCAN_KERNELS[name], "HAS_INITIAL": True, "STAGES": stages}, types)
+            assert continued.metadata.shared <= SHARED
+            assert "st.local" not in continued.asm["ptx"]
