@@ -20,7 +20,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import IO, Any
 
@@ -209,13 +209,13 @@ def _verify(resolved: list[Resolved], bench: Bench) -> None:
     """Every kernel's proof, taken once per process and kind of problem."""
     for item in resolved:
         if item.op != DECODE_STEP and _known(item) not in bench.checks:
-            problem = replace(item.problem, length=0)
+            problem = item.problem.any_size()
             bench.checks[_known(item)] = verify(item.backend, problem, device=bench.device, seed=VERIFY_SEED)
 
 
 def _known(item: Resolved) -> tuple[str, str, Problem]:
-    """What a proof holds for: any length."""
-    return item.op, item.backend.name, replace(item.problem, length=0)
+    """What a proof holds for: any length and batch."""
+    return item.op, item.backend.ran, item.problem.any_size()
 
 
 def _timed(resolved: list[Resolved], case: Case) -> list[Resolved]:
@@ -235,17 +235,18 @@ def _uses(timed: list[Resolved], work: Prepared, bench: Bench) -> list[BackendUs
         use = BackendUse(
             op=item.op,
             asked=item.asked,
-            ran=item.backend.name,
+            ran=item.backend.ran,
             package=item.backend.package,
             version=item.backend.version,
             error=check.error if check else None,
             bound=check.bound if check else None,
         )
-        worst = uses.get((item.op, item.backend.name))
+        worst = uses.get((item.op, item.backend.ran))
         if worst is None or (use.error or 0.0) / (use.bound or 1.0) > (worst.error or 0.0) / (worst.bound or 1.0):
-            uses[item.op, item.backend.name] = use
+            uses[item.op, item.backend.ran] = use
+    of_kernels = {(item.op, item.backend.name) for item in timed}
     for key, check in of_step.items():
-        if key not in uses:  # of compiled layers, which are no kernel of an operation
+        if key not in of_kernels:  # of compiled layers, which are no kernel of an operation
             proof = (check.error, check.bound)
             uses[key] = BackendUse(check.op, check.backend, check.backend, "torch", version("torch"), *proof)
     return list(uses.values())
