@@ -54,7 +54,7 @@ def by_rows(op: str, function: Callable[..., Any], rows: int) -> Callable[..., A
             last = min(first + rows, batch)
 
             def some(name: str, value: Any, first: int = first, last: int = last) -> Any:
-                return _part(value, first, last) if name in batched else value
+                return sequences(value, first, last) if name in batched else value
 
             named = zip(names, given, strict=False)
             yield [some(*pair) for pair in named], {name: some(name, value) for name, value in options.items()}
@@ -99,7 +99,7 @@ def _remade(again: list[Again]) -> Again:
     return whole, tuple(argument for _, arguments in again for argument in arguments)
 
 
-def _part(value: Any, first: int, last: int) -> Any:
+def sequences(value: Any, first: int, last: int) -> Any:
     """Some sequences of a tensor, of each of a tuple's, or None.
 
     Where positions lie side by side, a view of some sequences has the whole batch's stride from channel to channel,
@@ -108,7 +108,7 @@ def _part(value: Any, first: int, last: int) -> Any:
     if value is None:
         return None
     if isinstance(value, tuple):
-        return tuple(_part(one, first, last) for one in value)
+        return tuple(sequences(one, first, last) for one in value)
     some: Tensor = value[first:last]
     if _side_by_side(some) and some.stride(2) > some.shape[0] * some.shape[1]:
         return _channels_outside(some.permute(2, 0, 1).contiguous())
