@@ -9,8 +9,8 @@ column a head, and lies in rows of all that was projected.
     ...                batch=4, row=8480)
     >>> rows_at_once("ssd", "mamba-ssm", four)
     1
-    >>> in_words("ssd", "mamba-ssm", four)
-    'right up to 2^31 elements of B x T x 8,480 (rows of the projection, of which dt is a view)'
+    >>> tightest("ssd", "mamba-ssm", four).in_words(four)
+    '2^31 elements of B x T x 8,480 (rows of the projection, of which dt is a view)'
 
 An operation and backend without an entry has no known limit: plain PyTorch, and this package's kernels, whose offsets
 have 64 bits. Where a source is not published, or what a compiler makes of it is not certain, the smaller size is taken.
@@ -80,11 +80,14 @@ class Limit:
         return min(fit, problem.batch)
 
     def in_words(self, problem: Problem) -> str:
-        """Such as "2^31 elements of B x T x 8,480 (rows of the projection)"."""
+        """Such as "2^31 elements of B x T x 8,480 (rows of the projection)"; of chunks, T is of whole ones."""
         batch = {Adds.IN_NARROW: "B x ", Adds.TO_POINTER: "(B - 1) x ", Adds.IN_SEQUENCE: ""}[self.adds]
-        per = self.per(problem)
-        length = {0: "", 1: "T x "}.get(per, f"T / {per} x ")
-        return f"2^{self.bits} elements of {batch}{length}{self.width(problem):,} ({self.what})"
+        per, width = self.per(problem), self.width(problem)
+        if per and width % per == 0:
+            length, width = "T x ", width // per
+        else:
+            length = f"T / {per} x " if per else ""
+        return f"2^{self.bits} elements of {batch}{length}{width:,} ({self.what})"
 
 
 # What the tensors are -------------------------------------------------------------------------------------------------
@@ -341,6 +344,8 @@ WIDE: dict[tuple[str, str], str] = {
 }
 """Published kernels whose offsets have 64 bits, and where that was read."""
 
+ANY_SIZE = "right at any size: its offsets have 64 bits"
+
 
 # What follows for a problem -------------------------------------------------------------------------------------------
 
@@ -370,18 +375,6 @@ def beyond(op: str, backend: str, problem: Problem) -> str | None:
         f"it is right up to {limit.in_words(problem)}, and one sequence of {problem.length:,} tokens has "
         f"{limit.elements(problem):,}"
     )
-
-
-def in_words(op: str, backend: str, problem: Problem) -> str | None:
-    """Up to which size a backend is right, for people; None where that was never looked for.
-
-    Args:
-        problem: with the widths it is asked about; ``length`` and ``batch`` decide which limit is named.
-    """
-    if (op, backend) in WIDE:
-        return "right at any size: its offsets have 64 bits"
-    limit = tightest(op, backend, problem)
-    return None if limit is None else f"right up to {limit.in_words(problem)}"
 
 
 def ran_beyond(case: Case, ran: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -39,7 +39,11 @@ class Status(StrEnum):
 
 
 class Caveat(StrEnum):
-    """A reason to doubt a measurement; ``ADVICE`` says what to do about each."""
+    """A reason to doubt a measurement; ``ADVICE`` says what to do about each.
+
+    All are found while measuring but ``BEYOND_LIMIT``, which is found on reading (``metrics.doubts``): what a kernel is
+    right on may be learnt after it was timed.
+    """
 
     UNSTEADY = "unsteady"
     FEW_SAMPLES = "few_samples"
@@ -50,6 +54,7 @@ class Caveat(StrEnum):
     ENERGY_WINDOW_SHORT = "energy_window_short"
     GRAPH_BREAKS = "graph_breaks"
     RECOMPILED = "recompiled"
+    BEYOND_LIMIT = "beyond_limit"
 
 
 ADVICE: dict[Caveat, str] = {
@@ -62,6 +67,9 @@ ADVICE: dict[Caveat, str] = {
     Caveat.ENERGY_WINDOW_SHORT: "the sampled window is shorter than ten ticks of the energy counter: energy is rough",
     Caveat.GRAPH_BREAKS: "torch.compile broke the graph: the step is not what 'compile' promises",
     Caveat.RECOMPILED: "torch.compile compiled again inside the timed region: samples hold compilation",
+    Caveat.BEYOND_LIMIT: (
+        "a kernel was given more than it is known to be right on, and nobody checked what it computed: measure again"
+    ),
 }
 
 
@@ -144,7 +152,10 @@ class OperatorCount:
 
 @dataclass(frozen=True)
 class BackendUse:
-    """One operation: the backend asked for, the one that ran, and how far it was from its reference."""
+    """One operation: the backend asked for, the one that ran, and how far it was from its reference.
+
+    ``ran`` says how many sequences of the batch at a time where it was not all of them: "fla, 2 rows at a time".
+    """
 
     op: str
     asked: str
@@ -153,6 +164,11 @@ class BackendUse:
     version: str | None
     error: float | None
     bound: float | None
+
+    @property
+    def backend(self) -> str:
+        """The name of what ran."""
+        return self.ran.partition(", ")[0]
 
 
 @dataclass(frozen=True)
