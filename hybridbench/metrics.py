@@ -25,8 +25,9 @@ from hybridbench.arch import memory as needs
 from hybridbench.arch import model as arch
 from hybridbench.arch.block import Block, CacheBytes, Convention, Storage
 from hybridbench.errors import BadInput
+from hybridbench.limits import ran_beyond
 from hybridbench.machine import Peak, find_peak
-from hybridbench.record import CacheObserved, Ceilings, Memory, Observed, Part, Record, Status
+from hybridbench.record import CacheObserved, Caveat, Ceilings, Memory, Observed, Part, Record, Status
 from hybridbench.stats import median, median_interval, quantile, sum_between, sum_error
 from hybridbench.suite import COMPILE, DECODE, EAGER, GENERATE, GRAPH, PREFILL, TRAIN, Case
 from hybridbench.units import NS_PER_S
@@ -865,6 +866,19 @@ def problems(record: Record) -> list[str]:
     found += [
         f"{use.op} ran on {use.ran} where {use.asked} was asked for"
         for use in seen.backends
-        if use.asked not in ("auto", use.ran)
+        if use.asked not in ("auto", use.backend)
     ]
     return found
+
+
+def doubts(record: Record) -> list[Caveat]:
+    """The caveats of a record: those found while it was measured, and what is known of its kernels by now.
+
+    A record from before results were checked at the size that is timed may be of kernels beyond what they are right on
+    (``limits``): they were timed while they computed something else.
+    """
+    seen = _observed(record)
+    if seen is None or getattr(seen, "sized", []) or Caveat.BEYOND_LIMIT in record.caveats:
+        return record.caveats
+    beyond = ran_beyond(record.case, [(use.op, use.ran) for use in seen.backends])
+    return [*record.caveats, *([Caveat.BEYOND_LIMIT] if beyond else [])]

@@ -9,7 +9,7 @@ Schema history:
     2   ``Observed.ceilings``: rates measured in the same process; None in older records.
     3   ``Observed.parts`` and ``Workload.depths``: generations timed at depths; modes of execution have ``published``.
     4   ``Ceilings.sustained_matmul_flops_per_s``; None in older records.
-    5   ``Observed.sized``: the check of the work at its own size; empty in older records.
+    5   ``Observed.sized`` and ``check_ns``: the check of the work at its own size; empty and None in older records.
 """
 
 from __future__ import annotations
@@ -40,7 +40,11 @@ class Status(StrEnum):
 
 
 class Caveat(StrEnum):
-    """A reason to doubt a measurement; ``ADVICE`` says what to do about each."""
+    """A reason to doubt a measurement; ``ADVICE`` says what to do about each.
+
+    All are found while measuring but ``BEYOND_LIMIT``, which is found on reading (``metrics.doubts``): what a kernel is
+    right on may be learnt after it was timed.
+    """
 
     UNSTEADY = "unsteady"
     FEW_SAMPLES = "few_samples"
@@ -53,6 +57,7 @@ class Caveat(StrEnum):
     PLAIN_PYTORCH = "plain_pytorch"
     GRAPH_BREAKS = "graph_breaks"
     RECOMPILED = "recompiled"
+    BEYOND_LIMIT = "beyond_limit"
 
 
 ADVICE: dict[Caveat, str] = {
@@ -69,6 +74,9 @@ ADVICE: dict[Caveat, str] = {
     "fair figure of the architecture; hybridbench backends says what is missing",
     Caveat.GRAPH_BREAKS: "torch.compile broke the graph: the step is not what 'compile' promises",
     Caveat.RECOMPILED: "torch.compile compiled again inside the timed region: samples hold compilation",
+    Caveat.BEYOND_LIMIT: (
+        "a kernel was given more than it is known to be right on, and nobody checked what it computed: measure again"
+    ),
 }
 
 
@@ -151,7 +159,10 @@ class OperatorCount:
 
 @dataclass(frozen=True)
 class BackendUse:
-    """One operation: the backend asked for, the one that ran, and how far it was from its reference."""
+    """One operation: the backend asked for, the one that ran, and how far it was from its reference.
+
+    ``ran`` says how many sequences of the batch at a time where it was not all of them: "fla, 2 rows at a time".
+    """
 
     op: str
     asked: str
@@ -160,6 +171,11 @@ class BackendUse:
     version: str | None
     error: float | None
     bound: float | None
+
+    @property
+    def backend(self) -> str:
+        """The name of what ran."""
+        return self.ran.partition(", ")[0]
 
 
 @dataclass(frozen=True)
@@ -239,6 +255,7 @@ class Observed:
     ceilings: Ceilings | None = None
     parts: list[Part] = field(default_factory=list)
     sized: list[SizeCheck] = field(default_factory=list)
+    check_ns: int | None = None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 
@@ -38,7 +38,7 @@ class Proofs:
         """
         for item in resolved:
             if item.op != DECODE_STEP and _known(item) not in self.checks:
-                problem = replace(item.problem, length=0)
+                problem = item.problem.any_size()
                 self.checks[_known(item)] = verify(item.backend, problem, device=device, seed=VERIFY_SEED)
 
     def of(self, item: Resolved) -> Check | None:
@@ -47,8 +47,8 @@ class Proofs:
 
 
 def _known(item: Resolved) -> tuple[str, str, Problem]:
-    """What a proof holds for: any length."""
-    return item.op, item.backend.name, replace(item.problem, length=0)
+    """What a proof holds for: any length and batch."""
+    return item.op, item.backend.ran, item.problem.any_size()
 
 
 @dataclass
@@ -60,6 +60,7 @@ class Session:
         sized: what was compared at its own size.
         unchecked: sentences about what could not be compared.
         build_ns, prepare_ns: how long it took to build, and to verify, prepare and check.
+        check_ns: of that, what the check at size took.
     """
 
     case: Case
@@ -70,6 +71,7 @@ class Session:
     unchecked: list[str]
     build_ns: int
     prepare_ns: int
+    check_ns: int
 
 
 def open_session(
@@ -103,5 +105,15 @@ def open_session(
     work = prepare(case, model, checker)
     if checker is not None and work.verify is not None:
         work.checks.append(work.verify())
-    sized, unchecked = (checker.checks, checker.unchecked) if checker is not None else ([], [])
-    return Session(case, resolved, model, work, sized, unchecked, built - started, time.perf_counter_ns() - built)
+    ended = time.perf_counter_ns()
+    return Session(
+        case,
+        resolved,
+        model,
+        work,
+        sized=[] if checker is None else checker.checks,
+        unchecked=[] if checker is None else checker.unchecked,
+        build_ns=built - started,
+        prepare_ns=ended - built,
+        check_ns=0 if checker is None else checker.spent_ns,
+    )

@@ -126,6 +126,7 @@ def run_case(case: Case, bench: Bench) -> tuple[Observed, list[Caveat]]:
         ceilings=bench.ceilings_for(case.execution.dtype),
         parts=[Part(part.depth, samples.samples_ns) for part, samples in zip(work.parts, timed, strict=False)],
         sized=session.sized,
+        check_ns=session.check_ns,
     )
     found = {
         caveat
@@ -212,17 +213,18 @@ def _uses(timed: list[Resolved], work: Prepared, bench: Bench) -> list[BackendUs
         use = BackendUse(
             op=item.op,
             asked=item.asked,
-            ran=item.backend.name,
+            ran=item.backend.ran,
             package=item.backend.package,
             version=item.backend.version,
             error=check.error if check else None,
             bound=check.bound if check else None,
         )
-        worst = uses.get((item.op, item.backend.name))
+        worst = uses.get((item.op, item.backend.ran))
         if worst is None or (use.error or 0.0) / (use.bound or 1.0) > (worst.error or 0.0) / (worst.bound or 1.0):
-            uses[item.op, item.backend.name] = use
+            uses[item.op, item.backend.ran] = use
+    of_kernels = {(item.op, item.backend.name) for item in timed}
     for key, check in of_step.items():
-        if key not in uses:  # of compiled layers, which are no kernel of an operation
+        if key not in of_kernels:  # of compiled layers, which are no kernel of an operation
             proof = (check.error, check.bound)
             uses[key] = BackendUse(check.op, check.backend, check.backend, "torch", version("torch"), *proof)
     return list(uses.values())

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import pytest
 
 from hybridbench import metrics
 from hybridbench.arch import model as arch
-from hybridbench.metrics import METRICS, problems, value
+from hybridbench.metrics import METRICS, doubts, problems, value
 from hybridbench.record import (
     BackendUse,
     CacheObserved,
+    Caveat,
     Ceilings,
     Energy,
     Environment,
@@ -233,6 +235,31 @@ def test_contradictions_between_observed_and_predicted_are_problems() -> None:
         f"KV cache bytes: {4 * 4097 * KV_PER_TOKEN - 2:,} observed, {4 * 4097 * KV_PER_TOKEN:,} predicted",
         "attention_decode ran on sdpa where flash was asked for",
     ]
+
+
+def test_a_kernel_beyond_its_limit_is_a_doubt_found_on_reading_and_never_where_the_size_was_checked() -> None:
+    """One H200 gave wrong logits from the second of four prompts of 128k on with this kernel, and right ones at 32k."""
+
+    def prefilled(ctx: str, ran: str) -> Record:
+        (case,) = cases(Sweep("prefill", arch="mamba", scale="1b", ctx=ctx, batch="4", device="cuda"), has_gpu=True)
+        record = ok(case, [1.0])
+        assert record.observed is not None
+        use = BackendUse("mamba2_core", "fused", ran, "mamba_ssm", None, 0.0, 1.0)
+        return replace(record, observed=replace(record.observed, backends=[use]))
+
+    affected = prefilled("128k", "fused")
+    assert affected.caveats == []
+    assert doubts(affected) == [Caveat.BEYOND_LIMIT]
+    assert doubts(replace(affected, caveats=[Caveat.UNSTEADY])) == [Caveat.UNSTEADY, Caveat.BEYOND_LIMIT]
+    assert doubts(prefilled("32k", "fused")) == doubts(prefilled("128k", "one-pass")) == []
+    assert doubts(prefilled("128k", "fused, 1 row at a time")) == []
+    assert doubts(replace(affected, status=Status.OOM, observed=None)) == []
+    assert not any("asked for" in problem for problem in problems(prefilled("128k", "fused, 1 row at a time")))
+    seen = affected.observed
+    assert seen is not None
+    checked = copy.copy(seen)
+    object.__setattr__(checked, "sized", ["compared at its size"])
+    assert doubts(replace(affected, observed=checked)) == []
 
 
 def with_ceilings(record: Record, flops_per_s: float, bytes_per_s: float) -> Record:

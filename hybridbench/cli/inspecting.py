@@ -17,6 +17,9 @@ from hybridbench import __version__, units
 from hybridbench.arch.families import ARCHS, PUBLISHED_STACKS, RECIPES, SCALES, build_spec
 from hybridbench.arch.model import cost, params
 from hybridbench.arch.published import PUBLISHED, published_spec
+from hybridbench.limits import ANY_SIZE, WIDE, tightest
+from hybridbench.problem import Problem, of_op, problem_of
+from hybridbench.suite import DECODE, TRAIN, Sweep, block_ops, block_uses, cases
 
 if TYPE_CHECKING:
     from hybridbench.record import Ceilings, Environment
@@ -28,6 +31,9 @@ ABOUT = {
     "inter": "whole attention blocks between Mamba-2 blocks",
     "intra": "blocks with attention and Mamba-2 side by side, fused, between Mamba-2 blocks",
 }
+
+MIXERS = "*Mm3GK"
+"""Letters of the mixers that run: attention, Mamba-2, Mamba-1, Mamba-3, gated delta net, KDA."""
 
 
 @click.command(short_help="Families, scales, ratios, recipes and published models.")
@@ -113,13 +119,15 @@ def backends(as_json: bool) -> None:
     """Every kernel of every operation: whether it can run here, and if not, why.
 
     Asked of the 1B transformer's and Mamba-2's shapes, in bfloat16 on a GPU and float32 on a CPU; a case with other
-    shapes may be refused, and then says so.
+    shapes may be refused, and then says so. Up to which size a kernel is right on a GPU is said of the widest mixer at
+    1B that asks for it, in training: B sequences of T tokens. A batch past it runs in groups of sequences, or not.
     """
     import torch
 
-    from hybridbench.kernels import DEFAULT_ORDER, Problem, available
+    from hybridbench.kernels import DEFAULT_ORDER, available
     from hybridbench.model.step import ALL_BACKENDS, STEP_ORDER
 
+    at_1b = _problems_at_1b()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = "bfloat16" if device == "cuda" else "float32"
     heads = Problem(device, dtype, head_dim=64, n_heads=32, n_kv_heads=8)
@@ -140,6 +148,7 @@ def backends(as_json: bool) -> None:
                     "runs_here": reason is None,
                     "auto_rank": order.index(name) + 1 if name in order else None,
                     "reason": reason,
+                    "right_up_to": _right_up_to(op, name, at_1b.get(op, [])),
                 }
             )
     if as_json:
@@ -152,10 +161,38 @@ def backends(as_json: bool) -> None:
             console.print(_backend_line(row))
             if row["reason"]:
                 console.print(Padding(Text(str(row["reason"]), style="dim"), (0, 0, 0, 8)))
+            for words in row["right_up_to"]:
+                console.print(Padding(Text(words, style="dim"), (0, 0, 0, 8)))
     console.print(
         f"\nOn {device}, 'auto' takes the first by number that accepts the shapes and dtype of a case; what ran is in "
         "every record. Ask for one with --backend OP=NAME."
     )
+
+
+def _problems_at_1b() -> dict[str, list[Problem]]:
+    """What each operation of a mixer is asked for at 1B on a GPU, in training and in a decode step of 4 x 8k."""
+    asked: dict[str, list[Problem]] = {}
+    for kind in (TRAIN, DECODE):
+        step = kind == DECODE
+        for symbol in MIXERS:
+            sweep = Sweep(kind, pattern=f"{symbol}-", scale="1b", ctx="8k", batch="4", device="cuda")
+            (case,) = cases(sweep, has_gpu=True)
+            for block, borrows in block_uses(case.model):
+                for op in block_ops(block, borrows)[step]:
+                    asked.setdefault(op, []).append(of_op(op, problem_of(block, case, borrows), case, step=step))
+    return asked
+
+
+def _right_up_to(op: str, backend: str, asked: list[Problem]) -> list[str]:
+    """Up to which size a backend is right, one sentence for each tensor that may limit it: of the widest problem."""
+    if (op, backend) in WIDE:
+        return [ANY_SIZE]
+    widest: dict[str, tuple[int, str]] = {}
+    for problem in asked:
+        if limit := tightest(op, backend, problem):
+            found = (limit.elements(problem), f"right up to {limit.in_words(problem)}")
+            widest[limit.what] = max(widest.get(limit.what, found), found)
+    return [words for _, words in widest.values()]
 
 
 def _backend_line(row: dict[str, Any]) -> Text:

@@ -32,8 +32,9 @@ No third-party package is imported until one of its kernels is resolved.
 
 from __future__ import annotations
 
-from hybridbench.kernels.problem import Backend, Problem
+from hybridbench.kernels.problem import Backend
 from hybridbench.kernels.registry import BACKENDS, DEFAULT_ORDER, available, resolve
 from hybridbench.kernels.verify import Check, verify
+from hybridbench.problem import Problem
 
 __all__ = ["BACKENDS", "DEFAULT_ORDER", "Backend", "Check", "Problem", "available", "resolve", "verify"]

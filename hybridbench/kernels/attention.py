@@ -7,7 +7,6 @@ release, so on a CUDA device the answer is found by running the smallest such pr
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 import warnings
@@ -120,7 +119,7 @@ def refuses_sdpa(kernel: SDPBackend) -> Callable[[Problem], str | None]:
             return "PyTorch's cuDNN kernel is not trusted with a sequence of one, which nobody here has checked"
         if kernel in (SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION) and problem.dtype.endswith(("32", "64")):
             return f"PyTorch's {name} kernel takes bfloat16 and float16 only, and the dtype is {problem.dtype}"
-        return _trial(kernel, dataclasses.replace(problem, length=0)) if torch.cuda.is_available() else None
+        return _trial(kernel, problem.any_size()) if torch.cuda.is_available() else None
 
     return refuses
 

@@ -1,4 +1,4 @@
-"""problem: what an operation is asked to do, and what a backend must answer before it is asked.
+"""problem: one implementation of an operation, and what it must answer before it is asked.
 
 A backend says yes or no from a ``Problem`` alone: no tensors, no device work. What it says no to is a sentence, because
 the sentence ends up in a results table where the number would have been.
@@ -18,57 +18,7 @@ from torch import Tensor
 
 from hybridbench.errors import Unsupported
 from hybridbench.kernels.tuning import compile_side_by_side
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What one operation is asked to do: enough for a backend to say yes or no. Zero means not applicable.
-
-    Attributes:
-        device: ``"cpu"`` or ``"cuda"``.
-        dtype: of the activations: ``"float32"``, ``"bfloat16"``, ``"float16"`` or ``"float64"``.
-        head_dim: P, the width of a query, key or SSM head.
-        v_head_dim: V, the width of a value head; 0 means the same as ``head_dim``.
-        n_heads: H, query or SSM heads.
-        width: D of a norm, F of a gated activation, the channels of a gate.
-        n_kv_heads: K, key/value heads; 0 means as many as ``n_heads``.
-        window: a query sees this many latest keys, itself included; None sees all.
-        sinks: the first keys that stay visible outside the window.
-        d_state: N, columns of the SSM state.
-        n_groups: G, groups of B and C vectors.
-        n_angles: R, rotary angles a head of Mamba-3 turns B and C by.
-        chunk_size: Q, positions per chunk of the SSD scan.
-        d_conv: W, taps of the depthwise convolution.
-        training: gradients are needed.
-        length: the longest sequence or cache, in tokens; 0 is unknown.
-    """
-
-    device: str
-    dtype: str
-    head_dim: int = 0
-    v_head_dim: int = 0
-    n_heads: int = 0
-    n_kv_heads: int = 0
-    window: int | None = None
-    sinks: int = 0
-    d_state: int = 0
-    n_groups: int = 1
-    chunk_size: int = 0
-    d_conv: int = 0
-    training: bool = False
-    length: int = 0
-    width: int = 0
-    n_angles: int = 0
-
-    @property
-    def value_dim(self) -> int:
-        """V, the width of a value head."""
-        return self.v_head_dim or self.head_dim
-
-    @property
-    def kv_heads(self) -> int:
-        """K, the number of key/value heads."""
-        return self.n_kv_heads or self.n_heads
+from hybridbench.problem import Problem as Problem
 
 
 @dataclass(frozen=True)
@@ -84,6 +34,8 @@ class Backend:
         refuses: a sentence why this backend cannot do a problem, or None.
         dispatched: whether its arithmetic passes through PyTorch's dispatcher, where operator counters see it.
         compiles_per_length: whether every new length costs a compilation, so that few are tried.
+        rows: sequences of a batch that ``load``'s callable hands over at once (``by_rows``); 0 hands over all.
+        whole: where ``rows`` is not 0, the backend that is handed them.
     """
 
     op: str
@@ -94,6 +46,15 @@ class Backend:
     refuses: Callable[[Problem], str | None]
     dispatched: bool = True
     compiles_per_length: bool = False
+    rows: int = 0
+    whole: Backend | None = None
+
+    @property
+    def ran(self) -> str:
+        """What a record says ran: the name, and how many sequences at a time where it was not all."""
+        if not self.rows:
+            return self.name
+        return f"{self.name}, {self.rows} {'row' if self.rows == 1 else 'rows'} at a time"
 
     @property
     def version(self) -> str | None:

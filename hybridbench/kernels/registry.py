@@ -4,7 +4,9 @@
     >>> resolve("attention", "auto", problem).name
     'sdpa-flash'
 
-A named backend runs or raises ``Unsupported``. Only "auto" chooses, and what it chose is in the record.
+A named backend runs or raises ``Unsupported``. Only "auto" chooses, and what it chose is in the record. A backend that
+is right on fewer sequences than a batch has runs on groups of them, and its ``ran`` says so; where it is wrong on a
+single one, it cannot run (``limits``).
 To add a backend, write its loader and its refusals and add one line to ``_ALL``.
 """
 
@@ -19,7 +21,9 @@ from torch.nn.attention import SDPBackend
 
 from hybridbench.errors import BadInput, Unsupported, unknown_name
 from hybridbench.kernels import adamw, attention, delta, elementwise, experts, loss, mamba3, naive, reference, ssm
+from hybridbench.kernels.by_rows import in_groups
 from hybridbench.kernels.problem import Backend, Problem, accepts_anything
+from hybridbench.limits import beyond, rows_at_once
 
 _Load = Callable[[], Callable[..., Any]]
 _Refuses = Callable[[Problem], str | None]
@@ -184,6 +188,8 @@ def available(backend: Backend, problem: Problem | None = None) -> str | None:
     if problem is not None:
         if reason := backend.refuses(problem):
             return reason
+        if reason := beyond(backend.op, backend.name, problem):
+            return reason
         if problem.device == "cuda" and not torch.cuda.is_available():
             return "PyTorch finds no CUDA device on this machine"
     try:
@@ -194,7 +200,7 @@ def available(backend: Backend, problem: Problem | None = None) -> str | None:
 
 
 def resolve(op: str, asked: str, problem: Problem) -> Backend:
-    """The backend that will run ``op`` on ``problem``.
+    """The backend that will run ``op`` on ``problem``, in groups of sequences where it is right on those only.
 
     Args:
         asked: ``"auto"``, a name of ``BACKENDS[op]``, or ``package.module:function`` for a callable of one's own with
@@ -213,7 +219,7 @@ def resolve(op: str, asked: str, problem: Problem) -> Backend:
         for name in DEFAULT_ORDER[op][problem.device]:
             reason = available(BACKENDS[op][name], problem)
             if reason is None:
-                return BACKENDS[op][name]
+                return _right_at_size(BACKENDS[op][name], problem)
             reasons.append(f"{name}: {reason}")
         raise Unsupported(f"no {op} backend can run here. {'. '.join(reasons)}.")
     if asked not in BACKENDS[op]:
@@ -222,7 +228,13 @@ def resolve(op: str, asked: str, problem: Problem) -> Backend:
         others = [name for name, other in BACKENDS[op].items() if available(other, problem) is None]
         can = f"What can run here: {', '.join(others)}" if others else "No other backend can run it here either"
         raise Unsupported(f"{op} backend '{asked}' cannot run here: {reason}. {can}.")
-    return BACKENDS[op][asked]
+    return _right_at_size(BACKENDS[op][asked], problem)
+
+
+def _right_at_size(backend: Backend, problem: Problem) -> Backend:
+    """The backend, handed as many sequences at a time as it is right on; of one, ``available`` made sure."""
+    rows = rows_at_once(backend.op, backend.name, problem)
+    return backend if rows >= problem.batch else in_groups(backend, rows)
 
 
 def by_path(op: str, path: str) -> Backend:

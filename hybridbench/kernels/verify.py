@@ -26,7 +26,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,7 @@ from torch import Tensor
 
 from hybridbench.errors import WrongResult
 from hybridbench.kernels import reference
+from hybridbench.kernels.by_rows import holds_sequences, in_groups, sequences
 from hybridbench.kernels.problem import Backend, Problem
 
 BOUNDS: dict[str, tuple[float, float]] = {
@@ -52,6 +53,9 @@ CANCELLING = {"angle_BTR": 3}
 GRADIENT = "gradient of "
 
 BATCH = 2
+
+GROUP = 3
+"""Sequences at a time of what is checked in groups, at most."""
 
 CHANNELS = 96
 """Channels of the checked convolution."""
@@ -115,8 +119,9 @@ def verify(backend: Backend, problem: Problem, *, device: torch.device | str, se
         WrongResult: naming operation, backend, length, tensor, error and bound.
         Unsupported: the backend's package is missing.
     """
+    backend = _in_small_groups(backend)
     ours, twin = backend.load(), getattr(reference, backend.op)
-    draw = _Draw(problem, torch.device(device), torch.Generator().manual_seed(seed))
+    draw = _Draw(problem, torch.device(device), torch.Generator().manual_seed(seed), max(BATCH, backend.rows + 1))
     output_bound, gradient_bound = BOUNDS[problem.dtype]
     worst, cases = (0.0, output_bound), 0
     with _full_precision(draw.device):
@@ -132,12 +137,48 @@ def verify(backend: Backend, problem: Problem, *, device: torch.device | str, se
                 bound = output_bound if leaf == name else gradient_bound * CANCELLING.get(leaf, 1)
                 if not error <= bound:  # NaN is not <= anything
                     raise WrongResult(
-                        f"{backend.op} backend '{backend.name}' disagrees with the reference in {problem.dtype} at "
+                        f"{backend.op} backend '{backend.ran}' disagrees with the reference in {problem.dtype} at "
                         f"{case.label}: {name} is off by {error:.3g} of its norm, and the bound is {bound:.3g}. "
                         "It is not timed; choose another backend."
                     )
                 worst = max(worst, (error, bound), key=lambda pair: pair[0] / pair[1])
     return Check(backend.op, backend.name, *worst, cases)
+
+
+def _in_small_groups(backend: Backend) -> Backend:
+    """What runs in groups of many sequences, in groups of few: a batch that needs two of them is then a small one."""
+    if backend.whole is None or backend.rows <= GROUP:
+        return backend
+    return in_groups(backend.whole, GROUP)
+
+
+def inputs_at(op: str, problem: Problem, *, device: torch.device | str, seed: int) -> Inputs:
+    """Random inputs of an operation at a problem's own size: its batch, its length, its rows and all its heads.
+
+    They are drawn on the device, and laid out in rows as wide as the model's, so that strides are those of a case.
+
+    Args:
+        problem: with ``batch``, and ``length`` where the operation has one.
+    """
+    generator = torch.Generator(device).manual_seed(seed)
+    draw = _Draw(problem, torch.device(device), generator, problem.batch, at_size=True)
+    case = next(iter(_CASES[op](problem, draw)))
+    return Inputs(case.tensors, case.call)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Named tensors of one operation, those with a row for each sequence named with a B first in their shape."""
+
+    tensors: dict[str, Tensor]
+    call: Callable[[Callable[..., Any], dict[str, Tensor]], dict[str, Tensor]]
+
+    def run(self, function: Callable[..., Any], *, row: int | None = None) -> dict[str, Tensor]:
+        """Every output and updated state by name, of all sequences or of one alone, which keeps its first dimension."""
+        if row is None:
+            return self.call(function, self.tensors)
+        alone = {n: sequences(t, row, row + 1) if holds_sequences(n) else t for n, t in self.tensors.items()}
+        return self.call(function, alone)
 
 
 def _errors(
@@ -215,57 +256,88 @@ def _full_precision(device: torch.device) -> Iterator[None]:
 
 
 class _Draw:
-    """Random tensors of one verification: drawn on the CPU, so that a seed means the same on every device."""
+    """Random tensors of one verification: drawn on the CPU, so that a seed means the same on every device; of inputs at
+    size, drawn on theirs.
 
-    def __init__(self, problem: Problem, device: torch.device, generator: torch.Generator) -> None:
+    Attributes:
+        batch: sequences.
+        channels: of a convolution and of Mamba-1's scan.
+        at_size: whether sizes are the problem's own, and not the small ones that a verification takes.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        device: torch.device,
+        generator: torch.Generator,
+        batch: int = BATCH,
+        at_size: bool = False,
+    ) -> None:
         self.dtype: torch.dtype = getattr(torch, problem.dtype)
         self.device = device
         self.exact = torch.float64 if device.type == "cpu" else torch.float32
-        self._generator = generator
+        self.batch, self.at_size = batch, at_size
+        self.channels = problem.width if at_size and problem.width else CHANNELS
+        self._problem, self._generator = problem, generator
+
+    @property
+    def side_by_side(self) -> bool:
+        """Whether the problem's positions lie side by side in memory, as Mamba-1 has them: only sizes tell."""
+        return self.at_size and not self._problem.row
+
+    def lengths(self, small: Iterable[int]) -> list[int]:
+        """The lengths to try: those of a verification, or the problem's own."""
+        return [self._problem.length] if self.at_size else list(small)
 
     def normal(self, *shape: int) -> Tensor:
         """Standard normal values in the problem's dtype."""
+        if self._generator.device.type != "cpu":
+            return torch.randn(shape, generator=self._generator, device=self.device, dtype=self.dtype)
         return torch.randn(shape, generator=self._generator).to(self.device, self.dtype)
 
     def uniform(self, low: float, high: float, *shape: int) -> Tensor:
         """Uniform values in float32, as parameters and states are kept (float64 in a float64 problem)."""
-        values = low + (high - low) * torch.rand(shape, generator=self._generator)
+        values = low + (high - low) * torch.rand(shape, generator=self._generator, device=self._generator.device)
         return values.to(self.device, self.dtype if self.dtype == torch.float64 else torch.float32)
 
     def integers(self, high: int, *shape: int) -> Tensor:
         """Integers in ``[0, high)``."""
-        return torch.randint(high, shape, generator=self._generator).to(self.device)
+        return torch.randint(high, shape, generator=self._generator, device=self._generator.device).to(self.device)
 
     def across(self, width: int, batch: int, length: int) -> Tensor:
         """(B, T, C) values laid out channel by channel, positions side by side."""
         return self.normal(width, batch, length).permute(1, 2, 0)
 
     def projection(self, *lead: int, widths: list[tuple[int, ...]]) -> list[Tensor]:
-        """Views side by side in one wide tensor, rows padded to 16 elements, as the output of a fused projection."""
+        """Views side by side in one wide tensor, rows padded to 16 elements, as the output of a fused projection; at
+        size in rows as wide as the problem's."""
         sizes = [math.prod(width) for width in widths]
-        wide = self.normal(*lead, sum(sizes) + -sum(sizes) % 16)
+        padded = sum(sizes) + -sum(sizes) % 16
+        wide = self.normal(*lead, max(padded, self._problem.row) if self.at_size else padded)
         starts = [sum(sizes[:i]) for i in range(len(sizes))]
         parts = (wide.narrow(-1, start, size) for start, size in zip(starts, sizes, strict=True))
         return [torch.unflatten(part, -1, width) for part, width in zip(parts, widths, strict=True)]
 
 
-def _few_heads(problem: Problem) -> tuple[int, int]:
-    """At most two KV heads, with the problem's number of query heads each."""
+def _few_heads(problem: Problem, draw: _Draw) -> tuple[int, int]:
+    """At most two KV heads, with the problem's number of query heads each; at size all."""
+    if draw.at_size:
+        return problem.n_heads, problem.kv_heads
     K = min(2, problem.kv_heads)
     return K * (problem.n_heads // problem.kv_heads), K
 
 
 def _attention(problem: Problem, draw: _Draw) -> Iterator[_Case]:
     """One, and lengths around a 128-wide tile, or around the window and its sinks."""
-    H, K = _few_heads(problem)
+    H, K = _few_heads(problem, draw)
     P, V, w, s = problem.head_dim, problem.value_dim, problem.window, problem.sinks
     lengths = (1, 63, 100, 127, 128, 129) if w is None else (1, 63, w, w + 1, w + s + 65)
 
     def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"out_BTHV": fn(t["q_BTHP"], t["k_BTKP"], t["v_BTKV"], window=w, sinks=s)}
 
-    for T in lengths:
-        views = draw.projection(BATCH, T, widths=[(H, P), (K, P), (K, V)])
+    for T in draw.lengths(lengths):
+        views = draw.projection(draw.batch, T, widths=[(H, P), (K, P), (K, V)])
         tensors = dict(zip(("q_BTHP", "k_BTKP", "v_BTKV"), views, strict=True))
         # One key gets all the weight whatever the query: the gradients of both are 0 and have no relative error.
         yield _Case(f"length {T}", tensors, call, gradients=T > 1, length=T)
@@ -273,25 +345,31 @@ def _attention(problem: Problem, draw: _Draw) -> Iterator[_Case]:
 
 def _attention_decode(problem: Problem, draw: _Draw) -> Iterator[_Case]:
     """Two lengths per batch, one slot and whole caches among them; dead slots hold large numbers nobody may see."""
-    H, K = _few_heads(problem)
+    H, K = _few_heads(problem, draw)
 
     def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"out_BHV": fn(t["q_BHP"], t["k_cache_BSKP"], t["v_cache_BSKV"], t["length_B"])}
 
-    for S, lengths in ((100, (1, 100)), (129, (63, 128)), (1500, (700, 1499))):
+    caches = {100: (1, 100), 129: (63, 128), 1500: (700, 1499)}
+    for S in draw.lengths(caches):
+        # two lengths in turn; at size full caches and nearly full ones
+        pair = (S, S - 1) if draw.at_size else caches[S]
+        lengths = tuple(pair[i % 2] for i in range(draw.batch))
         length_B = torch.tensor(lengths, dtype=torch.int32, device=draw.device)
         dead = (torch.arange(S, device=draw.device) >= length_B[:, None])[:, :, None, None]
         tensors = {
-            "q_BHP": draw.projection(BATCH, widths=[(H, problem.head_dim)])[0],
-            "k_cache_BSKP": draw.normal(BATCH, S, K, problem.head_dim).masked_fill(dead, 1e3),
-            "v_cache_BSKV": draw.normal(BATCH, S, K, problem.value_dim).masked_fill(dead, 1e3),
+            "q_BHP": draw.projection(draw.batch, widths=[(H, problem.head_dim)])[0],
+            "k_cache_BSKP": draw.normal(draw.batch, S, K, problem.head_dim).masked_fill(dead, 1e3),
+            "v_cache_BSKV": draw.normal(draw.batch, S, K, problem.value_dim).masked_fill(dead, 1e3),
             "length_B": length_B,
         }
         yield _Case(f"lengths {lengths} in a cache of {S}", tensors, call, gradients=False)
 
 
-def _ssm_heads(problem: Problem, most: int = 2) -> tuple[int, int]:
-    """At most two groups of at most so many heads."""
+def _ssm_heads(problem: Problem, draw: _Draw, most: int = 2) -> tuple[int, int]:
+    """At most two groups of at most so many heads; at size all."""
+    if draw.at_size:
+        return problem.n_heads, problem.n_groups
     G = min(2, problem.n_groups)
     return G * min(most, problem.n_heads // problem.n_groups), G
 
@@ -304,7 +382,7 @@ def _ssm_parameters(H: int, draw: _Draw) -> dict[str, Tensor]:
 
 def _ssd(problem: Problem, draw: _Draw) -> Iterator[_Case]:
     """Lengths around one chunk, without and (at the last) with a state to start from."""
-    H, G = _ssm_heads(problem)
+    H, G = _ssm_heads(problem, draw)
     P, N, Q = problem.head_dim, problem.d_state, problem.chunk_size
 
     def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -315,18 +393,18 @@ def _ssd(problem: Problem, draw: _Draw) -> Iterator[_Case]:
         )
         return {"y_BTHP": y, "final_state_BHPN": state}
 
-    for T in sorted({1, 63, 100, Q - 1, Q, Q + 1} - {0}):
-        x, B, C, dt = draw.projection(BATCH, T, widths=[(H, P), (G, N), (G, N), (H,)])
+    for T in draw.lengths(sorted({1, 63, 100, Q - 1, Q, Q + 1} - {0})):
+        x, B, C, dt = draw.projection(draw.batch, T, widths=[(H, P), (G, N), (G, N), (H,)])
         tensors = {"x_BTHP": x, "dt_BTH": dt, "B_BTGN": B, "C_BTGN": C, **_ssm_parameters(H, draw)}
         if T == Q + 1:
-            tensors["initial_state_BHPN"] = draw.uniform(-1, 1, BATCH, H, P, N)
+            tensors["initial_state_BHPN"] = draw.uniform(-1, 1, draw.batch, H, P, N)
         # from an empty state a single step does not depend on A: its gradient is 0 and has no relative error
         yield _Case(f"length {T}", tensors, call, gradients=T > 1)
 
 
 def _ssd_step(problem: Problem, draw: _Draw) -> Iterator[_Case]:
     """One step from a state in float32, and from one in the activations' dtype."""
-    H, G = _ssm_heads(problem)
+    H, G = _ssm_heads(problem, draw)
     P, N = problem.head_dim, problem.d_state
 
     def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -334,9 +412,9 @@ def _ssd_step(problem: Problem, draw: _Draw) -> Iterator[_Case]:
         y = fn(state, *(t[n] for n in ("x_BHP", "dt_BH", "A_H", "B_BGN", "C_BGN", "D_H", "dt_bias_H")))
         return {"y_BHP": y, "state_BHPN": state}
 
-    start = draw.uniform(-1, 1, BATCH, H, P, N)
+    start = draw.uniform(-1, 1, draw.batch, H, P, N)
     for dtype in dict.fromkeys((start.dtype, draw.dtype)):
-        x, B, C, dt = draw.projection(BATCH, widths=[(H, P), (G, N), (G, N), (H,)])
+        x, B, C, dt = draw.projection(draw.batch, widths=[(H, P), (G, N), (G, N), (H,)])
         tensors = {
             "state_BHPN": start.to(dtype),
             "x_BHP": x,
@@ -350,24 +428,27 @@ def _ssd_step(problem: Problem, draw: _Draw) -> Iterator[_Case]:
 
 def _conv1d(problem: Problem, draw: _Draw) -> Iterator[_Case]:
     """Shorter than the taps, and longer; without a bias; with positions side by side in memory."""
-    C, W = CHANNELS, problem.d_conv
+    C, W = draw.channels, problem.d_conv
 
     def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"y_BTC": fn(t["x_BTC"], t["weight_CW"], t.get("bias_C"))}
 
-    for T in (1, 63, 100, 257):
-        _z, x = draw.projection(BATCH, T, widths=[(16,), (C,)])
+    for T in draw.lengths((1, 63, 100, 257)):
+        if draw.side_by_side:
+            x = draw.across(C, draw.batch, T)
+        else:
+            _z, x = draw.projection(draw.batch, T, widths=[(16,), (C,)])
         tensors = {"x_BTC": x, "weight_CW": draw.normal(C, W), "bias_C": draw.normal(C)}
         yield _Case(f"length {T}", tensors, call)
         if T == 100:
             yield _Case(f"length {T}, no bias", {name: tensors[name] for name in ("x_BTC", "weight_CW")}, call)
-            across = draw.across(C, BATCH, T)
+            across = draw.across(C, draw.batch, T)
             yield _Case(f"length {T}, positions side by side", tensors | {"x_BTC": across}, call)
 
 
 def _conv1d_step(problem: Problem, draw: _Draw) -> Iterator[_Case]:
     """Two steps in a row, the second on the state the first one left."""
-    C, W = CHANNELS, problem.d_conv
+    C, W = draw.channels, problem.d_conv
 
     def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
         state = t["state_BCW"].clone()
@@ -375,9 +456,9 @@ def _conv1d_step(problem: Problem, draw: _Draw) -> Iterator[_Case]:
         second = fn(state, t["next_BC"], t["weight_CW"], t.get("bias_C"))
         return {"first_BC": first, "second_BC": second, "state_BCW": state}
 
-    x, following = (draw.projection(BATCH, widths=[(16,), (C,)])[1] for _ in range(2))
+    x, following = (draw.projection(draw.batch, widths=[(16,), (C,)])[1] for _ in range(2))
     tensors = {
-        "state_BCW": draw.normal(BATCH, C, W),
+        "state_BCW": draw.normal(draw.batch, C, W),
         "x_BC": x,
         "next_BC": following,
         "weight_CW": draw.normal(C, W),
@@ -390,12 +471,12 @@ def _conv1d_step(problem: Problem, draw: _Draw) -> Iterator[_Case]:
 
 def _selective_parameters(draw: _Draw, states: int) -> dict[str, Tensor]:
     """A, D and dt_bias as Mamba-1 initialises them: A in -[1, N], dt log-uniform in [0.001, 0.1]."""
-    A = -torch.arange(1, states + 1, dtype=torch.float64).expand(CHANNELS, -1)
-    dt = draw.uniform(math.log(1e-3), math.log(1e-1), CHANNELS).exp()
+    A = -torch.arange(1, states + 1, dtype=torch.float64).expand(draw.channels, -1)
+    dt = draw.uniform(math.log(1e-3), math.log(1e-1), draw.channels).exp()
     exact = draw.uniform(0, 0, 1).dtype
     return {
         "A_IN": A.to(draw.device, exact).contiguous(),
-        "D_I": draw.uniform(0.5, 1.5, CHANNELS),
+        "D_I": draw.uniform(0.5, 1.5, draw.channels),
         "dt_bias_I": dt.expm1().log().to(draw.dtype),
     }
 
@@ -414,14 +495,15 @@ def _selective_scan(problem: Problem, draw: _Draw) -> Iterator[_Case]:
         y, state = fn(*(t[name] for name in SELECTIVE), **from_state)
         return {"y_BTI": y, "final_state_BIN": state.detach()}
 
-    for T in (1, 63, 64, 100, 257):
-        widths = {"x_BTI": CHANNELS, "dt_BTI": CHANNELS, "B_BTN": N, "C_BTN": N, "z_BTI": CHANNELS}
-        tensors = {name: draw.across(width, BATCH, T) for name, width in widths.items()}
+    for T in draw.lengths((1, 63, 64, 100, 257)):
+        I = draw.channels  # noqa: E741
+        widths = {"x_BTI": I, "dt_BTI": I, "B_BTN": N, "C_BTN": N, "z_BTI": I}
+        tensors = {name: draw.across(width, draw.batch, T) for name, width in widths.items()}
         tensors |= _selective_parameters(draw, N)
         # from an empty state a single step does not depend on A: its gradient is 0 and has no relative error
         yield _Case(f"length {T}", tensors, call, gradients=T > 1)
         if T == 100:
-            tensors = tensors | {"initial_state_BIN": draw.uniform(-1, 1, BATCH, CHANNELS, N)}
+            tensors = tensors | {"initial_state_BIN": draw.uniform(-1, 1, draw.batch, draw.channels, N)}
             yield _Case(f"length {T}, from a state", tensors, call, gradients=False)
 
 
@@ -434,15 +516,15 @@ def _selective_step(problem: Problem, draw: _Draw) -> Iterator[_Case]:
         y = fn(state, *(t[name.replace("BT", "B")] for name in SELECTIVE))
         return {"y_BI": y, "state_BIN": state}
 
-    start = draw.uniform(-1, 1, BATCH, CHANNELS, N)
+    start = draw.uniform(-1, 1, draw.batch, draw.channels, N)
     for dtype in dict.fromkeys((start.dtype, draw.dtype)):
-        x, z = draw.projection(BATCH, widths=[(CHANNELS,), (CHANNELS,)])
-        _dt, B, C = draw.projection(BATCH, widths=[(8,), (N,), (N,)])
+        x, z = draw.projection(draw.batch, widths=[(draw.channels,), (draw.channels,)])
+        _dt, B, C = draw.projection(draw.batch, widths=[(8,), (N,), (N,)])
         tensors = {
             "state_BIN": start.to(dtype),
             "x_BI": x,
             "z_BI": z,
-            "dt_BI": draw.normal(BATCH, CHANNELS),
+            "dt_BI": draw.normal(draw.batch, draw.channels),
             "B_BN": B,
             "C_BN": C,
             **_selective_parameters(draw, N),
@@ -454,20 +536,20 @@ MAMBA3 = ("x_BTHP", "dt_BTH", "rate_BTH", "trap_BTH", "B_BTGN", "C_BTGN", "angle
 """What the scan of Mamba-3 reads of a packed row, in order; its parameters come after it."""
 
 
-def _mamba3_heads(problem: Problem) -> tuple[int, int]:
+def _mamba3_heads(problem: Problem, draw: _Draw) -> tuple[int, int]:
     """Heads and groups; on a GPU all of them, because the public kernels tune themselves once, at the first sizes they
     are given, and the check then tunes what is timed."""
-    return (problem.n_heads, problem.n_groups) if problem.device == "cuda" else _ssm_heads(problem)
+    return (problem.n_heads, problem.n_groups) if problem.device == "cuda" else _ssm_heads(problem, draw)
 
 
 def _mamba3_inputs(problem: Problem, draw: _Draw, *length: int) -> dict[str, Tensor]:
     """Random inputs in order, dt as the model initialises it; x and z lie in one row with all that is projected."""
-    H, G = _mamba3_heads(problem)
+    H, G = _mamba3_heads(problem, draw)
     P, N, R = problem.head_dim, problem.d_state, problem.n_angles
     widths: list[tuple[int, ...]] = [(H, P), (H,), (H,), (H,), (G, N), (G, N), (R,), (H, P)]
     names = MAMBA3 if length else [name.replace("BT", "B") for name in MAMBA3]
     dt = draw.uniform(math.log(1e-3), math.log(1e-1), H).exp()
-    return dict(zip(names, draw.projection(BATCH, *length, widths=widths), strict=True)) | {
+    return dict(zip(names, draw.projection(draw.batch, *length, widths=widths), strict=True)) | {
         "dt_bias_H": dt.expm1().log(),
         "B_bias_HN": draw.uniform(0.5, 1.5, H, N),
         "C_bias_HN": draw.uniform(0.5, 1.5, H, N),
@@ -484,7 +566,7 @@ def _mamba3_scan(problem: Problem, draw: _Draw) -> Iterator[_Case]:
     """Lengths around one chunk, a long one first on a GPU, where kernels tune themselves to it; nobody needs gradients
     of what the last position leaves. Where none are needed at all, one from a state: with one they tune themselves
     anew."""
-    H, _G = _mamba3_heads(problem)
+    H, _G = _mamba3_heads(problem, draw)
     P, N, R, Q = problem.head_dim, problem.d_state, problem.n_angles, problem.chunk_size
     started = ("angle_BHR", "state_BHPN", "last_k_BHN", "last_x_BHP")
 
@@ -502,22 +584,22 @@ def _mamba3_scan(problem: Problem, draw: _Draw) -> Iterator[_Case]:
         }
 
     tuned_at = {16 * Q} if problem.device == "cuda" else set()
-    for T in sorted({1, 63, 100, Q - 1, Q, Q + 1} - {0} | tuned_at, reverse=True):
+    for T in draw.lengths(sorted({1, 63, 100, Q - 1, Q, Q + 1} - {0} | tuned_at, reverse=True)):
         # from an empty state a single step neither decays nor turns: those gradients are 0
         yield _Case(f"length {T}", _mamba3_inputs(problem, draw, T), call, gradients=T > 1)
-    if not problem.training:
+    if not problem.training and not draw.at_size:
         start = {
-            "angle_BHR": draw.uniform(0, 2 * math.pi, BATCH, H, R),
-            "state_BHPN": draw.uniform(-1, 1, BATCH, H, P, N),
-            "last_k_BHN": draw.normal(BATCH, H, N),
-            "last_x_BHP": draw.normal(BATCH, H, P),
+            "angle_BHR": draw.uniform(0, 2 * math.pi, draw.batch, H, R),
+            "state_BHPN": draw.uniform(-1, 1, draw.batch, H, P, N),
+            "last_k_BHN": draw.normal(draw.batch, H, N),
+            "last_x_BHP": draw.normal(draw.batch, H, P),
         }
         yield _Case(f"length {Q + 1}, from a state", _mamba3_inputs(problem, draw, Q + 1) | start, call)
 
 
 def _mamba3_step(problem: Problem, draw: _Draw) -> Iterator[_Case]:
     """One step from a state in float32, and from one in the activations' dtype; the angles are float32 in both."""
-    H, _G = _mamba3_heads(problem)
+    H, _G = _mamba3_heads(problem, draw)
     P, N, R = problem.head_dim, problem.d_state, problem.n_angles
 
     def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -531,30 +613,32 @@ def _mamba3_step(problem: Problem, draw: _Draw) -> Iterator[_Case]:
             "last_x_BHP": x,
         }
 
-    start = draw.uniform(-1, 1, BATCH, H, P, N)
+    start = draw.uniform(-1, 1, draw.batch, H, P, N)
     for dtype in dict.fromkeys((start.dtype, draw.dtype)):
         tensors = {
-            "angle_BHR": draw.uniform(0, 2 * math.pi, BATCH, H, R),
+            "angle_BHR": draw.uniform(0, 2 * math.pi, draw.batch, H, R),
             "state_BHPN": start.to(dtype),
-            "last_k_BHN": draw.normal(BATCH, H, N),
-            "last_x_BHP": draw.normal(BATCH, H, P),
+            "last_k_BHN": draw.normal(draw.batch, H, N),
+            "last_x_BHP": draw.normal(draw.batch, H, P),
         }
         inputs = _mamba3_inputs(problem, draw)
         yield _Case(f"one step from a state in {str(dtype)[6:]}", tensors | inputs, call, gradients=False)
 
 
-def _delta_heads(problem: Problem) -> tuple[int, int, int]:
+def _delta_heads(problem: Problem, draw: _Draw) -> tuple[int, int, int]:
     """Sequences, value heads and key heads: 16 heads over the batch, so that no position's output is small by chance,
     and on a GPU all of the problem's, because fla's kernels tune themselves to their number and the check then tunes
-    what is timed."""
+    what is timed; at size those of the problem."""
+    if draw.at_size:
+        return draw.batch, problem.n_heads, problem.kv_heads
     G = problem.kv_heads if problem.device == "cuda" else min(2, problem.kv_heads)
     H = G * (problem.n_heads // problem.kv_heads)
-    return max(BATCH, 16 // H), H, G
+    return max(draw.batch, 16 // H), H, G
 
 
 def _delta_inputs(problem: Problem, draw: _Draw, per_channel: bool, *length: int) -> dict[str, Tensor]:
     """Random inputs by name, A in [1, 16] and dt as the models initialise them."""
-    batch, H, G = _delta_heads(problem)
+    batch, H, G = _delta_heads(problem, draw)
     P, V, lead = problem.head_dim, problem.value_dim, (batch, *length)
     B = "BT" if len(lead) == 2 else "B"
     group = "H" if per_channel else "G"
@@ -579,14 +663,14 @@ def _delta_rule(per_channel: bool) -> Callable[[Problem, _Draw], Iterator[_Case]
 
     def cases(problem: Problem, draw: _Draw) -> Iterator[_Case]:
         Q = problem.chunk_size
-        batch, H, _G = _delta_heads(problem)
+        batch, H, _G = _delta_heads(problem, draw)
 
         def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
             inputs = [tensor for name, tensor in t.items() if not name.startswith("initial")]
             o, state = fn(*inputs, chunk_size=Q, initial_state_BHPV=t.get("initial_state_BHPV"))
             return {"o_BTHV": o, "final_state_BHPV": state}
 
-        for T in sorted({1, 63, 100, Q - 1, Q, Q + 1} - {0}):
+        for T in draw.lengths(sorted({1, 63, 100, Q - 1, Q, Q + 1} - {0})):
             tensors = _delta_inputs(problem, draw, per_channel, T)
             if T == Q + 1:
                 start = draw.uniform(-1, 1, batch, H, problem.head_dim, problem.value_dim)
@@ -606,7 +690,7 @@ def _delta_step(per_channel: bool) -> Callable[[Problem, _Draw], Iterator[_Case]
             state = state.clone()
             return {"o_BHV": fn(state, *inputs), "state_BHPV": state}
 
-        batch, H, _G = _delta_heads(problem)
+        batch, H, _G = _delta_heads(problem, draw)
         start = draw.uniform(-1, 1, batch, H, problem.head_dim, problem.value_dim)
         for dtype in dict.fromkeys((start.dtype, draw.dtype)):
             tensors = {"state_BHPV": start.to(dtype)} | _delta_inputs(problem, draw, per_channel)
@@ -625,8 +709,8 @@ def _norm_gate(problem: Problem, draw: _Draw) -> Iterator[_Case]:
             def call(fn: Callable[..., Any], t: dict[str, Tensor], activation: str = activation) -> dict[str, Tensor]:
                 return {"out_BTHV": fn(t["y_BTHV"], t["z_BTHV"], t["weight_V"], eps=EPS, activation=activation)}
 
-            z, _x = draw.projection(BATCH, T, widths=[(H, V), (H, V)])
-            tensors = {"y_BTHV": draw.normal(BATCH, T, H, V), "z_BTHV": z, "weight_V": draw.normal(V)}
+            z, _x = draw.projection(draw.batch, T, widths=[(H, V), (H, V)])
+            tensors = {"y_BTHV": draw.normal(draw.batch, T, H, V), "z_BTHV": z, "weight_V": draw.normal(V)}
             yield _Case(f"length {T}, {activation}", tensors, call)
 
 
@@ -638,7 +722,7 @@ def _mamba2_core(problem: Problem, draw: _Draw) -> Iterator[_Case]:
 
     One from a state, which goes forward only, behind the convolution's last inputs: rows that must not change it.
     """
-    H, G = _ssm_heads(problem, most=8)
+    H, G = _ssm_heads(problem, draw, most=8)
     P, N, W, Q = problem.head_dim, problem.d_state, problem.d_conv, problem.chunk_size
     inner, channels = H * P, H * P + 2 * G * N
 
@@ -651,12 +735,12 @@ def _mamba2_core(problem: Problem, draw: _Draw) -> Iterator[_Case]:
         out, state = fn(packed, *parameters, t.get("norm_weight_I"), **settings, **from_state)
         return {"out_BTI": out, "final_state_BHPN": state}
 
-    for T in sorted({63, Q + 1}):
+    for T in draw.lengths(sorted({63, Q + 1})):
         for normed in (False, True):
             tensors = {
-                "z_BTI": draw.normal(BATCH, T, inner),
-                "conv_in_BTC": draw.normal(BATCH, T, channels),
-                "dt_BTH": draw.normal(BATCH, T, H),
+                "z_BTI": draw.normal(draw.batch, T, inner),
+                "conv_in_BTC": draw.normal(draw.batch, T, channels),
+                "dt_BTH": draw.normal(draw.batch, T, H),
                 "conv_weight_CW": draw.normal(channels, W) / math.sqrt(W),
                 "conv_bias_C": draw.normal(channels),
                 **_ssm_parameters(H, draw),
@@ -666,7 +750,7 @@ def _mamba2_core(problem: Problem, draw: _Draw) -> Iterator[_Case]:
             yield _Case(f"length {T}, {'a' if normed else 'no'} norm", tensors, call)
     dt = tensors["dt_BTH"].clone()
     dt[:, : W - 1] = NO_STEP
-    tensors |= {"dt_BTH": dt, "initial_state_BHPN": draw.uniform(-1, 1, BATCH, H, P, N)}
+    tensors |= {"dt_BTH": dt, "initial_state_BHPN": draw.uniform(-1, 1, draw.batch, H, P, N)}
     yield _Case(f"length {T}, a norm, from a state", tensors, call, gradients=False)
 
 
@@ -690,9 +774,9 @@ def _add_rms_norm(problem: Problem, draw: _Draw) -> Iterator[_Case]:
         return {"normed_BTD": normed, "added_BTD": added}
 
     for T in (1, 63):
-        tensors = {"x_BTD": draw.normal(BATCH, T, width), "weight_D": draw.normal(width)}
+        tensors = {"x_BTD": draw.normal(draw.batch, T, width), "weight_D": draw.normal(width)}
         yield _Case(f"length {T}, nothing to add", tensors, call)
-        yield _Case(f"length {T}", tensors | {"residual_BTD": draw.normal(BATCH, T, width)}, call)
+        yield _Case(f"length {T}", tensors | {"residual_BTD": draw.normal(draw.batch, T, width)}, call)
 
 
 def _rotary(problem: Problem, draw: _Draw) -> Iterator[_Case]:
@@ -708,7 +792,7 @@ def _rotary(problem: Problem, draw: _Draw) -> Iterator[_Case]:
             q, k, rest = fn(t["packed_BTC"], cos, sin, **settings)
             return {"q_BTHP": q, "k_BTKP": k, "rest_BTC": rest}
 
-        packed = draw.projection(BATCH, T, widths=[((H + K) * P + values,)])[0]
+        packed = draw.projection(draw.batch, T, widths=[((H + K) * P + values,)])[0]
         yield _Case(f"length {T}, {values} channels of values", {"packed_BTC": packed}, call)
 
 
@@ -720,8 +804,8 @@ def _gate(problem: Problem, draw: _Draw) -> Iterator[_Case]:
         return {"out_BTI": fn(t["y_BTI"], t["z_BTI"], t.get("weight_I"), eps=EPS)}
 
     for T in (1, 63):
-        z, _x = draw.projection(BATCH, T, widths=[(width,), (width,)])
-        tensors = {"y_BTI": draw.normal(BATCH, T, width), "z_BTI": z}
+        z, _x = draw.projection(draw.batch, T, widths=[(width,), (width,)])
+        tensors = {"y_BTI": draw.normal(draw.batch, T, width), "z_BTI": z}
         yield _Case(f"length {T}", tensors, call)
         yield _Case(f"length {T} and a norm", tensors | {"weight_I": draw.normal(width)}, call)
 
@@ -735,7 +819,7 @@ def _head_norms(problem: Problem, draw: _Draw) -> Iterator[_Case]:
         return {"joined_BTC": fn(t["first_BTC"], t["second_BTC"], heads=heads, eps=EPS)}
 
     for T in (1, 63):
-        first, second = (draw.normal(BATCH, T, width) for width in widths)
+        first, second = (draw.normal(draw.batch, T, width) for width in widths)
         yield _Case(f"length {T}", {"first_BTC": first, "second_BTC": second}, call)
 
 

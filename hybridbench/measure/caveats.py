@@ -55,7 +55,7 @@ def find_caveats(
         Caveat.GRAPH_BREAKS: graph_breaks > 0,
         Caveat.RECOMPILED: recompiles > 0,
     }
-    return [caveat for caveat in Caveat if found.get(caveat)]
+    return [caveat for caveat in Caveat if found.get(caveat)]  # the others are not of samples
 
 
 def drifts(samples_ns: Sequence[int], tolerance: float) -> bool:

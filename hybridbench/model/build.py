@@ -7,7 +7,7 @@ found before anything is allocated.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 from torch import nn
@@ -36,6 +36,7 @@ from hybridbench.model.mlp import MlpModule
 from hybridbench.model.moe import MoeModule
 from hybridbench.model.parallel import ParallelModule
 from hybridbench.model.step import resolve_step, step_problem
+from hybridbench.problem import of_op, problem_of
 from hybridbench.suite import (
     CORE,
     CORE_PARTS,
@@ -62,78 +63,6 @@ class Resolved:
     problem: Problem
     uses: int
     function: Callable[..., Any]
-
-
-def problem_of(block: Block | None, case: Case) -> Problem:
-    """What a block asks of its kernels in this case; ``None`` is the head's loss."""
-    work, execution = case.workload, case.execution
-    common = {
-        "device": execution.device,
-        "dtype": execution.dtype,
-        "training": work.kind == TRAIN,
-        "length": work.context,
-    }
-    if isinstance(block, Attention):
-        return Problem(
-            head_dim=block.head_dim,
-            v_head_dim=block.v_head_dim,
-            n_heads=block.n_heads,
-            n_kv_heads=block.n_kv_heads,
-            window=block.window,
-            sinks=block.sinks,
-            **common,  # type: ignore[arg-type]
-        )
-    if isinstance(block, Mamba2):
-        return Problem(
-            head_dim=block.head_dim,
-            n_heads=block.n_heads,
-            d_state=block.d_state,
-            n_groups=block.n_groups,
-            chunk_size=block.chunk_size,
-            d_conv=block.d_conv,
-            width=block.d_inner,
-            **common,  # type: ignore[arg-type]
-        )
-    if isinstance(block, Mamba1):
-        return Problem(d_state=block.d_state, d_conv=block.d_conv, width=block.d_inner, **common)  # type: ignore[arg-type]
-    if isinstance(block, Mamba3):
-        return Problem(
-            head_dim=block.head_dim,
-            n_heads=block.n_heads,
-            d_state=block.d_state,
-            n_groups=block.n_groups,
-            n_angles=block.n_angles,
-            chunk_size=block.chunk_size,
-            width=block.d_inner,
-            **common,  # type: ignore[arg-type]
-        )
-    if isinstance(block, GatedDelta | Kda):
-        return Problem(
-            head_dim=block.k_head_dim,
-            v_head_dim=block.v_head_dim,
-            n_heads=block.n_heads,
-            n_kv_heads=block.n_k_heads,
-            chunk_size=block.chunk_size,
-            d_conv=block.d_conv,
-            width=block.out_width,
-            **common,  # type: ignore[arg-type]
-        )
-    if isinstance(block, Parallel):
-        heads = (branch.out_width // _out_heads(branch) for branch in block.branches)
-        return Problem(head_dim=next(heads), v_head_dim=next(heads), **common)  # type: ignore[arg-type]
-    if isinstance(block, Mlp):
-        return Problem(width=block.d_ff, **common)  # type: ignore[arg-type]
-    width = block.d_shared if isinstance(block, Moe) else case.model.d_model
-    return Problem(width=width, **common)  # type: ignore[arg-type]
-
-
-def _out_heads(branch: Mixer) -> int:
-    """Heads a branch's output divides into; the channels of Mamba-1 are one group."""
-    if isinstance(branch, Mamba1):
-        return 1
-    with_heads = (Attention, Mamba2, Mamba3, GatedDelta, Kda)
-    assert isinstance(branch, with_heads), f"no heads in a mixer of kind {branch.kind}"
-    return branch.n_heads
 
 
 def check_buildable(spec: ModelSpec) -> None:
@@ -176,17 +105,16 @@ def resolve_backends(case: Case) -> list[Resolved]:
     for (block, borrows), times in block_uses(spec).items():
         sequence, step = block_ops(block, borrows)
         needed = dict.fromkeys((sequence if kind != DECODE else ()) + (step if kind in (DECODE, GENERATE) else ()))
-        problem = problem_of(block, case)
+        problem = problem_of(block, case, borrows)
         if CORE in needed:
             for op in CORE_PARTS if _takes_core(problem, asked_for) else (CORE,):
                 del needed[op]
         for op in needed:
             as_published = op == "attention_decode" and case.execution.mode == PUBLISHED
             asked = "naive" if as_published else asked_for.get(op, "auto")
-            # A window is kept by the ring buffer: the decode kernel sees a short cache without one.
-            of_op = replace(problem, window=None, sinks=0) if op == "attention_decode" else problem
-            backend = resolve(op, asked, of_op)
-            found.append(Resolved(block, op, asked, backend, of_op, times, function(op, backend)))
+            asks = of_op(op, problem, case, step=op in step)
+            backend = resolve(op, asked, asks)
+            found.append(Resolved(block, op, asked, backend, asks, times, function(op, backend)))
     if kind in (DECODE, GENERATE):
         problem = step_problem(case)
         backend, asked = resolve_step(case, problem), asked_for.get(DECODE_STEP, "auto")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from hybridbench.metrics import METRICS, problems
+from hybridbench.metrics import METRICS, doubts, problems
 from hybridbench.record import Record
 from hybridbench.report.groups import backends_text
 
@@ -73,10 +73,10 @@ def _identity(record: Record) -> dict[str, object]:
         "streams": execution.streams,
         "checkpoint": execution.checkpoint,
         "backends": backends_text(execution),
-        "ran": " ".join(f"{use.op}={use.ran}" for use in used),
+        "ran": " ".join(f"{use.op}={use.ran.replace(', ', '/').replace(' ', '-')}" for use in used),
         "seed": execution.seed,
         "status": record.status.value,
         "message": record.message,
-        "caveats": " ".join(record.caveats),
+        "caveats": " ".join(doubts(record)),
         "problems": "; ".join(problems(record)),
     }

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from hybridbench.arch.model import Cost, LayerCost, ModelSpec
 from hybridbench.arch.published import PUBLISHED
-from hybridbench.metrics import METRICS, problems, value
+from hybridbench.metrics import METRICS, doubts, problems, value
 from hybridbench.record import ADVICE, Record, Status
 from hybridbench.report.display import Scale, scale_for
 from hybridbench.report.groups import CONTEXT, Group, arch_order, series_names
@@ -344,7 +344,7 @@ def outcome(table: Table, record: Record) -> Cell:
     if wrong:
         word = INVALID
         sentences.append(f"{INVALID}: {'; '.join(wrong)}")
-    sentences += [f"{caveat.value.replace('_', ' ')}: {ADVICE[caveat]}" for caveat in record.caveats]
+    sentences += [f"{caveat.value.replace('_', ' ')}: {ADVICE[caveat]}" for caveat in doubts(record)]
     return Cell(" ".join([word, *("".join([table.note(sentence) for sentence in sentences]),)]).strip(), word, word)
 
 

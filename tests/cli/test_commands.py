@@ -266,6 +266,13 @@ def test_what_can_be_built_and_run_here():
     for row in kernels:
         assert row["runs_here"] == (row["reason"] is None)
     assert any(row["op"] == "ssd" and row["backend"] == "reference" and row["runs_here"] for row in kernels)
+    said = {(row["op"], row["backend"]): row["right_up_to"] for row in kernels}
+    assert said["ssd", "mamba-ssm"] == [
+        "right up to 2^31 elements of B x T x 8,480 (rows of the projection, of which dt is a view)"
+    ]
+    assert said["kda", "fla"] == ["right at any size: its offsets have 64 bits"]
+    assert said["ssd", "reference"] == []
+    assert "right up to 2^31 elements of B x 524,288 (states)" in run("backends").output
     assert 'pip install "hybridbench' not in run("archs").output
     assert document("doctor")["environment"]["packages"]["torch"]
     for command in ("archs", "backends", "doctor"):

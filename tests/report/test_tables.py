@@ -53,6 +53,18 @@ def only(records: list[Record]) -> Group:
     return group
 
 
+def test_a_kernel_beyond_its_limit_has_a_footnote_in_every_format(record_of: Make) -> None:
+    sweep = Sweep("prefill", arch="mamba", scale="1b", ctx="128k", batch="4", device="cuda")
+    (case,) = cases(sweep, has_gpu=True)
+    record = record_of(case, 20.0)
+    assert record.observed is not None
+    use = BackendUse("mamba2_core", "auto", "fused", "mamba_ssm", "2.3.2.post1", 1e-3, 1e-2)
+    record = replace(record, observed=replace(record.observed, backends=[use]))
+    text = to_markdown(headline_table(only([record])))
+    assert "[1] beyond limit: a kernel was given more than it is known to be right on" in text
+    assert list(to_frame([record])["caveats"]) == ["beyond_limit"]
+
+
 def test_markdown_of_the_headline(scripted: list[Record]) -> None:
     assert to_markdown(headline_table(only(scripted))) == (
         "### decode: NVIDIA H200, 1b, batch 4, bfloat16, graph: throughput [tokens/s]\n"

@@ -6,6 +6,7 @@ mixer cannot go on from its cache, it says so: the case is timed and carries a c
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -52,6 +53,7 @@ class Checker:
     Attributes:
         checks: what was compared.
         unchecked: sentences about what could not be.
+        spent_ns: how long it took.
     """
 
     def __init__(self, case: Case, model: LanguageModel, resolved: Sequence[Resolved], known: Known) -> None:
@@ -60,6 +62,7 @@ class Checker:
         self.resolved = resolved
         self.checks: list[SizeCheck] = []
         self.unchecked: list[str] = []
+        self.spent_ns = 0
         self._known = known
         self._symbols = case.model.layers
 
@@ -132,7 +135,9 @@ class Checker:
                         lone[row, at] = Left.of(one.logits_BV, kept(one.caches), 0)
                 del one, step
             before.put_back()
+            started = time.perf_counter_ns()
             step = loop.ready()
+            self.spent_ns -= time.perf_counter_ns() - started  # it is there to be timed
             found = {at: self._step(loop, step, at, before, lone) for at in depths}
         asked = self._asked("a decode step", ROWS if batch > 1 else MODULES if loop.plan else REFERENCE, depth)
         if found[depth].found:
@@ -204,11 +209,13 @@ class Checker:
     @contextmanager
     def _guarded(self) -> Iterator[None]:
         """A kernel that breaks the device in a check is wrong, and nothing on the device can be trusted after it."""
+        started = time.perf_counter_ns()
         try:
             yield
             if self.model.embedding_VD.is_cuda:
                 torch.cuda.synchronize()
                 torch.cuda.empty_cache()
+            self.spent_ns += time.perf_counter_ns() - started
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as exc:

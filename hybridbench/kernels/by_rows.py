@@ -1,0 +1,165 @@
+"""by_rows: a kernel that is right on few sequences at once, run over a batch in groups of them.
+
+A published kernel that computes its offsets in 32 bits is wrong from some size on (``limits``). The sequences of a
+batch know nothing of each other, so the operation on the whole batch is the operation on groups of it, put together:
+at most one copy of its outputs more, and the same gradients. States that a step updates in place are views.
+
+Which arguments hold sequences is read off the reference implementation's parameters: those whose shape begins with B.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hybridbench.kernels import reference
+from hybridbench.kernels.problem import Backend
+
+OPS = (
+    *("attention", "attention_decode", "ssd", "ssd_step", "conv1d", "conv1d_step", "mamba2_core"),
+    *("selective_scan", "selective_step", "mamba3_scan", "mamba3_step"),
+    *("gated_delta", "gated_delta_step", "kda", "kda_step"),
+)
+"""Operations over sequences that know nothing of each other."""
+
+Again = tuple[Callable[..., Tensor], tuple[Any, ...]]
+"""The function and arguments that make a tensor again, as the recipes of ``mamba2_fused`` have them."""
+
+
+def in_groups(backend: Backend, rows: int) -> Backend:
+    """``backend`` as one that is handed at most so many sequences at a time."""
+    return replace(backend, load=lambda: by_rows(backend.op, backend.load(), rows), rows=rows, whole=backend)
+
+
+def by_rows(op: str, function: Callable[..., Any], rows: int) -> Callable[..., Any]:
+    """``function``, a callable of ``op``, over a batch in groups of at most ``rows`` sequences.
+
+    Its ``with_recipes``, where it has one, is kept: what can be made again of each group is noted group by group, and
+    the output as a whole.
+    """
+    names = list(inspect.signature(getattr(reference, op)).parameters)
+    batched = {name for name in names if holds_sequences(name)}
+
+    def size(given: tuple[Any, ...]) -> int:
+        return int(next(value for name, value in zip(names, given, strict=False) if name in batched).shape[0])
+
+    def groups(given: tuple[Any, ...], options: dict[str, Any]) -> Iterator[tuple[list[Any], dict[str, Any]]]:
+        batch = size(given)
+        for first in range(0, batch, rows):
+            last = min(first + rows, batch)
+
+            def some(name: str, value: Any, first: int = first, last: int = last) -> Any:
+                return sequences(value, first, last) if name in batched else value
+
+            named = zip(names, given, strict=False)
+            yield [some(*pair) for pair in named], {name: some(name, value) for name, value in options.items()}
+
+    def call(*given: Any, **options: Any) -> Any:
+        return _joined((function(*some, **more) for some, more in groups(given, options)), size(given))
+
+    if not hasattr(function, "with_recipes"):
+        return call
+
+    def with_recipes(*given: Any, **options: Any) -> tuple[Any, ...]:
+        parts, recipes, again = [], [], []
+        for some, more in groups(given, options):
+            out, *states, found = function.with_recipes(*some, **more)
+            parts.append((out, *states))
+            recipes += [recipe for recipe in found if recipe[0] is not out]
+            again += [recipe[1:] for recipe in found if recipe[0] is out]
+        out, *states = _joined(parts, size(given))
+        if len(again) == len(parts):
+            recipes.append((out, *_remade(again)))
+        return (out, *states, recipes)
+
+    call.with_recipes = with_recipes  # type: ignore[attr-defined]
+    return call
+
+
+def holds_sequences(name: str) -> bool:
+    """Whether a parameter of a reference implementation has a row for each sequence, by the name of its shape."""
+    return name == "initial" or name.rpartition("_")[2].startswith("B")
+
+
+def _remade(again: list[Again]) -> Again:
+    """A function and its arguments that make the whole of what each of ``again`` makes a group of."""
+    functions, counts = [function for function, _ in again], [len(arguments) for _, arguments in again]
+
+    def whole(*arguments: Any) -> Tensor:
+        left = iter(arguments)
+        return _concatenated(
+            [function(*(next(left) for _ in range(count))) for function, count in zip(functions, counts, strict=True)]
+        )
+
+    return whole, tuple(argument for _, arguments in again for argument in arguments)
+
+
+def sequences(value: Any, first: int, last: int) -> Any:
+    """Some sequences of a tensor, of each of a tuple's, or None.
+
+    Where positions lie side by side, a view of some sequences has the whole batch's stride from channel to channel,
+    which is what the kernel cannot do: those are copied.
+    """
+    if value is None:
+        return None
+    if isinstance(value, tuple):
+        return tuple(sequences(one, first, last) for one in value)
+    some: Tensor = value[first:last]
+    if _side_by_side(some) and some.stride(2) > some.shape[0] * some.shape[1]:
+        return _channels_outside(some.permute(2, 0, 1).contiguous())
+    return some
+
+
+def _side_by_side(x: Tensor) -> bool:
+    """Whether positions of (B, T, C) lie side by side in memory, as Mamba-1 has them."""
+    return x.dim() == 3 and x.shape[1] > 1 and x.stride(1) == 1
+
+
+def _channels_outside(x_CBT: Tensor) -> Tensor:
+    return x_CBT.permute(1, 2, 0)
+
+
+def _joined(parts: Iterable[Any], batch: int) -> Any:
+    """The outputs of the groups as those of the whole batch, in the layout they came in.
+
+    Without gradients each goes to its place as it comes, so that there are never two of all.
+    """
+    if torch.is_grad_enabled():
+        made = list(parts)
+        if len(made) == 1:
+            return made[0]
+        if isinstance(made[0], tuple):
+            return tuple(_concatenated(pieces) for pieces in zip(*made, strict=True))
+        return _concatenated(made)
+    whole: list[Tensor] = []
+    done, several = 0, False
+    for part in parts:
+        several = isinstance(part, tuple)
+        pieces = part if several else (part,)
+        count = pieces[0].shape[0]
+        if count == batch:
+            return part
+        whole = whole or [_room(piece, batch) for piece in pieces]
+        for room, piece in zip(whole, pieces, strict=True):
+            room[done : done + count].copy_(piece)
+        done += count
+    return tuple(whole) if several else whole[0]
+
+
+def _room(piece: Tensor, batch: int) -> Tensor:
+    """An empty tensor for a batch of what a group has ``piece`` of."""
+    _, *sizes = piece.shape
+    if _side_by_side(piece):
+        return _channels_outside(piece.new_empty(sizes[1], batch, sizes[0]))
+    return piece.new_empty(batch, *sizes)
+
+
+def _concatenated(pieces: Sequence[Tensor]) -> Tensor:
+    if _side_by_side(pieces[0]):
+        return _channels_outside(torch.cat([piece.permute(2, 0, 1) for piece in pieces], 1))
+    return torch.cat(list(pieces))
