@@ -10,6 +10,7 @@ the row alone, through the whole model. ``pytest -s`` prints the table:
 from __future__ import annotations
 
 import gc
+import sys
 import time
 
 import pytest
@@ -66,7 +67,8 @@ def shown(session: Session, seconds: float, errors: list[float] | None = None) -
         f"{check.what} {check.error:.1e} of {check.bound:.1e} in {check.worst}" for check in session.sized
     )
     spent = f"check {session.check_ns / 1e9:.2f} s of {seconds:.1f} s"
-    print(f"\n{session.case.model.pattern} {session.case.workload.kind}: {rows}{checks}; {spent}; {', '.join(ran)}")
+    head = f"{session.case.model.pattern} {session.case.workload.kind}"
+    sys.stdout.write(f"\n{head}: {rows}{checks}; {spent}; {', '.join(ran)}\n")
 
 
 @pytest.mark.parametrize(("pattern", "backends"), STACKS, ids=_names)
