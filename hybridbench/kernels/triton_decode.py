@@ -86,8 +86,8 @@ def attention_decode_kernel(  # type: ignore[no-untyped-def]
     used = tl.cdiv(length, stretch)  # splits past this one have nothing to do
     first = split * stretch
     last = tl.minimum(first + stretch, length)
-    k_base = k_ptr + b * k_stride_b + kv_head * k_stride_k
-    v_base = v_ptr + b * v_stride_b + kv_head * v_stride_k
+    k_base = k_ptr + b * k_stride_b + kv_head.to(tl.int64) * k_stride_k
+    v_base = v_ptr + b * v_stride_b + kv_head.to(tl.int64) * v_stride_k
     s = tl.arange(0, BLOCK)
     wait(PDL)
     if first >= last:
