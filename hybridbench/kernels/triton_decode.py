@@ -26,6 +26,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from hybridbench.kernels.kept import kept
 from hybridbench.kernels.triton_launch import wait
 
 PROGRAMS_PER_SM = 2
@@ -269,7 +270,7 @@ def launch_attention_decode(
     )
 
 
-_plans: dict[tuple[object, ...], DecodePlan] = {}
+_plans: dict[tuple[object, ...], DecodePlan] = kept()
 
 
 def attention_decode(
