@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hybridbench.errors import Unsupported
+from hybridbench.kernels.kept import kept
 from hybridbench.kernels.problem import Problem, imported, needs_cuda, on_hopper
 
 MASK_LENGTH = 8192
@@ -55,7 +56,7 @@ def load_sdpa(kernel: SDPBackend) -> Callable[..., Any]:
     return attention
 
 
-_masks: dict[tuple[int, int, int, torch.device], Tensor] = {}
+_masks: dict[tuple[int, int, int, torch.device], Tensor] = kept()
 
 
 def _window_mask(T: int, window: int, sinks: int, device: torch.device) -> Tensor:
@@ -199,7 +200,7 @@ def load_flex() -> Callable[..., Any]:
     return attention
 
 
-_block_masks: dict[tuple[int, int | None, int, torch.device], Any] = {}
+_block_masks: dict[tuple[int, int | None, int, torch.device], Any] = kept()
 
 
 def block_mask(T: int, window: int | None, sinks: int, device: torch.device) -> Any:

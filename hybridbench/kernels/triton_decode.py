@@ -26,6 +26,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from hybridbench.kernels.kept import kept
 from hybridbench.kernels.triton_launch import wait
 
 PROGRAMS_PER_SM = 2
@@ -86,8 +87,8 @@ def attention_decode_kernel(  # type: ignore[no-untyped-def]
     used = tl.cdiv(length, stretch)  # splits past this one have nothing to do
     first = split * stretch
     last = tl.minimum(first + stretch, length)
-    k_base = k_ptr + b * k_stride_b + kv_head * k_stride_k
-    v_base = v_ptr + b * v_stride_b + kv_head * v_stride_k
+    k_base = k_ptr + b * k_stride_b + kv_head.to(tl.int64) * k_stride_k
+    v_base = v_ptr + b * v_stride_b + kv_head.to(tl.int64) * v_stride_k
     s = tl.arange(0, BLOCK)
     wait(PDL)
     if first >= last:
@@ -269,7 +270,7 @@ def launch_attention_decode(
     )
 
 
-_plans: dict[tuple[object, ...], DecodePlan] = {}
+_plans: dict[tuple[object, ...], DecodePlan] = kept()
 
 
 def attention_decode(

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.library import custom_op
 
 from hybridbench.kernels.reference import UNIT_EPS
+from hybridbench.kernels.triton_elementwise import groups_of
 
 VALUES = 32
 """Value channels of a program of a step: rows of 64 bytes of a state in 16 bit, and enough programs at batch 4."""
@@ -192,17 +193,17 @@ def _norm_gate_forward(  # type: ignore[no-untyped-def]
     GROUPS: tl.constexpr,
     V_TILE: tl.constexpr,
 ):
-    g = tl.program_id(0) * GROUPS + tl.arange(0, GROUPS)
-    row, head = (g // H).to(tl.int64), g % H
+    first, row, head = groups_of(tl.program_id(0), H, GROUPS)
+    g = tl.arange(0, GROUPS)
     v = tl.arange(0, V_TILE)[None, :]
-    live = (g < groups)[:, None] & (v < V)
+    live = (g < groups - first)[:, None] & (v < V)
     y = tl.load(y_ptr + (row * y_stride + head * V)[:, None] + v, mask=live, other=0.0).to(tl.float32)
     z = tl.load(z_ptr + (row * z_stride + head * V)[:, None] + v, mask=live, other=0.0).to(tl.float32)
     weight = tl.load(weight_ptr + v, mask=v < V, other=0.0).to(tl.float32)
     out = y * tl.rsqrt(tl.sum(y * y, 1) / V + eps)[:, None] * weight * tl.sigmoid(z)
     if SILU:
         out *= z
-    tl.store(out_ptr + g.to(tl.int64)[:, None] * V + v, out.to(out_ptr.dtype.element_ty), mask=live)
+    tl.store(out_ptr + (first + g)[:, None] * V + v, out.to(out_ptr.dtype.element_ty), mask=live)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -228,10 +229,10 @@ def _norm_gate_backward(  # type: ignore[no-untyped-def]
     v = tl.arange(0, V_TILE)[None, :]
     weight = tl.load(weight_ptr + v, mask=v < V, other=0.0).to(tl.float32)
     d_weight = tl.zeros((GROUPS, V_TILE), tl.float32)
+    g = tl.arange(0, GROUPS)
     for tile in range(tl.program_id(0), tl.cdiv(groups, GROUPS), tl.num_programs(0)):
-        g = tile * GROUPS + tl.arange(0, GROUPS)
-        row, head = (g // H).to(tl.int64), g % H
-        live = (g < groups)[:, None] & (v < V)
+        first, row, head = groups_of(tile, H, GROUPS)
+        live = (g < groups - first)[:, None] & (v < V)
         d_out = tl.load(d_out_ptr + (row * d_out_stride + head * V)[:, None] + v, mask=live, other=0.0).to(tl.float32)
         y = tl.load(y_ptr + (row * y_stride + head * V)[:, None] + v, mask=live, other=0.0).to(tl.float32)
         z = tl.load(z_ptr + (row * z_stride + head * V)[:, None] + v, mask=live, other=0.0).to(tl.float32)
@@ -245,7 +246,7 @@ def _norm_gate_backward(  # type: ignore[no-untyped-def]
         d_unit = d_out * gate * weight
         d_y = scale * (d_unit - unit * (tl.sum(d_unit * unit, 1) / V)[:, None])
         d_weight += d_out * gate * unit
-        at = g.to(tl.int64)[:, None] * V + v
+        at = (first + g)[:, None] * V + v
         tl.store(d_y_ptr + at, d_y.to(d_y_ptr.dtype.element_ty), mask=live)
         tl.store(d_z_ptr + at, (d_out * unit * weight * d_gate).to(d_z_ptr.dtype.element_ty), mask=live)
     tl.store(d_weight_ptr + tl.program_id(0) * V + v, tl.sum(d_weight, 0)[None, :], mask=v < V)

@@ -78,6 +78,16 @@ def _add_pairs(a, b, c, d):  # type: ignore[no-untyped-def]
     return a + c, b + d
 
 
+@triton.jit  # type: ignore[untyped-decorator]
+def groups_of(program, H, GROUPS: tl.constexpr):  # type: ignore[no-untyped-def]
+    """The first group of a program that takes GROUPS of them, where each row has H, and row and head of all of them.
+
+    There may be 2^31 groups, but H programs take GROUPS whole rows, and what is left over is small.
+    """
+    n = program % H * GROUPS + tl.arange(0, GROUPS)
+    return tl.cast(program, tl.int64) * GROUPS, tl.cast(program // H, tl.int64) * GROUPS + n // H, n % H
+
+
 # swiglu ---------------------------------------------------------------------------------------------------------------
 
 
@@ -325,7 +335,7 @@ def _place(  # type: ignore[no-untyped-def]
     H: tl.constexpr, K: tl.constexpr, P: tl.constexpr,
 ):  # fmt: skip
     """Where each slot of P columns of a row begins: a head of q, a head of k or a part of the rest."""
-    t = t.to(tl.int64)
+    t, slot = t.to(tl.int64), slot.to(tl.int64)  # heads may lie whole sequences apart
     of_q = q_ptr + b * q_b + (t * q_t + slot * q_h)
     of_k = k_ptr + b * k_b + (t * k_t + (slot - H) * k_h)
     of_rest = rest_ptr + b * rest_b + (t * rest_t + (slot - H - K) * P)
@@ -370,12 +380,14 @@ def _rotary(  # type: ignore[no-untyped-def]
     """A copy of (token, slot) rows of P columns, of which those of q and k turn pairs (i, i + P/2) on the way."""
     HALF_P: tl.constexpr = P // 2
     PER_TOKEN: tl.constexpr = H + K + (R + P - 1) // P
-    n = tl.program_id(0) * SLOTS + tl.arange(0, SLOTS)
-    b, t, slot = tl.program_id(1).to(tl.int64), (n // PER_TOKEN)[:, None], (n % PER_TOKEN)[:, None]
+    # PER_TOKEN programs take SLOTS whole tokens: a sequence may have 2^31 slots
+    n = tl.program_id(0) % PER_TOKEN * SLOTS + tl.arange(0, SLOTS)
+    b, slot = tl.program_id(1).to(tl.int64), (n % PER_TOKEN)[:, None]
+    t = (tl.program_id(0) // PER_TOKEN * SLOTS + n // PER_TOKEN)[:, None]
     i = tl.arange(0, HALF)[None, :]
     turns = slot < H + K
     past = (slot - H - K) * P + i
-    inside = (n < T * PER_TOKEN)[:, None] & (i < HALF_P)
+    inside = (t < T) & (i < HALF_P)
     low_live, high_live = inside & (turns | (past < R)), inside & (turns | (past + HALF_P < R))
     at = _place(q_ptr, k_ptr, rest_ptr, b, t, slot, q_b, q_t, q_h, k_b, k_t, k_h, rest_b, rest_t, H, K, P) + i
     low = tl.load(at, mask=low_live, other=0.0)
@@ -723,10 +735,10 @@ GROUP_ELEMENTS = 2048
 def _head_norm_forward(  # type: ignore[no-untyped-def]
     x_ptr, out_ptr, x_stride, out_stride, groups, H, P, eps, GROUPS: tl.constexpr, P_TILE: tl.constexpr
 ):
-    g = tl.program_id(0) * GROUPS + tl.arange(0, GROUPS)
-    row, head = (g // H).to(tl.int64), g % H
+    first, row, head = groups_of(tl.program_id(0), H, GROUPS)
+    g = tl.arange(0, GROUPS)
     p = tl.arange(0, P_TILE)[None, :]
-    live = (g < groups)[:, None] & (p < P)
+    live = (g < groups - first)[:, None] & (p < P)
     x = tl.load(x_ptr + (row * x_stride + head * P)[:, None] + p, mask=live, other=0.0).to(tl.float32)
     out = x * tl.rsqrt(tl.sum(x * x, 1) / P + eps)[:, None]
     tl.store(out_ptr + (row * out_stride + head * P)[:, None] + p, out.to(out_ptr.dtype.element_ty), mask=live)
@@ -736,16 +748,16 @@ def _head_norm_forward(  # type: ignore[no-untyped-def]
 def _head_norm_backward(  # type: ignore[no-untyped-def]
     d_out_ptr, x_ptr, d_x_ptr, d_out_stride, x_stride, groups, H, P, eps, GROUPS: tl.constexpr, P_TILE: tl.constexpr
 ):
-    g = tl.program_id(0) * GROUPS + tl.arange(0, GROUPS)
-    row, head = (g // H).to(tl.int64), g % H
+    first, row, head = groups_of(tl.program_id(0), H, GROUPS)
+    g = tl.arange(0, GROUPS)
     p = tl.arange(0, P_TILE)[None, :]
-    live = (g < groups)[:, None] & (p < P)
+    live = (g < groups - first)[:, None] & (p < P)
     x = tl.load(x_ptr + (row * x_stride + head * P)[:, None] + p, mask=live, other=0.0).to(tl.float32)
     d_out = tl.load(d_out_ptr + (row * d_out_stride + head * P)[:, None] + p, mask=live, other=0.0).to(tl.float32)
     scale = tl.rsqrt(tl.sum(x * x, 1) / P + eps)[:, None]
     unit = x * scale
     d_x = scale * (d_out - unit * (tl.sum(d_out * unit, 1) / P)[:, None])
-    tl.store(d_x_ptr + g.to(tl.int64)[:, None] * P + p, d_x.to(d_x_ptr.dtype.element_ty), mask=live)
+    tl.store(d_x_ptr + (first + g)[:, None] * P + p, d_x.to(d_x_ptr.dtype.element_ty), mask=live)
 
 
 def _tile(P: int) -> dict[str, int]:

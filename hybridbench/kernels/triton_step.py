@@ -30,7 +30,11 @@ from hybridbench.kernels.triton_launch import wait
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _first_weights(w_ptr, row, row_ok, k_first, w_width, BLOCK_K: tl.constexpr):  # type: ignore[no-untyped-def]
-    """The first block of columns of some rows: weights never change, so this may come before the wait."""
+    """The first block of columns of some rows: weights never change, so this may come before the wait.
+
+    Weights may have more than 2^31 elements. A program's rows are counted from its first one, at which ``w_ptr`` points
+    already, or are 64 bits wide.
+    """
     k = k_first + tl.arange(0, BLOCK_K)
     return tl.load(w_ptr + row[:, None] * w_width + k[None, :], mask=row_ok[:, None], other=0.0)
 
@@ -236,7 +240,8 @@ def project_qkv(  # type: ignore[no-untyped-def]
     i = tl.arange(0, 2 * HALF)
     pair = chunk * HALF + i % HALF
     pair_ok = pair < width // 2
-    row = first + tl.where(pair_ok, pair + (i // HALF) * (width // 2), 0)
+    row = tl.where(pair_ok, pair + (i // HALF) * (width // 2), 0)
+    w_ptr += first.to(tl.int64) * D
     low = (split * (D // BLOCK_K) // SPLITS) * BLOCK_K
     high = ((split + 1) * (D // BLOCK_K) // SPLITS) * BLOCK_K
     first_w = _first_weights(w_ptr, row, pair_ok, low, D, BLOCK_K)
@@ -320,9 +325,11 @@ def project_mamba2(  # type: ignore[no-untyped-def]
     tile = tl.program_id(0) // SPLITS
     row = tile * ROWS + tl.arange(0, ROWS)
     row_ok = row < I + C + H
+    of_tile = tl.arange(0, ROWS)
+    w_ptr += (tile * ROWS).to(tl.int64) * D
     low = (split * (D // BLOCK_K) // SPLITS) * BLOCK_K
     high = ((split + 1) * (D // BLOCK_K) // SPLITS) * BLOCK_K
-    first_w = _first_weights(w_ptr, row, row_ok, low, D, BLOCK_K)
+    first_w = _first_weights(w_ptr, of_tile, row_ok, low, D, BLOCK_K)
     # the channel's own state: nobody else reads or writes it, so it need not wait either
     b = tl.arange(0, TOKENS)
     live = (b < B)[None, :]
@@ -340,7 +347,7 @@ def project_mamba2(  # type: ignore[no-untyped-def]
     newest = tl.load(conv_weight_ptr + channel * TAPS + TAPS - 1, mask=in_conv, other=0.0).to(tl.float32)
     wait(PDL)
     squares = _load_squares(squares_ptr, PARTS, PARTS_TILE, B, TOKENS)
-    acc = _product_after(first_w, xw_ptr, w_ptr, row, row_ok, low, high, D, D, B, TOKENS, BLOCK_K, STAGES)
+    acc = _product_after(first_w, xw_ptr, w_ptr, of_tile, row_ok, low, high, D, D, B, TOKENS, BLOCK_K, STAGES)
     if SPLITS > 1:
         if not _last_to_arrive(acc, part_ptr, count_ptr, tile, split, SPLITS, ROWS, TOKENS):
             return
@@ -464,6 +471,9 @@ def project_residual(  # type: ignore[no-untyped-def]
     tile = tl.program_id(0) // SPLITS
     row = tile * ROWS + tl.arange(0, ROWS)
     row_ok = row < D
+    of_tile = tl.arange(0, ROWS)
+    first_w_ptr += (tile * ROWS).to(tl.int64) * first_w_width
+    second_w_ptr += (tile * ROWS).to(tl.int64) * second_w_width
     BLOCKS: tl.constexpr = (K1 + K2) // BLOCK_K
     low = (split * BLOCKS // SPLITS) * BLOCK_K
     high = ((split + 1) * BLOCKS // SPLITS) * BLOCK_K
@@ -474,25 +484,25 @@ def project_residual(  # type: ignore[no-untyped-def]
     x = tl.load(x_ptr + at, mask=ok, other=0.0).to(tl.float32)
     weight = tl.load(norm_weight_ptr + row, mask=row_ok, other=0.0).to(tl.float32)
     if K2 == 0:
-        first_w = _first_weights(first_w_ptr, row, row_ok, low, first_w_width, BLOCK_K)
+        first_w = _first_weights(first_w_ptr, of_tile, row_ok, low, first_w_width, BLOCK_K)
         wait(PDL)
         if NORMED:
             squares = _load_squares(squares_ptr, PARTS, PARTS_TILE, B, TOKENS)
         acc = _product_after(
-            first_w, first_ptr, first_w_ptr, row, row_ok, low, high, K1, first_w_width, B, TOKENS, BLOCK_K, STAGES
+            first_w, first_ptr, first_w_ptr, of_tile, row_ok, low, high, K1, first_w_width, B, TOKENS, BLOCK_K, STAGES
         )
     else:
         wait(PDL)
         acc = tl.zeros((ROWS, TOKENS), tl.float32)
         acc = _product(
-            acc, second_ptr, second_w_ptr, row, row_ok, tl.maximum(low - K1, 0), tl.maximum(high - K1, 0), K2,
+            acc, second_ptr, second_w_ptr, of_tile, row_ok, tl.maximum(low - K1, 0), tl.maximum(high - K1, 0), K2,
             second_w_width, B, TOKENS, BLOCK_K, STAGES,
         )  # fmt: skip
         if SUBTRACT:
             acc = -acc
         acc = _product(
-            acc, first_ptr, first_w_ptr, row, row_ok, tl.minimum(low, K1), tl.minimum(high, K1), K1, first_w_width, B,
-            TOKENS, BLOCK_K, STAGES,
+            acc, first_ptr, first_w_ptr, of_tile, row_ok, tl.minimum(low, K1), tl.minimum(high, K1), K1,
+            first_w_width, B, TOKENS, BLOCK_K, STAGES,
         )  # fmt: skip
     if SPLITS > 1:
         if not _last_to_arrive(acc, part_ptr, count_ptr, tile, split, SPLITS, ROWS, TOKENS):
@@ -535,7 +545,7 @@ def project_swiglu(  # type: ignore[no-untyped-def]
     i = tl.arange(0, 2 * HALF)
     unit = tile * HALF + i % HALF
     unit_ok = unit < F
-    row = tl.where(unit_ok, unit, 0) + (i // HALF) * F
+    row = (tl.where(unit_ok, unit, 0) + (i // HALF) * F).to(tl.int64)  # F rows apart
     low = (split * (D // BLOCK_K) // SPLITS) * BLOCK_K
     high = ((split + 1) * (D // BLOCK_K) // SPLITS) * BLOCK_K
     first_w = _first_weights(w_ptr, row, unit_ok, low, D, BLOCK_K)
@@ -580,10 +590,12 @@ def project_head(  # type: ignore[no-untyped-def]
     tile = tl.program_id(0)
     row = tile * ROWS + tl.arange(0, ROWS)
     row_ok = row < VOCABULARY
-    first_w = _first_weights(w_ptr, row, row_ok, 0, D, BLOCK_K)
+    of_tile = tl.arange(0, ROWS)
+    w_ptr += (tile * ROWS).to(tl.int64) * D
+    first_w = _first_weights(w_ptr, of_tile, row_ok, 0, D, BLOCK_K)
     wait(PDL)
     squares = _load_squares(squares_ptr, PARTS, PARTS_TILE, B, TOKENS)
-    acc = _product_after(first_w, xw_ptr, w_ptr, row, row_ok, 0, D, D, D, B, TOKENS, BLOCK_K, STAGES)
+    acc = _product_after(first_w, xw_ptr, w_ptr, of_tile, row_ok, 0, D, D, D, B, TOKENS, BLOCK_K, STAGES)
     acc = acc * tl.rsqrt(tl.sum(squares, 0) / D + eps)[None, :]
     b = tl.arange(0, TOKENS)
     logits = acc.to(logits_ptr.dtype.element_ty)

@@ -1,0 +1,422 @@
+"""Compiles every Triton kernel of this package to TTIR, without a GPU, and follows 32-bit products into offsets.
+
+Each kernel is launched by its own launcher, so that what is compiled is what a GPU would get: at widths of 1b, on meta
+tensors, which have sizes and strides and no memory. A fake driver stands for the GPU and nothing runs. Prints, as JSON,
+the kernels there are, those that were compiled, and per kernel the products that were found.
+
+A product counts where its result is 32 bits wide, one of its factors is known only at run time (a program's number, an
+argument, a loop's variable, something loaded), and its result reaches an offset, through whatever arithmetic: an
+``extsi`` behind it widens what has overflowed. Sums do not count, nor do products of what is known when compiling.
+
+A program of its own, because a driver holds for a whole process.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib
+import json
+import pkgutil
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton import knobs
+from triton._C.libtriton import ir
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, make_backend
+from triton.runtime.driver import driver
+from triton.runtime.jit import JITFunction
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+import hybridbench.kernels
+from hybridbench.errors import Unsupported
+
+TARGET = GPUTarget("cuda", 90, 32)
+compiled: dict[str, set[str]] = {}
+"""Kernel to the products found in it; functions that it calls are kernels without any."""
+
+
+class Nowhere:
+    """A driver of a Hopper GPU."""
+
+    utils = SimpleNamespace(get_device_properties=lambda device: {"max_shared_mem": 2**17})
+
+    def get_current_target(self) -> GPUTarget:
+        return TARGET
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+def name_of(function: JITFunction[Any]) -> str:
+    return f"{function.fn.__module__}.{function.fn.__qualname__}"
+
+
+def compile_only(*, fn: Any, compile: dict[str, Any], **_: Any) -> bool:
+    """Triton's hook at a launch that is not compiled yet: to TTIR and no further."""
+    kernel = fn.jit_function
+    backend = make_backend(TARGET)
+    options = backend.parse_options({"num_warps": compile["num_warps"], "num_stages": compile["num_stages"]})
+    context = ir.context()
+    ir.load_dialects(context)
+    backend.load_dialects(context)
+    source = ASTSource(kernel, compile["signature"], compile["constants"], compile["configs"][0])
+    module = source.make_ir(
+        TARGET, options, backend.get_codegen_implementation(options), backend.get_module_map(), context
+    )
+    for called in re.findall(r'tt\.func private @"?([\w.]+)__', module.str_nodebug()):
+        compiled.setdefault(re.sub(r"__.*", "", called), set())
+    stages: dict[str, Callable[..., Any]] = {}
+    backend.add_stages(stages, options, source.language)
+    found = compiled.setdefault(name_of(kernel), set())
+    found |= {expression(*product) for product in products(stages["ttir"](module, {}))}
+    return True
+
+
+# The products of a module ---------------------------------------------------------------------------------------------
+
+STATIC = {"arith.constant", "tt.make_range", "ub.poison"}
+"""Known when compiling."""
+PRODUCTS = {"arith.muli", "arith.shli"}
+MEMORY = ("tt.load", "tt.atomic", "tt.descriptor_load", "tt.descriptor_gather", "tt.dot")
+"""What comes from memory or out of a matrix product is another number than what went in."""
+COMPARED = {"arith.cmpi", "arith.cmpf"}
+
+
+def wide(kind: str) -> bool:
+    """Whether a type, or a tensor's elements, are integers of 64 bits."""
+    return kind.endswith(("i64", "i64>"))
+
+
+def products(module: Any) -> set[tuple[str, int, int]]:
+    """File, line and column of each product that reaches an offset."""
+    operations: list[Any] = []
+    module.walk(operations.append)
+    parent = {}  # of a region: its operation
+    for operation in operations:
+        for i in range(operation.get_num_regions()):
+            parent[operation.get_region(i).id()] = operation
+    varies: set[int] = set()  # values known at run time only
+    carried: dict[int, set[tuple[str, int, int]]] = {}  # value to the products in it
+    reached: set[tuple[str, int, int]] = set()
+
+    def inside(operation: Any) -> Any:
+        """The operation around one."""
+        block = operation.get_block()
+        return None if block is None else parent.get(block.get_parent().id())
+
+    def flows(sources: list[Any], target: Any, *, runs: bool = False) -> bool:
+        """What the sources carry, the target carries; whether that is news."""
+        key = target.id()
+        before = len(carried.get(key, ())), key in varies
+        merged = carried.setdefault(key, set())
+        for source in sources:
+            merged |= carried.get(source.id(), set())
+        if runs or any(source.id() in varies for source in sources):
+            varies.add(key)
+        return before != (len(merged), key in varies)
+
+    blocks: dict[int, Any] = {}
+    for operation in operations:
+        block = operation.get_block()
+        if block is not None:
+            blocks[block.id()] = block
+    news = True
+    while news:
+        news = False
+        for block in blocks.values():
+            around = parent.get(block.get_parent().id())
+            arguments = [block.get_argument(i) for i in range(block.get_num_arguments())]
+            name = around.get_name() if around is not None else ""
+            given = operands(around) if around is not None else []
+            for i, argument in enumerate(arguments):
+                if name == "scf.for":  # bounds and step; then what the loop carries
+                    news |= flows(given[:3], argument, runs=True) if i == 0 else flows([given[2 + i]], argument)
+                else:  # a function's arguments, and what other regions are given
+                    news |= flows(given, argument, runs=name == "tt.func")
+        for operation in operations:
+            name, given = operation.get_name(), operands(operation)
+            results = [operation.get_result(i) for i in range(operation.get_num_results())]
+            if name in ("scf.yield", "scf.condition", "tt.reduce.return", "tt.scan.return"):
+                around = inside(operation)
+                for i, value in enumerate(given):
+                    if around.get_num_results() > i:
+                        news |= flows([value], around.get_result(i))
+                if around.get_name() == "scf.for":
+                    block = operation.get_block()
+                    for i, value in enumerate(given):
+                        news |= flows([value], block.get_argument(1 + i))
+                continue
+            if name in ("scf.for", "scf.if"):
+                if name == "scf.for":
+                    for i, result in enumerate(results):
+                        news |= flows([given[3 + i]], result)
+                continue
+            loaded = name.startswith(MEMORY)
+            for result in results:
+                sources = [] if loaded or name in COMPARED else given
+                news |= flows(sources, result, runs=loaded or (not given and name not in STATIC))
+                kind = str(result.get_type())
+                varying = [value for value in given if value.id() in varies]
+                if name in PRODUCTS and not wide(kind) and varying:
+                    place = located(result)
+                    news |= place not in carried[result.id()]
+                    carried[result.id()].add(place)
+            if name == "tt.addptr":
+                offsets = given[1:]
+            elif name.startswith("tt.descriptor_") or name in ("tt.make_tensor_ptr", "tt.advance"):
+                offsets = [value for value in given if str(value.get_type()) in ("i32", "i64")]
+            else:
+                offsets = []
+            for value in offsets:
+                reached |= carried.get(value.id(), set())
+    return reached
+
+
+def operands(operation: Any) -> list[Any]:
+    return [operation.get_operand(i) for i in range(operation.get_num_operands())]
+
+
+def located(value: Any) -> tuple[str, int, int]:
+    """File, line and column of the source of a value; of an inlined one, in the function that was called."""
+    found = re.search(r'"([^"]+\.py)":(\d+):(\d+)', str(value.get_loc()))
+    assert found, f"no place in the source: {value.get_loc()}"
+    return found[1], int(found[2]), int(found[3])
+
+
+@functools.cache
+def tree_of(file: str) -> ast.Module:
+    return ast.parse(Path(file).read_text())
+
+
+def expression(file: str, line: int, column: int) -> str:
+    """The product at a place, as it is written: Triton locates an operation at its right operand."""
+    for node in ast.walk(tree_of(file)):
+        if isinstance(node, ast.BinOp | ast.AugAssign) and isinstance(node.op, ast.Mult):
+            factor = node.right if isinstance(node, ast.BinOp) else node.value
+            if (factor.lineno, factor.col_offset) == (line, column):
+                return ast.unparse(node)
+    return Path(file).read_text().splitlines()[line - 1].strip()
+
+
+# The kernels and their launches ---------------------------------------------------------------------------------------
+
+
+def kernels() -> Iterator[JITFunction[Any]]:
+    """Every ``@triton.jit`` function of this package, in the modules that can be imported and in those that cannot."""
+    for found in pkgutil.walk_packages(hybridbench.kernels.__path__, "hybridbench.kernels."):
+        try:
+            module = importlib.import_module(found.name)
+        except (ImportError, Unsupported):
+            text = Path(found.module_finder.find_spec(found.name).origin).read_text()  # type: ignore[union-attr, call-arg, arg-type]
+            assert "triton.jit" not in text, f"{found.name} has kernels and cannot be imported here"
+            continue
+        for value in vars(module).values():
+            if isinstance(value, JITFunction) and value.fn.__module__ == found.name:
+                yield value
+
+
+B, T, D = 4, 131_072, 2048
+
+
+def some(*shape: int, dtype: torch.dtype = torch.bfloat16, behind: int = 16) -> Tensor:
+    """Rows that lie behind other columns in wider ones."""
+    return torch.empty(*shape[:-1], shape[-1] + behind, dtype=dtype)[..., behind:]
+
+
+def elementwise() -> None:
+    from hybridbench.kernels import triton_elementwise as ops
+
+    for behind in (16, 20):  # strides that 8 divides, and others
+        draw = functools.partial(some, behind=behind)
+        x, y, wider, weight = draw(B, T, D), draw(B, T, D), draw(B, T, 2 * D), draw(D)
+        ops._run_swiglu(wider)
+        ops._run_swiglu_backward(wider, x)
+        for residual in (None, y):
+            ops._run_add_rms_norm(x, residual, weight, 1e-5)
+            ops._run_add_rms_norm_backward(x, residual, y, weight, 1e-5)
+        for weighted in (None, weight):
+            ops.gate_forward(x, y, weighted, 1e-5)
+            ops._run_gate_backward(x, x, y, weighted, 1e-5)
+        first, second = draw(B, T, 16 * 72), draw(B, T, 16 * 128)
+        ops._run_head_norms(first, second, 16, 16, 1e-5)
+        ops._run_head_norms_backward(draw(B, T, 16 * 200), first, second, 16, 16, 1e-5)
+    for H, K, P, R in ((32, 8, 64, 512), (5, 5, 72, 100), (4, 2, 64, 0)):
+        cos, sin = torch.empty(2, T, P // 2)
+        made = ops._run_rotary(some(B, T, (H + K) * P + R), cos, sin, H, K, P)
+        ops._run_rotary_backward(*made, cos, sin)
+        by_head = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in made[:2]]  # as attention's gradients come
+        ops._run_rotary_backward(*by_head, made[2], cos, sin)
+
+
+def optimizer() -> None:
+    from hybridbench.kernels import triton_adamw, triton_loss
+    from hybridbench.kernels.adamw import Rates
+
+    for gradient in (True, False):
+        triton_loss.cross_entropy_(some(4096, 128_256), torch.empty(4096, dtype=torch.int64), 0.5, gradient)
+    triton_loss.scaled(some(128_256, D, dtype=torch.float32), torch.empty(()), torch.bfloat16)
+    triton_adamw.update(*(torch.empty(128_256, D) for _ in range(4)), Rates(*[0.5] * 6))
+
+
+def delta() -> None:
+    from hybridbench.kernels import triton_delta as ops
+
+    H, G, P, V = 16, 8, 128, 256
+    for groups, channel in ((G, ()), (H, (P,))):
+        q, k, v = (
+            some(B, heads * width).unflatten(1, (heads, width)) for heads, width in ((groups, P), (groups, P), (H, V))
+        )
+        dt = some(B, H, *channel)
+        ops._run_step(torch.empty(B, H, P, V), q, k, v, dt, some(B, H), torch.empty(H), torch.empty(H, *channel))
+    y, z, weight = torch.empty(B, T, H, V).bfloat16(), some(B, T, H * V).unflatten(-1, (H, V)), some(V)
+    for silu in (True, False):
+        ops._run_norm_gate(y, z, weight, 1e-5, silu)
+        ops._run_norm_gate_backward(y, y, z, weight, 1e-5, silu)
+
+
+def scan() -> None:
+    from hybridbench.kernels import triton_ssd as ops
+
+    H, P, N, G = 32, 128, 128, 2
+    x = some(B, T, H * P).unflatten(-1, (H, P))
+    b, c = (some(B, T, G * N).unflatten(-1, (G, N)) for _ in range(2))
+    dt, per_head, start = some(B, T, H), torch.empty(H), torch.empty(B, H, P, N)
+    given = (x, dt, per_head, b, c, per_head, per_head)
+    for initial in (None, start):
+        ops.scan_forward(*given, keep=False, initial_BHPN=initial)
+    _, _, states = ops.scan_forward(*given, keep=True)
+    for d_final in (None, start):
+        ops.scan_backward(x, d_final, *given, states, d_x=x, d_dt=dt, d_b=b, d_c=c)
+
+
+def decode() -> None:
+    from hybridbench.kernels import triton_decode as ops
+
+    for H, K, P, V in ((32, 8, 64, 64), (18, 6, 72, 128)):
+        q, out = some(B, H, P), torch.empty(B, H, V, dtype=torch.bfloat16)
+        k, v = (torch.empty(B, T, K, width, dtype=torch.bfloat16) for width in (P, V))
+        length = torch.empty(B, dtype=torch.int32)
+        ops.attention_decode(q, k, v, length)
+        plan = ops.DecodePlan.make(B, H, K, P, V, T, q)
+        ops.launch_attention_decode(plan, q, k, v, length, out, norm_eps=1e-5, pdl=True)
+
+
+def fused_step() -> None:
+    """A step of every kind of block that it has, tiled as on a GPU of 132 SMs."""
+    from hybridbench.arch.families import Options, pattern_spec
+    from hybridbench.model import fused
+    from hybridbench.model.build import build_model, resolve_backends
+    from hybridbench.suite import Case, Execution, Workload
+
+    class Always(dict[Any, Any]):
+        def get(self, key: object, default: object = None) -> Any:
+            return fused.Tiling(64, 2, 64, 4, 4)
+
+    fused.multiprocessors = lambda device: 132
+    for pattern, options, tilings in (
+        ("M-*-", Options(), {}),
+        ("M-*-", Options(), Always()),  # every product cut along K
+        ("S-", Options(window=512, sinks=64), {}),
+        ("(*&M)-", Options(), {}),
+        ("(*&M)M", Options(recipe="falcon-h1"), {}),
+        ("(S&M)", Options(recipe="concat", fusion_op="concat"), {}),
+    ):
+        spec = pattern_spec(pattern, "1b", options)
+        case = Case(spec, Workload("generate", 8, B, 6), Execution("cpu", "bfloat16", "eager"))
+        model = build_model(case, resolve_backends(case))  # its weights are on the meta device until it is allocated
+        token, position = torch.empty(2, B, dtype=torch.int64)
+        caches = model.new_caches(B, 8, case.execution.storage)
+        fused.FusedStep(model, caches, token, position, advance=True, pdl=True, tilings=tilings)()
+
+
+LAUNCHES = (elementwise, optimizer, delta, scan, decode, fused_step)
+
+
+# Examples, of which the test says what must be found ------------------------------------------------------------------
+
+
+@triton.jit
+def _times(a, b):  # type: ignore[no-untyped-def]
+    return a * b
+
+
+@triton.jit
+def bad_row(x_ptr, stride, N: tl.constexpr):  # type: ignore[no-untyped-def]
+    tl.store(x_ptr + tl.program_id(0) * stride + tl.arange(0, N), 1.0)
+
+
+@triton.jit
+def bad_widened_late(x_ptr, stride, N: tl.constexpr):  # type: ignore[no-untyped-def]
+    at = _times(tl.program_id(0), stride) + tl.arange(0, N)
+    tl.store(x_ptr + at.to(tl.int64), 1.0)
+
+
+@triton.jit
+def bad_loop(x_ptr, n, N: tl.constexpr):  # type: ignore[no-untyped-def]
+    at = tl.arange(0, N)
+    for i in range(n):
+        first = tl.where(n > 7, i * 4096, i)
+        tl.store(x_ptr + at, tl.load(x_ptr + first + tl.arange(0, N)))
+        at += N
+        if n > 3:
+            at = at + n * N
+
+
+@triton.jit
+def bad_descriptor(tiles, rows, N: tl.constexpr):  # type: ignore[no-untyped-def]
+    tiles.store([tl.program_id(0) * rows, 0], tl.zeros((N, N), tl.float32))
+
+
+@triton.jit
+def good_row(x_ptr, stride, N: tl.constexpr):  # type: ignore[no-untyped-def]
+    tl.store(x_ptr + tl.program_id(0).to(tl.int64) * stride + tl.arange(0, N), 1.0)
+
+
+@triton.jit
+def good_loop(x_ptr, n, N: tl.constexpr):  # type: ignore[no-untyped-def]
+    static = tl.arange(0, N) * N
+    for i in range(n):
+        value = tl.load(x_ptr + i.to(tl.int64) * 4096 + static) * (i * 3)
+        tl.store(x_ptr + static, value, mask=static < n * 5)
+
+
+def examples() -> None:
+    x, square = torch.empty(64), torch.empty(64, 16)
+    for kernel in (bad_row, bad_widened_late, bad_loop, good_row, good_loop):
+        kernel[(3,)](x, 48, N=16)
+    bad_descriptor[(3,)](TensorDescriptor(square, [64, 16], [16, 1], [16, 16]), 16, N=16)
+
+
+def without_module(found: dict[str, set[str]]) -> dict[str, list[str]]:
+    return {name.rpartition(".")[2]: sorted(products) for name, products in found.items()}
+
+
+def main() -> None:
+    driver.set_active(Nowhere())
+    knobs.runtime.jit_cache_hook = compile_only
+    with torch.device("meta"):
+        for launch in LAUNCHES:
+            launch()
+        here = {name for name in compiled if name.startswith("hybridbench.")}
+        package = without_module({name: compiled[name] for name in here})
+        compiled.clear()
+        examples()
+    there = sorted(kernel.fn.__name__ for kernel in kernels())
+    json.dump({"there": there, "compiled": package, "examples": without_module(compiled)}, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
