@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 
 from hybridbench.errors import Unsupported, WrongResult
-from hybridbench.kernels import BACKENDS, Backend, Problem, available, reference, resolve, verify
+from hybridbench.kernels import BACKENDS, Backend, Problem, available, reference, registry, resolve, verify
 from hybridbench.kernels.by_rows import OPS, by_rows, holds_sequences, in_groups
 from hybridbench.kernels.verify import Inputs, inputs_at
 from hybridbench.model import checkpoint
 from hybridbench.model.build import resolve_backends
 from hybridbench.model.checkpoint import cheap, learning, remembering
 from hybridbench.suite import Sweep, cases
+from hybridbench.worker import Bench, run_case
 
 MAMBA2 = {"head_dim": 16, "n_heads": 4, "d_state": 16, "n_groups": 2, "chunk_size": 16, "d_conv": 4, "width": 64}
 MAMBA3 = {"head_dim": 16, "n_heads": 4, "d_state": 16, "n_angles": 4, "chunk_size": 16, "width": 64, "row": 400}
@@ -289,3 +290,22 @@ def test_one_prompt_of_256k_takes_another_kernel_or_says_why_not() -> None:
         (asked,) = cases(dataclasses.replace(sweep, backends={"mamba2_core": name}), has_gpu=True)
         with pytest.raises(Unsupported, match=r"262,144 tokens has 2,222,981,120\. What can run here: "):
             resolve_backends(asked)
+
+
+@pytest.mark.parametrize(("workload", "checkpoint"), [("prefill", "none"), ("decode", "none"), ("train", "selective")])
+def test_a_case_in_groups_is_measured_counted_and_named_so(
+    workload: str, checkpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole path, with every operation over sequences one at a time: as many FLOPs, but for einsum's choices."""
+    sweep = Sweep(workload, pattern="M-*-", scale="tiny", ctx="64", batch="3", device="cpu", max_time_s=0.02)
+    (case,) = cases(dataclasses.replace(sweep, checkpoint=checkpoint), has_gpu=False)
+    bench = Bench(torch.device("cpu"), None, None, ceilings={"float32": None})
+    whole, _ = run_case(case, bench)
+    monkeypatch.setattr(registry, "rows_at_once", lambda op, _name, problem: 1 if op in OPS else problem.batch)
+    groups, _ = run_case(case, bench)
+    ran = {use.op: use.ran for use in groups.backends}
+    for use in whole.backends:
+        assert ran[use.op] == (f"{use.ran}, 1 row at a time" if use.op in OPS else use.ran)
+    assert any(name.endswith("1 row at a time") for name in ran.values())
+    assert [count.error for count in groups.counts] == [count.error for count in whole.counts]
+    assert [count.flops for count in groups.counts] == pytest.approx([count.flops for count in whole.counts], rel=0.01)
