@@ -180,6 +180,39 @@ class Inputs:
         alone = {n: sequences(t, row, row + 1) if holds_sequences(n) else t for n, t in self.tensors.items()}
         return self.call(function, alone)
 
+    def beside_alone(
+        self, function: Callable[..., Any], one: Callable[..., Any], rows: Iterable[int]
+    ) -> Iterator[tuple[int, str, float]]:
+        """Row, output and relative error of some sequences in the batch against the same ones alone.
+
+        Args:
+            function: given the whole batch.
+            one: given a single sequence.
+        """
+        with torch.no_grad():
+            whole = self.run(function)
+            for row in rows:
+                for name, alone in self.run(one, row=row).items():
+                    yield row, name, _worst_stretch(whole[name][row : row + 1], alone, by_position="_BT" in name)
+
+
+STRETCH = 4096
+"""Positions of which ``beside_alone`` takes an error: a sequence's end is no small part of them."""
+
+
+def _worst_stretch(found: Tensor, expected: Tensor, *, by_position: bool) -> float:
+    """``_relative``, in float32 and of a stretch of positions at a time, as memory at the size of a case allows."""
+    if found.shape != expected.shape:
+        return math.nan
+    length = found.shape[1] if by_position else 1
+    stretches = [(first, min(first + STRETCH, length)) for first in range(0, length, STRETCH)]
+    errors = []
+    for first, last in stretches:
+        ours, theirs = (x[:, first:last].float() if by_position else x.float() for x in (found, expected))
+        size = theirs.norm().clamp(min=torch.finfo(torch.float32).tiny)
+        errors.append(float((ours - theirs).norm() / size) if bool(ours.isfinite().all()) else math.nan)
+    return math.nan if any(math.isnan(error) for error in errors) else max(errors)
+
 
 def _errors(
     case: _Case, ours: Callable[..., Any], twin: Callable[..., Any], gradients: bool, draw: _Draw

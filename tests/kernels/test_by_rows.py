@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,11 +16,14 @@ import torch
 from torch import Tensor
 
 from hybridbench.errors import Unsupported, WrongResult
-from hybridbench.kernels import BACKENDS, Backend, Problem, available, reference, resolve, verify
+from hybridbench.kernels import BACKENDS, Backend, Problem, available, reference, registry, resolve, verify
 from hybridbench.kernels.by_rows import OPS, by_rows, holds_sequences, in_groups
 from hybridbench.kernels.verify import Inputs, inputs_at
 from hybridbench.model import checkpoint
+from hybridbench.model.build import resolve_backends
 from hybridbench.model.checkpoint import cheap, learning, remembering
+from hybridbench.suite import Sweep, cases
+from hybridbench.worker import Bench, run_case
 
 MAMBA2 = {"head_dim": 16, "n_heads": 4, "d_state": 16, "n_groups": 2, "chunk_size": 16, "d_conv": 4, "width": 64}
 MAMBA3 = {"head_dim": 16, "n_heads": 4, "d_state": 16, "n_angles": 4, "chunk_size": 16, "width": 64, "row": 400}
@@ -210,6 +214,9 @@ LONG = Problem("cuda", "bfloat16", d_conv=4, width=4096, row=12352, length=13107
 def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """As where there is a GPU and every package: kernels load as their references."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
+    hopper = SimpleNamespace(major=9, minor=0, shared_memory_per_multiprocessor=233_472)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda *_: hopper)
     for op, table in BACKENDS.items():
         for name, backend in table.items():
             twin = getattr(reference, op)
@@ -245,3 +252,60 @@ def test_where_not_even_one_sequence_is_right_the_sentence_says_how_long_it_may_
     assert f"one sequence of 393,216 tokens has {393216 * 12352:,}" in str(refused.value)
     assert "What can run here: reference." in str(refused.value)
     assert available(BACKENDS["conv1d"]["reference"], longer) is None
+
+
+@pytest.mark.usefixtures("on_a_gpu")
+@pytest.mark.parametrize(
+    ("pattern", "backends", "ran"),
+    [
+        ("M-M-", {}, {"mamba2_core": "one-pass"}),
+        ("M-M-", {"mamba2_core": "fused"}, {"mamba2_core": "fused, 1 row at a time"}),
+        ("M-M-", {"mamba2_core": "mamba-ssm"}, {"mamba2_core": "mamba-ssm, 1 row at a time"}),
+        (
+            "M-M-",
+            {"ssd": "mamba-ssm", "conv1d": "causal-conv1d"},
+            {"ssd": "mamba-ssm, 1 row at a time", "conv1d": "causal-conv1d"},
+        ),
+        ("G-G-", {}, {"conv1d": "causal-conv1d, 3 rows at a time", "gated_delta": "fla"}),
+        ("K-K-", {}, {"conv1d": "causal-conv1d, 3 rows at a time", "kda": "fla"}),
+        ("3-3-", {}, {"mamba3_scan": "mamba-ssm, 2 rows at a time"}),
+        ("m-m-", {}, {"conv1d": "causal-conv1d", "selective_scan": "mamba-ssm"}),
+    ],
+)
+def test_four_prompts_of_128k_run_in_groups_that_are_right(
+    pattern: str, backends: dict[str, str], ran: dict[str, str]
+) -> None:
+    sweep = Sweep("prefill", pattern=pattern, scale="1b", ctx="128k", batch="4", device="cuda", backends=backends)
+    (case,) = cases(sweep, has_gpu=True)
+    found = {item.op: item.backend.ran for item in resolve_backends(case)}
+    assert found == found | ran
+
+
+@pytest.mark.usefixtures("on_a_gpu")
+def test_one_prompt_of_256k_takes_another_kernel_or_says_why_not() -> None:
+    sweep = Sweep("prefill", pattern="M-M-", scale="1b", ctx="256k", batch="1", device="cuda")
+    (case,) = cases(sweep, has_gpu=True)
+    assert {item.op: item.backend.ran for item in resolve_backends(case)}["mamba2_core"] == "one-pass"
+    for name in ("fused", "mamba-ssm"):
+        (asked,) = cases(dataclasses.replace(sweep, backends={"mamba2_core": name}), has_gpu=True)
+        with pytest.raises(Unsupported, match=r"262,144 tokens has 2,222,981,120\. What can run here: "):
+            resolve_backends(asked)
+
+
+@pytest.mark.parametrize(("workload", "checkpoint"), [("prefill", "none"), ("decode", "none"), ("train", "selective")])
+def test_a_case_in_groups_is_measured_counted_and_named_so(
+    workload: str, checkpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole path, with every operation over sequences one at a time: as many FLOPs, but for einsum's choices."""
+    sweep = Sweep(workload, pattern="M-*-", scale="tiny", ctx="64", batch="3", device="cpu", max_time_s=0.02)
+    (case,) = cases(dataclasses.replace(sweep, checkpoint=checkpoint), has_gpu=False)
+    bench = Bench(torch.device("cpu"), None, None, ceilings={"float32": None})
+    whole, _ = run_case(case, bench)
+    monkeypatch.setattr(registry, "rows_at_once", lambda op, _name, problem: 1 if op in OPS else problem.batch)
+    groups, _ = run_case(case, bench)
+    ran = {use.op: use.ran for use in groups.backends}
+    for use in whole.backends:
+        assert ran[use.op] == (f"{use.ran}, 1 row at a time" if use.op in OPS else use.ran)
+    assert any(name.endswith("1 row at a time") for name in ran.values())
+    assert [count.error for count in groups.counts] == [count.error for count in whole.counts]
+    assert [count.flops for count in groups.counts] == pytest.approx([count.flops for count in whole.counts], rel=0.01)
