@@ -36,6 +36,7 @@ from hybridbench.audit.hardware import (
 )
 from hybridbench.audit.observe import Observation, observe, warmed
 from hybridbench.audit.on_gpu import Session, observe_all
+from hybridbench.audit.reasons import ONE_WIDTH
 from hybridbench.audit.run import audit
 from hybridbench.audit.tables import class_tables, write_audits
 from hybridbench.audit.tuned import Taken
@@ -78,6 +79,10 @@ def test_nothing_stays_unexplained_on_plain_kernels(kind: str, context: int) -> 
 
 VARIANTS = {
     "reference attention": (pattern_spec("*-", "tiny", SMALL), {"attention": "reference"}),
+    "reference windows": (
+        pattern_spec("S-", "tiny", replace(SMALL, window=40, sinks=8)),
+        {"attention": "reference"},
+    ),
     "math attention": (pattern_spec("*-", "tiny", SMALL), {"attention": "sdpa-math"}),
     "one core": (pattern_spec("M-", "tiny", SMALL), {"mamba2_core": "reference"}),
     "plain loss": (pattern_spec("M-", "tiny", SMALL), {"linear_cross_entropy": "reference"}),
@@ -93,6 +98,19 @@ def test_nothing_stays_unexplained_whatever_kernel_and_fusion(spec: ModelSpec, b
     (found,) = audit([case_of(spec, TRAIN, **backends)])
     assert unexplained(found) == {}
     assert set(backends.values()) <= {name for names in found.backends.values() for name in names.split(", ")}
+
+
+@pytest.mark.parametrize("kind", [TRAIN, PREFILL])
+@pytest.mark.parametrize("pattern", ["*S-", "(*&M)-"])
+def test_nothing_stays_unexplained_where_attention_runs_in_blocks(pattern: str, kind: str) -> None:
+    """Windows of several blocks, and heads of 32 channels with values of 64."""
+    settings = replace(SMALL, window=40, sinks=8) if "S" in pattern else SMALL
+    spec = pattern_spec(pattern, "tiny", settings)
+    (found,) = audit([case_of(spec, kind, 600)])
+    assert "sdpa-blocks" in ", ".join(found.backends.values())
+    assert unexplained(found) == {}
+    texts = {reason.text for reason in found.views[TORCH].reasons}
+    assert (ONE_WIDTH in texts) == ("M" in pattern)
 
 
 def test_what_was_not_seen_is_listed_where_it_ran() -> None:
