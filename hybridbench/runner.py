@@ -29,7 +29,10 @@ START_LIMIT_S = 180.0
 LOG_TAIL = 2000
 STARTS = 2
 """Failed starts in a row after which a worker is given up."""
-STACK_LIMIT_S = 2.0
+STACK_LIMIT_S = 5.0
+"""How long a hanging process is waited for to write its stacks: on a busy machine its turn takes a while to come."""
+STACK_QUIET_S = 0.3
+"""They come line by line, and are all there when the log has not grown for so long."""
 
 
 @dataclass(frozen=True)
@@ -257,10 +260,12 @@ class Worker:
         assert self._process is not None
         before = self._log_path.stat().st_size
         self._process.send_signal(signal.SIGUSR1)
-        deadline = time.monotonic() + STACK_LIMIT_S
-        while time.monotonic() < deadline and self._log_path.stat().st_size == before:
+        size, grew = before, time.monotonic()
+        deadline = grew + STACK_LIMIT_S
+        while (now := time.monotonic()) < deadline and (size == before or now < grew + STACK_QUIET_S):
             time.sleep(0.05)
-        time.sleep(0.1)
+            if self._log_path.stat().st_size > size:
+                size, grew = self._log_path.stat().st_size, time.monotonic()
         return self._log_path.read_bytes()[before:].decode(errors="replace").strip() or None
 
     def _record(

@@ -32,6 +32,7 @@ from hybridbench.count.kernels import kernel_names
 from hybridbench.count.operators import count_with_fvcore, count_with_torch
 from hybridbench.count.replace import replaced, traced, unwatched
 from hybridbench.errors import DeviceFault, HybridbenchError, Unsupported, WrongResult, described, reason
+from hybridbench.kernels import release
 from hybridbench.measure.caveats import find_caveats
 from hybridbench.measure.ceilings import measure_ceilings
 from hybridbench.measure.clock import timer_for
@@ -284,6 +285,7 @@ def _release(case: Case) -> None:
     if case.execution.mode == "compile":  # else only kernels were compiled, and those serve the next case too
         torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
+    release()
     gc.collect()
     if torch.cuda.is_available():
         # cuBLAS keeps 32 MiB for every stream that multiplied, and each captured graph warms up on a stream of its own:

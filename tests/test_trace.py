@@ -106,6 +106,15 @@ def test_the_backward_belongs_to_the_operation_it_undoes():
     assert not [name for name in kinds if name.startswith(("Optimizer.", trace.RANGE, trace.STEP))], "ranges"
 
 
+def test_attention_in_blocks_is_attention_forward_and_backward():
+    found = traced("train", "swa", "640")  # one block behind the window of 512 and the 64 sinks
+    kernel = "aten::_scaled_dot_product_flash_attention_for_cpu"
+    for name in (kernel, f"{kernel}_backward"):
+        (spent,) = [one for one in found.kernels if one.name == name]
+        assert (spent.kind, spent.launches) == ("attention", 1 + 2 * 7), "a global layer, and seven with a window"
+    assert not {one.kind for one in found.kernels if one.name == "aten::masked_fill"} - {"attention"}
+
+
 @pytest.mark.parametrize("kind", ["train", "prefill", "decode"])
 def test_classes_and_gaps_add_up_to_the_step(kind):
     found = traced(kind, "inter")

@@ -13,12 +13,14 @@ from hybridbench.arch.operations import CHUNKED, SCAN_BACKWARD, SCORES_AGAIN, Re
 from hybridbench.arch.recurrent import Recurrent
 from hybridbench.audit.views import FVCORE, summed
 from hybridbench.count.by_operation import is_hidden, operation_of, scan_of
+from hybridbench.kernels.attention import query_blocks
 from hybridbench.kernels.reference import CHUNK_ELEMENTS, SCORE_ELEMENTS
 from hybridbench.model.build import Resolved
 from hybridbench.suite import DECODE, PREFILL, TRAIN, Case
 
 MASK = "causality: every query counted against every key it is multiplied with"
 PADDED = "padding to whole chunks"
+ONE_WIDTH = "queries and keys, or values, padded with zeros to the wider of both"
 NO_PRODUCT = "elementwise part: no formula"
 UNNEEDED = "gradients that one chunk does not need"
 UNTRACED = "a last state that no output depends on is not traced"
@@ -106,13 +108,22 @@ def _attention(block: Attention, backend: str, case: Case, training: bool) -> li
     if backend == "reference":
         covered, blocks = reference_pairs(block, case.workload.batch, tokens)
         once_more = blocks > 1  # checkpointed, and computed again up to the last tensor that was to be kept
+    elif backend == "sdpa-blocks":
+        covered = sum(queries * keys for queries, keys in query_blocks(tokens, block.window, block.sinks))
+        once_more = True
     else:
         covered = tokens * tokens
         once_more = backend != "sdpa-math"
     again = 2 * block.n_heads * block.head_dim * covered if training and once_more else 0
+    padding = 0
+    if backend == "sdpa-blocks":  # two products forward, five backward, all as wide as the wider side
+        width = max(block.head_dim, block.v_head_dim)
+        padding = 2 * width - block.head_dim - block.v_head_dim
+        padding += 5 * width - 3 * block.head_dim - 2 * block.v_head_dim if training else 0
     return [
         Reason(core, MASK, times * both * (covered - block.pairs(tokens))),
         Reason(core, SCORES_AGAIN, again),
+        Reason(core, ONE_WIDTH, 2 * block.n_heads * covered * padding),
     ]
 
 

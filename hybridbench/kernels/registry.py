@@ -65,6 +65,7 @@ _ALL = [
     _sdpa("sdpa-flash", SDPBackend.FLASH_ATTENTION),
     _sdpa("sdpa-efficient", SDPBackend.EFFICIENT_ATTENTION),
     _sdpa("sdpa-cudnn", SDPBackend.CUDNN_ATTENTION),
+    Backend("attention", "sdpa-blocks", "torch", "", attention.load_blocks, attention.refuses_blocks),
     _flex(),
     _extra("attention", "flash-attn", "flash_attn", attention.load_flash_attn, attention.refuses_flash_attn),
     Backend(
@@ -147,9 +148,9 @@ DEFAULT_ORDER: dict[str, dict[str, tuple[str, ...]]] = {
             "sdpa-math",
             "reference",
         ),
-        # the flash kernel is blocked and threaded; unequal widths and windows go to the reference, whose memory is
-        # bounded, and not to the math kernel, which takes H x T x T
-        "cpu": ("sdpa-flash", "reference"),
+        # the flash kernel is blocked and threaded, with windows, sinks and unequal widths too; not the math kernel,
+        # which takes H x T x T
+        "cpu": ("sdpa-flash", "sdpa-blocks", "reference"),
     },
     "attention_decode": {
         # Of the 1B Transformer's cache at 4k, 32k and 128k an H200 read 2.4, 3.8 and 4.3 TB/s with triton, and 1.5, 3.0

@@ -361,10 +361,10 @@ def _few_heads(problem: Problem, draw: _Draw) -> tuple[int, int]:
 
 
 def _attention(problem: Problem, draw: _Draw) -> Iterator[_Case]:
-    """One, and lengths around a 128-wide tile, or around the window and its sinks."""
+    """One, and lengths around a 128-wide tile, or around the window and its sinks, up to two blocks of 256 behind."""
     H, K = _few_heads(problem, draw)
     P, V, w, s = problem.head_dim, problem.value_dim, problem.window, problem.sinks
-    lengths = (1, 63, 100, 127, 128, 129) if w is None else (1, 63, w, w + 1, w + s + 65)
+    lengths = (1, 63, 100, 127, 128, 129) if w is None else (1, 63, w, w + 1, w + s + 65, w + s + 321)
 
     def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"out_BTHV": fn(t["q_BTHP"], t["k_BTKP"], t["v_BTKV"], window=w, sinks=s)}

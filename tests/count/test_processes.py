@@ -17,9 +17,11 @@ PLACES = {
     "own session": "start_new_session=True",
 }
 PARENT = """
-import subprocess, sys
-child = subprocess.Popen(["sleep", "60"], {options})
-open({path!r}, "w").write(str(child.pid))
+import os, subprocess, sys
+child = subprocess.Popen(["sleep", "600"], {options})
+with open({path!r} + ".new", "w") as file:
+    file.write(str(child.pid))
+os.rename(file.name, {path!r})
 {then}
 """
 
@@ -31,19 +33,19 @@ def parent(path: Path, options: str, then: str) -> list[str]:
 
 @pytest.mark.parametrize("options", PLACES.values(), ids=PLACES.keys())
 def test_a_child_does_not_outlive_a_program_that_runs_too_long(options: str, tmp_path: Path) -> None:
-    with pytest.raises(subprocess.TimeoutExpired):
-        run_program(parent(tmp_path / "pid", options, "child.wait()"), 1.5)
+    for limit_s in (1.5, 6, 24):  # on a busy machine the program takes longer to start its child
+        with pytest.raises(subprocess.TimeoutExpired):
+            run_program(parent(tmp_path / "pid", options, "child.wait()"), limit_s)
+        if (tmp_path / "pid").exists():
+            break
     assert not alive(int((tmp_path / "pid").read_text()))
 
 
 @pytest.mark.parametrize("options", PLACES.values(), ids=PLACES.keys())
 def test_a_child_does_not_outlive_a_program_that_ends(options: str, tmp_path: Path) -> None:
     """Nor is it waited for, although it holds the program's output open."""
-    begun = time.monotonic()
-    code, output, errors = run_program(
-        parent(tmp_path / "pid", options, "print('out'); sys.exit('failed')"), limit_s=50
-    )
-    assert time.monotonic() - begun < 20
+    program = parent(tmp_path / "pid", options, "print('out'); sys.exit('failed')")
+    code, output, errors = run_program(program, limit_s=60)
     assert (code, output, errors) == (1, "out\n", "failed\n")
     assert not alive(int((tmp_path / "pid").read_text()))
 
@@ -52,7 +54,7 @@ def test_a_child_does_not_outlive_a_caller_that_gives_up(tmp_path: Path) -> None
     pid = tmp_path / "pid"
 
     def give_up() -> None:
-        if pid.exists() and pid.read_text():
+        if pid.exists():
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -61,7 +63,7 @@ def test_a_child_does_not_outlive_a_caller_that_gives_up(tmp_path: Path) -> None
 
 
 def test_only_what_was_started_is_ended() -> None:
-    with subprocess.Popen(["sleep", "60"]) as other:
+    with subprocess.Popen(["sleep", "600"]) as other:
         assert run_program([sys.executable, "-c", "print(1)"], 50) == (0, "1\n", "")
         assert alive(other.pid)
         other.kill()
@@ -75,13 +77,13 @@ def test_what_cannot_be_started_is_told(tmp_path: Path) -> None:
 
 
 def test_a_process_ends_with_the_one_it_belongs_to() -> None:
-    program = "import time; from hybridbench.count.processes import end_with; end_with({}); time.sleep(60)"
+    program = "import time; from hybridbench.count.processes import end_with; end_with({}); time.sleep(600)"
     with (
-        subprocess.Popen(["sleep", "60"]) as master,
+        subprocess.Popen(["sleep", "600"]) as master,
         subprocess.Popen([sys.executable, "-c", program.format(master.pid)]) as servant,
     ):
         time.sleep(1)
         assert servant.poll() is None
         master.kill()
         master.wait()
-        assert servant.wait(20) == 1
+        assert servant.wait(60) == 1

@@ -217,6 +217,6 @@ def test_inference_takes_no_gradients() -> None:
 def test_verification_is_quick_enough_to_run_in_every_worker() -> None:
     problem = Problem("cpu", "float32", head_dim=64, n_heads=32, n_kv_heads=8, d_state=128, chunk_size=256, d_conv=4)
     for op, table in BACKENDS.items():
-        began = time.perf_counter()
+        began = time.process_time()  # of this process alone, however busy the machine is
         verify(table["reference"], problem, device="cpu", seed=0)
-        assert time.perf_counter() - began < 10, op  # 0.1 s on an idle core
+        assert time.process_time() - began < 10, op  # 0.1 s on an idle core

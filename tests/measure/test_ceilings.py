@@ -15,17 +15,23 @@ CPU = torch.device("cpu")
 
 
 def test_rates_are_those_of_the_same_work_timed_by_hand() -> None:
+    a = torch.randn(1024, 1024)
+
+    def fastest_s() -> float:
+        times_s = []
+        for _ in range(5):
+            start = time.perf_counter()
+            torch.matmul(a, a)
+            times_s.append(time.perf_counter() - start)
+        return min(times_s)
+
+    before_s = fastest_s()
     found = measure_ceilings(CPU, torch.float32)
+    rate = 2 * 1024**3 / min(before_s, fastest_s())  # other work may slow either down
     assert found is not None
     assert found.dtype == "float32"
     assert found.read_bytes_per_s >= found.copy_bytes_per_s > 1e8
-    a = torch.randn(1024, 1024)
-    fastest = float("inf")
-    for _ in range(5):
-        start = time.perf_counter()
-        torch.matmul(a, a)
-        fastest = min(fastest, time.perf_counter() - start)
-    assert found.matmul_flops_per_s == pytest.approx(2 * 1024**3 / fastest, rel=0.9), "the same order of magnitude"
+    assert rate / 10 < found.matmul_flops_per_s < 3 * rate, "the same order of magnitude"
 
 
 def test_a_cpu_sustains_nothing() -> None:

@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import itertools
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from hybridbench.measure import clock
 from hybridbench.measure.clock import CudaTimer, HostTimer, ScriptedTimer, timer_for
 
 
-def test_host_timer_times_each_run() -> None:
-    naps_s = iter([0.002, 0.02, 0.002])
-    samples_ns = HostTimer().sample(lambda: time.sleep(next(naps_s)), 3)
-    assert len(samples_ns) == 3
-    assert samples_ns[0] >= 2_000_000
-    assert samples_ns[1] >= 20_000_000
-    assert samples_ns[1] > samples_ns[2] >= 2_000_000
+def test_host_timer_times_each_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    timer, clock_ns = HostTimer(), 5_000
+    naps_ns = iter([2_000, 20_000, 3_000])
+
+    def nap() -> None:
+        nonlocal clock_ns
+        clock_ns += next(naps_ns)
+
+    monkeypatch.setattr(clock, "time", SimpleNamespace(perf_counter_ns=lambda: clock_ns))
+    assert timer.sample(nap, 3) == [2_000, 20_000, 3_000]
+
+
+def test_host_timer_reads_a_clock_that_runs() -> None:
+    (sample_ns,) = HostTimer().sample(lambda: time.sleep(0.01), 1)
+    assert sample_ns >= 10_000_000
 
 
 def test_host_timer_resolution_is_what_two_readings_differ_by_not_what_the_clock_claims() -> None:

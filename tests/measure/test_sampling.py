@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybridbench.measure.clock import ScriptedTimer, Step
@@ -159,6 +159,7 @@ def test_runs_count_the_untimed_ones() -> None:
     assert samples.warmup_steps + samples.runs == len(ran)
 
 
+@settings(deadline=None)  # how long an example takes depends on what else runs
 @given(
     step_ns=st.integers(MS, 20 * S),
     spread=st.floats(0, 0.2),

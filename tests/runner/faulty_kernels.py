@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 
 import torch
 
@@ -33,12 +34,17 @@ def _raise():
     raise ZeroDivisionError("a kernel divided by zero")
 
 
+def _hang():
+    Path(os.environ["HANGS"]).touch()
+    time.sleep(600)
+
+
 good = _failing(lambda: None)
 oom = _failing(_out_of_memory)
 raises = _failing(_raise)
 exits = _failing(lambda: os._exit(3))
 killed = _failing(lambda: os.kill(os.getpid(), signal.SIGKILL))
-hangs = _failing(lambda: time.sleep(600))
+hangs = _failing(_hang)
 
 
 def wrong(q_BTHP, k_BTKP, v_BTKV, *, window=None, sinks=0):
