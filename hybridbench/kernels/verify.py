@@ -783,7 +783,7 @@ def _mamba2_core(problem: Problem, draw: _Draw) -> Iterator[_Case]:
             yield _Case(f"length {T}, {'a' if normed else 'no'} norm", tensors, call)
     dt = tensors["dt_BTH"].clone()
     dt[:, : W - 1] = NO_STEP
-    tensors |= {"dt_BTH": dt, "initial_state_BHPN": draw.uniform(-1, 1, draw.batch, H, P, N)}
+    tensors = tensors | {"dt_BTH": dt, "initial_state_BHPN": draw.uniform(-1, 1, draw.batch, H, P, N)}
     yield _Case(f"length {T}, a norm, from a state", tensors, call, gradients=False)
 
 
