@@ -82,7 +82,10 @@ ADVICE: dict[Caveat, str] = {
 
 @dataclass(frozen=True)
 class Environment:
-    """Fingerprint of the machine and software a record was made on."""
+    """Fingerprint of the machine and software a record was made on.
+
+    ``threads`` is how many an operator on the CPU runs on; None where a GPU does the work, and in older records.
+    """
 
     device: str
     device_kind: str
@@ -97,6 +100,7 @@ class Environment:
     packages: dict[str, str]
     hybridbench: str
     git_commit: str | None
+    threads: int | None = None
 
 
 @dataclass(frozen=True)

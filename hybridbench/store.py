@@ -128,9 +128,9 @@ def newest(records: Iterable[Record]) -> list[Record]:
 
 
 def machine_of(record: Record) -> tuple[str, ...]:
-    """What has to be equal for two speeds to be of the same machine: the device, and the host that feeds it."""
+    """What has to be equal for two speeds to be of the same machine: the device, the host that feeds it, threads."""
     environment = record.environment
-    return environment.device, environment.cpu, str(environment.cores)
+    return environment.device, environment.cpu, str(environment.cores), str(environment.threads)
 
 
 def recorded(folder: Path) -> dict[str, Record]:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hybridbench.measure.sampling import relative_interval
+from hybridbench.measure.sampling import drifts, relative_interval
 from hybridbench.record import Caveat, Energy, GpuState
-from hybridbench.stats import median, median_interval
+from hybridbench.stats import median
 
 FEW_SAMPLES = 5
 CLOCK_DROP_FRAC = 0.05
@@ -56,20 +56,6 @@ def find_caveats(
         Caveat.RECOMPILED: recompiles > 0,
     }
     return [caveat for caveat in Caveat if found.get(caveat)]  # the others are not of samples
-
-
-def drifts(samples_ns: Sequence[int], tolerance: float) -> bool:
-    """Whether the last third of the samples differs from the first: by more than the tolerance, and beyond chance.
-
-    Beyond chance means that the 95% intervals of the two medians do not overlap. Fewer than six samples say nothing.
-    """
-    third = len(samples_ns) // 3
-    if third < 2:
-        return False
-    first, last = samples_ns[:third], samples_ns[-third:]
-    (first_low, first_high), (last_low, last_high) = median_interval(first), median_interval(last)
-    apart = last_low > first_high or first_low > last_high
-    return apart and abs(median(last) - median(first)) > tolerance * median(samples_ns)
 
 
 def _clock_dropped(before: GpuState | None, after: GpuState | None) -> bool:

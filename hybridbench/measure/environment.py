@@ -57,6 +57,7 @@ def fingerprint(device: torch.device, gpu: Gpu | None = None) -> Environment:
         cuda=_runtime() if on_gpu else None,
         python=platform.python_version(),
         platform=platform.platform(),
+        threads=None if on_gpu else torch.get_num_threads(),
         packages=installed(PACKAGES),
         hybridbench=f"{hybridbench.__version__}+sources.{sources_hash(package)}",
         git_commit=git_commit(package),

@@ -1,11 +1,12 @@
 """sampling: how often a step is run before its duration is believed.
 
 First the step warms up until it stops getting faster: the median of its last runs is no lower than that of the runs
-before them. Then it is sampled in blocks until the interval of the median is tight, or enough samples are in, or the
-time is up. Time is spent by estimate: a run that would not fit into what is left is not begun, so a step of a minute
-is run twice, not seven times, and its record says it has few samples.
+before them. Then it is sampled in blocks until the interval of the median is tight and the samples do not drift, or
+enough samples are in, or the time is up. Time is spent by estimate: a run that would not fit into what is left is not
+begun, so a step of a minute is run twice, not seven times, and its record says it has few samples.
 
-Samples come back in the order they were taken. Whether they drift is for ``caveats`` to say, not hidden by sorting.
+Samples come back in the order they were taken. Whether they still drift at the end is for ``caveats`` to say, not
+hidden by sorting.
 """
 
 from __future__ import annotations
@@ -111,6 +112,20 @@ def relative_interval(samples_ns: Sequence[int]) -> float:
     return (high - low) / 2 / median(samples_ns)
 
 
+def drifts(samples_ns: Sequence[int], tolerance: float) -> bool:
+    """Whether the last third of the samples differs from the first: by more than the tolerance, and beyond chance.
+
+    Beyond chance means that the 95% intervals of the two medians do not overlap. Fewer than six samples say nothing.
+    """
+    third = len(samples_ns) // 3
+    if third < 2:
+        return False
+    first, last = samples_ns[:third], samples_ns[-third:]
+    (first_low, first_high), (last_low, last_high) = median_interval(first), median_interval(last)
+    apart = last_low > first_high or first_low > last_high
+    return apart and abs(median(last) - median(first)) > tolerance * median(samples_ns)
+
+
 def _warm_up(step: Step, timer: Timer, sampling: Sampling, now: Callable[[], int]) -> tuple[int, float, bool]:
     """Runs taken, what one run takes by now in ns, and whether it had stopped falling.
 
@@ -161,4 +176,6 @@ def _sample(step: Step, timer: Timer, sampling: Sampling, estimate_ns: float) ->
 def _enough(samples_ns: list[int], sampling: Sampling) -> bool:
     if len(samples_ns) >= sampling.max_samples:
         return True
-    return len(samples_ns) >= sampling.min_samples and relative_interval(samples_ns) <= sampling.target_rel_ci
+    if len(samples_ns) < sampling.min_samples or relative_interval(samples_ns) > sampling.target_rel_ci:
+        return False
+    return not drifts(samples_ns, sampling.target_rel_ci)

@@ -15,7 +15,7 @@ from typing import Any
 from hybridbench.arch.families import ARCHS
 from hybridbench.arch.model import ModelSpec
 from hybridbench.record import Record
-from hybridbench.store import machine_of, newest
+from hybridbench.store import newest
 from hybridbench.suite import WORKLOADS, Execution
 from hybridbench.units import format_tokens
 
@@ -139,8 +139,12 @@ def _with_batch(conditions: dict[str, str], batch: int) -> dict[str, str]:
 
 
 def _host(record: Record) -> str:
-    device, cpu, cores = machine_of(record)
-    return f"{cores} cores" if device == cpu else f"{cores} cores of {cpu}"
+    environment = record.environment
+    if environment.device != environment.cpu:
+        return f"{environment.cores} cores of {environment.cpu}"
+    threads = environment.threads
+    on = "" if threads is None else f", {threads} thread{'s' if threads > 1 else ''}"
+    return f"{environment.cores} cores{on}"
 
 
 def backends_text(execution: Execution) -> str:

@@ -210,7 +210,7 @@ def _machines(records: Sequence[Record]) -> str:
             f"{environment.cores} cores of {environment.cpu}, {format_bytes(environment.memory_bytes)}",
             f"driver {environment.driver or 'unknown'}, CUDA {environment.cuda or 'unknown'}"
             if environment.device_kind != "cpu"
-            else "no GPU used",
+            else f"no GPU used, {_threads(environment.threads)}",
             f"Python {environment.python}, {environment.platform}",
             packages,
             f"hybridbench {environment.hybridbench}, commit {environment.git_commit or 'unknown'}",
@@ -218,6 +218,10 @@ def _machines(records: Sequence[Record]) -> str:
         ]
         lines.append(f"- {escape('; '.join(fact for fact in facts if fact))}")
     return "\n".join([*lines, ""])
+
+
+def _threads(count: int | None) -> str:
+    return "threads unknown" if count is None else f"operators on {count} thread{'s' if count > 1 else ''}"
 
 
 def _peaks(record: Record) -> str:

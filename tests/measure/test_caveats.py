@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from hybridbench.measure.caveats import drifts, find_caveats
+from hybridbench.measure.caveats import find_caveats
+from hybridbench.measure.sampling import drifts
 from hybridbench.record import Caveat, Energy, GpuState
 
 GOOD = [1_000_000 + 1000 * (i % 7) for i in range(40)]

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybridbench.measure.clock import ScriptedTimer, Step
-from hybridbench.measure.sampling import Samples, measure, measure_parts, relative_interval
+from hybridbench.measure.sampling import Samples, drifts, measure, measure_parts, relative_interval
 from hybridbench.suite import Sampling
 
 MS = 1_000_000
@@ -40,6 +40,17 @@ def test_a_constant_step_is_steady_after_two_blocks_and_sampled_once() -> None:
     assert (samples.warmup_steps, samples.warmup_ns) == (7, 700 * MS)
     assert samples.samples_ns == [100 * MS] * 5
     assert runs == samples.warmup_steps + samples.runs
+
+
+def test_sampling_goes_on_while_samples_drift() -> None:
+    """Ten samples of which the last five are 3% slower: their interval is tight, and what comes next is not known."""
+    settled = [10 * MS] * 11
+    story = itertools.chain(settled, [10 * MS] * 5, itertools.repeat(10 * MS * 103 // 100))
+    samples, _ = play(story, Sampling(max_time_s=1, warmup_min_steps=2))
+    assert samples.samples_ns[:10] == [10 * MS] * 5 + [10 * MS * 103 // 100] * 5
+    assert relative_interval(samples.samples_ns[:10]) < 0.02
+    assert len(samples.samples_ns) == 19, "a second block"
+    assert not drifts(samples.samples_ns, 0.02)
 
 
 def test_warm_up_outlasts_a_step_that_still_gets_faster() -> None:

@@ -40,6 +40,15 @@ def test_machines_are_kept_apart_and_told_apart(record_of: Make, h200: Environme
     assert len({file_stem(group, groups) for group in groups}) == 2
 
 
+def test_a_cpus_threads_are_kept_apart_and_told_apart(record_of: Make, h200: Environment) -> None:
+    cpu = replace(h200, device=h200.cpu, device_kind="cpu")
+    made = [record for threads in (None, 1, 2) for record in decode(record_of, replace(cpu, threads=threads))]
+    titles = [group.title for group in group_records(made)]
+    assert len(titles) == 3
+    assert titles[1].endswith("16 cores, 1 thread")
+    assert titles[2].endswith("16 cores, 2 threads")
+
+
 def test_generations_integrated_and_as_published_are_groups_of_their_own(record_of: Make) -> None:
     ways = [{}, {"depths": 5}, {"depths": 7}, {"depths": 5, "as_published": True}]
     made = [case for way in ways for case in cases(Sweep("generate", arch="mamba", ctx="1k", **way), has_gpu=True)]  # type: ignore[arg-type]

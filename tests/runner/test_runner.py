@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from hybridbench.cli.main import main
 from hybridbench.errors import WorkerDied
+from hybridbench.machine import usable_cores
 from hybridbench.record import Status
 from hybridbench.runner import Events, Worker, run_sweep, terminable
 from hybridbench.store import RecordWriter, load, recorded
@@ -229,6 +230,16 @@ def test_a_case_that_kills_the_first_worker_belongs_to_its_machine_all_the_same(
     assert record.status is Status.CRASHED
     assert record.environment.device_kind == "cpu"
     assert record.environment.cores > 0
+
+
+@pytest.mark.parametrize("asked", [None, usable_cores()])
+def test_one_core_is_left_to_everything_else(asked, tmp_path, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if asked is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", str(asked))
+    with RecordWriter(tmp_path) as writer:
+        (record,) = run_sweep([case_with("good")], writer)
+    assert record.environment.threads == (asked or max(1, usable_cores() - 1))
 
 
 def test_a_worker_that_cannot_start_again_costs_no_case_and_keeps_what_was_finished(tmp_path, monkeypatch):
