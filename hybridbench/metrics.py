@@ -27,7 +27,7 @@ from hybridbench.arch.block import Block, CacheBytes, Convention, Storage
 from hybridbench.errors import BadInput
 from hybridbench.limits import ran_beyond
 from hybridbench.machine import Peak, find_peak
-from hybridbench.record import CacheObserved, Caveat, Ceilings, Memory, Observed, Part, Record, Status
+from hybridbench.record import BackendUse, CacheObserved, Caveat, Ceilings, Memory, Observed, Part, Record, Status
 from hybridbench.stats import median, median_interval, quantile, sum_between, sum_error
 from hybridbench.suite import COMPILE, DECODE, EAGER, GENERATE, GRAPH, PREFILL, TRAIN, Case
 from hybridbench.units import NS_PER_S
@@ -828,6 +828,22 @@ METRICS: dict[str, Metric] = {
             "wall time to fill caches, compile and capture",
             _seen(lambda seen: seen.prepare_ns / NS_PER_S),
         ),
+        Metric(
+            "check_s",
+            "s",
+            "lower",
+            "check at size",
+            "of that, wall time to compare the work with itself at its own size",
+            _seen(lambda seen: None if seen.check_ns is None else seen.check_ns / NS_PER_S),
+        ),
+        Metric(
+            "check_share",
+            "",
+            "lower",
+            "error / bound",
+            "the error of the comparison at size that came closest to its bound, as a share of it",
+            _seen(lambda seen: max((check.error / check.bound for check in seen.sized), default=None)),
+        ),
     )
 }
 
@@ -871,14 +887,28 @@ def problems(record: Record) -> list[str]:
     return found
 
 
+PLAIN = ("reference", "chunked", "sdpa-math")
+"""Backends that are plain PyTorch, operator by operator."""
+
+
 def doubts(record: Record) -> list[Caveat]:
     """The caveats of a record: those found while it was measured, and what is known of its kernels by now.
 
     A record from before results were checked at the size that is timed may be of kernels beyond what they are right on
-    (``limits``): they were timed while they computed something else.
+    (``limits``): they were timed while they computed something else. And on a GPU, where other models have kernels,
+    what ran as plain PyTorch because no kernel could is no equal of theirs.
     """
     seen = _observed(record)
-    if seen is None or getattr(seen, "sized", []) or Caveat.BEYOND_LIMIT in record.caveats:
+    if seen is None:
         return record.caveats
-    beyond = ran_beyond(record.case, [(use.op, use.ran) for use in seen.backends])
-    return [*record.caveats, *([Caveat.BEYOND_LIMIT] if beyond else [])]
+    found = set[Caveat]()
+    if not seen.sized and ran_beyond(record.case, [(use.op, use.ran) for use in seen.backends]):
+        found.add(Caveat.BEYOND_LIMIT)
+    if record.environment.device_kind == "cuda" and any(use.asked == "auto" and is_plain(use) for use in seen.backends):
+        found.add(Caveat.PLAIN_PYTORCH)
+    return [*record.caveats, *(caveat for caveat in Caveat if caveat in found - set(record.caveats))]
+
+
+def is_plain(use: BackendUse) -> bool:
+    """Whether an operation ran as plain PyTorch, which stands in where no kernel for it can run."""
+    return use.backend in PLAIN

@@ -42,8 +42,8 @@ class Status(StrEnum):
 class Caveat(StrEnum):
     """A reason to doubt a measurement; ``ADVICE`` says what to do about each.
 
-    All are found while measuring but ``BEYOND_LIMIT``, which is found on reading (``metrics.doubts``): what a kernel is
-    right on may be learnt after it was timed.
+    All are found while measuring but ``BEYOND_LIMIT`` and ``PLAIN_PYTORCH``, which are found on reading
+    (``metrics.doubts``): what a kernel is right on, and what is no kernel, may be learnt after it was timed.
     """
 
     UNSTEADY = "unsteady"
@@ -54,10 +54,10 @@ class Caveat(StrEnum):
     SHORT_STEP = "short_step"
     ENERGY_WINDOW_SHORT = "energy_window_short"
     NOT_CHECKED = "not_checked"
-    PLAIN_PYTORCH = "plain_pytorch"
     GRAPH_BREAKS = "graph_breaks"
     RECOMPILED = "recompiled"
     BEYOND_LIMIT = "beyond_limit"
+    PLAIN_PYTORCH = "plain_pytorch"
 
 
 ADVICE: dict[Caveat, str] = {
@@ -70,12 +70,14 @@ ADVICE: dict[Caveat, str] = {
     Caveat.ENERGY_WINDOW_SHORT: "the sampled window is shorter than ten ticks of the energy counter: energy is rough",
     Caveat.NOT_CHECKED: "nothing held the results at this size to any others: kernels are known to be right up to some "
     "thousand tokens only",
-    Caveat.PLAIN_PYTORCH: "an operation ran as plain PyTorch on a GPU, since no kernel for it can run here: this is no "
-    "fair figure of the architecture; hybridbench backends says what is missing",
     Caveat.GRAPH_BREAKS: "torch.compile broke the graph: the step is not what 'compile' promises",
     Caveat.RECOMPILED: "torch.compile compiled again inside the timed region: samples hold compilation",
     Caveat.BEYOND_LIMIT: (
         "a kernel was given more than it is known to be right on, and nobody checked what it computed: measure again"
+    ),
+    Caveat.PLAIN_PYTORCH: (
+        "an operation ran as plain PyTorch on a GPU, since no kernel for it could run: this is no fair figure of the "
+        "architecture; hybridbench backends says what is missing"
     ),
 }
 

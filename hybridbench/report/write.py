@@ -13,8 +13,8 @@ from pathlib import Path
 
 from hybridbench.arch.model import Cost, ModelSpec
 from hybridbench.errors import BadInput, BadResults
-from hybridbench.metrics import METRICS, peak_flops_per_s, peak_of, problems, value
-from hybridbench.record import Environment, Record, Status
+from hybridbench.metrics import METRICS, doubts, peak_flops_per_s, peak_of, problems, value
+from hybridbench.record import Caveat, Environment, Record, Status
 from hybridbench.report.charts import cost_plots, group_plots, save, save_definition
 from hybridbench.report.frame import to_frame
 from hybridbench.report.groups import CONTEXT, Group, file_stem, group_records
@@ -186,11 +186,30 @@ def headline(group: Group) -> list[str]:
         )
         if (value(here[1][1], "step_low_s") or 0.0) <= (value(best, "step_high_s") or 0.0):
             sentences.append(f"Its lead over {here[1][0]} is within the 95% intervals of the medians.")
+    sentences += _unequal(here)
     share = value(best, "floor_frac")
     if share is None:
         sentences.append("The machine's peaks are unknown, so there is no floor to compare with.")
     else:
         sentences.append(f"{name} reaches {format_number(100 * share)}% of the speed its floor allows.")
+    return sentences
+
+
+UNEQUAL = {
+    Caveat.NOT_CHECKED: "was not checked at this size",
+    Caveat.BEYOND_LIMIT: "ran a kernel beyond the size it is right at",
+    Caveat.PLAIN_PYTORCH: "ran an operation as plain PyTorch, for want of a kernel",
+}
+"""Caveats that make a comparison with others unfair, as a finding says them."""
+
+
+def _unequal(here: Sequence[tuple[str, Record]]) -> list[str]:
+    """A sentence for each caveat that makes a comparison of models unfair, with the models it is of."""
+    sentences = []
+    for caveat, what in UNEQUAL.items():
+        names = [name for name, record in here if caveat in doubts(record)]
+        if names:
+            sentences.append(f"{', '.join(names)} {what}: not the equal of the others.")
     return sentences
 
 

@@ -21,7 +21,11 @@ from hybridbench.errors import Unsupported
 from hybridbench.session import Proofs, Session, open_session
 from hybridbench.suite import DECODE, GRAPH, PREFILL, TRAIN, Case, Execution, Workload
 
-pytestmark = [pytest.mark.gpu, pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.timeout(600),
+    pytest.mark.filterwarnings("ignore"),  # what third parties warn about while compiling is theirs
+]
 
 BOUND = 3e-2
 """Of a row's logits: four sublayers round one after the other, with products of another shape."""

@@ -1,6 +1,7 @@
 """alternatives: what runs in a kernel's place while a part of its work is done again, where the kernel itself cannot.
 
-A kernel that is compiled for every shape would be compiled once more for a row, which takes seconds. A training step of
+A kernel that is compiled for every shape would be compiled once more for a row, which takes seconds. Attention over a
+piece of a sequence goes over all keys before it, so that its kernel would only do the same again. A training step of
 one sequence has no second sequence to be held to, and kernels give an initial state no gradient. There the reference
 implementation does the part, or another library's kernel for attention over a length at which the reference
 implementation is slow.
@@ -12,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from hybridbench.kernels import BACKENDS, Problem, available
+from hybridbench.kernels import BACKENDS, DEFAULT_ORDER, Problem, available
 from hybridbench.kernels import reference as references
 from hybridbench.kernels.problem import Backend
 from hybridbench.model.build import Resolved
@@ -28,12 +29,19 @@ class Alternatives:
 
     Args:
         every: exchange all operations, and not only those that compile for every shape.
+        attention: exchange attention too.
     """
 
-    def __init__(self, model: LanguageModel, resolved: Sequence[Resolved], *, every: bool = False) -> None:
+    def __init__(
+        self, model: LanguageModel, resolved: Sequence[Resolved], *, every: bool = False, attention: bool = False
+    ) -> None:
         self._model = model
         items = [item for item in resolved if item.op in BACKENDS and item.op != "adamw"]
-        chosen = [item for item in items if every or item.backend.compiles_per_length]
+        chosen = [
+            item
+            for item in items
+            if every or item.backend.compiles_per_length or (attention and item.op == "attention")
+        ]
         self._other = {id(item.function): other(item.backend, item.problem) for item in chosen}
         self._functions = [item.function for item in chosen]
         self._active = False
@@ -68,9 +76,9 @@ class Alternatives:
 def other(backend: Backend, problem: Problem) -> Function:
     """An implementation of an operation that shares no source with a backend."""
     if backend.op == "attention" and problem.window is None and problem.length > SLOW_FROM:
-        for candidate in BACKENDS["attention"].values():
-            apart = candidate.package != backend.package or candidate.name != backend.name
-            if candidate.compiles_per_length or candidate.name == "reference" or not apart:
+        for name in DEFAULT_ORDER["attention"][problem.device]:
+            candidate = BACKENDS["attention"][name]
+            if name in (backend.name, "reference", "sdpa-math") or candidate.compiles_per_length:
                 continue
             if available(candidate, problem) is None:
                 return candidate.load()

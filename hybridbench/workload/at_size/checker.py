@@ -26,7 +26,7 @@ from hybridbench.workload.at_size.alternatives import Alternatives
 from hybridbench.workload.at_size.decode import Beside, Kept, Left, compare_reads, replayed, routed
 from hybridbench.workload.at_size.errors import SHORT, Comparison, Errors, Worst, judged
 from hybridbench.workload.at_size.gradients import Backward
-from hybridbench.workload.at_size.sequence import PartsDoNotFit, Walk
+from hybridbench.workload.at_size.sequence import PartsDoNotFit, Walk, piece_count
 from hybridbench.workload.prepared import kept
 
 if TYPE_CHECKING:
@@ -73,16 +73,19 @@ class Checker:
             WrongResult: they differ; the text names the layer.
             DeviceFault: a kernel broke the device.
         """
-        alternatives = Alternatives(self.model, self.resolved)
-        asked = self._asked("prefill", ROWS if len(token_BT) > 1 else PIECES, token_BT.shape[1])
+        length, layers = token_BT.shape[1], self.model.layers
+        in_pieces = len(token_BT) == 1 or any(piece_count(layer, length) > 2 for layer in layers)
+        alternatives = Alternatives(self.model, self.resolved, attention=in_pieces)
+        compiled = any(item.backend.compiles_per_length for item in self.resolved)
+        asked = self._asked("prefill", ROWS if len(token_BT) > 1 else PIECES, length)
 
-        def errors(length: int) -> Errors:
+        def errors(tokens: int) -> Errors:
             found = Errors()
             with alternatives.installed(), torch.no_grad():
-                Walk(self.model, self._symbols, token_BT[:, :length], caches, alternatives, found).run()
+                Walk(self.model, self._symbols, token_BT[:, :tokens], caches, alternatives, found).run()
             return found
 
-        self._judge(asked, errors, token_BT.shape[1], may_be_short=not alternatives)
+        self._judge(asked, errors, length, may_be_short=not compiled)
 
     def train(self, token_BT: Tensor, target_BT: Tensor) -> None:
         """A training step's forward and backward: outputs, the loss and all gradients, of rows alone, or by other
@@ -95,10 +98,10 @@ class Checker:
         alternatives = Alternatives(self.model, self.resolved, every=not several)
         asked = self._asked("training", ROWS if several else REFERENCE, token_BT.shape[1])
 
-        def errors(length: int) -> Errors:
+        def errors(tokens: int) -> Errors:
             found = Errors()
             with alternatives.installed():
-                parts = token_BT[:, :length], target_BT[:, :length]
+                parts = token_BT[:, :tokens], target_BT[:, :tokens]
                 Backward(self.model, self._symbols, *parts, alternatives, found).run()
             return found
 
