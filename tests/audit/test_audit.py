@@ -47,6 +47,7 @@ from hybridbench.count.by_operation import REST, Counted, Product
 from hybridbench.count.ncu import Launch
 from hybridbench.count.processes import alive, run_program
 from hybridbench.errors import Unsupported
+from hybridbench.session import Proofs
 from hybridbench.suite import DECODE, PREFILL, TRAIN, Case, Execution, Workload
 
 SMALL = Options(vocab_size=64)
@@ -123,7 +124,7 @@ def test_what_was_not_seen_is_listed_where_it_ran() -> None:
 
 
 def test_an_observation_survives_its_file() -> None:
-    seen = observe(case_of(EVERYTHING, TRAIN))
+    seen = observe(case_of(EVERYTHING, TRAIN), Proofs())
     for tiles in (None, {}, {KERNELS[0]: TILE}):
         one = replace(seen, tiles=tiles)
         assert Observation.from_dict(json.loads(json.dumps(one.to_dict()))) == one
@@ -465,17 +466,17 @@ def test_the_process_that_observes_sees_what_this_one_does(tmp_path: Path) -> No
     cases = [case_of(EVERYTHING, TRAIN), case_of(EVERYTHING, DECODE)]
     seen: list[Observation] = []
     observe_all(Session(cases, tmp_path, 60, print), seen)
-    assert [one.counted for one in seen] == [observe(case).counted for case in cases]
+    assert [one.counted for one in seen] == [observe(case, Proofs()).counted for case in cases]
 
 
 def test_ctrl_c_keeps_what_was_observed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[Case] = []
 
-    def interrupted(case: Case) -> Observation:
+    def interrupted(case: Case, proofs: Proofs) -> Observation:
         if done:
             raise KeyboardInterrupt
         done.append(case)
-        return observe(case)
+        return observe(case, proofs)
 
     monkeypatch.setattr(run, "observe", interrupted)
     words = ["audit", "--arch", "mamba,inter", "--scale", "tiny", "--ctx", "64", "--device", "cpu", "-o", str(tmp_path)]
@@ -491,7 +492,7 @@ def test_what_autotuning_took_goes_from_one_process_to_the_other(
 ) -> None:
     monkeypatch.setattr("hybridbench.audit.observe.taken", lambda: [TAKEN])
     case = case_of(EVERYTHING, PREFILL)
-    seen = observe(case)
+    seen = observe(case, Proofs())
     assert seen.tuned == [TAKEN]
     done: list[object] = []
     monkeypatch.setattr(counted, "take", lambda found: done.extend(found))
@@ -524,6 +525,7 @@ from types import SimpleNamespace
 from typing import Any
 from hybridbench.audit import on_gpu, run
 from hybridbench.count import ncu
+from hybridbench.session import Proofs
 from hybridbench.suite import Case
 import json
 on_gpu.sys, ncu.find = SimpleNamespace(executable={python!r}), lambda: {profiler!r}

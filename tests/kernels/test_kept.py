@@ -52,7 +52,11 @@ def wrong(module: ModuleType) -> list[str]:
         if isinstance(value, Tensor):
             found.append(name)
         elif isinstance(value, dict | list | set | weakref.WeakKeyDictionary | weakref.WeakValueDictionary):
-            if not name.startswith("__") and not is_kept(value) and (not value or any(tensors(value))):
+            if (
+                not name.startswith("__")
+                and not is_kept(value)
+                and (not value or next(tensors(value), None) is not None)
+            ):
                 found.append(name)
         elif hasattr(value, "cache_info") and value.__module__ == module.__name__:
             result = str(value.__annotations__.get("return", "unknown"))
