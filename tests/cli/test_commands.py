@@ -258,6 +258,24 @@ def test_quickstart_measures_predicts_and_says_where_everything_is(tmp_path, mon
         assert (tmp_path / "out" / place).exists()
 
 
+def test_quickstart_wants_of_a_cpu_what_a_cpu_can_give():
+    cpu, gpu = (quickstart_module.cases_for(on_gpu) for on_gpu in (False, True))
+    assert {case.sampling.target_rel_ci for case in cpu} == {0.05}
+    assert {case.sampling.target_rel_ci for case in gpu} == {0.02}
+    for planned in (cpu, gpu):
+        assert {case.workload.kind for case in planned} == {"train", "prefill", "decode"}
+        assert len({case.model.arch for case in planned}) == 5
+
+
+@pytest.mark.parametrize(("arch", "kernels"), [("swa", {"sdpa-flash", "sdpa-blocks"}), ("intra", {"sdpa-blocks"})])
+def test_quickstarts_arms_are_on_the_same_class_of_attention(arch, kernels):
+    from hybridbench.model.build import resolve_backends
+
+    planned = [case for case in quickstart_module.cases_for(False) if case.model.arch == arch]
+    ran = {item.backend.name for case in planned for item in resolve_backends(case) if item.op == "attention"}
+    assert ran == kernels
+
+
 def test_what_can_be_built_and_run_here():
     archs = document("archs")
     assert {row["arch"] for row in archs["archs"]} == {"transformer", "swa", "mamba", "inter", "intra"}
