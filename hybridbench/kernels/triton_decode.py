@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import triton
@@ -226,13 +227,17 @@ def launch_attention_decode(
     *,
     norm_eps: float | None = None,
     pdl: bool = False,
+    compile_only: bool = False,
 ) -> None:
-    """One launch of the kernel; ``norm_eps`` asks for each head's output over its root mean square."""
+    """One launch of the kernel, or its compilation only; ``norm_eps`` asks for each head's output over its root mean
+    square."""
     B, H, P = q_BHP.shape
     K, V = v_cache_BSKV.shape[2:]
     R = H // K
     options = {"launch_pdl": True} if pdl else {}
-    attention_decode_kernel[(plan.splits, B * K)](
+    grid = (plan.splits, B * K)
+    run = partial(attention_decode_kernel.warmup, grid=grid) if compile_only else attention_decode_kernel[grid]
+    run(
         q_BHP,
         k_cache_BSKP,
         v_cache_BSKV,

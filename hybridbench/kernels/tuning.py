@@ -1,8 +1,9 @@
-"""tuning: Triton's autotuning with all configurations of a kernel compiled side by side.
+"""tuning: kernels compiled side by side: the configurations of one that tunes itself, and those of a whole step.
 
 An autotuner compiles a configuration and times it, then the next one, on one core. Published kernels have up to
 dozens of them, Mamba-3's and KDA's so many that the first step of a training takes minutes. Compiling needs no GPU, so
-all cores can do it before any is timed; what is timed, and how, stays as it is.
+all cores can do it before any is timed; what is timed, and how, stays as it is. The kernels of a fused decode step, a
+dozen of them, are compiled together for the same reason.
 """
 
 from __future__ import annotations
@@ -18,6 +19,25 @@ from hybridbench.machine import usable_cores
 
 MOST_THREADS = 32
 """More would need memory rather than save time: each holds a module of LLVM's."""
+
+
+def compile_together(compilations: Sequence[Callable[[], object]]) -> None:
+    """Compiles kernels side by side where Triton can (from 3.4 on), else leaves each to its first launch.
+
+    Args:
+        compilations: calls of kernels' ``warmup``, with the arguments of a launch.
+    """
+    try:
+        from triton.runtime._async_compile import AsyncCompileMode, active_mode
+    except ImportError:
+        return
+    if len(compilations) < 2 or active_mode.get() is not None:
+        return
+    threads = ThreadPoolExecutor(min(len(compilations), usable_cores(), MOST_THREADS))
+    # What does not compile fails again when it is launched, where the error belongs.
+    with threads, AsyncCompileMode(threads, ignore_errors=True):
+        for compile_one in compilations:
+            compile_one()
 
 
 def compile_side_by_side() -> None:

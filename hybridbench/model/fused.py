@@ -19,6 +19,7 @@ from hybridbench.arch.attention import Rope
 from hybridbench.arch.parallel import Fusion
 from hybridbench.kernels import triton_step as kernels
 from hybridbench.kernels.triton_decode import DecodePlan, launch_attention_decode, multiprocessors
+from hybridbench.kernels.tuning import compile_together
 from hybridbench.model.attention import AttentionModule
 from hybridbench.model.cache import AttentionCache, Cache, Mamba2Cache, ParallelCache
 from hybridbench.model.language import LanguageModel
@@ -92,7 +93,7 @@ class Read:
 class FusedStep:
     """The launches of one decode step.
 
-    ``reads`` are its attentions in order.
+    ``reads`` are its attentions in order, ``compilations`` compile what is launched without launching it.
 
     Args:
         model: an allocated model whose case ``step.refuses_fused`` accepts.
@@ -128,6 +129,7 @@ class FusedStep:
         self.kind = {"device": device, "dtype": model.embedding_VD.dtype}
         self.wide = {"device": device, "dtype": torch.float32}
         self.launches: list[Callable[[], None]] = []
+        self.compilations: list[Callable[[], object]] = []
         self.logits_BV: Tensor = torch.empty(self.B, model.embedding_VD.shape[0], **self.kind)  # type: ignore[call-overload]
         self._scratch: dict[tuple[str, int, int, int], tuple[Tensor, Tensor]] = {}
         self.reads: list[Read] = []
@@ -137,6 +139,8 @@ class FusedStep:
         squares = torch.empty(max(D // 16, 1), self.B, **self.wide)  # type: ignore[call-overload]
         self.stream = _Stream(self._new(D), self._new(D), squares)
         self._plan(caches, token_B, position_B, advance)
+        if on_gpu:
+            compile_together(self.compilations)
 
     def __call__(self) -> Tensor:
         """Runs the step; the logits (B, V), overwritten by the next one."""
@@ -177,7 +181,11 @@ class FusedStep:
         def launch() -> None:
             kernel[(programs,)](*args, **constants, PDL=pdl, num_warps=warps, **options)
 
+        def compile_only() -> None:
+            kernel.warmup(*args, grid=(programs,), **constants, PDL=pdl, num_warps=warps, **options)
+
         self.launches.append(launch)
+        self.compilations.append(compile_only)
 
     def _plan(self, caches: list[Cache | None], token_B: Tensor, position_B: Tensor, advance: bool) -> None:
         model, D = self.model, self.model.d_model
@@ -338,12 +346,21 @@ class FusedStep:
         length_B, pdl = self.length[ring], self._overlaps()
         self.reads.append(Read(q_BHP, cache, length_B, out_BHV, norm_eps))
 
-        def attend() -> None:
+        def attend(compile_only: bool = False) -> None:
             launch_attention_decode(
-                plan, q_BHP, cache.k_BSKP, cache.v_BSKV, length_B, out_BHV, norm_eps=norm_eps, pdl=pdl
+                plan,
+                q_BHP,
+                cache.k_BSKP,
+                cache.v_BSKV,
+                length_B,
+                out_BHV,
+                norm_eps=norm_eps,
+                pdl=pdl,
+                compile_only=compile_only,
             )
 
         self.launches.append(attend)
+        self.compilations.append(lambda: attend(compile_only=True))
         return out_BHV.flatten(1)
 
     def _mamba2(self, module: Mamba2Module, cache: Mamba2Cache, *, norm: str, eps: float) -> tuple[Tensor, Tensor]:

@@ -496,7 +496,7 @@ def test_what_autotuning_took_goes_from_one_process_to_the_other(
     assert seen.tuned == [TAKEN]
     done: list[object] = []
     monkeypatch.setattr(counted, "take", lambda found: done.extend(found))
-    monkeypatch.setattr(counted, "warmed", lambda case: (done.append(case), warmed(case))[1])
+    monkeypatch.setattr(counted, "warmed", lambda case, proofs: (done.append(case), warmed(case, proofs))[1])
     monkeypatch.setattr(counted, "profiled", lambda step: done.append(step() is not None))
     counted.ask(tmp_path / "case.json", case, seen.tuned)
     usual = tempfile.gettempdir()

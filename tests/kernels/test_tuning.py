@@ -1,4 +1,4 @@
-"""Configurations compile side by side before any is timed, and the same one is taken."""
+"""Configurations compile side by side before any is timed, and the same one is taken; kernels of a step do too."""
 
 from __future__ import annotations
 
@@ -48,3 +48,14 @@ def test_triton_alone_compiles_them_one_by_one(tmp_path: Path) -> None:
 def test_a_result_on_disk_compiles_one(tmp_path: Path) -> None:
     tuned(tmp_path, "side-by-side", TRITON_CACHE_AUTOTUNING="1")
     assert tuned(tmp_path, "side-by-side", TRITON_CACHE_AUTOTUNING="1") == [["compiled", 16, True], *THEN]
+
+
+def test_the_kernels_of_a_fused_step_are_compiled_together_and_none_again(tmp_path: Path) -> None:
+    program = PROGRAM.with_name("compile_step_without_gpu.py")
+    surrounding = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path), "TRITON_INTERPRET": "0"}
+    done = subprocess.run([sys.executable, program], env=surrounding, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["together"] == found["before"] >= 8
+    assert found["while"] == 0
+    assert found["launched"] == found["launches"]
