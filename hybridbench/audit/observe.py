@@ -134,8 +134,8 @@ def _named(resolved: list[Resolved]) -> dict[str, str]:
     found: dict[str, list[str]] = {}
     for item in resolved:
         names = found.setdefault(f"{operation_of(item.op, item.block)}: {item.op}", [])
-        if item.backend.name not in names:
-            names.append(item.backend.name)
+        if item.backend.ran not in names:
+            names.append(item.backend.ran)
     return {name: ", ".join(backends) for name, backends in found.items()}
 
 

@@ -36,6 +36,7 @@ class Backend:
         compiles_per_length: whether every new length costs a compilation, so that few are tried.
         rows: sequences of a batch that ``load``'s callable hands over at once (``by_rows``); 0 hands over all.
         whole: where ``rows`` is not 0, the backend that is handed them.
+        continues: whether a scan can start from a state, as a prefill that goes on from its cache asks.
     """
 
     op: str
@@ -48,6 +49,7 @@ class Backend:
     compiles_per_length: bool = False
     rows: int = 0
     whole: Backend | None = None
+    continues: bool = True
 
     @property
     def ran(self) -> str:

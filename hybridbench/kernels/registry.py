@@ -13,6 +13,7 @@ To add a backend, write its loader and its refusals and add one line to ``_ALL``
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -241,6 +242,8 @@ def _right_at_size(backend: Backend, problem: Problem) -> Backend:
 def by_path(op: str, path: str) -> Backend:
     """A backend from ``package.module:function``; it refuses nothing and is verified like any other.
 
+    A scan without a parameter for an initial state is taken too: it is never given one.
+
     Raises:
         BadInput: the module cannot be imported or has no such function.
     """
@@ -252,4 +255,28 @@ def by_path(op: str, path: str) -> Backend:
             f"{op} kernel '{path}' cannot be loaded ({problem}); write it as package.module:function, importable here."
         ) from problem
     package = module_name.partition(".")[0]
-    return Backend(op, path, package, "", lambda: function, accepts_anything, dispatched=False)
+    continues = _takes_initial_state(op, function)
+    kernel = function if continues else _from_nothing(op, path, function)
+    return Backend(op, path, package, "", lambda: kernel, accepts_anything, dispatched=False, continues=continues)
+
+
+def _takes_initial_state(op: str, function: Callable[..., Any]) -> bool:
+    """Whether a function has the operation's parameter for a state to start from, where the operation has one."""
+    wanted = {name for name in inspect.signature(getattr(reference, op)).parameters if name.startswith("initial")}
+    try:
+        given = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # a compiled function may have no signature that Python sees
+        return True
+    return wanted <= given.keys() or any(one.kind is one.VAR_KEYWORD for one in given.values())
+
+
+def _from_nothing(op: str, path: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A scan that starts from an empty state only."""
+
+    def call(*given: Any, **options: Any) -> Any:
+        started = {name for name, value in options.items() if name.startswith("initial") and value is not None}
+        if started:
+            raise Unsupported(f"{op} kernel '{path}' has no parameter {min(started)}, to start from a state.")
+        return function(*given, **{name: value for name, value in options.items() if not name.startswith("initial")})
+
+    return call

@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from hybridbench.errors import WrongResult
-from hybridbench.kernels import BACKENDS, Backend, Problem, reference, verify
-from hybridbench.kernels.verify import BOUNDS, CANCELLING
+from hybridbench.errors import Unsupported, WrongResult
+from hybridbench.kernels import BACKENDS, Backend, Problem, reference, resolve, verify
+from hybridbench.kernels.registry import by_path
+from hybridbench.kernels.verify import _CASES, BOUNDS, CANCELLING, _Draw
 
 ATTENTION = Problem("cpu", "bfloat16", head_dim=64, n_heads=8, n_kv_heads=2, training=True)
 WINDOWED = dataclasses.replace(ATTENTION, window=40, sinks=4)
@@ -220,3 +221,34 @@ def test_verification_is_quick_enough_to_run_in_every_worker() -> None:
         began = time.process_time()  # of this process alone, however busy the machine is
         verify(table["reference"], problem, device="cpu", seed=0)
         assert time.process_time() - began < 10, op  # 0.1 s on an idle core
+
+
+WIDE = Problem(
+    "cpu", "float32", head_dim=16, n_heads=4, n_kv_heads=2, d_state=16, n_angles=4, chunk_size=16, d_conv=4, window=8
+)
+
+
+@pytest.mark.parametrize("op", _CASES)
+def test_each_input_has_tensors_of_its_own(op: str) -> None:
+    """One that another takes over and adds to would be tried as the other."""
+    draw = _Draw(WIDE, torch.device("cpu"), torch.Generator().manual_seed(0))
+    cases = list(_CASES[op](WIDE, draw))
+    assert len({id(case.tensors) for case in cases}) == len(cases)
+
+
+def test_a_scan_of_ones_own_needs_no_initial_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is verified without one, and says so when a prefill would go on from it."""
+
+    def plain(x, dt, A, B, C, D, dt_bias, *, chunk_size):
+        return reference.ssd(x, dt, A, B, C, D, dt_bias, chunk_size=chunk_size)
+
+    monkeypatch.setattr(reference, "of_ones_own", plain, raising=False)
+    backend = by_path("ssd", "hybridbench.kernels.reference:of_ones_own")
+    problem = Problem("cpu", "float32", head_dim=8, n_heads=4, d_state=8, n_groups=2, chunk_size=16, training=True)
+    assert not backend.continues
+    tried, all_inputs = (
+        verify(one, problem, device="cpu", seed=0).cases for one in (backend, resolve("ssd", "auto", problem))
+    )
+    assert tried == all_inputs - 1
+    with pytest.raises(Unsupported, match="no parameter initial_state_BHPN"):
+        backend.load()(*[torch.zeros(1)] * 7, chunk_size=16, initial_state_BHPN=torch.zeros(1))
