@@ -105,13 +105,18 @@ def test_a_misstated_spec_is_refused(edit: object, error: type[Exception], said:
         ModelSpec.from_dict(body)
 
 
+IDLE_SQUARES = 15_000_000
+"""Squares that a loop of Python's sums in a second of an idle core."""
+
+
 def test_a_thousand_configurations_cost_less_than_a_second() -> None:
-    """The best of three: on a machine whose cores are shared, the same instructions take half as long again."""
+    """A second as an idle core has it: where others share the core, a plain loop beside it says how much longer it is."""
     grid = list(itertools.product(SCALES, ("1:1", "2:3", "1:3", "1:4"), ("inter", "intra"), range(25)))
-    elapsed = []
-    for _ in range(3):
-        started = time.process_time()
-        costs = [model.cost(build_spec(a, s, Options(ratio=r)), 1024 * (n + 1)).train_flops for s, r, a, n in grid]
-        elapsed.append(time.process_time() - started)
+    started = time.process_time()
+    sum(i * i for i in range(IDLE_SQUARES))
+    second = time.process_time() - started
+    started = time.process_time()
+    costs = [model.cost(build_spec(a, s, Options(ratio=r)), 1024 * (n + 1)).train_flops for s, r, a, n in grid]
+    elapsed = time.process_time() - started
     assert len(costs) == 1000
-    assert min(elapsed) < 1.0
+    assert elapsed < max(1.0, second)

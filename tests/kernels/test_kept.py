@@ -73,6 +73,7 @@ def empty_at_first(file: Path) -> list[str]:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_no_module_keeps_tensors_elsewhere(name: str) -> None:
+    release()  # of what other tests used in this process
     try:
         module = importlib.import_module(name)
     except (ImportError, Unsupported):  # it wraps a package that is not installed
