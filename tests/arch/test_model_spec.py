@@ -110,7 +110,7 @@ IDLE_SQUARES = 15_000_000
 
 
 def test_a_thousand_configurations_cost_less_than_a_second() -> None:
-    """A second as an idle core has it: where others share the core, a plain loop beside it says how much longer it is."""
+    """A second of an idle core: where others share it, a plain loop beside it says how much longer that is."""
     grid = list(itertools.product(SCALES, ("1:1", "2:3", "1:3", "1:4"), ("inter", "intra"), range(25)))
     started = time.process_time()
     sum(i * i for i in range(IDLE_SQUARES))
