@@ -23,6 +23,7 @@ from hybridbench.suite import DECODE, GRAPH, PREFILL, TRAIN, Case, Execution, Wo
 
 pytestmark = [
     pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no CUDA device"),
     pytest.mark.timeout(600),
     pytest.mark.filterwarnings("ignore"),  # what third parties warn about while compiling is theirs
 ]

@@ -1,0 +1,51 @@
+"""A case's peak of memory does not depend on what ran before it in its process."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hybridbench.record import Observed, Status, from_plain
+from hybridbench.suite import Case, Sweep, cases
+from hybridbench.worker import Bench, _release, answer_for
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no CUDA device"),
+    pytest.mark.timeout(600),
+    pytest.mark.filterwarnings("ignore"),  # what third parties warn about while compiling is theirs
+]
+
+
+def case(workload: str, arch: str, ctx: str, **options: str) -> Case:
+    sweep = Sweep(workload, arch=arch, scale="100m", ctx=ctx, batch="4", device="cuda", max_time_s=0.1, **options)  # type: ignore[arg-type]
+    (found,) = cases(sweep, has_gpu=True)
+    return found
+
+
+def peak(bench: Bench, one: Case) -> int:
+    """Bytes, with everything given back afterwards as a worker does."""
+    answer = answer_for(one, bench)
+    assert answer["status"] == Status.OK, answer
+    memory = from_plain(Observed, answer["observed"]).memory
+    del answer
+    _release(one)
+    assert memory.peak_allocated_bytes is not None
+    return memory.peak_allocated_bytes
+
+
+@pytest.mark.parametrize(
+    "one", [case("decode", "transformer", "8k"), case("prefill", "swa", "4k")], ids=["decode", "prefill"]
+)
+def test_a_peak_is_the_same_first_and_after_others(one: Case) -> None:
+    bench = Bench.open("cuda", lambda name: None)
+    alone = peak(bench, one)
+    # masks of other lengths, plans of other caches, graphs, cuBLAS's workspaces
+    for before in (
+        case("prefill", "swa", "16k"),
+        case("decode", "inter", "32k"),
+        case("decode", "swa", "16k", mode="eager"),
+    ):
+        peak(bench, before)
+    left = torch.cuda.memory_allocated()
+    assert peak(bench, one) == pytest.approx(alone, abs=1 << 20), f"{left} bytes were left by those before"
