@@ -14,28 +14,29 @@ import triton.language as tl
 from torch import Tensor
 
 from hybridbench.kernels.adamw import Rates
+from hybridbench.kernels.triton_jit import jit
 
 BLOCK = 2048
 """Elements per program of 4 warps: 16 a thread, of each tensor two loads of 16 bytes of bfloat16."""
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _adamw(  # type: ignore[no-untyped-def]
-    parameter_ptr,
-    gradient_ptr,
-    first_ptr,
-    second_ptr,
-    n,
-    decay,
-    keep_first,
-    add_first,
-    keep_second,
-    add_second,
-    rate,
-    correction,
-    eps,
+@jit
+def _adamw(
+    parameter_ptr: tl.tensor,
+    gradient_ptr: tl.tensor,
+    first_ptr: tl.tensor,
+    second_ptr: tl.tensor,
+    n: tl.tensor,
+    decay: tl.tensor,
+    keep_first: tl.tensor,
+    add_first: tl.tensor,
+    keep_second: tl.tensor,
+    add_second: tl.tensor,
+    rate: tl.tensor,
+    correction: tl.tensor,
+    eps: tl.tensor,
     BLOCK: tl.constexpr,
-):
+) -> None:
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     live = i < n
     parameter = tl.load(parameter_ptr + i, mask=live, other=0.0).to(tl.float32)

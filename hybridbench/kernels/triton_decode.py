@@ -28,6 +28,7 @@ import triton.language as tl
 from torch import Tensor
 
 from hybridbench.kernels.kept import kept
+from hybridbench.kernels.triton_jit import jit
 from hybridbench.kernels.triton_launch import wait
 
 PROGRAMS_PER_SM = 2
@@ -40,21 +41,21 @@ MAX_SPLITS = 128
 """More partials than this cost more to combine than they gain."""
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def attention_decode_kernel(  # type: ignore[no-untyped-def]
-    q_ptr,
-    k_ptr,
-    v_ptr,
-    length_ptr,
-    out_ptr,
-    part_ptr,
-    lse_ptr,
-    count_ptr,
-    scale_log2,
-    q_stride_b,
-    k_stride_b,
-    v_stride_b,
-    eps,
+@jit
+def attention_decode_kernel(
+    q_ptr: tl.tensor,
+    k_ptr: tl.tensor,
+    v_ptr: tl.tensor,
+    length_ptr: tl.tensor,
+    out_ptr: tl.tensor,
+    part_ptr: tl.tensor,
+    lse_ptr: tl.tensor,
+    count_ptr: tl.tensor,
+    scale_log2: tl.tensor,
+    q_stride_b: tl.tensor,
+    k_stride_b: tl.tensor,
+    v_stride_b: tl.tensor,
+    eps: tl.tensor,
     q_stride_h: tl.constexpr,  # constants, so that the compiler sees how rows are aligned and copies 16 bytes at a time
     k_stride_s: tl.constexpr,
     k_stride_k: tl.constexpr,
@@ -74,7 +75,7 @@ def attention_decode_kernel(  # type: ignore[no-untyped-def]
     STAGES: tl.constexpr,
     HEAD_NORM: tl.constexpr,
     PDL: tl.constexpr,
-):
+) -> None:
     """One split of one (sequence, KV head) pair; the last one to arrive combines them.
 
     With HEAD_NORM each head's output is divided by its own root mean square, as a parallel block wants it.

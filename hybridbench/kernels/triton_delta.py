@@ -21,6 +21,7 @@ from torch.library import custom_op
 
 from hybridbench.kernels.reference import UNIT_EPS
 from hybridbench.kernels.triton_elementwise import groups_of
+from hybridbench.kernels.triton_jit import jit
 
 VALUES = 32
 """Value channels of a program of a step: rows of 64 bytes of a state in 16 bit, and enough programs at batch 4."""
@@ -32,29 +33,29 @@ GATE_PROGRAMS = 4
 """Programs per SM of the norm's backward, each of which leaves one partial sum of the weight's gradient."""
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _delta_step(  # type: ignore[no-untyped-def]
-    state_ptr,
-    q_ptr,
-    k_ptr,
-    v_ptr,
-    dt_ptr,
-    beta_ptr,
-    A_log_ptr,
-    dt_bias_ptr,
-    out_ptr,
-    state_b,
-    q_b,
-    q_h,
-    k_b,
-    k_h,
-    v_b,
-    v_h,
-    dt_b,
-    dt_h,
-    beta_b,
-    scale,
-    unit_eps,
+@jit
+def _delta_step(
+    state_ptr: tl.tensor,
+    q_ptr: tl.tensor,
+    k_ptr: tl.tensor,
+    v_ptr: tl.tensor,
+    dt_ptr: tl.tensor,
+    beta_ptr: tl.tensor,
+    A_log_ptr: tl.tensor,
+    dt_bias_ptr: tl.tensor,
+    out_ptr: tl.tensor,
+    state_b: tl.tensor,
+    q_b: tl.tensor,
+    q_h: tl.tensor,
+    k_b: tl.tensor,
+    k_h: tl.tensor,
+    v_b: tl.tensor,
+    v_h: tl.tensor,
+    dt_b: tl.tensor,
+    dt_h: tl.tensor,
+    beta_b: tl.tensor,
+    scale: tl.tensor,
+    unit_eps: tl.tensor,
     H: tl.constexpr,
     SHARED: tl.constexpr,
     P: tl.constexpr,
@@ -62,7 +63,7 @@ def _delta_step(  # type: ignore[no-untyped-def]
     PER_CHANNEL: tl.constexpr,
     P_TILE: tl.constexpr,
     V_TILE: tl.constexpr,
-):
+) -> None:
     b, h = (tl.program_id(0) // H).to(tl.int64), tl.program_id(0) % H
     p, v = tl.arange(0, P_TILE), tl.program_id(1) * V_TILE + tl.arange(0, V_TILE)
     key, value = p < P, v < V
@@ -177,22 +178,22 @@ def kda_step(
 # norm_gate ------------------------------------------------------------------------------------------------------------
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _norm_gate_forward(  # type: ignore[no-untyped-def]
-    y_ptr,
-    z_ptr,
-    weight_ptr,
-    out_ptr,
-    y_stride,
-    z_stride,
-    groups,
-    H,
-    V,
-    eps,
+@jit
+def _norm_gate_forward(
+    y_ptr: tl.tensor,
+    z_ptr: tl.tensor,
+    weight_ptr: tl.tensor,
+    out_ptr: tl.tensor,
+    y_stride: tl.tensor,
+    z_stride: tl.tensor,
+    groups: tl.tensor,
+    H: tl.tensor,
+    V: tl.tensor,
+    eps: tl.tensor,
     SILU: tl.constexpr,
     GROUPS: tl.constexpr,
     V_TILE: tl.constexpr,
-):
+) -> None:
     first, row, head = groups_of(tl.program_id(0), H, GROUPS)
     g = tl.arange(0, GROUPS)
     v = tl.arange(0, V_TILE)[None, :]
@@ -206,26 +207,26 @@ def _norm_gate_forward(  # type: ignore[no-untyped-def]
     tl.store(out_ptr + (first + g)[:, None] * V + v, out.to(out_ptr.dtype.element_ty), mask=live)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _norm_gate_backward(  # type: ignore[no-untyped-def]
-    d_out_ptr,
-    y_ptr,
-    z_ptr,
-    weight_ptr,
-    d_y_ptr,
-    d_z_ptr,
-    d_weight_ptr,
-    d_out_stride,
-    y_stride,
-    z_stride,
-    groups,
-    H,
-    V,
-    eps,
+@jit
+def _norm_gate_backward(
+    d_out_ptr: tl.tensor,
+    y_ptr: tl.tensor,
+    z_ptr: tl.tensor,
+    weight_ptr: tl.tensor,
+    d_y_ptr: tl.tensor,
+    d_z_ptr: tl.tensor,
+    d_weight_ptr: tl.tensor,
+    d_out_stride: tl.tensor,
+    y_stride: tl.tensor,
+    z_stride: tl.tensor,
+    groups: tl.tensor,
+    H: tl.tensor,
+    V: tl.tensor,
+    eps: tl.tensor,
     SILU: tl.constexpr,
     GROUPS: tl.constexpr,
     V_TILE: tl.constexpr,
-):
+) -> None:
     v = tl.arange(0, V_TILE)[None, :]
     weight = tl.load(weight_ptr + v, mask=v < V, other=0.0).to(tl.float32)
     d_weight = tl.zeros((GROUPS, V_TILE), tl.float32)

@@ -26,6 +26,8 @@ import triton.language as tl
 from torch import Tensor
 from torch.library import custom_op
 
+from hybridbench.kernels.triton_jit import jit
+
 NORM_PROGRAMS, GATE_PROGRAMS = 4, 2
 """Programs per SM of a backward that sums a weight's gradient: each walks over rows and leaves one partial sum, and all
 are resident at once, which their registers decide."""
@@ -73,13 +75,13 @@ def _unit(*strides: int) -> int:
     return 8 if all(stride % 8 == 0 for stride in strides) else 1
 
 
-@triton.jit
-def _add_pairs(a, b, c, d):  # type: ignore[no-untyped-def]
+@jit
+def _add_pairs(a: tl.tensor, b: tl.tensor, c: tl.tensor, d: tl.tensor) -> tl.tensor:
     return a + c, b + d
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def groups_of(program, H, GROUPS: tl.constexpr):  # type: ignore[no-untyped-def]
+@jit
+def groups_of(program: tl.tensor, H: tl.tensor, GROUPS: tl.constexpr) -> tl.tensor:
     """The first group of a program that takes GROUPS of them, where each row has H, and row and head of all of them.
 
     There may be 2^31 groups, but H programs take GROUPS whole rows, and what is left over is small.
@@ -91,8 +93,10 @@ def groups_of(program, H, GROUPS: tl.constexpr):  # type: ignore[no-untyped-def]
 # swiglu ---------------------------------------------------------------------------------------------------------------
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _swiglu_forward(packed_ptr, out_ptr, packed_stride, F, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+@jit
+def _swiglu_forward(
+    packed_ptr: tl.tensor, out_ptr: tl.tensor, packed_stride: tl.tensor, F: tl.tensor, BLOCK: tl.constexpr
+) -> None:
     row = tl.program_id(0).to(tl.int64)
     f = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     live = f < F
@@ -102,8 +106,16 @@ def _swiglu_forward(packed_ptr, out_ptr, packed_stride, F, BLOCK: tl.constexpr):
     tl.store(out_ptr + row * F + f, (gate * tl.sigmoid(gate) * up).to(out_ptr.dtype.element_ty), mask=live)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _swiglu_backward(packed_ptr, d_out_ptr, d_packed_ptr, packed_stride, d_out_stride, F, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+@jit
+def _swiglu_backward(
+    packed_ptr: tl.tensor,
+    d_out_ptr: tl.tensor,
+    d_packed_ptr: tl.tensor,
+    packed_stride: tl.tensor,
+    d_out_stride: tl.tensor,
+    F: tl.tensor,
+    BLOCK: tl.constexpr,
+) -> None:
     row = tl.program_id(0).to(tl.int64)
     f = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     live = f < F
@@ -160,20 +172,20 @@ def swiglu(packed: Tensor) -> Tensor:
 # add_rms_norm ---------------------------------------------------------------------------------------------------------
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _add_rms_norm_forward(  # type: ignore[no-untyped-def]
-    x_ptr,
-    residual_ptr,
-    weight_ptr,
-    normed_ptr,
-    sum_ptr,
-    x_stride,
-    residual_stride,
-    D,
-    eps,
+@jit
+def _add_rms_norm_forward(
+    x_ptr: tl.tensor,
+    residual_ptr: tl.tensor,
+    weight_ptr: tl.tensor,
+    normed_ptr: tl.tensor,
+    sum_ptr: tl.tensor,
+    x_stride: tl.tensor,
+    residual_stride: tl.tensor,
+    D: tl.tensor,
+    eps: tl.tensor,
     ADD: tl.constexpr,
     BLOCK: tl.constexpr,
-):
+) -> None:
     row = tl.program_id(0).to(tl.int64)
     d = tl.arange(0, BLOCK)
     live = d < D
@@ -188,24 +200,24 @@ def _add_rms_norm_forward(  # type: ignore[no-untyped-def]
     tl.store(normed_ptr + row * D + d, (h * scale * weight).to(normed_ptr.dtype.element_ty), mask=live)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _add_rms_norm_backward(  # type: ignore[no-untyped-def]
-    d_normed_ptr,
-    d_sum_ptr,
-    h_ptr,
-    weight_ptr,
-    d_h_ptr,
-    d_weight_ptr,
-    d_normed_stride,
-    d_sum_stride,
-    h_stride,
-    rows,
-    D,
-    eps,
+@jit
+def _add_rms_norm_backward(
+    d_normed_ptr: tl.tensor,
+    d_sum_ptr: tl.tensor,
+    h_ptr: tl.tensor,
+    weight_ptr: tl.tensor,
+    d_h_ptr: tl.tensor,
+    d_weight_ptr: tl.tensor,
+    d_normed_stride: tl.tensor,
+    d_sum_stride: tl.tensor,
+    h_stride: tl.tensor,
+    rows: tl.tensor,
+    D: tl.tensor,
+    eps: tl.tensor,
     ADD: tl.constexpr,
     BLOCK: tl.constexpr,
     STAGES: tl.constexpr,
-):
+) -> None:
     d = tl.arange(0, BLOCK)
     live = d < D
     weight = tl.load(weight_ptr + d, mask=live, other=0.0).to(tl.float32)
@@ -329,11 +341,15 @@ def add_rms_norm(x: Tensor, residual: Tensor | None, weight: Tensor, *, eps: flo
 # rotary ---------------------------------------------------------------------------------------------------------------
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _place(  # type: ignore[no-untyped-def]
-    q_ptr, k_ptr, rest_ptr, b, t, slot, q_b, q_t, q_h, k_b, k_t, k_h, rest_b, rest_t,
+@jit
+def _place(
+    q_ptr: tl.tensor, k_ptr: tl.tensor, rest_ptr: tl.tensor,
+    b: tl.tensor, t: tl.tensor, slot: tl.tensor,
+    q_b: tl.tensor, q_t: tl.tensor, q_h: tl.tensor,
+    k_b: tl.tensor, k_t: tl.tensor, k_h: tl.tensor,
+    rest_b: tl.tensor, rest_t: tl.tensor,
     H: tl.constexpr, K: tl.constexpr, P: tl.constexpr,
-):  # fmt: skip
+) -> tl.tensor:  # fmt: skip
     """Where each slot of P columns of a row begins: a head of q, a head of k or a part of the rest."""
     t, slot = t.to(tl.int64), slot.to(tl.int64)  # heads may lie whole sequences apart
     of_q = q_ptr + b * q_b + (t * q_t + slot * q_h)
@@ -342,33 +358,33 @@ def _place(  # type: ignore[no-untyped-def]
     return tl.where(slot < H, of_q, tl.where(slot < H + K, of_k, of_rest))
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _rotary(  # type: ignore[no-untyped-def]
-    q_ptr,
-    k_ptr,
-    rest_ptr,
-    q_out_ptr,
-    k_out_ptr,
-    rest_out_ptr,
-    cos_ptr,
-    sin_ptr,
-    q_b,
-    q_t,
-    q_h,
-    k_b,
-    k_t,
-    k_h,
-    rest_b,
-    rest_t,
-    q_out_b,
-    q_out_t,
-    q_out_h,
-    k_out_b,
-    k_out_t,
-    k_out_h,
-    rest_out_b,
-    rest_out_t,
-    T,
+@jit
+def _rotary(
+    q_ptr: tl.tensor,
+    k_ptr: tl.tensor,
+    rest_ptr: tl.tensor,
+    q_out_ptr: tl.tensor,
+    k_out_ptr: tl.tensor,
+    rest_out_ptr: tl.tensor,
+    cos_ptr: tl.tensor,
+    sin_ptr: tl.tensor,
+    q_b: tl.tensor,
+    q_t: tl.tensor,
+    q_h: tl.tensor,
+    k_b: tl.tensor,
+    k_t: tl.tensor,
+    k_h: tl.tensor,
+    rest_b: tl.tensor,
+    rest_t: tl.tensor,
+    q_out_b: tl.tensor,
+    q_out_t: tl.tensor,
+    q_out_h: tl.tensor,
+    k_out_b: tl.tensor,
+    k_out_t: tl.tensor,
+    k_out_h: tl.tensor,
+    rest_out_b: tl.tensor,
+    rest_out_t: tl.tensor,
+    T: tl.tensor,
     INVERSE: tl.constexpr,
     H: tl.constexpr,
     K: tl.constexpr,
@@ -376,7 +392,7 @@ def _rotary(  # type: ignore[no-untyped-def]
     P: tl.constexpr,
     HALF: tl.constexpr,
     SLOTS: tl.constexpr,
-):
+) -> None:
     """A copy of (token, slot) rows of P columns, of which those of q and k turn pairs (i, i + P/2) on the way."""
     HALF_P: tl.constexpr = P // 2
     PER_TOKEN: tl.constexpr = H + K + (R + P - 1) // P
@@ -513,20 +529,20 @@ def rotary(
 # gate -----------------------------------------------------------------------------------------------------------------
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _gate_forward(  # type: ignore[no-untyped-def]
-    y_ptr,
-    z_ptr,
-    weight_ptr,
-    out_ptr,
-    y_stride,
-    z_stride,
-    width,
-    eps,
+@jit
+def _gate_forward(
+    y_ptr: tl.tensor,
+    z_ptr: tl.tensor,
+    weight_ptr: tl.tensor,
+    out_ptr: tl.tensor,
+    y_stride: tl.tensor,
+    z_stride: tl.tensor,
+    width: tl.tensor,
+    eps: tl.tensor,
     NORM: tl.constexpr,
     BLOCK: tl.constexpr,
     UNIT: tl.constexpr,
-):
+) -> None:
     row = tl.program_id(0).to(tl.int64)
     i = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     live = i < width
@@ -539,21 +555,21 @@ def _gate_forward(  # type: ignore[no-untyped-def]
     tl.store(out_ptr + row * width + i, out.to(out_ptr.dtype.element_ty), mask=live)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _gate_backward(  # type: ignore[no-untyped-def]
-    d_out_ptr,
-    y_ptr,
-    z_ptr,
-    d_y_ptr,
-    d_z_ptr,
-    d_out_stride,
-    y_stride,
-    z_stride,
-    d_z_stride,
-    width,
+@jit
+def _gate_backward(
+    d_out_ptr: tl.tensor,
+    y_ptr: tl.tensor,
+    z_ptr: tl.tensor,
+    d_y_ptr: tl.tensor,
+    d_z_ptr: tl.tensor,
+    d_out_stride: tl.tensor,
+    y_stride: tl.tensor,
+    z_stride: tl.tensor,
+    d_z_stride: tl.tensor,
+    width: tl.tensor,
     BLOCK: tl.constexpr,
     UNIT: tl.constexpr,
-):
+) -> None:
     row = tl.program_id(0).to(tl.int64)
     i = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     live = i < width
@@ -566,26 +582,26 @@ def _gate_backward(  # type: ignore[no-untyped-def]
     tl.store(d_z_ptr + row * d_z_stride * UNIT + i, d_z.to(d_z_ptr.dtype.element_ty), mask=live)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _gate_norm_backward(  # type: ignore[no-untyped-def]
-    d_out_ptr,
-    y_ptr,
-    z_ptr,
-    weight_ptr,
-    d_y_ptr,
-    d_z_ptr,
-    d_weight_ptr,
-    d_out_stride,
-    y_stride,
-    z_stride,
-    d_z_stride,
-    rows,
-    width,
-    eps,
+@jit
+def _gate_norm_backward(
+    d_out_ptr: tl.tensor,
+    y_ptr: tl.tensor,
+    z_ptr: tl.tensor,
+    weight_ptr: tl.tensor,
+    d_y_ptr: tl.tensor,
+    d_z_ptr: tl.tensor,
+    d_weight_ptr: tl.tensor,
+    d_out_stride: tl.tensor,
+    y_stride: tl.tensor,
+    z_stride: tl.tensor,
+    d_z_stride: tl.tensor,
+    rows: tl.tensor,
+    width: tl.tensor,
+    eps: tl.tensor,
     BLOCK: tl.constexpr,
     UNIT: tl.constexpr,
     STAGES: tl.constexpr,
-):
+) -> None:
     i = tl.arange(0, BLOCK)
     live = i < width
     d_weight = tl.zeros((BLOCK,), tl.float32)
@@ -731,10 +747,19 @@ GROUP_ELEMENTS = 2048
 """Elements per program of the per-head norm: several heads at once."""
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _head_norm_forward(  # type: ignore[no-untyped-def]
-    x_ptr, out_ptr, x_stride, out_stride, groups, H, P, eps, GROUPS: tl.constexpr, P_TILE: tl.constexpr
-):
+@jit
+def _head_norm_forward(
+    x_ptr: tl.tensor,
+    out_ptr: tl.tensor,
+    x_stride: tl.tensor,
+    out_stride: tl.tensor,
+    groups: tl.tensor,
+    H: tl.tensor,
+    P: tl.tensor,
+    eps: tl.tensor,
+    GROUPS: tl.constexpr,
+    P_TILE: tl.constexpr,
+) -> None:
     first, row, head = groups_of(tl.program_id(0), H, GROUPS)
     g = tl.arange(0, GROUPS)
     p = tl.arange(0, P_TILE)[None, :]
@@ -744,10 +769,20 @@ def _head_norm_forward(  # type: ignore[no-untyped-def]
     tl.store(out_ptr + (row * out_stride + head * P)[:, None] + p, out.to(out_ptr.dtype.element_ty), mask=live)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _head_norm_backward(  # type: ignore[no-untyped-def]
-    d_out_ptr, x_ptr, d_x_ptr, d_out_stride, x_stride, groups, H, P, eps, GROUPS: tl.constexpr, P_TILE: tl.constexpr
-):
+@jit
+def _head_norm_backward(
+    d_out_ptr: tl.tensor,
+    x_ptr: tl.tensor,
+    d_x_ptr: tl.tensor,
+    d_out_stride: tl.tensor,
+    x_stride: tl.tensor,
+    groups: tl.tensor,
+    H: tl.tensor,
+    P: tl.tensor,
+    eps: tl.tensor,
+    GROUPS: tl.constexpr,
+    P_TILE: tl.constexpr,
+) -> None:
     first, row, head = groups_of(tl.program_id(0), H, GROUPS)
     g = tl.arange(0, GROUPS)
     p = tl.arange(0, P_TILE)[None, :]

@@ -6,13 +6,14 @@ may then load what that kernel does not write, such as weights, and wait for its
 
 from __future__ import annotations
 
-import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from hybridbench.kernels.triton_jit import jit
 
-@triton.jit  # type: ignore[untyped-decorator]
-def wait(PDL: tl.constexpr):  # type: ignore[no-untyped-def]
+
+@jit
+def wait(PDL: tl.constexpr) -> None:
     """Waits until the previous kernel's results are visible, then lets the next kernel's programs start.
 
     In this order: what comes before the wait then overlaps the previous kernel only, and may read whatever that one

@@ -17,6 +17,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from hybridbench.kernels.triton_jit import jit
+
 COLUMNS = 16384
 """Logits per step of a program of 32 warps: 16 a thread."""
 
@@ -29,18 +31,18 @@ SCALED = 4096
 LOG2_E = tl.constexpr(math.log2(math.e))
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _cross_entropy_in_place(  # type: ignore[no-untyped-def]
-    logits_ptr,
-    target_ptr,
-    loss_ptr,
-    stride,
-    V,
-    scale,
+@jit
+def _cross_entropy_in_place(
+    logits_ptr: tl.tensor,
+    target_ptr: tl.tensor,
+    loss_ptr: tl.tensor,
+    stride: tl.tensor,
+    V: tl.tensor,
+    scale: tl.tensor,
     GRADIENT: tl.constexpr,
     BLOCK: tl.constexpr,
     STAGES: tl.constexpr,
-):
+) -> None:
     row = tl.program_id(0).to(tl.int64)
     logits_ptr += row * stride
     target = tl.load(target_ptr + row)
@@ -85,8 +87,8 @@ def cross_entropy_(logits_NV: Tensor, target_N: Tensor, scale: float, gradient: 
     return loss_N
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _scaled(gradient_ptr, by_ptr, out_ptr, n, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+@jit
+def _scaled(gradient_ptr: tl.tensor, by_ptr: tl.tensor, out_ptr: tl.tensor, n: tl.tensor, BLOCK: tl.constexpr) -> None:
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     gradient = tl.load(gradient_ptr + i, mask=i < n, other=0.0).to(tl.float32)
     by = tl.load(by_ptr).to(tl.float32)

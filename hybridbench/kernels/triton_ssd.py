@@ -28,6 +28,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from hybridbench.arch.ssd_kernels import BLOCK, SLICE, heads_together
 from hybridbench.kernels.triton_decode import multiprocessors
+from hybridbench.kernels.triton_jit import jit
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 FORWARD_STAGES, LONE_STAGES, REVERSE_STAGES, GRADIENT_STAGES = 2, 3, 3, 2
@@ -37,27 +38,27 @@ WARPS = 4
 """Of a program."""
 
 
-@triton.jit
-def _softplus(raw):  # type: ignore[no-untyped-def]
+@jit
+def _softplus(raw: tl.tensor) -> tl.tensor:
     grown = tl.exp2(tl.minimum(raw, 20.0) * LOG2_E)
     return tl.where(raw > 20.0, raw, tl.where(raw < -10.0, grown, tl.log2(1.0 + grown) / LOG2_E))
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def scan_steps_kernel(  # type: ignore[no-untyped-def]
-    raw_ptr,
-    A_ptr,
-    bias_ptr,
-    dt_ptr,
-    run_ptr,
-    T,
-    H,
-    padded,
-    raw_batch,
-    raw_token,
+@jit
+def scan_steps_kernel(
+    raw_ptr: tl.tensor,
+    A_ptr: tl.tensor,
+    bias_ptr: tl.tensor,
+    dt_ptr: tl.tensor,
+    run_ptr: tl.tensor,
+    T: tl.tensor,
+    H: tl.tensor,
+    padded: tl.tensor,
+    raw_batch: tl.tensor,
+    raw_token: tl.tensor,
     BLOCK: tl.constexpr,
     H_TILE: tl.constexpr,
-):
+) -> None:
     """dt by head, 0 beyond the sequence, and the running sums of dt A within each block in units of log 2."""
     batch = tl.program_id(1).to(tl.int64)
     t = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -73,27 +74,27 @@ def scan_steps_kernel(  # type: ignore[no-untyped-def]
     tl.store(run_ptr + out, tl.cumsum(dt * a[None, :], 0), mask=heads[None, :])
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _decays(run, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+@jit
+def _decays(run: tl.tensor, BLOCK: tl.constexpr) -> tl.tensor:
     """exp(c_i - c_j) where j <= i and 0 elsewhere."""
     i = tl.arange(0, BLOCK)
     return tl.where(i[:, None] >= i[None, :], tl.exp2(tl.minimum(run[:, None] - run[None, :], 0.0)), 0.0)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def scan_forward_kernel(  # type: ignore[no-untyped-def]
-    x_tiles,
-    b_tiles,
-    c_tiles,
-    y_tiles,
-    states_ptr,
-    dt_ptr,
-    run_ptr,
-    D_ptr,
-    initial_ptr,
-    final_ptr,
-    H,
-    blocks,
+@jit
+def scan_forward_kernel(
+    x_tiles: tl.tensor,
+    b_tiles: tl.tensor,
+    c_tiles: tl.tensor,
+    y_tiles: tl.tensor,
+    states_ptr: tl.tensor,
+    dt_ptr: tl.tensor,
+    run_ptr: tl.tensor,
+    D_ptr: tl.tensor,
+    initial_ptr: tl.tensor,
+    final_ptr: tl.tensor,
+    H: tl.tensor,
+    blocks: tl.tensor,
     P: tl.constexpr,
     N: tl.constexpr,
     SHARE: tl.constexpr,
@@ -102,7 +103,7 @@ def scan_forward_kernel(  # type: ignore[no-untyped-def]
     BLOCK: tl.constexpr,
     SLICE: tl.constexpr,
     STAGES: tl.constexpr,
-):
+) -> None:
     batch, head, part = tl.program_id(1) // H, tl.program_id(1) % H, tl.program_id(0) * SLICE
     i = tl.arange(0, BLOCK)
     of_state = (part + tl.arange(0, SLICE))[:, None] * N + tl.arange(0, N)[None, :]
@@ -133,17 +134,17 @@ def scan_forward_kernel(  # type: ignore[no-untyped-def]
     tl.store(final_ptr + tl.program_id(1).to(tl.int64) * (P * N) + of_state, state)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def scan_reverse_kernel(  # type: ignore[no-untyped-def]
-    d_y_tiles,
-    c_tiles,
-    states_tiles,
-    d_states_tiles,
-    run_ptr,
-    d_final_ptr,
-    d_end_ptr,
-    H,
-    blocks,
+@jit
+def scan_reverse_kernel(
+    d_y_tiles: tl.tensor,
+    c_tiles: tl.tensor,
+    states_tiles: tl.tensor,
+    d_states_tiles: tl.tensor,
+    run_ptr: tl.tensor,
+    d_final_ptr: tl.tensor,
+    d_end_ptr: tl.tensor,
+    H: tl.tensor,
+    blocks: tl.tensor,
     P: tl.constexpr,
     N: tl.constexpr,
     SHARE: tl.constexpr,
@@ -151,7 +152,7 @@ def scan_reverse_kernel(  # type: ignore[no-untyped-def]
     BLOCK: tl.constexpr,
     SLICE: tl.constexpr,
     STAGES: tl.constexpr,
-):
+) -> None:
     """The gradient of the state after every block, from the end, and what it says about the decay over the block."""
     batch, head, part = tl.program_id(1) // H, tl.program_id(1) % H, tl.program_id(0) * SLICE
     small = tl.program_id(1).to(tl.int64) * blocks * BLOCK
@@ -178,25 +179,25 @@ def scan_reverse_kernel(  # type: ignore[no-untyped-def]
         d_state = tl.dot(tl.trans(weighted), c, d_state)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def scan_d_x_kernel(  # type: ignore[no-untyped-def]
-    d_y_tiles,
-    x_tiles,
-    b_tiles,
-    c_tiles,
-    d_states_tiles,
-    d_x_tiles,
-    d_scores_tiles,
-    dt_ptr,
-    run_ptr,
-    D_ptr,
-    d_run_ptr,
-    d_dt_ptr,
-    d_end_ptr,
-    d_D_ptr,
-    B,
-    H,
-    blocks,
+@jit
+def scan_d_x_kernel(
+    d_y_tiles: tl.tensor,
+    x_tiles: tl.tensor,
+    b_tiles: tl.tensor,
+    c_tiles: tl.tensor,
+    d_states_tiles: tl.tensor,
+    d_x_tiles: tl.tensor,
+    d_scores_tiles: tl.tensor,
+    dt_ptr: tl.tensor,
+    run_ptr: tl.tensor,
+    D_ptr: tl.tensor,
+    d_run_ptr: tl.tensor,
+    d_dt_ptr: tl.tensor,
+    d_end_ptr: tl.tensor,
+    d_D_ptr: tl.tensor,
+    B: tl.tensor,
+    H: tl.tensor,
+    blocks: tl.tensor,
     P: tl.constexpr,
     N: tl.constexpr,
     SHARE: tl.constexpr,
@@ -204,7 +205,7 @@ def scan_d_x_kernel(  # type: ignore[no-untyped-def]
     BLOCK: tl.constexpr,
     SLICE: tl.constexpr,
     STAGES: tl.constexpr,
-):
+) -> None:
     """Of one block and some heads that share B and C: the gradients of x and of C B, and dt's times dt but for what
     passes through the state before the block."""
     SLICES: tl.constexpr = P // SLICE
@@ -247,18 +248,18 @@ def scan_d_x_kernel(  # type: ignore[no-untyped-def]
     d_scores_tiles.store([row * BLOCK, 0], d_scores.to(b.dtype))
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def scan_d_b_kernel(  # type: ignore[no-untyped-def]
-    x_tiles,
-    c_tiles,
-    d_states_tiles,
-    d_scores_tiles,
-    d_b_tiles,
-    dt_ptr,
-    run_ptr,
-    B,
-    H,
-    blocks,
+@jit
+def scan_d_b_kernel(
+    x_tiles: tl.tensor,
+    c_tiles: tl.tensor,
+    d_states_tiles: tl.tensor,
+    d_scores_tiles: tl.tensor,
+    d_b_tiles: tl.tensor,
+    dt_ptr: tl.tensor,
+    run_ptr: tl.tensor,
+    B: tl.tensor,
+    H: tl.tensor,
+    blocks: tl.tensor,
     P: tl.constexpr,
     N: tl.constexpr,
     SHARE: tl.constexpr,
@@ -266,7 +267,7 @@ def scan_d_b_kernel(  # type: ignore[no-untyped-def]
     BLOCK: tl.constexpr,
     SLICE: tl.constexpr,
     STAGES: tl.constexpr,
-):
+) -> None:
     """Of one block and some heads: their share of the gradient of B."""
     SLICES: tl.constexpr = P // SLICE
     block, batch, heads = tl.program_id(0), tl.program_id(1), tl.program_id(2) * HEADS
@@ -287,19 +288,19 @@ def scan_d_b_kernel(  # type: ignore[no-untyped-def]
     d_b_tiles.store([heads % SHARE // HEADS * B + batch, first, group * N], d_b.reshape(1, BLOCK, N))
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def scan_d_c_kernel(  # type: ignore[no-untyped-def]
-    d_y_tiles,
-    b_tiles,
-    c_tiles,
-    states_tiles,
-    d_scores_tiles,
-    d_c_tiles,
-    run_ptr,
-    d_run_ptr,
-    B,
-    H,
-    blocks,
+@jit
+def scan_d_c_kernel(
+    d_y_tiles: tl.tensor,
+    b_tiles: tl.tensor,
+    c_tiles: tl.tensor,
+    states_tiles: tl.tensor,
+    d_scores_tiles: tl.tensor,
+    d_c_tiles: tl.tensor,
+    run_ptr: tl.tensor,
+    d_run_ptr: tl.tensor,
+    B: tl.tensor,
+    H: tl.tensor,
+    blocks: tl.tensor,
     P: tl.constexpr,
     N: tl.constexpr,
     SHARE: tl.constexpr,
@@ -307,7 +308,7 @@ def scan_d_c_kernel(  # type: ignore[no-untyped-def]
     BLOCK: tl.constexpr,
     SLICE: tl.constexpr,
     STAGES: tl.constexpr,
-):
+) -> None:
     """Of one block and some heads: their share of the gradient of C, and what passes through the state before the block
     to the running sums."""
     SLICES: tl.constexpr = P // SLICE
@@ -332,28 +333,28 @@ def scan_d_c_kernel(  # type: ignore[no-untyped-def]
     d_c_tiles.store([heads % SHARE // HEADS * B + batch, first, group * N], d_c.reshape(1, BLOCK, N))
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def scan_finish_kernel(  # type: ignore[no-untyped-def]
-    raw_ptr,
-    A_ptr,
-    bias_ptr,
-    dt_ptr,
-    d_run_ptr,
-    d_dt_ptr,
-    d_end_ptr,
-    out_ptr,
-    d_A_ptr,
-    d_bias_ptr,
-    T,
-    H,
-    raw_batch,
-    raw_token,
-    out_batch,
-    out_token,
+@jit
+def scan_finish_kernel(
+    raw_ptr: tl.tensor,
+    A_ptr: tl.tensor,
+    bias_ptr: tl.tensor,
+    dt_ptr: tl.tensor,
+    d_run_ptr: tl.tensor,
+    d_dt_ptr: tl.tensor,
+    d_end_ptr: tl.tensor,
+    out_ptr: tl.tensor,
+    d_A_ptr: tl.tensor,
+    d_bias_ptr: tl.tensor,
+    T: tl.tensor,
+    H: tl.tensor,
+    raw_batch: tl.tensor,
+    raw_token: tl.tensor,
+    out_batch: tl.tensor,
+    out_token: tl.tensor,
     SLICES: tl.constexpr,
     BLOCK: tl.constexpr,
     H_TILE: tl.constexpr,
-):
+) -> None:
     """Gradients of the projection's dt (through running sums and softplus), and of A and its bias as a partial sum a
     program."""
     batch, blocks = tl.program_id(1).to(tl.int64), tl.num_programs(0)

@@ -22,14 +22,16 @@ The plain twin of the whole step is ``LanguageModel.decode``.
 
 from __future__ import annotations
 
-import triton
 import triton.language as tl
 
+from hybridbench.kernels.triton_jit import jit
 from hybridbench.kernels.triton_launch import wait
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _first_weights(w_ptr, row, row_ok, k_first, w_width, BLOCK_K: tl.constexpr):  # type: ignore[no-untyped-def]
+@jit
+def _first_weights(
+    w_ptr: tl.tensor, row: tl.tensor, row_ok: tl.tensor, k_first: tl.tensor, w_width: tl.tensor, BLOCK_K: tl.constexpr
+) -> tl.tensor:
     """The first block of columns of some rows: weights never change, so this may come before the wait.
 
     Weights may have more than 2^31 elements. A program's rows are counted from its first one, at which ``w_ptr`` points
@@ -39,22 +41,22 @@ def _first_weights(w_ptr, row, row_ok, k_first, w_width, BLOCK_K: tl.constexpr):
     return tl.load(w_ptr + row[:, None] * w_width + k[None, :], mask=row_ok[:, None], other=0.0)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _product(  # type: ignore[no-untyped-def]
-    acc,
-    x_ptr,
-    w_ptr,
-    row,
-    row_ok,
-    k_first,
-    k_last,
-    x_width,
-    w_width,
+@jit
+def _product(
+    acc: tl.tensor,
+    x_ptr: tl.tensor,
+    w_ptr: tl.tensor,
+    row: tl.tensor,
+    row_ok: tl.tensor,
+    k_first: tl.tensor,
+    k_last: tl.tensor,
+    x_width: tl.tensor,
+    w_width: tl.tensor,
     B: tl.constexpr,
     TOKENS: tl.constexpr,
     BLOCK_K: tl.constexpr,
     STAGES: tl.constexpr,
-):
+) -> tl.tensor:
     """``acc`` (rows, TOKENS) plus rows ``row`` of w times x transposed, over columns [k_first, k_last)."""
     k = tl.arange(0, BLOCK_K)
     b = tl.arange(0, TOKENS)
@@ -65,22 +67,22 @@ def _product(  # type: ignore[no-untyped-def]
     return acc
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _product_after(  # type: ignore[no-untyped-def]
-    first_w,
-    x_ptr,
-    w_ptr,
-    row,
-    row_ok,
-    k_first,
-    k_last,
-    x_width,
-    w_width,
+@jit
+def _product_after(
+    first_w: tl.tensor,
+    x_ptr: tl.tensor,
+    w_ptr: tl.tensor,
+    row: tl.tensor,
+    row_ok: tl.tensor,
+    k_first: tl.tensor,
+    k_last: tl.tensor,
+    x_width: tl.tensor,
+    w_width: tl.tensor,
     B: tl.constexpr,
     TOKENS: tl.constexpr,
     BLOCK_K: tl.constexpr,
     STAGES: tl.constexpr,
-):
+) -> tl.tensor:
     """Rows of w times x transposed over [k_first, k_last), of which ``first_w`` is the first block of columns.
 
     That block comes last: it waits in registers while the loop's loads are under way.
@@ -95,10 +97,17 @@ def _product_after(  # type: ignore[no-untyped-def]
     return tl.dot(first_w, x, acc, input_precision="ieee")
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _last_to_arrive(  # type: ignore[no-untyped-def]
-    acc, part_ptr, count_ptr, tile, split, SPLITS: tl.constexpr, ROWS: tl.constexpr, TOKENS: tl.constexpr
-):
+@jit
+def _last_to_arrive(
+    acc: tl.tensor,
+    part_ptr: tl.tensor,
+    count_ptr: tl.tensor,
+    tile: tl.tensor,
+    split: tl.tensor,
+    SPLITS: tl.constexpr,
+    ROWS: tl.constexpr,
+    TOKENS: tl.constexpr,
+) -> tl.tensor:
     """Leaves ``acc`` with the other parts of its tile; 1 for the program that finds all of them there."""
     at = tl.arange(0, ROWS)[:, None] * TOKENS + tl.arange(0, TOKENS)[None, :]
     tl.store(part_ptr + (tile * SPLITS + split) * ROWS * TOKENS + at, acc)
@@ -107,10 +116,15 @@ def _last_to_arrive(  # type: ignore[no-untyped-def]
     return arrived == SPLITS - 1
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _sum_of_parts(  # type: ignore[no-untyped-def]
-    part_ptr, count_ptr, tile, SPLITS: tl.constexpr, ROWS: tl.constexpr, TOKENS: tl.constexpr
-):
+@jit
+def _sum_of_parts(
+    part_ptr: tl.tensor,
+    count_ptr: tl.tensor,
+    tile: tl.tensor,
+    SPLITS: tl.constexpr,
+    ROWS: tl.constexpr,
+    TOKENS: tl.constexpr,
+) -> tl.tensor:
     """The parts of a tile in their order; the count starts over for the next step."""
     at = tl.arange(0, ROWS)[:, None] * TOKENS + tl.arange(0, TOKENS)[None, :]
     acc = tl.zeros((ROWS, TOKENS), tl.float32)
@@ -120,8 +134,10 @@ def _sum_of_parts(  # type: ignore[no-untyped-def]
     return acc
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _load_squares(squares_ptr, PARTS: tl.constexpr, PARTS_TILE: tl.constexpr, B: tl.constexpr, TOKENS: tl.constexpr):  # type: ignore[no-untyped-def]
+@jit
+def _load_squares(
+    squares_ptr: tl.tensor, PARTS: tl.constexpr, PARTS_TILE: tl.constexpr, B: tl.constexpr, TOKENS: tl.constexpr
+) -> tl.tensor:
     """The sums of squares (PARTS, B) that the producers of a row left, as a tile."""
     part = tl.arange(0, PARTS_TILE)
     b = tl.arange(0, TOKENS)
@@ -130,26 +146,26 @@ def _load_squares(squares_ptr, PARTS: tl.constexpr, PARTS_TILE: tl.constexpr, B:
     )
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _halves(acc, HALF: tl.constexpr, TOKENS: tl.constexpr):  # type: ignore[no-untyped-def]
+@jit
+def _halves(acc: tl.tensor, HALF: tl.constexpr, TOKENS: tl.constexpr) -> tl.tensor:
     """The upper and the lower half of the rows."""
     return tl.split(tl.permute(tl.reshape(acc, (2, HALF, TOKENS)), (1, 2, 0)))
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def begin(  # type: ignore[no-untyped-def]
-    token_ptr,
-    position_ptr,
-    embedding_ptr,
-    norm_weight_ptr,
-    x_ptr,
-    xw_ptr,
-    squares_ptr,
-    frequency_ptr,
-    turn_ptr,
-    ring_ptr,
-    slot_ptr,
-    length_ptr,
+@jit
+def begin(
+    token_ptr: tl.tensor,
+    position_ptr: tl.tensor,
+    embedding_ptr: tl.tensor,
+    norm_weight_ptr: tl.tensor,
+    x_ptr: tl.tensor,
+    xw_ptr: tl.tensor,
+    squares_ptr: tl.tensor,
+    frequency_ptr: tl.tensor,
+    turn_ptr: tl.tensor,
+    ring_ptr: tl.tensor,
+    slot_ptr: tl.tensor,
+    length_ptr: tl.tensor,
     D: tl.constexpr,
     D_TILE: tl.constexpr,
     B: tl.constexpr,
@@ -158,7 +174,7 @@ def begin(  # type: ignore[no-untyped-def]
     PAIRS_TILE: tl.constexpr,
     RINGS: tl.constexpr,
     PDL: tl.constexpr,
-):
+) -> None:
     """One program per sequence: embeds its token, and works out what every layer needs to know of its position.
 
     ``turn`` (TURNS, B, 2, PAIRS) gets cosines and sines for each kind of rotary embedding; ``slot`` and ``length``
@@ -190,21 +206,21 @@ def begin(  # type: ignore[no-untyped-def]
         tl.store(length_ptr + kind * B + b, length.to(tl.int32))
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def project_qkv(  # type: ignore[no-untyped-def]
-    xw_ptr,
-    squares_ptr,
-    w_ptr,
-    q_ptr,
-    k_ptr,
-    v_ptr,
-    turn_ptr,
-    slot_ptr,
-    part_ptr,
-    count_ptr,
-    k_stride_b,
-    v_stride_b,
-    eps,
+@jit
+def project_qkv(
+    xw_ptr: tl.tensor,
+    squares_ptr: tl.tensor,
+    w_ptr: tl.tensor,
+    q_ptr: tl.tensor,
+    k_ptr: tl.tensor,
+    v_ptr: tl.tensor,
+    turn_ptr: tl.tensor,
+    slot_ptr: tl.tensor,
+    part_ptr: tl.tensor,
+    count_ptr: tl.tensor,
+    k_stride_b: tl.tensor,
+    v_stride_b: tl.tensor,
+    eps: tl.tensor,
     D: tl.constexpr,
     H: tl.constexpr,
     K: tl.constexpr,
@@ -221,7 +237,7 @@ def project_qkv(  # type: ignore[no-untyped-def]
     STAGES: tl.constexpr,
     ROTATES: tl.constexpr,
     PDL: tl.constexpr,
-):
+) -> None:
     """Norm, the fused projection, rotary, and the new key and value into their slot.
 
     A tile is ``HALF`` rows of the lower half of one head and their partners in its upper half. Heads in the order of
@@ -286,20 +302,20 @@ def project_qkv(  # type: ignore[no-untyped-def]
             tl.store(at + V // 2, upper.to(kind), mask=ok)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def project_mamba2(  # type: ignore[no-untyped-def]
-    xw_ptr,
-    squares_ptr,
-    w_ptr,
-    z_ptr,
-    mixed_ptr,
-    dt_ptr,
-    conv_ptr,
-    conv_weight_ptr,
-    conv_bias_ptr,
-    part_ptr,
-    count_ptr,
-    eps,
+@jit
+def project_mamba2(
+    xw_ptr: tl.tensor,
+    squares_ptr: tl.tensor,
+    w_ptr: tl.tensor,
+    z_ptr: tl.tensor,
+    mixed_ptr: tl.tensor,
+    dt_ptr: tl.tensor,
+    conv_ptr: tl.tensor,
+    conv_weight_ptr: tl.tensor,
+    conv_bias_ptr: tl.tensor,
+    part_ptr: tl.tensor,
+    count_ptr: tl.tensor,
+    eps: tl.tensor,
     D: tl.constexpr,
     I: tl.constexpr,  # noqa: E741
     C: tl.constexpr,
@@ -315,7 +331,7 @@ def project_mamba2(  # type: ignore[no-untyped-def]
     BLOCK_K: tl.constexpr,
     STAGES: tl.constexpr,
     PDL: tl.constexpr,
-):
+) -> None:
     """Norm, in_proj, and for the C channels of x, B and C the causal conv with its state (B, C, COLUMNS), newest last.
 
     Rows of the weight: I of the gate z, C of the conv, H of dt; z and the conv's output keep the activations' dtype, dt
@@ -371,19 +387,19 @@ def project_mamba2(  # type: ignore[no-untyped-def]
         tl.store(state + COLUMNS - 1, new, mask=in_state)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def update_state(  # type: ignore[no-untyped-def]
-    mixed_ptr,
-    dt_ptr,
-    z_ptr,
-    state_ptr,
-    A_log_ptr,
-    D_ptr,
-    dt_bias_ptr,
-    norm_weight_ptr,
-    y_ptr,
-    squares_ptr,
-    eps,
+@jit
+def update_state(
+    mixed_ptr: tl.tensor,
+    dt_ptr: tl.tensor,
+    z_ptr: tl.tensor,
+    state_ptr: tl.tensor,
+    A_log_ptr: tl.tensor,
+    D_ptr: tl.tensor,
+    dt_bias_ptr: tl.tensor,
+    norm_weight_ptr: tl.tensor,
+    y_ptr: tl.tensor,
+    squares_ptr: tl.tensor,
+    eps: tl.tensor,
     B: tl.constexpr,
     I: tl.constexpr,  # noqa: E741
     H: tl.constexpr,
@@ -394,7 +410,7 @@ def update_state(  # type: ignore[no-untyped-def]
     N_TILE: tl.constexpr,
     NORM: tl.constexpr,
     PDL: tl.constexpr,
-):
+) -> None:
     """One program per sequence and head: dt, the state (B, H, P, N) in place, its output, skip and gate.
 
     NORM ``row``: the output leaves multiplied by the norm's weight, with its sum of squares in ``squares`` (H, B), for
@@ -432,22 +448,22 @@ def update_state(  # type: ignore[no-untyped-def]
     tl.store(y_ptr + b * I + h * P + p, y.to(y_ptr.dtype.element_ty), mask=p_ok)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def project_residual(  # type: ignore[no-untyped-def]
-    first_ptr,
-    second_ptr,
-    squares_ptr,
-    first_w_ptr,
-    second_w_ptr,
-    norm_weight_ptr,
-    x_ptr,
-    xw_ptr,
-    out_squares_ptr,
-    part_ptr,
-    count_ptr,
-    first_w_width,
-    second_w_width,
-    eps,
+@jit
+def project_residual(
+    first_ptr: tl.tensor,
+    second_ptr: tl.tensor,
+    squares_ptr: tl.tensor,
+    first_w_ptr: tl.tensor,
+    second_w_ptr: tl.tensor,
+    norm_weight_ptr: tl.tensor,
+    x_ptr: tl.tensor,
+    xw_ptr: tl.tensor,
+    out_squares_ptr: tl.tensor,
+    part_ptr: tl.tensor,
+    count_ptr: tl.tensor,
+    first_w_width: tl.tensor,
+    second_w_width: tl.tensor,
+    eps: tl.tensor,
     D: tl.constexpr,
     K1: tl.constexpr,
     K2: tl.constexpr,
@@ -462,7 +478,7 @@ def project_residual(  # type: ignore[no-untyped-def]
     BLOCK_K: tl.constexpr,
     STAGES: tl.constexpr,
     PDL: tl.constexpr,
-):
+) -> None:
     """An output projection added to the residual stream, which leaves ready for the next norm.
 
     x += W1 first, scaled to finish a norm over ``first`` where NORMED; and plus or minus W2 second where K2 is not 0.
@@ -518,15 +534,15 @@ def project_residual(  # type: ignore[no-untyped-def]
     tl.store(out_squares_ptr + tile * B + b, tl.sum(wide * wide, 0), mask=b < B)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def project_swiglu(  # type: ignore[no-untyped-def]
-    xw_ptr,
-    squares_ptr,
-    w_ptr,
-    act_ptr,
-    part_ptr,
-    count_ptr,
-    eps,
+@jit
+def project_swiglu(
+    xw_ptr: tl.tensor,
+    squares_ptr: tl.tensor,
+    w_ptr: tl.tensor,
+    act_ptr: tl.tensor,
+    part_ptr: tl.tensor,
+    count_ptr: tl.tensor,
+    eps: tl.tensor,
     D: tl.constexpr,
     F: tl.constexpr,
     PARTS: tl.constexpr,
@@ -538,7 +554,7 @@ def project_swiglu(  # type: ignore[no-untyped-def]
     BLOCK_K: tl.constexpr,
     STAGES: tl.constexpr,
     PDL: tl.constexpr,
-):
+) -> None:
     """Norm, gate and up in one product, ``silu(gate) * up`` (B, F)."""
     split = tl.program_id(0) % SPLITS
     tile = tl.program_id(0) // SPLITS
@@ -565,16 +581,16 @@ def project_swiglu(  # type: ignore[no-untyped-def]
     tl.store(at, act.to(act_ptr.dtype.element_ty), mask=(unit < F)[:, None] & (b < B)[None, :])
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def project_head(  # type: ignore[no-untyped-def]
-    xw_ptr,
-    squares_ptr,
-    w_ptr,
-    logits_ptr,
-    best_ptr,
-    best_at_ptr,
-    eps,
-    tiles,
+@jit
+def project_head(
+    xw_ptr: tl.tensor,
+    squares_ptr: tl.tensor,
+    w_ptr: tl.tensor,
+    logits_ptr: tl.tensor,
+    best_ptr: tl.tensor,
+    best_at_ptr: tl.tensor,
+    eps: tl.tensor,
+    tiles: tl.tensor,
     D: tl.constexpr,
     VOCABULARY: tl.constexpr,
     PARTS: tl.constexpr,
@@ -585,7 +601,7 @@ def project_head(  # type: ignore[no-untyped-def]
     BLOCK_K: tl.constexpr,
     STAGES: tl.constexpr,
     PDL: tl.constexpr,
-):
+) -> None:
     """The final norm and the head: logits (B, VOCABULARY), and of each tile the largest one with its place."""
     tile = tl.program_id(0)
     row = tile * ROWS + tl.arange(0, ROWS)
@@ -608,18 +624,18 @@ def project_head(  # type: ignore[no-untyped-def]
     tl.store(best_at_ptr + b * tiles + tile, best_at, mask=b < B)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def finish(  # type: ignore[no-untyped-def]
-    best_ptr,
-    best_at_ptr,
-    token_ptr,
-    position_ptr,
-    tiles,
-    advance,
+@jit
+def finish(
+    best_ptr: tl.tensor,
+    best_at_ptr: tl.tensor,
+    token_ptr: tl.tensor,
+    position_ptr: tl.tensor,
+    tiles: tl.tensor,
+    advance: tl.tensor,
     VOCABULARY: tl.constexpr,
     TILES_TILE: tl.constexpr,
     PDL: tl.constexpr,
-):
+) -> None:
     """One program per sequence: the token of the largest logit (the first of equals), and the position moved on."""
     b = tl.program_id(0)
     wait(PDL)

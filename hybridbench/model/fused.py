@@ -126,17 +126,17 @@ class FusedStep:
         self.alone = False
         self.B = token_B.shape[0]
         self.tokens = 8 if self.B <= 8 else 16
-        self.kind = {"device": device, "dtype": model.embedding_VD.dtype}
-        self.wide = {"device": device, "dtype": torch.float32}
+        self.kind: dict[str, Any] = {"device": device, "dtype": model.embedding_VD.dtype}
+        self.wide: dict[str, Any] = {"device": device, "dtype": torch.float32}
         self.launches: list[Callable[[], None]] = []
         self.compilations: list[Callable[[], object]] = []
-        self.logits_BV: Tensor = torch.empty(self.B, model.embedding_VD.shape[0], **self.kind)  # type: ignore[call-overload]
+        self.logits_BV: Tensor = torch.empty(self.B, model.embedding_VD.shape[0], **self.kind)
         self._scratch: dict[tuple[str, int, int, int], tuple[Tensor, Tensor]] = {}
         self.reads: list[Read] = []
         self._turns: list[tuple[Rope, int]] = []
         self._rings: list[tuple[int, int]] = []
         D = model.d_model
-        squares = torch.empty(max(D // 16, 1), self.B, **self.wide)  # type: ignore[call-overload]
+        squares = torch.empty(max(D // 16, 1), self.B, **self.wide)
         self.stream = _Stream(self._new(D), self._new(D), squares)
         self._plan(caches, token_B, position_B, advance)
         if on_gpu:
@@ -151,7 +151,7 @@ class FusedStep:
     # Planning -------------------------------------------------------------------------------------------------------
 
     def _new(self, *shape: int) -> Tensor:
-        zeros: Tensor = torch.zeros(self.B, *shape, **self.kind)  # type: ignore[call-overload]
+        zeros: Tensor = torch.zeros(self.B, *shape, **self.kind)
         return zeros
 
     def _tiling(self, name: str, n_rows: int, k: int) -> Tiling:
@@ -165,7 +165,7 @@ class FusedStep:
         key = name, tiles, tiling.splits, rows
         if key not in self._scratch:
             size = tiles * tiling.splits * rows * self.tokens if tiling.splits > 1 else 1
-            part = torch.empty(size, **self.wide)  # type: ignore[call-overload]
+            part = torch.empty(size, **self.wide)
             self._scratch[key] = part, torch.zeros(tiles, dtype=torch.int32, device=part.device)
         return self._scratch[key]
 
@@ -195,11 +195,11 @@ class FusedStep:
                     _index(self._turns, (module.spec.rope, module.spec.head_dim))
                 _index(self._rings, (kept.sinks, kept.ring))
         pairs = max((head_dim // 2 for _, head_dim in self._turns), default=1)
-        frequency = torch.zeros(max(len(self._turns), 1), pairs, **self.wide)  # type: ignore[call-overload]
+        frequency = torch.zeros(max(len(self._turns), 1), pairs, **self.wide)
         for index, (rope, head_dim) in enumerate(self._turns):
             frequency[index, : head_dim // 2] = frequencies(rope, head_dim, frequency.device)
         device = token_B.device
-        self.turn = torch.zeros(max(len(self._turns), 1), self.B, 2, pairs, **self.wide)  # type: ignore[call-overload]
+        self.turn = torch.zeros(max(len(self._turns), 1), self.B, 2, pairs, **self.wide)
         ring = torch.tensor(self._rings or [(0, 0)], dtype=torch.int64, device=device)
         self.slot = torch.zeros(ring.shape[0], self.B, dtype=torch.int64, device=device)
         self.length = torch.ones(ring.shape[0], self.B, dtype=torch.int32, device=device)
@@ -369,8 +369,8 @@ class FusedStep:
         tiling = self._tiling("mamba2", w.shape[0], spec.d_model)
         tiles = -(-w.shape[0] // tiling.rows)
         z, mixed, y = self._new(inner), self._new(channels), self._new(inner)
-        dt = torch.zeros(B, H, **self.wide)  # type: ignore[call-overload]
-        squares = torch.zeros(H, B, **self.wide)  # type: ignore[call-overload]
+        dt = torch.zeros(B, H, **self.wide)
+        squares = torch.zeros(H, B, **self.wide)
         part, count = self._parts("mamba2", tiles, tiling, tiling.rows)
         self._launch(
             kernels.project_mamba2,
@@ -506,7 +506,7 @@ class FusedStep:
         V, D = w.shape
         tiling = self._tiling("head", V, D)
         tiles = -(-V // tiling.rows)
-        best = torch.zeros(self.B, tiles, **self.wide)  # type: ignore[call-overload]
+        best = torch.zeros(self.B, tiles, **self.wide)
         best_at = torch.zeros(self.B, tiles, dtype=torch.int32, device=w.device)
         cut = self._cut(tiling)
         del cut["SPLITS"]

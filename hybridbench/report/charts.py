@@ -277,7 +277,8 @@ def _archs(models: dict[str, ModelSpec]) -> set[str]:
     return {model.arch for model in models.values()}
 
 
-def _data(rows: list[dict[str, Any]]) -> alt.Data:
+def data_of(rows: list[dict[str, Any]]) -> alt.Data:
+    """Rows as a chart holds them."""
     return alt.Data(values=rows)  # type: ignore[no-untyped-call]
 
 
@@ -333,7 +334,7 @@ def _lines(plot: Plot, places: list[int]) -> list[alt.Chart]:
         scale=alt.Scale(domain=list(plot.kinds), range=[[1, 0], [5, 4]]),
         legend=alt.Legend(symbolType="stroke", symbolStrokeColor="#333333", symbolSize=500) if both else None,
     )
-    base = alt.Chart(_data(rows))
+    base = alt.Chart(data_of(rows))
     layers: list[alt.Chart] = []
     if any(point.low is not None for point in plot.points):
         band = base.transform_filter("isValid(datum.low)")
@@ -388,7 +389,7 @@ def _failure_words(plot: Plot, x: alt.X, color: alt.Color) -> list[alt.Chart]:
         for align, shift in _ALIGNED:
             rows = [row for at, row in words if at == slot and (row["place"] == last) == (align == "right")]
             if rows:
-                mark = alt.Chart(_data(rows)).mark_text(align=align, baseline="bottom", fontSize=11, dx=shift)
+                mark = alt.Chart(data_of(rows)).mark_text(align=align, baseline="bottom", fontSize=11, dx=shift)
                 layers.append(mark.encode(x=x, y=alt.value(HEIGHT - 4 - 14 * slot), text="word:N", color=color))
     return layers
 
@@ -449,12 +450,12 @@ def _bars(plot: Plot) -> list[alt.Chart]:
     color = alt.Color(
         "series:N", scale=alt.Scale(domain=names, range=[look[name] for name in names]), sort=names, legend=None
     )
-    base = alt.Chart(_data(bars))
+    base = alt.Chart(data_of(bars))
     layers: list[alt.Chart] = [base.mark_bar(height={"band": 0.62}).encode(x=x, y=y, color=color)]
-    labels = alt.Chart(_data([*bars, *words]))
+    labels = alt.Chart(data_of([*bars, *words]))
     layers.append(labels.mark_text(align="left", dx=6, fontSize=12, color="#222222").encode(x=x, y=y, text="text:N"))
     if ticks:
-        marks = alt.Chart(_data(ticks)).mark_tick(thickness=3, height=30, opacity=1)
+        marks = alt.Chart(data_of(ticks)).mark_tick(thickness=3, height=30, opacity=1)
         kind = alt.Color(
             "kind:N",
             title=None,

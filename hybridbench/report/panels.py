@@ -6,7 +6,7 @@ from typing import Any
 
 import altair as alt
 
-from hybridbench.report.charts import CONFIG, FAMILY_COLORS, FAMILY_SHAPES
+from hybridbench.report.charts import CONFIG, FAMILY_COLORS, FAMILY_SHAPES, data_of
 from hybridbench.report.paper import Comparison
 from hybridbench.report.published import LENGTHS, MAIN, STACKS
 from hybridbench.units import format_tokens
@@ -65,7 +65,7 @@ def draw_panels(comparison: Comparison) -> dict[str, Any]:
         thin.encode(x=x, y=y, color=color, detail="stack:N"),
         thick.encode(x=x, y=y, color=color, detail="stack:N"),
         marks.encode(x=x, y=y, color=color, shape=shape),
-        data=alt.Data(values=rows),  # type: ignore[no-untyped-call]
+        data=data_of(rows),
     ).properties(width=WIDTH, height=HEIGHT)
     header = alt.Header(title=None, labelFontSize=13, labelFontWeight="bold")
     drawn = layers.facet(column=alt.Column("source:N", sort=comparison.measured, header=header)).properties(

@@ -36,7 +36,7 @@ def prepare_train(case: Case, model: LanguageModel, _checker: Checker | None = N
         # None and not zeros: the backward then hands its gradients over in place of adding them to memory filled first.
         optimizer.zero_grad(set_to_none=True)
         loss = forward(batch[:, :-1], batch[:, 1:])
-        loss.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss)
         optimizer.step()
         model.balance_experts()
         state["loss"] = loss.detach()
