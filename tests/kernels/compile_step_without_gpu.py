@@ -9,13 +9,11 @@ from __future__ import annotations
 import json
 import sys
 import threading
-from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 import triton
-from triton.backends.compiler import GPUTarget
+from nowhere import Nowhere
 from triton.runtime.driver import driver
 
 from hybridbench.arch.families import pattern_spec
@@ -28,29 +26,8 @@ compiled: list[bool] = []
 launched: list[str] = []
 
 
-class Nowhere:
-    """A driver of a Hopper GPU."""
-
-    utils = SimpleNamespace(
-        get_device_properties=lambda device: {"max_shared_mem": 2**18},
-        load_binary=lambda *binary: (1, 1, 0, 0, 1024),
-    )
-
-    def get_current_target(self) -> GPUTarget:
-        return GPUTarget("cuda", 90, 32)
-
-    def get_current_device(self) -> int:
-        return 0
-
-    def get_current_stream(self, device: int) -> int:
-        return 0
-
-    def launcher_cls(self, source: Any, metadata: Any) -> Callable[..., None]:
-        return lambda *launch: launched.append(metadata.name)
-
-
 def main() -> None:
-    driver.set_active(Nowhere())
+    driver.set_active(Nowhere(lambda source, metadata: launched.append(metadata.name)))
     build = triton.compiler.compiler.compile
 
     def told(*given: Any, **more: Any) -> Any:

@@ -22,16 +22,15 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 import triton
 import triton.language as tl
+from nowhere import TARGET, Nowhere
 from torch import Tensor
 from triton import knobs
 from triton._C.libtriton import ir
-from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
@@ -40,24 +39,8 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 import hybridbench.kernels
 from hybridbench.errors import Unsupported
 
-TARGET = GPUTarget("cuda", 90, 32)
 compiled: dict[str, set[str]] = {}
 """Kernel to the products found in it; functions that it calls are kernels without any."""
-
-
-class Nowhere:
-    """A driver of a Hopper GPU."""
-
-    utils = SimpleNamespace(get_device_properties=lambda device: {"max_shared_mem": 2**17})
-
-    def get_current_target(self) -> GPUTarget:
-        return TARGET
-
-    def get_current_device(self) -> int:
-        return 0
-
-    def get_current_stream(self, device: int) -> int:
-        return 0
 
 
 def name_of(function: JITFunction[Any]) -> str:

@@ -12,13 +12,12 @@ import json
 import sys
 import threading
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 import triton
 import triton.language as tl
-from triton.backends.compiler import GPUTarget
+from nowhere import Nowhere
 from triton.runtime.autotuner import Autotuner
 from triton.runtime.driver import driver
 
@@ -34,28 +33,11 @@ def timed(call: Callable[[], object], quantiles: tuple[float, ...]) -> list[floa
     return [float(happened[-1][1])] * len(quantiles)
 
 
-class Nowhere:
-    """A driver of a Hopper GPU."""
-
-    utils = SimpleNamespace(
-        get_device_properties=lambda device: {"max_shared_mem": 2**17},
-        load_binary=lambda *binary: (1, 1, 0, 0, 1024),
-    )
-
-    def get_current_target(self) -> GPUTarget:
-        return GPUTarget("cuda", 90, 32)
-
-    def get_current_device(self) -> int:
-        return 0
-
-    def get_current_stream(self, device: int) -> int:
-        return 0
+class Timing(Nowhere):
+    """One that has something to time."""
 
     def get_benchmarker(self) -> Callable[..., list[float]]:
         return timed
-
-    def launcher_cls(self, source: Any, metadata: Any) -> Callable[..., None]:
-        return lambda *launch: happened.append(["launched", source.constants[1,]])
 
 
 @triton.autotune(configs=[triton.Config({"BLOCK": block}) for block in (64, 8, 16, 32)], key=[])
@@ -67,7 +49,7 @@ def filled(out, BLOCK: tl.constexpr, MASKED: tl.constexpr):  # type: ignore[no-u
 
 
 def main() -> None:
-    driver.set_active(Nowhere())
+    driver.set_active(Timing(lambda source, metadata: happened.append(["launched", source.constants[1,]])))
     build = triton.compiler.compiler.compile
 
     def told(source: Any, *given: Any, **more: Any) -> Any:
