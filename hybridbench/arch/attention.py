@@ -15,6 +15,7 @@ from hybridbench.arch.block import (
     Convention,
     Flops,
     Mixer,
+    Part,
     Storage,
     check_sizes,
     refuse_paper,
@@ -63,6 +64,8 @@ class Attention(Mixer):
     """
 
     kind: ClassVar[str] = "attention"
+    sequence_ops: ClassVar[tuple[str, ...]] = ("attention", "rotary")
+    step_ops: ClassVar[tuple[str, ...]] = ("attention_decode",)
 
     d_model: int
     n_heads: int
@@ -106,6 +109,31 @@ class Attention(Mixer):
     @property
     def out_width(self) -> int:
         return self.n_heads * self.v_head_dim
+
+    @property
+    def out_heads(self) -> int:
+        return self.n_heads
+
+    def absent_ops(self, borrows_value: bool = False) -> tuple[str, ...]:
+        return ("rotary",) if self.rope is None else ()
+
+    def sizes(self) -> dict[str, int | None]:
+        return {
+            "head_dim": self.head_dim,
+            "v_head_dim": self.v_head_dim,
+            "n_heads": self.n_heads,
+            "n_kv_heads": self.n_kv_heads,
+            "window": self.window,
+            "sinks": self.sinks,
+        }
+
+    @property
+    def packed_row(self) -> int:
+        return (self.n_heads + self.n_kv_heads) * self.head_dim + self.n_kv_heads * self.v_head_dim
+
+    def sizes_scaled(self, part: Part) -> dict[str, int]:
+        groups = part(self.n_kv_heads)
+        return {"n_kv_heads": groups, "n_heads": groups * (self.n_heads // self.n_kv_heads)}
 
     @property
     def span(self) -> int | None:

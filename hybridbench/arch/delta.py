@@ -11,10 +11,11 @@ is left out of ``hardware``, and KDA's chunk form is priced as the gated delta n
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from hybridbench.arch.block import Convention, check_sizes
+from hybridbench.arch.block import Convention, Part, aligned, check_sizes
 from hybridbench.arch.recurrent import Recurrent
 from hybridbench.errors import BadInput
 
@@ -27,8 +28,74 @@ def _chunk_form(tokens: int, chunk: int, n_heads: int, key: int, value: int) -> 
     return -(-tokens // chunk) * chunk * n_heads * (6 * chunk * key + 4 * chunk * value + 6 * key * value)
 
 
+class DeltaRule(Recurrent):
+    """What both mixers answer alike: value heads of ``v_head_dim``, and key heads of ``k_head_dim`` that they share."""
+
+    n_heads: int
+    d_conv: int
+    chunk_size: int
+
+    if TYPE_CHECKING:  # fields of one, properties of the other
+
+        @property
+        def n_k_heads(self) -> int: ...
+
+        @property
+        def k_head_dim(self) -> int: ...
+
+        @property
+        def v_head_dim(self) -> int: ...
+
+    @property
+    def out_width(self) -> int:
+        return self.n_heads * self.v_head_dim
+
+    @property
+    def out_heads(self) -> int:
+        return self.n_heads
+
+    def sizes(self) -> dict[str, int | None]:
+        return {
+            "head_dim": self.k_head_dim,
+            "v_head_dim": self.v_head_dim,
+            "n_heads": self.n_heads,
+            "n_kv_heads": self.n_k_heads,
+            "chunk_size": self.chunk_size,
+            "d_conv": self.d_conv,
+            "width": self.out_width,
+        }
+
+    @property
+    @abstractmethod
+    def gate_and_decay(self) -> tuple[int, int]:
+        """Columns that the input projection has for the output gate and for the decay."""
+
+    @property
+    def packed_row(self) -> int:
+        return aligned(self.conv_channels + sum(self.gate_and_decay) + self.n_heads)
+
+    @property
+    def conv_channels(self) -> int:
+        return 2 * self.n_k_heads * self.k_head_dim + self.out_width
+
+    @property
+    def taps(self) -> int:
+        return self.d_conv
+
+    @property
+    def state_size(self) -> int:
+        return self.n_heads * self.k_head_dim * self.v_head_dim
+
+    def _recurrence(self) -> int:
+        # Per state element: the decay, a two-FLOP read by k, a two-FLOP outer product and add, a two-FLOP read by q.
+        return 7 * self.state_size
+
+    def _parallel_scan(self, tokens: int) -> int:
+        return _chunk_form(tokens, self.chunk_size, self.n_heads, self.k_head_dim, self.v_head_dim)
+
+
 @dataclass(frozen=True, slots=True)
-class GatedDelta(Recurrent):
+class GatedDelta(DeltaRule):
     """Gated delta net, whose state is a matrix of k_head_dim x v_head_dim per value head.
 
     Args:
@@ -37,6 +104,8 @@ class GatedDelta(Recurrent):
     """
 
     kind: ClassVar[str] = "gated_delta"
+    sequence_ops: ClassVar[tuple[str, ...]] = ("conv1d", "gated_delta", "norm_gate")
+    step_ops: ClassVar[tuple[str, ...]] = ("conv1d_step", "gated_delta_step", "norm_gate")
 
     d_model: int
     n_heads: int
@@ -55,20 +124,12 @@ class GatedDelta(Recurrent):
             )
 
     @property
-    def out_width(self) -> int:
-        return self.n_heads * self.v_head_dim
+    def gate_and_decay(self) -> tuple[int, int]:
+        return self.out_width, self.n_heads
 
-    @property
-    def conv_channels(self) -> int:
-        return 2 * self.n_k_heads * self.k_head_dim + self.out_width
-
-    @property
-    def taps(self) -> int:
-        return self.d_conv
-
-    @property
-    def state_size(self) -> int:
-        return self.n_heads * self.k_head_dim * self.v_head_dim
+    def sizes_scaled(self, part: Part) -> dict[str, int]:
+        groups = part(self.n_k_heads)
+        return {"n_k_heads": groups, "n_heads": groups * (self.n_heads // self.n_k_heads)}
 
     def in_matmul_params(self, borrows_value: bool = False) -> int:
         value_and_gate = self.out_width * (1 if borrows_value else 2)
@@ -81,22 +142,17 @@ class GatedDelta(Recurrent):
     def params_fp32(self) -> int:
         return 2 * self.n_heads
 
-    def _recurrence(self) -> int:
-        # Per state element: the decay, a two-FLOP read by k, a two-FLOP outer product and add, a two-FLOP read by q.
-        return 7 * self.state_size
-
-    def _parallel_scan(self, tokens: int) -> int:
-        return _chunk_form(tokens, self.chunk_size, self.n_heads, self.k_head_dim, self.v_head_dim)
-
 
 @dataclass(frozen=True, slots=True)
-class Kda(Recurrent):
+class Kda(DeltaRule):
     """Kimi delta attention: ``n_heads`` heads of ``head_dim`` keys and as many values, decay and gate of low rank.
 
     The decay's and the output gate's projections go through ``head_dim`` columns.
     """
 
     kind: ClassVar[str] = "kda"
+    sequence_ops: ClassVar[tuple[str, ...]] = ("conv1d", "kda", "norm_gate")
+    step_ops: ClassVar[tuple[str, ...]] = ("conv1d_step", "kda_step", "norm_gate")
 
     d_model: int
     n_heads: int
@@ -120,20 +176,11 @@ class Kda(Recurrent):
         return self.head_dim
 
     @property
-    def out_width(self) -> int:
-        return self.n_heads * self.head_dim
+    def gate_and_decay(self) -> tuple[int, int]:
+        return self.head_dim, self.head_dim
 
-    @property
-    def conv_channels(self) -> int:
-        return 3 * self.out_width
-
-    @property
-    def taps(self) -> int:
-        return self.d_conv
-
-    @property
-    def state_size(self) -> int:
-        return self.out_width * self.head_dim
+    def sizes_scaled(self, part: Part) -> dict[str, int]:
+        return {"n_heads": part(self.n_heads)}
 
     def in_matmul_params(self, borrows_value: bool = False) -> int:
         qkv = self.d_model * self.out_width * (2 if borrows_value else 3)
@@ -146,9 +193,3 @@ class Kda(Recurrent):
 
     def params_fp32(self) -> int:
         return self.n_heads + self.out_width
-
-    def _recurrence(self) -> int:
-        return 7 * self.state_size
-
-    def _parallel_scan(self, tokens: int) -> int:
-        return _chunk_form(tokens, self.chunk_size, self.n_heads, self.head_dim, self.head_dim)

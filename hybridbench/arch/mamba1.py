@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from hybridbench.arch.block import Convention, check_sizes, variant
+from hybridbench.arch.block import Convention, Part, check_sizes, variant
 from hybridbench.arch.recurrent import Recurrent
 
 
@@ -28,6 +28,8 @@ class Mamba1(Recurrent):
     """
 
     kind: ClassVar[str] = "mamba1"
+    sequence_ops: ClassVar[tuple[str, ...]] = ("conv1d", "selective_scan")
+    step_ops: ClassVar[tuple[str, ...]] = ("conv1d_step", "selective_step")
 
     d_model: int
     d_inner: int
@@ -44,6 +46,12 @@ class Mamba1(Recurrent):
     @property
     def out_width(self) -> int:
         return self.d_inner
+
+    def sizes(self) -> dict[str, int | None]:
+        return {"d_state": self.d_state, "d_conv": self.d_conv, "width": self.d_inner}
+
+    def sizes_scaled(self, part: Part) -> dict[str, int]:
+        return {"d_inner": part(self.d_inner), "dt_rank": part(self.dt_rank)}
 
     @property
     def out_bias_params(self) -> int:

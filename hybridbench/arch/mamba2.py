@@ -12,7 +12,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from hybridbench.arch.block import CacheBytes, Convention, Flops, Mixer, Storage, check_sizes, variant
+from hybridbench.arch.block import (
+    CacheBytes,
+    Convention,
+    Flops,
+    Mixer,
+    Part,
+    Storage,
+    aligned,
+    check_sizes,
+    variant,
+)
 from hybridbench.arch.ssd_kernels import Chunked, OnePass, Tiles, fits_one_pass, up
 from hybridbench.errors import BadInput
 
@@ -40,6 +50,8 @@ class Mamba2(Mixer):
     """
 
     kind: ClassVar[str] = "mamba2"
+    sequence_ops: ClassVar[tuple[str, ...]] = ("mamba2_core", "conv1d", "ssd", "gate")
+    step_ops: ClassVar[tuple[str, ...]] = ("conv1d_step", "ssd_step")
 
     d_model: int
     d_inner: int
@@ -77,6 +89,31 @@ class Mamba2(Mixer):
     @property
     def out_width(self) -> int:
         return self.d_inner
+
+    @property
+    def out_heads(self) -> int:
+        return self.n_heads
+
+    def absent_ops(self, borrows_value: bool = False) -> tuple[str, ...]:
+        return ("mamba2_core",) if borrows_value else ()  # its input is not one packed row
+
+    def sizes(self) -> dict[str, int | None]:
+        return {
+            "head_dim": self.head_dim,
+            "n_heads": self.n_heads,
+            "d_state": self.d_state,
+            "n_groups": self.n_groups,
+            "chunk_size": self.chunk_size,
+            "d_conv": self.d_conv,
+            "width": self.d_inner,
+        }
+
+    @property
+    def packed_row(self) -> int:
+        return aligned(self._in_width())
+
+    def sizes_scaled(self, part: Part) -> dict[str, int]:
+        return {"d_inner": part(self.d_inner, self.head_dim * self.n_groups)}
 
     @property
     def out_bias_params(self) -> int:

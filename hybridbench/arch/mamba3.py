@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from hybridbench.arch.block import CacheBytes, Convention, Storage, check_sizes, variant
+from hybridbench.arch.block import CacheBytes, Convention, Part, Storage, aligned, check_sizes, variant
 from hybridbench.arch.recurrent import Recurrent
 from hybridbench.errors import BadInput
 
@@ -31,6 +31,8 @@ class Mamba3(Recurrent):
     """
 
     kind: ClassVar[str] = "mamba3"
+    sequence_ops: ClassVar[tuple[str, ...]] = ("mamba3_scan",)
+    step_ops: ClassVar[tuple[str, ...]] = ("mamba3_step",)
 
     d_model: int
     d_inner: int
@@ -60,6 +62,34 @@ class Mamba3(Recurrent):
         return self.d_inner
 
     @property
+    def out_heads(self) -> int:
+        return self.n_heads
+
+    def sizes(self) -> dict[str, int | None]:
+        return {
+            "head_dim": self.head_dim,
+            "n_heads": self.n_heads,
+            "d_state": self.d_state,
+            "n_groups": self.n_groups,
+            "n_angles": self.n_angles,
+            "chunk_size": self.chunk_size,
+            "width": self.d_inner,
+        }
+
+    def _in_width(self, borrows_value: bool = False) -> int:
+        """Columns of the input projection."""
+        x_and_gate = self.d_inner * (1 if borrows_value else 2)
+        b_and_c = 2 * self.d_state * self.n_groups * self.rank
+        return x_and_gate + b_and_c + 3 * self.n_heads + self.n_angles
+
+    @property
+    def packed_row(self) -> int:
+        return aligned(self._in_width())
+
+    def sizes_scaled(self, part: Part) -> dict[str, int]:
+        return {"d_inner": part(self.d_inner, self.head_dim * self.n_groups)}
+
+    @property
     def conv_channels(self) -> int:
         return 0
 
@@ -78,9 +108,7 @@ class Mamba3(Recurrent):
         return self.rank * self.n_heads * self.d_state + self.d_inner
 
     def in_matmul_params(self, borrows_value: bool = False) -> int:
-        x_and_gate = self.d_inner * (1 if borrows_value else 2)
-        b_and_c = 2 * self.d_state * self.n_groups * self.rank
-        return self.d_model * (x_and_gate + b_and_c + 3 * self.n_heads + self.n_angles)
+        return self.d_model * self._in_width(borrows_value)
 
     def in_params(self, convention: Convention, borrows_value: bool = False) -> int:
         biases = 2 * self.n_heads * self.rank * self.d_state

@@ -8,7 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from hybridbench.arch.block import Block, Convention, Flops, check_sizes, variant
+from hybridbench.arch.block import Block, Convention, Flops, Part, check_sizes, variant
+
+WIDTH_UNIT = 64
+"""A feed-forward width at another width of the model is a multiple of this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +19,8 @@ class Mlp(Block):
     """A feed-forward block of width ``d_ff``; 3 d_model d_ff weights, 2 without a gate, two FLOPs each per token."""
 
     kind: ClassVar[str] = "mlp"
+    sequence_ops: ClassVar[tuple[str, ...]] = ("swiglu",)
+    step_ops: ClassVar[tuple[str, ...]] = ("swiglu",)
 
     d_model: int
     d_ff: int
@@ -24,6 +29,12 @@ class Mlp(Block):
 
     def __post_init__(self) -> None:
         check_sizes(self, "d_model", "d_ff")
+
+    def sizes(self) -> dict[str, int | None]:
+        return {"width": self.d_ff}
+
+    def sizes_scaled(self, part: Part) -> dict[str, int]:
+        return {"d_ff": part(self.d_ff, min(WIDTH_UNIT, self.d_ff))}
 
     def matmul_params(self) -> int:
         """Weights that multiply every token."""

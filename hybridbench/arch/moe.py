@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from hybridbench.arch.block import Block, Convention, Flops, Storage, check_sizes, refuse_paper, variant
+from hybridbench.arch.block import Block, Convention, Flops, Part, Storage, check_sizes, refuse_paper, variant
+from hybridbench.arch.mlp import WIDTH_UNIT
 from hybridbench.errors import BadInput
 
 
@@ -24,6 +25,8 @@ class Moe(Block):
     """
 
     kind: ClassVar[str] = "moe"
+    sequence_ops: ClassVar[tuple[str, ...]] = ("experts", "swiglu")
+    step_ops: ClassVar[tuple[str, ...]] = ("experts", "swiglu")
 
     d_model: int
     d_expert: int
@@ -41,6 +44,16 @@ class Moe(Block):
             check_sizes(self, "d_shared")
         if not 1 <= self.top_k <= self.n_experts:
             raise BadInput(f"top_k {self.top_k} of {self.n_experts} experts: give 1 to {self.n_experts}.")
+
+    def absent_ops(self, borrows_value: bool = False) -> tuple[str, ...]:
+        return () if self.d_shared else ("swiglu",)
+
+    def sizes(self) -> dict[str, int | None]:
+        return {"width": self.d_shared}
+
+    def sizes_scaled(self, part: Part) -> dict[str, int]:
+        widths = {"d_expert": self.d_expert, "d_shared": self.d_shared}
+        return {name: part(width, min(WIDTH_UNIT, width)) for name, width in widths.items() if width}
 
     def _matrices(self) -> int:
         return 3 if self.gated else 2

@@ -11,8 +11,8 @@ leaves open is fixed here so: Group norm is an RMS norm per head without weights
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 from hybridbench.arch.attention import Attention
 from hybridbench.arch.block import Block, CacheBytes, Convention, Flops, Mixer, Storage
@@ -61,6 +61,7 @@ class Parallel(Block):
     """Two mixers side by side on one normed input; a Mamba-2 branch stands first."""
 
     kind: ClassVar[str] = "parallel"
+    sequence_ops: ClassVar[tuple[str, ...]] = ("head_norms",)
 
     first: Mixer
     second: Mixer
@@ -95,6 +96,18 @@ class Parallel(Block):
             return None
         mixed = not isinstance(self.first, Attention) and isinstance(self.second, Attention)
         return 0 if mixed else 1
+
+    def absent_ops(self, borrows_value: bool = False) -> tuple[str, ...]:
+        return ("head_norms",) if self.fusion.norm == "none" else ()
+
+    def sizes(self) -> dict[str, int | None]:
+        """Widths of the heads that both outputs divide into."""
+        first, second = (branch.out_width // branch.out_heads for branch in self.branches)
+        return {"head_dim": first, "v_head_dim": second}
+
+    def scaled(self, width: int, before: int) -> Self:
+        first, second = (branch.scaled(width, before) for branch in self.branches)
+        return replace(self, first=first, second=second)
 
     @property
     def joint_width(self) -> int:
