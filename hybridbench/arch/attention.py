@@ -21,6 +21,7 @@ from hybridbench.arch.block import (
     refuse_paper,
     variant,
 )
+from hybridbench.arch.terms import FLOAT, Activations, Term
 from hybridbench.errors import BadInput, unknown_name
 
 WINDOW, SINKS = 512, 64
@@ -259,3 +260,29 @@ class Attention(Mixer):
     def cache_traffic(self, context: int, storage: Storage) -> int:
         # Every visible key but the new one is read, and the new one written: together keys(context) entries.
         return self.keys(context) * self._token_bytes(storage) + 2 * self._conv_bytes(storage)
+
+    def core_activations(self, size: int, borrows_value: bool = False, keeps_output: bool = True) -> Activations | None:
+        """Projection of q, k and v in one product, rotary into three tensors of their own, a fused kernel that keeps
+        them, its output and a log-sum-exp per query and head (FlashAttention-2, cuDNN, FlexAttention and our kernels
+        alike).
+
+        The backward sums up dq, and dk and dv of grouped heads, in float32, as flash-attn 4's does; others take
+        less."""
+        queries = self.n_heads * self.head_dim
+        values = 0 if borrows_value else self.v_head_dim  # a lent one is kept by its lender
+        grouped = self.n_kv_heads * (self.head_dim + self.v_head_dim) if self.n_heads > self.n_kv_heads else 0
+        packed = Term("q, k, v", size * (queries + self.n_kv_heads * (self.head_dim + values)))
+        out = Term("attention output", size * self.out_width)
+        lse = Term("log-sum-exp", FLOAT * self.n_heads)
+        return Activations(
+            saved=(packed, out, lse),
+            forward=((Term("projected q, k, v", packed.per_token), packed), (packed, out, lse)),
+            backward=(
+                (
+                    Term("gradient of the output", out.per_token),
+                    Term("gradients of q, k, v", packed.per_token),
+                    Term("sums of dq in float32", FLOAT * queries),
+                    Term("sums of dk and dv in float32", FLOAT * grouped),
+                ),
+            ),
+        )

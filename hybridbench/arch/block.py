@@ -19,14 +19,11 @@ from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, ClassVar, Self
 
+from hybridbench.arch.terms import Activations, Term
 from hybridbench.errors import BadInput
 
 TILE = 128
 """Rows and columns of a tile of attention in the ``hardware`` convention: FlashAttention's usual block."""
-
-ROW_ALIGNED = 8
-"""Columns of which a GPU's packed rows are a multiple: 16 bytes of bfloat16, on which its fast matrix products want
-rows to start."""
 
 Part = Callable[..., int]
 """``part(count, unit=1)``: what a count becomes at another width of the model, in whole units and at least one."""
@@ -150,15 +147,6 @@ def check_sizes(spec: object, *names: str) -> None:
             raise BadInput(f"{name} is {size!r}: give a whole number of 1 or more.")
 
 
-def aligned(columns: int) -> int:
-    """Columns with as many behind them as rows need to start on 16 bytes.
-
-    >>> aligned(4882)
-    4888
-    """
-    return columns + -columns % ROW_ALIGNED
-
-
 class Block(ABC):
     """One sublayer's arithmetic, and what it asks of kernels. Subclasses are frozen dataclasses whose fields rebuild
     them.
@@ -250,6 +238,11 @@ class Block(ABC):
         """Its fields that follow the model's width, d_model aside, at another width."""
         raise BadInput(f"no rule for another width of a block of kind {self.kind}: match it by depth.")
 
+    def activations(self, size: int) -> Activations | None:
+        """What its module keeps and needs (``arch.activations``) at ``size`` bytes an element; None where nobody has
+        gone through its kernels."""
+        return None
+
     @abstractmethod
     def products(self, convention: Convention = Convention.EXACT, sequence: bool = True) -> dict[str, int]:
         """FLOPs per token of each of its matrix products, forward only; together the ``matmul`` of a token.
@@ -330,6 +323,22 @@ class Mixer(Block):
     @property
     def mixers(self) -> tuple[Mixer, ...]:
         return (self,)
+
+    def core_activations(self, size: int, borrows_value: bool = False, keeps_output: bool = True) -> Activations | None:
+        """What its core between the two projections keeps and needs, as ``activations`` says.
+
+        Args:
+            keeps_output: somebody behind it keeps its output.
+        """
+        return None
+
+    def activations(self, size: int) -> Activations | None:
+        """The core's; the first projection keeps its input too, the second one's input is the core's."""
+        core = self.core_activations(size)
+        if core is None:
+            return None
+        entry = Term("block input", size * self.d_model, cheap=True)
+        return Activations((entry, *core.saved), core.forward, core.backward)
 
     @property
     def out_bias_params(self) -> int:

@@ -9,6 +9,7 @@ Sources: arXiv 2405.21060 section 6 (chunked form), state-spaces/mamba ``modules
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,11 +20,11 @@ from hybridbench.arch.block import (
     Mixer,
     Part,
     Storage,
-    aligned,
     check_sizes,
     variant,
 )
-from hybridbench.arch.ssd_kernels import Chunked, OnePass, Tiles, fits_one_pass, up
+from hybridbench.arch.ssd_kernels import BLOCK, SLICE, Chunked, OnePass, Tiles, fits_one_pass, up
+from hybridbench.arch.terms import FLOAT, Activations, Moment, Term, aligned, padded
 from hybridbench.errors import BadInput
 
 WHOLE_LINE = 64
@@ -195,3 +196,64 @@ class Mamba2(Mixer):
 
     def cache_traffic(self, context: int, storage: Storage) -> int:
         return 2 * self.cache(context, storage).total
+
+    def core_activations(self, size: int, borrows_value: bool = False, keeps_output: bool = True) -> Activations | None:
+        """One projection of z, x, B, C and dt; conv, scan, gate and norm as one operation (``kernels.mamba2_fused``),
+        which keeps the conv's output and the scan's.
+
+        The scan in one pass keeps states too (``kernels.triton_ssd``); mamba_ssm's, which runs where that has no tiles
+        or x is lent, recomputes states and scores (``ssd_combined.py``).
+        """
+        inner, conv = self.d_inner, self.conv_channels
+        # Where x is another branch's value, the conv's input is put together anew.
+        columns, copied = padded(self._in_width(borrows_value), self.d_model, size)
+        packed = Term("packed z, x, B, C, dt", size * columns, fixed=copied)
+        lent = Term("conv input with a lent value, decays", size * conv + FLOAT * self.n_heads if borrows_value else 0)
+        convolved = Term("conv output", size * conv, cheap=True)
+        scanned = Term("scan output", size * inner)
+        gated = Term("gated output", size * inner, cheap=True)
+        steps = Term("steps and decays in float32", 2 * FLOAT * self.n_heads)
+        kept: Moment
+        scans: tuple[Moment, ...]
+        undone: Moment
+        if fits_one_pass(self.head_dim, self.d_state) and not borrows_value:
+            states = Term("states before blocks", size * inner * self.d_state // BLOCK)
+            slices = self.n_heads * self.head_dim // math.gcd(self.head_dim, SLICE)
+            kept, scans = (states,), ((scanned, steps),)
+            undone = (
+                Term("gradients of the states", states.per_token),
+                Term("gradients of B and C in float32", 2 * FLOAT * self.n_groups * self.d_state),
+                Term("gradients of the scores", size * self.n_groups * BLOCK),
+                Term("steps, decays and their gradients", steps.per_token + 3 * FLOAT * slices),
+            )
+        else:
+            # A state per chunk, in float32 as computed and in the dtype once passed on, which alone stays beside the
+            # scores of each group's chunks.
+            states = Term("chunk states", (FLOAT + size) * inner * self.d_state // self.chunk_size)
+            passed = Term("chunk states passed on", size * inner * self.d_state // self.chunk_size)
+            scores = Term("chunk scores", FLOAT * self.n_groups * self.chunk_size)
+            kept, scans = (), ((states, steps), (scanned, passed, scores, steps))
+            undone = (
+                states,
+                Term("gradients of the chunk states", states.per_token),
+                scores,
+                Term("gradients of the chunk scores", scores.per_token),
+                Term("steps, decays and their gradients", 2 * steps.per_token),
+            )
+        return Activations(
+            saved=(packed, lent, convolved, scanned, *kept, *((gated,) if keeps_output else ())),
+            forward=(
+                *((packed, lent, convolved, *moment) for moment in scans),
+                (packed, lent, convolved, scanned, gated),
+            ),
+            backward=(
+                (
+                    Term("gradient of the gated output", gated.per_token),
+                    Term("gated output, freed", -gated.per_token),
+                    Term("gradients of z, x, B, C, dt", packed.per_token),
+                    Term("gradient of the scan output", scanned.per_token),
+                    Term("gradient of the conv output", convolved.per_token),
+                    *undone,
+                ),
+            ),
+        )

@@ -9,9 +9,27 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from hybridbench.arch.block import Block, Convention, Flops, Part, check_sizes, variant
+from hybridbench.arch.terms import Activations, Term
 
 WIDTH_UNIT = 64
 """A feed-forward width at another width of the model is a multiple of this."""
+
+
+def swiglu_activations(d_ff: int, size: int) -> Activations:
+    """Gate and up in one product, ``silu(gate) * up`` as one kernel that keeps its input, down."""
+    packed = Term("packed gate, up", size * 2 * d_ff)
+    product = Term("silu(gate) * up", size * d_ff, cheap=True)
+    return Activations(
+        saved=(packed, product),
+        forward=((packed, product),),
+        backward=(
+            (
+                Term("gradient of the product", product.per_token),
+                Term("product, freed", -product.per_token),
+                Term("gradients of gate, up", packed.per_token),
+            ),
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,3 +72,8 @@ class Mlp(Block):
 
     def decode_flops(self, context: int, convention: Convention = Convention.EXACT) -> Flops:
         return Flops(matmul=2 * self.matmul_params())
+
+    def activations(self, size: int) -> Activations:
+        inner = swiglu_activations(self.d_ff, size)
+        entry = Term("block input", size * self.d_model, cheap=True)
+        return Activations((entry, *inner.saved), inner.forward, inner.backward)

@@ -41,7 +41,7 @@ class DeltaModule(RecurrentModule):
 
     def _make_parameters(self, make: Factory) -> None:
         spec, heads = self.spec, self.spec.n_heads
-        low_rank = isinstance(spec, Kda)
+        low_rank = spec.low_rank
         self.activation = "sigmoid" if low_rank else "silu"
         self.gate_proj = make.linear(spec.k_head_dim, spec.out_width) if low_rank else None
         self.decay_proj = make.linear(spec.k_head_dim, spec.out_width) if low_rank else None

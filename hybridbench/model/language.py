@@ -139,7 +139,7 @@ class LanguageModel(nn.Module):
 
     def run_layer(self, index: int, normed_BTD: Tensor, step: Step, cache: Cache | None) -> Tensor:
         """Sublayer ``index`` over a normed sequence (B, T, D), compiled where it is; fills the cache of a mixer."""
-        layer = self.blocks[index]
+        layer = cast("BlockModule", self.layers[index])
         run = self.compiled.get(index, layer)
         return run(normed_BTD, step, cache) if layer.mixes else run(normed_BTD)
 

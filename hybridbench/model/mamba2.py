@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hybridbench.arch.block import ROW_ALIGNED
 from hybridbench.arch.mamba2 import Mamba2
+from hybridbench.arch.terms import ROW_ALIGNED
 from hybridbench.model.block import Factory, Step
 from hybridbench.model.cache import Cache, RecurrentCache
 from hybridbench.model.mixer import RecurrentModule, carried, conv_front, convolved, keep_tail
