@@ -74,7 +74,7 @@ class Mamba2Module(RecurrentModule):
         """Mamba-2's own initialisation: dt log-uniform in ``dt_range`` through the inverse softplus, A uniform in
         ``a_range`` (the paper draws it from [0.01, 2], the original from [1, 16]), D one, conv as ``nn.Conv1d``.
 
-        The source paper finds quality to depend on this heavily; ``LanguageModel.allocate`` runs it last.
+        The source paper finds quality to depend on this heavily; it runs before the projections are drawn.
         """
         spec = self.spec
         with torch.no_grad():
