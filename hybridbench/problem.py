@@ -11,20 +11,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from hybridbench.arch.attention import Attention
-from hybridbench.arch.block import Block, Mixer
-from hybridbench.arch.delta import GatedDelta, Kda
-from hybridbench.arch.mamba1 import Mamba1
-from hybridbench.arch.mamba2 import Mamba2
-from hybridbench.arch.mamba3 import Mamba3
-from hybridbench.arch.mlp import Mlp
+from hybridbench.arch.block import Block
 from hybridbench.arch.model import mixers
-from hybridbench.arch.moe import Moe
-from hybridbench.arch.parallel import Parallel
 from hybridbench.suite import GENERATE, TRAIN, Case
-
-ROW_ALIGNED = 8
-"""Columns of which a GPU's packed rows are a multiple: ``model.mamba2.ALIGNED``."""
 
 
 @dataclass(frozen=True)
@@ -102,61 +91,11 @@ def problem_of(block: Block | None, case: Case, borrows: bool = False) -> Proble
         "length": work.context,
         "batch": work.batch,
     }
-    if isinstance(block, Mixer):
-        rows = [packed_row(mixer) for _, mixer in mixers(case.model)] if borrows else []
-        common["row"] = max([packed_row(block), *rows])
-    if isinstance(block, Attention):
-        return Problem(
-            head_dim=block.head_dim,
-            v_head_dim=block.v_head_dim,
-            n_heads=block.n_heads,
-            n_kv_heads=block.n_kv_heads,
-            window=block.window,
-            sinks=block.sinks,
-            **common,  # type: ignore[arg-type]
-        )
-    if isinstance(block, Mamba2):
-        return Problem(
-            head_dim=block.head_dim,
-            n_heads=block.n_heads,
-            d_state=block.d_state,
-            n_groups=block.n_groups,
-            chunk_size=block.chunk_size,
-            d_conv=block.d_conv,
-            width=block.d_inner,
-            **common,  # type: ignore[arg-type]
-        )
-    if isinstance(block, Mamba1):
-        return Problem(d_state=block.d_state, d_conv=block.d_conv, width=block.d_inner, **common)  # type: ignore[arg-type]
-    if isinstance(block, Mamba3):
-        return Problem(
-            head_dim=block.head_dim,
-            n_heads=block.n_heads,
-            d_state=block.d_state,
-            n_groups=block.n_groups,
-            n_angles=block.n_angles,
-            chunk_size=block.chunk_size,
-            width=block.d_inner,
-            **common,  # type: ignore[arg-type]
-        )
-    if isinstance(block, GatedDelta | Kda):
-        return Problem(
-            head_dim=block.k_head_dim,
-            v_head_dim=block.v_head_dim,
-            n_heads=block.n_heads,
-            n_kv_heads=block.n_k_heads,
-            chunk_size=block.chunk_size,
-            d_conv=block.d_conv,
-            width=block.out_width,
-            **common,  # type: ignore[arg-type]
-        )
-    if isinstance(block, Parallel):
-        heads = (branch.out_width // _out_heads(branch) for branch in block.branches)
-        return Problem(head_dim=next(heads), v_head_dim=next(heads), **common)  # type: ignore[arg-type]
-    if isinstance(block, Mlp):
-        return Problem(width=block.d_ff, **common)  # type: ignore[arg-type]
-    width = block.d_shared if isinstance(block, Moe) else case.model.d_model
-    return Problem(width=width, **common)  # type: ignore[arg-type]
+    sizes = {"width": case.model.d_model} if block is None else block.sizes()
+    row = 0 if block is None else block.packed_row
+    if borrows:
+        row = max([row, *(mixer.packed_row for _, mixer in mixers(case.model))])
+    return Problem(**common, row=row, **sizes)  # type: ignore[arg-type]
 
 
 def of_op(op: str, problem: Problem, case: Case, *, step: bool) -> Problem:
@@ -168,38 +107,3 @@ def of_op(op: str, problem: Problem, case: Case, *, step: bool) -> Problem:
     if op == "attention_decode":  # a window is kept by the ring buffer: this kernel sees a short cache without one
         return replace(problem, window=None, sinks=0)
     return replace(problem, length=case.workload.prompt) if case.workload.kind == GENERATE and not step else problem
-
-
-def packed_row(block: Block) -> int:
-    """Columns of a mixer's fused projection of a sequence, zero columns behind it included; 0 for Mamba-1, whose
-    positions lie side by side.
-
-    What each projection holds, in order, is in ``model.attention``, ``model.mamba2``, ``model.mamba3`` and
-    ``model.delta``.
-    """
-    if isinstance(block, Attention):
-        return (block.n_heads + block.n_kv_heads) * block.head_dim + block.n_kv_heads * block.v_head_dim
-    if isinstance(block, Mamba2):
-        return _aligned(2 * block.d_inner + 2 * block.n_groups * block.d_state + block.n_heads)
-    if isinstance(block, Mamba3):
-        states = 2 * block.n_groups * block.d_state
-        return _aligned(2 * block.d_inner + states + 3 * block.n_heads + block.n_angles)
-    if isinstance(block, GatedDelta | Kda):
-        keys = 2 * block.n_k_heads * block.k_head_dim
-        # KDA's gate and decay come through one head's columns each
-        gate_and_decay = 2 * block.k_head_dim if isinstance(block, Kda) else block.out_width + block.n_heads
-        return _aligned(keys + block.out_width + gate_and_decay + block.n_heads)
-    return 0
-
-
-def _aligned(columns: int) -> int:
-    return columns + -columns % ROW_ALIGNED
-
-
-def _out_heads(branch: Mixer) -> int:
-    """Heads a branch's output divides into; the channels of Mamba-1 are one group."""
-    if isinstance(branch, Mamba1):
-        return 1
-    with_heads = (Attention, Mamba2, Mamba3, GatedDelta, Kda)
-    assert isinstance(branch, with_heads), f"no heads in a mixer of kind {branch.kind}"
-    return branch.n_heads

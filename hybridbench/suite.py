@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any
 
 from hybridbench import units
-from hybridbench.arch.attention import Attention
 from hybridbench.arch.block import DTYPE_BYTES, Block, Storage
 from hybridbench.arch.families import (
     ARCHS,
@@ -38,28 +37,13 @@ from hybridbench.arch.families import (
     build_spec,
     pattern_spec,
 )
-from hybridbench.arch.mamba2 import Mamba2
 from hybridbench.arch.memory import CHECKPOINTS
 from hybridbench.arch.model import ModelSpec
-from hybridbench.arch.moe import Moe
-from hybridbench.arch.parallel import Parallel
 from hybridbench.arch.pattern import parse_positions
 from hybridbench.errors import BadInput, unknown_name
 
 ALL_ARCHS = ",".join(ARCHS)
 TRAIN, PREFILL, DECODE, GENERATE = "train", "prefill", "decode", "generate"
-OPS_OF_KIND: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    # What each kind of block may run over a sequence, and in a decode step.
-    "attention": (("attention", "rotary"), ("attention_decode",)),
-    "mamba2": (("mamba2_core", "conv1d", "ssd", "gate"), ("conv1d_step", "ssd_step")),
-    "mamba1": (("conv1d", "selective_scan"), ("conv1d_step", "selective_step")),
-    "mamba3": (("mamba3_scan",), ("mamba3_step",)),
-    "gated_delta": (("conv1d", "gated_delta", "norm_gate"), ("conv1d_step", "gated_delta_step", "norm_gate")),
-    "kda": (("conv1d", "kda", "norm_gate"), ("conv1d_step", "kda_step", "norm_gate")),
-    "mlp": (("swiglu",), ("swiglu",)),
-    "moe": (("experts", "swiglu"), ("experts", "swiglu")),
-    "parallel": (("head_norms",), ()),
-}
 CORE, CORE_PARTS = "mamba2_core", ("conv1d", "ssd", "gate")
 """One kernel for all of Mamba-2 between its projections, or one for each of its parts."""
 EAGER, COMPILE, GRAPH, PUBLISHED = "eager", "compile", "graph", "published"
@@ -434,25 +418,16 @@ def block_uses(spec: ModelSpec) -> dict[tuple[Block, bool], int]:
     for symbol, times in spec.counts.items():
         block = spec.blocks[symbol]
         uses[block, False] += times
-        if isinstance(block, Parallel):
-            for index, branch in enumerate(block.branches):
-                uses[branch, index == block.borrower] += times
+        for index, branch in enumerate(block.branches):
+            uses[branch, index == block.borrower] += times
     return uses
 
 
 def block_ops(block: Block, borrows: bool = False) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The operations a block may run over a sequence and in a decode step."""
-    absent: set[str] = set()
-    if isinstance(block, Attention) and block.rope is None:
-        absent.add("rotary")
-    if isinstance(block, Mamba2) and borrows:  # its input is not one packed row
-        absent.add(CORE)
-    if isinstance(block, Parallel) and block.fusion.norm == "none":
-        absent.add("head_norms")
-    if isinstance(block, Moe) and not block.d_shared:
-        absent.add("swiglu")
-    sequence, step = OPS_OF_KIND.get(block.kind, ((), ()))
-    return tuple(op for op in sequence if op not in absent), tuple(op for op in step if op not in absent)
+    absent = block.absent_ops(borrows)
+    sequence, step = (tuple(op for op in ops if op not in absent) for ops in (block.sequence_ops, block.step_ops))
+    return sequence, step
 
 
 def ops_of(spec: ModelSpec, workload: str) -> tuple[str, ...]:
@@ -485,7 +460,7 @@ def check_backends_used(asked: Iterable[str], made: Sequence[Case]) -> None:
 
 def _fitted(execution: Execution, spec: ModelSpec, workload: str) -> Execution:
     """The execution without what only other models of a list have a place for."""
-    branches = any(isinstance(spec.blocks[symbol], Parallel) for symbol in spec.counts)
+    branches = any(spec.blocks[symbol].branches for symbol in spec.counts)
     streams = execution.streams if branches else 1
     return replace(execution, backends=_used(execution.backends, spec, workload), streams=streams)
 

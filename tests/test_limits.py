@@ -19,7 +19,7 @@ from hybridbench.kernels.by_rows import OPS
 from hybridbench.limits import LIMITS, WIDE, beyond, ran_beyond, rows_at_once, tightest
 from hybridbench.model.build import build_model, resolve_backends
 from hybridbench.model.mamba2 import padding
-from hybridbench.problem import Problem, of_op, packed_row, problem_of
+from hybridbench.problem import Problem, of_op, problem_of
 from hybridbench.suite import Case, Sweep, block_ops, block_uses, cases
 
 K128 = 131072
@@ -195,7 +195,7 @@ def test_rows_of_the_projection_are_what_the_modules_project() -> None:
         parameters = build_model(case, resolve_backends(case)).named_parameters()
         columns, *_ = (parameter.shape[0] for name, parameter in parameters if name.endswith("in_proj.weight"))
         aligned = columns if symbol == "*" else columns + padding(columns, torch.device("cuda"))
-        assert packed_row(case.model.blocks[symbol]) == aligned, symbol
+        assert case.model.blocks[symbol].packed_row == aligned, symbol
 
 
 def test_a_generation_meets_its_prompt_with_the_kernels_of_sequences() -> None:
@@ -211,7 +211,7 @@ def test_a_borrowing_branch_may_read_the_widest_row() -> None:
     sweep = Sweep("prefill", arch="intra", scale="1b", ctx="4k", fusion_value="shared", device="cuda")
     (case,) = cases(sweep, has_gpu=True)
     rows = {borrows: problem_of(block, case, borrows).row for block, borrows in block_uses(case.model)}
-    assert rows[True] == max(packed_row(block) for block, _ in block_uses(case.model))
+    assert rows[True] == max(block.packed_row for block, _ in block_uses(case.model))
 
 
 def test_stored_records_are_told_from_what_ran() -> None:

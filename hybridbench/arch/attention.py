@@ -15,11 +15,13 @@ from hybridbench.arch.block import (
     Convention,
     Flops,
     Mixer,
+    Part,
     Storage,
     check_sizes,
     refuse_paper,
     variant,
 )
+from hybridbench.arch.terms import FLOAT, Activations, Term
 from hybridbench.errors import BadInput, unknown_name
 
 WINDOW, SINKS = 512, 64
@@ -63,6 +65,8 @@ class Attention(Mixer):
     """
 
     kind: ClassVar[str] = "attention"
+    sequence_ops: ClassVar[tuple[str, ...]] = ("attention", "rotary")
+    step_ops: ClassVar[tuple[str, ...]] = ("attention_decode",)
 
     d_model: int
     n_heads: int
@@ -106,6 +110,31 @@ class Attention(Mixer):
     @property
     def out_width(self) -> int:
         return self.n_heads * self.v_head_dim
+
+    @property
+    def out_heads(self) -> int:
+        return self.n_heads
+
+    def absent_ops(self, borrows_value: bool = False) -> tuple[str, ...]:
+        return ("rotary",) if self.rope is None else ()
+
+    def sizes(self) -> dict[str, int | None]:
+        return {
+            "head_dim": self.head_dim,
+            "v_head_dim": self.v_head_dim,
+            "n_heads": self.n_heads,
+            "n_kv_heads": self.n_kv_heads,
+            "window": self.window,
+            "sinks": self.sinks,
+        }
+
+    @property
+    def packed_row(self) -> int:
+        return (self.n_heads + self.n_kv_heads) * self.head_dim + self.n_kv_heads * self.v_head_dim
+
+    def sizes_scaled(self, part: Part) -> dict[str, int]:
+        groups = part(self.n_kv_heads)
+        return {"n_kv_heads": groups, "n_heads": groups * (self.n_heads // self.n_kv_heads)}
 
     @property
     def span(self) -> int | None:
@@ -231,3 +260,29 @@ class Attention(Mixer):
     def cache_traffic(self, context: int, storage: Storage) -> int:
         # Every visible key but the new one is read, and the new one written: together keys(context) entries.
         return self.keys(context) * self._token_bytes(storage) + 2 * self._conv_bytes(storage)
+
+    def core_activations(self, size: int, borrows_value: bool = False, keeps_output: bool = True) -> Activations | None:
+        """Projection of q, k and v in one product, rotary into three tensors of their own, a fused kernel that keeps
+        them, its output and a log-sum-exp per query and head (FlashAttention-2, cuDNN, FlexAttention and our kernels
+        alike).
+
+        The backward sums up dq, and dk and dv of grouped heads, in float32, as flash-attn 4's does; others take
+        less."""
+        queries = self.n_heads * self.head_dim
+        values = 0 if borrows_value else self.v_head_dim  # a lent one is kept by its lender
+        grouped = self.n_kv_heads * (self.head_dim + self.v_head_dim) if self.n_heads > self.n_kv_heads else 0
+        packed = Term("q, k, v", size * (queries + self.n_kv_heads * (self.head_dim + values)))
+        out = Term("attention output", size * self.out_width)
+        lse = Term("log-sum-exp", FLOAT * self.n_heads)
+        return Activations(
+            saved=(packed, out, lse),
+            forward=((Term("projected q, k, v", packed.per_token), packed), (packed, out, lse)),
+            backward=(
+                (
+                    Term("gradient of the output", out.per_token),
+                    Term("gradients of q, k, v", packed.per_token),
+                    Term("sums of dq in float32", FLOAT * queries),
+                    Term("sums of dk and dv in float32", FLOAT * grouped),
+                ),
+            ),
+        )

@@ -14,14 +14,19 @@ Norms, activations, gates, rotary embedding and residual additions are left out 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
+from hybridbench.arch.terms import Activations, Term
 from hybridbench.errors import BadInput
 
 TILE = 128
 """Rows and columns of a tile of attention in the ``hardware`` convention: FlashAttention's usual block."""
+
+Part = Callable[..., int]
+"""``part(count, unit=1)``: what a count becomes at another width of the model, in whole units and at least one."""
 
 WORKS = ("train", "prefill", "decode")
 """What a block's operations are counted for: forward and backward, a forward over a prompt, one token behind it."""
@@ -143,9 +148,17 @@ def check_sizes(spec: object, *names: str) -> None:
 
 
 class Block(ABC):
-    """One sublayer's arithmetic. Subclasses are frozen dataclasses whose fields rebuild them."""
+    """One sublayer's arithmetic, and what it asks of kernels. Subclasses are frozen dataclasses whose fields rebuild
+    them.
+
+    A kind that names its operations has a module, and a list of what that keeps; the others can be costed, not run.
+    """
 
     kind: ClassVar[str]
+    sequence_ops: ClassVar[tuple[str, ...]] = ()
+    """Operations it may run over a sequence."""
+    step_ops: ClassVar[tuple[str, ...]] = ()
+    """Operations it may run in a decode step."""
 
     @abstractmethod
     def params(self, convention: Convention = Convention.EXACT) -> int:
@@ -171,6 +184,64 @@ class Block(ABC):
     def name(self) -> str:
         """What its operations are called after."""
         return self.kind
+
+    @property
+    def branches(self) -> tuple[Mixer, ...]:
+        """Mixers side by side on its input; none unless it is a parallel block."""
+        return ()
+
+    @property
+    def borrower(self) -> int | None:
+        """Index of the branch that reads another one's value, None without one."""
+        return None
+
+    @property
+    def mixers(self) -> tuple[Mixer, ...]:
+        """The mixers in it: itself, its branches, or none."""
+        return self.branches
+
+    def absent_ops(self, borrows_value: bool = False) -> tuple[str, ...]:
+        """Those of its kind's operations that this block does not run.
+
+        Args:
+            borrows_value: it is a branch that reads another one's value.
+        """
+        return ()
+
+    def sizes(self) -> dict[str, int | None]:
+        """What its kernels are asked for, as fields of ``problem.Problem``."""
+        return {}
+
+    @property
+    def packed_row(self) -> int:
+        """Columns of the fused projection of a sequence that its kernels read views of, zero columns behind it
+        included; 0 where they read no such views."""
+        return 0
+
+    def scaled(self, width: int, before: int) -> Self:
+        """The block in a model of another width; heads keep their size, groups their number of heads.
+
+        Args:
+            width, before: the model's d_model then and now.
+
+        Raises:
+            BadInput: a kind of block without a rule, or rounded sizes that do not fit each other.
+        """
+
+        def part(count: int, unit: int = 1) -> int:
+            return max(1, round(count * width / before / unit)) * unit
+
+        sizes = self.sizes_scaled(part)
+        return self if width == before else replace(self, d_model=width, **sizes)  # type: ignore[type-var]
+
+    def sizes_scaled(self, part: Part) -> dict[str, int]:
+        """Its fields that follow the model's width, d_model aside, at another width."""
+        raise BadInput(f"no rule for another width of a block of kind {self.kind}: match it by depth.")
+
+    def activations(self, size: int) -> Activations | None:
+        """What its module keeps and needs (``arch.activations``) at ``size`` bytes an element; None where nobody has
+        gone through its kernels."""
+        return None
 
     @abstractmethod
     def products(self, convention: Convention = Convention.EXACT, sequence: bool = True) -> dict[str, int]:
@@ -243,6 +314,31 @@ class Mixer(Block):
     @abstractmethod
     def out_width(self) -> int:
         """Channels the core yields, before the output projection."""
+
+    @property
+    def out_heads(self) -> int:
+        """Heads the core's output divides into, for a norm per head; 1 where its channels are not grouped."""
+        return 1
+
+    @property
+    def mixers(self) -> tuple[Mixer, ...]:
+        return (self,)
+
+    def core_activations(self, size: int, borrows_value: bool = False, keeps_output: bool = True) -> Activations | None:
+        """What its core between the two projections keeps and needs, as ``activations`` says.
+
+        Args:
+            keeps_output: somebody behind it keeps its output.
+        """
+        return None
+
+    def activations(self, size: int) -> Activations | None:
+        """The core's; the first projection keeps its input too, the second one's input is the core's."""
+        core = self.core_activations(size)
+        if core is None:
+            return None
+        entry = Term("block input", size * self.d_model, cheap=True)
+        return Activations((entry, *core.saved), core.forward, core.backward)
 
     @property
     def out_bias_params(self) -> int:

@@ -11,12 +11,17 @@ is left out of ``hardware``, and KDA's chunk form is priced as the gated delta n
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from hybridbench.arch.block import Convention, check_sizes
+from hybridbench.arch.block import Convention, Part, check_sizes
 from hybridbench.arch.recurrent import Recurrent
+from hybridbench.arch.terms import FLOAT, Activations, Term, aligned, padded
 from hybridbench.errors import BadInput
+
+WIDE_SUMS = 6
+"""Of gradients of beta a head and token, in float32: four parts of the triangular system's, the sum, the rule's own."""
 
 
 def _chunk_form(tokens: int, chunk: int, n_heads: int, key: int, value: int) -> int:
@@ -27,8 +32,127 @@ def _chunk_form(tokens: int, chunk: int, n_heads: int, key: int, value: int) -> 
     return -(-tokens // chunk) * chunk * n_heads * (6 * chunk * key + 4 * chunk * value + 6 * key * value)
 
 
+class DeltaRule(Recurrent):
+    """What both mixers answer alike: value heads of ``v_head_dim``, and key heads of ``k_head_dim`` that they share."""
+
+    low_rank: ClassVar[bool] = False
+    """Gate and decay go through one head's columns each, and the decay is one of every key channel."""
+
+    n_heads: int
+    d_conv: int
+    chunk_size: int
+
+    if TYPE_CHECKING:  # fields of one, properties of the other
+
+        @property
+        def n_k_heads(self) -> int: ...
+
+        @property
+        def k_head_dim(self) -> int: ...
+
+        @property
+        def v_head_dim(self) -> int: ...
+
+    @property
+    def out_width(self) -> int:
+        return self.n_heads * self.v_head_dim
+
+    @property
+    def out_heads(self) -> int:
+        return self.n_heads
+
+    def sizes(self) -> dict[str, int | None]:
+        return {
+            "head_dim": self.k_head_dim,
+            "v_head_dim": self.v_head_dim,
+            "n_heads": self.n_heads,
+            "n_kv_heads": self.n_k_heads,
+            "chunk_size": self.chunk_size,
+            "d_conv": self.d_conv,
+            "width": self.out_width,
+        }
+
+    @property
+    @abstractmethod
+    def gate_and_decay(self) -> tuple[int, int]:
+        """Columns that the input projection has for the output gate and for the decay."""
+
+    @property
+    def packed_row(self) -> int:
+        return aligned(self._in_width())
+
+    def _in_width(self) -> int:
+        """Columns of the input projection."""
+        return self.conv_channels + sum(self.gate_and_decay) + self.n_heads
+
+    @property
+    def conv_channels(self) -> int:
+        return 2 * self.n_k_heads * self.k_head_dim + self.out_width
+
+    @property
+    def taps(self) -> int:
+        return self.d_conv
+
+    @property
+    def state_size(self) -> int:
+        return self.n_heads * self.k_head_dim * self.v_head_dim
+
+    def _recurrence(self) -> int:
+        # Per state element: the decay, a two-FLOP read by k, a two-FLOP outer product and add, a two-FLOP read by q.
+        return 7 * self.state_size
+
+    def _parallel_scan(self, tokens: int) -> int:
+        return _chunk_form(tokens, self.chunk_size, self.n_heads, self.k_head_dim, self.v_head_dim)
+
+    def core_activations(self, size: int, borrows_value: bool = False, keeps_output: bool = True) -> Activations | None:
+        """Conv of q, k and v one by one, the delta rule by chunks, norm and gate.
+
+        The rule keeps q and k of length one, beta, two triangles a chunk and its output, and makes decays, the chunks'
+        inputs, states and new values again in its backward (``ChunkKDAFunction``). A gated delta net trains on KDA's
+        kernels, with its decay in every channel (``kernels.delta.WRONG_ON_HOPPER``); a prefill of it takes its own.
+        """
+        if borrows_value:
+            return None
+        heads, chunk, kda = self.n_heads, self.chunk_size, self.low_rank
+        keys, wide, values = self.n_k_heads * self.k_head_dim, heads * self.k_head_dim, self.out_width
+        columns, copied = padded(self._in_width(), self.d_model, size)
+        packed = Term("packed q, k, v, gate, decay, beta", size * columns, fixed=copied)
+        gate = Term("gate", size * values if kda else 0)
+        decay = Term("decay of every channel", size * wide)
+        convolved = Term("convolved v", size * values, cheap=True)
+        units = Term("q and k of length one", 2 * size * keys)
+        small = Term("lengths, beta", 2 * FLOAT * self.n_k_heads + (size + FLOAT) * heads)
+        triangles = Term("products within chunks", 2 * size * heads * chunk)
+        out = Term("rule's output", size * values)
+        gated = Term("gated output", size * values, cheap=True)
+        states = Term("states before chunks", size * heads * self.k_head_dim * self.v_head_dim // chunk)
+        logs = Term("decays added up, float32", FLOAT * (wide if kda else heads))
+        fresh = Term("new values", size * values)
+        inputs = Term("chunks' inputs w, u, k", size * (wide + values + (wide if kda else 0)))
+        within = Term("products within chunks", triangles.per_token if kda else size * heads * chunk)
+        mixed = Term("convolved q and k", 2 * size * keys)
+        own = (packed, gate, decay) if kda else (packed,)
+        return Activations(
+            saved=(packed, gate, decay, convolved, units, small, triangles, out, gated),
+            forward=((*own, mixed, convolved, units, small, logs, within, inputs, states, fresh, out),),
+            backward=(
+                (
+                    Term("gradients of the rule's output and of the gate", out.per_token + size * values),
+                    Term("gated output, output and gate, freed", -gated.per_token - out.per_token - gate.per_token),
+                    Term("decays added up, float32", FLOAT * wide),
+                    Term("chunks' inputs w, u, q, k", size * (3 * wide + values)),
+                    Term("states before chunks and their gradients", 2 * states.per_token),
+                    Term("new values, their gradients", fresh.per_token + size * values),
+                    Term("gradients of the products within chunks", 2 * FLOAT * heads * chunk),
+                    Term("gradients of q, k and decays in float32, twice", 2 * 3 * FLOAT * wide),
+                    Term("gradients of beta", WIDE_SUMS * FLOAT * heads),
+                ),
+            ),
+        )
+
+
 @dataclass(frozen=True, slots=True)
-class GatedDelta(Recurrent):
+class GatedDelta(DeltaRule):
     """Gated delta net, whose state is a matrix of k_head_dim x v_head_dim per value head.
 
     Args:
@@ -37,6 +161,8 @@ class GatedDelta(Recurrent):
     """
 
     kind: ClassVar[str] = "gated_delta"
+    sequence_ops: ClassVar[tuple[str, ...]] = ("conv1d", "gated_delta", "norm_gate")
+    step_ops: ClassVar[tuple[str, ...]] = ("conv1d_step", "gated_delta_step", "norm_gate")
 
     d_model: int
     n_heads: int
@@ -55,20 +181,12 @@ class GatedDelta(Recurrent):
             )
 
     @property
-    def out_width(self) -> int:
-        return self.n_heads * self.v_head_dim
+    def gate_and_decay(self) -> tuple[int, int]:
+        return self.out_width, self.n_heads
 
-    @property
-    def conv_channels(self) -> int:
-        return 2 * self.n_k_heads * self.k_head_dim + self.out_width
-
-    @property
-    def taps(self) -> int:
-        return self.d_conv
-
-    @property
-    def state_size(self) -> int:
-        return self.n_heads * self.k_head_dim * self.v_head_dim
+    def sizes_scaled(self, part: Part) -> dict[str, int]:
+        groups = part(self.n_k_heads)
+        return {"n_k_heads": groups, "n_heads": groups * (self.n_heads // self.n_k_heads)}
 
     def in_matmul_params(self, borrows_value: bool = False) -> int:
         value_and_gate = self.out_width * (1 if borrows_value else 2)
@@ -81,22 +199,18 @@ class GatedDelta(Recurrent):
     def params_fp32(self) -> int:
         return 2 * self.n_heads
 
-    def _recurrence(self) -> int:
-        # Per state element: the decay, a two-FLOP read by k, a two-FLOP outer product and add, a two-FLOP read by q.
-        return 7 * self.state_size
-
-    def _parallel_scan(self, tokens: int) -> int:
-        return _chunk_form(tokens, self.chunk_size, self.n_heads, self.k_head_dim, self.v_head_dim)
-
 
 @dataclass(frozen=True, slots=True)
-class Kda(Recurrent):
+class Kda(DeltaRule):
     """Kimi delta attention: ``n_heads`` heads of ``head_dim`` keys and as many values, decay and gate of low rank.
 
     The decay's and the output gate's projections go through ``head_dim`` columns.
     """
 
     kind: ClassVar[str] = "kda"
+    low_rank: ClassVar[bool] = True
+    sequence_ops: ClassVar[tuple[str, ...]] = ("conv1d", "kda", "norm_gate")
+    step_ops: ClassVar[tuple[str, ...]] = ("conv1d_step", "kda_step", "norm_gate")
 
     d_model: int
     n_heads: int
@@ -120,20 +234,11 @@ class Kda(Recurrent):
         return self.head_dim
 
     @property
-    def out_width(self) -> int:
-        return self.n_heads * self.head_dim
+    def gate_and_decay(self) -> tuple[int, int]:
+        return self.head_dim, self.head_dim
 
-    @property
-    def conv_channels(self) -> int:
-        return 3 * self.out_width
-
-    @property
-    def taps(self) -> int:
-        return self.d_conv
-
-    @property
-    def state_size(self) -> int:
-        return self.out_width * self.head_dim
+    def sizes_scaled(self, part: Part) -> dict[str, int]:
+        return {"n_heads": part(self.n_heads)}
 
     def in_matmul_params(self, borrows_value: bool = False) -> int:
         qkv = self.d_model * self.out_width * (2 if borrows_value else 3)
@@ -146,9 +251,3 @@ class Kda(Recurrent):
 
     def params_fp32(self) -> int:
         return self.n_heads + self.out_width
-
-    def _recurrence(self) -> int:
-        return 7 * self.state_size
-
-    def _parallel_scan(self, tokens: int) -> int:
-        return _chunk_form(tokens, self.chunk_size, self.n_heads, self.head_dim, self.head_dim)

@@ -12,8 +12,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from hybridbench.arch.block import Convention, check_sizes, variant
+from hybridbench.arch.block import Convention, Part, check_sizes, variant
 from hybridbench.arch.recurrent import Recurrent
+from hybridbench.arch.terms import FLOAT, Activations, Term
+
+SCAN_CHUNK = 2048
+"""Positions between the states that Mamba-1's scan keeps (``selective_scan_cuda``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,8 @@ class Mamba1(Recurrent):
     """
 
     kind: ClassVar[str] = "mamba1"
+    sequence_ops: ClassVar[tuple[str, ...]] = ("conv1d", "selective_scan")
+    step_ops: ClassVar[tuple[str, ...]] = ("conv1d_step", "selective_step")
 
     d_model: int
     d_inner: int
@@ -44,6 +50,12 @@ class Mamba1(Recurrent):
     @property
     def out_width(self) -> int:
         return self.d_inner
+
+    def sizes(self) -> dict[str, int | None]:
+        return {"d_state": self.d_state, "d_conv": self.d_conv, "width": self.d_inner}
+
+    def sizes_scaled(self, part: Part) -> dict[str, int]:
+        return {"d_inner": part(self.d_inner), "dt_rank": part(self.dt_rank)}
 
     @property
     def out_bias_params(self) -> int:
@@ -82,3 +94,31 @@ class Mamba1(Recurrent):
     def _parallel_scan(self, tokens: int) -> int:
         # About two combines of three FLOPs per element, then times B and the read.
         return tokens * (9 * self.d_inner * self.d_state + 2 * self.d_inner)
+
+    def core_activations(self, size: int, borrows_value: bool = False, keeps_output: bool = True) -> Activations | None:
+        """Conv, projection of dt's rank, B and C, dt, scan with gate (``SelectiveScanFn``), all channel by channel."""
+        if borrows_value:
+            return None
+        inner, states = self.d_inner, self.d_inner * self.d_state
+        packed = Term("x and z", 2 * size * inner)
+        convolved = Term("conv output", size * inner, cheap=True)
+        ranked = Term("rank of dt, B and C", size * (self.dt_rank + 2 * self.d_state))
+        steps = Term("dt", size * inner)
+        decay = Term("A and its exponential, bias of dt", fixed=FLOAT * (2 * states + inner))
+        scanned = Term("scan output before the gate", size * inner)
+        kept = Term("states between chunks", 2 * FLOAT * states // SCAN_CHUNK)
+        gated = Term("gated output", size * inner)
+        saved = (packed, convolved, ranked, steps, decay, scanned, kept, gated)
+        return Activations(
+            saved=saved,
+            forward=(saved,),
+            backward=(
+                (
+                    Term("gradient of the gated output", gated.per_token),
+                    Term("gated output, freed", -gated.per_token),
+                    Term("gradients of the conv output, dt and z", 3 * size * inner),
+                    Term("gradients of B and C in float32", 2 * FLOAT * self.d_state),
+                    Term("gradient of A", fixed=FLOAT * states),
+                ),
+            ),
+        )

@@ -9,11 +9,22 @@ Sources: arXiv 2405.21060 section 6 (chunked form), state-spaces/mamba ``modules
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from hybridbench.arch.block import CacheBytes, Convention, Flops, Mixer, Storage, check_sizes, variant
-from hybridbench.arch.ssd_kernels import Chunked, OnePass, Tiles, fits_one_pass, up
+from hybridbench.arch.block import (
+    CacheBytes,
+    Convention,
+    Flops,
+    Mixer,
+    Part,
+    Storage,
+    check_sizes,
+    variant,
+)
+from hybridbench.arch.ssd_kernels import BLOCK, SLICE, Chunked, OnePass, Tiles, fits_one_pass, up
+from hybridbench.arch.terms import FLOAT, Activations, Moment, Term, aligned, padded
 from hybridbench.errors import BadInput
 
 WHOLE_LINE = 64
@@ -40,6 +51,8 @@ class Mamba2(Mixer):
     """
 
     kind: ClassVar[str] = "mamba2"
+    sequence_ops: ClassVar[tuple[str, ...]] = ("mamba2_core", "conv1d", "ssd", "gate")
+    step_ops: ClassVar[tuple[str, ...]] = ("conv1d_step", "ssd_step")
 
     d_model: int
     d_inner: int
@@ -77,6 +90,31 @@ class Mamba2(Mixer):
     @property
     def out_width(self) -> int:
         return self.d_inner
+
+    @property
+    def out_heads(self) -> int:
+        return self.n_heads
+
+    def absent_ops(self, borrows_value: bool = False) -> tuple[str, ...]:
+        return ("mamba2_core",) if borrows_value else ()  # its input is not one packed row
+
+    def sizes(self) -> dict[str, int | None]:
+        return {
+            "head_dim": self.head_dim,
+            "n_heads": self.n_heads,
+            "d_state": self.d_state,
+            "n_groups": self.n_groups,
+            "chunk_size": self.chunk_size,
+            "d_conv": self.d_conv,
+            "width": self.d_inner,
+        }
+
+    @property
+    def packed_row(self) -> int:
+        return aligned(self._in_width())
+
+    def sizes_scaled(self, part: Part) -> dict[str, int]:
+        return {"d_inner": part(self.d_inner, self.head_dim * self.n_groups)}
 
     @property
     def out_bias_params(self) -> int:
@@ -158,3 +196,64 @@ class Mamba2(Mixer):
 
     def cache_traffic(self, context: int, storage: Storage) -> int:
         return 2 * self.cache(context, storage).total
+
+    def core_activations(self, size: int, borrows_value: bool = False, keeps_output: bool = True) -> Activations | None:
+        """One projection of z, x, B, C and dt; conv, scan, gate and norm as one operation (``kernels.mamba2_fused``),
+        which keeps the conv's output and the scan's.
+
+        The scan in one pass keeps states too (``kernels.triton_ssd``); mamba_ssm's, which runs where that has no tiles
+        or x is lent, recomputes states and scores (``ssd_combined.py``).
+        """
+        inner, conv = self.d_inner, self.conv_channels
+        # Where x is another branch's value, the conv's input is put together anew.
+        columns, copied = padded(self._in_width(borrows_value), self.d_model, size)
+        packed = Term("packed z, x, B, C, dt", size * columns, fixed=copied)
+        lent = Term("conv input with a lent value, decays", size * conv + FLOAT * self.n_heads if borrows_value else 0)
+        convolved = Term("conv output", size * conv, cheap=True)
+        scanned = Term("scan output", size * inner)
+        gated = Term("gated output", size * inner, cheap=True)
+        steps = Term("steps and decays in float32", 2 * FLOAT * self.n_heads)
+        kept: Moment
+        scans: tuple[Moment, ...]
+        undone: Moment
+        if fits_one_pass(self.head_dim, self.d_state) and not borrows_value:
+            states = Term("states before blocks", size * inner * self.d_state // BLOCK)
+            slices = self.n_heads * self.head_dim // math.gcd(self.head_dim, SLICE)
+            kept, scans = (states,), ((scanned, steps),)
+            undone = (
+                Term("gradients of the states", states.per_token),
+                Term("gradients of B and C in float32", 2 * FLOAT * self.n_groups * self.d_state),
+                Term("gradients of the scores", size * self.n_groups * BLOCK),
+                Term("steps, decays and their gradients", steps.per_token + 3 * FLOAT * slices),
+            )
+        else:
+            # A state per chunk, in float32 as computed and in the dtype once passed on, which alone stays beside the
+            # scores of each group's chunks.
+            states = Term("chunk states", (FLOAT + size) * inner * self.d_state // self.chunk_size)
+            passed = Term("chunk states passed on", size * inner * self.d_state // self.chunk_size)
+            scores = Term("chunk scores", FLOAT * self.n_groups * self.chunk_size)
+            kept, scans = (), ((states, steps), (scanned, passed, scores, steps))
+            undone = (
+                states,
+                Term("gradients of the chunk states", states.per_token),
+                scores,
+                Term("gradients of the chunk scores", scores.per_token),
+                Term("steps, decays and their gradients", 2 * steps.per_token),
+            )
+        return Activations(
+            saved=(packed, lent, convolved, scanned, *kept, *((gated,) if keeps_output else ())),
+            forward=(
+                *((packed, lent, convolved, *moment) for moment in scans),
+                (packed, lent, convolved, scanned, gated),
+            ),
+            backward=(
+                (
+                    Term("gradient of the gated output", gated.per_token),
+                    Term("gated output, freed", -gated.per_token),
+                    Term("gradients of z, x, B, C, dt", packed.per_token),
+                    Term("gradient of the scan output", scanned.per_token),
+                    Term("gradient of the conv output", convolved.per_token),
+                    *undone,
+                ),
+            ),
+        )

@@ -13,8 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from hybridbench.arch.block import CacheBytes, Convention, Storage, check_sizes, variant
+from hybridbench.arch.block import CacheBytes, Convention, Part, Storage, check_sizes, variant
 from hybridbench.arch.recurrent import Recurrent
+from hybridbench.arch.terms import FLOAT, Activations, Term, aligned, padded
 from hybridbench.errors import BadInput
 
 ANGLE_BYTES = 4
@@ -31,6 +32,8 @@ class Mamba3(Recurrent):
     """
 
     kind: ClassVar[str] = "mamba3"
+    sequence_ops: ClassVar[tuple[str, ...]] = ("mamba3_scan",)
+    step_ops: ClassVar[tuple[str, ...]] = ("mamba3_step",)
 
     d_model: int
     d_inner: int
@@ -60,6 +63,34 @@ class Mamba3(Recurrent):
         return self.d_inner
 
     @property
+    def out_heads(self) -> int:
+        return self.n_heads
+
+    def sizes(self) -> dict[str, int | None]:
+        return {
+            "head_dim": self.head_dim,
+            "n_heads": self.n_heads,
+            "d_state": self.d_state,
+            "n_groups": self.n_groups,
+            "n_angles": self.n_angles,
+            "chunk_size": self.chunk_size,
+            "width": self.d_inner,
+        }
+
+    def _in_width(self, borrows_value: bool = False) -> int:
+        """Columns of the input projection."""
+        x_and_gate = self.d_inner * (1 if borrows_value else 2)
+        b_and_c = 2 * self.d_state * self.n_groups * self.rank
+        return x_and_gate + b_and_c + 3 * self.n_heads + self.n_angles
+
+    @property
+    def packed_row(self) -> int:
+        return aligned(self._in_width())
+
+    def sizes_scaled(self, part: Part) -> dict[str, int]:
+        return {"d_inner": part(self.d_inner, self.head_dim * self.n_groups)}
+
+    @property
     def conv_channels(self) -> int:
         return 0
 
@@ -78,9 +109,7 @@ class Mamba3(Recurrent):
         return self.rank * self.n_heads * self.d_state + self.d_inner
 
     def in_matmul_params(self, borrows_value: bool = False) -> int:
-        x_and_gate = self.d_inner * (1 if borrows_value else 2)
-        b_and_c = 2 * self.d_state * self.n_groups * self.rank
-        return self.d_model * (x_and_gate + b_and_c + 3 * self.n_heads + self.n_angles)
+        return self.d_model * self._in_width(borrows_value)
 
     def in_params(self, convention: Convention, borrows_value: bool = False) -> int:
         biases = 2 * self.n_heads * self.rank * self.d_state
@@ -108,3 +137,33 @@ class Mamba3(Recurrent):
         angles = self.n_heads * self.n_angles
         state = self.d_inner * self.d_state * storage.ssm_bytes + angles * max(ANGLE_BYTES, storage.ssm_bytes)
         return CacheBytes(ssm=state, conv=self.last_step_size * storage.conv_bytes)
+
+    def core_activations(self, size: int, borrows_value: bool = False, keeps_output: bool = True) -> Activations | None:
+        """Norms of B and C, steps and decays in float32, a scan that turns B and C of every head and keeps them, its
+        states and its output with and without the gate (``_Mamba3Function``). It keeps them in a prefill too, since
+        parameters ask for gradients; x and z, which lie in the packed row, are copied for it while it runs."""
+        if borrows_value:
+            return None
+        heads, inner, groups = self.n_heads, self.d_inner, self.n_groups * self.d_state
+        columns, copied = padded(self._in_width(), self.d_model, size)
+        packed = Term("packed z, x, B, C, dt, decay, share, angles", size * columns, fixed=copied)
+        normed = Term("normed B and C, their lengths", 2 * size * groups + 2 * FLOAT * self.n_groups)
+        steps = Term("steps and decays in float32, made in six parts", 6 * FLOAT * heads)
+        turned = Term("B and C of every head", 2 * size * heads * self.d_state)
+        angles = Term("angles added up", size * heads * self.n_angles)
+        outputs = Term("output with and without the gate", 2 * size * inner)
+        states = Term("states before chunks", 2 * inner * self.d_state // self.chunk_size)
+        sums = Term("decays and products in float32", 4 * FLOAT * heads)
+        saved = (packed, normed, steps, turned, angles, outputs, states, sums)
+        return Activations(
+            saved=saved,
+            forward=((*saved, Term("copies of x and z", 2 * size * inner)),),
+            backward=(
+                (
+                    Term("gradients of the output, gated and scaled", 2 * size * inner),
+                    Term("copy of z, gradients of z and x", 3 * size * inner),
+                    Term("gradients of B and C of every head", turned.per_token),
+                    Term("gradients of decays and products", 2 * FLOAT * heads),
+                ),
+            ),
+        )

@@ -8,7 +8,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from hybridbench.arch.block import Block, Convention, Flops, check_sizes, variant
+from hybridbench.arch.block import Block, Convention, Flops, Part, check_sizes, variant
+from hybridbench.arch.terms import Activations, Term
+
+WIDTH_UNIT = 64
+"""A feed-forward width at another width of the model is a multiple of this."""
+
+
+def swiglu_activations(d_ff: int, size: int) -> Activations:
+    """Gate and up in one product, ``silu(gate) * up`` as one kernel that keeps its input, down."""
+    packed = Term("packed gate, up", size * 2 * d_ff)
+    product = Term("silu(gate) * up", size * d_ff, cheap=True)
+    return Activations(
+        saved=(packed, product),
+        forward=((packed, product),),
+        backward=(
+            (
+                Term("gradient of the product", product.per_token),
+                Term("product, freed", -product.per_token),
+                Term("gradients of gate, up", packed.per_token),
+            ),
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +37,8 @@ class Mlp(Block):
     """A feed-forward block of width ``d_ff``; 3 d_model d_ff weights, 2 without a gate, two FLOPs each per token."""
 
     kind: ClassVar[str] = "mlp"
+    sequence_ops: ClassVar[tuple[str, ...]] = ("swiglu",)
+    step_ops: ClassVar[tuple[str, ...]] = ("swiglu",)
 
     d_model: int
     d_ff: int
@@ -24,6 +47,12 @@ class Mlp(Block):
 
     def __post_init__(self) -> None:
         check_sizes(self, "d_model", "d_ff")
+
+    def sizes(self) -> dict[str, int | None]:
+        return {"width": self.d_ff}
+
+    def sizes_scaled(self, part: Part) -> dict[str, int]:
+        return {"d_ff": part(self.d_ff, min(WIDTH_UNIT, self.d_ff))}
 
     def matmul_params(self) -> int:
         """Weights that multiply every token."""
@@ -43,3 +72,8 @@ class Mlp(Block):
 
     def decode_flops(self, context: int, convention: Convention = Convention.EXACT) -> Flops:
         return Flops(matmul=2 * self.matmul_params())
+
+    def activations(self, size: int) -> Activations:
+        inner = swiglu_activations(self.d_ff, size)
+        entry = Term("block input", size * self.d_model, cheap=True)
+        return Activations((entry, *inner.saved), inner.forward, inner.backward)

@@ -395,16 +395,8 @@ def layer_costs(
 
 def mixers(spec: ModelSpec) -> list[tuple[str, Mixer]]:
     """Every distinct mixer of a model with its symbol: both branches of a parallel block, a shared one's attention."""
-    found: list[tuple[str, Mixer]] = []
-    for symbol, block in spec.blocks.items():
-        if symbol in spec.counts:
-            if isinstance(block, Parallel):
-                found.extend((symbol, branch) for branch in block.branches)
-            elif isinstance(block, SharedBlock):
-                found.append((symbol, block.attention))
-            elif isinstance(block, Mixer):
-                found.append((symbol, block))
-    return found
+    counts = spec.counts
+    return [(symbol, mixer) for symbol, block in spec.blocks.items() if symbol in counts for mixer in block.mixers]
 
 
 def uses_of(spec: ModelSpec, kind: type[Kind]) -> list[tuple[Kind, int]]:

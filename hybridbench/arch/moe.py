@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from hybridbench.arch.block import Block, Convention, Flops, Storage, check_sizes, refuse_paper, variant
+from hybridbench.arch.block import Block, Convention, Flops, Part, Storage, check_sizes, refuse_paper, variant
+from hybridbench.arch.mlp import WIDTH_UNIT, swiglu_activations
+from hybridbench.arch.terms import FLOAT, INDEX, Activations, Term
 from hybridbench.errors import BadInput
 
 
@@ -24,6 +26,8 @@ class Moe(Block):
     """
 
     kind: ClassVar[str] = "moe"
+    sequence_ops: ClassVar[tuple[str, ...]] = ("experts", "swiglu")
+    step_ops: ClassVar[tuple[str, ...]] = ("experts", "swiglu")
 
     d_model: int
     d_expert: int
@@ -41,6 +45,16 @@ class Moe(Block):
             check_sizes(self, "d_shared")
         if not 1 <= self.top_k <= self.n_experts:
             raise BadInput(f"top_k {self.top_k} of {self.n_experts} experts: give 1 to {self.n_experts}.")
+
+    def absent_ops(self, borrows_value: bool = False) -> tuple[str, ...]:
+        return () if self.d_shared else ("swiglu",)
+
+    def sizes(self) -> dict[str, int | None]:
+        return {"width": self.d_shared}
+
+    def sizes_scaled(self, part: Part) -> dict[str, int]:
+        widths = {"d_expert": self.d_expert, "d_shared": self.d_shared}
+        return {name: part(width, min(WIDTH_UNIT, width)) for name, width in widths.items() if width}
 
     def _matrices(self) -> int:
         return 3 if self.gated else 2
@@ -84,3 +98,29 @@ class Moe(Block):
         """Expected bytes under uniform routing: E (1 - (1 - k/E)^B) distinct experts, router and shared ones."""
         distinct = self.n_experts * (1 - (1 - self.top_k / self.n_experts) ** batch)
         return (round(distinct * self._expert()) + self._always(Convention.EXACT)) * storage.weight_bytes
+
+    def activations(self, size: int) -> Activations:
+        """Routed experts as grouped products over tokens sorted by expert (``kernels.experts``), and shared ones."""
+        packed = Term("experts' packed gate, up", self.top_k * size * 2 * self.d_expert)
+        gate = Term("experts' silu(gate)", self.top_k * size * self.d_expert)
+        product = Term("experts' silu(gate) * up", self.top_k * size * self.d_expert)
+        shared = swiglu_activations(self.d_shared, size) if self.d_shared else Activations((), (), ())
+        sorted_tokens = Term("tokens sorted by expert", self.top_k * size * self.d_model)
+        outputs = Term("experts' outputs, plain and weighted", 2 * self.top_k * size * self.d_model)
+        routing = Term("scores, choices, order and weights", FLOAT * self.n_experts + self.top_k * (3 * INDEX + size))
+        entry = Term("block input", size * self.d_model, cheap=True)
+        return Activations(
+            saved=(entry, routing, sorted_tokens, packed, gate, product, outputs, *shared.saved),
+            forward=(
+                (routing, sorted_tokens, packed, gate, product),
+                *((outputs, *moment) for moment in shared.forward),
+            ),
+            backward=(
+                (
+                    Term("gradients of gate and up, apart and packed", 2 * packed.per_token),
+                    Term("silu(gate) and product, freed", -gate.per_token - product.per_token),
+                    Term("gradients of outputs", outputs.per_token),
+                ),
+                *shared.backward,
+            ),
+        )

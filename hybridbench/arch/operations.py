@@ -16,9 +16,7 @@ from hybridbench.arch.block import WORKS, Block, Convention
 from hybridbench.arch.latent import LatentAttention
 from hybridbench.arch.mamba2 import Mamba2
 from hybridbench.arch.model import ModelSpec, head_flops
-from hybridbench.arch.parallel import Parallel
 from hybridbench.arch.recurrent import Recurrent
-from hybridbench.arch.shared import SharedBlock
 
 HEAD = "head"
 SCORES_AGAIN = "scores computed again in the backward"
@@ -67,7 +65,7 @@ def _of_block(block: Block, work: str, context: int, convention: Convention) -> 
     if convention is Convention.PAPER:
         return _paper(block, work, context)
     found = _padding(block, work, context)
-    for part in (block, *_parts(block)):
+    for part in block.mixers:
         if isinstance(part, Attention):
             found += _attention_tiles(part, work, context)
         elif isinstance(part, LatentAttention):
@@ -75,13 +73,6 @@ def _of_block(block: Block, work: str, context: int, convention: Convention) -> 
         elif isinstance(part, Mamba2 | Recurrent):
             found += _chunked_scan(part, work, context)
     return found
-
-
-def _parts(block: Block) -> tuple[Block, ...]:
-    """The mixers inside a block."""
-    if isinstance(block, Parallel):
-        return block.branches
-    return (block.attention,) if isinstance(block, SharedBlock) else ()
 
 
 def _padding(block: Block, work: str, context: int) -> list[Reason]:

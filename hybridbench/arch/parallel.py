@@ -11,11 +11,12 @@ leaves open is fixed here so: Group norm is an RMS norm per head without weights
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 from hybridbench.arch.attention import Attention
 from hybridbench.arch.block import Block, CacheBytes, Convention, Flops, Mixer, Storage
+from hybridbench.arch.terms import Activations, Term
 from hybridbench.errors import BadInput, unknown_name
 
 NORMS = ("group", "none")
@@ -61,6 +62,7 @@ class Parallel(Block):
     """Two mixers side by side on one normed input; a Mamba-2 branch stands first."""
 
     kind: ClassVar[str] = "parallel"
+    sequence_ops: ClassVar[tuple[str, ...]] = ("head_norms",)
 
     first: Mixer
     second: Mixer
@@ -95,6 +97,18 @@ class Parallel(Block):
             return None
         mixed = not isinstance(self.first, Attention) and isinstance(self.second, Attention)
         return 0 if mixed else 1
+
+    def absent_ops(self, borrows_value: bool = False) -> tuple[str, ...]:
+        return ("head_norms",) if self.fusion.norm == "none" else ()
+
+    def sizes(self) -> dict[str, int | None]:
+        """Widths of the heads that both outputs divide into."""
+        first, second = (branch.out_width // branch.out_heads for branch in self.branches)
+        return {"head_dim": first, "v_head_dim": second}
+
+    def scaled(self, width: int, before: int) -> Self:
+        first, second = (branch.scaled(width, before) for branch in self.branches)
+        return replace(self, first=first, second=second)
 
     @property
     def joint_width(self) -> int:
@@ -176,3 +190,50 @@ class Parallel(Block):
         both = self.first.cache_traffic(context, storage) + self.second.cache_traffic(context, storage)
         owner = self._value_owner()
         return both if owner is None else both - owner.value_bytes(owner.keys(context), storage)
+
+    def activations(self, size: int) -> Activations:
+        """Both branches on one input; the norm per head and each scaling keep their inputs and leave a result to
+        keep."""
+        fusion = self.fusion
+        # What is neither normed nor multiplied by something learned on the way to a joint product is kept by nobody.
+        passes = fusion.norm == "none" and fusion.out == "joint"
+        unkept = {"none": (0, 1), "scalar": (0,)}.get(fusion.scale, ()) if passes else ()
+        cores = [self._core(index, size, index not in unkept) for index in range(len(self.branches))]
+        widths = [branch.out_width for branch in self.branches]
+        both = size * sum(widths)
+        fused: list[Term] = []
+        if fusion.norm == "group":
+            fused.append(Term("normed outputs", both, cheap=True))
+        if fusion.norm == "group" and fusion.scale == "none" and fusion.out == "separate":
+            fused.append(Term("both output weights side by side", fixed=both * self.d_model))
+        elif fusion.out == "joint" and not (
+            fusion.norm == "group" and fusion.scale == "none" and fusion.op == "concat"
+        ):
+            fused.append(Term("fused outputs", size * self.joint_width, cheap=True))
+        elif fusion.out == "separate" and fusion.scale != "none":
+            fused.append(Term("scaled outputs", size * widths[1] if fusion.scale == "scalar" else both, cheap=True))
+        if fusion.scale == "gate":
+            fused.append(Term("shares", 2 * size))
+        entry = Term("block input", size * self.d_model, cheap=True)
+        first, second = (core.saved for core in cores)
+        return Activations(
+            saved=(entry, *first, *second, *fused),
+            # The second branch runs while the first one's output waits; the sum of both is met at the fusion.
+            forward=(
+                *cores[0].forward,
+                *((Term("first branch's output", size * widths[0]), *moment) for moment in cores[1].forward),
+                (Term("outputs of both branches", both), *fused),
+            ),
+            backward=tuple(
+                (Term("gradients of the outputs", both), *moment) for core in cores for moment in core.backward
+            ),
+        )
+
+    def _core(self, index: int, size: int, keeps_output: bool) -> Activations:
+        """A branch's core; the output of an attention or of a scan with a gate is kept by its kernel in any case."""
+        branch, borrows = self.branches[index], index == self.borrower
+        core = branch.core_activations(size, borrows, keeps_output)
+        if core is None:
+            which = "that borrows its value" if borrows else "as a branch"
+            raise BadInput(f"no memory formula for a parallel block with {branch.kind} {which}.")
+        return core

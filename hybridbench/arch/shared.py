@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from hybridbench.arch.attention import Attention
-from hybridbench.arch.block import Block, CacheBytes, Convention, Flops, Storage, refuse_paper
+from hybridbench.arch.block import Block, CacheBytes, Convention, Flops, Mixer, Storage, refuse_paper
 from hybridbench.arch.mlp import Mlp
 from hybridbench.errors import BadInput
 
@@ -41,6 +41,10 @@ class SharedBlock(Block):
             raise BadInput(f"lora_rank is {self.lora_rank!r}: give a whole number, 0 for none.")
         if self.attention_lora and not self.lora_rank:
             raise BadInput("adapters on attention of rank 0: give a lora_rank.")
+
+    @property
+    def mixers(self) -> tuple[Mixer, ...]:
+        return (self.attention,)
 
     @property
     def _in_width(self) -> int:

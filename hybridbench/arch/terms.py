@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-ALIGNED = 8
-"""Columns that padded rows are a multiple of (``model.mamba2.ALIGNED``)."""
+ROW_ALIGNED = 8
+"""Columns of which a GPU's packed rows are a multiple: 16 bytes of bfloat16, on which its fast matrix products want
+rows to start."""
 INDEX = 8
 """Bytes of an index."""
 FLOAT = 4
@@ -52,7 +53,16 @@ def largest(moments: Sequence[Moment], tokens: int) -> int:
     return max((total(moment, tokens) for moment in moments), default=0)
 
 
+def aligned(columns: int) -> int:
+    """Columns with as many behind them as rows need to start on 16 bytes.
+
+    >>> aligned(4882)
+    4888
+    """
+    return columns + -columns % ROW_ALIGNED
+
+
 def padded(columns: int, d_model: int, size: int) -> tuple[int, int]:
     """Columns of a projection whose rows start on 16 bytes, and the bytes of the weight's copy where it is padded."""
-    wide = columns + -columns % ALIGNED
+    wide = aligned(columns)
     return wide, size * wide * d_model if wide > columns else 0

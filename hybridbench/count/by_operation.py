@@ -152,7 +152,7 @@ def _projections(layer: nn.Module) -> Iterator[tuple[Tensor, str]]:
     out = "parallel" if isinstance(layer, ParallelModule) else None
     for module in _branches(layer):
         if isinstance(module, MixerModule):
-            name = str(module.spec.name)  # type: ignore[union-attr]
+            name = str(module.spec.name)
             for parameter in module.parameters():
                 if parameter.dim() == 2:  # a conv's taps and a decay's logarithms too, which multiply no product
                     yield parameter, f"{name} in_proj"

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from hybridbench.arch.attention import Attention
 from hybridbench.arch.block import Storage
+from hybridbench.model.block import Step
 from hybridbench.model.cache import AttentionCache, Cache, GrowingCache
-from hybridbench.model.mixer import Factory, MixerModule, Ops, Step
+from hybridbench.model.mixer import MixerModule
 from hybridbench.model.rotary import rotate
 
 
@@ -27,31 +28,19 @@ def _continued(
 
 
 class AttentionModule(MixerModule):
-    """Causal attention over a sequence or one step against its cache.
+    """Causal attention over a sequence or one step against its cache. Its operations are ``attention``, ``rotary`` and
+    ``attention_decode``."""
 
-    Args:
-        spec: shape, window and rotary embedding.
-        ops: the callables ``attention``, ``rotary`` and ``attention_decode``.
-        borrows_value: the value comes from another branch, so there is no value projection.
-        projects: whether it has an output projection of its own.
-    """
+    spec: Attention
 
-    def __init__(
-        self, spec: Attention, ops: Ops, make: Factory, *, borrows_value: bool = False, projects: bool = True
-    ) -> None:
-        super().__init__()
-        self.spec = spec
-        self.ops = ops
-        self.borrows_value = borrows_value
-        self.widths = [spec.n_heads * spec.head_dim, spec.n_kv_heads * spec.head_dim]
-        if not borrows_value:
-            self.widths.append(spec.n_kv_heads * spec.v_head_dim)
-        self.in_proj = make.linear(spec.d_model, sum(self.widths))
-        self.out_proj = make.linear(spec.out_width, spec.d_model) if projects else None
+    def _in_widths(self) -> list[int]:
+        spec = self.spec
+        values = [] if self.borrows_value else [spec.n_kv_heads * spec.v_head_dim]
+        return [spec.n_heads * spec.head_dim, spec.n_kv_heads * spec.head_dim, *values]
 
-    @property
-    def out_heads(self) -> int:
-        return self.spec.n_heads
+    def make_turns(self, step: Step) -> None:
+        if self.spec.rope is not None:
+            step.turn(self.spec.rope, self.spec.head_dim)
 
     def _project(self, x: Tensor, step: Step, value: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of (..., d_model), each (..., heads, width), rotated where the spec says so.

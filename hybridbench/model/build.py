@@ -12,29 +12,15 @@ from typing import Any
 
 from torch import nn
 
-from hybridbench.arch.attention import Attention
-from hybridbench.arch.block import Block, Mixer
-from hybridbench.arch.delta import GatedDelta, Kda
-from hybridbench.arch.mamba1 import Mamba1
-from hybridbench.arch.mamba2 import Mamba2
-from hybridbench.arch.mamba3 import Mamba3
-from hybridbench.arch.mlp import Mlp
+from hybridbench.arch.block import Block
 from hybridbench.arch.model import ModelSpec, mixers
-from hybridbench.arch.moe import Moe
-from hybridbench.arch.parallel import Parallel
 from hybridbench.errors import Unsupported
 from hybridbench.kernels import Backend, Problem, resolve
-from hybridbench.model.attention import AttentionModule
+from hybridbench.model.block import BlockModule, Factory, Ops
 from hybridbench.model.checkpoint import learning
-from hybridbench.model.delta import DeltaModule
+from hybridbench.model.kinds import MODULES
 from hybridbench.model.language import LanguageModel
-from hybridbench.model.mamba1 import Mamba1Module
-from hybridbench.model.mamba2 import Mamba2Module
-from hybridbench.model.mamba3 import Mamba3Module
-from hybridbench.model.mixer import Factory, MixerModule, Ops, torch_dtype
-from hybridbench.model.mlp import MlpModule
-from hybridbench.model.moe import MoeModule
-from hybridbench.model.parallel import ParallelModule
+from hybridbench.model.mixer import torch_dtype
 from hybridbench.model.step import resolve_step, step_problem
 from hybridbench.problem import of_op, problem_of
 from hybridbench.suite import (
@@ -72,20 +58,21 @@ def check_buildable(spec: ModelSpec) -> None:
         Unsupported: naming the block or the variant.
     """
     blocks = dict.fromkeys([*(spec.blocks[symbol] for symbol in spec.counts), *(mixer for _, mixer in mixers(spec))])
-    for part in (*blocks, spec):
-        if isinstance(part, Block) and not isinstance(part, _BUILT):
-            raise Unsupported(f"blocks of kind {part.kind} have no module: hybridbench can cost them, not run them.")
-        what = part.kind if isinstance(part, Block) else "a model"
-        for spec_field in fields(part):  # type: ignore[arg-type]
-            value = getattr(part, spec_field.name)
-            if "variant" in spec_field.metadata and value != spec_field.default:
-                reason = spec_field.metadata.get("reason", "")
-                raise Unsupported(
-                    f"{what} with {spec_field.name} {value} has no module{reason}: hybridbench can cost it, not run it."
-                )
+    for block in blocks:
+        if type(block) not in MODULES:
+            raise Unsupported(f"blocks of kind {block.kind} have no module: hybridbench can cost them, not run them.")
+        _check_variants(block, block.kind)
+    _check_variants(spec, "a model")
 
 
-_BUILT = (Attention, Mamba1, Mamba2, Mamba3, GatedDelta, Kda, Mlp, Moe, Parallel)
+def _check_variants(part: Block | ModelSpec, what: str) -> None:
+    for spec_field in fields(part):  # type: ignore[arg-type]
+        value = getattr(part, spec_field.name)
+        if "variant" in spec_field.metadata and value != spec_field.default:
+            reason = spec_field.metadata.get("reason", "")
+            raise Unsupported(
+                f"{what} with {spec_field.name} {value} has no module{reason}: hybridbench can cost it, not run it."
+            )
 
 
 def resolve_backends(case: Case) -> list[Resolved]:
@@ -139,42 +126,17 @@ def _takes_core(problem: Problem, asked_for: Mapping[str, str]) -> bool:
 
 def build_model(case: Case, resolved: list[Resolved]) -> LanguageModel:
     """The case's model on the meta device; ``allocate`` makes it real."""
-    make = Factory(torch_dtype(case.execution.dtype))
     spec = case.model
 
     def ops(block: Block | None) -> Ops:
         return {item.op: item.function for item in resolved if item.block == block}
 
-    def mixer(block: Mixer, borrows_value: bool = False, projects: bool = True) -> MixerModule:
-        settings = {"borrows_value": borrows_value, "projects": projects}
-        if isinstance(block, Attention):
-            return AttentionModule(block, ops(block), make, **settings)
-        if isinstance(block, Mamba1):
-            return Mamba1Module(block, ops(block), make, **settings)
-        if isinstance(block, Mamba3):
-            return Mamba3Module(block, ops(block), make, norm_eps=spec.norm_eps, **settings)
-        if isinstance(block, GatedDelta | Kda):
-            return DeltaModule(block, ops(block), make, norm_eps=spec.norm_eps, **settings)
-        assert isinstance(block, Mamba2), f"no module for a mixer of kind {block.kind}"
-        return Mamba2Module(block, ops(block), make, norm_eps=spec.norm_eps, **settings)
+    def module(block: Block, **branch: bool) -> BlockModule:
+        return MODULES[type(block)](block, ops(block), make, **branch)
 
-    def module(block: Block) -> nn.Module:
-        if isinstance(block, Mlp):
-            return MlpModule(block, ops(block), make)
-        if isinstance(block, Moe):
-            return MoeModule(block, ops(block), make)
-        if isinstance(block, Parallel):
-            projects = block.fusion.out == "separate"
-            first, second = (
-                mixer(branch, borrows_value=index == block.borrower, projects=projects)
-                for index, branch in enumerate(block.branches)
-            )
-            return ParallelModule(block, ops(block), (first, second), make, spec.norm_eps)
-        assert isinstance(block, Mixer), f"no module for a block of kind {block.kind}"
-        return mixer(block)
-
+    make = Factory(torch_dtype(case.execution.dtype), norm_eps=spec.norm_eps, block=module)
     layers = [module(spec.blocks[symbol]) for symbol in spec.layers]
-    model = LanguageModel(layers, ops(None), spec.d_model, spec.vocab_size, spec.norm_eps, make)
+    model = LanguageModel(layers, ops(None), spec.d_model, spec.vocab_size, make)
     fused = [item.function for item in resolved if item.op == DECODE_STEP and item.backend.name == "fused"]
     model.fused_step = fused[0] if fused else None
     model.checkpoint = case.execution.checkpoint

@@ -1,13 +1,13 @@
 """cache: the typed state each mixer keeps between decode steps, and the sums over it.
 
 Every cache is a static allocation, so that a step can be captured once and replayed: positions and lengths are device
-tensors, never host integers. The exception is ``GrowingCache``, which mode ``published`` has in its place.
+tensors, never host integers. The exception is ``GrowingCache``, which mode ``published`` has in its place. What
+only one mixer keeps stands beside its module.
 """
 
 from __future__ import annotations
 
 import copy
-import math
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -170,27 +170,9 @@ class GrowingCache:
 
 
 @dataclass
-class Mamba2Cache:
-    """The SSM state, and the last inputs of the conv, newest last."""
-
-    ssm_BHPN: Tensor
-    conv_BCW: Tensor
-
-    def tensors(self) -> dict[str, list[Tensor]]:
-        return {"ssm": [self.ssm_BHPN], "conv": [self.conv_BCW]}
-
-    def compared(self) -> dict[str, Tensor]:
-        return {"state": self.ssm_BHPN, "conv state": self.conv_BCW}
-
-    def fill(self, generator: torch.Generator) -> None:
-        self.ssm_BHPN.normal_(generator=generator)
-        self.conv_BCW.normal_(generator=generator)
-
-
-@dataclass
 class RecurrentCache:
-    """A recurrence's state, (B, I, N) in Mamba-1 and (B, H, P, V) in the delta rules, and the last inputs of the conv,
-    newest last."""
+    """A recurrence's state, (B, I, N) in Mamba-1, (B, H, P, N) in Mamba-2 and (B, H, P, V) in the delta rules, and the
+    last inputs of the conv, newest last."""
 
     state: Tensor
     conv_BCW: Tensor
@@ -207,40 +189,11 @@ class RecurrentCache:
 
 
 @dataclass
-class Mamba3Cache:
-    """The accumulated angles in radians, the state, and the turned B and the x of the last token, which the trapezoidal
-    rule reads once more and which stand in the conv state's place."""
-
-    angle_BHR: Tensor
-    state_BHPN: Tensor
-    last_k_BHN: Tensor
-    last_x_BHP: Tensor
-
-    @property
-    def parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """In the order of the scan's results."""
-        return self.angle_BHR, self.state_BHPN, self.last_k_BHN, self.last_x_BHP
-
-    def tensors(self) -> dict[str, list[Tensor]]:
-        return {"ssm": [self.angle_BHR, self.state_BHPN], "conv": [self.last_k_BHN, self.last_x_BHP]}
-
-    def compared(self) -> dict[str, Tensor]:
-        """Angles as points on the circle: one just above 0 and one just below 2 pi are close."""
-        circle = torch.stack((self.angle_BHR.cos(), self.angle_BHR.sin()), -1)
-        return {"angles": circle, "state": self.state_BHPN, "last B": self.last_k_BHN, "last x": self.last_x_BHP}
-
-    def fill(self, generator: torch.Generator) -> None:
-        self.angle_BHR.uniform_(0, 2 * math.pi, generator=generator)
-        for tensor in self.parts[1:]:
-            tensor.normal_(generator=generator)
-
-
-@dataclass
 class ParallelCache:
     """Both branches' caches."""
 
-    first: AttentionCache | GrowingCache | Mamba2Cache | Mamba3Cache | RecurrentCache
-    second: AttentionCache | GrowingCache | Mamba2Cache | Mamba3Cache | RecurrentCache
+    first: Cache
+    second: Cache
 
     def tensors(self) -> dict[str, list[Tensor]]:
         merged: dict[str, list[Tensor]] = {}
@@ -280,7 +233,7 @@ def of_row(cache: Cache, row: int) -> Cache:
         if isinstance(second, GrowingCache) and second.lender is not None:
             assert isinstance(first, GrowingCache), "a value is lent by the first branch"
             second.lender = first
-        return ParallelCache(first, second)  # type: ignore[arg-type]
+        return ParallelCache(first, second)
     if isinstance(cache, GrowingCache):
         alone = copy.copy(cache)
         alone.k_BKSP, alone.v_BKSV, alone.seen_v_BKSV = (

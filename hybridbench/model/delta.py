@@ -11,22 +11,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hybridbench.arch.block import Storage
 from hybridbench.arch.delta import GatedDelta, Kda
+from hybridbench.model.block import Factory, Step
 from hybridbench.model.cache import Cache, RecurrentCache
 from hybridbench.model.mamba2 import aligned, log_uniform_steps
-from hybridbench.model.mixer import (
-    Factory,
-    MixerModule,
-    Ops,
-    Step,
-    carried,
-    conv_front,
-    convolved,
-    empty_states,
-    keep_tail,
-    lent,
-)
+from hybridbench.model.mixer import RecurrentModule, carried, conv_front, convolved, keep_tail
 
 A_RANGE = {"gated_delta": (0.01, 16.0), "kda": (1.0, 16.0)}
 """Kind of block to the range A is drawn from uniformly; 0.01 and not 0, whose logarithm would be infinite."""
@@ -34,52 +23,34 @@ DT_RANGE = (1e-3, 1e-1)
 """The initial steps are drawn log-uniformly from here."""
 
 
-class DeltaModule(MixerModule):
-    """A delta rule's mixer over a sequence, or one recurrent step.
+class DeltaModule(RecurrentModule):
+    """A delta rule's mixer over a sequence, or one recurrent step; its spec says which of the two it is. Its operations
+    are ``conv1d`` and ``conv1d_step``, ``gated_delta`` and ``gated_delta_step`` or ``kda`` and ``kda_step``, and
+    ``norm_gate``."""
 
-    Args:
-        spec: its shape, which also says which of the two it is.
-        ops: the callables ``conv1d`` and ``conv1d_step``, ``gated_delta`` and ``gated_delta_step`` or ``kda`` and
-            ``kda_step``, and ``norm_gate``.
-        norm_eps: of the norm before the gate.
-        borrows_value: v comes from another branch, before the conv.
-        projects: whether it has an output projection of its own.
-    """
-
+    spec: GatedDelta | Kda
     traceable = False
 
-    def __init__(
-        self,
-        spec: GatedDelta | Kda,
-        ops: Ops,
-        make: Factory,
-        *,
-        norm_eps: float,
-        borrows_value: bool = False,
-        projects: bool = True,
-    ) -> None:
-        super().__init__()
-        self.spec = spec
-        self.ops = ops
-        self.norm_eps = norm_eps
-        self.borrows_value = borrows_value
-        heads, head, value = spec.n_heads, spec.k_head_dim, spec.out_width
-        low_rank = isinstance(spec, Kda)
+    def _in_widths(self) -> list[int]:
+        """q, k and, where it is not borrowed, v; gate; decay; beta."""
+        spec = self.spec
+        keys = spec.n_k_heads * spec.k_head_dim
+        self.conv_widths = [keys, keys, spec.out_width]
+        conv_in = 2 * keys + (0 if self.borrows_value else spec.out_width)
+        return [conv_in, *spec.gate_and_decay, spec.n_heads]
+
+    def _make_parameters(self, make: Factory) -> None:
+        spec, heads = self.spec, self.spec.n_heads
+        low_rank = spec.low_rank
         self.activation = "sigmoid" if low_rank else "silu"
-        keys = spec.n_k_heads * head
-        self.conv_widths = [keys, keys, value]
-        gate_and_decay = [head, head] if low_rank else [value, heads]
-        self.widths = [2 * keys + (0 if borrows_value else value), *gate_and_decay, heads]
-        self.in_proj = make.linear(spec.d_model, sum(self.widths))
-        self.gate_proj = make.linear(head, value) if low_rank else None
-        self.decay_proj = make.linear(head, value) if low_rank else None
+        self.gate_proj = make.linear(spec.k_head_dim, spec.out_width) if low_rank else None
+        self.decay_proj = make.linear(spec.k_head_dim, spec.out_width) if low_rank else None
         self.conv_weight_CW = make.parameter(spec.conv_channels, spec.d_conv)
         self.A_log_H = make.parameter(heads, dtype=torch.float32)
-        self.dt_bias = make.parameter(*((heads, head) if low_rank else (heads,)), dtype=torch.float32)
+        self.dt_bias = make.parameter(*((heads, spec.k_head_dim) if low_rank else (heads,)), dtype=torch.float32)
         self.norm_weight_V = make.parameter(spec.v_head_dim)
-        self.out_proj = make.linear(value, spec.d_model) if projects else None
 
-    def reset_state_parameters(self, generator: torch.Generator) -> None:
+    def reset(self, generator: torch.Generator) -> None:
         """The published initialisation: A uniform in ``A_RANGE``, dt log-uniform through the inverse softplus, conv as
         ``nn.Conv1d``, norm one."""
         with torch.no_grad():
@@ -90,15 +61,18 @@ class DeltaModule(MixerModule):
             self.norm_weight_V.fill_(1.0)
 
     @property
-    def out_heads(self) -> int:
-        return self.spec.n_heads
+    def state_shape(self) -> tuple[int, ...]:
+        return self.spec.n_heads, self.spec.k_head_dim, self.spec.v_head_dim
+
+    @property
+    def conv_shape(self) -> tuple[int, int]:
+        return self.spec.conv_channels, self.spec.d_conv
 
     def _project(self, packed: Tensor, value: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Conv input (q, k, v), gate by head, decay by head (and channel) and beta of a packed row."""
         conv_in, gate, decay, beta = torch.split(packed[..., : sum(self.widths)], self.widths, dim=-1)
         if self.borrows_value:
-            assert value is not None, "a borrowing branch is called with a value"
-            conv_in = torch.cat((conv_in, lent(value, packed.dim(), self.spec.out_width)), dim=-1)
+            conv_in = torch.cat((conv_in, self._lent(value, packed.dim(), self.spec.out_width)), dim=-1)
         heads = (self.spec.n_heads, -1)
         if self.gate_proj is not None and self.decay_proj is not None:
             gate, decay = self.gate_proj(gate), torch.unflatten(self.decay_proj(decay), -1, heads)
@@ -166,8 +140,3 @@ class DeltaModule(MixerModule):
     def _value(self, conv_in: Tensor) -> Tensor:
         """The v channels before the conv: what a second branch may share."""
         return conv_in[..., -self.spec.out_width :]
-
-    def new_cache(self, batch: int, capacity: int, storage: Storage, device: torch.device) -> RecurrentCache:
-        spec = self.spec
-        state, conv = (spec.n_heads, spec.k_head_dim, spec.v_head_dim), (spec.conv_channels, spec.d_conv)
-        return RecurrentCache(*empty_states(batch, state, conv, self.in_proj.weight.dtype, storage, device))

@@ -21,7 +21,7 @@ from hybridbench.kernels import triton_step as kernels
 from hybridbench.kernels.triton_decode import DecodePlan, launch_attention_decode, multiprocessors
 from hybridbench.kernels.tuning import compile_together
 from hybridbench.model.attention import AttentionModule
-from hybridbench.model.cache import AttentionCache, Cache, Mamba2Cache, ParallelCache
+from hybridbench.model.cache import AttentionCache, Cache, ParallelCache, RecurrentCache
 from hybridbench.model.language import LanguageModel
 from hybridbench.model.mamba2 import Mamba2Module
 from hybridbench.model.mlp import MlpModule
@@ -243,7 +243,7 @@ class FusedStep:
             out = self._attention(layer, cache, norm_eps=None)
             self._residual((out, layer.out_proj.weight, layer.out_proj.in_features), None, next_norm)
         elif isinstance(layer, Mamba2Module):
-            assert isinstance(cache, Mamba2Cache)
+            assert isinstance(cache, RecurrentCache)
             assert layer.out_proj is not None
             norm = "none" if layer.norm_weight_I is None else "row"
             y, squares = self._mamba2(layer, cache, norm=norm, eps=layer.norm_eps)
@@ -257,7 +257,7 @@ class FusedStep:
     def _plan_parallel(self, layer: ParallelModule, cache: ParallelCache, next_norm: Tensor) -> None:
         assert isinstance(layer.first, Mamba2Module)
         assert isinstance(layer.second, AttentionModule)
-        assert isinstance(cache.first, Mamba2Cache)
+        assert isinstance(cache.first, RecurrentCache)
         assert isinstance(cache.second, AttentionCache)
         fusion: Fusion = layer.spec.fusion
         normed = fusion.norm == "group"
@@ -363,7 +363,7 @@ class FusedStep:
         self.compilations.append(lambda: attend(compile_only=True))
         return out_BHV.flatten(1)
 
-    def _mamba2(self, module: Mamba2Module, cache: Mamba2Cache, *, norm: str, eps: float) -> tuple[Tensor, Tensor]:
+    def _mamba2(self, module: Mamba2Module, cache: RecurrentCache, *, norm: str, eps: float) -> tuple[Tensor, Tensor]:
         spec, w = module.spec, module.in_proj.weight
         B, inner, channels, H = self.B, spec.d_inner, spec.conv_channels, spec.n_heads
         tiling = self._tiling("mamba2", w.shape[0], spec.d_model)
@@ -404,7 +404,7 @@ class FusedStep:
             mixed,
             dt,
             z,
-            cache.ssm_BHPN,
+            cache.state,
             module.A_log_H,
             module.D_H,
             module.dt_bias_H,

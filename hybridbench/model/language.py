@@ -7,9 +7,9 @@ never exist whole), ``prefill`` for a prompt and ``decode`` for one token per se
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -17,14 +17,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hybridbench.arch.block import Storage
-from hybridbench.model.attention import AttentionModule
+from hybridbench.model.block import INIT_STD, BlockModule, Factory, Ops, Step
 from hybridbench.model.cache import Cache
 from hybridbench.model.checkpoint import remembering
-from hybridbench.model.mixer import Factory, MixerModule, Ops, Step
-from hybridbench.model.moe import MoeModule
-from hybridbench.model.parallel import ParallelModule
-
-INIT_STD = 0.02
 
 
 class LanguageModel(nn.Module):
@@ -34,21 +29,19 @@ class LanguageModel(nn.Module):
         layers: one module per sublayer of the pattern, built with ``make``.
         ops: the callable ``add_rms_norm`` where it runs over sequences, ``linear_cross_entropy`` and ``adamw`` where it
             is trained.
-        d_model, vocab_size, norm_eps: as in the spec.
+        d_model, vocab_size: as in the spec.
 
     ``checkpoint`` says what a forward with gradients keeps (``model.checkpoint``).
     """
 
-    def __init__(
-        self, layers: list[nn.Module], ops: Ops, d_model: int, vocab_size: int, norm_eps: float, make: Factory
-    ) -> None:
+    def __init__(self, layers: Sequence[BlockModule], ops: Ops, d_model: int, vocab_size: int, make: Factory) -> None:
         super().__init__()
         self.ops = ops
         self.checkpoint = "none"
         self.compiled: dict[int, Callable[..., Tensor]] = {}
         self.fused_step: Callable[..., Any] | None = None
         self.d_model = d_model
-        self.norm_eps = norm_eps
+        self.norm_eps = make.norm_eps
         self.embedding_VD = make.parameter(vocab_size, d_model)
         self.layers = nn.ModuleList(layers)
         self.norm_weights = nn.ParameterList([make.parameter(d_model) for _ in range(len(layers) + 1)])
@@ -61,17 +54,13 @@ class LanguageModel(nn.Module):
             self.embedding_VD.normal_(std=INIT_STD, generator=generator)
             for weight in self.norm_weights:
                 weight.fill_(1.0)
-            for module in self.modules():
-                if isinstance(module, nn.Linear):
-                    module.weight.normal_(std=INIT_STD, generator=generator)
-                elif isinstance(module, MoeModule):
-                    module.in_weight_EFD.normal_(std=INIT_STD, generator=generator)
-                    module.out_weight_EDF.normal_(std=INIT_STD, generator=generator)
-                    module.reset_buffers()
-                elif isinstance(module, ParallelModule):
-                    module.reset_scales()
-                elif isinstance(module, MixerModule):
-                    module.reset_state_parameters(generator)
+            for layer in self.blocks:
+                layer.initialise(generator)
+
+    @property
+    def blocks(self) -> list[BlockModule]:
+        """``layers``, as what they are."""
+        return cast("list[BlockModule]", list(self.layers))
 
     def _normed(self, x: Tensor, index: int) -> Tensor:
         return F.rms_norm(x, (self.d_model,), self.norm_weights[index], self.norm_eps)
@@ -79,12 +68,7 @@ class LanguageModel(nn.Module):
     def new_caches(self, batch: int, capacity: int, storage: Storage) -> list[Cache | None]:
         """One cache per sublayer that keeps one, for ``capacity`` tokens a sequence."""
         device = self.embedding_VD.device
-        return [
-            layer.new_cache(batch, capacity, storage, device)
-            if isinstance(layer, MixerModule | ParallelModule)
-            else None
-            for layer in self.layers
-        ]
+        return [layer.new_cache(batch, capacity, storage, device) for layer in self.blocks]
 
     def hidden(self, token_BT: Tensor, caches: list[Cache | None] | None = None) -> Tensor:
         """The final norm's output at every position (B, T, D), from position 0; fills caches where given."""
@@ -99,9 +83,8 @@ class LanguageModel(nn.Module):
         """The positions of a sequence that begins at ``start``, with every rotation made: a compiled layer only reads
         them."""
         step = Step(torch.arange(start, start + token_BT.shape[1], device=token_BT.device), start)
-        for module in self.modules():
-            if isinstance(module, AttentionModule) and module.spec.rope is not None:
-                step.turn(module.spec.rope, module.spec.head_dim)
+        for layer in self.blocks:
+            layer.make_turns(step)
         return step
 
     @contextlib.contextmanager
@@ -121,8 +104,8 @@ class LanguageModel(nn.Module):
         """
         return {
             index: torch.compile(layer.forward, dynamic=False, fullgraph=True)
-            for index, layer in enumerate(self.layers)
-            if not isinstance(layer, MoeModule) and getattr(layer, "traceable", True)
+            for index, layer in enumerate(self.blocks)
+            if layer.traceable
         }
 
     def _checkpointed_stream(self, token_BT: Tensor) -> Tensor:
@@ -133,7 +116,7 @@ class LanguageModel(nn.Module):
         """
         step = self.step_over(token_BT)
         x_BTD = F.embedding(token_BT, self.embedding_VD)
-        for index, layer in enumerate(self.layers):
+        for index, layer in enumerate(self.blocks):
 
             def sublayer(x: Tensor, index: int = index) -> Tensor:
                 normed, _ = self.add_normed(x, None, index)
@@ -156,11 +139,9 @@ class LanguageModel(nn.Module):
 
     def run_layer(self, index: int, normed_BTD: Tensor, step: Step, cache: Cache | None) -> Tensor:
         """Sublayer ``index`` over a normed sequence (B, T, D), compiled where it is; fills the cache of a mixer."""
-        layer = self.layers[index]
+        layer = cast("BlockModule", self.layers[index])
         run = self.compiled.get(index, layer)
-        if isinstance(layer, MixerModule | ParallelModule):
-            return run(normed_BTD, step, cache)
-        return run(normed_BTD)
+        return run(normed_BTD, step, cache) if layer.mixes else run(normed_BTD)
 
     def add_normed(self, branch: Tensor, residual: Tensor | None, index: int) -> tuple[Tensor, Tensor]:
         """Norm ``index`` of the residual stream with a branch added to it, and that sum."""
@@ -195,35 +176,18 @@ class LanguageModel(nn.Module):
         """Logits (B, V) after one new token per sequence at absolute ``position_B``; updates ``caches`` in place."""
         step = Step(position_B)
         x_BD = F.embedding(token_B, self.embedding_VD)
-        for index, layer in enumerate(self.layers):
-            normed = self._normed(x_BD, index)
-            cache = caches[index]
-            if isinstance(layer, ParallelModule | MixerModule):
-                assert cache is not None
-                x_BD = x_BD + layer.decode(normed, step, cache)  # type: ignore[arg-type]
-            else:
-                x_BD = x_BD + layer(normed)
+        for index, layer in enumerate(self.blocks):
+            x_BD = x_BD + layer.decode(self._normed(x_BD, index), step, caches[index])
         return F.linear(self._normed(x_BD, len(self.layers)), self.embedding_VD)
 
     def balance_experts(self) -> None:
         """After a training step: moves routers' biases; nothing without experts."""
-        for layer in self.layers:
-            if isinstance(layer, MoeModule):
-                layer.balance()
+        for layer in self.blocks:
+            layer.balance()
 
 
-def _again(layer: nn.Module) -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
+def _again(
+    layer: BlockModule,
+) -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
     """Around the forward of a checkpointed sublayer, and around the one that repeats it."""
-    return contextlib.nullcontext(), _uncounted(layer)
-
-
-@contextlib.contextmanager
-def _uncounted(layer: nn.Module) -> Iterator[None]:
-    """Tokens that are routed again are no more load."""
-    if isinstance(layer, MoeModule):
-        layer.counts = False
-    try:
-        yield
-    finally:
-        if isinstance(layer, MoeModule):
-            layer.counts = True
+    return contextlib.nullcontext(), layer.repeating()

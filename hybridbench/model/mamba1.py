@@ -11,22 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hybridbench.arch.block import Storage
 from hybridbench.arch.mamba1 import Mamba1
+from hybridbench.model.block import Factory, Step
 from hybridbench.model.cache import Cache, RecurrentCache
 from hybridbench.model.mamba2 import log_uniform_steps
-from hybridbench.model.mixer import (
-    Factory,
-    MixerModule,
-    Ops,
-    Step,
-    carried,
-    conv_front,
-    convolved,
-    empty_states,
-    keep_tail,
-    lent,
-)
+from hybridbench.model.mixer import RecurrentModule, carried, conv_front, convolved, keep_tail
 
 DT_RANGE = (1e-3, 1e-1)
 """The initial steps are drawn log-uniformly from here."""
@@ -39,37 +28,29 @@ def across(weight: Tensor, x_BTC: Tensor) -> Tensor:
     return torch.unflatten(product, 1, (B, T)).permute(1, 2, 0)
 
 
-class Mamba1Module(MixerModule):
-    """Mamba-1 over a sequence, or one recurrent step.
+class Mamba1Module(RecurrentModule):
+    """Mamba-1 over a sequence, or one recurrent step. Its operations are ``conv1d``, ``selective_scan``,
+    ``conv1d_step`` and ``selective_step``."""
 
-    Args:
-        spec: its shape.
-        ops: the callables ``conv1d``, ``selective_scan``, ``conv1d_step`` and ``selective_step``.
-        borrows_value: x comes from another branch's value, so in_proj yields the gate only.
-        projects: whether it has an output projection of its own.
-    """
-
+    spec: Mamba1
     traceable = False
 
-    def __init__(
-        self, spec: Mamba1, ops: Ops, make: Factory, *, borrows_value: bool = False, projects: bool = True
-    ) -> None:
-        super().__init__()
-        self.spec = spec
-        self.ops = ops
-        self.borrows_value = borrows_value
-        self.widths = [spec.dt_rank, spec.d_state, spec.d_state]
-        self.in_proj = make.linear(spec.d_model, spec.d_inner * (1 if borrows_value else 2))
+    def _in_widths(self) -> list[int]:
+        """The conv's input, where it is not borrowed, and the gate."""
+        return [self.spec.d_inner] * (1 if self.borrows_value else 2)
+
+    def _make_parameters(self, make: Factory) -> None:
+        spec = self.spec
+        self.dt_widths = [spec.dt_rank, spec.d_state, spec.d_state]
         self.conv_weight_CW = make.parameter(spec.d_inner, spec.d_conv)
         self.conv_bias_C = make.parameter(spec.d_inner)
-        self.x_proj = make.linear(spec.d_inner, sum(self.widths))
+        self.x_proj = make.linear(spec.d_inner, sum(self.dt_widths))
         self.dt_weight_IR = make.parameter(spec.d_inner, spec.dt_rank)
         self.dt_bias_I = make.parameter(spec.d_inner)
         self.A_log_IN = make.parameter(spec.d_inner, spec.d_state, dtype=torch.float32)
         self.D_I = make.parameter(spec.d_inner, dtype=torch.float32)
-        self.out_proj = make.linear(spec.d_inner, spec.d_model) if projects else None
 
-    def reset_state_parameters(self, generator: torch.Generator) -> None:
+    def reset(self, generator: torch.Generator) -> None:
         """Mamba-1's own initialisation: A from 1 to N in every channel (S4D-real), dt log-uniform through the inverse
         softplus, its projection uniform in +-R^-0.5, D one, conv as ``nn.Conv1d``."""
         spec = self.spec
@@ -86,17 +67,19 @@ class Mamba1Module(MixerModule):
         return self.conv_weight_CW, self.conv_bias_C
 
     @property
-    def out_heads(self) -> int:
-        """Its channels are not grouped."""
-        return 1
+    def state_shape(self) -> tuple[int, ...]:
+        return self.spec.d_inner, self.spec.d_state
+
+    @property
+    def conv_shape(self) -> tuple[int, int]:
+        return self.spec.d_inner, self.spec.d_conv
 
     def _project(self, packed: Tensor, value: Tensor | None) -> tuple[Tensor, Tensor]:
         """Conv input x and gate z of a projection."""
         if not self.borrows_value:
             x, z = packed.chunk(2, dim=-1)
             return x, z
-        assert value is not None, "a borrowing branch is called with a value"
-        return lent(value, packed.dim(), self.spec.d_inner), packed
+        return self._lent(value, packed.dim(), self.spec.d_inner), packed
 
     def mix(
         self, x_BTD: Tensor, step: Step, cache: Cache | None = None, value: Tensor | None = None
@@ -108,7 +91,7 @@ class Mamba1Module(MixerModule):
             front_BSI = conv_front(cache.conv_BCW, self.spec.d_conv)
             going_on = {"initial_state_BIN": carried(cache.state)}
         mixed_BTI = convolved(self.ops["conv1d"], conv_in_BTI, front_BSI, *self._conv)
-        rank_BTR, b_BTN, c_BTN = torch.split(across(self.x_proj.weight, mixed_BTI), self.widths, dim=-1)
+        rank_BTR, b_BTN, c_BTN = torch.split(across(self.x_proj.weight, mixed_BTI), self.dt_widths, dim=-1)
         out_BTI, state_BIN = self.ops["selective_scan"](
             mixed_BTI,
             across(self.dt_weight_IR, rank_BTR),
@@ -130,15 +113,9 @@ class Mamba1Module(MixerModule):
         assert isinstance(cache, RecurrentCache)
         conv_in_BI, z_BI = self._project(self.in_proj(x_BD), value)
         mixed_BI = self.ops["conv1d_step"](cache.conv_BCW, conv_in_BI, *self._conv)
-        rank_BR, b_BN, c_BN = torch.split(self.x_proj(mixed_BI), self.widths, dim=-1)
+        rank_BR, b_BN, c_BN = torch.split(self.x_proj(mixed_BI), self.dt_widths, dim=-1)
         dt_BI = F.linear(rank_BR, self.dt_weight_IR)
         out_BI = self.ops["selective_step"](
             cache.state, mixed_BI, dt_BI, -self.A_log_IN.exp(), b_BN, c_BN, self.D_I, z_BI, self.dt_bias_I
         )
         return out_BI, conv_in_BI
-
-    def new_cache(self, batch: int, capacity: int, storage: Storage, device: torch.device) -> RecurrentCache:
-        spec = self.spec
-        dtype = self.in_proj.weight.dtype
-        state, conv = (spec.d_inner, spec.d_state), (spec.d_inner, spec.d_conv)
-        return RecurrentCache(*empty_states(batch, state, conv, dtype, storage, device))

@@ -12,33 +12,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hybridbench.arch.block import Storage
 from hybridbench.arch.mamba2 import Mamba2
-from hybridbench.model.cache import Cache, Mamba2Cache
-from hybridbench.model.mixer import (
-    Factory,
-    MixerModule,
-    Ops,
-    Step,
-    carried,
-    conv_front,
-    convolved,
-    empty_states,
-    keep_tail,
-    lent,
-)
+from hybridbench.arch.terms import ROW_ALIGNED
+from hybridbench.model.block import Factory, Step
+from hybridbench.model.cache import Cache, RecurrentCache
+from hybridbench.model.mixer import RecurrentModule, carried, conv_front, convolved, keep_tail
 from hybridbench.suite import CORE
 
 DT_FLOOR = 1e-4
 NO_STEP = -1e4
 """What softplus makes a step of 0 of, in any dtype and with any bias."""
-ALIGNED = 8
-"""Columns of bfloat16 in the 16 bytes on which a GPU's fast matrix products want rows to start."""
 
 
 def padding(columns: int, device: torch.device) -> int:
     """Zero columns that a GPU's matrix products want behind so many; none where rows start on 16 bytes anyway."""
-    return -columns % ALIGNED if device.type == "cuda" else 0
+    return -columns % ROW_ALIGNED if device.type == "cuda" else 0
 
 
 def aligned(projection: nn.Linear, x_BTD: Tensor) -> Tensor:
@@ -61,49 +49,32 @@ def log_uniform_steps(like: Tensor, low: float, high: float, generator: torch.Ge
     return steps + torch.log(-torch.expm1(-steps))
 
 
-class Mamba2Module(MixerModule):
-    """Mamba-2 over a sequence, or one recurrent step.
+class Mamba2Module(RecurrentModule):
+    """Mamba-2 over a sequence, or one recurrent step. Its operations are ``mamba2_core``, or ``conv1d``, ``ssd`` and
+    ``gate`` in its place, ``conv1d_step`` and ``ssd_step``."""
 
-    Args:
-        spec: shape and initialisation ranges.
-        ops: the callables ``mamba2_core``, or ``conv1d``, ``ssd`` and ``gate`` in its place, ``conv1d_step`` and
-            ``ssd_step``.
-        norm_eps: of the gated RMSNorm.
-        borrows_value: x comes from another branch's value, so in_proj yields z, B, C and dt only.
-        projects: whether it has an output projection of its own.
-    """
+    spec: Mamba2
 
-    def __init__(
-        self,
-        spec: Mamba2,
-        ops: Ops,
-        make: Factory,
-        *,
-        norm_eps: float,
-        borrows_value: bool = False,
-        projects: bool = True,
-    ) -> None:
-        super().__init__()
-        self.spec = spec
-        self.ops = ops
-        self.norm_eps = norm_eps
-        self.borrows_value = borrows_value
-        state_inputs = 2 * spec.n_groups * spec.d_state
-        self.widths = [spec.d_inner, (0 if borrows_value else spec.d_inner) + state_inputs, spec.n_heads]
-        self.in_proj = make.linear(spec.d_model, sum(self.widths))
+    def _in_widths(self) -> list[int]:
+        """z; x, where it is not borrowed, with B and C; dt."""
+        spec = self.spec
+        x = 0 if self.borrows_value else spec.d_inner
+        return [spec.d_inner, x + 2 * spec.n_groups * spec.d_state, spec.n_heads]
+
+    def _make_parameters(self, make: Factory) -> None:
+        spec = self.spec
         self.conv_weight_CW = make.parameter(spec.conv_channels, spec.d_conv)
         self.conv_bias_C = make.parameter(spec.conv_channels)
         self.dt_bias_H = make.parameter(spec.n_heads, dtype=torch.float32)
         self.A_log_H = make.parameter(spec.n_heads, dtype=torch.float32)
         self.D_H = make.parameter(spec.n_heads, dtype=torch.float32)
         self.norm_weight_I = make.parameter(spec.d_inner) if spec.gated_norm else None
-        self.out_proj = make.linear(spec.out_width, spec.d_model) if projects else None
 
-    def reset_state_parameters(self, generator: torch.Generator) -> None:
+    def reset(self, generator: torch.Generator) -> None:
         """Mamba-2's own initialisation: dt log-uniform in ``dt_range`` through the inverse softplus, A uniform in
         ``a_range`` (the paper draws it from [0.01, 2], the original from [1, 16]), D one, conv as ``nn.Conv1d``.
 
-        The source paper finds quality to depend on this heavily; ``LanguageModel.allocate`` runs it last.
+        The source paper finds quality to depend on this heavily; it runs before the projections are drawn.
         """
         spec = self.spec
         with torch.no_grad():
@@ -117,15 +88,18 @@ class Mamba2Module(MixerModule):
                 self.norm_weight_I.fill_(1.0)
 
     @property
-    def out_heads(self) -> int:
-        return self.spec.n_heads
+    def state_shape(self) -> tuple[int, ...]:
+        return self.spec.n_heads, self.spec.head_dim, self.spec.d_state
+
+    @property
+    def conv_shape(self) -> tuple[int, int]:
+        return self.spec.conv_channels, self.spec.d_conv
 
     def _project(self, packed: Tensor, value: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Gate z, conv input (x, B, C) and raw dt of a packed projection (..., columns)."""
         z, conv_in, dt = torch.split(packed[..., : sum(self.widths)], self.widths, dim=-1)
         if self.borrows_value:
-            assert value is not None, "a borrowing branch is called with a value"
-            conv_in = torch.cat((lent(value, packed.dim(), self.spec.d_inner), conv_in), dim=-1)
+            conv_in = torch.cat((self._lent(value, packed.dim(), self.spec.d_inner), conv_in), dim=-1)
         return z, conv_in, dt
 
     def _split(self, mixed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -153,9 +127,9 @@ class Mamba2Module(MixerModule):
         z_BTI, conv_in_BTC, dt_BTH = self._project(packed_BTC, value)
         front_BSC, going_on = None, {}
         if step.start:
-            assert isinstance(cache, Mamba2Cache)
+            assert isinstance(cache, RecurrentCache)
             front_BSC = conv_front(cache.conv_BCW, self.spec.d_conv)
-            going_on = {"initial_state_BHPN": carried(cache.ssm_BHPN)}
+            going_on = {"initial_state_BHPN": carried(cache.state)}
         if CORE in self.ops and not self.borrows_value:
             out_BTI, state_BHPN = self.ops[CORE](
                 packed_BTC if front_BSC is None else self._with_front(packed_BTC, front_BSC),
@@ -175,8 +149,8 @@ class Mamba2Module(MixerModule):
         else:
             out_BTI, state_BHPN = self._core(z_BTI, conv_in_BTC, dt_BTH, front_BSC, going_on)
         if cache is not None:
-            assert isinstance(cache, Mamba2Cache)
-            cache.ssm_BHPN.copy_(state_BHPN)
+            assert isinstance(cache, RecurrentCache)
+            cache.state.copy_(state_BHPN)
             keep_tail(cache.conv_BCW, conv_in_BTC, step.start)
         return out_BTI, self._value(conv_in_BTC)
 
@@ -214,22 +188,15 @@ class Mamba2Module(MixerModule):
         return self.ops["gate"](y_BTHP.flatten(2), z_BTI, self.norm_weight_I, eps=self.norm_eps), state_BHPN
 
     def mix_step(self, x_BD: Tensor, step: Step, cache: Cache, value: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        assert isinstance(cache, Mamba2Cache)
+        assert isinstance(cache, RecurrentCache)
         z_BI, conv_in_BC, dt_BH = self._project(self.in_proj(x_BD), value)
         mixed_BC = self.ops["conv1d_step"](cache.conv_BCW, conv_in_BC, self.conv_weight_CW, self.conv_bias_C)
         x_BHP, b_BGN, c_BGN = self._split(mixed_BC)
         y_BHP = self.ops["ssd_step"](
-            cache.ssm_BHPN, x_BHP, dt_BH, -self.A_log_H.exp(), b_BGN, c_BGN, self.D_H, self.dt_bias_H
+            cache.state, x_BHP, dt_BH, -self.A_log_H.exp(), b_BGN, c_BGN, self.D_H, self.dt_bias_H
         )
         return self._gate(y_BHP.flatten(1), z_BI), self._value(conv_in_BC)
 
     def _value(self, conv_in: Tensor) -> Tensor:
         """The x channels before the conv: what a second Mamba branch may share."""
         return conv_in[..., : self.spec.d_inner]
-
-    def new_cache(self, batch: int, capacity: int, storage: Storage, device: torch.device) -> Mamba2Cache:
-        """The SSM state in the weights' dtype, or in float32 or float64 where ``storage`` asks for wider ones."""
-        spec = self.spec
-        state = (spec.n_heads, spec.head_dim, spec.d_state)
-        dtype = self.in_proj.weight.dtype
-        return Mamba2Cache(*empty_states(batch, state, (spec.conv_channels, spec.d_conv), dtype, storage, device))

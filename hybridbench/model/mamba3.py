@@ -6,77 +6,87 @@ share in the trapezoidal rule, angles; no conv; dt_bias, D, biases of B and C in
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from hybridbench.arch.block import Storage
 from hybridbench.arch.mamba3 import Mamba3
-from hybridbench.model.cache import Cache, Mamba3Cache
+from hybridbench.model.block import Factory, Step
+from hybridbench.model.cache import Cache
 from hybridbench.model.mamba2 import aligned, log_uniform_steps
-from hybridbench.model.mixer import Factory, MixerModule, Ops, Step, carried, lent, state_dtype
+from hybridbench.model.mixer import MixerModule, carried, state_dtype
 
 DT_RANGE = (1e-3, 1e-1)
 """The initial steps are drawn log-uniformly from here."""
 
 
+@dataclass
+class Mamba3Cache:
+    """The accumulated angles in radians, the state, and the turned B and the x of the last token, which the trapezoidal
+    rule reads once more and which stand in the conv state's place."""
+
+    angle_BHR: Tensor
+    state_BHPN: Tensor
+    last_k_BHN: Tensor
+    last_x_BHP: Tensor
+
+    @property
+    def parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """In the order of the scan's results."""
+        return self.angle_BHR, self.state_BHPN, self.last_k_BHN, self.last_x_BHP
+
+    def tensors(self) -> dict[str, list[Tensor]]:
+        return {"ssm": [self.angle_BHR, self.state_BHPN], "conv": [self.last_k_BHN, self.last_x_BHP]}
+
+    def compared(self) -> dict[str, Tensor]:
+        """Angles as points on the circle: one just above 0 and one just below 2 pi are close."""
+        circle = torch.stack((self.angle_BHR.cos(), self.angle_BHR.sin()), -1)
+        return {"angles": circle, "state": self.state_BHPN, "last B": self.last_k_BHN, "last x": self.last_x_BHP}
+
+    def fill(self, generator: torch.Generator) -> None:
+        self.angle_BHR.uniform_(0, 2 * math.pi, generator=generator)
+        for tensor in self.parts[1:]:
+            tensor.normal_(generator=generator)
+
+
 class Mamba3Module(MixerModule):
-    """Mamba-3 over a sequence, or one recurrent step.
+    """Mamba-3 of rank 1 over a sequence, or one recurrent step. Its operations are ``mamba3_scan`` and
+    ``mamba3_step``."""
 
-    Args:
-        spec: its shape, of rank 1.
-        ops: the callables ``mamba3_scan`` and ``mamba3_step``.
-        norm_eps: of the norms of B and C.
-        borrows_value: x comes from another branch's value, so in_proj yields everything else.
-        projects: whether it has an output projection of its own.
-    """
-
+    spec: Mamba3
     traceable = False
 
-    def __init__(
-        self,
-        spec: Mamba3,
-        ops: Ops,
-        make: Factory,
-        *,
-        norm_eps: float,
-        borrows_value: bool = False,
-        projects: bool = True,
-    ) -> None:
-        super().__init__()
-        self.spec = spec
-        self.ops = ops
-        self.norm_eps = norm_eps
-        self.borrows_value = borrows_value
-        heads, states = spec.n_heads, spec.d_state
-        x = 0 if borrows_value else spec.d_inner
-        self.widths = [spec.d_inner, x, *[spec.n_groups * states] * 2, *[heads] * 3, spec.n_angles]
-        self.in_proj = make.linear(spec.d_model, sum(self.widths))
+    def _in_widths(self) -> list[int]:
+        """z; x, where it is not borrowed; B; C; dt, rate of decay and share in the trapezoidal rule; angles."""
+        spec = self.spec
+        x = 0 if self.borrows_value else spec.d_inner
+        return [spec.d_inner, x, *[spec.n_groups * spec.d_state] * 2, *[spec.n_heads] * 3, spec.n_angles]
+
+    def _make_parameters(self, make: Factory) -> None:
+        heads, states = self.spec.n_heads, self.spec.d_state
         self.B_norm_weight_N = make.parameter(states)
         self.C_norm_weight_N = make.parameter(states)
         self.dt_bias_H = make.parameter(heads, dtype=torch.float32)
         self.B_bias_HN = make.parameter(heads, states, dtype=torch.float32)
         self.C_bias_HN = make.parameter(heads, states, dtype=torch.float32)
         self.D_H = make.parameter(heads, dtype=torch.float32)
-        self.out_proj = make.linear(spec.d_inner, spec.d_model) if projects else None
 
-    def reset_state_parameters(self, generator: torch.Generator) -> None:
+    def reset(self, generator: torch.Generator) -> None:
         """Mamba-3's own initialisation: dt log-uniform through the inverse softplus, all other vectors one."""
         with torch.no_grad():
             self.dt_bias_H.copy_(log_uniform_steps(self.dt_bias_H, *DT_RANGE, generator))
             for ones in (self.B_norm_weight_N, self.C_norm_weight_N, self.B_bias_HN, self.C_bias_HN, self.D_H):
                 ones.fill_(1.0)
 
-    @property
-    def out_heads(self) -> int:
-        return self.spec.n_heads
-
     def _inputs(self, packed: Tensor, value: Tensor | None) -> list[Tensor]:
         """What a scan or step reads of a packed row (..., columns), in their order: x first, z last."""
         z, x, b, c, dt, rate, trap, angle = torch.split(packed[..., : sum(self.widths)], self.widths, dim=-1)
         if self.borrows_value:
-            assert value is not None, "a borrowing branch is called with a value"
-            x = lent(value, packed.dim(), self.spec.d_inner)
+            x = self._lent(value, packed.dim(), self.spec.d_inner)
         b, c = (
             F.rms_norm(torch.unflatten(v, -1, (self.spec.n_groups, -1)), weight.shape, weight, self.norm_eps)
             for v, weight in ((b, self.B_norm_weight_N), (c, self.C_norm_weight_N))

@@ -1,66 +1,60 @@
 """mixer: what every mixer module offers, so that it stands alone or as a branch of a parallel block.
 
 ``mix`` yields the core's output before the output projection, and the value it used, which a parallel block may lend to
-its other branch. ``Step`` carries what one forward pass shares between layers.
+its other branch.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hybridbench.arch.attention import Rope
-from hybridbench.arch.block import DTYPE_BYTES, Storage
-from hybridbench.model.cache import Cache
-from hybridbench.model.rotary import Rotation, rotation
-
-Ops = dict[str, Callable[..., Any]]
+from hybridbench.arch.block import DTYPE_BYTES, Mixer, Storage
+from hybridbench.model.block import BlockModule, Factory, Ops, Step
+from hybridbench.model.cache import Cache, RecurrentCache
 
 
-@dataclass
-class Step:
-    """One forward pass: absolute positions (T for a sequence, B for a decode step) and rotations by kind of RoPE.
+class MixerModule(BlockModule):
+    """A mixer with an output projection, or without one where a parallel block projects for both.
 
-    ``start`` is the position of a sequence's first token: where it is not 0, mixers go on from what their caches hold.
+    Args:
+        spec: its shape.
+        ops: the callables of the operations that the spec names.
+        make: makes its parameters.
+        borrows_value: the value comes from another branch, so the input projection yields everything else.
+        projects: whether it has an output projection of its own.
     """
 
-    position: Tensor
-    start: int = 0
-    _turns: dict[tuple[Rope, int], Rotation] = field(default_factory=dict)
-
-    def turn(self, rope: Rope, head_dim: int) -> Rotation:
-        """The rotation for these positions, computed once per kind."""
-        if (rope, head_dim) not in self._turns:
-            self._turns[rope, head_dim] = rotation(rope, head_dim, self.position)
-        return self._turns[rope, head_dim]
-
-
-@dataclass(frozen=True)
-class Factory:
-    """Where and as what parameters are made: on the meta device until the model is allocated."""
-
-    dtype: torch.dtype
-    device: torch.device = field(default_factory=lambda: torch.device("meta"))
-
-    def linear(self, inputs: int, outputs: int) -> nn.Linear:
-        return nn.Linear(inputs, outputs, bias=False, device=self.device, dtype=self.dtype)
-
-    def parameter(self, *shape: int, dtype: torch.dtype | None = None) -> nn.Parameter:
-        return nn.Parameter(torch.empty(*shape, device=self.device, dtype=dtype or self.dtype))
-
-
-class MixerModule(nn.Module, ABC):
-    """A mixer with an output projection, or without one where a parallel block projects for both."""
-
+    mixes: ClassVar[bool] = True
+    spec: Mixer
+    widths: list[int]
+    """Columns of the input projection, part by part."""
     out_proj: nn.Linear | None
-    traceable: ClassVar[bool] = True
-    """Whether torch.compile can trace its kernels over a sequence; not where they are launched past the dispatcher."""
+
+    def __init__(
+        self, spec: Mixer, ops: Ops, make: Factory, *, borrows_value: bool = False, projects: bool = True
+    ) -> None:
+        super().__init__()
+        self.spec = spec
+        self.ops = ops
+        self.norm_eps = make.norm_eps
+        self.borrows_value = borrows_value
+        self.widths = self._in_widths()
+        self.in_proj = make.linear(spec.d_model, sum(self.widths))
+        self._make_parameters(make)
+        self.out_proj = make.linear(spec.out_width, spec.d_model) if projects else None
+
+    @abstractmethod
+    def _in_widths(self) -> list[int]:
+        """What ``widths`` is."""
+
+    def _make_parameters(self, make: Factory) -> None:
+        """Makes what is neither of the two projections; nothing unless a mixer says so."""
 
     @abstractmethod
     def mix(
@@ -78,25 +72,18 @@ class MixerModule(nn.Module, ABC):
         """The core for one new token per sequence; updates ``cache`` in place."""
 
     @abstractmethod
-    def new_cache(self, batch: int, capacity: int, storage: Storage, device: torch.device) -> Cache:
-        """An allocated cache for ``capacity`` tokens a sequence, zeroed."""
-
-    def reset_state_parameters(self, generator: torch.Generator) -> None:
-        """Initialises what is neither an embedding, a norm nor a matrix product; nothing unless a mixer says so.
-
-        Products are drawn after it, so a weight that is to keep its own draw is no ``nn.Linear``.
-        """
+    def new_cache(self, batch: int, capacity: int, storage: Storage, device: torch.device) -> Cache: ...
 
     @property
-    @abstractmethod
     def out_heads(self) -> int:
-        """Heads the core's output divides into, for a per-head norm."""
+        """Heads the core's output divides into, for a norm per head."""
+        return self.spec.out_heads
 
     def forward(self, x_BTD: Tensor, step: Step, cache: Cache | None = None) -> Tensor:
         return self.project(self.mix(x_BTD, step, cache)[0])
 
-    def decode(self, x_BD: Tensor, step: Step, cache: Cache) -> Tensor:
-        """One new token per sequence."""
+    def decode(self, x_BD: Tensor, step: Step, cache: Cache | None) -> Tensor:
+        assert cache is not None, "a mixer decodes with a cache"
         return self.project(self.mix_step(x_BD, step, cache)[0])
 
     def project(self, mixed: Tensor) -> Tensor:
@@ -104,6 +91,30 @@ class MixerModule(nn.Module, ABC):
         assert self.out_proj is not None, "a branch with a joint projection is projected by its parallel block"
         out: Tensor = self.out_proj(mixed)
         return out
+
+    def _lent(self, value: Tensor | None, dims: int, width: int) -> Tensor:
+        """``lent``, of the value that a borrowing branch is called with."""
+        assert value is not None, "a borrowing branch is called with a value"
+        return lent(value, dims, width)
+
+
+class RecurrentModule(MixerModule):
+    """A mixer of a causal conv and a recurrence, whose cache holds both states."""
+
+    @property
+    @abstractmethod
+    def state_shape(self) -> tuple[int, ...]:
+        """Sizes of one sequence's state."""
+
+    @property
+    @abstractmethod
+    def conv_shape(self) -> tuple[int, int]:
+        """Channels and taps of the conv."""
+
+    def new_cache(self, batch: int, capacity: int, storage: Storage, device: torch.device) -> RecurrentCache:
+        """The state in the weights' dtype, or in float32 or float64 where ``storage`` asks for wider ones."""
+        dtype = self.in_proj.weight.dtype
+        return RecurrentCache(*empty_states(batch, self.state_shape, self.conv_shape, dtype, storage, device))
 
 
 def lent(value: Tensor, dims: int, width: int) -> Tensor:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from hybridbench.arch.mlp import Mlp
-from hybridbench.model.mixer import Factory, Ops
+from hybridbench.model.block import BlockModule, Factory, Ops
 
 
-class MlpModule(nn.Module):
+class MlpModule(BlockModule):
     """``down(silu(gate(x)) * up(x))`` over (..., d_model)."""
 
     def __init__(self, spec: Mlp, ops: Ops, make: Factory) -> None:

@@ -6,16 +6,20 @@ The bias is added to the scores for the choice only (arXiv 2408.15664); the outp
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hybridbench.arch.moe import Moe
-from hybridbench.model.mixer import Factory, Ops
+from hybridbench.model.block import INIT_STD, BlockModule, Factory, Ops
 
 
-class MoeModule(nn.Module):
+class MoeModule(BlockModule):
     """``top_k`` of ``n_experts`` SwiGLU experts per token, plus a shared one where the spec has it."""
 
+    traceable = False  # its tokens are counted on the host
     bias_E: Tensor
     load_E: Tensor
     counts = True
@@ -39,8 +43,10 @@ class MoeModule(nn.Module):
         for name in ("bias_E", "load_E"):
             self.register_buffer(name, torch.zeros(spec.n_experts, device=make.device), persistent=name == "bias_E")
 
-    def reset_buffers(self) -> None:
-        """No bias, no load."""
+    def reset(self, generator: torch.Generator) -> None:
+        """Experts as every product; no bias, no load."""
+        self.in_weight_EFD.normal_(std=INIT_STD, generator=generator)
+        self.out_weight_EDF.normal_(std=INIT_STD, generator=generator)
         self.bias_E.zero_()
         self.load_E.zero_()
 
@@ -66,3 +72,12 @@ class MoeModule(nn.Module):
         """Moves each expert's bias by the update rate towards the mean load since the last call."""
         self.bias_E += self.spec.bias_update_rate * torch.sign(self.load_E.mean() - self.load_E)
         self.load_E.zero_()
+
+    @contextlib.contextmanager
+    def repeating(self) -> Iterator[None]:
+        """Tokens that are routed again are no more load."""
+        self.counts = False
+        try:
+            yield
+        finally:
+            self.counts = True

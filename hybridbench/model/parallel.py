@@ -6,17 +6,19 @@ The axes and what the paper leaves open are explained in ``hybridbench.arch.para
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from hybridbench.arch.block import Storage
 from hybridbench.arch.parallel import Parallel
 from hybridbench.model.attention import AttentionModule
-from hybridbench.model.cache import AttentionCache, Cache, Mamba2Cache, Mamba3Cache, ParallelCache, RecurrentCache
+from hybridbench.model.block import BlockModule, Factory, Ops, Step
+from hybridbench.model.cache import AttentionCache, Cache, ParallelCache
 from hybridbench.model.checkpoint import cheap
-from hybridbench.model.mixer import Factory, MixerModule, Ops, Step
+from hybridbench.model.mixer import MixerModule
 
 
 def _side_by_side(first: Tensor, second: Tensor) -> Tensor:
@@ -26,22 +28,28 @@ def _side_by_side(first: Tensor, second: Tensor) -> Tensor:
 _FUSE: dict[str, Callable[..., Tensor]] = {"add": torch.add, "subtract": torch.sub, "concat": _side_by_side}
 
 
-class ParallelModule(nn.Module):
+class ParallelModule(BlockModule):
     """Fuses two branches.
 
     Args:
         spec: the branches' specs and the fusion.
         ops: the callable ``head_norms`` where the fusion has a norm.
-        branches: their modules, in the spec's order, built with ``borrows_value`` and ``projects`` to match.
+        make: makes its parameters, and the modules of its branches.
     """
 
-    def __init__(
-        self, spec: Parallel, ops: Ops, branches: tuple[MixerModule, MixerModule], make: Factory, norm_eps: float
-    ) -> None:
+    mixes: ClassVar[bool] = True
+
+    def __init__(self, spec: Parallel, ops: Ops, make: Factory) -> None:
         super().__init__()
         self.spec = spec
         self.ops = ops
-        self.norm_eps = norm_eps
+        self.norm_eps = make.norm_eps
+        assert make.block is not None, "a parallel block is made of blocks"
+        projects = spec.fusion.out == "separate"
+        branches: list[MixerModule] = [
+            make.block(branch, borrows_value=index == spec.borrower, projects=projects)
+            for index, branch in enumerate(spec.branches)
+        ]
         self.first, self.second = branches
         self.traceable = all(branch.traceable for branch in branches)
         fusion, d_model = spec.fusion, spec.d_model
@@ -53,7 +61,11 @@ class ParallelModule(nn.Module):
         self.scalar = make.parameter(1) if scale in ("scalar", "alpha") else None
         self.gate = make.linear(d_model, 1) if scale == "gate" else None
 
-    def reset_scales(self) -> None:
+    def make_turns(self, step: Step) -> None:
+        self.first.make_turns(step)
+        self.second.make_turns(step)
+
+    def reset(self, generator: torch.Generator) -> None:
         """Scales start at one, a learned share at one half."""
         with torch.no_grad():
             for scale in (self.scale_first, self.scale_second):
@@ -130,8 +142,8 @@ class ParallelModule(nn.Module):
             second, _ = self.second.mix(x_BTD, step, caches[1], value if self.spec.borrower == 1 else None)
         return self._fuse_sequence(first, second, x_BTD)
 
-    def decode(self, x_BD: Tensor, step: Step, cache: ParallelCache) -> Tensor:
-        """One new token per sequence."""
+    def decode(self, x_BD: Tensor, step: Step, cache: Cache | None) -> Tensor:
+        assert isinstance(cache, ParallelCache)
         if self.spec.borrower == 0:
             second, value = self.second.mix_step(x_BD, step, cache.second)
             first, _ = self.first.mix_step(x_BD, step, cache.first, value)
@@ -141,12 +153,7 @@ class ParallelModule(nn.Module):
         return self._fuse(first, second, x_BD)
 
     def new_cache(self, batch: int, capacity: int, storage: Storage, device: torch.device) -> ParallelCache:
-        first = _narrow(self.first.new_cache(batch, capacity, storage, device))
+        first = self.first.new_cache(batch, capacity, storage, device)
         if self.spec.borrower == 1 and isinstance(self.second, AttentionModule) and isinstance(first, AttentionCache):
             return ParallelCache(first, self.second.new_cache(batch, capacity, storage, device, shared=first))
-        return ParallelCache(first, _narrow(self.second.new_cache(batch, capacity, storage, device)))
-
-
-def _narrow(cache: Cache) -> AttentionCache | Mamba2Cache | Mamba3Cache | RecurrentCache:
-    assert isinstance(cache, AttentionCache | Mamba2Cache | Mamba3Cache | RecurrentCache)
-    return cache
+        return ParallelCache(first, self.second.new_cache(batch, capacity, storage, device))

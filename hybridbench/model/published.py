@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hybridbench.model.attention import AttentionModule
+from hybridbench.model.block import Step
 from hybridbench.model.cache import Cache, ParallelCache
 from hybridbench.model.language import LanguageModel
-from hybridbench.model.mixer import MixerModule, Step
 from hybridbench.model.parallel import ParallelModule
 
 Carry = dict[str, Tensor]
@@ -124,7 +124,7 @@ class PublishedDecode:
         return [*pieces, Piece(("x",), head)]
 
     def _layer(self, index: int, cache: Cache | None) -> list[Piece]:
-        model, layer = self._model, self._model.layers[index]
+        model, layer = self._model, self._model.blocks[index]
         if isinstance(layer, ParallelModule):
             assert isinstance(cache, ParallelCache)
             branches = [layer.first, layer.second]
@@ -133,11 +133,8 @@ class PublishedDecode:
 
         def run(carry: Carry) -> Carry:
             normed = model._normed(carry["x"], index)
-            if isinstance(layer, ParallelModule | MixerModule):
-                assert cache is not None
-                step = self._step if eager else Step(carry["position"])
-                return {"x": carry["x"] + layer.decode(normed, step, cache)}  # type: ignore[arg-type]
-            return {"x": carry["x"] + layer(normed)}
+            step = self._step if eager else Step(carry["position"])
+            return {"x": carry["x"] + layer.decode(normed, step, cache)}
 
         eager = isinstance(layer, AttentionModule) or (
             isinstance(layer, ParallelModule)

@@ -18,20 +18,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
 
 from hybridbench.arch import model as arch
-from hybridbench.arch.attention import Attention
-from hybridbench.arch.block import Block, Convention, Storage
-from hybridbench.arch.delta import GatedDelta, Kda
+from hybridbench.arch.block import Convention, Storage
 from hybridbench.arch.families import ARCHS, MIXERS, RECIPES, SCALES, Options, build_spec, pattern_spec
-from hybridbench.arch.mamba1 import Mamba1
-from hybridbench.arch.mamba2 import Mamba2
-from hybridbench.arch.mamba3 import Mamba3
-from hybridbench.arch.mlp import Mlp
 from hybridbench.arch.model import ModelSpec
-from hybridbench.arch.moe import Moe
-from hybridbench.arch.parallel import Parallel
 from hybridbench.arch.pattern import FEED_FORWARD, LETTERS, nearest_count, parse_ratio, spread
 from hybridbench.arch.published import PUBLISHED, published_spec
 from hybridbench.errors import BadInput, unknown_name
@@ -260,7 +251,7 @@ def _wider(spec: ModelSpec) -> list[ModelSpec]:
     made = []
     for width in range(step, WIDEST * spec.d_model + 1, step):
         try:
-            blocks = {symbol: _scaled(block, width, spec.d_model) for symbol, block in spec.blocks.items()}
+            blocks = {symbol: block.scaled(width, spec.d_model) for symbol, block in spec.blocks.items()}
         except BadInput:
             continue
         if width == spec.d_model:
@@ -268,42 +259,3 @@ def _wider(spec: ModelSpec) -> list[ModelSpec]:
         else:
             made.append(replace(spec, d_model=width, blocks=blocks, scale=f"{spec.scale} d{width}"))
     return made
-
-
-def _scaled(block: Block, width: int, before: int) -> Block:
-    """A block at another model width; heads keep their size, groups their number of heads.
-
-    Raises:
-        BadInput: a kind of block without a rule, or rounded sizes that do not fit each other.
-    """
-
-    def part(count: int, unit: int = 1) -> int:
-        return max(1, round(count * width / before / unit)) * unit
-
-    sizes: dict[str, Any]
-    if isinstance(block, Attention):
-        groups = part(block.n_kv_heads)
-        sizes = {"n_kv_heads": groups, "n_heads": groups * (block.n_heads // block.n_kv_heads)}
-    elif isinstance(block, Mamba2 | Mamba3):
-        sizes = {"d_inner": part(block.d_inner, block.head_dim * block.n_groups)}
-    elif isinstance(block, Mamba1):
-        sizes = {"d_inner": part(block.d_inner), "dt_rank": part(block.dt_rank)}
-    elif isinstance(block, GatedDelta):
-        groups = part(block.n_k_heads)
-        sizes = {"n_k_heads": groups, "n_heads": groups * (block.n_heads // block.n_k_heads)}
-    elif isinstance(block, Kda):
-        sizes = {"n_heads": part(block.n_heads)}
-    elif isinstance(block, Mlp):
-        sizes = {"d_ff": part(block.d_ff, min(64, block.d_ff))}
-    elif isinstance(block, Moe):
-        sizes = {"d_expert": part(block.d_expert, min(64, block.d_expert))}
-        if block.d_shared:
-            sizes["d_shared"] = part(block.d_shared, min(64, block.d_shared))
-    elif isinstance(block, Parallel):
-        first, second = (_scaled(branch, width, before) for branch in block.branches)
-        return replace(block, first=first, second=second)  # type: ignore[arg-type]
-    else:
-        raise BadInput(f"no rule for another width of a block of kind {block.kind}: match it by depth.")
-    if width == before:
-        return block
-    return replace(block, d_model=width, **sizes)

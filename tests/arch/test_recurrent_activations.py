@@ -2,7 +2,7 @@
 
 Two sequences of 2,048 tokens in bfloat16 and a model dimension of 256, so that weights and their gradients are small
 beside what grows with the tokens; bytes a token, what enters and leaves the block aside. Sources as in
-``arch.recurrent_activations``; of the conv and of Mamba-1's scan, which are compiled, the tensors that they return.
+``arch.activations``; of the conv and of Mamba-1's scan, which are compiled, the tensors that they return.
 """
 
 from __future__ import annotations

@@ -21,11 +21,12 @@ from hybridbench.arch.mamba3 import Mamba3
 from hybridbench.arch.model import ModelSpec, cache_bytes, params
 from hybridbench.arch.published import published_spec
 from hybridbench.kernels import reference
+from hybridbench.model.block import Factory, Step
 from hybridbench.model.build import check_buildable
 from hybridbench.model.delta import DeltaModule
 from hybridbench.model.mamba1 import Mamba1Module
 from hybridbench.model.mamba3 import Mamba3Module
-from hybridbench.model.mixer import Factory, MixerModule, Step
+from hybridbench.model.mixer import MixerModule
 from hybridbench.model.step import refuses_fused, step_problem
 from hybridbench.suite import DECODE, GRAPH, Case, Execution, Workload, block_ops
 
@@ -34,17 +35,17 @@ OTHERS = [name for name in MIXERS if name != MAMBA2]
 KINDS = [name for name in VARIANTS if any(other in name for other in (*OTHERS, "lent"))]
 
 
-def made(cls: Callable[..., MixerModule], spec: Any, **options: Any) -> MixerModule:
+def made(cls: Callable[..., MixerModule], spec: Any, norm_eps: float = 1e-5) -> MixerModule:
     """A mixer in float32 with random weights, its initialisation last."""
     ops = {op: getattr(reference, op) for ops in block_ops(spec) for op in ops}
-    mixer = cls(spec, ops, Factory(torch.float32), **options)
+    mixer = cls(spec, ops, Factory(torch.float32, norm_eps=norm_eps))
     mixer.to_empty(device="cpu")
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for module in mixer.modules():
             if isinstance(module, nn.Linear):
                 module.weight.normal_(std=0.2, generator=generator)
-    mixer.reset_state_parameters(generator)
+    mixer.reset(generator)
     with torch.no_grad():
         for parameter in mixer.parameters():
             if parameter.dim() == 1:

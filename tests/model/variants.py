@@ -6,10 +6,7 @@ import itertools
 from dataclasses import replace
 
 from hybridbench.arch.attention import Attention
-from hybridbench.arch.delta import GatedDelta, Kda
 from hybridbench.arch.families import ARCHS, MAMBA2, MIXERS, RECIPES, Options, build_spec, pattern_spec
-from hybridbench.arch.mamba2 import Mamba2
-from hybridbench.arch.mamba3 import Mamba3
 from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.parallel import Parallel
 
@@ -22,7 +19,7 @@ def small(spec: ModelSpec) -> ModelSpec:
     def shrink(block: object) -> object:
         if isinstance(block, Attention) and block.window is not None:
             return replace(block, window=WINDOW, sinks=SINKS)
-        if isinstance(block, Mamba2 | Mamba3 | GatedDelta | Kda):
+        if hasattr(block, "chunk_size"):
             return replace(block, chunk_size=CHUNK)
         if isinstance(block, Parallel):
             return replace(block, first=shrink(block.first), second=shrink(block.second))

@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hybridbench.model.block import Step
 from hybridbench.model.cache import AttentionCache, Cache, ParallelCache, of_row
 from hybridbench.model.language import LanguageModel
-from hybridbench.model.mixer import Step
 from hybridbench.model.moe import MoeModule
 from hybridbench.workload.at_size.alternatives import Alternatives
 from hybridbench.workload.at_size.errors import Errors, of_whole, over_positions
@@ -102,7 +102,7 @@ class _Shadow:
 
     def _made(self, expected: Cache) -> Cache:
         if isinstance(expected, ParallelCache):
-            return ParallelCache(self._made(expected.first), self._made(expected.second))  # type: ignore[arg-type]
+            return ParallelCache(self._made(expected.first), self._made(expected.second))
         if isinstance(expected, AttentionCache) and not expected.ring:
             compared = _Compared(**vars(expected))
             compared.errors = self.errors

@@ -1,0 +1,115 @@
+"""block: what the module of any kind of block offers, what it is made with, and what one forward shares between layers.
+
+A language model asks its layers what they are by these methods: it names no kind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from hybridbench.arch.attention import Rope
+from hybridbench.arch.block import Storage
+from hybridbench.model.cache import Cache
+from hybridbench.model.rotary import Rotation, rotation
+
+Ops = dict[str, Callable[..., Any]]
+
+INIT_STD = 0.02
+"""Of the normal distribution that the embedding and the weights of products are drawn from."""
+
+
+@dataclass
+class Step:
+    """One forward pass: absolute positions (T for a sequence, B for a decode step) and rotations by kind of RoPE.
+
+    ``start`` is the position of a sequence's first token: where it is not 0, mixers go on from what their caches hold.
+    """
+
+    position: Tensor
+    start: int = 0
+    _turns: dict[tuple[Rope, int], Rotation] = field(default_factory=dict)
+
+    def turn(self, rope: Rope, head_dim: int) -> Rotation:
+        """The rotation for these positions, computed once per kind."""
+        if (rope, head_dim) not in self._turns:
+            self._turns[rope, head_dim] = rotation(rope, head_dim, self.position)
+        return self._turns[rope, head_dim]
+
+
+@dataclass(frozen=True)
+class Factory:
+    """What all modules of a model are made with.
+
+    Args:
+        dtype, device: of parameters, on the meta device until the model is allocated.
+        norm_eps: of every norm.
+        block: builds the module of a block inside another from its spec, and keywords as of ``MixerModule``.
+    """
+
+    dtype: torch.dtype
+    device: torch.device = field(default_factory=lambda: torch.device("meta"))
+    norm_eps: float = 1e-5
+    block: Callable[..., Any] | None = None
+
+    def linear(self, inputs: int, outputs: int) -> nn.Linear:
+        return nn.Linear(inputs, outputs, bias=False, device=self.device, dtype=self.dtype)
+
+    def parameter(self, *shape: int, dtype: torch.dtype | None = None) -> nn.Parameter:
+        return nn.Parameter(torch.empty(*shape, device=self.device, dtype=dtype or self.dtype))
+
+
+class BlockModule(nn.Module, ABC):
+    """One sublayer without its pre-norm and residual, made as ``Module(spec, ops, make)``.
+
+    Over a sequence it is called with (B, T, d_model), and with the step and its cache where it ``mixes``.
+    """
+
+    ops: Ops
+    mixes: ClassVar[bool] = False
+    """Whether it mixes positions, so that it needs the step and keeps a cache."""
+    traceable: bool = True
+    """Whether torch.compile can trace its forward over a sequence."""
+
+    @abstractmethod
+    def forward(self, *given: Any) -> Tensor:
+        """The block over a sequence, of the input's shape."""
+
+    def decode(self, x_BD: Tensor, step: Step, cache: Cache | None) -> Tensor:
+        """One new token per sequence; updates ``cache`` in place."""
+        out: Tensor = self(x_BD)
+        return out
+
+    def new_cache(self, batch: int, capacity: int, storage: Storage, device: torch.device) -> Cache | None:
+        """An allocated cache for ``capacity`` tokens a sequence, zeroed; None where nothing is kept."""
+        return None
+
+    def make_turns(self, step: Step) -> None:
+        """Makes the rotations that a forward over the step's positions reads; none unless it is attention."""
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Draws all parameters of it and of the modules in it: before its products, what is its own (``reset``)."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                module.weight.normal_(std=INIT_STD, generator=generator)
+            elif isinstance(module, BlockModule):
+                module.reset(generator)
+
+    def reset(self, generator: torch.Generator) -> None:
+        """Initialises its own parameters and buffers, products in an ``nn.Linear`` aside; nothing unless it has such.
+
+        Those products are drawn after it, so a weight that is to keep its own draw is no ``nn.Linear``.
+        """
+
+    def balance(self) -> None:
+        """After a training step: moves a router's biases; nothing without experts."""
+
+    def repeating(self) -> contextlib.AbstractContextManager[None]:
+        """Around a forward that only makes activations again, which is not to be counted."""
+        return contextlib.nullcontext()

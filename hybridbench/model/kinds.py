@@ -1,0 +1,41 @@
+"""kinds: one row per kind of block that runs: its spec and the module that is built of it.
+
+A block's spec says what it costs and what it asks of kernels, its module runs it. Both are checked against each other
+row by row in ``tests/model/test_kinds.py``. Kinds without a row can be costed, not run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hybridbench.arch.attention import Attention
+from hybridbench.arch.block import Block
+from hybridbench.arch.delta import GatedDelta, Kda
+from hybridbench.arch.mamba1 import Mamba1
+from hybridbench.arch.mamba2 import Mamba2
+from hybridbench.arch.mamba3 import Mamba3
+from hybridbench.arch.mlp import Mlp
+from hybridbench.arch.moe import Moe
+from hybridbench.arch.parallel import Parallel
+from hybridbench.model.attention import AttentionModule
+from hybridbench.model.block import BlockModule
+from hybridbench.model.delta import DeltaModule
+from hybridbench.model.mamba1 import Mamba1Module
+from hybridbench.model.mamba2 import Mamba2Module
+from hybridbench.model.mamba3 import Mamba3Module
+from hybridbench.model.mlp import MlpModule
+from hybridbench.model.moe import MoeModule
+from hybridbench.model.parallel import ParallelModule
+
+MODULES: dict[type[Block], Callable[..., BlockModule]] = {
+    Attention: AttentionModule,
+    Mamba1: Mamba1Module,
+    Mamba2: Mamba2Module,
+    Mamba3: Mamba3Module,
+    GatedDelta: DeltaModule,
+    Kda: DeltaModule,
+    Mlp: MlpModule,
+    Moe: MoeModule,
+    Parallel: ParallelModule,
+}
+"""Spec to module, which is made as ``module(spec, ops, make)``."""
