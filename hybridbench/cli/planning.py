@@ -86,7 +86,7 @@ def price(
     The floor is a bound by the datasheet. With --efficiency, the share of it that a measured GPU reached in the same
     phase and family makes a prediction of the step itself.
     """
-    from hybridbench.predict.pricing import efficiency_of
+    from hybridbench.efficiency import efficiency_of
     from hybridbench.predict.pricing import price as price_of
     from hybridbench.report.plans import price_row, price_table
     from hybridbench.report.tables import print_table
