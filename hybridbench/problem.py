@@ -21,10 +21,8 @@ from hybridbench.arch.mlp import Mlp
 from hybridbench.arch.model import mixers
 from hybridbench.arch.moe import Moe
 from hybridbench.arch.parallel import Parallel
+from hybridbench.sizes import aligned
 from hybridbench.suite import GENERATE, TRAIN, Case
-
-ROW_ALIGNED = 8
-"""Columns of which a GPU's packed rows are a multiple: ``model.mamba2.ALIGNED``."""
 
 
 @dataclass(frozen=True)
@@ -180,20 +178,16 @@ def packed_row(block: Block) -> int:
     if isinstance(block, Attention):
         return (block.n_heads + block.n_kv_heads) * block.head_dim + block.n_kv_heads * block.v_head_dim
     if isinstance(block, Mamba2):
-        return _aligned(2 * block.d_inner + 2 * block.n_groups * block.d_state + block.n_heads)
+        return aligned(2 * block.d_inner + 2 * block.n_groups * block.d_state + block.n_heads)
     if isinstance(block, Mamba3):
         states = 2 * block.n_groups * block.d_state
-        return _aligned(2 * block.d_inner + states + 3 * block.n_heads + block.n_angles)
+        return aligned(2 * block.d_inner + states + 3 * block.n_heads + block.n_angles)
     if isinstance(block, GatedDelta | Kda):
         keys = 2 * block.n_k_heads * block.k_head_dim
         # KDA's gate and decay come through one head's columns each
         gate_and_decay = 2 * block.k_head_dim if isinstance(block, Kda) else block.out_width + block.n_heads
-        return _aligned(keys + block.out_width + gate_and_decay + block.n_heads)
+        return aligned(keys + block.out_width + gate_and_decay + block.n_heads)
     return 0
-
-
-def _aligned(columns: int) -> int:
-    return columns + -columns % ROW_ALIGNED
 
 
 def _out_heads(branch: Mixer) -> int:

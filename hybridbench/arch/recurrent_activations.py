@@ -15,9 +15,8 @@ from hybridbench.arch.delta import GatedDelta, Kda
 from hybridbench.arch.mamba1 import Mamba1
 from hybridbench.arch.mamba3 import Mamba3
 from hybridbench.arch.terms import FLOAT, Activations, Term, padded
+from hybridbench.sizes import SELECTIVE_SCAN_CHUNK
 
-SCAN_CHUNK = 2048
-"""Positions between the states that Mamba-1's scan keeps (``selective_scan_cuda``)."""
 WIDE_SUMS = 6
 """Of gradients of beta a head and token, in float32: four parts of the triangular system's, the sum, the rule's own."""
 
@@ -31,7 +30,7 @@ def mamba1_core(block: Mamba1, size: int) -> Activations:
     steps = Term("dt", size * inner)
     decay = Term("A and its exponential, bias of dt", fixed=FLOAT * (2 * states + inner))
     scanned = Term("scan output before the gate", size * inner)
-    kept = Term("states between chunks", 2 * FLOAT * states // SCAN_CHUNK)
+    kept = Term("states between chunks", 2 * FLOAT * states // SELECTIVE_SCAN_CHUNK)
     gated = Term("gated output", size * inner)
     saved = (packed, convolved, ranked, steps, decay, scanned, kept, gated)
     return Activations(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-ALIGNED = 8
-"""Columns that padded rows are a multiple of (``model.mamba2.ALIGNED``)."""
+from hybridbench.sizes import aligned
+
 INDEX = 8
 """Bytes of an index."""
 FLOAT = 4
@@ -54,5 +54,5 @@ def largest(moments: Sequence[Moment], tokens: int) -> int:
 
 def padded(columns: int, d_model: int, size: int) -> tuple[int, int]:
     """Columns of a projection whose rows start on 16 bytes, and the bytes of the weight's copy where it is padded."""
-    wide = columns + -columns % ALIGNED
+    wide = aligned(columns)
     return wide, size * wide * d_model if wide > columns else 0

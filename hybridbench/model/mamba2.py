@@ -27,18 +27,17 @@ from hybridbench.model.mixer import (
     keep_tail,
     lent,
 )
+from hybridbench.sizes import ROW_ALIGNED
 from hybridbench.suite import CORE
 
 DT_FLOOR = 1e-4
 NO_STEP = -1e4
 """What softplus makes a step of 0 of, in any dtype and with any bias."""
-ALIGNED = 8
-"""Columns of bfloat16 in the 16 bytes on which a GPU's fast matrix products want rows to start."""
 
 
 def padding(columns: int, device: torch.device) -> int:
     """Zero columns that a GPU's matrix products want behind so many; none where rows start on 16 bytes anyway."""
-    return -columns % ALIGNED if device.type == "cuda" else 0
+    return -columns % ROW_ALIGNED if device.type == "cuda" else 0
 
 
 def aligned(projection: nn.Linear, x_BTD: Tensor) -> Tensor:
