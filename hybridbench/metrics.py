@@ -20,13 +20,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from hybridbench.arch import memory as needs
 from hybridbench.arch import model as arch
 from hybridbench.arch.block import CacheBytes, Convention
 from hybridbench.errors import BadInput
 from hybridbench.limits import ran_beyond
 from hybridbench.machine import Peak, find_peak
 from hybridbench.predict.floor import floor_s
+from hybridbench.predict.memory import footprint
 from hybridbench.predict.work import cache_tokens, first_decode_of, phases, prefill_of, step_bytes, step_flops
 from hybridbench.record import BackendUse, CacheObserved, Caveat, Ceilings, Memory, Observed, Part, Record, Status
 from hybridbench.stats import median, median_interval, quantile, sum_between, sum_error
@@ -242,19 +242,10 @@ def _predicted_peak(record: Record) -> float | None:
     modes = (EAGER, GRAPH, COMPILE) if work.kind == TRAIN else (EAGER, GRAPH)
     if execution.device != "cuda" or execution.mode not in modes:
         return None
-    spec, storage = case.model, execution.storage
     try:
-        if work.kind == TRAIN:
-            checkpoint = getattr(execution, "checkpoint", "none")
-            return needs.train_memory(spec, work.context, work.batch, storage, checkpoint).total
-        if work.kind == PREFILL:
-            return needs.prefill_memory(spec, work.context, work.batch, storage).total
-        if work.kind == DECODE:
-            graph = execution.mode == GRAPH
-            return needs.decode_memory(spec, work.context, work.batch, storage, graph).total
+        return footprint(case.model, work, execution.storage, execution.checkpoint, graph=execution.mode == GRAPH).total
     except BadInput:
         return None
-    return None
 
 
 def _flops(record: Record, convention: Convention = Convention.EXACT) -> int:

@@ -39,7 +39,6 @@ from hybridbench.arch.families import (
     pattern_spec,
 )
 from hybridbench.arch.mamba2 import Mamba2
-from hybridbench.arch.memory import CHECKPOINTS
 from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.moe import Moe
 from hybridbench.arch.parallel import Parallel
@@ -65,6 +64,9 @@ CORE, CORE_PARTS = "mamba2_core", ("conv1d", "ssd", "gate")
 EAGER, COMPILE, GRAPH, PUBLISHED = "eager", "compile", "graph", "published"
 MODES = (EAGER, COMPILE, GRAPH, PUBLISHED)
 DEVICES = ("cpu", "cuda")
+CHECKPOINTS = ("none", "selective", "full")
+"""How much of the activations a training step keeps: all of them; all but what elementwise work makes of the rest
+(``arch.terms.Term.cheap``); or the residual stream before each sublayer alone."""
 OPS = (
     *("attention", "attention_decode", "ssd", "ssd_step", "conv1d", "conv1d_step", "experts", "linear_cross_entropy"),
     *("mamba2_core", "swiglu", "add_rms_norm", "rotary", "gate", "head_norms", "adamw", "decode_step"),

@@ -8,7 +8,7 @@ Three lists per block, in bytes per token of the whole batch unless a term says 
 
 They follow the modules of ``hybridbench.model`` on the kernels a GPU takes by default, as read in their sources (what a
 ``torch.autograd.Function`` hands to ``save_for_backward``), not as sampled from an allocator. The residual stream and
-the norms around a block belong to ``arch.memory``. A term that turns out wrong is one line here.
+the norms around a block belong to ``predict.memory``. A term that turns out wrong is one line here.
 """
 
 from __future__ import annotations

@@ -18,8 +18,9 @@ from hybridbench.arch.block import Storage
 from hybridbench.arch.model import ModelSpec
 from hybridbench.errors import BadInput
 from hybridbench.machine import Peak
-from hybridbench.predict.fit import fits, footprint
+from hybridbench.predict.fit import fits
 from hybridbench.predict.floor import Bound, bound, floor_s
+from hybridbench.predict.memory import footprint
 from hybridbench.predict.work import phases
 from hybridbench.suite import Workload
 

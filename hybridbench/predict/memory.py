@@ -22,13 +22,11 @@ from hybridbench.arch.attention import Attention
 from hybridbench.arch.block import Storage
 from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.terms import FLOAT, Activations, Term, largest, total
-from hybridbench.errors import unknown_name
+from hybridbench.errors import BadInput, unknown_name
 from hybridbench.sizes import FUSED_STEP_BATCH, TRAIN_BATCHES, loss_rows
+from hybridbench.suite import CHECKPOINTS, DECODE, PREFILL, TRAIN, Workload
 from hybridbench.units import MIB
 
-CHECKPOINTS = ("none", "selective", "full")
-"""How much of the activations a training step keeps: all of them; all but what elementwise work makes of the rest
-(``Term.cheap``); or the residual stream before each sublayer alone."""
 MOMENTS = 2
 """Tensors AdamW keeps per parameter, in the parameter's dtype."""
 TOKEN_BYTES = 8
@@ -61,6 +59,28 @@ class Footprint:
     def total(self) -> int:
         """All parts together: the allocator's peak."""
         return sum(getattr(self, part.name) for part in fields(self))
+
+
+def footprint(
+    spec: ModelSpec, workload: Workload, storage: Storage, checkpoint: str = "none", graph: bool = True
+) -> Footprint:
+    """The predicted peak of a workload.
+
+    Args:
+        checkpoint: of training, one of ``CHECKPOINTS``.
+        graph: of decode, whether its step is captured in a CUDA graph.
+
+    Raises:
+        BadInput: a block without a memory formula, or a generation, whose peak is that of its prefill or decode.
+    """
+    context, batch = workload.context, workload.batch
+    if workload.kind == TRAIN:
+        return train_memory(spec, context, batch, storage, checkpoint)
+    if workload.kind == PREFILL:
+        return prefill_memory(spec, context, batch, storage)
+    if workload.kind == DECODE:
+        return decode_memory(spec, context, batch, storage, graph)
+    raise BadInput(f"no memory formula for {workload.kind}: fit its prefill or its decode.")
 
 
 def train_memory(spec: ModelSpec, context: int, batch: int, storage: Storage, checkpoint: str = "none") -> Footprint:
