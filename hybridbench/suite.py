@@ -216,11 +216,14 @@ class Case:
 
         Raises:
             KeyError, TypeError, ValueError: a field is missing, unknown or of the wrong type.
-            BadInput: the fields are there but do not make a model.
+            BadInput: the fields are there but do not make a model, or the workload is of an unknown kind.
         """
+        workload = Workload(**body["workload"])
+        if workload.kind not in WORKLOADS:
+            raise unknown_name("workload", str(workload.kind), WORKLOADS)
         return cls(
             model=ModelSpec.from_dict(body["model"]),
-            workload=Workload(**body["workload"]),
+            workload=workload,
             execution=Execution(**body["execution"]),
             sampling=Sampling(**body["sampling"]),
             limit_s=body["limit_s"],
