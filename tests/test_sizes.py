@@ -6,8 +6,11 @@ import ast
 from pathlib import Path
 
 import pytest
+import torch
 
 import hybridbench
+from hybridbench.arch.mamba2 import Mamba2
+from hybridbench.model.mamba2 import padding
 from hybridbench.sizes import LOSS_CHUNK_BYTES, aligned, loss_rows, rows_within
 
 SOURCES = Path(hybridbench.__file__).parent
@@ -28,6 +31,11 @@ def test_chunks_of_the_loss_are_few_and_equal() -> None:
 def test_rows_start_on_16_bytes(columns: int) -> None:
     assert columns <= aligned(columns) < columns + 8
     assert aligned(columns) * 2 % 16 == 0
+
+
+def test_a_module_pads_its_rows_as_the_formulas_count_them() -> None:
+    spec = Mamba2(2048, 2304, 128, 128)
+    assert spec.in_columns() == 4882 + padding(4882, torch.device("cuda"))
 
 
 @pytest.mark.parametrize("name", SIZES)
