@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from hybridbench.problem import Problem, of_op, problem_of
+from hybridbench.sizes import SELECTIVE_SCAN_CHUNK
 from hybridbench.suite import DECODE, GENERATE, Case, block_ops, block_uses
 
 SIGNED, UNSIGNED = 31, 32
@@ -282,12 +283,12 @@ LIMITS: dict[tuple[str, str], tuple[Limit, ...]] = {
             "dim_id * u_d_stride with index_t = uint32_t, where a channel's stride is B x T",
         ),
         Limit(
-            "states of every 2,048 positions",
+            f"states of every {SELECTIVE_SCAN_CHUNK:,} positions",
             lambda problem: problem.width * problem.d_state,
             SIGNED,
             f"{MAMBA_SSM}, selective_scan_fwd_kernel.cuh and _bwd_kernel.cuh: x_ptr + (batch_id * dim + dim_id) * "
             "n_chunks * dstate; its issue 884",
-            per=_every(2048),
+            per=_every(SELECTIVE_SCAN_CHUNK),
         ),
     ),
     ("selective_step", "mamba-ssm"): (

@@ -1,11 +1,11 @@
 """metrics: every reportable number, one entry each: a name, a unit, a direction, and a pure function of a record.
 
-Three kinds of numbers meet here. Measured ones come from the record alone. Predicted ones come from the case alone, in
-the ``exact`` convention of ``arch.block`` unless the name says otherwise. Judged ones compare the two with what the
-machine can do: its datasheet's peaks, which are None for a machine nobody wrote down, and the ceilings measured beside
-the case, which make the floor (the datasheet does where a record carries none).
+Three kinds of numbers meet here. Measured ones come from the record alone. Predicted ones are what ``predict`` makes of
+the case alone, in the ``exact`` convention of ``arch.block`` unless the name says otherwise. Judged ones compare the
+two with what the machine can do: its datasheet's peaks, which are None for a machine nobody wrote down, and the
+ceilings measured beside the case, which make the floor (the datasheet does where a record carries none).
 
-    floor_s      no step can be faster: max(must-move bytes / bandwidth, model FLOPs / rate of a large product)
+    floor_s      no step can be faster (``predict.floor``)
     mfu_frac     model FLOPs per second over the peak         what the arithmetic units did for the model
     hfu_frac     hardware FLOPs per second over the peak      what they did in all: whole tiles, chunked scan, recompute
     mbu_frac     must-move bytes per second over bandwidth    what the memory did for the model
@@ -16,20 +16,21 @@ results has a speed.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from hybridbench.arch import memory as needs
 from hybridbench.arch import model as arch
-from hybridbench.arch.block import Block, CacheBytes, Convention, Storage
+from hybridbench.arch.block import CacheBytes, Convention
 from hybridbench.errors import BadInput
 from hybridbench.limits import ran_beyond
 from hybridbench.machine import Peak, find_peak
+from hybridbench.predict.floor import floor_s
+from hybridbench.predict.memory import footprint
+from hybridbench.predict.work import cache_tokens, first_decode_of, phases, prefill_of, step_bytes, step_flops
 from hybridbench.record import BackendUse, CacheObserved, Caveat, Ceilings, Memory, Observed, Part, Record, Status
 from hybridbench.stats import median, median_interval, quantile, sum_between, sum_error
-from hybridbench.suite import COMPILE, DECODE, EAGER, GENERATE, GRAPH, PREFILL, TRAIN, Case
+from hybridbench.suite import COMPILE, DECODE, EAGER, GENERATE, GRAPH, PREFILL, TRAIN
 from hybridbench.units import NS_PER_S
 
 Better = Literal["higher", "lower"]
@@ -215,88 +216,12 @@ def _seen(value: Callable[[Observed], float | None]) -> Callable[[Record], float
 # Predicted.
 
 
-def step_flops(case: Case, convention: Convention = Convention.EXACT) -> int:
-    """FLOPs of one step over the whole batch.
-
-    A generation is a prefill of its prompt and ``context - prompt`` decode steps. They cost what one forward over the
-    whole context costs, with the head at each position that yields a token, because prefilling costs exactly the sum
-    of decoding (``exact`` only).
-
-    Raises:
-        ValueError: a generation in another convention than ``exact``, where prefill is not the sum of decoding.
-    """
-    work, spec = case.workload, case.model
-    if work.kind == TRAIN:
-        return work.batch * arch.train_flops(spec, work.context, convention).total
-    if work.kind == PREFILL:
-        return work.batch * arch.prefill_flops(spec, work.context, convention).total
-    if work.kind == DECODE:
-        return work.batch * arch.decode_flops(spec, work.context, convention).total
-    if convention is not Convention.EXACT:
-        raise ValueError(f"generation has no closed form in the {convention} convention")
-    return sum(flops for flops, _ in _phases(case))
-
-
-def step_bytes(case: Case) -> int:
-    """Least bytes one step of the whole batch must move through device memory.
-
-    Decode: ``arch.model.decode_bytes_moved``. Prefill: every weight once and the caches written. Train: every weight
-    once; activations, gradients and optimizer state are left out, so it is a bound and not an estimate. Generation:
-    its prefill and each of its decode steps.
-    """
-    return sum(moved for _, moved in _phases(case))
-
-
-def _phases(case: Case) -> list[tuple[int, int]]:
-    """FLOPs and bytes of the parts of a step that cannot overlap: one, or prefill and decode of a generation."""
-    work, spec, storage = case.workload, case.model, case.execution.storage
-    if work.kind == DECODE:
-        return [(step_flops(case), arch.decode_bytes_moved(spec, work.context, work.batch, storage))]
-    if work.kind == TRAIN:
-        return [(step_flops(case), _weights_read(case, work.batch * work.context))]
-    if work.kind == PREFILL:
-        cache = work.batch * arch.cache_bytes(spec, work.context, storage).total
-        return [(step_flops(case), _weights_read(case, work.batch * work.context) + cache)]
-    start, stop = work.prompt, work.context
-    prompt = arch.prefill_flops(spec, start).total
-    rest = arch.prefill_flops(spec, stop, head_positions=1 + stop - start).total - prompt
-    written = work.batch * arch.cache_bytes(spec, start, storage).total
-    caches = sum(n * _cache_traffic(spec.blocks[s], start, stop, storage) for s, n in spec.counts.items())
-    cacheless = arch.decode_bytes_moved(spec, start, work.batch, storage) - work.batch * sum(
-        n * spec.blocks[s].cache_traffic(start, storage) for s, n in spec.counts.items()
-    )
-    return [
-        (work.batch * prompt, _weights_read(case, work.batch * start) + written),
-        (work.batch * rest, (stop - start) * cacheless + work.batch * caches),
-    ]
-
-
-def _weights_read(case: Case, tokens: int) -> int:
-    """Bytes of the weights that ``tokens`` tokens meet: all of them, but for experts no token is routed to."""
-    spec, storage = case.model, case.execution.storage
-    idle = sum(
-        n * (spec.blocks[s].weight_bytes(storage) - spec.blocks[s].weight_traffic(tokens, storage))
-        for s, n in spec.counts.items()
-    )
-    return arch.weight_bytes(spec, storage) - idle
-
-
-@functools.lru_cache(maxsize=1024)
-def _cache_traffic(block: Block, start: int, stop: int, storage: Storage) -> int:
-    """Sum of a block's cache traffic over the contexts ``start`` to ``stop - 1``; it never shrinks with the context."""
-    if stop <= start:
-        return 0
-    if block.cache_traffic(start, storage) == block.cache_traffic(stop - 1, storage):
-        return (stop - start) * block.cache_traffic(start, storage)
-    return sum(block.cache_traffic(context, storage) for context in range(start, stop))
-
-
 def cache_capacity(record: Record) -> int:
     """Tokens each sequence's cache has room for: as observed, else what the workload needs; 0 in training."""
     work = record.case.workload
     if record.observed is not None and record.observed.cache is not None:
         return record.observed.cache.tokens
-    return {TRAIN: 0, PREFILL: work.context, DECODE: work.context + 1, GENERATE: work.context}[work.kind]
+    return cache_tokens(work)
 
 
 def predicted_cache(record: Record) -> CacheBytes | None:
@@ -317,40 +242,35 @@ def _predicted_peak(record: Record) -> float | None:
     modes = (EAGER, GRAPH, COMPILE) if work.kind == TRAIN else (EAGER, GRAPH)
     if execution.device != "cuda" or execution.mode not in modes:
         return None
-    spec, storage = case.model, execution.storage
     try:
-        if work.kind == TRAIN:
-            checkpoint = getattr(execution, "checkpoint", "none")
-            return needs.train_memory(spec, work.context, work.batch, storage, checkpoint).total
-        if work.kind == PREFILL:
-            return needs.prefill_memory(spec, work.context, work.batch, storage).total
-        if work.kind == DECODE:
-            graph = execution.mode == GRAPH
-            return needs.decode_memory(spec, work.context, work.batch, storage, graph).total
+        return footprint(case.model, work, execution.storage, execution.checkpoint, graph=execution.mode == GRAPH).total
     except BadInput:
         return None
-    return None
+
+
+def _flops(record: Record, convention: Convention = Convention.EXACT) -> int:
+    """FLOPs of a step."""
+    return step_flops(record.case.model, record.case.workload, convention)
 
 
 def _model_flops(record: Record) -> float:
-    return step_flops(record.case)
+    return _flops(record)
 
 
 def _stepped_flops(record: Record) -> float:
     """Model FLOPs of what the operator counter runs: a step, of a generation its prefill and one decode step."""
     work, spec = record.case.workload, record.case.model
     if work.kind == GENERATE:
-        start = work.prompt
-        return work.batch * (arch.prefill_flops(spec, start).total + arch.decode_flops(spec, start).total)
-    return step_flops(record.case)
+        return step_flops(spec, prefill_of(work)) + step_flops(spec, first_decode_of(work))
+    return _flops(record)
 
 
 def _traced_flops(record: Record) -> float:
     """Model FLOPs of what the tracing counter traces: one forward, of a generation its prefill."""
-    work, spec = record.case.workload, record.case.model
+    work = record.case.workload
     if work.kind == GENERATE:
-        return work.batch * arch.prefill_flops(spec, work.prompt).total
-    return step_flops(record.case) / (3 if work.kind == TRAIN else 1)
+        return step_flops(record.case.model, prefill_of(work))
+    return _flops(record) / (3 if work.kind == TRAIN else 1)
 
 
 def _other_flops(convention: Convention) -> Callable[[Record], float | None]:
@@ -358,7 +278,7 @@ def _other_flops(convention: Convention) -> Callable[[Record], float | None]:
         if record.case.workload.kind == GENERATE:
             return None
         try:
-            return step_flops(record.case, convention)
+            return _flops(record, convention)
         except BadInput:  # the paper has no formula for what it does not compare
             return None
 
@@ -369,7 +289,7 @@ _hardware_flops = _other_flops(Convention.HARDWARE)
 
 
 def _must_move(record: Record) -> float:
-    return step_bytes(record.case)
+    return step_bytes(record.case.model, record.case.workload, record.case.execution.storage)
 
 
 def _cache(part: Callable[[CacheBytes], float]) -> Callable[[Record], float | None]:
@@ -418,17 +338,19 @@ def _ceiling(part: Callable[[Ceilings], float | None]) -> Callable[[Record], flo
 def _floor_from(record: Record, flops_rate: float | None, bytes_rate: float | None) -> float | None:
     if flops_rate is None or bytes_rate is None:
         return None
-    return sum(max(flops / flops_rate, moved / bytes_rate) for flops, moved in _phases(record.case))
+    case = record.case
+    return floor_s(phases(case.model, case.workload, case.execution.storage), flops_rate, bytes_rate)
 
 
-def _datasheet_floor_s(record: Record) -> float | None:
+def datasheet_floor_s(record: Record) -> float | None:
+    """The floor of a step by the rates of the datasheet; None for a machine that nobody wrote down."""
     return _floor_from(record, peak_flops_per_s(record), peak_bytes_per_s(record))
 
 
 def _floor_s(record: Record) -> float | None:
     ceilings = _ceilings(record)
     if ceilings is None:
-        return _datasheet_floor_s(record)
+        return datasheet_floor_s(record)
     return _floor_from(record, ceilings.matmul_flops_per_s, ceilings.read_bytes_per_s)
 
 
@@ -525,7 +447,7 @@ METRICS: dict[str, Metric] = {
             "lower",
             "model FLOPs per token",
             "FLOPs of a step / tokens of the batch, convention exact",
-            lambda record: step_flops(record.case) / record.case.workload.tokens,
+            lambda record: _flops(record) / record.case.workload.tokens,
         ),
         Metric(
             "paper_flops",
@@ -863,9 +785,9 @@ def problems(record: Record) -> list[str]:
         return []
     found = []
     # The datasheet's floor: a small model's weights may sit in a cache faster than the memory that was measured.
-    floor_s, step_s = _datasheet_floor_s(record), _step_s(record)
-    if floor_s is not None and step_s is not None and floor_s > step_s:
-        share = floor_s / step_s
+    least_s, step_s = datasheet_floor_s(record), _step_s(record)
+    if least_s is not None and step_s is not None and least_s > step_s:
+        share = least_s / step_s
         found.append(f"faster than the floor ({share:.3g} times): the clock, the work or the prediction is wrong")
     utilisation = value(record, "mfu_frac")
     if utilisation is not None and utilisation > 1:

@@ -37,7 +37,6 @@ from hybridbench.arch.families import (
     build_spec,
     pattern_spec,
 )
-from hybridbench.arch.memory import CHECKPOINTS
 from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.pattern import parse_positions
 from hybridbench.errors import BadInput, unknown_name
@@ -49,6 +48,9 @@ CORE, CORE_PARTS = "mamba2_core", ("conv1d", "ssd", "gate")
 EAGER, COMPILE, GRAPH, PUBLISHED = "eager", "compile", "graph", "published"
 MODES = (EAGER, COMPILE, GRAPH, PUBLISHED)
 DEVICES = ("cpu", "cuda")
+CHECKPOINTS = ("none", "selective", "full")
+"""How much of the activations a training step keeps: all of them; all but what elementwise work makes of the rest
+(``arch.terms.Term.cheap``); or the residual stream before each sublayer alone."""
 OPS = (
     *("attention", "attention_decode", "ssd", "ssd_step", "conv1d", "conv1d_step", "experts", "linear_cross_entropy"),
     *("mamba2_core", "swiglu", "add_rms_norm", "rotary", "gate", "head_norms", "adamw", "decode_step"),
@@ -198,11 +200,14 @@ class Case:
 
         Raises:
             KeyError, TypeError, ValueError: a field is missing, unknown or of the wrong type.
-            BadInput: the fields are there but do not make a model.
+            BadInput: the fields are there but do not make a model, or the workload is of an unknown kind.
         """
+        workload = Workload(**body["workload"])
+        if workload.kind not in WORKLOADS:
+            raise unknown_name("workload", str(workload.kind), WORKLOADS)
         return cls(
             model=ModelSpec.from_dict(body["model"]),
-            workload=Workload(**body["workload"]),
+            workload=workload,
             execution=Execution(**body["execution"]),
             sampling=Sampling(**body["sampling"]),
             limit_s=body["limit_s"],

@@ -175,6 +175,7 @@ EDITS = {
     "heads-zero": (at("case", "model", "blocks", "M", "head_dim"), 0, "head_dim is 0"),
     "context": (at("case", "workload", "context"), "4096", "expected int, not '4096'"),
     "workload-unknown": (at("case", "workload", "depth"), 1, "depth"),
+    "workload-kind": (at("case", "workload", "kind"), "generat", "unknown workload 'generat'"),
     "dtype": (at("case", "execution", "dtype"), 16, "expected str, not 16"),
     "backends": (at("case", "execution", "backends"), ["auto"], "expected a table, not ['auto']"),
     "no time": (at("observed", "samples_ns"), [0, 5], "not above 0"),

@@ -69,7 +69,9 @@ OTHER = {"group": "none", "none": "vector", "subtract": "add", "joint": "separat
 
 
 def changed(path: tuple[str | int, ...], value: Any) -> Any:
-    """Another value that still makes a model."""
+    """Another value that still makes a case."""
+    if path == ("workload", "kind"):
+        return "prefill" if value != "prefill" else "train"
     if path[-1] == "pattern":
         return value + value
     if "fusion" in path:

@@ -8,8 +8,8 @@ Three lists per block, in bytes per token of the whole batch unless a term says 
 
 They follow the modules of ``hybridbench.model`` on the kernels a GPU takes by default, as read in their sources (what a
 ``torch.autograd.Function`` hands to ``save_for_backward``), not as sampled from an allocator. The residual stream and
-the norms around a block belong to ``arch.memory``. Each kind's lists stand in its own file; a term that turns out wrong
-is one line there.
+the norms around a block belong to ``predict.memory``. Each kind's lists stand in its own file; a term that turns out
+wrong is one line there.
 
 Of recurrent mixers other than Mamba-2 they follow the published kernels as their Python sources allocate: mamba_ssm
 2.3.2 and causal_conv1d 1.7.0 for Mamba-1 and Mamba-3, flash-linear-attention's fla-core 0.6.0 for the delta rules. Left

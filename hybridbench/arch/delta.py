@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from hybridbench.arch.block import Convention, Part, check_sizes
 from hybridbench.arch.recurrent import Recurrent
-from hybridbench.arch.terms import FLOAT, Activations, Term, aligned, padded
+from hybridbench.arch.terms import FLOAT, Activations, Term, padded
 from hybridbench.errors import BadInput
+from hybridbench.sizes import aligned
 
 WIDE_SUMS = 6
 """Of gradients of beta a head and token, in float32: four parts of the triangular system's, the sum, the rule's own."""

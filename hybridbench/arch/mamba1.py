@@ -15,9 +15,7 @@ from typing import ClassVar
 from hybridbench.arch.block import Convention, Part, check_sizes, variant
 from hybridbench.arch.recurrent import Recurrent
 from hybridbench.arch.terms import FLOAT, Activations, Term
-
-SCAN_CHUNK = 2048
-"""Positions between the states that Mamba-1's scan keeps (``selective_scan_cuda``)."""
+from hybridbench.sizes import SELECTIVE_SCAN_CHUNK
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +104,7 @@ class Mamba1(Recurrent):
         steps = Term("dt", size * inner)
         decay = Term("A and its exponential, bias of dt", fixed=FLOAT * (2 * states + inner))
         scanned = Term("scan output before the gate", size * inner)
-        kept = Term("states between chunks", 2 * FLOAT * states // SCAN_CHUNK)
+        kept = Term("states between chunks", 2 * FLOAT * states // SELECTIVE_SCAN_CHUNK)
         gated = Term("gated output", size * inner)
         saved = (packed, convolved, ranked, steps, decay, scanned, kept, gated)
         return Activations(

@@ -24,11 +24,10 @@ from hybridbench.arch.block import (
     variant,
 )
 from hybridbench.arch.ssd_kernels import BLOCK, SLICE, Chunked, OnePass, Tiles, fits_one_pass, up
-from hybridbench.arch.terms import FLOAT, Activations, Moment, Term, aligned, padded
+from hybridbench.arch.terms import FLOAT, Activations, Moment, Term, padded
 from hybridbench.errors import BadInput
+from hybridbench.sizes import aligned
 
-WHOLE_LINE = 64
-"""Columns of bfloat16 in 128 bytes: what the input projection of a sequence is padded to on a GPU."""
 TILE_COLUMNS = 256
 """What the ``hardware`` convention rounds its columns up to: the wide side of a tile of 128 x 256, or two tiles in a
 cluster, as cuBLAS takes them on Hopper. On an H200 it ran 4,608 for 4,368 (100m) and 6,560 for 6,424 (350m)."""
@@ -148,8 +147,7 @@ class Mamba2(Mixer):
 
     def in_columns(self, borrows_value: bool = False) -> int:
         """Columns of the input projection of a sequence as it is dispatched on a GPU."""
-        columns = self._in_width(borrows_value)
-        return columns + (-columns % WHOLE_LINE if columns % 8 else 0)
+        return aligned(self._in_width(borrows_value))
 
     def in_padding(self, borrows_value: bool = False) -> int:
         return up(self.in_columns(borrows_value), TILE_COLUMNS) - self._in_width(borrows_value)

@@ -15,8 +15,9 @@ from typing import ClassVar
 
 from hybridbench.arch.block import CacheBytes, Convention, Part, Storage, check_sizes, variant
 from hybridbench.arch.recurrent import Recurrent
-from hybridbench.arch.terms import FLOAT, Activations, Term, aligned, padded
+from hybridbench.arch.terms import FLOAT, Activations, Term, padded
 from hybridbench.errors import BadInput
+from hybridbench.sizes import aligned
 
 ANGLE_BYTES = 4
 """The accumulated angles are kept in float32 at least: they add up turns of a thousandth of a radian."""

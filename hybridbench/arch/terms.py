@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-ROW_ALIGNED = 8
-"""Columns of which a GPU's packed rows are a multiple: 16 bytes of bfloat16, on which its fast matrix products want
-rows to start."""
+from hybridbench.sizes import aligned
+
 INDEX = 8
 """Bytes of an index."""
 FLOAT = 4
@@ -51,15 +50,6 @@ def total(terms: Sequence[Term], tokens: int) -> int:
 def largest(moments: Sequence[Moment], tokens: int) -> int:
     """Bytes of the moment that takes most, 0 without any."""
     return max((total(moment, tokens) for moment in moments), default=0)
-
-
-def aligned(columns: int) -> int:
-    """Columns with as many behind them as rows need to start on 16 bytes.
-
-    >>> aligned(4882)
-    4888
-    """
-    return columns + -columns % ROW_ALIGNED
 
 
 def padded(columns: int, d_model: int, size: int) -> tuple[int, int]:

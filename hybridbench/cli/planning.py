@@ -14,7 +14,6 @@ from rich.console import Console
 
 from hybridbench import units
 from hybridbench.arch.block import DTYPE_BYTES, Storage
-from hybridbench.arch.memory import CHECKPOINTS
 from hybridbench.arch.model import ModelSpec
 from hybridbench.cli.options import (
     GivenPath,
@@ -28,7 +27,7 @@ from hybridbench.cli.options import (
 from hybridbench.cli.predicting import chosen_specs
 from hybridbench.errors import BadInput, HybridbenchError, unknown_name
 from hybridbench.machine import PEAKS, Peak, find_gpu, find_gpus, find_peak, visible_gpus
-from hybridbench.suite import DECODE, EAGER, GRAPH, PHASES, TRAIN, Case, Execution, Sampling, Workload
+from hybridbench.suite import CHECKPOINTS, DECODE, EAGER, GRAPH, PHASES, TRAIN, Case, Execution, Sampling, Workload
 
 RESULTS = Path("results/local")
 PROBE = Sampling(warmup_max_s=0.0, warmup_min_steps=1, min_samples=1, max_samples=1, max_time_s=1.0, insist=True)
@@ -86,7 +85,7 @@ def price(
     The floor is a bound by the datasheet. With --efficiency, the share of it that a measured GPU reached in the same
     phase and family makes a prediction of the step itself.
     """
-    from hybridbench.predict.pricing import efficiency_of
+    from hybridbench.efficiency import efficiency_of
     from hybridbench.predict.pricing import price as price_of
     from hybridbench.report.plans import price_row, price_table
     from hybridbench.report.tables import print_table

@@ -7,7 +7,6 @@ backward then only scales what is stored.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -16,39 +15,15 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from hybridbench.kernels.problem import Problem, imported, needs_cuda
+from hybridbench.sizes import loss_rows, rows_within
 
 CHUNK_BYTES = 128 << 20
 """The float32 logits of one chunk stay under this."""
 
 
-FUSED_CHUNK_BYTES = 2 << 30
-"""The logits of one chunk of ``fused``, in the input's dtype, stay under this.
-
-At 128,256 words of width 2048 in bfloat16 and 32,768 tokens that makes four chunks of 8,192. Memory moves, beside the
-three products: per chunk 2.1 GB of logits in and 2.1 GB of their gradient out, 1 ms at the 4.2 TB/s of an H200; for
-the float32 sum of the weight's gradient 1.05 GB out, and in as well after the first chunk, 0.25 to 0.5 ms where the
-product does not hide it, which is why chunks are few; in the end 1.6 GB to scale and round that sum, 0.4 ms. That is
-some 6 ms in all."""
-
-
 def chunk_rows(n_tokens: int, vocabulary: int) -> int:
     """Tokens per chunk: as many as ``CHUNK_BYTES`` allow, in multiples of 64 where there are that many."""
-    return _rows_within(CHUNK_BYTES, n_tokens, 4 * vocabulary)
-
-
-def _rows_within(size: int, n_tokens: int, row_bytes: int) -> int:
-    rows = max(1, size // row_bytes)
-    return min(n_tokens, rows - rows % 64 if rows >= 64 else rows)
-
-
-def fused_rows(n_tokens: int, row_bytes: int) -> int:
-    """Tokens per chunk of ``fused``: as few chunks as ``FUSED_CHUNK_BYTES`` allows, all of a size, in multiples of 256.
-
-    Equal chunks of whole tiles: 4,160 tokens are 16 tiles of 256 rows and a quarter of one.
-    """
-    most = _rows_within(FUSED_CHUNK_BYTES, n_tokens, row_bytes)
-    even = math.ceil(n_tokens / math.ceil(n_tokens / most))
-    return min(most, even + -even % 256)
+    return rows_within(CHUNK_BYTES, n_tokens, 4 * vocabulary)
 
 
 class _ChunkedLinearCrossEntropy(torch.autograd.Function):
@@ -129,7 +104,7 @@ class _FusedLinearCrossEntropy(torch.autograd.Function):
         needs_hidden, needs_weight = (want_gradients and need for need in ctx.needs_input_grad[:2])
         d_hidden = torch.empty_like(hidden_ND) if needs_hidden else None
         d_weight = torch.empty_like(weight_VD, dtype=torch.float32) if needs_weight else None
-        rows = fused_rows(N, V * hidden_ND.element_size())
+        rows = loss_rows(N, V * hidden_ND.element_size())
         logits_RV = hidden_ND.new_empty(rows, V)
         losses = []
         for first in range(0, N, rows):

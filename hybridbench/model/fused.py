@@ -27,6 +27,7 @@ from hybridbench.model.mamba2 import Mamba2Module
 from hybridbench.model.mlp import MlpModule
 from hybridbench.model.parallel import ParallelModule
 from hybridbench.model.rotary import frequencies
+from hybridbench.sizes import FUSED_STEP_BATCH
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ class FusedStep:
         self.side = torch.cuda.Stream(device) if streams > 1 and on_gpu else None  # type: ignore[no-untyped-call]
         self.alone = False
         self.B = token_B.shape[0]
-        self.tokens = 8 if self.B <= 8 else 16
+        self.tokens = 8 if self.B <= 8 else FUSED_STEP_BATCH
         self.kind: dict[str, Any] = {"device": device, "dtype": model.embedding_VD.dtype}
         self.wide: dict[str, Any] = {"device": device, "dtype": torch.float32}
         self.launches: list[Callable[[], None]] = []

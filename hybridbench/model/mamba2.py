@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hybridbench.arch.mamba2 import Mamba2
-from hybridbench.arch.terms import ROW_ALIGNED
 from hybridbench.model.block import Factory, Step
 from hybridbench.model.cache import Cache, RecurrentCache
 from hybridbench.model.mixer import RecurrentModule, carried, conv_front, convolved, keep_tail
+from hybridbench.sizes import ROW_ALIGNED
 from hybridbench.suite import CORE
 
 DT_FLOOR = 1e-4

@@ -23,10 +23,8 @@ from hybridbench.kernels import BACKENDS, Backend, Problem
 from hybridbench.kernels.problem import accepts_anything, imported
 from hybridbench.kernels.verify import Check
 from hybridbench.model.cache import Cache, recurrent_states
+from hybridbench.sizes import FUSED_STEP_BATCH
 from hybridbench.suite import DECODE_STEP, GRAPH, Case, block_ops, block_uses
-
-MAX_BATCH = 16
-"""More sequences are better served by ordinary matrix products."""
 
 BOUND = 6e-2
 """Largest relative error of a batch's logits, and of each state a step writes, between the two ways in 16 bit.
@@ -100,8 +98,8 @@ def refuses_fused(case: Case, problem: Problem) -> str | None:
     asked = case.execution.backends
     if reason := STEPS["fused"].refuses(problem):
         return reason
-    if case.workload.batch > MAX_BATCH:
-        return f"it holds at most {MAX_BATCH} sequences in a tile, and the batch is {case.workload.batch}"
+    if case.workload.batch > FUSED_STEP_BATCH:
+        return f"it holds at most {FUSED_STEP_BATCH} sequences in a tile, and the batch is {case.workload.batch}"
     if case.execution.mode != GRAPH and DECODE_STEP not in asked:
         return f"mode {case.execution.mode} runs the modules"
     kernels = {op for block, borrows in block_uses(case.model) for op in block_ops(block, borrows)[1]}

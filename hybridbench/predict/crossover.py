@@ -15,6 +15,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 from hybridbench.arch import model as arch
 from hybridbench.arch.attention import Attention
@@ -22,7 +23,9 @@ from hybridbench.arch.block import Storage
 from hybridbench.arch.model import ModelSpec
 from hybridbench.errors import BadInput, unknown_name
 from hybridbench.machine import Peak
-from hybridbench.suite import DECODE, PREFILL, TRAIN
+from hybridbench.predict.floor import floor_s, times_s
+from hybridbench.predict.work import Phase, phases
+from hybridbench.suite import DECODE, PREFILL, TRAIN, Workload
 
 CURVES = ("cache", "decode-floor", "decode-flops", "flops", "prefill-flops")
 """What can cross. ``flops`` are those of training on one sequence."""
@@ -30,7 +33,8 @@ WORKLOAD_OF = {"decode-floor": DECODE, "decode-flops": DECODE, "flops": TRAIN, "
 """The workload whose measured step stands for a curve; cache bytes are exact and need no measuring."""
 LONGEST = 1 << 24
 
-Curve = Callable[[int], int]
+Curve = Callable[[int], int | Fraction]
+"""A figure by context, in exact numbers: crossings are decided by signs."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ def lines(
 ) -> Lines:
     """A figure of a model by context.
 
-    ``decode-floor`` is scaled to whole numbers: max(FLOPs x bandwidth, bytes x peak), the time times both rates.
+    ``decode-floor`` is the floor in seconds as an exact fraction; the others are whole numbers.
 
     Raises:
         BadInput: an unknown curve, a floor without a GPU, or a dtype without a peak.
@@ -84,16 +88,17 @@ def lines(
     peak = gpu.flops_per_s(dtype)
     if peak is None:
         raise BadInput(f"no peak rate for dtype {dtype} on {gpu.name}: take bfloat16, float16 or float32.")
-    flops_rate, bytes_rate = int(peak), int(gpu.memory_bytes_per_s)
+    rates = Fraction(peak), Fraction(gpu.memory_bytes_per_s)
 
-    def compute(context: int) -> int:
-        return batch * arch.decode_flops(spec, context).total * bytes_rate
+    def step(context: int) -> list[Phase]:
+        return phases(spec, Workload(DECODE, context, batch), storage)
 
-    def memory(context: int) -> int:
-        return arch.decode_bytes_moved(spec, context, batch, storage) * flops_rate
+    def alone(which: int) -> Lines:
+        """What arithmetic (0) or memory (1) takes by itself."""
+        return Lines(lambda context: times_s(step(context)[0], *rates)[which], bends)
 
-    turns = [stretch.last for stretch in stretches(Lines(compute, bends), Lines(memory, bends), last)]
-    return Lines(lambda context: max(compute(context), memory(context)), tuple(sorted({*bends, *turns})))
+    turns = [stretch.last for stretch in stretches(alone(0), alone(1), last)]
+    return Lines(lambda context: floor_s(step(context), *rates), tuple(sorted({*bends, *turns})))
 
 
 def _bends(spec: ModelSpec) -> tuple[int, ...]:
@@ -105,7 +110,7 @@ def _bends(spec: ModelSpec) -> tuple[int, ...]:
 def stretches(one: Lines, other: Lines, last: int = LONGEST) -> list[Stretch]:
     """Every stretch of contexts from 1 to ``last`` by which of two figures is less; neighbours differ."""
 
-    def difference(context: int) -> int:
+    def difference(context: int) -> int | Fraction:
         return one.at(context) - other.at(context)
 
     inner = sorted({bend for bend in (*one.bends, *other.bends) if 1 <= bend < last})
@@ -160,7 +165,7 @@ def _first_true(holds: Callable[[int], bool], first: int, last: int) -> int:
     return low
 
 
-def _sign(value: int) -> int:
+def _sign(value: int | Fraction) -> int:
     return (value > 0) - (value < 0)
 
 

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from hybridbench.arch.block import Storage
-from hybridbench.arch.memory import Footprint, decode_memory, prefill_memory, train_memory
 from hybridbench.arch.model import ModelSpec
 from hybridbench.errors import BadInput
 from hybridbench.machine import Peak
-from hybridbench.suite import DECODE, PREFILL, TRAIN, Workload
+from hybridbench.predict.memory import Footprint, footprint
+from hybridbench.suite import Workload
 from hybridbench.units import MIB
 
 CONTEXT_BYTES = 600 * MIB
@@ -50,22 +50,6 @@ class Fit:
     budget: int
     fits: bool
     unlimited: bool = False
-
-
-def footprint(spec: ModelSpec, workload: Workload, storage: Storage, checkpoint: str = "none") -> Footprint:
-    """The predicted peak of a workload.
-
-    Raises:
-        BadInput: a block without a memory formula, or a generation, whose peak is that of its prefill or decode.
-    """
-    context, batch = workload.context, workload.batch
-    if workload.kind == TRAIN:
-        return train_memory(spec, context, batch, storage, checkpoint)
-    if workload.kind == PREFILL:
-        return prefill_memory(spec, context, batch, storage)
-    if workload.kind == DECODE:
-        return decode_memory(spec, context, batch, storage)
-    raise BadInput(f"no memory formula for {workload.kind}: fit its prefill or its decode.")
 
 
 def budget(gpu: Peak) -> int:

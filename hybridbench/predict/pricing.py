@@ -1,10 +1,8 @@
 """pricing: a workload on any GPU of the table: the floor of its step, and what measured efficiency makes of it.
 
-    floor_s = max(model FLOPs / dense peak of the dtype, must-move bytes / memory bandwidth)
-
-Both counts are those of ``metrics`` (convention exact), both rates the datasheet's. Nothing is faster than the floor;
-how far a real step is from it is taken, where asked for, from records of a GPU that was measured: the floor's share of
-the measured step in the same phase and family, at the nearest scale and batch and interpolated over the context. That
+FLOPs and bytes are those of ``predict.work``. The floor is that of ``predict.floor`` at the datasheet's rates: the
+dense peak of the dtype and the memory bandwidth. Nothing is faster than it. How far a real step is from its floor is
+taken, where a caller gives it, from a GPU that was measured (``hybridbench.efficiency`` reads it from records). That
 assumes that kernels of equal quality exist on both GPUs. It is a prediction and is called one.
 
 No sourced floor of energy exists: what a card draws at least while it works is in no datasheet. Two figures stand in.
@@ -14,20 +12,17 @@ floor and draws all it may. With measured records the share of the board limit t
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from hybridbench.arch.block import Storage
 from hybridbench.arch.model import ModelSpec
-from hybridbench.arch.model import params as params_of
 from hybridbench.errors import BadInput
-from hybridbench.machine import Peak, find_peak
-from hybridbench.metrics import peak_bytes_per_s, peak_flops_per_s, problems, step_bytes, step_flops, value
-from hybridbench.predict.fit import fits, footprint
-from hybridbench.record import Record, Status
-from hybridbench.suite import DECODE, EAGER, GRAPH, Case, Execution, Workload
-from hybridbench.units import format_tokens
+from hybridbench.machine import Peak
+from hybridbench.predict.fit import fits
+from hybridbench.predict.floor import Bound, bound, floor_s
+from hybridbench.predict.memory import footprint
+from hybridbench.predict.work import phases
+from hybridbench.suite import Workload
 
 
 @dataclass(frozen=True)
@@ -62,7 +57,7 @@ class Price:
     flops: int
     moved_bytes: int
     floor_s: float
-    bound: str
+    bound: Bound
     floor_tokens_per_s: float
     energy_at_tdp_j: float
     peak_bytes: int | None
@@ -84,33 +79,31 @@ def price(
     """What a step costs at least on a GPU, and with an efficiency what it would take.
 
     Raises:
-        BadInput: a dtype for which the table has no peak.
+        BadInput: a dtype for which the table has no peak, or an unknown kind of workload.
     """
-    mode = GRAPH if workload.kind == DECODE else EAGER
-    case = Case(spec, workload, Execution("cuda", dtype, mode, state_dtype))
+    storage = Storage.of(dtype, state_dtype)
     peak = gpu.flops_per_s(dtype)
     if peak is None:
         raise BadInput(f"no peak rate for dtype {dtype} on {gpu.name}: price bfloat16, float16 or float32.")
-    flops, moved = step_flops(case), step_bytes(case)
-    compute_s, memory_s = flops / peak, moved / gpu.memory_bytes_per_s
-    floor_s, tokens = max(compute_s, memory_s), workload.tokens
+    work, tokens = phases(spec, workload, storage), workload.tokens
+    least_s = floor_s(work, peak, gpu.memory_bytes_per_s)
     try:
-        peak_bytes: int | None = footprint(spec, workload, case.execution.storage).total
+        peak_bytes: int | None = footprint(spec, workload, storage).total
     except BadInput:
         peak_bytes = None
-    step_s = None if efficiency is None else floor_s / efficiency.floor_frac
+    step_s = None if efficiency is None else least_s / efficiency.floor_frac
     drawn = None if efficiency is None else efficiency.power_frac
     return Price(
         spec=spec,
         gpu=gpu,
         workload=workload,
         dtype=dtype,
-        flops=flops,
-        moved_bytes=moved,
-        floor_s=floor_s,
-        bound="compute" if compute_s >= memory_s else "memory",
-        floor_tokens_per_s=tokens / floor_s,
-        energy_at_tdp_j=gpu.tdp_w * floor_s / tokens,
+        flops=sum(phase.flops for phase in work),
+        moved_bytes=sum(phase.moved_bytes for phase in work),
+        floor_s=least_s,
+        bound=bound(work, peak, gpu.memory_bytes_per_s),
+        floor_tokens_per_s=tokens / least_s,
+        energy_at_tdp_j=gpu.tdp_w * least_s / tokens,
         peak_bytes=peak_bytes,
         fits=None if peak_bytes is None else fits(peak_bytes, gpu),
         efficiency=efficiency,
@@ -118,92 +111,3 @@ def price(
         step_tokens_per_s=None if step_s is None else tokens / step_s,
         energy_per_token_j=None if step_s is None or drawn is None else drawn * gpu.tdp_w * step_s / tokens,
     )
-
-
-def efficiency_of(records: Iterable[Record], spec: ModelSpec, workload: Workload, dtype: str) -> Efficiency | None:
-    """The measured efficiency of a phase and family, None where no record speaks of them.
-
-    Of the records of this workload, family and dtype that can be believed, those of the nearest scale in parameters
-    count, and of these those of the nearest batch, one stream and no checkpointing, and at each context the fastest;
-    between contexts the share is interpolated over their logarithm, and beyond the first and the last it stays.
-    """
-    known = [record for record in records if _speaks_of(record, spec, workload, dtype)]
-    if not known:
-        return None
-    size = params_of(spec)
-    known = _nearest(known, lambda record: params_of(record.case.model), size)
-    known = _nearest(known, lambda record: record.case.workload.batch, workload.batch)
-    known.sort(key=_floor_frac)  # of several at one context the fastest is what the GPU reached
-    points = sorted({record.case.workload.context: record for record in known}.items())
-    shares = [(context, _floor_frac(record)) for context, record in points]
-    powers = [(context, share) for context, record in points if (share := _power_frac(record)) is not None]
-    first = points[0][1]
-    ends = dict.fromkeys(format_tokens(context) for context, _ in (points[0], points[-1]))
-    about = (
-        f"{workload.kind} of {first.case.model.label} {first.case.model.scale}, batch {first.case.workload.batch}, "
-        f"{' to '.join(ends)}, on {first.environment.device} ({len(points)} record{'s' if len(points) > 1 else ''})"
-    )
-    return Efficiency(
-        floor_frac=_interpolated(shares, workload.context),
-        power_frac=_interpolated(powers, workload.context) if powers else None,
-        about=about,
-        beyond=_beyond([record for _, record in points], spec, workload),
-    )
-
-
-def _beyond(records: Sequence[Record], spec: ModelSpec, workload: Workload) -> str:
-    """``ctx, batch``: what of the workload no record was near to; records are of one scale and batch."""
-    first, contexts = records[0].case, [record.case.workload.context for record in records]
-    differs = {
-        "model": first.model.label != spec.label and first.model.scale == spec.scale,
-        "scale": first.model.scale != spec.scale,
-        "ctx": not min(contexts) <= workload.context <= max(contexts),
-        "batch": first.workload.batch != workload.batch,
-    }
-    return ", ".join(word for word, is_so in differs.items() if is_so)
-
-
-def _speaks_of(record: Record, spec: ModelSpec, workload: Workload, dtype: str) -> bool:
-    case = record.case
-    return (
-        record.status is Status.OK
-        and case.workload.kind == workload.kind
-        and case.model.arch == spec.arch
-        and (spec.arch != "custom" or case.model.pattern == spec.pattern)
-        and case.execution.dtype == dtype
-        and case.execution.streams == 1
-        and case.execution.checkpoint == "none"
-        and value(record, "step_s") is not None
-        and peak_flops_per_s(record) is not None
-        and not problems(record)
-    )
-
-
-def _nearest(records: Sequence[Record], size: Callable[[Record], int], wanted: int) -> list[Record]:
-    """Those of the records whose size is nearest in ratio to the one wanted."""
-    best = min((abs(math.log(size(record) / wanted)), size(record)) for record in records)[1]
-    return [record for record in records if size(record) == best]
-
-
-def _floor_frac(record: Record) -> float:
-    """The datasheet's floor over the measured step, as the floor of the GPU to be priced is the datasheet's."""
-    flops_rate, bytes_rate, step_s = peak_flops_per_s(record), peak_bytes_per_s(record), value(record, "step_s")
-    if not flops_rate or not bytes_rate or not step_s:
-        raise ValueError("a record without a peak or a step was chosen")
-    return max(step_flops(record.case) / flops_rate, step_bytes(record.case) / bytes_rate) / step_s
-
-
-def _power_frac(record: Record) -> float | None:
-    power_w, peak = value(record, "power_w"), find_peak(record.environment.device)
-    return None if power_w is None or peak is None else power_w / peak.tdp_w
-
-
-def _interpolated(points: Sequence[tuple[int, float]], context: int) -> float:
-    """The value at a context, linear in the logarithm of the context, constant outside."""
-    if context <= points[0][0]:
-        return points[0][1]
-    for (low, left), (high, right) in itertools.pairwise(points):
-        if context <= high:
-            share = math.log(context / low) / math.log(high / low)
-            return left + share * (right - left)
-    return points[-1][1]

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from hybridbench.model.language import LanguageModel
+from hybridbench.sizes import TRAIN_BATCHES
 from hybridbench.suite import COMPILE, Case
 from hybridbench.workload.at_size import Checker
 from hybridbench.workload.compiled import verify_gradients
 from hybridbench.workload.prepared import Prepared, random_tokens
 
-BATCHES = 4
 LEARNING_RATE = 3e-4
 
 
@@ -25,13 +25,13 @@ def prepare_train(case: Case, model: LanguageModel, _checker: Checker | None = N
     """A step over ``batch`` sequences of ``context`` tokens, each predicting its next token."""
     device = model.embedding_VD.device
     work = case.workload
-    data = random_tokens(case, BATCHES, work.batch, work.context + 1, device=device)
+    data = random_tokens(case, TRAIN_BATCHES, work.batch, work.context + 1, device=device)
     optimizer: torch.optim.Optimizer = model.ops["adamw"](model.parameters(), lr=LEARNING_RATE)
     state: dict[str, Any] = {"turn": 0, "loss": None}
     model.train()
 
     def run(forward: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        batch = data[state["turn"] % BATCHES]
+        batch = data[state["turn"] % TRAIN_BATCHES]
         state["turn"] += 1
         # None and not zeros: the backward then hands its gradients over in place of adding them to memory filled first.
         optimizer.zero_grad(set_to_none=True)

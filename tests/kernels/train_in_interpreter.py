@@ -25,6 +25,7 @@ from decode_in_interpreter import mend_the_interpreter
 from fakes import HeldToFakes, operators
 from torch import Tensor
 
+from hybridbench import sizes
 from hybridbench.kernels import adamw, loss, reference, triton_elementwise
 
 EPS = 1e-5
@@ -175,7 +176,7 @@ def errors(op: str, tensors: list[Tensor | None], settings: dict[str, Any], func
 def loss_errors(dtype: torch.dtype) -> Iterator[tuple[str, float]]:
     """Chunks of 64, 64 and 22 tokens; a vocabulary beside a power of two. The upstream gradient is not 1."""
     N, D, V = 150, 32, 1100
-    loss.FUSED_CHUNK_BYTES = 70 * V * dtype.itemsize
+    sizes.LOSS_CHUNK_BYTES = 70 * V * dtype.itemsize
     fused = loss.load_fused()
     hidden, weight, target = torch.randn(N, D), torch.randn(V, D) / D**0.5, torch.randint(V, (N,))
     given = [tensor.to(dtype).requires_grad_() for tensor in (hidden, weight)]

@@ -10,12 +10,11 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from variants import VARIANTS
 
-from hybridbench.arch.memory import CHECKPOINTS
 from hybridbench.errors import BadInput
 from hybridbench.model import build_model, resolve_backends
 from hybridbench.model.checkpoint import Memory, _Kept, _Made, cheap, remembering
 from hybridbench.model.moe import MoeModule
-from hybridbench.suite import CORE, TRAIN, Case, Execution, Sweep, Workload, cases
+from hybridbench.suite import CHECKPOINTS, CORE, TRAIN, Case, Execution, Sweep, Workload, cases
 
 T, B = 40, 2
 

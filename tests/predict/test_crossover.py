@@ -104,6 +104,14 @@ def test_cache_of_one_attention_layer_crosses_a_state_where_division_says() -> N
     assert found[-1].less == 1
 
 
+def test_a_decode_floor_is_exact() -> None:
+    """In seconds; both rates make a whole number of it."""
+    floor = lines(TINY["inter"], "decode-floor", batch=400, gpu=H200, last=LAST)
+    rates = int(H200.memory_bytes_per_s) * int(H200.bf16_dense_flops_per_s)
+    for context in (1, LAST // 2, LAST):
+        assert floor.at(context) * rates == value(TINY["inter"], "decode-floor", context, 400)
+
+
 def test_what_cannot_be_crossed_is_refused() -> None:
     spec = TINY["mamba"]
     with pytest.raises(BadInput, match="did you mean 'cache'"):

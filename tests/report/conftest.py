@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from hybridbench import metrics
+from hybridbench.predict.work import step_flops
 from hybridbench.record import (
     BackendUse,
     CacheObserved,
@@ -58,7 +59,7 @@ def make_record(case: Case, step_s: float = 0.002, environment: Environment = H2
         memory=Memory(weights, None, None, total, weights + total + 2**28, weights + total + 2**29),
         cache=CacheObserved(metrics.cache_capacity(empty), cache.kv, cache.ssm, cache.conv) if cache else None,
         counts=[
-            OperatorCount("torch", round(0.9 * metrics.step_flops(case)), {"flash": 16}),
+            OperatorCount("torch", round(0.9 * step_flops(case.model, case.workload)), {"flash": 16}),
             OperatorCount("fvcore", None, {}, "the forward cannot be traced: no"),
         ],
         backends=[BackendUse("attention_decode", "auto", "triton", "triton", "3.6.0", 1e-3, 1e-2)],

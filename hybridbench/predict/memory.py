@@ -13,7 +13,6 @@ those of ``arch.activations``.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
@@ -23,23 +22,16 @@ from hybridbench.arch.attention import Attention
 from hybridbench.arch.block import Storage
 from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.terms import FLOAT, Activations, Term, largest, total
-from hybridbench.errors import unknown_name
+from hybridbench.errors import BadInput, unknown_name
+from hybridbench.sizes import FUSED_STEP_BATCH, TRAIN_BATCHES, loss_rows
+from hybridbench.suite import CHECKPOINTS, DECODE, PREFILL, TRAIN, Workload
 from hybridbench.units import MIB
 
-CHECKPOINTS = ("none", "selective", "full")
-"""How much of the activations a training step keeps: all of them; all but what elementwise work makes of the rest
-(``Term.cheap``); or the residual stream before each sublayer alone."""
 MOMENTS = 2
 """Tensors AdamW keeps per parameter, in the parameter's dtype."""
-TRAIN_BATCHES = 4
-"""Batches of tokens a training run rotates through (``workload.train.BATCHES``)."""
 TOKEN_BYTES = 8
 BLAS_WORKSPACE_BYTES = 32 * MIB
 """cuBLAS's workspace on a Hopper GPU, one for every thread and stream that multiplies (elsewhere 8 MiB)."""
-FUSED_STEP_BATCH = 16
-"""Sequences up to which a decode step is one plan of fused kernels (``model.step.MAX_BATCH``)."""
-LOSS_CHUNK_BYTES = 2048 * MIB
-"""Logits the fused loss holds at once, in the dtype, at most (``kernels.loss.FUSED_CHUNK_BYTES``)."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +59,28 @@ class Footprint:
     def total(self) -> int:
         """All parts together: the allocator's peak."""
         return sum(getattr(self, part.name) for part in fields(self))
+
+
+def footprint(
+    spec: ModelSpec, workload: Workload, storage: Storage, checkpoint: str = "none", graph: bool = True
+) -> Footprint:
+    """The predicted peak of a workload.
+
+    Args:
+        checkpoint: of training, one of ``CHECKPOINTS``.
+        graph: of decode, whether its step is captured in a CUDA graph.
+
+    Raises:
+        BadInput: a block without a memory formula, or a generation, whose peak is that of its prefill or decode.
+    """
+    context, batch = workload.context, workload.batch
+    if workload.kind == TRAIN:
+        return train_memory(spec, context, batch, storage, checkpoint)
+    if workload.kind == PREFILL:
+        return prefill_memory(spec, context, batch, storage)
+    if workload.kind == DECODE:
+        return decode_memory(spec, context, batch, storage, graph)
+    raise BadInput(f"no memory formula for {workload.kind}: fit its prefill or its decode.")
 
 
 def train_memory(spec: ModelSpec, context: int, batch: int, storage: Storage, checkpoint: str = "none") -> Footprint:
@@ -132,11 +146,9 @@ def _kept(layer: Activations, tokens: int, checkpoint: str) -> int:
 
 
 def _loss_chunk(spec: ModelSpec, tokens: int, size: int) -> int:
-    """A chunk of logits: as few equal chunks as there can be (``kernels.loss.fused_rows``)."""
-    rows = max(1, LOSS_CHUNK_BYTES // (spec.vocab_size * size))
-    most = min(tokens, rows - rows % 64 if rows >= 64 else rows)
-    even = math.ceil(tokens / math.ceil(tokens / most))
-    return min(most, even + -even % 256) * spec.vocab_size * size
+    """Bytes of a chunk of logits in the fused loss."""
+    row_bytes = spec.vocab_size * size
+    return loss_rows(tokens, row_bytes) * row_bytes
 
 
 def prefill_memory(spec: ModelSpec, context: int, batch: int, storage: Storage) -> Footprint:

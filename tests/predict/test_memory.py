@@ -11,14 +11,14 @@ from hybridbench.arch import model as arch
 from hybridbench.arch.activations import activations
 from hybridbench.arch.block import Storage
 from hybridbench.arch.families import ARCHS, build_spec, pattern_spec
-from hybridbench.arch.memory import CHECKPOINTS, decode_memory, prefill_memory, train_memory
 from hybridbench.arch.mlp import Mlp
 from hybridbench.arch.terms import Term, largest, total
 from hybridbench.errors import BadInput
 from hybridbench.metrics import value
+from hybridbench.predict.memory import decode_memory, prefill_memory, train_memory
 from hybridbench.record import Record, Status
 from hybridbench.store import load, newest
-from hybridbench.suite import GENERATE
+from hybridbench.suite import CHECKPOINTS, GENERATE
 
 STORAGE = Storage()
 MEASURED = Path(__file__).parents[2] / "results" / "nvidia-h200"

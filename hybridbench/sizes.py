@@ -1,0 +1,59 @@
+"""sizes: how large kernels and workloads make what they hold, where a formula has to know it too.
+
+Both read it here, so that a prediction cannot drift away from what runs. What only a kernel knows stays beside it.
+"""
+
+from __future__ import annotations
+
+import math
+
+ROW_ALIGNED = 8
+"""Columns of bfloat16 in the 16 bytes on which a GPU's fast matrix products want rows to start: packed projections over
+a sequence are padded to a multiple (``model.mamba2.aligned``)."""
+
+TRAIN_BATCHES = 4
+"""Batches of tokens that a training run rotates through, so that no step repeats the last one's data."""
+
+FUSED_STEP_BATCH = 16
+"""Sequences that a fused decode step holds in a tile, at most. More are better served by ordinary matrix products."""
+
+LOSS_CHUNK_BYTES = 2 << 30
+"""The logits of one chunk of the fused loss, in the input's dtype, stay under this.
+
+At 128,256 words of width 2048 in bfloat16 and 32,768 tokens that makes four chunks of 8,192. Memory moves, beside the
+three products: per chunk 2.1 GB of logits in and 2.1 GB of their gradient out, 1 ms at the 4.2 TB/s of an H200; for
+the float32 sum of the weight's gradient 1.05 GB out, and in as well after the first chunk, 0.25 to 0.5 ms where the
+product does not hide it, which is why chunks are few; in the end 1.6 GB to scale and round that sum, 0.4 ms. That is
+some 6 ms in all."""
+
+SELECTIVE_SCAN_CHUNK = 2048
+"""Positions between the states that Mamba-1's scan keeps (mamba_ssm 2.3.2, ``selective_scan_fwd_kernel.cuh``)."""
+
+
+def aligned(columns: int) -> int:
+    """Columns of a packed row whose successor starts on 16 bytes too.
+
+    >>> aligned(4882), aligned(4888)
+    (4888, 4888)
+    """
+    return columns + -columns % ROW_ALIGNED
+
+
+def rows_within(size: int, n_tokens: int, row_bytes: int) -> int:
+    """Tokens whose rows take at most ``size`` bytes: one at least, and multiples of 64 where there are that many."""
+    rows = max(1, size // row_bytes)
+    return min(n_tokens, rows - rows % 64 if rows >= 64 else rows)
+
+
+def loss_rows(n_tokens: int, row_bytes: int) -> int:
+    """Tokens per chunk of the fused loss: as few chunks as ``LOSS_CHUNK_BYTES`` allows, all of a size, in multiples of
+    256.
+
+    Equal chunks of whole tiles: 4,160 tokens are 16 tiles of 256 rows and a quarter of one.
+
+    Args:
+        row_bytes: one token's logits.
+    """
+    most = rows_within(LOSS_CHUNK_BYTES, n_tokens, row_bytes)
+    even = math.ceil(n_tokens / math.ceil(n_tokens / most))
+    return min(most, even + -even % 256)

@@ -1,0 +1,63 @@
+"""What a step must do: every kind of workload has its phases, and an unknown kind has no price."""
+
+from __future__ import annotations
+
+import pytest
+
+from hybridbench.arch import model as arch
+from hybridbench.arch.block import Convention, Storage
+from hybridbench.arch.families import build_spec
+from hybridbench.errors import BadInput
+from hybridbench.predict.work import PHASES_OF, Phase, cache_tokens, phases, step_bytes, step_flops
+from hybridbench.suite import DECODE, GENERATE, PREFILL, TRAIN, WORKLOADS, Workload
+
+SPEC, STORAGE = build_spec("inter", "tiny"), Storage()
+
+
+def workload(kind: str) -> Workload:
+    return Workload(kind, context=96, batch=3, prompt=64 if kind == GENERATE else 0)
+
+
+def test_every_workload_has_phases_that_add_up_to_its_step() -> None:
+    assert set(PHASES_OF) == set(WORKLOADS)
+    for kind in WORKLOADS:
+        found = phases(SPEC, workload(kind), STORAGE)
+        assert len(found) == (2 if kind == GENERATE else 1)
+        assert sum(phase.flops for phase in found) == step_flops(SPEC, workload(kind)) > 0
+        assert sum(phase.moved_bytes for phase in found) == step_bytes(SPEC, workload(kind), STORAGE) > 0
+
+
+def test_steps_by_hand() -> None:
+    weights = arch.weight_bytes(SPEC, STORAGE)
+    (train,), (prefill,) = phases(SPEC, workload(TRAIN), STORAGE), phases(SPEC, workload(PREFILL), STORAGE)
+    assert train == Phase(3 * arch.train_flops(SPEC, 96).total, weights)
+    written = 3 * arch.cache_bytes(SPEC, 96, STORAGE).total
+    assert prefill == Phase(3 * arch.prefill_flops(SPEC, 96).total, weights + written)
+    (decode,) = phases(SPEC, workload(DECODE), STORAGE)
+    moved = arch.decode_bytes_moved(SPEC, 96, 3, STORAGE)
+    assert decode == Phase(3 * arch.decode_flops(SPEC, 96).total, moved)
+
+
+def test_a_generation_is_its_prefill_and_then_its_decode_steps() -> None:
+    prefill, decoding = phases(SPEC, workload(GENERATE), STORAGE)
+    assert [prefill] == phases(SPEC, Workload(PREFILL, 64, 3), STORAGE)
+    steps = [phases(SPEC, Workload(DECODE, depth, 3), STORAGE)[0] for depth in range(64, 96)]
+    assert decoding.flops == sum(step.flops for step in steps)
+    assert decoding.moved_bytes == sum(step.moved_bytes for step in steps)
+
+
+def test_an_unknown_kind_is_not_priced_as_another() -> None:
+    unknown = Workload("generat", context=96, batch=3, prompt=64)
+    for ask in (
+        lambda: phases(SPEC, unknown, STORAGE),
+        lambda: step_flops(SPEC, unknown),
+        lambda: step_bytes(SPEC, unknown, STORAGE),
+        lambda: cache_tokens(unknown),
+    ):
+        with pytest.raises(BadInput, match="unknown workload 'generat': did you mean 'generate'"):
+            ask()
+
+
+def test_a_generation_has_flops_in_one_convention_only() -> None:
+    with pytest.raises(ValueError, match="no closed form"):
+        step_flops(SPEC, workload(GENERATE), Convention.HARDWARE)
