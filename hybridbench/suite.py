@@ -65,14 +65,12 @@ CORE, CORE_PARTS = "mamba2_core", ("conv1d", "ssd", "gate")
 EAGER, COMPILE, GRAPH, PUBLISHED = "eager", "compile", "graph", "published"
 MODES = (EAGER, COMPILE, GRAPH, PUBLISHED)
 DEVICES = ("cpu", "cuda")
-OPS = (
-    *("attention", "attention_decode", "ssd", "ssd_step", "conv1d", "conv1d_step", "experts", "linear_cross_entropy"),
-    *("mamba2_core", "swiglu", "add_rms_norm", "rotary", "gate", "head_norms", "adamw", "decode_step"),
-    *("selective_scan", "selective_step", "gated_delta", "gated_delta_step", "kda", "kda_step", "norm_gate"),
-    *("mamba3_scan", "mamba3_step"),
-)
 DECODE_STEP = "decode_step"
 """Not one block's operation but all of a decode step: the modules one by one, or fused."""
+OPS_OF_MODEL = ("add_rms_norm", "linear_cross_entropy", "adamw", DECODE_STEP)
+"""Operations of a model as a whole."""
+OPS = tuple(dict.fromkeys([op for both in OPS_OF_KIND.values() for ops in both for op in ops] + [*OPS_OF_MODEL]))
+"""Every operation. All but the decode step are rows of ``kernels.operation``."""
 
 
 @dataclass(frozen=True)

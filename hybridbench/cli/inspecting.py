@@ -276,7 +276,7 @@ def advise(environment: Environment, *, known: bool, watched: bool, hopper: bool
         watched: whether NVML answers.
         hopper: whether the GPU is of that generation.
     """
-    from hybridbench.kernels.registry import INSTALL_CUDA, INSTALL_FLASH_ATTN_4
+    from hybridbench.kernels.operation import INSTALL_CUDA, INSTALL_FLASH_ATTN_4
 
     advice, on_gpu = [], environment.device_kind == "cuda"
     if not on_gpu:
