@@ -39,12 +39,16 @@ class Resolution:
     """What runs an operation.
 
     Attributes:
+        asked: a backend's name, ``package.module:function`` or ``"auto"``.
         passed_over: candidates before it, each with a sentence, without a full stop, why it does not run. Only "auto"
             passes over.
+        why: what decided, where it was neither a name nor the order of candidates; a sentence without a full stop.
     """
 
     backend: Backend
+    asked: str = "auto"
     passed_over: tuple[tuple[str, str], ...] = ()
+    why: str = ""
 
 
 def available(backend: Backend, problem: Problem | None = None) -> str | None:
@@ -82,7 +86,7 @@ def choose(op: str, asked: str, problem: Problem) -> Resolution:
     if op not in BACKENDS:
         raise unknown_name("operation", op, BACKENDS)
     if ":" in asked:
-        return Resolution(by_path(op, asked))
+        return Resolution(by_path(op, asked), asked)
     if asked == "auto":
         return _first_that_runs(op, problem)
     if asked not in BACKENDS[op]:
@@ -91,7 +95,7 @@ def choose(op: str, asked: str, problem: Problem) -> Resolution:
         others = [name for name, other in BACKENDS[op].items() if available(other, problem) is None]
         can = f"What can run here: {', '.join(others)}" if others else "No other backend can run it here either"
         raise Unsupported(f"{op} backend '{asked}' cannot run here: {reason}. {can}.")
-    return Resolution(_right_at_size(BACKENDS[op][asked], problem))
+    return Resolution(_right_at_size(BACKENDS[op][asked], problem), asked)
 
 
 def _first_that_runs(op: str, problem: Problem) -> Resolution:
@@ -99,7 +103,7 @@ def _first_that_runs(op: str, problem: Problem) -> Resolution:
     for name in DEFAULT_ORDER[op][problem.device]:
         reason = available(BACKENDS[op][name], problem)
         if reason is None:
-            return Resolution(_right_at_size(BACKENDS[op][name], problem), tuple(passed_over))
+            return Resolution(_right_at_size(BACKENDS[op][name], problem), passed_over=tuple(passed_over))
         passed_over.append((name, reason))
     reasons = ". ".join(f"{name}: {reason}" for name, reason in passed_over)
     raise Unsupported(f"no {op} backend can run here. {reasons}.")

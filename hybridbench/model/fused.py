@@ -96,7 +96,7 @@ class FusedStep:
     ``reads`` are its attentions in order, ``compilations`` compile what is launched without launching it.
 
     Args:
-        model: an allocated model whose case ``step.refuses_fused`` accepts.
+        model: an allocated model whose case ``step.unsupported_by_fused`` finds nothing against.
         caches: of all its layers, as ``LanguageModel.new_caches`` makes them.
         token_B, position_B: int64; read, and overwritten with the next token and ``position + advance``.
         streams: 2 runs the branches of a parallel block side by side.
