@@ -150,10 +150,11 @@ def backends(as_json: bool, explain: bool, workload: str, backend: tuple[str, ..
     rows: list[dict[str, Any]] = []
     for op, table in ALL_BACKENDS.items():
         order = DEFAULT_ORDER.get(op, STEP_ORDER)[device]
+        # a chunk of Mamba-2 is longer than the kernels of the delta rules and of Mamba-3 take
+        chunk = next((problem.chunk_size for problem in at_1b.get(op, [])), typical.chunk_size)
+        asked = replace(typical, chunk_size=chunk)
         for name, kernel in table.items():
-            # A chunk of Mamba-2 is longer than the kernels of the delta rules and of Mamba-3 take.
-            short = op in ("gated_delta", "kda", "mamba3_scan")
-            reason = available(kernel, replace(typical, chunk_size=64) if short else typical)
+            reason = available(kernel, asked)
             rows.append(
                 {
                     "op": op,

@@ -64,7 +64,7 @@ class Operation:
         kernels: regular expressions of names of kernels that do its class of work.
         outputs: how many tensors it returns.
         sequences: whether it is over sequences that know nothing of each other, so that some of a batch can run alone.
-        cancels: tensors whose gradient is left of terms that cancel, and how many times the bound it may be off.
+        cancels: tensors whose gradient is a sum of terms that nearly cancel, to how many times the bound it may be off.
         sums: parameters whose gradient is the plain sum, over batch and positions, of another tensor's gradient.
         again: how its outputs are made again where they are not worth keeping; None where they are.
     """
@@ -160,7 +160,7 @@ _ROWS = (
         # the flash kernel is blocked and threaded, with windows, sinks and unequal widths too; not the math kernel,
         # which takes H x T x T
         on_cpu=("sdpa-flash", "sdpa-blocks"),
-        kernels=("flash|fmha|attention|sdpa|cudnn::fusion",),
+        kernels=("flash", "fmha", "attention", "sdpa", "cudnn::fusion"),
         sequences=True,
     ),
     Operation(
@@ -187,7 +187,7 @@ _ROWS = (
         inputs.ssd,
         SCAN,
         backends=(_public("mamba-ssm", "mamba_ssm", ssm.load_ssd, ssm.refuses_ssd),),
-        kernels=("chunk_(scan|state|cumsum)|state_passing|bmm_chunk|ssd",),
+        kernels=("chunk_(scan|state|cumsum)", "state_passing", "bmm_chunk", "ssd"),
         outputs=2,
         sequences=True,
         sums=_SUMS_DT,
@@ -207,7 +207,7 @@ _ROWS = (
         inputs.conv1d,
         CONV,
         backends=(_public("causal-conv1d", "causal_conv1d", ssm.load_conv1d, ssm.refuses_conv1d),),
-        kernels=("causal_conv1d|conv1d|convolution",),
+        kernels=("causal_conv1d", "conv1d", "convolution"),
         sequences=True,
         again=again.of_whole,
     ),
@@ -261,7 +261,7 @@ _ROWS = (
         inputs.mamba3_scan,
         SCAN,
         backends=(_public("mamba-ssm", "mamba_ssm", mamba3.load_mamba3_scan, mamba3.refuses_mamba3),),
-        kernels=("mamba3_siso_|angle_dt_",),
+        kernels=("mamba3_siso_", "angle_dt_"),
         outputs=5,
         sequences=True,
         # Turning C and B alike from some position on changes nothing among the positions after it. What the public
@@ -289,8 +289,14 @@ _ROWS = (
         ),
         # flash-linear-attention's parts of a delta rule
         kernels=(
-            "chunk_gated|chunk_(local_cumsum|(fwd|bwd)_kernel)|gdn_gate|l2norm_",
-            "recompute_w_u|prepare_wy|merge_16x16|solve_tril",
+            "chunk_gated",
+            "chunk_(local_cumsum|(fwd|bwd)_kernel)",
+            "gdn_gate",
+            "l2norm_",
+            "recompute_w_u",
+            "prepare_wy",
+            "merge_16x16",
+            "solve_tril",
         ),
         outputs=2,
         sequences=True,
@@ -306,7 +312,7 @@ _ROWS = (
             _delta("gated_delta_step"),
             _public("fla", "fla-core", delta.load_gated_delta_step, delta.refuses_step),
         ),
-        kernels=("fused_(beta_sigmoid|recurrent)|_delta_step",),
+        kernels=("fused_(beta_sigmoid|recurrent)", "_delta_step"),
         sequences=True,
     ),
     Operation(
@@ -315,7 +321,7 @@ _ROWS = (
         inputs.delta_rule(per_channel=True),
         SCAN,
         backends=(_public("fla", "fla-core", delta.load_kda, delta.refuses_chunked("kda")),),
-        kernels=("chunk_(kda|gla)|kda_gate",),
+        kernels=("chunk_(kda|gla)", "kda_gate"),
         outputs=2,
         sequences=True,
         sums={"dt_bias_HP": "dt_BTHP"},
@@ -399,7 +405,7 @@ _ROWS = (
             _own("chunked", "hybridbench", loss.load_chunked),
         ),
         on_cpu=("chunked",),
-        kernels=("^_scaled$|cross_entropy|log_softmax|nll_loss|logsumexp",),
+        kernels=("^_scaled$", "cross_entropy", "log_softmax", "nll_loss", "logsumexp"),
     ),
     Operation(
         "adamw",
@@ -412,7 +418,7 @@ _ROWS = (
             _own("torch", "torch", adamw.load_torch),
         ),
         on_cpu=("torch",),
-        kernels=("multi_tensor_apply|adam|_foreach_",),
+        kernels=("multi_tensor_apply", "adam", "_foreach_"),
     ),
 )
 

@@ -3,8 +3,9 @@
     >>> problem = Problem(device="cpu", dtype="float32", head_dim=64, n_heads=8, n_kv_heads=2)
     >>> resolve("attention", "auto", problem).name
     'sdpa-flash'
-    >>> choose("attention", "auto", replace(problem, window=512)).passed_over[0][0]
-    'sdpa-flash'
+    >>> windowed = Problem(device="cpu", dtype="float32", head_dim=64, n_heads=8, n_kv_heads=2, window=512)
+    >>> [name for name, reason in choose("attention", "auto", windowed).passed_over]
+    ['sdpa-flash']
 
 A named backend runs or raises ``Unsupported``. Only "auto" chooses, and what it chose is in the record. A backend that
 is right on fewer sequences than a batch has runs on groups of them, and its ``ran`` says so; where it is wrong on a

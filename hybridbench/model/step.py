@@ -1,8 +1,8 @@
 """step: the two ways to decode one token: module by module, or as one plan of fused kernels.
 
-They are the backends ``modules`` and ``fused`` of the operation ``decode_step``. The first runs every kernel of the
-registry by itself and takes any model; the second knows the blocks of the five families, and is proved against the
-first on the very model, caches and depth that are timed.
+They are the backends ``modules`` and ``fused`` of the operation ``decode_step``. The first runs every kernel by itself
+and takes any model; the second knows the blocks of the five families, and is proved against the first on the very
+model, caches and depth that are timed. Which of them a case takes is decided in ``choices``.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ STEPS = {
     "modules": Backend(DECODE_STEP, "modules", "hybridbench", "", _load_modules, accepts_anything),
     "fused": Backend(DECODE_STEP, "fused", "triton", "", _load_fused, _on_gpu),
 }
-"""Name to backend, the plain twin first."""
+"""Name to backend, the reference implementation first."""
 
 STEP_ORDER = {"cuda": ("fused", "modules"), "cpu": ("modules",)}
 """Device to the names ``auto`` tries in mode graph, in order."""
