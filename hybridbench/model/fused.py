@@ -1,7 +1,7 @@
 """fused: one decode step of a whole model as a short list of fused kernels, planned once per model and cache.
 
 The plan holds the launches in order, with every buffer allocated; running it reads the token and position of each
-sequence from device memory, updates the caches in place, and leaves logits and the next token. The reference it must agree
+sequence from device memory, updates the caches in place, and leaves logits and the next token. The step it must agree
 with is ``LanguageModel.decode`` over the same parameters and caches.
 """
 
