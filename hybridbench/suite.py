@@ -37,7 +37,7 @@ from hybridbench.arch.families import (
     build_spec,
     pattern_spec,
 )
-from hybridbench.arch.model import ModelSpec
+from hybridbench.arch.model import BLOCKS, ModelSpec
 from hybridbench.arch.pattern import parse_positions
 from hybridbench.errors import BadInput, unknown_name
 
@@ -51,14 +51,14 @@ DEVICES = ("cpu", "cuda")
 CHECKPOINTS = ("none", "selective", "full")
 """How much of the activations a training step keeps: all of them; all but what elementwise work makes of the rest
 (``arch.terms.Term.cheap``); or the residual stream before each sublayer alone."""
-OPS = (
-    *("attention", "attention_decode", "ssd", "ssd_step", "conv1d", "conv1d_step", "experts", "linear_cross_entropy"),
-    *("mamba2_core", "swiglu", "add_rms_norm", "rotary", "gate", "head_norms", "adamw", "decode_step"),
-    *("selective_scan", "selective_step", "gated_delta", "gated_delta_step", "kda", "kda_step", "norm_gate"),
-    *("mamba3_scan", "mamba3_step"),
-)
 DECODE_STEP = "decode_step"
 """Not one block's operation but all of a decode step: the modules one by one, or fused."""
+OPS_OF_MODEL = ("add_rms_norm", "linear_cross_entropy", "adamw", DECODE_STEP)
+"""Operations of a model as a whole."""
+OPS = tuple(
+    dict.fromkeys([*(op for kind in BLOCKS.values() for op in (*kind.sequence_ops, *kind.step_ops)), *OPS_OF_MODEL])
+)
+"""Every operation. All but the decode step are rows of ``kernels.operation``."""
 
 
 @dataclass(frozen=True)

@@ -23,47 +23,34 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from hybridbench.count.kernels import ran_on_gpu, shortened
 from hybridbench.count.replace import replaced
+from hybridbench.kernels import OPERATIONS
+from hybridbench.kernels.operation import ATTENTION, CONV, LOSS, MATMUL, OPTIMIZER, REST, SCAN
 from hybridbench.model.swap import Function
 from hybridbench.session import Proofs, open_session
 from hybridbench.suite import Case
 
-ATTENTION, SCAN, CONV, MATMUL, LOSS = "attention", "scan", "conv", "matrix products", "loss"
-OPTIMIZER, REST, MEMORY = "optimizer", "norm and elementwise", "memory"
+MEMORY = "memory"
 RANGE = "hybridbench::"
 
-_CLASS_OF_OP = {
-    "attention": ATTENTION,
-    "attention_decode": ATTENTION,
-    "ssd": SCAN,
-    "ssd_step": SCAN,
-    "conv1d": CONV,
-    "conv1d_step": CONV,
-    **dict.fromkeys(("mamba2_core", "selective_scan", "selective_step", "mamba3_scan", "mamba3_step"), SCAN),
-    **dict.fromkeys(("gated_delta", "gated_delta_step", "kda", "kda_step"), SCAN),
-    **dict.fromkeys(("swiglu", "add_rms_norm", "rotary", "gate", "head_norms", "norm_gate"), REST),
-    "experts": MATMUL,
-    "linear_cross_entropy": LOSS,
-    "adamw": OPTIMIZER,
+_CLASSES = (ATTENTION, SCAN, CONV, LOSS, OPTIMIZER, MATMUL, MEMORY)
+"""The first whose pattern matches decides: attention kernels are matrix products too, and "scan" is also a sorting
+step."""
+
+_OF_NO_OPERATION = {
+    MATMUL: r"^project_|nvjet|gemm|cublas|cutlass|wgmma|splitk|::(mm|addmm|bmm|baddbmm|matmul|linear)$",
+    MEMORY: r"memcpy|memset|copy|catarray|fill|gather|index|embedding|::(cat|clone|zeros?_?|empty\w*|to|_to_copy)$",
 }
-_PATTERNS = (
-    # The first that matches decides: attention kernels are matrix products too, and "scan" is also a sorting step.
-    (ATTENTION, r"flash|fmha|attention|sdpa|cudnn::fusion"),
-    (SCAN, r"chunk_(scan|state|cumsum)|state_passing|bmm_chunk|selective_(scan|state)|chunk_gated|ssd|update_state"),
-    (SCAN, r"^scan_(forward|reverse|steps|finish|d_[xbc])_kernel$"),
-    (SCAN, r"mamba3_siso_|angle_dt_"),
-    # flash-linear-attention's parts of a delta rule, and our step of it
-    (
-        SCAN,
-        r"chunk_(local_cumsum|(fwd|bwd)_kernel|kda|gla)|(gdn|kda)_gate|recompute_w_u|prepare_wy|merge_16x16|solve_tril",
-    ),
-    (SCAN, r"l2norm_|fused_(beta_sigmoid|recurrent)|_delta_step"),
-    (CONV, r"causal_conv1d|conv1d|convolution"),
-    (LOSS, r"^_scaled$|cross_entropy|log_softmax|nll_loss|logsumexp"),
-    (OPTIMIZER, r"multi_tensor_apply|adam|_foreach_"),
-    (MATMUL, r"^project_|nvjet|gemm|cublas|cutlass|wgmma|splitk|::(mm|addmm|bmm|baddbmm|matmul|linear|_grouped_mm)$"),
-    (MEMORY, r"memcpy|memset|copy|catarray|fill|gather|index|embedding|::(cat|clone|zeros?_?|empty\w*|to|_to_copy)$"),
-)
-_COMPILED = tuple((name, re.compile(pattern, re.IGNORECASE)) for name, pattern in _PATTERNS)
+"""Names of kernels outside the operations, such as projections."""
+
+
+def _pattern(name: str) -> re.Pattern[str]:
+    """All names that are of a class: those of its operations' kernels, and of kernels outside them."""
+    of_operations = [kernel for row in OPERATIONS.values() if row.spends == name for kernel in row.kernels]
+    others = [_OF_NO_OPERATION[name]] if name in _OF_NO_OPERATION else []
+    return re.compile("|".join((*of_operations, *others)), re.IGNORECASE)
+
+
+_COMPILED = tuple((name, _pattern(name)) for name in _CLASSES)
 
 
 def classify(name: str) -> str:
@@ -216,7 +203,8 @@ def _range_above(event: Any) -> str | None:
     """The class of the nearest of our ranges around an event."""
     for above in _ancestors(event):
         if above.name.startswith(RANGE):
-            return _CLASS_OF_OP.get(above.name.removeprefix(RANGE))
+            row = OPERATIONS.get(above.name.removeprefix(RANGE))
+            return row.spends if row else None
     return None
 
 

@@ -17,11 +17,15 @@ from hybridbench import __version__, units
 from hybridbench.arch.families import ARCHS, PUBLISHED_STACKS, RECIPES, SCALES, build_spec
 from hybridbench.arch.model import cost, params
 from hybridbench.arch.published import PUBLISHED, published_spec
+from hybridbench.cli.options import execution_options, model_options, parse_backends, refuse_idle
+from hybridbench.errors import Unsupported
 from hybridbench.limits import ANY_SIZE, WIDE, tightest
+from hybridbench.machine import visible_gpus
 from hybridbench.problem import Problem, of_op, problem_of
-from hybridbench.suite import DECODE, TRAIN, Sweep, block_ops, block_uses, cases
+from hybridbench.suite import DECODE, TRAIN, WORKLOADS, Sweep, block_ops, block_uses, cases, check_backends_used
 
 if TYPE_CHECKING:
+    from hybridbench.model.build import Resolved
     from hybridbench.record import Ceilings, Environment
 
 ABOUT = {
@@ -115,13 +119,24 @@ def _published_rows() -> list[dict[str, Any]]:
 
 @click.command(short_help="Kernels: which can run here, and why not.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def backends(as_json: bool) -> None:
+@click.option("--explain", is_flag=True, help="What each operation of a case runs with here, and why.")
+@click.option("--workload", default=DECODE, show_default=True, help=f"Of the case: {', '.join(WORKLOADS)}.")
+@model_options()
+@execution_options
+def backends(as_json: bool, explain: bool, workload: str, backend: tuple[str, ...], **options: Any) -> None:
     """Every kernel of every operation: whether it can run here, and if not, why.
+
+    With --explain and the options of the command that would measure it: what each operation of a case was asked to run
+    with, what it runs with here, and of each candidate before that, why not.
 
     Asked of the 1B transformer's and Mamba-2's shapes, in bfloat16 on a GPU and float32 on a CPU; a case with other
     shapes may be refused, and then says so. Up to which size a kernel is right on a GPU is said of the widest mixer at
     1B that asks for it, in training: B sequences of T tokens. A batch past it runs in groups of sequences, or not.
     """
+    if explain:
+        _explain(Sweep(workload, backends=parse_backends(backend), **options), as_json)
+        return
+    refuse_idle("--explain", "workload", "backend", *options)
     import torch
 
     from hybridbench.kernels import DEFAULT_ORDER, available
@@ -135,16 +150,17 @@ def backends(as_json: bool) -> None:
     rows: list[dict[str, Any]] = []
     for op, table in ALL_BACKENDS.items():
         order = DEFAULT_ORDER.get(op, STEP_ORDER)[device]
-        for name, backend in table.items():
-            # A chunk of Mamba-2 is longer than the kernels of the delta rules and of Mamba-3 take.
-            short = op in ("gated_delta", "kda", "mamba3_scan")
-            reason = available(backend, replace(typical, chunk_size=64) if short else typical)
+        # a chunk of Mamba-2 is longer than the kernels of the delta rules and of Mamba-3 take
+        chunk = next((problem.chunk_size for problem in at_1b.get(op, [])), typical.chunk_size)
+        asked = replace(typical, chunk_size=chunk)
+        for name, kernel in table.items():
+            reason = available(kernel, asked)
             rows.append(
                 {
                     "op": op,
                     "backend": name,
-                    "package": backend.package,
-                    "version": backend.version,
+                    "package": kernel.package,
+                    "version": kernel.version,
                     "runs_here": reason is None,
                     "auto_rank": order.index(name) + 1 if name in order else None,
                     "reason": reason,
@@ -167,6 +183,52 @@ def backends(as_json: bool) -> None:
         f"\nOn {device}, 'auto' takes the first by number that accepts the shapes and dtype of a case; what ran is in "
         "every record. Ask for one with --backend OP=NAME."
     )
+
+
+def _explain(sweep: Sweep, as_json: bool) -> None:
+    """What each operation of a sweep's cases runs with here, and why."""
+    from hybridbench.cli.measuring import check_names
+    from hybridbench.model.build import resolve_backends
+
+    planned = cases(sweep, has_gpu=bool(visible_gpus()))
+    check_backends_used(sweep.backends, planned)
+    check_names(planned)
+    explained: list[dict[str, Any]] = []
+    for case in planned:
+        entry: dict[str, Any] = {"key": case.key, "case": case.label, "device": case.execution.device}
+        try:
+            entry["operations"] = [_explained(item) for item in resolve_backends(case)]
+        except Unsupported as reason:
+            entry |= {"operations": [], "unsupported": str(reason)}
+        explained.append(entry)
+    if as_json:
+        click.echo(json.dumps({"cases": explained}))
+        return
+    console = Console(highlight=False, soft_wrap=True)
+    for entry in explained:
+        console.print(f"{entry['case']} on {entry['device']}", style="bold", markup=False)
+        if "unsupported" in entry:
+            console.print(f"  unsupported: {entry['unsupported']}", markup=False)
+        for row in entry["operations"]:
+            where = f"{row['block'] or 'model'} x {row['uses']}"
+            console.print(f"  {row['op']:<21}{where:<18}asked {row['asked']}, runs {row['runs']}", markup=False)
+            for words in filter(
+                None, (row["why"], *(f"not {over['candidate']}: {over['reason']}" for over in row["passed_over"]))
+            ):
+                console.print(Text(f"      {words}", style="dim"))
+
+
+def _explained(item: Resolved) -> dict[str, Any]:
+    """One operation of a case: what was asked, what runs, and why."""
+    return {
+        "op": item.op,
+        "block": item.block.kind if item.block else None,
+        "uses": item.uses,
+        "asked": item.asked,
+        "runs": item.backend.ran,
+        "why": item.choice.why,
+        "passed_over": [{"candidate": name, "reason": reason} for name, reason in item.choice.passed_over],
+    }
 
 
 def _problems_at_1b() -> dict[str, list[Problem]]:
@@ -276,7 +338,7 @@ def advise(environment: Environment, *, known: bool, watched: bool, hopper: bool
         watched: whether NVML answers.
         hopper: whether the GPU is of that generation.
     """
-    from hybridbench.kernels.registry import INSTALL_CUDA, INSTALL_FLASH_ATTN_4
+    from hybridbench.kernels.operation import INSTALL_CUDA, INSTALL_FLASH_ATTN_4
 
     advice, on_gpu = [], environment.device_kind == "cuda"
     if not on_gpu:

@@ -120,7 +120,7 @@ def check_names(planned: Sequence[Case]) -> None:
     asked = {pair for case in planned for pair in case.execution.backends.items()}
     if not asked:
         return
-    from hybridbench.kernels.registry import by_path
+    from hybridbench.kernels.resolver import by_path
     from hybridbench.model.step import ALL_BACKENDS, STEPS
 
     for op, name in sorted(asked):

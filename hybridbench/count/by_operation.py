@@ -51,8 +51,9 @@ from hybridbench.count.operators import (
 )
 from hybridbench.count.replace import traced, unwatched
 from hybridbench.errors import described
-from hybridbench.kernels import Backend
-from hybridbench.kernels.elementwise import OPS as ELEMENTWISE
+from hybridbench.kernels import OPERATIONS, Backend
+from hybridbench.kernels.operation import ATTENTION, CONV, LOSS, MATMUL, SCAN
+from hybridbench.kernels.operation import REST as ELEMENTWISE
 from hybridbench.kernels.ssm import ONE_PASS
 from hybridbench.model.build import Resolved
 from hybridbench.model.language import LanguageModel
@@ -106,14 +107,22 @@ class Counted:
 
 def operation_of(op: str, spec: Block | None) -> str:
     """The operation of the model that a kernel's operation is."""
-    if op == "linear_cross_entropy":
+    spends = _spends(op)
+    if spends == LOSS:
         return HEAD
-    if op == "experts":
+    if spends == MATMUL:
         return "moe experts"
-    if not isinstance(spec, Mixer) or op in (*ELEMENTWISE, "norm_gate"):
-        return REST
-    part = "core" if op.startswith("attention") else "conv" if op.startswith("conv") else "scan"
-    return f"{spec.name} {part}"
+    part = _PART.get(spends)
+    return f"{spec.name} {part}" if isinstance(spec, Mixer) and part else REST
+
+
+def _spends(op: str) -> str | None:
+    """The class of time of an operation; None of a decode step, which is many."""
+    return OPERATIONS[op].spends if op in OPERATIONS else None
+
+
+_PART: dict[str | None, str] = {ATTENTION: "core", CONV: "conv", SCAN: "scan"}
+"""Class of time to the part of a mixer that it is."""
 
 
 class _Weights:
@@ -269,7 +278,7 @@ def _calling(
     op: str, spec: Any, backend: Backend, function: Function, where: _Where, wrap: Callable[[str, Function], Function]
 ) -> Function:
     operation = operation_of(op, spec)
-    past = op in ELEMENTWISE and backend.name != "reference"
+    past = _spends(op) == ELEMENTWISE and backend.name != "reference"
     run = wrap(op, function) if is_hidden(backend) or past else function
 
     def call(*args: Any, **options: Any) -> Any:

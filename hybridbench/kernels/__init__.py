@@ -26,17 +26,32 @@ Letters: B batch, T positions, S cache slots, H heads, K key/value heads, P head
 loss), N d_state (tokens in the loss), G groups of B and C, C conv channels, W taps, D d_model, Q chunk_size, and
 R = H/K or H/G, the heads that share one group.
 
-What each means is in ``reference``; what runs is chosen by ``resolve`` and checked by ``verify`` before it is timed;
-what kernels keep per shape is freed by ``release``.
+What each means is in ``reference``; the table of all that belongs to each is ``operation``. What runs is chosen by
+``resolver`` and checked by ``verify`` before it is timed; what kernels keep per shape is freed by ``release``.
 No third-party package is imported until one of its kernels is resolved.
 """
 
 from __future__ import annotations
 
 from hybridbench.kernels.kept import release
+from hybridbench.kernels.operation import OPERATIONS, Operation
 from hybridbench.kernels.problem import Backend
-from hybridbench.kernels.registry import BACKENDS, DEFAULT_ORDER, available, resolve
+from hybridbench.kernels.resolver import BACKENDS, DEFAULT_ORDER, Resolution, available, choose, resolve
 from hybridbench.kernels.verify import Check, verify
 from hybridbench.problem import Problem
 
-__all__ = ["BACKENDS", "DEFAULT_ORDER", "Backend", "Check", "Problem", "available", "release", "resolve", "verify"]
+__all__ = [
+    "BACKENDS",
+    "DEFAULT_ORDER",
+    "OPERATIONS",
+    "Backend",
+    "Check",
+    "Operation",
+    "Problem",
+    "Resolution",
+    "available",
+    "choose",
+    "release",
+    "resolve",
+    "verify",
+]

@@ -41,7 +41,7 @@ Update = Callable[[Tensor, Tensor, Tensor, Tensor, Rates], None]
 
 
 def update(parameter: Tensor, gradient: Tensor, first: Tensor, second: Tensor, rates: Rates) -> None:
-    """Loshchilov and Hutter 2019, algorithm 2: decay, both moments, the step. The plain twin."""
+    """Loshchilov and Hutter 2019, algorithm 2: decay, both moments, the step. The reference implementation."""
     dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
     p, g, m, v = (tensor.to(dtype) for tensor in (parameter, gradient, first, second))
     p = p - rates.decay * p

@@ -17,15 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hybridbench.kernels import reference
+from hybridbench.kernels.operation import OPERATIONS
 from hybridbench.kernels.problem import Backend
-
-OPS = (
-    *("attention", "attention_decode", "ssd", "ssd_step", "conv1d", "conv1d_step", "mamba2_core"),
-    *("selective_scan", "selective_step", "mamba3_scan", "mamba3_step"),
-    *("gated_delta", "gated_delta_step", "kda", "kda_step"),
-)
-"""Operations over sequences that know nothing of each other."""
 
 Again = tuple[Callable[..., Tensor], tuple[Any, ...]]
 """The function and arguments that make a tensor again, as the recipes of ``mamba2_fused`` have them."""
@@ -42,7 +35,7 @@ def by_rows(op: str, function: Callable[..., Any], rows: int) -> Callable[..., A
     Its ``with_recipes``, where it has one, is kept: what can be made again of each group is noted group by group, and
     the output as a whole.
     """
-    names = list(inspect.signature(getattr(reference, op)).parameters)
+    names = list(inspect.signature(OPERATIONS[op].reference).parameters)
     batched = {name for name in names if holds_sequences(name)}
 
     def size(given: tuple[Any, ...]) -> int:

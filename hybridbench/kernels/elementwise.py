@@ -7,9 +7,6 @@ from typing import Any
 
 from hybridbench.kernels.problem import Problem, imported, needs_cuda
 
-OPS = ("swiglu", "add_rms_norm", "rotary", "gate", "head_norms")
-"""The operations ``triton_elementwise`` has a kernel for."""
-
 
 def load(op: str) -> Callable[..., Any]:
     """The kernel of ``op``."""

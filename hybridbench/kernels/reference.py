@@ -1,4 +1,4 @@
-"""reference: the plain PyTorch twin of every operation, against which everything fast is checked.
+"""reference: the plain PyTorch implementation of every operation, against which everything fast is checked.
 
 These are written to be read and to be right on any device. They compute in float32 whatever the input (float64 for
 float64 input), and give the input's dtype back. They are not slow on purpose: memory stays bounded in the sequence

@@ -17,7 +17,7 @@ With ``PDL`` (programmatic dependent launch, Hopper and later) a kernel's progra
 drains, load what it does not write (their first weights, states, the residual), and only then wait for its results.
 
 Rows of activations are (B, width). Importing this module needs triton; its tests run on a CPU in triton's interpreter.
-The plain twin of the whole step is ``LanguageModel.decode``.
+The reference implementation of the whole step is ``LanguageModel.decode``.
 """
 
 from __future__ import annotations
@@ -280,7 +280,7 @@ def project_qkv(
     acc = acc * tl.rsqrt(tl.sum(squares, 0) / D + eps)[None, :]
     lower, upper = _halves(acc, HALF, TOKENS)
     if ROTATES and in_qk:
-        # the plain twin rounds the projection before it turns it
+        # the reference implementation rounds the projection before it turns it
         lower = lower.to(q_ptr.dtype.element_ty).to(tl.float32)
         upper = upper.to(q_ptr.dtype.element_ty).to(tl.float32)
         turned = lower * cos - upper * sin

@@ -6,8 +6,8 @@ found before anything is allocated.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from torch import nn
@@ -15,13 +15,14 @@ from torch import nn
 from hybridbench.arch.block import Block
 from hybridbench.arch.model import ModelSpec, mixers
 from hybridbench.errors import Unsupported
-from hybridbench.kernels import Backend, Problem, resolve
+from hybridbench.kernels import Backend, Problem, Resolution
 from hybridbench.model.block import BlockModule, Factory, Ops
 from hybridbench.model.checkpoint import learning
+from hybridbench.model.choices import PassedOver, choose_in_case, choose_step, core_or_parts
 from hybridbench.model.kinds import MODULES
 from hybridbench.model.language import LanguageModel
 from hybridbench.model.mixer import torch_dtype
-from hybridbench.model.step import resolve_step, step_problem
+from hybridbench.model.step import step_problem
 from hybridbench.problem import of_op, problem_of
 from hybridbench.suite import (
     CORE,
@@ -29,7 +30,6 @@ from hybridbench.suite import (
     DECODE,
     DECODE_STEP,
     GENERATE,
-    PUBLISHED,
     TRAIN,
     Case,
     block_ops,
@@ -39,16 +39,25 @@ from hybridbench.suite import (
 
 @dataclass(frozen=True)
 class Resolved:
-    """One operation of one block shape (None: the model's own): what was asked for, what will run, and in how many
-    sublayers."""
+    """One operation of one block shape (None: the model's own): what was asked for, what will run and why, and in how
+    many sublayers."""
 
     block: Block | None
     op: str
-    asked: str
-    backend: Backend
+    choice: Resolution
     problem: Problem
     uses: int
     function: Callable[..., Any]
+
+    @property
+    def asked(self) -> str:
+        """The backend asked for."""
+        return self.choice.asked
+
+    @property
+    def backend(self) -> Backend:
+        """The backend that will run."""
+        return self.choice.backend
 
 
 def check_buildable(spec: ModelSpec) -> None:
@@ -82,7 +91,7 @@ def resolve_backends(case: Case) -> list[Resolved]:
         Unsupported: one of them cannot run here as asked; the text names it and the way out.
         BadInput: an unknown backend.
     """
-    spec, asked_for, kind = case.model, case.execution.backends, case.workload.kind
+    spec, kind = case.model, case.workload.kind
     check_buildable(spec)
 
     def function(op: str, backend: Backend) -> Callable[..., Any]:
@@ -93,35 +102,28 @@ def resolve_backends(case: Case) -> list[Resolved]:
         sequence, step = block_ops(block, borrows)
         needed = dict.fromkeys((sequence if kind != DECODE else ()) + (step if kind in (DECODE, GENERATE) else ()))
         problem = problem_of(block, case, borrows)
+        before: PassedOver = ()
         if CORE in needed:
-            for op in CORE_PARTS if _takes_core(problem, asked_for) else (CORE,):
+            taken, before = core_or_parts(problem, case.execution.backends)
+            for op in {CORE, *CORE_PARTS} - set(taken):
                 del needed[op]
         for op in needed:
-            as_published = op == "attention_decode" and case.execution.mode == PUBLISHED
-            asked = "naive" if as_published else asked_for.get(op, "auto")
             asks = of_op(op, problem, case, step=op in step)
-            backend = resolve(op, asked, asks)
-            found.append(Resolved(block, op, asked, backend, asks, times, function(op, backend)))
+            choice = choose_in_case(op, asks, case)
+            if op in CORE_PARTS:
+                choice = replace(choice, passed_over=before + choice.passed_over)
+            found.append(Resolved(block, op, choice, asks, times, function(op, choice.backend)))
     if kind in (DECODE, GENERATE):
-        problem = step_problem(case)
-        backend, asked = resolve_step(case, problem), asked_for.get(DECODE_STEP, "auto")
-        found.append(Resolved(None, DECODE_STEP, asked, backend, problem, 1, backend.load()))
+        choice = choose_step(case)
+        found.append(Resolved(None, DECODE_STEP, choice, step_problem(case), 1, choice.backend.load()))
     of_model = {} if kind == DECODE else {"add_rms_norm": len(spec.layers) + 1}
     if kind == TRAIN:
         of_model |= {"linear_cross_entropy": 1, "adamw": 1}
     for op, times in of_model.items():
-        asked = asked_for.get(op, "auto")
         problem = problem_of(None, case)
-        backend = resolve(op, asked, problem)
-        found.append(Resolved(None, op, asked, backend, problem, times, function(op, backend)))
+        choice = choose_in_case(op, problem, case)
+        found.append(Resolved(None, op, choice, problem, times, function(op, choice.backend)))
     return found
-
-
-def _takes_core(problem: Problem, asked_for: Mapping[str, str]) -> bool:
-    """Whether one kernel does all of Mamba-2's core: it was asked for, or it is fused and none of its parts was."""
-    if CORE in asked_for:
-        return True
-    return not set(CORE_PARTS) & set(asked_for) and resolve(CORE, "auto", problem).name != "reference"
 
 
 def build_model(case: Case, resolved: list[Resolved]) -> LanguageModel:

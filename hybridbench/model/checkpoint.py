@@ -25,8 +25,7 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
-Recipe = tuple[Tensor, Callable[..., Tensor], tuple[Any, ...]]
-"""A tensor, and the function and arguments that make it again."""
+from hybridbench.kernels import OPERATIONS
 
 
 class _Made:
@@ -135,7 +134,7 @@ def cheap(function: Callable[..., Tensor], *arguments: Any) -> Tensor:
 
 def learning(op: str, function: Callable[..., Any]) -> Callable[..., Any]:
     """``function``, one of the operations of a model, with its recipes noted in a forward that remembers."""
-    recipes = _RECIPES.get(op)
+    recipes = OPERATIONS[op].again
     if recipes is None:
         return function
 
@@ -148,33 +147,3 @@ def learning(op: str, function: Callable[..., Any]) -> Callable[..., Any]:
         return made
 
     return call
-
-
-def _of_whole(
-    function: Callable[..., Any], given: tuple[Any, ...], options: dict[str, Any]
-) -> tuple[Any, list[Recipe]]:
-    """An operation with one output."""
-    made = function(*given, **options)
-    return made, [(made, lambda *again: function(*again, **options), given)]
-
-
-def _of_norm(function: Callable[..., Any], given: tuple[Any, ...], options: dict[str, Any]) -> tuple[Any, list[Recipe]]:
-    """The norm of a sum, from the sum."""
-    normed, added = function(*given, **options)
-    weight = given[2]
-    return (normed, added), [(normed, lambda x, w: function(x, None, w, **options)[0], (added, weight))]
-
-
-def _of_core(function: Callable[..., Any], given: tuple[Any, ...], options: dict[str, Any]) -> tuple[Any, list[Recipe]]:
-    """Mamba-2's core: what it can say of its own parts, as ``kernels.mamba2_fused`` can."""
-    if not hasattr(function, "with_recipes"):
-        return function(*given, **options), []
-    out, state, found = function.with_recipes(*given, **options)
-    return (out, state), found
-
-
-_RECIPES: dict[str, Callable[..., tuple[Any, list[Recipe]]]] = {
-    "add_rms_norm": _of_norm,
-    "mamba2_core": _of_core,
-    **dict.fromkeys(("swiglu", "gate", "norm_gate", "conv1d", "head_norms"), _of_whole),
-}

@@ -1,7 +1,7 @@
 """fused: one decode step of a whole model as a short list of fused kernels, planned once per model and cache.
 
 The plan holds the launches in order, with every buffer allocated; running it reads the token and position of each
-sequence from device memory, updates the caches in place, and leaves logits and the next token. The twin it must agree
+sequence from device memory, updates the caches in place, and leaves logits and the next token. The step it must agree
 with is ``LanguageModel.decode`` over the same parameters and caches.
 """
 
@@ -97,7 +97,7 @@ class FusedStep:
     ``reads`` are its attentions in order, ``compilations`` compile what is launched without launching it.
 
     Args:
-        model: an allocated model whose case ``step.refuses_fused`` accepts.
+        model: an allocated model whose case ``step.unsupported_by_fused`` finds nothing against.
         caches: of all its layers, as ``LanguageModel.new_caches`` makes them.
         token_B, position_B: int64; read, and overwritten with the next token and ``position + advance``.
         streams: 2 runs the branches of a parallel block side by side.

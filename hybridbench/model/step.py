@@ -1,8 +1,8 @@
 """step: the two ways to decode one token: module by module, or as one plan of fused kernels.
 
-They are the backends ``modules`` and ``fused`` of the operation ``decode_step``. The first runs every kernel of the
-registry by itself and takes any model; the second knows the blocks of the five families, and is proved against the
-first on the very model, caches and depth that are timed.
+They are the backends ``modules`` and ``fused`` of the operation ``decode_step``. The first runs every kernel by itself
+and takes any model; the second knows the blocks of the five families, and is proved against the first on the very
+model, caches and depth that are timed. Which of them a case takes is decided in ``choices``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from hybridbench.arch.block import Block
 from hybridbench.arch.mamba2 import Mamba2
 from hybridbench.arch.mlp import Mlp
 from hybridbench.arch.parallel import Parallel
-from hybridbench.errors import Unsupported, WrongResult, unknown_name
+from hybridbench.errors import Unsupported, WrongResult
 from hybridbench.kernels import BACKENDS, Backend, Problem
 from hybridbench.kernels.problem import accepts_anything, imported
 from hybridbench.kernels.verify import Check
@@ -59,7 +59,7 @@ STEPS = {
     "modules": Backend(DECODE_STEP, "modules", "hybridbench", "", _load_modules, accepts_anything),
     "fused": Backend(DECODE_STEP, "fused", "triton", "", _load_fused, _on_gpu),
 }
-"""Name to backend, the plain twin first."""
+"""Name to backend, the reference implementation first."""
 
 STEP_ORDER = {"cuda": ("fused", "modules"), "cpu": ("modules",)}
 """Device to the names ``auto`` tries in mode graph, in order."""
@@ -68,32 +68,7 @@ ALL_BACKENDS: dict[str, dict[str, Backend]] = {**BACKENDS, DECODE_STEP: STEPS}
 """Operation to name to backend: the kernels', and the two ways to decode."""
 
 
-def resolve_step(case: Case, problem: Problem) -> Backend:
-    """How the case decodes. ``auto`` takes the fused step in mode graph where it can run and nobody named a kernel of
-    the modules.
-
-    Raises:
-        BadInput: an unknown name.
-        Unsupported: fused was asked for, by name or with two streams, and cannot run this.
-    """
-    execution = case.execution
-    asked = execution.backends.get(DECODE_STEP, "auto")
-    if asked not in (*STEPS, "auto"):
-        raise unknown_name(f"{DECODE_STEP} backend", asked, [*STEPS, "auto"])
-    if asked == "modules" and execution.streams == 1:
-        return STEPS["modules"]
-    reason = refuses_fused(case, problem)
-    if reason is None and asked != "modules":
-        return STEPS["fused"]
-    if asked == "fused":
-        raise Unsupported(f"{DECODE_STEP} backend 'fused' cannot run here: {reason}. What can run here: modules.")
-    if execution.streams != 1:
-        reason = reason or "modules were asked for"
-        raise Unsupported(f"{execution.streams} streams need the fused decode step, which cannot run: {reason}.")
-    return STEPS["modules"]
-
-
-def refuses_fused(case: Case, problem: Problem) -> str | None:
+def unsupported_by_fused(case: Case, problem: Problem) -> str | None:
     """Why the fused step cannot take this case, or, unless it was named, is not to; None if it is."""
     asked = case.execution.backends
     if reason := STEPS["fused"].refuses(problem):

@@ -297,6 +297,25 @@ def test_what_can_be_built_and_run_here():
         assert run(command).output
 
 
+def test_a_case_is_explained_operation_by_operation():
+    asked = "--explain --device cpu --scale tiny --ctx 1k"
+    mamba, swa = document(*f"backends {asked} --arch mamba,swa --workload prefill".split())["cases"]
+    ran = {(row["op"], row["block"]): row for row in mamba["operations"]}
+    assert ran["ssd", "mamba2"]["runs"] == "reference"
+    assert ran["conv1d", "mamba2"]["asked"] == "auto"
+    (over,) = {row["runs"]: row["passed_over"] for row in swa["operations"] if row["op"] == "attention"}["sdpa-blocks"]
+    assert over["candidate"] == "sdpa-flash"
+    assert "no window by itself" in over["reason"]
+    (step,) = document(*f"backends {asked} --arch mamba".split())["cases"][0]["operations"][-1]["passed_over"]
+    assert step["candidate"] == "fused"
+    (published,) = document(*f"backends {asked} --arch transformer --mode published".split())["cases"]
+    assert published["operations"][0]["why"] == "mode published decodes attention as plain eager code"
+    text = run(*f"backends {asked} --arch transformer".split()).output
+    assert "not fused: its kernels run on CUDA devices only" in text
+    text = run(*f"backends {asked} --arch transformer --backend attention_decode=triton".split()).output
+    assert "unsupported: attention_decode backend 'triton' cannot run here" in text
+
+
 @pytest.mark.parametrize("hopper", [True, False])
 def test_doctor_says_how_to_install_the_kernels_of_this_gpu(hopper):
     gpu = replace(

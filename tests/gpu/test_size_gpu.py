@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 import torch
 
-from hybridbench.kernels import BACKENDS, available, resolve
-from hybridbench.kernels.by_rows import OPS
+from hybridbench.kernels import BACKENDS, OPERATIONS, available, resolve
 from hybridbench.kernels.verify import BOUNDS, inputs_at
 from hybridbench.limits import rows_at_once
 from hybridbench.problem import Problem, of_op, problem_of
 from hybridbench.suite import DECODE, PREFILL, Sweep, block_ops, block_uses, cases
 
+OVER_SEQUENCES = [op for op, row in OPERATIONS.items() if row.sequences]
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no CUDA device"),
@@ -85,7 +85,7 @@ def with_fewer_heads(asked: Problem, divisor: int) -> Problem:
 def kernels() -> list[Any]:
     return [
         pytest.param(op, name, letter, id=f"{op}-{name}-{letter}")
-        for op in OPS
+        for op in OVER_SEQUENCES
         for name in BACKENDS[op]
         if name not in PLAIN
         for letter in LETTERS[op]
@@ -132,10 +132,10 @@ def test_a_row_of_the_batch_is_what_it_is_alone(op: str, name: str, letter: str)
 
 
 def test_every_operation_over_sequences_is_asked_by_a_mixer() -> None:
-    assert set(LETTERS) == set(OPS)
+    assert set(LETTERS) == set(OVER_SEQUENCES)
     limited = {
         (op, name)
-        for op in OPS
+        for op in OVER_SEQUENCES
         for name in BACKENDS[op]
         for letter in LETTERS[op]
         if rows_at_once(op, name, problem(op, letter, SEQUENCES.get(op, BATCH))) < SEQUENCES.get(op, BATCH)

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from hybridbench.errors import Unsupported, WrongResult
-from hybridbench.kernels import BACKENDS, Backend, Problem, available, reference, registry, resolve, verify
-from hybridbench.kernels.by_rows import OPS, by_rows, holds_sequences, in_groups
+from hybridbench.kernels import BACKENDS, OPERATIONS, Backend, Problem, available, reference, resolve, resolver, verify
+from hybridbench.kernels.by_rows import by_rows, holds_sequences, in_groups
 from hybridbench.kernels.verify import Inputs, inputs_at
 from hybridbench.model import checkpoint
 from hybridbench.model.build import resolve_backends
@@ -25,6 +25,7 @@ from hybridbench.model.checkpoint import cheap, learning, remembering
 from hybridbench.suite import Sweep, cases
 from hybridbench.worker import Bench, run_case
 
+OVER_SEQUENCES = [op for op, row in OPERATIONS.items() if row.sequences]
 MAMBA2 = {"head_dim": 16, "n_heads": 4, "d_state": 16, "n_groups": 2, "chunk_size": 16, "d_conv": 4, "width": 64}
 MAMBA3 = {"head_dim": 16, "n_heads": 4, "d_state": 16, "n_angles": 4, "chunk_size": 16, "width": 64, "row": 400}
 DELTA = {"head_dim": 16, "n_heads": 4, "n_kv_heads": 2, "chunk_size": 16, "row": 512}
@@ -55,14 +56,14 @@ def same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 2, 5])
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", OVER_SEQUENCES)
 def test_groups_are_the_whole(op: str, rows: int) -> None:
     inputs, whole = drawn(op), BACKENDS[op]["reference"].load()
     with torch.no_grad():
         same(inputs.run(by_rows(op, whole, rows)), inputs.run(whole))
 
 
-@pytest.mark.parametrize("op", [op for op in OPS if not op.endswith("_step") and op != "attention_decode"])
+@pytest.mark.parametrize("op", [op for op in OVER_SEQUENCES if not op.endswith("_step") and op != "attention_decode"])
 def test_gradients_of_groups_are_those_of_the_whole(op: str) -> None:
     inputs, whole = drawn(op), BACKENDS[op]["reference"].load()
     found: list[dict[str, Tensor]] = []
@@ -76,7 +77,7 @@ def test_gradients_of_groups_are_those_of_the_whole(op: str) -> None:
     same(found[1], found[0])
 
 
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", OVER_SEQUENCES)
 def test_each_group_is_of_at_most_so_many(op: str) -> None:
     whole, sizes = BACKENDS[op]["reference"].load(), []
     names = list(inspect.signature(getattr(reference, op)).parameters)
@@ -92,7 +93,7 @@ def test_each_group_is_of_at_most_so_many(op: str) -> None:
     assert sizes == [{2}, {2}, {1}] * calls
 
 
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", OVER_SEQUENCES)
 def test_the_names_of_shapes_say_what_holds_sequences(op: str) -> None:
     """Every tensor that is drawn with one row a sequence, and no parameter, is one to split."""
     inputs = drawn(op, batch=3)
@@ -301,11 +302,11 @@ def test_a_case_in_groups_is_measured_counted_and_named_so(
     (case,) = cases(dataclasses.replace(sweep, checkpoint=checkpoint), has_gpu=False)
     bench = Bench(torch.device("cpu"), None, None, ceilings={"float32": None})
     whole, _ = run_case(case, bench)
-    monkeypatch.setattr(registry, "rows_at_once", lambda op, _name, problem: 1 if op in OPS else problem.batch)
+    monkeypatch.setattr(resolver, "rows_at_once", lambda *_: 1)
     groups, _ = run_case(case, bench)
     ran = {use.op: use.ran for use in groups.backends}
     for use in whole.backends:
-        assert ran[use.op] == (f"{use.ran}, 1 row at a time" if use.op in OPS else use.ran)
+        assert ran[use.op] == (f"{use.ran}, 1 row at a time" if use.op in OVER_SEQUENCES else use.ran)
     assert any(name.endswith("1 row at a time") for name in ran.values())
     assert [count.error for count in groups.counts] == [count.error for count in whole.counts]
     assert [count.flops for count in groups.counts] == pytest.approx([count.flops for count in whole.counts], rel=0.01)

@@ -11,10 +11,21 @@ import pytest
 import torch
 
 from hybridbench.errors import BadInput, Unsupported
-from hybridbench.kernels import BACKENDS, DEFAULT_ORDER, Backend, Problem, available, registry, resolve, verify
+from hybridbench.kernels import (
+    BACKENDS,
+    DEFAULT_ORDER,
+    OPERATIONS,
+    Backend,
+    Problem,
+    available,
+    resolve,
+    resolver,
+    verify,
+)
 from hybridbench.kernels.attention import refuses_flash_attn_4
 from hybridbench.kernels.delta import refuses_gated_delta
 from hybridbench.kernels.ssm import refuses_one_pass
+from hybridbench.suite import DECODE_STEP, OPS
 
 SHAPES: dict[str, list[dict[str, int]]] = {
     "attention": [
@@ -92,6 +103,7 @@ def test_a_backend_is_right_or_says_why_not(backend: Backend, problem: Problem) 
 
 
 def test_every_operation_has_a_reference_and_a_complete_order() -> None:
+    assert {*OPERATIONS, DECODE_STEP} == set(OPS), "a kind of block asks for what is no operation, or nobody asks"
     assert set(BACKENDS) == set(DEFAULT_ORDER) == set(SHAPES)
     for op, table in BACKENDS.items():
         assert "reference" in table
@@ -101,8 +113,8 @@ def test_every_operation_has_a_reference_and_a_complete_order() -> None:
             order = DEFAULT_ORDER[op][device]
             assert order[-1] == "reference"
             assert set(order) <= set(table)
-        of_cuda = {name for name, backend in table.items() if backend is not BACKENDS["attention"].get("sdpa-blocks")}
-        assert set(DEFAULT_ORDER[op]["cuda"]) == of_cuda
+        never_on_a_gpu = {backend.name for backend in OPERATIONS[op].cpu_only}
+        assert set(DEFAULT_ORDER[op]["cuda"]) == set(table) - never_on_a_gpu
 
 
 @pytest.mark.parametrize(
@@ -142,7 +154,7 @@ def test_auto_on_cuda_follows_the_refusals(problem: Problem, chosen: str, monkey
     def stated_reason(backend: Backend, asked: Problem | None = None) -> str | None:
         return backend.refuses(asked) if asked else None
 
-    monkeypatch.setattr(registry, "available", stated_reason)
+    monkeypatch.setattr(resolver, "available", stated_reason)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert resolve("attention", "auto", problem).name == chosen
 

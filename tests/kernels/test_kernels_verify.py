@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from hybridbench.errors import Unsupported, WrongResult
-from hybridbench.kernels import BACKENDS, Backend, Problem, reference, resolve, verify
-from hybridbench.kernels.registry import by_path
-from hybridbench.kernels.verify import _CASES, BOUNDS, CANCELLING, _Draw
+from hybridbench.kernels import BACKENDS, OPERATIONS, Backend, Problem, reference, resolve, verify
+from hybridbench.kernels.inputs import Draw
+from hybridbench.kernels.resolver import by_path
+from hybridbench.kernels.verify import BOUNDS
 
 ATTENTION = Problem("cpu", "bfloat16", head_dim=64, n_heads=8, n_kv_heads=2, training=True)
 WINDOWED = dataclasses.replace(ATTENTION, window=40, sinks=4)
@@ -188,7 +189,7 @@ def test_what_the_published_kernels_of_mamba3_round_passes(monkeypatch: pytest.M
     problem = Problem("cpu", "bfloat16", training=True, **sizes)
     check = verify(broken("mamba3_scan", as_published), problem, device="cpu", seed=1)
     assert BOUNDS["bfloat16"][1] < check.error < 0.75 * check.bound
-    assert check.bound == CANCELLING["angle_BTR"] * BOUNDS["bfloat16"][1]
+    assert check.bound == OPERATIONS["mamba3_scan"].cancels["angle_BTR"] * BOUNDS["bfloat16"][1]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -228,11 +229,11 @@ WIDE = Problem(
 )
 
 
-@pytest.mark.parametrize("op", _CASES)
+@pytest.mark.parametrize("op", OPERATIONS)
 def test_each_input_has_tensors_of_its_own(op: str) -> None:
     """One that another takes over and adds to would be tried as the other."""
-    draw = _Draw(WIDE, torch.device("cpu"), torch.Generator().manual_seed(0))
-    cases = list(_CASES[op](WIDE, draw))
+    draw = Draw(WIDE, torch.device("cpu"), torch.Generator().manual_seed(0))
+    cases = list(OPERATIONS[op].draw(WIDE, draw))
     assert len({id(case.tensors) for case in cases}) == len(cases)
 
 

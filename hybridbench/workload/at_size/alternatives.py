@@ -13,8 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from hybridbench.kernels import BACKENDS, DEFAULT_ORDER, Problem, available
-from hybridbench.kernels import reference as references
+from hybridbench.kernels import BACKENDS, DEFAULT_ORDER, OPERATIONS, Problem, available
 from hybridbench.kernels.problem import Backend
 from hybridbench.model.build import Resolved
 from hybridbench.model.language import LanguageModel
@@ -82,5 +81,4 @@ def other(backend: Backend, problem: Problem) -> Function:
                 continue
             if available(candidate, problem) is None:
                 return candidate.load()
-    reference: Function = getattr(references, backend.op)
-    return reference
+    return OPERATIONS[backend.op].reference

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from hybridbench.kernels import reference
+from hybridbench.kernels import OPERATIONS, reference
 from hybridbench.model.cache import Cache, of_row, recurrent_states, written
 from hybridbench.model.language import LanguageModel
 from hybridbench.model.moe import MoeModule
@@ -107,7 +107,7 @@ class Beside:
             step()
 
     def _watched(self, op: str, function: Function) -> Function:
-        plain: Function = getattr(reference, op)
+        plain: Function = OPERATIONS[op].reference
 
         def attention(*given: Tensor) -> Any:
             out = function(*given)

@@ -1,0 +1,161 @@
+"""resolver: which backend runs an operation, and why each candidate before it does not.
+
+    >>> problem = Problem(device="cpu", dtype="float32", head_dim=64, n_heads=8, n_kv_heads=2)
+    >>> resolve("attention", "auto", problem).name
+    'sdpa-flash'
+    >>> windowed = Problem(device="cpu", dtype="float32", head_dim=64, n_heads=8, n_kv_heads=2, window=512)
+    >>> [name for name, reason in choose("attention", "auto", windowed).passed_over]
+    ['sdpa-flash']
+
+A named backend runs or raises ``Unsupported``. Only "auto" chooses, and what it chose is in the record. A backend that
+is right on fewer sequences than a batch has runs on groups of them, and its ``ran`` says so; where it is wrong on a
+single one, it cannot run (``limits``). The candidates and their order are in ``operation``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from hybridbench.errors import BadInput, Unsupported, unknown_name
+from hybridbench.kernels.by_rows import in_groups
+from hybridbench.kernels.operation import OPERATIONS
+from hybridbench.kernels.problem import Backend, Problem, accepts_anything
+from hybridbench.limits import beyond, rows_at_once
+
+BACKENDS: dict[str, dict[str, Backend]] = {op: row.by_name for op, row in OPERATIONS.items()}
+"""Operation to name to backend."""
+
+DEFAULT_ORDER: dict[str, dict[str, tuple[str, ...]]] = {op: row.order for op, row in OPERATIONS.items()}
+"""Operation to device to the names "auto" tries, in order."""
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """What runs an operation.
+
+    Attributes:
+        asked: a backend's name, ``package.module:function`` or ``"auto"``.
+        passed_over: candidates before it, each with a sentence, without a full stop, why it does not run. Only "auto"
+            passes over.
+        why: what decided, where it was neither a name nor the order of candidates; a sentence without a full stop.
+    """
+
+    backend: Backend
+    asked: str = "auto"
+    passed_over: tuple[tuple[str, str], ...] = ()
+    why: str = ""
+
+
+def available(backend: Backend, problem: Problem | None = None) -> str | None:
+    """Why ``backend`` cannot run here (on ``problem``, if given), as a sentence without a full stop; None if it can."""
+    if problem is not None:
+        if reason := backend.refuses(problem):
+            return reason
+        if reason := beyond(backend.op, backend.name, problem):
+            return reason
+        if problem.device == "cuda" and not torch.cuda.is_available():
+            return "PyTorch finds no CUDA device on this machine"
+    try:
+        backend.load()
+    except Unsupported as missing:
+        return f"{missing}; install it with: {backend.install}" if backend.install else str(missing)
+    return None
+
+
+def resolve(op: str, asked: str, problem: Problem) -> Backend:
+    """The backend of ``choose``."""
+    return choose(op, asked, problem).backend
+
+
+def choose(op: str, asked: str, problem: Problem) -> Resolution:
+    """What will run ``op`` on ``problem``, in groups of sequences where it is right on those only.
+
+    Args:
+        asked: ``"auto"``, a name of ``BACKENDS[op]``, or ``package.module:function`` for a callable of one's own with
+            the operation's signature.
+
+    Raises:
+        BadInput: no such operation or name.
+        Unsupported: the named backend cannot do this here; the text says why and what can.
+    """
+    if op not in BACKENDS:
+        raise unknown_name("operation", op, BACKENDS)
+    if ":" in asked:
+        return Resolution(by_path(op, asked), asked)
+    if asked == "auto":
+        return _first_that_runs(op, problem)
+    if asked not in BACKENDS[op]:
+        raise unknown_name(f"{op} backend", asked, [*BACKENDS[op], "auto"])
+    if reason := available(BACKENDS[op][asked], problem):
+        others = [name for name, other in BACKENDS[op].items() if available(other, problem) is None]
+        can = f"What can run here: {', '.join(others)}" if others else "No other backend can run it here either"
+        raise Unsupported(f"{op} backend '{asked}' cannot run here: {reason}. {can}.")
+    return Resolution(_right_at_size(BACKENDS[op][asked], problem), asked)
+
+
+def _first_that_runs(op: str, problem: Problem) -> Resolution:
+    passed_over: list[tuple[str, str]] = []
+    for name in DEFAULT_ORDER[op][problem.device]:
+        reason = available(BACKENDS[op][name], problem)
+        if reason is None:
+            return Resolution(_right_at_size(BACKENDS[op][name], problem), passed_over=tuple(passed_over))
+        passed_over.append((name, reason))
+    reasons = ". ".join(f"{name}: {reason}" for name, reason in passed_over)
+    raise Unsupported(f"no {op} backend can run here. {reasons}.")
+
+
+def _right_at_size(backend: Backend, problem: Problem) -> Backend:
+    """The backend, handed as many sequences at a time as it is right on; of one, ``available`` made sure."""
+    if not OPERATIONS[backend.op].sequences:
+        return backend
+    rows = rows_at_once(backend.op, backend.name, problem)
+    return backend if rows >= problem.batch else in_groups(backend, rows)
+
+
+def by_path(op: str, path: str) -> Backend:
+    """A backend from ``package.module:function``; it refuses nothing and is verified like any other.
+
+    A scan without a parameter for an initial state is taken too: it is never given one.
+
+    Raises:
+        BadInput: the module cannot be imported or has no such function.
+    """
+    module_name, _, function_name = path.partition(":")
+    try:
+        function: Callable[..., Any] = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError, ValueError) as problem:
+        raise BadInput(
+            f"{op} kernel '{path}' cannot be loaded ({problem}); write it as package.module:function, importable here."
+        ) from problem
+    package = module_name.partition(".")[0]
+    continues = _takes_initial_state(op, function)
+    kernel = function if continues else _from_nothing(op, path, function)
+    return Backend(op, path, package, "", lambda: kernel, accepts_anything, dispatched=False, continues=continues)
+
+
+def _takes_initial_state(op: str, function: Callable[..., Any]) -> bool:
+    """Whether a function has the operation's parameter for a state to start from, where the operation has one."""
+    wanted = {name for name in inspect.signature(OPERATIONS[op].reference).parameters if name.startswith("initial")}
+    try:
+        given = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # a compiled function may have no signature that Python sees
+        return True
+    return wanted <= given.keys() or any(one.kind is one.VAR_KEYWORD for one in given.values())
+
+
+def _from_nothing(op: str, path: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A scan that starts from an empty state only."""
+
+    def call(*given: Any, **options: Any) -> Any:
+        started = {name for name, value in options.items() if name.startswith("initial") and value is not None}
+        if started:
+            raise Unsupported(f"{op} kernel '{path}' has no parameter {min(started)}, to start from a state.")
+        return function(*given, **{name: value for name, value in options.items() if not name.startswith("initial")})
+
+    return call
