@@ -1,17 +1,21 @@
 # make quickstart   make .venv, install, measure, write a report
-# make test         everything that can be checked without a GPU
+# make test         everything that can be checked without a GPU in five minutes
+# make test-all     that, and what takes longer: kernels in Triton's interpreter, compilation, workers that die
 # make gpu-test     the tests that need a CUDA device, with the environment's own Python
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test lint types imports unit gpu-test clean
+.PHONY: quickstart test test-all lint types imports unit gpu-test clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/hybridbench quickstart
 
 test: $(VENV)/installed-dev lint types imports unit
+
+test-all: $(VENV)/installed-dev lint types imports
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 lint:
 	$(BIN)/ruff check .
@@ -24,7 +28,7 @@ imports:
 	$(BIN)/lint-imports
 
 unit:
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "not slow"
 
 gpu-test:
 	$(PYTHON) -m pytest tests/gpu -m gpu

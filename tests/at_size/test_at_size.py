@@ -89,7 +89,7 @@ PATTERNS = ("*-", "S-", "M-", "m-", "3-", "G-", "K-", "(*&M)-", "M-E")
     ("kind", "context", "batch"),
     [(TRAIN, 80, 2), (TRAIN, 80, 1), (PREFILL, 150, 3), (PREFILL, 150, 1), (DECODE, 99, 2)],
 )
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_right_kernels_are_checked_in_every_workload(
     pattern: str, kind: str, context: int, batch: int, dtype: str
 ) -> None:

@@ -339,6 +339,7 @@ def test_doctor_shows_the_sustained_product_beside_the_burst(monkeypatch, sustai
     assert document("doctor", "--ceilings")["ceilings"][0]["sustained_matmul_flops_per_s"] == sustained
 
 
+@pytest.mark.slow
 def test_a_second_run_into_a_folder_reports_what_both_measured(tmp_path: Path) -> None:
     for workload in ("prefill", "decode"):
         command = [workload, "--arch", "mamba", "--scale", "tiny", "--ctx", "64", "--max-time", "0.05"]

@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("triton.knobs", reason="triton is not installed, so there is no kernel to test")
 
 PROGRAM = Path(__file__).with_name("offsets_without_gpu.py")

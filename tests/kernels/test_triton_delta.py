@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("triton", reason="triton is not installed, so there is no kernel to test")
 
 SCRIPTS = Path(__file__).parent

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("triton.runtime._async_compile")
 
 PROGRAM = Path(__file__).with_name("tune_without_gpu.py")

@@ -20,7 +20,10 @@ from hybridbench.worker import Bench, run_case
 from hybridbench.workload import prepare
 
 # Dynamo looks at .grad of a layer's input itself, which is no leaf, and its own warning then stops it.
-pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
+]
 
 
 def prepared(name: str, kind: str, mode: str, checkpoint: str = "none") -> Any:

@@ -68,6 +68,7 @@ def test_each_failure_costs_one_case_and_is_recorded_with_its_status(tmp_path):
     assert "out of memory" in str(killed.message)
 
 
+@pytest.mark.slow
 def test_a_case_that_hangs_costs_itself_and_says_where(tmp_path, monkeypatch):
     """With limits that grow, until there is time enough to come to the kernel that hangs: other work may delay that."""
     hangs = tmp_path / "hangs"
@@ -257,6 +258,7 @@ def test_a_worker_that_cannot_start_again_costs_no_case_and_keeps_what_was_finis
     assert [record.status for record in stored] == [Status.OK, Status.CRASHED]
 
 
+@pytest.mark.slow
 def test_a_case_that_ran_out_of_time_is_tried_again_when_it_is_given_more(tmp_path):
     def decode(limit):
         command = ["decode", "--arch", "mamba", "--ctx", "64", "--device", "cpu", "--max-time", "0.05"]
@@ -269,6 +271,7 @@ def test_a_case_that_ran_out_of_time_is_tried_again_when_it_is_given_more(tmp_pa
     assert [record.status for record in load([tmp_path], pytest.fail)] == [Status.TIMED_OUT, Status.OK]
 
 
+@pytest.mark.slow
 def test_resuming_with_other_sampling_says_why_cases_run_again(tmp_path):
     def decode(seconds):
         command = ["decode", "--arch", "mamba", "--ctx", "64", "--device", "cpu", "--max-time", seconds]
