@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hybridbench.kernels.problem import Problem
+from hybridbench.kernels.reference import NO_STEP
 
 BATCH = 2
 
@@ -28,9 +29,6 @@ WIDTH = 96
 
 EPS = 1e-5
 """Added under the root of a checked norm."""
-
-NO_STEP = -1e4
-"""A projected dt of which softplus makes exactly 0 in every dtype, so that its row leaves a state as it is."""
 
 VOCABULARY = 1000
 """Words of the checked loss: few, and not a multiple of any tile."""

@@ -457,6 +457,9 @@ def selective_step(
     return (y * F.silu(wide(z_BI))).to(x_BI.dtype)
 
 
+NO_STEP = -1e4
+"""A projected dt of which softplus makes exactly 0, in every dtype and with any bias: its row leaves a state alone."""
+
 A_FLOOR = 1e-4
 """The least rate of decay of Mamba-3, as its public module has it."""
 

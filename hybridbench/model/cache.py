@@ -8,6 +8,7 @@ only one mixer keeps stands beside its module.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -259,6 +260,17 @@ def written(cache: Cache, depth: int) -> list[Tensor]:
         return []
     slot = int(cache.slots(torch.tensor(depth)))
     return [x[:, slot : slot + 1] for x in cache.tensors()["kv"]]
+
+
+def states_compared(caches: Sequence[Cache]) -> dict[str, Tensor]:
+    """What two caches of the same tokens agree in, by name and place, without keys and values: a step adds one token to
+    those and overwrites all this."""
+    return {
+        f"{name} of cache {index + 1}": tensor
+        for index, cache in enumerate(caches)
+        for name, tensor in cache.compared().items()
+        if not name.endswith(("keys", "values"))
+    }
 
 
 def recurrent_states(caches: list[Cache]) -> list[Tensor]:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hybridbench.arch.mamba2 import Mamba2
+from hybridbench.kernels.reference import NO_STEP
 from hybridbench.model.block import Factory, Step
 from hybridbench.model.cache import Cache, RecurrentCache
 from hybridbench.model.mixer import RecurrentModule, carried, conv_front, convolved, keep_tail
@@ -20,8 +21,6 @@ from hybridbench.sizes import ROW_ALIGNED
 from hybridbench.suite import CORE
 
 DT_FLOOR = 1e-4
-NO_STEP = -1e4
-"""What softplus makes a step of 0 of, in any dtype and with any bias."""
 
 
 def padding(columns: int, device: torch.device) -> int:

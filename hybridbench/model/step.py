@@ -22,7 +22,7 @@ from hybridbench.errors import Unsupported, WrongResult
 from hybridbench.kernels import BACKENDS, Backend, Problem
 from hybridbench.kernels.problem import accepts_anything, imported
 from hybridbench.kernels.verify import Check
-from hybridbench.model.cache import Cache, recurrent_states
+from hybridbench.model.cache import Cache, recurrent_states, states_compared
 from hybridbench.sizes import FUSED_STEP_BATCH
 from hybridbench.suite import DECODE_STEP, GRAPH, Case, block_ops, block_uses
 
@@ -159,9 +159,7 @@ def both_ways(
 
     def left_by(step: Callable[[], Tensor]) -> dict[str, Tensor]:
         left = {"logits": step().float().clone()}
-        for index, cache in enumerate(caches):
-            names = {name: x for name, x in cache.compared().items() if not name.endswith(("keys", "values"))}
-            left |= {f"{name} of cache {index + 1}": tensor.clone() for name, tensor in names.items()}
+        left |= {name: tensor.clone() for name, tensor in states_compared(caches).items()}
         put_back()
         return left
 

@@ -45,9 +45,6 @@ class Alternatives:
         self._functions = [item.function for item in chosen]
         self._active = False
 
-    def __len__(self) -> int:
-        return len(self._other)
-
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Around all work in which ``in_place`` is entered."""

@@ -76,7 +76,6 @@ class Checker:
         length, layers = token_BT.shape[1], self.model.layers
         in_pieces = len(token_BT) == 1 or any(piece_count(layer, length) > 2 for layer in layers)
         alternatives = Alternatives(self.model, self.resolved, attention=in_pieces)
-        compiled = any(item.backend.compiles_per_length for item in self.resolved)
         asked = self._asked("prefill", ROWS if len(token_BT) > 1 else PIECES, length)
 
         def errors(tokens: int) -> Errors:
@@ -85,7 +84,7 @@ class Checker:
                 Walk(self.model, self._symbols, token_BT[:, :tokens], caches, alternatives, found).run()
             return found
 
-        self._judge(asked, errors, length, may_be_short=not compiled)
+        self._judge(asked, errors, length)
 
     def train(self, token_BT: Tensor, target_BT: Tensor) -> None:
         """A training step's forward and backward: outputs, the loss and all gradients, of rows alone, or by other
@@ -105,7 +104,7 @@ class Checker:
                 Backward(self.model, self._symbols, *parts, alternatives, found).run()
             return found
 
-        self._judge(asked, errors, token_BT.shape[1], may_be_short=several and not alternatives)
+        self._judge(asked, errors, token_BT.shape[1], may_be_short=several)
 
     def decode(self, loop: DecodeLoop, depth: int) -> Callable[[], object]:
         """The step of a decode loop as it is timed, once it was checked with ``depth`` tokens cached.
@@ -187,11 +186,14 @@ class Checker:
         ran = sorted({f"{item.op}={item.backend.name}" for item in self.resolved if item.op != DECODE_STEP})
         return f"what ran: {', '.join(ran)}. Name another backend with --backend, or take a smaller batch or context"
 
-    def _judge(self, asked: Comparison, errors: Callable[[int], Errors], length: int, *, may_be_short: bool) -> None:
+    def _judge(
+        self, asked: Comparison, errors: Callable[[int], Errors], length: int, *, may_be_short: bool = True
+    ) -> None:
+        compiled = any(item.backend.compiles_per_length for item in self.resolved)  # and would for the short ones
         try:
             with self._guarded():
                 short: Worst = {}
-                if length > SHORT and may_be_short:
+                if length > SHORT and may_be_short and not compiled:
                     key = self._key(asked.what)
                     if key not in self._known.worst:
                         self._known.worst[key] = errors(SHORT).worst()

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from hybridbench.kernels import OPERATIONS, reference
-from hybridbench.model.cache import Cache, of_row, recurrent_states, written
+from hybridbench.model.cache import Cache, of_row, recurrent_states, states_compared, written
 from hybridbench.model.language import LanguageModel
 from hybridbench.model.moe import MoeModule
 from hybridbench.model.swap import Function, swapped
@@ -38,12 +38,8 @@ class Left:
     @classmethod
     def of(cls, logits_BV: Tensor, caches: Sequence[Cache], row: int) -> Left:
         """Copies of a row's logits and states, not of keys and values, to which a step adds one token."""
-        left = {"logits": logits_BV[row : row + 1].clone()}
-        for index, cache in enumerate(caches):
-            for name, tensor in of_row(cache, row).compared().items():
-                if not name.endswith(("keys", "values")):
-                    left[f"{name} of cache {index + 1}"] = tensor.clone()
-        return cls(left)
+        left = {"logits": logits_BV[row : row + 1], **states_compared([of_row(cache, row) for cache in caches])}
+        return cls({name: tensor.clone() for name, tensor in left.items()})
 
     def compare(self, expected: Left, where: str, errors: Errors) -> None:
         """Notes how far each tensor is from the expected one."""

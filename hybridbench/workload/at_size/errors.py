@@ -17,6 +17,7 @@ from torch import Tensor
 
 from hybridbench.errors import WrongResult
 from hybridbench.kernels.verify import BOUNDS
+from hybridbench.model.step import BOUND
 from hybridbench.record import SizeCheck
 
 SHORT = 2048
@@ -33,8 +34,8 @@ ELEMENTS = 1 << 24
 """Elements compared at a time, in float32: a comparison needs little memory whatever it compares."""
 
 OUTPUT, GRADIENT, STEP = "output", "gradient", "step"
-STEP_BOUNDS = {"float64": 1e-8, "float32": 1e-3, "bfloat16": 6e-2, "float16": 6e-2}
-"""A whole decode step's: its layers round one after the other (``model.step.BOUND``)."""
+STEP_BOUNDS = {"float64": 1e-8, "float32": 1e-3, "bfloat16": BOUND, "float16": BOUND}
+"""A whole decode step's, whose layers round one after the other."""
 
 
 def cap(kind: str, dtype: str) -> float:
