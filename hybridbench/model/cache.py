@@ -8,7 +8,8 @@ only one mixer keeps stands beside its module.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -245,9 +246,28 @@ def of_row(cache: Cache, row: int) -> Cache:
     return replace(cache, **tensors)  # type: ignore[type-var]
 
 
+@contextmanager
+def not_growing(caches: Sequence[Cache | None]) -> Iterator[None]:
+    """For a while a step reads its own token beside what growing caches hold, and they stay as they are."""
+    branches = (part for cache in caches for part in _branches(cache))
+    growing_ones = [part for part in branches if isinstance(part, GrowingCache)]
+    before = [part.held for part in growing_ones]
+    for part in growing_ones:
+        part.held = True
+    try:
+        yield
+    finally:
+        for part, held in zip(growing_ones, before, strict=True):
+            part.held = held
+
+
+def _branches(cache: Cache | None) -> tuple[Cache | None, ...]:
+    return (cache.first, cache.second) if isinstance(cache, ParallelCache) else (cache,)
+
+
 def reach(cache: Cache, tokens: int, generator: torch.Generator) -> None:
     """Makes what grows as long as after ``tokens`` tokens, with random values; a static cache is as long as it is."""
-    for part in (cache.first, cache.second) if isinstance(cache, ParallelCache) else (cache,):
+    for part in _branches(cache):
         if isinstance(part, GrowingCache):
             part.reach(tokens, generator)
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from hybridbench.model.attention import AttentionModule
 from hybridbench.model.block import Step
-from hybridbench.model.cache import Cache, ParallelCache
+from hybridbench.model.cache import Cache, ParallelCache, not_growing
 from hybridbench.model.language import LanguageModel
 from hybridbench.model.parallel import ParallelModule
 
@@ -75,7 +75,7 @@ class PublishedDecode:
     Args:
         model: allocated.
         token_B, position_B: what a step will be called with; graphs read them in place.
-        caches: what every step will be called with; their content is spent where graphs are captured.
+        caches: what every step will be called with; states are spent where graphs are captured, keys and values not.
         capture: makes a graph of a function and returns its replay; None runs every piece eagerly.
     """
 
@@ -99,8 +99,9 @@ class PublishedDecode:
         for eager, found in itertools.groupby(pieces, key=lambda piece: piece.eager):
             run = list(found)
             parts: list[Piece | Segment] = [*run] if eager else [Segment(run, carry, capture)]
-            for part in parts:
-                carry.update(part.run(carry))
+            with not_growing(caches):
+                for part in parts:
+                    carry.update(part.run(carry))
             self._parts += parts
 
     def __call__(self, token_B: Tensor, position_B: Tensor, caches: list[Cache | None]) -> Tensor:

@@ -35,10 +35,13 @@ if TYPE_CHECKING:
 CAPTURE_WARMUPS = 3
 
 
-def captured(step: Callable[[], object], *, collect: bool = True) -> Callable[[], object]:
+def captured(
+    step: Callable[[], object], *, put_back: Callable[[], object] = lambda: None, collect: bool = True
+) -> Callable[[], object]:
     """A CUDA graph of ``step``; calling it replays the graph.
 
     Args:
+        put_back: called after each warm-up, which runs the step: puts back what it moves on.
         collect: free older graphs first, which takes 0.2 s; not where one follows the other.
 
     Warm-up runs on a side stream first, as capture demands: lazy initialisation and autotuning must not be captured.
@@ -49,6 +52,7 @@ def captured(step: Callable[[], object], *, collect: bool = True) -> Callable[[]
     with torch.cuda.stream(side):
         for _ in range(CAPTURE_WARMUPS):
             step()
+            put_back()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     if collect:
@@ -153,6 +157,9 @@ class DecodeLoop:
         Args:
             verify: hold a fused or compiled step to the modules first; not one of a row, which is compared itself.
 
+        Warm-ups of a capture all run at the present position: a step that moves it on would leave the caches at the end
+        of a generation.
+
         Raises:
             WrongResult: it differs from them.
         """
@@ -166,7 +173,10 @@ class DecodeLoop:
             self.plan = plan
         if self.mode == COMPILE and verify:
             self.checks.append(self._verify_compiled())
-        return captured(self.step, collect=verify) if self.mode == GRAPH else self.step
+        if self.mode != GRAPH:
+            return self.step
+        position_B = self.position_B.clone()
+        return captured(self.step, put_back=lambda: self.position_B.copy_(position_B), collect=verify)
 
     def _verify_compiled(self) -> Check:
         inputs = (self.token_B, self.position_B)

@@ -3,6 +3,8 @@ held to."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,14 @@ import torch
 
 from hybridbench.arch.families import pattern_spec
 from hybridbench.errors import DeviceFault, WrongResult
+from hybridbench.kernels import kept, release
+from hybridbench.model.build import resolve_backends
 from hybridbench.record import Caveat, Status
 from hybridbench.runner import run_sweep
 from hybridbench.session import Proofs, Session, open_session
 from hybridbench.store import RecordWriter
 from hybridbench.suite import DECODE, GENERATE, PREFILL, TRAIN, Case, Execution, Sampling, Workload
+from hybridbench.workload import decode
 from hybridbench.workload.at_size.errors import BLOCK, SHORT, Comparison, Errors, judged, of_whole, over_positions
 from hybridbench.workload.at_size.gradients import MOST_ROWS, sampled
 from hybridbench.workload.at_size.sequence import piece_count, pieces
@@ -40,6 +45,41 @@ def a_case(pattern: str, kind: str, context: int, batch: int, dtype: str = "floa
         Execution("cpu", dtype, "eager", backends=named),
         sampling,
     )
+
+
+def _capture(
+    step: Callable[[], object], *, put_back: Callable[[], object] = lambda: None, collect: bool = True
+) -> Callable[[], object]:
+    """What a capture does to a step's tensors, without a GPU: it runs three times before."""
+    for _ in range(3):
+        step()
+        put_back()
+    return step
+
+
+@pytest.mark.parametrize("mode", ["graph", "published"])
+@pytest.mark.parametrize("pattern", ["*-", "S-", "M-*-", "(*&M)-"])
+def test_a_generation_is_captured_within_its_caches(pattern: str, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last step of a generation fills the last slot: a warm-up that moved on would write behind it, into the next
+    sequence, and leave other keys and values than those the sequence alone is decoded with."""
+    monkeypatch.setattr(decode, "captured", _capture)
+    if mode == "published":
+        made = decode.PublishedDecode
+        monkeypatch.setattr(decode, "PublishedDecode", lambda *given: made(*given[:-1], _capture))
+    case = a_case(pattern, GENERATE, 40, 3)
+    case = replace(case, execution=replace(case.execution, mode=mode))
+    session = open_session(case, torch.device("cpu"), Proofs())
+    assert {check.what for check in session.sized} == {"prefill", "a decode step"}
+    session.work.step()
+
+
+def test_a_proof_leaves_nothing_in_the_peak_of_the_first_case() -> None:
+    """Masks of the small shapes that a kernel was verified on are not there when a case is timed."""
+    release()
+    proofs = Proofs()
+    proofs.verify(resolve_backends(a_case("S-", PREFILL, 64, 2, attention="windowed")), torch.device("cpu"))
+    assert proofs.checks
+    assert not any(kept._all)
 
 
 def opened(*given: Any, **named: Any) -> Session:

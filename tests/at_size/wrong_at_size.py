@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hybridbench import kernels
 from hybridbench.kernels import reference
 
 RIGHT_TO = 700
@@ -77,6 +78,12 @@ late = _attention(_late_in_a_long_sequence)
 gradient = _attention(_Wrong.apply)
 no_room = _attention(_out_of_memory_alone)
 breaks = _attention(_illegal_access)
+
+
+def windowed(q_BTHP: Tensor, k_BTKP: Tensor, v_BTKV: Tensor, *, window: int | None = None, sinks: int = 0) -> Tensor:
+    """Right, with a mask that is kept for the next call."""
+    kernels.attention._window_mask(q_BTHP.shape[1], window or q_BTHP.shape[1], sinks, q_BTHP.device)
+    return reference.attention(q_BTHP, k_BTKP, v_BTKV, window=window, sinks=sinks)
 
 
 def attention_decode(q_BHP: Tensor, k_cache_BSKP: Tensor, v_cache_BSKV: Tensor, length_B: Tensor) -> Tensor:
