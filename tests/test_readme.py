@@ -13,11 +13,11 @@ import pytest
 from click.testing import CliRunner
 
 from hybridbench.arch.block import Convention
+from hybridbench.arch.blocks.parallel import NORMS, OPS, OUTS, VALUES
+from hybridbench.arch.blocks.parallel import SCALES as FUSION_SCALES
 from hybridbench.arch.families import ARCHS, MIXERS, RECIPES, SCALES, SHAPELESS, Options, build_spec
 from hybridbench.arch.huggingface import MODEL_TYPES
 from hybridbench.arch.model import params
-from hybridbench.arch.parallel import NORMS, OPS, OUTS, VALUES
-from hybridbench.arch.parallel import SCALES as FUSION_SCALES
 from hybridbench.arch.pattern import LETTERS
 from hybridbench.cli.main import main
 from hybridbench.errors import BadInput, HybridbenchError

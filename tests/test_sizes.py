@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import hybridbench
-from hybridbench.arch.mamba2 import Mamba2
+from hybridbench.arch.blocks.mamba2 import Mamba2
 from hybridbench.model.mamba2 import padding
 from hybridbench.sizes import LOSS_CHUNK_BYTES, aligned, loss_rows, rows_within
 

@@ -10,17 +10,20 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from hybridbench.arch.attention import SINKS, WINDOW, Attention, Rope
 from hybridbench.arch.block import Block, Convention, Mixer
-from hybridbench.arch.delta import GatedDelta, Kda
-from hybridbench.arch.linear import Lightning, RgLru, ShortConv
-from hybridbench.arch.mamba1 import Mamba1
-from hybridbench.arch.mamba2 import Mamba2
-from hybridbench.arch.mamba3 import Mamba3
-from hybridbench.arch.mlp import Mlp
+from hybridbench.arch.blocks.attention import SINKS, WINDOW, Attention, Rope
+from hybridbench.arch.blocks.gated_delta import GatedDelta
+from hybridbench.arch.blocks.kda import Kda
+from hybridbench.arch.blocks.lightning import Lightning
+from hybridbench.arch.blocks.mamba1 import Mamba1
+from hybridbench.arch.blocks.mamba2 import Mamba2
+from hybridbench.arch.blocks.mamba3 import Mamba3
+from hybridbench.arch.blocks.mlp import Mlp
+from hybridbench.arch.blocks.moe import Moe
+from hybridbench.arch.blocks.parallel import Fusion, Parallel
+from hybridbench.arch.blocks.rg_lru import RgLru
+from hybridbench.arch.blocks.short_conv import ShortConv
 from hybridbench.arch.model import ModelSpec
-from hybridbench.arch.moe import Moe
-from hybridbench.arch.parallel import Fusion, Parallel
 from hybridbench.arch.pattern import FEED_FORWARD, count_for_ratio, nearest_count, parse_pattern, parse_ratio, spread
 from hybridbench.errors import BadInput, unknown_name
 
@@ -36,7 +39,7 @@ MIXERS = {MAMBA2: "M", "mamba1": "m", "mamba3": "3", "gated-delta": "G", "kda": 
 """Mixers that may stand in Mamba-2's place throughout a family, with their letters in patterns."""
 
 SHAPELESS = {"A": "latent attention", "Z": "a block of shared weights"}
-"""Letters that only published and imported models have dimensions for."""
+"""Letters that only presets and imported models have dimensions for."""
 
 LLAMA_ROPE = Rope()
 WINDOW_ROPE = Rope(theta=10_000.0, factor=1.0)
@@ -82,7 +85,7 @@ SCALES: dict[str, Scale] = {
 
 Stack = tuple[int, int, tuple[int, ...] | None]
 
-PUBLISHED_STACKS: dict[tuple[str, str, str], Stack] = {
+PAPER_STACKS: dict[tuple[str, str, str], Stack] = {
     # (family, scale, ratio): attention (or hybrid, or global) and other blocks, and the 1-based places of the former
     # where the paper prints them. Its ratios are approximate: "1:5" is 2 + 11 at 1B.
     ("swa", "350m", "1:5"): (3, 11, None),
@@ -121,18 +124,20 @@ class Recipe:
     """A named way to build and fuse an intra block.
 
     ``branches`` are pattern letters; ``wide`` makes both branches d_model wide (query/key width d_model / 2), which
-    fusing before one joint projection needs; ``published`` marks the one whose stacks table 15 lists.
+    fusing before one joint projection needs; ``paper_stacks`` marks the one whose stacks table 15 lists.
     """
 
     fusion: Fusion
     branches: str = "*&M"
     wide: bool = False
-    published: bool = False
+    paper_stacks: bool = False
     about: str = ""
 
 
 RECIPES: dict[str, Recipe] = {
-    "paper": Recipe(Fusion(), published=True, about="the paper's choice: Group norm, subtract, separate projections"),
+    "paper": Recipe(
+        Fusion(), paper_stacks=True, about="the paper's choice: Group norm, subtract, separate projections"
+    ),
     "concat": Recipe(
         Fusion(op="concat", out="joint"), about="the paper's near-equal: Group norm, concat, joint projection"
     ),
@@ -469,9 +474,9 @@ def _stack(
             )
         return options.positions, depth
     listed = options.mixer == MAMBA2
-    default_fusion = arch != "intra" or (_recipe(options).published and not _changes(options) and not options.split)
-    if listed and default_fusion and (arch, scale, ratio) in PUBLISHED_STACKS:
-        count, others, places = PUBLISHED_STACKS[arch, scale, ratio]
+    default_fusion = arch != "intra" or (_recipe(options).paper_stacks and not _changes(options) and not options.split)
+    if listed and default_fusion and (arch, scale, ratio) in PAPER_STACKS:
+        count, others, places = PAPER_STACKS[arch, scale, ratio]
         return places or spread(count, count + others), count + others
     depth = shape.transformer_layers if arch == "swa" else _matched_depth(shape, blocks, rare, common, wanted)
     try:

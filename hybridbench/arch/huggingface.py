@@ -12,19 +12,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hybridbench.arch.attention import Attention
 from hybridbench.arch.block import Block
+from hybridbench.arch.blocks.attention import Attention
+from hybridbench.arch.blocks.gated_delta import GatedDelta
+from hybridbench.arch.blocks.kda import Kda
+from hybridbench.arch.blocks.latent import LatentAttention
+from hybridbench.arch.blocks.lightning import Lightning
+from hybridbench.arch.blocks.mamba1 import Mamba1
+from hybridbench.arch.blocks.mamba2 import Mamba2
+from hybridbench.arch.blocks.mlp import Mlp
+from hybridbench.arch.blocks.moe import Moe
+from hybridbench.arch.blocks.parallel import Fusion, Parallel
+from hybridbench.arch.blocks.rg_lru import RgLru
+from hybridbench.arch.blocks.shared import SharedBlock
+from hybridbench.arch.blocks.short_conv import ShortConv
 from hybridbench.arch.config import REQUIRED, Fields, read_json
-from hybridbench.arch.delta import GatedDelta, Kda
-from hybridbench.arch.latent import LatentAttention
-from hybridbench.arch.linear import Lightning, RgLru, ShortConv
-from hybridbench.arch.mamba1 import Mamba1
-from hybridbench.arch.mamba2 import Mamba2
-from hybridbench.arch.mlp import Mlp
 from hybridbench.arch.model import NAMED, ModelSpec
-from hybridbench.arch.moe import Moe
-from hybridbench.arch.parallel import Fusion, Parallel
-from hybridbench.arch.shared import SharedBlock
 from hybridbench.errors import BadInput, unknown_name
 
 Layers = list[tuple[str, Block]]

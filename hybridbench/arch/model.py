@@ -15,7 +15,6 @@ from collections import Counter
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
-from hybridbench.arch.attention import SINKS, WINDOW, Attention, Rope
 from hybridbench.arch.block import (
     Block,
     CacheBytes,
@@ -27,17 +26,21 @@ from hybridbench.arch.block import (
     spec_to_dict,
     variant,
 )
-from hybridbench.arch.delta import GatedDelta, Kda
-from hybridbench.arch.latent import LatentAttention
-from hybridbench.arch.linear import Lightning, RgLru, ShortConv
-from hybridbench.arch.mamba1 import Mamba1
-from hybridbench.arch.mamba2 import Mamba2
-from hybridbench.arch.mamba3 import Mamba3
-from hybridbench.arch.mlp import Mlp
-from hybridbench.arch.moe import Moe
-from hybridbench.arch.parallel import Fusion, Parallel
+from hybridbench.arch.blocks.attention import SINKS, WINDOW, Attention, Rope
+from hybridbench.arch.blocks.gated_delta import GatedDelta
+from hybridbench.arch.blocks.kda import Kda
+from hybridbench.arch.blocks.latent import LatentAttention
+from hybridbench.arch.blocks.lightning import Lightning
+from hybridbench.arch.blocks.mamba1 import Mamba1
+from hybridbench.arch.blocks.mamba2 import Mamba2
+from hybridbench.arch.blocks.mamba3 import Mamba3
+from hybridbench.arch.blocks.mlp import Mlp
+from hybridbench.arch.blocks.moe import Moe
+from hybridbench.arch.blocks.parallel import Fusion, Parallel
+from hybridbench.arch.blocks.rg_lru import RgLru
+from hybridbench.arch.blocks.shared import SharedBlock
+from hybridbench.arch.blocks.short_conv import ShortConv
 from hybridbench.arch.pattern import FEED_FORWARD, parse_pattern
-from hybridbench.arch.shared import SharedBlock
 from hybridbench.errors import BadInput
 
 Kind = TypeVar("Kind")

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from hybridbench.arch.attention import Attention
 from hybridbench.arch.block import WORKS, Block, Convention
-from hybridbench.arch.latent import LatentAttention
-from hybridbench.arch.mamba2 import Mamba2
+from hybridbench.arch.blocks.attention import Attention
+from hybridbench.arch.blocks.latent import LatentAttention
+from hybridbench.arch.blocks.mamba2 import Mamba2
 from hybridbench.arch.model import ModelSpec, head_flops
 from hybridbench.arch.recurrent import Recurrent
 

@@ -14,9 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from hybridbench import __version__, units
-from hybridbench.arch.families import ARCHS, PUBLISHED_STACKS, RECIPES, SCALES, build_spec
+from hybridbench.arch.families import ARCHS, PAPER_STACKS, RECIPES, SCALES, build_spec
 from hybridbench.arch.model import cost, params
-from hybridbench.arch.published import PUBLISHED, published_spec
+from hybridbench.arch.presets import PRESETS, preset_spec
 from hybridbench.cli.options import execution_options, model_options, parse_backends, refuse_idle
 from hybridbench.errors import Unsupported
 from hybridbench.limits import ANY_SIZE, WIDE, tightest
@@ -48,7 +48,7 @@ def archs(as_json: bool) -> None:
     for arch in ARCHS:
         for scale in SCALES:
             spec = build_spec(arch, scale)
-            ratios = [ratio for family, at, ratio in PUBLISHED_STACKS if (family, at) == (arch, scale)]
+            ratios = [ratio for family, at, ratio in PAPER_STACKS if (family, at) == (arch, scale)]
             rows.append(
                 {
                     "arch": arch,
@@ -98,8 +98,8 @@ def archs(as_json: bool) -> None:
 def _published_rows() -> list[dict[str, Any]]:
     """Every published model: what it is, and what was published of its size."""
     rows = []
-    for name, entry in PUBLISHED.items():
-        spec = published_spec(name)
+    for name, entry in PRESETS.items():
+        spec = preset_spec(name)
         size = cost(spec, 1)
         rows.append(
             {

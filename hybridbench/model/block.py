@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from hybridbench.arch.attention import Rope
 from hybridbench.arch.block import Storage
+from hybridbench.arch.blocks.attention import Rope
 from hybridbench.model.cache import Cache
 from hybridbench.model.rotary import Rotation, rotation
 

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hybridbench.arch.attention import Rope
-from hybridbench.arch.parallel import Fusion
+from hybridbench.arch.blocks.attention import Rope
+from hybridbench.arch.blocks.parallel import Fusion
 from hybridbench.kernels import triton_step as kernels
 from hybridbench.kernels.triton_decode import DecodePlan, launch_attention_decode, multiprocessors
 from hybridbench.kernels.tuning import compile_together

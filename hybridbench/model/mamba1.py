@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hybridbench.arch.mamba1 import Mamba1
+from hybridbench.arch.blocks.mamba1 import Mamba1
 from hybridbench.model.block import Factory, Step
 from hybridbench.model.cache import Cache, RecurrentCache
 from hybridbench.model.mamba2 import log_uniform_steps

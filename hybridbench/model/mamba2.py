@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hybridbench.arch.mamba2 import Mamba2
+from hybridbench.arch.blocks.mamba2 import Mamba2
 from hybridbench.kernels.reference import NO_STEP
 from hybridbench.model.block import Factory, Step
 from hybridbench.model.cache import Cache, RecurrentCache

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hybridbench.arch.block import Storage
-from hybridbench.arch.mamba3 import Mamba3
+from hybridbench.arch.blocks.mamba3 import Mamba3
 from hybridbench.model.block import Factory, Step
 from hybridbench.model.cache import Cache
 from hybridbench.model.mamba2 import aligned, log_uniform_steps

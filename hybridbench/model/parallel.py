@@ -1,6 +1,6 @@
 """parallel: the intra-layer hybrid block as a module: two mixers on one input, normed, scaled and fused.
 
-The axes and what the paper leaves open are explained in ``hybridbench.arch.parallel``.
+The axes and what the paper leaves open are explained in ``hybridbench.arch.blocks.parallel``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hybridbench.arch.block import Storage
-from hybridbench.arch.parallel import Parallel
+from hybridbench.arch.blocks.parallel import Parallel
 from hybridbench.model.attention import AttentionModule
 from hybridbench.model.block import BlockModule, Factory, Ops, Step
 from hybridbench.model.cache import AttentionCache, Cache, ParallelCache

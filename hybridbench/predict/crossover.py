@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from hybridbench.arch import model as arch
-from hybridbench.arch.attention import Attention
 from hybridbench.arch.block import Storage
+from hybridbench.arch.blocks.attention import Attention
 from hybridbench.arch.model import ModelSpec
 from hybridbench.errors import BadInput, unknown_name
 from hybridbench.machine import Peak

@@ -16,10 +16,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from hybridbench.arch import model as arch
-from hybridbench.arch.attention import Attention
 from hybridbench.arch.block import Block, CacheBytes, Storage
+from hybridbench.arch.blocks.attention import Attention
+from hybridbench.arch.blocks.parallel import Parallel
 from hybridbench.arch.model import ModelSpec
-from hybridbench.arch.parallel import Parallel
 from hybridbench.errors import BadInput, unknown_name
 
 LAYOUTS = ("ours", "paper", "mamba_ssm", "transformers")

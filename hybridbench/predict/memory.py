@@ -18,8 +18,8 @@ from dataclasses import dataclass, fields
 
 from hybridbench.arch import model as arch
 from hybridbench.arch.activations import activations
-from hybridbench.arch.attention import Attention
 from hybridbench.arch.block import Storage
+from hybridbench.arch.blocks.attention import Attention
 from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.terms import FLOAT, Activations, Term, largest, total
 from hybridbench.errors import BadInput, unknown_name

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hybridbench.arch.attention import Attention
 from hybridbench.arch.block import Block, Convention
-from hybridbench.arch.mamba2 import Mamba2
-from hybridbench.arch.parallel import Parallel
-from hybridbench.arch.ssd_kernels import BMM, BMM_BACKWARD, KERNELS, SCAN, STATE
+from hybridbench.arch.blocks.attention import Attention
+from hybridbench.arch.blocks.mamba2 import Mamba2
+from hybridbench.arch.blocks.parallel import Parallel
+from hybridbench.arch.blocks.ssd_kernels import BMM, BMM_BACKWARD, KERNELS, SCAN, STATE
 
 HARDWARE = Convention.HARDWARE
 MASKS = {

@@ -14,7 +14,7 @@ from hybridbench.arch.activations import activations
 from hybridbench.arch.block import Block, Mixer, Storage
 from hybridbench.arch.families import pattern_spec
 from hybridbench.arch.model import BLOCKS, ModelSpec
-from hybridbench.arch.published import PUBLISHED, published_spec
+from hybridbench.arch.presets import PRESETS, preset_spec
 from hybridbench.errors import BadInput, Unsupported
 from hybridbench.kernels import BACKENDS
 from hybridbench.model.block import BlockModule
@@ -146,7 +146,7 @@ def test_a_kind_without_a_module_says_so(kind: str) -> None:
     if kind in letters:
         spec = pattern_spec(letters[kind], "tiny")
     else:
-        published = (published_spec(name) for name in PUBLISHED)
+        published = (preset_spec(name) for name in PRESETS)
         spec = next(s for s in published if any(block.kind == kind for block in s.blocks.values()))
     block = block_of(spec, kind)
     assert block_ops(block) == ((), ())

@@ -14,8 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
-from hybridbench.arch.attention import Attention
 from hybridbench.arch.block import Block, CacheBytes, Convention, Flops, Mixer, Storage
+from hybridbench.arch.blocks.attention import Attention
 from hybridbench.arch.terms import Activations, Term
 from hybridbench.errors import BadInput, unknown_name
 

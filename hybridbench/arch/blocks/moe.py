@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from hybridbench.arch.block import Block, Convention, Flops, Part, Storage, check_sizes, refuse_paper, variant
-from hybridbench.arch.mlp import WIDTH_UNIT, swiglu_activations
+from hybridbench.arch.blocks.mlp import WIDTH_UNIT, swiglu_activations
 from hybridbench.arch.terms import FLOAT, INDEX, Activations, Term
 from hybridbench.errors import BadInput
 

@@ -14,9 +14,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from hybridbench.arch.attention import Attention
 from hybridbench.arch.block import Block, CacheBytes, Convention, Flops, Mixer, Storage, refuse_paper
-from hybridbench.arch.mlp import Mlp
+from hybridbench.arch.blocks.attention import Attention
+from hybridbench.arch.blocks.mlp import Mlp
 from hybridbench.errors import BadInput
 
 

@@ -23,7 +23,7 @@ from hybridbench.arch.block import (
     check_sizes,
     variant,
 )
-from hybridbench.arch.ssd_kernels import BLOCK, SLICE, Chunked, OnePass, Tiles, fits_one_pass, up
+from hybridbench.arch.blocks.ssd_kernels import BLOCK, SLICE, Chunked, OnePass, Tiles, fits_one_pass, up
 from hybridbench.arch.terms import FLOAT, Activations, Moment, Term, padded
 from hybridbench.errors import BadInput
 from hybridbench.sizes import aligned

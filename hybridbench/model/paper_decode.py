@@ -1,4 +1,4 @@
-"""published: a decode step as the source paper's figures suggest it ran: attention eager, the rest in CUDA graphs.
+"""paper_decode: a decode step as the source paper's figures suggest it ran: attention eager, the rest in CUDA graphs.
 
 The paper names neither engine nor kernels. Its table 13 has Mamba at 1.4 ms a step, which takes a graph, and every
 attention layer of every stack reading its cache at about 17 GB/s, which no fused kernel does. So here an attention
@@ -69,7 +69,7 @@ class Segment:
         return self._outputs
 
 
-class PublishedDecode:
+class PaperDecode:
     """Logits of one new token per sequence, with the signature of ``LanguageModel.decode``.
 
     Args:
