@@ -24,7 +24,7 @@ from __future__ import annotations
 from dataclasses import fields
 
 from hybridbench.arch.block import Block, Storage
-from hybridbench.arch.model import BLOCKS
+from hybridbench.arch.kinds import BLOCKS
 from hybridbench.arch.terms import Activations
 from hybridbench.errors import BadInput
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from hybridbench.arch.blocks.attention import Attention
 from hybridbench.arch.blocks.ssd_kernels import up
 from hybridbench.arch.model import uses_of
-from hybridbench.arch.operations import Reason
+from hybridbench.arch.reasons import Reason
 from hybridbench.count.ncu import Launch
 from hybridbench.suite import TRAIN, Case
 

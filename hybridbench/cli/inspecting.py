@@ -14,9 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from hybridbench import __version__, units
-from hybridbench.arch.families import ARCHS, PAPER_STACKS, RECIPES, SCALES, build_spec
+from hybridbench.arch.families import ARCHS, PAPER_STACKS, RECIPES, build_spec
+from hybridbench.arch.kinds import FEED_FORWARD, RUNNING
 from hybridbench.arch.model import cost, params
 from hybridbench.arch.presets import PRESETS, preset_spec
+from hybridbench.arch.scales import SCALES
 from hybridbench.cli.options import execution_options, model_options, parse_backends, refuse_idle
 from hybridbench.errors import Unsupported
 from hybridbench.limits import ANY_SIZE, WIDE, tightest
@@ -35,9 +37,6 @@ ABOUT = {
     "inter": "whole attention blocks between Mamba-2 blocks",
     "intra": "blocks with attention and Mamba-2 side by side, fused, between Mamba-2 blocks",
 }
-
-MIXERS = "*Mm3GK"
-"""Letters of the mixers that run: attention, Mamba-2, Mamba-1, Mamba-3, gated delta net, KDA."""
 
 
 @click.command(short_help="Families, scales, ratios, recipes and published models.")
@@ -236,7 +235,7 @@ def _problems_at_1b() -> dict[str, list[Problem]]:
     asked: dict[str, list[Problem]] = {}
     for kind in (TRAIN, DECODE):
         step = kind == DECODE
-        for symbol in MIXERS:
+        for symbol in (letter for letter in RUNNING if letter not in FEED_FORWARD):
             sweep = Sweep(kind, pattern=f"{symbol}-", scale="1b", ctx="8k", batch="4", device="cuda")
             (case,) = cases(sweep, has_gpu=True)
             for block, borrows in block_uses(case.model):

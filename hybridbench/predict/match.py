@@ -21,10 +21,12 @@ from dataclasses import dataclass, replace
 
 from hybridbench.arch import model as arch
 from hybridbench.arch.block import Convention, Storage
-from hybridbench.arch.families import ARCHS, MIXERS, RECIPES, SCALES, Options, build_spec, pattern_spec
+from hybridbench.arch.families import ARCHS, RECIPES, Options, build_spec, pattern_spec
+from hybridbench.arch.kinds import FEED_FORWARD, LETTERS, MIXERS
 from hybridbench.arch.model import ModelSpec
-from hybridbench.arch.pattern import FEED_FORWARD, LETTERS, nearest_count, parse_ratio, spread
+from hybridbench.arch.pattern import nearest_count, parse_ratio, spread
 from hybridbench.arch.presets import PRESETS, preset_spec
+from hybridbench.arch.scales import SCALES
 from hybridbench.errors import BadInput, unknown_name
 
 BUDGETS = ("params", "train-flops", "cache", "decode-bytes", "paper")
@@ -228,7 +230,7 @@ def _deeper(spec: ModelSpec) -> list[ModelSpec]:
 
 def _rare_and_common(spec: ModelSpec, kinds: Counter[str]) -> tuple[str, str]:
     """The mixer a ratio names first, and the other: parallel before full attention before the rest, as in families."""
-    first, second = sorted(kinds, key=lambda symbol: (not symbol.startswith("("), symbol != "*", kinds[symbol]))
+    first, second = sorted(kinds, key=lambda symbol: (*spec.rank(symbol), kinds[symbol]))
     return first, second
 
 

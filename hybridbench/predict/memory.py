@@ -13,13 +13,11 @@ those of ``arch.activations``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from hybridbench.arch import model as arch
 from hybridbench.arch.activations import activations
 from hybridbench.arch.block import Storage
-from hybridbench.arch.blocks.attention import Attention
 from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.terms import FLOAT, Activations, Term, largest, total
 from hybridbench.errors import BadInput, unknown_name
@@ -182,9 +180,5 @@ def decode_memory(spec: ModelSpec, context: int, batch: int, storage: Storage, g
 
 def _rotary_bytes(spec: ModelSpec, context: int) -> int:
     """Cosines and sines of every position, in float32, one pair of tables per kind of rotation."""
-    kinds: Sequence[tuple[object, int]] = [
-        (mixer.rope, mixer.head_dim)
-        for _, mixer in arch.mixers(spec)
-        if isinstance(mixer, Attention) and mixer.rope is not None
-    ]
-    return sum(context * head_dim * FLOAT for _, head_dim in dict.fromkeys(kinds))
+    kinds = {mixer.rotation for _, mixer in arch.mixers(spec) if mixer.rotation is not None}
+    return sum(context * width * FLOAT for _, width in kinds)

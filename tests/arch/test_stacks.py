@@ -8,8 +8,9 @@ from hybridbench.arch.block import Convention
 from hybridbench.arch.blocks.attention import Attention
 from hybridbench.arch.blocks.mamba2 import Mamba2
 from hybridbench.arch.blocks.parallel import Parallel
-from hybridbench.arch.families import ARCHS, PAPER_STACKS, RECIPES, SCALES, Options, build_spec, pattern_spec
+from hybridbench.arch.families import ARCHS, PAPER_STACKS, RECIPES, Options, build_spec, pattern_spec
 from hybridbench.arch.model import ModelSpec, mixers, params
+from hybridbench.arch.scales import SCALES
 from hybridbench.errors import BadInput, BadPattern
 
 

@@ -13,7 +13,8 @@ from variants import VARIANTS
 from hybridbench.arch.activations import activations
 from hybridbench.arch.block import Block, Mixer, Storage
 from hybridbench.arch.families import pattern_spec
-from hybridbench.arch.model import BLOCKS, ModelSpec
+from hybridbench.arch.kinds import BLOCKS
+from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.presets import PRESETS, preset_spec
 from hybridbench.errors import BadInput, Unsupported
 from hybridbench.kernels import BACKENDS

@@ -18,7 +18,8 @@ from hybridbench.arch.blocks.gated_delta import GatedDelta
 from hybridbench.arch.blocks.kda import Kda
 from hybridbench.arch.blocks.mamba1 import Mamba1
 from hybridbench.arch.blocks.mamba3 import Mamba3
-from hybridbench.arch.families import MAMBA2, MIXERS, Options, build_spec, pattern_spec
+from hybridbench.arch.families import MAMBA2, Options, build_spec, pattern_spec
+from hybridbench.arch.kinds import MIXERS
 from hybridbench.arch.model import ModelSpec, cache_bytes, params
 from hybridbench.arch.presets import preset_spec
 from hybridbench.kernels import reference

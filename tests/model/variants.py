@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from hybridbench.arch.blocks.attention import Attention
 from hybridbench.arch.blocks.parallel import Parallel
-from hybridbench.arch.families import ARCHS, MAMBA2, MIXERS, RECIPES, Options, build_spec, pattern_spec
+from hybridbench.arch.families import ARCHS, MAMBA2, RECIPES, Options, build_spec, pattern_spec
+from hybridbench.arch.kinds import MIXERS
 from hybridbench.arch.model import ModelSpec
 
 WINDOW, SINKS, CHUNK = 16, 4, 16

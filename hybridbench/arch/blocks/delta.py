@@ -15,6 +15,7 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
 from hybridbench.arch.recurrent import Recurrent
+from hybridbench.arch.scales import Site
 from hybridbench.arch.terms import FLOAT, Activations, Term, padded
 from hybridbench.sizes import aligned
 
@@ -28,6 +29,12 @@ def _chunk_form(tokens: int, chunk: int, n_heads: int, key: int, value: int) -> 
     Per token and head: K K^T, A K and Q K^T of 2 C k each; A V and (Q K^T) V of 2 C v; w S, Q S and K^T V of 2 k v.
     """
     return -(-tokens // chunk) * chunk * n_heads * (6 * chunk * key + 4 * chunk * value + 6 * key * value)
+
+
+def heads_at(site: Site) -> tuple[int, int]:
+    """Heads that make up Mamba-2's channels, and their width: Mamba-2's, or 128 where its heads are wider."""
+    width = 128 if site.ssm_head_dim > 128 and site.d_inner % 128 == 0 else site.ssm_head_dim
+    return site.d_inner // width, width
 
 
 class DeltaRule(Recurrent):

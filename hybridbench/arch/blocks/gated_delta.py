@@ -6,10 +6,11 @@ Sources: arXiv 2412.06464, transformers' Qwen3-Next and OLMo-Hybrid classes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from hybridbench.arch.block import Convention, Part, check_sizes
-from hybridbench.arch.blocks.delta import DeltaRule
+from hybridbench.arch.blocks.delta import DeltaRule, heads_at
+from hybridbench.arch.scales import Site
 from hybridbench.errors import BadInput
 
 
@@ -41,6 +42,13 @@ class GatedDelta(DeltaRule):
                 f"{self.n_heads} value heads cannot share {self.n_k_heads} key heads: "
                 f"the first must be a multiple of the second."
             )
+
+    @classmethod
+    def at(cls, site: Site) -> Self:
+        """Qwen3-Next's proportions, which at 1b are its very block: half as many key as value heads, or as many where
+        the number is odd."""
+        heads, width = heads_at(site)
+        return cls(site.scale.d_model, heads, heads if heads % 2 else heads // 2, width, width)
 
     @property
     def gate_and_decay(self) -> tuple[int, int]:

@@ -6,10 +6,11 @@ Sources: arXiv 2510.26692, flash-linear-attention's ``layers/kda.py``, transform
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from hybridbench.arch.block import Convention, Part, check_sizes
-from hybridbench.arch.blocks.delta import DeltaRule
+from hybridbench.arch.blocks.delta import DeltaRule, heads_at
+from hybridbench.arch.scales import Site
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,11 @@ class Kda(DeltaRule):
 
     def __post_init__(self) -> None:
         check_sizes(self, "d_model", "n_heads", "head_dim", "d_conv", "chunk_size")
+
+    @classmethod
+    def at(cls, site: Site) -> Self:
+        """As wide as the scale's Mamba-2."""
+        return cls(site.scale.d_model, *heads_at(site))
 
     @property
     def n_k_heads(self) -> int:

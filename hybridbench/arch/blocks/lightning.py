@@ -6,10 +6,11 @@ Sources: arXiv 2501.08313, transformers' MiniMax.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from hybridbench.arch.block import Convention, check_sizes
 from hybridbench.arch.recurrent import Recurrent
+from hybridbench.arch.scales import Site
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,11 @@ class Lightning(Recurrent):
 
     def __post_init__(self) -> None:
         check_sizes(self, "d_model", "n_heads", "head_dim", "chunk_size")
+
+    @classmethod
+    def at(cls, site: Site) -> Self:
+        """The scale's attention heads."""
+        return cls(site.scale.d_model, site.scale.n_heads, site.scale.head_dim)
 
     @property
     def out_width(self) -> int:

@@ -6,10 +6,11 @@ Sources: arXiv 2402.19427, transformers' RecurrentGemma.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from hybridbench.arch.block import Convention, check_sizes
 from hybridbench.arch.recurrent import Recurrent
+from hybridbench.arch.scales import Site
 from hybridbench.errors import BadInput
 
 
@@ -35,6 +36,11 @@ class RgLru(Recurrent):
         check_sizes(self, "d_model", "width", "n_blocks", "d_conv")
         if self.width % self.n_blocks:
             raise BadInput(f"RG-LRU width {self.width} does not divide into {self.n_blocks} blocks: give a multiple.")
+
+    @classmethod
+    def at(cls, site: Site) -> Self:
+        """As wide as the model, with a block of the gates for every attention head."""
+        return cls(site.scale.d_model, site.scale.d_model, site.scale.n_heads)
 
     @property
     def out_width(self) -> int:

@@ -47,6 +47,10 @@ class SharedBlock(Block):
         return (self.attention,)
 
     @property
+    def sees_all(self) -> bool:
+        return self.attention.sees_all
+
+    @property
     def _in_width(self) -> int:
         return self.attention.d_in or self.attention.d_model
 

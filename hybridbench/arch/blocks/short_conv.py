@@ -6,10 +6,11 @@ Source: LiquidAI's LFM2 in transformers.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from hybridbench.arch.block import Convention, check_sizes, variant
 from hybridbench.arch.recurrent import Recurrent
+from hybridbench.arch.scales import Site
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,11 @@ class ShortConv(Recurrent):
 
     def __post_init__(self) -> None:
         check_sizes(self, "d_model", "d_conv")
+
+    @classmethod
+    def at(cls, site: Site) -> Self:
+        """As wide as the model, with its authors' taps."""
+        return cls(site.scale.d_model)
 
     @property
     def out_width(self) -> int:
