@@ -434,7 +434,7 @@ class Mixer(Block):
         if core is None:
             return None
         entry = Term("block input", size * self.d_model, cheap=True)
-        return Activations((entry, *core.saved), core.forward, core.backward)
+        return replace(core, saved=(entry, *core.saved))
 
     @property
     def out_bias_params(self) -> int:

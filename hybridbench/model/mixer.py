@@ -182,10 +182,9 @@ def empty_states(
         dtype: of the weights.
     """
     channels, taps = conv
-    columns = taps if storage.conv_columns is None else storage.conv_columns
     return (
         torch.zeros(batch, *state, device=device, dtype=state_dtype(dtype, storage)),
-        torch.zeros(batch, channels, columns, device=device, dtype=dtype),
+        torch.zeros(batch, channels, storage.columns(taps), device=device, dtype=dtype),
     )
 
 

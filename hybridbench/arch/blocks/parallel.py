@@ -239,6 +239,7 @@ class Parallel(Block):
             backward=tuple(
                 (Term("gradients of the outputs", both), *moment) for core in cores for moment in core.backward
             ),
+            lent=tuple(term for core in cores for term in core.lent),
         )
 
     def _core(self, index: int, size: int, keeps_output: bool) -> Activations:
