@@ -23,6 +23,11 @@ class Recurrent(Mixer):
         """Channels of the conv; 0 without one."""
 
     @property
+    def conv_parts(self) -> tuple[int, ...]:
+        """Channels of each convolution that a module runs."""
+        return (self.conv_channels,)
+
+    @property
     @abstractmethod
     def taps(self) -> int:
         """Taps of the conv; 0 without one."""

@@ -91,8 +91,14 @@ class DeltaRule(Recurrent):
         return self.conv_channels + sum(self.gate_and_decay) + self.n_heads
 
     @property
+    def conv_parts(self) -> tuple[int, ...]:
+        """Queries, keys and values, each with a convolution of its own."""
+        keys = self.n_k_heads * self.k_head_dim
+        return keys, keys, self.out_width
+
+    @property
     def conv_channels(self) -> int:
-        return 2 * self.n_k_heads * self.k_head_dim + self.out_width
+        return sum(self.conv_parts)
 
     @property
     def taps(self) -> int:
