@@ -16,7 +16,7 @@ from hybridbench.arch.block import Convention
 from hybridbench.arch.blocks.parallel import NORMS, OPS, OUTS, VALUES
 from hybridbench.arch.blocks.parallel import SCALES as FUSION_SCALES
 from hybridbench.arch.families import ARCHS, RECIPES, Options, build_spec
-from hybridbench.arch.huggingface import MODEL_TYPES
+from hybridbench.arch.imports.huggingface import MODEL_TYPES
 from hybridbench.arch.kinds import LETTERS, MIXERS, SHAPELESS
 from hybridbench.arch.model import params
 from hybridbench.arch.scales import SCALES

@@ -19,7 +19,7 @@ from hybridbench.arch.blocks.mamba2 import Mamba2
 from hybridbench.arch.blocks.mamba3 import Mamba3
 from hybridbench.arch.blocks.mlp import Mlp
 from hybridbench.arch.blocks.parallel import Fusion, Parallel
-from hybridbench.arch.huggingface import model_from_config
+from hybridbench.arch.imports.huggingface import model_from_config
 from hybridbench.arch.model import NAMED, ModelSpec
 from hybridbench.errors import unknown_name
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from hybridbench import units
 from hybridbench.arch.block import DTYPE_BYTES, Convention, Storage
 from hybridbench.arch.families import MAMBA2
-from hybridbench.arch.huggingface import read_config
+from hybridbench.arch.imports.huggingface import read_config
 from hybridbench.arch.model import Cost, ModelSpec, layer_costs
 from hybridbench.arch.model import cost as cost_of
 from hybridbench.arch.presets import preset_spec

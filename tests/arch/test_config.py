@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hybridbench.arch.huggingface import MODEL_TYPES, model_from_config, read_config
+from hybridbench.arch.imports.huggingface import MODEL_TYPES, model_from_config, read_config
 from hybridbench.arch.model import params
 from hybridbench.arch.presets import PRESETS
 from hybridbench.errors import BadInput

@@ -12,7 +12,7 @@ import pytest
 from hybridbench.arch import model
 from hybridbench.arch.block import Storage
 from hybridbench.arch.blocks.attention import Attention
-from hybridbench.arch.huggingface import MODEL_TYPES, model_from_config
+from hybridbench.arch.imports.huggingface import MODEL_TYPES, model_from_config
 from hybridbench.arch.model import ModelSpec, mixers
 from hybridbench.arch.presets import PRESETS, preset_spec
 
