@@ -9,7 +9,7 @@ import math
 
 ROW_ALIGNED = 8
 """Columns of bfloat16 in the 16 bytes on which a GPU's fast matrix products want rows to start: packed projections over
-a sequence are padded to a multiple (``model.mamba2.aligned``)."""
+a sequence are padded to a multiple (``model.mixer.aligned``)."""
 
 TRAIN_BATCHES = 4
 """Batches of tokens that a training run rotates through, so that no step repeats the last one's data."""

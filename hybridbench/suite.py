@@ -37,7 +37,8 @@ from hybridbench.arch.families import (
     build_spec,
     pattern_spec,
 )
-from hybridbench.arch.model import BLOCKS, ModelSpec
+from hybridbench.arch.kinds import BLOCKS
+from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.pattern import parse_positions
 from hybridbench.errors import BadInput, unknown_name
 

@@ -17,7 +17,7 @@ import torch
 from hybridbench.kernels import BACKENDS, DEFAULT_ORDER, OPERATIONS
 from hybridbench.limits import LIMITS, WIDE, beyond, ran_beyond, rows_at_once, tightest
 from hybridbench.model.build import build_model, resolve_backends
-from hybridbench.model.mamba2 import padding
+from hybridbench.model.mixer import padding
 from hybridbench.problem import Problem, of_op, problem_of
 from hybridbench.suite import Case, Sweep, block_ops, block_uses, cases
 

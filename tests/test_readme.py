@@ -13,12 +13,13 @@ import pytest
 from click.testing import CliRunner
 
 from hybridbench.arch.block import Convention
-from hybridbench.arch.families import ARCHS, MIXERS, RECIPES, SCALES, SHAPELESS, Options, build_spec
-from hybridbench.arch.huggingface import MODEL_TYPES
+from hybridbench.arch.blocks.parallel import NORMS, OPS, OUTS, VALUES
+from hybridbench.arch.blocks.parallel import SCALES as FUSION_SCALES
+from hybridbench.arch.families import ARCHS, RECIPES, Options, build_spec
+from hybridbench.arch.imports.huggingface import MODEL_TYPES
+from hybridbench.arch.kinds import LETTERS, MIXERS, SHAPELESS
 from hybridbench.arch.model import params
-from hybridbench.arch.parallel import NORMS, OPS, OUTS, VALUES
-from hybridbench.arch.parallel import SCALES as FUSION_SCALES
-from hybridbench.arch.pattern import LETTERS
+from hybridbench.arch.scales import SCALES
 from hybridbench.cli.main import main
 from hybridbench.errors import BadInput, HybridbenchError
 from hybridbench.record import Status

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import hybridbench
-from hybridbench.arch.mamba2 import Mamba2
-from hybridbench.model.mamba2 import padding
+from hybridbench.arch.blocks.mamba2 import Mamba2
+from hybridbench.model.mixer import padding
 from hybridbench.sizes import LOSS_CHUNK_BYTES, aligned, loss_rows, rows_within
 
 SOURCES = Path(hybridbench.__file__).parent

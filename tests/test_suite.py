@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from hybridbench.arch.families import ARCHS, RECIPES, SCALES, Options, build_spec, pattern_spec
+from hybridbench.arch.families import ARCHS, RECIPES, Options, build_spec, pattern_spec
 from hybridbench.arch.model import ModelSpec
+from hybridbench.arch.scales import SCALES
 from hybridbench.errors import BadInput
 from hybridbench.suite import (
     ALL_ARCHS,

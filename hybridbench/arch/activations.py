@@ -1,10 +1,12 @@
 """activations: what each kind of block keeps from its forward for its backward, and needs on the way, tensor by tensor.
 
-Three lists per block, in bytes per token of the whole batch unless a term says otherwise:
+Four lists per block, in bytes per token of the whole batch unless a term says otherwise:
 
     saved      what autograd holds from the block's forward to its backward: inputs of products, what kernels save
     forward    what is alive beside the block's input while it runs without gradients; of its moments the largest counts
     backward   what its backward allocates while ``saved`` is still there, by moments; freed tensors count below 0
+    lent       of the first block of a kind, what later ones read: it stays until the pass ends, and has a gradient that
+               grows until the backward reaches that block
 
 They follow the modules of ``hybridbench.model`` on the kernels a GPU takes by default, as read in their sources (what a
 ``torch.autograd.Function`` hands to ``save_for_backward``), not as sampled from an allocator. The residual stream and
@@ -24,7 +26,7 @@ from __future__ import annotations
 from dataclasses import fields
 
 from hybridbench.arch.block import Block, Storage
-from hybridbench.arch.model import BLOCKS
+from hybridbench.arch.kinds import BLOCKS
 from hybridbench.arch.terms import Activations
 from hybridbench.errors import BadInput
 

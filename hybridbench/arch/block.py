@@ -14,11 +14,12 @@ Norms, activations, gates, rotary embedding and residual additions are left out 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, ClassVar, Self
 
+from hybridbench.arch.reasons import PADDED, PAPER_TEXTS, Reason
 from hybridbench.arch.terms import Activations, Term
 from hybridbench.errors import BadInput
 
@@ -88,6 +89,23 @@ class CacheBytes:
     __rmul__ = __mul__
 
 
+@dataclass(frozen=True, slots=True)
+class CachePart:
+    """One of the caches that a block keeps of a sequence: keys and values by token, or a state.
+
+    Args:
+        token_bytes, tokens: of keys and values: bytes of a token, and tokens kept.
+        slides: a window is full, so that the next token takes an old one's place; ``sinks`` of the tokens stay.
+        state_bytes: of a state and of a conv's.
+    """
+
+    token_bytes: int = 0
+    tokens: int = 0
+    slides: bool = False
+    sinks: int = 0
+    state_bytes: int = 0
+
+
 DTYPE_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -109,6 +127,10 @@ class Storage:
         """Everything in ``dtype``, the SSM state in ``state_dtype`` where one is given."""
         size = DTYPE_BYTES[dtype]
         return cls(size, size, DTYPE_BYTES[state_dtype or dtype], size)
+
+    def columns(self, usual: int) -> int:
+        """Columns of a conv state that usually has ``usual``."""
+        return usual if self.conv_columns is None else self.conv_columns
 
 
 def variant(default: Any, reason: str = "") -> Any:
@@ -159,6 +181,10 @@ class Block(ABC):
     """Operations it may run over a sequence."""
     step_ops: ClassVar[tuple[str, ...]] = ()
     """Operations it may run in a decode step."""
+    feed_forward: ClassVar[bool] = False
+    """It takes every position by itself, after a mixer."""
+    nested: ClassVar[Mapping[str, type]] = {}
+    """Fields that hold a plain spec which is no block, and its class."""
 
     @abstractmethod
     def params(self, convention: Convention = Convention.EXACT) -> int:
@@ -184,6 +210,16 @@ class Block(ABC):
     def name(self) -> str:
         """What its operations are called after."""
         return self.kind
+
+    @property
+    def sees_all(self) -> bool:
+        """Whether every token sees all before it, so that what it keeps grows with every token."""
+        return False
+
+    @property
+    def departures(self) -> tuple[str, ...]:
+        """What a model's label says of it besides its letter: what no family has by default."""
+        return ()
 
     @property
     def branches(self) -> tuple[Mixer, ...]:
@@ -268,6 +304,26 @@ class Block(ABC):
             found |= {f"{mixer} {part}": flops for part, flops in parts.items() if flops}
         return found
 
+    def reasons(self, work: str, context: int, convention: Convention) -> list[Reason]:
+        """Why ``convention`` counts its operations differently from ``exact``.
+
+        Args:
+            work, context: as of ``operations``.
+        """
+        if convention is Convention.EXACT:
+            return []
+        if convention is Convention.PAPER:
+            exact, paper = (self.operations(work, context, each) for each in (Convention.EXACT, Convention.PAPER))
+            return [
+                Reason(name, PAPER_TEXTS[name.split()[-1]], paper.get(name, 0) - exact.get(name, 0))
+                for name in dict.fromkeys([*exact, *paper])
+                if name.split()[-1] in PAPER_TEXTS and paper.get(name, 0) != exact.get(name, 0)
+            ]
+        exact, padded = (self.products(each, work != "decode") for each in (Convention.EXACT, Convention.HARDWARE))
+        tokens = (3 if work == "train" else 1) * (1 if work == "decode" else context)
+        found = [Reason(name, PADDED, tokens * (padded[name] - flops)) for name, flops in exact.items()]
+        return found + [reason for mixer in self.mixers for reason in mixer.core_reasons(work, context)]
+
     @abstractmethod
     def prefill_flops(self, tokens: int, convention: Convention = Convention.EXACT) -> Flops:
         """Forward FLOPs over ``tokens`` positions from an empty cache."""
@@ -287,6 +343,21 @@ class Block(ABC):
     def cache(self, context: int, storage: Storage) -> CacheBytes:
         """Bytes kept for ``context`` cached tokens."""
         return CacheBytes()
+
+    def cache_parts(self, context: int, storage: Storage) -> tuple[CachePart, ...]:
+        """``cache``, one part for each piece of memory that a library allocates."""
+        kept = self.cache(context, storage)
+        found: tuple[CachePart, ...] = ()
+        if kept.kv:
+            one = self.cache(1, storage).kv - self.cache(0, storage).kv
+            found += (self.kv_part(one, kept.kv // one, context),)
+        if kept.ssm or kept.conv:
+            found += (CachePart(state_bytes=kept.ssm + kept.conv),)
+        return found
+
+    def kv_part(self, token_bytes: int, tokens: int, context: int) -> CachePart:
+        """Keys and values of ``tokens`` tokens, of ``context`` in all."""
+        return CachePart(token_bytes, tokens)
 
     def cache_traffic(self, context: int, storage: Storage) -> int:
         """Cache bytes one decode step must read and write with ``context`` tokens cached."""
@@ -308,6 +379,9 @@ class Mixer(Block):
     A parallel block replaces the output projection and may lend one branch's value to another (``borrows_value``).
     """
 
+    keeps_values: ClassVar[bool] = False
+    """Its cache holds keys and values of single tokens by head."""
+
     d_model: int
 
     @property
@@ -324,6 +398,28 @@ class Mixer(Block):
     def mixers(self) -> tuple[Mixer, ...]:
         return (self,)
 
+    @property
+    def span(self) -> int | None:
+        """Most keys that a token sees where a window bounds them, else None."""
+        return None
+
+    @property
+    def rotation(self) -> tuple[Hashable, int] | None:
+        """The kind of rotary embedding and the width it turns, where it reads a table of cosines and sines."""
+        return None
+
+    def value_bytes(self, context: int, storage: Storage) -> int:
+        """Bytes of the values in its cache, which another branch may read too."""
+        return 0
+
+    def value_traffic(self, context: int, storage: Storage) -> int:
+        """The values' part of ``cache_traffic``."""
+        return 0
+
+    def core_reasons(self, work: str, context: int) -> list[Reason]:
+        """Why ``hardware`` counts its core differently from ``exact``."""
+        return []
+
     def core_activations(self, size: int, borrows_value: bool = False, keeps_output: bool = True) -> Activations | None:
         """What its core between the two projections keeps and needs, as ``activations`` says.
 
@@ -338,7 +434,7 @@ class Mixer(Block):
         if core is None:
             return None
         entry = Term("block input", size * self.d_model, cheap=True)
-        return Activations((entry, *core.saved), core.forward, core.backward)
+        return replace(core, saved=(entry, *core.saved))
 
     @property
     def out_bias_params(self) -> int:

@@ -8,20 +8,14 @@ non-embedding parameters come closest to the transformer's, which reproduces the
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, cast
 
-from hybridbench.arch.attention import SINKS, WINDOW, Attention, Rope
 from hybridbench.arch.block import Block, Convention, Mixer
-from hybridbench.arch.delta import GatedDelta, Kda
-from hybridbench.arch.linear import Lightning, RgLru, ShortConv
-from hybridbench.arch.mamba1 import Mamba1
-from hybridbench.arch.mamba2 import Mamba2
-from hybridbench.arch.mamba3 import Mamba3
-from hybridbench.arch.mlp import Mlp
+from hybridbench.arch.blocks.parallel import Fusion, Parallel
+from hybridbench.arch.kinds import FEED_FORWARD, MIXERS, SHAPELESS, SHAPES
 from hybridbench.arch.model import ModelSpec
-from hybridbench.arch.moe import Moe
-from hybridbench.arch.parallel import Fusion, Parallel
-from hybridbench.arch.pattern import FEED_FORWARD, count_for_ratio, nearest_count, parse_pattern, parse_ratio, spread
+from hybridbench.arch.pattern import count_for_ratio, nearest_count, parse_pattern, parse_ratio, spread
+from hybridbench.arch.scales import Scale, Site, find_scale
 from hybridbench.errors import BadInput, unknown_name
 
 ARCHS = ("transformer", "swa", "mamba", "inter", "intra")
@@ -32,57 +26,11 @@ RECURRENT = ("mamba", "inter", "intra")
 DEFAULT_RATIO = "1:5"
 
 MAMBA2 = "mamba2"
-MIXERS = {MAMBA2: "M", "mamba1": "m", "mamba3": "3", "gated-delta": "G", "kda": "K"}
-"""Mixers that may stand in Mamba-2's place throughout a family, with their letters in patterns."""
-
-SHAPELESS = {"A": "latent attention", "Z": "a block of shared weights"}
-"""Letters that only published and imported models have dimensions for."""
-
-LLAMA_ROPE = Rope()
-WINDOW_ROPE = Rope(theta=10_000.0, factor=1.0)
-"""Sliding-window layers use theta 10,000; positions inside a window need no frequency scaling."""
-
-
-@dataclass(frozen=True)
-class Scale:
-    """One column of the paper's table 8, with the intra-layer block's row of table 15.
-
-    A hybrid block has ``intra_heads`` attention heads and ``intra_d_inner`` SSM channels (d_ssm); its query/key width
-    is half of that (table 15's ratio 1:1 compares it with the width before expansion), its values keep d_model. Its SSM
-    heads are ``intra_ssm_head_dim`` wide. Table 15 prints 16 of them at 1b, where d_ssm 2304 in the mixer's heads of
-    128 makes 18; only 18 gives the paper's 51.05 TFLOP per sample.
-    """
-
-    d_model: int
-    d_ff: int
-    n_heads: int
-    n_kv_heads: int
-    head_dim: int
-    transformer_layers: int
-    mamba_layers: int
-    d_inner: int
-    ssm_head_dim: int
-    d_state: int
-    intra_heads: int
-    intra_kv_heads: int
-    intra_d_inner: int
-    intra_ssm_head_dim: int
-    vocab_size: int = 128_256
-    chunk_size: int = 256
-
-
-SCALES: dict[str, Scale] = {
-    # tiny is ours: the 100m stack at an eighth of its width, for a laptop.
-    "tiny": Scale(128, 384, 4, 2, 32, 8, 6, 256, 64, 64, 2, 1, 128, 64, vocab_size=2048, chunk_size=64),
-    "100m": Scale(1024, 3072, 16, 4, 64, 8, 6, 2048, 128, 128, 8, 2, 1024, 128),
-    "350m": Scale(1536, 4096, 24, 8, 64, 14, 11, 3072, 128, 128, 16, 4, 1536, 96),
-    "1b": Scale(2048, 8192, 32, 8, 64, 16, 13, 4096, 128, 128, 16, 4, 2304, 128),
-    "3b": Scale(3072, 8192, 32, 8, 96, 28, 21, 6144, 192, 256, 16, 4, 3072, 192),
-}
+"""The recurrent mixer of the paper's families."""
 
 Stack = tuple[int, int, tuple[int, ...] | None]
 
-PUBLISHED_STACKS: dict[tuple[str, str, str], Stack] = {
+PAPER_STACKS: dict[tuple[str, str, str], Stack] = {
     # (family, scale, ratio): attention (or hybrid, or global) and other blocks, and the 1-based places of the former
     # where the paper prints them. Its ratios are approximate: "1:5" is 2 + 11 at 1B.
     ("swa", "350m", "1:5"): (3, 11, None),
@@ -121,18 +69,20 @@ class Recipe:
     """A named way to build and fuse an intra block.
 
     ``branches`` are pattern letters; ``wide`` makes both branches d_model wide (query/key width d_model / 2), which
-    fusing before one joint projection needs; ``published`` marks the one whose stacks table 15 lists.
+    fusing before one joint projection needs; ``paper_stacks`` marks the one whose stacks table 15 lists.
     """
 
     fusion: Fusion
     branches: str = "*&M"
     wide: bool = False
-    published: bool = False
+    paper_stacks: bool = False
     about: str = ""
 
 
 RECIPES: dict[str, Recipe] = {
-    "paper": Recipe(Fusion(), published=True, about="the paper's choice: Group norm, subtract, separate projections"),
+    "paper": Recipe(
+        Fusion(), paper_stacks=True, about="the paper's choice: Group norm, subtract, separate projections"
+    ),
     "concat": Recipe(
         Fusion(op="concat", out="joint"), about="the paper's near-equal: Group norm, concat, joint projection"
     ),
@@ -185,18 +135,6 @@ FUSION_DEFAULTS: dict[str, Any] = {
     f.name: f.default for f in fields(Options) if f.name in ("recipe", "split") or f.name.startswith("fusion_")
 }
 """Options that only a parallel block has a place for, and what each is when nobody gives it."""
-
-
-def find_scale(name: str) -> Scale:
-    """The scale of a name, whatever its case.
-
-    Raises:
-        BadInput: no such scale.
-    """
-    scale = SCALES.get(name.lower())
-    if scale is None:
-        raise unknown_name("scale", name, SCALES)
-    return scale
 
 
 def build_spec(arch: str, scale: str, options: Options | None = None) -> ModelSpec:
@@ -336,51 +274,12 @@ def _parallel_symbol(options: Options) -> str:
 
 def _block_table(shape: Scale, options: Options, needed: tuple[str, ...] = ()) -> dict[str, Block]:
     """A spec for every letter, and for each parallel symbol asked for."""
-    window = WINDOW if options.window is None else options.window
-    sinks = SINKS if options.sinks is None else options.sinks
-    full = Attention(shape.d_model, shape.n_heads, shape.n_kv_heads, shape.head_dim, shape.head_dim, rope=LLAMA_ROPE)
-    blocks: dict[str, Block] = {
-        "*": full,
-        "S": replace(full, window=window, sinks=sinks, rope=WINDOW_ROPE),
-        "M": Mamba2(shape.d_model, shape.d_inner, shape.ssm_head_dim, shape.d_state, chunk_size=shape.chunk_size),
-        "-": Mlp(shape.d_model, shape.d_ff),
-        "E": Moe(shape.d_model, shape.d_ff // 2, n_experts=8, top_k=1, d_shared=shape.d_ff // 2),
-        **_other_mixers(shape),
-    }
+    site = Site(shape, shape.d_inner, shape.ssm_head_dim, window=options.window, sinks=options.sinks)
+    blocks = {letter: at(site) for letter, at in SHAPES.items()}
     for symbol in (_parallel_symbol(options), *needed):
         if symbol.startswith("(") and symbol not in blocks:
-            blocks[symbol] = _parallel(shape, options, symbol, window, sinks)
+            blocks[symbol] = _parallel(shape, options, symbol)
     return blocks
-
-
-def _other_mixers(shape: Scale) -> dict[str, Block]:
-    """Mixers the paper does not compare, as wide as the scale's Mamba-2 where they expand; dimensions are ours.
-
-    Gated delta net has Qwen3-Next's proportions (twice as many value as key heads, 128 wide), which at 1b is its very
-    block; Mamba-3 has Mamba-2's heads and states; Mamba-1, RG-LRU and short convolution have their authors' defaults.
-    """
-    d_model, head = shape.d_model, min(shape.ssm_head_dim, 128)
-    heads = shape.d_inner // head
-    return {
-        "m": Mamba1(d_model, shape.d_inner, dt_rank=-(-d_model // 16)),
-        "3": _mamba3(shape, shape.d_inner, shape.ssm_head_dim),
-        "G": _gated_delta(d_model, heads, head),
-        "K": Kda(d_model, heads, head),
-        "R": RgLru(d_model, d_model, shape.n_heads),
-        "C": ShortConv(d_model),
-        "L": Lightning(d_model, shape.n_heads, shape.head_dim),
-    }
-
-
-def _mamba3(shape: Scale, d_inner: int, head_dim: int) -> Mamba3:
-    """Heads as wide as Mamba-2's or, where that is no power of two, as the largest that divides it: the public kernels
-    take no others. Half of each head's states turn, the public module's default."""
-    return Mamba3(shape.d_model, d_inner, head_dim & -head_dim, shape.d_state, n_angles=shape.d_state // 4)
-
-
-def _gated_delta(d_model: int, heads: int, head: int) -> GatedDelta:
-    """Half as many key as value heads; as many where there is an odd number."""
-    return GatedDelta(d_model, heads, heads if heads % 2 else heads // 2, head, head)
 
 
 def _parse_split(text: str) -> tuple[int, int]:
@@ -390,7 +289,7 @@ def _parse_split(text: str) -> tuple[int, int]:
     return int(parts[0]), int(parts[1])
 
 
-def _parallel(shape: Scale, options: Options, symbol: str, window: int, sinks: int) -> Parallel:
+def _parallel(shape: Scale, options: Options, symbol: str) -> Parallel:
     """The hybrid block of a scale: heads split evenly, values at full d_model."""
     recipe = _recipe(options)
     fusion = replace(recipe.fusion, **_changes(options))
@@ -411,35 +310,10 @@ def _parallel(shape: Scale, options: Options, symbol: str, window: int, sinks: i
             f"split '{options.split}': Mamba width {d_inner // 2} makes {d_inner} channels, which heads of "
             f"{shape.ssm_head_dim} do not divide: give a multiple of {shape.ssm_head_dim // 2}."
         )
-    attention = Attention(
-        d_model=shape.d_model,
-        n_heads=heads,
-        n_kv_heads=shape.intra_kv_heads,
-        head_dim=qk_width // heads,
-        v_head_dim=shape.d_model // heads,
-        rope=LLAMA_ROPE,
-    )
-    delta_head = 128 if ssm_head_dim > 128 and d_inner % 128 == 0 else ssm_head_dim
-    made: dict[str, Mixer] = {
-        "*": attention,
-        "G": _gated_delta(shape.d_model, d_inner // delta_head, delta_head),
-        "K": Kda(shape.d_model, d_inner // delta_head, delta_head),
-        "m": Mamba1(shape.d_model, d_inner, dt_rank=-(-shape.d_model // 16)),
-        "3": _mamba3(shape, d_inner, ssm_head_dim),
-        "S": replace(attention, window=window, sinks=sinks, rope=WINDOW_ROPE),
-        "M": Mamba2(
-            shape.d_model,
-            d_inner,
-            ssm_head_dim,
-            shape.d_state,
-            chunk_size=shape.chunk_size,
-            gated_norm=False,
-        ),
-    }
-    first, second = symbol[1], symbol[3]
-    if second in MIXERS.values():
-        first, second = second, first
-    return Parallel(made[first], made[second], fusion)
+    site = Site(shape, d_inner, ssm_head_dim, True, qk_width, options.window, options.sinks)
+    letters = symbol[1], symbol[3]
+    first, second = (cast("Mixer", SHAPES[letter](site)) for letter in letters)
+    return Parallel(second, first, fusion) if letters[1] in MIXERS.values() else Parallel(first, second, fusion)
 
 
 def _stack(
@@ -469,9 +343,9 @@ def _stack(
             )
         return options.positions, depth
     listed = options.mixer == MAMBA2
-    default_fusion = arch != "intra" or (_recipe(options).published and not _changes(options) and not options.split)
-    if listed and default_fusion and (arch, scale, ratio) in PUBLISHED_STACKS:
-        count, others, places = PUBLISHED_STACKS[arch, scale, ratio]
+    default_fusion = arch != "intra" or (_recipe(options).paper_stacks and not _changes(options) and not options.split)
+    if listed and default_fusion and (arch, scale, ratio) in PAPER_STACKS:
+        count, others, places = PAPER_STACKS[arch, scale, ratio]
         return places or spread(count, count + others), count + others
     depth = shape.transformer_layers if arch == "swa" else _matched_depth(shape, blocks, rare, common, wanted)
     try:

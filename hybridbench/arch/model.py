@@ -15,7 +15,6 @@ from collections import Counter
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
-from hybridbench.arch.attention import SINKS, WINDOW, Attention, Rope
 from hybridbench.arch.block import (
     Block,
     CacheBytes,
@@ -27,30 +26,14 @@ from hybridbench.arch.block import (
     spec_to_dict,
     variant,
 )
-from hybridbench.arch.delta import GatedDelta, Kda
-from hybridbench.arch.latent import LatentAttention
-from hybridbench.arch.linear import Lightning, RgLru, ShortConv
-from hybridbench.arch.mamba1 import Mamba1
-from hybridbench.arch.mamba2 import Mamba2
-from hybridbench.arch.mamba3 import Mamba3
-from hybridbench.arch.mlp import Mlp
-from hybridbench.arch.moe import Moe
-from hybridbench.arch.parallel import Fusion, Parallel
-from hybridbench.arch.pattern import FEED_FORWARD, parse_pattern
-from hybridbench.arch.shared import SharedBlock
+from hybridbench.arch.kinds import BLOCKS
+from hybridbench.arch.pattern import parse_pattern
 from hybridbench.errors import BadInput
 
 Kind = TypeVar("Kind")
 
 NAMED = ("published", "config")
 """In place of a scale, of models that have names of their own."""
-BLOCKS: dict[str, type[Block]] = {
-    cls.kind: cls
-    for cls in (
-        *(Attention, LatentAttention, Mamba1, Mamba2, Mamba3, GatedDelta, Kda, RgLru, ShortConv, Lightning),
-        *(Mlp, Moe, Parallel, SharedBlock),
-    )
-}
 
 
 @dataclass(frozen=True)
@@ -106,20 +89,24 @@ class ModelSpec:
     def label(self) -> str:
         """Short name for tables: the family, the count of its blocks where it mixes two kinds, and what is not the
         family's default: fusion, window, sinks, experts."""
-        kinds = Counter(symbol.rstrip("'") for symbol in self.layers if symbol[0] not in FEED_FORWARD)
-        order = sorted(kinds, key=lambda symbol: ("(" not in symbol, not {*symbol} & {*"*AZ"}, symbol))
+        kinds = Counter(symbol.rstrip("'") for symbol in self.layers if not self.blocks[symbol].feed_forward)
+        ranks = {symbol.rstrip("'"): self.rank(symbol) for symbol in self.counts}
+        order = sorted(kinds, key=lambda symbol: (*ranks[symbol], symbol))
         counts = ["+".join(str(kinds[symbol]) for symbol in order)] if len(kinds) > 1 else []
         return " ".join([self.arch, *counts, *self._departures()])
+
+    def rank(self, symbol: str) -> tuple[bool, bool]:
+        """Sorts the kinds a model mixes: parallel blocks, then what sees every token, then the rest."""
+        block = self.blocks[symbol]
+        return not block.branches, not block.sees_all
 
     def _departures(self) -> list[str]:
         if self.scale in NAMED:
             return []
         found = [] if self.recipe in (None, "paper") else [str(self.recipe).removeprefix("paper,")]
-        windows = [block for _, block in mixers(self) if isinstance(block, Attention) and block.window is not None]
-        for name, default in (("window", WINDOW), ("sinks", SINKS)):
-            values = sorted({int(getattr(block, name)) for block in windows} - {default})
-            found += [f"{name} {value}" for value in values]
-        return found + ["moe"] * any(isinstance(self.blocks[symbol], Moe) for symbol in self.counts)
+        used = [self.blocks[symbol] for symbol in self.counts]
+        parts = [*(part for _, part in mixers(self)), *(block for block in used if block.feed_forward)]
+        return found + list(dict.fromkeys(departure for part in parts for departure in part.departures))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; ``from_dict`` gives an equal spec back."""
@@ -160,12 +147,9 @@ def block_from_dict(body: dict[str, Any]) -> Block:
     if kind not in BLOCKS:
         raise ValueError(f"unknown kind of block {kind!r}")
     for name, value in values.items():
-        if name == "rope" and value is not None:
-            values[name] = Rope(**value)
-        elif name == "fusion":
-            values[name] = Fusion(**value)
-        elif isinstance(value, dict):
-            values[name] = block_from_dict(value)
+        if isinstance(value, dict):
+            nested = BLOCKS[kind].nested.get(name)
+            values[name] = block_from_dict(value) if nested is None else nested(**value)
         elif isinstance(value, list):
             values[name] = tuple(value)
     return BLOCKS[kind](**values)

@@ -1,10 +1,6 @@
 """pattern: the layer string, one letter per sublayer as in Megatron-LM's hybrid patterns, read and spread.
 
-    M  Mamba-2      *  attention        S  sliding-window attention
-    -  MLP          E  mixture of experts        (*&M)  two mixers in parallel
-    m  Mamba-1      3  Mamba-3          G  gated delta net       K  Kimi delta attention
-    R  RG-LRU       C  short conv       L  lightning attention   A  latent attention
-    Z  Zamba's block of shared weights
+``arch.kinds`` says what each letter is; ``(*&M)`` is two mixers in parallel.
 
 A quote after a layer marks another shape of its kind, as imported models may have: ``S'``. Spaces are for the reader,
 and so is ``|``, which Megatron-LM puts between pipeline stages; ``+`` is read as ``-``. The paper's 1B inter model is
@@ -15,13 +11,8 @@ from __future__ import annotations
 
 import math
 
+from hybridbench.arch.kinds import BRANCHES, FEED_FORWARD, LETTERS
 from hybridbench.errors import BadInput, BadPattern
-
-MIXERS = "M*Sm3GKRCLAZ"
-FEED_FORWARD = "-E"
-LETTERS = MIXERS + FEED_FORWARD
-BRANCHES = "M*Sm3GK"
-"""Mixers that may stand in parallel."""
 
 
 def parse_pattern(text: str) -> tuple[str, ...]:
@@ -54,7 +45,7 @@ def parse_pattern(text: str) -> tuple[str, ...]:
             raise BadPattern(text, at, f"'{char}' is no layer: use {' '.join(LETTERS)} or (*&M).")
     if not layers:
         raise BadPattern(text or " ", 0, "it is empty: name at least one layer, such as M-*-.")
-    if not any(layer[0] in MIXERS + "(" for layer in layers):
+    if all(layer[0] in FEED_FORWARD for layer in layers):
         raise BadPattern(text, 0, "no layer mixes positions: add M, *, S or another mixer.")
     return tuple(layers)
 
@@ -72,7 +63,7 @@ def _parse_parallel(text: str, start: int) -> tuple[str, int]:
         if char.isspace():
             continue
         if char != want and not (want == "mixer" and char in BRANCHES):
-            wanted = "a mixer (M, m, 3, G, K, * or S)" if want == "mixer" else f"'{want}'"
+            wanted = f"a mixer ({', '.join(BRANCHES[:-1])} or {BRANCHES[-1]})" if want == "mixer" else f"'{want}'"
             raise BadPattern(text, at - 1, f"'{char}' where {wanted} belongs: write (*&M).")
         found.append(char)
     return "(" + "".join(found), at

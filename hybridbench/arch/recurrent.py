@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import abstractmethod
 
 from hybridbench.arch.block import CacheBytes, Convention, Flops, Mixer, Storage, refuse_paper
+from hybridbench.arch.reasons import CHUNKED, SCAN_BACKWARD, Reason
 
 
 class Recurrent(Mixer):
@@ -20,6 +21,11 @@ class Recurrent(Mixer):
     @abstractmethod
     def conv_channels(self) -> int:
         """Channels of the conv; 0 without one."""
+
+    @property
+    def conv_parts(self) -> tuple[int, ...]:
+        """Channels of each convolution that a module runs."""
+        return (self.conv_channels,)
 
     @property
     @abstractmethod
@@ -64,8 +70,20 @@ class Recurrent(Mixer):
             return 3 * forward
         return Flops(scan=4 * forward.scan, conv=3 * forward.conv)
 
+    def core_reasons(self, work: str, context: int) -> list[Reason]:
+        if work == "decode":
+            return []
+        scan = f"{self.name} scan"
+        exact, chunked = (self.core_prefill(context, each).scan for each in (Convention.EXACT, Convention.HARDWARE))
+        times = 3 if work == "train" else 1
+        found = [Reason(scan, CHUNKED, times * (chunked - exact))]
+        if work == "train":
+            both = self.core_train(context, Convention.HARDWARE).scan
+            found.append(Reason(scan, SCAN_BACKWARD, both - 3 * chunked))
+        return found
+
     def cache(self, context: int, storage: Storage) -> CacheBytes:
-        columns = self.conv_columns if storage.conv_columns is None else storage.conv_columns
+        columns = storage.columns(self.conv_columns)
         return CacheBytes(
             ssm=self.state_size * storage.ssm_bytes, conv=self.conv_channels * columns * storage.conv_bytes
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from hybridbench.sizes import aligned
@@ -35,14 +35,18 @@ Moment = tuple[Term, ...]
 
 @dataclass(frozen=True, slots=True)
 class Activations:
-    """One block's lists, which ``arch.activations`` explains."""
+    """One block's lists, which ``arch.activations`` explains.
+
+    ``lent`` is what the first block of a kind leaves for later ones in the same pass; ``saved`` lists it too.
+    """
 
     saved: tuple[Term, ...]
     forward: tuple[Moment, ...]
     backward: tuple[Moment, ...]
+    lent: tuple[Term, ...] = ()
 
 
-def total(terms: Sequence[Term], tokens: int) -> int:
+def total(terms: Iterable[Term], tokens: int) -> int:
     """Bytes of some terms together."""
     return sum(term.bytes(tokens) for term in terms)
 

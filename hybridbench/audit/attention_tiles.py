@@ -13,10 +13,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from hybridbench.arch.attention import Attention
+from hybridbench.arch.blocks.attention import Attention
+from hybridbench.arch.blocks.ssd_kernels import up
 from hybridbench.arch.model import uses_of
-from hybridbench.arch.operations import Reason
-from hybridbench.arch.ssd_kernels import up
+from hybridbench.arch.reasons import Reason
 from hybridbench.count.ncu import Launch
 from hybridbench.suite import TRAIN, Case
 

@@ -16,10 +16,11 @@ import re
 from collections.abc import Callable, Sequence
 
 from hybridbench.arch.block import Convention
-from hybridbench.arch.mamba2 import TILE_COLUMNS, Mamba2
+from hybridbench.arch.blocks.mamba2 import TILE_COLUMNS, Mamba2
+from hybridbench.arch.blocks.ssd_kernels import Tiles, up
 from hybridbench.arch.model import uses_of
-from hybridbench.arch.operations import Reason, operations
-from hybridbench.arch.ssd_kernels import Tiles, up
+from hybridbench.arch.operations import operations
+from hybridbench.arch.reasons import Reason
 from hybridbench.audit.attention_tiles import attention_reasons
 from hybridbench.audit.views import GPU, PRODUCTS, Group, View, is_product, summed
 from hybridbench.count.by_operation import REST, Product

@@ -18,9 +18,10 @@ from typing import Any
 
 import torch
 
-from hybridbench.arch.mamba2 import Mamba2
-from hybridbench.arch.operations import Reason, operations
-from hybridbench.arch.ssd_kernels import KERNELS, Tiles
+from hybridbench.arch.blocks.mamba2 import Mamba2
+from hybridbench.arch.blocks.ssd_kernels import KERNELS, Tiles
+from hybridbench.arch.operations import operations
+from hybridbench.arch.reasons import Reason
 from hybridbench.audit.reasons import counter_reasons
 from hybridbench.audit.tuned import Taken, taken
 from hybridbench.audit.views import FVCORE, TORCH

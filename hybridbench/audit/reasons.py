@@ -5,11 +5,13 @@ What the reference kernels and PyTorch's own execute is known to the product, so
 
 from __future__ import annotations
 
-from hybridbench.arch.attention import Attention
 from hybridbench.arch.block import Convention
-from hybridbench.arch.delta import GatedDelta, Kda
-from hybridbench.arch.mamba2 import Mamba2
-from hybridbench.arch.operations import CHUNKED, SCAN_BACKWARD, SCORES_AGAIN, Reason, operations
+from hybridbench.arch.blocks.attention import Attention
+from hybridbench.arch.blocks.gated_delta import GatedDelta
+from hybridbench.arch.blocks.kda import Kda
+from hybridbench.arch.blocks.mamba2 import Mamba2
+from hybridbench.arch.operations import operations
+from hybridbench.arch.reasons import CHUNKED, SCAN_BACKWARD, SCORES_AGAIN, Reason
 from hybridbench.arch.recurrent import Recurrent
 from hybridbench.audit.views import FVCORE, summed
 from hybridbench.count.by_operation import is_hidden, operation_of, scan_of

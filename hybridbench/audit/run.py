@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from hybridbench.arch.ssd_kernels import Tiles
+from hybridbench.arch.blocks.ssd_kernels import Tiles
 from hybridbench.audit.hardware import by_class, by_kernel, hardware_view
 from hybridbench.audit.observe import Observation, observe
 from hybridbench.audit.on_gpu import Progress, Session, observe_all

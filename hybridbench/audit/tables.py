@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from hybridbench.arch.operations import Reason
+from hybridbench.arch.reasons import Reason
 from hybridbench.audit.views import BASE, EXACT, GPU, HARDWARE, PAPER, Audit, Group
 from hybridbench.report.display import Scale, scale_for
 from hybridbench.report.tables import NO_VALUE, Cell, Column, Table, escape, print_table, to_csv, to_markdown

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hybridbench.arch.block import Convention
-from hybridbench.arch.operations import Reason, operations, reasons
+from hybridbench.arch.operations import operations, reasons
+from hybridbench.arch.reasons import Reason
 from hybridbench.errors import BadInput
 from hybridbench.suite import Case
 

@@ -14,9 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from hybridbench import __version__, units
-from hybridbench.arch.families import ARCHS, PUBLISHED_STACKS, RECIPES, SCALES, build_spec
+from hybridbench.arch.families import ARCHS, PAPER_STACKS, RECIPES, build_spec
+from hybridbench.arch.kinds import FEED_FORWARD, RUNNING
 from hybridbench.arch.model import cost, params
-from hybridbench.arch.published import PUBLISHED, published_spec
+from hybridbench.arch.presets import PRESETS, preset_spec
+from hybridbench.arch.scales import SCALES
 from hybridbench.cli.options import execution_options, model_options, parse_backends, refuse_idle
 from hybridbench.errors import Unsupported
 from hybridbench.limits import ANY_SIZE, WIDE, tightest
@@ -36,9 +38,6 @@ ABOUT = {
     "intra": "blocks with attention and Mamba-2 side by side, fused, between Mamba-2 blocks",
 }
 
-MIXERS = "*Mm3GK"
-"""Letters of the mixers that run: attention, Mamba-2, Mamba-1, Mamba-3, gated delta net, KDA."""
-
 
 @click.command(short_help="Families, scales, ratios, recipes and published models.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -48,7 +47,7 @@ def archs(as_json: bool) -> None:
     for arch in ARCHS:
         for scale in SCALES:
             spec = build_spec(arch, scale)
-            ratios = [ratio for family, at, ratio in PUBLISHED_STACKS if (family, at) == (arch, scale)]
+            ratios = [ratio for family, at, ratio in PAPER_STACKS if (family, at) == (arch, scale)]
             rows.append(
                 {
                     "arch": arch,
@@ -98,8 +97,8 @@ def archs(as_json: bool) -> None:
 def _published_rows() -> list[dict[str, Any]]:
     """Every published model: what it is, and what was published of its size."""
     rows = []
-    for name, entry in PUBLISHED.items():
-        spec = published_spec(name)
+    for name, entry in PRESETS.items():
+        spec = preset_spec(name)
         size = cost(spec, 1)
         rows.append(
             {
@@ -236,7 +235,7 @@ def _problems_at_1b() -> dict[str, list[Problem]]:
     asked: dict[str, list[Problem]] = {}
     for kind in (TRAIN, DECODE):
         step = kind == DECODE
-        for symbol in MIXERS:
+        for symbol in (letter for letter in RUNNING if letter not in FEED_FORWARD):
             sweep = Sweep(kind, pattern=f"{symbol}-", scale="1b", ctx="8k", batch="4", device="cuda")
             (case,) = cases(sweep, has_gpu=True)
             for block, borrows in block_uses(case.model):

@@ -10,10 +10,12 @@ import click
 from click.core import ParameterSource
 
 from hybridbench.arch.block import Storage
-from hybridbench.arch.families import MAMBA2, MIXERS, RECIPES, SCALES
+from hybridbench.arch.blocks.parallel import NORMS, OPS, OUTS, VALUES
+from hybridbench.arch.blocks.parallel import SCALES as FUSION_SCALES
+from hybridbench.arch.families import MAMBA2, RECIPES
+from hybridbench.arch.kinds import MIXERS
 from hybridbench.arch.model import ModelSpec
-from hybridbench.arch.parallel import NORMS, OPS, OUTS, VALUES
-from hybridbench.arch.parallel import SCALES as FUSION_SCALES
+from hybridbench.arch.scales import SCALES
 from hybridbench.errors import BadInput
 from hybridbench.predict.match import BUDGETS, SIDES, TOLERANCE, matched, named_spec, names_scale
 from hybridbench.suite import ALL_ARCHS, CHECKPOINTS

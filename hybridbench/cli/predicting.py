@@ -14,10 +14,10 @@ from rich.console import Console
 from hybridbench import units
 from hybridbench.arch.block import DTYPE_BYTES, Convention, Storage
 from hybridbench.arch.families import MAMBA2
-from hybridbench.arch.huggingface import read_config
+from hybridbench.arch.imports.huggingface import read_config
 from hybridbench.arch.model import Cost, ModelSpec, layer_costs
 from hybridbench.arch.model import cost as cost_of
-from hybridbench.arch.published import published_spec
+from hybridbench.arch.presets import preset_spec
 from hybridbench.cli.options import given_options, match_options, matching, model_options, out_options
 from hybridbench.errors import BadInput, unknown_name
 from hybridbench.suite import ALL_ARCHS, model_specs
@@ -43,7 +43,7 @@ def chosen_specs(
     names = [] if models is None else [part.strip() for part in models.split(",")]
     if not all(names):
         raise BadInput(f"model '{models}' has an empty part: write names with single commas between them.")
-    found = [published_spec(name) for name in dict.fromkeys(name.lower() for name in names)]
+    found = [preset_spec(name) for name in dict.fromkeys(name.lower() for name in names)]
     return found + _configs(configs)
 
 

@@ -29,13 +29,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, shape_wrapper
 
-from hybridbench.arch.attention import Attention
 from hybridbench.arch.block import Block, Convention, Mixer
-from hybridbench.arch.mamba2 import Mamba2
-from hybridbench.arch.moe import Moe
+from hybridbench.arch.blocks.attention import Attention
+from hybridbench.arch.blocks.mamba2 import Mamba2
+from hybridbench.arch.blocks.moe import Moe
+from hybridbench.arch.blocks.ssd_kernels import Chunked, OnePass
 from hybridbench.arch.operations import HEAD
 from hybridbench.arch.recurrent import Recurrent
-from hybridbench.arch.ssd_kernels import Chunked, OnePass
 from hybridbench.count.operators import (
     MENDED,
     MULTIPLY_ADDS,

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hybridbench.arch.ssd_kernels import LEAST_SLICE, MOST_STATES, fits_one_pass
+from hybridbench.arch.blocks.ssd_kernels import LEAST_SLICE, MOST_STATES, fits_one_pass
 from hybridbench.kernels.problem import Problem, imported, needs_cuda, refuse_gradients
 
 NO_MAMBA_SSM = (

@@ -26,7 +26,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from hybridbench.arch.ssd_kernels import BLOCK, SLICE, heads_together
+from hybridbench.arch.blocks.ssd_kernels import BLOCK, SLICE, heads_together
 from hybridbench.kernels.triton_decode import multiprocessors
 from hybridbench.kernels.triton_jit import jit
 

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hybridbench.arch.attention import Attention
 from hybridbench.arch.block import Storage
+from hybridbench.arch.blocks.attention import Attention
 from hybridbench.model.block import Step
 from hybridbench.model.cache import AttentionCache, Cache, GrowingCache
 from hybridbench.model.mixer import MixerModule

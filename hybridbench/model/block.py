@@ -8,14 +8,14 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from hybridbench.arch.attention import Rope
-from hybridbench.arch.block import Storage
+from hybridbench.arch.block import Block, Storage
+from hybridbench.arch.blocks.attention import Rope
 from hybridbench.model.cache import Cache
 from hybridbench.model.rotary import Rotation, rotation
 
@@ -30,11 +30,22 @@ class Step:
     """One forward pass: absolute positions (T for a sequence, B for a decode step) and rotations by kind of RoPE.
 
     ``start`` is the position of a sequence's first token: where it is not 0, mixers go on from what their caches hold.
+    ``shared`` is what layers leave for those behind them in the same pass, by name: (B, T, ...), or (B, ...) of a step.
     """
 
     position: Tensor
     start: int = 0
+    shared: dict[str, Tensor] = field(default_factory=dict)
     _turns: dict[tuple[Rope, int], Rotation] = field(default_factory=dict)
+
+    def share(self, name: str, value: Tensor) -> None:
+        """Leaves a value for later layers. The first one stays, so a forward repeated for its backward changes
+        nothing."""
+        self.shared.setdefault(name, value)
+
+    def sharing(self, shared: dict[str, Tensor]) -> Step:
+        """The same positions and rotations where other values were left."""
+        return replace(self, shared=shared)
 
     def turn(self, rope: Rope, head_dim: int) -> Rotation:
         """The rotation for these positions, computed once per kind."""
@@ -50,13 +61,27 @@ class Factory:
     Args:
         dtype, device: of parameters, on the meta device until the model is allocated.
         norm_eps: of every norm.
-        block: builds the module of a block inside another from its spec, and keywords as of ``MixerModule``.
+        layers: the specs of all sublayers, in order.
+        index: of the sublayer that is made.
+        build: ``build(spec, make, **keywords)``, the module of any block; keywords as of ``MixerModule``.
     """
 
     dtype: torch.dtype
     device: torch.device = field(default_factory=lambda: torch.device("meta"))
     norm_eps: float = 1e-5
-    block: Callable[..., Any] | None = None
+    layers: tuple[Block, ...] = ()
+    index: int = 0
+    build: Callable[..., Any] | None = None
+
+    def block(self, spec: Block, **keywords: Any) -> Any:
+        """The module of a block inside another."""
+        assert self.build is not None, "a block of blocks needs to be told how they are built"
+        return self.build(spec, self, **keywords)
+
+    def is_first(self, kind: type[Block]) -> bool:
+        """Whether no sublayer before holds a mixer of a kind: the first one may leave later ones a value
+        (``Step.share``)."""
+        return not any(type(mixer) is kind for block in self.layers[: self.index] for mixer in block.mixers)
 
     def linear(self, inputs: int, outputs: int) -> nn.Linear:
         return nn.Linear(inputs, outputs, bias=False, device=self.device, dtype=self.dtype)
@@ -74,8 +99,15 @@ class BlockModule(nn.Module, ABC):
     ops: Ops
     mixes: ClassVar[bool] = False
     """Whether it mixes positions, so that it needs the step and keeps a cache."""
+    shares: tuple[str, ...] = ()
+    """What it leaves on the step for later layers of its kind, or reads there, by name."""
     traceable: bool = True
     """Whether torch.compile can trace its forward over a sequence."""
+
+    @property
+    def branches(self) -> tuple[BlockModule, ...]:
+        """Mixers side by side on its input; none unless it is a parallel block."""
+        return ()
 
     @abstractmethod
     def forward(self, *given: Any) -> Tensor:

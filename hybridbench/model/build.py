@@ -133,11 +133,12 @@ def build_model(case: Case, resolved: list[Resolved]) -> LanguageModel:
     def ops(block: Block | None) -> Ops:
         return {item.op: item.function for item in resolved if item.block == block}
 
-    def module(block: Block, **branch: bool) -> BlockModule:
+    def module(block: Block, make: Factory, **branch: bool) -> BlockModule:
         return MODULES[type(block)](block, ops(block), make, **branch)
 
-    make = Factory(torch_dtype(case.execution.dtype), norm_eps=spec.norm_eps, block=module)
-    layers = [module(spec.blocks[symbol]) for symbol in spec.layers]
+    blocks = tuple(spec.blocks[symbol] for symbol in spec.layers)
+    make = Factory(torch_dtype(case.execution.dtype), norm_eps=spec.norm_eps, layers=blocks, build=module)
+    layers = [module(block, replace(make, index=index)) for index, block in enumerate(blocks)]
     model = LanguageModel(layers, ops(None), spec.d_model, spec.vocab_size, make)
     fused = [item.function for item in resolved if item.op == DECODE_STEP and item.backend.name == "fused"]
     model.fused_step = fused[0] if fused else None

@@ -11,11 +11,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hybridbench.arch.delta import GatedDelta, Kda
+from hybridbench.arch.blocks.gated_delta import GatedDelta
+from hybridbench.arch.blocks.kda import Kda
 from hybridbench.model.block import Factory, Step
 from hybridbench.model.cache import Cache, RecurrentCache
-from hybridbench.model.mamba2 import aligned, log_uniform_steps
-from hybridbench.model.mixer import RecurrentModule, carried, conv_front, convolved, keep_tail
+from hybridbench.model.mixer import (
+    RecurrentModule,
+    aligned,
+    carried,
+    conv_front,
+    convolved,
+    keep_tail,
+    log_uniform_steps,
+)
 
 A_RANGE = {"gated_delta": (0.01, 16.0), "kda": (1.0, 16.0)}
 """Kind of block to the range A is drawn from uniformly; 0.01 and not 0, whose logarithm would be infinite."""
@@ -34,9 +42,8 @@ class DeltaModule(RecurrentModule):
     def _in_widths(self) -> list[int]:
         """q, k and, where it is not borrowed, v; gate; decay; beta."""
         spec = self.spec
-        keys = spec.n_k_heads * spec.k_head_dim
-        self.conv_widths = [keys, keys, spec.out_width]
-        conv_in = 2 * keys + (0 if self.borrows_value else spec.out_width)
+        self.conv_widths = list(spec.conv_parts)
+        conv_in = spec.conv_channels - (spec.out_width if self.borrows_value else 0)
         return [conv_in, *spec.gate_and_decay, spec.n_heads]
 
     def _make_parameters(self, make: Factory) -> None:
@@ -63,10 +70,6 @@ class DeltaModule(RecurrentModule):
     @property
     def state_shape(self) -> tuple[int, ...]:
         return self.spec.n_heads, self.spec.k_head_dim, self.spec.v_head_dim
-
-    @property
-    def conv_shape(self) -> tuple[int, int]:
-        return self.spec.conv_channels, self.spec.d_conv
 
     def _project(self, packed: Tensor, value: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Conv input (q, k, v), gate by head, decay by head (and channel) and beta of a packed row."""

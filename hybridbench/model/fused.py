@@ -10,17 +10,18 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from hybridbench.arch.attention import Rope
-from hybridbench.arch.parallel import Fusion
+from hybridbench.arch.blocks.attention import Rope
+from hybridbench.arch.blocks.parallel import Fusion
 from hybridbench.kernels import triton_step as kernels
 from hybridbench.kernels.triton_decode import DecodePlan, launch_attention_decode, multiprocessors
 from hybridbench.kernels.tuning import compile_together
 from hybridbench.model.attention import AttentionModule
+from hybridbench.model.block import BlockModule
 from hybridbench.model.cache import AttentionCache, Cache, ParallelCache, RecurrentCache
 from hybridbench.model.language import LanguageModel
 from hybridbench.model.mamba2 import Mamba2Module
@@ -190,7 +191,7 @@ class FusedStep:
 
     def _plan(self, caches: list[Cache | None], token_B: Tensor, position_B: Tensor, advance: bool) -> None:
         model, D = self.model, self.model.d_model
-        for layer, cache in zip(model.layers, caches, strict=True):
+        for layer, cache in zip(model.blocks, caches, strict=True):
             for module, kept in _attentions(layer, cache):
                 if module.spec.rope is not None:
                     _index(self._turns, (module.spec.rope, module.spec.head_dim))
@@ -230,41 +231,34 @@ class FusedStep:
             RINGS=len(self._rings),
         )
         self.parts = 1
-        for index, (layer, cache) in enumerate(zip(model.layers, caches, strict=True)):
-            self._plan_layer(layer, cache, model.norm_weights[index + 1])
+        for index, (layer, cache) in enumerate(zip(model.blocks, caches, strict=True)):
+            PLANS[type(layer)](self, layer, cache, model.norm_weights[index + 1])
         self._plan_head(token_B, position_B, advance)
 
-    def _plan_layer(self, layer: nn.Module, cache: Cache | None, next_norm: Tensor) -> None:
-        if isinstance(layer, MlpModule):
-            act = self._swiglu(layer)
-            self._residual((act, layer.out_proj.weight, layer.out_proj.in_features), None, next_norm)
-        elif isinstance(layer, AttentionModule):
-            assert isinstance(cache, AttentionCache)
-            assert layer.out_proj is not None
-            out = self._attention(layer, cache, norm_eps=None)
-            self._residual((out, layer.out_proj.weight, layer.out_proj.in_features), None, next_norm)
-        elif isinstance(layer, Mamba2Module):
-            assert isinstance(cache, RecurrentCache)
-            assert layer.out_proj is not None
-            norm = "none" if layer.norm_weight_I is None else "row"
-            y, squares = self._mamba2(layer, cache, norm=norm, eps=layer.norm_eps)
-            first = (y, layer.out_proj.weight, layer.out_proj.in_features)
-            self._residual(first, None, next_norm, squares=squares if norm == "row" else None, eps=layer.norm_eps)
-        else:
-            assert isinstance(layer, ParallelModule)
-            assert isinstance(cache, ParallelCache)
-            self._plan_parallel(layer, cache, next_norm)
+    def _plan_mlp(self, layer: MlpModule, cache: None, next_norm: Tensor) -> None:
+        act = self._swiglu(layer)
+        self._residual((act, layer.out_proj.weight, layer.out_proj.in_features), None, next_norm)
+
+    def _plan_attention(self, layer: AttentionModule, cache: AttentionCache, next_norm: Tensor) -> None:
+        assert layer.out_proj is not None
+        out = self._attention(layer, cache, norm_eps=None)
+        self._residual((out, layer.out_proj.weight, layer.out_proj.in_features), None, next_norm)
+
+    def _plan_mamba2(self, layer: Mamba2Module, cache: RecurrentCache, next_norm: Tensor) -> None:
+        assert layer.out_proj is not None
+        norm = "none" if layer.norm_weight_I is None else "row"
+        y, squares = self._mamba2(layer, cache, norm=norm, eps=layer.norm_eps)
+        first = (y, layer.out_proj.weight, layer.out_proj.in_features)
+        self._residual(first, None, next_norm, squares=squares if norm == "row" else None, eps=layer.norm_eps)
 
     def _plan_parallel(self, layer: ParallelModule, cache: ParallelCache, next_norm: Tensor) -> None:
-        assert isinstance(layer.first, Mamba2Module)
-        assert isinstance(layer.second, AttentionModule)
-        assert isinstance(cache.first, RecurrentCache)
-        assert isinstance(cache.second, AttentionCache)
+        mamba2, attention = cast("Mamba2Module", layer.first), cast("AttentionModule", layer.second)
+        state, kept = cast("RecurrentCache", cache.first), cast("AttentionCache", cache.second)
         fusion: Fusion = layer.spec.fusion
         normed = fusion.norm == "group"
         with self._beside():
-            out = self._attention(layer.second, cache.second, norm_eps=layer.norm_eps if normed else None)
-        y, _ = self._mamba2(layer.first, cache.first, norm="head" if normed else "none", eps=layer.norm_eps)
+            out = self._attention(attention, kept, norm_eps=layer.norm_eps if normed else None)
+        y, _ = self._mamba2(mamba2, state, norm="head" if normed else "none", eps=layer.norm_eps)
         self._meet()
         widths = y.shape[1], out.shape[1]
         if layer.out_proj is None:
@@ -554,13 +548,19 @@ class FusedStep:
         }
 
 
-def _attentions(layer: nn.Module, cache: Cache | None) -> list[tuple[AttentionModule, AttentionCache]]:
+PLANS: dict[type[nn.Module], Callable[[FusedStep, Any, Any, Tensor], None]] = {
+    MlpModule: FusedStep._plan_mlp,
+    AttentionModule: FusedStep._plan_attention,
+    Mamba2Module: FusedStep._plan_mamba2,
+    ParallelModule: FusedStep._plan_parallel,
+}
+"""Module of a sublayer to how its launches are planned, with what it keeps and the weight of the norm behind it."""
+
+
+def _attentions(layer: BlockModule, cache: Any) -> list[tuple[AttentionModule, AttentionCache]]:
     """The attention modules of a layer with their caches."""
-    if isinstance(layer, AttentionModule) and isinstance(cache, AttentionCache):
-        return [(layer, cache)]
-    if isinstance(layer, ParallelModule) and isinstance(cache, ParallelCache):
-        return _attentions(layer.first, cache.first) + _attentions(layer.second, cache.second)
-    return []
+    parts = zip(layer.branches, (cache.first, cache.second), strict=True) if layer.branches else [(layer, cache)]
+    return [(module, kept) for module, kept in parts if isinstance(module, AttentionModule)]
 
 
 def _index(known: list[Any], value: Any) -> None:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hybridbench.arch.attention import Attention
 from hybridbench.arch.block import Block
-from hybridbench.arch.delta import GatedDelta, Kda
-from hybridbench.arch.mamba1 import Mamba1
-from hybridbench.arch.mamba2 import Mamba2
-from hybridbench.arch.mamba3 import Mamba3
-from hybridbench.arch.mlp import Mlp
-from hybridbench.arch.moe import Moe
-from hybridbench.arch.parallel import Parallel
+from hybridbench.arch.blocks.attention import Attention
+from hybridbench.arch.blocks.gated_delta import GatedDelta
+from hybridbench.arch.blocks.kda import Kda
+from hybridbench.arch.blocks.mamba1 import Mamba1
+from hybridbench.arch.blocks.mamba2 import Mamba2
+from hybridbench.arch.blocks.mamba3 import Mamba3
+from hybridbench.arch.blocks.mlp import Mlp
+from hybridbench.arch.blocks.moe import Moe
+from hybridbench.arch.blocks.parallel import Parallel
 from hybridbench.model.attention import AttentionModule
 from hybridbench.model.block import BlockModule
 from hybridbench.model.delta import DeltaModule

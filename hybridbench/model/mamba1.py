@@ -11,11 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hybridbench.arch.mamba1 import Mamba1
+from hybridbench.arch.blocks.mamba1 import Mamba1
 from hybridbench.model.block import Factory, Step
 from hybridbench.model.cache import Cache, RecurrentCache
-from hybridbench.model.mamba2 import log_uniform_steps
-from hybridbench.model.mixer import RecurrentModule, carried, conv_front, convolved, keep_tail
+from hybridbench.model.mixer import RecurrentModule, carried, conv_front, convolved, keep_tail, log_uniform_steps
 
 DT_RANGE = (1e-3, 1e-1)
 """The initial steps are drawn log-uniformly from here."""
@@ -69,10 +68,6 @@ class Mamba1Module(RecurrentModule):
     @property
     def state_shape(self) -> tuple[int, ...]:
         return self.spec.d_inner, self.spec.d_state
-
-    @property
-    def conv_shape(self) -> tuple[int, int]:
-        return self.spec.d_inner, self.spec.d_conv
 
     def _project(self, packed: Tensor, value: Tensor | None) -> tuple[Tensor, Tensor]:
         """Conv input x and gate z of a projection."""

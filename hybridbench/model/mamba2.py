@@ -6,46 +6,24 @@ float32 whatever the weights' dtype).
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from hybridbench.arch.mamba2 import Mamba2
+from hybridbench.arch.blocks.mamba2 import Mamba2
 from hybridbench.kernels.reference import NO_STEP
 from hybridbench.model.block import Factory, Step
 from hybridbench.model.cache import Cache, RecurrentCache
-from hybridbench.model.mixer import RecurrentModule, carried, conv_front, convolved, keep_tail
-from hybridbench.sizes import ROW_ALIGNED
+from hybridbench.model.mixer import (
+    RecurrentModule,
+    aligned,
+    carried,
+    conv_front,
+    convolved,
+    keep_tail,
+    log_uniform_steps,
+)
 from hybridbench.suite import CORE
-
-DT_FLOOR = 1e-4
-
-
-def padding(columns: int, device: torch.device) -> int:
-    """Zero columns that a GPU's matrix products want behind so many; none where rows start on 16 bytes anyway."""
-    return -columns % ROW_ALIGNED if device.type == "cuda" else 0
-
-
-def aligned(projection: nn.Linear, x_BTD: Tensor) -> Tensor:
-    """A projection of a sequence, with zero columns behind the row where its width suits no fast kernel.
-
-    Rows that do not start on 16 bytes, as the 4,882 columns of the intra block at 1b, leave only cuBLAS's slowest
-    kernels (2.42 ms at 4 x 8192 on an H200), so the weight (not the parameter) gets zero rows until they do: 4,888
-    columns take 0.85 ms. More is no better: whole 128-byte lines, 4,928 columns, take 0.98 ms, and copying 20 MB of
-    weights costs some 10 us.
-    """
-    weight = projection.weight
-    extra = padding(weight.shape[0], x_BTD.device)
-    return F.linear(x_BTD, F.pad(weight, (0, 0, 0, extra)) if extra else weight)
-
-
-def log_uniform_steps(like: Tensor, low: float, high: float, generator: torch.Generator) -> Tensor:
-    """What softplus makes log-uniform steps of: the initial bias of dt, as every state-space mixer draws it."""
-    steps = torch.empty_like(like, dtype=torch.float32).uniform_(math.log(low), math.log(high), generator=generator)
-    steps = steps.exp().clamp(min=DT_FLOOR)
-    return steps + torch.log(-torch.expm1(-steps))
 
 
 class Mamba2Module(RecurrentModule):
@@ -89,10 +67,6 @@ class Mamba2Module(RecurrentModule):
     @property
     def state_shape(self) -> tuple[int, ...]:
         return self.spec.n_heads, self.spec.head_dim, self.spec.d_state
-
-    @property
-    def conv_shape(self) -> tuple[int, int]:
-        return self.spec.conv_channels, self.spec.d_conv
 
     def _project(self, packed: Tensor, value: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Gate z, conv input (x, B, C) and raw dt of a packed projection (..., columns)."""

@@ -14,11 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hybridbench.arch.block import Storage
-from hybridbench.arch.mamba3 import Mamba3
+from hybridbench.arch.blocks.mamba3 import Mamba3
 from hybridbench.model.block import Factory, Step
 from hybridbench.model.cache import Cache
-from hybridbench.model.mamba2 import aligned, log_uniform_steps
-from hybridbench.model.mixer import MixerModule, carried, state_dtype
+from hybridbench.model.mixer import MixerModule, aligned, carried, log_uniform_steps, state_dtype
 
 DT_RANGE = (1e-3, 1e-1)
 """The initial steps are drawn log-uniformly from here."""

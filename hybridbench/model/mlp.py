@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from hybridbench.arch.mlp import Mlp
+from hybridbench.arch.blocks.mlp import Mlp
 from hybridbench.model.block import BlockModule, Factory, Ops
 
 

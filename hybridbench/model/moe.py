@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from hybridbench.arch.moe import Moe
+from hybridbench.arch.blocks.moe import Moe
 from hybridbench.model.block import INIT_STD, BlockModule, Factory, Ops
 
 

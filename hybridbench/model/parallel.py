@@ -1,6 +1,6 @@
 """parallel: the intra-layer hybrid block as a module: two mixers on one input, normed, scaled and fused.
 
-The axes and what the paper leaves open are explained in ``hybridbench.arch.parallel``.
+The axes and what the paper leaves open are explained in ``hybridbench.arch.blocks.parallel``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hybridbench.arch.block import Storage
-from hybridbench.arch.parallel import Parallel
+from hybridbench.arch.blocks.parallel import Parallel
 from hybridbench.model.attention import AttentionModule
 from hybridbench.model.block import BlockModule, Factory, Ops, Step
 from hybridbench.model.cache import AttentionCache, Cache, ParallelCache
@@ -44,7 +44,6 @@ class ParallelModule(BlockModule):
         self.spec = spec
         self.ops = ops
         self.norm_eps = make.norm_eps
-        assert make.block is not None, "a parallel block is made of blocks"
         projects = spec.fusion.out == "separate"
         branches: list[MixerModule] = [
             make.block(branch, borrows_value=index == spec.borrower, projects=projects)
@@ -52,6 +51,7 @@ class ParallelModule(BlockModule):
         ]
         self.first, self.second = branches
         self.traceable = all(branch.traceable for branch in branches)
+        self.shares = tuple(dict.fromkeys(name for branch in branches for name in branch.shares))
         fusion, d_model = spec.fusion, spec.d_model
         self.out_proj = make.linear(spec.joint_width, d_model) if fusion.out == "joint" else None
         scale = fusion.scale
@@ -60,6 +60,10 @@ class ParallelModule(BlockModule):
         # One number each: the factor of the second module, or the logit of the first one's share.
         self.scalar = make.parameter(1) if scale in ("scalar", "alpha") else None
         self.gate = make.linear(d_model, 1) if scale == "gate" else None
+
+    @property
+    def branches(self) -> tuple[MixerModule, MixerModule]:
+        return self.first, self.second
 
     def make_turns(self, step: Step) -> None:
         self.first.make_turns(step)

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from hybridbench.arch.attention import Rope
+from hybridbench.arch.blocks.attention import Rope
 
 Rotation = tuple[Tensor, Tensor]
 

@@ -13,11 +13,11 @@ from typing import Any
 
 from torch import Tensor
 
-from hybridbench.arch.attention import Attention
 from hybridbench.arch.block import Block
-from hybridbench.arch.mamba2 import Mamba2
-from hybridbench.arch.mlp import Mlp
-from hybridbench.arch.parallel import Parallel
+from hybridbench.arch.blocks.attention import Attention
+from hybridbench.arch.blocks.mamba2 import Mamba2
+from hybridbench.arch.blocks.mlp import Mlp
+from hybridbench.arch.blocks.parallel import Parallel
 from hybridbench.errors import Unsupported, WrongResult
 from hybridbench.kernels import BACKENDS, Backend, Problem
 from hybridbench.kernels.problem import accepts_anything, imported

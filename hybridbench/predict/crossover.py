@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from hybridbench.arch import model as arch
-from hybridbench.arch.attention import Attention
 from hybridbench.arch.block import Storage
 from hybridbench.arch.model import ModelSpec
 from hybridbench.errors import BadInput, unknown_name
@@ -103,7 +102,7 @@ def lines(
 
 def _bends(spec: ModelSpec) -> tuple[int, ...]:
     """Contexts around which a window fills: the count of keys and of cached tokens stop growing there."""
-    spans = {mixer.span for _, mixer in arch.mixers(spec) if isinstance(mixer, Attention)}
+    spans = {mixer.span for _, mixer in arch.mixers(spec)}
     return tuple(sorted({max(1, span + shift) for span in spans if span is not None for shift in (-1, 0, 1)}))
 
 

@@ -12,14 +12,11 @@ page size for all layers, attention pages made long enough to hold a state, stat
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from hybridbench.arch import model as arch
-from hybridbench.arch.attention import Attention
-from hybridbench.arch.block import Block, CacheBytes, Storage
+from hybridbench.arch.block import CacheBytes, Storage
 from hybridbench.arch.model import ModelSpec
-from hybridbench.arch.parallel import Parallel
 from hybridbench.errors import BadInput, unknown_name
 
 LAYOUTS = ("ours", "paper", "mamba_ssm", "transformers")
@@ -51,46 +48,10 @@ def layout_bytes(spec: ModelSpec, context: int, layout: str, storage: Storage) -
     short = sum(
         n * part.token_bytes
         for symbol, n in spec.counts.items()
-        for part in _parts(spec.blocks[symbol], context, storage)
+        for part in spec.blocks[symbol].cache_parts(context, storage)
         if part.slides
     )
     return kept + CacheBytes(kv=-short)
-
-
-@dataclass(frozen=True)
-class _Part:
-    """One layer's cache: bytes per token and tokens of its keys and values, or bytes of its state.
-
-    ``slides`` says that a window is full; ``sinks`` of its tokens stay where they are.
-    """
-
-    token_bytes: int = 0
-    tokens: int = 0
-    slides: bool = False
-    sinks: int = 0
-    state_bytes: int = 0
-
-
-def _parts(block: Block, context: int, storage: Storage) -> Iterator[_Part]:
-    if isinstance(block, Parallel):
-        shared = block.borrower == 1 and isinstance(block.first, Attention)
-        for index, branch in enumerate(block.branches):
-            for part in _parts(branch, context, storage):
-                if shared and index == 1:
-                    # The second attention reads the first one's values.
-                    values = branch.value_bytes(1, storage) if isinstance(branch, Attention) else 0
-                    yield replace(part, token_bytes=part.token_bytes - values)
-                else:
-                    yield part
-        return
-    kept = block.cache(context, storage)
-    if kept.kv:
-        one = block.cache(1, storage).kv - block.cache(0, storage).kv
-        tokens = kept.kv // one
-        span, sinks = (block.span, block.sinks) if isinstance(block, Attention) else (None, 0)
-        yield _Part(one, tokens, slides=span is not None and context >= span, sinks=sinks)
-    if kept.ssm or kept.conv:
-        yield _Part(state_bytes=kept.ssm + kept.conv)
 
 
 @dataclass(frozen=True)
@@ -132,7 +93,7 @@ def paged(
     """
     if page_tokens < 1:
         raise BadInput(f"page size {page_tokens}: give 1 token or more.")
-    parts = [part for symbol in spec.layers for part in _parts(spec.blocks[symbol], context, storage)]
+    parts = [part for symbol in spec.layers for part in spec.blocks[symbol].cache_parts(context, storage)]
     widest = max((part.token_bytes for part in parts), default=0)
     state = max((part.state_bytes for part in parts), default=0)
     aligned = align_states and bool(state) and bool(widest)

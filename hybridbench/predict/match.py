@@ -21,10 +21,12 @@ from dataclasses import dataclass, replace
 
 from hybridbench.arch import model as arch
 from hybridbench.arch.block import Convention, Storage
-from hybridbench.arch.families import ARCHS, MIXERS, RECIPES, SCALES, Options, build_spec, pattern_spec
+from hybridbench.arch.families import ARCHS, RECIPES, Options, build_spec, pattern_spec
+from hybridbench.arch.kinds import FEED_FORWARD, LETTERS, MIXERS
 from hybridbench.arch.model import ModelSpec
-from hybridbench.arch.pattern import FEED_FORWARD, LETTERS, nearest_count, parse_ratio, spread
-from hybridbench.arch.published import PUBLISHED, published_spec
+from hybridbench.arch.pattern import nearest_count, parse_ratio, spread
+from hybridbench.arch.presets import PRESETS, preset_spec
+from hybridbench.arch.scales import SCALES
 from hybridbench.errors import BadInput, unknown_name
 
 BUDGETS = ("params", "train-flops", "cache", "decode-bytes", "paper")
@@ -123,11 +125,11 @@ def named_spec(text: str, scale: str) -> ModelSpec:
     """
     if text and set(text) <= {*LETTERS, *"(&)'+| "}:
         return pattern_spec(text, scale)
-    if text.lower() in PUBLISHED:
-        return published_spec(text)
+    if text.lower() in PRESETS:
+        return preset_spec(text)
     family, *rest = (part.strip().lower() for part in text.split("/"))
     if family not in ARCHS:
-        raise unknown_name("model", text, [*ARCHS, *PUBLISHED])
+        raise unknown_name("model", text, [*ARCHS, *PRESETS])
     found: dict[str, str] = {}
     for part in rest:
         tables: dict[str, Iterable[str]] = {"scale": SCALES, "recipe": RECIPES, "mixer": MIXERS}
@@ -146,7 +148,7 @@ def named_spec(text: str, scale: str) -> ModelSpec:
 
 def names_scale(text: str) -> bool:
     """Whether a model in a word says its own scale: a published model, or a family with one behind a slash."""
-    return text.lower() in PUBLISHED or any(part.strip().lower() in SCALES for part in text.split("/")[1:])
+    return text.lower() in PRESETS or any(part.strip().lower() in SCALES for part in text.split("/")[1:])
 
 
 def budget_of(spec: ModelSpec, budget: str, context: int, batch: int, storage: Storage) -> int:
@@ -228,7 +230,7 @@ def _deeper(spec: ModelSpec) -> list[ModelSpec]:
 
 def _rare_and_common(spec: ModelSpec, kinds: Counter[str]) -> tuple[str, str]:
     """The mixer a ratio names first, and the other: parallel before full attention before the rest, as in families."""
-    first, second = sorted(kinds, key=lambda symbol: (not symbol.startswith("("), symbol != "*", kinds[symbol]))
+    first, second = sorted(kinds, key=lambda symbol: (*spec.rank(symbol), kinds[symbol]))
     return first, second
 
 

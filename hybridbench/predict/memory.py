@@ -13,12 +13,10 @@ those of ``arch.activations``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from hybridbench.arch import model as arch
 from hybridbench.arch.activations import activations
-from hybridbench.arch.attention import Attention
 from hybridbench.arch.block import Storage
 from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.terms import FLOAT, Activations, Term, largest, total
@@ -97,6 +95,9 @@ def train_memory(spec: ModelSpec, context: int, batch: int, storage: Storage, ch
     # Before each sublayer the residual stream, which its norm reads; the norm's result is the block's own input.
     stream = size * spec.d_model * tokens
     kept = [stream + _kept(layer, tokens, checkpoint) for layer in layers]
+    lent = _lent(spec, storage, tokens)
+    if checkpoint == "full":
+        kept[0] += lent  # from its layer on; that no layer before has it makes no difference at a peak
     head = spec.vocab_size * spec.d_model
     # While the loss runs there are all activations, the final norm's input and output, and no gradient yet but the
     # head's, which is summed in float32 beside a chunk of logits, then rounded to the dtype.
@@ -110,7 +111,7 @@ def train_memory(spec: ModelSpec, context: int, batch: int, storage: Storage, ch
         # Gradients appear block by block, from the last one; a tied head's waits for the embedding's, which comes last.
         made += spec.blocks[spec.layers[index]].weight_bytes(storage)
         again = total(layers[index].saved, tokens) - (kept[index] - stream)
-        worst = sum(kept[: index + 1]) + again + stream + largest(layers[index].backward, tokens)
+        worst = sum(kept[: index + 1]) + again + stream + lent + largest(layers[index].backward, tokens)
         moments.append(_Moment(worst, head=head * size, gradients=made))
     moments.append(_Moment(stream, head=(2 if spec.tied else 1) * head * size, gradients=made))
     worst_moment = max(moments, key=lambda moment: moment.total)
@@ -145,6 +146,11 @@ def _kept(layer: Activations, tokens: int, checkpoint: str) -> int:
     return total([term for term in layer.saved if checkpoint == "none" or not term.cheap], tokens)
 
 
+def _lent(spec: ModelSpec, storage: Storage, tokens: int) -> int:
+    """What the first block of each kind leaves for later ones, once however many read it."""
+    return total({term for symbol in spec.counts for term in activations(spec.blocks[symbol], storage).lent}, tokens)
+
+
 def _loss_chunk(spec: ModelSpec, tokens: int, size: int) -> int:
     """Bytes of a chunk of logits in the fused loss."""
     row_bytes = spec.vocab_size * size
@@ -159,7 +165,7 @@ def prefill_memory(spec: ModelSpec, context: int, batch: int, storage: Storage) 
     needs = [largest(activations(spec.blocks[symbol], storage).forward, tokens) for symbol in spec.counts]
     return Footprint(
         weights=arch.weight_bytes(spec, storage),
-        activations=total(entry, tokens) + max(needs),
+        activations=total(entry, tokens) + _lent(spec, storage, tokens) + max(needs),
         head=batch * spec.vocab_size * size,
         cache=batch * arch.cache_bytes(spec, context, storage).total,
         workspace=BLAS_WORKSPACE_BYTES,
@@ -182,9 +188,5 @@ def decode_memory(spec: ModelSpec, context: int, batch: int, storage: Storage, g
 
 def _rotary_bytes(spec: ModelSpec, context: int) -> int:
     """Cosines and sines of every position, in float32, one pair of tables per kind of rotation."""
-    kinds: Sequence[tuple[object, int]] = [
-        (mixer.rope, mixer.head_dim)
-        for _, mixer in arch.mixers(spec)
-        if isinstance(mixer, Attention) and mixer.rope is not None
-    ]
-    return sum(context * head_dim * FLOAT for _, head_dim in dict.fromkeys(kinds))
+    kinds = {mixer.rotation for _, mixer in arch.mixers(spec) if mixer.rotation is not None}
+    return sum(context * width * FLOAT for _, width in kinds)

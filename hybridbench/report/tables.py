@@ -17,7 +17,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from hybridbench.arch.model import Cost, LayerCost, ModelSpec
-from hybridbench.arch.published import PUBLISHED
+from hybridbench.arch.presets import PRESETS
 from hybridbench.metrics import METRICS, doubts, problems, value
 from hybridbench.record import ADVICE, Record, Status
 from hybridbench.report.display import Scale, scale_for
@@ -510,7 +510,7 @@ def cost_table(rows: Sequence[tuple[ModelSpec, Cost]]) -> Table:
             ]
         )
     for name, model in zip(names, models, strict=True):
-        if model.arch in PUBLISHED and (inferred := PUBLISHED[model.arch].inferred):
+        if model.arch in PRESETS and (inferred := PRESETS[model.arch].inferred):
             table.remark(f"{name}: inferred, not published: {inferred}")
     return table
 

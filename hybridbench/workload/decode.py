@@ -5,8 +5,8 @@ at that same position: samples of one step are samples of one thing. A generatio
 token by token to its total length, feeding each step's token to the next.
 
 In mode ``graph`` a step is one replay of a captured CUDA graph; positions, lengths and tokens live on the device. In
-mode ``published`` it is what ``model.published`` does. A generation with ``depths`` is not run whole: its prefill and
-its decode steps at these depths are parts, timed one by one on caches as large as the whole needs.
+mode ``published`` it is what ``model.paper_decode`` does. A generation with ``depths`` is not run whole: its prefill
+and its decode steps at these depths are parts, timed one by one on caches as large as the whole needs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor
 from hybridbench.kernels.verify import Check
 from hybridbench.model.cache import Cache, growing, of_row, reach
 from hybridbench.model.language import LanguageModel
-from hybridbench.model.published import PublishedDecode
+from hybridbench.model.paper_decode import PaperDecode
 from hybridbench.model.step import verify_step
 from hybridbench.suite import COMPILE, EAGER, GRAPH, PUBLISHED, Case
 from hybridbench.workload.at_size import Checker
@@ -102,7 +102,7 @@ class DecodeLoop:
         if mode == PUBLISHED:
             capture = captured if token_B.is_cuda else None
             with torch.no_grad():
-                self._decode = PublishedDecode(model, token_B, position_B, caches, capture)
+                self._decode = PaperDecode(model, token_B, position_B, caches, capture)
         elif mode == COMPILE:
             self._decode = torch.compile(model.decode, dynamic=False)
 

@@ -6,18 +6,21 @@ import itertools
 
 import pytest
 
-from hybridbench.arch.attention import Attention
 from hybridbench.arch.block import Block
-from hybridbench.arch.delta import GatedDelta, Kda
-from hybridbench.arch.latent import LatentAttention
-from hybridbench.arch.linear import Lightning, RgLru, ShortConv
-from hybridbench.arch.mamba1 import Mamba1
-from hybridbench.arch.mamba2 import Mamba2
-from hybridbench.arch.mamba3 import Mamba3
-from hybridbench.arch.mlp import Mlp
-from hybridbench.arch.moe import Moe
-from hybridbench.arch.parallel import NORMS, OPS, OUTS, SCALES, VALUES, Fusion, Parallel
-from hybridbench.arch.shared import SharedBlock
+from hybridbench.arch.blocks.attention import Attention
+from hybridbench.arch.blocks.gated_delta import GatedDelta
+from hybridbench.arch.blocks.kda import Kda
+from hybridbench.arch.blocks.latent import LatentAttention
+from hybridbench.arch.blocks.lightning import Lightning
+from hybridbench.arch.blocks.mamba1 import Mamba1
+from hybridbench.arch.blocks.mamba2 import Mamba2
+from hybridbench.arch.blocks.mamba3 import Mamba3
+from hybridbench.arch.blocks.mlp import Mlp
+from hybridbench.arch.blocks.moe import Moe
+from hybridbench.arch.blocks.parallel import NORMS, OPS, OUTS, SCALES, VALUES, Fusion, Parallel
+from hybridbench.arch.blocks.rg_lru import RgLru
+from hybridbench.arch.blocks.shared import SharedBlock
+from hybridbench.arch.blocks.short_conv import ShortConv
 
 D_MODEL = 96
 ATTENTION = Attention(D_MODEL, n_heads=6, n_kv_heads=2, head_dim=8, v_head_dim=16)

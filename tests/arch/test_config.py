@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from hybridbench.arch.huggingface import MODEL_TYPES, model_from_config, read_config
+from hybridbench.arch.imports.huggingface import MODEL_TYPES, model_from_config, read_config
 from hybridbench.arch.model import params
-from hybridbench.arch.published import PUBLISHED
+from hybridbench.arch.presets import PRESETS
 from hybridbench.errors import BadInput
 
 LLAMA = {
@@ -22,13 +22,13 @@ LLAMA = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
 }
-NEMOTRON = {**(PUBLISHED["nemotron-h-8b"].config or {})}
-KIMI = {**(PUBLISHED["kimi-linear-48b-a3b"].config or {})}
-BAMBA = {**(PUBLISHED["bamba-9b"].config or {})}
-GRANITE = {**(PUBLISHED["granite-4.0-h-tiny"].config or {})}
-ZAMBA = {**(PUBLISHED["zamba2-1.2b"].config or {})}
-JAMBA = {**(PUBLISHED["jamba-mini"].config or {})}
-GRIFFIN = {**(PUBLISHED["recurrentgemma-2b"].config or {})}
+NEMOTRON = {**(PRESETS["nemotron-h-8b"].config or {})}
+KIMI = {**(PRESETS["kimi-linear-48b-a3b"].config or {})}
+BAMBA = {**(PRESETS["bamba-9b"].config or {})}
+GRANITE = {**(PRESETS["granite-4.0-h-tiny"].config or {})}
+ZAMBA = {**(PRESETS["zamba2-1.2b"].config or {})}
+JAMBA = {**(PRESETS["jamba-mini"].config or {})}
+GRIFFIN = {**(PRESETS["recurrentgemma-2b"].config or {})}
 GONE: Any = object()
 
 

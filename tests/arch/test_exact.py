@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from hybridbench.arch import model
-from hybridbench.arch.attention import Attention
 from hybridbench.arch.block import Block, Convention, Flops, Storage
+from hybridbench.arch.blocks.attention import Attention
+from hybridbench.arch.blocks.mamba2 import Mamba2
+from hybridbench.arch.blocks.mlp import Mlp
+from hybridbench.arch.blocks.moe import Moe
+from hybridbench.arch.blocks.parallel import Fusion, Parallel
 from hybridbench.arch.families import ARCHS, Options, build_spec, pattern_spec
-from hybridbench.arch.mamba2 import Mamba2
-from hybridbench.arch.mlp import Mlp
-from hybridbench.arch.moe import Moe
-from hybridbench.arch.parallel import Fusion, Parallel
 
 LENGTHS = (1, 2, 40, 41, 43, 44, 49, 50, 51, 64, 127, 128, 129, 138, 139, 140, 200)
 """Around every window, span, chunk and tile of the blocks in conftest."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hybridbench.arch.attention import Attention
 from hybridbench.arch.block import Block, Convention
-from hybridbench.arch.mamba2 import Mamba2
-from hybridbench.arch.parallel import Parallel
-from hybridbench.arch.ssd_kernels import BMM, BMM_BACKWARD, KERNELS, SCAN, STATE
+from hybridbench.arch.blocks.attention import Attention
+from hybridbench.arch.blocks.mamba2 import Mamba2
+from hybridbench.arch.blocks.parallel import Parallel
+from hybridbench.arch.blocks.ssd_kernels import BMM, BMM_BACKWARD, KERNELS, SCAN, STATE
 
 HARDWARE = Convention.HARDWARE
 MASKS = {
@@ -197,7 +197,7 @@ def test_each_scan_kernel_does_what_its_programs_do(spec: Mamba2, tile: tuple[in
 
 
 def test_rows_of_the_input_projection_start_on_16_bytes() -> None:
-    """model/mamba2.py pads them so over a sequence on a GPU; kernels take whole tiles of 256 columns."""
+    """model/mixer.py pads them so over a sequence on a GPU; kernels take whole tiles of 256 columns."""
     odd, even = Mamba2(2048, 2304, 128, 128), Mamba2(2048, 4096, 128, 128)
     assert (odd.in_columns(), even.in_columns()) == (4888, 8480)
     for spec, columns in ((odd, 20 * 256 - 4882), (even, 34 * 256 - 8480)):

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from hybridbench.arch import model
-from hybridbench.arch.attention import Attention
 from hybridbench.arch.block import Storage
-from hybridbench.arch.huggingface import MODEL_TYPES, model_from_config
+from hybridbench.arch.blocks.attention import Attention
+from hybridbench.arch.imports.huggingface import MODEL_TYPES, model_from_config
 from hybridbench.arch.model import ModelSpec, mixers
-from hybridbench.arch.published import PUBLISHED, published_spec
+from hybridbench.arch.presets import PRESETS, preset_spec
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -167,11 +167,11 @@ def test_parameters_are_those_of_the_class(name: str, library: SimpleNamespace) 
     assert model.params(model_from_config(body_of(name))) == their_parameters(library, body_of(name))
 
 
-@pytest.mark.parametrize("name", [name for name, entry in PUBLISHED.items() if entry.config is not None])
+@pytest.mark.parametrize("name", [name for name, entry in PRESETS.items() if entry.config is not None])
 def test_parameters_of_published_models_are_those_of_the_class(name: str, library: SimpleNamespace) -> None:
-    config = PUBLISHED[name].config
+    config = PRESETS[name].config
     assert config is not None
-    assert model.params(published_spec(name)) == their_parameters(library, config)
+    assert model.params(preset_spec(name)) == their_parameters(library, config)
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -10,8 +10,9 @@ import pytest
 
 from hybridbench.arch import model
 from hybridbench.arch.block import Convention, Storage
-from hybridbench.arch.families import ARCHS, RECIPES, SCALES, Options, build_spec, pattern_spec
+from hybridbench.arch.families import ARCHS, RECIPES, Options, build_spec, pattern_spec
 from hybridbench.arch.model import ModelSpec
+from hybridbench.arch.scales import SCALES
 from hybridbench.errors import BadInput
 
 SPECS = {

@@ -10,7 +10,7 @@ from hybridbench.arch.block import WORKS, Block, Convention
 from hybridbench.arch.families import ARCHS, RECIPES, Options, build_spec
 from hybridbench.arch.model import ModelSpec, decode_flops, prefill_flops, train_flops
 from hybridbench.arch.operations import operations, reasons
-from hybridbench.arch.published import PUBLISHED, published_spec
+from hybridbench.arch.presets import PRESETS, preset_spec
 from hybridbench.errors import BadInput
 
 TOTAL = {"train": train_flops, "prefill": prefill_flops, "decode": decode_flops}
@@ -38,10 +38,10 @@ def test_operations_add_up_and_reasons_close_the_gap(
     }
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("convention", Convention)
 def test_published_models_have_operations_too(name: str, convention: Convention) -> None:
-    spec = published_spec(name)
+    spec = preset_spec(name)
     for work in WORKS:
         try:
             total = TOTAL[work](spec, 300, convention).total

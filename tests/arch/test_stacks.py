@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from hybridbench.arch.attention import Attention
 from hybridbench.arch.block import Convention
-from hybridbench.arch.families import ARCHS, PUBLISHED_STACKS, RECIPES, SCALES, Options, build_spec, pattern_spec
-from hybridbench.arch.mamba2 import Mamba2
+from hybridbench.arch.blocks.attention import Attention
+from hybridbench.arch.blocks.mamba2 import Mamba2
+from hybridbench.arch.blocks.parallel import Parallel
+from hybridbench.arch.families import ARCHS, PAPER_STACKS, RECIPES, Options, build_spec, pattern_spec
 from hybridbench.arch.model import ModelSpec, mixers, params
-from hybridbench.arch.parallel import Parallel
+from hybridbench.arch.scales import SCALES
 from hybridbench.errors import BadInput, BadPattern
 
 
@@ -188,7 +189,7 @@ def test_recipes_are_what_they_are_named_after() -> None:
         assert {type(mixer) for _, mixer in mixers(block)} == kinds
 
 
-@pytest.mark.parametrize(("arch", "scale", "ratio"), [k for k in PUBLISHED_STACKS if k[0] == "inter"])
+@pytest.mark.parametrize(("arch", "scale", "ratio"), [k for k in PAPER_STACKS if k[0] == "inter"])
 def test_parameter_matching_reproduces_the_published_depths(arch: str, scale: str, ratio: str) -> None:
     """Asked for by position, the depth comes from matching parameters, not from the table, and is the same."""
     shape = SCALES[scale]
@@ -201,7 +202,7 @@ def test_parameter_matching_reproduces_the_published_depths(arch: str, scale: st
     target = shape.transformer_layers * attention
     distances = {n: abs(count * attention + (n - count) * mamba - target) for n in range(count, 40)}
     assert found == min(distances, key=lambda n: distances[n])
-    assert found == sum(PUBLISHED_STACKS[arch, scale, ratio][:2])
+    assert found == sum(PAPER_STACKS[arch, scale, ratio][:2])
 
 
 @pytest.mark.parametrize("scale", SCALES)

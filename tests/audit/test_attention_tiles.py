@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from hybridbench.arch.attention import Attention
 from hybridbench.arch.block import Convention
+from hybridbench.arch.blocks.attention import Attention
 from hybridbench.arch.families import build_spec
 from hybridbench.arch.operations import operations
 from hybridbench.audit.attention_tiles import OWN_TILES, attention_reasons, backward_pairs, forward_pairs

@@ -19,10 +19,10 @@ import pytest
 from click.testing import CliRunner
 
 from hybridbench.arch.block import Convention
+from hybridbench.arch.blocks.ssd_kernels import KERNELS
 from hybridbench.arch.families import Options, build_spec, pattern_spec
 from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.operations import operations
-from hybridbench.arch.ssd_kernels import KERNELS
 from hybridbench.audit import counted, on_gpu, run
 from hybridbench.audit.attention_tiles import EQUAL_WIDTHS
 from hybridbench.audit.hardware import (

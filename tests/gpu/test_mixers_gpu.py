@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from hybridbench.arch.families import MAMBA2, MIXERS, Options, build_spec
+from hybridbench.arch.families import MAMBA2, Options, build_spec
+from hybridbench.arch.kinds import MIXERS
 from hybridbench.kernels import BACKENDS, Problem, available, reference
 from hybridbench.model import build_model, resolve_backends
 from hybridbench.suite import DECODE, GRAPH, TRAIN, Case, Execution, Workload

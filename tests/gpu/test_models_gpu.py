@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from hybridbench.arch.block import Storage
-from hybridbench.arch.families import ARCHS, MAMBA2, MIXERS, RECIPES, Options, build_spec
+from hybridbench.arch.families import ARCHS, MAMBA2, RECIPES, Options, build_spec
+from hybridbench.arch.kinds import MIXERS
 from hybridbench.model import build_model, resolve_backends
 from hybridbench.suite import DECODE_STEP, GENERATE, OPS, TRAIN, Case, Execution, Workload
 from hybridbench.workload import prepare

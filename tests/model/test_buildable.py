@@ -8,7 +8,7 @@ import pytest
 
 from hybridbench.arch.families import build_spec, pattern_spec
 from hybridbench.arch.model import ModelSpec
-from hybridbench.arch.published import published_spec
+from hybridbench.arch.presets import preset_spec
 from hybridbench.errors import Unsupported
 from hybridbench.model.build import check_buildable, resolve_backends
 from hybridbench.suite import Case, Execution, Workload
@@ -18,14 +18,14 @@ TINY = build_spec("inter", "tiny")
 WITHOUT_MODULE: dict[str, tuple[ModelSpec, str]] = {
     "letter": (pattern_spec("R-*-", "tiny"), "blocks of kind rg_lru have no module"),
     "mimo": (
-        published_spec("mamba3-mimo-1.5b"),
+        preset_spec("mamba3-mimo-1.5b"),
         "mamba3 with rank 4 has no module, because its kernels are",
     ),
-    "branch": (published_spec("hymba-1.5b"), "has no module"),
-    "shared": (published_spec("zamba2-1.2b"), "blocks of kind shared have no module"),
+    "branch": (preset_spec("hymba-1.5b"), "has no module"),
+    "shared": (preset_spec("zamba2-1.2b"), "blocks of kind shared have no module"),
     "untied": (replace(TINY, tied=False), "a model with tied False has no module"),
     "norms": (replace(TINY, norms=2), "a model with norms 2"),
-    "mlp": (published_spec("nemotron-h-8b"), "mlp with gated False has no module"),
+    "mlp": (preset_spec("nemotron-h-8b"), "mlp with gated False has no module"),
 }
 
 
@@ -42,7 +42,7 @@ def test_families_and_published_models_of_the_same_blocks_can_be_built() -> None
     for spec in (
         TINY,
         pattern_spec("M(S&M)-E*", "tiny"),
-        published_spec("llama-3.2-1b"),
-        published_spec("mamba2-130m"),
+        preset_spec("llama-3.2-1b"),
+        preset_spec("mamba2-130m"),
     ):
         check_buildable(spec)

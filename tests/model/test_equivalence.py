@@ -8,8 +8,9 @@ from variants import VARIANTS
 
 from hybridbench.arch import model as arch_model
 from hybridbench.arch.block import Storage
-from hybridbench.arch.families import ARCHS, RECIPES, SCALES, Options, build_spec
+from hybridbench.arch.families import ARCHS, RECIPES, Options, build_spec
 from hybridbench.arch.model import ModelSpec
+from hybridbench.arch.scales import SCALES
 from hybridbench.model import build_model, resolve_backends
 from hybridbench.model.build import parameter_count
 from hybridbench.suite import DECODE, Case, Execution, Workload

@@ -13,8 +13,10 @@ from variants import VARIANTS
 from hybridbench.arch.activations import activations
 from hybridbench.arch.block import Block, Mixer, Storage
 from hybridbench.arch.families import pattern_spec
-from hybridbench.arch.model import BLOCKS, ModelSpec
-from hybridbench.arch.published import PUBLISHED, published_spec
+from hybridbench.arch.kinds import BLOCKS
+from hybridbench.arch.kinds import KINDS as ROWS
+from hybridbench.arch.model import ModelSpec
+from hybridbench.arch.presets import PRESETS, preset_spec
 from hybridbench.errors import BadInput, Unsupported
 from hybridbench.kernels import BACKENDS
 from hybridbench.model.block import BlockModule
@@ -61,6 +63,13 @@ def built() -> dict[str, tuple[Block, BlockModule]]:
 
 def test_every_kind_with_operations_has_a_module_and_no_other() -> None:
     assert {cls.kind for cls in MODULES} == {kind for kind, cls in BLOCKS.items() if cls.sequence_ops}
+    assert all(BLOCKS[cls.kind] is cls for cls in MODULES), "a row of arch.kinds has the very class"
+
+
+def test_what_may_take_mamba2_s_place_or_branch_runs() -> None:
+    assert {kind.spec for kind in ROWS if kind.mixer or kind.branches} <= set(MODULES)
+    for spec, module in MODULES.items():
+        assert getattr(module, "mixes") != spec.feed_forward, spec  # noqa: B009
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -142,11 +151,11 @@ def test_what_follows_the_model_s_seed_is_drawn(kind: str, built: dict[str, tupl
 
 @pytest.mark.parametrize("kind", OTHERS)
 def test_a_kind_without_a_module_says_so(kind: str) -> None:
-    letters = {"rg_lru": "R", "short_conv": "C", "lightning": "L"}
+    letters = {row.spec.kind: row.letter for row in ROWS if row.at is not None}
     if kind in letters:
         spec = pattern_spec(letters[kind], "tiny")
     else:
-        published = (published_spec(name) for name in PUBLISHED)
+        published = (preset_spec(name) for name in PRESETS)
         spec = next(s for s in published if any(block.kind == kind for block in s.blocks.values()))
     block = block_of(spec, kind)
     assert block_ops(block) == ((), ())

@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from variants import VARIANTS, small
 
 from hybridbench.arch.block import Storage
-from hybridbench.arch.delta import GatedDelta, Kda
-from hybridbench.arch.families import MAMBA2, MIXERS, Options, build_spec, pattern_spec
-from hybridbench.arch.mamba1 import Mamba1
-from hybridbench.arch.mamba3 import Mamba3
+from hybridbench.arch.blocks.gated_delta import GatedDelta
+from hybridbench.arch.blocks.kda import Kda
+from hybridbench.arch.blocks.mamba1 import Mamba1
+from hybridbench.arch.blocks.mamba3 import Mamba3
+from hybridbench.arch.families import MAMBA2, Options, build_spec, pattern_spec
+from hybridbench.arch.kinds import MIXERS
 from hybridbench.arch.model import ModelSpec, cache_bytes, params
-from hybridbench.arch.published import published_spec
+from hybridbench.arch.presets import preset_spec
 from hybridbench.kernels import reference
 from hybridbench.model.block import Factory, Step
 from hybridbench.model.build import check_buildable
@@ -233,7 +235,7 @@ def test_weights_start_as_in_the_public_code(dtype: str, build: Callable[..., An
 
 
 def test_a_published_model_of_these_blocks_can_be_built() -> None:
-    check_buildable(published_spec("mamba-130m"))
+    check_buildable(preset_spec("mamba-130m"))
 
 
 def variant_of(arch: str, mixer: str) -> ModelSpec:

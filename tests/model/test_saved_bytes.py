@@ -19,8 +19,8 @@ from variants import VARIANTS
 
 from hybridbench.arch.activations import activations
 from hybridbench.arch.block import Storage
+from hybridbench.arch.blocks.ssd_kernels import fits_one_pass
 from hybridbench.arch.model import ModelSpec
-from hybridbench.arch.ssd_kernels import fits_one_pass
 from hybridbench.arch.terms import total
 from hybridbench.errors import BadInput
 from hybridbench.model import build_model, checkpoint, mamba2, resolve_backends

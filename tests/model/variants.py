@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 
-from hybridbench.arch.attention import Attention
-from hybridbench.arch.families import ARCHS, MAMBA2, MIXERS, RECIPES, Options, build_spec, pattern_spec
+from hybridbench.arch.blocks.attention import Attention
+from hybridbench.arch.blocks.parallel import Parallel
+from hybridbench.arch.families import ARCHS, MAMBA2, RECIPES, Options, build_spec, pattern_spec
+from hybridbench.arch.kinds import MIXERS
 from hybridbench.arch.model import ModelSpec
-from hybridbench.arch.parallel import Parallel
 
 WINDOW, SINKS, CHUNK = 16, 4, 16
 

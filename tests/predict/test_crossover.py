@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from hybridbench.arch import model as arch
-from hybridbench.arch.attention import Attention
 from hybridbench.arch.block import Storage
+from hybridbench.arch.blocks.attention import Attention
 from hybridbench.arch.families import build_spec, pattern_spec
 from hybridbench.arch.model import ModelSpec
 from hybridbench.errors import BadInput

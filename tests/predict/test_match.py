@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from hybridbench.arch import model as arch
-from hybridbench.arch.attention import Attention
 from hybridbench.arch.block import Convention, Storage
-from hybridbench.arch.families import ARCHS, SCALES, build_spec, pattern_spec
-from hybridbench.arch.mlp import Mlp
+from hybridbench.arch.blocks.attention import Attention
+from hybridbench.arch.blocks.mlp import Mlp
+from hybridbench.arch.families import ARCHS, build_spec, pattern_spec
 from hybridbench.arch.model import ModelSpec, mixers
+from hybridbench.arch.scales import SCALES
 from hybridbench.errors import BadInput
 from hybridbench.predict.match import BUDGETS, Match, budget_of, matched, named_spec
 

@@ -10,8 +10,8 @@ import pytest
 from hybridbench.arch import model as arch
 from hybridbench.arch.activations import activations
 from hybridbench.arch.block import Storage
+from hybridbench.arch.blocks.mlp import Mlp
 from hybridbench.arch.families import ARCHS, build_spec, pattern_spec
-from hybridbench.arch.mlp import Mlp
 from hybridbench.arch.terms import Term, largest, total
 from hybridbench.errors import BadInput
 from hybridbench.metrics import value

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hybridbench.arch.block import Convention
-from hybridbench.arch.families import PUBLISHED_STACKS, Options, build_spec
+from hybridbench.arch.families import PAPER_STACKS, Options, build_spec
 from hybridbench.arch.model import cost
 from hybridbench.metrics import value
 from hybridbench.record import Part, Record
@@ -40,7 +40,7 @@ SUITE = load_suite(Path(__file__).parents[2] / "suites" / "paper.toml")
 
 
 def test_every_stack_of_the_paper_is_there_once_and_found_by_its_model() -> None:
-    listed = {(arch, ratio) for arch, scale, ratio in PUBLISHED_STACKS if scale == "1b"}
+    listed = {(arch, ratio) for arch, scale, ratio in PAPER_STACKS if scale == "1b"}
     assert {(s.arch, s.ratio) for s in STACKS} == {*listed, ("transformer", None), ("mamba", None)}
     assert len({stack.name for stack in STACKS}) == len(STACKS) == 16
     for stack in STACKS:

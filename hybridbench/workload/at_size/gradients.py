@@ -99,12 +99,20 @@ class Backward:
     def _layer(self, index: int, layer: nn.Module, normed: Tensor, wanted: bool) -> Tensor:
         symbol, T = self.symbols[index], self.token_BT.shape[1]
 
-        def forward(row: int | None, x: Tensor) -> tuple[Tensor, ...]:
+        shared = self.step.shared
+        names = list(shared)
+
+        def forward(row: int | None, x: Tensor, *left: Tensor) -> tuple[Tensor, ...]:
+            step = self.step.sharing(dict(zip(names[: len(left)], left, strict=True)))
             with replaying(layer, row * T, (row + 1) * T) if row is not None else contextlib.nullcontext():
-                return (self.model.run_layer(index, x, self.step, None),)
+                out = self.model.run_layer(index, x, step, None)
+            names.extend(name for name in step.shared if name not in names)
+            return out, *(step.shared[name] for name in names[len(left) :])
 
         parameters = {f"{name} of {symbol}": one for name, one in layer.named_parameters()}
-        (out,) = self._both(forward, [normed], parameters, f"output of {symbol}", f"layer {index + 1}", wanted)
+        inputs = [normed, *shared.values()]
+        out, *left = self._both(forward, inputs, parameters, f"output of {symbol}", f"layer {index + 1}", wanted)
+        shared.update(zip(names[len(shared) :], left, strict=True))
         return out
 
     def _both(

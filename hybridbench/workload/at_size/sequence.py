@@ -12,7 +12,7 @@ written.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -163,9 +163,10 @@ class Walk:
             normed_BTD, residual_BTD = model.add_normed(before, residual_before, index)
             self._norms(index, before, residual_before, normed_BTD, rows if B > 1 else pieces(0, T, 2))
             del before, residual_before
+            left_before = set(self.step.shared)
             with choosing(model.layers[index]):
                 branch_BTD = model.run_layer(index, normed_BTD, self.step, self.caches[index])
-                self._layer(index, normed_BTD, branch_BTD)
+                self._layer(index, normed_BTD, branch_BTD, left_before)
             del normed_BTD
         last = len(model.layers)
         residual_BD = None if residual_BTD is None else residual_BTD[:, -1]
@@ -187,18 +188,25 @@ class Walk:
                 "norm", f"before layer {index + 1}, {part.name}", over_positions(mine[0], normed_BTD[at][0])
             )
 
-    def _layer(self, index: int, normed_BTD: Tensor, out_BTD: Tensor) -> None:
-        """One layer by rows, and by pieces where a row is no proof."""
+    def _layer(self, index: int, normed_BTD: Tensor, out_BTD: Tensor, left_before: Collection[str]) -> None:
+        """One layer by rows, and by pieces where a row is no proof.
+
+        Args:
+            left_before: names of what the layers before it left on the step.
+        """
         layer, (B, T) = self.model.layers[index], self.token_BT.shape
         count = piece_count(layer, T)
         for part in alone(B, T):
             if B > 1:
-                self._parts(index, [part], normed_BTD, out_BTD)
+                self._parts(index, [part], normed_BTD, out_BTD, left_before)
             if (B == 1 or count > 2) and T > 1:
-                self._parts(index, pieces(part.row, T, count), normed_BTD, out_BTD)
+                self._parts(index, pieces(part.row, T, count), normed_BTD, out_BTD, left_before)
 
-    def _parts(self, index: int, parts: list[Part], normed_BTD: Tensor, out_BTD: Tensor) -> None:
-        """A layer over parts of a row, one after the other, each compared with the same part of the batch's output."""
+    def _parts(
+        self, index: int, parts: list[Part], normed_BTD: Tensor, out_BTD: Tensor, left_before: Collection[str]
+    ) -> None:
+        """A layer over parts of a row, one after the other, each compared with the same part of the batch's output and
+        of what the layer left for later ones."""
         layer, cache = self.model.layers[index], self.caches[index]
         symbol = self.symbols[index]
         row = parts[0].row
@@ -207,11 +215,14 @@ class Walk:
         for part in parts:
             at = slice(part.row, part.row + 1), slice(part.first, part.last)
             flat = row * T + part.first, row * T + part.last
+            step = self._step_at(part).sharing({name: self.step.shared[name][at] for name in left_before})
             with fitting(), self.alternatives.in_place(), replaying(layer, *flat):
-                mine = self.model.run_layer(index, normed_BTD[at], self._step_at(part), shadow.cache)
-            error = over_positions(mine[0], out_BTD[at][0])
-            self.errors.add(f"output of {symbol}", f"layer {index + 1}, {part.name}", error)
-            del mine
+                mine = self.model.run_layer(index, normed_BTD[at], step, shadow.cache)
+            left = {name: (x, self.step.shared[name]) for name, x in step.shared.items() if name not in left_before}
+            for what, (one, whole) in {"output": (mine, out_BTD), **left}.items():
+                error = over_positions(one[0], whole[at][0])
+                self.errors.add(f"{what} of {symbol}", f"layer {index + 1}, {part.name}", error)
+            del mine, step, left
         where = f"layer {index + 1}, " + (parts[0].name if len(parts) == 1 else f"row {row + 1} in {len(parts)} pieces")
         for name, error in shadow.compared():
             self.errors.add(f"{name} of {symbol}", where, error)

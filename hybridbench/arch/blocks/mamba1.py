@@ -10,10 +10,11 @@ parallel scan as its author counts it in that repository's issue 110.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from hybridbench.arch.block import Convention, Part, check_sizes, variant
 from hybridbench.arch.recurrent import Recurrent
+from hybridbench.arch.scales import Site
 from hybridbench.arch.terms import FLOAT, Activations, Term
 from hybridbench.sizes import SELECTIVE_SCAN_CHUNK
 
@@ -44,6 +45,11 @@ class Mamba1(Recurrent):
 
     def __post_init__(self) -> None:
         check_sizes(self, "d_model", "d_inner", "dt_rank", "d_state", "d_conv")
+
+    @classmethod
+    def at(cls, site: Site) -> Self:
+        """As wide as the scale's Mamba-2; the rest as its authors have it."""
+        return cls(site.scale.d_model, site.d_inner, dt_rank=-(-site.scale.d_model // 16))
 
     @property
     def out_width(self) -> int:

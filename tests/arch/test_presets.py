@@ -10,14 +10,14 @@ import pytest
 from hybridbench.arch import model
 from hybridbench.arch.block import Storage
 from hybridbench.arch.model import Cost, ModelSpec
-from hybridbench.arch.published import PUBLISHED, published_spec
+from hybridbench.arch.presets import PRESETS, preset_spec
 from hybridbench.errors import BadInput
 
 FP32_STATE = Storage.of("bfloat16", "float32")
 
 
 def size_of(name: str) -> Cost:
-    return model.cost(published_spec(name), 4096)
+    return model.cost(preset_spec(name), 4096)
 
 
 ROUNDED = ("falcon-h1-tiny-90m", "mamba-130m", "mamba-370m", "mamba2-130m", "mamba2-370m")
@@ -26,12 +26,10 @@ WITHOUT_TABLES = ("kimi-linear-48b-a3b",)
 """Printed without embedding and head: 49.1 B with them."""
 
 
-@pytest.mark.parametrize(
-    "name", [name for name, entry in PUBLISHED.items() if re.fullmatch(r"[\d.]+[BM]", entry.total)]
-)
+@pytest.mark.parametrize("name", [name for name, entry in PRESETS.items() if re.fullmatch(r"[\d.]+[BM]", entry.total)])
 def test_totals_are_the_printed_ones_to_their_last_digit(name: str) -> None:
     """The last digit may be cut off rather than rounded."""
-    printed, unit = PUBLISHED[name].total[:-1], {"B": 1e9, "M": 1e6}[PUBLISHED[name].total[-1]]
+    printed, unit = PRESETS[name].total[:-1], {"B": 1e9, "M": 1e6}[PRESETS[name].total[-1]]
     last = unit * 10.0 ** -len(printed.partition(".")[2]) * (10 if name in ROUNDED else 1)
     size = size_of(name)
     counted = size.params_non_embedding if name in WITHOUT_TABLES else size.params
@@ -54,7 +52,7 @@ def test_active_parameters_are_counted_by_everyone_differently() -> None:
 
 def test_zamba2_works_more_than_its_parameters_say() -> None:
     """1.22 B parameters, but 3.52 GFLOP a token, not twice the parameters, since six uses share one block."""
-    spec = published_spec("zamba2-1.2b")
+    spec = preset_spec("zamba2-1.2b")
     assert model.params(spec) == 1_215_064_704
     assert round(model.decode_flops(spec, 0).matmul / 1e9, 2) == 3.52
     assert spec.counts["Z"] == 6
@@ -63,7 +61,7 @@ def test_zamba2_works_more_than_its_parameters_say() -> None:
 
 
 def test_nemotron_h_keeps_102_megabytes_and_16_kibibytes_a_token() -> None:
-    spec = published_spec("nemotron-h-8b")
+    spec = preset_spec("nemotron-h-8b")
     kept = [model.cache_bytes(spec, context, FP32_STATE) for context in (0, 1)]
     assert round(kept[0].total / 1e6, 1) == 102.6
     assert kept[1].total - kept[0].total == 16 * 1024
@@ -94,11 +92,11 @@ def per_token(spec: ModelSpec, context: int) -> int:
 )
 def test_what_a_token_adds_to_the_cache_far_out(name: str, layers: int, kv_heads: int, head_dim: int) -> None:
     """2 x layers x KV heads x head width x 2 bytes; windows are full and states do not grow."""
-    assert per_token(published_spec(name), 100_000) == 2 * layers * kv_heads * head_dim * 2
+    assert per_token(preset_spec(name), 100_000) == 2 * layers * kv_heads * head_dim * 2
 
 
 def test_kimi_caches_latents() -> None:
-    spec = published_spec("kimi-linear-48b-a3b")
+    spec = preset_spec("kimi-linear-48b-a3b")
     assert per_token(spec, 1000) == 7 * (512 + 64) * 2
     assert spec.counts["A"] == 7
     assert spec.layers[-2] == "A"
@@ -107,7 +105,7 @@ def test_kimi_caches_latents() -> None:
 
 def test_hymba_shares_keys_and_caches_meta_tokens() -> None:
     """17 of 32 layers own keys and values, three of them without a window; 128 learned tokens come first."""
-    spec = published_spec("hymba-1.5b")
+    spec = preset_spec("hymba-1.5b")
     token = 5 * (64 + 128) * 2
     assert (spec.counts["(*&m)"], spec.counts["(S&m)"], spec.counts["(S&m)'"]) == (3, 14, 15)
     assert model.cache_bytes(spec, 0, Storage()).kv == 17 * 128 * token
@@ -116,9 +114,9 @@ def test_hymba_shares_keys_and_caches_meta_tokens() -> None:
     assert round(model.params(spec) / 1e9, 2) == 1.52
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", PRESETS)
 def test_published_models_survive_json_and_prefill_what_they_decode(name: str) -> None:
-    spec = published_spec(name)
+    spec = preset_spec(name)
     assert ModelSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
     assert spec.arch == name
     steps = sum(model.decode_flops(spec, context).total for context in range(9))
@@ -126,6 +124,6 @@ def test_published_models_survive_json_and_prefill_what_they_decode(name: str) -
 
 
 def test_names_in_any_case_and_no_others() -> None:
-    assert published_spec("Nemotron-H-8B") == published_spec("nemotron-h-8b")
+    assert preset_spec("Nemotron-H-8B") == preset_spec("nemotron-h-8b")
     with pytest.raises(BadInput, match="unknown model 'nemotron-h-9b': did you mean 'nemotron-h-8b'"):
-        published_spec("nemotron-h-9b")
+        preset_spec("nemotron-h-9b")

@@ -26,6 +26,7 @@ from hybridbench.arch.block import (
     refuse_paper,
     variant,
 )
+from hybridbench.arch.reasons import SCORES_AGAIN, TILES, Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,10 @@ class LatentAttention(Mixer):
         return self.kv_rank + self.rope_dim
 
     @property
+    def sees_all(self) -> bool:
+        return True
+
+    @property
     def out_width(self) -> int:
         return self.n_heads * self.v_head_dim
 
@@ -91,8 +96,7 @@ class LatentAttention(Mixer):
         refuse_paper(convention, "latent attention")
         if convention is Convention.EXACT:
             return self._score_flops(tokens * (tokens + 1) // 2)
-        rows = -(-tokens // TILE)
-        return self._score_flops(rows * (rows + 1) // 2 * TILE * TILE)
+        return self._score_flops(_tile_pairs(tokens))
 
     def core_decode(self, context: int, convention: Convention) -> Flops:
         refuse_paper(convention, "latent attention")
@@ -106,9 +110,18 @@ class LatentAttention(Mixer):
         if convention is not Convention.HARDWARE:
             return 3 * forward
         # As in attention: five products where the forward runs two.
-        rows = -(-tokens // TILE)
-        pairs = rows * (rows + 1) // 2 * TILE * TILE
-        return forward + Flops(attention=2 * self.n_heads * (3 * self.head_dim + 2 * self.v_head_dim) * pairs)
+        width = 3 * self.head_dim + 2 * self.v_head_dim
+        return forward + Flops(attention=2 * self.n_heads * width * _tile_pairs(tokens))
+
+    def core_reasons(self, work: str, context: int) -> list[Reason]:
+        core, count = f"{self.name} core", self.core_decode if work == "decode" else self.core_prefill
+        exact, tiles = (count(context, each).attention for each in (Convention.EXACT, Convention.HARDWARE))
+        if work == "decode":
+            return [Reason(core, "scored and weighed in the latent, in whole tiles of 128", tiles - exact)]
+        if work == "prefill":
+            return [Reason(core, TILES, tiles - exact)]
+        again = self.core_train(context, Convention.HARDWARE).attention - 3 * tiles
+        return [Reason(core, TILES, 3 * (tiles - exact)), Reason(core, SCORES_AGAIN, again)]
 
     def full_mask_extra_flops(self, tokens: int) -> int:
         return self._score_flops(tokens * (tokens - 1) // 2).total
@@ -118,3 +131,9 @@ class LatentAttention(Mixer):
 
     def cache_traffic(self, context: int, storage: Storage) -> int:
         return (context + 1) * self.latent_width * storage.kv_bytes
+
+
+def _tile_pairs(tokens: int) -> int:
+    """Pairs that whole tiles cover, those above the diagonal skipped."""
+    rows = -(-tokens // TILE)
+    return rows * (rows + 1) // 2 * TILE * TILE

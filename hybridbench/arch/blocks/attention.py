@@ -6,12 +6,14 @@ W + s); causal pairs and GQA bytes as in PaLM appendix B and FlashAttention-2.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 from hybridbench.arch.block import (
     TILE,
     CacheBytes,
+    CachePart,
     Convention,
     Flops,
     Mixer,
@@ -21,6 +23,8 @@ from hybridbench.arch.block import (
     refuse_paper,
     variant,
 )
+from hybridbench.arch.reasons import SCORES_AGAIN, TILES, Reason
+from hybridbench.arch.scales import Site
 from hybridbench.arch.terms import FLOAT, Activations, Term
 from hybridbench.errors import BadInput, unknown_name
 
@@ -39,6 +43,11 @@ class Rope:
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
     original_context: int = 8192
+
+
+LLAMA_ROPE = Rope()
+WINDOW_ROPE = Rope(theta=10_000.0, factor=1.0)
+"""Sliding-window layers use theta 10,000; positions inside a window need no frequency scaling."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +76,8 @@ class Attention(Mixer):
     kind: ClassVar[str] = "attention"
     sequence_ops: ClassVar[tuple[str, ...]] = ("attention", "rotary")
     step_ops: ClassVar[tuple[str, ...]] = ("attention_decode",)
+    nested: ClassVar[Mapping[str, type]] = {"rope": Rope}
+    keeps_values: ClassVar[bool] = True
 
     d_model: int
     n_heads: int
@@ -102,6 +113,24 @@ class Attention(Mixer):
             raise BadInput(f"head_dim {self.head_dim} is odd: rotary embedding turns pairs, give an even width.")
         if self.sinks and self.window is None:
             raise BadInput(f"{self.sinks} sinks without a window: full attention already sees every token.")
+
+    @classmethod
+    def at(cls, site: Site) -> Self:
+        """The attention of a scale; as a branch with heads that divide the query/key width and all of d_model."""
+        scale = site.scale
+        if not site.branch:
+            head_dim = scale.head_dim
+            return cls(scale.d_model, scale.n_heads, scale.n_kv_heads, head_dim, head_dim, rope=LLAMA_ROPE)
+        n_heads = scale.intra_heads
+        widths = site.qk_width // n_heads, scale.d_model // n_heads
+        return cls(scale.d_model, n_heads, scale.intra_kv_heads, *widths, rope=LLAMA_ROPE)
+
+    @classmethod
+    def window_at(cls, site: Site) -> Self:
+        """``at`` over a window."""
+        window = WINDOW if site.window is None else site.window
+        sinks = SINKS if site.sinks is None else site.sinks
+        return replace(cls.at(site), window=window, sinks=sinks, rope=WINDOW_ROPE)
 
     @property
     def name(self) -> str:
@@ -140,6 +169,21 @@ class Attention(Mixer):
     def span(self) -> int | None:
         """Most keys a query can see: window plus sinks, None for all."""
         return None if self.window is None else self.window + self.sinks
+
+    @property
+    def sees_all(self) -> bool:
+        return self.window is None
+
+    @property
+    def rotation(self) -> tuple[Rope, int] | None:
+        return None if self.rope is None else (self.rope, self.head_dim)
+
+    @property
+    def departures(self) -> tuple[str, ...]:
+        if self.window is None:
+            return ()
+        sizes = (("window", self.window, WINDOW), ("sinks", self.sinks, SINKS))
+        return tuple(f"{name} {size}" for name, size, usual in sizes if size != usual)
 
     @property
     def out_bias_params(self) -> int:
@@ -220,8 +264,10 @@ class Attention(Mixer):
         forward = self.core_prefill(tokens, convention)
         if convention is not Convention.HARDWARE:
             return 3 * forward
-        backward = 2 * self.n_heads * self.backward_width * self.tile_pairs(tokens)
-        return forward + Flops(attention=backward) + 2 * self._conv(tokens)
+        return forward + self._backward_flops(tokens) + 2 * self._conv(tokens)
+
+    def _backward_flops(self, tokens: int) -> Flops:
+        return Flops(attention=2 * self.n_heads * self.backward_width * self.tile_pairs(tokens))
 
     @property
     def backward_width(self) -> int:
@@ -241,8 +287,18 @@ class Attention(Mixer):
         return self.n_kv_heads * (self.head_dim + self.v_head_dim) * storage.kv_bytes
 
     def _conv_bytes(self, storage: Storage) -> int:
-        columns = self.d_conv if storage.conv_columns is None else storage.conv_columns
-        return self._qkv_width() * columns * storage.conv_bytes if self.d_conv else 0
+        return self._qkv_width() * storage.columns(self.d_conv) * storage.conv_bytes if self.d_conv else 0
+
+    def core_reasons(self, work: str, context: int) -> list[Reason]:
+        core = f"{self.name} core"
+        if work == "decode":
+            rounded = self.core_decode(context, Convention.HARDWARE).attention
+            return [Reason(core, TILES, rounded - self._score_flops(self.keys(context)).attention)]
+        exact, tiles = (self._score_flops(n).attention for n in (self.pairs(context), self.tile_pairs(context)))
+        if work == "prefill":
+            return [Reason(core, TILES, tiles - exact)]
+        again = self._backward_flops(context).attention - 2 * tiles
+        return [Reason(core, TILES, 3 * (tiles - exact)), Reason(core, SCORES_AGAIN, again)]
 
     def _cached_tokens(self, context: int) -> int:
         if self.reuses_kv:
@@ -253,9 +309,14 @@ class Attention(Mixer):
         kv = self._cached_tokens(context) * self._token_bytes(storage)
         return CacheBytes(kv=kv, conv=self._conv_bytes(storage))
 
+    def kv_part(self, token_bytes: int, tokens: int, context: int) -> CachePart:
+        return CachePart(token_bytes, tokens, self.span is not None and context >= self.span, self.sinks)
+
     def value_bytes(self, context: int, storage: Storage) -> int:
-        """The values' part of ``cache``."""
         return self._cached_tokens(context) * self.n_kv_heads * self.v_head_dim * storage.kv_bytes
+
+    def value_traffic(self, context: int, storage: Storage) -> int:
+        return self.value_bytes(self.keys(context), storage)
 
     def cache_traffic(self, context: int, storage: Storage) -> int:
         # Every visible key but the new one is read, and the new one written: together keys(context) entries.

@@ -1,4 +1,4 @@
-"""published: hybrids and baselines that people know, by name, with the dimensions their authors published.
+"""presets: hybrids and baselines that people know, by name, with the dimensions their authors published.
 
 Most are configs of transformers' classes, read as a config.json is; the tests hold them to those classes, parameter by
 parameter. Hymba, Samba, mamba2attn and Mamba-3 have no such class and are written out from their authors' code. What no
@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from hybridbench.arch.attention import Attention
 from hybridbench.arch.block import Block
-from hybridbench.arch.huggingface import model_from_config
-from hybridbench.arch.mamba1 import Mamba1
-from hybridbench.arch.mamba2 import Mamba2
-from hybridbench.arch.mamba3 import Mamba3
-from hybridbench.arch.mlp import Mlp
+from hybridbench.arch.blocks.attention import Attention
+from hybridbench.arch.blocks.mamba1 import Mamba1
+from hybridbench.arch.blocks.mamba2 import Mamba2
+from hybridbench.arch.blocks.mamba3 import Mamba3
+from hybridbench.arch.blocks.mlp import Mlp
+from hybridbench.arch.blocks.parallel import Fusion, Parallel
+from hybridbench.arch.imports.huggingface import model_from_config
 from hybridbench.arch.model import NAMED, ModelSpec
-from hybridbench.arch.parallel import Fusion, Parallel
 from hybridbench.errors import unknown_name
 
 SCALE = NAMED[0]
@@ -28,7 +28,7 @@ Config = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Published:
+class Preset:
     """One model.
 
     Args:
@@ -46,20 +46,20 @@ class Published:
     inferred: str = ""
 
 
-def published_spec(name: str) -> ModelSpec:
+def preset_spec(name: str) -> ModelSpec:
     """The model of a name, whatever its case.
 
     Raises:
         BadInput: no such model.
     """
-    if name.lower() not in PUBLISHED:
-        raise unknown_name("model", name, PUBLISHED)
+    if name.lower() not in PRESETS:
+        raise unknown_name("model", name, PRESETS)
     return _spec(name.lower())
 
 
 @cache
 def _spec(name: str) -> ModelSpec:
-    model = PUBLISHED[name]
+    model = PRESETS[name]
     if model.config is not None:
         return model_from_config(model.config, name, SCALE)
     assert model.build is not None
@@ -216,14 +216,14 @@ _NANO_9B = "M-M-M-MM-M-M-M*-M-M-M*-M-M-M-M*-M-M-M-M*-M-MM-M-M-M-M-M-"
 _NANO_30B = "MEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEMEM*EMEMEMEME"
 _SUPER_120B = "MEMEMEM*EMEMEMEM*EMEMEMEM*EMEMEMEMEM*EMEMEMEMEM*EMEMEMEMEM*EMEMEMEMEM*EMEMEMEM*EMEMEMEME"
 
-PUBLISHED: dict[str, Published] = {
-    "jamba-mini": Published(
+PRESETS: dict[str, Preset] = {
+    "jamba-mini": Preset(
         "ai21labs/Jamba-v0.1",
         _config("jamba", 32, 4096, 65_536, False, intermediate_size=14_336, **_heads(32, 8)),
         total="52B",
         active="12B",
     ),
-    "zamba2-1.2b": Published(
+    "zamba2-1.2b": Preset(
         "Zyphra/Zamba2-1.2B",
         _config(
             "zamba2",
@@ -244,7 +244,7 @@ PUBLISHED: dict[str, Published] = {
         total="1.22B",
         inferred="adapters on attention",
     ),
-    "bamba-9b": Published(
+    "bamba-9b": Preset(
         "ibm-ai-platform/Bamba-9B-v2",
         _config(
             "bamba",
@@ -261,19 +261,19 @@ PUBLISHED: dict[str, Published] = {
         ),
         total="9.78B",
     ),
-    "hymba-1.5b": Published(
+    "hymba-1.5b": Preset(
         "nvidia/Hymba-1.5B-Base",
         build=_hymba,
         total="1.52B",
         inferred="5 KV heads, window, meta tokens, vocabulary, tied head",
     ),
-    "falcon-h1-1.5b": Published(
+    "falcon-h1-1.5b": Preset(
         "tiiuae/Falcon-H1-1.5B-Base",
         _falcon_h1(24, 2048, 65_537, False, _heads(8, 2, 128), 4608, d_ssm=3072, n_heads=48, d_head=64, d_state=256),
         total="1.55B",
         inferred="untied head, chunk, no gated norm",
     ),
-    "falcon-h1-7b": Published(
+    "falcon-h1-7b": Preset(
         "tiiuae/Falcon-H1-7B-Base",
         _falcon_h1(
             44, 3072, 130_048, False, _heads(12, 2, 128), 12_288, d_ssm=3072, n_heads=24, d_head=128, d_state=256
@@ -281,31 +281,31 @@ PUBLISHED: dict[str, Published] = {
         total="7.59B",
         inferred="vocabulary, which may be 130,049",
     ),
-    "falcon-h1-tiny-90m": Published(
+    "falcon-h1-tiny-90m": Preset(
         "tiiuae/Falcon-H1-Tiny-90M",
         _falcon_h1(24, 512, 32_768, True, _heads(8, 2, 64), 768, d_ssm=768, n_heads=24, d_head=32, d_state=64),
         total="90M",
         inferred="vocabulary",
     ),
-    "nemotron-h-4b": Published(
+    "nemotron-h-4b": Preset(
         "nvidia/Nemotron-H-4B-Base-8K",
         _nemotron(_H_4B, 3072, _heads(32, 8, 128), (112, 64), intermediate_size=12_288),
         total="4.5B",
         inferred="chunk",
     ),
-    "nemotron-h-8b": Published(
+    "nemotron-h-8b": Preset(
         "nvidia/Nemotron-H-8B-Base-8K",
         _nemotron(_H_4B, 4096, _heads(32, 8, 128), (128, 64), intermediate_size=21_504),
         total="8.1B",
         inferred="chunk",
     ),
-    "nemotron-nano-9b-v2": Published(
+    "nemotron-nano-9b-v2": Preset(
         "nvidia/NVIDIA-Nemotron-Nano-9B-v2",
         _nemotron(_NANO_9B, 4480, _heads(40, 8, 128), (128, 80), intermediate_size=15_680),
         total="8.9B",
         inferred="chunk",
     ),
-    "nemotron-3-nano-30b-a3b": Published(
+    "nemotron-3-nano-30b-a3b": Preset(
         "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16",
         _nemotron(
             _NANO_30B,
@@ -320,7 +320,7 @@ PUBLISHED: dict[str, Published] = {
         total="31.6B",
         active="3.6B",
     ),
-    "nemotron-3-super-120b-a12b": Published(
+    "nemotron-3-super-120b-a12b": Preset(
         "nvidia/NVIDIA-Nemotron-3-Super-120B-A12B",
         _nemotron(
             _SUPER_120B,
@@ -336,25 +336,25 @@ PUBLISHED: dict[str, Published] = {
         total="120B",
         active="12B",
     ),
-    "granite-4.0-h-1b": Published(
+    "granite-4.0-h-1b": Preset(
         "ibm-granite/granite-4.0-h-1b",
         _granite(1536, _heads(12, 4), 4096, num_local_experts=0),
         total="1.5B",
     ),
-    "granite-4.0-h-tiny": Published(
+    "granite-4.0-h-tiny": Preset(
         "ibm-granite/granite-4.0-h-tiny",
         _granite(1536, _heads(12, 4), 1024, intermediate_size=512, num_local_experts=64, num_experts_per_tok=6),
         total="6.94B",
         active="1B",
     ),
-    "granite-4.0-h-small": Published(
+    "granite-4.0-h-small": Preset(
         "ibm-granite/granite-4.0-h-small",
         _granite(4096, _heads(32, 8), 1536, intermediate_size=768, num_local_experts=72, num_experts_per_tok=10),
         total="32.21B",
         active="8.8B",
     ),
-    "samba-421m": Published("microsoft/Samba", build=_samba, total="421M"),
-    "recurrentgemma-2b": Published(
+    "samba-421m": Preset("microsoft/Samba", build=_samba, total="421M"),
+    "recurrentgemma-2b": Preset(
         "google/recurrentgemma-2b",
         _config(
             "recurrent_gemma",
@@ -369,7 +369,7 @@ PUBLISHED: dict[str, Published] = {
         ),
         total="2.7B",
     ),
-    "qwen3-next-80b-a3b": Published(
+    "qwen3-next-80b-a3b": Preset(
         "Qwen/Qwen3-Next-80B-A3B-Instruct",
         _qwen("qwen3_next", 48, 2048, 151_936, False, 16, 2, 32)
         | {"num_experts": 512, "num_experts_per_tok": 10}
@@ -377,23 +377,23 @@ PUBLISHED: dict[str, Published] = {
         total="80B",
         active="3B",
     ),
-    "qwen3.5-2b": Published(
+    "qwen3.5-2b": Preset(
         "Qwen/Qwen3.5-2B",
         _qwen("qwen3_5_text", 24, 2048, 248_320, True, 8, 2, 16) | {"intermediate_size": 6144},
         total="2B text",
         inferred="all dimensions, from the total with the vision tower",
     ),
-    "qwen3.5-4b": Published(
+    "qwen3.5-4b": Preset(
         "Qwen/Qwen3.5-4B",
         _qwen("qwen3_5_text", 32, 2560, 248_320, True, 16, 4, 32) | {"intermediate_size": 9216},
         total="4B text",
     ),
-    "qwen3.5-27b": Published(
+    "qwen3.5-27b": Preset(
         "Qwen/Qwen3.5-27B",
         _qwen("qwen3_5_text", 64, 5120, 248_320, False, 24, 4, 48) | {"intermediate_size": 17_408},
         total="27B",
     ),
-    "kimi-linear-48b-a3b": Published(
+    "kimi-linear-48b-a3b": Preset(
         "moonshotai/Kimi-Linear-48B-A3B-Instruct",
         _config(
             "kimi_linear",
@@ -424,9 +424,9 @@ PUBLISHED: dict[str, Published] = {
         active="3B",
         inferred="places of the full-attention layers",
     ),
-    "lfm2-350m": Published("LiquidAI/LFM2-350M", _lfm2(1024, 16, 4608), total="354M"),
-    "lfm2-1.2b": Published("LiquidAI/LFM2-1.2B", _lfm2(2048, 32, 8192), total="1.17B"),
-    "olmo-hybrid-7b": Published(
+    "lfm2-350m": Preset("LiquidAI/LFM2-350M", _lfm2(1024, 16, 4608), total="354M"),
+    "lfm2-1.2b": Preset("LiquidAI/LFM2-1.2B", _lfm2(2048, 32, 8192), total="1.17B"),
+    "olmo-hybrid-7b": Preset(
         "allenai/Olmo-Hybrid-7B",
         _config(
             "olmo_hybrid",
@@ -443,7 +443,7 @@ PUBLISHED: dict[str, Published] = {
         ),
         total="7B",
     ),
-    "minimax-text-01": Published(
+    "minimax-text-01": Preset(
         "MiniMaxAI/MiniMax-Text-01",
         _config(
             "minimax",
@@ -461,21 +461,21 @@ PUBLISHED: dict[str, Published] = {
         active="45.9B",
         inferred="8 KV heads",
     ),
-    "llama-3.2-1b": Published(
+    "llama-3.2-1b": Preset(
         "meta-llama/Llama-3.2-1B",
         _config("llama", 16, 2048, 128_256, True, intermediate_size=8192, **_heads(32, 8, 64)),
         total="1.23B",
     ),
-    "mamba2-130m": Published("state-spaces/mamba2-130m", _mamba2(24, 768), total="130M"),
-    "mamba2-370m": Published("state-spaces/mamba2-370m", _mamba2(48, 1024), total="370M"),
-    "mamba2-1.3b": Published("state-spaces/mamba2-1.3b", _mamba2(48, 2048), total="1.3B"),
-    "mamba2-2.7b": Published("state-spaces/mamba2-2.7b", _mamba2(64, 2560), total="2.7B"),
-    "mamba-130m": Published("state-spaces/mamba-130m", _mamba(24, 768), total="130M"),
-    "mamba-370m": Published("state-spaces/mamba-370m", _mamba(48, 1024), total="370M"),
-    "mamba-1.4b": Published("state-spaces/mamba-1.4b", _mamba(48, 2048), total="1.4B"),
-    "mamba-2.8b": Published("state-spaces/mamba-2.8b", _mamba(64, 2560), total="2.8B"),
-    "mamba2attn-2.7b": Published("state-spaces/mamba2attn-2.7b", build=_mamba2attn, total="2.7B"),
-    "mamba3-mimo-1.5b": Published(
+    "mamba2-130m": Preset("state-spaces/mamba2-130m", _mamba2(24, 768), total="130M"),
+    "mamba2-370m": Preset("state-spaces/mamba2-370m", _mamba2(48, 1024), total="370M"),
+    "mamba2-1.3b": Preset("state-spaces/mamba2-1.3b", _mamba2(48, 2048), total="1.3B"),
+    "mamba2-2.7b": Preset("state-spaces/mamba2-2.7b", _mamba2(64, 2560), total="2.7B"),
+    "mamba-130m": Preset("state-spaces/mamba-130m", _mamba(24, 768), total="130M"),
+    "mamba-370m": Preset("state-spaces/mamba-370m", _mamba(48, 1024), total="370M"),
+    "mamba-1.4b": Preset("state-spaces/mamba-1.4b", _mamba(48, 2048), total="1.4B"),
+    "mamba-2.8b": Preset("state-spaces/mamba-2.8b", _mamba(64, 2560), total="2.8B"),
+    "mamba2attn-2.7b": Preset("state-spaces/mamba2attn-2.7b", build=_mamba2attn, total="2.7B"),
+    "mamba3-mimo-1.5b": Preset(
         "state-spaces/mamba3-mimo-1.5b",
         build=_mamba3,
         total="1.50B",

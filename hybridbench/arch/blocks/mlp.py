@@ -6,9 +6,10 @@ Without the gate it is ``down(f(up(x)))`` with two matrices, as in Nemotron-H, w
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from hybridbench.arch.block import Block, Convention, Flops, Part, check_sizes, variant
+from hybridbench.arch.scales import Site
 from hybridbench.arch.terms import Activations, Term
 
 WIDTH_UNIT = 64
@@ -39,6 +40,7 @@ class Mlp(Block):
     kind: ClassVar[str] = "mlp"
     sequence_ops: ClassVar[tuple[str, ...]] = ("swiglu",)
     step_ops: ClassVar[tuple[str, ...]] = ("swiglu",)
+    feed_forward: ClassVar[bool] = True
 
     d_model: int
     d_ff: int
@@ -47,6 +49,11 @@ class Mlp(Block):
 
     def __post_init__(self) -> None:
         check_sizes(self, "d_model", "d_ff")
+
+    @classmethod
+    def at(cls, site: Site) -> Self:
+        """The feed-forward block of a scale."""
+        return cls(site.scale.d_model, site.scale.d_ff)
 
     def sizes(self) -> dict[str, int | None]:
         return {"width": self.d_ff}

@@ -7,10 +7,11 @@ a sigmoid router whose selection bias is balanced without an auxiliary loss (the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from hybridbench.arch.block import Block, Convention, Flops, Part, Storage, check_sizes, refuse_paper, variant
-from hybridbench.arch.mlp import WIDTH_UNIT, swiglu_activations
+from hybridbench.arch.blocks.mlp import WIDTH_UNIT, swiglu_activations
+from hybridbench.arch.scales import Site
 from hybridbench.arch.terms import FLOAT, INDEX, Activations, Term
 from hybridbench.errors import BadInput
 
@@ -28,6 +29,7 @@ class Moe(Block):
     kind: ClassVar[str] = "moe"
     sequence_ops: ClassVar[tuple[str, ...]] = ("experts", "swiglu")
     step_ops: ClassVar[tuple[str, ...]] = ("experts", "swiglu")
+    feed_forward: ClassVar[bool] = True
 
     d_model: int
     d_expert: int
@@ -45,6 +47,16 @@ class Moe(Block):
             check_sizes(self, "d_shared")
         if not 1 <= self.top_k <= self.n_experts:
             raise BadInput(f"top_k {self.top_k} of {self.n_experts} experts: give 1 to {self.n_experts}.")
+
+    @classmethod
+    def at(cls, site: Site) -> Self:
+        """The paper's experts: eight of which one is taken, one shared, each half as wide as the dense block."""
+        half = site.scale.d_ff // 2
+        return cls(site.scale.d_model, half, n_experts=8, top_k=1, d_shared=half)
+
+    @property
+    def departures(self) -> tuple[str, ...]:
+        return ("moe",)
 
     def absent_ops(self, borrows_value: bool = False) -> tuple[str, ...]:
         return () if self.d_shared else ("swiglu",)

@@ -1,4 +1,4 @@
-"""config: the fields of a Hugging Face ``config.json``, each read once, checked, and none passed over in silence.
+"""reader: the fields of a Hugging Face ``config.json``, each read once, checked, and none passed over in silence.
 
 A field that is not read must be known not to change a count; any other is refused by name. What a file leaves out takes
 the default of that model type in transformers, except for sizes, which are never guessed.

@@ -10,7 +10,7 @@ from hybridbench.arch.block import Storage
 from hybridbench.kernels import BACKENDS, Problem, verify
 from hybridbench.model import LanguageModel, build_model, resolve_backends
 from hybridbench.model.cache import AttentionCache, GrowingCache, growing
-from hybridbench.model.published import PublishedDecode, Segment
+from hybridbench.model.paper_decode import PaperDecode, Segment
 from hybridbench.suite import GENERATE, Case, Execution, Workload
 
 BOUND = 1e-4
@@ -49,7 +49,7 @@ def test_64_tokens_as_published_are_those_of_static_caches(name, capture):
     caches = usual.new_caches(2, PROMPT + STEPS, Storage.of("float32"))
     grown = [growing(cache, held=False) for cache in published.new_caches(2, 1, Storage.of("float32"))]
     token_B, position_B = tokens[:, 0].clone(), torch.zeros(2, dtype=torch.int64)
-    decode = PublishedDecode(published, token_B, position_B, grown, capture)
+    decode = PaperDecode(published, token_B, position_B, grown, capture)
     expected, found = usual.prefill(tokens, caches), published.prefill(tokens, grown)
     for position in range(PROMPT, PROMPT + STEPS):
         assert relative(found, expected) < BOUND
@@ -71,7 +71,7 @@ def test_what_stands_between_two_attentions_is_one_graph(name, segments, eager):
     model = model_in("published", VARIANTS[name])
     caches = [growing(cache, held=False) for cache in model.new_caches(2, 1, Storage.of("float32"))]
     token_B, position_B = torch.zeros(2, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)
-    parts = PublishedDecode(model, token_B, position_B, caches, stand_in)._parts
+    parts = PaperDecode(model, token_B, position_B, caches, stand_in)._parts
     kinds = [isinstance(part, Segment) for part in parts]
     # Embedding and head belong to the first and the last graph; attention is between two of them, never beside another.
     assert (kinds.count(True), kinds.count(False)) == (segments, eager)

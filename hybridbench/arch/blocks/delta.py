@@ -1,4 +1,4 @@
-"""delta: mixers of the gated delta rule, gated delta net and Kimi delta attention: their shape and what they must cost.
+"""delta: what the mixers of the gated delta rule, gated delta net and Kimi delta attention, share in shape and cost.
 
 The state S of a head (keys x values) follows ``S = g S + beta k (v - (g S)^T k)^T, o = S^T q``: a decay g, one number a
 head in gated delta net and one a key channel in KDA, and an update that first takes away what k already holds. Queries,
@@ -12,13 +12,11 @@ is left out of ``hardware``, and KDA's chunk form is priced as the gated delta n
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from hybridbench.arch.block import Convention, Part, check_sizes
 from hybridbench.arch.recurrent import Recurrent
+from hybridbench.arch.scales import Site
 from hybridbench.arch.terms import FLOAT, Activations, Term, padded
-from hybridbench.errors import BadInput
 from hybridbench.sizes import aligned
 
 WIDE_SUMS = 6
@@ -31,6 +29,12 @@ def _chunk_form(tokens: int, chunk: int, n_heads: int, key: int, value: int) -> 
     Per token and head: K K^T, A K and Q K^T of 2 C k each; A V and (Q K^T) V of 2 C v; w S, Q S and K^T V of 2 k v.
     """
     return -(-tokens // chunk) * chunk * n_heads * (6 * chunk * key + 4 * chunk * value + 6 * key * value)
+
+
+def heads_at(site: Site) -> tuple[int, int]:
+    """Heads that make up Mamba-2's channels, and their width: Mamba-2's, or 128 where its heads are wider."""
+    width = 128 if site.ssm_head_dim > 128 and site.d_inner % 128 == 0 else site.ssm_head_dim
+    return site.d_inner // width, width
 
 
 class DeltaRule(Recurrent):
@@ -87,8 +91,14 @@ class DeltaRule(Recurrent):
         return self.conv_channels + sum(self.gate_and_decay) + self.n_heads
 
     @property
+    def conv_parts(self) -> tuple[int, ...]:
+        """Queries, keys and values, each with a convolution of its own."""
+        keys = self.n_k_heads * self.k_head_dim
+        return keys, keys, self.out_width
+
+    @property
     def conv_channels(self) -> int:
-        return 2 * self.n_k_heads * self.k_head_dim + self.out_width
+        return sum(self.conv_parts)
 
     @property
     def taps(self) -> int:
@@ -150,105 +160,3 @@ class DeltaRule(Recurrent):
                 ),
             ),
         )
-
-
-@dataclass(frozen=True, slots=True)
-class GatedDelta(DeltaRule):
-    """Gated delta net, whose state is a matrix of k_head_dim x v_head_dim per value head.
-
-    Args:
-        n_heads: value heads, of ``v_head_dim``.
-        n_k_heads: query and key heads, of ``k_head_dim``; each serves as many value heads.
-    """
-
-    kind: ClassVar[str] = "gated_delta"
-    sequence_ops: ClassVar[tuple[str, ...]] = ("conv1d", "gated_delta", "norm_gate")
-    step_ops: ClassVar[tuple[str, ...]] = ("conv1d_step", "gated_delta_step", "norm_gate")
-
-    d_model: int
-    n_heads: int
-    n_k_heads: int
-    k_head_dim: int
-    v_head_dim: int
-    d_conv: int = 4
-    chunk_size: int = 64
-
-    def __post_init__(self) -> None:
-        check_sizes(self, "d_model", "n_heads", "n_k_heads", "k_head_dim", "v_head_dim", "d_conv", "chunk_size")
-        if self.n_heads % self.n_k_heads:
-            raise BadInput(
-                f"{self.n_heads} value heads cannot share {self.n_k_heads} key heads: "
-                f"the first must be a multiple of the second."
-            )
-
-    @property
-    def gate_and_decay(self) -> tuple[int, int]:
-        return self.out_width, self.n_heads
-
-    def sizes_scaled(self, part: Part) -> dict[str, int]:
-        groups = part(self.n_k_heads)
-        return {"n_k_heads": groups, "n_heads": groups * (self.n_heads // self.n_k_heads)}
-
-    def in_matmul_params(self, borrows_value: bool = False) -> int:
-        value_and_gate = self.out_width * (1 if borrows_value else 2)
-        return self.d_model * (2 * self.n_k_heads * self.k_head_dim + value_and_gate + 2 * self.n_heads)
-
-    def in_params(self, convention: Convention, borrows_value: bool = False) -> int:
-        conv = self.d_conv * self.conv_channels
-        return self.in_matmul_params(borrows_value) + conv + 2 * self.n_heads + self.v_head_dim
-
-    def params_fp32(self) -> int:
-        return 2 * self.n_heads
-
-
-@dataclass(frozen=True, slots=True)
-class Kda(DeltaRule):
-    """Kimi delta attention: ``n_heads`` heads of ``head_dim`` keys and as many values, decay and gate of low rank.
-
-    The decay's and the output gate's projections go through ``head_dim`` columns.
-    """
-
-    kind: ClassVar[str] = "kda"
-    low_rank: ClassVar[bool] = True
-    sequence_ops: ClassVar[tuple[str, ...]] = ("conv1d", "kda", "norm_gate")
-    step_ops: ClassVar[tuple[str, ...]] = ("conv1d_step", "kda_step", "norm_gate")
-
-    d_model: int
-    n_heads: int
-    head_dim: int
-    d_conv: int = 4
-    chunk_size: int = 64
-
-    def __post_init__(self) -> None:
-        check_sizes(self, "d_model", "n_heads", "head_dim", "d_conv", "chunk_size")
-
-    @property
-    def n_k_heads(self) -> int:
-        return self.n_heads
-
-    @property
-    def k_head_dim(self) -> int:
-        return self.head_dim
-
-    @property
-    def v_head_dim(self) -> int:
-        return self.head_dim
-
-    @property
-    def gate_and_decay(self) -> tuple[int, int]:
-        return self.head_dim, self.head_dim
-
-    def sizes_scaled(self, part: Part) -> dict[str, int]:
-        return {"n_heads": part(self.n_heads)}
-
-    def in_matmul_params(self, borrows_value: bool = False) -> int:
-        qkv = self.d_model * self.out_width * (2 if borrows_value else 3)
-        low_rank = 2 * self.head_dim * (self.d_model + self.out_width)
-        return qkv + low_rank + self.d_model * self.n_heads
-
-    def in_params(self, convention: Convention, borrows_value: bool = False) -> int:
-        decay = self.n_heads + self.out_width
-        return self.in_matmul_params(borrows_value) + self.d_conv * self.conv_channels + decay + self.head_dim
-
-    def params_fp32(self) -> int:
-        return self.n_heads + self.out_width

@@ -11,11 +11,11 @@ leaves open is fixed here so: Group norm is an RMS norm per head without weights
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
-from hybridbench.arch.attention import Attention
-from hybridbench.arch.block import Block, CacheBytes, Convention, Flops, Mixer, Storage
+from hybridbench.arch.block import Block, CacheBytes, CachePart, Convention, Flops, Mixer, Storage
 from hybridbench.arch.terms import Activations, Term
 from hybridbench.errors import BadInput, unknown_name
 
@@ -63,6 +63,7 @@ class Parallel(Block):
 
     kind: ClassVar[str] = "parallel"
     sequence_ops: ClassVar[tuple[str, ...]] = ("head_norms",)
+    nested: ClassVar[Mapping[str, type]] = {"fusion": Fusion}
 
     first: Mixer
     second: Mixer
@@ -87,6 +88,10 @@ class Parallel(Block):
         return self.first.d_model
 
     @property
+    def sees_all(self) -> bool:
+        return self.first.sees_all or self.second.sees_all
+
+    @property
     def branches(self) -> tuple[Mixer, Mixer]:
         return self.first, self.second
 
@@ -95,8 +100,7 @@ class Parallel(Block):
         """Index of the branch without a value projection: Mamba-2 beside attention, else the second; or None."""
         if self.fusion.value == "separate":
             return None
-        mixed = not isinstance(self.first, Attention) and isinstance(self.second, Attention)
-        return 0 if mixed else 1
+        return 0 if self.second.keeps_values and not self.first.keeps_values else 1
 
     def absent_ops(self, borrows_value: bool = False) -> tuple[str, ...]:
         return ("head_norms",) if self.fusion.norm == "none" else ()
@@ -174,11 +178,10 @@ class Parallel(Block):
     def full_mask_extra_flops(self, tokens: int) -> int:
         return self.first.full_mask_extra_flops(tokens) + self.second.full_mask_extra_flops(tokens)
 
-    def _value_owner(self) -> Attention | None:
-        """The attention whose cached value serves both branches, where both are attention and share it."""
-        if self.borrower == 1 and isinstance(self.first, Attention):
-            return self.first
-        return None
+    def _value_owner(self) -> Mixer | None:
+        """The branch whose cached value serves both, where both would cache one and share it."""
+        both_keep = self.first.keeps_values and self.second.keeps_values
+        return self.first if self.borrower == 1 and both_keep else None
 
     def cache(self, context: int, storage: Storage) -> CacheBytes:
         both = self.first.cache(context, storage) + self.second.cache(context, storage)
@@ -189,7 +192,16 @@ class Parallel(Block):
         """Both branches' traffic; a shared attention value moves once, the least a fused kernel could do."""
         both = self.first.cache_traffic(context, storage) + self.second.cache_traffic(context, storage)
         owner = self._value_owner()
-        return both if owner is None else both - owner.value_bytes(owner.keys(context), storage)
+        return both if owner is None else both - owner.value_traffic(context, storage)
+
+    def cache_parts(self, context: int, storage: Storage) -> tuple[CachePart, ...]:
+        first, second = (branch.cache_parts(context, storage) for branch in self.branches)
+        if self._value_owner() is not None:
+            values = self.second.value_bytes(1, storage) - self.second.value_bytes(0, storage)
+            second = tuple(
+                replace(part, token_bytes=part.token_bytes - values) if part.token_bytes else part for part in second
+            )
+        return first + second
 
     def activations(self, size: int) -> Activations:
         """Both branches on one input; the norm per head and each scaling keep their inputs and leave a result to
@@ -227,6 +239,7 @@ class Parallel(Block):
             backward=tuple(
                 (Term("gradients of the outputs", both), *moment) for core in cores for moment in core.backward
             ),
+            lent=tuple(term for core in cores for term in core.lent),
         )
 
     def _core(self, index: int, size: int, keeps_output: bool) -> Activations:

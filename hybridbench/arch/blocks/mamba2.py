@@ -11,19 +11,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
-from hybridbench.arch.block import (
-    CacheBytes,
-    Convention,
-    Flops,
-    Mixer,
-    Part,
-    Storage,
-    check_sizes,
-    variant,
-)
-from hybridbench.arch.ssd_kernels import BLOCK, SLICE, Chunked, OnePass, Tiles, fits_one_pass, up
+from hybridbench.arch.block import Convention, Flops, Part, check_sizes, variant
+from hybridbench.arch.blocks.ssd_kernels import BLOCK, SLICE, Chunked, OnePass, Tiles, fits_one_pass, up
+from hybridbench.arch.recurrent import Recurrent
+from hybridbench.arch.scales import Site
 from hybridbench.arch.terms import FLOAT, Activations, Moment, Term, padded
 from hybridbench.errors import BadInput
 from hybridbench.sizes import aligned
@@ -34,7 +27,7 @@ cluster, as cuBLAS takes them on Hopper. On an H200 it ran 4,608 for 4,368 (100m
 
 
 @dataclass(frozen=True, slots=True)
-class Mamba2(Mixer):
+class Mamba2(Recurrent):
     """Mamba-2 with ``n_heads`` heads of ``head_dim`` channels and ``d_state`` states each.
 
     Args:
@@ -77,6 +70,13 @@ class Mamba2(Mixer):
         if self.n_heads % self.n_groups:
             raise BadInput(f"{self.n_heads} SSM heads cannot share {self.n_groups} groups: give a divisor.")
 
+    @classmethod
+    def at(cls, site: Site) -> Self:
+        """The paper's; as a branch without a norm of its own."""
+        scale = site.scale
+        shape = scale.d_model, site.d_inner, site.ssm_head_dim, scale.d_state
+        return cls(*shape, chunk_size=scale.chunk_size, gated_norm=not site.branch)
+
     @property
     def n_heads(self) -> int:
         return self.d_inner // self.head_dim
@@ -85,6 +85,14 @@ class Mamba2(Mixer):
     def conv_channels(self) -> int:
         """Channels the conv sees: x, B and C."""
         return self.d_inner + 2 * self.n_groups * self.d_state
+
+    @property
+    def taps(self) -> int:
+        return self.d_conv
+
+    @property
+    def state_size(self) -> int:
+        return self.d_inner * self.d_state
 
     @property
     def out_width(self) -> int:
@@ -139,11 +147,11 @@ class Mamba2(Mixer):
         return 3 * self.n_heads
 
     def _recurrence(self) -> int:
-        """Scan FLOPs per token as a recurrence: decay, outer product, add, and a two-FLOP read per state; D skip."""
+        # Per state: the decay, an outer product, an add and a two-FLOP read; then the D skip.
         return 5 * self.d_inner * self.d_state + 2 * self.d_inner
 
-    def _conv(self) -> int:
-        return 2 * self.d_conv * self.conv_channels
+    def _parallel_scan(self, tokens: int) -> int:
+        return self._kernels(tokens, training=False)
 
     def in_columns(self, borrows_value: bool = False) -> int:
         """Columns of the input projection of a sequence as it is dispatched on a GPU."""
@@ -166,34 +174,22 @@ class Mamba2(Mixer):
     def core_prefill(self, tokens: int, convention: Convention) -> Flops:
         if convention is Convention.PAPER:
             return Flops(scan=tokens * (9 * self.d_inner * self.d_state + 2 * self.d_inner))
-        if convention is Convention.EXACT:
-            return Flops(scan=tokens * self._recurrence(), conv=tokens * self._conv())
-        return self._kernels(tokens, training=False)
+        return Recurrent.core_prefill(self, tokens, convention)
 
     def core_decode(self, context: int, convention: Convention) -> Flops:
         if convention is Convention.PAPER:
             return self.core_prefill(1, convention)
-        return Flops(scan=self._recurrence(), conv=self._conv())
+        return Recurrent.core_decode(self, context, convention)
 
     def core_train(self, tokens: int, convention: Convention) -> Flops:
         if convention is not Convention.HARDWARE:
             return 3 * self.core_prefill(tokens, convention)
-        return self._kernels(tokens, training=True)
+        return Flops(scan=self._kernels(tokens, training=True), conv=3 * tokens * self._conv())
 
-    def _kernels(self, tokens: int, training: bool) -> Flops:
+    def _kernels(self, tokens: int, training: bool) -> int:
+        """Scan FLOPs of its kernels."""
         kernels = self.scan_kernels()
-        scan = sum(kernels.flops(tokens, training).values()) + kernels.elementwise(tokens, training)
-        return Flops(scan=scan, conv=(3 if training else 1) * tokens * self._conv())
-
-    def cache(self, context: int, storage: Storage) -> CacheBytes:
-        columns = self.d_conv if storage.conv_columns is None else storage.conv_columns
-        return CacheBytes(
-            ssm=self.d_inner * self.d_state * storage.ssm_bytes,
-            conv=self.conv_channels * columns * storage.conv_bytes,
-        )
-
-    def cache_traffic(self, context: int, storage: Storage) -> int:
-        return 2 * self.cache(context, storage).total
+        return sum(kernels.flops(tokens, training).values()) + kernels.elementwise(tokens, training)
 
     def core_activations(self, size: int, borrows_value: bool = False, keeps_output: bool = True) -> Activations | None:
         """One projection of z, x, B, C and dt; conv, scan, gate and norm as one operation (``kernels.mamba2_fused``),

@@ -14,9 +14,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from hybridbench.arch.attention import Attention
 from hybridbench.arch.block import Block, CacheBytes, Convention, Flops, Mixer, Storage, refuse_paper
-from hybridbench.arch.mlp import Mlp
+from hybridbench.arch.blocks.attention import Attention
+from hybridbench.arch.blocks.mlp import Mlp
 from hybridbench.errors import BadInput
 
 
@@ -45,6 +45,10 @@ class SharedBlock(Block):
     @property
     def mixers(self) -> tuple[Mixer, ...]:
         return (self.attention,)
+
+    @property
+    def sees_all(self) -> bool:
+        return self.attention.sees_all
 
     @property
     def _in_width(self) -> int:

@@ -1,4 +1,4 @@
-"""published: a decode step as the source paper's figures suggest it ran: attention eager, the rest in CUDA graphs.
+"""paper_decode: a decode step as the source paper's figures suggest it ran: attention eager, the rest in CUDA graphs.
 
 The paper names neither engine nor kernels. Its table 13 has Mamba at 1.4 ms a step, which takes a graph, and every
 attention layer of every stack reading its cache at about 17 GB/s, which no fused kernel does. So here an attention
@@ -19,15 +19,17 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from hybridbench.model.attention import AttentionModule
-from hybridbench.model.block import Step
+from hybridbench.model.block import BlockModule, Step
 from hybridbench.model.cache import Cache, ParallelCache, not_growing
 from hybridbench.model.language import LanguageModel
+from hybridbench.model.mixer import MixerModule
 from hybridbench.model.parallel import ParallelModule
 
 Carry = dict[str, Tensor]
-"""What passes from piece to piece: ``token`` and ``position``, the residual stream ``x``, and inside an intra block its
-normed input and its branches' outputs; at the end ``logits``."""
+"""What passes from piece to piece: ``token`` and ``position``, the residual stream ``x``, what layers share
+(``SHARED``), and inside an intra block its normed input and its branches' outputs; at the end ``logits``."""
+SHARED = "shared "
+"""Before the name of what a layer leaves on the step for later ones."""
 Capture = Callable[[Callable[[], object]], Callable[[], object]]
 
 
@@ -69,7 +71,7 @@ class Segment:
         return self._outputs
 
 
-class PublishedDecode:
+class PaperDecode:
     """Logits of one new token per sequence, with the signature of ``LanguageModel.decode``.
 
     Args:
@@ -124,47 +126,63 @@ class PublishedDecode:
 
         return [*pieces, Piece(("x",), head)]
 
+    def _step_at(self, carry: Carry, eager: bool) -> Step:
+        """The step with what earlier pieces left on it; eager pieces have all their rotations from one."""
+        step = self._step if eager else Step(carry["position"])
+        return step.sharing({name.removeprefix(SHARED): carry[name] for name in carry if name.startswith(SHARED)})
+
     def _layer(self, index: int, cache: Cache | None) -> list[Piece]:
         model, layer = self._model, self._model.blocks[index]
-        if isinstance(layer, ParallelModule):
+        eager = any(_reads_values(part) for part in layer.branches or (layer,))
+        if layer.branches and not all(_reads_values(part) for part in layer.branches) and eager:
+            assert isinstance(layer, ParallelModule)
             assert isinstance(cache, ParallelCache)
-            branches = [layer.first, layer.second]
-            if layer.spec.borrower is None and sum(isinstance(branch, AttentionModule) for branch in branches) == 1:
+            if layer.spec.borrower is None:
                 return self._hybrid(index, layer, cache)
 
         def run(carry: Carry) -> Carry:
             normed = model._normed(carry["x"], index)
-            step = self._step if eager else Step(carry["position"])
-            return {"x": carry["x"] + layer.decode(normed, step, cache)}
+            step = self._step_at(carry, eager)
+            return {"x": carry["x"] + layer.decode(normed, step, cache), **_left(step)}
 
-        eager = isinstance(layer, AttentionModule) or (
-            isinstance(layer, ParallelModule)
-            and any(isinstance(branch, AttentionModule) for branch in (layer.first, layer.second))
-        )
-        return [Piece(("x", "position"), run, eager)]
+        return [Piece(("x", "position", *_shared_by(layer)), run, eager)]
 
     def _hybrid(self, index: int, layer: ParallelModule, cache: ParallelCache) -> list[Piece]:
-        """An intra block of one attention and one Mamba-2 branch, neither of which needs the other's value."""
+        """An intra block of one attention and one recurrent branch, neither of which needs the other's value."""
         model = self._model
-        branches = {"first": (layer.first, cache.first), "second": (layer.second, cache.second)}
-        ((eager_name, (attention, kept)),) = (
-            item for item in branches.items() if isinstance(item[1][0], AttentionModule)
-        )
-        other_name = "second" if eager_name == "first" else "first"
-        other, state = branches[other_name]
+        names = ("first", "second") if _reads_values(layer.first) else ("second", "first")
+        modules: dict[str, MixerModule] = {"first": layer.first, "second": layer.second}
+        caches = {"first": cache.first, "second": cache.second}
+        attention, other = (modules[name] for name in names)
+        kept, state = (caches[name] for name in names)
 
         def before(carry: Carry) -> Carry:
             normed = model._normed(carry["x"], index)
-            return {"normed": normed, other_name: other.mix_step(normed, Step(carry["position"]), state)[0]}
+            step = self._step_at(carry, False)
+            return {"normed": normed, names[1]: other.mix_step(normed, step, state)[0], **_left(step)}
 
         def attend(carry: Carry) -> Carry:
-            return {eager_name: attention.mix_step(carry["normed"], self._step, kept)[0]}
+            return {names[0]: attention.mix_step(carry["normed"], self._step, kept)[0]}
 
         def after(carry: Carry) -> Carry:
             return {"x": carry["x"] + layer._fuse(carry["first"], carry["second"], carry["normed"])}
 
         return [
-            Piece(("x", "position"), before),
+            Piece(("x", "position", *_shared_by(layer)), before),
             Piece(("normed",), attend, eager=True),
             Piece(("x", "normed", "first", "second"), after),
         ]
+
+
+def _reads_values(module: BlockModule) -> bool:
+    """Whether it reads the values of single tokens, as what the paper's code seems to have run eagerly does."""
+    return isinstance(module, MixerModule) and module.spec.keeps_values
+
+
+def _shared_by(layer: BlockModule) -> tuple[str, ...]:
+    return tuple(SHARED + name for name in layer.shares)
+
+
+def _left(step: Step) -> Carry:
+    """What is on the step now."""
+    return {SHARED + name: value for name, value in step.shared.items()}

@@ -11,10 +11,11 @@ that module, an SSD core with R copies of B and C, and no measurement; no class 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from hybridbench.arch.block import CacheBytes, Convention, Part, Storage, check_sizes, variant
 from hybridbench.arch.recurrent import Recurrent
+from hybridbench.arch.scales import Site
 from hybridbench.arch.terms import FLOAT, Activations, Term, padded
 from hybridbench.errors import BadInput
 from hybridbench.sizes import aligned
@@ -54,6 +55,16 @@ class Mamba3(Recurrent):
             )
         if self.n_heads % self.n_groups:
             raise BadInput(f"{self.n_heads} SSM heads cannot share {self.n_groups} groups: give a divisor.")
+
+    @classmethod
+    def at(cls, site: Site) -> Self:
+        """Mamba-2's channels and states, half of a head's states turning as in the public module.
+
+        Heads are as wide as Mamba-2's or, where that is no power of two, as the largest that divides it: the public
+        kernels take no others.
+        """
+        scale, head_dim = site.scale, site.ssm_head_dim & -site.ssm_head_dim
+        return cls(scale.d_model, site.d_inner, head_dim, scale.d_state, n_angles=scale.d_state // 4)
 
     @property
     def n_heads(self) -> int:

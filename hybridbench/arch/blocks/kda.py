@@ -1,0 +1,71 @@
+"""kda: Kimi delta attention, whose decay is one number a key channel: its shape and its parameters.
+
+Sources: arXiv 2510.26692, flash-linear-attention's ``layers/kda.py``, transformers' Kimi-Linear class.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+from hybridbench.arch.block import Convention, Part, check_sizes
+from hybridbench.arch.blocks.delta import DeltaRule, heads_at
+from hybridbench.arch.scales import Site
+
+
+@dataclass(frozen=True, slots=True)
+class Kda(DeltaRule):
+    """Kimi delta attention: ``n_heads`` heads of ``head_dim`` keys and as many values, decay and gate of low rank.
+
+    The decay's and the output gate's projections go through ``head_dim`` columns.
+    """
+
+    kind: ClassVar[str] = "kda"
+    low_rank: ClassVar[bool] = True
+    sequence_ops: ClassVar[tuple[str, ...]] = ("conv1d", "kda", "norm_gate")
+    step_ops: ClassVar[tuple[str, ...]] = ("conv1d_step", "kda_step", "norm_gate")
+
+    d_model: int
+    n_heads: int
+    head_dim: int
+    d_conv: int = 4
+    chunk_size: int = 64
+
+    def __post_init__(self) -> None:
+        check_sizes(self, "d_model", "n_heads", "head_dim", "d_conv", "chunk_size")
+
+    @classmethod
+    def at(cls, site: Site) -> Self:
+        """As wide as the scale's Mamba-2."""
+        return cls(site.scale.d_model, *heads_at(site))
+
+    @property
+    def n_k_heads(self) -> int:
+        return self.n_heads
+
+    @property
+    def k_head_dim(self) -> int:
+        return self.head_dim
+
+    @property
+    def v_head_dim(self) -> int:
+        return self.head_dim
+
+    @property
+    def gate_and_decay(self) -> tuple[int, int]:
+        return self.head_dim, self.head_dim
+
+    def sizes_scaled(self, part: Part) -> dict[str, int]:
+        return {"n_heads": part(self.n_heads)}
+
+    def in_matmul_params(self, borrows_value: bool = False) -> int:
+        qkv = self.d_model * self.out_width * (2 if borrows_value else 3)
+        low_rank = 2 * self.head_dim * (self.d_model + self.out_width)
+        return qkv + low_rank + self.d_model * self.n_heads
+
+    def in_params(self, convention: Convention, borrows_value: bool = False) -> int:
+        decay = self.n_heads + self.out_width
+        return self.in_matmul_params(borrows_value) + self.d_conv * self.conv_channels + decay + self.head_dim
+
+    def params_fp32(self) -> int:
+        return self.n_heads + self.out_width

@@ -1,0 +1,69 @@
+"""short_conv: a gated short convolution, whose only state is the conv's: its shape and what it must cost.
+
+Source: LiquidAI's LFM2 in transformers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+from hybridbench.arch.block import Convention, check_sizes, variant
+from hybridbench.arch.recurrent import Recurrent
+from hybridbench.arch.scales import Site
+
+
+@dataclass(frozen=True, slots=True)
+class ShortConv(Recurrent):
+    """LFM2's gated short convolution: ``[B, C, x] = in(u)``, ``out(C * conv(B * x))``; its only state is the conv's."""
+
+    kind: ClassVar[str] = "short_conv"
+
+    d_model: int
+    d_conv: int = 3
+    bias: bool = variant(False)
+
+    def __post_init__(self) -> None:
+        check_sizes(self, "d_model", "d_conv")
+
+    @classmethod
+    def at(cls, site: Site) -> Self:
+        """As wide as the model, with its authors' taps."""
+        return cls(site.scale.d_model)
+
+    @property
+    def out_width(self) -> int:
+        return self.d_model
+
+    @property
+    def out_bias_params(self) -> int:
+        return self.d_model if self.bias else 0
+
+    @property
+    def conv_channels(self) -> int:
+        return self.d_model
+
+    @property
+    def taps(self) -> int:
+        return self.d_conv
+
+    @property
+    def state_size(self) -> int:
+        return 0
+
+    def in_matmul_params(self, borrows_value: bool = False) -> int:
+        return self.d_model * self.d_model * (2 if borrows_value else 3)
+
+    def in_params(self, convention: Convention, borrows_value: bool = False) -> int:
+        bias = self.d_model * ((2 if borrows_value else 3) + 1) if self.bias else 0
+        return self.in_matmul_params(borrows_value) + self.d_model * self.d_conv + bias
+
+    def _conv(self) -> int:
+        # B and C are factors of the convolution, not gates beside a core: a product each per channel.
+        return 2 * self.d_conv * self.d_model + 2 * self.d_model
+
+    def _recurrence(self) -> int:
+        return 0
+
+    def _parallel_scan(self, tokens: int) -> int:
+        return 0

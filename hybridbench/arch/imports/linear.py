@@ -1,0 +1,272 @@
+"""linear: model types with another linear recurrence: RG-LRU, delta rules, short convolution, lightning attention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from hybridbench.arch.blocks.gated_delta import GatedDelta
+from hybridbench.arch.blocks.kda import Kda
+from hybridbench.arch.blocks.lightning import Lightning
+from hybridbench.arch.blocks.mlp import Mlp
+from hybridbench.arch.blocks.moe import Moe
+from hybridbench.arch.blocks.rg_lru import RgLru
+from hybridbench.arch.blocks.short_conv import ShortConv
+from hybridbench.arch.imports.parts import (
+    Draft,
+    Layers,
+    deepseek_experts,
+    latent_attention,
+    pick,
+    qwen_experts,
+    read_attention,
+    read_depth,
+    read_mlp,
+    read_tied,
+    sparse_layers,
+    with_mlps,
+)
+from hybridbench.arch.imports.reader import REQUIRED, Fields
+from hybridbench.errors import BadInput
+
+
+def _recurrent_gemma(read: Fields, d_model: int) -> Draft:
+    depth = read_depth(read)
+    attention = read_attention(read, d_model, bias=read.flag("attention_bias"))
+    read.must("head_dim", d_model // attention.n_heads)
+    near = replace(attention, window=read.size("attention_window_size", 2048), out_bias=True)
+    width = read.maybe("lru_width") or d_model
+    recurrent = RgLru(d_model, width, attention.n_heads, d_conv=read.size("conv1d_width", 4))
+    words = {"recurrent": "R", "attention": "S"}
+    cycle = read.value("block_types", ["recurrent", "recurrent", "attention"])
+    if not isinstance(cycle, list) or not cycle or any(word not in words for word in cycle):
+        raise BadInput(f"block_types is {cycle!r}: give a list of 'recurrent' and 'attention'.")
+    letters = [words[cycle[index % len(cycle)]] for index in range(depth)]
+    mixers: Layers = [("S", near) if letter == "S" else ("R", recurrent) for letter in letters]
+    both = read.size("intermediate_size", least=2)
+    tied = read_tied(read, True)
+    read.finish(("w_init_variance_scale", "final_w_init_variance_scale", "embeddings_scale_by_sqrt_dim", "conv1d_bias"))
+    return Draft(with_mlps(mixers, Mlp(d_model, both // 2, bias=True)), tied)
+
+
+def _gated_delta(read: Fields, d_model: int, defaults: tuple[int, int, int, int] | None = None) -> GatedDelta:
+    """Gated delta net; ``defaults`` are key and value heads and their widths where the type has any."""
+    heads_k, heads, width_k, width = defaults or (REQUIRED,) * 4
+    return GatedDelta(
+        d_model,
+        n_heads=read.size("linear_num_value_heads", heads),
+        n_k_heads=read.size("linear_num_key_heads", heads_k),
+        k_head_dim=read.size("linear_key_head_dim", width_k),
+        v_head_dim=read.size("linear_value_head_dim", width),
+        d_conv=read.size("linear_conv_kernel_dim", 4),
+    )
+
+
+def _qwen_next(read: Fields, d_model: int) -> Draft:
+    """Qwen3-Next and Qwen 3.5: gated delta net, and attention with an output gate in every fourth layer."""
+    kind, depth = read.model_type, read_depth(read)
+    kv_heads = {"qwen3_5_text": 4}.get(kind, 2)
+    bias = read.flag("attention_bias")
+    attention = read_attention(read, d_model, head_dim=256, kv_heads=kv_heads, bias=bias, qk_norm="head", gated=True)
+    delta = _gated_delta(read, d_model, (16, 32, 128, 128))
+    every = read.size("full_attention_interval", 4)
+    words = {"linear_attention": "G", "full_attention": "*"}
+    default = ["G" if (index + 1) % every else "*" for index in range(depth)]
+    letters = read.layer_types("layer_types", depth, words, default)
+    mixers: Layers = [("G", delta) if letter == "G" else ("*", attention) for letter in letters]
+    read.must("attn_output_gate", True)
+    if kind == "qwen3_next":
+        experts = qwen_experts(read, d_model, 512, 10, shared=True)
+        where = sparse_layers(read, depth)
+        dense = experts if all(where) else read_mlp(read, d_model)
+        blocks = pick(dense, experts, where)
+    elif kind == "qwen3_5_moe_text":
+        blocks = [qwen_experts(read, d_model, 256, 8, shared=True)] * depth
+        read.must("mlp_only_layers", [])
+    else:
+        blocks = [read_mlp(read, d_model)] * depth
+        read.must("mlp_only_layers", [])
+    tied = read_tied(read)
+    read.finish(
+        (
+            *("intermediate_size", "mtp_num_hidden_layers", "mtp_use_dedicated_embeddings", "mamba_ssm_dtype"),
+            *("use_sliding_window", "sliding_window", "max_window_layers"),
+        )
+    )
+    return Draft(with_mlps(mixers, blocks), tied)
+
+
+def _olmo_hybrid(read: Fields, d_model: int) -> Draft:
+    """OLMo-Hybrid: gated delta net behind a norm, attention before one, either way one norm a sublayer."""
+    depth = read_depth(read)
+    attention = read_attention(read, d_model, bias=read.flag("attention_bias"), qk_norm="full")
+    heads = attention.n_heads
+    key_heads = read.maybe("linear_num_key_heads") or heads
+    key = read.maybe("linear_key_head_dim") or int(0.75 * d_model / key_heads)
+    delta = GatedDelta(
+        d_model,
+        n_heads=read.maybe("linear_num_value_heads") or heads,
+        n_k_heads=key_heads,
+        k_head_dim=key,
+        v_head_dim=read.maybe("linear_value_head_dim") or 2 * key,
+        d_conv=read.size("linear_conv_kernel_dim", 4),
+    )
+    words = {"linear_attention": "G", "full_attention": "*"}
+    default = ["*" if index % 4 == 3 else "G" for index in range(depth)]
+    if "*" not in default:
+        default[-1] = "*"
+    letters = read.layer_types("layer_types", depth, words, default)
+    mixers: Layers = [("G", delta) if letter == "G" else ("*", attention) for letter in letters]
+    read.must("linear_use_gate", True)
+    mlp = read_mlp(read, d_model)
+    tied = read_tied(read)
+    read.finish(
+        (
+            *("linear_a_log_min", "linear_a_log_max", "linear_dt_min", "linear_dt_max", "linear_dt_init_floor"),
+            *("linear_allow_neg_eigval",),
+        )
+    )
+    return Draft(with_mlps(mixers, mlp), tied)
+
+
+def _kimi_linear(read: Fields, d_model: int) -> Draft:
+    """Kimi delta attention, latent attention in some layers, experts in all but the first."""
+    depth = read_depth(read)
+    latent = latent_attention(read, d_model, None)
+    nested = read.section("linear_attn_config")
+    inside = Fields({**nested, "model_type": read.model_type})
+    delta = Kda(
+        d_model,
+        inside.size("num_heads", read.size("linear_num_heads", 32)),
+        inside.size("head_dim", read.size("linear_head_dim", 128)),
+        d_conv=inside.size("short_conv_kernel_size", read.size("linear_conv_kernel_dim", 4)),
+    )
+    listed = "full_attn_layers" in inside and "kda_layers" in inside
+    default = ["A" if index and index % 4 == 0 else "K" for index in range(depth)]
+    if listed:
+        default = _listed_layers(inside, depth)
+    inside.finish(("full_attn_layers", "kda_layers"))
+    letters = read.layer_types("layer_types", depth, {"linear_attention": "K", "full_attention": "A"}, default)
+    mixers: Layers = [("K", delta) if letter == "K" else ("A", latent) for letter in letters]
+    experts = deepseek_experts(
+        read,
+        d_model,
+        read.first("num_experts", "num_local_experts", "n_routed_experts"),
+        read.first("num_experts_per_token", "num_experts_per_tok"),
+        read.first("num_shared_experts", "n_shared_experts"),
+    )
+    read.must("moe_layer_freq", 1)
+    dense_first = read.size("first_k_dense_replace", 1, least=0)
+    sparse = ["-" if index < dense_first else "E" for index in range(depth)]
+    sparse = read.layer_types("mlp_layer_types", depth, {"dense": "-", "sparse": "E"}, sparse)
+    blocks = pick(read_mlp(read, d_model), experts, [letter == "E" for letter in sparse])
+    tied = read_tied(read)
+    read.finish(
+        (
+            *("num_key_value_heads", "head_dim", "qk_head_dim", "model_max_length", "moe_renormalize"),
+            *("num_expert_group",),
+            *("moe_router_activation_func", "mla_use_nope", "use_grouped_topk", "num_nextn_predict_layers"),
+        )
+    )
+    return Draft(with_mlps(mixers, blocks), tied)
+
+
+def _listed_layers(inside: Fields, depth: int) -> list[str]:
+    """Kimi's two lists of 1-based layers, which must share all layers out between them."""
+    letters: dict[int, str] = {}
+    for name, letter in (("kda_layers", "K"), ("full_attn_layers", "A")):
+        for number in inside.indices(name, depth + 1):
+            if number in letters or number == 0:
+                raise BadInput(f"{name} names layer {number} a second time or below 1: layers count from 1, each once.")
+            letters[number] = letter
+    missing = [number for number in range(1, depth + 1) if number not in letters]
+    if missing:
+        raise BadInput(
+            f"kda_layers and full_attn_layers leave out layer {missing[0]} of {depth}: name it in one of them."
+        )
+    return [letters[number] for number in range(1, depth + 1)]
+
+
+def _lfm2_width(read: Fields, width: int) -> int:
+    """The feed-forward width that LFM2 makes of its intermediate_size: two thirds, times a factor, rounded up."""
+    multiple = read.size("block_multiple_of", 256)
+    adjusts = read.flag("block_auto_adjust_ff_dim", True)
+    factor = read.value("block_ffn_dim_multiplier", 1.0)
+    if not adjusts:
+        return width
+    narrowed = int(2 * width / 3)
+    if factor is None:
+        return narrowed
+    return multiple * -(-int(factor * narrowed) // multiple)
+
+
+def _lfm2(read: Fields, d_model: int) -> Draft:
+    """LFM2, dense and sparse: gated short convolutions, and attention in some layers."""
+    depth = read_depth(read)
+    attention = read_attention(read, d_model, kv_heads=8, qk_norm="head")
+    conv = ShortConv(d_model, read.size("conv_L_cache", 3), bias=read.flag("conv_bias"))
+    words = {"conv": "C", "full_attention": "*"}
+    places = read.indices("full_attn_idxs", depth, range(depth))
+    sparse = read.model_type == "lfm2_moe"
+    default = None if sparse else ["*" if index in places else "C" for index in range(depth)]
+    letters = read.layer_types("layer_types", depth, words, default)
+    mixers: Layers = [("C", conv) if letter == "C" else ("*", attention) for letter in letters]
+    name = read.first("block_ff_dim", "intermediate_size")
+    tie_name = read.first("tie_embedding", "tie_word_embeddings")
+    width = read.size(name)
+    if sparse:
+        experts = Moe(
+            d_model,
+            read.size("moe_intermediate_size"),
+            read.size("num_experts", 32),
+            read.size("num_experts_per_tok", 4),
+        )
+        dense = read.size("num_dense_layers", 2, least=0)
+        blocks = pick(Mlp(d_model, width), experts, [index >= dense for index in range(depth)])
+    else:
+        blocks = [Mlp(d_model, _lfm2_width(read, width))] * depth
+    for other in ("block_dim", "conv_dim", "conv_dim_out"):
+        read.must(other, d_model)
+    read.must("num_heads", attention.n_heads)
+    read.must("block_use_swiglu", True)
+    tied = read.flag(tie_name, True)
+    read.finish(
+        (
+            *("block_mlp_init_scale", "block_out_init_scale", "block_norm_eps", "block_use_xavier_init"),
+            *("conv_use_xavier_init", "theta", "use_pos_enc", "use_expert_bias"),
+        )
+    )
+    return Draft(with_mlps(mixers, blocks), tied)
+
+
+def _minimax(read: Fields, d_model: int) -> Draft:
+    """MiniMax: lightning attention, softmax attention in some layers, experts in all."""
+    depth = read_depth(read)
+    attention = read_attention(read, d_model, kv_heads=8)
+    lightning = Lightning(d_model, attention.n_heads, attention.head_dim, chunk_size=read.size("block_size", 256))
+    words = {"linear_attention": "L", "full_attention": "*"}
+    default = ["L" if index % 2 else "*" for index in range(depth)]
+    letters = read.layer_types("layer_types", depth, words, default)
+    mixers: Layers = [("L", lightning) if letter == "L" else ("*", attention) for letter in letters]
+    read.must("sliding_window")
+    experts = Moe(
+        d_model,
+        read.size("intermediate_size"),
+        read.size("num_local_experts", 8),
+        read.size("num_experts_per_tok", 2),
+    )
+    tied = read_tied(read)
+    factors = (f"{part}_{which}_factor" for part in ("full_attn", "linear_attn", "mlp") for which in ("alpha", "beta"))
+    read.finish(tuple(factors))
+    return Draft(with_mlps(mixers, experts), tied)
+
+
+TYPES: dict[str, Callable[[Fields, int], Draft]] = {
+    "recurrent_gemma": _recurrent_gemma,
+    **dict.fromkeys(("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"), _qwen_next),
+    **dict.fromkeys(("lfm2", "lfm2_moe"), _lfm2),
+    "kimi_linear": _kimi_linear,
+    "olmo_hybrid": _olmo_hybrid,
+    "minimax": _minimax,
+}
+"""Model type to the function that reads it."""

@@ -1,0 +1,132 @@
+"""parts: what several model types have in common: attention, feed-forward blocks, experts, and where each stands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hybridbench.arch.block import Block
+from hybridbench.arch.blocks.attention import Attention
+from hybridbench.arch.blocks.latent import LatentAttention
+from hybridbench.arch.blocks.mlp import Mlp
+from hybridbench.arch.blocks.moe import Moe
+from hybridbench.arch.imports.reader import Fields
+from hybridbench.errors import BadInput
+
+Layers = list[tuple[str, Block]]
+"""The letter and the block of each sublayer, in order."""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What a config says: its sublayers and what stands around them."""
+
+    layers: Layers
+    tied: bool
+    norms: int = 1
+
+
+DEEPEST = 4096
+"""Layers a config may have."""
+
+
+ATTENTION_WORDS = {"full_attention": "*", "attention": "*", "sliding_attention": "S"}
+
+
+LINEAR_WORDS = {"full_attention": "*", "attention": "*", "linear_attention": "M", "mamba": "M"}
+
+
+def read_depth(read: Fields) -> int:
+    depth = read.size("num_hidden_layers")
+    if depth > DEEPEST:
+        raise BadInput(f"num_hidden_layers is {depth}: hybridbench reads up to {DEEPEST} layers.")
+    return depth
+
+
+def read_attention(
+    read: Fields,
+    d_model: int,
+    *,
+    head_dim: int | None = None,
+    kv_heads: int | None = None,
+    bias: bool = False,
+    **variants: Any,
+) -> Attention:
+    """Attention as most types have it; ``head_dim`` and ``kv_heads`` are the type's own defaults, None for the usual.
+
+    Those are the width over the heads, and as many key as query heads. ``bias`` is of all four projections.
+    """
+    n_heads = read.size("num_attention_heads")
+    width = read.maybe("head_dim", head_dim)
+    if width is None:
+        if d_model % n_heads:
+            raise BadInput(f"{n_heads} heads do not divide hidden_size {d_model}: mend one of them, or add head_dim.")
+        width = d_model // n_heads
+    n_kv_heads = read.maybe("num_key_value_heads", kv_heads) or n_heads
+    biases = {"qkv_bias": bias, "out_bias": bias} | variants
+    return Attention(d_model, n_heads, n_kv_heads, width, width, **biases)
+
+
+def read_mlp(read: Fields, d_model: int, name: str = "intermediate_size", **variants: Any) -> Mlp:
+    return Mlp(d_model, read.size(name), **variants)
+
+
+def by_window(letters: list[str], full: Attention, window: int | None) -> Layers:
+    """Attention per letter; an S without a window is full attention."""
+    near = full if window is None else replace(full, window=window)
+    return [("S", near) if letter == "S" and window is not None else ("*", full) for letter in letters]
+
+
+def with_mlps(mixers: Layers, mlp: Block | list[Block]) -> Layers:
+    """A feed-forward block after every mixer."""
+    after = mlp if isinstance(mlp, list) else [mlp] * len(mixers)
+    layers: Layers = []
+    for mixer, block in zip(mixers, after, strict=True):
+        layers += [mixer, ("E" if isinstance(block, Moe) else "-", block)]
+    return layers
+
+
+def read_tied(read: Fields, default: bool = False) -> bool:
+    return read.flag("tie_word_embeddings", default)
+
+
+def sparse_layers(read: Fields, depth: int) -> list[bool]:
+    """Qwen's rule for which layers have experts."""
+    only_mlp = read.indices("mlp_only_layers", depth)
+    step = read.size("decoder_sparse_step", 1)
+    return [index not in only_mlp and (index + 1) % step == 0 for index in range(depth)]
+
+
+def qwen_experts(read: Fields, d_model: int, experts: int, top_k: int, shared: bool) -> Block:
+    """Qwen's experts; ``experts`` and ``top_k`` are the type's defaults; a dense MLP where num_experts is 0."""
+    count = read.size(read.first("num_experts", "num_local_experts"), experts, least=0)
+    per_token = read.size("num_experts_per_tok", top_k)
+    width = read.size("moe_intermediate_size")
+    d_shared = read.size("shared_expert_intermediate_size") if shared else 0
+    if not count:
+        return read_mlp(read, d_model)
+    return Moe(d_model, width, count, per_token, d_shared, shared_gate=shared)
+
+
+def pick(dense: Block, sparse: Block, where: list[bool]) -> list[Block]:
+    return [sparse if here else dense for here in where]
+
+
+def latent_attention(read: Fields, d_model: int, q_rank: int | None) -> LatentAttention:
+    return LatentAttention(
+        d_model,
+        read.size("num_attention_heads"),
+        nope_dim=read.size("qk_nope_head_dim", 128),
+        rope_dim=read.size("qk_rope_head_dim", 64),
+        v_head_dim=read.size("v_head_dim", 128),
+        kv_rank=read.size("kv_lora_rank", 512),
+        q_rank=read.maybe("q_lora_rank", q_rank),
+        bias=read.flag("attention_bias"),
+    )
+
+
+def deepseek_experts(read: Fields, d_model: int, experts: str, top_k: str, shared: str) -> Moe:
+    """Routed and shared experts of one width; the names are of the fields."""
+    width = read.size("moe_intermediate_size")
+    n_shared = read.size(shared, 1, least=0)
+    return Moe(d_model, width, read.size(experts, 256), read.size(top_k, 8), d_shared=n_shared * width)

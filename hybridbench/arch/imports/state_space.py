@@ -1,0 +1,386 @@
+"""state_space: model types with Mamba-1 or Mamba-2, alone or beside attention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from hybridbench.arch.block import Block
+from hybridbench.arch.blocks.attention import Attention
+from hybridbench.arch.blocks.mamba1 import Mamba1
+from hybridbench.arch.blocks.mamba2 import Mamba2
+from hybridbench.arch.blocks.mlp import Mlp
+from hybridbench.arch.blocks.moe import Moe
+from hybridbench.arch.blocks.parallel import Fusion, Parallel
+from hybridbench.arch.blocks.shared import SharedBlock
+from hybridbench.arch.imports.parts import (
+    LINEAR_WORDS,
+    Draft,
+    Layers,
+    pick,
+    read_attention,
+    read_depth,
+    read_mlp,
+    read_tied,
+    with_mlps,
+)
+from hybridbench.arch.imports.reader import Fields
+from hybridbench.errors import BadInput
+
+
+def _dt_rank(read: Fields, name: str, d_model: int) -> int:
+    if read.value(name, "auto") == "auto":
+        return -(-d_model // 16)
+    return read.size(name)
+
+
+def _mamba(read: Fields, d_model: int) -> Draft:
+    """Mamba-1 as state-spaces and Falcon-Mamba have it; the latter's norms of dt, B and C have no weights."""
+    mixer = Mamba1(
+        d_model,
+        read.factor("expand", d_model, 2),
+        _dt_rank(read, "time_step_rank", d_model),
+        d_state=read.size("state_size"),
+        d_conv=read.size("conv_kernel", 4),
+        conv_bias=read.flag("use_conv_bias", True),
+        proj_bias=read.flag("use_bias"),
+    )
+    width = read.maybe("intermediate_size")
+    if width is not None and width != mixer.d_inner:
+        raise BadInput(f"intermediate_size {width} is not expand times hidden_size, {mixer.d_inner}: make them agree.")
+    tied = read_tied(read, True)
+    depth = read_depth(read)
+    read.finish(
+        ("d_inner", "d_model", "n_layer", "ssm_cfg", "fused_add_norm", "pad_vocab_size_multiple", "mixer_rms_eps")
+    )
+    return Draft([("m", mixer)] * depth, tied)
+
+
+def _check_width(inner: int, heads: int, head_dim: int) -> None:
+    if heads * head_dim != inner:
+        raise BadInput(
+            f"{heads} Mamba heads of {head_dim} make {heads * head_dim} channels, and the config says {inner}: "
+            f"make the two agree."
+        )
+
+
+def _mamba2(read: Fields, d_model: int) -> Draft:
+    inner = read.factor("expand", d_model, 2)
+    heads, head_dim = read.size("num_heads"), read.size("head_dim", 64)
+    _check_width(inner, heads, head_dim)
+    bias = read.flag("use_bias")
+    mixer = Mamba2(
+        d_model,
+        inner,
+        head_dim,
+        read.size("state_size"),
+        n_groups=read.size("n_groups", 8),
+        d_conv=read.size("conv_kernel", 4),
+        chunk_size=read.size("chunk_size", 256),
+        conv_bias=read.flag("use_conv_bias", True),
+        in_bias=bias,
+        out_bias=bias,
+    )
+    read.must("rms_norm", True)
+    tied = read_tied(read)
+    depth = read_depth(read)
+    read.finish(("time_step_rank", "norm_before_gate"))
+    return Draft([("M", mixer)] * depth, tied)
+
+
+def _prefixed_mamba2(read: Fields, d_model: int, inner: int, out_bias: bool | None = None, **variants: Any) -> Mamba2:
+    """Mamba-2 with the field names of Bamba, Granite and Falcon-H1."""
+    heads = read.size("mamba_n_heads", 128)
+    if read.value("mamba_d_head", "auto") in ("auto", None):
+        if inner % heads:
+            raise BadInput(f"{heads} Mamba heads do not divide {inner} channels: change mamba_n_heads.")
+        head_dim = inner // heads
+    else:
+        head_dim = read.size("mamba_d_head")
+    _check_width(inner, heads, head_dim)
+    bias = read.flag("mamba_proj_bias")
+    return Mamba2(
+        d_model,
+        inner,
+        head_dim,
+        read.size("mamba_d_state", 256),
+        n_groups=read.size("mamba_n_groups", 1),
+        d_conv=read.size("mamba_d_conv", 4),
+        chunk_size=read.size("mamba_chunk_size", 256),
+        conv_bias=read.flag("mamba_conv_bias", True),
+        in_bias=bias,
+        out_bias=bias if out_bias is None else out_bias,
+        **variants,
+    )
+
+
+def _jamba(read: Fields, d_model: int) -> Draft:
+    depth = read_depth(read)
+    attention = read_attention(read, d_model, kv_heads=8)
+    mamba = Mamba1(
+        d_model,
+        read.factor("mamba_expand", d_model, 2),
+        _dt_rank(read, "mamba_dt_rank", d_model),
+        d_state=read.size("mamba_d_state", 16),
+        d_conv=read.size("mamba_d_conv", 4),
+        inner_norms=True,
+        conv_bias=read.flag("mamba_conv_bias", True),
+        proj_bias=read.flag("mamba_proj_bias"),
+    )
+    places = {}
+    for what, period, offset in (("attn", 8, 4), ("expert", 2, 1)):
+        every = read.size(f"{what}_layer_period", period)
+        start = read.size(f"{what}_layer_offset", offset, least=0)
+        if start >= every:
+            raise BadInput(f"{what}_layer_offset {start} is not below {what}_layer_period {every}: lower it.")
+        places[what] = [index % every == start for index in range(depth)]
+    mixers: Layers = [("*", attention) if here else ("m", mamba) for here in places["attn"]]
+    mlp = read_mlp(read, d_model)
+    experts = read.size(read.first("num_experts", "num_local_experts"), 16)
+    top_k = read.size("num_experts_per_tok", 2)
+    sparse: Block = Moe(d_model, mlp.d_ff, experts, top_k) if experts > 1 else mlp
+    read.must("mamba_inner_layernorms", True)
+    read.must("sliding_window")
+    tied = read_tied(read)
+    read.finish(("calc_logits_for_entire_prompt", "mamba_chunk_size"))
+    return Draft(with_mlps(mixers, pick(mlp, sparse, places["expert"])), tied)
+
+
+def _bamba(read: Fields, d_model: int) -> Draft:
+    depth = read_depth(read)
+    attention = read_attention(read, d_model, kv_heads=8, bias=read.flag("attention_bias"))
+    mamba = _prefixed_mamba2(read, d_model, read.factor("mamba_expand", d_model, 2))
+    places = read.indices("attn_layer_indices", depth)
+    mixers: Layers = [("*", attention) if index in places else ("M", mamba) for index in range(depth)]
+    mlp = read_mlp(read, d_model, bias=read.flag("mlp_bias"))
+    tied = read_tied(read)
+    read.must("num_experts", 1)
+    read.finish(("attn_rotary_emb", "z_loss_coefficient"))
+    return Draft(with_mlps(mixers, mlp), tied)
+
+
+def _granite(read: Fields, d_model: int) -> Draft:
+    """Granite 4: a shared expert in every layer, routed ones beside it where there are any."""
+    depth = read_depth(read)
+    attention = read_attention(read, d_model, bias=read.flag("attention_bias"))
+    name = read.first("layer_types", "layers_block_type")
+    letters = read.layer_types(name, depth, LINEAR_WORDS, ["M"] * depth)
+    mamba = _prefixed_mamba2(read, d_model, read.factor("mamba_expand", d_model, 2)) if "M" in letters else None
+    mixers: Layers = [("M", mamba) if letter == "M" and mamba else ("*", attention) for letter in letters]
+    shared = read.size("shared_intermediate_size")
+    experts = read.size(read.first("num_local_experts", "num_experts"), 8, least=0)
+    width, top_k = read.maybe("intermediate_size"), read.size("num_experts_per_tok", 2, least=0)
+    block: Block = Mlp(d_model, shared)
+    if experts:
+        if width is None:
+            raise BadInput("it has no intermediate_size, the width of its experts: add it.")
+        block = Moe(d_model, width, experts, top_k, d_shared=shared)
+    read.must("normalization_function", "rmsnorm")
+    tied = read_tied(read)
+    read.finish(
+        (
+            *("position_embedding_type", "init_method", "mlp_bias"),
+            *(field for field in _MAMBA_FIELDS if mamba is None),
+        )
+    )
+    return Draft(with_mlps(mixers, block), tied)
+
+
+_MAMBA_FIELDS = (
+    *("mamba_n_heads", "mamba_d_head", "mamba_d_state", "mamba_n_groups", "mamba_d_conv", "mamba_chunk_size"),
+    *("mamba_conv_bias", "mamba_proj_bias", "mamba_expand"),
+)
+
+
+def _falcon_h1(read: Fields, d_model: int) -> Draft:
+    """Attention and Mamba-2 side by side on one input, their outputs added."""
+    depth = read_depth(read)
+    attention = read_attention(read, d_model, kv_heads=8, bias=read.flag("attention_bias"))
+    inner = read.maybe("mamba_d_ssm", 1024)
+    expanded = read.factor("mamba_expand", d_model, 2)
+    mamba = _prefixed_mamba2(
+        read,
+        d_model,
+        expanded if inner is None else inner,
+        out_bias=read.flag("projectors_bias"),
+        gated_norm=read.flag("mamba_rms_norm"),
+    )
+    both = Parallel(mamba, attention, Fusion(norm="none", op="add"))
+    read.must("mamba_use_mlp", True)
+    read.must("attn_layer_indices")
+    mlp = read_mlp(read, d_model, bias=read.flag("mlp_bias"))
+    tied = read_tied(read)
+    read.finish(
+        (
+            *("mamba_norm_before_gate", "lm_head_multiplier", "mlp_multipliers", "key_multiplier", "ssm_multipliers"),
+            *("attention_out_multiplier", "attention_in_multiplier", "ssm_in_multiplier", "ssm_out_multiplier"),
+            *("attn_rotary_emb", "mlp_expansion_factor", "time_step_rank"),
+        )
+    )
+    return Draft(with_mlps([("(*&M)", both)] * depth, mlp), tied)
+
+
+NEMOTRON_WORDS = {
+    "linear_attention": "M",
+    "mamba": "M",
+    "full_attention": "*",
+    "attention": "*",
+    "moe": "E",
+    "mlp": "-",
+}
+
+
+def _nemotron_letters(read: Fields) -> list[str]:
+    """One letter per sublayer, from the pattern or the list of kinds; both say how many there are."""
+    depth = read.maybe("num_hidden_layers")
+    name = read.first("layers_block_type", "layer_types")
+    pattern = read.value("hybrid_override_pattern")
+    if name in read:
+        listed = read.value(name)
+        count = len(listed) if depth is None and isinstance(listed, list) else depth or 0
+        return read.layer_types(name, count, NEMOTRON_WORDS, None)
+    if not isinstance(pattern, str) or not pattern:
+        raise BadInput("it has neither hybrid_override_pattern nor layers_block_type: add the one it was saved with.")
+    for letter in pattern:
+        if letter not in "M*-E":
+            raise BadInput(f"hybrid_override_pattern {pattern} has '{letter}': Nemotron-H knows M, *, - and E.")
+    if depth is not None and len(pattern) != depth:
+        more = "longer" if len(pattern) > depth else "shorter"
+        raise BadInput(
+            f"hybrid_override_pattern has {len(pattern)} layers, {more} than num_hidden_layers {depth}: "
+            f"make the two agree."
+        )
+    return list(pattern)
+
+
+def _nemotron_h(read: Fields, d_model: int) -> Draft:
+    """Nemotron-H and Nemotron 3: one mixer or one feed-forward block without a gate per layer."""
+    letters = _nemotron_letters(read)
+    bias, mlp_bias = read.flag("use_bias"), read.flag("mlp_bias")
+    heads, head_dim = read.size("mamba_num_heads", 128), read.size("mamba_head_dim", 64)
+    read.must("attention_bias", False)
+    read.must("mamba_proj_bias", False)
+    read.must("sliding_window")
+    width = read.size(read.first("head_dim", "attention_head_dim"), 128)
+    made: dict[str, Callable[[], Block]] = {
+        "M": lambda: Mamba2(
+            d_model,
+            heads * head_dim,
+            head_dim,
+            read.size("ssm_state_size", 128),
+            n_groups=read.size(read.first("n_groups", "mamba_n_groups"), 8),
+            d_conv=read.size(read.first("conv_kernel", "mamba_d_conv"), 4),
+            chunk_size=read.size(read.first("chunk_size", "mamba_chunk_size"), 128),
+            conv_bias=read.flag(read.first("use_conv_bias", "mamba_conv_bias"), True),
+            in_bias=bias,
+            out_bias=bias,
+        ),
+        "*": lambda: Attention(
+            d_model,
+            read.size("num_attention_heads"),
+            read.maybe("num_key_value_heads", 8) or read.size("num_attention_heads"),
+            width,
+            width,
+        ),
+        "-": lambda: read_mlp(read, d_model, gated=False, bias=mlp_bias),
+        "E": lambda: _nemotron_experts(read, d_model, mlp_bias),
+    }
+    blocks = {letter: make() for letter, make in made.items() if letter in letters}
+    tied = read_tied(read)
+    read.finish(_NEMOTRON_UNUSED)
+    return Draft([(letter, blocks[letter]) for letter in letters], tied)
+
+
+_NEMOTRON_UNUSED = (
+    # Of kinds that the pattern does not have, and what only scales, initialises, or predicts further tokens.
+    *("intermediate_size", "num_attention_heads", "num_key_value_heads", "ssm_state_size", "n_groups", "conv_kernel"),
+    *("chunk_size", "use_conv_bias", "mamba_n_groups", "mamba_d_conv", "mamba_chunk_size", "mamba_conv_bias"),
+    *("n_routed_experts", "num_local_experts", "num_experts_per_tok", "moe_intermediate_size", "n_shared_experts"),
+    *("moe_shared_expert_intermediate_size", "moe_latent_size", "expand", "mamba_expand", "mlp_hidden_act"),
+    *("mamba_hidden_act", "mamba_ssm_cache_dtype", "moe_shared_expert_overlap", "num_nextn_predict_layers"),
+    *("mtp_layers_block_type", "mtp_hybrid_override_pattern", "mamba_dt_min", "mamba_dt_max", "mamba_dt_limit"),
+    *("mamba_dt_init_floor",),
+)
+
+
+def _nemotron_experts(read: Fields, d_model: int, bias: bool) -> Moe:
+    if bias:
+        raise BadInput("mlp_bias is true beside experts: hybridbench reads nemotron_h with false only there.")
+    read.must("n_shared_experts", 1)
+    return Moe(
+        d_model,
+        read.size("moe_intermediate_size"),
+        read.size(read.first("n_routed_experts", "num_local_experts")),
+        read.size("num_experts_per_tok"),
+        d_shared=read.size("moe_shared_expert_intermediate_size"),
+        gated=False,
+        latent=read.maybe("moe_latent_size"),
+    )
+
+
+def _zamba2(read: Fields, d_model: int) -> Draft:
+    """Mamba-2 layers, some of them behind one of a few transformer blocks that share their weights."""
+    depth = read_depth(read)
+    bias = read.flag("add_bias_linear")
+    inner = read.factor("mamba_expand", d_model, 2)
+    heads = read.size("n_mamba_heads")
+    if inner % heads:
+        raise BadInput(f"{heads} Mamba heads do not divide {inner} channels: change n_mamba_heads.")
+    mamba = Mamba2(
+        d_model,
+        inner,
+        inner // heads,
+        read.size("mamba_d_state", 64),
+        n_groups=read.size("mamba_ngroups", 1),
+        d_conv=read.size("mamba_d_conv", 4),
+        chunk_size=read.size("chunk_size", 256),
+        in_bias=bias,
+        out_bias=bias,
+    )
+    n_heads = read.size("num_attention_heads", 32)
+    if 2 * d_model % n_heads:
+        raise BadInput(f"{n_heads} heads do not divide twice hidden_size {d_model}: change num_attention_heads.")
+    head_dim = 2 * d_model // n_heads
+    read.must("attention_head_dim", head_dim)
+    read.must("head_dim", head_dim)
+    read.must("attention_hidden_size", 2 * d_model)
+    read.must("mamba_headdim", inner // heads)
+    n_kv_heads = read.maybe("num_key_value_heads") or n_heads
+    attention = Attention(d_model, n_heads, n_kv_heads, head_dim, head_dim, d_in=2 * d_model)
+    mlp = Mlp(d_model, read.maybe("intermediate_size") or 4 * d_model, bias=bias)
+    adapters = read.flag("use_shared_attention_adapter")
+    if adapters and n_kv_heads != n_heads:
+        raise BadInput("adapters on attention with fewer key than query heads: Zamba2 has as many of both.")
+    shared = SharedBlock(attention, mlp, read.size("adapter_rank", 128), adapters)
+    n_blocks = read.size("num_mem_blocks", 1)
+    words = {"linear_attention": "M", "mamba": "M", "hybrid": "Z"}
+    letters = read.layer_types(read.first("layers_block_type", "layer_types"), depth, words, None)
+    layers: Layers = []
+    uses = 0
+    for letter in letters:
+        if letter == "Z":
+            # Every num_mem_blocks-th use has the same weights; a quote tells the blocks apart, alike as they are.
+            layers.append(("Z" + "'" * (uses % n_blocks), shared))
+            uses += 1
+        layers.append(("M", mamba))
+    tied = read_tied(read, True)
+    read.finish(
+        (
+            *("use_conv_bias", "use_mem_eff_path", "use_mem_rope", "use_long_context", "kv_channels", "ft_lora"),
+            *("num_query_groups", "hybrid_layer_ids", "use_shared_mlp_adapter", "lora_rank", "state_size", "rope_type"),
+        )
+    )
+    return Draft(layers, tied)
+
+
+TYPES: dict[str, Callable[[Fields, int], Draft]] = {
+    **dict.fromkeys(("mamba", "falcon_mamba"), _mamba),
+    "mamba2": _mamba2,
+    "jamba": _jamba,
+    "bamba": _bamba,
+    "zamba2": _zamba2,
+    "falcon_h1": _falcon_h1,
+    "nemotron_h": _nemotron_h,
+    "granitemoehybrid": _granite,
+}
+"""Model type to the function that reads it."""

@@ -1,0 +1,82 @@
+"""kinds: one row per letter of a pattern: what it stands for, and how its dimensions follow from a scale.
+
+Whatever lists kinds of blocks derives its list from these rows: patterns, families, ``--mixer``, specs read from JSON,
+and the tests. A kind that runs has a row in ``hybridbench.model.kinds`` too, which needs torch and so stands there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hybridbench.arch.block import Block
+from hybridbench.arch.blocks.attention import Attention
+from hybridbench.arch.blocks.gated_delta import GatedDelta
+from hybridbench.arch.blocks.kda import Kda
+from hybridbench.arch.blocks.latent import LatentAttention
+from hybridbench.arch.blocks.lightning import Lightning
+from hybridbench.arch.blocks.mamba1 import Mamba1
+from hybridbench.arch.blocks.mamba2 import Mamba2
+from hybridbench.arch.blocks.mamba3 import Mamba3
+from hybridbench.arch.blocks.mlp import Mlp
+from hybridbench.arch.blocks.moe import Moe
+from hybridbench.arch.blocks.parallel import Parallel
+from hybridbench.arch.blocks.rg_lru import RgLru
+from hybridbench.arch.blocks.shared import SharedBlock
+from hybridbench.arch.blocks.short_conv import ShortConv
+from hybridbench.arch.scales import Site
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One row.
+
+    Args:
+        letter: in patterns; empty for parallel blocks, which are written ``(*&M)``.
+        about: what it is, in the words of a legend.
+        spec: the class of its blocks.
+        at: the block where it stands in a model of a scale; None where no scale has dimensions for it.
+        mixer: what ``--mixer`` calls it, where it may stand in Mamba-2's place; empty where it may not.
+        branches: it may be a branch of a parallel block.
+    """
+
+    letter: str
+    about: str
+    spec: type[Block]
+    at: Callable[[Site], Block] | None = None
+    mixer: str = ""
+    branches: bool = False
+
+
+KINDS = (
+    Kind("M", "Mamba-2", Mamba2, Mamba2.at, mixer="mamba2", branches=True),
+    Kind("m", "Mamba-1", Mamba1, Mamba1.at, mixer="mamba1", branches=True),
+    Kind("3", "Mamba-3", Mamba3, Mamba3.at, mixer="mamba3", branches=True),
+    Kind("G", "gated delta net", GatedDelta, GatedDelta.at, mixer="gated-delta", branches=True),
+    Kind("K", "Kimi delta attention", Kda, Kda.at, mixer="kda", branches=True),
+    Kind("R", "RG-LRU", RgLru, RgLru.at),
+    Kind("C", "short convolution", ShortConv, ShortConv.at),
+    Kind("L", "lightning attention", Lightning, Lightning.at),
+    Kind("*", "attention", Attention, Attention.at, branches=True),
+    Kind("S", "sliding-window attention", Attention, Attention.window_at, branches=True),
+    Kind("A", "latent attention", LatentAttention),
+    Kind("Z", "a block of shared weights", SharedBlock),
+    Kind("", "two mixers in parallel", Parallel),
+    Kind("-", "MLP", Mlp, Mlp.at),
+    Kind("E", "mixture of experts", Moe, Moe.at),
+)
+
+LETTERS = "".join(kind.letter for kind in KINDS)
+FEED_FORWARD = "".join(kind.letter for kind in KINDS if kind.spec.feed_forward)
+BRANCHES = "".join(kind.letter for kind in KINDS if kind.branches)
+"""Letters of the mixers that may stand in parallel."""
+RUNNING = "".join({kind.spec: kind.letter for kind in reversed(KINDS) if kind.at and kind.spec.step_ops}.values())[::-1]
+"""A letter of every kind that runs by itself."""
+MIXERS = {kind.mixer: kind.letter for kind in KINDS if kind.mixer}
+"""What ``--mixer`` may be, with the letter."""
+SHAPES = {kind.letter: kind.at for kind in KINDS if kind.at is not None}
+"""Letter to how its block's dimensions follow from a scale."""
+SHAPELESS = {kind.letter: kind.about for kind in KINDS if kind.letter and kind.at is None}
+"""Letters that only presets and imported models have dimensions for, and what they are."""
+BLOCKS: dict[str, type[Block]] = {kind.spec.kind: kind.spec for kind in KINDS}
+"""The name of a kind in a spec's JSON form to its class."""
