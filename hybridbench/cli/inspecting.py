@@ -272,7 +272,7 @@ def doctor(as_json: bool, ceilings: bool) -> None:
     """What this machine is, what is installed, and what to do about what is missing."""
     import torch
 
-    from hybridbench.kernels.problem import on_hopper
+    from hybridbench.kernels.backend import on_hopper
     from hybridbench.machine import find_peak
     from hybridbench.measure.ceilings import SUSTAINED_S, measure_ceilings
     from hybridbench.measure.environment import fingerprint

@@ -54,7 +54,7 @@ from hybridbench.errors import described
 from hybridbench.kernels import OPERATIONS, Backend
 from hybridbench.kernels.operation import ATTENTION, CONV, LOSS, MATMUL, SCAN
 from hybridbench.kernels.operation import REST as ELEMENTWISE
-from hybridbench.kernels.ssm import ONE_PASS
+from hybridbench.kernels.scan.core import ONE_PASS
 from hybridbench.model.build import Resolved
 from hybridbench.model.language import LanguageModel
 from hybridbench.model.mamba2 import Mamba2Module

@@ -33,9 +33,9 @@ No third-party package is imported until one of its kernels is resolved.
 
 from __future__ import annotations
 
+from hybridbench.kernels.backend import Backend
 from hybridbench.kernels.kept import release
-from hybridbench.kernels.operation import OPERATIONS, Operation
-from hybridbench.kernels.problem import Backend
+from hybridbench.kernels.operation import OPERATIONS, Operation, reference_of
 from hybridbench.kernels.resolver import BACKENDS, DEFAULT_ORDER, Resolution, available, choose, resolve
 from hybridbench.kernels.verify import Check, verify
 from hybridbench.problem import Problem
@@ -51,6 +51,7 @@ __all__ = [
     "Resolution",
     "available",
     "choose",
+    "reference_of",
     "release",
     "resolve",
     "verify",

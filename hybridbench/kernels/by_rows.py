@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hybridbench.kernels.backend import Backend
 from hybridbench.kernels.operation import OPERATIONS
-from hybridbench.kernels.problem import Backend
 
 Again = tuple[Callable[..., Tensor], tuple[Any, ...]]
 """The function and arguments that make a tensor again, as the recipes of ``mamba2_fused`` have them."""

@@ -20,23 +20,29 @@ from typing import Any
 
 from torch.nn.attention import SDPBackend
 
-from hybridbench.kernels import (
-    adamw,
-    again,
-    attention,
-    delta,
-    elementwise,
-    experts,
-    inputs,
-    loss,
-    mamba3,
-    naive,
-    reference,
-    ssm,
-)
+from hybridbench.kernels import again
 from hybridbench.kernels.again import Again
-from hybridbench.kernels.inputs import Draw, Trial
-from hybridbench.kernels.problem import Backend, Problem, accepts_anything
+from hybridbench.kernels.attention import blocks, flash_attn, flex, naive, sdpa, split_kv
+from hybridbench.kernels.attention import inputs as attention_inputs
+from hybridbench.kernels.attention import reference as attention_reference
+from hybridbench.kernels.backend import Backend, accepts_anything
+from hybridbench.kernels.delta import fla, own
+from hybridbench.kernels.delta import inputs as delta_inputs
+from hybridbench.kernels.delta import reference as delta_reference
+from hybridbench.kernels.dense import elementwise, experts
+from hybridbench.kernels.dense import inputs as dense_inputs
+from hybridbench.kernels.dense import reference as dense_reference
+from hybridbench.kernels.drawing import Draw, Trial
+from hybridbench.kernels.loss import chunked, liger
+from hybridbench.kernels.loss import inputs as loss_inputs
+from hybridbench.kernels.loss import reference as loss_reference
+from hybridbench.kernels.optimizer import adamw
+from hybridbench.kernels.optimizer import inputs as optimizer_inputs
+from hybridbench.kernels.optimizer import reference as optimizer_reference
+from hybridbench.kernels.scan import core, mamba3, published
+from hybridbench.kernels.scan import inputs as scan_inputs
+from hybridbench.kernels.scan import reference as scan_reference
+from hybridbench.problem import Problem
 
 INSTALL_CUDA = 'pip install "hybridbench[cuda]"'
 INSTALL_FLASH_ATTN_4 = 'pip install "hybridbench[flash-attn-4]"'
@@ -114,7 +120,7 @@ def _public(name: str, package: str, load: _Load, refuses: _Refuses, install: st
 
 
 def _sdpa(name: str, kernel: SDPBackend) -> Backend:
-    return _own(name, "torch", lambda: attention.load_sdpa(kernel), attention.refuses_sdpa(kernel))
+    return _own(name, "torch", lambda: sdpa.load_sdpa(kernel), sdpa.refuses_sdpa(kernel))
 
 
 def _elementwise(op: str) -> Backend:
@@ -122,20 +128,18 @@ def _elementwise(op: str) -> Backend:
 
 
 def _delta(op: str) -> Backend:
-    return _own("triton", "triton", lambda: delta.load_triton(op), delta.refuses_step)
+    return _own("triton", "triton", lambda: own.load_triton(op), fla.refuses_step)
 
 
-_FLEX = Backend(
-    "", "flex", "torch", "", attention.load_flex, attention.refuses_flex, dispatched=False, compiles_per_length=True
-)
+_FLEX = Backend("", "flex", "torch", "", flex.load_flex, flex.refuses_flex, dispatched=False, compiles_per_length=True)
 
 _SUMS_DT = {"dt_bias_H": "dt_BTH"}
 
 _ROWS = (
     Operation(
         "attention",
-        reference.attention,
-        inputs.attention,
+        attention_reference.attention,
+        attention_inputs.attention,
         ATTENTION,
         # Of heads of 64 an H200 ran, forward at 8k and 32k and backward at 8k, 509, 525 and 381 TFLOP/s with
         # flash-attn-4, 441, 456 and 326 with cuDNN, 301, 309 and 228 with flash-attn; in a window of 512 flash-attn-4
@@ -145,18 +149,18 @@ _ROWS = (
             _public(
                 "flash-attn-4",
                 "flash-attn-4",
-                attention.load_flash_attn_4,
-                attention.refuses_flash_attn_4,
+                flash_attn.load_flash_attn_4,
+                flash_attn.refuses_flash_attn_4,
                 INSTALL_FLASH_ATTN_4,
             ),
             _sdpa("sdpa-cudnn", SDPBackend.CUDNN_ATTENTION),
-            _public("flash-attn", "flash_attn", attention.load_flash_attn, attention.refuses_flash_attn),
+            _public("flash-attn", "flash_attn", flash_attn.load_flash_attn, flash_attn.refuses_flash_attn),
             _sdpa("sdpa-flash", SDPBackend.FLASH_ATTENTION),
             _FLEX,
             _sdpa("sdpa-efficient", SDPBackend.EFFICIENT_ATTENTION),
             _sdpa("sdpa-math", SDPBackend.MATH),
         ),
-        cpu_only=(_own("sdpa-blocks", "torch", attention.load_blocks, attention.refuses_blocks),),
+        cpu_only=(_own("sdpa-blocks", "torch", blocks.load_blocks, blocks.refuses_blocks),),
         # the flash kernel is blocked and threaded, with windows, sinks and unequal widths too; not the math kernel,
         # which takes H x T x T
         on_cpu=("sdpa-flash", "sdpa-blocks"),
@@ -165,15 +169,15 @@ _ROWS = (
     ),
     Operation(
         "attention_decode",
-        reference.attention_decode,
-        inputs.attention_decode,
+        attention_reference.attention_decode,
+        attention_inputs.attention_decode,
         ATTENTION,
         # Of the 1B Transformer's cache at 4k, 32k and 128k an H200 read 2.4, 3.8 and 4.3 TB/s with triton, and 1.5, 3.0
         # and 3.5 with flash-attn. These two read the live part only, the mask all of it; naive is for mode published.
         backends=(
-            _public("triton", "triton", attention.load_triton_decode, attention.refuses_triton_decode),
-            _public("flash-attn", "flash_attn", attention.load_flash_decode, attention.refuses_flash_decode),
-            _own("sdpa-mask", "torch", attention.load_sdpa_mask),
+            _public("triton", "triton", split_kv.load_triton_decode, split_kv.refuses_triton_decode),
+            _public("flash-attn", "flash_attn", flash_attn.load_flash_decode, flash_attn.refuses_flash_decode),
+            _own("sdpa-mask", "torch", sdpa.load_sdpa_mask),
             _own("naive", "hybridbench", lambda: naive.attention_decode),
         ),
         # no float32 copy of the cache at each step, as the reference makes
@@ -183,10 +187,10 @@ _ROWS = (
     # Of the scans and convolutions the published kernels, then plain PyTorch: there is nothing in between.
     Operation(
         "ssd",
-        reference.ssd,
-        inputs.ssd,
+        scan_reference.ssd,
+        scan_inputs.ssd,
         SCAN,
-        backends=(_public("mamba-ssm", "mamba_ssm", ssm.load_ssd, ssm.refuses_ssd),),
+        backends=(_public("mamba-ssm", "mamba_ssm", published.load_ssd, published.refuses_ssd),),
         kernels=("chunk_(scan|state|cumsum)", "state_passing", "bmm_chunk", "ssd"),
         outputs=2,
         sequences=True,
@@ -194,41 +198,45 @@ _ROWS = (
     ),
     Operation(
         "ssd_step",
-        reference.ssd_step,
-        inputs.ssd_step,
+        scan_reference.ssd_step,
+        scan_inputs.ssd_step,
         SCAN,
-        backends=(_public("mamba-ssm", "mamba_ssm", ssm.load_ssd_step, ssm.refuses_ssd_step),),
+        backends=(_public("mamba-ssm", "mamba_ssm", published.load_ssd_step, published.refuses_ssd_step),),
         kernels=("update_state",),
         sequences=True,
     ),
     Operation(
         "conv1d",
-        reference.conv1d,
-        inputs.conv1d,
+        scan_reference.conv1d,
+        scan_inputs.conv1d,
         CONV,
-        backends=(_public("causal-conv1d", "causal_conv1d", ssm.load_conv1d, ssm.refuses_conv1d),),
+        backends=(_public("causal-conv1d", "causal_conv1d", published.load_conv1d, published.refuses_conv1d),),
         kernels=("causal_conv1d", "conv1d", "convolution"),
         sequences=True,
         again=again.of_whole,
     ),
     Operation(
         "conv1d_step",
-        reference.conv1d_step,
-        inputs.conv1d_step,
+        scan_reference.conv1d_step,
+        scan_inputs.conv1d_step,
         CONV,
-        backends=(_public("causal-conv1d", "causal_conv1d", ssm.load_conv1d_step, ssm.refuses_conv1d),),
+        backends=(_public("causal-conv1d", "causal_conv1d", published.load_conv1d_step, published.refuses_conv1d),),
         sequences=True,
     ),
     Operation(
         "mamba2_core",
-        reference.mamba2_core,
-        inputs.mamba2_core,
+        scan_reference.mamba2_core,
+        scan_inputs.mamba2_core,
         SCAN,
         # without a fused one, its parts are resolved in its place
         backends=(
-            replace(_own(ssm.ONE_PASS, "causal_conv1d", ssm.load_one_pass, ssm.refuses_one_pass), install=INSTALL_CUDA),
-            replace(_own("fused", "mamba_ssm", ssm.load_mamba2_fused, ssm.refuses_mamba2_fused), install=INSTALL_CUDA),
-            _public("mamba-ssm", "mamba_ssm", ssm.load_mamba2_core, ssm.refuses_mamba2_core),
+            replace(
+                _own(core.ONE_PASS, "causal_conv1d", core.load_one_pass, core.refuses_one_pass), install=INSTALL_CUDA
+            ),
+            replace(
+                _own("fused", "mamba_ssm", core.load_mamba2_fused, core.refuses_mamba2_fused), install=INSTALL_CUDA
+            ),
+            _public("mamba-ssm", "mamba_ssm", core.load_mamba2_core, core.refuses_mamba2_core),
         ),
         kernels=(r"^scan_(forward|reverse|steps|finish|d_[xbc])_kernel$",),
         outputs=2,
@@ -238,10 +246,10 @@ _ROWS = (
     ),
     Operation(
         "selective_scan",
-        reference.selective_scan,
-        inputs.selective_scan,
+        scan_reference.selective_scan,
+        scan_inputs.selective_scan,
         SCAN,
-        backends=(_public("mamba-ssm", "mamba_ssm", ssm.load_selective_scan, ssm.refuses_selective_scan),),
+        backends=(_public("mamba-ssm", "mamba_ssm", published.load_selective_scan, published.refuses_selective_scan),),
         kernels=("selective_(scan|state)",),
         outputs=2,
         sequences=True,
@@ -249,16 +257,16 @@ _ROWS = (
     ),
     Operation(
         "selective_step",
-        reference.selective_step,
-        inputs.selective_step,
+        scan_reference.selective_step,
+        scan_inputs.selective_step,
         SCAN,
-        backends=(_public("mamba-ssm", "mamba_ssm", ssm.load_selective_step, ssm.refuses_ssd_step),),
+        backends=(_public("mamba-ssm", "mamba_ssm", published.load_selective_step, published.refuses_ssd_step),),
         sequences=True,
     ),
     Operation(
         "mamba3_scan",
-        reference.mamba3_scan,
-        inputs.mamba3_scan,
+        scan_reference.mamba3_scan,
+        scan_inputs.mamba3_scan,
         SCAN,
         backends=(_public("mamba-ssm", "mamba_ssm", mamba3.load_mamba3_scan, mamba3.refuses_mamba3),),
         kernels=("mamba3_siso_", "angle_dt_"),
@@ -272,20 +280,20 @@ _ROWS = (
     ),
     Operation(
         "mamba3_step",
-        reference.mamba3_step,
-        inputs.mamba3_step,
+        scan_reference.mamba3_step,
+        scan_inputs.mamba3_step,
         SCAN,
         backends=(_public("mamba-ssm", "mamba_ssm", mamba3.load_mamba3_step, mamba3.refuses_mamba3),),
         sequences=True,
     ),
     Operation(
         "gated_delta",
-        reference.gated_delta,
-        inputs.delta_rule(per_channel=False),
+        delta_reference.gated_delta,
+        delta_inputs.gated_delta,
         SCAN,
         backends=(
-            _public("fla", "fla-core", delta.load_gated_delta, delta.refuses_gated_delta),
-            _public("fla-kda", "fla-core", delta.load_gated_delta_as_kda, delta.refuses_chunked("kda")),
+            _public("fla", "fla-core", fla.load_gated_delta, fla.refuses_gated_delta),
+            _public("fla-kda", "fla-core", fla.load_gated_delta_as_kda, fla.refuses_chunked("kda")),
         ),
         # flash-linear-attention's parts of a delta rule
         kernels=(
@@ -304,23 +312,23 @@ _ROWS = (
     ),
     Operation(
         "gated_delta_step",
-        reference.gated_delta_step,
-        inputs.delta_step(per_channel=False),
+        delta_reference.gated_delta_step,
+        delta_inputs.gated_delta_step,
         SCAN,
         # in place, where fla's kernel writes a new state in float32 that is then copied
         backends=(
             _delta("gated_delta_step"),
-            _public("fla", "fla-core", delta.load_gated_delta_step, delta.refuses_step),
+            _public("fla", "fla-core", fla.load_gated_delta_step, fla.refuses_step),
         ),
         kernels=("fused_(beta_sigmoid|recurrent)", "_delta_step"),
         sequences=True,
     ),
     Operation(
         "kda",
-        reference.kda,
-        inputs.delta_rule(per_channel=True),
+        delta_reference.kda,
+        delta_inputs.kda,
         SCAN,
-        backends=(_public("fla", "fla-core", delta.load_kda, delta.refuses_chunked("kda")),),
+        backends=(_public("fla", "fla-core", fla.load_kda, fla.refuses_chunked("kda")),),
         kernels=("chunk_(kda|gla)", "kda_gate"),
         outputs=2,
         sequences=True,
@@ -328,16 +336,16 @@ _ROWS = (
     ),
     Operation(
         "kda_step",
-        reference.kda_step,
-        inputs.delta_step(per_channel=True),
+        delta_reference.kda_step,
+        delta_inputs.kda_step,
         SCAN,
-        backends=(_delta("kda_step"), _public("fla", "fla-core", delta.load_kda_step, delta.refuses_step)),
+        backends=(_delta("kda_step"), _public("fla", "fla-core", fla.load_kda_step, fla.refuses_step)),
         sequences=True,
     ),
     Operation(
         "norm_gate",
-        reference.norm_gate,
-        inputs.norm_gate,
+        delta_reference.norm_gate,
+        delta_inputs.norm_gate,
         REST,
         backends=(_delta("norm_gate"),),
         again=again.of_whole,
@@ -345,16 +353,16 @@ _ROWS = (
     # What stands between products: one pass over memory each.
     Operation(
         "swiglu",
-        reference.swiglu,
-        inputs.swiglu,
+        dense_reference.swiglu,
+        dense_inputs.swiglu,
         REST,
         backends=(_elementwise("swiglu"),),
         again=again.of_whole,
     ),
     Operation(
         "add_rms_norm",
-        reference.add_rms_norm,
-        inputs.add_rms_norm,
+        dense_reference.add_rms_norm,
+        dense_inputs.add_rms_norm,
         REST,
         backends=(_elementwise("add_rms_norm"),),
         outputs=2,
@@ -362,32 +370,32 @@ _ROWS = (
     ),
     Operation(
         "rotary",
-        reference.rotary,
-        inputs.rotary,
+        dense_reference.rotary,
+        dense_inputs.rotary,
         REST,
         backends=(_elementwise("rotary"),),
         outputs=3,
     ),
     Operation(
         "gate",
-        reference.gate,
-        inputs.gate,
+        dense_reference.gate,
+        dense_inputs.gate,
         REST,
         backends=(_elementwise("gate"),),
         again=again.of_whole,
     ),
     Operation(
         "head_norms",
-        reference.head_norms,
-        inputs.head_norms,
+        dense_reference.head_norms,
+        dense_inputs.head_norms,
         REST,
         backends=(_elementwise("head_norms"),),
         again=again.of_whole,
     ),
     Operation(
         "experts",
-        reference.experts,
-        inputs.experts,
+        dense_reference.experts,
+        dense_inputs.experts,
         MATMUL,
         backends=(_own("grouped-mm", "torch", experts.load_grouped_mm, experts.refuses_grouped_mm),),
         on_cpu=("grouped-mm",),
@@ -395,22 +403,22 @@ _ROWS = (
     ),
     Operation(
         "linear_cross_entropy",
-        reference.linear_cross_entropy,
-        inputs.linear_cross_entropy,
+        loss_reference.linear_cross_entropy,
+        loss_inputs.linear_cross_entropy,
         LOSS,
         # whole logits last: they are what makes long training steps run out of memory
         backends=(
-            _own("fused", "triton", loss.load_fused, loss.refuses_fused),
-            _public("liger", "liger_kernel", loss.load_liger, loss.refuses_liger),
-            _own("chunked", "hybridbench", loss.load_chunked),
+            _own("fused", "triton", chunked.load_fused, chunked.refuses_fused),
+            _public("liger", "liger_kernel", liger.load_liger, liger.refuses_liger),
+            _own("chunked", "hybridbench", chunked.load_chunked),
         ),
         on_cpu=("chunked",),
         kernels=("^_scaled$", "cross_entropy", "log_softmax", "nll_loss", "logsumexp"),
     ),
     Operation(
         "adamw",
-        reference.adamw,
-        inputs.adamw,
+        optimizer_reference.adamw,
+        optimizer_inputs.adamw,
         OPTIMIZER,
         # one pass in float32; torch's kernel computes in float64 in part, which takes three times as long
         backends=(
@@ -424,3 +432,8 @@ _ROWS = (
 
 OPERATIONS = {row.name: row for row in _ROWS}
 """Every operation by its name."""
+
+
+def reference_of(op: str) -> Callable[..., Any]:
+    """An operation's reference implementation."""
+    return OPERATIONS[op].reference

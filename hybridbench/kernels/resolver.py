@@ -23,10 +23,11 @@ from typing import Any
 import torch
 
 from hybridbench.errors import BadInput, Unsupported, unknown_name
+from hybridbench.kernels.backend import Backend, accepts_anything
 from hybridbench.kernels.by_rows import in_groups
 from hybridbench.kernels.operation import OPERATIONS
-from hybridbench.kernels.problem import Backend, Problem, accepts_anything
 from hybridbench.limits import beyond, rows_at_once
+from hybridbench.problem import Problem
 
 BACKENDS: dict[str, dict[str, Backend]] = {op: row.by_name for op, row in OPERATIONS.items()}
 """Operation to name to backend."""

@@ -1,6 +1,6 @@
 """verify: the proof, before anything is timed, that a backend computes what the reference computes.
 
-Fresh random ``inputs`` go through the backend in its own dtype and through the reference in float32 (float64 on a CPU).
+Fresh random inputs go through the backend in its own dtype and through the reference in float32 (float64 on a CPU).
 For every output, every state and, for training, every gradient it compares ``|out - ref| / |ref|`` (Frobenius norms;
 for sequences the worst position's) with a bound.
 
@@ -30,10 +30,11 @@ import torch
 from torch import Tensor
 
 from hybridbench.errors import WrongResult
+from hybridbench.kernels.backend import Backend
 from hybridbench.kernels.by_rows import holds_sequences, in_groups, sequences
-from hybridbench.kernels.inputs import BATCH, Draw, Trial
+from hybridbench.kernels.drawing import BATCH, Draw, Trial
 from hybridbench.kernels.operation import OPERATIONS, Operation
-from hybridbench.kernels.problem import Backend, Problem
+from hybridbench.problem import Problem
 
 BOUNDS: dict[str, tuple[float, float]] = {
     "float64": (1e-10, 1e-10),

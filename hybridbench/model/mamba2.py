@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hybridbench.arch.mamba2 import Mamba2
-from hybridbench.kernels.reference import NO_STEP
+from hybridbench.kernels.scan.reference import NO_STEP
 from hybridbench.model.block import Factory, Step
 from hybridbench.model.cache import Cache, RecurrentCache
 from hybridbench.model.mixer import RecurrentModule, carried, conv_front, convolved, keep_tail

@@ -20,7 +20,7 @@ from hybridbench.arch.mlp import Mlp
 from hybridbench.arch.parallel import Parallel
 from hybridbench.errors import Unsupported, WrongResult
 from hybridbench.kernels import BACKENDS, Backend, Problem
-from hybridbench.kernels.problem import accepts_anything, imported
+from hybridbench.kernels.backend import accepts_anything, imported
 from hybridbench.kernels.verify import Check
 from hybridbench.model.cache import Cache, recurrent_states, states_compared
 from hybridbench.sizes import FUSED_STEP_BATCH

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from hybridbench.errors import Unsupported
-from hybridbench.kernels import BACKENDS, Backend, Problem, available, reference, resolve, verify
+from hybridbench.kernels import BACKENDS, Backend, Problem, available, reference_of, resolve, verify
+from hybridbench.kernels.attention import reference as attention_reference
+from hybridbench.kernels.scan import reference as scan_reference
 
 ELEMENTWISE = ("swiglu", "add_rms_norm", "rotary", "gate", "head_norms")
 """Operations with a kernel of ours and no published one."""
@@ -178,7 +180,7 @@ def test_long_attention(name: str, shape: str) -> None:
         )
     )
     out = BACKENDS["attention"][name].load()(q, k, v, window=window, sinks=sinks)
-    expected = reference.attention(q.float(), k.float(), v.float(), window=window, sinks=sinks)
+    expected = attention_reference.attention(q.float(), k.float(), v.float(), window=window, sinks=sinks)
     assert error(out, expected) < 1e-2
     upstream = torch.randn_like(out)
     mine = torch.autograd.grad(out, (q, k, v), upstream)
@@ -200,7 +202,7 @@ def test_long_ssd(shape: str) -> None:
     A, D = -torch.rand(H, device="cuda") * 15 - 1, torch.ones(H, device="cuda")
     bias = torch.linspace(-6.9, -2.3, H, device="cuda")
     y, state = backend.load()(x, dt, A, B, C, D, bias, chunk_size=256)
-    y_ref, state_ref = reference.ssd(x.float(), dt.float(), A, B.float(), C.float(), D, bias, chunk_size=256)
+    y_ref, state_ref = scan_reference.ssd(x.float(), dt.float(), A, B.float(), C.float(), D, bias, chunk_size=256)
     assert error(y, y_ref) < 1e-2
     assert error(state, state_ref) < 1e-2
 
@@ -232,7 +234,7 @@ def test_decode_in_a_captured_graph_follows_lengths_on_the_device(name: str, sha
         q.normal_()
         length.copy_(torch.tensor(lengths, dtype=torch.int32))
         graph.replay()
-        assert error(out, reference.attention_decode(q.float(), k.float(), v.float(), length)) < 1e-2
+        assert error(out, attention_reference.attention_decode(q.float(), k.float(), v.float(), length)) < 1e-2
 
 
 @pytest.mark.parametrize(
@@ -264,7 +266,7 @@ def test_recurrent_steps_in_a_captured_graph_update_the_state(op: str, name: str
         state = torch.zeros(2, 96, 4, device="cuda", dtype=torch.bfloat16)
         inputs = [some(2, 96), some(96, 4), some(96)]
         fresh = (0,)
-    step, twin, expected_state = BACKENDS[op][name].load(), getattr(reference, op), state.clone().float()
+    step, twin, expected_state = BACKENDS[op][name].load(), reference_of(op), state.clone().float()
     step(state.clone(), *inputs)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()

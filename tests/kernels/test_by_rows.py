@@ -16,8 +16,20 @@ import torch
 from torch import Tensor
 
 from hybridbench.errors import Unsupported, WrongResult
-from hybridbench.kernels import BACKENDS, OPERATIONS, Backend, Problem, available, reference, resolve, resolver, verify
+from hybridbench.kernels import (
+    BACKENDS,
+    OPERATIONS,
+    Backend,
+    Problem,
+    available,
+    reference_of,
+    resolve,
+    resolver,
+    verify,
+)
 from hybridbench.kernels.by_rows import by_rows, holds_sequences, in_groups
+from hybridbench.kernels.delta import reference as delta_reference
+from hybridbench.kernels.scan import reference as scan_reference
 from hybridbench.kernels.verify import Inputs, inputs_at
 from hybridbench.model import checkpoint
 from hybridbench.model.build import resolve_backends
@@ -80,7 +92,7 @@ def test_gradients_of_groups_are_those_of_the_whole(op: str) -> None:
 @pytest.mark.parametrize("op", OVER_SEQUENCES)
 def test_each_group_is_of_at_most_so_many(op: str) -> None:
     whole, sizes = BACKENDS[op]["reference"].load(), []
-    names = list(inspect.signature(getattr(reference, op)).parameters)
+    names = list(inspect.signature(reference_of(op)).parameters)
 
     def watched(*given: Any, **options: Any) -> Any:
         named = dict(zip(names, given, strict=False)) | options
@@ -107,13 +119,13 @@ def test_positions_side_by_side_stay_so_and_are_handed_over_without_the_batch_be
 
     def convolve(x_BTC: Tensor, weight_CW: Tensor, bias_C: Tensor | None) -> Tensor:
         strides.append(x_BTC.stride())
-        out = reference.conv1d(x_BTC, weight_CW, bias_C)
+        out = scan_reference.conv1d(x_BTC, weight_CW, bias_C)
         return out.permute(2, 0, 1).contiguous().permute(1, 2, 0)  # as causal_conv1d leaves it
 
     for gradients in (False, True):
         with torch.set_grad_enabled(gradients):
             out = by_rows("conv1d", convolve, 2)(x, weight, None)
-        torch.testing.assert_close(out, reference.conv1d(x, weight, None))
+        torch.testing.assert_close(out, scan_reference.conv1d(x, weight, None))
         assert out.stride() == x.stride()
     assert strides == [(50, 1, 100), (50, 1, 50)] * 2
 
@@ -122,8 +134,8 @@ def test_a_step_updates_the_state_it_was_given() -> None:
     before = drawn("gated_delta_step").tensors["state_BHPV"]
     expected, state = before.clone(), before.clone()
     others = list(drawn("gated_delta_step").tensors.values())[1:]
-    out = reference.gated_delta_step(expected, *others)
-    torch.testing.assert_close(by_rows("gated_delta_step", reference.gated_delta_step, 2)(state, *others), out)
+    out = delta_reference.gated_delta_step(expected, *others)
+    torch.testing.assert_close(by_rows("gated_delta_step", delta_reference.gated_delta_step, 2)(state, *others), out)
     torch.testing.assert_close(state, expected)
     assert not torch.equal(state, before)
 
@@ -132,12 +144,12 @@ def test_states_to_start_from_are_split_too() -> None:
     """Given by name, alone or as a tuple of several."""
     inputs = drawn("ssd", length=17)  # a chunk and one: with a state
     assert "initial_state_BHPN" in inputs.tensors
-    same(inputs.run(by_rows("ssd", reference.ssd, 2)), inputs.run(reference.ssd))
+    same(inputs.run(by_rows("ssd", scan_reference.ssd, 2)), inputs.run(scan_reference.ssd))
     scan = drawn("mamba3_scan")
     given = list(scan.tensors.values())
-    *_, angle, state, k, x = reference.mamba3_scan(*given, chunk_size=16)
+    *_, angle, state, k, x = scan_reference.mamba3_scan(*given, chunk_size=16)
     again = {"chunk_size": 16, "initial": (angle, state, k, x)}
-    whole, groups = reference.mamba3_scan, by_rows("mamba3_scan", reference.mamba3_scan, 2)
+    whole, groups = scan_reference.mamba3_scan, by_rows("mamba3_scan", scan_reference.mamba3_scan, 2)
     for expected, found in zip(whole(*given, **again), groups(*given, **again), strict=True):
         torch.testing.assert_close(found, expected)
 
@@ -185,7 +197,7 @@ def test_what_can_be_made_again_of_groups_can_be_of_the_whole() -> None:
 
 def wrong_in_groups(x_BTC: Tensor, weight_CW: Tensor, bias_C: Tensor | None) -> Tensor:
     """Right on one sequence, and so in groups of one; of several it confuses two."""
-    return reference.conv1d(x_BTC.roll(1, 0), weight_CW, bias_C)
+    return scan_reference.conv1d(x_BTC.roll(1, 0), weight_CW, bias_C)
 
 
 def test_what_runs_in_groups_is_verified_in_groups() -> None:
@@ -202,7 +214,7 @@ def test_what_runs_in_groups_is_verified_in_groups() -> None:
 
     def watched(*given: Any) -> Tensor:
         sizes.append(given[0].shape[0])
-        return reference.conv1d(*given)
+        return scan_reference.conv1d(*given)
 
     verify(in_groups(backend(watched), 1000), problem, device="cpu", seed=1)
     assert set(sizes) == {3, 1}, "two groups, the second one cut short, at a batch that is cheap"
@@ -220,7 +232,7 @@ def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda *_: hopper)
     for op, table in BACKENDS.items():
         for name, backend in table.items():
-            twin = getattr(reference, op)
+            twin = reference_of(op)
             monkeypatch.setitem(table, name, dataclasses.replace(backend, load=lambda twin=twin: twin))
 
 
@@ -235,7 +247,7 @@ def test_a_backend_gets_as_many_sequences_as_are_right() -> None:
 
     def watched(*given: Any) -> Tensor:
         sizes.append(given[0].shape[0])
-        return reference.conv1d(*given)
+        return scan_reference.conv1d(*given)
 
     one = in_groups(dataclasses.replace(found, load=lambda: watched), 1)
     assert one.ran == "causal-conv1d, 1 row at a time"

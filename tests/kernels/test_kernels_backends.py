@@ -22,9 +22,9 @@ from hybridbench.kernels import (
     resolver,
     verify,
 )
-from hybridbench.kernels.attention import refuses_flash_attn_4
-from hybridbench.kernels.delta import refuses_gated_delta
-from hybridbench.kernels.ssm import refuses_one_pass
+from hybridbench.kernels.attention.flash_attn import refuses_flash_attn_4
+from hybridbench.kernels.delta.fla import refuses_gated_delta
+from hybridbench.kernels.scan.core import refuses_one_pass
 from hybridbench.suite import DECODE_STEP, OPS
 
 SHAPES: dict[str, list[dict[str, int]]] = {
@@ -303,9 +303,9 @@ def test_an_unknown_name_suggests_the_nearest() -> None:
 
 def test_a_kernel_of_ones_own_by_path() -> None:
     problem = Problem("cpu", "float32", d_conv=4, training=True)
-    mine = resolve("conv1d", "hybridbench.kernels.reference:conv1d", problem)
-    assert verify(mine, problem, device="cpu", seed=0).backend == "hybridbench.kernels.reference:conv1d"
-    for path in ("no_such_module:f", "hybridbench.kernels.reference:no_such_function", ":f"):
+    mine = resolve("conv1d", "hybridbench.kernels.scan.reference:conv1d", problem)
+    assert verify(mine, problem, device="cpu", seed=0).backend == "hybridbench.kernels.scan.reference:conv1d"
+    for path in ("no_such_module:f", "hybridbench.kernels.scan.reference:no_such_function", ":f"):
         with pytest.raises(BadInput, match=r"package\.module:function"):
             resolve("conv1d", path, problem)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hybridbench.kernels import OPERATIONS, Operation, Problem
 from hybridbench.kernels.by_rows import holds_sequences
-from hybridbench.kernels.inputs import Draw, Trial
+from hybridbench.kernels.drawing import Draw, Trial
 from hybridbench.trace import classify
 
 SMALL = Problem(

@@ -8,7 +8,8 @@ import pytest
 import torch
 from variants import VARIANTS
 
-from hybridbench.kernels import BACKENDS, reference
+from hybridbench.kernels import BACKENDS
+from hybridbench.kernels.attention import reference
 from hybridbench.measure.sampling import measure, measure_parts
 from hybridbench.metrics import value
 from hybridbench.model import build_model, resolve_backends

@@ -20,7 +20,7 @@ from hybridbench.arch.mamba1 import Mamba1
 from hybridbench.arch.mamba3 import Mamba3
 from hybridbench.arch.model import ModelSpec, cache_bytes, params
 from hybridbench.arch.published import published_spec
-from hybridbench.kernels import reference
+from hybridbench.kernels import reference_of
 from hybridbench.model.block import Factory, Step
 from hybridbench.model.build import check_buildable
 from hybridbench.model.delta import DeltaModule
@@ -37,7 +37,7 @@ KINDS = [name for name in VARIANTS if any(other in name for other in (*OTHERS, "
 
 def made(cls: Callable[..., MixerModule], spec: Any, norm_eps: float = 1e-5) -> MixerModule:
     """A mixer in float32 with random weights, its initialisation last."""
-    ops = {op: getattr(reference, op) for ops in block_ops(spec) for op in ops}
+    ops = {op: reference_of(op) for ops in block_ops(spec) for op in ops}
     mixer = cls(spec, ops, Factory(torch.float32, norm_eps=norm_eps))
     mixer.to_empty(device="cpu")
     generator = torch.Generator().manual_seed(0)

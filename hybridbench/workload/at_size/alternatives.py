@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from hybridbench.kernels import BACKENDS, DEFAULT_ORDER, OPERATIONS, Problem, available
-from hybridbench.kernels.problem import Backend
+from hybridbench.kernels.backend import Backend
 from hybridbench.model.build import Resolved
 from hybridbench.model.language import LanguageModel
 from hybridbench.model.swap import Function, swapped

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from hybridbench.kernels import OPERATIONS, reference
+from hybridbench.kernels import OPERATIONS
+from hybridbench.kernels.attention import reference
 from hybridbench.model.cache import Cache, of_row, recurrent_states, states_compared, written
 from hybridbench.model.language import LanguageModel
 from hybridbench.model.moe import MoeModule

@@ -1,4 +1,4 @@
-"""problem: one implementation of an operation, and what it must answer before it is asked.
+"""backend: one implementation of an operation, and what it must answer before it is asked.
 
 A backend says yes or no from a ``Problem`` alone: no tensors, no device work. What it says no to is a sentence, because
 the sentence ends up in a results table where the number would have been.
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hybridbench.errors import Unsupported
 from hybridbench.kernels.tuning import compile_side_by_side
-from hybridbench.problem import Problem as Problem
+from hybridbench.problem import Problem
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from hybridbench.kernels.problem import Problem, imported, needs_cuda
+from hybridbench.kernels.backend import imported, needs_cuda
+from hybridbench.problem import Problem
 
 
 def load(op: str) -> Callable[..., Any]:
     """The kernel of ``op``."""
     kernel: Callable[..., Any] = getattr(
-        imported("hybridbench.kernels.triton_elementwise", "triton is not importable"), op
+        imported("hybridbench.kernels.dense.triton_elementwise", "triton is not importable"), op
     )
     return kernel
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hybridbench.errors import Unsupported
-from hybridbench.kernels.problem import Problem
+from hybridbench.problem import Problem
 
 
 def load_grouped_mm() -> Callable[..., Tensor]:

@@ -19,8 +19,8 @@ import triton.language as tl
 from torch import Tensor
 from torch.library import custom_op
 
-from hybridbench.kernels.reference import UNIT_EPS
-from hybridbench.kernels.triton_elementwise import groups_of
+from hybridbench.kernels.delta.reference import UNIT_EPS
+from hybridbench.kernels.dense.triton_elementwise import groups_of
 from hybridbench.kernels.triton_jit import jit
 
 VALUES = 32

@@ -1,4 +1,4 @@
-"""delta: flash-linear-attention's kernels of the gated delta rule and of Kimi delta attention, behind our signatures.
+"""fla: flash-linear-attention's kernels of the gated delta rule and of Kimi delta attention, behind our signatures.
 
 Written against fla-core 0.6.0, the part of flash-linear-attention that holds its operations; it is imported only when
 one of them is asked for. Its chunk kernels tune themselves the first time a process meets a number of heads.
@@ -14,7 +14,8 @@ from typing import Any
 from torch import Tensor
 from torch.torch_version import TorchVersion
 
-from hybridbench.kernels.problem import Problem, imported, needs_cuda, on_hopper
+from hybridbench.kernels.backend import imported, needs_cuda, on_hopper
+from hybridbench.problem import Problem
 
 NO_FLA = "fla is not importable: its kernels are those of flash-linear-attention, in the package fla-core"
 WIDEST_KEY = 256
@@ -233,9 +234,3 @@ def refuses_step(problem: Problem) -> str | None:
     if reason := needs_cuda(problem):
         return reason
     return "the kernel computes in float32" if problem.dtype == "float64" else None
-
-
-def load_triton(op: str) -> Callable[..., Any]:
-    """This package's kernel of ``op``, a step in place or ``norm_gate``."""
-    kernel: Callable[..., Any] = getattr(imported("hybridbench.kernels.triton_delta", "triton is not importable"), op)
-    return kernel

@@ -1,111 +1,19 @@
-"""reference: the plain PyTorch implementation of every operation, against which everything fast is checked.
+"""reference: the plain PyTorch implementations of Mamba's scans, of their steps and of their convolution.
 
-These are written to be read and to be right on any device. They compute in float32 whatever the input (float64 for
-float64 input), and give the input's dtype back. They are not slow on purpose: memory stays bounded in the sequence
-length, and B, C, keys and values shared by a group of heads are never repeated to heads.
-
-Shapes have the letters of the package's docstring.
+How they are written is said in ``kernels.plain``; shapes have the letters of ``hybridbench.kernels``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from hybridbench.kernels.adamw import AdamW, update
-
-SCORE_ELEMENTS = 1 << 26
-"""Attention scores held at once (256 MiB in float32); longer sequences go block by block of queries."""
-
-CHUNK_ELEMENTS = 1 << 25
-"""Values of the within-chunk decay matrix held at once (128 MiB in float32); longer sequences go segment by segment."""
-
-
-CACHE_ELEMENTS = 1 << 25
-"""Keys or values of a cache held at once (128 MiB in float32); longer caches go block by block of slots."""
-
-
-def wide(x: Tensor) -> Tensor:
-    """``x`` in the dtype the references compute in: float32, or float64 when it came as float64."""
-    return x if x.dtype == torch.float64 else x.float()
-
-
-def attention(q_BTHP: Tensor, k_BTKP: Tensor, v_BTKV: Tensor, *, window: int | None = None, sinks: int = 0) -> Tensor:
-    """Causal softmax attention with grouped heads, a window and sinks.
-
-    ``out_t = sum_j softmax_j(q_t . k_j / sqrt(P)) v_j`` over the keys ``j <= t`` with ``t - j < window or j < sinks``
-    (all ``j <= t`` when ``window`` is None). Vaswani et al. 2017, equation 1; sinks as in Xiao et al. 2023.
-
-    Returns:
-        out_BTHV in the dtype of ``q_BTHP``. Differentiable; query blocks are recomputed in the backward.
-    """
-    B, T, H = (int(n) for n in q_BTHP.shape[:3])
-    q, k, v = wide(q_BTHP), wide(k_BTKP), wide(v_BTKV)
-    seen = T if window is None else min(T, window + sinks)
-    block = max(16, SCORE_ELEMENTS // (B * H * seen))
-    if window is not None:  # a block of n queries meets n + window + sinks keys
-        # On a GPU launches are what takes time: fewer and longer blocks meet more keys than they need, and are faster.
-        block = min(block, max(1024 if q.is_cuda else 128, seen // 4))
-    if block >= T:
-        return _attend(q, k, v, 0, T, window, sinks).to(q_BTHP.dtype)
-    blocks = []
-    for first in range(0, T, block):
-        last = min(first + block, T)
-        if torch.is_grad_enabled():
-            blocks.append(checkpoint(_attend, q, k, v, first, last, window, sinks, use_reentrant=False))
-        else:
-            blocks.append(_attend(q, k, v, first, last, window, sinks))
-    return torch.cat(blocks, 1).to(q_BTHP.dtype)
-
-
-def _attend(q: Tensor, k: Tensor, v: Tensor, first: int, last: int, window: int | None, sinks: int) -> Tensor:
-    """The outputs of queries ``first .. last-1``, reading only the keys that at least one of them sees."""
-    K, P = k.shape[2:]
-    start = 0 if window is None else max(0, first - window + 1)
-    j = torch.arange(start, last, device=q.device)
-    k_seen, v_seen = k[:, start:last], v[:, start:last]
-    kept = min(sinks, start)
-    if kept:
-        j = torch.cat([torch.arange(kept, device=q.device), j])
-        k_seen, v_seen = torch.cat([k[:, :kept], k_seen], 1), torch.cat([v[:, :kept], v_seen], 1)
-    t = torch.arange(first, last, device=q.device)[:, None]
-    visible = j <= t if window is None else (j <= t) & ((t - j < window) | (j < sinks))
-    q_BTKRP = torch.unflatten(q[:, first:last] / math.sqrt(P), 2, (K, -1))
-    scores = torch.einsum("btkrp,bskp->bkrts", q_BTKRP, k_seen)
-    weights = scores.masked_fill(~visible, -math.inf).softmax(-1)
-    return torch.einsum("bkrts,bskv->btkrv", weights, v_seen).flatten(2, 3)
-
-
-def attention_decode(q_BHP: Tensor, k_cache_BSKP: Tensor, v_cache_BSKV: Tensor, length_B: Tensor) -> Tensor:
-    """One query per sequence against the first ``length_B[b]`` slots of a cache; the order of slots does not matter.
-
-    Args:
-        length_B: int32 on the caches' device, at least 1; the new key and value are already in their slot.
-
-    Returns:
-        out_BHV in the dtype of ``q_BHP``. No value is read back to the host.
-    """
-    S, K, P = (int(n) for n in k_cache_BSKP.shape[1:])
-    q_BKRP = torch.unflatten(wide(q_BHP), 1, (K, -1)) / math.sqrt(P)
-    block = max(1, CACHE_ELEMENTS // (len(q_BHP) * K * max(P, int(v_cache_BSKV.shape[3]))))
-    top = q_BKRP.new_full(q_BKRP.shape[:3], -math.inf)
-    total, out = torch.zeros_like(top), q_BKRP.new_zeros(*q_BKRP.shape[:3], v_cache_BSKV.shape[3])
-    for first in range(0, S, block):  # a running softmax: what came before is scaled down when a larger score comes
-        part = slice(first, min(first + block, S))
-        live_BS = torch.arange(part.start, part.stop, device=q_BHP.device) < length_B[:, None]
-        scores = torch.einsum("bkrp,bskp->bkrs", q_BKRP, wide(k_cache_BSKP[:, part]))
-        scores = scores.masked_fill(~live_BS[:, None, None], -math.inf)
-        new_top = torch.maximum(top, scores.amax(-1))
-        weights, keep = (scores - new_top[..., None]).exp(), (top - new_top).exp()
-        v_live = wide(v_cache_BSKV[:, part]).masked_fill(~live_BS[:, :, None, None], 0.0)  # 0 x garbage is not 0
-        out = out * keep[..., None] + torch.einsum("bkrs,bskv->bkrv", weights, v_live)
-        total, top = total * keep + weights.sum(-1), new_top
-    return (out / total[..., None]).flatten(1, 2).to(q_BHP.dtype)
+from hybridbench.kernels.dense.reference import gate
+from hybridbench.kernels.plain import CHUNK_ELEMENTS, wide
 
 
 def ssd(
@@ -223,100 +131,6 @@ def conv1d_step(state_BCW: Tensor, x_BC: Tensor, weight_CW: Tensor, bias_C: Tens
     return F.silu(y if bias_C is None else y + wide(bias_C)).to(x_BC.dtype)
 
 
-def experts(
-    x_ND: Tensor, chosen_NK: Tensor, weight_NK: Tensor, in_weight_EFD: Tensor, out_weight_EDF: Tensor
-) -> Tensor:
-    """Routed SwiGLU experts: ``sum_k weight_k down_e(silu(gate_e x) * up_e x)`` over each token's chosen experts.
-
-    Args:
-        chosen_NK: the experts of each token; ``weight_NK`` their weights.
-        in_weight_EFD: gate and up stacked, F twice the expert's width; ``out_weight_EDF`` the way back.
-
-    Returns:
-        out_ND in the dtype of ``x_ND``. Reads on the host which tokens each expert got.
-    """
-    x, weight = wide(x_ND), wide(weight_NK)
-    out = torch.zeros_like(x)
-    for e in range(in_weight_EFD.shape[0]):
-        token, slot = torch.where(chosen_NK == e)
-        gate, up = F.linear(x[token], wide(in_weight_EFD[e])).chunk(2, dim=-1)
-        y = F.linear(F.silu(gate) * up, wide(out_weight_EDF[e]))
-        out = out.index_add(0, token, y * weight[token, slot, None])
-    return out.to(x_ND.dtype)
-
-
-def linear_cross_entropy(hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor) -> Tensor:
-    """The head's product and the mean cross entropy over all tokens, with the whole N x V logits in memory.
-
-    Returns:
-        The loss, a float32 scalar (float64 for float64 input); differentiable in ``hidden_ND`` and ``weight_VD``.
-    """
-    return F.cross_entropy(wide(hidden_ND) @ wide(weight_VD).T, target_N)
-
-
-def adamw(parameters: Iterable[Tensor], *, lr: float) -> torch.optim.Optimizer:
-    """AdamW with torch's defaults, every parameter updated by plain PyTorch; the state is named as in torch.optim."""
-    return AdamW(parameters, update, lr=lr)
-
-
-def swiglu(packed: Tensor) -> Tensor:
-    """``silu(gate) * up`` of rows (..., 2F) that hold the gate's F columns before the other ones."""
-    gate, up = wide(packed).chunk(2, dim=-1)
-    return (F.silu(gate) * up).to(packed.dtype)
-
-
-def add_rms_norm(x: Tensor, residual: Tensor | None, weight: Tensor, *, eps: float) -> tuple[Tensor, Tensor]:
-    """The residual stream with a branch's output added, and its RMSNorm: what stands between any two branches.
-
-    Args:
-        x: (..., D), a branch's output, or the stream itself where ``residual`` is None.
-
-    Returns:
-        ``rms_norm(x + residual) * weight`` and ``x + residual``; the norm is that of the rounded sum.
-    """
-    added = x if residual is None else (wide(x) + wide(residual)).to(x.dtype)
-    return F.rms_norm(wide(added), x.shape[-1:], wide(weight), eps).to(x.dtype), added
-
-
-def rotary(
-    packed_BTC: Tensor, cos_TR: Tensor, sin_TR: Tensor, *, n_heads: int, n_kv_heads: int, head_dim: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries and keys of rows that hold q | k | rest, turned: pairs (i, i + P/2) by the angles of their position.
-
-    Args:
-        cos_TR, sin_TR: float32, R = P/2 angles at each of the T positions.
-
-    Returns:
-        q_BTHP and k_BTKP turned, and the rest (B, T, R) as it is: the values, or nothing.
-    """
-    widths = [n_heads * head_dim, n_kv_heads * head_dim]
-    q, k, rest = torch.split(packed_BTC, [*widths, packed_BTC.shape[-1] - sum(widths)], dim=-1)
-    cos, sin = cos_TR[:, None], sin_TR[:, None]
-
-    def turned(x: Tensor, heads: int) -> Tensor:
-        low, high = wide(torch.unflatten(x, -1, (heads, head_dim))).chunk(2, dim=-1)
-        return torch.cat((low * cos - high * sin, high * cos + low * sin), dim=-1).to(packed_BTC.dtype)
-
-    return turned(q, n_heads), turned(k, n_kv_heads), rest
-
-
-def gate(y: Tensor, z: Tensor, weight: Tensor | None, *, eps: float) -> Tensor:
-    """``y * silu(z)``, then an RMSNorm over the last dimension where there is a ``weight``: the end of Mamba-2."""
-    gated = wide(y) * F.silu(wide(z))
-    if weight is not None:
-        gated = F.rms_norm(gated, y.shape[-1:], wide(weight), eps)
-    return gated.to(y.dtype)
-
-
-def head_norms(first: Tensor, second: Tensor, *, heads: tuple[int, int], eps: float) -> Tensor:
-    """Two branches' outputs, each divided by its root mean square per head, side by side (..., I + J)."""
-    normed = []
-    for x, H in zip((first, second), heads, strict=True):
-        by_head = torch.unflatten(wide(x), -1, (H, -1))
-        normed.append(F.rms_norm(by_head, by_head.shape[-1:], None, eps).flatten(-2).to(x.dtype))
-    return torch.cat(normed, dim=-1)
-
-
 def mamba2_core(
     packed_BTC: Tensor,
     conv_weight_CW: Tensor,
@@ -365,6 +179,10 @@ def mamba2_core(
         initial_state_BHPN=initial_state_BHPN,
     )
     return gate(y_BTHP.flatten(2), z, norm_weight_I, eps=eps), state_BHPN
+
+
+NO_STEP = -1e4
+"""A projected dt of which softplus makes exactly 0, in every dtype and with any bias: its row leaves a state alone."""
 
 
 def selective_scan(
@@ -456,9 +274,6 @@ def selective_step(
     y = (state * wide(C_BN)[:, None]).sum(-1) + x * wide(D_I)
     return (y * F.silu(wide(z_BI))).to(x_BI.dtype)
 
-
-NO_STEP = -1e4
-"""A projected dt of which softplus makes exactly 0, in every dtype and with any bias: its row leaves a state alone."""
 
 A_FLOOR = 1e-4
 """The least rate of decay of Mamba-3, as its public module has it."""
@@ -608,185 +423,3 @@ def mamba3_step(
         old.copy_(new)
     y = (state * q[..., None, :]).sum(-1) + x * wide(D_H)[:, None]
     return (y * F.silu(wide(z_BHP))).to(x_BHP.dtype)
-
-
-def gated_delta(
-    q_BTGP: Tensor,
-    k_BTGP: Tensor,
-    v_BTHV: Tensor,
-    dt_BTH: Tensor,
-    beta_BTH: Tensor,
-    A_log_H: Tensor,
-    dt_bias_H: Tensor,
-    *,
-    chunk_size: int,
-    initial_state_BHPV: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """The gated delta rule (arXiv 2412.06464, section 3), in its chunked matrix form.
-
-    With ``g = exp(-exp(A_log) softplus(dt + dt_bias))``, ``b = sigmoid(beta)``, and q and k brought to length one (q
-    divided by sqrt(P) besides) it computes, for every head,
-    ``S_t = g_t S_{t-1} + b_t k_t (v_t - (g_t S_{t-1})^T k_t)^T`` and ``o_t = S_t^T q_t``. Each of the G query and key
-    heads serves H/G value heads.
-
-    Args:
-        dt_BTH, beta_BTH: as projected, before softplus and sigmoid.
-        chunk_size: positions per chunk; T need not be a multiple of it.
-
-    Returns:
-        o_BTHV in the dtype of ``v_BTHV`` and final_state_BHPV in float32 (float64 for float64 input), both
-        differentiable.
-    """
-    log_decay = -wide(A_log_H).exp() * F.softplus(wide(dt_BTH) + wide(dt_bias_H))
-    return _delta_rule(q_BTGP, k_BTGP, v_BTHV, log_decay[..., None], beta_BTH, chunk_size, initial_state_BHPV)
-
-
-KDA_CHUNK = 16
-"""Positions per chunk of the plain ``kda``, whose matrix of decays has a layer for every key channel."""
-
-
-def kda(
-    q_BTHP: Tensor,
-    k_BTHP: Tensor,
-    v_BTHV: Tensor,
-    dt_BTHP: Tensor,
-    beta_BTH: Tensor,
-    A_log_H: Tensor,
-    dt_bias_HP: Tensor,
-    *,
-    chunk_size: int,
-    initial_state_BHPV: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Kimi delta attention (arXiv 2510.26692): ``gated_delta`` with a decay of its own for every key channel.
-
-    ``chunk_size`` is the kernels' and changes no result.
-    """
-    log_decay = -wide(A_log_H).exp()[:, None] * F.softplus(wide(dt_BTHP) + wide(dt_bias_HP))
-    Q = min(KDA_CHUNK, chunk_size)
-    return _delta_rule(q_BTHP, k_BTHP, v_BTHV, log_decay, beta_BTH, Q, initial_state_BHPV)
-
-
-UNIT_EPS = 1e-6
-"""Added to the squared length of a query or key before it is divided by its length, as the published kernels do."""
-
-
-def _unit(x: Tensor) -> Tensor:
-    return x * torch.rsqrt((x * x).sum(-1, keepdim=True) + UNIT_EPS)
-
-
-def _delta_rule(
-    q_BTGP: Tensor,
-    k_BTGP: Tensor,
-    v_BTHV: Tensor,
-    log_decay_BTHR: Tensor,
-    beta_BTH: Tensor,
-    Q: int,
-    state: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """The delta rule with one decay a head (R is 1) or one a key channel (R is P), segment by segment."""
-    B, T, G, P = (int(n) for n in q_BTGP.shape)
-    H, V = (int(n) for n in v_BTHV.shape[2:])
-    q, k, v = _unit(wide(q_BTGP)) / math.sqrt(P), _unit(wide(k_BTGP)), wide(v_BTHV)
-    beta = wide(beta_BTH).sigmoid()[..., None]
-    state = v.new_zeros(B, H, P, V) if state is None else state.to(v.dtype)
-    state = torch.unflatten(state, 1, (G, -1))
-    Q = min(Q, T)
-    span = Q * max(1, CHUNK_ELEMENTS // (B * H * Q * Q * int(log_decay_BTHR.shape[3])))
-    pieces = []
-    for t in range(0, T, span):
-        part = slice(t, t + span)
-        o, state = _delta_segment(q[:, part], k[:, part], v[:, part], log_decay_BTHR[:, part], beta[:, part], state, Q)
-        pieces.append(o)
-    o_BTHV = pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1)
-    return o_BTHV.to(v_BTHV.dtype), state.flatten(1, 2)
-
-
-def _delta_segment(
-    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, state: Tensor, Q: int
-) -> tuple[Tensor, Tensor]:
-    """One segment in the WY form: inside a chunk the updates solve a triangular system, of which only the state before
-    the chunk is unknown; c chunk, q and s positions in it, g group and r head of it.
-    """
-    T, G = int(q.shape[1]), int(q.shape[2])
-    short = -T % Q
-    if short:  # beta = 0 and no decay leave the state alone
-        q, k, v, log_decay, beta = (F.pad(x, (0, 0, 0, 0, 0, short)) for x in (q, k, v, log_decay, beta))
-    q, k, v, log_decay, beta = (
-        torch.unflatten(torch.unflatten(x, 2, (G, -1)), 1, (-1, Q)).permute(0, 1, 3, 4, 2, 5)
-        for x in (q, k, v, log_decay, beta)
-    )  # bcgrq and the width
-    since = log_decay.cumsum(-2)  # from the chunk's start up to and including q
-    later = torch.ones(Q, Q, dtype=torch.bool, device=q.device).triu(1)[..., None]
-    between = (since[..., :, None, :] - since[..., None, :, :]).masked_fill(later, -math.inf).exp()
-    if between.shape[-1] == 1:
-        among_keys, scores = ((x @ k.mT) * between[..., 0] for x in (k, q))
-    else:
-        among_keys, scores = ((x[..., :, None, :] * k[..., None, :, :] * between).sum(-1) for x in (k, q))
-    wanted = beta * torch.cat((v, (k * since.exp()).expand(*v.shape[:-1], -1)), -1)
-    solved = torch.linalg.solve_triangular(beta * among_keys, wanted, upper=False, unitriangular=True)
-    new, read = solved.split([v.shape[-1], k.shape[-1]], -1)
-    whole = since[..., -1, :].exp()[..., None]
-    q_decayed, k_decayed = q * since.exp(), k * (since[..., -1:, :] - since).exp()
-    outputs = []
-    for c in range(int(q.shape[1])):
-        update = new[:, c] - read[:, c] @ state
-        outputs.append(q_decayed[:, c] @ state + scores[:, c] @ update)
-        state = whole[:, c] * state + k_decayed[:, c].mT @ update
-    o = torch.stack(outputs, 1).permute(0, 1, 4, 2, 3, 5)
-    return o.flatten(3, 4).flatten(1, 2)[:, :T], state
-
-
-def gated_delta_step(
-    state_BHPV: Tensor,
-    q_BGP: Tensor,
-    k_BGP: Tensor,
-    v_BHV: Tensor,
-    dt_BH: Tensor,
-    beta_BH: Tensor,
-    A_log_H: Tensor,
-    dt_bias_H: Tensor,
-) -> Tensor:
-    """One step of the recurrence of ``gated_delta``. ``state_BHPV`` (any float dtype) is updated in place.
-
-    Returns:
-        o_BHV in the dtype of ``v_BHV``, read from the new state before it is rounded to the state's dtype.
-    """
-    decay = (-wide(A_log_H).exp() * F.softplus(wide(dt_BH) + wide(dt_bias_H))).exp()
-    return _delta_step(state_BHPV, q_BGP, k_BGP, v_BHV, decay[..., None], beta_BH)
-
-
-def kda_step(
-    state_BHPV: Tensor,
-    q_BHP: Tensor,
-    k_BHP: Tensor,
-    v_BHV: Tensor,
-    dt_BHP: Tensor,
-    beta_BH: Tensor,
-    A_log_H: Tensor,
-    dt_bias_HP: Tensor,
-) -> Tensor:
-    """One step of the recurrence of ``kda``, as ``gated_delta_step``."""
-    decay = (-wide(A_log_H).exp()[:, None] * F.softplus(wide(dt_BHP) + wide(dt_bias_HP))).exp()
-    return _delta_step(state_BHPV, q_BHP, k_BHP, v_BHV, decay, beta_BH)
-
-
-def _delta_step(
-    state_BHPV: Tensor, q_BGP: Tensor, k_BGP: Tensor, v_BHV: Tensor, decay_BHR: Tensor, beta_BH: Tensor
-) -> Tensor:
-    times = v_BHV.shape[1] // q_BGP.shape[1]
-    q = (_unit(wide(q_BGP)) / math.sqrt(q_BGP.shape[-1])).repeat_interleave(times, 1)[..., None]
-    k = _unit(wide(k_BGP)).repeat_interleave(times, 1)[..., None]
-    v, beta = wide(v_BHV), wide(beta_BH).sigmoid()[..., None]
-    state = decay_BHR[..., None] * state_BHPV.to(v.dtype)
-    update = beta * (v - (state * k).sum(-2))
-    state = state + k * update[..., None, :]
-    state_BHPV.copy_(state)
-    return (state * q).sum(-2).to(v_BHV.dtype)
-
-
-def norm_gate(y: Tensor, z: Tensor, weight_V: Tensor, *, eps: float, activation: str) -> Tensor:
-    """The RMSNorm of ``y`` (..., H, V) over a head's V channels, then times ``silu(z)`` or ``sigmoid(z)``: the end of
-    the delta rules' mixers."""
-    normed = F.rms_norm(wide(y), weight_V.shape, wide(weight_V), eps)
-    gate = F.silu(wide(z)) if activation == "silu" else torch.sigmoid(wide(z))
-    return (normed * gate).to(y.dtype)

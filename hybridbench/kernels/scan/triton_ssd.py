@@ -27,7 +27,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from hybridbench.arch.ssd_kernels import BLOCK, SLICE, heads_together
-from hybridbench.kernels.triton_decode import multiprocessors
+from hybridbench.kernels.attention.triton_decode import multiprocessors
 from hybridbench.kernels.triton_jit import jit
 
 LOG2_E = tl.constexpr(1.4426950408889634)

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hybridbench.kernels.problem import Problem, imported, needs_cuda
+from hybridbench.kernels.backend import imported, needs_cuda
+from hybridbench.problem import Problem
 
 
 @dataclass(frozen=True)
@@ -38,18 +39,6 @@ class Rates:
 
 Update = Callable[[Tensor, Tensor, Tensor, Tensor, Rates], None]
 """Parameter, gradient and both moments, all of one layout; all but the gradient are written."""
-
-
-def update(parameter: Tensor, gradient: Tensor, first: Tensor, second: Tensor, rates: Rates) -> None:
-    """Loshchilov and Hutter 2019, algorithm 2: decay, both moments, the step. The reference implementation."""
-    dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
-    p, g, m, v = (tensor.to(dtype) for tensor in (parameter, gradient, first, second))
-    p = p - rates.decay * p
-    m = rates.keep_first * m + (1 - rates.keep_first) * g
-    v = rates.keep_second * v + (1 - rates.keep_second) * g * g
-    p = p - rates.rate * m / (v.sqrt() * rates.correction + rates.eps)
-    for tensor, value in ((parameter, p), (first, m), (second, v)):
-        tensor.copy_(value)
 
 
 class AdamW(torch.optim.AdamW):
@@ -100,7 +89,7 @@ def load_torch() -> Callable[..., torch.optim.Optimizer]:
 
 def load_triton() -> Callable[..., torch.optim.Optimizer]:
     """This package's kernel, once per parameter."""
-    of_kernel: Update = imported("hybridbench.kernels.triton_adamw", "triton is not importable").update
+    of_kernel: Update = imported("hybridbench.kernels.optimizer.triton_adamw", "triton is not importable").update
 
     def adamw(parameters: Iterable[Tensor], *, lr: float) -> torch.optim.Optimizer:
         return AdamW(parameters, of_kernel, lr=lr)

@@ -23,9 +23,9 @@ from mamba_ssm.ops.triton.ssd_combined import _mamba_chunk_scan_combined_bwd, _m
 from torch import Tensor
 from torch.library import custom_op
 
-from hybridbench.kernels.problem import refuse_gradients
-from hybridbench.kernels.triton_elementwise import gate_backward, gate_forward
-from hybridbench.kernels.triton_ssd import scan_backward, scan_forward, states_shape
+from hybridbench.kernels.backend import refuse_gradients
+from hybridbench.kernels.dense.triton_elementwise import gate_backward, gate_forward
+from hybridbench.kernels.scan.triton_ssd import scan_backward, scan_forward, states_shape
 
 Recipe = tuple[Tensor, Callable[..., Tensor], tuple[Any, ...]]
 """A tensor, and the function and arguments that make it again."""

@@ -1,4 +1,4 @@
-"""loss: the language-model head and its cross entropy without the whole matrix of logits.
+"""chunked: the head and its cross entropy without the whole matrix of logits, in plain PyTorch or with one kernel.
 
 At 128,256 words the logits of 8,192 tokens take 4.2 GB in float32, and their gradient as much again. The backends here
 go through the tokens chunk by chunk and compute the gradients on the way forward, while a chunk's logits exist; the
@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from hybridbench.kernels.problem import Problem, imported, needs_cuda
+from hybridbench.kernels.backend import imported, needs_cuda
+from hybridbench.problem import Problem
 from hybridbench.sizes import loss_rows, rows_within
 
 CHUNK_BYTES = 128 << 20
@@ -134,7 +135,7 @@ class _FusedLinearCrossEntropy(torch.autograd.Function):
 
 def load_fused() -> Callable[..., Any]:
     """``linear_cross_entropy`` with the kernel of ``triton_loss``; it reads nothing back to the host."""
-    kernels = imported("hybridbench.kernels.triton_loss", "triton is not importable")
+    kernels = imported("hybridbench.kernels.loss.triton_loss", "triton is not importable")
 
     def linear_cross_entropy(hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor) -> Tensor:
         loss: Tensor = _FusedLinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
@@ -155,30 +156,3 @@ def refuses_fused(problem: Problem) -> str | None:
 def load_chunked() -> Callable[..., Any]:
     """The chunked loss of this package."""
     return chunked
-
-
-def load_liger() -> Callable[..., Any]:
-    """``linear_cross_entropy`` by liger_kernel, the weight's gradient summed over chunks in float32 as in ``chunked``.
-
-    It reads the number of targets back to the host once per call.
-    """
-    function = imported(
-        "liger_kernel.ops.fused_linear_cross_entropy", "liger_kernel is not importable"
-    ).LigerFusedLinearCrossEntropyFunction
-
-    def linear_cross_entropy(hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor) -> Tensor:
-        if not torch.is_grad_enabled():  # it goes by requires_grad, and would compute gradients nobody reads
-            hidden_ND, weight_VD = hidden_ND.detach(), weight_VD.detach()
-        # bias, class weights, ignore_index, lse_square_scale, label_smoothing, reduction, softcap, z-loss, accum_dtype
-        settings = (None, None, -100, 0.0, 0.0, "mean", None, False, torch.float32)
-        loss: Tensor = function.apply(hidden_ND, weight_VD, target_N, *settings)[0]
-        return loss
-
-    return linear_cross_entropy
-
-
-def refuses_liger(problem: Problem) -> str | None:
-    """liger_kernel's Triton kernels compute in float32."""
-    if reason := needs_cuda(problem):
-        return reason
-    return "its kernels compute in float32" if problem.dtype == "float64" else None

@@ -12,9 +12,10 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from hybridbench.kernels.problem import Problem, imported, needs_cuda
-from hybridbench.kernels.reference import A_FLOOR
-from hybridbench.kernels.ssm import NO_MAMBA_SSM
+from hybridbench.kernels.backend import imported, needs_cuda
+from hybridbench.kernels.scan.published import NO_MAMBA_SSM
+from hybridbench.kernels.scan.reference import A_FLOOR
+from hybridbench.problem import Problem
 
 
 def _steps(dt: Tensor, rate: Tensor, dt_bias_H: Tensor) -> tuple[Tensor, Tensor]:

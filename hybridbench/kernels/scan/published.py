@@ -1,4 +1,4 @@
-"""ssm: the published CUDA and Triton kernels of Mamba-1 and Mamba-2 behind this package's signatures.
+"""published: the published CUDA and Triton kernels of Mamba-1 and Mamba-2 behind this package's signatures.
 
 Written against mamba_ssm 2.3.2 and causal_conv1d 1.7.0. Both are imported only when one of their kernels is asked for.
 """
@@ -12,13 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hybridbench.arch.ssd_kernels import LEAST_SLICE, MOST_STATES, fits_one_pass
-from hybridbench.kernels.problem import Problem, imported, needs_cuda, refuse_gradients
+from hybridbench.kernels.backend import imported, needs_cuda, refuse_gradients
+from hybridbench.problem import Problem
 
 NO_MAMBA_SSM = (
     "mamba_ssm is not importable: it needs its CUDA extension even for its Triton kernels, because the package imports "
     "selective_scan_cuda at the top"
 )
+
 NO_CAUSAL_CONV1D = "causal_conv1d is not importable: it is a compiled CUDA extension"
 
 
@@ -270,107 +271,3 @@ def refuses_selective_scan(problem: Problem) -> str | None:
     if problem.d_state > STATES:
         return f"it has kernels for at most {STATES} states a channel, and d_state is {problem.d_state}"
     return "it has no float64 kernels" if problem.dtype == "float64" else None
-
-
-def load_mamba2_core() -> Callable[..., Any]:
-    """``mamba2_core`` by mamba_ssm's own fused function, which recomputes the convolution in its backward."""
-    split_scan: Callable[..., Any] = imported(
-        "mamba_ssm.ops.triton.ssd_combined", NO_MAMBA_SSM
-    ).mamba_split_conv1d_scan_combined
-    imported("causal_conv1d", NO_CAUSAL_CONV1D)
-
-    def mamba2_core(
-        packed_BTC: Tensor,
-        conv_weight_CW: Tensor,
-        conv_bias_C: Tensor,
-        A_H: Tensor,
-        D_H: Tensor,
-        dt_bias_H: Tensor,
-        norm_weight_I: Tensor | None,
-        *,
-        head_dim: int,
-        n_groups: int,
-        chunk_size: int,
-        eps: float,
-        initial_state_BHPN: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        tensors = (packed_BTC, conv_weight_CW, conv_bias_C, A_H, D_H, dt_bias_H, norm_weight_I)
-        if initial_state_BHPN is not None:
-            refuse_gradients("mamba2_core", *tensors, initial_state_BHPN)
-        H = A_H.shape[0]
-        used = H * head_dim + conv_weight_CW.shape[0] + H
-        out_BTI, state_BHPN = split_scan(
-            packed_BTC[..., :used],
-            conv_weight_CW,
-            conv_bias_C,
-            dt_bias_H,
-            A_H,
-            D_H,
-            chunk_size,
-            initial_states=initial_state_BHPN,
-            return_final_states=True,
-            activation="silu",
-            rmsnorm_weight=norm_weight_I,
-            rmsnorm_eps=eps,
-            headdim=head_dim,
-            ngroups=n_groups,
-            norm_before_gate=False,
-        )
-        return out_BTI, state_BHPN
-
-    return mamba2_core
-
-
-def load_mamba2_fused() -> Callable[..., Any]:
-    """``mamba2_core`` of ``mamba2_fused``: the published kernels with this package's gate between them."""
-    imported("mamba_ssm.ops.triton.ssd_combined", NO_MAMBA_SSM)
-    imported("causal_conv1d", NO_CAUSAL_CONV1D)
-    fused: Callable[..., Any] = imported("hybridbench.kernels.mamba2_fused", "triton is not importable").mamba2_core
-    return fused
-
-
-def load_one_pass() -> Callable[..., Any]:
-    """``mamba2_core`` of ``mamba2_fused`` with this package's scan."""
-    load_mamba2_fused()
-    one_pass: Callable[..., Any] = imported("hybridbench.kernels.mamba2_fused", "triton is not importable").one_pass
-    return one_pass
-
-
-ONE_PASS = "one-pass"
-"""The name of ``mamba2_core`` with this package's scan."""
-BULK_COPIES = 9
-"""The compute capability, major, that brought copies of whole tiles into shared memory: Hopper's."""
-SHARED = 150_072
-"""Bytes of shared memory that a program of the scan in one pass takes at most: a lone one's, with 128 states."""
-
-
-def refuses_one_pass(problem: Problem) -> str | None:
-    """Its programs hold slices of heads with whole states."""
-    if reason := refuses_mamba2_fused(problem):
-        return reason
-    if not fits_one_pass(problem.head_dim, problem.d_state):
-        return (
-            f"its tiles are for heads of a multiple of {LEAST_SLICE} channels and a power of two of "
-            f"16 to {MOST_STATES} states: head_dim is {problem.head_dim} and d_state {problem.d_state}"
-        )
-    if not torch.cuda.is_available():
-        return None
-    here = torch.cuda.get_device_properties(0)
-    if here.major < BULK_COPIES:
-        return f"its bulk copies need compute capability {BULK_COPIES}.0, and this GPU's is {here.major}.{here.minor}"
-    room = here.shared_memory_per_multiprocessor
-    return f"it needs {SHARED} bytes of shared memory, and an SM here has {room}" if room < SHARED else None
-
-
-def refuses_mamba2_fused(problem: Problem) -> str | None:
-    """What the scan or the convolution refuses."""
-    return refuses_ssd(problem) or refuses_conv1d(problem)
-
-
-def refuses_mamba2_core(problem: Problem) -> str | None:
-    """mamba_ssm norms each group of B and C by itself there, which with more than one group is another model."""
-    if reason := refuses_mamba2_fused(problem):
-        return reason
-    if problem.n_groups > 1:
-        return f"it norms each of the {problem.n_groups} groups by itself, and the gated norm here is over all channels"
-    return None

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hybridbench.kernels.adamw import Rates
+from hybridbench.kernels.optimizer.adamw import Rates
 from hybridbench.kernels.triton_jit import jit
 
 BLOCK = 2048
