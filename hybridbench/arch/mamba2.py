@@ -105,6 +105,7 @@ class Mamba2(Mixer):
             "n_groups": self.n_groups,
             "chunk_size": self.chunk_size,
             "d_conv": self.d_conv,
+            "conv_channels": self.conv_channels,
             "width": self.d_inner,
         }
 

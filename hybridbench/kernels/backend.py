@@ -17,36 +17,37 @@ import torch
 from torch import Tensor
 
 from hybridbench.errors import Unsupported
-from hybridbench.kernels.tuning import compile_side_by_side
+from hybridbench.kernels import tuning
+from hybridbench.operations.operation import Declared
 from hybridbench.problem import Problem
 
 
 @dataclass(frozen=True)
-class Backend:
-    """One implementation of one operation.
+class Implementation:
+    """What the path of a backend leads to.
 
     Attributes:
-        op: the operation's name, a key of ``BACKENDS``.
-        name: what a person types after ``--backend OP=``.
-        package: the distribution it comes from (``"torch"`` and ``"hybridbench"`` included).
-        install: the command that installs that distribution; empty when there is nothing to install.
         load: returns the callable with the operation's signature, importing its package; raises ``Unsupported``.
         refuses: a sentence why this backend cannot do a problem, or None.
-        dispatched: whether its arithmetic passes through PyTorch's dispatcher, where operator counters see it.
-        compiles_per_length: whether every new length costs a compilation, so that few are tried.
+    """
+
+    load: Callable[[], Callable[..., Any]]
+    refuses: Callable[[Problem], str | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backend(Declared):
+    """One implementation of one operation, ready to be asked.
+
+    Attributes:
+        load, refuses: as of ``Implementation``.
         rows: sequences of a batch that ``load``'s callable hands over at once (``by_rows``); 0 hands over all.
         whole: where ``rows`` is not 0, the backend that is handed them.
         continues: whether a scan can start from a state, as a prefill that goes on from its cache asks.
     """
 
-    op: str
-    name: str
-    package: str
-    install: str
     load: Callable[[], Callable[..., Any]]
     refuses: Callable[[Problem], str | None]
-    dispatched: bool = True
-    compiles_per_length: bool = False
     rows: int = 0
     whole: Backend | None = None
     continues: bool = True
@@ -68,7 +69,7 @@ class Backend:
 
 
 def imported(module: str, why: str, distribution: str = "") -> ModuleType:
-    """Import a third party's module. Where it brings Triton's kernels, those that tune themselves compile side by side.
+    """Import a third party's module. It may bring Triton, which ``tuning.side_by_side`` then takes in.
 
     Args:
         distribution: that must be installed, where another one brings a module of the same name.
@@ -84,8 +85,24 @@ def imported(module: str, why: str, distribution: str = "") -> ModuleType:
         found = importlib.import_module(module)
     except ImportError as missing:
         raise Unsupported(f"{why} ({missing})") from missing
-    compile_side_by_side()
+    tuning.extend()
     return found
+
+
+def own_kernel(module: str, name: str) -> Callable[[], Callable[..., Any]]:
+    """The ``load`` of a function of this package's Triton kernels.
+
+    Args:
+        module: below ``hybridbench.kernels``.
+    """
+
+    def load() -> Callable[..., Any]:
+        kernel: Callable[..., Any] = getattr(
+            imported(f"hybridbench.kernels.{module}", "triton is not importable"), name
+        )
+        return kernel
+
+    return load
 
 
 def refuse_gradients(op: str, *tensors: Tensor | None) -> None:
@@ -102,6 +119,13 @@ def accepts_anything(_problem: Problem) -> str | None:
 def on_hopper() -> bool:
     """Whether PyTorch's GPU is of the Hopper generation."""
     return torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9
+
+
+def needs_cuda_and_float32(problem: Problem) -> str | None:
+    """The refusal of CUDA kernels that compute in float32 whatever the dtype of a problem."""
+    if reason := needs_cuda(problem):
+        return reason
+    return "its kernels compute in float32" if problem.dtype == "float64" else None
 
 
 def needs_cuda(problem: Problem) -> str | None:

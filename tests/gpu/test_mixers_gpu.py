@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hybridbench.arch.families import MAMBA2, MIXERS, Options, build_spec
-from hybridbench.kernels import BACKENDS, Problem, available, reference_of
+from hybridbench.kernels import Problem, available, backends, reference_of
 from hybridbench.kernels.scan import reference
 from hybridbench.model import build_model, resolve_backends
 from hybridbench.suite import DECODE, GRAPH, TRAIN, Case, Execution, Workload
@@ -32,9 +32,9 @@ def error(found: Tensor, expected: Tensor) -> float:
 
 
 def loaded(op: str, name: str, problem: Problem) -> Any:
-    if reason := available(BACKENDS[op][name], problem):
+    if reason := available(backends(op)[name], problem):
         pytest.skip(reason)
-    return BACKENDS[op][name].load()
+    return backends(op)[name].load()
 
 
 def bf16(*shape: int) -> Tensor:

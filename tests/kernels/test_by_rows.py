@@ -16,17 +16,7 @@ import torch
 from torch import Tensor
 
 from hybridbench.errors import Unsupported, WrongResult
-from hybridbench.kernels import (
-    BACKENDS,
-    OPERATIONS,
-    Backend,
-    Problem,
-    available,
-    reference_of,
-    resolve,
-    resolver,
-    verify,
-)
+from hybridbench.kernels import Backend, Problem, available, backends, reference_of, resolve, resolver, verify
 from hybridbench.kernels.by_rows import by_rows, holds_sequences, in_groups
 from hybridbench.kernels.delta import reference as delta_reference
 from hybridbench.kernels.scan import reference as scan_reference
@@ -34,8 +24,12 @@ from hybridbench.kernels.verify import Inputs, inputs_at
 from hybridbench.model import checkpoint
 from hybridbench.model.build import resolve_backends
 from hybridbench.model.checkpoint import cheap, learning, remembering
+from hybridbench.operations import OPERATIONS
 from hybridbench.suite import Sweep, cases
 from hybridbench.worker import Bench, run_case
+
+KERNELS = {op: backends(op) for op, row in OPERATIONS.items() if row.inputs}
+"""What runs each operation of tensors."""
 
 OVER_SEQUENCES = [op for op, row in OPERATIONS.items() if row.sequences]
 MAMBA2 = {"head_dim": 16, "n_heads": 4, "d_state": 16, "n_groups": 2, "chunk_size": 16, "d_conv": 4, "width": 64}
@@ -70,14 +64,14 @@ def same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize("rows", [1, 2, 5])
 @pytest.mark.parametrize("op", OVER_SEQUENCES)
 def test_groups_are_the_whole(op: str, rows: int) -> None:
-    inputs, whole = drawn(op), BACKENDS[op]["reference"].load()
+    inputs, whole = drawn(op), backends(op)["reference"].load()
     with torch.no_grad():
         same(inputs.run(by_rows(op, whole, rows)), inputs.run(whole))
 
 
 @pytest.mark.parametrize("op", [op for op in OVER_SEQUENCES if not op.endswith("_step") and op != "attention_decode"])
 def test_gradients_of_groups_are_those_of_the_whole(op: str) -> None:
-    inputs, whole = drawn(op), BACKENDS[op]["reference"].load()
+    inputs, whole = drawn(op), backends(op)["reference"].load()
     found: list[dict[str, Tensor]] = []
     for function in (whole, by_rows(op, whole, 2)):
         leaves = {n: t.detach().clone().requires_grad_(t.is_floating_point()) for n, t in inputs.tensors.items()}
@@ -91,7 +85,7 @@ def test_gradients_of_groups_are_those_of_the_whole(op: str) -> None:
 
 @pytest.mark.parametrize("op", OVER_SEQUENCES)
 def test_each_group_is_of_at_most_so_many(op: str) -> None:
-    whole, sizes = BACKENDS[op]["reference"].load(), []
+    whole, sizes = backends(op)["reference"].load(), []
     names = list(inspect.signature(reference_of(op)).parameters)
 
     def watched(*given: Any, **options: Any) -> Any:
@@ -202,7 +196,7 @@ def wrong_in_groups(x_BTC: Tensor, weight_CW: Tensor, bias_C: Tensor | None) -> 
 
 def test_what_runs_in_groups_is_verified_in_groups() -> None:
     def backend(load: Callable[..., Any]) -> Backend:
-        return dataclasses.replace(BACKENDS["conv1d"]["reference"], name="mine", load=lambda: load)
+        return dataclasses.replace(backends("conv1d")["reference"], name="mine", load=lambda: load)
 
     problem = Problem("cpu", "float32", d_conv=4)
     with pytest.raises(WrongResult, match="'mine'"):
@@ -230,7 +224,7 @@ def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
     hopper = SimpleNamespace(major=9, minor=0, shared_memory_per_multiprocessor=233_472)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda *_: hopper)
-    for op, table in BACKENDS.items():
+    for op, table in KERNELS.items():
         for name, backend in table.items():
             twin = reference_of(op)
             monkeypatch.setitem(table, name, dataclasses.replace(backend, load=lambda twin=twin: twin))
@@ -264,7 +258,7 @@ def test_where_not_even_one_sequence_is_right_the_sentence_says_how_long_it_may_
     assert "right up to 2^32 elements of (B - 1) x T x 12,352" in str(refused.value)
     assert f"one sequence of 393,216 tokens has {393216 * 12352:,}" in str(refused.value)
     assert "What can run here: reference." in str(refused.value)
-    assert available(BACKENDS["conv1d"]["reference"], longer) is None
+    assert available(backends("conv1d")["reference"], longer) is None
 
 
 @pytest.mark.usefixtures("on_a_gpu")

@@ -12,14 +12,19 @@ import torch
 from torch import Tensor
 
 from hybridbench.errors import Unsupported, WrongResult
-from hybridbench.kernels import BACKENDS, OPERATIONS, Backend, Problem, resolve, verify
+from hybridbench.kernels import Backend, Problem, backends, resolve, verify
 from hybridbench.kernels.attention import reference as attention_reference
 from hybridbench.kernels.delta import reference as delta_reference
 from hybridbench.kernels.drawing import Draw
+from hybridbench.kernels.loading import draw_of
 from hybridbench.kernels.loss import reference as loss_reference
 from hybridbench.kernels.resolver import by_path
 from hybridbench.kernels.scan import reference as scan_reference
 from hybridbench.kernels.verify import BOUNDS
+from hybridbench.operations import OPERATIONS
+
+KERNELS = {op: backends(op) for op, row in OPERATIONS.items() if row.inputs}
+"""What runs each operation of tensors."""
 
 ATTENTION = Problem("cpu", "bfloat16", head_dim=64, n_heads=8, n_kv_heads=2, training=True)
 WINDOWED = dataclasses.replace(ATTENTION, window=40, sinks=4)
@@ -31,7 +36,7 @@ LOSS = Problem("cpu", "bfloat16", training=True)
 
 
 def broken(op: str, function: Callable[..., Any]) -> Backend:
-    return dataclasses.replace(BACKENDS[op]["reference"], name="broken", load=lambda: function)
+    return dataclasses.replace(backends(op)["reference"], name="broken", load=lambda: function)
 
 
 def unscaled_gradient(hidden: Tensor, weight: Tensor, target: Tensor) -> Tensor:
@@ -221,12 +226,12 @@ def test_what_the_published_kernels_of_mamba3_round_passes(monkeypatch: pytest.M
 def test_the_references_pass_with_room(dtype: str, seed: int) -> None:
     for op, problem in (("attention", WINDOWED), ("ssd", SSD), ("conv1d", CONV), ("linear_cross_entropy", LOSS)):
         given = dataclasses.replace(problem, dtype=dtype)
-        check = verify(BACKENDS[op]["reference"], given, device="cpu", seed=seed)
+        check = verify(backends(op)["reference"], given, device="cpu", seed=seed)
         assert check.error < check.bound / 2
 
 
 def test_a_seed_gives_the_same_check_and_another_seed_other_inputs() -> None:
-    checks = [verify(BACKENDS["ssd"]["reference"], SSD, device="cpu", seed=seed) for seed in (1, 1, 2)]
+    checks = [verify(backends("ssd")["reference"], SSD, device="cpu", seed=seed) for seed in (1, 1, 2)]
     assert checks[0] == checks[1]
     assert checks[0] != checks[2]
 
@@ -242,7 +247,7 @@ def test_inference_takes_no_gradients() -> None:
 
 def test_verification_is_quick_enough_to_run_in_every_worker() -> None:
     problem = Problem("cpu", "float32", head_dim=64, n_heads=32, n_kv_heads=8, d_state=128, chunk_size=256, d_conv=4)
-    for op, table in BACKENDS.items():
+    for op, table in KERNELS.items():
         began = time.process_time()  # of this process alone, however busy the machine is
         verify(table["reference"], problem, device="cpu", seed=0)
         assert time.process_time() - began < 10, op  # 0.1 s on an idle core
@@ -253,11 +258,11 @@ WIDE = Problem(
 )
 
 
-@pytest.mark.parametrize("op", OPERATIONS)
+@pytest.mark.parametrize("op", KERNELS)
 def test_each_input_has_tensors_of_its_own(op: str) -> None:
     """One that another takes over and adds to would be tried as the other."""
     draw = Draw(WIDE, torch.device("cpu"), torch.Generator().manual_seed(0))
-    cases = list(OPERATIONS[op].draw(WIDE, draw))
+    cases = list(draw_of(op)(WIDE, draw))
     assert len({id(case.tensors) for case in cases}) == len(cases)
 
 

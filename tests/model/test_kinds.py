@@ -16,7 +16,7 @@ from hybridbench.arch.families import pattern_spec
 from hybridbench.arch.model import BLOCKS, ModelSpec
 from hybridbench.arch.published import PUBLISHED, published_spec
 from hybridbench.errors import BadInput, Unsupported
-from hybridbench.kernels import BACKENDS
+from hybridbench.kernels import backends
 from hybridbench.model.block import BlockModule
 from hybridbench.model.build import build_model, check_buildable, resolve_backends
 from hybridbench.model.kinds import MODULES
@@ -67,7 +67,7 @@ def test_every_kind_with_operations_has_a_module_and_no_other() -> None:
 def test_operations_have_backends(kind: str) -> None:
     cls = KINDS[kind]
     for op in (*cls.sequence_ops, *cls.step_ops):
-        assert BACKENDS[op], op
+        assert backends(op), op
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -27,7 +27,7 @@ from hybridbench.model.delta import DeltaModule
 from hybridbench.model.mamba1 import Mamba1Module
 from hybridbench.model.mamba3 import Mamba3Module
 from hybridbench.model.mixer import MixerModule
-from hybridbench.model.step import step_problem, unsupported_by_fused
+from hybridbench.model.step import fused, ruled_out_by, step_problem
 from hybridbench.suite import DECODE, GRAPH, Case, Execution, Workload, block_ops
 
 D, T = 32, 21
@@ -245,7 +245,7 @@ def variant_of(arch: str, mixer: str) -> ModelSpec:
 def test_the_fused_step_refuses_them_and_the_modules_decode(arch: str, mixer: str) -> None:
     spec = variant_of(arch, mixer)
     case = Case(spec, Workload(DECODE, 4096, 4), Execution("cuda", "bfloat16", GRAPH))
-    reason = unsupported_by_fused(case, step_problem(case))
+    reason = fused.refuses(step_problem(case)) or ruled_out_by(case)
     assert reason is not None
     kind = spec.blocks[MIXERS[mixer]].kind
     assert f"no kernels for a block of kind {kind}" in reason or "parallel blocks of Mamba-2" in reason

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hybridbench.kernels.attention.masks import visible
+from hybridbench.kernels.backend import Implementation
 from hybridbench.problem import Problem
 
 QUERY_BLOCK = 256
@@ -115,3 +116,6 @@ def refuses_blocks(problem: Problem) -> str | None:
     if problem.device == "cpu":
         return None
     return f"PyTorch's flash kernel takes a mask on a CPU only, and the device is {problem.device}"
+
+
+attention = Implementation(load_blocks, refuses_blocks)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hybridbench.errors import Unsupported
-from hybridbench.kernels.backend import imported, needs_cuda, on_hopper
+from hybridbench.kernels.backend import Implementation, imported, needs_cuda, on_hopper
 from hybridbench.problem import Problem
 
 NO_FLASH_ATTN = "flash_attn is not importable: it is a compiled CUDA extension"
@@ -117,3 +117,8 @@ def refuses_flash_attn_4(problem: Problem) -> str | None:
         return None
     major, minor = torch.cuda.get_device_capability()
     return f"it is used on Hopper only so far, and this GPU's compute capability is {major}.{minor}"
+
+
+attention = Implementation(load_flash_attn, refuses_flash_attn)
+attention_decode = Implementation(load_flash_decode, refuses_flash_decode)
+attention_4 = Implementation(load_flash_attn_4, refuses_flash_attn_4)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hybridbench.kernels.attention.masks import visible
+from hybridbench.kernels.backend import Implementation
 from hybridbench.kernels.kept import kept
 from hybridbench.problem import Problem
 
@@ -99,3 +100,6 @@ def refuses_flex(problem: Problem) -> str | None:
         # 96 and 192: 246,784 bytes where an H200 has 232,448 (torch 2.11).
         return f"FlexAttention's backward needs more shared memory than a GPU has at value width {problem.value_dim}"
     return None
+
+
+attention = Implementation(load_flex, refuses_flex)

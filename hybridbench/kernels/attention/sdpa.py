@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hybridbench.kernels.attention.masks import visible
+from hybridbench.kernels.backend import Implementation, accepts_anything
 from hybridbench.kernels.kept import kept
 from hybridbench.problem import Problem
 
@@ -146,3 +147,12 @@ def load_sdpa_mask() -> Callable[..., Any]:
         return out_BKRV.flatten(1, 2)
 
     return attention_decode
+
+
+def _only(kernel: SDPBackend) -> Implementation:
+    return Implementation(lambda: load_sdpa(kernel), refuses_sdpa(kernel))
+
+
+cudnn, flash = _only(SDPBackend.CUDNN_ATTENTION), _only(SDPBackend.FLASH_ATTENTION)
+efficient, of_products = _only(SDPBackend.EFFICIENT_ATTENTION), _only(SDPBackend.MATH)
+attention_decode = Implementation(load_sdpa_mask, accepts_anything)

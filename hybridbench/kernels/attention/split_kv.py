@@ -2,18 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-from hybridbench.kernels.backend import imported, needs_cuda
+from hybridbench.kernels.backend import Implementation, needs_cuda, own_kernel
 from hybridbench.problem import Problem
-
-
-def load_triton_decode() -> Callable[..., Any]:
-    """``attention_decode`` by the split-KV kernel of ``triton_decode``."""
-    module = imported("hybridbench.kernels.attention.triton_decode", "triton is not importable")
-    decode: Callable[..., Any] = module.attention_decode
-    return decode
 
 
 def refuses_triton_decode(problem: Problem) -> str | None:
@@ -21,3 +11,6 @@ def refuses_triton_decode(problem: Problem) -> str | None:
     if reason := needs_cuda(problem):
         return reason
     return "Triton's products have no float64" if problem.dtype == "float64" else None
+
+
+attention_decode = Implementation(own_kernel("attention.triton_decode", "attention_decode"), refuses_triton_decode)

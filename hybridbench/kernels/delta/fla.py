@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 from torch.torch_version import TorchVersion
 
-from hybridbench.kernels.backend import imported, needs_cuda, on_hopper
+from hybridbench.kernels.backend import Implementation, imported, needs_cuda, needs_cuda_and_float32, on_hopper
 from hybridbench.problem import Problem
 
 NO_FLA = "fla is not importable: its kernels are those of flash-linear-attention, in the package fla-core"
@@ -229,8 +229,8 @@ def _miscompiled() -> str | None:
     return f"its backward is wrong on Hopper with triton {version}: triton {mended} or tilelang mends it"
 
 
-def refuses_step(problem: Problem) -> str | None:
-    """A step is elementwise and exact in float32."""
-    if reason := needs_cuda(problem):
-        return reason
-    return "the kernel computes in float32" if problem.dtype == "float64" else None
+gated_delta = Implementation(load_gated_delta, refuses_gated_delta)
+gated_delta_as_kda = Implementation(load_gated_delta_as_kda, refuses_chunked("kda"))
+gated_delta_step = Implementation(load_gated_delta_step, needs_cuda_and_float32)
+kda = Implementation(load_kda, refuses_chunked("kda"))
+kda_step = Implementation(load_kda_step, needs_cuda_and_float32)

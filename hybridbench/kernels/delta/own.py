@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-from hybridbench.kernels.backend import imported
+from hybridbench.kernels.backend import Implementation, needs_cuda_and_float32, own_kernel
 
 
-def load_triton(op: str) -> Callable[..., Any]:
-    """This package's kernel of ``op``, a step in place or ``norm_gate``."""
-    kernel: Callable[..., Any] = getattr(
-        imported("hybridbench.kernels.delta.triton_delta", "triton is not importable"), op
-    )
-    return kernel
+def _kernel(op: str) -> Implementation:
+    """Elementwise, and exact in float32."""
+    return Implementation(own_kernel("delta.triton_delta", op), needs_cuda_and_float32)
+
+
+gated_delta_step, kda_step, norm_gate = _kernel("gated_delta_step"), _kernel("kda_step"), _kernel("norm_gate")

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-from hybridbench.kernels.backend import imported, needs_cuda
-from hybridbench.problem import Problem
+from hybridbench.kernels.backend import Implementation, needs_cuda_and_float32, own_kernel
 
 
-def load(op: str) -> Callable[..., Any]:
-    """The kernel of ``op``."""
-    kernel: Callable[..., Any] = getattr(
-        imported("hybridbench.kernels.dense.triton_elementwise", "triton is not importable"), op
-    )
-    return kernel
+def _kernel(op: str) -> Implementation:
+    """Of any width, in bfloat16, float16 or float32."""
+    return Implementation(own_kernel("dense.triton_elementwise", op), needs_cuda_and_float32)
 
 
-def refuses(problem: Problem) -> str | None:
-    """Any width, bfloat16, float16 or float32, on a CUDA device."""
-    if reason := needs_cuda(problem):
-        return reason
-    return "its kernels compute in float32" if problem.dtype == "float64" else None
+swiglu, add_rms_norm, rotary = _kernel("swiglu"), _kernel("add_rms_norm"), _kernel("rotary")
+gate, head_norms = _kernel("gate"), _kernel("head_norms")

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hybridbench.errors import Unsupported
+from hybridbench.kernels.backend import Implementation
 from hybridbench.problem import Problem
 
 
@@ -43,7 +44,7 @@ def _grouped(
     chosen_NK: Tensor,
     weight_NK: Tensor,
     in_weight_EFD: Tensor,
-    out_weight_EDF: Tensor,
+    out_weight_EDI: Tensor,
 ) -> Tensor:
     product = torch._grouped_mm if x_ND.dtype == torch.bfloat16 else past_the_compiler
     chosen = chosen_NK.flatten()
@@ -53,6 +54,9 @@ def _grouped(
     sizes_E = (chosen[:, None] == torch.arange(E, device=chosen.device)).sum(0)
     ends_E = sizes_E.cumsum(0).to(torch.int32)
     gate, up = product(x_ND[token], in_weight_EFD.transpose(1, 2), offs=ends_E).chunk(2, dim=-1)
-    y = product(F.silu(gate) * up, out_weight_EDF.transpose(1, 2), offs=ends_E)
+    y = product(F.silu(gate) * up, out_weight_EDI.transpose(1, 2), offs=ends_E)
     weighted = y * weight_NK.flatten()[order, None]
     return torch.zeros_like(x_ND).index_add(0, token, weighted)
+
+
+grouped_mm = Implementation(load_grouped_mm, refuses_grouped_mm)

@@ -75,11 +75,11 @@ def head_norms(problem: Problem, draw: Draw) -> Iterator[Trial]:
     widths = [H * P for H, P in zip(heads, (problem.head_dim, problem.value_dim), strict=True)]
 
     def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {"joined_BTC": fn(t["first_BTC"], t["second_BTC"], heads=heads, eps=EPS)}
+        return {"joined_BTC": fn(t["first_BTI"], t["second_BTJ"], heads=heads, eps=EPS)}
 
     for T in (1, 63):
         first, second = (draw.normal(draw.batch, T, width) for width in widths)
-        yield Trial(f"length {T}", {"first_BTC": first, "second_BTC": second}, call)
+        yield Trial(f"length {T}", {"first_BTI": first, "second_BTJ": second}, call)
 
 
 def experts(_problem: Problem, draw: Draw) -> Iterator[Trial]:
@@ -87,7 +87,7 @@ def experts(_problem: Problem, draw: Draw) -> Iterator[Trial]:
     D, width, E = 64, 32, 5
 
     def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
-        names = ("x_ND", "chosen_NK", "weight_NK", "in_weight_EFD", "out_weight_EDF")
+        names = ("x_ND", "chosen_NK", "weight_NK", "in_weight_EFD", "out_weight_EDI")
         return {"out_ND": fn(*(t[name] for name in names))}
 
     for N in (1, 63, 100):
@@ -97,6 +97,6 @@ def experts(_problem: Problem, draw: Draw) -> Iterator[Trial]:
             "chosen_NK": torch.stack((first, first + 2), 1),  # never the last expert
             "weight_NK": draw.normal(N, 2),
             "in_weight_EFD": draw.normal(E, 2 * width, D) / math.sqrt(D),
-            "out_weight_EDF": draw.normal(E, D, width) / math.sqrt(width),
+            "out_weight_EDI": draw.normal(E, D, width) / math.sqrt(width),
         }
         yield Trial(f"{N} tokens", tensors, call)

@@ -40,7 +40,7 @@ def rotary(
         cos_TR, sin_TR: float32, R = P/2 angles at each of the T positions.
 
     Returns:
-        q_BTHP and k_BTKP turned, and the rest (B, T, R) as it is: the values, or nothing.
+        q_BTHP and k_BTKP turned, and the rest_BTI as it is: the values, or nothing.
     """
     widths = [n_heads * head_dim, n_kv_heads * head_dim]
     q, k, rest = torch.split(packed_BTC, [*widths, packed_BTC.shape[-1] - sum(widths)], dim=-1)
@@ -71,13 +71,13 @@ def head_norms(first: Tensor, second: Tensor, *, heads: tuple[int, int], eps: fl
 
 
 def experts(
-    x_ND: Tensor, chosen_NK: Tensor, weight_NK: Tensor, in_weight_EFD: Tensor, out_weight_EDF: Tensor
+    x_ND: Tensor, chosen_NK: Tensor, weight_NK: Tensor, in_weight_EFD: Tensor, out_weight_EDI: Tensor
 ) -> Tensor:
     """Routed SwiGLU experts: ``sum_k weight_k down_e(silu(gate_e x) * up_e x)`` over each token's chosen experts.
 
     Args:
         chosen_NK: the experts of each token; ``weight_NK`` their weights.
-        in_weight_EFD: gate and up stacked, F twice the expert's width; ``out_weight_EDF`` the way back.
+        in_weight_EFD: gate and up stacked, F twice the expert's width; ``out_weight_EDI`` the way back.
 
     Returns:
         out_ND in the dtype of ``x_ND``. Reads on the host which tokens each expert got.
@@ -87,6 +87,6 @@ def experts(
     for e in range(in_weight_EFD.shape[0]):
         token, slot = torch.where(chosen_NK == e)
         gate, up = F.linear(x[token], wide(in_weight_EFD[e])).chunk(2, dim=-1)
-        y = F.linear(F.silu(gate) * up, wide(out_weight_EDF[e]))
+        y = F.linear(F.silu(gate) * up, wide(out_weight_EDI[e]))
         out = out.index_add(0, token, y * weight[token, slot, None])
     return out.to(x_ND.dtype)

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from hybridbench.kernels.backend import imported, needs_cuda
-from hybridbench.problem import Problem
+from hybridbench.kernels.backend import Implementation, imported, needs_cuda_and_float32
 from hybridbench.sizes import loss_rows, rows_within
 
 CHUNK_BYTES = 128 << 20
@@ -146,13 +145,4 @@ def load_fused() -> Callable[..., Any]:
     return linear_cross_entropy
 
 
-def refuses_fused(problem: Problem) -> str | None:
-    """Its kernel computes in float32."""
-    if reason := needs_cuda(problem):
-        return reason
-    return "its kernel computes in float32" if problem.dtype == "float64" else None
-
-
-def load_chunked() -> Callable[..., Any]:
-    """The chunked loss of this package."""
-    return chunked
+fused = Implementation(load_fused, needs_cuda_and_float32)

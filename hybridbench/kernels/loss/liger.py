@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hybridbench.kernels.backend import imported, needs_cuda
-from hybridbench.problem import Problem
+from hybridbench.kernels.backend import Implementation, imported, needs_cuda_and_float32
 
 
 def load_liger() -> Callable[..., Any]:
@@ -32,8 +31,4 @@ def load_liger() -> Callable[..., Any]:
     return linear_cross_entropy
 
 
-def refuses_liger(problem: Problem) -> str | None:
-    """liger_kernel's Triton kernels compute in float32."""
-    if reason := needs_cuda(problem):
-        return reason
-    return "its kernels compute in float32" if problem.dtype == "float64" else None
+linear_cross_entropy = Implementation(load_liger, needs_cuda_and_float32)

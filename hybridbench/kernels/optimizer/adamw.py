@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hybridbench.kernels.backend import imported, needs_cuda
-from hybridbench.problem import Problem
+from hybridbench.kernels.backend import Implementation, accepts_anything, imported, needs_cuda_and_float32
 
 
 @dataclass(frozen=True)
@@ -97,8 +96,5 @@ def load_triton() -> Callable[..., torch.optim.Optimizer]:
     return adamw
 
 
-def refuses_triton(problem: Problem) -> str | None:
-    """Its kernel computes in float32."""
-    if reason := needs_cuda(problem):
-        return reason
-    return "its kernel computes in float32" if problem.dtype == "float64" else None
+of_torch = Implementation(load_torch, accepts_anything)
+of_triton = Implementation(load_triton, needs_cuda_and_float32)

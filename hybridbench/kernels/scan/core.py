@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hybridbench.arch.ssd_kernels import LEAST_SLICE, MOST_STATES, fits_one_pass
-from hybridbench.kernels.backend import imported, refuse_gradients
+from hybridbench.kernels.backend import Implementation, imported, own_kernel, refuse_gradients
 from hybridbench.kernels.scan.published import NO_CAUSAL_CONV1D, NO_MAMBA_SSM, refuses_conv1d, refuses_ssd
 from hybridbench.problem import Problem
 
@@ -25,7 +25,7 @@ def load_mamba2_core() -> Callable[..., Any]:
     imported("causal_conv1d", NO_CAUSAL_CONV1D)
 
     def mamba2_core(
-        packed_BTC: Tensor,
+        packed_BTE: Tensor,
         conv_weight_CW: Tensor,
         conv_bias_C: Tensor,
         A_H: Tensor,
@@ -39,13 +39,13 @@ def load_mamba2_core() -> Callable[..., Any]:
         eps: float,
         initial_state_BHPN: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        tensors = (packed_BTC, conv_weight_CW, conv_bias_C, A_H, D_H, dt_bias_H, norm_weight_I)
+        tensors = (packed_BTE, conv_weight_CW, conv_bias_C, A_H, D_H, dt_bias_H, norm_weight_I)
         if initial_state_BHPN is not None:
             refuse_gradients("mamba2_core", *tensors, initial_state_BHPN)
         H = A_H.shape[0]
         used = H * head_dim + conv_weight_CW.shape[0] + H
         out_BTI, state_BHPN = split_scan(
-            packed_BTC[..., :used],
+            packed_BTE[..., :used],
             conv_weight_CW,
             conv_bias_C,
             dt_bias_H,
@@ -70,23 +70,14 @@ def load_mamba2_fused() -> Callable[..., Any]:
     """``mamba2_core`` of ``mamba2_fused``: the published kernels with this package's gate between them."""
     imported("mamba_ssm.ops.triton.ssd_combined", NO_MAMBA_SSM)
     imported("causal_conv1d", NO_CAUSAL_CONV1D)
-    fused: Callable[..., Any] = imported(
-        "hybridbench.kernels.scan.mamba2_fused", "triton is not importable"
-    ).mamba2_core
-    return fused
+    return own_kernel("scan.mamba2_fused", "mamba2_core")()
 
 
 def load_one_pass() -> Callable[..., Any]:
     """``mamba2_core`` of ``mamba2_fused`` with this package's scan."""
     load_mamba2_fused()
-    one_pass: Callable[..., Any] = imported(
-        "hybridbench.kernels.scan.mamba2_fused", "triton is not importable"
-    ).one_pass
-    return one_pass
+    return own_kernel("scan.mamba2_fused", "one_pass")()
 
-
-ONE_PASS = "one-pass"
-"""The name of ``mamba2_core`` with this package's scan."""
 
 BULK_COPIES = 9
 """The compute capability, major, that brought copies of whole tiles into shared memory: Hopper's."""
@@ -125,3 +116,8 @@ def refuses_mamba2_core(problem: Problem) -> str | None:
     if problem.n_groups > 1:
         return f"it norms each of the {problem.n_groups} groups by itself, and the gated norm here is over all channels"
     return None
+
+
+one_pass = Implementation(load_one_pass, refuses_one_pass)
+fused = Implementation(load_mamba2_fused, refuses_mamba2_fused)
+published = Implementation(load_mamba2_core, refuses_mamba2_core)

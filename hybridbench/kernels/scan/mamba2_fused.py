@@ -36,9 +36,9 @@ def _aligned(x_BTC: Tensor) -> Tensor:
     return x_BTC if x_BTC.stride(0) % 8 == 0 and x_BTC.stride(1) % 8 == 0 else x_BTC.contiguous()
 
 
-def _split(packed_BTC: Tensor, inner: int, channels: int, H: int) -> tuple[Tensor, Tensor, Tensor]:
+def _split(packed_BTE: Tensor, inner: int, channels: int, H: int) -> tuple[Tensor, Tensor, Tensor]:
     """z, the convolution's input and dt, all views."""
-    z, conv_in, dt = torch.split(packed_BTC[..., : inner + channels + H], [inner, channels, H], dim=-1)
+    z, conv_in, dt = torch.split(packed_BTE[..., : inner + channels + H], [inner, channels, H], dim=-1)
     return z, conv_in, dt
 
 
@@ -254,7 +254,7 @@ def _core(one_pass: bool) -> Callable[..., Any]:
     and its own are made again from what it keeps."""
 
     def run(
-        packed_BTC: Tensor,
+        packed_BTE: Tensor,
         conv_weight_CW: Tensor,
         conv_bias_C: Tensor,
         A_H: Tensor,
@@ -268,7 +268,7 @@ def _core(one_pass: bool) -> Callable[..., Any]:
         eps: float,
         initial_state_BHPN: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
-        tensors = (packed_BTC, conv_weight_CW, conv_bias_C, A_H, D_H, dt_bias_H, norm_weight_I)
+        tensors = (packed_BTE, conv_weight_CW, conv_bias_C, A_H, D_H, dt_bias_H, norm_weight_I)
         made: tuple[Tensor, ...]
         if initial_state_BHPN is not None:
             refuse_gradients("mamba2_core", *tensors, initial_state_BHPN)
@@ -285,7 +285,7 @@ def _core(one_pass: bool) -> Callable[..., Any]:
     def with_recipes(*tensors: Any, **settings: Any) -> tuple[Tensor, Tensor, list[Recipe]]:
         if settings.get("initial_state_BHPN") is not None:  # nothing is kept for a backward
             return *mamba2_core(*tensors, **settings), []
-        packed_BTC, conv_weight_CW, conv_bias_C, A_H, *_, norm_weight_I = tensors
+        packed_BTE, conv_weight_CW, conv_bias_C, A_H, *_, norm_weight_I = tensors
         H, channels = A_H.shape[0], conv_weight_CW.shape[0]
         inner = H * settings["head_dim"]
         out, state, mixed, y, _ = run(*tensors, **settings)
@@ -297,8 +297,8 @@ def _core(one_pass: bool) -> Callable[..., Any]:
             return gate_forward(y, _split(packed, inner, channels, H)[0], norm_weight, settings["eps"])
 
         recipes = [
-            (mixed, convolved, (packed_BTC, conv_weight_CW, conv_bias_C)),
-            (out, gated, (y, packed_BTC, norm_weight_I)),
+            (mixed, convolved, (packed_BTE, conv_weight_CW, conv_bias_C)),
+            (out, gated, (y, packed_BTE, norm_weight_I)),
         ]
         return out, state, recipes
 

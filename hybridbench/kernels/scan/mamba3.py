@@ -12,7 +12,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from hybridbench.kernels.backend import imported, needs_cuda
+from hybridbench.kernels.backend import Implementation, imported, needs_cuda
 from hybridbench.kernels.scan.published import NO_MAMBA_SSM
 from hybridbench.kernels.scan.reference import A_FLOOR
 from hybridbench.problem import Problem
@@ -138,3 +138,7 @@ def refuses_mamba3(problem: Problem) -> str | None:
     if problem.n_angles % 2 or 2 * problem.n_angles > problem.d_state:
         return f"it turns an even number of pairs of the {problem.d_state} states, not {problem.n_angles}"
     return None
+
+
+mamba3_scan = Implementation(load_mamba3_scan, refuses_mamba3)
+mamba3_step = Implementation(load_mamba3_step, refuses_mamba3)

@@ -12,7 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hybridbench.kernels.backend import imported, needs_cuda, refuse_gradients
+from hybridbench.kernels.backend import (
+    Implementation,
+    imported,
+    needs_cuda,
+    needs_cuda_and_float32,
+    refuse_gradients,
+)
 from hybridbench.problem import Problem
 
 NO_MAMBA_SSM = (
@@ -104,13 +110,6 @@ def refuses_ssd(problem: Problem) -> str | None:
     if problem.dtype not in ("bfloat16", "float16"):
         return f"its products round to tf32, which is not {problem.dtype}: use bfloat16 or the reference"
     return None
-
-
-def refuses_ssd_step(problem: Problem) -> str | None:
-    """The step is elementwise and exact in float32."""
-    if reason := needs_cuda(problem):
-        return reason
-    return "the kernel computes in float32" if problem.dtype == "float64" else None
 
 
 def load_conv1d() -> Callable[..., Any]:
@@ -271,3 +270,9 @@ def refuses_selective_scan(problem: Problem) -> str | None:
     if problem.d_state > STATES:
         return f"it has kernels for at most {STATES} states a channel, and d_state is {problem.d_state}"
     return "it has no float64 kernels" if problem.dtype == "float64" else None
+
+
+ssd, ssd_step = Implementation(load_ssd, refuses_ssd), Implementation(load_ssd_step, needs_cuda_and_float32)
+conv1d, conv1d_step = Implementation(load_conv1d, refuses_conv1d), Implementation(load_conv1d_step, refuses_conv1d)
+selective_scan = Implementation(load_selective_scan, refuses_selective_scan)
+selective_step = Implementation(load_selective_step, needs_cuda_and_float32)

@@ -132,7 +132,7 @@ def conv1d_step(state_BCW: Tensor, x_BC: Tensor, weight_CW: Tensor, bias_C: Tens
 
 
 def mamba2_core(
-    packed_BTC: Tensor,
+    packed_BTE: Tensor,
     conv_weight_CW: Tensor,
     conv_bias_C: Tensor,
     A_H: Tensor,
@@ -153,17 +153,17 @@ def mamba2_core(
     dropped.
 
     Args:
-        packed_BTC: rows z | x | B | C | dt, and columns behind them that nobody reads.
+        packed_BTE: rows z | x | B | C | dt, and columns behind them that nobody reads.
         norm_weight_I: of the gated norm; None without one.
         initial_state_BHPN: the final state of the positions before; None starts from zeros.
 
     Returns:
-        out_BTI in the dtype of ``packed_BTC``, and final_state_BHPN as ``ssd`` returns it.
+        out_BTI in the dtype of ``packed_BTE``, and final_state_BHPN as ``ssd`` returns it.
     """
     H, channels = A_H.shape[0], conv_weight_CW.shape[0]
     inner = H * head_dim
     states = (channels - inner) // 2
-    z, conv_in, dt = torch.split(packed_BTC[..., : inner + channels + H], [inner, channels, H], dim=-1)
+    z, conv_in, dt = torch.split(packed_BTE[..., : inner + channels + H], [inner, channels, H], dim=-1)
     x, b, c = torch.split(conv1d(conv_in, conv_weight_CW, conv_bias_C), [inner, states, states], dim=-1)
     x_BTHP = torch.unflatten(x, -1, (H, head_dim))
     b_BTGN, c_BTGN = (torch.unflatten(v, -1, (n_groups, -1)) for v in (b, c))
