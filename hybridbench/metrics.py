@@ -23,8 +23,8 @@ from typing import Literal
 from hybridbench.arch import model as arch
 from hybridbench.arch.block import CacheBytes, Convention
 from hybridbench.errors import BadInput
-from hybridbench.limits import ran_beyond
 from hybridbench.machine import Peak, find_peak
+from hybridbench.operations.beyond import ran_beyond
 from hybridbench.predict.floor import floor_s
 from hybridbench.predict.memory import footprint
 from hybridbench.predict.work import cache_tokens, first_decode_of, phases, prefill_of, step_bytes, step_flops

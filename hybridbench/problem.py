@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from hybridbench.arch.block import Block
-from hybridbench.arch.model import mixers
+from hybridbench.arch.model import mixers, params
 from hybridbench.suite import GENERATE, TRAIN, Case
 
 
@@ -33,6 +33,7 @@ class Problem:
         d_state: N, columns of the SSM state.
         n_groups: G, groups of B and C vectors.
         n_angles: R, rotary angles a head of Mamba-3 turns B and C by.
+        conv_channels: C, channels of the depthwise convolution.
         chunk_size: Q, positions per chunk of the SSD scan.
         d_conv: W, taps of the depthwise convolution.
         training: gradients are needed.
@@ -40,6 +41,10 @@ class Problem:
         batch: sequences; 0 is unknown.
         row: columns of the packed projection that the kernels read views of: the stride of a position. 0 where they
             read no such views, as Mamba-1's, whose positions lie side by side.
+        d_model, d_expert, n_experts, top_k: of routed experts: the stream's width and theirs, how many there are, and
+            how many of them a token meets.
+        vocabulary: words that the loss knows.
+        n_params: parameters that the optimizer updates.
     """
 
     device: str
@@ -60,6 +65,13 @@ class Problem:
     n_angles: int = 0
     batch: int = 0
     row: int = 0
+    conv_channels: int = 0
+    d_model: int = 0
+    d_expert: int = 0
+    n_experts: int = 0
+    top_k: int = 0
+    vocabulary: int = 0
+    n_params: int = 0
 
     @property
     def value_dim(self) -> int:
@@ -73,7 +85,7 @@ class Problem:
 
     def any_size(self) -> Problem:
         """The same problem whatever its sizes: what a proof on small inputs holds for."""
-        return replace(self, length=0, batch=0, row=0)
+        return replace(self, length=0, batch=0, row=0, vocabulary=0, n_params=0)
 
 
 def problem_of(block: Block | None, case: Case, borrows: bool = False) -> Problem:
@@ -91,7 +103,9 @@ def problem_of(block: Block | None, case: Case, borrows: bool = False) -> Proble
         "length": work.context,
         "batch": work.batch,
     }
-    sizes = {"width": case.model.d_model} if block is None else block.sizes()
+    spec = case.model
+    of_model = {"width": spec.d_model, "vocabulary": spec.vocab_size, "n_params": params(spec)}
+    sizes = of_model if block is None else block.sizes()
     row = 0 if block is None else block.packed_row
     if borrows:
         row = max([row, *(mixer.packed_row for _, mixer in mixers(case.model))])

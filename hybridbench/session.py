@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import torch
 
 from hybridbench.kernels import Check, Problem, release, verify
+from hybridbench.kernels.tuning import side_by_side
 from hybridbench.model.build import Resolved, build_model, resolve_backends
 from hybridbench.model.language import LanguageModel
 from hybridbench.record import SizeCheck
@@ -88,24 +89,25 @@ def open_session(
         Unsupported: an operation cannot run here as asked; nothing was allocated.
         WrongResult: a kernel, compiled layers or the work at its own size is wrong.
     """
-    started = time.perf_counter_ns()
-    phase("build")
-    resolved = resolve_backends(case)
-    model = build_model(case, resolved)
-    model.allocate(device, case.execution.seed)
-    built = time.perf_counter_ns()
+    with side_by_side():  # kernels tune themselves where they are first run, which is here
+        started = time.perf_counter_ns()
+        phase("build")
+        resolved = resolve_backends(case)
+        model = build_model(case, resolved)
+        model.allocate(device, case.execution.seed)
+        built = time.perf_counter_ns()
 
-    checker = None
-    if proofs is not None:
-        phase("verify")
-        proofs.verify(resolved, device)
-        checker = Checker(case, model, resolved, proofs.known)
+        checker = None
+        if proofs is not None:
+            phase("verify")
+            proofs.verify(resolved, device)
+            checker = Checker(case, model, resolved, proofs.known)
 
-    phase("prepare and check")
-    work = prepare(case, model, checker)
-    if checker is not None and work.verify is not None:
-        work.checks.append(work.verify())
-    ended = time.perf_counter_ns()
+        phase("prepare and check")
+        work = prepare(case, model, checker)
+        if checker is not None and work.verify is not None:
+            work.checks.append(work.verify())
+        ended = time.perf_counter_ns()
     return Session(
         case,
         resolved,

@@ -23,9 +23,9 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from hybridbench.count.kernels import ran_on_gpu, shortened
 from hybridbench.count.replace import replaced
-from hybridbench.kernels import OPERATIONS
-from hybridbench.kernels.operation import ATTENTION, CONV, LOSS, MATMUL, OPTIMIZER, REST, SCAN
 from hybridbench.model.swap import Function
+from hybridbench.operations import OPERATIONS
+from hybridbench.operations.operation import ATTENTION, CONV, LOSS, MATMUL, OPTIMIZER, REST, SCAN
 from hybridbench.session import Proofs, open_session
 from hybridbench.suite import Case
 

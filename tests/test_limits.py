@@ -14,15 +14,28 @@ from typing import Any
 import pytest
 import torch
 
-from hybridbench.kernels import BACKENDS, DEFAULT_ORDER, OPERATIONS
-from hybridbench.limits import LIMITS, WIDE, beyond, ran_beyond, rows_at_once, tightest
+from hybridbench import limits
+from hybridbench.limits import Limit
 from hybridbench.model.build import build_model, resolve_backends
 from hybridbench.model.mixer import padding
+from hybridbench.operations import OPERATIONS
+from hybridbench.operations.beyond import ran_beyond
 from hybridbench.problem import Problem, of_op, problem_of
 from hybridbench.suite import Case, Sweep, block_ops, block_uses, cases
 
+DECLARED = [declared for row in OPERATIONS.values() for declared in row.by_name.values()]
+"""Every backend of every operation."""
+
 OVER_SEQUENCES = [op for op, row in OPERATIONS.items() if row.sequences]
 K128 = 131072
+
+
+def limits_of(op: str, backend: str) -> tuple[Limit, ...]:
+    return OPERATIONS[op].by_name[backend].limits
+
+
+def rows_at_once(op: str, backend: str, problem: Problem) -> int:
+    return limits.rows_at_once(limits_of(op, backend), problem)
 
 
 def case_of(pattern: str, ctx: int, batch: int, workload: str = "prefill", **more: Any) -> Case:
@@ -148,26 +161,25 @@ def test_what_is_allowed_wraps_nowhere_and_one_more_does(
 
 def test_every_published_kernel_was_looked_at() -> None:
     """Those of PyTorch that are plain products and additions, and those of this package, have 64 bits by nature."""
-    table = [(op, name, backend.package) for op, named in BACKENDS.items() for name, backend in named.items()]
-    on_gpus = {(op, name) for op, order in DEFAULT_ORDER.items() for name in order["cuda"]}
-    published = {(op, name) for op, name, package in table if package not in ("hybridbench", "triton")} & on_gpus
-    assert published - LIMITS.keys() - WIDE.keys() == {("adamw", "torch")}
-    assert not LIMITS.keys() & WIDE.keys()
-    for op, name in (*LIMITS, *WIDE):
-        assert name in BACKENDS[op]
-        assert name in DEFAULT_ORDER[op]["cuda"]
-    assert {op for op, _ in LIMITS} <= set(OVER_SEQUENCES), "only sequences can be split off"
+    published = [row for row in DECLARED if row.package not in ("hybridbench", "triton")]
+    on_gpus = [row for row in published if row.name in OPERATIONS[row.op].order["cuda"]]
+    assert [(row.op, row.name) for row in on_gpus if not (row.limits or row.wide)] == [("adamw", "torch")]
+    known = [row for row in DECLARED if row.limits or row.wide]
+    assert len(known) > 20
+    for row in known:
+        assert not (row.limits and row.wide)
+        assert row in on_gpus
+    assert {row.op for row in known if row.limits} <= set(OVER_SEQUENCES), "only sequences can be split off"
 
 
 def test_sources_name_a_release() -> None:
-    for limits in LIMITS.values():
-        for limit in limits:
+    for row in DECLARED:
+        for limit in row.limits:
             assert limit.what
             assert limit.source.startswith(
                 ("mamba_ssm 2.", "causal_conv1d 1.", "flash", "torch 2.", "cuDNN", "triton_ssd.py")
             )
-    for source in WIDE.values():
-        assert source.startswith(("fla-core 0.", "torch 2.", "liger_kernel 0."))
+        assert not row.wide or row.wide.startswith(("fla-core 0.", "torch 2.", "liger_kernel 0."))
 
 
 def test_a_cpu_and_an_unknown_size_have_no_limit() -> None:
@@ -175,17 +187,17 @@ def test_a_cpu_and_an_unknown_size_have_no_limit() -> None:
     assert rows_at_once("ssd", "mamba-ssm", replace(long, device="cpu")) == 4
     assert rows_at_once("ssd", "mamba-ssm", long.any_size()) == 0 == long.any_size().batch
     assert rows_at_once("ssd", "reference", long) == 4
-    assert tightest("ssd", "reference", long) is None
-    assert beyond("ssd", "mamba-ssm", long.any_size()) is None
+    assert limits.tightest(limits_of("ssd", "reference"), long) is None
+    assert limits.beyond(limits_of("ssd", "mamba-ssm"), long.any_size()) is None
 
 
 def test_one_sequence_too_long_is_a_sentence() -> None:
-    sentence = beyond("ssd", "mamba-ssm", problem("M-M-", 2 * K128, 1, "ssd"))
+    sentence = limits.beyond(limits_of("ssd", "mamba-ssm"), problem("M-M-", 2 * K128, 1, "ssd"))
     assert sentence == (
         "it is right up to 2^31 elements of B x T x 8,480 (rows of the projection, of which dt is a view), and one "
         "sequence of 262,144 tokens has 2,222,981,120"
     )
-    assert beyond("ssd", "mamba-ssm", problem("M-M-", K128, 1, "ssd")) is None
+    assert limits.beyond(limits_of("ssd", "mamba-ssm"), problem("M-M-", K128, 1, "ssd")) is None
 
 
 def test_rows_of_the_projection_are_what_the_modules_project() -> None:

@@ -160,11 +160,12 @@ def test_commands_are_accepted(line: str, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def known_backend(pair: str) -> None:
-    from hybridbench.kernels import BACKENDS
+    from hybridbench.kernels import backends
+    from hybridbench.operations import OPERATIONS
 
     op, _, name = pair.partition("=")
-    assert op in BACKENDS
-    assert name in BACKENDS[op] or re.fullmatch(r"[\w.]+:\w+", name), f"{op} has no backend {name}"
+    assert op in OPERATIONS
+    assert name in backends(op) or re.fullmatch(r"[\w.]+:\w+", name), f"{op} has no backend {name}"
 
 
 def test_every_command_is_shown() -> None:

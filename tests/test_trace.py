@@ -62,7 +62,7 @@ def test_kernels_of_mamba3_are_scans(name):
 
 def test_a_scan_in_one_pass_is_a_scan():
     pytest.importorskip("triton", reason="triton is not installed, so there is no kernel to name")
-    from hybridbench.kernels import triton_ssd
+    from hybridbench.kernels.scan import triton_ssd
 
     kernels = [name for name in vars(triton_ssd) if name.startswith("scan_") and name.endswith("_kernel")]
     assert len(kernels) == 7

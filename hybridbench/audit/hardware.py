@@ -26,7 +26,7 @@ from hybridbench.audit.views import GPU, PRODUCTS, Group, View, is_product, summ
 from hybridbench.count.by_operation import REST, Product
 from hybridbench.count.kernels import shortened
 from hybridbench.count.ncu import Launch
-from hybridbench.kernels.operation import ATTENTION, CONV, MATMUL, SCAN
+from hybridbench.operations.operation import ATTENTION, CONV, MATMUL, SCAN
 from hybridbench.suite import DECODE, TRAIN, Case
 from hybridbench.trace import classify
 

@@ -36,6 +36,7 @@ from hybridbench.count.by_operation import (
 )
 from hybridbench.count.processes import end_with
 from hybridbench.errors import DeviceFault, HybridbenchError
+from hybridbench.kernels.tuning import side_by_side
 from hybridbench.model.build import Resolved
 from hybridbench.session import Proofs, Session, open_session
 from hybridbench.suite import Case
@@ -94,11 +95,12 @@ def warmed(case: Case, proofs: Proofs | None) -> Session:
         WrongResult: a kernel, or the step at its size, is wrong.
     """
     device = torch.device("cuda", 0) if case.execution.device == "cuda" else torch.device("cpu")
-    session = open_session(case, device, proofs)
-    if device.type == "cuda":
-        for _ in range(WARMUPS):
-            session.work.eager_step()
-        torch.cuda.synchronize()
+    with side_by_side():  # without proofs, kernels tune themselves in these steps
+        session = open_session(case, device, proofs)
+        if device.type == "cuda":
+            for _ in range(WARMUPS):
+                session.work.eager_step()
+            torch.cuda.synchronize()
     return session
 
 

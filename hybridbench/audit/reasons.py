@@ -15,8 +15,9 @@ from hybridbench.arch.reasons import CHUNKED, SCAN_BACKWARD, SCORES_AGAIN, Reaso
 from hybridbench.arch.recurrent import Recurrent
 from hybridbench.audit.views import FVCORE, summed
 from hybridbench.count.by_operation import is_hidden, operation_of, scan_of
-from hybridbench.kernels.attention import query_blocks
-from hybridbench.kernels.reference import CHUNK_ELEMENTS, SCORE_ELEMENTS
+from hybridbench.kernels.attention.blocks import query_blocks
+from hybridbench.kernels.attention.reference import SCORE_ELEMENTS
+from hybridbench.kernels.plain import CHUNK_ELEMENTS
 from hybridbench.model.build import Resolved
 from hybridbench.suite import DECODE, PREFILL, TRAIN, Case
 

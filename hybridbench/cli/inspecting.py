@@ -21,13 +21,13 @@ from hybridbench.arch.presets import PRESETS, preset_spec
 from hybridbench.arch.scales import SCALES
 from hybridbench.cli.options import execution_options, model_options, parse_backends, refuse_idle
 from hybridbench.errors import Unsupported
-from hybridbench.limits import ANY_SIZE, WIDE, tightest
 from hybridbench.machine import visible_gpus
 from hybridbench.problem import Problem, of_op, problem_of
 from hybridbench.suite import DECODE, TRAIN, WORKLOADS, Sweep, block_ops, block_uses, cases, check_backends_used
 
 if TYPE_CHECKING:
     from hybridbench.model.build import Resolved
+    from hybridbench.operations.operation import Declared
     from hybridbench.record import Ceilings, Environment
 
 ABOUT = {
@@ -138,8 +138,9 @@ def backends(as_json: bool, explain: bool, workload: str, backend: tuple[str, ..
     refuse_idle("--explain", "workload", "backend", *options)
     import torch
 
-    from hybridbench.kernels import DEFAULT_ORDER, available
-    from hybridbench.model.step import ALL_BACKENDS, STEP_ORDER
+    from hybridbench.kernels import available
+    from hybridbench.kernels import backends as backends_of
+    from hybridbench.operations import OPERATIONS
 
     at_1b = _problems_at_1b()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -147,12 +148,12 @@ def backends(as_json: bool, explain: bool, workload: str, backend: tuple[str, ..
     heads = Problem(device, dtype, head_dim=64, n_heads=32, n_kv_heads=8)
     typical = replace(heads, d_state=128, n_angles=32, chunk_size=256, d_conv=4)
     rows: list[dict[str, Any]] = []
-    for op, table in ALL_BACKENDS.items():
-        order = DEFAULT_ORDER.get(op, STEP_ORDER)[device]
+    for op, operation in OPERATIONS.items():
+        order = operation.order[device]
         # a chunk of Mamba-2 is longer than the kernels of the delta rules and of Mamba-3 take
         chunk = next((problem.chunk_size for problem in at_1b.get(op, [])), typical.chunk_size)
         asked = replace(typical, chunk_size=chunk)
-        for name, kernel in table.items():
+        for name, kernel in backends_of(op).items():
             reason = available(kernel, asked)
             rows.append(
                 {
@@ -163,14 +164,14 @@ def backends(as_json: bool, explain: bool, workload: str, backend: tuple[str, ..
                     "runs_here": reason is None,
                     "auto_rank": order.index(name) + 1 if name in order else None,
                     "reason": reason,
-                    "right_up_to": _right_up_to(op, name, at_1b.get(op, [])),
+                    "right_up_to": _right_up_to(kernel, at_1b.get(op, [])),
                 }
             )
     if as_json:
         click.echo(json.dumps({"device": device, "backends": rows}))
         return
     console = Console(highlight=False)
-    for op in ALL_BACKENDS:
+    for op in OPERATIONS:
         console.print(op, style="bold")
         for row in (row for row in rows if row["op"] == op):
             console.print(_backend_line(row))
@@ -244,13 +245,15 @@ def _problems_at_1b() -> dict[str, list[Problem]]:
     return asked
 
 
-def _right_up_to(op: str, backend: str, asked: list[Problem]) -> list[str]:
+def _right_up_to(backend: Declared, asked: list[Problem]) -> list[str]:
     """Up to which size a backend is right, one sentence for each tensor that may limit it: of the widest problem."""
-    if (op, backend) in WIDE:
-        return [ANY_SIZE]
+    from hybridbench.limits import tightest
+
+    if backend.wide:
+        return ["right at any size: its offsets have 64 bits"]
     widest: dict[str, tuple[int, str]] = {}
     for problem in asked:
-        if limit := tightest(op, backend, problem):
+        if limit := tightest(backend.limits, problem):
             found = (limit.elements(problem), f"right up to {limit.in_words(problem)}")
             widest[limit.what] = max(widest.get(limit.what, found), found)
     return [words for _, words in widest.values()]
@@ -271,7 +274,7 @@ def doctor(as_json: bool, ceilings: bool) -> None:
     """What this machine is, what is installed, and what to do about what is missing."""
     import torch
 
-    from hybridbench.kernels.problem import on_hopper
+    from hybridbench.kernels.backend import on_hopper
     from hybridbench.machine import find_peak
     from hybridbench.measure.ceilings import SUSTAINED_S, measure_ceilings
     from hybridbench.measure.environment import fingerprint
@@ -337,7 +340,7 @@ def advise(environment: Environment, *, known: bool, watched: bool, hopper: bool
         watched: whether NVML answers.
         hopper: whether the GPU is of that generation.
     """
-    from hybridbench.kernels.operation import INSTALL_CUDA, INSTALL_FLASH_ATTN_4
+    from hybridbench.operations.operation import INSTALL_CUDA, INSTALL_FLASH_ATTN_4
 
     advice, on_gpu = [], environment.device_kind == "cuda"
     if not on_gpu:

@@ -21,7 +21,7 @@ from hybridbench.cli.options import (
     parse_backends,
     run_options,
 )
-from hybridbench.errors import BadInput, HybridbenchError, unknown_name
+from hybridbench.errors import BadInput, HybridbenchError
 from hybridbench.machine import visible_gpus
 from hybridbench.record import Record, Status
 from hybridbench.suite import (
@@ -120,14 +120,11 @@ def check_names(planned: Sequence[Case]) -> None:
     asked = {pair for case in planned for pair in case.execution.backends.items()}
     if not asked:
         return
-    from hybridbench.kernels.resolver import by_path
-    from hybridbench.model.step import ALL_BACKENDS, STEPS
+    from hybridbench.kernels.resolver import by_path, named_backends
 
     for op, name in sorted(asked):
-        if ":" in name and ALL_BACKENDS[op] is not STEPS:
+        if name not in named_backends(op, name) and name != "auto":
             by_path(op, name)
-        elif name not in ALL_BACKENDS[op]:
-            raise unknown_name(f"{op} backend", name, [*ALL_BACKENDS[op], "auto"])
 
 
 def check_installed(planned: Sequence[Case]) -> None:
@@ -140,13 +137,12 @@ def check_installed(planned: Sequence[Case]) -> None:
     asked = {pair for case in planned for pair in case.execution.backends.items() if ":" not in pair[1]}
     if not asked:
         return
-    from hybridbench.kernels import Problem, available
-    from hybridbench.model.step import ALL_BACKENDS
+    from hybridbench.kernels import Problem, available, backends
 
     for op, name in sorted(asked):
-        if reason := available(ALL_BACKENDS[op][name]):
+        if reason := available(backends(op)[name]):
             on_gpu = any(case.execution.device == "cuda" for case in planned)
-            if refused := None if on_gpu else ALL_BACKENDS[op][name].refuses(Problem("cpu", "float32")):
+            if refused := None if on_gpu else backends(op)[name].refuses(Problem("cpu", "float32")):
                 reason = f"{refused}; besides, {reason}"
             raise BadInput(f"backend {op}={name} cannot run here: {reason}.")
 

@@ -51,10 +51,7 @@ from hybridbench.count.operators import (
 )
 from hybridbench.count.replace import traced, unwatched
 from hybridbench.errors import described
-from hybridbench.kernels import OPERATIONS, Backend
-from hybridbench.kernels.operation import ATTENTION, CONV, LOSS, MATMUL, SCAN
-from hybridbench.kernels.operation import REST as ELEMENTWISE
-from hybridbench.kernels.ssm import ONE_PASS
+from hybridbench.kernels import Backend
 from hybridbench.model.build import Resolved
 from hybridbench.model.language import LanguageModel
 from hybridbench.model.mamba2 import Mamba2Module
@@ -62,6 +59,10 @@ from hybridbench.model.mixer import MixerModule
 from hybridbench.model.mlp import MlpModule
 from hybridbench.model.moe import MoeModule
 from hybridbench.model.parallel import ParallelModule
+from hybridbench.operations import OPERATIONS
+from hybridbench.operations.operation import ATTENTION, CONV, LOSS, MATMUL, SCAN
+from hybridbench.operations.operation import REST as ELEMENTWISE
+from hybridbench.operations.scan import ONE_PASS
 
 Function = Callable[..., Any]
 

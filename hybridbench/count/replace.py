@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
-from hybridbench.kernels import OPERATIONS
 from hybridbench.model.swap import Function, swapped
+from hybridbench.operations import OPERATIONS
 
 _library: Any = torch.library.Library("hybridbench", "FRAGMENT")  # type: ignore[no-untyped-call]
 _defined: set[str] = set()
@@ -52,7 +52,7 @@ def traced(op: str, function: Function) -> Function:
     """``function`` as the operator ``hybridbench::op``, without gradients."""
     if op not in _defined:
         _defined.add(op)
-        returned = ", ".join(["Tensor"] * OPERATIONS[op].outputs)
+        returned = ", ".join(["Tensor"] * len(OPERATIONS[op].outputs))
         _library.define(f"{op}(Tensor[] inputs, int call) -> ({returned})")
         _library.impl(op, _run, "CompositeExplicitAutograd")
 

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hybridbench.kernels.operation import OPERATIONS
-from hybridbench.kernels.problem import Backend
+from hybridbench.kernels.backend import Backend
+from hybridbench.kernels.loading import reference_of
 
 Again = tuple[Callable[..., Tensor], tuple[Any, ...]]
 """The function and arguments that make a tensor again, as the recipes of ``mamba2_fused`` have them."""
@@ -35,7 +35,7 @@ def by_rows(op: str, function: Callable[..., Any], rows: int) -> Callable[..., A
     Its ``with_recipes``, where it has one, is kept: what can be made again of each group is noted group by group, and
     the output as a whole.
     """
-    names = list(inspect.signature(OPERATIONS[op].reference).parameters)
+    names = list(inspect.signature(reference_of(op)).parameters)
     batched = {name for name in names if holds_sequences(name)}
 
     def size(given: tuple[Any, ...]) -> int:

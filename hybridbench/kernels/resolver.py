@@ -9,30 +9,25 @@
 
 A named backend runs or raises ``Unsupported``. Only "auto" chooses, and what it chose is in the record. A backend that
 is right on fewer sequences than a batch has runs on groups of them, and its ``ran`` says so; where it is wrong on a
-single one, it cannot run (``limits``). The candidates and their order are in ``operation``.
+single one, it cannot run (``limits``). The candidates and their order are in ``operations``.
 """
 
 from __future__ import annotations
 
-import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from hybridbench.errors import BadInput, Unsupported, unknown_name
+from hybridbench.kernels.backend import Backend, accepts_anything
 from hybridbench.kernels.by_rows import in_groups
-from hybridbench.kernels.operation import OPERATIONS
-from hybridbench.kernels.problem import Backend, Problem, accepts_anything
+from hybridbench.kernels.loading import backends, named, reference_of
 from hybridbench.limits import beyond, rows_at_once
-
-BACKENDS: dict[str, dict[str, Backend]] = {op: row.by_name for op, row in OPERATIONS.items()}
-"""Operation to name to backend."""
-
-DEFAULT_ORDER: dict[str, dict[str, tuple[str, ...]]] = {op: row.order for op, row in OPERATIONS.items()}
-"""Operation to device to the names "auto" tries, in order."""
+from hybridbench.operations import OPERATIONS
+from hybridbench.problem import Problem
 
 
 @dataclass(frozen=True)
@@ -52,12 +47,16 @@ class Resolution:
     why: str = ""
 
 
-def available(backend: Backend, problem: Problem | None = None) -> str | None:
-    """Why ``backend`` cannot run here (on ``problem``, if given), as a sentence without a full stop; None if it can."""
+def available(backend: Backend, problem: Problem | None = None, ruled_out: str | None = None) -> str | None:
+    """Why ``backend`` cannot run here (on ``problem``, if given), as a sentence without a full stop; None if it can.
+
+    Args:
+        ruled_out: why a case rules it out, which a problem cannot say.
+    """
     if problem is not None:
-        if reason := backend.refuses(problem):
+        if reason := backend.refuses(problem) or ruled_out:
             return reason
-        if reason := beyond(backend.op, backend.name, problem):
+        if reason := beyond(backend.limits, problem):
             return reason
         if problem.device == "cuda" and not torch.cuda.is_available():
             return "PyTorch finds no CUDA device on this machine"
@@ -73,38 +72,52 @@ def resolve(op: str, asked: str, problem: Problem) -> Backend:
     return choose(op, asked, problem).backend
 
 
-def choose(op: str, asked: str, problem: Problem) -> Resolution:
+def choose(op: str, asked: str, problem: Problem, ruled_out: Mapping[str, str] | None = None) -> Resolution:
     """What will run ``op`` on ``problem``, in groups of sequences where it is right on those only.
 
     Args:
-        asked: ``"auto"``, a name of ``BACKENDS[op]``, or ``package.module:function`` for a callable of one's own with
+        asked: ``"auto"``, a name of ``backends(op)``, or ``package.module:function`` for a callable of one's own with
             the operation's signature.
+        ruled_out: names of backends that a case rules out, to why.
 
     Raises:
         BadInput: no such operation or name.
         Unsupported: the named backend cannot do this here; the text says why and what can.
     """
-    if op not in BACKENDS:
-        raise unknown_name("operation", op, BACKENDS)
-    if ":" in asked:
-        return Resolution(by_path(op, asked), asked)
+    table, out = named_backends(op, asked), ruled_out or {}
     if asked == "auto":
-        return _first_that_runs(op, problem)
-    if asked not in BACKENDS[op]:
-        raise unknown_name(f"{op} backend", asked, [*BACKENDS[op], "auto"])
-    if reason := available(BACKENDS[op][asked], problem):
-        others = [name for name, other in BACKENDS[op].items() if available(other, problem) is None]
+        return _first_that_runs(op, problem, out)
+    if asked not in table:
+        return Resolution(by_path(op, asked), asked)
+    if reason := available(table[asked], problem, out.get(asked)):
+        others = [name for name, other in table.items() if available(other, problem, out.get(name)) is None]
         can = f"What can run here: {', '.join(others)}" if others else "No other backend can run it here either"
         raise Unsupported(f"{op} backend '{asked}' cannot run here: {reason}. {can}.")
-    return Resolution(_right_at_size(BACKENDS[op][asked], problem), asked)
+    return Resolution(_right_at_size(table[asked], problem), asked)
 
 
-def _first_that_runs(op: str, problem: Problem) -> Resolution:
+def named_backends(op: str, asked: str) -> dict[str, Backend]:
+    """``backends(op)``, where ``asked`` is one of them, ``"auto"``, or the path of a callable that could be one.
+
+    Raises:
+        BadInput: no such operation or name.
+    """
+    if op not in OPERATIONS:
+        raise unknown_name("operation", op, OPERATIONS)
+    table = backends(op)
+    own = ":" in asked and bool(OPERATIONS[op].inputs)
+    if asked not in table and asked != "auto" and not own:
+        raise unknown_name(f"{op} backend", asked, [*table, "auto"])
+    return table
+
+
+def _first_that_runs(op: str, problem: Problem, ruled_out: Mapping[str, str]) -> Resolution:
     passed_over: list[tuple[str, str]] = []
-    for name in DEFAULT_ORDER[op][problem.device]:
-        reason = available(BACKENDS[op][name], problem)
+    table = backends(op)
+    for name in OPERATIONS[op].order[problem.device]:
+        reason = available(table[name], problem, ruled_out.get(name))
         if reason is None:
-            return Resolution(_right_at_size(BACKENDS[op][name], problem), passed_over=tuple(passed_over))
+            return Resolution(_right_at_size(table[name], problem), passed_over=tuple(passed_over))
         passed_over.append((name, reason))
     reasons = ". ".join(f"{name}: {reason}" for name, reason in passed_over)
     raise Unsupported(f"no {op} backend can run here. {reasons}.")
@@ -114,7 +127,7 @@ def _right_at_size(backend: Backend, problem: Problem) -> Backend:
     """The backend, handed as many sequences at a time as it is right on; of one, ``available`` made sure."""
     if not OPERATIONS[backend.op].sequences:
         return backend
-    rows = rows_at_once(backend.op, backend.name, problem)
+    rows = rows_at_once(backend.limits, problem)
     return backend if rows >= problem.batch else in_groups(backend, rows)
 
 
@@ -126,22 +139,28 @@ def by_path(op: str, path: str) -> Backend:
     Raises:
         BadInput: the module cannot be imported or has no such function.
     """
-    module_name, _, function_name = path.partition(":")
     try:
-        function: Callable[..., Any] = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError, ValueError) as problem:
-        raise BadInput(
-            f"{op} kernel '{path}' cannot be loaded ({problem}); write it as package.module:function, importable here."
-        ) from problem
-    package = module_name.partition(".")[0]
+        function: Callable[..., Any] = named(path)
+    except BadInput as problem:
+        raise BadInput(f"{op} kernel {problem}") from problem
+    package = path.partition(":")[0].partition(".")[0]
     continues = _takes_initial_state(op, function)
     kernel = function if continues else _from_nothing(op, path, function)
-    return Backend(op, path, package, "", lambda: kernel, accepts_anything, dispatched=False, continues=continues)
+    return Backend(
+        op=op,
+        name=path,
+        package=package,
+        path=path,
+        load=lambda: kernel,
+        refuses=accepts_anything,
+        dispatched=False,
+        continues=continues,
+    )
 
 
 def _takes_initial_state(op: str, function: Callable[..., Any]) -> bool:
     """Whether a function has the operation's parameter for a state to start from, where the operation has one."""
-    wanted = {name for name in inspect.signature(OPERATIONS[op].reference).parameters if name.startswith("initial")}
+    wanted = {name for name in inspect.signature(reference_of(op)).parameters if name.startswith("initial")}
     try:
         given = inspect.signature(function).parameters
     except (TypeError, ValueError):  # a compiled function may have no signature that Python sees

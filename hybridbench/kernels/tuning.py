@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -40,13 +41,32 @@ def compile_together(compilations: Sequence[Callable[[], object]]) -> None:
             compile_one()
 
 
-def compile_side_by_side() -> None:
-    """Makes every autotuner of this process compile in that way, where Triton is imported and can (from 3.4 on).
+@contextmanager
+def side_by_side() -> Iterator[None]:
+    """Inside, every autotuner of this process compiles in that way, where Triton can (from 3.4 on).
 
     An autotuner says which configurations it will time when it prunes them, and asks for them one after the other. A
-    result that is on disk is not asked for, so nothing is compiled before the first is.
+    result that is on disk is not asked for, so nothing is compiled before the first is. Triton's class is changed when
+    Triton is there, now or by a kernel's import (``extend``), and is as it was afterwards. It may be entered again
+    inside.
     """
-    if "triton" not in sys.modules:
+    if _inside:
+        yield
+        return
+    with ExitStack() as ending:
+        _inside.append(ending)
+        ending.callback(_inside.clear)
+        extend()
+        yield
+
+
+_inside: list[ExitStack] = []
+"""What ends the outermost ``side_by_side``; empty outside."""
+
+
+def extend() -> None:
+    """Takes in Triton, if it has been imported since ``side_by_side`` was entered; outside it does nothing."""
+    if not _inside or "triton" not in sys.modules:
         return
     try:
         from triton.runtime._async_compile import AsyncCompileMode, active_mode
@@ -76,4 +96,8 @@ def compile_side_by_side() -> None:
                     self.fn.warmup(*args, **{**settings, **each.all_kwargs()})
         return bench(self, *args, config=config, **meta)
 
+    def restore() -> None:
+        Autotuner.prune_configs, Autotuner._bench = prune, bench
+
     Autotuner.prune_configs, Autotuner._bench = pruned, compiled_first
+    _inside[0].callback(restore)

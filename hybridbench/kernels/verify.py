@@ -1,6 +1,6 @@
 """verify: the proof, before anything is timed, that a backend computes what the reference computes.
 
-Fresh random ``inputs`` go through the backend in its own dtype and through the reference in float32 (float64 on a CPU).
+Fresh random inputs go through the backend in its own dtype and through the reference in float32 (float64 on a CPU).
 For every output, every state and, for training, every gradient it compares ``|out - ref| / |ref|`` (Frobenius norms;
 for sequences the worst position's) with a bound.
 
@@ -30,10 +30,13 @@ import torch
 from torch import Tensor
 
 from hybridbench.errors import WrongResult
+from hybridbench.kernels.backend import Backend
 from hybridbench.kernels.by_rows import holds_sequences, in_groups, sequences
-from hybridbench.kernels.inputs import BATCH, Draw, Trial
-from hybridbench.kernels.operation import OPERATIONS, Operation
-from hybridbench.kernels.problem import Backend, Problem
+from hybridbench.kernels.drawing import BATCH, Draw, Trial
+from hybridbench.kernels.loading import draw_of, reference_of
+from hybridbench.operations import OPERATIONS
+from hybridbench.operations.operation import Operation
+from hybridbench.problem import Problem
 
 BOUNDS: dict[str, tuple[float, float]] = {
     "float64": (1e-10, 1e-10),
@@ -88,7 +91,7 @@ def verify(backend: Backend, problem: Problem, *, device: torch.device | str, se
     with _full_precision(draw.device):
         inputs = [
             case
-            for case in operation.draw(problem, draw)
+            for case in draw_of(backend.op)(problem, draw)
             if not case.length or backend.refuses(dataclasses.replace(problem, length=case.length)) is None
             if backend.continues or not case.continues
         ]
@@ -124,7 +127,7 @@ def inputs_at(op: str, problem: Problem, *, device: torch.device | str, seed: in
     """
     generator = torch.Generator(device).manual_seed(seed)
     draw = Draw(problem, torch.device(device), generator, problem.batch, at_size=True)
-    case = next(iter(OPERATIONS[op].draw(problem, draw)))
+    case = next(iter(draw_of(op)(problem, draw)))
     return Inputs(case.tensors, case.call)
 
 
@@ -186,7 +189,7 @@ def _errors(
         for name, t in case.tensors.items()
     }
     with torch.set_grad_enabled(gradients):
-        expected = case.call(operation.reference, exact)
+        expected = case.call(reference_of(operation.name), exact)
         _poison(expected, draw.dtype)
         found = case.call(ours, given)
     for name, tensor in found.items():

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from hybridbench.kernels import OPERATIONS
+from hybridbench.kernels.loading import again_of
 
 
 class _Made:
@@ -134,7 +134,7 @@ def cheap(function: Callable[..., Tensor], *arguments: Any) -> Tensor:
 
 def learning(op: str, function: Callable[..., Any]) -> Callable[..., Any]:
     """``function``, one of the operations of a model, with its recipes noted in a forward that remembers."""
-    recipes = OPERATIONS[op].again
+    recipes = again_of(op)
     if recipes is None:
         return function
 

@@ -1,7 +1,7 @@
-"""choices: what runs each operation of a case, where a mode, a fused kernel or the whole step has a say, and why.
+"""choices: what a case adds to the choice of what runs an operation: its mode, and what it rules out, and why.
 
-Each function returns a ``Resolution``: the backend, and why each candidate before it does not run. Which kernel "auto"
-takes for one operation is ``kernels.choose``. What a case adds to that:
+Every choice is made in ``kernels.choose``, which knows a problem, and returns a ``Resolution``: the backend, and why
+each candidate before it does not run. Here is what only a case knows:
 
     mode published    decodes attention as plain eager code
     Mamba-2's core    one kernel for all of it, where one can run and nobody named a kernel of its parts
@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from hybridbench.errors import Unsupported, unknown_name
-from hybridbench.kernels import Problem, Resolution, choose
-from hybridbench.model.step import STEPS, step_problem, unsupported_by_fused
+from hybridbench.errors import Unsupported
+from hybridbench.kernels import Problem, Resolution, available, backends, choose
+from hybridbench.model.step import ruled_out_by, step_problem
 from hybridbench.suite import CORE, CORE_PARTS, DECODE_STEP, PUBLISHED, Case
 
 PassedOver = tuple[tuple[str, str], ...]
@@ -55,16 +55,13 @@ def choose_step(case: Case) -> Resolution:
     """
     execution = case.execution
     asked = execution.backends.get(DECODE_STEP, "auto")
-    if asked not in (*STEPS, "auto"):
-        raise unknown_name(f"{DECODE_STEP} backend", asked, [*STEPS, "auto"])
-    if asked == "modules" and execution.streams == 1:
-        return Resolution(STEPS["modules"], asked)
-    reason = unsupported_by_fused(case, step_problem(case))
-    if reason is None and asked != "modules":
-        return Resolution(STEPS["fused"], asked)
-    if asked == "fused":
-        raise Unsupported(f"{DECODE_STEP} backend 'fused' cannot run here: {reason}. What can run here: modules.")
-    if execution.streams != 1:
-        reason = reason or "modules were asked for"
-        raise Unsupported(f"{execution.streams} streams need the fused decode step, which cannot run: {reason}.")
-    return Resolution(STEPS["modules"], asked, (("fused", str(reason)),))
+    problem, reason = step_problem(case), ruled_out_by(case)
+    found = choose(DECODE_STEP, asked, problem, {} if reason is None else {"fused": reason})
+    if asked == "auto" and found.backend.name != "fused" and not found.passed_over:
+        # no candidate on a CPU, where a case that could decode fused on a GPU says so all the same
+        why_not = available(backends(DECODE_STEP)["fused"], problem, reason)
+        found = replace(found, passed_over=(("fused", str(why_not)),))
+    if execution.streams != 1 and found.backend.name != "fused":
+        why = dict(found.passed_over).get("fused", "modules were asked for")
+        raise Unsupported(f"{execution.streams} streams need the fused decode step, which cannot run: {why}.")
+    return found

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from hybridbench.arch.blocks.attention import Rope
 from hybridbench.arch.blocks.parallel import Fusion
-from hybridbench.kernels import triton_step as kernels
-from hybridbench.kernels.triton_decode import DecodePlan, launch_attention_decode, multiprocessors
+from hybridbench.kernels.attention.triton_decode import DecodePlan, launch_attention_decode, multiprocessors
+from hybridbench.kernels.step import triton_step as kernels
 from hybridbench.kernels.tuning import compile_together
 from hybridbench.model.attention import AttentionModule
 from hybridbench.model.block import BlockModule

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hybridbench.arch.blocks.mamba2 import Mamba2
-from hybridbench.kernels.reference import NO_STEP
+from hybridbench.kernels.scan.reference import NO_STEP
 from hybridbench.model.block import Factory, Step
 from hybridbench.model.cache import Cache, RecurrentCache
 from hybridbench.model.mixer import (

@@ -1,8 +1,8 @@
 """step: the two ways to decode one token: module by module, or as one plan of fused kernels.
 
-They are the backends ``modules`` and ``fused`` of the operation ``decode_step``. The first runs every kernel by itself
-and takes any model; the second knows the blocks of the five families, and is proved against the first on the very
-model, caches and depth that are timed. Which of them a case takes is decided in ``choices``.
+They are the backends ``modules`` and ``fused`` of the operation ``decode_step`` (``operations.step``). The first runs
+every kernel by itself and takes any model; the second knows the blocks of the five families, and is proved against the
+first on the very model, caches and depth that are timed. Which of them a case takes is decided in ``choices``.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from hybridbench.arch.blocks.attention import Attention
 from hybridbench.arch.blocks.mamba2 import Mamba2
 from hybridbench.arch.blocks.mlp import Mlp
 from hybridbench.arch.blocks.parallel import Parallel
-from hybridbench.errors import Unsupported, WrongResult
-from hybridbench.kernels import BACKENDS, Backend, Problem
-from hybridbench.kernels.problem import accepts_anything, imported
+from hybridbench.errors import WrongResult
+from hybridbench.kernels import Problem
+from hybridbench.kernels.backend import Implementation, accepts_anything, imported
 from hybridbench.kernels.verify import Check
 from hybridbench.model.cache import Cache, recurrent_states, states_compared
 from hybridbench.sizes import FUSED_STEP_BATCH
@@ -55,24 +55,16 @@ def _on_gpu(problem: Problem) -> str | None:
     return None
 
 
-STEPS = {
-    "modules": Backend(DECODE_STEP, "modules", "hybridbench", "", _load_modules, accepts_anything),
-    "fused": Backend(DECODE_STEP, "fused", "triton", "", _load_fused, _on_gpu),
-}
-"""Name to backend, the reference implementation first."""
-
-STEP_ORDER = {"cuda": ("fused", "modules"), "cpu": ("modules",)}
-"""Device to the names ``auto`` tries in mode graph, in order."""
-
-ALL_BACKENDS: dict[str, dict[str, Backend]] = {**BACKENDS, DECODE_STEP: STEPS}
-"""Operation to name to backend: the kernels', and the two ways to decode."""
+modules = Implementation(_load_modules, accepts_anything)
+fused = Implementation(_load_fused, _on_gpu)
 
 
-def unsupported_by_fused(case: Case, problem: Problem) -> str | None:
-    """Why the fused step cannot take this case, or, unless it was named, is not to; None if it is."""
+def ruled_out_by(case: Case) -> str | None:
+    """Why the fused step cannot take this case, or, unless it was named, is not to; None if it is.
+
+    What does not depend on the model and the work, it refuses as any backend does.
+    """
     asked = case.execution.backends
-    if reason := STEPS["fused"].refuses(problem):
-        return reason
     if case.workload.batch > FUSED_STEP_BATCH:
         return f"it holds at most {FUSED_STEP_BATCH} sequences in a tile, and the batch is {case.workload.batch}"
     if case.execution.mode != GRAPH and DECODE_STEP not in asked:
@@ -85,10 +77,6 @@ def unsupported_by_fused(case: Case, problem: Problem) -> str | None:
             return reason
     if case.execution.streams != 1 and not any(isinstance(b, Parallel) for b in case.model.blocks.values()):
         return f"{case.model.label} has no parallel block, whose branches could run on a stream each"
-    try:
-        STEPS["fused"].load()
-    except Unsupported as missing:
-        return str(missing)
     return None
 
 

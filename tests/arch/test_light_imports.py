@@ -13,6 +13,8 @@ import hybridbench.report
 MODULES = [
     *("hybridbench.units", "hybridbench.errors", "hybridbench.machine", "hybridbench.suite", "hybridbench.record"),
     *("hybridbench.stats", "hybridbench.store", "hybridbench.metrics", "hybridbench.problem", "hybridbench.limits"),
+    "hybridbench.operations",
+    "hybridbench.operations.beyond",
     *("hybridbench.efficiency", "hybridbench.sizes"),
     *(m.name for m in pkgutil.walk_packages(hybridbench.arch.__path__, "hybridbench.arch.")),
     *(m.name for m in pkgutil.walk_packages(hybridbench.predict.__path__, "hybridbench.predict.")),

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hybridbench import kernels
-from hybridbench.kernels import reference
+from hybridbench.kernels.attention import reference as attention_reference
+from hybridbench.kernels.attention import sdpa
+from hybridbench.kernels.scan import reference as scan_reference
 
 RIGHT_TO = 700
 """Tokens; verification ends before."""
@@ -23,7 +24,7 @@ LONG_CACHE = 1600
 
 def _attention(spoil: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
     def attention(q_BTHP: Tensor, k_BTKP: Tensor, v_BTKV: Tensor, **options: Any) -> Tensor:
-        out = reference.attention(q_BTHP, k_BTKP, v_BTKV, **options)
+        out = attention_reference.attention(q_BTHP, k_BTKP, v_BTKV, **options)
         return spoil(out) if q_BTHP.shape[1] > RIGHT_TO else out
 
     return attention
@@ -82,26 +83,26 @@ breaks = _attention(_illegal_access)
 
 def windowed(q_BTHP: Tensor, k_BTKP: Tensor, v_BTKV: Tensor, *, window: int | None = None, sinks: int = 0) -> Tensor:
     """Right, with a mask that is kept for the next call."""
-    kernels.attention._window_mask(q_BTHP.shape[1], window or q_BTHP.shape[1], sinks, q_BTHP.device)
-    return reference.attention(q_BTHP, k_BTKP, v_BTKV, window=window, sinks=sinks)
+    sdpa._window_mask(q_BTHP.shape[1], window or q_BTHP.shape[1], sinks, q_BTHP.device)
+    return attention_reference.attention(q_BTHP, k_BTKP, v_BTKV, window=window, sinks=sinks)
 
 
 def attention_decode(q_BHP: Tensor, k_cache_BSKP: Tensor, v_cache_BSKV: Tensor, length_B: Tensor) -> Tensor:
     """The last tenth of a long cache is not read."""
     if k_cache_BSKP.shape[1] > LONG_CACHE:
         length_B = (length_B * 9 // 10).to(length_B.dtype)
-    return reference.attention_decode(q_BHP, k_cache_BSKP, v_cache_BSKV, length_B)
+    return attention_reference.attention_decode(q_BHP, k_cache_BSKP, v_cache_BSKV, length_B)
 
 
 def ssd(x_BTHP: Tensor, *rest: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
     """Right outputs; the last row of a batch leaves a state that is a little off."""
-    y, state = reference.ssd(x_BTHP, *rest, **options)
+    y, state = scan_reference.ssd(x_BTHP, *rest, **options)
     return (y, _in_the_last_row(state)) if x_BTHP.shape[1] > RIGHT_TO else (y, state)
 
 
 def ssd_step(state_BHPN: Tensor, x_BHP: Tensor, *rest: Tensor) -> Tensor:
     """Wrong in the last row of four sequences and more, as an offset that wraps is."""
-    y = reference.ssd_step(state_BHPN, x_BHP, *rest)
+    y = scan_reference.ssd_step(state_BHPN, x_BHP, *rest)
     if len(x_BHP) > 3:
         state_BHPN[-1] *= 1.2
     return y

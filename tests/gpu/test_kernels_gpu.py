@@ -11,7 +11,13 @@ import torch
 from torch import Tensor
 
 from hybridbench.errors import Unsupported
-from hybridbench.kernels import BACKENDS, Backend, Problem, available, reference, resolve, verify
+from hybridbench.kernels import Backend, Problem, available, backends, reference_of, resolve, verify
+from hybridbench.kernels.attention import reference as attention_reference
+from hybridbench.kernels.scan import reference as scan_reference
+from hybridbench.operations import OPERATIONS
+
+KERNELS = {op: backends(op) for op, row in OPERATIONS.items() if row.inputs}
+"""What runs each operation of tensors."""
 
 ELEMENTWISE = ("swiglu", "add_rms_norm", "rotary", "gate", "head_norms")
 """Operations with a kernel of ours and no published one."""
@@ -125,7 +131,7 @@ def cases() -> list[Any]:
             Problem("cuda", dtype, training=op != "attention_decode" and not op.endswith("_step"), **sizes),
             id=f"{op}-{name}-{shape}-{dtype}",
         )
-        for op, table in BACKENDS.items()
+        for op, table in KERNELS.items()
         for name, backend in table.items()
         for shape, sizes in SHAPES[op].items()
         for dtype in ("bfloat16", "float32")
@@ -148,7 +154,7 @@ def test_a_backend_is_right_or_says_why_not(backend: Backend, shape: str, proble
 
 
 def test_flash_attn_4_takes_unequal_widths_of_grouped_heads_forward() -> None:
-    backend, problem = BACKENDS["attention"]["flash-attn-4"], Problem("cuda", "bfloat16", **HEADS["intra-1b"])
+    backend, problem = backends("attention")["flash-attn-4"], Problem("cuda", "bfloat16", **HEADS["intra-1b"])
     if reason := available(backend, problem):
         pytest.skip(reason)
     check = verify(backend, problem, device="cuda", seed=0)
@@ -160,12 +166,12 @@ def error(found: Tensor, expected: Tensor) -> float:
     return float((found.double() - expected.double()).norm() / expected.double().norm())
 
 
-@pytest.mark.parametrize("name", [name for name in BACKENDS["attention"] if name != "reference"])
+@pytest.mark.parametrize("name", [name for name in backends("attention") if name != "reference"])
 @pytest.mark.parametrize("shape", ["transformer-1b", "intra-1b", "window", "sinks"])
 def test_long_attention(name: str, shape: str) -> None:
     sizes = SHAPES["attention"][shape]
     problem = Problem("cuda", "bfloat16", length=4096, training=True, **sizes)
-    if reason := available(BACKENDS["attention"][name], problem):
+    if reason := available(backends("attention")[name], problem):
         pytest.skip(reason)
     torch.manual_seed(0)
     window, sinks = problem.window, problem.sinks
@@ -177,8 +183,8 @@ def test_long_attention(name: str, shape: str) -> None:
             (problem.kv_heads, problem.value_dim),
         )
     )
-    out = BACKENDS["attention"][name].load()(q, k, v, window=window, sinks=sinks)
-    expected = reference.attention(q.float(), k.float(), v.float(), window=window, sinks=sinks)
+    out = backends("attention")[name].load()(q, k, v, window=window, sinks=sinks)
+    expected = attention_reference.attention(q.float(), k.float(), v.float(), window=window, sinks=sinks)
     assert error(out, expected) < 1e-2
     upstream = torch.randn_like(out)
     mine = torch.autograd.grad(out, (q, k, v), upstream)
@@ -191,7 +197,7 @@ def test_long_attention(name: str, shape: str) -> None:
 def test_long_ssd(shape: str) -> None:
     sizes = SSM[shape]
     problem = Problem("cuda", "bfloat16", length=4096, training=True, **sizes)
-    backend = BACKENDS["ssd"]["mamba-ssm"]
+    backend = backends("ssd")["mamba-ssm"]
     if reason := available(backend, problem):
         pytest.skip(reason)
     torch.manual_seed(0)
@@ -200,19 +206,19 @@ def test_long_ssd(shape: str) -> None:
     A, D = -torch.rand(H, device="cuda") * 15 - 1, torch.ones(H, device="cuda")
     bias = torch.linspace(-6.9, -2.3, H, device="cuda")
     y, state = backend.load()(x, dt, A, B, C, D, bias, chunk_size=256)
-    y_ref, state_ref = reference.ssd(x.float(), dt.float(), A, B.float(), C.float(), D, bias, chunk_size=256)
+    y_ref, state_ref = scan_reference.ssd(x.float(), dt.float(), A, B.float(), C.float(), D, bias, chunk_size=256)
     assert error(y, y_ref) < 1e-2
     assert error(state, state_ref) < 1e-2
 
 
-@pytest.mark.parametrize("name", [name for name in BACKENDS["attention_decode"] if name != "reference"])
+@pytest.mark.parametrize("name", [name for name in backends("attention_decode") if name != "reference"])
 @pytest.mark.parametrize("shape", HEADS)
 def test_decode_in_a_captured_graph_follows_lengths_on_the_device(name: str, shape: str) -> None:
     """One capture, then other lengths and another query: nothing about the lengths may be baked in."""
     problem = Problem("cuda", "bfloat16", length=8192, **HEADS[shape])
-    if reason := available(BACKENDS["attention_decode"][name], problem):
+    if reason := available(backends("attention_decode")[name], problem):
         pytest.skip(reason)
-    decode = BACKENDS["attention_decode"][name].load()
+    decode = backends("attention_decode")[name].load()
     torch.manual_seed(0)
     B, S, H, K = 4, 8192, problem.n_heads, problem.kv_heads
     q = torch.randn(B, H, problem.head_dim, device="cuda", dtype=torch.bfloat16)
@@ -232,7 +238,7 @@ def test_decode_in_a_captured_graph_follows_lengths_on_the_device(name: str, sha
         q.normal_()
         length.copy_(torch.tensor(lengths, dtype=torch.int32))
         graph.replay()
-        assert error(out, reference.attention_decode(q.float(), k.float(), v.float(), length)) < 1e-2
+        assert error(out, attention_reference.attention_decode(q.float(), k.float(), v.float(), length)) < 1e-2
 
 
 @pytest.mark.parametrize(
@@ -247,7 +253,7 @@ def test_decode_in_a_captured_graph_follows_lengths_on_the_device(name: str, sha
 def test_recurrent_steps_in_a_captured_graph_update_the_state(op: str, name: str) -> None:
     """Ten replays are ten steps of the reference."""
     problem = Problem("cuda", "bfloat16", head_dim=144, n_heads=16, d_state=128, d_conv=4)
-    if reason := available(BACKENDS[op][name], problem):
+    if reason := available(backends(op)[name], problem):
         pytest.skip(reason)
     torch.manual_seed(0)
 
@@ -264,7 +270,7 @@ def test_recurrent_steps_in_a_captured_graph_update_the_state(op: str, name: str
         state = torch.zeros(2, 96, 4, device="cuda", dtype=torch.bfloat16)
         inputs = [some(2, 96), some(96, 4), some(96)]
         fresh = (0,)
-    step, twin, expected_state = BACKENDS[op][name].load(), getattr(reference, op), state.clone().float()
+    step, twin, expected_state = backends(op)[name].load(), reference_of(op), state.clone().float()
     step(state.clone(), *inputs)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
@@ -287,7 +293,7 @@ def test_losses_in_chunks_save_the_logits_memory() -> None:
     target = torch.randint(V, (N,), device="cuda")
     losses = {}
     for name in ("chunked", "liger", "fused"):
-        backend = BACKENDS["linear_cross_entropy"][name]
+        backend = backends("linear_cross_entropy")[name]
         if available(backend, Problem("cuda", "bfloat16", training=True)):
             continue
         torch.cuda.synchronize()
@@ -304,5 +310,5 @@ def test_losses_in_chunks_save_the_logits_memory() -> None:
 def test_the_trial_says_what_pytorch_says() -> None:
     """cuDNN and flash kernels that PyTorch would silently pass over are refused before anything runs."""
     wide = Problem("cuda", "bfloat16", head_dim=512, n_heads=4, training=True)
-    assert "refuses this problem" in (available(BACKENDS["attention"]["sdpa-flash"], wide) or "")
-    assert available(BACKENDS["attention"]["sdpa-math"], dataclasses.replace(wide, head_dim=64)) is None
+    assert "refuses this problem" in (available(backends("attention")["sdpa-flash"], wide) or "")
+    assert available(backends("attention")["sdpa-math"], dataclasses.replace(wide, head_dim=64)) is None

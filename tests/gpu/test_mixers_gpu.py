@@ -10,7 +10,8 @@ from torch import Tensor
 
 from hybridbench.arch.families import MAMBA2, Options, build_spec
 from hybridbench.arch.kinds import MIXERS
-from hybridbench.kernels import BACKENDS, Problem, available, reference
+from hybridbench.kernels import Problem, available, backends, reference_of
+from hybridbench.kernels.scan import reference
 from hybridbench.model import build_model, resolve_backends
 from hybridbench.suite import DECODE, GRAPH, TRAIN, Case, Execution, Workload
 from hybridbench.workload import prepare
@@ -32,9 +33,9 @@ def error(found: Tensor, expected: Tensor) -> float:
 
 
 def loaded(op: str, name: str, problem: Problem) -> Any:
-    if reason := available(BACKENDS[op][name], problem):
+    if reason := available(backends(op)[name], problem):
         pytest.skip(reason)
-    return BACKENDS[op][name].load()
+    return backends(op)[name].load()
 
 
 def bf16(*shape: int) -> Tensor:
@@ -59,7 +60,7 @@ def test_long_sequences_of_a_delta_rule(op: str) -> None:
     sequences, parameters = delta_inputs(op, 1, 4096)
     o, state = rule(*sequences, *parameters, chunk_size=64)
     exact = [tensor.float() for tensor in sequences]
-    o_ref, state_ref = getattr(reference, op)(*exact, *parameters, chunk_size=64)
+    o_ref, state_ref = reference_of(op)(*exact, *parameters, chunk_size=64)
     print(f"{op}: {error(o, o_ref):.2e} {error(state, state_ref):.2e}")  # noqa: T201
     assert error(o, o_ref) < 1e-2
     assert error(state, state_ref) < 1e-2
@@ -154,7 +155,7 @@ def test_steps_in_a_captured_graph_update_the_state(op: str, name: str, state_dt
     else:
         fresh, parameters = delta_inputs(op.removesuffix("_step"), 3)
         inputs, state = [*fresh, *parameters], torch.zeros(3, 16, 128, 128, device="cuda", dtype=state_dtype)
-    twin, expected_state = getattr(reference, op), state.clone().float()
+    twin, expected_state = reference_of(op), state.clone().float()
     step(state.clone(), *inputs)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()

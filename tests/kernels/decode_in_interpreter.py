@@ -18,7 +18,7 @@ import torch
 import triton.language as tl
 import triton.runtime.interpreter as interpreter
 
-from hybridbench.kernels import reference, triton_decode
+from hybridbench.kernels.attention import reference, triton_decode
 
 CASES = [
     # dtype, H, K, P, V, S, lengths, splits

@@ -19,7 +19,8 @@ from fakes import HeldToFakes
 from torch import Tensor
 from train_in_interpreter import errors, some
 
-from hybridbench.kernels import reference, triton_delta
+from hybridbench.kernels import reference_of
+from hybridbench.kernels.delta import triton_delta
 
 
 def relative(found: Tensor, expected: Tensor) -> float:
@@ -43,7 +44,7 @@ def step_errors(dtype: torch.dtype, state_dtype: torch.dtype) -> Iterator[tuple[
             dt[0, 0], dt[1, 0] = 25.0, -12.0
             inputs += [dt, some(2, H, dtype=dtype)]
             found = getattr(triton_delta, op)(state, *inputs, *parameters)
-            expected = getattr(reference, op)(exact, *(x.double() for x in (*inputs, *parameters)))
+            expected = reference_of(op)(exact, *(x.double() for x in (*inputs, *parameters)))
             assert found.dtype == dtype
             label = f"{op} {H} {G} {P} {V} {str(state_dtype)[6:]} step {step}"
             yield f"{label} output", relative(found, expected)

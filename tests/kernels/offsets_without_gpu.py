@@ -220,7 +220,7 @@ def some(*shape: int, dtype: torch.dtype = torch.bfloat16, behind: int = 16) -> 
 
 
 def elementwise() -> None:
-    from hybridbench.kernels import triton_elementwise as ops
+    from hybridbench.kernels.dense import triton_elementwise as ops
 
     for behind in (16, 20):  # strides that 8 divides, and others
         draw = functools.partial(some, behind=behind)
@@ -245,8 +245,9 @@ def elementwise() -> None:
 
 
 def optimizer() -> None:
-    from hybridbench.kernels import triton_adamw, triton_loss
-    from hybridbench.kernels.adamw import Rates
+    from hybridbench.kernels.loss import triton_loss
+    from hybridbench.kernels.optimizer import triton_adamw
+    from hybridbench.kernels.optimizer.adamw import Rates
 
     for gradient in (True, False):
         triton_loss.cross_entropy_(some(4096, 128_256), torch.empty(4096, dtype=torch.int64), 0.5, gradient)
@@ -255,7 +256,7 @@ def optimizer() -> None:
 
 
 def delta() -> None:
-    from hybridbench.kernels import triton_delta as ops
+    from hybridbench.kernels.delta import triton_delta as ops
 
     H, G, P, V = 16, 8, 128, 256
     for groups, channel in ((G, ()), (H, (P,))):
@@ -271,7 +272,7 @@ def delta() -> None:
 
 
 def scan() -> None:
-    from hybridbench.kernels import triton_ssd as ops
+    from hybridbench.kernels.scan import triton_ssd as ops
 
     H, P, N, G = 32, 128, 128, 2
     x = some(B, T, H * P).unflatten(-1, (H, P))
@@ -286,7 +287,7 @@ def scan() -> None:
 
 
 def decode() -> None:
-    from hybridbench.kernels import triton_decode as ops
+    from hybridbench.kernels.attention import triton_decode as ops
 
     for H, K, P, V in ((32, 8, 64, 64), (18, 6, 72, 128)):
         q, out = some(B, H, P), torch.empty(B, H, V, dtype=torch.bfloat16)

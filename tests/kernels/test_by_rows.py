@@ -16,14 +16,20 @@ import torch
 from torch import Tensor
 
 from hybridbench.errors import Unsupported, WrongResult
-from hybridbench.kernels import BACKENDS, OPERATIONS, Backend, Problem, available, reference, resolve, resolver, verify
+from hybridbench.kernels import Backend, Problem, available, backends, reference_of, resolve, resolver, verify
 from hybridbench.kernels.by_rows import by_rows, holds_sequences, in_groups
+from hybridbench.kernels.delta import reference as delta_reference
+from hybridbench.kernels.scan import reference as scan_reference
 from hybridbench.kernels.verify import Inputs, inputs_at
 from hybridbench.model import checkpoint
 from hybridbench.model.build import resolve_backends
 from hybridbench.model.checkpoint import cheap, learning, remembering
+from hybridbench.operations import OPERATIONS
 from hybridbench.suite import Sweep, cases
 from hybridbench.worker import Bench, run_case
+
+KERNELS = {op: backends(op) for op, row in OPERATIONS.items() if row.inputs}
+"""What runs each operation of tensors."""
 
 OVER_SEQUENCES = [op for op, row in OPERATIONS.items() if row.sequences]
 MAMBA2 = {"head_dim": 16, "n_heads": 4, "d_state": 16, "n_groups": 2, "chunk_size": 16, "d_conv": 4, "width": 64}
@@ -58,14 +64,14 @@ def same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize("rows", [1, 2, 5])
 @pytest.mark.parametrize("op", OVER_SEQUENCES)
 def test_groups_are_the_whole(op: str, rows: int) -> None:
-    inputs, whole = drawn(op), BACKENDS[op]["reference"].load()
+    inputs, whole = drawn(op), backends(op)["reference"].load()
     with torch.no_grad():
         same(inputs.run(by_rows(op, whole, rows)), inputs.run(whole))
 
 
 @pytest.mark.parametrize("op", [op for op in OVER_SEQUENCES if not op.endswith("_step") and op != "attention_decode"])
 def test_gradients_of_groups_are_those_of_the_whole(op: str) -> None:
-    inputs, whole = drawn(op), BACKENDS[op]["reference"].load()
+    inputs, whole = drawn(op), backends(op)["reference"].load()
     found: list[dict[str, Tensor]] = []
     for function in (whole, by_rows(op, whole, 2)):
         leaves = {n: t.detach().clone().requires_grad_(t.is_floating_point()) for n, t in inputs.tensors.items()}
@@ -79,8 +85,8 @@ def test_gradients_of_groups_are_those_of_the_whole(op: str) -> None:
 
 @pytest.mark.parametrize("op", OVER_SEQUENCES)
 def test_each_group_is_of_at_most_so_many(op: str) -> None:
-    whole, sizes = BACKENDS[op]["reference"].load(), []
-    names = list(inspect.signature(getattr(reference, op)).parameters)
+    whole, sizes = backends(op)["reference"].load(), []
+    names = list(inspect.signature(reference_of(op)).parameters)
 
     def watched(*given: Any, **options: Any) -> Any:
         named = dict(zip(names, given, strict=False)) | options
@@ -107,13 +113,13 @@ def test_positions_side_by_side_stay_so_and_are_handed_over_without_the_batch_be
 
     def convolve(x_BTC: Tensor, weight_CW: Tensor, bias_C: Tensor | None) -> Tensor:
         strides.append(x_BTC.stride())
-        out = reference.conv1d(x_BTC, weight_CW, bias_C)
+        out = scan_reference.conv1d(x_BTC, weight_CW, bias_C)
         return out.permute(2, 0, 1).contiguous().permute(1, 2, 0)  # as causal_conv1d leaves it
 
     for gradients in (False, True):
         with torch.set_grad_enabled(gradients):
             out = by_rows("conv1d", convolve, 2)(x, weight, None)
-        torch.testing.assert_close(out, reference.conv1d(x, weight, None))
+        torch.testing.assert_close(out, scan_reference.conv1d(x, weight, None))
         assert out.stride() == x.stride()
     assert strides == [(50, 1, 100), (50, 1, 50)] * 2
 
@@ -122,8 +128,8 @@ def test_a_step_updates_the_state_it_was_given() -> None:
     before = drawn("gated_delta_step").tensors["state_BHPV"]
     expected, state = before.clone(), before.clone()
     others = list(drawn("gated_delta_step").tensors.values())[1:]
-    out = reference.gated_delta_step(expected, *others)
-    torch.testing.assert_close(by_rows("gated_delta_step", reference.gated_delta_step, 2)(state, *others), out)
+    out = delta_reference.gated_delta_step(expected, *others)
+    torch.testing.assert_close(by_rows("gated_delta_step", delta_reference.gated_delta_step, 2)(state, *others), out)
     torch.testing.assert_close(state, expected)
     assert not torch.equal(state, before)
 
@@ -132,12 +138,12 @@ def test_states_to_start_from_are_split_too() -> None:
     """Given by name, alone or as a tuple of several."""
     inputs = drawn("ssd", length=17)  # a chunk and one: with a state
     assert "initial_state_BHPN" in inputs.tensors
-    same(inputs.run(by_rows("ssd", reference.ssd, 2)), inputs.run(reference.ssd))
+    same(inputs.run(by_rows("ssd", scan_reference.ssd, 2)), inputs.run(scan_reference.ssd))
     scan = drawn("mamba3_scan")
     given = list(scan.tensors.values())
-    *_, angle, state, k, x = reference.mamba3_scan(*given, chunk_size=16)
+    *_, angle, state, k, x = scan_reference.mamba3_scan(*given, chunk_size=16)
     again = {"chunk_size": 16, "initial": (angle, state, k, x)}
-    whole, groups = reference.mamba3_scan, by_rows("mamba3_scan", reference.mamba3_scan, 2)
+    whole, groups = scan_reference.mamba3_scan, by_rows("mamba3_scan", scan_reference.mamba3_scan, 2)
     for expected, found in zip(whole(*given, **again), groups(*given, **again), strict=True):
         torch.testing.assert_close(found, expected)
 
@@ -185,12 +191,12 @@ def test_what_can_be_made_again_of_groups_can_be_of_the_whole() -> None:
 
 def wrong_in_groups(x_BTC: Tensor, weight_CW: Tensor, bias_C: Tensor | None) -> Tensor:
     """Right on one sequence, and so in groups of one; of several it confuses two."""
-    return reference.conv1d(x_BTC.roll(1, 0), weight_CW, bias_C)
+    return scan_reference.conv1d(x_BTC.roll(1, 0), weight_CW, bias_C)
 
 
 def test_what_runs_in_groups_is_verified_in_groups() -> None:
     def backend(load: Callable[..., Any]) -> Backend:
-        return dataclasses.replace(BACKENDS["conv1d"]["reference"], name="mine", load=lambda: load)
+        return dataclasses.replace(backends("conv1d")["reference"], name="mine", load=lambda: load)
 
     problem = Problem("cpu", "float32", d_conv=4)
     with pytest.raises(WrongResult, match="'mine'"):
@@ -202,7 +208,7 @@ def test_what_runs_in_groups_is_verified_in_groups() -> None:
 
     def watched(*given: Any) -> Tensor:
         sizes.append(given[0].shape[0])
-        return reference.conv1d(*given)
+        return scan_reference.conv1d(*given)
 
     verify(in_groups(backend(watched), 1000), problem, device="cpu", seed=1)
     assert set(sizes) == {3, 1}, "two groups, the second one cut short, at a batch that is cheap"
@@ -218,9 +224,9 @@ def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
     hopper = SimpleNamespace(major=9, minor=0, shared_memory_per_multiprocessor=233_472)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda *_: hopper)
-    for op, table in BACKENDS.items():
+    for op, table in KERNELS.items():
         for name, backend in table.items():
-            twin = getattr(reference, op)
+            twin = reference_of(op)
             monkeypatch.setitem(table, name, dataclasses.replace(backend, load=lambda twin=twin: twin))
 
 
@@ -235,7 +241,7 @@ def test_a_backend_gets_as_many_sequences_as_are_right() -> None:
 
     def watched(*given: Any) -> Tensor:
         sizes.append(given[0].shape[0])
-        return reference.conv1d(*given)
+        return scan_reference.conv1d(*given)
 
     one = in_groups(dataclasses.replace(found, load=lambda: watched), 1)
     assert one.ran == "causal-conv1d, 1 row at a time"
@@ -252,7 +258,7 @@ def test_where_not_even_one_sequence_is_right_the_sentence_says_how_long_it_may_
     assert "right up to 2^32 elements of (B - 1) x T x 12,352" in str(refused.value)
     assert f"one sequence of 393,216 tokens has {393216 * 12352:,}" in str(refused.value)
     assert "What can run here: reference." in str(refused.value)
-    assert available(BACKENDS["conv1d"]["reference"], longer) is None
+    assert available(backends("conv1d")["reference"], longer) is None
 
 
 @pytest.mark.usefixtures("on_a_gpu")

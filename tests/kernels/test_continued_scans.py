@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from hybridbench.errors import Unsupported
-from hybridbench.kernels import delta, reference, ssm
+from hybridbench.kernels import reference_of
+from hybridbench.kernels.delta import fla
+from hybridbench.kernels.scan import core, published, reference
 
 B, T, H, G, P, V, N, R, WIDTH, TAPS, Q = 2, 50, 4, 2, 8, 6, 4, 2, 10, 4, 8
 NO_STEP = -1e4
@@ -87,7 +89,7 @@ def of_delta(dtype: torch.dtype, op: str) -> tuple[list[Tensor], Run]:
     A_log, bias = drawn(dtype, (H,), (H, *channel))
 
     def run(part: list[Tensor], state: Any) -> tuple[Tensor, Any]:
-        found: tuple[Tensor, Any] = getattr(reference, op)(*part, A_log, bias, chunk_size=Q, initial_state_BHPV=state)
+        found: tuple[Tensor, Any] = reference_of(op)(*part, A_log, bias, chunk_size=Q, initial_state_BHPV=state)
         return found
 
     return sequences(dtype, (groups, P), (groups, P), (H, V), (H, *channel), (H,)), run
@@ -169,9 +171,9 @@ def selective_from_zeros(x: Tensor, dt: Tensor, A: Tensor, b: Tensor, c: Tensor,
 
 @pytest.fixture
 def wrapped(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    published = types.SimpleNamespace(selective_scan_fn=selective_from_zeros)
-    monkeypatch.setattr(ssm, "imported", lambda *_: published)
-    return ssm.load_selective_scan()
+    theirs = types.SimpleNamespace(selective_scan_fn=selective_from_zeros)
+    monkeypatch.setattr(published, "imported", lambda *_: theirs)
+    return published.load_selective_scan()
 
 
 @pytest.mark.parametrize("span", [1, 7, 1000])
@@ -179,7 +181,7 @@ def wrapped(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
 def test_what_a_state_adds_to_a_selective_scan(
     wrapped: Callable[..., Any], dtype: torch.dtype, bound: float, span: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ssm, "DECAYED_ELEMENTS", B * WIDTH * N * span)
+    monkeypatch.setattr(published, "DECAYED_ELEMENTS", B * WIDTH * N * span)
     given, ours = of_selective(dtype, wrapped)
     _, theirs = of_selective(dtype)
     start = torch.randn(B, WIDTH, N)
@@ -194,7 +196,7 @@ def test_what_a_state_adds_to_a_selective_scan(
 
 def test_what_is_added_ends_where_nothing_is_left(wrapped: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 50 positions, each of which takes more than half of what float32 can hold, two are gone through."""
-    monkeypatch.setattr(ssm, "DECAYED_ELEMENTS", B * WIDTH * N)
+    monkeypatch.setattr(published, "DECAYED_ELEMENTS", B * WIDTH * N)
     steps, softplus = [], torch.nn.functional.softplus
     given, run = of_selective(torch.float32, wrapped)
     _, theirs = of_selective(torch.float32)
@@ -202,7 +204,7 @@ def test_what_is_added_ends_where_nothing_is_left(wrapped: Callable[..., Any], m
     start = torch.randn(B, WIDTH, N)
     expected = theirs(given, start)
     from_zeros = run(given, None)
-    monkeypatch.setattr(ssm, "F", types.SimpleNamespace(
+    monkeypatch.setattr(published, "F", types.SimpleNamespace(
         softplus=lambda x: steps.append(x) or softplus(x), silu=torch.nn.functional.silu
     ))  # fmt: skip
     found = run(given, start)
@@ -229,19 +231,19 @@ def test_the_published_core_starts_from_the_state(monkeypatch: pytest.MonkeyPatc
         given = (packed, weight, bias, A, D, dt_bias, o["rmsnorm_weight"])
         return reference.mamba2_core(*given, **sizes, initial_state_BHPN=o["initial_states"])
 
-    monkeypatch.setattr(ssm, "imported", lambda *_: types.SimpleNamespace(mamba_split_conv1d_scan_combined=fused))
-    core = ssm.load_mamba2_core()
+    monkeypatch.setattr(core, "imported", lambda *_: types.SimpleNamespace(mamba_split_conv1d_scan_combined=fused))
+    split = core.load_mamba2_core()
     (packed,), _run = of_core(torch.float32)
     weight, bias, A, D, dt_bias = drawn(torch.float32, (CHANNELS, TAPS), (CHANNELS,), (H,), (H,), (H,))
     given = (packed, weight, bias, -A.exp(), D, dt_bias, None)
     start = torch.randn(B, H, P, N)
     for state in (None, start):
         expected = reference.mamba2_core(*given, **CORE, initial_state_BHPN=state)
-        torch.testing.assert_close(core(*given, **CORE, initial_state_BHPN=state), expected)
+        torch.testing.assert_close(split(*given, **CORE, initial_state_BHPN=state), expected)
     packed.requires_grad_()
-    core(*given, **CORE)
+    split(*given, **CORE)
     with pytest.raises(Unsupported, match="mamba2_core from an initial state has no gradients here"):
-        core(*given, **CORE, initial_state_BHPN=start)
+        split(*given, **CORE, initial_state_BHPN=start)
 
 
 @pytest.mark.parametrize("op", ["gated_delta", "kda"])
@@ -253,12 +255,12 @@ def test_flas_kernels_get_a_cached_state_in_float32(op: str, monkeypatch: pytest
         return v, initial_state
 
     published = types.SimpleNamespace(chunk_gated_delta_rule=chunked, chunk_kda=chunked)
-    monkeypatch.setattr(delta, "imported", lambda *_: published)
+    monkeypatch.setattr(fla, "imported", lambda *_: published)
     given, _ = of_delta(torch.bfloat16, op)
     channel = (P,) if op == "kda" else ()
     parameters = drawn(torch.float32, (H,), (H, *channel))
     start = torch.randn(B, H, P, V).bfloat16()
-    run = {"gated_delta": delta.load_gated_delta, "kda": delta.load_kda}[op]()
+    run = {"gated_delta": fla.load_gated_delta, "kda": fla.load_kda}[op]()
     for state in (None, start):
         run(*given, *parameters, chunk_size=Q, initial_state_BHPV=state)
     assert got[0] is None

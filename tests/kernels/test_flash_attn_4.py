@@ -20,9 +20,9 @@ from fakes import HeldToFakes
 from torch import Tensor
 
 from hybridbench.errors import Unsupported
-from hybridbench.kernels import reference
+from hybridbench.kernels.attention import reference
 
-MODULE = "hybridbench.kernels.flash_attn_4"
+MODULE = "hybridbench.kernels.attention.flash_attn_4"
 KEEPS = "FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED"
 
 

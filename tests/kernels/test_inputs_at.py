@@ -14,9 +14,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from hybridbench.kernels import BACKENDS, OPERATIONS, Backend, available
+from hybridbench.kernels import Backend, available, backends
 from hybridbench.kernels.by_rows import holds_sequences
 from hybridbench.kernels.verify import BOUNDS, Inputs, inputs_at
+from hybridbench.operations import OPERATIONS
 from hybridbench.problem import Problem, of_op, problem_of
 from hybridbench.suite import DECODE, PREFILL, Sweep, block_ops, block_uses, cases
 
@@ -52,7 +53,7 @@ def kernels() -> list[Any]:
     return [
         pytest.param(backend, letter, id=f"{op}-{name}-{letter}")
         for op in OVER_SEQUENCES
-        for name, backend in BACKENDS[op].items()
+        for name, backend in backends(op).items()
         for letter in LETTERS[op]
     ]
 
@@ -106,7 +107,7 @@ def shifted(function: Callable[..., Any], places: int) -> Callable[..., Any]:
 @pytest.mark.parametrize("op", ["conv1d", "ssd", "gated_delta"])
 def test_a_sequence_that_reads_another_place_is_seen(op: str) -> None:
     asked = problem(op, LETTERS[op][0])
-    inputs, function = inputs_at(op, asked, device="cpu", seed=5), BACKENDS[op]["reference"].load()
+    inputs, function = inputs_at(op, asked, device="cpu", seed=5), backends(op)["reference"].load()
     errors = list(inputs.beside_alone(shifted(function, 64), function, range(BATCH)))
     assert max(error for row, _, error in errors if row < BATCH - 1) <= BOUNDS[asked.dtype][0]
     assert all(error > 0.1 for row, name, error in errors if row == BATCH - 1 and "_BT" in name)

@@ -22,7 +22,8 @@ from torch import Tensor
 
 import hybridbench.kernels
 from hybridbench.errors import Unsupported
-from hybridbench.kernels import attention, kept, release
+from hybridbench.kernels import kept, release
+from hybridbench.kernels.attention import flex, sdpa
 from hybridbench.kernels.kept import is_kept
 
 CPU = torch.device("cpu")
@@ -87,10 +88,10 @@ def test_what_is_kept_elsewhere_is_found() -> None:
     vars(bad).update(
         _empty={},
         _masks={(1, CPU): torch.ones(1)},
-        _plans={1: attention.block_mask(64, None, 0, CPU)},
+        _plans={1: flex.block_mask(64, None, 0, CPU)},
         weight=torch.ones(1),
         NAMES={"a": 1},
-        _released=attention._masks,
+        _released=sdpa._masks,
     )
     assert wrong(bad) == ["_empty", "_masks", "_plans", "weight"]
     assert empty_at_first(Path(kept.__file__)) == ["_all: list[dict[Any, Any]] = []"]
@@ -101,21 +102,21 @@ def test_nothing_is_left_after_a_release() -> None:
     """Masks of windows, of FlexAttention's blocks, and the scratch of split decoding."""
     release()
     held = [
-        weakref.ref(attention._window_mask(257, 64, 4, CPU)),
-        weakref.ref(attention.block_mask(257, 64, 4, CPU).kv_indices),
+        weakref.ref(sdpa._window_mask(257, 64, 4, CPU)),
+        weakref.ref(flex.block_mask(257, 64, 4, CPU).kv_indices),
     ]
     assert all(reference() is not None for reference in held)
     release()
     gc.collect()
     assert all(reference() is None for reference in held)
-    assert not attention._masks
-    assert not attention._block_masks
-    assert attention._window_mask(257, 64, 4, CPU).shape == (257, 257)
+    assert not sdpa._masks
+    assert not flex._block_masks
+    assert sdpa._window_mask(257, 64, 4, CPU).shape == (257, 257)
     release()
 
 
 def test_the_scratch_of_a_decode_step_is_released(monkeypatch: pytest.MonkeyPatch) -> None:
-    decode = pytest.importorskip("hybridbench.kernels.triton_decode")
+    decode = pytest.importorskip("hybridbench.kernels.attention.triton_decode")
     launched = []
     monkeypatch.setattr(decode, "launch_attention_decode", lambda plan, *_: launched.append(weakref.ref(plan.part)))
     caches = torch.zeros(2, 100, 2, 16), torch.zeros(2, 100, 2, 16)

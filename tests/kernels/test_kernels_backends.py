@@ -11,21 +11,15 @@ import pytest
 import torch
 
 from hybridbench.errors import BadInput, Unsupported
-from hybridbench.kernels import (
-    BACKENDS,
-    DEFAULT_ORDER,
-    OPERATIONS,
-    Backend,
-    Problem,
-    available,
-    resolve,
-    resolver,
-    verify,
-)
-from hybridbench.kernels.attention import refuses_flash_attn_4
-from hybridbench.kernels.delta import refuses_gated_delta
-from hybridbench.kernels.ssm import refuses_one_pass
+from hybridbench.kernels import Backend, Problem, available, backends, resolve, resolver, verify
+from hybridbench.kernels.attention.flash_attn import refuses_flash_attn_4
+from hybridbench.kernels.delta.fla import refuses_gated_delta
+from hybridbench.kernels.scan.core import refuses_one_pass
+from hybridbench.operations import OPERATIONS
 from hybridbench.suite import DECODE_STEP, OPS
+
+KERNELS = {op: backends(op) for op, row in OPERATIONS.items() if row.inputs}
+"""What runs each operation of tensors."""
 
 SHAPES: dict[str, list[dict[str, int]]] = {
     "attention": [
@@ -79,7 +73,7 @@ def cases() -> list[pytest.param]:
             Problem(device="cpu", dtype=dtype, training=training, **shape),
             id=f"{op}-{name}-{i}-{dtype}-{training}",
         )
-        for op, table in BACKENDS.items()
+        for op, table in KERNELS.items()
         for name, backend in table.items()
         for i, shape in enumerate(SHAPES[op])
         for dtype, training in (("float32", True), ("bfloat16", True), ("float64", False))
@@ -103,18 +97,18 @@ def test_a_backend_is_right_or_says_why_not(backend: Backend, problem: Problem) 
 
 
 def test_every_operation_has_a_reference_and_a_complete_order() -> None:
-    assert {*OPERATIONS, DECODE_STEP} == set(OPS), "a kind of block asks for what is no operation, or nobody asks"
-    assert set(BACKENDS) == set(DEFAULT_ORDER) == set(SHAPES)
-    for op, table in BACKENDS.items():
+    assert set(OPERATIONS) == set(OPS), "a kind of block asks for what is no operation, or nobody asks"
+    assert set(OPERATIONS) - {DECODE_STEP} == set(KERNELS) == set(SHAPES)
+    for op, table in KERNELS.items():
         assert "reference" in table
         for name, backend in table.items():
             assert (backend.op, backend.name) == (op, name)
         for device in ("cpu", "cuda"):
-            order = DEFAULT_ORDER[op][device]
+            order = OPERATIONS[op].order[device]
             assert order[-1] == "reference"
             assert set(order) <= set(table)
         never_on_a_gpu = {backend.name for backend in OPERATIONS[op].cpu_only}
-        assert set(DEFAULT_ORDER[op]["cuda"]) == set(table) - never_on_a_gpu
+        assert set(OPERATIONS[op].order["cuda"]) == set(table) - never_on_a_gpu
 
 
 @pytest.mark.parametrize(
@@ -151,7 +145,7 @@ def test_auto_on_a_cpu(op: str, problem: Problem, chosen: str) -> None:
 def test_auto_on_cuda_follows_the_refusals(problem: Problem, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With every package installed and no device to try kernels on, only the stated refusals decide."""
 
-    def stated_reason(backend: Backend, asked: Problem | None = None) -> str | None:
+    def stated_reason(backend: Backend, asked: Problem | None = None, _ruled_out: str | None = None) -> str | None:
         return backend.refuses(asked) if asked else None
 
     monkeypatch.setattr(resolver, "available", stated_reason)
@@ -282,15 +276,15 @@ def test_a_backward_that_triton_miscompiles_for_hopper_is_refused(
     ],
 )
 def test_a_missing_package_says_how_to_install_it(op: str, name: str, says: str) -> None:
-    reason = available(BACKENDS[op][name])
+    reason = available(backends(op)[name])
     assert reason is not None
     assert says in reason
     assert f'pip install "hybridbench[{"flash-attn-4" if name == "flash-attn-4" else "cuda"}]"' in reason
-    assert BACKENDS[op][name].version is None
+    assert backends(op)[name].version is None
 
 
 def test_versions_come_from_installed_distributions() -> None:
-    assert BACKENDS["attention"]["sdpa-math"].version == torch.__version__
+    assert backends("attention")["sdpa-math"].version == torch.__version__
 
 
 def test_an_unknown_name_suggests_the_nearest() -> None:
@@ -303,9 +297,9 @@ def test_an_unknown_name_suggests_the_nearest() -> None:
 
 def test_a_kernel_of_ones_own_by_path() -> None:
     problem = Problem("cpu", "float32", d_conv=4, training=True)
-    mine = resolve("conv1d", "hybridbench.kernels.reference:conv1d", problem)
-    assert verify(mine, problem, device="cpu", seed=0).backend == "hybridbench.kernels.reference:conv1d"
-    for path in ("no_such_module:f", "hybridbench.kernels.reference:no_such_function", ":f"):
+    mine = resolve("conv1d", "hybridbench.kernels.scan.reference:conv1d", problem)
+    assert verify(mine, problem, device="cpu", seed=0).backend == "hybridbench.kernels.scan.reference:conv1d"
+    for path in ("no_such_module:f", "hybridbench.kernels.scan.reference:no_such_function", ":f"):
         with pytest.raises(BadInput, match=r"package\.module:function"):
             resolve("conv1d", path, problem)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hybridbench.kernels import loss, reference
+from hybridbench.kernels.loss import chunked, reference
 
 N, V, D = 100, 300, 16
 
@@ -30,8 +30,8 @@ class Largest(TorchDispatchMode):
 @pytest.fixture(params=[1, 7, 64, 1000])
 def rows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """Chunks of so many tokens, the last one shorter."""
-    monkeypatch.setattr(loss, "CHUNK_BYTES", 4 * V * request.param)
-    assert loss.chunk_rows(N, V) == min(N, {1000: 960}.get(request.param, request.param))
+    monkeypatch.setattr(chunked, "CHUNK_BYTES", 4 * V * request.param)
+    assert chunked.chunk_rows(N, V) == min(N, {1000: 960}.get(request.param, request.param))
     return int(request.param)
 
 
@@ -44,7 +44,7 @@ def inputs(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
 
 def test_chunks_add_up_to_the_whole(rows: int) -> None:
     hidden, weight, target = inputs()
-    ours, theirs = loss.chunked(hidden, weight, target), reference.linear_cross_entropy(hidden, weight, target)
+    ours, theirs = chunked.chunked(hidden, weight, target), reference.linear_cross_entropy(hidden, weight, target)
     torch.testing.assert_close(ours, theirs)
     mine = torch.autograd.grad(3 * ours, (hidden, weight))
     for a, b in zip(mine, torch.autograd.grad(3 * theirs, (hidden, weight)), strict=True):
@@ -53,10 +53,10 @@ def test_chunks_add_up_to_the_whole(rows: int) -> None:
 
 def test_bfloat16_chunks_are_summed_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """A hundred chunks of one token, all adding to the same row of the weight: a bfloat16 sum would lose a percent."""
-    monkeypatch.setattr(loss, "CHUNK_BYTES", 1)
+    monkeypatch.setattr(chunked, "CHUNK_BYTES", 1)
     hidden, weight, target = inputs(torch.bfloat16)
     hidden, target = hidden.detach().abs().requires_grad_(), torch.zeros_like(target)
-    value = loss.chunked(hidden, weight, target)
+    value = chunked.chunked(hidden, weight, target)
     assert value.dtype == torch.float32
     expected = reference.linear_cross_entropy(hidden.double(), weight.double(), target)
     assert abs(float(value.detach()) / float(expected.detach()) - 1) < 1e-3
@@ -67,10 +67,10 @@ def test_bfloat16_chunks_are_summed_in_float32(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_whole_logits_never_exist(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loss, "CHUNK_BYTES", 4 * V * 20)
+    monkeypatch.setattr(chunked, "CHUNK_BYTES", 4 * V * 20)
     hidden, weight, target = inputs(torch.float32)
     with Largest() as seen:
-        loss.chunked(hidden, weight, target).backward()
+        chunked.chunked(hidden, weight, target).backward()
     assert seen.elements == 20 * V
     with Largest() as whole:
         reference.linear_cross_entropy(hidden, weight, target).backward()
@@ -78,7 +78,7 @@ def test_the_whole_logits_never_exist(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_real_vocabulary_gets_chunks_of_about_128_mib() -> None:
-    rows = loss.chunk_rows(1 << 20, 128256)
+    rows = chunked.chunk_rows(1 << 20, 128256)
     assert 64 << 20 <= rows * 128256 * 4 <= 128 << 20
     assert rows % 64 == 0
 
@@ -87,7 +87,7 @@ def test_a_real_vocabulary_gets_chunks_of_about_128_mib() -> None:
 def test_only_wanted_gradients_are_made(hidden_grad: bool, weight_grad: bool) -> None:
     hidden, weight, target = inputs()
     hidden.requires_grad_(hidden_grad), weight.requires_grad_(weight_grad)
-    value = loss.chunked(hidden, weight, target)
+    value = chunked.chunked(hidden, weight, target)
     assert value.requires_grad == (hidden_grad or weight_grad)
     if value.requires_grad:
         value.backward()
@@ -96,7 +96,7 @@ def test_only_wanted_gradients_are_made(hidden_grad: bool, weight_grad: bool) ->
 
 
 def test_no_gradient_mode_makes_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loss, "_accumulate", lambda *_: pytest.fail("the weight's gradient was computed"))
+    monkeypatch.setattr(chunked, "_accumulate", lambda *_: pytest.fail("the weight's gradient was computed"))
     hidden, weight, target = inputs()
     with torch.no_grad():
-        assert not loss.chunked(hidden, weight, target).requires_grad
+        assert not chunked.chunked(hidden, weight, target).requires_grad

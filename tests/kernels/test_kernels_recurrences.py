@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from hybridbench.kernels import reference
+from hybridbench.kernels import reference_of
+from hybridbench.kernels.delta import reference as delta_reference
+from hybridbench.kernels.scan import reference as scan_reference
 
 
 def random(*shape: int, seed: int = 0, grad: bool = False) -> Tensor:
@@ -49,21 +51,21 @@ def token_by_token(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Te
 @pytest.mark.parametrize("T", [1, 2, 3, 9, 10, 26])
 def test_the_selective_scan_is_its_recurrence_and_a_row_of_steps(T: int) -> None:
     inputs = scan_inputs(T, grad=True)
-    ours = reference.selective_scan(*inputs)
+    ours = scan_reference.selective_scan(*inputs)
     same(ours, token_by_token(*inputs), inputs)
     x, dt, A, B, C, D, z, bias = (tensor.detach() for tensor in inputs)
     state = torch.zeros(2, 6, 4, dtype=torch.float64)
     for t in range(T):
-        y = reference.selective_step(state, x[:, t], dt[:, t], A, B[:, t], C[:, t], D, z[:, t], bias)
+        y = scan_reference.selective_step(state, x[:, t], dt[:, t], A, B[:, t], C[:, t], D, z[:, t], bias)
         torch.testing.assert_close(y, ours[0][:, t])
     torch.testing.assert_close(state, ours[1])
 
 
 def test_the_selective_scan_in_segments_is_the_scan_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = scan_inputs(45, grad=True)
-    whole = reference.selective_scan(*inputs)
-    monkeypatch.setattr(reference, "CHUNK_ELEMENTS", 2 * 6 * 4 * 10)
-    same(reference.selective_scan(*inputs), whole, inputs)
+    whole = scan_reference.selective_scan(*inputs)
+    monkeypatch.setattr(scan_reference, "CHUNK_ELEMENTS", 2 * 6 * 4 * 10)
+    same(scan_reference.selective_scan(*inputs), whole, inputs)
 
 
 def test_the_selective_scan_is_transformers_own() -> None:
@@ -75,7 +77,7 @@ def test_the_selective_scan_is_transformers_own() -> None:
         across[0], across[1], A, across[2], across[3], D=D, z=across[4], delta_bias=bias, delta_softplus=True,
         return_last_state=True,
     )  # fmt: skip
-    ours = reference.selective_scan(x, dt, A, B, C, D, z, bias)
+    ours = scan_reference.selective_scan(x, dt, A, B, C, D, z, bias)
     torch.testing.assert_close(ours[0], theirs[0].transpose(1, 2), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(ours[1], theirs[1], rtol=1e-4, atol=1e-5)
 
@@ -113,18 +115,18 @@ def test_a_delta_rule_is_its_recurrence(op: str, T: int) -> None:
     inputs = delta_inputs(op, T, grad=True)
     start = random(2, 4, 3, 5, seed=8, grad=True)
     for state in (None, start):
-        ours = getattr(reference, op)(*inputs, chunk_size=8, initial_state_BHPV=state)
+        ours = reference_of(op)(*inputs, chunk_size=8, initial_state_BHPV=state)
         same(ours, delta_rule(*inputs, state), inputs if state is None else [*inputs, start])
 
 
 @pytest.mark.parametrize("op", ["gated_delta", "kda"])
 def test_chunks_and_segments_change_nothing_and_steps_are_the_same(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    rule, step = getattr(reference, op), getattr(reference, f"{op}_step")
+    rule, step = reference_of(op), reference_of(f"{op}_step")
     inputs = delta_inputs(op, 45)
     whole = rule(*inputs, chunk_size=64)
     for chunk in (1, 5, 16):
         torch.testing.assert_close(rule(*inputs, chunk_size=chunk), whole)
-    monkeypatch.setattr(reference, "CHUNK_ELEMENTS", 2 * 4 * 8 * 8 * 3)
+    monkeypatch.setattr(delta_reference, "CHUNK_ELEMENTS", 2 * 4 * 8 * 8 * 3)
     torch.testing.assert_close(rule(*inputs, chunk_size=8), whole)
     sequences, parameters = inputs[:5], inputs[5:]
     state = torch.zeros_like(whole[1])
@@ -139,7 +141,7 @@ def test_a_delta_rule_of_strong_decay_stays_finite(op: str) -> None:
     """exp of a sum of decays of the wrong sign overflows float32, and its gradient is NaN even where masked."""
     inputs = [x.float().requires_grad_() for x in delta_inputs(op, 200)]
     inputs[5] = torch.full((4,), math.log(16.0)).requires_grad_()
-    o, state = getattr(reference, op)(*inputs[:3], inputs[3] + 3, *inputs[4:], chunk_size=64)
+    o, state = reference_of(op)(*inputs[:3], inputs[3] + 3, *inputs[4:], chunk_size=64)
     assert o.isfinite().all()
     gradients = torch.autograd.grad(o.sum() + state.sum(), inputs)
     assert all(gradient.isfinite().all() for gradient in gradients)
@@ -151,7 +153,7 @@ def test_the_gated_delta_rule_is_transformers_own() -> None:
     q, k, v, dt, beta, A_log, bias = (x.float() for x in delta_inputs("gated_delta", 70))
     decay = -A_log.exp() * torch.nn.functional.softplus(dt + bias)
     settings = {"g": decay, "beta": beta.sigmoid(), "output_final_state": True, "use_qk_l2norm_in_kernel": True}
-    ours = reference.gated_delta(q, k, v, dt, beta, A_log, bias, chunk_size=64)
+    ours = delta_reference.gated_delta(q, k, v, dt, beta, A_log, bias, chunk_size=64)
     for theirs in (qwen.torch_chunk_gated_delta_rule, qwen.torch_recurrent_gated_delta_rule):
         torch.testing.assert_close(ours, theirs(q, k, v, **settings), rtol=1e-4, atol=1e-5)
 
@@ -162,7 +164,7 @@ def test_kimi_delta_attention_is_transformers_own() -> None:
     q, k, v, dt, beta, A_log, bias = (x.float() for x in delta_inputs("kda", 70))
     decay = -A_log.exp()[:, None] * torch.nn.functional.softplus(dt + bias)
     settings = {"g": decay, "beta": beta.sigmoid(), "output_final_state": True, "use_qk_l2norm_in_kernel": True}
-    ours = reference.kda(q, k, v, dt, beta, A_log, bias, chunk_size=64)
+    ours = delta_reference.kda(q, k, v, dt, beta, A_log, bias, chunk_size=64)
     recurrent = {**settings, "initial_state": None}
     for theirs, given in (
         (kimi.chunk_kimi_delta_attention, settings),
@@ -177,7 +179,7 @@ def test_steps_round_their_state_after_they_read_it() -> None:
         parameters = [x.float() for x in delta_inputs(op, 1)[5:]]
         start = torch.randn(2, 4, 3, 5).bfloat16()
         wide, narrow = start.float(), start.clone()
-        step = getattr(reference, f"{op}_step")
+        step = reference_of(f"{op}_step")
         assert torch.equal(step(wide, *sequences, *parameters), step(narrow, *sequences, *parameters))
         assert torch.equal(narrow, wide.bfloat16())
 
@@ -237,11 +239,11 @@ def on_the_circle(results: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 def test_the_scan_of_mamba3_is_its_recurrence(T: int) -> None:
     inputs = mamba3_inputs(T, grad=True)
     start = [random(2, *shape, seed=40 + i, grad=True) for i, shape in enumerate(KEPT)]
-    ours = reference.mamba3_scan(*inputs, chunk_size=8, initial=tuple(start))
+    ours = scan_reference.mamba3_scan(*inputs, chunk_size=8, initial=tuple(start))
     same(on_the_circle(ours), on_the_circle(complex_by_token(inputs, start)), [*inputs, *start])
     assert 0 <= float(ours[1].detach().min()) <= float(ours[1].detach().max()) < 2 * math.pi
     empty = [torch.zeros_like(v) for v in start]
-    ours, theirs = reference.mamba3_scan(*inputs, chunk_size=8), complex_by_token(inputs, empty)
+    ours, theirs = scan_reference.mamba3_scan(*inputs, chunk_size=8), complex_by_token(inputs, empty)
     depended_on = [v for i, v in enumerate(inputs) if T > 1 or i != 2]  # an empty state has nothing to lose
     same(on_the_circle(ours), on_the_circle(theirs), depended_on)
 
@@ -249,27 +251,29 @@ def test_the_scan_of_mamba3_is_its_recurrence(T: int) -> None:
 def test_chunks_segments_parts_and_steps_of_mamba3_are_the_scan(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = mamba3_inputs(45)
     sequences, parameters = inputs[:8], inputs[8:]
-    whole = on_the_circle(reference.mamba3_scan(*inputs, chunk_size=64))
+    whole = on_the_circle(scan_reference.mamba3_scan(*inputs, chunk_size=64))
     for chunk in (1, 5, 16):
-        torch.testing.assert_close(on_the_circle(reference.mamba3_scan(*inputs, chunk_size=chunk)), whole)
-    monkeypatch.setattr(reference, "CHUNK_ELEMENTS", 2 * H * 8 * 8 * 2)
-    torch.testing.assert_close(on_the_circle(reference.mamba3_scan(*inputs, chunk_size=8)), whole)
-    first, *kept = reference.mamba3_scan(*(v[:, :19] for v in sequences), *parameters, chunk_size=8)
-    second, *rest = reference.mamba3_scan(
+        torch.testing.assert_close(on_the_circle(scan_reference.mamba3_scan(*inputs, chunk_size=chunk)), whole)
+    monkeypatch.setattr(scan_reference, "CHUNK_ELEMENTS", 2 * H * 8 * 8 * 2)
+    torch.testing.assert_close(on_the_circle(scan_reference.mamba3_scan(*inputs, chunk_size=8)), whole)
+    first, *kept = scan_reference.mamba3_scan(*(v[:, :19] for v in sequences), *parameters, chunk_size=8)
+    second, *rest = scan_reference.mamba3_scan(
         *(v[:, 19:] for v in sequences), *parameters, chunk_size=8, initial=tuple(kept)
     )
     torch.testing.assert_close(on_the_circle((torch.cat((first, second), 1), *rest)), whole)
     state = [torch.zeros(2, *shape, dtype=torch.float64) for shape in KEPT]
-    rows = [reference.mamba3_step(*state, *(v[:, t] for v in sequences), *parameters) for t in range(45)]
+    rows = [scan_reference.mamba3_step(*state, *(v[:, t] for v in sequences), *parameters) for t in range(45)]
     torch.testing.assert_close(on_the_circle((torch.stack(rows, 1), *state)), whole)
 
 
 def test_mamba3_decays_no_slower_than_its_floor_and_stays_finite() -> None:
     x, dt, rate, *rest = mamba3_inputs(200)
-    floored = [reference.mamba3_scan(x, dt, torch.full_like(rate, low), *rest, chunk_size=64) for low in (-50.0, -9.3)]
+    floored = [
+        scan_reference.mamba3_scan(x, dt, torch.full_like(rate, low), *rest, chunk_size=64) for low in (-50.0, -9.3)
+    ]
     torch.testing.assert_close(*floored)
     inputs = [v.float().requires_grad_() for v in (x, dt + 5, rate + 20, *rest)]
-    y, *kept = reference.mamba3_scan(*inputs, chunk_size=64)
+    y, *kept = scan_reference.mamba3_scan(*inputs, chunk_size=64)
     gradients = torch.autograd.grad(y.sum() + sum(v.sum() for v in kept), inputs)
     assert all(v.isfinite().all() for v in (y, *kept, *gradients))
 
@@ -278,6 +282,6 @@ def test_a_step_of_mamba3_rounds_what_it_keeps_after_it_read_it() -> None:
     sequences, parameters = [v[:, 0].float() for v in mamba3_inputs(1)[:8]], [v.float() for v in mamba3_inputs(1)[8:]]
     narrow = [random(2, *shape, seed=50).bfloat16() for shape in KEPT]
     exact = [v.float() for v in narrow]
-    ours, theirs = (reference.mamba3_step(*state, *sequences, *parameters) for state in (narrow, exact))
+    ours, theirs = (scan_reference.mamba3_step(*state, *sequences, *parameters) for state in (narrow, exact))
     assert torch.equal(ours, theirs)
     assert all(torch.equal(a, b.bfloat16()) for a, b in zip(narrow, exact, strict=True))

@@ -12,10 +12,19 @@ import torch
 from torch import Tensor
 
 from hybridbench.errors import Unsupported, WrongResult
-from hybridbench.kernels import BACKENDS, OPERATIONS, Backend, Problem, reference, resolve, verify
-from hybridbench.kernels.inputs import Draw
+from hybridbench.kernels import Backend, Problem, backends, resolve, verify
+from hybridbench.kernels.attention import reference as attention_reference
+from hybridbench.kernels.delta import reference as delta_reference
+from hybridbench.kernels.drawing import Draw
+from hybridbench.kernels.loading import draw_of
+from hybridbench.kernels.loss import reference as loss_reference
 from hybridbench.kernels.resolver import by_path
+from hybridbench.kernels.scan import reference as scan_reference
 from hybridbench.kernels.verify import BOUNDS
+from hybridbench.operations import OPERATIONS
+
+KERNELS = {op: backends(op) for op, row in OPERATIONS.items() if row.inputs}
+"""What runs each operation of tensors."""
 
 ATTENTION = Problem("cpu", "bfloat16", head_dim=64, n_heads=8, n_kv_heads=2, training=True)
 WINDOWED = dataclasses.replace(ATTENTION, window=40, sinks=4)
@@ -27,24 +36,24 @@ LOSS = Problem("cpu", "bfloat16", training=True)
 
 
 def broken(op: str, function: Callable[..., Any]) -> Backend:
-    return dataclasses.replace(BACKENDS[op]["reference"], name="broken", load=lambda: function)
+    return dataclasses.replace(backends(op)["reference"], name="broken", load=lambda: function)
 
 
 def unscaled_gradient(hidden: Tensor, weight: Tensor, target: Tensor) -> Tensor:
-    loss = reference.linear_cross_entropy(hidden, weight, target)
+    loss = loss_reference.linear_cross_entropy(hidden, weight, target)
     return loss.detach() + 2 * (loss - loss.detach())
 
 
 def stale_state(state: Tensor, *rest: Tensor) -> Tensor:
-    return reference.ssd_step(state.clone(), *rest)
+    return scan_reference.ssd_step(state.clone(), *rest)
 
 
 def one_slot_too_many(q: Tensor, k: Tensor, v: Tensor, length: Tensor) -> Tensor:
-    return reference.attention_decode(q, k, v, (length + 1).clamp(max=k.shape[1]))
+    return attention_reference.attention_decode(q, k, v, (length + 1).clamp(max=k.shape[1]))
 
 
 def forgets_the_tail(q: Tensor, k: Tensor, v: Tensor, **settings: Any) -> Tensor:
-    out = reference.attention(q, k, v, **settings)
+    out = attention_reference.attention(q, k, v, **settings)
     whole = q.shape[1] // 64 * 64
     return torch.cat([out[:, :whole], torch.full_like(out[:, whole:], torch.nan)], 1)
 
@@ -52,13 +61,13 @@ def forgets_the_tail(q: Tensor, k: Tensor, v: Tensor, **settings: Any) -> Tensor
 def forgets_later_turns(*given: Tensor, chunk_size: int) -> tuple[Tensor, ...]:
     """What the angles turn after position 40 does not reach the gradients of those before it."""
     sequences, parameters = given[:8], given[8:]
-    first = reference.mamba3_scan(*(t[:, :40] for t in sequences), *parameters, chunk_size=chunk_size)
+    first = scan_reference.mamba3_scan(*(t[:, :40] for t in sequences), *parameters, chunk_size=chunk_size)
     if int(sequences[0].shape[1]) <= 40:
         return first
     angle, *rest = first[1:]
     kept = (angle.detach(), *rest)
     late = (t[:, 40:] for t in sequences)
-    second = reference.mamba3_scan(*late, *parameters, chunk_size=chunk_size, initial=kept)  # type: ignore[arg-type]
+    second = scan_reference.mamba3_scan(*late, *parameters, chunk_size=chunk_size, initial=kept)  # type: ignore[arg-type]
     return torch.cat([first[0], second[0]], 1), *second[1:]
 
 
@@ -75,83 +84,103 @@ class Rounded(torch.autograd.Function):
 
 
 WRONG = {
-    "scale": ("attention", ATTENTION, lambda q, k, v, **s: reference.attention(q * 1.1, k, v, **s), "out_BTHV"),
-    "value": ("attention", ATTENTION, lambda q, k, v, **s: reference.attention(q, k, v, **s) * 1.02, "out_BTHV"),
+    "scale": (
+        "attention",
+        ATTENTION,
+        lambda q, k, v, **s: attention_reference.attention(q * 1.1, k, v, **s),
+        "out_BTHV",
+    ),
+    "value": (
+        "attention",
+        ATTENTION,
+        lambda q, k, v, **s: attention_reference.attention(q, k, v, **s) * 1.02,
+        "out_BTHV",
+    ),
     "gradient": (
         "attention",
         ATTENTION,
-        lambda q, k, v, **s: reference.attention(q, k.detach() + 0.9 * (k - k.detach()), v, **s),
+        lambda q, k, v, **s: attention_reference.attention(q, k.detach() + 0.9 * (k - k.detach()), v, **s),
         "gradient of k_BTKP",
     ),
     "tail": ("attention", ATTENTION, forgets_the_tail, "nan"),
     "window": (
         "attention",
         WINDOWED,
-        lambda q, k, v, window, sinks: reference.attention(q, k, v, window=window + 1, sinks=sinks),
+        lambda q, k, v, window, sinks: attention_reference.attention(q, k, v, window=window + 1, sinks=sinks),
         "out_BTHV",
     ),
     "sinks": (
         "attention",
         WINDOWED,
-        lambda q, k, v, window, sinks: reference.attention(q, k, v, window=window),
+        lambda q, k, v, window, sinks: attention_reference.attention(q, k, v, window=window),
         "out_BTHV",
     ),
     "heads": (
         "attention",
         ATTENTION,
-        lambda q, k, v, **s: reference.attention(q, k.flip(2), v.flip(2), **s),
+        lambda q, k, v, **s: attention_reference.attention(q, k.flip(2), v.flip(2), **s),
         "out_BTHV",
     ),
-    "shape": ("attention", ATTENTION, lambda q, k, v, **s: reference.attention(q, k, v, **s)[:, :, :1], "nan"),
+    "shape": (
+        "attention",
+        ATTENTION,
+        lambda q, k, v, **s: attention_reference.attention(q, k, v, **s)[:, :, :1],
+        "nan",
+    ),
     "length": ("attention_decode", ATTENTION, one_slot_too_many, "out_BHV"),
     "chunks": (
         "ssd",
         SSD,
-        lambda *t, chunk_size, initial_state_BHPN: reference.ssd(*t, chunk_size=chunk_size),
+        lambda *t, chunk_size, initial_state_BHPN: scan_reference.ssd(*t, chunk_size=chunk_size),
         "length 65",
     ),
     "final": (
         "ssd",
         SSD,
-        lambda *t, **s: (reference.ssd(*t, **s)[0], reference.ssd(*t, **s)[1] * 0.98),
+        lambda *t, **s: (scan_reference.ssd(*t, **s)[0], scan_reference.ssd(*t, **s)[1] * 0.98),
         "final_state_BHPN",
     ),
     "skip": (
         "ssd",
         SSD,
-        lambda x, dt, A, B, C, D, bias, **s: reference.ssd(x, dt, A, B, C, D * 0, bias, **s),
+        lambda x, dt, A, B, C, D, bias, **s: scan_reference.ssd(x, dt, A, B, C, D * 0, bias, **s),
         "y_BTHP",
     ),
-    "groups": ("ssd", SSD, lambda x, dt, A, B, *t, **s: reference.ssd(x, dt, A, B.flip(2), *t, **s), "y_BTHP"),
+    "groups": ("ssd", SSD, lambda x, dt, A, B, *t, **s: scan_reference.ssd(x, dt, A, B.flip(2), *t, **s), "y_BTHP"),
     "state": ("ssd_step", SSD, stale_state, "state_BHPN"),
-    "taps": ("conv1d", CONV, lambda x, w, b: reference.conv1d(x, w.flip(1), b), "y_BTC"),
-    "shift": ("conv1d_step", CONV, lambda s, x, w, b: reference.conv1d_step(s.clone(), x, w, b), "BC"),
+    "taps": ("conv1d", CONV, lambda x, w, b: scan_reference.conv1d(x, w.flip(1), b), "y_BTC"),
+    "shift": ("conv1d_step", CONV, lambda s, x, w, b: scan_reference.conv1d_step(s.clone(), x, w, b), "BC"),
     "decay": (
         "gated_delta",
         DELTA,
-        lambda q, k, v, dt, *t, **s: reference.gated_delta(q, k, v, dt + 0.2, *t, **s),
+        lambda q, k, v, dt, *t, **s: delta_reference.gated_delta(q, k, v, dt + 0.2, *t, **s),
         "o_BTHV",
     ),
-    "beta": ("kda", DELTA, lambda *t, **s: reference.kda(*t[:4], t[4] * 0.9, *t[5:], **s), "o_BTHV"),
-    "gate": ("norm_gate", DELTA, lambda y, z, w, **s: reference.norm_gate(y, z * 1.05, w, **s), "out_BTHV"),
-    "scan": ("selective_scan", SSD, lambda x, dt, A, *t: reference.selective_scan(x, dt, A.roll(1, 1), *t), "y_BTI"),
+    "beta": ("kda", DELTA, lambda *t, **s: delta_reference.kda(*t[:4], t[4] * 0.9, *t[5:], **s), "o_BTHV"),
+    "gate": ("norm_gate", DELTA, lambda y, z, w, **s: delta_reference.norm_gate(y, z * 1.05, w, **s), "out_BTHV"),
+    "scan": (
+        "selective_scan",
+        SSD,
+        lambda x, dt, A, *t: scan_reference.selective_scan(x, dt, A.roll(1, 1), *t),
+        "y_BTI",
+    ),
     "turns": (
         "mamba3_scan",
         MAMBA3,
-        lambda *t, **s: reference.mamba3_scan(*t[:6], t[6] * 1.5, *t[7:], **s),
+        lambda *t, **s: scan_reference.mamba3_scan(*t[:6], t[6] * 1.5, *t[7:], **s),
         "y_BTHP",
     ),
     "no later turn": ("mamba3_scan", MAMBA3, forgets_later_turns, "gradient of dt_BTH"),
     "gradient of turns": (
         "mamba3_scan",
         MAMBA3,
-        lambda *t, **s: reference.mamba3_scan(*t[:6], t[6].detach() + 0.9 * (t[6] - t[6].detach()), *t[7:], **s),
+        lambda *t, **s: scan_reference.mamba3_scan(*t[:6], t[6].detach() + 0.9 * (t[6] - t[6].detach()), *t[7:], **s),
         "gradient of angle_BTR",
     ),
     "trapezoid": (
         "mamba3_step",
         MAMBA3,
-        lambda angle, h, k, x, *t: reference.mamba3_step(angle, h, k, x.zero_(), *t),
+        lambda angle, h, k, x, *t: scan_reference.mamba3_step(angle, h, k, x.zero_(), *t),
         "BH",
     ),
     "loss": ("linear_cross_entropy", LOSS, unscaled_gradient, "gradient of hidden_ND"),
@@ -170,20 +199,20 @@ def test_a_wrong_backend_has_no_speed(op: str, problem: Problem, function: Calla
 
 def test_a_window_one_too_wide_is_seen_even_where_windows_are_wide() -> None:
     problem = dataclasses.replace(ATTENTION, window=512, training=False)
-    wide = broken("attention", lambda q, k, v, window, sinks: reference.attention(q, k, v, window=window + 1))
+    wide = broken("attention", lambda q, k, v, window, sinks: attention_reference.attention(q, k, v, window=window + 1))
     with pytest.raises(WrongResult, match=r"at length 513: out_BTHV is off by 0\.0[2-9]"):
         verify(wide, problem, device="cpu", seed=0)
 
 
 def test_what_the_published_kernels_of_mamba3_round_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The accumulated angles and what they turn, in bfloat16 beside exact arithmetic: more than other gradients may."""
-    turned: Callable[..., Tensor] = reference._turned
+    turned: Callable[..., Tensor] = scan_reference._turned
     rounded: Callable[[Tensor], Tensor] = Rounded.apply  # type: ignore[assignment]
 
     def as_published(*given: Tensor, **settings: Any) -> tuple[Tensor, ...]:
         with monkeypatch.context() as patch:
-            patch.setattr(reference, "_turned", lambda v, bias, angles: rounded(turned(v, bias, rounded(angles))))
-            return reference.mamba3_scan(*given, **settings)
+            patch.setattr(scan_reference, "_turned", lambda v, bias, angles: rounded(turned(v, bias, rounded(angles))))
+            return scan_reference.mamba3_scan(*given, **settings)
 
     sizes = {"head_dim": 64, "n_heads": 2, "d_state": 128, "n_angles": 32, "chunk_size": 1024}
     problem = Problem("cpu", "bfloat16", training=True, **sizes)
@@ -197,12 +226,12 @@ def test_what_the_published_kernels_of_mamba3_round_passes(monkeypatch: pytest.M
 def test_the_references_pass_with_room(dtype: str, seed: int) -> None:
     for op, problem in (("attention", WINDOWED), ("ssd", SSD), ("conv1d", CONV), ("linear_cross_entropy", LOSS)):
         given = dataclasses.replace(problem, dtype=dtype)
-        check = verify(BACKENDS[op]["reference"], given, device="cpu", seed=seed)
+        check = verify(backends(op)["reference"], given, device="cpu", seed=seed)
         assert check.error < check.bound / 2
 
 
 def test_a_seed_gives_the_same_check_and_another_seed_other_inputs() -> None:
-    checks = [verify(BACKENDS["ssd"]["reference"], SSD, device="cpu", seed=seed) for seed in (1, 1, 2)]
+    checks = [verify(backends("ssd")["reference"], SSD, device="cpu", seed=seed) for seed in (1, 1, 2)]
     assert checks[0] == checks[1]
     assert checks[0] != checks[2]
 
@@ -211,14 +240,14 @@ def test_inference_takes_no_gradients() -> None:
     def without_gradients(*given: Tensor) -> Tensor:
         assert not torch.is_grad_enabled()
         assert not any(tensor is not None and tensor.requires_grad for tensor in given)
-        return reference.conv1d(*given)
+        return scan_reference.conv1d(*given)
 
     verify(broken("conv1d", without_gradients), dataclasses.replace(CONV, training=False), device="cpu", seed=0)
 
 
 def test_verification_is_quick_enough_to_run_in_every_worker() -> None:
     problem = Problem("cpu", "float32", head_dim=64, n_heads=32, n_kv_heads=8, d_state=128, chunk_size=256, d_conv=4)
-    for op, table in BACKENDS.items():
+    for op, table in KERNELS.items():
         began = time.process_time()  # of this process alone, however busy the machine is
         verify(table["reference"], problem, device="cpu", seed=0)
         assert time.process_time() - began < 10, op  # 0.1 s on an idle core
@@ -229,11 +258,11 @@ WIDE = Problem(
 )
 
 
-@pytest.mark.parametrize("op", OPERATIONS)
+@pytest.mark.parametrize("op", KERNELS)
 def test_each_input_has_tensors_of_its_own(op: str) -> None:
     """One that another takes over and adds to would be tried as the other."""
     draw = Draw(WIDE, torch.device("cpu"), torch.Generator().manual_seed(0))
-    cases = list(OPERATIONS[op].draw(WIDE, draw))
+    cases = list(draw_of(op)(WIDE, draw))
     assert len({id(case.tensors) for case in cases}) == len(cases)
 
 
@@ -241,10 +270,10 @@ def test_a_scan_of_ones_own_needs_no_initial_state(monkeypatch: pytest.MonkeyPat
     """It is verified without one, and says so when a prefill would go on from it."""
 
     def plain(x, dt, A, B, C, D, dt_bias, *, chunk_size):
-        return reference.ssd(x, dt, A, B, C, D, dt_bias, chunk_size=chunk_size)
+        return scan_reference.ssd(x, dt, A, B, C, D, dt_bias, chunk_size=chunk_size)
 
-    monkeypatch.setattr(reference, "of_ones_own", plain, raising=False)
-    backend = by_path("ssd", "hybridbench.kernels.reference:of_ones_own")
+    monkeypatch.setattr(scan_reference, "of_ones_own", plain, raising=False)
+    backend = by_path("ssd", "hybridbench.kernels.scan.reference:of_ones_own")
     problem = Problem("cpu", "float32", head_dim=8, n_heads=4, d_state=8, n_groups=2, chunk_size=16, training=True)
     assert not backend.continues
     tried, all_inputs = (

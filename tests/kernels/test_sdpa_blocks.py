@@ -12,8 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from hybridbench.errors import Unsupported
-from hybridbench.kernels import Problem, reference, resolve
-from hybridbench.kernels.attention import QUERY_BLOCK, load_blocks, query_blocks
+from hybridbench.kernels import Problem, resolve
+from hybridbench.kernels.attention import reference
+from hybridbench.kernels.attention.blocks import QUERY_BLOCK, load_blocks, query_blocks
 
 attention = load_blocks()
 

@@ -65,7 +65,7 @@ def test_tilings_fill_the_gpu_and_divide_what_they_cut() -> None:
 
 
 def test_splits_follow_from_static_shapes() -> None:
-    from hybridbench.kernels.triton_decode import MAX_SPLITS, PROGRAMS_PER_SM, block_size, split_count
+    from hybridbench.kernels.attention.triton_decode import MAX_SPLITS, PROGRAMS_PER_SM, block_size, split_count
 
     assert split_count(pairs=32, slots=32768, block=64, n_sms=132) == 132 * PROGRAMS_PER_SM // 32
     assert split_count(pairs=32, slots=100, block=64, n_sms=132) == 2
@@ -85,7 +85,7 @@ def test_compiles_for_hopper_with_its_loads_in_flight(P: int, V: int) -> None:
     programs and no more fit into one SM's 228 KiB."""
     import triton
 
-    from hybridbench.kernels import triton_decode
+    from hybridbench.kernels.attention import triton_decode
 
     constants = {
         "q_stride_h": P,
@@ -120,7 +120,7 @@ def test_compiles_for_hopper_with_its_loads_in_flight(P: int, V: int) -> None:
 
 def test_weights_are_loaded_before_the_wait() -> None:
     """Programmatic dependent launch gains nothing unless what comes before the wait stays there."""
-    from hybridbench.kernels import triton_step
+    from hybridbench.kernels.step import triton_step
 
     constants = {"D": 2048, "F": 8192, "HALF": 64, "SPLITS": 1, "PARTS": 32, "PARTS_TILE": 32, "B": 4, "TOKENS": 8}
     constants |= {"BLOCK_K": 64, "STAGES": 4, "PDL": True}

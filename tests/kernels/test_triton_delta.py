@@ -52,7 +52,7 @@ def test_compiles_for_hopper_with_wide_loads_and_no_spills(name: str) -> None:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from hybridbench.kernels import triton_delta
+    from hybridbench.kernels.delta import triton_delta
 
     kernel, constants = vars(triton_delta)[name.split()[0]], KERNELS[name]
 

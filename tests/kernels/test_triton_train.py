@@ -64,7 +64,9 @@ WARPS = {"_rotary": 8, "_gate_forward": 8, "_gate_norm_backward": 8, "_cross_ent
 @pytest.mark.parametrize("name", KERNELS)
 def test_compiles_for_hopper_with_wide_loads_and_no_spills(name: str) -> None:
     """A kernel that only moves memory must move 16 bytes a load, and keep what it loaded in registers."""
-    from hybridbench.kernels import triton_adamw, triton_elementwise, triton_loss
+    from hybridbench.kernels.dense import triton_elementwise
+    from hybridbench.kernels.loss import triton_loss
+    from hybridbench.kernels.optimizer import triton_adamw
 
     modules = (triton_elementwise, triton_loss, triton_adamw)
     kernel = next(vars(module)[name] for module in modules if name in vars(module))
@@ -98,8 +100,8 @@ TILES = {
 
 @pytest.mark.parametrize("name", SCAN_KERNELS)
 def test_a_scan_compiles_for_hopper_to_bulk_copies_and_asynchronous_products(name: str) -> None:
-    from hybridbench.kernels import triton_ssd
-    from hybridbench.kernels.ssm import SHARED
+    from hybridbench.kernels.scan import triton_ssd
+    from hybridbench.kernels.scan.core import SHARED
 
     kernel = vars(triton_ssd)[name]
     types = TILES | {argument: "*fp32" for argument in kernel.arg_names if argument.endswith("_ptr")}

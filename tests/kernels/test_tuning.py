@@ -6,10 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from hybridbench.kernels.backend import imported
+from hybridbench.kernels.tuning import side_by_side
 
 pytestmark = pytest.mark.slow
 
@@ -61,3 +65,39 @@ def test_the_kernels_of_a_fused_step_are_compiled_together_and_none_again(tmp_pa
     assert found["together"] == found["before"] >= 8
     assert found["while"] == 0
     assert found["launched"] == found["launches"]
+
+
+def test_tritons_class_is_its_own_again_afterwards() -> None:
+    autotuner = pytest.importorskip("triton.runtime.autotuner").Autotuner
+    pytest.importorskip("triton.runtime._async_compile")
+    own = autotuner.prune_configs, autotuner._bench
+    imported("triton", "triton is not importable")
+    assert (autotuner.prune_configs, autotuner._bench) == own, "outside, an import changes nothing"
+    with side_by_side():
+        inside = autotuner.prune_configs, autotuner._bench
+        assert not set(inside) & set(own)
+        with side_by_side():
+            imported("triton", "triton is not importable")
+            assert (autotuner.prune_configs, autotuner._bench) == inside, "once is enough"
+        assert (autotuner.prune_configs, autotuner._bench) == inside
+    assert (autotuner.prune_configs, autotuner._bench) == own
+    with suppress(RuntimeError), side_by_side():
+        raise RuntimeError("the case failed")
+    assert (autotuner.prune_configs, autotuner._bench) == own
+
+
+def test_a_kernel_that_brings_triton_later_is_taken_in() -> None:
+    """In a process of its own, where nothing has imported Triton before."""
+    pytest.importorskip("triton.runtime._async_compile")
+    code = """
+import sys
+from hybridbench.kernels.backend import imported
+from hybridbench.kernels.tuning import side_by_side
+with side_by_side():
+    assert "triton" not in sys.modules
+    imported("triton", "triton is not importable")
+    from triton.runtime.autotuner import Autotuner
+    assert hasattr(Autotuner._bench, "__wrapped__") and hasattr(Autotuner.prune_configs, "__wrapped__")
+assert not hasattr(Autotuner._bench, "__wrapped__") and not hasattr(Autotuner.prune_configs, "__wrapped__")
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -26,7 +26,12 @@ from fakes import HeldToFakes, operators
 from torch import Tensor
 
 from hybridbench import sizes
-from hybridbench.kernels import adamw, loss, reference, triton_elementwise
+from hybridbench.kernels import reference_of
+from hybridbench.kernels.dense import triton_elementwise
+from hybridbench.kernels.loss import chunked
+from hybridbench.kernels.loss import reference as loss_reference
+from hybridbench.kernels.optimizer import adamw
+from hybridbench.kernels.scan import reference as scan_reference
 
 EPS = 1e-5
 
@@ -68,7 +73,7 @@ def stand_in_for_the_published_kernels() -> None:
     where they are told to, so that what is checked is everything around them."""
 
     def conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return reference.conv1d(x.transpose(1, 2), weight, bias).contiguous().transpose(1, 2)  # channels last
+        return scan_reference.conv1d(x.transpose(1, 2), weight, bias).contiguous().transpose(1, 2)  # channels last
 
     def conv_forward(x: Tensor, weight: Tensor, bias: Tensor, *rest: Any) -> Tensor:
         assert rest == (None, None, None, True)
@@ -92,12 +97,12 @@ def stand_in_for_the_published_kernels() -> None:
     def scan_forward(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, Q: int, **options: Any) -> Any:
         assert options["dt_softplus"]
         given = (x, dt, A, B, C, options["D"], options["dt_bias"])
-        y, state = reference.ssd(*given, chunk_size=Q, initial_state_BHPN=options["initial_states"])
+        y, state = scan_reference.ssd(*given, chunk_size=Q, initial_state_BHPN=options["initial_states"])
         return y, None, None, None, None, state
 
     def scan_backward(d_y: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, y: Tensor, Q: int, **o: Any):
         def run(*inputs: Tensor) -> Any:
-            y, state = reference.ssd(*inputs, chunk_size=Q)
+            y, state = scan_reference.ssd(*inputs, chunk_size=Q)
             return (y, state) if o["dfinal_states"] is not None else (y,)
 
         upstream = [d_y] + [d for d in [o["dfinal_states"]] if d is not None]
@@ -162,7 +167,7 @@ def errors(op: str, tensors: list[Tensor | None], settings: dict[str, Any], func
     given = [t if t is None or (angles and i) else t.detach().requires_grad_() for i, t in enumerate(tensors)]
     exact = [t if t is None else t.detach().double().requires_grad_(t.requires_grad) for t in given]
     found = outputs(function(*given, **settings))
-    expected = outputs(getattr(reference, op)(*exact, **settings))
+    expected = outputs(reference_of(op)(*exact, **settings))
     worst = max(relative(f, e) for f, e in zip(found, expected, strict=True))
     assert all(f.dtype == tensors[0].dtype for f in found)
     upstream = [some(*f.shape, dtype=f.dtype) for f in found]
@@ -177,11 +182,11 @@ def loss_errors(dtype: torch.dtype) -> Iterator[tuple[str, float]]:
     """Chunks of 64, 64 and 22 tokens; a vocabulary beside a power of two. The upstream gradient is not 1."""
     N, D, V = 150, 32, 1100
     sizes.LOSS_CHUNK_BYTES = 70 * V * dtype.itemsize
-    fused = loss.load_fused()
+    fused = chunked.load_fused()
     hidden, weight, target = torch.randn(N, D), torch.randn(V, D) / D**0.5, torch.randint(V, (N,))
     given = [tensor.to(dtype).requires_grad_() for tensor in (hidden, weight)]
     exact = [tensor.detach().double().requires_grad_() for tensor in given]
-    ours, theirs = fused(*given, target), reference.linear_cross_entropy(*exact, target)
+    ours, theirs = fused(*given, target), loss_reference.linear_cross_entropy(*exact, target)
     assert ours.dtype == torch.float32
     yield "loss", relative(ours.detach(), theirs.detach())
     gradients = torch.autograd.grad(3 * ours, given), torch.autograd.grad(3 * theirs, exact)
@@ -262,7 +267,7 @@ def continued_error(core: Any, tensors: list[Tensor | None], settings: dict[str,
     with torch.no_grad():
         found = core(packed, *parameters, **settings, initial_state_BHPN=start)
         exact = (t if t is None else t.double() for t in (packed, *parameters))
-        expected = reference.mamba2_core(*exact, **settings, initial_state_BHPN=start.double())  # type: ignore[arg-type]
+        expected = scan_reference.mamba2_core(*exact, **settings, initial_state_BHPN=start.double())  # type: ignore[arg-type]
         for dtype in (torch.float32, torch.bfloat16):
             idle = packed[:, : taps - 1].to(dtype)
             out, kept = core(idle, *parameters, **settings, initial_state_BHPN=start)
@@ -276,7 +281,7 @@ def core_errors(name: str) -> Iterator[tuple[str, float]]:
     run."""
     stand_in_for_the_published_kernels()
     from hybridbench.errors import Unsupported
-    from hybridbench.kernels import mamba2_fused
+    from hybridbench.kernels.scan import mamba2_fused
     from hybridbench.model.checkpoint import learning, remembering
 
     def remembered(core: Any) -> Any:

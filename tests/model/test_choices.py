@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hybridbench.errors import Unsupported
-from hybridbench.kernels import BACKENDS, Problem, Resolution
+from hybridbench.kernels import Problem, Resolution, backends
 from hybridbench.model import choices
 from hybridbench.model.choices import choose_in_case, choose_step, core_or_parts
 from hybridbench.suite import CORE, CORE_PARTS, Case, Sweep, cases
@@ -26,10 +26,10 @@ def test_a_named_part_keeps_the_core_in_parts() -> None:
 
 
 def test_parts_say_why_no_kernel_does_the_whole_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = Resolution(BACKENDS[CORE]["reference"], passed_over=(("one-pass", "too wide"), ("fused", "missing")))
+    plain = Resolution(backends(CORE)["reference"], passed_over=(("one-pass", "too wide"), ("fused", "missing")))
     monkeypatch.setattr(choices, "choose", lambda *_: plain)
     assert core_or_parts(PROBLEM, {}) == (CORE_PARTS, ((f"{CORE} one-pass", "too wide"), (f"{CORE} fused", "missing")))
-    monkeypatch.setattr(choices, "choose", lambda *_: Resolution(BACKENDS[CORE]["fused"]))
+    monkeypatch.setattr(choices, "choose", lambda *_: Resolution(backends(CORE)["fused"]))
     assert core_or_parts(PROBLEM, {}) == ((CORE,), ())
 
 

@@ -13,7 +13,7 @@ from torch._dynamo.utils import counters
 from variants import VARIANTS
 
 from hybridbench.errors import WrongResult
-from hybridbench.kernels import reference
+from hybridbench.kernels.dense import reference
 from hybridbench.model import build_model, resolve_backends
 from hybridbench.suite import DECODE, PREFILL, TRAIN, Case, Execution, Sampling, Workload
 from hybridbench.worker import Bench, run_case

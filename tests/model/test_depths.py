@@ -8,7 +8,8 @@ import pytest
 import torch
 from variants import VARIANTS
 
-from hybridbench.kernels import BACKENDS, reference
+from hybridbench.kernels import backends
+from hybridbench.kernels.attention import reference
 from hybridbench.measure.sampling import measure, measure_parts
 from hybridbench.metrics import value
 from hybridbench.model import build_model, resolve_backends
@@ -57,7 +58,7 @@ def clock(monkeypatch):
 
         return attention_decode
 
-    known = BACKENDS["attention_decode"]
+    known = backends("attention_decode")
     for name in ("sdpa-mask", "naive"):
         monkeypatch.setitem(known, name, replace(known[name], load=lambda: timed(reference.attention_decode)))
     return found

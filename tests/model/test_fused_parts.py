@@ -7,7 +7,7 @@ import torch
 from variants import VARIANTS
 
 from hybridbench.errors import BadInput
-from hybridbench.kernels import reference
+from hybridbench.kernels.scan import reference
 from hybridbench.model import build_model, mamba2, resolve_backends
 from hybridbench.suite import CORE, CORE_PARTS, TRAIN, Case, Execution, Sweep, Workload, cases
 

@@ -18,7 +18,7 @@ from hybridbench.arch.kinds import KINDS as ROWS
 from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.presets import PRESETS, preset_spec
 from hybridbench.errors import BadInput, Unsupported
-from hybridbench.kernels import BACKENDS
+from hybridbench.kernels import backends
 from hybridbench.model.block import BlockModule
 from hybridbench.model.build import build_model, check_buildable, resolve_backends
 from hybridbench.model.kinds import MODULES
@@ -76,7 +76,7 @@ def test_what_may_take_mamba2_s_place_or_branch_runs() -> None:
 def test_operations_have_backends(kind: str) -> None:
     cls = KINDS[kind]
     for op in (*cls.sequence_ops, *cls.step_ops):
-        assert BACKENDS[op], op
+        assert backends(op), op
 
 
 @pytest.mark.parametrize("kind", KINDS)

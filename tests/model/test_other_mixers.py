@@ -22,14 +22,14 @@ from hybridbench.arch.families import MAMBA2, Options, build_spec, pattern_spec
 from hybridbench.arch.kinds import MIXERS
 from hybridbench.arch.model import ModelSpec, cache_bytes, params
 from hybridbench.arch.presets import preset_spec
-from hybridbench.kernels import reference
+from hybridbench.kernels import reference_of
 from hybridbench.model.block import Factory, Step
 from hybridbench.model.build import check_buildable
 from hybridbench.model.delta import DeltaModule
 from hybridbench.model.mamba1 import Mamba1Module
 from hybridbench.model.mamba3 import Mamba3Module
 from hybridbench.model.mixer import MixerModule
-from hybridbench.model.step import step_problem, unsupported_by_fused
+from hybridbench.model.step import fused, ruled_out_by, step_problem
 from hybridbench.suite import DECODE, GRAPH, Case, Execution, Workload, block_ops
 
 D, T = 32, 21
@@ -39,7 +39,7 @@ KINDS = [name for name in VARIANTS if any(other in name for other in (*OTHERS, "
 
 def made(cls: Callable[..., MixerModule], spec: Any, norm_eps: float = 1e-5) -> MixerModule:
     """A mixer in float32 with random weights, its initialisation last."""
-    ops = {op: getattr(reference, op) for ops in block_ops(spec) for op in ops}
+    ops = {op: reference_of(op) for ops in block_ops(spec) for op in ops}
     mixer = cls(spec, ops, Factory(torch.float32, norm_eps=norm_eps))
     mixer.to_empty(device="cpu")
     generator = torch.Generator().manual_seed(0)
@@ -247,7 +247,7 @@ def variant_of(arch: str, mixer: str) -> ModelSpec:
 def test_the_fused_step_refuses_them_and_the_modules_decode(arch: str, mixer: str) -> None:
     spec = variant_of(arch, mixer)
     case = Case(spec, Workload(DECODE, 4096, 4), Execution("cuda", "bfloat16", GRAPH))
-    reason = unsupported_by_fused(case, step_problem(case))
+    reason = fused.refuses(step_problem(case)) or ruled_out_by(case)
     assert reason is not None
     kind = spec.blocks[MIXERS[mixer]].kind
     assert f"no kernels for a block of kind {kind}" in reason or "parallel blocks of Mamba-2" in reason

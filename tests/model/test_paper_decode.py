@@ -7,7 +7,7 @@ import torch
 from variants import SINKS, VARIANTS, WINDOW
 
 from hybridbench.arch.block import Storage
-from hybridbench.kernels import BACKENDS, Problem, verify
+from hybridbench.kernels import Problem, backends, verify
 from hybridbench.model import LanguageModel, build_model, resolve_backends
 from hybridbench.model.cache import AttentionCache, GrowingCache, growing
 from hybridbench.model.paper_decode import PaperDecode, Segment
@@ -106,5 +106,5 @@ def test_a_held_cache_sees_its_token_and_forgets_it():
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_naive_kernel_is_verified_like_any_other(dtype):
     problem = Problem("cpu", dtype, head_dim=72, v_head_dim=128, n_heads=16, n_kv_heads=4)
-    check = verify(BACKENDS["attention_decode"]["naive"], problem, device="cpu", seed=0)
+    check = verify(backends("attention_decode")["naive"], problem, device="cpu", seed=0)
     assert check.error < check.bound

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from hybridbench.kernels import reference
+from hybridbench.kernels.attention import reference
 
 VERIFIED_LENGTHS = 300
 

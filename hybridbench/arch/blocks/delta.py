@@ -74,6 +74,7 @@ class DeltaRule(Recurrent):
             "n_kv_heads": self.n_k_heads,
             "chunk_size": self.chunk_size,
             "d_conv": self.d_conv,
+            "conv_channels": self.conv_channels,
             "width": self.out_width,
         }
 

@@ -56,7 +56,12 @@ class Mamba1(Recurrent):
         return self.d_inner
 
     def sizes(self) -> dict[str, int | None]:
-        return {"d_state": self.d_state, "d_conv": self.d_conv, "width": self.d_inner}
+        return {
+            "d_state": self.d_state,
+            "d_conv": self.d_conv,
+            "conv_channels": self.conv_channels,
+            "width": self.d_inner,
+        }
 
     def sizes_scaled(self, part: Part) -> dict[str, int]:
         return {"d_inner": part(self.d_inner), "dt_rank": part(self.dt_rank)}

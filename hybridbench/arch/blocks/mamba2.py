@@ -113,6 +113,7 @@ class Mamba2(Recurrent):
             "n_groups": self.n_groups,
             "chunk_size": self.chunk_size,
             "d_conv": self.d_conv,
+            "conv_channels": self.conv_channels,
             "width": self.d_inner,
         }
 

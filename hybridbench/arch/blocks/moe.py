@@ -62,7 +62,13 @@ class Moe(Block):
         return () if self.d_shared else ("swiglu",)
 
     def sizes(self) -> dict[str, int | None]:
-        return {"width": self.d_shared}
+        return {
+            "width": self.d_shared,
+            "d_model": self.d_model,
+            "d_expert": self.d_expert,
+            "n_experts": self.n_experts,
+            "top_k": self.top_k,
+        }
 
     def sizes_scaled(self, part: Part) -> dict[str, int]:
         widths = {"d_expert": self.d_expert, "d_shared": self.d_shared}

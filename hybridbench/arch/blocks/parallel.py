@@ -106,9 +106,10 @@ class Parallel(Block):
         return ("head_norms",) if self.fusion.norm == "none" else ()
 
     def sizes(self) -> dict[str, int | None]:
-        """Widths of the heads that both outputs divide into."""
+        """The heads that both outputs divide into, and their widths."""
+        heads = [branch.out_heads for branch in self.branches]
         first, second = (branch.out_width // branch.out_heads for branch in self.branches)
-        return {"head_dim": first, "v_head_dim": second}
+        return {"head_dim": first, "v_head_dim": second, "n_heads": heads[0], "n_kv_heads": heads[1]}
 
     def scaled(self, width: int, before: int) -> Self:
         first, second = (branch.scaled(width, before) for branch in self.branches)

@@ -13,11 +13,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from hybridbench.kernels import BACKENDS, DEFAULT_ORDER, OPERATIONS, Problem, available
-from hybridbench.kernels.problem import Backend
+from hybridbench.kernels import Problem, available, backends, reference_of
+from hybridbench.kernels.backend import Backend
 from hybridbench.model.build import Resolved
 from hybridbench.model.language import LanguageModel
 from hybridbench.model.swap import Function, swapped
+from hybridbench.operations import OPERATIONS
+from hybridbench.suite import DECODE_STEP
 
 SLOW_FROM = 16_384
 """Tokens from which full attention by the reference implementation takes longer than the step."""
@@ -35,7 +37,7 @@ class Alternatives:
         self, model: LanguageModel, resolved: Sequence[Resolved], *, every: bool = False, attention: bool = False
     ) -> None:
         self._model = model
-        items = [item for item in resolved if item.op in BACKENDS and item.op != "adamw"]
+        items = [item for item in resolved if item.op not in (DECODE_STEP, "adamw")]
         chosen = [
             item
             for item in items
@@ -72,10 +74,10 @@ class Alternatives:
 def other(backend: Backend, problem: Problem) -> Function:
     """An implementation of an operation that shares no source with a backend."""
     if backend.op == "attention" and problem.window is None and problem.length > SLOW_FROM:
-        for name in DEFAULT_ORDER["attention"][problem.device]:
-            candidate = BACKENDS["attention"][name]
+        for name in OPERATIONS["attention"].order[problem.device]:
+            candidate = backends("attention")[name]
             if name in (backend.name, "reference", "sdpa-math") or candidate.compiles_per_length:
                 continue
             if available(candidate, problem) is None:
                 return candidate.load()
-    return OPERATIONS[backend.op].reference
+    return reference_of(backend.op)

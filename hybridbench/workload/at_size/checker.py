@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from hybridbench.errors import DeviceFault, Unsupported
-from hybridbench.kernels import BACKENDS
 from hybridbench.model.build import Resolved
 from hybridbench.model.cache import Cache
 from hybridbench.model.language import LanguageModel
@@ -172,7 +171,7 @@ class Checker:
             compare_reads(loop.plan, rows, errors)
         else:
             before.put_back()
-            functions = [item.function for item in self.resolved if item.op in BACKENDS]
+            functions = [item.function for item in self.resolved if item.op != DECODE_STEP]
             loop.position_B.fill_(depth)
             Beside(functions, rows, errors, every=len(loop.token_B) == 1).run(self.model, loop.eager_step)
         loop.position_B.fill_(depth)

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from hybridbench.kernels import OPERATIONS, reference
+from hybridbench.kernels import reference_of
+from hybridbench.kernels.attention import reference
 from hybridbench.model.cache import Cache, of_row, recurrent_states, states_compared, written
 from hybridbench.model.language import LanguageModel
 from hybridbench.model.moe import MoeModule
@@ -103,7 +104,7 @@ class Beside:
             step()
 
     def _watched(self, op: str, function: Function) -> Function:
-        plain: Function = OPERATIONS[op].reference
+        plain: Function = reference_of(op)
 
         def attention(*given: Tensor) -> Any:
             out = function(*given)

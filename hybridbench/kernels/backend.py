@@ -1,0 +1,135 @@
+"""backend: one implementation of an operation, and what it must answer before it is asked.
+
+A backend says yes or no from a ``Problem`` alone: no tensors, no device work. What it says no to is a sentence, because
+the sentence ends up in a results table where the number would have been.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hybridbench.errors import Unsupported
+from hybridbench.kernels import tuning
+from hybridbench.operations.operation import Declared
+from hybridbench.problem import Problem
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """What the path of a backend leads to.
+
+    Attributes:
+        load: returns the callable with the operation's signature, importing its package; raises ``Unsupported``.
+        refuses: a sentence why this backend cannot do a problem, or None.
+    """
+
+    load: Callable[[], Callable[..., Any]]
+    refuses: Callable[[Problem], str | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backend(Declared):
+    """One implementation of one operation, ready to be asked.
+
+    Attributes:
+        load, refuses: as of ``Implementation``.
+        rows: sequences of a batch that ``load``'s callable hands over at once (``by_rows``); 0 hands over all.
+        whole: where ``rows`` is not 0, the backend that is handed them.
+        continues: whether a scan can start from a state, as a prefill that goes on from its cache asks.
+    """
+
+    load: Callable[[], Callable[..., Any]]
+    refuses: Callable[[Problem], str | None]
+    rows: int = 0
+    whole: Backend | None = None
+    continues: bool = True
+
+    @property
+    def ran(self) -> str:
+        """What a record says ran: the name, and how many sequences at a time where it was not all."""
+        if not self.rows:
+            return self.name
+        return f"{self.name}, {self.rows} {'row' if self.rows == 1 else 'rows'} at a time"
+
+    @property
+    def version(self) -> str | None:
+        """The installed version of ``package``, or None where it is not installed as a distribution."""
+        try:
+            return importlib.metadata.version(self.package)
+        except importlib.metadata.PackageNotFoundError:
+            return None
+
+
+def imported(module: str, why: str, distribution: str = "") -> ModuleType:
+    """Import a third party's module. It may bring Triton, which ``tuning.side_by_side`` then takes in.
+
+    Args:
+        distribution: that must be installed, where another one brings a module of the same name.
+
+    Raises:
+        Unsupported: it is absent or its compiled part does not load; ``why`` says what is missing. An ``ImportError``
+            of a compiled extension (a wrong CUDA or torch version) reads the same as an absent package, so its own
+            text is kept.
+    """
+    try:
+        if distribution:
+            importlib.metadata.version(distribution)  # what it raises is an ImportError too
+        found = importlib.import_module(module)
+    except ImportError as missing:
+        raise Unsupported(f"{why} ({missing})") from missing
+    tuning.extend()
+    return found
+
+
+def own_kernel(module: str, name: str) -> Callable[[], Callable[..., Any]]:
+    """The ``load`` of a function of this package's Triton kernels.
+
+    Args:
+        module: below ``hybridbench.kernels``.
+    """
+
+    def load() -> Callable[..., Any]:
+        kernel: Callable[..., Any] = getattr(
+            imported(f"hybridbench.kernels.{module}", "triton is not importable"), name
+        )
+        return kernel
+
+    return load
+
+
+def refuse_gradients(op: str, *tensors: Tensor | None) -> None:
+    """Raises ``Unsupported`` where a scan from an initial state, which goes forward only, would need a backward."""
+    if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):
+        raise Unsupported(f"{op} from an initial state has no gradients here; take the reference for those.")
+
+
+def accepts_anything(_problem: Problem) -> str | None:
+    """The refusal of a backend that refuses nothing."""
+    return None
+
+
+def on_hopper() -> bool:
+    """Whether PyTorch's GPU is of the Hopper generation."""
+    return torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9
+
+
+def needs_cuda_and_float32(problem: Problem) -> str | None:
+    """The refusal of CUDA kernels that compute in float32 whatever the dtype of a problem."""
+    if reason := needs_cuda(problem):
+        return reason
+    return "its kernels compute in float32" if problem.dtype == "float64" else None
+
+
+def needs_cuda(problem: Problem) -> str | None:
+    """The refusal of a backend made of CUDA kernels."""
+    if problem.device == "cuda":
+        return None
+    return f"its kernels run on CUDA devices only, and the device is {problem.device}"

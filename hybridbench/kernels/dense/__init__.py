@@ -1,0 +1,1 @@
+"""dense: what has no memory of other positions: activations, norms, gates, rotations and routed experts."""

@@ -1,0 +1,62 @@
+"""experts: routed SwiGLU experts as two grouped products over tokens sorted by expert.
+
+``torch._grouped_mm`` multiplies runs of rows with one matrix per run; the ends of the runs are a device tensor, so no
+count is read back to the host and a decode step can be captured in a graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hybridbench.errors import Unsupported
+from hybridbench.kernels.backend import Implementation
+from hybridbench.problem import Problem
+
+
+def load_grouped_mm() -> Callable[..., Tensor]:
+    """``experts`` through ``torch._grouped_mm``.
+
+    Raises:
+        Unsupported: this torch has no grouped product.
+    """
+    if not hasattr(torch, "_grouped_mm"):
+        raise Unsupported(f"torch {torch.__version__} has no torch._grouped_mm; take 2.11 or newer")
+    # It runs on a CPU in any dtype, and is promised to torch.compile in bfloat16 only; this imports the compiler.
+    past_the_compiler: Callable[..., Tensor] = torch.compiler.disable(torch._grouped_mm)  # type: ignore[no-untyped-call]
+    return partial(_grouped, past_the_compiler)
+
+
+def refuses_grouped_mm(problem: Problem) -> str | None:
+    """On CUDA the grouped product takes bfloat16 only, on a CPU anything but float64."""
+    if problem.dtype == "float64" or (problem.device == "cuda" and problem.dtype != "bfloat16"):
+        return f"torch._grouped_mm takes no {problem.dtype} on {problem.device}"
+    return None
+
+
+def _grouped(
+    past_the_compiler: Callable[..., Tensor],
+    x_ND: Tensor,
+    chosen_NK: Tensor,
+    weight_NK: Tensor,
+    in_weight_EFD: Tensor,
+    out_weight_EDI: Tensor,
+) -> Tensor:
+    product = torch._grouped_mm if x_ND.dtype == torch.bfloat16 else past_the_compiler
+    chosen = chosen_NK.flatten()
+    order = chosen.argsort(stable=True)
+    token = order // chosen_NK.shape[1]
+    E = in_weight_EFD.shape[0]
+    sizes_E = (chosen[:, None] == torch.arange(E, device=chosen.device)).sum(0)
+    ends_E = sizes_E.cumsum(0).to(torch.int32)
+    gate, up = product(x_ND[token], in_weight_EFD.transpose(1, 2), offs=ends_E).chunk(2, dim=-1)
+    y = product(F.silu(gate) * up, out_weight_EDI.transpose(1, 2), offs=ends_E)
+    weighted = y * weight_NK.flatten()[order, None]
+    return torch.zeros_like(x_ND).index_add(0, token, weighted)
+
+
+grouped_mm = Implementation(load_grouped_mm, refuses_grouped_mm)

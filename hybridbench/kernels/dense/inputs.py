@@ -1,0 +1,102 @@
+"""inputs: random inputs of what works on one position alone, for a verification or at size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hybridbench.kernels.drawing import EPS, WIDTH, Draw, Trial
+from hybridbench.problem import Problem
+
+
+def swiglu(problem: Problem, draw: Draw) -> Iterator[Trial]:
+    """One token and several."""
+    width = problem.width or WIDTH
+
+    def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"out_NF": fn(t["packed_NF"])}
+
+    for N in (1, 63):
+        yield Trial(f"{N} tokens of {width}", {"packed_NF": draw.projection(N, widths=[(2 * width,)])[0]}, call)
+
+
+def add_rms_norm(problem: Problem, draw: Draw) -> Iterator[Trial]:
+    """The first norm of a model, which has nothing to add, and the others."""
+    width = problem.width or WIDTH
+
+    def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
+        normed, added = fn(t["x_BTD"], t.get("residual_BTD"), t["weight_D"], eps=EPS)
+        return {"normed_BTD": normed, "added_BTD": added}
+
+    for T in (1, 63):
+        tensors = {"x_BTD": draw.normal(draw.batch, T, width), "weight_D": draw.normal(width)}
+        yield Trial(f"length {T}, nothing to add", tensors, call)
+        yield Trial(f"length {T}", tensors | {"residual_BTD": draw.normal(draw.batch, T, width)}, call)
+
+
+def rotary(problem: Problem, draw: Draw) -> Iterator[Trial]:
+    """With values behind the keys and without; the angles have no gradient."""
+    H, K, P = problem.n_heads, problem.kv_heads, problem.head_dim
+    settings = {"n_heads": H, "n_kv_heads": K, "head_dim": P}
+
+    for T, values in ((1, K * problem.value_dim), (63, 0), (100, K * problem.value_dim)):
+        angles = draw.uniform(0, 2 * math.pi, T, P // 2)
+
+        def call(fn: Callable[..., Any], t: dict[str, Tensor], angles: Tensor = angles) -> dict[str, Tensor]:
+            cos, sin = angles.cos(), angles.sin()
+            q, k, rest = fn(t["packed_BTC"], cos, sin, **settings)
+            return {"q_BTHP": q, "k_BTKP": k, "rest_BTC": rest}
+
+        packed = draw.projection(draw.batch, T, widths=[((H + K) * P + values,)])[0]
+        yield Trial(f"length {T}, {values} channels of values", {"packed_BTC": packed}, call)
+
+
+def gate(problem: Problem, draw: Draw) -> Iterator[Trial]:
+    """With a norm and without; z lies in a wider row."""
+    width = problem.width or WIDTH
+
+    def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"out_BTI": fn(t["y_BTI"], t["z_BTI"], t.get("weight_I"), eps=EPS)}
+
+    for T in (1, 63):
+        z, _x = draw.projection(draw.batch, T, widths=[(width,), (width,)])
+        tensors = {"y_BTI": draw.normal(draw.batch, T, width), "z_BTI": z}
+        yield Trial(f"length {T}", tensors, call)
+        yield Trial(f"length {T} and a norm", tensors | {"weight_I": draw.normal(width)}, call)
+
+
+def head_norms(problem: Problem, draw: Draw) -> Iterator[Trial]:
+    """Two branches of few heads of the problem's widths, not equally many."""
+    heads = (3, 2)
+    widths = [H * P for H, P in zip(heads, (problem.head_dim, problem.value_dim), strict=True)]
+
+    def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"joined_BTC": fn(t["first_BTI"], t["second_BTJ"], heads=heads, eps=EPS)}
+
+    for T in (1, 63):
+        first, second = (draw.normal(draw.batch, T, width) for width in widths)
+        yield Trial(f"length {T}", {"first_BTI": first, "second_BTJ": second}, call)
+
+
+def experts(_problem: Problem, draw: Draw) -> Iterator[Trial]:
+    """Two experts a token; one expert that nobody chose."""
+    D, width, E = 64, 32, 5
+
+    def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
+        names = ("x_ND", "chosen_NK", "weight_NK", "in_weight_EFD", "out_weight_EDI")
+        return {"out_ND": fn(*(t[name] for name in names))}
+
+    for N in (1, 63, 100):
+        first = draw.integers(2, N)
+        tensors = {
+            "x_ND": draw.normal(N, D),
+            "chosen_NK": torch.stack((first, first + 2), 1),  # never the last expert
+            "weight_NK": draw.normal(N, 2),
+            "in_weight_EFD": draw.normal(E, 2 * width, D) / math.sqrt(D),
+            "out_weight_EDI": draw.normal(E, D, width) / math.sqrt(width),
+        }
+        yield Trial(f"{N} tokens", tensors, call)

@@ -1,0 +1,70 @@
+"""loading: from the paths in an operation's row to what they name, which needs PyTorch.
+
+A path of a row is below ``hybridbench``; a person's own is ``package.module:function``. A path leads to a callable with
+the operation's signature that runs anywhere, or to an ``Implementation``, which says what it cannot do and imports its
+package when it is loaded.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from typing import Any
+
+from hybridbench.errors import BadInput
+from hybridbench.kernels.again import Again
+from hybridbench.kernels.backend import Backend, Implementation, accepts_anything
+from hybridbench.kernels.drawing import Draw, Trial
+from hybridbench.operations import OPERATIONS
+from hybridbench.operations.operation import Declared
+from hybridbench.problem import Problem
+
+ROOT = "hybridbench."
+
+
+def named(path: str) -> Any:
+    """What ``package.module:name`` is.
+
+    Raises:
+        BadInput: the module cannot be imported or has no such name.
+    """
+    module, _, name = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as problem:
+        raise BadInput(
+            f"'{path}' cannot be loaded ({problem}); write it as package.module:function, importable here."
+        ) from problem
+
+
+@functools.cache
+def backends(op: str) -> dict[str, Backend]:
+    """An operation's backends by name, the plain one first. No third-party package is imported."""
+    return {name: _ready(declared) for name, declared in OPERATIONS[op].by_name.items()}
+
+
+def _ready(declared: Declared) -> Backend:
+    found = named(ROOT + declared.path)
+    made = found if isinstance(found, Implementation) else Implementation(lambda: found, accepts_anything)
+    row = {one.name: getattr(declared, one.name) for one in fields(Declared)}
+    return Backend(**row, load=made.load, refuses=made.refuses)
+
+
+def reference_of(op: str) -> Callable[..., Any]:
+    """An operation's reference implementation: what it means, in plain PyTorch."""
+    function: Callable[..., Any] = named(ROOT + OPERATIONS[op].reference)
+    return function
+
+
+def draw_of(op: str) -> Callable[[Problem, Draw], Iterator[Trial]]:
+    """The random inputs of an operation for a problem, one trial after the other."""
+    function: Callable[[Problem, Draw], Iterator[Trial]] = named(ROOT + OPERATIONS[op].draw)
+    return function
+
+
+def again_of(op: str) -> Again | None:
+    """How an operation's outputs are made again where they are not worth keeping; None where they are."""
+    name = OPERATIONS[op].again
+    return named(f"{ROOT}kernels.again:{name}") if name else None

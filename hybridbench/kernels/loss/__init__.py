@@ -1,0 +1,1 @@
+"""loss: the language-model head and its cross entropy."""

@@ -1,0 +1,31 @@
+"""inputs: random inputs of the head's loss, for a verification or at size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import Tensor
+
+from hybridbench.kernels.drawing import Draw, Trial
+from hybridbench.problem import Problem
+
+VOCABULARY = 1000
+"""Words of the checked loss: few, and not a multiple of any tile."""
+
+
+def linear_cross_entropy(_problem: Problem, draw: Draw) -> Iterator[Trial]:
+    """Logits of unit variance; the upstream gradient is not 1, so its scaling is checked too."""
+    D = 64
+
+    def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"loss": fn(t["hidden_ND"], t["weight_VD"], t["target_N"])}
+
+    for N in (1, 63, 100, 257):
+        tensors = {
+            "hidden_ND": draw.normal(N, D),
+            "weight_VD": draw.normal(VOCABULARY, D) / math.sqrt(D),
+            "target_N": draw.integers(VOCABULARY, N),
+        }
+        yield Trial(f"{N} tokens", tensors, call)

@@ -1,0 +1,1 @@
+"""optimizer: the update of a training step."""

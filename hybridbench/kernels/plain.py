@@ -1,0 +1,20 @@
+"""plain: what the reference implementations have in common: the dtype they compute in, and how much they hold at once.
+
+These are written to be read and to be right on any device. They compute in float32 whatever the input (float64 for
+float64 input), and give the input's dtype back. They are not slow on purpose: memory stays bounded in the sequence
+length, and B, C, keys and values shared by a group of heads are never repeated to heads. Each family of operations has
+its own in ``reference``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+CHUNK_ELEMENTS = 1 << 25
+"""Values of the within-chunk decay matrix held at once (128 MiB in float32); longer sequences go segment by segment."""
+
+
+def wide(x: Tensor) -> Tensor:
+    """``x`` in the dtype the references compute in: float32, or float64 when it came as float64."""
+    return x if x.dtype == torch.float64 else x.float()

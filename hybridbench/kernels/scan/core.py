@@ -1,0 +1,123 @@
+"""core: all of Mamba-2 between its two projections as one operation: what can run it, and where.
+
+mamba_ssm's own fused function, and the two ways of ``mamba2_fused``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hybridbench.arch.blocks.ssd_kernels import LEAST_SLICE, MOST_STATES, fits_one_pass
+from hybridbench.kernels.backend import Implementation, imported, own_kernel, refuse_gradients
+from hybridbench.kernels.scan.published import NO_CAUSAL_CONV1D, NO_MAMBA_SSM, refuses_conv1d, refuses_ssd
+from hybridbench.problem import Problem
+
+
+def load_mamba2_core() -> Callable[..., Any]:
+    """``mamba2_core`` by mamba_ssm's own fused function, which recomputes the convolution in its backward."""
+    split_scan: Callable[..., Any] = imported(
+        "mamba_ssm.ops.triton.ssd_combined", NO_MAMBA_SSM
+    ).mamba_split_conv1d_scan_combined
+    imported("causal_conv1d", NO_CAUSAL_CONV1D)
+
+    def mamba2_core(
+        packed_BTE: Tensor,
+        conv_weight_CW: Tensor,
+        conv_bias_C: Tensor,
+        A_H: Tensor,
+        D_H: Tensor,
+        dt_bias_H: Tensor,
+        norm_weight_I: Tensor | None,
+        *,
+        head_dim: int,
+        n_groups: int,
+        chunk_size: int,
+        eps: float,
+        initial_state_BHPN: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        tensors = (packed_BTE, conv_weight_CW, conv_bias_C, A_H, D_H, dt_bias_H, norm_weight_I)
+        if initial_state_BHPN is not None:
+            refuse_gradients("mamba2_core", *tensors, initial_state_BHPN)
+        H = A_H.shape[0]
+        used = H * head_dim + conv_weight_CW.shape[0] + H
+        out_BTI, state_BHPN = split_scan(
+            packed_BTE[..., :used],
+            conv_weight_CW,
+            conv_bias_C,
+            dt_bias_H,
+            A_H,
+            D_H,
+            chunk_size,
+            initial_states=initial_state_BHPN,
+            return_final_states=True,
+            activation="silu",
+            rmsnorm_weight=norm_weight_I,
+            rmsnorm_eps=eps,
+            headdim=head_dim,
+            ngroups=n_groups,
+            norm_before_gate=False,
+        )
+        return out_BTI, state_BHPN
+
+    return mamba2_core
+
+
+def load_mamba2_fused() -> Callable[..., Any]:
+    """``mamba2_core`` of ``mamba2_fused``: the published kernels with this package's gate between them."""
+    imported("mamba_ssm.ops.triton.ssd_combined", NO_MAMBA_SSM)
+    imported("causal_conv1d", NO_CAUSAL_CONV1D)
+    return own_kernel("scan.mamba2_fused", "mamba2_core")()
+
+
+def load_one_pass() -> Callable[..., Any]:
+    """``mamba2_core`` of ``mamba2_fused`` with this package's scan."""
+    load_mamba2_fused()
+    return own_kernel("scan.mamba2_fused", "one_pass")()
+
+
+BULK_COPIES = 9
+"""The compute capability, major, that brought copies of whole tiles into shared memory: Hopper's."""
+
+SHARED = 150_072
+"""Bytes of shared memory that a program of the scan in one pass takes at most: a lone one's, with 128 states."""
+
+
+def refuses_one_pass(problem: Problem) -> str | None:
+    """Its programs hold slices of heads with whole states."""
+    if reason := refuses_mamba2_fused(problem):
+        return reason
+    if not fits_one_pass(problem.head_dim, problem.d_state):
+        return (
+            f"its tiles are for heads of a multiple of {LEAST_SLICE} channels and a power of two of "
+            f"16 to {MOST_STATES} states: head_dim is {problem.head_dim} and d_state {problem.d_state}"
+        )
+    if not torch.cuda.is_available():
+        return None
+    here = torch.cuda.get_device_properties(0)
+    if here.major < BULK_COPIES:
+        return f"its bulk copies need compute capability {BULK_COPIES}.0, and this GPU's is {here.major}.{here.minor}"
+    room = here.shared_memory_per_multiprocessor
+    return f"it needs {SHARED} bytes of shared memory, and an SM here has {room}" if room < SHARED else None
+
+
+def refuses_mamba2_fused(problem: Problem) -> str | None:
+    """What the scan or the convolution refuses."""
+    return refuses_ssd(problem) or refuses_conv1d(problem)
+
+
+def refuses_mamba2_core(problem: Problem) -> str | None:
+    """mamba_ssm norms each group of B and C by itself there, which with more than one group is another model."""
+    if reason := refuses_mamba2_fused(problem):
+        return reason
+    if problem.n_groups > 1:
+        return f"it norms each of the {problem.n_groups} groups by itself, and the gated norm here is over all channels"
+    return None
+
+
+one_pass = Implementation(load_one_pass, refuses_one_pass)
+fused = Implementation(load_mamba2_fused, refuses_mamba2_fused)
+published = Implementation(load_mamba2_core, refuses_mamba2_core)

@@ -1,0 +1,1 @@
+"""step: the kernels of one decode step of a whole model."""

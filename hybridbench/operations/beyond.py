@@ -1,0 +1,35 @@
+"""beyond: which kernels of a stored record were given more than they are right on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from hybridbench.limits import rows_at_once
+from hybridbench.operations import OPERATIONS
+from hybridbench.problem import of_op, problem_of
+from hybridbench.suite import DECODE, GENERATE, Case, block_ops, block_uses
+
+
+def ran_beyond(case: Case, ran: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Those of the operations and what ran, as records name them, that were given more than they are right on.
+
+    What ran may say how many sequences it was given at a time, as "fla, 2 rows at a time"; else it was all.
+    """
+    used = dict.fromkeys(ran)
+    kind, found = case.workload.kind, []
+    for block, borrows in block_uses(case.model):
+        sequence, step = block_ops(block, borrows)
+        whole = problem_of(block, case, borrows)
+        in_steps = kind in (DECODE, GENERATE)
+        asked = [(op, False) for op in sequence if kind != DECODE] + [(op, True) for op in step if in_steps]
+        for op, in_step in asked:
+            problem = of_op(op, whole, case, step=in_step)
+            for pair in used:
+                name, _, groups = pair[1].partition(", ")
+                given = int(groups.split()[0]) if groups else problem.batch
+                backend = OPERATIONS[op].by_name.get(name)
+                if pair[0] != op or backend is None:
+                    continue
+                if rows_at_once(backend.limits, problem) < min(given, problem.batch):
+                    found.append(pair)
+    return list(dict.fromkeys(found))

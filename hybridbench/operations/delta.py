@@ -1,0 +1,121 @@
+"""delta: the gated delta rule and Kimi delta attention, their steps, and the norm after them."""
+
+from __future__ import annotations
+
+from hybridbench.arch.block import Convention
+from hybridbench.arch.blocks.gated_delta import GatedDelta
+from hybridbench.arch.blocks.kda import Kda
+from hybridbench.operations.operation import REST, SCAN, Operation, own, public
+from hybridbench.problem import Problem
+
+_FLA = "fla-core 0.6.0: programs' numbers are widened to 64 bits before any product (its issue 1080)"
+
+
+def _gated_delta(problem: Problem) -> GatedDelta:
+    """The block whose scan a problem is."""
+    return GatedDelta(
+        d_model=1,
+        n_heads=problem.n_heads,
+        n_k_heads=problem.kv_heads,
+        k_head_dim=problem.head_dim,
+        v_head_dim=problem.value_dim,
+    )
+
+
+def _kda(problem: Problem) -> Kda:
+    """The block whose scan a problem is."""
+    return Kda(d_model=1, n_heads=problem.n_heads, head_dim=problem.head_dim)
+
+
+_KEY_HEADS = {"G": lambda problem: problem.kv_heads}
+"""A group of value heads shares a query and key head."""
+
+_GATES = ("A_log_H: float32", "dt_bias_H: float32")
+_GATES_BY_CHANNEL = ("A_log_H: float32", "dt_bias_HP: float32")
+_INITIAL = "initial_state_BHPV: float32, optional"
+
+ROWS = (
+    Operation(
+        name="gated_delta",
+        family="kernels.delta",
+        spends=SCAN,
+        inputs=("q_BTGP", "k_BTGP", "v_BTHV", "dt_BTH", "beta_BTH", *_GATES, _INITIAL),
+        outputs=("o_BTHV", "final_state_BHPV: float32"),
+        settings=("chunk_size",),
+        letters=_KEY_HEADS,
+        forward=lambda problem: (
+            problem.batch * _gated_delta(problem).core_prefill(problem.length, Convention.EXACT).scan
+        ),
+        backends=(
+            public("fla", "fla-core", "kernels.delta.fla:gated_delta", wide=_FLA),
+            public("fla-kda", "fla-core", "kernels.delta.fla:gated_delta_as_kda", wide=_FLA),
+        ),
+        # flash-linear-attention's parts of a delta rule
+        kernels=(
+            "chunk_gated",
+            "chunk_(local_cumsum|(fwd|bwd)_kernel)",
+            "gdn_gate",
+            "l2norm_",
+            "recompute_w_u",
+            "prepare_wy",
+            "merge_16x16",
+            "solve_tril",
+        ),
+        sequences=True,
+        sums={"dt_bias_H": "dt_BTH"},
+    ),
+    Operation(
+        name="gated_delta_step",
+        family="kernels.delta",
+        spends=SCAN,
+        inputs=("state_BHPV: in place", "q_BGP", "k_BGP", "v_BHV", "dt_BH", "beta_BH", *_GATES),
+        outputs=("o_BHV",),
+        letters=_KEY_HEADS,
+        forward=lambda problem: problem.batch * _gated_delta(problem).core_decode(0, Convention.EXACT).scan,
+        # in place, where fla's kernel writes a new state in float32 that is then copied
+        backends=(
+            own("triton", "triton", "kernels.delta.own:gated_delta_step"),
+            public("fla", "fla-core", "kernels.delta.fla:gated_delta_step", wide=_FLA),
+        ),
+        kernels=("fused_(beta_sigmoid|recurrent)", "_delta_step"),
+        sequences=True,
+    ),
+    Operation(
+        name="kda",
+        family="kernels.delta",
+        spends=SCAN,
+        inputs=("q_BTHP", "k_BTHP", "v_BTHV", "dt_BTHP", "beta_BTH", *_GATES_BY_CHANNEL, _INITIAL),
+        outputs=("o_BTHV", "final_state_BHPV: float32"),
+        settings=("chunk_size",),
+        forward=lambda problem: problem.batch * _kda(problem).core_prefill(problem.length, Convention.EXACT).scan,
+        backends=(public("fla", "fla-core", "kernels.delta.fla:kda", wide=_FLA),),
+        kernels=("chunk_(kda|gla)", "kda_gate"),
+        sequences=True,
+        sums={"dt_bias_HP": "dt_BTHP"},
+    ),
+    Operation(
+        name="kda_step",
+        family="kernels.delta",
+        spends=SCAN,
+        inputs=("state_BHPV: in place", "q_BHP", "k_BHP", "v_BHV", "dt_BHP", "beta_BH", *_GATES_BY_CHANNEL),
+        outputs=("o_BHV",),
+        forward=lambda problem: problem.batch * _kda(problem).core_decode(0, Convention.EXACT).scan,
+        backends=(
+            own("triton", "triton", "kernels.delta.own:kda_step"),
+            public("fla", "fla-core", "kernels.delta.fla:kda_step", wide=_FLA),
+        ),
+        sequences=True,
+    ),
+    Operation(
+        name="norm_gate",
+        family="kernels.delta",
+        spends=REST,
+        inputs=("y_BTHV", "z_BTHV", "weight_V"),
+        outputs=("out_BTHV",),
+        settings=("eps", "activation"),
+        # a head: square, sum, scale and weight of a channel, and the root of their mean; silu(z) and the product
+        forward=lambda problem: problem.batch * problem.length * problem.n_heads * (8 * problem.value_dim + 3),
+        backends=(own("triton", "triton", "kernels.delta.own:norm_gate"),),
+        again="of_whole",
+    ),
+)

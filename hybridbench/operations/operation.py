@@ -1,0 +1,241 @@
+"""operation: what a row of the table says of one operation, and of one of its backends, without PyTorch.
+
+A tensor is written as its name with a letter for each dimension: ``q_BTHP`` is q over sequences, positions, heads and
+channels of a head. It is in the activations' dtype unless a note says otherwise:
+
+    A_H: float32                    of that dtype
+    state_BHPN: in place            read and written
+    initial_state_BHPN: optional    left out where a sequence starts empty
+
+What a letter means is in ``LETTERS``, and in the row where it means something else there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from hybridbench.arch.block import DTYPE_BYTES
+from hybridbench.limits import Limit
+from hybridbench.problem import Problem
+
+INSTALL_CUDA = 'pip install "hybridbench[cuda]"'
+INSTALL_FLASH_ATTN_4 = 'pip install "hybridbench[flash-attn-4]"'
+
+ATTENTION, SCAN, CONV, MATMUL, LOSS = "attention", "scan", "conv", "matrix products", "loss"
+OPTIMIZER, REST = "optimizer", "norm and elementwise"
+"""Classes of time in a trace."""
+
+PLAIN = "reference"
+"""The name of the backend that is an operation's reference implementation."""
+
+Size = Callable[[Problem], int]
+
+LETTERS: dict[str, tuple[str, Size]] = {
+    "B": ("sequences", lambda problem: problem.batch),
+    "T": ("positions", lambda problem: problem.length),
+    "S": ("slots of a cache", lambda problem: problem.length),
+    "H": ("query, value or SSM heads", lambda problem: problem.n_heads),
+    "K": ("key/value heads", lambda problem: problem.kv_heads),
+    "G": ("groups of B and C", lambda problem: problem.n_groups),
+    "P": ("channels of a query, key or SSM head", lambda problem: problem.head_dim),
+    "V": ("channels of a value head", lambda problem: problem.value_dim),
+    "N": ("columns of the state of a channel", lambda problem: problem.d_state),
+    "R": ("angles", lambda problem: problem.n_angles),
+    "C": ("channels of the convolution", lambda problem: problem.conv_channels),
+    "W": ("taps of the convolution", lambda problem: problem.d_conv),
+    "D": ("channels of a position", lambda problem: problem.width),
+    "F": ("channels of a gated activation", lambda problem: problem.width),
+    "I": ("channels between a mixer's projections", lambda problem: problem.width),
+}
+"""Letter of a dimension to what it counts and its size in a problem."""
+
+DTYPES = {**DTYPE_BYTES, "int32": 4, "int64": 8}
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One input or output, read off its notation.
+
+    Attributes:
+        name: with the letters of its dimensions, as the reference implementation's parameter.
+        letters: of its dimensions, outermost first; empty of a single number.
+        dtype: None is the activations'.
+        in_place: it is read and written.
+        optional: it is left out where a sequence starts empty.
+    """
+
+    name: str
+    letters: str
+    dtype: str | None
+    in_place: bool
+    optional: bool
+
+    @classmethod
+    def read(cls, text: str) -> Tensor:
+        """Of its notation."""
+        name, _, rest = text.partition(": ")
+        notes = set(rest.split(", ")) - {""}
+        dtypes = notes & DTYPES.keys()
+        assert notes <= {*DTYPES, "in place", "optional"}, text
+        assert len(dtypes) <= 1, text
+        suffix = name.rpartition("_")[2]
+        letters = suffix if suffix.isupper() and suffix != name else ""
+        return cls(name, letters, next(iter(dtypes), None), "in place" in notes, "optional" in notes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Declared:
+    """What is known of one implementation of an operation before anything of it is imported.
+
+    Attributes:
+        op: the operation's name; a row fills it in.
+        name: what a person types after ``--backend OP=``.
+        package: the distribution it comes from (``"torch"`` and ``"hybridbench"`` included).
+        path: where it is, as ``module:name`` below ``hybridbench``; of a person's own, ``package.module:function``.
+        install: the command that installs that distribution; empty when there is nothing to install.
+        dispatched: whether its arithmetic passes through PyTorch's dispatcher, where operator counters see it.
+        compiles_per_length: whether every new length costs a compilation, so that few are tried.
+        limits: up to which sizes it is right.
+        wide: of a published kernel without limits, where it was read that its offsets have 64 bits.
+    """
+
+    op: str = ""
+    name: str
+    package: str
+    path: str
+    install: str = ""
+    dispatched: bool = True
+    compiles_per_length: bool = False
+    limits: tuple[Limit, ...] = ()
+    wide: str = ""
+
+
+def own(
+    name: str, package: str, path: str, limits: tuple[Limit, ...] = (), wide: str = "", install: str = ""
+) -> Declared:
+    """A backend of PyTorch, or written here."""
+    return Declared(name=name, package=package, path=path, limits=limits, wide=wide, install=install)
+
+
+def public(
+    name: str, package: str, path: str, limits: tuple[Limit, ...] = (), wide: str = "", install: str = INSTALL_CUDA
+) -> Declared:
+    """A package's kernel, which no operator counter sees."""
+    return Declared(name=name, package=package, path=path, limits=limits, wide=wide, install=install, dispatched=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operation:
+    """One operation.
+
+    Attributes:
+        name: a key of ``OPERATIONS``.
+        family: the folder of its reference implementation, of the draw of its inputs and of its backends, below
+            ``hybridbench``: ``FAMILY.reference:NAME`` and ``FAMILY.inputs:NAME``.
+        spends: the class its time belongs to in a trace; None of a whole step, which is many.
+        inputs: the tensors it is called with, in order; empty of a whole step, which is called with a model's.
+        outputs: the tensors it returns.
+        settings: its other parameters, given by name.
+        letters: sizes of letters that mean something else here than in ``LETTERS``.
+        forward: FLOPs of a problem, forward, in the convention exact; None where a problem does not tell.
+        backends: what can run it besides the plain one, in the order "auto" tries them on a GPU.
+        cpu_only: what can run it on a CPU and never on a GPU.
+        on_cpu: the names of those "auto" tries on a CPU, in order.
+        plain: the name of the backend that runs anywhere and comes last: the reference implementation.
+        plain_path: where that is, where it is not in the family's ``reference``.
+        kernels: regular expressions of names of kernels that do its class of work.
+        sequences: whether it is over sequences that know nothing of each other, so that some of a batch can run alone.
+        cancels: tensors whose gradient is a sum of terms that nearly cancel, to how many times the bound it may be off.
+        sums: parameters whose gradient is the plain sum, over batch and positions, of another tensor's gradient.
+        again: how its outputs are made again where they are not worth keeping, a function of ``kernels.again``; empty
+            where they are.
+    """
+
+    name: str
+    family: str
+    spends: str | None
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...]
+    settings: tuple[str, ...] = ()
+    letters: Mapping[str, Size] = field(default_factory=dict)
+    forward: Size | None = None
+    backends: tuple[Declared, ...] = ()
+    cpu_only: tuple[Declared, ...] = ()
+    on_cpu: tuple[str, ...] = ()
+    plain: str = PLAIN
+    plain_path: str = ""
+    kernels: tuple[str, ...] = ()
+    sequences: bool = False
+    cancels: Mapping[str, float] = field(default_factory=dict)
+    sums: Mapping[str, str] = field(default_factory=dict)
+    again: str = ""
+
+    @property
+    def reference(self) -> str:
+        """The path of the reference implementation."""
+        return self.plain_path or f"{self.family}.reference:{self.name}"
+
+    @property
+    def draw(self) -> str:
+        """The path of the draw of its inputs."""
+        return f"{self.family}.inputs:{self.name}"
+
+    @property
+    def order(self) -> dict[str, tuple[str, ...]]:
+        """Device to the names "auto" tries, in order."""
+        return {"cuda": (*(backend.name for backend in self.backends), self.plain), "cpu": (*self.on_cpu, self.plain)}
+
+    @property
+    def by_name(self) -> dict[str, Declared]:
+        """Every backend by its name, the plain one first."""
+        plain = own(self.plain, "hybridbench", self.reference)
+        return {one.name: replace(one, op=self.name) for one in (plain, *self.backends, *self.cpu_only)}
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Its inputs and then its outputs."""
+        return tuple(Tensor.read(text) for text in (*self.inputs, *self.outputs))
+
+    def size(self, letter: str, problem: Problem) -> int:
+        """Of a dimension in a problem; 0 where the problem does not say."""
+        return self.letters[letter](problem) if letter in self.letters else LETTERS[letter][1](problem)
+
+
+def elements(operation: Operation, problem: Problem) -> dict[str, int]:
+    """Elements of each of an operation's tensors, by name, but of those that are optional.
+
+    >>> from hybridbench.operations import OPERATIONS
+    >>> elements(OPERATIONS["swiglu"], Problem("cpu", "float32", batch=2, length=100, width=64))
+    {'packed_NC': 25600, 'out_NF': 12800}
+    """
+    return {
+        tensor.name: math.prod(operation.size(letter, problem) for letter in tensor.letters)
+        for tensor in operation.tensors
+        if not tensor.optional
+    }
+
+
+def moved_bytes(operation: Operation, problem: Problem) -> int:
+    """Bytes an operation must move forward: inputs are read once, outputs written once, what is in place both."""
+    count, total = elements(operation, problem), 0
+    for tensor in operation.tensors:
+        if not tensor.optional:
+            total += count[tensor.name] * DTYPES[tensor.dtype or problem.dtype] * (2 if tensor.in_place else 1)
+    return total
+
+
+def flops(operation: Operation, problem: Problem, training: bool = False) -> int:
+    """FLOPs of an operation on a problem, in the convention exact: three times the forward with its backward.
+
+    As in ``arch``, what has matrix products, a convolution or a recurrence is counted by those alone. Of the others
+    every sum, product, quotient, root and exponential is one. What works in place has no backward.
+
+    Raises:
+        ValueError: a whole decode step, whose FLOPs are its model's.
+    """
+    if operation.forward is None:
+        raise ValueError(f"a problem does not tell the FLOPs of {operation.name}: they are its model's")
+    backward = training and not any(tensor.in_place for tensor in operation.tensors)
+    return operation.forward(problem) * (3 if backward else 1)

@@ -1,0 +1,404 @@
+"""scan: the scans of Mamba-1, Mamba-2 and Mamba-3, their steps and their convolution."""
+
+from __future__ import annotations
+
+from hybridbench.arch.block import Convention
+from hybridbench.arch.blocks.mamba1 import Mamba1
+from hybridbench.arch.blocks.mamba2 import Mamba2
+from hybridbench.arch.blocks.mamba3 import Mamba3
+from hybridbench.limits import SIGNED, UNSIGNED, Adds, Limit, every, in_training, of_sequence, row
+from hybridbench.operations.operation import CONV, INSTALL_CUDA, SCAN, Operation, own, public
+from hybridbench.problem import Problem
+from hybridbench.sizes import SELECTIVE_SCAN_CHUNK
+
+# FLOPs: the cores of the blocks that problems come from ---------------------------------------------------------------
+
+
+def _mamba1(problem: Problem) -> Mamba1:
+    return Mamba1(d_model=1, d_inner=problem.width, dt_rank=1, d_state=problem.d_state)
+
+
+def _mamba2(problem: Problem) -> Mamba2:
+    H, P = problem.n_heads, problem.head_dim
+    return Mamba2(d_model=1, d_inner=H * P, head_dim=P, d_state=problem.d_state, n_groups=problem.n_groups)
+
+
+def _mamba3(problem: Problem) -> Mamba3:
+    H, P = problem.n_heads, problem.head_dim
+    sizes = {"d_state": problem.d_state, "n_groups": problem.n_groups, "n_angles": problem.n_angles}
+    return Mamba3(d_model=1, d_inner=H * P, head_dim=P, **sizes)
+
+
+def _convolved(problem: Problem) -> Mamba1:
+    """A block whose convolution has a problem's channels and taps."""
+    return Mamba1(d_model=1, d_inner=problem.conv_channels, dt_rank=1, d_conv=problem.d_conv)
+
+
+def _ssd(problem: Problem) -> int:
+    return problem.batch * _mamba2(problem).core_prefill(problem.length, Convention.EXACT).scan
+
+
+def _conv1d(problem: Problem) -> int:
+    return problem.batch * _convolved(problem).core_prefill(problem.length, Convention.EXACT).conv
+
+
+# What has narrow offsets ----------------------------------------------------------------------------------------------
+
+
+def _states(problem: Problem) -> int:
+    """H x P x N."""
+    return problem.n_heads * problem.head_dim * problem.d_state
+
+
+def _chunk(problem: Problem) -> int:
+    return problem.chunk_size or 1
+
+
+def _scores(problem: Problem) -> int:
+    """G x Q x Q, the products of C and B in a chunk."""
+    return problem.n_groups * problem.chunk_size**2
+
+
+MAMBA_SSM = "mamba_ssm 2.3.2.post1"
+CAUSAL_CONV1D = "causal_conv1d 1.7.0"
+
+_CHUNKED_SCAN = (
+    Limit(
+        "rows of the projection, of which dt is a view",
+        row,
+        SIGNED,
+        f"{MAMBA_SSM}, ssd_chunk_state.py, _chunk_cumsum_fwd_kernel and its backward: dt_ptr += pid_b * "
+        "stride_dt_batch + pid_c * chunk_size * stride_dt_seqlen; its pull request 987",
+    ),
+    Limit(
+        "states between chunks",
+        _states,
+        SIGNED,
+        f"{MAMBA_SSM}, ssd_chunk_state.py, _chunk_state_fwd_kernel, and all that read them: states_ptr += pid_b * "
+        "stride_states_batch + pid_c * stride_states_chunk + pid_h * stride_states_head",
+        per=_chunk,
+    ),
+    Limit(
+        "products of C and B in a chunk",
+        _scores,
+        SIGNED,
+        f"{MAMBA_SSM}, ssd_bmm.py, _bmm_chunk_fwd_kernel: out_ptr += pid_b * stride_out_batch + pid_c * "
+        "stride_out_chunk + pid_h * stride_out_head; their gradients split by head only where the batch is too small "
+        "to fill the card",
+        per=_chunk,
+    ),
+)
+"""x, B and C lie in the convolution's rows, which are narrower than the projection's; so does the output."""
+
+_CONVOLUTION = (
+    Limit(
+        "rows of the projection, of which its input is a view",
+        row,
+        UNSIGNED,
+        f"{CAUSAL_CONV1D}, causal_conv1d_fwd.cu and _bwd.cu, the channels-last kernels: x_ptr + batch_id * "
+        "x_batch_stride + (chunk_l_id * kChunkSizeL + l_idx) * x_l_stride, index_t = uint32_t; its pull request 114",
+        Adds.TO_POINTER,
+    ),
+    Limit(
+        "channels with their positions side by side",
+        lambda problem: 0 if problem.row else problem.width,
+        UNSIGNED,
+        f"{CAUSAL_CONV1D}, causal_conv1d_fwd.cu and _bwd.cu: x_ptr + batch_id * x_batch_stride + channel_id * "
+        "x_c_stride, where a channel's stride is B x T",
+    ),
+)
+
+_STATE_UPDATE = (
+    f"{MAMBA_SSM}, selective_state_update.py: state_ptr += pid_b * stride_state_batch + pid_h * stride_state_head"
+)
+
+_SSD_STEP = (Limit("states", _states, SIGNED, _STATE_UPDATE, per=of_sequence),)
+_CONV1D_STEP = (
+    Limit(
+        "convolution states, at most",
+        lambda problem: (problem.row or problem.width) * problem.d_conv,
+        UNSIGNED,
+        f"{CAUSAL_CONV1D}, causal_conv1d_update.cu: conv_state_ptr + batch * conv_state_batch_stride, index_t = "
+        "uint32_t",
+        Adds.TO_POINTER,
+        per=of_sequence,
+    ),
+)
+_IN_ONE_PASS = (
+    *_CONVOLUTION[:1],
+    Limit(
+        "rows of the states before every block",
+        in_training(lambda problem: problem.n_heads * problem.head_dim),
+        SIGNED,
+        "triton_ssd.py: ((batch * blocks + block) * H + head) * P + part, a coordinate of a tile",
+        per=every(64),
+    ),
+)
+_CORE = (*_CHUNKED_SCAN, *_CONVOLUTION[:1])
+_SELECTIVE_SCAN = (
+    Limit(
+        "channels with their positions side by side",
+        lambda problem: problem.width,
+        UNSIGNED,
+        f"{MAMBA_SSM}, selective_scan_fwd_kernel.cuh and _bwd_kernel.cuh: u_ptr + batch_id * u_batch_stride + "
+        "dim_id * u_d_stride with index_t = uint32_t, where a channel's stride is B x T",
+    ),
+    Limit(
+        f"states of every {SELECTIVE_SCAN_CHUNK:,} positions",
+        lambda problem: problem.width * problem.d_state,
+        SIGNED,
+        f"{MAMBA_SSM}, selective_scan_fwd_kernel.cuh and _bwd_kernel.cuh: x_ptr + (batch_id * dim + dim_id) * "
+        "n_chunks * dstate; its issue 884",
+        per=every(SELECTIVE_SCAN_CHUNK),
+    ),
+)
+_SELECTIVE_STEP = (
+    Limit(
+        "states",
+        lambda problem: problem.width * problem.d_state,
+        SIGNED,
+        _STATE_UPDATE,
+        per=of_sequence,
+    ),
+)
+_MAMBA3_SCAN = (
+    Limit(
+        "rows of the projection, of which the angles are a view",
+        row,
+        SIGNED,
+        f"{MAMBA_SSM}, mamba3/angle_dt.py, angle_dt_fwd_kernel and its backward: ANGLE += pid_b * "
+        "stride_angle_batch + ..., then (chunk_start + seq_range) * stride_angle_seq; all else is copied first",
+        Adds.TO_POINTER,
+    ),
+    Limit(
+        "outputs, and B and C turned for every head",
+        lambda problem: problem.n_heads * max(problem.head_dim, problem.d_state),
+        SIGNED,
+        f"{MAMBA_SSM}, mamba3/mamba3_siso_fwd.py: Q_store + pid_batch * stride_q_store_batch + ...; "
+        "mamba3_siso_bwd.py: dq_offset = pid_batch * stride_dq_batch + pid_head * stride_dq_head",
+    ),
+    Limit(
+        "states between chunks",
+        in_training(_states),
+        SIGNED,
+        f"{MAMBA_SSM}, mamba3/mamba3_siso_bwd.py: ssm_states_offset = pid_batch * stride_ssm_states_batch + "
+        "pid_head * stride_ssm_states_head",
+        per=_chunk,
+    ),
+)
+_MAMBA3_STEP = (
+    Limit(
+        "states",
+        _states,
+        SIGNED,
+        f"{MAMBA_SSM}, mamba3/mamba3_siso_step.py: pid_batch * stride of every state",
+        per=of_sequence,
+    ),
+)
+
+ONE_PASS = "one-pass"
+"""The name of ``mamba2_core`` with this package's scan."""
+
+ROWS = (
+    # Of the scans and convolutions the published kernels, then plain PyTorch: there is nothing in between.
+    Operation(
+        name="ssd",
+        family="kernels.scan",
+        spends=SCAN,
+        inputs=(
+            "x_BTHP",
+            "dt_BTH",
+            "A_H: float32",
+            "B_BTGN",
+            "C_BTGN",
+            "D_H: float32",
+            "dt_bias_H: float32",
+            "initial_state_BHPN: float32, optional",
+        ),
+        outputs=("y_BTHP", "final_state_BHPN: float32"),
+        settings=("chunk_size",),
+        forward=_ssd,
+        backends=(public("mamba-ssm", "mamba_ssm", "kernels.scan.published:ssd", limits=_CHUNKED_SCAN),),
+        kernels=("chunk_(scan|state|cumsum)", "state_passing", "bmm_chunk", "ssd"),
+        sequences=True,
+        sums={"dt_bias_H": "dt_BTH"},
+    ),
+    Operation(
+        name="ssd_step",
+        family="kernels.scan",
+        spends=SCAN,
+        inputs=(
+            "state_BHPN: in place",
+            "x_BHP",
+            "dt_BH",
+            "A_H: float32",
+            "B_BGN",
+            "C_BGN",
+            "D_H: float32",
+            "dt_bias_H: float32",
+        ),
+        outputs=("y_BHP",),
+        forward=lambda problem: problem.batch * _mamba2(problem).core_decode(0, Convention.EXACT).scan,
+        backends=(public("mamba-ssm", "mamba_ssm", "kernels.scan.published:ssd_step", limits=_SSD_STEP),),
+        kernels=("update_state",),
+        sequences=True,
+    ),
+    Operation(
+        name="conv1d",
+        family="kernels.scan",
+        spends=CONV,
+        inputs=("x_BTC", "weight_CW", "bias_C"),
+        outputs=("y_BTC",),
+        forward=_conv1d,
+        backends=(public("causal-conv1d", "causal_conv1d", "kernels.scan.published:conv1d", limits=_CONVOLUTION),),
+        kernels=("causal_conv1d", "conv1d", "convolution"),
+        sequences=True,
+        again="of_whole",
+    ),
+    Operation(
+        name="conv1d_step",
+        family="kernels.scan",
+        spends=CONV,
+        inputs=("state_BCW: in place", "x_BC", "weight_CW", "bias_C"),
+        outputs=("y_BC",),
+        forward=lambda problem: problem.batch * _convolved(problem).core_decode(0, Convention.EXACT).conv,
+        backends=(public("causal-conv1d", "causal_conv1d", "kernels.scan.published:conv1d_step", limits=_CONV1D_STEP),),
+        sequences=True,
+    ),
+    Operation(
+        name="mamba2_core",
+        family="kernels.scan",
+        spends=SCAN,
+        inputs=(
+            "packed_BTE",
+            "conv_weight_CW",
+            "conv_bias_C",
+            "A_H: float32",
+            "D_H: float32",
+            "dt_bias_H: float32",
+            "norm_weight_I",
+            "initial_state_BHPN: float32, optional",
+        ),
+        outputs=("out_BTI", "final_state_BHPN: float32"),
+        settings=("head_dim", "n_groups", "chunk_size", "eps"),
+        # z, the convolution's channels and dt, and columns behind them that nobody reads
+        letters={"E": lambda problem: problem.row or problem.width + problem.conv_channels + problem.n_heads},
+        forward=lambda problem: _ssd(problem) + _conv1d(problem),
+        # without a fused one, its parts are resolved in its place
+        backends=(
+            own(ONE_PASS, "causal_conv1d", "kernels.scan.core:one_pass", limits=_IN_ONE_PASS, install=INSTALL_CUDA),
+            own("fused", "mamba_ssm", "kernels.scan.core:fused", limits=_CORE, install=INSTALL_CUDA),
+            public("mamba-ssm", "mamba_ssm", "kernels.scan.core:published", limits=_CORE),
+        ),
+        kernels=(r"^scan_(forward|reverse|steps|finish|d_[xbc])_kernel$",),
+        sequences=True,
+        sums={"dt_bias_H": "dt_BTH"},
+        again="of_core",
+    ),
+    Operation(
+        name="selective_scan",
+        family="kernels.scan",
+        spends=SCAN,
+        inputs=(
+            "x_BTI",
+            "dt_BTI",
+            "A_IN: float32",
+            "B_BTN",
+            "C_BTN",
+            "D_I: float32",
+            "z_BTI",
+            "dt_bias_I",
+            "initial_state_BIN: float32, optional",
+        ),
+        outputs=("y_BTI", "final_state_BIN: float32"),
+        forward=lambda problem: problem.batch * _mamba1(problem).core_prefill(problem.length, Convention.EXACT).scan,
+        backends=(public("mamba-ssm", "mamba_ssm", "kernels.scan.published:selective_scan", limits=_SELECTIVE_SCAN),),
+        kernels=("selective_(scan|state)",),
+        sequences=True,
+        sums={"dt_bias_I": "dt_BTI"},
+    ),
+    Operation(
+        name="selective_step",
+        family="kernels.scan",
+        spends=SCAN,
+        inputs=(
+            "state_BIN: in place",
+            "x_BI",
+            "dt_BI",
+            "A_IN: float32",
+            "B_BN",
+            "C_BN",
+            "D_I: float32",
+            "z_BI",
+            "dt_bias_I",
+        ),
+        outputs=("y_BI",),
+        forward=lambda problem: problem.batch * _mamba1(problem).core_decode(0, Convention.EXACT).scan,
+        backends=(public("mamba-ssm", "mamba_ssm", "kernels.scan.published:selective_step", limits=_SELECTIVE_STEP),),
+        sequences=True,
+    ),
+    Operation(
+        name="mamba3_scan",
+        family="kernels.scan",
+        spends=SCAN,
+        inputs=(
+            "x_BTHP",
+            "dt_BTH",
+            "rate_BTH",
+            "trap_BTH",
+            "B_BTGN",
+            "C_BTGN",
+            "angle_BTR",
+            "z_BTHP",
+            "dt_bias_H: float32",
+            "B_bias_HN: float32",
+            "C_bias_HN: float32",
+            "D_H: float32",
+            "initial: optional",
+        ),
+        outputs=(
+            "y_BTHP",
+            "final_angle_BHR: float32",
+            "final_state_BHPN: float32",
+            "last_k_BHN: float32",
+            "last_x_BHP: float32",
+        ),
+        settings=("chunk_size",),
+        forward=lambda problem: problem.batch * _mamba3(problem).core_prefill(problem.length, Convention.EXACT).scan,
+        backends=(public("mamba-ssm", "mamba_ssm", "kernels.scan.mamba3:mamba3_scan", limits=_MAMBA3_SCAN),),
+        kernels=("mamba3_siso_", "angle_dt_"),
+        sequences=True,
+        # Turning C and B alike from some position on changes nothing among the positions after it. What the public
+        # kernels round, emulated beside exact arithmetic, makes 1.6% of this gradient at length 65, 3.3% at 1024; an
+        # H200 3.9%.
+        cancels={"angle_BTR": 3},
+        sums={"dt_bias_H": "dt_BTH"},
+    ),
+    Operation(
+        name="mamba3_step",
+        family="kernels.scan",
+        spends=SCAN,
+        inputs=(
+            "angle_BHR: float32, in place",
+            "state_BHPN: in place",
+            "last_k_BHN: in place",
+            "last_x_BHP: in place",
+            "x_BHP",
+            "dt_BH",
+            "rate_BH",
+            "trap_BH",
+            "B_BGN",
+            "C_BGN",
+            "angle_BR",
+            "z_BHP",
+            "dt_bias_H: float32",
+            "B_bias_HN: float32",
+            "C_bias_HN: float32",
+            "D_H: float32",
+        ),
+        outputs=("y_BHP",),
+        forward=lambda problem: problem.batch * _mamba3(problem).core_decode(0, Convention.EXACT).scan,
+        backends=(public("mamba-ssm", "mamba_ssm", "kernels.scan.mamba3:mamba3_step", limits=_MAMBA3_STEP),),
+        sequences=True,
+    ),
+)
