@@ -1,7 +1,7 @@
 """The tensors a built model keeps for its backward are those that ``arch.activations`` lists, byte for byte.
 
 The kernels of a GPU do not run here, so stand-ins of the same shapes keep what those keep: that half is read off their
-sources (``save_for_backward`` in ``kernels.triton_elementwise`` and ``mamba2_fused``, FlashAttention's inputs,
+sources (``save_for_backward`` in ``dense.triton_elementwise`` and ``mamba2_fused``, FlashAttention's inputs,
 output and log-sum-exp). The other half, what the modules between them keep, is autograd's own account.
 """
 
@@ -117,7 +117,7 @@ def mamba3_scan(
     x: Tensor, dt: Tensor, rate: Tensor, trap: Tensor, b: Tensor, c: Tensor, angle: Tensor, z: Tensor,
     dt_bias: Tensor, b_bias: Tensor, c_bias: Tensor, D: Tensor, chunk_size: int,
 ) -> Any:  # fmt: skip
-    """mamba_ssm's ``_Mamba3Function`` behind ``kernels.mamba3._steps``."""
+    """mamba_ssm's ``_Mamba3Function`` behind ``scan.mamba3._steps``."""
     H, P, N, R = *x.shape[2:], b.shape[-1], angle.shape[-1]
     out = torch.empty(x.shape, dtype=x.dtype)
     kept = [x, z, b, c, angle, out, torch.empty_like(out), x.new_empty(B, T, H, R)]
@@ -148,7 +148,7 @@ def delta(every_channel: bool) -> Callable[..., Any]:
 
 
 def core_with_recipes() -> Callable[..., Any]:
-    """The core as ``kernels.mamba2_fused`` offers it to selective checkpointing; here nothing is ever made again."""
+    """The core as ``scan.mamba2_fused`` offers it to selective checkpointing; here nothing is ever made again."""
     last: list[Tensor] = []
 
     def make(*tensors: Tensor, **given: Any) -> Any:

@@ -193,7 +193,7 @@ class Mamba2(Recurrent):
         return sum(kernels.flops(tokens, training).values()) + kernels.elementwise(tokens, training)
 
     def core_activations(self, size: int, borrows_value: bool = False, keeps_output: bool = True) -> Activations | None:
-        """One projection of z, x, B, C and dt; conv, scan, gate and norm as one operation (``kernels.mamba2_fused``),
+        """One projection of z, x, B, C and dt; conv, scan, gate and norm as one operation (``scan.mamba2_fused``),
         which keeps the conv's output and the scan's.
 
         The scan in one pass keeps states too (``kernels.triton_ssd``); mamba_ssm's, which runs where that has no tiles

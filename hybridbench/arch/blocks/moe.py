@@ -118,7 +118,7 @@ class Moe(Block):
         return (round(distinct * self._expert()) + self._always(Convention.EXACT)) * storage.weight_bytes
 
     def activations(self, size: int) -> Activations:
-        """Routed experts as grouped products over tokens sorted by expert (``kernels.experts``), and shared ones."""
+        """Routed experts as grouped products over tokens sorted by expert (``dense.experts``), and shared ones."""
         packed = Term("experts' packed gate, up", self.top_k * size * 2 * self.d_expert)
         gate = Term("experts' silu(gate)", self.top_k * size * self.d_expert)
         product = Term("experts' silu(gate) * up", self.top_k * size * self.d_expert)
