@@ -24,7 +24,7 @@ from hybridbench.errors import WorkerDied, portable
 from hybridbench.machine import usable_cores
 from hybridbench.record import Caveat, Environment, Observed, Record, Status, from_plain
 from hybridbench.store import RecordWriter
-from hybridbench.suite import Case
+from hybridbench.suite.case import Case
 
 START_LIMIT_S = 180.0
 LOG_TAIL = 2000

@@ -16,7 +16,8 @@ from hybridbench.kernels import Check, Problem, verify
 from hybridbench.model.build import Resolved, build_model, resolve_backends
 from hybridbench.model.language import LanguageModel
 from hybridbench.record import SizeCheck
-from hybridbench.suite import DECODE_STEP, Case
+from hybridbench.suite.case import Case
+from hybridbench.suite.ops import DECODE_STEP
 from hybridbench.workload import Checker, Prepared, prepare
 from hybridbench.workload.at_size.checker import Known
 

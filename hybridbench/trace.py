@@ -27,7 +27,7 @@ from hybridbench.kernels import OPERATIONS
 from hybridbench.kernels.operation import ATTENTION, CONV, LOSS, MATMUL, OPTIMIZER, REST, SCAN
 from hybridbench.model.swap import Function
 from hybridbench.session import Proofs, open_session
-from hybridbench.suite import Case
+from hybridbench.suite.case import Case
 
 MEMORY = "memory"
 RANGE = "hybridbench::"

@@ -45,7 +45,9 @@ from hybridbench.model.language import LanguageModel
 from hybridbench.model.mixer import torch_dtype
 from hybridbench.record import BackendUse, Caveat, Ceilings, Observed, OperatorCount, Part, Status, to_plain
 from hybridbench.session import Proofs, open_session
-from hybridbench.suite import DECODE_STEP, GENERATE, PREFILL, Case, ops_of
+from hybridbench.suite.case import Case
+from hybridbench.suite.ops import DECODE_STEP, ops_of
+from hybridbench.suite.workloads import DECODE
 from hybridbench.workload import Prepared
 
 
@@ -201,7 +203,7 @@ def _timed(resolved: list[Resolved], case: Case) -> list[Resolved]:
     """What the timed steps run: a fused decode step leaves the modules' own kernels out of them."""
     if not any(item.op == DECODE_STEP and item.backend.name == "fused" for item in resolved):
         return resolved
-    over_sequences = ops_of(case.model, PREFILL) if case.workload.kind == GENERATE else ()
+    over_sequences = [op for one in case.workload.row.passes if one != DECODE for op in ops_of(case.model, one)]
     return [item for item in resolved if item.op == DECODE_STEP or item.op in over_sequences]
 
 

@@ -19,7 +19,9 @@ from hybridbench.limits import LIMITS, WIDE, beyond, ran_beyond, rows_at_once, t
 from hybridbench.model.build import build_model, resolve_backends
 from hybridbench.model.mamba2 import padding
 from hybridbench.problem import Problem, of_op, problem_of
-from hybridbench.suite import Case, Sweep, block_ops, block_uses, cases
+from hybridbench.suite.case import Case
+from hybridbench.suite.ops import block_ops, block_uses
+from hybridbench.suite.sweep import Sweep, cases
 
 OVER_SEQUENCES = [op for op, row in OPERATIONS.items() if row.sequences]
 K128 = 131072

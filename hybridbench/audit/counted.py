@@ -23,7 +23,7 @@ import torch
 from hybridbench.audit.observe import warmed
 from hybridbench.audit.tuned import Taken, take
 from hybridbench.count.processes import end_with
-from hybridbench.suite import Case
+from hybridbench.suite.case import Case
 
 
 def ask(file: Path, case: Case, tuned: Sequence[Taken]) -> None:

@@ -37,7 +37,7 @@ from hybridbench.count.processes import end_with
 from hybridbench.errors import DeviceFault, HybridbenchError
 from hybridbench.model.build import Resolved
 from hybridbench.session import Proofs, Session, open_session
-from hybridbench.suite import Case
+from hybridbench.suite.case import Case
 
 WARMUPS = 2
 _SCAN_MODULES = ("ssd_bmm", "ssd_chunk_state", "ssd_chunk_scan", "ssd_combined")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from hybridbench.audit.observe import Observation
 from hybridbench.count.processes import last_line, run_program
-from hybridbench.suite import Case
+from hybridbench.suite.case import Case
 
 Progress = Callable[[str], object]
 

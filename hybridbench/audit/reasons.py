@@ -16,7 +16,8 @@ from hybridbench.count.by_operation import is_hidden, operation_of, scan_of
 from hybridbench.kernels.attention import query_blocks
 from hybridbench.kernels.reference import CHUNK_ELEMENTS, SCORE_ELEMENTS
 from hybridbench.model.build import Resolved
-from hybridbench.suite import DECODE, PREFILL, TRAIN, Case
+from hybridbench.suite.case import Case
+from hybridbench.suite.workloads import DECODE, PREFILL, TRAIN
 
 MASK = "causality: every query counted against every key it is multiplied with"
 PADDED = "padding to whole chunks"

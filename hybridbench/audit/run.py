@@ -19,7 +19,7 @@ from hybridbench.audit.views import FVCORE, GPU, TORCH, Audit, View, closed_form
 from hybridbench.errors import Unsupported
 from hybridbench.runner import terminable
 from hybridbench.session import Proofs
-from hybridbench.suite import Case
+from hybridbench.suite.case import Case
 
 NO_GPU = "no GPU, so there are no counters of the hardware's own"
 NOT_ASKED = "the GPU's counters were not asked for"

@@ -9,7 +9,7 @@ from typing import Any
 from hybridbench.arch.block import Convention
 from hybridbench.arch.operations import Reason, operations, reasons
 from hybridbench.errors import BadInput
-from hybridbench.suite import Case
+from hybridbench.suite.case import Case
 
 EXACT, PAPER, HARDWARE = (convention.value for convention in Convention)
 TORCH, FVCORE, GPU = "torch", "fvcore", "gpu"

@@ -22,7 +22,9 @@ from hybridbench.errors import Unsupported
 from hybridbench.limits import ANY_SIZE, WIDE, tightest
 from hybridbench.machine import visible_gpus
 from hybridbench.problem import Problem, of_op, problem_of
-from hybridbench.suite import DECODE, TRAIN, WORKLOADS, Sweep, block_ops, block_uses, cases, check_backends_used
+from hybridbench.suite.ops import block_ops, block_uses, check_backends_used
+from hybridbench.suite.sweep import Sweep, cases
+from hybridbench.suite.workloads import DECODE, TRAIN, WORKLOADS
 
 if TYPE_CHECKING:
     from hybridbench.model.build import Resolved

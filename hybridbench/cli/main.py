@@ -14,7 +14,7 @@ from rich.console import Console
 from hybridbench import __version__
 from hybridbench.cli.auditing import audit
 from hybridbench.cli.inspecting import archs, backends, doctor
-from hybridbench.cli.measuring import decode, generate, prefill, run, train_throughput
+from hybridbench.cli.measuring import OF_WORKLOADS, run
 from hybridbench.cli.planning import cache, crossover, fit, price
 from hybridbench.cli.predicting import cost
 from hybridbench.cli.quickstart import quickstart
@@ -55,7 +55,7 @@ def main() -> None:
 
 for command in (
     *(quickstart, cost, cache, fit, price, crossover),
-    *(train_throughput, prefill, decode, generate, run, report),
+    *(*OF_WORKLOADS, run, report),
     *(trace, audit, archs, backends, doctor),
 ):
     main.add_command(command)

@@ -24,76 +24,56 @@ from hybridbench.cli.options import (
 from hybridbench.errors import BadInput, HybridbenchError, unknown_name
 from hybridbench.machine import visible_gpus
 from hybridbench.record import Record, Status
-from hybridbench.suite import (
-    DECODE,
-    GENERATE,
-    PREFILL,
-    TRAIN,
-    Case,
-    Sweep,
-    as_published,
-    cases,
-    check_backends_used,
-    load_suite,
-)
+from hybridbench.suite.case import Case
+from hybridbench.suite.file import as_published, load_suite
+from hybridbench.suite.ops import check_backends_used
+from hybridbench.suite.sweep import Sweep, cases
+from hybridbench.suite.workloads import WORKLOADS, Row
 
 RESULTS = Path("results/local")
 
 
-def _command(kind: str, name: str, short: str, about: str) -> click.Command:
+def _command(row: Row) -> click.Command:
     """A command that sweeps one workload."""
 
-    @click.command(name, help=about, short_help=short)
+    @click.command(row.command, help=row.about, short_help=row.short)
     @model_options()
     @run_options
     @out_options
     def command(
         *, backend: tuple[str, ...], as_json: bool, out: Path | None, resume: bool, dry_run: bool, **options: Any
     ) -> None:
-        sweep = Sweep(workload=kind, backends=parse_backends(backend), **options)
+        sweep = Sweep(workload=row.name, backends=parse_backends(backend), **options)
         gpus = visible_gpus()
         planned = cases(sweep, has_gpu=bool(gpus))
         check_backends_used(sweep.backends, planned)
         check_installed(planned)
-        measure_cases(planned, name, gpus, as_json=as_json, out=out, resume=resume, dry_run=dry_run)
+        measure_cases(planned, row.command, gpus, as_json=as_json, out=out, resume=resume, dry_run=dry_run)
 
+    command.params += _options_of(row)
     return command
 
 
-train_throughput = _command(
-    TRAIN,
-    "train-throughput",
-    "Time training steps.",
-    "Training steps: forward, loss, backward and AdamW over sequences of --ctx tokens.",
-)
-prefill = _command(
-    PREFILL,
-    "prefill",
-    "Time the prefill of a prompt.",
-    "Prefill of a prompt of --ctx tokens: time to first token. Only the last position meets the head.",
-)
-decode = _command(
-    DECODE,
-    "decode",
-    "Time decode steps at a fixed depth.",
-    "Decode steps at a fixed depth: --ctx tokens are cached and one token per sequence is decoded, again and again at "
-    "the same depth. On a GPU a step is one replay of a captured CUDA graph.",
-)
-generate = _command(
-    GENERATE,
-    "generate",
-    "Time whole generations, as the paper does.",
-    "Whole generations: a prompt of --prompt tokens, then token by token to --ctx tokens in all, as the paper measures "
-    "decoding.",
-)
+def _options_of(row: Row) -> list[click.Parameter]:
+    """The options that only some workloads have."""
+    options: list[click.Parameter] = []
+    if row.prompted:
+        options += [
+            click.Option(["--prompt"], type=int, default=512, show_default=True, help="Prompt tokens of a generation."),
+            click.Option(
+                ["--depths"], type=int, help="Time steps at so many depths (odd, from 3) and integrate over them."
+            ),
+        ]
+    if row.trains:
+        options.append(checkpoint_option())
+    if row.decodes:
+        options.append(click.Option(["--as-published"], is_flag=True, help=AS_PUBLISHED_HELP))
+    return options
+
+
 AS_PUBLISHED_HELP = "Attention eager with a growing cache, the rest in CUDA graphs, as the paper's figures suggest."
-generate.params += [
-    click.Option(["--prompt"], type=int, default=512, show_default=True, help="Prompt tokens of a generation."),
-    click.Option(["--depths"], type=int, help="Time steps at so many depths (odd, from 3) and integrate over them."),
-]
-train_throughput.params.append(checkpoint_option())
-for _command_with_decoding in (decode, generate):
-    _command_with_decoding.params.append(click.Option(["--as-published"], is_flag=True, help=AS_PUBLISHED_HELP))
+OF_WORKLOADS = [_command(row) for row in WORKLOADS.values()]
+"""A command for each workload, in the table's order."""
 
 
 @click.command(short_help="Run a suite of cases.")

@@ -16,7 +16,8 @@ from hybridbench.arch.parallel import NORMS, OPS, OUTS, VALUES
 from hybridbench.arch.parallel import SCALES as FUSION_SCALES
 from hybridbench.errors import BadInput
 from hybridbench.predict.match import BUDGETS, SIDES, TOLERANCE, matched, named_spec, names_scale
-from hybridbench.suite import ALL_ARCHS, CHECKPOINTS
+from hybridbench.suite.case import CHECKPOINTS
+from hybridbench.suite.models import ALL_ARCHS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

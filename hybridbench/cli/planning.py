@@ -27,21 +27,23 @@ from hybridbench.cli.options import (
 from hybridbench.cli.predicting import chosen_specs
 from hybridbench.errors import BadInput, HybridbenchError, unknown_name
 from hybridbench.machine import PEAKS, Peak, find_gpu, find_gpus, find_peak, visible_gpus
-from hybridbench.suite import CHECKPOINTS, DECODE, EAGER, GRAPH, PHASES, TRAIN, Case, Execution, Sampling, Workload
+from hybridbench.suite.case import CHECKPOINTS, Case, Execution, Sampling
+from hybridbench.suite.sweep import check_checkpoint, default_mode
+from hybridbench.suite.workloads import DECODE, Workload, one_pass, workload_row
 
 RESULTS = Path("results/local")
 PROBE = Sampling(warmup_max_s=0.0, warmup_min_steps=1, min_samples=1, max_samples=1, max_time_s=1.0, insist=True)
 """One step and one sample: whether it runs is the question."""
 
 _gpu_help = f"{', '.join(peak.aliases[0] for peak in PEAKS)}; lists too, or all."
-_workload = click.option("--workload", default=DECODE, show_default=True, help=f"{', '.join(PHASES)}.")
+_workload = click.option("--workload", default=DECODE, show_default=True, help=f"{', '.join(one_pass())}.")
 _dtype = click.option("--dtype", default="bfloat16", show_default=True, help="Of weights, activations and caches.")
 _state_dtype = click.option("--state-dtype", help="Of the SSM state.  [as --dtype]")
 
 
 def _check_names(workload: str | None, *dtypes: str | None) -> None:
-    if workload is not None and workload not in PHASES:
-        raise unknown_name("workload", workload, PHASES)
+    if workload is not None and workload not in one_pass():
+        raise unknown_name("workload", workload, one_pass())
     for name in dtypes:
         if name is not None and name not in DTYPE_BYTES:
             raise unknown_name("dtype", name, DTYPE_BYTES)
@@ -167,10 +169,7 @@ def fit(
     from hybridbench.report.tables import print_table
 
     _check_names(workload, dtype, state_dtype)
-    if checkpoint not in CHECKPOINTS:
-        raise unknown_name("checkpoint", checkpoint, CHECKPOINTS)
-    if checkpoint != "none" and workload != TRAIN:
-        raise BadInput(f"--checkpoint {checkpoint} for {workload}: only training keeps activations; leave it out.")
+    check_checkpoint(checkpoint, workload_row(workload), "--checkpoint")
     if not verify:
         refuse_idle("--verify", "out", "limit_s")
     if verify and ctx is not None and batch is not None:
@@ -246,8 +245,7 @@ def _device_name() -> str:
 
 
 def _execution(device: str, dtype: str, state_dtype: str | None, kind: str, checkpoint: str = "none") -> Execution:
-    mode = GRAPH if device == "cuda" and kind == DECODE else EAGER
-    return Execution(device, dtype, mode, state_dtype, checkpoint=checkpoint)
+    return Execution(device, dtype, default_mode(workload_row(kind), device), state_dtype, checkpoint=checkpoint)
 
 
 def _verified(fit_: Any, execution: Execution, gpus: Sequence[str], folder: Path, limit_s: float) -> Any:

@@ -13,7 +13,8 @@ from hybridbench.model.build import build_model, check_buildable
 from hybridbench.model.mixer import MixerModule
 from hybridbench.model.parallel import ParallelModule
 from hybridbench.record import CacheObserved
-from hybridbench.suite import DECODE, Case, Execution, Workload
+from hybridbench.suite.case import Case, Execution
+from hybridbench.suite.workloads import DECODE, Workload
 
 
 class Cache(Protocol):

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from hybridbench.measure.clock import Step, Timer
 from hybridbench.stats import median, median_interval
-from hybridbench.suite import Sampling
+from hybridbench.suite.case import Sampling
 from hybridbench.units import NS_PER_S
 
 STEADY_RUNS = 3

@@ -16,7 +16,8 @@ from dataclasses import replace
 from hybridbench.errors import Unsupported, unknown_name
 from hybridbench.kernels import Problem, Resolution, choose
 from hybridbench.model.step import STEPS, step_problem, unsupported_by_fused
-from hybridbench.suite import CORE, CORE_PARTS, DECODE_STEP, PUBLISHED, Case
+from hybridbench.suite.case import PUBLISHED, Case
+from hybridbench.suite.ops import CORE, CORE_PARTS, DECODE_STEP
 
 PassedOver = tuple[tuple[str, str], ...]
 

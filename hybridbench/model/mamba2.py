@@ -18,7 +18,7 @@ from hybridbench.model.block import Factory, Step
 from hybridbench.model.cache import Cache, RecurrentCache
 from hybridbench.model.mixer import RecurrentModule, carried, conv_front, convolved, keep_tail
 from hybridbench.sizes import ROW_ALIGNED
-from hybridbench.suite import CORE
+from hybridbench.suite.ops import CORE
 
 DT_FLOOR = 1e-4
 

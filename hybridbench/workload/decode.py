@@ -1,4 +1,4 @@
-"""decode: one token per sequence at a fixed depth, and whole generations from a prompt.
+"""decode: one token per sequence at a fixed context, and whole generations from a prompt.
 
 At a fixed depth the caches are filled to the context with random values (no prefill), and every step decodes the token
 at that same position: samples of one step are samples of one thing. A generation prefills its prompt and then decodes
@@ -24,7 +24,7 @@ from hybridbench.model.cache import Cache, growing, of_row, reach
 from hybridbench.model.language import LanguageModel
 from hybridbench.model.published import PublishedDecode
 from hybridbench.model.step import verify_step
-from hybridbench.suite import COMPILE, EAGER, GRAPH, PUBLISHED, Case
+from hybridbench.suite.case import COMPILE, EAGER, GRAPH, PUBLISHED, Case
 from hybridbench.workload.at_size import Checker
 from hybridbench.workload.compiled import verify_outputs
 from hybridbench.workload.prepared import Prepared, TimedPart, kept, random_tokens
@@ -248,7 +248,7 @@ def prepare_generate(case: Case, model: LanguageModel, checker: Checker | None =
         loop.eager_step()
 
     # The deepest last: what the caches hold then is what the generation ends with.
-    parts = [TimedPart(None, lambda: None, start), *(at(depth) for depth in work.depth_points)] if work.depths else []
+    parts = [TimedPart(None, lambda: None, start), *(at(depth) for depth in work.timed_contexts)] if work.depths else []
 
     def each_part() -> None:
         for part in parts:

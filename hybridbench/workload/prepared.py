@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hybridbench.kernels.verify import Check
 from hybridbench.model.cache import Cache
-from hybridbench.suite import Case
+from hybridbench.suite.case import Case
 
 if TYPE_CHECKING:
     from hybridbench.workload.at_size import Checker

@@ -11,7 +11,7 @@ import hybridbench.predict
 import hybridbench.report
 
 MODULES = [
-    *("hybridbench.units", "hybridbench.errors", "hybridbench.machine", "hybridbench.suite", "hybridbench.record"),
+    *("hybridbench.units", "hybridbench.errors", "hybridbench.machine", "hybridbench.suite.file", "hybridbench.record"),
     *("hybridbench.stats", "hybridbench.store", "hybridbench.metrics", "hybridbench.problem", "hybridbench.limits"),
     *("hybridbench.efficiency", "hybridbench.sizes"),
     *(m.name for m in pkgutil.walk_packages(hybridbench.arch.__path__, "hybridbench.arch.")),

@@ -48,7 +48,8 @@ from hybridbench.count.ncu import Launch
 from hybridbench.count.processes import alive, run_program
 from hybridbench.errors import Unsupported
 from hybridbench.session import Proofs
-from hybridbench.suite import DECODE, PREFILL, TRAIN, Case, Execution, Workload
+from hybridbench.suite.case import Case, Execution
+from hybridbench.suite.workloads import DECODE, PREFILL, TRAIN, Workload
 
 SMALL = Options(vocab_size=64)
 EVERYTHING = pattern_spec("M-*ES-(*&M)-", "tiny", replace(SMALL, window=40, sinks=8))
@@ -526,7 +527,7 @@ from typing import Any
 from hybridbench.audit import on_gpu, run
 from hybridbench.count import ncu
 from hybridbench.session import Proofs
-from hybridbench.suite import Case
+from hybridbench.suite.case import Case
 import json
 on_gpu.sys, ncu.find = SimpleNamespace(executable={python!r}), lambda: {profiler!r}
 try:

@@ -19,7 +19,8 @@ from hybridbench.cli.inspecting import advise
 from hybridbench.cli.main import main
 from hybridbench.measure.environment import fingerprint
 from hybridbench.record import Ceilings, Record
-from hybridbench.suite import Suite, Sweep
+from hybridbench.suite.file import Suite
+from hybridbench.suite.sweep import Sweep
 
 FAST = ["--device", "cpu", "--max-time", "0.05"]
 

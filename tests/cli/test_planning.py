@@ -15,7 +15,7 @@ from hybridbench.arch.families import ARCHS
 from hybridbench.cli.main import main
 from hybridbench.record import Record, Status
 from hybridbench.store import load
-from hybridbench.suite import Case
+from hybridbench.suite.case import Case
 
 RESULTS = Path(__file__).parents[2] / "results" / "nvidia-h200"
 (SAMPLE, *_) = load([RESULTS / "efficiency"], lambda text: None)

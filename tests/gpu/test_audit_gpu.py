@@ -18,7 +18,8 @@ from hybridbench.audit.run import audit
 from hybridbench.audit.views import FVCORE, GPU, HARDWARE, TORCH
 from hybridbench.count import ncu
 from hybridbench.machine import alike_gpus, visible_gpus
-from hybridbench.suite import PREFILL, TRAIN, Case, Execution, Workload
+from hybridbench.suite.case import Case, Execution
+from hybridbench.suite.workloads import PREFILL, TRAIN, Workload
 
 pytestmark = [
     pytest.mark.gpu,

@@ -11,7 +11,8 @@ from torch import Tensor
 from hybridbench.arch.families import MAMBA2, MIXERS, Options, build_spec
 from hybridbench.kernels import BACKENDS, Problem, available, reference
 from hybridbench.model import build_model, resolve_backends
-from hybridbench.suite import DECODE, GRAPH, TRAIN, Case, Execution, Workload
+from hybridbench.suite.case import GRAPH, Case, Execution
+from hybridbench.suite.workloads import DECODE, TRAIN, Workload
 from hybridbench.workload import prepare
 
 pytestmark = [

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from hybridbench.record import Observed, Status, from_plain
-from hybridbench.suite import Case, Sweep, cases
+from hybridbench.suite.case import Case
+from hybridbench.suite.sweep import Sweep, cases
 from hybridbench.worker import Bench, _release, answer_for
 
 pytestmark = [

@@ -22,7 +22,7 @@ from hybridbench.kernels.verify import Inputs, inputs_at
 from hybridbench.model import checkpoint
 from hybridbench.model.build import resolve_backends
 from hybridbench.model.checkpoint import cheap, learning, remembering
-from hybridbench.suite import Sweep, cases
+from hybridbench.suite.sweep import Sweep, cases
 from hybridbench.worker import Bench, run_case
 
 OVER_SEQUENCES = [op for op, row in OPERATIONS.items() if row.sequences]

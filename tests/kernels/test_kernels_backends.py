@@ -25,7 +25,7 @@ from hybridbench.kernels import (
 from hybridbench.kernels.attention import refuses_flash_attn_4
 from hybridbench.kernels.delta import refuses_gated_delta
 from hybridbench.kernels.ssm import refuses_one_pass
-from hybridbench.suite import DECODE_STEP, OPS
+from hybridbench.suite.ops import DECODE_STEP, OPS
 
 SHAPES: dict[str, list[dict[str, int]]] = {
     "attention": [

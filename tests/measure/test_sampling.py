@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from hybridbench.measure.clock import ScriptedTimer, Step
 from hybridbench.measure.sampling import Samples, drifts, measure, measure_parts, relative_interval
-from hybridbench.suite import Sampling
+from hybridbench.suite.case import Sampling
 
 MS = 1_000_000
 S = 1_000_000_000

@@ -15,7 +15,8 @@ from variants import VARIANTS
 from hybridbench.errors import WrongResult
 from hybridbench.kernels import reference
 from hybridbench.model import build_model, resolve_backends
-from hybridbench.suite import DECODE, PREFILL, TRAIN, Case, Execution, Sampling, Workload
+from hybridbench.suite.case import Case, Execution, Sampling
+from hybridbench.suite.workloads import DECODE, PREFILL, TRAIN, Workload
 from hybridbench.worker import Bench, run_case
 from hybridbench.workload import prepare
 

@@ -18,7 +18,7 @@ from hybridbench.machine import usable_cores
 from hybridbench.record import Status
 from hybridbench.runner import Events, Worker, run_sweep, terminable
 from hybridbench.store import RecordWriter, load, recorded
-from hybridbench.suite import Sweep, cases
+from hybridbench.suite.sweep import Sweep, cases
 
 HERE = Path(__file__).parent
 

@@ -21,7 +21,8 @@ from hybridbench.model.build import Resolved
 from hybridbench.model.cache import Cache
 from hybridbench.model.language import LanguageModel
 from hybridbench.record import SizeCheck
-from hybridbench.suite import DECODE_STEP, Case
+from hybridbench.suite.case import Case
+from hybridbench.suite.ops import DECODE_STEP
 from hybridbench.workload.at_size.alternatives import Alternatives
 from hybridbench.workload.at_size.decode import Beside, Kept, Left, compare_reads, replayed, routed
 from hybridbench.workload.at_size.errors import SHORT, Comparison, Errors, Worst, judged
