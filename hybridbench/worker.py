@@ -2,7 +2,7 @@
 
 ``run_case`` shows a whole run: open a session (build, verify, prepare, check), count, measure, record. The process
 reads one case per line of JSON from standard input and writes one line of JSON per answer to a pipe of its own;
-whatever libraries print goes to its log. It ends itself when its parent is gone, and after any failure that may have
+whatever libraries print goes to its log. It ends itself when its starter is gone, and after any failure that may have
 harmed the device.
 
     python -m hybridbench.worker ANSWER_FD
@@ -17,8 +17,6 @@ import math
 import os
 import signal
 import sys
-import threading
-import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -43,6 +41,7 @@ from hybridbench.measure.sampling import measure, measure_parts
 from hybridbench.model.build import Resolved, parameter_count
 from hybridbench.model.language import LanguageModel
 from hybridbench.model.mixer import torch_dtype
+from hybridbench.processes import end_with_starter
 from hybridbench.record import BackendUse, Caveat, Ceilings, Observed, OperatorCount, Part, Status, to_plain
 from hybridbench.session import Proofs, open_session
 from hybridbench.suite.case import Case
@@ -296,18 +295,6 @@ def _release(case: Case) -> None:
         torch.cuda.empty_cache()
 
 
-def _end_with_parent() -> None:
-    """Ends this process when its parent is gone: a killed run must not leave a GPU busy."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1.0)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def serve(cases: IO[str], answers: IO[str]) -> None:
     """Answers cases until there are none left or one may have harmed the device."""
 
@@ -344,7 +331,7 @@ NO_CUDA = "PyTorch finds no CUDA device: install a CUDA build of torch and a dri
 def main() -> None:
     """Entry of the process."""
     faulthandler.register(signal.SIGUSR1)  # the runner asks a hanging worker where it is before killing it
-    _end_with_parent()
+    end_with_starter()
     with os.fdopen(int(sys.argv[1]), "w", encoding="utf-8") as answers:
         serve(sys.stdin, answers)
 

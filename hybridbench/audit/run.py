@@ -17,7 +17,7 @@ from hybridbench.audit.on_gpu import Progress, Session, observe_all
 from hybridbench.audit.profiling import Kernels, count_all
 from hybridbench.audit.views import FVCORE, GPU, TORCH, Audit, View, closed_forms
 from hybridbench.errors import Unsupported
-from hybridbench.runner import terminable
+from hybridbench.processes import terminable
 from hybridbench.session import Proofs
 from hybridbench.suite.case import Case
 

@@ -45,8 +45,8 @@ from hybridbench.cli.main import main
 from hybridbench.count import ncu
 from hybridbench.count.by_operation import REST, Counted, Product
 from hybridbench.count.ncu import Launch
-from hybridbench.count.processes import alive, run_program
 from hybridbench.errors import Unsupported
+from hybridbench.processes import alive, run_program
 from hybridbench.session import Proofs
 from hybridbench.suite.case import Case, Execution
 from hybridbench.suite.workloads import DECODE, PREFILL, TRAIN, Workload
@@ -270,8 +270,8 @@ sys.exit("the end of the last case is no failure")
 COUNTS = r"""
 import json, sys, time
 log = sys.argv[sys.argv.index("--log-file") + 1]
-assert sys.argv[-4:-2] == ["-m", "hybridbench.audit.counted"]
-asked = json.load(open(sys.argv[-2]))
+assert sys.argv[-3:-1] == ["-m", "hybridbench.audit.counted"]
+asked = json.load(open(sys.argv[-1]))
 kind, taken = asked["case"]["workload"]["kind"], asked["tuned"]
 BEFORE
 metrics = sys.argv[sys.argv.index("--metrics") + 1].split(",")

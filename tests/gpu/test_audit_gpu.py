@@ -56,7 +56,7 @@ def test_the_process_that_the_profiler_watches_tunes_nothing(tmp_path: Path) -> 
     environment = {**os.environ, "TRITON_PRINT_AUTOTUNING": "1"}
 
     def said(module: str, *files: Path) -> str:
-        words = [sys.executable, "-m", f"hybridbench.audit.{module}", *map(str, files), str(os.getpid())]
+        words = [sys.executable, "-m", f"hybridbench.audit.{module}", *map(str, files)]
         return subprocess.run(words, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
 
     asked.write_text(json.dumps([case.to_dict()]))
