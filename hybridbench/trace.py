@@ -26,7 +26,7 @@ from hybridbench.count.replace import replaced
 from hybridbench.kernels import OPERATIONS
 from hybridbench.kernels.operation import ATTENTION, CONV, LOSS, MATMUL, OPTIMIZER, REST, SCAN
 from hybridbench.model.swap import Function
-from hybridbench.session import Proofs, open_session
+from hybridbench.session import Proofs, device_for, open_session
 from hybridbench.suite.case import Case
 
 MEMORY = "memory"
@@ -111,7 +111,7 @@ def trace_case(case: Case, *, steps: int = 5, chrome: Path | None = None) -> Tra
         Unsupported: a backend cannot run here.
         WrongResult: a kernel, or the step at its size, is wrong.
     """
-    device = torch.device("cuda", 0) if case.execution.device == "cuda" else torch.device("cpu")
+    device = device_for(case.execution.device)
     session = open_session(case, device, Proofs())
     work = session.work
     with replaced(session.model, [item.function for item in session.resolved], ranged):

@@ -36,7 +36,7 @@ from hybridbench.count.by_operation import (
 from hybridbench.errors import DeviceFault, HybridbenchError
 from hybridbench.model.build import Resolved
 from hybridbench.processes import end_with_starter
-from hybridbench.session import Proofs, Session, open_session
+from hybridbench.session import Proofs, Session, device_for, open_session
 from hybridbench.suite.case import Case
 
 WARMUPS = 2
@@ -92,7 +92,7 @@ def warmed(case: Case, proofs: Proofs | None) -> Session:
         Unsupported: a backend cannot run here.
         WrongResult: a kernel, or the step at its size, is wrong.
     """
-    device = torch.device("cuda", 0) if case.execution.device == "cuda" else torch.device("cpu")
+    device = device_for(case.execution.device)
     session = open_session(case, device, proofs)
     if device.type == "cuda":
         for _ in range(WARMUPS):

@@ -14,7 +14,8 @@ from typing import Protocol
 
 import torch
 
-Step = Callable[[], object]
+TimedStep = Callable[[], object]
+"""One run of what is timed; on a GPU it may return before the work has ended."""
 
 
 class Timer(Protocol):
@@ -31,7 +32,7 @@ class Timer(Protocol):
     @property
     def resolution_ns(self) -> int: ...
 
-    def sample(self, step: Step, count: int) -> list[int]:
+    def sample(self, step: TimedStep, count: int) -> list[int]:
         """Durations of ``count`` consecutive runs of ``step``, in order; ns."""
         ...
 
@@ -48,7 +49,7 @@ class HostTimer:
     def __init__(self) -> None:
         self.resolution_ns = _host_resolution_ns()
 
-    def sample(self, step: Step, count: int) -> list[int]:
+    def sample(self, step: TimedStep, count: int) -> list[int]:
         durations_ns = []
         for _ in range(count):
             start_ns = time.perf_counter_ns()
@@ -86,7 +87,7 @@ class CudaTimer:
         self._device = device
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
-    def sample(self, step: Step, count: int) -> list[int]:
+    def sample(self, step: TimedStep, count: int) -> list[int]:
         with torch.cuda.device(self._device):
             self._provide_events(count)
             for _ in range(self.runs(count) - count):
@@ -132,7 +133,7 @@ class ScriptedTimer:
         self._told = 0
         self._now_ns = 0
 
-    def sample(self, step: Step, count: int) -> list[int]:
+    def sample(self, step: TimedStep, count: int) -> list[int]:
         durations_ns = list(itertools.islice(self._script, count))
         if len(durations_ns) < count:
             raise IndexError(

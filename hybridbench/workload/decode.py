@@ -1,12 +1,12 @@
 """decode: one token per sequence at a fixed context, and whole generations from a prompt.
 
-At a fixed depth the caches are filled to the context with random values (no prefill), and every step decodes the token
+The caches are filled to the context with random values (no prefill), and every step decodes the token
 at that same position: samples of one step are samples of one thing. A generation prefills its prompt and then decodes
 token by token to its total length, feeding each step's token to the next.
 
 In mode ``graph`` a step is one replay of a captured CUDA graph; positions, lengths and tokens live on the device. In
 mode ``published`` it is what ``model.published`` does. A generation with ``depths`` is not run whole: its prefill and
-its decode steps at these depths are parts, timed one by one on caches as large as the whole needs.
+its decode steps at that many contexts are parts, timed one by one on caches as large as the whole needs.
 """
 
 from __future__ import annotations
@@ -134,18 +134,18 @@ class DecodeLoop:
             streams=self.streams,
         )
 
-    def fill(self, seed: int, depth: int) -> None:
-        """Random caches of a plausible size, at ``depth``."""
+    def fill(self, seed: int, context: int) -> None:
+        """Random caches of a plausible size, with ``context`` tokens cached."""
         self._generator = torch.Generator(device=self.position_B.device).manual_seed(seed)
         for cache in kept(self.caches):
             cache.fill(self._generator)
-        self.reach(depth)
+        self.reach(context)
 
-    def reach(self, depth: int) -> None:
-        """Moves filled caches to a depth: that many tokens are cached then."""
-        self.position_B.fill_(depth)
+    def reach(self, context: int) -> None:
+        """Moves filled caches to a context: that many tokens are cached then."""
+        self.position_B.fill_(context)
         for cache in kept(self.caches):
-            reach(cache, depth, self._generator)
+            reach(cache, context, self._generator)
 
     def ready(self, *, verify: bool = True) -> Callable[[], object]:
         """The step as it is timed: fused where that was resolved, replayed from its captured graph in mode ``graph``.
@@ -194,18 +194,18 @@ class DecodeLoop:
 
 
 def prepare_decode(case: Case, model: LanguageModel, checker: Checker | None = None) -> Prepared:
-    """A step at depth ``context``: that many tokens cached, one more decoded."""
-    depth = case.workload.context
-    loop = DecodeLoop.of(case, model, depth + 1, advance=False)
-    loop.fill(case.execution.seed + 2, depth)
+    """A step with ``context`` tokens cached, one more decoded."""
+    context = case.workload.context
+    loop = DecodeLoop.of(case, model, context + 1, advance=False)
+    loop.fill(case.execution.seed + 2, context)
     return Prepared(
-        loop.ready() if checker is None else checker.decode(loop, depth),
+        loop.ready() if checker is None else checker.decode(loop, context),
         loop.eager_step,
         lambda token_B, position_B: model.decode(token_B, position_B, loop.caches),
         (loop.token_B, loop.position_B),
         caches=kept(loop.caches),
         checks=loop.checks,
-        capacity=depth if loop.grows else depth + 1,
+        capacity=context if loop.grows else context + 1,
     )
 
 
@@ -213,7 +213,7 @@ def prepare_generate(case: Case, model: LanguageModel, checker: Checker | None =
     """A generation: prefill of ``prompt`` tokens, then one token at a time up to ``context`` in all.
 
     With ``depths`` the caches are filled with random values and a step stays where it is, as ``decode`` does. The step
-    is checked at the depth of the last one.
+    is checked at the context of the last one.
     """
     work = case.workload
     loop = DecodeLoop.of(case, model, work.context, advance=not work.depths)
@@ -235,8 +235,8 @@ def prepare_generate(case: Case, model: LanguageModel, checker: Checker | None =
     if checker is None:
         one = loop.ready()
 
-    def at(depth: int) -> TimedPart:
-        return TimedPart(depth, lambda: loop.reach(depth), one)
+    def at(context: int) -> TimedPart:
+        return TimedPart(context, lambda: loop.reach(context), one)
 
     def generate(step: Callable[[], object]) -> None:
         start()
@@ -247,8 +247,10 @@ def prepare_generate(case: Case, model: LanguageModel, checker: Checker | None =
         start()
         loop.eager_step()
 
-    # The deepest last: what the caches hold then is what the generation ends with.
-    parts = [TimedPart(None, lambda: None, start), *(at(depth) for depth in work.timed_contexts)] if work.depths else []
+    # The longest last: what the caches hold then is what the generation ends with.
+    parts = (
+        [TimedPart(None, lambda: None, start), *(at(context) for context in work.timed_contexts)] if work.depths else []
+    )
 
     def each_part() -> None:
         for part in parts:

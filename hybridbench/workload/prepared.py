@@ -22,12 +22,12 @@ class TimedPart:
     """A part of a step that is timed in place of the whole.
 
     Args:
-        depth: tokens cached at this decode step; None for a prefill.
+        context: tokens cached at this decode step; None for a prefill.
         enter: puts the part into place; not timed.
         step: the part's work, which may be repeated without ``enter``.
     """
 
-    depth: int | None
+    context: int | None
     enter: Callable[[], None]
     step: Callable[[], object]
 

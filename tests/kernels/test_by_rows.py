@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from hybridbench.bench import Bench, run_case
 from hybridbench.errors import Unsupported, WrongResult
 from hybridbench.kernels import BACKENDS, OPERATIONS, Backend, Problem, available, reference, resolve, resolver, verify
 from hybridbench.kernels.by_rows import by_rows, holds_sequences, in_groups
@@ -23,7 +24,6 @@ from hybridbench.model import checkpoint
 from hybridbench.model.build import resolve_backends
 from hybridbench.model.checkpoint import cheap, learning, remembering
 from hybridbench.suite.sweep import Sweep, cases
-from hybridbench.worker import Bench, run_case
 
 OVER_SEQUENCES = [op for op, row in OPERATIONS.items() if row.sequences]
 MAMBA2 = {"head_dim": 16, "n_heads": 4, "d_state": 16, "n_groups": 2, "chunk_size": 16, "d_conv": 4, "width": 64}

@@ -71,7 +71,7 @@ def record_of(case, clock) -> Record:
     work = prepare(case, model)
     if work.parts:
         timed = measure_parts([(part.enter, part.step) for part in work.parts], clock, case.sampling)
-        parts = [Part(part.depth, one.samples_ns) for part, one in zip(work.parts, timed, strict=True)]
+        parts = [Part(part.context, one.samples_ns) for part, one in zip(work.parts, timed, strict=True)]
         samples = []
     else:
         samples, parts = measure(work.step, clock, case.sampling).samples_ns, []
