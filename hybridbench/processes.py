@@ -242,8 +242,10 @@ def end_with(pid: int) -> None:
 
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
-    """SIGTERM ends what runs inside as Ctrl-C does, with one KeyboardInterrupt: ``timeout`` sends its signal twice, and
-    the second must not end the clearing up after the first."""
+    """SIGTERM ends what runs inside as Ctrl-C does, with one KeyboardInterrupt.
+
+    ``timeout`` sends its signal twice, and the second must not end the clearing up after the first.
+    """
 
     def interrupt(_number: int, _frame: object) -> None:
         for each in before:

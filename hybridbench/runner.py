@@ -56,39 +56,65 @@ def run_sweep(
         WorkerDied: no worker starts any more; the text holds the end of a log. Records written so far stay.
         KeyboardInterrupt: passed on after the workers are gone; records written so far stay.
     """
-    events = events or Events()
-    waiting = deque(cases)
-    records: list[Record] = []
-    workers = [Worker(writer, index, gpu) for index, gpu in enumerate(list(gpus)[: max(1, len(cases))] or [None])]
+    pool = _Pool(cases, writer, list(gpus)[: max(1, len(cases))] or [None], events or Events())
     with terminable(), ExitStack() as stopping, selectors.DefaultSelector() as selector:
-        for worker in workers:
+        for worker in pool.workers:
             stopping.callback(worker.stop)
-        while waiting or any(worker.case or worker.unstarted for worker in workers):
-            for worker in workers:
-                if worker.unstarted is not None:
-                    waiting.appendleft(worker.take_back())
-            usable = [worker for worker in workers if worker.failed_starts < STARTS]
-            if not usable:
-                raise WorkerDied(f"no worker process can be started: {workers[-1].why}")
-            for worker in usable:
-                if worker.case is None and waiting:
-                    worker.give(waiting.popleft(), selector)
-                    assert worker.case is not None
-                    events.started(worker.case)
-            if not any(worker.case for worker in workers):
-                continue
-            soonest = min(worker.deadline for worker in workers if worker.case)
-            ready = selector.select(max(0.0, soonest - time.monotonic()))
-            for key, _ in ready:
-                for record in key.data.read(selector, events):
-                    records.append(record)
-                    events.finished(record)
-            for worker in workers:
-                if worker.case and time.monotonic() >= worker.deadline:
-                    for record in worker.time_out(selector):
-                        records.append(record)
-                        events.finished(record)
-    return records
+        while pool.busy:
+            pool.hand_out(selector)
+            pool.listen(selector)
+    return pool.records
+
+
+class _Pool:
+    """The cases that wait, the workers that take them, and the records that came of it."""
+
+    def __init__(self, cases: Sequence[Case], writer: RecordWriter, gpus: Sequence[str | None], events: Events) -> None:
+        self.workers = [Worker(writer, index, gpu) for index, gpu in enumerate(gpus)]
+        self.records: list[Record] = []
+        self._waiting = deque(cases)
+        self._events = events
+
+    @property
+    def busy(self) -> bool:
+        """Whether a case waits, or is with a worker."""
+        return bool(self._waiting) or any(worker.case or worker.unstarted for worker in self.workers)
+
+    def hand_out(self, selector: selectors.BaseSelector) -> None:
+        """Gives every worker without a case the next one that waits.
+
+        Raises:
+            WorkerDied: no worker starts any more.
+        """
+        for worker in self.workers:
+            if worker.unstarted is not None:
+                self._waiting.appendleft(worker.take_back())
+        usable = [worker for worker in self.workers if worker.failed_starts < STARTS]
+        if not usable:
+            raise WorkerDied(f"no worker process can be started: {self.workers[-1].why}")
+        for worker in usable:
+            if worker.case is None and self._waiting:
+                case = self._waiting.popleft()
+                worker.give(case, selector)
+                self._events.started(case)
+
+    def listen(self, selector: selectors.BaseSelector) -> None:
+        """Waits for what a worker says, or until the first one is out of time."""
+        working = [worker for worker in self.workers if worker.case]
+        if not working:
+            return
+        soonest = min(worker.deadline for worker in working)
+        for key, _ in selector.select(max(0.0, soonest - time.monotonic())):
+            for record in key.data.read(selector, self._events):
+                self._keep(record)
+        for worker in self.workers:
+            if worker.case and time.monotonic() >= worker.deadline:
+                for record in worker.time_out(selector):
+                    self._keep(record)
+
+    def _keep(self, record: Record) -> None:
+        self.records.append(record)
+        self._events.finished(record)
 
 
 class Dialogue:

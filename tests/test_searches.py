@@ -20,7 +20,7 @@ from hybridbench.suite.case import Case, Execution
 from hybridbench.suite.workloads import DECODE, TRAIN
 
 RESULTS = Path(__file__).parents[1] / "results" / "nvidia-h200" / "efficiency"
-(SAMPLE, *_) = load([RESULTS], lambda text: None)
+(SAMPLE, *_) = load([RESULTS], lambda _text: None)
 SPEC, H200 = build_spec("inter", "1b"), find_gpu("h200")
 EXECUTION = Execution("cuda", "bfloat16", "eager")
 

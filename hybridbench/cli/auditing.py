@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from hybridbench.cli.measuring import check_installed, needs_gpu
+from hybridbench.cli.measuring import check_backends, needs_gpu
 from hybridbench.cli.options import execution_options, model_options, out_options, parse_backends
 from hybridbench.errors import BadInput, unknown_name
 from hybridbench.machine import alike_gpus, visible_gpus
@@ -54,7 +54,7 @@ def audit(
     gpus = visible_gpus()
     planned = _cases(workload, parse_backends(backend), bool(gpus), **options)
     needs_gpu(planned, gpus)
-    check_installed(planned)
+    check_backends(planned)
     if limit_s <= 0:
         raise BadInput(f"--limit {limit_s:g} leaves no time to count: give more than 0.")
     from hybridbench.audit.run import Interrupted

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from hybridbench.cli.options import (
     parse_backends,
     run_options,
 )
-from hybridbench.errors import BadInput, HybridbenchError, unknown_name
+from hybridbench.errors import BadInput, HybridbenchError
 from hybridbench.machine import visible_gpus
 from hybridbench.record import Record, Status
 from hybridbench.suite.case import Case
@@ -47,7 +46,7 @@ def _command(row: Row) -> click.Command:
         gpus = visible_gpus()
         planned = cases(sweep, has_gpu=bool(gpus))
         check_backends_used(sweep.backends, planned)
-        check_installed(planned)
+        check_backends(planned)
         measure_cases(planned, row.command, gpus, as_json=as_json, out=out, resume=resume, dry_run=dry_run)
 
     command.params += _options_of(row)
@@ -87,48 +86,20 @@ def run(suite: Path, resume: bool, dry_run: bool, published: bool, as_json: bool
     gpus = visible_gpus()
     loaded = as_published(load_suite(suite)) if published else load_suite(suite)
     planned = loaded.cases(has_gpu=bool(gpus))
-    check_names(planned)
+    check_backends(planned, installed=False)
     measure_cases(planned, loaded.name, gpus, as_json=as_json, out=out, resume=resume, dry_run=dry_run)
 
 
-def check_names(planned: Sequence[Case]) -> None:
-    """Refuses names of backends that do not exist.
+def check_backends(planned: Sequence[Case], *, installed: bool = True) -> None:
+    """Backends that cases name exist, and are installed; only where one is named is torch imported to look.
 
     Raises:
-        BadInput: with the nearest name.
+        BadInput: an unknown name, or why it cannot run here.
     """
-    asked = {pair for case in planned for pair in case.execution.backends.items()}
-    if not asked:
-        return
-    from hybridbench.kernels.resolver import by_path
-    from hybridbench.model.step import ALL_BACKENDS, STEPS
+    if any(case.execution.backends for case in planned):
+        from hybridbench.backends import check_installed, check_names
 
-    for op, name in sorted(asked):
-        if ":" in name and ALL_BACKENDS[op] is not STEPS:
-            by_path(op, name)
-        elif name not in ALL_BACKENDS[op]:
-            raise unknown_name(f"{op} backend", name, [*ALL_BACKENDS[op], "auto"])
-
-
-def check_installed(planned: Sequence[Case]) -> None:
-    """A backend named on the command line that is not installed is a mistake, found before anything runs.
-
-    Raises:
-        BadInput: with the reason and the install command, or an unknown name.
-    """
-    check_names(planned)
-    asked = {pair for case in planned for pair in case.execution.backends.items() if ":" not in pair[1]}
-    if not asked:
-        return
-    from hybridbench.kernels import Problem, available
-    from hybridbench.model.step import ALL_BACKENDS
-
-    for op, name in sorted(asked):
-        if reason := available(ALL_BACKENDS[op][name]):
-            on_gpu = any(case.execution.device == "cuda" for case in planned)
-            if refused := None if on_gpu else ALL_BACKENDS[op][name].refuses(Problem("cpu", "float32")):
-                reason = f"{refused}; besides, {reason}"
-            raise BadInput(f"backend {op}={name} cannot run here: {reason}.")
+        check_installed(planned) if installed else check_names(planned)
 
 
 def needs_gpu(planned: Sequence[Case], gpus: Sequence[str]) -> None:
@@ -163,21 +134,20 @@ def measure_cases(
     needs_gpu(planned, gpus)
     if resume and out is None:
         raise BadInput("--resume without -o: name the folder to go on with, such as -o results/local/decode.")
+    from hybridbench.resume import left_of
     from hybridbench.store import recorded
 
     folder = out or RESULTS / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     stored = recorded(folder) if resume else {}
-    done = {key for key, record in stored.items() if not _again(record, planned)}
-    todo = [case for case in planned if case.key not in done]
-    if done:
-        known = len(planned) - len(todo)
-        console.print(f"{known} of {len(planned)} cases are recorded in {folder}; {len(todo)} to run.")
-    samplings = {record.case.sampling for key, record in stored.items() if key in done}
-    alike = [case for case in todo if any(replace(case, sampling=other).key in done for other in samplings)]
-    if alike:
-        console.print(f"{len(alike)} of those to run are recorded with other sampling (as by another --max-time).")
-    records, failure = _run(todo, len(planned), folder, gpus, console) if todo else ([], None)
+    left = left_of(planned, stored)
+    if left.done:
+        known = len(planned) - len(left.todo)
+        console.print(f"{known} of {len(planned)} cases are recorded in {folder}; {len(left.todo)} to run.")
+    if left.sampled_otherwise:
+        alike = left.sampled_otherwise
+        console.print(f"{alike} of those to run are recorded with other sampling (as by another --max-time).")
+    records, failure = _run(left.todo, len(planned), folder, gpus, console) if left.todo else ([], None)
     kept = _recorded(folder, records, console) if records or stored else records
     if resume and len(records) < len(planned):
         wanted = {case.key for case in planned}
@@ -189,13 +159,6 @@ def measure_cases(
     if not any(record.status is Status.OK for record in records):
         click.get_current_context().exit(1)
     return records
-
-
-def _again(record: Record, planned: Sequence[Case]) -> bool:
-    """Whether a recorded case is worth another try: it ran out of time, and is given more now."""
-    if record.status is not Status.TIMED_OUT:
-        return False
-    return any(case.key == record.case.key and case.limit_s > record.case.limit_s for case in planned)
 
 
 def _report(

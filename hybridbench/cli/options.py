@@ -65,6 +65,11 @@ class GivenPath(click.Path):
         super().__init__(path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path.
+
+        Raises:
+            BadInput: it is empty.
+        """
         if value == "" and param is not None:
             raise BadInput(f"{max(param.opts, key=len)} is empty: give a path, or leave it out.")
         return super().convert(value, param, ctx)

@@ -31,7 +31,7 @@ from hybridbench.suite.sweep import check_checkpoint, default_mode
 from hybridbench.suite.workloads import DECODE, Workload, one_pass, workload_row
 
 if TYPE_CHECKING:
-    from hybridbench.predict.crossover import Search
+    from hybridbench.predict.crossover import Search, Stretch
     from hybridbench.searches import Measure
     from hybridbench.store import RecordWriter
 
@@ -296,7 +296,7 @@ def crossover(
     """
     from hybridbench.predict.crossover import LONGEST, lines, stretches
     from hybridbench.predict.match import named_spec
-    from hybridbench.report.plans import crossover_sentence, crossover_table, pair_names, search_table
+    from hybridbench.report.plans import crossover_table, search_table
     from hybridbench.report.tables import print_table
 
     _check_names(None, dtype, state_dtype)
@@ -327,35 +327,43 @@ def crossover(
             if not as_json:
                 print_table(crossover_table(pair, metric, about, found, None), console)
             raise
-    names = pair_names(pair)
     if as_json:
-        body: dict[str, Any] = {
-            "metric": metric,
-            "models": [spec.to_dict() for spec in pair],
-            "stretches": [
-                {"first": one.first, "last": one.last, "less": None if one.less is None else "ab"[one.less]}
-                for one in found
-            ],
-            "sentence": crossover_sentence(names, found),
-        }
-        if search is not None:
-            body["measured"] = {
-                "interval": search.interval,
-                "seen": [
-                    {
-                        "context": seen.context,
-                        "a_step_s": seen.intervals[0],
-                        "b_step_s": seen.intervals[1],
-                        "faster": None if seen.less is None else "ab"[seen.less],
-                    }
-                    for seen in search.seen
-                ],
-            }
-        click.echo(json.dumps(body))
+        click.echo(json.dumps(_crossover_document(pair, metric, found, search)))
         return
     print_table(crossover_table(pair, metric, about, found, search), console)
     if search is not None:
         print_table(search_table(pair, search, on), console)
+
+
+def _crossover_document(
+    pair: tuple[ModelSpec, ModelSpec], metric: str, found: Sequence[Stretch], search: Search | None
+) -> dict[str, Any]:
+    """The crossings as one JSON document; models are called a and b."""
+    from hybridbench.report.plans import crossover_sentence, pair_names
+
+    def named(model: int | None) -> str | None:
+        return None if model is None else "ab"[model]
+
+    body: dict[str, Any] = {
+        "metric": metric,
+        "models": [spec.to_dict() for spec in pair],
+        "stretches": [{"first": one.first, "last": one.last, "less": named(one.less)} for one in found],
+        "sentence": crossover_sentence(pair_names(pair), found),
+    }
+    if search is not None:
+        body["measured"] = {
+            "interval": search.interval,
+            "seen": [
+                {
+                    "context": seen.context,
+                    "a_step_s": seen.intervals[0],
+                    "b_step_s": seen.intervals[1],
+                    "faster": named(seen.less),
+                }
+                for seen in search.seen
+            ],
+        }
+    return body
 
 
 def _search(

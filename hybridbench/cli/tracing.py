@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hybridbench import units
-from hybridbench.cli.measuring import check_installed, needs_gpu
+from hybridbench.cli.measuring import check_backends, needs_gpu
 from hybridbench.cli.options import checkpoint_option, execution_options, model_options, out_options, parse_backends
 from hybridbench.errors import BadInput
 from hybridbench.machine import visible_gpus
@@ -54,7 +54,7 @@ def trace(
         raise BadInput(f"trace looks at one case, and {len(planned)} were named: narrow --arch, --ctx or --batch.")
     check_backends_used(sweep.backends, planned)
     needs_gpu(planned, gpus)
-    check_installed(planned)
+    check_backends(planned)
     from hybridbench.store import make_folder
     from hybridbench.trace import trace_case
 

@@ -56,6 +56,23 @@ def load_suite(path: Path) -> Suite:
     Raises:
         BadInput: no such file, not TOML, an unknown table or key (named), a value of the wrong type.
     """
+    body = _read(path)
+    tables = body.get("sweep", [])
+    if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
+        raise BadInput(f"{path} has no [[sweep]] table: a suite needs at least one.")
+    name = _name(body.get("name", path.stem), path)
+    defaults = _checked(body.get("defaults", {}), path, "[defaults]")
+    made = []
+    for index, table in enumerate(tables, start=1):
+        merged = {**defaults, **_checked(table, path, f"[[sweep]] {index}")}
+        if "workload" not in merged:
+            raise BadInput(f"{path}: [[sweep]] {index} has no workload: give one of {', '.join(WORKLOADS)}.")
+        made.append(Sweep(**merged))
+    return Suite(name, tuple(made))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The tables and keys at the top of a TOML file."""
     try:
         body = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as exc:
@@ -67,22 +84,15 @@ def load_suite(path: Path) -> Suite:
     for key in body:
         if key not in ("name", "defaults", "sweep"):
             raise BadInput(f"{path}: unknown key '{key}' at the top: known are name, [defaults] and [[sweep]].")
-    tables = body.get("sweep", [])
-    if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
-        raise BadInput(f"{path} has no [[sweep]] table: a suite needs at least one.")
-    name = body.get("name", path.stem)
+    return body
+
+
+def _name(name: Any, path: Path) -> str:
     if not isinstance(name, str):
         raise BadInput(f"{path}: name is {name!r}, not text.")
     if not name or Path(name).name != name:
         raise BadInput(f"{path}: name is {name!r}, but a folder is named after it: give one word.")
-    defaults = _checked(body.get("defaults", {}), path, "[defaults]")
-    made = []
-    for index, table in enumerate(tables, start=1):
-        merged = {**defaults, **_checked(table, path, f"[[sweep]] {index}")}
-        if "workload" not in merged:
-            raise BadInput(f"{path}: [[sweep]] {index} has no workload: give one of {', '.join(WORKLOADS)}.")
-        made.append(Sweep(**merged))
-    return Suite(name, tuple(made))
+    return name
 
 
 _TYPE_WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", dict: "a table"}

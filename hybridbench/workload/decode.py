@@ -25,6 +25,7 @@ from hybridbench.model.language import LanguageModel
 from hybridbench.model.published import PublishedDecode
 from hybridbench.model.step import verify_step
 from hybridbench.suite.case import COMPILE, EAGER, GRAPH, PUBLISHED, Case
+from hybridbench.suite.workloads import Workload
 from hybridbench.workload.at_size import Checker
 from hybridbench.workload.compiled import verify_outputs
 from hybridbench.workload.prepared import Prepared, TimedPart, kept, random_tokens
@@ -235,9 +236,6 @@ def prepare_generate(case: Case, model: LanguageModel, checker: Checker | None =
     if checker is None:
         one = loop.ready()
 
-    def at(context: int) -> TimedPart:
-        return TimedPart(context, lambda: loop.reach(context), one)
-
     def generate(step: Callable[[], object]) -> None:
         start()
         for _ in range(steps):
@@ -247,18 +245,9 @@ def prepare_generate(case: Case, model: LanguageModel, checker: Checker | None =
         start()
         loop.eager_step()
 
-    # The longest last: what the caches hold then is what the generation ends with.
-    parts = (
-        [TimedPart(None, lambda: None, start), *(at(context) for context in work.timed_contexts)] if work.depths else []
-    )
-
-    def each_part() -> None:
-        for part in parts:
-            part.enter()
-            part.step()
-
+    parts = _parts(work, loop, start, one) if work.depths else []
     return Prepared(
-        each_part if parts else lambda: generate(one),
+        partial(_each, parts) if parts else lambda: generate(one),
         eager_step,
         lambda token_BT: model.prefill(token_BT, loop.caches),
         (token_BT,),
@@ -269,3 +258,24 @@ def prepare_generate(case: Case, model: LanguageModel, checker: Checker | None =
         check_at_size=lambda checker: checker.prefill(token_BT, model.new_caches(work.batch, work.prompt, storage)),
         parts=parts,
     )
+
+
+def _parts(
+    work: Workload, loop: DecodeLoop, start: Callable[[], object], step: Callable[[], object]
+) -> list[TimedPart]:
+    """An integrated generation's prefill, and its decode step at each of its contexts.
+
+    The longest comes last: what the caches hold then is what the generation ends with.
+    """
+
+    def at(context: int) -> TimedPart:
+        return TimedPart(context, lambda: loop.reach(context), step)
+
+    return [TimedPart(None, lambda: None, start), *(at(context) for context in work.timed_contexts)]
+
+
+def _each(parts: list[TimedPart]) -> None:
+    """All parts, one after the other."""
+    for part in parts:
+        part.enter()
+        part.step()

@@ -77,8 +77,10 @@ class Script:
         return sum(timer.now() for timer in self._timers)
 
     def open_bench(self, kind: str, phase: Callable[[str], None]) -> Bench:
-        """A bench whose instruments are these; what PyTorch's and fvcore's counters and profiler say is left out,
-        since it changes with their versions."""
+        """A bench whose instruments are these.
+
+        What the counters and the profiler of PyTorch and fvcore say is left out: it changes with their versions.
+        """
         instruments = Instruments(
             timer=self.timer,
             now=self.now,
