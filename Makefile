@@ -1,13 +1,14 @@
 # make quickstart   make .venv, install, measure, write a report
 # make test         everything that can be checked without a GPU in five minutes
 # make test-all     that, and what takes longer: kernels in Triton's interpreter, compilation, workers that die
+# make golden       the expected files of tests/golden written anew; read what changed before you commit it
 # make gpu-test     the tests that need a CUDA device, with the environment's own Python
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test test-all lint types imports unit gpu-test clean
+.PHONY: quickstart test test-all lint types imports unit golden gpu-test clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/hybridbench quickstart
@@ -29,6 +30,9 @@ imports:
 
 unit:
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "not slow"
+
+golden: $(VENV)/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/golden --rewrite-golden
 
 gpu-test:
 	$(PYTHON) -m pytest tests/gpu -m gpu

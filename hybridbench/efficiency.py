@@ -16,7 +16,7 @@ from hybridbench.machine import find_peak
 from hybridbench.metrics import datasheet_floor_s, problems, value
 from hybridbench.predict.pricing import Efficiency
 from hybridbench.record import Record, Status
-from hybridbench.suite import Workload
+from hybridbench.suite.workloads import Workload
 from hybridbench.units import format_tokens
 
 

@@ -27,10 +27,10 @@ from hybridbench.machine import Peak, find_peak
 from hybridbench.operations.beyond import ran_beyond
 from hybridbench.predict.floor import floor_s
 from hybridbench.predict.memory import footprint
-from hybridbench.predict.work import cache_tokens, first_decode_of, phases, prefill_of, step_bytes, step_flops
+from hybridbench.predict.work import in_every_convention, phases, step_bytes, step_flops
 from hybridbench.record import BackendUse, CacheObserved, Caveat, Ceilings, Memory, Observed, Part, Record, Status
 from hybridbench.stats import median, median_interval, quantile, sum_between, sum_error
-from hybridbench.suite import COMPILE, DECODE, EAGER, GENERATE, GRAPH, PREFILL, TRAIN
+from hybridbench.suite.case import COMPILE, EAGER, GRAPH
 from hybridbench.units import NS_PER_S
 
 Better = Literal["higher", "lower"]
@@ -141,7 +141,7 @@ def _per_step(amount: Callable[[Record], float | None]) -> Callable[[Record], fl
 
 def _token_s(record: Record) -> float | None:
     step, work = _step_s(record), record.case.workload
-    if step is None or work.kind not in (DECODE, GENERATE):
+    if step is None or not work.row.decodes:
         return None
     return step * work.batch / work.tokens
 
@@ -221,13 +221,13 @@ def cache_capacity(record: Record) -> int:
     work = record.case.workload
     if record.observed is not None and record.observed.cache is not None:
         return record.observed.cache.tokens
-    return cache_tokens(work)
+    return work.cache_tokens
 
 
 def predicted_cache(record: Record) -> CacheBytes | None:
     """Bytes the caches of the whole batch must take for the tokens they have room for; None in training."""
     case = record.case
-    if case.workload.kind == TRAIN:
+    if case.workload.row.trains:
         return None
     return case.workload.batch * arch.cache_bytes(case.model, cache_capacity(record), case.execution.storage)
 
@@ -239,7 +239,7 @@ def _predicted_peak(record: Record) -> float | None:
     """
     case, work = record.case, record.case.workload
     execution = case.execution
-    modes = (EAGER, GRAPH, COMPILE) if work.kind == TRAIN else (EAGER, GRAPH)
+    modes = (EAGER, GRAPH, COMPILE) if work.row.trains else (EAGER, GRAPH)
     if execution.device != "cuda" or execution.mode not in modes:
         return None
     try:
@@ -259,23 +259,18 @@ def _model_flops(record: Record) -> float:
 
 def _stepped_flops(record: Record) -> float:
     """Model FLOPs of what the operator counter runs: a step, of a generation its prefill and one decode step."""
-    work, spec = record.case.workload, record.case.model
-    if work.kind == GENERATE:
-        return step_flops(spec, prefill_of(work)) + step_flops(spec, first_decode_of(work))
-    return _flops(record)
+    return sum(step_flops(record.case.model, work) for work in record.case.workload.first_steps)
 
 
 def _traced_flops(record: Record) -> float:
     """Model FLOPs of what the tracing counter traces: one forward, of a generation its prefill."""
-    work = record.case.workload
-    if work.kind == GENERATE:
-        return step_flops(record.case.model, prefill_of(work))
-    return _flops(record) / (3 if work.kind == TRAIN else 1)
+    first = record.case.workload.first_steps[0]
+    return step_flops(record.case.model, first) / (3 if first.row.trains else 1)
 
 
 def _other_flops(convention: Convention) -> Callable[[Record], float | None]:
     def compute(record: Record) -> float | None:
-        if record.case.workload.kind == GENERATE:
+        if not in_every_convention(record.case.workload):
             return None
         try:
             return _flops(record, convention)
@@ -363,7 +358,7 @@ _sustained_flops = _ceiling(lambda ceilings: ceilings.sustained_matmul_flops_per
 
 def _achieved_of_sequences(record: Record) -> float | None:
     """Model FLOPs per second where products are large: over whole sequences."""
-    return _achieved_flops(record) if record.case.workload.kind in (TRAIN, PREFILL) else None
+    return None if record.case.workload.row.decodes else _achieved_flops(record)
 
 
 _STEP = "step: a training step, a prefill, one decode step, or a whole generation"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from hybridbench.arch.block import Block
 from hybridbench.arch.model import mixers, params
-from hybridbench.suite import GENERATE, TRAIN, Case
+from hybridbench.suite.case import Case
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def problem_of(block: Block | None, case: Case, borrows: bool = False) -> Proble
     common = {
         "device": execution.device,
         "dtype": execution.dtype,
-        "training": work.kind == TRAIN,
+        "training": work.row.trains,
         "length": work.context,
         "batch": work.batch,
     }
@@ -120,4 +120,4 @@ def of_op(op: str, problem: Problem, case: Case, *, step: bool) -> Problem:
     """
     if op == "attention_decode":  # a window is kept by the ring buffer: this kernel sees a short cache without one
         return replace(problem, window=None, sinks=0)
-    return replace(problem, length=case.workload.prompt) if case.workload.kind == GENERATE and not step else problem
+    return problem if step else replace(problem, length=case.workload.sequence_tokens)

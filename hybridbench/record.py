@@ -23,7 +23,7 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 from hybridbench.errors import BadInput, BadResults
-from hybridbench.suite import Case
+from hybridbench.suite.case import Case
 
 SCHEMA = 5
 

@@ -17,7 +17,8 @@ from hybridbench.kernels.tuning import side_by_side
 from hybridbench.model.build import Resolved, build_model, resolve_backends
 from hybridbench.model.language import LanguageModel
 from hybridbench.record import SizeCheck
-from hybridbench.suite import DECODE_STEP, Case
+from hybridbench.suite.case import Case
+from hybridbench.suite.ops import DECODE_STEP
 from hybridbench.workload import Checker, Prepared, prepare
 from hybridbench.workload.at_size.checker import Known
 
@@ -75,8 +76,17 @@ class Session:
     check_ns: int
 
 
+def device_for(kind: str) -> torch.device:
+    """The first visible device of a kind, ``cpu`` or ``cuda``."""
+    return torch.device("cuda", 0) if kind == "cuda" else torch.device("cpu")
+
+
 def open_session(
-    case: Case, device: torch.device, proofs: Proofs | None, phase: Callable[[str], None] = lambda name: None
+    case: Case,
+    device: torch.device,
+    proofs: Proofs | None,
+    phase: Callable[[str], None] = lambda _name: None,
+    now: Callable[[], int] = time.perf_counter_ns,
 ) -> Session:
     """Makes a case ready.
 
@@ -84,30 +94,31 @@ def open_session(
         proofs: of this process; what this case shows is added. None for a case that another process has checked:
             nothing is verified then, and nobody may time it.
         phase: told what comes next, for whoever waits.
+        now: the clock of building, preparing and checking; ns.
 
     Raises:
         Unsupported: an operation cannot run here as asked; nothing was allocated.
         WrongResult: a kernel, compiled layers or the work at its own size is wrong.
     """
     with side_by_side():  # kernels tune themselves where they are first run, which is here
-        started = time.perf_counter_ns()
+        started = now()
         phase("build")
         resolved = resolve_backends(case)
         model = build_model(case, resolved)
         model.allocate(device, case.execution.seed)
-        built = time.perf_counter_ns()
+        built = now()
 
         checker = None
         if proofs is not None:
             phase("verify")
             proofs.verify(resolved, device)
-            checker = Checker(case, model, resolved, proofs.known)
+            checker = Checker(case, model, resolved, proofs.known, now)
 
         phase("prepare and check")
         work = prepare(case, model, checker)
         if checker is not None and work.verify is not None:
             work.checks.append(work.verify())
-        ended = time.perf_counter_ns()
+        ended = now()
     return Session(
         case,
         resolved,

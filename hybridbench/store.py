@@ -44,14 +44,15 @@ class RecordWriter:
 
     Args:
         folder: where the file goes; made if missing.
+        run_id: of a run that has a name already; else one is made of the time and the process.
 
     Raises:
         BadInput: the folder or the file cannot be made.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, run_id: str | None = None) -> None:
         make_folder(folder)
-        self.run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{os.getpid()}-{secrets.token_hex(2)}"
+        self.run_id = run_id or f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{os.getpid()}-{secrets.token_hex(2)}"
         self.path = folder / f"records-{self.run_id}.jsonl"
         self._written = 0
         try:

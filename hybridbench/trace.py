@@ -26,8 +26,8 @@ from hybridbench.count.replace import replaced
 from hybridbench.model.swap import Function
 from hybridbench.operations import OPERATIONS
 from hybridbench.operations.operation import ATTENTION, CONV, LOSS, MATMUL, OPTIMIZER, REST, SCAN
-from hybridbench.session import Proofs, open_session
-from hybridbench.suite import Case
+from hybridbench.session import Proofs, device_for, open_session
+from hybridbench.suite.case import Case
 
 MEMORY = "memory"
 RANGE = "hybridbench::"
@@ -111,7 +111,7 @@ def trace_case(case: Case, *, steps: int = 5, chrome: Path | None = None) -> Tra
         Unsupported: a backend cannot run here.
         WrongResult: a kernel, or the step at its size, is wrong.
     """
-    device = torch.device("cuda", 0) if case.execution.device == "cuda" else torch.device("cpu")
+    device = device_for(case.execution.device)
     session = open_session(case, device, Proofs())
     work = session.work
     with replaced(session.model, [item.function for item in session.resolved], ranged):

@@ -15,6 +15,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds ``--rewrite-golden``, which writes the files of ``tests/golden/expected`` anew."""
+    parser.addoption("--rewrite-golden", action="store_true", help="Write the golden files anew before comparing.")
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """Restores the number of threads afterwards."""

@@ -21,7 +21,9 @@ from hybridbench.model.mixer import padding
 from hybridbench.operations import OPERATIONS
 from hybridbench.operations.beyond import ran_beyond
 from hybridbench.problem import Problem, of_op, problem_of
-from hybridbench.suite import Case, Sweep, block_ops, block_uses, cases
+from hybridbench.suite.case import Case
+from hybridbench.suite.ops import block_ops, block_uses
+from hybridbench.suite.sweep import Sweep, cases
 
 DECLARED = [declared for row in OPERATIONS.values() for declared in row.by_name.values()]
 """Every backend of every operation."""

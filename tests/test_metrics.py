@@ -23,7 +23,8 @@ from hybridbench.record import (
     Record,
     Status,
 )
-from hybridbench.suite import Case, Sweep, cases
+from hybridbench.suite.case import Case
+from hybridbench.suite.sweep import Sweep, cases
 
 H200 = Environment("NVIDIA H200", "cuda", None, "CPU", 16, None, None, None, "3.12", "Linux", {}, "0", None)
 CPU = replace(H200, device_kind="cpu")

@@ -23,7 +23,8 @@ from hybridbench.arch.scales import SCALES
 from hybridbench.cli.main import main
 from hybridbench.errors import BadInput, HybridbenchError
 from hybridbench.record import Status
-from hybridbench.suite import ENERGY_WINDOW_S, Sampling
+from hybridbench.suite.case import Sampling
+from hybridbench.suite.sweep import ENERGY_WINDOW_S
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

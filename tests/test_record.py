@@ -33,7 +33,8 @@ from hybridbench.record import (
     from_plain,
     to_plain,
 )
-from hybridbench.suite import Case, Execution, Workload
+from hybridbench.suite.case import Case, Execution
+from hybridbench.suite.workloads import Workload
 
 CASE = Case(build_spec("intra", "tiny"), Workload("decode", 4096, 2), Execution("cuda", "bfloat16", "graph", "float32"))
 ENVIRONMENT = Environment(

@@ -16,7 +16,7 @@ import pytest
 from hybridbench.errors import BadInput, BadResults
 from hybridbench.record import SCHEMA, Environment, Record, Status
 from hybridbench.store import RecordWriter, load, newest, recorded
-from hybridbench.suite import Sweep, cases
+from hybridbench.suite.sweep import Sweep, cases
 
 HERE = Environment("CPU", "cpu", None, "CPU", 2, None, None, None, "3.11", "Linux", {}, "0", None)
 CASES = cases(Sweep("decode", arch="transformer,mamba", ctx="1k..2k"), has_gpu=False)

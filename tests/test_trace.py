@@ -15,7 +15,7 @@ from hybridbench.cli.main import main
 from hybridbench.cli.tracing import show
 from hybridbench.count.kernels import longest_first
 from hybridbench.store import load
-from hybridbench.suite import Sweep, cases
+from hybridbench.suite.sweep import Sweep, cases
 from hybridbench.trace import classify, trace_case
 
 RESULTS = Path(__file__).parents[1] / "results" / "nvidia-h200"

@@ -18,7 +18,8 @@ from hybridbench.arch.blocks.ssd_kernels import up
 from hybridbench.arch.model import uses_of
 from hybridbench.arch.reasons import Reason
 from hybridbench.count.ncu import Launch
-from hybridbench.suite import TRAIN, Case
+from hybridbench.suite.case import Case
+from hybridbench.suite.workloads import TRAIN
 
 EQUAL_WIDTHS = "this kernel runs queries and keys as wide as values"
 OWN_TILES = "this kernel's tiles are others than 128 x 128, or its heads padded to 16 channels"

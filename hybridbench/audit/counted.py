@@ -3,9 +3,9 @@
 Whatever is launched under it is slow, so it does nothing that a process without it can do: no operator is counted here,
 and nothing tuned, since what autotuning took before comes with the case.
 
-    ncu --profile-from-start off ... python -m hybridbench.audit.counted CASE.json PID
+    ncu --profile-from-start off ... python -m hybridbench.audit.counted CASE.json
 
-It ends itself when the process PID, which waits for it, is gone: between the two stands the profiler.
+It ends itself when the process that asked for it is gone: between the two stands the profiler.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import torch
 
 from hybridbench.audit.observe import warmed
 from hybridbench.audit.tuned import Taken, take
-from hybridbench.count.processes import end_with
-from hybridbench.suite import Case
+from hybridbench.processes import end_with_starter
+from hybridbench.suite.case import Case
 
 
 def ask(file: Path, case: Case, tuned: Sequence[Taken]) -> None:
@@ -57,5 +57,5 @@ def main(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    end_with(int(sys.argv[2]))
+    end_with_starter()
     main(Path(sys.argv[1]))

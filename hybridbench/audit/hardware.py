@@ -27,7 +27,8 @@ from hybridbench.count.by_operation import REST, Product
 from hybridbench.count.kernels import shortened
 from hybridbench.count.ncu import Launch
 from hybridbench.operations.operation import ATTENTION, CONV, MATMUL, SCAN
-from hybridbench.suite import DECODE, TRAIN, Case
+from hybridbench.suite.case import Case
+from hybridbench.suite.workloads import DECODE, TRAIN
 from hybridbench.trace import classify
 
 EPILOGUE = "vector instructions beside the product"

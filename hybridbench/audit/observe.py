@@ -1,9 +1,9 @@
 """observe: one case built and its eager step seen by both operator counters, with the tiles that autotuning took.
 
 On a GPU that is the work of a process of its own, without a profiler, which compiles and tunes what a later one needs.
-It adds a line of JSON to SEEN after every case, and ends itself when the process PID, which waits for it, is gone.
+It adds a line of JSON to SEEN after every case, and ends itself when the process that started it is gone.
 
-    python -m hybridbench.audit.observe CASES.json SEEN.jsonl PID
+    python -m hybridbench.audit.observe CASES.json SEEN.jsonl
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from hybridbench.count.by_operation import (
     is_one_pass,
     operation_of,
 )
-from hybridbench.count.processes import end_with
 from hybridbench.errors import DeviceFault, HybridbenchError
 from hybridbench.kernels.tuning import side_by_side
 from hybridbench.model.build import Resolved
-from hybridbench.session import Proofs, Session, open_session
-from hybridbench.suite import Case
+from hybridbench.processes import end_with_starter
+from hybridbench.session import Proofs, Session, device_for, open_session
+from hybridbench.suite.case import Case
 
 WARMUPS = 2
 _SCAN_MODULES = ("ssd_bmm", "ssd_chunk_state", "ssd_chunk_scan", "ssd_combined")
@@ -94,7 +94,7 @@ def warmed(case: Case, proofs: Proofs | None) -> Session:
         Unsupported: a backend cannot run here.
         WrongResult: a kernel, or the step at its size, is wrong.
     """
-    device = torch.device("cuda", 0) if case.execution.device == "cuda" else torch.device("cpu")
+    device = device_for(case.execution.device)
     with side_by_side():  # without proofs, kernels tune themselves in these steps
         session = open_session(case, device, proofs)
         if device.type == "cuda":
@@ -176,5 +176,5 @@ def main(cases: Path, seen: Path) -> None:
 
 
 if __name__ == "__main__":
-    end_with(int(sys.argv[3]))
+    end_with_starter()
     main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -6,7 +6,6 @@ A process that ends early costs the case that it was at, and another takes the n
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -14,8 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hybridbench.audit.observe import Observation
-from hybridbench.count.processes import last_line, run_program
-from hybridbench.suite import Case
+from hybridbench.processes import last_line, run_program
+from hybridbench.suite.case import Case
 
 Progress = Callable[[str], object]
 
@@ -49,8 +48,8 @@ class Session:
 
     @staticmethod
     def program(module: str, *files: Path) -> list[str]:
-        """The command of one of this package's programs, which ends itself when this process is gone."""
-        return [sys.executable, "-m", f"hybridbench.audit.{module}", *map(str, files), str(os.getpid())]
+        """The command of one of this package's programs, which ends itself when the process that started it is gone."""
+        return [sys.executable, "-m", f"hybridbench.audit.{module}", *map(str, files)]
 
 
 def observe_all(session: Session, found: list[Observation]) -> None:

@@ -19,7 +19,8 @@ from hybridbench.kernels.attention.blocks import query_blocks
 from hybridbench.kernels.attention.reference import SCORE_ELEMENTS
 from hybridbench.kernels.plain import CHUNK_ELEMENTS
 from hybridbench.model.build import Resolved
-from hybridbench.suite import DECODE, PREFILL, TRAIN, Case
+from hybridbench.suite.case import Case
+from hybridbench.suite.workloads import DECODE, PREFILL, TRAIN
 
 MASK = "causality: every query counted against every key it is multiplied with"
 PADDED = "padding to whole chunks"

@@ -17,9 +17,9 @@ from hybridbench.audit.on_gpu import Progress, Session, observe_all
 from hybridbench.audit.profiling import Kernels, count_all
 from hybridbench.audit.views import FVCORE, GPU, TORCH, Audit, View, closed_forms
 from hybridbench.errors import Unsupported
-from hybridbench.runner import terminable
+from hybridbench.processes import terminable
 from hybridbench.session import Proofs
-from hybridbench.suite import Case
+from hybridbench.suite.case import Case
 
 NO_GPU = "no GPU, so there are no counters of the hardware's own"
 NOT_ASKED = "the GPU's counters were not asked for"

@@ -10,7 +10,7 @@ from hybridbench.arch.block import Convention
 from hybridbench.arch.operations import operations, reasons
 from hybridbench.arch.reasons import Reason
 from hybridbench.errors import BadInput
-from hybridbench.suite import Case
+from hybridbench.suite.case import Case
 
 EXACT, PAPER, HARDWARE = (convention.value for convention in Convention)
 TORCH, FVCORE, GPU = "torch", "fvcore", "gpu"

@@ -9,15 +9,19 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from hybridbench.cli.measuring import check_installed, needs_gpu
+from hybridbench.cli.measuring import check_backends, needs_gpu
 from hybridbench.cli.options import execution_options, model_options, out_options, parse_backends
 from hybridbench.errors import BadInput, unknown_name
 from hybridbench.machine import alike_gpus, visible_gpus
-from hybridbench.suite import ALL_ARCHS, EAGER, PHASES, TRAIN, Case, Sweep, cases, check_backends_used
+from hybridbench.suite.case import EAGER, Case
+from hybridbench.suite.models import ALL_ARCHS
+from hybridbench.suite.ops import check_backends_used
+from hybridbench.suite.sweep import Sweep, cases
+from hybridbench.suite.workloads import TRAIN, one_pass
 
 
 @click.command(short_help="Count a step's FLOPs six ways, and say why they differ.")
-@click.option("--workload", default=TRAIN, show_default=True, help=f"{', '.join(PHASES)}; lists too.")
+@click.option("--workload", default=TRAIN, show_default=True, help=f"{', '.join(one_pass())}; lists too.")
 @model_options(arch=None)
 @execution_options
 @click.option("--no-counters", is_flag=True, help="On a GPU: without Nsight Compute.")
@@ -50,7 +54,7 @@ def audit(
     gpus = visible_gpus()
     planned = _cases(workload, parse_backends(backend), bool(gpus), **options)
     needs_gpu(planned, gpus)
-    check_installed(planned)
+    check_backends(planned)
     if limit_s <= 0:
         raise BadInput(f"--limit {limit_s:g} leaves no time to count: give more than 0.")
     from hybridbench.audit.run import Interrupted
@@ -96,8 +100,8 @@ def _cases(workload: str, backends: dict[str, str], has_gpu: bool, **options: An
     """
     kinds = [kind.strip() for kind in workload.split(",")]
     for kind in kinds:
-        if kind not in PHASES:
-            raise unknown_name("workload", kind, PHASES)
+        if kind not in one_pass():
+            raise unknown_name("workload", kind, one_pass())
     if options["mode"] not in (None, EAGER):
         raise BadInput(f"--mode {options['mode']}: operator counters see an eager step only; leave it out.")
     if options["arch"] is None:

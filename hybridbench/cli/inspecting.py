@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,19 +14,16 @@ from rich.text import Text
 
 from hybridbench import __version__, units
 from hybridbench.arch.families import ARCHS, PAPER_STACKS, RECIPES, build_spec
-from hybridbench.arch.kinds import FEED_FORWARD, RUNNING
 from hybridbench.arch.model import cost, params
 from hybridbench.arch.presets import PRESETS, preset_spec
 from hybridbench.arch.scales import SCALES
 from hybridbench.cli.options import execution_options, model_options, parse_backends, refuse_idle
-from hybridbench.errors import Unsupported
 from hybridbench.machine import visible_gpus
-from hybridbench.problem import Problem, of_op, problem_of
-from hybridbench.suite import DECODE, TRAIN, WORKLOADS, Sweep, block_ops, block_uses, cases, check_backends_used
+from hybridbench.suite.ops import check_backends_used
+from hybridbench.suite.sweep import Sweep, cases
+from hybridbench.suite.workloads import DECODE, WORKLOADS
 
 if TYPE_CHECKING:
-    from hybridbench.model.build import Resolved
-    from hybridbench.operations.operation import Declared
     from hybridbench.record import Ceilings, Environment
 
 ABOUT = {
@@ -66,23 +62,30 @@ def archs(as_json: bool) -> None:
         return
     console = Console()
     for arch in ARCHS:
-        console.print(f"[bold]{arch}[/bold]  {ABOUT[arch]}", highlight=False)
-        grid = Table(box=None, padding=(0, 1), pad_edge=False)
-        for heading in ("  scale", "model", "params"):
-            grid.add_column(heading, no_wrap=True, justify="right" if heading == "params" else "left")
-        grid.add_column("pattern", overflow="fold")
-        for row in rows:
-            if row["arch"] == arch:
-                grid.add_row(f"  {row['scale']}", row["label"], units.format_params(row["params"]), row["pattern"])
-        console.print(grid)
-        ratios_at = {row["scale"]: row["published_ratios"] for row in rows if row["arch"] == arch}
-        listed = "; ".join(f"{scale} {', '.join(ratios)}" for scale, ratios in ratios_at.items() if ratios)
-        if listed:
-            console.print(f"  ratios the paper lists: {listed}", highlight=False)
-        console.print()
+        _show_arch(arch, [row for row in rows if row["arch"] == arch], console)
     console.print("[bold]recipes[/bold] for intra blocks (--recipe)")
     for name, recipe in RECIPES.items():
         console.print(f"  {name:<17}{recipe.about}", highlight=False)
+    _show_models(models, console)
+
+
+def _show_arch(arch: str, rows: list[dict[str, Any]], console: Console) -> None:
+    console.print(f"[bold]{arch}[/bold]  {ABOUT[arch]}", highlight=False)
+    grid = Table(box=None, padding=(0, 1), pad_edge=False)
+    for heading in ("  scale", "model", "params"):
+        grid.add_column(heading, no_wrap=True, justify="right" if heading == "params" else "left")
+    grid.add_column("pattern", overflow="fold")
+    for row in rows:
+        grid.add_row(f"  {row['scale']}", row["label"], units.format_params(row["params"]), row["pattern"])
+    console.print(grid)
+    ratios_at = {row["scale"]: row["published_ratios"] for row in rows}
+    listed = "; ".join(f"{scale} {', '.join(ratios)}" for scale, ratios in ratios_at.items() if ratios)
+    if listed:
+        console.print(f"  ratios the paper lists: {listed}", highlight=False)
+    console.print()
+
+
+def _show_models(models: list[dict[str, Any]], console: Console) -> None:
     console.print("\n[bold]models[/bold] that hybridbench cost knows by name (--model)")
     grid = Table(box=None, padding=(0, 1), pad_edge=False)
     for heading in ("  name", "params", "active"):
@@ -136,42 +139,14 @@ def backends(as_json: bool, explain: bool, workload: str, backend: tuple[str, ..
         _explain(Sweep(workload, backends=parse_backends(backend), **options), as_json)
         return
     refuse_idle("--explain", "workload", "backend", *options)
-    import torch
+    from hybridbench.backends import every_backend
 
-    from hybridbench.kernels import available
-    from hybridbench.kernels import backends as backends_of
-    from hybridbench.operations import OPERATIONS
-
-    at_1b = _problems_at_1b()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = "bfloat16" if device == "cuda" else "float32"
-    heads = Problem(device, dtype, head_dim=64, n_heads=32, n_kv_heads=8)
-    typical = replace(heads, d_state=128, n_angles=32, chunk_size=256, d_conv=4)
-    rows: list[dict[str, Any]] = []
-    for op, operation in OPERATIONS.items():
-        order = operation.order[device]
-        # a chunk of Mamba-2 is longer than the kernels of the delta rules and of Mamba-3 take
-        chunk = next((problem.chunk_size for problem in at_1b.get(op, [])), typical.chunk_size)
-        asked = replace(typical, chunk_size=chunk)
-        for name, kernel in backends_of(op).items():
-            reason = available(kernel, asked)
-            rows.append(
-                {
-                    "op": op,
-                    "backend": name,
-                    "package": kernel.package,
-                    "version": kernel.version,
-                    "runs_here": reason is None,
-                    "auto_rank": order.index(name) + 1 if name in order else None,
-                    "reason": reason,
-                    "right_up_to": _right_up_to(kernel, at_1b.get(op, [])),
-                }
-            )
+    device, rows = every_backend()
     if as_json:
         click.echo(json.dumps({"device": device, "backends": rows}))
         return
     console = Console(highlight=False)
-    for op in OPERATIONS:
+    for op in dict.fromkeys(row["op"] for row in rows):
         console.print(op, style="bold")
         for row in (row for row in rows if row["op"] == op):
             console.print(_backend_line(row))
@@ -187,20 +162,12 @@ def backends(as_json: bool, explain: bool, workload: str, backend: tuple[str, ..
 
 def _explain(sweep: Sweep, as_json: bool) -> None:
     """What each operation of a sweep's cases runs with here, and why."""
-    from hybridbench.cli.measuring import check_names
-    from hybridbench.model.build import resolve_backends
+    from hybridbench.backends import check_names, explain
 
     planned = cases(sweep, has_gpu=bool(visible_gpus()))
     check_backends_used(sweep.backends, planned)
     check_names(planned)
-    explained: list[dict[str, Any]] = []
-    for case in planned:
-        entry: dict[str, Any] = {"key": case.key, "case": case.label, "device": case.execution.device}
-        try:
-            entry["operations"] = [_explained(item) for item in resolve_backends(case)]
-        except Unsupported as reason:
-            entry |= {"operations": [], "unsupported": str(reason)}
-        explained.append(entry)
+    explained = [explain(case) for case in planned]
     if as_json:
         click.echo(json.dumps({"cases": explained}))
         return
@@ -216,47 +183,6 @@ def _explain(sweep: Sweep, as_json: bool) -> None:
                 None, (row["why"], *(f"not {over['candidate']}: {over['reason']}" for over in row["passed_over"]))
             ):
                 console.print(Text(f"      {words}", style="dim"))
-
-
-def _explained(item: Resolved) -> dict[str, Any]:
-    """One operation of a case: what was asked, what runs, and why."""
-    return {
-        "op": item.op,
-        "block": item.block.kind if item.block else None,
-        "uses": item.uses,
-        "asked": item.asked,
-        "runs": item.backend.ran,
-        "why": item.choice.why,
-        "passed_over": [{"candidate": name, "reason": reason} for name, reason in item.choice.passed_over],
-    }
-
-
-def _problems_at_1b() -> dict[str, list[Problem]]:
-    """What each operation of a mixer is asked for at 1B on a GPU, in training and in a decode step of 4 x 8k."""
-    asked: dict[str, list[Problem]] = {}
-    for kind in (TRAIN, DECODE):
-        step = kind == DECODE
-        for symbol in (letter for letter in RUNNING if letter not in FEED_FORWARD):
-            sweep = Sweep(kind, pattern=f"{symbol}-", scale="1b", ctx="8k", batch="4", device="cuda")
-            (case,) = cases(sweep, has_gpu=True)
-            for block, borrows in block_uses(case.model):
-                for op in block_ops(block, borrows)[step]:
-                    asked.setdefault(op, []).append(of_op(op, problem_of(block, case, borrows), case, step=step))
-    return asked
-
-
-def _right_up_to(backend: Declared, asked: list[Problem]) -> list[str]:
-    """Up to which size a backend is right, one sentence for each tensor that may limit it: of the widest problem."""
-    from hybridbench.limits import tightest
-
-    if backend.wide:
-        return ["right at any size: its offsets have 64 bits"]
-    widest: dict[str, tuple[int, str]] = {}
-    for problem in asked:
-        if limit := tightest(backend.limits, problem):
-            found = (limit.elements(problem), f"right up to {limit.in_words(problem)}")
-            widest[limit.what] = max(widest.get(limit.what, found), found)
-    return [words for _, words in widest.values()]
 
 
 def _backend_line(row: dict[str, Any]) -> Text:

@@ -14,7 +14,7 @@ from rich.console import Console
 from hybridbench import __version__
 from hybridbench.cli.auditing import audit
 from hybridbench.cli.inspecting import archs, backends, doctor
-from hybridbench.cli.measuring import decode, generate, prefill, run, train_throughput
+from hybridbench.cli.measuring import OF_WORKLOADS, run
 from hybridbench.cli.planning import cache, crossover, fit, price
 from hybridbench.cli.predicting import cost
 from hybridbench.cli.quickstart import quickstart
@@ -26,11 +26,12 @@ from hybridbench.errors import HybridbenchError
 class Cli(click.Group):
     """Prints errors raised on purpose as a sentence, without a traceback; exit code 2 for bad input."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, _ctx: click.Context) -> list[str]:
         """In the order people need them, not by the alphabet."""
         return list(self.commands)
 
     def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command; an error raised on purpose becomes a sentence and an exit code."""
         try:
             return super().invoke(ctx)
         except HybridbenchError as exc:
@@ -41,21 +42,24 @@ class Cli(click.Group):
             ctx.exit(130)
 
 
-@click.group(cls=Cli, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+ABOUT = """Benchmark and predict hybrid language models: attention, state-space layers, and mixes of both.
+
+\b
+hybridbench cost --scale 1b --ctx 4k..128k      what each architecture must cost; needs no GPU
+hybridbench decode --ctx 4k..128k               what decoding takes here, beside its floor
+hybridbench quickstart                          a bit of everything, in a minute
+"""
+
+
+@click.group(cls=Cli, help=ABOUT, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="hybridbench")
 def main() -> None:
-    """Benchmark and predict hybrid language models: attention, state-space layers, and mixes of both.
-
-    \b
-    hybridbench cost --scale 1b --ctx 4k..128k      what each architecture must cost; needs no GPU
-    hybridbench decode --ctx 4k..128k               what decoding takes here, beside its floor
-    hybridbench quickstart                          a bit of everything, in a minute
-    """
+    """The command itself: what it does is in its subcommands."""
 
 
 for command in (
     *(quickstart, cost, cache, fit, price, crossover),
-    *(train_throughput, prefill, decode, generate, run, report),
+    *(*OF_WORKLOADS, run, report),
     *(trace, audit, archs, backends, doctor),
 ):
     main.add_command(command)

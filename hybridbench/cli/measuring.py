@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -24,76 +23,56 @@ from hybridbench.cli.options import (
 from hybridbench.errors import BadInput, HybridbenchError
 from hybridbench.machine import visible_gpus
 from hybridbench.record import Record, Status
-from hybridbench.suite import (
-    DECODE,
-    GENERATE,
-    PREFILL,
-    TRAIN,
-    Case,
-    Sweep,
-    as_published,
-    cases,
-    check_backends_used,
-    load_suite,
-)
+from hybridbench.suite.case import Case
+from hybridbench.suite.file import as_published, load_suite
+from hybridbench.suite.ops import check_backends_used
+from hybridbench.suite.sweep import Sweep, cases
+from hybridbench.suite.workloads import WORKLOADS, Row
 
 RESULTS = Path("results/local")
 
 
-def _command(kind: str, name: str, short: str, about: str) -> click.Command:
+def _command(row: Row) -> click.Command:
     """A command that sweeps one workload."""
 
-    @click.command(name, help=about, short_help=short)
+    @click.command(row.command, help=row.about, short_help=row.short)
     @model_options()
     @run_options
     @out_options
     def command(
         *, backend: tuple[str, ...], as_json: bool, out: Path | None, resume: bool, dry_run: bool, **options: Any
     ) -> None:
-        sweep = Sweep(workload=kind, backends=parse_backends(backend), **options)
+        sweep = Sweep(workload=row.name, backends=parse_backends(backend), **options)
         gpus = visible_gpus()
         planned = cases(sweep, has_gpu=bool(gpus))
         check_backends_used(sweep.backends, planned)
-        check_installed(planned)
-        measure_cases(planned, name, gpus, as_json=as_json, out=out, resume=resume, dry_run=dry_run)
+        check_backends(planned)
+        measure_cases(planned, row.command, gpus, as_json=as_json, out=out, resume=resume, dry_run=dry_run)
 
+    command.params += _options_of(row)
     return command
 
 
-train_throughput = _command(
-    TRAIN,
-    "train-throughput",
-    "Time training steps.",
-    "Training steps: forward, loss, backward and AdamW over sequences of --ctx tokens.",
-)
-prefill = _command(
-    PREFILL,
-    "prefill",
-    "Time the prefill of a prompt.",
-    "Prefill of a prompt of --ctx tokens: time to first token. Only the last position meets the head.",
-)
-decode = _command(
-    DECODE,
-    "decode",
-    "Time decode steps at a fixed depth.",
-    "Decode steps at a fixed depth: --ctx tokens are cached and one token per sequence is decoded, again and again at "
-    "the same depth. On a GPU a step is one replay of a captured CUDA graph.",
-)
-generate = _command(
-    GENERATE,
-    "generate",
-    "Time whole generations, as the paper does.",
-    "Whole generations: a prompt of --prompt tokens, then token by token to --ctx tokens in all, as the paper measures "
-    "decoding.",
-)
+def _options_of(row: Row) -> list[click.Parameter]:
+    """The options that only some workloads have."""
+    options: list[click.Parameter] = []
+    if row.prompted:
+        options += [
+            click.Option(["--prompt"], type=int, default=512, show_default=True, help="Prompt tokens of a generation."),
+            click.Option(
+                ["--depths"], type=int, help="Time steps at so many depths (odd, from 3) and integrate over them."
+            ),
+        ]
+    if row.trains:
+        options.append(checkpoint_option())
+    if row.decodes:
+        options.append(click.Option(["--as-published"], is_flag=True, help=AS_PUBLISHED_HELP))
+    return options
+
+
 AS_PUBLISHED_HELP = "Attention eager with a growing cache, the rest in CUDA graphs, as the paper's figures suggest."
-generate.params += [
-    click.Option(["--prompt"], type=int, default=512, show_default=True, help="Prompt tokens of a generation."),
-    click.Option(["--depths"], type=int, help="Time steps at so many depths (odd, from 3) and integrate over them."),
-]
-train_throughput.params.append(checkpoint_option())
-for _command_with_decoding in (decode, generate):
-    _command_with_decoding.params.append(click.Option(["--as-published"], is_flag=True, help=AS_PUBLISHED_HELP))
+OF_WORKLOADS = [_command(row) for row in WORKLOADS.values()]
+"""A command for each workload, in the table's order."""
 
 
 @click.command(short_help="Run a suite of cases.")
@@ -107,44 +86,20 @@ def run(suite: Path, resume: bool, dry_run: bool, published: bool, as_json: bool
     gpus = visible_gpus()
     loaded = as_published(load_suite(suite)) if published else load_suite(suite)
     planned = loaded.cases(has_gpu=bool(gpus))
-    check_names(planned)
+    check_backends(planned, installed=False)
     measure_cases(planned, loaded.name, gpus, as_json=as_json, out=out, resume=resume, dry_run=dry_run)
 
 
-def check_names(planned: Sequence[Case]) -> None:
-    """Refuses names of backends that do not exist.
+def check_backends(planned: Sequence[Case], *, installed: bool = True) -> None:
+    """Backends that cases name exist, and are installed; only where one is named is torch imported to look.
 
     Raises:
-        BadInput: with the nearest name.
+        BadInput: an unknown name, or why it cannot run here.
     """
-    asked = {pair for case in planned for pair in case.execution.backends.items()}
-    if not asked:
-        return
-    from hybridbench.kernels.resolver import by_path, named_backends
+    if any(case.execution.backends for case in planned):
+        from hybridbench.backends import check_installed, check_names
 
-    for op, name in sorted(asked):
-        if name not in named_backends(op, name) and name != "auto":
-            by_path(op, name)
-
-
-def check_installed(planned: Sequence[Case]) -> None:
-    """A backend named on the command line that is not installed is a mistake, found before anything runs.
-
-    Raises:
-        BadInput: with the reason and the install command, or an unknown name.
-    """
-    check_names(planned)
-    asked = {pair for case in planned for pair in case.execution.backends.items() if ":" not in pair[1]}
-    if not asked:
-        return
-    from hybridbench.kernels import Problem, available, backends
-
-    for op, name in sorted(asked):
-        if reason := available(backends(op)[name]):
-            on_gpu = any(case.execution.device == "cuda" for case in planned)
-            if refused := None if on_gpu else backends(op)[name].refuses(Problem("cpu", "float32")):
-                reason = f"{refused}; besides, {reason}"
-            raise BadInput(f"backend {op}={name} cannot run here: {reason}.")
+        check_installed(planned) if installed else check_names(planned)
 
 
 def needs_gpu(planned: Sequence[Case], gpus: Sequence[str]) -> None:
@@ -179,21 +134,20 @@ def measure_cases(
     needs_gpu(planned, gpus)
     if resume and out is None:
         raise BadInput("--resume without -o: name the folder to go on with, such as -o results/local/decode.")
+    from hybridbench.resume import left_of
     from hybridbench.store import recorded
 
     folder = out or RESULTS / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     stored = recorded(folder) if resume else {}
-    done = {key for key, record in stored.items() if not _again(record, planned)}
-    todo = [case for case in planned if case.key not in done]
-    if done:
-        known = len(planned) - len(todo)
-        console.print(f"{known} of {len(planned)} cases are recorded in {folder}; {len(todo)} to run.")
-    samplings = {record.case.sampling for key, record in stored.items() if key in done}
-    alike = [case for case in todo if any(replace(case, sampling=other).key in done for other in samplings)]
-    if alike:
-        console.print(f"{len(alike)} of those to run are recorded with other sampling (as by another --max-time).")
-    records, failure = _run(todo, len(planned), folder, gpus, console) if todo else ([], None)
+    left = left_of(planned, stored)
+    if left.done:
+        known = len(planned) - len(left.todo)
+        console.print(f"{known} of {len(planned)} cases are recorded in {folder}; {len(left.todo)} to run.")
+    if left.sampled_otherwise:
+        alike = left.sampled_otherwise
+        console.print(f"{alike} of those to run are recorded with other sampling (as by another --max-time).")
+    records, failure = _run(left.todo, len(planned), folder, gpus, console) if left.todo else ([], None)
     kept = _recorded(folder, records, console) if records or stored else records
     if resume and len(records) < len(planned):
         wanted = {case.key for case in planned}
@@ -205,13 +159,6 @@ def measure_cases(
     if not any(record.status is Status.OK for record in records):
         click.get_current_context().exit(1)
     return records
-
-
-def _again(record: Record, planned: Sequence[Case]) -> bool:
-    """Whether a recorded case is worth another try: it ran out of time, and is given more now."""
-    if record.status is not Status.TIMED_OUT:
-        return False
-    return any(case.key == record.case.key and case.limit_s > record.case.limit_s for case in planned)
 
 
 def _report(

@@ -18,7 +18,8 @@ from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.scales import SCALES
 from hybridbench.errors import BadInput
 from hybridbench.predict.match import BUDGETS, SIDES, TOLERANCE, matched, named_spec, names_scale
-from hybridbench.suite import ALL_ARCHS, CHECKPOINTS
+from hybridbench.suite.case import CHECKPOINTS
+from hybridbench.suite.models import ALL_ARCHS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -66,6 +67,11 @@ class GivenPath(click.Path):
         super().__init__(path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path.
+
+        Raises:
+            BadInput: it is empty.
+        """
         if value == "" and param is not None:
             raise BadInput(f"{max(param.opts, key=len)} is empty: give a path, or leave it out.")
         return super().convert(value, param, ctx)

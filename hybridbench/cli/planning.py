@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -25,23 +24,27 @@ from hybridbench.cli.options import (
     refuse_idle,
 )
 from hybridbench.cli.predicting import chosen_specs
-from hybridbench.errors import BadInput, HybridbenchError, unknown_name
+from hybridbench.errors import BadInput, unknown_name
 from hybridbench.machine import PEAKS, Peak, find_gpu, find_gpus, find_peak, visible_gpus
-from hybridbench.suite import CHECKPOINTS, DECODE, EAGER, GRAPH, PHASES, TRAIN, Case, Execution, Sampling, Workload
+from hybridbench.suite.case import CHECKPOINTS, DEVICES, Execution
+from hybridbench.suite.sweep import check_checkpoint, default_mode
+from hybridbench.suite.workloads import DECODE, Workload, one_pass, workload_row
+
+if TYPE_CHECKING:
+    from hybridbench.predict.crossover import Search, Stretch
+    from hybridbench.searches import Measure
+    from hybridbench.store import RecordWriter
 
 RESULTS = Path("results/local")
-PROBE = Sampling(warmup_max_s=0.0, warmup_min_steps=1, min_samples=1, max_samples=1, max_time_s=1.0, insist=True)
-"""One step and one sample: whether it runs is the question."""
-
 _gpu_help = f"{', '.join(peak.aliases[0] for peak in PEAKS)}; lists too, or all."
-_workload = click.option("--workload", default=DECODE, show_default=True, help=f"{', '.join(PHASES)}.")
+_workload = click.option("--workload", default=DECODE, show_default=True, help=f"{', '.join(one_pass())}.")
 _dtype = click.option("--dtype", default="bfloat16", show_default=True, help="Of weights, activations and caches.")
 _state_dtype = click.option("--state-dtype", help="Of the SSM state.  [as --dtype]")
 
 
 def _check_names(workload: str | None, *dtypes: str | None) -> None:
-    if workload is not None and workload not in PHASES:
-        raise unknown_name("workload", workload, PHASES)
+    if workload is not None and workload not in one_pass():
+        raise unknown_name("workload", workload, one_pass())
     for name in dtypes:
         if name is not None and name not in DTYPE_BYTES:
             raise unknown_name("dtype", name, DTYPE_BYTES)
@@ -163,14 +166,13 @@ def fit(
     Nothing is run unless --verify is given, and no GPU is needed.
     """
     from hybridbench.predict.fit import largest_fit
-    from hybridbench.report.plans import Verified, fit_row, fit_table
+    from hybridbench.report.plans import fit_row, fit_table
     from hybridbench.report.tables import print_table
+    from hybridbench.searches import Stopped, Verified, verify_fit
+    from hybridbench.store import RecordWriter
 
     _check_names(workload, dtype, state_dtype)
-    if checkpoint not in CHECKPOINTS:
-        raise unknown_name("checkpoint", checkpoint, CHECKPOINTS)
-    if checkpoint != "none" and workload != TRAIN:
-        raise BadInput(f"--checkpoint {checkpoint} for {workload}: only training keeps activations; leave it out.")
+    check_checkpoint(checkpoint, workload_row(workload), "--checkpoint")
     if not verify:
         refuse_idle("--verify", "out", "limit_s")
     if verify and ctx is not None and batch is not None:
@@ -194,13 +196,13 @@ def fit(
     found: list[Verified | None] = [None] * len(fits)
     stopped: KeyboardInterrupt | None = None
     if verify:
-        folder = out or RESULTS / f"fit-{datetime.now():%Y%m%d-%H%M%S}"
         execution = _execution("cuda", dtype, state_dtype, workload, checkpoint)
-        try:
-            for place, one in enumerate(fits):
-                found[place] = _verified(one, execution, here, folder, limit_s)
-        except Stopped as exc:
-            found[place], stopped = exc.found, exc
+        with RecordWriter(out or RESULTS / f"fit-{datetime.now():%Y%m%d-%H%M%S}") as writer:
+            try:
+                for place, one in enumerate(fits):
+                    found[place] = verify_fit(one, execution, _measure(writer, here), limit_s=limit_s, tell=_told())
+            except Stopped as exc:
+                found[place], stopped = exc.found, exc
     if as_json:
         rows = [fit_row(one, seen) for one, seen in zip(fits, found, strict=True)]
         click.echo(json.dumps({"rows": rows, "matches": notes}))
@@ -211,18 +213,6 @@ def fit(
         print_table(table, Console())
     if stopped:
         raise stopped
-
-
-class Stopped(KeyboardInterrupt):
-    """Ctrl-C during trials.
-
-    Attributes:
-        found: ``report.plans.Verified``, what they had shown by then; None before the first had ended.
-    """
-
-    def __init__(self, found: Any) -> None:
-        super().__init__()
-        self.found = found
 
 
 def _fit_gpus(gpu: str | None, verify: bool, here: Sequence[str]) -> list[Peak]:
@@ -246,57 +236,20 @@ def _device_name() -> str:
 
 
 def _execution(device: str, dtype: str, state_dtype: str | None, kind: str, checkpoint: str = "none") -> Execution:
-    mode = GRAPH if device == "cuda" and kind == DECODE else EAGER
-    return Execution(device, dtype, mode, state_dtype, checkpoint=checkpoint)
+    return Execution(device, dtype, default_mode(workload_row(kind), device), state_dtype, checkpoint=checkpoint)
 
 
-def _verified(fit_: Any, execution: Execution, gpus: Sequence[str], folder: Path, limit_s: float) -> Any:
-    """The true boundary of one fit: trials in worker processes, from the prediction outwards and then by halves."""
-    from hybridbench.predict.fit import LARGEST_BATCH, LONGEST_CONTEXT, find_boundary
-    from hybridbench.record import Status
-    from hybridbench.report.plans import Verified
+def _measure(writer: RecordWriter, gpus: Sequence[str]) -> Measure:
+    """Cases run in worker processes, on the first GPU where there are several."""
     from hybridbench.runner import run_sweep
-    from hybridbench.store import RecordWriter
 
-    if fit_.unlimited:
-        return None
+    return lambda cases: run_sweep(cases, writer, gpus=gpus[:1])
+
+
+def _told() -> Callable[[str], None]:
+    """Where searches say what they do."""
     console = Console(stderr=True, soft_wrap=True, highlight=False)
-    peaks: dict[int, int | None] = {}
-
-    with RecordWriter(folder) as writer:
-
-        def trial(value: int) -> bool:
-            case = Case(
-                fit_.spec, replace(fit_.workload, **{fit_.solved: value}), execution, sampling=PROBE, limit_s=limit_s
-            )
-            (record,) = run_sweep([case], writer, gpus=gpus[:1])
-            if record.status not in (Status.OK, Status.OOM):
-                raise HybridbenchError(
-                    f"{case.label} ended as {record.status.value.replace('_', ' ')}, which says nothing about memory: "
-                    f"{record.message}"
-                )
-            ok = record.observed is not None
-            peaks[value] = record.observed.memory.peak_allocated_bytes if record.observed else None
-            console.print(f"{case.label}: {'runs' if ok else 'does not fit'}", markup=False)
-            return ok
-
-        context = fit_.solved == "context"
-        guess = getattr(fit_.workload, fit_.solved)
-        try:
-            worked, failed = find_boundary(
-                trial,
-                guess,
-                step=max(1, 2 ** max(0, guess.bit_length() - 8)) if context else 1,
-                resolution=0.01 if context else 0.0,
-                end=LONGEST_CONTEXT if context else LARGEST_BATCH,
-            )
-        except KeyboardInterrupt:
-            ran = [value for value, peak in peaks.items() if peak is not None]
-            rest = [value for value, peak in peaks.items() if peak is None]
-            best = max(ran, default=0)
-            seen = Verified(best, min(rest, default=None), peaks.get(best), len(peaks), stopped=True)
-            raise Stopped(seen if peaks else None) from None
-    return Verified(worked, failed, peaks.get(worked), len(peaks))
+    return lambda line: console.print(line, markup=False)
 
 
 @click.command(short_help="From which context on one model has less than another.")
@@ -343,7 +296,7 @@ def crossover(
     """
     from hybridbench.predict.crossover import LONGEST, lines, stretches
     from hybridbench.predict.match import named_spec
-    from hybridbench.report.plans import crossover_sentence, crossover_table, pair_names, search_table
+    from hybridbench.report.plans import crossover_table, search_table
     from hybridbench.report.tables import print_table
 
     _check_names(None, dtype, state_dtype)
@@ -374,35 +327,43 @@ def crossover(
             if not as_json:
                 print_table(crossover_table(pair, metric, about, found, None), console)
             raise
-    names = pair_names(pair)
     if as_json:
-        body: dict[str, Any] = {
-            "metric": metric,
-            "models": [spec.to_dict() for spec in pair],
-            "stretches": [
-                {"first": one.first, "last": one.last, "less": None if one.less is None else "ab"[one.less]}
-                for one in found
-            ],
-            "sentence": crossover_sentence(names, found),
-        }
-        if search is not None:
-            body["measured"] = {
-                "interval": search.interval,
-                "seen": [
-                    {
-                        "context": seen.context,
-                        "a_step_s": seen.intervals[0],
-                        "b_step_s": seen.intervals[1],
-                        "faster": None if seen.less is None else "ab"[seen.less],
-                    }
-                    for seen in search.seen
-                ],
-            }
-        click.echo(json.dumps(body))
+        click.echo(json.dumps(_crossover_document(pair, metric, found, search)))
         return
     print_table(crossover_table(pair, metric, about, found, search), console)
     if search is not None:
         print_table(search_table(pair, search, on), console)
+
+
+def _crossover_document(
+    pair: tuple[ModelSpec, ModelSpec], metric: str, found: Sequence[Stretch], search: Search | None
+) -> dict[str, Any]:
+    """The crossings as one JSON document; models are called a and b."""
+    from hybridbench.report.plans import crossover_sentence, pair_names
+
+    def named(model: int | None) -> str | None:
+        return None if model is None else "ab"[model]
+
+    body: dict[str, Any] = {
+        "metric": metric,
+        "models": [spec.to_dict() for spec in pair],
+        "stretches": [{"first": one.first, "last": one.last, "less": named(one.less)} for one in found],
+        "sentence": crossover_sentence(pair_names(pair), found),
+    }
+    if search is not None:
+        body["measured"] = {
+            "interval": search.interval,
+            "seen": [
+                {
+                    "context": seen.context,
+                    "a_step_s": seen.intervals[0],
+                    "b_step_s": seen.intervals[1],
+                    "faster": named(seen.less),
+                }
+                for seen in search.seen
+            ],
+        }
+    return body
 
 
 def _search(
@@ -416,13 +377,14 @@ def _search(
     max_time_s: float,
     trials: int,
     out: Path | None,
-) -> tuple[Any, str]:
-    """The measured crossing and what it was measured on: both models' steps at one context after the other, in worker
-    processes."""
-    from hybridbench.metrics import value
-    from hybridbench.predict.crossover import WORKLOAD_OF, Interval, search
-    from hybridbench.record import Status
-    from hybridbench.runner import run_sweep
+) -> tuple[Search, str]:
+    """The measured crossing and what it was measured on.
+
+    Raises:
+        BadInput: options that leave nothing to search, or a device that is not here.
+    """
+    from hybridbench.predict.crossover import WORKLOAD_OF
+    from hybridbench.searches import measure_crossing
     from hybridbench.store import RecordWriter
 
     if metric not in WORKLOAD_OF:
@@ -437,42 +399,26 @@ def _search(
         raise BadInput(f"max-time {max_time_s:g} s leaves no time to sample: give more than 0.")
     gpus = visible_gpus()
     device = device or ("cuda" if gpus else "cpu")
-    if device not in ("cpu", "cuda"):
-        raise unknown_name("device", device, ("cpu", "cuda"))
+    if device not in DEVICES:
+        raise unknown_name("device", device, DEVICES)
     if device == "cuda" and not gpus:
         raise BadInput("device cuda: this machine shows no NVIDIA GPU; use --device cpu, or see hybridbench doctor.")
     kind = WORKLOAD_OF[metric]
     execution = _execution(device, dtype, state_dtype, kind)
-    # One sample has an interval of no width, which would decide anything.
-    sampling = Sampling(max_time_s=max_time_s, warmup_max_s=min(Sampling.warmup_max_s, max_time_s), insist=True)
-    console = Console(stderr=True, soft_wrap=True, highlight=False)
-    folder = out or RESULTS / f"crossover-{datetime.now():%Y%m%d-%H%M%S}"
-
-    devices: list[str] = []
-    with RecordWriter(folder) as writer:
-
-        def steps(context: int) -> tuple[Interval, Interval]:
-            cases = [Case(spec, Workload(kind, context, batch), execution, sampling=sampling) for spec in pair]
-            records = run_sweep(cases, writer, gpus=gpus[:1] if device == "cuda" else ())
-            by_key = {record.case.key: record for record in records}
-            devices.append(records[0].environment.device)
-            made: list[Interval] = []
-            for case in cases:
-                record = by_key[case.key]
-                low, high = value(record, "step_low_s"), value(record, "step_high_s")
-                if record.status is not Status.OK or low is None or high is None:
-                    raise HybridbenchError(
-                        f"{case.label} ended as {record.status.value.replace('_', ' ')}, so nothing can be compared "
-                        f"there: {record.message}"
-                    )
-                console.print(
-                    f"{case.label}: {units.format_seconds(low)} to {units.format_seconds(high)}", markup=False
-                )
-                made.append((low, high))
-            return made[0], made[1]
-
-        found = search(steps, min(ends), max(ends), trials=trials)
-    return found, f"{devices[0]}, {kind}, batch {batch}, {execution.dtype}, {execution.mode}"
+    with RecordWriter(out or RESULTS / f"crossover-{datetime.now():%Y%m%d-%H%M%S}") as writer:
+        found = measure_crossing(
+            pair,
+            kind,
+            execution,
+            _measure(writer, gpus if device == "cuda" else ()),
+            batch=batch,
+            first=min(ends),
+            last=max(ends),
+            max_time_s=max_time_s,
+            trials=trials,
+            tell=_told(),
+        )
+    return found.search, f"{found.device}, {kind}, batch {batch}, {execution.dtype}, {execution.mode}"
 
 
 @click.command(short_help="Cache bytes by formula, in tensors, as allocated and in pages.")
@@ -506,6 +452,7 @@ def cache(
     The first two must agree to the byte. A page is what a serving engine reserves: attention fills whole pages, and
     a state takes a page as large as attention's, unless --no-align is given.
     """
+    from hybridbench.count.caches import built_bytes
     from hybridbench.predict.layouts import LAYOUTS, layout_bytes, paged, storage_of
     from hybridbench.report.plans import Kept, cache_row, cache_table
     from hybridbench.report.tables import print_table
@@ -516,13 +463,12 @@ def cache(
     contexts = units.parse_range("8k" if ctx is None else ctx, "context")
     batches = units.parse_range("1" if batch is None else batch, "batch")
     specs = chosen_specs(models, configs, arch=arch, scale=scale, **options)
-    built = _built_caches()
     rows = []
     for spec in specs:
         for layout, storage in stored.items():
             for count in batches:
                 for context in contexts:
-                    tensors, allocated = built(spec, count, context, layout, dtype, storage)
+                    tensors, allocated = built_bytes(spec, count, context, layout, dtype, storage)
                     formula = count * layout_bytes(spec, context, layout, storage)
                     pages = paged(spec, context, storage, page_size, not no_align)
                     rows.append(Kept(spec, context, count, layout, formula, tensors, allocated, pages))
@@ -530,31 +476,3 @@ def cache(
         click.echo(json.dumps({"rows": [cache_row(row) for row in rows]}))
         return
     print_table(cache_table(rows), Console())
-
-
-def _built_caches() -> Callable[..., tuple[int | None, int | None]]:
-    """What the caches of built models hold, and what a GPU, where there is one, allocates for them."""
-    import torch
-
-    from hybridbench.count.caches import cache_bytes_of
-    from hybridbench.errors import Unsupported
-
-    device = torch.device("cuda", 0) if torch.cuda.is_available() else None
-
-    def built(
-        spec: ModelSpec, batch: int, context: int, layout: str, dtype: str, storage: Storage
-    ) -> tuple[int | None, int | None]:
-        if layout == "transformers" and "S" in spec.pattern:
-            return None, None  # that library's window is one token shorter than any module here keeps
-        kind = "bfloat16" if layout == "paper" else dtype
-        try:
-            tensors, _ = cache_bytes_of(spec, batch, context, kind, storage)
-            if device is None:
-                return tensors, None
-            return tensors, cache_bytes_of(spec, batch, context, kind, storage, device)[1]
-        except Unsupported:
-            return None, None
-        except torch.OutOfMemoryError:
-            return tensors, None
-
-    return built

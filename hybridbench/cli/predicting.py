@@ -20,7 +20,7 @@ from hybridbench.arch.model import cost as cost_of
 from hybridbench.arch.presets import preset_spec
 from hybridbench.cli.options import given_options, match_options, matching, model_options, out_options
 from hybridbench.errors import BadInput, unknown_name
-from hybridbench.suite import ALL_ARCHS, model_specs
+from hybridbench.suite.models import ALL_ARCHS, model_specs
 
 Rows = list[tuple[ModelSpec, Cost]]
 

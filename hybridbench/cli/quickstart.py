@@ -15,7 +15,11 @@ from hybridbench.cli.measuring import RESULTS, measure_cases
 from hybridbench.cli.options import GivenPath
 from hybridbench.cli.predicting import predict
 from hybridbench.machine import visible_gpus
-from hybridbench.suite import DECODE, PREFILL, TRAIN, Case, Suite, Sweep, model_specs
+from hybridbench.suite.case import Case
+from hybridbench.suite.file import Suite
+from hybridbench.suite.models import model_specs
+from hybridbench.suite.sweep import Sweep
+from hybridbench.suite.workloads import DECODE, PREFILL, TRAIN
 
 
 def suite_for(on_gpu: bool) -> Suite:

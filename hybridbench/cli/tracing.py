@@ -13,11 +13,14 @@ from rich.table import Table
 from rich.text import Text
 
 from hybridbench import units
-from hybridbench.cli.measuring import check_installed, needs_gpu
+from hybridbench.cli.measuring import check_backends, needs_gpu
 from hybridbench.cli.options import checkpoint_option, execution_options, model_options, out_options, parse_backends
 from hybridbench.errors import BadInput
 from hybridbench.machine import visible_gpus
-from hybridbench.suite import ALL_ARCHS, DECODE, Sweep, cases, check_backends_used
+from hybridbench.suite.models import ALL_ARCHS
+from hybridbench.suite.ops import check_backends_used
+from hybridbench.suite.sweep import Sweep, cases
+from hybridbench.suite.workloads import DECODE, WORKLOADS
 
 if TYPE_CHECKING:
     from hybridbench.trace import Trace
@@ -26,7 +29,7 @@ SHOWN_KERNELS = 15
 
 
 @click.command(short_help="Where the time of a step goes.")
-@click.option("--workload", default=DECODE, show_default=True, help="train, prefill, decode or generate.")
+@click.option("--workload", default=DECODE, show_default=True, help=f"{', '.join(WORKLOADS)}.")
 @model_options(arch=None)
 @execution_options
 @click.option("--steps", type=click.IntRange(1), default=5, show_default=True, help="Steps to look at.")
@@ -51,7 +54,7 @@ def trace(
         raise BadInput(f"trace looks at one case, and {len(planned)} were named: narrow --arch, --ctx or --batch.")
     check_backends_used(sweep.backends, planned)
     needs_gpu(planned, gpus)
-    check_installed(planned)
+    check_backends(planned)
     from hybridbench.store import make_folder
     from hybridbench.trace import trace_case
 

@@ -9,11 +9,13 @@ import torch
 
 from hybridbench.arch.block import Storage
 from hybridbench.arch.model import ModelSpec
+from hybridbench.errors import Unsupported
 from hybridbench.model.build import build_model, check_buildable
 from hybridbench.model.mixer import MixerModule
 from hybridbench.model.parallel import ParallelModule
 from hybridbench.record import CacheObserved
-from hybridbench.suite import DECODE, Case, Execution, Workload
+from hybridbench.suite.case import Case, Execution
+from hybridbench.suite.workloads import DECODE, Workload
 
 
 class Cache(Protocol):
@@ -70,6 +72,32 @@ def cache_bytes_of(
         if isinstance(layer, MixerModule | ParallelModule)
     ]
     return _logical_bytes(caches), torch.cuda.memory_allocated(device) - before
+
+
+def built_bytes(
+    spec: ModelSpec, batch: int, context: int, layout: str, dtype: str, storage: Storage
+) -> tuple[int | None, int | None]:
+    """What the caches of a built model hold in a layout, and what the first GPU allocates for them.
+
+    None where no module here keeps such a cache, and for the GPU where there is none or they do not fit.
+
+    Args:
+        layout: a name in ``predict.layouts.LAYOUTS``.
+        dtype, storage: as of the layout's keys, values and states.
+    """
+    if layout == "transformers" and "S" in spec.pattern:
+        return None, None  # that library's window is one token shorter than any module here keeps
+    kind = "bfloat16" if layout == "paper" else dtype
+    try:
+        tensors, _ = cache_bytes_of(spec, batch, context, kind, storage)
+    except Unsupported:
+        return None, None
+    if not torch.cuda.is_available():
+        return tensors, None
+    try:
+        return tensors, cache_bytes_of(spec, batch, context, kind, storage, torch.device("cuda", 0))[1]
+    except torch.OutOfMemoryError:
+        return tensors, None
 
 
 def _logical_bytes(caches: Iterable[Cache | None]) -> int:

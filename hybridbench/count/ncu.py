@@ -28,7 +28,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hybridbench.count.processes import last_line, run_program
+from hybridbench.processes import last_line, run_program
 from hybridbench.units import format_seconds
 
 _TENSOR = {

@@ -14,7 +14,8 @@ from typing import Protocol
 
 import torch
 
-Step = Callable[[], object]
+TimedStep = Callable[[], object]
+"""One run of what is timed; on a GPU it may return before the work has ended."""
 
 
 class Timer(Protocol):
@@ -26,12 +27,16 @@ class Timer(Protocol):
     """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What records call the clock."""
+        ...
 
     @property
-    def resolution_ns(self) -> int: ...
+    def resolution_ns(self) -> int:
+        """The smallest difference it can tell; ns."""
+        ...
 
-    def sample(self, step: Step, count: int) -> list[int]:
+    def sample(self, step: TimedStep, count: int) -> list[int]:
         """Durations of ``count`` consecutive runs of ``step``, in order; ns."""
         ...
 
@@ -48,7 +53,8 @@ class HostTimer:
     def __init__(self) -> None:
         self.resolution_ns = _host_resolution_ns()
 
-    def sample(self, step: Step, count: int) -> list[int]:
+    def sample(self, step: TimedStep, count: int) -> list[int]:
+        """Each run between two readings of the clock; ns."""
         durations_ns = []
         for _ in range(count):
             start_ns = time.perf_counter_ns()
@@ -57,6 +63,7 @@ class HostTimer:
         return durations_ns
 
     def runs(self, count: int) -> int:
+        """No run is untimed."""
         return count
 
 
@@ -86,7 +93,8 @@ class CudaTimer:
         self._device = device
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
-    def sample(self, step: Step, count: int) -> list[int]:
+    def sample(self, step: TimedStep, count: int) -> list[int]:
+        """Each run between two events on the stream; ns."""
         with torch.cuda.device(self._device):
             self._provide_events(count)
             for _ in range(self.runs(count) - count):
@@ -99,6 +107,7 @@ class CudaTimer:
         return [round(start.elapsed_time(end) * 1e6) for start, end in self._events[:count]]
 
     def runs(self, count: int) -> int:
+        """One more than are timed, of several."""
         return count + 1 if count > 1 else count
 
     def _provide_events(self, count: int) -> None:
@@ -132,7 +141,12 @@ class ScriptedTimer:
         self._told = 0
         self._now_ns = 0
 
-    def sample(self, step: Step, count: int) -> list[int]:
+    def sample(self, step: TimedStep, count: int) -> list[int]:
+        """The next durations of the script, with the step run as often; ns.
+
+        Raises:
+            IndexError: the script ends before.
+        """
         durations_ns = list(itertools.islice(self._script, count))
         if len(durations_ns) < count:
             raise IndexError(
@@ -146,6 +160,7 @@ class ScriptedTimer:
         return durations_ns
 
     def runs(self, count: int) -> int:
+        """No run is untimed."""
         return count
 
     def now(self) -> int:

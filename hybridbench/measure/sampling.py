@@ -18,9 +18,9 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
-from hybridbench.measure.clock import Step, Timer
+from hybridbench.measure.clock import TimedStep, Timer
 from hybridbench.stats import median, median_interval
-from hybridbench.suite import Sampling
+from hybridbench.suite.case import Sampling
 from hybridbench.units import NS_PER_S
 
 STEADY_RUNS = 3
@@ -50,7 +50,7 @@ class Samples:
 
 
 def measure(
-    step: Step,
+    step: TimedStep,
     timer: Timer,
     sampling: Sampling,
     *,
@@ -75,7 +75,7 @@ def measure(
 
 
 def measure_parts(
-    parts: Sequence[tuple[Callable[[], None], Step]],
+    parts: Sequence[tuple[Callable[[], None], TimedStep]],
     timer: Timer,
     sampling: Sampling,
     *,
@@ -126,7 +126,7 @@ def drifts(samples_ns: Sequence[int], tolerance: float) -> bool:
     return apart and abs(median(last) - median(first)) > tolerance * median(samples_ns)
 
 
-def _warm_up(step: Step, timer: Timer, sampling: Sampling, now: Callable[[], int]) -> tuple[int, float, bool]:
+def _warm_up(step: TimedStep, timer: Timer, sampling: Sampling, now: Callable[[], int]) -> tuple[int, float, bool]:
     """Runs taken, what one run takes by now in ns, and whether it had stopped falling.
 
     Runs are judged in blocks of at least ``STEADY_RUNS`` and ``STEADY_WINDOW_NS``: six runs of a 10 us step would say
@@ -151,7 +151,7 @@ def _warm_up(step: Step, timer: Timer, sampling: Sampling, now: Callable[[], int
             previous_ns = estimate_ns
 
 
-def _sample(step: Step, timer: Timer, sampling: Sampling, estimate_ns: float) -> tuple[list[int], int]:
+def _sample(step: TimedStep, timer: Timer, sampling: Sampling, estimate_ns: float) -> tuple[list[int], int]:
     """The samples in order, and how often the step ran for them."""
     limit_ns, least_ns = sampling.max_time_s * NS_PER_S, sampling.min_time_s * NS_PER_S
     samples_ns: list[int] = []

@@ -24,17 +24,8 @@ from hybridbench.model.language import LanguageModel
 from hybridbench.model.mixer import torch_dtype
 from hybridbench.model.step import step_problem
 from hybridbench.problem import of_op, problem_of
-from hybridbench.suite import (
-    CORE,
-    CORE_PARTS,
-    DECODE,
-    DECODE_STEP,
-    GENERATE,
-    TRAIN,
-    Case,
-    block_ops,
-    block_uses,
-)
+from hybridbench.suite.case import Case
+from hybridbench.suite.ops import CORE, CORE_PARTS, DECODE_STEP, block_ops_in, block_uses, model_ops_in
 
 
 @dataclass(frozen=True)
@@ -91,7 +82,7 @@ def resolve_backends(case: Case) -> list[Resolved]:
         Unsupported: one of them cannot run here as asked; the text names it and the way out.
         BadInput: an unknown backend.
     """
-    spec, kind = case.model, case.workload.kind
+    spec, row = case.model, case.workload.row
     check_buildable(spec)
 
     def function(op: str, backend: Backend) -> Callable[..., Any]:
@@ -99,27 +90,26 @@ def resolve_backends(case: Case) -> list[Resolved]:
 
     found = []
     for (block, borrows), times in block_uses(spec).items():
-        sequence, step = block_ops(block, borrows)
-        needed = dict.fromkeys((sequence if kind != DECODE else ()) + (step if kind in (DECODE, GENERATE) else ()))
+        needed = dict(block_ops_in(block, borrows, row))
         problem = problem_of(block, case, borrows)
         before: PassedOver = ()
         if CORE in needed:
             taken, before = core_or_parts(problem, case.execution.backends)
             for op in {CORE, *CORE_PARTS} - set(taken):
                 del needed[op]
-        for op in needed:
-            asks = of_op(op, problem, case, step=op in step)
+        for op, in_step in needed.items():
+            asks = of_op(op, problem, case, step=in_step)
             choice = choose_in_case(op, asks, case)
             if op in CORE_PARTS:
                 choice = replace(choice, passed_over=before + choice.passed_over)
             found.append(Resolved(block, op, choice, asks, times, function(op, choice.backend)))
-    if kind in (DECODE, GENERATE):
+    if row.decodes:
         choice = choose_step(case)
         found.append(Resolved(None, DECODE_STEP, choice, step_problem(case), 1, choice.backend.load()))
-    of_model = {} if kind == DECODE else {"add_rms_norm": len(spec.layers) + 1}
-    if kind == TRAIN:
-        of_model |= {"linear_cross_entropy": 1, "adamw": 1}
-    for op, times in of_model.items():
+    for op in model_ops_in(row):
+        if op == DECODE_STEP:
+            continue
+        times = len(spec.layers) + 1 if op == "add_rms_norm" else 1
         problem = problem_of(None, case)
         choice = choose_in_case(op, problem, case)
         found.append(Resolved(None, op, choice, problem, times, function(op, choice.backend)))

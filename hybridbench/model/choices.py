@@ -16,7 +16,8 @@ from dataclasses import replace
 from hybridbench.errors import Unsupported
 from hybridbench.kernels import Problem, Resolution, available, backends, choose
 from hybridbench.model.step import ruled_out_by, step_problem
-from hybridbench.suite import CORE, CORE_PARTS, DECODE_STEP, PUBLISHED, Case
+from hybridbench.suite.case import PUBLISHED, Case
+from hybridbench.suite.ops import CORE, CORE_PARTS, DECODE_STEP
 
 PassedOver = tuple[tuple[str, str], ...]
 

@@ -23,7 +23,7 @@ from hybridbench.model.mixer import (
     keep_tail,
     log_uniform_steps,
 )
-from hybridbench.suite import CORE
+from hybridbench.suite.ops import CORE
 
 
 class Mamba2Module(RecurrentModule):

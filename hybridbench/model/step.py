@@ -24,7 +24,8 @@ from hybridbench.kernels.backend import Implementation, accepts_anything, import
 from hybridbench.kernels.verify import Check
 from hybridbench.model.cache import Cache, recurrent_states, states_compared
 from hybridbench.sizes import FUSED_STEP_BATCH
-from hybridbench.suite import DECODE_STEP, GRAPH, Case, block_ops, block_uses
+from hybridbench.suite.case import GRAPH, Case
+from hybridbench.suite.ops import DECODE_STEP, block_ops, block_uses
 
 BOUND = 6e-2
 """Largest relative error of a batch's logits, and of each state a step writes, between the two ways in 16 bit.

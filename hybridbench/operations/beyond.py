@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from hybridbench.limits import rows_at_once
 from hybridbench.operations import OPERATIONS
 from hybridbench.problem import of_op, problem_of
-from hybridbench.suite import DECODE, GENERATE, Case, block_ops, block_uses
+from hybridbench.suite.case import Case
+from hybridbench.suite.ops import block_ops_in, block_uses
 
 
 def ran_beyond(case: Case, ran: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -16,13 +17,10 @@ def ran_beyond(case: Case, ran: Iterable[tuple[str, str]]) -> list[tuple[str, st
     What ran may say how many sequences it was given at a time, as "fla, 2 rows at a time"; else it was all.
     """
     used = dict.fromkeys(ran)
-    kind, found = case.workload.kind, []
+    found = []
     for block, borrows in block_uses(case.model):
-        sequence, step = block_ops(block, borrows)
         whole = problem_of(block, case, borrows)
-        in_steps = kind in (DECODE, GENERATE)
-        asked = [(op, False) for op in sequence if kind != DECODE] + [(op, True) for op in step if in_steps]
-        for op, in_step in asked:
+        for op, in_step in block_ops_in(block, borrows, case.workload.row):
             problem = of_op(op, whole, case, step=in_step)
             for pair in used:
                 name, _, groups = pair[1].partition(", ")

@@ -24,7 +24,7 @@ from hybridbench.errors import BadInput, unknown_name
 from hybridbench.machine import Peak
 from hybridbench.predict.floor import floor_s, times_s
 from hybridbench.predict.work import Phase, phases
-from hybridbench.suite import DECODE, PREFILL, TRAIN, Workload
+from hybridbench.suite.workloads import DECODE, PREFILL, TRAIN, Workload
 
 CURVES = ("cache", "decode-floor", "decode-flops", "flops", "prefill-flops")
 """What can cross. ``flops`` are those of training on one sequence."""

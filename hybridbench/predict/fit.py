@@ -16,7 +16,7 @@ from hybridbench.arch.model import ModelSpec
 from hybridbench.errors import BadInput
 from hybridbench.machine import Peak
 from hybridbench.predict.memory import Footprint, footprint
-from hybridbench.suite import Workload
+from hybridbench.suite.workloads import Workload
 from hybridbench.units import MIB
 
 CONTEXT_BYTES = 600 * MIB

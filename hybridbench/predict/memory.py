@@ -22,7 +22,8 @@ from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.terms import FLOAT, Activations, Term, largest, total
 from hybridbench.errors import BadInput, unknown_name
 from hybridbench.sizes import FUSED_STEP_BATCH, TRAIN_BATCHES, loss_rows
-from hybridbench.suite import CHECKPOINTS, DECODE, PREFILL, TRAIN, Workload
+from hybridbench.suite.case import CHECKPOINTS
+from hybridbench.suite.workloads import PREFILL, TRAIN, Workload
 from hybridbench.units import MIB
 
 MOMENTS = 2
@@ -69,16 +70,17 @@ def footprint(
         graph: of decode, whether its step is captured in a CUDA graph.
 
     Raises:
-        BadInput: a block without a memory formula, or a generation, whose peak is that of its prefill or decode.
+        BadInput: a block without a memory formula, or a step of several passes, whose peak is that of one of them.
     """
+    passes = workload.row.passes
+    if len(passes) > 1:
+        raise BadInput(f"no memory formula for {workload.kind}: fit its {' or its '.join(passes)}.")
     context, batch = workload.context, workload.batch
-    if workload.kind == TRAIN:
+    if passes == (TRAIN,):
         return train_memory(spec, context, batch, storage, checkpoint)
-    if workload.kind == PREFILL:
+    if passes == (PREFILL,):
         return prefill_memory(spec, context, batch, storage)
-    if workload.kind == DECODE:
-        return decode_memory(spec, context, batch, storage, graph)
-    raise BadInput(f"no memory formula for {workload.kind}: fit its prefill or its decode.")
+    return decode_memory(spec, context, batch, storage, graph)
 
 
 def train_memory(spec: ModelSpec, context: int, batch: int, storage: Storage, checkpoint: str = "none") -> Footprint:

@@ -22,7 +22,7 @@ from hybridbench.predict.fit import fits
 from hybridbench.predict.floor import Bound, bound, floor_s
 from hybridbench.predict.memory import footprint
 from hybridbench.predict.work import phases
-from hybridbench.suite import Workload
+from hybridbench.suite.workloads import Workload
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def price(
     """What a step costs at least on a GPU, and with an efficiency what it would take.
 
     Raises:
-        BadInput: a dtype for which the table has no peak, or an unknown kind of workload.
+        BadInput: a dtype for which the table has no peak.
     """
     storage = Storage.of(dtype, state_dtype)
     peak = gpu.flops_per_s(dtype)

@@ -1,7 +1,8 @@
 """work: what one step of a workload must do: its FLOPs, and the bytes it must move through memory, phase by phase.
 
-A phase is work whose arithmetic and memory traffic can overlap. A training step, a prefill and a decode step are one
-phase each. A generation is two, its prefill and its decoding, since the first token waits for the whole prompt:
+A phase is work whose arithmetic and memory traffic can overlap, which is one pass of a step. A training step, a prefill
+and a decode step are one each. A generation is two, its prefill and its decoding, since the first token waits for the
+whole prompt:
 
     >>> from hybridbench.arch.families import build_spec
     >>> spec, storage = build_spec("mamba", "1b"), Storage()
@@ -21,10 +22,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from hybridbench.arch import model as arch
-from hybridbench.arch.block import Block, Convention, Flops, Storage
+from hybridbench.arch.block import Block, Convention, Storage
 from hybridbench.arch.model import ModelSpec
-from hybridbench.errors import unknown_name
-from hybridbench.suite import DECODE, GENERATE, PREFILL, TRAIN, Workload
+from hybridbench.suite.workloads import DECODE, PREFILL, TRAIN, Pass, Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,34 +41,29 @@ class Phase:
 
 
 def phases(spec: ModelSpec, work: Workload, storage: Storage) -> list[Phase]:
-    """The phases of one step of a workload, one after the other.
-
-    Raises:
-        BadInput: an unknown kind of workload.
-    """
-    if work.kind not in PHASES_OF:
-        raise unknown_name("workload", work.kind, PHASES_OF)
-    return PHASES_OF[work.kind](spec, work, storage)
+    """The phases of one step of a workload, one for each of its passes."""
+    return [PHASE_OF[one.kind](spec, one, work.batch, storage) for one in work.passes]
 
 
 def step_flops(spec: ModelSpec, work: Workload, convention: Convention = Convention.EXACT) -> int:
     """FLOPs of one step over the whole batch.
 
-    A generation is a prefill of its prompt and ``context - prompt`` decode steps. They cost what one forward over the
-    whole context costs, with the head at each position that yields a token, because prefilling costs exactly the sum
-    of decoding (``exact`` only).
-
     Raises:
-        BadInput: an unknown kind of workload, or a block that the convention has no formula for.
-        ValueError: a generation in another convention than ``exact``, where prefill is not the sum of decoding.
+        BadInput: a block that the convention has no formula for.
+        ValueError: a step without a closed form in another convention than ``exact``.
     """
-    if work.kind == GENERATE:
-        if convention is not Convention.EXACT:
-            raise ValueError(f"generation has no closed form in the {convention} convention")
-        return sum(_generation_flops(spec, work))
-    if work.kind not in _SEQUENCE_FLOPS:
-        raise unknown_name("workload", work.kind, PHASES_OF)
-    return work.batch * _SEQUENCE_FLOPS[work.kind](spec, work.context, convention).total
+    if convention is not Convention.EXACT and not in_every_convention(work):
+        raise ValueError(f"a step of {work.kind} has no closed form in the {convention} convention")
+    return sum(_flops(spec, one, work.batch, convention) for one in work.passes)
+
+
+def in_every_convention(work: Workload) -> bool:
+    """Whether a step has a closed form in each convention: it is one pass, and one step where that decodes.
+
+    Decode steps in a row have one because prefilling costs exactly the sum of decoding, in ``exact`` only.
+    """
+    passes = work.passes
+    return len(passes) == 1 and (passes[0].kind != DECODE or passes[0].tokens == 1)
 
 
 def step_bytes(spec: ModelSpec, work: Workload, storage: Storage) -> int:
@@ -77,79 +72,49 @@ def step_bytes(spec: ModelSpec, work: Workload, storage: Storage) -> int:
     Decode: ``arch.model.decode_bytes_moved``. Prefill: every weight once and the caches written. Train: every weight
     once; activations, gradients and optimizer state are left out, so it is a bound and not an estimate. Generation:
     its prefill and each of its decode steps.
-
-    Raises:
-        BadInput: an unknown kind of workload.
     """
     return sum(phase.moved_bytes for phase in phases(spec, work, storage))
 
 
-def prefill_of(work: Workload) -> Workload:
-    """The prefill that a generation begins with."""
-    return Workload(PREFILL, work.prompt, work.batch)
+def _train(spec: ModelSpec, one: Pass, batch: int, storage: Storage) -> Phase:
+    return Phase(_flops(spec, one, batch), _weights_read(spec, batch * one.tokens, storage))
 
 
-def first_decode_of(work: Workload) -> Workload:
-    """The first decode step of a generation."""
-    return Workload(DECODE, work.prompt, work.batch)
+def _prefill(spec: ModelSpec, one: Pass, batch: int, storage: Storage) -> Phase:
+    written = batch * arch.cache_bytes(spec, one.tokens, storage).total
+    return Phase(_flops(spec, one, batch), _weights_read(spec, batch * one.tokens, storage) + written)
 
 
-def cache_tokens(work: Workload) -> int:
-    """Tokens each sequence's cache must have room for; 0 in training, which keeps none.
-
-    Raises:
-        BadInput: an unknown kind of workload.
-    """
-    if work.kind not in PHASES_OF:
-        raise unknown_name("workload", work.kind, PHASES_OF)
-    return {TRAIN: 0, PREFILL: work.context, DECODE: work.context + 1, GENERATE: work.context}[work.kind]
-
-
-def _train(spec: ModelSpec, work: Workload, storage: Storage) -> list[Phase]:
-    return [Phase(step_flops(spec, work), _weights_read(spec, work.batch * work.context, storage))]
-
-
-def _prefill(spec: ModelSpec, work: Workload, storage: Storage) -> list[Phase]:
-    written = work.batch * arch.cache_bytes(spec, work.context, storage).total
-    return [Phase(step_flops(spec, work), _weights_read(spec, work.batch * work.context, storage) + written)]
-
-
-def _decode(spec: ModelSpec, work: Workload, storage: Storage) -> list[Phase]:
-    return [Phase(step_flops(spec, work), arch.decode_bytes_moved(spec, work.context, work.batch, storage))]
-
-
-def _generate(spec: ModelSpec, work: Workload, storage: Storage) -> list[Phase]:
-    start, stop = work.prompt, work.context
-    _, rest = _generation_flops(spec, work)
-    caches = sum(n * _cache_traffic(spec.blocks[s], start, stop, storage) for s, n in spec.counts.items())
-    cacheless = arch.decode_bytes_moved(spec, start, work.batch, storage) - work.batch * sum(
-        n * spec.blocks[s].cache_traffic(start, storage) for s, n in spec.counts.items()
+def _decode(spec: ModelSpec, one: Pass, batch: int, storage: Storage) -> Phase:
+    caches = sum(n * _cache_traffic(spec.blocks[s], one.start, one.stop, storage) for s, n in spec.counts.items())
+    cacheless = arch.decode_bytes_moved(spec, one.start, batch, storage) - batch * sum(
+        n * spec.blocks[s].cache_traffic(one.start, storage) for s, n in spec.counts.items()
     )
-    decoding = Phase(rest, (stop - start) * cacheless + work.batch * caches)
-    return [*_prefill(spec, prefill_of(work), storage), decoding]
+    return Phase(_flops(spec, one, batch), one.tokens * cacheless + batch * caches)
 
 
-PHASES_OF: dict[str, Callable[[ModelSpec, Workload, Storage], list[Phase]]] = {
+PHASE_OF: dict[str, Callable[[ModelSpec, Pass, int, Storage], Phase]] = {
     TRAIN: _train,
     PREFILL: _prefill,
     DECODE: _decode,
-    GENERATE: _generate,
 }
-"""Kind of workload to the phases of its step."""
-
-_SEQUENCE_FLOPS: dict[str, Callable[[ModelSpec, int, Convention], Flops]] = {
-    TRAIN: arch.train_flops,
-    PREFILL: arch.prefill_flops,
-    DECODE: arch.decode_flops,
-}
-"""Kind of workload to the FLOPs of one sequence, of the kinds that have them in every convention."""
+"""Kind of pass to what it is over a batch."""
 
 
-def _generation_flops(spec: ModelSpec, work: Workload) -> tuple[int, int]:
-    """FLOPs of a generation's prefill, and of its decoding."""
-    prompt = arch.prefill_flops(spec, work.prompt).total
-    whole = arch.prefill_flops(spec, work.context, head_positions=1 + work.context - work.prompt).total
-    return work.batch * prompt, work.batch * (whole - prompt)
+def _flops(spec: ModelSpec, one: Pass, batch: int, convention: Convention = Convention.EXACT) -> int:
+    """FLOPs of a pass over a batch.
+
+    Several decode steps cost what one forward over all they see costs, with the head at each position that yields a
+    token, less the forward over what was cached before.
+    """
+    if one.kind == TRAIN:
+        return batch * arch.train_flops(spec, one.stop, convention).total
+    if one.kind == PREFILL:
+        return batch * arch.prefill_flops(spec, one.stop, convention).total
+    if one.tokens == 1:
+        return batch * arch.decode_flops(spec, one.start, convention).total
+    whole = arch.prefill_flops(spec, one.stop, head_positions=1 + one.tokens).total
+    return batch * (whole - arch.prefill_flops(spec, one.start).total)
 
 
 def _weights_read(spec: ModelSpec, tokens: int, storage: Storage) -> int:

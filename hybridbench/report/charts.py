@@ -23,7 +23,7 @@ from hybridbench.metrics import METRICS, value
 from hybridbench.record import Status
 from hybridbench.report.display import Scale, scale_for
 from hybridbench.report.groups import BATCH, CONTEXT, Group, arch_order, series_names
-from hybridbench.suite import DECODE, GENERATE, PREFILL, TRAIN
+from hybridbench.suite.workloads import WORKLOADS, workload_row
 from hybridbench.units import format_tokens
 
 WIDTH, HEIGHT = 560, 340
@@ -111,7 +111,7 @@ class _Wanted:
     predicted: str | None = None
     band: tuple[str, str] | None = None
     kinds: tuple[str, str] = (MEASURED, PREDICTED)
-    workloads: tuple[str, ...] = (TRAIN, PREFILL, DECODE, GENERATE)
+    workloads: tuple[str, ...] = tuple(WORKLOADS)
 
 
 _WANTED = (
@@ -130,11 +130,10 @@ _WANTED = (
         "Cache of the whole batch",
         "cache_bytes",
         "predicted_cache_bytes",
-        workloads=(PREFILL, DECODE, GENERATE),
+        workloads=tuple(name for name, row in WORKLOADS.items() if not row.trains),
     ),
     _Wanted("flops", "Model FLOPs per token, convention exact", None, "model_flops_per_token"),
 )
-_WORDS = {TRAIN: "training", PREFILL: "prefill", DECODE: "decode", GENERATE: "generation"}
 
 
 def group_plots(group: Group) -> list[Plot]:
@@ -167,7 +166,7 @@ def _group_plot(group: Group, wanted: _Wanted) -> Plot:
     shown = METRICS[wanted.measured or wanted.predicted or ""]
     return Plot(
         name=wanted.name,
-        title=f"{wanted.title}, {_WORDS[group.workload]}",
+        title=f"{wanted.title}, {workload_row(group.workload).word}",
         subtitle=group.subtitle,
         quantity=shown.title,
         unit=shown.unit,

@@ -16,7 +16,8 @@ from hybridbench.arch.families import ARCHS
 from hybridbench.arch.model import ModelSpec
 from hybridbench.record import Record
 from hybridbench.store import newest
-from hybridbench.suite import WORKLOADS, Execution
+from hybridbench.suite.case import Execution
+from hybridbench.suite.workloads import WORKLOADS
 from hybridbench.units import format_tokens
 
 CONTEXT, BATCH = "context", "batch"
@@ -102,7 +103,7 @@ def group_records(records: Iterable[Record]) -> list[Group]:
             for members in parts:
                 batch = members[0].case.workload.batch
                 groups.append(_group(_with_batch(dict(key), batch), CONTEXT, members))
-    return sorted(groups, key=lambda group: WORKLOADS.index(group.workload))
+    return sorted(groups, key=lambda group: list(WORKLOADS).index(group.workload))
 
 
 def _conditions(record: Record) -> dict[str, str]:

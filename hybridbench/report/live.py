@@ -20,7 +20,7 @@ from rich.text import Text
 from hybridbench.metrics import problems, value
 from hybridbench.record import Record, Status
 from hybridbench.report.tables import INVALID, verdict_style
-from hybridbench.suite import Case
+from hybridbench.suite.case import Case
 from hybridbench.units import format_number, format_seconds
 
 _TABLE_ROWS = 15

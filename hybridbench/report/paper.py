@@ -28,7 +28,8 @@ from hybridbench.report.published import (
 )
 from hybridbench.report.tables import Cell, Column, Table, differing_kernels
 from hybridbench.store import machine_of, newest
-from hybridbench.suite import COMPILE, EAGER, GENERATE, GRAPH, PUBLISHED, TRAIN
+from hybridbench.suite.case import COMPILE, EAGER, GRAPH, PUBLISHED
+from hybridbench.suite.workloads import GENERATE, TRAIN
 from hybridbench.units import MIB, format_number, format_tokens
 
 PAPER, AS_PUBLISHED, EQUAL = "the paper", "ours as published", "ours with equal kernels"

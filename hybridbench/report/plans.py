@@ -16,6 +16,7 @@ from hybridbench.predict.pricing import Price
 from hybridbench.report.display import scale_for
 from hybridbench.report.groups import series_names
 from hybridbench.report.tables import NO_VALUE, Cell, Column, Table
+from hybridbench.searches import Verified
 from hybridbench.units import format_bytes, format_seconds, format_tokens
 
 ANY = "any"
@@ -147,21 +148,6 @@ def _model(spec: ModelSpec) -> dict[str, Any]:
 
 
 _PARTS = ("weights", "gradients", "optimizer", "activations", "head", "cache", "workspace")
-
-
-@dataclass(frozen=True)
-class Verified:
-    """What trials on a GPU found: the largest value that ran, the smallest that did not, and the peak of the former.
-
-    Attributes:
-        stopped: they were stopped before nothing was left between the two.
-    """
-
-    fits: int
-    fails: int | None
-    peak_bytes: int | None
-    trials: int
-    stopped: bool = False
 
 
 def fit_table(fits: Sequence[Fit], verified: Sequence[Verified | None]) -> Table:

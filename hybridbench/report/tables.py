@@ -22,7 +22,7 @@ from hybridbench.metrics import METRICS, doubts, problems, value
 from hybridbench.record import ADVICE, Record, Status
 from hybridbench.report.display import Scale, scale_for
 from hybridbench.report.groups import CONTEXT, Group, arch_order, series_names
-from hybridbench.suite import DECODE, GENERATE, PREFILL, TRAIN
+from hybridbench.suite.workloads import WORKLOADS, workload_row
 from hybridbench.units import format_tokens
 
 INVALID = "invalid"
@@ -195,7 +195,7 @@ class _Detail:
     title: str
     metrics: tuple[str, ...]
     wide: tuple[str, ...] = ()
-    workloads: tuple[str, ...] = (TRAIN, PREFILL, DECODE, GENERATE)
+    workloads: tuple[str, ...] = tuple(WORKLOADS)
     shared: tuple[tuple[str, ...], ...] = ()
     """Metrics shown in one unit, so that predicted and measured compare by eye."""
 
@@ -244,7 +244,7 @@ _DETAILS = (
             *("predicted_cache_bytes", "cache_bytes", "predicted_kv_cache_bytes", "kv_cache_bytes"),
             *("predicted_ssm_state_bytes", "ssm_state_bytes", "predicted_conv_state_bytes", "conv_state_bytes"),
         ),
-        workloads=(PREFILL, DECODE, GENERATE),
+        workloads=tuple(name for name, row in WORKLOADS.items() if not row.trains),
         shared=(
             ("predicted_cache_bytes", "cache_bytes", "predicted_kv_cache_bytes", "kv_cache_bytes"),
             ("predicted_ssm_state_bytes", "ssm_state_bytes"),
@@ -367,7 +367,7 @@ def _detail_table(group: Group, detail: _Detail) -> Table:
         if name not in _OPTIONAL or any(value(record, name) is not None for record in group.records)
     ]
     if detail.title == _SUMMARY:
-        chosen.remove("mfu_frac" if group.workload in (DECODE, GENERATE) else "mbu_frac")
+        chosen.remove("mfu_frac" if workload_row(group.workload).utilisation == "mbu_frac" else "mbu_frac")
     scales = {name: _metric_scale(group, _sharing(detail, name)) for name in chosen}
     table = Table(
         detail.title,

@@ -30,7 +30,7 @@ from hybridbench.report.tables import (
     to_markdown,
 )
 from hybridbench.store import make_folder
-from hybridbench.suite import WORKLOADS
+from hybridbench.suite.workloads import WORKLOADS
 from hybridbench.units import format_bytes, format_number, format_si
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from hybridbench.model.language import LanguageModel
-from hybridbench.suite import DECODE, GENERATE, PREFILL, TRAIN, Case
+from hybridbench.suite.case import Case
+from hybridbench.suite.workloads import DECODE, GENERATE, PREFILL, TRAIN
 from hybridbench.workload.at_size import Checker
 from hybridbench.workload.decode import prepare_decode, prepare_generate
 from hybridbench.workload.prefill import prepare_prefill

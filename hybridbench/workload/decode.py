@@ -1,6 +1,6 @@
-"""decode: one token per sequence at a fixed depth, and whole generations from a prompt.
+"""decode: one token per sequence at a fixed context, and whole generations from a prompt.
 
-At a fixed depth the caches are filled to the context with random values (no prefill), and every step decodes the token
+The caches are filled to the context with random values (no prefill), and every step decodes the token
 at that same position: samples of one step are samples of one thing. A generation prefills its prompt and then decodes
 token by token to its total length, feeding each step's token to the next.
 
@@ -24,7 +24,8 @@ from hybridbench.model.cache import Cache, growing, of_row, reach
 from hybridbench.model.language import LanguageModel
 from hybridbench.model.paper_decode import PaperDecode
 from hybridbench.model.step import verify_step
-from hybridbench.suite import COMPILE, EAGER, GRAPH, PUBLISHED, Case
+from hybridbench.suite.case import COMPILE, EAGER, GRAPH, PUBLISHED, Case
+from hybridbench.suite.workloads import Workload
 from hybridbench.workload.at_size import Checker
 from hybridbench.workload.compiled import verify_outputs
 from hybridbench.workload.prepared import Prepared, TimedPart, kept, random_tokens
@@ -138,18 +139,18 @@ class DecodeLoop:
             streams=self.streams,
         )
 
-    def fill(self, seed: int, depth: int) -> None:
-        """Random caches of a plausible size, at ``depth``."""
+    def fill(self, seed: int, context: int) -> None:
+        """Random caches of a plausible size, with ``context`` tokens cached."""
         self._generator = torch.Generator(device=self.position_B.device).manual_seed(seed)
         for cache in kept(self.caches):
             cache.fill(self._generator)
-        self.reach(depth)
+        self.reach(context)
 
-    def reach(self, depth: int) -> None:
-        """Moves filled caches to a depth: that many tokens are cached then."""
-        self.position_B.fill_(depth)
+    def reach(self, context: int) -> None:
+        """Moves filled caches to a context: that many tokens are cached then."""
+        self.position_B.fill_(context)
         for cache in kept(self.caches):
-            reach(cache, depth, self._generator)
+            reach(cache, context, self._generator)
 
     def ready(self, *, verify: bool = True) -> Callable[[], object]:
         """The step as it is timed: fused where that was resolved, replayed from its captured graph in mode ``graph``.
@@ -204,18 +205,18 @@ class DecodeLoop:
 
 
 def prepare_decode(case: Case, model: LanguageModel, checker: Checker | None = None) -> Prepared:
-    """A step at depth ``context``: that many tokens cached, one more decoded."""
-    depth = case.workload.context
-    loop = DecodeLoop.of(case, model, depth + 1, advance=False)
-    loop.fill(case.execution.seed + 2, depth)
+    """A step with ``context`` tokens cached, one more decoded."""
+    context = case.workload.context
+    loop = DecodeLoop.of(case, model, context + 1, advance=False)
+    loop.fill(case.execution.seed + 2, context)
     return Prepared(
-        loop.ready() if checker is None else checker.decode(loop, depth),
+        loop.ready() if checker is None else checker.decode(loop, context),
         loop.eager_step,
         lambda token_B, position_B: model.decode(token_B, position_B, loop.caches),
         (loop.token_B, loop.position_B),
         caches=kept(loop.caches),
         checks=loop.checks,
-        capacity=depth if loop.grows else depth + 1,
+        capacity=context if loop.grows else context + 1,
     )
 
 
@@ -223,7 +224,7 @@ def prepare_generate(case: Case, model: LanguageModel, checker: Checker | None =
     """A generation: prefill of ``prompt`` tokens, then one token at a time up to ``context`` in all.
 
     With ``depths`` the caches are filled with random values and a step stays where it is, as ``decode`` does. The step
-    is checked at the depth of the last one.
+    is checked at the context of the last one.
     """
     work = case.workload
     loop = DecodeLoop.of(case, model, work.context, advance=not work.depths)
@@ -245,9 +246,6 @@ def prepare_generate(case: Case, model: LanguageModel, checker: Checker | None =
     if checker is None:
         one = loop.ready()
 
-    def at(depth: int) -> TimedPart:
-        return TimedPart(depth, lambda: loop.reach(depth), one)
-
     def generate(step: Callable[[], object]) -> None:
         start()
         for _ in range(steps):
@@ -257,16 +255,9 @@ def prepare_generate(case: Case, model: LanguageModel, checker: Checker | None =
         start()
         loop.eager_step()
 
-    # The deepest last: what the caches hold then is what the generation ends with.
-    parts = [TimedPart(None, lambda: None, start), *(at(depth) for depth in work.depth_points)] if work.depths else []
-
-    def each_part() -> None:
-        for part in parts:
-            part.enter()
-            part.step()
-
+    parts = _parts(work, loop, start, one) if work.depths else []
     return Prepared(
-        each_part if parts else lambda: generate(one),
+        partial(_each, parts) if parts else lambda: generate(one),
         eager_step,
         lambda token_BT: model.prefill(token_BT, loop.caches),
         (token_BT,),
@@ -277,3 +268,24 @@ def prepare_generate(case: Case, model: LanguageModel, checker: Checker | None =
         check_at_size=lambda checker: checker.prefill(token_BT, model.new_caches(work.batch, work.prompt, storage)),
         parts=parts,
     )
+
+
+def _parts(
+    work: Workload, loop: DecodeLoop, start: Callable[[], object], step: Callable[[], object]
+) -> list[TimedPart]:
+    """An integrated generation's prefill, and its decode step at each of its contexts.
+
+    The longest comes last: what the caches hold then is what the generation ends with.
+    """
+
+    def at(context: int) -> TimedPart:
+        return TimedPart(context, lambda: loop.reach(context), step)
+
+    return [TimedPart(None, lambda: None, start), *(at(context) for context in work.timed_contexts)]
+
+
+def _each(parts: list[TimedPart]) -> None:
+    """All parts, one after the other."""
+    for part in parts:
+        part.enter()
+        part.step()

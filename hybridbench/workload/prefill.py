@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hybridbench.model.language import LanguageModel
-from hybridbench.suite import COMPILE, Case
+from hybridbench.suite.case import COMPILE, Case
 from hybridbench.workload.at_size import Checker
 from hybridbench.workload.compiled import verify_outputs
 from hybridbench.workload.prepared import Prepared, kept, random_tokens

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hybridbench.kernels.verify import Check
 from hybridbench.model.cache import Cache
-from hybridbench.suite import Case
+from hybridbench.suite.case import Case
 
 if TYPE_CHECKING:
     from hybridbench.workload.at_size import Checker
@@ -22,12 +22,12 @@ class TimedPart:
     """A part of a step that is timed in place of the whole.
 
     Args:
-        depth: tokens cached at this decode step; None for a prefill.
+        context: tokens cached at this decode step; None for a prefill.
         enter: puts the part into place; not timed.
         step: the part's work, which may be repeated without ``enter``.
     """
 
-    depth: int | None
+    context: int | None
     enter: Callable[[], None]
     step: Callable[[], object]
 

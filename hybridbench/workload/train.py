@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hybridbench.model.language import LanguageModel
 from hybridbench.sizes import TRAIN_BATCHES
-from hybridbench.suite import COMPILE, Case
+from hybridbench.suite.case import COMPILE, Case
 from hybridbench.workload.at_size import Checker
 from hybridbench.workload.compiled import verify_gradients
 from hybridbench.workload.prepared import Prepared, random_tokens

@@ -11,11 +11,11 @@ import hybridbench.predict
 import hybridbench.report
 
 MODULES = [
-    *("hybridbench.units", "hybridbench.errors", "hybridbench.machine", "hybridbench.suite", "hybridbench.record"),
+    *("hybridbench.units", "hybridbench.errors", "hybridbench.machine", "hybridbench.suite.file", "hybridbench.record"),
     *("hybridbench.stats", "hybridbench.store", "hybridbench.metrics", "hybridbench.problem", "hybridbench.limits"),
     "hybridbench.operations",
     "hybridbench.operations.beyond",
-    *("hybridbench.efficiency", "hybridbench.sizes"),
+    *("hybridbench.efficiency", "hybridbench.sizes", "hybridbench.searches"),
     *(m.name for m in pkgutil.walk_packages(hybridbench.arch.__path__, "hybridbench.arch.")),
     *(m.name for m in pkgutil.walk_packages(hybridbench.predict.__path__, "hybridbench.predict.")),
     *(m.name for m in pkgutil.walk_packages(hybridbench.report.__path__, "hybridbench.report.")),

@@ -19,7 +19,8 @@ from hybridbench.record import Caveat, Status
 from hybridbench.runner import run_sweep
 from hybridbench.session import Proofs, Session, open_session
 from hybridbench.store import RecordWriter
-from hybridbench.suite import DECODE, GENERATE, PREFILL, TRAIN, Case, Execution, Sampling, Workload
+from hybridbench.suite.case import Case, Execution, Sampling
+from hybridbench.suite.workloads import DECODE, GENERATE, PREFILL, TRAIN, Workload
 from hybridbench.workload import decode
 from hybridbench.workload.at_size.errors import BLOCK, SHORT, Comparison, Errors, judged, of_whole, over_positions
 from hybridbench.workload.at_size.gradients import MOST_ROWS, sampled

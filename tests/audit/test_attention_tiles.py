@@ -12,7 +12,8 @@ from hybridbench.arch.families import build_spec
 from hybridbench.arch.operations import operations
 from hybridbench.audit.attention_tiles import OWN_TILES, attention_reasons, backward_pairs, forward_pairs
 from hybridbench.count.ncu import Launch
-from hybridbench.suite import TRAIN, Case, Execution, Workload
+from hybridbench.suite.case import Case, Execution
+from hybridbench.suite.workloads import TRAIN, Workload
 
 
 def touched(spec: Attention, tokens: int, rows: int, keys: int, shared: int) -> int:

@@ -45,10 +45,11 @@ from hybridbench.cli.main import main
 from hybridbench.count import ncu
 from hybridbench.count.by_operation import REST, Counted, Product
 from hybridbench.count.ncu import Launch
-from hybridbench.count.processes import alive, run_program
 from hybridbench.errors import Unsupported
+from hybridbench.processes import alive, run_program
 from hybridbench.session import Proofs
-from hybridbench.suite import DECODE, PREFILL, TRAIN, Case, Execution, Workload
+from hybridbench.suite.case import Case, Execution
+from hybridbench.suite.workloads import DECODE, PREFILL, TRAIN, Workload
 
 SMALL = Options(vocab_size=64)
 EVERYTHING = pattern_spec("M-*ES-(*&M)-", "tiny", replace(SMALL, window=40, sinks=8))
@@ -269,8 +270,8 @@ sys.exit("the end of the last case is no failure")
 COUNTS = r"""
 import json, sys, time
 log = sys.argv[sys.argv.index("--log-file") + 1]
-assert sys.argv[-4:-2] == ["-m", "hybridbench.audit.counted"]
-asked = json.load(open(sys.argv[-2]))
+assert sys.argv[-3:-1] == ["-m", "hybridbench.audit.counted"]
+asked = json.load(open(sys.argv[-1]))
 kind, taken = asked["case"]["workload"]["kind"], asked["tuned"]
 BEFORE
 metrics = sys.argv[sys.argv.index("--metrics") + 1].split(",")
@@ -526,7 +527,7 @@ from typing import Any
 from hybridbench.audit import on_gpu, run
 from hybridbench.count import ncu
 from hybridbench.session import Proofs
-from hybridbench.suite import Case
+from hybridbench.suite.case import Case
 import json
 on_gpu.sys, ncu.find = SimpleNamespace(executable={python!r}), lambda: {profiler!r}
 try:

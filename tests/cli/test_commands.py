@@ -19,7 +19,8 @@ from hybridbench.cli.inspecting import advise
 from hybridbench.cli.main import main
 from hybridbench.measure.environment import fingerprint
 from hybridbench.record import Ceilings, Record
-from hybridbench.suite import Suite, Sweep
+from hybridbench.suite.file import Suite
+from hybridbench.suite.sweep import Sweep
 
 FAST = ["--device", "cpu", "--max-time", "0.05"]
 
@@ -250,7 +251,7 @@ def test_quickstart_measures_predicts_and_says_where_everything_is(tmp_path, mon
         Sweep(kind, arch="transformer,intra", scale="tiny", device="cpu", ctx="64,128", max_time_s=0.05)
         for kind in ("train", "decode")
     )
-    monkeypatch.setattr(quickstart_module, "suite_for", lambda on_gpu: Suite("quickstart", sweeps))
+    monkeypatch.setattr(quickstart_module, "suite_for", lambda _on_gpu: Suite("quickstart", sweeps))
     output = run("quickstart", "-o", tmp_path / "out").output
     assert "Predicted at 1B" in output
     assert "Try next" in output
@@ -333,7 +334,7 @@ def test_doctor_says_how_to_install_the_kernels_of_this_gpu(hopper):
 )
 def test_doctor_shows_the_sustained_product_beside_the_burst(monkeypatch, sustained, shown):
     rates = Ceilings("bfloat16", 789e12, 4.1e12, 3.9e12, sustained)
-    monkeypatch.setattr("hybridbench.measure.ceilings.measure_ceilings", lambda device, dtype: rates)
+    monkeypatch.setattr("hybridbench.measure.ceilings.measure_ceilings", lambda _device, _dtype: rates)
     lines = run("doctor", "--ceilings").output.splitlines()
     assert [line.split(maxsplit=2)[2] for line in lines if line.startswith("product bfloat16")] == [shown]
     assert document("doctor", "--ceilings")["ceilings"][0]["sustained_matmul_flops_per_s"] == sustained

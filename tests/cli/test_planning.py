@@ -15,10 +15,10 @@ from hybridbench.arch.families import ARCHS
 from hybridbench.cli.main import main
 from hybridbench.record import Record, Status
 from hybridbench.store import load
-from hybridbench.suite import Case
+from hybridbench.suite.case import Case
 
 RESULTS = Path(__file__).parents[2] / "results" / "nvidia-h200"
-(SAMPLE, *_) = load([RESULTS / "efficiency"], lambda text: None)
+(SAMPLE, *_) = load([RESULTS / "efficiency"], lambda _text: None)
 
 
 def run(*args: str, code: int = 0) -> Result:
@@ -135,7 +135,7 @@ def h200(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Case], Record]]
     def install(outcome: Callable[[Case], Record]) -> list[Case]:
         given: list[Case] = []
 
-        def sweep(cases: Sequence[Case], writer: Any, **_: Any) -> list[Record]:
+        def sweep(cases: Sequence[Case], _writer: Any, **_: Any) -> list[Record]:
             given.extend(cases)
             return [outcome(case) for case in cases]
 
@@ -241,7 +241,7 @@ def test_measured_crossover_is_bracketed(h200: Any, tmp_path: Path) -> None:
 
 
 def test_a_stopped_search_still_shows_what_was_predicted(h200: Any, tmp_path: Path) -> None:
-    def outcome(case: Case) -> Record:
+    def outcome(_case: Case) -> Record:
         raise KeyboardInterrupt
 
     h200(outcome)

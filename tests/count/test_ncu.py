@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hybridbench.count import ncu
-from hybridbench.count.processes import alive
+from hybridbench.processes import alive
 
 HEAD = """\
 ==PROF== Connected to process 4242 (/usr/bin/python3.12)

@@ -19,7 +19,8 @@ import torch
 from hybridbench.arch.families import pattern_spec
 from hybridbench.errors import Unsupported
 from hybridbench.session import Proofs, Session, open_session
-from hybridbench.suite import DECODE, GRAPH, PREFILL, TRAIN, Case, Execution, Workload
+from hybridbench.suite.case import GRAPH, Case, Execution
+from hybridbench.suite.workloads import DECODE, PREFILL, TRAIN, Workload
 
 pytestmark = [
     pytest.mark.gpu,

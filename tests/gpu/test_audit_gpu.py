@@ -18,7 +18,8 @@ from hybridbench.audit.run import audit
 from hybridbench.audit.views import FVCORE, GPU, HARDWARE, TORCH
 from hybridbench.count import ncu
 from hybridbench.machine import alike_gpus, visible_gpus
-from hybridbench.suite import PREFILL, TRAIN, Case, Execution, Workload
+from hybridbench.suite.case import Case, Execution
+from hybridbench.suite.workloads import PREFILL, TRAIN, Workload
 
 pytestmark = [
     pytest.mark.gpu,
@@ -55,7 +56,7 @@ def test_the_process_that_the_profiler_watches_tunes_nothing(tmp_path: Path) -> 
     environment = {**os.environ, "TRITON_PRINT_AUTOTUNING": "1"}
 
     def said(module: str, *files: Path) -> str:
-        words = [sys.executable, "-m", f"hybridbench.audit.{module}", *map(str, files), str(os.getpid())]
+        words = [sys.executable, "-m", f"hybridbench.audit.{module}", *map(str, files)]
         return subprocess.run(words, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
 
     asked.write_text(json.dumps([case.to_dict()]))

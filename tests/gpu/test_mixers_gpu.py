@@ -13,7 +13,8 @@ from hybridbench.arch.kinds import MIXERS
 from hybridbench.kernels import Problem, available, backends, reference_of
 from hybridbench.kernels.scan import reference
 from hybridbench.model import build_model, resolve_backends
-from hybridbench.suite import DECODE, GRAPH, TRAIN, Case, Execution, Workload
+from hybridbench.suite.case import GRAPH, Case, Execution
+from hybridbench.suite.workloads import DECODE, TRAIN, Workload
 from hybridbench.workload import prepare
 
 pytestmark = [

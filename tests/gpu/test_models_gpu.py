@@ -11,7 +11,9 @@ from hybridbench.arch.block import Storage
 from hybridbench.arch.families import ARCHS, MAMBA2, RECIPES, Options, build_spec
 from hybridbench.arch.kinds import MIXERS
 from hybridbench.model import build_model, resolve_backends
-from hybridbench.suite import DECODE_STEP, GENERATE, OPS, TRAIN, Case, Execution, Workload
+from hybridbench.suite.case import Case, Execution
+from hybridbench.suite.ops import DECODE_STEP, OPS
+from hybridbench.suite.workloads import GENERATE, TRAIN, Workload
 from hybridbench.workload import prepare
 from hybridbench.workload.decode import DecodeLoop, captured
 

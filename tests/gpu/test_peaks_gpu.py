@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from hybridbench.bench import Bench
 from hybridbench.record import Observed, Status, from_plain
-from hybridbench.suite import Case, Sweep, cases
-from hybridbench.worker import Bench, _release, answer_for
+from hybridbench.suite.case import Case
+from hybridbench.suite.sweep import Sweep, cases
+from hybridbench.worker import _release, answer_for
 
 pytestmark = [
     pytest.mark.gpu,

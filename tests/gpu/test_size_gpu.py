@@ -20,7 +20,9 @@ from hybridbench.kernels.verify import BOUNDS, inputs_at
 from hybridbench.limits import rows_at_once
 from hybridbench.operations import OPERATIONS
 from hybridbench.problem import Problem, of_op, problem_of
-from hybridbench.suite import DECODE, PREFILL, Sweep, block_ops, block_uses, cases
+from hybridbench.suite.ops import block_ops, block_uses
+from hybridbench.suite.sweep import Sweep, cases
+from hybridbench.suite.workloads import DECODE, PREFILL
 
 OVER_SEQUENCES = [op for op, row in OPERATIONS.items() if row.sequences]
 pytestmark = [

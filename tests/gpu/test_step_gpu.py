@@ -8,7 +8,8 @@ import torch
 from hybridbench.arch.families import ARCHS, Options, build_spec
 from hybridbench.model import build_model, resolve_backends
 from hybridbench.model.step import BOUND
-from hybridbench.suite import GENERATE, Case, Execution, Workload
+from hybridbench.suite.case import Case, Execution
+from hybridbench.suite.workloads import GENERATE, Workload
 from hybridbench.workload.decode import captured
 from hybridbench.workload.prepared import kept
 

@@ -20,7 +20,8 @@ from hybridbench.arch.families import pattern_spec
 from hybridbench.kernels.tuning import compile_together
 from hybridbench.model import build_model, resolve_backends
 from hybridbench.model.fused import FusedStep
-from hybridbench.suite import GENERATE, Case, Execution, Workload
+from hybridbench.suite.case import Case, Execution
+from hybridbench.suite.workloads import GENERATE, Workload
 
 compiled: list[bool] = []
 launched: list[str] = []

@@ -303,7 +303,8 @@ def fused_step() -> None:
     from hybridbench.arch.families import Options, pattern_spec
     from hybridbench.model import fused
     from hybridbench.model.build import build_model, resolve_backends
-    from hybridbench.suite import Case, Execution, Workload
+    from hybridbench.suite.case import Case, Execution
+    from hybridbench.suite.workloads import Workload
 
     class Always(dict[Any, Any]):
         def get(self, key: object, default: object = None) -> Any:

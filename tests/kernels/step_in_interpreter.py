@@ -20,7 +20,8 @@ from hybridbench.arch.model import ModelSpec
 from hybridbench.model.build import build_model, resolve_backends
 from hybridbench.model.cache import Cache
 from hybridbench.model.fused import FusedStep, Tiling
-from hybridbench.suite import Case, Execution, Workload
+from hybridbench.suite.case import Case, Execution
+from hybridbench.suite.workloads import Workload
 
 STEPS = 2
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from hybridbench.bench import Bench, run_case
 from hybridbench.errors import Unsupported, WrongResult
 from hybridbench.kernels import Backend, Problem, available, backends, reference_of, resolve, resolver, verify
 from hybridbench.kernels.by_rows import by_rows, holds_sequences, in_groups
@@ -25,8 +26,7 @@ from hybridbench.model import checkpoint
 from hybridbench.model.build import resolve_backends
 from hybridbench.model.checkpoint import cheap, learning, remembering
 from hybridbench.operations import OPERATIONS
-from hybridbench.suite import Sweep, cases
-from hybridbench.worker import Bench, run_case
+from hybridbench.suite.sweep import Sweep, cases
 
 KERNELS = {op: backends(op) for op, row in OPERATIONS.items() if row.inputs}
 """What runs each operation of tensors."""

@@ -19,7 +19,9 @@ from hybridbench.kernels.by_rows import holds_sequences
 from hybridbench.kernels.verify import BOUNDS, Inputs, inputs_at
 from hybridbench.operations import OPERATIONS
 from hybridbench.problem import Problem, of_op, problem_of
-from hybridbench.suite import DECODE, PREFILL, Sweep, block_ops, block_uses, cases
+from hybridbench.suite.ops import block_ops, block_uses
+from hybridbench.suite.sweep import Sweep, cases
+from hybridbench.suite.workloads import DECODE, PREFILL
 
 LENGTH, BATCH = 300, 3
 

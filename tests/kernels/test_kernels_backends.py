@@ -16,7 +16,7 @@ from hybridbench.kernels.attention.flash_attn import refuses_flash_attn_4
 from hybridbench.kernels.delta.fla import refuses_gated_delta
 from hybridbench.kernels.scan.core import refuses_one_pass
 from hybridbench.operations import OPERATIONS
-from hybridbench.suite import DECODE_STEP, OPS
+from hybridbench.suite.ops import DECODE_STEP, OPS
 
 KERNELS = {op: backends(op) for op, row in OPERATIONS.items() if row.inputs}
 """What runs each operation of tensors."""

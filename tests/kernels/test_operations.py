@@ -23,7 +23,9 @@ from hybridbench.kernels.verify import inputs_at
 from hybridbench.operations import OPERATIONS
 from hybridbench.operations.operation import LETTERS, REST, Operation, elements, flops, moved_bytes
 from hybridbench.problem import problem_of
-from hybridbench.suite import CORE, CORE_PARTS, DECODE_STEP, Case, Sweep, block_ops, block_uses, cases
+from hybridbench.suite.case import Case
+from hybridbench.suite.ops import CORE, CORE_PARTS, DECODE_STEP, block_ops, block_uses
+from hybridbench.suite.sweep import Sweep, cases
 from hybridbench.trace import classify
 
 SMALL = Problem(

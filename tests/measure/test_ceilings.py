@@ -60,9 +60,9 @@ def test_a_slow_step_is_run_a_few_times(burst_s: float) -> None:
 def test_a_gpu_sustains_its_product(monkeypatch: pytest.MonkeyPatch) -> None:
     """Played on a CPU: small tensors in place of gigabytes, and a clock that tells a story."""
     timer = ScriptedTimer([1_000_000] * 39 + [1_000_000] * 750 + [2_000_000] * 250)
-    monkeypatch.setattr(ceilings, "timer_for", lambda device: timer)
+    monkeypatch.setattr(ceilings, "timer_for", lambda _device: timer)
     monkeypatch.setattr(ceilings, "GIB", 1024)
-    monkeypatch.setattr(torch, "randn", lambda *sizes, device: torch.ones(2))
+    monkeypatch.setattr(torch, "randn", lambda *_sizes, device: torch.ones(2))
     found = measure_ceilings(torch.device("cuda", 0), torch.bfloat16)
     assert found is not None
     assert found.matmul_flops_per_s == pytest.approx(2 * 8192**3 / 1e-3)

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybridbench.measure.clock import ScriptedTimer, Step
+from hybridbench.measure.clock import ScriptedTimer, TimedStep
 from hybridbench.measure.sampling import Samples, drifts, measure, measure_parts, relative_interval
-from hybridbench.suite import Sampling
+from hybridbench.suite.case import Sampling
 
 MS = 1_000_000
 S = 1_000_000_000
@@ -153,7 +153,7 @@ def test_around_encloses_the_samples_and_nothing_else() -> None:
 class LeadIn(ScriptedTimer):
     """Runs one step untimed before each block of several, as the CUDA timer does."""
 
-    def sample(self, step: Step, count: int) -> list[int]:
+    def sample(self, step: TimedStep, count: int) -> list[int]:
         for _ in range(self.runs(count) - count):
             step()
         return super().sample(step, count)
@@ -224,7 +224,7 @@ def test_parts_run_once_untimed_and_share_the_time() -> None:
         yield
         log.append("out")
 
-    def part(name: str) -> tuple[Step, Step]:
+    def part(name: str) -> tuple[TimedStep, TimedStep]:
         return lambda: log.append(f"enter {name}"), lambda: log.append(name)
 
     timer = ScriptedTimer(itertools.repeat(100 * MS))

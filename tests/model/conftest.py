@@ -9,7 +9,8 @@ import torch
 
 from hybridbench.arch.model import ModelSpec
 from hybridbench.model import LanguageModel, build_model, resolve_backends
-from hybridbench.suite import GENERATE, Case, Execution, Workload
+from hybridbench.suite.case import Case, Execution
+from hybridbench.suite.workloads import GENERATE, Workload
 
 Build = Callable[..., LanguageModel]
 

@@ -11,7 +11,8 @@ from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.presets import preset_spec
 from hybridbench.errors import Unsupported
 from hybridbench.model.build import check_buildable, resolve_backends
-from hybridbench.suite import Case, Execution, Workload
+from hybridbench.suite.case import Case, Execution
+from hybridbench.suite.workloads import Workload
 
 TINY = build_spec("inter", "tiny")
 

@@ -14,7 +14,10 @@ from hybridbench.errors import BadInput
 from hybridbench.model import build_model, resolve_backends
 from hybridbench.model.checkpoint import Memory, _Kept, _Made, cheap, remembering
 from hybridbench.model.moe import MoeModule
-from hybridbench.suite import CHECKPOINTS, CORE, TRAIN, Case, Execution, Sweep, Workload, cases
+from hybridbench.suite.case import CHECKPOINTS, Case, Execution
+from hybridbench.suite.ops import CORE
+from hybridbench.suite.sweep import Sweep, cases
+from hybridbench.suite.workloads import TRAIN, Workload
 
 T, B = 40, 2
 

@@ -8,7 +8,9 @@ from hybridbench.errors import Unsupported
 from hybridbench.kernels import Problem, Resolution, backends
 from hybridbench.model import choices
 from hybridbench.model.choices import choose_in_case, choose_step, core_or_parts
-from hybridbench.suite import CORE, CORE_PARTS, Case, Sweep, cases
+from hybridbench.suite.case import Case
+from hybridbench.suite.ops import CORE, CORE_PARTS
+from hybridbench.suite.sweep import Sweep, cases
 
 PROBLEM = Problem("cpu", "float32", head_dim=8, n_heads=4, d_state=8, chunk_size=16, d_conv=4)
 

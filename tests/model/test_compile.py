@@ -12,11 +12,12 @@ import torch
 from torch._dynamo.utils import counters
 from variants import VARIANTS
 
+from hybridbench.bench import Bench, run_case
 from hybridbench.errors import WrongResult
 from hybridbench.kernels.dense import reference
 from hybridbench.model import build_model, resolve_backends
-from hybridbench.suite import DECODE, PREFILL, TRAIN, Case, Execution, Sampling, Workload
-from hybridbench.worker import Bench, run_case
+from hybridbench.suite.case import Case, Execution, Sampling
+from hybridbench.suite.workloads import DECODE, PREFILL, TRAIN, Workload
 from hybridbench.workload import prepare
 
 # Dynamo looks at .grad of a layer's input itself, which is no leaf, and its own warning then stops it.

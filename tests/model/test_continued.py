@@ -9,7 +9,8 @@ from variants import VARIANTS
 
 from hybridbench.model import build_model, resolve_backends
 from hybridbench.model.cache import Cache
-from hybridbench.suite import PREFILL, Case, Execution, Workload
+from hybridbench.suite.case import Case, Execution
+from hybridbench.suite.workloads import PREFILL, Workload
 
 PIECES = (1, 2, 37, 40)
 """Shorter than a convolution's taps first, then longer than a window and its sinks."""

@@ -14,7 +14,8 @@ from hybridbench.measure.sampling import measure, measure_parts
 from hybridbench.metrics import value
 from hybridbench.model import build_model, resolve_backends
 from hybridbench.record import Environment, Memory, Observed, Part, Record, Status
-from hybridbench.suite import Case, Execution, Sampling, Workload
+from hybridbench.suite.case import Case, Execution, Sampling
+from hybridbench.suite.workloads import Workload
 from hybridbench.workload import prepare
 
 CPU = Environment("CPU", "cpu", None, "CPU", 1, None, None, None, "3.12", "Linux", {}, "0", None)
@@ -71,7 +72,7 @@ def record_of(case, clock) -> Record:
     work = prepare(case, model)
     if work.parts:
         timed = measure_parts([(part.enter, part.step) for part in work.parts], clock, case.sampling)
-        parts = [Part(part.depth, one.samples_ns) for part, one in zip(work.parts, timed, strict=True)]
+        parts = [Part(part.context, one.samples_ns) for part, one in zip(work.parts, timed, strict=True)]
         samples = []
     else:
         samples, parts = measure(work.step, clock, case.sampling).samples_ns, []
@@ -117,7 +118,7 @@ def test_the_estimated_error_covers_the_true_one(clock):
 
 def test_a_prefill_and_a_step_that_differ_are_added_up_as_often_as_they_run():
     case = Case(VARIANTS["mamba"], Workload("generate", 20, 3, 8, depths=3), Execution("cpu", "float32", "eager"))
-    assert case.workload.depth_points == (8, 13, 19)
+    assert case.workload.timed_contexts == (8, 13, 19)
     parts = [Part(None, [7, 5, 6]), Part(8, [1, 1]), Part(13, [2, 4]), Part(19, [3, 3])]
     nothing = Memory(1, None, None, None, None, None)
     observed = Observed([], 1, 1, 1, "t", 1, nothing, None, [], [], [], None, None, None, 1, 1, parts=parts)

@@ -13,7 +13,8 @@ from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.scales import SCALES
 from hybridbench.model import build_model, resolve_backends
 from hybridbench.model.build import parameter_count
-from hybridbench.suite import DECODE, Case, Execution, Workload
+from hybridbench.suite.case import Case, Execution
+from hybridbench.suite.workloads import DECODE, Workload
 
 FP32_BOUND = 1e-4
 

@@ -9,7 +9,10 @@ from variants import VARIANTS
 from hybridbench.errors import BadInput
 from hybridbench.kernels.scan import reference
 from hybridbench.model import build_model, mamba2, resolve_backends
-from hybridbench.suite import CORE, CORE_PARTS, TRAIN, Case, Execution, Sweep, Workload, cases
+from hybridbench.suite.case import Case, Execution
+from hybridbench.suite.ops import CORE, CORE_PARTS
+from hybridbench.suite.sweep import Sweep, cases
+from hybridbench.suite.workloads import TRAIN, Workload
 
 PLAIN_CORE = {CORE: "reference"}
 BORROWING = ("recipe diff-transformer", "mamba twice, one value", "fusion vector add shared")

@@ -13,7 +13,8 @@ from hybridbench.arch.families import build_spec
 from hybridbench.model.mamba2 import Mamba2Module
 from hybridbench.model.moe import MoeModule
 from hybridbench.model.rotary import frequencies, rotate, rotation
-from hybridbench.suite import TRAIN, Case, Execution, Workload
+from hybridbench.suite.case import Case, Execution
+from hybridbench.suite.workloads import TRAIN, Workload
 from hybridbench.workload import prepare
 
 

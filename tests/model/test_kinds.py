@@ -23,7 +23,9 @@ from hybridbench.model.block import BlockModule
 from hybridbench.model.build import build_model, check_buildable, resolve_backends
 from hybridbench.model.kinds import MODULES
 from hybridbench.problem import Problem, problem_of
-from hybridbench.suite import GENERATE, Case, Execution, Workload, block_ops, block_uses
+from hybridbench.suite.case import Case, Execution
+from hybridbench.suite.ops import block_ops, block_uses
+from hybridbench.suite.workloads import GENERATE, Workload
 
 STORAGE = Storage.of("float32")
 DEVICE = torch.device("cpu")

@@ -30,7 +30,9 @@ from hybridbench.model.mamba1 import Mamba1Module
 from hybridbench.model.mamba3 import Mamba3Module
 from hybridbench.model.mixer import MixerModule
 from hybridbench.model.step import fused, ruled_out_by, step_problem
-from hybridbench.suite import DECODE, GRAPH, Case, Execution, Workload, block_ops
+from hybridbench.suite.case import GRAPH, Case, Execution
+from hybridbench.suite.ops import block_ops
+from hybridbench.suite.workloads import DECODE, Workload
 
 D, T = 32, 21
 OTHERS = [name for name in MIXERS if name != MAMBA2]

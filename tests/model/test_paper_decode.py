@@ -11,7 +11,8 @@ from hybridbench.kernels import Problem, backends, verify
 from hybridbench.model import LanguageModel, build_model, resolve_backends
 from hybridbench.model.cache import AttentionCache, GrowingCache, growing
 from hybridbench.model.paper_decode import PaperDecode, Segment
-from hybridbench.suite import GENERATE, Case, Execution, Workload
+from hybridbench.suite.case import Case, Execution
+from hybridbench.suite.workloads import GENERATE, Workload
 
 BOUND = 1e-4
 PROMPT, STEPS = 21, 64

@@ -24,7 +24,9 @@ from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.terms import total
 from hybridbench.errors import BadInput
 from hybridbench.model import build_model, checkpoint, mamba2, resolve_backends
-from hybridbench.suite import CORE, TRAIN, Case, Execution, Workload
+from hybridbench.suite.case import Case, Execution
+from hybridbench.suite.ops import CORE
+from hybridbench.suite.workloads import TRAIN, Workload
 
 B, T = 2, 128
 

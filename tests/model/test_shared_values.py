@@ -23,7 +23,8 @@ from hybridbench.model.mamba2 import Mamba2Module
 from hybridbench.model.paper_decode import PaperDecode
 from hybridbench.predict.memory import prefill_memory, train_memory
 from hybridbench.session import Proofs, open_session
-from hybridbench.suite import CHECKPOINTS, PREFILL, TRAIN, Case, Execution, Sampling, Workload
+from hybridbench.suite.case import CHECKPOINTS, Case, Execution, Sampling
+from hybridbench.suite.workloads import PREFILL, TRAIN, Workload
 
 B, T = 2, 24
 CPU = torch.device("cpu")

@@ -12,7 +12,7 @@ from hybridbench.errors import BadInput
 from hybridbench.machine import PEAKS, Peak, find_gpu
 from hybridbench.predict.fit import budget, find_boundary, largest_fit, last_true
 from hybridbench.predict.memory import footprint
-from hybridbench.suite import DECODE, GENERATE, PREFILL, TRAIN, Workload
+from hybridbench.suite.workloads import DECODE, GENERATE, PREFILL, TRAIN, Workload
 
 H200, RTX = find_gpu("h200"), find_gpu("rtx-4090")
 STORAGE = Storage()

@@ -18,7 +18,8 @@ from hybridbench.metrics import value
 from hybridbench.predict.memory import decode_memory, prefill_memory, train_memory
 from hybridbench.record import Record, Status
 from hybridbench.store import load, newest
-from hybridbench.suite import CHECKPOINTS, GENERATE
+from hybridbench.suite.case import CHECKPOINTS
+from hybridbench.suite.workloads import GENERATE
 
 STORAGE = Storage()
 MEASURED = Path(__file__).parents[2] / "results" / "nvidia-h200"

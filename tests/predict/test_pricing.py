@@ -15,7 +15,7 @@ from hybridbench.metrics import problems, value
 from hybridbench.predict.pricing import price
 from hybridbench.record import Record
 from hybridbench.store import load
-from hybridbench.suite import DECODE, PREFILL, TRAIN, Workload
+from hybridbench.suite.workloads import DECODE, PREFILL, TRAIN, Workload
 
 RESULTS = Path(__file__).parents[2] / "results" / "nvidia-h200"
 RECORDS = [

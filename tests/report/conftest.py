@@ -21,7 +21,8 @@ from hybridbench.record import (
     Record,
     Status,
 )
-from hybridbench.suite import Case, Sweep, cases
+from hybridbench.suite.case import Case
+from hybridbench.suite.sweep import Sweep, cases
 
 H200 = Environment(
     device="NVIDIA H200",

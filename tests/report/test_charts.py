@@ -23,7 +23,7 @@ from hybridbench.record import Record, Status
 from hybridbench.report.charts import FAMILY_COLORS, MEASURED, PREDICTED, Plot, cost_plots, draw, group_plots, save
 from hybridbench.report.groups import group_records
 from hybridbench.store import load
-from hybridbench.suite import Sweep, cases
+from hybridbench.suite.sweep import Sweep, cases
 from hybridbench.units import MIB
 
 Make = Callable[..., Record]

@@ -10,7 +10,7 @@ import pytest
 from hybridbench.arch.families import Options, build_spec, pattern_spec
 from hybridbench.record import Environment, Record
 from hybridbench.report.groups import file_stem, group_records, series_names
-from hybridbench.suite import Sweep, cases
+from hybridbench.suite.sweep import Sweep, cases
 
 Make = Callable[..., Record]
 

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from hybridbench.record import Record, Status
 from hybridbench.report.live import LiveSweep
-from hybridbench.suite import Sweep, cases
+from hybridbench.suite.sweep import Sweep, cases
 
 Make = Callable[..., Record]
 

@@ -29,7 +29,8 @@ from hybridbench.report.paper import (
 from hybridbench.report.published import MAIN, STACKS, TRAIN_CONTEXT, stack_of
 from hybridbench.report.tables import to_csv
 from hybridbench.report.write import write_report
-from hybridbench.suite import Case, Suite, as_published, load_suite
+from hybridbench.suite.case import Case
+from hybridbench.suite.file import Suite, as_published, load_suite
 from hybridbench.units import MIB
 
 Make = Callable[..., Record]
@@ -185,7 +186,7 @@ def generation(record_of: Make, case: Case, tokens_per_s: float) -> Record:
     if not work.depths:
         return record
     mean_s = (whole_s - prefill_s) / (work.context - work.prompt)
-    depths = work.depth_points
+    depths = work.timed_contexts
     parts = [Part(None, [round(prefill_s * 1e9)] * 5)]
     for depth in depths:
         slope = 0.5 + (depth - depths[0]) / (depths[-1] - depths[0])

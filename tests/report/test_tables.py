@@ -31,7 +31,7 @@ from hybridbench.report.tables import (
     to_markdown,
     unequal_kernels,
 )
-from hybridbench.suite import Sweep, cases
+from hybridbench.suite.sweep import Sweep, cases
 
 Make = Callable[..., Record]
 

@@ -18,7 +18,7 @@ from hybridbench.metrics import METRICS
 from hybridbench.record import Environment, Record, Status
 from hybridbench.report.groups import group_records
 from hybridbench.report.write import headline, write_report
-from hybridbench.suite import Sweep, cases
+from hybridbench.suite.sweep import Sweep, cases
 
 Make = Callable[..., Record]
 

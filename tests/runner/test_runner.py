@@ -16,9 +16,9 @@ from hybridbench.cli.main import main
 from hybridbench.errors import WorkerDied
 from hybridbench.machine import usable_cores
 from hybridbench.record import Status
-from hybridbench.runner import Events, Worker, run_sweep, terminable
+from hybridbench.runner import Events, run_sweep
 from hybridbench.store import RecordWriter, load, recorded
-from hybridbench.suite import Sweep, cases
+from hybridbench.suite.sweep import Sweep, cases
 
 HERE = Path(__file__).parent
 
@@ -83,30 +83,6 @@ def test_a_case_that_hangs_costs_itself_and_says_where(tmp_path, monkeypatch):
             break
     assert "faulty_kernels.py" in str(hung.traceback), "the stack shows where it hung"
     assert str(hung.traceback).endswith("in _run_module_as_main"), "down to where the process began"
-
-
-def test_stacks_are_waited_for_until_they_are_all_there(tmp_path):
-    """Of a process that gets its turn now and then, as on a busy machine."""
-    slow = f"""
-import pathlib, signal, time
-def write(*_):
-    for line in ("late", "in", "parts"):
-        time.sleep(0.2)
-        print(line, flush=True)
-signal.signal(signal.SIGUSR1, write)
-pathlib.Path({str(tmp_path / "ready")!r}).touch()
-while True:
-    time.sleep(0.01)
-"""
-    with RecordWriter(tmp_path) as writer:
-        worker = Worker(writer, 0, None)
-        with worker._log_path.open("w") as log, subprocess.Popen([sys.executable, "-c", slow], stdout=log) as process:
-            worker._process = process
-            while not (tmp_path / "ready").exists():
-                time.sleep(0.01)
-            stacks = worker._where()
-            process.kill()
-    assert stacks == "late\nin\nparts"
 
 
 def test_a_case_that_cannot_run_here_says_why_and_nothing_runs_in_its_place(tmp_path):
@@ -196,33 +172,6 @@ def test_ctrl_c_keeps_what_was_finished_and_says_how_to_go_on(tmp_path):
     assert str(folder) in output
     assert "Traceback" not in output
     assert load([folder], pytest.fail)
-
-
-def interrupts(*numbers):
-    """How many of these signals to this process raise KeyboardInterrupt while it is terminable."""
-    count = 0
-    with terminable():
-        for number in numbers:
-            try:
-                signal.raise_signal(number)
-            except KeyboardInterrupt:
-                count += 1
-    return count
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_second_signal_does_not_end_the_clearing_up_after_the_first(number):
-    before = signal.getsignal(number)
-    assert interrupts(number, signal.SIGINT, signal.SIGTERM) == 1
-    assert signal.getsignal(number) is before
-
-
-def test_a_signal_that_nobody_is_to_hear_stays_unheard():
-    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    try:
-        assert interrupts(signal.SIGTERM) == 0
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_case_that_kills_the_first_worker_belongs_to_its_machine_all_the_same(tmp_path):

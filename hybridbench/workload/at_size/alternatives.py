@@ -19,7 +19,7 @@ from hybridbench.model.build import Resolved
 from hybridbench.model.language import LanguageModel
 from hybridbench.model.swap import Function, swapped
 from hybridbench.operations import OPERATIONS
-from hybridbench.suite import DECODE_STEP
+from hybridbench.suite.ops import DECODE_STEP
 
 SLOW_FROM = 16_384
 """Tokens from which full attention by the reference implementation takes longer than the step."""

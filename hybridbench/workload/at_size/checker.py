@@ -20,7 +20,8 @@ from hybridbench.model.build import Resolved
 from hybridbench.model.cache import Cache
 from hybridbench.model.language import LanguageModel
 from hybridbench.record import SizeCheck
-from hybridbench.suite import DECODE_STEP, Case
+from hybridbench.suite.case import Case
+from hybridbench.suite.ops import DECODE_STEP
 from hybridbench.workload.at_size.alternatives import Alternatives
 from hybridbench.workload.at_size.decode import Beside, Kept, Left, compare_reads, replayed, routed
 from hybridbench.workload.at_size.errors import SHORT, Comparison, Errors, Worst, judged
@@ -48,6 +49,7 @@ class Checker:
     Args:
         resolved: its operations.
         known: what earlier cases of the process have shown.
+        now: the clock that says how long it took; ns.
 
     Attributes:
         checks: what was compared.
@@ -55,7 +57,14 @@ class Checker:
         spent_ns: how long it took.
     """
 
-    def __init__(self, case: Case, model: LanguageModel, resolved: Sequence[Resolved], known: Known) -> None:
+    def __init__(
+        self,
+        case: Case,
+        model: LanguageModel,
+        resolved: Sequence[Resolved],
+        known: Known,
+        now: Callable[[], int] = time.perf_counter_ns,
+    ) -> None:
         self.case = case
         self.model = model
         self.resolved = resolved
@@ -63,6 +72,7 @@ class Checker:
         self.unchecked: list[str] = []
         self.spent_ns = 0
         self._known = known
+        self._now = now
         self._symbols = case.model.layers
 
     def prefill(self, token_BT: Tensor, caches: list[Cache | None]) -> None:
@@ -105,29 +115,29 @@ class Checker:
 
         self._judge(asked, errors, token_BT.shape[1], may_be_short=several)
 
-    def decode(self, loop: DecodeLoop, depth: int) -> Callable[[], object]:
-        """The step of a decode loop as it is timed, once it was checked with ``depth`` tokens cached.
+    def decode(self, loop: DecodeLoop, context: int) -> Callable[[], object]:
+        """The step of a decode loop as it is timed, once it was checked with ``context`` tokens cached.
 
         Lone rows come first, so that their graphs are gone before the batch's takes its memory.
 
         Args:
-            loop: filled to the depth. Afterwards its states are those of the steps that were taken.
+            loop: filled to the context. Afterwards its states are those of the steps that were taken.
 
         Raises:
             WrongResult, DeviceFault: as ``prefill``.
         """
         batch = len(loop.token_B)
         rows = sorted({0, batch - 1})
-        depths = [depth] if loop.grows or depth <= SHORT else [SHORT - 1, depth]
+        contexts = [context] if loop.grows or context <= SHORT else [SHORT - 1, context]
         lone: dict[tuple[int, int], Left] = {}
-        before = Kept(kept(loop.caches), loop.token_B, rows, depths)
+        before = Kept(kept(loop.caches), loop.token_B, rows, contexts)
         with self._guarded():
             routes = routed(self.model, loop.eager_step)
             for row in rows if batch > 1 else []:
                 one = loop.of_row(row)
                 with replayed(routes, row):
                     step = one.ready(verify=False)
-                    for at in depths:
+                    for at in contexts:
                         before.put_back()
                         one.token_B.copy_(loop.token_B[row : row + 1])
                         one.position_B.fill_(at)
@@ -136,17 +146,17 @@ class Checker:
                         lone[row, at] = Left.of(one.logits_BV, kept(one.caches), 0)
                 del one, step
             before.put_back()
-            started = time.perf_counter_ns()
+            started = self._now()
             step = loop.ready()
-            self.spent_ns -= time.perf_counter_ns() - started  # it is there to be timed
-            found = {at: self._step(loop, step, at, before, lone) for at in depths}
-        asked = self._asked("a decode step", ROWS if batch > 1 else MODULES if loop.plan else REFERENCE, depth)
-        if found[depth].found:
-            short = found[depths[0]].worst() if len(depths) > 1 else {}
-            self.checks.append(judged(asked, found[depth], short))
+            self.spent_ns -= self._now() - started  # it is there to be timed
+            found = {at: self._step(loop, step, at, before, lone) for at in contexts}
+        asked = self._asked("a decode step", ROWS if batch > 1 else MODULES if loop.plan else REFERENCE, context)
+        if found[context].found:
+            short = found[contexts[0]].worst() if len(contexts) > 1 else {}
+            self.checks.append(judged(asked, found[context], short))
         else:  # one sequence without attention, fused: what it was held to is in the loop's own check
             (check,) = loop.checks
-            what = SizeCheck(asked.what, MODULES, batch, depth, 1, "logits and states", check.error, check.bound)
+            what = SizeCheck(asked.what, MODULES, batch, context, 1, "logits and states", check.error, check.bound)
             self.checks.append(what)
         return step
 
@@ -154,27 +164,27 @@ class Checker:
         self,
         loop: DecodeLoop,
         step: Callable[[], object],
-        depth: int,
+        context: int,
         before: Kept,
         lone: dict[tuple[int, int], Left],
     ) -> Errors:
-        """One step at a depth: what it leaves of each row, and what its attentions read."""
+        """One step at a context: what it leaves of each row, and what its attentions read."""
         errors, rows = Errors(), sorted({0, len(loop.token_B) - 1})
         before.put_back()
-        loop.position_B.fill_(depth)
+        loop.position_B.fill_(context)
         step()
         assert loop.logits_BV is not None
         for row in rows if lone else []:
             left = Left.of(loop.logits_BV, kept(loop.caches), row)
-            left.compare(lone[row, depth], f"row {row + 1}", errors)
+            left.compare(lone[row, context], f"row {row + 1}", errors)
         if loop.plan is not None:
             compare_reads(loop.plan, rows, errors)
         else:
             before.put_back()
             functions = [item.function for item in self.resolved if item.op != DECODE_STEP]
-            loop.position_B.fill_(depth)
+            loop.position_B.fill_(context)
             Beside(functions, rows, errors, every=len(loop.token_B) == 1).run(self.model, loop.eager_step)
-        loop.position_B.fill_(depth)
+        loop.position_B.fill_(context)
         return errors
 
     def _asked(self, what: str, against: str, context: int) -> Comparison:
@@ -213,13 +223,13 @@ class Checker:
     @contextmanager
     def _guarded(self) -> Iterator[None]:
         """A kernel that breaks the device in a check is wrong, and nothing on the device can be trusted after it."""
-        started = time.perf_counter_ns()
+        started = self._now()
         try:
             yield
             if self.model.embedding_VD.is_cuda:
                 torch.cuda.synchronize()
                 torch.cuda.empty_cache()
-            self.spent_ns += time.perf_counter_ns() - started
+            self.spent_ns += self._now() - started
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as exc:

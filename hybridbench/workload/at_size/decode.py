@@ -55,11 +55,11 @@ class Kept:
 
     Args:
         token_B: the tokens to feed.
-        depths: at which steps are taken.
+        contexts: at which steps are taken.
     """
 
-    def __init__(self, caches: Sequence[Cache], token_B: Tensor, rows: Sequence[int], depths: Sequence[int]) -> None:
-        slots = [tensor for cache in caches for depth in depths for tensor in written(cache, depth)]
+    def __init__(self, caches: Sequence[Cache], token_B: Tensor, rows: Sequence[int], contexts: Sequence[int]) -> None:
+        slots = [tensor for cache in caches for context in contexts for tensor in written(cache, context)]
         tensors = [*recurrent_states(list(caches)), *slots, token_B]
         self._parts = [tensor[row : row + 1] for tensor in tensors for row in rows]
         self._values = [part.clone() for part in self._parts]

@@ -177,8 +177,11 @@ class Backward:
         return drawn
 
     def _loss(self, hidden_BTD: Tensor) -> None:
-        """The loss of all rows, and its gradients, from those of each. Gradients are taken of B x T times the loss, so
-        that they are as large whatever the batch; only whole batches are sampled."""
+        """The loss of all rows, and its gradients, from those of each.
+
+        Gradients are taken of B x T times the loss, so that they are as large whatever the batch; only whole batches
+        are sampled.
+        """
         model, (B, T) = self.model, self.token_BT.shape
         loss_of, embedding = model.ops["linear_cross_entropy"], model.embedding_VD
 

@@ -16,20 +16,12 @@ from hybridbench.arch.families import ARCHS, RECIPES, Options, build_spec, patte
 from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.scales import SCALES
 from hybridbench.errors import BadInput
-from hybridbench.suite import (
-    ALL_ARCHS,
-    Case,
-    Execution,
-    Sampling,
-    Suite,
-    Sweep,
-    Workload,
-    as_published,
-    cases,
-    check_backends_used,
-    load_suite,
-    model_specs,
-)
+from hybridbench.suite.case import Case, Execution, Sampling
+from hybridbench.suite.file import Suite, as_published, load_suite
+from hybridbench.suite.models import ALL_ARCHS, model_specs
+from hybridbench.suite.ops import check_backends_used
+from hybridbench.suite.sweep import Sweep, cases
+from hybridbench.suite.workloads import Workload
 
 SPECS = [build_spec(arch, scale) for arch in ARCHS for scale in SCALES]
 SPECS += [build_spec("intra", scale, Options(recipe=recipe)) for recipe in RECIPES for scale in SCALES]
@@ -168,7 +160,7 @@ def test_depths_and_the_published_mode_reach_the_case() -> None:
     case = cases(sweep, has_gpu=True)[0]
     assert (case.workload.depths, case.execution.mode) == (5, "graph")
     assert case.label == "generate mamba 1b ctx 1k b4 at 5 depths"
-    assert case.workload.depth_points == (512, 639, 767, 895, 1023)
+    assert case.workload.timed_contexts == (512, 639, 767, 895, 1023)
     assert cases(dataclasses.replace(sweep, depths=None), has_gpu=True)[0].workload.depths == 0
     for published in ({"as_published": True}, {"mode": "published"}):
         for has_gpu in (False, True):  # eager on a CPU, but the same code

@@ -1,0 +1,135 @@
+"""backends: which kernels cases may ask for, which of them can run here and up to what size, and what a case runs with.
+
+Everything here is told before anything runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from hybridbench.arch.kinds import FEED_FORWARD, RUNNING
+from hybridbench.errors import BadInput, Unsupported
+from hybridbench.kernels import available
+from hybridbench.kernels import backends as backends_of
+from hybridbench.kernels.resolver import by_path, named_backends
+from hybridbench.limits import tightest
+from hybridbench.model.build import Resolved, resolve_backends
+from hybridbench.operations import OPERATIONS
+from hybridbench.operations.operation import Declared
+from hybridbench.problem import Problem, of_op, problem_of
+from hybridbench.suite.case import Case
+from hybridbench.suite.ops import block_ops, block_uses
+from hybridbench.suite.sweep import Sweep, cases
+from hybridbench.suite.workloads import DECODE, TRAIN
+
+
+def check_names(planned: Sequence[Case]) -> None:
+    """Names of backends that do not exist are a mistake.
+
+    Raises:
+        BadInput: with the nearest name.
+    """
+    for op, name in sorted({pair for case in planned for pair in case.execution.backends.items()}):
+        if name not in named_backends(op, name) and name != "auto":
+            by_path(op, name)
+
+
+def check_installed(planned: Sequence[Case]) -> None:
+    """A backend named on the command line that is not installed is a mistake, found before anything runs.
+
+    Raises:
+        BadInput: with the reason and the install command, or an unknown name.
+    """
+    check_names(planned)
+    asked = {pair for case in planned for pair in case.execution.backends.items() if ":" not in pair[1]}
+    for op, name in sorted(asked):
+        if reason := available(backends_of(op)[name]):
+            on_gpu = any(case.execution.device == "cuda" for case in planned)
+            if refused := None if on_gpu else backends_of(op)[name].refuses(Problem("cpu", "float32")):
+                reason = f"{refused}; besides, {reason}"
+            raise BadInput(f"backend {op}={name} cannot run here: {reason}.")
+
+
+def every_backend() -> tuple[str, list[dict[str, Any]]]:
+    """The device that was asked of, and a row for each backend: whether it can run here, its rank, and its limits.
+
+    Asked of the 1B transformer's and Mamba-2's shapes, in bfloat16 on a GPU and float32 on a CPU.
+    """
+    at_1b = _problems_at_1b()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = "bfloat16" if device == "cuda" else "float32"
+    heads = Problem(device, dtype, head_dim=64, n_heads=32, n_kv_heads=8)
+    typical = replace(heads, d_state=128, n_angles=32, chunk_size=256, d_conv=4)
+    rows: list[dict[str, Any]] = []
+    for op, operation in OPERATIONS.items():
+        order = operation.order[device]
+        # a chunk of Mamba-2 is longer than the kernels of the delta rules and of Mamba-3 take
+        chunk = next((problem.chunk_size for problem in at_1b.get(op, [])), typical.chunk_size)
+        asked = replace(typical, chunk_size=chunk)
+        for name, kernel in backends_of(op).items():
+            reason = available(kernel, asked)
+            rows.append(
+                {
+                    "op": op,
+                    "backend": name,
+                    "package": kernel.package,
+                    "version": kernel.version,
+                    "runs_here": reason is None,
+                    "auto_rank": order.index(name) + 1 if name in order else None,
+                    "reason": reason,
+                    "right_up_to": _right_up_to(kernel, at_1b.get(op, [])),
+                }
+            )
+    return device, rows
+
+
+def explain(case: Case) -> dict[str, Any]:
+    """What each operation of a case was asked to run with, what it runs with here, and why; or why it cannot run."""
+    entry: dict[str, Any] = {"key": case.key, "case": case.label, "device": case.execution.device}
+    try:
+        return entry | {"operations": [_explained(item) for item in resolve_backends(case)]}
+    except Unsupported as reason:
+        return entry | {"operations": [], "unsupported": str(reason)}
+
+
+def _explained(item: Resolved) -> dict[str, Any]:
+    """One operation of a case: what was asked, what runs, and why."""
+    return {
+        "op": item.op,
+        "block": item.block.kind if item.block else None,
+        "uses": item.uses,
+        "asked": item.asked,
+        "runs": item.backend.ran,
+        "why": item.choice.why,
+        "passed_over": [{"candidate": name, "reason": reason} for name, reason in item.choice.passed_over],
+    }
+
+
+def _problems_at_1b() -> dict[str, list[Problem]]:
+    """What each operation of a mixer is asked for at 1B on a GPU, in training and in a decode step of 4 x 8k."""
+    asked: dict[str, list[Problem]] = {}
+    for kind in (TRAIN, DECODE):
+        step = kind == DECODE
+        for symbol in (letter for letter in RUNNING if letter not in FEED_FORWARD):
+            sweep = Sweep(kind, pattern=f"{symbol}-", scale="1b", ctx="8k", batch="4", device="cuda")
+            (case,) = cases(sweep, has_gpu=True)
+            for block, borrows in block_uses(case.model):
+                for op in block_ops(block, borrows)[step]:
+                    asked.setdefault(op, []).append(of_op(op, problem_of(block, case, borrows), case, step=step))
+    return asked
+
+
+def _right_up_to(backend: Declared, asked: list[Problem]) -> list[str]:
+    """Up to which size a backend is right, one sentence for each tensor that may limit it: of the widest problem."""
+    if backend.wide:
+        return ["right at any size: its offsets have 64 bits"]
+    widest: dict[str, tuple[int, str]] = {}
+    for problem in asked:
+        if limit := tightest(backend.limits, problem):
+            found = (limit.elements(problem), f"right up to {limit.in_words(problem)}")
+            widest[limit.what] = max(widest.get(limit.what, found), found)
+    return [words for _, words in widest.values()]

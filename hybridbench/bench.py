@@ -1,0 +1,271 @@
+"""bench: one device with its instruments, and one case run on it from a session to what is recorded.
+
+``run_case`` shows a whole run: ceilings, a session (build, verify, prepare, check), count, measure, record. What it
+reads off the machine comes through ``Instruments``, so that a script can stand in for all of it.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from hybridbench.count.caches import count_cache
+from hybridbench.count.kernels import kernel_names
+from hybridbench.count.operators import count_with_fvcore, count_with_torch
+from hybridbench.count.replace import replaced, traced, unwatched
+from hybridbench.errors import WrongResult
+from hybridbench.measure.caveats import find_caveats
+from hybridbench.measure.ceilings import measure_ceilings
+from hybridbench.measure.clock import Timer, timer_for
+from hybridbench.measure.environment import fingerprint
+from hybridbench.measure.memory import observe_memory, reset_peaks
+from hybridbench.measure.nvml import Gpu, Watch
+from hybridbench.measure.sampling import measure, measure_parts
+from hybridbench.model.build import Resolved, parameter_count
+from hybridbench.model.language import LanguageModel
+from hybridbench.model.mixer import torch_dtype
+from hybridbench.record import BackendUse, Caveat, Ceilings, Environment, Observed, OperatorCount, Part
+from hybridbench.session import Proofs, device_for, open_session
+from hybridbench.suite.case import COMPILE, Case
+from hybridbench.suite.ops import DECODE_STEP, ops_of
+from hybridbench.suite.workloads import DECODE
+from hybridbench.workload import Prepared
+
+
+def count_step(work: Prepared, model: LanguageModel, resolved: list[Resolved]) -> list[OperatorCount]:
+    """One eager step as both public counters see it; a counter that fails says so and costs nothing else."""
+    hidden = [item for item in resolved if not item.backend.dispatched]
+    compiled = [item.function for item in hidden if item.backend.compiles_per_length]
+    unseen = [f"{item.op} ({item.backend.name})" for item in hidden for _ in range(item.uses)]
+    if compiled:
+        work.eager_step()  # what compiles on its first call, backward included, does so before a counter watches
+
+    def forward(*inputs: torch.Tensor) -> tuple[object, ...]:
+        # The tracer drops work that no output depends on, such as a state kept for the next step.
+        with torch.no_grad():
+            return work.forward(*inputs), [cache.tensors() for cache in work.caches]
+
+    with replaced(model, compiled, unwatched):
+        by_torch = count_with_torch(work.eager_step, unseen)
+    with replaced(model, [item.function for item in hidden], traced):
+        by_fvcore = count_with_fvcore(model, work.inputs, forward=forward)
+    model.zero_grad(set_to_none=False)
+    return [by_torch, by_fvcore]
+
+
+def step_kernels(work: Prepared, device: torch.device) -> list[str]:
+    """Names of the kernels of a step; none where the profiler may not look, which is no reason to lose the samples."""
+    try:
+        return kernel_names(work.step if work.steps_per_sample == 1 else work.eager_step, device)
+    except RuntimeError as exc:
+        print(f"kernel names are missing: {exc}", file=sys.stderr)  # noqa: T201
+        return []
+
+
+@dataclass(frozen=True)
+class Instruments:
+    """What is read off a machine while a case runs.
+
+    Args:
+        timer: the clock of a device's steps.
+        now: the time of all else, such as building and the limit of a warm-up; ns.
+        environment: the machine and its software.
+        ceilings: the rates that a device reaches in a dtype.
+        count: the FLOPs of a step as operator counters see them.
+        kernels: the names of the kernels of a step.
+    """
+
+    timer: Callable[[torch.device], Timer] = timer_for
+    now: Callable[[], int] = time.perf_counter_ns
+    environment: Callable[[torch.device, Gpu | None], Environment] = fingerprint
+    ceilings: Callable[[torch.device, torch.dtype], Ceilings | None] = measure_ceilings
+    count: Callable[[Prepared, LanguageModel, list[Resolved]], list[OperatorCount]] = count_step
+    kernels: Callable[[Prepared, torch.device], list[str]] = step_kernels
+
+
+@dataclass
+class Bench:
+    """One device and what stays known about it between cases."""
+
+    device: torch.device
+    gpu: Gpu | None
+    idle_power_w: float | None
+    phase: Callable[[str], None] = lambda _name: None
+    proofs: Proofs = field(default_factory=Proofs)
+    ceilings: dict[str, Ceilings | None] = field(default_factory=dict)
+    instruments: Instruments = field(default_factory=Instruments)
+
+    @classmethod
+    def open(cls, kind: str, phase: Callable[[str], None], instruments: Instruments | None = None) -> Bench:
+        """The first visible device of a kind."""
+        device = device_for(kind)
+        gpu = Gpu.open(device)
+        idle_power_w = gpu.idle_power_w() if gpu else None
+        return cls(device, gpu, idle_power_w, phase, instruments=instruments or Instruments())
+
+    def environment(self) -> Environment:
+        """The machine and its software as they are now."""
+        return self.instruments.environment(self.device, self.gpu)
+
+    def ceilings_for(self, dtype: str) -> Ceilings | None:
+        """The device's rates in a dtype, measured once per process."""
+        if dtype not in self.ceilings:
+            self.ceilings[dtype] = self.instruments.ceilings(self.device, torch_dtype(dtype))
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()  # or the case's peak of reserved memory would hold these gigabytes
+        return self.ceilings[dtype]
+
+
+def run_case(case: Case, bench: Bench) -> tuple[Observed, list[Caveat]]:
+    """Runs one case and returns what was seen.
+
+    Raises:
+        Unsupported, WrongResult: before anything is timed.
+        torch.OutOfMemoryError and whatever else a kernel raises.
+    """
+    bench.phase("ceilings")
+    ceilings = bench.ceilings_for(case.execution.dtype)
+
+    tools = bench.instruments
+    session = open_session(case, bench.device, bench.proofs, bench.phase, tools.now)
+    resolved, model, work = session.resolved, session.model, session.work
+
+    bench.phase("count")
+    counts = [] if case.sampling.probes else tools.count(work, model, resolved)
+
+    bench.phase("measure")
+    timer, region = tools.timer(bench.device), TimedRegion(Watch(bench.gpu, tools.now))
+    reset_peaks(bench.device)
+    if work.parts:
+        parts = [(part.enter, part.step) for part in work.parts]
+        timed = measure_parts(parts, timer, case.sampling, now=tools.now, around=region)
+    else:
+        timed = [measure(work.step, timer, case.sampling, now=tools.now, around=region)]
+    watch = region.watch
+    # Parts are no whole steps, so their energy has none to be divided by.
+    energy = watch.energy(0 if work.parts else timed[0].runs, bench.idle_power_w)
+
+    bench.phase("record")
+    cache = count_cache(work.caches, work.capacity) if work.caches else None
+    kept = cache.kv_cache_bytes + cache.ssm_state_bytes + cache.conv_state_bytes if cache else None
+    observed = Observed(
+        samples_ns=[] if work.parts else timed[0].samples_ns,
+        steps_per_sample=work.steps_per_sample,
+        warmup_steps=sum(samples.warmup_steps for samples in timed),
+        warmup_ns=sum(samples.warmup_ns for samples in timed),
+        timer=timer.name,
+        parameters=parameter_count(model),
+        memory=observe_memory(bench.device, model, optimizer=work.optimizer, cache_bytes=kept),
+        cache=cache,
+        counts=counts,
+        backends=_uses(_timed(resolved, case), work, bench),
+        kernels=[] if case.sampling.probes else tools.kernels(work, bench.device),
+        gpu_before=watch.before,
+        gpu_after=watch.after,
+        energy=energy,
+        build_ns=session.build_ns,
+        prepare_ns=session.prepare_ns,
+        loss=_finite_loss(work),
+        ceilings=ceilings,
+        parts=[Part(part.context, samples.samples_ns) for part, samples in zip(work.parts, timed, strict=False)],
+        sized=session.sized,
+        check_ns=session.check_ns,
+    )
+    found = {
+        caveat
+        for samples in timed
+        for caveat in find_caveats(
+            samples.samples_ns,
+            target_rel_ci=case.sampling.target_rel_ci,
+            resolution_ns=timer.resolution_ns,
+            before=watch.before,
+            after=watch.after,
+            energy=energy,
+            graph_breaks=graph_breaks() if case.execution.mode == COMPILE else 0,
+            recompiles=region.compilations,
+        )
+    }
+    if session.unchecked:
+        print("not checked at size:", *session.unchecked, sep="\n", file=sys.stderr)  # noqa: T201
+        found.add(Caveat.NOT_CHECKED)
+    return observed, [caveat for caveat in Caveat if caveat in found]
+
+
+def _finite_loss(work: Prepared) -> float | None:
+    """The last step's loss, None in inference.
+
+    Raises:
+        WrongResult: it is no number; what trained to that was not the model.
+    """
+    loss = work.loss() if work.loss else None
+    if loss is not None and not math.isfinite(loss):
+        raise WrongResult(f"the loss after the timed steps is {loss}: lower the learning rate or use a wider dtype.")
+    return loss
+
+
+class TimedRegion:
+    """Around the samples: what NVML saw, and how often torch.compile compiled although it should not have."""
+
+    def __init__(self, watch: Watch) -> None:
+        self.watch = watch
+        self.compilations = 0
+
+    def __enter__(self) -> TimedRegion:
+        self.compilations = -compilations()
+        self.watch.__enter__()
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        self.watch.__exit__(*exc)
+        self.compilations += compilations()
+
+
+def compilations() -> int:
+    """Graphs torch.compile has compiled in this process."""
+    return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+
+
+def graph_breaks() -> int:
+    """Places where torch.compile fell back to Python in the functions compiled since the last reset."""
+    return sum(torch._dynamo.utils.counters["graph_break"].values())
+
+
+def _timed(resolved: list[Resolved], case: Case) -> list[Resolved]:
+    """What the timed steps run: a fused decode step leaves the modules' own kernels out of them."""
+    if not any(item.op == DECODE_STEP and item.backend.name == "fused" for item in resolved):
+        return resolved
+    over_sequences = [op for one in case.workload.row.passes if one != DECODE for op in ops_of(case.model, one)]
+    return [item for item in resolved if item.op == DECODE_STEP or item.op in over_sequences]
+
+
+def _uses(timed: list[Resolved], work: Prepared, bench: Bench) -> list[BackendUse]:
+    """One entry per operation and backend, with the proof that came closest to its bound."""
+    uses: dict[tuple[str, str], BackendUse] = {}
+    of_step = {(check.op, check.backend): check for check in work.checks}
+    for item in timed:
+        check = of_step.get((item.op, item.backend.name)) or bench.proofs.of(item)
+        use = BackendUse(
+            op=item.op,
+            asked=item.asked,
+            ran=item.backend.ran,
+            package=item.backend.package,
+            version=item.backend.version,
+            error=check.error if check else None,
+            bound=check.bound if check else None,
+        )
+        worst = uses.get((item.op, item.backend.ran))
+        if worst is None or (use.error or 0.0) / (use.bound or 1.0) > (worst.error or 0.0) / (worst.bound or 1.0):
+            uses[item.op, item.backend.ran] = use
+    of_kernels = {(item.op, item.backend.name) for item in timed}
+    for key, check in of_step.items():
+        if key not in of_kernels:  # of compiled layers, which are no kernel of an operation
+            proof = (check.error, check.bound)
+            uses[key] = BackendUse(check.op, check.backend, check.backend, "torch", version("torch"), *proof)
+    return list(uses.values())

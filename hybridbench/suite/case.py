@@ -1,0 +1,143 @@
+"""case: one cell of a comparison: which model does which work, how it is run, and how long it is sampled.
+
+A case's key is its identity: equal for equal cases, whatever made them, and what records are found by.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from hybridbench import units
+from hybridbench.arch.block import Storage
+from hybridbench.arch.model import ModelSpec
+from hybridbench.suite.workloads import Workload
+
+EAGER, COMPILE, GRAPH, PUBLISHED = "eager", "compile", "graph", "published"
+MODES = (EAGER, COMPILE, GRAPH, PUBLISHED)
+DEVICES = ("cpu", "cuda")
+CHECKPOINTS = ("none", "selective", "full")
+"""How much of the activations a training step keeps: all of them; all but what elementwise work makes of the rest
+(``arch.terms.Term.cheap``); or the residual stream before each sublayer alone."""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How the work is run.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+        dtype: of weights, activations, KV and conv state.
+        state_dtype: of the SSM state, None for ``dtype``.
+        mode: ``eager``, ``compile`` (torch.compile), ``graph`` (a captured CUDA graph) or ``published`` (decoding as
+            the source paper's figures suggest: attention eager with a growing cache, the rest in CUDA graphs).
+        backends: the backend asked for per operation; an operation without an entry is ``auto``.
+        seed: of weights and inputs.
+        streams: CUDA streams a decode step's parallel branches run on: 1 (one after the other) or 2 (side by side).
+        checkpoint: what a training step keeps of its activations: ``none`` is checkpointed, ``selective``, ``full``.
+    """
+
+    device: str
+    dtype: str
+    mode: str
+    state_dtype: str | None = None
+    backends: dict[str, str] = field(default_factory=dict)
+    seed: int = 0
+    streams: int = 1
+    checkpoint: str = "none"
+
+    @property
+    def storage(self) -> Storage:
+        """Bytes per element this execution stores."""
+        return Storage.of(self.dtype, self.state_dtype)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """When to stop warming up and when to stop sampling.
+
+    Sampling ends when the 95% interval of the median is within ``target_rel_ci``, after ``max_samples``, or when
+    ``max_time_s`` of sampled time is spent; it takes at least ``min_samples`` unless steps are too long for that, and
+    lasts at least ``min_time_s`` even where ``max_samples`` are in, for counters that tick slowly. With ``insist`` it
+    takes ``min_samples`` however long they take.
+    """
+
+    warmup_max_s: float = 3.0
+    warmup_min_steps: int = 2
+    min_samples: int = 5
+    max_samples: int = 200
+    min_time_s: float = 0.0
+    max_time_s: float = 5.0
+    target_rel_ci: float = 0.02
+    insist: bool = False
+
+    @property
+    def probes(self) -> bool:
+        """Whether one sample is all that is wanted: that it runs is the question, so nothing is counted or profiled."""
+        return self.max_samples == 1
+
+
+@dataclass(frozen=True)
+class Case:
+    """One cell: which model does which work, how, and how long it may take."""
+
+    model: ModelSpec
+    workload: Workload
+    execution: Execution
+    sampling: Sampling = Sampling()
+    limit_s: float = 600.0
+
+    @property
+    def key(self) -> str:
+        """Identity of the case: equal for equal cases, whatever made them."""
+        identity = self.to_dict()
+        del identity["limit_s"]  # how long it may take does not change what it is
+        canonical = json.dumps(_canonical(identity), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    @property
+    def label(self) -> str:
+        """One line for progress and errors."""
+        work = self.workload
+        context = units.format_tokens(work.context)
+        more = f" at {work.depths} depths" if work.depths else ""
+        if self.execution.checkpoint != "none":
+            more += f", {self.execution.checkpoint} checkpointing"
+        return f"{work.kind} {self.model.label} {self.model.scale} ctx {context} b{work.batch}{more}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; ``from_dict`` gives an equal case back."""
+        return {
+            "model": self.model.to_dict(),
+            "workload": asdict(self.workload),
+            "execution": asdict(self.execution),
+            "sampling": asdict(self.sampling),
+            "limit_s": self.limit_s,
+        }
+
+    @classmethod
+    def from_dict(cls, body: dict[str, Any]) -> Case:
+        """Rebuilds a case.
+
+        Raises:
+            KeyError, TypeError, ValueError: a field is missing, unknown or of the wrong type.
+            BadInput: the fields are there but do not make a model, or the workload is of an unknown kind.
+        """
+        return cls(
+            model=ModelSpec.from_dict(body["model"]),
+            workload=Workload(**body["workload"]),
+            execution=Execution(**body["execution"]),
+            sampling=Sampling(**body["sampling"]),
+            limit_s=body["limit_s"],
+        )
+
+
+def _canonical(value: Any) -> Any:
+    """JSON values with whole floats as integers: 5 and 5.0 seconds are equal, and so must their text be."""
+    if isinstance(value, dict):
+        return {key: _canonical(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_canonical(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -1,0 +1,273 @@
+"""sweep: a product of lists in the words of the command line, the rules of its options, and the cases it makes."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from hybridbench import units
+from hybridbench.arch.block import DTYPE_BYTES
+from hybridbench.arch.families import MAMBA2
+from hybridbench.arch.model import ModelSpec
+from hybridbench.errors import BadInput, unknown_name
+from hybridbench.suite.case import (
+    CHECKPOINTS,
+    COMPILE,
+    DEVICES,
+    EAGER,
+    GRAPH,
+    MODES,
+    PUBLISHED,
+    Case,
+    Execution,
+    Sampling,
+)
+from hybridbench.suite.models import ALL_ARCHS, model_specs
+from hybridbench.suite.ops import CORE, CORE_PARTS, DECODE_STEP, OPS, backends_used
+from hybridbench.suite.workloads import Row, Workload, names_where, workload_row
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A product of lists, in the words of the command line; text where a person would type a list or a range.
+
+    None takes the default of the device: scale 1b and bfloat16 on a GPU, tiny and float32 on a CPU; mode ``graph`` for
+    what decodes on a GPU, else ``eager``.
+    """
+
+    workload: str
+    arch: str = ALL_ARCHS
+    scale: str | None = None
+    ctx: str | None = None
+    batch: str | None = None
+    ratio: str | None = None
+    positions: str | None = None
+    pattern: str | None = None
+    recipe: str = "paper"
+    fusion_norm: str | None = None
+    fusion_scale: str | None = None
+    fusion_op: str | None = None
+    fusion_value: str | None = None
+    fusion_out: str | None = None
+    split: str | None = None
+    moe: bool = False
+    window: int | None = None
+    sinks: int | None = None
+    mixer: str = MAMBA2
+    prompt: int = 512
+    depths: int | None = None
+    as_published: bool = False
+    device: str | None = None
+    dtype: str | None = None
+    state_dtype: str | None = None
+    mode: str | None = None
+    backends: dict[str, str] = field(default_factory=dict)
+    streams: int = 1
+    checkpoint: str = "none"
+    seed: int = 0
+    max_time_s: float | None = None
+    min_samples: int | None = None
+    limit_s: float | None = None
+
+
+ENERGY_WINDOW_S = 1.1
+"""Sampled time on a GPU, at least: ten ticks of its energy counter and a bit."""
+
+
+def cases(sweep: Sweep, *, has_gpu: bool) -> list[Case]:
+    """The cases of a sweep, in the order contexts vary fastest and models slowest.
+
+    Raises:
+        BadInput: anything in the sweep that cannot be.
+    """
+    row = workload_row(sweep.workload)
+    device = sweep.device or ("cuda" if has_gpu else "cpu")
+    if device not in DEVICES:
+        raise unknown_name("device", device, DEVICES)
+    on_gpu = device == "cuda"
+    specs = model_specs(
+        arch=sweep.arch,
+        scale=_given(sweep.scale, "1b" if on_gpu else "tiny"),
+        **{
+            name: getattr(sweep, name)
+            for name in (
+                *("ratio", "positions", "pattern", "mixer", "recipe", "split", "moe", "window", "sinks"),
+                *("fusion_norm", "fusion_scale", "fusion_op", "fusion_value", "fusion_out"),
+            )
+        },
+    )
+    contexts = units.parse_range(_given(sweep.ctx, row.ctx_on_gpu if on_gpu else row.ctx_on_cpu), "context")
+    batches = units.parse_range(_given(sweep.batch, "4" if on_gpu else "1"), "batch")
+    prompt, depths = _prompt(sweep, row, contexts)
+    execution = _execution(sweep, device)
+    sampling = _sampling(sweep, device)
+    limit_s = Case.limit_s if sweep.limit_s is None else sweep.limit_s
+    _check_seconds(limit_s, "limit", "to run")
+    if not 0 <= sweep.seed < 2**62:
+        raise BadInput(f"seed {sweep.seed}: give a whole number from 0 to {2**62 - 1}.")
+    return [
+        Case(
+            model=spec,
+            workload=Workload(sweep.workload, context, batch, prompt, depths),
+            execution=_fitted(execution, spec, sweep.workload),
+            sampling=sampling,
+            limit_s=limit_s,
+        )
+        for spec, batch, context in itertools.product(specs, batches, contexts)
+    ]
+
+
+def _prompt(sweep: Sweep, row: Row, contexts: Sequence[int]) -> tuple[int, int]:
+    """Prompt tokens and the number of depths, both 0 of a workload that begins with no prompt."""
+    if not row.prompted:
+        if sweep.depths is not None:
+            raise BadInput(f"depths for {row.name}: only a generation is integrated over depths.")
+        return 0, 0
+    if sweep.prompt < 1:
+        raise BadInput(f"prompt {sweep.prompt}: a generation starts from 1 token or more.")
+    short = [context for context in contexts if context <= sweep.prompt]
+    if short:
+        raise BadInput(f"context {short[0]} leaves nothing to generate after a prompt of {sweep.prompt}: give more.")
+    return sweep.prompt, _depths(sweep.depths, min(contexts) - sweep.prompt)
+
+
+def _depths(asked: int | None, fewest_steps: int) -> int:
+    """The depths of an integrated generation, 0 where every token is to be generated."""
+    if asked is None:
+        return 0
+    if asked < 3 or asked % 2 == 0:
+        # Every other one of an odd number is a coarser sum with the same ends: their difference is the error estimate.
+        raise BadInput(
+            f"depths {asked}: give an odd number from 3 on, such as 5, or leave it out to generate all tokens."
+        )
+    if asked > fewest_steps:
+        raise BadInput(f"depths {asked} for a generation of {fewest_steps} tokens: leave it out to generate them all.")
+    return asked
+
+
+def _fitted(execution: Execution, spec: ModelSpec, workload: str) -> Execution:
+    """The execution without what only other models of a list have a place for."""
+    branches = any(spec.blocks[symbol].branches for symbol in spec.counts)
+    streams = execution.streams if branches else 1
+    return replace(execution, backends=backends_used(execution.backends, spec, workload), streams=streams)
+
+
+def _given(text: str | None, default: str) -> str:
+    """The default only where nothing was given: an empty text, as from an unset variable, is a mistake."""
+    return default if text is None else text
+
+
+def default_mode(row: Row, device: str) -> str:
+    """How a workload is run where nobody says: what decodes on a GPU as a captured graph, all else eagerly."""
+    return GRAPH if device == "cuda" and row.decodes else EAGER
+
+
+def _execution(sweep: Sweep, device: str) -> Execution:
+    """How the sweep's cases are run.
+
+    Raises:
+        BadInput: options that do not go together, or an unknown name.
+    """
+    row = workload_row(sweep.workload)
+    dtype = sweep.dtype or ("bfloat16" if device == "cuda" else "float32")
+    _check_dtypes(dtype, sweep.state_dtype)
+    if sweep.as_published and sweep.mode not in (None, PUBLISHED):
+        raise BadInput(f"as-published is a mode of its own, and mode {sweep.mode} another: give one of them.")
+    mode = PUBLISHED if sweep.as_published else sweep.mode or default_mode(row, device)
+    _check_mode(mode, row, device)
+    _check_backends(sweep, mode)
+    if sweep.streams not in (1, 2):
+        raise BadInput(f"streams {sweep.streams}: a parallel block has two branches, so give 1 or 2.")
+    if sweep.streams == 2 and mode != GRAPH:
+        raise BadInput(f"2 streams for {row.name} in mode {mode}: only a decode step in mode graph has them.")
+    check_checkpoint(sweep.checkpoint, row)
+    if sweep.checkpoint == "selective" and mode == COMPILE:
+        raise BadInput("checkpoint selective in mode compile: the compiler decides there; use full, or --mode eager.")
+    return Execution(
+        device,
+        dtype,
+        mode,
+        sweep.state_dtype,
+        dict(sweep.backends),
+        sweep.seed,
+        sweep.streams,
+        sweep.checkpoint,
+    )
+
+
+def _check_dtypes(dtype: str, state_dtype: str | None) -> None:
+    for name in (dtype, state_dtype):
+        if name is not None and name not in DTYPE_BYTES:
+            raise unknown_name("dtype", name, DTYPE_BYTES)
+    if state_dtype not in (None, dtype) and DTYPE_BYTES[state_dtype or dtype] <= DTYPE_BYTES[dtype]:
+        raise BadInput(f"state_dtype {state_dtype} with {dtype} weights: give a wider one, or leave it out.")
+
+
+def _check_mode(mode: str, row: Row, device: str) -> None:
+    if mode not in MODES:
+        raise unknown_name("mode", mode, MODES)
+    decoding = names_where(lambda one: one.decodes)
+    if mode == PUBLISHED and not row.decodes:
+        raise BadInput(f"mode published for {row.name}: only {decoding} can be run as published.")
+    if mode == GRAPH and device != "cuda":
+        raise BadInput("mode graph on the CPU: a CUDA graph needs a GPU; use --mode eager or compile.")
+    if mode == GRAPH and not row.decodes:
+        raise BadInput(f"mode graph for {row.name}: only {decoding} are captured; use eager or compile.")
+
+
+def _check_backends(sweep: Sweep, mode: str) -> None:
+    for op in ("attention_decode", DECODE_STEP):
+        if mode == PUBLISHED and op in sweep.backends:
+            raise BadInput(f"mode published has its own {op}, attention as plain eager code: leave its backend out.")
+    for op in sweep.backends:
+        if op not in OPS:
+            raise unknown_name("operation", op, OPS)
+    parts = [op for op in CORE_PARTS if op in sweep.backends]
+    if CORE in sweep.backends and parts:
+        raise BadInput(f"backends for {CORE} and for {parts[0]}: the first runs the second itself, so ask for one.")
+
+
+def check_checkpoint(checkpoint: str, row: Row, option: str = "checkpoint") -> None:
+    """Refuses a way of checkpointing that is unknown, or of a workload that keeps no activations.
+
+    Args:
+        option: as whoever asked spells it.
+
+    Raises:
+        BadInput: with the ways that there are.
+    """
+    if checkpoint not in CHECKPOINTS:
+        raise unknown_name("checkpoint", checkpoint, CHECKPOINTS)
+    if checkpoint != "none" and not row.trains:
+        raise BadInput(f"{option} {checkpoint} for {row.name}: only training keeps activations; leave it out.")
+
+
+LONGEST_S = 30 * 24 * 3600.0
+"""The longest time that an option may ask for; seconds."""
+
+
+def _check_seconds(seconds: float, name: str, purpose: str) -> None:
+    if not math.isfinite(seconds) or seconds > LONGEST_S:
+        raise BadInput(f"{name} {seconds} s: give seconds, at most {LONGEST_S:.0f} (30 days).")
+    if seconds <= 0:
+        raise BadInput(f"{name} {seconds} s leaves no time {purpose}: give more than 0.")
+
+
+def _sampling(sweep: Sweep, device: str) -> Sampling:
+    sampling = Sampling(min_time_s=ENERGY_WINDOW_S if device == "cuda" else 0.0)
+    if sweep.max_time_s is not None:
+        _check_seconds(sweep.max_time_s, "max_time", "to sample")
+        sampling = replace(
+            sampling,
+            max_time_s=sweep.max_time_s,
+            min_time_s=min(sampling.min_time_s, sweep.max_time_s),
+            warmup_max_s=min(sampling.warmup_max_s, sweep.max_time_s),
+        )
+    if sweep.min_samples is not None:
+        if sweep.min_samples < 1:
+            raise BadInput(f"min_samples {sweep.min_samples}: give 1 or more.")
+        most = max(sampling.max_samples, sweep.min_samples)
+        sampling = replace(sampling, min_samples=sweep.min_samples, max_samples=most, insist=True)
+    return sampling
