@@ -10,8 +10,11 @@ from rich.console import Console
 
 from hybridbench.arch.operations import Reason
 from hybridbench.audit.views import BASE, EXACT, GPU, HARDWARE, PAPER, Audit, Group
-from hybridbench.report.display import Scale, scale_for
-from hybridbench.report.tables import NO_VALUE, Cell, Column, Table, escape, print_table, to_csv, to_markdown
+from hybridbench.report.display import ShownUnit, unit_for
+from hybridbench.report.render.csv import to_csv
+from hybridbench.report.render.markdown import escape, to_markdown
+from hybridbench.report.render.terminal import print_table
+from hybridbench.report.table import NO_VALUE, Cell, Column, Table
 
 TITLES = {GPU: "GPU"}
 MANY = 2
@@ -32,8 +35,8 @@ def _title(view: str) -> str:
     return TITLES.get(view, view)
 
 
-def _cells(scale: Scale, numbers: Iterable[int | None]) -> list[Cell]:
-    return [Cell(NO_VALUE if number is None else scale.show(number), number) for number in numbers]
+def _cells(shown_in: ShownUnit, numbers: Iterable[int | None]) -> list[Cell]:
+    return [Cell(NO_VALUE if number is None else shown_in.show(number), number) for number in numbers]
 
 
 def _percent(part: int, whole: int) -> Cell:
@@ -49,17 +52,17 @@ def _about(audit: Audit) -> str:
 def operation_table(audit: Audit) -> Table:
     """FLOPs by operation and view; a view that has no account has no column."""
     views = [view for view in audit.views.values() if view.error is None]
-    scale = scale_for([flops for view in views for flops in view.flops.values()], "FLOP")
+    shown_in = unit_for([flops for view in views for flops in view.flops.values()], "FLOP")
     columns = [Column("operation", "operation", numeric=False)]
-    columns += [Column(view.name, scale.heading(_title(view.name))) for view in views]
+    columns += [Column(view.name, shown_in.heading(_title(view.name))) for view in views]
     table = Table("FLOPs by operation", columns, _about(audit))
     for name in audit.operations:
-        table.rows.append([Cell(name, name), *_cells(scale, (view.flops.get(name) for view in views))])
-    table.rows.append([Cell(TOTAL, TOTAL), *_cells(scale, (view.total for view in views))])
+        table.rows.append([Cell(name, name), *_cells(shown_in, (view.flops.get(name) for view in views))])
+    table.rows.append([Cell(TOTAL, TOTAL), *_cells(shown_in, (view.total for view in views))])
     for view in views:
         if view.formulas:
             names = ", ".join(view.formulas)
-            share = scale.heading(scale.show(sum(view.formulas.values())))
+            share = shown_in.heading(shown_in.show(sum(view.formulas.values())))
             table.remark(f"{view.name}: {share} of it by formulas for kernels it cannot look into ({names}).")
     return table
 
@@ -69,16 +72,16 @@ def summary_table(audit: Audit) -> Table:
     shown = [name for name in BASE if audit.views[name].error is None]
     left = {name: sum(audit.unexplained(name).values()) for name in shown}
     apart = {name: audit.views[name].total - audit.views[BASE[name]].total for name in shown}
-    scale = scale_for([*apart.values(), *left.values()], "FLOP")
+    shown_in = unit_for([*apart.values(), *left.values()], "FLOP")
     table = Table(
         "differences",
         [
             Column("view", "counted by", numeric=False),
             Column("base", "compared with", numeric=False),
-            Column("difference", scale.heading("difference")),
+            Column("difference", shown_in.heading("difference")),
             Column("difference_percent", "difference [%]"),
-            Column("explained", scale.heading("explained")),
-            Column("unexplained", scale.heading("unexplained")),
+            Column("explained", shown_in.heading("explained")),
+            Column("unexplained", shown_in.heading("unexplained")),
             Column("unexplained_percent", "unexplained [%]"),
         ],
         _about(audit),
@@ -89,9 +92,9 @@ def summary_table(audit: Audit) -> Table:
             [
                 Cell(_title(name), name),
                 Cell(BASE[name], BASE[name]),
-                *_cells(scale, [apart[name]]),
+                *_cells(shown_in, [apart[name]]),
                 _percent(apart[name], whole),
-                *_cells(scale, [apart[name] - left[name], left[name]]),
+                *_cells(shown_in, [apart[name] - left[name], left[name]]),
                 _percent(left[name], whole),
             ]
         )
@@ -115,14 +118,14 @@ def reason_table(audit: Audit, *, merged: bool) -> Table:
                 rows.append((name, text, said, sum(reason.flops for reason in same)))
         else:
             rows += [(name, reason.text, reason.operation, reason.flops) for reason in reasons]
-    scale = scale_for([flops for *_, flops in rows], "FLOP")
+    shown_in = unit_for([flops for *_, flops in rows], "FLOP")
     table = Table(
         "reasons",
         [
             Column("view", "counted by", numeric=False),
             Column("reason", "reason", numeric=False, wraps=True),
             Column("operation", "operation", numeric=False, wraps=True),
-            Column("flops", scale.heading("explains")),
+            Column("flops", shown_in.heading("explains")),
             Column("percent", "of the total [%]"),
         ],
         _about(audit),
@@ -134,7 +137,7 @@ def reason_table(audit: Audit, *, merged: bool) -> Table:
                 Cell(_title(name), name),
                 Cell(text, text),
                 Cell(operation, operation),
-                *_cells(scale, [flops]),
+                *_cells(shown_in, [flops]),
                 _percent(flops, whole),
             ]
         )
@@ -147,9 +150,9 @@ def class_tables(audit: Audit) -> list[Table]:
 
 
 def _group_table(title: str, audit: Audit, groups: Sequence[Group]) -> Table:
-    tensor = scale_for([group.tensor_flops for group in groups], "FLOP")
-    vector = scale_for([group.vector_flops or 0 for group in groups], "FLOP")
-    moved = scale_for([group.read_bytes for group in groups], "B")
+    tensor = unit_for([group.tensor_flops for group in groups], "FLOP")
+    vector = unit_for([group.vector_flops or 0 for group in groups], "FLOP")
+    moved = unit_for([group.read_bytes for group in groups], "B")
     table = Table(
         title,
         [
@@ -257,8 +260,8 @@ def document(audits: Sequence[Audit]) -> str:
 def headline(audits: Sequence[Audit]) -> Table:
     """One row per case: each view's total against its base, and what is unexplained; for several cases at once."""
     names = [name for name in BASE if name != PAPER]
-    scale = scale_for([audit.views[HARDWARE].total for audit in audits], "FLOP")
-    columns = [Column("model", "case", numeric=False), Column("total", scale.heading("hardware"))]
+    shown_in = unit_for([audit.views[HARDWARE].total for audit in audits], "FLOP")
+    columns = [Column("model", "case", numeric=False), Column("total", shown_in.heading("hardware"))]
     for name in names:
         columns.append(Column(f"{name}_percent", f"{_title(name)} - {BASE[name]} [%]"))
         if name != HARDWARE:
@@ -266,7 +269,7 @@ def headline(audits: Sequence[Audit]) -> Table:
     table = Table("totals", columns)
     for audit in audits:
         total = audit.views[HARDWARE].total
-        row = [Cell(audit.case.label, audit.case.label), Cell(scale.show(total), total)]
+        row = [Cell(audit.case.label, audit.case.label), Cell(shown_in.show(total), total)]
         for name in names:
             view, whole = audit.views[name], audit.views[BASE[name]].total
             missing = Cell(NO_VALUE)

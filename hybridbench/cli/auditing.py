@@ -56,7 +56,7 @@ def audit(
     from hybridbench.audit.run import Interrupted
     from hybridbench.audit.run import audit as audited
     from hybridbench.audit.tables import document, headline, print_audit, write_audits
-    from hybridbench.report.tables import print_table
+    from hybridbench.report.render.terminal import print_table
     from hybridbench.store import make_folder
 
     folder = make_folder(out) if out else None

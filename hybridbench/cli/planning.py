@@ -88,7 +88,7 @@ def price(
     from hybridbench.efficiency import efficiency_of
     from hybridbench.predict.pricing import price as price_of
     from hybridbench.report.plans import price_row, price_table
-    from hybridbench.report.tables import print_table
+    from hybridbench.report.render.terminal import print_table
 
     _check_names(workload, dtype, state_dtype)
     gpus = find_gpus(gpu)
@@ -164,7 +164,7 @@ def fit(
     """
     from hybridbench.predict.fit import largest_fit
     from hybridbench.report.plans import Verified, fit_row, fit_table
-    from hybridbench.report.tables import print_table
+    from hybridbench.report.render.terminal import print_table
 
     _check_names(workload, dtype, state_dtype)
     if checkpoint not in CHECKPOINTS:
@@ -344,7 +344,7 @@ def crossover(
     from hybridbench.predict.crossover import LONGEST, lines, stretches
     from hybridbench.predict.match import named_spec
     from hybridbench.report.plans import crossover_sentence, crossover_table, pair_names, search_table
-    from hybridbench.report.tables import print_table
+    from hybridbench.report.render.terminal import print_table
 
     _check_names(None, dtype, state_dtype)
     if not measure:
@@ -508,7 +508,7 @@ def cache(
     """
     from hybridbench.predict.layouts import LAYOUTS, layout_bytes, paged, storage_of
     from hybridbench.report.plans import Kept, cache_row, cache_table
-    from hybridbench.report.tables import print_table
+    from hybridbench.report.render.terminal import print_table
 
     _check_names(None, dtype, state_dtype)
     named = list(LAYOUTS) if layouts == "all" else [part.strip() for part in layouts.split(",")]

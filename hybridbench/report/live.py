@@ -19,7 +19,8 @@ from rich.text import Text
 
 from hybridbench.metrics import problems, value
 from hybridbench.record import Record, Status
-from hybridbench.report.tables import INVALID, verdict_style
+from hybridbench.report.measured import INVALID
+from hybridbench.report.render.terminal import verdict_style
 from hybridbench.suite import Case
 from hybridbench.units import format_number, format_seconds
 

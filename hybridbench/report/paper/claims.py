@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from hybridbench.report.published import BATCH, LENGTHS, MAIN, STACKS, TRAIN_CONTEXT, TRAIN_TOKENS
+from hybridbench.report.paper.figures import BATCH, LENGTHS, MAIN, STACKS, TRAIN_CONTEXT, TRAIN_TOKENS
 from hybridbench.units import MIB
 
 NOISE = 0.02

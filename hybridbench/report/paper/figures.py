@@ -1,4 +1,4 @@
-"""published: the figures of the source paper's efficiency section (arXiv 2510.04800 v3), stack by stack at 1B.
+"""figures: the printed figures of the source paper's efficiency section (arXiv 2510.04800 v3), stack by stack at 1B.
 
 Decode throughput and latency are of its table 13: one H200, 4 sequences, a prompt of 512 tokens, then token by token to
 a total length; throughput is 4 x (length - 512) / latency, so tokens of all sequences together. The paper does not say

@@ -9,26 +9,21 @@ apart; the light yellow is left out. Rendering needs no network: vl-convert brin
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import altair as alt
 import vl_convert
 
-from hybridbench.arch.model import Cost, ModelSpec
+from hybridbench.arch.model import ModelSpec
 from hybridbench.errors import BadInput
-from hybridbench.metrics import METRICS, value
-from hybridbench.record import Status
-from hybridbench.report.display import Scale, scale_for
-from hybridbench.report.groups import BATCH, CONTEXT, Group, arch_order, series_names
-from hybridbench.suite import DECODE, GENERATE, PREFILL, TRAIN
+from hybridbench.report.display import ShownUnit, unit_for
+from hybridbench.report.groups import BATCH, CONTEXT
+from hybridbench.report.plots import MEASURED, PREDICTED, Plot
 from hybridbench.units import format_tokens
 
 WIDTH, HEIGHT = 560, 340
 PNG_SCALE = 2
-MEASURED, PREDICTED = "measured", "predicted"
 FAMILY_COLORS = {
     "transformer": "#0072B2",
     "swa": "#56B4E9",
@@ -49,169 +44,6 @@ PLAIN_NUMBER = "format(datum.value, abs(datum.value) < 1e6 ? ',.6~g' : ',.0f')"
 """The text of a tick: without an exponent, which d3's ``g`` gives numbers longer than its precision."""
 _DECADE = 10
 _MOST_TICKS = 11
-
-
-@dataclass(frozen=True)
-class Point:
-    """One mark: a series at a place, in SI; ``low`` and ``high`` span a band where there is one."""
-
-    series: str
-    place: int
-    amount: float
-    kind: str = MEASURED
-    low: float | None = None
-    high: float | None = None
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A case without a value, and the word for why."""
-
-    series: str
-    place: int
-    word: str
-
-
-@dataclass(frozen=True)
-class Plot:
-    """Everything a chart shows, before it is drawn.
-
-    Args:
-        name: of the file, such as ``throughput``.
-        title: what is shown.
-        subtitle: of which machine, scale, batch, dtype and mode.
-        quantity: title of the value axis, without the unit.
-        unit: SI unit of the amounts.
-        axis: ``context`` or ``batch``.
-        models: series name to model, in order.
-        points: what was measured or predicted.
-        failures: what was not.
-        kinds: what solid and dashed lines are called; one name draws no legend for it.
-    """
-
-    name: str
-    title: str
-    subtitle: str
-    quantity: str
-    unit: str
-    axis: str
-    models: dict[str, ModelSpec]
-    points: list[Point]
-    failures: list[Failure]
-    kinds: tuple[str, str] = (MEASURED, PREDICTED)
-
-
-@dataclass(frozen=True)
-class _Wanted:
-    """A chart every group of some workloads gets: metrics for the solid line, the dashed one, and the band."""
-
-    name: str
-    title: str
-    measured: str | None
-    predicted: str | None = None
-    band: tuple[str, str] | None = None
-    kinds: tuple[str, str] = (MEASURED, PREDICTED)
-    workloads: tuple[str, ...] = (TRAIN, PREFILL, DECODE, GENERATE)
-
-
-_WANTED = (
-    _Wanted("throughput", "Throughput", "tokens_per_s"),
-    _Wanted(
-        "latency",
-        "Median time of a step",
-        "step_s",
-        "floor_s",
-        ("step_p05_s", "step_p95_s"),
-        (MEASURED, "floor"),
-    ),
-    _Wanted("memory", "Peak memory", "peak_allocated_bytes", "predicted_peak_bytes"),
-    _Wanted(
-        "cache",
-        "Cache of the whole batch",
-        "cache_bytes",
-        "predicted_cache_bytes",
-        workloads=(PREFILL, DECODE, GENERATE),
-    ),
-    _Wanted("flops", "Model FLOPs per token, convention exact", None, "model_flops_per_token"),
-)
-_WORDS = {TRAIN: "training", PREFILL: "prefill", DECODE: "decode", GENERATE: "generation"}
-
-
-def group_plots(group: Group) -> list[Plot]:
-    """The plots of a group; one of a measured quantity only if at least one case has it."""
-    made = []
-    for wanted in _WANTED:
-        if group.workload in wanted.workloads:
-            plot = _group_plot(group, wanted)
-            # A floor alone under the title of a measurement would pass for one.
-            if any(point.kind == MEASURED or wanted.measured is None for point in plot.points):
-                made.append(plot)
-    return made
-
-
-def _group_plot(group: Group, wanted: _Wanted) -> Plot:
-    points: list[Point] = []
-    failures: list[Failure] = []
-    for series in group.series:
-        for place, record in series.cells.items():
-            if wanted.measured is not None:
-                number = value(record, wanted.measured)
-                if number is not None:
-                    low, high = (value(record, name) for name in wanted.band) if wanted.band else (None, None)
-                    points.append(Point(series.name, place, number, MEASURED, low, high))
-                elif record.status is not Status.OK:
-                    failures.append(Failure(series.name, place, record.status.value.replace("_", " ")))
-            number = value(record, wanted.predicted) if wanted.predicted else None
-            if number is not None:
-                points.append(Point(series.name, place, number, PREDICTED))
-    shown = METRICS[wanted.measured or wanted.predicted or ""]
-    return Plot(
-        name=wanted.name,
-        title=f"{wanted.title}, {_WORDS[group.workload]}",
-        subtitle=group.subtitle,
-        quantity=shown.title,
-        unit=shown.unit,
-        axis=group.axis,
-        models={series.name: series.model for series in group.series},
-        points=points,
-        failures=failures,
-        kinds=wanted.kinds,
-    )
-
-
-def cost_plots(rows: Sequence[tuple[ModelSpec, Cost]]) -> list[Plot]:
-    """Predicted FLOPs and cache against context, of one sequence, for one convention and batch.
-
-    Raises:
-        ValueError: the rows mix conventions.
-    """
-    if len({cost.convention for _, cost in rows}) > 1:
-        raise ValueError("a chart of two conventions at once: give rows of one")
-    models: list[ModelSpec] = []
-    for spec, _ in sorted(rows, key=lambda row: arch_order(row[0])):
-        if spec not in models:
-            models.append(spec)
-    names = series_names(models)
-    per_token: tuple[tuple[str, str, str, str, Callable[[Cost], float]], ...] = (
-        ("train-flops", "Training FLOPs per token", "FLOPs per token", "FLOP", lambda c: c.train_flops / c.context),
-        ("decode-flops", "Decode FLOPs per token", "FLOPs per token", "FLOP", lambda c: c.decode_flops),
-        ("cache", "Cache of one sequence", "cache", "B", lambda c: c.cache_bytes),
-    )
-    said = [f"convention {rows[0][1].convention.value}", *dict.fromkeys(spec.scale for spec, _ in rows)] if rows else []
-    return [
-        Plot(
-            name=name,
-            title=f"{title}, predicted",
-            subtitle=", ".join(said),
-            quantity=quantity,
-            unit=unit,
-            axis=CONTEXT,
-            models=dict(zip(names, models, strict=True)),
-            points=[Point(names[models.index(spec)], cost.context, get(cost), PREDICTED) for spec, cost in rows],
-            failures=[],
-        )
-        for name, title, quantity, unit, get in per_token
-    ]
 
 
 CONFIG = {
@@ -282,15 +114,15 @@ def data_of(rows: list[dict[str, Any]]) -> alt.Data:
     return alt.Data(values=rows)  # type: ignore[no-untyped-call]
 
 
-def _unit(plot: Plot) -> Scale:
+def _unit(plot: Plot) -> ShownUnit:
     """The unit that suits what was measured, or what was predicted where nothing was."""
     measured = [point.amount for point in plot.points if point.kind == MEASURED]
-    return scale_for(measured or [point.amount for point in plot.points], plot.unit)
+    return unit_for(measured or [point.amount for point in plot.points], plot.unit)
 
 
 def _lines(plot: Plot, places: list[int]) -> list[alt.Chart]:
     amounts = [part for point in plot.points for part in (point.amount, point.low, point.high) if part is not None]
-    scale = _unit(plot)
+    shown_in = _unit(plot)
     names = list(plot.models)
     colors, shapes = _looks(plot.models)
     kinds = [kind for kind in (MEASURED, PREDICTED) if any(point.kind == kind for point in plot.points)]
@@ -299,14 +131,14 @@ def _lines(plot: Plot, places: list[int]) -> list[alt.Chart]:
         {
             "series": point.series,
             "place": point.place,
-            "amount": point.amount / scale.size,
-            "low": None if point.low is None else point.low / scale.size,
-            "high": None if point.high is None else point.high / scale.size,
+            "amount": point.amount / shown_in.size,
+            "low": None if point.low is None else point.low / shown_in.size,
+            "high": None if point.high is None else point.high / shown_in.size,
             "kind": labels[point.kind],
         }
         for point in plot.points
     ]
-    y_scale, ticks = _value_axis([amount / scale.size for amount in amounts], room_below=bool(plot.failures))
+    y_scale, ticks = _value_axis([amount / shown_in.size for amount in amounts], room_below=bool(plot.failures))
     x = alt.X(
         "place:Q",
         title=_AXIS_TITLES[plot.axis],
@@ -315,7 +147,7 @@ def _lines(plot: Plot, places: list[int]) -> list[alt.Chart]:
     )
     y = alt.Y(
         "amount:Q",
-        title=scale.heading(plot.quantity),
+        title=shown_in.heading(plot.quantity),
         scale=y_scale,
         axis=alt.Axis(labelExpr=PLAIN_NUMBER, labelOverlap=False, **ticks),
     )
@@ -413,7 +245,7 @@ def _label_expr(plot: Plot, places: list[int]) -> str:
 
 def _bars(plot: Plot) -> list[alt.Chart]:
     amounts = [point.amount for point in plot.points]
-    scale = _unit(plot)
+    shown_in = _unit(plot)
     there = {*(point.series for point in plot.points), *(failure.series for failure in plot.failures)}
     names = [name for name in plot.models if name in there]
     colors, _ = _looks(plot.models)
@@ -424,23 +256,23 @@ def _bars(plot: Plot) -> list[alt.Chart]:
     bars: list[dict[str, Any]] = [
         {
             "series": point.series,
-            "amount": point.amount / scale.size,
-            "text": scale.show(point.amount),
+            "amount": point.amount / shown_in.size,
+            "text": shown_in.show(point.amount),
         }
         for point in plot.points
         if point.kind == lead
     ]
     words = [{"series": f.series, "amount": 0, "text": f.word} for f in plot.failures if f.series not in said]
     ticks = [
-        {"series": point.series, "amount": point.amount / scale.size, "kind": plot.kinds[1]}
+        {"series": point.series, "amount": point.amount / shown_in.size, "kind": plot.kinds[1]}
         for point in plot.points
         if point.kind != lead
     ]
     # An eighth more than the longest bar, for the number behind it.
-    widest = max(amounts) / scale.size * 1.125
+    widest = max(amounts) / shown_in.size * 1.125
     x = alt.X(
         "amount:Q",
-        title=scale.heading(plot.quantity),
+        title=shown_in.heading(plot.quantity),
         scale=alt.Scale(domain=[0, widest], nice=False),
         axis=alt.Axis(labelExpr=PLAIN_NUMBER, tickCount=6),
     )
@@ -466,16 +298,7 @@ def _bars(plot: Plot) -> list[alt.Chart]:
     return layers
 
 
-def save(plot: Plot, stem: Path) -> tuple[Path, Path]:
-    """Writes ``<stem>.png`` and ``<stem>.svg``.
-
-    Raises:
-        BadInput: the files cannot be written.
-    """
-    return save_definition(draw(plot), stem)
-
-
-def save_definition(spec: dict[str, Any], stem: Path) -> tuple[Path, Path]:
+def save(definition: dict[str, Any], stem: Path) -> tuple[Path, Path]:
     """Writes a Vega-Lite definition as ``<stem>.png`` and ``<stem>.svg``.
 
     Raises:
@@ -483,8 +306,8 @@ def save_definition(spec: dict[str, Any], stem: Path) -> tuple[Path, Path]:
     """
     png, svg = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")
     try:
-        png.write_bytes(vl_convert.vegalite_to_png(spec, scale=PNG_SCALE, allowed_base_urls=[]))
-        svg.write_text(vl_convert.vegalite_to_svg(spec, allowed_base_urls=[]), encoding="utf-8")
+        png.write_bytes(vl_convert.vegalite_to_png(definition, scale=PNG_SCALE, allowed_base_urls=[]))
+        svg.write_text(vl_convert.vegalite_to_svg(definition, allowed_base_urls=[]), encoding="utf-8")
     except OSError as exc:
         raise BadInput(
             f"{stem.parent} cannot take a chart ({exc.strerror}): choose another folder with --out."

@@ -6,9 +6,9 @@ from typing import Any
 
 import altair as alt
 
-from hybridbench.report.charts import CONFIG, FAMILY_COLORS, FAMILY_SHAPES, data_of
-from hybridbench.report.paper import Comparison
-from hybridbench.report.published import LENGTHS, MAIN, STACKS
+from hybridbench.report.paper.compare import Comparison
+from hybridbench.report.paper.figures import LENGTHS, MAIN, STACKS
+from hybridbench.report.render.charts import CONFIG, FAMILY_COLORS, FAMILY_SHAPES, data_of
 from hybridbench.units import format_tokens
 
 WIDTH, HEIGHT = 270, 340
