@@ -43,7 +43,7 @@ class Caveat(StrEnum):
     """A reason to doubt a measurement; ``ADVICE`` says what to do about each.
 
     All are found while measuring but ``BEYOND_LIMIT`` and ``PLAIN_PYTORCH``, which are found on reading
-    (``metrics.doubts``): what a kernel is right on, and what is no kernel, may be learnt after it was timed.
+    (``derive.doubts``): what a kernel is right on, and what is no kernel, may be learnt after it was timed.
     """
 
     UNSTEADY = "unsteady"

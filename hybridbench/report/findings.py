@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from hybridbench.metrics import doubts, problems, value
+from hybridbench.derive.doubts import doubts, problems
+from hybridbench.metrics import value
 from hybridbench.record import Caveat, Record, Status
 from hybridbench.report.groups import CONTEXT, Group
 from hybridbench.units import format_number

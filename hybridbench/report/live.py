@@ -17,7 +17,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 from rich.text import Text
 
-from hybridbench.metrics import problems, value
+from hybridbench.derive.doubts import problems
+from hybridbench.metrics import value
 from hybridbench.record import Record, Status
 from hybridbench.report.measured import INVALID
 from hybridbench.report.render.terminal import verdict_style

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from hybridbench.metrics import METRICS, doubts, problems, value
+from hybridbench.derive.doubts import doubts, problems
+from hybridbench.metrics import METRICS, value
 from hybridbench.record import ADVICE, Record, Status
 from hybridbench.report.display import ShownUnit, unit_for
 from hybridbench.report.groups import CONTEXT, Group

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hybridbench.metrics import peak_flops_per_s, peak_of
+from hybridbench.derive.floors import peak_flops_per_s, peak_of
 from hybridbench.record import Environment, Record
 from hybridbench.report.groups import Group
 from hybridbench.units import format_bytes, format_si

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from hybridbench.metrics import problems, value
+from hybridbench.derive.doubts import problems
+from hybridbench.metrics import value
 from hybridbench.record import Record, Status
 from hybridbench.report.paper.claims import Numbers, Training, paper_numbers
 from hybridbench.report.paper.figures import BATCH, LENGTHS, PROMPT, STACKS, TRAIN_CONTEXT, Stack, stack_of
