@@ -10,6 +10,8 @@ Schema history:
     3   ``Observed.parts`` and ``Workload.depths``: generations timed at depths; modes of execution have ``published``.
     4   ``Ceilings.sustained_matmul_flops_per_s``; None in older records.
     5   ``Observed.sized`` and ``check_ns``: the check of the work at its own size; empty and None in older records.
+    6   ``OperatorCount.formulas``; in older records it is empty, and counters had no formulas but their own, so that
+        they took fused attention on a CPU and kernels past the dispatcher for nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from typing import Any, TypeVar
 from hybridbench.errors import BadInput, BadResults
 from hybridbench.suite import Case
 
-SCHEMA = 5
+SCHEMA = 6
 
 
 class Status(StrEnum):
@@ -152,15 +154,22 @@ class CacheObserved:
 
 @dataclass(frozen=True)
 class OperatorCount:
-    """FLOPs one public counter saw in one step, and the operations it counted as nothing.
+    """FLOPs of one step by one public counter, and the operators that it counted as nothing.
 
-    ``unseen`` maps an operator name to how often it ran. ``error`` says why a counter gave no answer.
+    Attributes:
+        counter: ``torch`` or ``fvcore``.
+        flops: a multiply-add is 2; None where the counter gave no answer.
+        unseen: an operator's name to how often it ran.
+        error: why there is no answer.
+        formulas: the part of ``flops`` that closed forms give, by operation of the model: of kernels that the counter
+            cannot look into.
     """
 
     counter: str
     flops: int | None
     unseen: dict[str, int]
     error: str | None = None
+    formulas: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

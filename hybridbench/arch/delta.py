@@ -91,6 +91,12 @@ class DeltaRule(Recurrent):
         return 2 * self.n_k_heads * self.k_head_dim + self.out_width
 
     @property
+    def conv_parts(self) -> tuple[int, ...]:
+        """Queries, keys and values apart."""
+        keys = self.n_k_heads * self.k_head_dim
+        return keys, keys, self.out_width
+
+    @property
     def taps(self) -> int:
         return self.d_conv
 

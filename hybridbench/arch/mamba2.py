@@ -10,6 +10,7 @@ Sources: arXiv 2405.21060 section 6 (chunked form), state-spaces/mamba ``modules
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -184,6 +185,23 @@ class Mamba2(Mixer):
         kernels = self.scan_kernels()
         scan = sum(kernels.flops(tokens, training).values()) + kernels.elementwise(tokens, training)
         return Flops(scan=scan, conv=(3 if training else 1) * tokens * self._conv())
+
+    @property
+    def conv_parts(self) -> tuple[int, ...]:
+        return (self.conv_channels,)
+
+    @property
+    def taps(self) -> int:
+        return self.d_conv
+
+    def executed_scan(self, tokens: int, *, training: bool, sequences: int = 1, one_pass: bool = False) -> int:
+        """FLOPs of tensor cores alone, in one pass or in mamba_ssm's chunks."""
+        return sum(self.scan_kernels(sequences, None if one_pass else {}).flops(tokens, training).values())
+
+    def kernel_flops(
+        self, parts: Sequence[str], shapes: Sequence[tuple[int, ...]], *, step: bool, training: bool, one_pass: bool
+    ) -> dict[str, int]:
+        return self._scan_and_conv_flops(parts, shapes, step=step, training=training, one_pass=one_pass)
 
     def cache(self, context: int, storage: Storage) -> CacheBytes:
         columns = self.d_conv if storage.conv_columns is None else storage.conv_columns

@@ -9,6 +9,7 @@ recomputation, and twice the forward for the gradients. That last figure is an e
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 
 from hybridbench.arch.block import CacheBytes, Convention, Flops, Mixer, Storage, refuse_paper
 
@@ -63,6 +64,19 @@ class Recurrent(Mixer):
         if convention is not Convention.HARDWARE:
             return 3 * forward
         return Flops(scan=4 * forward.scan, conv=3 * forward.conv)
+
+    @property
+    def conv_parts(self) -> tuple[int, ...]:
+        return (self.conv_channels,)
+
+    def executed_scan(self, tokens: int, *, training: bool, sequences: int = 1, one_pass: bool = False) -> int:
+        core = self.core_train if training else self.core_prefill
+        return core(tokens, Convention.HARDWARE).scan
+
+    def kernel_flops(
+        self, parts: Sequence[str], shapes: Sequence[tuple[int, ...]], *, step: bool, training: bool, one_pass: bool
+    ) -> dict[str, int]:
+        return self._scan_and_conv_flops(parts, shapes, step=step, training=training, one_pass=one_pass)
 
     def cache(self, context: int, storage: Storage) -> CacheBytes:
         columns = self.conv_columns if storage.conv_columns is None else storage.conv_columns

@@ -7,7 +7,7 @@ its other branch.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from hybridbench.arch.block import DTYPE_BYTES, Mixer, Storage
 from hybridbench.model.block import BlockModule, Factory, Ops, Step
 from hybridbench.model.cache import Cache, RecurrentCache
+from hybridbench.sizes import aligned
 
 
 class MixerModule(BlockModule):
@@ -52,6 +53,18 @@ class MixerModule(BlockModule):
     @abstractmethod
     def _in_widths(self) -> list[int]:
         """What ``widths`` is."""
+
+    def products(self) -> Iterator[tuple[Tensor, str]]:
+        """Every matrix among its parameters: a conv's taps and a decay's logarithms too, which multiply no product."""
+        for parameter in self.parameters():
+            if parameter.dim() == 2:
+                part = "in_proj" if self.out_proj is None or parameter is not self.out_proj.weight else "out_proj"
+                yield parameter, f"{self.spec.name} {part}"
+
+    def made_for_products(self) -> dict[tuple[int, ...], str]:
+        """Its input projection with the zero rows that a GPU's fast kernels want behind it."""
+        rows, columns = self.in_proj.weight.shape
+        return {(aligned(rows), columns): f"{self.spec.name} in_proj"} if aligned(rows) != rows else {}
 
     def _make_parameters(self, make: Factory) -> None:
         """Makes what is neither of the two projections; nothing unless a mixer says so."""

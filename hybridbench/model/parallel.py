@@ -5,7 +5,7 @@ The axes and what the paper leaves open are explained in ``hybridbench.arch.para
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import ClassVar
 
 import torch
@@ -60,6 +60,22 @@ class ParallelModule(BlockModule):
         # One number each: the factor of the second module, or the logit of the first one's share.
         self.scalar = make.parameter(1) if scale in ("scalar", "alpha") else None
         self.gate = make.linear(d_model, 1) if scale == "gate" else None
+
+    def products(self) -> Iterator[tuple[Tensor, str]]:
+        """Its branches' and its own; whichever way they are projected, the output projection is the block's."""
+        for branch in (self.first, self.second):
+            for weight, operation in branch.products():
+                part = operation.rpartition(" ")[2]
+                yield weight, "parallel out_proj" if part == "out_proj" else operation
+        if self.out_proj is not None:
+            yield self.out_proj.weight, "parallel out_proj"
+        if self.gate is not None:
+            yield self.gate.weight, "parallel gate"
+
+    def made_for_products(self) -> dict[tuple[int, ...], str]:
+        """The branches', and both output projections side by side."""
+        joined = (self.spec.d_model, self.spec.first.out_width + self.spec.second.out_width)
+        return {**self.first.made_for_products(), **self.second.made_for_products(), joined: "parallel out_proj"}
 
     def make_turns(self, step: Step) -> None:
         self.first.make_turns(step)

@@ -240,10 +240,17 @@ def _counter_note(table: Table, record: Record, metric: str) -> str:
         return ""
     if count.error is not None:
         return table.note(f"{count.counter} has no count: {' '.join(count.error.split())}")
-    if not count.unseen:
-        return ""
-    missed = ", ".join(f"{name} ({times}x)" for name, times in sorted(count.unseen.items()))
-    return table.note(f"{count.counter} counted as nothing: {missed}")
+    markers = ""
+    if count.unseen:
+        missed = ", ".join(f"{name} ({times}x)" for name, times in sorted(count.unseen.items()))
+        markers += table.note(f"{count.counter} counted as nothing: {missed}")
+    if count.formulas:
+        shown_in = unit_for(count.formulas.values(), "FLOP")
+        parts = ", ".join(f"{name} {shown_in.show(flops)}" for name, flops in count.formulas.items())
+        markers += table.note(
+            f"{count.counter} cannot look into kernels that closed forms count, in {shown_in.label}: {parts}"
+        )
+    return markers
 
 
 def _sharing(detail: _Detail, name: str) -> tuple[str, ...]:

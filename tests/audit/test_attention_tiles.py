@@ -10,7 +10,7 @@ from hybridbench.arch.attention import Attention
 from hybridbench.arch.block import Convention
 from hybridbench.arch.families import build_spec
 from hybridbench.arch.operations import operations
-from hybridbench.audit.attention_tiles import OWN_TILES, attention_reasons, backward_pairs, forward_pairs
+from hybridbench.audit.judge.attention_tiles import OWN_TILES, attention_reasons, backward_pairs, forward_pairs
 from hybridbench.count.ncu import Launch
 from hybridbench.suite import TRAIN, Case, Execution, Workload
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hybridbench.kernels import reference
+from hybridbench.sizes import CHUNK_ELEMENTS
 
 
 def random(*shape: int, seed: int = 0, grad: bool = False) -> Tensor:
@@ -210,7 +211,7 @@ def test_ssd_takes_a_few_large_steps_in_bounded_memory() -> None:
     inputs = x, torch.randn(1, T, 16), -torch.rand(16), B, C, torch.ones(16), torch.ones(16)
     with torch.no_grad(), Largest() as seen:
         reference.ssd(*inputs, chunk_size=256)
-    assert seen.elements <= reference.CHUNK_ELEMENTS
+    assert seen.elements <= CHUNK_ELEMENTS
     assert seen.operations < 400
 
 

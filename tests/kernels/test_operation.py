@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from hybridbench.count.names import classify
 from hybridbench.kernels import OPERATIONS, Operation, Problem
 from hybridbench.kernels.by_rows import holds_sequences
 from hybridbench.kernels.inputs import Draw, Trial
-from hybridbench.trace import classify
 
 SMALL = Problem(
     "cpu", "float32", head_dim=16, n_heads=4, n_kv_heads=2, d_state=16, n_angles=4, chunk_size=16, d_conv=4, window=8

@@ -13,7 +13,8 @@ from torch.utils._pytree import tree_leaves
 
 from hybridbench.errors import Unsupported
 from hybridbench.kernels import Problem, reference, resolve
-from hybridbench.kernels.attention import QUERY_BLOCK, load_blocks, query_blocks
+from hybridbench.kernels.attention import load_blocks
+from hybridbench.sizes import QUERY_BLOCK, query_blocks
 
 attention = load_blocks()
 

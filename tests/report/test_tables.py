@@ -129,6 +129,14 @@ def test_counters_say_what_they_did_not_see(scripted: list[Record]) -> None:
     assert row["torch_ratio"] == "0.900"
 
 
+def test_what_closed_forms_count_is_said(scripted: list[Record]) -> None:
+    assert scripted[0].observed is not None
+    count = replace(scripted[0].observed.counts[0], unseen={}, formulas={"attention core": 2_000_000})
+    record = replace(scripted[0], observed=replace(scripted[0].observed, counts=[count]))
+    table = next(table for table in detail_tables(only([record])) if "counter" in table.title)
+    assert table.notes == ["torch cannot look into kernels that closed forms count, in MFLOP: attention core 2.00"]
+
+
 @pytest.mark.parametrize("workload", ["train", "prefill", "decode", "generate"])
 def test_every_workload_has_its_tables(workload: str, record_of: Make) -> None:
     records = [record_of(case, 0.01) for case in cases(Sweep(workload, ctx="1k"), has_gpu=True)]

@@ -1,6 +1,6 @@
 """hardware: kernels that a GPU counted, put down to the operations of a model, and why they differ from ``hardware``.
 
-A kernel's name says its class (``trace.classify``). Products have names of libraries and not of operations, but they
+A kernel's name says its class (``count.names``). Products have names of libraries and not of operations, but they
 run in the order in which they were dispatched, so where both lists are equally long they are matched one to one; else
 they stand in one row.
 
@@ -20,14 +20,12 @@ from hybridbench.arch.mamba2 import TILE_COLUMNS, Mamba2
 from hybridbench.arch.model import uses_of
 from hybridbench.arch.operations import Reason, operations
 from hybridbench.arch.ssd_kernels import Tiles, up
-from hybridbench.audit.attention_tiles import attention_reasons
-from hybridbench.audit.views import GPU, PRODUCTS, Group, View, is_product, summed
-from hybridbench.count.by_operation import REST, Product
-from hybridbench.count.kernels import shortened
+from hybridbench.audit.judge.attention_tiles import attention_reasons
+from hybridbench.audit.judge.views import GPU, PRODUCTS, KernelTotals, View, is_product, summed
+from hybridbench.count.account import REST, Product
+from hybridbench.count.names import classify, shortened
 from hybridbench.count.ncu import Launch
-from hybridbench.kernels.operation import ATTENTION, CONV, MATMUL, SCAN
 from hybridbench.suite import DECODE, TRAIN, Case
-from hybridbench.trace import classify
 
 EPILOGUE = "vector instructions beside the product"
 SOFTMAX = "softmax and rescaling (vector instructions)"
@@ -50,54 +48,93 @@ def hardware_view(
     Without instructions of vector units, what runs on these alone has no account: there is no figure of it, not 0.
 
     Args:
+        case: whose step it is.
         launches: its kernels, in order.
         products: its matrix products, in the order of their dispatch.
         tiles: of mamba_ssm's kernels of the scan, as autotuned, where these ran.
         vector: whether instructions of vector units were counted.
     """
-    flops: dict[str, int] = {}
-    found: list[Reason] = []
+    from hybridbench.kernels.operation import ATTENTION, CONV, MATMUL, SCAN
 
-    def add(operation: str, launch: Launch) -> None:
-        flops[operation] = flops.get(operation, 0) + launch.flops
-
-    cores = [name for name in operations(case.model, case.workload.kind, case.workload.context) if not is_product(name)]
     of_class: dict[str, list[Launch]] = {}
     for launch in launches:
         of_class.setdefault(classify(launch.name), []).append(launch)
-    matched, note = _matched(of_class.pop(MATMUL, []), products)
-    for operation, launch, product in matched:
-        add(operation, launch)
-        if launch.tensor_flops or _sums(launch):  # else the product itself ran on vector units
-            found.append(Reason(operation, EPILOGUE, launch.vector_flops))
-        if launch.tensor_flops and product is not None:
-            taken = tile_rounding(launch, product)
-            found.append(Reason(operation, WHOLE_TILES, 0 if taken is None else taken - _rounded(case, product)))
-    for launch in of_class.pop(ATTENTION, []):
-        operation = _attention_of(launch.name, cores)
-        add(operation, launch)
-        found.append(Reason(operation, SOFTMAX, launch.vector_flops))
-    found += attention_reasons(case, launches)
-    scans = of_class.pop(SCAN, [])
-    for launch in scans:
-        add(_core("scan", cores), launch)
-    if scans:
-        operation, counted = _core("scan", cores), sum(launch.vector_flops for launch in scans)
-        found.append(Reason(operation, DECAY if vector else UNCOUNTED, counted - _scan_vector(case)))
-        found.append(Reason(operation, SCAN_TILES, _scan_tiles(case, tiles)))
-    conv, convs = _core("conv", cores), of_class.pop(CONV, [])
-    if convs and not vector:
-        forms = operations(case.model, case.workload.kind, case.workload.context, Convention.HARDWARE)
-        found.append(Reason(conv, UNCOUNTED, -case.workload.batch * forms[conv]))
-    elif convs:
-        for launch in convs:
-            add(conv, launch)
-        found += _conv_reasons(case, conv, convs)
-    for launch in (launch for rest in of_class.values() for launch in rest):
-        if vector or launch.tensor_flops:
-            add(REST, launch)
-            found.append(Reason(REST, LEFT_OUT, launch.flops))
-    return View(GPU, flops, summed(found)), note
+    sorting = _Sorting(case, vector)
+    note = sorting.products(of_class.pop(MATMUL, []), products)
+    sorting.attention(of_class.pop(ATTENTION, []))
+    sorting.found += attention_reasons(case, launches)
+    sorting.scan(of_class.pop(SCAN, []), tiles)
+    sorting.conv(of_class.pop(CONV, []))
+    sorting.rest([launch for rest in of_class.values() for launch in rest])
+    return View(GPU, sorting.flops, summed(sorting.found)), note
+
+
+class _Sorting:
+    """Kernels put down to operations, class by class, with the reasons that follow.
+
+    Attributes:
+        flops: by operation.
+        found: why they differ from ``hardware``.
+    """
+
+    def __init__(self, case: Case, vector: bool) -> None:
+        self._case = case
+        self._vector = vector
+        exact = operations(case.model, case.workload.kind, case.workload.context)
+        self._cores = [name for name in exact if not is_product(name)]
+        self.flops: dict[str, int] = {}
+        self.found: list[Reason] = []
+
+    def _add(self, operation: str, launch: Launch) -> None:
+        self.flops[operation] = self.flops.get(operation, 0) + launch.flops
+
+    def products(self, launches: Sequence[Launch], products: Sequence[Product]) -> str | None:
+        """Matrix products; a sentence where they could not be told apart."""
+        matched, note = _matched(launches, products)
+        for operation, launch, product in matched:
+            self._add(operation, launch)
+            if launch.tensor_flops or _sums(launch):  # else the product itself ran on vector units
+                self.found.append(Reason(operation, EPILOGUE, launch.vector_flops))
+            if launch.tensor_flops and product is not None:
+                taken = tile_rounding(launch, product)
+                rounded = 0 if taken is None else taken - _rounded(self._case, product)
+                self.found.append(Reason(operation, WHOLE_TILES, rounded))
+        return note
+
+    def attention(self, launches: Sequence[Launch]) -> None:
+        """Attention's kernels."""
+        for launch in launches:
+            operation = _attention_of(launch.name, self._cores)
+            self._add(operation, launch)
+            self.found.append(Reason(operation, SOFTMAX, launch.vector_flops))
+
+    def scan(self, launches: Sequence[Launch], tiles: Tiles | None) -> None:
+        """Kernels of scans, in the tiles that autotuning took."""
+        operation = _core("scan", self._cores)
+        for launch in launches:
+            self._add(operation, launch)
+        if launches:
+            beside = sum(launch.vector_flops for launch in launches) - _scan_vector(self._case)
+            self.found.append(Reason(operation, DECAY if self._vector else UNCOUNTED, beside))
+            self.found.append(Reason(operation, SCAN_TILES, _scan_tiles(self._case, tiles)))
+
+    def conv(self, launches: Sequence[Launch]) -> None:
+        """Kernels of convolutions, which run on vector units alone."""
+        case, operation = self._case, _core("conv", self._cores)
+        if launches and not self._vector:
+            forms = operations(case.model, case.workload.kind, case.workload.context, Convention.HARDWARE)
+            self.found.append(Reason(operation, UNCOUNTED, -case.workload.batch * forms[operation]))
+        elif launches:
+            for launch in launches:
+                self._add(operation, launch)
+            self.found += _conv_reasons(case, operation, launches)
+
+    def rest(self, launches: Sequence[Launch]) -> None:
+        """Everything that no convention counts."""
+        for launch in launches:
+            if self._vector or launch.tensor_flops:
+                self._add(REST, launch)
+                self.found.append(Reason(REST, LEFT_OUT, launch.flops))
 
 
 def _core(part: str, cores: Sequence[str]) -> str:
@@ -223,13 +260,13 @@ def _conv_reasons(case: Case, operation: str, launches: Sequence[Launch]) -> lis
 # By class -------------------------------------------------------------------------------------------------------------
 
 
-def grouped(launches: Sequence[Launch], key: Callable[[Launch], str], vector: bool = True) -> list[Group]:
+def grouped(launches: Sequence[Launch], key: Callable[[Launch], str], vector: bool = True) -> list[KernelTotals]:
     """Launches added up by a key, the one with most FLOPs first; ``vector`` as of ``hardware_view``."""
     found: dict[str, list[Launch]] = {}
     for launch in launches:
         found.setdefault(key(launch), []).append(launch)
     sums = [
-        Group(
+        KernelTotals(
             kind,
             len(some),
             sum(launch.tensor_flops for launch in some),
@@ -242,9 +279,11 @@ def grouped(launches: Sequence[Launch], key: Callable[[Launch], str], vector: bo
     return sorted(sums, key=lambda group: -(group.tensor_flops + (group.vector_flops or 0)))
 
 
-def by_class(launches: Sequence[Launch], vector: bool = True) -> list[Group]:
+def by_class(launches: Sequence[Launch], vector: bool = True) -> list[KernelTotals]:
+    """Launches added up by their class of time."""
     return grouped(launches, lambda launch: classify(launch.name), vector)
 
 
-def by_kernel(launches: Sequence[Launch], vector: bool = True) -> list[Group]:
+def by_kernel(launches: Sequence[Launch], vector: bool = True) -> list[KernelTotals]:
+    """Launches added up by their kernel's name."""
     return grouped(launches, lambda launch: shortened(launch.name), vector)

@@ -1,4 +1,4 @@
-"""on_gpu: what the processes of an audit on a GPU share, and the first of them: all cases observed, without a profiler.
+"""observing: what the processes of an audit share, and the first of them: all cases observed, without a profiler.
 
 A process that ends early costs the case that it was at, and another takes the next.
 """
@@ -13,14 +13,14 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from hybridbench.audit.observe import Observation
+from hybridbench.audit.exchange import Observation
 from hybridbench.count.processes import last_line, run_program
 from hybridbench.suite import Case
 
 Progress = Callable[[str], object]
 
 
-class Session:
+class AuditRun:
     """Cases, and one limit for everything that is done with them.
 
     Args:
@@ -50,24 +50,24 @@ class Session:
     @staticmethod
     def program(module: str, *files: Path) -> list[str]:
         """The command of one of this package's programs, which ends itself when this process is gone."""
-        return [sys.executable, "-m", f"hybridbench.audit.{module}", *map(str, files), str(os.getpid())]
+        return [sys.executable, "-m", f"hybridbench.audit.observe.{module}", *map(str, files), str(os.getpid())]
 
 
-def observe_all(session: Session, found: list[Observation]) -> None:
+def observe_all(run: AuditRun, found: list[Observation]) -> None:
     """Adds what was seen of each case, or why nothing was."""
-    while len(found) < len(session.cases):
-        _observe_more(session, found)
+    while len(found) < len(run.cases):
+        _observe_more(run, found)
 
 
-def _observe_more(session: Session, found: list[Observation]) -> None:
+def _observe_more(run: AuditRun, found: list[Observation]) -> None:
     """Adds what one process saw of the cases that are missing, and why it got no further."""
     start = len(found)
-    waiting = session.cases[start:]
-    asked, seen = session.folder / f"cases-{start}.json", session.folder / f"seen-{start}.jsonl"
+    waiting = run.cases[start:]
+    asked, seen = run.folder / f"cases-{start}.json", run.folder / f"seen-{start}.jsonl"
     asked.write_text(json.dumps([case.to_dict() for case in waiting]), encoding="utf-8")
 
     def add(one: Observation) -> None:
-        session.tell(len(found), "observed", one.refused)
+        run.tell(len(found), "observed", one.refused)
         found.append(one)
 
     def read() -> None:
@@ -76,13 +76,13 @@ def _observe_more(session: Session, found: list[Observation]) -> None:
 
     missing = 1
     try:
-        code, _, errors = run_program(session.program("observe", asked, seen), session.left_s(), read)
+        code, _, errors = run_program(run.program("counters", asked, seen), run.left_s(), read)
         why = f"the process that counts ended early (exit code {code}): {last_line(errors)}"
     except subprocess.TimeoutExpired:
-        why = f"counting had not finished after {session.limit_s:g} s: give more with --limit"
+        why = f"counting had not finished after {run.limit_s:g} s: give more with --limit"
         missing = len(waiting)
     read()
-    for _ in session.cases[len(found) : len(found) + missing]:
+    for _ in run.cases[len(found) : len(found) + missing]:
         add(Observation(refused=why))
 
 

@@ -5,18 +5,18 @@ What the reference kernels and PyTorch's own execute is known to the product, so
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 from hybridbench.arch.attention import Attention
-from hybridbench.arch.block import Convention
-from hybridbench.arch.delta import GatedDelta, Kda
+from hybridbench.arch.block import Convention, Mixer
 from hybridbench.arch.mamba2 import Mamba2
 from hybridbench.arch.operations import CHUNKED, SCAN_BACKWARD, SCORES_AGAIN, Reason, operations
-from hybridbench.arch.recurrent import Recurrent
-from hybridbench.audit.views import FVCORE, summed
-from hybridbench.count.by_operation import is_hidden, operation_of, scan_of
-from hybridbench.kernels.attention import query_blocks
-from hybridbench.kernels.reference import CHUNK_ELEMENTS, SCORE_ELEMENTS
-from hybridbench.model.build import Resolved
-from hybridbench.suite import DECODE, PREFILL, TRAIN, Case
+from hybridbench.audit.exchange import Ran
+from hybridbench.audit.judge.views import summed
+from hybridbench.count.account import FVCORE
+from hybridbench.sizes import CHUNK_ELEMENTS, SCORE_ELEMENTS, query_blocks
+from hybridbench.suite import DECODE, TRAIN, Case, block_uses
 
 MASK = "causality: every query counted against every key it is multiplied with"
 PADDED = "padding to whole chunks"
@@ -28,10 +28,12 @@ DENSE = "depthwise-conv backward counted as a dense one"
 FORWARD = "no backward: only a forward is traced"
 
 
-def counter_reasons(case: Case, resolved: list[Resolved], counter: str) -> list[Reason]:
+def counter_reasons(case: Case, kernels: Sequence[Ran], counter: str) -> list[Reason]:
     """Why ``counter`` differs from ``exact``, of the whole batch.
 
     Args:
+        case: what was counted.
+        kernels: what ran in it.
         counter: ``torch``, over the whole step, or ``fvcore``, over its forward.
     """
     work, batch = case.workload, case.workload.batch
@@ -40,65 +42,56 @@ def counter_reasons(case: Case, resolved: list[Resolved], counter: str) -> list[
     if work.kind == TRAIN and counter == FVCORE:
         for name, flops in operations(case.model, TRAIN, work.context).items():
             found.append(Reason(name, FORWARD, -2 * batch * flops // 3))
-    for item in resolved:
-        for reason in _of_kernel(item, case, training, counter):
-            found.append(Reason(reason.operation, reason.text, batch * item.uses * reason.flops))
+    blocks = [block for block, _ in block_uses(case.model)]
+    for ran in kernels:
+        for reason in _of_kernel(ran, None if ran.block is None else blocks[ran.block], case, training):
+            found.append(Reason(reason.operation, reason.text, batch * ran.uses * reason.flops))
     return summed(found)
 
 
-def _of_kernel(item: Resolved, case: Case, training: bool, counter: str) -> list[Reason]:
+def _of_kernel(ran: Ran, block: Any, case: Case, training: bool) -> list[Reason]:
     """Of one sequence and one use of a kernel."""
-    block, name = item.block, item.backend.name
-    if isinstance(block, Attention) and item.op == "attention":
-        return _attention(block, name, case, training)
-    if isinstance(block, Mamba2):
-        operation = operation_of(item.op, block)
-        if is_hidden(item.backend):
-            return _scan_kernels(item, block, case, training)
-        if item.op == "ssd_step":
-            return [Reason(operation, NO_PRODUCT, -3 * block.d_inner * block.d_state - 2 * block.d_inner)]
-        if item.op == "conv1d_step":
-            return [Reason(operation, NO_PRODUCT, -2 * block.d_conv * block.conv_channels)]
-        found = []
-        if item.op in ("ssd", "mamba2_core"):
-            found += _reference_scan(block, case, training)
-        if item.op in ("conv1d", "mamba2_core") and training:
-            dense = 2 * block.d_conv * block.conv_channels * (block.conv_channels - 1) * case.workload.context
-            found.append(Reason(f"{block.name} conv", DENSE, dense))
-        return found
-    if isinstance(block, Recurrent):
-        return _other_mixer(item, block, case, training)
-    return []
+    part = ran.operation.rpartition(" ")[2]
+    if ran.op == "attention":
+        return _attention(block, ran.backend, case, training)
+    if case.workload.kind == DECODE:
+        return [] if ran.hidden else _plain_step(ran, block, part)
+    if ran.hidden:
+        return _closed_form(ran, block, case, training) if part == "scan" else []
+    found = _reference_scan(block, case, training) if ran.op in ("ssd", "mamba2_core") else []
+    if training and (part == "conv" or ran.op == "mamba2_core"):
+        found.append(_dense_conv(block, case.workload.context))
+    return found
 
 
-def _other_mixer(item: Resolved, block: Recurrent, case: Case, training: bool) -> list[Reason]:
-    """The conv of another mixer, and its scan where that is counted by the ``hardware`` form registered for it."""
-    operation, tokens = operation_of(item.op, block), case.workload.context
-    if not is_hidden(item.backend) and case.workload.kind == DECODE:
-        core = block.core_decode(0, Convention.EXACT)
-        seen_by_none = {"conv": core.conv, "scan": core.scan}.get(operation.split()[-1], 0)
-        return [Reason(operation, NO_PRODUCT, -seen_by_none)]
-    if operation.endswith("conv") and not is_hidden(item.backend):
-        dense = 2 * block.taps * sum(part * (part - 1) for part in _conv_parts(block)) * tokens
-        return [Reason(operation, DENSE, dense)] if training else []
-    if case.workload.kind == DECODE or not operation.endswith("scan") or not is_hidden(item.backend):
+def _plain_step(ran: Ran, block: Mixer, part: str) -> list[Reason]:
+    """A decode step operator by operator, of which only what is written as a product is counted."""
+    if part not in ("conv", "scan"):
         return []
-    work = TRAIN if training else PREFILL
-    counted, exact = (
-        block.operations(work, tokens, convention).get(operation, 0)
-        for convention in (Convention.HARDWARE, Convention.EXACT)
+    core = block.core_decode(0, Convention.EXACT)
+    missed = {"conv": core.conv, "scan": core.scan}[part] - _STEP_PRODUCTS.get(ran.op, lambda block: 0)(block)
+    return [Reason(ran.operation, NO_PRODUCT, -missed)]
+
+
+_STEP_PRODUCTS: dict[str, Callable[[Any], int]] = {"ssd_step": lambda block: 2 * block.d_inner * block.d_state}
+"""A step's operation to what of it is a product: reading Mamba-2's state."""
+
+
+def _dense_conv(block: Mixer, tokens: int) -> Reason:
+    dense = 2 * block.taps * sum(channels * (channels - 1) for channels in block.conv_parts) * tokens
+    return Reason(f"{block.name} conv", DENSE, dense)
+
+
+def _closed_form(ran: Ran, block: Mixer, case: Case, training: bool) -> list[Reason]:
+    """A scan counted by the closed form of what its kernels execute (``Block.kernel_flops``)."""
+    tokens = case.workload.context
+    forward, both = (
+        block.executed_scan(tokens, training=way, sequences=case.workload.batch, one_pass=ran.one_pass)
+        for way in (False, True)
     )
-    return [Reason(operation, CHUNKED, counted - exact)]
-
-
-def _conv_parts(block: Recurrent) -> tuple[int, ...]:
-    """Channels of each convolution that a module runs: queries, keys and values of a delta rule apart."""
-    if isinstance(block, GatedDelta):
-        keys = block.n_k_heads * block.k_head_dim
-        return keys, keys, block.out_width
-    if isinstance(block, Kda):
-        return (block.out_width,) * 3
-    return (block.conv_channels,)
+    exact = block.core_prefill(tokens, Convention.EXACT).scan
+    found = [Reason(ran.operation, CHUNKED, (3 if training else 1) * (forward - exact))]
+    return [*found, Reason(ran.operation, SCAN_BACKWARD, both - 3 * forward)] if training else found
 
 
 def _attention(block: Attention, backend: str, case: Case, training: bool) -> list[Reason]:
@@ -168,19 +161,3 @@ def _reference_scan(block: Mamba2, case: Case, training: bool) -> list[Reason]:
         Reason(scan, UNNEEDED, -unneeded),
         Reason(scan, UNTRACED, -untraced),
     ]
-
-
-def _scan_kernels(item: Resolved, block: Mamba2, case: Case, training: bool) -> list[Reason]:
-    """Kernels counted by the closed form that is registered for them."""
-    if case.workload.kind == DECODE or item.op not in ("ssd", "mamba2_core"):
-        return []
-    kernels = scan_of(block, item.backend.name, case.workload.batch)
-    tokens, scan = case.workload.context, f"{block.name} scan"
-    exact = block.core_prefill(tokens, Convention.EXACT).scan
-    forward = sum(kernels.flops(tokens, training=False).values())
-    times = 3 if training else 1
-    found = [Reason(scan, CHUNKED, times * (forward - exact))]
-    if training:
-        both = sum(kernels.flops(tokens, training=True).values())
-        found.append(Reason(scan, SCAN_BACKWARD, both - 3 * forward))
-    return found

@@ -1,34 +1,18 @@
-"""tables: an audit as tables, CSV and one Markdown page."""
+"""tables: an audit as tables and sentences."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
-from pathlib import Path
-
-from rich.console import Console
 
 from hybridbench.arch.operations import Reason
-from hybridbench.audit.views import BASE, EXACT, GPU, HARDWARE, PAPER, Audit, Group
+from hybridbench.audit.judge.views import BASE, EXACT, GPU, HARDWARE, PAPER, Audit, KernelTotals
 from hybridbench.report.display import ShownUnit, unit_for
-from hybridbench.report.render.csv import to_csv
-from hybridbench.report.render.markdown import escape, to_markdown
-from hybridbench.report.render.terminal import print_table
 from hybridbench.report.table import NO_VALUE, Cell, Column, Table
 
 TITLES = {GPU: "GPU"}
 MANY = 2
 SHOWN_OPERATORS = 5
 TOTAL = "total"
-
-
-def print_audit(audit: Audit, console: Console) -> None:
-    """An audit's tables, what no counter saw, and its notes."""
-    for table in (operation_table(audit), summary_table(audit), reason_table(audit, merged=True), *class_tables(audit)):
-        print_table(table, console)
-    for sentence in sentences(audit):
-        console.print(sentence, highlight=False, markup=False)
-    console.print()
 
 
 def _title(view: str) -> str:
@@ -44,7 +28,8 @@ def _percent(part: int, whole: int) -> Cell:
     return Cell(f"{share:+.2f}" if share else "0", share)
 
 
-def _about(audit: Audit) -> str:
+def about(audit: Audit) -> str:
+    """What an audit is of, in a line."""
     execution = audit.case.execution
     return f"{audit.case.label}, {execution.device}, {execution.dtype}"
 
@@ -55,7 +40,7 @@ def operation_table(audit: Audit) -> Table:
     shown_in = unit_for([flops for view in views for flops in view.flops.values()], "FLOP")
     columns = [Column("operation", "operation", numeric=False)]
     columns += [Column(view.name, shown_in.heading(_title(view.name))) for view in views]
-    table = Table("FLOPs by operation", columns, _about(audit))
+    table = Table("FLOPs by operation", columns, about(audit))
     for name in audit.operations:
         table.rows.append([Cell(name, name), *_cells(shown_in, (view.flops.get(name) for view in views))])
     table.rows.append([Cell(TOTAL, TOTAL), *_cells(shown_in, (view.total for view in views))])
@@ -84,7 +69,7 @@ def summary_table(audit: Audit) -> Table:
             Column("unexplained", shown_in.heading("unexplained")),
             Column("unexplained_percent", "unexplained [%]"),
         ],
-        _about(audit),
+        about(audit),
     )
     for name in shown:
         whole = audit.views[BASE[name]].total
@@ -128,7 +113,7 @@ def reason_table(audit: Audit, *, merged: bool) -> Table:
             Column("flops", shown_in.heading("explains")),
             Column("percent", "of the total [%]"),
         ],
-        _about(audit),
+        about(audit),
     )
     for name, text, operation, flops in rows:
         whole = audit.views[BASE[name]].total
@@ -146,10 +131,15 @@ def reason_table(audit: Audit, *, merged: bool) -> Table:
 
 def class_tables(audit: Audit) -> list[Table]:
     """The GPU's kernels by class; none without its counters."""
-    return [_group_table("kernels by class", audit, audit.groups)] if audit.groups else []
+    return [_totals_table("kernels by class", audit, audit.groups)] if audit.groups else []
 
 
-def _group_table(title: str, audit: Audit, groups: Sequence[Group]) -> Table:
+def kernel_tables(audit: Audit) -> list[Table]:
+    """The GPU's kernels by name; none without its counters."""
+    return [_totals_table("kernels by name", audit, audit.kernels)] if audit.kernels else []
+
+
+def _totals_table(title: str, audit: Audit, groups: Sequence[KernelTotals]) -> Table:
     tensor = unit_for([group.tensor_flops for group in groups], "FLOP")
     vector = unit_for([group.vector_flops or 0 for group in groups], "FLOP")
     moved = unit_for([group.read_bytes for group in groups], "B")
@@ -163,7 +153,7 @@ def _group_table(title: str, audit: Audit, groups: Sequence[Group]) -> Table:
             Column("read_bytes", moved.heading("read")),
             Column("written_bytes", moved.heading("written")),
         ],
-        _about(audit),
+        about(audit),
     )
     for group in groups:
         table.rows.append(
@@ -192,9 +182,6 @@ def sentences(audit: Audit, *, all_operators: bool = False) -> list[str]:
             listed = ", ".join(f"{name.removeprefix('aten::')} x{operators[name]}" for name in shown)
             said.append(f"Not seen by {view.name} in {operation}: {listed}{more}.")
     return said + audit.notes
-
-
-# Files.
 
 
 def flat(audits: Sequence[Audit]) -> Table:
@@ -233,28 +220,6 @@ def _only_left(audit: Audit, left: dict[str, dict[str, int]]) -> list[str]:
     """Operations that only something unexplained names."""
     known = set(audit.operations)
     return [*dict.fromkeys(name for rest in left.values() for name in rest if name not in known)]
-
-
-def write_audits(audits: Sequence[Audit], folder: Path) -> Path:
-    """``audit.csv``, ``audit.json`` and ``audit.md`` in a folder that exists; returns the page."""
-    (folder / "audit.csv").write_text(to_csv(flat(audits)), encoding="utf-8")
-    (folder / "audit.json").write_text(document(audits), encoding="utf-8")
-    page = ["# Audit", "", "FLOPs of one step as conventions and counters see them, and why they differ.", ""]
-    for audit in audits:
-        page += [f"## {escape(_about(audit))}", ""]
-        tables = [operation_table(audit), summary_table(audit), reason_table(audit, merged=False), *class_tables(audit)]
-        if audit.kernels:
-            tables.append(_group_table("kernels by name", audit, audit.kernels))
-        page += [to_markdown(table, alone=False) for table in tables]
-        page += [f"{escape(sentence)}\n" for sentence in sentences(audit, all_operators=True)]
-    path = folder / "audit.md"
-    path.write_text("\n".join(page), encoding="utf-8")
-    return path
-
-
-def document(audits: Sequence[Audit]) -> str:
-    """One JSON document of all audits."""
-    return json.dumps({"audits": [audit.to_dict() for audit in audits]})
 
 
 def headline(audits: Sequence[Audit]) -> Table:

@@ -1,4 +1,4 @@
-"""tuned: the configurations that Triton's autotuning took in one process, put into another that is not to tune.
+"""tuned: the configurations that Triton's autotuning took in one process, handed to another so that it does not tune.
 
 A profiler slows every launch, and tuning launches each kernel thousands of times; and two processes that tune may take
 different tiles. Triton can keep its results on disk, but not those of configurations with a hook, which most of
@@ -11,27 +11,10 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-Plain = bool | int | float | str | None
-
-
-@dataclass(frozen=True)
-class Taken:
-    """One kernel's configuration for one kind of problem.
-
-    Attributes:
-        module: that defines the kernel, and ``kernel``, its name there.
-        key: the arguments and dtypes that autotuning tells problems apart by.
-        configuration: as text.
-    """
-
-    module: str
-    kernel: str
-    key: list[Plain]
-    configuration: str
+from hybridbench.audit.exchange import Taken
 
 
 def taken() -> list[Taken]:
@@ -47,7 +30,7 @@ def taken() -> list[Taken]:
 
 
 def take(found: Iterable[Taken]) -> None:
-    """Makes configurations those of this process; what is not there any more tunes itself again."""
+    """Makes configurations those of this process; a kernel or configuration that is gone is tuned again."""
     for one in found:
         try:
             tuners = dict(_tuners(importlib.import_module(one.module)))

@@ -8,11 +8,12 @@ from typing import Any
 
 from hybridbench.arch.block import Convention
 from hybridbench.arch.operations import Reason, operations, reasons
+from hybridbench.count.account import FVCORE, TORCH
 from hybridbench.errors import BadInput
 from hybridbench.suite import Case
 
 EXACT, PAPER, HARDWARE = (convention.value for convention in Convention)
-TORCH, FVCORE, GPU = "torch", "fvcore", "gpu"
+GPU = "gpu"
 BASE = {PAPER: EXACT, HARDWARE: EXACT, TORCH: EXACT, FVCORE: EXACT, GPU: HARDWARE}
 """What each view is compared with."""
 
@@ -38,6 +39,7 @@ class View:
 
     @property
     def total(self) -> int:
+        """FLOPs of all operations."""
         return sum(self.flops.values())
 
     def reason_of(self, operation: str) -> int:
@@ -46,8 +48,8 @@ class View:
 
 
 @dataclass(frozen=True)
-class Group:
-    """GPU kernels of one class in one step: how many, what they executed, and the bytes of device memory they moved.
+class KernelTotals:
+    """GPU kernels of one class or name in one step: how many, what they executed, and the bytes that they moved.
 
     ``vector_flops`` is None where instructions of vector units were not counted.
     """
@@ -67,15 +69,15 @@ class Audit:
     Attributes:
         backends: per operation of the model, the kernel that ran.
         groups: the GPU's kernels by class; empty without its counters.
-        kernels: the same by kernel name.
+        kernels: its kernels by name.
         notes: sentences on how it was counted, or why not.
     """
 
     case: Case
     backends: dict[str, str]
     views: dict[str, View]
-    groups: list[Group] = field(default_factory=list)
-    kernels: list[Group] = field(default_factory=list)
+    groups: list[KernelTotals] = field(default_factory=list)
+    kernels: list[KernelTotals] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
