@@ -235,8 +235,12 @@ class Ceilings:
 
 @dataclass(frozen=True)
 class Part:
-    """Samples of one part of a generation that is integrated over depths: its prefill (``depth`` None), or decode steps
-    with ``depth`` tokens cached."""
+    """Samples of one part of a generation that is integrated over depths.
+
+    Attributes:
+        depth: tokens that were cached at these decode steps; None of the prefill.
+        samples_ns: in the order they were taken.
+    """
 
     depth: int | None
     samples_ns: list[int]
@@ -369,28 +373,43 @@ def from_plain(cls: type[_T], body: dict[str, Any]) -> _T:
 
 
 def _typed(hint: Any, value: Any) -> Any:
+    """A plain value as what a field's type says.
+
+    Raises:
+        ValueError: it is none.
+    """
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
         options = [option for option in typing.get_args(hint) if option is not type(None)]
         return None if value is None else _typed(options[0], value)
     if origin is list:
-        (inner,) = typing.get_args(hint)
-        if not isinstance(value, list):
-            raise ValueError(f"expected a list, not {value!r}")
-        return [_typed(inner, item) for item in value]
+        return _typed_list(hint, value)
     if origin is dict:
-        of_key, of_value = typing.get_args(hint)
-        if not isinstance(value, dict):
-            raise ValueError(f"expected a table, not {value!r}")
-        return {_typed(of_key, key): _typed(of_value, item) for key, item in value.items()}
-    if isinstance(hint, type):
-        if isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool):
-            return value
-        if dataclasses.is_dataclass(hint):
-            return from_plain(hint, value)
-        if issubclass(hint, StrEnum):
-            return hint(value)
-        if hint is float and isinstance(value, int) and not isinstance(value, bool):
-            return float(value)
-        raise ValueError(f"expected {hint.__name__}, not {value!r}")
-    return value
+        return _typed_dict(hint, value)
+    return _typed_scalar(hint, value) if isinstance(hint, type) else value
+
+
+def _typed_list(hint: Any, value: Any) -> list[Any]:
+    (inner,) = typing.get_args(hint)
+    if not isinstance(value, list):
+        raise ValueError(f"expected a list, not {value!r}")
+    return [_typed(inner, item) for item in value]
+
+
+def _typed_dict(hint: Any, value: Any) -> dict[Any, Any]:
+    of_key, of_value = typing.get_args(hint)
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a table, not {value!r}")
+    return {_typed(of_key, key): _typed(of_value, item) for key, item in value.items()}
+
+
+def _typed_scalar(hint: type, value: Any) -> Any:
+    if isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool):
+        return value
+    if dataclasses.is_dataclass(hint):
+        return from_plain(hint, value)
+    if issubclass(hint, StrEnum):
+        return hint(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    raise ValueError(f"expected {hint.__name__}, not {value!r}")

@@ -49,6 +49,7 @@ def count_all(
     """Puts what was counted of each case under its place: first tensor cores and bytes of all, then instructions.
 
     Args:
+        run: the audit's cases and its limit.
         seen: what was observed of the first cases, one each.
         found: where results go as they come, so that an interruption loses none.
         vector: whether instructions of vector units are counted too.
@@ -122,7 +123,7 @@ class _Counter:
         return kernels
 
     def _step(self, place: int, observed: Observation) -> Kernels:
-        """The same.
+        """What tensor cores did in one case, and the bytes that it moved.
 
         Raises:
             NoCounters: nothing was counted.

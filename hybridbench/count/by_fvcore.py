@@ -38,9 +38,10 @@ def count_with_fvcore(
 
     Args:
         forward: a function of ``inputs``, which returns everything that is to count.
+        inputs: what it is called with.
         owner: what holds the parameters.
-        model, resolved: whose forward it is, so that each operator is put down to its operation; without them all is
-            ``REST``.
+        model: whose forward it is, so that each operator is put down to its operation; without it all is ``REST``.
+        resolved: the kernels that the model runs.
 
     Returns:
         The account, a multiply-add as 2, or the reason why the trace failed.

@@ -32,8 +32,8 @@ def count_with_torch(
     Args:
         step: forward, or forward and backward, not compiled and not captured. An error of its own is raised when the
             step is run again to be timed.
-        model, resolved: whose step it is, so that each operator is put down to its operation; without them all is
-            ``REST``.
+        model: whose step it is, so that each operator is put down to its operation; without it all is ``REST``.
+        resolved: the kernels that the model runs.
 
     Returns:
         The account, and the products a dispatcher saw, in the order in which they started.

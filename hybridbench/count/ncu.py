@@ -58,6 +58,7 @@ class Launch:
 
     @property
     def flops(self) -> int:
+        """FLOPs of tensor cores and vector units together."""
         return self.tensor_flops + self.vector_flops
 
 
@@ -119,7 +120,13 @@ def run(
     """Runs the program under Nsight Compute and returns its report; neither lives on.
 
     Args:
-        environment, tick: as of ``run_program``.
+        ncu: the profiler to call.
+        metrics: names of Nsight Compute's counters.
+        log: where the report goes.
+        program: the command that is watched.
+        limit_s: how long it may take; seconds.
+        environment: variables that it has beside those of this process.
+        tick: called now and then meanwhile; what it raises ends the program.
 
     Raises:
         NoCountersError: it could not be started, ran too long, failed, or left no report.

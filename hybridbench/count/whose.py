@@ -118,9 +118,11 @@ class Where:
 
     @property
     def outside(self) -> bool:
+        """Whether nothing has said whose it is."""
         return not self._inside
 
     def operation(self) -> str:
+        """The operation of what runs now."""
         node: Any = torch._C._current_autograd_node()
         if node is None:
             return self._inside[-1] if self._inside else REST
@@ -140,7 +142,10 @@ def followed(model: LanguageModel | None, resolved: Sequence[Resolved], where: W
     """Every kernel and every product of the model says whose it is while it runs; hidden kernels are wrapped.
 
     Args:
-        model: None where nothing is known of what runs, so that all of it is ``REST``.
+        model: what runs; None where nothing is known of it, so that all of it is ``REST``.
+        resolved: the kernels that it runs.
+        where: is told what runs.
+        wrap: makes of a hidden kernel what a counter can pass.
     """
     if model is None:
         yield

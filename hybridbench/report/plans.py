@@ -185,9 +185,7 @@ def fit_table(fits: Sequence[Fit], verified: Sequence[Verified | None]) -> Table
         _said("batch", "batch", [_solved(fit, "batch") for fit in fits], numeric=True),
     ]
     if any(one is not None for one in verified):
-        columns.append(
-            _said("found", "found", [_found(fit, one) for fit, one in zip(fits, verified, strict=True)], True)
-        )
+        columns.append(_said("found", "found", [_found(one) for one in verified], True))
     columns += [
         shown("peak", "peak", peaks),
         *(
@@ -226,7 +224,7 @@ def _solved(fit: Fit, part: str) -> str:
     return f"{value:,}" if fit.fits else "0"
 
 
-def _found(fit: Fit, one: Verified | None) -> str:
+def _found(one: Verified | None) -> str:
     if one is None:
         return NO_VALUE
     if one.stopped:
@@ -324,6 +322,7 @@ def search_sentence(names: Sequence[str], search: Search) -> str:
 
 
 def pair_names(pair: tuple[ModelSpec, ModelSpec]) -> list[str]:
+    """A name for each of two models, also where both have the same."""
     first, second = _names(pair)
     return [first, second] if first != second else [f"{first} (A)", f"{second} (B)"]
 

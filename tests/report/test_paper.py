@@ -209,7 +209,7 @@ def equal_speed(name: str, length: int) -> float:
 @pytest.fixture(name="both")
 def _both(record_of: Make) -> list[Record]:
     ours = suite_records(record_of, SUITE, equal_speed)
-    return ours + suite_records(record_of, as_published(SUITE), lambda name, length: 1.1)
+    return ours + suite_records(record_of, as_published(SUITE), lambda _name, _length: 1.1)
 
 
 def test_the_suite_has_every_cell_of_the_papers_table_and_a_check_per_family() -> None:
@@ -301,7 +301,7 @@ def test_failed_invalid_and_foreign_records_are_no_part_of_it(record_of: Make, b
 
 
 def test_one_run_alone_is_compared_with_the_paper(record_of: Make) -> None:
-    (found,) = compare(suite_records(record_of, as_published(SUITE), lambda name, length: 1.0))
+    (found,) = compare(suite_records(record_of, as_published(SUITE), lambda _name, _length: 1.0))
     assert found.measured == [PAPER, AS_PUBLISHED]
     assert "training" not in paper_tables(found)
     assert not any("equal kernels" in sentence for sentence in sentences(found))

@@ -75,7 +75,7 @@ def forward_pairs(spec: Attention, tokens: int) -> int:
 
 
 def backward_pairs(spec: Attention, tokens: int) -> int:
-    """The same of its backward tiles, which start from keys and do not put heads side by side."""
+    """Pairs that its backward tiles cover, which start from keys and do not put heads side by side."""
     rows, keys = 128 if spec.head_dim <= 64 else 64, 128
     blocks = 0
     for tile in range(-(-tokens // keys)):

@@ -5,7 +5,7 @@ What the reference kernels and PyTorch's own execute is known to the product, so
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from hybridbench.arch.attention import Attention
@@ -69,12 +69,13 @@ def _plain_step(ran: Ran, block: Mixer, part: str) -> list[Reason]:
     if part not in ("conv", "scan"):
         return []
     core = block.core_decode(0, Convention.EXACT)
-    missed = {"conv": core.conv, "scan": core.scan}[part] - _STEP_PRODUCTS.get(ran.op, lambda block: 0)(block)
+    missed = {"conv": core.conv, "scan": core.scan}[part] - _products_of_step(ran.op, block)
     return [Reason(ran.operation, NO_PRODUCT, -missed)]
 
 
-_STEP_PRODUCTS: dict[str, Callable[[Any], int]] = {"ssd_step": lambda block: 2 * block.d_inner * block.d_state}
-"""A step's operation to what of it is a product: reading Mamba-2's state."""
+def _products_of_step(op: str, block: Any) -> int:
+    """What of a step is written as a product: reading Mamba-2's state."""
+    return 2 * block.d_inner * block.d_state if op == "ssd_step" else 0
 
 
 def _dense_conv(block: Mixer, tokens: int) -> Reason:

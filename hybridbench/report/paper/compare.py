@@ -109,6 +109,7 @@ def _comparison(found: Sequence[tuple[Stack, Record]]) -> Comparison:
 
 
 def difference(pair: Pair) -> float:
+    """By which share the integrated time is above the one truly generated."""
     integrated, generated = value(pair.integrated, "step_s"), value(pair.generated, "step_s")
     assert integrated, "a record that is believed has a time"
     assert generated, "a record that is believed has a time"

@@ -2,7 +2,7 @@
 
 Decode throughput and latency are of its table 13: one H200, 4 sequences, a prompt of 512 tokens, then token by token to
 a total length; throughput is 4 x (length - 512) / latency, so tokens of all sequences together. The paper does not say
-whether the prefill is in it, nor which engine or kernels ran. FLOPs of 60 billion training tokens and cache of one
+whether the prefill counts, nor which engine or kernels ran. FLOPs of 60 billion training tokens and cache of one
 sequence at 8k are of table 9, caches at 16k and 32k of table 12; both leave embedding and head out. Its training step
 times and peak memories stand in a figure only, so they are not here.
 """

@@ -76,6 +76,8 @@ def print_report(report: Report, console: Console, *, brief: bool = False) -> No
     """Prints what a terminal has room for: headline and summary of each group, and the comparison with the paper.
 
     Args:
+        report: what is shown.
+        console: where.
         brief: one table a group, and no comparison.
     """
     for section in report.groups:
