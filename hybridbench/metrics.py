@@ -73,7 +73,8 @@ METRICS: dict[str, Metric] = {
             "s",
             None,
             "step, low",
-            "lower end of the 95% interval of the median, from order statistics; at depths, added up likewise",
+            "lower end of the 95% interval of the median, from order statistics; of a generation timed at depths, "
+            "added up as its step is",
             measured.of_step(lambda xs: median_interval(xs)[0]),
         ),
         Metric(
@@ -81,7 +82,8 @@ METRICS: dict[str, Metric] = {
             "s",
             None,
             "step, high",
-            "upper end of the 95% interval of the median, from order statistics; at depths, added up likewise",
+            "upper end of the 95% interval of the median, from order statistics; of a generation timed at depths, "
+            "added up as its step is",
             measured.of_step(lambda xs: median_interval(xs)[1]),
         ),
         *(
@@ -100,8 +102,8 @@ METRICS: dict[str, Metric] = {
             "prefill_part_s",
             "s",
             "lower",
-            "prefill in it",
-            "median prefill of a generation timed at depths, a part of its step",
+            "prefill part",
+            "median time of the prefill of a generation that is timed at depths; it is part of the generation's step",
             measured.prefill_part_s,
         ),
         Metric(
@@ -109,7 +111,8 @@ METRICS: dict[str, Metric] = {
             "frac",
             "lower",
             "integration error",
-            "of a generation timed at depths: what leaving out every other depth changes, over its step",
+            "of a generation timed at depths: by how much its time changes where every other depth is left out, over "
+            "its time",
             measured.integration_frac,
         ),
         Metric(
@@ -158,8 +161,8 @@ METRICS: dict[str, Metric] = {
             "FLOP",
             None,
             "FLOPs counted by torch",
-            "FlopCounterMode over one step, of a generation over its prefill and one decode step; operators without a "
-            "formula count as nothing",
+            "torch.utils.flop_counter over one eager step (of a generation: its prefill and one decode step), with "
+            "formulas and closed forms for what it lacks; operators without a formula count as nothing",
             measured.counted_flops("torch"),
         ),
         Metric(
@@ -175,8 +178,8 @@ METRICS: dict[str, Metric] = {
             "FLOP",
             None,
             "FLOPs counted by fvcore",
-            "fvcore over one forward, of a generation over its prefill, a multiply-add as 2; operators without a "
-            "handle count as nothing",
+            "fvcore over one forward (of a generation: its prefill), a multiply-add as 2, with handles and closed "
+            "forms for what it lacks; operators without a handle count as nothing",
             measured.counted_flops("fvcore"),
         ),
         Metric(
@@ -241,8 +244,9 @@ METRICS: dict[str, Metric] = {
             "s",
             None,
             "floor",
-            "max(must-move bytes / read bandwidth, model FLOPs / rate of a large product), as measured in the same "
-            "process, else by the datasheet; a generation's is that of its prefill plus that of its decoding",
+            "max(must-move bytes / read bandwidth, model FLOPs / rate of a large product), by rates measured in the "
+            "same process, by the datasheet where there are none; of a generation, the floor of its prefill plus "
+            "that of its decoding",
             floors.floor_s,
         ),
         Metric(
@@ -283,7 +287,7 @@ METRICS: dict[str, Metric] = {
             "frac",
             "higher",
             "of floor",
-            "floor / median step; above 1 what must move fitted a cache, or something is wrong",
+            "floor / median step; a share above 100% means that the data fitted a cache, or that something is wrong",
             measured.ratio(floors.floor_s, measured.step_s),
         ),
         Metric(
@@ -331,7 +335,7 @@ METRICS: dict[str, Metric] = {
             "B",
             None,
             "KV cache, predicted",
-            "its keys and values",
+            "bytes of keys and values that the caches of the whole batch must take, by closed form",
             predicted.of_predicted_cache(lambda cache: cache.kv),
         ),
         Metric(
@@ -339,7 +343,7 @@ METRICS: dict[str, Metric] = {
             "B",
             None,
             "SSM state, predicted",
-            "its SSM states",
+            "bytes of SSM states that the caches of the whole batch must take, by closed form",
             predicted.of_predicted_cache(lambda cache: cache.ssm),
         ),
         Metric(
@@ -347,7 +351,7 @@ METRICS: dict[str, Metric] = {
             "B",
             None,
             "conv state, predicted",
-            "its conv states",
+            "bytes of convolution states that the caches of the whole batch must take, by closed form",
             predicted.of_predicted_cache(lambda cache: cache.conv),
         ),
         Metric(
@@ -363,7 +367,7 @@ METRICS: dict[str, Metric] = {
             "B",
             "lower",
             "KV cache",
-            "its keys and values",
+            "bytes of keys and values in the caches of the whole batch",
             measured.of_cache_held(lambda cache: cache.kv_cache_bytes),
         ),
         Metric(
@@ -371,7 +375,7 @@ METRICS: dict[str, Metric] = {
             "B",
             "lower",
             "SSM state",
-            "its SSM states",
+            "bytes of SSM states in the caches of the whole batch",
             measured.of_cache_held(lambda cache: cache.ssm_state_bytes),
         ),
         Metric(
@@ -379,7 +383,7 @@ METRICS: dict[str, Metric] = {
             "B",
             "lower",
             "conv state",
-            "its conv states",
+            "bytes of convolution states in the caches of the whole batch",
             measured.of_cache_held(lambda cache: cache.conv_state_bytes),
         ),
         Metric(
@@ -469,7 +473,7 @@ METRICS: dict[str, Metric] = {
             "s",
             "lower",
             "check at size",
-            "of that, wall time to compare the work with itself at its own size",
+            "wall time to compare the work with itself at its own size; it is part of prepare",
             measured.of_observed(lambda seen: None if seen.check_ns is None else seen.check_ns / NS_PER_S),
         ),
         Metric(
@@ -477,7 +481,7 @@ METRICS: dict[str, Metric] = {
             "",
             "lower",
             "error / bound",
-            "the error of the comparison at size that came closest to its bound, as a share of it",
+            "error over bound, of the comparison at the case's own size that came closest to its bound",
             measured.of_observed(lambda seen: max((check.error / check.bound for check in seen.sized), default=None)),
         ),
     )
