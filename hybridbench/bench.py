@@ -18,8 +18,7 @@ import torch
 
 from hybridbench.count.caches import count_cache
 from hybridbench.count.kernels import kernel_names
-from hybridbench.count.operators import count_with_fvcore, count_with_torch
-from hybridbench.count.replace import replaced, traced, unwatched
+from hybridbench.count.step import count_step
 from hybridbench.errors import WrongResult
 from hybridbench.measure.caveats import find_caveats
 from hybridbench.measure.ceilings import measure_ceilings
@@ -39,25 +38,11 @@ from hybridbench.suite.workloads import DECODE
 from hybridbench.workload import Prepared
 
 
-def count_step(work: Prepared, model: LanguageModel, resolved: list[Resolved]) -> list[OperatorCount]:
-    """One eager step as both public counters see it; a counter that fails says so and costs nothing else."""
-    hidden = [item for item in resolved if not item.backend.dispatched]
-    compiled = [item.function for item in hidden if item.backend.compiles_per_length]
-    unseen = [f"{item.op} ({item.backend.name})" for item in hidden for _ in range(item.uses)]
-    if compiled:
-        work.eager_step()  # what compiles on its first call, backward included, does so before a counter watches
-
-    def forward(*inputs: torch.Tensor) -> tuple[object, ...]:
-        # The tracer drops work that no output depends on, such as a state kept for the next step.
-        with torch.no_grad():
-            return work.forward(*inputs), [cache.tensors() for cache in work.caches]
-
-    with replaced(model, compiled, unwatched):
-        by_torch = count_with_torch(work.eager_step, unseen)
-    with replaced(model, [item.function for item in hidden], traced):
-        by_fvcore = count_with_fvcore(model, work.inputs, forward=forward)
+def operator_counts(work: Prepared, model: LanguageModel, resolved: list[Resolved]) -> list[OperatorCount]:
+    """One eager step as both public counters see it."""
+    counted = count_step(work, model, resolved)
     model.zero_grad(set_to_none=False)
-    return [by_torch, by_fvcore]
+    return [counted.by_torch.observed(), counted.by_fvcore.observed()]
 
 
 def step_kernels(work: Prepared, device: torch.device) -> list[str]:
@@ -86,7 +71,7 @@ class Instruments:
     now: Callable[[], int] = time.perf_counter_ns
     environment: Callable[[torch.device, Gpu | None], Environment] = fingerprint
     ceilings: Callable[[torch.device, torch.dtype], Ceilings | None] = measure_ceilings
-    count: Callable[[Prepared, LanguageModel, list[Resolved]], list[OperatorCount]] = count_step
+    count: Callable[[Prepared, LanguageModel, list[Resolved]], list[OperatorCount]] = operator_counts
     kernels: Callable[[Prepared, torch.device], list[str]] = step_kernels
 
 

@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterable, Sequence
 
 from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.model import params as params_of
+from hybridbench.derive.doubts import problems
+from hybridbench.derive.floors import datasheet_floor_s
 from hybridbench.machine import find_peak
-from hybridbench.metrics import datasheet_floor_s, problems, value
+from hybridbench.metrics import value
 from hybridbench.predict.pricing import Efficiency
 from hybridbench.record import Record, Status
 from hybridbench.suite.workloads import Workload

@@ -10,6 +10,8 @@ Schema history:
     3   ``Observed.parts`` and ``Workload.depths``: generations timed at depths; modes of execution have ``published``.
     4   ``Ceilings.sustained_matmul_flops_per_s``; None in older records.
     5   ``Observed.sized`` and ``check_ns``: the check of the work at its own size; empty and None in older records.
+    6   ``OperatorCount.formulas``; in older records it is empty, and counters had no formulas but their own, so that
+        they took fused attention on a CPU and kernels past the dispatcher for nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from typing import Any, TypeVar
 from hybridbench.errors import BadInput, BadResults
 from hybridbench.suite.case import Case
 
-SCHEMA = 5
+SCHEMA = 6
 
 
 class Status(StrEnum):
@@ -43,7 +45,7 @@ class Caveat(StrEnum):
     """A reason to doubt a measurement; ``ADVICE`` says what to do about each.
 
     All are found while measuring but ``BEYOND_LIMIT`` and ``PLAIN_PYTORCH``, which are found on reading
-    (``metrics.doubts``): what a kernel is right on, and what is no kernel, may be learnt after it was timed.
+    (``derive.doubts``): what a kernel is right on, and what is no kernel, may be learnt after it was timed.
     """
 
     UNSTEADY = "unsteady"
@@ -152,15 +154,22 @@ class CacheObserved:
 
 @dataclass(frozen=True)
 class OperatorCount:
-    """FLOPs one public counter saw in one step, and the operations it counted as nothing.
+    """FLOPs of one step by one public counter, and the operators that it counted as nothing.
 
-    ``unseen`` maps an operator name to how often it ran. ``error`` says why a counter gave no answer.
+    Attributes:
+        counter: ``torch`` or ``fvcore``.
+        flops: a multiply-add is 2; None where the counter gave no answer.
+        unseen: an operator's name to how often it ran.
+        error: why there is no answer.
+        formulas: the part of ``flops`` that closed forms give, by operation of the model: of kernels that the counter
+            cannot look into.
     """
 
     counter: str
     flops: int | None
     unseen: dict[str, int]
     error: str | None = None
+    formulas: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -226,8 +235,12 @@ class Ceilings:
 
 @dataclass(frozen=True)
 class Part:
-    """Samples of one part of a generation that is integrated over depths: its prefill (``depth`` None), or decode steps
-    with ``depth`` tokens cached."""
+    """Samples of one part of a generation that is integrated over depths.
+
+    Attributes:
+        depth: tokens that were cached at these decode steps; None of the prefill.
+        samples_ns: in the order they were taken.
+    """
 
     depth: int | None
     samples_ns: list[int]
@@ -360,28 +373,43 @@ def from_plain(cls: type[_T], body: dict[str, Any]) -> _T:
 
 
 def _typed(hint: Any, value: Any) -> Any:
+    """A plain value as what a field's type says.
+
+    Raises:
+        ValueError: it is none.
+    """
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
         options = [option for option in typing.get_args(hint) if option is not type(None)]
         return None if value is None else _typed(options[0], value)
     if origin is list:
-        (inner,) = typing.get_args(hint)
-        if not isinstance(value, list):
-            raise ValueError(f"expected a list, not {value!r}")
-        return [_typed(inner, item) for item in value]
+        return _typed_list(hint, value)
     if origin is dict:
-        of_key, of_value = typing.get_args(hint)
-        if not isinstance(value, dict):
-            raise ValueError(f"expected a table, not {value!r}")
-        return {_typed(of_key, key): _typed(of_value, item) for key, item in value.items()}
-    if isinstance(hint, type):
-        if isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool):
-            return value
-        if dataclasses.is_dataclass(hint):
-            return from_plain(hint, value)
-        if issubclass(hint, StrEnum):
-            return hint(value)
-        if hint is float and isinstance(value, int) and not isinstance(value, bool):
-            return float(value)
-        raise ValueError(f"expected {hint.__name__}, not {value!r}")
-    return value
+        return _typed_dict(hint, value)
+    return _typed_scalar(hint, value) if isinstance(hint, type) else value
+
+
+def _typed_list(hint: Any, value: Any) -> list[Any]:
+    (inner,) = typing.get_args(hint)
+    if not isinstance(value, list):
+        raise ValueError(f"expected a list, not {value!r}")
+    return [_typed(inner, item) for item in value]
+
+
+def _typed_dict(hint: Any, value: Any) -> dict[Any, Any]:
+    of_key, of_value = typing.get_args(hint)
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a table, not {value!r}")
+    return {_typed(of_key, key): _typed(of_value, item) for key, item in value.items()}
+
+
+def _typed_scalar(hint: type, value: Any) -> Any:
+    if isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool):
+        return value
+    if dataclasses.is_dataclass(hint):
+        return from_plain(hint, value)
+    if issubclass(hint, StrEnum):
+        return hint(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    raise ValueError(f"expected {hint.__name__}, not {value!r}")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -21,45 +20,15 @@ import torch
 from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from hybridbench.count.kernels import ran_on_gpu, shortened
+from hybridbench.count.kernels import ran_on_gpu
+from hybridbench.count.names import classify, shortened
 from hybridbench.count.replace import replaced
 from hybridbench.model.swap import Function
 from hybridbench.operations import OPERATIONS
-from hybridbench.operations.operation import ATTENTION, CONV, LOSS, MATMUL, OPTIMIZER, REST, SCAN
 from hybridbench.session import Proofs, device_for, open_session
 from hybridbench.suite.case import Case
 
-MEMORY = "memory"
 RANGE = "hybridbench::"
-
-_CLASSES = (ATTENTION, SCAN, CONV, LOSS, OPTIMIZER, MATMUL, MEMORY)
-"""The first whose pattern matches decides: attention kernels are matrix products too, and "scan" is also a sorting
-step."""
-
-_OF_NO_OPERATION = {
-    MATMUL: r"^project_|nvjet|gemm|cublas|cutlass|wgmma|splitk|::(mm|addmm|bmm|baddbmm|matmul|linear)$",
-    MEMORY: r"memcpy|memset|copy|catarray|fill|gather|index|embedding|::(cat|clone|zeros?_?|empty\w*|to|_to_copy)$",
-}
-"""Names of kernels outside the operations, such as projections."""
-
-
-def _pattern(name: str) -> re.Pattern[str]:
-    """All names that are of a class: those of its operations' kernels, and of kernels outside them."""
-    of_operations = [kernel for row in OPERATIONS.values() if row.spends == name for kernel in row.kernels]
-    others = [_OF_NO_OPERATION[name]] if name in _OF_NO_OPERATION else []
-    return re.compile("|".join((*of_operations, *others)), re.IGNORECASE)
-
-
-_COMPILED = tuple((name, _pattern(name)) for name in _CLASSES)
-
-
-def classify(name: str) -> str:
-    """The class of a GPU kernel or a PyTorch operator by its name; what is none of the others is elementwise work.
-
-    >>> classify("nvjet_sm90_tst_128x8_64x12_2x1_v_bz_TNT"), classify("_chunk_scan_fwd_kernel")
-    ('matrix products', 'scan')
-    """
-    return next((found for found, pattern in _COMPILED if pattern.search(name)), REST)
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from hybridbench import metrics
 from hybridbench.arch import model as arch
-from hybridbench.metrics import METRICS, doubts, problems, value
+from hybridbench.derive.doubts import doubts, problems
+from hybridbench.derive.predicted import predicted_cache
+from hybridbench.metrics import METRICS, value
 from hybridbench.record import (
     BackendUse,
     CacheObserved,
@@ -44,7 +45,7 @@ def one_case(workload: str, **sweep: object) -> Case:
 
 
 def ok(case: Case, samples_s: list[float], environment: Environment = H200) -> Record:
-    cache = metrics.predicted_cache(Record(case, Status.OK, "r", "", environment))
+    cache = predicted_cache(Record(case, Status.OK, "r", "", environment))
     observed = Observed(
         samples_ns=[round(sample * 1e9) for sample in samples_s],
         steps_per_sample=1,

@@ -114,7 +114,7 @@ def test_a_file_that_is_not_ours_is_refused_in_a_sentence(tmp_path: Path, conten
     file = tmp_path / "x.jsonl"
     file.write_bytes(content)
     with pytest.raises(BadResults, match=says) as caught:
-        load([file], lambda sentence: None)
+        load([file], lambda _sentence: None)
     assert str(file) in str(caught.value)
     assert "\n" not in str(caught.value)
 

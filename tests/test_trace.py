@@ -14,9 +14,10 @@ from hybridbench import trace
 from hybridbench.cli.main import main
 from hybridbench.cli.tracing import show
 from hybridbench.count.kernels import longest_first
+from hybridbench.count.names import classify
 from hybridbench.store import load
 from hybridbench.suite.sweep import Sweep, cases
-from hybridbench.trace import classify, trace_case
+from hybridbench.trace import trace_case
 
 RESULTS = Path(__file__).parents[1] / "results" / "nvidia-h200"
 

@@ -14,7 +14,7 @@ Norms, activations, gates, rotary embedding and residual additions are left out 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, ClassVar, Self
@@ -336,6 +336,21 @@ class Block(ABC):
         """Forward and backward: three times the forward, except where hardware recomputes."""
         return 3 * self.prefill_flops(tokens, convention)
 
+    def kernel_flops(
+        self, parts: Sequence[str], shapes: Sequence[tuple[int, ...]], *, step: bool, training: bool, one_pass: bool
+    ) -> dict[str, int]:
+        """FLOPs by operation of one call of a kernel that no counter can look into, as torch would count it: masked
+        pairs in full, chunks as they are executed; empty where nobody has a formula for it.
+
+        Args:
+            parts: what the kernel computes of ``core``, ``conv``, ``scan`` and ``experts``.
+            shapes: of its arguments, all sequences together; empty of an argument that is no tensor.
+            step: it is one decode step.
+            training: forward and backward.
+            one_pass: a scan runs in one pass, where the block knows two ways.
+        """
+        return {}
+
     def full_mask_extra_flops(self, tokens: int) -> int:
         """Forward FLOPs that counting every query against every key would add to the exact count."""
         return 0
@@ -419,6 +434,40 @@ class Mixer(Block):
     def core_reasons(self, work: str, context: int) -> list[Reason]:
         """Why ``hardware`` counts its core differently from ``exact``."""
         return []
+
+    @property
+    def conv_parts(self) -> tuple[int, ...]:
+        """Channels of each depthwise convolution that its module runs over a sequence."""
+        return ()
+
+    @property
+    def taps(self) -> int:
+        """Taps of its convolutions; 0 without one."""
+        return 0
+
+    def executed_scan(self, tokens: int, *, training: bool, sequences: int = 1, one_pass: bool = False) -> int:
+        """FLOPs of a sequence that the kernels of its scan execute, in tiles that are not autotuned.
+
+        Args:
+            sequences: of the batch that runs at once.
+            one_pass: as of ``kernel_flops``.
+        """
+        return 0
+
+    def _scan_and_conv_flops(
+        self, parts: Sequence[str], shapes: Sequence[tuple[int, ...]], *, step: bool, training: bool, one_pass: bool
+    ) -> dict[str, int]:
+        """``kernel_flops`` of a mixer with a convolution and a scan."""
+        batch = shapes[0][0]
+        if step:
+            core = self.core_decode(0, Convention.EXACT)
+            flops = {"conv": core.conv, "scan": core.scan}
+        else:
+            tokens = shapes[0][1]
+            conv = 2 * self.taps * sum(self.conv_parts) * tokens * (3 if training else 1)
+            scan = self.executed_scan(tokens, training=training, sequences=batch, one_pass=one_pass)
+            flops = {"conv": conv, "scan": scan}
+        return {f"{self.name} {part}": batch * flops[part] for part in parts if part in flops}
 
     def core_activations(self, size: int, borrows_value: bool = False, keeps_output: bool = True) -> Activations | None:
         """What its core between the two projections keeps and needs, as ``activations`` says.

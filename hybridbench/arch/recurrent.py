@@ -9,6 +9,7 @@ recomputation, and twice the forward for the gradients. That last figure is an e
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 
 from hybridbench.arch.block import CacheBytes, Convention, Flops, Mixer, Storage, refuse_paper
 from hybridbench.arch.reasons import CHUNKED, SCAN_BACKWARD, Reason
@@ -81,6 +82,15 @@ class Recurrent(Mixer):
             both = self.core_train(context, Convention.HARDWARE).scan
             found.append(Reason(scan, SCAN_BACKWARD, both - 3 * chunked))
         return found
+
+    def executed_scan(self, tokens: int, *, training: bool, sequences: int = 1, one_pass: bool = False) -> int:
+        core = self.core_train if training else self.core_prefill
+        return core(tokens, Convention.HARDWARE).scan
+
+    def kernel_flops(
+        self, parts: Sequence[str], shapes: Sequence[tuple[int, ...]], *, step: bool, training: bool, one_pass: bool
+    ) -> dict[str, int]:
+        return self._scan_and_conv_flops(parts, shapes, step=step, training=training, one_pass=one_pass)
 
     def cache(self, context: int, storage: Storage) -> CacheBytes:
         columns = storage.columns(self.conv_columns)

@@ -16,9 +16,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from hybridbench.audit import counted
-from hybridbench.audit.observe import Observation
-from hybridbench.audit.on_gpu import Session
+from hybridbench.audit.exchange import Observation, ask
+from hybridbench.audit.observing import AuditRun
 from hybridbench.count import ncu
 
 
@@ -35,12 +34,12 @@ class Kernels:
     vector: bool = False
 
 
-class _Stopped(Exception):
+class _StoppedError(Exception):
     """The audit was interrupted while a profiler ran."""
 
 
 def count_all(
-    session: Session,
+    run: AuditRun,
     seen: Sequence[Observation],
     found: dict[int, Kernels],
     *,
@@ -50,6 +49,7 @@ def count_all(
     """Puts what was counted of each case under its place: first tensor cores and bytes of all, then instructions.
 
     Args:
+        run: the audit's cases and its limit.
         seen: what was observed of the first cases, one each.
         found: where results go as they come, so that an interruption loses none.
         vector: whether instructions of vector units are counted too.
@@ -61,8 +61,8 @@ def count_all(
         why = "Nsight Compute (ncu) is not installed, so there are no counters of the hardware's own"
         found.update(dict.fromkeys(range(len(seen)), Kernels(None, why)))
         return
-    environments = [_environment(session.folder, gpu) for gpu in gpus] if len(gpus) > 1 else [{}]
-    counter = _Counter(session, path, environments, found)
+    environments = [_environment(run.folder, gpu) for gpu in gpus] if len(gpus) > 1 else [{}]
+    counter = _Counter(run, path, environments, found)
     with ThreadPoolExecutor(len(environments)) as threads:
         try:
             # Threads take these in order: whoever waits for a case's step waits for one that has begun.
@@ -92,9 +92,9 @@ class _Counter:
     """Nsight Compute, called for one case at a time in each of some environments; its methods may run in threads."""
 
     def __init__(
-        self, session: Session, path: str, environments: Sequence[Mapping[str, str]], found: dict[int, Kernels]
+        self, run: AuditRun, path: str, environments: Sequence[Mapping[str, str]], found: dict[int, Kernels]
     ) -> None:
-        self._session = session
+        self._run = run
         self._path = path
         self._found = found
         self._free: SimpleQueue[Mapping[str, str]] = SimpleQueue()
@@ -112,26 +112,26 @@ class _Counter:
         if self._never is None:
             try:
                 kernels = self._step(place, observed)
-            except ncu.NoCounters as exc:
+            except ncu.NoCountersError as exc:
                 kernels = Kernels(None, str(exc))
-                if isinstance(exc, ncu.NeverCounters):
+                if isinstance(exc, ncu.NeverCountersError):
                     self._never = kernels
-            self._session.tell(place, "counted", None if kernels.launches is not None else kernels.said)
+            self._run.tell(place, "counted", None if kernels.launches is not None else kernels.said)
         else:
             kernels = self._never
         self._found[place] = kernels
         return kernels
 
     def _step(self, place: int, observed: Observation) -> Kernels:
-        """The same.
+        """What tensor cores did in one case, and the bytes that it moved.
 
         Raises:
             NoCounters: nothing was counted.
         """
         if observed.refused is not None:
-            raise ncu.NoCounters(observed.refused)
-        case = self._session.cases[place]
-        counted.ask(self._asked(place), case, observed.tuned)
+            raise ncu.NoCountersError(observed.refused)
+        case = self._run.cases[place]
+        ask(self._asked(place), case, observed.tuned)
         report = self._report(place, ncu.step_metrics(case.execution.dtype))
         launches, rounds = ncu.parse(report), ncu.passes(report)
         more = ": bytes are not those of a step, since passes upset the caches" if rounds > 1 else ""
@@ -145,12 +145,12 @@ class _Counter:
             return
         why = None
         try:
-            report = self._report(place, ncu.vector_metrics(self._session.cases[place].execution.dtype))
+            report = self._report(place, ncu.vector_metrics(self._run.cases[place].execution.dtype))
             kernels = replace(kernels, launches=ncu.with_vector(kernels.launches, report), vector=True)
-        except ncu.NoCounters as exc:
+        except ncu.NoCountersError as exc:
             why = str(exc)
             kernels = replace(kernels, said=f"{kernels.said} Instructions of vector units were not counted: {why}.")
-        self._session.tell(place, "counted vector instructions of", why)
+        self._run.tell(place, "counted vector instructions of", why)
         self._found[place] = kernels
 
     def _report(self, place: int, metrics: Sequence[str]) -> str:
@@ -159,17 +159,17 @@ class _Counter:
         Raises:
             NoCounters: there is none, or no time is left.
         """
-        if self._session.left_s() <= 0:
-            raise ncu.NoCounters(f"no time was left of {self._session.limit_s:g} s: give more with --limit")
-        log = self._session.folder / f"ncu-{place}.csv"
+        if self._run.left_s() <= 0:
+            raise ncu.NoCountersError(f"no time was left of {self._run.limit_s:g} s: give more with --limit")
+        log = self._run.folder / f"ncu-{place}.csv"
         log.unlink(missing_ok=True)
-        program = self._session.program("counted", self._asked(place))
+        program = self._run.program("profiled", self._asked(place))
         with self._gpu() as environment:
-            return ncu.run(self._path, metrics, log, program, self._session.left_s(), environment, self._go_on)
+            return ncu.run(self._path, metrics, log, program, self._run.left_s(), environment, self._go_on)
 
     def _asked(self, place: int) -> Path:
         """The file that tells a process which case it is to run."""
-        return self._session.folder / f"case-{place}.json"
+        return self._run.folder / f"case-{place}.json"
 
     @contextmanager
     def _gpu(self) -> Iterator[Mapping[str, str]]:
@@ -181,4 +181,4 @@ class _Counter:
 
     def _go_on(self) -> None:
         if self._stopped.is_set():
-            raise _Stopped
+            raise _StoppedError

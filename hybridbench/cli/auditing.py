@@ -57,10 +57,9 @@ def audit(
     check_backends(planned)
     if limit_s <= 0:
         raise BadInput(f"--limit {limit_s:g} leaves no time to count: give more than 0.")
+    from hybridbench.audit.render import document, print_audits, write_audits
     from hybridbench.audit.run import Interrupted
     from hybridbench.audit.run import audit as audited
-    from hybridbench.audit.tables import document, headline, print_audit, write_audits
-    from hybridbench.report.tables import print_table
     from hybridbench.store import make_folder
 
     folder = make_folder(out) if out else None
@@ -82,10 +81,7 @@ def audit(
         click.echo(document(found))
     else:
         console = Console()
-        for one in found:
-            print_audit(one, console)
-        if len(found) > 1:
-            print_table(headline(found), console)
+        print_audits(found, console)
         if page:
             console.print(f"Audit: {page}", highlight=False, soft_wrap=True)
     if stopped:

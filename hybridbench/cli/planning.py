@@ -91,7 +91,7 @@ def price(
     from hybridbench.efficiency import efficiency_of
     from hybridbench.predict.pricing import price as price_of
     from hybridbench.report.plans import price_row, price_table
-    from hybridbench.report.tables import print_table
+    from hybridbench.report.render.terminal import print_table
 
     _check_names(workload, dtype, state_dtype)
     gpus = find_gpus(gpu)
@@ -167,7 +167,7 @@ def fit(
     """
     from hybridbench.predict.fit import largest_fit
     from hybridbench.report.plans import fit_row, fit_table
-    from hybridbench.report.tables import print_table
+    from hybridbench.report.render.terminal import print_table
     from hybridbench.searches import Stopped, Verified, verify_fit
     from hybridbench.store import RecordWriter
 
@@ -297,7 +297,7 @@ def crossover(
     from hybridbench.predict.crossover import LONGEST, lines, stretches
     from hybridbench.predict.match import named_spec
     from hybridbench.report.plans import crossover_table, search_table
-    from hybridbench.report.tables import print_table
+    from hybridbench.report.render.terminal import print_table
 
     _check_names(None, dtype, state_dtype)
     if not measure:
@@ -455,7 +455,7 @@ def cache(
     from hybridbench.count.caches import built_bytes
     from hybridbench.predict.layouts import LAYOUTS, layout_bytes, paged, storage_of
     from hybridbench.report.plans import Kept, cache_row, cache_table
-    from hybridbench.report.tables import print_table
+    from hybridbench.report.render.terminal import print_table
 
     _check_names(None, dtype, state_dtype)
     named = list(LAYOUTS) if layouts == "all" else [part.strip() for part in layouts.split(",")]

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -21,6 +21,9 @@ from hybridbench.arch.presets import preset_spec
 from hybridbench.cli.options import given_options, match_options, matching, model_options, out_options
 from hybridbench.errors import BadInput, unknown_name
 from hybridbench.suite.models import ALL_ARCHS, model_specs
+
+if TYPE_CHECKING:
+    from hybridbench.report.table import Table
 
 Rows = list[tuple[ModelSpec, Cost]]
 
@@ -133,6 +136,9 @@ def cost(
     storage = Storage.of(dtype, state_dtype)
     specs, notes = matching(specs, match, to, by, tolerance, scale, contexts, batches, storage)
     rows = predict(specs, contexts, batches, convention, storage)
+    from hybridbench.report.build import build_cost
+
+    report = build_cost(rows)
     if as_json:
         document = as_document(rows)
         if notes:
@@ -143,21 +149,19 @@ def cost(
                 entry["layers"] = [asdict(layer) for layer in costs]
         click.echo(json.dumps(document))
     else:
-        _show(rows, per_layer, storage, notes)
+        _show(replace(report.table, remarks=[*report.table.remarks, *notes]), rows, per_layer, storage)
     if out is not None:
-        from hybridbench.report.write import write_cost
+        from hybridbench.report.render.folder import write_cost
 
-        files = write_cost(rows, out)
+        files = write_cost(report, out)
         Console(stderr=as_json).print(f"Tables and charts: {files.page.parent}", highlight=False, soft_wrap=True)
 
 
-def _show(rows: Rows, per_layer: bool, storage: Storage, notes: list[str]) -> None:
-    from hybridbench.report.tables import cost_table, layer_table, print_table
+def _show(table: Table, rows: Rows, per_layer: bool, storage: Storage) -> None:
+    from hybridbench.report.predicted import layer_table
+    from hybridbench.report.render.terminal import print_table
 
     console = Console()
-    table = cost_table(rows)
-    for sentence in notes:
-        table.remark(sentence)
     print_table(table, console)
     if per_layer:
         for spec, row in rows:

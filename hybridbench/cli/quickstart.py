@@ -62,20 +62,21 @@ def quickstart(as_json: bool, out: Path | None) -> None:
     measure_cases(cases_for(bool(gpus)), "quickstart", gpus, as_json=as_json, out=folder, brief=True)
     if as_json:
         return
-    from hybridbench.report.tables import cost_table, print_table
-    from hybridbench.report.write import write_cost
+    from hybridbench.report.build import build_cost
+    from hybridbench.report.render.folder import write_cost
+    from hybridbench.report.render.terminal import print_table
 
     console = Console()
     specs = model_specs(arch=",".join(ARCHS), scale="1b")
-    rows = predict(specs, (8192, 131072), (1,), "exact", Storage())
+    predicted = build_cost(predict(specs, (8192, 131072), (1,), "exact", Storage()))
     console.print("\n[bold]Predicted at 1B, bfloat16[/bold] (nothing was run for this table)", highlight=False)
-    print_table(cost_table(rows), console)
-    predicted = write_cost(rows, folder / "predicted-1b")
+    print_table(predicted.table, console)
+    written = write_cost(predicted, folder / "predicted-1b")
     scale = "1b" if gpus else "tiny"
     console.print(
         f"""Records    {folder}
 Measured   {folder}/report/report.md (tables as CSV and charts beside it)
-Predicted  {predicted.page}
+Predicted  {written.page}
 
 Try next
   hybridbench cost --scale 1b --ctx 4k..128k            what each architecture must cost at 1B

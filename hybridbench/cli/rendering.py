@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,10 +10,9 @@ import click
 from rich.console import Console
 
 from hybridbench.record import Record
-from hybridbench.report.frame import to_frame
-from hybridbench.report.groups import group_records
-from hybridbench.report.paper import compare, paper_tables, sentences
-from hybridbench.report.tables import headline_table, print_table, summary_table
+from hybridbench.report.build import Report, build_report
+from hybridbench.report.render.json import to_json
+from hybridbench.report.render.terminal import print_report
 
 
 def render(
@@ -31,31 +29,23 @@ def render(
     libraries are missing, as on many a cluster node, the records and tables are no less worth having: the report is
     left out and the way to make it later is said.
     """
-    where = _written(written or records, folder)
+    report = build_report(records)
+    whole = build_report(written) if written and list(written) != list(records) else report
+    where = _written(whole, folder)
     if as_json:
-        rows = json.loads(to_frame(records).to_json(orient="records"))
-        click.echo(json.dumps({"report": where, "rows": rows}))
+        click.echo(to_json(report, where))
         return
     console = Console()
-    for group in group_records(records):
-        if len(group.places) > 1:
-            print_table(headline_table(group), console)
-        if not brief or len(group.places) == 1:
-            print_table(summary_table(group), console)
-    for comparison in [] if brief else compare(records):
-        for table in paper_tables(comparison).values():
-            print_table(table, console)
-        for sentence in sentences(comparison):
-            console.print(sentence, highlight=False)
+    print_report(report, console, brief=brief)
     if where and not brief:
         more = len(written) - len(records)
         of_all = f", with {more} more of the records in {folder.parent}" if more > 0 else ""
         console.print(f"Report: {where}{of_all}", highlight=False, soft_wrap=True)
 
 
-def _written(records: Sequence[Record], folder: Path) -> str | None:
+def _written(report: Report, folder: Path) -> str | None:
     try:
-        from hybridbench.report.write import write_report
+        from hybridbench.report.render.folder import write_report
     except ModuleNotFoundError as missing:
         Console(stderr=True, soft_wrap=True).print(
             f"No report written: {missing.name} is not installed. Records are kept; where it is installed, "
@@ -63,4 +53,4 @@ def _written(records: Sequence[Record], folder: Path) -> str | None:
             highlight=False,
         )
         return None
-    return str(write_report(records, folder).page)
+    return str(write_report(report, folder).page)

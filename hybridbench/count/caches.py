@@ -21,7 +21,8 @@ from hybridbench.suite.workloads import DECODE, Workload
 class Cache(Protocol):
     """What a mixer keeps between tokens, as tensors by kind: ``kv``, ``ssm`` and ``conv``; a kind may be absent."""
 
-    def tensors(self) -> dict[str, list[torch.Tensor]]: ...
+    def tensors(self) -> dict[str, list[torch.Tensor]]:
+        """The tensors by kind."""
 
 
 def count_cache(caches: Iterable[Cache], tokens: int) -> CacheObserved:

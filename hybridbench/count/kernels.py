@@ -9,8 +9,7 @@ import torch
 from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-NAME_LENGTH = 120
-_CUTE = "kernel_cutlass_kernel_"
+from hybridbench.count.names import shortened
 
 
 def kernel_names(step: Callable[[], object], device: torch.device) -> list[str]:
@@ -46,14 +45,3 @@ def ran_on_gpu(event: Any) -> bool:
     that has a device, a name and a duration as kernels have.
     """
     return event.device_type == DeviceType.CUDA and not event.is_user_annotation
-
-
-def shortened(name: str) -> str:
-    """A kernel's name without its return type and commonest namespaces, cut where arguments go on for ever.
-
-    CUTLASS's Python DSL puts a kernel's module and class between a prefix and a list of its arguments.
-    """
-    name = name.removeprefix("void ").replace("(anonymous namespace)::", "").replace("at::native::", "")
-    if name.startswith(_CUTE):
-        return name.removeprefix(_CUTE).partition("_object_at_")[0]
-    return name if len(name) <= NAME_LENGTH else f"{name[:NAME_LENGTH]}..."

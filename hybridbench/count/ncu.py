@@ -58,14 +58,15 @@ class Launch:
 
     @property
     def flops(self) -> int:
+        """FLOPs of tensor cores and vector units together."""
         return self.tensor_flops + self.vector_flops
 
 
-class NoCounters(Exception):
+class NoCountersError(Exception):
     """Nsight Compute gave nothing that can be read; the text says why."""
 
 
-class NeverCounters(NoCounters):
+class NeverCountersError(NoCountersError):
     """It gives nothing on this machine, whatever the program."""
 
 
@@ -119,21 +120,27 @@ def run(
     """Runs the program under Nsight Compute and returns its report; neither lives on.
 
     Args:
-        environment, tick: as of ``run_program``.
+        ncu: the profiler to call.
+        metrics: names of Nsight Compute's counters.
+        log: where the report goes.
+        program: the command that is watched.
+        limit_s: how long it may take; seconds.
+        environment: variables that it has beside those of this process.
+        tick: called now and then meanwhile; what it raises ends the program.
 
     Raises:
-        NoCounters: it could not be started, ran too long, failed, or left no report.
+        NoCountersError: it could not be started, ran too long, failed, or left no report.
     """
     try:
         code, output, errors = run_program(command(ncu, metrics, log, program), limit_s, tick, environment)
     except OSError as exc:
-        raise NeverCounters(f"{ncu} cannot be started ({exc.strerror})") from exc
+        raise NeverCountersError(f"{ncu} cannot be started ({exc.strerror})") from exc
     except subprocess.TimeoutExpired as exc:
-        raise NoCounters(f"Nsight Compute had not finished after {format_seconds(limit_s)}") from exc
+        raise NoCountersError(f"Nsight Compute had not finished after {format_seconds(limit_s)}") from exc
     report = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
     if code or not report:
         said = refusal(report) or refusal(output) or last_line(errors)
-        kind = NeverCounters if _NEVER.search(said) else NoCounters
+        kind = NeverCountersError if _NEVER.search(said) else NoCountersError
         raise kind(f"Nsight Compute ended with exit code {code}: {said}")
     return report
 
@@ -152,12 +159,12 @@ def parse(report: str) -> list[Launch]:
     """The kernels of a report on ``step_metrics`` in raw CSV, in order, without what ran on vector units.
 
     Raises:
-        NoCounters: there is no table, or it lacks a column, or a counter has no value.
+        NoCountersError: there is no table, or it lacks a column, or a counter has no value.
     """
     table = _Table.read(report)
     tensor = [name for name in table.names if any(name in known for known in _TENSOR.values())]
     if not tensor:
-        raise NoCounters("Nsight Compute's report has no counter of tensor cores")
+        raise NoCountersError("Nsight Compute's report has no counter of tensor cores")
     tensor_flops = table.summed(dict.fromkeys(tensor, 1))
     read, written = table.summed({_READ: 1}), table.summed({_WRITTEN: 1})
     counted = zip(table.column(_ID), table.column(_KERNEL), tensor_flops, read, written, strict=True)
@@ -168,15 +175,15 @@ def with_vector(launches: Sequence[Launch], report: str) -> list[Launch]:
     """The kernels with what they ran on vector units, by a report on ``vector_metrics`` of the same step.
 
     Raises:
-        NoCounters: as of ``parse``, or other kernels ran.
+        NoCountersError: as of ``parse``, or other kernels ran.
     """
     table = _Table.read(report)
     if table.column(_KERNEL) != [launch.name for launch in launches]:
-        raise NoCounters("other kernels ran while they were counted")
+        raise NoCountersError("other kernels ran while they were counted")
     weights = {_INSTRUCTION.format(name): flops for name, flops in {**_PER_INSTRUCTION, **_DOUBLE}.items()}
     known = {name: flops for name, flops in weights.items() if name in table.names}
     if not known:
-        raise NoCounters("Nsight Compute's report has no counter of instructions")
+        raise NoCountersError("Nsight Compute's report has no counter of instructions")
     return [replace(launch, vector_flops=flops) for launch, flops in zip(launches, table.summed(known), strict=True)]
 
 
@@ -184,7 +191,7 @@ def passes(report: str) -> int:
     """The most passes that one kernel was replayed for; 0 where the report does not say.
 
     Raises:
-        NoCounters: there is no table.
+        NoCountersError: there is no table.
     """
     table = _Table.read(report)
     return max(table.summed({_PASSES: 1}), default=0) if _PASSES in table.names else 0
@@ -203,12 +210,12 @@ class _Table:
         """A report begins with lines of Nsight's own; every cell of the table is quoted, numbers have separators.
 
         Raises:
-            NoCounters: there is no table.
+            NoCountersError: there is no table.
         """
         lines = report.splitlines()
         start = next((place for place, line in enumerate(lines) if line.startswith('"ID"')), None)
         if start is None:
-            raise NoCounters(refusal(report) or "Nsight Compute's report has no table: no kernel was profiled")
+            raise NoCountersError(refusal(report) or "Nsight Compute's report has no table: no kernel was profiled")
         names, *rows = csv.reader(line for line in lines[start:] if line.startswith('"'))
         if rows and not rows[0][0]:
             return cls(names, rows[0], rows[1:])
@@ -218,10 +225,10 @@ class _Table:
         """The cells under a name.
 
         Raises:
-            NoCounters: there is no such column.
+            NoCountersError: there is no such column.
         """
         if name not in self.names:
-            raise NoCounters(f"Nsight Compute's report has no column {name}")
+            raise NoCountersError(f"Nsight Compute's report has no column {name}")
         place = self.names.index(name)
         return [row[place] for row in self.rows]
 
@@ -229,7 +236,7 @@ class _Table:
         """For each kernel the weighted sum of some columns.
 
         Raises:
-            NoCounters: there is no such column, or a cell is no number.
+            NoCountersError: there is no such column, or a cell is no number.
         """
         sums = [0] * len(self.rows)
         for name, weight in weights.items():
@@ -239,7 +246,7 @@ class _Table:
                     sums[place] += weight * round(float(text.replace(",", "")) * size)
                 except ValueError as exc:
                     kernel = self.column(_KERNEL)[place][:60]
-                    raise NoCounters(f"Nsight Compute counted no {name} of {kernel}: {text!r}") from exc
+                    raise NoCountersError(f"Nsight Compute counted no {name} of {kernel}: {text!r}") from exc
         return sums
 
 

@@ -11,9 +11,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-CHUNK_ELEMENTS = 1 << 25
-"""Values of the within-chunk decay matrix held at once (128 MiB in float32); longer sequences go segment by segment."""
-
 
 def wide(x: Tensor) -> Tensor:
     """``x`` in the dtype the references compute in: float32, or float64 when it came as float64."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -138,6 +138,14 @@ class BlockModule(nn.Module, ABC):
 
         Those products are drawn after it, so a weight that is to keep its own draw is no ``nn.Linear``.
         """
+
+    def products(self) -> Iterator[tuple[Tensor, str]]:
+        """The weights of its matrix products, each with its operation, named as in ``arch.operations``."""
+        yield from ()
+
+    def made_for_products(self) -> dict[tuple[int, ...], str]:
+        """Shapes of matrices that are made of its weights for a product, with the operation that product belongs to."""
+        return {}
 
     def balance(self) -> None:
         """After a training step: moves a router's biases; nothing without experts."""

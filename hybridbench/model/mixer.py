@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hybridbench import sizes
 from hybridbench.arch.block import DTYPE_BYTES, Mixer, Storage
 from hybridbench.arch.recurrent import Recurrent
 from hybridbench.model.block import BlockModule, Factory, Ops, Step
@@ -58,6 +59,19 @@ class MixerModule(BlockModule):
     @abstractmethod
     def _in_widths(self) -> list[int]:
         """What ``widths`` is."""
+
+    def products(self) -> Iterator[tuple[Tensor, str]]:
+        """Every matrix among its parameters: a conv's taps and a decay's logarithms too, which multiply no product."""
+        for parameter in self.parameters():
+            if parameter.dim() == 2:
+                part = "in_proj" if self.out_proj is None or parameter is not self.out_proj.weight else "out_proj"
+                yield parameter, f"{self.spec.name} {part}"
+
+    def made_for_products(self) -> dict[tuple[int, ...], str]:
+        """Its input projection with the zero rows that a GPU's fast kernels want behind it."""
+        rows, columns = self.in_proj.weight.shape
+        padded = sizes.aligned(rows)
+        return {(padded, columns): f"{self.spec.name} in_proj"} if padded != rows else {}
 
     def _make_parameters(self, make: Factory) -> None:
         """Makes what is neither of the two projections; nothing unless a mixer says so."""

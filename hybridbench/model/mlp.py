@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torch import Tensor
 
 from hybridbench.arch.blocks.mlp import Mlp
@@ -16,6 +18,10 @@ class MlpModule(BlockModule):
         self.ops = ops
         self.in_proj = make.linear(spec.d_model, 2 * spec.d_ff)
         self.out_proj = make.linear(spec.d_ff, spec.d_model)
+
+    def products(self) -> Iterator[tuple[Tensor, str]]:
+        yield self.in_proj.weight, "mlp in_proj"
+        yield self.out_proj.weight, "mlp out_proj"
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.out_proj(self.ops["swiglu"](self.in_proj(x)))

@@ -50,6 +50,12 @@ class MoeModule(BlockModule):
         self.bias_E.zero_()
         self.load_E.zero_()
 
+    def products(self) -> Iterator[tuple[Tensor, str]]:
+        yield self.router.weight, "moe router"
+        for shared in (self.shared_in, self.shared_out):
+            if shared is not None:
+                yield shared.weight, "moe shared experts"
+
     def forward(self, x: Tensor) -> Tensor:
         flat_ND = x.reshape(-1, x.shape[-1])
         score_NE = torch.sigmoid(self.router(flat_ND).float())

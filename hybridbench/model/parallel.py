@@ -5,7 +5,7 @@ The axes and what the paper leaves open are explained in ``hybridbench.arch.bloc
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import ClassVar
 
 import torch
@@ -64,6 +64,22 @@ class ParallelModule(BlockModule):
     @property
     def branches(self) -> tuple[MixerModule, MixerModule]:
         return self.first, self.second
+
+    def products(self) -> Iterator[tuple[Tensor, str]]:
+        """Its branches' and its own; whichever way they are projected, the output projection is the block's."""
+        for branch in self.branches:
+            for weight, operation in branch.products():
+                part = operation.rpartition(" ")[2]
+                yield weight, "parallel out_proj" if part == "out_proj" else operation
+        if self.out_proj is not None:
+            yield self.out_proj.weight, "parallel out_proj"
+        if self.gate is not None:
+            yield self.gate.weight, "parallel gate"
+
+    def made_for_products(self) -> dict[tuple[int, ...], str]:
+        """The branches', and both output projections side by side."""
+        joined = (self.spec.d_model, self.spec.first.out_width + self.spec.second.out_width)
+        return {**self.first.made_for_products(), **self.second.made_for_products(), joined: "parallel out_proj"}
 
     def make_turns(self, step: Step) -> None:
         self.first.make_turns(step)

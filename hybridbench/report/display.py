@@ -25,7 +25,7 @@ _LADDERS: dict[str, tuple[tuple[float, str], ...]] = {
 
 
 @dataclass(frozen=True)
-class Scale:
+class ShownUnit:
     """A unit to show numbers in: ``size`` of it is one in SI."""
 
     size: float
@@ -40,21 +40,21 @@ class Scale:
     def heading(self, title: str) -> str:
         """A title with the unit behind it.
 
-        >>> Scale(1e-3, "ms").heading("step")
+        >>> ShownUnit(1e-3, "ms").heading("step")
         'step [ms]'
         """
         return f"{title} [{self.label}]" if self.label else title
 
 
-def scale_for(values: Iterable[float | None], unit: str) -> Scale:
+def unit_for(values: Iterable[float | None], unit: str) -> ShownUnit:
     """The unit in which the middle one of the numbers reads best.
 
-    >>> scale_for([0.0021, 0.0032, None], "s").label
+    >>> unit_for([0.0021, 0.0032, None], "s").label
     'ms'
     """
     ladder = _LADDERS[unit]
     sizes = [abs(value) for value in values if value]
     if not sizes:
-        return Scale(*next((step for step in ladder if step[0] == 1), ladder[0]))
+        return ShownUnit(*next((step for step in ladder if step[0] == 1), ladder[0]))
     middle = median(sizes)
-    return Scale(*next((step for step in ladder if middle >= step[0]), ladder[-1]))
+    return ShownUnit(*next((step for step in ladder if middle >= step[0]), ladder[-1]))

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from hybridbench.metrics import METRICS, doubts, problems
+from hybridbench.derive.doubts import doubts, problems
+from hybridbench.metrics import METRICS
 from hybridbench.record import Record
 from hybridbench.report.groups import backends_text
 

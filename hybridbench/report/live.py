@@ -17,9 +17,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 from rich.text import Text
 
-from hybridbench.metrics import problems, value
+from hybridbench.derive.doubts import problems
+from hybridbench.metrics import value
 from hybridbench.record import Record, Status
-from hybridbench.report.tables import INVALID, verdict_style
+from hybridbench.report.measured import INVALID
+from hybridbench.report.render.terminal import verdict_style
 from hybridbench.suite.case import Case
 from hybridbench.units import format_number, format_seconds
 

@@ -13,27 +13,30 @@ from hybridbench.predict.crossover import Search, Stretch
 from hybridbench.predict.fit import Fit
 from hybridbench.predict.layouts import Paged
 from hybridbench.predict.pricing import Price
-from hybridbench.report.display import scale_for
+from hybridbench.report.display import ShownUnit, unit_for
 from hybridbench.report.groups import series_names
-from hybridbench.report.tables import NO_VALUE, Cell, Column, Table
+from hybridbench.report.table import NO_VALUE, Cell, Column, Table
 from hybridbench.searches import Verified
 from hybridbench.units import format_bytes, format_seconds, format_tokens
 
 ANY = "any"
 
+_ColumnOf = tuple[Column, list[Cell]]
+"""A column and its cells, row by row."""
 
-def _sized(key: str, heading: str, unit: str, numbers: Sequence[float | None]) -> tuple[Column, list[Cell]]:
+
+def _sized(key: str, heading: str, unit: str, numbers: Sequence[float | None]) -> _ColumnOf:
     """A column of SI numbers in the unit that reads best."""
-    scale = scale_for(numbers, unit)
-    cells = [Cell(NO_VALUE if number is None else scale.show(number), number) for number in numbers]
-    return Column(key, scale.heading(heading)), cells
+    shown_in = unit_for(numbers, unit)
+    cells = [Cell(NO_VALUE if number is None else shown_in.show(number), number) for number in numbers]
+    return Column(key, shown_in.heading(heading)), cells
 
 
-def _said(key: str, heading: str, words: Sequence[str], numeric: bool = False) -> tuple[Column, list[Cell]]:
+def _said(key: str, heading: str, words: Sequence[str], numeric: bool = False) -> _ColumnOf:
     return Column(key, heading, numeric=numeric), [Cell(word, word) for word in words]
 
 
-def _table(title: str, columns: Iterable[tuple[Column, list[Cell]]]) -> Table:
+def _table(title: str, columns: Iterable[_ColumnOf]) -> Table:
     made = list(columns)
     table = Table(title, [column for column, _ in made])
     table.rows = [list(row) for row in zip(*(cells for _, cells in made), strict=True)]
@@ -58,12 +61,12 @@ def price_table(prices: Sequence[Price], measured: bool) -> Table:
     specs = [price.spec for price in prices]
     scales = dict.fromkeys(spec.scale for spec in specs)
     shared = [*(price.floor_s for price in prices), *(price.step_s for price in prices if price.step_s)]
-    step = scale_for(shared, "s")
-    rate = scale_for([price.floor_tokens_per_s for price in prices], "tokens/s")
+    step = unit_for(shared, "s")
+    rate = unit_for([price.floor_tokens_per_s for price in prices], "tokens/s")
 
-    def shown(key: str, heading: str, scale: Any, numbers: Sequence[float | None]) -> tuple[Column, list[Cell]]:
-        cells = [Cell(NO_VALUE if number is None else scale.show(number), number) for number in numbers]
-        return Column(key, scale.heading(heading)), cells
+    def shown(key: str, heading: str, shown_in: ShownUnit, numbers: Sequence[float | None]) -> _ColumnOf:
+        cells = [Cell(NO_VALUE if number is None else shown_in.show(number), number) for number in numbers]
+        return Column(key, shown_in.heading(heading)), cells
 
     columns = [
         _said("model", "model", _names(specs)),
@@ -155,9 +158,9 @@ def fit_table(fits: Sequence[Fit], verified: Sequence[Verified | None]) -> Table
     specs = [fit.spec for fit in fits]
     scales = dict.fromkeys(spec.scale for spec in specs)
     peaks = [fit.footprint.total for fit in fits]
-    unit = scale_for(peaks, "B")
+    unit = unit_for(peaks, "B")
 
-    def shown(key: str, heading: str, numbers: Sequence[int | None]) -> tuple[Column, list[Cell]]:
+    def shown(key: str, heading: str, numbers: Sequence[int | None]) -> _ColumnOf:
         cells = [Cell(NO_VALUE if number is None else unit.show(number), number) for number in numbers]
         return Column(key, heading), cells
 
@@ -168,9 +171,7 @@ def fit_table(fits: Sequence[Fit], verified: Sequence[Verified | None]) -> Table
         _said("batch", "batch", [_solved(fit, "batch") for fit in fits], numeric=True),
     ]
     if any(one is not None for one in verified):
-        columns.append(
-            _said("found", "found", [_found(fit, one) for fit, one in zip(fits, verified, strict=True)], True)
-        )
+        columns.append(_said("found", "found", [_found(one) for one in verified], True))
     columns += [
         shown("peak", "peak", peaks),
         *(
@@ -209,7 +210,7 @@ def _solved(fit: Fit, part: str) -> str:
     return f"{value:,}" if fit.fits else "0"
 
 
-def _found(fit: Fit, one: Verified | None) -> str:
+def _found(one: Verified | None) -> str:
     if one is None:
         return NO_VALUE
     if one.stopped:
@@ -307,6 +308,7 @@ def search_sentence(names: Sequence[str], search: Search) -> str:
 
 
 def pair_names(pair: tuple[ModelSpec, ModelSpec]) -> list[str]:
+    """A name for each of two models, also where both have the same."""
     first, second = _names(pair)
     return [first, second] if first != second else [f"{first} (A)", f"{second} (B)"]
 
@@ -329,9 +331,9 @@ def cache_table(rows: Sequence[Kept]) -> Table:
     """Cache bytes four ways, whole batches."""
     specs = [row.spec for row in rows]
     scales = dict.fromkeys(spec.scale for spec in specs)
-    unit = scale_for([row.formula.total for row in rows], "B")
+    unit = unit_for([row.formula.total for row in rows], "B")
 
-    def shown(key: str, heading: str, numbers: Sequence[int | None]) -> tuple[Column, list[Cell]]:
+    def shown(key: str, heading: str, numbers: Sequence[int | None]) -> _ColumnOf:
         cells = [Cell(NO_VALUE if number is None else unit.show(number), number) for number in numbers]
         return Column(key, heading), cells
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import hybridbench.arch
+import hybridbench.derive
 import hybridbench.predict
 import hybridbench.report
 
@@ -17,6 +18,7 @@ MODULES = [
     "hybridbench.operations.beyond",
     *("hybridbench.efficiency", "hybridbench.sizes", "hybridbench.searches"),
     *(m.name for m in pkgutil.walk_packages(hybridbench.arch.__path__, "hybridbench.arch.")),
+    *(m.name for m in pkgutil.walk_packages(hybridbench.derive.__path__, "hybridbench.derive.")),
     *(m.name for m in pkgutil.walk_packages(hybridbench.predict.__path__, "hybridbench.predict.")),
     *(m.name for m in pkgutil.walk_packages(hybridbench.report.__path__, "hybridbench.report.")),
 ]

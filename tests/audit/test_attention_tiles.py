@@ -10,7 +10,7 @@ from hybridbench.arch.block import Convention
 from hybridbench.arch.blocks.attention import Attention
 from hybridbench.arch.families import build_spec
 from hybridbench.arch.operations import operations
-from hybridbench.audit.attention_tiles import OWN_TILES, attention_reasons, backward_pairs, forward_pairs
+from hybridbench.audit.judge.attention_tiles import OWN_TILES, attention_reasons, backward_pairs, forward_pairs
 from hybridbench.count.ncu import Launch
 from hybridbench.suite.case import Case, Execution
 from hybridbench.suite.workloads import TRAIN, Workload
@@ -31,12 +31,12 @@ def touched(spec: Attention, tokens: int, rows: int, keys: int, shared: int) -> 
 
 
 @pytest.mark.parametrize("window", [None, 100, 512])
-@pytest.mark.parametrize(("H", "K", "width"), [(8, 2, 64), (6, 2, 72), (4, 4, 128)])
-def test_tiles_are_those_that_touch_the_mask(H: int, K: int, width: int, window: int | None) -> None:
-    spec, tokens = Attention(256, H, K, width, width, window=window), 768
+@pytest.mark.parametrize(("n_heads", "n_kv_heads", "width"), [(8, 2, 64), (6, 2, 72), (4, 4, 128)])
+def test_tiles_are_those_that_touch_the_mask(n_heads: int, n_kv_heads: int, width: int, window: int | None) -> None:
+    spec, tokens = Attention(256, n_heads, n_kv_heads, width, width, window=window), 768
     rows = 192 if width <= 96 else 128
-    assert forward_pairs(spec, tokens) == K * touched(spec, tokens, rows, 128, H // K)
-    assert backward_pairs(spec, tokens) == H * touched(spec, tokens, 128 if width <= 64 else 64, 128, 1)
+    assert forward_pairs(spec, tokens) == n_kv_heads * touched(spec, tokens, rows, 128, n_heads // n_kv_heads)
+    assert backward_pairs(spec, tokens) == n_heads * touched(spec, tokens, 128 if width <= 64 else 64, 128, 1)
 
 
 def test_a_step_on_flash_attn_4_is_explained_whole() -> None:

@@ -23,9 +23,10 @@ from hybridbench.arch.blocks.ssd_kernels import KERNELS
 from hybridbench.arch.families import Options, build_spec, pattern_spec
 from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.operations import operations
-from hybridbench.audit import counted, on_gpu, run
-from hybridbench.audit.attention_tiles import EQUAL_WIDTHS
-from hybridbench.audit.hardware import (
+from hybridbench.audit import exchange, run
+from hybridbench.audit.exchange import Observation, Taken
+from hybridbench.audit.judge.attention_tiles import EQUAL_WIDTHS
+from hybridbench.audit.judge.hardware import (
     CONV_AGAIN,
     SCAN_TILES,
     SILU,
@@ -34,16 +35,18 @@ from hybridbench.audit.hardware import (
     hardware_view,
     tile_rounding,
 )
-from hybridbench.audit.observe import Observation, observe, warmed
-from hybridbench.audit.on_gpu import Session, observe_all
-from hybridbench.audit.reasons import ONE_WIDTH
-from hybridbench.audit.run import audit
-from hybridbench.audit.tables import class_tables, write_audits
-from hybridbench.audit.tuned import Taken
-from hybridbench.audit.views import BASE, EXACT, FVCORE, GPU, HARDWARE, PRODUCTS, TORCH, Audit, closed_forms, is_product
+from hybridbench.audit.judge.reasons import ONE_WIDTH
+from hybridbench.audit.judge.tables import class_tables
+from hybridbench.audit.judge.views import BASE, EXACT, GPU, HARDWARE, PRODUCTS, Audit, closed_forms, is_product
+from hybridbench.audit.observe import profiled
+from hybridbench.audit.observe.counters import observe, warmed
+from hybridbench.audit.observing import AuditRun, observe_all
+from hybridbench.audit.profiling import Kernels
+from hybridbench.audit.render import write_audits
+from hybridbench.audit.run import audit, judged
 from hybridbench.cli.main import main
 from hybridbench.count import ncu
-from hybridbench.count.by_operation import REST, Counted, Product
+from hybridbench.count.account import FVCORE, REST, TORCH, Account, Product
 from hybridbench.count.ncu import Launch
 from hybridbench.errors import Unsupported
 from hybridbench.processes import alive, run_program
@@ -60,6 +63,11 @@ def case_of(spec: ModelSpec, kind: str, context: int = 70, batch: int = 2, **bac
     return Case(spec, Workload(kind, context, batch), Execution("cpu", "float32", "eager", backends=backends))
 
 
+def audited(case: Case) -> Audit:
+    """One case observed in this process, which has torch already, and judged."""
+    return judged(case, observe(case, Proofs()), Kernels(None, run.NO_GPU))
+
+
 def unexplained(found: Audit) -> dict[str, dict[str, int]]:
     assert not [view.error for name, view in found.views.items() if name != GPU and view.error]
     return {name: left for name in BASE if (left := found.unexplained(name))}
@@ -67,7 +75,7 @@ def unexplained(found: Audit) -> dict[str, dict[str, int]]:
 
 @pytest.mark.parametrize(("kind", "context"), [(TRAIN, 70), (TRAIN, 64), (PREFILL, 150), (DECODE, 70)])
 def test_nothing_stays_unexplained_on_plain_kernels(kind: str, context: int) -> None:
-    (found,) = audit([case_of(EVERYTHING, kind, context)])
+    found = audited(case_of(EVERYTHING, kind, context))
     assert unexplained(found) == {}
     exact = found.views[EXACT].flops
     for counter in (TORCH, FVCORE):
@@ -97,7 +105,7 @@ VARIANTS = {
 
 @pytest.mark.parametrize(("spec", "backends"), VARIANTS.values(), ids=VARIANTS.keys())
 def test_nothing_stays_unexplained_whatever_kernel_and_fusion(spec: ModelSpec, backends: dict[str, str]) -> None:
-    (found,) = audit([case_of(spec, TRAIN, **backends)])
+    found = audited(case_of(spec, TRAIN, **backends))
     assert unexplained(found) == {}
     assert set(backends.values()) <= {name for names in found.backends.values() for name in names.split(", ")}
 
@@ -108,7 +116,7 @@ def test_nothing_stays_unexplained_where_attention_runs_in_blocks(pattern: str, 
     """Windows of several blocks, and heads of 32 channels with values of 64."""
     settings = replace(SMALL, window=40, sinks=8) if "S" in pattern else SMALL
     spec = pattern_spec(pattern, "tiny", settings)
-    (found,) = audit([case_of(spec, kind, 600)])
+    found = audited(case_of(spec, kind, 600))
     assert "sdpa-blocks" in ", ".join(found.backends.values())
     assert unexplained(found) == {}
     texts = {reason.text for reason in found.views[TORCH].reasons}
@@ -116,7 +124,7 @@ def test_nothing_stays_unexplained_where_attention_runs_in_blocks(pattern: str, 
 
 
 def test_what_was_not_seen_is_listed_where_it_ran() -> None:
-    (found,) = audit([case_of(EVERYTHING, DECODE)])
+    found = audited(case_of(EVERYTHING, DECODE))
     unseen = found.views[TORCH].unseen
     assert "aten::exp" in unseen["mamba2 scan"]
     assert {"aten::mul", "aten::silu"} <= set(unseen["mamba2 conv"])
@@ -253,9 +261,8 @@ def test_the_hardware_convention_is_within_two_percent_of_what_an_h200_counted(k
 CASES = [gpu_case(TRAIN), gpu_case(PREFILL), gpu_case(DECODE)]
 TAKEN = Taken("a.module", "_kernel", [64, "torch.bfloat16", None], "BLOCK: 64")
 SEEN = Observation(
-    counted={name: Counted(name, {"head": 5}, {}, {}) for name in (TORCH, FVCORE)},
+    accounts={name: Account(name, {"head": 5}) for name in (TORCH, FVCORE)},
     tuned=[TAKEN],
-    reasons={TORCH: [], FVCORE: []},
 )
 KINDS = tuple(case.workload.kind for case in CASES)
 OBSERVES = f"""
@@ -270,7 +277,7 @@ sys.exit("the end of the last case is no failure")
 COUNTS = r"""
 import json, sys, time
 log = sys.argv[sys.argv.index("--log-file") + 1]
-assert sys.argv[-3:-1] == ["-m", "hybridbench.audit.counted"]
+assert sys.argv[-3:-1] == ["-m", "hybridbench.audit.observe.profiled"]
 asked = json.load(open(sys.argv[-1]))
 kind, taken = asked["case"]["workload"]["kind"], asked["tuned"]
 BEFORE
@@ -303,7 +310,7 @@ def staged(
     """An audit whose processes do something before each case; its audits, and the lines it told."""
     python = script(tmp_path / "python", OBSERVES.replace("BEFORE", observing))
     profiler = script(tmp_path / "ncu", COUNTS.replace("BEFORE", counting).replace("INSTRUCTIONS", vector))
-    monkeypatch.setattr(on_gpu, "sys", SimpleNamespace(executable=python))
+    monkeypatch.setattr("hybridbench.audit.observing.sys", SimpleNamespace(executable=python))
     monkeypatch.setattr(ncu, "find", lambda: profiler)
     told: list[str] = []
     return lambda limit_s: (audit(CASES, limit_s=limit_s, gpus=gpus, progress=told.append), told)
@@ -425,7 +432,9 @@ def test_a_process_that_dies_on_a_case_costs_that_case(tmp_path: Path, monkeypat
 
 def test_what_was_observed_before_the_time_ran_out_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[object] = []
-    monkeypatch.setattr(on_gpu, "run_program", lambda *words: (started.append(words), run_program(*words))[1])
+    monkeypatch.setattr(
+        "hybridbench.audit.observing.run_program", lambda *words: (started.append(words), run_program(*words))[1]
+    )
     audited = staged(tmp_path, monkeypatch, observing=f"if kind == {PREFILL!r}: time.sleep(600)")
     for limit_s in BUSY:
         started.clear()
@@ -466,20 +475,19 @@ def test_a_case_that_cannot_run_here_is_no_audit(monkeypatch: pytest.MonkeyPatch
 def test_the_process_that_observes_sees_what_this_one_does(tmp_path: Path) -> None:
     cases = [case_of(EVERYTHING, TRAIN), case_of(EVERYTHING, DECODE)]
     seen: list[Observation] = []
-    observe_all(Session(cases, tmp_path, 60, print), seen)
-    assert [one.counted for one in seen] == [observe(case, Proofs()).counted for case in cases]
+    observe_all(AuditRun(cases, tmp_path, 60, print), seen)
+    assert [one.accounts for one in seen] == [observe(case, Proofs()).accounts for case in cases]
 
 
 def test_ctrl_c_keeps_what_was_observed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[Case] = []
 
-    def interrupted(case: Case, proofs: Proofs) -> Observation:
-        if done:
-            raise KeyboardInterrupt
-        done.append(case)
-        return observe(case, proofs)
+    def interrupted(asked: AuditRun, found: list[Observation]) -> None:
+        done.append(asked.cases[0])
+        found.append(observe(asked.cases[0], Proofs()))
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, "observe", interrupted)
+    monkeypatch.setattr(run, "observe_all", interrupted)
     words = ["audit", "--arch", "mamba,inter", "--scale", "tiny", "--ctx", "64", "--device", "cpu", "-o", str(tmp_path)]
     result = CliRunner().invoke(main, words)
     assert result.exit_code == 130
@@ -491,18 +499,18 @@ def test_ctrl_c_keeps_what_was_observed(tmp_path: Path, monkeypatch: pytest.Monk
 def test_what_autotuning_took_goes_from_one_process_to_the_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hybridbench.audit.observe.taken", lambda: [TAKEN])
+    monkeypatch.setattr("hybridbench.audit.observe.counters.taken", lambda: [TAKEN])
     case = case_of(EVERYTHING, PREFILL)
     seen = observe(case, Proofs())
     assert seen.tuned == [TAKEN]
     done: list[object] = []
-    monkeypatch.setattr(counted, "take", lambda found: done.extend(found))
-    monkeypatch.setattr(counted, "warmed", lambda case, proofs: (done.append(case), warmed(case, proofs))[1])
-    monkeypatch.setattr(counted, "profiled", lambda step: done.append(step() is not None))
-    counted.ask(tmp_path / "case.json", case, seen.tuned)
+    monkeypatch.setattr(profiled, "take", lambda found: done.extend(found))
+    monkeypatch.setattr(profiled, "warmed", lambda case, proofs: (done.append(case), warmed(case, proofs))[1])
+    monkeypatch.setattr(profiled, "profiled", lambda step: done.append(step() is not None))
+    exchange.ask(tmp_path / "case.json", case, seen.tuned)
     usual = tempfile.gettempdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    counted.main(tmp_path / "case.json")
+    profiled.main(tmp_path / "case.json")
     assert done == [TAKEN, case, True], "taken over before anything runs"
     assert tempfile.gettempdir() == usual, "where kernels were compiled to"
 
@@ -524,12 +532,12 @@ def test_a_signal_leaves_no_process_behind(number: int, phase: str, gpus: list[s
 import sys
 from types import SimpleNamespace
 from typing import Any
-from hybridbench.audit import on_gpu, run
+from hybridbench.audit import observing, run
 from hybridbench.count import ncu
 from hybridbench.session import Proofs
 from hybridbench.suite.case import Case
 import json
-on_gpu.sys, ncu.find = SimpleNamespace(executable={python!r}), lambda: {profiler!r}
+observing.sys, ncu.find = SimpleNamespace(executable={python!r}), lambda: {profiler!r}
 try:
     case = Case.from_dict(json.loads({json.dumps(CASES[0].to_dict())!r}))
     run.audit([case] * {len(children)}, limit_s=200, gpus={gpus})

@@ -12,7 +12,8 @@ from types import ModuleType
 
 import pytest
 
-from hybridbench.audit.tuned import Taken, take, taken
+from hybridbench.audit.exchange import Taken
+from hybridbench.audit.observe.tuned import take, taken
 
 pytest.importorskip("triton")
 

@@ -62,9 +62,9 @@ def test_instructions_come_from_a_report_of_the_same_kernels() -> None:
     assert [launch.vector_flops for launch in both] == [0, 1000 + 2 * 2000 + 500 + 4 * 10 + 2 * 3, 4096]
     assert [launch.tensor_flops for launch in both] == [launch.tensor_flops for launch in launches]
     for other in (VECTOR.replace("spin_kernel", "another"), VECTOR.replace(KERNELS[2], KERNELS[1])):
-        with pytest.raises(ncu.NoCounters, match="other kernels ran"):
+        with pytest.raises(ncu.NoCountersError, match="other kernels ran"):
             ncu.with_vector(launches, other)
-    with pytest.raises(ncu.NoCounters, match="no counter of instructions"):
+    with pytest.raises(ncu.NoCountersError, match="no counter of instructions"):
         ncu.with_vector(launches, REPORT)
 
 
@@ -86,7 +86,7 @@ def test_scaled_units_and_a_missing_row_of_units_are_understood() -> None:
     ],
 )
 def test_what_is_no_report_says_why(report: str, reason: str) -> None:
-    with pytest.raises(ncu.NoCounters, match=reason):
+    with pytest.raises(ncu.NoCountersError, match=reason):
         ncu.parse(report)
 
 
@@ -109,22 +109,26 @@ def test_the_program_runs_under_it(tmp_path: Path) -> None:
     [
         (
             "open(log, 'w').write('==ERROR== An error was reported by the driver\\n'); sys.exit(3)",
-            ncu.NoCounters,
+            ncu.NoCountersError,
             "exit code 3: An error was reported by the driver$",
         ),
         (
             "open(log, 'w').write('==ERROR== The library says:\\n==ERROR== Failed to initialize the profiler: No.\\n')"
             "; sys.exit(1)",
-            ncu.NeverCounters,
+            ncu.NeverCountersError,
             "exit code 1: The library says: Failed to initialize the profiler: No$",
         ),
-        ("print('==ERROR== ERR_NVGPUCTRPERM - No permission.'); sys.exit(1)", ncu.NeverCounters, "ERR_NVGPUCTRPERM"),
-        ("print('nothing')", ncu.NoCounters, "exit code 0"),
-        ("import time; time.sleep(600)", ncu.NoCounters, "had not finished after 500 ms"),
+        (
+            "print('==ERROR== ERR_NVGPUCTRPERM - No permission.'); sys.exit(1)",
+            ncu.NeverCountersError,
+            "ERR_NVGPUCTRPERM",
+        ),
+        ("print('nothing')", ncu.NoCountersError, "exit code 0"),
+        ("import time; time.sleep(600)", ncu.NoCountersError, "had not finished after 500 ms"),
     ],
 )
 def test_a_run_that_fails_says_how(tmp_path: Path, body: str, kind: type[Exception], reason: str) -> None:
-    with pytest.raises(ncu.NoCounters, match=reason) as caught:
+    with pytest.raises(ncu.NoCountersError, match=reason) as caught:
         ncu.run(
             fake(tmp_path, body),
             ["some"],
@@ -141,7 +145,7 @@ def test_what_was_profiled_does_not_outlive_the_profiler(tmp_path: Path, ends: s
     starts = "import subprocess, time; child = subprocess.Popen(['sleep', '600'], start_new_session=True)"
     script = fake(tmp_path, f"{starts}; open({str(pid)!r}, 'w').write(str(child.pid)); {ends}")
     for limit_s in (1.5, 6, 24):  # on a busy machine it takes longer to start what is profiled
-        with pytest.raises(ncu.NoCounters):
+        with pytest.raises(ncu.NoCountersError):
             ncu.run(script, ["some"], tmp_path / "log", ["prog"], limit_s=limit_s)
         if pid.exists() and pid.read_text():
             break
@@ -149,7 +153,7 @@ def test_what_was_profiled_does_not_outlive_the_profiler(tmp_path: Path, ends: s
 
 
 def test_what_cannot_be_started_and_what_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ncu.NeverCounters, match="cannot be started"):
+    with pytest.raises(ncu.NeverCountersError, match="cannot be started"):
         ncu.run(str(tmp_path / "none"), ["some"], tmp_path / "log", [], limit_s=1)
     monkeypatch.setenv("PATH", os.fspath(tmp_path))
     monkeypatch.setattr(ncu, "_PLACES", ())

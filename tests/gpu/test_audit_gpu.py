@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from hybridbench.arch.families import ARCHS, build_spec
-from hybridbench.audit.counted import ask
-from hybridbench.audit.observe import Observation
+from hybridbench.audit.exchange import Observation, ask
+from hybridbench.audit.judge.views import GPU, HARDWARE
 from hybridbench.audit.run import audit
-from hybridbench.audit.views import FVCORE, GPU, HARDWARE, TORCH
 from hybridbench.count import ncu
+from hybridbench.count.account import FVCORE, TORCH
 from hybridbench.machine import alike_gpus, visible_gpus
 from hybridbench.suite.case import Case, Execution
 from hybridbench.suite.workloads import PREFILL, TRAIN, Workload
@@ -56,12 +56,12 @@ def test_the_process_that_the_profiler_watches_tunes_nothing(tmp_path: Path) -> 
     environment = {**os.environ, "TRITON_PRINT_AUTOTUNING": "1"}
 
     def said(module: str, *files: Path) -> str:
-        words = [sys.executable, "-m", f"hybridbench.audit.{module}", *map(str, files)]
+        words = [sys.executable, "-m", f"hybridbench.audit.observe.{module}", *map(str, files)]
         return subprocess.run(words, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
 
     asked.write_text(json.dumps([case.to_dict()]))
-    assert "Triton autotuning for function" in said("observe", asked, seen)
+    assert "Triton autotuning for function" in said("counters", asked, seen)
     (observed,) = [Observation.from_dict(json.loads(line)) for line in seen.read_text().splitlines()]
     assert observed.tuned
     ask(asked, case, observed.tuned)
-    assert "Triton autotuning for function" not in said("counted", asked)
+    assert "Triton autotuning for function" not in said("profiled", asked)

@@ -14,7 +14,8 @@ from torch.utils._pytree import tree_leaves
 from hybridbench.errors import Unsupported
 from hybridbench.kernels import Problem, resolve
 from hybridbench.kernels.attention import reference
-from hybridbench.kernels.attention.blocks import QUERY_BLOCK, load_blocks, query_blocks
+from hybridbench.kernels.attention.blocks import load_blocks
+from hybridbench.sizes import QUERY_BLOCK, query_blocks
 
 attention = load_blocks()
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from hybridbench.arch.families import ARCHS, build_spec, pattern_spec
+from hybridbench.derive.doubts import problems
 from hybridbench.efficiency import efficiency_of
 from hybridbench.errors import BadInput
 from hybridbench.machine import PEAKS, find_gpu, find_peak
-from hybridbench.metrics import problems, value
+from hybridbench.metrics import value
 from hybridbench.predict.pricing import price
 from hybridbench.record import Record
 from hybridbench.store import load

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from hybridbench import metrics
+from hybridbench.derive.predicted import cache_capacity, predicted_cache
 from hybridbench.predict.work import step_flops
 from hybridbench.record import (
     BackendUse,
@@ -47,7 +48,7 @@ def make_record(case: Case, step_s: float = 0.002, environment: Environment = H2
     if changes.get("status", Status.OK) is not Status.OK:
         return replace(Record(case, Status.OK, "run", started_at, environment), **changes)
     empty = Record(case, Status.OK, "run", started_at, environment)
-    cache = metrics.predicted_cache(empty)
+    cache = predicted_cache(empty)
     weights = round(metrics.value(empty, "predicted_weights_bytes") or 0)
     total = cache.total if cache else 0
     observed = Observed(
@@ -58,7 +59,7 @@ def make_record(case: Case, step_s: float = 0.002, environment: Environment = H2
         timer="cuda events",
         parameters=round(metrics.value(empty, "predicted_params") or 0),
         memory=Memory(weights, None, None, total, weights + total + 2**28, weights + total + 2**29),
-        cache=CacheObserved(metrics.cache_capacity(empty), cache.kv, cache.ssm, cache.conv) if cache else None,
+        cache=CacheObserved(cache_capacity(empty), cache.kv, cache.ssm, cache.conv) if cache else None,
         counts=[
             OperatorCount("torch", round(0.9 * step_flops(case.model, case.workload)), {"flash": 16}),
             OperatorCount("fvcore", None, {}, "the forward cannot be traced: no"),

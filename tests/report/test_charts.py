@@ -20,8 +20,10 @@ from hybridbench.arch.families import build_spec
 from hybridbench.errors import BadInput
 from hybridbench.metrics import value
 from hybridbench.record import Record, Status
-from hybridbench.report.charts import FAMILY_COLORS, MEASURED, PREDICTED, Plot, cost_plots, draw, group_plots, save
 from hybridbench.report.groups import group_records
+from hybridbench.report.plots import MEASURED, PREDICTED, Plot, group_plots
+from hybridbench.report.predicted import cost_plots
+from hybridbench.report.render.charts import FAMILY_COLORS, draw, save
 from hybridbench.store import load
 from hybridbench.suite.sweep import Sweep, cases
 from hybridbench.units import MIB
@@ -79,7 +81,7 @@ def test_predicted_peaks_stand_beside_measured_ones() -> None:
 
 
 def test_saved_charts_name_series_contexts_and_failures(decode_records: list[Record], tmp_path: Path) -> None:
-    png, svg = save(plots(decode_records)["cache"], tmp_path / "decode-cache")
+    png, svg = save(draw(plots(decode_records)["cache"]), tmp_path / "decode-cache")
     seen = texts(svg)
     for name in ("transformer", "swa 3+13", "mamba", "inter 2+11", "intra 2+11", "measured", "predicted"):
         assert name in seen
@@ -104,7 +106,7 @@ def test_ticks_are_plain_numbers(decode_records: list[Record], tmp_path: Path, l
     plot = plots(decode_records)["throughput"]
     scale = largest / max(point.amount for point in plot.points)
     points = [replace(point, amount=point.amount * scale, low=None, high=None) for point in plot.points]
-    _, svg = save(replace(plot, points=points), tmp_path / "chart")
+    _, svg = save(draw(replace(plot, points=points)), tmp_path / "chart")
     ticks = [text for text in texts(svg) if re.fullmatch(r"[\d,.]+(e\+\d+)?", text)]
     assert any(float(text.replace(",", "")) > largest / 4 for text in ticks)
     assert not any("e" in text for text in ticks)
@@ -164,7 +166,7 @@ def test_one_context_is_bars(record_of: Make, tmp_path: Path) -> None:
     records.append(record_of(made[2], status=Status.CRASHED, message="signal 11"))
     drawn = draw(plots(records)["latency"])
     assert [layer["mark"]["type"] for layer in drawn["layer"]] == ["bar", "text", "tick"]
-    _, svg = save(plots(records)["latency"], tmp_path / "bars")
+    _, svg = save(draw(plots(records)["latency"]), tmp_path / "bars")
     seen = texts(svg)
     for text in ("transformer", "mamba", "inter 2+11", "1.00", "2.00", "crashed", "floor", "step [s]"):
         assert text in seen
@@ -183,7 +185,7 @@ def test_cost_charts_are_of_one_convention(tmp_path: Path) -> None:
     made = cost_plots(rows)
     assert [plot.name for plot in made] == ["train-flops", "decode-flops", "cache"]
     assert all("convention exact" in plot.subtitle for plot in made)
-    _, svg = save(made[2], tmp_path / "cost")
+    _, svg = save(draw(made[2]), tmp_path / "cost")
     assert {"transformer", "inter 2+11", "4k", "1m"} <= set(texts(svg))
     with pytest.raises(ValueError, match="two conventions"):
         cost_plots([*rows, (specs[0], arch.cost(specs[0], 4096, convention=Convention.PAPER))])
@@ -198,4 +200,4 @@ def test_definitions_hold_their_data_and_reach_for_nothing(decode_records: list[
 
 def test_a_folder_that_is_not_there_is_a_sentence(decode_records: list[Record], tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"cannot take a chart.*--out"):
-        save(plots(decode_records)["flops"], tmp_path / "nowhere" / "chart")
+        save(draw(plots(decode_records)["flops"]), tmp_path / "nowhere" / "chart")

@@ -13,22 +13,14 @@ from hybridbench.arch.families import PAPER_STACKS, Options, build_spec
 from hybridbench.arch.model import cost
 from hybridbench.metrics import value
 from hybridbench.record import Part, Record
-from hybridbench.report.claims import CLAIMS, LENGTHS, Crossing, Numbers, Training, crossings, lead, paper_numbers
-from hybridbench.report.paper import (
-    AS_PUBLISHED,
-    EQUAL,
-    PAPER,
-    cache_table,
-    check_table,
-    compare,
-    decode_table,
-    paper_tables,
-    sentences,
-    training_table,
-)
-from hybridbench.report.published import MAIN, STACKS, TRAIN_CONTEXT, stack_of
-from hybridbench.report.tables import to_csv
-from hybridbench.report.write import write_report
+from hybridbench.report.build import build_report
+from hybridbench.report.paper.claims import CLAIMS, LENGTHS, Crossing, Numbers, Training, crossings, lead, paper_numbers
+from hybridbench.report.paper.compare import AS_PUBLISHED, EQUAL, PAPER, compare
+from hybridbench.report.paper.figures import MAIN, STACKS, TRAIN_CONTEXT, stack_of
+from hybridbench.report.paper.sentences import sentences
+from hybridbench.report.paper.tables import cache_table, check_table, decode_table, paper_tables, training_table
+from hybridbench.report.render.csv import to_csv
+from hybridbench.report.render.folder import write_report
 from hybridbench.suite.case import Case
 from hybridbench.suite.file import Suite, as_published, load_suite
 from hybridbench.units import MIB
@@ -218,7 +210,7 @@ def equal_speed(name: str, length: int) -> float:
 @pytest.fixture(name="both")
 def _both(record_of: Make) -> list[Record]:
     ours = suite_records(record_of, SUITE, equal_speed)
-    return ours + suite_records(record_of, as_published(SUITE), lambda name, length: 1.1)
+    return ours + suite_records(record_of, as_published(SUITE), lambda _name, _length: 1.1)
 
 
 def test_the_suite_has_every_cell_of_the_papers_table_and_a_check_per_family() -> None:
@@ -310,7 +302,7 @@ def test_failed_invalid_and_foreign_records_are_no_part_of_it(record_of: Make, b
 
 
 def test_one_run_alone_is_compared_with_the_paper(record_of: Make) -> None:
-    (found,) = compare(suite_records(record_of, as_published(SUITE), lambda name, length: 1.0))
+    (found,) = compare(suite_records(record_of, as_published(SUITE), lambda _name, _length: 1.0))
     assert found.measured == [PAPER, AS_PUBLISHED]
     assert "training" not in paper_tables(found)
     assert not any("equal kernels" in sentence for sentence in sentences(found))
@@ -318,7 +310,7 @@ def test_one_run_alone_is_compared_with_the_paper(record_of: Make) -> None:
 
 def test_the_report_has_a_section_tables_and_a_chart(both: list[Record], tmp_path: Path) -> None:
     chosen = [r for r in both if stack_of(r.case.model).name in ("transformer", "mamba", "intra 13+0")]  # type: ignore[union-attr]
-    files = write_report(chosen, tmp_path)
+    files = write_report(build_report(chosen), tmp_path)
     page = files.page.read_text()
     assert "## The paper, twice: NVIDIA H200" in page
     assert "it names no engine and no kernel" in page

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -15,22 +16,16 @@ from hybridbench.arch.block import Convention
 from hybridbench.arch.families import build_spec
 from hybridbench.metrics import METRICS
 from hybridbench.record import BackendUse, Caveat, Environment, Record, Status
-from hybridbench.report.display import scale_for
+from hybridbench.report.build import build_cost, build_report
+from hybridbench.report.display import unit_for
 from hybridbench.report.frame import to_frame
 from hybridbench.report.groups import Group, group_records
-from hybridbench.report.tables import (
-    Table,
-    cost_table,
-    detail_tables,
-    headline_table,
-    layer_table,
-    print_table,
-    several_runs,
-    summary_table,
-    to_csv,
-    to_markdown,
-    unequal_kernels,
-)
+from hybridbench.report.measured import detail_tables, headline_table, several_runs, summary_table, unequal_kernels
+from hybridbench.report.predicted import cost_table, layer_table
+from hybridbench.report.render.csv import to_csv
+from hybridbench.report.render.markdown import to_markdown
+from hybridbench.report.render.terminal import print_table
+from hybridbench.report.table import Table
 from hybridbench.suite.sweep import Sweep, cases
 
 Make = Callable[..., Record]
@@ -132,6 +127,14 @@ def test_counters_say_what_they_did_not_see(scripted: list[Record]) -> None:
     assert row["torch_flops"].endswith(" [1]")
     assert row["fvcore_flops"] == "unknown [2]"
     assert row["torch_ratio"] == "0.900"
+
+
+def test_what_closed_forms_count_is_said(scripted: list[Record]) -> None:
+    assert scripted[0].observed is not None
+    count = replace(scripted[0].observed.counts[0], unseen={}, formulas={"attention core": 2_000_000})
+    record = replace(scripted[0], observed=replace(scripted[0].observed, counts=[count]))
+    table = next(table for table in detail_tables(only([record])) if "counter" in table.title)
+    assert table.notes == ["torch cannot look into kernels that closed forms count, in MFLOP: attention core 2.00"]
 
 
 @pytest.mark.parametrize("workload", ["train", "prefill", "decode", "generate"])
@@ -252,12 +255,12 @@ def test_layer_table_adds_up_to_the_model() -> None:
 def test_a_column_has_the_unit_its_numbers_read_best_in(
     values: list[float | None], unit: str, label: str, text: str
 ) -> None:
-    scale = scale_for(values, unit)
+    scale = unit_for(values, unit)
     assert (scale.label, scale.show(values[0])) == (label, text)
 
 
 def test_every_unit_of_a_metric_can_be_shown() -> None:
-    assert {metric.unit for metric in METRICS.values() if scale_for([1.0], metric.unit)} == {
+    assert {metric.unit for metric in METRICS.values() if unit_for([1.0], metric.unit)} == {
         *("s", "", "tokens/s", "FLOP", "B", "FLOP/s", "B/s", "frac", "J", "W")
     }
 
@@ -300,3 +303,41 @@ def test_cells_of_several_runs_are_said_to_be(decode_records: list[Record]) -> N
     assert "cells of 2 runs" in sentence
     assert sentence.endswith("mamba in second") or "mamba in second;" in sentence
     assert sentence in headline_table(only(mixed)).remarks
+
+
+# One report, several formats.
+
+
+def cells_of(table: Table) -> list[list[str]]:
+    return [[cell.text for cell in row] for row in table.rows]
+
+
+def markdown_cells(text: str) -> list[list[str]]:
+    """The cells of the one table in a piece of Markdown, escapes undone."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines[2:]]
+    return [[re.sub(r"\\(.)", r"\1", cell.strip()) for cell in row] for row in rows]
+
+
+@pytest.mark.parametrize("what", ["measured", "predicted"])
+def test_terminal_markdown_and_csv_show_the_same_cells(what: str, scripted: list[Record]) -> None:
+    """Whatever a report holds, each format shows the text or the value of every cell, and all of them every note."""
+    if what == "measured":
+        section = build_report(scripted).groups[0]
+        tables = [section.headline, section.summary, *section.details]
+    else:
+        specs = [build_spec(name, "1b") for name in ("mamba", "intra")]
+        tables = [build_cost([(spec, arch.cost(spec, context)) for spec in specs for context in (4096, 8192)]).table]
+    for table in tables:
+        assert markdown_cells(to_markdown(table)) == cells_of(table)
+        read = list(csv.reader(io.StringIO(to_csv(table))))
+        assert read[0] == [column.key for column in table.columns]
+        values = [["" if cell.value is None else str(cell.value) for cell in row] for row in table.rows]
+        assert read[1:] == values
+        on_terminal = shown(replace(table, columns=[replace(column, wide=False) for column in table.columns]), 400)
+        words = [re.split(r" {2,}", line.strip()) for line in on_terminal]
+        for row in cells_of(table):
+            assert [text for text in row if text] in words
+        for footnote in table.footnotes():
+            assert footnote.replace("|", "\\|") in to_markdown(table).replace("\\_", "_").replace("\\*", "*")
+            assert footnote in " ".join(on_terminal)

@@ -6,7 +6,7 @@ W + s); causal pairs and GQA bytes as in PaLM appendix B and FlashAttention-2.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
@@ -245,6 +245,18 @@ class Attention(Mixer):
         for name in ("d_in", "d_conv", "reuses_kv", "prefix"):
             if getattr(self, name):
                 refuse_paper(convention, f"attention with {name}")
+
+    def kernel_flops(
+        self, parts: Sequence[str], shapes: Sequence[tuple[int, ...]], *, step: bool, training: bool, one_pass: bool
+    ) -> dict[str, int]:
+        if "core" not in parts:
+            return {}
+        if step:
+            (batch, heads, width), keys, value = shapes[0], shapes[1][1], shapes[2][-1]
+            return {f"{self.name} core": 2 * batch * heads * keys * (width + value)}
+        (batch, queries, heads, width), keys, value = shapes[0], shapes[1][1], shapes[2][-1]
+        channels = width + value + (3 * width + 2 * value if training else 0)
+        return {f"{self.name} core": 2 * batch * heads * queries * keys * channels}
 
     def core_prefill(self, tokens: int, convention: Convention) -> Flops:
         self._check_paper(convention)

@@ -192,6 +192,10 @@ class Mamba2(Recurrent):
         kernels = self.scan_kernels()
         return sum(kernels.flops(tokens, training).values()) + kernels.elementwise(tokens, training)
 
+    def executed_scan(self, tokens: int, *, training: bool, sequences: int = 1, one_pass: bool = False) -> int:
+        """FLOPs of tensor cores alone, in one pass or in mamba_ssm's chunks."""
+        return sum(self.scan_kernels(sequences, None if one_pass else {}).flops(tokens, training).values())
+
     def core_activations(self, size: int, borrows_value: bool = False, keeps_output: bool = True) -> Activations | None:
         """One projection of z, x, B, C and dt; conv, scan, gate and norm as one operation (``scan.mamba2_fused``),
         which keeps the conv's output and the scan's.

@@ -6,6 +6,7 @@ a sigmoid router whose selection bias is balanced without an auxiliary loss (the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -105,6 +106,13 @@ class Moe(Block):
             "moe latent": 4 * self.d_model * self.latent if self.latent else 0,
         }
         return {name: flops for name, flops in found.items() if flops}
+
+    def kernel_flops(
+        self, parts: Sequence[str], shapes: Sequence[tuple[int, ...]], *, step: bool, training: bool, one_pass: bool
+    ) -> dict[str, int]:
+        tokens = shapes[0][0]
+        experts = f"{self.name} experts"
+        return {experts: tokens * self.products()[experts] * (3 if training else 1)} if "experts" in parts else {}
 
     def prefill_flops(self, tokens: int, convention: Convention = Convention.EXACT) -> Flops:
         return Flops(matmul=2 * self.params_active(convention) * tokens)

@@ -17,26 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from hybridbench.kernels.attention.masks import visible
 from hybridbench.kernels.backend import Implementation
 from hybridbench.problem import Problem
-
-QUERY_BLOCK = 256
-"""Queries that go to the CPU's flash kernel at once where there is a window. Longer blocks meet more keys that most of
-their queries do not see, shorter ones are more calls. Four heads of 32 over 2,048 tokens, a window of 512 and 64 sinks,
-in ms on two cores, forward and with its backward: blocks of 64 16.3 and 50, of 128 13.7 and 43, of 256 11.6 and 33, of
-512 13.2 and 36 (the reference: 34 and 122). 256 is best, or as good as any, with a window of 64 and at 16,384 too."""
-
-
-def query_blocks(T: int, window: int | None, sinks: int) -> list[tuple[int, int]]:
-    """The calls that ``load_blocks`` makes of a sequence: how many queries each has, and how many keys.
-
-    The first is causal: up to ``window + sinks`` positions everything before is visible. Every later one has a mask and
-    reads the sinks and the window before its first query besides its own keys.
-
-    >>> query_blocks(1000, 512, 64)
-    [(576, 576), (256, 831), (168, 743)]
-    """
-    first = T if window is None else min(T, window + sinks)
-    rows = [min(QUERY_BLOCK, T - start) for start in range(first, T, QUERY_BLOCK)]
-    return [(first, first), *((n, n + first - 1) for n in rows)]
+from hybridbench.sizes import QUERY_BLOCK, query_blocks
 
 
 def load_blocks() -> Callable[..., Any]:

@@ -12,9 +12,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from hybridbench.kernels.plain import wide
-
-SCORE_ELEMENTS = 1 << 26
-"""Attention scores held at once (256 MiB in float32); longer sequences go block by block of queries."""
+from hybridbench.sizes import SCORE_ELEMENTS
 
 CACHE_ELEMENTS = 1 << 25
 """Keys or values of a cache held at once (128 MiB in float32); longer caches go block by block of slots."""

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hybridbench.kernels.plain import CHUNK_ELEMENTS, wide
+from hybridbench.kernels.plain import wide
+from hybridbench.sizes import CHUNK_ELEMENTS
 
 
 def gated_delta(

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from hybridbench.kernels.dense.reference import gate
-from hybridbench.kernels.plain import CHUNK_ELEMENTS, wide
+from hybridbench.kernels.plain import wide
+from hybridbench.sizes import CHUNK_ELEMENTS
 
 
 def ssd(

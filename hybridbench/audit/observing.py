@@ -1,0 +1,90 @@
+"""observing: what the processes of an audit share, and the first of them: all cases observed, without a profiler.
+
+A process that ends early costs the case that it was at, and another takes the next.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from hybridbench.audit.exchange import Observation
+from hybridbench.processes import last_line, run_program
+from hybridbench.suite.case import Case
+
+Progress = Callable[[str], object]
+
+
+class AuditRun:
+    """Cases, and one limit for everything that is done with them.
+
+    Args:
+        cases: of one audit.
+        folder: where processes exchange files; empty.
+        limit_s: how long they may take together, from now; seconds.
+        progress: told a line whenever a case was observed, or its kernels counted.
+    """
+
+    def __init__(self, cases: Sequence[Case], folder: Path, limit_s: float, progress: Progress) -> None:
+        self.cases = cases
+        self.folder = folder
+        self.limit_s = limit_s
+        self._ends_at = time.monotonic() + limit_s
+        self._progress = progress
+
+    def left_s(self) -> float:
+        """Seconds that are left, or less than none."""
+        return self._ends_at - time.monotonic()
+
+    def tell(self, place: int, what: str, why_not: str | None) -> None:
+        """A line about the case at a place: what was done, or why not."""
+        label = self.cases[place].label
+        more = f"{what} {label}" if why_not is None else f"not {what} {label}: {why_not}"
+        self._progress(f"{place + 1}/{len(self.cases)} {more}")
+
+    @staticmethod
+    def program(module: str, *files: Path) -> list[str]:
+        """The command of one of this package's programs, which ends itself when the process that started it is gone."""
+        return [sys.executable, "-m", f"hybridbench.audit.observe.{module}", *map(str, files)]
+
+
+def observe_all(run: AuditRun, found: list[Observation]) -> None:
+    """Adds what was seen of each case, or why nothing was."""
+    while len(found) < len(run.cases):
+        _observe_more(run, found)
+
+
+def _observe_more(run: AuditRun, found: list[Observation]) -> None:
+    """Adds what one process saw of the cases that are missing, and why it got no further."""
+    start = len(found)
+    waiting = run.cases[start:]
+    asked, seen = run.folder / f"cases-{start}.json", run.folder / f"seen-{start}.jsonl"
+    asked.write_text(json.dumps([case.to_dict() for case in waiting]), encoding="utf-8")
+
+    def add(one: Observation) -> None:
+        run.tell(len(found), "observed", one.refused)
+        found.append(one)
+
+    def read() -> None:
+        for line in _lines(seen)[len(found) - start :]:
+            add(Observation.from_dict(json.loads(line)))
+
+    missing = 1
+    try:
+        code, _, errors = run_program(run.program("counters", asked, seen), run.left_s(), read)
+        why = f"the process that counts ended early (exit code {code}): {last_line(errors)}"
+    except subprocess.TimeoutExpired:
+        why = f"counting had not finished after {run.limit_s:g} s: give more with --limit"
+        missing = len(waiting)
+    read()
+    for _ in run.cases[len(found) : len(found) + missing]:
+        add(Observation(refused=why))
+
+
+def _lines(path: Path) -> list[str]:
+    """The whole lines of a file that may not be there, or end within one."""
+    return path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []

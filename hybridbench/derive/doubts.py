@@ -1,0 +1,71 @@
+"""doubts: which records are not to be believed, and why to doubt others."""
+
+from __future__ import annotations
+
+from hybridbench.arch import model as arch
+from hybridbench.derive.floors import datasheet_floor_s, mfu_frac
+from hybridbench.derive.measured import observed, step_s
+from hybridbench.derive.predicted import predicted_cache
+from hybridbench.operations.beyond import ran_beyond
+from hybridbench.record import BackendUse, Caveat, Record
+
+
+def problems(record: Record) -> list[str]:
+    """Contradictions between what was observed and what must hold; a record with any is not to be believed.
+
+    Empty for a record that is not ok: it claims nothing.
+    """
+    seen = observed(record)
+    if seen is None:
+        return []
+    found = []
+    # The datasheet's floor: a small model's weights may sit in a cache faster than the memory that was measured.
+    least_s, took_s = datasheet_floor_s(record), step_s(record)
+    if least_s is not None and took_s is not None and least_s > took_s:
+        share = least_s / took_s
+        found.append(f"faster than the floor ({share:.3g} times): the clock, the work or the prediction is wrong")
+    utilisation = mfu_frac(record)
+    if utilisation is not None and utilisation > 1:
+        found.append(f"MFU is {utilisation:.3g}: more model FLOPs than the peak allows")
+    pairs = [("parameters", arch.params(record.case.model), seen.parameters)]
+    cache = predicted_cache(record)
+    if seen.cache is not None and cache is not None:
+        pairs += [
+            ("KV cache bytes", cache.kv, seen.cache.kv_cache_bytes),
+            ("SSM state bytes", cache.ssm, seen.cache.ssm_state_bytes),
+            ("conv state bytes", cache.conv, seen.cache.conv_state_bytes),
+        ]
+    found += [f"{what}: {built:,} observed, {wanted:,} predicted" for what, wanted, built in pairs if built != wanted]
+    found += [
+        f"{use.op} ran on {use.ran} where {use.asked} was asked for"
+        for use in seen.backends
+        if use.asked not in ("auto", use.backend)
+    ]
+    return found
+
+
+PLAIN = ("reference", "chunked", "sdpa-math")
+"""Backends that are plain PyTorch, operator by operator."""
+
+
+def doubts(record: Record) -> list[Caveat]:
+    """The caveats of a record: those found while it was measured, and what is known of its kernels by now.
+
+    A record from before results were checked at the size that is timed may be of kernels beyond what they are right on
+    (``limits``): they were timed while they computed something else. And on a GPU, where other models have kernels,
+    what ran as plain PyTorch because no kernel could is no equal of theirs.
+    """
+    seen = observed(record)
+    if seen is None:
+        return record.caveats
+    found = set[Caveat]()
+    if not seen.sized and ran_beyond(record.case, [(use.op, use.ran) for use in seen.backends]):
+        found.add(Caveat.BEYOND_LIMIT)
+    if record.environment.device_kind == "cuda" and any(use.asked == "auto" and is_plain(use) for use in seen.backends):
+        found.add(Caveat.PLAIN_PYTORCH)
+    return [*record.caveats, *(caveat for caveat in Caveat if caveat in found - set(record.caveats))]
+
+
+def is_plain(use: BackendUse) -> bool:
+    """Whether an operation ran as plain PyTorch, which stands in where no kernel for it can run."""
+    return use.backend in PLAIN

@@ -1,0 +1,87 @@
+"""floors: how fast a record's machine could have been: its datasheet's peaks, rates measured beside the case, floors.
+
+A machine that nobody wrote down has no peaks, and whatever needs them is None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hybridbench.derive.measured import Number, observed, per_step, ratio
+from hybridbench.derive.predicted import hardware_flops, model_flops, must_move_bytes
+from hybridbench.machine import Peak, find_peak
+from hybridbench.predict import floor
+from hybridbench.predict.work import phases
+from hybridbench.record import Ceilings, Record
+
+
+def peak_of(record: Record) -> Peak | None:
+    """The peaks of the GPU a record was made on; None for a CPU and for a GPU that is not in the table."""
+    return find_peak(record.environment.device) if record.environment.device_kind == "cuda" else None
+
+
+def peak_flops_per_s(record: Record) -> float | None:
+    """The most FLOP/s the device does with tensors of the case's dtype."""
+    peak = peak_of(record)
+    return None if peak is None else peak.flops_per_s(record.case.execution.dtype)
+
+
+def peak_bytes_per_s(record: Record) -> float | None:
+    """The device's memory bandwidth."""
+    peak = peak_of(record)
+    return None if peak is None else peak.memory_bytes_per_s
+
+
+def measured_rates(record: Record) -> Ceilings | None:
+    """The rates of products and of memory that were measured in the same process; None in older records."""
+    seen = observed(record)
+    return None if seen is None else seen.ceilings
+
+
+def of_ceilings(part: Callable[[Ceilings], float | None]) -> Number:
+    """One measured rate, where the record carries them."""
+
+    def compute(record: Record) -> float | None:
+        rates = measured_rates(record)
+        return None if rates is None else part(rates)
+
+    return compute
+
+
+def _floor_from(record: Record, flops_rate: float | None, bytes_rate: float | None) -> float | None:
+    if flops_rate is None or bytes_rate is None:
+        return None
+    case = record.case
+    return floor.floor_s(phases(case.model, case.workload, case.execution.storage), flops_rate, bytes_rate)
+
+
+def datasheet_floor_s(record: Record) -> float | None:
+    """The floor of a step by the rates of the datasheet; None for a machine that nobody wrote down."""
+    return _floor_from(record, peak_flops_per_s(record), peak_bytes_per_s(record))
+
+
+def floor_s(record: Record) -> float | None:
+    """The floor of a step by the rates measured beside it, by those of the datasheet where there are none."""
+    rates = measured_rates(record)
+    if rates is None:
+        return datasheet_floor_s(record)
+    return _floor_from(record, rates.matmul_flops_per_s, rates.read_bytes_per_s)
+
+
+model_flops_per_s = per_step(model_flops)
+"""What the arithmetic units did for the model."""
+hardware_flops_per_s = per_step(hardware_flops)
+"""What the arithmetic units did in all."""
+must_move_bytes_per_s = per_step(must_move_bytes)
+"""What the memory did for the model."""
+sustained_flops_per_s = of_ceilings(lambda ceilings: ceilings.sustained_matmul_flops_per_s)
+"""The rate of a large product after a second of them; None on a CPU and in older records."""
+
+
+def model_flops_per_s_of_sequences(record: Record) -> float | None:
+    """Model FLOPs per second where products are large: over whole sequences."""
+    return None if record.case.workload.row.decodes else model_flops_per_s(record)
+
+
+mfu_frac = ratio(model_flops_per_s, peak_flops_per_s)
+"""Model FLOPs per second over the peak of the dtype."""

@@ -1,0 +1,159 @@
+"""build: a report as data, built once from records and rendered in any format by ``report.render``.
+
+    records ──► build_report ──► Report ──► render.terminal   tables on the terminal
+                                        ├─► render.markdown   one page
+                                        ├─► render.csv        every number in SI
+                                        ├─► render.charts     PNG and SVG
+                                        └─► render.json       one document
+
+A format decides how a report looks and never what it says: every number, sentence and footnote stands in it already.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hybridbench.arch.model import Cost, ModelSpec
+from hybridbench.errors import BadResults
+from hybridbench.record import Record
+from hybridbench.report.findings import findings
+from hybridbench.report.groups import Group, file_stem, group_records
+from hybridbench.report.measured import detail_tables, headline_table, summary_table
+from hybridbench.report.paper.compare import Comparison, compare
+from hybridbench.report.paper.sentences import sentences
+from hybridbench.report.paper.tables import paper_tables
+from hybridbench.report.plots import Plot, group_plots
+from hybridbench.report.predicted import cost_plots, cost_table
+from hybridbench.report.provenance import differing_software, kernels_that_ran, machines
+from hybridbench.report.table import Table
+
+
+@dataclass(frozen=True)
+class GroupSection:
+    """What a report says about one group of comparable records.
+
+    Attributes:
+        findings: sentences: who is fastest, by how much, and how near the floor.
+        headline: throughput, a row per model and a column per context or batch.
+        summary: time, throughput and share of the floor, a row per case.
+        details: every other table with a row per case.
+        plots: by the name of their files, without an ending.
+        kernels: a line for each operation and the kernel that ran.
+        software: a sentence where the records are of several software environments.
+    """
+
+    group: Group
+    findings: tuple[str, ...]
+    headline: Table
+    summary: Table
+    details: tuple[Table, ...]
+    plots: dict[str, Plot]
+    kernels: tuple[str, ...]
+    software: str | None
+
+
+@dataclass(frozen=True)
+class PaperSection:
+    """The source paper's numbers beside those of one machine.
+
+    Attributes:
+        chart: the name of its chart's files, without an ending.
+        tables: by the name of their files, without an ending.
+    """
+
+    comparison: Comparison
+    sentences: tuple[str, ...]
+    chart: str
+    tables: dict[str, Table]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that is said about some records.
+
+    Attributes:
+        machines: a line for each machine and set of software.
+    """
+
+    records: tuple[Record, ...]
+    groups: tuple[GroupSection, ...]
+    papers: tuple[PaperSection, ...]
+    machines: tuple[str, ...]
+
+    @property
+    def workloads(self) -> dict[str, list[Record]]:
+        """The records of each kind of work, in the order of the groups."""
+        kinds = dict.fromkeys(section.group.workload for section in self.groups)
+        return {kind: [record for record in self.records if record.case.workload.kind == kind] for kind in kinds}
+
+
+def build_report(records: Sequence[Record]) -> Report:
+    """The report of some records.
+
+    Raises:
+        BadResults: there are none.
+    """
+    if not records:
+        raise BadResults("there is no record to report: measure something with 'hybridbench run' first.")
+    groups = group_records(records)
+    compared = compare(records)
+    names = ["generate-paper"] if len(compared) == 1 else [f"generate-paper-{n + 1}" for n in range(len(compared))]
+    return Report(
+        tuple(records),
+        tuple(_group_section(group, stem) for group, stem in zip(groups, _file_names(groups), strict=True)),
+        tuple(_paper_section(one, name) for one, name in zip(compared, names, strict=True)),
+        tuple(machines(records)),
+    )
+
+
+def _file_names(groups: Sequence[Group]) -> list[str]:
+    """A name for each group's files; conditions that are written alike get a number."""
+    taken: Counter[str] = Counter()
+    names = []
+    for group in groups:
+        stem = file_stem(group, groups)
+        taken[stem] += 1
+        names.append(f"{stem}-{taken[stem]}" if taken[stem] > 1 else stem)
+    return names
+
+
+def _group_section(group: Group, stem: str) -> GroupSection:
+    return GroupSection(
+        group,
+        tuple(findings(group)),
+        headline_table(group),
+        summary_table(group),
+        tuple(detail_tables(group)),
+        {f"{stem}-{plot.name}": plot for plot in group_plots(group)},
+        tuple(kernels_that_ran(group)),
+        differing_software(group),
+    )
+
+
+def _paper_section(comparison: Comparison, name: str) -> PaperSection:
+    tables = {f"{name}-{part}": table for part, table in paper_tables(comparison).items()}
+    return PaperSection(comparison, tuple(sentences(comparison)), name, tables)
+
+
+@dataclass(frozen=True)
+class CostReport:
+    """Predicted costs: one table, and plots by the name of their files, without an ending."""
+
+    table: Table
+    plots: dict[str, Plot]
+
+
+def build_cost(rows: Sequence[tuple[ModelSpec, Cost]]) -> CostReport:
+    """The report of predicted costs.
+
+    A plot is of one scale and of the first batch: what it shows is of one sequence.
+    """
+    scales = list(dict.fromkeys(spec.scale for spec, _ in rows))
+    plots: dict[str, Plot] = {}
+    for scale in scales:
+        of_scale = [(spec, cost) for spec, cost in rows if spec.scale == scale and cost.batch == rows[0][1].batch]
+        stem = f"cost-{scale}" if len(scales) > 1 else "cost"
+        plots |= {f"{stem}-{plot.name}": plot for plot in cost_plots(of_scale)}
+    return CostReport(cost_table(rows), plots)

@@ -1,0 +1,263 @@
+"""measured: the tables of a group of records.
+
+A case that failed is a row with the word of its status and a footnote with the reason; doubts about a measurement are
+footnotes with advice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from hybridbench.derive.doubts import doubts, problems
+from hybridbench.metrics import METRICS, value
+from hybridbench.record import ADVICE, Record, Status
+from hybridbench.report.display import ShownUnit, unit_for
+from hybridbench.report.groups import CONTEXT, Group
+from hybridbench.report.table import NO_VALUE, Cell, Column, Table
+from hybridbench.suite.workloads import WORKLOADS, workload_row
+
+INVALID = "invalid"
+NOT_RUN = "not run"
+
+
+@dataclass(frozen=True)
+class _Detail:
+    """A table with a row per case: its columns, and which of them only some workloads have."""
+
+    title: str
+    metrics: tuple[str, ...]
+    wide: tuple[str, ...] = ()
+    workloads: tuple[str, ...] = tuple(WORKLOADS)
+    shared: tuple[tuple[str, ...], ...] = ()
+    """Metrics shown in one unit, so that predicted and measured compare by eye."""
+
+
+_SUMMARY = "measured against the floor"
+_DETAILS = (
+    _Detail(
+        _SUMMARY,
+        ("step_s", "step_p95_s", "tokens_per_s", "floor_s", "floor_frac", "mbu_frac", "mfu_frac"),
+        shared=(("step_s", "step_p95_s", "floor_s"),),
+    ),
+    _Detail(
+        "time",
+        (
+            *("step_s", "step_low_s", "step_high_s", "step_p05_s", "step_p95_s", "step_p99_s"),
+            *("prefill_part_s", "integration_frac", "token_s", "samples", "build_s", "prepare_s"),
+        ),
+        shared=(("step_s", "step_low_s", "step_high_s", "step_p05_s", "step_p95_s", "step_p99_s"),),
+    ),
+    _Detail(
+        "work, FLOPs in convention exact",
+        (
+            *("model_flops", "model_flops_per_token", "model_flops_per_s", "hfu_frac"),
+            *("must_move_bytes", "must_move_bytes_per_s"),
+        ),
+    ),
+    _Detail(
+        "FLOPs of one step, by convention and by counter",
+        ("model_flops", "paper_flops", "hardware_flops", "torch_flops", "torch_ratio", "fvcore_flops", "fvcore_ratio"),
+        shared=(("model_flops", "paper_flops", "hardware_flops", "torch_flops", "fvcore_flops"),),
+    ),
+    _Detail(
+        "memory, predicted and observed",
+        (
+            *("predicted_weights_bytes", "weights_bytes", "gradients_bytes", "optimizer_bytes", "activations_bytes"),
+            *("predicted_peak_bytes", "peak_allocated_bytes", "peak_reserved_bytes"),
+        ),
+        shared=(
+            ("predicted_weights_bytes", "weights_bytes"),
+            ("predicted_peak_bytes", "peak_allocated_bytes", "peak_reserved_bytes"),
+        ),
+    ),
+    _Detail(
+        "cache of the whole batch, predicted and observed",
+        (
+            *("predicted_cache_bytes", "cache_bytes", "predicted_kv_cache_bytes", "kv_cache_bytes"),
+            *("predicted_ssm_state_bytes", "ssm_state_bytes", "predicted_conv_state_bytes", "conv_state_bytes"),
+        ),
+        workloads=tuple(name for name, row in WORKLOADS.items() if not row.trains),
+        shared=(
+            ("predicted_cache_bytes", "cache_bytes", "predicted_kv_cache_bytes", "kv_cache_bytes"),
+            ("predicted_ssm_state_bytes", "ssm_state_bytes"),
+            ("predicted_conv_state_bytes", "conv_state_bytes"),
+        ),
+    ),
+    _Detail("energy", ("energy_per_token_j", "power_w")),
+)
+
+_OPTIONAL = {
+    # Columns that are left out where no case has a value; anything else says "unknown".
+    *("token_s", "gradients_bytes", "optimizer_bytes", "paper_flops", "hardware_flops", "hfu_frac"),
+    *("energy_per_token_j", "power_w"),
+    # A generation timed at depths has no percentiles, any other step no parts.
+    *("step_p05_s", "step_p95_s", "step_p99_s", "prefill_part_s", "integration_frac"),
+}
+
+
+def headline_table(group: Group, metric: str = "tokens_per_s") -> Table:
+    """One row per model, one column per context (or batch), one metric."""
+    shown = METRICS[metric]
+    shown_in = _metric_unit(group, (metric,))
+    table = Table(
+        shown_in.heading(shown.title),
+        [
+            Column("model", "model", numeric=False),
+            *(Column(f"{metric}@{place}", group.place_label(place)) for place in group.places),
+        ],
+        group.title,
+    )
+    for series in group.series:
+        row = [Cell(series.name, series.name)]
+        for place in group.places:
+            record = series.cells.get(place)
+            row.append(
+                Cell(NOT_RUN, NOT_RUN, NOT_RUN) if record is None else _measured(table, record, metric, shown_in)
+            )
+        table.rows.append(row)
+    for sentence in [*unequal_kernels(group), *several_runs(group)]:
+        table.remark(sentence)
+    return table
+
+
+def unequal_kernels(group: Group) -> list[str]:
+    """A sentence for each operation that different kernels ran in different models: such arms are not equal."""
+    return differing_kernels((series.name, record) for series in group.series for record in series.cells.values())
+
+
+def several_runs(group: Group) -> list[str]:
+    """A sentence that says which models are of which run where there are several: a card differs from day to day."""
+    runs: dict[str, list[str]] = {}
+    for record in sorted(group.records, key=lambda record: record.started_at):
+        runs.setdefault(record.run_id, [])
+    for series in group.series:
+        for run in dict.fromkeys(record.run_id for record in series.cells.values()):
+            runs[run].append(series.name)
+    if len(runs) < 2:
+        return []
+    return [
+        f"cells of {len(runs)} runs, and ratios hold best within one: "
+        + "; ".join(f"{', '.join(names)} in {run}" for run, names in runs.items())
+    ]
+
+
+def differing_kernels(named: Iterable[tuple[str, Record]]) -> list[str]:
+    """``unequal_kernels`` of records with the names of their models."""
+    ran: dict[str, dict[str, list[str]]] = {}
+    for model, record in named:
+        for use in record.observed.backends if record.observed else ():
+            names = ran.setdefault(use.op, {}).setdefault(use.ran, [])
+            if model not in names:
+                names.append(model)
+    return [
+        f"kernels differ between models: {op} is "
+        + "; ".join(f"{backend} in {', '.join(names)}" for backend, names in backends.items())
+        for op, backends in ran.items()
+        if len(backends) > 1
+    ]
+
+
+def _measured(table: Table, record: Record, metric: str, shown_in: ShownUnit) -> Cell:
+    """A metric with its footnotes, or the word for why there is none."""
+    verdict = outcome(table, record)
+    if record.status is not Status.OK:
+        return verdict
+    number = value(record, metric)
+    markers = verdict.text.partition(" ")[2]
+    return Cell(f"{shown_in.show(number)} {markers}".rstrip(), number, None if verdict.word == "ok" else verdict.word)
+
+
+def outcome(table: Table, record: Record) -> Cell:
+    """How a case ended, in a word, with footnotes of the table for reasons, contradictions and doubts."""
+    word = record.status.value.replace("_", " ")
+    sentences = []
+    if record.status is not Status.OK:
+        reason = " ".join((record.message or "no reason was recorded").split())
+        sentences.append(f"{word}: {reason}")
+    wrong = problems(record)
+    if wrong:
+        word = INVALID
+        sentences.append(f"{INVALID}: {'; '.join(wrong)}")
+    sentences += [f"{caveat.value.replace('_', ' ')}: {ADVICE[caveat]}" for caveat in doubts(record)]
+    return Cell(" ".join([word, *("".join([table.note(sentence) for sentence in sentences]),)]).strip(), word, word)
+
+
+def summary_table(group: Group) -> Table:
+    """Median, tail and throughput of every case beside its floor and what share of the machine it used."""
+    return _detail_table(group, next(detail for detail in _DETAILS if detail.title == _SUMMARY))
+
+
+def detail_tables(group: Group) -> list[Table]:
+    """Every other table with a row per case: time, work, FLOPs by counter, memory, cache, energy where known."""
+    wanted = [detail for detail in _DETAILS if detail.title != _SUMMARY and group.workload in detail.workloads]
+    tables = [_detail_table(group, detail) for detail in wanted]
+    return [table for table in tables if len(table.columns) > 3]
+
+
+def _detail_table(group: Group, detail: _Detail) -> Table:
+    chosen = [
+        name
+        for name in detail.metrics
+        if name not in _OPTIONAL or any(value(record, name) is not None for record in group.records)
+    ]
+    if detail.title == _SUMMARY:
+        chosen.remove("mfu_frac" if workload_row(group.workload).utilisation == "mbu_frac" else "mbu_frac")
+    units = {name: _metric_unit(group, _sharing(detail, name)) for name in chosen}
+    table = Table(
+        detail.title,
+        [
+            Column("model", "model", numeric=False),
+            Column(group.axis, "ctx" if group.axis == CONTEXT else "batch"),
+            *(Column(name, units[name].heading(METRICS[name].title), wide=name in detail.wide) for name in chosen),
+            Column("status", "status", numeric=False),
+        ],
+        group.title,
+    )
+    for series in group.series:
+        for place, record in series.cells.items():
+            verdict = outcome(table, record)
+            row = [Cell(series.name, series.name), Cell(group.place_label(place), place)]
+            for name in chosen:
+                number = value(record, name)
+                failed = number is None and record.status is not Status.OK
+                text = NO_VALUE if failed else units[name].show(number)
+                row.append(Cell(f"{text} {_counter_note(table, record, name)}".rstrip(), number))
+            table.rows.append([*row, verdict])
+    for sentence in several_runs(group) if len(group.places) == 1 else []:  # else the headline says it
+        table.remark(sentence)
+    if group.superseded:
+        cells = f"{group.superseded} earlier records of the same cells"
+        table.remark(f"{cells}, with other sampling or seeds, are not shown")
+    return table
+
+
+def _counter_note(table: Table, record: Record, metric: str) -> str:
+    """A footnote with what a FLOP counter did not see, or why it has no answer; nothing for other metrics."""
+    seen = record.observed.counts if record.observed else []
+    count = next((count for count in seen if f"{count.counter}_flops" == metric), None)
+    if count is None:
+        return ""
+    if count.error is not None:
+        return table.note(f"{count.counter} has no count: {' '.join(count.error.split())}")
+    markers = ""
+    if count.unseen:
+        missed = ", ".join(f"{name} ({times}x)" for name, times in sorted(count.unseen.items()))
+        markers += table.note(f"{count.counter} counted as nothing: {missed}")
+    if count.formulas:
+        shown_in = unit_for(count.formulas.values(), "FLOP")
+        parts = ", ".join(f"{name} {shown_in.show(flops)}" for name, flops in count.formulas.items())
+        markers += table.note(
+            f"{count.counter} cannot look into kernels that closed forms count, in {shown_in.label}: {parts}"
+        )
+    return markers
+
+
+def _sharing(detail: _Detail, name: str) -> tuple[str, ...]:
+    return next((names for names in detail.shared if name in names), (name,))
+
+
+def _metric_unit(group: Group, names: tuple[str, ...]) -> ShownUnit:
+    """The unit that suits the first of some metrics that has a value, for all of them."""
+    columns = ([value(record, name) for record in group.records] for name in names)
+    return unit_for(next((column for column in columns if any(column)), []), METRICS[names[0]].unit)

@@ -1,0 +1,117 @@
+"""compare: which records are cells of the paper's experiments, and what they say beside its printed numbers.
+
+They are records of the paper's stacks (``figures.STACKS``) at 1B, batch 4: generations from a prompt of 512 tokens, and
+training steps at 8k.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from hybridbench.derive.doubts import problems
+from hybridbench.metrics import value
+from hybridbench.record import Record, Status
+from hybridbench.report.paper.claims import Numbers, Training, paper_numbers
+from hybridbench.report.paper.figures import BATCH, LENGTHS, PROMPT, STACKS, TRAIN_CONTEXT, Stack, stack_of
+from hybridbench.store import machine_of, newest
+from hybridbench.suite.case import COMPILE, EAGER, GRAPH, PUBLISHED
+from hybridbench.suite.workloads import GENERATE, TRAIN
+
+PAPER, AS_PUBLISHED, EQUAL = "the paper", "ours as published", "ours with equal kernels"
+"""Whose numbers: as printed, imitated as its figures suggest, and with kernels that serve all models equally."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One generation measured both ways, in one mode."""
+
+    stack: str
+    length: int
+    mode: str
+    integrated: Record
+    generated: Record
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything records of one machine say about the paper's stacks."""
+
+    machine: str
+    sources: dict[str, Numbers]
+    train: dict[str, Record]
+    pairs: tuple[Pair, ...]
+    equal: tuple[tuple[str, Record], ...] = ()
+    """Stack and record of each generation with equal kernels."""
+
+    @property
+    def measured(self) -> list[str]:
+        """Sources with a decode throughput, the paper first."""
+        return [name for name, numbers in self.sources.items() if numbers.rates]
+
+
+def compare(records: Iterable[Record]) -> list[Comparison]:
+    """One comparison per machine with a generation of a stack of the paper's, in the order of the records."""
+    by_machine: dict[tuple[str, ...], list[tuple[Stack, Record]]] = {}
+    for record in newest(list(records)):
+        stack = stack_of(record.case.model) if _believed(record) else None
+        if stack is not None:
+            by_machine.setdefault(machine_of(record), []).append((stack, record))
+    made = [_comparison(found) for found in by_machine.values()]
+    return [one for one in made if len(one.measured) > 1]
+
+
+def _believed(record: Record) -> bool:
+    """Whether a record is one of the paper's cells: its work, in the usual dtype and with kernels of our choice."""
+    case, work = record.case, record.case.workload
+    usual = case.execution.dtype == "bfloat16" and case.execution.state_dtype is None and not case.execution.backends
+    wanted = (GENERATE, PROMPT) if work.kind == GENERATE else (TRAIN, 0)
+    if not usual or work.batch != BATCH or (work.kind, work.prompt) != wanted:
+        return False
+    fits = work.context in LENGTHS if work.kind == GENERATE else work.context == TRAIN_CONTEXT
+    return fits and record.status is Status.OK and not problems(record)
+
+
+def _comparison(found: Sequence[tuple[Stack, Record]]) -> Comparison:
+    generations = [(stack, record) for stack, record in found if record.case.workload.kind == GENERATE]
+    modes = {record.case.execution.mode for _, record in generations}
+    equal_mode = next((mode for mode in (GRAPH, COMPILE, EAGER) if mode in modes), None)
+    sources = {PAPER: paper_numbers(), AS_PUBLISHED: Numbers(), EQUAL: Numbers()}
+    pairs = []
+    cells: dict[tuple[str, int, str], dict[bool, Record]] = {}
+    for stack, record in generations:
+        work, mode = record.case.workload, record.case.execution.mode
+        cells.setdefault((stack.name, work.context, mode), {})[work.depths > 0] = record
+    for (name, length, mode), ways in cells.items():
+        if mode not in (PUBLISHED, equal_mode):
+            continue
+        if len(ways) > 1:
+            pairs.append(Pair(name, length, mode, ways[True], ways[False]))
+        shown = ways.get(True) or ways[False]
+        numbers = sources[AS_PUBLISHED if mode == PUBLISHED else EQUAL]
+        rate, cache = value(shown, "tokens_per_s"), value(shown, "cache_bytes")
+        if rate is not None:
+            numbers.rates.setdefault(name, {})[length] = rate
+        if cache is not None and mode != PUBLISHED:  # a cache that grows ends one token short
+            numbers.caches.setdefault(name, {})[length] = cache / BATCH
+    train = {stack.name: record for stack, record in found if record.case.workload.kind == TRAIN}
+    for name, record in train.items():
+        flops = value(record, "paper_flops")
+        assert flops is not None, "training has FLOPs in every convention"
+        step, peak = value(record, "step_s"), value(record, "peak_allocated_bytes")
+        sources[EQUAL].training[name] = Training(flops, step, peak)
+    for pair in pairs:
+        numbers = sources[AS_PUBLISHED if pair.mode == PUBLISHED else EQUAL]
+        numbers.noise = max(numbers.noise, abs(difference(pair)))
+    order = {stack.name: place for place, stack in enumerate(STACKS)}
+    pairs.sort(key=lambda pair: (order[pair.stack], pair.length, pair.mode))
+    equal = tuple((stack.name, record) for stack, record in generations if record.case.execution.mode == equal_mode)
+    return Comparison(found[0][1].environment.device, sources, train, tuple(pairs), equal)
+
+
+def difference(pair: Pair) -> float:
+    """By which share the integrated time is above the one truly generated."""
+    integrated, generated = value(pair.integrated, "step_s"), value(pair.generated, "step_s")
+    assert integrated, "a record that is believed has a time"
+    assert generated, "a record that is believed has a time"
+    return integrated / generated - 1

@@ -1,0 +1,143 @@
+"""plots: what a chart shows, before it is drawn: points, failures, units and words.
+
+Measured values are one kind of mark, predicted ones and the floor another. A case that failed is a word at its place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hybridbench.arch.model import ModelSpec
+from hybridbench.metrics import METRICS, value
+from hybridbench.record import Status
+from hybridbench.report.groups import Group
+from hybridbench.suite.workloads import WORKLOADS, workload_row
+
+MEASURED, PREDICTED = "measured", "predicted"
+
+
+@dataclass(frozen=True)
+class Point:
+    """One mark: a series at a place, in SI; ``low`` and ``high`` span a band where there is one."""
+
+    series: str
+    place: int
+    amount: float
+    kind: str = MEASURED
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A case without a value, and the word for why."""
+
+    series: str
+    place: int
+    word: str
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Everything a chart shows, before it is drawn.
+
+    Args:
+        name: of the file, such as ``throughput``.
+        title: what is shown.
+        subtitle: of which machine, scale, batch, dtype and mode.
+        quantity: title of the value axis, without the unit.
+        unit: SI unit of the amounts.
+        axis: ``context`` or ``batch``.
+        models: series name to model, in order.
+        points: what was measured or predicted.
+        failures: what was not.
+        kinds: what solid and dashed lines are called; one name draws no legend for it.
+    """
+
+    name: str
+    title: str
+    subtitle: str
+    quantity: str
+    unit: str
+    axis: str
+    models: dict[str, ModelSpec]
+    points: list[Point]
+    failures: list[Failure]
+    kinds: tuple[str, str] = (MEASURED, PREDICTED)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A chart every group of some workloads gets: metrics for the solid line, the dashed one, and the band."""
+
+    name: str
+    title: str
+    measured: str | None
+    predicted: str | None = None
+    band: tuple[str, str] | None = None
+    kinds: tuple[str, str] = (MEASURED, PREDICTED)
+    workloads: tuple[str, ...] = tuple(WORKLOADS)
+
+
+_WANTED = (
+    _Wanted("throughput", "Throughput", "tokens_per_s"),
+    _Wanted(
+        "latency",
+        "Median time of a step",
+        "step_s",
+        "floor_s",
+        ("step_p05_s", "step_p95_s"),
+        (MEASURED, "floor"),
+    ),
+    _Wanted("memory", "Peak memory", "peak_allocated_bytes", "predicted_peak_bytes"),
+    _Wanted(
+        "cache",
+        "Cache of the whole batch",
+        "cache_bytes",
+        "predicted_cache_bytes",
+        workloads=tuple(name for name, row in WORKLOADS.items() if not row.trains),
+    ),
+    _Wanted("flops", "Model FLOPs per token, convention exact", None, "model_flops_per_token"),
+)
+
+
+def group_plots(group: Group) -> list[Plot]:
+    """The plots of a group; one of a measured quantity only if at least one case has it."""
+    made = []
+    for wanted in _WANTED:
+        if group.workload in wanted.workloads:
+            plot = _group_plot(group, wanted)
+            # A floor alone under the title of a measurement would pass for one.
+            if any(point.kind == MEASURED or wanted.measured is None for point in plot.points):
+                made.append(plot)
+    return made
+
+
+def _group_plot(group: Group, wanted: _Wanted) -> Plot:
+    points: list[Point] = []
+    failures: list[Failure] = []
+    for series in group.series:
+        for place, record in series.cells.items():
+            if wanted.measured is not None:
+                number = value(record, wanted.measured)
+                if number is not None:
+                    low, high = (value(record, name) for name in wanted.band) if wanted.band else (None, None)
+                    points.append(Point(series.name, place, number, MEASURED, low, high))
+                elif record.status is not Status.OK:
+                    failures.append(Failure(series.name, place, record.status.value.replace("_", " ")))
+            number = value(record, wanted.predicted) if wanted.predicted else None
+            if number is not None:
+                points.append(Point(series.name, place, number, PREDICTED))
+    shown = METRICS[wanted.measured or wanted.predicted or ""]
+    return Plot(
+        name=wanted.name,
+        title=f"{wanted.title}, {workload_row(group.workload).word}",
+        subtitle=group.subtitle,
+        quantity=shown.title,
+        unit=shown.unit,
+        axis=group.axis,
+        models={series.name: series.model for series in group.series},
+        points=points,
+        failures=failures,
+        kinds=wanted.kinds,
+    )

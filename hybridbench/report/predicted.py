@@ -1,0 +1,166 @@
+"""predicted: the tables and plots of predicted costs, by model and layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from hybridbench.arch.model import Cost, LayerCost, ModelSpec
+from hybridbench.arch.presets import PRESETS
+from hybridbench.report.display import ShownUnit, unit_for
+from hybridbench.report.groups import CONTEXT, arch_order, series_names
+from hybridbench.report.plots import PREDICTED, Plot, Point
+from hybridbench.report.table import Cell, Column, Table
+from hybridbench.units import format_tokens
+
+
+@dataclass(frozen=True)
+class _CostColumn:
+    key: str
+    title: str
+    unit: str
+    wide: bool = False
+
+
+_COST = (
+    _CostColumn("params", "params", ""),
+    _CostColumn("params_non_embedding", "non-emb.", "", wide=True),
+    _CostColumn("params_active", "active", "", wide=True),
+    _CostColumn("train_flops", "train", "FLOP"),
+    _CostColumn("train_flops_full_mask", "train, full mask", "FLOP"),
+    _CostColumn("prefill_flops", "prefill", "FLOP"),
+    _CostColumn("decode_flops", "decode", "FLOP"),
+    _CostColumn("cache_bytes", "cache", "B"),
+    _CostColumn("kv_cache_bytes", "KV cache", "B", wide=True),
+    _CostColumn("ssm_state_bytes", "SSM state", "B", wide=True),
+    _CostColumn("conv_state_bytes", "conv state", "B", wide=True),
+    _CostColumn("decode_bytes_moved", "decode moves", "B"),
+    _CostColumn("weight_bytes", "weights", "B", wide=True),
+)
+_LAYER = (
+    _CostColumn("params", "params", ""),
+    _CostColumn("train_flops", "train", "FLOP"),
+    _CostColumn("prefill_flops", "prefill", "FLOP"),
+    _CostColumn("decode_flops", "decode", "FLOP"),
+    _CostColumn("kv_cache_bytes", "KV cache", "B"),
+    _CostColumn("ssm_state_bytes", "SSM state", "B"),
+    _CostColumn("conv_state_bytes", "conv state", "B"),
+    _CostColumn("decode_bytes_moved", "decode moves", "B"),
+)
+
+
+_SAID = {"scale": "{}", "convention": "convention {}", "batch": "batch {} for decode moves"}
+
+
+def _conditions(spec: ModelSpec, cost: Cost) -> dict[str, str | int]:
+    return {"scale": spec.scale, "convention": cost.convention.value, "batch": cost.batch}
+
+
+def cost_table(rows: Sequence[tuple[ModelSpec, Cost]]) -> Table:
+    """Predicted cost of each model at each context: parameters, FLOPs and cache of one sequence.
+
+    The title names the convention and the batch; where rows differ in one, it becomes a column.
+    """
+    told = [_conditions(spec, cost) for spec, cost in rows]
+    varying = [key for key in _SAID if len({conditions[key] for conditions in told}) > 1]
+    said = [words.format(told[0][key]) for key, words in _SAID.items() if rows and key not in varying]
+    models: list[ModelSpec] = []
+    for spec, _ in rows:
+        if spec not in models:
+            models.append(spec)
+    names = [model.label for model in models] if "scale" in varying else series_names(models)
+    shown = {column.key: unit_for([getattr(cost, column.key) for _, cost in rows], column.unit) for column in _COST}
+    # One unit for all of a kind, so that a row adds up by eye.
+    caches = ("cache_bytes", "kv_cache_bytes")
+    shown |= dict.fromkeys(caches, unit_for([cost.cache_bytes for _, cost in rows], "B"))
+    shown |= dict.fromkeys(("params", "params_non_embedding", "params_active"), shown["params"])
+    shown |= dict.fromkeys(("train_flops", "train_flops_full_mask"), shown["train_flops"])
+    # Where every parameter is active, a column of its own would say the same again.
+    routed = any(cost.params_active != cost.params for _, cost in rows)
+    wide = {column.key: column.wide and not (routed and column.key == "params_active") for column in _COST}
+    table = Table(
+        f"predicted cost of one sequence: {', '.join(said)}",
+        [
+            Column("model", "model", numeric=False),
+            *(Column(key, key, numeric=key == "batch") for key in varying),
+            Column("context", "ctx"),
+            *(Column(column.key, shown[column.key].heading(column.title), wide=wide[column.key]) for column in _COST),
+            Column("pattern", "pattern", numeric=False, wide=True),
+        ],
+    )
+    for (spec, cost), conditions in sorted(zip(rows, told, strict=True), key=lambda row: arch_order(row[0][0])):
+        name = names[models.index(spec)]
+        table.rows.append(
+            [
+                Cell(name, name),
+                *(Cell(str(conditions[key]), conditions[key]) for key in varying),
+                Cell(format_tokens(cost.context), cost.context),
+                *_cost_cells(cost, _COST, shown),
+                Cell(spec.pattern, spec.pattern),
+            ]
+        )
+    for name, model in zip(names, models, strict=True):
+        if model.arch in PRESETS and (inferred := PRESETS[model.arch].inferred):
+            table.remark(f"{name}: inferred, not published: {inferred}")
+    return table
+
+
+def layer_table(rows: Sequence[LayerCost], title: str) -> Table:
+    """Predicted cost of each sublayer of one model; ``title`` says which, where, and in which convention."""
+    shown = {column.key: unit_for([getattr(row, column.key) for row in rows], column.unit) for column in _LAYER}
+    table = Table(
+        title,
+        [
+            Column("index", "#"),
+            Column("symbol", "layer", numeric=False),
+            Column("kind", "kind", numeric=False, wraps=True),
+            *(Column(column.key, shown[column.key].heading(column.title), wide=column.wide) for column in _LAYER),
+        ],
+    )
+    for row in rows:
+        head = [Cell(str(row.index), row.index), Cell(row.symbol, row.symbol), Cell(row.kind, row.kind)]
+        table.rows.append([*head, *_cost_cells(row, _LAYER, shown)])
+    return table
+
+
+def _cost_cells(cost: Cost | LayerCost, columns: Iterable[_CostColumn], shown: dict[str, ShownUnit]) -> list[Cell]:
+    cells = []
+    for column in columns:
+        number = getattr(cost, column.key)
+        cells.append(Cell(shown[column.key].show(number), number))
+    return cells
+
+
+def cost_plots(rows: Sequence[tuple[ModelSpec, Cost]]) -> list[Plot]:
+    """Predicted FLOPs and cache against context, of one sequence, for one convention and batch.
+
+    Raises:
+        ValueError: the rows mix conventions.
+    """
+    if len({cost.convention for _, cost in rows}) > 1:
+        raise ValueError("a chart of two conventions at once: give rows of one")
+    models: list[ModelSpec] = []
+    for spec, _ in sorted(rows, key=lambda row: arch_order(row[0])):
+        if spec not in models:
+            models.append(spec)
+    names = series_names(models)
+    per_token: tuple[tuple[str, str, str, str, Callable[[Cost], float]], ...] = (
+        ("train-flops", "Training FLOPs per token", "FLOPs per token", "FLOP", lambda c: c.train_flops / c.context),
+        ("decode-flops", "Decode FLOPs per token", "FLOPs per token", "FLOP", lambda c: c.decode_flops),
+        ("cache", "Cache of one sequence", "cache", "B", lambda c: c.cache_bytes),
+    )
+    said = [f"convention {rows[0][1].convention.value}", *dict.fromkeys(spec.scale for spec, _ in rows)] if rows else []
+    return [
+        Plot(
+            name=name,
+            title=f"{title}, predicted",
+            subtitle=", ".join(said),
+            quantity=quantity,
+            unit=unit,
+            axis=CONTEXT,
+            models=dict(zip(names, models, strict=True)),
+            points=[Point(names[models.index(spec)], cost.context, get(cost), PREDICTED) for spec, cost in rows],
+            failures=[],
+        )
+        for name, title, quantity, unit, get in per_token
+    ]

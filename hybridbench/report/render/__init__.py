@@ -1,0 +1,1 @@
+"""render: one module per format that a report, a table or a chart is shown in."""

@@ -1,0 +1,315 @@
+"""charts: throughput, latency, memory, cache and FLOPs against context: Altair charts, saved as PNG and SVG.
+
+A model has one colour and one shape in all charts of a report. Measured is a solid line with filled marks; predicted,
+and the floor, a dashed line with hollow marks. A case that failed stands as a word at the bottom of its context.
+Colours are those of Okabe and Ito 2008, "Color Universal Design", which people with any kind of colour vision tell
+apart; the light yellow is left out. Rendering needs no network: vl-convert brings its own Vega-Lite.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+import altair as alt
+import vl_convert
+
+from hybridbench.arch.model import ModelSpec
+from hybridbench.errors import BadInput
+from hybridbench.report.display import ShownUnit, unit_for
+from hybridbench.report.groups import BATCH, CONTEXT
+from hybridbench.report.plots import MEASURED, PREDICTED, Plot
+from hybridbench.units import format_tokens
+
+WIDTH, HEIGHT = 560, 340
+PNG_SCALE = 2
+FAMILY_COLORS = {
+    "transformer": "#0072B2",
+    "swa": "#56B4E9",
+    "mamba": "#009E73",
+    "inter": "#D55E00",
+    "intra": "#CC79A7",
+}
+_OTHER_COLORS = ("#E69F00", "#000000", "#7F7F7F")
+FAMILY_SHAPES = {
+    "transformer": "circle",
+    "swa": "square",
+    "mamba": "triangle-up",
+    "inter": "diamond",
+    "intra": "triangle-down",
+}
+_OTHER_SHAPES = ("cross", "triangle-right", "triangle-left", "square", "circle", "diamond")
+PLAIN_NUMBER = "format(datum.value, abs(datum.value) < 1e6 ? ',.6~g' : ',.0f')"
+"""The text of a tick: without an exponent, which d3's ``g`` gives numbers longer than its precision."""
+_DECADE = 10
+_MOST_TICKS = 11
+
+
+CONFIG = {
+    "background": "white",
+    "padding": 12,
+    "font": "sans-serif",
+    "view": {"stroke": None},
+    "axis": {
+        "gridColor": "#E6E6E6",
+        "domainColor": "#888888",
+        "tickColor": "#888888",
+        "labelFontSize": 12,
+        "titleFontSize": 12,
+        "titleFontWeight": "normal",
+    },
+    "legend": {"labelFontSize": 12, "symbolSize": 90, "symbolStrokeWidth": 2, "labelLimit": 260},
+    "title": {"fontSize": 15, "subtitleFontSize": 12, "subtitleColor": "#555555", "subtitlePadding": 4},
+}
+
+
+def draw(plot: Plot) -> dict[str, Any]:
+    """The Vega-Lite definition of a plot: lines over two or more places, bars over one."""
+    places = sorted({*(point.place for point in plot.points), *(failure.place for failure in plot.failures)})
+    suffix = f", {_place(plot, places[0])}" if len(places) == 1 else ""
+    if len(places) > 1 and any(point.low is not None for point in plot.points):
+        suffix = "; band: 5th to 95th percentile"
+    drawn = alt.layer(*(_bars(plot) if len(places) < 2 else _lines(plot, places))).properties(
+        width=WIDTH,
+        height={"step": 40} if len(places) < 2 else HEIGHT,
+        title=alt.TitleParams(plot.title, subtitle=[plot.subtitle + suffix], anchor="start", offset=12),
+    )
+    if len(places) < 2:
+        drawn = drawn.resolve_scale(color="independent")
+    definition: dict[str, Any] = drawn.to_dict()
+    definition["config"] = CONFIG
+    return definition
+
+
+def _place(plot: Plot, place: int) -> str:
+    return f"context {format_tokens(place)}" if plot.axis == CONTEXT else f"batch {place}"
+
+
+def _looks(models: dict[str, ModelSpec]) -> tuple[list[str], list[str]]:
+    """A colour and a shape per series: the family's for its first series, free ones for the others."""
+    colors, shapes = [], []
+    spare_colors = [*_OTHER_COLORS, *(FAMILY_COLORS[arch] for arch in FAMILY_COLORS if arch not in _archs(models))]
+    spare_shapes = list(_OTHER_SHAPES)
+    seen: set[str] = set()
+    for model in models.values():
+        if model.arch in FAMILY_COLORS and model.arch not in seen:
+            colors.append(FAMILY_COLORS[model.arch])
+            shapes.append(FAMILY_SHAPES[model.arch])
+            seen.add(model.arch)
+        else:
+            index = len(colors)
+            colors.append(spare_colors.pop(0) if spare_colors else tuple(FAMILY_COLORS.values())[index % 5])
+            shapes.append(spare_shapes[0])
+            spare_shapes.append(spare_shapes.pop(0))
+    return colors, shapes
+
+
+def _archs(models: dict[str, ModelSpec]) -> set[str]:
+    return {model.arch for model in models.values()}
+
+
+def data_of(rows: list[dict[str, Any]]) -> alt.Data:
+    """Rows as a chart holds them."""
+    return alt.Data(values=rows)  # type: ignore[no-untyped-call]
+
+
+def _unit(plot: Plot) -> ShownUnit:
+    """The unit that suits what was measured, or what was predicted where nothing was."""
+    measured = [point.amount for point in plot.points if point.kind == MEASURED]
+    return unit_for(measured or [point.amount for point in plot.points], plot.unit)
+
+
+def _lines(plot: Plot, places: list[int]) -> list[alt.Chart]:
+    amounts = [part for point in plot.points for part in (point.amount, point.low, point.high) if part is not None]
+    shown_in = _unit(plot)
+    names = list(plot.models)
+    colors, shapes = _looks(plot.models)
+    kinds = [kind for kind in (MEASURED, PREDICTED) if any(point.kind == kind for point in plot.points)]
+    labels = dict(zip((MEASURED, PREDICTED), plot.kinds, strict=True))
+    rows = [
+        {
+            "series": point.series,
+            "place": point.place,
+            "amount": point.amount / shown_in.size,
+            "low": None if point.low is None else point.low / shown_in.size,
+            "high": None if point.high is None else point.high / shown_in.size,
+            "kind": labels[point.kind],
+        }
+        for point in plot.points
+    ]
+    y_scale, ticks = _value_axis([amount / shown_in.size for amount in amounts], room_below=bool(plot.failures))
+    x = alt.X(
+        "place:Q",
+        title=_AXIS_TITLES[plot.axis],
+        scale=alt.Scale(type="log", base=2, nice=False, domain=[places[0], places[-1]], padding=24),
+        axis=alt.Axis(values=_thinned(places), labelExpr=_label_expr(plot, places), grid=False),
+    )
+    y = alt.Y(
+        "amount:Q",
+        title=shown_in.heading(plot.quantity),
+        scale=y_scale,
+        axis=alt.Axis(labelExpr=PLAIN_NUMBER, labelOverlap=False, **ticks),
+    )
+    color = alt.Color(
+        "series:N",
+        sort=names,
+        title=None,
+        scale=alt.Scale(domain=names, range=colors),
+        legend=alt.Legend(symbolOpacity=1),
+    )
+    shape = alt.Shape("series:N", sort=names, title=None, scale=alt.Scale(domain=names, range=shapes))
+    both = len(kinds) > 1
+    dash = alt.StrokeDash(
+        "kind:N",
+        title=None,
+        scale=alt.Scale(domain=list(plot.kinds), range=[[1, 0], [5, 4]]),
+        legend=alt.Legend(symbolType="stroke", symbolStrokeColor="#333333", symbolSize=500) if both else None,
+    )
+    base = alt.Chart(data_of(rows))
+    layers: list[alt.Chart] = []
+    if any(point.low is not None for point in plot.points):
+        band = base.transform_filter("isValid(datum.low)")
+        layers.append(
+            band.mark_area(opacity=0.18).encode(x=x, y=alt.Y("low:Q", scale=y_scale), y2="high:Q", color=color)
+        )
+    # Predictions first: where they are met, the measured mark sits inside the predicted ring and both are seen.
+    for kind in reversed(kinds):
+        ring = kind == PREDICTED and both
+        part = base.transform_filter(alt.datum.kind == labels[kind])
+        layers.append(part.mark_line(strokeWidth=2).encode(x=x, y=y, color=color, strokeDash=dash))
+        marks = part.mark_point(filled=not ring, size=150 if ring else 60, strokeWidth=1.5, opacity=1)
+        layers.append(marks.encode(x=x, y=y, color=color, shape=shape))
+    if plot.failures:
+        layers.extend(_failure_words(plot, x, color))
+    return layers
+
+
+def _value_axis(amounts: list[float], room_below: bool) -> tuple[alt.Scale, dict[str, Any]]:
+    """Linear from zero, or logarithmic where amounts span more than a decade; with ticks at 1, 2 and 5 then."""
+    low, high = min(amounts), max(amounts)
+    if low <= 0 or high <= _DECADE * low:
+        return alt.Scale(zero=True, nice=True), {"tickCount": 6}
+    steps = [
+        digit * 10.0**exponent
+        for exponent in range(math.floor(math.log10(low)) - 1, math.floor(math.log10(high)) + 2)
+        for digit in (1, 2, 5)
+    ]
+    first = max(place for place, step in enumerate(steps) if step <= low) - (1 if room_below else 0)
+    last = min(place for place, step in enumerate(steps) if step >= high)
+    ticks = steps[first : last + 1]
+    shown = ticks if len(ticks) <= _MOST_TICKS else [tick for tick in ticks if steps.index(tick) % 3 == 0]
+    return alt.Scale(type="log", nice=False, domain=[ticks[0], ticks[-1]]), {"values": shown}
+
+
+_ALIGNED: tuple[tuple[Literal["right", "center"], int], ...] = (("right", 22), ("center", 0))
+
+
+def _failure_words(plot: Plot, x: alt.X, color: alt.Color) -> list[alt.Chart]:
+    """Words standing above the x axis, one below the other where several cases failed at one place."""
+    stacked: dict[int, int] = {}
+    words = []
+    for failure in plot.failures:
+        slot = stacked.get(failure.place, 0)
+        stacked[failure.place] = slot + 1
+        words.append(
+            (slot, {"series": failure.series, "place": failure.place, "word": f"{failure.series}: {failure.word}"})
+        )
+    last = max(*(point.place for point in plot.points), *(failure.place for failure in plot.failures))
+    layers = []
+    for slot in range(max(stacked.values())):
+        for align, shift in _ALIGNED:
+            rows = [row for at, row in words if at == slot and (row["place"] == last) == (align == "right")]
+            if rows:
+                mark = alt.Chart(data_of(rows)).mark_text(align=align, baseline="bottom", fontSize=11, dx=shift)
+                layers.append(mark.encode(x=x, y=alt.value(HEIGHT - 4 - 14 * slot), text="word:N", color=color))
+    return layers
+
+
+_AXIS_TITLES = {CONTEXT: "context [tokens]", BATCH: "batch [sequences]"}
+
+
+def _thinned(places: list[int]) -> list[int]:
+    """At most ``_MOST_TICKS`` ticks, evenly chosen, the last among them."""
+    step = -(-len(places) // _MOST_TICKS)
+    return places[::-1][::step][::-1]
+
+
+def _label_expr(plot: Plot, places: list[int]) -> str:
+    """A Vega expression that writes 4096 as 4k; the places are known, so it is a lookup."""
+    if plot.axis != CONTEXT:
+        return "datum.label"
+    known = ", ".join(f"'{place}': '{format_tokens(place)}'" for place in places)
+    return f"({{{known}}})[toString(datum.value)]"
+
+
+def _bars(plot: Plot) -> list[alt.Chart]:
+    amounts = [point.amount for point in plot.points]
+    shown_in = _unit(plot)
+    there = {*(point.series for point in plot.points), *(failure.series for failure in plot.failures)}
+    names = [name for name in plot.models if name in there]
+    colors, _ = _looks(plot.models)
+    look = dict(zip(plot.models, colors, strict=True))
+    kinds = [kind for kind in (MEASURED, PREDICTED) if any(point.kind == kind for point in plot.points)]
+    lead = kinds[0]
+    said = {point.series for point in plot.points if point.kind == lead}
+    bars: list[dict[str, Any]] = [
+        {
+            "series": point.series,
+            "amount": point.amount / shown_in.size,
+            "text": shown_in.show(point.amount),
+        }
+        for point in plot.points
+        if point.kind == lead
+    ]
+    words = [{"series": f.series, "amount": 0, "text": f.word} for f in plot.failures if f.series not in said]
+    ticks = [
+        {"series": point.series, "amount": point.amount / shown_in.size, "kind": plot.kinds[1]}
+        for point in plot.points
+        if point.kind != lead
+    ]
+    # An eighth more than the longest bar, for the number behind it.
+    widest = max(amounts) / shown_in.size * 1.125
+    x = alt.X(
+        "amount:Q",
+        title=shown_in.heading(plot.quantity),
+        scale=alt.Scale(domain=[0, widest], nice=False),
+        axis=alt.Axis(labelExpr=PLAIN_NUMBER, tickCount=6),
+    )
+    y = alt.Y(
+        "series:N", sort=names, title=None, scale=alt.Scale(domain=names), axis=alt.Axis(ticks=False, labelLimit=260)
+    )
+    color = alt.Color(
+        "series:N", scale=alt.Scale(domain=names, range=[look[name] for name in names]), sort=names, legend=None
+    )
+    base = alt.Chart(data_of(bars))
+    layers: list[alt.Chart] = [base.mark_bar(height={"band": 0.62}).encode(x=x, y=y, color=color)]
+    labels = alt.Chart(data_of([*bars, *words]))
+    layers.append(labels.mark_text(align="left", dx=6, fontSize=12, color="#222222").encode(x=x, y=y, text="text:N"))
+    if ticks:
+        marks = alt.Chart(data_of(ticks)).mark_tick(thickness=3, height=30, opacity=1)
+        kind = alt.Color(
+            "kind:N",
+            title=None,
+            scale=alt.Scale(domain=[plot.kinds[1]], range=["#222222"]),
+            legend=alt.Legend(symbolType="stroke", symbolStrokeWidth=3, symbolStrokeColor="#222222"),
+        )
+        layers.append(marks.encode(x=x, y=y, color=kind))
+    return layers
+
+
+def save(definition: dict[str, Any], stem: Path) -> tuple[Path, Path]:
+    """Writes a Vega-Lite definition as ``<stem>.png`` and ``<stem>.svg``.
+
+    Raises:
+        BadInput: the files cannot be written.
+    """
+    png, svg = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")
+    try:
+        png.write_bytes(vl_convert.vegalite_to_png(definition, scale=PNG_SCALE, allowed_base_urls=[]))
+        svg.write_text(vl_convert.vegalite_to_svg(definition, allowed_base_urls=[]), encoding="utf-8")
+    except OSError as exc:
+        raise BadInput(
+            f"{stem.parent} cannot take a chart ({exc.strerror}): choose another folder with --out."
+        ) from exc
+    return png, svg

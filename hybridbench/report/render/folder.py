@@ -1,0 +1,74 @@
+"""folder: a report as files: a page in Markdown, ``tables/*.csv``, and ``charts/*.png`` and ``*.svg``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hybridbench.errors import BadInput
+from hybridbench.report.build import CostReport, Report
+from hybridbench.report.render.charts import draw, save
+from hybridbench.report.render.csv import csv_files, to_csv
+from hybridbench.report.render.markdown import cost_page, report_page
+from hybridbench.report.render.panels import draw_panels
+from hybridbench.store import make_folder
+
+
+@dataclass
+class ReportFiles:
+    """What was written."""
+
+    page: Path
+    tables: list[Path] = field(default_factory=list)
+    charts: list[Path] = field(default_factory=list)
+
+
+def write_report(report: Report, out: Path) -> ReportFiles:
+    """Writes a report into ``out``, over an earlier one of the same name.
+
+    Raises:
+        BadInput: the folder cannot be written.
+    """
+    files = ReportFiles(make_folder(out) / "report.md")
+    table_folder, chart_folder = make_folder(out / "tables"), make_folder(out / "charts")
+    before = files.page.read_text(encoding="utf-8") if files.page.is_file() else ""
+    for folder, endings in ((table_folder, (".csv",)), (chart_folder, (".png", ".svg"))):
+        _clear(folder, endings, before)
+    for name, text in csv_files(report).items():
+        files.tables.append(table_folder / f"{name}.csv")
+        _write(files.tables[-1], text)
+    for section in report.groups:
+        for name, plot in section.plots.items():
+            files.charts += save(draw(plot), chart_folder / name)
+    for paper in report.papers:
+        files.charts += save(draw_panels(paper.comparison), chart_folder / paper.chart)
+    _write(files.page, report_page(report))
+    return files
+
+
+def write_cost(report: CostReport, out: Path) -> ReportFiles:
+    """Writes predicted costs into ``out``: the table as Markdown and CSV, and charts against context.
+
+    Raises:
+        BadInput: the folder cannot be written.
+    """
+    files = ReportFiles(make_folder(out) / "cost.md", tables=[out / "cost.csv"])
+    for name, plot in report.plots.items():
+        files.charts += save(draw(plot), make_folder(out / "charts") / name)
+    _write(files.tables[0], to_csv(report.table))
+    _write(files.page, cost_page(report))
+    return files
+
+
+def _clear(folder: Path, endings: tuple[str, ...], before: str) -> None:
+    """Removes an earlier report's files, which other records may leave without a successor: those that it shows."""
+    for path in folder.iterdir():
+        if path.suffix in endings and f"({folder.name}/{path.stem}." in before:
+            path.unlink()
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as exc:
+        raise BadInput(f"{path} cannot be written ({exc.strerror}): choose another folder with --out.") from exc

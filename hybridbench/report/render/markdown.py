@@ -1,0 +1,114 @@
+"""markdown: tables and whole pages as GitHub Markdown.
+
+A report's page goes from what was found to how: a sentence per group, the paper beside ours, the machines, then per
+group its tables and charts, and at the end what every column means. It links charts as ``charts/*.svg`` and tables as
+``tables/*.csv``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from hybridbench.metrics import METRICS
+from hybridbench.report.build import CostReport, GroupSection, PaperSection, Report
+from hybridbench.report.paper.sentences import ABOUT
+from hybridbench.report.plots import Plot
+from hybridbench.report.table import Table
+
+
+def to_markdown(table: Table, *, alone: bool = True) -> str:
+    """A heading, the table and its footnotes as GitHub Markdown.
+
+    Args:
+        table: what to render.
+        alone: whether the heading repeats what the table is about; no need below a heading that says it.
+    """
+    import pandas as pd
+
+    frame = pd.DataFrame(
+        [[escape(cell.text) for cell in row] for row in table.rows],
+        columns=pd.Index([escape(column.heading) for column in table.columns]),
+        dtype=object,
+    )
+    align = ["right" if column.numeric else "left" for column in table.columns]
+    lines = [f"### {escape(table.full_title if alone else table.title)}", ""]
+    lines.append(frame.to_markdown(index=False, colalign=align, disable_numparse=True) if table.rows else "No rows.")
+    if table.notes or table.remarks:
+        lines += ["", *(f"{escape(footnote)}  " for footnote in table.footnotes())]
+    return "\n".join(lines) + "\n"
+
+
+def escape(text: str) -> str:
+    """Text that Markdown shows as it is."""
+    for mark in "\\|*_<>`":
+        text = text.replace(mark, f"\\{mark}")
+    return " ".join(text.split())
+
+
+def report_page(report: Report) -> str:
+    """A report as one page."""
+    return "\n".join(
+        [
+            "# hybridbench report\n",
+            _findings(report.groups),
+            *(_paper(section) for section in report.papers),
+            "\n".join(["## Machines\n", *(f"- {escape(line)}" for line in report.machines), ""]),
+            *(_group(section) for section in report.groups),
+            _meanings(report),
+        ]
+    )
+
+
+def cost_page(report: CostReport) -> str:
+    """Predicted costs as one page."""
+    return "\n".join(["# Predicted cost\n", to_markdown(report.table), *_pictures(report.plots)])
+
+
+def _findings(sections: Iterable[GroupSection]) -> str:
+    lines = [f"- **{escape(section.group.title)}.** {escape(' '.join(section.findings))}" for section in sections]
+    return "\n".join(["## Findings\n", *lines, ""])
+
+
+def _paper(section: PaperSection) -> str:
+    lines = [f"## The paper, twice: {escape(section.comparison.machine)}\n", f"{escape(ABOUT)}\n"]
+    lines += [*(f"- {escape(sentence)}" for sentence in section.sentences), ""]
+    lines += [f"![Decode throughput against total length, paper and ours](charts/{section.chart}.svg)\n"]
+    return "\n".join([*lines, *(to_markdown(table, alone=False) for table in section.tables.values())])
+
+
+def _group(section: GroupSection) -> str:
+    lines = [f"## {escape(section.group.title)}\n", to_markdown(section.headline, alone=False)]
+    lines += _pictures(section.plots)
+    lines += [to_markdown(table, alone=False) for table in (section.summary, *section.details)]
+    if section.kernels:
+        lines += ["### kernels\n", *(f"- {escape(line)}" for line in section.kernels), ""]
+    if section.software:
+        lines.append(f"{section.software}\n")
+    return "\n".join(lines)
+
+
+def _pictures(plots: Mapping[str, Plot]) -> list[str]:
+    return [f"![{plot.title}: {plot.subtitle}](charts/{name}.svg)\n" for name, plot in plots.items()]
+
+
+def _meanings(report: Report) -> str:
+    lines = ["## What the columns mean\n"]
+    lines.append(
+        "Predicted FLOPs count a multiply-add as 2. Convention exact: causal pairs only, an SSM as its recurrence, the "
+        "head included. Convention paper: the formulas of arXiv 2510.04800, without embedding and head. Convention "
+        "hardware: whole tiles, the chunked scan, recomputation. MFU is of convention exact, HFU of hardware.\n"
+    )
+    lines += [
+        f"- **{escape(metric.title)}** (`{metric.name}`{f', {metric.unit}' if metric.unit else ''}): "
+        f"{escape(metric.formula)}"
+        for metric in METRICS.values()
+    ]
+    lines += ["", f"Every number of every record, in SI and in full: {_linked(report.workloads)}."]
+    compared = [name for section in report.papers for name in section.tables]
+    if compared:
+        lines += ["", f"The comparison with the paper: {_linked(compared)}."]
+    return "\n".join([*lines, ""])
+
+
+def _linked(names: Iterable[str]) -> str:
+    return ", ".join(f"[{name}.csv](tables/{name}.csv)" for name in names)
