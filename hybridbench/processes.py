@@ -188,24 +188,31 @@ def end_marked(mark: str) -> None:
     ends_at = time.monotonic() + DYING_S
     killed: set[int] = set()
     while time.monotonic() < ends_at:
-        found = _carrying(mark)
+        found, starting = _carrying(mark)
         for pid in found:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
         killed |= found
-        if not found and not any(alive(pid) for pid in killed):
+        if not found and not starting and not any(alive(pid) for pid in killed):
             return
         time.sleep(0.01)
 
 
-def _carrying(mark: str) -> set[int]:
-    """Processes with a mark in their environment; none where there is no /proc."""
-    entry, found = f"{MARK}={mark}".encode(), set()
-    for path in Path("/proc").glob("[0-9]*/environ"):
+def _carrying(mark: str) -> tuple[set[int], bool]:
+    """Processes with a mark in their environment, and whether one has yet to show its own; none where no /proc is.
+
+    In the middle of ``execve`` a process has neither environment nor command line to show, and its parent may be told
+    by then that it was started. A kernel's thread never has either, nor a file that it runs.
+    """
+    entry, found, starting = f"{MARK}={mark}".encode(), set(), False
+    for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it has just ended, or is somebody else's
-            if entry in path.read_bytes().split(b"\0"):
-                found.add(int(path.parent.name))
-    return found
+            environment = (path / "environ").read_bytes()
+            if entry in environment.split(b"\0"):
+                found.add(int(path.name))
+            elif not environment and not (path / "cmdline").read_bytes() and (path / "exe").readlink():
+                starting = True
+    return found, starting
 
 
 def alive(pid: int) -> bool:

@@ -7,7 +7,6 @@ package when it is loaded.
 
 from __future__ import annotations
 
-import functools
 import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import fields
@@ -39,7 +38,6 @@ def named(path: str) -> Any:
         ) from problem
 
 
-@functools.cache
 def backends(op: str) -> dict[str, Backend]:
     """An operation's backends by name, the plain one first. No third-party package is imported."""
     return {name: _ready(declared) for name, declared in OPERATIONS[op].by_name.items()}

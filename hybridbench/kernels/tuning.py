@@ -50,23 +50,25 @@ def side_by_side() -> Iterator[None]:
     Triton is there, now or by a kernel's import (``extend``), and is as it was afterwards. It may be entered again
     inside.
     """
-    if _inside:
+    global _ending
+    if _ending is not None:
         yield
         return
-    with ExitStack() as ending:
-        _inside.append(ending)
-        ending.callback(_inside.clear)
-        extend()
-        yield
+    with ExitStack() as _ending:
+        try:
+            extend()
+            yield
+        finally:
+            _ending = None
 
 
-_inside: list[ExitStack] = []
-"""What ends the outermost ``side_by_side``; empty outside."""
+_ending: ExitStack | None = None
+"""What puts Triton's own functions back at the end of the outermost ``side_by_side``; None outside."""
 
 
 def extend() -> None:
     """Takes in Triton, if it has been imported since ``side_by_side`` was entered; outside it does nothing."""
-    if not _inside or "triton" not in sys.modules:
+    if _ending is None or "triton" not in sys.modules:
         return
     try:
         from triton.runtime._async_compile import AsyncCompileMode, active_mode
@@ -100,4 +102,4 @@ def extend() -> None:
         Autotuner.prune_configs, Autotuner._bench = prune, bench
 
     Autotuner.prune_configs, Autotuner._bench = pruned, compiled_first
-    _inside[0].callback(restore)
+    _ending.callback(restore)

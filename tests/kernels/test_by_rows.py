@@ -228,6 +228,7 @@ def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         for name, backend in table.items():
             twin = reference_of(op)
             monkeypatch.setitem(table, name, dataclasses.replace(backend, load=lambda twin=twin: twin))
+    monkeypatch.setattr(resolver, "backends", KERNELS.__getitem__)
 
 
 @pytest.mark.usefixtures("on_a_gpu")
