@@ -13,7 +13,7 @@ from hybridbench.audit.observe.counters import observe
 from hybridbench.count.account import FVCORE, TORCH
 from hybridbench.count.formulas import closed_form
 from hybridbench.count.whose import is_hidden, parts_of
-from hybridbench.kernels import OPERATIONS
+from hybridbench.operations import OPERATIONS
 from hybridbench.record import OperatorCount
 from hybridbench.session import Proofs
 from hybridbench.suite.case import Case, Execution, Sampling

@@ -23,7 +23,7 @@ from scripted import play, script
 
 from hybridbench.cli.main import main
 from hybridbench.record import Status
-from hybridbench.report import charts
+from hybridbench.report.render import charts
 from hybridbench.store import load
 from hybridbench.suite.file import load_suite
 

@@ -8,7 +8,7 @@ from variants import VARIANTS
 
 from hybridbench.errors import BadInput
 from hybridbench.kernels.scan import reference
-from hybridbench.model import build_model, mamba2, resolve_backends
+from hybridbench.model import build_model, mixer, resolve_backends
 from hybridbench.suite.case import Case, Execution
 from hybridbench.suite.ops import CORE, CORE_PARTS
 from hybridbench.suite.sweep import Sweep, cases
@@ -42,15 +42,15 @@ def test_one_core_gives_what_its_parts_give(name):
 @pytest.mark.parametrize("name", ["mamba", "intra", "fusion vector add shared"])
 def test_padded_projections_change_nothing(name, backends, monkeypatch):
     plain = loss_and_gradients(VARIANTS[name], backends)
-    monkeypatch.setattr(mamba2, "padding", lambda columns, device: -columns % 64 + 64)
+    monkeypatch.setattr(mixer, "padding", lambda columns, device: -columns % 64 + 64)
     assert_same(loss_and_gradients(VARIANTS[name], backends), plain)
 
 
 def test_rows_of_projections_are_padded_on_a_gpu_only_where_they_need_it():
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    assert mamba2.padding(4882, cpu) == 0
-    assert mamba2.padding(4882, gpu) == 4888 - 4882
-    assert mamba2.padding(8480, gpu) == 0
+    assert mixer.padding(4882, cpu) == 0
+    assert mixer.padding(4882, gpu) == 4888 - 4882
+    assert mixer.padding(8480, gpu) == 0
 
 
 @pytest.mark.parametrize("name", [name for name in VARIANTS if name == "intra" or "recipe" in name or "fusion" in name])
