@@ -23,7 +23,7 @@ from scripted import play, script
 
 from hybridbench.cli.main import main
 from hybridbench.record import Status
-from hybridbench.report.render import charts
+from hybridbench.report.render import folder
 from hybridbench.store import load
 from hybridbench.suite.file import load_suite
 
@@ -42,7 +42,7 @@ def reported(results: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
         definitions[stem.name] = json.dumps(shown, indent=1, sort_keys=True) + "\n"
         return stem.with_suffix(".png"), stem.with_suffix(".svg")
 
-    monkeypatch.setattr(charts, "save_definition", save)
+    monkeypatch.setattr(folder, "save", save)
     shown = CliRunner(env={"COLUMNS": "160"}).invoke(main, ["report", str(results)])
     assert shown.exit_code == 0, shown.output
     page = (results / "report" / "report.md").read_text(encoding="utf-8")
