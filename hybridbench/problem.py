@@ -26,6 +26,7 @@ class Problem:
         head_dim: P, the width of a query, key or SSM head.
         v_head_dim: V, the width of a value head; 0 means the same as ``head_dim``.
         n_heads: H, query or SSM heads.
+        norm_width: channels that a norm of a mixer's output spans; 0 means a value head's.
         width: D of a norm, F of a gated activation, the channels of a gate.
         n_kv_heads: K, key/value heads; 0 means as many as ``n_heads``.
         window: a query sees this many latest keys, itself included; None sees all.
@@ -72,11 +73,17 @@ class Problem:
     top_k: int = 0
     vocabulary: int = 0
     n_params: int = 0
+    norm_width: int = 0
 
     @property
     def value_dim(self) -> int:
         """V, the width of a value head."""
         return self.v_head_dim or self.head_dim
+
+    @property
+    def norm_dim(self) -> int:
+        """Channels that a norm of a mixer's output spans."""
+        return self.norm_width or self.value_dim
 
     @property
     def kv_heads(self) -> int:

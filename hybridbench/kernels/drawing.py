@@ -34,8 +34,8 @@ class Trial:
     """One input: named tensors, and how to call the operation with them.
 
     ``call`` must not modify the tensors it is given; it returns every output and updated state by name. Gradients,
-    where wanted, are taken for every floating-point tensor. ``length`` is a sequence's. ``continues`` says that it
-    starts from a state.
+    where wanted, are taken for every floating-point tensor that the operation's row does not call constant. ``length``
+    is a sequence's. ``continues`` says that it starts from a state.
     """
 
     label: str

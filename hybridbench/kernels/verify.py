@@ -183,9 +183,11 @@ def _errors(
     case: Trial, ours: Callable[..., Any], operation: Operation, gradients: bool, draw: Draw
 ) -> Iterator[tuple[str, float]]:
     """Each compared tensor's name and relative error."""
-    given = {name: t.detach().requires_grad_(gradients and t.is_floating_point()) for name, t in case.tensors.items()}
+    constant = {tensor.name for tensor in operation.tensors if tensor.constant}
+    learnt = {name for name, t in case.tensors.items() if gradients and t.is_floating_point()} - constant
+    given = {name: t.detach().requires_grad_(name in learnt) for name, t in case.tensors.items()}
     exact = {
-        name: (t.detach().to(draw.exact) if t.is_floating_point() else t).requires_grad_(given[name].requires_grad)
+        name: (t.detach().to(draw.exact) if t.is_floating_point() else t).requires_grad_(name in learnt)
         for name, t in case.tensors.items()
     }
     with torch.set_grad_enabled(gradients):
@@ -198,7 +200,7 @@ def _errors(
         return
     through = [name for name, tensor in found.items() if tensor.requires_grad]
     upstream = [draw.normal(*found[name].shape).to(found[name].dtype) for name in through]
-    leaves = [name for name, tensor in given.items() if tensor.requires_grad]
+    leaves = [name for name in given if name in learnt]
     our_gradients = torch.autograd.grad([found[n] for n in through], [given[n] for n in leaves], upstream)
     their_gradients = torch.autograd.grad(
         [expected[n] for n in through], [exact[n] for n in leaves], [u.to(draw.exact) for u in upstream]

@@ -12,6 +12,7 @@ from hybridbench.arch.block import Block
 from hybridbench.arch.blocks.attention import Attention
 from hybridbench.arch.blocks.gated_delta import GatedDelta
 from hybridbench.arch.blocks.kda import Kda
+from hybridbench.arch.blocks.lightning import Lightning
 from hybridbench.arch.blocks.mamba1 import Mamba1
 from hybridbench.arch.blocks.mamba2 import Mamba2
 from hybridbench.arch.blocks.mamba3 import Mamba3
@@ -21,6 +22,7 @@ from hybridbench.arch.blocks.parallel import Parallel
 from hybridbench.model.attention import AttentionModule
 from hybridbench.model.block import BlockModule
 from hybridbench.model.delta import DeltaModule
+from hybridbench.model.lightning import LightningModule
 from hybridbench.model.mamba1 import Mamba1Module
 from hybridbench.model.mamba2 import Mamba2Module
 from hybridbench.model.mamba3 import Mamba3Module
@@ -35,6 +37,7 @@ MODULES: dict[type[Block], Callable[..., BlockModule]] = {
     Mamba3: Mamba3Module,
     GatedDelta: DeltaModule,
     Kda: DeltaModule,
+    Lightning: LightningModule,
     Mlp: MlpModule,
     Moe: MoeModule,
     Parallel: ParallelModule,

@@ -27,6 +27,11 @@ def _kda(problem: Problem) -> Kda:
     return Kda(d_model=1, n_heads=problem.n_heads, head_dim=problem.head_dim)
 
 
+def _norms(problem: Problem) -> int:
+    """Norms of a position: one a value head, or fewer and wider ones."""
+    return problem.n_heads * problem.value_dim // problem.norm_dim
+
+
 _KEY_HEADS = {"G": lambda problem: problem.kv_heads}
 """A group of value heads shares a query and key head."""
 
@@ -113,8 +118,9 @@ ROWS = (
         inputs=("y_BTHV", "z_BTHV", "weight_V"),
         outputs=("out_BTHV",),
         settings=("eps", "activation"),
-        # a head: square, sum, scale and weight of a channel, and the root of their mean; silu(z) and the product
-        forward=lambda problem: problem.batch * problem.length * problem.n_heads * (8 * problem.value_dim + 3),
+        letters={"H": _norms, "V": lambda problem: problem.norm_dim},
+        # a norm: square, sum, scale and weight of a channel, and the root of their mean; silu(z) and the product
+        forward=lambda problem: problem.batch * problem.length * _norms(problem) * (8 * problem.norm_dim + 3),
         backends=(own("triton", "triton", "kernels.delta.own:norm_gate"),),
         again="of_whole",
     ),

@@ -6,6 +6,7 @@ channels of a head. It is in the activations' dtype unless a note says otherwise
     A_H: float32                    of that dtype
     state_BHPN: in place            read and written
     initial_state_BHPN: optional    left out where a sequence starts empty
+    cos_TR: float32, constant       without a gradient
 
 What a letter means is in ``LETTERS``, and in the row where it means something else there.
 """
@@ -64,6 +65,7 @@ class Tensor:
         dtype: None is the activations'.
         in_place: it is read and written.
         optional: it is left out where a sequence starts empty.
+        constant: it has no gradient: nothing that it is made of is trained.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Tensor:
     dtype: str | None
     in_place: bool
     optional: bool
+    constant: bool
 
     @classmethod
     def read(cls, text: str) -> Tensor:
@@ -78,11 +81,12 @@ class Tensor:
         name, _, rest = text.partition(": ")
         notes = set(rest.split(", ")) - {""}
         dtypes = notes & DTYPES.keys()
-        assert notes <= {*DTYPES, "in place", "optional"}, text
+        assert notes <= {*DTYPES, "in place", "optional", "constant"}, text
         assert len(dtypes) <= 1, text
         suffix = name.rpartition("_")[2]
         letters = suffix if suffix.isupper() and suffix != name else ""
-        return cls(name, letters, next(iter(dtypes), None), "in place" in notes, "optional" in notes)
+        said = ("in place" in notes, "optional" in notes, "constant" in notes)
+        return cls(name, letters, next(iter(dtypes), None), *said)
 
 
 @dataclass(frozen=True, kw_only=True)

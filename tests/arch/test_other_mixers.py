@@ -122,6 +122,9 @@ def test_one_step_of_short_convolution_and_of_lightning_by_hand() -> None:
     assert fast.params() == 4 * d * width + width * d + width
     assert fast.decode_flops(3) == Flops(2 * 5 * d * width, scan=5 * heads * head**2)
     assert fast.prefill_flops(256, HARDWARE).scan == 256 * heads * (4 * 256 * head + 4 * head**2)
+    # hardware: two products of either shape forward, five backward; formulas of fla's simple_gla
+    assert fast.train_flops(256, HARDWARE).scan == 256 * heads * 7 * (2 * 256 * head + 2 * head**2)
+    assert fast.train_flops(256).scan == 3 * 256 * 5 * heads * head**2
     assert fast.cache(3, Storage()).total == heads * head**2 * 2
 
 
@@ -253,6 +256,13 @@ def test_every_mixer_stands_in_a_pattern_at_every_scale(letter: str, scale: str)
     mamba2 = pattern_spec("M", scale).blocks["M"].params()
     assert 0.4 < alone / mamba2 < 2.1
     assert math.isclose(model.cost(spec, 64).params, model.params(spec))
+
+
+def test_lightning_attention_is_as_wide_as_mamba2_in_heads_of_at_most_128() -> None:
+    for scale, (heads, head) in {"1b": (32, 128), "3b": (48, 128), "tiny": (4, 64)}.items():
+        block = pattern_spec("L", scale).blocks["L"]
+        assert block == Lightning(SCALES[scale].d_model, heads, head, chunk_size=64)
+        assert block.out_width == SCALES[scale].d_inner
 
 
 def test_at_1b_the_gated_delta_net_is_the_one_of_qwen3_next() -> None:

@@ -49,6 +49,11 @@ KDA: dict[str, dict[str, int]] = {
     "kda-1b": {"head_dim": 128, "n_heads": 32, "chunk_size": 64},
     "odd-width": {"head_dim": 96, "n_heads": 6, "chunk_size": 64},
 }
+LIGHTNING: dict[str, dict[str, int]] = {
+    "lightning-1b": {"head_dim": 128, "n_heads": 32, "chunk_size": 64},
+    "odd-width": {"head_dim": 96, "n_heads": 6, "chunk_size": 64},
+    "minimax": {"head_dim": 128, "n_heads": 64, "chunk_size": 32},
+}
 MAMBA3: dict[str, dict[str, int]] = {
     "mamba3-1b": {"head_dim": 128, "n_heads": 32, "d_state": 128, "n_angles": 32, "chunk_size": 64},
     "authors": {"head_dim": 64, "n_heads": 32, "d_state": 128, "n_angles": 32, "chunk_size": 64},
@@ -75,7 +80,14 @@ SHAPES: dict[str, dict[str, dict[str, int]]] = {
     "gated_delta_step": DELTA,
     "kda": KDA,
     "kda_step": KDA,
-    "norm_gate": {"1b": {"head_dim": 128}, "odd": {"head_dim": 72}},
+    "lightning": LIGHTNING,
+    "lightning_step": LIGHTNING,
+    "norm_gate": {
+        "1b": {"head_dim": 128},
+        "odd": {"head_dim": 72},
+        "whole-1b": {"head_dim": 128, "n_heads": 32, "norm_width": 4096},
+        "whole-odd": {"head_dim": 96, "n_heads": 66, "norm_width": 6336},
+    },
     "swiglu": WIDTHS,
     "add_rms_norm": WIDTHS,
     "rotary": HEADS,
@@ -112,7 +124,14 @@ MUST_RUN = {
     ("kda", "kda-1b", "bfloat16"): {"fla"},
     **{("gated_delta_step", "gated-delta-1b", dtype): {"triton", "fla"} for dtype in ("bfloat16", "float32")},
     **{("kda_step", "kda-1b", dtype): {"triton", "fla"} for dtype in ("bfloat16", "float32")},
-    **{("norm_gate", shape, dtype): {"triton"} for shape in ("1b", "odd") for dtype in ("bfloat16", "float32")},
+    ("lightning", "lightning-1b", "bfloat16"): {"fla"},
+    ("lightning", "odd-width", "bfloat16"): {"fla"},
+    **{("lightning_step", "lightning-1b", dtype): {"fla"} for dtype in ("bfloat16", "float32")},
+    **{
+        ("norm_gate", shape, dtype): {"triton"}
+        for shape in ("1b", "odd", "whole-1b", "whole-odd")
+        for dtype in ("bfloat16", "float32")
+    },
     **{(op, "odd", dtype): {"triton"} for op in ELEMENTWISE for dtype in ("bfloat16", "float32")},
     ("rotary", "intra-1b", "bfloat16"): {"triton"},
     ("experts", "any", "bfloat16"): {"grouped-mm"},

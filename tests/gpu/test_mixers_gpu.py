@@ -1,4 +1,5 @@
-"""Mamba-1, Mamba-3, gated delta net and KDA on a GPU: long sequences, captured steps, and training steps that learn."""
+"""Mamba-1, Mamba-3, gated delta net, KDA and lightning attention on a GPU: long sequences, captured steps, and training
+steps that learn."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from hybridbench.arch.kinds import MIXERS
 from hybridbench.kernels import Problem, available, backends, reference_of
 from hybridbench.kernels.scan import reference
 from hybridbench.model import build_model, resolve_backends
+from hybridbench.model.lightning import log_decays
 from hybridbench.suite.case import GRAPH, Case, Execution
 from hybridbench.suite.workloads import DECODE, TRAIN, Workload
 from hybridbench.workload import prepare
@@ -65,6 +67,33 @@ def test_long_sequences_of_a_delta_rule(op: str) -> None:
     print(f"{op}: {error(o, o_ref):.2e} {error(state, state_ref):.2e}")  # noqa: T201
     assert error(o, o_ref) < 1e-2
     assert error(state, state_ref) < 1e-2
+
+
+def lightning_inputs(*lead: int, H: int = 16, P: int = 128) -> tuple[list[Tensor], Tensor]:
+    """What a model hands over, as wide as at 1b, with the decays of its middle."""
+    return [bf16(*lead, H, P) for _ in range(3)], log_decays(H, 5, 11).cuda()
+
+
+def test_a_long_sequence_of_lightning_attention_and_the_rest_of_one() -> None:
+    """With gradients, those of a state to start from too."""
+    sizes = {"head_dim": 128, "n_heads": 16, "chunk_size": 64}
+    rule = loaded("lightning", "fla", Problem("cuda", "bfloat16", length=4096, training=True, **sizes))
+    torch.manual_seed(0)
+    sequences, decays = lightning_inputs(1, 4096)
+    start = torch.rand(1, 16, 128, 128, device="cuda") - 0.5
+    found = [x.requires_grad_() for x in (*sequences, start)]
+    exact = [x.detach().float().requires_grad_() for x in found]
+    reference_rule, made = reference_of("lightning"), []
+    for run, given in ((rule, found), (reference_rule, exact)):
+        o, state = run(*given[:3], decays, chunk_size=64, initial_state_BHPP=given[3])
+        made.append((o, state, *torch.autograd.grad(o.float().sum() + state.sum(), given)))
+    for name, ours, theirs in zip(("o", "state", "dq", "dk", "dv", "dS"), *made, strict=True):
+        print(f"lightning {name}: {error(ours, theirs):.2e}")  # noqa: T201
+        assert error(ours, theirs) < (1e-2 if name in ("o", "state") else 2e-2), name
+    with torch.no_grad():
+        first, left = rule(*(x[:, :1000] for x in sequences), decays, chunk_size=64, initial_state_BHPP=start)
+        rest, _last = rule(*(x[:, 1000:] for x in sequences), decays, chunk_size=64, initial_state_BHPP=left)
+    assert error(torch.cat((first, rest), 1), made[1][0]) < 1e-2
 
 
 def test_a_long_selective_scan_copies_nothing_that_lies_right() -> None:
@@ -139,6 +168,7 @@ STEPS = [
     ("selective_step", "mamba-ssm"),
     ("selective_step", "reference"),
     *((f"{op}_step", name) for op in DELTAS for name in ("triton", "fla", "reference")),
+    *(("lightning_step", name) for name in ("fla", "reference")),
 ]
 
 
@@ -153,6 +183,9 @@ def test_steps_in_a_captured_graph_update_the_state(op: str, name: str, state_dt
         x, dt, z, B, C = bf16(3, 512), bf16(3, 512), bf16(3, 512), bf16(3, 16), bf16(3, 16)
         inputs = [x, dt, A, B, C, torch.ones(512, device="cuda"), z, bf16(512)]
         fresh, state = [x, dt, z, B, C], torch.zeros(3, 512, 16, device="cuda", dtype=state_dtype)
+    elif op == "lightning_step":
+        fresh, decays = lightning_inputs(3)
+        inputs, state = [*fresh, decays], torch.zeros(3, 16, 128, 128, device="cuda", dtype=state_dtype)
     else:
         fresh, parameters = delta_inputs(op.removesuffix("_step"), 3)
         inputs, state = [*fresh, *parameters], torch.zeros(3, 16, 128, 128, device="cuda", dtype=state_dtype)
@@ -180,8 +213,8 @@ def test_a_training_step_learns_and_uses_the_published_kernels(mixer: str) -> No
     )
     resolved = resolve_backends(case)
     ran = {item.op: item.backend.name for item in resolved}
-    ops = {"mamba1": "selective_scan", "mamba3": "mamba3_scan", "gated-delta": "gated_delta", "kda": "kda"}
-    assert ran[ops[mixer]] in ("mamba-ssm", "fla", "fla-kda")
+    ops = {"mamba1": "selective_scan", "mamba3": "mamba3_scan", "gated-delta": "gated_delta"}
+    assert ran[ops.get(mixer, mixer)] in ("mamba-ssm", "fla", "fla-kda")
     model = build_model(case, resolved)
     model.allocate(torch.device("cuda"), 0)
     work = prepare(case, model)

@@ -48,6 +48,7 @@ LETTERS = {
     **dict.fromkeys(("mamba3_scan", "mamba3_step"), "3"),
     **dict.fromkeys(("gated_delta", "gated_delta_step"), "G"),
     **dict.fromkeys(("kda", "kda_step"), "K"),
+    **dict.fromkeys(("lightning", "lightning_step"), "L"),
 }
 """The mixers that ask for an operation, whose rows are not equally wide."""
 
@@ -55,7 +56,7 @@ SEQUENCES = {
     "attention_decode": 40,  # caches of 2.7 x 10^9 elements
     "conv1d_step": 130_000,  # states of 2.1 x 10^9, in rows of 1.1 x 10^9
     "selective_step": 32_800,  # states of 2.1 x 10^9, as all below
-    **dict.fromkeys(("ssd_step", "mamba3_step", "gated_delta_step", "kda_step"), 4_100),
+    **dict.fromkeys(("ssd_step", "mamba3_step", "gated_delta_step", "kda_step", "lightning_step"), 4_100),
 }
 """Sequences of a step: as many as take what it keeps past 2^31 elements."""
 

@@ -54,7 +54,7 @@ def step_errors(dtype: torch.dtype, state_dtype: torch.dtype) -> Iterator[tuple[
 
 def norm_gate_errors(dtype: torch.dtype) -> Iterator[tuple[str, float]]:
     """Outputs and gradients over sequences and in a step; heads wider than one tile of several, and odd ones."""
-    for lead, H, V in (((2, 5), 3, 16), ((3,), 2, 24), ((2, 70), 5, 40), ((2, 3), 1, 100)):
+    for lead, H, V in (((2, 5), 3, 16), ((3,), 2, 24), ((2, 70), 5, 40), ((2, 3), 1, 100), ((2, 3), 1, 2100)):
         y = torch.randn(*lead, H, V).to(dtype)
         z = some(*lead, H * V, dtype=dtype).unflatten(-1, (H, V))
         for activation in ("silu", "sigmoid"):

@@ -42,7 +42,7 @@ SIZES: dict[str, dict[str, int]] = {
     **{op: {"width": 24, "d_state": 8} for op in ("selective_scan", "selective_step")},
     **dict.fromkeys(("mamba3_scan", "mamba3_step"), MAMBA3),
     **dict.fromkeys(("gated_delta", "gated_delta_step"), DELTA),
-    **{op: DELTA | {"n_kv_heads": 4} for op in ("kda", "kda_step")},
+    **{op: DELTA | {"n_kv_heads": 4} for op in ("kda", "kda_step", "lightning", "lightning_step")},
 }
 
 
@@ -276,6 +276,7 @@ def test_where_not_even_one_sequence_is_right_the_sentence_says_how_long_it_may_
         ),
         ("G-G-", {}, {"conv1d": "causal-conv1d, 3 rows at a time", "gated_delta": "fla"}),
         ("K-K-", {}, {"conv1d": "causal-conv1d, 3 rows at a time", "kda": "fla"}),
+        ("L-L-", {}, {"lightning": "fla"}),
         ("3-3-", {}, {"mamba3_scan": "mamba-ssm, 2 rows at a time"}),
         ("m-m-", {}, {"conv1d": "causal-conv1d", "selective_scan": "mamba-ssm"}),
     ],

@@ -13,6 +13,8 @@ from torch import Tensor
 from hybridbench.errors import Unsupported
 from hybridbench.kernels import reference_of
 from hybridbench.kernels.delta import fla
+from hybridbench.kernels.linear import fla as linear_fla
+from hybridbench.kernels.linear import reference as linear_reference
 from hybridbench.kernels.scan import core, published, reference
 
 B, T, H, G, P, V, N, R, WIDTH, TAPS, Q = 2, 50, 4, 2, 8, 6, 4, 2, 10, 4, 8
@@ -95,6 +97,15 @@ def of_delta(dtype: torch.dtype, op: str) -> tuple[list[Tensor], Run]:
     return sequences(dtype, (groups, P), (groups, P), (H, V), (H, *channel), (H,)), run
 
 
+def of_lightning(dtype: torch.dtype) -> tuple[list[Tensor], Run]:
+    (rate,) = drawn(dtype, (H,))
+
+    def run(part: list[Tensor], state: Any) -> tuple[Tensor, Any]:
+        return linear_reference.lightning(*part, -rate.exp() / 8, chunk_size=Q, initial_state_BHPP=state)
+
+    return sequences(dtype, (H, P), (H, P), (H, P)), run
+
+
 SCANS: dict[str, Callable[[torch.dtype], tuple[list[Tensor], Run]]] = {
     "ssd": of_ssd,
     "mamba2_core": of_core,
@@ -102,6 +113,7 @@ SCANS: dict[str, Callable[[torch.dtype], tuple[list[Tensor], Run]]] = {
     "mamba3_scan": of_mamba3,
     "gated_delta": lambda dtype: of_delta(dtype, "gated_delta"),
     "kda": lambda dtype: of_delta(dtype, "kda"),
+    "lightning": of_lightning,
 }
 
 
@@ -266,3 +278,34 @@ def test_flas_kernels_get_a_cached_state_in_float32(op: str, monkeypatch: pytest
     assert got[0] is None
     assert got[1].dtype == torch.float32
     assert torch.equal(got[1], start.float())
+
+
+def test_flas_kernels_are_asked_for_lightning_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The decays as they are, no scale, and a state in float32; a step's new state is copied over the old one."""
+    got = []
+
+    def simple_gla(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
+        got.append(options)
+        given = {"chunk_size": options.get("chunk_size", 1), "initial_state_BHPP": options["initial_state"]}
+        return linear_reference.lightning(q, k, v, options["g_gamma"], **given)
+
+    published = types.SimpleNamespace(chunk_simple_gla=simple_gla, fused_recurrent_simple_gla=simple_gla)
+    monkeypatch.setattr(linear_fla, "imported", lambda *_: published)
+    q, k, v = sequences(torch.bfloat16, (H, P), (H, P), (H, P))
+    (rate,) = drawn(torch.float32, (H,))
+    start = torch.randn(B, H, P, P).bfloat16()
+    chunked, step = linear_fla.load_lightning(), linear_fla.load_lightning_step()
+    for state in (None, start):
+        found = chunked(q, k, v, -rate.exp(), chunk_size=Q, initial_state_BHPP=state)
+        expected = linear_reference.lightning(q, k, v, -rate.exp(), chunk_size=Q, initial_state_BHPP=state)
+        torch.testing.assert_close(found, expected)
+    assert [options["initial_state"] is None for options in got] == [True, False]
+    assert got[1]["initial_state"].dtype == torch.float32
+    ours, theirs = start.clone(), start.clone()
+    one = [x[:, 3] for x in (q, k, v)]
+    torch.testing.assert_close(
+        step(ours, *one, -rate.exp()), linear_reference.lightning_step(theirs, *one, -rate.exp())
+    )
+    assert torch.equal(ours, theirs)
+    assert not torch.equal(ours, start)
+    assert all((options["scale"], options["output_final_state"]) == (1.0, True) for options in got)

@@ -54,7 +54,9 @@ SHAPES: dict[str, list[dict[str, int]]] = {
     "gated_delta_step": [{"head_dim": 16, "v_head_dim": 24, "n_heads": 4, "n_kv_heads": 2}],
     "kda": [{"head_dim": 16, "n_heads": 3, "chunk_size": 64}],
     "kda_step": [{"head_dim": 16, "n_heads": 3}],
-    "norm_gate": [{"head_dim": 16, "v_head_dim": 24}],
+    "lightning": [{"head_dim": 16, "n_heads": 4, "chunk_size": 64}, {"head_dim": 24, "n_heads": 3, "chunk_size": 16}],
+    "lightning_step": [{"head_dim": 16, "n_heads": 4}],
+    "norm_gate": [{"head_dim": 16, "v_head_dim": 24}, {"head_dim": 16, "n_heads": 6, "norm_width": 96}],
     "swiglu": [{}, {"width": 200}],
     "add_rms_norm": [{}, {"width": 200}],
     "rotary": [{"head_dim": 16, "n_heads": 8, "n_kv_heads": 2}, {"head_dim": 24, "v_head_dim": 48, "n_heads": 4}],
@@ -203,6 +205,10 @@ def test_auto_on_cuda_follows_the_refusals(problem: Problem, chosen: str, monkey
         ("gated_delta", "fla", Problem("cuda", "bfloat16", head_dim=64, n_heads=4, chunk_size=128), "16 or 32 or 64"),
         ("kda", "fla", Problem("cpu", "bfloat16", head_dim=64, n_heads=4), "device is cpu"),
         ("kda_step", "triton", Problem("cuda", "float64", head_dim=64, n_heads=4), "float32"),
+        ("lightning", "fla", Problem("cuda", "float32", head_dim=64, n_heads=4), "tf32"),
+        ("lightning", "fla", Problem("cuda", "bfloat16", head_dim=63, n_heads=4), "head_dim is 63"),
+        ("lightning", "fla", Problem("cuda", "bfloat16", head_dim=64, chunk_size=256), "chunk_size is 256"),
+        ("lightning_step", "fla", Problem("cuda", "float64", head_dim=64, n_heads=4), "float32"),
         ("conv1d", "causal-conv1d", Problem("cpu", "bfloat16", d_conv=4), "device is cpu"),
     ],
 )
@@ -273,6 +279,7 @@ def test_a_backward_that_triton_miscompiles_for_hopper_is_refused(
         ("mamba3_step", "mamba-ssm", "CUDA extension"),
         ("gated_delta", "fla", "fla-core"),
         ("kda_step", "fla", "flash-linear-attention"),
+        ("lightning", "fla", "flash-linear-attention"),
     ],
 )
 def test_a_missing_package_says_how_to_install_it(op: str, name: str, says: str) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hybridbench.kernels import reference_of
 from hybridbench.kernels.delta import reference as delta_reference
+from hybridbench.kernels.linear import reference as linear_reference
 from hybridbench.kernels.scan import reference as scan_reference
 
 
@@ -182,6 +183,59 @@ def test_steps_round_their_state_after_they_read_it() -> None:
         step = reference_of(f"{op}_step")
         assert torch.equal(step(wide, *sequences, *parameters), step(narrow, *sequences, *parameters))
         assert torch.equal(narrow, wide.bfloat16())
+
+
+def lightning_inputs(T: int, grad: bool = False) -> list[Tensor]:
+    """q, k, v and the logarithms of four decays, from one that forgets at once to one that does not forget."""
+    return [*(random(2, T, 4, 5, seed=i, grad=grad) for i in range(3)), -torch.tensor([9.0, 0.5, 1e-2, 0.0]).double()]
+
+
+def decaying(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Every output as a sum over all positions before it, and the state as one."""
+    T, rows = q.shape[1], []
+    later = torch.zeros(2, 4, 5, 5, dtype=q.dtype) if state is None else state
+    for t in range(T):
+        age = torch.arange(t, -1, -1)
+        share = torch.exp(log_decay * age[:, None])  # by position and head
+        total = torch.einsum("sh,bshp,bshv->bhpv", share, k[:, : t + 1], v[:, : t + 1])
+        total = total + torch.exp(log_decay * (t + 1))[:, None, None] * later
+        rows.append(torch.einsum("bhpv,bhp->bhv", total, q[:, t]))
+    return torch.stack(rows, 1), total
+
+
+@pytest.mark.parametrize("T", [1, 7, 8, 9, 21])
+def test_lightning_attention_is_its_sum(T: int) -> None:
+    inputs, start = lightning_inputs(T, grad=True), random(2, 4, 5, 5, seed=8, grad=True)
+    for state in (None, start):
+        ours = linear_reference.lightning(*inputs, chunk_size=8, initial_state_BHPP=state)
+        same(ours, decaying(*inputs, state), inputs[:3] if state is None else [*inputs[:3], start])
+
+
+def test_the_gradients_of_lightning_attention_are_those_of_its_differences() -> None:
+    inputs = [*lightning_inputs(5, grad=True)[:3], -torch.tensor([2.0, 0.5, 0.1, 0.01]).double().requires_grad_()]
+    start = random(2, 4, 5, 5, seed=8, grad=True)
+
+    def of(*given: Tensor) -> tuple[Tensor, Tensor]:
+        return linear_reference.lightning(*given[:4], chunk_size=2, initial_state_BHPP=given[4])
+
+    assert torch.autograd.gradcheck(of, (*inputs, start), fast_mode=True)
+
+
+def test_chunks_and_steps_of_lightning_attention_are_the_whole() -> None:
+    inputs = lightning_inputs(45)
+    whole = linear_reference.lightning(*inputs, chunk_size=64)
+    for chunk in (1, 5, 16):
+        torch.testing.assert_close(linear_reference.lightning(*inputs, chunk_size=chunk), whole)
+    state = torch.zeros_like(whole[1])
+    for t in range(45):
+        o = linear_reference.lightning_step(state, *(x[:, t] for x in inputs[:3]), inputs[3])
+        torch.testing.assert_close(o, whole[0][:, t])
+    torch.testing.assert_close(state, whole[1])
+    narrow = torch.randn(2, 4, 5, 5).bfloat16()
+    exact, one = narrow.double(), [x[:, 0] for x in inputs[:3]]
+    ours, theirs = (linear_reference.lightning_step(kept, *one, inputs[3]) for kept in (narrow, exact))
+    assert torch.equal(ours, theirs)
+    assert torch.equal(narrow, exact.bfloat16())
 
 
 H, G, P, N, R = 4, 2, 3, 6, 2

@@ -15,6 +15,7 @@ from hybridbench.errors import Unsupported, WrongResult
 from hybridbench.kernels import Backend, Problem, backends, resolve, verify
 from hybridbench.kernels.attention import reference as attention_reference
 from hybridbench.kernels.delta import reference as delta_reference
+from hybridbench.kernels.dense import reference as dense_reference
 from hybridbench.kernels.drawing import Draw
 from hybridbench.kernels.loading import draw_of
 from hybridbench.kernels.loss import reference as loss_reference
@@ -243,6 +244,18 @@ def test_inference_takes_no_gradients() -> None:
         return scan_reference.conv1d(*given)
 
     verify(broken("conv1d", without_gradients), dataclasses.replace(CONV, training=False), device="cpu", seed=0)
+
+
+def test_what_is_constant_has_no_gradient() -> None:
+    learnt = []
+
+    def watched(*given: Tensor, **settings: Any) -> Any:
+        learnt.append([tensor.requires_grad for tensor in given])
+        return dense_reference.rotary(*given, **settings)
+
+    problem = Problem("cpu", "float32", head_dim=16, n_heads=4, training=True)
+    verify(broken("rotary", watched), problem, device="cpu", seed=0)
+    assert {tuple(one) for one in learnt} == {(True, False, False)}
 
 
 def test_verification_is_quick_enough_to_run_in_every_worker() -> None:

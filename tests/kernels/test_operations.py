@@ -166,6 +166,18 @@ def test_bytes_that_must_move_by_hand() -> None:
     assert moved_bytes(row, problem) == 2 * (2 * state + 2 * x + dt + 2 * 4 * 128) + 4 * small
 
 
+def test_norms_of_a_mixer_s_output_are_as_wide_as_a_value_head_or_as_its_block_says() -> None:
+    row = OPERATIONS["norm_gate"]
+    problem = Problem("cuda", "bfloat16", head_dim=64, n_heads=32, batch=4, length=9)
+    whole = dataclasses.replace(problem, norm_width=2048)
+    for asked_, width, norms in ((problem, 64, 32), (whole, 2048, 1)):
+        counts = elements(row, asked_)
+        assert (counts["weight_V"], counts["y_BTHV"]) == (width, 4 * 9 * 2048)
+        assert flops(row, asked_) == 4 * 9 * (8 * 2048 + 3 * norms)
+        drawn = draw_of("norm_gate")(asked_, Draw(asked_, torch.device("cpu"), torch.Generator()))
+        assert next(iter(drawn)).tensors["weight_V"].numel() == width
+
+
 # FLOPs.
 
 
@@ -219,6 +231,7 @@ def test_products_of_tokens_are_what_pytorch_counts(op: str, sizes: dict[str, in
         ("mamba3_scan", "mamba3_step"),
         ("gated_delta", "gated_delta_step"),
         ("kda", "kda_step"),
+        ("lightning", "lightning_step"),
     ],
 )
 def test_a_recurrence_over_a_sequence_is_so_many_steps(scan: str, step: str) -> None:
@@ -235,7 +248,7 @@ def tiny(pattern: str, workload: str) -> Case:
 
 
 @pytest.mark.parametrize("workload", ["train", "prefill", "decode"])
-@pytest.mark.parametrize("pattern", ["*-", "S-", "M-", "m-", "3-", "G-", "K-", "*E"])
+@pytest.mark.parametrize("pattern", ["*-", "S-", "M-", "m-", "3-", "G-", "K-", "L-", "*E"])
 def test_operations_of_a_block_add_up_to_its_core(pattern: str, workload: str) -> None:
     """What ``arch`` counts of a block's core, and of routed experts, from the problems that its operations get."""
     case = tiny(pattern, workload)

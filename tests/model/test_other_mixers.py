@@ -1,6 +1,6 @@
-"""Mamba-1, Mamba-3, gated delta net and KDA as modules: transformers' own classes with the same weights give the same
-numbers, for Mamba-3 (which it lacks) the public module's step written out, prefill and decode continue each other in
-float64, and weights start as the public code has them."""
+"""Mamba-1, Mamba-3, gated delta net, KDA and lightning attention as modules: transformers' own classes with the same
+weights give the same numbers, for Mamba-3 (which it lacks) the public module's step written out, prefill and decode
+continue each other in float64, and weights start as the public code has them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from variants import VARIANTS, small
 from hybridbench.arch.block import Storage
 from hybridbench.arch.blocks.gated_delta import GatedDelta
 from hybridbench.arch.blocks.kda import Kda
+from hybridbench.arch.blocks.lightning import Lightning
 from hybridbench.arch.blocks.mamba1 import Mamba1
 from hybridbench.arch.blocks.mamba3 import Mamba3
 from hybridbench.arch.families import MAMBA2, Options, build_spec, pattern_spec
@@ -26,6 +27,7 @@ from hybridbench.kernels import reference_of
 from hybridbench.model.block import Factory, Step
 from hybridbench.model.build import check_buildable
 from hybridbench.model.delta import DeltaModule
+from hybridbench.model.lightning import LightningModule
 from hybridbench.model.mamba1 import Mamba1Module
 from hybridbench.model.mamba3 import Mamba3Module
 from hybridbench.model.mixer import MixerModule
@@ -39,10 +41,10 @@ OTHERS = [name for name in MIXERS if name != MAMBA2]
 KINDS = [name for name in VARIANTS if any(other in name for other in (*OTHERS, "lent"))]
 
 
-def made(cls: Callable[..., MixerModule], spec: Any, norm_eps: float = 1e-5) -> MixerModule:
+def made(cls: Callable[..., MixerModule], spec: Any, norm_eps: float = 1e-5, **place: Any) -> MixerModule:
     """A mixer in float32 with random weights, its initialisation last."""
     ops = {op: reference_of(op) for ops in block_ops(spec) for op in ops}
-    mixer = cls(spec, ops, Factory(torch.float32, norm_eps=norm_eps))
+    mixer = cls(spec, ops, Factory(torch.float32, norm_eps=norm_eps, **place))
     mixer.to_empty(device="cpu")
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -179,10 +181,47 @@ def test_kimi_delta_attention_is_kimi_linears() -> None:
     both(ours, copied(KimiLinearDeltaAttention(config, 0), weights))
 
 
+@pytest.mark.parametrize(("pattern", "index", "layer", "layers"), [
+    ("L", 0, 0, 1), ("L-*-L-L", 4, 2, 4), ("LL-*-L", 5, 3, 4), ("M(*&L)-L-E", 1, 1, 3),
+])  # fmt: skip
+def test_lightning_attention_is_minimaxs_wherever_it_stands(pattern: str, index: int, layer: int, layers: int) -> None:
+    """A sequence, then tokens one by one behind it. MiniMax interleaves q, k and v by head."""
+    from transformers import MiniMaxConfig
+    from transformers.models.minimax.modeling_minimax import MiniMaxCache, MiniMaxLightningAttention
+
+    H, P, first = 3, 8, 13
+    model = pattern_spec(pattern, "tiny")
+    place = {"layers": tuple(model.blocks[symbol] for symbol in model.layers), "index": index}
+    ours = made(LightningModule, Lightning(D, H, P, chunk_size=8), norm_eps=1e-6, **place)
+    config = MiniMaxConfig(
+        hidden_size=D, num_attention_heads=H, num_key_value_heads=H, head_dim=P, num_hidden_layers=layers,
+        rms_norm_eps=1e-6, block_size=4, layer_types=["linear_attention"] * layers,
+    )  # fmt: skip
+    theirs = MiniMaxLightningAttention(config, layer)
+    q, k, v, gate = ours.in_proj.weight.split([H * P] * 4)
+    weights = {
+        "qkv_proj.weight": torch.stack([x.unflatten(0, (H, P)) for x in (q, k, v)], 1).flatten(0, 2),
+        "output_gate.weight": gate, "norm.weight": ours.norm_weight_I, "out_proj.weight": ours.out_proj.weight,
+    }  # fmt: skip
+    copied(theirs, weights | dict(theirs.named_buffers()))
+    x = torch.randn(2, T, D, generator=torch.Generator().manual_seed(1))
+    cache, kept = ours.new_cache(2, T, Storage.of("float32"), x.device), MiniMaxCache()
+    with torch.no_grad():
+        whole = theirs(x, None, None)[0]
+        torch.testing.assert_close(ours(x, Step(torch.arange(T))), whole, rtol=1e-4, atol=1e-5)
+        found = [ours(x[:, :first], Step(torch.arange(first)), cache)]
+        expected = [theirs(x[:, :first], None, None, kept)[0]]
+        for t in range(first, T):
+            found.append(ours.decode(x[:, t], Step(torch.full((2,), t)), cache)[:, None])
+            expected.append(theirs(x[:, t : t + 1], None, None, kept)[0])
+        torch.testing.assert_close(torch.cat(found, 1), torch.cat(expected, 1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(cache.compared()["state"], kept.get_linear_cache(layer), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["no attention", *KINDS])
 def test_prefill_then_decode_is_one_forward_in_float64(name: str, build: Callable[..., Any]) -> None:
     """Rotary angles are float32 whatever the dtype, so with attention equal means equal to eight digits."""
-    spec = VARIANTS[name] if name in VARIANTS else small(pattern_spec("m-3-G-K-(m&3)-", "tiny"))
+    spec = VARIANTS[name] if name in VARIANTS else small(pattern_spec("m-3-G-K-L-(m&3)-(L&K)-", "tiny"))
     bound = 1e-7 if name in VARIANTS else 1e-12
     model = build(spec, dtype="float64").double()
     tokens = torch.randint(spec.vocab_size, (2, 27), generator=torch.Generator().manual_seed(1))
@@ -213,8 +252,8 @@ def test_a_cache_in_bfloat16_has_the_bytes_that_are_costed(
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_weights_start_as_in_the_public_code(dtype: str, build: Callable[..., Any]) -> None:
-    model = build(pattern_spec("m-G-K-*-3-", "tiny"), dtype=dtype).requires_grad_(False)
-    mamba1, gated, kimi, mamba3 = (model.layers[index] for index in (0, 2, 4, 8))
+    model = build(pattern_spec("m-G-K-*-3-L-", "tiny"), dtype=dtype).requires_grad_(False)
+    mamba1, gated, kimi, mamba3, lightning = (model.layers[index] for index in (0, 2, 4, 8, 10))
     assert mamba1.A_log_IN.dtype == mamba1.D_I.dtype == gated.A_log_H.dtype == kimi.dt_bias.dtype == torch.float32
     torch.testing.assert_close(mamba1.A_log_IN.exp()[3], torch.arange(1.0, 17.0))
     assert bool((mamba1.D_I == 1).all())
@@ -232,7 +271,9 @@ def test_weights_start_as_in_the_public_code(dtype: str, build: Callable[..., An
     )
     for module in (mamba1, gated, kimi):
         assert 0.45 < float(module.conv_weight_CW.float().abs().max()) <= 0.5
-    for module in (mamba1, gated, kimi, mamba3):
+    assert lightning.log_decay_H.dtype == torch.float32
+    assert bool((lightning.norm_weight_I == 1).all())
+    for module in (mamba1, gated, kimi, mamba3, lightning):
         assert 0.015 < float(module.in_proj.weight.float().std()) < 0.025
 
 

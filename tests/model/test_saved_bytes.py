@@ -149,6 +149,11 @@ def delta(every_channel: bool) -> Callable[..., Any]:
     return rule
 
 
+def lightning(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, chunk_size: int) -> Any:
+    """fla's ``ChunkSimpleGLAFunction``."""
+    return (torch.empty(v.shape, dtype=v.dtype), q.new_empty(B, q.shape[2], q.shape[3], v.shape[3])), [q, k, v]
+
+
 def core_with_recipes() -> Callable[..., Any]:
     """The core as ``scan.mamba2_fused`` offers it to selective checkpointing; here nothing is ever made again."""
     last: list[Tensor] = []
@@ -186,6 +191,7 @@ STAND_INS = {
     "mamba3_scan": mamba3_scan,
     "gated_delta": delta(every_channel=False),
     "kda": delta(every_channel=True),
+    "lightning": lightning,
 }
 
 

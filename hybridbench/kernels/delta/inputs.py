@@ -88,7 +88,7 @@ def delta_step(per_channel: bool) -> Callable[[Problem, Draw], Iterator[Trial]]:
 
 def norm_gate(problem: Problem, draw: Draw) -> Iterator[Trial]:
     """With either activation; z lies in a wider row."""
-    H, V = 3, problem.value_dim
+    H, V = 3, problem.norm_dim
 
     for T in (1, 63):
         for activation in ("silu", "sigmoid"):

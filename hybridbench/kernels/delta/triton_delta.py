@@ -27,7 +27,7 @@ VALUES = 32
 """Value channels of a program of a step: rows of 64 bytes of a state in 16 bit, and enough programs at batch 4."""
 
 GROUP_ELEMENTS = 2048
-"""Elements per program of the norm: several heads at once."""
+"""Elements per program of the norm: several heads at once, or one that is wider."""
 
 GATE_PROGRAMS = 4
 """Programs per SM of the norm's backward, each of which leaves one partial sum of the weight's gradient."""
@@ -261,8 +261,9 @@ def _heads_in_rows(x: Tensor) -> tuple[Tensor, int]:
 
 
 def _tile(V: int) -> dict[str, int]:
+    """Heads of a program and their width, and its warps: 16 elements a thread."""
     v_tile = triton.next_power_of_2(V)
-    return {"GROUPS": max(1, GROUP_ELEMENTS // v_tile), "V_TILE": v_tile}
+    return {"GROUPS": max(1, GROUP_ELEMENTS // v_tile), "V_TILE": v_tile, "num_warps": min(16, max(4, v_tile // 512))}
 
 
 def _run_norm_gate(y: Tensor, z: Tensor, weight: Tensor, eps: float, silu: bool) -> Tensor:
@@ -271,7 +272,7 @@ def _run_norm_gate(y: Tensor, z: Tensor, weight: Tensor, eps: float, silu: bool)
     out = torch.empty(y.shape, dtype=y.dtype, device=y.device)
     groups, tile = y_rows.shape[0] * H, _tile(V)
     _norm_gate_forward[(triton.cdiv(groups, tile["GROUPS"]),)](
-        y_rows, z_rows, weight, out, y_stride, z_stride, groups, H, V, eps, SILU=silu, **tile, num_warps=4
+        y_rows, z_rows, weight, out, y_stride, z_stride, groups, H, V, eps, SILU=silu, **tile
     )
     return out
 
@@ -288,9 +289,7 @@ def _run_norm_gate_backward(
         walkers = GATE_PROGRAMS * torch.cuda.get_device_properties(y.device).multi_processor_count
     walkers = min(walkers, triton.cdiv(groups, tile["GROUPS"]))
     partial = torch.empty(walkers, V, dtype=torch.float32, device=y.device)
-    _norm_gate_backward[(walkers,)](
-        *rows, weight, d_y, d_z, partial, *strides, groups, H, V, eps, SILU=silu, **tile, num_warps=4
-    )
+    _norm_gate_backward[(walkers,)](*rows, weight, d_y, d_z, partial, *strides, groups, H, V, eps, SILU=silu, **tile)
     return d_y, d_z, partial.sum(0).to(weight.dtype)
 
 

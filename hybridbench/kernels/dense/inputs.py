@@ -39,20 +39,20 @@ def add_rms_norm(problem: Problem, draw: Draw) -> Iterator[Trial]:
 
 
 def rotary(problem: Problem, draw: Draw) -> Iterator[Trial]:
-    """With values behind the keys and without; the angles have no gradient."""
+    """With values behind the keys and without."""
     H, K, P = problem.n_heads, problem.kv_heads, problem.head_dim
     settings = {"n_heads": H, "n_kv_heads": K, "head_dim": P}
 
     for T, values in ((1, K * problem.value_dim), (63, 0), (100, K * problem.value_dim)):
         angles = draw.uniform(0, 2 * math.pi, T, P // 2)
 
-        def call(fn: Callable[..., Any], t: dict[str, Tensor], angles: Tensor = angles) -> dict[str, Tensor]:
-            cos, sin = angles.cos(), angles.sin()
-            q, k, rest = fn(t["packed_BTC"], cos, sin, **settings)
+        def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
+            q, k, rest = fn(t["packed_BTC"], t["cos_TR"], t["sin_TR"], **settings)
             return {"q_BTHP": q, "k_BTKP": k, "rest_BTC": rest}
 
         packed = draw.projection(draw.batch, T, widths=[((H + K) * P + values,)])[0]
-        yield Trial(f"length {T}, {values} channels of values", {"packed_BTC": packed}, call)
+        tensors = {"packed_BTC": packed, "cos_TR": angles.cos(), "sin_TR": angles.sin()}
+        yield Trial(f"length {T}, {values} channels of values", tensors, call)
 
 
 def gate(problem: Problem, draw: Draw) -> Iterator[Trial]:

@@ -1,0 +1,1 @@
+"""linear: lightning attention, over a sequence and in one step."""
