@@ -421,8 +421,7 @@ def _depths(asked: int | None, fewest_steps: int) -> int:
 def block_uses(spec: ModelSpec) -> dict[tuple[Block, bool], int]:
     """How often a model has each block, branches too, and whether it borrows its value from another branch."""
     uses: Counter[tuple[Block, bool]] = Counter()
-    for symbol, times in spec.counts.items():
-        block = spec.blocks[symbol]
+    for block, times in spec.uses:
         uses[block, False] += times
         for index, branch in enumerate(block.branches):
             uses[branch, index == block.borrower] += times
@@ -466,7 +465,7 @@ def check_backends_used(asked: Iterable[str], made: Sequence[Case]) -> None:
 
 def _fitted(execution: Execution, spec: ModelSpec, workload: str) -> Execution:
     """The execution without what only other models of a list have a place for."""
-    branches = any(spec.blocks[symbol].branches for symbol in spec.counts)
+    branches = any(block.branches for block, _ in spec.uses)
     streams = execution.streams if branches else 1
     return replace(execution, backends=_used(execution.backends, spec, workload), streams=streams)
 

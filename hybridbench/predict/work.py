@@ -121,9 +121,9 @@ def _decode(spec: ModelSpec, work: Workload, storage: Storage) -> list[Phase]:
 def _generate(spec: ModelSpec, work: Workload, storage: Storage) -> list[Phase]:
     start, stop = work.prompt, work.context
     _, rest = _generation_flops(spec, work)
-    caches = sum(n * _cache_traffic(spec.blocks[s], start, stop, storage) for s, n in spec.counts.items())
+    caches = sum(n * _cache_traffic(block, start, stop, storage) for block, n in spec.uses)
     cacheless = arch.decode_bytes_moved(spec, start, work.batch, storage) - work.batch * sum(
-        n * spec.blocks[s].cache_traffic(start, storage) for s, n in spec.counts.items()
+        n * block.cache_traffic(start, storage) for block, n in spec.uses
     )
     decoding = Phase(rest, (stop - start) * cacheless + work.batch * caches)
     return [*_prefill(spec, prefill_of(work), storage), decoding]
@@ -154,10 +154,7 @@ def _generation_flops(spec: ModelSpec, work: Workload) -> tuple[int, int]:
 
 def _weights_read(spec: ModelSpec, tokens: int, storage: Storage) -> int:
     """Bytes of the weights that ``tokens`` tokens meet: all of them, but for experts no token is routed to."""
-    idle = sum(
-        n * (spec.blocks[s].weight_bytes(storage) - spec.blocks[s].weight_traffic(tokens, storage))
-        for s, n in spec.counts.items()
-    )
+    idle = sum(n * (block.weight_bytes(storage) - block.weight_traffic(tokens, storage)) for block, n in spec.uses)
     return arch.weight_bytes(spec, storage) - idle
 
 
