@@ -23,7 +23,7 @@ from hybridbench.arch.blocks.ssd_kernels import fits_one_pass
 from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.terms import total
 from hybridbench.errors import BadInput
-from hybridbench.model import build_model, checkpoint, mamba2, resolve_backends
+from hybridbench.model import build_model, checkpoint, mixer, resolve_backends
 from hybridbench.suite import CORE, TRAIN, Case, Execution, Workload
 
 B, T = 2, 128
@@ -195,7 +195,7 @@ def norms_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def kept_bytes(spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> int:
     """Bytes of the storages autograd keeps of one forward, parameters aside."""
-    monkeypatch.setattr(mamba2, "padding", lambda columns, device: -columns % 8)
+    monkeypatch.setattr(mixer, "padding", lambda columns, device: -columns % 8)
     case = Case(spec, Workload(TRAIN, T, B), Execution("cpu", "bfloat16", "eager", backends={CORE: "reference"}))
     resolved = [
         replace(item, function=keeping(STAND_INS[item.op])) if item.op in STAND_INS else item
@@ -230,7 +230,7 @@ def listed_bytes(spec: ModelSpec, *, cheap: bool = True) -> int:
 
 def selectively_kept_bytes(spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> int:
     """Bytes of the storages that recipes and what is not made again hold, parameters aside."""
-    monkeypatch.setattr(mamba2, "padding", lambda columns, device: -columns % 8)
+    monkeypatch.setattr(mixer, "padding", lambda columns, device: -columns % 8)
     execution = Execution("cpu", "bfloat16", "eager", backends={CORE: "reference"}, checkpoint="selective")
     case = Case(spec, Workload(TRAIN, T, B), execution)
     functions = {op: keeping(make) for op, make in STAND_INS.items()} | {CORE: core_with_recipes()}
