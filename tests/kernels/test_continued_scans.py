@@ -95,6 +95,17 @@ def of_delta(dtype: torch.dtype, op: str) -> tuple[list[Tensor], Run]:
     return sequences(dtype, (groups, P), (groups, P), (H, V), (H, *channel), (H,)), run
 
 
+def of_rwkv7(dtype: torch.dtype) -> tuple[list[Tensor], Run]:
+    def run(part: list[Tensor], state: Any) -> tuple[Tensor, Any]:
+        *rest, kk, a = part
+        found: tuple[Tensor, Any] = reference_of("rwkv7")(
+            *rest, torch.nn.functional.normalize(kk, dim=-1), a.sigmoid(), chunk_size=Q, initial_state_BHPV=state
+        )
+        return found
+
+    return sequences(dtype, *[(H, P)] * 6), run
+
+
 SCANS: dict[str, Callable[[torch.dtype], tuple[list[Tensor], Run]]] = {
     "ssd": of_ssd,
     "mamba2_core": of_core,
@@ -102,6 +113,7 @@ SCANS: dict[str, Callable[[torch.dtype], tuple[list[Tensor], Run]]] = {
     "mamba3_scan": of_mamba3,
     "gated_delta": lambda dtype: of_delta(dtype, "gated_delta"),
     "kda": lambda dtype: of_delta(dtype, "kda"),
+    "rwkv7": of_rwkv7,
 }
 
 

@@ -46,6 +46,7 @@ LETTERS = {
     **dict.fromkeys(("mamba3_scan", "mamba3_step"), "3"),
     **dict.fromkeys(("gated_delta", "gated_delta_step"), "G"),
     **dict.fromkeys(("kda", "kda_step"), "K"),
+    **dict.fromkeys(("rwkv7", "rwkv7_step"), "7"),
 }
 
 

@@ -54,6 +54,9 @@ SHAPES: dict[str, list[dict[str, int]]] = {
     "gated_delta_step": [{"head_dim": 16, "v_head_dim": 24, "n_heads": 4, "n_kv_heads": 2}],
     "kda": [{"head_dim": 16, "n_heads": 3, "chunk_size": 64}],
     "kda_step": [{"head_dim": 16, "n_heads": 3}],
+    "rwkv7": [{"head_dim": 16, "n_heads": 3, "chunk_size": 64}, {"head_dim": 24, "n_heads": 2, "chunk_size": 16}],
+    "rwkv7_step": [{"head_dim": 16, "n_heads": 3}],
+    "rwkv7_output": [{"head_dim": 16}, {"head_dim": 24}],
     "norm_gate": [{"head_dim": 16, "v_head_dim": 24}],
     "swiglu": [{}, {"width": 200}],
     "add_rms_norm": [{}, {"width": 200}],
@@ -203,6 +206,8 @@ def test_auto_on_cuda_follows_the_refusals(problem: Problem, chosen: str, monkey
         ("gated_delta", "fla", Problem("cuda", "bfloat16", head_dim=64, n_heads=4, chunk_size=128), "16 or 32 or 64"),
         ("kda", "fla", Problem("cpu", "bfloat16", head_dim=64, n_heads=4), "device is cpu"),
         ("kda_step", "triton", Problem("cuda", "float64", head_dim=64, n_heads=4), "float32"),
+        ("rwkv7", "fla", Problem("cuda", "bfloat16", head_dim=64, n_heads=4, chunk_size=128), "16 or 32 or 64"),
+        ("rwkv7_step", "fla", Problem("cpu", "bfloat16", head_dim=64, n_heads=4), "device is cpu"),
         ("conv1d", "causal-conv1d", Problem("cpu", "bfloat16", d_conv=4), "device is cpu"),
     ],
 )
@@ -273,6 +278,7 @@ def test_a_backward_that_triton_miscompiles_for_hopper_is_refused(
         ("mamba3_step", "mamba-ssm", "CUDA extension"),
         ("gated_delta", "fla", "fla-core"),
         ("kda_step", "fla", "flash-linear-attention"),
+        ("rwkv7_output", "fla", "flash-linear-attention"),
     ],
 )
 def test_a_missing_package_says_how_to_install_it(op: str, name: str, says: str) -> None:

@@ -34,6 +34,7 @@ NARROW = (
     "inter mamba3",
     "inter gated-delta",
     "inter kda",
+    "inter rwkv7",
     "lent values",
 )
 CASES = [*((name, "float64") for name in VARIANTS), *((name, d) for name in NARROW for d in ("float32", "bfloat16"))]

@@ -45,7 +45,9 @@ def _variants() -> dict[str, ModelSpec]:
     others = [name for name in MIXERS if name != MAMBA2]
     found |= {f"{arch} {m}": build_spec(arch, "tiny", Options(mixer=m)) for arch in ("inter", "intra") for m in others}
     lent = Options(fusion_value="shared", fusion_norm="none", fusion_out="joint", fusion_op="add")
-    found["lent values"] = pattern_spec("(*&m)-(*&G)-(*&K)-(*&3)-(K&G)-(G&m)-(m&K)-(3&m)-(G&3)-", "tiny", lent)
+    found["lent values"] = pattern_spec(
+        "(*&m)-(*&G)-(*&K)-(*&3)-(*&7)-(K&G)-(G&m)-(m&K)-(3&m)-(G&3)-(K&7)-(7&G)-(7&7)-", "tiny", lent
+    )
     return {name: small(spec) for name, spec in found.items()}
 
 
