@@ -14,7 +14,7 @@ Norms, activations, gates, rotary embedding and residual additions are left out 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, ClassVar, Self
@@ -253,6 +253,16 @@ class Block(ABC):
         """Columns of the fused projection of a sequence that its kernels read views of, zero columns behind it
         included; 0 where they read no such views."""
         return 0
+
+    @property
+    def line(self) -> Hashable:
+        """The same of all blocks that the first of them may leave a value: those of its kind."""
+        return type(self)
+
+    def leading(self, lines: Collection[Hashable]) -> Block:
+        """What stands in its place in a model whose layers before have no mixer of ``lines``: itself, unless the first
+        of its line has a shape of its own, such as one that leaves later ones a value and reads none."""
+        return self
 
     def scaled(self, width: int, before: int) -> Self:
         """The block in a model of another width; heads keep their size, groups their number of heads.

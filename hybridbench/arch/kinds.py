@@ -22,6 +22,7 @@ from hybridbench.arch.blocks.mlp import Mlp
 from hybridbench.arch.blocks.moe import Moe
 from hybridbench.arch.blocks.parallel import Parallel
 from hybridbench.arch.blocks.rg_lru import RgLru
+from hybridbench.arch.blocks.rwkv7 import Rwkv7
 from hybridbench.arch.blocks.shared import SharedBlock
 from hybridbench.arch.blocks.short_conv import ShortConv
 from hybridbench.arch.scales import Site
@@ -55,6 +56,7 @@ KINDS = (
     Kind("G", "gated delta net", GatedDelta, GatedDelta.at, mixer="gated-delta", branches=True),
     Kind("K", "Kimi delta attention", Kda, Kda.at, mixer="kda", branches=True),
     Kind("L", "lightning attention", Lightning, Lightning.at, mixer="lightning", branches=True),
+    Kind("7", "RWKV-7", Rwkv7, Rwkv7.at, mixer="rwkv7", branches=True),
     Kind("R", "RG-LRU", RgLru, RgLru.at),
     Kind("C", "short convolution", ShortConv, ShortConv.at),
     Kind("*", "attention", Attention, Attention.at, branches=True),

@@ -12,7 +12,9 @@ batch, and per sequence the visible cache; it must write the new entries (an SSM
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Hashable
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any, TypeVar
 
 from hybridbench.arch.block import (
@@ -84,6 +86,23 @@ class ModelSpec:
     def counts(self) -> Counter[str]:
         """How often each symbol stands in the pattern."""
         return Counter(self.layers)
+
+    @cached_property
+    def placed(self) -> tuple[Block, ...]:
+        """The block of every sublayer in order: its symbol's, or what leads in its place (``leading``)."""
+        seen: set[Hashable] = set()
+        found = []
+        for symbol in self.layers:
+            block = self.blocks[symbol]
+            new = {mixer.line for mixer in block.mixers} - seen
+            seen |= new
+            found.append(block.leading(new))
+        return tuple(found)
+
+    @cached_property
+    def uses(self) -> tuple[tuple[Block, int], ...]:
+        """Every block as it stands in the model, with its number of sublayers; equal ones of two symbols stay apart."""
+        return tuple((block, n) for (_, block), n in Counter(zip(self.layers, self.placed, strict=True)).items())
 
     @property
     def label(self) -> str:
@@ -198,7 +217,7 @@ def _norm_width(spec: ModelSpec, convention: Convention) -> int:
 
 def _norm_params(spec: ModelSpec, convention: Convention) -> int:
     width = _norm_width(spec, convention)
-    return width + sum(n * spec.blocks[s].norm_params(spec.norms * width) for s, n in spec.counts.items())
+    return width + sum(n * block.norm_params(spec.norms * width) for block, n in spec.uses)
 
 
 def _head_params(spec: ModelSpec) -> int:
@@ -214,7 +233,7 @@ def _table_params(spec: ModelSpec) -> int:
 
 def params(spec: ModelSpec, convention: Convention = Convention.EXACT) -> int:
     """Parameters in all, a tied embedding and shared weights once."""
-    blocks = sum(_params_of_uses(spec.blocks[s], n, convention) for s, n in spec.counts.items())
+    blocks = sum(_params_of_uses(block, n, convention) for block, n in spec.uses)
     return blocks + _norm_params(spec, convention) + _table_params(spec)
 
 
@@ -224,7 +243,7 @@ def _params_of_uses(block: Block, uses: int, convention: Convention) -> int:
 
 def train_flops(spec: ModelSpec, tokens: int, convention: Convention = Convention.EXACT) -> Flops:
     """Forward and backward over one sequence of ``tokens``; the head at every position."""
-    blocks = _sum_flops([n * spec.blocks[s].train_flops(tokens, convention) for s, n in spec.counts.items()])
+    blocks = _sum_flops([n * block.train_flops(tokens, convention) for block, n in spec.uses])
     return blocks + Flops(matmul=3 * tokens * head_flops(spec, convention))
 
 
@@ -232,25 +251,25 @@ def prefill_flops(
     spec: ModelSpec, tokens: int, convention: Convention = Convention.EXACT, head_positions: int = 1
 ) -> Flops:
     """Forward over one prompt of ``tokens``, the head at ``head_positions`` of them."""
-    blocks = _sum_flops([n * spec.blocks[s].prefill_flops(tokens, convention) for s, n in spec.counts.items()])
+    blocks = _sum_flops([n * block.prefill_flops(tokens, convention) for block, n in spec.uses])
     return blocks + Flops(matmul=head_positions * head_flops(spec, convention))
 
 
 def decode_flops(spec: ModelSpec, context: int, convention: Convention = Convention.EXACT) -> Flops:
     """One token of one sequence with ``context`` tokens cached."""
-    blocks = _sum_flops([n * spec.blocks[s].decode_flops(context, convention) for s, n in spec.counts.items()])
+    blocks = _sum_flops([n * block.decode_flops(context, convention) for block, n in spec.uses])
     return blocks + Flops(matmul=head_flops(spec, convention))
 
 
 def cache_bytes(spec: ModelSpec, context: int, storage: Storage) -> CacheBytes:
     """Bytes one sequence keeps after ``context`` tokens."""
-    return sum((n * spec.blocks[s].cache(context, storage) for s, n in spec.counts.items()), CacheBytes())
+    return sum((n * block.cache(context, storage) for block, n in spec.uses), CacheBytes())
 
 
 def weight_bytes(spec: ModelSpec, storage: Storage) -> int:
     """Bytes all parameters take."""
-    blocks = sum(n * spec.blocks[s].weight_bytes(storage) for s, n in spec.counts.items())
-    again = sum((n - 1) * spec.blocks[s].shared_params() for s, n in spec.counts.items())
+    blocks = sum(n * block.weight_bytes(storage) for block, n in spec.uses)
+    again = sum((n - 1) * block.shared_params() for block, n in spec.uses)
     outside = _norm_params(spec, Convention.EXACT) + _table_params(spec)
     return blocks + (outside - again) * storage.weight_bytes
 
@@ -261,10 +280,10 @@ def decode_bytes_moved(spec: ModelSpec, context: int, batch: int, storage: Stora
     Weights that several uses share are read at each of them: no cache on the way is large enough to keep them. Logits
     are left out: a step that samples its token on the fly need not write them.
     """
-    weights = sum(n * spec.blocks[s].weight_traffic(batch, storage) for s, n in spec.counts.items())
+    weights = sum(n * block.weight_traffic(batch, storage) for block, n in spec.uses)
     head = spec.vocab_size * spec.d_model + (spec.vocab_size if spec.head_bias else 0)
     head_and_norms = (head + _norm_params(spec, Convention.EXACT)) * storage.weight_bytes
-    caches = sum(n * spec.blocks[s].cache_traffic(context, storage) for s, n in spec.counts.items())
+    caches = sum(n * block.cache_traffic(context, storage) for block, n in spec.uses)
     return weights + head_and_norms + batch * (spec.d_model * storage.weight_bytes + caches)
 
 
@@ -279,12 +298,9 @@ def cost(
     storage = storage or Storage()
     kept = cache_bytes(spec, context, storage)
     total = params(spec, convention)
-    inactive = sum(
-        n * (spec.blocks[s].params(convention) - spec.blocks[s].params_active(convention))
-        for s, n in spec.counts.items()
-    )
+    inactive = sum(n * (block.params(convention) - block.params_active(convention)) for block, n in spec.uses)
     train = train_flops(spec, context, convention).total
-    extra = sum(n * spec.blocks[s].full_mask_extra_flops(context) for s, n in spec.counts.items())
+    extra = sum(n * block.full_mask_extra_flops(context) for block, n in spec.uses)
     return Cost(
         convention=convention,
         context=context,
@@ -335,8 +351,7 @@ def layer_costs(
     exact_norm = _norm_width(spec, Convention.EXACT)
     rows = []
     seen: set[str] = set()
-    for index, symbol in enumerate(spec.layers, start=1):
-        block = spec.blocks[symbol]
+    for index, (symbol, block) in enumerate(zip(spec.layers, spec.placed, strict=True), start=1):
         kept = block.cache(context, storage)
         shared_before = block.shared_params(convention) if symbol in seen else 0
         seen.add(symbol)
@@ -379,10 +394,10 @@ def layer_costs(
 
 def mixers(spec: ModelSpec) -> list[tuple[str, Mixer]]:
     """Every distinct mixer of a model with its symbol: both branches of a parallel block, a shared one's attention."""
-    counts = spec.counts
-    return [(symbol, mixer) for symbol, block in spec.blocks.items() if symbol in counts for mixer in block.mixers]
+    blocks = dict.fromkeys(zip(spec.layers, spec.placed, strict=True))
+    return [(symbol, mixer) for symbol, block in blocks for mixer in block.mixers]
 
 
 def uses_of(spec: ModelSpec, kind: type[Kind]) -> list[tuple[Kind, int]]:
     """Every distinct mixer of one kind with the number of layers that hold it."""
-    return [(mixer, spec.counts[symbol]) for symbol, mixer in mixers(spec) if isinstance(mixer, kind)]
+    return [(mixer, n) for block, n in spec.uses for mixer in block.mixers if isinstance(mixer, kind)]

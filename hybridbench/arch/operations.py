@@ -23,8 +23,8 @@ def operations(spec: ModelSpec, work: str, context: int, convention: Convention 
     """
     assert work in WORKS, work
     found: Counter[str] = Counter()
-    for symbol, times in spec.counts.items():
-        for name, flops in spec.blocks[symbol].operations(work, context, convention).items():
+    for block, times in spec.uses:
+        for name, flops in block.operations(work, context, convention).items():
             found[name] += times * flops
     found[HEAD] += head_flops(spec, convention) * (3 * context if work == "train" else 1)
     return dict(found)
@@ -33,8 +33,8 @@ def operations(spec: ModelSpec, work: str, context: int, convention: Convention 
 def reasons(spec: ModelSpec, work: str, context: int, convention: Convention) -> list[Reason]:
     """Why ``convention`` differs from ``exact``, operation by operation; equal reasons of several blocks are one."""
     found: Counter[tuple[str, str]] = Counter()
-    for symbol, times in spec.counts.items():
-        for reason in spec.blocks[symbol].reasons(work, context, convention):
+    for block, times in spec.uses:
+        for reason in block.reasons(work, context, convention):
             found[reason.operation, reason.text] += times * reason.flops
     if convention is Convention.PAPER:
         found[HEAD, "the paper leaves the head out"] -= operations(spec, work, context)[HEAD]

@@ -78,11 +78,6 @@ class Factory:
         assert self.build is not None, "a block of blocks needs to be told how they are built"
         return self.build(spec, self, **keywords)
 
-    def is_first(self, kind: type[Block]) -> bool:
-        """Whether no sublayer before holds a mixer of a kind: the first one may leave later ones a value
-        (``Step.share``)."""
-        return not any(type(mixer) is kind for block in self.layers[: self.index] for mixer in block.mixers)
-
     def linear(self, inputs: int, outputs: int) -> nn.Linear:
         return nn.Linear(inputs, outputs, bias=False, device=self.device, dtype=self.dtype)
 

@@ -57,7 +57,7 @@ def check_buildable(spec: ModelSpec) -> None:
     Raises:
         Unsupported: naming the block or the variant.
     """
-    blocks = dict.fromkeys([*(spec.blocks[symbol] for symbol in spec.counts), *(mixer for _, mixer in mixers(spec))])
+    blocks = dict.fromkeys([*(block for block, _ in spec.uses), *(mixer for _, mixer in mixers(spec))])
     for block in blocks:
         if type(block) not in MODULES:
             raise Unsupported(f"blocks of kind {block.kind} have no module: hybridbench can cost them, not run them.")
@@ -126,9 +126,8 @@ def build_model(case: Case, resolved: list[Resolved]) -> LanguageModel:
     def module(block: Block, make: Factory, **branch: bool) -> BlockModule:
         return MODULES[type(block)](block, ops(block), make, **branch)
 
-    blocks = tuple(spec.blocks[symbol] for symbol in spec.layers)
-    make = Factory(torch_dtype(case.execution.dtype), norm_eps=spec.norm_eps, layers=blocks, build=module)
-    layers = [module(block, replace(make, index=index)) for index, block in enumerate(blocks)]
+    make = Factory(torch_dtype(case.execution.dtype), norm_eps=spec.norm_eps, layers=spec.placed, build=module)
+    layers = [module(block, replace(make, index=index)) for index, block in enumerate(make.layers)]
     model = LanguageModel(layers, ops(None), spec.d_model, spec.vocab_size, make)
     fused = [item.function for item in resolved if item.op == DECODE_STEP and item.backend.name == "fused"]
     model.fused_step = fused[0] if fused else None

@@ -19,6 +19,7 @@ from hybridbench.arch.blocks.mamba3 import Mamba3
 from hybridbench.arch.blocks.mlp import Mlp
 from hybridbench.arch.blocks.moe import Moe
 from hybridbench.arch.blocks.parallel import Parallel
+from hybridbench.arch.blocks.rwkv7 import Rwkv7
 from hybridbench.model.attention import AttentionModule
 from hybridbench.model.block import BlockModule
 from hybridbench.model.delta import DeltaModule
@@ -29,6 +30,7 @@ from hybridbench.model.mamba3 import Mamba3Module
 from hybridbench.model.mlp import MlpModule
 from hybridbench.model.moe import MoeModule
 from hybridbench.model.parallel import ParallelModule
+from hybridbench.model.rwkv7 import Rwkv7Module
 
 MODULES: dict[type[Block], Callable[..., BlockModule]] = {
     Attention: AttentionModule,
@@ -38,6 +40,7 @@ MODULES: dict[type[Block], Callable[..., BlockModule]] = {
     GatedDelta: DeltaModule,
     Kda: DeltaModule,
     Lightning: LightningModule,
+    Rwkv7: Rwkv7Module,
     Mlp: MlpModule,
     Moe: MoeModule,
     Parallel: ParallelModule,

@@ -73,10 +73,10 @@ def ruled_out_by(case: Case) -> str | None:
     kernels = {op for block, borrows in block_uses(case.model) for op in block_ops(block, borrows)[1]}
     if named := next((op for op in sorted(kernels) if asked.get(op, "auto") != "auto"), None):
         return f"a kernel for {named} was named, which only the modules run"
-    for symbol in case.model.counts:
-        if reason := _refuses_block(case.model.blocks[symbol]):
+    for block, _ in case.model.uses:
+        if reason := _refuses_block(block):
             return reason
-    if case.execution.streams != 1 and not any(isinstance(b, Parallel) for b in case.model.blocks.values()):
+    if case.execution.streams != 1 and not any(isinstance(block, Parallel) for block, _ in case.model.uses):
         return f"{case.model.label} has no parallel block, whose branches could run on a stream each"
     return None
 

@@ -1,10 +1,11 @@
-"""delta: the gated delta rule and Kimi delta attention, their steps, and the norm after them."""
+"""delta: the gated delta rule, Kimi delta attention and RWKV-7's rule, their steps, and the norms after them."""
 
 from __future__ import annotations
 
 from hybridbench.arch.block import Convention
 from hybridbench.arch.blocks.gated_delta import GatedDelta
 from hybridbench.arch.blocks.kda import Kda
+from hybridbench.arch.blocks.rwkv7 import Rwkv7
 from hybridbench.operations.operation import REST, SCAN, Operation, own, public
 from hybridbench.problem import Problem
 
@@ -30,6 +31,12 @@ def _kda(problem: Problem) -> Kda:
 def _norms(problem: Problem) -> int:
     """Norms of a position: one a value head, or fewer and wider ones."""
     return problem.n_heads * problem.value_dim // problem.norm_dim
+
+
+def _rwkv7(problem: Problem) -> Rwkv7:
+    """The block whose scan a problem is."""
+    heads, width = problem.n_heads, problem.head_dim
+    return Rwkv7(d_model=1, n_heads=heads, head_dim=width, decay_rank=1, rate_rank=1, value_rank=1, gate_rank=1)
 
 
 _KEY_HEADS = {"G": lambda problem: problem.kv_heads}
@@ -122,6 +129,42 @@ ROWS = (
         # a norm: square, sum, scale and weight of a channel, and the root of their mean; silu(z) and the product
         forward=lambda problem: problem.batch * problem.length * _norms(problem) * (8 * problem.norm_dim + 3),
         backends=(own("triton", "triton", "kernels.delta.own:norm_gate"),),
+        again="of_whole",
+    ),
+    Operation(
+        name="rwkv7",
+        family="kernels.rwkv7",
+        spends=SCAN,
+        inputs=("r_BTHP", "w_BTHP", "k_BTHP", "v_BTHV", "kk_BTHP", "a_BTHP", _INITIAL),
+        outputs=("o_BTHV", "final_state_BHPV: float32"),
+        settings=("chunk_size",),
+        forward=lambda problem: problem.batch * _rwkv7(problem).core_prefill(problem.length, Convention.EXACT).scan,
+        backends=(public("fla", "fla-core", "kernels.delta.fla:rwkv7", wide=_FLA),),
+        kernels=("chunk_(dplr|rwkv6)", "wu_fwd"),
+        sequences=True,
+    ),
+    Operation(
+        name="rwkv7_step",
+        family="kernels.rwkv7",
+        spends=SCAN,
+        inputs=("state_BHPV: in place", "r_BHP", "w_BHP", "k_BHP", "v_BHV", "kk_BHP", "a_BHP"),
+        outputs=("o_BHV",),
+        forward=lambda problem: problem.batch * _rwkv7(problem).core_decode(0, Convention.EXACT).scan,
+        backends=(public("fla", "fla-core", "kernels.delta.fla:rwkv7_step", wide=_FLA),),
+        sequences=True,
+    ),
+    Operation(
+        name="rwkv7_output",
+        family="kernels.rwkv7",
+        spends=REST,
+        inputs=("y_BTHV", "r_BTHP", "k_BTHP", "v_BTHV", "gate_BTHV", "weight_HV", "bias_HV", "bonus_HP"),
+        outputs=("out_BTHV",),
+        settings=("eps",),
+        # a head: sum, difference, square, sum, scale, weight and bias of a channel, mean, variance and root; two
+        # products and a sum of the bonus, its product with the value, a sum, and the gate
+        forward=lambda problem: problem.batch * problem.length * problem.n_heads * (13 * problem.value_dim + 4),
+        backends=(public("fla", "fla-core", "kernels.delta.fla:rwkv7_output", wide=_FLA),),
+        kernels=("layer_norm_(fwd|bwd)_kernel", "gate_output_correction"),
         again="of_whole",
     ),
 )

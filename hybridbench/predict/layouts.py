@@ -46,10 +46,7 @@ def layout_bytes(spec: ModelSpec, context: int, layout: str, storage: Storage) -
     if layout != "transformers":
         return kept
     short = sum(
-        n * part.token_bytes
-        for symbol, n in spec.counts.items()
-        for part in spec.blocks[symbol].cache_parts(context, storage)
-        if part.slides
+        n * part.token_bytes for block, n in spec.uses for part in block.cache_parts(context, storage) if part.slides
     )
     return kept + CacheBytes(kv=-short)
 
@@ -93,7 +90,7 @@ def paged(
     """
     if page_tokens < 1:
         raise BadInput(f"page size {page_tokens}: give 1 token or more.")
-    parts = [part for symbol in spec.layers for part in spec.blocks[symbol].cache_parts(context, storage)]
+    parts = [part for block in spec.placed for part in block.cache_parts(context, storage)]
     widest = max((part.token_bytes for part in parts), default=0)
     state = max((part.state_bytes for part in parts), default=0)
     aligned = align_states and bool(state) and bool(widest)

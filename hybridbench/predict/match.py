@@ -156,7 +156,7 @@ def budget_of(spec: ModelSpec, budget: str, context: int, batch: int, storage: S
     if budget == "params":
         return arch.params(spec)
     if budget == "paper":
-        return sum(n * spec.blocks[s].params(Convention.PAPER) for s, n in spec.counts.items())
+        return sum(n * block.params(Convention.PAPER) for block, n in spec.uses)
     if budget == "train-flops":
         return arch.train_flops(spec, context).total
     if budget == "cache":

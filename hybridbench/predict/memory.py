@@ -93,7 +93,8 @@ def train_memory(spec: ModelSpec, context: int, batch: int, storage: Storage, ch
         raise unknown_name("checkpoint", checkpoint, CHECKPOINTS)
     size, tokens = storage.weight_bytes, batch * context
     weights = arch.weight_bytes(spec, storage)
-    layers = [activations(spec.blocks[symbol], storage) for symbol in spec.layers]
+    blocks = spec.placed
+    layers = [activations(block, storage) for block in blocks]
     # Before each sublayer the residual stream, which its norm reads; the norm's result is the block's own input.
     stream = size * spec.d_model * tokens
     kept = [stream + _kept(layer, tokens, checkpoint) for layer in layers]
@@ -111,7 +112,7 @@ def train_memory(spec: ModelSpec, context: int, batch: int, storage: Storage, ch
     made = 0
     for index in reversed(range(len(layers))):
         # Gradients appear block by block, from the last one; a tied head's waits for the embedding's, which comes last.
-        made += spec.blocks[spec.layers[index]].weight_bytes(storage)
+        made += blocks[index].weight_bytes(storage)
         again = total(layers[index].saved, tokens) - (kept[index] - stream)
         worst = sum(kept[: index + 1]) + again + stream + lent + largest(layers[index].backward, tokens)
         moments.append(_Moment(worst, head=head * size, gradients=made))
@@ -150,7 +151,7 @@ def _kept(layer: Activations, tokens: int, checkpoint: str) -> int:
 
 def _lent(spec: ModelSpec, storage: Storage, tokens: int) -> int:
     """What the first block of each kind leaves for later ones, once however many read it."""
-    return total({term for symbol in spec.counts for term in activations(spec.blocks[symbol], storage).lent}, tokens)
+    return total({term for block, _ in spec.uses for term in activations(block, storage).lent}, tokens)
 
 
 def _loss_chunk(spec: ModelSpec, tokens: int, size: int) -> int:
@@ -164,7 +165,7 @@ def prefill_memory(spec: ModelSpec, context: int, batch: int, storage: Storage) 
     size, tokens = storage.weight_bytes, batch * context
     # What the block before yielded lives on until this one's output takes its name.
     entry = tuple(Term(name, size * spec.d_model) for name in ("last output", "residual stream", "norm's output"))
-    needs = [largest(activations(spec.blocks[symbol], storage).forward, tokens) for symbol in spec.counts]
+    needs = [largest(activations(block, storage).forward, tokens) for block, _ in spec.uses]
     return Footprint(
         weights=arch.weight_bytes(spec, storage),
         activations=total(entry, tokens) + _lent(spec, storage, tokens) + max(needs),

@@ -86,9 +86,9 @@ def _prefill(spec: ModelSpec, one: Pass, batch: int, storage: Storage) -> Phase:
 
 
 def _decode(spec: ModelSpec, one: Pass, batch: int, storage: Storage) -> Phase:
-    caches = sum(n * _cache_traffic(spec.blocks[s], one.start, one.stop, storage) for s, n in spec.counts.items())
+    caches = sum(n * _cache_traffic(block, one.start, one.stop, storage) for block, n in spec.uses)
     cacheless = arch.decode_bytes_moved(spec, one.start, batch, storage) - batch * sum(
-        n * spec.blocks[s].cache_traffic(one.start, storage) for s, n in spec.counts.items()
+        n * block.cache_traffic(one.start, storage) for block, n in spec.uses
     )
     return Phase(_flops(spec, one, batch), one.tokens * cacheless + batch * caches)
 
@@ -119,10 +119,7 @@ def _flops(spec: ModelSpec, one: Pass, batch: int, convention: Convention = Conv
 
 def _weights_read(spec: ModelSpec, tokens: int, storage: Storage) -> int:
     """Bytes of the weights that ``tokens`` tokens meet: all of them, but for experts no token is routed to."""
-    idle = sum(
-        n * (spec.blocks[s].weight_bytes(storage) - spec.blocks[s].weight_traffic(tokens, storage))
-        for s, n in spec.counts.items()
-    )
+    idle = sum(n * (block.weight_bytes(storage) - block.weight_traffic(tokens, storage)) for block, n in spec.uses)
     return arch.weight_bytes(spec, storage) - idle
 
 

@@ -31,8 +31,7 @@ OPS = tuple(
 def block_uses(spec: ModelSpec) -> dict[tuple[Block, bool], int]:
     """How often a model has each block, branches too, and whether it borrows its value from another branch."""
     uses: Counter[tuple[Block, bool]] = Counter()
-    for symbol, times in spec.counts.items():
-        block = spec.blocks[symbol]
+    for block, times in spec.uses:
         uses[block, False] += times
         for index, branch in enumerate(block.branches):
             uses[branch, index == block.borrower] += times

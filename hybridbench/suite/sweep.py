@@ -149,7 +149,7 @@ def _depths(asked: int | None, fewest_steps: int) -> int:
 
 def _fitted(execution: Execution, spec: ModelSpec, workload: str) -> Execution:
     """The execution without what only other models of a list have a place for."""
-    branches = any(spec.blocks[symbol].branches for symbol in spec.counts)
+    branches = any(block.branches for block, _ in spec.uses)
     streams = execution.streams if branches else 1
     return replace(execution, backends=backends_used(execution.backends, spec, workload), streams=streams)
 

@@ -19,6 +19,7 @@ from hybridbench.arch.blocks.mlp import Mlp
 from hybridbench.arch.blocks.moe import Moe
 from hybridbench.arch.blocks.parallel import NORMS, OPS, OUTS, SCALES, VALUES, Fusion, Parallel
 from hybridbench.arch.blocks.rg_lru import RgLru
+from hybridbench.arch.blocks.rwkv7 import Rwkv7
 from hybridbench.arch.blocks.shared import SharedBlock
 from hybridbench.arch.blocks.short_conv import ShortConv
 
@@ -67,6 +68,8 @@ OTHERS: dict[str, Block] = {
     "mamba3-mimo": Mamba3(D_MODEL, 192, 32, 64, rank=4, n_angles=16, chunk_size=16),
     "gated-delta": GatedDelta(D_MODEL, n_heads=6, n_k_heads=2, k_head_dim=16, v_head_dim=32),
     "kda": Kda(D_MODEL, n_heads=6, head_dim=32),
+    "rwkv7": Rwkv7(D_MODEL, 6, 32, decay_rank=8, rate_rank=10, value_rank=12, gate_rank=14, chunk_size=16),
+    "rwkv7-first": Rwkv7(D_MODEL, 6, 32, decay_rank=8, rate_rank=10, value_rank=0, gate_rank=14),
     "rg-lru": RgLru(D_MODEL, width=120, n_blocks=6),
     "short-conv": ShortConv(D_MODEL),
     "short-conv-bias": ShortConv(D_MODEL, d_conv=4, bias=True),

@@ -54,6 +54,11 @@ LIGHTNING: dict[str, dict[str, int]] = {
     "odd-width": {"head_dim": 96, "n_heads": 6, "chunk_size": 64},
     "minimax": {"head_dim": 128, "n_heads": 64, "chunk_size": 32},
 }
+RWKV7: dict[str, dict[str, int]] = {
+    "rwkv7-1b": {"head_dim": 64, "n_heads": 64, "chunk_size": 64},
+    "wide-heads": {"head_dim": 128, "n_heads": 8, "chunk_size": 64},
+    "short-chunks": {"head_dim": 64, "n_heads": 6, "chunk_size": 16},
+}
 MAMBA3: dict[str, dict[str, int]] = {
     "mamba3-1b": {"head_dim": 128, "n_heads": 32, "d_state": 128, "n_angles": 32, "chunk_size": 64},
     "authors": {"head_dim": 64, "n_heads": 32, "d_state": 128, "n_angles": 32, "chunk_size": 64},
@@ -80,6 +85,7 @@ SHAPES: dict[str, dict[str, dict[str, int]]] = {
     "gated_delta_step": DELTA,
     "kda": KDA,
     "kda_step": KDA,
+    **dict.fromkeys(("rwkv7", "rwkv7_step", "rwkv7_output"), RWKV7),
     "lightning": LIGHTNING,
     "lightning_step": LIGHTNING,
     "norm_gate": {
@@ -122,6 +128,8 @@ MUST_RUN = {
     ("gated_delta", "gated-delta-1b", "bfloat16"): {"fla-kda"},
     ("gated_delta", "odd-width", "bfloat16"): {"fla-kda"},
     ("kda", "kda-1b", "bfloat16"): {"fla"},
+    ("rwkv7", "rwkv7-1b", "bfloat16"): {"fla"},
+    **{(op, "rwkv7-1b", dtype): {"fla"} for op in ("rwkv7_step", "rwkv7_output") for dtype in ("bfloat16", "float32")},
     **{("gated_delta_step", "gated-delta-1b", dtype): {"triton", "fla"} for dtype in ("bfloat16", "float32")},
     **{("kda_step", "kda-1b", dtype): {"triton", "fla"} for dtype in ("bfloat16", "float32")},
     ("lightning", "lightning-1b", "bfloat16"): {"fla"},

@@ -169,6 +169,7 @@ STEPS = [
     ("selective_step", "reference"),
     *((f"{op}_step", name) for op in DELTAS for name in ("triton", "fla", "reference")),
     *(("lightning_step", name) for name in ("fla", "reference")),
+    *(("rwkv7_step", name) for name in ("fla", "reference")),
 ]
 
 
@@ -186,6 +187,10 @@ def test_steps_in_a_captured_graph_update_the_state(op: str, name: str, state_dt
     elif op == "lightning_step":
         fresh, decays = lightning_inputs(3)
         inputs, state = [*fresh, decays], torch.zeros(3, 16, 128, 128, device="cuda", dtype=state_dtype)
+    elif op == "rwkv7_step":
+        inputs = [bf16(3, 16, 128) for _ in range(4)]
+        inputs += [torch.nn.functional.normalize(bf16(3, 16, 128), dim=-1), bf16(3, 16, 128).sigmoid()]
+        fresh, state = inputs[:4], torch.zeros(3, 16, 128, 128, device="cuda", dtype=state_dtype)
     else:
         fresh, parameters = delta_inputs(op.removesuffix("_step"), 3)
         inputs, state = [*fresh, *parameters], torch.zeros(3, 16, 128, 128, device="cuda", dtype=state_dtype)

@@ -40,7 +40,10 @@ SPECS = {
     **{f"intra {name}": build_spec("intra", "100m", Options(recipe=name)) for name in RECIPES if name != "paper"},
     "moe inter": build_spec("inter", "100m", Options(moe=True)),
     **{f"inter {mixer}": build_spec("inter", "100m", Options(mixer=mixer)) for mixer in MIXERS if mixer != MAMBA2},
-    **{f"intra {mixer}": build_spec("intra", "100m", Options(mixer=mixer)) for mixer in ("mamba1", "gated-delta")},
+    **{
+        f"intra {mixer}": build_spec("intra", "100m", Options(mixer=mixer))
+        for mixer in ("mamba1", "gated-delta", "rwkv7")
+    },
 }
 
 

@@ -49,6 +49,7 @@ LETTERS = {
     **dict.fromkeys(("gated_delta", "gated_delta_step"), "G"),
     **dict.fromkeys(("kda", "kda_step"), "K"),
     **dict.fromkeys(("lightning", "lightning_step"), "L"),
+    **dict.fromkeys(("rwkv7", "rwkv7_step"), "7"),
 }
 """The mixers that ask for an operation, whose rows are not equally wide."""
 
@@ -57,6 +58,7 @@ SEQUENCES = {
     "conv1d_step": 130_000,  # states of 2.1 x 10^9, in rows of 1.1 x 10^9
     "selective_step": 32_800,  # states of 2.1 x 10^9, as all below
     **dict.fromkeys(("ssd_step", "mamba3_step", "gated_delta_step", "kda_step", "lightning_step"), 4_100),
+    "rwkv7_step": 8_200,  # its heads have half as many keys
 }
 """Sequences of a step: as many as take what it keeps past 2^31 elements."""
 

@@ -43,6 +43,8 @@ SIZES: dict[str, dict[str, int]] = {
     **dict.fromkeys(("mamba3_scan", "mamba3_step"), MAMBA3),
     **dict.fromkeys(("gated_delta", "gated_delta_step"), DELTA),
     **{op: DELTA | {"n_kv_heads": 4} for op in ("kda", "kda_step", "lightning", "lightning_step")},
+    **{op: DELTA | {"n_kv_heads": 4} for op in ("kda", "kda_step")},
+    **{op: {"head_dim": 16, "n_heads": 4, "chunk_size": 16, "row": 64} for op in ("rwkv7", "rwkv7_step")},
 }
 
 

@@ -106,6 +106,17 @@ def of_lightning(dtype: torch.dtype) -> tuple[list[Tensor], Run]:
     return sequences(dtype, (H, P), (H, P), (H, P)), run
 
 
+def of_rwkv7(dtype: torch.dtype) -> tuple[list[Tensor], Run]:
+    def run(part: list[Tensor], state: Any) -> tuple[Tensor, Any]:
+        *rest, kk, a = part
+        found: tuple[Tensor, Any] = reference_of("rwkv7")(
+            *rest, torch.nn.functional.normalize(kk, dim=-1), a.sigmoid(), chunk_size=Q, initial_state_BHPV=state
+        )
+        return found
+
+    return sequences(dtype, *[(H, P)] * 6), run
+
+
 SCANS: dict[str, Callable[[torch.dtype], tuple[list[Tensor], Run]]] = {
     "ssd": of_ssd,
     "mamba2_core": of_core,
@@ -114,6 +125,7 @@ SCANS: dict[str, Callable[[torch.dtype], tuple[list[Tensor], Run]]] = {
     "gated_delta": lambda dtype: of_delta(dtype, "gated_delta"),
     "kda": lambda dtype: of_delta(dtype, "kda"),
     "lightning": of_lightning,
+    "rwkv7": of_rwkv7,
 }
 
 

@@ -49,6 +49,7 @@ LETTERS = {
     **dict.fromkeys(("gated_delta", "gated_delta_step"), "G"),
     **dict.fromkeys(("kda", "kda_step"), "K"),
     **dict.fromkeys(("lightning", "lightning_step"), "L"),
+    **dict.fromkeys(("rwkv7", "rwkv7_step"), "7"),
 }
 
 

@@ -57,6 +57,9 @@ SHAPES: dict[str, list[dict[str, int]]] = {
     "lightning": [{"head_dim": 16, "n_heads": 4, "chunk_size": 64}, {"head_dim": 24, "n_heads": 3, "chunk_size": 16}],
     "lightning_step": [{"head_dim": 16, "n_heads": 4}],
     "norm_gate": [{"head_dim": 16, "v_head_dim": 24}, {"head_dim": 16, "n_heads": 6, "norm_width": 96}],
+    "rwkv7": [{"head_dim": 16, "n_heads": 3, "chunk_size": 64}, {"head_dim": 24, "n_heads": 2, "chunk_size": 16}],
+    "rwkv7_step": [{"head_dim": 16, "n_heads": 3}],
+    "rwkv7_output": [{"head_dim": 16}, {"head_dim": 24}],
     "swiglu": [{}, {"width": 200}],
     "add_rms_norm": [{}, {"width": 200}],
     "rotary": [{"head_dim": 16, "n_heads": 8, "n_kv_heads": 2}, {"head_dim": 24, "v_head_dim": 48, "n_heads": 4}],
@@ -209,6 +212,8 @@ def test_auto_on_cuda_follows_the_refusals(problem: Problem, chosen: str, monkey
         ("lightning", "fla", Problem("cuda", "bfloat16", head_dim=63, n_heads=4), "head_dim is 63"),
         ("lightning", "fla", Problem("cuda", "bfloat16", head_dim=64, chunk_size=256), "chunk_size is 256"),
         ("lightning_step", "fla", Problem("cuda", "float64", head_dim=64, n_heads=4), "float32"),
+        ("rwkv7", "fla", Problem("cuda", "bfloat16", head_dim=64, n_heads=4, chunk_size=128), "16 or 32 or 64"),
+        ("rwkv7_step", "fla", Problem("cpu", "bfloat16", head_dim=64, n_heads=4), "device is cpu"),
         ("conv1d", "causal-conv1d", Problem("cpu", "bfloat16", d_conv=4), "device is cpu"),
     ],
 )
@@ -280,6 +285,7 @@ def test_a_backward_that_triton_miscompiles_for_hopper_is_refused(
         ("gated_delta", "fla", "fla-core"),
         ("kda_step", "fla", "flash-linear-attention"),
         ("lightning", "fla", "flash-linear-attention"),
+        ("rwkv7_output", "fla", "flash-linear-attention"),
     ],
 )
 def test_a_missing_package_says_how_to_install_it(op: str, name: str, says: str) -> None:

@@ -232,6 +232,7 @@ def test_products_of_tokens_are_what_pytorch_counts(op: str, sizes: dict[str, in
         ("gated_delta", "gated_delta_step"),
         ("kda", "kda_step"),
         ("lightning", "lightning_step"),
+        ("rwkv7", "rwkv7_step"),
     ],
 )
 def test_a_recurrence_over_a_sequence_is_so_many_steps(scan: str, step: str) -> None:
@@ -248,7 +249,7 @@ def tiny(pattern: str, workload: str) -> Case:
 
 
 @pytest.mark.parametrize("workload", ["train", "prefill", "decode"])
-@pytest.mark.parametrize("pattern", ["*-", "S-", "M-", "m-", "3-", "G-", "K-", "L-", "*E"])
+@pytest.mark.parametrize("pattern", ["*-", "S-", "M-", "m-", "3-", "G-", "K-", "L-", "7-", "*E"])
 def test_operations_of_a_block_add_up_to_its_core(pattern: str, workload: str) -> None:
     """What ``arch`` counts of a block's core, and of routed experts, from the problems that its operations get."""
     case = tiny(pattern, workload)

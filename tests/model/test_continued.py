@@ -36,6 +36,7 @@ NARROW = (
     "inter gated-delta",
     "inter kda",
     "inter lightning",
+    "inter rwkv7",
     "lent values",
 )
 CASES = [*((name, "float64") for name in VARIANTS), *((name, d) for name in NARROW for d in ("float32", "bfloat16"))]

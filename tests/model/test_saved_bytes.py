@@ -154,6 +154,20 @@ def lightning(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, chunk_size: in
     return (torch.empty(v.shape, dtype=v.dtype), q.new_empty(B, q.shape[2], q.shape[3], v.shape[3])), [q, k, v]
 
 
+def rwkv7(r: Tensor, w: Tensor, k: Tensor, v: Tensor, kk: Tensor, a: Tensor, chunk_size: int) -> Any:
+    """fla's ``ChunkDPLRDeltaRuleFunction`` behind ``kernels.delta.fla.load_rwkv7``."""
+    made = [torch.empty_like(r) for _ in range(4)]  # a sigmoid, the decay, a negative key, a product
+    return (torch.empty_like(v), v.new_empty(B, *v.shape[2:], v.shape[3])), [r, k, v, kk, a, *made]
+
+
+def rwkv7_output(
+    y: Tensor, r: Tensor, k: Tensor, v: Tensor, gate: Tensor, weight: Tensor, bias: Tensor, bonus: Tensor, eps: float
+) -> Any:
+    """fla's ``LayerNormFunction`` and ``GateOutputCorrection``."""
+    stats = [y.new_empty(y.shape[:-1], dtype=torch.float32) for _ in range(2)]
+    return torch.empty_like(y), [y, r, k, v, gate, torch.empty_like(y), *stats]
+
+
 def core_with_recipes() -> Callable[..., Any]:
     """The core as ``scan.mamba2_fused`` offers it to selective checkpointing; here nothing is ever made again."""
     last: list[Tensor] = []
@@ -192,6 +206,8 @@ STAND_INS = {
     "gated_delta": delta(every_channel=False),
     "kda": delta(every_channel=True),
     "lightning": lightning,
+    "rwkv7": rwkv7,
+    "rwkv7_output": rwkv7_output,
 }
 
 
@@ -230,8 +246,8 @@ def listed_bytes(spec: ModelSpec, *, cheap: bool = True) -> int:
     storage = Storage.of("bfloat16")
     stream = 2 * spec.d_model * B * T
     blocks = 0
-    for symbol, times in spec.counts.items():
-        terms = activations(spec.blocks[symbol], storage).saved
+    for block, times in spec.uses:
+        terms = activations(block, storage).saved
         blocks += times * total([term for term in terms if cheap or not term.cheap], B * T)
     return blocks + (len(spec.layers) + 1) * stream
 

@@ -40,7 +40,8 @@ class Leading(Mamba2Module):
 
     def __init__(self, spec: Mamba2, ops: Any, make: Any, **branch: bool) -> None:
         super().__init__(spec, ops, make, **branch)
-        self.first = make.is_first(Mamba2)
+        before = (mixer for block in make.layers[: make.index] for mixer in block.mixers)
+        self.first = not any(isinstance(mixer, Mamba2) for mixer in before)
 
     def _joined(self, x: Tensor, step: Step) -> Tensor:
         if self.first:

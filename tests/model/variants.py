@@ -45,7 +45,7 @@ def _variants() -> dict[str, ModelSpec]:
     others = [name for name in MIXERS if name != MAMBA2]
     found |= {f"{arch} {m}": build_spec(arch, "tiny", Options(mixer=m)) for arch in ("inter", "intra") for m in others}
     lent = Options(fusion_value="shared", fusion_norm="none", fusion_out="joint", fusion_op="add")
-    pairs = "(*&m)-(*&G)-(*&K)-(*&3)-(*&L)-(K&G)-(G&m)-(m&K)-(3&m)-(G&3)-(L&G)-(K&L)-"
+    pairs = "(*&m)-(*&G)-(*&K)-(*&3)-(*&L)-(*&7)-(K&G)-(G&m)-(m&K)-(3&m)-(G&3)-(L&G)-(K&L)-(K&7)-(7&G)-(7&7)-"
     found["lent values"] = pattern_spec(pairs, "tiny", lent)
     return {name: small(spec) for name, spec in found.items()}
 

@@ -11,9 +11,9 @@ leaves open is fixed here so: Group norm is an RMS norm per head without weights
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import ClassVar, Self, cast
 
 from hybridbench.arch.block import Block, CacheBytes, CachePart, Convention, Flops, Mixer, Storage
 from hybridbench.arch.terms import Activations, Term
@@ -110,6 +110,10 @@ class Parallel(Block):
         heads = [branch.out_heads for branch in self.branches]
         first, second = (branch.out_width // branch.out_heads for branch in self.branches)
         return {"head_dim": first, "v_head_dim": second, "n_heads": heads[0], "n_kv_heads": heads[1]}
+
+    def leading(self, lines: Collection[Hashable]) -> Parallel:
+        first, second = (cast("Mixer", branch.leading(lines)) for branch in self.branches)
+        return replace(self, first=first, second=second)
 
     def scaled(self, width: int, before: int) -> Self:
         first, second = (branch.scaled(width, before) for branch in self.branches)

@@ -1,4 +1,4 @@
-"""fla: flash-linear-attention's kernels of the gated delta rule and of Kimi delta attention, behind our signatures.
+"""fla: flash-linear-attention's kernels of gated delta rule, Kimi delta attention and RWKV-7, by our signatures.
 
 Written against fla-core 0.6.0, the part of flash-linear-attention that holds its operations; it is imported only when
 one of them is asked for. Its chunk kernels tune themselves the first time a process meets a number of heads.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -20,12 +21,18 @@ from hybridbench.problem import Problem
 NO_FLA = "fla is not importable: its kernels are those of flash-linear-attention, in the package fla-core"
 WIDEST_KEY = 256
 """Key channels of a head that the chunk kernels hold."""
-CHUNKS = {"gated_delta": (16, 32, 64), "kda": (32, 64)}
+CHUNKS = {"gated_delta": (16, 32, 64), "kda": (32, 64), "rwkv7": (16, 32, 64)}
 """Operation to the chunk sizes its kernel takes."""
 
 WRONG_ON_HOPPER = "3.4.0", "3.7.1"
 """Triton releases, from the first to before the second, that miscompile a scalar gate's backward for Hopper: there fla
 raises (its chunk_bwd_dqkwg, its issue 640) unless tilelang is installed."""
+
+RWKV7_RATE = math.exp(-0.5)
+RWKV7_BOUND = -0.61
+"""Below every logarithm of RWKV-7's decay, which is above -exp(-0.5) = -0.6065, its rounding to 16 bit included. With
+it ``gate_bound_is_safe`` (dplr's ``chunk.py``) lets the kernels factor decays about a chunk's middle and take tensor
+cores at chunks of 64: (64 / 2 + 1) x 0.61 / ln 2 is 29, and the exponents of float32 allow 124."""
 
 IN_KERNEL = {
     "use_qk_l2norm_in_kernel": True,
@@ -196,6 +203,86 @@ def load_kda_step() -> Callable[..., Any]:
     return kda_step
 
 
+def _rwkv7_log_decay(w: Tensor) -> Tensor:
+    """In the activations' dtype, as fla's own layer hands it over."""
+    return -RWKV7_RATE * w.sigmoid()
+
+
+def load_rwkv7() -> Callable[..., Any]:
+    """``rwkv7`` by fla's chunk kernels of diagonal plus low rank, whose low rank is -kk and kk a. With a Triton before
+    3.4 they take chunks of 16 whatever they are asked."""
+    chunked: Callable[..., Any] = imported("fla.ops.rwkv7", NO_FLA).chunk_rwkv7
+
+    def rwkv7(
+        r_BTHP: Tensor,
+        w_BTHP: Tensor,
+        k_BTHP: Tensor,
+        v_BTHV: Tensor,
+        kk_BTHP: Tensor,
+        a_BTHP: Tensor,
+        *,
+        chunk_size: int,
+        initial_state_BHPV: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        o_BTHV, state_BHPV = chunked(
+            r_BTHP,
+            _rwkv7_log_decay(w_BTHP),
+            k_BTHP,
+            v_BTHV,
+            -kk_BTHP,
+            kk_BTHP * a_BTHP,
+            scale=1.0,
+            initial_state=_wide(initial_state_BHPV),
+            output_final_state=True,
+            chunk_size=chunk_size,
+            lower_bound=RWKV7_BOUND,
+        )
+        return o_BTHV, state_BHPV
+
+    return rwkv7
+
+
+def load_rwkv7_step() -> Callable[..., Any]:
+    """``rwkv7_step`` by fla's recurrent kernel over one position, whose new state is copied over the old one."""
+    recurrent: Callable[..., Any] = imported("fla.ops.rwkv7", NO_FLA).fused_mul_recurrent_rwkv7
+
+    def rwkv7_step(
+        state_BHPV: Tensor, r_BHP: Tensor, w_BHP: Tensor, k_BHP: Tensor, v_BHV: Tensor, kk_BHP: Tensor, a_BHP: Tensor
+    ) -> Tensor:
+        inputs = (x.unsqueeze(1) for x in (r_BHP, _rwkv7_log_decay(w_BHP), k_BHP, v_BHV, kk_BHP, a_BHP))
+        o_B1HV, new_BHPV = recurrent(*inputs, scale=1.0, initial_state=state_BHPV, output_final_state=True)
+        state_BHPV.copy_(new_BHPV)
+        o_BHV: Tensor = o_B1HV.squeeze(1)
+        return o_BHV
+
+    return rwkv7_step
+
+
+def load_rwkv7_output() -> Callable[..., Any]:
+    """``rwkv7_output`` by fla's norm of groups, then by its bonus and gate in one kernel."""
+    norm: Callable[..., Any] = imported("fla.modules.norm.layernorm", NO_FLA).group_norm
+    corrected: Callable[..., Any] = imported("fla.ops.rwkv7.gate_output_correction", NO_FLA).gate_output_correction
+
+    def rwkv7_output(
+        y: Tensor,
+        r: Tensor,
+        k: Tensor,
+        v: Tensor,
+        gate: Tensor,
+        weight_HV: Tensor,
+        bias_HV: Tensor,
+        bonus_HP: Tensor,
+        *,
+        eps: float,
+    ) -> Tensor:
+        y_BTHV, r, k, v, gate = (x.unsqueeze(0) if y.dim() == 3 else x for x in (y, r, k, v, gate))
+        normed = norm(y_BTHV.flatten(-2), weight_HV.flatten(), bias_HV.flatten(), eps=eps, num_groups=y.shape[-2])
+        out: Tensor = corrected(normed, r, k, bonus_HP, v, gate.flatten(-2))
+        return out.view(y.shape)
+
+    return rwkv7_output
+
+
 def refuses_chunked(op: str) -> Callable[[Problem], str | None]:
     """What the chunk kernels of an operation refuse: they solve a triangular system in tf32, so float32 too."""
 
@@ -234,3 +321,6 @@ gated_delta_as_kda = Implementation(load_gated_delta_as_kda, refuses_chunked("kd
 gated_delta_step = Implementation(load_gated_delta_step, needs_cuda_and_float32)
 kda = Implementation(load_kda, refuses_chunked("kda"))
 kda_step = Implementation(load_kda_step, needs_cuda_and_float32)
+rwkv7 = Implementation(load_rwkv7, refuses_chunked("rwkv7"))
+rwkv7_step = Implementation(load_rwkv7_step, needs_cuda_and_float32)
+rwkv7_output = Implementation(load_rwkv7_output, needs_cuda_and_float32)

@@ -1,0 +1,253 @@
+"""rwkv7: RWKV-7's time mixing, a delta rule whose every channel has a decay and a rate of its own: shape and cost.
+
+The state S of a head (keys x values) follows ``S = diag(w) S - (kk * a) (kk^T S) + k v^T, o = S^T r``: it decays by
+channel, gives up part of what it holds along the removal key kk (of length one; a is the rate), and adds k v^T. Its six
+inputs r, w, k, v, a and the gate g are each projected from the token mixed with the one before it (the token shift, by
+learned shares of every channel); decay, rate, gate and the share of the value residual go through a low rank. From the
+second layer of a width on, a value is mixed with the first layer's; that one has no share to learn (``leading``). Every
+head is normed, gets a bonus ``(r . k rho) v`` of its own token, and is gated.
+
+As wide as the scale's Mamba-2, where published models are as wide as d_model: both mixers of a swap then have as many
+value channels, as every other mixer here has, and a parallel block may share a value. Heads keep the 64 channels of
+every published model, so the state has 64 numbers a channel. Its MLP is the model's SwiGLU, not RWKV's channel mixing.
+
+Sources: arXiv 2503.14456 (sections 3 and 4, appendix on parameters), BlinkDL/RWKV-LM ``RWKV-v7`` (ranks by d_model, no
+value residual in layer 0, norm, initial values), fla-org/flash-linear-attention 0.6.0 ``ops/rwkv7`` and
+``ops/generalized_delta_rule/dplr`` (chunk form).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
+
+from hybridbench.arch.block import Convention, Flops, Part, check_sizes
+from hybridbench.arch.recurrent import Recurrent
+from hybridbench.arch.scales import Site
+from hybridbench.arch.terms import FLOAT, Activations, Term
+from hybridbench.errors import BadInput
+
+HEAD = 64
+"""Channels of a head in every published model."""
+
+
+def low_ranks(d_model: int) -> dict[str, int]:
+    """The ranks of RWKV-LM's ``RWKV_Tmix_x070`` at a width, as the published models have them (that of 1024 has a gate
+    of 128)."""
+
+    def rank(columns: float) -> int:
+        return max(32, round(columns / 32) * 32)
+
+    return {
+        "decay_rank": rank(1.8 * d_model**0.5),
+        "rate_rank": rank(1.8 * d_model**0.5),
+        "value_rank": rank(1.3 * d_model**0.5),
+        "gate_rank": rank(0.6 * d_model**0.8),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Rwkv7(Recurrent):
+    """RWKV-7's time mixing with ``n_heads`` heads of ``head_dim`` keys and as many values.
+
+    Args:
+        decay_rank, rate_rank, gate_rank: columns that w, a and g go through.
+        value_rank: those of the value residual's share; 0 of the first layer, whose value later ones read.
+        chunk_size: positions per chunk of the kernels.
+    """
+
+    kind: ClassVar[str] = "rwkv7"
+    sequence_ops: ClassVar[tuple[str, ...]] = ("rwkv7", "rwkv7_output")
+    step_ops: ClassVar[tuple[str, ...]] = ("rwkv7_step", "rwkv7_output")
+
+    d_model: int
+    n_heads: int
+    head_dim: int
+    decay_rank: int
+    rate_rank: int
+    value_rank: int
+    gate_rank: int
+    chunk_size: int = 64
+
+    def __post_init__(self) -> None:
+        check_sizes(self, "d_model", "n_heads", "head_dim", "decay_rank", "rate_rank", "gate_rank", "chunk_size")
+        if not isinstance(self.value_rank, int) or self.value_rank < 0:
+            raise BadInput(f"value_rank is {self.value_rank!r}: give a whole number, 0 for the first layer.")
+
+    @classmethod
+    def at(cls, site: Site) -> Self:
+        """As wide as the scale's Mamba-2, in heads of 64, or in Mamba-2's where 64 does not divide the width."""
+        width = site.ssm_head_dim if site.d_inner % HEAD else HEAD
+        return cls(site.scale.d_model, site.d_inner // width, width, **low_ranks(site.scale.d_model))
+
+    @property
+    def line(self) -> Hashable:
+        """Values are mixed between layers of equal width: branches of a parallel block have a first of their own."""
+        return type(self), self.out_width
+
+    def leading(self, lines: Collection[Hashable]) -> Rwkv7:
+        """The first layer leaves its value and mixes none."""
+        return replace(self, value_rank=0) if self.line in lines else self
+
+    def sizes_scaled(self, part: Part) -> dict[str, int]:
+        ranks = low_ranks(part(self.d_model))
+        return {"n_heads": part(self.n_heads), **ranks, "value_rank": ranks["value_rank"] if self.value_rank else 0}
+
+    @property
+    def out_width(self) -> int:
+        return self.n_heads * self.head_dim
+
+    @property
+    def out_heads(self) -> int:
+        return self.n_heads
+
+    @property
+    def packed_row(self) -> int:
+        """Each input of the kernels is a projection by itself."""
+        return self.out_width
+
+    def sizes(self) -> dict[str, int | None]:
+        return {
+            "head_dim": self.head_dim,
+            "n_heads": self.n_heads,
+            "chunk_size": self.chunk_size,
+            "width": self.out_width,
+        }
+
+    def mixed(self, borrows_value: bool = False) -> tuple[str, ...]:
+        """The inputs that have shares of the token before; none is projected to v where it is borrowed as it is."""
+        return tuple("rkwag" if borrows_value and not self.value_rank else "rkvwag")
+
+    @property
+    def ranks(self) -> int:
+        """Columns of all low ranks."""
+        return self.decay_rank + self.rate_rank + self.value_rank + self.gate_rank
+
+    def in_matmul_params(self, borrows_value: bool = False) -> int:
+        whole = self.d_model * self.out_width * (2 if borrows_value else 3)
+        return whole + self.ranks * (self.d_model + self.out_width)
+
+    def in_params(self, convention: Convention, borrows_value: bool = False) -> int:
+        # By channel: the bases of decay, rate and the value's share; two of the key, the bonus, the norm's two.
+        vectors = (3 if self.value_rank else 2) + 2 + 1 + 2
+        shares = len(self.mixed(borrows_value)) * self.d_model
+        return self.in_matmul_params(borrows_value) + shares + vectors * self.out_width
+
+    # The token before stands in the conv state's place; its mixing is elementwise, and no FLOPs are counted of it.
+
+    @property
+    def conv_channels(self) -> int:
+        return self.d_model
+
+    @property
+    def conv_columns(self) -> int:
+        return 1
+
+    @property
+    def taps(self) -> int:
+        return 0
+
+    @property
+    def state_size(self) -> int:
+        return self.n_heads * self.head_dim**2
+
+    def _recurrence(self) -> int:
+        # Per state element: the decay; two FLOPs each of the read by kk, of the two outer products that are added, and
+        # of the read by r.
+        return 9 * self.state_size
+
+    def _chunked(self, tokens: int, across: int, within: int, states: int) -> int:
+        """FLOPs of a chunk form over padded chunks: per token and head ``across`` products of a chunk with the channels
+        of a head, ``within`` of a chunk with itself, ``states`` of the channels with each other, 2 FLOPs each."""
+        size, chunk = self.head_dim, self.chunk_size
+        one = across * chunk * size + within * chunk * chunk + states * size * size
+        return -(-tokens // chunk) * chunk * self.n_heads * 2 * one
+
+    def _parallel_scan(self, tokens: int) -> int:
+        """``chunk_dplr_fwd`` with its tensor-core kernels; the inversion of the triangle inside a chunk is left out.
+
+        Across: two sums of decays, four matrices of r and kk with k and kk a, w, u, two of the output (10). Within: the
+        inverse with a matrix. States: w S, the two that are added, and r S.
+        """
+        return self._chunked(tokens, across=10, within=1, states=4)
+
+    def core_train(self, tokens: int, convention: Convention) -> Flops:
+        """In ``hardware`` forward, all of it again but the output, and the backward's products as
+        ``chunk_dplr_bwd_*`` has them.
+
+        Across: 3 of dAu, 1 of dv, 4 of wy, 8 inside chunks (16). Within: 5 of wy. States: 3 of dhu, 1 of dv, 4 of o.
+        """
+        if convention is not Convention.HARDWARE:
+            return 3 * self.core_prefill(tokens, convention)
+        again = self._chunked(tokens, across=8, within=1, states=3)
+        backward = self._chunked(tokens, across=16, within=5, states=8)
+        return Flops(scan=self._parallel_scan(tokens) + again + backward)
+
+    def core_activations(self, size: int, borrows_value: bool = False, keeps_output: bool = True) -> Activations | None:
+        """Token shift, projections and elementwise work of PyTorch, the rule by fla's chunks, fla's norm and gate.
+
+        The rule keeps its six inputs and makes all else again in its backward (``ChunkDPLRDeltaRuleFunction``): decays
+        added up, four matrices a chunk and an inverse, gated inputs, w, states and new values.
+        """
+        if borrows_value:
+            return None
+        d_model, wide, heads, chunk = self.d_model, size * self.out_width, self.n_heads, self.chunk_size
+        leads = not self.value_rank
+        matrix, exact = size * heads * chunk, FLOAT * heads * chunk
+        states, logs = Term("states before chunks", wide * self.head_dim // chunk), FLOAT * self.out_width
+        stats = Term("means and scales of heads", 2 * FLOAT * heads)
+        residual = Term("share of the value residual", 0 if leads else wide)
+        mixed_value = Term("mixed value", 0 if leads else wide, cheap=True)
+        own = (Term("r, k, value, rate, gate", 5 * wide), residual, mixed_value)
+        keys = Term("scaled, removal and added key, its factor", 4 * wide, cheap=True)
+        rule = Term("decay twice, removal key and its negative with the rate", 4 * wide)
+        outputs = Term("rule's output, normed", 2 * wide)
+        gated = (Term("gated output", wide, cheap=True),) if keeps_output else ()
+        return Activations(
+            saved=(
+                Term("difference from the token before", size * d_model, cheap=True),
+                Term("inputs mixed with it", size * d_model * len(self.mixed()), cheap=True),
+                Term("low ranks", size * self.ranks),
+                *own,
+                keys,
+                Term("lengths of keys, twice", 2 * size * heads),
+                rule,
+                outputs,
+                stats,
+                *gated,
+            ),
+            forward=(
+                (
+                    Term("r, w, added and removal key, value, rate, gate", 7 * wide),
+                    mixed_value,
+                    Term("decay, negative key, key with the rate", 3 * wide),
+                    Term("decays added up, float32", 2 * logs),
+                    Term("matrices within chunks and an inverse", 2 * matrix + 3 * exact),
+                    Term("gated inputs, w, u", 6 * wide),
+                    states,
+                    Term("new values, output", 2 * wide),
+                ),
+            ),
+            backward=(
+                (
+                    Term("gradients of output, r, k, v, gate", 5 * wide),
+                    Term("outputs and gate, freed", -3 * wide - sum(term.per_token for term in (stats, *gated))),
+                    Term("decays added up, float32", 2 * logs),
+                    Term("a matrix within chunks and the inverse", matrix + exact),
+                    Term("gated inputs, w", 5 * wide),
+                    Term("states before chunks and their gradients", 2 * states.per_token),
+                    Term("gradients of the matrices, float32", 4 * exact),
+                    Term("gradients of new values, twice, and of v", 3 * wide),
+                    Term("gradients of gated inputs and w", 5 * wide),
+                    Term("gradients of r, both keys and their product with the rate", 4 * wide),
+                    Term("gradients of decays, float32, three times", 3 * logs),
+                    Term("gradients of last decays, float32", logs // chunk),
+                ),
+            ),
+            lent=(Term("first value", wide),) if leads else (),
+        )
+
+    def activations(self, size: int) -> Activations | None:
+        """The core's; nothing keeps the block's input, which is mixed before it is projected."""
+        return self.core_activations(size)

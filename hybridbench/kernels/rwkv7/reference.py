@@ -1,0 +1,104 @@
+"""reference: the plain PyTorch implementations of RWKV-7's rule, of its step, and of the norm, bonus and gate after it.
+
+How they are written is said in ``kernels.plain``; shapes have the letters of ``hybridbench.kernels``.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hybridbench.kernels.plain import wide
+
+CHUNK = 16
+"""Positions per chunk of the plain ``rwkv7``: decays of as many, which are above exp(-0.61 x 16), divide exactly
+enough."""
+RATE = math.exp(-0.5)
+"""The fastest decay is exp(-exp(-0.5)) a position (arXiv 2503.14456, section 4)."""
+
+
+def _log_decay(w: Tensor) -> Tensor:
+    """The decay's logarithm, in (-0.607, 0), from w before its sigmoid."""
+    return -RATE * wide(w).sigmoid()
+
+
+def rwkv7(
+    r_BTHP: Tensor,
+    w_BTHP: Tensor,
+    k_BTHP: Tensor,
+    v_BTHV: Tensor,
+    kk_BTHP: Tensor,
+    a_BTHP: Tensor,
+    *,
+    chunk_size: int,
+    initial_state_BHPV: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """RWKV-7's delta rule (arXiv 2503.14456, section 4), chunk by chunk in its matrix form.
+
+    With ``d = exp(-exp(-0.5) sigmoid(w))`` it computes, for every head,
+    ``S_t = diag(d_t) S_{t-1} - (kk_t a_t) (kk_t^T S_{t-1}) + k_t v_t^T`` and ``o_t = S_t^T r_t``. What kk reads in a
+    chunk solves a triangular system, of which only the state before the chunk is unknown.
+
+    Args:
+        w_BTHP: before its sigmoid.
+        kk_BTHP: the removal key, of length one.
+        a_BTHP: the rate, in (0, 1).
+        chunk_size: the kernels'; it changes no result.
+
+    Returns:
+        o_BTHV in the dtype of ``v_BTHV`` and final_state_BHPV in float32 (float64 for float64 input), both
+        differentiable.
+    """
+    B, T, H, P = (int(n) for n in r_BTHP.shape)
+    r, k, v, kk, log = (wide(x).transpose(1, 2) for x in (r_BTHP, k_BTHP, v_BTHV, kk_BTHP, _log_decay(w_BTHP)))
+    removed = kk * wide(a_BTHP).transpose(1, 2)
+    state = v.new_zeros(B, H, P, v.shape[-1]) if initial_state_BHPV is None else initial_state_BHPV.to(v.dtype)
+    outputs = []
+    for t in range(0, T, CHUNK):
+        part = (slice(None), slice(None), slice(t, t + CHUNK))
+        since = log[part].cumsum(-2)  # from the chunk's start up to and including a position
+        read, seen = kk[part] * (since - log[part]).exp(), r[part] * since.exp()
+        added, taken = (x[part] * (-since).exp() for x in (k, removed))
+        known = read @ state + (read @ added.mT).tril(-1) @ v[part]
+        held = torch.linalg.solve_triangular((read @ taken.mT).tril(-1), known, upper=False, unitriangular=True)
+        outputs.append(seen @ state + (seen @ added.mT).tril() @ v[part] - (seen @ taken.mT).tril() @ held)
+        state = since[..., -1, :, None].exp() * (state + added.mT @ v[part] - taken.mT @ held)
+    return torch.cat(outputs, 2).transpose(1, 2).to(v_BTHV.dtype), state
+
+
+def rwkv7_step(
+    state_BHPV: Tensor, r_BHP: Tensor, w_BHP: Tensor, k_BHP: Tensor, v_BHV: Tensor, kk_BHP: Tensor, a_BHP: Tensor
+) -> Tensor:
+    """One step of the recurrence of ``rwkv7``. ``state_BHPV`` (any float dtype) is updated in place.
+
+    Returns:
+        o_BHV in the dtype of ``v_BHV``, read from the new state before it is rounded to the state's dtype.
+    """
+    r, k, v, kk, a = (wide(x) for x in (r_BHP, k_BHP, v_BHV, kk_BHP, a_BHP))
+    state = state_BHPV.to(v.dtype)
+    held = (kk[..., None] * state).sum(-2, keepdim=True)
+    state = _log_decay(w_BHP).exp()[..., None] * state - (kk * a)[..., None] * held + k[..., None] * v[..., None, :]
+    state_BHPV.copy_(state)
+    return (state * r[..., None]).sum(-2).to(v_BHV.dtype)
+
+
+def rwkv7_output(
+    y: Tensor,
+    r: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gate: Tensor,
+    weight_HV: Tensor,
+    bias_HV: Tensor,
+    bonus_HP: Tensor,
+    *,
+    eps: float,
+) -> Tensor:
+    """The LayerNorm of ``y`` (..., H, V) over a head's V channels, plus ``(r . k bonus) v``, times ``gate``: the end of
+    RWKV-7's mixer, for any leading dimensions."""
+    normed = F.layer_norm(wide(y), y.shape[-1:], None, None, eps) * wide(weight_HV) + wide(bias_HV)
+    of_token = (wide(r) * wide(k) * wide(bonus_HP)).sum(-1, keepdim=True) * wide(v)
+    return ((normed + of_token) * wide(gate)).to(y.dtype)
