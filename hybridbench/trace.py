@@ -22,8 +22,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from hybridbench.count.kernels import ran_on_gpu
 from hybridbench.count.names import classify, shortened
-from hybridbench.count.replace import replaced
-from hybridbench.model.swap import Function
+from hybridbench.model.swap import Function, swapped
 from hybridbench.operations import OPERATIONS
 from hybridbench.session import Proofs, device_for, open_session
 from hybridbench.suite.case import Case
@@ -83,7 +82,7 @@ def trace_case(case: Case, *, steps: int = 5, chrome: Path | None = None) -> Tra
     device = device_for(case.execution.device)
     session = open_session(case, device, Proofs())
     work = session.work
-    with replaced(session.model, [item.function for item in session.resolved], ranged):
+    with swapped(session.model, [item.function for item in session.resolved], ranged):
         for _ in range(steps):
             work.step()
         on_gpu = device.type == "cuda"

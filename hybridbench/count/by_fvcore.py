@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 from hybridbench.count.account import FVCORE, REST, Account
 from hybridbench.count.by_torch import UNCOUNTABLE
 from hybridbench.count.formulas import FVCORE_HANDLES, fvcore_flops
-from hybridbench.count.replace import traced
+from hybridbench.count.replace import traced, tracing
 from hybridbench.count.whose import Where, followed, with_conv, with_hidden
 from hybridbench.errors import described
 from hybridbench.model.build import Resolved
@@ -48,7 +48,7 @@ def count_with_fvcore(
     """
     where = Where()
     try:
-        with warnings.catch_warnings(), followed(model, resolved, where, traced):
+        with warnings.catch_warnings(), tracing(), followed(model, resolved, where, traced):
             _ignore_tracing_noise()
             from fvcore.nn import FlopCountAnalysis
 

@@ -10,14 +10,14 @@ refuses to run, or silently runs uncompiled, while a counter watches. Two wrappe
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from hybridbench.model.swap import Function, swapped
+from hybridbench.model.swap import Function
 from hybridbench.operations import OPERATIONS
 
 _library: Any = torch.library.Library("hybridbench", "FRAGMENT")  # type: ignore[no-untyped-call]
@@ -27,13 +27,10 @@ _calls: list[Function] = []
 
 
 @contextlib.contextmanager
-def replaced(
-    model: nn.Module, functions: Iterable[Function], wrap: Callable[[str, Function], Function]
-) -> Iterator[None]:
-    """``swapped``, and what ``traced`` keeps of each call is dropped at the end."""
+def tracing() -> Iterator[None]:
+    """Around the calls of what ``traced`` makes. What is kept of each call holds tensors, and is dropped at the end."""
     try:
-        with swapped(model, functions, wrap):
-            yield
+        yield
     finally:
         _calls.clear()
 
@@ -49,7 +46,7 @@ def unwatched(_op: str, function: Function) -> Function:
 
 
 def traced(op: str, function: Function) -> Function:
-    """``function`` as the operator ``hybridbench::op``, without gradients."""
+    """``function`` as the operator ``hybridbench::op``, without gradients. It is called inside ``tracing``."""
     if op not in _defined:
         _defined.add(op)
         returned = ", ".join(["Tensor"] * len(OPERATIONS[op].outputs))
@@ -57,9 +54,11 @@ def traced(op: str, function: Function) -> Function:
         _library.impl(op, _run, "CompositeExplicitAutograd")
 
     def call(*given: Tensor | None, **options: Any) -> Any:
+        left_out = [tensor is None for tensor in given]  # and not the tensors, which would live as long as the call
+
         def run(*tensors: Tensor) -> Any:
             rest = iter(tensors)
-            return function(*(None if tensor is None else next(rest) for tensor in given), **options)
+            return function(*(None if none else next(rest) for none in left_out), **options)
 
         _calls.append(run)
         return getattr(torch.ops.hybridbench, op)([tensor for tensor in given if tensor is not None], len(_calls) - 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 from dataclasses import replace
 
@@ -13,11 +14,12 @@ from hybridbench.audit.observe.counters import observe
 from hybridbench.count.account import FVCORE, TORCH
 from hybridbench.count.formulas import closed_form
 from hybridbench.count.whose import is_hidden, parts_of
+from hybridbench.kernels import release
 from hybridbench.operations import OPERATIONS
 from hybridbench.record import OperatorCount
 from hybridbench.session import Proofs
 from hybridbench.suite.case import Case, Execution, Sampling
-from hybridbench.suite.ops import block_ops, block_uses
+from hybridbench.suite.ops import block_ops, block_uses, ops_of
 from hybridbench.suite.workloads import DECODE, PREFILL, TRAIN, Workload
 from hybridbench.worker import Bench, run_case
 
@@ -41,6 +43,28 @@ BRIEFLY = Sampling(warmup_max_s=0.0, warmup_min_steps=1, min_samples=2, max_samp
 def _bench() -> Bench:
     """One device for all cases, whose rates nobody measures here."""
     return Bench(torch.device("cpu"), None, None, ceilings={"float32": None})
+
+
+def tensors() -> int:
+    """How many tensors there are."""
+    gc.collect()
+    return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
+
+
+@pytest.mark.parametrize("kind", [TRAIN, PREFILL, DECODE])
+def test_nothing_of_a_counted_step_outlives_its_case(kind: str, bench: Bench) -> None:
+    """Kernels that a tracer passes as operators are called by number, with what was kept of the call."""
+    hidden = {
+        op: f"hybridbench.kernels.{OPERATIONS[op].family[8:]}.reference:{op}" for op in ("attention", "ssd", "ssd_step")
+    }
+    used = {op: path for op, path in hidden.items() if op in ops_of(pattern_spec("M-*-", "tiny", SMALL), kind)}
+    execution = Execution("cpu", "float32", "eager", backends=used)
+    case = Case(pattern_spec("M-*-", "tiny", SMALL), Workload(kind, 70, 2), execution, sampling=BRIEFLY)
+    before = tensors()
+    observed, _ = run_case(case, bench)
+    assert {use.ran for use in observed.backends} >= set(used.values())
+    release()
+    assert tensors() == before
 
 
 @pytest.mark.parametrize("kind", [TRAIN, PREFILL, DECODE])
