@@ -101,7 +101,8 @@ class Draw:
 
     def projection(self, *lead: int, widths: list[tuple[int, ...]]) -> list[Tensor]:
         """Views side by side in one wide tensor, rows padded to 16 elements, as the output of a fused projection; at
-        size in rows as wide as the problem's."""
+        size in rows as wide as the problem's.
+        """
         sizes = [math.prod(width) for width in widths]
         padded = sum(sizes) + -sum(sizes) % 16
         wide = self.normal(*lead, max(padded, self._problem.row) if self.at_size else padded)

@@ -29,7 +29,8 @@ def _continued(
 
 class AttentionModule(MixerModule):
     """Causal attention over a sequence or one step against its cache. Its operations are ``attention``, ``rotary`` and
-    ``attention_decode``."""
+    ``attention_decode``.
+    """
 
     spec: Attention
 

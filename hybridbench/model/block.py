@@ -40,12 +40,18 @@ class Step:
 
     def share(self, name: str, value: Tensor) -> None:
         """Leaves a value for later layers. The first one stays, so a forward repeated for its backward changes
-        nothing."""
+        nothing.
+        """
         self.shared.setdefault(name, value)
 
     def sharing(self, shared: dict[str, Tensor]) -> Step:
         """The same positions and rotations where other values were left."""
         return replace(self, shared=shared)
+
+    @property
+    def turns(self) -> tuple[tuple[Rope, int], ...]:
+        """The kinds of RoPE, each with its head width, that were asked for so far."""
+        return tuple(self._turns)
 
     def turn(self, rope: Rope, head_dim: int) -> Rotation:
         """The rotation for these positions, computed once per kind."""
@@ -80,7 +86,8 @@ class Factory:
 
     def is_first(self, kind: type[Block]) -> bool:
         """Whether no sublayer before holds a mixer of a kind: the first one may leave later ones a value
-        (``Step.share``)."""
+        (``Step.share``).
+        """
         return not any(type(mixer) is kind for block in self.layers[: self.index] for mixer in block.mixers)
 
     def linear(self, inputs: int, outputs: int) -> nn.Linear:

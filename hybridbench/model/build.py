@@ -31,7 +31,8 @@ from hybridbench.suite.ops import CORE, CORE_PARTS, DECODE_STEP, block_ops_in, b
 @dataclass(frozen=True)
 class Resolved:
     """One operation of one block shape (None: the model's own): what was asked for, what will run and why, and in how
-    many sublayers."""
+    many sublayers.
+    """
 
     block: Block | None
     op: str

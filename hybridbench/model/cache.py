@@ -28,7 +28,10 @@ class Cache(Protocol):
         """Overwrites everything with random values of a plausible size: a depth reached without a prefill."""
 
     def compared(self) -> dict[str, Tensor]:
-        """What two caches of the same tokens agree in, by name, sequences first; none of it is to be written."""
+        """Views of what two caches of the same tokens agree in, by name, sequences first. Do not write to them."""
+
+    def rings(self) -> list[tuple[int, int]]:
+        """Sinks and ring slots of each static attention cache in it, in order; empty without one."""
 
 
 @dataclass
@@ -59,6 +62,10 @@ class AttentionCache:
     def fill(self, generator: torch.Generator) -> None:
         for tensor in self.tensors()["kv"]:
             tensor.normal_(generator=generator)
+
+    def rings(self) -> list[tuple[int, int]]:
+        """Its own; a ring of 0 slots is full attention."""
+        return [(self.sinks, self.ring)]
 
     def slots(self, position: Tensor) -> Tensor:
         """Slots of absolute positions, of the same shape."""
@@ -140,6 +147,10 @@ class GrowingCache:
         for tensor in self.tensors()["kv"]:
             tensor.normal_(generator=generator)
 
+    def rings(self) -> list[tuple[int, int]]:
+        """None: what grows is not reused."""
+        return []
+
     def reach(self, tokens: int, generator: torch.Generator) -> None:
         """Random keys and values of ``tokens`` tokens, or of as many as a window keeps."""
         slots = min(tokens, self.sinks + self.window) if self.window else tokens
@@ -174,7 +185,8 @@ class GrowingCache:
 @dataclass
 class RecurrentCache:
     """A recurrence's state, (B, I, N) in Mamba-1, (B, H, P, N) in Mamba-2 and (B, H, P, V) in the delta rules, and the
-    last inputs of the conv, newest last."""
+    last inputs of the conv, newest last.
+    """
 
     state: Tensor
     conv_BCW: Tensor
@@ -188,6 +200,10 @@ class RecurrentCache:
     def fill(self, generator: torch.Generator) -> None:
         self.state.normal_(generator=generator)
         self.conv_BCW.normal_(generator=generator)
+
+    def rings(self) -> list[tuple[int, int]]:
+        """None: it holds no keys."""
+        return []
 
 
 @dataclass
@@ -211,6 +227,10 @@ class ParallelCache:
     def fill(self, generator: torch.Generator) -> None:
         self.first.fill(generator)
         self.second.fill(generator)
+
+    def rings(self) -> list[tuple[int, int]]:
+        """Those of both branches."""
+        return self.first.rings() + self.second.rings()
 
 
 def growing(cache: Cache | None, *, held: bool) -> Cache | None:
@@ -284,7 +304,8 @@ def written(cache: Cache, depth: int) -> list[Tensor]:
 
 def states_compared(caches: Sequence[Cache]) -> dict[str, Tensor]:
     """What two caches of the same tokens agree in, by name and place, without keys and values: a step adds one token to
-    those and overwrites all this."""
+    those and overwrites all this.
+    """
     return {
         f"{name} of cache {index + 1}": tensor
         for index, cache in enumerate(caches)

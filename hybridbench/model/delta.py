@@ -34,7 +34,8 @@ DT_RANGE = (1e-3, 1e-1)
 class DeltaModule(RecurrentModule):
     """A delta rule's mixer over a sequence, or one recurrent step; its spec says which of the two it is. Its operations
     are ``conv1d`` and ``conv1d_step``, ``gated_delta`` and ``gated_delta_step`` or ``kda`` and ``kda_step``, and
-    ``norm_gate``."""
+    ``norm_gate``.
+    """
 
     spec: GatedDelta | Kda
     traceable = False
@@ -59,7 +60,8 @@ class DeltaModule(RecurrentModule):
 
     def reset(self, generator: torch.Generator) -> None:
         """The published initialisation: A uniform in ``A_RANGE``, dt log-uniform through the inverse softplus, conv as
-        ``nn.Conv1d``, norm one."""
+        ``nn.Conv1d``, norm one.
+        """
         with torch.no_grad():
             self.A_log_H.uniform_(*A_RANGE[self.spec.kind], generator=generator).log_()
             self.dt_bias.copy_(log_uniform_steps(self.dt_bias, *DT_RANGE, generator))

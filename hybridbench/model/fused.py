@@ -13,15 +13,14 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from hybridbench.arch.blocks.attention import Rope
 from hybridbench.arch.blocks.parallel import Fusion
 from hybridbench.kernels.attention.triton_decode import DecodePlan, launch_attention_decode, multiprocessors
 from hybridbench.kernels.step import triton_step as kernels
 from hybridbench.kernels.tuning import compile_together
 from hybridbench.model.attention import AttentionModule
-from hybridbench.model.block import BlockModule
+from hybridbench.model.block import BlockModule, Step
 from hybridbench.model.cache import AttentionCache, Cache, ParallelCache, RecurrentCache
 from hybridbench.model.language import LanguageModel
 from hybridbench.model.mamba2 import Mamba2Module
@@ -98,7 +97,7 @@ class FusedStep:
     ``reads`` are its attentions in order, ``compilations`` compile what is launched without launching it.
 
     Args:
-        model: an allocated model whose case ``step.unsupported_by_fused`` finds nothing against.
+        model: an allocated model whose case ``step.ruled_out_by`` does not rule out.
         caches: of all its layers, as ``LanguageModel.new_caches`` makes them.
         token_B, position_B: int64; read, and overwritten with the next token and ``position + advance``.
         streams: 2 runs the branches of a parallel block side by side.
@@ -135,8 +134,6 @@ class FusedStep:
         self.logits_BV: Tensor = torch.empty(self.B, model.embedding_VD.shape[0], **self.kind)
         self._scratch: dict[tuple[str, int, int, int], tuple[Tensor, Tensor]] = {}
         self.reads: list[Read] = []
-        self._turns: list[tuple[Rope, int]] = []
-        self._rings: list[tuple[int, int]] = []
         D = model.d_model
         squares = torch.empty(max(D // 16, 1), self.B, **self.wide)
         self.stream = _Stream(self._new(D), self._new(D), squares)
@@ -191,11 +188,11 @@ class FusedStep:
 
     def _plan(self, caches: list[Cache | None], token_B: Tensor, position_B: Tensor, advance: bool) -> None:
         model, D = self.model, self.model.d_model
-        for layer, cache in zip(model.blocks, caches, strict=True):
-            for module, kept in _attentions(layer, cache):
-                if module.spec.rope is not None:
-                    _index(self._turns, (module.spec.rope, module.spec.head_dim))
-                _index(self._rings, (kept.sinks, kept.ring))
+        asked = Step(position_B)
+        for layer in model.blocks:
+            layer.make_turns(asked)
+        self._turns = asked.turns
+        self._rings = list(dict.fromkeys(ring for cache in caches if cache is not None for ring in cache.rings()))
         pairs = max((head_dim // 2 for _, head_dim in self._turns), default=1)
         frequency = torch.zeros(max(len(self._turns), 1), pairs, **self.wide)
         for index, (rope, head_dim) in enumerate(self._turns):
@@ -548,24 +545,16 @@ class FusedStep:
         }
 
 
-PLANS: dict[type[nn.Module], Callable[[FusedStep, Any, Any, Tensor], None]] = {
+PLANS: dict[type[BlockModule], Callable[[FusedStep, Any, Any, Tensor], None]] = {
     MlpModule: FusedStep._plan_mlp,
     AttentionModule: FusedStep._plan_attention,
     Mamba2Module: FusedStep._plan_mamba2,
     ParallelModule: FusedStep._plan_parallel,
 }
-"""Module of a sublayer to how its launches are planned, with what it keeps and the weight of the norm behind it."""
+"""Module of a sublayer to what plans its launches, called with the module, its cache and the weight of the next norm.
 
-
-def _attentions(layer: BlockModule, cache: Any) -> list[tuple[AttentionModule, AttentionCache]]:
-    """The attention modules of a layer with their caches."""
-    parts = zip(layer.branches, (cache.first, cache.second), strict=True) if layer.branches else [(layer, cache)]
-    return [(module, kept) for module, kept in parts if isinstance(module, AttentionModule)]
-
-
-def _index(known: list[Any], value: Any) -> None:
-    if value not in known:
-        known.append(value)
+``step.UNFUSED`` has a row for the block of every module here.
+"""
 
 
 def _power(n: int) -> int:

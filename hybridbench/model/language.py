@@ -81,7 +81,8 @@ class LanguageModel(nn.Module):
 
     def step_over(self, token_BT: Tensor, start: int = 0) -> Step:
         """The positions of a sequence that begins at ``start``, with every rotation made: a compiled layer only reads
-        them."""
+        them.
+        """
         step = Step(torch.arange(start, start + token_BT.shape[1], device=token_BT.device), start)
         for layer in self.blocks:
             layer.make_turns(step)

@@ -29,7 +29,8 @@ def across(weight: Tensor, x_BTC: Tensor) -> Tensor:
 
 class Mamba1Module(RecurrentModule):
     """Mamba-1 over a sequence, or one recurrent step. Its operations are ``conv1d``, ``selective_scan``,
-    ``conv1d_step`` and ``selective_step``."""
+    ``conv1d_step`` and ``selective_step``.
+    """
 
     spec: Mamba1
     traceable = False
@@ -51,7 +52,8 @@ class Mamba1Module(RecurrentModule):
 
     def reset(self, generator: torch.Generator) -> None:
         """Mamba-1's own initialisation: A from 1 to N in every channel (S4D-real), dt log-uniform through the inverse
-        softplus, its projection uniform in +-R^-0.5, D one, conv as ``nn.Conv1d``."""
+        softplus, its projection uniform in +-R^-0.5, D one, conv as ``nn.Conv1d``.
+        """
         spec = self.spec
         with torch.no_grad():
             states = torch.arange(1, spec.d_state + 1, dtype=torch.float32, device=self.A_log_IN.device)

@@ -28,7 +28,8 @@ from hybridbench.suite.ops import CORE
 
 class Mamba2Module(RecurrentModule):
     """Mamba-2 over a sequence, or one recurrent step. Its operations are ``mamba2_core``, or ``conv1d``, ``ssd`` and
-    ``gate`` in its place, ``conv1d_step`` and ``ssd_step``."""
+    ``gate`` in its place, ``conv1d_step`` and ``ssd_step``.
+    """
 
     spec: Mamba2
 
@@ -129,7 +130,8 @@ class Mamba2Module(RecurrentModule):
 
     def _with_front(self, packed_BTC: Tensor, front_BSC: Tensor) -> Tensor:
         """Packed rows with those before them that the convolution still reads. Their dt is one that softplus makes 0
-        of: the scan passes them without a trace. Nothing else of them is read."""
+        of: the scan passes them without a trace. Nothing else of them is read.
+        """
         gate = self.widths[0]
         rows_BSC = packed_BTC.new_zeros(front_BSC.shape[0], front_BSC.shape[1], packed_BTC.shape[-1])
         rows_BSC[..., gate : gate + front_BSC.shape[-1]] = front_BSC

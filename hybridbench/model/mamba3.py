@@ -26,7 +26,8 @@ DT_RANGE = (1e-3, 1e-1)
 @dataclass
 class Mamba3Cache:
     """The accumulated angles in radians, the state, and the turned B and the x of the last token, which the trapezoidal
-    rule reads once more and which stand in the conv state's place."""
+    rule reads once more and which stand in the conv state's place.
+    """
 
     angle_BHR: Tensor
     state_BHPN: Tensor
@@ -51,10 +52,15 @@ class Mamba3Cache:
         for tensor in self.parts[1:]:
             tensor.normal_(generator=generator)
 
+    def rings(self) -> list[tuple[int, int]]:
+        """None: it holds no keys."""
+        return []
+
 
 class Mamba3Module(MixerModule):
     """Mamba-3 of rank 1 over a sequence, or one recurrent step. Its operations are ``mamba3_scan`` and
-    ``mamba3_step``."""
+    ``mamba3_step``.
+    """
 
     spec: Mamba3
     traceable = False

@@ -130,7 +130,8 @@ class RecurrentModule(MixerModule):
 
     def new_cache(self, batch: int, capacity: int, storage: Storage, device: torch.device) -> RecurrentCache:
         """Zeros: the state in the weights' dtype or in the wider one that ``storage`` asks for, and as many columns of
-        the conv's input as its spec or ``storage`` says."""
+        the conv's input as its spec or ``storage`` says.
+        """
         spec, dtype = self.spec, self.in_proj.weight.dtype
         columns = storage.columns(spec.conv_columns)
         return RecurrentCache(
@@ -152,7 +153,8 @@ def lent(value: Tensor, dims: int, width: int) -> Tensor:
 
 def keep_tail(conv_BCW: Tensor, conv_in_BTC: Tensor, start: int = 0) -> None:
     """Writes the last inputs of a sequence into a conv state; where the sequence is shorter, what came before it stays
-    in front, zeros at the start."""
+    in front, zeros at the start.
+    """
     columns = conv_BCW.shape[-1]
     tail_BCT = conv_in_BTC[:, -columns:].transpose(1, 2)
     missing = columns - tail_BCT.shape[-1]

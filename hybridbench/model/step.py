@@ -74,9 +74,9 @@ def ruled_out_by(case: Case) -> str | None:
     if named := next((op for op in sorted(kernels) if asked.get(op, "auto") != "auto"), None):
         return f"a kernel for {named} was named, which only the modules run"
     for symbol in case.model.counts:
-        if reason := _refuses_block(case.model.blocks[symbol]):
+        if reason := _unfused(case.model.blocks[symbol]):
             return reason
-    if case.execution.streams != 1 and not any(isinstance(b, Parallel) for b in case.model.blocks.values()):
+    if case.execution.streams != 1 and not any(block.branches for block in case.model.blocks.values()):
         return f"{case.model.label} has no parallel block, whose branches could run on a stream each"
     return None
 
@@ -85,31 +85,56 @@ FUSED_AXES = {"scale": ("none",), "value": ("separate",)}
 """Fusion axes of a parallel block that the kernels cover; any norm and op with them."""
 
 
-def _refuses_block(block: Block) -> str | None:
-    """A block without fused kernels. Widths must divide into 16 columns, the least a tensor-core product takes."""
-    if isinstance(block, Parallel):
-        if not (isinstance(block.first, Mamba2) and isinstance(block.second, Attention)):
-            return "it fuses parallel blocks of Mamba-2 with attention only"
-        if block.first.gated_norm:
-            return "a Mamba-2 branch with a norm of its own is not fused"
-        for axis, known in FUSED_AXES.items():
-            if getattr(block.fusion, axis) not in known:
-                return f"fusion {axis} '{getattr(block.fusion, axis)}' is not fused"
-        if block.fusion.out == "joint" and block.fusion.op != "concat":
-            return f"a joint projection after {block.fusion.op} is not fused"
-        return _refuses_block(block.first) or _refuses_block(block.second)
-    if isinstance(block, Attention):
-        if block.head_dim % 8 or block.v_head_dim % 8:
-            return f"its heads must be multiples of 8 wide, and one is {block.head_dim} or {block.v_head_dim}"
-        widths = (block.d_model, block.out_width)
-    elif isinstance(block, Mamba2):
-        widths = (block.d_model, block.out_width)
-    elif isinstance(block, Mlp):
-        widths = (block.d_model, block.d_ff)
-    else:
-        return f"it has no kernels for a block of kind {block.kind}"
+def _odd_width(*widths: int) -> str | None:
+    """Products are cut into 16 columns, the least that a tensor-core product takes."""
     odd = next((width for width in widths if width % 16), None)
     return None if odd is None else f"widths must be multiples of 16, and one is {odd}"
+
+
+def _unfused_mlp(block: Mlp) -> str | None:
+    return _odd_width(block.d_model, block.d_ff)
+
+
+def _unfused_mamba2(block: Mamba2) -> str | None:
+    return _odd_width(block.d_model, block.out_width)
+
+
+def _unfused_attention(block: Attention) -> str | None:
+    if block.head_dim % 8 or block.v_head_dim % 8:
+        return f"its heads must be multiples of 8 wide, and one is {block.head_dim} or {block.v_head_dim}"
+    return _odd_width(block.d_model, block.out_width)
+
+
+def _unfused_parallel(block: Parallel) -> str | None:
+    first, second = block.branches
+    if not (isinstance(first, Mamba2) and isinstance(second, Attention)):
+        return "it fuses parallel blocks of Mamba-2 with attention only"
+    if first.gated_norm:
+        return "a Mamba-2 branch with a norm of its own is not fused"
+    for axis, known in FUSED_AXES.items():
+        if getattr(block.fusion, axis) not in known:
+            return f"fusion {axis} '{getattr(block.fusion, axis)}' is not fused"
+    if block.fusion.out == "joint" and block.fusion.op != "concat":
+        return f"a joint projection after {block.fusion.op} is not fused"
+    return _unfused(first) or _unfused(second)
+
+
+UNFUSED: dict[type[Block], Callable[[Any], str | None]] = {
+    Attention: _unfused_attention,
+    Mamba2: _unfused_mamba2,
+    Mlp: _unfused_mlp,
+    Parallel: _unfused_parallel,
+}
+"""Kind of block to what says why its fused kernels cannot run one, or None; a kind without a row has no such kernels.
+
+``fused.PLANS`` has a row for the module of every kind here.
+"""
+
+
+def _unfused(block: Block) -> str | None:
+    """Why the fused step cannot run a block; None where it can."""
+    row = UNFUSED.get(type(block))
+    return row(block) if row is not None else f"it has no kernels for a block of kind {block.kind}"
 
 
 def verify_step(

@@ -1,5 +1,6 @@
 """What is wrong at the size that is timed is never timed, though it passes verification; what is right says what it was
-held to."""
+held to.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +63,8 @@ def _capture(
 @pytest.mark.parametrize("pattern", ["*-", "S-", "M-*-", "(*&M)-"])
 def test_a_generation_is_captured_within_its_caches(pattern: str, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last step of a generation fills the last slot: a warm-up that moved on would write behind it, into the next
-    sequence, and leave other keys and values than those the sequence alone is decoded with."""
+    sequence, and leave other keys and values than those the sequence alone is decoded with.
+    """
     monkeypatch.setattr(decode, "captured", _capture)
     if mode == "published":
         made = decode.PublishedDecode

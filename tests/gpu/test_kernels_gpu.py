@@ -123,7 +123,8 @@ MUST_RUN = {
 
 def cases() -> list[Any]:
     """Operations of a step only run without gradients, the others with; FlexAttention compiles for every length, so
-    it is tried in float32 at one shape only."""
+    it is tried in float32 at one shape only.
+    """
     return [
         pytest.param(
             backend,

@@ -1,5 +1,6 @@
 """The plain selective scan, delta rules and scan of Mamba-3 agree with loops over tokens, with transformers (but it has
-no Mamba-3) and with their steps."""
+no Mamba-3) and with their steps.
+"""
 
 from __future__ import annotations
 

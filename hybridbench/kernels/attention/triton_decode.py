@@ -231,7 +231,8 @@ def launch_attention_decode(
     compile_only: bool = False,
 ) -> None:
     """One launch of the kernel, or its compilation only; ``norm_eps`` asks for each head's output over its root mean
-    square."""
+    square.
+    """
     B, H, P = q_BHP.shape
     K, V = v_cache_BSKV.shape[2:]
     R = H // K

@@ -43,7 +43,8 @@ def _wide(state_BHPV: Tensor | None) -> Tensor | None:
 
 def load_gated_delta() -> Callable[..., Any]:
     """``gated_delta`` by fla's chunk kernels. The states between chunks are in the activations' dtype, the last one in
-    float32."""
+    float32.
+    """
     chunked: Callable[..., Any] = imported("fla.ops.gated_delta_rule", NO_FLA).chunk_gated_delta_rule
 
     def gated_delta(

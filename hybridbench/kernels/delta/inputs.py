@@ -15,7 +15,8 @@ from hybridbench.problem import Problem
 def _delta_heads(problem: Problem, draw: Draw) -> tuple[int, int, int]:
     """Sequences, value heads and key heads: 16 heads over the batch, so that no position's output is small by chance,
     and on a GPU all of the problem's, because fla's kernels tune themselves to their number and the check then tunes
-    what is timed; at size those of the problem."""
+    what is timed; at size those of the problem.
+    """
     if draw.at_size:
         return draw.batch, problem.n_heads, problem.kv_heads
     G = problem.kv_heads if problem.device == "cuda" else min(2, problem.kv_heads)

@@ -71,7 +71,8 @@ def _walkers(x: Tensor, rows: int, per_sm: int) -> int:
 
 def _unit(*strides: int) -> int:
     """What strides are passed in units of: Triton knows of a number that 16 divides it or nothing, and rows of, say,
-    4,888 columns start on 16 bytes too."""
+    4,888 columns start on 16 bytes too.
+    """
     return 8 if all(stride % 8 == 0 for stride in strides) else 1
 
 

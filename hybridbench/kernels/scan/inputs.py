@@ -176,7 +176,8 @@ SELECTIVE = ("x_BTI", "dt_BTI", "A_IN", "B_BTN", "C_BTN", "D_I", "z_BTI", "dt_bi
 
 def selective_scan(problem: Problem, draw: Draw) -> Iterator[Trial]:
     """Lengths on and beside 64 positions, laid out channel by channel as in the model; the state has no gradient. One
-    from a state, which goes forward only."""
+    from a state, which goes forward only.
+    """
     N = problem.d_state
 
     def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -227,7 +228,8 @@ MAMBA3 = ("x_BTHP", "dt_BTH", "rate_BTH", "trap_BTH", "B_BTGN", "C_BTGN", "angle
 
 def _mamba3_heads(problem: Problem, draw: Draw) -> tuple[int, int]:
     """Heads and groups; on a GPU all of them, because the public kernels tune themselves once, at the first sizes they
-    are given, and the check then tunes what is timed."""
+    are given, and the check then tunes what is timed.
+    """
     return (problem.n_heads, problem.n_groups) if problem.device == "cuda" else _ssm_heads(problem, draw)
 
 
@@ -254,7 +256,8 @@ def _on_the_circle(angle: Tensor) -> Tensor:
 def mamba3_scan(problem: Problem, draw: Draw) -> Iterator[Trial]:
     """Lengths around one chunk, a long one first on a GPU, where kernels tune themselves to it; nobody needs gradients
     of what the last position leaves. Where none are needed at all, one from a state: with one they tune themselves
-    anew."""
+    anew.
+    """
     H, _G = _mamba3_heads(problem, draw)
     P, N, R, Q = problem.head_dim, problem.d_state, problem.n_angles, problem.chunk_size
     started = ("angle_BHR", "state_BHPN", "last_k_BHN", "last_x_BHP")

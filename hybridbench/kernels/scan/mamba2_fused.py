@@ -251,7 +251,8 @@ _op.register_autograd(_undo, setup_context=_keep)
 
 def _core(one_pass: bool) -> Callable[..., Any]:
     """``mamba2_core`` of the reference with either scan; its ``with_recipes`` also says how the convolution's output
-    and its own are made again from what it keeps."""
+    and its own are made again from what it keeps.
+    """
 
     def run(
         packed_BTE: Tensor,

@@ -362,7 +362,8 @@ def _trapezoidal_segment(
     x: Tensor, log_decay: Tensor, scale: Tensor, now: Tensor, k: Tensor, q: Tensor, state: Tensor, Q: int
 ) -> tuple[Tensor, Tensor]:
     """``mamba3_scan`` without D and gate over one segment: c chunk, q and s positions in it. Inputs have the weight
-    ``now`` at their own position and ``scale`` at all later ones."""
+    ``now`` at their own position and ``scale`` at all later ones.
+    """
     T = int(x.shape[1])
     short = -T % Q
     if short:  # no decay and nothing added leave the state alone

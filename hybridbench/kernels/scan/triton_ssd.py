@@ -207,7 +207,8 @@ def scan_d_x_kernel(
     STAGES: tl.constexpr,
 ) -> None:
     """Of one block and some heads that share B and C: the gradients of x and of C B, and dt's times dt but for what
-    passes through the state before the block."""
+    passes through the state before the block.
+    """
     SLICES: tl.constexpr = P // SLICE
     block, batch, heads = tl.program_id(0), tl.program_id(1), tl.program_id(2) * HEADS
     first, group = block * BLOCK, heads // SHARE
@@ -310,7 +311,8 @@ def scan_d_c_kernel(
     STAGES: tl.constexpr,
 ) -> None:
     """Of one block and some heads: their share of the gradient of C, and what passes through the state before the block
-    to the running sums."""
+    to the running sums.
+    """
     SLICES: tl.constexpr = P // SLICE
     block, batch, heads = tl.program_id(0), tl.program_id(1), tl.program_id(2) * HEADS
     first, group = block * BLOCK, heads // SHARE
@@ -356,7 +358,8 @@ def scan_finish_kernel(
     H_TILE: tl.constexpr,
 ) -> None:
     """Gradients of the projection's dt (through running sums and softplus), and of A and its bias as a partial sum a
-    program."""
+    program.
+    """
     batch, blocks = tl.program_id(1).to(tl.int64), tl.num_programs(0)
     t = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     h = tl.arange(0, H_TILE)

@@ -24,6 +24,7 @@ from hybridbench.model.cache import Cache, of_row, recurrent_states, states_comp
 from hybridbench.model.language import LanguageModel
 from hybridbench.model.moe import MoeModule
 from hybridbench.model.swap import Function, swapped
+from hybridbench.operations import OPERATIONS
 from hybridbench.workload.at_size.errors import STEP, Errors, of_whole
 
 if TYPE_CHECKING:
@@ -105,6 +106,8 @@ class Beside:
 
     def _watched(self, op: str, function: Function) -> Function:
         plain: Function = reference_of(op)
+        operation = OPERATIONS[op]
+        angles = {index for index, tensor in enumerate(operation.tensors) if tensor.name in operation.angles}
 
         def attention(*given: Tensor) -> Any:
             out = function(*given)
@@ -124,7 +127,7 @@ class Beside:
             self._errors.add(f"output of {op}", where, of_whole(out, expected))
             for index, (one, copy) in enumerate(zip(given, copies, strict=True)):
                 if isinstance(one, Tensor) and not torch.equal(one, copy):  # a state, updated in place
-                    if op == "mamba3_step" and index == 0:  # angles, of which 0 and 2 pi are one
+                    if index in angles:
                         one, copy = (torch.stack((x.cos(), x.sin()), -1) for x in (one, copy))
                     self._errors.add(f"state of {op}", f"{where}, argument {index + 1}", of_whole(one, copy))
             return out

@@ -206,7 +206,8 @@ class Walk:
         self, index: int, parts: list[Part], normed_BTD: Tensor, out_BTD: Tensor, left_before: Collection[str]
     ) -> None:
         """A layer over parts of a row, one after the other, each compared with the same part of the batch's output and
-        of what the layer left for later ones."""
+        of what the layer left for later ones.
+        """
         layer, cache = self.model.layers[index], self.caches[index]
         symbol = self.symbols[index]
         row = parts[0].row
