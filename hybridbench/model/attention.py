@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
 from hybridbench.arch.block import Storage
 from hybridbench.arch.blocks.attention import Attention
@@ -39,6 +40,7 @@ class AttentionModule(MixerModule):
         values = [] if self.borrows_value else [spec.n_kv_heads * spec.v_head_dim]
         return [spec.n_heads * spec.head_dim, spec.n_kv_heads * spec.head_dim, *values]
 
+    @override
     def make_turns(self, step: Step) -> None:
         if self.spec.rope is not None:
             step.turn(self.spec.rope, self.spec.head_dim)
@@ -81,6 +83,7 @@ class AttentionModule(MixerModule):
         )
         return q_BTHP, k_BTKP, self._value(value if self.borrows_value else rest_BTC, x_BTD)
 
+    @override
     def mix(
         self, x_BTD: Tensor, step: Step, cache: Cache | None = None, value: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -95,6 +98,7 @@ class AttentionModule(MixerModule):
         out_BTHV = self.ops["attention"](*seen, window=self.spec.window, sinks=self.spec.sinks)
         return out_BTHV[:, -x_BTD.shape[1] :].flatten(2), v_BTKV
 
+    @override
     def mix_step(self, x_BD: Tensor, step: Step, cache: Cache, value: Tensor | None = None) -> tuple[Tensor, Tensor]:
         q_BHP, k_BKP, v_BKV = self._project(x_BD, step, value)
         if isinstance(cache, GrowingCache):
@@ -106,6 +110,7 @@ class AttentionModule(MixerModule):
         out_BHV = self.ops["attention_decode"](q_BHP, cache.k_BSKP, cache.v_BSKV, length_B)
         return out_BHV.flatten(1), v_BKV
 
+    @override
     def new_cache(
         self,
         batch: int,

@@ -91,9 +91,11 @@ class Factory:
         return not any(type(mixer) is kind for block in self.layers[: self.index] for mixer in block.mixers)
 
     def linear(self, inputs: int, outputs: int) -> nn.Linear:
+        """A projection without a bias."""
         return nn.Linear(inputs, outputs, bias=False, device=self.device, dtype=self.dtype)
 
     def parameter(self, *shape: int, dtype: torch.dtype | None = None) -> nn.Parameter:
+        """A parameter that is not initialised; ``dtype`` None takes the model's."""
         return nn.Parameter(torch.empty(*shape, device=self.device, dtype=dtype or self.dtype))
 
 

@@ -7,7 +7,7 @@ found before anything is allocated.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -67,7 +67,8 @@ def check_buildable(spec: ModelSpec) -> None:
 
 
 def _check_variants(part: Block | ModelSpec, what: str) -> None:
-    for spec_field in fields(part):  # type: ignore[arg-type]
+    assert is_dataclass(part), "a spec is a dataclass"
+    for spec_field in fields(part):
         value = getattr(part, spec_field.name)
         if "variant" in spec_field.metadata and value != spec_field.default:
             reason = spec_field.metadata.get("reason", "")

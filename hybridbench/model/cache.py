@@ -8,34 +8,40 @@ only one mixer keeps stands beside its module.
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass, is_dataclass, replace
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from hybridbench.errors import Unsupported
 
 
-class Cache(Protocol):
+class Cache(ABC):
     """What one mixer keeps; ``tensors`` sorts it into ``kv``, ``ssm`` and ``conv``."""
 
-    def tensors(self) -> dict[str, list[Tensor]]: ...
+    @abstractmethod
+    def tensors(self) -> dict[str, list[Tensor]]:
+        """Its tensors, sorted into ``kv``, ``ssm`` and ``conv``."""
 
+    @abstractmethod
     def fill(self, generator: torch.Generator) -> None:
         """Overwrites everything with random values of a plausible size: a depth reached without a prefill."""
 
+    @abstractmethod
     def compared(self) -> dict[str, Tensor]:
         """Views of what two caches of the same tokens agree in, by name, sequences first. Do not write to them."""
 
     def rings(self) -> list[tuple[int, int]]:
-        """Sinks and ring slots of each static attention cache in it, in order; empty without one."""
+        """Sinks and ring slots of each static attention cache in it, in order; none without one."""
+        return []
 
 
 @dataclass
-class AttentionCache:
+class AttentionCache(Cache):
     """Keys and values of one attention.
 
     With a window the slots behind the sinks form a ring, since softmax attention does not mind the order of keys.
@@ -53,16 +59,20 @@ class AttentionCache:
     ring: int = 0
     owns_value: bool = True
 
+    @override
     def tensors(self) -> dict[str, list[Tensor]]:
         return {"kv": [self.k_BSKP, self.v_BSKV] if self.owns_value else [self.k_BSKP]}
 
+    @override
     def compared(self) -> dict[str, Tensor]:
         return {"keys": self.k_BSKP, "values": self.v_BSKV} if self.owns_value else {"keys": self.k_BSKP}
 
+    @override
     def fill(self, generator: torch.Generator) -> None:
         for tensor in self.tensors()["kv"]:
             tensor.normal_(generator=generator)
 
+    @override
     def rings(self) -> list[tuple[int, int]]:
         """Its own; a ring of 0 slots is full attention."""
         return [(self.sinks, self.ring)]
@@ -118,7 +128,7 @@ class AttentionCache:
         return self.k_BSKP[:, slot], self.v_BSKV[:, slot]
 
 
-class GrowingCache:
+class GrowingCache(Cache):
     """Keys and values of one attention in a new allocation at every step, as eager code without a static cache keeps
     them: ``torch.cat`` of the old and the new, cut to the sinks and the window where there is one.
 
@@ -137,19 +147,18 @@ class GrowingCache:
         self.lender = lender
         self.seen_v_BKSV = self.v_BKSV
 
+    @override
     def tensors(self) -> dict[str, list[Tensor]]:
         return {"kv": [self.k_BKSP, self.v_BKSV] if self.lender is None else [self.k_BKSP]}
 
+    @override
     def compared(self) -> dict[str, Tensor]:
         return {"keys": self.k_BKSP, "values": self.v_BKSV} if self.lender is None else {"keys": self.k_BKSP}
 
+    @override
     def fill(self, generator: torch.Generator) -> None:
         for tensor in self.tensors()["kv"]:
             tensor.normal_(generator=generator)
-
-    def rings(self) -> list[tuple[int, int]]:
-        """None: what grows is not reused."""
-        return []
 
     def reach(self, tokens: int, generator: torch.Generator) -> None:
         """Random keys and values of ``tokens`` tokens, or of as many as a window keeps."""
@@ -183,7 +192,7 @@ class GrowingCache:
 
 
 @dataclass
-class RecurrentCache:
+class RecurrentCache(Cache):
     """A recurrence's state, (B, I, N) in Mamba-1, (B, H, P, N) in Mamba-2 and (B, H, P, V) in the delta rules, and the
     last inputs of the conv, newest last.
     """
@@ -191,28 +200,28 @@ class RecurrentCache:
     state: Tensor
     conv_BCW: Tensor
 
+    @override
     def tensors(self) -> dict[str, list[Tensor]]:
         return {"ssm": [self.state], "conv": [self.conv_BCW]}
 
+    @override
     def compared(self) -> dict[str, Tensor]:
         return {"state": self.state, "conv state": self.conv_BCW}
 
+    @override
     def fill(self, generator: torch.Generator) -> None:
         self.state.normal_(generator=generator)
         self.conv_BCW.normal_(generator=generator)
 
-    def rings(self) -> list[tuple[int, int]]:
-        """None: it holds no keys."""
-        return []
-
 
 @dataclass
-class ParallelCache:
+class ParallelCache(Cache):
     """Both branches' caches."""
 
     first: Cache
     second: Cache
 
+    @override
     def tensors(self) -> dict[str, list[Tensor]]:
         merged: dict[str, list[Tensor]] = {}
         for branch in (self.first, self.second):
@@ -220,14 +229,17 @@ class ParallelCache:
                 merged.setdefault(kind, []).extend(tensors)
         return merged
 
+    @override
     def compared(self) -> dict[str, Tensor]:
         branches = {"first": self.first, "second": self.second}
         return {f"{which} {name}": x for which, cache in branches.items() for name, x in cache.compared().items()}
 
+    @override
     def fill(self, generator: torch.Generator) -> None:
         self.first.fill(generator)
         self.second.fill(generator)
 
+    @override
     def rings(self) -> list[tuple[int, int]]:
         """Those of both branches."""
         return self.first.rings() + self.second.rings()
@@ -263,7 +275,8 @@ def of_row(cache: Cache, row: int) -> Cache:
         )
         return alone
     tensors = {name: x[row : row + 1] for name, x in vars(cache).items() if isinstance(x, Tensor)}
-    return replace(cache, **tensors)  # type: ignore[type-var]
+    assert is_dataclass(cache), "a static cache is a dataclass of tensors and sizes"
+    return replace(cache, **tensors)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from hybridbench.arch.blocks.gated_delta import GatedDelta
 from hybridbench.arch.blocks.kda import Kda
@@ -58,6 +59,7 @@ class DeltaModule(RecurrentModule):
         self.dt_bias = make.parameter(*((heads, spec.k_head_dim) if low_rank else (heads,)), dtype=torch.float32)
         self.norm_weight_V = make.parameter(spec.v_head_dim)
 
+    @override
     def reset(self, generator: torch.Generator) -> None:
         """The published initialisation: A uniform in ``A_RANGE``, dt log-uniform through the inverse softplus, conv as
         ``nn.Conv1d``, norm one.
@@ -70,6 +72,7 @@ class DeltaModule(RecurrentModule):
             self.norm_weight_V.fill_(1.0)
 
     @property
+    @override
     def state_shape(self) -> tuple[int, ...]:
         return self.spec.n_heads, self.spec.k_head_dim, self.spec.v_head_dim
 
@@ -96,6 +99,7 @@ class DeltaModule(RecurrentModule):
         gated: Tensor = self.ops["norm_gate"](out, gate, self.norm_weight_V, **settings)
         return gated.flatten(-2)
 
+    @override
     def mix(
         self, x_BTD: Tensor, step: Step, cache: Cache | None = None, value: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -133,6 +137,7 @@ class DeltaModule(RecurrentModule):
             keep_tail(cache.conv_BCW, conv_in_BTC, step.start)
         return self._finish(out_BTHV, gate_BTHV), self._value(conv_in_BTC)
 
+    @override
     def mix_step(self, x_BD: Tensor, step: Step, cache: Cache, value: Tensor | None = None) -> tuple[Tensor, Tensor]:
         assert isinstance(cache, RecurrentCache)
         conv_in_BC, gate_BHV, decay, beta_BH = self._project(self.in_proj(x_BD), value)

@@ -232,7 +232,7 @@ class FusedStep:
             PLANS[type(layer)](self, layer, cache, model.norm_weights[index + 1])
         self._plan_head(token_B, position_B, advance)
 
-    def _plan_mlp(self, layer: MlpModule, cache: None, next_norm: Tensor) -> None:
+    def _plan_mlp(self, layer: MlpModule, _cache: None, next_norm: Tensor) -> None:
         act = self._swiglu(layer)
         self._residual((act, layer.out_proj.weight, layer.out_proj.in_features), None, next_norm)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
 from hybridbench.arch.blocks.mamba1 import Mamba1
 from hybridbench.model.block import Factory, Step
@@ -50,6 +51,7 @@ class Mamba1Module(RecurrentModule):
         self.A_log_IN = make.parameter(spec.d_inner, spec.d_state, dtype=torch.float32)
         self.D_I = make.parameter(spec.d_inner, dtype=torch.float32)
 
+    @override
     def reset(self, generator: torch.Generator) -> None:
         """Mamba-1's own initialisation: A from 1 to N in every channel (S4D-real), dt log-uniform through the inverse
         softplus, its projection uniform in +-R^-0.5, D one, conv as ``nn.Conv1d``.
@@ -68,6 +70,7 @@ class Mamba1Module(RecurrentModule):
         return self.conv_weight_CW, self.conv_bias_C
 
     @property
+    @override
     def state_shape(self) -> tuple[int, ...]:
         return self.spec.d_inner, self.spec.d_state
 
@@ -78,6 +81,7 @@ class Mamba1Module(RecurrentModule):
             return x, z
         return self._lent(value, packed.dim(), self.spec.d_inner), packed
 
+    @override
     def mix(
         self, x_BTD: Tensor, step: Step, cache: Cache | None = None, value: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -106,6 +110,7 @@ class Mamba1Module(RecurrentModule):
             keep_tail(cache.conv_BCW, conv_in_BTI, step.start)
         return out_BTI, conv_in_BTI
 
+    @override
     def mix_step(self, x_BD: Tensor, step: Step, cache: Cache, value: Tensor | None = None) -> tuple[Tensor, Tensor]:
         assert isinstance(cache, RecurrentCache)
         conv_in_BI, z_BI = self._project(self.in_proj(x_BD), value)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
 from hybridbench.arch.blocks.mamba2 import Mamba2
 from hybridbench.kernels.scan.reference import NO_STEP
@@ -48,6 +49,7 @@ class Mamba2Module(RecurrentModule):
         self.D_H = make.parameter(spec.n_heads, dtype=torch.float32)
         self.norm_weight_I = make.parameter(spec.d_inner) if spec.gated_norm else None
 
+    @override
     def reset(self, generator: torch.Generator) -> None:
         """Mamba-2's own initialisation: dt log-uniform in ``dt_range`` through the inverse softplus, A uniform in
         ``a_range`` (the paper draws it from [0.01, 2], the original from [1, 16]), D one, conv as ``nn.Conv1d``.
@@ -66,6 +68,7 @@ class Mamba2Module(RecurrentModule):
                 self.norm_weight_I.fill_(1.0)
 
     @property
+    @override
     def state_shape(self) -> tuple[int, ...]:
         return self.spec.n_heads, self.spec.head_dim, self.spec.d_state
 
@@ -94,6 +97,7 @@ class Mamba2Module(RecurrentModule):
             return gated
         return F.rms_norm(gated, (self.spec.d_inner,), self.norm_weight_I, self.norm_eps)
 
+    @override
     def mix(
         self, x_BTD: Tensor, step: Step, cache: Cache | None = None, value: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -162,6 +166,7 @@ class Mamba2Module(RecurrentModule):
         )
         return self.ops["gate"](y_BTHP.flatten(2), z_BTI, self.norm_weight_I, eps=self.norm_eps), state_BHPN
 
+    @override
     def mix_step(self, x_BD: Tensor, step: Step, cache: Cache, value: Tensor | None = None) -> tuple[Tensor, Tensor]:
         assert isinstance(cache, RecurrentCache)
         z_BI, conv_in_BC, dt_BH = self._project(self.in_proj(x_BD), value)

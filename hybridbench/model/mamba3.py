@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
 from hybridbench.arch.block import Storage
 from hybridbench.arch.blocks.mamba3 import Mamba3
@@ -24,7 +25,7 @@ DT_RANGE = (1e-3, 1e-1)
 
 
 @dataclass
-class Mamba3Cache:
+class Mamba3Cache(Cache):
     """The accumulated angles in radians, the state, and the turned B and the x of the last token, which the trapezoidal
     rule reads once more and which stand in the conv state's place.
     """
@@ -39,22 +40,21 @@ class Mamba3Cache:
         """In the order of the scan's results."""
         return self.angle_BHR, self.state_BHPN, self.last_k_BHN, self.last_x_BHP
 
+    @override
     def tensors(self) -> dict[str, list[Tensor]]:
         return {"ssm": [self.angle_BHR, self.state_BHPN], "conv": [self.last_k_BHN, self.last_x_BHP]}
 
+    @override
     def compared(self) -> dict[str, Tensor]:
         """Angles as points on the circle: one just above 0 and one just below 2 pi are close."""
         circle = torch.stack((self.angle_BHR.cos(), self.angle_BHR.sin()), -1)
         return {"angles": circle, "state": self.state_BHPN, "last B": self.last_k_BHN, "last x": self.last_x_BHP}
 
+    @override
     def fill(self, generator: torch.Generator) -> None:
         self.angle_BHR.uniform_(0, 2 * math.pi, generator=generator)
         for tensor in self.parts[1:]:
             tensor.normal_(generator=generator)
-
-    def rings(self) -> list[tuple[int, int]]:
-        """None: it holds no keys."""
-        return []
 
 
 class Mamba3Module(MixerModule):
@@ -80,6 +80,7 @@ class Mamba3Module(MixerModule):
         self.C_bias_HN = make.parameter(heads, states, dtype=torch.float32)
         self.D_H = make.parameter(heads, dtype=torch.float32)
 
+    @override
     def reset(self, generator: torch.Generator) -> None:
         """Mamba-3's own initialisation: dt log-uniform through the inverse softplus, all other vectors one."""
         with torch.no_grad():
@@ -103,6 +104,7 @@ class Mamba3Module(MixerModule):
     def _parameters_of_heads(self) -> tuple[Tensor, ...]:
         return self.dt_bias_H, self.B_bias_HN, self.C_bias_HN, self.D_H
 
+    @override
     def mix(
         self, x_BTD: Tensor, step: Step, cache: Cache | None = None, value: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -120,12 +122,14 @@ class Mamba3Module(MixerModule):
                 old.copy_(new)
         return out_BTHP.flatten(2), inputs[0].flatten(2)
 
+    @override
     def mix_step(self, x_BD: Tensor, step: Step, cache: Cache, value: Tensor | None = None) -> tuple[Tensor, Tensor]:
         assert isinstance(cache, Mamba3Cache)
         inputs = self._inputs(self.in_proj(x_BD), value)
         out_BHP = self.ops["mamba3_step"](*cache.parts, *inputs, *self._parameters_of_heads)
         return out_BHP.flatten(1), inputs[0].flatten(1)
 
+    @override
     def new_cache(self, batch: int, capacity: int, storage: Storage, device: torch.device) -> Mamba3Cache:
         """The state as ``storage`` has it; the angles, which add up small turns, no narrower than float32."""
         spec, dtype = self.spec, self.in_proj.weight.dtype

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 from hybridbench import sizes
 from hybridbench.arch.block import DTYPE_BYTES, Mixer, Storage
@@ -60,6 +61,7 @@ class MixerModule(BlockModule):
     def _in_widths(self) -> list[int]:
         """What ``widths`` is."""
 
+    @override
     def products(self) -> Iterator[tuple[Tensor, str]]:
         """Every matrix among its parameters: a conv's taps and a decay's logarithms too, which multiply no product."""
         for parameter in self.parameters():
@@ -67,6 +69,7 @@ class MixerModule(BlockModule):
                 part = "in_proj" if self.out_proj is None or parameter is not self.out_proj.weight else "out_proj"
                 yield parameter, f"{self.spec.name} {part}"
 
+    @override
     def made_for_products(self) -> dict[tuple[int, ...], str]:
         """Its input projection with the zero rows that a GPU's fast kernels want behind it."""
         rows, columns = self.in_proj.weight.shape
@@ -92,16 +95,20 @@ class MixerModule(BlockModule):
         """The core for one new token per sequence; updates ``cache`` in place."""
 
     @abstractmethod
-    def new_cache(self, batch: int, capacity: int, storage: Storage, device: torch.device) -> Cache: ...
+    @override
+    def new_cache(self, batch: int, capacity: int, storage: Storage, device: torch.device) -> Cache:
+        """An allocated cache for ``capacity`` tokens a sequence, zeroed."""
 
     @property
     def out_heads(self) -> int:
         """Heads the core's output divides into, for a norm per head."""
         return self.spec.out_heads
 
+    @override
     def forward(self, x_BTD: Tensor, step: Step, cache: Cache | None = None) -> Tensor:
         return self.project(self.mix(x_BTD, step, cache)[0])
 
+    @override
     def decode(self, x_BD: Tensor, step: Step, cache: Cache | None) -> Tensor:
         assert cache is not None, "a mixer decodes with a cache"
         return self.project(self.mix_step(x_BD, step, cache)[0])
@@ -128,6 +135,7 @@ class RecurrentModule(MixerModule):
     def state_shape(self) -> tuple[int, ...]:
         """Sizes of one sequence's state."""
 
+    @override
     def new_cache(self, batch: int, capacity: int, storage: Storage, device: torch.device) -> RecurrentCache:
         """Zeros: the state in the weights' dtype or in the wider one that ``storage`` asks for, and as many columns of
         the conv's input as its spec or ``storage`` says.

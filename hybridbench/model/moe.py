@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from hybridbench.arch.blocks.moe import Moe
 from hybridbench.model.block import INIT_STD, BlockModule, Factory, Ops
@@ -43,6 +44,7 @@ class MoeModule(BlockModule):
         for name in ("bias_E", "load_E"):
             self.register_buffer(name, torch.zeros(spec.n_experts, device=make.device), persistent=name == "bias_E")
 
+    @override
     def reset(self, generator: torch.Generator) -> None:
         """Experts as every product; no bias, no load."""
         self.in_weight_EFD.normal_(std=INIT_STD, generator=generator)
@@ -50,12 +52,14 @@ class MoeModule(BlockModule):
         self.bias_E.zero_()
         self.load_E.zero_()
 
+    @override
     def products(self) -> Iterator[tuple[Tensor, str]]:
         yield self.router.weight, "moe router"
         for shared in (self.shared_in, self.shared_out):
             if shared is not None:
                 yield shared.weight, "moe shared experts"
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         flat_ND = x.reshape(-1, x.shape[-1])
         score_NE = torch.sigmoid(self.router(flat_ND).float())
@@ -74,12 +78,14 @@ class MoeModule(BlockModule):
             out_ND = out_ND + self.shared_out(self.ops["swiglu"](self.shared_in(flat_ND)))
         return out_ND.reshape(x.shape)
 
+    @override
     def balance(self) -> None:
         """Moves each expert's bias by the update rate towards the mean load since the last call."""
         self.bias_E += self.spec.bias_update_rate * torch.sign(self.load_E.mean() - self.load_E)
         self.load_E.zero_()
 
     @contextlib.contextmanager
+    @override
     def repeating(self) -> Iterator[None]:
         """Tokens that are routed again are no more load."""
         self.counts = False

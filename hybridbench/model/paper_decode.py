@@ -64,6 +64,7 @@ class Segment:
         self._replay = capture(run)
 
     def run(self, carry: Carry) -> Carry:
+        """Replays the graph on the present carry; what it adds."""
         for name, buffer in self._inputs.items():
             if carry[name] is not buffer:
                 buffer.copy_(carry[name])
@@ -107,6 +108,7 @@ class PaperDecode:
             self._parts += parts
 
     def __call__(self, token_B: Tensor, position_B: Tensor, caches: list[Cache | None]) -> Tensor:
+        """Logits (B, V); updates ``caches``, which must be those it was made with."""
         assert caches is self._caches, "a published step knows its caches"
         self._step = Step(position_B)
         carry: Carry = {"token": token_B, "position": position_B}

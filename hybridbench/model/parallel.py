@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
 from hybridbench.arch.block import Storage
 from hybridbench.arch.blocks.parallel import Parallel
@@ -62,9 +63,11 @@ class ParallelModule(BlockModule):
         self.gate = make.linear(d_model, 1) if scale == "gate" else None
 
     @property
+    @override
     def branches(self) -> tuple[MixerModule, MixerModule]:
         return self.first, self.second
 
+    @override
     def products(self) -> Iterator[tuple[Tensor, str]]:
         """Its branches' and its own; whichever way they are projected, the output projection is the block's."""
         for branch in self.branches:
@@ -76,15 +79,18 @@ class ParallelModule(BlockModule):
         if self.gate is not None:
             yield self.gate.weight, "parallel gate"
 
+    @override
     def made_for_products(self) -> dict[tuple[int, ...], str]:
         """The branches', and both output projections side by side."""
         joined = (self.spec.d_model, self.spec.first.out_width + self.spec.second.out_width)
         return {**self.first.made_for_products(), **self.second.made_for_products(), joined: "parallel out_proj"}
 
+    @override
     def make_turns(self, step: Step) -> None:
         self.first.make_turns(step)
         self.second.make_turns(step)
 
+    @override
     def reset(self, generator: torch.Generator) -> None:
         """Scales start at one, a learned share at one half."""
         with torch.no_grad():
@@ -152,6 +158,7 @@ class ParallelModule(BlockModule):
         out: Tensor = self.out_proj(cheap(_FUSE[op], first, second))
         return out
 
+    @override
     def forward(self, x_BTD: Tensor, step: Step, cache: ParallelCache | None = None) -> Tensor:
         caches = (None, None) if cache is None else (cache.first, cache.second)
         if self.spec.borrower == 0:
@@ -162,6 +169,7 @@ class ParallelModule(BlockModule):
             second, _ = self.second.mix(x_BTD, step, caches[1], value if self.spec.borrower == 1 else None)
         return self._fuse_sequence(first, second, x_BTD)
 
+    @override
     def decode(self, x_BD: Tensor, step: Step, cache: Cache | None) -> Tensor:
         assert isinstance(cache, ParallelCache)
         if self.spec.borrower == 0:
@@ -172,6 +180,7 @@ class ParallelModule(BlockModule):
             second, _ = self.second.mix_step(x_BD, step, cache.second, value if self.spec.borrower == 1 else None)
         return self._fuse(first, second, x_BD)
 
+    @override
     def new_cache(self, batch: int, capacity: int, storage: Storage, device: torch.device) -> ParallelCache:
         first = self.first.new_cache(batch, capacity, storage, device)
         if self.spec.borrower == 1 and isinstance(self.second, AttentionModule) and isinstance(first, AttentionCache):

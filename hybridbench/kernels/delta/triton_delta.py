@@ -142,7 +142,7 @@ _step_op = custom_op(
     schema="(Tensor(a!) state, Tensor q, Tensor k, Tensor v, Tensor dt, Tensor beta, Tensor A_log, Tensor dt_bias)"
     " -> Tensor",
 )
-_step_op.register_fake(lambda state, q, k, v, *_: v.new_empty(v.shape))
+_step_op.register_fake(lambda _state, _q, _k, v, *_: v.new_empty(v.shape))
 
 
 def gated_delta_step(
@@ -294,7 +294,7 @@ def _run_norm_gate_backward(
     return d_y, d_z, partial.sum(0).to(weight.dtype)
 
 
-def _keep_norm_gate(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _keep_norm_gate(ctx: Any, inputs: tuple[Any, ...], **_: Any) -> None:
     ctx.save_for_backward(*inputs[:3])
     ctx.settings = inputs[3:]
 
@@ -315,7 +315,7 @@ _norm_gate_backward_op = custom_op(
 )
 _norm_gate_op.register_fake(lambda y, *_: y.new_empty(y.shape))
 _norm_gate_backward_op.register_fake(
-    lambda d_out, y, z, weight, *_: (y.new_empty(y.shape), z.new_empty(z.shape), weight.new_empty(weight.shape))
+    lambda _d_out, y, z, weight, *_: (y.new_empty(y.shape), z.new_empty(z.shape), weight.new_empty(weight.shape))
 )
 _norm_gate_op.register_autograd(_undo_norm_gate, setup_context=_keep_norm_gate)
 

@@ -157,10 +157,10 @@ _swiglu_backward_op = custom_op(
     "hybridbench::swiglu_backward", _run_swiglu_backward, mutates_args=(), schema="(Tensor packed, Tensor d) -> Tensor"
 )
 _swiglu_op.register_fake(lambda packed: packed.new_empty(*packed.shape[:-1], packed.shape[-1] // 2))
-_swiglu_backward_op.register_fake(lambda packed, d: packed.new_empty(packed.shape))
+_swiglu_backward_op.register_fake(lambda packed, _d: packed.new_empty(packed.shape))
 _swiglu_op.register_autograd(
     lambda ctx, d_out: _swiglu_backward_op(ctx.saved_tensors[0], d_out),
-    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(inputs[0]),
+    setup_context=lambda ctx, inputs, **_: ctx.save_for_backward(inputs[0]),
 )
 
 
@@ -295,7 +295,7 @@ def _run_add_rms_norm_backward(
     return d_h, partial.sum(0).to(weight.dtype)
 
 
-def _fake_add_rms_norm(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+def _fake_add_rms_norm(x: Tensor, residual: Tensor | None, *_: Any) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape), x.new_empty(0 if residual is None else x.shape)
 
 
@@ -328,7 +328,7 @@ _add_rms_norm_backward_op = custom_op(
 )
 _add_rms_norm_op.register_fake(_fake_add_rms_norm)
 _add_rms_norm_backward_op.register_fake(
-    lambda d_normed, d_sum, h, weight, eps: (h.new_empty(h.shape), weight.new_empty(weight.shape))
+    lambda _d_normed, _d_sum, h, weight, _eps: (h.new_empty(h.shape), weight.new_empty(weight.shape))
 )
 _add_rms_norm_op.register_autograd(_undo_add_rms_norm, setup_context=_keep_add_rms_norm)
 
@@ -465,7 +465,7 @@ def _parts(packed: Tensor, n_heads: int, n_kv_heads: int, head_dim: int) -> tupl
 
 
 def _fake_rotary(
-    packed: Tensor, cos: Tensor, sin: Tensor, n_heads: int, n_kv_heads: int, head_dim: int
+    packed: Tensor, _cos: Tensor, _sin: Tensor, n_heads: int, n_kv_heads: int, head_dim: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     B, T, width = packed.shape
     rest = width - (n_heads + n_kv_heads) * head_dim
@@ -509,13 +509,13 @@ _rotary_backward_op = custom_op(
 )
 _rotary_op.register_fake(_fake_rotary)
 _rotary_backward_op.register_fake(
-    lambda d_q, d_k, d_rest, cos, sin: d_q.new_empty(
+    lambda d_q, d_k, d_rest, *_: d_q.new_empty(
         *d_q.shape[:2], (d_q.shape[2] + d_k.shape[2]) * d_q.shape[3] + d_rest.shape[2]
     )
 )
 _rotary_op.register_autograd(
     lambda ctx, d_q, d_k, d_rest: (_rotary_backward_op(d_q, d_k, d_rest, *ctx.saved_tensors), *(None,) * 5),
-    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs[1:3]),
+    setup_context=lambda ctx, inputs, **_: ctx.save_for_backward(*inputs[1:3]),
 )
 
 
@@ -701,7 +701,7 @@ def _run_gate_backward(
     return d_y, d_z, d_y.new_empty(0) if d_weight is None else d_weight
 
 
-def _keep_gate(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _keep_gate(ctx: Any, inputs: tuple[Any, ...], **_: Any) -> None:
     y, z, weight, ctx.eps = inputs
     ctx.normed = weight is not None
     ctx.save_for_backward(y, z, *([weight] if ctx.normed else []))
@@ -725,9 +725,9 @@ _gate_backward_op = custom_op(
     mutates_args=(),
     schema="(Tensor d_out, Tensor y, Tensor z, Tensor? weight, float eps) -> (Tensor, Tensor, Tensor)",
 )
-_gate_op.register_fake(lambda y, z, weight, eps: y.new_empty(y.shape))
+_gate_op.register_fake(lambda y, *_: y.new_empty(y.shape))
 _gate_backward_op.register_fake(
-    lambda d_out, y, z, weight, eps: (
+    lambda _d_out, y, z, weight, _eps: (
         y.new_empty(y.shape),
         z.new_empty(z.shape),
         y.new_empty(0) if weight is None else weight.new_empty(weight.shape),
@@ -830,7 +830,7 @@ def _run_head_norms_backward(
     return made[0], made[1]
 
 
-def _keep_head_norms(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _keep_head_norms(ctx: Any, inputs: tuple[Any, ...], **_: Any) -> None:
     ctx.save_for_backward(*inputs[:2])
     ctx.settings = inputs[2:]
 
@@ -853,7 +853,7 @@ _head_norms_op.register_fake(
     lambda first, second, *_: first.new_empty(*first.shape[:-1], first.shape[-1] + second.shape[-1])
 )
 _head_norms_backward_op.register_fake(
-    lambda d_out, first, second, *_: (first.new_empty(first.shape), second.new_empty(second.shape))
+    lambda _d_out, first, second, *_: (first.new_empty(first.shape), second.new_empty(second.shape))
 )
 _head_norms_op.register_autograd(_undo_head_norms, setup_context=_keep_head_norms)
 

@@ -129,7 +129,7 @@ def _run_backward(
     chunk_size: int,
     eps: float,
     one_pass: bool,
-    keep: bool,
+    _kept: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of everything that has one, in the order of the inputs; an empty one for a norm that is not there."""
     H, channels = A.shape[0], conv_weight.shape[0]
@@ -181,7 +181,7 @@ _FORWARD_INPUTS = (
 _INPUTS = f"{_FORWARD_INPUTS}, bool keep"
 
 
-def _fake(packed: Tensor, conv_weight: Tensor, conv_bias: Tensor, A: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+def _fake(packed: Tensor, conv_weight: Tensor, _conv_bias: Tensor, A: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     head_dim, n_groups = rest[3:5]
     one_pass, keep = rest[-2:]
     B, T = packed.shape[:2]
@@ -197,10 +197,8 @@ def _fake(packed: Tensor, conv_weight: Tensor, conv_bias: Tensor, A: Tensor, *re
     )
 
 
-def _fake_backward(
-    d_out: Tensor, d_state: Tensor | None, mixed: Tensor, y: Tensor, states: Tensor, *rest: Any
-) -> tuple[Tensor, ...]:
-    *given, norm_weight = rest[:7]
+def _fake_backward(*given_and_kept: Any) -> tuple[Tensor, ...]:
+    *given, norm_weight = given_and_kept[5:12]  # behind d_out, d_state, mixed, y and states
     d_norm = given[3].new_empty(0) if norm_weight is None else norm_weight.new_empty(norm_weight.shape)
     return (*(t.new_empty(t.shape) for t in given), d_norm)
 
