@@ -20,8 +20,8 @@ from torch import Tensor
 from hybridbench.kernels.backend import Backend
 from hybridbench.kernels.loading import reference_of
 
-Again = tuple[Callable[..., Tensor], tuple[Any, ...]]
-"""The function and arguments that make a tensor again, as the recipes of ``mamba2_fused`` have them."""
+Remake = tuple[Callable[..., Tensor], tuple[Any, ...]]
+"""The function and arguments that make a tensor again, as the recomputations of ``mamba2_fused`` have them."""
 
 
 def in_groups(backend: Backend, rows: int) -> Backend:
@@ -32,8 +32,8 @@ def in_groups(backend: Backend, rows: int) -> Backend:
 def by_rows(op: str, function: Callable[..., Any], rows: int) -> Callable[..., Any]:
     """``function``, a callable of ``op``, over a batch in groups of at most ``rows`` sequences.
 
-    Its ``with_recipes``, where it has one, is kept: what can be made again of each group is noted group by group, and
-    the output as a whole.
+    Its ``with_recomputations``, where it has one, is kept: what can be made again of each group is noted group by
+    group, and the output as a whole.
     """
     names = list(inspect.signature(reference_of(op)).parameters)
     batched = {name for name in names if holds_sequences(name)}
@@ -55,22 +55,22 @@ def by_rows(op: str, function: Callable[..., Any], rows: int) -> Callable[..., A
     def call(*given: Any, **options: Any) -> Any:
         return _joined((function(*some, **more) for some, more in groups(given, options)), size(given))
 
-    if not hasattr(function, "with_recipes"):
+    if not hasattr(function, "with_recomputations"):
         return call
 
-    def with_recipes(*given: Any, **options: Any) -> tuple[Any, ...]:
-        parts, recipes, again = [], [], []
+    def with_recomputations(*given: Any, **options: Any) -> tuple[Any, ...]:
+        parts, recomputations, again = [], [], []
         for some, more in groups(given, options):
-            out, *states, found = function.with_recipes(*some, **more)
+            out, *states, found = function.with_recomputations(*some, **more)
             parts.append((out, *states))
-            recipes += [recipe for recipe in found if recipe[0] is not out]
-            again += [recipe[1:] for recipe in found if recipe[0] is out]
+            recomputations += [recomputation for recomputation in found if recomputation[0] is not out]
+            again += [recomputation[1:] for recomputation in found if recomputation[0] is out]
         out, *states = _joined(parts, size(given))
         if len(again) == len(parts):
-            recipes.append((out, *_remade(again)))
-        return (out, *states, recipes)
+            recomputations.append((out, *_remade(again)))
+        return (out, *states, recomputations)
 
-    call.with_recipes = with_recipes  # type: ignore[attr-defined]
+    call.with_recomputations = with_recomputations  # type: ignore[attr-defined]
     return call
 
 
@@ -79,7 +79,7 @@ def holds_sequences(name: str) -> bool:
     return name == "initial" or name.rpartition("_")[2].startswith("B")
 
 
-def _remade(again: list[Again]) -> Again:
+def _remade(again: list[Remake]) -> Remake:
     """A function and its arguments that make the whole of what each of ``again`` makes a group of."""
     functions, counts = [function for function, _ in again], [len(arguments) for _, arguments in again]
 

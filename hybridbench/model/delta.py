@@ -1,9 +1,9 @@
 """delta: gated delta net and Kimi delta attention as a module: projection, conv, delta rule, norm and gate, output.
 
 Both follow flash-linear-attention's layers and transformers' Qwen3-Next and Kimi-Linear (no bias in the conv; A_log and
-dt_bias in float32 whatever the weights' dtype; q and k brought to length one; a norm per head before the gate, which is
-silu in gated delta net and sigmoid in KDA). All that the input is projected to lies in one row: q, k and v, then what
-makes gate, decay and beta. KDA's decay and gate go through ``head_dim`` columns each.
+dt_bias in float32 whatever the weights' dtype; q and k normalised to length one; a norm per head before the gate, which
+is silu in gated delta net and sigmoid in KDA). One projection yields a packed row: q, k and v, then the inputs of gate,
+decay and beta. KDA's decay and gate go through ``head_dim`` columns each.
 """
 
 from __future__ import annotations
@@ -27,22 +27,23 @@ from hybridbench.model.mixer import (
 )
 
 A_RANGE = {"gated_delta": (0.01, 16.0), "kda": (1.0, 16.0)}
-"""Kind of block to the range A is drawn from uniformly; 0.01 and not 0, whose logarithm would be infinite."""
+"""Kind of block to the range that A is drawn from uniformly. It starts at 0.01, since log 0 is infinite."""
 DT_RANGE = (1e-3, 1e-1)
-"""The initial steps are drawn log-uniformly from here."""
+"""The range that initial steps are drawn from log-uniformly."""
 
 
 class DeltaModule(RecurrentModule):
-    """A delta rule's mixer over a sequence, or one recurrent step; its spec says which of the two it is. Its operations
-    are ``conv1d`` and ``conv1d_step``, ``gated_delta`` and ``gated_delta_step`` or ``kda`` and ``kda_step``, and
-    ``norm_gate``.
+    """The mixer of gated delta net or KDA, as its spec says, over a sequence or for one recurrent step.
+
+    Its operations are ``conv1d`` and ``conv1d_step``, ``gated_delta`` and ``gated_delta_step`` or ``kda`` and
+    ``kda_step``, and ``norm_gate``.
     """
 
     spec: GatedDelta | Kda
     traceable = False
 
     def _in_widths(self) -> list[int]:
-        """q, k and, where it is not borrowed, v; gate; decay; beta."""
+        """Widths of q, k and (unless borrowed) v, gate, decay and beta."""
         spec = self.spec
         self.conv_widths = list(spec.conv_parts)
         conv_in = spec.conv_channels - (spec.out_width if self.borrows_value else 0)
@@ -110,7 +111,7 @@ class DeltaModule(RecurrentModule):
             assert isinstance(cache, RecurrentCache)
             fronts = torch.split(conv_front(cache.conv_BCW, self.spec.d_conv), self.conv_widths, dim=-1)
             going_on = {"initial_state_BHPV": carried(cache.state)}
-        # One by one: the kernels of the rule read q, k and v whole, so a conv of all three would be copied apart.
+        # One conv each: the kernels of the rule need contiguous q, k and v, so the output of one conv would be copied.
         parts = zip(
             torch.split(conv_in_BTC, self.conv_widths, dim=-1),
             fronts,
@@ -148,5 +149,5 @@ class DeltaModule(RecurrentModule):
         return self._finish(out_BHV, gate_BHV), self._value(conv_in_BC)
 
     def _value(self, conv_in: Tensor) -> Tensor:
-        """The v channels before the conv: what a second branch may share."""
+        """The v channels before the conv, which a second branch may share."""
         return conv_in[..., -self.spec.out_width :]

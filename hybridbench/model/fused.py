@@ -1,8 +1,8 @@
 """fused: one decode step of a whole model as a short list of fused kernels, planned once per model and cache.
 
-The plan holds the launches in order, with every buffer allocated; running it reads the token and position of each
-sequence from device memory, updates the caches in place, and leaves logits and the next token. The step it must agree
-with is ``LanguageModel.decode`` over the same parameters and caches.
+The plan holds the launches in order, with every buffer allocated. A run reads the token and position of each sequence
+from device memory, updates the caches in place, and writes logits and the next token. Its reference implementation is
+``LanguageModel.decode`` over the same parameters and caches.
 """
 
 from __future__ import annotations
@@ -32,7 +32,15 @@ from hybridbench.sizes import FUSED_STEP_BATCH
 
 @dataclass(frozen=True)
 class Tiling:
-    """How one product is cut: rows of weights a program takes, programs along K, columns a step, and loads ahead."""
+    """How one product is cut.
+
+    Attributes:
+        rows: rows of weights per program.
+        splits: programs along K.
+        block_k: columns per step of the loop.
+        stages: steps whose loads are in flight.
+        warps: warps per program.
+    """
 
     rows: int
     splits: int
@@ -42,11 +50,12 @@ class Tiling:
 
     @classmethod
     def choose(cls, n_rows: int, k: int, n_sms: int) -> Tiling:
-        """A tiling by rules read off searches on an H200 (``results/nvidia-h200/NOTES.md``).
+        """A tiling by rules derived from searches on an H200 (``results/nvidia-h200/NOTES.md``).
 
-        A very wide product (the head) needs no care. A wide one does best with one program per SM, which leaves room
-        for the next kernel's to start. Narrow ones are cut along K until every SM has work and no program walks more
-        than about a thousand columns; where few loads would be under way on an SM, each program runs further ahead.
+        For a very wide product (the head) the tiling hardly matters. A wide product runs best with one program per SM,
+        which leaves room for the programs of the next kernel. A narrow one is cut along K until every SM has work and
+        no program has more than about a thousand columns; where an SM would have few loads in flight, each program
+        loads more steps ahead.
         """
         if n_rows >= 256 * n_sms:
             return cls(64, 1, _dividing(k, 256), 4, 4)
@@ -70,7 +79,7 @@ def _dividing(k: int, block: int) -> int:
 
 @dataclass(frozen=True)
 class _Stream:
-    """The residual stream: x, x times the next norm's weight, and the sums of squares its writers left."""
+    """The residual stream: x, x times the next norm's weight, and the sums of squares that its writers left."""
 
     x_BD: Tensor
     xw_BD: Tensor
@@ -78,10 +87,10 @@ class _Stream:
 
 
 @dataclass(frozen=True)
-class Read:
-    """One attention of a step: what it reads and where its output goes; each buffer is this layer's own.
+class AttentionRead:
+    """One attention of a step: its inputs and its output, in buffers that no other layer uses.
 
-    ``norm_eps`` is that of the norm of every head's output, None without one.
+    ``norm_eps`` is the epsilon of the norm of every head's output; None without one.
     """
 
     q_BHP: Tensor
@@ -94,15 +103,15 @@ class Read:
 class FusedStep:
     """The launches of one decode step.
 
-    ``reads`` are its attentions in order, ``compilations`` compile what is launched without launching it.
+    ``reads`` are its attentions in order. ``compilations`` compile the kernels without launching them.
 
     Args:
         model: an allocated model whose case ``step.ruled_out_by`` does not rule out.
-        caches: of all its layers, as ``LanguageModel.new_caches`` makes them.
-        token_B, position_B: int64; read, and overwritten with the next token and ``position + advance``.
-        streams: 2 runs the branches of a parallel block side by side.
-        pdl: programmatic dependent launch; None asks the device.
-        tilings: replaces the tiling of a product, by its name and size.
+        caches: of all its layers, from ``LanguageModel.new_caches``.
+        token_B, position_B: int64; a run reads them and overwrites them with the next token and ``position + advance``.
+        streams: 2 runs the branches of a parallel block on two streams.
+        pdl: whether to use programmatic dependent launch; None uses it where the device supports it.
+        tilings: other tilings for some products, by name and size.
     """
 
     def __init__(
@@ -133,7 +142,7 @@ class FusedStep:
         self.compilations: list[Callable[[], object]] = []
         self.logits_BV: Tensor = torch.empty(self.B, model.embedding_VD.shape[0], **self.kind)
         self._scratch: dict[tuple[str, int, int, int], tuple[Tensor, Tensor]] = {}
-        self.reads: list[Read] = []
+        self.reads: list[AttentionRead] = []
         D = model.d_model
         squares = torch.empty(max(D // 16, 1), self.B, **self.wide)
         self.stream = _Stream(self._new(D), self._new(D), squares)
@@ -142,7 +151,7 @@ class FusedStep:
             compile_together(self.compilations)
 
     def __call__(self) -> Tensor:
-        """Runs the step; the logits (B, V), overwritten by the next one."""
+        """Runs the step and returns the logits (B, V), which the next step overwrites."""
         for launch in self.launches:
             launch()
         return self.logits_BV
@@ -157,9 +166,9 @@ class FusedStep:
         return self.tilings.get((name, n_rows, k)) or Tiling.choose(n_rows, k, self.n_sms)
 
     def _parts(self, name: str, tiles: int, tiling: Tiling, rows: int) -> tuple[Tensor, Tensor]:
-        """Scratch where the splits of one product meet: their partial sums, and how many have arrived.
+        """Scratch for the splits of one product: their partial sums, and a counter of the splits that have finished.
 
-        All products of a name share it, since each waits for the one before: it then never leaves the L2 cache.
+        All products of one name share it, since each waits for the one before, so that it stays in the L2 cache.
         """
         key = name, tiles, tiling.splits, rows
         if key not in self._scratch:
@@ -169,7 +178,7 @@ class FusedStep:
         return self._scratch[key]
 
     def _overlaps(self) -> bool:
-        """Whether the launch planned next may start while the one before it drains: not across a fork or join."""
+        """Whether the next launch may start before the previous one has finished; not across streams."""
         overlaps, self.alone = self.pdl and not self.alone, False
         return overlaps
 
@@ -270,7 +279,9 @@ class FusedStep:
 
     @contextlib.contextmanager
     def _beside(self) -> Iterator[None]:
-        """What is planned inside runs on the side stream, from where the main one is now; with one stream, in turn."""
+        """Launches planned inside run on the side stream, after what the main one has done so far. With one stream they
+        run on it in order.
+        """
         if self.side is None:
             yield
             return
@@ -290,7 +301,7 @@ class FusedStep:
         self.alone = True
 
     def _meet(self) -> None:
-        """The main stream waits for the side one."""
+        """Makes the main stream wait for the side one."""
         if self.side is not None:
             side = self.side
             self.launches.append(lambda: torch.cuda.current_stream().wait_stream(side))
@@ -336,7 +347,7 @@ class FusedStep:
         )
         plan = DecodePlan.make(self.B, H, K, P, V, cache.k_BSKP.shape[1], q_BHP)
         length_B, pdl = self.length[ring], self._overlaps()
-        self.reads.append(Read(q_BHP, cache, length_B, out_BHV, norm_eps))
+        self.reads.append(AttentionRead(q_BHP, cache, length_B, out_BHV, norm_eps))
 
         def attend(compile_only: bool = False) -> None:
             launch_attention_decode(
@@ -534,7 +545,7 @@ class FusedStep:
         )
 
     def _consumed(self) -> dict[str, int]:
-        """What a product that finishes the stream's norm is told of it."""
+        """Arguments of a product that finishes the stream's norm."""
         return {"PARTS": self.parts, "PARTS_TILE": _power(self.parts), "B": self.B, "TOKENS": self.tokens}
 
     def _cut(self, tiling: Tiling) -> dict[str, int]:

@@ -1,8 +1,8 @@
 """mamba1: the Mamba-1 mixer as a module: projection, causal conv, input-dependent dt, B and C, selective scan, output.
 
-Follows state-spaces/mamba ``modules/mamba_simple.py`` (order x, z; A_log and D in float32 whatever the weights' dtype,
-the bias of dt not). Over a sequence everything lies channel by channel with positions side by side, as the published
-scan reads it: each product is the weight times the transposed input, and nothing is copied on the way.
+It follows state-spaces/mamba ``modules/mamba_simple.py`` (order x, z; A_log and D in float32 whatever the weights'
+dtype, but not the bias of dt). Over a sequence tensors are stored channel by channel with contiguous positions, as the
+published scan reads them: each product is the weight times the transposed input, so nothing is copied.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from hybridbench.model.cache import Cache, RecurrentCache
 from hybridbench.model.mixer import RecurrentModule, carried, conv_front, convolved, keep_tail, log_uniform_steps
 
 DT_RANGE = (1e-3, 1e-1)
-"""The initial steps are drawn log-uniformly from here."""
+"""The range that initial steps are drawn from log-uniformly."""
 
 
 def across(weight: Tensor, x_BTC: Tensor) -> Tensor:
-    """``F.linear`` whose result (B, T, R) lies channel by channel in memory; an input that does too is not copied."""
+    """``F.linear`` with a result (B, T, R) stored channel by channel. An input in the same layout is not copied."""
     B, T = x_BTC.shape[:2]
     product = torch.mm(weight, x_BTC.flatten(0, 1).t())
     return torch.unflatten(product, 1, (B, T)).permute(1, 2, 0)
 
 
 class Mamba1Module(RecurrentModule):
-    """Mamba-1 over a sequence, or one recurrent step. Its operations are ``conv1d``, ``selective_scan``,
+    """Mamba-1 over a sequence, or for one recurrent step. Its operations are ``conv1d``, ``selective_scan``,
     ``conv1d_step`` and ``selective_step``.
     """
 
@@ -37,7 +37,7 @@ class Mamba1Module(RecurrentModule):
     traceable = False
 
     def _in_widths(self) -> list[int]:
-        """The conv's input, where it is not borrowed, and the gate."""
+        """Widths of the conv's input (unless borrowed) and of the gate."""
         return [self.spec.d_inner] * (1 if self.borrows_value else 2)
 
     def _make_parameters(self, make: Factory) -> None:

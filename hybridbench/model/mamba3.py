@@ -1,6 +1,6 @@
 """mamba3: the Mamba-3 mixer as a module, at rank 1: one projection, norms of B and C, scan with gate, output.
 
-Follows state-spaces/mamba ``modules/mamba3.py`` without MIMO and output norm (order z, x, B, C, dt, rate of decay,
+It follows state-spaces/mamba ``modules/mamba3.py`` without MIMO and output norm (order z, x, B, C, dt, rate of decay,
 share in the trapezoidal rule, angles; no conv; dt_bias, D, biases of B and C in float32 whatever the weights' dtype).
 """
 
@@ -21,13 +21,14 @@ from hybridbench.model.cache import Cache
 from hybridbench.model.mixer import MixerModule, aligned, carried, log_uniform_steps, state_dtype
 
 DT_RANGE = (1e-3, 1e-1)
-"""The initial steps are drawn log-uniformly from here."""
+"""The range that initial steps are drawn from log-uniformly."""
 
 
 @dataclass
 class Mamba3Cache(Cache):
-    """The accumulated angles in radians, the state, and the turned B and the x of the last token, which the trapezoidal
-    rule reads once more and which stand in the conv state's place.
+    """The accumulated angles in radians, the state, and the turned B and the x of the last token.
+
+    The trapezoidal rule reads the last two once more. They count as its conv state.
     """
 
     angle_BHR: Tensor
@@ -58,7 +59,7 @@ class Mamba3Cache(Cache):
 
 
 class Mamba3Module(MixerModule):
-    """Mamba-3 of rank 1 over a sequence, or one recurrent step. Its operations are ``mamba3_scan`` and
+    """Mamba-3 of rank 1 over a sequence, or for one recurrent step. Its operations are ``mamba3_scan`` and
     ``mamba3_step``.
     """
 
@@ -66,7 +67,7 @@ class Mamba3Module(MixerModule):
     traceable = False
 
     def _in_widths(self) -> list[int]:
-        """z; x, where it is not borrowed; B; C; dt, rate of decay and share in the trapezoidal rule; angles."""
+        """Widths of z, x (unless borrowed), B, C, dt, rate of decay, share in the trapezoidal rule, and angles."""
         spec = self.spec
         x = 0 if self.borrows_value else spec.d_inner
         return [spec.d_inner, x, *[spec.n_groups * spec.d_state] * 2, *[spec.n_heads] * 3, spec.n_angles]
@@ -89,7 +90,7 @@ class Mamba3Module(MixerModule):
                 ones.fill_(1.0)
 
     def _inputs(self, packed: Tensor, value: Tensor | None) -> list[Tensor]:
-        """What a scan or step reads of a packed row (..., columns), in their order: x first, z last."""
+        """The inputs of a scan or step from a packed row (..., columns), in their order: x first, z last."""
         z, x, b, c, dt, rate, trap, angle = torch.split(packed[..., : sum(self.widths)], self.widths, dim=-1)
         if self.borrows_value:
             x = self._lent(value, packed.dim(), self.spec.d_inner)
@@ -131,7 +132,7 @@ class Mamba3Module(MixerModule):
 
     @override
     def new_cache(self, batch: int, capacity: int, storage: Storage, device: torch.device) -> Mamba3Cache:
-        """The state as ``storage`` has it; the angles, which add up small turns, no narrower than float32."""
+        """The state in the dtype that ``storage`` asks for; the angles, which sum small turns, at least in float32."""
         spec, dtype = self.spec, self.in_proj.weight.dtype
         wide = state_dtype(dtype, storage)
 

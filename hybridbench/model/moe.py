@@ -24,12 +24,12 @@ class MoeModule(BlockModule):
     bias_E: Tensor
     load_E: Tensor
     counts = True
-    """Whether a forward counts the experts' load: not where a checkpointed one is run again."""
+    """Whether a forward counts the load of the experts; False while a checkpointed forward is repeated."""
     chosen_NK: Tensor | None = None
-    """The experts that the last forward chose, where ``replaying`` asks for them."""
+    """The experts that the last forward chose; set only where ``replaying`` is True."""
     replay_NK: Tensor | None = None
-    """The experts that the next forwards take in place of their own choice: two forwards that round differently may
-    choose differently where two scores are nearly equal."""
+    """The experts that the next forwards use instead of choosing: two forwards that round differently may choose
+    differently where two scores are nearly equal."""
     replaying = False
 
     def __init__(self, spec: Moe, ops: Ops, make: Factory) -> None:
@@ -46,7 +46,7 @@ class MoeModule(BlockModule):
 
     @override
     def reset(self, generator: torch.Generator) -> None:
-        """Experts as every product; no bias, no load."""
+        """Draws the experts like every product; bias and load are zero."""
         self.in_weight_EFD.normal_(std=INIT_STD, generator=generator)
         self.out_weight_EDF.normal_(std=INIT_STD, generator=generator)
         self.bias_E.zero_()
@@ -87,7 +87,7 @@ class MoeModule(BlockModule):
     @contextlib.contextmanager
     @override
     def repeating(self) -> Iterator[None]:
-        """Tokens that are routed again are no more load."""
+        """Tokens that are routed again do not add to the load."""
         self.counts = False
         try:
             yield

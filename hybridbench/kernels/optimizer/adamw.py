@@ -17,7 +17,7 @@ from hybridbench.kernels.backend import Implementation, accepts_anything, import
 
 
 @dataclass(frozen=True)
-class Rates:
+class StepRates:
     """The numbers of one step.
 
     Attributes:
@@ -36,7 +36,7 @@ class Rates:
     eps: float
 
 
-Update = Callable[[Tensor, Tensor, Tensor, Tensor, Rates], None]
+Update = Callable[[Tensor, Tensor, Tensor, Tensor, StepRates], None]
 """Parameter, gradient and both moments, all of one layout; all but the gradient are written."""
 
 
@@ -64,7 +64,7 @@ class AdamW(torch.optim.AdamW):
                         state[name] = torch.zeros_like(parameter, memory_format=torch.contiguous_format)
                 state["step"] += 1
                 count = float(state["step"])
-                rates = Rates(
+                rates = StepRates(
                     decay=lr * group["weight_decay"],
                     keep_first=keep_first,
                     keep_second=keep_second,

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hybridbench.kernels.optimizer.adamw import Rates
+from hybridbench.kernels.optimizer.adamw import StepRates
 from hybridbench.kernels.triton_jit import jit
 
 BLOCK = 2048
@@ -52,7 +52,7 @@ def _adamw(
     tl.store(second_ptr + i, second.to(second_ptr.dtype.element_ty), mask=live)
 
 
-def update(parameter: Tensor, gradient: Tensor, first: Tensor, second: Tensor, rates: Rates) -> None:
+def update(parameter: Tensor, gradient: Tensor, first: Tensor, second: Tensor, rates: StepRates) -> None:
     """``adamw.update`` as one kernel."""
     n = parameter.numel()
     _adamw[(triton.cdiv(n, BLOCK),)](

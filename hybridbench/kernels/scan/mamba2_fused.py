@@ -23,12 +23,10 @@ from mamba_ssm.ops.triton.ssd_combined import _mamba_chunk_scan_combined_bwd, _m
 from torch import Tensor
 from torch.library import custom_op
 
+from hybridbench.kernels.again import Recomputation
 from hybridbench.kernels.backend import refuse_gradients
 from hybridbench.kernels.dense.triton_elementwise import gate_backward, gate_forward
 from hybridbench.kernels.scan.triton_ssd import scan_backward, scan_forward, states_shape
-
-Recipe = tuple[Tensor, Callable[..., Tensor], tuple[Any, ...]]
-"""A tensor, and the function and arguments that make it again."""
 
 
 def _aligned(x_BTC: Tensor) -> Tensor:
@@ -248,8 +246,8 @@ _op.register_autograd(_undo, setup_context=_keep)
 
 
 def _core(one_pass: bool) -> Callable[..., Any]:
-    """``mamba2_core`` of the reference with either scan; its ``with_recipes`` also says how the convolution's output
-    and its own are made again from what it keeps.
+    """``mamba2_core`` of the reference with either scan. Its ``with_recomputations`` also says how to recompute the
+    convolution's output and its own from what it keeps.
     """
 
     def run(
@@ -281,7 +279,7 @@ def _core(one_pass: bool) -> Callable[..., Any]:
         out_BTI, state_BHPN, *_ = run(*tensors, **settings)
         return out_BTI, state_BHPN
 
-    def with_recipes(*tensors: Any, **settings: Any) -> tuple[Tensor, Tensor, list[Recipe]]:
+    def with_recomputations(*tensors: Any, **settings: Any) -> tuple[Tensor, Tensor, list[Recomputation]]:
         if settings.get("initial_state_BHPN") is not None:  # nothing is kept for a backward
             return *mamba2_core(*tensors, **settings), []
         packed_BTE, conv_weight_CW, conv_bias_C, A_H, *_, norm_weight_I = tensors
@@ -295,13 +293,13 @@ def _core(one_pass: bool) -> Callable[..., Any]:
         def gated(y: Tensor, packed: Tensor, norm_weight: Tensor | None) -> Tensor:
             return gate_forward(y, _split(packed, inner, channels, H)[0], norm_weight, settings["eps"])
 
-        recipes = [
+        recomputations = [
             (mixed, convolved, (packed_BTE, conv_weight_CW, conv_bias_C)),
             (out, gated, (y, packed_BTE, norm_weight_I)),
         ]
-        return out, state, recipes
+        return out, state, recomputations
 
-    mamba2_core.with_recipes = with_recipes  # type: ignore[attr-defined]
+    mamba2_core.with_recomputations = with_recomputations  # type: ignore[attr-defined]
     return mamba2_core
 
 
