@@ -30,7 +30,7 @@ def of_whole(
 def of_norm(
     function: Callable[..., Any], given: tuple[Any, ...], options: dict[str, Any]
 ) -> tuple[Any, list[Recomputation]]:
-    """The norm of a sum, from the sum."""
+    """A sum and its norm: the norm is recomputed from the sum."""
     normed, added = function(*given, **options)
     weight = given[2]
     return (normed, added), [(normed, lambda x, w: function(x, None, w, **options)[0], (added, weight))]
@@ -39,7 +39,7 @@ def of_norm(
 def of_core(
     function: Callable[..., Any], given: tuple[Any, ...], options: dict[str, Any]
 ) -> tuple[Any, list[Recomputation]]:
-    """Mamba-2's core: what it can say of its own parts, as ``mamba2_fused`` can."""
+    """Mamba-2's core: what the function itself says about its parts, if it does, as ``mamba2_fused`` does."""
     if not hasattr(function, "with_recomputations"):
         return function(*given, **options), []
     out, state, found = function.with_recomputations(*given, **options)

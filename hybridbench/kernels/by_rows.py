@@ -1,10 +1,10 @@
 """by_rows: a kernel that is right on few sequences at once, run over a batch in groups of them.
 
 A published kernel that computes its offsets in 32 bits is wrong from some size on (``limits``). The sequences of a
-batch know nothing of each other, so the operation on the whole batch is the operation on groups of it, put together:
-at most one copy of its outputs more, and the same gradients. States that a step updates in place are views.
+batch are independent, so the operation on the batch equals the operation on groups of sequences, put together. That
+needs at most one more copy of its outputs and gives the same gradients. States that a step updates in place are views.
 
-Which arguments hold sequences is read off the reference implementation's parameters: those whose shape begins with B.
+Arguments that hold sequences are those whose shape begins with B among the reference implementation's parameters.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from hybridbench.kernels.backend import Backend
 from hybridbench.kernels.loading import reference_of
 
 Remake = tuple[Callable[..., Tensor], tuple[Any, ...]]
-"""The function and arguments that make a tensor again, as the recomputations of ``mamba2_fused`` have them."""
+"""The function and arguments that make a tensor again, as in a ``Recomputation``."""
 
 
 def in_groups(backend: Backend, rows: int) -> Backend:
-    """``backend`` as one that is handed at most so many sequences at a time."""
+    """``backend``, called with at most ``rows`` sequences at a time."""
     return replace(backend, load=lambda: by_rows(backend.op, backend.load(), rows), rows=rows, whole=backend)
 
 
@@ -80,7 +80,7 @@ def holds_sequences(name: str) -> bool:
 
 
 def _remade(again: list[Remake]) -> Remake:
-    """A function and its arguments that make the whole of what each of ``again`` makes a group of."""
+    """A function and its arguments that make a whole tensor, of which each of ``again`` makes one group."""
     functions, counts = [function for function, _ in again], [len(arguments) for _, arguments in again]
 
     def whole(*arguments: Any) -> Tensor:
@@ -93,10 +93,10 @@ def _remade(again: list[Remake]) -> Remake:
 
 
 def sequences(value: Any, first: int, last: int) -> Any:
-    """Some sequences of a tensor, of each of a tuple's, or None.
+    """Some sequences of a tensor or of each tensor in a tuple; None of None.
 
-    Where positions lie side by side, a view of some sequences has the whole batch's stride from channel to channel,
-    which is what the kernel cannot do: those are copied.
+    Where positions are contiguous, a view of some sequences would keep the whole batch's stride between channels, which
+    is what the kernel cannot handle. So those are copied.
     """
     if value is None:
         return None
@@ -109,7 +109,7 @@ def sequences(value: Any, first: int, last: int) -> Any:
 
 
 def _side_by_side(x: Tensor) -> bool:
-    """Whether positions of (B, T, C) lie side by side in memory, as Mamba-1 has them."""
+    """Whether positions of (B, T, C) are contiguous in memory, as in Mamba-1."""
     return x.dim() == 3 and x.shape[1] > 1 and x.stride(1) == 1
 
 
@@ -118,9 +118,9 @@ def _channels_outside(x_CBT: Tensor) -> Tensor:
 
 
 def _joined(parts: Iterable[Any], batch: int) -> Any:
-    """The outputs of the groups as those of the whole batch, in the layout they came in.
+    """The outputs of the groups joined into those of the whole batch, in the same layout.
 
-    Without gradients each goes to its place as it comes, so that there are never two of all.
+    Without gradients each is copied to its place as soon as it exists, so that the outputs never exist twice.
     """
     if torch.is_grad_enabled():
         made = list(parts)
@@ -145,7 +145,7 @@ def _joined(parts: Iterable[Any], batch: int) -> Any:
 
 
 def _room(piece: Tensor, batch: int) -> Tensor:
-    """An empty tensor for a batch of what a group has ``piece`` of."""
+    """An empty tensor for the whole batch, in the layout of the group's ``piece``."""
     _, *sizes = piece.shape
     if _side_by_side(piece):
         return _channels_outside(piece.new_empty(sizes[1], batch, sizes[0]))

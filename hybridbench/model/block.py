@@ -46,7 +46,7 @@ class Step:
         self.shared.setdefault(name, value)
 
     def sharing(self, shared: dict[str, Tensor]) -> Step:
-        """This step with other shared values."""
+        """The same step with other shared values."""
         return replace(self, shared=shared)
 
     @property

@@ -226,8 +226,8 @@ def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda *_: hopper)
     for op, table in KERNELS.items():
         for name, backend in table.items():
-            twin = reference_of(op)
-            monkeypatch.setitem(table, name, dataclasses.replace(backend, load=lambda twin=twin: twin))
+            reference = reference_of(op)
+            monkeypatch.setitem(table, name, dataclasses.replace(backend, load=lambda reference=reference: reference))
     monkeypatch.setattr(resolver, "backends", KERNELS.__getitem__)
 
 

@@ -210,15 +210,15 @@ def adamw_errors(dtype: torch.dtype) -> Iterator[tuple[str, float]]:
     names = ("parameter", "exp_avg", "exp_avg_sq")
     mine = [torch.nn.Parameter(torch.randn(size).to(dtype)) for size in (1, 100, 2048, 5000)]
     theirs = [torch.nn.Parameter(parameter.detach().clone()) for parameter in mine]
-    ours, twin = adamw.load_triton()(mine, lr=0.01), torch.optim.AdamW(theirs, lr=0.01, fused=True)
+    ours, by_torch = adamw.load_triton()(mine, lr=0.01), torch.optim.AdamW(theirs, lr=0.01, fused=True)
     for step in range(5):
         for one, other in zip(mine, theirs, strict=True):
             one.grad = (torch.rand(one.shape) + 0.5).to(dtype) * (1 - 2 * torch.randint(2, one.shape))
             other.grad = one.grad.clone()
         ours.step()
-        twin.step()
+        by_torch.step()
         for one, other in zip(mine, theirs, strict=True):
-            states = ours.state[one], twin.state[other]
+            states = ours.state[one], by_torch.state[other]
             assert states[0].keys() == states[1].keys()
             assert float(states[0]["step"]) == float(states[1]["step"]) == step + 1
             found, expected = (

@@ -129,7 +129,7 @@ def mamba3_scan(
 
 
 def delta(every_channel: bool) -> Callable[..., Any]:
-    """fla's ``ChunkKDAFunction``, for which a gated delta net's decay is laid out in every channel."""
+    """As fla's ``ChunkKDAFunction``, for which a gated delta net's decay is laid out in every channel."""
 
     def rule(
         q: Tensor, k: Tensor, v: Tensor, dt: Tensor, beta: Tensor, A_log: Tensor, dt_bias: Tensor, chunk_size: int

@@ -3,9 +3,9 @@
     gated_delta_step, kda_step    one position of the recurrence; a program holds some value channels of a head's state
     norm_gate                     an RMSNorm per head times silu(z) or sigmoid(z)
 
-A step reads and writes each state once, in the dtype it is kept in, and reads queries, keys and values where they lie:
-softplus, sigmoid and the lengths of q and k are a few numbers a program computes for itself. Each kernel is a PyTorch
-custom operator, so that torch.compile passes it on as it is. Importing this module needs triton.
+A step reads and writes each state once, in the dtype it is stored in, and reads queries, keys and values in place. Each
+program computes softplus, sigmoid and the lengths of q and k itself. Each kernel is a PyTorch custom operator, which
+torch.compile does not trace into. Importing this module needs triton.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from hybridbench.kernels.dense.triton_elementwise import groups_of
 from hybridbench.kernels.triton_jit import jit
 
 VALUES = 32
-"""Value channels of a program of a step: rows of 64 bytes of a state in 16 bit, and enough programs at batch 4."""
+"""Value channels per program of a step: 64-byte rows of a 16-bit state, and enough programs at batch 4."""
 
 GROUP_ELEMENTS = 2048
 """Elements per program of the norm: several heads at once."""
 
 GATE_PROGRAMS = 4
-"""Programs per SM of the norm's backward, each of which leaves one partial sum of the weight's gradient."""
+"""Programs per SM of the norm's backward; each writes one partial sum of the weight's gradient."""
 
 
 @jit
@@ -254,7 +254,7 @@ def _norm_gate_backward(
 
 
 def _heads_in_rows(x: Tensor) -> tuple[Tensor, int]:
-    """``x`` (..., H, V) with every row's heads one after the other in memory, and the distance between rows."""
+    """``x`` (..., H, V) with contiguous heads in every row, and the stride between rows."""
     x = x if x.stride(-1) == 1 and (x.stride(-2) == x.shape[-1] or x.shape[-2] == 1) else x.contiguous()
     rows = x.flatten(-2).reshape(-1, x.shape[-2] * x.shape[-1])
     return rows, rows.stride(0)

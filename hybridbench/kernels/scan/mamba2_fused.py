@@ -1,13 +1,13 @@
 """mamba2_fused: all of Mamba-2 between its two projections as one operation with one packed gradient.
 
-The published kernels do the work: causal_conv1d's convolution and mamba_ssm's chunked scan, forward and backward. What
-is ours is what stands between them. The projection's row z | x | B | C | dt is read where it lies, and every gradient
-is written where it belongs in one row of the same shape, so nothing is ever split, copied or concatenated; gate and
-norm are one kernel each way. Unlike mamba_ssm's own fused function it keeps the convolution's output, which costs 2
-bytes a channel and saves a convolution, and it takes rows that were padded to a width that matrix products like.
+The published kernels do the work: causal_conv1d's convolution and mamba_ssm's chunked scan, forward and backward. This
+module connects them. The projection's row z | x | B | C | dt is read in place, and every gradient is written to its
+place in one row of the same shape, so nothing is split, copied or concatenated. Gate and norm are one kernel each way.
+Unlike mamba_ssm's own fused function it keeps the convolution's output, which costs 2 bytes a channel and saves a
+convolution, and it accepts rows that were padded to a width that suits matrix products.
 
-``one_pass`` takes this package's scan (``triton_ssd``) in mamba_ssm's place, which keeps the state before every block
-of 64 tokens for its backward. From an initial state both go forward only, as an operator of their own.
+``one_pass`` uses this package's scan (``triton_ssd``) instead of mamba_ssm's. It keeps the state before every block of
+64 tokens for its backward. From an initial state both have a forward only, which is an operator of its own.
 
 Written against mamba_ssm 2.3.2 and causal_conv1d 1.7.0. Importing this module needs both, and triton.
 """
@@ -30,7 +30,7 @@ from hybridbench.kernels.scan.triton_ssd import scan_backward, scan_forward, sta
 
 
 def _aligned(x_BTC: Tensor) -> Tensor:
-    """Channels-last rows as causal_conv1d reads them: strides in multiples of 8 elements."""
+    """Channels-last rows with strides in multiples of 8 elements, as causal_conv1d needs them."""
     return x_BTC if x_BTC.stride(0) % 8 == 0 and x_BTC.stride(1) % 8 == 0 else x_BTC.contiguous()
 
 
@@ -71,7 +71,7 @@ def _run(
     keep: bool,
     initial: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The output, the final state, and for the backward the convolution's output, the scan's and its states."""
+    """The output and the final state; for the backward the outputs of convolution and scan, and the scan's states."""
     H = A.shape[0]
     inner = H * head_dim
     z, conv_in, dt = _split(packed, inner, conv_weight.shape[0], H)
@@ -129,13 +129,13 @@ def _run_backward(
     one_pass: bool,
     _kept: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of everything that has one, in the order of the inputs; an empty one for a norm that is not there."""
+    """The gradients of all inputs that have one, in order; an empty tensor for a missing norm."""
     H, channels = A.shape[0], conv_weight.shape[0]
     inner = H * head_dim
     z, conv_in, dt = _split(packed, inner, channels, H)
     d_packed = torch.empty(packed.shape, dtype=packed.dtype, device=packed.device)
     if packed.shape[-1] > inner + channels + H:
-        d_packed[..., inner + channels + H :].zero_()  # it is multiplied by zeros, which are no match for a NaN
+        d_packed[..., inner + channels + H :].zero_()  # padding is multiplied by zeros, which would keep a NaN
     d_z, d_conv, d_dt = _split(d_packed, inner, channels, H)
     d_y, d_norm = gate_backward(d_out, y, z, norm_weight, eps, d_z)
 
