@@ -432,7 +432,7 @@ ROTARY_ELEMENTS = 2048
 def _launch_rotary(
     given: tuple[Tensor, Tensor, Tensor], made: tuple[Tensor, Tensor, Tensor], cos: Tensor, sin: Tensor, inverse: bool
 ) -> None:
-    """Rotates q (B, T, H, P), k (B, T, K, P) and rest (B, T, R) of ``given``, whose rows are contiguous, into ``made``."""
+    """Rotates q (B, T, H, P), k (B, T, K, P) and rest (B, T, R) of ``given``, with contiguous rows, into ``made``."""
     B, T, H, P = given[0].shape
     K, R = given[1].shape[2], given[2].shape[2]
     half = triton.next_power_of_2(P // 2)
