@@ -1,7 +1,7 @@
 """bench: one device with its instruments, and one case run on it from a session to what is recorded.
 
-``run_case`` shows a whole run: ceilings, a session (build, verify, prepare, check), count, measure, record. What it
-reads off the machine comes through ``Instruments``, so that a script can stand in for all of it.
+``run_case`` shows a whole run: ceilings, a session (build, verify, prepare, check), count, measure, record. Everything
+it reads from the machine comes through ``Instruments``, so that tests can replace the machine by a script.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ from hybridbench.workload import Prepared
 
 
 def operator_counts(work: Prepared, model: LanguageModel, resolved: list[Resolved]) -> list[OperatorCount]:
-    """One eager step as both public counters see it."""
+    """The FLOPs of one eager step, as each of the two public operator counters sees them."""
     counted = count_step(work, model, resolved)
     model.zero_grad(set_to_none=False)
     return [counted.by_torch.observed(), counted.by_fvcore.observed()]
 
 
 def step_kernels(work: Prepared, device: torch.device) -> list[str]:
-    """Names of the kernels of a step; none where the profiler may not look, which is no reason to lose the samples."""
+    """Names of the kernels of a step; empty where the profiler fails, so that the samples are not lost with it."""
     try:
         return kernel_names(work.step if work.steps_per_sample == 1 else work.eager_step, device)
     except RuntimeError as exc:
@@ -56,11 +56,11 @@ def step_kernels(work: Prepared, device: torch.device) -> list[str]:
 
 @dataclass(frozen=True)
 class Instruments:
-    """What is read off a machine while a case runs.
+    """What is read from the machine while a case runs.
 
     Args:
         timer: the clock of a device's steps.
-        now: the time of all else, such as building and the limit of a warm-up; ns.
+        now: the clock for everything else, such as building and the limit of a warm-up; ns.
         environment: the machine and its software.
         ceilings: the rates that a device reaches in a dtype.
         count: the FLOPs of a step as operator counters see them.
@@ -77,7 +77,7 @@ class Instruments:
 
 @dataclass
 class Bench:
-    """One device and what stays known about it between cases."""
+    """One device, and what is remembered about it between cases."""
 
     device: torch.device
     gpu: Gpu | None
@@ -104,16 +104,16 @@ class Bench:
         if dtype not in self.ceilings:
             self.ceilings[dtype] = self.instruments.ceilings(self.device, torch_dtype(dtype))
             if self.device.type == "cuda":
-                torch.cuda.empty_cache()  # or the case's peak of reserved memory would hold these gigabytes
+                torch.cuda.empty_cache()  # else the case's peak of reserved memory would include these gigabytes
         return self.ceilings[dtype]
 
 
 def run_case(case: Case, bench: Bench) -> tuple[Observed, list[Caveat]]:
-    """Runs one case and returns what was seen.
+    """Runs one case and returns what was observed, with its caveats.
 
     Raises:
         Unsupported, WrongResult: before anything is timed.
-        torch.OutOfMemoryError and whatever else a kernel raises.
+        torch.OutOfMemoryError: a step or its check does not fit. Any other error of a kernel is passed on too.
     """
     bench.phase("ceilings")
     ceilings = bench.ceilings_for(case.execution.dtype)
@@ -134,7 +134,7 @@ def run_case(case: Case, bench: Bench) -> tuple[Observed, list[Caveat]]:
     else:
         timed = [measure(work.step, timer, case.sampling, now=tools.now, around=region)]
     watch = region.watch
-    # Parts are no whole steps, so their energy has none to be divided by.
+    # Parts are not whole steps, so there is no number of steps to divide their energy by.
     energy = watch.energy(0 if work.parts else timed[0].runs, bench.idle_power_w)
 
     bench.phase("record")
@@ -184,10 +184,10 @@ def run_case(case: Case, bench: Bench) -> tuple[Observed, list[Caveat]]:
 
 
 def _finite_loss(work: Prepared) -> float | None:
-    """The last step's loss, None in inference.
+    """The last step's loss; None in inference.
 
     Raises:
-        WrongResult: it is no number; what trained to that was not the model.
+        WrongResult: it is NaN or infinite.
     """
     loss = work.loss() if work.loss else None
     if loss is not None and not math.isfinite(loss):
@@ -196,7 +196,7 @@ def _finite_loss(work: Prepared) -> float | None:
 
 
 class TimedRegion:
-    """Around the samples: what NVML saw, and how often torch.compile compiled although it should not have."""
+    """Around the samples: NVML's readings, and how often torch.compile compiled although it should not have."""
 
     def __init__(self, watch: Watch) -> None:
         self.watch = watch
@@ -223,7 +223,7 @@ def graph_breaks() -> int:
 
 
 def _timed(resolved: list[Resolved], case: Case) -> list[Resolved]:
-    """What the timed steps run: a fused decode step leaves the modules' own kernels out of them."""
+    """The operations that the timed steps run: a fused decode step does not run the modules' own kernels."""
     if not any(item.op == DECODE_STEP and item.backend.name == "fused" for item in resolved):
         return resolved
     over_sequences = [op for one in case.workload.row.passes if one != DECODE for op in ops_of(case.model, one)]
@@ -231,7 +231,7 @@ def _timed(resolved: list[Resolved], case: Case) -> list[Resolved]:
 
 
 def _uses(timed: list[Resolved], work: Prepared, bench: Bench) -> list[BackendUse]:
-    """One entry per operation and backend, with the proof that came closest to its bound."""
+    """One entry per operation and backend, with the verification that came closest to its bound."""
     uses: dict[tuple[str, str], BackendUse] = {}
     of_step = {(check.op, check.backend): check for check in work.checks}
     for item in timed:
@@ -250,7 +250,7 @@ def _uses(timed: list[Resolved], work: Prepared, bench: Bench) -> list[BackendUs
             uses[item.op, item.backend.ran] = use
     of_kernels = {(item.op, item.backend.name) for item in timed}
     for key, check in of_step.items():
-        if key not in of_kernels:  # of compiled layers, which are no kernel of an operation
+        if key not in of_kernels:  # a check of compiled layers, which are not an operation's kernel
             proof = (check.error, check.bound)
             uses[key] = BackendUse(check.op, check.backend, check.backend, "torch", version("torch"), *proof)
     return list(uses.values())

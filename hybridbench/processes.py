@@ -1,9 +1,9 @@
 """processes: every process that this package starts: watched while it runs, and ended with all that it started.
 
-A profiler may start what it watches in a session or a process group of its own, where no signal to the profiler's
-arrives. So a process is started with a mark in its environment, which everything that it starts inherits wherever it
-moves, and whatever still carries the mark is killed once the process has ended, however it did. The environment also
-names who started it, so that a program of ours can end itself when that process is gone.
+A profiler may start its program in a session or process group of its own, which a signal to the profiler's group does
+not reach. So each process is started with a mark in its environment, which its children inherit wherever they move.
+Once the process has ended, for whatever reason, every process that still carries the mark is killed. The environment
+also names the process that started it, so that our programs can exit when that process is gone.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from uuid import uuid4
 MARK, STARTER = "HYBRIDBENCH_MARK", "HYBRIDBENCH_STARTER"
 TICK_S = 0.2
 DYING_S = 10.0
-"""How long killed processes are waited for: a driver takes a while to take a GPU's memory back."""
+"""How long to wait for killed processes; seconds. A driver takes a while to free a GPU's memory."""
 TAIL = 2000
-"""Characters of a log's end that a message quotes."""
+"""How many characters of the end of a log a message quotes."""
 STACK_LIMIT_S = 5.0
-"""How long a hanging process is waited for to write its stacks: on a busy machine its turn takes a while to come."""
+"""How long to wait for a hanging process to write its stacks; seconds. A busy machine may not schedule it at once."""
 STACK_QUIET_S = 0.3
-"""They come line by line, and are all there when the log has not grown for so long."""
+"""Stacks come line by line: they are complete when the log has not grown for this long; seconds."""
 
 
 class Answering:
-    """A program that is asked on its standard input and answers over a pipe of its own; all else it says is logged.
+    """A program that reads requests from its standard input and answers over a pipe. All other output is logged.
 
     Args:
         words: the command; the pipe's file descriptor is added as the last word.
-        log: the file that its output and errors are added to.
-        environment: variables that it has beside those of this process.
+        log: the file that its output and errors are appended to.
+        environment: variables to add to those of this process.
 
     Raises:
         OSError: it cannot be started, or the log cannot be written.
@@ -59,29 +59,29 @@ class Answering:
                 pass_fds=[theirs],
                 env=_environment(self._mark, environment),
                 text=True,
-                start_new_session=True,  # Ctrl-C reaches the parent only, which decides
+                start_new_session=True,  # Ctrl-C reaches the parent only, which ends this process itself
             )
         finally:
             os.close(theirs)
 
     @property
     def pid(self) -> int:
-        """The process's number."""
+        """The process id."""
         return self._process.pid
 
     def fileno(self) -> int:
-        """Where its answers can be waited for."""
+        """The file descriptor of its answers, for ``select``."""
         return self._answers
 
     def ask(self, line: str) -> None:
-        """Writes a line to its input; of one that has just died the end of its answers tells how."""
+        """Writes a line to its input. If it has just died, ``lines`` returns None and ``exit_code`` tells how."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(line + "\n")
             self._process.stdin.flush()
 
     def lines(self) -> list[str] | None:
-        """The whole lines of what it has just answered; None when it answers no more."""
+        """The complete lines that it has just answered; None when it has closed its answers."""
         chunk = os.read(self._answers, 1 << 16)
         if not chunk:
             return None
@@ -89,7 +89,7 @@ class Answering:
         return [line.decode() for line in lines]
 
     def exit_code(self) -> int:
-        """How it ended, once it has; negative for a signal."""
+        """Waits for its end and returns its exit code, negative for a signal."""
         return self._process.wait()
 
     def tail(self) -> str:
@@ -97,7 +97,7 @@ class Answering:
         return self._log_path.read_bytes().decode(errors="replace")[-TAIL:].strip()
 
     def stacks(self) -> str | None:
-        """The stacks of a process that hangs, which it writes into its log when asked; None if it does not."""
+        """The stacks of a hanging process, which it writes to its log when asked; None if it does not."""
         before = self._log_path.stat().st_size
         self._process.send_signal(signal.SIGUSR1)
         size, grew = before, time.monotonic()
@@ -109,7 +109,7 @@ class Answering:
         return self._log_path.read_bytes()[before:].decode(errors="replace").strip() or None
 
     def end(self) -> None:
-        """Ends it and whatever it started, whatever they are doing; a log without a word is removed."""
+        """Kills it and every process that it started; removes an empty log."""
         self._process.kill()
         self._process.wait()
         end_marked(self._mark)
@@ -128,18 +128,18 @@ def run_program(
     tick: Callable[[], object] = lambda: None,
     environment: Mapping[str, str] | None = None,
 ) -> tuple[int, str, str]:
-    """Runs a program; its exit code, output and errors. Nothing that it started is alive afterwards.
+    """Runs a program and returns its exit code, output and errors. Nothing that it started is alive afterwards.
 
     Args:
-        tick: called every ``TICK_S`` seconds meanwhile; what it raises ends the program.
-        environment: variables that it has beside those of this process.
+        tick: called every ``TICK_S`` seconds while it runs; an exception from it ends the program.
+        environment: variables to add to those of this process.
 
     Raises:
         OSError: it cannot be started.
         subprocess.TimeoutExpired: it had not finished after ``limit_s`` seconds.
     """
     mark = uuid4().hex
-    # Files and not pipes: who outlives the program would keep a pipe open, and a reader waiting.
+    # Files instead of pipes: a child that outlives the program would keep a pipe open and its reader waiting.
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         try:
             process = subprocess.Popen(
@@ -148,7 +148,7 @@ def run_program(
                 stdout=output,
                 stderr=errors,
                 env=_environment(mark, environment),
-                start_new_session=True,  # Ctrl-C reaches the caller only, which decides
+                start_new_session=True,  # Ctrl-C reaches the caller only, which ends this process itself
             )
             try:
                 _wait(process, limit_s, tick)
@@ -184,7 +184,7 @@ def _text(file: IO[bytes]) -> str:
 
 
 def end_marked(mark: str) -> None:
-    """Kills whatever carries a mark, and waits until it is gone."""
+    """Kills every process that carries a mark, and waits until all are gone."""
     ends_at = time.monotonic() + DYING_S
     killed: set[int] = set()
     while time.monotonic() < ends_at:
@@ -199,14 +199,15 @@ def end_marked(mark: str) -> None:
 
 
 def _carrying(mark: str) -> tuple[set[int], bool]:
-    """Processes with a mark in their environment, and whether one has yet to show its own; none where no /proc is.
+    """Ids of the processes with a mark in their environment, and whether some process may still turn out to have it.
 
-    In the middle of ``execve`` a process has neither environment nor command line to show, and its parent may be told
-    by then that it was started. A kernel's thread never has either, nor a file that it runs.
+    In the middle of ``execve`` a process shows neither an environment nor a command line, although its parent may
+    already know that it was started. A kernel thread never shows either, but it has no executable file. Without /proc
+    the set is empty.
     """
     entry, found, starting = f"{MARK}={mark}".encode(), set(), False
     for path in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it has just ended, or is somebody else's
+        with contextlib.suppress(OSError):  # it has just ended, or belongs to another user
             environment = (path / "environ").read_bytes()
             if entry in environment.split(b"\0"):
                 found.add(int(path.name))
@@ -216,28 +217,28 @@ def _carrying(mark: str) -> tuple[set[int], bool]:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs: one that has ended and waits to be asked how does not."""
+    """Whether a process runs. A zombie, which waits for its parent to read its exit code, does not."""
     try:
         os.kill(pid, 0)
     except OSError:
         return False
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:  # it has just ended, or there is no /proc to tell more
+    except OSError:  # it has just ended, or there is no /proc
         return not Path("/proc/self").exists()
     return stat.rpartition(")")[2].split()[0] not in ("Z", "X")
 
 
 def end_with_starter() -> None:
-    """Ends this process when the one that started it is gone: a command that was killed must not leave a GPU busy.
+    """Exits this process when the process that started it is gone, so that a killed command leaves no GPU busy.
 
-    The starter need not be the parent: a profiler may stand between the two.
+    The process that started it is not always the parent: a profiler may be in between.
     """
     end_with(int(os.environ.get(STARTER) or os.getppid()))
 
 
 def end_with(pid: int) -> None:
-    """Ends this process when another is gone."""
+    """Exits this process when another process is gone."""
 
     def watch() -> None:
         while alive(pid):
@@ -249,9 +250,9 @@ def end_with(pid: int) -> None:
 
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
-    """SIGTERM ends what runs inside as Ctrl-C does, with one KeyboardInterrupt.
+    """Makes SIGTERM raise one KeyboardInterrupt in the code inside, as Ctrl-C does.
 
-    ``timeout`` sends its signal twice, and the second must not end the clearing up after the first.
+    ``timeout`` sends its signal twice, and the second must not interrupt the clean-up after the first.
     """
 
     def interrupt(_number: int, _frame: object) -> None:
@@ -264,7 +265,7 @@ def terminable() -> Iterator[None]:
     try:
         for each in before:
             signal.signal(each, interrupt)
-    except ValueError:  # not the main thread, which alone may set handlers
+    except ValueError:  # not in the main thread, the only one that may set handlers
         yield
         return
     try:
@@ -275,5 +276,5 @@ def terminable() -> Iterator[None]:
 
 
 def last_line(output: str) -> str:
-    """What a program said last."""
+    """The last line of a program's output."""
     return (output.strip().splitlines() or ["it said nothing"])[-1]

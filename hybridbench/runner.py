@@ -1,7 +1,7 @@
 """runner: cases in, records out: one worker process per GPU, watched, and restarted when it dies.
 
-A case that runs out of memory, crashes, hangs past its limit or is killed costs that one case: it is recorded with its
-status and the sweep goes on in a fresh process. Every record is on disk before the next case starts.
+When a case runs out of memory, crashes, hangs past its limit or is killed, only that case is lost: it is recorded with
+its status, and the sweep goes on in a fresh process. Every record is on disk before the next case starts.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from hybridbench.suite.case import Case
 
 START_LIMIT_S = 180.0
 STARTS = 2
-"""Failed starts in a row after which a worker is given up."""
+"""Consecutive failed starts after which a worker is given up."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,13 @@ def run_sweep(
     Args:
         cases: what to run.
         writer: where each record goes as soon as it exists.
-        gpus: one CUDA_VISIBLE_DEVICES value per worker; empty for a single worker that sees what this process sees.
+        gpus: one CUDA_VISIBLE_DEVICES value per worker; empty for a single worker with the devices of this process.
 
-    A case whose worker does not start goes back to the queue; a worker that fails to start twice is given up.
+    A case whose worker does not start goes back to the queue. A worker that fails to start twice is given up.
 
     Raises:
-        WorkerDied: no worker starts any more; the text holds the end of a log. Records written so far stay.
-        KeyboardInterrupt: passed on after the workers are gone; records written so far stay.
+        WorkerDied: no worker starts any more; the text holds the end of a log. Records written so far are kept.
+        KeyboardInterrupt: passed on after the workers are gone. Records written so far are kept.
     """
     pool = _Pool(cases, writer, list(gpus)[: max(1, len(cases))] or [None], events or Events())
     with terminable(), ExitStack() as stopping, selectors.DefaultSelector() as selector:
@@ -67,7 +67,7 @@ def run_sweep(
 
 
 class _Pool:
-    """The cases that wait, the workers that take them, and the records that came of it."""
+    """The waiting cases, the workers that take them, and the records so far."""
 
     def __init__(self, cases: Sequence[Case], writer: RecordWriter, gpus: Sequence[str | None], events: Events) -> None:
         self.workers = [Worker(writer, index, gpu) for index, gpu in enumerate(gpus)]
@@ -77,11 +77,11 @@ class _Pool:
 
     @property
     def busy(self) -> bool:
-        """Whether a case waits, or is with a worker."""
+        """Whether a case waits or runs."""
         return bool(self._waiting) or any(worker.case or worker.unstarted for worker in self.workers)
 
     def hand_out(self, selector: selectors.BaseSelector) -> None:
-        """Gives every worker without a case the next one that waits.
+        """Gives every idle worker the next waiting case.
 
         Raises:
             WorkerDied: no worker starts any more.
@@ -99,7 +99,7 @@ class _Pool:
                 self._events.started(case)
 
     def listen(self, selector: selectors.BaseSelector) -> None:
-        """Waits for what a worker says, or until the first one is out of time."""
+        """Waits until a worker writes something or the next time limit is over, and keeps the records that follow."""
         working = [worker for worker in self.workers if worker.case]
         if not working:
             return
@@ -118,17 +118,17 @@ class _Pool:
 
 
 class Dialogue:
-    """What a worker's lines say of the case it is at: its phase, its environment, and in the end its record.
+    """Reads a worker's lines about its current case: the phase, the environment and in the end the record.
 
     Args:
         writer: where each record goes as soon as it exists.
         now: the time of day.
 
     Attributes:
-        case: the one that the worker is at, None between cases.
-        greeted: whether it has said that it is ready.
-        phase: what it does.
-        fit: whether it may go on after its last answer.
+        case: the worker's current case; None between cases.
+        greeted: whether the worker has said that it is ready.
+        phase: the phase that the worker is in.
+        fit: whether the worker may take another case after its last answer.
     """
 
     def __init__(self, writer: RecordWriter, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
@@ -142,12 +142,12 @@ class Dialogue:
         self._environment: Environment | None = None
 
     def begin(self, case: Case) -> None:
-        """The worker is given a case."""
+        """Notes that the worker was given a case."""
         self.case, self.phase = case, "start"
         self._started_at = self._now().isoformat(timespec="milliseconds")
 
     def hear(self, line: str) -> Record | None:
-        """Takes in one line; the record of the case that it completes, if it does."""
+        """Reads one line; returns the record of the case if the line completes it."""
         message = json.loads(line)
         if message["kind"] == "hello":
             self.greeted = True
@@ -178,7 +178,7 @@ class Dialogue:
         traceback: str | None = None,
         caveats: Sequence[Caveat] = (),
     ) -> Record:
-        """The case's record, which is written down."""
+        """Ends the case with a status, and writes and returns its record."""
         assert self.case is not None
         record = Record(
             case=self.case,
@@ -197,7 +197,7 @@ class Dialogue:
 
 
 class Worker:
-    """One ``hybridbench.worker`` process, started when it is first needed."""
+    """One ``hybridbench.worker`` process, which is started when it is first needed."""
 
     def __init__(self, writer: RecordWriter, index: int, gpu: str | None) -> None:
         self.unstarted: Case | None = None
@@ -211,21 +211,21 @@ class Worker:
 
     @property
     def case(self) -> Case | None:
-        """The case it is at."""
+        """Its current case."""
         return self._dialogue.case
 
     def give(self, case: Case, selector: selectors.BaseSelector) -> None:
-        """Hands a case to the process, starting it first where there is none."""
+        """Gives a case to the process, and starts the process first where there is none."""
         self._dialogue.begin(case)
         if self._process is None:
             self._process = self._start()
             selector.register(self._process, selectors.EVENT_READ, self)
-        # Until the process has greeted, its imports count against the start limit, not the case's.
+        # Until the process has said that it is ready, its imports count against the start limit, not the case's.
         self.deadline = time.monotonic() + (case.limit_s if self._dialogue.greeted else START_LIMIT_S)
         self._process.ask(json.dumps(case.to_dict()))
 
     def take_back(self) -> Case:
-        """The case whose process did not start."""
+        """Returns the case whose process did not start, to give it to another worker."""
         assert self.unstarted is not None
         case, self.unstarted = self.unstarted, None
         return case
@@ -236,11 +236,11 @@ class Worker:
         self.unstarted, self._dialogue.case = self.case, None
 
     def _start(self) -> Answering:
-        # Spinning OpenMP threads slow small operators fiftyfold as soon as anything else wants a core (seen on two
-        # cores: 2.7 ms steps became 140 ms); sleeping ones cost a quarter on a quiet machine.
-        # And one core is left to everything else: where every core has a thread, whatever runs for a moment stops one
-        # of them, and each operator waits for its slowest. Beside other work on two cores, steps of tiny models lay
-        # within 6% of their median on one thread, and within 10 to 40% on two, which were 1.05 to 1.35 times as fast.
+        # OpenMP threads sleep while they wait. Spinning threads slow small operators fiftyfold as soon as anything else
+        # needs a core (2.7 ms steps became 140 ms on two cores); sleeping ones cost a quarter on a quiet machine.
+        # One core is left to other processes. Where every core has a thread, any other process stops one of them, and
+        # each operator waits for its slowest thread. Beside other work on two cores, steps of tiny models stayed within
+        # 6% of their median on one thread, and within 10 to 40% on two, which were 1.05 to 1.35 times as fast.
         threads = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(max(1, usable_cores() - 1))}
         environment = {name: value for name, value in threads.items() if name not in os.environ}
         if self._gpu is not None:
@@ -249,7 +249,7 @@ class Worker:
         return Answering([sys.executable, "-m", "hybridbench.worker"], self._log, environment)
 
     def read(self, selector: selectors.BaseSelector, events: Events) -> Iterator[Record]:
-        """The records that what the process just wrote completes."""
+        """Reads what the process has just written; yields the records that it completes."""
         assert self._process is not None
         lines = self._process.lines()
         if lines is None:
@@ -272,7 +272,7 @@ class Worker:
                     self._end(selector)
 
     def _died(self, selector: selectors.BaseSelector) -> Record | None:
-        """The record of the case a process died on, if it had one."""
+        """The record of the case during which the process died; None where it had no case."""
         assert self._process is not None
         code, tail = self._process.exit_code(), self._process.tail()
         self._end(selector)
@@ -287,7 +287,7 @@ class Worker:
         return self._dialogue.end(Status.CRASHED, message=text, traceback=tail or None)
 
     def time_out(self, selector: selectors.BaseSelector) -> list[Record]:
-        """Kills the process and records its case as timed out; a process that never was ready costs no case."""
+        """Kills the process and records its case as timed out; the case of one that was never ready is not lost."""
         assert self._process is not None
         assert self.case is not None
         if not self._dialogue.greeted:
@@ -330,4 +330,4 @@ UNKNOWN = Environment(
     hybridbench="unknown",
     git_commit=None,
 )
-"""The environment of a case whose worker died before it could tell."""
+"""The environment of a case whose worker died before it reported one."""

@@ -1,7 +1,7 @@
 """session: a case made ready on a device, for all that times or counts it: resolve, build, verify, prepare, check.
 
-Every kernel is verified against its reference implementation, and the work itself is checked at its own size, before
-anybody may time it. What kernels have proved, and errors at short lengths, hold for a whole process.
+Before a case may be timed, every kernel is verified against its reference implementation and the work itself is checked
+at its own size. Verified kernels and errors at short lengths are remembered for the whole process.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ VERIFY_SEED = 20_251_006
 
 @dataclass
 class Proofs:
-    """What a process has shown so far: kernels against their references, and errors at short lengths."""
+    """What a process has verified so far: kernels against reference implementations, and errors at short lengths."""
 
     checks: dict[tuple[str, str, Problem], Check] = field(default_factory=dict)
     known: Known = field(default_factory=Known)
 
     def verify(self, resolved: list[Resolved], device: torch.device) -> None:
-        """Every kernel's proof, taken once per process and kind of problem.
+        """Verifies every kernel, once per process and kind of problem.
 
         Raises:
             WrongResult: a kernel disagrees with its reference implementation.
@@ -41,15 +41,15 @@ class Proofs:
         unproved = {_known(item): item for item in resolved if item.op != DECODE_STEP}.items()
         for known, item in [one for one in unproved if one[0] not in self.checks]:
             self.checks[known] = verify(item.backend, item.problem.any_size(), device=device, seed=VERIFY_SEED)
-        release()  # or what kernels keep for the small shapes of a proof would be in the peak of the first case
+        release()  # else the first case's peak memory would include what kernels keep for these small shapes
 
     def of(self, item: Resolved) -> Check | None:
-        """The proof of an operation's kernel, if it was taken."""
+        """The verification of an operation's kernel; None where there was none."""
         return self.checks.get(_known(item))
 
 
 def _known(item: Resolved) -> tuple[str, str, Problem]:
-    """What a proof holds for: any length and batch."""
+    """What a verification depends on: not on length and batch."""
     return item.op, item.backend.ran, item.problem.any_size()
 
 
@@ -59,10 +59,11 @@ class Session:
 
     Attributes:
         resolved: its operations and their kernels.
-        sized: what was compared at its own size.
+        sized: the comparisons made at its own size.
         unchecked: sentences about what could not be compared.
-        build_ns, prepare_ns: how long it took to build, and to verify, prepare and check.
-        check_ns: of that, what the check at size took.
+        build_ns: time to build the model; ns.
+        prepare_ns: time to verify, prepare and check; ns.
+        check_ns: the part of ``prepare_ns`` that the check at size took; ns.
     """
 
     case: Case
@@ -91,16 +92,16 @@ def open_session(
     """Makes a case ready.
 
     Args:
-        proofs: of this process; what this case shows is added. None for a case that another process has checked:
-            nothing is verified then, and nobody may time it.
-        phase: told what comes next, for whoever waits.
-        now: the clock of building, preparing and checking; ns.
+        proofs: what this process has verified; this case adds to it. With None nothing is verified and the case must
+            not be timed: another process has checked it.
+        phase: called with the name of each phase as it begins.
+        now: the clock for ``build_ns``, ``prepare_ns`` and ``check_ns``; ns.
 
     Raises:
         Unsupported: an operation cannot run here as asked; nothing was allocated.
         WrongResult: a kernel, compiled layers or the work at its own size is wrong.
     """
-    with side_by_side():  # kernels tune themselves where they are first run, which is here
+    with side_by_side():  # kernels tune themselves at their first run, which is here
         started = now()
         phase("build")
         resolved = resolve_backends(case)

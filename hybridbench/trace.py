@@ -1,9 +1,10 @@
 """trace: where the time of one step goes, by class of operation, under torch.profiler.
 
-On a GPU every kernel is an interval with a name, also inside a replayed graph, and the name decides its class: what no
-kernel covers is a gap. On a CPU operators nest, so a class is the time an operator spends itself, and what no operator
-covers is Python. There the kernels of ``hybridbench.kernels`` mark their own range, and their backward is found by the
-sequence number autograd gives it: attention is never a matrix product, nor the conv part of the scan.
+On a GPU every kernel, also inside a replayed graph, is an interval with a name, and the name decides its class. Time
+that no kernel covers is a gap. On a CPU operators nest, so a class is the time that its operators spend themselves, and
+time that no operator covers is Python. There each operation of ``hybridbench.kernels`` is given a profiler range, and
+its backward is found by autograd's sequence number. So the products inside attention count as attention, not as matrix
+products, and the convolution does not count as part of the scan.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ RANGE = "hybridbench::"
 
 @dataclass(frozen=True)
 class Spent:
-    """Time and launches of one class or one kernel, per step; seconds."""
+    """Time (seconds) and launches of one class or one kernel, per step."""
 
     name: str
     kind: str
@@ -45,8 +46,8 @@ class Trace:
     """One case's steps, seen by the profiler.
 
     Attributes:
-        step_s: wall time of a step while profiled, which is more than without.
-        busy_s: of it, time in which a kernel (on a CPU: an operator) ran.
+        step_s: wall time of a profiled step, which is longer than an unprofiled one; seconds.
+        busy_s: the part of it in which a kernel (on a CPU: an operator) ran; seconds.
         classes: per class, longest first.
         kernels: per kernel or operator, longest first.
         steps: how many were seen.
@@ -60,20 +61,20 @@ class Trace:
 
     @property
     def gap_s(self) -> float:
-        """Time of a step in which nothing ran."""
+        """The time of a step in which nothing ran; seconds."""
         return max(0.0, self.step_s - self.busy_s)
 
     @property
     def launches(self) -> float:
-        """Kernels or operators a step starts."""
+        """How many kernels or operators a step starts."""
         return sum(spent.launches for spent in self.classes)
 
 
 def trace_case(case: Case, *, steps: int = 5, chrome: Path | None = None) -> Trace:
-    """Profiles ``steps`` steps of a case in this process, after as many to warm up.
+    """Profiles ``steps`` steps of a case in this process, after as many warm-up steps.
 
     Args:
-        chrome: where the Chrome trace goes (chrome://tracing, Perfetto), if anywhere.
+        chrome: the file to write a Chrome trace to (chrome://tracing, Perfetto); None writes none.
 
     Raises:
         Unsupported: a backend cannot run here.
@@ -103,7 +104,7 @@ def trace_case(case: Case, *, steps: int = 5, chrome: Path | None = None) -> Tra
 
 @contextlib.contextmanager
 def _silenced() -> Iterator[None]:
-    """Without file descriptor 2: the profiler's C++ side reports its start and stop there. Exceptions are not lost."""
+    """Silences file descriptor 2, to which the profiler's C++ code reports start and stop. Exceptions are not lost."""
     sys.stderr.flush()
     kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 2)
@@ -129,7 +130,7 @@ def ranged(op: str, function: Function) -> Function:
 
 
 def _of_kernels(events: Iterable[Any], steps: int) -> Trace:
-    """A GPU's side: intervals of kernels, whatever launched them."""
+    """The trace of a GPU: intervals of kernels, whatever launched them."""
     kernels = [event for event in events if ran_on_gpu(event)]
     intervals = sorted((event.time_range.start, event.time_range.end) for event in kernels)
     busy, reached = 0.0, intervals[0][0] if intervals else 0.0
@@ -142,7 +143,7 @@ def _of_kernels(events: Iterable[Any], steps: int) -> Trace:
 
 
 def _of_operators(events: Iterable[Any], steps: int) -> Trace:
-    """A CPU's side: each operator's own time, in the class of the range around it or of the forward it undoes."""
+    """The trace of a CPU: each operator's own time, in the class of its range or of the forward it belongs to."""
     listed = [event for event in events if event.device_type == DeviceType.CPU]
     by_sequence: dict[int, str] = {}
     for event in listed:
@@ -155,7 +156,7 @@ def _of_operators(events: Iterable[Any], steps: int) -> Trace:
         if event.self_cpu_time_total <= 0 or not _in_step(event, STEP):
             continue
         if event.is_user_annotation or event.name.startswith("autograd::"):
-            continue  # ranges and the engine's bookkeeping: Python's and autograd's own time is a gap
+            continue  # ranges and the autograd engine's bookkeeping: time of Python and autograd is a gap
         kind = _range_above(event) or by_sequence.get(_backward_of(event), "") or classify(event.name)
         rows.append((event.name, kind, event.self_cpu_time_total))
     return _summed(rows, wall, sum(row[2] for row in rows), steps)
@@ -168,7 +169,7 @@ def _ancestors(event: Any) -> Iterable[Any]:
 
 
 def _range_above(event: Any) -> str | None:
-    """The class of the nearest of our ranges around an event."""
+    """The class of the innermost of our ranges around an event; None outside all of them."""
     for above in _ancestors(event):
         if above.name.startswith(RANGE):
             row = OPERATIONS.get(above.name.removeprefix(RANGE))
@@ -177,7 +178,7 @@ def _range_above(event: Any) -> str | None:
 
 
 def _backward_of(event: Any) -> int:
-    """The sequence number of the forward that the backward node around an event undoes; -1 outside a backward."""
+    """The sequence number of the forward whose backward node encloses an event; -1 outside a backward."""
     for above in _ancestors(event):
         if above.name.startswith("autograd::engine::evaluate_function"):
             return int(above.sequence_nr)
@@ -185,7 +186,7 @@ def _backward_of(event: Any) -> int:
 
 
 def _in_step(event: Any, name: str) -> bool:
-    """Whether an event lies in a step; autograd's thread has no parent range, and runs only while a step waits."""
+    """Whether an event lies in a step. Events of autograd's thread have no parent, and it runs only within a step."""
     top = event
     for above in _ancestors(event):
         top = above

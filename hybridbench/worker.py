@@ -1,8 +1,8 @@
 """worker: the process that runs cases on one device and answers with what it saw.
 
-It reads one case per line of JSON from standard input and writes one line of JSON per answer to a pipe of its own;
-whatever libraries print goes to its log. It ends itself when its starter is gone, and after any failure that may have
-harmed the device.
+It reads one case per line of JSON from standard input and writes one line of JSON per answer to a pipe of its own.
+Whatever libraries print goes to its log. It exits when the process that started it is gone, and after any failure that
+may have left the device unusable.
 
     python -m hybridbench.worker ANSWER_FD
 """
@@ -31,7 +31,7 @@ from hybridbench.suite.case import COMPILE, Case
 
 
 def answer_for(case: Case, bench: Bench) -> dict[str, Any]:
-    """The case's answer as plain values; every failure becomes a status, ``fit`` false where the process must end."""
+    """The case's answer as plain values. A failure becomes a status; ``fit`` is false where the process must exit."""
     try:
         observed, caveats = run_case(case, bench)
     except Unsupported as exc:
@@ -43,7 +43,8 @@ def answer_for(case: Case, bench: Bench) -> dict[str, Any]:
     except (torch.OutOfMemoryError, MemoryError) as exc:
         return _failure(Status.OOM, exc)
     except Exception as exc:
-        # The CPU allocator raises a plain RuntimeError; CUDA libraries report their own, after which nobody knows.
+        # The CPU allocator raises a plain RuntimeError. CUDA libraries raise errors of their own, after which the state
+        # of the device is unknown.
         if "can't allocate memory" in str(exc):
             return _failure(Status.OOM, exc)
         if any(words in str(exc) for words in ("out of memory", "ALLOC_FAILED")):
@@ -59,15 +60,15 @@ def _failure(status: Status, exc: BaseException, fit: bool = True) -> dict[str, 
 
 
 def _release(case: Case) -> None:
-    """Gives the last case's memory back, so that the next one starts from an empty device."""
-    if case.execution.mode == COMPILE:  # else only kernels were compiled, and those serve the next case too
+    """Frees the last case's memory, so that the next one starts from an empty device."""
+    if case.execution.mode == COMPILE:  # in other modes only kernels were compiled, and the next case can use those
         torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     release()
     gc.collect()
     if torch.cuda.is_available():
-        # cuBLAS keeps 32 MiB for every stream that multiplied, and each captured graph warms up on a stream of its own:
-        # the next case's peak would hold them all.
+        # cuBLAS keeps 32 MiB for every stream that ran a product, and each captured graph warms up on its own stream.
+        # The next case's peak would include them all.
         torch._C._cuda_clearCublasWorkspaces()
         torch.cuda.empty_cache()
 
@@ -75,11 +76,11 @@ def _release(case: Case) -> None:
 def serve(
     cases: Iterable[str], answers: IO[str], open_bench: Callable[[str, Callable[[str], None]], Bench] = Bench.open
 ) -> None:
-    """Answers cases until there are none left or one may have harmed the device.
+    """Answers cases until there are none left or one may have left the device unusable.
 
     Args:
-        cases: a line of JSON each.
-        open_bench: from a kind of device and what is to be told of phases to the device's bench.
+        cases: one line of JSON per case.
+        open_bench: makes the bench of a kind of device; its second argument is called with each phase.
     """
 
     def send(kind: str, **body: Any) -> None:
@@ -88,7 +89,7 @@ def serve(
 
     benches: dict[str, Bench] = {}
     gc.collect()
-    gc.freeze()  # what was imported stays: searching it took 0.15 s a case, and now and then as long within a sample
+    gc.freeze()  # imported objects stay: searching them took 0.15 s per case, and sometimes as long within a sample
     send("hello", cuda=torch.cuda.is_available())
     for line in cases:
         case = Case.from_dict(json.loads(line))
@@ -100,7 +101,7 @@ def serve(
         if kind not in benches:
             benches[kind] = open_bench(kind, lambda name: send("phase", phase=name))
         bench = benches[kind]
-        # Before anything can go wrong: a case that kills this process belongs to this machine all the same.
+        # Sent first, so that the record of a case that kills this process still has its environment.
         send("environment", environment=to_plain(bench.environment()))
         answer = answer_for(case, bench)
         send("answer", **answer)
@@ -113,8 +114,8 @@ NO_CUDA = "PyTorch finds no CUDA device: install a CUDA build of torch and a dri
 
 
 def main() -> None:
-    """Entry of the process."""
-    faulthandler.register(signal.SIGUSR1)  # the runner asks a hanging worker where it is before killing it
+    """Entry point of the process."""
+    faulthandler.register(signal.SIGUSR1)  # the runner asks a hanging worker for its stacks before killing it
     end_with_starter()
     with os.fdopen(int(sys.argv[1]), "w", encoding="utf-8") as answers:
         serve(sys.stdin, answers)

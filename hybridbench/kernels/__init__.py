@@ -1,9 +1,8 @@
 """kernels: interchangeable implementations of a few operations, each with a reference implementation in plain PyTorch.
 
-What each is called with is in its row of ``operations``, with the letters of all shapes; what it means is in the
-``reference`` of its family's folder. What runs is chosen by ``resolver`` and checked by ``verify`` before it is timed;
-what kernels keep per shape is freed by ``release``. No third-party package is imported until one of its kernels is
-resolved.
+An operation's arguments, with the letters of all shapes, are in its row of ``operations``; its meaning is the
+``reference`` in its family's folder. ``resolver`` chooses what runs, ``verify`` checks it before it is timed, and
+``release`` frees what kernels keep per shape. No third-party package is imported until one of its kernels is resolved.
 """
 
 from __future__ import annotations

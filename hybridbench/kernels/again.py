@@ -1,7 +1,8 @@
 """again: how the cheap outputs of an operation are made again from what the operation keeps anyway.
 
-A function here runs an operation and returns what it made beside a recipe for each output that is not worth keeping:
-the tensor, and the function and arguments that make it again. ``model.checkpoint`` keeps recipes in place of tensors.
+A function here runs an operation and returns what it made beside a recomputation for each output that is not worth
+keeping: the tensor, and the function and arguments that make it again. ``model.checkpoint`` keeps recomputations in
+place of tensors.
 """
 
 from __future__ import annotations
@@ -11,29 +12,35 @@ from typing import Any
 
 from torch import Tensor
 
-Recipe = tuple[Tensor, Callable[..., Tensor], tuple[Any, ...]]
+Recomputation = tuple[Tensor, Callable[..., Tensor], tuple[Any, ...]]
 """A tensor, and the function and arguments that make it again."""
 
-Again = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], tuple[Any, list[Recipe]]]
-"""Runs an operation's function on arguments and options; returns its outputs and their recipes."""
+Again = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], tuple[Any, list[Recomputation]]]
+"""Runs an operation's function on arguments and options; returns its outputs and their recomputations."""
 
 
-def of_whole(function: Callable[..., Any], given: tuple[Any, ...], options: dict[str, Any]) -> tuple[Any, list[Recipe]]:
+def of_whole(
+    function: Callable[..., Any], given: tuple[Any, ...], options: dict[str, Any]
+) -> tuple[Any, list[Recomputation]]:
     """An operation with one output."""
     made = function(*given, **options)
     return made, [(made, lambda *again: function(*again, **options), given)]
 
 
-def of_norm(function: Callable[..., Any], given: tuple[Any, ...], options: dict[str, Any]) -> tuple[Any, list[Recipe]]:
-    """The norm of a sum, from the sum."""
+def of_norm(
+    function: Callable[..., Any], given: tuple[Any, ...], options: dict[str, Any]
+) -> tuple[Any, list[Recomputation]]:
+    """A sum and its norm: the norm is recomputed from the sum."""
     normed, added = function(*given, **options)
     weight = given[2]
     return (normed, added), [(normed, lambda x, w: function(x, None, w, **options)[0], (added, weight))]
 
 
-def of_core(function: Callable[..., Any], given: tuple[Any, ...], options: dict[str, Any]) -> tuple[Any, list[Recipe]]:
-    """Mamba-2's core: what it can say of its own parts, as ``mamba2_fused`` can."""
-    if not hasattr(function, "with_recipes"):
+def of_core(
+    function: Callable[..., Any], given: tuple[Any, ...], options: dict[str, Any]
+) -> tuple[Any, list[Recomputation]]:
+    """Mamba-2's core: what the function itself says about its parts, if it does, as ``mamba2_fused`` does."""
+    if not hasattr(function, "with_recomputations"):
         return function(*given, **options), []
-    out, state, found = function.with_recipes(*given, **options)
+    out, state, found = function.with_recomputations(*given, **options)
     return (out, state), found

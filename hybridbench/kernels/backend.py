@@ -1,7 +1,7 @@
 """backend: one implementation of an operation, and what it must answer before it is asked.
 
-A backend says yes or no from a ``Problem`` alone: no tensors, no device work. What it says no to is a sentence, because
-the sentence ends up in a results table where the number would have been.
+A backend decides from a ``Problem`` alone, without tensors or work on a device, whether it supports it. If not, it
+answers with a sentence, which the results table shows instead of a number.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from hybridbench.problem import Problem
 
 @dataclass(frozen=True)
 class Implementation:
-    """What the path of a backend leads to.
+    """What the path of a backend names.
 
     Attributes:
-        load: returns the callable with the operation's signature, importing its package; raises ``Unsupported``.
-        refuses: a sentence why this backend cannot do a problem, or None.
+        load: imports the backend's package and returns a callable with the operation's signature; raises
+            ``Unsupported``.
+        refuses: a sentence that says why this backend does not support a problem; None where it does.
     """
 
     load: Callable[[], Callable[..., Any]]
@@ -40,10 +41,10 @@ class Backend(Declared):
     """One implementation of one operation, ready to be asked.
 
     Attributes:
-        load, refuses: as of ``Implementation``.
-        rows: sequences of a batch that ``load``'s callable hands over at once (``by_rows``); 0 hands over all.
-        whole: where ``rows`` is not 0, the backend that is handed them.
-        continues: whether a scan can start from a state, as a prefill that goes on from its cache asks.
+        load, refuses: as in ``Implementation``.
+        rows: how many sequences of a batch ``load``'s callable passes on at once (``by_rows``); 0 passes all.
+        whole: where ``rows`` is not 0, the backend that they are passed to.
+        continues: whether a scan can start from a state, which a prefill that continues from its cache needs.
     """
 
     load: Callable[[], Callable[..., Any]]
@@ -54,7 +55,7 @@ class Backend(Declared):
 
     @property
     def ran(self) -> str:
-        """What a record says ran: the name, and how many sequences at a time where it was not all."""
+        """Its name in records, with the number of sequences at a time if that was not the whole batch."""
         if not self.rows:
             return self.name
         return f"{self.name}, {self.rows} {'row' if self.rows == 1 else 'rows'} at a time"
@@ -69,19 +70,18 @@ class Backend(Declared):
 
 
 def imported(module: str, why: str, distribution: str = "") -> ModuleType:
-    """Import a third party's module. It may bring Triton, which ``tuning.side_by_side`` then takes in.
+    """Imports a third-party module. Where that imports Triton, ``tuning.side_by_side`` extends to it.
 
     Args:
-        distribution: that must be installed, where another one brings a module of the same name.
+        distribution: the distribution that must be installed, where another one has a module of the same name.
 
     Raises:
-        Unsupported: it is absent or its compiled part does not load; ``why`` says what is missing. An ``ImportError``
-            of a compiled extension (a wrong CUDA or torch version) reads the same as an absent package, so its own
-            text is kept.
+        Unsupported: it is absent or its compiled part does not load; ``why`` says what is missing. The text of the
+            ``ImportError`` is kept, since a compiled extension for a wrong CUDA or torch version raises one too.
     """
     try:
         if distribution:
-            importlib.metadata.version(distribution)  # what it raises is an ImportError too
+            importlib.metadata.version(distribution)  # raises an ImportError too
         found = importlib.import_module(module)
     except ImportError as missing:
         raise Unsupported(f"{why} ({missing})") from missing
@@ -106,13 +106,13 @@ def own_kernel(module: str, name: str) -> Callable[[], Callable[..., Any]]:
 
 
 def refuse_gradients(op: str, *tensors: Tensor | None) -> None:
-    """Raises ``Unsupported`` where a scan from an initial state, which goes forward only, would need a backward."""
+    """Raises ``Unsupported`` where a scan from an initial state, which has no backward, would need one."""
     if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):
         raise Unsupported(f"{op} from an initial state has no gradients here; take the reference for those.")
 
 
 def accepts_anything(_problem: Problem) -> str | None:
-    """The refusal of a backend that refuses nothing."""
+    """``refuses`` of a backend that supports every problem."""
     return None
 
 
@@ -122,14 +122,14 @@ def on_hopper() -> bool:
 
 
 def needs_cuda_and_float32(problem: Problem) -> str | None:
-    """The refusal of CUDA kernels that compute in float32 whatever the dtype of a problem."""
+    """``refuses`` of CUDA kernels that compute in float32 whatever the dtype of a problem."""
     if reason := needs_cuda(problem):
         return reason
     return "its kernels compute in float32" if problem.dtype == "float64" else None
 
 
 def needs_cuda(problem: Problem) -> str | None:
-    """The refusal of a backend made of CUDA kernels."""
+    """``refuses`` of a backend made of CUDA kernels."""
     if problem.device == "cuda":
         return None
     return f"its kernels run on CUDA devices only, and the device is {problem.device}"

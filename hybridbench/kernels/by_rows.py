@@ -1,10 +1,10 @@
 """by_rows: a kernel that is right on few sequences at once, run over a batch in groups of them.
 
 A published kernel that computes its offsets in 32 bits is wrong from some size on (``limits``). The sequences of a
-batch know nothing of each other, so the operation on the whole batch is the operation on groups of it, put together:
-at most one copy of its outputs more, and the same gradients. States that a step updates in place are views.
+batch are independent, so the operation on the batch equals the operation on groups of sequences, put together. That
+needs at most one more copy of its outputs and gives the same gradients. States that a step updates in place are views.
 
-Which arguments hold sequences is read off the reference implementation's parameters: those whose shape begins with B.
+Arguments that hold sequences are those whose shape begins with B among the reference implementation's parameters.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from torch import Tensor
 from hybridbench.kernels.backend import Backend
 from hybridbench.kernels.loading import reference_of
 
-Again = tuple[Callable[..., Tensor], tuple[Any, ...]]
-"""The function and arguments that make a tensor again, as the recipes of ``mamba2_fused`` have them."""
+Remake = tuple[Callable[..., Tensor], tuple[Any, ...]]
+"""The function and arguments that make a tensor again, as in a ``Recomputation``."""
 
 
 def in_groups(backend: Backend, rows: int) -> Backend:
-    """``backend`` as one that is handed at most so many sequences at a time."""
+    """``backend``, called with at most ``rows`` sequences at a time."""
     return replace(backend, load=lambda: by_rows(backend.op, backend.load(), rows), rows=rows, whole=backend)
 
 
 def by_rows(op: str, function: Callable[..., Any], rows: int) -> Callable[..., Any]:
     """``function``, a callable of ``op``, over a batch in groups of at most ``rows`` sequences.
 
-    Its ``with_recipes``, where it has one, is kept: what can be made again of each group is noted group by group, and
-    the output as a whole.
+    Its ``with_recomputations``, where it has one, is kept: what can be made again of each group is noted group by
+    group, and the output as a whole.
     """
     names = list(inspect.signature(reference_of(op)).parameters)
     batched = {name for name in names if holds_sequences(name)}
@@ -55,22 +55,22 @@ def by_rows(op: str, function: Callable[..., Any], rows: int) -> Callable[..., A
     def call(*given: Any, **options: Any) -> Any:
         return _joined((function(*some, **more) for some, more in groups(given, options)), size(given))
 
-    if not hasattr(function, "with_recipes"):
+    if not hasattr(function, "with_recomputations"):
         return call
 
-    def with_recipes(*given: Any, **options: Any) -> tuple[Any, ...]:
-        parts, recipes, again = [], [], []
+    def with_recomputations(*given: Any, **options: Any) -> tuple[Any, ...]:
+        parts, recomputations, again = [], [], []
         for some, more in groups(given, options):
-            out, *states, found = function.with_recipes(*some, **more)
+            out, *states, found = function.with_recomputations(*some, **more)
             parts.append((out, *states))
-            recipes += [recipe for recipe in found if recipe[0] is not out]
-            again += [recipe[1:] for recipe in found if recipe[0] is out]
+            recomputations += [recomputation for recomputation in found if recomputation[0] is not out]
+            again += [recomputation[1:] for recomputation in found if recomputation[0] is out]
         out, *states = _joined(parts, size(given))
         if len(again) == len(parts):
-            recipes.append((out, *_remade(again)))
-        return (out, *states, recipes)
+            recomputations.append((out, *_remade(again)))
+        return (out, *states, recomputations)
 
-    call.with_recipes = with_recipes  # type: ignore[attr-defined]
+    call.with_recomputations = with_recomputations  # type: ignore[attr-defined]
     return call
 
 
@@ -79,8 +79,8 @@ def holds_sequences(name: str) -> bool:
     return name == "initial" or name.rpartition("_")[2].startswith("B")
 
 
-def _remade(again: list[Again]) -> Again:
-    """A function and its arguments that make the whole of what each of ``again`` makes a group of."""
+def _remade(again: list[Remake]) -> Remake:
+    """A function and its arguments that make a whole tensor, of which each of ``again`` makes one group."""
     functions, counts = [function for function, _ in again], [len(arguments) for _, arguments in again]
 
     def whole(*arguments: Any) -> Tensor:
@@ -93,10 +93,10 @@ def _remade(again: list[Again]) -> Again:
 
 
 def sequences(value: Any, first: int, last: int) -> Any:
-    """Some sequences of a tensor, of each of a tuple's, or None.
+    """Some sequences of a tensor or of each tensor in a tuple; None of None.
 
-    Where positions lie side by side, a view of some sequences has the whole batch's stride from channel to channel,
-    which is what the kernel cannot do: those are copied.
+    Where positions are contiguous, a view of some sequences would keep the whole batch's stride between channels, which
+    is what the kernel cannot handle. So those are copied.
     """
     if value is None:
         return None
@@ -109,7 +109,7 @@ def sequences(value: Any, first: int, last: int) -> Any:
 
 
 def _side_by_side(x: Tensor) -> bool:
-    """Whether positions of (B, T, C) lie side by side in memory, as Mamba-1 has them."""
+    """Whether positions of (B, T, C) are contiguous in memory, as in Mamba-1."""
     return x.dim() == 3 and x.shape[1] > 1 and x.stride(1) == 1
 
 
@@ -118,9 +118,9 @@ def _channels_outside(x_CBT: Tensor) -> Tensor:
 
 
 def _joined(parts: Iterable[Any], batch: int) -> Any:
-    """The outputs of the groups as those of the whole batch, in the layout they came in.
+    """The outputs of the groups joined into those of the whole batch, in the same layout.
 
-    Without gradients each goes to its place as it comes, so that there are never two of all.
+    Without gradients each is copied to its place as soon as it exists, so that the outputs never exist twice.
     """
     if torch.is_grad_enabled():
         made = list(parts)
@@ -145,7 +145,7 @@ def _joined(parts: Iterable[Any], batch: int) -> Any:
 
 
 def _room(piece: Tensor, batch: int) -> Tensor:
-    """An empty tensor for a batch of what a group has ``piece`` of."""
+    """An empty tensor for the whole batch, in the layout of the group's ``piece``."""
     _, *sizes = piece.shape
     if _side_by_side(piece):
         return _channels_outside(piece.new_empty(sizes[1], batch, sizes[0]))

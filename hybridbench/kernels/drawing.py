@@ -1,8 +1,8 @@
 """drawing: how random inputs of an operation are drawn: laid out as a model lays them out, views into one projection.
 
-The ``inputs`` of each family draw those of its operations for any problem: those of a verification, few heads at
-lengths on and beside the edges where kernels go wrong (one block, one chunk, one window), or those at the problem's own
-size. Heads are as wide and as grouped as in the problem.
+The ``inputs`` of each family draw inputs of its operations for any problem. For a verification they have few heads and
+lengths at and beside the edges where kernels go wrong (one block, one chunk, one window); at size they have the
+problem's own. Heads are as wide and as grouped as in the problem.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ EPS = 1e-5
 class Trial:
     """One input: named tensors, and how to call the operation with them.
 
-    ``call`` must not modify the tensors it is given; it returns every output and updated state by name. Gradients,
-    where wanted, are taken for every floating-point tensor that the operation's row does not call constant. ``length``
-    is a sequence's. ``continues`` says that it starts from a state.
+    ``call`` must not modify the given tensors; it returns every output and updated state by name. With ``gradients``
+    those of every floating-point tensor are compared that the operation's row does not call constant. ``length`` is
+    that of a sequence. With ``continues`` it starts from a state.
     """
 
     label: str
@@ -47,8 +47,9 @@ class Trial:
 
 
 class Draw:
-    """Random tensors of one verification: drawn on the CPU, so that a seed means the same on every device; of inputs at
-    size, drawn on theirs.
+    """Random tensors of one verification.
+
+    They are drawn on the CPU, so that a seed gives the same values on every device; at size on the problem's device.
 
     Attributes:
         batch: sequences.
@@ -73,7 +74,7 @@ class Draw:
 
     @property
     def side_by_side(self) -> bool:
-        """Whether the problem's positions lie side by side in memory, as Mamba-1 has them: only sizes tell."""
+        """Whether the problem's positions are contiguous in memory, as in Mamba-1; only its sizes tell."""
         return self.at_size and not self._problem.row
 
     def lengths(self, small: Iterable[int]) -> list[int]:
@@ -100,8 +101,9 @@ class Draw:
         return self.normal(width, batch, length).permute(1, 2, 0)
 
     def projection(self, *lead: int, widths: list[tuple[int, ...]]) -> list[Tensor]:
-        """Views side by side in one wide tensor, rows padded to 16 elements, as the output of a fused projection; at
-        size in rows as wide as the problem's."""
+        """Views side by side in one wide tensor, like the output of a fused projection. Rows are padded to 16 elements;
+        at size they are as wide as the problem's.
+        """
         sizes = [math.prod(width) for width in widths]
         padded = sum(sizes) + -sum(sizes) % 16
         wide = self.normal(*lead, max(padded, self._problem.row) if self.at_size else padded)

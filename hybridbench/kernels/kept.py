@@ -1,12 +1,12 @@
 """kept: what kernels keep on a device from call to call, and how it is freed between cases.
 
 A mask or the scratch of a launch is made once per shape, so that making it is not timed. It must not outlive its case,
-or the next one's memory would depend on what ran before it. A module that keeps tensors keeps them in a dictionary made
-here, and nowhere else:
+else the memory of the next case would depend on what ran before it. A module may keep tensors only in a dictionary made
+here:
 
     _masks: dict[tuple[int, torch.device], Tensor] = kept()
 
-A plain dictionary, since a compiler that traces through a kernel reads it.
+It is a plain dictionary, since torch.compile reads it when it traces through a kernel.
 """
 
 from __future__ import annotations
@@ -29,6 +29,6 @@ def is_kept(container: object) -> bool:
 
 
 def release() -> None:
-    """Frees everything that kernels keep. Graphs and compiled code that read it must be gone."""
+    """Frees everything that kernels keep. Graphs and compiled code that use it must be gone."""
     for one in _all:
         one.clear()

@@ -1,8 +1,8 @@
 """loading: from the paths in an operation's row to what they name, which needs PyTorch.
 
-A path of a row is below ``hybridbench``; a person's own is ``package.module:function``. A path leads to a callable with
-the operation's signature that runs anywhere, or to an ``Implementation``, which says what it cannot do and imports its
-package when it is loaded.
+A path in a row is below ``hybridbench``; a user's own is ``package.module:function``. It names either a callable with
+the operation's signature that runs anywhere, or an ``Implementation``, which says what it does not support and imports
+its package when it is loaded.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ROOT = "hybridbench."
 
 
 def named(path: str) -> Any:
-    """What ``package.module:name`` is.
+    """The object that ``package.module:name`` names.
 
     Raises:
         BadInput: the module cannot be imported or has no such name.
@@ -51,7 +51,7 @@ def _ready(declared: Declared) -> Backend:
 
 
 def reference_of(op: str) -> Callable[..., Any]:
-    """An operation's reference implementation: what it means, in plain PyTorch."""
+    """An operation's reference implementation, which defines it in plain PyTorch."""
     function: Callable[..., Any] = named(ROOT + OPERATIONS[op].reference)
     return function
 
@@ -63,6 +63,6 @@ def draw_of(op: str) -> Callable[[Problem, Draw], Iterator[Trial]]:
 
 
 def again_of(op: str) -> Again | None:
-    """How an operation's outputs are made again where they are not worth keeping; None where they are."""
+    """How an operation's outputs are recomputed; None where they are worth keeping."""
     name = OPERATIONS[op].again
     return named(f"{ROOT}kernels.again:{name}") if name else None

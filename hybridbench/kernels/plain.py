@@ -1,9 +1,9 @@
 """plain: what the reference implementations have in common: the dtype they compute in, and how much they hold at once.
 
-These are written to be read and to be right on any device. They compute in float32 whatever the input (float64 for
-float64 input), and give the input's dtype back. They are not slow on purpose: memory stays bounded in the sequence
-length, and B, C, keys and values shared by a group of heads are never repeated to heads. Each family of operations has
-its own in ``reference``.
+These are written to be read, and to be right on any device. They compute in float32 whatever the input's dtype (in
+float64 for float64 input), and return the input's dtype. They are reasonably fast: memory does not grow with the square
+of the sequence length, and B, C, keys and values shared by a group of heads are never repeated to heads. Those of a
+family of operations are in its ``reference``.
 """
 
 from __future__ import annotations

@@ -7,9 +7,9 @@
     >>> [name for name, reason in choose("attention", "auto", windowed).passed_over]
     ['sdpa-flash']
 
-A named backend runs or raises ``Unsupported``. Only "auto" chooses, and what it chose is in the record. A backend that
-is right on fewer sequences than a batch has runs on groups of them, and its ``ran`` says so; where it is wrong on a
-single one, it cannot run (``limits``). The candidates and their order are in ``operations``.
+A named backend runs or raises ``Unsupported``. Only "auto" chooses, and the record says what it chose. A backend that
+is right only on fewer sequences than the batch has runs on groups of them, and its ``ran`` says so; a backend that is
+wrong on a single sequence cannot run (``limits``). The candidates and their order are in ``operations``.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Resolution:
 
     Attributes:
         asked: a backend's name, ``package.module:function`` or ``"auto"``.
-        passed_over: candidates before it, each with a sentence, without a full stop, why it does not run. Only "auto"
-            passes over.
+        passed_over: the candidates before it, each with a sentence (without a full stop) that says why it does not run.
+            Only "auto" passes over candidates.
         why: what decided, where it was neither a name nor the order of candidates; a sentence without a full stop.
     """
 
@@ -51,7 +51,7 @@ def available(backend: Backend, problem: Problem | None = None, ruled_out: str |
     """Why ``backend`` cannot run here (on ``problem``, if given), as a sentence without a full stop; None if it can.
 
     Args:
-        ruled_out: why a case rules it out, which a problem cannot say.
+        ruled_out: why the case rules it out, which cannot be seen from the problem.
     """
     if problem is not None:
         if reason := backend.refuses(problem) or ruled_out:
@@ -73,12 +73,12 @@ def resolve(op: str, asked: str, problem: Problem) -> Backend:
 
 
 def choose(op: str, asked: str, problem: Problem, ruled_out: Mapping[str, str] | None = None) -> Resolution:
-    """What will run ``op`` on ``problem``, in groups of sequences where it is right on those only.
+    """What will run ``op`` on ``problem``, in groups of sequences where it is right only on those.
 
     Args:
-        asked: ``"auto"``, a name of ``backends(op)``, or ``package.module:function`` for a callable of one's own with
-            the operation's signature.
-        ruled_out: names of backends that a case rules out, to why.
+        asked: ``"auto"``, a name of ``backends(op)``, or ``package.module:function`` for a user's own callable with the
+            operation's signature.
+        ruled_out: names of backends that the case rules out, with the reason.
 
     Raises:
         BadInput: no such operation or name.
@@ -97,7 +97,7 @@ def choose(op: str, asked: str, problem: Problem, ruled_out: Mapping[str, str] |
 
 
 def named_backends(op: str, asked: str) -> dict[str, Backend]:
-    """``backends(op)``, where ``asked`` is one of them, ``"auto"``, or the path of a callable that could be one.
+    """``backends(op)``, after checking that ``asked`` is one of them, ``"auto"``, or the path of a callable.
 
     Raises:
         BadInput: no such operation or name.
@@ -124,7 +124,7 @@ def _first_that_runs(op: str, problem: Problem, ruled_out: Mapping[str, str]) ->
 
 
 def _right_at_size(backend: Backend, problem: Problem) -> Backend:
-    """The backend, handed as many sequences at a time as it is right on; of one, ``available`` made sure."""
+    """The backend, in groups of as many sequences as it is right on. ``available`` has checked that it is on one."""
     if not OPERATIONS[backend.op].sequences:
         return backend
     rows = rows_at_once(backend.limits, problem)
@@ -132,9 +132,9 @@ def _right_at_size(backend: Backend, problem: Problem) -> Backend:
 
 
 def by_path(op: str, path: str) -> Backend:
-    """A backend from ``package.module:function``; it refuses nothing and is verified like any other.
+    """A backend from ``package.module:function``. It may run on any problem, and is verified like any other.
 
-    A scan without a parameter for an initial state is taken too: it is never given one.
+    A scan without a parameter for an initial state is accepted too; it never gets one.
 
     Raises:
         BadInput: the module cannot be imported or has no such function.
@@ -159,7 +159,7 @@ def by_path(op: str, path: str) -> Backend:
 
 
 def _takes_initial_state(op: str, function: Callable[..., Any]) -> bool:
-    """Whether a function has the operation's parameter for a state to start from, where the operation has one."""
+    """Whether a function has the operation's parameter for an initial state; True for operations without one."""
     wanted = {name for name in inspect.signature(reference_of(op)).parameters if name.startswith("initial")}
     try:
         given = inspect.signature(function).parameters
@@ -169,7 +169,7 @@ def _takes_initial_state(op: str, function: Callable[..., Any]) -> bool:
 
 
 def _from_nothing(op: str, path: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """A scan that starts from an empty state only."""
+    """Wraps a scan that can only start from an empty state."""
 
     def call(*given: Any, **options: Any) -> Any:
         started = {name for name, value in options.items() if name.startswith("initial") and value is not None}

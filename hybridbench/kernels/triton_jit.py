@@ -1,6 +1,7 @@
 """triton_jit: Triton's decorator of kernels, with a type that strict checking can read.
 
-Triton ships no types. In a kernel every argument that is no constant is a ``tl.tensor``: a pointer, a number or a tile.
+Triton has no types. In a kernel every argument that is not a constant is a ``tl.tensor``: a pointer, a number or a
+tile.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """triton_launch: how one kernel of a decode step overlaps the one before it.
 
-With programmatic dependent launch (Hopper and later) a kernel's programs start while the kernel before it drains. They
-may then load what that kernel does not write, such as weights, and wait for its results only when they read them.
+With programmatic dependent launch (Hopper and later) a kernel's programs start while the previous kernel still runs.
+They may load what that kernel does not write, such as weights, and wait for its results only before they read them.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from hybridbench.kernels.triton_jit import jit
 def wait(PDL: tl.constexpr) -> None:
     """Waits until the previous kernel's results are visible, then lets the next kernel's programs start.
 
-    In this order: what comes before the wait then overlaps the previous kernel only, and may read whatever that one
-    does not write.
+    The order matters: code before the wait overlaps only the previous kernel, so it may read whatever that kernel does
+    not write.
     """
     if PDL:
         gdc_wait()

@@ -1,9 +1,9 @@
 """tuning: kernels compiled side by side: the configurations of one that tunes itself, and those of a whole step.
 
-An autotuner compiles a configuration and times it, then the next one, on one core. Published kernels have up to
-dozens of them, Mamba-3's and KDA's so many that the first step of a training takes minutes. Compiling needs no GPU, so
-all cores can do it before any is timed; what is timed, and how, stays as it is. The kernels of a fused decode step, a
-dozen of them, are compiled together for the same reason.
+An autotuner compiles a configuration and times it, then the next one, on one core. Published kernels have up to dozens
+of configurations; with Mamba-3's and KDA's the first training step takes minutes. Compiling needs no GPU, so all cores
+compile them before the first is timed. What is timed, and how, does not change. The dozen kernels of a fused decode
+step are compiled together for the same reason.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from weakref import WeakKeyDictionary
 from hybridbench.machine import usable_cores
 
 MOST_THREADS = 32
-"""More would need memory rather than save time: each holds a module of LLVM's."""
+"""The most compilations at a time. More would take memory rather than save time: each holds an LLVM module."""
 
 
 def compile_together(compilations: Sequence[Callable[[], object]]) -> None:
-    """Compiles kernels side by side where Triton can (from 3.4 on), else leaves each to its first launch.
+    """Compiles kernels in parallel where Triton can (from 3.4 on); else each is compiled at its first launch.
 
     Args:
         compilations: calls of kernels' ``warmup``, with the arguments of a launch.
@@ -35,7 +35,7 @@ def compile_together(compilations: Sequence[Callable[[], object]]) -> None:
     if len(compilations) < 2 or active_mode.get() is not None:
         return
     threads = ThreadPoolExecutor(min(len(compilations), usable_cores(), MOST_THREADS))
-    # What does not compile fails again when it is launched, where the error belongs.
+    # A failed compilation fails again at the launch, which is where the error should be raised.
     with threads, AsyncCompileMode(threads, ignore_errors=True):
         for compile_one in compilations:
             compile_one()
@@ -43,12 +43,12 @@ def compile_together(compilations: Sequence[Callable[[], object]]) -> None:
 
 @contextmanager
 def side_by_side() -> Iterator[None]:
-    """Inside, every autotuner of this process compiles in that way, where Triton can (from 3.4 on).
+    """Inside, every autotuner of this process compiles its configurations in parallel, where Triton can (from 3.4 on).
 
-    An autotuner says which configurations it will time when it prunes them, and asks for them one after the other. A
-    result that is on disk is not asked for, so nothing is compiled before the first is. Triton's class is changed when
-    Triton is there, now or by a kernel's import (``extend``), and is as it was afterwards. It may be entered again
-    inside.
+    An autotuner prunes its configurations, which tells the ones that it will time, and then compiles them one by one.
+    Where its result is on disk it compiles none, so nothing is compiled before it asks for the first one. Triton's
+    class is changed when Triton is imported, now or by a kernel's import (``extend``), and restored at the end. The
+    context can be nested.
     """
     global _ending
     if _ending is not None:
@@ -63,11 +63,11 @@ def side_by_side() -> Iterator[None]:
 
 
 _ending: ExitStack | None = None
-"""What puts Triton's own functions back at the end of the outermost ``side_by_side``; None outside."""
+"""Restores Triton's own functions at the end of the outermost ``side_by_side``; None outside."""
 
 
 def extend() -> None:
-    """Takes in Triton, if it has been imported since ``side_by_side`` was entered; outside it does nothing."""
+    """Extends ``side_by_side`` to Triton if it was imported after entering it; does nothing outside."""
     if _ending is None or "triton" not in sys.modules:
         return
     try:
@@ -92,7 +92,7 @@ def extend() -> None:
         if len(configs) > 1 and active_mode.get() is None:
             settings = {name: value for name, value in meta.items() if name != "warmup"}
             threads = ThreadPoolExecutor(min(len(configs), usable_cores(), MOST_THREADS))
-            # What does not compile fails again when it is asked for, where the autotuner leaves it out.
+            # A failed compilation fails again in the autotuner, which then leaves the configuration out.
             with threads, AsyncCompileMode(threads, ignore_errors=True):
                 for each in configs:
                     self.fn.warmup(*args, **{**settings, **each.all_kwargs()})

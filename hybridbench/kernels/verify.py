@@ -6,14 +6,16 @@ for sequences the worst position's) with a bound.
 
 The bounds, and why:
 
-- float64 1e-10, float32 1e-4: rounding times the longest sum, with room; tf32 (1e-3) does not pass. float32 gradients
-  1e-3: that of A sums differences of cumulated decays, and the reference's own float32 is 6e-5 from float64 there.
-- bfloat16 1e-2: inputs are identical on both sides, so the error comes from rounding once for each of the probabilities
-  or states, and the output: each 2^-9 / sqrt(3) = 1.1e-3 of root mean square. PyTorch's CPU flash kernel shows 2e-3;
-  a window one too wide, of 512, shows 6e-2.
-- bfloat16 gradients 2e-2: two or three roundings more, and differences of nearly equal numbers (dP - delta).
-- a multiple of that for what is left of terms that cancel, where their rounding stays: ``Operation.cancels``.
-- float16 2e-3, its mantissa being eight times finer; gradients 1e-2, because those of a mean over tokens reach its
+- float64 1e-10, float32 1e-4: rounding times the longest sum, with a margin; tf32 (1e-3) does not pass. float32
+gradients
+  1e-3: that of A sums differences of cumulated decays, where the reference in float32 is 6e-5 from float64.
+- bfloat16 1e-2: inputs are identical on both sides, so the error comes from one rounding each of probabilities or
+states
+  and of the output, with a root mean square of 2^-9 / sqrt(3) = 1.1e-3. PyTorch's CPU flash kernel has 2e-3; a window
+  of 512 that is one too wide has 6e-2.
+- bfloat16 gradients 2e-2: two or three more roundings, and differences of nearly equal numbers (dP - delta).
+- a multiple of that for sums of terms that nearly cancel while their rounding does not: ``Operation.cancels``.
+- float16 2e-3, since its mantissa is eight times finer; gradients 1e-2, because those of a mean over tokens reach its
   subnormal numbers.
 """
 
@@ -44,12 +46,12 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "bfloat16": (1e-2, 2e-2),
     "float16": (2e-3, 1e-2),
 }
-"""dtype to the largest relative error of outputs and states, and of gradients."""
+"""From dtype to the largest relative errors of outputs and states, and of gradients."""
 
 GRADIENT = "gradient of "
 
 GROUP = 3
-"""Sequences at a time of what is checked in groups, at most."""
+"""The most sequences at a time in a verification of what runs in groups."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,8 @@ class Check:
     """What a passed verification found: the comparison that came closest to its bound.
 
     Attributes:
-        error: relative error of that tensor.
-        bound: what it was allowed.
+        error: the relative error of that tensor.
+        bound: the largest error allowed.
         cases: how many inputs were tried.
     """
 
@@ -70,17 +72,17 @@ class Check:
 
 
 def verify(backend: Backend, problem: Problem, *, device: torch.device | str, seed: int) -> Check:
-    """Compare ``backend`` with the reference on ``problem``.
+    """Compares ``backend`` with the reference on ``problem``.
 
     Args:
-        device: where to run; of the kind ``problem.device`` names.
-        seed: of the random inputs.
+        device: where to run, a device of the kind ``problem.device``.
+        seed: the seed of the random inputs.
 
     Returns:
         The worst comparison, when all are within their bounds.
 
     Raises:
-        WrongResult: naming operation, backend, length, tensor, error and bound.
+        WrongResult: they differ; the text names operation, backend, length, tensor, error and bound.
         Unsupported: the backend's package is missing.
     """
     backend = _in_small_groups(backend)
@@ -111,7 +113,7 @@ def verify(backend: Backend, problem: Problem, *, device: torch.device | str, se
 
 
 def _in_small_groups(backend: Backend) -> Backend:
-    """What runs in groups of many sequences, in groups of few: a batch that needs two of them is then a small one."""
+    """A backend that runs in groups, with smaller groups, so that a small batch already needs two of them."""
     if backend.whole is None or backend.rows <= GROUP:
         return backend
     return in_groups(backend.whole, GROUP)
@@ -120,7 +122,7 @@ def _in_small_groups(backend: Backend) -> Backend:
 def inputs_at(op: str, problem: Problem, *, device: torch.device | str, seed: int) -> Inputs:
     """Random inputs of an operation at a problem's own size: its batch, its length, its rows and all its heads.
 
-    They are drawn on the device, and laid out in rows as wide as the model's, so that strides are those of a case.
+    They are drawn on the device, in rows as wide as the model's, so that strides are those of a case.
 
     Args:
         problem: with ``batch``, and ``length`` where the operation has one.
@@ -133,13 +135,13 @@ def inputs_at(op: str, problem: Problem, *, device: torch.device | str, seed: in
 
 @dataclass(frozen=True)
 class Inputs:
-    """Named tensors of one operation, those with a row for each sequence named with a B first in their shape."""
+    """Named tensors of one operation. The names of those with a row for each sequence have a B first in their shape."""
 
     tensors: dict[str, Tensor]
     call: Callable[[Callable[..., Any], dict[str, Tensor]], dict[str, Tensor]]
 
     def run(self, function: Callable[..., Any], *, row: int | None = None) -> dict[str, Tensor]:
-        """Every output and updated state by name, of all sequences or of one alone, which keeps its first dimension."""
+        """Every output and updated state by name, for all sequences or for one, which keeps its first dimension."""
         if row is None:
             return self.call(function, self.tensors)
         alone = {n: sequences(t, row, row + 1) if holds_sequences(n) else t for n, t in self.tensors.items()}
@@ -148,11 +150,11 @@ class Inputs:
     def beside_alone(
         self, function: Callable[..., Any], one: Callable[..., Any], rows: Iterable[int]
     ) -> Iterator[tuple[int, str, float]]:
-        """Row, output and relative error of some sequences in the batch against the same ones alone.
+        """Row, output name and relative error of some sequences in the batch, compared with the same ones alone.
 
         Args:
-            function: given the whole batch.
-            one: given a single sequence.
+            function: called with the whole batch.
+            one: called with a single sequence.
         """
         with torch.no_grad():
             whole = self.run(function)
@@ -162,11 +164,11 @@ class Inputs:
 
 
 STRETCH = 4096
-"""Positions of which ``beside_alone`` takes an error: a sequence's end is no small part of them."""
+"""Positions that one error of ``beside_alone`` covers, so few that an error at a sequence's end shows."""
 
 
 def _worst_stretch(found: Tensor, expected: Tensor, *, by_position: bool) -> float:
-    """``_relative``, in float32 and of a stretch of positions at a time, as memory at the size of a case allows."""
+    """``_relative`` in float32, of a range of positions at a time, which the memory beside a whole case allows."""
     if found.shape != expected.shape:
         return math.nan
     length = found.shape[1] if by_position else 1
@@ -214,11 +216,12 @@ def _errors(
 def _relative(found: Tensor, expected: Tensor, *, by_position: bool = False, terms: Tensor | None = None) -> float:
     """``|found - expected| / |expected|``; NaN when the shapes differ or ``found`` holds NaN or infinity.
 
-    By position it is the worst of the second dimension's slices. A window of 513 in place of 512 is off by 6% at each
-    position it touches, and by 0.8% over a whole sequence of 577, whose first positions are large.
+    With ``by_position`` it is the worst of the second dimension's slices. A window of 513 instead of 512 is off by 6%
+    at each position it affects, but by 0.8% over a whole sequence of 577, whose first positions are large.
 
-    ``terms`` (B, T, ...) are what ``expected`` sums up. Where terms of either sign cancel, the sum is small by chance
-    and its rounding is not: the error is then taken of the size such a sum has, the root of the terms' squares.
+    ``terms`` (B, T, ...) are the terms that ``expected`` sums. Where terms of either sign cancel, the sum is small by
+    chance but its rounding is not. So the error is then relative to the expected size of such a sum, the root of the
+    sum of the terms' squares.
     """
     if found.shape != expected.shape or not bool(found.isfinite().all()):
         return math.nan
@@ -232,14 +235,14 @@ def _relative(found: Tensor, expected: Tensor, *, by_position: bool = False, ter
 
 
 def _poison(expected: dict[str, Tensor], dtype: torch.dtype) -> None:
-    """Fill and free memory of the outputs' sizes with NaN: an output a kernel forgets to write then shows."""
+    """Fills memory of the outputs' sizes with NaN and frees it, so that an output that is never written shows."""
     for tensor in expected.values():
         torch.full(tensor.shape, math.nan, dtype=dtype, device=tensor.device)
 
 
 @contextlib.contextmanager
 def _full_precision(device: torch.device) -> Iterator[None]:
-    """Turn tf32 off for products and convolutions, so that float32 means float32 on both sides."""
+    """Turns tf32 off for products and convolutions, so that float32 means float32 on both sides."""
     if device.type != "cuda":
         yield
         return

@@ -1,6 +1,7 @@
 """caveats: reasons to doubt a measurement, read off its samples and the state of the GPU around them.
 
-A pure function: ``record.ADVICE`` has the sentence that goes with each reason. Nothing here discards a sample.
+``find_caveats`` is a pure function, and ``record.ADVICE`` has the sentence for each reason. Nothing here drops a
+sample.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def find_caveats(
 
     Args:
         samples_ns: durations in the order they were taken; ns.
-        target_rel_ci: half-width of the median's interval the sampling aimed at, as a fraction of the median.
+        target_rel_ci: the sampling's target for the half-width of the median's interval, as a fraction of the median.
         resolution_ns: of the clock; ns.
         before: the GPU when sampling began; None without NVML.
         after: the GPU when sampling ended.
@@ -55,7 +56,7 @@ def find_caveats(
         Caveat.GRAPH_BREAKS: graph_breaks > 0,
         Caveat.RECOMPILED: recompiles > 0,
     }
-    return [caveat for caveat in Caveat if found.get(caveat)]  # the others are not of samples
+    return [caveat for caveat in Caveat if found.get(caveat)]  # other caveats do not come from samples
 
 
 def _clock_dropped(before: GpuState | None, after: GpuState | None) -> bool:

@@ -1,10 +1,10 @@
 """ceilings: what this device reaches at best, measured: a large matrix product, reading memory, copying it.
 
-Datasheets promise rates that no program sees. A floor made of measured ceilings says what is left to gain on this card,
-as it is cooled, powered and shared today. Random data: a product of zeros runs faster than real ones.
+No program reaches the rates of a datasheet. A floor from measured ceilings says what is left to gain on this card, as
+it is cooled, powered and shared today. The data are random, because products of zeros run faster.
 
-A burst of products is over before a card at its power limit has lowered its clocks: that rate is the ceiling. What it
-holds for long, which a training step cannot beat for long either, is measured beside it.
+A short burst of products ends before a card at its power limit lowers its clocks: its rate is the ceiling. The rate
+that the card sustains is measured too, since a long training step cannot beat that one.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from hybridbench.stats import median
 from hybridbench.units import GIB, MIB, NS_PER_S
 
 GPU_RUNS, CPU_RUNS = (3, 10), (1, 3)
-"""Runs to warm up and runs timed, per rate."""
+"""Warm-up runs and timed runs per rate."""
 SUSTAINED_S = 1.0
 LAST_PART = 4
-"""Products run for so long back to back, and the last one of so many parts of them is looked at."""
+"""How long products run back to back (seconds), and into how many parts they are divided: the last part counts."""
 
 
 def measure_ceilings(device: torch.device, dtype: torch.dtype) -> Ceilings | None:
-    """The device's rates for one dtype, medians of a few runs; None where memory is too short.
+    """The device's rates for one dtype, medians of a few runs; None where memory does not suffice.
 
     On a GPU the product is 8192 (16 bit) or 4096 cubed and the memory 4 GiB, many times any cache; on a CPU 768 cubed
-    and 256 MiB. Reading is the better of a sum and a copy's reading and writing together. Products are sustained on a
-    GPU only, and last, so that memory is not measured on lowered clocks.
+    and 256 MiB. The bandwidth is the better of a sum, which reads, and a copy, whose reads and writes both count. The
+    sustained rate is measured on a GPU only, and last, so that memory is not measured at lowered clocks.
     """
     on_gpu = device.type == "cuda"
     side = (8192 if dtype.itemsize == 2 else 4096) if on_gpu else 768
@@ -64,10 +64,10 @@ def _seconds(device: torch.device, step: Callable[[], object]) -> float:
 
 
 def sustained_seconds(timer: Timer, step: Callable[[], object], burst_s: float) -> float:
-    """A step's median duration in the last part of ``SUSTAINED_S`` seconds of it back to back; seconds.
+    """The median duration of a step in the last part of ``SUSTAINED_S`` seconds of back-to-back runs; seconds.
 
     Args:
-        burst_s: its duration in a short burst, which says how often it is run; seconds.
+        burst_s: its duration in a short burst, from which the number of runs follows; seconds.
     """
     samples = timer.sample(step, max(LAST_PART, round(SUSTAINED_S / burst_s)))
     return median(samples[-(len(samples) // LAST_PART) :]) / NS_PER_S

@@ -1,8 +1,8 @@
 """clock: how one step is timed, on the host or with CUDA events, and a scripted clock for tests.
 
-A timer runs a step a number of times in a row and returns one duration per run. On a GPU the host must not wait in
-between: it enqueues all steps with an event before and after each, waits once, and reads the events afterwards. Events
-measure what the GPU saw, so a step whose launches are slower than its kernels is charged for the gaps.
+A timer runs a step several times in a row and returns one duration per run. On a GPU the host must not wait between
+runs: it enqueues all steps with an event before and after each, waits once, and then reads the events. Events measure
+time on the GPU, so a step whose launches are slower than its kernels includes the gaps between them.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from typing import Protocol
 import torch
 
 TimedStep = Callable[[], object]
-"""One run of what is timed; on a GPU it may return before the work has ended."""
+"""One run of the timed work; on a GPU it may return before the work has finished."""
 
 
 class Timer(Protocol):
     """Something that can time consecutive runs of a step.
 
     Attributes:
-        name: stored with every record, so that figures of different clocks are not compared unawares.
-        resolution_ns: the smallest difference the clock can tell; ns.
+        name: stored with every record, so that times of different clocks are not compared by mistake.
+        resolution_ns: the smallest difference that the clock can measure; ns.
     """
 
     @property
     def name(self) -> str:
-        """What records call the clock."""
+        """The name of the clock in records."""
         ...
 
     @property
     def resolution_ns(self) -> int:
-        """The smallest difference it can tell; ns."""
+        """The smallest difference that it can measure; ns."""
         ...
 
     def sample(self, step: TimedStep, count: int) -> list[int]:
@@ -46,7 +46,7 @@ class Timer(Protocol):
 
 
 class HostTimer:
-    """The host's monotonic clock; for work that has finished when the call returns, which on a GPU it has not."""
+    """The host's monotonic clock, for work that has finished when the call returns. Work on a GPU has not."""
 
     name = "perf_counter"
 
@@ -68,7 +68,7 @@ class HostTimer:
 
 
 def _host_resolution_ns() -> int:
-    """The smallest positive difference of two readings in a row: the clock claims 1 ns, calling it costs more."""
+    """The smallest positive difference of two readings in a row: the clock claims 1 ns, but a call takes longer."""
     differences: list[int] = []
     while len(differences) < 200:
         start_ns = time.perf_counter_ns()
@@ -81,8 +81,8 @@ def _host_resolution_ns() -> int:
 class CudaTimer:
     """CUDA events around each step on the current stream, read after one synchronise.
 
-    Before a block of several steps one step runs untimed. Without it the queue is empty when the block begins, and the
-    first sample alone would hold the launch latency that later steps hide behind the one before.
+    Before a block of several steps one step runs untimed. Without it the queue would be empty when the block begins,
+    and only the first sample would include the launch latency, which later steps hide behind the step before them.
     """
 
     name = "cuda_event"
@@ -107,11 +107,11 @@ class CudaTimer:
         return [round(start.elapsed_time(end) * 1e6) for start, end in self._events[:count]]
 
     def runs(self, count: int) -> int:
-        """One more than are timed, of several."""
+        """One more than ``count`` where ``count`` is more than one."""
         return count + 1 if count > 1 else count
 
     def _provide_events(self, count: int) -> None:
-        # torch creates the CUDA event at the first record(): doing that here keeps its cost out of the samples.
+        # torch creates the CUDA event at the first record(). Doing that here keeps its cost out of the samples.
         for _ in range(count - len(self._events)):
             pair = _timing_event(), _timing_event()
             for event in pair:
@@ -124,13 +124,13 @@ def _timing_event() -> torch.cuda.Event:
 
 
 class ScriptedTimer:
-    """A clock that tells a written story: it runs the step and answers with the next duration of the script.
+    """A clock for tests: it runs the step and returns the next duration of a script.
 
-    ``now`` is the time on the same clock, so a whole measurement can be played without waiting.
+    ``now`` is the time on the same clock, so a whole measurement can be tested without waiting.
 
     Args:
-        durations_ns: what each run of the step is said to take, in order; ns. May be endless.
-        resolution_ns: what the clock claims to tell apart; ns.
+        durations_ns: the reported duration of each run of the step, in order; ns. May be endless.
+        resolution_ns: the resolution that the clock reports; ns.
     """
 
     name = "scripted"
@@ -142,10 +142,10 @@ class ScriptedTimer:
         self._now_ns = 0
 
     def sample(self, step: TimedStep, count: int) -> list[int]:
-        """The next durations of the script, with the step run as often; ns.
+        """Runs the step ``count`` times and returns the next durations of the script; ns.
 
         Raises:
-            IndexError: the script ends before.
+            IndexError: the script is too short.
         """
         durations_ns = list(itertools.islice(self._script, count))
         if len(durations_ns) < count:
@@ -164,7 +164,7 @@ class ScriptedTimer:
         return count
 
     def now(self) -> int:
-        """The durations told so far, added up; ns."""
+        """The sum of the durations returned so far; ns."""
         return self._now_ns
 
 

@@ -1,7 +1,7 @@
 """environment: the fingerprint of the machine and software a record was made on.
 
-Two records compare only if what matters in here agrees; what that is, the gate decides. Whatever cannot be found out
-is None or left out, and nothing here takes more than a moment.
+Two records compare only if the parts that matter agree; which parts those are is decided where records are compared.
+What cannot be found out is None or left out. Nothing here takes long.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def fingerprint(device: torch.device, gpu: Gpu | None = None) -> Environment:
     """The environment as it is now.
 
     Args:
-        device: where the work runs. A CUDA or ROCm device goes by the driver's name for it, a CPU by its model.
+        device: where the work runs. A CUDA or ROCm device has the driver's name, a CPU its model name.
         gpu: the same device as NVML sees it, for the driver's version.
     """
     on_gpu = device.type == "cuda"
@@ -65,7 +65,7 @@ def fingerprint(device: torch.device, gpu: Gpu | None = None) -> Environment:
 
 
 def sources_hash(package: Path) -> str:
-    """Eight hex digits over the package's Python files: ties a record to its code where there is no checkout."""
+    """Eight hex digits of a hash over the package's Python files. It identifies the code where there is no checkout."""
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         digest.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes())
@@ -73,7 +73,7 @@ def sources_hash(package: Path) -> str:
 
 
 def installed(packages: tuple[str, ...]) -> dict[str, str]:
-    """Versions of those of the packages that are installed, without importing any."""
+    """Versions of the packages that are installed; none is imported."""
     versions = {}
     for package in packages:
         try:
@@ -84,7 +84,7 @@ def installed(packages: tuple[str, ...]) -> dict[str, str]:
 
 
 def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The processor's model name; its architecture where the system does not say (Arm, macOS, containers)."""
+    """The processor's model name; its architecture where the system does not give one (Arm, macOS, containers)."""
     try:
         match = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(encoding="utf-8"), re.MULTILINE)
     except OSError:
@@ -95,8 +95,7 @@ def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 def git_commit(package: Path) -> str | None:
     """The commit a package folder was checked out from, with ``-dirty`` if files changed since; None if there is none.
 
-    A package installed into a virtual environment that happens to lie inside somebody's repository is not of that
-    repository: its files have to be tracked there.
+    The package's files must be tracked by that repository: a virtual environment may lie inside an unrelated one.
     """
     tracked = _git(package, "ls-files", "--error-unmatch", "__init__.py")
     return _git(package, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") if tracked else None
@@ -112,7 +111,7 @@ def _git(folder: Path, *args: str) -> str | None:
 
 
 def _runtime() -> str | None:
-    """Version of the CUDA or HIP runtime torch was built with."""
+    """Version of the CUDA or HIP runtime that torch was built with."""
     return torch.version.cuda or (f"hip {torch.version.hip}" if torch.version.hip else None)
 
 

@@ -1,8 +1,8 @@
 """memory: bytes of weights, gradients and optimizer state, and the allocator's peaks.
 
-Parts are summed over tensors and each storage counts once, so tied weights are not paid for twice. Peaks come from
-PyTorch's CUDA allocator and hold what the parts cannot show: activations and workspaces. The CPU has no such allocator,
-and the process's resident size would count Python and libraries as the model's, so there the peaks are None.
+Parts are summed over tensors. Each storage counts once, so tied weights do not count twice. Peaks come from PyTorch's
+CUDA allocator and include what the parts do not: activations and workspaces. On a CPU the peaks are None: there is no
+such allocator, and the process's resident size would include Python and its libraries.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hybridbench.record import Memory
 
 
 def tensor_bytes(tensors: Iterable[torch.Tensor]) -> int:
-    """Bytes of the storages behind the tensors, each storage once, whole even where a tensor views a part of it."""
+    """Bytes of the tensors' storages. Each storage counts once and whole, even where a tensor views a part of it."""
     storages = (tensor.untyped_storage() for tensor in tensors if not tensor.is_meta)
     return sum({(storage.device, storage.data_ptr()): storage.nbytes() for storage in storages}.values())
 
@@ -38,7 +38,7 @@ def optimizer_bytes(optimizer: torch.optim.Optimizer | None) -> int | None:
 
 
 def reset_peaks(device: torch.device) -> None:
-    """Starts the allocator's peaks anew from what is allocated now; nothing on a device without such an allocator."""
+    """Resets the allocator's peaks to what is allocated now; does nothing on a device without such an allocator."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
@@ -50,7 +50,7 @@ def observe_memory(
     optimizer: torch.optim.Optimizer | None = None,
     cache_bytes: int | None = None,
 ) -> Memory:
-    """The bytes of the parts now, and the peaks since ``reset_peaks``."""
+    """The current bytes of the parts, and the peaks since ``reset_peaks``."""
     on_gpu = device.type == "cuda"
     return Memory(
         weights_bytes=weights_bytes(module),

@@ -1,8 +1,8 @@
-"""nvml: the GPU's own account of its clocks, limits, power, temperature, energy and company.
+"""nvml: what NVML says of a GPU: its clocks, limits, power, temperature, energy and other processes.
 
-NVML is read through the module ``pynvml`` of the package nvidia-ml-py. Whatever a driver, a container or a card does
-not give is None; nothing here raises. NVML numbers GPUs by PCI order and ignores CUDA_VISIBLE_DEVICES, so a torch
-device is found by its UUID.
+NVML is read through the module ``pynvml`` of the package nvidia-ml-py. What a driver, a container or a card does not
+report is None; nothing here raises. NVML numbers GPUs by PCI order and ignores CUDA_VISIBLE_DEVICES, so a torch device
+is found by its UUID.
 
     gpu = Gpu.open(torch.device("cuda:0"))      # None without NVML
     with Watch(gpu) as watch:
@@ -24,7 +24,7 @@ import torch
 from hybridbench.record import Energy, GpuState
 from hybridbench.units import NS_PER_S
 
-# nvml.h, nvmlClocksEventReasons: bits that mean the card is held below the clock it would choose.
+# nvml.h, nvmlClocksEventReasons: bits that mean that something holds the card below the clock it would choose.
 THROTTLE_REASONS = {
     0x4: "software power cap",
     0x8: "hardware slowdown",
@@ -34,12 +34,12 @@ THROTTLE_REASONS = {
     0x80: "hardware power brake",
     0x100: "display clock setting",
 }
-# Idle is no limit, and clocks that an administrator locked are the clocks of this machine.
+# Left out: idle, which is not a limit, and clocks locked by an administrator, which are this machine's normal clocks.
 GPU_IDLE, APPLICATION_CLOCKS = 0x1, 0x2
 
 
 def throttle_reasons(mask: int | None) -> list[str]:
-    """The limits a mask of clock event reasons names; unknown bits by their number.
+    """The limits in a mask of clock event reasons; an unknown bit is named by its value.
 
     >>> throttle_reasons(0x1 | 0x4)
     ['software power cap']
@@ -58,11 +58,11 @@ class Gpu:
 
     @classmethod
     def open(cls, device: torch.device, nvml: Any = None) -> Gpu | None:
-        """The GPU behind a torch device; None for a CPU, a MIG slice, or where NVML is missing or does not know it.
+        """The GPU of a torch device; None for a CPU, for a MIG slice, and where NVML is missing or does not know it.
 
         Args:
             device: the torch device, numbered within CUDA_VISIBLE_DEVICES.
-            nvml: the ``pynvml`` module; imported if not given.
+            nvml: the ``pynvml`` module; None imports it.
         """
         if device.type != "cuda":
             return None
@@ -72,7 +72,7 @@ class Gpu:
             except ImportError:
                 return None
         properties: Any = torch.cuda.get_device_properties(device)
-        # A slice's clock, power and processes are those of the whole card, and so of other people.
+        # A MIG slice reports the clock, power and processes of the whole card, which other users share.
         if " MIG " in properties.name:
             return None
         try:
@@ -90,7 +90,7 @@ class Gpu:
             return None
 
     def state(self) -> GpuState:
-        """One reading of everything a measurement can be doubted for."""
+        """One reading of everything that can make a measurement doubtful."""
         mask = self._throttle_mask()
         return GpuState(
             sm_clock_hz=_scaled(self._read("nvmlDeviceGetClockInfo", self._nvml.NVML_CLOCK_SM), 1e6),
@@ -107,7 +107,7 @@ class Gpu:
         return _scaled(self._read("nvmlDeviceGetPowerUsage"), 1e-3)
 
     def idle_power_w(self) -> float | None:
-        """Board power if the GPU says that nothing runs on it, else None: read it a second after work has ended."""
+        """Board power if the GPU reports itself as idle, else None; watts. Read it a second after work has ended."""
         mask = self._throttle_mask()
         return self.power_w() if mask is not None and mask & GPU_IDLE else None
 
@@ -124,7 +124,7 @@ class Gpu:
         return version.decode() if isinstance(version, bytes) else str(version)
 
     def _read(self, function: str, *args: Any) -> Any | None:
-        # A pynvml older than the function lacks the name; a driver older than it raises FunctionNotFound.
+        # An older pynvml lacks the function; an older driver raises FunctionNotFound.
         call = getattr(self._nvml, function, None)
         if call is None:
             return None
@@ -135,16 +135,16 @@ class Gpu:
 
     def _throttle_mask(self) -> int | None:
         mask = self._read("nvmlDeviceGetCurrentClocksEventReasons")
-        if mask is None:  # its name before driver 535
+        if mask is None:  # the function's name before driver 535
             mask = self._read("nvmlDeviceGetCurrentClocksThrottleReasons")
         return None if mask is None else int(mask)
 
     def _other_processes(self) -> int | None:
-        """Compute processes on the GPU without this one.
+        """The number of other compute processes on the GPU; None where NVML does not tell.
 
-        In a container NVML lists processes by their number on the host, where ours is another one, or lists none. So
-        with a CUDA context open one of the listed is this process whatever its number, and an empty list means that
-        NVML is not telling.
+        In a container NVML lists processes by their ids on the host, where this process has another id, or lists none.
+        So with an open CUDA context one listed process is this one, whatever its id, and an empty list means that NVML
+        does not tell.
         """
         processes = self._read("nvmlDeviceGetComputeRunningProcesses")
         if processes is None:
@@ -156,9 +156,9 @@ class Gpu:
 
 
 class Watch:
-    """Reads a GPU's state and energy counter when entered and when left; without a GPU everything stays None.
+    """Reads a GPU's state and energy counter on entry and on exit; without a GPU all readings are None.
 
-    The caller synchronises before leaving, or the work in the queue escapes the reading.
+    The caller must synchronise before the exit, else queued work is not included.
     """
 
     def __init__(self, gpu: Gpu | None, now: Callable[[], int] = time.perf_counter_ns) -> None:
@@ -182,16 +182,16 @@ class Watch:
     ) -> None:
         self._window_ns += self._now()
         if self._gpu is not None:
-            # The counter first: a state is half a dozen calls, and the card draws power during each.
+            # The counter comes first: reading the state takes half a dozen calls, and the card draws power meanwhile.
             self._end_j = self._gpu.total_energy_j()
             self.after = self._gpu.state()
 
     def energy(self, steps: int, idle_power_w: float | None) -> Energy | None:
-        """The energy counter over the window; None where the GPU has no counter or it did not move.
+        """The energy between entry and exit; None where the GPU has no energy counter or it did not change.
 
         Args:
-            steps: runs of the step in the window, untimed ones included.
-            idle_power_w: from ``Gpu.idle_power_w`` before the work; watts.
+            steps: runs of the step between entry and exit, untimed ones included.
+            idle_power_w: ``Gpu.idle_power_w`` before the work; watts.
         """
         if self._start_j is None or self._end_j is None or self._end_j <= self._start_j:
             return None

@@ -1,12 +1,11 @@
 """sampling: how often a step is run before its duration is believed.
 
-First the step warms up until it stops getting faster: the median of its last runs is no lower than that of the runs
-before them. Then it is sampled in blocks until the interval of the median is tight and the samples do not drift, or
-enough samples are in, or the time is up. Time is spent by estimate: a run that would not fit into what is left is not
-begun, so a step of a minute is run twice, not seven times, and its record says it has few samples.
+First the step warms up until it stops getting faster: the median of its last runs is not lower than that of the runs
+before them. Then it is sampled in blocks until the interval of the median is tight and the samples do not drift, until
+there are enough samples, or until the time is up. A run that is not expected to fit into the remaining time is not
+started, so a step of a minute is run twice, not seven times, and its record says that it has few samples.
 
-Samples come back in the order they were taken. Whether they still drift at the end is for ``caveats`` to say, not
-hidden by sorting.
+Samples are returned in the order they were taken, so that ``caveats`` can tell whether they still drift at the end.
 """
 
 from __future__ import annotations
@@ -31,15 +30,15 @@ BLOCKS_PER_BUDGET = 10
 
 @dataclass(frozen=True)
 class Samples:
-    """What a measurement yielded.
+    """The result of a measurement.
 
     Attributes:
         samples_ns: duration of each timed run, in order; ns.
-        runs: how often the step ran while it was sampled, untimed runs included: what an energy counter read around
-            the sampling has to be divided by.
+        runs: how often the step ran during the sampling, untimed runs included. Divide the energy of the sampling by
+            this number.
         warmup_steps: runs before the first sample.
-        warmup_ns: wall time they took; ns.
-        steady: whether the warm-up ended because the step no longer got faster, not because its time was up.
+        warmup_ns: wall time of the warm-up; ns.
+        steady: True if the warm-up ended because the step no longer got faster, False if its time was up.
     """
 
     samples_ns: list[int]
@@ -60,11 +59,12 @@ def measure(
     """Warms the step up and samples it.
 
     Args:
-        step: one run of the work; everything it needs is allocated, captured and compiled.
+        step: one run of the work. Everything that it needs must be allocated, captured and compiled.
         timer: the clock.
-        sampling: limits of both phases and the target of the interval.
+        sampling: the limits of both phases, and the target for the interval.
         now: wall time, for the limit of the warm-up; ns.
-        around: entered after the warm-up and left after the last sample, to read clocks and energy of just that time.
+        around: entered after the warm-up and left after the last sample, to read clocks and energy of the sampling
+            only.
     """
     start_ns = now()
     warmup_steps, estimate_ns, steady = _warm_up(step, timer, sampling, now)
@@ -85,8 +85,8 @@ def measure_parts(
     """Warms up and samples the parts of a step one after the other, each with its share of the sampling's time.
 
     Args:
-        parts: for each, what puts it into place, which is not timed, and the work itself.
-        around: entered when every part has run once, so that nothing compiles inside, and left after the last sample.
+        parts: for each part an untimed function that prepares it, and the timed work itself.
+        around: entered once every part has run, so that nothing compiles inside, and left after the last sample.
     """
     share = len(parts)
     each = dataclasses.replace(
@@ -113,9 +113,9 @@ def relative_interval(samples_ns: Sequence[int]) -> float:
 
 
 def drifts(samples_ns: Sequence[int], tolerance: float) -> bool:
-    """Whether the last third of the samples differs from the first: by more than the tolerance, and beyond chance.
+    """Whether the medians of the first and the last third of the samples differ by more than the tolerance.
 
-    Beyond chance means that the 95% intervals of the two medians do not overlap. Fewer than six samples say nothing.
+    Their 95% intervals must not overlap either. Fewer than six samples never drift.
     """
     third = len(samples_ns) // 3
     if third < 2:
@@ -127,10 +127,10 @@ def drifts(samples_ns: Sequence[int], tolerance: float) -> bool:
 
 
 def _warm_up(step: TimedStep, timer: Timer, sampling: Sampling, now: Callable[[], int]) -> tuple[int, float, bool]:
-    """Runs taken, what one run takes by now in ns, and whether it had stopped falling.
+    """The number of runs, the latest duration of one run in ns, and whether it had stopped falling.
 
-    Runs are judged in blocks of at least ``STEADY_RUNS`` and ``STEADY_WINDOW_NS``: six runs of a 10 us step would say
-    nothing about a GPU whose clocks rise over milliseconds. One run longer than the whole limit ends the warm-up.
+    Runs are judged in blocks of at least ``STEADY_RUNS`` runs and ``STEADY_WINDOW_NS``: six runs of a 10 us step would
+    say nothing about a GPU whose clocks rise over milliseconds. One run longer than the whole limit ends the warm-up.
     """
     limit_ns = sampling.warmup_max_s * NS_PER_S
     start_ns = now()
@@ -152,7 +152,7 @@ def _warm_up(step: TimedStep, timer: Timer, sampling: Sampling, now: Callable[[]
 
 
 def _sample(step: TimedStep, timer: Timer, sampling: Sampling, estimate_ns: float) -> tuple[list[int], int]:
-    """The samples in order, and how often the step ran for them."""
+    """The samples in order, and how often the step ran, untimed runs included."""
     limit_ns, least_ns = sampling.max_time_s * NS_PER_S, sampling.min_time_s * NS_PER_S
     samples_ns: list[int] = []
     runs = 0
@@ -164,7 +164,7 @@ def _sample(step: TimedStep, timer: Timer, sampling: Sampling, estimate_ns: floa
             return samples_ns, runs
         if spent_ns >= least_ns and samples_ns and _enough(samples_ns, sampling):
             return samples_ns, runs
-        # Steps still missing for the time that a slow counter, such as energy, needs; or those the target may take.
+        # The steps still needed to fill the time that a slow counter, such as energy, needs, or to reach the target.
         missing = math.ceil((least_ns - spent_ns) / estimate_ns)
         wanted = max(missing, sampling.max_samples - len(samples_ns))
         count = max(1, min(int(limit_ns / BLOCKS_PER_BUDGET / estimate_ns), affordable, wanted))

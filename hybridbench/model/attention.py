@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
 from hybridbench.arch.block import Storage
 from hybridbench.arch.blocks.attention import Attention
@@ -19,8 +20,9 @@ def _continued(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values of one sequence whose last T outputs are those of the new tokens.
 
-    The keys before come first, and queries of zeros stand at their places: attention kernels take as many of one as of
-    the other. A window leaves out keys between the sinks and its first one; that changes no distance within it.
+    The cached keys come first. Queries of zeros are put in front to match, because attention kernels take equally many
+    queries and keys. With a window the keys between the sinks and the window are left out; distances within the window
+    stay the same.
     """
     k_before, v_before = before
     queries = F.pad(q_BTHP, (0, 0, 0, 0, k_before.shape[1], 0))
@@ -29,7 +31,8 @@ def _continued(
 
 class AttentionModule(MixerModule):
     """Causal attention over a sequence or one step against its cache. Its operations are ``attention``, ``rotary`` and
-    ``attention_decode``."""
+    ``attention_decode``.
+    """
 
     spec: Attention
 
@@ -38,14 +41,15 @@ class AttentionModule(MixerModule):
         values = [] if self.borrows_value else [spec.n_kv_heads * spec.v_head_dim]
         return [spec.n_heads * spec.head_dim, spec.n_kv_heads * spec.head_dim, *values]
 
+    @override
     def make_turns(self, step: Step) -> None:
         if self.spec.rope is not None:
             step.turn(self.spec.rope, self.spec.head_dim)
 
     def _project(self, x: Tensor, step: Step, value: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of (..., d_model), each (..., heads, width), rotated where the spec says so.
+        """Queries, keys and values of (..., d_model), each (..., heads, width), rotated where the spec has RoPE.
 
-        The plain form, which a decode step runs operator by operator.
+        This is the plain form, which a decode step runs operator by operator.
         """
         spec = self.spec
         parts = torch.split(self.in_proj(x), self.widths, dim=-1)
@@ -58,14 +62,14 @@ class AttentionModule(MixerModule):
         return q, k, v
 
     def _value(self, value: Tensor | None, x: Tensor) -> Tensor:
-        """The value by head, where it came by channel."""
+        """The value split into heads, if it is not yet."""
         assert value is not None, "a borrowing branch is called with a value"
         if value.dim() > x.dim():
             return value
         return torch.unflatten(value, -1, (self.spec.n_kv_heads, self.spec.v_head_dim))
 
     def _project_sequence(self, x_BTD: Tensor, step: Step, value: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """``_project`` of a sequence, its rotation and the splitting up one operation."""
+        """``_project`` of a sequence, with the splitting and the rotation as one operation."""
         spec = self.spec
         if spec.rope is None:
             return self._project(x_BTD, step, value)
@@ -80,6 +84,7 @@ class AttentionModule(MixerModule):
         )
         return q_BTHP, k_BTKP, self._value(value if self.borrows_value else rest_BTC, x_BTD)
 
+    @override
     def mix(
         self, x_BTD: Tensor, step: Step, cache: Cache | None = None, value: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -94,10 +99,11 @@ class AttentionModule(MixerModule):
         out_BTHV = self.ops["attention"](*seen, window=self.spec.window, sinks=self.spec.sinks)
         return out_BTHV[:, -x_BTD.shape[1] :].flatten(2), v_BTKV
 
+    @override
     def mix_step(self, x_BD: Tensor, step: Step, cache: Cache, value: Tensor | None = None) -> tuple[Tensor, Tensor]:
         q_BHP, k_BKP, v_BKV = self._project(x_BD, step, value)
         if isinstance(cache, GrowingCache):
-            # Every slot is in use: this kernel is called without lengths.
+            # Every slot is in use, so this kernel is called without lengths.
             return self.ops["attention_decode"](q_BHP, *cache.append(k_BKP, v_BKV)).flatten(1), v_BKV
         assert isinstance(cache, AttentionCache)
         cache.append(k_BKP, v_BKV, step.position)
@@ -105,6 +111,7 @@ class AttentionModule(MixerModule):
         out_BHV = self.ops["attention_decode"](q_BHP, cache.k_BSKP, cache.v_BSKV, length_B)
         return out_BHV.flatten(1), v_BKV
 
+    @override
     def new_cache(
         self,
         batch: int,
@@ -113,7 +120,7 @@ class AttentionModule(MixerModule):
         device: torch.device,
         shared: AttentionCache | None = None,
     ) -> AttentionCache:
-        """``shared`` lends its value slots to a branch that borrows its value."""
+        """``shared`` is the cache whose value slots this one uses, in a branch that borrows its value."""
         spec = self.spec
         slots = capacity if spec.span is None else min(capacity, spec.span)
         dtype = self.in_proj.weight.dtype

@@ -1,6 +1,6 @@
 """block: what the module of any kind of block offers, what it is made with, and what one forward shares between layers.
 
-A language model asks its layers what they are by these methods: it names no kind.
+A language model calls only these methods, so it does not depend on any kind of block.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ from hybridbench.model.rotary import Rotation, rotation
 Ops = dict[str, Callable[..., Any]]
 
 INIT_STD = 0.02
-"""Of the normal distribution that the embedding and the weights of products are drawn from."""
+"""Standard deviation of the normal distribution from which the embedding and the weights of products are drawn."""
 
 
 @dataclass
 class Step:
     """One forward pass: absolute positions (T for a sequence, B for a decode step) and rotations by kind of RoPE.
 
-    ``start`` is the position of a sequence's first token: where it is not 0, mixers go on from what their caches hold.
-    ``shared`` is what layers leave for those behind them in the same pass, by name: (B, T, ...), or (B, ...) of a step.
+    ``start`` is the position of a sequence's first token. Where it is not 0, mixers continue from their caches.
+    ``shared`` holds values that layers leave for later layers of the same pass, by name: (B, T, ...), or (B, ...) in a
+    decode step.
     """
 
     position: Tensor
@@ -39,13 +40,19 @@ class Step:
     _turns: dict[tuple[Rope, int], Rotation] = field(default_factory=dict)
 
     def share(self, name: str, value: Tensor) -> None:
-        """Leaves a value for later layers. The first one stays, so a forward repeated for its backward changes
-        nothing."""
+        """Leaves a value for later layers. The first value of a name stays, so a forward that is repeated for its
+        backward changes nothing.
+        """
         self.shared.setdefault(name, value)
 
     def sharing(self, shared: dict[str, Tensor]) -> Step:
-        """The same positions and rotations where other values were left."""
+        """The same step with other shared values."""
         return replace(self, shared=shared)
+
+    @property
+    def turns(self) -> tuple[tuple[Rope, int], ...]:
+        """The kinds of RoPE, each with its head width, that were asked for so far."""
+        return tuple(self._turns)
 
     def turn(self, rope: Rope, head_dim: int) -> Rotation:
         """The rotation for these positions, computed once per kind."""
@@ -59,11 +66,11 @@ class Factory:
     """What all modules of a model are made with.
 
     Args:
-        dtype, device: of parameters, on the meta device until the model is allocated.
-        norm_eps: of every norm.
+        dtype, device: of the parameters, which are on the meta device until the model is allocated.
+        norm_eps: the epsilon of every norm.
         layers: the specs of all sublayers, in order.
-        index: of the sublayer that is made.
-        build: ``build(spec, make, **keywords)``, the module of any block; keywords as of ``MixerModule``.
+        index: the index of the sublayer that is being made.
+        build: ``build(spec, make, **keywords)`` makes the module of any block; the keywords are ``MixerModule``'s.
     """
 
     dtype: torch.dtype
@@ -75,33 +82,35 @@ class Factory:
 
     def block(self, spec: Block, **keywords: Any) -> Any:
         """The module of a block inside another."""
-        assert self.build is not None, "a block of blocks needs to be told how they are built"
+        assert self.build is not None, "a factory without build cannot make blocks inside a block"
         return self.build(spec, self, **keywords)
 
     def linear(self, inputs: int, outputs: int) -> nn.Linear:
+        """A projection without a bias."""
         return nn.Linear(inputs, outputs, bias=False, device=self.device, dtype=self.dtype)
 
     def parameter(self, *shape: int, dtype: torch.dtype | None = None) -> nn.Parameter:
+        """A parameter that is not initialised; ``dtype`` None takes the model's."""
         return nn.Parameter(torch.empty(*shape, device=self.device, dtype=dtype or self.dtype))
 
 
 class BlockModule(nn.Module, ABC):
     """One sublayer without its pre-norm and residual, made as ``Module(spec, ops, make)``.
 
-    Over a sequence it is called with (B, T, d_model), and with the step and its cache where it ``mixes``.
+    Over a sequence it is called with (B, T, d_model), and where it ``mixes`` with the step and its cache too.
     """
 
     ops: Ops
     mixes: ClassVar[bool] = False
-    """Whether it mixes positions, so that it needs the step and keeps a cache."""
+    """Whether it mixes positions, and so needs the step and a cache."""
     shares: tuple[str, ...] = ()
-    """What it leaves on the step for later layers of its kind, or reads there, by name."""
+    """Names of the values that it leaves on the step for later layers, or reads from it."""
     traceable: bool = True
     """Whether torch.compile can trace its forward over a sequence."""
 
     @property
     def branches(self) -> tuple[BlockModule, ...]:
-        """Mixers side by side on its input; none unless it is a parallel block."""
+        """The parallel mixers in it; empty unless it is a parallel block."""
         return ()
 
     @abstractmethod
@@ -118,10 +127,10 @@ class BlockModule(nn.Module, ABC):
         return None
 
     def make_turns(self, step: Step) -> None:
-        """Makes the rotations that a forward over the step's positions reads; none unless it is attention."""
+        """Computes the rotations that a forward over the step's positions reads; none except in attention."""
 
     def initialise(self, generator: torch.Generator) -> None:
-        """Draws all parameters of it and of the modules in it: before its products, what is its own (``reset``)."""
+        """Draws all parameters of it and of the modules in it. What ``reset`` draws comes before its products."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 module.weight.normal_(std=INIT_STD, generator=generator)
@@ -129,22 +138,22 @@ class BlockModule(nn.Module, ABC):
                 module.reset(generator)
 
     def reset(self, generator: torch.Generator) -> None:
-        """Initialises its own parameters and buffers, products in an ``nn.Linear`` aside; nothing unless it has such.
+        """Initialises its own parameters and buffers, except weights of an ``nn.Linear``; does nothing without any.
 
-        Those products are drawn after it, so a weight that is to keep its own draw is no ``nn.Linear``.
+        The weights of ``nn.Linear`` are drawn later, so a weight with a distribution of its own must not be in one.
         """
 
     def products(self) -> Iterator[tuple[Tensor, str]]:
-        """The weights of its matrix products, each with its operation, named as in ``arch.operations``."""
+        """The weights of its matrix products, each with its operation's name in ``arch.operations``."""
         yield from ()
 
     def made_for_products(self) -> dict[tuple[int, ...], str]:
-        """Shapes of matrices that are made of its weights for a product, with the operation that product belongs to."""
+        """Shapes of matrices that it makes from its weights for a product, with that product's operation."""
         return {}
 
     def balance(self) -> None:
-        """After a training step: moves a router's biases; nothing without experts."""
+        """Moves a router's biases after a training step; does nothing without experts."""
 
     def repeating(self) -> contextlib.AbstractContextManager[None]:
-        """Around a forward that only makes activations again, which is not to be counted."""
+        """A context for a forward that only recomputes activations, and so must not be counted."""
         return contextlib.nullcontext()

@@ -1,13 +1,13 @@
 """build: from a spec and an execution to a model on the meta device, every operation resolved to a backend first.
 
-Backends are resolved per mixer shape, since a kernel may take one head width and refuse another; what cannot run is
-found before anything is allocated.
+Backends are resolved per mixer shape, since a kernel may support one head width and not another. So a case that cannot
+run is found before anything is allocated.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -30,8 +30,9 @@ from hybridbench.suite.ops import CORE, CORE_PARTS, DECODE_STEP, block_ops_in, b
 
 @dataclass(frozen=True)
 class Resolved:
-    """One operation of one block shape (None: the model's own): what was asked for, what will run and why, and in how
-    many sublayers."""
+    """One operation of one block shape, or of the model itself (``block`` None): what was asked for, what will run and
+    why, and in how many sublayers.
+    """
 
     block: Block | None
     op: str
@@ -52,7 +53,7 @@ class Resolved:
 
 
 def check_buildable(spec: ModelSpec) -> None:
-    """Refuses a model that has no modules here: it can be costed, not run.
+    """Checks that every block of a model has a module here. A model without can be costed, not run.
 
     Raises:
         Unsupported: naming the block or the variant.
@@ -66,7 +67,8 @@ def check_buildable(spec: ModelSpec) -> None:
 
 
 def _check_variants(part: Block | ModelSpec, what: str) -> None:
-    for spec_field in fields(part):  # type: ignore[arg-type]
+    assert is_dataclass(part), "a spec is a dataclass"
+    for spec_field in fields(part):
         value = getattr(part, spec_field.name)
         if "variant" in spec_field.metadata and value != spec_field.default:
             reason = spec_field.metadata.get("reason", "")
@@ -136,5 +138,5 @@ def build_model(case: Case, resolved: list[Resolved]) -> LanguageModel:
 
 
 def parameter_count(model: nn.Module) -> int:
-    """Parameters of a built module, shared ones once."""
+    """The number of parameters of a built module; shared ones count once."""
     return sum(parameter.numel() for parameter in model.parameters())

@@ -1,47 +1,56 @@
 """cache: the typed state each mixer keeps between decode steps, and the sums over it.
 
 Every cache is a static allocation, so that a step can be captured once and replayed: positions and lengths are device
-tensors, never host integers. The exception is ``GrowingCache``, which mode ``published`` has in its place. What
-only one mixer keeps stands beside its module.
+tensors, never host integers. The exception is ``GrowingCache``, which mode ``published`` uses instead. The cache of a
+single kind of mixer is in that mixer's file.
 """
 
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass, is_dataclass, replace
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from hybridbench.errors import Unsupported
 
 
-class Cache(Protocol):
-    """What one mixer keeps; ``tensors`` sorts it into ``kv``, ``ssm`` and ``conv``."""
+class Cache(ABC):
+    """What one mixer keeps between decode steps."""
 
-    def tensors(self) -> dict[str, list[Tensor]]: ...
+    @abstractmethod
+    def tensors(self) -> dict[str, list[Tensor]]:
+        """Its tensors, sorted into ``kv``, ``ssm`` and ``conv``."""
 
+    @abstractmethod
     def fill(self, generator: torch.Generator) -> None:
-        """Overwrites everything with random values of a plausible size: a depth reached without a prefill."""
+        """Overwrites everything with random values of a plausible size, in place of a prefill."""
 
+    @abstractmethod
     def compared(self) -> dict[str, Tensor]:
-        """What two caches of the same tokens agree in, by name, sequences first; none of it is to be written."""
+        """Views of what two caches of the same tokens agree in, by name, sequences first. Do not write to them."""
+
+    def rings(self) -> list[tuple[int, int]]:
+        """Sinks and ring slots of each static attention cache in it, in order; none without one."""
+        return []
 
 
 @dataclass
-class AttentionCache:
+class AttentionCache(Cache):
     """Keys and values of one attention.
 
-    With a window the slots behind the sinks form a ring, since softmax attention does not mind the order of keys.
+    With a window the slots behind the sinks form a ring: the order of keys does not matter to softmax attention.
 
     Args:
-        k_BSKP, v_BSKV: the slots; ``v`` is another cache's tensor where the value is shared.
+        k_BSKP, v_BSKV: the slots; ``v_BSKV`` is another cache's tensor where the value is shared.
         sinks: slots that are never overwritten.
         ring: slots that are reused in turn; 0 for full attention.
-        owns_value: False where ``v`` belongs to another cache.
+        owns_value: False where ``v_BSKV`` belongs to another cache.
     """
 
     k_BSKP: Tensor
@@ -50,15 +59,23 @@ class AttentionCache:
     ring: int = 0
     owns_value: bool = True
 
+    @override
     def tensors(self) -> dict[str, list[Tensor]]:
         return {"kv": [self.k_BSKP, self.v_BSKV] if self.owns_value else [self.k_BSKP]}
 
+    @override
     def compared(self) -> dict[str, Tensor]:
         return {"keys": self.k_BSKP, "values": self.v_BSKV} if self.owns_value else {"keys": self.k_BSKP}
 
+    @override
     def fill(self, generator: torch.Generator) -> None:
         for tensor in self.tensors()["kv"]:
             tensor.normal_(generator=generator)
+
+    @override
+    def rings(self) -> list[tuple[int, int]]:
+        """Its own; a ring of 0 slots is full attention."""
+        return [(self.sinks, self.ring)]
 
     def slots(self, position: Tensor) -> Tensor:
         """Slots of absolute positions, of the same shape."""
@@ -82,7 +99,7 @@ class AttentionCache:
             self.v_BSKV[rows, slot_B] = v_BKV
 
     def store(self, k_BTKP: Tensor, v_BTKV: Tensor, start: int = 0) -> None:
-        """Writes the tokens of a prompt from position ``start``; with a window only what later tokens can still see."""
+        """Writes the tokens of a prompt from position ``start``; with a window only those that later tokens see."""
         end = start + k_BTKP.shape[1]
         pairs = [(self.k_BSKP, k_BTKP), (self.v_BSKV, v_BTKV)][: 2 if self.owns_value else 1]
         if not self.ring or self.sinks + self.ring >= end:
@@ -97,29 +114,30 @@ class AttentionCache:
             kept[:, slot] = new[:, first - start :]
 
     def before(self, start: int) -> tuple[Tensor, Tensor]:
-        """Keys (B, S, K, P) and values (B, S, K, V) that tokens from ``start`` on may see of those before, in order.
+        """Keys (B, S, K, P) and values (B, S, K, V) of earlier tokens that tokens from ``start`` on may see, in order.
 
         Raises:
-            Unsupported: a ring whose values another branch has overwritten by now.
+            Unsupported: with a ring whose values belong to another branch, which has overwritten them.
         """
         if not self.ring:
             return self.k_BSKP[:, :start], self.v_BSKV[:, :start]
         if not self.owns_value:
-            raise Unsupported("a window that borrows its values cannot go on from a cache.")
+            raise Unsupported("a window that borrows its values cannot continue from a cache.")
         latest = torch.arange(min(start, max(self.sinks, start - self.ring)), start, device=self.k_BSKP.device)
         slot = torch.cat((torch.arange(min(self.sinks, start), device=latest.device), self.slots(latest)))
         return self.k_BSKP[:, slot], self.v_BSKV[:, slot]
 
 
-class GrowingCache:
-    """Keys and values of one attention in a new allocation at every step, as eager code without a static cache keeps
-    them: ``torch.cat`` of the old and the new, cut to the sinks and the window where there is one.
+class GrowingCache(Cache):
+    """Keys and values of one attention in a new allocation at every step, as in eager code without a static cache.
 
-    Heads come before tokens in memory, the layout of such code; the interface shows them as every other cache does.
+    A step concatenates the old and the new ones with ``torch.cat``, and with a window cuts them to the sinks and the
+    window. In memory heads come before tokens, which is the layout of such code; the methods take and return the layout
+    of the other caches. It starts empty.
 
     Args:
-        static: the cache whose place this one takes: it gives shapes, dtype, sinks and window. It starts empty.
-        held: a step sees its own token but does not keep it, so that it can be timed again at the same depth.
+        static: the cache that this one replaces, from which it takes shapes, dtype, sinks and window.
+        held: a step sees its own token but does not keep it, so that it can be timed again at the same context.
         lender: the cache whose values this one reads, where the value is shared.
     """
 
@@ -130,18 +148,21 @@ class GrowingCache:
         self.lender = lender
         self.seen_v_BKSV = self.v_BKSV
 
+    @override
     def tensors(self) -> dict[str, list[Tensor]]:
         return {"kv": [self.k_BKSP, self.v_BKSV] if self.lender is None else [self.k_BKSP]}
 
+    @override
     def compared(self) -> dict[str, Tensor]:
         return {"keys": self.k_BKSP, "values": self.v_BKSV} if self.lender is None else {"keys": self.k_BKSP}
 
+    @override
     def fill(self, generator: torch.Generator) -> None:
         for tensor in self.tensors()["kv"]:
             tensor.normal_(generator=generator)
 
     def reach(self, tokens: int, generator: torch.Generator) -> None:
-        """Random keys and values of ``tokens`` tokens, or of as many as a window keeps."""
+        """Makes random keys and values of ``tokens`` tokens, or of as many as the window keeps."""
         slots = min(tokens, self.sinks + self.window) if self.window else tokens
         for name in ("k_BKSP", "v_BKSV")[: 2 if self.lender is None else 1]:
             old = getattr(self, name)
@@ -149,7 +170,7 @@ class GrowingCache:
             setattr(self, name, new.normal_(generator=generator))
 
     def append(self, k_BKP: Tensor, v_BKV: Tensor) -> tuple[Tensor, Tensor]:
-        """The keys and values (B, S, K, width) with one more token per sequence, which are kept unless ``held``."""
+        """Keys and values (B, S, K, width) with one more token per sequence, which is kept unless ``held``."""
         k_BKSP = self._grown(self.k_BKSP, k_BKP)
         v_BKSV = self._grown(self.v_BKSV, v_BKV) if self.lender is None else self.lender.seen_v_BKSV
         self.seen_v_BKSV = v_BKSV
@@ -166,37 +187,42 @@ class GrowingCache:
         return torch.cat((tokens[:, :, : self.sinks], tokens[:, :, -self.window :]), 2)
 
     def store(self, k_BTKP: Tensor, v_BTKV: Tensor, start: int = 0) -> None:
-        """A prompt from position 0 in place of everything kept."""
-        assert start == 0, "a growing cache starts from nothing"
+        """Replaces everything by a prompt from position 0."""
+        assert start == 0, "a growing cache takes a prompt from position 0 only"
         self.k_BKSP, self.v_BKSV = (self._cut(x.transpose(1, 2).contiguous()) for x in (k_BTKP, v_BTKV))
 
 
 @dataclass
-class RecurrentCache:
+class RecurrentCache(Cache):
     """A recurrence's state, (B, I, N) in Mamba-1, (B, H, P, N) in Mamba-2 and (B, H, P, V) in the delta rules, and the
-    last inputs of the conv, newest last."""
+    last inputs of the conv, newest last.
+    """
 
     state: Tensor
     conv_BCW: Tensor
 
+    @override
     def tensors(self) -> dict[str, list[Tensor]]:
         return {"ssm": [self.state], "conv": [self.conv_BCW]}
 
+    @override
     def compared(self) -> dict[str, Tensor]:
         return {"state": self.state, "conv state": self.conv_BCW}
 
+    @override
     def fill(self, generator: torch.Generator) -> None:
         self.state.normal_(generator=generator)
         self.conv_BCW.normal_(generator=generator)
 
 
 @dataclass
-class ParallelCache:
+class ParallelCache(Cache):
     """Both branches' caches."""
 
     first: Cache
     second: Cache
 
+    @override
     def tensors(self) -> dict[str, list[Tensor]]:
         merged: dict[str, list[Tensor]] = {}
         for branch in (self.first, self.second):
@@ -204,17 +230,24 @@ class ParallelCache:
                 merged.setdefault(kind, []).extend(tensors)
         return merged
 
+    @override
     def compared(self) -> dict[str, Tensor]:
         branches = {"first": self.first, "second": self.second}
         return {f"{which} {name}": x for which, cache in branches.items() for name, x in cache.compared().items()}
 
+    @override
     def fill(self, generator: torch.Generator) -> None:
         self.first.fill(generator)
         self.second.fill(generator)
 
+    @override
+    def rings(self) -> list[tuple[int, int]]:
+        """Those of both branches."""
+        return self.first.rings() + self.second.rings()
+
 
 def growing(cache: Cache | None, *, held: bool) -> Cache | None:
-    """A new cache with every attention's part in its growing form, empty; other parts are taken as they are."""
+    """A cache whose attention parts are new, empty ``GrowingCache``s; its other parts are the same objects."""
     if isinstance(cache, AttentionCache):
         return GrowingCache(cache, held)
     if isinstance(cache, ParallelCache):
@@ -229,7 +262,7 @@ def growing(cache: Cache | None, *, held: bool) -> Cache | None:
 
 
 def of_row(cache: Cache, row: int) -> Cache:
-    """The cache of one sequence of a batch: views of the same memory, but where it grows, which it then does alone."""
+    """The cache of one sequence of a batch: views of the same memory, except a growing part, which then grows alone."""
     if isinstance(cache, ParallelCache):
         first, second = (of_row(branch, row) for branch in (cache.first, cache.second))
         if isinstance(second, GrowingCache) and second.lender is not None:
@@ -243,12 +276,13 @@ def of_row(cache: Cache, row: int) -> Cache:
         )
         return alone
     tensors = {name: x[row : row + 1] for name, x in vars(cache).items() if isinstance(x, Tensor)}
-    return replace(cache, **tensors)  # type: ignore[type-var]
+    assert is_dataclass(cache), "a static cache is a dataclass of tensors and sizes"
+    return replace(cache, **tensors)
 
 
 @contextmanager
 def not_growing(caches: Sequence[Cache | None]) -> Iterator[None]:
-    """For a while a step reads its own token beside what growing caches hold, and they stay as they are."""
+    """Holds growing caches inside: a step sees its own token but does not keep it."""
     branches = (part for cache in caches for part in _branches(cache))
     growing_ones = [part for part in branches if isinstance(part, GrowingCache)]
     before = [part.held for part in growing_ones]
@@ -266,25 +300,27 @@ def _branches(cache: Cache | None) -> tuple[Cache | None, ...]:
 
 
 def reach(cache: Cache, tokens: int, generator: torch.Generator) -> None:
-    """Makes what grows as long as after ``tokens`` tokens, with random values; a static cache is as long as it is."""
+    """Brings growing caches to ``tokens`` tokens of random values; a static cache keeps its size."""
     for part in _branches(cache):
         if isinstance(part, GrowingCache):
             part.reach(tokens, generator)
 
 
-def written(cache: Cache, depth: int) -> list[Tensor]:
-    """The slots (B, 1, K, width) of keys and values that a step with ``depth`` tokens cached overwrites."""
+def written(cache: Cache, context: int) -> list[Tensor]:
+    """The slots (B, 1, K, width) of keys and values that a step with ``context`` tokens cached overwrites."""
     if isinstance(cache, ParallelCache):
-        return written(cache.first, depth) + written(cache.second, depth)
+        return written(cache.first, context) + written(cache.second, context)
     if not isinstance(cache, AttentionCache):
         return []
-    slot = int(cache.slots(torch.tensor(depth)))
+    slot = int(cache.slots(torch.tensor(context)))
     return [x[:, slot : slot + 1] for x in cache.tensors()["kv"]]
 
 
 def states_compared(caches: Sequence[Cache]) -> dict[str, Tensor]:
-    """What two caches of the same tokens agree in, by name and place, without keys and values: a step adds one token to
-    those and overwrites all this."""
+    """What two caches of the same tokens agree in, by name and place, without keys and values.
+
+    A step overwrites all of these, whereas it adds one token to the keys and values.
+    """
     return {
         f"{name} of cache {index + 1}": tensor
         for index, cache in enumerate(caches)
@@ -294,5 +330,5 @@ def states_compared(caches: Sequence[Cache]) -> dict[str, Tensor]:
 
 
 def recurrent_states(caches: list[Cache]) -> list[Tensor]:
-    """The SSM and convolution states, which a step overwrites and does not append to."""
+    """The SSM and convolution states, which a step overwrites."""
     return [tensor for cache in caches for kind in ("ssm", "conv") for tensor in cache.tensors().get(kind, [])]

@@ -1,17 +1,18 @@
 """checkpoint: which activations a training step keeps from its forward to its backward.
 
-    none       all that autograd asks for
-    selective  all but what cheap work makes of tensors that are kept anyway: norms, gated activations, gates and
-               convolutions of recurrent mixers, norms per head. Their outputs, mostly the inputs of products, are made
-               again when the backward asks for them; products, attention and scans are never repeated.
+    none       everything that autograd saves
+    selective  everything except the outputs of cheap operations whose inputs are kept anyway: norms, gated activations,
+               gates and convolutions of recurrent mixers, norms per head. The backward recomputes these outputs, which
+               are mostly the inputs of products; products, attention and scans are never repeated.
     full       the residual stream before each sublayer; the backward runs each sublayer forward again
 
-What that leaves of each kind of block is listed tensor by tensor in ``arch.activations`` (its ``cheap`` terms are what
-``selective`` makes again).
+``arch.activations`` lists tensor by tensor what each kind of block then keeps; its ``cheap`` terms are those that
+``selective`` recomputes.
 
 ``full`` is torch.utils.checkpoint around a sublayer and its norm. ``selective`` is a pair of hooks on saved tensors:
-``remembering`` notes of each cheap operation's output how it came to be, and where autograd would keep that output it
-keeps the recipe and not the tensor. A recipe holds the operation's inputs, which the operation itself keeps anyway.
+inside ``remembering`` each cheap operation notes a recomputation of its output, and where autograd would save that
+output, it saves the recomputation instead. A recomputation holds the operation's inputs, which the operation itself
+keeps anyway.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from hybridbench.kernels.loading import again_of
 
 
 class _Made:
-    """How a tensor is made again; while anybody still uses the last one made, it is not made twice."""
+    """How a tensor is recomputed. While the last recomputed tensor is still in use, it is returned again."""
 
     def __init__(self, function: Callable[..., Tensor], arguments: Sequence[Any], strides: tuple[int, ...]) -> None:
         self._function = function
@@ -42,13 +43,13 @@ class _Made:
         if made is None:
             with torch.no_grad():
                 made = self._function(*(item() if isinstance(item, _Kept) else item for item in self._arguments))
-            assert made.stride() == self._strides, "what is made again must lie as it lay"
+            assert made.stride() == self._strides, "a recomputed tensor must have the strides of the first one"
             self._last = weakref.ref(made)
         return made
 
 
 class _Kept:
-    """A tensor autograd keeps: itself, or the part of a tensor that can be made again."""
+    """A tensor that autograd saves: the tensor itself, or a view of a tensor that can be recomputed."""
 
     def __init__(self, tensor: Tensor) -> None:
         self._tensor: Tensor | None = tensor.detach()
@@ -56,7 +57,7 @@ class _Kept:
         self._made: _Made | None = None
 
     def replace(self, made: _Made) -> None:
-        """Lets the tensor go."""
+        """Drops the tensor and keeps how to recompute it."""
         self._tensor, self._made = None, made
 
     def __call__(self) -> Tensor:
@@ -66,10 +67,10 @@ class _Kept:
         return self._tensor
 
 
-class Memory:
-    """What one forward pass has autograd keep, and how its cheap tensors are made again.
+class SavedTensors:
+    """What autograd saves in one forward pass, and how its cheap tensors are recomputed.
 
-    Storages are told apart by their address; a weak reference to each keeps it from being given to another.
+    Storages are identified by their address. A weak reference to each keeps the address from being reused.
     """
 
     def __init__(self) -> None:
@@ -77,7 +78,7 @@ class Memory:
         self._kept: dict[int, list[weakref.ref[_Kept]]] = {}
 
     def keep(self, tensor: Tensor) -> Any:
-        """What autograd keeps in a tensor's place; a parameter is nobody's activation."""
+        """What autograd saves instead of a tensor. A parameter is saved as it is: it is not an activation."""
         return tensor if tensor.is_leaf and tensor.requires_grad else self._entry(tensor)
 
     def _entry(self, tensor: Tensor) -> _Kept:
@@ -89,8 +90,8 @@ class Memory:
         return kept
 
     def learn(self, tensor: Tensor, function: Callable[..., Tensor], arguments: tuple[Any, ...]) -> None:
-        """Notes how a tensor is made, also for those who keep it already: an operation may keep its own output."""
-        assert tensor.storage_offset() == 0, "a part of a tensor cannot be made without the whole"
+        """Notes how a tensor is made, also where it is saved already: an operation may save its own output."""
+        assert tensor.storage_offset() == 0, "only a whole tensor can be recomputed"
         kept = [self.keep(item) if isinstance(item, Tensor) else item for item in arguments]
         made = _Made(function, kept, tensor.stride())
         where = _address(tensor)
@@ -109,14 +110,14 @@ def _restore(kept: Any) -> Tensor:
     return tensor
 
 
-_memory: Memory | None = None
+_memory: SavedTensors | None = None
 
 
 @contextlib.contextmanager
 def remembering() -> Iterator[None]:
-    """A forward pass of which autograd keeps recipes in place of cheap tensors."""
+    """Inside, autograd saves recomputations instead of cheap tensors."""
     global _memory
-    before, _memory = _memory, Memory()
+    before, _memory = _memory, SavedTensors()
     try:
         with torch.autograd.graph.saved_tensors_hooks(_memory.keep, _restore):
             yield
@@ -125,7 +126,7 @@ def remembering() -> Iterator[None]:
 
 
 def cheap(function: Callable[..., Tensor], *arguments: Any) -> Tensor:
-    """``function(*arguments)``, whose result is not worth keeping."""
+    """``function(*arguments)``, whose result is recomputed in the backward and not saved."""
     made = function(*arguments)
     if _memory is not None and torch.is_grad_enabled():
         _memory.learn(made, function, arguments)
@@ -133,15 +134,15 @@ def cheap(function: Callable[..., Tensor], *arguments: Any) -> Tensor:
 
 
 def learning(op: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """``function``, one of the operations of a model, with its recipes noted in a forward that remembers."""
-    recipes = again_of(op)
-    if recipes is None:
+    """``function``, an operation of a model, which notes its recomputations inside ``remembering``."""
+    recomputations = again_of(op)
+    if recomputations is None:
         return function
 
     def call(*given: Any, **options: Any) -> Any:
         if _memory is None or not torch.is_grad_enabled():
             return function(*given, **options)
-        made, found = recipes(function, given, options)
+        made, found = recomputations(function, given, options)
         for tensor, again, arguments in found:
             _memory.learn(tensor, again, arguments)
         return made

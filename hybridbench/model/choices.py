@@ -1,11 +1,11 @@
 """choices: what a case adds to the choice of what runs an operation: its mode, and what it rules out, and why.
 
-Every choice is made in ``kernels.choose``, which knows a problem, and returns a ``Resolution``: the backend, and why
-each candidate before it does not run. Here is what only a case knows:
+Every choice is made by ``kernels.choose``, which sees only a problem. It returns a ``Resolution``: the backend, and why
+each candidate before it does not run. This module adds what depends on the case:
 
     mode published    decodes attention as plain eager code
-    Mamba-2's core    one kernel for all of it, where one can run and nobody named a kernel of its parts
-    decode_step       fused in mode graph, where it can run and nobody named a kernel of the modules
+    Mamba-2's core    runs as one kernel where one can run, unless a kernel of its parts was named
+    decode_step       is fused in mode graph where that can run, unless a kernel of the modules was named
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def choose_in_case(op: str, problem: Problem, case: Case) -> Resolution:
 
 
 def core_or_parts(problem: Problem, asked_for: Mapping[str, str]) -> tuple[Sequence[str], PassedOver]:
-    """The operations that do all of Mamba-2's core, and why it is not one kernel where it is not."""
+    """The operations that run Mamba-2's core, and why it is not one kernel where it is several."""
     if CORE in asked_for:
         return (CORE,), ()
     if named := next((op for op in CORE_PARTS if op in asked_for), None):
@@ -48,18 +48,18 @@ def core_or_parts(problem: Problem, asked_for: Mapping[str, str]) -> tuple[Seque
 
 
 def choose_step(case: Case) -> Resolution:
-    """How the case decodes.
+    """What runs the decode step of a case.
 
     Raises:
         BadInput: an unknown name.
-        Unsupported: fused was asked for, by name or with two streams, and cannot run this.
+        Unsupported: the fused step was asked for, by name or by two streams, and cannot run this case.
     """
     execution = case.execution
     asked = execution.backends.get(DECODE_STEP, "auto")
     problem, reason = step_problem(case), ruled_out_by(case)
     found = choose(DECODE_STEP, asked, problem, {} if reason is None else {"fused": reason})
     if asked == "auto" and found.backend.name != "fused" and not found.passed_over:
-        # no candidate on a CPU, where a case that could decode fused on a GPU says so all the same
+        # fused is not a candidate on a CPU, but a case that could decode fused on a GPU still says why it does not
         why_not = available(backends(DECODE_STEP)["fused"], problem, reason)
         found = replace(found, passed_over=(("fused", str(why_not)),))
     if execution.streams != 1 and found.backend.name != "fused":

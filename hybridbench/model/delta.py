@@ -1,15 +1,16 @@
 """delta: gated delta net and Kimi delta attention as a module: projection, conv, delta rule, norm and gate, output.
 
 Both follow flash-linear-attention's layers and transformers' Qwen3-Next and Kimi-Linear (no bias in the conv; A_log and
-dt_bias in float32 whatever the weights' dtype; q and k brought to length one; a norm per head before the gate, which is
-silu in gated delta net and sigmoid in KDA). All that the input is projected to lies in one row: q, k and v, then what
-makes gate, decay and beta. KDA's decay and gate go through ``head_dim`` columns each.
+dt_bias in float32 whatever the weights' dtype; q and k normalised to length one; a norm per head before the gate, which
+is silu in gated delta net and sigmoid in KDA). One projection yields a packed row: q, k and v, then the inputs of gate,
+decay and beta. KDA's decay and gate go through ``head_dim`` columns each.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from hybridbench.arch.blocks.gated_delta import GatedDelta
 from hybridbench.arch.blocks.kda import Kda
@@ -26,21 +27,23 @@ from hybridbench.model.mixer import (
 )
 
 A_RANGE = {"gated_delta": (0.01, 16.0), "kda": (1.0, 16.0)}
-"""Kind of block to the range A is drawn from uniformly; 0.01 and not 0, whose logarithm would be infinite."""
+"""Kind of block to the range that A is drawn from uniformly. It starts at 0.01, since log 0 is infinite."""
 DT_RANGE = (1e-3, 1e-1)
-"""The initial steps are drawn log-uniformly from here."""
+"""The range that initial steps are drawn from log-uniformly."""
 
 
 class DeltaModule(RecurrentModule):
-    """A delta rule's mixer over a sequence, or one recurrent step; its spec says which of the two it is. Its operations
-    are ``conv1d`` and ``conv1d_step``, ``gated_delta`` and ``gated_delta_step`` or ``kda`` and ``kda_step``, and
-    ``norm_gate``."""
+    """The mixer of gated delta net or KDA, as its spec says, over a sequence or for one recurrent step.
+
+    Its operations are ``conv1d`` and ``conv1d_step``, ``gated_delta`` and ``gated_delta_step`` or ``kda`` and
+    ``kda_step``, and ``norm_gate``.
+    """
 
     spec: GatedDelta | Kda
     traceable = False
 
     def _in_widths(self) -> list[int]:
-        """q, k and, where it is not borrowed, v; gate; decay; beta."""
+        """Widths of q, k and (unless borrowed) v, gate, decay and beta."""
         spec = self.spec
         self.conv_widths = list(spec.conv_parts)
         conv_in = spec.conv_channels - (spec.out_width if self.borrows_value else 0)
@@ -57,9 +60,11 @@ class DeltaModule(RecurrentModule):
         self.dt_bias = make.parameter(*((heads, spec.k_head_dim) if low_rank else (heads,)), dtype=torch.float32)
         self.norm_weight_V = make.parameter(spec.v_head_dim)
 
+    @override
     def reset(self, generator: torch.Generator) -> None:
         """The published initialisation: A uniform in ``A_RANGE``, dt log-uniform through the inverse softplus, conv as
-        ``nn.Conv1d``, norm one."""
+        ``nn.Conv1d``, norm one.
+        """
         with torch.no_grad():
             self.A_log_H.uniform_(*A_RANGE[self.spec.kind], generator=generator).log_()
             self.dt_bias.copy_(log_uniform_steps(self.dt_bias, *DT_RANGE, generator))
@@ -68,6 +73,7 @@ class DeltaModule(RecurrentModule):
             self.norm_weight_V.fill_(1.0)
 
     @property
+    @override
     def state_shape(self) -> tuple[int, ...]:
         return self.spec.n_heads, self.spec.k_head_dim, self.spec.v_head_dim
 
@@ -94,6 +100,7 @@ class DeltaModule(RecurrentModule):
         gated: Tensor = self.ops["norm_gate"](out, gate, self.norm_weight_V, **settings)
         return gated.flatten(-2)
 
+    @override
     def mix(
         self, x_BTD: Tensor, step: Step, cache: Cache | None = None, value: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -104,7 +111,7 @@ class DeltaModule(RecurrentModule):
             assert isinstance(cache, RecurrentCache)
             fronts = torch.split(conv_front(cache.conv_BCW, self.spec.d_conv), self.conv_widths, dim=-1)
             going_on = {"initial_state_BHPV": carried(cache.state)}
-        # One by one: the kernels of the rule read q, k and v whole, so a conv of all three would be copied apart.
+        # One conv each: the kernels of the rule need contiguous q, k and v, so the output of one conv would be copied.
         parts = zip(
             torch.split(conv_in_BTC, self.conv_widths, dim=-1),
             fronts,
@@ -131,6 +138,7 @@ class DeltaModule(RecurrentModule):
             keep_tail(cache.conv_BCW, conv_in_BTC, step.start)
         return self._finish(out_BTHV, gate_BTHV), self._value(conv_in_BTC)
 
+    @override
     def mix_step(self, x_BD: Tensor, step: Step, cache: Cache, value: Tensor | None = None) -> tuple[Tensor, Tensor]:
         assert isinstance(cache, RecurrentCache)
         conv_in_BC, gate_BHV, decay, beta_BH = self._project(self.in_proj(x_BD), value)
@@ -141,5 +149,5 @@ class DeltaModule(RecurrentModule):
         return self._finish(out_BHV, gate_BHV), self._value(conv_in_BC)
 
     def _value(self, conv_in: Tensor) -> Tensor:
-        """The v channels before the conv: what a second branch may share."""
+        """The v channels before the conv, which a second branch may share."""
         return conv_in[..., -self.spec.out_width :]

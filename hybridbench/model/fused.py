@@ -1,8 +1,8 @@
 """fused: one decode step of a whole model as a short list of fused kernels, planned once per model and cache.
 
-The plan holds the launches in order, with every buffer allocated; running it reads the token and position of each
-sequence from device memory, updates the caches in place, and leaves logits and the next token. The step it must agree
-with is ``LanguageModel.decode`` over the same parameters and caches.
+The plan holds the launches in order, with every buffer allocated. A run reads the token and position of each sequence
+from device memory, updates the caches in place, and writes logits and the next token. Its reference implementation is
+``LanguageModel.decode`` over the same parameters and caches.
 """
 
 from __future__ import annotations
@@ -13,15 +13,14 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from hybridbench.arch.blocks.attention import Rope
 from hybridbench.arch.blocks.parallel import Fusion
 from hybridbench.kernels.attention.triton_decode import DecodePlan, launch_attention_decode, multiprocessors
 from hybridbench.kernels.step import triton_step as kernels
 from hybridbench.kernels.tuning import compile_together
 from hybridbench.model.attention import AttentionModule
-from hybridbench.model.block import BlockModule
+from hybridbench.model.block import BlockModule, Step
 from hybridbench.model.cache import AttentionCache, Cache, ParallelCache, RecurrentCache
 from hybridbench.model.language import LanguageModel
 from hybridbench.model.mamba2 import Mamba2Module
@@ -33,7 +32,15 @@ from hybridbench.sizes import FUSED_STEP_BATCH
 
 @dataclass(frozen=True)
 class Tiling:
-    """How one product is cut: rows of weights a program takes, programs along K, columns a step, and loads ahead."""
+    """How one product is cut.
+
+    Attributes:
+        rows: rows of weights per program.
+        splits: programs along K.
+        block_k: columns per step of the loop.
+        stages: steps whose loads are in flight.
+        warps: warps per program.
+    """
 
     rows: int
     splits: int
@@ -43,11 +50,12 @@ class Tiling:
 
     @classmethod
     def choose(cls, n_rows: int, k: int, n_sms: int) -> Tiling:
-        """A tiling by rules read off searches on an H200 (``results/nvidia-h200/NOTES.md``).
+        """A tiling by rules derived from searches on an H200 (``results/nvidia-h200/NOTES.md``).
 
-        A very wide product (the head) needs no care. A wide one does best with one program per SM, which leaves room
-        for the next kernel's to start. Narrow ones are cut along K until every SM has work and no program walks more
-        than about a thousand columns; where few loads would be under way on an SM, each program runs further ahead.
+        For a very wide product (the head) the tiling hardly matters. A wide product runs best with one program per SM,
+        which leaves room for the programs of the next kernel. A narrow one is cut along K until every SM has work and
+        no program has more than about a thousand columns; where an SM would have few loads in flight, each program
+        loads more steps ahead.
         """
         if n_rows >= 256 * n_sms:
             return cls(64, 1, _dividing(k, 256), 4, 4)
@@ -71,7 +79,7 @@ def _dividing(k: int, block: int) -> int:
 
 @dataclass(frozen=True)
 class _Stream:
-    """The residual stream: x, x times the next norm's weight, and the sums of squares its writers left."""
+    """The residual stream: x, x times the next norm's weight, and the sums of squares that its writers left."""
 
     x_BD: Tensor
     xw_BD: Tensor
@@ -79,10 +87,10 @@ class _Stream:
 
 
 @dataclass(frozen=True)
-class Read:
-    """One attention of a step: what it reads and where its output goes; each buffer is this layer's own.
+class AttentionRead:
+    """One attention of a step: its inputs and its output, in buffers that no other layer uses.
 
-    ``norm_eps`` is that of the norm of every head's output, None without one.
+    ``norm_eps`` is the epsilon of the norm of every head's output; None without one.
     """
 
     q_BHP: Tensor
@@ -95,15 +103,15 @@ class Read:
 class FusedStep:
     """The launches of one decode step.
 
-    ``reads`` are its attentions in order, ``compilations`` compile what is launched without launching it.
+    ``reads`` are its attentions in order. ``compilations`` compile the kernels without launching them.
 
     Args:
-        model: an allocated model whose case ``step.unsupported_by_fused`` finds nothing against.
-        caches: of all its layers, as ``LanguageModel.new_caches`` makes them.
-        token_B, position_B: int64; read, and overwritten with the next token and ``position + advance``.
-        streams: 2 runs the branches of a parallel block side by side.
-        pdl: programmatic dependent launch; None asks the device.
-        tilings: replaces the tiling of a product, by its name and size.
+        model: an allocated model whose case ``step.ruled_out_by`` does not rule out.
+        caches: of all its layers, from ``LanguageModel.new_caches``.
+        token_B, position_B: int64; a run reads them and overwrites them with the next token and ``position + advance``.
+        streams: 2 runs the branches of a parallel block on two streams.
+        pdl: whether to use programmatic dependent launch; None uses it where the device supports it.
+        tilings: other tilings for some products, by name and size.
     """
 
     def __init__(
@@ -134,9 +142,7 @@ class FusedStep:
         self.compilations: list[Callable[[], object]] = []
         self.logits_BV: Tensor = torch.empty(self.B, model.embedding_VD.shape[0], **self.kind)
         self._scratch: dict[tuple[str, int, int, int], tuple[Tensor, Tensor]] = {}
-        self.reads: list[Read] = []
-        self._turns: list[tuple[Rope, int]] = []
-        self._rings: list[tuple[int, int]] = []
+        self.reads: list[AttentionRead] = []
         D = model.d_model
         squares = torch.empty(max(D // 16, 1), self.B, **self.wide)
         self.stream = _Stream(self._new(D), self._new(D), squares)
@@ -145,7 +151,7 @@ class FusedStep:
             compile_together(self.compilations)
 
     def __call__(self) -> Tensor:
-        """Runs the step; the logits (B, V), overwritten by the next one."""
+        """Runs the step and returns the logits (B, V), which the next step overwrites."""
         for launch in self.launches:
             launch()
         return self.logits_BV
@@ -160,9 +166,9 @@ class FusedStep:
         return self.tilings.get((name, n_rows, k)) or Tiling.choose(n_rows, k, self.n_sms)
 
     def _parts(self, name: str, tiles: int, tiling: Tiling, rows: int) -> tuple[Tensor, Tensor]:
-        """Scratch where the splits of one product meet: their partial sums, and how many have arrived.
+        """Scratch for the splits of one product: their partial sums, and a counter of the splits that have finished.
 
-        All products of a name share it, since each waits for the one before: it then never leaves the L2 cache.
+        All products of one name share it, since each waits for the one before, so that it stays in the L2 cache.
         """
         key = name, tiles, tiling.splits, rows
         if key not in self._scratch:
@@ -172,7 +178,7 @@ class FusedStep:
         return self._scratch[key]
 
     def _overlaps(self) -> bool:
-        """Whether the launch planned next may start while the one before it drains: not across a fork or join."""
+        """Whether the next launch may start before the previous one has finished; not across streams."""
         overlaps, self.alone = self.pdl and not self.alone, False
         return overlaps
 
@@ -191,11 +197,11 @@ class FusedStep:
 
     def _plan(self, caches: list[Cache | None], token_B: Tensor, position_B: Tensor, advance: bool) -> None:
         model, D = self.model, self.model.d_model
-        for layer, cache in zip(model.blocks, caches, strict=True):
-            for module, kept in _attentions(layer, cache):
-                if module.spec.rope is not None:
-                    _index(self._turns, (module.spec.rope, module.spec.head_dim))
-                _index(self._rings, (kept.sinks, kept.ring))
+        asked = Step(position_B)
+        for layer in model.blocks:
+            layer.make_turns(asked)
+        self._turns = asked.turns
+        self._rings = list(dict.fromkeys(ring for cache in caches if cache is not None for ring in cache.rings()))
         pairs = max((head_dim // 2 for _, head_dim in self._turns), default=1)
         frequency = torch.zeros(max(len(self._turns), 1), pairs, **self.wide)
         for index, (rope, head_dim) in enumerate(self._turns):
@@ -235,7 +241,7 @@ class FusedStep:
             PLANS[type(layer)](self, layer, cache, model.norm_weights[index + 1])
         self._plan_head(token_B, position_B, advance)
 
-    def _plan_mlp(self, layer: MlpModule, cache: None, next_norm: Tensor) -> None:
+    def _plan_mlp(self, layer: MlpModule, _cache: None, next_norm: Tensor) -> None:
         act = self._swiglu(layer)
         self._residual((act, layer.out_proj.weight, layer.out_proj.in_features), None, next_norm)
 
@@ -273,7 +279,9 @@ class FusedStep:
 
     @contextlib.contextmanager
     def _beside(self) -> Iterator[None]:
-        """What is planned inside runs on the side stream, from where the main one is now; with one stream, in turn."""
+        """Launches planned inside run on the side stream, after what the main one has done so far. With one stream they
+        run on it in order.
+        """
         if self.side is None:
             yield
             return
@@ -293,7 +301,7 @@ class FusedStep:
         self.alone = True
 
     def _meet(self) -> None:
-        """The main stream waits for the side one."""
+        """Makes the main stream wait for the side one."""
         if self.side is not None:
             side = self.side
             self.launches.append(lambda: torch.cuda.current_stream().wait_stream(side))
@@ -339,7 +347,7 @@ class FusedStep:
         )
         plan = DecodePlan.make(self.B, H, K, P, V, cache.k_BSKP.shape[1], q_BHP)
         length_B, pdl = self.length[ring], self._overlaps()
-        self.reads.append(Read(q_BHP, cache, length_B, out_BHV, norm_eps))
+        self.reads.append(AttentionRead(q_BHP, cache, length_B, out_BHV, norm_eps))
 
         def attend(compile_only: bool = False) -> None:
             launch_attention_decode(
@@ -537,7 +545,7 @@ class FusedStep:
         )
 
     def _consumed(self) -> dict[str, int]:
-        """What a product that finishes the stream's norm is told of it."""
+        """Arguments of a product that finishes the stream's norm."""
         return {"PARTS": self.parts, "PARTS_TILE": _power(self.parts), "B": self.B, "TOKENS": self.tokens}
 
     def _cut(self, tiling: Tiling) -> dict[str, int]:
@@ -548,24 +556,16 @@ class FusedStep:
         }
 
 
-PLANS: dict[type[nn.Module], Callable[[FusedStep, Any, Any, Tensor], None]] = {
+PLANS: dict[type[BlockModule], Callable[[FusedStep, Any, Any, Tensor], None]] = {
     MlpModule: FusedStep._plan_mlp,
     AttentionModule: FusedStep._plan_attention,
     Mamba2Module: FusedStep._plan_mamba2,
     ParallelModule: FusedStep._plan_parallel,
 }
-"""Module of a sublayer to how its launches are planned, with what it keeps and the weight of the norm behind it."""
+"""Module of a sublayer to what plans its launches, called with the module, its cache and the weight of the next norm.
 
-
-def _attentions(layer: BlockModule, cache: Any) -> list[tuple[AttentionModule, AttentionCache]]:
-    """The attention modules of a layer with their caches."""
-    parts = zip(layer.branches, (cache.first, cache.second), strict=True) if layer.branches else [(layer, cache)]
-    return [(module, kept) for module, kept in parts if isinstance(module, AttentionModule)]
-
-
-def _index(known: list[Any], value: Any) -> None:
-    if value not in known:
-        known.append(value)
+``step.UNFUSED`` has a row for the block of every module here.
+"""
 
 
 def _power(n: int) -> int:

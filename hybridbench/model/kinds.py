@@ -1,7 +1,7 @@
 """kinds: one row per kind of block that runs: its spec and the module that is built of it.
 
-A block's spec says what it costs and what it asks of kernels, its module runs it. Both are checked against each other
-row by row in ``tests/model/test_kinds.py``. Kinds without a row can be costed, not run.
+A block's spec says what it costs and which operations it needs; its module runs it. ``tests/model/test_kinds.py``
+checks both against each other row by row. Kinds without a row can be costed, not run.
 """
 
 from __future__ import annotations
@@ -45,4 +45,4 @@ MODULES: dict[type[Block], Callable[..., BlockModule]] = {
     Moe: MoeModule,
     Parallel: ParallelModule,
 }
-"""Spec to module, which is made as ``module(spec, ops, make)``."""
+"""Spec to module. A module is made by ``module(spec, ops, make)``."""

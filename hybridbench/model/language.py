@@ -1,7 +1,7 @@
 """language: a whole language model: embedding, pre-norm residual sublayers, final norm, tied head.
 
-Three entries, one per kind of work: ``hidden`` for training (the loss multiplies by the head itself, so that logits
-never exist whole), ``prefill`` for a prompt and ``decode`` for one token per sequence at device positions.
+It has three entry points, one per kind of work: ``loss`` for training, which multiplies by the head in chunks so that
+the logits never exist whole, ``prefill`` for a prompt, and ``decode`` for one token per sequence at device positions.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class LanguageModel(nn.Module):
 
     Args:
         layers: one module per sublayer of the pattern, built with ``make``.
-        ops: the callable ``add_rms_norm`` where it runs over sequences, ``linear_cross_entropy`` and ``adamw`` where it
-            is trained.
+        ops: the callables of its own operations: ``add_rms_norm`` where it runs over sequences, and
+            ``linear_cross_entropy`` and ``adamw`` where it is trained.
         d_model, vocab_size: as in the spec.
 
-    ``checkpoint`` says what a forward with gradients keeps (``model.checkpoint``).
+    ``checkpoint`` is what a forward with gradients keeps (``model.checkpoint``).
     """
 
     def __init__(self, layers: Sequence[BlockModule], ops: Ops, d_model: int, vocab_size: int, make: Factory) -> None:
@@ -59,29 +59,30 @@ class LanguageModel(nn.Module):
 
     @property
     def blocks(self) -> list[BlockModule]:
-        """``layers``, as what they are."""
+        """``layers`` with their type."""
         return cast("list[BlockModule]", list(self.layers))
 
     def _normed(self, x: Tensor, index: int) -> Tensor:
         return F.rms_norm(x, (self.d_model,), self.norm_weights[index], self.norm_eps)
 
     def new_caches(self, batch: int, capacity: int, storage: Storage) -> list[Cache | None]:
-        """One cache per sublayer that keeps one, for ``capacity`` tokens a sequence."""
+        """A cache for ``capacity`` tokens a sequence per sublayer; None for a sublayer that keeps nothing."""
         device = self.embedding_VD.device
         return [layer.new_cache(batch, capacity, storage, device) for layer in self.blocks]
 
     def hidden(self, token_BT: Tensor, caches: list[Cache | None] | None = None) -> Tensor:
-        """The final norm's output at every position (B, T, D), from position 0; fills caches where given."""
+        """The final norm's output at every position (B, T, D), from position 0; fills ``caches`` if given."""
         keeps = self.checkpoint if torch.is_grad_enabled() else "none"
         if keeps == "full":
-            assert caches is None, "a forward that is run again fills no caches"
+            assert caches is None, "a forward that is run again cannot fill caches"
             return self.add_normed(self._checkpointed_stream(token_BT), None, len(self.layers))[0]
         with remembering() if keeps == "selective" else contextlib.nullcontext():
             return self.add_normed(*self._stream(token_BT, caches), len(self.layers))[0]
 
     def step_over(self, token_BT: Tensor, start: int = 0) -> Step:
-        """The positions of a sequence that begins at ``start``, with every rotation made: a compiled layer only reads
-        them."""
+        """The step of a sequence that begins at ``start``. Every rotation is computed here, because compiled layers
+        only read them.
+        """
         step = Step(torch.arange(start, start + token_BT.shape[1], device=token_BT.device), start)
         for layer in self.blocks:
             layer.make_turns(step)
@@ -89,7 +90,7 @@ class LanguageModel(nn.Module):
 
     @contextlib.contextmanager
     def compiling(self, layers: dict[int, Callable[..., Tensor]]) -> Iterator[None]:
-        """Runs compiled layers (``compiled_layers``) in the place of those they were compiled of."""
+        """Inside, compiled layers (``compiled_layers``) run instead of the layers that they were compiled from."""
         before, self.compiled = self.compiled, layers
         try:
             yield
@@ -97,10 +98,10 @@ class LanguageModel(nn.Module):
             self.compiled = before
 
     def compiled_layers(self) -> dict[int, Callable[..., Tensor]]:
-        """Each sublayer's forward under torch.compile, by its index; sublayers of one kind share their code.
+        """Each sublayer's forward under torch.compile, by its index. Sublayers of one kind share their code.
 
-        Embedding, norms between sublayers, head and loss stay outside: they are one kernel each. So do experts, whose
-        tokens are counted on the host, and mixers whose published kernels cannot be traced.
+        Embedding, norms between sublayers, head and loss are not compiled, since each is one kernel. Neither are
+        experts, whose tokens are counted on the host, nor mixers whose published kernels cannot be traced.
         """
         return {
             index: torch.compile(layer.forward, dynamic=False, fullgraph=True)
@@ -109,10 +110,10 @@ class LanguageModel(nn.Module):
         }
 
     def _checkpointed_stream(self, token_BT: Tensor) -> Tensor:
-        """The residual stream after the last sublayer, of which only the one before each sublayer is kept.
+        """The residual stream after the last sublayer; only the stream before each sublayer is kept for the backward.
 
-        The sum stands apart from the norm here: norm and sum in one operation would keep the sum and take a branch and
-        the stream before as inputs, three tensors in place of one.
+        The sum is not fused with the norm here: the fused operation would keep the sum and its two inputs, the branch
+        and the stream before, which are three tensors instead of one.
         """
         step = self.step_over(token_BT)
         x_BTD = F.embedding(token_BT, self.embedding_VD)
@@ -129,7 +130,7 @@ class LanguageModel(nn.Module):
     def _stream(
         self, token_BT: Tensor, caches: list[Cache | None] | None, start: int = 0
     ) -> tuple[Tensor, Tensor | None]:
-        """The last sublayer's output and the residual stream it is yet to be added to, which the next norm does."""
+        """The last sublayer's output, and the residual stream to which the next norm adds it."""
         step = self.step_over(token_BT, start)
         branch_BTD, residual_BTD = F.embedding(token_BT, self.embedding_VD), None
         for index in range(len(self.layers)):
@@ -138,13 +139,13 @@ class LanguageModel(nn.Module):
         return branch_BTD, residual_BTD
 
     def run_layer(self, index: int, normed_BTD: Tensor, step: Step, cache: Cache | None) -> Tensor:
-        """Sublayer ``index`` over a normed sequence (B, T, D), compiled where it is; fills the cache of a mixer."""
+        """Sublayer ``index`` over a normed sequence (B, T, D), compiled if it was; fills the cache of a mixer."""
         layer = cast("BlockModule", self.layers[index])
         run = self.compiled.get(index, layer)
         return run(normed_BTD, step, cache) if layer.mixes else run(normed_BTD)
 
     def add_normed(self, branch: Tensor, residual: Tensor | None, index: int) -> tuple[Tensor, Tensor]:
-        """Norm ``index`` of the residual stream with a branch added to it, and that sum."""
+        """Norm ``index`` of the sum of a branch and the residual stream, and the sum itself."""
         normed, added = self.ops["add_rms_norm"](branch, residual, self.norm_weights[index], eps=self.norm_eps)
         return normed, added
 
@@ -153,19 +154,20 @@ class LanguageModel(nn.Module):
         return F.linear(self.hidden(token_BT), self.embedding_VD)
 
     def loss(self, token_BT: Tensor, target_BT: Tensor) -> Tensor:
-        """Mean cross-entropy of the targets; the head's logits never exist whole."""
+        """The mean cross-entropy of the targets. The head's logits never exist whole."""
         hidden_ND = self.hidden(token_BT).flatten(0, 1)
         loss: Tensor = self.ops["linear_cross_entropy"](hidden_ND, self.embedding_VD, target_BT.flatten())
         return loss
 
     def prefill(self, token_BT: Tensor, caches: list[Cache | None], start: int = 0) -> Tensor:
-        """Fills ``caches`` from a prompt; logits of the last position (B, V).
+        """Fills ``caches`` from a prompt and returns the logits of the last position (B, V).
 
         Args:
-            start: the position of the first token: what the caches hold of the ``start`` tokens before is gone on from.
+            start: the position of the first token. Where it is not 0, mixers continue from the caches, which must hold
+                the ``start`` tokens before.
 
         Raises:
-            Unsupported: a mixer cannot go on from its cache.
+            Unsupported: a mixer cannot continue from its cache.
         """
         branch_BTD, residual_BTD = self._stream(token_BT, caches, start)
         residual_BD = None if residual_BTD is None else residual_BTD[:, -1]
@@ -181,7 +183,7 @@ class LanguageModel(nn.Module):
         return F.linear(self._normed(x_BD, len(self.layers)), self.embedding_VD)
 
     def balance_experts(self) -> None:
-        """After a training step: moves routers' biases; nothing without experts."""
+        """Moves the biases of routers after a training step; does nothing without experts."""
         for layer in self.blocks:
             layer.balance()
 
@@ -189,5 +191,5 @@ class LanguageModel(nn.Module):
 def _again(
     layer: BlockModule,
 ) -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
-    """Around the forward of a checkpointed sublayer, and around the one that repeats it."""
+    """The contexts of a checkpointed sublayer's forward and of the forward that repeats it."""
     return contextlib.nullcontext(), layer.repeating()

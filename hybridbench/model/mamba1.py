@@ -1,8 +1,8 @@
 """mamba1: the Mamba-1 mixer as a module: projection, causal conv, input-dependent dt, B and C, selective scan, output.
 
-Follows state-spaces/mamba ``modules/mamba_simple.py`` (order x, z; A_log and D in float32 whatever the weights' dtype,
-the bias of dt not). Over a sequence everything lies channel by channel with positions side by side, as the published
-scan reads it: each product is the weight times the transposed input, and nothing is copied on the way.
+It follows state-spaces/mamba ``modules/mamba_simple.py`` (order x, z; A_log and D in float32 whatever the weights'
+dtype, but not the bias of dt). Over a sequence tensors are stored channel by channel with contiguous positions, as the
+published scan reads them: each product is the weight times the transposed input, so nothing is copied.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
 from hybridbench.arch.blocks.mamba1 import Mamba1
 from hybridbench.model.block import Factory, Step
@@ -17,25 +18,26 @@ from hybridbench.model.cache import Cache, RecurrentCache
 from hybridbench.model.mixer import RecurrentModule, carried, conv_front, convolved, keep_tail, log_uniform_steps
 
 DT_RANGE = (1e-3, 1e-1)
-"""The initial steps are drawn log-uniformly from here."""
+"""The range that initial steps are drawn from log-uniformly."""
 
 
 def across(weight: Tensor, x_BTC: Tensor) -> Tensor:
-    """``F.linear`` whose result (B, T, R) lies channel by channel in memory; an input that does too is not copied."""
+    """``F.linear`` with a result (B, T, R) stored channel by channel. An input in the same layout is not copied."""
     B, T = x_BTC.shape[:2]
     product = torch.mm(weight, x_BTC.flatten(0, 1).t())
     return torch.unflatten(product, 1, (B, T)).permute(1, 2, 0)
 
 
 class Mamba1Module(RecurrentModule):
-    """Mamba-1 over a sequence, or one recurrent step. Its operations are ``conv1d``, ``selective_scan``,
-    ``conv1d_step`` and ``selective_step``."""
+    """Mamba-1 over a sequence, or for one recurrent step. Its operations are ``conv1d``, ``selective_scan``,
+    ``conv1d_step`` and ``selective_step``.
+    """
 
     spec: Mamba1
     traceable = False
 
     def _in_widths(self) -> list[int]:
-        """The conv's input, where it is not borrowed, and the gate."""
+        """Widths of the conv's input (unless borrowed) and of the gate."""
         return [self.spec.d_inner] * (1 if self.borrows_value else 2)
 
     def _make_parameters(self, make: Factory) -> None:
@@ -49,9 +51,11 @@ class Mamba1Module(RecurrentModule):
         self.A_log_IN = make.parameter(spec.d_inner, spec.d_state, dtype=torch.float32)
         self.D_I = make.parameter(spec.d_inner, dtype=torch.float32)
 
+    @override
     def reset(self, generator: torch.Generator) -> None:
         """Mamba-1's own initialisation: A from 1 to N in every channel (S4D-real), dt log-uniform through the inverse
-        softplus, its projection uniform in +-R^-0.5, D one, conv as ``nn.Conv1d``."""
+        softplus, its projection uniform in +-R^-0.5, D one, conv as ``nn.Conv1d``.
+        """
         spec = self.spec
         with torch.no_grad():
             states = torch.arange(1, spec.d_state + 1, dtype=torch.float32, device=self.A_log_IN.device)
@@ -66,6 +70,7 @@ class Mamba1Module(RecurrentModule):
         return self.conv_weight_CW, self.conv_bias_C
 
     @property
+    @override
     def state_shape(self) -> tuple[int, ...]:
         return self.spec.d_inner, self.spec.d_state
 
@@ -76,6 +81,7 @@ class Mamba1Module(RecurrentModule):
             return x, z
         return self._lent(value, packed.dim(), self.spec.d_inner), packed
 
+    @override
     def mix(
         self, x_BTD: Tensor, step: Step, cache: Cache | None = None, value: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -104,6 +110,7 @@ class Mamba1Module(RecurrentModule):
             keep_tail(cache.conv_BCW, conv_in_BTI, step.start)
         return out_BTI, conv_in_BTI
 
+    @override
     def mix_step(self, x_BD: Tensor, step: Step, cache: Cache, value: Tensor | None = None) -> tuple[Tensor, Tensor]:
         assert isinstance(cache, RecurrentCache)
         conv_in_BI, z_BI = self._project(self.in_proj(x_BD), value)

@@ -1,6 +1,6 @@
 """mamba2: the Mamba-2 mixer as a module: fused projection, causal conv, SSD, gate and norm, output projection.
 
-Follows state-spaces/mamba ``modules/mamba2.py`` (order z, x, B, C, dt; norm after the gate; dt_bias, A_log and D in
+It follows state-spaces/mamba ``modules/mamba2.py`` (order z, x, B, C, dt; norm after the gate; dt_bias, A_log and D in
 float32 whatever the weights' dtype).
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
 from hybridbench.arch.blocks.mamba2 import Mamba2
 from hybridbench.kernels.scan.reference import NO_STEP
@@ -27,13 +28,16 @@ from hybridbench.suite.ops import CORE
 
 
 class Mamba2Module(RecurrentModule):
-    """Mamba-2 over a sequence, or one recurrent step. Its operations are ``mamba2_core``, or ``conv1d``, ``ssd`` and
-    ``gate`` in its place, ``conv1d_step`` and ``ssd_step``."""
+    """Mamba-2 over a sequence, or for one recurrent step.
+
+    Its operations are ``mamba2_core``, or ``conv1d``, ``ssd`` and ``gate`` instead, and ``conv1d_step`` and
+    ``ssd_step``.
+    """
 
     spec: Mamba2
 
     def _in_widths(self) -> list[int]:
-        """z; x, where it is not borrowed, with B and C; dt."""
+        """Widths of z, of x (unless borrowed) with B and C, and of dt."""
         spec = self.spec
         x = 0 if self.borrows_value else spec.d_inner
         return [spec.d_inner, x + 2 * spec.n_groups * spec.d_state, spec.n_heads]
@@ -47,11 +51,12 @@ class Mamba2Module(RecurrentModule):
         self.D_H = make.parameter(spec.n_heads, dtype=torch.float32)
         self.norm_weight_I = make.parameter(spec.d_inner) if spec.gated_norm else None
 
+    @override
     def reset(self, generator: torch.Generator) -> None:
         """Mamba-2's own initialisation: dt log-uniform in ``dt_range`` through the inverse softplus, A uniform in
         ``a_range`` (the paper draws it from [0.01, 2], the original from [1, 16]), D one, conv as ``nn.Conv1d``.
 
-        The source paper finds quality to depend on this heavily; it runs before the projections are drawn.
+        In the source paper quality depends on this heavily. It runs before the projections are drawn.
         """
         spec = self.spec
         with torch.no_grad():
@@ -65,6 +70,7 @@ class Mamba2Module(RecurrentModule):
                 self.norm_weight_I.fill_(1.0)
 
     @property
+    @override
     def state_shape(self) -> tuple[int, ...]:
         return self.spec.n_heads, self.spec.head_dim, self.spec.d_state
 
@@ -93,6 +99,7 @@ class Mamba2Module(RecurrentModule):
             return gated
         return F.rms_norm(gated, (self.spec.d_inner,), self.norm_weight_I, self.norm_eps)
 
+    @override
     def mix(
         self, x_BTD: Tensor, step: Step, cache: Cache | None = None, value: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -128,8 +135,11 @@ class Mamba2Module(RecurrentModule):
         return out_BTI, self._value(conv_in_BTC)
 
     def _with_front(self, packed_BTC: Tensor, front_BSC: Tensor) -> Tensor:
-        """Packed rows with those before them that the convolution still reads. Their dt is one that softplus makes 0
-        of: the scan passes them without a trace. Nothing else of them is read."""
+        """Packed rows with the earlier rows in front that the convolution still reads.
+
+        The dt of those is so negative that softplus makes it 0, so the scan's state does not change over them. Nothing
+        else of them is read.
+        """
         gate = self.widths[0]
         rows_BSC = packed_BTC.new_zeros(front_BSC.shape[0], front_BSC.shape[1], packed_BTC.shape[-1])
         rows_BSC[..., gate : gate + front_BSC.shape[-1]] = front_BSC
@@ -144,7 +154,7 @@ class Mamba2Module(RecurrentModule):
         front_BSC: Tensor | None,
         going_on: dict[str, Tensor],
     ) -> tuple[Tensor, Tensor]:
-        """The gated output and the final state, part by part, from ``going_on``'s state where there is one."""
+        """The gated output and the final state, operation by operation, from ``going_on``'s state if there is one."""
         mixed_BTC = convolved(self.ops["conv1d"], conv_in_BTC, front_BSC, self.conv_weight_CW, self.conv_bias_C)
         x_BTHP, b_BTGN, c_BTGN = self._split(mixed_BTC)
         y_BTHP, state_BHPN = self.ops["ssd"](
@@ -160,6 +170,7 @@ class Mamba2Module(RecurrentModule):
         )
         return self.ops["gate"](y_BTHP.flatten(2), z_BTI, self.norm_weight_I, eps=self.norm_eps), state_BHPN
 
+    @override
     def mix_step(self, x_BD: Tensor, step: Step, cache: Cache, value: Tensor | None = None) -> tuple[Tensor, Tensor]:
         assert isinstance(cache, RecurrentCache)
         z_BI, conv_in_BC, dt_BH = self._project(self.in_proj(x_BD), value)
@@ -171,5 +182,5 @@ class Mamba2Module(RecurrentModule):
         return self._gate(y_BHP.flatten(1), z_BI), self._value(conv_in_BC)
 
     def _value(self, conv_in: Tensor) -> Tensor:
-        """The x channels before the conv: what a second Mamba branch may share."""
+        """The x channels before the conv, which a second Mamba branch may share."""
         return conv_in[..., : self.spec.d_inner]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from torch import Tensor
+from typing_extensions import override
 
 from hybridbench.arch.blocks.mlp import Mlp
 from hybridbench.model.block import BlockModule, Factory, Ops
@@ -19,10 +20,12 @@ class MlpModule(BlockModule):
         self.in_proj = make.linear(spec.d_model, 2 * spec.d_ff)
         self.out_proj = make.linear(spec.d_ff, spec.d_model)
 
+    @override
     def products(self) -> Iterator[tuple[Tensor, str]]:
         yield self.in_proj.weight, "mlp in_proj"
         yield self.out_proj.weight, "mlp out_proj"
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.out_proj(self.ops["swiglu"](self.in_proj(x)))
         return out

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from hybridbench.arch.blocks.moe import Moe
 from hybridbench.model.block import INIT_STD, BlockModule, Factory, Ops
@@ -23,12 +24,12 @@ class MoeModule(BlockModule):
     bias_E: Tensor
     load_E: Tensor
     counts = True
-    """Whether a forward counts the experts' load: not where a checkpointed one is run again."""
+    """Whether a forward counts the load of the experts; False while a checkpointed forward is repeated."""
     chosen_NK: Tensor | None = None
-    """The experts that the last forward chose, where ``replaying`` asks for them."""
+    """The experts that the last forward chose; set only where ``replaying`` is True."""
     replay_NK: Tensor | None = None
-    """The experts that the next forwards take in place of their own choice: two forwards that round differently may
-    choose differently where two scores are nearly equal."""
+    """The experts that the next forwards use instead of choosing: two forwards that round differently may choose
+    differently where two scores are nearly equal."""
     replaying = False
 
     def __init__(self, spec: Moe, ops: Ops, make: Factory) -> None:
@@ -43,19 +44,22 @@ class MoeModule(BlockModule):
         for name in ("bias_E", "load_E"):
             self.register_buffer(name, torch.zeros(spec.n_experts, device=make.device), persistent=name == "bias_E")
 
+    @override
     def reset(self, generator: torch.Generator) -> None:
-        """Experts as every product; no bias, no load."""
+        """Draws the experts like every product; bias and load are zero."""
         self.in_weight_EFD.normal_(std=INIT_STD, generator=generator)
         self.out_weight_EDF.normal_(std=INIT_STD, generator=generator)
         self.bias_E.zero_()
         self.load_E.zero_()
 
+    @override
     def products(self) -> Iterator[tuple[Tensor, str]]:
         yield self.router.weight, "moe router"
         for shared in (self.shared_in, self.shared_out):
             if shared is not None:
                 yield shared.weight, "moe shared experts"
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         flat_ND = x.reshape(-1, x.shape[-1])
         score_NE = torch.sigmoid(self.router(flat_ND).float())
@@ -74,14 +78,16 @@ class MoeModule(BlockModule):
             out_ND = out_ND + self.shared_out(self.ops["swiglu"](self.shared_in(flat_ND)))
         return out_ND.reshape(x.shape)
 
+    @override
     def balance(self) -> None:
         """Moves each expert's bias by the update rate towards the mean load since the last call."""
         self.bias_E += self.spec.bias_update_rate * torch.sign(self.load_E.mean() - self.load_E)
         self.load_E.zero_()
 
     @contextlib.contextmanager
+    @override
     def repeating(self) -> Iterator[None]:
-        """Tokens that are routed again are no more load."""
+        """Tokens that are routed again do not add to the load."""
         self.counts = False
         try:
             yield

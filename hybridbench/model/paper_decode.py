@@ -1,13 +1,13 @@
 """paper_decode: a decode step as the source paper's figures suggest it ran: attention eager, the rest in CUDA graphs.
 
-The paper names neither engine nor kernels. Its table 13 has Mamba at 1.4 ms a step, which takes a graph, and every
-attention layer of every stack reading its cache at about 17 GB/s, which no fused kernel does. So here an attention
-sublayer runs operator by operator on a cache that grows by ``torch.cat``, and every run of sublayers between two of
-them is one captured graph with static buffers: 13 Mamba-2 blocks are a single graph, 16 Transformer blocks none but
-those of their MLPs. Of an intra block only the attention branch is eager. It is an imitation: where the paper's
-attention was slower still, this one is not.
+The paper names neither engine nor kernels. In its table 13 Mamba takes 1.4 ms a step, which needs a graph, and every
+attention layer of every stack reads its cache at about 17 GB/s, far slower than any fused kernel. So here an attention
+sublayer runs operator by operator on a cache that grows by ``torch.cat``, and all sublayers between two attentions are
+one captured graph with static buffers. 13 Mamba-2 blocks are a single graph; in 16 Transformer blocks only the MLPs are
+graphs. In an intra block only the attention branch is eager. It is an imitation, and where the paper's attention was
+slower still, this one is not.
 
-Without a way to capture, as on a CPU, every piece runs eagerly, in the same order and to the same result.
+Where nothing can be captured, as on a CPU, every piece runs eagerly in the same order, with the same result.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from hybridbench.model.mixer import MixerModule
 from hybridbench.model.parallel import ParallelModule
 
 Carry = dict[str, Tensor]
-"""What passes from piece to piece: ``token`` and ``position``, the residual stream ``x``, what layers share
-(``SHARED``), and inside an intra block its normed input and its branches' outputs; at the end ``logits``."""
+"""The tensors that pieces pass on: ``token`` and ``position``, the residual stream ``x``, what layers share
+(``SHARED``), inside an intra block its normed input and the outputs of its branches, and at the end ``logits``."""
 SHARED = "shared "
-"""Before the name of what a layer leaves on the step for later ones."""
+"""Prefix of the names of values that layers leave on the step for later ones."""
 Capture = Callable[[Callable[[], object]], Callable[[], object]]
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of a step: reads some of the carry and returns what it adds."""
+    """A part of a step: it reads some tensors of the carry and returns those that it adds."""
 
     reads: tuple[str, ...]
     run: Callable[[Carry], Carry]
@@ -45,10 +45,10 @@ class Piece:
 class Segment:
     """Consecutive pieces captured as one graph.
 
-    What it reads at capture is what it reads ever after: a tensor that is another one at a later step is copied there.
+    A replay reads the same memory as the capture: where a later step has another tensor, it is copied there first.
 
     Args:
-        carry: what there is at this point of the step.
+        carry: the tensors at this point of the step.
     """
 
     def __init__(self, pieces: list[Piece], carry: Carry, capture: Capture) -> None:
@@ -64,6 +64,7 @@ class Segment:
         self._replay = capture(run)
 
     def run(self, carry: Carry) -> Carry:
+        """Replays the graph with the tensors of ``carry`` and returns those that it adds."""
         for name, buffer in self._inputs.items():
             if carry[name] is not buffer:
                 buffer.copy_(carry[name])
@@ -75,10 +76,10 @@ class PaperDecode:
     """Logits of one new token per sequence, with the signature of ``LanguageModel.decode``.
 
     Args:
-        model: allocated.
-        token_B, position_B: what a step will be called with; graphs read them in place.
-        caches: what every step will be called with; states are spent where graphs are captured, keys and values not.
-        capture: makes a graph of a function and returns its replay; None runs every piece eagerly.
+        model: an allocated model.
+        token_B, position_B: the tensors that every step will be called with; graphs read them in place.
+        caches: those that every step will be called with. Capturing changes states, but not keys and values.
+        capture: captures a graph of a function and returns its replay; None runs every piece eagerly.
     """
 
     def __init__(
@@ -107,7 +108,8 @@ class PaperDecode:
             self._parts += parts
 
     def __call__(self, token_B: Tensor, position_B: Tensor, caches: list[Cache | None]) -> Tensor:
-        assert caches is self._caches, "a published step knows its caches"
+        """Logits (B, V); updates ``caches``, which must be those it was made with."""
+        assert caches is self._caches, "a published step runs on the caches that it was made with"
         self._step = Step(position_B)
         carry: Carry = {"token": token_B, "position": position_B}
         for part in self._parts:
@@ -127,7 +129,7 @@ class PaperDecode:
         return [*pieces, Piece(("x",), head)]
 
     def _step_at(self, carry: Carry, eager: bool) -> Step:
-        """The step with what earlier pieces left on it; eager pieces have all their rotations from one."""
+        """The step with the values that earlier pieces left on it. All eager pieces share its rotations."""
         step = self._step if eager else Step(carry["position"])
         return step.sharing({name.removeprefix(SHARED): carry[name] for name in carry if name.startswith(SHARED)})
 
@@ -175,7 +177,7 @@ class PaperDecode:
 
 
 def _reads_values(module: BlockModule) -> bool:
-    """Whether it reads the values of single tokens, as what the paper's code seems to have run eagerly does."""
+    """Whether it reads the values of single tokens, as attention does, which the paper seems to have run eagerly."""
     return isinstance(module, MixerModule) and module.spec.keeps_values
 
 
@@ -184,5 +186,5 @@ def _shared_by(layer: BlockModule) -> tuple[str, ...]:
 
 
 def _left(step: Step) -> Carry:
-    """What is on the step now."""
+    """The values that are on the step now."""
     return {SHARED + name: value for name, value in step.shared.items()}

@@ -1,6 +1,6 @@
 """parallel: the intra-layer hybrid block as a module: two mixers on one input, normed, scaled and fused.
 
-The axes and what the paper leaves open are explained in ``hybridbench.arch.blocks.parallel``.
+``hybridbench.arch.blocks.parallel`` explains the axes of fusion and what the paper leaves open.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
 from hybridbench.arch.block import Storage
 from hybridbench.arch.blocks.parallel import Parallel
@@ -57,16 +58,18 @@ class ParallelModule(BlockModule):
         scale = fusion.scale
         self.scale_first = make.parameter(spec.first.out_width) if scale == "vector" else None
         self.scale_second = make.parameter(spec.second.out_width) if scale == "vector" else None
-        # One number each: the factor of the second module, or the logit of the first one's share.
+        # A single number: the factor of the second branch, or the logit of the first branch's share.
         self.scalar = make.parameter(1) if scale in ("scalar", "alpha") else None
         self.gate = make.linear(d_model, 1) if scale == "gate" else None
 
     @property
+    @override
     def branches(self) -> tuple[MixerModule, MixerModule]:
         return self.first, self.second
 
+    @override
     def products(self) -> Iterator[tuple[Tensor, str]]:
-        """Its branches' and its own; whichever way they are projected, the output projection is the block's."""
+        """Those of its branches and its own. Every output projection counts as the parallel block's."""
         for branch in self.branches:
             for weight, operation in branch.products():
                 part = operation.rpartition(" ")[2]
@@ -76,15 +79,18 @@ class ParallelModule(BlockModule):
         if self.gate is not None:
             yield self.gate.weight, "parallel gate"
 
+    @override
     def made_for_products(self) -> dict[tuple[int, ...], str]:
-        """The branches', and both output projections side by side."""
+        """Those of the branches, and both output projections side by side."""
         joined = (self.spec.d_model, self.spec.first.out_width + self.spec.second.out_width)
         return {**self.first.made_for_products(), **self.second.made_for_products(), joined: "parallel out_proj"}
 
+    @override
     def make_turns(self, step: Step) -> None:
         self.first.make_turns(step)
         self.second.make_turns(step)
 
+    @override
     def reset(self, generator: torch.Generator) -> None:
         """Scales start at one, a learned share at one half."""
         with torch.no_grad():
@@ -114,15 +120,16 @@ class ParallelModule(BlockModule):
         return cheap(torch.mul, first, share), cheap(torch.mul, second, 1 - share)
 
     def _fuse(self, mixed_first: Tensor, mixed_second: Tensor, x: Tensor) -> Tensor:
-        """Operator by operator, as a decode step runs it."""
+        """Fuses two outputs operator by operator, as a decode step does."""
         first = self._normed(mixed_first, self.first.out_heads)
         return self._combined(first, self._normed(mixed_second, self.second.out_heads), x)
 
     def _fuse_sequence(self, mixed_first: Tensor, mixed_second: Tensor, x: Tensor) -> Tensor:
-        """``_fuse`` with both norms written side by side, so that unscaled branches need one product and no sum.
+        """``_fuse`` with both norms written side by side, so that branches without a scale need one product and no sum.
 
-        Separate output projections of unscaled branches are one product with both weights side by side, the second one
-        negated for ``subtract``: a copy of the weights (18 MB at 1b) in place of three passes over the tokens.
+        Separate output projections of branches without a scale are one product with both weights side by side, the
+        second one negated for ``subtract``. That copies the weights (18 MB at 1b) but saves three passes over the
+        tokens.
         """
         fusion = self.spec.fusion
         if fusion.norm == "none":
@@ -131,7 +138,7 @@ class ParallelModule(BlockModule):
             mixed_first, mixed_second, heads=(self.first.out_heads, self.second.out_heads), eps=self.norm_eps
         )
         if fusion.scale == "none" and fusion.op == "concat":
-            assert self.out_proj is not None, "what is concatenated has one projection"
+            assert self.out_proj is not None, "concatenated branches have one projection"
             out: Tensor = self.out_proj(joined)
             return out
         if fusion.scale == "none" and self.first.out_proj is not None and self.second.out_proj is not None:
@@ -143,7 +150,7 @@ class ParallelModule(BlockModule):
         return self._combined(first, second, x)
 
     def _combined(self, first: Tensor, second: Tensor, x: Tensor) -> Tensor:
-        """Scaled, fused and projected."""
+        """Scales, fuses and projects two outputs."""
         first, second = self._scaled(first, second, x)
         op = self.spec.fusion.op
         if self.out_proj is None:
@@ -152,6 +159,7 @@ class ParallelModule(BlockModule):
         out: Tensor = self.out_proj(cheap(_FUSE[op], first, second))
         return out
 
+    @override
     def forward(self, x_BTD: Tensor, step: Step, cache: ParallelCache | None = None) -> Tensor:
         caches = (None, None) if cache is None else (cache.first, cache.second)
         if self.spec.borrower == 0:
@@ -162,6 +170,7 @@ class ParallelModule(BlockModule):
             second, _ = self.second.mix(x_BTD, step, caches[1], value if self.spec.borrower == 1 else None)
         return self._fuse_sequence(first, second, x_BTD)
 
+    @override
     def decode(self, x_BD: Tensor, step: Step, cache: Cache | None) -> Tensor:
         assert isinstance(cache, ParallelCache)
         if self.spec.borrower == 0:
@@ -172,6 +181,7 @@ class ParallelModule(BlockModule):
             second, _ = self.second.mix_step(x_BD, step, cache.second, value if self.spec.borrower == 1 else None)
         return self._fuse(first, second, x_BD)
 
+    @override
     def new_cache(self, batch: int, capacity: int, storage: Storage, device: torch.device) -> ParallelCache:
         first = self.first.new_cache(batch, capacity, storage, device)
         if self.spec.borrower == 1 and isinstance(self.second, AttentionModule) and isinstance(first, AttentionCache):

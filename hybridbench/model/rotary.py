@@ -1,7 +1,8 @@
 """rotary: rotary position embedding with Llama-3 frequency scaling, computed once per forward and shared by all layers.
 
-Sources: arXiv 2104.09864 (rotation of half pairs, Llama's order), Llama 3.1's ``rope_scaling`` (wavelengths longer than
-the original context over ``low_freq_factor`` are stretched by ``factor``, short ones kept, a ramp between).
+Sources: arXiv 2104.09864 (pairs are (i, i + P/2), Llama's order), and Llama 3.1's ``rope_scaling``: wavelengths longer
+than the original context over ``low_freq_factor`` are stretched by ``factor``, short ones are kept, with a ramp
+between.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def rotation(rope: Rope, head_dim: int, position: Tensor) -> Rotation:
 
 
 def rotate(x: Tensor, turn: Rotation) -> Tensor:
-    """Turns pairs (i, i + P/2) of the last dimension; computed in float32, returned in ``x``'s dtype.
+    """Turns pairs (i, i + P/2) of the last dimension in float32; the result has the dtype of ``x``.
 
     ``x`` is (..., heads, P) and ``turn`` broadcasts over its heads.
     """

@@ -1,8 +1,8 @@
 """step: the two ways to decode one token: module by module, or as one plan of fused kernels.
 
 They are the backends ``modules`` and ``fused`` of the operation ``decode_step`` (``operations.step``). The first runs
-every kernel by itself and takes any model; the second knows the blocks of the five families, and is proved against the
-first on the very model, caches and depth that are timed. Which of them a case takes is decided in ``choices``.
+every kernel by itself and supports every model. The second supports the blocks of the five families, and is verified
+against the first on the model, caches and context that are timed. ``choices`` decides which of them a case takes.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from hybridbench.suite.case import GRAPH, Case
 from hybridbench.suite.ops import DECODE_STEP, block_ops, block_uses
 
 BOUND = 6e-2
-"""Largest relative error of a batch's logits, and of each state a step writes, between the two ways in 16 bit.
+"""Largest relative error between the two ways in 16 bit, of a batch's logits and of each state that a step writes.
 
-Both round every activation, at different places, through a dozen layers: 2e-2 to 4e-2 was seen at 1b. In float32, where
-only the interpreter runs the fused kernels, the tests hold them to 1e-5.
+Both round every activation, at different places, through a dozen layers: 2e-2 to 4e-2 was seen at 1b. In float32, in
+which only the interpreter runs the fused kernels, the tests allow 1e-5.
 """
 
 
@@ -61,9 +61,9 @@ fused = Implementation(_load_fused, _on_gpu)
 
 
 def ruled_out_by(case: Case) -> str | None:
-    """Why the fused step cannot take this case, or, unless it was named, is not to; None if it is.
+    """Why the fused step does not run this case: it cannot, or it was not named and another mode was; None if it may.
 
-    What does not depend on the model and the work, it refuses as any backend does.
+    Reasons that depend only on the problem, such as the dtype, are the backend's own (``fused``).
     """
     asked = case.execution.backends
     if case.workload.batch > FUSED_STEP_BATCH:
@@ -74,51 +74,76 @@ def ruled_out_by(case: Case) -> str | None:
     if named := next((op for op in sorted(kernels) if asked.get(op, "auto") != "auto"), None):
         return f"a kernel for {named} was named, which only the modules run"
     for block, _ in case.model.uses:
-        if reason := _refuses_block(block):
+        if reason := _unfused(block):
             return reason
-    if case.execution.streams != 1 and not any(isinstance(block, Parallel) for block, _ in case.model.uses):
+    if case.execution.streams != 1 and not any(block.branches for block, _ in case.model.uses):
         return f"{case.model.label} has no parallel block, whose branches could run on a stream each"
     return None
 
 
 FUSED_AXES = {"scale": ("none",), "value": ("separate",)}
-"""Fusion axes of a parallel block that the kernels cover; any norm and op with them."""
+"""Fusion axes of a parallel block to the values that the kernels support. They support every norm and op."""
 
 
-def _refuses_block(block: Block) -> str | None:
-    """A block without fused kernels. Widths must divide into 16 columns, the least a tensor-core product takes."""
-    if isinstance(block, Parallel):
-        if not (isinstance(block.first, Mamba2) and isinstance(block.second, Attention)):
-            return "it fuses parallel blocks of Mamba-2 with attention only"
-        if block.first.gated_norm:
-            return "a Mamba-2 branch with a norm of its own is not fused"
-        for axis, known in FUSED_AXES.items():
-            if getattr(block.fusion, axis) not in known:
-                return f"fusion {axis} '{getattr(block.fusion, axis)}' is not fused"
-        if block.fusion.out == "joint" and block.fusion.op != "concat":
-            return f"a joint projection after {block.fusion.op} is not fused"
-        return _refuses_block(block.first) or _refuses_block(block.second)
-    if isinstance(block, Attention):
-        if block.head_dim % 8 or block.v_head_dim % 8:
-            return f"its heads must be multiples of 8 wide, and one is {block.head_dim} or {block.v_head_dim}"
-        widths = (block.d_model, block.out_width)
-    elif isinstance(block, Mamba2):
-        widths = (block.d_model, block.out_width)
-    elif isinstance(block, Mlp):
-        widths = (block.d_model, block.d_ff)
-    else:
-        return f"it has no kernels for a block of kind {block.kind}"
+def _odd_width(*widths: int) -> str | None:
+    """Why widths are unsupported: products take blocks of 16 columns, the least of a tensor-core product."""
     odd = next((width for width in widths if width % 16), None)
     return None if odd is None else f"widths must be multiples of 16, and one is {odd}"
+
+
+def _unfused_mlp(block: Mlp) -> str | None:
+    return _odd_width(block.d_model, block.d_ff)
+
+
+def _unfused_mamba2(block: Mamba2) -> str | None:
+    return _odd_width(block.d_model, block.out_width)
+
+
+def _unfused_attention(block: Attention) -> str | None:
+    if block.head_dim % 8 or block.v_head_dim % 8:
+        return f"its heads must be multiples of 8 wide, and one is {block.head_dim} or {block.v_head_dim}"
+    return _odd_width(block.d_model, block.out_width)
+
+
+def _unfused_parallel(block: Parallel) -> str | None:
+    first, second = block.branches
+    if not (isinstance(first, Mamba2) and isinstance(second, Attention)):
+        return "it fuses parallel blocks of Mamba-2 with attention only"
+    if first.gated_norm:
+        return "a Mamba-2 branch with a norm of its own is not fused"
+    for axis, known in FUSED_AXES.items():
+        if getattr(block.fusion, axis) not in known:
+            return f"fusion {axis} '{getattr(block.fusion, axis)}' is not fused"
+    if block.fusion.out == "joint" and block.fusion.op != "concat":
+        return f"a joint projection after {block.fusion.op} is not fused"
+    return _unfused(first) or _unfused(second)
+
+
+UNFUSED: dict[type[Block], Callable[[Any], str | None]] = {
+    Attention: _unfused_attention,
+    Mamba2: _unfused_mamba2,
+    Mlp: _unfused_mlp,
+    Parallel: _unfused_parallel,
+}
+"""Kind of block to what says why its fused kernels cannot run one, or None; a kind without a row has no such kernels.
+
+``fused.PLANS`` has a row for the module of every kind here.
+"""
+
+
+def _unfused(block: Block) -> str | None:
+    """Why the fused step cannot run a block; None where it can."""
+    row = UNFUSED.get(type(block))
+    return row(block) if row is not None else f"it has no kernels for a block of kind {block.kind}"
 
 
 def verify_step(
     plain: Callable[[], Tensor], fused: Callable[[], Tensor], caches: list[Cache], inputs: tuple[Tensor, Tensor]
 ) -> Check:
-    """``both_ways`` of the modules and the fused step.
+    """Compares one step of the modules with one of the fused step (``both_ways``).
 
     Raises:
-        WrongResult: naming what differs, and by how much.
+        WrongResult: they differ; the text says in what and by how much.
     """
     errors = both_ways(plain, fused, caches, inputs)
     for name, error in errors.items():
@@ -133,11 +158,13 @@ def verify_step(
 def both_ways(
     plain: Callable[[], Tensor], other: Callable[[], Tensor], caches: list[Cache], inputs: tuple[Tensor, ...]
 ) -> dict[str, float]:
-    """Relative errors of one step's logits and of the states it leaves, from the same state, which is put back.
+    """Relative errors, by name, of the logits and states of one step taken both ways from the same state.
+
+    The state is restored afterwards.
 
     Args:
-        plain, other: a step that leaves logits (B, V), reading and writing ``caches`` and ``inputs``.
-        inputs: such as token and position of each sequence.
+        plain, other: a step that returns logits (B, V), and reads and writes ``caches`` and ``inputs``.
+        inputs: tensors that a step reads and writes, such as token and position of each sequence.
     """
     states = recurrent_states(caches)
     before = [tensor.clone() for tensor in (*states, *inputs)]
@@ -157,13 +184,13 @@ def both_ways(
 
 
 def relative_error(pairs: Iterable[tuple[Tensor, Tensor]]) -> float:
-    """Of all tensors found together, each before the one expected; 0 of equal ones, also where these are zeros."""
+    """The relative error of all (found, expected) pairs together; 0 where they are equal, zeros included."""
     norms = [((found.float() - expected.float()).norm(), expected.float().norm()) for found, expected in pairs]
     difference, size = (math.hypot(*(float(norm) for norm in kind)) for kind in zip(*norms, strict=True))
     return 0.0 if difference == 0 else difference / size if size else math.inf
 
 
 def step_problem(case: Case) -> Problem:
-    """What of a case decides whether a way to decode can run."""
+    """The problem of a case's decode step: what decides whether a backend can run it."""
     execution = case.execution
     return Problem(device=execution.device, dtype=execution.dtype, length=case.workload.context)

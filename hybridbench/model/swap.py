@@ -15,7 +15,7 @@ Function = Callable[..., Any]
 def swapped(
     model: nn.Module, functions: Iterable[Function], wrap: Callable[[str, Function], Function]
 ) -> Iterator[None]:
-    """Puts ``wrap(op, function)`` in the place of those of the model's operations that are among ``functions``."""
+    """Inside, ``wrap(op, function)`` replaces each of the model's operations that is among ``functions``."""
     wanted = {id(function) for function in functions}
     tables: list[dict[str, Function]] = []
     for module in model.modules():

@@ -153,6 +153,7 @@ class Operation:
         sequences: whether it is over sequences that know nothing of each other, so that some of a batch can run alone.
         cancels: tensors whose gradient is a sum of terms that nearly cancel, to how many times the bound it may be off.
         sums: parameters whose gradient is the plain sum, over batch and positions, of another tensor's gradient.
+        angles: inputs in radians, where 0 and 2 pi are the same; they are compared as points on the unit circle.
         again: how its outputs are made again where they are not worth keeping, a function of ``kernels.again``; empty
             where they are.
     """
@@ -174,6 +175,7 @@ class Operation:
     sequences: bool = False
     cancels: Mapping[str, float] = field(default_factory=dict)
     sums: Mapping[str, str] = field(default_factory=dict)
+    angles: tuple[str, ...] = ()
     again: str = ""
 
     @property

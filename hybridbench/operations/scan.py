@@ -408,6 +408,7 @@ ROWS = (
         ),
         outputs=("y_BHP",),
         forward=lambda problem: problem.batch * _mamba3(problem).core_decode(0, Convention.EXACT).scan,
+        angles=("angle_BHR",),
         backends=(public("mamba-ssm", "mamba_ssm", "kernels.scan.mamba3:mamba3_step", limits=_MAMBA3_STEP),),
         sequences=True,
     ),

@@ -22,11 +22,11 @@ PREPARE: dict[str, Callable[[Case, LanguageModel, Checker | None], Prepared]] = 
 
 
 def prepare(case: Case, model: LanguageModel, checker: Checker | None = None) -> Prepared:
-    """The case's work on an allocated model, everything allocated, captured and compiled, and checked at its own size
-    where a checker is given.
+    """The case's work on an allocated model, with everything allocated, captured and compiled. A checker checks it at
+    its own size.
 
     Raises:
-        WrongResult: by the check.
+        WrongResult: the check failed.
     """
     work = PREPARE[case.workload.kind](case, model, checker)
     if checker is not None and work.check_at_size is not None:

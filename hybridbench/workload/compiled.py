@@ -1,6 +1,6 @@
-"""compiled: what torch.compile made of a model's layers, held to the layers themselves before it is timed.
+"""compiled: what torch.compile made of a model's layers, compared with the layers themselves before it is timed.
 
-Every kernel has its proof by then, but not the graphs around them: an operator whose promise to the compiler is wrong
+By then every kernel is verified, but not the graphs around them: an operator with a wrong declaration for the compiler
 is right by itself and wrong in a graph.
 """
 
@@ -20,25 +20,25 @@ from hybridbench.model.language import LanguageModel
 from hybridbench.model.step import both_ways, relative_error
 
 LAYERS, COMPILED = "layers", "torch.compile"
-"""The operation and backend of the proofs."""
+"""The operation and backend that the records of these checks name."""
 OUTPUT_BOUND, NARROW_OUTPUT_BOUND = 1e-2, 6e-2
-"""Relative error of a prefill's logits; in 16 bit that of a fused decode step."""
+"""Bound of the relative error of a prefill's logits; in 16 bit it is that of a fused decode step."""
 GRADIENT_BOUND, NARROW_GRADIENT_BOUND = 5e-2, 0.2
-"""Relative difference of a gradient; roundings come to some percent where terms of either sign are summed, another
-gradient to 1."""
+"""Bounds of the relative difference of a gradient. Rounding makes some percent where terms of either sign are summed;
+a wrong gradient differs by about 1."""
 FEWEST = 64
-"""Parameters of one role below which a gradient may be small by chance, and its rounding is not."""
+"""Roles with fewer parameters are not compared: their gradient may be small by chance, but its rounding is not."""
 
 
 def verify_gradients(
     model: LanguageModel, layers: dict[int, Callable[..., Tensor]], loss: Callable[[], Tensor]
 ) -> Check:
-    """The gradients of one loss by eager layers and by compiled ones, of all layers' parameters of one role together.
+    """Compares the gradients of one loss by eager and by compiled layers, for all parameters of one role together.
 
-    Buffers, such as the load that experts counted, are put back.
+    Buffers, such as the load that experts counted, are restored.
 
     Raises:
-        WrongResult: naming the role that differs most, and by how much.
+        WrongResult: they differ; the text names the role that differs most, and by how much.
     """
     before = [buffer.clone() for buffer in model.buffers()]
     expected = _gradients(model, loss)
@@ -65,10 +65,10 @@ def verify_outputs(
     caches: list[Cache],
     inputs: tuple[Tensor, ...] = (),
 ) -> Check:
-    """A prefill or a decode step by eager layers and by compiled ones, as ``both_ways`` compares them.
+    """Compares a prefill or a decode step by eager layers with one by compiled layers (``both_ways``).
 
     Raises:
-        WrongResult: naming the output that differs most, and by how much.
+        WrongResult: they differ; the text names the output that differs most, and by how much.
     """
     with torch.no_grad():
         errors = both_ways(plain, compiled, caches, inputs)
@@ -76,7 +76,7 @@ def verify_outputs(
 
 
 def _gradients(model: LanguageModel, loss: Callable[[], Tensor]) -> dict[str, Tensor]:
-    """Of every parameter that has one; none is left behind."""
+    """The gradients of all parameters that have one; afterwards no parameter has one."""
     model.zero_grad(set_to_none=True)
     torch.autograd.backward(loss())
     found = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}

@@ -1,12 +1,12 @@
 """decode: one token per sequence at a fixed context, and whole generations from a prompt.
 
-The caches are filled to the context with random values (no prefill), and every step decodes the token
-at that same position: samples of one step are samples of one thing. A generation prefills its prompt and then decodes
-token by token to its total length, feeding each step's token to the next.
+For a decode the caches are filled to the context with random values (no prefill), and every step decodes the token at
+that same position, so that all samples time the same work. A generation prefills its prompt and then decodes token by
+token to its total length, feeding each step's token to the next.
 
-In mode ``graph`` a step is one replay of a captured CUDA graph; positions, lengths and tokens live on the device. In
-mode ``published`` it is what ``model.paper_decode`` does. A generation with ``depths`` is not run whole: its prefill
-and its decode steps at these depths are parts, timed one by one on caches as large as the whole needs.
+In mode ``graph`` a step is one replay of a captured CUDA graph, with positions, lengths and tokens on the device. In
+mode ``published`` it is the step of ``model.paper_decode``. A generation with ``depths`` is not run whole: its prefill
+and its decode steps at these contexts are parts, timed one by one on caches as large as the whole generation needs.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ def captured(
     """A CUDA graph of ``step``; calling it replays the graph.
 
     Args:
-        put_back: called after each warm-up, which runs the step: puts back what it moves on.
-        collect: free older graphs first, which takes 0.2 s; not where one follows the other.
+        put_back: called after each warm-up run of the step, to undo what it changed.
+        collect: free older graphs first, which takes 0.2 s. It can be left out where one capture follows another.
 
-    Warm-up runs on a side stream first, as capture demands: lazy initialisation and autotuning must not be captured.
-    Python's collector rests meanwhile: an older graph that it frees during a capture breaks that capture.
+    Warm-up runs on a side stream first, as capture requires: lazy initialisation and autotuning must not be captured.
+    Python's garbage collector is off during the capture, which fails if an older graph is freed meanwhile.
     """
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())
@@ -71,9 +71,9 @@ class DecodeLoop:
     """A decode step with its own device state: the token to feed, the position, the caches.
 
     Args:
-        caches: of all layers, in the form that the mode wants.
-        token_B, position_B: int64; read and overwritten by a step.
-        advance: whether a step moves the position on.
+        caches: of all layers, in the form that the mode needs.
+        token_B, position_B: int64; a step reads and overwrites them.
+        advance: whether a step adds 1 to the position.
         mode, streams: as in the case.
     """
 
@@ -109,7 +109,7 @@ class DecodeLoop:
 
     @classmethod
     def of(cls, case: Case, model: LanguageModel, capacity: int, *, advance: bool) -> DecodeLoop:
-        """A case's loop with new caches, each with room for ``capacity`` tokens a sequence."""
+        """A case's loop with new caches for ``capacity`` tokens a sequence."""
         device, batch, mode = model.embedding_VD.device, case.workload.batch, case.execution.mode
         grows = mode == PUBLISHED
         caches = model.new_caches(batch, 1 if grows else capacity, case.execution.storage)
@@ -121,13 +121,13 @@ class DecodeLoop:
 
     @property
     def grows(self) -> bool:
-        """Whether attention's caches grow by a token a step."""
+        """Whether the caches of attention grow by a token a step."""
         return self.mode == PUBLISHED
 
     def of_row(self, row: int) -> DecodeLoop:
         """The loop of one sequence alone, over slices of the same caches and in the same mode.
 
-        Compiled code is not compiled again for a row; it is held to the modules in ``verify``.
+        Compiled code is not compiled again for a row; ``ready`` compares it with the modules.
         """
         return DecodeLoop(
             self.model,
@@ -140,14 +140,14 @@ class DecodeLoop:
         )
 
     def fill(self, seed: int, context: int) -> None:
-        """Random caches of a plausible size, with ``context`` tokens cached."""
+        """Fills the caches with random values of a plausible size, with ``context`` tokens cached."""
         self._generator = torch.Generator(device=self.position_B.device).manual_seed(seed)
         for cache in kept(self.caches):
             cache.fill(self._generator)
         self.reach(context)
 
     def reach(self, context: int) -> None:
-        """Moves filled caches to a context: that many tokens are cached then."""
+        """Moves filled caches to a context: as many tokens are cached then."""
         self.position_B.fill_(context)
         for cache in kept(self.caches):
             reach(cache, context, self._generator)
@@ -156,13 +156,13 @@ class DecodeLoop:
         """The step as it is timed: fused where that was resolved, replayed from its captured graph in mode ``graph``.
 
         Args:
-            verify: hold a fused or compiled step to the modules first; not one of a row, which is compared itself.
+            verify: compare a fused or compiled step with the modules first. A row's step is compared elsewhere.
 
-        Warm-ups of a capture all run at the present position: a step that moves it on would leave the caches at the end
-        of a generation.
+        All warm-ups of a capture run at the present position; otherwise a step that advances the position could leave
+        the caches behind at the end of a generation.
 
         Raises:
-            WrongResult: it differs from them.
+            WrongResult: the step differs from the modules.
         """
         if self.model.fused_step is not None:
             inputs = (self.token_B, self.position_B)
@@ -185,11 +185,11 @@ class DecodeLoop:
         return verify_outputs(self.model, plain, compiled, kept(self.caches), inputs)
 
     def eager_step(self) -> None:
-        """One token per sequence, without capture or compilation."""
+        """Decodes one token per sequence, without capture or compilation."""
         self._run(self.model.decode)
 
     def step(self) -> None:
-        """One token per sequence in the case's mode, before capture; its logits stay in ``logits_BV``."""
+        """Decodes one token per sequence in the case's mode, before capture, and leaves the logits in ``logits_BV``."""
         if self.plan is None:
             self._run(self._decode)
             return
@@ -205,7 +205,7 @@ class DecodeLoop:
 
 
 def prepare_decode(case: Case, model: LanguageModel, checker: Checker | None = None) -> Prepared:
-    """A step with ``context`` tokens cached, one more decoded."""
+    """A step that decodes one token with ``context`` tokens cached."""
     context = case.workload.context
     loop = DecodeLoop.of(case, model, context + 1, advance=False)
     loop.fill(case.execution.seed + 2, context)
@@ -223,8 +223,8 @@ def prepare_decode(case: Case, model: LanguageModel, checker: Checker | None = N
 def prepare_generate(case: Case, model: LanguageModel, checker: Checker | None = None) -> Prepared:
     """A generation: prefill of ``prompt`` tokens, then one token at a time up to ``context`` in all.
 
-    With ``depths`` the caches are filled with random values and a step stays where it is, as ``decode`` does. The step
-    is checked at the context of the last one.
+    With ``depths`` the caches are filled with random values and a step stays at its position, as in a decode. The step
+    is checked at the last of these contexts.
     """
     work = case.workload
     loop = DecodeLoop.of(case, model, work.context, advance=not work.depths)
@@ -273,9 +273,9 @@ def prepare_generate(case: Case, model: LanguageModel, checker: Checker | None =
 def _parts(
     work: Workload, loop: DecodeLoop, start: Callable[[], object], step: Callable[[], object]
 ) -> list[TimedPart]:
-    """An integrated generation's prefill, and its decode step at each of its contexts.
+    """The prefill of a generation with ``depths``, and its decode step at each of these contexts.
 
-    The longest comes last: what the caches hold then is what the generation ends with.
+    The longest context comes last, so that the caches end as they do in a whole generation.
     """
 
     def at(context: int) -> TimedPart:
@@ -285,7 +285,7 @@ def _parts(
 
 
 def _each(parts: list[TimedPart]) -> None:
-    """All parts, one after the other."""
+    """Runs all parts, one after the other."""
     for part in parts:
         part.enter()
         part.step()

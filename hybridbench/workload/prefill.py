@@ -1,6 +1,6 @@
 """prefill: one parallel forward over a prompt that fills the caches and yields the first token.
 
-Only the last position goes through the head. The caches are allocated once and overwritten by every step.
+The head is applied to the last position only. The caches are allocated once, and every step overwrites them.
 """
 
 from __future__ import annotations

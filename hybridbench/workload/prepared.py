@@ -23,8 +23,8 @@ class TimedPart:
 
     Args:
         context: tokens cached at this decode step; None for a prefill.
-        enter: puts the part into place; not timed.
-        step: the part's work, which may be repeated without ``enter``.
+        enter: prepares the part; not timed.
+        step: the part's work, which may be repeated without another ``enter``.
     """
 
     context: int | None
@@ -37,20 +37,20 @@ class Prepared:
     """One case's work.
 
     Args:
-        step: what is timed; no allocation of its own, no capture, no compilation.
+        step: what is timed. It does no allocation of its own, no capture and no compilation.
         eager_step: the same work without capture or compilation, for counters that look at operators.
         forward: one forward pass as a function of ``inputs``, for counters that trace.
         steps_per_sample: decode steps inside one call of ``step``.
-        caches: what the model keeps, None in training.
-        capacity: tokens each sequence's cache has room for.
-        optimizer: the training step's, else None.
-        loss: the last step's loss tensor, for training.
-        checks: proofs taken of the very step that is timed.
-        verify: takes the proof of compiled layers over sequences; None where nothing is compiled. It raises
-            WrongResult.
-        check_at_size: compares the work with itself at its own size; None where that was done already. It raises
-            WrongResult.
-        parts: what is timed in place of ``step``, in this order; empty where that is ``step`` itself.
+        caches: the model's caches; None in training.
+        capacity: how many tokens fit into each sequence's cache.
+        optimizer: that of a training step, else None.
+        loss: returns the last step's loss, in training.
+        checks: checks of the timed step that have passed already.
+        verify: compares compiled layers over sequences with eager ones, and raises WrongResult; None where nothing is
+            compiled.
+        check_at_size: compares the work with parts of itself at its own size, and raises WrongResult; None where that
+            was done already.
+        parts: what is timed instead of ``step``, in this order; empty where ``step`` itself is timed.
     """
 
     step: Callable[[], object]

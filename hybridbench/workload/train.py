@@ -1,6 +1,6 @@
 """train: one training step: forward, loss over a head whose logits never exist whole, backward, AdamW in one pass.
 
-Batches of random tokens rotate, so that no step repeats the last one's data.
+Batches of random tokens rotate, so that no step has the same data as the one before.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def prepare_train(case: Case, model: LanguageModel, _checker: Checker | None = N
     def run(forward: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         batch = data[state["turn"] % TRAIN_BATCHES]
         state["turn"] += 1
-        # None and not zeros: the backward then hands its gradients over in place of adding them to memory filled first.
+        # None instead of zeros: the backward then stores its gradients instead of adding them to zeroed memory.
         optimizer.zero_grad(set_to_none=True)
         loss = forward(batch[:, :-1], batch[:, 1:])
         torch.autograd.backward(loss)

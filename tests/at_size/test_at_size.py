@@ -1,5 +1,6 @@
 """What is wrong at the size that is timed is never timed, though it passes verification; what is right says what it was
-held to."""
+held to.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ from hybridbench.store import RecordWriter
 from hybridbench.suite.case import Case, Execution, Sampling
 from hybridbench.suite.workloads import DECODE, GENERATE, PREFILL, TRAIN, Workload
 from hybridbench.workload import decode
-from hybridbench.workload.at_size.errors import BLOCK, SHORT, Comparison, Errors, judged, of_whole, over_positions
+from hybridbench.workload.at_size.errors import BLOCK, SHORT, Errors, SizeComparison, judged, of_whole, over_positions
 from hybridbench.workload.at_size.gradients import MOST_ROWS, sampled
 from hybridbench.workload.at_size.sequence import piece_count, pieces
 
@@ -62,11 +63,12 @@ def _capture(
 @pytest.mark.parametrize("pattern", ["*-", "S-", "M-*-", "(*&M)-"])
 def test_a_generation_is_captured_within_its_caches(pattern: str, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last step of a generation fills the last slot: a warm-up that moved on would write behind it, into the next
-    sequence, and leave other keys and values than those the sequence alone is decoded with."""
+    sequence, and leave other keys and values than those the sequence alone is decoded with.
+    """
     monkeypatch.setattr(decode, "captured", _capture)
     if mode == "published":
-        made = decode.PublishedDecode
-        monkeypatch.setattr(decode, "PublishedDecode", lambda *given: made(*given[:-1], _capture))
+        made = decode.PaperDecode
+        monkeypatch.setattr(decode, "PaperDecode", lambda *given: made(*given[:-1], _capture))
     case = a_case(pattern, GENERATE, 40, 3)
     case = replace(case, execution=replace(case.execution, mode=mode))
     session = open_session(case, torch.device("cpu"), Proofs())
@@ -204,7 +206,7 @@ def test_an_error_is_that_of_the_worst_block_of_positions() -> None:
 
 
 def test_nothing_passes_by_being_no_number() -> None:
-    asked = Comparison("prefill", "each row alone", 2, 100, "float32", "take another")
+    asked = SizeComparison("prefill", "each row alone", 2, 100, "float32", "take another")
     for value in (float("nan"), float("inf"), 1.1e-4):
         errors = Errors()
         errors.add("output", "layer 1", torch.tensor(0.0))

@@ -150,7 +150,8 @@ MUST_RUN = {
 
 def cases() -> list[Any]:
     """Operations of a step only run without gradients, the others with; FlexAttention compiles for every length, so
-    it is tried in float32 at one shape only."""
+    it is tried in float32 at one shape only.
+    """
     return [
         pytest.param(
             backend,
@@ -297,7 +298,7 @@ def test_recurrent_steps_in_a_captured_graph_update_the_state(op: str, name: str
         state = torch.zeros(2, 96, 4, device="cuda", dtype=torch.bfloat16)
         inputs = [some(2, 96), some(96, 4), some(96)]
         fresh = (0,)
-    step, twin, expected_state = backends(op)[name].load(), reference_of(op), state.clone().float()
+    step, reference, expected_state = backends(op)[name].load(), reference_of(op), state.clone().float()
     step(state.clone(), *inputs)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
@@ -307,7 +308,7 @@ def test_recurrent_steps_in_a_captured_graph_update_the_state(op: str, name: str
         for i in fresh:
             inputs[i].normal_()
         graph.replay()
-        expected = twin(expected_state, *(t.float() for t in inputs))
+        expected = reference(expected_state, *(t.float() for t in inputs))
         assert error(y, expected) < 1e-2
         assert error(state, expected_state) < 1e-2
 
@@ -335,7 +336,7 @@ def test_losses_in_chunks_save_the_logits_memory() -> None:
 
 
 def test_the_trial_says_what_pytorch_says() -> None:
-    """cuDNN and flash kernels that PyTorch would silently pass over are refused before anything runs."""
+    """What PyTorch would silently not run by cuDNN or flash is unsupported before anything runs."""
     wide = Problem("cuda", "bfloat16", head_dim=512, n_heads=4, training=True)
-    assert "refuses this problem" in (available(backends("attention")["sdpa-flash"], wide) or "")
+    assert "does not support this problem" in (available(backends("attention")["sdpa-flash"], wide) or "")
     assert available(backends("attention")["sdpa-math"], dataclasses.replace(wide, head_dim=64)) is None

@@ -194,7 +194,7 @@ def test_steps_in_a_captured_graph_update_the_state(op: str, name: str, state_dt
     else:
         fresh, parameters = delta_inputs(op.removesuffix("_step"), 3)
         inputs, state = [*fresh, *parameters], torch.zeros(3, 16, 128, 128, device="cuda", dtype=state_dtype)
-    twin, expected_state = reference_of(op), state.clone().float()
+    reference, expected_state = reference_of(op), state.clone().float()
     step(state.clone(), *inputs)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
@@ -204,7 +204,7 @@ def test_steps_in_a_captured_graph_update_the_state(op: str, name: str, state_dt
         for tensor in fresh:
             tensor.normal_()
         graph.replay()
-        expected = twin(expected_state, *(tensor.float() for tensor in inputs))
+        expected = reference(expected_state, *(tensor.float() for tensor in inputs))
         assert error(y, expected) < 2e-2
         assert error(state, expected_state) < 2e-2
 

@@ -159,7 +159,8 @@ def test_every_operation_over_sequences_is_asked_by_a_mixer() -> None:
 
 def test_the_convolution_is_wrong_past_its_limit_and_right_up_to_it() -> None:
     """What keeps the fourth row of four right is that it is handed over apart: causal_conv1d's 32-bit offset comes back
-    to another row without an error. Where this fails, a release has mended it, and the limit can go."""
+    to another row without an error. Where this fails, a release has mended it, and the limit can go.
+    """
     asked = problem("conv1d", "G", BATCH)
     backend = backends("conv1d")["causal-conv1d"]
     if reason := available(backend, asked):

@@ -247,12 +247,12 @@ def elementwise() -> None:
 def optimizer() -> None:
     from hybridbench.kernels.loss import triton_loss
     from hybridbench.kernels.optimizer import triton_adamw
-    from hybridbench.kernels.optimizer.adamw import Rates
+    from hybridbench.kernels.optimizer.adamw import StepRates
 
     for gradient in (True, False):
         triton_loss.cross_entropy_(some(4096, 128_256), torch.empty(4096, dtype=torch.int64), 0.5, gradient)
     triton_loss.scaled(some(128_256, D, dtype=torch.float32), torch.empty(()), torch.bfloat16)
-    triton_adamw.update(*(torch.empty(128_256, D) for _ in range(4)), Rates(*[0.5] * 6))
+    triton_adamw.update(*(torch.empty(128_256, D) for _ in range(4)), StepRates(*[0.5] * 6))
 
 
 def delta() -> None:

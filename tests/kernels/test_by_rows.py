@@ -150,7 +150,7 @@ def test_states_to_start_from_are_split_too() -> None:
         torch.testing.assert_close(found, expected)
 
 
-def core_with_recipes(*given: Any, **options: Any) -> tuple[Tensor, Tensor, list[Any]]:
+def core_with_recomputations(*given: Any, **options: Any) -> tuple[Tensor, Tensor, list[Any]]:
     """``mamba2_core`` of two parts that can be made again, as the fused kernel has them."""
     packed, weight, bias, *_ = given
     inner, channels = 64, weight.shape[0]
@@ -170,9 +170,9 @@ def test_what_can_be_made_again_of_groups_can_be_of_the_whole() -> None:
     """Selective checkpointing keeps no output of the core, and has the gradients of keeping it."""
 
     def core(*given: Any, **options: Any) -> tuple[Tensor, Tensor]:
-        return core_with_recipes(*given, **options)[:2]
+        return core_with_recomputations(*given, **options)[:2]
 
-    core.with_recipes = core_with_recipes  # type: ignore[attr-defined]
+    core.with_recomputations = core_with_recomputations  # type: ignore[attr-defined]
     groups = by_rows("mamba2_core", core, 2)
     packed = torch.randn(5, 7, 64 + 96 + 4, dtype=torch.float64)
     weight, bias, out_weight = (torch.randn(*s, dtype=torch.float64) for s in ((96, 4), (96,), (64, 64)))
@@ -228,8 +228,8 @@ def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda *_: hopper)
     for op, table in KERNELS.items():
         for name, backend in table.items():
-            twin = reference_of(op)
-            monkeypatch.setitem(table, name, dataclasses.replace(backend, load=lambda twin=twin: twin))
+            reference = reference_of(op)
+            monkeypatch.setitem(table, name, dataclasses.replace(backend, load=lambda reference=reference: reference))
     monkeypatch.setattr(resolver, "backends", KERNELS.__getitem__)
 
 

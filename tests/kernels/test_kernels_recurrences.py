@@ -1,5 +1,6 @@
 """The plain selective scan, delta rules and scan of Mamba-3 agree with loops over tokens, with transformers (but it has
-no Mamba-3) and with their steps."""
+no Mamba-3) and with their steps.
+"""
 
 from __future__ import annotations
 
@@ -139,7 +140,7 @@ def test_chunks_and_segments_change_nothing_and_steps_are_the_same(op: str, monk
 
 @pytest.mark.parametrize("op", ["gated_delta", "kda"])
 def test_a_delta_rule_of_strong_decay_stays_finite(op: str) -> None:
-    """exp of a sum of decays of the wrong sign overflows float32, and its gradient is NaN even where masked."""
+    """The exp of a sum of decays of the wrong sign overflows float32; its gradient is NaN even where masked."""
     inputs = [x.float().requires_grad_() for x in delta_inputs(op, 200)]
     inputs[5] = torch.full((4,), math.log(16.0)).requires_grad_()
     o, state = reference_of(op)(*inputs[:3], inputs[3] + 3, *inputs[4:], chunk_size=64)

@@ -1,4 +1,4 @@
-"""The references agree with independent twins written token by token, in values and gradients, and with each other."""
+"""Reference implementations agree with independent ones, written token by token, and with each other, gradients too."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ def test_ssd_twice_is_ssd_once_is_many_steps() -> None:
 
 
 def test_ssd_of_strong_decay_stays_finite() -> None:
-    """exp of a sum of decays of the wrong sign overflows float32, and its gradient is NaN even where masked."""
+    """The exp of a sum of decays of the wrong sign overflows float32; its gradient is NaN even where masked."""
     x, dt, _, B, C, D, bias = (t.float() for t in ssd_inputs(300))
     A = torch.full((4,), -16.0, requires_grad=True)
     y, state = scan_reference.ssd(x, dt + 3, A, B, C, D, bias, chunk_size=256)

@@ -290,6 +290,11 @@ def test_what_verification_allows_is_allowed_to_tensors_that_are_drawn(row: Oper
     assert {*row.cancels, *row.sums, *row.sums.values()} <= drawn
 
 
+@pytest.mark.parametrize("row", OF_TENSORS)
+def test_angles_are_inputs_that_a_step_updates(row: Operation) -> None:
+    assert {*row.angles} <= {tensor.name for tensor in row.tensors[: len(row.inputs)] if tensor.in_place}
+
+
 @pytest.mark.parametrize("row", [row for row in OPERATIONS.values() if row.sequences], ids=lambda row: row.name)
 def test_an_operation_over_sequences_has_rows_for_them(row: Operation) -> None:
     assert any(holds_sequences(name) for name in trials(row)[0].tensors)

@@ -82,7 +82,8 @@ def test_splits_follow_from_static_shapes() -> None:
 @pytest.mark.parametrize(("P", "V"), [(64, 64), (72, 128), (96, 192)])
 def test_compiles_for_hopper_with_its_loads_in_flight(P: int, V: int) -> None:
     """A pipelined kernel copies its tiles asynchronously, 16 bytes at a time even where heads are 72 wide, and two
-    programs and no more fit into one SM's 228 KiB."""
+    programs and no more fit into one SM's 228 KiB.
+    """
     import triton
 
     from hybridbench.kernels.attention import triton_decode

@@ -70,7 +70,8 @@ def cases(dtype: torch.dtype) -> Iterator[tuple[str, str, list[Tensor | None], d
 
 def stand_in_for_the_published_kernels() -> None:
     """Modules with the four functions ``mamba2_fused`` calls, made of the reference and autograd: they write gradients
-    where they are told to, so that what is checked is everything around them."""
+    where they are told to, so that what is checked is everything around them.
+    """
 
     def conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return scan_reference.conv1d(x.transpose(1, 2), weight, bias).contiguous().transpose(1, 2)  # channels last
@@ -138,7 +139,8 @@ def core_cases(
     sizes: tuple[tuple[int, ...], ...], T: int
 ) -> Iterator[tuple[str, str, list[Tensor | None], dict[str, Any]]]:
     """``mamba2_core`` with a norm and (but for the last, widest heads) without, on rows that are padded, aligned and
-    neither."""
+    neither.
+    """
     for H, P, N, G, extra in sizes:
         inner, channels = H * P, H * P + 2 * G * N
         for norm in (None, torch.randn(inner))[: 1 if (H, P, N, G, extra) == sizes[-1] else 2]:
@@ -203,19 +205,20 @@ def loss_errors(dtype: torch.dtype) -> Iterator[tuple[str, float]]:
 
 def adamw_errors(dtype: torch.dtype) -> Iterator[tuple[str, float]]:
     """Five steps of parameters of several sizes beside torch's fused kernel: equal in float32 all the way, in narrower
-    dtypes each element of each step within one rounding (the interpreter's cut of bfloat16) from equal states."""
+    dtypes each element of each step within one rounding (the interpreter's cut of bfloat16) from equal states.
+    """
     names = ("parameter", "exp_avg", "exp_avg_sq")
     mine = [torch.nn.Parameter(torch.randn(size).to(dtype)) for size in (1, 100, 2048, 5000)]
     theirs = [torch.nn.Parameter(parameter.detach().clone()) for parameter in mine]
-    ours, twin = adamw.load_triton()(mine, lr=0.01), torch.optim.AdamW(theirs, lr=0.01, fused=True)
+    ours, by_torch = adamw.load_triton()(mine, lr=0.01), torch.optim.AdamW(theirs, lr=0.01, fused=True)
     for step in range(5):
         for one, other in zip(mine, theirs, strict=True):
             one.grad = (torch.rand(one.shape) + 0.5).to(dtype) * (1 - 2 * torch.randint(2, one.shape))
             other.grad = one.grad.clone()
         ours.step()
-        twin.step()
+        by_torch.step()
         for one, other in zip(mine, theirs, strict=True):
-            states = ours.state[one], twin.state[other]
+            states = ours.state[one], by_torch.state[other]
             assert states[0].keys() == states[1].keys()
             assert float(states[0]["step"]) == float(states[1]["step"]) == step + 1
             found, expected = (
@@ -278,7 +281,8 @@ def continued_error(core: Any, tensors: list[Tensor | None], settings: dict[str,
 
 def core_errors(name: str) -> Iterator[tuple[str, float]]:
     """One of both scans; and a backward of it in the dtypes that a model trained in bfloat16 has, which is only to
-    run."""
+    run.
+    """
     stand_in_for_the_published_kernels()
     from hybridbench.errors import Unsupported
     from hybridbench.kernels.scan import mamba2_fused

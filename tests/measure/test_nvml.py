@@ -1,4 +1,4 @@
-"""NVML's readings in SI units, and None for whatever it refuses to tell."""
+"""NVML's readings in SI units, and None for what it does not tell."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be costed but has no module is refused in a sentence before anything is built."""
+"""What can be costed but has no module is unsupported, in a sentence, before anything is built."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from variants import VARIANTS
 
 from hybridbench.errors import BadInput
 from hybridbench.model import build_model, resolve_backends
-from hybridbench.model.checkpoint import Memory, _Kept, _Made, cheap, remembering
+from hybridbench.model.checkpoint import SavedTensors, _Kept, _Made, cheap, remembering
 from hybridbench.model.moe import MoeModule
 from hybridbench.suite.case import CHECKPOINTS, Case, Execution
 from hybridbench.suite.ops import CORE
@@ -86,11 +86,11 @@ def test_what_full_holds_is_the_stream_before_each_sublayer() -> None:
 def test_nothing_is_remembered_after_the_backward() -> None:
     model = built("intra", "selective")
     loss_and_gradients(model)
-    assert not [one for one in gc.get_objects() if type(one) in (_Kept, _Made, Memory)]
+    assert not [one for one in gc.get_objects() if type(one) in (_Kept, _Made, SavedTensors)]
 
 
 def test_a_tensor_in_the_memory_of_another_is_not_taken_for_it() -> None:
-    """What is freed leaves its address to the next: recipes go by storages that cannot be given out again."""
+    """What is freed leaves its address to the next: recomputations go by storages that cannot be given out again."""
     x = torch.randn(64, requires_grad=True)
     with remembering():
         total = x.sum()

@@ -22,6 +22,7 @@ from hybridbench.kernels import backends
 from hybridbench.model.block import BlockModule
 from hybridbench.model.build import build_model, check_buildable, resolve_backends
 from hybridbench.model.kinds import MODULES
+from hybridbench.model.step import UNFUSED
 from hybridbench.problem import Problem, problem_of
 from hybridbench.suite.case import Case, Execution
 from hybridbench.suite.ops import block_ops, block_uses
@@ -72,6 +73,13 @@ def test_what_may_take_mamba2_s_place_or_branch_runs() -> None:
     assert {kind.spec for kind in ROWS if kind.mixer or kind.branches} <= set(MODULES)
     for spec, module in MODULES.items():
         assert getattr(module, "mixes") != spec.feed_forward, spec  # noqa: B009
+
+
+def test_the_fused_step_plans_the_modules_of_the_blocks_it_takes() -> None:
+    pytest.importorskip("triton", reason="fused kernels are Triton's")
+    from hybridbench.model.fused import PLANS
+
+    assert {MODULES[spec] for spec in UNFUSED} == set(PLANS)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,6 +1,7 @@
 """Mamba-1, Mamba-3, gated delta net, KDA and lightning attention as modules: transformers' own classes with the same
 weights give the same numbers, for Mamba-3 (which it lacks) the public module's step written out, prefill and decode
-continue each other in float64, and weights start as the public code has them."""
+continue each other in float64, and weights start as the public code has them.
+"""
 
 from __future__ import annotations
 

@@ -129,7 +129,7 @@ def mamba3_scan(
 
 
 def delta(every_channel: bool) -> Callable[..., Any]:
-    """fla's ``ChunkKDAFunction``, for which a gated delta net's decay is laid out in every channel."""
+    """As fla's ``ChunkKDAFunction``, for which a gated delta net's decay is laid out in every channel."""
 
     def rule(
         q: Tensor, k: Tensor, v: Tensor, dt: Tensor, beta: Tensor, A_log: Tensor, dt_bias: Tensor, chunk_size: int
@@ -168,7 +168,7 @@ def rwkv7_output(
     return torch.empty_like(y), [y, r, k, v, gate, torch.empty_like(y), *stats]
 
 
-def core_with_recipes() -> Callable[..., Any]:
+def core_with_recomputations() -> Callable[..., Any]:
     """The core as ``scan.mamba2_fused`` offers it to selective checkpointing; here nothing is ever made again."""
     last: list[Tensor] = []
 
@@ -179,13 +179,13 @@ def core_with_recipes() -> Callable[..., Any]:
 
     run: Any = keeping(make)
 
-    def with_recipes(*tensors: Tensor, **given: Any) -> Any:
+    def with_recomputations(*tensors: Tensor, **given: Any) -> Any:
         out, state = run(*tensors, **given)
         mixed, y, packed, _ = last
         last.clear()  # or the graph would hold itself
         return out, state, [(mixed, torch.clone, (packed,)), (out, torch.clone, (y, packed))]
 
-    run.with_recipes = with_recipes
+    run.with_recomputations = with_recomputations
     return run
 
 
@@ -253,11 +253,11 @@ def listed_bytes(spec: ModelSpec, *, cheap: bool = True) -> int:
 
 
 def selectively_kept_bytes(spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Bytes of the storages that recipes and what is not made again hold, parameters aside."""
+    """Bytes of the storages that recomputations and what is not made again hold, parameters aside."""
     monkeypatch.setattr(mixer, "padding", lambda columns, device: -columns % 8)
     execution = Execution("cpu", "bfloat16", "eager", backends={CORE: "reference"}, checkpoint="selective")
     case = Case(spec, Workload(TRAIN, T, B), execution)
-    functions = {op: keeping(make) for op, make in STAND_INS.items()} | {CORE: core_with_recipes()}
+    functions = {op: keeping(make) for op, make in STAND_INS.items()} | {CORE: core_with_recomputations()}
     resolved = [
         replace(item, function=checkpoint.learning(item.op, functions[item.op])) if item.op in functions else item
         for item in resolve_backends(case)

@@ -1,6 +1,6 @@
 """blocks: a window, sinks and unequal widths for PyTorch's flash kernel on a CPU, in blocks and by padding.
 
-On a CPU the flash kernel is the only fast one. It takes a causal or an explicit mask, and values as wide as keys.
+On a CPU the flash kernel is the only fast one. It supports a causal or an explicit mask, and values as wide as keys.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from hybridbench.sizes import QUERY_BLOCK, query_blocks
 def load_blocks() -> Callable[..., Any]:
     """``attention`` by PyTorch's CPU flash kernel, with a window and sinks in blocks and unequal widths padded.
 
-    The narrower of queries and values is padded with zeros to the width of the other, which leaves the result as it is:
-    the softmax scale stays that of the true head_dim. A window runs as the calls of ``query_blocks``. All blocks share
-    one mask, so memory grows with T; training keeps the keys and values of every block, each about
+    The narrower of queries and values is padded with zeros to the width of the other. The result is the same, since the
+    softmax scale stays that of the true head_dim. A window runs as the calls of ``query_blocks``. All blocks share one
+    mask, so memory grows with T; training keeps the keys and values of every block, each about
     ``1 + (window + sinks) / 256`` times.
 
-    Keys and values are split up once, and a block joins the parts it sees. Slices of the whole would do as well
-    forward, but the backward of each fills a gradient of the whole length, which is T x T work again.
+    Keys and values are split once, and a block joins the parts that it sees. Slices of the whole would do for a
+    forward, but the backward of each slice fills a gradient of the whole length, which is T x T work again.
     """
 
     def attention(
@@ -69,7 +69,8 @@ def _padded(x: Tensor, width: int) -> Tensor:
 def _block_mask(window: int, sinks: int, rows: int, like: Tensor) -> Tensor:
     """What is added to the scores of a block: 0 where a query sees a key, minus infinity elsewhere.
 
-    Of the first block after the causal call; sinks, window and block lie to each other in the same way in all others.
+    It is the mask of the first block after the causal call. Sinks, window and block have the same offsets in all
+    others.
     """
     first = window + sinks
     t = torch.arange(first, first + rows, device=like.device)
@@ -81,7 +82,7 @@ def _block_mask(window: int, sinks: int, rows: int, like: Tensor) -> Tensor:
 def _seen(parts: Sequence[Tensor], block: int, window: int) -> Tensor:
     """The keys or values of the ``block``-th block after the causal call, from the sinks, the first window, and blocks.
 
-    Counted from behind the sinks, its first query stands at ``window + 256 block`` and sees back to ``256 block + 1``.
+    Counted from behind the sinks, its first query is at ``window + 256 block`` and sees back to ``256 block + 1``.
     """
     earliest = QUERY_BLOCK * block + 1
     if earliest < window:
@@ -93,7 +94,7 @@ def _seen(parts: Sequence[Tensor], block: int, window: int) -> Tensor:
 
 
 def refuses_blocks(problem: Problem) -> str | None:
-    """It is for the CPU: PyTorch's flash kernel for CUDA takes no mask."""
+    """Why a problem is unsupported: PyTorch's flash kernel takes a mask on a CPU only."""
     if problem.device == "cpu":
         return None
     return f"PyTorch's flash kernel takes a mask on a CPU only, and the device is {problem.device}"

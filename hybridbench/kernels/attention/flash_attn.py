@@ -20,9 +20,9 @@ NO_FLASH_ATTN = "flash_attn is not importable: it is a compiled CUDA extension"
 def load_flash_attn() -> Callable[..., Any]:
     """``attention`` by flash-attn 2.
 
-    The kernel wants one width for queries, keys and values. Where they differ the narrower side is padded with zeros,
-    which leaves the result as it is (the softmax scale stays that of the true head_dim) and costs the hardware a copy
-    and the wider product: extra work that model FLOPs do not count.
+    The kernel needs one width for queries, keys and values. Where they differ, the narrower side is padded with zeros.
+    The result is the same, since the softmax scale stays that of the true head_dim. The copy and the wider product are
+    extra work that model FLOPs do not count.
     """
     flash: Callable[..., Any] = imported("flash_attn", NO_FLASH_ATTN).flash_attn_func
 
@@ -56,10 +56,10 @@ def load_flash_decode() -> Callable[..., Any]:
 
 
 def refuses_flash_attn(problem: Problem) -> str | None:
-    """Refuse what flash-attn cannot do, and what a build without all its head-width classes gets wrong without a word.
+    """Why a problem is unsupported: flash-attn cannot run it, or a build without some head widths gets it wrong.
 
-    Builds of flash-attn 2.8.3 that leave out the 32, 192 or float16 classes return wrong numbers there instead of an
-    error (72-wide heads came out 105% off on an H200 without their class), so only the classes found right are taken.
+    Builds of flash-attn 2.8.3 without the 32, 192 or float16 classes return wrong numbers there instead of an error
+    (72-wide heads were 105% off on an H200 without their class), so only classes that were found right are used.
     """
     if reason := needs_cuda(problem):
         return reason
@@ -74,7 +74,7 @@ def refuses_flash_attn(problem: Problem) -> str | None:
 
 
 def refuses_flash_decode(problem: Problem) -> str | None:
-    """The kvcache kernel wants keys as wide as values, in multiples of 8; padding a cache each step is no answer."""
+    """Why a problem is unsupported: keys must be as wide as values, in multiples of 8; padding would copy the cache."""
     if problem.head_dim != problem.value_dim:
         return (
             f"its cache kernel wants values as wide as keys, they are {problem.value_dim} and {problem.head_dim}, "
@@ -91,7 +91,7 @@ NO_FLASH_ATTN_4 = "its flash_attn.cute cannot be imported: it is the package fla
 def load_flash_attn_4() -> Callable[..., Any]:
     """``attention`` by flash-attn 4, whose kernels for Hopper and Blackwell are written in CUTLASS's Python DSL.
 
-    flash-attn 2.8.3 brings an early ``flash_attn.cute`` of its own, so the distribution is asked for too.
+    flash-attn 2.8.3 has an early ``flash_attn.cute`` of its own, so the distribution is checked too.
     """
     module = imported("hybridbench.kernels.attention.flash_attn_4", NO_FLASH_ATTN_4, distribution="flash-attn-4")
     function: Callable[..., Any] = module.attention
@@ -99,7 +99,7 @@ def load_flash_attn_4() -> Callable[..., Any]:
 
 
 def refuses_flash_attn_4(problem: Problem) -> str | None:
-    """Refuse what 4.0.0b36 asserts against, and all GPUs but Hopper, on which alone it was tried."""
+    """Why a problem is unsupported: 4.0.0b36 asserts against it, or the GPU is not Hopper, the only one tried."""
     if reason := needs_cuda(problem):
         return reason
     if problem.dtype not in ("bfloat16", "float16"):

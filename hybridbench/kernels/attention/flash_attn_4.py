@@ -1,11 +1,12 @@
 """flash_attn_4: flash-attn 4's attention as operators that PyTorch can trace through, forward and backward.
 
-flash-attn 4 compiles its kernels from Python at the first problem of a kind, 2 to 4 s each; a new length is no new
-kind. It keeps them on disk if asked to, as Triton does unasked: here it is, unless the environment says otherwise, or
-has no name for the user, by which the folder is called.
+flash-attn 4 compiles its kernels from Python at the first problem of a kind, which takes 2 to 4 s each; a new length is
+not a new kind. It can keep them on disk, as Triton always does. This module makes it do so, unless the environment says
+otherwise or has no user name, which is part of the folder's name.
 
-Its own autograd function compiles as it runs, which ``torch.compile`` cannot look through, so the two calls it makes
-are operators of ours. Written against flash-attn-4 4.0.0b36 with nvidia-cutlass-dsl 4.8.1, which importing this needs.
+Its own autograd function compiles as it runs, which ``torch.compile`` cannot trace. So its two calls, forward and
+backward, are custom operators here. Written against flash-attn-4 4.0.0b36 with nvidia-cutlass-dsl 4.8.1, which
+importing this module needs.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from hybridbench.errors import Unsupported
 
 
 def keep_compiled() -> None:
-    """Has flash-attn 4 keep its kernels, which it asks the environment for when it is imported."""
+    """Makes flash-attn 4 keep its kernels on disk: it reads the environment when it is imported."""
     with contextlib.suppress(KeyError, OSError):
         getpass.getuser()
         os.environ.setdefault("FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED", "1")
@@ -37,11 +38,11 @@ from flash_attn.cute.interface import _flash_attn_bwd, _flash_attn_fwd  # noqa: 
 warnings.filterwarnings("ignore", message="Argument aux_data", category=UserWarning)  # at each kernel's compilation
 
 UNLIMITED = -1
-"""The window of a query that sees all before it."""
+"""The window that stands for no window."""
 
 
 def _settings(q: Tensor, window: int) -> dict[str, Any]:
-    """A window counts the query's own position, flash-attn's sides do not."""
+    """Arguments of a call. A window includes the query's own position; flash-attn's sides do not."""
     sides = (None, None) if window == UNLIMITED else (window - 1, 0)
     return {
         "softmax_scale": 1 / math.sqrt(q.shape[-1]),
@@ -78,15 +79,13 @@ _backward_op = custom_op(
 
 
 @_op.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, window: int) -> tuple[Tensor, Tensor]:
+def _(q: Tensor, _k: Tensor, v: Tensor, _window: int) -> tuple[Tensor, Tensor]:
     B, T, H, _ = q.shape
     return q.new_empty(B, T, H, v.shape[-1]), q.new_empty(B, H, T, dtype=torch.float32)
 
 
 @_backward_op.register_fake
-def _(
-    d_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, window: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def _(_d_out: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
 
 

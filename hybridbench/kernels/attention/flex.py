@@ -20,8 +20,9 @@ FLEX_BLOCK = 128
 def load_flex() -> Callable[..., Any]:
     """``attention`` by FlexAttention, compiled, with a block mask for the causal, window and sink pattern.
 
-    Static shapes: every new length compiles once. Reaching PyTorch's limit of recompilations is an error here, never
-    the uncompiled form, which computes the whole score matrix.
+    Shapes are static: every new length is compiled once. Reaching PyTorch's limit of recompilations is an error, so
+        that
+    the uncompiled form, which computes the whole score matrix, never runs.
     """
     from torch.nn.attention.flex_attention import flex_attention
 
@@ -32,8 +33,8 @@ def load_flex() -> Callable[..., Any]:
     ) -> Tensor:
         q, k, v = q_BTHP.transpose(1, 2), k_BTKP.transpose(1, 2), v_BTKV.transpose(1, 2)
         mask = block_mask(q.shape[2], window, sinks, q.device)
-        grouped = int(q.shape[1]) != int(k.shape[1])  # ints also while torch.jit traces
-        # Left to itself it takes its decoding kernel below 128 queries, which has no configuration that trains.
+        grouped = int(q.shape[1]) != int(k.shape[1])  # ints, also while torch.jit traces
+        # By default it takes its decoding kernel below 128 queries, which has no configuration that trains.
         options: Any = {"BACKEND": "TRITON"}
         if torch.compiler.is_compiling():
             return flex_attention(q, k, v, block_mask=mask, enable_gqa=grouped, kernel_options=options).transpose(1, 2)
@@ -49,7 +50,7 @@ _block_masks: dict[tuple[int, int | None, int, torch.device], Any] = kept()
 def block_mask(T: int, window: int | None, sinks: int, device: torch.device) -> Any:
     """FlexAttention's ``BlockMask`` of causal attention with a window and sinks, kept from call to call.
 
-    Which blocks are empty, full or mixed follows from their corners, so this takes (T/128)^2 work and memory;
+    Whether a block is empty, full or mixed follows from its corners, so this takes (T/128)^2 work and memory.
     ``create_block_mask`` evaluates T^2 pairs, 17 GB at 128k.
     """
     key = (T, window, sinks, device)
@@ -79,14 +80,14 @@ def block_mask(T: int, window: int | None, sinks: int, device: torch.device) -> 
 
 
 def _ordered(blocks: Tensor) -> tuple[Tensor, Tensor]:
-    """Per row of blocks: how many are set, and all column numbers, the set ones first; shaped (1, 1, rows, ...)."""
+    """How many blocks are set per row, and all column numbers with the set ones first; both (1, 1, rows, ...)."""
     count = blocks.sum(1, dtype=torch.int32)
     order = blocks.to(torch.int32).argsort(dim=1, descending=True, stable=True).to(torch.int32)
     return count[None, None], order[None, None].contiguous()
 
 
 def refuses_flex(problem: Problem) -> str | None:
-    """FlexAttention runs compiled, on CUDA, for widths its templates have."""
+    """Why a problem is unsupported: FlexAttention must run compiled, on CUDA, at widths that its templates have."""
     if problem.device != "cuda":
         return (
             "FlexAttention has no compiled backward pass on a CPU, and its uncompiled form computes the whole score "

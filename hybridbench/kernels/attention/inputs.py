@@ -13,7 +13,7 @@ from hybridbench.problem import Problem
 
 
 def _few_heads(problem: Problem, draw: Draw) -> tuple[int, int]:
-    """At most two KV heads, with the problem's number of query heads each; at size all."""
+    """Query and KV heads: at most two KV heads, with the problem's number of query heads each; at size all heads."""
     if draw.at_size:
         return problem.n_heads, problem.kv_heads
     K = min(2, problem.kv_heads)
@@ -21,7 +21,7 @@ def _few_heads(problem: Problem, draw: Draw) -> tuple[int, int]:
 
 
 def attention(problem: Problem, draw: Draw) -> Iterator[Trial]:
-    """One, and lengths around a 128-wide tile, or around the window and its sinks, up to two blocks of 256 behind."""
+    """Length 1, and lengths around a 128-wide tile, or around window and sinks and up to two blocks of 256 more."""
     H, K = _few_heads(problem, draw)
     P, V, w, s = problem.head_dim, problem.value_dim, problem.window, problem.sinks
     lengths = (1, 63, 100, 127, 128, 129) if w is None else (1, 63, w, w + 1, w + s + 65, w + s + 321)
@@ -32,12 +32,12 @@ def attention(problem: Problem, draw: Draw) -> Iterator[Trial]:
     for T in draw.lengths(lengths):
         views = draw.projection(draw.batch, T, widths=[(H, P), (K, P), (K, V)])
         tensors = dict(zip(("q_BTHP", "k_BTKP", "v_BTKV"), views, strict=True))
-        # One key gets all the weight whatever the query: the gradients of both are 0 and have no relative error.
+        # A single key gets all the weight: the gradients of query and key are 0 and have no relative error.
         yield Trial(f"length {T}", tensors, call, gradients=T > 1, length=T)
 
 
 def attention_decode(problem: Problem, draw: Draw) -> Iterator[Trial]:
-    """Two lengths per batch, one slot and whole caches among them; dead slots hold large numbers nobody may see."""
+    """Two lengths per batch, including one slot and whole caches; unused slots hold large numbers."""
     H, K = _few_heads(problem, draw)
 
     def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -45,7 +45,7 @@ def attention_decode(problem: Problem, draw: Draw) -> Iterator[Trial]:
 
     caches = {100: (1, 100), 129: (63, 128), 1500: (700, 1499)}
     for S in draw.lengths(caches):
-        # two lengths in turn; at size full caches and nearly full ones
+        # alternating lengths; at size full and nearly full caches
         pair = (S, S - 1) if draw.at_size else caches[S]
         lengths = tuple(pair[i % 2] for i in range(draw.batch))
         length_B = torch.tensor(lengths, dtype=torch.int32, device=draw.device)

@@ -1,7 +1,7 @@
 """naive: a decode step of attention as plain eager code writes it, for what was published without a fused kernel.
 
-Operator by operator: keys and values copied out to all query heads, a batched product, a softmax in float32, a batched
-product, as ``eager_attention_forward`` of Hugging Face transformers' Llama does.
+It runs operator by operator, as ``eager_attention_forward`` of Hugging Face transformers' Llama does: it copies keys
+and values to all query heads, then does a batched product, a softmax in float32 and a batched product.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def attention_decode(
     if length_B is not None:
         live_BS = torch.arange(k_BHSP.shape[2], device=q_BHP.device) < length_B[:, None]
         scores = scores.masked_fill(~live_BS[:, None, None], -math.inf)
-        v_BHSV = v_BHSV.masked_fill(~live_BS[:, None, :, None], 0.0)  # 0 x garbage in a dead slot is not 0
+        v_BHSV = v_BHSV.masked_fill(~live_BS[:, None, :, None], 0.0)  # 0 x NaN in an unused slot is not 0
     wide = torch.float64 if q_BHP.dtype == torch.float64 else torch.float32
     weights = scores.softmax(-1, dtype=wide).to(q_BHP.dtype)
     return torch.matmul(weights, v_BHSV).squeeze(2)

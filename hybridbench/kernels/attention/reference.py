@@ -15,7 +15,7 @@ from hybridbench.kernels.plain import wide
 from hybridbench.sizes import SCORE_ELEMENTS
 
 CACHE_ELEMENTS = 1 << 25
-"""Keys or values of a cache held at once (128 MiB in float32); longer caches go block by block of slots."""
+"""Elements of keys or values held at once (128 MiB in float32); longer caches are read in blocks of slots."""
 
 
 def attention(q_BTHP: Tensor, k_BTKP: Tensor, v_BTKV: Tensor, *, window: int | None = None, sinks: int = 0) -> Tensor:
@@ -32,7 +32,8 @@ def attention(q_BTHP: Tensor, k_BTKP: Tensor, v_BTKV: Tensor, *, window: int | N
     seen = T if window is None else min(T, window + sinks)
     block = max(16, SCORE_ELEMENTS // (B * H * seen))
     if window is not None:  # a block of n queries meets n + window + sinks keys
-        # On a GPU launches are what takes time: fewer and longer blocks meet more keys than they need, and are faster.
+        # On a GPU the launches take most of the time, so fewer and longer blocks are faster although they read more
+        # keys.
         block = min(block, max(1024 if q.is_cuda else 128, seen // 4))
     if block >= T:
         return _attend(q, k, v, 0, T, window, sinks).to(q_BTHP.dtype)
@@ -68,7 +69,7 @@ def attention_decode(q_BHP: Tensor, k_cache_BSKP: Tensor, v_cache_BSKV: Tensor, 
     """One query per sequence against the first ``length_B[b]`` slots of a cache; the order of slots does not matter.
 
     Args:
-        length_B: int32 on the caches' device, at least 1; the new key and value are already in their slot.
+        length_B: int32 on the caches' device, at least 1. The new key and value must be in their slot already.
 
     Returns:
         out_BHV in the dtype of ``q_BHP``. No value is read back to the host.
@@ -85,7 +86,7 @@ def attention_decode(q_BHP: Tensor, k_cache_BSKP: Tensor, v_cache_BSKV: Tensor, 
         scores = scores.masked_fill(~live_BS[:, None, None], -math.inf)
         new_top = torch.maximum(top, scores.amax(-1))
         weights, keep = (scores - new_top[..., None]).exp(), (top - new_top).exp()
-        v_live = wide(v_cache_BSKV[:, part]).masked_fill(~live_BS[:, :, None, None], 0.0)  # 0 x garbage is not 0
+        v_live = wide(v_cache_BSKV[:, part]).masked_fill(~live_BS[:, :, None, None], 0.0)  # 0 x NaN is not 0
         out = out * keep[..., None] + torch.einsum("bkrs,bskv->bkrv", weights, v_live)
         total, top = total * keep + weights.sum(-1), new_top
     return (out / total[..., None]).flatten(1, 2).to(q_BHP.dtype)

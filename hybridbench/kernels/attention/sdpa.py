@@ -1,8 +1,8 @@
 """sdpa: PyTorch's scaled_dot_product_attention, one kernel at a time.
 
-PyTorch picks among its SDPA kernels by itself, and falls back without a word. Here each kernel is its own backend and
-is the only one PyTorch may use. Whether PyTorch's own checks pass for given widths and dtypes differs from release to
-release, so on a CUDA device the answer is found by running the smallest such problem once.
+PyTorch chooses among its SDPA kernels by itself, and falls back to another without saying so. Here each kernel is a
+backend of its own, and the only one that PyTorch may use. Which widths and dtypes pass PyTorch's own checks differs
+between releases, so on a CUDA device the smallest such problem is run once to find out.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ MASK_LENGTH = 8192
 def load_sdpa(kernel: SDPBackend) -> Callable[..., Any]:
     """``attention`` by exactly one of PyTorch's SDPA kernels.
 
-    The flash, cuDNN and math kernels take grouped heads as they are (``enable_gqa``); the memory-efficient kernel does
-    not, so keys and values are copied out to all heads before it, which is part of its cost. A window goes in as an
-    explicit T x T mask, for the kernels that take one (math, memory-efficient) and up to ``MASK_LENGTH`` positions.
+    The flash, cuDNN and math kernels support grouped heads (``enable_gqa``). The memory-efficient kernel does not, so
+    keys and values are copied to all heads first, which counts as part of its cost. A window is an explicit T x T mask,
+    for the kernels that support one (math, memory-efficient) and up to ``MASK_LENGTH`` positions.
     """
 
     def attention(
@@ -71,7 +71,7 @@ _SDPA_NAMES = {
 
 
 def refuses_sdpa(kernel: SDPBackend) -> Callable[[Problem], str | None]:
-    """The refusals of one SDPA kernel, as found with torch 2.13 on a CPU and by trial on a CUDA device."""
+    """What says why one SDPA kernel does not support a problem: by torch 2.13's rules on a CPU, by trial on CUDA."""
     name = _SDPA_NAMES[kernel]
     takes_mask = kernel in (SDPBackend.MATH, SDPBackend.EFFICIENT_ATTENTION)
 
@@ -105,7 +105,7 @@ def refuses_sdpa(kernel: SDPBackend) -> Callable[[Problem], str | None]:
 
 @functools.cache
 def _trial(kernel: SDPBackend, problem: Problem) -> str | None:
-    """Run the smallest such problem on the CUDA device; the sentence is what PyTorch warned about while refusing."""
+    """Runs the smallest such problem on the CUDA device; None, or a reason made of PyTorch's warnings."""
     dtype = getattr(torch, problem.dtype)
 
     def some(heads: int, width: int) -> Tensor:
@@ -123,16 +123,16 @@ def _trial(kernel: SDPBackend, problem: Problem) -> str | None:
             raise
         except RuntimeError as refused:
             reasons = [str(warning.message).split(" (Triggered")[0] for warning in said] or [str(refused)]
-            return f"PyTorch's {_SDPA_NAMES[kernel]} kernel refuses this problem: {' '.join(reasons)}"
+            return f"PyTorch's {_SDPA_NAMES[kernel]} kernel does not support this problem: {' '.join(reasons)}"
     return None
 
 
 def load_sdpa_mask() -> Callable[..., Any]:
     """``attention_decode`` by PyTorch's SDPA with a boolean mask made from the lengths on the device.
 
-    The H/K heads that share a KV head go in as that many query positions, so the cache is read as it lies and grouped
-    heads cost nothing. PyTorch chooses among its kernels that take a mask. All S slots are read whatever the lengths,
-    and dead slots must hold finite numbers.
+    The H/K heads that share a KV head are passed as that many query positions, so the cache is read in place and
+    grouped heads cost nothing. PyTorch chooses among its kernels that support a mask. All S slots are read whatever the
+    lengths, and unused slots must hold finite numbers.
     """
 
     def attention_decode(q_BHP: Tensor, k_cache_BSKP: Tensor, v_cache_BSKV: Tensor, length_B: Tensor) -> Tensor:

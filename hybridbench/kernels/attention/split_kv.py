@@ -7,7 +7,7 @@ from hybridbench.problem import Problem
 
 
 def refuses_triton_decode(problem: Problem) -> str | None:
-    """Any widths, bfloat16, float16 or float32, on a CUDA device."""
+    """Why a problem is unsupported: it needs a CUDA device and bfloat16, float16 or float32. Any width is supported."""
     if reason := needs_cuda(problem):
         return reason
     return "Triton's products have no float64" if problem.dtype == "float64" else None

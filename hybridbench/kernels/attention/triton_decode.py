@@ -1,17 +1,17 @@
 """triton_decode: split-KV flash decoding with lengths on the device, for any pair of key and value widths.
 
-One decode step reads every live key and value once and does little else, so its floor is the bandwidth, and the whole
-question is how to keep every SM loading. The cache of one (sequence, KV head) pair is cut into splits, one program
-each. A program takes all H/K query heads of its KV head at once (they share the keys), so grouped heads cost no extra
-reads. It walks its stretch of the cache with a running softmax and leaves a partial output with its log-sum-exp; the
-program that finds all partials of its pair there weighs them together (Flash-Decoding, Dao et al. 2023, in one launch).
+One decode step reads every used key and value once and does little else, so the bandwidth limits it and every SM must
+keep loading. The cache of one (sequence, KV head) pair is cut into splits, one program each. A program handles all H/K
+query heads of its KV head at once, since they share the keys, so grouped heads cost no extra reads. It goes over its
+part of the cache with a running softmax and writes a partial output with its log-sum-exp. The last program of a pair
+combines the partial outputs (Flash-Decoding, Dao et al. 2023, in one launch).
 
     length 1000, block 64, 6 splits:  16 blocks -> 3 per split
     split 0 [0, 192)  1 [192, 384)  2 [384, 576)  3 [576, 768)  4 [768, 960)  5 [960, 1000)
 
-The number of splits follows from static shapes, so the launch is the same at every length and a CUDA graph can hold it.
-The stretch of a split follows from the live length, read on the device, so short sequences in a long cache still spread
-over all splits; splits past the end return at once.
+The number of splits follows from static shapes, so the launch is the same at every length and fits into a CUDA graph.
+The part of a split follows from the used length, which is read on the device, so short sequences in a long cache still
+use all splits; splits past the end return at once.
 
 Importing this module needs triton. Its tests run on a CPU in triton's interpreter (``TRITON_INTERPRET=1``).
 """
@@ -32,10 +32,10 @@ from hybridbench.kernels.triton_jit import jit
 from hybridbench.kernels.triton_launch import wait
 
 PROGRAMS_PER_SM = 2
-"""Programs meant to be resident on one SM: enough loads in flight to cover the memory's latency, in one wave."""
+"""Programs that should be resident on one SM: enough loads in flight to hide the memory's latency, in one wave."""
 
 STAGES = 4
-"""Blocks of the cache under way or at work at a time, one of them in registers."""
+"""Blocks of the cache in flight or in use at a time, one of them in registers."""
 
 MAX_SPLITS = 128
 """More partials than this cost more to combine than they gain."""
@@ -56,7 +56,7 @@ def attention_decode_kernel(
     k_stride_b: tl.tensor,
     v_stride_b: tl.tensor,
     eps: tl.tensor,
-    q_stride_h: tl.constexpr,  # constants, so that the compiler sees how rows are aligned and copies 16 bytes at a time
+    q_stride_h: tl.constexpr,  # constants, so that the compiler sees aligned rows and copies 16 bytes at a time
     k_stride_s: tl.constexpr,
     k_stride_k: tl.constexpr,
     v_stride_s: tl.constexpr,
@@ -76,13 +76,13 @@ def attention_decode_kernel(
     HEAD_NORM: tl.constexpr,
     PDL: tl.constexpr,
 ) -> None:
-    """One split of one (sequence, KV head) pair; the last one to arrive combines them.
+    """One split of one (sequence, KV head) pair; the last one to finish combines them.
 
     With HEAD_NORM each head's output is divided by its own root mean square, as a parallel block wants it.
     """
     split = tl.program_id(0)
     pair = tl.program_id(1)
-    b = (pair // K).to(tl.int64)  # a cache of more than 2^31 elements is ordinary
+    b = (pair // K).to(tl.int64)  # caches of more than 2^31 elements are common
     kv_head = pair % K
     length = tl.load(length_ptr + b)
     stretch = tl.cdiv(tl.cdiv(length, BLOCK), SPLITS) * BLOCK
@@ -122,7 +122,7 @@ def attention_decode_kernel(
         acc = acc * keep[:, None] + tl.dot(weights.to(values.dtype), values, input_precision="ieee")
         top = new_top
 
-    # (pair, query row, split): the parts of one row lie side by side
+    # (pair, query row, split): the parts of one row are contiguous
     row = (pair.to(tl.int64) * R + r) * SPLITS + split
     tl.store(part_ptr + row[:, None] * V + v[None, :], acc / total[:, None], mask=(r < R)[:, None] & (v < V)[None, :])
     tl.store(lse_ptr + row, top + tl.log2(total), mask=r < R)
@@ -142,7 +142,7 @@ def attention_decode_kernel(
         cache_modifier=".cg",
     )
     lse = tl.load(lse_ptr + at, mask=ok, other=float("-inf"), cache_modifier=".cg")
-    # a row that only fills the tile up has no splits: it gets shares of nothing instead of 0 / 0
+    # a padding row has no splits: its shares are 0, not 0 / 0
     share = tl.exp2(lse - tl.where(query_ok, tl.max(lse, 1), 0.0)[:, None])
     share = share / tl.where(query_ok, tl.sum(share, 1), 1.0)[:, None]
     out = tl.sum(parts * share[:, :, None], 1)
@@ -155,10 +155,10 @@ def attention_decode_kernel(
 def block_size(head_dim: int, v_head_dim: int, element_bytes: int, pairs: int, slots: int, n_sms: int) -> int:
     """Cache slots per step of the loop, a power of two.
 
-    One stage of keys and values takes 32 KiB of shared memory, so that with ``STAGES`` no more than
-    ``PROGRAMS_PER_SM`` programs fit on a Hopper SM: where more fit, those that start while the kernel before still
-    drains crowd onto the first SMs to be free, and the others wait for them. Short caches take smaller blocks, to have
-    a program for every SM. 16 slots are the least a tensor-core product takes.
+    One stage of keys and values takes 32 KiB of shared memory, so that with ``STAGES`` at most ``PROGRAMS_PER_SM``
+    programs fit on a Hopper SM. If more fitted, programs that start while the previous kernel still runs would crowd
+    onto the first free SMs, and the others would wait for those. Short caches use smaller blocks, to have a program for
+    every SM. 16 slots are the least of a tensor-core product.
 
     Args:
         pairs: batch times KV heads.
@@ -185,15 +185,15 @@ def split_count(pairs: int, slots: int, block: int, n_sms: int) -> int:
 
 
 def multiprocessors(device: torch.device) -> int:
-    """Streaming multiprocessors of a GPU; a few where the kernels are interpreted on a CPU."""
+    """Streaming multiprocessors of a GPU; a small number where the kernels are interpreted on a CPU."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
 
 
 @dataclass(frozen=True)
 class DecodePlan:
-    """What one shape of decode attention is launched with, and the memory its splits meet in.
+    """The launch parameters of one shape of decode attention, and the memory in which its splits are combined.
 
-    The counts are zero between launches. Two launches that may run at the same time need a plan each.
+    The counts are zero between launches. Launches that may run at the same time need a plan each.
     """
 
     splits: int
@@ -231,7 +231,8 @@ def launch_attention_decode(
     compile_only: bool = False,
 ) -> None:
     """One launch of the kernel, or its compilation only; ``norm_eps`` asks for each head's output over its root mean
-    square."""
+    square.
+    """
     B, H, P = q_BHP.shape
     K, V = v_cache_BSKV.shape[2:]
     R = H // K

@@ -50,7 +50,8 @@ def _wide(state_BHPV: Tensor | None) -> Tensor | None:
 
 def load_gated_delta() -> Callable[..., Any]:
     """``gated_delta`` by fla's chunk kernels. The states between chunks are in the activations' dtype, the last one in
-    float32."""
+    float32.
+    """
     chunked: Callable[..., Any] = imported("fla.ops.gated_delta_rule", NO_FLA).chunk_gated_delta_rule
 
     def gated_delta(
@@ -284,7 +285,7 @@ def load_rwkv7_output() -> Callable[..., Any]:
 
 
 def refuses_chunked(op: str) -> Callable[[Problem], str | None]:
-    """What the chunk kernels of an operation refuse: they solve a triangular system in tf32, so float32 too."""
+    """What says why chunk kernels do not support a problem. They solve triangular systems in tf32, not in float32."""
 
     def refuses(problem: Problem) -> str | None:
         if reason := needs_cuda(problem):
@@ -302,7 +303,7 @@ def refuses_chunked(op: str) -> Callable[[Problem], str | None]:
 
 
 def refuses_gated_delta(problem: Problem) -> str | None:
-    """What its own kernels refuse, and training where Triton makes a wrong backward of them."""
+    """Why a problem is unsupported: by the chunk kernels, or in training where Triton miscompiles their backward."""
     return refuses_chunked("gated_delta")(problem) or (_miscompiled() if problem.training else None)
 
 

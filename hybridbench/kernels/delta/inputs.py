@@ -13,9 +13,11 @@ from hybridbench.problem import Problem
 
 
 def _delta_heads(problem: Problem, draw: Draw) -> tuple[int, int, int]:
-    """Sequences, value heads and key heads: 16 heads over the batch, so that no position's output is small by chance,
-    and on a GPU all of the problem's, because fla's kernels tune themselves to their number and the check then tunes
-    what is timed; at size those of the problem."""
+    """Sequences, value heads and key heads: 16 heads over the batch, so that no position's output is small by chance.
+
+    On a GPU they are all heads of the problem, because fla's kernels tune themselves to the number of heads, so that
+    the check tunes the timed kernels. At size they are those of the problem.
+    """
     if draw.at_size:
         return draw.batch, problem.n_heads, problem.kv_heads
     G = problem.kv_heads if problem.device == "cuda" else min(2, problem.kv_heads)
@@ -62,7 +64,7 @@ def delta_rule(per_channel: bool) -> Callable[[Problem, Draw], Iterator[Trial]]:
             if T == Q + 1:
                 start = draw.uniform(-1, 1, batch, H, problem.head_dim, problem.value_dim)
                 tensors["initial_state_BHPV"] = start
-            # from an empty state a single step does not depend on the decay: its gradients are 0
+            # from an empty state a single step does not depend on the decay, so its gradients are 0
             yield Trial(f"length {T}", tensors, call, gradients=T > 1, continues=T == Q + 1)
 
     return cases
@@ -87,7 +89,7 @@ def delta_step(per_channel: bool) -> Callable[[Problem, Draw], Iterator[Trial]]:
 
 
 def norm_gate(problem: Problem, draw: Draw) -> Iterator[Trial]:
-    """With either activation; z lies in a wider row."""
+    """Both activations; z is a view into a wider row."""
     H, V = 3, problem.norm_dim
 
     for T in (1, 63):

@@ -6,7 +6,7 @@ from hybridbench.kernels.backend import Implementation, needs_cuda_and_float32, 
 
 
 def _kernel(op: str) -> Implementation:
-    """Elementwise, and exact in float32."""
+    """The implementation of an operation, whose kernel is elementwise and so exact in float32."""
     return Implementation(own_kernel("delta.triton_delta", op), needs_cuda_and_float32)
 
 

@@ -191,7 +191,8 @@ def _delta_step(
 
 def norm_gate(y: Tensor, z: Tensor, weight_V: Tensor, *, eps: float, activation: str) -> Tensor:
     """The RMSNorm of ``y`` (..., H, V) over a head's V channels, then times ``silu(z)`` or ``sigmoid(z)``: the end of
-    mixers of linear attention. One norm over all channels has H = 1."""
+    mixers of linear attention. One norm over all channels has H = 1.
+    """
     normed = F.rms_norm(wide(y), weight_V.shape, wide(weight_V), eps)
     gate = F.silu(wide(z)) if activation == "silu" else torch.sigmoid(wide(z))
     return (normed * gate).to(y.dtype)

@@ -3,9 +3,9 @@
     gated_delta_step, kda_step    one position of the recurrence; a program holds some value channels of a head's state
     norm_gate                     an RMSNorm per head times silu(z) or sigmoid(z)
 
-A step reads and writes each state once, in the dtype it is kept in, and reads queries, keys and values where they lie:
-softplus, sigmoid and the lengths of q and k are a few numbers a program computes for itself. Each kernel is a PyTorch
-custom operator, so that torch.compile passes it on as it is. Importing this module needs triton.
+A step reads and writes each state once, in the dtype it is stored in, and reads queries, keys and values in place. Each
+program computes softplus, sigmoid and the lengths of q and k itself. Each kernel is a PyTorch custom operator, which
+torch.compile does not trace into. Importing this module needs triton.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from hybridbench.kernels.dense.triton_elementwise import groups_of
 from hybridbench.kernels.triton_jit import jit
 
 VALUES = 32
-"""Value channels of a program of a step: rows of 64 bytes of a state in 16 bit, and enough programs at batch 4."""
+"""Value channels per program of a step: 64-byte rows of a 16-bit state, and enough programs at batch 4."""
 
 GROUP_ELEMENTS = 2048
 """Elements per program of the norm: several heads at once, or one that is wider."""
 
 GATE_PROGRAMS = 4
-"""Programs per SM of the norm's backward, each of which leaves one partial sum of the weight's gradient."""
+"""Programs per SM of the norm's backward; each writes one partial sum of the weight's gradient."""
 
 
 @jit
@@ -142,7 +142,7 @@ _step_op = custom_op(
     schema="(Tensor(a!) state, Tensor q, Tensor k, Tensor v, Tensor dt, Tensor beta, Tensor A_log, Tensor dt_bias)"
     " -> Tensor",
 )
-_step_op.register_fake(lambda state, q, k, v, *_: v.new_empty(v.shape))
+_step_op.register_fake(lambda _state, _q, _k, v, *_: v.new_empty(v.shape))
 
 
 def gated_delta_step(
@@ -254,7 +254,7 @@ def _norm_gate_backward(
 
 
 def _heads_in_rows(x: Tensor) -> tuple[Tensor, int]:
-    """``x`` (..., H, V) with every row's heads one after the other in memory, and the distance between rows."""
+    """``x`` (..., H, V) with contiguous heads in every row, and the stride between rows."""
     x = x if x.stride(-1) == 1 and (x.stride(-2) == x.shape[-1] or x.shape[-2] == 1) else x.contiguous()
     rows = x.flatten(-2).reshape(-1, x.shape[-2] * x.shape[-1])
     return rows, rows.stride(0)
@@ -293,7 +293,7 @@ def _run_norm_gate_backward(
     return d_y, d_z, partial.sum(0).to(weight.dtype)
 
 
-def _keep_norm_gate(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _keep_norm_gate(ctx: Any, inputs: tuple[Any, ...], **_: Any) -> None:
     ctx.save_for_backward(*inputs[:3])
     ctx.settings = inputs[3:]
 
@@ -314,7 +314,7 @@ _norm_gate_backward_op = custom_op(
 )
 _norm_gate_op.register_fake(lambda y, *_: y.new_empty(y.shape))
 _norm_gate_backward_op.register_fake(
-    lambda d_out, y, z, weight, *_: (y.new_empty(y.shape), z.new_empty(z.shape), weight.new_empty(weight.shape))
+    lambda _d_out, y, z, weight, *_: (y.new_empty(y.shape), z.new_empty(z.shape), weight.new_empty(weight.shape))
 )
 _norm_gate_op.register_autograd(_undo_norm_gate, setup_context=_keep_norm_gate)
 

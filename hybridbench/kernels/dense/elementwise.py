@@ -6,7 +6,7 @@ from hybridbench.kernels.backend import Implementation, needs_cuda_and_float32, 
 
 
 def _kernel(op: str) -> Implementation:
-    """Of any width, in bfloat16, float16 or float32."""
+    """The implementation of an operation: any width, in bfloat16, float16 or float32."""
     return Implementation(own_kernel("dense.triton_elementwise", op), needs_cuda_and_float32)
 
 

@@ -1,7 +1,7 @@
 """experts: routed SwiGLU experts as two grouped products over tokens sorted by expert.
 
-``torch._grouped_mm`` multiplies runs of rows with one matrix per run; the ends of the runs are a device tensor, so no
-count is read back to the host and a decode step can be captured in a graph.
+``torch._grouped_mm`` multiplies groups of rows with one matrix per group. The ends of the groups are a device tensor,
+so no count is read on the host and a decode step can be captured in a graph.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ def load_grouped_mm() -> Callable[..., Tensor]:
     """
     if not hasattr(torch, "_grouped_mm"):
         raise Unsupported(f"torch {torch.__version__} has no torch._grouped_mm; take 2.11 or newer")
-    # It runs on a CPU in any dtype, and is promised to torch.compile in bfloat16 only; this imports the compiler.
+    # On a CPU it runs in any dtype, but torch.compile supports it in bfloat16 only. This imports the compiler.
     past_the_compiler: Callable[..., Tensor] = torch.compiler.disable(torch._grouped_mm)  # type: ignore[no-untyped-call]
     return partial(_grouped, past_the_compiler)
 
 
 def refuses_grouped_mm(problem: Problem) -> str | None:
-    """On CUDA the grouped product takes bfloat16 only, on a CPU anything but float64."""
+    """Why a problem is unsupported: the grouped product takes bfloat16 only on CUDA, and no float64 on a CPU."""
     if problem.dtype == "float64" or (problem.device == "cuda" and problem.dtype != "bfloat16"):
         return f"torch._grouped_mm takes no {problem.dtype} on {problem.device}"
     return None

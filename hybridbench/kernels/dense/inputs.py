@@ -14,7 +14,7 @@ from hybridbench.problem import Problem
 
 
 def swiglu(problem: Problem, draw: Draw) -> Iterator[Trial]:
-    """One token and several."""
+    """One token, and several."""
     width = problem.width or WIDTH
 
     def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -25,7 +25,7 @@ def swiglu(problem: Problem, draw: Draw) -> Iterator[Trial]:
 
 
 def add_rms_norm(problem: Problem, draw: Draw) -> Iterator[Trial]:
-    """The first norm of a model, which has nothing to add, and the others."""
+    """The first norm of a model, which adds nothing, and later ones."""
     width = problem.width or WIDTH
 
     def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -39,7 +39,7 @@ def add_rms_norm(problem: Problem, draw: Draw) -> Iterator[Trial]:
 
 
 def rotary(problem: Problem, draw: Draw) -> Iterator[Trial]:
-    """With values behind the keys and without."""
+    """With and without values behind the keys; the angles have no gradient."""
     H, K, P = problem.n_heads, problem.kv_heads, problem.head_dim
     settings = {"n_heads": H, "n_kv_heads": K, "head_dim": P}
 
@@ -56,7 +56,7 @@ def rotary(problem: Problem, draw: Draw) -> Iterator[Trial]:
 
 
 def gate(problem: Problem, draw: Draw) -> Iterator[Trial]:
-    """With a norm and without; z lies in a wider row."""
+    """With and without a norm; z is a view into a wider row."""
     width = problem.width or WIDTH
 
     def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -70,7 +70,7 @@ def gate(problem: Problem, draw: Draw) -> Iterator[Trial]:
 
 
 def head_norms(problem: Problem, draw: Draw) -> Iterator[Trial]:
-    """Two branches of few heads of the problem's widths, not equally many."""
+    """Two branches with different numbers of heads, few each, of the problem's widths."""
     heads = (3, 2)
     widths = [H * P for H, P in zip(heads, (problem.head_dim, problem.value_dim), strict=True)]
 
@@ -83,7 +83,7 @@ def head_norms(problem: Problem, draw: Draw) -> Iterator[Trial]:
 
 
 def experts(_problem: Problem, draw: Draw) -> Iterator[Trial]:
-    """Two experts a token; one expert that nobody chose."""
+    """Two experts per token, and one expert without tokens."""
     D, width, E = 64, 32, 5
 
     def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,9 +1,9 @@
 """triton_elementwise: what stands between a model's products, each as one kernel forward and one backward.
 
-Activations, norms, gates and rotations do next to no arithmetic, so their floor is the memory they must read and write:
-every kernel here reads its inputs once and writes its results once, also where PyTorch would copy first. Projections
-are read where they lie, packed side by side in one row, and their gradients go back packed, so that nothing is ever
-concatenated. Backward kernels recompute what is cheap (silu, the norm's scale) and so save nothing but their inputs.
+Activations, norms, gates and rotations do very little arithmetic, so the memory that they read and write limits them.
+Every kernel here reads its inputs once and writes its results once, also where PyTorch would copy first. Projections
+are read in place, packed side by side in one row, and their gradients are written packed, so that nothing is
+concatenated. Backward kernels recompute what is cheap (silu, the norm's scale), so that only inputs are saved.
 
     operation       reads                          writes
     swiglu          gate | up                      silu(gate) up
@@ -12,8 +12,8 @@ concatenated. Backward kernels recompute what is cheap (silu, the norm's scale) 
     gate            y, z                           y silu(z), normed or not
     head_norms      two branches                   both normed per head, side by side
 
-Each kernel is a PyTorch custom operator with a registered backward, so that torch.compile, which must not look inside,
-passes it on as it is. Importing this module needs triton. Its tests run on a CPU in triton's interpreter.
+Each kernel is a PyTorch custom operator with a registered backward, which torch.compile does not trace into. Importing
+this module needs triton. Its tests run on a CPU in triton's interpreter.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from torch.library import custom_op
 from hybridbench.kernels.triton_jit import jit
 
 NORM_PROGRAMS, GATE_PROGRAMS = 4, 2
-"""Programs per SM of a backward that sums a weight's gradient: each walks over rows and leaves one partial sum, and all
-are resident at once, which their registers decide."""
+"""Programs per SM of a backward that sums a weight's gradient. Each loops over rows and writes one partial sum; as many
+run as their registers allow to be resident at once."""
 
 AHEAD = 3
-"""Stages of such a walk: while one row is worked on, the next two are on their way into shared memory, so that neither
-the two sums over a row nor the store at its end leave the memory idle."""
+"""Stages of such a loop: while one row is processed, the next two are loaded into shared memory, so that the memory is
+busy during the two sums over a row and the store at its end."""
 
 STAGED_BYTES = 128 * 1024
-"""Of shared memory for rows on their way; three tensors' rows of 8,192 float32 give up a stage for it."""
+"""Bytes of shared memory for rows in flight. Rows of 8,192 float32 of three tensors use one stage less to fit."""
 
 GATE_REGISTERS = 128
-"""Of a thread of the gate's backward, which left alone takes 180, and then an SM holds one program."""
+"""Registers per thread of the gate's backward. By default it takes 180, so that an SM holds only one program."""
 
 COLUMNS = 2048
 """Columns per program where columns are independent: 16 elements a thread, two loads of 16 bytes of bfloat16."""
@@ -58,20 +58,21 @@ def _warps(block: int) -> int:
 
 
 def _stages(x: Tensor, block: int) -> int:
-    """Stages of a walk over rows of ``block`` elements of three tensors like ``x``."""
+    """Stages of a loop over rows of ``block`` elements of three tensors like ``x``."""
     return min(AHEAD, 1 + STAGED_BYTES // (3 * block * x.element_size()))
 
 
 def _walkers(x: Tensor, rows: int, per_sm: int) -> int:
-    """Programs that share ``rows`` among them."""
+    """The number of programs that share ``rows``."""
     if not x.is_cuda:
         return min(rows, 4)
     return min(rows, per_sm * torch.cuda.get_device_properties(x.device).multi_processor_count)
 
 
 def _unit(*strides: int) -> int:
-    """What strides are passed in units of: Triton knows of a number that 16 divides it or nothing, and rows of, say,
-    4,888 columns start on 16 bytes too."""
+    """The unit in which strides are passed: Triton only knows of an argument whether 16 divides it, but rows of, say,
+    4,888 columns start on 16 bytes too.
+    """
     return 8 if all(stride % 8 == 0 for stride in strides) else 1
 
 
@@ -82,9 +83,9 @@ def _add_pairs(a: tl.tensor, b: tl.tensor, c: tl.tensor, d: tl.tensor) -> tl.ten
 
 @jit
 def groups_of(program: tl.tensor, H: tl.tensor, GROUPS: tl.constexpr) -> tl.tensor:
-    """The first group of a program that takes GROUPS of them, where each row has H, and row and head of all of them.
+    """The first of a program's GROUPS groups, and the row and head of each; a row has H groups.
 
-    There may be 2^31 groups, but H programs take GROUPS whole rows, and what is left over is small.
+    There may be 2^31 groups, but H programs cover exactly GROUPS whole rows, and the remainder is small.
     """
     n = program % H * GROUPS + tl.arange(0, GROUPS)
     return tl.cast(program, tl.int64) * GROUPS, tl.cast(program // H, tl.int64) * GROUPS + n // H, n % H
@@ -156,10 +157,10 @@ _swiglu_backward_op = custom_op(
     "hybridbench::swiglu_backward", _run_swiglu_backward, mutates_args=(), schema="(Tensor packed, Tensor d) -> Tensor"
 )
 _swiglu_op.register_fake(lambda packed: packed.new_empty(*packed.shape[:-1], packed.shape[-1] // 2))
-_swiglu_backward_op.register_fake(lambda packed, d: packed.new_empty(packed.shape))
+_swiglu_backward_op.register_fake(lambda packed, _d: packed.new_empty(packed.shape))
 _swiglu_op.register_autograd(
     lambda ctx, d_out: _swiglu_backward_op(ctx.saved_tensors[0], d_out),
-    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(inputs[0]),
+    setup_context=lambda ctx, inputs, **_: ctx.save_for_backward(inputs[0]),
 )
 
 
@@ -226,7 +227,7 @@ def _add_rms_norm_backward(
         row = tl.cast(row, tl.int64)
         h = tl.load(h_ptr + row * h_stride + d, mask=live, other=0.0).to(tl.float32)
         d_normed = tl.load(d_normed_ptr + row * d_normed_stride + d, mask=live, other=0.0).to(tl.float32)
-        if ADD:  # loaded before the sums are waited for
+        if ADD:  # loaded before the sums are needed
             d_sum = tl.load(d_sum_ptr + row * d_sum_stride + d, mask=live, other=0.0)
         d_unit = d_normed * weight
         squares, along = tl.reduce((h * h, d_unit * h), 0, _add_pairs)
@@ -294,7 +295,7 @@ def _run_add_rms_norm_backward(
     return d_h, partial.sum(0).to(weight.dtype)
 
 
-def _fake_add_rms_norm(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+def _fake_add_rms_norm(x: Tensor, residual: Tensor | None, *_: Any) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape), x.new_empty(0 if residual is None else x.shape)
 
 
@@ -327,7 +328,7 @@ _add_rms_norm_backward_op = custom_op(
 )
 _add_rms_norm_op.register_fake(_fake_add_rms_norm)
 _add_rms_norm_backward_op.register_fake(
-    lambda d_normed, d_sum, h, weight, eps: (h.new_empty(h.shape), weight.new_empty(weight.shape))
+    lambda _d_normed, _d_sum, h, weight, _eps: (h.new_empty(h.shape), weight.new_empty(weight.shape))
 )
 _add_rms_norm_op.register_autograd(_undo_add_rms_norm, setup_context=_keep_add_rms_norm)
 
@@ -351,7 +352,7 @@ def _place(
     H: tl.constexpr, K: tl.constexpr, P: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
     """Where each slot of P columns of a row begins: a head of q, a head of k or a part of the rest."""
-    t, slot = t.to(tl.int64), slot.to(tl.int64)  # heads may lie whole sequences apart
+    t, slot = t.to(tl.int64), slot.to(tl.int64)  # heads may be whole sequences apart
     of_q = q_ptr + b * q_b + (t * q_t + slot * q_h)
     of_k = k_ptr + b * k_b + (t * k_t + (slot - H) * k_h)
     of_rest = rest_ptr + b * rest_b + (t * rest_t + (slot - H - K) * P)
@@ -393,7 +394,7 @@ def _rotary(
     HALF: tl.constexpr,
     SLOTS: tl.constexpr,
 ) -> None:
-    """A copy of (token, slot) rows of P columns, of which those of q and k turn pairs (i, i + P/2) on the way."""
+    """Copies (token, slot) rows of P columns, and turns pairs (i, i + P/2) of those of q and k."""
     HALF_P: tl.constexpr = P // 2
     PER_TOKEN: tl.constexpr = H + K + (R + P - 1) // P
     # PER_TOKEN programs take SLOTS whole tokens: a sequence may have 2^31 slots
@@ -414,7 +415,7 @@ def _rotary(
         sin = -sin
     kind = q_out_ptr.dtype.element_ty
     x, y = low.to(tl.float32), high.to(tl.float32)
-    low = tl.where(turns, (x * cos - y * sin).to(kind), low)  # what does not turn passes as it is, a NaN too
+    low = tl.where(turns, (x * cos - y * sin).to(kind), low)  # what does not turn is copied unchanged, NaNs too
     high = tl.where(turns, (y * cos + x * sin).to(kind), high)
     out = _place(
         q_out_ptr, k_out_ptr, rest_out_ptr, b, t, slot,
@@ -431,7 +432,7 @@ ROTARY_ELEMENTS = 2048
 def _launch_rotary(
     given: tuple[Tensor, Tensor, Tensor], made: tuple[Tensor, Tensor, Tensor], cos: Tensor, sin: Tensor, inverse: bool
 ) -> None:
-    """q (B, T, H, P), k (B, T, K, P) and rest (B, T, R), given and made, each with a contiguous last dimension."""
+    """Rotates q (B, T, H, P), k (B, T, K, P) and rest (B, T, R) of ``given``, with contiguous rows, into ``made``."""
     B, T, H, P = given[0].shape
     K, R = given[1].shape[2], given[2].shape[2]
     half = triton.next_power_of_2(P // 2)
@@ -464,7 +465,7 @@ def _parts(packed: Tensor, n_heads: int, n_kv_heads: int, head_dim: int) -> tupl
 
 
 def _fake_rotary(
-    packed: Tensor, cos: Tensor, sin: Tensor, n_heads: int, n_kv_heads: int, head_dim: int
+    packed: Tensor, _cos: Tensor, _sin: Tensor, n_heads: int, n_kv_heads: int, head_dim: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     B, T, width = packed.shape
     rest = width - (n_heads + n_kv_heads) * head_dim
@@ -508,20 +509,20 @@ _rotary_backward_op = custom_op(
 )
 _rotary_op.register_fake(_fake_rotary)
 _rotary_backward_op.register_fake(
-    lambda d_q, d_k, d_rest, cos, sin: d_q.new_empty(
+    lambda d_q, d_k, d_rest, *_: d_q.new_empty(
         *d_q.shape[:2], (d_q.shape[2] + d_k.shape[2]) * d_q.shape[3] + d_rest.shape[2]
     )
 )
 _rotary_op.register_autograd(
     lambda ctx, d_q, d_k, d_rest: (_rotary_backward_op(d_q, d_k, d_rest, *ctx.saved_tensors), *(None,) * 5),
-    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs[1:3]),
+    setup_context=lambda ctx, inputs, **_: ctx.save_for_backward(*inputs[1:3]),
 )
 
 
 def rotary(
     packed_BTC: Tensor, cos_TR: Tensor, sin_TR: Tensor, *, n_heads: int, n_kv_heads: int, head_dim: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """``rotary`` of the reference; what it returns are tensors of their own, contiguous."""
+    """``rotary`` of the reference; the results are new contiguous tensors."""
     q_BTHP, k_BTKP, rest_BTC = _rotary_op(packed_BTC, cos_TR, sin_TR, n_heads, n_kv_heads, head_dim)
     return q_BTHP, k_BTKP, rest_BTC
 
@@ -612,7 +613,7 @@ def _gate_norm_backward(
         d_out = tl.load(d_out_ptr + row * d_out_stride * UNIT + i, mask=live, other=0.0).to(tl.float32)
         share = tl.sigmoid(z)
         gated = y * z * share
-        d_unit = d_out * tl.load(weight_ptr + i, mask=live, other=0.0).to(tl.float32)  # registers are scarcer
+        d_unit = d_out * tl.load(weight_ptr + i, mask=live, other=0.0).to(tl.float32)  # loaded again to save registers
         squares, along = tl.reduce((gated * gated, d_unit * gated), 0, _add_pairs)
         scale = tl.rsqrt(squares / width + eps)
         d_weight += d_out * (gated * scale)
@@ -624,7 +625,7 @@ def _gate_norm_backward(
 
 
 def gate_forward(y: Tensor, z: Tensor, weight: Tensor | None, eps: float) -> Tensor:
-    """``gate`` of the reference without a backward; rows of ``y`` and ``z`` may lie in wider ones."""
+    """``gate`` of the reference without a backward; rows of ``y`` and ``z`` may be views into wider ones."""
     width = y.shape[-1]
     y_rows, z_rows = _rows(y), _rows(z)
     out = torch.empty(y.shape, dtype=y.dtype, device=y.device)
@@ -652,7 +653,7 @@ def gate_forward(y: Tensor, z: Tensor, weight: Tensor | None, eps: float) -> Ten
 def gate_backward(
     d_out: Tensor, y: Tensor, z: Tensor, weight: Tensor | None, eps: float, d_z: Tensor
 ) -> tuple[Tensor, Tensor | None]:
-    """Writes z's gradient into ``d_z``, whose rows may lie in wider ones; returns that of y and of the weight."""
+    """Writes z's gradient into ``d_z``, which may be a view into wider rows; returns those of y and of the weight."""
     width = y.shape[-1]
     d_rows, y_rows, z_rows = _rows(d_out), _rows(y), _rows(z)
     d_z_rows = d_z.view(-1, width) if d_z.is_contiguous() else d_z.flatten(0, -2)
@@ -700,7 +701,7 @@ def _run_gate_backward(
     return d_y, d_z, d_y.new_empty(0) if d_weight is None else d_weight
 
 
-def _keep_gate(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _keep_gate(ctx: Any, inputs: tuple[Any, ...], **_: Any) -> None:
     y, z, weight, ctx.eps = inputs
     ctx.normed = weight is not None
     ctx.save_for_backward(y, z, *([weight] if ctx.normed else []))
@@ -724,9 +725,9 @@ _gate_backward_op = custom_op(
     mutates_args=(),
     schema="(Tensor d_out, Tensor y, Tensor z, Tensor? weight, float eps) -> (Tensor, Tensor, Tensor)",
 )
-_gate_op.register_fake(lambda y, z, weight, eps: y.new_empty(y.shape))
+_gate_op.register_fake(lambda y, *_: y.new_empty(y.shape))
 _gate_backward_op.register_fake(
-    lambda d_out, y, z, weight, eps: (
+    lambda _d_out, y, z, weight, _eps: (
         y.new_empty(y.shape),
         z.new_empty(z.shape),
         y.new_empty(0) if weight is None else weight.new_empty(weight.shape),
@@ -829,7 +830,7 @@ def _run_head_norms_backward(
     return made[0], made[1]
 
 
-def _keep_head_norms(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _keep_head_norms(ctx: Any, inputs: tuple[Any, ...], **_: Any) -> None:
     ctx.save_for_backward(*inputs[:2])
     ctx.settings = inputs[2:]
 
@@ -852,7 +853,7 @@ _head_norms_op.register_fake(
     lambda first, second, *_: first.new_empty(*first.shape[:-1], first.shape[-1] + second.shape[-1])
 )
 _head_norms_backward_op.register_fake(
-    lambda d_out, first, second, *_: (first.new_empty(first.shape), second.new_empty(second.shape))
+    lambda _d_out, first, second, *_: (first.new_empty(first.shape), second.new_empty(second.shape))
 )
 _head_norms_op.register_autograd(_undo_head_norms, setup_context=_keep_head_norms)
 

@@ -1,8 +1,8 @@
 """chunked: the head and its cross entropy without the whole matrix of logits, in plain PyTorch or with one kernel.
 
-At 128,256 words the logits of 8,192 tokens take 4.2 GB in float32, and their gradient as much again. The backends here
-go through the tokens chunk by chunk and compute the gradients on the way forward, while a chunk's logits exist; the
-backward then only scales what is stored.
+At 128,256 words the logits of 8,192 tokens take 4.2 GB in float32, and so does their gradient. The backends here
+process the tokens in chunks and compute the gradients in the forward, while a chunk's logits exist. The backward then
+only scales the stored gradients.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from hybridbench.kernels.backend import Implementation, imported, needs_cuda_and
 from hybridbench.sizes import loss_rows, rows_within
 
 CHUNK_BYTES = 128 << 20
-"""The float32 logits of one chunk stay under this."""
+"""Bytes that the float32 logits of one chunk may take."""
 
 
 def chunk_rows(n_tokens: int, vocabulary: int) -> int:
-    """Tokens per chunk: as many as ``CHUNK_BYTES`` allow, in multiples of 64 where there are that many."""
+    """Tokens per chunk: as many as ``CHUNK_BYTES`` allow, a multiple of 64 from 64 on."""
     return rows_within(CHUNK_BYTES, n_tokens, 4 * vocabulary)
 
 
@@ -46,7 +46,7 @@ class _ChunkedLinearCrossEntropy(torch.autograd.Function):
             loss += (lse - logits.gather(1, target)).sum()
             if d_hidden is None and d_weight is None:
                 continue
-            # d loss / d logits = (softmax - onehot) / N, written over the logits to hold one chunk and not two
+            # d loss / d logits = (softmax - onehot) / N, written over the logits, so that only one chunk is held
             d_logits = logits.sub_(lse).exp_()
             d_logits.scatter_add_(1, target, torch.full_like(lse, -1.0))
             d_logits = d_logits.div_(N).to(h.dtype)
@@ -69,9 +69,9 @@ def _scaled(gradient: Tensor | None, d_loss: Tensor) -> Tensor | None:
 
 
 def _accumulate(total_VD: Tensor, d_logits: Tensor, h: Tensor, beta: int = 1) -> None:
-    """``total = beta total + d_logits^T h`` with a wide total: chunks must not be rounded to bf16 one after the other.
+    """``total = beta total + d_logits^T h`` with a wide total, so that sums over chunks are not rounded to bf16.
 
-    Where ``beta`` is 0 the total may hold anything before.
+    Where ``beta`` is 0 the old total may hold anything.
     """
     if h.dtype == total_VD.dtype:
         total_VD.addmm_(d_logits.T, h, beta=beta)
@@ -94,13 +94,16 @@ def chunked(hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor) -> Tensor:
 
 
 class _FusedLinearCrossEntropy(torch.autograd.Function):
-    """As the chunked one, with logits in the input's dtype that a kernel turns into their own gradient in place."""
+    """As the chunked one, with logits in the input's dtype, which a kernel overwrites with their gradient."""
 
     @staticmethod
     def forward(
         ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor, kernels: Any, want_gradients: bool
     ) -> Tensor:
-        N, V = int(hidden_ND.shape[0]), int(weight_VD.shape[0])  # a tracer's sizes are tensors, which Triton refuses
+        N, V = (
+            int(hidden_ND.shape[0]),
+            int(weight_VD.shape[0]),
+        )  # ints for Triton: a tracer's sizes are tensors
         needs_hidden, needs_weight = (want_gradients and need for need in ctx.needs_input_grad[:2])
         d_hidden = torch.empty_like(hidden_ND) if needs_hidden else None
         d_weight = torch.empty_like(weight_VD, dtype=torch.float32) if needs_weight else None
@@ -119,7 +122,7 @@ class _FusedLinearCrossEntropy(torch.autograd.Function):
                 _accumulate(d_weight, logits, h, beta=int(first > 0))
         del logits_RV
         ctx.kernels, ctx.dtype = kernels, weight_VD.dtype
-        ctx.save_for_backward(d_hidden, d_weight)  # the sum as it is: the backward scales and rounds it in one pass
+        ctx.save_for_backward(d_hidden, d_weight)  # not rounded yet: the backward scales and rounds it in one pass
         return torch.stack(losses).sum() / N
 
     @staticmethod
@@ -133,7 +136,7 @@ class _FusedLinearCrossEntropy(torch.autograd.Function):
 
 
 def load_fused() -> Callable[..., Any]:
-    """``linear_cross_entropy`` with the kernel of ``triton_loss``; it reads nothing back to the host."""
+    """``linear_cross_entropy`` with the kernel of ``triton_loss``. Nothing is read on the host."""
     kernels = imported("hybridbench.kernels.loss.triton_loss", "triton is not importable")
 
     def linear_cross_entropy(hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor) -> Tensor:

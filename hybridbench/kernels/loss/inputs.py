@@ -12,11 +12,11 @@ from hybridbench.kernels.drawing import Draw, Trial
 from hybridbench.problem import Problem
 
 VOCABULARY = 1000
-"""Words of the checked loss: few, and not a multiple of any tile."""
+"""Vocabulary of the checked loss: small, and not a multiple of any tile."""
 
 
 def linear_cross_entropy(_problem: Problem, draw: Draw) -> Iterator[Trial]:
-    """Logits of unit variance; the upstream gradient is not 1, so its scaling is checked too."""
+    """Logits of unit variance. The upstream gradient is not 1, so that its scaling is checked too."""
     D = 64
 
     def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -14,14 +14,14 @@ from hybridbench.kernels.backend import Implementation, imported, needs_cuda_and
 def load_liger() -> Callable[..., Any]:
     """``linear_cross_entropy`` by liger_kernel, the weight's gradient summed over chunks in float32 as in ``chunked``.
 
-    It reads the number of targets back to the host once per call.
+    The number of targets is read on the host once per call.
     """
     function = imported(
         "liger_kernel.ops.fused_linear_cross_entropy", "liger_kernel is not importable"
     ).LigerFusedLinearCrossEntropyFunction
 
     def linear_cross_entropy(hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor) -> Tensor:
-        if not torch.is_grad_enabled():  # it goes by requires_grad, and would compute gradients nobody reads
+        if not torch.is_grad_enabled():  # it looks at requires_grad only, and would compute gradients that are not used
             hidden_ND, weight_VD = hidden_ND.detach(), weight_VD.detach()
         # bias, class weights, ignore_index, lse_square_scale, label_smoothing, reduction, softcap, z-loss, accum_dtype
         settings = (None, None, -100, 0.0, 0.0, "mean", None, False, torch.float32)

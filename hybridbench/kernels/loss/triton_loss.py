@@ -1,9 +1,9 @@
 """triton_loss: cross entropy over rows of logits, which become their own gradient in place.
 
-One program takes one row of the vocabulary: once over it for the log-sum-exp, and once back for softmax minus one-hot.
-The way back begins where the way there ended. One program of 32 warps fills an SM, so 132 rows are worked on at once:
-34 MB of bfloat16 at 128,256 words, most of which the L2 cache of an H200 still holds when they are read again. What
-memory then has to move is each logit once in and once out. Nothing is read back to the host.
+One program handles one row of logits. It reads the row forward for the log-sum-exp, and backward from the end for
+softmax minus one-hot. One program of 32 warps fills an SM, so 132 rows are processed at once: 34 MB of bfloat16 at
+128,256 words, most of which is still in the L2 cache of an H200 at the second read. So memory moves each logit once in
+and once out. Nothing is read on the host.
 
 Importing this module needs triton. Its tests run on a CPU in triton's interpreter.
 """
@@ -23,7 +23,7 @@ COLUMNS = 16384
 """Logits per step of a program of 32 warps: 16 a thread."""
 
 AHEAD = 3
-"""Stages of a program's walk along its row: two tiles of logits are on their way while one is worked on."""
+"""Stages of a program's loop over its row: two tiles of logits are in flight while one is processed."""
 
 SCALED = 4096
 """Elements per program of a gradient's scaling."""
@@ -50,7 +50,7 @@ def _cross_entropy_in_place(
     v = tl.arange(0, BLOCK)
     blocks = tl.cdiv(V, BLOCK)
     top = -float("inf")
-    total = tl.zeros((BLOCK,), tl.float32)  # each thread's own sum, so that a tile waits for its maximum only
+    total = tl.zeros((BLOCK,), tl.float32)  # a sum per thread: a tile reduces only its maximum
     for block in tl.range(0, blocks, num_stages=STAGES):
         at = block * BLOCK + v
         x = tl.load(logits_ptr + at, mask=at < V, other=-float("inf")).to(tl.float32) * LOG2_E
@@ -96,7 +96,7 @@ def _scaled(gradient_ptr: tl.tensor, by_ptr: tl.tensor, out_ptr: tl.tensor, n: t
 
 
 def scaled(gradient: Tensor, by: Tensor, dtype: torch.dtype) -> Tensor:
-    """``gradient * by``, a scalar on the device, rounded to ``dtype`` once: one pass where PyTorch makes two."""
+    """``gradient * by``, a scalar on the device, rounded to ``dtype`` once. PyTorch would need two passes."""
     gradient = gradient.contiguous()
     out = torch.empty(gradient.shape, dtype=dtype, device=gradient.device)
     n = gradient.numel()

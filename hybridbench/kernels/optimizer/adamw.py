@@ -1,7 +1,8 @@
 """adamw: the optimizer of a training step, as torch.optim.AdamW, with the update of a parameter interchangeable.
 
-Two moments per parameter, in its dtype, and a step count on the host: what torch.optim.AdamW keeps, by the same names.
-The update follows its fused kernel: arithmetic in a wide dtype, each tensor rounded once, when it is written.
+It keeps what torch.optim.AdamW keeps, by the same names: two moments per parameter, in its dtype, and a step count on
+the host. The update follows torch's fused kernel: arithmetic in a wide dtype, and each tensor rounded once, when it is
+written.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from hybridbench.kernels.backend import Implementation, accepts_anything, import
 
 
 @dataclass(frozen=True)
-class Rates:
+class StepRates:
     """The numbers of one step.
 
     Attributes:
-        decay: of the parameter that is lost, the learning rate times the weight decay.
-        keep_first, keep_second: of the old moments that are kept, the rest coming from the gradient.
+        decay: the share of the parameter that is lost: the learning rate times the weight decay.
+        keep_first, keep_second: the shares of the old moments that are kept; the rest comes from the gradient.
         rate: the learning rate over the first moment's bias correction.
         correction: one over the root of the second moment's bias correction.
         eps: added to the root of the second moment.
@@ -36,12 +37,12 @@ class Rates:
     eps: float
 
 
-Update = Callable[[Tensor, Tensor, Tensor, Tensor, Rates], None]
-"""Parameter, gradient and both moments, all of one layout; all but the gradient are written."""
+Update = Callable[[Tensor, Tensor, Tensor, Tensor, StepRates], None]
+"""Called with parameter, gradient and both moments, all in one layout; updates all but the gradient in place."""
 
 
 class AdamW(torch.optim.AdamW):
-    """torch.optim.AdamW whose step calls ``update`` once per parameter; it reads nothing back from a device."""
+    """torch.optim.AdamW whose step calls ``update`` once per parameter. Nothing is read on the host."""
 
     def __init__(self, parameters: Iterable[Tensor], update: Update, *, lr: float) -> None:
         super().__init__(parameters, lr=lr)
@@ -49,8 +50,8 @@ class AdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One step from the gradients there are."""
-        assert closure is None, "the gradients are there before the step"
+        """Updates every parameter that has a gradient."""
+        assert closure is None, "the gradients must exist before the step"
         for group in self.param_groups:
             lr, eps = float(group["lr"]), float(group["eps"])
             keep_first, keep_second = group["betas"]
@@ -64,7 +65,7 @@ class AdamW(torch.optim.AdamW):
                         state[name] = torch.zeros_like(parameter, memory_format=torch.contiguous_format)
                 state["step"] += 1
                 count = float(state["step"])
-                rates = Rates(
+                rates = StepRates(
                     decay=lr * group["weight_decay"],
                     keep_first=keep_first,
                     keep_second=keep_second,
@@ -72,13 +73,13 @@ class AdamW(torch.optim.AdamW):
                     correction=(1 - keep_second**count) ** -0.5,
                     eps=eps,
                 )
-                assert parameter.is_contiguous(), "an update goes through memory from one end to the other"
+                assert parameter.is_contiguous(), "an update needs contiguous memory"
                 gradient = parameter.grad.contiguous()
                 self._update(parameter, gradient, state["exp_avg"], state["exp_avg_sq"], rates)
 
 
 def load_torch() -> Callable[..., torch.optim.Optimizer]:
-    """PyTorch's own fused kernel over all parameters at once."""
+    """AdamW with PyTorch's fused kernel over all parameters at once."""
 
     def adamw(parameters: Iterable[Tensor], *, lr: float) -> torch.optim.Optimizer:
         return torch.optim.AdamW(parameters, lr=lr, fused=True)
@@ -87,7 +88,7 @@ def load_torch() -> Callable[..., torch.optim.Optimizer]:
 
 
 def load_triton() -> Callable[..., torch.optim.Optimizer]:
-    """This package's kernel, once per parameter."""
+    """AdamW with the package's own kernel, once per parameter."""
     of_kernel: Update = imported("hybridbench.kernels.optimizer.triton_adamw", "triton is not importable").update
 
     def adamw(parameters: Iterable[Tensor], *, lr: float) -> torch.optim.Optimizer:

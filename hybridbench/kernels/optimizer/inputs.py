@@ -13,9 +13,9 @@ from hybridbench.problem import Problem
 
 
 def adamw(_problem: Problem, draw: Draw) -> Iterator[Trial]:
-    """Three steps of a parameter in the problem's dtype and of one in float32, large enough to be seen.
+    """Three steps of a parameter in the problem's dtype and of one in float32, large enough to show errors.
 
-    Gradients keep away from 0: float16 rounds the square of a small one to 0, and then divides by it.
+    No gradient is near 0: float16 rounds the square of a small one to 0, and then divides by it.
     """
     steps, lr = 3, 0.1
 

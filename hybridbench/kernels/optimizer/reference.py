@@ -10,10 +10,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from hybridbench.kernels.optimizer.adamw import AdamW, Rates
+from hybridbench.kernels.optimizer.adamw import AdamW, StepRates
 
 
-def update(parameter: Tensor, gradient: Tensor, first: Tensor, second: Tensor, rates: Rates) -> None:
+def update(parameter: Tensor, gradient: Tensor, first: Tensor, second: Tensor, rates: StepRates) -> None:
     """Loshchilov and Hutter 2019, algorithm 2: decay, both moments, the step. The reference implementation."""
     dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
     p, g, m, v = (tensor.to(dtype) for tensor in (parameter, gradient, first, second))

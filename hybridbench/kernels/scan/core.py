@@ -1,6 +1,6 @@
 """core: all of Mamba-2 between its two projections as one operation: what can run it, and where.
 
-mamba_ssm's own fused function, and the two ways of ``mamba2_fused``.
+It can run by mamba_ssm's own fused function, or by either variant of ``mamba2_fused``.
 """
 
 from __future__ import annotations
@@ -80,14 +80,14 @@ def load_one_pass() -> Callable[..., Any]:
 
 
 BULK_COPIES = 9
-"""The compute capability, major, that brought copies of whole tiles into shared memory: Hopper's."""
+"""The major compute capability from which GPUs can copy whole tiles into shared memory: Hopper's."""
 
 SHARED = 150_072
-"""Bytes of shared memory that a program of the scan in one pass takes at most: a lone one's, with 128 states."""
+"""The most shared memory that a program of the one-pass scan takes, with ``LONE_STAGES`` and 128 states; bytes."""
 
 
 def refuses_one_pass(problem: Problem) -> str | None:
-    """Its programs hold slices of heads with whole states."""
+    """Why a problem is unsupported: a program holds slices of heads with whole states."""
     if reason := refuses_mamba2_fused(problem):
         return reason
     if not fits_one_pass(problem.head_dim, problem.d_state):
@@ -105,12 +105,12 @@ def refuses_one_pass(problem: Problem) -> str | None:
 
 
 def refuses_mamba2_fused(problem: Problem) -> str | None:
-    """What the scan or the convolution refuses."""
+    """Why a problem is unsupported: by the scan or by the convolution."""
     return refuses_ssd(problem) or refuses_conv1d(problem)
 
 
 def refuses_mamba2_core(problem: Problem) -> str | None:
-    """mamba_ssm norms each group of B and C by itself there, which with more than one group is another model."""
+    """Why a problem is unsupported: mamba_ssm norms each group by itself, so with several groups the model differs."""
     if reason := refuses_mamba2_fused(problem):
         return reason
     if problem.n_groups > 1:

@@ -16,7 +16,7 @@ from hybridbench.problem import Problem
 
 
 def _ssm_heads(problem: Problem, draw: Draw, most: int = 2) -> tuple[int, int]:
-    """At most two groups of at most so many heads; at size all."""
+    """Heads and groups: at most two groups of at most ``most`` heads; at size all."""
     if draw.at_size:
         return problem.n_heads, problem.n_groups
     G = min(2, problem.n_groups)
@@ -47,7 +47,7 @@ def ssd(problem: Problem, draw: Draw) -> Iterator[Trial]:
         tensors = {"x_BTHP": x, "dt_BTH": dt, "B_BTGN": B, "C_BTGN": C, **_ssm_parameters(H, draw)}
         if T == Q + 1:
             tensors["initial_state_BHPN"] = draw.uniform(-1, 1, draw.batch, H, P, N)
-        # from an empty state a single step does not depend on A: its gradient is 0 and has no relative error
+        # from an empty state a single step does not depend on A, so its gradient is 0 and has no relative error
         yield Trial(f"length {T}", tensors, call, gradients=T > 1, continues=T == Q + 1)
 
 
@@ -76,7 +76,7 @@ def ssd_step(problem: Problem, draw: Draw) -> Iterator[Trial]:
 
 
 def conv1d(problem: Problem, draw: Draw) -> Iterator[Trial]:
-    """Shorter than the taps, and longer; without a bias; with positions side by side in memory."""
+    """Lengths below and above the taps; also without a bias, and with contiguous positions."""
     C, W = draw.channels, problem.d_conv
 
     def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -96,7 +96,7 @@ def conv1d(problem: Problem, draw: Draw) -> Iterator[Trial]:
 
 
 def conv1d_step(problem: Problem, draw: Draw) -> Iterator[Trial]:
-    """Two steps in a row, the second on the state the first one left."""
+    """Two steps in a row, the second from the state that the first one left."""
     C, W = draw.channels, problem.d_conv
 
     def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -119,12 +119,14 @@ def conv1d_step(problem: Problem, draw: Draw) -> Iterator[Trial]:
 
 
 def mamba2_core(problem: Problem, draw: Draw) -> Iterator[Trial]:
-    """With a gated norm and without, rows padded and not, around one chunk; the parts are drawn one by one.
+    """Lengths around one chunk, with and without a gated norm and padding of rows. The parts are drawn one by one.
 
-    Eight heads a group, since kernels take several at once, and since A's gradient sums up terms of either sign over
-    positions: of two such numbers both may be small by chance, and their rounding is not (4% in bfloat16 on an H200).
+    There are eight heads per group, since kernels process several at once. Also, A's gradient sums terms of either sign
+    over positions: with two heads both sums may be small by chance, while their rounding is not (4% in bfloat16 on an
+    H200).
 
-    One from a state, which goes forward only, behind the convolution's last inputs: rows that must not change it.
+    The last trial starts from a state and has no backward. Rows with the convolution's last inputs come first, which
+    must not change the state.
     """
     H, G = _ssm_heads(problem, draw, most=8)
     P, N, W, Q = problem.head_dim, problem.d_state, problem.d_conv, problem.chunk_size
@@ -175,8 +177,10 @@ SELECTIVE = ("x_BTI", "dt_BTI", "A_IN", "B_BTN", "C_BTN", "D_I", "z_BTI", "dt_bi
 
 
 def selective_scan(problem: Problem, draw: Draw) -> Iterator[Trial]:
-    """Lengths on and beside 64 positions, laid out channel by channel as in the model; the state has no gradient. One
-    from a state, which goes forward only."""
+    """Lengths at and beside 64 positions, stored channel by channel as in the model; the state has no gradient.
+
+    The last trial starts from a state and has no backward.
+    """
     N = problem.d_state
 
     def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -189,7 +193,7 @@ def selective_scan(problem: Problem, draw: Draw) -> Iterator[Trial]:
         widths = {"x_BTI": I, "dt_BTI": I, "B_BTN": N, "C_BTN": N, "z_BTI": I}
         tensors = {name: draw.across(width, draw.batch, T) for name, width in widths.items()}
         tensors |= _selective_parameters(draw, N)
-        # from an empty state a single step does not depend on A: its gradient is 0 and has no relative error
+        # from an empty state a single step does not depend on A, so its gradient is 0 and has no relative error
         yield Trial(f"length {T}", tensors, call, gradients=T > 1)
         if T == 100:
             tensors = tensors | {"initial_state_BIN": draw.uniform(-1, 1, draw.batch, draw.channels, N)}
@@ -226,13 +230,14 @@ MAMBA3 = ("x_BTHP", "dt_BTH", "rate_BTH", "trap_BTH", "B_BTGN", "C_BTGN", "angle
 
 
 def _mamba3_heads(problem: Problem, draw: Draw) -> tuple[int, int]:
-    """Heads and groups; on a GPU all of them, because the public kernels tune themselves once, at the first sizes they
-    are given, and the check then tunes what is timed."""
+    """Heads and groups; all of them on a GPU, because the public kernels tune themselves once, at the first sizes that
+    they get, so that the check tunes the timed kernels.
+    """
     return (problem.n_heads, problem.n_groups) if problem.device == "cuda" else _ssm_heads(problem, draw)
 
 
 def _mamba3_inputs(problem: Problem, draw: Draw, *length: int) -> dict[str, Tensor]:
-    """Random inputs in order, dt as the model initialises it; x and z lie in one row with all that is projected."""
+    """Random inputs in order, dt as the model initialises it; all that is projected, x and z too, is one packed row."""
     H, G = _mamba3_heads(problem, draw)
     P, N, R = problem.head_dim, problem.d_state, problem.n_angles
     widths: list[tuple[int, ...]] = [(H, P), (H,), (H,), (H,), (G, N), (G, N), (R,), (H, P)]
@@ -252,9 +257,11 @@ def _on_the_circle(angle: Tensor) -> Tensor:
 
 
 def mamba3_scan(problem: Problem, draw: Draw) -> Iterator[Trial]:
-    """Lengths around one chunk, a long one first on a GPU, where kernels tune themselves to it; nobody needs gradients
-    of what the last position leaves. Where none are needed at all, one from a state: with one they tune themselves
-    anew."""
+    """Lengths around one chunk; on a GPU a long one comes first, since kernels tune themselves to it.
+
+    What the last position leaves gets no gradients. Only where no gradients are checked is there a trial from a state,
+    because the kernels tune themselves again for gradients with one.
+    """
     H, _G = _mamba3_heads(problem, draw)
     P, N, R, Q = problem.head_dim, problem.d_state, problem.n_angles, problem.chunk_size
     started = ("angle_BHR", "state_BHPN", "last_k_BHN", "last_x_BHP")
@@ -274,7 +281,7 @@ def mamba3_scan(problem: Problem, draw: Draw) -> Iterator[Trial]:
 
     tuned_at = {16 * Q} if problem.device == "cuda" else set()
     for T in draw.lengths(sorted({1, 63, 100, Q - 1, Q, Q + 1} - {0} | tuned_at, reverse=True)):
-        # from an empty state a single step neither decays nor turns: those gradients are 0
+        # from an empty state a single step neither decays nor turns, so those gradients are 0
         yield Trial(f"length {T}", _mamba3_inputs(problem, draw, T), call, gradients=T > 1)
     if not problem.training and not draw.at_size:
         start = {

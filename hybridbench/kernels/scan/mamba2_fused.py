@@ -1,13 +1,13 @@
 """mamba2_fused: all of Mamba-2 between its two projections as one operation with one packed gradient.
 
-The published kernels do the work: causal_conv1d's convolution and mamba_ssm's chunked scan, forward and backward. What
-is ours is what stands between them. The projection's row z | x | B | C | dt is read where it lies, and every gradient
-is written where it belongs in one row of the same shape, so nothing is ever split, copied or concatenated; gate and
-norm are one kernel each way. Unlike mamba_ssm's own fused function it keeps the convolution's output, which costs 2
-bytes a channel and saves a convolution, and it takes rows that were padded to a width that matrix products like.
+The published kernels do the work: causal_conv1d's convolution and mamba_ssm's chunked scan, forward and backward. This
+module connects them. The projection's row z | x | B | C | dt is read in place, and every gradient is written to its
+place in one row of the same shape, so nothing is split, copied or concatenated. Gate and norm are one kernel each way.
+Unlike mamba_ssm's own fused function it keeps the convolution's output, which costs 2 bytes a channel and saves a
+convolution, and it accepts rows that were padded to a width that suits matrix products.
 
-``one_pass`` takes this package's scan (``triton_ssd``) in mamba_ssm's place, which keeps the state before every block
-of 64 tokens for its backward. From an initial state both go forward only, as an operator of their own.
+``one_pass`` uses this package's scan (``triton_ssd``) instead of mamba_ssm's. It keeps the state before every block of
+64 tokens for its backward. From an initial state both have a forward only, which is an operator of its own.
 
 Written against mamba_ssm 2.3.2 and causal_conv1d 1.7.0. Importing this module needs both, and triton.
 """
@@ -23,16 +23,14 @@ from mamba_ssm.ops.triton.ssd_combined import _mamba_chunk_scan_combined_bwd, _m
 from torch import Tensor
 from torch.library import custom_op
 
+from hybridbench.kernels.again import Recomputation
 from hybridbench.kernels.backend import refuse_gradients
 from hybridbench.kernels.dense.triton_elementwise import gate_backward, gate_forward
 from hybridbench.kernels.scan.triton_ssd import scan_backward, scan_forward, states_shape
 
-Recipe = tuple[Tensor, Callable[..., Tensor], tuple[Any, ...]]
-"""A tensor, and the function and arguments that make it again."""
-
 
 def _aligned(x_BTC: Tensor) -> Tensor:
-    """Channels-last rows as causal_conv1d reads them: strides in multiples of 8 elements."""
+    """Channels-last rows with strides in multiples of 8 elements, as causal_conv1d needs them."""
     return x_BTC if x_BTC.stride(0) % 8 == 0 and x_BTC.stride(1) % 8 == 0 else x_BTC.contiguous()
 
 
@@ -73,7 +71,7 @@ def _run(
     keep: bool,
     initial: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The output, the final state, and for the backward the convolution's output, the scan's and its states."""
+    """The output and the final state; for the backward the outputs of convolution and scan, and the scan's states."""
     H = A.shape[0]
     inner = H * head_dim
     z, conv_in, dt = _split(packed, inner, conv_weight.shape[0], H)
@@ -129,15 +127,15 @@ def _run_backward(
     chunk_size: int,
     eps: float,
     one_pass: bool,
-    keep: bool,
+    _kept: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of everything that has one, in the order of the inputs; an empty one for a norm that is not there."""
+    """The gradients of all inputs that have one, in order; an empty tensor for a missing norm."""
     H, channels = A.shape[0], conv_weight.shape[0]
     inner = H * head_dim
     z, conv_in, dt = _split(packed, inner, channels, H)
     d_packed = torch.empty(packed.shape, dtype=packed.dtype, device=packed.device)
     if packed.shape[-1] > inner + channels + H:
-        d_packed[..., inner + channels + H :].zero_()  # it is multiplied by zeros, which are no match for a NaN
+        d_packed[..., inner + channels + H :].zero_()  # padding is multiplied by zeros, which would keep a NaN
     d_z, d_conv, d_dt = _split(d_packed, inner, channels, H)
     d_y, d_norm = gate_backward(d_out, y, z, norm_weight, eps, d_z)
 
@@ -181,7 +179,7 @@ _FORWARD_INPUTS = (
 _INPUTS = f"{_FORWARD_INPUTS}, bool keep"
 
 
-def _fake(packed: Tensor, conv_weight: Tensor, conv_bias: Tensor, A: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+def _fake(packed: Tensor, conv_weight: Tensor, _conv_bias: Tensor, A: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     head_dim, n_groups = rest[3:5]
     one_pass, keep = rest[-2:]
     B, T = packed.shape[:2]
@@ -197,10 +195,8 @@ def _fake(packed: Tensor, conv_weight: Tensor, conv_bias: Tensor, A: Tensor, *re
     )
 
 
-def _fake_backward(
-    d_out: Tensor, d_state: Tensor | None, mixed: Tensor, y: Tensor, states: Tensor, *rest: Any
-) -> tuple[Tensor, ...]:
-    *given, norm_weight = rest[:7]
+def _fake_backward(*given_and_kept: Any) -> tuple[Tensor, ...]:
+    *given, norm_weight = given_and_kept[5:12]  # behind d_out, d_state, mixed, y and states
     d_norm = given[3].new_empty(0) if norm_weight is None else norm_weight.new_empty(norm_weight.shape)
     return (*(t.new_empty(t.shape) for t in given), d_norm)
 
@@ -250,8 +246,9 @@ _op.register_autograd(_undo, setup_context=_keep)
 
 
 def _core(one_pass: bool) -> Callable[..., Any]:
-    """``mamba2_core`` of the reference with either scan; its ``with_recipes`` also says how the convolution's output
-    and its own are made again from what it keeps."""
+    """``mamba2_core`` of the reference with either scan. Its ``with_recomputations`` also says how to recompute the
+    convolution's output and its own from what it keeps.
+    """
 
     def run(
         packed_BTE: Tensor,
@@ -282,7 +279,7 @@ def _core(one_pass: bool) -> Callable[..., Any]:
         out_BTI, state_BHPN, *_ = run(*tensors, **settings)
         return out_BTI, state_BHPN
 
-    def with_recipes(*tensors: Any, **settings: Any) -> tuple[Tensor, Tensor, list[Recipe]]:
+    def with_recomputations(*tensors: Any, **settings: Any) -> tuple[Tensor, Tensor, list[Recomputation]]:
         if settings.get("initial_state_BHPN") is not None:  # nothing is kept for a backward
             return *mamba2_core(*tensors, **settings), []
         packed_BTE, conv_weight_CW, conv_bias_C, A_H, *_, norm_weight_I = tensors
@@ -296,13 +293,13 @@ def _core(one_pass: bool) -> Callable[..., Any]:
         def gated(y: Tensor, packed: Tensor, norm_weight: Tensor | None) -> Tensor:
             return gate_forward(y, _split(packed, inner, channels, H)[0], norm_weight, settings["eps"])
 
-        recipes = [
+        recomputations = [
             (mixed, convolved, (packed_BTE, conv_weight_CW, conv_bias_C)),
             (out, gated, (y, packed_BTE, norm_weight_I)),
         ]
-        return out, state, recipes
+        return out, state, recomputations
 
-    mamba2_core.with_recipes = with_recipes  # type: ignore[attr-defined]
+    mamba2_core.with_recomputations = with_recomputations  # type: ignore[attr-defined]
     return mamba2_core
 
 

@@ -1,7 +1,7 @@
 """mamba3: the public Triton kernels of Mamba-3 at rank 1 (SISO) behind this package's signatures.
 
-Written against mamba_ssm 2.3.2, whose module decodes by a kernel in CuTe; the Triton step beside it serves here. Both
-tune themselves at the first sizes they are given: 27 variants of each large kernel, minutes of compilation.
+Written against mamba_ssm 2.3.2. Its own module decodes by a kernel in CuTe; here its Triton step is used. Scan and step
+tune themselves at the first sizes that they get: 27 variants of each large kernel, which take minutes to compile.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def load_mamba3_scan() -> Callable[..., Any]:
     """``mamba3_scan`` by mamba_ssm's chunked Triton kernels, with their gradients.
 
     As ``mamba3_siso_combined`` calls them, they round the accumulated angles to bfloat16, at every position and in the
-    final state. What the last position leaves may get gradients; where it gets none they stay None, not the zeros that
-    autograd makes of them by default, since zeros cost a kernel of atomic additions in bfloat16.
+    final state. What the last position leaves may get gradients. Where it gets none, they stay None instead of
+    autograd's default zeros, since zeros would cost a kernel of atomic additions in bfloat16.
     """
     published: Any = imported("mamba_ssm.ops.triton.mamba3.mamba3_siso_combined", NO_MAMBA_SSM)._Mamba3Function
 
@@ -72,7 +72,7 @@ def load_mamba3_scan() -> Callable[..., Any]:
             *(initial or (None,) * 4),
             None,  # all sequences are equally long
             chunk_size,
-            True,  # with what the last position leaves
+            True,  # also returns what the last position leaves
         )
         return y_BTHP, angle_BHR.float(), state_BHPN, k_BHN, last_x_BHP
 
@@ -80,7 +80,7 @@ def load_mamba3_scan() -> Callable[..., Any]:
 
 
 def load_mamba3_step() -> Callable[..., Any]:
-    """``mamba3_step`` by mamba_ssm's Triton step, which writes what it leaves in float32 elsewhere, to be copied."""
+    """``mamba3_step`` by mamba_ssm's Triton step, whose new state, in float32 elsewhere, is copied back."""
     step: Callable[..., Any] = imported("mamba_ssm.ops.triton.mamba3.mamba3_siso_step", NO_MAMBA_SSM).mamba3_siso_step
 
     def mamba3_step(
@@ -126,7 +126,7 @@ def load_mamba3_step() -> Callable[..., Any]:
 
 
 def refuses_mamba3(problem: Problem) -> str | None:
-    """Their tiles hold whole heads, states and chunks; their products are bfloat16 whatever they are given."""
+    """Why a problem is unsupported: tiles hold whole heads, states and chunks, and products are always bfloat16."""
     if reason := needs_cuda(problem):
         return reason
     if problem.dtype != "bfloat16":

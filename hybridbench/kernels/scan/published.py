@@ -32,7 +32,7 @@ NO_CAUSAL_CONV1D = "causal_conv1d is not importable: it is a compiled CUDA exten
 def load_ssd() -> Callable[..., Any]:
     """``ssd`` by mamba_ssm's chunked Triton scan. Both results are differentiable.
 
-    The state that travels between chunks is kept in the dtype of C by that kernel; the final state is float32.
+    That kernel keeps the states between chunks in the dtype of C; the final state is float32.
     """
     scan: Callable[..., Any] = imported("mamba_ssm.ops.triton.ssd_combined", NO_MAMBA_SSM).mamba_chunk_scan_combined
 
@@ -69,8 +69,8 @@ def load_ssd() -> Callable[..., Any]:
 def load_ssd_step() -> Callable[..., Any]:
     """``ssd_step`` by mamba_ssm's ``selective_state_update``.
 
-    A, dt, D and dt_bias are handed over as views expanded to (H, P, N) with stride 0, as ``Mamba2.step`` does: the
-    kernel recognises the zero strides and computes one decay per head instead of one per state element.
+    A, dt, D and dt_bias are passed as views expanded to (H, P, N) with stride 0, as in ``Mamba2.step``: the kernel
+    recognises the zero strides and computes one decay per head instead of one per state element.
     """
     update: Callable[..., Any] = imported(
         "mamba_ssm.ops.triton.selective_state_update", NO_MAMBA_SSM
@@ -104,7 +104,7 @@ def load_ssd_step() -> Callable[..., Any]:
 
 
 def refuses_ssd(problem: Problem) -> str | None:
-    """mamba_ssm multiplies float32 as tf32 (Triton's default), three decimal digits, so float32 is refused."""
+    """Why a problem is unsupported: mamba_ssm multiplies float32 as tf32 (Triton's default), three decimal digits."""
     if reason := needs_cuda(problem):
         return reason
     if problem.dtype not in ("bfloat16", "float16"):
@@ -113,11 +113,10 @@ def refuses_ssd(problem: Problem) -> str | None:
 
 
 def load_conv1d() -> Callable[..., Any]:
-    """``conv1d`` by causal_conv1d's channels-last kernel, which reads (B, T, C) where it lies.
+    """``conv1d`` by causal_conv1d's channels-last kernel, which reads (B, T, C) in place.
 
-    It needs the strides of B and T to be multiples of 8 elements; a view that breaks this is copied first, as
-    mamba_ssm does before the same call. Where positions lie side by side in memory, as Mamba-1 has them, its other
-    kernel runs and leaves them so.
+    The strides of B and T must be multiples of 8 elements; other views are copied first, as mamba_ssm does before the
+    same call. Where positions are contiguous, as in Mamba-1, its other kernel runs and keeps that layout.
     """
     convolve: Callable[..., Any] = imported("causal_conv1d", NO_CAUSAL_CONV1D).causal_conv1d_fn
 
@@ -145,7 +144,7 @@ def load_conv1d_step() -> Callable[..., Any]:
 
 
 def refuses_conv1d(problem: Problem) -> str | None:
-    """causal_conv1d has kernels for 2 to 4 taps in float32, float16 and bfloat16."""
+    """Why a problem is unsupported: there are kernels for 2 to 4 taps in float32, float16 and bfloat16."""
     if reason := needs_cuda(problem):
         return reason
     if problem.d_conv and not 2 <= problem.d_conv <= 4:
@@ -154,10 +153,10 @@ def refuses_conv1d(problem: Problem) -> str | None:
 
 
 def load_selective_scan() -> Callable[..., Any]:
-    """``selective_scan`` by mamba_ssm's CUDA kernel, which reads (B, I, T) with positions side by side.
+    """``selective_scan`` by mamba_ssm's CUDA kernel, which reads (B, I, T) with contiguous positions.
 
-    Tensors that lie so, as ``model.mamba1`` makes them, are views; others are copied. The state has no gradient. The
-    kernel starts from zeros; what an initial state adds is computed beside it (``add_initial_state``).
+    Tensors in that layout, which ``model.mamba1`` makes, are not copied; others are. The state has no gradient. The
+    kernel starts from zeros; ``add_initial_state`` adds what an initial state contributes.
     """
     scan: Callable[..., Any] = imported("mamba_ssm.ops.selective_scan_interface", NO_MAMBA_SSM).selective_scan_fn
 
@@ -198,7 +197,7 @@ def load_selective_scan() -> Callable[..., Any]:
 
 
 DECAYED_ELEMENTS = 1 << 26
-"""Decayed initial states held at once (256 MiB in float32), so many positions' as fit."""
+"""Elements of decayed initial states held at once (256 MiB in float32), for as many positions as fit."""
 
 
 def add_initial_state(
@@ -211,11 +210,11 @@ def add_initial_state(
     z_BTI: Tensor,
     dt_bias_I: Tensor,
 ) -> None:
-    """Adds to the results of a selective scan from zeros what an initial state makes of them, in place.
+    """Adds the contribution of an initial state to the results of a selective scan from zeros, in place.
 
     The recurrence is linear in its state: with e_t the sum of dt up to and including t, ``y_t`` gets
-    ``silu(z_t) C_t (exp(A e_t) h_0)`` and the final state ``exp(A e_T) h_0``. In float32, a stretch of positions at a
-    time, up to where nothing is left of h_0.
+    ``silu(z_t) C_t (exp(A e_t) h_0)`` and the final state ``exp(A e_T) h_0``. It is computed in float32, a range of
+    positions at a time, until h_0 has decayed to nothing.
     """
     T = int(y_BTI.shape[1])
     A, kept = A_IN.float(), initial_BIN.float()
@@ -264,7 +263,7 @@ STATES = 256
 
 
 def refuses_selective_scan(problem: Problem) -> str | None:
-    """The scan is elementwise, so float32 is exact."""
+    """Why a problem is unsupported. The scan is elementwise, so float32 is exact and supported."""
     if reason := needs_cuda(problem):
         return reason
     if problem.d_state > STATES:

@@ -149,9 +149,9 @@ def mamba2_core(
 ) -> tuple[Tensor, Tensor]:
     """All of Mamba-2 between its two projections: ``conv1d``, ``ssd`` and ``gate`` of the packed projection.
 
-    A sequence that goes on from a state needs the convolution's last inputs too. They come in front, in rows whose dt
-    is so negative (-1e4) that softplus makes it exactly 0: these leave the state as it is, and their outputs are
-    dropped.
+    A sequence that continues from a state also needs the convolution's last inputs. They come in front, in rows whose
+    dt is so negative (-1e4) that softplus makes it exactly 0: these do not change the state, and the caller drops their
+    outputs.
 
     Args:
         packed_BTE: rows z | x | B | C | dt, and columns behind them that nobody reads.
@@ -183,7 +183,7 @@ def mamba2_core(
 
 
 NO_STEP = -1e4
-"""A projected dt of which softplus makes exactly 0, in every dtype and with any bias: its row leaves a state alone."""
+"""A projected dt that softplus makes exactly 0, in every dtype and with any bias, so that its row changes no state."""
 
 
 def selective_scan(
@@ -202,7 +202,7 @@ def selective_scan(
 
     With ``dt = softplus(dt_BTI + dt_bias)`` it computes, for every channel,
     ``h_t = exp(dt_t A) h_{t-1} + dt_t x_t B_t`` and ``y_t = (C_t h_t + D x_t) silu(z_t)``. A segment of T positions is
-    cut into about sqrt(T) chunks: step by step inside all of them at once, then from chunk to chunk.
+    cut into about sqrt(T) chunks. It goes step by step inside all chunks at once, then from chunk to chunk.
 
     Args:
         A_IN: negative, float32: ``-exp(A_log)``.
@@ -319,7 +319,7 @@ def mamba3_scan(
     x, dt = wide(x_BTHP), F.softplus(wide(dt_BTH) + wide(dt_bias_H))
     log_decay = -F.softplus(wide(rate_BTH)).clamp(min=A_FLOOR) * dt
     now, before = _trapezoid(dt, trap_BTH)
-    # An input enters at its own step, and once more at the next one, whose weight it is given here already.
+    # An input enters at its own step and once more at the next one, whose weight is already included here.
     scale = now + F.pad(before[:, 1:], (0, 0, 0, 1))
     if initial is None:
         angle, state = x.new_zeros(B, H, R), x.new_zeros(B, H, P, N)
@@ -362,7 +362,8 @@ def _trapezoidal_segment(
     x: Tensor, log_decay: Tensor, scale: Tensor, now: Tensor, k: Tensor, q: Tensor, state: Tensor, Q: int
 ) -> tuple[Tensor, Tensor]:
     """``mamba3_scan`` without D and gate over one segment: c chunk, q and s positions in it. Inputs have the weight
-    ``now`` at their own position and ``scale`` at all later ones."""
+    ``now`` at their own position and ``scale`` at all later ones.
+    """
     T = int(x.shape[1])
     short = -T % Q
     if short:  # no decay and nothing added leave the state alone

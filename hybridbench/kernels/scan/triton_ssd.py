@@ -1,18 +1,18 @@
 """triton_ssd: Mamba-2's scan in one pass over the sequence, and its gradients.
 
-One program holds one head's state, or a slice of its channels, and walks over the tokens in blocks. With a = dt A, c_i
+One program holds one head's state, or a slice of its channels, and loops over the tokens in blocks. With a = dt A, c_i
 the sum of a over a block up to i, and e the block's end, a block of h = exp(a) h + dt B x, y = C h + D x is
 
     y_i = exp(c_i) C_i S + sum_{j <= i} exp(c_i - c_j) (C_i B_j) dt_j x_j + D x_i
     S'  = exp(c_e) S + sum_j exp(c_e - c_j) dt_j x_j B_j
 
 with S the state before it and S' after it (the matrix form of Dao and Gu, arXiv 2405.21060, section 6). mamba_ssm does
-it in five kernels, with the states of all chunks and all products C B in memory between them; here nothing is in memory
-but what a backward will read, the state before every block.
+this in five kernels, which pass the states of all chunks and all products C B through memory. Here only the states
+before every block are written, for the backward.
 
-The backward finds the gradient of the state after every block by walking from the end; what is left is as many
-independent problems as there are blocks, one kernel each for x (with dt), B and C, in which a program adds up over the
-heads that share B and C. It is fast where batch x heads x slices are some hundreds.
+The backward first computes the gradient of the state after every block, from the end. The blocks are then independent:
+one kernel each for x (with dt), B and C, in which a program sums over the heads that share B and C. It is fast where
+batch x heads x slices is some hundreds.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from hybridbench.kernels.triton_jit import jit
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 FORWARD_STAGES, LONE_STAGES, REVERSE_STAGES, GRADIENT_STAGES = 2, 3, 3, 2
-"""Tiles on their way into shared memory. Two forward programs of two stages have room on an SM; where there are fewer
-programs than SMs, one takes ``LONE_STAGES``."""
+"""Tiles in flight into shared memory. Two forward programs of two stages fit on an SM; where there are fewer programs
+than SMs, each uses ``LONE_STAGES``."""
 WARPS = 4
 """Of a program."""
 
@@ -59,7 +59,7 @@ def scan_steps_kernel(
     BLOCK: tl.constexpr,
     H_TILE: tl.constexpr,
 ) -> None:
-    """dt by head, 0 beyond the sequence, and the running sums of dt A within each block in units of log 2."""
+    """Writes dt by head, 0 beyond the sequence, and the running sums of dt A within each block in units of log 2."""
     batch = tl.program_id(1).to(tl.int64)
     t = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     h = tl.arange(0, H_TILE)
@@ -104,6 +104,7 @@ def scan_forward_kernel(
     SLICE: tl.constexpr,
     STAGES: tl.constexpr,
 ) -> None:
+    """The outputs and the final state of one head's slice, and with KEEP the state before every block."""
     batch, head, part = tl.program_id(1) // H, tl.program_id(1) % H, tl.program_id(0) * SLICE
     i = tl.arange(0, BLOCK)
     of_state = (part + tl.arange(0, SLICE))[:, None] * N + tl.arange(0, N)[None, :]
@@ -122,7 +123,7 @@ def scan_forward_kernel(
         end = tl.load(run_ptr + tl.program_id(1).to(tl.int64) * blocks * BLOCK + first + BLOCK - 1)
         rounded = state.to(x.dtype)
         if KEEP:
-            # A bulk copy would need a tile of shared memory more, and so leave room for one program only.
+            # A bulk copy would need another tile of shared memory, so that only one program would fit.
             before = tl.cast((batch * blocks + block) * H + head, tl.int64) * (P * N)
             tl.store(states_ptr + before + of_state, rounded)
         mixed = tl.dot(c, tl.trans(b)) * _decays(run, BLOCK) * dt[None, :]
@@ -153,7 +154,7 @@ def scan_reverse_kernel(
     SLICE: tl.constexpr,
     STAGES: tl.constexpr,
 ) -> None:
-    """The gradient of the state after every block, from the end, and what it says about the decay over the block."""
+    """The gradient of the state after every block, from the end, and the gradient of the decay over the block."""
     batch, head, part = tl.program_id(1) // H, tl.program_id(1) % H, tl.program_id(0) * SLICE
     small = tl.program_id(1).to(tl.int64) * blocks * BLOCK
     ends = d_end_ptr + (tl.program_id(0).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)) * blocks
@@ -206,14 +207,15 @@ def scan_d_x_kernel(
     SLICE: tl.constexpr,
     STAGES: tl.constexpr,
 ) -> None:
-    """Of one block and some heads that share B and C: the gradients of x and of C B, and dt's times dt but for what
-    passes through the state before the block."""
+    """For one block and some heads that share B and C: the gradients of x and of C B, and dt times its gradient except
+    the part through the state before the block.
+    """
     SLICES: tl.constexpr = P // SLICE
     block, batch, heads = tl.program_id(0), tl.program_id(1), tl.program_id(2) * HEADS
     first, group = block * BLOCK, heads // SHARE
     i = tl.arange(0, BLOCK)
     b = b_tiles.load([batch, first, group * N]).reshape(BLOCK, N)
-    # A row for each j, a column for each i: what multiplies d_y then stays in registers.
+    # Rows are j and columns i, so that the factor of d_y stays in registers.
     scores = tl.dot(b, tl.trans(c_tiles.load([batch, first, group * N]).reshape(BLOCK, N)))
     d_scores = tl.zeros((BLOCK, BLOCK), tl.float32)
     for step in tl.range(0, HEADS * SLICES, num_stages=STAGES):
@@ -268,7 +270,7 @@ def scan_d_b_kernel(
     SLICE: tl.constexpr,
     STAGES: tl.constexpr,
 ) -> None:
-    """Of one block and some heads: their share of the gradient of B."""
+    """For one block and some heads: their share of the gradient of B."""
     SLICES: tl.constexpr = P // SLICE
     block, batch, heads = tl.program_id(0), tl.program_id(1), tl.program_id(2) * HEADS
     first, group = block * BLOCK, heads // SHARE
@@ -309,8 +311,9 @@ def scan_d_c_kernel(
     SLICE: tl.constexpr,
     STAGES: tl.constexpr,
 ) -> None:
-    """Of one block and some heads: their share of the gradient of C, and what passes through the state before the block
-    to the running sums."""
+    """For one block and some heads: their share of the gradient of C, and the part of the running sums' gradient that
+    comes through the state before the block.
+    """
     SLICES: tl.constexpr = P // SLICE
     block, batch, heads = tl.program_id(0), tl.program_id(1), tl.program_id(2) * HEADS
     first, group = block * BLOCK, heads // SHARE
@@ -356,7 +359,8 @@ def scan_finish_kernel(
     H_TILE: tl.constexpr,
 ) -> None:
     """Gradients of the projection's dt (through running sums and softplus), and of A and its bias as a partial sum a
-    program."""
+    program.
+    """
     batch, blocks = tl.program_id(1).to(tl.int64), tl.num_programs(0)
     t = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     h = tl.arange(0, H_TILE)
@@ -387,7 +391,7 @@ def scan_finish_kernel(
 
 
 def _tiles(x: Tensor, width: int) -> TensorDescriptor:
-    """Tiles of ``BLOCK`` tokens and ``width`` channels of x (B, T, heads, channels), which may lie in wider rows."""
+    """Tiles of ``BLOCK`` tokens and ``width`` channels of x (B, T, heads, channels), perhaps a view into wider rows."""
     return TensorDescriptor(x, [*x.shape[:2], x.shape[2] * x.shape[3]], [*x.stride()[:2], 1], [1, BLOCK, width])
 
 
@@ -402,17 +406,17 @@ def _slice(P: int) -> int:
 
 
 def _stages(x: Tensor, programs: int) -> int:
-    """Of the forward."""
+    """Stages of the forward."""
     return LONE_STAGES if programs <= multiprocessors(x.device) else FORWARD_STAGES
 
 
 def states_shape(B: int, T: int, H: int, P: int, N: int, keep: bool) -> tuple[int, ...]:
-    """Of the states before every block; a single one, never written, where they are not kept."""
+    """The shape of the states before every block; a single one, never written, where they are not kept."""
     return (B, triton.cdiv(T, BLOCK), H, P, N) if keep else (1, 1, 1, P, N)
 
 
 def _steps(dt_BTH: Tensor, A_H: Tensor, dt_bias_H: Tensor) -> Tensor:
-    """dt and the running sums within blocks, (2, B, H, T rounded up to blocks), float32."""
+    """The steps dt and their running sums within blocks, (2, B, H, T rounded up to blocks), float32."""
     B, T, H = dt_BTH.shape
     blocks = triton.cdiv(T, BLOCK)
     made = torch.empty(2, B, H, blocks * BLOCK, dtype=torch.float32, device=dt_BTH.device)
@@ -449,11 +453,11 @@ def scan_forward(
     """``ssd`` of the reference.
 
     Args:
-        x_BTHP: with contiguous heads, as b and c have contiguous groups; tokens may lie in wider rows of a multiple of
-            16 bytes.
+        x_BTHP: with contiguous heads, as b and c have contiguous groups. Tokens may be views into wider rows of a
+            multiple of 16 bytes.
         dt_BTH: before bias and softplus.
         keep: whether the state before every block of ``BLOCK`` tokens is returned.
-        initial_BHPN: the state to start from, of which there is no gradient; None is one of zeros.
+        initial_BHPN: the initial state, which gets no gradient; None for zeros.
 
     Returns:
         y (B, T, H, P) in x's dtype, the final state (B, H, P, N) in float32, and the states (``states_shape``) in x's
@@ -510,7 +514,7 @@ def scan_backward(
     d_b: Tensor,
     d_c: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of ``scan_forward``: those of x, dt, b and c into the tensors given, shaped as these.
+    """The gradients of ``scan_forward``. Those of x, dt, b and c are written into the given tensors.
 
     Args:
         states: those that ``scan_forward`` kept.

@@ -1,20 +1,21 @@
-"""triton_step: the kernels of one fused decode step, where everything around a skinny matrix product rides on it.
+"""triton_step: the kernels of one fused decode step: each matrix product, fused with everything around it.
 
-A decode step multiplies a handful of rows (one per sequence) by every weight once, so its floor is the bandwidth, and
-what keeps a step from it is the number of kernels: each one ramps up, drains, and waits for the last. Here a block of a
+A decode step multiplies a few rows (one per sequence) by every weight once, so the bandwidth is its floor. What keeps a
+step from it is the number of kernels: each starts up, finishes, and waits for the one before. Here a block of a
 Transformer or of Mamba-2 takes five kernels:
 
     attention: norm + QKV + rotary + cache write | split-KV attention, combined | O + residual
     Mamba-2:   norm + in_proj + conv update      | state update + gate          | norm + out_proj + residual
     MLP:       norm + gate and up + SwiGLU       | down + residual
 
-A norm costs nothing here. Whoever writes the residual stream x also writes x times the next norm's weight, and the sum
-of squares of the part it wrote; the product after it multiplies by rsqrt(mean) once, at its end, since a norm scales a
-whole row. Narrow products split K over programs; the last program of a tile to arrive adds the parts up, always in the
-same order, so a step gives the same bits every time.
+A norm costs nothing here. The kernel that writes the residual stream x also writes x times the next norm's weight and
+the sum of squares of its part. The next product multiplies by rsqrt(mean) once, at its end, since a norm scales a whole
+row. Narrow products split K over programs. The last program of a tile to finish adds the parts, always in the same
+order, so that a step gives the same bits every time.
 
-With ``PDL`` (programmatic dependent launch, Hopper and later) a kernel's programs start while the kernel before it
-drains, load what it does not write (their first weights, states, the residual), and only then wait for its results.
+With ``PDL`` (programmatic dependent launch, Hopper and later) a kernel's programs start while the previous kernel still
+runs. They load what that kernel does not write (their first weights, states, the residual) before they wait for its
+results.
 
 Rows of activations are (B, width). Importing this module needs triton; its tests run on a CPU in triton's interpreter.
 The reference implementation of the whole step is ``LanguageModel.decode``.
@@ -32,7 +33,7 @@ from hybridbench.kernels.triton_launch import wait
 def _first_weights(
     w_ptr: tl.tensor, row: tl.tensor, row_ok: tl.tensor, k_first: tl.tensor, w_width: tl.tensor, BLOCK_K: tl.constexpr
 ) -> tl.tensor:
-    """The first block of columns of some rows: weights never change, so this may come before the wait.
+    """The first block of columns of some rows. Weights never change, so they may be loaded before the wait.
 
     Weights may have more than 2^31 elements. A program's rows are counted from its first one, at which ``w_ptr`` points
     already, or are 64 bits wide.
@@ -85,7 +86,7 @@ def _product_after(
 ) -> tl.tensor:
     """Rows of w times x transposed over [k_first, k_last), of which ``first_w`` is the first block of columns.
 
-    That block comes last: it waits in registers while the loop's loads are under way.
+    That block is multiplied last: it stays in registers while the loop's loads are in flight.
     """
     b = tl.arange(0, TOKENS)
     k = k_first + tl.arange(0, BLOCK_K)
@@ -108,7 +109,7 @@ def _last_to_arrive(
     ROWS: tl.constexpr,
     TOKENS: tl.constexpr,
 ) -> tl.tensor:
-    """Leaves ``acc`` with the other parts of its tile; 1 for the program that finds all of them there."""
+    """Stores ``acc`` beside the other parts of its tile; returns 1 in the last program of the tile, else 0."""
     at = tl.arange(0, ROWS)[:, None] * TOKENS + tl.arange(0, TOKENS)[None, :]
     tl.store(part_ptr + (tile * SPLITS + split) * ROWS * TOKENS + at, acc)
     tl.debug_barrier()
@@ -125,7 +126,7 @@ def _sum_of_parts(
     ROWS: tl.constexpr,
     TOKENS: tl.constexpr,
 ) -> tl.tensor:
-    """The parts of a tile in their order; the count starts over for the next step."""
+    """The sum of the parts of a tile, in order; resets the count for the next step."""
     at = tl.arange(0, ROWS)[:, None] * TOKENS + tl.arange(0, TOKENS)[None, :]
     acc = tl.zeros((ROWS, TOKENS), tl.float32)
     for split in tl.static_range(SPLITS):
@@ -175,7 +176,7 @@ def begin(
     RINGS: tl.constexpr,
     PDL: tl.constexpr,
 ) -> None:
-    """One program per sequence: embeds its token, and works out what every layer needs to know of its position.
+    """One program per sequence: embeds its token, and computes what every layer needs to know of its position.
 
     ``turn`` (TURNS, B, 2, PAIRS) gets cosines and sines for each kind of rotary embedding; ``slot`` and ``length``
     (RINGS, B) the cache slot to write and the slots then in use, for each pair of (sinks, ring) in ``ring``.
@@ -238,10 +239,10 @@ def project_qkv(
     ROTATES: tl.constexpr,
     PDL: tl.constexpr,
 ) -> None:
-    """Norm, the fused projection, rotary, and the new key and value into their slot.
+    """The norm, the fused projection, rotary, and the stores of the new key and value into their slot.
 
-    A tile is ``HALF`` rows of the lower half of one head and their partners in its upper half. Heads in the order of
-    the weight's rows: H query heads and K key heads of width P, K value heads of width V.
+    A tile is ``HALF`` rows of the lower half of one head and their partners in its upper half. The weight's rows are H
+    query heads and K key heads of width P, and K value heads of width V.
     """
     split = tl.program_id(0) % SPLITS
     tile = tl.program_id(0) // SPLITS
@@ -332,10 +333,11 @@ def project_mamba2(
     STAGES: tl.constexpr,
     PDL: tl.constexpr,
 ) -> None:
-    """Norm, in_proj, and for the C channels of x, B and C the causal conv with its state (B, C, COLUMNS), newest last.
+    """The norm, in_proj, and for the C channels of x, B and C the causal conv with its state (B, C, COLUMNS), newest
+    last.
 
-    Rows of the weight: I of the gate z, C of the conv, H of dt; z and the conv's output keep the activations' dtype, dt
-    is float32 and raw.
+    The weight's rows are I of the gate z, C of the conv and H of dt. z and the conv's output have the activations'
+    dtype; dt is float32, before bias and softplus.
     """
     split = tl.program_id(0) % SPLITS
     tile = tl.program_id(0) // SPLITS
@@ -346,7 +348,7 @@ def project_mamba2(
     low = (split * (D // BLOCK_K) // SPLITS) * BLOCK_K
     high = ((split + 1) * (D // BLOCK_K) // SPLITS) * BLOCK_K
     first_w = _first_weights(w_ptr, of_tile, row_ok, low, D, BLOCK_K)
-    # the channel's own state: nobody else reads or writes it, so it need not wait either
+    # no other program reads or writes this channel's state, so it may be loaded before the wait too
     b = tl.arange(0, TOKENS)
     live = (b < B)[None, :]
     channel = row - I
@@ -413,8 +415,9 @@ def update_state(
 ) -> None:
     """One program per sequence and head: dt, the state (B, H, P, N) in place, its output, skip and gate.
 
-    NORM ``row``: the output leaves multiplied by the norm's weight, with its sum of squares in ``squares`` (H, B), for
-    the product after it to finish. ``head``: it leaves divided by its own root mean square. ``none``: as it is.
+    With NORM ``row`` the output is multiplied by the norm's weight and its sum of squares goes to ``squares`` (H, B),
+    so that the next product can finish the norm. With ``head`` it is divided by its own root mean square. With ``none``
+    it is not changed.
     """
     h = tl.program_id(0) % H
     b = tl.program_id(0) // H
@@ -423,7 +426,7 @@ def update_state(
     p_ok = p < P
     ok = p_ok[:, None] & (n < N)[None, :]
     at = state_ptr + ((b * H + h).to(tl.int64) * P + p[:, None]) * N + n[None, :]
-    state = tl.load(at, mask=ok, other=0.0).to(tl.float32)  # nobody else writes it: no need to wait
+    state = tl.load(at, mask=ok, other=0.0).to(tl.float32)  # no other kernel writes it: no need to wait
     decay_rate = -tl.exp(tl.load(A_log_ptr + h))
     skip = tl.load(D_ptr + h)
     bias = tl.load(dt_bias_ptr + h)
@@ -479,9 +482,10 @@ def project_residual(
     STAGES: tl.constexpr,
     PDL: tl.constexpr,
 ) -> None:
-    """An output projection added to the residual stream, which leaves ready for the next norm.
+    """Adds an output projection to the residual stream, and prepares the next norm.
 
-    x += W1 first, scaled to finish a norm over ``first`` where NORMED; and plus or minus W2 second where K2 is not 0.
+    x += W1 first, scaled to finish a norm over ``first`` where NORMED. Where K2 is not 0, W2 second is added or
+    subtracted too.
     """
     split = tl.program_id(0) % SPLITS
     tile = tl.program_id(0) // SPLITS
@@ -496,7 +500,7 @@ def project_residual(
     b = tl.arange(0, TOKENS)
     ok = row_ok[:, None] & (b < B)[None, :]
     at = (b * D)[None, :] + row[:, None]
-    # no kernel writes x between the last such product and this one, so it needs no waiting for either
+    # no kernel writes x between the last such product and this one, so it may be loaded before the wait too
     x = tl.load(x_ptr + at, mask=ok, other=0.0).to(tl.float32)
     weight = tl.load(norm_weight_ptr + row, mask=row_ok, other=0.0).to(tl.float32)
     if K2 == 0:
@@ -555,7 +559,7 @@ def project_swiglu(
     STAGES: tl.constexpr,
     PDL: tl.constexpr,
 ) -> None:
-    """Norm, gate and up in one product, ``silu(gate) * up`` (B, F)."""
+    """The norm, gate and up in one product, and ``silu(gate) * up`` (B, F)."""
     split = tl.program_id(0) % SPLITS
     tile = tl.program_id(0) // SPLITS
     i = tl.arange(0, 2 * HALF)
@@ -602,7 +606,7 @@ def project_head(
     STAGES: tl.constexpr,
     PDL: tl.constexpr,
 ) -> None:
-    """The final norm and the head: logits (B, VOCABULARY), and of each tile the largest one with its place."""
+    """The final norm and the head: logits (B, VOCABULARY), and the largest one of each tile with its index."""
     tile = tl.program_id(0)
     row = tile * ROWS + tl.arange(0, ROWS)
     row_ok = row < VOCABULARY
@@ -636,7 +640,7 @@ def finish(
     TILES_TILE: tl.constexpr,
     PDL: tl.constexpr,
 ) -> None:
-    """One program per sequence: the token of the largest logit (the first of equals), and the position moved on."""
+    """One program per sequence: writes the token of the largest logit (the first of equals) and the next position."""
     b = tl.program_id(0)
     wait(PDL)
     i = tl.arange(0, TILES_TILE)

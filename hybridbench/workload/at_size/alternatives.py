@@ -1,10 +1,9 @@
 """alternatives: what runs in a kernel's place while a part of its work is done again, where the kernel itself cannot.
 
 A kernel that is compiled for every shape would be compiled once more for a row, which takes seconds. Attention over a
-piece of a sequence goes over all keys before it, so that its kernel would only do the same again. A training step of
-one sequence has no second sequence to be held to, and kernels give an initial state no gradient. There the reference
-implementation does the part, or another library's kernel for attention over a length at which the reference
-implementation is slow.
+piece of a sequence reads all keys before it, so its own kernel would only repeat the same work. A training step of one
+sequence has no second sequence to compare with, and kernels give an initial state no gradient. In these cases the
+reference implementation runs the part, or, for attention over a length at which that is slow, another library's kernel.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ from hybridbench.operations import OPERATIONS
 from hybridbench.suite.ops import DECODE_STEP
 
 SLOW_FROM = 16_384
-"""Tokens from which full attention by the reference implementation takes longer than the step."""
+"""From so many tokens on, full attention by the reference implementation takes longer than the step."""
 
 
 class Alternatives:
-    """The model's operations with another implementation each, taken inside ``in_place``.
+    """The model's operations, some of which run by another implementation inside ``in_place``.
 
     Args:
-        every: exchange all operations, and not only those that compile for every shape.
+        every: exchange all operations, not only those that are compiled for every shape.
         attention: exchange attention too.
     """
 
@@ -49,13 +48,13 @@ class Alternatives:
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Around all work in which ``in_place`` is entered."""
+        """A context around all work that enters ``in_place``."""
         with swapped(self._model, self._functions, self._either):
             yield
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """The other implementations run inside."""
+        """Inside, the other implementations run."""
         self._active = True
         try:
             yield
@@ -72,7 +71,7 @@ class Alternatives:
 
 
 def other(backend: Backend, problem: Problem) -> Function:
-    """An implementation of an operation that shares no source with a backend."""
+    """An implementation of a backend's operation that shares no code with it."""
     if backend.op == "attention" and problem.window is None and problem.length > SLOW_FROM:
         for name in OPERATIONS["attention"].order[problem.device]:
             candidate = backends("attention")[name]

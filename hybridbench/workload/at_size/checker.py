@@ -1,7 +1,7 @@
 """checker: one case's work checked at its own size: what is compared, what it is called, and what it took before.
 
 A check ends before anything is timed. Where nothing can be compared, because the parts do not fit beside the batch or a
-mixer cannot go on from its cache, it says so: the case is timed and carries a caveat.
+mixer cannot continue from its cache, the case is timed and its record has a caveat.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from hybridbench.record import SizeCheck
 from hybridbench.suite.case import Case
 from hybridbench.suite.ops import DECODE_STEP
 from hybridbench.workload.at_size.alternatives import Alternatives
-from hybridbench.workload.at_size.decode import Beside, Kept, Left, compare_reads, replayed, routed
-from hybridbench.workload.at_size.errors import SHORT, Comparison, Errors, Worst, judged
+from hybridbench.workload.at_size.decode import Beside, Overwritten, StepOutcome, compare_reads, replayed, routed
+from hybridbench.workload.at_size.errors import SHORT, Errors, SizeComparison, Worst, judged
 from hybridbench.workload.at_size.gradients import Backward
 from hybridbench.workload.at_size.sequence import PartsDoNotFit, Walk, piece_count
 from hybridbench.workload.prepared import kept
@@ -38,7 +38,7 @@ MODULES, REFERENCE = "the same step module by module", "the reference implementa
 
 @dataclass
 class Known:
-    """Errors at ``SHORT`` tokens, which a process takes once for all contexts of a case."""
+    """Errors at ``SHORT`` tokens, which a process measures once for all contexts of a case."""
 
     worst: dict[str, Worst] = field(default_factory=dict)
 
@@ -48,13 +48,13 @@ class Checker:
 
     Args:
         resolved: its operations.
-        known: what earlier cases of the process have shown.
-        now: the clock that says how long it took; ns.
+        known: errors from earlier cases of the process.
+        now: the clock for ``spent_ns``; ns.
 
     Attributes:
-        checks: what was compared.
-        unchecked: sentences about what could not be.
-        spent_ns: how long it took.
+        checks: the comparisons that passed.
+        unchecked: sentences about what could not be compared.
+        spent_ns: how long the checks took; ns.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Checker:
         self._symbols = case.model.layers
 
     def prefill(self, token_BT: Tensor, caches: list[Cache | None]) -> None:
-        """A prefill: outputs, keys, values, states and logits, of rows alone or in pieces.
+        """Checks a prefill by its rows alone or in pieces: outputs, keys, values, states and logits.
 
         Raises:
             WrongResult: they differ; the text names the layer.
@@ -96,8 +96,9 @@ class Checker:
         self._judge(asked, errors, length)
 
     def train(self, token_BT: Tensor, target_BT: Tensor) -> None:
-        """A training step's forward and backward: outputs, the loss and all gradients, of rows alone, or by other
-        implementations where there is one row.
+        """Checks a training step's forward and backward: outputs, the loss and all gradients.
+
+        It is compared with its rows alone, or, where there is one row, with other implementations.
 
         Raises:
             WrongResult, DeviceFault: as ``prefill``.
@@ -116,12 +117,12 @@ class Checker:
         self._judge(asked, errors, token_BT.shape[1], may_be_short=several)
 
     def decode(self, loop: DecodeLoop, context: int) -> Callable[[], object]:
-        """The step of a decode loop as it is timed, once it was checked with ``context`` tokens cached.
+        """Checks a decode step with ``context`` tokens cached, and returns the step as it is timed.
 
-        Lone rows come first, so that their graphs are gone before the batch's takes its memory.
+        Rows run alone first, so that the memory of their graphs is free before the batch's graph is captured.
 
         Args:
-            loop: filled to the context. Afterwards its states are those of the steps that were taken.
+            loop: filled to the context. Afterwards it has the states that the steps of the check left.
 
         Raises:
             WrongResult, DeviceFault: as ``prefill``.
@@ -129,8 +130,8 @@ class Checker:
         batch = len(loop.token_B)
         rows = sorted({0, batch - 1})
         contexts = [context] if loop.grows or context <= SHORT else [SHORT - 1, context]
-        lone: dict[tuple[int, int], Left] = {}
-        before = Kept(kept(loop.caches), loop.token_B, rows, contexts)
+        lone: dict[tuple[int, int], StepOutcome] = {}
+        before = Overwritten(kept(loop.caches), loop.token_B, rows, contexts)
         with self._guarded():
             routes = routed(self.model, loop.eager_step)
             for row in rows if batch > 1 else []:
@@ -143,18 +144,18 @@ class Checker:
                         one.position_B.fill_(at)
                         step()
                         assert one.logits_BV is not None
-                        lone[row, at] = Left.of(one.logits_BV, kept(one.caches), 0)
+                        lone[row, at] = StepOutcome.of(one.logits_BV, kept(one.caches), 0)
                 del one, step
             before.put_back()
             started = self._now()
             step = loop.ready()
-            self.spent_ns -= self._now() - started  # it is there to be timed
+            self.spent_ns -= self._now() - started  # the timed step itself is not part of the check
             found = {at: self._step(loop, step, at, before, lone) for at in contexts}
         asked = self._asked("a decode step", ROWS if batch > 1 else MODULES if loop.plan else REFERENCE, context)
         if found[context].found:
             short = found[contexts[0]].worst() if len(contexts) > 1 else {}
             self.checks.append(judged(asked, found[context], short))
-        else:  # one sequence without attention, fused: what it was held to is in the loop's own check
+        else:  # one sequence without attention, fused: the loop's own check has compared it with the modules
             (check,) = loop.checks
             what = SizeCheck(asked.what, MODULES, batch, context, 1, "logits and states", check.error, check.bound)
             self.checks.append(what)
@@ -165,17 +166,17 @@ class Checker:
         loop: DecodeLoop,
         step: Callable[[], object],
         context: int,
-        before: Kept,
-        lone: dict[tuple[int, int], Left],
+        before: Overwritten,
+        lone: dict[tuple[int, int], StepOutcome],
     ) -> Errors:
-        """One step at a context: what it leaves of each row, and what its attentions read."""
+        """The errors of one step at a context: in what it leaves of each row, and in what its attentions read."""
         errors, rows = Errors(), sorted({0, len(loop.token_B) - 1})
         before.put_back()
         loop.position_B.fill_(context)
         step()
         assert loop.logits_BV is not None
         for row in rows if lone else []:
-            left = Left.of(loop.logits_BV, kept(loop.caches), row)
+            left = StepOutcome.of(loop.logits_BV, kept(loop.caches), row)
             left.compare(lone[row, context], f"row {row + 1}", errors)
         if loop.plan is not None:
             compare_reads(loop.plan, rows, errors)
@@ -187,18 +188,19 @@ class Checker:
         loop.position_B.fill_(context)
         return errors
 
-    def _asked(self, what: str, against: str, context: int) -> Comparison:
+    def _asked(self, what: str, against: str, context: int) -> SizeComparison:
         execution = self.case.execution
-        return Comparison(what, against, self.case.workload.batch, context, execution.dtype, self._hint())
+        return SizeComparison(what, against, self.case.workload.batch, context, execution.dtype, self._hint())
 
     def _hint(self) -> str:
         ran = sorted({f"{item.op}={item.backend.name}" for item in self.resolved if item.op != DECODE_STEP})
         return f"what ran: {', '.join(ran)}. Name another backend with --backend, or take a smaller batch or context"
 
     def _judge(
-        self, asked: Comparison, errors: Callable[[int], Errors], length: int, *, may_be_short: bool = True
+        self, asked: SizeComparison, errors: Callable[[int], Errors], length: int, *, may_be_short: bool = True
     ) -> None:
-        compiled = any(item.backend.compiles_per_length for item in self.resolved)  # and would for the short ones
+        # a kernel that is compiled per length would be compiled for ``SHORT`` tokens too
+        compiled = any(item.backend.compiles_per_length for item in self.resolved)
         try:
             with self._guarded():
                 short: Worst = {}
@@ -215,14 +217,14 @@ class Checker:
             self.unchecked.append(f"{asked.what}: {exc}")
 
     def _key(self, what: str) -> str:
-        """What errors at ``SHORT`` tokens depend on: all of a case but its context."""
+        """What errors at ``SHORT`` tokens depend on: everything in a case except its context."""
         work = replace(self.case.workload, context=SHORT)
         ran = sorted((item.op, item.backend.name) for item in self.resolved)
         return f"{what} {replace(self.case, workload=work).key} {ran}"
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
-        """A kernel that breaks the device in a check is wrong, and nothing on the device can be trusted after it."""
+        """Turns a CUDA error inside into a ``DeviceFault``: a kernel is wrong, and the device is unusable after it."""
         started = self._now()
         try:
             yield

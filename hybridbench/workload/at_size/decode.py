@@ -1,11 +1,11 @@
-"""decode: a decode step held to the same step of one sequence, and every attention's reading of its cache to the
-reference implementation.
+"""decode: a decode step compared with the same step of one sequence, and every attention's output with the reference
+implementation.
 
 The first and the last sequence of a batch are decoded alone, over slices of the same caches and in the same mode: where
 the batch's step is a captured graph, theirs is one too. Logits and states are compared. That alone would show little of
-an attention, whose output over many random keys is small beside the residual stream. So each one's output is compared
-with the reference implementation on the same queries and caches. A lone sequence has no other to be held to: there each
-kernel of the step is compared with its reference implementation on the step's own inputs.
+attention, whose output over many random keys is small beside the residual stream. So each attention's output is
+compared with the reference implementation on the same queries and caches. A batch of one has no row to compare with:
+there each kernel of the step is compared with its reference implementation on the step's own inputs.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from hybridbench.model.cache import Cache, of_row, recurrent_states, states_comp
 from hybridbench.model.language import LanguageModel
 from hybridbench.model.moe import MoeModule
 from hybridbench.model.swap import Function, swapped
+from hybridbench.operations import OPERATIONS
 from hybridbench.workload.at_size.errors import STEP, Errors, of_whole
 
 if TYPE_CHECKING:
@@ -31,31 +32,31 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Left:
+class StepOutcome:
     """What a step leaves of one sequence, by name."""
 
     tensors: dict[str, Tensor]
 
     @classmethod
-    def of(cls, logits_BV: Tensor, caches: Sequence[Cache], row: int) -> Left:
-        """Copies of a row's logits and states, not of keys and values, to which a step adds one token."""
+    def of(cls, logits_BV: Tensor, caches: Sequence[Cache], row: int) -> StepOutcome:
+        """Copies of a row's logits and states; not of keys and values, to which a step only adds a token."""
         left = {"logits": logits_BV[row : row + 1], **states_compared([of_row(cache, row) for cache in caches])}
         return cls({name: tensor.clone() for name, tensor in left.items()})
 
-    def compare(self, expected: Left, where: str, errors: Errors) -> None:
-        """Notes how far each tensor is from the expected one."""
+    def compare(self, expected: StepOutcome, where: str, errors: Errors) -> None:
+        """Notes the error of each tensor against the expected one."""
         for name, tensor in self.tensors.items():
             what = name.split(" of cache")[0]
             at = where if what == name else f"{where}, {name.removeprefix(f'{what} of ')}"
             errors.add(what, at, of_whole(tensor, expected.tensors[name]), STEP)
 
 
-class Kept:
-    """What steps overwrite of some rows, to be put back: states, tokens, and the slots of keys and values.
+class Overwritten:
+    """Copies of what steps overwrite in some rows, to be restored: states, tokens, and the slots of keys and values.
 
     Args:
-        token_B: the tokens to feed.
-        contexts: at which steps are taken.
+        token_B: the tokens that steps read and overwrite.
+        contexts: the contexts at which steps are taken.
     """
 
     def __init__(self, caches: Sequence[Cache], token_B: Tensor, rows: Sequence[int], contexts: Sequence[int]) -> None:
@@ -65,13 +66,13 @@ class Kept:
         self._values = [part.clone() for part in self._parts]
 
     def put_back(self) -> None:
-        """As they were."""
+        """Restores all of them."""
         for part, value in zip(self._parts, self._values, strict=True):
             part.copy_(value)
 
 
 def compare_reads(plan: FusedStep, rows: Sequence[int], errors: Errors) -> None:
-    """Every attention of a fused step that has just run, held to the reference implementation."""
+    """Compares every attention of a fused step that has just run with the reference implementation."""
     for index, read in enumerate(plan.reads):
         for row in rows:
             part = slice(row, row + 1)
@@ -84,11 +85,11 @@ def compare_reads(plan: FusedStep, rows: Sequence[int], errors: Errors) -> None:
 
 
 class Beside:
-    """A model's step with each kernel held to its reference implementation as it runs, on the step's own inputs.
+    """Runs a model's step with each kernel compared with its reference implementation on the step's own inputs.
 
     Args:
-        rows: of which attention is compared.
-        every: compare all operations, and not only attention.
+        rows: the rows whose attention is compared.
+        every: compare all operations, not only attention.
     """
 
     def __init__(self, functions: Sequence[Function], rows: Sequence[int], errors: Errors, *, every: bool) -> None:
@@ -99,12 +100,14 @@ class Beside:
         self._calls: dict[str, int] = {}
 
     def run(self, model: LanguageModel, step: Callable[[], object]) -> None:
-        """One step module by module."""
+        """Runs one step module by module."""
         with swapped(model, self._functions, self._watched), torch.no_grad():
             step()
 
     def _watched(self, op: str, function: Function) -> Function:
         plain: Function = reference_of(op)
+        operation = OPERATIONS[op]
+        angles = {index for index, tensor in enumerate(operation.tensors) if tensor.name in operation.angles}
 
         def attention(*given: Tensor) -> Any:
             out = function(*given)
@@ -124,7 +127,7 @@ class Beside:
             self._errors.add(f"output of {op}", where, of_whole(out, expected))
             for index, (one, copy) in enumerate(zip(given, copies, strict=True)):
                 if isinstance(one, Tensor) and not torch.equal(one, copy):  # a state, updated in place
-                    if op == "mamba3_step" and index == 0:  # angles, of which 0 and 2 pi are one
+                    if index in angles:
                         one, copy = (torch.stack((x.cos(), x.sin()), -1) for x in (one, copy))
                     self._errors.add(f"state of {op}", f"{where}, argument {index + 1}", of_whole(one, copy))
             return out
@@ -137,7 +140,7 @@ class Beside:
 
 
 def routed(model: LanguageModel, step: Callable[[], object]) -> dict[MoeModule, Tensor]:
-    """What each router of a model chooses for a batch in one step."""
+    """Runs one step; the experts that each router of the model chooses for the batch."""
     modules = [layer for layer in model.layers if isinstance(layer, MoeModule)]
     if not modules:
         return {}
@@ -152,7 +155,7 @@ def routed(model: LanguageModel, step: Callable[[], object]) -> dict[MoeModule, 
 
 @contextmanager
 def replayed(routes: dict[MoeModule, Tensor], row: int) -> Iterator[None]:
-    """The routers choose for one sequence what they chose for it in the batch."""
+    """Inside, routers choose for one sequence the experts that they chose for it in the batch."""
     for module, chosen_BK in routes.items():
         module.replay_NK = chosen_BK[row : row + 1]
     try:

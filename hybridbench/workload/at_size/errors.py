@@ -1,13 +1,15 @@
 """errors: what two ways to compute the same thing differ by, and how much of that is allowed at a size.
 
-An error is ``|found - expected| / |expected|``. Over a sequence it is that of the worst 64 positions: of a kernel that
-goes wrong in the last of 128k positions a norm over all shows nothing. Bounds are those of the kernels' own
-verification, and at most three times what the same comparison gives at ``SHORT`` tokens, where the kernels were
-verified; but no less than ``FLOOR`` of them, since two calls of one kernel may agree to the bit at one size and not at
-another. What a whole decode step leaves has the bound of its verification at every size. With random keys and values the
-attentions add less to the residual stream the more tokens are cached, so that the same rounding in the other layers
-weighs more: from 1.3e-2 at 2k to between 2.3e-2 and 4.7e-2 at 32k with the mixers whose step runs module by module (1b,
-batch 4, H200). What each attention reads is compared by itself, and that bound follows the error at ``SHORT``.
+An error is ``|found - expected| / |expected|``. Over a sequence it is that of the worst 64 positions: a norm over all
+of 128k positions would not show a kernel that is wrong in the last few. The bound is that of the kernels' verification,
+or three times the error of the same comparison at ``SHORT`` tokens if that is smaller, since the kernels are known to
+be right there. It is never less than ``FLOOR`` times the verification's bound: two calls of one kernel may agree to the
+bit at one size and not at another.
+
+What a whole decode step leaves has the bound of its verification at every size. With random keys and values, attention
+adds less to the residual stream the more tokens are cached, so the same rounding in the other layers weighs more: 1.3e-2
+at 2k became 2.3e-2 to 4.7e-2 at 32k with the mixers whose step runs module by module (1b, batch 4, H200). What each
+attention reads is compared by itself, and that bound does follow the error at ``SHORT``.
 """
 
 from __future__ import annotations
@@ -24,30 +26,30 @@ from hybridbench.model.step import BOUND
 from hybridbench.record import SizeCheck
 
 SHORT = 2048
-"""Tokens at which kernels are known to be right."""
+"""A length at which kernels are known to be right; tokens."""
 TIMES = 3
-"""How many times the error at ``SHORT`` tokens one at the timed size may be."""
+"""An error at the timed size may be so many times the error at ``SHORT`` tokens."""
 FLOOR = 0.4
-"""The share of a bound below which three times a very small error does not bring it."""
+"""The least bound, as a share of the verification's: it holds where the error at ``SHORT`` tokens is very small."""
 BLOCK = 64
-"""Positions over which an error is taken."""
+"""How many consecutive positions one error is computed over."""
 LEAST = 0.05
-"""Share of the mean block's norm that a block's is taken for at least."""
+"""The norm of a block counts as at least this share of the mean norm of all blocks."""
 ELEMENTS = 1 << 24
-"""Elements compared at a time, in float32: a comparison needs little memory whatever it compares."""
+"""Elements compared at a time, in float32, so that a comparison of any size needs little memory."""
 
 OUTPUT, GRADIENT, STEP = "output", "gradient", "step"
 STEP_BOUNDS = {"float64": 1e-8, "float32": 1e-3, "bfloat16": BOUND, "float16": BOUND}
-"""A whole decode step's, whose layers round one after the other."""
+"""Bounds of a whole decode step, in which the rounding of all layers adds up."""
 
 
 def cap(kind: str, dtype: str) -> float:
-    """The largest error ever allowed of outputs and states, of gradients, or of what a whole step leaves."""
+    """The largest error ever allowed in outputs and states, in gradients, or in what a whole step leaves."""
     return STEP_BOUNDS[dtype] if kind == STEP else BOUNDS[dtype][kind == GRADIENT]
 
 
 def over_positions(found_TC: Tensor, expected_TC: Tensor) -> Tensor:
-    """The worst block's error of two sequences (T, ...), as a scalar on their device; NaN where either holds one."""
+    """The error of the worst block of two sequences (T, ...), a scalar on their device; NaN where either has one."""
     found, expected = (x.detach().flatten(1) for x in (found_TC, expected_TC))
     T = found.shape[0]
     positions = max(1, ELEMENTS // max(1, found.shape[1]) // BLOCK) * BLOCK
@@ -62,12 +64,12 @@ def over_positions(found_TC: Tensor, expected_TC: Tensor) -> Tensor:
 
 
 def of_whole(found: Tensor, expected: Tensor) -> Tensor:
-    """The error of two tensors as they are, as a scalar on their device."""
+    """The error of a whole tensor against another, a scalar on their device."""
     return over_positions(found.detach().flatten()[None], expected.detach().flatten()[None])
 
 
 def _ratio(difference: Tensor, size: Tensor) -> Tensor:
-    """Roots of squares; equal ones differ by 0, also where they are zeros."""
+    """The quotient of two norms given as sums of squares; 0 where the difference is 0, even if the size is 0 too."""
     return torch.where(difference == 0, 0.0, difference / size).sqrt()
 
 
@@ -76,21 +78,21 @@ def _wide(x: Tensor) -> Tensor:
 
 
 Worst = dict[tuple[str, str], tuple[float, str]]
-"""By kind and thing: the worst error, and where it is."""
+"""(kind, what was compared) to the worst error, and where it is."""
 
 
 @dataclass
 class Errors:
-    """Errors by what they are of, as they come; read off the device at the end."""
+    """Collects errors by what was compared; they are read from the device at the end."""
 
     found: dict[tuple[str, str], list[tuple[str, Tensor]]] = field(default_factory=dict)
 
     def add(self, what: str, where: str, error: Tensor, kind: str = OUTPUT) -> None:
-        """Notes an error of ``what``, which has one bound wherever it is, such as "output of M"."""
+        """Notes an error of ``what``, such as "output of M"; all errors of one ``what`` have the same bound."""
         self.found.setdefault((kind, what), []).append((where, error))
 
     def worst(self) -> Worst:
-        """The worst error of each thing, and where."""
+        """The worst error of each ``what``, and where it is."""
         return {key: max(_read(errors), key=lambda one: _rank(one[0])) for key, errors in self.found.items()}
 
 
@@ -104,15 +106,15 @@ def _rank(error: float) -> float:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class SizeComparison:
     """What is compared with what, for records and messages.
 
     Attributes:
-        what: such as "prefill".
-        against: what it is held to, such as "each row alone".
+        what: what is checked, such as "prefill".
+        against: what it is compared with, such as "each row alone".
         batch, context: the size.
-        dtype: whose bounds hold.
-        hint: how to go on without what was found wrong.
+        dtype: the dtype that decides the bounds.
+        hint: what a user can do if it is wrong.
     """
 
     what: str
@@ -123,14 +125,14 @@ class Comparison:
     hint: str
 
 
-def judged(asked: Comparison, errors: Errors, short: Worst) -> SizeCheck:
+def judged(asked: SizeComparison, errors: Errors, short: Worst) -> SizeCheck:
     """The record of a comparison.
 
     Args:
-        short: of the same comparison at ``SHORT`` tokens; empty where there is none.
+        short: the errors of the same comparison at ``SHORT`` tokens; empty where there are none.
 
     Raises:
-        WrongResult: an error is beyond its bound; the text names it.
+        WrongResult: an error exceeds its bound; the text names it.
     """
     rows = []
     for (kind, what), (error, where) in errors.worst().items():

@@ -1,10 +1,10 @@
-"""gradients: the forward and backward of a training step, layer by layer, held to its rows alone.
+"""gradients: the forward and backward of a training step, layer by layer, compared with its rows alone.
 
 Each layer runs over the batch and over each row by itself, on the batch's own input and with one random gradient of its
-output. Outputs and gradients of the input are compared row by row; a parameter's gradient is the sum of those of the
-rows. At the end the same is done with the loss, which is a mean over rows. Of many rows a sample is taken, and only
-they are given a gradient. One sequence has nobody to be held to but another implementation; there each kind of layer is
-compared once.
+output. Outputs and gradients of the input are compared row by row; a parameter's gradient must be the sum of the rows'
+gradients. At the end the same is done with the loss, which is a mean over rows. Of many rows only a sample is run
+alone, and only those rows get a gradient. A single sequence is compared with another implementation, once per kind of
+layer.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from hybridbench.workload.at_size.errors import GRADIENT, Errors, of_whole, over
 from hybridbench.workload.at_size.sequence import choosing, fitting, replaying
 
 MOST_ROWS = 8
-"""Rows that are all run alone; of more, so many are."""
+"""At most so many rows are run alone."""
 FEWEST = 64
-"""Elements of a parameter below which its gradient may be small by chance, and its rounding is not."""
+"""Parameters with fewer elements are not compared: their gradient may be small by chance, but its rounding is not."""
 SEED = 20_251_128
 
 Forward = Callable[..., tuple[Tensor, ...]]
-"""Of a row (None: of the batch) and the inputs."""
+"""A forward, called with a row (None for the batch) and the inputs."""
 
 
 def sampled(batch: int) -> list[int]:
-    """The rows that are run alone: all, or the first, the last and others evenly between them."""
+    """The rows that are run alone: all, or the first, the last and evenly spaced ones between them."""
     if batch <= MOST_ROWS:
         return list(range(batch))
     return sorted({round(index * (batch - 1) / (MOST_ROWS - 1)) for index in range(MOST_ROWS)})
@@ -44,10 +44,10 @@ class Backward:
     """The layers of a model over one batch, forward and backward.
 
     Args:
-        symbols: of the layers, for messages.
+        symbols: the layers' letters, for messages.
         token_BT, target_BT: the batch.
-        alternatives: what a part runs by; of one sequence it must hold all operations.
-        errors: where every comparison goes.
+        alternatives: the implementations that parts run by; for a single sequence it must exchange all operations.
+        errors: collects every comparison.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Backward:
         self._generator = torch.Generator(device=token_BT.device).manual_seed(SEED)
 
     def run(self) -> None:
-        """All layers, the norms between them, and the loss."""
+        """Compares all layers, the norms between them, and the loss."""
         model, seen = self.model, set[str]()
         branch, residual = F.embedding(self.token_BT, model.embedding_VD).detach(), None
         for index, layer in enumerate(model.layers):
@@ -124,7 +124,7 @@ class Backward:
         where: str,
         wanted: bool,
     ) -> tuple[Tensor, ...]:
-        """The outputs of a forward over the batch, compared with those of its rows, and so are all gradients."""
+        """The outputs of a forward over the batch; compares them and all gradients with those of its rows."""
         if not wanted:
             with torch.no_grad():
                 return forward(None, *inputs)
@@ -159,7 +159,7 @@ class Backward:
         parameters: dict[str, nn.Parameter],
         upstream: list[Tensor] | None = None,
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor | None]]:
-        """Outputs, their gradients (drawn where none are given), and those of inputs and parameters."""
+        """Outputs, their gradients (drawn if none are given), and the gradients of inputs and parameters."""
         given = [x.detach().requires_grad_() for x in inputs]
         keeps = remembering() if self.model.checkpoint == "selective" else contextlib.nullcontext()
         with torch.enable_grad(), keeps:
@@ -170,17 +170,16 @@ class Backward:
         return [out.detach() for out in outs], upstream, list(found)
 
     def _drawn(self, out: Tensor) -> Tensor:
-        """A gradient of an output: normal in the rows that are run alone, 0 in others."""
+        """A random gradient of an output: normal in the rows that are run alone, 0 in the others."""
         drawn = torch.randn(out.shape, generator=self._generator, device=out.device, dtype=out.dtype)
         for row in set(range(len(out))) - set(self.rows):
             drawn[row] = 0
         return drawn
 
     def _loss(self, hidden_BTD: Tensor) -> None:
-        """The loss of all rows, and its gradients, from those of each.
+        """Compares the loss of all rows and its gradients with those of each row.
 
-        Gradients are taken of B x T times the loss, so that they are as large whatever the batch; only whole batches
-        are sampled.
+        Gradients are those of B x T times the loss, so that their size does not depend on the batch.
         """
         model, (B, T) = self.model, self.token_BT.shape
         loss_of, embedding = model.ops["linear_cross_entropy"], model.embedding_VD

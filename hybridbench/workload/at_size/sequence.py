@@ -1,12 +1,11 @@
-"""sequence: a forward over a batch of sequences, layer by layer, held to the same sequences in parts.
+"""sequence: a forward over a batch of sequences, layer by layer, compared with the same sequences in parts.
 
-A batch's first and last row are run alone. One sequence, and a row that itself passes 2^31 elements, is run in pieces
-that go on from each other's caches. Either is done layer by layer, on what the batch's own layers before have made, so
-that a kernel's error is neither hidden by the residual stream nor added to those of others. Outputs, keys, values and
-states are compared, the norms between layers and the logits.
+A batch's first and last row are run alone. A single sequence, or a row that by itself exceeds 2^31 elements, is run in
+pieces, each of which continues from the caches of the one before. Each layer's parts get the batch's own input of that
+layer, so that a kernel's error is neither hidden by the residual stream nor added to the errors of other layers.
+Outputs, keys, values, states, the norms between layers and the logits are compared.
 
-What is run alone takes less memory than the batch did a moment before: keys and values are compared where they would be
-written.
+A part takes less memory than the batch did just before: its keys and values are compared instead of being stored.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, is_dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -27,17 +26,17 @@ from hybridbench.model.moe import MoeModule
 from hybridbench.workload.at_size.alternatives import Alternatives
 from hybridbench.workload.at_size.errors import Errors, of_whole, over_positions
 
-PASSES = 1 << 31
-"""Elements of one row of a layer's widest tensor from which a row by itself is no proof."""
+OFFSETS_32_BIT = 1 << 31
+"""Offsets beyond this need more than 32 bits. A row alone proves nothing if its widest tensor has more elements."""
 
 
 class PartsDoNotFit(Exception):
-    """There is no memory for a part beside the batch: it is nobody's fault, and no reason not to time the batch."""
+    """There is no memory for a part beside the batch. The batch can be timed all the same."""
 
 
 @contextmanager
 def fitting() -> Iterator[None]:
-    """Around the work on a part."""
+    """Turns running out of memory inside into ``PartsDoNotFit``."""
     try:
         yield
     except torch.OutOfMemoryError as exc:
@@ -45,8 +44,8 @@ def fitting() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Part:
-    """Rows and positions of a batch that are run by themselves; ``name`` says which, from 1."""
+class BatchPart:
+    """A row and positions of a batch that are run by themselves; ``name`` names them, counting from 1."""
 
     name: str
     row: int
@@ -54,30 +53,30 @@ class Part:
     last: int
 
 
-def alone(batch: int, length: int) -> list[Part]:
-    """The first and the last row of a batch."""
-    return [Part(f"row {row + 1}", row, 0, length) for row in sorted({0, batch - 1})]
+def alone(batch: int, length: int) -> list[BatchPart]:
+    """The first and the last row of a batch, whole."""
+    return [BatchPart(f"row {row + 1}", row, 0, length) for row in sorted({0, batch - 1})]
 
 
-def pieces(row: int, length: int, count: int) -> list[Part]:
-    """A row in pieces of about the same length, as many as there are tokens at most."""
+def pieces(row: int, length: int, count: int) -> list[BatchPart]:
+    """A row in pieces of about the same length; at most one piece per token."""
     edges = [length * i // count for i in range(count + 1)]
     spans = [(first, last) for first, last in itertools.pairwise(edges) if last > first]
-    return [Part(f"positions {first + 1} to {last} of row {row + 1}", row, first, last) for first, last in spans]
+    return [BatchPart(f"positions {first + 1} to {last} of row {row + 1}", row, first, last) for first, last in spans]
 
 
 def widest(layer: nn.Module) -> int:
-    """Columns of the widest thing that a layer makes of a token."""
+    """Columns of the widest tensor that a layer makes of a token."""
     return max((parameter.shape[0] for parameter in layer.parameters() if parameter.dim() > 1), default=1)
 
 
 def piece_count(layer: nn.Module, length: int) -> int:
-    """How many pieces of a row stay below ``PASSES`` elements each; two at least."""
-    return max(2, -(-length * widest(layer) // PASSES) + 1)
+    """How many pieces a row needs so that each stays below ``OFFSETS_32_BIT`` elements; at least two."""
+    return max(2, -(-length * widest(layer) // OFFSETS_32_BIT) + 1)
 
 
 class _Compared(AttentionCache):
-    """Full attention's cache of one row that holds what is expected: what would be written is compared with it."""
+    """A full attention cache of one row with the expected keys and values: stores are compared with it, not written."""
 
     errors: list[tuple[str, Tensor]]
 
@@ -90,7 +89,7 @@ class _Compared(AttentionCache):
 
 @dataclass
 class _Shadow:
-    """What a row's layer keeps when it is run by itself, beside what the batch's kept."""
+    """The cache of a row's layer when it is run by itself, beside the batch's cache of that row."""
 
     expected: Cache | None
     cache: Cache | None = None
@@ -108,10 +107,11 @@ class _Shadow:
             compared.errors = self.errors
             return compared
         zeros = {name: torch.zeros_like(x) for name, x in vars(expected).items() if isinstance(x, Tensor)}
-        return replace(expected, **zeros)  # type: ignore[type-var]
+        assert is_dataclass(expected), "a static cache is a dataclass of tensors and sizes"
+        return replace(expected, **zeros)
 
     def compared(self) -> list[tuple[str, Tensor]]:
-        """Every error of what is kept, once the layer has run over all its parts."""
+        """Every error of the cache, after the layer has run over all parts."""
         if self.cache is None or self.expected is None:
             return []
         mine, theirs = self.cache.compared(), self.expected.compared()
@@ -124,11 +124,11 @@ class Walk:
     """The layers of a model over one batch, each compared with parts of it once it has run.
 
     Args:
-        symbols: of the layers, for messages.
+        symbols: the layers' letters, for messages.
         token_BT: the batch.
-        caches: the batch's, which are filled.
-        alternatives: what runs in the place of a kernel that would compile anew for a row.
-        errors: where every comparison goes.
+        caches: the batch's caches, which are filled.
+        alternatives: the implementations that replace kernels which would be compiled again for a row.
+        errors: collects every comparison.
     """
 
     def __init__(
@@ -150,10 +150,10 @@ class Walk:
         self._steps: dict[tuple[int, int], Step] = {}
 
     def run(self) -> None:
-        """All layers, and the logits of the last position.
+        """Compares all layers, and the logits of the last position.
 
         Raises:
-            Unsupported: a mixer cannot go on from its cache, and there is only one row.
+            Unsupported: a mixer cannot continue from its cache, and there is only one row.
         """
         model, (B, T) = self.model, self.token_BT.shape
         branch_BTD, residual_BTD = F.embedding(self.token_BT, model.embedding_VD), None
@@ -178,7 +178,7 @@ class Walk:
             self.errors.add("logits", part.name, of_whole(F.linear(normed, model.embedding_VD), logits_BV[row]))
 
     def _norms(
-        self, index: int, branch_BTD: Tensor, residual_BTD: Tensor | None, normed_BTD: Tensor, parts: list[Part]
+        self, index: int, branch_BTD: Tensor, residual_BTD: Tensor | None, normed_BTD: Tensor, parts: list[BatchPart]
     ) -> None:
         for part in parts:
             at = slice(part.row, part.row + 1), slice(part.first, part.last)
@@ -189,10 +189,10 @@ class Walk:
             )
 
     def _layer(self, index: int, normed_BTD: Tensor, out_BTD: Tensor, left_before: Collection[str]) -> None:
-        """One layer by rows, and by pieces where a row is no proof.
+        """Compares one layer by rows, and by pieces where a row alone proves nothing.
 
         Args:
-            left_before: names of what the layers before it left on the step.
+            left_before: names of the values that earlier layers left on the step.
         """
         layer, (B, T) = self.model.layers[index], self.token_BT.shape
         count = piece_count(layer, T)
@@ -203,10 +203,11 @@ class Walk:
                 self._parts(index, pieces(part.row, T, count), normed_BTD, out_BTD, left_before)
 
     def _parts(
-        self, index: int, parts: list[Part], normed_BTD: Tensor, out_BTD: Tensor, left_before: Collection[str]
+        self, index: int, parts: list[BatchPart], normed_BTD: Tensor, out_BTD: Tensor, left_before: Collection[str]
     ) -> None:
-        """A layer over parts of a row, one after the other, each compared with the same part of the batch's output and
-        of what the layer left for later ones."""
+        """Runs a layer over parts of a row in order, and compares each with the same part of the batch's output and of
+        the values that the layer left for later ones.
+        """
         layer, cache = self.model.layers[index], self.caches[index]
         symbol = self.symbols[index]
         row = parts[0].row
@@ -227,7 +228,7 @@ class Walk:
         for name, error in shadow.compared():
             self.errors.add(f"{name} of {symbol}", where, error)
 
-    def _step_at(self, part: Part) -> Step:
+    def _step_at(self, part: BatchPart) -> Step:
         span = part.first, part.last
         if span == (0, self.token_BT.shape[1]):
             return self.step
@@ -238,7 +239,7 @@ class Walk:
 
 @contextmanager
 def choosing(layer: nn.Module) -> Iterator[None]:
-    """Around a batch's forward of a layer and those of its parts, which replay what its router chose."""
+    """A context around a batch's forward of a layer and those of its parts, which replay its router's choices."""
     if not isinstance(layer, MoeModule):
         yield
         return
@@ -251,11 +252,11 @@ def choosing(layer: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def replaying(layer: nn.Module, first: int, last: int) -> Iterator[None]:
-    """Around the forward of a part: its tokens, ``first`` to ``last`` of the batch's, take the batch's choice."""
+    """A context around a part's forward: its tokens, ``first`` to ``last`` of the batch, get the batch's experts."""
     if not isinstance(layer, MoeModule):
         yield
         return
-    assert layer.chosen_NK is not None, "the batch was run before its parts"
+    assert layer.chosen_NK is not None, "the batch must run before its parts"
     layer.replay_NK = layer.chosen_NK[first:last]
     try:
         yield
