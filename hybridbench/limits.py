@@ -111,7 +111,8 @@ def every(positions: int) -> Callable[[Problem], int]:
 
 def rows_at_once(limits: Sequence[Limit], problem: Problem) -> int:
     """Sequences of the batch that a backend of these limits may be handed at once: as many as there are where nothing
-    limits it, and 0 where not even one is right."""
+    limits it, and 0 where not even one is right.
+    """
     limit = tightest(limits, problem)
     return problem.batch if limit is None else limit.rows(problem)
 

@@ -19,6 +19,8 @@ from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, ClassVar, Self
 
+from typing_extensions import override
+
 from hybridbench.arch.reasons import PADDED, PAPER_TEXTS, Reason
 from hybridbench.arch.terms import Activations, Term
 from hybridbench.errors import BadInput
@@ -52,6 +54,7 @@ class Flops:
 
     @property
     def total(self) -> int:
+        """FLOPs of all classes."""
         return self.matmul + self.attention + self.scan + self.conv
 
     def __add__(self, other: Flops) -> Flops:
@@ -78,6 +81,7 @@ class CacheBytes:
 
     @property
     def total(self) -> int:
+        """Bytes of all kinds."""
         return self.kv + self.ssm + self.conv
 
     def __add__(self, other: CacheBytes) -> CacheBytes:
@@ -251,7 +255,8 @@ class Block(ABC):
     @property
     def packed_row(self) -> int:
         """Columns of the fused projection of a sequence that its kernels read views of, zero columns behind it
-        included; 0 where they read no such views."""
+        included; 0 where they read no such views.
+        """
         return 0
 
     def scaled(self, width: int, before: int) -> Self:
@@ -276,7 +281,8 @@ class Block(ABC):
 
     def activations(self, size: int) -> Activations | None:
         """What its module keeps and needs (``arch.activations``) at ``size`` bytes an element; None where nobody has
-        gone through its kernels."""
+        gone through its kernels.
+        """
         return None
 
     @abstractmethod
@@ -410,6 +416,7 @@ class Mixer(Block):
         return 1
 
     @property
+    @override
     def mixers(self) -> tuple[Mixer, ...]:
         return (self,)
 
@@ -477,6 +484,7 @@ class Mixer(Block):
         """
         return None
 
+    @override
     def activations(self, size: int) -> Activations | None:
         """The core's; the first projection keeps its input too, the second one's input is the core's."""
         core = self.core_activations(size)
@@ -510,15 +518,18 @@ class Mixer(Block):
         """FLOPs of the core, forward and backward."""
         return 3 * self.core_prefill(tokens, convention)
 
+    @override
     def params(self, convention: Convention = Convention.EXACT) -> int:
         bias = 0 if convention is Convention.PAPER else self.out_bias_params
         return self.in_params(convention) + self.out_width * self.d_model + bias
 
     def in_padding(self, borrows_value: bool = False) -> int:
         """Columns without meaning that the ``hardware`` convention adds to the input projection of a sequence: what its
-        rows are padded by, and the rest of the last tile."""
+        rows are padded by, and the rest of the last tile.
+        """
         return 0
 
+    @override
     def products(self, convention: Convention = Convention.EXACT, sequence: bool = True) -> dict[str, int]:
         found = self.in_products(convention, sequence)
         found[f"{self.name} out_proj"] = 2 * self.out_width * self.d_model
@@ -532,6 +543,7 @@ class Mixer(Block):
         extra = self.d_model * self.in_padding(borrows_value) if padded else 0
         return {f"{self.name} in_proj": 2 * (self.in_matmul_params(borrows_value) + extra)}
 
+    @override
     def cores(self, work: str, context: int, convention: Convention = Convention.EXACT) -> dict[str, Flops]:
         count = {"train": self.core_train, "prefill": self.core_prefill, "decode": self.core_decode}[work]
         return {self.name: count(context, convention)}
@@ -540,12 +552,15 @@ class Mixer(Block):
         """FLOPs per token outside the core."""
         return sum(self.products(convention, sequence).values())
 
+    @override
     def prefill_flops(self, tokens: int, convention: Convention = Convention.EXACT) -> Flops:
         return Flops(matmul=self._linear(convention) * tokens) + self.core_prefill(tokens, convention)
 
+    @override
     def decode_flops(self, context: int, convention: Convention = Convention.EXACT) -> Flops:
         return Flops(matmul=self._linear(convention, sequence=False)) + self.core_decode(context, convention)
 
+    @override
     def train_flops(self, tokens: int, convention: Convention = Convention.EXACT) -> Flops:
         return Flops(matmul=3 * self._linear(convention) * tokens) + self.core_train(tokens, convention)
 

@@ -88,7 +88,8 @@ class ModelSpec:
     @property
     def label(self) -> str:
         """Short name for tables: the family, the count of its blocks where it mixes two kinds, and what is not the
-        family's default: fusion, window, sinks, experts."""
+        family's default: fusion, window, sinks, experts.
+        """
         kinds = Counter(symbol.rstrip("'") for symbol in self.layers if not self.blocks[symbol].feed_forward)
         ranks = {symbol.rstrip("'"): self.rank(symbol) for symbol in self.counts}
         order = sorted(kinds, key=lambda symbol: (*ranks[symbol], symbol))

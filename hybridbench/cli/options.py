@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
+from typing_extensions import override
 
 from hybridbench.arch.block import Storage
 from hybridbench.arch.blocks.parallel import NORMS, OPS, OUTS, VALUES
@@ -66,6 +67,7 @@ class GivenPath(click.Path):
     def __init__(self) -> None:
         super().__init__(path_type=Path)
 
+    @override
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The path.
 

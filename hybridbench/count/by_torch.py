@@ -8,6 +8,7 @@ from typing import Any
 
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, shape_wrapper
+from typing_extensions import override
 
 from hybridbench.count.account import TORCH, Account, Product
 from hybridbench.count.arithmetic import is_free, operator_name
@@ -78,6 +79,7 @@ class _Unseen(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._where = where
         self.by_operation: dict[str, Counter[str]] = {}
 
+    @override
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         packet = getattr(func, "_overloadpacket", func)

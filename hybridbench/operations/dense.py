@@ -12,7 +12,7 @@ def _tokens(problem: Problem) -> int:
 
 
 def _in_one_pass(op: str) -> Declared:
-    """This package's kernel: one pass over memory."""
+    """Declare the kernel of this package, which makes one pass over memory."""
     return own("triton", "triton", f"kernels.dense.elementwise:{op}")
 
 

@@ -101,7 +101,8 @@ def largest_fit(
 
 def last_true(holds: Callable[[int], bool], end: int) -> int:
     """The largest value from 1 to ``end`` at which something holds that holds up to some value and not beyond; 0 where
-    it holds nowhere."""
+    it holds nowhere.
+    """
     low, high = 0, end + 1
     while high - low > 1:
         middle = (low + high) // 2

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
+from typing_extensions import override
+
 from hybridbench.arch.block import Convention, Part, check_sizes
 from hybridbench.arch.blocks.delta import DeltaRule, heads_at
 from hybridbench.arch.scales import Site
@@ -46,25 +48,31 @@ class GatedDelta(DeltaRule):
     @classmethod
     def at(cls, site: Site) -> Self:
         """Qwen3-Next's proportions, which at 1b are its very block: half as many key as value heads, or as many where
-        the number is odd."""
+        the number is odd.
+        """
         heads, width = heads_at(site)
         return cls(site.scale.d_model, heads, heads if heads % 2 else heads // 2, width, width)
 
     @property
+    @override
     def gate_and_decay(self) -> tuple[int, int]:
         return self.out_width, self.n_heads
 
+    @override
     def sizes_scaled(self, part: Part) -> dict[str, int]:
         groups = part(self.n_k_heads)
         return {"n_k_heads": groups, "n_heads": groups * (self.n_heads // self.n_k_heads)}
 
+    @override
     def in_matmul_params(self, borrows_value: bool = False) -> int:
         value_and_gate = self.out_width * (1 if borrows_value else 2)
         return self.d_model * (2 * self.n_k_heads * self.k_head_dim + value_and_gate + 2 * self.n_heads)
 
+    @override
     def in_params(self, convention: Convention, borrows_value: bool = False) -> int:
         conv = self.d_conv * self.conv_channels
         return self.in_matmul_params(borrows_value) + conv + 2 * self.n_heads + self.v_head_dim
 
+    @override
     def params_fp32(self) -> int:
         return 2 * self.n_heads

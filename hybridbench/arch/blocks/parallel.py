@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
+from typing_extensions import override
+
 from hybridbench.arch.block import Block, CacheBytes, CachePart, Convention, Flops, Mixer, Storage
 from hybridbench.arch.terms import Activations, Term
 from hybridbench.errors import BadInput, unknown_name
@@ -85,32 +87,39 @@ class Parallel(Block):
 
     @property
     def d_model(self) -> int:
+        """Width of the model, the same for both branches."""
         return self.first.d_model
 
     @property
+    @override
     def sees_all(self) -> bool:
         return self.first.sees_all or self.second.sees_all
 
     @property
+    @override
     def branches(self) -> tuple[Mixer, Mixer]:
         return self.first, self.second
 
     @property
+    @override
     def borrower(self) -> int | None:
         """Index of the branch without a value projection: Mamba-2 beside attention, else the second; or None."""
         if self.fusion.value == "separate":
             return None
         return 0 if self.second.keeps_values and not self.first.keeps_values else 1
 
+    @override
     def absent_ops(self, borrows_value: bool = False) -> tuple[str, ...]:
         return ("head_norms",) if self.fusion.norm == "none" else ()
 
+    @override
     def sizes(self) -> dict[str, int | None]:
         """The heads that both outputs divide into, and their widths."""
         heads = [branch.out_heads for branch in self.branches]
         first, second = (branch.out_width // branch.out_heads for branch in self.branches)
         return {"head_dim": first, "v_head_dim": second, "n_heads": heads[0], "n_kv_heads": heads[1]}
 
+    @override
     def scaled(self, width: int, before: int) -> Self:
         first, second = (branch.scaled(width, before) for branch in self.branches)
         return replace(self, first=first, second=second)
@@ -131,6 +140,7 @@ class Parallel(Block):
         widths = self.first.out_width + self.second.out_width
         return {"none": 0, "vector": widths, "scalar": 1, "gate": self.d_model, "alpha": 1}[self.fusion.scale]
 
+    @override
     def params(self, convention: Convention = Convention.EXACT) -> int:
         borrower = self.borrower
         inputs = sum(b.in_params(convention, i == borrower) for i, b in enumerate(self.branches))
@@ -138,9 +148,11 @@ class Parallel(Block):
         biases = sum(b.out_bias_params for b in self.branches) if separate else 0
         return inputs + self._out_params() + biases + self._scale_params()
 
+    @override
     def params_fp32(self) -> int:
         return self.first.params_fp32() + self.second.params_fp32()
 
+    @override
     def products(self, convention: Convention = Convention.EXACT, sequence: bool = True) -> dict[str, int]:
         borrower = self.borrower
         found: dict[str, int] = {}
@@ -154,6 +166,7 @@ class Parallel(Block):
             found["parallel other parameters"] = 2 * self.params(convention) - sum(found.values())
         return found
 
+    @override
     def cores(self, work: str, context: int, convention: Convention = Convention.EXACT) -> dict[str, Flops]:
         found: dict[str, Flops] = {}
         for branch in self.branches:
@@ -164,18 +177,22 @@ class Parallel(Block):
     def _linear(self, convention: Convention, sequence: bool = True) -> int:
         return sum(self.products(convention, sequence).values())
 
+    @override
     def prefill_flops(self, tokens: int, convention: Convention = Convention.EXACT) -> Flops:
         cores = self.first.core_prefill(tokens, convention) + self.second.core_prefill(tokens, convention)
         return Flops(matmul=self._linear(convention) * tokens) + cores
 
+    @override
     def decode_flops(self, context: int, convention: Convention = Convention.EXACT) -> Flops:
         cores = self.first.core_decode(context, convention) + self.second.core_decode(context, convention)
         return Flops(matmul=self._linear(convention, sequence=False)) + cores
 
+    @override
     def train_flops(self, tokens: int, convention: Convention = Convention.EXACT) -> Flops:
         cores = self.first.core_train(tokens, convention) + self.second.core_train(tokens, convention)
         return Flops(matmul=3 * self._linear(convention) * tokens) + cores
 
+    @override
     def full_mask_extra_flops(self, tokens: int) -> int:
         return self.first.full_mask_extra_flops(tokens) + self.second.full_mask_extra_flops(tokens)
 
@@ -184,17 +201,20 @@ class Parallel(Block):
         both_keep = self.first.keeps_values and self.second.keeps_values
         return self.first if self.borrower == 1 and both_keep else None
 
+    @override
     def cache(self, context: int, storage: Storage) -> CacheBytes:
         both = self.first.cache(context, storage) + self.second.cache(context, storage)
         owner = self._value_owner()
         return both if owner is None else both + CacheBytes(kv=-owner.value_bytes(context, storage))
 
+    @override
     def cache_traffic(self, context: int, storage: Storage) -> int:
         """Both branches' traffic; a shared attention value moves once, the least a fused kernel could do."""
         both = self.first.cache_traffic(context, storage) + self.second.cache_traffic(context, storage)
         owner = self._value_owner()
         return both if owner is None else both - owner.value_traffic(context, storage)
 
+    @override
     def cache_parts(self, context: int, storage: Storage) -> tuple[CachePart, ...]:
         first, second = (branch.cache_parts(context, storage) for branch in self.branches)
         if self._value_owner() is not None:
@@ -204,9 +224,11 @@ class Parallel(Block):
             )
         return first + second
 
+    @override
     def activations(self, size: int) -> Activations:
         """Both branches on one input; the norm per head and each scaling keep their inputs and leave a result to
-        keep."""
+        keep.
+        """
         fusion = self.fusion
         # What is neither normed nor multiplied by something learned on the way to a joint product is kept by nobody.
         passes = fusion.norm == "none" and fusion.out == "joint"

@@ -121,7 +121,8 @@ class OnePass:
 
     def elementwise(self, tokens: int, training: bool) -> int:
         """FLOPs outside products: states decayed from block to block, their gradients and these by the states, and
-        D."""
+        D.
+        """
         passes = -(-tokens // BLOCK) * self.n_heads * self.head * self.state
         skip = 2 * tokens * self.n_heads * self.head
         return passes + skip + (3 * passes + 2 * skip if training else 0)
