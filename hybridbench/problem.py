@@ -96,20 +96,21 @@ def problem_of(block: Block | None, case: Case, borrows: bool = False) -> Proble
             widest of the model.
     """
     work, execution = case.workload, case.execution
-    common = {
-        "device": execution.device,
-        "dtype": execution.dtype,
-        "training": work.row.trains,
-        "length": work.context,
-        "batch": work.batch,
-    }
     spec = case.model
-    of_model = {"width": spec.d_model, "vocabulary": spec.vocab_size, "n_params": params(spec)}
-    sizes = of_model if block is None else block.sizes()
     row = 0 if block is None else block.packed_row
     if borrows:
-        row = max([row, *(mixer.packed_row for _, mixer in mixers(case.model))])
-    return Problem(**common, row=row, **sizes)  # type: ignore[arg-type]
+        row = max([row, *(mixer.packed_row for _, mixer in mixers(spec))])
+    asked = Problem(
+        device=execution.device,
+        dtype=execution.dtype,
+        training=work.row.trains,
+        length=work.context,
+        batch=work.batch,
+        row=row,
+    )
+    if block is None:
+        return replace(asked, width=spec.d_model, vocabulary=spec.vocab_size, n_params=params(spec))
+    return replace(asked, **block.sizes())
 
 
 def of_op(op: str, problem: Problem, case: Case, *, step: bool) -> Problem:

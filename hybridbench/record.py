@@ -22,10 +22,13 @@ import types
 import typing
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hybridbench.errors import BadInput, BadResults
 from hybridbench.suite.case import Case
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 SCHEMA = 6
 
@@ -353,7 +356,7 @@ def to_plain(value: Any) -> Any:
     return value
 
 
-_T = TypeVar("_T")
+_T = TypeVar("_T", bound="DataclassInstance")
 
 
 def from_plain(cls: type[_T], body: dict[str, Any]) -> _T:
@@ -365,7 +368,7 @@ def from_plain(cls: type[_T], body: dict[str, Any]) -> _T:
     if not isinstance(body, dict):
         raise ValueError(f"expected the fields of {cls.__name__}, not {body!r}")
     hints = typing.get_type_hints(cls)
-    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    fields = {f.name: f for f in dataclasses.fields(cls)}
     unknown = set(body) - set(fields)
     if unknown:
         raise ValueError(f"unknown field {sorted(unknown)[0]!r}")

@@ -51,7 +51,7 @@ def activations(block: Block, storage: Storage) -> Activations:
 
 def _refuse_variants(block: Block) -> None:
     """Refuses fields that only imported models set: no module runs them, so nobody knows what it would keep."""
-    for spec_field in fields(block):  # type: ignore[arg-type]
+    for spec_field in fields(block):
         value = getattr(block, spec_field.name)
         if isinstance(value, Block):
             _refuse_variants(value)

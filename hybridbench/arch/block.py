@@ -15,15 +15,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import Field, dataclass, field, fields, is_dataclass, replace
 from enum import StrEnum
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict
 
 from typing_extensions import override
 
 from hybridbench.arch.reasons import PADDED, PAPER_TEXTS, Reason
 from hybridbench.arch.terms import Activations, Term
 from hybridbench.errors import BadInput
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 TILE = 128
 """Rows and columns of a tile of attention in the ``hardware`` convention: FlashAttention's usual block."""
@@ -137,6 +140,28 @@ class Storage:
         return usual if self.conv_columns is None else self.conv_columns
 
 
+class KernelSizes(TypedDict, total=False):
+    """What a block's kernels are asked for, by the names of ``problem.Problem``, which explains them."""
+
+    head_dim: int
+    v_head_dim: int
+    n_heads: int
+    n_kv_heads: int
+    window: int | None
+    sinks: int
+    d_state: int
+    n_groups: int
+    chunk_size: int
+    d_conv: int
+    width: int
+    n_angles: int
+    conv_channels: int
+    d_model: int
+    d_expert: int
+    n_experts: int
+    top_k: int
+
+
 def variant(default: Any, reason: str = "") -> Any:
     """A field of a spec that only some models set; ``spec_to_dict`` leaves it out at its default.
 
@@ -179,6 +204,8 @@ class Block(ABC):
 
     A kind that names its operations has a module, and a list of what that keeps; the others can be costed, not run.
     """
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
     kind: ClassVar[str]
     sequence_ops: ClassVar[tuple[str, ...]] = ()
@@ -248,7 +275,7 @@ class Block(ABC):
         """
         return ()
 
-    def sizes(self) -> dict[str, int | None]:
+    def sizes(self) -> KernelSizes:
         """What its kernels are asked for, as fields of ``problem.Problem``."""
         return {}
 
@@ -273,7 +300,7 @@ class Block(ABC):
             return max(1, round(count * width / before / unit)) * unit
 
         sizes = self.sizes_scaled(part)
-        return self if width == before else replace(self, d_model=width, **sizes)  # type: ignore[type-var]
+        return self if width == before else replace(self, d_model=width, **sizes)
 
     def sizes_scaled(self, part: Part) -> dict[str, int]:
         """Its fields that follow the model's width, d_model aside, at another width."""
@@ -565,17 +592,18 @@ class Mixer(Block):
         return Flops(matmul=3 * self._linear(convention) * tokens) + self.core_train(tokens, convention)
 
 
-def spec_to_dict(value: object) -> dict[str, object]:
+def spec_to_dict(spec: DataclassInstance) -> dict[str, object]:
     """A frozen spec's fields as plain JSON values, with its ``kind`` where it has one; variants only where set."""
     out: dict[str, object] = {}
-    if isinstance(value, Block):
-        out["kind"] = value.kind
-    for spec_field in fields(value):  # type: ignore[arg-type]
-        item = getattr(value, spec_field.name)
-        if "variant" in spec_field.metadata and item == spec_field.default:
+    if isinstance(spec, Block):
+        out["kind"] = spec.kind
+    for spec_field in fields(spec):
+        value = getattr(spec, spec_field.name)
+        if "variant" in spec_field.metadata and value == spec_field.default:
             continue
-        if isinstance(item, tuple):
-            out[spec_field.name] = [spec_to_dict(i) if hasattr(i, "__dataclass_fields__") else i for i in item]
-        else:
-            out[spec_field.name] = spec_to_dict(item) if hasattr(item, "__dataclass_fields__") else item
+        out[spec_field.name] = [_plain(item) for item in value] if isinstance(value, tuple) else _plain(value)
     return out
+
+
+def _plain(value: object) -> object:
+    return spec_to_dict(value) if is_dataclass(value) and not isinstance(value, type) else value

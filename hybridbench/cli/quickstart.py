@@ -26,12 +26,12 @@ def suite_for(on_gpu: bool) -> Suite:
     """A few contexts of every workload, at the scale that fits: 100m on a GPU, tiny on a CPU."""
     if on_gpu:
         contexts = {TRAIN: "2k..8k", PREFILL: "4k..16k", DECODE: "4k..64k*4"}
-        common = {"scale": "100m", "batch": "4", "max_time_s": 1.0}
+        scale, batch = "100m", "4"
     else:
         # Steps too long for five samples in this time would have no place here.
         contexts = {TRAIN: "64,256", PREFILL: "256,1k", DECODE: "1k,16k"}
-        common = {"scale": "tiny", "batch": "1", "max_time_s": 1.0}
-    sweeps = [Sweep(workload=kind, ctx=ctx, **common) for kind, ctx in contexts.items()]  # type: ignore[arg-type]
+        scale, batch = "tiny", "1"
+    sweeps = (Sweep(kind, scale=scale, ctx=ctx, batch=batch, max_time_s=1.0) for kind, ctx in contexts.items())
     return Suite("quickstart", tuple(sweeps))
 
 

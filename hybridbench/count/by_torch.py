@@ -52,7 +52,7 @@ def count_with_torch(
         call._get_raw = True  # type: ignore[attr-defined]
         return call
 
-    formulas = {**flop_registry, **{op: shape_wrapper(formula) for op, formula in TORCH_FORMULAS.items()}}  # type: ignore[no-untyped-call]
+    formulas = {**flop_registry, **{op: shape_wrapper(formula) for op, formula in TORCH_FORMULAS.items()}}
     mapping = {op: recorded(formula) for op, formula in formulas.items()}
     unseen = _Unseen(where)
     try:
@@ -69,7 +69,7 @@ def count_with_torch(
     return Account(TORCH, flops, dict(where.formulas), with_hidden(lists, where)), where.products
 
 
-class _Unseen(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Unseen(TorchDispatchMode):
     """Counts arithmetic without a formula, by operation, and lists products in the order they are dispatched."""
 
     supports_higher_order_operators = True

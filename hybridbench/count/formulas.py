@@ -38,12 +38,12 @@ def _repeated(key_or_value_shape: Any, query_shape: Any) -> Any:
 
 def _attention(query_shape: Any, key_shape: Any, value_shape: Any, *_: Any, **__: Any) -> int:
     keys, values = _repeated(key_shape, query_shape), _repeated(value_shape, query_shape)
-    return int(sdpa_flop_count(query_shape, keys, values))  # type: ignore[no-untyped-call]
+    return int(sdpa_flop_count(query_shape, keys, values))
 
 
 def _attention_backward(grad_shape: Any, query_shape: Any, key_shape: Any, value_shape: Any, *_: Any, **__: Any) -> int:
     keys, values = _repeated(key_shape, query_shape), _repeated(value_shape, query_shape)
-    flops = sdpa_backward_flop_count(grad_shape, query_shape, keys, values)  # type: ignore[no-untyped-call]
+    flops = sdpa_backward_flop_count(grad_shape, query_shape, keys, values)
     return int(flops)
 
 

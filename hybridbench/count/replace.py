@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from hybridbench.model.swap import Function, swapped
 from hybridbench.operations import OPERATIONS
 
-_library: Any = torch.library.Library("hybridbench", "FRAGMENT")  # type: ignore[no-untyped-call]
+_library: Any = torch.library.Library("hybridbench", "FRAGMENT")
 _defined: set[str] = set()
 _calls: list[Function] = []
 """Kernels with what is no tensor of their arguments, by the number under which the operator finds them."""

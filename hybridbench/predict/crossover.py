@@ -144,9 +144,13 @@ def _decided(difference: Curve, first: int, last: int) -> list[Stretch]:
     found, at = [], first
     step = 1 if end > start else -1
     sign = start
+
+    def beyond(context: int) -> bool:
+        """Whether the next sign, or the one after it, has begun."""
+        return step * _sign(difference(context)) > step * sign
+
     while sign != end:
-        # Where the next sign, or one beyond it, begins.
-        following = _first_true(lambda context, s=sign: step * _sign(difference(context)) > step * s, at, last)  # type: ignore[misc]
+        following = _first_true(beyond, at, last)
         found.append(Stretch(at, following - 1, _less(sign)))
         at, sign = following, _sign(difference(following))
     return [*found, Stretch(at, last, _less(end))]

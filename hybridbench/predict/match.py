@@ -141,8 +141,11 @@ def named_spec(text: str, scale: str) -> ModelSpec:
                 f"layer string such as M-M-*-."
             )
         found[kind] = part
-    named = {kind: found[kind] for kind in ("ratio", "recipe", "mixer") if kind in found}
-    options = Options(**named)  # type: ignore[arg-type]
+    options = Options(
+        ratio=found.get("ratio"),
+        recipe=found.get("recipe", Options.recipe),
+        mixer=found.get("mixer", Options.mixer),
+    )
     return build_spec(family, found.get("scale", scale), options)
 
 

@@ -18,6 +18,7 @@ from hybridbench.arch.block import (
     CachePart,
     Convention,
     Flops,
+    KernelSizes,
     Mixer,
     Part,
     Storage,
@@ -154,7 +155,7 @@ class Attention(Mixer):
         return ("rotary",) if self.rope is None else ()
 
     @override
-    def sizes(self) -> dict[str, int | None]:
+    def sizes(self) -> KernelSizes:
         return {
             "head_dim": self.head_dim,
             "v_head_dim": self.v_head_dim,

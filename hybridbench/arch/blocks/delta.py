@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from typing_extensions import override
 
+from hybridbench.arch.block import KernelSizes
 from hybridbench.arch.recurrent import Recurrent
 from hybridbench.arch.scales import Site
 from hybridbench.arch.terms import FLOAT, Activations, Term, padded
@@ -74,7 +75,7 @@ class DeltaRule(Recurrent):
         return self.n_heads
 
     @override
-    def sizes(self) -> dict[str, int | None]:
+    def sizes(self) -> KernelSizes:
         return {
             "head_dim": self.k_head_dim,
             "v_head_dim": self.v_head_dim,

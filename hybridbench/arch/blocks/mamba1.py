@@ -14,7 +14,7 @@ from typing import ClassVar, Self
 
 from typing_extensions import override
 
-from hybridbench.arch.block import Convention, Part, check_sizes, variant
+from hybridbench.arch.block import Convention, KernelSizes, Part, check_sizes, variant
 from hybridbench.arch.recurrent import Recurrent
 from hybridbench.arch.scales import Site
 from hybridbench.arch.terms import FLOAT, Activations, Term
@@ -59,7 +59,7 @@ class Mamba1(Recurrent):
         return self.d_inner
 
     @override
-    def sizes(self) -> dict[str, int | None]:
+    def sizes(self) -> KernelSizes:
         return {
             "d_state": self.d_state,
             "d_conv": self.d_conv,

@@ -15,7 +15,7 @@ from typing import ClassVar, Self
 
 from typing_extensions import override
 
-from hybridbench.arch.block import Convention, Flops, Part, check_sizes, variant
+from hybridbench.arch.block import Convention, Flops, KernelSizes, Part, check_sizes, variant
 from hybridbench.arch.blocks.ssd_kernels import BLOCK, SLICE, Chunked, OnePass, Tiles, fits_one_pass, up
 from hybridbench.arch.recurrent import Recurrent
 from hybridbench.arch.scales import Site
@@ -115,7 +115,7 @@ class Mamba2(Recurrent):
         return ("mamba2_core",) if borrows_value else ()  # its input is not one packed row
 
     @override
-    def sizes(self) -> dict[str, int | None]:
+    def sizes(self) -> KernelSizes:
         return {
             "head_dim": self.head_dim,
             "n_heads": self.n_heads,

@@ -15,7 +15,7 @@ from typing import ClassVar, Self
 
 from typing_extensions import override
 
-from hybridbench.arch.block import CacheBytes, Convention, Part, Storage, check_sizes, variant
+from hybridbench.arch.block import CacheBytes, Convention, KernelSizes, Part, Storage, check_sizes, variant
 from hybridbench.arch.recurrent import Recurrent
 from hybridbench.arch.scales import Site
 from hybridbench.arch.terms import FLOAT, Activations, Term, padded
@@ -84,7 +84,7 @@ class Mamba3(Recurrent):
         return self.n_heads
 
     @override
-    def sizes(self) -> dict[str, int | None]:
+    def sizes(self) -> KernelSizes:
         return {
             "head_dim": self.head_dim,
             "n_heads": self.n_heads,

@@ -10,7 +10,7 @@ from typing import ClassVar, Self
 
 from typing_extensions import override
 
-from hybridbench.arch.block import Block, Convention, Flops, Part, check_sizes, variant
+from hybridbench.arch.block import Block, Convention, Flops, KernelSizes, Part, check_sizes, variant
 from hybridbench.arch.scales import Site
 from hybridbench.arch.terms import Activations, Term
 
@@ -58,7 +58,7 @@ class Mlp(Block):
         return cls(site.scale.d_model, site.scale.d_ff)
 
     @override
-    def sizes(self) -> dict[str, int | None]:
+    def sizes(self) -> KernelSizes:
         return {"width": self.d_ff}
 
     @override

@@ -12,7 +12,17 @@ from typing import ClassVar, Self
 
 from typing_extensions import override
 
-from hybridbench.arch.block import Block, Convention, Flops, Part, Storage, check_sizes, refuse_paper, variant
+from hybridbench.arch.block import (
+    Block,
+    Convention,
+    Flops,
+    KernelSizes,
+    Part,
+    Storage,
+    check_sizes,
+    refuse_paper,
+    variant,
+)
 from hybridbench.arch.blocks.mlp import WIDTH_UNIT, swiglu_activations
 from hybridbench.arch.scales import Site
 from hybridbench.arch.terms import FLOAT, INDEX, Activations, Term
@@ -67,7 +77,7 @@ class Moe(Block):
         return () if self.d_shared else ("swiglu",)
 
     @override
-    def sizes(self) -> dict[str, int | None]:
+    def sizes(self) -> KernelSizes:
         return {
             "width": self.d_shared,
             "d_model": self.d_model,

@@ -17,7 +17,7 @@ from typing import ClassVar, Self
 
 from typing_extensions import override
 
-from hybridbench.arch.block import Block, CacheBytes, CachePart, Convention, Flops, Mixer, Storage
+from hybridbench.arch.block import Block, CacheBytes, CachePart, Convention, Flops, KernelSizes, Mixer, Storage
 from hybridbench.arch.terms import Activations, Term
 from hybridbench.errors import BadInput, unknown_name
 
@@ -113,7 +113,7 @@ class Parallel(Block):
         return ("head_norms",) if self.fusion.norm == "none" else ()
 
     @override
-    def sizes(self) -> dict[str, int | None]:
+    def sizes(self) -> KernelSizes:
         """The heads that both outputs divide into, and their widths."""
         heads = [branch.out_heads for branch in self.branches]
         first, second = (branch.out_width // branch.out_heads for branch in self.branches)

@@ -26,7 +26,7 @@ from hybridbench.processes import end_with_starter
 
 def profiled(step: Callable[[], object]) -> None:
     """Run one step inside the profiler's range."""
-    runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+    runtime: Any = torch.cuda.cudart()
     torch.cuda.synchronize()
     runtime.cudaProfilerStart()
     step()
