@@ -29,12 +29,12 @@ class Cli(click.Group):
 
     @override
     def list_commands(self, _ctx: click.Context) -> list[str]:
-        """In the order people need them, not by the alphabet."""
+        """The commands in the order people need them, not in alphabetical order."""
         return list(self.commands)
 
     @override
     def invoke(self, ctx: click.Context) -> Any:
-        """Runs the command; an error raised on purpose becomes a sentence and an exit code."""
+        """Run the command; an error raised on purpose becomes a sentence and an exit code."""
         try:
             return super().invoke(ctx)
         except HybridbenchError as exc:

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from hybridbench.arch import model as arch
 from hybridbench.arch.block import Convention, Storage
 from hybridbench.arch.families import ARCHS, RECIPES, Options, build_spec, pattern_spec
-from hybridbench.arch.kinds import FEED_FORWARD, LETTERS, MIXERS
+from hybridbench.arch.kinds import BLOCK_LETTERS, FEED_FORWARD, MIXERS
 from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.pattern import nearest_count, parse_ratio, spread
 from hybridbench.arch.presets import PRESETS, preset_spec
@@ -35,7 +35,7 @@ SPOKEN = {"paper": "parameters as the paper counts them"}
 SIDES = ("depth", "width")
 TOLERANCE = 0.05
 """How far off a match may be, as a share, unless somebody says so: half a block of ten."""
-DEEPEST = 256
+MAX_BLOCKS = 256
 """Blocks a match by depth tries at most."""
 WIDTH_STEP = 64
 """A width tried is a multiple of this."""
@@ -123,7 +123,7 @@ def named_spec(text: str, scale: str) -> ModelSpec:
     Raises:
         BadInput: a name that is not known, or two of a kind.
     """
-    if text and set(text) <= {*LETTERS, *"(&)'+| "}:
+    if text and set(text) <= {*BLOCK_LETTERS, *"(&)'+| "}:
         return pattern_spec(text, scale)
     if text.lower() in PRESETS:
         return preset_spec(text)
@@ -205,7 +205,7 @@ def _depth(spec: ModelSpec) -> int:
 
 
 def _deeper(spec: ModelSpec) -> list[ModelSpec]:
-    """The model with every number of blocks from 1 to ``DEEPEST`` at which each kind of mixer keeps a block."""
+    """The model with every number of blocks from 1 to ``MAX_BLOCKS`` at which each kind of mixer keeps a block."""
     mixers = _mixers(spec)
     tails = Counter(_tails(spec))
     kinds = Counter(mixers)
@@ -216,11 +216,11 @@ def _deeper(spec: ModelSpec) -> list[ModelSpec]:
         )
     (tail,) = tails
     if len(kinds) == 1:
-        return [replace(spec, pattern=(mixers[0] + tail) * depth) for depth in range(1, DEEPEST + 1)]
+        return [replace(spec, pattern=(mixers[0] + tail) * depth) for depth in range(1, MAX_BLOCKS + 1)]
     rare, common = _rare_and_common(spec, kinds)
     ratio = parse_ratio(spec.ratio) if spec.ratio is not None else (kinds[rare], kinds[common])
     made = []
-    for depth in range(2, DEEPEST + 1):
+    for depth in range(2, MAX_BLOCKS + 1):
         count = nearest_count(ratio, depth)
         if not 0 < count < depth:
             continue

@@ -20,7 +20,7 @@ from hybridbench.arch.block import (
     Flops,
     KernelSizes,
     Mixer,
-    Part,
+    Rescale,
     Storage,
     check_sizes,
     refuse_paper,
@@ -171,7 +171,7 @@ class Attention(Mixer):
         return (self.n_heads + self.n_kv_heads) * self.head_dim + self.n_kv_heads * self.v_head_dim
 
     @override
-    def sizes_scaled(self, part: Part) -> dict[str, int]:
+    def sizes_scaled(self, part: Rescale) -> dict[str, int]:
         groups = part(self.n_kv_heads)
         return {"n_kv_heads": groups, "n_heads": groups * (self.n_heads // self.n_kv_heads)}
 

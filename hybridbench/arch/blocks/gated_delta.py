@@ -10,7 +10,7 @@ from typing import ClassVar, Self
 
 from typing_extensions import override
 
-from hybridbench.arch.block import Convention, Part, check_sizes
+from hybridbench.arch.block import Convention, Rescale, check_sizes
 from hybridbench.arch.blocks.delta import DeltaRule, heads_at
 from hybridbench.arch.scales import Site
 from hybridbench.errors import BadInput
@@ -59,7 +59,7 @@ class GatedDelta(DeltaRule):
         return self.out_width, self.n_heads
 
     @override
-    def sizes_scaled(self, part: Part) -> dict[str, int]:
+    def sizes_scaled(self, part: Rescale) -> dict[str, int]:
         groups = part(self.n_k_heads)
         return {"n_k_heads": groups, "n_heads": groups * (self.n_heads // self.n_k_heads)}
 

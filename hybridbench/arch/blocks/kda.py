@@ -10,7 +10,7 @@ from typing import ClassVar, Self
 
 from typing_extensions import override
 
-from hybridbench.arch.block import Convention, Part, check_sizes
+from hybridbench.arch.block import Convention, Rescale, check_sizes
 from hybridbench.arch.blocks.delta import DeltaRule, heads_at
 from hybridbench.arch.scales import Site
 
@@ -62,7 +62,7 @@ class Kda(DeltaRule):
         return self.head_dim, self.head_dim
 
     @override
-    def sizes_scaled(self, part: Part) -> dict[str, int]:
+    def sizes_scaled(self, part: Rescale) -> dict[str, int]:
         return {"n_heads": part(self.n_heads)}
 
     @override

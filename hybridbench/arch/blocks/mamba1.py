@@ -14,7 +14,7 @@ from typing import ClassVar, Self
 
 from typing_extensions import override
 
-from hybridbench.arch.block import Convention, KernelSizes, Part, check_sizes, variant
+from hybridbench.arch.block import Convention, KernelSizes, Rescale, check_sizes, variant
 from hybridbench.arch.recurrent import Recurrent
 from hybridbench.arch.scales import Site
 from hybridbench.arch.terms import FLOAT, Activations, Term
@@ -68,7 +68,7 @@ class Mamba1(Recurrent):
         }
 
     @override
-    def sizes_scaled(self, part: Part) -> dict[str, int]:
+    def sizes_scaled(self, part: Rescale) -> dict[str, int]:
         return {"d_inner": part(self.d_inner), "dt_rank": part(self.dt_rank)}
 
     @property

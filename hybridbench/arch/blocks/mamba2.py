@@ -15,7 +15,7 @@ from typing import ClassVar, Self
 
 from typing_extensions import override
 
-from hybridbench.arch.block import Convention, Flops, KernelSizes, Part, check_sizes, variant
+from hybridbench.arch.block import Convention, Flops, KernelSizes, Rescale, check_sizes, variant
 from hybridbench.arch.blocks.ssd_kernels import BLOCK, SLICE, Chunked, OnePass, Tiles, fits_one_pass, up
 from hybridbench.arch.recurrent import Recurrent
 from hybridbench.arch.scales import Site
@@ -133,7 +133,7 @@ class Mamba2(Recurrent):
         return aligned(self._in_width())
 
     @override
-    def sizes_scaled(self, part: Part) -> dict[str, int]:
+    def sizes_scaled(self, part: Rescale) -> dict[str, int]:
         return {"d_inner": part(self.d_inner, self.head_dim * self.n_groups)}
 
     @property

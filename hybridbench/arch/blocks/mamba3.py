@@ -15,7 +15,7 @@ from typing import ClassVar, Self
 
 from typing_extensions import override
 
-from hybridbench.arch.block import CacheBytes, Convention, KernelSizes, Part, Storage, check_sizes, variant
+from hybridbench.arch.block import CacheBytes, Convention, KernelSizes, Rescale, Storage, check_sizes, variant
 from hybridbench.arch.recurrent import Recurrent
 from hybridbench.arch.scales import Site
 from hybridbench.arch.terms import FLOAT, Activations, Term, padded
@@ -107,7 +107,7 @@ class Mamba3(Recurrent):
         return aligned(self._in_width())
 
     @override
-    def sizes_scaled(self, part: Part) -> dict[str, int]:
+    def sizes_scaled(self, part: Rescale) -> dict[str, int]:
         return {"d_inner": part(self.d_inner, self.head_dim * self.n_groups)}
 
     @property

@@ -10,7 +10,7 @@ from typing import ClassVar, Self
 
 from typing_extensions import override
 
-from hybridbench.arch.block import Block, Convention, Flops, KernelSizes, Part, check_sizes, variant
+from hybridbench.arch.block import Block, Convention, Flops, KernelSizes, Rescale, check_sizes, variant
 from hybridbench.arch.scales import Site
 from hybridbench.arch.terms import Activations, Term
 
@@ -62,7 +62,7 @@ class Mlp(Block):
         return {"width": self.d_ff}
 
     @override
-    def sizes_scaled(self, part: Part) -> dict[str, int]:
+    def sizes_scaled(self, part: Rescale) -> dict[str, int]:
         return {"d_ff": part(self.d_ff, min(WIDTH_UNIT, self.d_ff))}
 
     def matmul_params(self) -> int:

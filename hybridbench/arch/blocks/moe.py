@@ -17,7 +17,7 @@ from hybridbench.arch.block import (
     Convention,
     Flops,
     KernelSizes,
-    Part,
+    Rescale,
     Storage,
     check_sizes,
     refuse_paper,
@@ -87,7 +87,7 @@ class Moe(Block):
         }
 
     @override
-    def sizes_scaled(self, part: Part) -> dict[str, int]:
+    def sizes_scaled(self, part: Rescale) -> dict[str, int]:
         widths = {"d_expert": self.d_expert, "d_shared": self.d_shared}
         return {name: part(width, min(WIDTH_UNIT, width)) for name, width in widths.items() if width}
 

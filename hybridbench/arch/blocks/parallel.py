@@ -21,11 +21,11 @@ from hybridbench.arch.block import Block, CacheBytes, CachePart, Convention, Flo
 from hybridbench.arch.terms import Activations, Term
 from hybridbench.errors import BadInput, unknown_name
 
-NORMS = ("group", "none")
-SCALES = ("none", "vector", "scalar", "gate", "alpha")
-OPS = ("add", "subtract", "concat")
-VALUES = ("separate", "shared")
-OUTS = ("separate", "joint")
+FUSION_NORMS = ("group", "none")
+FUSION_SCALES = ("none", "vector", "scalar", "gate", "alpha")
+FUSION_OPS = ("add", "subtract", "concat")
+FUSION_VALUES = ("separate", "shared")
+FUSION_OUTS = ("separate", "joint")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,13 @@ class Fusion:
     out: str = "separate"
 
     def __post_init__(self) -> None:
-        axes = (("norm", NORMS), ("scale", SCALES), ("op", OPS), ("value", VALUES), ("out", OUTS))
+        axes = (
+            ("norm", FUSION_NORMS),
+            ("scale", FUSION_SCALES),
+            ("op", FUSION_OPS),
+            ("value", FUSION_VALUES),
+            ("out", FUSION_OUTS),
+        )
         for axis, known in axes:
             if getattr(self, axis) not in known:
                 raise unknown_name(f"fusion {axis}", getattr(self, axis), known)

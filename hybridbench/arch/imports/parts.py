@@ -26,7 +26,7 @@ class Draft:
     norms: int = 1
 
 
-DEEPEST = 4096
+MAX_LAYERS = 4096
 """Layers a config may have."""
 
 
@@ -40,11 +40,11 @@ def read_depth(read: Fields) -> int:
     """The number of layers.
 
     Raises:
-        BadInput: above ``DEEPEST``.
+        BadInput: above ``MAX_LAYERS``.
     """
     depth = read.size("num_hidden_layers")
-    if depth > DEEPEST:
-        raise BadInput(f"num_hidden_layers is {depth}: hybridbench reads up to {DEEPEST} layers.")
+    if depth > MAX_LAYERS:
+        raise BadInput(f"num_hidden_layers is {depth}: hybridbench reads up to {MAX_LAYERS} layers.")
     return depth
 
 

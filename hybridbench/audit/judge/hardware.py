@@ -33,7 +33,7 @@ from hybridbench.suite.workloads import DECODE, TRAIN
 EPILOGUE = "vector instructions beside the product"
 SOFTMAX = "softmax and rescaling (vector instructions)"
 DECAY = "decays and masks (vector instructions)"
-SILU = "silu, its gradient and that of the bias (vector instructions)"
+SILU_AND_BIAS = "silu, its gradient and that of the bias (vector instructions)"
 CONV_AGAIN = "the convolution computed again in the backward"
 UNCOUNTED = "vector instructions were not counted"
 LEFT_OUT = "left out of every convention (vector instructions)"
@@ -255,7 +255,7 @@ def _conv_reasons(case: Case, operation: str, launches: Sequence[Launch]) -> lis
     channels = [(uses * spec.conv_channels, spec.d_conv) for spec, uses in uses_of(case.model, Mamba2)]
     around = elements * sum(count for count, _ in channels) * (3 + 8 if work.kind == TRAIN else 3)
     again = elements * sum(2 * taps * count for count, taps in channels) if work.kind == TRAIN else 0
-    return [Reason(operation, SILU, around), Reason(operation, CONV_AGAIN, again)]
+    return [Reason(operation, SILU_AND_BIAS, around), Reason(operation, CONV_AGAIN, again)]
 
 
 # By class -------------------------------------------------------------------------------------------------------------
