@@ -21,8 +21,8 @@ from hybridbench.model.language import LanguageModel
 from hybridbench.model.swap import Function
 
 UNCOUNTABLE = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-"""What a step raises that cannot run under a counter: operators of higher order refuse to, kernels that are handed
-tensors for sizes raise what they like."""
+"""Errors of a step that cannot run under a counter: operators of higher order do not support it, and kernels that get
+tensors in place of sizes raise errors of any type."""
 
 
 def count_with_torch(

@@ -100,7 +100,7 @@ class Where:
 
     @contextlib.contextmanager
     def inside(self, operation: str) -> Iterator[None]:
-        """For a while, all is ``operation``'s: operators, the autograd nodes they make, and nodes of a traced graph."""
+        """Inside it, operators, their autograd nodes and nodes of a traced graph belong to ``operation``."""
         state: Any = torch._C._get_tracing_state()
         first = _autograd._get_sequence_nr()
         self._inside.append(operation)
@@ -119,7 +119,7 @@ class Where:
 
     @property
     def outside(self) -> bool:
-        """Whether nothing has said whose it is."""
+        """Whether no operation is known for the code that runs now."""
         return not self._inside
 
     def operation(self) -> str:

@@ -1,4 +1,4 @@
-"""match: variants of one budget: the depth or the width at which a model comes nearest a reference.
+"""match: models brought to one budget: the depth or the width at which a model comes nearest a reference.
 
     params          all parameters
     train-flops     FLOPs of training on one sequence, exact
@@ -31,10 +31,10 @@ from hybridbench.errors import BadInput, unknown_name
 
 BUDGETS = ("params", "train-flops", "cache", "decode-bytes", "paper")
 SPOKEN = {"paper": "parameters as the paper counts them"}
-"""Budgets whose names say too little in a sentence."""
+"""Words for budgets whose names are not clear in a sentence."""
 SIDES = ("depth", "width")
 TOLERANCE = 0.05
-"""How far off a match may be, as a share, unless somebody says so: half a block of ten."""
+"""How far off a match may be by default, as a share: half a block of ten."""
 MAX_BLOCKS = 256
 """Blocks a match by depth tries at most."""
 WIDTH_STEP = 64
@@ -150,12 +150,12 @@ def named_spec(text: str, scale: str) -> ModelSpec:
 
 
 def names_scale(text: str) -> bool:
-    """Whether a model in a word says its own scale: a published model, or a family with one behind a slash."""
+    """Whether a model's name includes its scale: a published model, or a family with a scale after a slash."""
     return text.lower() in PRESETS or any(part.strip().lower() in SCALES for part in text.split("/")[1:])
 
 
 def budget_of(spec: ModelSpec, budget: str, context: int, batch: int, storage: Storage) -> int:
-    """What a model takes of a budget."""
+    """A model's amount of a budget: parameters, FLOPs or bytes."""
     if budget == "params":
         return arch.params(spec)
     if budget == "paper":
@@ -177,7 +177,7 @@ def _nearest(
     tolerance: float,
 ) -> Match:
     candidates = _deeper(spec) if side == "depth" else _wider(spec)
-    # The model as it is comes first: where it is as near as any other, it stays, its published places included.
+    # The unchanged model comes first, so that it stays, with its published places, if no other is nearer.
     best = min([spec, *candidates], key=lambda candidate: abs(amount(candidate) - wanted))
     found = Match(best, budget, side, wanted, amount(best), spec)
     if abs(found.error) > tolerance:

@@ -32,7 +32,7 @@ from hybridbench.arch.terms import FLOAT, Activations, Term
 from hybridbench.errors import BadInput, unknown_name
 
 WINDOW, SINKS = 512, 64
-"""Keys that a window layer sees and first tokens that it always sees, in the source paper's models."""
+"""Keys in the window of a window layer, and first tokens that it always sees, in the source paper's models."""
 
 QK_NORMS = ("none", "head", "full")
 
@@ -364,15 +364,15 @@ class Attention(Mixer):
 
     @override
     def core_activations(self, size: int, borrows_value: bool = False, keeps_output: bool = True) -> Activations | None:
-        """Projection of q, k and v in one product, rotary into three tensors of their own, a fused kernel that keeps
-        them, its output and a log-sum-exp per query and head (FlashAttention-2, cuDNN, FlexAttention and our kernels
-        alike).
+        """The packed projection, q, k and v after rotary, and what the fused attention kernel keeps.
 
-        The backward sums up dq, and dk and dv of grouped heads, in float32, as flash-attn 4's does; others take
-        less.
+        FlashAttention-2, cuDNN, FlexAttention and this package's kernels all keep q, k, v, their output and a
+        log-sum-exp per query and head.
+
+        The backward sums dq, and dk and dv of grouped heads, in float32, as in flash-attn 4; other kernels need less.
         """
         queries = self.n_heads * self.head_dim
-        values = 0 if borrows_value else self.v_head_dim  # a lent one is kept by its lender
+        values = 0 if borrows_value else self.v_head_dim  # a borrowed value is kept by the branch that lends it
         grouped = self.n_kv_heads * (self.head_dim + self.v_head_dim) if self.n_heads > self.n_kv_heads else 0
         packed = Term("q, k, v", size * (queries + self.n_kv_heads * (self.head_dim + values)))
         out = Term("attention output", size * self.out_width)

@@ -35,22 +35,22 @@ def _chunk_form(tokens: int, chunk: int, n_heads: int, key: int, value: int) -> 
 
 
 def heads_at(site: Site) -> tuple[int, int]:
-    """Heads that make up Mamba-2's channels, and their width: Mamba-2's, or 128 where its heads are wider."""
+    """Number and width of heads that have Mamba-2's channels together: Mamba-2's width, but at most 128."""
     width = 128 if site.ssm_head_dim > 128 and site.d_inner % 128 == 0 else site.ssm_head_dim
     return site.d_inner // width, width
 
 
 class DeltaRule(Recurrent):
-    """What both mixers answer alike: value heads of ``v_head_dim``, and key heads of ``k_head_dim`` that they share."""
+    """What both mixers share: value heads of ``v_head_dim``, and key heads of ``k_head_dim`` that they share."""
 
     low_rank: ClassVar[bool] = False
-    """Gate and decay go through one head's columns each, and the decay is one of every key channel."""
+    """Whether gate and decay are of low rank (one head's columns), and the decay has one number per key channel."""
 
     n_heads: int
     d_conv: int
     chunk_size: int
 
-    if TYPE_CHECKING:  # fields of one, properties of the other
+    if TYPE_CHECKING:  # fields of GatedDelta, properties of Kda
 
         @property
         def n_k_heads(self) -> int:

@@ -22,7 +22,7 @@ class GatedDelta(DeltaRule):
 
     Args:
         n_heads: value heads, of ``v_head_dim``.
-        n_k_heads: query and key heads, of ``k_head_dim``; each serves as many value heads.
+        n_k_heads: query and key heads, of ``k_head_dim``; each serves equally many value heads.
     """
 
     kind: ClassVar[str] = "gated_delta"
@@ -47,8 +47,9 @@ class GatedDelta(DeltaRule):
 
     @classmethod
     def at(cls, site: Site) -> Self:
-        """Qwen3-Next's proportions, which at 1b are its very block: half as many key as value heads, or as many where
-        the number is odd.
+        """A block with Qwen3-Next's proportions, which at 1b is exactly its block.
+
+        It has half as many key heads as value heads, or equally many if the number of value heads is odd.
         """
         heads, width = heads_at(site)
         return cls(site.scale.d_model, heads, heads if heads % 2 else heads // 2, width, width)

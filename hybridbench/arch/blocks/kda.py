@@ -38,7 +38,7 @@ class Kda(DeltaRule):
 
     @classmethod
     def at(cls, site: Site) -> Self:
-        """As wide as the scale's Mamba-2."""
+        """A block as wide as the scale's Mamba-2."""
         return cls(site.scale.d_model, *heads_at(site))
 
     @property

@@ -31,7 +31,7 @@ class Lightning(Recurrent):
 
     @classmethod
     def at(cls, site: Site) -> Self:
-        """The scale's attention heads."""
+        """A block with the scale's attention heads."""
         return cls(site.scale.d_model, site.scale.n_heads, site.scale.head_dim)
 
     @property

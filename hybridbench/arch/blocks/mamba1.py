@@ -50,7 +50,7 @@ class Mamba1(Recurrent):
 
     @classmethod
     def at(cls, site: Site) -> Self:
-        """As wide as the scale's Mamba-2; the rest as its authors have it."""
+        """A block as wide as the scale's Mamba-2, with its authors' other defaults."""
         return cls(site.scale.d_model, site.d_inner, dt_rank=-(-site.scale.d_model // 16))
 
     @property

@@ -24,8 +24,8 @@ from hybridbench.errors import BadInput
 from hybridbench.sizes import aligned
 
 TILE_COLUMNS = 256
-"""What the ``hardware`` convention rounds its columns up to: the wide side of a tile of 128 x 256, or two tiles in a
-cluster, as cuBLAS takes them on Hopper. On an H200 it ran 4,608 for 4,368 (100m) and 6,560 for 6,424 (350m)."""
+"""The ``hardware`` convention rounds columns up to this: the wide side of a tile of 128 x 256, or two tiles in a
+cluster, as cuBLAS uses them on Hopper. An H200 computed 4,608 columns for 4,368 (100m), and 6,560 for 6,424 (350m)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Mamba2(Recurrent):
         n_groups: groups that share B and C.
         d_conv: taps of the causal conv.
         chunk_size: positions per chunk of the matrix form (training and prefill).
-        gated_norm: RMSNorm after the gate, as mamba_ssm's default has it.
+        gated_norm: RMSNorm after the gate, as by default in mamba_ssm.
         a_range: range A is drawn from uniformly at initialisation; the paper uses [0.01, 2].
         dt_range: range the initial step is drawn from log-uniformly.
         conv_bias: bias of the conv.
@@ -74,7 +74,7 @@ class Mamba2(Recurrent):
 
     @classmethod
     def at(cls, site: Site) -> Self:
-        """The paper's; as a branch without a norm of its own."""
+        """The paper's block; as a branch it has no norm of its own."""
         scale = site.scale
         shape = scale.d_model, site.d_inner, site.ssm_head_dim, scale.d_state
         return cls(*shape, chunk_size=scale.chunk_size, gated_norm=not site.branch)
@@ -228,7 +228,7 @@ class Mamba2(Recurrent):
         or x is lent, recomputes states and scores (``ssd_combined.py``).
         """
         inner, conv = self.d_inner, self.conv_channels
-        # Where x is another branch's value, the conv's input is put together anew.
+        # If x is another branch's value, the conv's input is a new tensor.
         columns, copied = padded(self._in_width(borrows_value), self.d_model, size)
         packed = Term("packed z, x, B, C, dt", size * columns, fixed=copied)
         lent = Term("conv input with a lent value, decays", size * conv + FLOAT * self.n_heads if borrows_value else 0)

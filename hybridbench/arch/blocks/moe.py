@@ -63,7 +63,7 @@ class Moe(Block):
 
     @classmethod
     def at(cls, site: Site) -> Self:
-        """The paper's experts: eight of which one is taken, one shared, each half as wide as the dense block."""
+        """The paper's experts: eight routed, top-1, and one shared, each half as wide as the dense block."""
         half = site.scale.d_ff // 2
         return cls(site.scale.d_model, half, n_experts=8, top_k=1, d_shared=half)
 
@@ -98,7 +98,7 @@ class Moe(Block):
         return self._matrices() * (self.latent or self.d_model) * self.d_expert
 
     def _always(self, convention: Convention) -> int:
-        """Parameters every token meets; the paper leaves the router out."""
+        """Parameters that process every token; the paper leaves the router out."""
         if self.latent or self.shared_gate:
             refuse_paper(convention, "experts at a latent width or behind a shared gate")
         router = 0 if convention is Convention.PAPER else self.n_experts * self.d_model

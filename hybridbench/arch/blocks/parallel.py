@@ -4,8 +4,8 @@
     f(X) = W_1 a_1 Norm(M_1(X)) (+) W_2 a_2 Norm(M_2(X))             one per module ("Sep" in the paper's table 7)
 
 M_1 is the Mamba-2 branch where there is one, so ``subtract`` means SSM minus attention, and the Diff-Transformer scalar
-multiplies the second module. Sources: arXiv 2510.04800 section 3, tables 6 and 7, appendices D and Q. What the paper
-leaves open is fixed here so: Group norm is an RMS norm per head without weights, taken before the output projection;
+multiplies the second module. Sources: arXiv 2510.04800 section 3, tables 6 and 7, appendices D and Q. Choices here that
+the paper leaves open: Group norm is an RMS norm per head without weights, taken before the output projection;
 ``gate`` mixes the modules by g and 1 - g with g = sigmoid(w x), one number a token; ``alpha`` by a learned scalar.
 """
 
@@ -232,11 +232,9 @@ class Parallel(Block):
 
     @override
     def activations(self, size: int) -> Activations:
-        """Both branches on one input; the norm per head and each scaling keep their inputs and leave a result to
-        keep.
-        """
+        """Both branches, which share one input; the norm per head and each scaling keep their inputs."""
         fusion = self.fusion
-        # What is neither normed nor multiplied by something learned on the way to a joint product is kept by nobody.
+        # A branch's output that is neither normed nor scaled before a joint product is not kept.
         passes = fusion.norm == "none" and fusion.out == "joint"
         unkept = {"none": (0, 1), "scalar": (0,)}.get(fusion.scale, ()) if passes else ()
         cores = [self._core(index, size, index not in unkept) for index in range(len(self.branches))]
@@ -259,7 +257,7 @@ class Parallel(Block):
         first, second = (core.saved for core in cores)
         return Activations(
             saved=(entry, *first, *second, *fused),
-            # The second branch runs while the first one's output waits; the sum of both is met at the fusion.
+            # The first branch's output is alive while the second one runs; the fusion needs both.
             forward=(
                 *cores[0].forward,
                 *((Term("first branch's output", size * widths[0]), *moment) for moment in cores[1].forward),

@@ -41,7 +41,7 @@ class RgLru(Recurrent):
 
     @classmethod
     def at(cls, site: Site) -> Self:
-        """As wide as the model, with a block of the gates for every attention head."""
+        """A block as wide as the model, whose gates have one diagonal block per attention head."""
         return cls(site.scale.d_model, site.scale.d_model, site.scale.n_heads)
 
     @property

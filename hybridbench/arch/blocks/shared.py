@@ -71,13 +71,13 @@ class SharedBlock(Block):
 
     @override
     def params(self, convention: Convention = Convention.EXACT) -> int:
-        """Of one use, with everything it shares."""
+        """Parameters of one use, including those it shares."""
         refuse_paper(convention, "blocks that share weights")
         return self.shared_params(convention) + self._own_params()
 
     @override
     def norm_params(self, width: int) -> int:
-        """None around the block: its two norms are among what it shares."""
+        """0: its two norms are among the shared parameters."""
         return 0
 
     @override

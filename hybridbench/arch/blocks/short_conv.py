@@ -30,7 +30,7 @@ class ShortConv(Recurrent):
 
     @classmethod
     def at(cls, site: Site) -> Self:
-        """As wide as the model, with its authors' taps."""
+        """A block as wide as the model, with its authors' taps."""
         return cls(site.scale.d_model)
 
     @property

@@ -1,6 +1,6 @@
 """reasons: why an operator counter's figure differs from the exact convention, computed from shapes and backends.
 
-What the reference kernels and PyTorch's own execute is known to the product, so that on them nothing stays unexplained.
+What the reference kernels and PyTorch's own kernels execute is known exactly, so with them nothing is unexplained.
 """
 
 from __future__ import annotations
