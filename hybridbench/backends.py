@@ -1,6 +1,6 @@
-"""backends: which kernels cases may ask for, which of them can run here and up to what size, and what a case runs with.
+"""backends: which kernels cases may ask for, which can run here and up to what size, and which a case would run with.
 
-Everything here is told before anything runs.
+All of it is known before anything runs.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from hybridbench.suite.workloads import DECODE, TRAIN
 
 
 def check_names(planned: Sequence[Case]) -> None:
-    """Names of backends that do not exist are a mistake.
+    """Check that the backends that cases name exist.
 
     Raises:
-        BadInput: with the nearest name.
+        BadInput: one does not; the text has the nearest name.
     """
     for op, name in sorted({pair for case in planned for pair in case.execution.backends.items()}):
         if name not in named_backends(op, name) and name != "auto":
@@ -39,7 +39,7 @@ def check_names(planned: Sequence[Case]) -> None:
 
 
 def check_installed(planned: Sequence[Case]) -> None:
-    """A backend named on the command line that is not installed is a mistake, found before anything runs.
+    """Check, before anything runs, that the backends named on the command line are installed.
 
     Raises:
         BadInput: with the reason and the install command, or an unknown name.
@@ -55,9 +55,9 @@ def check_installed(planned: Sequence[Case]) -> None:
 
 
 def every_backend() -> tuple[str, list[dict[str, Any]]]:
-    """The device that was asked of, and a row for each backend: whether it can run here, its rank, and its limits.
+    """The device, and a row for each backend: whether it can run here, its rank, and its limits.
 
-    Asked of the 1B transformer's and Mamba-2's shapes, in bfloat16 on a GPU and float32 on a CPU.
+    Each is tried with the shapes of the 1B transformer and Mamba-2, in bfloat16 on a GPU and float32 on a CPU.
     """
     at_1b = _problems_at_1b()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -67,7 +67,7 @@ def every_backend() -> tuple[str, list[dict[str, Any]]]:
     rows: list[dict[str, Any]] = []
     for op, operation in OPERATIONS.items():
         order = operation.order[device]
-        # a chunk of Mamba-2 is longer than the kernels of the delta rules and of Mamba-3 take
+        # Mamba-2's chunk is longer than kernels of the delta rules and of Mamba-3 support
         chunk = next((problem.chunk_size for problem in at_1b.get(op, [])), typical.chunk_size)
         asked = replace(typical, chunk_size=chunk)
         for name, kernel in backends_of(op).items():
@@ -88,7 +88,7 @@ def every_backend() -> tuple[str, list[dict[str, Any]]]:
 
 
 def explain(case: Case) -> dict[str, Any]:
-    """What each operation of a case was asked to run with, what it runs with here, and why; or why it cannot run."""
+    """Each operation of a case: the backend asked for, the one that runs here, and why; or why the case cannot run."""
     entry: dict[str, Any] = {"key": case.key, "case": case.label, "device": case.execution.device}
     try:
         return entry | {"operations": [_explained(item) for item in resolve_backends(case)]}
@@ -97,7 +97,7 @@ def explain(case: Case) -> dict[str, Any]:
 
 
 def _explained(item: Resolved) -> dict[str, Any]:
-    """One operation of a case: what was asked, what runs, and why."""
+    """One operation of a case: the backend asked for, the one that runs, and why."""
     return {
         "op": item.op,
         "block": item.block.kind if item.block else None,
@@ -110,7 +110,7 @@ def _explained(item: Resolved) -> dict[str, Any]:
 
 
 def _problems_at_1b() -> dict[str, list[Problem]]:
-    """What each operation of a mixer is asked for at 1B on a GPU, in training and in a decode step of 4 x 8k."""
+    """Each operation of a mixer at 1B on a GPU, in training and in a decode step of 4 sequences with 8k cached."""
     asked: dict[str, list[Problem]] = {}
     for kind in (TRAIN, DECODE):
         step = kind == DECODE
@@ -124,7 +124,7 @@ def _problems_at_1b() -> dict[str, list[Problem]]:
 
 
 def _right_up_to(backend: Declared, asked: list[Problem]) -> list[str]:
-    """Up to which size a backend is right, one sentence for each tensor that may limit it: of the widest problem."""
+    """Up to which size a backend is right: one sentence per tensor that limits it, for the widest problem."""
     if backend.wide:
         return ["right at any size: its offsets have 64 bits"]
     widest: dict[str, tuple[int, str]] = {}

@@ -1,7 +1,7 @@
-"""efficiency: how near to the datasheet's floor a GPU came in records, for the price of a workload like them elsewhere.
+"""efficiency: how near recorded steps came to the data sheet's floor, to predict similar steps on other GPUs.
 
-The floor's share of the measured step in the same phase and family, at the nearest scale and batch and interpolated
-over the context.
+Efficiency is the floor over the measured step, in the same phase and family, at the nearest scale and batch, and
+interpolated over the context.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from hybridbench.units import format_tokens
 
 
 def efficiency_of(records: Iterable[Record], spec: ModelSpec, workload: Workload, dtype: str) -> Efficiency | None:
-    """The measured efficiency of a phase and family, None where no record speaks of them.
+    """The measured efficiency of a phase and family; None if no record covers them.
 
-    Of the records of this workload, family and dtype that can be believed, those of the nearest scale in parameters
-    count, and of these those of the nearest batch, one stream and no checkpointing, and at each context the fastest;
-    between contexts the share is interpolated over their logarithm, and beyond the first and the last it stays.
+    It uses the valid records of this workload, family and dtype. Of these it takes the nearest scale in parameters,
+    then the nearest batch, with one stream and no checkpointing, and at each context the fastest record. Between
+    contexts it interpolates linearly in the logarithm of the context; outside them it takes the nearest end.
     """
     known = [record for record in records if _speaks_of(record, spec, workload, dtype)]
     if not known:
@@ -35,7 +35,7 @@ def efficiency_of(records: Iterable[Record], spec: ModelSpec, workload: Workload
     size = params_of(spec)
     known = _nearest(known, lambda record: params_of(record.case.model), size)
     known = _nearest(known, lambda record: record.case.workload.batch, workload.batch)
-    known.sort(key=_floor_frac)  # of several at one context the fastest is what the GPU reached
+    known.sort(key=_floor_frac)  # of several records at one context, the fastest shows what the GPU can reach
     points = sorted({record.case.workload.context: record for record in known}.items())
     shares = [(context, _floor_frac(record)) for context, record in points]
     powers = [(context, share) for context, record in points if (share := _power_frac(record)) is not None]
@@ -54,7 +54,7 @@ def efficiency_of(records: Iterable[Record], spec: ModelSpec, workload: Workload
 
 
 def _beyond(records: Sequence[Record], spec: ModelSpec, workload: Workload) -> str:
-    """``ctx, batch``: what of the workload no record was near to; records are of one scale and batch."""
+    """Such as ``ctx, batch``: in what the workload lies outside the records, which are of one scale and batch."""
     first, contexts = records[0].case, [record.case.workload.context for record in records]
     differs = {
         "model": first.model.label != spec.label and first.model.scale == spec.scale,
@@ -82,13 +82,13 @@ def _speaks_of(record: Record, spec: ModelSpec, workload: Workload, dtype: str) 
 
 
 def _nearest(records: Sequence[Record], size: Callable[[Record], int], wanted: int) -> list[Record]:
-    """Those of the records whose size is nearest in ratio to the one wanted."""
+    """The records whose size is nearest to the wanted one, by ratio."""
     best = min((abs(math.log(size(record) / wanted)), size(record)) for record in records)[1]
     return [record for record in records if size(record) == best]
 
 
 def _floor_frac(record: Record) -> float:
-    """The datasheet's floor over the measured step, as the floor of the GPU to be priced is the datasheet's."""
+    """The data sheet's floor over the measured step; the GPU to predict for has only a data sheet's floor too."""
     floor_s, step_s = datasheet_floor_s(record), value(record, "step_s")
     if floor_s is None or not step_s:
         raise ValueError("a record without a peak or a step was chosen")

@@ -1,4 +1,4 @@
-"""errors: every failure hybridbench raises on purpose, each message ending with the way out.
+"""errors: every failure hybridbench raises on purpose; each message ends with the way out.
 
 HybridbenchError            anything below; the command line prints it without a traceback
 ├── BadInput                the person asked for something impossible (exit code 2)
@@ -6,7 +6,7 @@ HybridbenchError            anything below; the command line prints it without a
 ├── BadResults              a results file that cannot be read as records (exit code 2)
 ├── Unsupported             this kernel, device or combination cannot run here; recorded as a status
 ├── WrongResult             a kernel or model disagrees with its reference; it has no speed
-│   └── DeviceFault         it broke the device besides: the process must end
+│   └── DeviceFault         it also broke the device: the process must end
 └── WorkerDied              worker processes do not start, so nothing more can be measured
 """
 
@@ -61,11 +61,11 @@ class WrongResult(HybridbenchError):
 
 
 class DeviceFault(WrongResult):
-    """A kernel did what no kernel may, such as reading memory that is not there: its process cannot go on."""
+    """A kernel failed in a way that leaves the device unusable, such as an illegal address: its process must end."""
 
 
 class WorkerDied(HybridbenchError):
-    """No worker process can be started; what was recorded before stays."""
+    """No worker process can be started; the records written before stay."""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> BadInput:
@@ -82,7 +82,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> BadInput:
 
 
 def reason(exc: BaseException) -> str:
-    """Why, in one line: the first; of a compiler, which shows a place in its source first, the last or its cause."""
+    """An error in one line: its first; for a compiler, which prints source code first, its last or its cause."""
     lines = str(exc).strip().splitlines() or ["no message"]
     if not lines[0].startswith("at "):
         return lines[0]
@@ -92,7 +92,7 @@ def reason(exc: BaseException) -> str:
 
 
 def portable(stack: str) -> str:
-    """A traceback with files as an import finds them: records travel, and folders are this machine's own business."""
+    """A traceback with paths relative to their package, so that records do not contain this machine's folders."""
     roots = {str(Path(__file__).parents[1]), *(str(Path(folder).resolve()) for folder in sys.path)} - {"/"}
     for root in sorted(roots, key=len, reverse=True):
         stack = stack.replace(f'"{root}{os.sep}', '"')
@@ -100,5 +100,5 @@ def portable(stack: str) -> str:
 
 
 def described(exc: BaseException) -> str:
-    """Kind and reason of an error that nobody raised on purpose."""
+    """Type and reason of an error that was not raised on purpose."""
     return f"{type(exc).__name__}: {reason(exc)}"

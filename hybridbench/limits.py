@@ -1,9 +1,9 @@
-"""limits: up to which size a kernel is right, and how much of a batch it may be given at once.
+"""limits: up to which size a kernel is right, and how many sequences of a batch it can process at once.
 
-Published kernels compute where an element lies in 32 bits, signed (Triton's products of a program's number and a
-stride) or unsigned (``index_t`` of the CUDA extensions). Past that the offset wraps, and the kernel reads and writes
-other elements: most often without an error. What counts is the stride, not the tensor's own size: dt of Mamba-2 has one
-column a head, and lies in rows of all that was projected.
+Published kernels compute offsets of elements in 32 bits, signed (Triton's products of a program's number and a stride)
+or unsigned (``index_t`` of the CUDA extensions). A larger offset wraps, and the kernel reads and writes other elements,
+most often without an error. The stride counts, not the tensor's own size: dt of Mamba-2 has one column per head, but it
+is a view into rows of the whole projection.
 
     >>> four = Problem("cuda", "bfloat16", length=131072, batch=4, row=8480)
     >>> rows = Limit("rows of the projection", lambda problem: problem.row, SIGNED, "mamba_ssm, ssd_chunk_state.py")
@@ -12,9 +12,9 @@ column a head, and lies in rows of all that was projected.
     >>> rows.in_words(four)
     '2^31 elements of B x T x 8,480 (rows of the projection)'
 
-The limits of a backend stand in its operation's row (``operations``). A backend without any has no known limit: plain
-PyTorch, and this package's kernels, whose offsets have 64 bits. Where a source is not published, or what a compiler
-makes of it is not certain, the smaller size is taken. Grids end at larger sizes than any of these, with an error.
+The limits of a backend are in its operation's row (``operations``). A backend without limits has no known one: plain
+PyTorch, and this package's kernels, whose offsets have 64 bits. If a kernel's source is not published, or it is not
+certain what a compiler makes of it, the smaller size holds. Launch grids end at larger sizes than these, with an error.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from enum import Enum
 from hybridbench.problem import Problem
 
 SIGNED, UNSIGNED = 31, 32
-"""Bits of an offset: what fits is below 2 to this."""
+"""Bits of an offset: it must be below 2 to this power."""
 
 
 class Adds(Enum):
-    """How the offsets of a sequence and of a position in it come together."""
+    """How a kernel adds the offset of a sequence and the offset of a position in it."""
 
     IN_NARROW = "in one narrow sum: all elements of the batch count"
     TO_POINTER = "to the pointer, one after the other: the last sequence's first element counts, and a sequence"
@@ -43,15 +43,15 @@ def _one(_problem: Problem) -> int:
 
 @dataclass(frozen=True)
 class Limit:
-    """One tensor whose offsets are narrow.
+    """One tensor whose offsets have too few bits for large sizes.
 
     Attributes:
         what: the tensor, in words.
         width: its elements for every ``per`` positions of a sequence; 0 where a problem has no such tensor.
         bits: of the offset.
         source: the release it was read in, the file and kernel, and the expression.
-        adds: how a sequence's offset and a position's come together.
-        per: positions that ``width`` is of; 0 where it is of a sequence, however long.
+        adds: how the kernel adds a sequence's offset and a position's.
+        per: how many positions ``width`` is for; 0 if it is for a whole sequence of any length.
     """
 
     what: str
@@ -62,12 +62,12 @@ class Limit:
     per: Callable[[Problem], int] = _one
 
     def elements(self, problem: Problem) -> int:
-        """Of one sequence."""
+        """Elements of the tensor for one sequence."""
         per = self.per(problem)
         return self.width(problem) * (-(-problem.length // per) if per else 1)
 
     def rows(self, problem: Problem) -> int:
-        """Sequences of the batch that may be handed over at once: all of them, fewer, or 0."""
+        """How many sequences of the batch the kernel can process at once: all, fewer, or 0."""
         one, most = self.elements(problem), 1 << self.bits
         if one == 0:
             return problem.batch
@@ -79,7 +79,7 @@ class Limit:
         return min(fit, problem.batch)
 
     def in_words(self, problem: Problem) -> str:
-        """Such as "2^31 elements of B x T x 8,480 (rows of the projection)"; of chunks, T is of whole ones."""
+        """The limit, such as "2^31 elements of B x T x 8,480 (rows of the projection)"; T counts whole chunks."""
         batch = {Adds.IN_NARROW: "B x ", Adds.TO_POINTER: "(B - 1) x ", Adds.IN_SEQUENCE: ""}[self.adds]
         per, width = self.per(problem), self.width(problem)
         if per and width % per == 0:
@@ -95,33 +95,35 @@ def row(problem: Problem) -> int:
 
 
 def in_training(width: Callable[[Problem], int]) -> Callable[[Problem], int]:
-    """Of a tensor that only a training step has."""
+    """The ``width`` of a tensor that only a training step has."""
     return lambda problem: width(problem) if problem.training else 0
 
 
 def of_sequence(_problem: Problem) -> int:
-    """``per`` of a tensor that a sequence has one of, however long it is."""
+    """The ``per`` of a tensor whose size does not depend on the sequence's length."""
     return 0
 
 
 def every(positions: int) -> Callable[[Problem], int]:
-    """``per`` of a tensor of every so many positions."""
+    """The ``per`` of a tensor that has ``width`` elements for every ``positions`` positions."""
     return lambda _problem: positions
 
 
 def rows_at_once(limits: Sequence[Limit], problem: Problem) -> int:
-    """Sequences of the batch that a backend of these limits may be handed at once: as many as there are where nothing
-    limits it, and 0 where not even one is right."""
+    """How many sequences of the batch a backend with these limits can process at once.
+
+    Without limits that is the whole batch; it is 0 if even one sequence is too long.
+    """
     limit = tightest(limits, problem)
     return problem.batch if limit is None else limit.rows(problem)
 
 
 def tightest(limits: Sequence[Limit], problem: Problem) -> Limit | None:
-    """What allows the fewest sequences at once; None where nothing limits this problem."""
+    """The limit that allows the fewest sequences at once; None if nothing limits this problem."""
     limits = [limit for limit in limits if limit.width(problem)]
     if problem.device != "cuda" or not limits:
         return None
-    # of limits that allow as many, the one that a little more of the same would pass first
+    # among limits that allow equally many, the one that a slightly larger problem would exceed first
     return min(limits, key=lambda limit: (limit.rows(problem), -limit.elements(problem) / 2**limit.bits))
 
 

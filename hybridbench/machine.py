@@ -1,9 +1,9 @@
 """machine: one sourced row of dense peak rates per GPU; a GPU that is not in the table has no peak.
 
-A peak is what a utilisation is divided by, so a wrong one is worse than none. Two rules follow. The rates are dense:
-vendors print tensor-core figures with 2:4 sparsity, twice what a model without sparse weights can reach, and those are
-halved here. And a name matches a row only when it is exactly a name that driver gives that product: a laptop part, a
-regional variant or a MIG slice carries the name of its big sister with something behind it, and gets ``None``.
+Utilisation is a rate divided by a peak, so a wrong peak is worse than none. Two rules follow. The rates are dense:
+vendors print tensor-core figures with 2:4 sparsity, which are twice what a model without sparse weights can reach, so
+those are halved here. And a name matches a row only if it is exactly a name that the driver gives that product: the
+name of a laptop part, a regional variant or a MIG slice starts with that of the full product, and gets ``None``.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from hybridbench.units import GIB
 
 _T = 1e12
 REPORTED_SHARE = 0.985
-"""Share of the installed memory that PyTorch finds on a GPU, where nobody has written down how much it is."""
+"""Share of the installed memory that PyTorch reports for a GPU whose row does not state it."""
 
 
 @dataclass(frozen=True)
 class Peak:
-    """What one GPU could do at best.
+    """The peak rates and the memory of one GPU.
 
     Attributes:
-        name: the product, as people say it.
+        name: the product's usual name.
         device_names: exactly what the driver calls it, without the leading "NVIDIA".
         bf16_dense_flops_per_s: tensor cores, bf16 (and fp16) inputs, fp32 accumulation, no sparsity; FLOP/s.
         tf32_dense_flops_per_s: tensor cores, TF32 inputs, no sparsity; FLOP/s. None where the part has no such mode.
@@ -66,7 +66,7 @@ class Peak:
 
     @property
     def usable_bytes(self) -> int:
-        """Memory a process finds: as reported, else ``REPORTED_SHARE`` of what is installed."""
+        """Memory a process can use: as reported, else ``REPORTED_SHARE`` of what is installed; bytes."""
         return self.reported_bytes or int(self.memory_bytes * REPORTED_SHARE)
 
 
@@ -299,7 +299,7 @@ _BY_DEVICE_NAME = {device_name: peak for peak in PEAKS for device_name in peak.d
 
 
 def find_gpu(name: str) -> Peak:
-    """The row a person means: an alias, the product's name or the driver's, whatever the case and the hyphens.
+    """The row of a GPU by an alias, the product's name or the driver's; case and hyphens do not matter.
 
     >>> find_gpu("A100 80GB").name, find_gpu("nvidia h200").name
     ('A100 80GB SXM', 'H200 SXM')
@@ -334,7 +334,7 @@ def find_gpus(text: str) -> list[Peak]:
 
 
 def _plain(name: str) -> str:
-    """A name without case, hyphens and the vendor's prefixes."""
+    """A name in lower case, without hyphens and without the vendor's prefixes."""
     words = name.lower().replace("-", " ").replace("_", " ").split()
     return "".join(word for word in words if word not in ("nvidia", "amd", "instinct", "geforce"))
 
@@ -374,7 +374,7 @@ def visible_gpus(nvml: Any = None) -> list[str]:
         return [str(index) for index in range(count)]
     gpus = []
     for name in (part.strip() for part in allowed.split(",")):
-        # CUDA stops reading the list at the first name that is no device.
+        # CUDA ignores the rest of the list after the first name that is no device.
         if not name or name.startswith("-") or (name.isdecimal() and int(name) >= count):
             break
         gpus.append(name)
@@ -382,7 +382,7 @@ def visible_gpus(nvml: Any = None) -> list[str]:
 
 
 def alike_gpus(gpus: Sequence[str], nvml: Any = None) -> Sequence[str]:
-    """GPUs of ``visible_gpus`` where the driver gives all of them one name, else none.
+    """The GPUs of ``visible_gpus`` if the driver gives all of them the same name, else none.
 
     Args:
         nvml: the ``pynvml`` module; imported if not given.
@@ -402,7 +402,7 @@ def alike_gpus(gpus: Sequence[str], nvml: Any = None) -> Sequence[str]:
 
 
 def usable_cores() -> int:
-    """Cores this process may use: a container or taskset may leave fewer than the machine has."""
+    """Cores this process may use: a container or taskset may allow fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,9 +1,9 @@
 """metrics: every reportable number, one entry each: a name, a unit, a direction, and a pure function of a record.
 
-Three kinds of numbers meet here, each computed in a module of ``derive``. Measured ones come from the record alone.
-Predicted ones are what ``predict`` says of the case alone, in the ``exact`` convention unless the name says otherwise.
-The third kind compares the two with what the machine can do: the peaks of its datasheet, and the rates measured beside
-the case, which set the floor (the datasheet does where a record has none).
+There are three kinds of numbers, each computed in a module of ``derive``. Measured numbers come from the record alone.
+Predicted numbers are those of ``predict`` for the case alone, in the ``exact`` convention unless the name says
+otherwise. The third kind compares the two with what the machine can do: the peaks of its data sheet, and the rates
+measured beside the case. Those rates set the floor, or the data sheet does if a record has none.
 
     floor_s      no step can be faster (``predict.floor``)
     mfu_frac     model FLOPs per second over the peak         what the arithmetic units did for the model
@@ -36,10 +36,10 @@ class Metric:
     Args:
         name: as in data; its suffix names the unit.
         unit: SI: ``s tokens/s FLOP FLOP/s B B/s J W``, ``frac`` for a fraction, empty for a count.
-        better: which direction is an improvement, None where neither is.
+        better: which direction is an improvement; None if neither is.
         title: as in a heading, without the unit.
         formula: what is computed, in one line.
-        compute: the value of a record in ``unit``; None where it is unknown or means nothing.
+        compute: the value for a record in ``unit``; None if it is unknown or has no meaning.
     """
 
     name: str

@@ -1,7 +1,7 @@
 """problem: what an operation is asked to do, found from a case without PyTorch.
 
-A backend says yes or no from a ``Problem`` alone, and ``limits`` says from one how much of a batch a kernel may be
-given at once: before anything is allocated, and of stored records too.
+A ``Problem`` is all that a backend needs to say whether it supports the work, and all that ``limits`` needs to say how
+much of a batch a kernel can process at once. So both are known before anything is allocated, and for stored records.
 
     >>> Problem(device="cuda", dtype="bfloat16", head_dim=64, n_heads=32, n_kv_heads=8).kv_heads
     8
@@ -18,7 +18,7 @@ from hybridbench.suite.case import Case
 
 @dataclass(frozen=True)
 class Problem:
-    """What one operation is asked to do: enough for a backend to say yes or no. Zero means not applicable.
+    """What one operation is asked to do: all that a backend needs to say if it supports it. 0 means not applicable.
 
     Attributes:
         device: ``"cpu"`` or ``"cuda"``.
@@ -42,9 +42,9 @@ class Problem:
         batch: sequences; 0 is unknown.
         row: columns of the packed projection that the kernels read views of: the stride of a position. 0 where they
             read no such views, as Mamba-1's, whose positions lie side by side.
-        d_model, d_expert, n_experts, top_k: of routed experts: the stream's width and theirs, how many there are, and
-            how many of them a token meets.
-        vocabulary: words that the loss knows.
+        d_model, d_expert, n_experts, top_k: for routed experts: the stream's width and theirs, how many there are, and
+            how many of them process a token.
+        vocabulary: tokens that the loss distinguishes.
         n_params: parameters that the optimizer updates.
     """
 
@@ -91,7 +91,7 @@ class Problem:
         return self.n_kv_heads or self.n_heads
 
     def any_size(self) -> Problem:
-        """The same problem whatever its sizes: what a proof on small inputs holds for."""
+        """The problem without its sizes: two problems that are equal here share a verification on small inputs."""
         return replace(self, length=0, batch=0, row=0, vocabulary=0, n_params=0)
 
 
@@ -103,28 +103,29 @@ def problem_of(block: Block | None, case: Case, borrows: bool = False) -> Proble
             widest of the model.
     """
     work, execution = case.workload, case.execution
-    common = {
-        "device": execution.device,
-        "dtype": execution.dtype,
-        "training": work.row.trains,
-        "length": work.context,
-        "batch": work.batch,
-    }
     spec = case.model
-    of_model = {"width": spec.d_model, "vocabulary": spec.vocab_size, "n_params": params(spec)}
-    sizes = of_model if block is None else block.sizes()
     row = 0 if block is None else block.packed_row
     if borrows:
-        row = max([row, *(mixer.packed_row for _, mixer in mixers(case.model))])
-    return Problem(**common, row=row, **sizes)  # type: ignore[arg-type]
+        row = max([row, *(mixer.packed_row for _, mixer in mixers(spec))])
+    asked = Problem(
+        device=execution.device,
+        dtype=execution.dtype,
+        training=work.row.trains,
+        length=work.context,
+        batch=work.batch,
+        row=row,
+    )
+    if block is None:
+        return replace(asked, width=spec.d_model, vocabulary=spec.vocab_size, n_params=params(spec))
+    return replace(asked, **block.sizes())
 
 
 def of_op(op: str, problem: Problem, case: Case, *, step: bool) -> Problem:
-    """What one operation of a block is asked, of what the block is.
+    """The problem of one operation of a block, made from the problem of the block.
 
     Args:
-        step: it runs in a decode step. What runs over a sequence meets a generation's prompt only.
+        step: the operation runs in a decode step. One over a sequence runs only on the prompt of a generation.
     """
-    if op == "attention_decode":  # a window is kept by the ring buffer: this kernel sees a short cache without one
+    if op == "attention_decode":  # the ring buffer implements the window: this kernel sees a short cache without one
         return replace(problem, window=None, sinks=0)
     return problem if step else replace(problem, length=case.workload.sequence_tokens)

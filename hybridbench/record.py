@@ -10,8 +10,8 @@ Schema history:
     3   ``Observed.parts`` and ``Workload.depths``: generations timed at depths; modes of execution have ``published``.
     4   ``Ceilings.sustained_matmul_flops_per_s``; None in older records.
     5   ``Observed.sized`` and ``check_ns``: the check of the work at its own size; empty and None in older records.
-    6   ``OperatorCount.formulas``; in older records it is empty, and counters had no formulas but their own, so that
-        they took fused attention on a CPU and kernels past the dispatcher for nothing.
+    6   ``OperatorCount.formulas``; in older records it is empty, and counters had only their own formulas, so that
+        fused attention on a CPU and kernels outside the dispatcher counted as 0.
 """
 
 from __future__ import annotations
@@ -22,10 +22,13 @@ import types
 import typing
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hybridbench.errors import BadInput, BadResults
 from hybridbench.suite.case import Case
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 SCHEMA = 6
 
@@ -44,8 +47,8 @@ class Status(StrEnum):
 class Caveat(StrEnum):
     """A reason to doubt a measurement; ``ADVICE`` says what to do about each.
 
-    All are found while measuring but ``BEYOND_LIMIT`` and ``PLAIN_PYTORCH``, which are found on reading
-    (``derive.doubts``): what a kernel is right on, and what is no kernel, may be learnt after it was timed.
+    All are found while measuring except ``BEYOND_LIMIT`` and ``PLAIN_PYTORCH``, which are found on reading
+    (``derive.doubts``): a kernel's limits may become known after it was timed.
     """
 
     UNSTEADY = "unsteady"
@@ -158,11 +161,11 @@ class OperatorCount:
 
     Attributes:
         counter: ``torch`` or ``fvcore``.
-        flops: a multiply-add is 2; None where the counter gave no answer.
-        unseen: an operator's name to how often it ran.
-        error: why there is no answer.
-        formulas: the part of ``flops`` that closed forms give, by operation of the model: of kernels that the counter
-            cannot look into.
+        flops: a multiply-add is 2; None if the counter gave none.
+        unseen: how often each operator ran that the counter has no formula for.
+        error: why there is no count.
+        formulas: the part of ``flops`` that comes from closed forms, by operation of the model: for kernels that the
+            counter cannot look into.
     """
 
     counter: str
@@ -176,7 +179,7 @@ class OperatorCount:
 class BackendUse:
     """One operation: the backend asked for, the one that ran, and how far it was from its reference.
 
-    ``ran`` says how many sequences of the batch at a time where it was not all of them: "fla, 2 rows at a time".
+    If not all sequences of the batch ran at once, ``ran`` says how many: "fla, 2 rows at a time".
     """
 
     op: str
@@ -195,12 +198,12 @@ class BackendUse:
 
 @dataclass(frozen=True)
 class SizeCheck:
-    """The work that was timed, compared at its own size before it was.
+    """How the work was checked, at the size that was timed, before it was timed.
 
     Attributes:
         what: the work, such as ``prefill``.
-        against: what it was held to, such as ``each row alone``.
-        batch, context: the size; of decode steps the cached tokens.
+        against: what it was compared with, such as ``each row alone``.
+        batch, context: the size; for decode steps, context is the cached tokens.
         compared: tensors and parts of them that were compared.
         worst: the comparison that came closest to its bound.
         error, bound: its relative error, and the largest that was allowed.
@@ -220,10 +223,10 @@ class SizeCheck:
 
 @dataclass(frozen=True)
 class Ceilings:
-    """Rates the device reached in the process that ran the case: a large product in ``dtype``, and memory.
+    """Rates the device reached in the process that ran the case: of a large matrix product in ``dtype``, and of memory.
 
-    ``sustained_matmul_flops_per_s`` is what is left of the product's rate after a second of products back to back, for
-    which a card at its power limit slows down; None on a CPU.
+    ``sustained_matmul_flops_per_s`` is the product's rate after a second of products back to back, when a card at its
+    power limit has slowed down; None on a CPU.
     """
 
     dtype: str
@@ -238,7 +241,7 @@ class Part:
     """Samples of one part of a generation that is integrated over depths.
 
     Attributes:
-        depth: tokens that were cached at these decode steps; None of the prefill.
+        depth: tokens that were cached at these decode steps; None for the prefill.
         samples_ns: in the order they were taken.
     """
 
@@ -299,7 +302,7 @@ class Record:
 
     @classmethod
     def from_json(cls, line: str) -> Record:
-        """Reads one line back.
+        """Read one line back.
 
         Raises:
             BadResults: not JSON, not a record of ours, or from a newer schema.
@@ -327,7 +330,7 @@ class Record:
 
 
 def _check_samples(record: Record) -> None:
-    """Raises ValueError: a step that took no time, or a case that is ok without any."""
+    """Raise ValueError for a step that took no time, and for a case that is ok without samples."""
     seen = record.observed
     if seen is None:
         return
@@ -353,7 +356,7 @@ def to_plain(value: Any) -> Any:
     return value
 
 
-_T = TypeVar("_T")
+_T = TypeVar("_T", bound="DataclassInstance")
 
 
 def from_plain(cls: type[_T], body: dict[str, Any]) -> _T:
@@ -365,7 +368,7 @@ def from_plain(cls: type[_T], body: dict[str, Any]) -> _T:
     if not isinstance(body, dict):
         raise ValueError(f"expected the fields of {cls.__name__}, not {body!r}")
     hints = typing.get_type_hints(cls)
-    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    fields = {f.name: f for f in dataclasses.fields(cls)}
     unknown = set(body) - set(fields)
     if unknown:
         raise ValueError(f"unknown field {sorted(unknown)[0]!r}")
@@ -373,10 +376,10 @@ def from_plain(cls: type[_T], body: dict[str, Any]) -> _T:
 
 
 def _typed(hint: Any, value: Any) -> Any:
-    """A plain value as what a field's type says.
+    """A plain value converted to a field's type.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the value does not fit the type.
     """
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):

@@ -1,6 +1,6 @@
-"""resume: what of a plan is left to run where records of earlier runs exist.
+"""resume: which cases of a plan are left to run, given the records of earlier runs.
 
-A case that is recorded is done however it ended, but for one that ran out of time and is given more now.
+A recorded case is done, however it ended. The one exception is a case that ran out of time and has a longer limit now.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from hybridbench.suite.case import Case
 
 
 @dataclass(frozen=True)
-class Left:
+class Remaining:
     """What is left of a plan.
 
     Attributes:
         todo: the cases to run, in order.
-        done: keys of the cases that are recorded and not to run again, those of other plans too.
-        sampled_otherwise: how many of those to run are recorded with other sampling, as by another ``--max-time``.
+        done: keys of the recorded cases that do not run again, including those of other plans.
+        sampled_otherwise: how many of ``todo`` are recorded with other sampling, such as another ``--max-time``.
     """
 
     todo: list[Case]
@@ -27,7 +27,7 @@ class Left:
     sampled_otherwise: int
 
 
-def left_of(planned: Sequence[Case], stored: Mapping[str, Record]) -> Left:
+def remaining_of(planned: Sequence[Case], stored: Mapping[str, Record]) -> Remaining:
     """What is left of a plan.
 
     Args:
@@ -38,9 +38,9 @@ def left_of(planned: Sequence[Case], stored: Mapping[str, Record]) -> Left:
     todo = [case for case in planned if case.key not in done]
     samplings = {stored[key].case.sampling for key in done}
     alike = [case for case in todo if any(replace(case, sampling=other).key in done for other in samplings)]
-    return Left(todo, done, len(alike))
+    return Remaining(todo, done, len(alike))
 
 
 def _again(record: Record, limit_s: float | None) -> bool:
-    """Whether a recorded case is worth another try: it ran out of time, and is given more now."""
+    """Whether a recorded case runs again: it ran out of time, and its limit is longer now."""
     return record.status is Status.TIMED_OUT and limit_s is not None and limit_s > record.case.limit_s

@@ -1,7 +1,7 @@
-"""searches: what only trials can tell: the true boundary of a fit, and the context at which measured steps cross.
+"""searches: what only trials can find: the true boundary of a fit, and the context at which measured steps cross.
 
-A search decides which cases are worth running and what their records mean. Who runs them is up to the caller, so that a
-search is tested without a process and without a GPU:
+A search decides which cases to run and what their records mean. The caller passes the function that runs them, so that
+a search is tested without a process and without a GPU:
 
     verify_fit(fit, execution, lambda cases: run_sweep(cases, writer), limit_s=600.0)
 """
@@ -22,9 +22,9 @@ from hybridbench.suite.case import Case, Execution, Sampling
 from hybridbench.suite.workloads import Workload
 
 PROBE = Sampling(warmup_max_s=0.0, warmup_min_steps=1, min_samples=1, max_samples=1, max_time_s=1.0, insist=True)
-"""One step and one sample: whether it runs is the question."""
+"""One step and one sample: a trial only asks whether the case runs."""
 CONTEXT_RESOLUTION = 0.01
-"""How near to each other the longest context that ran and the shortest that did not may stay."""
+"""Relative gap between the longest context that ran and the shortest that did not at which a search ends."""
 
 Measure = Callable[[Sequence[Case]], list[Record]]
 """Runs cases and returns their records, in any order."""
@@ -36,7 +36,7 @@ class Verified:
     """What trials on a GPU found: the largest value that ran, the smallest that did not, and the peak of the former.
 
     Attributes:
-        stopped: they were stopped before nothing was left between the two.
+        stopped: Ctrl-C ended the trials before the boundary was found.
     """
 
     fits: int
@@ -50,7 +50,7 @@ class Stopped(KeyboardInterrupt):
     """Ctrl-C during the trials of a fit.
 
     Attributes:
-        found: what they had shown by then; None before the first had ended.
+        found: the result so far; None before the first trial ended.
     """
 
     def __init__(self, found: Verified | None) -> None:
@@ -61,15 +61,15 @@ class Stopped(KeyboardInterrupt):
 def verify_fit(
     fit: Fit, execution: Execution, measure: Measure, *, limit_s: float, tell: Tell = lambda _line: None
 ) -> Verified | None:
-    """The true boundary of one fit, from the prediction outwards and then by halves; None of a fit without limit.
+    """The true boundary of one fit, by bisection from the prediction on; None for a fit without a limit.
 
     Args:
-        limit_s: what one trial may take; seconds.
-        tell: told a line after each trial.
+        limit_s: the longest time of one trial; seconds.
+        tell: called with a line of text after each trial.
 
     Raises:
         HybridbenchError: a trial ended in a way that says nothing about memory.
-        Stopped: with what the trials had shown.
+        Stopped: by Ctrl-C, with the result so far.
     """
     if fit.unlimited:
         return None
@@ -106,8 +106,8 @@ def verify_fit(
 
 
 @dataclass(frozen=True)
-class Crossing:
-    """A measured crossing, and the device that it was measured on."""
+class MeasuredCrossing:
+    """A measured crossing, and the device it was measured on."""
 
     search: Search
     device: str
@@ -125,22 +125,22 @@ def measure_crossing(
     max_time_s: float,
     trials: int,
     tell: Tell = lambda _line: None,
-) -> Crossing:
+) -> MeasuredCrossing:
     """The interval of contexts in which the faster of two models' measured steps changes.
 
-    Both steps are measured at one context after the other: drift of the machine between contexts decides nothing.
+    At each context both steps are measured one after the other, so that drift between contexts does not matter.
 
     Args:
         kind: the workload whose step is measured.
         first, last: where to search.
         max_time_s: sampled time of a step; seconds.
-        trials: contexts measured at most.
-        tell: told a line after each step.
+        trials: the most contexts to measure.
+        tell: called with a line of text after each step.
 
     Raises:
-        HybridbenchError: a step has no time to compare.
+        HybridbenchError: a step did not run or was not timed.
     """
-    # One sample has an interval of no width, which would decide anything.
+    # One sample has an interval of no width, and two of those never overlap.
     sampling = Sampling(max_time_s=max_time_s, warmup_max_s=min(Sampling.warmup_max_s, max_time_s), insist=True)
     devices: list[str] = []
 
@@ -152,7 +152,7 @@ def measure_crossing(
         one, other = (_interval(record, tell) for record in found)
         return one, other
 
-    return Crossing(search(steps, first, last, trials=trials), devices[0])
+    return MeasuredCrossing(search(steps, first, last, trials=trials), devices[0])
 
 
 def _interval(record: Record, tell: Tell) -> Interval:

@@ -1,6 +1,7 @@
-"""sizes: how large kernels and workloads make what they hold, where a formula has to know it too.
+"""sizes: how large kernels and workloads make their buffers, where a memory formula needs the same number.
 
-Both read it here, so that a prediction cannot drift away from what runs. What only a kernel knows stays beside it.
+Kernel and formula read it here, so that a prediction cannot differ from what runs. A size that only a kernel needs
+stays in the kernel's module.
 """
 
 from __future__ import annotations
@@ -8,14 +9,14 @@ from __future__ import annotations
 import math
 
 ROW_ALIGNED = 8
-"""Columns of bfloat16 in the 16 bytes on which a GPU's fast matrix products want rows to start: packed projections over
-a sequence are padded to a multiple (``model.mixer.aligned``)."""
+"""Columns of bfloat16 in 16 bytes. A GPU's fast matrix products need rows that start on 16 bytes, so packed projections
+over a sequence are padded to a multiple (``model.mixer.aligned``)."""
 
 TRAIN_BATCHES = 4
 """Batches of tokens that a training run rotates through, so that no step repeats the last one's data."""
 
 FUSED_STEP_BATCH = 16
-"""Sequences that a fused decode step holds in a tile, at most. More are better served by ordinary matrix products."""
+"""The most sequences that a fused decode step holds in a tile; for more, ordinary matrix products are faster."""
 
 LOSS_CHUNK_BYTES = 2 << 30
 """The logits of one chunk of the fused loss, in the input's dtype, stay under this.
@@ -45,7 +46,7 @@ in ms on two cores, forward and with its backward: blocks of 64 16.3 and 50, of 
 
 
 def aligned(columns: int) -> int:
-    """Columns of a packed row whose successor starts on 16 bytes too.
+    """``columns`` rounded up so that the next row starts on 16 bytes too.
 
     >>> aligned(4882), aligned(4888)
     (4888, 4888)
@@ -54,19 +55,18 @@ def aligned(columns: int) -> int:
 
 
 def rows_within(size: int, n_tokens: int, row_bytes: int) -> int:
-    """Tokens whose rows take at most ``size`` bytes: one at least, and multiples of 64 where there are that many."""
+    """The most tokens whose rows take at most ``size`` bytes: at least one, and a multiple of 64 from 64 on."""
     rows = max(1, size // row_bytes)
     return min(n_tokens, rows - rows % 64 if rows >= 64 else rows)
 
 
 def loss_rows(n_tokens: int, row_bytes: int) -> int:
-    """Tokens per chunk of the fused loss: as few chunks as ``LOSS_CHUNK_BYTES`` allows, all of a size, in multiples of
-    256.
+    """Tokens per chunk of the fused loss: as few, equal chunks as ``LOSS_CHUNK_BYTES`` allows, in multiples of 256.
 
     Equal chunks of whole tiles: 4,160 tokens are 16 tiles of 256 rows and a quarter of one.
 
     Args:
-        row_bytes: one token's logits.
+        row_bytes: bytes of one token's logits.
     """
     most = rows_within(LOSS_CHUNK_BYTES, n_tokens, row_bytes)
     even = math.ceil(n_tokens / math.ceil(n_tokens / most))
@@ -74,7 +74,7 @@ def loss_rows(n_tokens: int, row_bytes: int) -> int:
 
 
 def query_blocks(tokens: int, window: int | None, sinks: int) -> list[tuple[int, int]]:
-    """The calls that ``kernels.attention`` makes on a CPU of a sequence: how many queries each has, and how many keys.
+    """The calls that ``kernels.attention`` makes for a sequence on a CPU: (queries, keys) of each.
 
     The first is causal: up to ``window + sinks`` positions everything before is visible. Every later one has a mask and
     reads the sinks and the window before its first query besides its own keys.

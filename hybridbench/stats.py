@@ -1,7 +1,7 @@
-"""stats: what samples say: the median, quantiles, and how far the median may be off.
+"""stats: statistics of samples: the median, its confidence interval, and quantiles.
 
-Step times are skewed and have outliers on one side, so their centre is the median and its doubt is an interval of order
-statistics, which assumes nothing about the distribution but that samples are independent:
+Step times are skewed and have outliers on one side. So their centre is the median, and its uncertainty is an interval
+of order statistics, which assumes only that samples are independent:
 
     a sample lies below the true median with probability 1/2, so the count of samples below it is Binomial(n, 1/2) and
     [x_(k), x_(n+1-k)] holds the true median with probability 1 - 2 P(Binomial(n, 1/2) < k).

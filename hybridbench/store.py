@@ -2,8 +2,8 @@
 
     <folder>/records-20261121T180512Z-4711-9f3a.jsonl      one run, one writer, one record a line
 
-A run has a file of its own, so two runs into one folder never mix lines. A record is on disk before the next case
-starts: a run that is killed loses at most the line it was writing, which reading skips with a warning.
+Each run has its own file, so two runs into one folder never mix lines. A record is on disk before the next case starts:
+a run that is killed loses at most the line it was writing, which ``load`` skips with a warning.
 
 Measuring a case again adds a record and deletes none. Within a run the latest record of a case counts; ``newest`` keeps
 the latest of each case and machine, which is what tables and charts show.
@@ -23,7 +23,7 @@ from hybridbench.errors import BadInput, BadResults
 from hybridbench.record import Record
 
 _FIRST_BYTES = b'{"key":"'
-"""How every line of ours begins; tells a record that was cut short from a file that was never ours."""
+"""How every line of a results file begins; tells a record that was cut short from another kind of file."""
 
 
 def make_folder(folder: Path) -> Path:
@@ -40,11 +40,11 @@ def make_folder(folder: Path) -> Path:
 
 
 class RecordWriter:
-    """Appends the records of one run to a file of its own; ``run_id`` names the run and the file.
+    """Append the records of one run to its own file; ``run_id`` names the run and the file.
 
     Args:
         folder: where the file goes; made if missing.
-        run_id: of a run that has a name already; else one is made of the time and the process.
+        run_id: the name of the run; None makes one from the time and the process.
 
     Raises:
         BadInput: the folder or the file cannot be made.
@@ -63,7 +63,7 @@ class RecordWriter:
             ) from exc
 
     def append(self, record: Record) -> None:
-        """Writes one record; when this returns, the record survives the end of this process and of the machine.
+        """Write one record; once this returns, the record survives a crash of the process or the machine.
 
         Raises:
             BadInput: the disk is full or gone.
@@ -80,7 +80,7 @@ class RecordWriter:
         self._written += 1
 
     def close(self) -> None:
-        """Closes the file; a run without a record leaves no file behind."""
+        """Close the file; a run without a record leaves no file behind."""
         os.close(self._fd)
         if not self._written and self.path.exists() and not self.path.stat().st_size:
             self.path.unlink()
@@ -102,7 +102,7 @@ def load(paths: Sequence[Path], warn: Callable[[str], None]) -> list[Record]:
         warn: called with a sentence about every line or file that was passed over.
 
     Raises:
-        BadResults: nothing there, nothing but empty files, or a line that is not a record of ours, with its place.
+        BadResults: no file, only empty files, or a line that is not a record, with its place.
     """
     records: dict[tuple[str, str], Record] = {}
     files = _files(paths)
@@ -129,19 +129,19 @@ def newest(records: Iterable[Record]) -> list[Record]:
 
 
 def machine_of(record: Record) -> tuple[str, ...]:
-    """What has to be equal for two speeds to be of the same machine: the device, the host that feeds it, threads."""
+    """What must be equal for two speeds to be of the same machine: device, host and threads."""
     environment = record.environment
     return environment.device, environment.cpu, str(environment.cores), str(environment.threads)
 
 
 def recorded(folder: Path) -> dict[str, Record]:
-    """The latest record of every case a folder knows, by its key, however it ended: what ``--resume`` skips.
+    """The latest record of every case in a folder, by its key, however it ended: the cases ``--resume`` skips.
 
     A case that failed is recorded too; to try it again, measure it without ``--resume``. A record that was cut short
     does not count. A folder that is missing or empty has no records.
 
     Raises:
-        BadResults: a line that is not a record of ours, with its place.
+        BadResults: a line that is not a record, with its place.
     """
     if not folder.exists():
         return {}
@@ -201,7 +201,7 @@ def _read(file: Path, warn: Callable[[str], None]) -> list[Record]:
 
 
 def _was_cut(line: bytes) -> bool:
-    """Whether a line begins like a record but is no whole JSON document."""
+    """Whether a line begins like a record but is not a complete JSON document."""
     if not (line.startswith(_FIRST_BYTES) or _FIRST_BYTES.startswith(line)):
         return False
     try:

@@ -42,7 +42,7 @@ def answer_for(case: Case, bench: Bench) -> dict[str, Any]:
         return _failure(Status.UNSUPPORTED, exc)
     except (torch.OutOfMemoryError, MemoryError) as exc:
         return _failure(Status.OOM, exc)
-    except Exception as exc:
+    except Exception as exc:  # noqa: BLE001  # the boundary of the process: whatever ends a case becomes its record
         # The CPU allocator raises a plain RuntimeError. CUDA libraries raise errors of their own, after which the state
         # of the device is unknown.
         if "can't allocate memory" in str(exc):

@@ -88,22 +88,22 @@ class Driver:
     def __init__(self, *names: str) -> None:
         self._names = names
 
-    def nvmlInit(self) -> None:
+    def nvmlInit(self) -> None:  # noqa: N802 - the name that pynvml gives it
         if not self._names:
             raise self.NVMLError("no driver")
 
-    def nvmlDeviceGetCount(self) -> int:
+    def nvmlDeviceGetCount(self) -> int:  # noqa: N802 - the name that pynvml gives it
         return len(self._names)
 
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:  # noqa: N802 - the name that pynvml gives it
         return index
 
-    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> int:
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> int:  # noqa: N802 - the name that pynvml gives it
         if uuid not in (known := [f"GPU-{index}" for index in range(len(self._names))]):
             raise self.NVMLError("not found")
         return known.index(uuid)
 
-    def nvmlDeviceGetName(self, handle: int) -> str:
+    def nvmlDeviceGetName(self, handle: int) -> str:  # noqa: N802 - the name that pynvml gives it
         return self._names[handle]
 
 

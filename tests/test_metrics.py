@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -39,8 +40,8 @@ KV_PER_TOKEN = 16 * 2 * 8 * 64 * 2
 BF16, TF32, BANDWIDTH = 989.4e12, 494.7e12, 4.8e12
 
 
-def one_case(workload: str, **sweep: object) -> Case:
-    (case,) = cases(Sweep(workload, **{"arch": "transformer", "batch": "4", **sweep}), has_gpu=True)  # type: ignore[arg-type]
+def one_case(workload: str, **sweep: Any) -> Case:
+    (case,) = cases(Sweep(workload, **{"arch": "transformer", "batch": "4", **sweep}), has_gpu=True)
     return case
 
 

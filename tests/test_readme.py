@@ -13,11 +13,10 @@ import pytest
 from click.testing import CliRunner
 
 from hybridbench.arch.block import Convention
-from hybridbench.arch.blocks.parallel import NORMS, OPS, OUTS, VALUES
-from hybridbench.arch.blocks.parallel import SCALES as FUSION_SCALES
+from hybridbench.arch.blocks.parallel import FUSION_NORMS, FUSION_OPS, FUSION_OUTS, FUSION_SCALES, FUSION_VALUES
 from hybridbench.arch.families import ARCHS, RECIPES, Options, build_spec
 from hybridbench.arch.imports.huggingface import MODEL_TYPES
-from hybridbench.arch.kinds import LETTERS, MIXERS, SHAPELESS
+from hybridbench.arch.kinds import BLOCK_LETTERS, MIXERS, SHAPELESS
 from hybridbench.arch.model import params
 from hybridbench.arch.scales import SCALES
 from hybridbench.cli.main import main
@@ -222,7 +221,7 @@ def test_recipes_and_fusion_axes_are_those_of_the_program() -> None:
     shown = {name: axes for name, *axes in table("recipe")}
     assert shown == {name: list(asdict(recipe.fusion).values()) for name, recipe in RECIPES.items()}
     text = " ".join(README.split())
-    axes = {"norm": NORMS, "scale": FUSION_SCALES, "op": OPS, "value": VALUES, "out": OUTS}
+    axes = {"norm": FUSION_NORMS, "scale": FUSION_SCALES, "op": FUSION_OPS, "value": FUSION_VALUES, "out": FUSION_OUTS}
     for axis, values in axes.items():
         assert f"{axis}: {', '.join(f'`{value}`' for value in values)}." in text
 
@@ -256,7 +255,7 @@ def test_model_types_and_letters_are_those_of_the_program() -> None:
     )
     assert sorted(re.findall(r"`(\w+)`", listed)) == sorted(MODEL_TYPES)
     (row,) = re.findall(r"^\| `--pattern` \| (.*) \|$", README, re.MULTILINE)
-    assert set(re.findall(r"`(\S)`", row)) == {*LETTERS, "+"} - {*SHAPELESS}
+    assert set(re.findall(r"`(\S)`", row)) == {*BLOCK_LETTERS, "+"} - {*SHAPELESS}
 
 
 def test_bounds_and_limits_are_those_of_the_program() -> None:

@@ -1,5 +1,6 @@
 """Committed results are records, pages, and the pictures and tables that a page shows; ``hybridbench report`` makes the
-rest. Every link of a page leads somewhere."""
+rest. Every link of a page leads somewhere.
+"""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -24,9 +25,9 @@ def test_median_of_an_even_number_is_the_mean_of_the_middle_two() -> None:
 
 
 @pytest.mark.parametrize("function", [median, median_interval])
-def test_no_samples_have_no_centre(function: object) -> None:
+def test_no_samples_have_no_centre(function: Callable[[list[float]], object]) -> None:
     with pytest.raises(ValueError, match="no samples"):
-        function([])  # type: ignore[operator]
+        function([])
 
 
 @pytest.mark.parametrize(("q", "confidence"), [(-0.1, 0.0), (1.1, 1.0)])

@@ -15,22 +15,27 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import Field, dataclass, field, fields, is_dataclass, replace
 from enum import StrEnum
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict
+
+from typing_extensions import override
 
 from hybridbench.arch.reasons import PADDED, PAPER_TEXTS, Reason
 from hybridbench.arch.terms import Activations, Term
 from hybridbench.errors import BadInput
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 TILE = 128
 """Rows and columns of a tile of attention in the ``hardware`` convention: FlashAttention's usual block."""
 
-Part = Callable[..., int]
-"""``part(count, unit=1)``: what a count becomes at another width of the model, in whole units and at least one."""
+Rescale = Callable[..., int]
+"""``part(count, unit=1)``: a count scaled to another width of the model, in multiples of ``unit`` and at least one."""
 
 WORKS = ("train", "prefill", "decode")
-"""What a block's operations are counted for: forward and backward, a forward over a prompt, one token behind it."""
+"""Works whose FLOPs a block counts: forward and backward, a forward over a prompt, one token after it."""
 
 
 class Convention(StrEnum):
@@ -52,6 +57,7 @@ class Flops:
 
     @property
     def total(self) -> int:
+        """FLOPs of all classes."""
         return self.matmul + self.attention + self.scan + self.conv
 
     def __add__(self, other: Flops) -> Flops:
@@ -78,6 +84,7 @@ class CacheBytes:
 
     @property
     def total(self) -> int:
+        """Bytes of all kinds."""
         return self.kv + self.ssm + self.conv
 
     def __add__(self, other: CacheBytes) -> CacheBytes:
@@ -94,9 +101,9 @@ class CachePart:
     """One of the caches that a block keeps of a sequence: keys and values by token, or a state.
 
     Args:
-        token_bytes, tokens: of keys and values: bytes of a token, and tokens kept.
-        slides: a window is full, so that the next token takes an old one's place; ``sinks`` of the tokens stay.
-        state_bytes: of a state and of a conv's.
+        token_bytes, tokens: for keys and values: bytes per token, and tokens kept.
+        slides: a window is full, so that the next token replaces an old one; ``sinks`` of the tokens stay.
+        state_bytes: bytes of a recurrent state and a conv state.
     """
 
     token_bytes: int = 0
@@ -133,22 +140,49 @@ class Storage:
         return usual if self.conv_columns is None else self.conv_columns
 
 
+class KernelSizes(TypedDict, total=False):
+    """What a block's kernels are asked for, by the names of ``problem.Problem``, which explains them."""
+
+    head_dim: int
+    v_head_dim: int
+    n_heads: int
+    n_kv_heads: int
+    window: int | None
+    sinks: int
+    d_state: int
+    n_groups: int
+    chunk_size: int
+    d_conv: int
+    norm_width: int
+    width: int
+    n_angles: int
+    conv_channels: int
+    d_model: int
+    d_expert: int
+    n_experts: int
+    top_k: int
+
+
 def variant(default: Any, reason: str = "") -> Any:
     """A field of a spec that only some models set; ``spec_to_dict`` leaves it out at its default.
 
-    A spec without the variant is then written as it was before the field existed, and its cases keep their keys.
+    So a spec without the variant is written as it was before the field existed, and its cases keep their keys.
 
     Args:
-        reason: why it has no module, as the rest of a sentence that says so; empty where it was not written yet.
+        default: the value that most models have.
+        reason: why no module runs it, as the end of a sentence; empty if it only has not been written yet.
     """
     return field(default=default, metadata={"variant": True, "reason": reason})
 
 
 def refuse_paper(convention: Convention, what: str) -> None:
-    """Refuses to price in the paper's convention what the paper has no formula for.
+    """Raise if FLOPs are asked for in the paper's convention and the paper has no formula.
+
+    Args:
+        what: the part of a model without a formula.
 
     Raises:
-        BadInput: naming it.
+        BadInput: the convention is the paper's.
     """
     if convention is Convention.PAPER:
         raise BadInput(
@@ -158,10 +192,10 @@ def refuse_paper(convention: Convention, what: str) -> None:
 
 
 def check_sizes(spec: object, *names: str) -> None:
-    """Refuses fields of a spec that are not whole numbers of 1 or more; None passes, it means no limit.
+    """Check that fields of a spec are whole numbers of 1 or more, or None, which means no limit.
 
     Raises:
-        BadInput: naming the field and its value.
+        BadInput: one is not; the text has its name and value.
     """
     for name in names:
         size = getattr(spec, name)
@@ -170,11 +204,13 @@ def check_sizes(spec: object, *names: str) -> None:
 
 
 class Block(ABC):
-    """One sublayer's arithmetic, and what it asks of kernels. Subclasses are frozen dataclasses whose fields rebuild
-    them.
+    """One sublayer: what it must cost, and what it asks of kernels. Subclasses are frozen dataclasses.
 
-    A kind that names its operations has a module, and a list of what that keeps; the others can be costed, not run.
+    A kind that names its operations has a module, and lists of the activations that the module keeps. The other kinds
+    can be costed, not run.
     """
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
     kind: ClassVar[str]
     sequence_ops: ClassVar[tuple[str, ...]] = ()
@@ -182,53 +218,53 @@ class Block(ABC):
     step_ops: ClassVar[tuple[str, ...]] = ()
     """Operations it may run in a decode step."""
     feed_forward: ClassVar[bool] = False
-    """It takes every position by itself, after a mixer."""
+    """It processes each position by itself, after a mixer."""
     nested: ClassVar[Mapping[str, type]] = {}
-    """Fields that hold a plain spec which is no block, and its class."""
+    """Fields that hold a spec which is not a block, and the class of that spec."""
 
     @abstractmethod
     def params(self, convention: Convention = Convention.EXACT) -> int:
         """Parameters, without the pre-norm."""
 
     def params_active(self, convention: Convention = Convention.EXACT) -> int:
-        """Parameters one token meets; fewer than ``params`` only where experts are routed."""
+        """Parameters that process one token; fewer than ``params`` only with routed experts."""
         return self.params(convention)
 
     def params_fp32(self) -> int:
-        """Those of the parameters that are stored in float32 whatever the weights' dtype."""
+        """How many of the parameters are stored in float32 whatever the weights' dtype."""
         return 0
 
     def shared_params(self, convention: Convention = Convention.EXACT) -> int:
-        """Those of the parameters that every use of this block in a model shares."""
+        """How many of the parameters are shared by all uses of this block in a model."""
         return 0
 
     def norm_params(self, width: int) -> int:
-        """Parameters of the norms around this block, of ``width`` in all, unless it counts norms of its own."""
+        """Parameters of the norms around this block: ``width``, unless the block counts its own norms."""
         return width
 
     @property
     def name(self) -> str:
-        """What its operations are called after."""
+        """The name that its operations start with."""
         return self.kind
 
     @property
     def sees_all(self) -> bool:
-        """Whether every token sees all before it, so that what it keeps grows with every token."""
+        """Whether every token sees all tokens before it, so that the cache grows with every token."""
         return False
 
     @property
     def departures(self) -> tuple[str, ...]:
-        """What a model's label says of it besides its letter: what no family has by default."""
+        """Properties that no family has by default; a model's label names them."""
         return ()
 
     @property
     def branches(self) -> tuple[Mixer, ...]:
-        """Mixers side by side on its input; none unless it is a parallel block."""
+        """The parallel mixers of a parallel block; none in other blocks."""
         return ()
 
     @property
     def borrower(self) -> int | None:
-        """Index of the branch that reads another one's value, None without one."""
+        """Index of the branch that reads the other one's value; None without one."""
         return None
 
     @property
@@ -237,21 +273,23 @@ class Block(ABC):
         return self.branches
 
     def absent_ops(self, borrows_value: bool = False) -> tuple[str, ...]:
-        """Those of its kind's operations that this block does not run.
+        """The operations of its kind that this block does not run.
 
         Args:
-            borrows_value: it is a branch that reads another one's value.
+            borrows_value: it is a branch that reads the other one's value.
         """
         return ()
 
-    def sizes(self) -> dict[str, int | None]:
-        """What its kernels are asked for, as fields of ``problem.Problem``."""
+    def sizes(self) -> KernelSizes:
+        """The sizes that its kernels are asked for."""
         return {}
 
     @property
     def packed_row(self) -> int:
-        """Columns of the fused projection of a sequence that its kernels read views of, zero columns behind it
-        included; 0 where they read no such views."""
+        """Columns of the packed projection of a sequence whose views its kernels read; 0 if they read no such views.
+
+        Zero columns that pad the projection are included.
+        """
         return 0
 
     @property
@@ -261,7 +299,8 @@ class Block(ABC):
 
     def leading(self, lines: Collection[Hashable]) -> Block:
         """What stands in its place in a model whose layers before have no mixer of ``lines``: itself, unless the first
-        of its line has a shape of its own, such as one that leaves later ones a value and reads none."""
+        of its line has a shape of its own, such as one that leaves later ones a value and reads none.
+        """
         return self
 
     def scaled(self, width: int, before: int) -> Self:
@@ -278,34 +317,39 @@ class Block(ABC):
             return max(1, round(count * width / before / unit)) * unit
 
         sizes = self.sizes_scaled(part)
-        return self if width == before else replace(self, d_model=width, **sizes)  # type: ignore[type-var]
+        return self if width == before else replace(self, d_model=width, **sizes)
 
-    def sizes_scaled(self, part: Part) -> dict[str, int]:
-        """Its fields that follow the model's width, d_model aside, at another width."""
+    def sizes_scaled(self, part: Rescale) -> dict[str, int]:
+        """Its fields that depend on the model's width, except d_model, at another width."""
         raise BadInput(f"no rule for another width of a block of kind {self.kind}: match it by depth.")
 
     def activations(self, size: int) -> Activations | None:
-        """What its module keeps and needs (``arch.activations``) at ``size`` bytes an element; None where nobody has
-        gone through its kernels."""
+        """The tensors that its module keeps and needs (``arch.activations``), at ``size`` bytes per element.
+
+        None if they are not known for its kernels.
+        """
         return None
 
     @abstractmethod
     def products(self, convention: Convention = Convention.EXACT, sequence: bool = True) -> dict[str, int]:
-        """FLOPs per token of each of its matrix products, forward only; together the ``matmul`` of a token.
+        """Forward FLOPs per token of each of its matrix products; their sum is the ``matmul`` of a token.
 
         Args:
-            sequence: over a sequence, where ``hardware`` may pad what a single token's product does not.
+            convention: how to count.
+            sequence: the products are over a sequence, where ``hardware`` may pad them; not those of a single token.
         """
 
     def cores(self, work: str, context: int, convention: Convention = Convention.EXACT) -> dict[str, Flops]:
-        """What is no such product, by the mixer it belongs to; nothing in a feed-forward block."""
+        """FLOPs of the cores by mixer: all but the products. Empty for a feed-forward block."""
         return {}
 
     def operations(self, work: str, context: int, convention: Convention = Convention.EXACT) -> dict[str, int]:
         """FLOPs by operation; they add up to the total of ``train_flops``, ``prefill_flops`` or ``decode_flops``.
 
         Args:
-            work: one of ``WORKS``, over ``context`` tokens or with so many cached.
+            work: one of ``WORKS``.
+            context: tokens of the sequence; for decode, tokens cached.
+            convention: how to count.
         """
         times = (3 if work == "train" else 1) * (1 if work == "decode" else context)
         found = {name: times * flops for name, flops in self.products(convention, work != "decode").items()}
@@ -318,7 +362,8 @@ class Block(ABC):
         """Why ``convention`` counts its operations differently from ``exact``.
 
         Args:
-            work, context: as of ``operations``.
+            work, context: as for ``operations``.
+            convention: the one to explain.
         """
         if convention is Convention.EXACT:
             return []
@@ -349,20 +394,21 @@ class Block(ABC):
     def kernel_flops(
         self, parts: Sequence[str], shapes: Sequence[tuple[int, ...]], *, step: bool, training: bool, one_pass: bool
     ) -> dict[str, int]:
-        """FLOPs by operation of one call of a kernel that no counter can look into, as torch would count it: masked
-        pairs in full, chunks as they are executed; empty where nobody has a formula for it.
+        """FLOPs by operation of one call of a kernel that no counter can look into.
+
+        They are counted as torch would: masked pairs in full, chunks as they are executed. Empty without a formula.
 
         Args:
-            parts: what the kernel computes of ``core``, ``conv``, ``scan`` and ``experts``.
-            shapes: of its arguments, all sequences together; empty of an argument that is no tensor.
-            step: it is one decode step.
-            training: forward and backward.
-            one_pass: a scan runs in one pass, where the block knows two ways.
+            parts: which of ``core``, ``conv``, ``scan`` and ``experts`` the kernel computes.
+            shapes: shapes of its arguments for the whole batch; empty for an argument that is not a tensor.
+            step: the call is one decode step.
+            training: the call is forward and backward.
+            one_pass: the scan runs in one pass, if the block has kernels that run it in one pass or in several.
         """
         return {}
 
     def full_mask_extra_flops(self, tokens: int) -> int:
-        """Forward FLOPs that counting every query against every key would add to the exact count."""
+        """Forward FLOPs that a count of every query with every key would add to the exact count."""
         return 0
 
     def cache(self, context: int, storage: Storage) -> CacheBytes:
@@ -370,7 +416,7 @@ class Block(ABC):
         return CacheBytes()
 
     def cache_parts(self, context: int, storage: Storage) -> tuple[CachePart, ...]:
-        """``cache``, one part for each piece of memory that a library allocates."""
+        """``cache`` in parts, one for each tensor that a library allocates."""
         kept = self.cache(context, storage)
         found: tuple[CachePart, ...] = ()
         if kept.kv:
@@ -393,7 +439,7 @@ class Block(ABC):
         return self.weight_bytes(storage)
 
     def weight_bytes(self, storage: Storage) -> int:
-        """Bytes all parameters take, the float32 ones at four each."""
+        """Bytes of all parameters; those in float32 take four each."""
         fp32 = self.params_fp32()
         return (self.params() - fp32) * storage.weight_bytes + fp32 * 4
 
@@ -405,32 +451,33 @@ class Mixer(Block):
     """
 
     keeps_values: ClassVar[bool] = False
-    """Its cache holds keys and values of single tokens by head."""
+    """Its cache holds the keys and values of each token by head."""
 
     d_model: int
 
     @property
     @abstractmethod
     def out_width(self) -> int:
-        """Channels the core yields, before the output projection."""
+        """Channels of the core's output, which the output projection reads."""
 
     @property
     def out_heads(self) -> int:
-        """Heads the core's output divides into, for a norm per head; 1 where its channels are not grouped."""
+        """Heads of the core's output, for a norm per head; 1 if its channels are not grouped."""
         return 1
 
     @property
+    @override
     def mixers(self) -> tuple[Mixer, ...]:
         return (self,)
 
     @property
     def span(self) -> int | None:
-        """Most keys that a token sees where a window bounds them, else None."""
+        """The most keys that a token sees if a window bounds them, else None."""
         return None
 
     @property
     def rotation(self) -> tuple[Hashable, int] | None:
-        """The kind of rotary embedding and the width it turns, where it reads a table of cosines and sines."""
+        """The kind of rotary embedding and the width it rotates; None if it reads no table of cosines and sines."""
         return None
 
     def value_bytes(self, context: int, storage: Storage) -> int:
@@ -459,8 +506,10 @@ class Mixer(Block):
         """FLOPs of a sequence that the kernels of its scan execute, in tiles that are not autotuned.
 
         Args:
-            sequences: of the batch that runs at once.
-            one_pass: as of ``kernel_flops``.
+            tokens: of the sequence.
+            training: forward and backward.
+            sequences: how many sequences run at once.
+            one_pass: as for ``kernel_flops``.
         """
         return 0
 
@@ -480,15 +529,18 @@ class Mixer(Block):
         return {f"{self.name} {part}": batch * flops[part] for part in parts if part in flops}
 
     def core_activations(self, size: int, borrows_value: bool = False, keeps_output: bool = True) -> Activations | None:
-        """What its core between the two projections keeps and needs, as ``activations`` says.
+        """``activations`` of its core, which is between the two projections.
 
         Args:
-            keeps_output: somebody behind it keeps its output.
+            size: bytes per element.
+            borrows_value: it reads another branch's value.
+            keeps_output: a later operation keeps the core's output.
         """
         return None
 
+    @override
     def activations(self, size: int) -> Activations | None:
-        """The core's; the first projection keeps its input too, the second one's input is the core's."""
+        """Those of the core, and the input of the first projection. The second one's input is the core's output."""
         core = self.core_activations(size)
         if core is None:
             return None
@@ -497,16 +549,16 @@ class Mixer(Block):
 
     @property
     def out_bias_params(self) -> int:
-        """Parameters of the output projection's bias; a joint output projection has none."""
+        """Parameters of the output projection's bias; 0 for a joint output projection."""
         return 0
 
     @abstractmethod
     def in_params(self, convention: Convention, borrows_value: bool = False) -> int:
-        """Parameters before the output projection; without the value projection where it is borrowed."""
+        """Parameters before the output projection, without the value projection if the value is borrowed."""
 
     @abstractmethod
     def in_matmul_params(self, borrows_value: bool = False) -> int:
-        """Those of them that multiply every token in a matrix product."""
+        """How many of ``in_params`` multiply every token in a matrix product."""
 
     @abstractmethod
     def core_prefill(self, tokens: int, convention: Convention) -> Flops:
@@ -520,19 +572,25 @@ class Mixer(Block):
         """FLOPs of the core, forward and backward."""
         return 3 * self.core_prefill(tokens, convention)
 
+    @override
     def params(self, convention: Convention = Convention.EXACT) -> int:
         bias = 0 if convention is Convention.PAPER else self.out_bias_params
         return self.in_params(convention) + self.out_width * self.d_model + bias
 
     def in_padding(self, borrows_value: bool = False) -> int:
-        """Columns without meaning that the ``hardware`` convention adds to the input projection of a sequence: what its
-        rows are padded by, and the rest of the last tile."""
+        """Columns that the ``hardware`` convention adds to the input projection of a sequence.
+
+        They are the padding of its rows and the rest of the last tile.
+        """
         return 0
 
+    @override
     def products(self, convention: Convention = Convention.EXACT, sequence: bool = True) -> dict[str, int]:
         found = self.in_products(convention, sequence)
         found[f"{self.name} out_proj"] = 2 * self.out_width * self.d_model
-        if convention is Convention.PAPER:  # it prices all parameters as products, the others those that are
+        if (
+            convention is Convention.PAPER
+        ):  # it counts all parameters as products, the other conventions only those that are
             found[f"{self.name} other parameters"] = 2 * self.params(convention) - sum(found.values())
         return found
 
@@ -542,6 +600,7 @@ class Mixer(Block):
         extra = self.d_model * self.in_padding(borrows_value) if padded else 0
         return {f"{self.name} in_proj": 2 * (self.in_matmul_params(borrows_value) + extra)}
 
+    @override
     def cores(self, work: str, context: int, convention: Convention = Convention.EXACT) -> dict[str, Flops]:
         count = {"train": self.core_train, "prefill": self.core_prefill, "decode": self.core_decode}[work]
         return {self.name: count(context, convention)}
@@ -550,27 +609,31 @@ class Mixer(Block):
         """FLOPs per token outside the core."""
         return sum(self.products(convention, sequence).values())
 
+    @override
     def prefill_flops(self, tokens: int, convention: Convention = Convention.EXACT) -> Flops:
         return Flops(matmul=self._linear(convention) * tokens) + self.core_prefill(tokens, convention)
 
+    @override
     def decode_flops(self, context: int, convention: Convention = Convention.EXACT) -> Flops:
         return Flops(matmul=self._linear(convention, sequence=False)) + self.core_decode(context, convention)
 
+    @override
     def train_flops(self, tokens: int, convention: Convention = Convention.EXACT) -> Flops:
         return Flops(matmul=3 * self._linear(convention) * tokens) + self.core_train(tokens, convention)
 
 
-def spec_to_dict(value: object) -> dict[str, object]:
+def spec_to_dict(spec: DataclassInstance) -> dict[str, object]:
     """A frozen spec's fields as plain JSON values, with its ``kind`` where it has one; variants only where set."""
     out: dict[str, object] = {}
-    if isinstance(value, Block):
-        out["kind"] = value.kind
-    for spec_field in fields(value):  # type: ignore[arg-type]
-        item = getattr(value, spec_field.name)
-        if "variant" in spec_field.metadata and item == spec_field.default:
+    if isinstance(spec, Block):
+        out["kind"] = spec.kind
+    for spec_field in fields(spec):
+        value = getattr(spec, spec_field.name)
+        if "variant" in spec_field.metadata and value == spec_field.default:
             continue
-        if isinstance(item, tuple):
-            out[spec_field.name] = [spec_to_dict(i) if hasattr(i, "__dataclass_fields__") else i for i in item]
-        else:
-            out[spec_field.name] = spec_to_dict(item) if hasattr(item, "__dataclass_fields__") else item
+        out[spec_field.name] = [_plain(item) for item in value] if isinstance(value, tuple) else _plain(value)
     return out
+
+
+def _plain(value: object) -> object:
+    return spec_to_dict(value) if is_dataclass(value) and not isinstance(value, type) else value

@@ -1,8 +1,8 @@
 """families: transformer, swa, mamba, inter and intra at every scale, from the paper's tables 8, 15, 17 and 21.
 
-Variants are matched in parameters by depth, never by width: a Mamba-2 block is larger than an attention block, so
-hybrids have fewer layers. Stacks the paper lists are shipped as listed; any other ratio takes the depth whose
-non-embedding parameters come closest to the transformer's, which reproduces the paper's own inter-layer depths.
+Variants have equal parameters by their depth, never by their width: a Mamba-2 block is larger than an attention block,
+so hybrids have fewer layers. Stacks that the paper lists are built as listed. Any other ratio gets the depth whose
+non-embedding parameters come closest to the transformer's; this reproduces the paper's own inter-layer depths.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ARCHS = ("transformer", "swa", "mamba", "inter", "intra")
 MIXED = ("swa", "inter", "intra")
 """Families that mix two kinds of block, and so have a ratio and positions."""
 RECURRENT = ("mamba", "inter", "intra")
-"""Families with recurrent blocks, whose mixer may be another than Mamba-2."""
+"""Families with recurrent blocks, whose mixer can be replaced (``--mixer``)."""
 DEFAULT_RATIO = "1:5"
 
 MAMBA2 = "mamba2"
@@ -109,7 +109,7 @@ RECIPES: dict[str, Recipe] = {
 
 @dataclass(frozen=True)
 class Options:
-    """What a person may change about a family; None keeps the family's own value.
+    """Options that change a family; None keeps the family's own value.
 
     ``split`` is query/key width : d_inner of the hybrid block before expansion, as in the paper's table 20
     (``1152:1152`` at 1b). ``fusion_*`` replace single axes of the recipe. ``mixer`` takes Mamba-2's place.
@@ -134,7 +134,7 @@ class Options:
 FUSION_DEFAULTS: dict[str, Any] = {
     f.name: f.default for f in fields(Options) if f.name in ("recipe", "split") or f.name.startswith("fusion_")
 }
-"""Options that only a parallel block has a place for, and what each is when nobody gives it."""
+"""Options that apply only to a parallel block, with their defaults."""
 
 
 def build_spec(arch: str, scale: str, options: Options | None = None) -> ModelSpec:
@@ -196,7 +196,7 @@ def pattern_spec(pattern: str, scale: str, options: Options | None = None) -> Mo
 
 
 def _reject_shapes(pattern: str, layers: tuple[str, ...]) -> None:
-    """Refuses layers whose shape no scale gives."""
+    """Raise for layers whose shape no scale defines."""
     for layer in layers:
         if layer.endswith("'"):
             raise BadInput(f"{layer} in pattern {pattern}: a scale has one shape of each kind; leave out the quote.")
@@ -224,7 +224,7 @@ def _spec(
 
 
 def _reject_misplaced(arch: str, options: Options) -> None:
-    """Options a family has no place for are mistakes, not wishes to ignore."""
+    """Raise for options that do not apply to a family."""
     if options.mixer not in MIXERS:
         raise unknown_name("mixer", options.mixer, MIXERS)
     if options.mixer != MAMBA2 and arch not in RECURRENT:
@@ -242,7 +242,7 @@ def _reject_misplaced(arch: str, options: Options) -> None:
 
 
 def _reject_fusion(options: Options, reason: str) -> None:
-    """Refuses what only a parallel block can take, for a model without one."""
+    """Raise for options of a parallel block if the model has none."""
     for name, default in FUSION_DEFAULTS.items():
         if getattr(options, name) != default:
             raise BadInput(f"--{name.replace('_', '-')} without a parallel block: {reason}")
@@ -255,7 +255,7 @@ def _recipe(options: Options) -> Recipe:
 
 
 def _changes(options: Options) -> dict[str, str]:
-    """Axes of the fusion that differ from the recipe's: what was asked for beyond its name."""
+    """The axes of the fusion that differ from the recipe's."""
     asked = {axis.name: getattr(options, f"fusion_{axis.name}") for axis in fields(Fusion)}
     fusion = _recipe(options).fusion
     return {name: value for name, value in asked.items() if value is not None and value != getattr(fusion, name)}
@@ -367,7 +367,7 @@ def _target_params(shape: Scale, blocks: dict[str, Block]) -> int:
 def _matched_depth(shape: Scale, blocks: dict[str, Block], rare: str, common: str, ratio: tuple[int, int]) -> int:
     """Depth whose parameters come closest to the transformer's, at the counts the ratio gives there.
 
-    A side of the ratio may get no block at that depth; ``count_for_ratio`` refuses it and says what would fit.
+    One side of the ratio may get no block at that depth; ``count_for_ratio`` then raises and says what would fit.
     """
     target = _target_params(shape, blocks)
 

@@ -1,7 +1,7 @@
 """kinds: one row per letter of a pattern: what it stands for, and how its dimensions follow from a scale.
 
-Whatever lists kinds of blocks derives its list from these rows: patterns, families, ``--mixer``, specs read from JSON,
-and the tests. A kind that runs has a row in ``hybridbench.model.kinds`` too, which needs torch and so stands there.
+Every list of kinds is derived from these rows: in patterns, families, ``--mixer``, specs read from JSON, and the tests.
+A kind that can run also has a row in ``hybridbench.model.kinds``, which needs torch.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Kind:
         letter: in patterns; empty for parallel blocks, which are written ``(*&M)``.
         about: what it is, in the words of a legend.
         spec: the class of its blocks.
-        at: the block where it stands in a model of a scale; None where no scale has dimensions for it.
-        mixer: what ``--mixer`` calls it, where it may stand in Mamba-2's place; empty where it may not.
+        at: makes the block at a site of a scale; None if no scale has dimensions for it.
+        mixer: its name in ``--mixer`` if it can replace Mamba-2, else empty.
         branches: it may be a branch of a parallel block.
     """
 
@@ -68,17 +68,17 @@ KINDS = (
     Kind("E", "mixture of experts", Moe, Moe.at),
 )
 
-LETTERS = "".join(kind.letter for kind in KINDS)
+BLOCK_LETTERS = "".join(kind.letter for kind in KINDS)
 FEED_FORWARD = "".join(kind.letter for kind in KINDS if kind.spec.feed_forward)
 BRANCHES = "".join(kind.letter for kind in KINDS if kind.branches)
 """Letters of the mixers that may stand in parallel."""
 RUNNING = "".join({kind.spec: kind.letter for kind in reversed(KINDS) if kind.at and kind.spec.step_ops}.values())[::-1]
 """A letter of every kind that runs by itself."""
 MIXERS = {kind.mixer: kind.letter for kind in KINDS if kind.mixer}
-"""What ``--mixer`` may be, with the letter."""
+"""The values of ``--mixer``, with their letters."""
 SHAPES = {kind.letter: kind.at for kind in KINDS if kind.at is not None}
-"""Letter to how its block's dimensions follow from a scale."""
+"""For each letter, the function that makes its block at a site of a scale."""
 SHAPELESS = {kind.letter: kind.about for kind in KINDS if kind.letter and kind.at is None}
-"""Letters that only presets and imported models have dimensions for, and what they are."""
+"""Letters whose dimensions only presets and imported models define, with what they are."""
 BLOCKS: dict[str, type[Block]] = {kind.spec.kind: kind.spec for kind in KINDS}
 """The name of a kind in a spec's JSON form to its class."""

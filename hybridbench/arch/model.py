@@ -1,4 +1,4 @@
-"""model: a whole model as a layer string and one spec per letter, and its total cost in a named convention.
+"""model: a whole model, as a layer string and one spec per letter, and its total cost in a named convention.
 
 A model is embedding, sublayers (each RMSNorm -> block -> residual), a final RMSNorm and a head tied to the embedding;
 imported models may have an untied head, more norms, or blocks whose weights all their uses share.
@@ -35,12 +35,12 @@ from hybridbench.errors import BadInput
 Kind = TypeVar("Kind")
 
 NAMED = ("published", "config")
-"""In place of a scale, of models that have names of their own."""
+"""Used in place of a scale for models with their own names."""
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Everything that decides what a model is; equal specs build equal models.
+    """All that defines a model; equal specs build equal models.
 
     Args:
         arch: family name, or ``custom`` for a typed pattern.
@@ -107,7 +107,8 @@ class ModelSpec:
     @property
     def label(self) -> str:
         """Short name for tables: the family, the count of its blocks where it mixes two kinds, and what is not the
-        family's default: fusion, window, sinks, experts."""
+        family's default: fusion, window, sinks, experts.
+        """
         kinds = Counter(symbol.rstrip("'") for symbol in self.layers if not self.blocks[symbol].feed_forward)
         ranks = {symbol.rstrip("'"): self.rank(symbol) for symbol in self.counts}
         order = sorted(kinds, key=lambda symbol: (*ranks[symbol], symbol))
@@ -115,7 +116,7 @@ class ModelSpec:
         return " ".join([self.arch, *counts, *self._departures()])
 
     def rank(self, symbol: str) -> tuple[bool, bool]:
-        """Sorts the kinds a model mixes: parallel blocks, then what sees every token, then the rest."""
+        """The order of the kinds a model mixes: parallel blocks, then those that see every token, then the rest."""
         block = self.blocks[symbol]
         return not block.branches, not block.sees_all
 
@@ -178,9 +179,9 @@ def block_from_dict(body: dict[str, Any]) -> Block:
 class Cost:
     """What one model must cost at one context, for one sequence (decode: one token of it).
 
-    ``decode_bytes_moved`` is of one whole step of ``batch`` sequences, since all of them share one read of the weights.
-    ``train_flops_full_mask`` counts every query against every key, as PaLM and nanoGPT do; not in the hardware
-    convention, whose tiles no counter with a full mask sees.
+    ``decode_bytes_moved`` is for a whole step of ``batch`` sequences: all of them share one read of the weights.
+    ``train_flops_full_mask`` counts every query with every key, as PaLM and nanoGPT do; it is not defined in the
+    hardware convention, which counts tiles.
     """
 
     convention: Convention
@@ -277,8 +278,8 @@ def weight_bytes(spec: ModelSpec, storage: Storage) -> int:
 def decode_bytes_moved(spec: ModelSpec, context: int, batch: int, storage: Storage) -> int:
     """Least bytes one decode step of ``batch`` sequences must move: weights once, embedding rows, caches.
 
-    Weights that several uses share are read at each of them: no cache on the way is large enough to keep them. Logits
-    are left out: a step that samples its token on the fly need not write them.
+    Weights that several uses share are read at each use: no cache of a GPU is large enough to keep them. Logits are
+    left out: a step that samples its token on the fly need not write them.
     """
     weights = sum(n * block.weight_traffic(batch, storage) for block, n in spec.uses)
     head = spec.vocab_size * spec.d_model + (spec.vocab_size if spec.head_bias else 0)
@@ -294,7 +295,7 @@ def cost(
     convention: Convention = Convention.EXACT,
     storage: Storage | None = None,
 ) -> Cost:
-    """Everything ``hybridbench cost`` shows of one model at one context."""
+    """All that ``hybridbench cost`` shows for one model at one context."""
     storage = storage or Storage()
     kept = cache_bytes(spec, context, storage)
     total = params(spec, convention)

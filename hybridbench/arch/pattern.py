@@ -1,9 +1,9 @@
-"""pattern: the layer string, one letter per sublayer as in Megatron-LM's hybrid patterns, read and spread.
+"""pattern: layer strings: one letter per sublayer, as in Megatron-LM's hybrid patterns, and their ratios and places.
 
 ``arch.kinds`` says what each letter is; ``(*&M)`` is two mixers in parallel.
 
-A quote after a layer marks another shape of its kind, as imported models may have: ``S'``. Spaces are for the reader,
-and so is ``|``, which Megatron-LM puts between pipeline stages; ``+`` is read as ``-``. The paper's 1B inter model is
+A quote after a layer marks another shape of its kind, as imported models may have: ``S'``. Spaces are ignored, and so
+is ``|``, which Megatron-LM puts between pipeline stages; ``+`` means ``-``. The paper's 1B inter model is
 ``M-M-M-*-M-M-M-*-M-M-M-M-M-``.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 
-from hybridbench.arch.kinds import BRANCHES, FEED_FORWARD, LETTERS
+from hybridbench.arch.kinds import BLOCK_LETTERS, BRANCHES, FEED_FORWARD
 from hybridbench.errors import BadInput, BadPattern
 
 
@@ -30,7 +30,7 @@ def parse_pattern(text: str) -> tuple[str, ...]:
         char = text[at]
         if char.isspace() or char == "|":
             at += 1
-        elif char in LETTERS or char == "+":
+        elif char in BLOCK_LETTERS or char == "+":
             layers.append(char.replace("+", "-"))
             at += 1
         elif char == "(":
@@ -42,7 +42,7 @@ def parse_pattern(text: str) -> tuple[str, ...]:
         elif char == "/":
             raise BadPattern(text, at, "'/' opens layers for multi-token prediction, which are no part of the model.")
         else:
-            raise BadPattern(text, at, f"'{char}' is no layer: use {' '.join(LETTERS)} or (*&M).")
+            raise BadPattern(text, at, f"'{char}' is no layer: use {' '.join(BLOCK_LETTERS)} or (*&M).")
     if not layers:
         raise BadPattern(text or " ", 0, "it is empty: name at least one layer, such as M-*-.")
     if all(layer[0] in FEED_FORWARD for layer in layers):
@@ -51,7 +51,7 @@ def parse_pattern(text: str) -> tuple[str, ...]:
 
 
 def _parse_parallel(text: str, start: int) -> tuple[str, int]:
-    """The symbol of the parallel block that opens at ``start``, and the place behind it."""
+    """The symbol of the parallel block that opens at ``start``, and the index after it."""
     expected = ("mixer", "&", "mixer", ")")
     found: list[str] = []
     at = start + 1
@@ -98,10 +98,10 @@ def nearest_count(ratio: tuple[int, int], layers: int) -> int:
 
 
 def count_for_ratio(ratio: tuple[int, int], layers: int) -> int:
-    """``nearest_count``, where it leaves something of every side.
+    """``nearest_count``, checked: each side of the ratio that is not 0 gets a block.
 
     Raises:
-        BadInput: both sides are asked for and one of them would get none.
+        BadInput: a side would get none.
     """
     share, rest = ratio
     count = nearest_count(ratio, layers)

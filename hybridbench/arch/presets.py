@@ -1,8 +1,8 @@
-"""presets: hybrids and baselines that people know, by name, with the dimensions their authors published.
+"""presets: published hybrids and baselines by name, with the dimensions their authors state.
 
-Most are configs of transformers' classes, read as a config.json is; the tests hold them to those classes, parameter by
-parameter. Hymba, Samba, mamba2attn and Mamba-3 have no such class and are written out from their authors' code. What no
-public source states, and a total or a sibling gives, stands in ``inferred``.
+Most are configs of transformers' classes, read like a config.json; the tests compare them with those classes, parameter
+by parameter. Hymba, Samba, mamba2attn and Mamba-3 have no such class; their specs follow their authors' code.
+``inferred`` names what no public source states and what was inferred from a total or from a related model.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class Preset:
     """One model.
 
     Args:
-        repo: where its authors keep it.
-        config: the fields of its config.json that count, or None where ``build`` makes it.
-        total, active: parameters as its authors print them.
-        inferred: what its dimensions rest on besides a public config, empty for nothing.
+        repo: its authors' repository.
+        config: the fields of its config.json that matter, or None if ``build`` makes it.
+        total, active: parameters as its authors state them.
+        inferred: the dimensions that no public config states; empty for none.
     """
 
     repo: str
@@ -47,7 +47,7 @@ class Preset:
 
 
 def preset_spec(name: str) -> ModelSpec:
-    """The model of a name, whatever its case.
+    """The model with a name, in upper or lower case.
 
     Raises:
         BadInput: no such model.

@@ -1,7 +1,7 @@
 """reasons: why an operation is counted differently in two conventions, and the FLOPs that this explains.
 
-The FLOPs of a reason are computed from the shapes, never from the difference they are to explain. Each kind of block
-says its own (``Block.reasons``).
+The FLOPs of a reason are computed from shapes, never from the difference that they explain. Each kind of block gives
+its own reasons (``Block.reasons``).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ other reason."""
 
 @dataclass(frozen=True)
 class Reason:
-    """Why an operation is counted differently, and the FLOPs of one sequence that this explains, with their sign."""
+    """Why an operation is counted differently, and the FLOPs of one sequence that this explains, with sign."""
 
     operation: str
     text: str

@@ -11,6 +11,8 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 
+from typing_extensions import override
+
 from hybridbench.arch.block import CacheBytes, Convention, Flops, Mixer, Storage, refuse_paper
 from hybridbench.arch.reasons import CHUNKED, SCAN_BACKWARD, Reason
 
@@ -24,12 +26,14 @@ class Recurrent(Mixer):
         """Channels of the conv; 0 without one."""
 
     @property
+    @override
     def conv_parts(self) -> tuple[int, ...]:
         """Channels of each convolution that a module runs."""
         return (self.conv_channels,)
 
     @property
     @abstractmethod
+    @override
     def taps(self) -> int:
         """Taps of the conv; 0 without one."""
 
@@ -55,22 +59,26 @@ class Recurrent(Mixer):
         """Conv FLOPs per token."""
         return 2 * self.taps * self.conv_channels
 
+    @override
     def core_prefill(self, tokens: int, convention: Convention) -> Flops:
         refuse_paper(convention, f"blocks of kind {self.kind}")
         exact = convention is Convention.EXACT
         scan = tokens * self._recurrence() if exact else self._parallel_scan(tokens)
         return Flops(scan=scan, conv=tokens * self._conv())
 
+    @override
     def core_decode(self, context: int, convention: Convention) -> Flops:
         refuse_paper(convention, f"blocks of kind {self.kind}")
         return Flops(scan=self._recurrence(), conv=self._conv())
 
+    @override
     def core_train(self, tokens: int, convention: Convention) -> Flops:
         forward = self.core_prefill(tokens, convention)
         if convention is not Convention.HARDWARE:
             return 3 * forward
         return Flops(scan=4 * forward.scan, conv=3 * forward.conv)
 
+    @override
     def core_reasons(self, work: str, context: int) -> list[Reason]:
         if work == "decode":
             return []
@@ -83,20 +91,24 @@ class Recurrent(Mixer):
             found.append(Reason(scan, SCAN_BACKWARD, both - 3 * chunked))
         return found
 
+    @override
     def executed_scan(self, tokens: int, *, training: bool, sequences: int = 1, one_pass: bool = False) -> int:
         core = self.core_train if training else self.core_prefill
         return core(tokens, Convention.HARDWARE).scan
 
+    @override
     def kernel_flops(
         self, parts: Sequence[str], shapes: Sequence[tuple[int, ...]], *, step: bool, training: bool, one_pass: bool
     ) -> dict[str, int]:
         return self._scan_and_conv_flops(parts, shapes, step=step, training=training, one_pass=one_pass)
 
+    @override
     def cache(self, context: int, storage: Storage) -> CacheBytes:
         columns = storage.columns(self.conv_columns)
         return CacheBytes(
             ssm=self.state_size * storage.ssm_bytes, conv=self.conv_channels * columns * storage.conv_bytes
         )
 
+    @override
     def cache_traffic(self, context: int, storage: Storage) -> int:
         return 2 * self.cache(context, storage).total

@@ -1,9 +1,9 @@
-"""audit: the FLOPs of one step counted six ways, operation by operation, and every difference named.
+"""audit: the FLOPs of one step counted six ways, operation by operation, with a reason for every difference.
 
 Three closed forms (exact, paper, hardware), two public operator counters and the GPU's own counters through Nsight
-Compute. A reason for a difference is computed from shapes, or is a figure the counters give by themselves; what no
-reason explains is shown as unexplained.
+Compute. The FLOPs of a reason are computed from shapes, or are a figure of the counters themselves. A difference that
+no reason explains is shown as unexplained.
 
-What is seen and what is made of it are apart: programs in ``observe`` build and run a case with torch, and tell what
-they saw through files (``exchange``); ``judge`` compares, names and shows, and needs no torch.
+Observation and judgement are separate. Programs in ``observe`` build and run a case with torch and write what they saw
+into files (``exchange``). ``judge`` compares, gives reasons and makes tables, without torch.
 """

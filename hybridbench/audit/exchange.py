@@ -1,4 +1,4 @@
-"""exchange: what the processes of an audit tell each other through files; needs no torch."""
+"""exchange: the values that processes of an audit pass to each other through files; needs no torch."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Plain = bool | int | float | str | None
 
 @dataclass(frozen=True)
 class Taken:
-    """One kernel's configuration for one kind of problem.
+    """The configuration that autotuning chose for one kernel and one kind of problem.
 
     Attributes:
-        module: that defines the kernel, and ``kernel``, its name there.
-        key: the arguments and dtypes that autotuning tells problems apart by.
-        configuration: as text.
+        module: the module that defines the kernel; ``kernel`` is its name there.
+        key: the arguments and dtypes by which autotuning distinguishes problems.
+        configuration: the configuration as text.
     """
 
     module: str
@@ -37,12 +37,12 @@ class Ran:
     """One operation of one block shape, and the kernel that ran it.
 
     Attributes:
-        op, backend: of the kernel.
-        operation: of the model that it is part of, named as in ``arch.operations``.
-        hidden: no operator counter can look into it.
-        one_pass: it is a scan that runs in one pass, where the block knows two ways.
-        uses: in how many sublayers.
-        block: the place of its block in ``suite.block_uses`` of the model; None of what belongs to the model itself.
+        op, backend: the kernel's operation and name.
+        operation: the operation of the model that it is part of, named as in ``arch.operations``.
+        hidden: whether no operator counter can look into it.
+        one_pass: whether it is a scan that runs in one pass.
+        uses: in how many sublayers it runs.
+        block: the index of its block in ``suite.block_uses``; None for an operation of the model itself.
     """
 
     op: str
@@ -56,16 +56,16 @@ class Ran:
 
 @dataclass(frozen=True)
 class Observation:
-    """What was seen of one eager step.
+    """What was observed of one eager step.
 
     Attributes:
         backends: the kernel of each operation of the model.
-        ran: the same, one by one.
-        accounts: by counter.
+        ran: the kernels again, one entry per operation and block shape.
+        accounts: the account of each counter.
         products: matrix products in the order in which they were dispatched.
-        tiles: of mamba_ssm's kernels of Mamba-2's scan, as autotuned, where these ran.
-        tuned: every configuration that autotuning had taken in this process by then.
-        refused: why there is nothing to see.
+        tiles: the autotuned tiles of mamba_ssm's kernels of Mamba-2's scan, if they ran.
+        tuned: every configuration that autotuning had chosen in this process by then.
+        refused: why there is no observation, if the case cannot run here or is wrong.
     """
 
     backends: dict[str, str] = field(default_factory=dict)
@@ -95,16 +95,16 @@ class Observation:
 
 
 def ask(file: Path, case: Case, tuned: Sequence[Taken]) -> None:
-    """Writes the file that tells ``observe.profiled`` what to run.
+    """Write the file that tells ``observe.profiled`` what to run.
 
-    It names the folder for temporary files too: there PyTorch and flash-attn 4 keep what they compiled, and the
-    profiler may have been given a folder of its own.
+    The file also names this process's folder for temporary files, where PyTorch and flash-attn 4 keep compiled kernels:
+    the profiler's process may have another one.
     """
     body = {"case": case.to_dict(), "tuned": [asdict(one) for one in tuned], "temporary": tempfile.gettempdir()}
     file.write_text(json.dumps(body), encoding="utf-8")
 
 
 def asked(file: Path) -> tuple[Case, list[Taken], str]:
-    """What ``ask`` wrote: the case, configurations to take, and the folder for temporary files."""
+    """Read what ``ask`` wrote: the case, the configurations to use, and the folder for temporary files."""
     body = json.loads(file.read_text(encoding="utf-8"))
     return Case.from_dict(body["case"]), [Taken(**one) for one in body["tuned"]], body["temporary"]

@@ -1,6 +1,6 @@
-"""observing: what the processes of an audit share, and the first of them: all cases observed, without a profiler.
+"""observing: the state that the steps of an audit share, and the first step: all cases observed without a profiler.
 
-A process that ends early costs the case that it was at, and another takes the next.
+If the observing process ends early, the case it was at is lost, and another process continues with the next one.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ Progress = Callable[[str], object]
 
 
 class AuditRun:
-    """Cases, and one limit for everything that is done with them.
+    """The cases of an audit, and one time limit for all of them.
 
     Args:
-        cases: of one audit.
-        folder: where processes exchange files; empty.
-        limit_s: how long they may take together, from now; seconds.
-        progress: told a line whenever a case was observed, or its kernels counted.
+        cases: the cases to audit.
+        folder: an empty folder where processes exchange files.
+        limit_s: the longest time for all cases together, from now on; seconds.
+        progress: called with a line of text whenever a case was observed, or its kernels were counted.
     """
 
     def __init__(self, cases: Sequence[Case], folder: Path, limit_s: float, progress: Progress) -> None:
@@ -37,29 +37,29 @@ class AuditRun:
         self._progress = progress
 
     def left_s(self) -> float:
-        """Seconds that are left, or less than none."""
+        """Seconds that are left; negative once the limit has passed."""
         return self._ends_at - time.monotonic()
 
     def tell(self, place: int, what: str, why_not: str | None) -> None:
-        """A line about the case at a place: what was done, or why not."""
+        """Report a line about one case: what was done, or why not."""
         label = self.cases[place].label
         more = f"{what} {label}" if why_not is None else f"not {what} {label}: {why_not}"
         self._progress(f"{place + 1}/{len(self.cases)} {more}")
 
     @staticmethod
     def program(module: str, *files: Path) -> list[str]:
-        """The command of one of this package's programs, which ends itself when the process that started it is gone."""
+        """The command that starts one of this package's programs; the program ends itself when its starter is gone."""
         return [sys.executable, "-m", f"hybridbench.audit.observe.{module}", *map(str, files)]
 
 
 def observe_all(run: AuditRun, found: list[Observation]) -> None:
-    """Adds what was seen of each case, or why nothing was."""
+    """Add the observation of each case, or why there is none."""
     while len(found) < len(run.cases):
         _observe_more(run, found)
 
 
 def _observe_more(run: AuditRun, found: list[Observation]) -> None:
-    """Adds what one process saw of the cases that are missing, and why it got no further."""
+    """Add what one process observed of the missing cases, and why it ended early, if it did."""
     start = len(found)
     waiting = run.cases[start:]
     asked, seen = run.folder / f"cases-{start}.json", run.folder / f"seen-{start}.jsonl"
@@ -86,5 +86,5 @@ def _observe_more(run: AuditRun, found: list[Observation]) -> None:
 
 
 def _lines(path: Path) -> list[str]:
-    """The whole lines of a file that may not be there, or end within one."""
+    """The complete lines of a file, which may not exist or may end within a line."""
     return path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []

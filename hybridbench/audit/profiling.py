@@ -1,8 +1,8 @@
-"""profiling: Nsight Compute over the cases of an audit, on every GPU of a machine at the same time.
+"""profiling: Nsight Compute run on the cases of an audit, on all GPUs of a machine at the same time.
 
-It watches a process for each case, and another for its instructions of vector units (``count.ncu`` says why). Its
-reports come at the end, so only by a process each is kept what was counted before the time ran out, for some 10 s of
-start-up.
+It watches one process per case, and a second one for the case's instructions of vector units (``count.ncu`` says why).
+Nsight Compute writes its report when a process ends. So with a process per case, the cases counted before a time limit
+are kept, at the price of some 10 s of start-up each.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from hybridbench.count import ncu
 
 @dataclass(frozen=True)
 class Kernels:
-    """What Nsight Compute counted of one case: its kernels in order, None without; and sentences about it.
+    """What Nsight Compute counted for one case: its kernels in order, or None, and sentences about the count.
 
     Attributes:
-        vector: whether instructions of vector units are among it.
+        vector: whether instructions of vector units were counted.
     """
 
     launches: list[ncu.Launch] | None
@@ -46,15 +46,15 @@ def count_all(
     vector: bool = True,
     gpus: Sequence[str] = (),
 ) -> None:
-    """Puts what was counted of each case under its place: first tensor cores and bytes of all, then instructions.
+    """Count each case and store the result at its index: first tensor cores and bytes of all, then instructions.
 
     Args:
         run: the audit's cases and its limit.
-        seen: what was observed of the first cases, one each.
-        found: where results go as they come, so that an interruption loses none.
-        vector: whether instructions of vector units are counted too.
-        gpus: where, each a value of CUDA_VISIBLE_DEVICES. They must be alike, since what was tuned on one of them runs
-            on all. Empty for where this process's children run anyway.
+        seen: the observations of the first cases, one per case.
+        found: the results; filled as they come, so that an interruption loses none.
+        vector: whether to count instructions of vector units too.
+        gpus: the GPUs to count on, each a value of CUDA_VISIBLE_DEVICES. They must be the same model, because all run
+            what was tuned on one. Empty for the GPU that child processes use by default.
     """
     path = ncu.find()
     if path is None:
@@ -65,7 +65,7 @@ def count_all(
     counter = _Counter(run, path, environments, found)
     with ThreadPoolExecutor(len(environments)) as threads:
         try:
-            # Threads take these in order: whoever waits for a case's step waits for one that has begun.
+            # Threads take these in order, so a thread that waits for a case's step waits for one that has begun.
             steps = [threads.submit(counter.step, *one) for one in enumerate(seen)]
             jobs: list[Future[Any]] = [*steps]
             if vector:
@@ -79,9 +79,10 @@ def count_all(
 
 
 def _environment(folder: Path, gpu: str) -> dict[str, str]:
-    """What a profiler and its program on one of several GPUs have in their environment.
+    """The environment variables of a profiler and its program on one of several GPUs.
 
-    Nsight Compute lets one profiler work at a time, by a file among the temporary ones: here one at a time on a GPU.
+    Nsight Compute allows one profiler at a time, by a lock file in the temporary folder: a folder per GPU makes that
+    one at a time per GPU.
     """
     own = folder / f"gpu-{gpu.replace('/', '-')}"
     own.mkdir(exist_ok=True)
@@ -89,7 +90,7 @@ def _environment(folder: Path, gpu: str) -> dict[str, str]:
 
 
 class _Counter:
-    """Nsight Compute, called for one case at a time in each of some environments; its methods may run in threads."""
+    """Calls Nsight Compute for one case at a time per environment; its methods may run in threads."""
 
     def __init__(
         self, run: AuditRun, path: str, environments: Sequence[Mapping[str, str]], found: dict[int, Kernels]
@@ -104,11 +105,11 @@ class _Counter:
         self._never: Kernels | None = None
 
     def stop(self) -> None:
-        """Ends the profilers that run, and whatever they watch, within a moment."""
+        """End all running profilers and the programs they watch at once."""
         self._stopped.set()
 
     def step(self, place: int, observed: Observation) -> Kernels:
-        """Finds what tensor cores did in one case, and the bytes that it moved, or why that is not known."""
+        """Count the tensor-core FLOPs and the bytes of one case, or record why they are unknown."""
         if self._never is None:
             try:
                 kernels = self._step(place, observed)
@@ -123,7 +124,7 @@ class _Counter:
         return kernels
 
     def _step(self, place: int, observed: Observation) -> Kernels:
-        """What tensor cores did in one case, and the bytes that it moved.
+        """The tensor-core FLOPs and the bytes of one case.
 
         Raises:
             NoCounters: nothing was counted.
@@ -139,7 +140,7 @@ class _Counter:
         return Kernels(launches, f"Nsight Compute counted {len(launches)} kernels in {often}{more}.")
 
     def vector(self, place: int, step: Future[Kernels]) -> None:
-        """Adds instructions of vector units to what a case's step found, or why they are not there."""
+        """Add instructions of vector units to the result of ``step``, or why they are missing."""
         kernels = step.result()
         if kernels.launches is None:
             return

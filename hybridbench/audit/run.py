@@ -1,7 +1,7 @@
-"""run: cases in, audits out: observed and counted in processes of their own, and judged here, without torch.
+"""run: cases in, audits out: other processes observe and count, this one judges, without torch.
 
-One process observes all cases (``observing``), and on a GPU Nsight Compute then counts each (``profiling``). A case
-that fails or comes too late has the accounts it has, and says why not the others.
+One process observes all cases (``observing``). On a GPU, Nsight Compute then counts each (``profiling``). A case that
+fails or runs out of time keeps the accounts it has and says why the others are missing.
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ def audit(
     gpus: Sequence[str] = (),
     progress: Progress = lambda _line: None,
 ) -> list[Audit]:
-    """Each case's accounts.
+    """The audit of each case.
 
     Args:
-        cases: what is counted, a step of each; all on one kind of device.
-        counters: whether the GPU's own counters are asked for.
-        vector: whether instructions of vector units are counted too, in a second run of each case.
-        limit_s: how long all cases together may take on a GPU; seconds. What was counted by then is kept.
-        gpus: where kernels are counted, each a value of CUDA_VISIBLE_DEVICES, all of one kind; empty for the first GPU.
-        progress: told a line whenever a case was observed, or its kernels counted.
+        cases: the cases, of each of which one step is counted; all on the same kind of device.
+        counters: whether to use the GPU's own counters.
+        vector: whether to count instructions of vector units too, in a second run of each case.
+        limit_s: the longest time of all cases together on a GPU; seconds. Counts made before are kept.
+        gpus: the GPUs to count on, each a value of CUDA_VISIBLE_DEVICES, all the same model; empty for the first GPU.
+        progress: called with a line of text whenever a case was observed, or its kernels were counted.
 
     Raises:
         Unsupported: no case could be observed; the text is about the first.

@@ -45,11 +45,11 @@ def audit(
     """Count the FLOPs of one eager step, operation by operation: by closed forms in all three conventions, by torch's
     flop_counter and fvcore with formulas for what they lack, and on a GPU by its own counters through Nsight Compute.
 
-    Every difference has a named reason with the FLOPs it explains; what is left is shown as unexplained.
+    Each difference has a named reason and the FLOPs that the reason explains. The rest is shown as unexplained.
 
-    On a GPU the operator counters see all cases first; then Nsight Compute counts each in a process of its own, which
-    takes some 10 s to start, on all GPUs at once where they are of one kind. What is missing because of a failure or
-    the limit is said.
+    On a GPU the operator counters run first, over all cases. Then Nsight Compute counts each case in its own process,
+    which takes some 10 s to start. All GPUs count at once if they are the same model. If a failure or --limit leaves a
+    counter out, the audit says so.
     """
     gpus = visible_gpus()
     planned = _cases(workload, parse_backends(backend), bool(gpus), **options)
@@ -89,10 +89,10 @@ def audit(
 
 
 def _cases(workload: str, backends: dict[str, str], has_gpu: bool, **options: Any) -> list[Case]:
-    """The cases that are named, eager and without a default range of contexts.
+    """The cases that the options name: eager, at one context where --ctx is not given.
 
     Raises:
-        BadInput: anything that cannot be.
+        BadInput: an option that has no meaning here, or a case that does not exist.
     """
     kinds = [kind.strip() for kind in workload.split(",")]
     for kind in kinds:

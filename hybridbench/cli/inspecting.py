@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 ABOUT = {
     "transformer": "Llama-3.2 blocks: GQA, RoPE, SwiGLU",
-    "swa": "the same, most layers with a window of 512 and 64 sinks",
+    "swa": "Llama-3.2 blocks, most with a window of 512 and 64 sinks",
     "mamba": "Mamba-2 and SwiGLU in every block",
     "inter": "whole attention blocks between Mamba-2 blocks",
     "intra": "blocks with attention and Mamba-2 side by side, fused, between Mamba-2 blocks",
@@ -38,7 +38,7 @@ ABOUT = {
 @click.command(short_help="Families, scales, ratios, recipes and published models.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def archs(as_json: bool) -> None:
-    """Families, scales, published ratios and fusion recipes that can be built; published models that can be costed."""
+    """List families, scales, ratios and recipes that can be built, and published models that can be costed."""
     rows: list[dict[str, Any]] = []
     for arch in ARCHS:
         for scale in SCALES:
@@ -98,7 +98,7 @@ def _show_models(models: list[dict[str, Any]], console: Console) -> None:
 
 
 def _published_rows() -> list[dict[str, Any]]:
-    """Every published model: what it is, and what was published of its size."""
+    """One row per published model: its layers, its size, and the size its authors state."""
     rows = []
     for name, entry in PRESETS.items():
         spec = preset_spec(name)
@@ -126,14 +126,15 @@ def _published_rows() -> list[dict[str, Any]]:
 @model_options()
 @execution_options
 def backends(as_json: bool, explain: bool, workload: str, backend: tuple[str, ...], **options: Any) -> None:
-    """Every kernel of every operation: whether it can run here, and if not, why.
+    """List every kernel of every operation, whether it can run here, and if not, why.
 
-    With --explain and the options of the command that would measure it: what each operation of a case was asked to run
-    with, what it runs with here, and of each candidate before that, why not.
+    With --explain, give the options of the command that would measure a case. The list then shows, for each operation
+    of the case, the kernel asked for, the kernel that runs here, and why each candidate before it cannot run.
 
-    Asked of the 1B transformer's and Mamba-2's shapes, in bfloat16 on a GPU and float32 on a CPU; a case with other
-    shapes may be refused, and then says so. Up to which size a kernel is right on a GPU is said of the widest mixer at
-    1B that asks for it, in training: B sequences of T tokens. A batch past it runs in groups of sequences, or not.
+    Without --explain, the kernels are tried with the shapes of the 1B transformer and Mamba-2, in bfloat16 on a GPU and
+    in float32 on a CPU. Other shapes may be unsupported; such a case says so. The list also says up to which size a
+    kernel is right on a GPU: B sequences of T tokens, in training, for the widest mixer at 1B that uses it. A larger
+    batch runs in groups of sequences, or is unsupported.
     """
     if explain:
         _explain(Sweep(workload, backends=parse_backends(backend), **options), as_json)
@@ -155,13 +156,13 @@ def backends(as_json: bool, explain: bool, workload: str, backend: tuple[str, ..
             for words in row["right_up_to"]:
                 console.print(Padding(Text(words, style="dim"), (0, 0, 0, 8)))
     console.print(
-        f"\nOn {device}, 'auto' takes the first by number that accepts the shapes and dtype of a case; what ran is in "
-        "every record. Ask for one with --backend OP=NAME."
+        f"\nOn {device}, 'auto' takes the lowest rank that accepts the shapes and dtype of a case; every "
+        "record says what ran. Ask for one with --backend OP=NAME."
     )
 
 
 def _explain(sweep: Sweep, as_json: bool) -> None:
-    """What each operation of a sweep's cases runs with here, and why."""
+    """Print which kernel each operation of a sweep's cases runs with here, and why."""
     from hybridbench.backends import check_names, explain
 
     planned = cases(sweep, has_gpu=bool(visible_gpus()))
@@ -186,7 +187,7 @@ def _explain(sweep: Sweep, as_json: bool) -> None:
 
 
 def _backend_line(row: dict[str, Any]) -> Text:
-    """One backend: whether it runs here, its place in the order of 'auto', its package."""
+    """One line per backend: whether it runs here, its rank in the order of 'auto', its package."""
     place = f"auto {row['auto_rank']}" if row["auto_rank"] else ""
     package = " ".join(part for part in (row["package"], row["version"]) if part)
     verdict = Text("yes" if row["runs_here"] else "no ", style="green" if row["runs_here"] else "yellow")
@@ -197,7 +198,7 @@ def _backend_line(row: dict[str, Any]) -> Text:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.option("--ceilings", is_flag=True, help="Measure a large matrix product and memory bandwidth too.")
 def doctor(as_json: bool, ceilings: bool) -> None:
-    """What this machine is, what is installed, and what to do about what is missing."""
+    """Show this machine, its packages and GPU, and say how to install what is missing."""
     import torch
 
     from hybridbench.kernels.backend import on_hopper
@@ -250,7 +251,7 @@ def doctor(as_json: bool, ceilings: bool) -> None:
 
 
 def _product(rate: Ceilings, sustained_s: float) -> str:
-    """The measured rates of a large product: of a burst, and where there is one of ``sustained_s`` seconds."""
+    """The measured rates of a large matrix product: a burst, and ``sustained_s`` seconds where that was measured."""
     burst = f"{units.format_si(rate.matmul_flops_per_s, 'FLOP/s')} measured"
     if rate.sustained_matmul_flops_per_s is None:
         return burst
@@ -259,12 +260,12 @@ def _product(rate: Ceilings, sustained_s: float) -> str:
 
 
 def advise(environment: Environment, *, known: bool, watched: bool, hopper: bool) -> list[str]:
-    """What to do about what is missing; empty when all is well.
+    """One sentence for each thing that is missing: what to install or add. Empty where nothing is missing.
 
     Args:
-        known: whether the device's peak rates are.
+        known: whether the table of GPUs has the device's peak rates.
         watched: whether NVML answers.
-        hopper: whether the GPU is of that generation.
+        hopper: whether the GPU is a Hopper.
     """
     from hybridbench.operations.operation import INSTALL_CUDA, INSTALL_FLASH_ATTN_4
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 from rich.console import Console
+from typing_extensions import override
 
 from hybridbench import __version__
 from hybridbench.cli.auditing import audit
@@ -26,12 +27,14 @@ from hybridbench.errors import HybridbenchError
 class Cli(click.Group):
     """Prints errors raised on purpose as a sentence, without a traceback; exit code 2 for bad input."""
 
+    @override
     def list_commands(self, _ctx: click.Context) -> list[str]:
-        """In the order people need them, not by the alphabet."""
+        """The commands in the order people need them, not in alphabetical order."""
         return list(self.commands)
 
+    @override
     def invoke(self, ctx: click.Context) -> Any:
-        """Runs the command; an error raised on purpose becomes a sentence and an exit code."""
+        """Run the command; an error raised on purpose becomes a sentence and an exit code."""
         try:
             return super().invoke(ctx)
         except HybridbenchError as exc:

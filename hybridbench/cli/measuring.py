@@ -13,6 +13,7 @@ import click
 from rich.console import Console
 
 from hybridbench.cli.options import (
+    RESULTS,
     GivenPath,
     checkpoint_option,
     model_options,
@@ -28,8 +29,6 @@ from hybridbench.suite.file import as_published, load_suite
 from hybridbench.suite.ops import check_backends_used
 from hybridbench.suite.sweep import Sweep, cases
 from hybridbench.suite.workloads import WORKLOADS, Row
-
-RESULTS = Path("results/local")
 
 
 def _command(row: Row) -> click.Command:
@@ -70,7 +69,7 @@ def _options_of(row: Row) -> list[click.Parameter]:
     return options
 
 
-AS_PUBLISHED_HELP = "Attention eager with a growing cache, the rest in CUDA graphs, as the paper's figures suggest."
+AS_PUBLISHED_HELP = "Eager attention with a growing cache, the rest in CUDA graphs, as the paper's figures suggest."
 OF_WORKLOADS = [_command(row) for row in WORKLOADS.values()]
 """A command for each workload, in the table's order."""
 
@@ -79,7 +78,7 @@ OF_WORKLOADS = [_command(row) for row in WORKLOADS.values()]
 @click.argument("suite", type=GivenPath())
 @click.option("--resume", is_flag=True, help="Skip cases that -o already holds a record of.")
 @click.option("--dry-run", is_flag=True, help="List the cases and stop.")
-@click.option("--as-published", "published", is_flag=True, help="Only what decodes: attention eager, a growing cache.")
+@click.option("--as-published", "published", is_flag=True, help="Decode and generate only, in mode published.")
 @out_options
 def run(suite: Path, resume: bool, dry_run: bool, published: bool, as_json: bool, out: Path | None) -> None:
     """Run every case of a suite, a TOML file of sweeps."""
@@ -91,10 +90,10 @@ def run(suite: Path, resume: bool, dry_run: bool, published: bool, as_json: bool
 
 
 def check_backends(planned: Sequence[Case], *, installed: bool = True) -> None:
-    """Backends that cases name exist, and are installed; only where one is named is torch imported to look.
+    """Check that the backends that cases name exist and are installed. Torch is imported only if a case names one.
 
     Raises:
-        BadInput: an unknown name, or why it cannot run here.
+        BadInput: an unknown name, or a backend that cannot run here, with the reason.
     """
     if any(case.execution.backends for case in planned):
         from hybridbench.backends import check_installed, check_names
@@ -103,10 +102,10 @@ def check_backends(planned: Sequence[Case], *, installed: bool = True) -> None:
 
 
 def needs_gpu(planned: Sequence[Case], gpus: Sequence[str]) -> None:
-    """Refuses cases for a GPU where there is none.
+    """Check that there is a GPU if cases need one.
 
     Raises:
-        BadInput: with what to do instead.
+        BadInput: there is none; the text says what to do instead.
     """
     if any(case.execution.device == "cuda" for case in planned) and not gpus:
         raise BadInput("device cuda: this machine shows no NVIDIA GPU; use --device cpu, or see hybridbench doctor.")
@@ -123,7 +122,7 @@ def measure_cases(
     dry_run: bool = False,
     brief: bool = False,
 ) -> list[Record]:
-    """Runs cases, shows them live and as tables, and says where everything is; returns the records to report.
+    """Run cases, show progress and tables, and print where the results are. Returns the records to report.
 
     Raises:
         BadInput: a GPU asked for that is not there, a folder that cannot be written, ``--resume`` without a folder.
@@ -134,13 +133,13 @@ def measure_cases(
     needs_gpu(planned, gpus)
     if resume and out is None:
         raise BadInput("--resume without -o: name the folder to go on with, such as -o results/local/decode.")
-    from hybridbench.resume import left_of
+    from hybridbench.resume import remaining_of
     from hybridbench.store import recorded
 
     folder = out or RESULTS / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     stored = recorded(folder) if resume else {}
-    left = left_of(planned, stored)
+    left = remaining_of(planned, stored)
     if left.done:
         known = len(planned) - len(left.todo)
         console.print(f"{known} of {len(planned)} cases are recorded in {folder}; {len(left.todo)} to run.")
@@ -181,7 +180,7 @@ def _report(
 
 
 def _recorded(folder: Path, records: Sequence[Record], console: Console) -> Sequence[Record]:
-    """All records of the folder; those of this run where an earlier file there cannot be read."""
+    """All records of the folder, or only those of this run if an earlier file there cannot be read."""
     from hybridbench.store import load, newest
 
     try:
@@ -194,7 +193,7 @@ def _recorded(folder: Path, records: Sequence[Record], console: Console) -> Sequ
 def _run(
     todo: Sequence[Case], planned: int, folder: Path, gpus: Sequence[str], console: Console
 ) -> tuple[list[Record], HybridbenchError | None]:
-    """Runs the cases; what ended them early, if anything did, comes back beside the records that exist."""
+    """Run the cases. Returns the records, and the exception that ended the run early, if any."""
     from hybridbench.report.live import LiveSweep
     from hybridbench.runner import Events, run_sweep
     from hybridbench.store import RecordWriter

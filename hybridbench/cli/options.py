@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
+from typing_extensions import override
 
 from hybridbench.arch.block import Storage
-from hybridbench.arch.blocks.parallel import NORMS, OPS, OUTS, VALUES
-from hybridbench.arch.blocks.parallel import SCALES as FUSION_SCALES
+from hybridbench.arch.blocks.parallel import FUSION_NORMS, FUSION_OPS, FUSION_OUTS, FUSION_SCALES, FUSION_VALUES
 from hybridbench.arch.families import MAMBA2, RECIPES
 from hybridbench.arch.kinds import MIXERS
 from hybridbench.arch.model import ModelSpec
@@ -23,11 +23,14 @@ from hybridbench.suite.models import ALL_ARCHS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+RESULTS = Path("results/local")
+"""Where a command without --out puts a folder of its own."""
+
 RANGE_HELP = "4k, 4k,16k, 4k..128k (doubling), 4k..32k+4k or 1k..1m*4; 4k is 4096"
 
 
 def _stack(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    """One decorator from several, shown by ``--help`` in the order written."""
+    """One decorator made of several; ``--help`` shows their options in the order written."""
 
     def apply(command: Command) -> Command:
         for decorator in reversed(decorators):
@@ -48,11 +51,11 @@ _model_options = _stack(
         "--mixer", default=MAMBA2, show_default=True, help=f"In Mamba-2's place: {', '.join(MIXERS)}; lists too."
     ),
     click.option("--recipe", default="paper", show_default=True, help=f"Fusion of intra blocks: {', '.join(RECIPES)}."),
-    click.option("--fusion-norm", help=f"Replace one axis of the recipe: {', '.join(NORMS)}."),
+    click.option("--fusion-norm", help=f"Replace one axis of the recipe: {', '.join(FUSION_NORMS)}."),
     click.option("--fusion-scale", help=f"{', '.join(FUSION_SCALES)}."),
-    click.option("--fusion-op", help=f"{', '.join(OPS)}."),
-    click.option("--fusion-value", help=f"{', '.join(VALUES)}."),
-    click.option("--fusion-out", help=f"Output projections: {', '.join(OUTS)}."),
+    click.option("--fusion-op", help=f"{', '.join(FUSION_OPS)}."),
+    click.option("--fusion-value", help=f"{', '.join(FUSION_VALUES)}."),
+    click.option("--fusion-out", help=f"Output projections: {', '.join(FUSION_OUTS)}."),
     click.option("--split", help="Query/key width : Mamba width of an intra block, such as 1152:1152."),
     click.option("--moe", is_flag=True, help="A mixture of experts in place of every MLP."),
     click.option("--window", type=int, help="Keys a window layer sees.  [512]"),
@@ -61,16 +64,17 @@ _model_options = _stack(
 
 
 class GivenPath(click.Path):
-    """A path that is not empty, as one from a variable that is not set is: it would mean the current folder."""
+    """A path that must not be empty: an unset shell variable would otherwise mean the current folder."""
 
     def __init__(self) -> None:
         super().__init__(path_type=Path)
 
+    @override
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The path.
+        """The path as typed.
 
         Raises:
-            BadInput: it is empty.
+            BadInput: the path is empty.
         """
         if value == "" and param is not None:
             raise BadInput(f"{max(param.opts, key=len)} is empty: give a path, or leave it out.")
@@ -84,7 +88,7 @@ out_options = _stack(
 
 
 def model_options(arch: str | None = ALL_ARCHS) -> Callable[[Command], Command]:
-    """The options that say which models, at which contexts and batches; ``arch`` is the default of ``--arch``."""
+    """The options that choose models, contexts and batches; ``arch`` is the default of ``--arch``."""
     shown = arch is not None
     families: Any = click.option("--arch", default=arch, show_default=shown, help="Families, with commas between them.")
     return _stack(families, _model_options)
@@ -92,19 +96,23 @@ def model_options(arch: str | None = ALL_ARCHS) -> Callable[[Command], Command]:
 
 execution_options = _stack(
     click.option("--device", help="cpu or cuda.  [cuda where there is a GPU]"),
-    click.option("--dtype", help="Of weights, activations and cache.  [bfloat16 on a GPU, float32 on a CPU]"),
-    click.option("--state-dtype", help="Of the SSM state.  [as --dtype]"),
+    click.option("--dtype", help="Dtype of weights, activations and cache.  [bfloat16 on a GPU, float32 on a CPU]"),
+    click.option("--state-dtype", help="Dtype of the SSM state.  [as --dtype]"),
     click.option("--mode", help="eager, compile (torch.compile), graph (CUDA graph), published.  [graph for decode]"),
     click.option(
-        "--streams", type=int, default=1, show_default=True, help="Of a decode step's parallel branches: 1, 2."
+        "--streams",
+        type=int,
+        default=1,
+        show_default=True,
+        help="CUDA streams for a parallel block's branches: 1 or 2.",
     ),
     click.option("--backend", "backend", multiple=True, metavar="OP=NAME", help="Kernel for an operation; repeatable."),
-    click.option("--seed", type=int, default=0, show_default=True, help="Of weights and inputs."),
+    click.option("--seed", type=int, default=0, show_default=True, help="Random seed of weights and inputs."),
 )
 
 
 def checkpoint_option() -> click.Option:
-    """What a training step keeps, for the commands that run one."""
+    """``--checkpoint``, for the commands that run a training step."""
     help_text = f"Activations a training step keeps: {', '.join(CHECKPOINTS)}."
     return click.Option(["--checkpoint"], default="none", show_default=True, help=help_text)
 
@@ -112,7 +120,11 @@ def checkpoint_option() -> click.Option:
 run_options = _stack(
     execution_options,
     click.option("--max-time", "max_time_s", type=float, help="Seconds of samples per case.  [5]"),
-    click.option("--min-samples", type=int, help="Samples per case, however long.  [5, or what --max-time allows]"),
+    click.option(
+        "--min-samples",
+        type=int,
+        help="Samples per case, even past --max-time.  [5, fewer at --max-time]",
+    ),
     click.option("--limit", "limit_s", type=float, help="Seconds a case may take in all before it is stopped.  [600]"),
     click.option("--resume", is_flag=True, help="Skip cases that -o already holds a record of."),
     click.option("--dry-run", is_flag=True, help="List the cases and stop."),
@@ -143,14 +155,14 @@ match_options = _stack(
 
 
 def refuse_idle(needed: str, *names: str) -> None:
-    """Refuses options that were typed and would do nothing.
+    """Check that no option was typed that does nothing without another one.
 
     Args:
-        needed: the option that is missing.
-        names: of the running command's parameters.
+        needed: the other option, which was not given.
+        names: the parameters of the running command that need it.
 
     Raises:
-        BadInput: one of them was given.
+        BadInput: one of ``names`` was given.
     """
     context = click.get_current_context()
     for parameter in context.command.params:
@@ -170,14 +182,14 @@ def matching(
     batches: Sequence[int],
     storage: Storage,
 ) -> tuple[list[ModelSpec], list[str]]:
-    """The models brought to a budget where ``match_options`` ask for it, and a sentence for each.
+    """The models, matched to a budget if ``match_options`` ask for it, and one sentence per matched model.
 
     Args:
-        tolerance: in percent, as typed.
-        scale: of the reference, unless it names its own.
+        tolerance: percent, as typed.
+        scale: scale of the reference model, unless its name includes one.
 
     Raises:
-        BadInput: one option without the other, several places to match at, or a budget that cannot be met.
+        BadInput: only one of --match and --to, several contexts or batches to match at, or a budget out of reach.
     """
     if match is None and to is None:
         refuse_idle("--match", "by", "tolerance")

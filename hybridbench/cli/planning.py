@@ -15,6 +15,7 @@ from hybridbench import units
 from hybridbench.arch.block import DTYPE_BYTES, Storage
 from hybridbench.arch.model import ModelSpec
 from hybridbench.cli.options import (
+    RESULTS,
     GivenPath,
     given_options,
     match_options,
@@ -35,11 +36,12 @@ if TYPE_CHECKING:
     from hybridbench.searches import Measure
     from hybridbench.store import RecordWriter
 
-RESULTS = Path("results/local")
 _gpu_help = f"{', '.join(peak.aliases[0] for peak in PEAKS)}; lists too, or all."
 _workload = click.option("--workload", default=DECODE, show_default=True, help=f"{', '.join(one_pass())}.")
-_dtype = click.option("--dtype", default="bfloat16", show_default=True, help="Of weights, activations and caches.")
-_state_dtype = click.option("--state-dtype", help="Of the SSM state.  [as --dtype]")
+_dtype = click.option(
+    "--dtype", default="bfloat16", show_default=True, help="Dtype of weights, activations and caches."
+)
+_state_dtype = click.option("--state-dtype", help="Dtype of the SSM state.  [as --dtype]")
 
 
 def _check_names(workload: str | None, *dtypes: str | None) -> None:
@@ -57,7 +59,7 @@ def _check_names(workload: str | None, *dtypes: str | None) -> None:
 @click.option("--gpu", default="h200", show_default=True, help=_gpu_help)
 @click.option(
     "--efficiency", "records", multiple=True, type=GivenPath(), metavar="PATH",
-    help="Records of a measured GPU, whose share of the floor is applied; repeatable.",
+    help="Records of a GPU; predict with the share of the floor that it reached; repeatable.",
 )  # fmt: skip
 @_dtype
 @_state_dtype
@@ -85,8 +87,8 @@ def price(
 ) -> None:
     """Predict a workload's step time, throughput and energy on GPUs that nobody has to own.
 
-    The floor is a bound by the datasheet. With --efficiency, the share of it that a measured GPU reached in the same
-    phase and family makes a prediction of the step itself.
+    The floor is a lower bound from the data sheet: no step can be faster. With --efficiency, the share of the floor
+    that a measured GPU reached, in the same phase and family, turns it into a prediction of the step itself.
     """
     from hybridbench.efficiency import efficiency_of
     from hybridbench.predict.pricing import price as price_of
@@ -131,7 +133,12 @@ def _records(paths: tuple[Path, ...]) -> list[Any]:
 @given_options
 @_workload
 @click.option("--gpu", help=f"{_gpu_help}  [h200; with --verify the one that is here]")
-@click.option("--checkpoint", default="none", show_default=True, help=f"Of training: {', '.join(CHECKPOINTS)}.")
+@click.option(
+    "--checkpoint",
+    default="none",
+    show_default=True,
+    help=f"Activations a training step keeps: {', '.join(CHECKPOINTS)}.",
+)
 @_dtype
 @_state_dtype
 @match_options
@@ -240,14 +247,14 @@ def _execution(device: str, dtype: str, state_dtype: str | None, kind: str, chec
 
 
 def _measure(writer: RecordWriter, gpus: Sequence[str]) -> Measure:
-    """Cases run in worker processes, on the first GPU where there are several."""
+    """A function that runs cases in worker processes, on the first GPU if there are several."""
     from hybridbench.runner import run_sweep
 
     return lambda cases: run_sweep(cases, writer, gpus=gpus[:1])
 
 
 def _told() -> Callable[[str], None]:
-    """Where searches say what they do."""
+    """A function that prints a search's progress on stderr."""
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     return lambda line: console.print(line, markup=False)
 
@@ -257,12 +264,12 @@ def _told() -> Callable[[str], None]:
 @click.argument("b")
 @click.option("--metric", default="cache", show_default=True, help="cache, decode-floor, decode-flops, flops (of "
               "training) or prefill-flops.")  # fmt: skip
-@click.option("--scale", default="1b", show_default=True, help="Of models that name none.")
-@click.option("--batch", default=1, show_default=True, type=int, help="Sequences, of decode-floor and --measure.")
-@click.option("--gpu", default="h200", show_default=True, help="Whose floor, for decode-floor.")
+@click.option("--scale", default="1b", show_default=True, help="Scale of a model whose name has none.")
+@click.option("--batch", default=1, show_default=True, type=int, help="Sequences, for decode-floor and --measure.")
+@click.option("--gpu", default="h200", show_default=True, help="GPU whose floor decode-floor computes.")
 @_dtype
 @_state_dtype
-@click.option("--max-ctx", default="16m", show_default=True, help="The longest context looked at.")
+@click.option("--max-ctx", default="16m", show_default=True, help="The longest context to solve for.")
 @click.option("--measure", is_flag=True, help="Search for the crossing of measured steps too.")
 @click.option("--ctx", default="1k..128k", show_default=True, help="Where --measure searches: lowest..highest.")
 @click.option("--device", help="cpu or cuda, for --measure.  [cuda where there is a GPU]")
@@ -291,8 +298,8 @@ def crossover(
     """Solve for the contexts at which A overtakes B, exactly, from formulas.
 
     A and B are families, with a scale, a ratio or a recipe behind slashes (inter/1:3, intra/350m/hymba), published
-    models, or layer strings such as M-M-*-. With --measure the step of the metric's workload is timed at both ends of
-    --ctx and between, until the crossing is known to the noise.
+    models, or layer strings such as M-M-*-. With --measure, steps of the metric's workload are timed at both ends of
+    --ctx and in between, until the interval of the crossing is as narrow as the noise allows.
     """
     from hybridbench.predict.crossover import LONGEST, lines, stretches
     from hybridbench.predict.match import named_spec
@@ -338,7 +345,7 @@ def crossover(
 def _crossover_document(
     pair: tuple[ModelSpec, ModelSpec], metric: str, found: Sequence[Stretch], search: Search | None
 ) -> dict[str, Any]:
-    """The crossings as one JSON document; models are called a and b."""
+    """The crossings as one JSON document, which calls the models a and b."""
     from hybridbench.report.plans import crossover_sentence, pair_names
 
     def named(model: int | None) -> str | None:
@@ -378,10 +385,10 @@ def _search(
     trials: int,
     out: Path | None,
 ) -> tuple[Search, str]:
-    """The measured crossing and what it was measured on.
+    """The measured crossing, and a description of the machine and the work it was measured with.
 
     Raises:
-        BadInput: options that leave nothing to search, or a device that is not here.
+        BadInput: options that leave nothing to search, or a device that this machine lacks.
     """
     from hybridbench.predict.crossover import WORKLOAD_OF
     from hybridbench.searches import measure_crossing
@@ -454,7 +461,7 @@ def cache(
     """
     from hybridbench.count.caches import built_bytes
     from hybridbench.predict.layouts import LAYOUTS, layout_bytes, paged, storage_of
-    from hybridbench.report.plans import Kept, cache_row, cache_table
+    from hybridbench.report.plans import CacheLine, cache_row, cache_table
     from hybridbench.report.render.terminal import print_table
 
     _check_names(None, dtype, state_dtype)
@@ -471,7 +478,7 @@ def cache(
                     tensors, allocated = built_bytes(spec, count, context, layout, dtype, storage)
                     formula = count * layout_bytes(spec, context, layout, storage)
                     pages = paged(spec, context, storage, page_size, not no_align)
-                    rows.append(Kept(spec, context, count, layout, formula, tensors, allocated, pages))
+                    rows.append(CacheLine(spec, context, count, layout, formula, tensors, allocated, pages))
     if as_json:
         click.echo(json.dumps({"rows": [cache_row(row) for row in rows]}))
         return

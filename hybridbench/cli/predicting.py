@@ -31,7 +31,7 @@ Rows = list[tuple[ModelSpec, Cost]]
 def chosen_specs(
     models: str | None, configs: tuple[Path, ...], *, arch: str, scale: str | None, **options: Any
 ) -> list[ModelSpec]:
-    """The models that ``--model`` and ``--config`` name, or those of the families where neither is given.
+    """The models that ``--model`` and ``--config`` name, or those of the families if neither is given.
 
     Raises:
         BadInput: an unknown model, a config that cannot be read, or an option that only families have.
@@ -51,7 +51,7 @@ def chosen_specs(
 
 
 def _configs(paths: Sequence[Path]) -> list[ModelSpec]:
-    """The models of some config.json; called by their type and, where two share it, their file."""
+    """The models of config.json files, named after their model type, and after their file if two share a type."""
     found = [(path, read_config(path)) for path in dict.fromkeys(paths)]
     types = [spec.arch for _, spec in found]
     return [replace(spec, arch=f"{spec.arch} {path}") if types.count(spec.arch) > 1 else spec for path, spec in found]
@@ -124,8 +124,8 @@ def cost(
 ) -> None:
     """Parameters, FLOPs, cache and bytes moved, without running anything.
 
-    FLOPs and bytes are of one sequence; decode is one token of it, and the bytes a decode step must move are of the
-    whole step at --batch, since the batch shares one read of the weights.
+    FLOPs and cache bytes are for one sequence; decode is one token of it. The bytes a decode step must move are for the
+    whole step at --batch, because the batch shares one read of the weights.
     """
     for name in (dtype, state_dtype):
         if name is not None and name not in DTYPE_BYTES:

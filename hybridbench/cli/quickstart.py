@@ -11,8 +11,8 @@ from rich.console import Console
 
 from hybridbench.arch.block import Storage
 from hybridbench.arch.families import ARCHS
-from hybridbench.cli.measuring import RESULTS, measure_cases
-from hybridbench.cli.options import GivenPath
+from hybridbench.cli.measuring import measure_cases
+from hybridbench.cli.options import RESULTS, GivenPath
 from hybridbench.cli.predicting import predict
 from hybridbench.machine import visible_gpus
 from hybridbench.suite.case import Case
@@ -26,26 +26,26 @@ def suite_for(on_gpu: bool) -> Suite:
     """A few contexts of every workload, at the scale that fits: 100m on a GPU, tiny on a CPU."""
     if on_gpu:
         contexts = {TRAIN: "2k..8k", PREFILL: "4k..16k", DECODE: "4k..64k*4"}
-        common = {"scale": "100m", "batch": "4", "max_time_s": 1.0}
+        scale, batch = "100m", "4"
     else:
-        # Steps too long for five samples in this time would have no place here.
+        # Short enough that a step gives five samples in max_time_s.
         contexts = {TRAIN: "64,256", PREFILL: "256,1k", DECODE: "1k,16k"}
-        common = {"scale": "tiny", "batch": "1", "max_time_s": 1.0}
-    sweeps = [Sweep(workload=kind, ctx=ctx, **common) for kind, ctx in contexts.items()]  # type: ignore[arg-type]
+        scale, batch = "tiny", "1"
+    sweeps = (Sweep(kind, scale=scale, ctx=ctx, batch=batch, max_time_s=1.0) for kind, ctx in contexts.items())
     return Suite("quickstart", tuple(sweeps))
 
 
 CPU_TARGET = 0.05
-"""How well a median is to be known on a CPU, as half its interval; elsewhere it is 2%.
+"""Relative half-width at which the interval of a median is narrow enough on a CPU; elsewhere it is 2%.
 
-Virtual cores do not hold 2% for the second that a case has here. On two of them with nothing else to do, one product
-of 384 x 384 over and over took up to 1.6 times its median for seconds, a tenth of all runs more than 1.38 times, and
-the medians of 0.3 s lay 3% around their own between such spells; a sum in plain Python did the same. What quickstart
-shows differs by more, and 5% is what its records say they aimed at."""
+Virtual cores do not hold 2% for the second that a case has here. On two idle ones, a product of 384 x 384 that was
+repeated took up to 1.6 times its median for seconds at a time, and a tenth of all runs took more than 1.38 times the
+median. Between such spells the medians of 0.3 s windows still scattered by 3%. A sum in plain Python did the same. The
+differences that quickstart shows are larger, and its records state the target of 5%."""
 
 
 def cases_for(on_gpu: bool) -> list[Case]:
-    """The suite's cases, with the interval that the machine allows."""
+    """The suite's cases, with the target interval that the machine can reach."""
     planned = suite_for(on_gpu).cases(has_gpu=on_gpu)
     if on_gpu:
         return planned

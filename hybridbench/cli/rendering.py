@@ -23,11 +23,11 @@ def render(
     brief: bool = False,
     written: Sequence[Record] = (),
 ) -> None:
-    """Writes the report into ``folder`` and shows the tables (``brief``: throughput only), or prints one JSON document.
+    """Write the report into ``folder`` and show the tables (``brief``: throughput only), or print one JSON document.
 
-    The report is of ``written`` where that is given: a folder keeps what earlier runs left in it. Where the chart
-    libraries are missing, as on many a cluster node, the records and tables are no less worth having: the report is
-    left out and the way to make it later is said.
+    If ``written`` is given, the report covers those records, so that it includes earlier runs in the same folder. If
+    the chart libraries are missing, as on many cluster nodes, no report is written, and a message says how to make it
+    later from the records.
     """
     report = build_report(records)
     whole = build_report(written) if written and list(written) != list(records) else report

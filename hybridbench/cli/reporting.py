@@ -14,10 +14,10 @@ from hybridbench.cli.options import GivenPath, out_options
 @click.argument("results", nargs=-1, required=True, type=GivenPath())
 @out_options
 def report(results: tuple[Path, ...], as_json: bool, out: Path | None) -> None:
-    """Tables and charts from stored records: RESULTS are folders or .jsonl files; several are merged.
+    """Make tables and charts from stored records. RESULTS are folders or .jsonl files; several are merged.
 
-    Of a case measured more than once on a machine, the newest record is shown. Without -o the report goes into a folder
-    ``report`` beside the first of them.
+    If a case was measured more than once on a machine, the newest record is shown. Without -o the report goes into the
+    folder ``report`` beside the first of RESULTS.
     """
     from hybridbench.cli.rendering import render
     from hybridbench.store import load, newest

@@ -32,26 +32,26 @@ SHOWN_KERNELS = 15
 @click.option("--workload", default=DECODE, show_default=True, help=f"{', '.join(WORKLOADS)}.")
 @model_options(arch=None)
 @execution_options
-@click.option("--steps", type=click.IntRange(1), default=5, show_default=True, help="Steps to look at.")
+@click.option("--steps", type=click.IntRange(1), default=5, show_default=True, help="Steps to profile.")
 @out_options
 def trace(
     *, workload: str, backend: tuple[str, ...], steps: int, as_json: bool, out: Path | None, **options: Any
 ) -> None:
     """Profile a few steps of one case: time by class of operation, launches, and the share in which nothing ran.
 
-    With -o a Chrome trace is written too, for chrome://tracing or Perfetto. Profiling slows a step down: compare
-    shares, and take times from the other commands.
+    With -o it also writes a Chrome trace, for chrome://tracing or Perfetto. Profiling slows a step down, so compare
+    shares here and take times from the other commands.
     """
     if options["arch"] is None:
         options["arch"] = ALL_ARCHS if options["pattern"] is not None else "inter"
     sweep = Sweep(workload=workload, backends=parse_backends(backend), **options)
     gpus = visible_gpus()
     planned = cases(sweep, has_gpu=bool(gpus))
-    # Contexts vary fastest: without --ctx the first of a default range is one like any other.
+    # Contexts vary fastest: without --ctx, take the first of the default range.
     if options["ctx"] is None:
         planned = planned[:1] if len({case.model.label for case in planned}) == 1 else planned
     if len(planned) != 1:
-        raise BadInput(f"trace looks at one case, and {len(planned)} were named: narrow --arch, --ctx or --batch.")
+        raise BadInput(f"trace profiles one case, and {len(planned)} were named: narrow --arch, --ctx or --batch.")
     check_backends_used(sweep.backends, planned)
     needs_gpu(planned, gpus)
     check_backends(planned)
@@ -73,7 +73,7 @@ trace.params.append(checkpoint_option())
 
 
 def show(found: Trace, title: str) -> None:
-    """The classes, the longest kernels, and a sentence about gaps."""
+    """Print the classes of operations, the longest kernels, and a sentence about gaps."""
     console = Console(highlight=False)
     console.print(title, style="bold")
     classes = _table("class of operation", "launches", "time a step", "share [%]")
@@ -95,7 +95,7 @@ def show(found: Trace, title: str) -> None:
 
 
 def _table(*headings: str) -> Table:
-    """Of which the names of kernels give way where the terminal is narrow, and no figure."""
+    """A table without borders; on a narrow terminal it cuts the names of kernels, never a figure."""
     table = Table(box=None, padding=(0, 1), pad_edge=False)
     for heading in headings:
         text = heading in ("class of operation", "longest", "class")

@@ -1,5 +1,5 @@
-"""count: what a step really did, as public counters and the tensors themselves tell it.
+"""count: what a step really did, by public counters and by the tensors themselves.
 
-A counter is evidence, not truth: what it did not see is always listed. ``step`` counts one eager step of a case for
+A counter is evidence, not truth: what it missed is always listed. ``step`` counts one eager step of a case for
 records and audits alike; ``caches`` sums bytes; ``ncu`` asks the GPU.
 """

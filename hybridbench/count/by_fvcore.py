@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
 from torch.utils._pytree import tree_leaves
+from typing_extensions import override
 
 from hybridbench.count.account import FVCORE, REST, Account
 from hybridbench.count.by_torch import UNCOUNTABLE
@@ -99,6 +100,7 @@ class _Traced(torch.nn.Module):
         self.owner = owner
         self._function = function
 
+    @override
     def forward(self, *args: Any) -> tuple[torch.Tensor, ...]:
         outputs = tuple(_tensors(self._function(*args)))
         if not outputs:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, shape_wrapper
+from typing_extensions import override
 
 from hybridbench.count.account import TORCH, Account, Product
 from hybridbench.count.arithmetic import is_free, operator_name
@@ -20,8 +21,8 @@ from hybridbench.model.language import LanguageModel
 from hybridbench.model.swap import Function
 
 UNCOUNTABLE = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-"""What a step raises that cannot run under a counter: operators of higher order refuse to, kernels that are handed
-tensors for sizes raise what they like."""
+"""Errors of a step that cannot run under a counter: operators of higher order do not support it, and kernels that get
+tensors in place of sizes raise errors of any type."""
 
 
 def count_with_torch(
@@ -51,7 +52,7 @@ def count_with_torch(
         call._get_raw = True  # type: ignore[attr-defined]
         return call
 
-    formulas = {**flop_registry, **{op: shape_wrapper(formula) for op, formula in TORCH_FORMULAS.items()}}  # type: ignore[no-untyped-call]
+    formulas = {**flop_registry, **{op: shape_wrapper(formula) for op, formula in TORCH_FORMULAS.items()}}
     mapping = {op: recorded(formula) for op, formula in formulas.items()}
     unseen = _Unseen(where)
     try:
@@ -68,7 +69,7 @@ def count_with_torch(
     return Account(TORCH, flops, dict(where.formulas), with_hidden(lists, where)), where.products
 
 
-class _Unseen(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Unseen(TorchDispatchMode):
     """Counts arithmetic without a formula, by operation, and lists products in the order they are dispatched."""
 
     supports_higher_order_operators = True
@@ -78,6 +79,7 @@ class _Unseen(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._where = where
         self.by_operation: dict[str, Counter[str]] = {}
 
+    @override
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         packet = getattr(func, "_overloadpacket", func)

@@ -18,14 +18,14 @@ from hybridbench.suite.case import Case, Execution
 from hybridbench.suite.workloads import DECODE, Workload
 
 
-class Cache(Protocol):
+class CountedCache(Protocol):
     """What a mixer keeps between tokens, as tensors by kind: ``kv``, ``ssm`` and ``conv``; a kind may be absent."""
 
     def tensors(self) -> dict[str, list[torch.Tensor]]:
         """The tensors by kind."""
 
 
-def count_cache(caches: Iterable[Cache], tokens: int) -> CacheObserved:
+def count_cache(caches: Iterable[CountedCache], tokens: int) -> CacheObserved:
     """Bytes of the caches' tensors by kind, summed over layers and the batch.
 
     Bytes are logical, ``numel * element_size``: what the tensors hold, not what the allocator rounded it up to, so that
@@ -101,6 +101,6 @@ def built_bytes(
         return tensors, None
 
 
-def _logical_bytes(caches: Iterable[Cache | None]) -> int:
+def _logical_bytes(caches: Iterable[CountedCache | None]) -> int:
     kept = count_cache([cache for cache in caches if cache is not None], 0)
     return kept.kv_cache_bytes + kept.ssm_state_bytes + kept.conv_state_bytes

@@ -1,4 +1,4 @@
-"""formulas: what the tables of two public operator counters lack, and closed forms of kernels neither can look into.
+"""formulas: FLOP formulas that two public counters lack, and closed forms of kernels they cannot look into.
 
     torch.utils.flop_counter    watches operators as they are dispatched. Knows matrix products, convolutions and fused
                                 attention on GPUs. Causality is ignored (a causal product counts in full), and the
@@ -6,11 +6,11 @@
     fvcore                      traces a forward. Knows matrix products, convolutions, einsum and a few norms, and
                                 counts a multiply-add as 1.
 
-Both take what they have no formula for as free, without a word. Here are the formulas added to theirs: for torch, fused
-attention on a CPU, sums with a product in place and grouped products; for fvcore, fused attention, grouped products and
-the loss, and an exact one for einsum, since its own reads a printout of four digits. A kernel that passes no
-dispatcher, as Triton kernels in a ``torch.autograd.Function`` do, counts by a closed form of the shapes it is called
-with: full masks, as torch counts attention, and the chunked scan as its kernels execute it.
+Both silently count an operator without a formula as 0. The formulas here are added to theirs: for torch, fused
+attention on a CPU, sums with a product in place, and grouped products; for fvcore, fused attention, grouped products
+and the loss, and an exact one for einsum, because its own reads a printout of four digits. A kernel outside the
+dispatcher, such as a Triton kernel in a ``torch.autograd.Function``, is counted by a closed form of the shapes it is
+called with: attention with full masks, as torch counts it, and the chunked scan as its kernels execute it.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ def _repeated(key_or_value_shape: Any, query_shape: Any) -> Any:
 
 def _attention(query_shape: Any, key_shape: Any, value_shape: Any, *_: Any, **__: Any) -> int:
     keys, values = _repeated(key_shape, query_shape), _repeated(value_shape, query_shape)
-    return int(sdpa_flop_count(query_shape, keys, values))  # type: ignore[no-untyped-call]
+    return int(sdpa_flop_count(query_shape, keys, values))
 
 
 def _attention_backward(grad_shape: Any, query_shape: Any, key_shape: Any, value_shape: Any, *_: Any, **__: Any) -> int:
     keys, values = _repeated(key_shape, query_shape), _repeated(value_shape, query_shape)
-    flops = sdpa_backward_flop_count(grad_shape, query_shape, keys, values)  # type: ignore[no-untyped-call]
+    flops = sdpa_backward_flop_count(grad_shape, query_shape, keys, values)
     return int(flops)
 
 

@@ -1,20 +1,20 @@
-"""ncu: the hardware's own counters of GPU kernels, through Nsight Compute: how it is called and how its report is read.
+"""ncu: the hardware's own counters of GPU kernels, through Nsight Compute: its command line and its report.
 
     sm__ops_path_tensor_src_*_dst_*.sum                     FLOPs of tensor cores: 2 n^3 for a product of side n
     smsp__sass_thread_inst_executed_op_*_pred_on.sum        threads that executed a floating-point instruction
     dram__bytes_read.sum, dram__bytes_write.sum             bytes of device memory
 
-A fused multiply-add is 2 FLOPs, an add or a multiply 1, and twice that in half precision, whose instructions take two
-numbers at once: the weights of Nsight's own rooflines. Compilers also use such instructions to load constants, and
-conversions are among them, so that the little that a bfloat16 model has is an upper bound. Exponentials and divisions
-run elsewhere and are not among these.
+A fused multiply-add is 2 FLOPs, an add or a multiply 1, and twice that in half precision, whose instructions process
+two numbers at once. These are the weights of Nsight's own rooflines. Compilers also use such instructions to load
+constants and to convert, so the small figure of a bfloat16 model is an upper bound. Exponentials and divisions run on
+other units and are not counted.
 
-Every kernel is replayed once per pass that its metrics need, and between passes what it wrote is put back, which leaves
-other data in the caches: on an H200 three passes made a prefill at 100m read 1.00 GiB in place of 0.51 and write 0.23
-in place of 0.48. So tensor cores and bytes, which take one pass there, are counted in one call, and instructions in
-another. Both see the same kernels in the same order, or the second is not used.
+Nsight Compute replays every kernel once per pass that its metrics need, and restores what it wrote between passes. That
+changes the data in the caches: on an H200, three passes made a prefill at 100m read 1.00 GiB instead of 0.51 and write
+0.23 instead of 0.48. So tensor cores and bytes, which take one pass there, are counted in one call, and instructions in
+another. If the two calls do not see the same kernels in the same order, the second is not used.
 
-The report is written when the program has ended: of a call that is cut off nothing is left. So a call is one case.
+The report is written when the program ends: a call that is cut off leaves nothing. So each call counts one case.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class NoCountersError(Exception):
 
 
 class NeverCountersError(NoCountersError):
-    """It gives nothing on this machine, whatever the program."""
+    """Nsight Compute works with no program on this machine."""
 
 
 def find() -> str | None:
@@ -146,7 +146,7 @@ def run(
 
 
 _NEVER = re.compile("ERR_NVGPUCTRPERM|Failed to initialize the profiler")
-"""No permission to read counters, and no driver that has them."""
+"""Errors of a machine that gives no permission to read counters, or has no driver for them."""
 
 
 def refusal(report: str) -> str | None:

@@ -1,10 +1,10 @@
-"""replace: a model's kernels replaced for a while, by wrappers that let operator counters run past them.
+"""replace: a model's kernels replaced for a while by wrappers that operator counters can handle.
 
-A Triton or FlexAttention kernel passes no dispatcher: ``torch.jit``'s tracer breaks on its Python, and FlexAttention
-refuses to run, or silently runs uncompiled, while a counter watches. Two wrappers, both for counting only, never timed:
+A Triton or FlexAttention kernel does not go through the dispatcher: ``torch.jit``'s tracer fails on its Python, and
+FlexAttention fails, or silently runs uncompiled, under a counter. Two wrappers, for counting only, never for timing:
 
-    traced    the kernel as a custom operator ``hybridbench::<operation>``, which a tracer lists by name and passes
-    unwatched the kernel as it is, with the counter looking away; the caller names it
+    traced    the kernel as a custom operator ``hybridbench::<operation>``, which a tracer lists by name
+    unwatched the kernel itself, with the counter switched off meanwhile; the caller lists it by name
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from hybridbench.model.swap import Function
 from hybridbench.operations import OPERATIONS
 
-_library: Any = torch.library.Library("hybridbench", "FRAGMENT")  # type: ignore[no-untyped-call]
+_library: Any = torch.library.Library("hybridbench", "FRAGMENT")
 _defined: set[str] = set()
 _calls: list[Function] = []
 """Kernels with what is no tensor of their arguments, by the number under which the operator finds them."""

@@ -11,7 +11,7 @@ import torch
 from hybridbench.count.account import Account, Product
 from hybridbench.count.by_fvcore import count_with_fvcore
 from hybridbench.count.by_torch import count_with_torch
-from hybridbench.count.caches import Cache
+from hybridbench.count.caches import CountedCache
 from hybridbench.model.build import Resolved
 from hybridbench.model.language import LanguageModel
 
@@ -32,7 +32,7 @@ class Work(Protocol):
         """What ``forward`` is called with."""
 
     @property
-    def caches(self) -> Sequence[Cache]:
+    def caches(self) -> Sequence[CountedCache]:
         """What the model keeps between tokens."""
 
 

@@ -100,9 +100,9 @@ class Where:
 
     @contextlib.contextmanager
     def inside(self, operation: str) -> Iterator[None]:
-        """For a while, all is ``operation``'s: operators, the autograd nodes they make, and nodes of a traced graph."""
+        """Inside it, operators, their autograd nodes and nodes of a traced graph belong to ``operation``."""
         state: Any = torch._C._get_tracing_state()
-        first = torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]
+        first = _autograd._get_sequence_nr()
         self._inside.append(operation)
         if state is not None:
             state.push_scope(operation)
@@ -112,14 +112,14 @@ class Where:
             if state is not None:
                 state.pop_scope()
             self._inside.pop()
-            last = torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]
+            last = _autograd._get_sequence_nr()
             if last > first and not self._inside:
                 self._starts.append(first)
                 self._spans.append((last, operation))
 
     @property
     def outside(self) -> bool:
-        """Whether nothing has said whose it is."""
+        """Whether no operation is known for the code that runs now."""
         return not self._inside
 
     def operation(self) -> str:
@@ -133,6 +133,8 @@ class Where:
             return self._spans[place][1]
         return REST
 
+
+_autograd: Any = torch.autograd  # its numbers of nodes are missing from torch's own types
 
 Wrap = Callable[[str, Function], Function]
 """``wrap(op, function)``: a kernel as a counter is to meet it."""

@@ -44,7 +44,7 @@ def problems(record: Record) -> list[str]:
     return found
 
 
-PLAIN = ("reference", "chunked", "sdpa-math")
+PLAIN_BACKENDS = ("reference", "chunked", "sdpa-math")
 """Backends that are plain PyTorch, operator by operator."""
 
 
@@ -68,4 +68,4 @@ def doubts(record: Record) -> list[Caveat]:
 
 def is_plain(use: BackendUse) -> bool:
     """Whether an operation ran as plain PyTorch, which stands in where no kernel for it can run."""
-    return use.backend in PLAIN
+    return use.backend in PLAIN_BACKENDS

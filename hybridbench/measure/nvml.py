@@ -150,7 +150,7 @@ class Gpu:
         if processes is None:
             return None
         pids = {process.pid for process in processes}
-        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        if torch.cuda.is_initialized():
             return len(pids) - 1 if pids else None
         return len(pids - {os.getpid()})
 

@@ -36,6 +36,7 @@ class AttentionModule(MixerModule):
 
     spec: Attention
 
+    @override
     def _in_widths(self) -> list[int]:
         spec = self.spec
         values = [] if self.borrows_value else [spec.n_kv_heads * spec.v_head_dim]

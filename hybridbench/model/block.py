@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from hybridbench.arch.block import Block, Storage
 from hybridbench.arch.blocks.attention import Rope
@@ -114,6 +115,7 @@ class BlockModule(nn.Module, ABC):
         return ()
 
     @abstractmethod
+    @override
     def forward(self, *given: Any) -> Tensor:
         """The block over a sequence, of the input's shape."""
 

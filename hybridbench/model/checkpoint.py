@@ -95,7 +95,7 @@ class SavedTensors:
         kept = [self.keep(item) if isinstance(item, Tensor) else item for item in arguments]
         made = _Made(function, kept, tensor.stride())
         where = _address(tensor)
-        self._known[where] = (StorageWeakRef(tensor.untyped_storage()), made)  # type: ignore[no-untyped-call]
+        self._known[where] = (StorageWeakRef(tensor.untyped_storage()), made)
         for reference in self._kept.pop(where, []):
             if (waiting := reference()) is not None:
                 waiting.replace(made)

@@ -42,6 +42,7 @@ class DeltaModule(RecurrentModule):
     spec: GatedDelta | Kda
     traceable = False
 
+    @override
     def _in_widths(self) -> list[int]:
         """Widths of q, k and (unless borrowed) v, gate, decay and beta."""
         spec = self.spec
@@ -49,6 +50,7 @@ class DeltaModule(RecurrentModule):
         conv_in = spec.conv_channels - (spec.out_width if self.borrows_value else 0)
         return [conv_in, *spec.gate_and_decay, spec.n_heads]
 
+    @override
     def _make_parameters(self, make: Factory) -> None:
         spec, heads = self.spec, self.spec.n_heads
         low_rank = spec.low_rank

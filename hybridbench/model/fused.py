@@ -132,7 +132,7 @@ class FusedStep:
         self.pdl = (on_gpu and torch.cuda.get_device_capability(device) >= (9, 0)) if pdl is None else pdl
         self.n_sms = multiprocessors(device)
         self.tilings = {} if tilings is None else tilings
-        self.side = torch.cuda.Stream(device) if streams > 1 and on_gpu else None  # type: ignore[no-untyped-call]
+        self.side = torch.cuda.Stream(device) if streams > 1 and on_gpu else None
         self.alone = False
         self.B = token_B.shape[0]
         self.tokens = 8 if self.B <= 8 else FUSED_STEP_BATCH

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from typing_extensions import override
 
 from hybridbench.arch.block import Storage
 from hybridbench.model.block import INIT_STD, BlockModule, Factory, Ops, Step
@@ -149,6 +150,7 @@ class LanguageModel(nn.Module):
         normed, added = self.ops["add_rms_norm"](branch, residual, self.norm_weights[index], eps=self.norm_eps)
         return normed, added
 
+    @override
     def forward(self, token_BT: Tensor) -> Tensor:
         """Logits at every position (B, T, V)."""
         return F.linear(self.hidden(token_BT), self.embedding_VD)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
 from hybridbench.arch.block import Storage
 from hybridbench.arch.blocks.lightning import Lightning
@@ -37,34 +38,40 @@ def log_decays(n_heads: int, place: int, places: int) -> Tensor:
 
 
 @dataclass
-class LightningCache:
+class LightningCache(Cache):
     """The state of every head, keys by values."""
 
     state_BHPP: Tensor
 
+    @override
     def tensors(self) -> dict[str, list[Tensor]]:
         return {"ssm": [self.state_BHPP]}
 
+    @override
     def compared(self) -> dict[str, Tensor]:
         return {"state": self.state_BHPP}
 
+    @override
     def fill(self, generator: torch.Generator) -> None:
         self.state_BHPP.normal_(generator=generator)
 
 
 class LightningModule(MixerModule):
     """Lightning attention over a sequence, or one recurrent step. Its operations are ``lightning``, ``lightning_step``
-    and ``norm_gate``, whose one norm is over all heads' channels."""
+    and ``norm_gate``, whose one norm is over all heads' channels.
+    """
 
     spec: Lightning
     traceable = False
     log_decay_H: Tensor
 
+    @override
     def _in_widths(self) -> list[int]:
         """q, k and, where it is not borrowed, v; gate."""
         width = self.spec.out_width
         return [width, width, 0 if self.borrows_value else width, width]
 
+    @override
     def _make_parameters(self, make: Factory) -> None:
         mixes = [bool(block.mixers) for block in make.layers]
         self.place, self.places = sum(mixes[: make.index]), max(1, sum(mixes))
@@ -72,6 +79,7 @@ class LightningModule(MixerModule):
         empty_H = torch.empty(self.spec.n_heads, device=make.device, dtype=torch.float32)
         self.register_buffer("log_decay_H", empty_H, persistent=False)
 
+    @override
     def reset(self, generator: torch.Generator) -> None:
         """The decays of its place in the model; the norm one."""
         with torch.no_grad():
@@ -87,7 +95,8 @@ class LightningModule(MixerModule):
 
     def _heads(self, x: Tensor) -> Tensor:
         """Silu of a part of the row, by head. One part at a time: the kernels read q, k and v whole, so a part of what
-        silu makes of all three would be copied."""
+        silu makes of all three would be copied.
+        """
         return torch.unflatten(cheap(F.silu, x), -1, (self.spec.n_heads, -1))
 
     def _finish(self, out: Tensor, gate: Tensor) -> Tensor:
@@ -98,11 +107,12 @@ class LightningModule(MixerModule):
         )
         return gated.squeeze(-2)
 
+    @override
     def mix(
         self, x_BTD: Tensor, step: Step, cache: Cache | None = None, value: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         q_BTI, k_BTI, v_BTI, gate_BTI = self._project(aligned(self.in_proj, x_BTD), value)
-        going_on = {}
+        going_on: dict[str, Tensor] = {}
         if step.start:
             assert isinstance(cache, LightningCache)
             going_on = {"initial_state_BHPP": carried(cache.state_BHPP)}
@@ -115,6 +125,7 @@ class LightningModule(MixerModule):
             cache.state_BHPP.copy_(state_BHPP)
         return self._finish(out_BTHP, gate_BTI), v_BTI
 
+    @override
     def mix_step(self, x_BD: Tensor, step: Step, cache: Cache, value: Tensor | None = None) -> tuple[Tensor, Tensor]:
         assert isinstance(cache, LightningCache)
         q_BI, k_BI, v_BI, gate_BI = self._project(self.in_proj(x_BD), value)
@@ -122,6 +133,7 @@ class LightningModule(MixerModule):
         out_BHP = self.ops["lightning_step"](cache.state_BHPP, *inputs, self.log_decay_H)
         return self._finish(out_BHP, gate_BI), v_BI
 
+    @override
     def new_cache(self, batch: int, capacity: int, storage: Storage, device: torch.device) -> LightningCache:
         """Zeros, in the weights' dtype or in the wider one that ``storage`` asks for."""
         spec, dtype = self.spec, state_dtype(self.in_proj.weight.dtype, storage)

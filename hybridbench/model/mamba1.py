@@ -36,10 +36,12 @@ class Mamba1Module(RecurrentModule):
     spec: Mamba1
     traceable = False
 
+    @override
     def _in_widths(self) -> list[int]:
         """Widths of the conv's input (unless borrowed) and of the gate."""
         return [self.spec.d_inner] * (1 if self.borrows_value else 2)
 
+    @override
     def _make_parameters(self, make: Factory) -> None:
         spec = self.spec
         self.dt_widths = [spec.dt_rank, spec.d_state, spec.d_state]

@@ -36,12 +36,14 @@ class Mamba2Module(RecurrentModule):
 
     spec: Mamba2
 
+    @override
     def _in_widths(self) -> list[int]:
         """Widths of z, of x (unless borrowed) with B and C, and of dt."""
         spec = self.spec
         x = 0 if self.borrows_value else spec.d_inner
         return [spec.d_inner, x + 2 * spec.n_groups * spec.d_state, spec.n_heads]
 
+    @override
     def _make_parameters(self, make: Factory) -> None:
         spec = self.spec
         self.conv_weight_CW = make.parameter(spec.conv_channels, spec.d_conv)

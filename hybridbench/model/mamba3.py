@@ -66,12 +66,14 @@ class Mamba3Module(MixerModule):
     spec: Mamba3
     traceable = False
 
+    @override
     def _in_widths(self) -> list[int]:
         """Widths of z, x (unless borrowed), B, C, dt, rate of decay, share in the trapezoidal rule, and angles."""
         spec = self.spec
         x = 0 if self.borrows_value else spec.d_inner
         return [spec.d_inner, x, *[spec.n_groups * spec.d_state] * 2, *[spec.n_heads] * 3, spec.n_angles]
 
+    @override
     def _make_parameters(self, make: Factory) -> None:
         heads, states = self.spec.n_heads, self.spec.d_state
         self.B_norm_weight_N = make.parameter(states)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
 from hybridbench.arch.blocks.rwkv7 import Rwkv7
 from hybridbench.model.block import Factory, Step
@@ -46,15 +47,18 @@ def _factor(rate: Tensor, share: Tensor) -> Tensor:
 
 class Rwkv7Module(RecurrentModule):
     """RWKV-7's mixer over a sequence, or one recurrent step. Its operations are ``rwkv7``, ``rwkv7_step`` and
-    ``rwkv7_output``."""
+    ``rwkv7_output``.
+    """
 
     spec: Rwkv7
     traceable = False
 
+    @override
     def _in_widths(self) -> list[int]:
         """r, k and, where it is not borrowed, v."""
         return [self.spec.out_width] * (2 if self.borrows_value else 3)
 
+    @override
     def _make_parameters(self, make: Factory) -> None:
         spec, wide = self.spec, self.spec.out_width
         self.first_value = f"first value of {wide} channels"
@@ -74,6 +78,7 @@ class Rwkv7Module(RecurrentModule):
         heads = (spec.n_heads, spec.head_dim)
         self.bonus_HP, self.norm_weight_HV, self.norm_bias_HV = (make.parameter(*heads) for _ in range(3))
 
+    @override
     def reset(self, generator: torch.Generator) -> None:
         """RWKV-LM's initial values by channel, head and depth, products aside: they are drawn as all are here."""
         index, layers = self.place
@@ -97,6 +102,7 @@ class Rwkv7Module(RecurrentModule):
             self.norm_bias_HV.zero_()
 
     @property
+    @override
     def state_shape(self) -> tuple[int, ...]:
         return self.spec.n_heads, self.spec.head_dim, self.spec.head_dim
 
@@ -132,6 +138,7 @@ class Rwkv7Module(RecurrentModule):
         ended: Tensor = self.ops["rwkv7_output"](out, r, k, v, gate, *parameters, eps=EPS * self.spec.head_dim)
         return ended.flatten(-2)
 
+    @override
     def mix(
         self, x_BTD: Tensor, step: Step, cache: Cache | None = None, value: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -148,6 +155,7 @@ class Rwkv7Module(RecurrentModule):
             keep_tail(cache.conv_BCW, x_BTD, step.start)
         return self._finish(out_BTHV, read, gate_BTHV), own_BTI
 
+    @override
     def mix_step(self, x_BD: Tensor, step: Step, cache: Cache, value: Tensor | None = None) -> tuple[Tensor, Tensor]:
         assert isinstance(cache, RecurrentCache)
         difference_BD = cache.conv_BCW[..., -1].to(x_BD.dtype) - x_BD

@@ -1,9 +1,9 @@
-"""operations: every operation, one row each, without PyTorch: what it is called with, what it costs, what can run it.
+"""operations: every operation, one row each, without PyTorch: its tensors, its cost, and its backends.
 
-What is said of an operation is said in its row of ``OPERATIONS``: ``kernels.resolver`` chooses among its backends,
-``kernels.verify`` draws and judges by it, ``trace`` finds its time, ``limits`` of stored records are judged by it. What
-needs PyTorch, it names: a path, which ``kernels.loading`` follows when somebody asks. Only an operation's name stands
-elsewhere too, in ``suite``, which says what each kind of block asks for.
+All that is known of an operation is in its row of ``OPERATIONS``: ``kernels.resolver`` chooses among its backends,
+``kernels.verify`` draws inputs and judges outputs by it, ``trace`` finds its time with it, and stored records are
+compared with its limits. Code that needs PyTorch is named by a path, which ``kernels.loading`` imports on demand. Only
+the operation's name is used elsewhere: in ``arch``, where each kind of block names its operations.
 
     >>> ssd = OPERATIONS["ssd"]
     >>> ssd.order["cuda"], ssd.order["cpu"], ssd.outputs
@@ -11,8 +11,8 @@ elsewhere too, in ``suite``, which says what each kind of block asks for.
     >>> ssd.by_name["mamba-ssm"].path
     'kernels.scan.published:ssd'
 
-To add a backend, write its loader and its refusals in its family's folder and add one line to the row, at its rank on a
-GPU. To add an operation, write its reference implementation and draw its inputs there, and add a row.
+To add a backend, write its loader and its unsupported cases in its family's folder, and add one line to the row at its
+rank on a GPU. To add an operation, write its reference implementation and the draw of its inputs there, and add a row.
 """
 
 from __future__ import annotations

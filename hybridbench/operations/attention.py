@@ -10,7 +10,7 @@ from hybridbench.problem import Problem
 
 
 def _spec(problem: Problem) -> Attention:
-    """The block whose core a problem is."""
+    """The block whose core the problem describes."""
     return Attention(
         d_model=1,
         n_heads=problem.n_heads,
@@ -27,12 +27,12 @@ def _over_sequence(problem: Problem) -> int:
 
 
 def _of_step(problem: Problem) -> int:
-    """Over a full cache, whose last slot is the new token's."""
+    """Of one decode step: over a full cache, whose last slot is the new token's."""
     return problem.batch * _spec(problem).core_decode(problem.length - 1, Convention.EXACT).total
 
 
 def _rounded_heads(problem: Problem) -> int:
-    """H x D for 128 positions, as flash-attn 2 rounds them: 32 channels at a time, above 128 at a time 64."""
+    """H x D for 128 positions, as flash-attn 2 rounds D: to 32 channels, above 128 to 64."""
     width = max(problem.head_dim, problem.value_dim)
     return 128 * problem.n_heads * (width + -width % (32 if width <= 128 else 64))
 
@@ -57,7 +57,7 @@ def _flash_2(release: str) -> tuple[Limit, ...]:
 
 
 def _taken(what: str) -> tuple[Limit, ...]:
-    """The smaller size, where the source does not say."""
+    """The limit of a kernel whose source does not state one: the smaller size."""
     return (Limit("rows of the projection, of which values are a view", row, SIGNED, f"{what}: taken as 32 bits"),)
 
 
@@ -110,10 +110,10 @@ ROWS = (
         outputs=("out_BTHV",),
         settings=("window", "sinks"),
         forward=_over_sequence,
-        # Of heads of 64 an H200 ran, forward at 8k and 32k and backward at 8k, 509, 525 and 381 TFLOP/s with
-        # flash-attn-4, 441, 456 and 326 with cuDNN, 301, 309 and 228 with flash-attn; in a window of 512 flash-attn-4
-        # 295, 290 and 196, flex 219, 227 and 130, flash-attn 143, 152 and 130. flash-attn before SDPA flash: it pads
-        # unequal widths and has windows. Sinks only flex has.
+        # Measured on an H200 with heads of 64, in TFLOP/s: forward at 8k, forward at 32k, backward at 8k.
+        # Full attention: flash-attn-4 509, 525, 381; cuDNN 441, 456, 326; flash-attn 301, 309, 228.
+        # Window of 512: flash-attn-4 295, 290, 196; flex 219, 227, 130; flash-attn 143, 152, 130.
+        # flash-attn is before SDPA flash because it pads unequal widths and has windows. Only flex has sinks.
         backends=(
             public(
                 "flash-attn-4",
@@ -155,8 +155,9 @@ ROWS = (
         inputs=("q_BHP", "k_cache_BSKP", "v_cache_BSKV", "length_B: int32"),
         outputs=("out_BHV",),
         forward=_of_step,
-        # Of the 1B Transformer's cache at 4k, 32k and 128k an H200 read 2.4, 3.8 and 4.3 TB/s with triton, and 1.5, 3.0
-        # and 3.5 with flash-attn. These two read the live part only, the mask all of it; naive is for mode published.
+        # An H200 read the 1B Transformer's cache at 4k, 32k and 128k with 2.4, 3.8 and 4.3 TB/s in triton, and with
+        # 1.5, 3.0 and 3.5 TB/s in flash-attn. These two read only the live part of the cache, a mask reads all of it.
+        # naive is for mode published.
         backends=(
             public("triton", "triton", "kernels.attention.split_kv:attention_decode"),
             public(
@@ -165,7 +166,7 @@ ROWS = (
             own("sdpa-mask", "torch", "kernels.attention.sdpa:attention_decode", limits=_MASK),
             own("naive", "hybridbench", "kernels.attention.naive:attention_decode"),
         ),
-        # no float32 copy of the cache at each step, as the reference makes
+        # makes no float32 copy of the cache at each step, unlike the reference
         on_cpu=("sdpa-mask",),
         sequences=True,
     ),

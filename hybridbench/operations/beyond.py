@@ -1,4 +1,4 @@
-"""beyond: which kernels of a stored record were given more than they are right on."""
+"""beyond: which kernels of a stored record ran on sizes beyond their limits."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from hybridbench.suite.ops import block_ops_in, block_uses
 
 
 def ran_beyond(case: Case, ran: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Those of the operations and what ran, as records name them, that were given more than they are right on.
+    """The operations, and what ran them, as records name them, whose problem was beyond the kernel's limits.
 
-    What ran may say how many sequences it was given at a time, as "fla, 2 rows at a time"; else it was all.
+    What ran may state how many sequences it processed at a time, as "fla, 2 rows at a time"; otherwise it was all.
     """
     used = dict.fromkeys(ran)
     found = []

@@ -1,4 +1,4 @@
-"""delta: the gated delta rule, Kimi delta attention and RWKV-7's rule, their steps, and the norms after them."""
+"""delta: the gated delta rule, Kimi delta attention and RWKV-7's rule, their decode steps, and the norms after them."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ ROWS = (
         outputs=("o_BHV",),
         letters=_KEY_HEADS,
         forward=lambda problem: problem.batch * _gated_delta(problem).core_decode(0, Convention.EXACT).scan,
-        # in place, where fla's kernel writes a new state in float32 that is then copied
+        # in place; fla's kernel writes a new state in float32, which then has to be copied
         backends=(
             own("triton", "triton", "kernels.delta.own:gated_delta_step"),
             public("fla", "fla-core", "kernels.delta.fla:gated_delta_step", wide=_FLA),

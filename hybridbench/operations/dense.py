@@ -1,4 +1,4 @@
-"""dense: what works on one position alone: activations, norms, gates, rotations and routed experts."""
+"""dense: operations on single positions: activations, norms, gates, rotations and routed experts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def _tokens(problem: Problem) -> int:
 
 
 def _in_one_pass(op: str) -> Declared:
-    """This package's kernel: one pass over memory."""
+    """Declare the kernel of this package, which makes one pass over memory."""
     return own("triton", "triton", f"kernels.dense.elementwise:{op}")
 
 
@@ -25,7 +25,7 @@ SILU = 3
 """FLOPs of x / (1 + exp(-x))."""
 
 NORM, NORM_ROW = 4, 3
-"""FLOPs of an RMSNorm: of a channel its square, their sum, scale and weight; of a row the mean, eps and the root."""
+"""FLOPs of an RMSNorm. Per channel: square, sum, scale and weight. Per row: mean, eps and root."""
 
 ROWS = (
     Operation(

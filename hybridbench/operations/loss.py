@@ -16,7 +16,7 @@ ROWS = (
             "V": lambda problem: problem.vocabulary,
         },
         forward=lambda problem: 2 * problem.batch * problem.length * problem.vocabulary * problem.width,
-        # whole logits last: they are what makes long training steps run out of memory
+        # backends with whole logits last: those logits make long training steps run out of memory
         backends=(
             own("fused", "triton", "kernels.loss.chunked:fused"),
             public(

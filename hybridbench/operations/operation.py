@@ -1,14 +1,14 @@
-"""operation: what a row of the table says of one operation, and of one of its backends, without PyTorch.
+"""operation: the form of a row: one operation and its backends, without PyTorch.
 
 A tensor is written as its name with a letter for each dimension: ``q_BTHP`` is q over sequences, positions, heads and
 channels of a head. It is in the activations' dtype unless a note says otherwise:
 
-    A_H: float32                    of that dtype
+    A_H: float32                    has that dtype
     state_BHPN: in place            read and written
-    initial_state_BHPN: optional    left out where a sequence starts empty
+    initial_state_BHPN: optional    left out if a sequence starts empty
     cos_TR: float32, constant       without a gradient
 
-What a letter means is in ``LETTERS``, and in the row where it means something else there.
+``LETTERS`` says what a letter means; a row may give a letter another meaning for its operation.
 """
 
 from __future__ import annotations
@@ -50,22 +50,22 @@ LETTERS: dict[str, tuple[str, Size]] = {
     "F": ("channels of a gated activation", lambda problem: problem.width),
     "I": ("channels between a mixer's projections", lambda problem: problem.width),
 }
-"""Letter of a dimension to what it counts and its size in a problem."""
+"""What each letter of a dimension counts, and its size in a problem."""
 
 DTYPES = {**DTYPE_BYTES, "int32": 4, "int64": 8}
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """One input or output, read off its notation.
+    """One input or output, read from its notation.
 
     Attributes:
         name: with the letters of its dimensions, as the reference implementation's parameter.
-        letters: of its dimensions, outermost first; empty of a single number.
-        dtype: None is the activations'.
+        letters: one per dimension, outermost first; empty for a single number.
+        dtype: None means the activations' dtype.
         in_place: it is read and written.
-        optional: it is left out where a sequence starts empty.
-        constant: it has no gradient: nothing that it is made of is trained.
+        optional: it is left out if a sequence starts empty.
+        constant: it has no gradient, because nothing it is made of is trained.
     """
 
     name: str
@@ -77,7 +77,7 @@ class Tensor:
 
     @classmethod
     def read(cls, text: str) -> Tensor:
-        """Of its notation."""
+        """The tensor that a notation such as ``state_BHPN: in place`` describes."""
         name, _, rest = text.partition(": ")
         notes = set(rest.split(", ")) - {""}
         dtypes = notes & DTYPES.keys()
@@ -91,18 +91,18 @@ class Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Declared:
-    """What is known of one implementation of an operation before anything of it is imported.
+    """One implementation of an operation, as far as it is known before it is imported.
 
     Attributes:
         op: the operation's name; a row fills it in.
         name: what a person types after ``--backend OP=``.
         package: the distribution it comes from (``"torch"`` and ``"hybridbench"`` included).
-        path: where it is, as ``module:name`` below ``hybridbench``; of a person's own, ``package.module:function``.
+        path: ``module:name`` below ``hybridbench``; for a user's own kernel ``package.module:function``.
         install: the command that installs that distribution; empty when there is nothing to install.
         dispatched: whether its arithmetic passes through PyTorch's dispatcher, where operator counters see it.
         compiles_per_length: whether every new length costs a compilation, so that few are tried.
         limits: up to which sizes it is right.
-        wide: of a published kernel without limits, where it was read that its offsets have 64 bits.
+        wide: for a published kernel without limits, the place in its source that shows offsets of 64 bits.
     """
 
     op: str = ""
@@ -119,14 +119,14 @@ class Declared:
 def own(
     name: str, package: str, path: str, limits: tuple[Limit, ...] = (), wide: str = "", install: str = ""
 ) -> Declared:
-    """A backend of PyTorch, or written here."""
+    """A backend that is part of PyTorch or of this package."""
     return Declared(name=name, package=package, path=path, limits=limits, wide=wide, install=install)
 
 
 def public(
     name: str, package: str, path: str, limits: tuple[Limit, ...] = (), wide: str = "", install: str = INSTALL_CUDA
 ) -> Declared:
-    """A package's kernel, which no operator counter sees."""
+    """A kernel of another package, which no operator counter sees."""
     return Declared(name=name, package=package, path=path, limits=limits, wide=wide, install=install, dispatched=False)
 
 
@@ -138,24 +138,24 @@ class Operation:
         name: a key of ``OPERATIONS``.
         family: the folder of its reference implementation, of the draw of its inputs and of its backends, below
             ``hybridbench``: ``FAMILY.reference:NAME`` and ``FAMILY.inputs:NAME``.
-        spends: the class its time belongs to in a trace; None of a whole step, which is many.
-        inputs: the tensors it is called with, in order; empty of a whole step, which is called with a model's.
+        spends: the class its time belongs to in a trace; None for a whole step, which has many.
+        inputs: the tensors it is called with, in order; empty for a whole step, which is called with a model's.
         outputs: the tensors it returns.
         settings: its other parameters, given by name.
-        letters: sizes of letters that mean something else here than in ``LETTERS``.
-        forward: FLOPs of a problem, forward, in the convention exact; None where a problem does not tell.
-        backends: what can run it besides the plain one, in the order "auto" tries them on a GPU.
-        cpu_only: what can run it on a CPU and never on a GPU.
-        on_cpu: the names of those "auto" tries on a CPU, in order.
+        letters: sizes of letters that have another meaning here than in ``LETTERS``.
+        forward: forward FLOPs of a problem in the convention exact; None if a problem does not determine them.
+        backends: what can run it besides the plain one, in the order in which "auto" tries them on a GPU.
+        cpu_only: backends that run on a CPU and never on a GPU.
+        on_cpu: the names that "auto" tries on a CPU, in order.
         plain: the name of the backend that runs anywhere and comes last: the reference implementation.
-        plain_path: where that is, where it is not in the family's ``reference``.
-        kernels: regular expressions of names of kernels that do its class of work.
-        sequences: whether it is over sequences that know nothing of each other, so that some of a batch can run alone.
-        cancels: tensors whose gradient is a sum of terms that nearly cancel, to how many times the bound it may be off.
+        plain_path: its path, if it is not in the family's ``reference``.
+        kernels: regular expressions for the names of kernels that do its class of work.
+        sequences: whether sequences are independent of each other, so that part of a batch can run alone.
+        cancels: tensors whose gradient is a sum of terms that nearly cancel, with the factor by which its bound grows.
         sums: parameters whose gradient is the plain sum, over batch and positions, of another tensor's gradient.
         angles: inputs in radians, where 0 and 2 pi are the same; they are compared as points on the unit circle.
-        again: how its outputs are made again where they are not worth keeping, a function of ``kernels.again``; empty
-            where they are.
+        again: a function of ``kernels.again`` that recomputes its outputs instead of keeping them; empty if they are
+            kept.
     """
 
     name: str
@@ -190,7 +190,7 @@ class Operation:
 
     @property
     def order(self) -> dict[str, tuple[str, ...]]:
-        """Device to the names "auto" tries, in order."""
+        """For each device, the names that "auto" tries, in order."""
         return {"cuda": (*(backend.name for backend in self.backends), self.plain), "cpu": (*self.on_cpu, self.plain)}
 
     @property
@@ -201,16 +201,16 @@ class Operation:
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """Its inputs and then its outputs."""
+        """Its inputs, then its outputs."""
         return tuple(Tensor.read(text) for text in (*self.inputs, *self.outputs))
 
     def size(self, letter: str, problem: Problem) -> int:
-        """Of a dimension in a problem; 0 where the problem does not say."""
+        """Size of a dimension in a problem; 0 if the problem does not state it."""
         return self.letters[letter](problem) if letter in self.letters else LETTERS[letter][1](problem)
 
 
 def elements(operation: Operation, problem: Problem) -> dict[str, int]:
-    """Elements of each of an operation's tensors, by name, but of those that are optional.
+    """Elements of each of an operation's tensors, by name, without the optional ones.
 
     >>> from hybridbench.operations import OPERATIONS
     >>> elements(OPERATIONS["swiglu"], Problem("cpu", "float32", batch=2, length=100, width=64))
@@ -224,7 +224,7 @@ def elements(operation: Operation, problem: Problem) -> dict[str, int]:
 
 
 def moved_bytes(operation: Operation, problem: Problem) -> int:
-    """Bytes an operation must move forward: inputs are read once, outputs written once, what is in place both."""
+    """Bytes a forward must move: each input is read once, each output written once, a tensor in place both."""
     count, total = elements(operation, problem), 0
     for tensor in operation.tensors:
         if not tensor.optional:
@@ -235,13 +235,13 @@ def moved_bytes(operation: Operation, problem: Problem) -> int:
 def flops(operation: Operation, problem: Problem, training: bool = False) -> int:
     """FLOPs of an operation on a problem, in the convention exact: three times the forward with its backward.
 
-    As in ``arch``, what has matrix products, a convolution or a recurrence is counted by those alone. Of the others
-    every sum, product, quotient, root and exponential is one. What works in place has no backward.
+    As in ``arch``, an operation with matrix products, a convolution or a recurrence counts only those. For the others,
+    every sum, product, quotient, root and exponential counts 1. An operation that works in place has no backward.
 
     Raises:
         ValueError: a whole decode step, whose FLOPs are its model's.
     """
     if operation.forward is None:
-        raise ValueError(f"a problem does not tell the FLOPs of {operation.name}: they are its model's")
+        raise ValueError(f"the FLOPs of {operation.name} depend on its model, not on a problem")
     backward = training and not any(tensor.in_place for tensor in operation.tensors)
     return operation.forward(problem) * (3 if backward else 1)

@@ -27,7 +27,7 @@ from hybridbench.predict.work import Phase, phases
 from hybridbench.suite.workloads import DECODE, PREFILL, TRAIN, Workload
 
 CURVES = ("cache", "decode-floor", "decode-flops", "flops", "prefill-flops")
-"""What can cross. ``flops`` are those of training on one sequence."""
+"""Figures whose crossings can be solved for. ``flops`` are those of training on one sequence."""
 WORKLOAD_OF = {"decode-floor": DECODE, "decode-flops": DECODE, "flops": TRAIN, "prefill-flops": PREFILL}
 """The workload whose measured step stands for a curve; cache bytes are exact and need no measuring."""
 LONGEST = 1 << 24
@@ -93,7 +93,7 @@ def lines(
         return phases(spec, Workload(DECODE, context, batch), storage)
 
     def alone(which: int) -> Lines:
-        """What arithmetic (0) or memory (1) takes by itself."""
+        """The time of arithmetic (0) or memory (1) alone."""
         return Lines(lambda context: times_s(step(context)[0], *rates)[which], bends)
 
     turns = [stretch.last for stretch in stretches(alone(0), alone(1), last)]
@@ -101,7 +101,7 @@ def lines(
 
 
 def _bends(spec: ModelSpec) -> tuple[int, ...]:
-    """Contexts around which a window fills: the count of keys and of cached tokens stop growing there."""
+    """Contexts around which a window fills: there the counts of keys and of cached tokens stop growing."""
     spans = {mixer.span for _, mixer in arch.mixers(spec)}
     return tuple(sorted({max(1, span + shift) for span in spans if span is not None for shift in (-1, 0, 1)}))
 
@@ -144,16 +144,20 @@ def _decided(difference: Curve, first: int, last: int) -> list[Stretch]:
     found, at = [], first
     step = 1 if end > start else -1
     sign = start
+
+    def beyond(context: int) -> bool:
+        """Whether the next sign, or the one after it, has begun."""
+        return step * _sign(difference(context)) > step * sign
+
     while sign != end:
-        # Where the next sign, or one beyond it, begins.
-        following = _first_true(lambda context, s=sign: step * _sign(difference(context)) > step * s, at, last)  # type: ignore[misc]
+        following = _first_true(beyond, at, last)
         found.append(Stretch(at, following - 1, _less(sign)))
         at, sign = following, _sign(difference(following))
     return [*found, Stretch(at, last, _less(end))]
 
 
 def _first_true(holds: Callable[[int], bool], first: int, last: int) -> int:
-    """The first value at which something holds that holds at ``last`` and from some value on."""
+    """The first value at which ``holds`` is true; it must be true from some value on and at ``last``."""
     low, high = first, last
     while low < high:
         middle = (low + high) // 2
@@ -173,7 +177,7 @@ def _less(sign: int) -> int | None:
 
 
 def _append(found: list[Stretch], more: Iterable[Stretch]) -> None:
-    """Adds stretches, one that goes on merged with the last."""
+    """Append stretches; one that continues the last is merged with it."""
     for stretch in more:
         if found and found[-1].less == stretch.less:
             found[-1] = Stretch(found[-1].first, stretch.last, stretch.less)
@@ -227,14 +231,14 @@ def search(
 ) -> Search:
     """The interval of contexts in which the faster of two measured models changes.
 
-    Both ends are measured; where they are decided differently, the context in the (geometric) middle of what is left
-    is measured again and again, until the ends are within ``resolution`` of each other, a context in the middle is
-    undecided on both of its sides, or the trials are spent. Of several crossings one is found.
+    Both ends are measured first. If different models are faster there, the search halves the gap between the ends (at
+    the geometric middle). It stops when the ends are within ``resolution`` of each other, when only undecided contexts
+    are left between them, or when all trials are used. Of several crossings it finds one.
 
     Args:
         measure: the intervals of both models' steps at a context.
         grain: contexts are multiples of it.
-        trials: contexts measured at most.
+        trials: the most contexts to measure.
     """
     seen: dict[int, Seen] = {}
 
@@ -246,7 +250,7 @@ def search(
     low, high = look(first), look(last)
     if low.less is None or high.less is None or low.less == high.less:
         return Search(_ordered(seen), None)
-    # What is undecided lies between two ends, each of which is moved inwards by itself.
+    # Undecided contexts lie between the two ends, and each end moves inwards independently.
     inside: list[int] = []
     while len(seen) < trials:
         gaps = _gaps([low.context, *sorted(inside), high.context], resolution, grain)

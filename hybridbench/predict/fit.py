@@ -1,7 +1,7 @@
 """fit: the largest batch or context whose predicted peak fits a GPU's memory, and where the true boundary is.
 
-What a process can allocate is less than what the card has: the CUDA context and loaded kernels take their share, and
-the allocator leaves some of what it reserved unused. Both are constants here, to be read off a GPU:
+A process can allocate less than the card has: the CUDA context and loaded kernels need memory, and the allocator leaves
+part of what it reserved unused. Both are constants here, measured on a GPU:
 
     budget = memory PyTorch reports x (1 - FRAGMENTATION) - CONTEXT_BYTES
 """
@@ -25,7 +25,7 @@ FRAGMENTATION = 0.02
 """Share of a card's memory that the allocator holds but cannot hand out when an allocation fails."""
 LARGEST_BATCH = 1 << 20
 LONGEST_CONTEXT = 1 << 30
-"""A model whose memory does not grow with the context is searched up to here; beyond it there is no limit."""
+"""The longest context of the search. A model that fits here has no limit: its memory does not grow with the context."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,13 @@ class Fit:
     """The largest batch or context of one model that fits a GPU.
 
     Args:
-        solved: ``batch`` or ``context``; nothing of the workload was left open where it is empty.
+        solved: ``batch`` or ``context``, or empty if both were given.
         workload: with the largest value in place; with 1 where not even that fits, with ``LONGEST_CONTEXT`` or
             ``LARGEST_BATCH`` where there is no limit.
         footprint: the predicted peak of that workload.
         budget: bytes that may be allocated.
         fits: whether that workload fits.
-        unlimited: whether the value is where the search ended and not where memory did.
+        unlimited: whether the search ended before memory did.
     """
 
     spec: ModelSpec
@@ -72,7 +72,7 @@ def largest_fit(
     batch: int | None = None,
     checkpoint: str = "none",
 ) -> Fit:
-    """The largest batch at a context, or the largest context at a batch; whether both fit where both are given.
+    """The largest batch at a context, or the largest context at a batch; if both are given, whether they fit.
 
     Raises:
         BadInput: neither is given, or a block without a memory formula.
@@ -101,7 +101,8 @@ def largest_fit(
 
 def last_true(holds: Callable[[int], bool], end: int) -> int:
     """The largest value from 1 to ``end`` at which something holds that holds up to some value and not beyond; 0 where
-    it holds nowhere."""
+    it holds nowhere.
+    """
     low, high = 0, end + 1
     while high - low > 1:
         middle = (low + high) // 2
@@ -115,14 +116,14 @@ def last_true(holds: Callable[[int], bool], end: int) -> int:
 def find_boundary(
     trial: Callable[[int], bool], guess: int, *, step: int = 1, resolution: float = 0.0, end: int = LONGEST_CONTEXT
 ) -> tuple[int, int | None]:
-    """Where trials that succeed up to some value begin to fail, searched from a guess outwards and then by halves.
+    """The value from which on trials fail, searched from a guess outwards and then by bisection.
 
     Args:
         trial: whether a value works; each call may take minutes.
-        guess: where to begin.
-        step: values are multiples of it.
-        resolution: how near to each other the ends may stay, as a share of the guess; at least one step.
-        end: the largest value worth a trial.
+        guess: the first value to try.
+        step: all values are multiples of it.
+        resolution: the gap at which the search ends, as a share of the guess; at least one step.
+        end: the largest value to try.
 
     Returns:
         the largest value that worked (0: none did), and the smallest that failed (None: none did, up to ``end``).

@@ -29,12 +29,12 @@ Bound = Literal["compute", "memory"]
 
 
 def times_s(phase: Phase, flops_per_s: Rate, bytes_per_s: Rate) -> tuple[Rate, Rate]:
-    """Seconds a phase's arithmetic takes by itself, and its memory traffic by itself."""
+    """Seconds that a phase's arithmetic takes alone, and that its memory traffic takes alone."""
     return phase.flops / flops_per_s, phase.moved_bytes / bytes_per_s
 
 
 def floor_s(phases: Sequence[Phase], flops_per_s: Rate, bytes_per_s: Rate) -> Rate:
-    """Seconds below which no step of these phases can be, at these rates."""
+    """The floor in seconds: no step of these phases can be faster at these rates."""
     least: list[Rate] = [max(times_s(phase, flops_per_s, bytes_per_s)) for phase in phases]
     total = least[0]
     for seconds in least[1:]:
@@ -43,7 +43,7 @@ def floor_s(phases: Sequence[Phase], flops_per_s: Rate, bytes_per_s: Rate) -> Ra
 
 
 def bound(phases: Sequence[Phase], flops_per_s: float, bytes_per_s: float) -> Bound:
-    """What sets the larger part of the floor; of equals, compute."""
+    """Which of compute and memory sets the larger part of the floor; compute if they are equal."""
     parts: dict[Bound, float] = {"compute": 0.0, "memory": 0.0}
     for phase in phases:
         compute_s, memory_s = times_s(phase, flops_per_s, bytes_per_s)

@@ -1,4 +1,4 @@
-"""layouts: the bytes a cache takes as others keep it: dtypes and columns by library, and the pages of a serving engine.
+"""layouts: the bytes of a cache as other libraries store it: their dtypes and columns, and a serving engine's pages.
 
     ours            everything in the model's dtype; the conv keeps d_conv columns
     paper           arXiv 2510.04800's formulas: the same, in bf16 whatever the model's dtype
@@ -33,7 +33,7 @@ def storage_of(layout: str, dtype: str = "bfloat16", state_dtype: str | None = N
     if layout not in LAYOUTS:
         raise unknown_name("cache layout", layout, LAYOUTS)
     if state_dtype is not None and layout != "ours":
-        raise BadInput(f"--state-dtype with layout {layout}: that layout says itself how the SSM state is kept.")
+        raise BadInput(f"--state-dtype with layout {layout}: that layout fixes the dtype of the SSM state.")
     if layout == "paper":
         return Storage.of("bfloat16")
     storage = Storage.of(dtype, state_dtype)
@@ -53,14 +53,14 @@ def layout_bytes(spec: ModelSpec, context: int, layout: str, storage: Storage) -
 
 @dataclass(frozen=True)
 class Paged:
-    """What a sequence's cache takes in pages, and why it is more than its bytes.
+    """The bytes of a sequence's cache in pages, and why they are more than the cache's own.
 
     Args:
         page_tokens: tokens of an attention page once states are aligned with; ``page_bytes`` of any page, 0 where
             states are not aligned with attention.
-        bytes: what the cache itself takes.
-        last_pages: unused room of the pages at the ends of sequences and windows.
-        padding: what states and narrower attention layers are padded by to fill a page.
+        bytes: bytes of the cache itself.
+        last_pages: unused bytes in the last pages of sequences and windows.
+        padding: bytes that pad states and narrower attention layers to a page.
     """
 
     page_tokens: int
@@ -71,7 +71,7 @@ class Paged:
 
     @property
     def total(self) -> int:
-        """What has to be reserved."""
+        """Bytes that have to be reserved."""
         return self.bytes + self.last_pages + self.padding
 
 

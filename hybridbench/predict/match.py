@@ -1,4 +1,4 @@
-"""match: variants of one budget: the depth or the width at which a model comes nearest a reference.
+"""match: models brought to one budget: the depth or the width at which a model comes nearest a reference.
 
     params          all parameters
     train-flops     FLOPs of training on one sequence, exact
@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from hybridbench.arch import model as arch
 from hybridbench.arch.block import Convention, Storage
 from hybridbench.arch.families import ARCHS, RECIPES, Options, build_spec, pattern_spec
-from hybridbench.arch.kinds import FEED_FORWARD, LETTERS, MIXERS
+from hybridbench.arch.kinds import BLOCK_LETTERS, FEED_FORWARD, MIXERS
 from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.pattern import nearest_count, parse_ratio, spread
 from hybridbench.arch.presets import PRESETS, preset_spec
@@ -31,11 +31,11 @@ from hybridbench.errors import BadInput, unknown_name
 
 BUDGETS = ("params", "train-flops", "cache", "decode-bytes", "paper")
 SPOKEN = {"paper": "parameters as the paper counts them"}
-"""Budgets whose names say too little in a sentence."""
+"""Words for budgets whose names are not clear in a sentence."""
 SIDES = ("depth", "width")
 TOLERANCE = 0.05
-"""How far off a match may be, as a share, unless somebody says so: half a block of ten."""
-DEEPEST = 256
+"""How far off a match may be by default, as a share: half a block of ten."""
+MAX_BLOCKS = 256
 """Blocks a match by depth tries at most."""
 WIDTH_STEP = 64
 """A width tried is a multiple of this."""
@@ -123,7 +123,7 @@ def named_spec(text: str, scale: str) -> ModelSpec:
     Raises:
         BadInput: a name that is not known, or two of a kind.
     """
-    if text and set(text) <= {*LETTERS, *"(&)'+| "}:
+    if text and set(text) <= {*BLOCK_LETTERS, *"(&)'+| "}:
         return pattern_spec(text, scale)
     if text.lower() in PRESETS:
         return preset_spec(text)
@@ -141,18 +141,21 @@ def named_spec(text: str, scale: str) -> ModelSpec:
                 f"layer string such as M-M-*-."
             )
         found[kind] = part
-    named = {kind: found[kind] for kind in ("ratio", "recipe", "mixer") if kind in found}
-    options = Options(**named)  # type: ignore[arg-type]
+    options = Options(
+        ratio=found.get("ratio"),
+        recipe=found.get("recipe", Options.recipe),
+        mixer=found.get("mixer", Options.mixer),
+    )
     return build_spec(family, found.get("scale", scale), options)
 
 
 def names_scale(text: str) -> bool:
-    """Whether a model in a word says its own scale: a published model, or a family with one behind a slash."""
+    """Whether a model's name includes its scale: a published model, or a family with a scale after a slash."""
     return text.lower() in PRESETS or any(part.strip().lower() in SCALES for part in text.split("/")[1:])
 
 
 def budget_of(spec: ModelSpec, budget: str, context: int, batch: int, storage: Storage) -> int:
-    """What a model takes of a budget."""
+    """A model's amount of a budget: parameters, FLOPs or bytes."""
     if budget == "params":
         return arch.params(spec)
     if budget == "paper":
@@ -174,7 +177,7 @@ def _nearest(
     tolerance: float,
 ) -> Match:
     candidates = _deeper(spec) if side == "depth" else _wider(spec)
-    # The model as it is comes first: where it is as near as any other, it stays, its published places included.
+    # The unchanged model comes first, so that it stays, with its published places, if no other is nearer.
     best = min([spec, *candidates], key=lambda candidate: abs(amount(candidate) - wanted))
     found = Match(best, budget, side, wanted, amount(best), spec)
     if abs(found.error) > tolerance:
@@ -202,7 +205,7 @@ def _depth(spec: ModelSpec) -> int:
 
 
 def _deeper(spec: ModelSpec) -> list[ModelSpec]:
-    """The model with every number of blocks from 1 to ``DEEPEST`` at which each kind of mixer keeps a block."""
+    """The model with every number of blocks from 1 to ``MAX_BLOCKS`` at which each kind of mixer keeps a block."""
     mixers = _mixers(spec)
     tails = Counter(_tails(spec))
     kinds = Counter(mixers)
@@ -213,11 +216,11 @@ def _deeper(spec: ModelSpec) -> list[ModelSpec]:
         )
     (tail,) = tails
     if len(kinds) == 1:
-        return [replace(spec, pattern=(mixers[0] + tail) * depth) for depth in range(1, DEEPEST + 1)]
+        return [replace(spec, pattern=(mixers[0] + tail) * depth) for depth in range(1, MAX_BLOCKS + 1)]
     rare, common = _rare_and_common(spec, kinds)
     ratio = parse_ratio(spec.ratio) if spec.ratio is not None else (kinds[rare], kinds[common])
     made = []
-    for depth in range(2, DEEPEST + 1):
+    for depth in range(2, MAX_BLOCKS + 1):
         count = nearest_count(ratio, depth)
         if not 0 < count < depth:
             continue

@@ -104,7 +104,7 @@ def train_memory(spec: ModelSpec, context: int, batch: int, storage: Storage, ch
     head = spec.vocab_size * spec.d_model
     # While the loss runs there are all activations, the final norm's input and output, and no gradient yet but the
     # head's, which is summed in float32 beside a chunk of logits, then rounded to the dtype.
-    of_loss = _Moment(
+    of_loss = _BackwardMoment(
         activations=sum(kept) + 2 * stream,
         head=stream + head * FLOAT + max(head * size, _loss_chunk(spec, tokens, size)),
     )
@@ -115,8 +115,8 @@ def train_memory(spec: ModelSpec, context: int, batch: int, storage: Storage, ch
         made += blocks[index].weight_bytes(storage)
         again = total(layers[index].saved, tokens) - (kept[index] - stream)
         worst = sum(kept[: index + 1]) + again + stream + lent + largest(layers[index].backward, tokens)
-        moments.append(_Moment(worst, head=head * size, gradients=made))
-    moments.append(_Moment(stream, head=(2 if spec.tied else 1) * head * size, gradients=made))
+        moments.append(_BackwardMoment(worst, head=head * size, gradients=made))
+    moments.append(_BackwardMoment(stream, head=(2 if spec.tied else 1) * head * size, gradients=made))
     worst_moment = max(moments, key=lambda moment: moment.total)
     return Footprint(
         weights=weights,
@@ -130,7 +130,7 @@ def train_memory(spec: ModelSpec, context: int, batch: int, storage: Storage, ch
 
 
 @dataclass(frozen=True)
-class _Moment:
+class _BackwardMoment:
     """Bytes at one moment of a training step, beside what is there all the time."""
 
     activations: int

@@ -314,7 +314,7 @@ def pair_names(pair: tuple[ModelSpec, ModelSpec]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Kept:
+class CacheLine:
     """The cache of one batch in one layout: by formula, in built tensors, as allocated, in pages; None is unknown."""
 
     spec: ModelSpec
@@ -327,7 +327,7 @@ class Kept:
     pages: Paged
 
 
-def cache_table(rows: Sequence[Kept]) -> Table:
+def cache_table(rows: Sequence[CacheLine]) -> Table:
     """Cache bytes four ways, whole batches."""
     specs = [row.spec for row in rows]
     scales = dict.fromkeys(spec.scale for spec in specs)
@@ -373,11 +373,11 @@ def cache_table(rows: Sequence[Kept]) -> Table:
     return table
 
 
-def _same_pages(one: Kept, other: Kept) -> bool:
+def _same_pages(one: CacheLine, other: CacheLine) -> bool:
     return (one.spec, one.context, one.batch, one.pages) == (other.spec, other.context, other.batch, other.pages)
 
 
-def cache_row(row: Kept) -> dict[str, Any]:
+def cache_row(row: CacheLine) -> dict[str, Any]:
     """One cache as plain values, whole batches."""
     return {
         **_model(row.spec),

@@ -1,6 +1,6 @@
 """case: one cell of a comparison: which model does which work, how it is run, and how long it is sampled.
 
-A case's key is its identity: equal for equal cases, whatever made them, and what records are found by.
+A case's key is its identity: equal cases have equal keys, however they were made, and records are found by it.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ EAGER, COMPILE, GRAPH, PUBLISHED = "eager", "compile", "graph", "published"
 MODES = (EAGER, COMPILE, GRAPH, PUBLISHED)
 DEVICES = ("cpu", "cuda")
 CHECKPOINTS = ("none", "selective", "full")
-"""How much of the activations a training step keeps: all of them; all but what elementwise work makes of the rest
-(``arch.terms.Term.cheap``); or the residual stream before each sublayer alone."""
+"""Which activations a training step keeps: ``none`` all of them; ``selective`` all but those that elementwise work can
+recompute from the others (``arch.terms.Term.cheap``); ``full`` only the residual stream before each sublayer."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Execution:
         backends: the backend asked for per operation; an operation without an entry is ``auto``.
         seed: of weights and inputs.
         streams: CUDA streams a decode step's parallel branches run on: 1 (one after the other) or 2 (side by side).
-        checkpoint: what a training step keeps of its activations: ``none`` is checkpointed, ``selective``, ``full``.
+        checkpoint: which activations a training step keeps: one of ``CHECKPOINTS``.
     """
 
     device: str
@@ -58,10 +58,10 @@ class Execution:
 class Sampling:
     """When to stop warming up and when to stop sampling.
 
-    Sampling ends when the 95% interval of the median is within ``target_rel_ci``, after ``max_samples``, or when
-    ``max_time_s`` of sampled time is spent; it takes at least ``min_samples`` unless steps are too long for that, and
-    lasts at least ``min_time_s`` even where ``max_samples`` are in, for counters that tick slowly. With ``insist`` it
-    takes ``min_samples`` however long they take.
+    Sampling ends when the 95% interval of the median is within ``target_rel_ci``, after ``max_samples``, or after
+    ``max_time_s`` of sampled time. It takes at least ``min_samples`` unless ``max_time_s`` ends first; with ``insist``
+    it takes them in any case. It lasts at least ``min_time_s``, even past ``max_samples``, because some counters (of
+    energy, for one) tick slowly.
     """
 
     warmup_max_s: float = 3.0
@@ -75,7 +75,7 @@ class Sampling:
 
     @property
     def probes(self) -> bool:
-        """Whether one sample is all that is wanted: that it runs is the question, so nothing is counted or profiled."""
+        """Whether the case only asks if the work runs at all: one sample, with nothing counted or profiled."""
         return self.max_samples == 1
 
 
@@ -91,9 +91,9 @@ class Case:
 
     @property
     def key(self) -> str:
-        """Identity of the case: equal for equal cases, whatever made them."""
+        """Identity of the case: equal cases have equal keys, however they were made."""
         identity = self.to_dict()
-        del identity["limit_s"]  # how long it may take does not change what it is
+        del identity["limit_s"]  # sampling and time limits do not change which case it is
         canonical = json.dumps(_canonical(identity), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
@@ -135,7 +135,7 @@ class Case:
 
 
 def _canonical(value: Any) -> Any:
-    """JSON values with whole floats as integers: 5 and 5.0 seconds are equal, and so must their text be."""
+    """JSON values with whole floats as integers: 5 and 5.0 seconds are equal, so their text must be equal too."""
     if isinstance(value, dict):
         return {key: _canonical(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -38,7 +38,7 @@ class Suite:
 
 
 def as_published(suite: Suite) -> Suite:
-    """The suite's decode and generate sweeps in mode published; training and prefill have no such mode.
+    """The suite's decode and generate sweeps in mode published, which training and prefill do not have.
 
     Raises:
         BadInput: the suite decodes nothing.
@@ -107,7 +107,7 @@ _NUMBERS = ("ctx", "batch", "positions")
 
 
 def _checked(table: Any, path: Path, where: str) -> dict[str, Any]:
-    """A table's values with lists and plain numbers turned into the text a person would type."""
+    """A table's values, with lists and plain numbers turned into the text a person would type."""
     if not isinstance(table, dict):
         raise BadInput(f"{path}: {where} is {table!r}, not a table.")
     values: dict[str, Any] = {}

@@ -20,7 +20,7 @@ from hybridbench.arch.pattern import parse_positions
 from hybridbench.errors import BadInput, unknown_name
 
 ALL_ARCHS = ",".join(ARCHS)
-"""Every family, as a person would type them."""
+"""Every family, with commas between them, as for --arch."""
 
 
 def model_specs(
@@ -35,8 +35,8 @@ def model_specs(
 ) -> list[ModelSpec]:
     """Every model that lists of archs, scales, ratios and mixers name, each once.
 
-    A ratio (or positions, a recipe or a mixer) applies to the families that have one; asking for one with only families
-    that do not is a mistake.
+    A ratio (or positions, a recipe or a mixer) applies to the families that have one. Giving one when no listed family
+    has it is an error.
 
     Raises:
         BadInput: a name, ratio, pattern or option that does not fit.
@@ -61,14 +61,14 @@ def model_specs(
     ]
     unique: list[ModelSpec] = []
     for spec in specs:
-        # Two ratios may round to one stack, which is one model.
+        # Two ratios may round to the same stack: list that model once.
         if not any(replace(spec, ratio=known.ratio) == known for known in unique):
             unique.append(spec)
     return unique
 
 
 def _fitting(options: Options, arch: str, archs: list[str]) -> Options:
-    """The options without those that only other members of a list have a place for."""
+    """The options that apply to this family; the others apply to other families of the list."""
     if arch != "swa" and "swa" in archs:
         options = replace(options, window=None, sinks=None)
     if arch not in MIXED and set(MIXED) & set(archs):

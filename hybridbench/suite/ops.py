@@ -1,7 +1,7 @@
 """ops: the operations that a case's blocks ask of kernels, by their names.
 
-A block names what it may run over a sequence and what in a decode step (``arch.model.BLOCKS``); the workload says which
-of the two are run, and adds what belongs to the model as a whole.
+A block names the operations it may run over a sequence and in a decode step (``arch.kinds.BLOCKS``). The workload
+determines which of the two run, and adds the operations of the model as a whole.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from hybridbench.suite.case import Case
 from hybridbench.suite.workloads import Row, workload_row
 
 CORE, CORE_PARTS = "mamba2_core", ("conv1d", "ssd", "gate")
-"""One kernel for all of Mamba-2 between its projections, or one for each of its parts."""
+"""The operation that covers all of Mamba-2 between its projections, and the operations it is made of."""
 DECODE_STEP = "decode_step"
-"""Not one block's operation but all of a decode step: the modules one by one, or fused."""
+"""The whole decode step of a model, not of one block: module by module, or as fused kernels."""
 OPS_OF_MODEL = ("add_rms_norm", "linear_cross_entropy", "adamw", DECODE_STEP)
 """Operations of a model as a whole."""
 OPS = tuple(
     dict.fromkeys([*(op for kind in BLOCKS.values() for op in (*kind.sequence_ops, *kind.step_ops)), *OPS_OF_MODEL])
 )
-"""Every operation. All but the decode step are rows of ``kernels.operation``."""
+"""Every operation. All but the decode step are rows of ``operations``."""
 
 
 def block_uses(spec: ModelSpec) -> dict[tuple[Block, bool], int]:
-    """How often a model has each block, branches too, and whether it borrows its value from another branch."""
+    """Each block and branch of a model: whether it borrows another branch's value, and how many there are."""
     uses: Counter[tuple[Block, bool]] = Counter()
     for block, times in spec.uses:
         uses[block, False] += times
@@ -46,7 +46,7 @@ def block_ops(block: Block, borrows: bool = False) -> tuple[tuple[str, ...], tup
 
 
 def block_ops_in(block: Block, borrows: bool, row: Row) -> list[tuple[str, bool]]:
-    """The operations a block may run in a workload, those over sequences first, and whether in a decode step."""
+    """The operations a block may run in a workload, each with whether it runs in a decode step; sequences first."""
     sequence, step = block_ops(block, borrows)
     return [(op, False) for op in sequence if row.over_sequences] + [(op, True) for op in step if row.decodes]
 
@@ -70,7 +70,7 @@ def ops_of(spec: ModelSpec, workload: str) -> tuple[str, ...]:
 
 
 def check_backends_used(asked: Iterable[str], made: Sequence[Case]) -> None:
-    """Raises for a backend asked for an operation that none of the cases runs: it would be ignored in silence.
+    """Check that every backend asked for is for an operation that some case runs; it would have no effect otherwise.
 
     Raises:
         BadInput: naming the operation and those that do run.
@@ -82,6 +82,6 @@ def check_backends_used(asked: Iterable[str], made: Sequence[Case]) -> None:
 
 
 def backends_used(backends: dict[str, str], spec: ModelSpec, workload: str) -> dict[str, str]:
-    """Those of the backends asked for that this model runs; ``auto`` asks for nothing."""
+    """The backends asked for whose operation this model runs; ``auto`` asks for none."""
     ops = ops_of(spec, workload)
     return {op: name for op, name in backends.items() if op in ops and name != "auto"}

@@ -31,10 +31,10 @@ from hybridbench.suite.workloads import Row, Workload, names_where, workload_row
 
 @dataclass(frozen=True)
 class Sweep:
-    """A product of lists, in the words of the command line; text where a person would type a list or a range.
+    """A product of lists, with the names of the command line's options; a list or a range is text, as typed.
 
-    None takes the default of the device: scale 1b and bfloat16 on a GPU, tiny and float32 on a CPU; mode ``graph`` for
-    what decodes on a GPU, else ``eager``.
+    None means the device's default: scale 1b and bfloat16 on a GPU, tiny and float32 on a CPU; mode ``graph`` for
+    decode and generate on a GPU, else ``eager``.
     """
 
     workload: str
@@ -73,14 +73,14 @@ class Sweep:
 
 
 ENERGY_WINDOW_S = 1.1
-"""Sampled time on a GPU, at least: ten ticks of its energy counter and a bit."""
+"""The least sampled time on a GPU, in seconds: a little more than ten ticks of its energy counter."""
 
 
 def cases(sweep: Sweep, *, has_gpu: bool) -> list[Case]:
-    """The cases of a sweep, in the order contexts vary fastest and models slowest.
+    """The cases of a sweep; contexts vary fastest and models slowest.
 
     Raises:
-        BadInput: anything in the sweep that cannot be.
+        BadInput: an unknown name, or options that do not go together.
     """
     row = workload_row(sweep.workload)
     device = sweep.device or ("cuda" if has_gpu else "cpu")
@@ -120,7 +120,7 @@ def cases(sweep: Sweep, *, has_gpu: bool) -> list[Case]:
 
 
 def _prompt(sweep: Sweep, row: Row, contexts: Sequence[int]) -> tuple[int, int]:
-    """Prompt tokens and the number of depths, both 0 of a workload that begins with no prompt."""
+    """Prompt tokens and the number of depths; both are 0 for a workload without a prompt."""
     if not row.prompted:
         if sweep.depths is not None:
             raise BadInput(f"depths for {row.name}: only a generation is integrated over depths.")
@@ -134,11 +134,11 @@ def _prompt(sweep: Sweep, row: Row, contexts: Sequence[int]) -> tuple[int, int]:
 
 
 def _depths(asked: int | None, fewest_steps: int) -> int:
-    """The depths of an integrated generation, 0 where every token is to be generated."""
+    """The number of depths of an integrated generation; 0 if every token is generated."""
     if asked is None:
         return 0
     if asked < 3 or asked % 2 == 0:
-        # Every other one of an odd number is a coarser sum with the same ends: their difference is the error estimate.
+        # With an odd number, every second depth gives a coarser sum with the same ends; the difference is the error.
         raise BadInput(
             f"depths {asked}: give an odd number from 3 on, such as 5, or leave it out to generate all tokens."
         )
@@ -148,19 +148,19 @@ def _depths(asked: int | None, fewest_steps: int) -> int:
 
 
 def _fitted(execution: Execution, spec: ModelSpec, workload: str) -> Execution:
-    """The execution without what only other models of a list have a place for."""
+    """The execution without backends that only other models of the list run."""
     branches = any(block.branches for block, _ in spec.uses)
     streams = execution.streams if branches else 1
     return replace(execution, backends=backends_used(execution.backends, spec, workload), streams=streams)
 
 
 def _given(text: str | None, default: str) -> str:
-    """The default only where nothing was given: an empty text, as from an unset variable, is a mistake."""
+    """The default if nothing was given. An empty text, as from an unset variable, is an error."""
     return default if text is None else text
 
 
 def default_mode(row: Row, device: str) -> str:
-    """How a workload is run where nobody says: what decodes on a GPU as a captured graph, all else eagerly."""
+    """The mode if none is given: ``graph`` for a workload that decodes on a GPU, else ``eager``."""
     return GRAPH if device == "cuda" and row.decodes else EAGER
 
 
@@ -230,13 +230,13 @@ def _check_backends(sweep: Sweep, mode: str) -> None:
 
 
 def check_checkpoint(checkpoint: str, row: Row, option: str = "checkpoint") -> None:
-    """Refuses a way of checkpointing that is unknown, or of a workload that keeps no activations.
+    """Check that a way of checkpointing exists, and that the workload trains if it is not ``none``.
 
     Args:
-        option: as whoever asked spells it.
+        option: the name of the option, for the message.
 
     Raises:
-        BadInput: with the ways that there are.
+        BadInput: it does not; the text lists the ways.
     """
     if checkpoint not in CHECKPOINTS:
         raise unknown_name("checkpoint", checkpoint, CHECKPOINTS)
@@ -245,7 +245,7 @@ def check_checkpoint(checkpoint: str, row: Row, option: str = "checkpoint") -> N
 
 
 LONGEST_S = 30 * 24 * 3600.0
-"""The longest time that an option may ask for; seconds."""
+"""The longest time that an option may give; seconds."""
 
 
 def _check_seconds(seconds: float, name: str, purpose: str) -> None:

@@ -1,8 +1,8 @@
 """workloads: the table of workloads, one row each: what a step is made of, and the words for it.
 
-A step is one or several passes over tokens, and a pass is of one of three kinds: a training pass and a prefill go over
-a sequence in parallel, decoding goes token by token. What a step costs, holds and runs follows from its passes, so a
-new workload is a row here and a builder in ``hybridbench.workload``:
+A step is one or more passes over tokens. There are three kinds of passes: training and prefill process a sequence in
+parallel, decoding goes token by token. A step's cost, memory and operations follow from its passes, so a new workload
+is one row here and one builder in ``hybridbench.workload``:
 
     >>> Workload("generate", context=2048, batch=4, prompt=512).passes
     (Pass(kind='prefill', start=0, stop=512), Pass(kind='decode', start=512, stop=2048))
@@ -18,7 +18,7 @@ from hybridbench.errors import unknown_name
 
 TRAIN, PREFILL, DECODE, GENERATE = "train", "prefill", "decode", "generate"
 PASSES = (TRAIN, PREFILL, DECODE)
-"""Kinds of passes, which are also the workloads of that one pass."""
+"""Kinds of passes. Each is also the name of the workload that is this one pass."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Pass:
 
     @property
     def tokens(self) -> int:
-        """Tokens of one sequence."""
+        """Tokens of one sequence that the pass goes over."""
         return self.stop - self.start
 
 
@@ -47,11 +47,11 @@ class Row:
         name: as in data, options and TOML.
         word: as in running text.
         command: the subcommand that measures it.
-        short, about: its help: a line of the list of commands, and what it says itself.
+        short, about: the subcommand's help: its line in the list of commands, and its own text.
         passes: kinds of the passes of a step, in order.
         edges: where the passes begin and end, in tokens of one sequence: one more than there are passes.
         ctx_on_gpu, ctx_on_cpu: the contexts measured when none are given.
-        utilisation: the metric that says how much of the machine a step used, by what bounds it.
+        utilisation: the metric of how much of the machine a step used: of the resource that bounds the step.
         prompted: whether a step begins with a prompt of its own length, which ``Workload.prompt`` gives.
     """
 
@@ -69,7 +69,7 @@ class Row:
 
     @property
     def trains(self) -> bool:
-        """Whether a step has a backward and an optimizer; else it keeps caches."""
+        """Whether a step has a backward pass and an optimizer; if not, it keeps caches."""
         return TRAIN in self.passes
 
     @property
@@ -154,12 +154,12 @@ def workload_row(kind: str) -> Row:
 
 
 def one_pass() -> tuple[str, ...]:
-    """Workloads of one pass, and so of one roofline and one step to count."""
+    """The workloads of one pass: they have one roofline, and one step that can be counted."""
     return tuple(name for name, row in WORKLOADS.items() if len(row.passes) == 1)
 
 
 def names_where(holds: Callable[[Row], bool]) -> str:
-    """The names of the workloads for which something holds, for a message."""
+    """The names of the workloads for which ``holds`` is true, for a message."""
     return " and ".join(name for name, row in WORKLOADS.items() if holds(row))
 
 

@@ -48,7 +48,7 @@ def captured(
     Warm-up runs on a side stream first, as capture requires: lazy initialisation and autotuning must not be captured.
     Python's garbage collector is off during the capture, which fails if an older graph is freed meanwhile.
     """
-    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(CAPTURE_WARMUPS):

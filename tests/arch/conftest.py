@@ -17,7 +17,15 @@ from hybridbench.arch.blocks.mamba2 import Mamba2
 from hybridbench.arch.blocks.mamba3 import Mamba3
 from hybridbench.arch.blocks.mlp import Mlp
 from hybridbench.arch.blocks.moe import Moe
-from hybridbench.arch.blocks.parallel import NORMS, OPS, OUTS, SCALES, VALUES, Fusion, Parallel
+from hybridbench.arch.blocks.parallel import (
+    FUSION_NORMS,
+    FUSION_OPS,
+    FUSION_OUTS,
+    FUSION_SCALES,
+    FUSION_VALUES,
+    Fusion,
+    Parallel,
+)
 from hybridbench.arch.blocks.rg_lru import RgLru
 from hybridbench.arch.blocks.rwkv7 import Rwkv7
 from hybridbench.arch.blocks.shared import SharedBlock
@@ -43,7 +51,9 @@ PLAIN: dict[str, Block] = {
 }
 FUSIONS = {
     f"fused-{norm}-{scale}-{op}-{value}-{out}": Fusion(norm, scale, op, value, out)
-    for norm, scale, op, value, out in itertools.product(NORMS, SCALES, OPS, VALUES, OUTS)
+    for norm, scale, op, value, out in itertools.product(
+        FUSION_NORMS, FUSION_SCALES, FUSION_OPS, FUSION_VALUES, FUSION_OUTS
+    )
     if (op, out) != ("concat", "separate")
 }
 PARALLEL: dict[str, Block] = {

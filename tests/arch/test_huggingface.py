@@ -130,7 +130,7 @@ STATE_BYTES = {"minimax": 2}
 
 @pytest.fixture(scope="module")
 def library() -> SimpleNamespace:
-    """transformers and torch, imported when a test needs them."""
+    """The modules transformers and torch, imported when a test needs them."""
     patch = pytest.MonkeyPatch()
     patch.setenv("HF_HUB_OFFLINE", "1")
     patch.setenv("TRANSFORMERS_VERBOSITY", "error")

@@ -8,11 +8,11 @@ from dataclasses import fields
 
 import pytest
 
-from hybridbench.arch.block import Block, Mixer
+from hybridbench.arch.block import Block, Mixer, spec_to_dict
 from hybridbench.arch.blocks.attention import Attention
 from hybridbench.arch.families import MAMBA2, RECURRENT, Options, build_spec, pattern_spec
 from hybridbench.arch.kinds import BLOCKS, KINDS, MIXERS, SHAPELESS, Kind
-from hybridbench.arch.model import block_from_dict, spec_to_dict
+from hybridbench.arch.model import block_from_dict
 from hybridbench.arch.pattern import parse_pattern
 from hybridbench.arch.scales import SCALES, Site
 from hybridbench.errors import BadInput
@@ -68,7 +68,7 @@ def test_a_scale_gives_a_block_of_the_kind(kind: Kind, scale: str) -> None:
     block = made(kind, scale)
     assert type(block) is kind.spec
     assert vars_of(block)["d_model"] == SCALES[scale].d_model
-    assert block_from_dict(spec_to_dict(block)) == block  # type: ignore[arg-type]
+    assert block_from_dict(spec_to_dict(block)) == block
     assert pattern_spec(f"*{kind.letter}", scale).blocks[kind.letter] == block
 
 
@@ -101,4 +101,4 @@ def test_a_mixer_takes_mamba2_s_place_in_every_family(mixer: str) -> None:
 
 
 def vars_of(block: Block) -> dict[str, object]:
-    return {field.name: getattr(block, field.name) for field in fields(block)}  # type: ignore[arg-type]
+    return {field.name: getattr(block, field.name) for field in fields(block)}

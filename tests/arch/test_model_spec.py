@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import time
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -99,9 +101,11 @@ def test_a_letter_without_a_spec() -> None:
     ],
     ids=["missing", "no-blocks", "unknown", "text", "kind", "missing-in-block", "misfit"],
 )
-def test_a_misstated_spec_is_refused(edit: object, error: type[Exception], said: str) -> None:
+def test_a_misstated_spec_is_refused(
+    edit: Callable[[dict[str, Any]], object], error: type[Exception], said: str
+) -> None:
     body = build_spec("inter", "tiny").to_dict()
-    edit(body)  # type: ignore[operator]
+    edit(body)
     with pytest.raises(error, match=said):
         ModelSpec.from_dict(body)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -205,8 +207,8 @@ def test_shared_weights_count_once_and_work_and_move_every_time() -> None:
 @pytest.mark.parametrize("batch", [1, 3])
 def test_layers_of_every_variant_add_up_to_the_model(convention: Convention, batch: int) -> None:
     blocks: dict[str, Block] = {"Z": SHARED, "Z'": SHARED, "M": Mamba2(64, 64, 16, 8), "-": Mlp(64, 32, bias=True)}
-    around = {"tied": False, "norms": 2, "norm_bias": True, "head_bias": True, "meta_tokens": 5}
-    spec = ModelSpec("x", "y", 64, 100, "MZM-Z'MZ-", blocks, **around)  # type: ignore[arg-type]
+    around: dict[str, Any] = {"tied": False, "norms": 2, "norm_bias": True, "head_bias": True, "meta_tokens": 5}
+    spec = ModelSpec("x", "y", 64, 100, "MZM-Z'MZ-", blocks, **around)
     rows = model.layer_costs(spec, 50, batch, convention)
     whole = model.cost(spec, 50, batch, convention)
     for name in ("params", "train_flops", "prefill_flops", "decode_flops", "kv_cache_bytes", "decode_bytes_moved"):
@@ -298,6 +300,6 @@ def test_layers_without_a_shape_at_a_scale(pattern: str, said: str) -> None:
         (lambda: Moe(64, 8, latent=0), "latent is 0"),
     ],
 )
-def test_misfits_are_refused(make: object, said: str) -> None:
+def test_misfits_are_refused(make: Callable[[], object], said: str) -> None:
     with pytest.raises(BadInput, match=said):
-        make()  # type: ignore[operator]
+        make()

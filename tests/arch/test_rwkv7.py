@@ -25,7 +25,8 @@ VOCABULARY = 65_536
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_models_have_so_many_parameters(name: str) -> None:
     """Time mixing as here; channel mixing of two matrices d x 4 d and one share; norms with a bias, two a layer and two
-    around all; embedding and head apart."""
+    around all; embedding and head apart.
+    """
     layers, width, total, ranks = PUBLISHED[name]
     later = Rwkv7(width, width // 64, 64, *ranks)
     mixing = later.leading({later.line}).params() + (layers - 1) * later.params()
@@ -60,7 +61,7 @@ def test_one_step_by_hand() -> None:
 
 
 def test_products_of_one_chunk_by_hand() -> None:
-    """fla's kernels, product by product: (rows, inner, columns) of every ``tl.dot``, c of a chunk and p of a head."""
+    """Fla's kernels, product by product: (rows, inner, columns) of every ``tl.dot``, c of a chunk and p of a head."""
     c, p = 64, 64
     spec = Rwkv7(128, 2, p, 32, 32, 32, 32, chunk_size=c)
     forward = [(c, c, p)] * 2 + [(c, p, c)] * 4  # sums of decays; A_qk, A_qb, A_ak, A_ab

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
 from hybridbench.arch.block import Convention
@@ -290,9 +293,9 @@ def test_a_pattern_with_the_dimensions_of_a_scale() -> None:
         ("intra", "1b", {"split": "512:1280", "fusion_value": "shared"}, "a shared value needs branches of equal"),
     ],
 )
-def test_families_refuse_what_does_not_fit(arch: str, scale: str, options: dict[str, object], said: str) -> None:
+def test_families_refuse_what_does_not_fit(arch: str, scale: str, options: dict[str, Any], said: str) -> None:
     with pytest.raises(BadInput) as caught:
-        build_spec(arch, scale, Options(**options))  # type: ignore[arg-type]
+        build_spec(arch, scale, Options(**options))
     assert said in str(caught.value)
     assert str(caught.value).endswith(".")
 
@@ -308,9 +311,9 @@ def test_families_refuse_what_does_not_fit(arch: str, scale: str, options: dict[
         ("M*", {"moe": True}, "--moe without an MLP to replace: pattern M* has no -."),
     ],
 )
-def test_patterns_refuse_what_does_not_fit(pattern: str, options: dict[str, object], said: str) -> None:
+def test_patterns_refuse_what_does_not_fit(pattern: str, options: dict[str, Any], said: str) -> None:
     with pytest.raises(BadInput) as caught:
-        pattern_spec(pattern, "1b", Options(**options))  # type: ignore[arg-type]
+        pattern_spec(pattern, "1b", Options(**options))
     assert said in str(caught.value)
 
 
@@ -331,9 +334,9 @@ def test_a_bad_pattern_says_so() -> None:
     ],
     ids=["kv-heads", "sinks", "zero", "text", "d_inner", "groups"],
 )
-def test_blocks_refuse_impossible_shapes(make: object, said: str) -> None:
+def test_blocks_refuse_impossible_shapes(make: Callable[[], object], said: str) -> None:
     with pytest.raises(BadInput) as caught:
-        make()  # type: ignore[operator]
+        make()
     assert said in str(caught.value)
 
 

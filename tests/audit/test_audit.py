@@ -9,7 +9,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,7 +30,7 @@ from hybridbench.audit.judge.attention_tiles import EQUAL_WIDTHS
 from hybridbench.audit.judge.hardware import (
     CONV_AGAIN,
     SCAN_TILES,
-    SILU,
+    SILU_AND_BIAS,
     WHOLE_TILES,
     by_class,
     hardware_view,
@@ -187,7 +188,7 @@ def test_a_gpus_kernels_find_their_operations() -> None:
     assert note is None
     found = Audit(case, {}, {**closed_forms(case), GPU: view}, by_class(launches))
     assert found.unexplained(GPU) == {}
-    assert {WHOLE_TILES, SCAN_TILES, SILU, CONV_AGAIN} < {reason.text for reason in view.reasons}
+    assert {WHOLE_TILES, SCAN_TILES, SILU_AND_BIAS, CONV_AGAIN} < {reason.text for reason in view.reasons}
     assert view.flops[REST] == 5000
     assert sum(view.flops.values()) == sum(launch.flops for launch in launches)
     tensor = [replace(launch, vector_flops=0) for launch in launches]
@@ -504,14 +505,21 @@ def test_what_autotuning_took_goes_from_one_process_to_the_other(
     seen = observe(case, Proofs())
     assert seen.tuned == [TAKEN]
     done: list[object] = []
-    monkeypatch.setattr(profiled, "take", lambda found: done.extend(found))
+
+    @contextmanager
+    def noted(found: Iterable[Taken]) -> Iterator[None]:
+        done.extend(found)
+        yield
+        done.append("restored")
+
+    monkeypatch.setattr(profiled, "installed", noted)
     monkeypatch.setattr(profiled, "warmed", lambda case, proofs: (done.append(case), warmed(case, proofs))[1])
     monkeypatch.setattr(profiled, "profiled", lambda step: done.append(step() is not None))
     exchange.ask(tmp_path / "case.json", case, seen.tuned)
     usual = tempfile.gettempdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     profiled.main(tmp_path / "case.json")
-    assert done == [TAKEN, case, True], "taken over before anything runs"
+    assert done == [TAKEN, case, True, "restored"], "installed before anything runs, and until the step has run"
     assert tempfile.gettempdir() == usual, "where kernels were compiled to"
 
 

@@ -1,4 +1,4 @@
-"""What autotuning took is taken over by another process: for the same problems, hooks included, and nothing else."""
+"""What autotuning chose in one process is used by another one: same problems, hooks included, only while asked for."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from types import ModuleType
 import pytest
 
 from hybridbench.audit.exchange import Taken
-from hybridbench.audit.observe.tuned import take, taken
+from hybridbench.audit.observe.tuned import installed, taken
 
 pytest.importorskip("triton")
 
@@ -68,10 +68,27 @@ def test_another_process_takes_what_one_took(kernels: ModuleType) -> None:
     travelled = [Taken(**one) for one in json.loads(json.dumps([asdict(one) for one in found]))]
     kernels.plain.cache.clear()
     kernels.wrapped.fn.cache.clear()
-    take(travelled)
-    assert kernels.plain.cache == {KEY: kernels.configs[1]}
-    assert kernels.plain.cache[KEY].pre_hook is print
-    assert kernels.wrapped.fn.cache == {KEY: kernels.configs[2]}
+    with installed(travelled):
+        assert kernels.plain.cache == {KEY: kernels.configs[1]}
+        assert kernels.plain.cache[KEY].pre_hook is print
+        assert kernels.wrapped.fn.cache == {KEY: kernels.configs[2]}
+
+
+def test_caches_are_as_before_afterwards(kernels: ModuleType) -> None:
+    tuned_later = (4096, True, None, "torch.bfloat16")
+    kernels.plain.cache[KEY] = kernels.configs[0]
+    found = [Taken("tuned_kernels", kernel, list(KEY), str(kernels.configs[1])) for kernel in ("plain", "wrapped")]
+
+    def tune_and_fail() -> None:
+        with installed(found):
+            assert kernels.plain.cache[KEY] is kernels.wrapped.fn.cache[KEY] is kernels.configs[1]
+            kernels.plain.cache[tuned_later] = kernels.configs[2]
+            raise RuntimeError("the step fails")
+
+    with pytest.raises(RuntimeError, match="the step fails"):
+        tune_and_fail()
+    assert kernels.plain.cache == {KEY: kernels.configs[0], tuned_later: kernels.configs[2]}
+    assert kernels.wrapped.fn.cache == {}
 
 
 @pytest.mark.parametrize(
@@ -81,7 +98,7 @@ def test_what_is_not_there_any_more_tunes_itself_again(changed: dict[str, str], 
     kernels.plain.cache[KEY] = kernels.configs[1]
     (found,) = taken()
     kernels.plain.cache.clear()
-    take([Taken(**{**asdict(found), **changed})])
-    assert kernels.plain.cache == {}
-    take([found])
-    assert kernels.plain.cache == {KEY: kernels.configs[1]}
+    with installed([Taken(**{**asdict(found), **changed})]):
+        assert kernels.plain.cache == {}
+    with installed([found]):
+        assert kernels.plain.cache == {KEY: kernels.configs[1]}

@@ -18,7 +18,8 @@ MODULES = [
     *(m.name for m in pkgutil.walk_packages(hybridbench.audit.judge.__path__, "hybridbench.audit.judge.")),
     *(m.name for m in pkgutil.walk_packages(hybridbench.cli.__path__, "hybridbench.cli.")),
     *(f"hybridbench.audit.{name}" for name in ("exchange", "observing", "profiling", "render", "run")),
-    *(f"hybridbench.count.{name}" for name in ("account", "names", "ncu", "processes")),
+    *(f"hybridbench.count.{name}" for name in ("account", "names", "ncu")),
+    "hybridbench.processes",
 ]
 
 

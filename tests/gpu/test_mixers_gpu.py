@@ -1,5 +1,6 @@
 """Mamba-1, Mamba-3, gated delta net, KDA and lightning attention on a GPU: long sequences, captured steps, and training
-steps that learn."""
+steps that learn.
+"""
 
 from __future__ import annotations
 

@@ -29,7 +29,8 @@ def token_by_token(
     r: Tensor, w: Tensor, k: Tensor, v: Tensor, kk: Tensor, a: Tensor, start_BHPV: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """The paper's equations 16 and 17 with its state, values x keys: every transition is a whole matrix
-    ``diag(d) - kk^T (a kk)``, which the state is multiplied with from the right."""
+    ``diag(d) - kk^T (a kk)``, which the state is multiplied with from the right.
+    """
     state = r.new_zeros(B, H, P, P) if start_BHPV is None else start_BHPV.mT
     outputs = []
     for t in range(r.shape[1]):

@@ -53,7 +53,8 @@ def by_the_paper(
     m: Rwkv7Module, x_TD: Tensor, first_TI: Tensor | None, lent_TI: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """One sequence through one layer, a token after the other and a head after the other (equations 3 to 25); its
-    output before the projection, and its value before the residual."""
+    output before the projection, and its value before the residual.
+    """
     I = H * P  # noqa: E741
     names = "rkwag" if lent_TI is not None and first_TI is None else "rkvwag"
     share = dict(zip(names, m.share_LD, strict=True))

@@ -150,12 +150,12 @@ def delta(every_channel: bool) -> Callable[..., Any]:
 
 
 def lightning(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, chunk_size: int) -> Any:
-    """fla's ``ChunkSimpleGLAFunction``."""
+    """Fla's ``ChunkSimpleGLAFunction``."""
     return (torch.empty(v.shape, dtype=v.dtype), q.new_empty(B, q.shape[2], q.shape[3], v.shape[3])), [q, k, v]
 
 
 def rwkv7(r: Tensor, w: Tensor, k: Tensor, v: Tensor, kk: Tensor, a: Tensor, chunk_size: int) -> Any:
-    """fla's ``ChunkDPLRDeltaRuleFunction`` behind ``kernels.delta.fla.load_rwkv7``."""
+    """Fla's ``ChunkDPLRDeltaRuleFunction`` behind ``kernels.delta.fla.load_rwkv7``."""
     made = [torch.empty_like(r) for _ in range(4)]  # a sigmoid, the decay, a negative key, a product
     return (torch.empty_like(v), v.new_empty(B, *v.shape[2:], v.shape[3])), [r, k, v, kk, a, *made]
 
@@ -163,7 +163,7 @@ def rwkv7(r: Tensor, w: Tensor, k: Tensor, v: Tensor, kk: Tensor, a: Tensor, chu
 def rwkv7_output(
     y: Tensor, r: Tensor, k: Tensor, v: Tensor, gate: Tensor, weight: Tensor, bias: Tensor, bonus: Tensor, eps: float
 ) -> Any:
-    """fla's ``LayerNormFunction`` and ``GateOutputCorrection``."""
+    """Fla's ``LayerNormFunction`` and ``GateOutputCorrection``."""
     stats = [y.new_empty(y.shape[:-1], dtype=torch.float32) for _ in range(2)]
     return torch.empty_like(y), [y, r, k, v, gate, torch.empty_like(y), *stats]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from hybridbench.arch import model as arch
@@ -119,10 +121,10 @@ def test_a_budget_that_cannot_be_met_names_the_nearest() -> None:
         ({"tolerance": 0.0}, "tolerance"),
     ],
 )
-def test_bad_requests(change: dict[str, object], words: str) -> None:
+def test_bad_requests(change: dict[str, Any], words: str) -> None:
     asked = {"budget": "params", "side": "depth", "tolerance": 0.05, **change}
     with pytest.raises(BadInput, match=words):
-        matched([TRANSFORMER], TRANSFORMER, context=CONTEXT, **asked)  # type: ignore[arg-type]
+        matched([TRANSFORMER], TRANSFORMER, context=CONTEXT, **asked)
 
 
 def test_a_pattern_of_three_mixers_has_no_depth() -> None:

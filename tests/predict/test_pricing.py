@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from hybridbench.arch.families import ARCHS, build_spec, pattern_spec
 from hybridbench.derive.doubts import problems
 from hybridbench.efficiency import efficiency_of
 from hybridbench.errors import BadInput
-from hybridbench.machine import PEAKS, find_gpu, find_peak
+from hybridbench.machine import PEAKS, Peak, find_gpu, find_peak
 from hybridbench.metrics import value
 from hybridbench.predict.pricing import price
 from hybridbench.record import Record
@@ -49,10 +50,10 @@ def test_training_is_bound_by_the_peak_of_its_dtype() -> None:
 
 
 @pytest.mark.parametrize("gpu", PEAKS, ids=lambda gpu: gpu.name)
-def test_every_gpu_prices_every_family(gpu: object) -> None:
+def test_every_gpu_prices_every_family(gpu: Peak) -> None:
     for family in ARCHS:
         for kind in (TRAIN, PREFILL, DECODE):
-            found = price(build_spec(family, "350m"), Workload(kind, 2048, 2), gpu)  # type: ignore[arg-type]
+            found = price(build_spec(family, "350m"), Workload(kind, 2048, 2), gpu)
             assert found.floor_s > 0
             assert found.fits is True
 
@@ -65,10 +66,10 @@ def test_other_executions_do_not_speak_of_the_plain_one_and_the_fastest_speaks()
         found = efficiency_of(records, plain.case.model, plain.case.workload, "bfloat16")
         return None if found is None else found.floor_frac
 
-    def other(slower: float, **changes: object) -> Record:
+    def other(slower: float, **changes: Any) -> Record:
         assert plain.observed is not None
         samples = [round(ns * slower) for ns in plain.observed.samples_ns]
-        execution = replace(plain.case.execution, **changes)  # type: ignore[arg-type]
+        execution = replace(plain.case.execution, **changes)
         case = replace(plain.case, execution=execution)
         return replace(plain, case=case, observed=replace(plain.observed, samples_ns=samples))
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -106,8 +107,8 @@ def test_mixed_machines_scales_batches_and_dtypes_have_sections_of_their_own(
 ) -> None:
     records = []
     for sweep in ({}, {"scale": "3b"}, {"batch": "1"}, {"dtype": "float32"}, {"ctx": "16k"}):
-        wanted = {"arch": "transformer,inter", "ctx": "4k,8k", **sweep}
-        records += [record_of(case, 0.05) for case in cases(Sweep("decode", **wanted), has_gpu=True)]  # type: ignore[arg-type]
+        wanted: dict[str, Any] = {"arch": "transformer,inter", "ctx": "4k,8k", **sweep}
+        records += [record_of(case, 0.05) for case in cases(Sweep("decode", **wanted), has_gpu=True)]
     newer = replace(h200, packages={"torch": "2.12.0"})
     records[0] = replace(records[0], environment=newer)
     records += [replace(record, environment=replace(h200, device="NVIDIA B200")) for record in records[:4]]

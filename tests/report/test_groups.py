@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -15,8 +16,8 @@ from hybridbench.suite.sweep import Sweep, cases
 Make = Callable[..., Record]
 
 
-def decode(record_of: Make, environment: Environment | None = None, **sweep: str) -> list[Record]:
-    made = cases(Sweep("decode", **{"arch": "transformer", "ctx": "4k,8k", **sweep}), has_gpu=True)  # type: ignore[arg-type]
+def decode(record_of: Make, environment: Environment | None = None, **sweep: Any) -> list[Record]:
+    made = cases(Sweep("decode", **{"arch": "transformer", "ctx": "4k,8k", **sweep}), has_gpu=True)
     return [record_of(case, 0.01, **({"environment": environment} if environment else {})) for case in made]
 
 
@@ -33,8 +34,8 @@ def test_each_condition_makes_a_group(record_of: Make, sweep: dict[str, str]) ->
 
 
 @pytest.mark.parametrize("change", [{"device": "NVIDIA B200"}, {"cpu": "another"}, {"cores": 8}])
-def test_machines_are_kept_apart_and_told_apart(record_of: Make, h200: Environment, change: dict[str, object]) -> None:
-    groups = group_records([*decode(record_of), *decode(record_of, replace(h200, **change))])  # type: ignore[arg-type]
+def test_machines_are_kept_apart_and_told_apart(record_of: Make, h200: Environment, change: dict[str, Any]) -> None:
+    groups = group_records([*decode(record_of), *decode(record_of, replace(h200, **change))])
     assert len(groups) == 2
     assert groups[0].title != groups[1].title
     assert len({file_stem(group, groups) for group in groups}) == 2
@@ -50,8 +51,8 @@ def test_a_cpus_threads_are_kept_apart_and_told_apart(record_of: Make, h200: Env
 
 
 def test_generations_integrated_and_as_published_are_groups_of_their_own(record_of: Make) -> None:
-    ways = [{}, {"depths": 5}, {"depths": 7}, {"depths": 5, "as_published": True}]
-    made = [case for way in ways for case in cases(Sweep("generate", arch="mamba", ctx="1k", **way), has_gpu=True)]  # type: ignore[arg-type]
+    ways: list[dict[str, Any]] = [{}, {"depths": 5}, {"depths": 7}, {"depths": 5, "as_published": True}]
+    made = [case for way in ways for case in cases(Sweep("generate", arch="mamba", ctx="1k", **way), has_gpu=True)]
     groups = group_records([record_of(case, 0.01) for case in made])
     assert len({group.title for group in groups}) == len({file_stem(group, groups) for group in groups}) == 4
     assert groups[1].title.endswith("prompt 512, integrated over 5 depths, bfloat16, graph")

@@ -193,7 +193,7 @@ def test_a_ratio_applies_to_the_families_that_have_one() -> None:
 def test_options_apply_to_the_families_that_have_a_place_for_them() -> None:
     listed = ",".join(ARCHS)
     for options in ({"window": 256}, {"positions": "4,8"}, {"recipe": "concat"}, {"fusion_norm": "none"}):
-        changed_specs = model_specs(arch=listed, scale="1b", **options)  # type: ignore[arg-type]
+        changed_specs = model_specs(arch=listed, scale="1b", **options)
         same = {spec.arch for spec in changed_specs if spec == build_spec(spec.arch, "1b")}
         assert (
             same

@@ -10,14 +10,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
+from typing_extensions import override
+
 from hybridbench.arch.block import (
     TILE,
     CacheBytes,
     CachePart,
     Convention,
     Flops,
+    KernelSizes,
     Mixer,
-    Part,
+    Rescale,
     Storage,
     check_sizes,
     refuse_paper,
@@ -29,7 +32,7 @@ from hybridbench.arch.terms import FLOAT, Activations, Term
 from hybridbench.errors import BadInput, unknown_name
 
 WINDOW, SINKS = 512, 64
-"""Keys that a window layer sees and first tokens that it always sees, in the source paper's models."""
+"""Keys in the window of a window layer, and first tokens that it always sees, in the source paper's models."""
 
 QK_NORMS = ("none", "head", "full")
 
@@ -133,21 +136,26 @@ class Attention(Mixer):
         return replace(cls.at(site), window=window, sinks=sinks, rope=WINDOW_ROPE)
 
     @property
+    @override
     def name(self) -> str:
         return "attention" if self.window is None else "window attention"
 
     @property
+    @override
     def out_width(self) -> int:
         return self.n_heads * self.v_head_dim
 
     @property
+    @override
     def out_heads(self) -> int:
         return self.n_heads
 
+    @override
     def absent_ops(self, borrows_value: bool = False) -> tuple[str, ...]:
         return ("rotary",) if self.rope is None else ()
 
-    def sizes(self) -> dict[str, int | None]:
+    @override
+    def sizes(self) -> KernelSizes:
         return {
             "head_dim": self.head_dim,
             "v_head_dim": self.v_head_dim,
@@ -158,27 +166,33 @@ class Attention(Mixer):
         }
 
     @property
+    @override
     def packed_row(self) -> int:
         return (self.n_heads + self.n_kv_heads) * self.head_dim + self.n_kv_heads * self.v_head_dim
 
-    def sizes_scaled(self, part: Part) -> dict[str, int]:
+    @override
+    def sizes_scaled(self, part: Rescale) -> dict[str, int]:
         groups = part(self.n_kv_heads)
         return {"n_kv_heads": groups, "n_heads": groups * (self.n_heads // self.n_kv_heads)}
 
     @property
+    @override
     def span(self) -> int | None:
         """Most keys a query can see: window plus sinks, None for all."""
         return None if self.window is None else self.window + self.sinks
 
     @property
+    @override
     def sees_all(self) -> bool:
         return self.window is None
 
     @property
+    @override
     def rotation(self) -> tuple[Rope, int] | None:
         return None if self.rope is None else (self.rope, self.head_dim)
 
     @property
+    @override
     def departures(self) -> tuple[str, ...]:
         if self.window is None:
             return ()
@@ -186,6 +200,7 @@ class Attention(Mixer):
         return tuple(f"{name} {size}" for name, size, usual in sizes if size != usual)
 
     @property
+    @override
     def out_bias_params(self) -> int:
         return self.d_model if self.out_bias else 0
 
@@ -203,9 +218,11 @@ class Attention(Mixer):
         heads = {"none": 0, "head": 1 + min(keys, 1), "full": self.n_heads + keys}[self.qk_norm]
         return heads * self.head_dim
 
+    @override
     def in_matmul_params(self, borrows_value: bool = False) -> int:
         return (self.d_in or self.d_model) * (self._qkv_width(borrows_value) + self._gate_width())
 
+    @override
     def in_params(self, convention: Convention, borrows_value: bool = False) -> int:
         matmul = self.in_matmul_params(borrows_value)
         if convention is Convention.PAPER:
@@ -246,6 +263,7 @@ class Attention(Mixer):
             if getattr(self, name):
                 refuse_paper(convention, f"attention with {name}")
 
+    @override
     def kernel_flops(
         self, parts: Sequence[str], shapes: Sequence[tuple[int, ...]], *, step: bool, training: bool, one_pass: bool
     ) -> dict[str, int]:
@@ -258,11 +276,13 @@ class Attention(Mixer):
         channels = width + value + (3 * width + 2 * value if training else 0)
         return {f"{self.name} core": 2 * batch * heads * queries * keys * channels}
 
+    @override
     def core_prefill(self, tokens: int, convention: Convention) -> Flops:
         self._check_paper(convention)
         pairs = self.tile_pairs(tokens) if convention is Convention.HARDWARE else self.pairs(tokens)
         return self._score_flops(pairs) + self._conv(tokens)
 
+    @override
     def core_decode(self, context: int, convention: Convention) -> Flops:
         self._check_paper(convention)
         if convention is Convention.PAPER:
@@ -272,6 +292,7 @@ class Attention(Mixer):
         scores = self._score_flops(-(-keys // TILE) * TILE if convention is Convention.HARDWARE else keys)
         return scores + self._conv(1)
 
+    @override
     def core_train(self, tokens: int, convention: Convention) -> Flops:
         forward = self.core_prefill(tokens, convention)
         if convention is not Convention.HARDWARE:
@@ -291,6 +312,7 @@ class Attention(Mixer):
         again = self.head_dim + self.v_head_dim if self.sinks else 0
         return 3 * self.head_dim + 2 * self.v_head_dim + again
 
+    @override
     def full_mask_extra_flops(self, tokens: int) -> int:
         width = self.prefix + (tokens if self.span is None else min(tokens, self.span))
         return self._score_flops(tokens * width - self.pairs(tokens)).total
@@ -301,6 +323,7 @@ class Attention(Mixer):
     def _conv_bytes(self, storage: Storage) -> int:
         return self._qkv_width() * storage.columns(self.d_conv) * storage.conv_bytes if self.d_conv else 0
 
+    @override
     def core_reasons(self, work: str, context: int) -> list[Reason]:
         core = f"{self.name} core"
         if work == "decode":
@@ -317,32 +340,39 @@ class Attention(Mixer):
             return 0
         return self.prefix + (context if self.span is None else min(context, self.span))
 
+    @override
     def cache(self, context: int, storage: Storage) -> CacheBytes:
         kv = self._cached_tokens(context) * self._token_bytes(storage)
         return CacheBytes(kv=kv, conv=self._conv_bytes(storage))
 
+    @override
     def kv_part(self, token_bytes: int, tokens: int, context: int) -> CachePart:
         return CachePart(token_bytes, tokens, self.span is not None and context >= self.span, self.sinks)
 
+    @override
     def value_bytes(self, context: int, storage: Storage) -> int:
         return self._cached_tokens(context) * self.n_kv_heads * self.v_head_dim * storage.kv_bytes
 
+    @override
     def value_traffic(self, context: int, storage: Storage) -> int:
         return self.value_bytes(self.keys(context), storage)
 
+    @override
     def cache_traffic(self, context: int, storage: Storage) -> int:
         # Every visible key but the new one is read, and the new one written: together keys(context) entries.
         return self.keys(context) * self._token_bytes(storage) + 2 * self._conv_bytes(storage)
 
+    @override
     def core_activations(self, size: int, borrows_value: bool = False, keeps_output: bool = True) -> Activations | None:
-        """Projection of q, k and v in one product, rotary into three tensors of their own, a fused kernel that keeps
-        them, its output and a log-sum-exp per query and head (FlashAttention-2, cuDNN, FlexAttention and our kernels
-        alike).
+        """The packed projection, q, k and v after rotary, and what the fused attention kernel keeps.
 
-        The backward sums up dq, and dk and dv of grouped heads, in float32, as flash-attn 4's does; others take
-        less."""
+        FlashAttention-2, cuDNN, FlexAttention and this package's kernels all keep q, k, v, their output and a
+        log-sum-exp per query and head.
+
+        The backward sums dq, and dk and dv of grouped heads, in float32, as in flash-attn 4; other kernels need less.
+        """
         queries = self.n_heads * self.head_dim
-        values = 0 if borrows_value else self.v_head_dim  # a lent one is kept by its lender
+        values = 0 if borrows_value else self.v_head_dim  # a borrowed value is kept by the branch that lends it
         grouped = self.n_kv_heads * (self.head_dim + self.v_head_dim) if self.n_heads > self.n_kv_heads else 0
         packed = Term("q, k, v", size * (queries + self.n_kv_heads * (self.head_dim + values)))
         out = Term("attention output", size * self.out_width)

@@ -14,6 +14,9 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
+from typing_extensions import override
+
+from hybridbench.arch.block import KernelSizes
 from hybridbench.arch.recurrent import Recurrent
 from hybridbench.arch.scales import Site
 from hybridbench.arch.terms import FLOAT, Activations, Term, padded
@@ -32,41 +35,47 @@ def _chunk_form(tokens: int, chunk: int, n_heads: int, key: int, value: int) -> 
 
 
 def heads_at(site: Site) -> tuple[int, int]:
-    """Heads that make up Mamba-2's channels, and their width: Mamba-2's, or 128 where its heads are wider."""
+    """Number and width of heads that have Mamba-2's channels together: Mamba-2's width, but at most 128."""
     width = 128 if site.ssm_head_dim > 128 and site.d_inner % 128 == 0 else site.ssm_head_dim
     return site.d_inner // width, width
 
 
 class DeltaRule(Recurrent):
-    """What both mixers answer alike: value heads of ``v_head_dim``, and key heads of ``k_head_dim`` that they share."""
+    """What both mixers share: value heads of ``v_head_dim``, and key heads of ``k_head_dim`` that they share."""
 
     low_rank: ClassVar[bool] = False
-    """Gate and decay go through one head's columns each, and the decay is one of every key channel."""
+    """Whether gate and decay are of low rank (one head's columns), and the decay has one number per key channel."""
 
     n_heads: int
     d_conv: int
     chunk_size: int
 
-    if TYPE_CHECKING:  # fields of one, properties of the other
+    if TYPE_CHECKING:  # fields of GatedDelta, properties of Kda
 
         @property
-        def n_k_heads(self) -> int: ...
+        def n_k_heads(self) -> int:
+            """Query and key heads."""
 
         @property
-        def k_head_dim(self) -> int: ...
+        def k_head_dim(self) -> int:
+            """Channels of a query or key head."""
 
         @property
-        def v_head_dim(self) -> int: ...
+        def v_head_dim(self) -> int:
+            """Channels of a value head."""
 
     @property
+    @override
     def out_width(self) -> int:
         return self.n_heads * self.v_head_dim
 
     @property
+    @override
     def out_heads(self) -> int:
         return self.n_heads
 
-    def sizes(self) -> dict[str, int | None]:
+    @override
+    def sizes(self) -> KernelSizes:
         return {
             "head_dim": self.k_head_dim,
             "v_head_dim": self.v_head_dim,
@@ -84,6 +93,7 @@ class DeltaRule(Recurrent):
         """Columns that the input projection has for the output gate and for the decay."""
 
     @property
+    @override
     def packed_row(self) -> int:
         return aligned(self._in_width())
 
@@ -92,30 +102,37 @@ class DeltaRule(Recurrent):
         return self.conv_channels + sum(self.gate_and_decay) + self.n_heads
 
     @property
+    @override
     def conv_parts(self) -> tuple[int, ...]:
         """Queries, keys and values, each with a convolution of its own."""
         keys = self.n_k_heads * self.k_head_dim
         return keys, keys, self.out_width
 
     @property
+    @override
     def conv_channels(self) -> int:
         return sum(self.conv_parts)
 
     @property
+    @override
     def taps(self) -> int:
         return self.d_conv
 
     @property
+    @override
     def state_size(self) -> int:
         return self.n_heads * self.k_head_dim * self.v_head_dim
 
+    @override
     def _recurrence(self) -> int:
         # Per state element: the decay, a two-FLOP read by k, a two-FLOP outer product and add, a two-FLOP read by q.
         return 7 * self.state_size
 
+    @override
     def _parallel_scan(self, tokens: int) -> int:
         return _chunk_form(tokens, self.chunk_size, self.n_heads, self.k_head_dim, self.v_head_dim)
 
+    @override
     def core_activations(self, size: int, borrows_value: bool = False, keeps_output: bool = True) -> Activations | None:
         """Conv of q, k and v one by one, the delta rule by chunks, norm and gate.
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from hybridbench.arch.block import Convention, Part, check_sizes
+from typing_extensions import override
+
+from hybridbench.arch.block import Convention, Rescale, check_sizes
 from hybridbench.arch.blocks.delta import DeltaRule, heads_at
 from hybridbench.arch.scales import Site
 from hybridbench.errors import BadInput
@@ -20,7 +22,7 @@ class GatedDelta(DeltaRule):
 
     Args:
         n_heads: value heads, of ``v_head_dim``.
-        n_k_heads: query and key heads, of ``k_head_dim``; each serves as many value heads.
+        n_k_heads: query and key heads, of ``k_head_dim``; each serves equally many value heads.
     """
 
     kind: ClassVar[str] = "gated_delta"
@@ -45,26 +47,33 @@ class GatedDelta(DeltaRule):
 
     @classmethod
     def at(cls, site: Site) -> Self:
-        """Qwen3-Next's proportions, which at 1b are its very block: half as many key as value heads, or as many where
-        the number is odd."""
+        """A block with Qwen3-Next's proportions, which at 1b is exactly its block.
+
+        It has half as many key heads as value heads, or equally many if the number of value heads is odd.
+        """
         heads, width = heads_at(site)
         return cls(site.scale.d_model, heads, heads if heads % 2 else heads // 2, width, width)
 
     @property
+    @override
     def gate_and_decay(self) -> tuple[int, int]:
         return self.out_width, self.n_heads
 
-    def sizes_scaled(self, part: Part) -> dict[str, int]:
+    @override
+    def sizes_scaled(self, part: Rescale) -> dict[str, int]:
         groups = part(self.n_k_heads)
         return {"n_k_heads": groups, "n_heads": groups * (self.n_heads // self.n_k_heads)}
 
+    @override
     def in_matmul_params(self, borrows_value: bool = False) -> int:
         value_and_gate = self.out_width * (1 if borrows_value else 2)
         return self.d_model * (2 * self.n_k_heads * self.k_head_dim + value_and_gate + 2 * self.n_heads)
 
+    @override
     def in_params(self, convention: Convention, borrows_value: bool = False) -> int:
         conv = self.d_conv * self.conv_channels
         return self.in_matmul_params(borrows_value) + conv + 2 * self.n_heads + self.v_head_dim
 
+    @override
     def params_fp32(self) -> int:
         return 2 * self.n_heads

@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from hybridbench.arch.block import Convention, Part, check_sizes
+from typing_extensions import override
+
+from hybridbench.arch.block import Convention, Rescale, check_sizes
 from hybridbench.arch.blocks.delta import DeltaRule, heads_at
 from hybridbench.arch.scales import Site
 
@@ -36,36 +38,44 @@ class Kda(DeltaRule):
 
     @classmethod
     def at(cls, site: Site) -> Self:
-        """As wide as the scale's Mamba-2."""
+        """A block as wide as the scale's Mamba-2."""
         return cls(site.scale.d_model, *heads_at(site))
 
     @property
+    @override
     def n_k_heads(self) -> int:
         return self.n_heads
 
     @property
+    @override
     def k_head_dim(self) -> int:
         return self.head_dim
 
     @property
+    @override
     def v_head_dim(self) -> int:
         return self.head_dim
 
     @property
+    @override
     def gate_and_decay(self) -> tuple[int, int]:
         return self.head_dim, self.head_dim
 
-    def sizes_scaled(self, part: Part) -> dict[str, int]:
+    @override
+    def sizes_scaled(self, part: Rescale) -> dict[str, int]:
         return {"n_heads": part(self.n_heads)}
 
+    @override
     def in_matmul_params(self, borrows_value: bool = False) -> int:
         qkv = self.d_model * self.out_width * (2 if borrows_value else 3)
         low_rank = 2 * self.head_dim * (self.d_model + self.out_width)
         return qkv + low_rank + self.d_model * self.n_heads
 
+    @override
     def in_params(self, convention: Convention, borrows_value: bool = False) -> int:
         decay = self.n_heads + self.out_width
         return self.in_matmul_params(borrows_value) + self.d_conv * self.conv_channels + decay + self.head_dim
 
+    @override
     def params_fp32(self) -> int:
         return self.n_heads + self.out_width

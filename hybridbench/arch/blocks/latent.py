@@ -15,6 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from typing_extensions import override
+
 from hybridbench.arch.block import (
     TILE,
     CacheBytes,
@@ -66,17 +68,21 @@ class LatentAttention(Mixer):
         return self.kv_rank + self.rope_dim
 
     @property
+    @override
     def sees_all(self) -> bool:
         return True
 
     @property
+    @override
     def out_width(self) -> int:
         return self.n_heads * self.v_head_dim
 
     @property
+    @override
     def out_bias_params(self) -> int:
         return self.d_model if self.bias else 0
 
+    @override
     def in_matmul_params(self, borrows_value: bool = False) -> int:
         queries = self.n_heads * self.head_dim
         down = self.d_model * (queries if self.q_rank is None else self.q_rank)
@@ -84,6 +90,7 @@ class LatentAttention(Mixer):
         values = 0 if borrows_value else self.v_head_dim
         return down + up + self.d_model * self.latent_width + self.kv_rank * self.n_heads * (self.nope_dim + values)
 
+    @override
     def in_params(self, convention: Convention, borrows_value: bool = False) -> int:
         norms = self.kv_rank + (self.q_rank or 0)
         bias = self.latent_width + (self.q_rank or 0) if self.bias else 0
@@ -92,12 +99,14 @@ class LatentAttention(Mixer):
     def _score_flops(self, pairs: int) -> Flops:
         return Flops(attention=2 * self.n_heads * (self.head_dim + self.v_head_dim) * pairs)
 
+    @override
     def core_prefill(self, tokens: int, convention: Convention) -> Flops:
         refuse_paper(convention, "latent attention")
         if convention is Convention.EXACT:
             return self._score_flops(tokens * (tokens + 1) // 2)
         return self._score_flops(_tile_pairs(tokens))
 
+    @override
     def core_decode(self, context: int, convention: Convention) -> Flops:
         refuse_paper(convention, "latent attention")
         keys = context + 1
@@ -105,6 +114,7 @@ class LatentAttention(Mixer):
             return self._score_flops(keys)
         return Flops(attention=2 * self.n_heads * (self.latent_width + self.kv_rank) * -(-keys // TILE) * TILE)
 
+    @override
     def core_train(self, tokens: int, convention: Convention) -> Flops:
         forward = self.core_prefill(tokens, convention)
         if convention is not Convention.HARDWARE:
@@ -113,6 +123,7 @@ class LatentAttention(Mixer):
         width = 3 * self.head_dim + 2 * self.v_head_dim
         return forward + Flops(attention=2 * self.n_heads * width * _tile_pairs(tokens))
 
+    @override
     def core_reasons(self, work: str, context: int) -> list[Reason]:
         core, count = f"{self.name} core", self.core_decode if work == "decode" else self.core_prefill
         exact, tiles = (count(context, each).attention for each in (Convention.EXACT, Convention.HARDWARE))
@@ -123,12 +134,15 @@ class LatentAttention(Mixer):
         again = self.core_train(context, Convention.HARDWARE).attention - 3 * tiles
         return [Reason(core, TILES, 3 * (tiles - exact)), Reason(core, SCORES_AGAIN, again)]
 
+    @override
     def full_mask_extra_flops(self, tokens: int) -> int:
         return self._score_flops(tokens * (tokens - 1) // 2).total
 
+    @override
     def cache(self, context: int, storage: Storage) -> CacheBytes:
         return CacheBytes(kv=context * self.latent_width * storage.kv_bytes)
 
+    @override
     def cache_traffic(self, context: int, storage: Storage) -> int:
         return (context + 1) * self.latent_width * storage.kv_bytes
 

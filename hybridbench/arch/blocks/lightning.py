@@ -13,7 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from hybridbench.arch.block import Convention, Flops, Part, check_sizes
+from typing_extensions import override
+
+from hybridbench.arch.block import Convention, Flops, KernelSizes, Rescale, check_sizes
 from hybridbench.arch.blocks.delta import heads_at
 from hybridbench.arch.recurrent import Recurrent
 from hybridbench.arch.scales import Site
@@ -47,18 +49,22 @@ class Lightning(Recurrent):
     @classmethod
     def at(cls, site: Site) -> Self:
         """As wide as the scale's Mamba-2, like every mixer that may take its place; heads are MiniMax's 128 channels
-        wide, or Mamba-2's where those are narrower, and chunks as long as those of the kernels that run here."""
+        wide, or Mamba-2's where those are narrower, and chunks as long as those of the kernels that run here.
+        """
         return cls(site.scale.d_model, *heads_at(site), chunk_size=KERNELS_CHUNK)
 
     @property
+    @override
     def out_width(self) -> int:
         return self.n_heads * self.head_dim
 
     @property
+    @override
     def out_heads(self) -> int:
         return self.n_heads
 
-    def sizes(self) -> dict[str, int | None]:
+    @override
+    def sizes(self) -> KernelSizes:
         return {
             "head_dim": self.head_dim,
             "n_heads": self.n_heads,
@@ -67,6 +73,7 @@ class Lightning(Recurrent):
         }
 
     @property
+    @override
     def packed_row(self) -> int:
         return aligned(self._in_width())
 
@@ -74,43 +81,54 @@ class Lightning(Recurrent):
         """Columns of the input projection."""
         return self.out_width * (3 if borrows_value else 4)
 
-    def sizes_scaled(self, part: Part) -> dict[str, int]:
+    @override
+    def sizes_scaled(self, part: Rescale) -> dict[str, int]:
         return {"n_heads": part(self.n_heads)}
 
     @property
+    @override
     def conv_channels(self) -> int:
         return 0
 
     @property
+    @override
     def taps(self) -> int:
         return 0
 
     @property
+    @override
     def state_size(self) -> int:
         return self.out_width * self.head_dim
 
+    @override
     def in_matmul_params(self, borrows_value: bool = False) -> int:
         return self.d_model * self._in_width(borrows_value)
 
+    @override
     def in_params(self, convention: Convention, borrows_value: bool = False) -> int:
         return self.in_matmul_params(borrows_value) + self.out_width
 
+    @override
     def _recurrence(self) -> int:
         # Per state element: the decay, an outer product, an add and a two-FLOP read.
         return 5 * self.state_size
 
+    @override
     def _parallel_scan(self, tokens: int) -> int:
         # Per token and head: Q K^T and its product with V in full, the state's update and its read.
         chunk, head = self.chunk_size, self.head_dim
         return -(-tokens // chunk) * chunk * self.n_heads * (4 * chunk * head + 4 * head * head)
 
+    @override
     def core_train(self, tokens: int, convention: Convention) -> Flops:
         """In ``hardware`` 3.5 forwards. ``chunk_simple_gla_bwd`` makes per token and head five products of 2 C P (Q K^T
         again, dO V^T, and one each for the gradients of q, k and v) and five of 2 P P (the states again, their
-        gradients, and one each for q, k and v), where the forward has two of either."""
+        gradients, and one each for q, k and v), where the forward has two of either.
+        """
         forward = self.core_prefill(tokens, convention)
         return Flops(scan=forward.scan * 7 // 2) if convention is Convention.HARDWARE else 3 * forward
 
+    @override
     def core_activations(self, size: int, borrows_value: bool = False, keeps_output: bool = True) -> Activations | None:
         """Silu of q, k and v one by one, the chunk kernels, norm and gate.
 

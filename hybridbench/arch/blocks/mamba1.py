@@ -12,7 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from hybridbench.arch.block import Convention, Part, check_sizes, variant
+from typing_extensions import override
+
+from hybridbench.arch.block import Convention, KernelSizes, Rescale, check_sizes, variant
 from hybridbench.arch.recurrent import Recurrent
 from hybridbench.arch.scales import Site
 from hybridbench.arch.terms import FLOAT, Activations, Term
@@ -48,14 +50,16 @@ class Mamba1(Recurrent):
 
     @classmethod
     def at(cls, site: Site) -> Self:
-        """As wide as the scale's Mamba-2; the rest as its authors have it."""
+        """A block as wide as the scale's Mamba-2, with its authors' other defaults."""
         return cls(site.scale.d_model, site.d_inner, dt_rank=-(-site.scale.d_model // 16))
 
     @property
+    @override
     def out_width(self) -> int:
         return self.d_inner
 
-    def sizes(self) -> dict[str, int | None]:
+    @override
+    def sizes(self) -> KernelSizes:
         return {
             "d_state": self.d_state,
             "d_conv": self.d_conv,
@@ -63,29 +67,36 @@ class Mamba1(Recurrent):
             "width": self.d_inner,
         }
 
-    def sizes_scaled(self, part: Part) -> dict[str, int]:
+    @override
+    def sizes_scaled(self, part: Rescale) -> dict[str, int]:
         return {"d_inner": part(self.d_inner), "dt_rank": part(self.dt_rank)}
 
     @property
+    @override
     def out_bias_params(self) -> int:
         return self.d_model if self.proj_bias else 0
 
     @property
+    @override
     def conv_channels(self) -> int:
         return self.d_inner
 
     @property
+    @override
     def taps(self) -> int:
         return self.d_conv
 
     @property
+    @override
     def state_size(self) -> int:
         return self.d_inner * self.d_state
 
+    @override
     def in_matmul_params(self, borrows_value: bool = False) -> int:
         x_and_gate = self.d_inner * (1 if borrows_value else 2)
         return self.d_model * x_and_gate + self.d_inner * (2 * self.dt_rank + 2 * self.d_state)
 
+    @override
     def in_params(self, convention: Convention, borrows_value: bool = False) -> int:
         conv = self.d_inner * (self.d_conv + self.conv_bias)
         recurrence = self.d_inner * (1 + self.d_state + 1)  # bias of dt, A and D
@@ -93,17 +104,21 @@ class Mamba1(Recurrent):
         bias = self.d_inner * (1 if borrows_value else 2) if self.proj_bias else 0
         return self.in_matmul_params(borrows_value) + conv + recurrence + norms + bias
 
+    @override
     def params_fp32(self) -> int:
         return self.d_inner * (self.d_state + 1)
 
+    @override
     def _recurrence(self) -> int:
         # Per channel and state: dt A, its exponential, times B, decay and add, and a two-FLOP read; then the D skip.
         return 7 * self.d_inner * self.d_state + 2 * self.d_inner
 
+    @override
     def _parallel_scan(self, tokens: int) -> int:
         # About two combines of three FLOPs per element, then times B and the read.
         return tokens * (9 * self.d_inner * self.d_state + 2 * self.d_inner)
 
+    @override
     def core_activations(self, size: int, borrows_value: bool = False, keeps_output: bool = True) -> Activations | None:
         """Conv, projection of dt's rank, B and C, dt, scan with gate (``SelectiveScanFn``), all channel by channel."""
         if borrows_value:

@@ -13,7 +13,9 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from hybridbench.arch.block import Convention, Flops, Part, check_sizes, variant
+from typing_extensions import override
+
+from hybridbench.arch.block import Convention, Flops, KernelSizes, Rescale, check_sizes, variant
 from hybridbench.arch.blocks.ssd_kernels import BLOCK, SLICE, Chunked, OnePass, Tiles, fits_one_pass, up
 from hybridbench.arch.recurrent import Recurrent
 from hybridbench.arch.scales import Site
@@ -22,8 +24,8 @@ from hybridbench.errors import BadInput
 from hybridbench.sizes import aligned
 
 TILE_COLUMNS = 256
-"""What the ``hardware`` convention rounds its columns up to: the wide side of a tile of 128 x 256, or two tiles in a
-cluster, as cuBLAS takes them on Hopper. On an H200 it ran 4,608 for 4,368 (100m) and 6,560 for 6,424 (350m)."""
+"""The ``hardware`` convention rounds columns up to this: the wide side of a tile of 128 x 256, or two tiles in a
+cluster, as cuBLAS uses them on Hopper. An H200 computed 4,608 columns for 4,368 (100m), and 6,560 for 6,424 (350m)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,7 @@ class Mamba2(Recurrent):
         n_groups: groups that share B and C.
         d_conv: taps of the causal conv.
         chunk_size: positions per chunk of the matrix form (training and prefill).
-        gated_norm: RMSNorm after the gate, as mamba_ssm's default has it.
+        gated_norm: RMSNorm after the gate, as by default in mamba_ssm.
         a_range: range A is drawn from uniformly at initialisation; the paper uses [0.01, 2].
         dt_range: range the initial step is drawn from log-uniformly.
         conv_bias: bias of the conv.
@@ -72,40 +74,48 @@ class Mamba2(Recurrent):
 
     @classmethod
     def at(cls, site: Site) -> Self:
-        """The paper's; as a branch without a norm of its own."""
+        """The paper's block; as a branch it has no norm of its own."""
         scale = site.scale
         shape = scale.d_model, site.d_inner, site.ssm_head_dim, scale.d_state
         return cls(*shape, chunk_size=scale.chunk_size, gated_norm=not site.branch)
 
     @property
     def n_heads(self) -> int:
+        """Heads of the state space, ``head_dim`` channels each."""
         return self.d_inner // self.head_dim
 
     @property
+    @override
     def conv_channels(self) -> int:
         """Channels the conv sees: x, B and C."""
         return self.d_inner + 2 * self.n_groups * self.d_state
 
     @property
+    @override
     def taps(self) -> int:
         return self.d_conv
 
     @property
+    @override
     def state_size(self) -> int:
         return self.d_inner * self.d_state
 
     @property
+    @override
     def out_width(self) -> int:
         return self.d_inner
 
     @property
+    @override
     def out_heads(self) -> int:
         return self.n_heads
 
+    @override
     def absent_ops(self, borrows_value: bool = False) -> tuple[str, ...]:
         return ("mamba2_core",) if borrows_value else ()  # its input is not one packed row
 
-    def sizes(self) -> dict[str, int | None]:
+    @override
+    def sizes(self) -> KernelSizes:
         return {
             "head_dim": self.head_dim,
             "n_heads": self.n_heads,
@@ -118,13 +128,16 @@ class Mamba2(Recurrent):
         }
 
     @property
+    @override
     def packed_row(self) -> int:
         return aligned(self._in_width())
 
-    def sizes_scaled(self, part: Part) -> dict[str, int]:
+    @override
+    def sizes_scaled(self, part: Rescale) -> dict[str, int]:
         return {"d_inner": part(self.d_inner, self.head_dim * self.n_groups)}
 
     @property
+    @override
     def out_bias_params(self) -> int:
         return self.d_model if self.out_bias else 0
 
@@ -132,9 +145,11 @@ class Mamba2(Recurrent):
         x_and_gate = self.d_inner * (1 if borrows_value else 2)
         return x_and_gate + 2 * self.n_groups * self.d_state + self.n_heads
 
+    @override
     def in_matmul_params(self, borrows_value: bool = False) -> int:
         return self.d_model * self._in_width(borrows_value)
 
+    @override
     def in_params(self, convention: Convention, borrows_value: bool = False) -> int:
         projections = self.in_matmul_params(borrows_value)
         if convention is Convention.PAPER:
@@ -144,13 +159,16 @@ class Mamba2(Recurrent):
         bias = self._in_width(borrows_value) if self.in_bias else 0
         return projections + bias + conv + 3 * self.n_heads + (self.d_inner if self.gated_norm else 0)
 
+    @override
     def params_fp32(self) -> int:
         return 3 * self.n_heads
 
+    @override
     def _recurrence(self) -> int:
         # Per state: the decay, an outer product, an add and a two-FLOP read; then the D skip.
         return 5 * self.d_inner * self.d_state + 2 * self.d_inner
 
+    @override
     def _parallel_scan(self, tokens: int) -> int:
         return self._kernels(tokens, training=False)
 
@@ -158,6 +176,7 @@ class Mamba2(Recurrent):
         """Columns of the input projection of a sequence as it is dispatched on a GPU."""
         return aligned(self._in_width(borrows_value))
 
+    @override
     def in_padding(self, borrows_value: bool = False) -> int:
         return up(self.in_columns(borrows_value), TILE_COLUMNS) - self._in_width(borrows_value)
 
@@ -172,16 +191,19 @@ class Mamba2(Recurrent):
             return OnePass(self.n_heads, self.n_groups, self.head_dim, self.d_state, sequences)
         return Chunked(self.n_heads, self.n_groups, self.head_dim, self.d_state, self.chunk_size, tiles or {})
 
+    @override
     def core_prefill(self, tokens: int, convention: Convention) -> Flops:
         if convention is Convention.PAPER:
             return Flops(scan=tokens * (9 * self.d_inner * self.d_state + 2 * self.d_inner))
         return Recurrent.core_prefill(self, tokens, convention)
 
+    @override
     def core_decode(self, context: int, convention: Convention) -> Flops:
         if convention is Convention.PAPER:
             return self.core_prefill(1, convention)
         return Recurrent.core_decode(self, context, convention)
 
+    @override
     def core_train(self, tokens: int, convention: Convention) -> Flops:
         if convention is not Convention.HARDWARE:
             return 3 * self.core_prefill(tokens, convention)
@@ -192,10 +214,12 @@ class Mamba2(Recurrent):
         kernels = self.scan_kernels()
         return sum(kernels.flops(tokens, training).values()) + kernels.elementwise(tokens, training)
 
+    @override
     def executed_scan(self, tokens: int, *, training: bool, sequences: int = 1, one_pass: bool = False) -> int:
         """FLOPs of tensor cores alone, in one pass or in mamba_ssm's chunks."""
         return sum(self.scan_kernels(sequences, None if one_pass else {}).flops(tokens, training).values())
 
+    @override
     def core_activations(self, size: int, borrows_value: bool = False, keeps_output: bool = True) -> Activations | None:
         """One projection of z, x, B, C and dt; conv, scan, gate and norm as one operation (``scan.mamba2_fused``),
         which keeps the conv's output and the scan's.
@@ -204,7 +228,7 @@ class Mamba2(Recurrent):
         or x is lent, recomputes states and scores (``ssd_combined.py``).
         """
         inner, conv = self.d_inner, self.conv_channels
-        # Where x is another branch's value, the conv's input is put together anew.
+        # If x is another branch's value, the conv's input is a new tensor.
         columns, copied = padded(self._in_width(borrows_value), self.d_model, size)
         packed = Term("packed z, x, B, C, dt", size * columns, fixed=copied)
         lent = Term("conv input with a lent value, decays", size * conv + FLOAT * self.n_heads if borrows_value else 0)

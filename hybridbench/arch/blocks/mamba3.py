@@ -13,7 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from hybridbench.arch.block import CacheBytes, Convention, Part, Storage, check_sizes, variant
+from typing_extensions import override
+
+from hybridbench.arch.block import CacheBytes, Convention, KernelSizes, Rescale, Storage, check_sizes, variant
 from hybridbench.arch.recurrent import Recurrent
 from hybridbench.arch.scales import Site
 from hybridbench.arch.terms import FLOAT, Activations, Term, padded
@@ -68,17 +70,21 @@ class Mamba3(Recurrent):
 
     @property
     def n_heads(self) -> int:
+        """Heads of the state space, ``head_dim`` channels each."""
         return self.d_inner // self.head_dim
 
     @property
+    @override
     def out_width(self) -> int:
         return self.d_inner
 
     @property
+    @override
     def out_heads(self) -> int:
         return self.n_heads
 
-    def sizes(self) -> dict[str, int | None]:
+    @override
+    def sizes(self) -> KernelSizes:
         return {
             "head_dim": self.head_dim,
             "n_heads": self.n_heads,
@@ -96,21 +102,26 @@ class Mamba3(Recurrent):
         return x_and_gate + b_and_c + 3 * self.n_heads + self.n_angles
 
     @property
+    @override
     def packed_row(self) -> int:
         return aligned(self._in_width())
 
-    def sizes_scaled(self, part: Part) -> dict[str, int]:
+    @override
+    def sizes_scaled(self, part: Rescale) -> dict[str, int]:
         return {"d_inner": part(self.d_inner, self.head_dim * self.n_groups)}
 
     @property
+    @override
     def conv_channels(self) -> int:
         return 0
 
     @property
+    @override
     def taps(self) -> int:
         return 0
 
     @property
+    @override
     def state_size(self) -> int:
         """The SSM state, and the accumulated angles of every head."""
         return self.d_inner * self.d_state + self.n_heads * self.n_angles
@@ -120,22 +131,27 @@ class Mamba3(Recurrent):
         """B and x of the last token, which the trapezoidal rule reads once more."""
         return self.rank * self.n_heads * self.d_state + self.d_inner
 
+    @override
     def in_matmul_params(self, borrows_value: bool = False) -> int:
         return self.d_model * self._in_width(borrows_value)
 
+    @override
     def in_params(self, convention: Convention, borrows_value: bool = False) -> int:
         biases = 2 * self.n_heads * self.rank * self.d_state
         maps = 3 * self.rank * self.d_inner if self.rank > 1 else 0
         return self.in_matmul_params(borrows_value) + biases + 2 * self.d_state + maps + 2 * self.n_heads
 
+    @override
     def params_fp32(self) -> int:
         maps = 3 * self.rank * self.d_inner if self.rank > 1 else 0
         return 2 * self.n_heads + 2 * self.n_heads * self.rank * self.d_state + maps
 
+    @override
     def _recurrence(self) -> int:
         # Per channel and state: the decay, and for each of R inputs an outer product, an add and a two-FLOP read.
         return (1 + 4 * self.rank) * self.d_inner * self.d_state + 2 * self.d_inner
 
+    @override
     def _parallel_scan(self, tokens: int) -> int:
         chunks = -(-tokens // self.chunk_size)
         rows = self.chunk_size * self.rank
@@ -145,15 +161,18 @@ class Mamba3(Recurrent):
         passing = 2 * self.d_state * self.d_inner
         return chunks * (scores + diagonal + states + passing) + 2 * tokens * self.d_inner
 
+    @override
     def cache(self, context: int, storage: Storage) -> CacheBytes:
         angles = self.n_heads * self.n_angles
         state = self.d_inner * self.d_state * storage.ssm_bytes + angles * max(ANGLE_BYTES, storage.ssm_bytes)
         return CacheBytes(ssm=state, conv=self.last_step_size * storage.conv_bytes)
 
+    @override
     def core_activations(self, size: int, borrows_value: bool = False, keeps_output: bool = True) -> Activations | None:
         """Norms of B and C, steps and decays in float32, a scan that turns B and C of every head and keeps them, its
         states and its output with and without the gate (``_Mamba3Function``). It keeps them in a prefill too, since
-        parameters ask for gradients; x and z, which lie in the packed row, are copied for it while it runs."""
+        parameters ask for gradients; x and z, which lie in the packed row, are copied for it while it runs.
+        """
         if borrows_value:
             return None
         heads, inner, groups = self.n_heads, self.d_inner, self.n_groups * self.d_state

@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from hybridbench.arch.block import Block, Convention, Flops, Part, check_sizes, variant
+from typing_extensions import override
+
+from hybridbench.arch.block import Block, Convention, Flops, KernelSizes, Rescale, check_sizes, variant
 from hybridbench.arch.scales import Site
 from hybridbench.arch.terms import Activations, Term
 
@@ -55,31 +57,38 @@ class Mlp(Block):
         """The feed-forward block of a scale."""
         return cls(site.scale.d_model, site.scale.d_ff)
 
-    def sizes(self) -> dict[str, int | None]:
+    @override
+    def sizes(self) -> KernelSizes:
         return {"width": self.d_ff}
 
-    def sizes_scaled(self, part: Part) -> dict[str, int]:
+    @override
+    def sizes_scaled(self, part: Rescale) -> dict[str, int]:
         return {"d_ff": part(self.d_ff, min(WIDTH_UNIT, self.d_ff))}
 
     def matmul_params(self) -> int:
         """Weights that multiply every token."""
         return (3 if self.gated else 2) * self.d_model * self.d_ff
 
+    @override
     def products(self, convention: Convention = Convention.EXACT, sequence: bool = True) -> dict[str, int]:
         down = 2 * self.d_model * self.d_ff
         return {"mlp in_proj": 2 * self.matmul_params() - down, "mlp out_proj": down}
 
+    @override
     def params(self, convention: Convention = Convention.EXACT) -> int:
         counts_bias = self.bias and convention is not Convention.PAPER
         bias = (2 if self.gated else 1) * self.d_ff + self.d_model if counts_bias else 0
         return self.matmul_params() + bias
 
+    @override
     def prefill_flops(self, tokens: int, convention: Convention = Convention.EXACT) -> Flops:
         return Flops(matmul=2 * self.matmul_params() * tokens)
 
+    @override
     def decode_flops(self, context: int, convention: Convention = Convention.EXACT) -> Flops:
         return Flops(matmul=2 * self.matmul_params())
 
+    @override
     def activations(self, size: int) -> Activations:
         inner = swiglu_activations(self.d_ff, size)
         entry = Term("block input", size * self.d_model, cheap=True)

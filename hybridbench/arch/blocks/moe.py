@@ -10,7 +10,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from hybridbench.arch.block import Block, Convention, Flops, Part, Storage, check_sizes, refuse_paper, variant
+from typing_extensions import override
+
+from hybridbench.arch.block import (
+    Block,
+    Convention,
+    Flops,
+    KernelSizes,
+    Rescale,
+    Storage,
+    check_sizes,
+    refuse_paper,
+    variant,
+)
 from hybridbench.arch.blocks.mlp import WIDTH_UNIT, swiglu_activations
 from hybridbench.arch.scales import Site
 from hybridbench.arch.terms import FLOAT, INDEX, Activations, Term
@@ -51,18 +63,21 @@ class Moe(Block):
 
     @classmethod
     def at(cls, site: Site) -> Self:
-        """The paper's experts: eight of which one is taken, one shared, each half as wide as the dense block."""
+        """The paper's experts: eight routed, top-1, and one shared, each half as wide as the dense block."""
         half = site.scale.d_ff // 2
         return cls(site.scale.d_model, half, n_experts=8, top_k=1, d_shared=half)
 
     @property
+    @override
     def departures(self) -> tuple[str, ...]:
         return ("moe",)
 
+    @override
     def absent_ops(self, borrows_value: bool = False) -> tuple[str, ...]:
         return () if self.d_shared else ("swiglu",)
 
-    def sizes(self) -> dict[str, int | None]:
+    @override
+    def sizes(self) -> KernelSizes:
         return {
             "width": self.d_shared,
             "d_model": self.d_model,
@@ -71,7 +86,8 @@ class Moe(Block):
             "top_k": self.top_k,
         }
 
-    def sizes_scaled(self, part: Part) -> dict[str, int]:
+    @override
+    def sizes_scaled(self, part: Rescale) -> dict[str, int]:
         widths = {"d_expert": self.d_expert, "d_shared": self.d_shared}
         return {name: part(width, min(WIDTH_UNIT, width)) for name, width in widths.items() if width}
 
@@ -82,7 +98,7 @@ class Moe(Block):
         return self._matrices() * (self.latent or self.d_model) * self.d_expert
 
     def _always(self, convention: Convention) -> int:
-        """Parameters every token meets; the paper leaves the router out."""
+        """Parameters that process every token; the paper leaves the router out."""
         if self.latent or self.shared_gate:
             refuse_paper(convention, "experts at a latent width or behind a shared gate")
         router = 0 if convention is Convention.PAPER else self.n_experts * self.d_model
@@ -90,12 +106,15 @@ class Moe(Block):
         latent = 2 * self.d_model * self.latent if self.latent else 0
         return router + gate + latent + self._matrices() * self.d_model * self.d_shared
 
+    @override
     def params(self, convention: Convention = Convention.EXACT) -> int:
         return self.n_experts * self._expert() + self._always(convention)
 
+    @override
     def params_active(self, convention: Convention = Convention.EXACT) -> int:
         return self.top_k * self._expert() + self._always(convention)
 
+    @override
     def products(self, convention: Convention = Convention.EXACT, sequence: bool = True) -> dict[str, int]:
         router = 0 if convention is Convention.PAPER else 2 * self.n_experts * self.d_model
         found = {
@@ -107,6 +126,7 @@ class Moe(Block):
         }
         return {name: flops for name, flops in found.items() if flops}
 
+    @override
     def kernel_flops(
         self, parts: Sequence[str], shapes: Sequence[tuple[int, ...]], *, step: bool, training: bool, one_pass: bool
     ) -> dict[str, int]:
@@ -114,17 +134,21 @@ class Moe(Block):
         experts = f"{self.name} experts"
         return {experts: tokens * self.products()[experts] * (3 if training else 1)} if "experts" in parts else {}
 
+    @override
     def prefill_flops(self, tokens: int, convention: Convention = Convention.EXACT) -> Flops:
         return Flops(matmul=2 * self.params_active(convention) * tokens)
 
+    @override
     def decode_flops(self, context: int, convention: Convention = Convention.EXACT) -> Flops:
         return Flops(matmul=2 * self.params_active(convention))
 
+    @override
     def weight_traffic(self, batch: int, storage: Storage) -> int:
         """Expected bytes under uniform routing: E (1 - (1 - k/E)^B) distinct experts, router and shared ones."""
         distinct = self.n_experts * (1 - (1 - self.top_k / self.n_experts) ** batch)
         return (round(distinct * self._expert()) + self._always(Convention.EXACT)) * storage.weight_bytes
 
+    @override
     def activations(self, size: int) -> Activations:
         """Routed experts as grouped products over tokens sorted by expert (``dense.experts``), and shared ones."""
         packed = Term("experts' packed gate, up", self.top_k * size * 2 * self.d_expert)

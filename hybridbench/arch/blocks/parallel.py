@@ -4,8 +4,8 @@
     f(X) = W_1 a_1 Norm(M_1(X)) (+) W_2 a_2 Norm(M_2(X))             one per module ("Sep" in the paper's table 7)
 
 M_1 is the Mamba-2 branch where there is one, so ``subtract`` means SSM minus attention, and the Diff-Transformer scalar
-multiplies the second module. Sources: arXiv 2510.04800 section 3, tables 6 and 7, appendices D and Q. What the paper
-leaves open is fixed here so: Group norm is an RMS norm per head without weights, taken before the output projection;
+multiplies the second module. Sources: arXiv 2510.04800 section 3, tables 6 and 7, appendices D and Q. Choices here that
+the paper leaves open: Group norm is an RMS norm per head without weights, taken before the output projection;
 ``gate`` mixes the modules by g and 1 - g with g = sigmoid(w x), one number a token; ``alpha`` by a learned scalar.
 """
 
@@ -15,15 +15,17 @@ from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self, cast
 
-from hybridbench.arch.block import Block, CacheBytes, CachePart, Convention, Flops, Mixer, Storage
+from typing_extensions import override
+
+from hybridbench.arch.block import Block, CacheBytes, CachePart, Convention, Flops, KernelSizes, Mixer, Storage
 from hybridbench.arch.terms import Activations, Term
 from hybridbench.errors import BadInput, unknown_name
 
-NORMS = ("group", "none")
-SCALES = ("none", "vector", "scalar", "gate", "alpha")
-OPS = ("add", "subtract", "concat")
-VALUES = ("separate", "shared")
-OUTS = ("separate", "joint")
+FUSION_NORMS = ("group", "none")
+FUSION_SCALES = ("none", "vector", "scalar", "gate", "alpha")
+FUSION_OPS = ("add", "subtract", "concat")
+FUSION_VALUES = ("separate", "shared")
+FUSION_OUTS = ("separate", "joint")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,13 @@ class Fusion:
     out: str = "separate"
 
     def __post_init__(self) -> None:
-        axes = (("norm", NORMS), ("scale", SCALES), ("op", OPS), ("value", VALUES), ("out", OUTS))
+        axes = (
+            ("norm", FUSION_NORMS),
+            ("scale", FUSION_SCALES),
+            ("op", FUSION_OPS),
+            ("value", FUSION_VALUES),
+            ("out", FUSION_OUTS),
+        )
         for axis, known in axes:
             if getattr(self, axis) not in known:
                 raise unknown_name(f"fusion {axis}", getattr(self, axis), known)
@@ -85,36 +93,44 @@ class Parallel(Block):
 
     @property
     def d_model(self) -> int:
+        """Width of the model, the same for both branches."""
         return self.first.d_model
 
     @property
+    @override
     def sees_all(self) -> bool:
         return self.first.sees_all or self.second.sees_all
 
     @property
+    @override
     def branches(self) -> tuple[Mixer, Mixer]:
         return self.first, self.second
 
     @property
+    @override
     def borrower(self) -> int | None:
         """Index of the branch without a value projection: Mamba-2 beside attention, else the second; or None."""
         if self.fusion.value == "separate":
             return None
         return 0 if self.second.keeps_values and not self.first.keeps_values else 1
 
+    @override
     def absent_ops(self, borrows_value: bool = False) -> tuple[str, ...]:
         return ("head_norms",) if self.fusion.norm == "none" else ()
 
-    def sizes(self) -> dict[str, int | None]:
+    @override
+    def sizes(self) -> KernelSizes:
         """The heads that both outputs divide into, and their widths."""
         heads = [branch.out_heads for branch in self.branches]
         first, second = (branch.out_width // branch.out_heads for branch in self.branches)
         return {"head_dim": first, "v_head_dim": second, "n_heads": heads[0], "n_kv_heads": heads[1]}
 
+    @override
     def leading(self, lines: Collection[Hashable]) -> Parallel:
         first, second = (cast("Mixer", branch.leading(lines)) for branch in self.branches)
         return replace(self, first=first, second=second)
 
+    @override
     def scaled(self, width: int, before: int) -> Self:
         first, second = (branch.scaled(width, before) for branch in self.branches)
         return replace(self, first=first, second=second)
@@ -135,6 +151,7 @@ class Parallel(Block):
         widths = self.first.out_width + self.second.out_width
         return {"none": 0, "vector": widths, "scalar": 1, "gate": self.d_model, "alpha": 1}[self.fusion.scale]
 
+    @override
     def params(self, convention: Convention = Convention.EXACT) -> int:
         borrower = self.borrower
         inputs = sum(b.in_params(convention, i == borrower) for i, b in enumerate(self.branches))
@@ -142,9 +159,11 @@ class Parallel(Block):
         biases = sum(b.out_bias_params for b in self.branches) if separate else 0
         return inputs + self._out_params() + biases + self._scale_params()
 
+    @override
     def params_fp32(self) -> int:
         return self.first.params_fp32() + self.second.params_fp32()
 
+    @override
     def products(self, convention: Convention = Convention.EXACT, sequence: bool = True) -> dict[str, int]:
         borrower = self.borrower
         found: dict[str, int] = {}
@@ -158,6 +177,7 @@ class Parallel(Block):
             found["parallel other parameters"] = 2 * self.params(convention) - sum(found.values())
         return found
 
+    @override
     def cores(self, work: str, context: int, convention: Convention = Convention.EXACT) -> dict[str, Flops]:
         found: dict[str, Flops] = {}
         for branch in self.branches:
@@ -168,18 +188,22 @@ class Parallel(Block):
     def _linear(self, convention: Convention, sequence: bool = True) -> int:
         return sum(self.products(convention, sequence).values())
 
+    @override
     def prefill_flops(self, tokens: int, convention: Convention = Convention.EXACT) -> Flops:
         cores = self.first.core_prefill(tokens, convention) + self.second.core_prefill(tokens, convention)
         return Flops(matmul=self._linear(convention) * tokens) + cores
 
+    @override
     def decode_flops(self, context: int, convention: Convention = Convention.EXACT) -> Flops:
         cores = self.first.core_decode(context, convention) + self.second.core_decode(context, convention)
         return Flops(matmul=self._linear(convention, sequence=False)) + cores
 
+    @override
     def train_flops(self, tokens: int, convention: Convention = Convention.EXACT) -> Flops:
         cores = self.first.core_train(tokens, convention) + self.second.core_train(tokens, convention)
         return Flops(matmul=3 * self._linear(convention) * tokens) + cores
 
+    @override
     def full_mask_extra_flops(self, tokens: int) -> int:
         return self.first.full_mask_extra_flops(tokens) + self.second.full_mask_extra_flops(tokens)
 
@@ -188,17 +212,20 @@ class Parallel(Block):
         both_keep = self.first.keeps_values and self.second.keeps_values
         return self.first if self.borrower == 1 and both_keep else None
 
+    @override
     def cache(self, context: int, storage: Storage) -> CacheBytes:
         both = self.first.cache(context, storage) + self.second.cache(context, storage)
         owner = self._value_owner()
         return both if owner is None else both + CacheBytes(kv=-owner.value_bytes(context, storage))
 
+    @override
     def cache_traffic(self, context: int, storage: Storage) -> int:
         """Both branches' traffic; a shared attention value moves once, the least a fused kernel could do."""
         both = self.first.cache_traffic(context, storage) + self.second.cache_traffic(context, storage)
         owner = self._value_owner()
         return both if owner is None else both - owner.value_traffic(context, storage)
 
+    @override
     def cache_parts(self, context: int, storage: Storage) -> tuple[CachePart, ...]:
         first, second = (branch.cache_parts(context, storage) for branch in self.branches)
         if self._value_owner() is not None:
@@ -208,11 +235,11 @@ class Parallel(Block):
             )
         return first + second
 
+    @override
     def activations(self, size: int) -> Activations:
-        """Both branches on one input; the norm per head and each scaling keep their inputs and leave a result to
-        keep."""
+        """Both branches, which share one input; the norm per head and each scaling keep their inputs."""
         fusion = self.fusion
-        # What is neither normed nor multiplied by something learned on the way to a joint product is kept by nobody.
+        # A branch's output that is neither normed nor scaled before a joint product is not kept.
         passes = fusion.norm == "none" and fusion.out == "joint"
         unkept = {"none": (0, 1), "scalar": (0,)}.get(fusion.scale, ()) if passes else ()
         cores = [self._core(index, size, index not in unkept) for index in range(len(self.branches))]
@@ -235,7 +262,7 @@ class Parallel(Block):
         first, second = (core.saved for core in cores)
         return Activations(
             saved=(entry, *first, *second, *fused),
-            # The second branch runs while the first one's output waits; the sum of both is met at the fusion.
+            # The first branch's output is alive while the second one runs; the fusion needs both.
             forward=(
                 *cores[0].forward,
                 *((Term("first branch's output", size * widths[0]), *moment) for moment in cores[1].forward),

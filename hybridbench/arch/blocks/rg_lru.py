@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
+from typing_extensions import override
+
 from hybridbench.arch.block import Convention, check_sizes
 from hybridbench.arch.recurrent import Recurrent
 from hybridbench.arch.scales import Site
@@ -39,51 +41,62 @@ class RgLru(Recurrent):
 
     @classmethod
     def at(cls, site: Site) -> Self:
-        """As wide as the model, with a block of the gates for every attention head."""
+        """A block as wide as the model, whose gates have one diagonal block per attention head."""
         return cls(site.scale.d_model, site.scale.d_model, site.scale.n_heads)
 
     @property
+    @override
     def out_width(self) -> int:
         return self.width
 
     @property
+    @override
     def out_bias_params(self) -> int:
         return self.d_model
 
     @property
+    @override
     def conv_channels(self) -> int:
         return self.width
 
     @property
+    @override
     def conv_columns(self) -> int:
         """One less than the taps: RecurrentGemma keeps only what the next token needs."""
         return self.d_conv - 1
 
     @property
+    @override
     def taps(self) -> int:
         return self.d_conv
 
     @property
+    @override
     def state_size(self) -> int:
         return self.width
 
     def _gates(self) -> int:
         return 2 * self.width * self.width // self.n_blocks
 
+    @override
     def in_matmul_params(self, borrows_value: bool = False) -> int:
         return self.d_model * self.width * (1 if borrows_value else 2) + self._gates()
 
+    @override
     def in_params(self, convention: Convention, borrows_value: bool = False) -> int:
         biases = self.width * (1 if borrows_value else 2) + 2 * self.width
         return self.in_matmul_params(borrows_value) + biases + self.width * (self.d_conv + 1) + self.width
 
+    @override
     def params_fp32(self) -> int:
         return self.width
 
+    @override
     def _recurrence(self) -> int:
         # Per channel: two sigmoids, the decay (two products and an exponential), its square, one minus it and the
         # root, the gate, the normaliser, decay and add.
         return 12 * self.width
 
+    @override
     def _parallel_scan(self, tokens: int) -> int:
         return tokens * self._recurrence()

@@ -22,7 +22,9 @@ from collections.abc import Collection, Hashable
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
-from hybridbench.arch.block import Convention, Flops, Part, check_sizes
+from typing_extensions import override
+
+from hybridbench.arch.block import Convention, Flops, KernelSizes, Rescale, check_sizes
 from hybridbench.arch.recurrent import Recurrent
 from hybridbench.arch.scales import Site
 from hybridbench.arch.terms import FLOAT, Activations, Term
@@ -34,7 +36,8 @@ HEAD = 64
 
 def low_ranks(d_model: int) -> dict[str, int]:
     """The ranks of RWKV-LM's ``RWKV_Tmix_x070`` at a width, as the published models have them (that of 1024 has a gate
-    of 128)."""
+    of 128).
+    """
 
     def rank(columns: float) -> int:
         return max(32, round(columns / 32) * 32)
@@ -82,32 +85,39 @@ class Rwkv7(Recurrent):
         return cls(site.scale.d_model, site.d_inner // width, width, **low_ranks(site.scale.d_model))
 
     @property
+    @override
     def line(self) -> Hashable:
         """Values are mixed between layers of equal width: branches of a parallel block have a first of their own."""
         return type(self), self.out_width
 
+    @override
     def leading(self, lines: Collection[Hashable]) -> Rwkv7:
         """The first layer leaves its value and mixes none."""
         return replace(self, value_rank=0) if self.line in lines else self
 
-    def sizes_scaled(self, part: Part) -> dict[str, int]:
+    @override
+    def sizes_scaled(self, part: Rescale) -> dict[str, int]:
         ranks = low_ranks(part(self.d_model))
         return {"n_heads": part(self.n_heads), **ranks, "value_rank": ranks["value_rank"] if self.value_rank else 0}
 
     @property
+    @override
     def out_width(self) -> int:
         return self.n_heads * self.head_dim
 
     @property
+    @override
     def out_heads(self) -> int:
         return self.n_heads
 
     @property
+    @override
     def packed_row(self) -> int:
         """Each input of the kernels is a projection by itself."""
         return self.out_width
 
-    def sizes(self) -> dict[str, int | None]:
+    @override
+    def sizes(self) -> KernelSizes:
         return {
             "head_dim": self.head_dim,
             "n_heads": self.n_heads,
@@ -124,10 +134,12 @@ class Rwkv7(Recurrent):
         """Columns of all low ranks."""
         return self.decay_rank + self.rate_rank + self.value_rank + self.gate_rank
 
+    @override
     def in_matmul_params(self, borrows_value: bool = False) -> int:
         whole = self.d_model * self.out_width * (2 if borrows_value else 3)
         return whole + self.ranks * (self.d_model + self.out_width)
 
+    @override
     def in_params(self, convention: Convention, borrows_value: bool = False) -> int:
         # By channel: the bases of decay, rate and the value's share; two of the key, the bonus, the norm's two.
         vectors = (3 if self.value_rank else 2) + 2 + 1 + 2
@@ -137,21 +149,26 @@ class Rwkv7(Recurrent):
     # The token before stands in the conv state's place; its mixing is elementwise, and no FLOPs are counted of it.
 
     @property
+    @override
     def conv_channels(self) -> int:
         return self.d_model
 
     @property
+    @override
     def conv_columns(self) -> int:
         return 1
 
     @property
+    @override
     def taps(self) -> int:
         return 0
 
     @property
+    @override
     def state_size(self) -> int:
         return self.n_heads * self.head_dim**2
 
+    @override
     def _recurrence(self) -> int:
         # Per state element: the decay; two FLOPs each of the read by kk, of the two outer products that are added, and
         # of the read by r.
@@ -159,11 +176,13 @@ class Rwkv7(Recurrent):
 
     def _chunked(self, tokens: int, across: int, within: int, states: int) -> int:
         """FLOPs of a chunk form over padded chunks: per token and head ``across`` products of a chunk with the channels
-        of a head, ``within`` of a chunk with itself, ``states`` of the channels with each other, 2 FLOPs each."""
+        of a head, ``within`` of a chunk with itself, ``states`` of the channels with each other, 2 FLOPs each.
+        """
         size, chunk = self.head_dim, self.chunk_size
         one = across * chunk * size + within * chunk * chunk + states * size * size
         return -(-tokens // chunk) * chunk * self.n_heads * 2 * one
 
+    @override
     def _parallel_scan(self, tokens: int) -> int:
         """``chunk_dplr_fwd`` with its tensor-core kernels; the inversion of the triangle inside a chunk is left out.
 
@@ -172,6 +191,7 @@ class Rwkv7(Recurrent):
         """
         return self._chunked(tokens, across=10, within=1, states=4)
 
+    @override
     def core_train(self, tokens: int, convention: Convention) -> Flops:
         """In ``hardware`` forward, all of it again but the output, and the backward's products as
         ``chunk_dplr_bwd_*`` has them.
@@ -184,6 +204,7 @@ class Rwkv7(Recurrent):
         backward = self._chunked(tokens, across=16, within=5, states=8)
         return Flops(scan=self._parallel_scan(tokens) + again + backward)
 
+    @override
     def core_activations(self, size: int, borrows_value: bool = False, keeps_output: bool = True) -> Activations | None:
         """Token shift, projections and elementwise work of PyTorch, the rule by fla's chunks, fla's norm and gate.
 
@@ -248,6 +269,7 @@ class Rwkv7(Recurrent):
             lent=(Term("first value", wide),) if leads else (),
         )
 
+    @override
     def activations(self, size: int) -> Activations | None:
         """The core's; nothing keeps the block's input, which is mixed before it is projected."""
         return self.core_activations(size)

@@ -14,6 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from typing_extensions import override
+
 from hybridbench.arch.block import Block, CacheBytes, Convention, Flops, Mixer, Storage, refuse_paper
 from hybridbench.arch.blocks.attention import Attention
 from hybridbench.arch.blocks.mlp import Mlp
@@ -43,10 +45,12 @@ class SharedBlock(Block):
             raise BadInput("adapters on attention of rank 0: give a lora_rank.")
 
     @property
+    @override
     def mixers(self) -> tuple[Mixer, ...]:
         return (self.attention,)
 
     @property
+    @override
     def sees_all(self) -> bool:
         return self.attention.sees_all
 
@@ -61,46 +65,57 @@ class SharedBlock(Block):
         attention = rank * (3 * width + qkv) if self.attention_lora else 0
         return attention + rank * (d_model + 2 * self.mlp.d_ff) + d_model * d_model
 
+    @override
     def shared_params(self, convention: Convention = Convention.EXACT) -> int:
         return self.attention.params() + self.mlp.params() + self._in_width + self.mlp.d_model
 
+    @override
     def params(self, convention: Convention = Convention.EXACT) -> int:
-        """Of one use, with everything it shares."""
+        """Parameters of one use, including those it shares."""
         refuse_paper(convention, "blocks that share weights")
         return self.shared_params(convention) + self._own_params()
 
+    @override
     def norm_params(self, width: int) -> int:
-        """None around the block: its two norms are among what it shares."""
+        """0: its two norms are among the shared parameters."""
         return 0
 
+    @override
     def products(self, convention: Convention = Convention.EXACT, sequence: bool = True) -> dict[str, int]:
         refuse_paper(convention, "blocks that share weights")
         own = {"shared own": 2 * self._own_params()}
         return self.attention.products(convention, sequence) | self.mlp.products(convention, sequence) | own
 
+    @override
     def cores(self, work: str, context: int, convention: Convention = Convention.EXACT) -> dict[str, Flops]:
         return self.attention.cores(work, context, convention)
 
+    @override
     def prefill_flops(self, tokens: int, convention: Convention = Convention.EXACT) -> Flops:
         refuse_paper(convention, "blocks that share weights")
         own = Flops(matmul=2 * self._own_params() * tokens)
         return self.attention.prefill_flops(tokens, convention) + self.mlp.prefill_flops(tokens, convention) + own
 
+    @override
     def decode_flops(self, context: int, convention: Convention = Convention.EXACT) -> Flops:
         refuse_paper(convention, "blocks that share weights")
         own = Flops(matmul=2 * self._own_params())
         return self.attention.decode_flops(context, convention) + self.mlp.decode_flops(context, convention) + own
 
+    @override
     def train_flops(self, tokens: int, convention: Convention = Convention.EXACT) -> Flops:
         refuse_paper(convention, "blocks that share weights")
         own = Flops(matmul=6 * self._own_params() * tokens)
         return self.attention.train_flops(tokens, convention) + self.mlp.train_flops(tokens, convention) + own
 
+    @override
     def full_mask_extra_flops(self, tokens: int) -> int:
         return self.attention.full_mask_extra_flops(tokens)
 
+    @override
     def cache(self, context: int, storage: Storage) -> CacheBytes:
         return self.attention.cache(context, storage)
 
+    @override
     def cache_traffic(self, context: int, storage: Storage) -> int:
         return self.attention.cache_traffic(context, storage)

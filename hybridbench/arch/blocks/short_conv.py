@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
+from typing_extensions import override
+
 from hybridbench.arch.block import Convention, check_sizes, variant
 from hybridbench.arch.recurrent import Recurrent
 from hybridbench.arch.scales import Site
@@ -28,42 +30,52 @@ class ShortConv(Recurrent):
 
     @classmethod
     def at(cls, site: Site) -> Self:
-        """As wide as the model, with its authors' taps."""
+        """A block as wide as the model, with its authors' taps."""
         return cls(site.scale.d_model)
 
     @property
+    @override
     def out_width(self) -> int:
         return self.d_model
 
     @property
+    @override
     def out_bias_params(self) -> int:
         return self.d_model if self.bias else 0
 
     @property
+    @override
     def conv_channels(self) -> int:
         return self.d_model
 
     @property
+    @override
     def taps(self) -> int:
         return self.d_conv
 
     @property
+    @override
     def state_size(self) -> int:
         return 0
 
+    @override
     def in_matmul_params(self, borrows_value: bool = False) -> int:
         return self.d_model * self.d_model * (2 if borrows_value else 3)
 
+    @override
     def in_params(self, convention: Convention, borrows_value: bool = False) -> int:
         bias = self.d_model * ((2 if borrows_value else 3) + 1) if self.bias else 0
         return self.in_matmul_params(borrows_value) + self.d_model * self.d_conv + bias
 
+    @override
     def _conv(self) -> int:
         # B and C are factors of the convolution, not gates beside a core: a product each per channel.
         return 2 * self.d_conv * self.d_model + 2 * self.d_model
 
+    @override
     def _recurrence(self) -> int:
         return 0
 
+    @override
     def _parallel_scan(self, tokens: int) -> int:
         return 0

@@ -1,8 +1,8 @@
 """ssd_kernels: what the kernels of Mamba-2's scan execute on tensor cores, kernel by kernel.
 
-``OnePass`` is this package's scan (``kernels.triton_ssd``), which a GPU takes where ``fits_one_pass``; ``Chunked`` is
-mamba_ssm's. With S the channels of a head that a program of ours holds, N states, and blocks of 64 tokens, 64 x 64
-products of what lies inside a block are whole: masked, not left out.
+``OnePass`` is this package's scan (``kernels.scan.triton_ssd``), which a GPU uses if ``fits_one_pass``; ``Chunked`` is
+mamba_ssm's. S is the number of channels of a head that one program of ours holds, N the number of states, and blocks
+have 64 tokens. The 64 x 64 products inside a block are computed in full and then masked.
 
     scan_forward_kernel     C B^T over N, C state, 64 x S over N, (C B^T o L) x, 64 x S over 64, x^T B, S x N over 64
     scan_reverse_kernel     dy^T C, S x N over 64
@@ -40,12 +40,12 @@ SLICE, LEAST_SLICE = 64, 32
 """Channels of a head that one program holds at a time: with 128 channels of state that is 64 registers a thread of four
 warps, so that two programs have room on an SM. At least ``LEAST_SLICE`` where ``SLICE`` does not divide a head."""
 MOST_STATES = 128
-"""Channels of state for which a program has room."""
+"""The most channels of state that a program has room for."""
 PROGRAMS = 256
 """Programs of a gradient's kernel below which heads are divided among more of them."""
 
 DEFAULT_TILE = (64, 64, 32)
-"""Rows, columns and depth of a tile where nobody says which autotuning took."""
+"""Rows, columns and depth of a tile if the autotuned one is not given."""
 
 Tiles = Mapping[str, tuple[int, int, int]]
 """By kernel: BLOCK_SIZE_M, _N and _K (or _CS) of its Triton configuration; 0 where it has none."""
@@ -121,7 +121,8 @@ class OnePass:
 
     def elementwise(self, tokens: int, training: bool) -> int:
         """FLOPs outside products: states decayed from block to block, their gradients and these by the states, and
-        D."""
+        D.
+        """
         passes = -(-tokens // BLOCK) * self.n_heads * self.head * self.state
         skip = 2 * tokens * self.n_heads * self.head
         return passes + skip + (3 * passes + 2 * skip if training else 0)

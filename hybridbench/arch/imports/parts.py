@@ -26,7 +26,7 @@ class Draft:
     norms: int = 1
 
 
-DEEPEST = 4096
+MAX_LAYERS = 4096
 """Layers a config may have."""
 
 
@@ -37,9 +37,14 @@ LINEAR_WORDS = {"full_attention": "*", "attention": "*", "linear_attention": "M"
 
 
 def read_depth(read: Fields) -> int:
+    """The number of layers.
+
+    Raises:
+        BadInput: above ``MAX_LAYERS``.
+    """
     depth = read.size("num_hidden_layers")
-    if depth > DEEPEST:
-        raise BadInput(f"num_hidden_layers is {depth}: hybridbench reads up to {DEEPEST} layers.")
+    if depth > MAX_LAYERS:
+        raise BadInput(f"num_hidden_layers is {depth}: hybridbench reads up to {MAX_LAYERS} layers.")
     return depth
 
 
@@ -68,6 +73,7 @@ def read_attention(
 
 
 def read_mlp(read: Fields, d_model: int, name: str = "intermediate_size", **variants: Any) -> Mlp:
+    """A gated MLP whose width is the field ``name``; ``variants`` are fields of ``Mlp``."""
     return Mlp(d_model, read.size(name), **variants)
 
 
@@ -87,6 +93,7 @@ def with_mlps(mixers: Layers, mlp: Block | list[Block]) -> Layers:
 
 
 def read_tied(read: Fields, default: bool = False) -> bool:
+    """Whether embedding and head share their weights; ``default`` is the type's own."""
     return read.flag("tie_word_embeddings", default)
 
 
@@ -109,10 +116,12 @@ def qwen_experts(read: Fields, d_model: int, experts: int, top_k: int, shared: b
 
 
 def pick(dense: Block, sparse: Block, where: list[bool]) -> list[Block]:
+    """``sparse`` in the layers where ``where`` is true, ``dense`` in the others."""
     return [sparse if here else dense for here in where]
 
 
 def latent_attention(read: Fields, d_model: int, q_rank: int | None) -> LatentAttention:
+    """DeepSeek's latent attention; ``q_rank`` is the type's default, None for a full query projection."""
     return LatentAttention(
         d_model,
         read.size("num_attention_heads"),

@@ -90,7 +90,7 @@ class Fields:
         return self.size(name, least=least) if name in self._body else found
 
     def flag(self, name: str, default: bool = False) -> bool:
-        """true or false."""
+        """A boolean; ``default`` where the config has none or null."""
         found = self.value(name, default)
         if found is None:
             return default

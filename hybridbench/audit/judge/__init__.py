@@ -1,1 +1,1 @@
-"""judge: what was seen compared with closed forms, every difference named, and both as tables; needs no torch."""
+"""judge: observations compared with closed forms, with reasons for differences, and as tables; needs no torch."""

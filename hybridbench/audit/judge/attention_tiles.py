@@ -3,8 +3,8 @@
     cuDNN           queries and keys as wide as values; the width is the last figure in its kernels' names
     flash-attn 4    on Hopper its own tiles, and forward the query heads that share a key side by side in a tile's rows
 
-The tiles in the names of cuDNN's kernels, 64 x 128 forward and 64 x 64 backward, explain nothing: of both an H200
-counted whole tiles of 128 x 128. Those of flash-attn 4 are ``_tile_size_fwd_sm90``, ``_tile_size_bwd_sm90`` and the
+The names of cuDNN's kernels state tiles of 64 x 128 forward and 64 x 64 backward, but an H200 counted whole tiles of
+128 x 128 for both. The tiles of flash-attn 4 are ``_tile_size_fwd_sm90``, ``_tile_size_bwd_sm90`` and the
 ranges of ``BlockInfo`` in its 4.0.0b36.
 """
 

@@ -1,8 +1,8 @@
-"""hardware: kernels that a GPU counted, put down to the operations of a model, and why they differ from ``hardware``.
+"""hardware: the kernels that a GPU counted, by operation of the model, and why they differ from ``hardware``.
 
-A kernel's name says its class (``count.names``). Products have names of libraries and not of operations, but they
-run in the order in which they were dispatched, so where both lists are equally long they are matched one to one; else
-they stand in one row.
+A kernel's name tells its class (``count.names``). The names of matrix products come from libraries and not from
+operations, but the products run in the order in which they were dispatched. So if both lists are equally long, they are
+matched one to one; otherwise all products share one row.
 
 Reasons from shapes: the tile and cluster in the name of a product's kernel, the kernels of attention
 (``attention_tiles``), the tiles that the scan's autotuning took, and what causal-conv1d does for silu. Reasons that the
@@ -33,7 +33,7 @@ from hybridbench.suite.workloads import DECODE, TRAIN
 EPILOGUE = "vector instructions beside the product"
 SOFTMAX = "softmax and rescaling (vector instructions)"
 DECAY = "decays and masks (vector instructions)"
-SILU = "silu, its gradient and that of the bias (vector instructions)"
+SILU_AND_BIAS = "silu, its gradient and that of the bias (vector instructions)"
 CONV_AGAIN = "the convolution computed again in the backward"
 UNCOUNTED = "vector instructions were not counted"
 LEFT_OUT = "left out of every convention (vector instructions)"
@@ -46,9 +46,9 @@ _PRODUCT_TILE = re.compile(r"_(\d+)x(\d+)_(\d+)x\d+_(\d+)x(\d+)_")
 def hardware_view(
     case: Case, launches: Sequence[Launch], products: Sequence[Product], tiles: Tiles | None, vector: bool = True
 ) -> tuple[View, str | None]:
-    """The counters' account of one case's step, and a sentence where products could not be told apart.
+    """The counters' account of one case's step, and a sentence if products could not be told apart.
 
-    Without instructions of vector units, what runs on these alone has no account: there is no figure of it, not 0.
+    If instructions of vector units were not counted, operations that run only on those have no figure, rather than 0.
 
     Args:
         case: whose step it is.
@@ -185,10 +185,10 @@ def _sums(launch: Launch) -> bool:
 
 
 def tile_rounding(launch: Launch, product: Product) -> int | None:
-    """What whole tiles add to a product, by what its kernel's name says; None where that is not what was counted.
+    """FLOPs that whole tiles add to a product, by the tile in its kernel's name; None if the count differs from that.
 
-    ``192x192_64x4_2x1`` is rows by columns of a tile, its depth by how many are under way, and the tiles of a cluster,
-    which runs as a whole. Libraries that store by columns swap rows and columns, so both ways are tried.
+    ``192x192_64x4_2x1`` means: rows by columns of a tile; its depth by the number of stages; the tiles of a cluster,
+    which runs as a whole. Libraries that store by columns swap rows and columns, so both orders are tried.
     """
     tile = _PRODUCT_TILE.search(launch.name)
     if tile is None:
@@ -255,7 +255,7 @@ def _conv_reasons(case: Case, operation: str, launches: Sequence[Launch]) -> lis
     channels = [(uses * spec.conv_channels, spec.d_conv) for spec, uses in uses_of(case.model, Mamba2)]
     around = elements * sum(count for count, _ in channels) * (3 + 8 if work.kind == TRAIN else 3)
     again = elements * sum(2 * taps * count for count, taps in channels) if work.kind == TRAIN else 0
-    return [Reason(operation, SILU, around), Reason(operation, CONV_AGAIN, again)]
+    return [Reason(operation, SILU_AND_BIAS, around), Reason(operation, CONV_AGAIN, again)]
 
 
 # By class -------------------------------------------------------------------------------------------------------------

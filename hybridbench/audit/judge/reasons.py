@@ -1,6 +1,6 @@
 """reasons: why an operator counter's figure differs from the exact convention, computed from shapes and backends.
 
-What the reference kernels and PyTorch's own execute is known to the product, so that on them nothing stays unexplained.
+What the reference kernels and PyTorch's own kernels execute is known exactly, so with them nothing is unexplained.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from hybridbench.suite.ops import block_uses
 from hybridbench.suite.workloads import DECODE, TRAIN
 
 MASK = "causality: every query counted against every key it is multiplied with"
-PADDED = "padding to whole chunks"
+CHUNK_PADDING = "padding to whole chunks"
 ONE_WIDTH = "queries and keys, or values, padded with zeros to the wider of both"
 NO_PRODUCT = "elementwise part: no formula"
 UNNEEDED = "gradients that one chunk does not need"
@@ -160,7 +160,7 @@ def _reference_scan(block: Mamba2, case: Case, training: bool) -> list[Reason]:
     recurrence = 5 * inner * n
     return [
         Reason(scan, CHUNKED, times * tokens * (per_token - recurrence)),
-        Reason(scan, PADDED, times * (chunks * q - tokens) * per_token),
+        Reason(scan, CHUNK_PADDING, times * (chunks * q - tokens) * per_token),
         Reason(scan, NO_PRODUCT, -times * tokens * 2 * inner),
         Reason(scan, UNNEEDED, -unneeded),
         Reason(scan, UNTRACED, -untraced),

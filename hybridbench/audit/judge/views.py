@@ -1,4 +1,4 @@
-"""views: one step as each convention and counter sees it, beside what it is compared with."""
+"""views: the account of one step by each convention and counter, and the one it is compared with."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""observe: programs that build and run one case after another, and tell what they saw; the part that needs torch."""
+"""observe: programs that build and run one case after another and write what they observed; needs torch."""

@@ -1,7 +1,7 @@
-"""counters: one case built and its eager step seen by both operator counters, with the tiles that autotuning took.
+"""counters: one case built, and its eager step counted by both operator counters, with the autotuned tiles.
 
-It runs in a process of its own, which on a GPU compiles and tunes what a later one, under a profiler, needs. It adds a
-line of JSON to SEEN after every case, and ends itself when the process that started it is gone.
+It runs in its own process. On a GPU that process compiles and tunes the kernels that a later process, under a profiler,
+needs. It adds a line of JSON to SEEN after every case, and ends itself when the process that started it is gone.
 
     python -m hybridbench.audit.observe.counters CASES.json SEEN.jsonl
 """
@@ -40,11 +40,11 @@ _SCAN_MODULES = ("ssd_bmm", "ssd_chunk_state", "ssd_chunk_scan", "ssd_combined")
 
 
 def warmed(case: Case, proofs: Proofs | None) -> Session:
-    """A case that is ready; on a GPU after steps in which whatever compiles or tunes itself has done so.
+    """A case that is ready to run; on a GPU its kernels have compiled and tuned themselves in warm-up steps.
 
     Args:
-        case: what is run.
-        proofs: None where another process has verified and checked the case.
+        case: the case to build.
+        proofs: None if another process has verified and checked the case.
 
     Raises:
         Unsupported: a backend cannot run here.
@@ -61,7 +61,7 @@ def warmed(case: Case, proofs: Proofs | None) -> Session:
 
 
 def observe(case: Case, proofs: Proofs) -> Observation:
-    """Builds a case and counts one eager step of it; the answer says where one cannot run here or is wrong."""
+    """Build a case and count one eager step of it; the observation says so if it cannot run here or is wrong."""
     try:
         session = warmed(case, proofs)
     except DeviceFault:

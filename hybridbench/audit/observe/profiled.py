@@ -1,11 +1,11 @@
 """profiled: the process that Nsight Compute watches: one case built, warmed up, and one eager step of it profiled.
 
-Whatever is launched under it is slow, so it does nothing that a process without it can do: no operator is counted here,
-and nothing tuned, since what autotuning took before comes with the case.
+Every launch under the profiler is slow. So this process leaves out what an unprofiled one can do: it counts no
+operators, and it does not tune: the case comes with the configurations that autotuning chose before (``tuned``).
 
     ncu --profile-from-start off ... python -m hybridbench.audit.observe.profiled CASE.json
 
-It ends itself when the process that asked for it is gone: between the two stands the profiler.
+It ends itself when the process that asked for it is gone, which is not its parent: its parent is the profiler.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ import torch
 
 from hybridbench.audit.exchange import asked
 from hybridbench.audit.observe.counters import warmed
-from hybridbench.audit.observe.tuned import take
+from hybridbench.audit.observe.tuned import installed
 from hybridbench.processes import end_with_starter
 
 
 def profiled(step: Callable[[], object]) -> None:
-    """One step inside the profiler's range."""
-    runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+    """Run one step inside the profiler's range."""
+    runtime: Any = torch.cuda.cudart()
     torch.cuda.synchronize()
     runtime.cudaProfilerStart()
     step()
@@ -35,12 +35,11 @@ def profiled(step: Callable[[], object]) -> None:
 
 
 def main(path: Path) -> None:
-    """Runs the case of a file that ``exchange.ask`` wrote, with the configurations it names."""
+    """Run the case of a file that ``exchange.ask`` wrote, with the configurations it names."""
     case, tuned, tempfile.tempdir = asked(path)
-    take(tuned)
-    # The process that observed the case has checked it.
-    session = warmed(case, None)
-    profiled(session.work.eager_step)
+    with installed(tuned):
+        session = warmed(case, None)  # without proofs: the process that observed the case has checked it
+        profiled(session.work.eager_step)
 
 
 if __name__ == "__main__":

@@ -211,7 +211,8 @@ def _rwkv7_log_decay(w: Tensor) -> Tensor:
 
 def load_rwkv7() -> Callable[..., Any]:
     """``rwkv7`` by fla's chunk kernels of diagonal plus low rank, whose low rank is -kk and kk a. With a Triton before
-    3.4 they take chunks of 16 whatever they are asked."""
+    3.4 they take chunks of 16 whatever they are asked.
+    """
     chunked: Callable[..., Any] = imported("fla.ops.rwkv7", NO_FLA).chunk_rwkv7
 
     def rwkv7(

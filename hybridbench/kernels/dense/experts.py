@@ -27,7 +27,7 @@ def load_grouped_mm() -> Callable[..., Tensor]:
     if not hasattr(torch, "_grouped_mm"):
         raise Unsupported(f"torch {torch.__version__} has no torch._grouped_mm; take 2.11 or newer")
     # On a CPU it runs in any dtype, but torch.compile supports it in bfloat16 only. This imports the compiler.
-    past_the_compiler: Callable[..., Tensor] = torch.compiler.disable(torch._grouped_mm)  # type: ignore[no-untyped-call]
+    past_the_compiler: Callable[..., Tensor] = torch.compiler.disable(torch._grouped_mm)
     return partial(_grouped, past_the_compiler)
 
 

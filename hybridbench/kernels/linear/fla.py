@@ -25,7 +25,8 @@ UNSCALED = {"scale": 1.0, "output_final_state": True}
 
 def load_lightning() -> Callable[..., Any]:
     """``lightning`` by fla's chunk kernels. The states between chunks are in the activations' dtype, the last one in
-    float32; a state to start from has gradients too."""
+    float32; a state to start from has gradients too.
+    """
     chunked: Callable[..., Any] = imported("fla.ops.simple_gla", NO_FLA).chunk_simple_gla
 
     def lightning(

@@ -14,7 +14,8 @@ from hybridbench.problem import Problem
 
 def _heads(problem: Problem, draw: Draw) -> tuple[int, int]:
     """Sequences and heads: 16 heads over the batch, so that no position's output is small by chance, and on a GPU all
-    of the problem's, which fla's kernels tune themselves to; at size those of the problem."""
+    of the problem's, which fla's kernels tune themselves to; at size those of the problem.
+    """
     if draw.at_size:
         return draw.batch, problem.n_heads
     H = problem.n_heads if problem.device == "cuda" else min(2, problem.n_heads)

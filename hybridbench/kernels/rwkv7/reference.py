@@ -33,7 +33,7 @@ def rwkv7(
     kk_BTHP: Tensor,
     a_BTHP: Tensor,
     *,
-    chunk_size: int,
+    chunk_size: int,  # noqa: ARG001  # a backend's: the reference has chunks of its own
     initial_state_BHPV: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """RWKV-7's delta rule (arXiv 2503.14456, section 4), chunk by chunk in its matrix form.
@@ -98,7 +98,8 @@ def rwkv7_output(
     eps: float,
 ) -> Tensor:
     """The LayerNorm of ``y`` (..., H, V) over a head's V channels, plus ``(r . k bonus) v``, times ``gate``: the end of
-    RWKV-7's mixer, for any leading dimensions."""
+    RWKV-7's mixer, for any leading dimensions.
+    """
     normed = F.layer_norm(wide(y), y.shape[-1:], None, None, eps) * wide(weight_HV) + wide(bias_HV)
     of_token = (wide(r) * wide(k) * wide(bonus_HP)).sum(-1, keepdim=True) * wide(v)
     return ((normed + of_token) * wide(gate)).to(y.dtype)

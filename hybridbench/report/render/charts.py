@@ -111,7 +111,7 @@ def _archs(models: dict[str, ModelSpec]) -> set[str]:
 
 def data_of(rows: list[dict[str, Any]]) -> alt.Data:
     """Rows as a chart holds them."""
-    return alt.Data(values=rows)  # type: ignore[no-untyped-call]
+    return alt.Data(values=rows)
 
 
 def _unit(plot: Plot) -> ShownUnit:

@@ -7,9 +7,9 @@ be right there. It is never less than ``FLOOR`` times the verification's bound: 
 bit at one size and not at another.
 
 What a whole decode step leaves has the bound of its verification at every size. With random keys and values, attention
-adds less to the residual stream the more tokens are cached, so the same rounding in the other layers weighs more: 1.3e-2
-at 2k became 2.3e-2 to 4.7e-2 at 32k with the mixers whose step runs module by module (1b, batch 4, H200). What each
-attention reads is compared by itself, and that bound does follow the error at ``SHORT``.
+adds less to the residual stream the more tokens are cached, so the same rounding in the other layers weighs more:
+1.3e-2 at 2k became 2.3e-2 to 4.7e-2 at 32k with the mixers whose step runs module by module (1b, batch 4, H200). What
+each attention reads is compared by itself, and that bound does follow the error at ``SHORT``.
 """
 
 from __future__ import annotations
