@@ -277,7 +277,7 @@ def test_every_operation_has_flops_but_a_whole_step(row: Operation) -> None:
         assert once > 0
         assert flops(row, problem, training=True) in (once, 3 * once)
     else:
-        with pytest.raises(ValueError, match="they are its model's"):
+        with pytest.raises(ValueError, match="depend on its model"):
             flops(row, problem)
 
 
