@@ -80,7 +80,8 @@ def test_tree_is_the_real_one() -> None:
     modules = [str(path.relative_to(ROOT)) for path in MODULES if path.name != "__init__.py"]
     suites = [str(path.relative_to(ROOT)) for path in (ROOT / "suites").iterdir()]
     tests = [f"tests/{path.parent.name}/" for path in (ROOT / "tests").glob("*/*.py")]
-    real = {*packages, *modules, *suites, *tests, "suites/", "results/", "tests/"}
+    pages = [str(path.relative_to(ROOT)) for path in (ROOT / "docs").iterdir()]
+    real = {*packages, *modules, *pages, *suites, *tests, "docs/", "suites/", "results/", "tests/"}
     assert sorted(listed) == sorted(real)
 
 
