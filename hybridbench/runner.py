@@ -7,7 +7,6 @@ its status, and the sweep goes on in a fresh process. Every record is on disk be
 from __future__ import annotations
 
 import json
-import os
 import selectors
 import signal
 import sys
@@ -20,7 +19,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from hybridbench.errors import WorkerDied, portable
-from hybridbench.machine import usable_cores
+from hybridbench.machine import thread_settings
 from hybridbench.processes import Answering, terminable
 from hybridbench.record import Caveat, Environment, Observed, Record, Status, from_plain
 from hybridbench.store import RecordWriter
@@ -236,13 +235,7 @@ class Worker:
         self.unstarted, self._dialogue.case = self.case, None
 
     def _start(self) -> Answering:
-        # OpenMP threads sleep while they wait. Spinning threads slow small operators fiftyfold as soon as anything else
-        # needs a core (2.7 ms steps became 140 ms on two cores); sleeping ones cost a quarter on a quiet machine.
-        # One core is left to other processes. Where every core has a thread, any other process stops one of them, and
-        # each operator waits for its slowest thread. Beside other work on two cores, steps of tiny models stayed within
-        # 6% of their median on one thread, and within 10 to 40% on two, which were 1.05 to 1.35 times as fast.
-        threads = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(max(1, usable_cores() - 1))}
-        environment = {name: value for name, value in threads.items() if name not in os.environ}
+        environment = thread_settings()
         if self._gpu is not None:
             environment["CUDA_VISIBLE_DEVICES"] = self._gpu
         self._dialogue.greeted = False

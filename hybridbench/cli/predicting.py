@@ -136,7 +136,7 @@ def cost(
     storage = Storage.of(dtype, state_dtype)
     specs, notes = matching(specs, match, to, by, tolerance, scale, contexts, batches, storage)
     rows = predict(specs, contexts, batches, convention, storage)
-    from hybridbench.report.build import build_cost
+    from hybridbench.report.predicted import build_cost
 
     report = build_cost(rows)
     if as_json:

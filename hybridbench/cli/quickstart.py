@@ -62,7 +62,7 @@ def quickstart(as_json: bool, out: Path | None) -> None:
     measure_cases(cases_for(bool(gpus)), "quickstart", gpus, as_json=as_json, out=folder, brief=True)
     if as_json:
         return
-    from hybridbench.report.build import build_cost
+    from hybridbench.report.predicted import build_cost
     from hybridbench.report.render.folder import write_cost
     from hybridbench.report.render.terminal import print_table
 

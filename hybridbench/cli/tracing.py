@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from hybridbench import units
 from hybridbench.cli.measuring import check_backends, needs_gpu
 from hybridbench.cli.options import checkpoint_option, execution_options, model_options, out_options, parse_backends
 from hybridbench.errors import BadInput
-from hybridbench.machine import visible_gpus
+from hybridbench.machine import thread_settings, visible_gpus
 from hybridbench.suite.models import ALL_ARCHS
 from hybridbench.suite.ops import check_backends_used
 from hybridbench.suite.sweep import Sweep, cases
@@ -54,6 +55,7 @@ def trace(
         raise BadInput(f"trace profiles one case, and {len(planned)} were named: narrow --arch, --ctx or --batch.")
     check_backends_used(sweep.backends, planned)
     needs_gpu(planned, gpus)
+    os.environ.update(thread_settings())  # PyTorch, which is imported below, reads them once
     check_backends(planned)
     from hybridbench.store import make_folder
     from hybridbench.trace import trace_case

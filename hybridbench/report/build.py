@@ -15,17 +15,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hybridbench.arch.model import Cost, ModelSpec
 from hybridbench.errors import BadResults
 from hybridbench.record import Record
+from hybridbench.report.chart import Plot
 from hybridbench.report.findings import findings
 from hybridbench.report.groups import Group, file_stem, group_records
 from hybridbench.report.measured import detail_tables, headline_table, summary_table
 from hybridbench.report.paper.compare import Comparison, compare
 from hybridbench.report.paper.sentences import sentences
 from hybridbench.report.paper.tables import paper_tables
-from hybridbench.report.plots import Plot, group_plots
-from hybridbench.report.predicted import cost_plots, cost_table
+from hybridbench.report.plots import group_plots
 from hybridbench.report.provenance import differing_software, kernels_that_ran, machines
 from hybridbench.report.table import Table
 
@@ -135,25 +134,3 @@ def _group_section(group: Group, stem: str) -> GroupSection:
 def _paper_section(comparison: Comparison, name: str) -> PaperSection:
     tables = {f"{name}-{part}": table for part, table in paper_tables(comparison).items()}
     return PaperSection(comparison, tuple(sentences(comparison)), name, tables)
-
-
-@dataclass(frozen=True)
-class CostReport:
-    """Predicted costs: one table, and plots by the name of their files, without an ending."""
-
-    table: Table
-    plots: dict[str, Plot]
-
-
-def build_cost(rows: Sequence[tuple[ModelSpec, Cost]]) -> CostReport:
-    """The report of predicted costs.
-
-    A plot is of one scale and of the first batch: what it shows is of one sequence.
-    """
-    scales = list(dict.fromkeys(spec.scale for spec, _ in rows))
-    plots: dict[str, Plot] = {}
-    for scale in scales:
-        of_scale = [(spec, cost) for spec, cost in rows if spec.scale == scale and cost.batch == rows[0][1].batch]
-        stem = f"cost-{scale}" if len(scales) > 1 else "cost"
-        plots |= {f"{stem}-{plot.name}": plot for plot in cost_plots(of_scale)}
-    return CostReport(cost_table(rows), plots)

@@ -14,11 +14,10 @@ from hybridbench.metrics import METRICS, value
 from hybridbench.record import ADVICE, Record, Status
 from hybridbench.report.display import ShownUnit, unit_for
 from hybridbench.report.groups import CONTEXT, Group
-from hybridbench.report.table import NO_VALUE, Cell, Column, Table
+from hybridbench.report.table import NO_VALUE, NOT_RUN, Cell, Column, Table
 from hybridbench.suite.workloads import WORKLOADS, workload_row
 
 INVALID = "invalid"
-NOT_RUN = "not run"
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from hybridbench.arch.model import Cost, LayerCost, ModelSpec
 from hybridbench.arch.presets import PRESETS
+from hybridbench.report.chart import PREDICTED, Plot, Point
 from hybridbench.report.display import ShownUnit, unit_for
 from hybridbench.report.groups import CONTEXT, arch_order, series_names
-from hybridbench.report.plots import PREDICTED, Plot, Point
 from hybridbench.report.table import Cell, Column, Table
 from hybridbench.units import format_tokens
 
@@ -164,3 +164,25 @@ def cost_plots(rows: Sequence[tuple[ModelSpec, Cost]]) -> list[Plot]:
         )
         for name, title, quantity, unit, get in per_token
     ]
+
+
+@dataclass(frozen=True)
+class CostReport:
+    """Predicted costs: one table, and plots by the name of their files, without an ending."""
+
+    table: Table
+    plots: dict[str, Plot]
+
+
+def build_cost(rows: Sequence[tuple[ModelSpec, Cost]]) -> CostReport:
+    """The report of predicted costs.
+
+    A plot is of one scale and of the first batch: what it shows is of one sequence.
+    """
+    scales = list(dict.fromkeys(spec.scale for spec, _ in rows))
+    plots: dict[str, Plot] = {}
+    for scale in scales:
+        of_scale = [(spec, cost) for spec, cost in rows if spec.scale == scale and cost.batch == rows[0][1].batch]
+        stem = f"cost-{scale}" if len(scales) > 1 else "cost"
+        plots |= {f"{stem}-{plot.name}": plot for plot in cost_plots(of_scale)}
+    return CostReport(cost_table(rows), plots)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 NO_VALUE = "-"
+NOT_RUN = "not run"
 
 
 @dataclass(frozen=True)

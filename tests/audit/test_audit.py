@@ -57,7 +57,7 @@ from hybridbench.suite.workloads import DECODE, PREFILL, TRAIN, Workload
 
 SMALL = Options(vocab_size=64)
 EVERYTHING = pattern_spec("M-*ES-(*&M)-", "tiny", replace(SMALL, window=40, sinks=8))
-"""Every kind of block that has a reference, once."""
+"""Every kind of block whose counts are explained to the last FLOP, once."""
 
 
 def case_of(spec: ModelSpec, kind: str, context: int = 70, batch: int = 2, **backends: str) -> Case:

@@ -20,8 +20,9 @@ from hybridbench.arch.families import build_spec
 from hybridbench.errors import BadInput
 from hybridbench.metrics import value
 from hybridbench.record import Record, Status
+from hybridbench.report.chart import MEASURED, PREDICTED, Plot
 from hybridbench.report.groups import group_records
-from hybridbench.report.plots import MEASURED, PREDICTED, Plot, group_plots
+from hybridbench.report.plots import group_plots
 from hybridbench.report.predicted import cost_plots
 from hybridbench.report.render.charts import FAMILY_COLORS, draw, save
 from hybridbench.store import load

@@ -16,12 +16,12 @@ from hybridbench.arch.block import Convention
 from hybridbench.arch.families import build_spec
 from hybridbench.metrics import METRICS
 from hybridbench.record import BackendUse, Caveat, Environment, Record, Status
-from hybridbench.report.build import build_cost, build_report
+from hybridbench.report.build import build_report
 from hybridbench.report.display import unit_for
 from hybridbench.report.frame import to_frame
 from hybridbench.report.groups import Group, group_records
 from hybridbench.report.measured import detail_tables, headline_table, several_runs, summary_table, unequal_kernels
-from hybridbench.report.predicted import cost_table, layer_table
+from hybridbench.report.predicted import build_cost, cost_table, layer_table
 from hybridbench.report.render.csv import to_csv
 from hybridbench.report.render.markdown import to_markdown
 from hybridbench.report.render.terminal import print_table

@@ -17,9 +17,9 @@ import vl_convert
 
 from hybridbench.arch.model import ModelSpec
 from hybridbench.errors import BadInput
+from hybridbench.report.chart import MEASURED, PREDICTED, Plot
 from hybridbench.report.display import ShownUnit, unit_for
 from hybridbench.report.groups import BATCH, CONTEXT
-from hybridbench.report.plots import MEASURED, PREDICTED, Plot
 from hybridbench.units import format_tokens
 
 WIDTH, HEIGHT = 560, 340

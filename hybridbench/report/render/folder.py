@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hybridbench.errors import BadInput
-from hybridbench.report.build import CostReport, Report
+from hybridbench.report.build import Report
+from hybridbench.report.predicted import CostReport
 from hybridbench.report.render.charts import draw, save
 from hybridbench.report.render.csv import csv_files, to_csv
 from hybridbench.report.render.markdown import cost_page, report_page

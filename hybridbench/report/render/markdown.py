@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from hybridbench.metrics import METRICS
-from hybridbench.report.build import CostReport, GroupSection, PaperSection, Report
+from hybridbench.report.build import GroupSection, PaperSection, Report
+from hybridbench.report.chart import Plot
 from hybridbench.report.paper.sentences import ABOUT
-from hybridbench.report.plots import Plot
+from hybridbench.report.predicted import CostReport
 from hybridbench.report.table import Table
 
 

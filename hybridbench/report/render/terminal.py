@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
@@ -10,9 +11,10 @@ from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from hybridbench.report.build import Report
-from hybridbench.report.measured import NOT_RUN
-from hybridbench.report.table import Table
+from hybridbench.report.table import NOT_RUN, Table
+
+if TYPE_CHECKING:  # a report of records needs all metrics, and a table none
+    from hybridbench.report.build import Report
 
 _ROOMY = 100
 _NAMING = 4
