@@ -11,6 +11,7 @@ from rich.text import Text
 
 from hybridbench.cli.measuring import check_backends, needs_gpu
 from hybridbench.cli.options import execution_options, model_options, out_options, parse_backends
+from hybridbench.cli.typed import Command, listed
 from hybridbench.errors import BadInput, unknown_name
 from hybridbench.machine import alike_gpus, visible_gpus
 from hybridbench.suite.case import EAGER, Case
@@ -20,8 +21,8 @@ from hybridbench.suite.sweep import Sweep, cases
 from hybridbench.suite.workloads import TRAIN, one_pass
 
 
-@click.command(short_help="Count a step's FLOPs six ways, and say why they differ.")
-@click.option("--workload", default=TRAIN, show_default=True, help=f"{', '.join(one_pass())}; lists too.")
+@click.command(cls=Command, short_help="Count a step's FLOPs six ways, and say why they differ.")
+@listed("--workload", default=TRAIN, show_default=True, help=f"{', '.join(one_pass())}; lists too.")
 @model_options(arch=None)
 @execution_options
 @click.option("--no-counters", is_flag=True, help="On a GPU: without Nsight Compute.")

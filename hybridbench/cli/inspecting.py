@@ -18,6 +18,7 @@ from hybridbench.arch.model import cost, params
 from hybridbench.arch.presets import PRESETS, preset_spec
 from hybridbench.arch.scales import SCALES
 from hybridbench.cli.options import execution_options, model_options, parse_backends, refuse_idle
+from hybridbench.cli.typed import Command
 from hybridbench.machine import visible_gpus
 from hybridbench.suite.ops import check_backends_used
 from hybridbench.suite.sweep import Sweep, cases
@@ -35,7 +36,7 @@ ABOUT = {
 }
 
 
-@click.command(short_help="Families, scales, ratios, recipes and published models.")
+@click.command(cls=Command, short_help="Families, scales, ratios, recipes and published models.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def archs(as_json: bool) -> None:
     """List families, scales, ratios and recipes that can be built, and published models that can be costed."""
@@ -119,7 +120,7 @@ def _published_rows() -> list[dict[str, Any]]:
     return rows
 
 
-@click.command(short_help="Kernels: which can run here, and why not.")
+@click.command(cls=Command, short_help="Kernels: which can run here, and why not.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.option("--explain", is_flag=True, help="What each operation of a case runs with here, and why.")
 @click.option("--workload", default=DECODE, show_default=True, help=f"Of the case: {', '.join(WORKLOADS)}.")
@@ -194,7 +195,7 @@ def _backend_line(row: dict[str, Any]) -> Text:
     return Text("  ") + verdict + Text(f"  {row['backend']:<16}{place:<8}{package}")
 
 
-@click.command(short_help="This machine, and what is missing.")
+@click.command(cls=Command, short_help="This machine, and what is missing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.option("--ceilings", is_flag=True, help="Measure a large matrix product and memory bandwidth too.")
 def doctor(as_json: bool, ceilings: bool) -> None:

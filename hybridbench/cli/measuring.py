@@ -13,14 +13,15 @@ import click
 from rich.console import Console
 
 from hybridbench.cli.options import (
+    GIVEN_PATH,
     RESULTS,
-    GivenPath,
     checkpoint_option,
     model_options,
     out_options,
     parse_backends,
     run_options,
 )
+from hybridbench.cli.typed import Command
 from hybridbench.errors import BadInput, HybridbenchError
 from hybridbench.machine import visible_gpus
 from hybridbench.record import Record, Status
@@ -34,7 +35,7 @@ from hybridbench.suite.workloads import WORKLOADS, Row
 def _command(row: Row) -> click.Command:
     """A command that sweeps one workload."""
 
-    @click.command(row.command, help=row.about, short_help=row.short)
+    @click.command(row.command, cls=Command, help=row.about, short_help=row.short)
     @model_options()
     @run_options
     @out_options
@@ -74,8 +75,8 @@ OF_WORKLOADS = [_command(row) for row in WORKLOADS.values()]
 """A command for each workload, in the table's order."""
 
 
-@click.command(short_help="Run a suite of cases.")
-@click.argument("suite", type=GivenPath())
+@click.command(cls=Command, short_help="Run a suite of cases.")
+@click.argument("suite", type=GIVEN_PATH)
 @click.option("--resume", is_flag=True, help="Skip cases that -o already holds a record of.")
 @click.option("--dry-run", is_flag=True, help="List the cases and stop.")
 @click.option("--as-published", "published", is_flag=True, help="Decode and generate only, in mode published.")

@@ -15,8 +15,8 @@ from hybridbench import units
 from hybridbench.arch.block import DTYPE_BYTES, Storage
 from hybridbench.arch.model import ModelSpec
 from hybridbench.cli.options import (
+    GIVEN_PATH,
     RESULTS,
-    GivenPath,
     given_options,
     match_options,
     matching,
@@ -25,6 +25,7 @@ from hybridbench.cli.options import (
     refuse_idle,
 )
 from hybridbench.cli.predicting import chosen_specs
+from hybridbench.cli.typed import Command, listed
 from hybridbench.errors import BadInput, unknown_name
 from hybridbench.machine import PEAKS, Peak, find_gpu, find_gpus, find_peak, visible_gpus
 from hybridbench.suite.case import CHECKPOINTS, DEVICES, Execution
@@ -52,13 +53,13 @@ def _check_names(workload: str | None, *dtypes: str | None) -> None:
             raise unknown_name("dtype", name, DTYPE_BYTES)
 
 
-@click.command(short_help="What a workload would take on any GPU.")
+@click.command(cls=Command, short_help="What a workload would take on any GPU.")
 @model_options()
 @given_options
 @_workload
-@click.option("--gpu", default="h200", show_default=True, help=_gpu_help)
+@listed("--gpu", default="h200", show_default=True, help=_gpu_help)
 @click.option(
-    "--efficiency", "records", multiple=True, type=GivenPath(), metavar="PATH",
+    "--efficiency", "records", multiple=True, type=GIVEN_PATH, metavar="PATH",
     help="Records of a GPU; predict with the share of the floor that it reached; repeatable.",
 )  # fmt: skip
 @_dtype
@@ -128,11 +129,11 @@ def _records(paths: tuple[Path, ...]) -> list[Any]:
     return newest(load(list(paths), lambda text: console.print(text, markup=False)))
 
 
-@click.command(short_help="The largest batch or context that fits a GPU.")
+@click.command(cls=Command, short_help="The largest batch or context that fits a GPU.")
 @model_options()
 @given_options
 @_workload
-@click.option("--gpu", help=f"{_gpu_help}  [h200; with --verify the one that is here]")
+@listed("--gpu", help=f"{_gpu_help}  [h200; with --verify the one that is here]")
 @click.option(
     "--checkpoint",
     default="none",
@@ -259,7 +260,7 @@ def _told() -> Callable[[str], None]:
     return lambda line: console.print(line, markup=False)
 
 
-@click.command(short_help="From which context on one model has less than another.")
+@click.command(cls=Command, short_help="From which context on one model has less than another.")
 @click.argument("a")
 @click.argument("b")
 @click.option("--metric", default="cache", show_default=True, help="cache, decode-floor, decode-flops, flops (of "
@@ -405,7 +406,7 @@ def _search(
     if max_time_s <= 0:
         raise BadInput(f"max-time {max_time_s:g} s leaves no time to sample: give more than 0.")
     gpus = visible_gpus()
-    device = device or ("cuda" if gpus else "cpu")
+    device = ("cuda" if gpus else "cpu") if device is None else device
     if device not in DEVICES:
         raise unknown_name("device", device, DEVICES)
     if device == "cuda" and not gpus:
@@ -428,11 +429,11 @@ def _search(
     return found.search, f"{found.device}, {kind}, batch {batch}, {execution.dtype}, {execution.mode}"
 
 
-@click.command(short_help="Cache bytes by formula, in tensors, as allocated and in pages.")
+@click.command(cls=Command, short_help="Cache bytes by formula, in tensors, as allocated and in pages.")
 @model_options()
 @given_options
-@click.option("--cache-layout", "layouts", default="ours", show_default=True,
-              help="ours, paper, mamba_ssm, transformers; lists too, or all.")  # fmt: skip
+@listed("--cache-layout", "layouts", default="ours", show_default=True,
+        help="ours, paper, mamba_ssm, transformers; lists too, or all.")  # fmt: skip
 @click.option("--page-size", type=int, default=16, show_default=True, help="Tokens of an attention page in serving.")
 @click.option("--no-align", is_flag=True, help="States in memory of their own, not in pages as large as attention's.")
 @_dtype

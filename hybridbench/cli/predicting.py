@@ -19,6 +19,7 @@ from hybridbench.arch.model import Cost, ModelSpec, layer_costs
 from hybridbench.arch.model import cost as cost_of
 from hybridbench.arch.presets import preset_spec
 from hybridbench.cli.options import given_options, match_options, matching, model_options, out_options
+from hybridbench.cli.typed import Command
 from hybridbench.errors import BadInput, unknown_name
 from hybridbench.suite.models import ALL_ARCHS, model_specs
 
@@ -93,7 +94,7 @@ def as_document(rows: Rows) -> dict[str, Any]:
     }
 
 
-@click.command(short_help="What each model must cost, without running it.")
+@click.command(cls=Command, short_help="What each model must cost, without running it.")
 @model_options()
 @given_options
 @click.option("--convention", default="exact", show_default=True, help="exact, paper (arXiv 2510.04800) or hardware.")

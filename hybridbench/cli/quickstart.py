@@ -12,8 +12,9 @@ from rich.console import Console
 from hybridbench.arch.block import Storage
 from hybridbench.arch.families import ARCHS
 from hybridbench.cli.measuring import measure_cases
-from hybridbench.cli.options import RESULTS, GivenPath
+from hybridbench.cli.options import GIVEN_PATH, RESULTS
 from hybridbench.cli.predicting import predict
+from hybridbench.cli.typed import Command
 from hybridbench.machine import visible_gpus
 from hybridbench.suite.case import Case
 from hybridbench.suite.file import Suite
@@ -52,9 +53,9 @@ def cases_for(on_gpu: bool) -> list[Case]:
     return [replace(case, sampling=replace(case.sampling, target_rel_ci=CPU_TARGET)) for case in planned]
 
 
-@click.command(short_help="A little of everything, in a minute.")
+@click.command(cls=Command, short_help="A little of everything, in a minute.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout and nothing else.")
-@click.option("-o", "--out", type=GivenPath(), help="Folder for records, tables and charts.")
+@click.option("-o", "--out", type=GIVEN_PATH, help="Folder for records, tables and charts.")
 def quickstart(as_json: bool, out: Path | None) -> None:
     """Measure all five architectures at a size that fits this machine, and predict them at 1B."""
     gpus = visible_gpus()

@@ -7,11 +7,12 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from hybridbench.cli.options import GivenPath, out_options
+from hybridbench.cli.options import GIVEN_PATH, out_options
+from hybridbench.cli.typed import Command
 
 
-@click.command(short_help="Tables and charts from stored records.")
-@click.argument("results", nargs=-1, required=True, type=GivenPath())
+@click.command(cls=Command, short_help="Tables and charts from stored records.")
+@click.argument("results", nargs=-1, required=True, type=GIVEN_PATH)
 @out_options
 def report(results: tuple[Path, ...], as_json: bool, out: Path | None) -> None:
     """Make tables and charts from stored records. RESULTS are folders or .jsonl files; several are merged.

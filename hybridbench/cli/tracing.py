@@ -15,6 +15,7 @@ from rich.text import Text
 from hybridbench import units
 from hybridbench.cli.measuring import check_backends, needs_gpu
 from hybridbench.cli.options import checkpoint_option, execution_options, model_options, out_options, parse_backends
+from hybridbench.cli.typed import Command
 from hybridbench.errors import BadInput
 from hybridbench.machine import visible_gpus
 from hybridbench.suite.models import ALL_ARCHS
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 SHOWN_KERNELS = 15
 
 
-@click.command(short_help="Where the time of a step goes.")
+@click.command(cls=Command, short_help="Where the time of a step goes.")
 @click.option("--workload", default=DECODE, show_default=True, help=f"{', '.join(WORKLOADS)}.")
 @model_options(arch=None)
 @execution_options

@@ -83,7 +83,7 @@ def cases(sweep: Sweep, *, has_gpu: bool) -> list[Case]:
         BadInput: an unknown name, or options that do not go together.
     """
     row = workload_row(sweep.workload)
-    device = sweep.device or ("cuda" if has_gpu else "cpu")
+    device = _given(sweep.device, "cuda" if has_gpu else "cpu")
     if device not in DEVICES:
         raise unknown_name("device", device, DEVICES)
     on_gpu = device == "cuda"
@@ -171,11 +171,11 @@ def _execution(sweep: Sweep, device: str) -> Execution:
         BadInput: options that do not go together, or an unknown name.
     """
     row = workload_row(sweep.workload)
-    dtype = sweep.dtype or ("bfloat16" if device == "cuda" else "float32")
+    dtype = _given(sweep.dtype, "bfloat16" if device == "cuda" else "float32")
     _check_dtypes(dtype, sweep.state_dtype)
     if sweep.as_published and sweep.mode not in (None, PUBLISHED):
         raise BadInput(f"as-published is a mode of its own, and mode {sweep.mode} another: give one of them.")
-    mode = PUBLISHED if sweep.as_published else sweep.mode or default_mode(row, device)
+    mode = PUBLISHED if sweep.as_published else _given(sweep.mode, default_mode(row, device))
     _check_mode(mode, row, device)
     _check_backends(sweep, mode)
     if sweep.streams not in (1, 2):
