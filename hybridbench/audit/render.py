@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
 from hybridbench.audit.judge.tables import (
     about,
@@ -32,7 +33,7 @@ def print_audits(audits: Sequence[Audit], console: Console) -> None:
         for table in tables:
             print_table(table, console)
         for sentence in sentences(audit):
-            console.print(sentence, highlight=False, markup=False)
+            console.print(Text(sentence))
         console.print()
     if len(audits) > 1:
         print_table(headline(audits), console)

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.text import Text
 
 from hybridbench.cli.measuring import check_backends, needs_gpu
 from hybridbench.cli.options import execution_options, model_options, out_options, parse_backends
+from hybridbench.cli.output import Plain
 from hybridbench.cli.typed import Command, listed
 from hybridbench.errors import BadInput, unknown_name
 from hybridbench.machine import alike_gpus, visible_gpus
@@ -64,7 +64,7 @@ def audit(
     from hybridbench.store import make_folder
 
     folder = make_folder(out) if out else None
-    told = Console(stderr=True, highlight=False)
+    told = Plain(stderr=True)
     stopped = False
     try:
         found = audited(
@@ -81,10 +81,10 @@ def audit(
     if as_json:
         click.echo(document(found))
     else:
-        console = Console()
+        console = Plain()
         print_audits(found, console)
         if page:
-            console.print(f"Audit: {page}", highlight=False, soft_wrap=True)
+            console.print(f"Audit: {page}", soft_wrap=True)
     if stopped:
         raise KeyboardInterrupt
 

@@ -9,13 +9,13 @@ import sys
 from typing import Any
 
 import click
-from rich.console import Console
 from typing_extensions import override
 
 from hybridbench import __version__
 from hybridbench.cli.auditing import audit
 from hybridbench.cli.inspecting import archs, backends, doctor
 from hybridbench.cli.measuring import OF_WORKLOADS, run
+from hybridbench.cli.output import Plain
 from hybridbench.cli.planning import cache, crossover, fit, price
 from hybridbench.cli.predicting import cost
 from hybridbench.cli.quickstart import quickstart
@@ -38,10 +38,10 @@ class Cli(click.Group):
         try:
             return super().invoke(ctx)
         except HybridbenchError as exc:
-            Console(stderr=True, soft_wrap=True, highlight=False).print(f"error: {exc}", style="red", markup=False)
+            Plain(stderr=True, soft_wrap=True).print(f"error: {exc}", style="red")
             ctx.exit(exc.exit_code)
         except KeyboardInterrupt:
-            Console(stderr=True).print("stopped.")
+            Plain(stderr=True).print("stopped.")
             ctx.exit(130)
 
 

@@ -21,6 +21,7 @@ from hybridbench.cli.options import (
     parse_backends,
     run_options,
 )
+from hybridbench.cli.output import Plain
 from hybridbench.cli.typed import Command
 from hybridbench.errors import BadInput, HybridbenchError
 from hybridbench.machine import visible_gpus
@@ -138,7 +139,7 @@ def measure_cases(
     from hybridbench.store import recorded
 
     folder = out or RESULTS / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
-    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    console = Plain(stderr=True, soft_wrap=True)
     stored = recorded(folder) if resume else {}
     left = remaining_of(planned, stored)
     if left.done:
@@ -185,9 +186,9 @@ def _recorded(folder: Path, records: Sequence[Record], console: Console) -> Sequ
     from hybridbench.store import load, newest
 
     try:
-        return newest(load([folder], lambda text: console.print(text, markup=False)))
+        return newest(load([folder], lambda text: console.print(text)))
     except HybridbenchError as exc:
-        console.print(f"The report is of this run only: {exc}", markup=False)
+        console.print(f"The report is of this run only: {exc}")
         return records
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 
 from hybridbench import units
 from hybridbench.arch.block import DTYPE_BYTES, Storage
@@ -24,6 +23,7 @@ from hybridbench.cli.options import (
     out_options,
     refuse_idle,
 )
+from hybridbench.cli.output import Plain
 from hybridbench.cli.predicting import chosen_specs
 from hybridbench.cli.typed import Command, listed
 from hybridbench.errors import BadInput, unknown_name
@@ -117,7 +117,7 @@ def price(
     table = price_table(prices, bool(records))
     for sentence in notes:
         table.remark(sentence)
-    print_table(table, Console())
+    print_table(table, Plain())
 
 
 def _records(paths: tuple[Path, ...]) -> list[Any]:
@@ -125,8 +125,8 @@ def _records(paths: tuple[Path, ...]) -> list[Any]:
         return []
     from hybridbench.store import load, newest
 
-    console = Console(stderr=True, soft_wrap=True, highlight=False)
-    return newest(load(list(paths), lambda text: console.print(text, markup=False)))
+    console = Plain(stderr=True, soft_wrap=True)
+    return newest(load(list(paths), lambda text: console.print(text)))
 
 
 @click.command(cls=Command, short_help="The largest batch or context that fits a GPU.")
@@ -218,7 +218,7 @@ def fit(
         table = fit_table(fits, found)
         for sentence in notes:
             table.remark(sentence)
-        print_table(table, Console())
+        print_table(table, Plain())
     if stopped:
         raise stopped
 
@@ -256,8 +256,8 @@ def _measure(writer: RecordWriter, gpus: Sequence[str]) -> Measure:
 
 def _told() -> Callable[[str], None]:
     """A function that prints a search's progress on stderr."""
-    console = Console(stderr=True, soft_wrap=True, highlight=False)
-    return lambda line: console.print(line, markup=False)
+    console = Plain(stderr=True, soft_wrap=True)
+    return lambda line: console.print(line)
 
 
 @click.command(cls=Command, short_help="From which context on one model has less than another.")
@@ -326,7 +326,7 @@ def crossover(
         "cache": f"one sequence, {dtype}",
         "decode-floor": f"batch {batch}, {dtype}, {peak.name}",
     }.get(metric, "one sequence, convention exact")
-    console = Console()
+    console = Plain()
     search, on = None, ""
     if measure:
         try:
@@ -483,4 +483,4 @@ def cache(
     if as_json:
         click.echo(json.dumps({"rows": [cache_row(row) for row in rows]}))
         return
-    print_table(cache_table(rows), Console())
+    print_table(cache_table(rows), Plain())

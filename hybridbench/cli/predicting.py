@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 
 from hybridbench import units
 from hybridbench.arch.block import DTYPE_BYTES, Convention, Storage
@@ -19,6 +18,7 @@ from hybridbench.arch.model import Cost, ModelSpec, layer_costs
 from hybridbench.arch.model import cost as cost_of
 from hybridbench.arch.presets import preset_spec
 from hybridbench.cli.options import given_options, match_options, matching, model_options, out_options
+from hybridbench.cli.output import Plain
 from hybridbench.cli.typed import Command
 from hybridbench.errors import BadInput, unknown_name
 from hybridbench.suite.models import ALL_ARCHS, model_specs
@@ -155,14 +155,14 @@ def cost(
         from hybridbench.report.render.folder import write_cost
 
         files = write_cost(report, out)
-        Console(stderr=as_json).print(f"Tables and charts: {files.page.parent}", highlight=False, soft_wrap=True)
+        Plain(stderr=as_json).print(f"Tables and charts: {files.page.parent}", soft_wrap=True)
 
 
 def _show(table: Table, rows: Rows, per_layer: bool, storage: Storage) -> None:
     from hybridbench.report.predicted import layer_table
     from hybridbench.report.render.terminal import print_table
 
-    console = Console()
+    console = Plain()
     print_table(table, console)
     if per_layer:
         for spec, row in rows:

@@ -7,12 +7,13 @@ from datetime import datetime
 from pathlib import Path
 
 import click
-from rich.console import Console
+from rich.text import Text
 
 from hybridbench.arch.block import Storage
 from hybridbench.arch.families import ARCHS
 from hybridbench.cli.measuring import measure_cases
 from hybridbench.cli.options import GIVEN_PATH, RESULTS
+from hybridbench.cli.output import Plain
 from hybridbench.cli.predicting import predict
 from hybridbench.cli.typed import Command
 from hybridbench.machine import visible_gpus
@@ -67,10 +68,10 @@ def quickstart(as_json: bool, out: Path | None) -> None:
     from hybridbench.report.render.folder import write_cost
     from hybridbench.report.render.terminal import print_table
 
-    console = Console()
+    console = Plain()
     specs = model_specs(arch=",".join(ARCHS), scale="1b")
     predicted = build_cost(predict(specs, (8192, 131072), (1,), "exact", Storage()))
-    console.print("\n[bold]Predicted at 1B, bfloat16[/bold] (nothing was run for this table)", highlight=False)
+    console.print(Text.assemble("\n", ("Predicted at 1B, bfloat16", "bold"), " (nothing was run for this table)"))
     print_table(predicted.table, console)
     written = write_cost(predicted, folder / "predicted-1b")
     scale = "1b" if gpus else "tiny"
@@ -84,6 +85,5 @@ Try next
   hybridbench decode --ctx 4k..128k                     decoding against context, here at scale {scale}
   hybridbench train-throughput --arch inter --ratio 1:1,1:5
   hybridbench backends                                  which kernels run here, and why not""",
-        highlight=False,
         soft_wrap=True,
     )

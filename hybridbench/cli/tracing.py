@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from hybridbench import units
 from hybridbench.cli.measuring import check_backends, needs_gpu
 from hybridbench.cli.options import checkpoint_option, execution_options, model_options, out_options, parse_backends
+from hybridbench.cli.output import Plain
 from hybridbench.cli.typed import Command
 from hybridbench.errors import BadInput
 from hybridbench.machine import visible_gpus
@@ -67,7 +67,7 @@ def trace(
         return
     show(found, f"{planned[0].label}, {planned[0].execution.mode}")
     if chrome:
-        Console().print(f"Chrome trace: {chrome}", highlight=False, soft_wrap=True)
+        Plain().print(f"Chrome trace: {chrome}", soft_wrap=True)
 
 
 trace.params.append(checkpoint_option())
@@ -75,7 +75,7 @@ trace.params.append(checkpoint_option())
 
 def show(found: Trace, title: str) -> None:
     """Print the classes of operations, the longest kernels, and a sentence about gaps."""
-    console = Console(highlight=False)
+    console = Plain()
     console.print(title, style="bold")
     classes = _table("class of operation", "launches", "time a step", "share [%]")
     for spent in found.classes:

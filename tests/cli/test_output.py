@@ -1,0 +1,73 @@
+"""What a command prints is what was typed or read: brackets stay brackets."""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import hybridbench
+from hybridbench.cli.main import main
+
+PACKAGE = Path(hybridbench.__file__).parent
+CONFIG = {
+    "model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 128, "vocab_size": 256,
+    "num_attention_heads": 2, "num_key_value_heads": 2, "tie_word_embeddings": True,
+}  # fmt: skip
+NAMES = ["out[red]", "[/]", "[/bold]x", "a:smile:b", "[link=x]"]
+
+
+def run(*args):
+    result = CliRunner(env={"COLUMNS": "200"}).invoke(main, [str(arg) for arg in args])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.fixture(params=NAMES)
+def name(request, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return request.param
+
+
+def test_the_folder_that_is_named_is_the_folder_that_is_there(name):
+    assert f"Tables and charts: {name}\n" in run("cost", "--arch", "mamba", "-o", f"./{name}")
+    assert (Path(name) / "cost.md").is_file()
+
+
+@pytest.mark.parametrize("name", ["out[red]", "[/]"], indirect=True)
+def test_a_run_its_resumption_and_its_report_name_their_folder(name):
+    asked = ["decode", "--arch", "mamba", "--ctx", "64", "--device", "cpu", "--max-time", "0.02", "-o", f"./{name}"]
+    assert f"Report: {name}/report/report.md\n" in run(*asked)
+    assert f"1 of 1 cases are recorded in {name};" in CliRunner().invoke(main, [*asked, "--resume"]).output
+    assert f"Report: {name}/report/report.md\n" in run("report", f"./{name}")
+
+
+def test_models_from_files_keep_the_names_of_their_files(name):
+    folder = Path(f"./{name}")
+    folder.mkdir(parents=True)
+    for width in (64, 128):
+        (folder / f"{width}.json").write_text(json.dumps({**CONFIG, "hidden_size": width}))
+    shown = run("cost", "--config", folder / "64.json", "--config", folder / "128.json", "--layers")
+    assert f"llama {name}/64.json" in shown
+    assert f"llama {name}/128.json" in shown
+
+
+def test_errors_show_what_was_typed(name):
+    result = CliRunner().invoke(main, ["report", f"./{name}"])
+    assert result.exit_code == 2
+    assert f"error: {name} does not exist" in result.output
+
+
+def test_no_module_of_the_command_line_makes_a_console_that_reads_markup():
+    for path in PACKAGE.rglob("*.py"):
+        if path == PACKAGE / "cli" / "output.py":
+            continue
+        calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        for call in calls:
+            words = ast.unparse(call.func)
+            assert words not in ("Console", "Text.from_markup"), f"{path}: {ast.unparse(call)}"
+            if words == "TextColumn":
+                assert any(word.arg == "markup" for word in call.keywords), f"{path}: {ast.unparse(call)}"
