@@ -1,9 +1,12 @@
-"""What a command prints is what was typed or read: brackets stay brackets."""
+"""What a command prints is what was typed or read, and a pipe that closes or a disk that is full is no traceback."""
 
 from __future__ import annotations
 
 import ast
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -71,3 +74,49 @@ def test_no_module_of_the_command_line_makes_a_console_that_reads_markup():
             assert words not in ("Console", "Text.from_markup"), f"{path}: {ast.unparse(call)}"
             if words == "TextColumn":
                 assert any(word.arg == "markup" for word in call.keywords), f"{path}: {ast.unparse(call)}"
+
+
+LONG = ["cost", "--arch", "mamba", "--ctx", "1..1000+1"]
+"""More rows than a pipe holds."""
+FORMS = [[*LONG, "--json"], ["cost", "--ctx", "4k"], ["--help"], ["cost", "--help"], ["archs"]]
+
+
+def command(args):
+    return [sys.executable, "-m", "hybridbench.cli.main", *args]
+
+
+@pytest.fixture(params=["", "1"], ids=["buffered", "unbuffered"])
+def environment(request):
+    """Streams that hold what they cannot write, and streams that do not."""
+    return {**os.environ, "PYTHONUNBUFFERED": request.param}
+
+
+@pytest.mark.parametrize("args", FORMS, ids=" ".join)
+def test_a_closed_pipe_is_quiet(args, environment):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as closed:
+        done = subprocess.run(
+            command(args), stdout=closed, stderr=subprocess.PIPE, text=True, check=False, env=environment
+        )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_head_takes_its_line_and_ends_the_rest():
+    with subprocess.Popen(command(LONG), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout.readline().startswith("predicted cost")
+        running.stdout.close()
+        assert running.stderr.read() == ""
+        assert running.wait() == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("args", FORMS, ids=" ".join)
+def test_a_full_disk_is_one_sentence(args, environment):
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            command(args), stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=environment
+        )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: the output cannot be written (No space left on device): ")
+    assert done.stderr.count("\n") == 1
