@@ -17,7 +17,7 @@ from hybridbench.machine import alike_gpus, visible_gpus
 from hybridbench.suite.case import EAGER, Case
 from hybridbench.suite.models import ALL_ARCHS
 from hybridbench.suite.ops import check_backends_used
-from hybridbench.suite.sweep import Sweep, cases
+from hybridbench.suite.sweep import Sweep, cases, check_seconds
 from hybridbench.suite.workloads import TRAIN, one_pass
 
 
@@ -56,8 +56,7 @@ def audit(
     planned = _cases(workload, parse_backends(backend), bool(gpus), **options)
     needs_gpu(planned, gpus)
     check_backends(planned)
-    if limit_s <= 0:
-        raise BadInput(f"--limit {limit_s:g} leaves no time to count: give more than 0.")
+    check_seconds(limit_s, "--limit", "to count")
     from hybridbench.audit.render import document, print_audits, write_audits
     from hybridbench.audit.run import Interrupted
     from hybridbench.audit.run import audit as audited

@@ -29,7 +29,7 @@ from hybridbench.cli.typed import Command, listed
 from hybridbench.errors import BadInput, unknown_name
 from hybridbench.machine import PEAKS, Peak, find_gpu, find_gpus, find_peak, visible_gpus
 from hybridbench.suite.case import CHECKPOINTS, DEVICES, Execution
-from hybridbench.suite.sweep import check_checkpoint, default_mode
+from hybridbench.suite.sweep import check_checkpoint, check_seconds, default_mode
 from hybridbench.suite.workloads import DECODE, Workload, one_pass, workload_row
 
 if TYPE_CHECKING:
@@ -103,6 +103,7 @@ def price(
     specs = chosen_specs(models, configs, arch=arch, scale=scale, **options)
     storage = Storage.of(dtype, state_dtype)
     specs, notes = matching(specs, match, to, by, tolerance, scale, contexts, batches, storage)
+    units.check_rows(specs, contexts, batches, gpus)
     known = _records(records)
     prices = []
     for spec in specs:
@@ -183,6 +184,7 @@ def fit(
     check_checkpoint(checkpoint, workload_row(workload), "--checkpoint")
     if not verify:
         refuse_idle("--verify", "out", "limit_s")
+    check_seconds(limit_s, "--limit", "to run a trial")
     if verify and ctx is not None and batch is not None:
         raise BadInput("--verify with both --ctx and --batch leaves nothing to find: give one of them.")
     contexts = None if ctx is None else units.parse_range(ctx, "context")
@@ -194,6 +196,7 @@ def fit(
     specs = chosen_specs(models, configs, arch=arch, scale=scale, **options)
     storage = Storage.of(dtype, state_dtype)
     specs, notes = matching(specs, match, to, by, tolerance, scale, contexts or (8192,), batches or (1,), storage)
+    units.check_rows(specs, gpus, contexts or (None,), batches or (None,))
     fits = [
         largest_fit(spec, one, workload, storage, context=context, batch=count, checkpoint=checkpoint)
         for spec in specs
@@ -403,8 +406,7 @@ def _search(
         raise BadInput(f"--ctx '{ctx}' is one context: give where to search as lowest..highest, such as 1k..128k.")
     if trials < 2:
         raise BadInput(f"trials {trials}: both ends are measured, so give 2 or more.")
-    if max_time_s <= 0:
-        raise BadInput(f"max-time {max_time_s:g} s leaves no time to sample: give more than 0.")
+    check_seconds(max_time_s, "max-time", "to sample")
     gpus = visible_gpus()
     device = ("cuda" if gpus else "cpu") if device is None else device
     if device not in DEVICES:
@@ -471,6 +473,7 @@ def cache(
     contexts = units.parse_range("8k" if ctx is None else ctx, "context")
     batches = units.parse_range("1" if batch is None else batch, "batch")
     specs = chosen_specs(models, configs, arch=arch, scale=scale, **options)
+    units.check_rows(specs, stored, contexts, batches)
     rows = []
     for spec in specs:
         for layout, storage in stored.items():

@@ -136,6 +136,7 @@ def cost(
     batches = units.parse_range("1" if batch is None else batch, "batch")
     storage = Storage.of(dtype, state_dtype)
     specs, notes = matching(specs, match, to, by, tolerance, scale, contexts, batches, storage)
+    units.check_rows(specs, contexts, batches)
     rows = predict(specs, contexts, batches, convention, storage)
     from hybridbench.report.build import build_cost
 

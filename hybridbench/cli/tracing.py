@@ -27,13 +27,15 @@ if TYPE_CHECKING:
     from hybridbench.trace import Trace
 
 SHOWN_KERNELS = 15
+MOST_STEPS = 1000
+"""Steps that may be profiled: the profiler keeps every launch of each in memory."""
 
 
 @click.command(cls=Command, short_help="Where the time of a step goes.")
 @click.option("--workload", default=DECODE, show_default=True, help=f"{', '.join(WORKLOADS)}.")
 @model_options(arch=None)
 @execution_options
-@click.option("--steps", type=click.IntRange(1), default=5, show_default=True, help="Steps to profile.")
+@click.option("--steps", type=click.IntRange(1, MOST_STEPS), default=5, show_default=True, help="Steps to profile.")
 @out_options
 def trace(
     *, workload: str, backend: tuple[str, ...], steps: int, as_json: bool, out: Path | None, **options: Any
