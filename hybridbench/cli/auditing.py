@@ -60,8 +60,11 @@ def audit(
     from hybridbench.audit.render import document, print_audits, write_audits
     from hybridbench.audit.run import Interrupted
     from hybridbench.audit.run import audit as audited
+    from hybridbench.report.render.page import own_page
     from hybridbench.store import make_folder
 
+    if out:
+        own_page(out, "audit.md")
     folder = make_folder(out) if out else None
     told = Plain(stderr=True)
     stopped = False

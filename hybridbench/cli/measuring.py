@@ -26,6 +26,7 @@ from hybridbench.cli.typed import Command
 from hybridbench.errors import BadInput, HybridbenchError
 from hybridbench.machine import visible_gpus
 from hybridbench.record import Record, Status
+from hybridbench.report.render.page import own_page
 from hybridbench.suite.case import Case
 from hybridbench.suite.file import as_published, load_suite
 from hybridbench.suite.ops import check_backends_used
@@ -127,7 +128,8 @@ def measure_cases(
     """Run cases, show progress and tables, and print where the results are. Returns the records to report.
 
     Raises:
-        BadInput: a GPU asked for that is not there, a folder that cannot be written, ``--resume`` without a folder.
+        BadInput: a GPU asked for that is not there, a folder that cannot be written, ``--resume`` without a folder,
+            a report there that hybridbench did not write.
     """
     if dry_run:
         _list_cases(planned, as_json)
@@ -139,6 +141,7 @@ def measure_cases(
     from hybridbench.store import recorded
 
     folder = out or RESULTS / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    own_page(folder / "report", "report.md")
     console = Plain(stderr=True, soft_wrap=True)
     stored = recorded(folder) if resume else {}
     left = remaining_of(planned, stored)

@@ -21,6 +21,7 @@ from hybridbench.cli.options import given_options, match_options, matching, mode
 from hybridbench.cli.output import Plain
 from hybridbench.cli.typed import Command
 from hybridbench.errors import BadInput, unknown_name
+from hybridbench.report.render.page import own_page
 from hybridbench.suite.models import ALL_ARCHS, model_specs
 
 if TYPE_CHECKING:
@@ -128,6 +129,8 @@ def cost(
     FLOPs and cache bytes are for one sequence; decode is one token of it. The bytes a decode step must move are for the
     whole step at --batch, because the batch shares one read of the weights.
     """
+    if out is not None:
+        own_page(out, "cost.md")
     for name in (dtype, state_dtype):
         if name is not None and name not in DTYPE_BYTES:
             raise unknown_name("dtype", name, DTYPE_BYTES)

@@ -17,6 +17,7 @@ from hybridbench.cli.output import Plain
 from hybridbench.cli.predicting import predict
 from hybridbench.cli.typed import Command
 from hybridbench.machine import visible_gpus
+from hybridbench.report.render.page import own_page
 from hybridbench.suite.case import Case
 from hybridbench.suite.file import Suite
 from hybridbench.suite.models import model_specs
@@ -61,6 +62,7 @@ def quickstart(as_json: bool, out: Path | None) -> None:
     """Measure all five architectures at a size that fits this machine, and predict them at 1B."""
     gpus = visible_gpus()
     folder = out or RESULTS / f"quickstart-{datetime.now():%Y%m%d-%H%M%S}"
+    own_page(folder / "predicted-1b", "cost.md")
     measure_cases(cases_for(bool(gpus)), "quickstart", gpus, as_json=as_json, out=folder, brief=True)
     if as_json:
         return

@@ -120,3 +120,27 @@ def test_a_full_disk_is_one_sentence(args, environment):
     assert done.returncode == 1
     assert done.stderr.startswith("error: the output cannot be written (No space left on device): ")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_page_of_the_users_own_is_kept_and_nothing_is_run_for_it(tmp_path):
+    places = {
+        "cost.md": ["cost", "--arch", "mamba", "-o", tmp_path],
+        "audit.md": ["audit", "--arch", "mamba", "--ctx", "64", "--device", "cpu", "-o", tmp_path],
+        "report/report.md": ["decode", "--arch", "mamba", "--ctx", "64", "--device", "cpu", "-o", tmp_path],
+    }
+    for place, args in places.items():
+        page = tmp_path / place
+        page.parent.mkdir(exist_ok=True)
+        page.write_text("my notes")
+        result = CliRunner().invoke(main, [str(arg) for arg in args])
+        assert result.exit_code == 2
+        assert result.stdout == ""
+        assert f"{page} is not a page of hybridbench" in result.stderr
+        assert page.read_text() == "my notes"
+    assert not list(tmp_path.rglob("*.jsonl")), "nothing was measured"
+
+
+def test_a_page_of_costs_is_replaced(tmp_path):
+    for arch in ("mamba", "inter"):
+        run("cost", "--arch", arch, "-o", tmp_path)
+        assert arch in (tmp_path / "cost.md").read_text()
