@@ -11,6 +11,7 @@ the latest of each case and machine, which is what tables and charts show.
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import secrets
@@ -143,7 +144,7 @@ def recorded(folder: Path) -> dict[str, Record]:
     Raises:
         BadResults: a line that is not a record, with its place.
     """
-    if not folder.exists():
+    if not _exists(folder):
         return {}
     passed_over: list[str] = []
     found = [record for file in _jsonl_below(folder) for record in _read(file, passed_over.append)]
@@ -153,22 +154,47 @@ def recorded(folder: Path) -> dict[str, Record]:
 def _files(paths: Sequence[Path]) -> list[Path]:
     files: dict[Path, Path] = {}
     for path in paths:
+        if not _exists(path):
+            raise BadResults(f"{path} does not exist: give a results folder or a records-*.jsonl file.")
         if path.is_dir():
             found = _jsonl_below(path)
             if not found:
                 raise BadResults(f"{path} has no *.jsonl file in it: measure something with '-o {path}' first.")
-        elif path.exists():
-            found = [path]
         else:
-            raise BadResults(f"{path} does not exist: give a results folder or a records-*.jsonl file.")
+            found = [path]
         files.update((file.resolve(), file) for file in found)
     if not files:
         raise BadResults("no results were named: give a results folder or a records-*.jsonl file.")
     return list(files.values())
 
 
+def _exists(path: Path) -> bool:
+    """Whether a path is there.
+
+    Raises:
+        BadResults: it cannot be, such as a name that is too long.
+    """
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as exc:
+        raise BadResults(f"{path} cannot be read ({exc.strerror}): give a results folder or a records file.") from exc
+    return True
+
+
 def _jsonl_below(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.rglob("*.jsonl") if file.is_file())
+    """The results files below a folder.
+
+    Raises:
+        BadResults: it is the root of all folders, or one below it cannot be listed.
+    """
+    if folder.resolve() == folder.resolve().parent:
+        raise BadResults(f"{folder} holds every file of this machine: name the folder of the results.")
+    try:
+        return sorted(file for file in folder.rglob("*.jsonl") if file.is_file())
+    except OSError as exc:
+        raise BadResults(f"{exc.filename or folder} cannot be read ({exc.strerror}): name another folder.") from exc
 
 
 def _read(file: Path, warn: Callable[[str], None]) -> list[Record]:
@@ -177,7 +203,7 @@ def _read(file: Path, warn: Callable[[str], None]) -> list[Record]:
     The last line may be cut short: without its line feed, or with garbage that a crash of the machine left in it.
     """
     try:
-        content = file.read_bytes()
+        content = file.read_bytes().removeprefix(codecs.BOM_UTF8)
     except OSError as exc:
         raise BadResults(f"{file} cannot be read ({exc.strerror}): check its permissions.") from exc
     if not content.strip():

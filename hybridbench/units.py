@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+from collections.abc import Sized
 
 from hybridbench.errors import BadInput
 
@@ -25,6 +26,7 @@ _NUMBER = re.compile(r"^(\d+)([kmg]?)$", re.IGNORECASE)
 _INTERVAL = re.compile(r"^(?P<low>[^.+*]+)\.\.(?P<high>[^.+*]+?)(?:(?P<op>[+*])(?P<step>[^.+*]+))?$")
 _ACCEPTED = "accepted are 4k, 4k,16k, 4k..128k (doubling), 4k..32k+4k and 1k..1m*4; 4k is 4096"
 _MAX_VALUES = 10_000
+_MAX_ROWS = 100_000
 _LARGEST = 1024**4
 _MAX_DIGITS = 12
 
@@ -68,6 +70,19 @@ def parse_range(text: str, what: str = "count") -> tuple[int, ...]:
         if len(values) > _MAX_VALUES:
             raise BadInput(f"{what} '{text}' names more than {_MAX_VALUES} values: take a larger step.")
     return tuple(dict.fromkeys(values))
+
+
+def check_rows(*lists: Sized) -> None:
+    """Check that a product of lists is short enough to be computed and read.
+
+    >>> check_rows(range(3), range(4))
+
+    Raises:
+        BadInput: it has more than 100,000 rows; the text has their number.
+    """
+    rows = math.prod(len(values) for values in lists)
+    if rows > _MAX_ROWS:
+        raise BadInput(f"that makes {rows:,} rows, more than {_MAX_ROWS:,}: name fewer models, contexts or batches.")
 
 
 def _parse_part(part: str, text: str, what: str) -> list[int]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
 from hybridbench.audit.judge.tables import (
     about,
@@ -22,6 +23,7 @@ from hybridbench.audit.judge.tables import (
 from hybridbench.audit.judge.views import Audit
 from hybridbench.report.render.csv import to_csv
 from hybridbench.report.render.markdown import escape, to_markdown
+from hybridbench.report.render.page import own_page
 from hybridbench.report.render.terminal import print_table
 
 
@@ -32,14 +34,19 @@ def print_audits(audits: Sequence[Audit], console: Console) -> None:
         for table in tables:
             print_table(table, console)
         for sentence in sentences(audit):
-            console.print(sentence, highlight=False, markup=False)
+            console.print(Text(sentence))
         console.print()
     if len(audits) > 1:
         print_table(headline(audits), console)
 
 
 def write_audits(audits: Sequence[Audit], folder: Path) -> Path:
-    """``audit.csv``, ``audit.json`` and ``audit.md`` in a folder that exists; returns the page."""
+    """``audit.csv``, ``audit.json`` and ``audit.md`` in a folder that exists; returns the page.
+
+    Raises:
+        BadInput: the folder holds an ``audit.md`` of something else.
+    """
+    path = own_page(folder, "audit.md")
     (folder / "audit.csv").write_text(to_csv(flat(audits)), encoding="utf-8")
     (folder / "audit.json").write_text(document(audits), encoding="utf-8")
     page = ["# Audit", "", "FLOPs of one step as conventions and counters see them, and why they differ.", ""]
@@ -49,7 +56,6 @@ def write_audits(audits: Sequence[Audit], folder: Path) -> Path:
         tables += [*class_tables(audit), *kernel_tables(audit)]
         page += [to_markdown(table, alone=False) for table in tables]
         page += [f"{escape(sentence)}\n" for sentence in sentences(audit, all_operators=True)]
-    path = folder / "audit.md"
     path.write_text("\n".join(page), encoding="utf-8")
     return path
 

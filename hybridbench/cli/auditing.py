@@ -6,22 +6,23 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.text import Text
 
 from hybridbench.cli.measuring import check_backends, needs_gpu
 from hybridbench.cli.options import execution_options, model_options, out_options, parse_backends
+from hybridbench.cli.output import Plain
+from hybridbench.cli.typed import Command, listed
 from hybridbench.errors import BadInput, unknown_name
 from hybridbench.machine import alike_gpus, visible_gpus
 from hybridbench.suite.case import EAGER, Case
 from hybridbench.suite.models import ALL_ARCHS
 from hybridbench.suite.ops import check_backends_used
-from hybridbench.suite.sweep import Sweep, cases
+from hybridbench.suite.sweep import Sweep, cases, check_seconds
 from hybridbench.suite.workloads import TRAIN, one_pass
 
 
-@click.command(short_help="Count a step's FLOPs six ways, and say why they differ.")
-@click.option("--workload", default=TRAIN, show_default=True, help=f"{', '.join(one_pass())}; lists too.")
+@click.command(cls=Command, short_help="Count a step's FLOPs six ways, and say why they differ.")
+@listed("--workload", default=TRAIN, show_default=True, help=f"{', '.join(one_pass())}; lists too.")
 @model_options(arch=None)
 @execution_options
 @click.option("--no-counters", is_flag=True, help="On a GPU: without Nsight Compute.")
@@ -55,15 +56,17 @@ def audit(
     planned = _cases(workload, parse_backends(backend), bool(gpus), **options)
     needs_gpu(planned, gpus)
     check_backends(planned)
-    if limit_s <= 0:
-        raise BadInput(f"--limit {limit_s:g} leaves no time to count: give more than 0.")
+    check_seconds(limit_s, "--limit", "to count")
     from hybridbench.audit.render import document, print_audits, write_audits
     from hybridbench.audit.run import Interrupted
     from hybridbench.audit.run import audit as audited
+    from hybridbench.report.render.page import own_page
     from hybridbench.store import make_folder
 
+    if out:
+        own_page(out, "audit.md")
     folder = make_folder(out) if out else None
-    told = Console(stderr=True, highlight=False)
+    told = Plain(stderr=True)
     stopped = False
     try:
         found = audited(
@@ -80,10 +83,10 @@ def audit(
     if as_json:
         click.echo(document(found))
     else:
-        console = Console()
+        console = Plain()
         print_audits(found, console)
         if page:
-            console.print(f"Audit: {page}", highlight=False, soft_wrap=True)
+            console.print(f"Audit: {page}", soft_wrap=True)
     if stopped:
         raise KeyboardInterrupt
 

@@ -18,6 +18,8 @@ from hybridbench.arch.model import cost, params
 from hybridbench.arch.presets import PRESETS, preset_spec
 from hybridbench.arch.scales import SCALES
 from hybridbench.cli.options import execution_options, model_options, parse_backends, refuse_idle
+from hybridbench.cli.output import Plain
+from hybridbench.cli.typed import Command
 from hybridbench.machine import visible_gpus
 from hybridbench.suite.ops import check_backends_used
 from hybridbench.suite.sweep import Sweep, cases
@@ -35,7 +37,7 @@ ABOUT = {
 }
 
 
-@click.command(short_help="Families, scales, ratios, recipes and published models.")
+@click.command(cls=Command, short_help="Families, scales, ratios, recipes and published models.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def archs(as_json: bool) -> None:
     """List families, scales, ratios and recipes that can be built, and published models that can be costed."""
@@ -60,17 +62,17 @@ def archs(as_json: bool) -> None:
         recipes = {name: recipe.about for name, recipe in RECIPES.items()}
         click.echo(json.dumps({"archs": rows, "recipes": recipes, "models": models}))
         return
-    console = Console()
+    console = Plain()
     for arch in ARCHS:
         _show_arch(arch, [row for row in rows if row["arch"] == arch], console)
-    console.print("[bold]recipes[/bold] for intra blocks (--recipe)")
+    console.print(Text.assemble(("recipes", "bold"), " for intra blocks (--recipe)"))
     for name, recipe in RECIPES.items():
-        console.print(f"  {name:<17}{recipe.about}", highlight=False)
+        console.print(f"  {name:<17}{recipe.about}")
     _show_models(models, console)
 
 
 def _show_arch(arch: str, rows: list[dict[str, Any]], console: Console) -> None:
-    console.print(f"[bold]{arch}[/bold]  {ABOUT[arch]}", highlight=False)
+    console.print(Text.assemble((arch, "bold"), f"  {ABOUT[arch]}"))
     grid = Table(box=None, padding=(0, 1), pad_edge=False)
     for heading in ("  scale", "model", "params"):
         grid.add_column(heading, no_wrap=True, justify="right" if heading == "params" else "left")
@@ -81,12 +83,12 @@ def _show_arch(arch: str, rows: list[dict[str, Any]], console: Console) -> None:
     ratios_at = {row["scale"]: row["published_ratios"] for row in rows}
     listed = "; ".join(f"{scale} {', '.join(ratios)}" for scale, ratios in ratios_at.items() if ratios)
     if listed:
-        console.print(f"  ratios the paper lists: {listed}", highlight=False)
+        console.print(f"  ratios the paper lists: {listed}")
     console.print()
 
 
 def _show_models(models: list[dict[str, Any]], console: Console) -> None:
-    console.print("\n[bold]models[/bold] that hybridbench cost knows by name (--model)")
+    console.print(Text.assemble("\n", ("models", "bold"), " that hybridbench cost knows by name (--model)"))
     grid = Table(box=None, padding=(0, 1), pad_edge=False)
     for heading in ("  name", "params", "active"):
         grid.add_column(heading, no_wrap=True, justify="left" if heading == "  name" else "right")
@@ -119,7 +121,7 @@ def _published_rows() -> list[dict[str, Any]]:
     return rows
 
 
-@click.command(short_help="Kernels: which can run here, and why not.")
+@click.command(cls=Command, short_help="Kernels: which can run here, and why not.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.option("--explain", is_flag=True, help="What each operation of a case runs with here, and why.")
 @click.option("--workload", default=DECODE, show_default=True, help=f"Of the case: {', '.join(WORKLOADS)}.")
@@ -146,7 +148,7 @@ def backends(as_json: bool, explain: bool, workload: str, backend: tuple[str, ..
     if as_json:
         click.echo(json.dumps({"device": device, "backends": rows}))
         return
-    console = Console(highlight=False)
+    console = Plain()
     for op in dict.fromkeys(row["op"] for row in rows):
         console.print(op, style="bold")
         for row in (row for row in rows if row["op"] == op):
@@ -172,14 +174,14 @@ def _explain(sweep: Sweep, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"cases": explained}))
         return
-    console = Console(highlight=False, soft_wrap=True)
+    console = Plain(soft_wrap=True)
     for entry in explained:
-        console.print(f"{entry['case']} on {entry['device']}", style="bold", markup=False)
+        console.print(f"{entry['case']} on {entry['device']}", style="bold")
         if "unsupported" in entry:
-            console.print(f"  unsupported: {entry['unsupported']}", markup=False)
+            console.print(f"  unsupported: {entry['unsupported']}")
         for row in entry["operations"]:
             where = f"{row['block'] or 'model'} x {row['uses']}"
-            console.print(f"  {row['op']:<21}{where:<18}asked {row['asked']}, runs {row['runs']}", markup=False)
+            console.print(f"  {row['op']:<21}{where:<18}asked {row['asked']}, runs {row['runs']}")
             for words in filter(
                 None, (row["why"], *(f"not {over['candidate']}: {over['reason']}" for over in row["passed_over"]))
             ):
@@ -194,7 +196,7 @@ def _backend_line(row: dict[str, Any]) -> Text:
     return Text("  ") + verdict + Text(f"  {row['backend']:<16}{place:<8}{package}")
 
 
-@click.command(short_help="This machine, and what is missing.")
+@click.command(cls=Command, short_help="This machine, and what is missing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.option("--ceilings", is_flag=True, help="Measure a large matrix product and memory bandwidth too.")
 def doctor(as_json: bool, ceilings: bool) -> None:
@@ -226,7 +228,7 @@ def doctor(as_json: bool, ceilings: bool) -> None:
         }
         click.echo(json.dumps(document))
         return
-    console = Console(highlight=False)
+    console = Plain()
     lines = [
         ("hybridbench", __version__),
         ("device", f"{environment.device} ({environment.device_kind})"),
@@ -245,9 +247,9 @@ def doctor(as_json: bool, ceilings: bool) -> None:
         lines.append(("memory copy", f"{units.format_si(rate.copy_bytes_per_s, 'B/s')} measured, read plus written"))
     lines += [(package, version) for package, version in environment.packages.items()]
     for name, text in lines:
-        console.print(f"{name:<17} {text}", markup=False, soft_wrap=True)
+        console.print(f"{name:<17} {text}", soft_wrap=True)
     for sentence in advice:
-        console.print(f"- {sentence}", markup=False, soft_wrap=True)
+        console.print(f"- {sentence}", soft_wrap=True)
 
 
 def _product(rate: Ceilings, sustained_s: float) -> str:

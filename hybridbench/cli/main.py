@@ -9,13 +9,13 @@ import sys
 from typing import Any
 
 import click
-from rich.console import Console
 from typing_extensions import override
 
 from hybridbench import __version__
 from hybridbench.cli.auditing import audit
 from hybridbench.cli.inspecting import archs, backends, doctor
 from hybridbench.cli.measuring import OF_WORKLOADS, run
+from hybridbench.cli.output import Plain, ended_quietly
 from hybridbench.cli.planning import cache, crossover, fit, price
 from hybridbench.cli.predicting import cost
 from hybridbench.cli.quickstart import quickstart
@@ -33,16 +33,23 @@ class Cli(click.Group):
         return list(self.commands)
 
     @override
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Read the words before the command, among which ``--help`` prints."""
+        with ended_quietly():
+            return super().make_context(*args, **kwargs)
+
+    @override
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; an error raised on purpose becomes a sentence and an exit code."""
-        try:
-            return super().invoke(ctx)
-        except HybridbenchError as exc:
-            Console(stderr=True, soft_wrap=True, highlight=False).print(f"error: {exc}", style="red", markup=False)
-            ctx.exit(exc.exit_code)
-        except KeyboardInterrupt:
-            Console(stderr=True).print("stopped.")
-            ctx.exit(130)
+        with ended_quietly():
+            try:
+                return super().invoke(ctx)
+            except HybridbenchError as exc:
+                Plain(stderr=True, soft_wrap=True).print(f"error: {exc}", style="red")
+                ctx.exit(exc.exit_code)
+            except KeyboardInterrupt:
+                Plain(stderr=True).print("stopped.")
+                ctx.exit(130)
 
 
 ABOUT = """Benchmark and predict hybrid language models: attention, state-space layers, and mixes of both.

@@ -13,17 +13,20 @@ import click
 from rich.console import Console
 
 from hybridbench.cli.options import (
+    GIVEN_PATH,
     RESULTS,
-    GivenPath,
     checkpoint_option,
     model_options,
     out_options,
     parse_backends,
     run_options,
 )
+from hybridbench.cli.output import Plain
+from hybridbench.cli.typed import Command
 from hybridbench.errors import BadInput, HybridbenchError
 from hybridbench.machine import visible_gpus
 from hybridbench.record import Record, Status
+from hybridbench.report.render.page import own_page
 from hybridbench.suite.case import Case
 from hybridbench.suite.file import as_published, load_suite
 from hybridbench.suite.ops import check_backends_used
@@ -34,7 +37,7 @@ from hybridbench.suite.workloads import WORKLOADS, Row
 def _command(row: Row) -> click.Command:
     """A command that sweeps one workload."""
 
-    @click.command(row.command, help=row.about, short_help=row.short)
+    @click.command(row.command, cls=Command, help=row.about, short_help=row.short)
     @model_options()
     @run_options
     @out_options
@@ -74,8 +77,8 @@ OF_WORKLOADS = [_command(row) for row in WORKLOADS.values()]
 """A command for each workload, in the table's order."""
 
 
-@click.command(short_help="Run a suite of cases.")
-@click.argument("suite", type=GivenPath())
+@click.command(cls=Command, short_help="Run a suite of cases.")
+@click.argument("suite", type=GIVEN_PATH)
 @click.option("--resume", is_flag=True, help="Skip cases that -o already holds a record of.")
 @click.option("--dry-run", is_flag=True, help="List the cases and stop.")
 @click.option("--as-published", "published", is_flag=True, help="Decode and generate only, in mode published.")
@@ -125,7 +128,8 @@ def measure_cases(
     """Run cases, show progress and tables, and print where the results are. Returns the records to report.
 
     Raises:
-        BadInput: a GPU asked for that is not there, a folder that cannot be written, ``--resume`` without a folder.
+        BadInput: a GPU asked for that is not there, a folder that cannot be written, ``--resume`` without a folder,
+            a report there that hybridbench did not write.
     """
     if dry_run:
         _list_cases(planned, as_json)
@@ -137,7 +141,8 @@ def measure_cases(
     from hybridbench.store import recorded
 
     folder = out or RESULTS / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
-    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    own_page(folder / "report", "report.md")
+    console = Plain(stderr=True, soft_wrap=True)
     stored = recorded(folder) if resume else {}
     left = remaining_of(planned, stored)
     if left.done:
@@ -184,9 +189,9 @@ def _recorded(folder: Path, records: Sequence[Record], console: Console) -> Sequ
     from hybridbench.store import load, newest
 
     try:
-        return newest(load([folder], lambda text: console.print(text, markup=False)))
+        return newest(load([folder], lambda text: console.print(text)))
     except HybridbenchError as exc:
-        console.print(f"The report is of this run only: {exc}", markup=False)
+        console.print(f"The report is of this run only: {exc}")
         return records
 
 

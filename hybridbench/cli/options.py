@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
-from typing_extensions import override
 
 from hybridbench.arch.block import Storage
 from hybridbench.arch.blocks.parallel import FUSION_NORMS, FUSION_OPS, FUSION_OUTS, FUSION_SCALES, FUSION_VALUES
@@ -16,6 +15,7 @@ from hybridbench.arch.families import MAMBA2, RECIPES
 from hybridbench.arch.kinds import MIXERS
 from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.scales import SCALES
+from hybridbench.cli.typed import listed
 from hybridbench.errors import BadInput
 from hybridbench.predict.match import BUDGETS, SIDES, TOLERANCE, matched, named_spec, names_scale
 from hybridbench.suite.case import CHECKPOINTS
@@ -41,15 +41,13 @@ def _stack(*decorators: Callable[[Command], Command]) -> Callable[[Command], Com
 
 
 _model_options = _stack(
-    click.option("--scale", help=f"{', '.join(SCALES)}; lists too."),
-    click.option("--ctx", help=f"Context lengths: {RANGE_HELP}."),
-    click.option("--batch", help="Batch sizes, in the same range syntax."),
-    click.option("--ratio", help="Attention : SSM blocks; global : window in swa, hybrid : Mamba in intra.  [1:5]"),
-    click.option("--positions", help="1-based places of attention or hybrid blocks, such as 4,8; instead of --ratio."),
-    click.option("--pattern", help="A layer string instead of --arch, such as 'M-M-M-*-'."),
-    click.option(
-        "--mixer", default=MAMBA2, show_default=True, help=f"In Mamba-2's place: {', '.join(MIXERS)}; lists too."
-    ),
+    listed("--scale", help=f"{', '.join(SCALES)}; lists too."),
+    listed("--ctx", help=f"Context lengths: {RANGE_HELP}."),
+    listed("--batch", help="Batch sizes, in the same range syntax."),
+    listed("--ratio", help="Attention : SSM blocks; global : window in swa, hybrid : Mamba in intra.  [1:5]"),
+    listed("--positions", help="1-based places of attention or hybrid blocks, such as 4,8; instead of --ratio."),
+    listed("--pattern", help="Layer strings instead of --arch, such as 'M-M-M-*-'."),
+    listed("--mixer", default=MAMBA2, show_default=True, help=f"In Mamba-2's place: {', '.join(MIXERS)}; lists too."),
     click.option("--recipe", default="paper", show_default=True, help=f"Fusion of intra blocks: {', '.join(RECIPES)}."),
     click.option("--fusion-norm", help=f"Replace one axis of the recipe: {', '.join(FUSION_NORMS)}."),
     click.option("--fusion-scale", help=f"{', '.join(FUSION_SCALES)}."),
@@ -63,34 +61,19 @@ _model_options = _stack(
 )
 
 
-class GivenPath(click.Path):
-    """A path that must not be empty: an unset shell variable would otherwise mean the current folder."""
-
-    def __init__(self) -> None:
-        super().__init__(path_type=Path)
-
-    @override
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The path as typed.
-
-        Raises:
-            BadInput: the path is empty.
-        """
-        if value == "" and param is not None:
-            raise BadInput(f"{max(param.opts, key=len)} is empty: give a path, or leave it out.")
-        return super().convert(value, param, ctx)
-
+GIVEN_PATH = click.Path(path_type=Path)
+"""A path as typed: whether it exists is for its reader to say."""
 
 out_options = _stack(
     click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout and nothing else."),
-    click.option("-o", "--out", type=GivenPath(), help="Folder for what is written."),
+    click.option("-o", "--out", type=GIVEN_PATH, help="Folder for what is written."),
 )
 
 
 def model_options(arch: str | None = ALL_ARCHS) -> Callable[[Command], Command]:
     """The options that choose models, contexts and batches; ``arch`` is the default of ``--arch``."""
     shown = arch is not None
-    families: Any = click.option("--arch", default=arch, show_default=shown, help="Families, with commas between them.")
+    families = listed("--arch", default=arch, show_default=shown, help="Families, with commas between them.")
     return _stack(families, _model_options)
 
 
@@ -132,14 +115,12 @@ run_options = _stack(
 
 
 given_options = _stack(
-    click.option(
-        "--model", "models", help="Published models instead of --arch, with commas; hybridbench archs lists them."
-    ),
+    listed("--model", "models", help="Published models instead of --arch, with commas; hybridbench archs lists them."),
     click.option(
         "--config",
         "configs",
         multiple=True,
-        type=GivenPath(),
+        type=GIVEN_PATH,
         help="A Hugging Face config.json; repeatable.",
     ),
 )

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 
 from hybridbench import units
 from hybridbench.arch.block import DTYPE_BYTES, Storage
 from hybridbench.arch.model import ModelSpec
 from hybridbench.cli.options import (
+    GIVEN_PATH,
     RESULTS,
-    GivenPath,
     given_options,
     match_options,
     matching,
@@ -24,11 +23,13 @@ from hybridbench.cli.options import (
     out_options,
     refuse_idle,
 )
+from hybridbench.cli.output import Plain
 from hybridbench.cli.predicting import chosen_specs
+from hybridbench.cli.typed import Command, listed
 from hybridbench.errors import BadInput, unknown_name
 from hybridbench.machine import PEAKS, Peak, find_gpu, find_gpus, find_peak, visible_gpus
 from hybridbench.suite.case import CHECKPOINTS, DEVICES, Execution
-from hybridbench.suite.sweep import check_checkpoint, default_mode
+from hybridbench.suite.sweep import check_checkpoint, check_seconds, default_mode
 from hybridbench.suite.workloads import DECODE, Workload, one_pass, workload_row
 
 if TYPE_CHECKING:
@@ -52,13 +53,13 @@ def _check_names(workload: str | None, *dtypes: str | None) -> None:
             raise unknown_name("dtype", name, DTYPE_BYTES)
 
 
-@click.command(short_help="What a workload would take on any GPU.")
+@click.command(cls=Command, short_help="What a workload would take on any GPU.")
 @model_options()
 @given_options
 @_workload
-@click.option("--gpu", default="h200", show_default=True, help=_gpu_help)
+@listed("--gpu", default="h200", show_default=True, help=_gpu_help)
 @click.option(
-    "--efficiency", "records", multiple=True, type=GivenPath(), metavar="PATH",
+    "--efficiency", "records", multiple=True, type=GIVEN_PATH, metavar="PATH",
     help="Records of a GPU; predict with the share of the floor that it reached; repeatable.",
 )  # fmt: skip
 @_dtype
@@ -102,6 +103,7 @@ def price(
     specs = chosen_specs(models, configs, arch=arch, scale=scale, **options)
     storage = Storage.of(dtype, state_dtype)
     specs, notes = matching(specs, match, to, by, tolerance, scale, contexts, batches, storage)
+    units.check_rows(specs, contexts, batches, gpus)
     known = _records(records)
     prices = []
     for spec in specs:
@@ -116,7 +118,7 @@ def price(
     table = price_table(prices, bool(records))
     for sentence in notes:
         table.remark(sentence)
-    print_table(table, Console())
+    print_table(table, Plain())
 
 
 def _records(paths: tuple[Path, ...]) -> list[Any]:
@@ -124,15 +126,15 @@ def _records(paths: tuple[Path, ...]) -> list[Any]:
         return []
     from hybridbench.store import load, newest
 
-    console = Console(stderr=True, soft_wrap=True, highlight=False)
-    return newest(load(list(paths), lambda text: console.print(text, markup=False)))
+    console = Plain(stderr=True, soft_wrap=True)
+    return newest(load(list(paths), lambda text: console.print(text)))
 
 
-@click.command(short_help="The largest batch or context that fits a GPU.")
+@click.command(cls=Command, short_help="The largest batch or context that fits a GPU.")
 @model_options()
 @given_options
 @_workload
-@click.option("--gpu", help=f"{_gpu_help}  [h200; with --verify the one that is here]")
+@listed("--gpu", help=f"{_gpu_help}  [h200; with --verify the one that is here]")
 @click.option(
     "--checkpoint",
     default="none",
@@ -182,6 +184,7 @@ def fit(
     check_checkpoint(checkpoint, workload_row(workload), "--checkpoint")
     if not verify:
         refuse_idle("--verify", "out", "limit_s")
+    check_seconds(limit_s, "--limit", "to run a trial")
     if verify and ctx is not None and batch is not None:
         raise BadInput("--verify with both --ctx and --batch leaves nothing to find: give one of them.")
     contexts = None if ctx is None else units.parse_range(ctx, "context")
@@ -193,6 +196,7 @@ def fit(
     specs = chosen_specs(models, configs, arch=arch, scale=scale, **options)
     storage = Storage.of(dtype, state_dtype)
     specs, notes = matching(specs, match, to, by, tolerance, scale, contexts or (8192,), batches or (1,), storage)
+    units.check_rows(specs, gpus, contexts or (None,), batches or (None,))
     fits = [
         largest_fit(spec, one, workload, storage, context=context, batch=count, checkpoint=checkpoint)
         for spec in specs
@@ -217,7 +221,7 @@ def fit(
         table = fit_table(fits, found)
         for sentence in notes:
             table.remark(sentence)
-        print_table(table, Console())
+        print_table(table, Plain())
     if stopped:
         raise stopped
 
@@ -255,11 +259,11 @@ def _measure(writer: RecordWriter, gpus: Sequence[str]) -> Measure:
 
 def _told() -> Callable[[str], None]:
     """A function that prints a search's progress on stderr."""
-    console = Console(stderr=True, soft_wrap=True, highlight=False)
-    return lambda line: console.print(line, markup=False)
+    console = Plain(stderr=True, soft_wrap=True)
+    return lambda line: console.print(line)
 
 
-@click.command(short_help="From which context on one model has less than another.")
+@click.command(cls=Command, short_help="From which context on one model has less than another.")
 @click.argument("a")
 @click.argument("b")
 @click.option("--metric", default="cache", show_default=True, help="cache, decode-floor, decode-flops, flops (of "
@@ -325,7 +329,7 @@ def crossover(
         "cache": f"one sequence, {dtype}",
         "decode-floor": f"batch {batch}, {dtype}, {peak.name}",
     }.get(metric, "one sequence, convention exact")
-    console = Console()
+    console = Plain()
     search, on = None, ""
     if measure:
         try:
@@ -402,10 +406,9 @@ def _search(
         raise BadInput(f"--ctx '{ctx}' is one context: give where to search as lowest..highest, such as 1k..128k.")
     if trials < 2:
         raise BadInput(f"trials {trials}: both ends are measured, so give 2 or more.")
-    if max_time_s <= 0:
-        raise BadInput(f"max-time {max_time_s:g} s leaves no time to sample: give more than 0.")
+    check_seconds(max_time_s, "max-time", "to sample")
     gpus = visible_gpus()
-    device = device or ("cuda" if gpus else "cpu")
+    device = ("cuda" if gpus else "cpu") if device is None else device
     if device not in DEVICES:
         raise unknown_name("device", device, DEVICES)
     if device == "cuda" and not gpus:
@@ -428,11 +431,11 @@ def _search(
     return found.search, f"{found.device}, {kind}, batch {batch}, {execution.dtype}, {execution.mode}"
 
 
-@click.command(short_help="Cache bytes by formula, in tensors, as allocated and in pages.")
+@click.command(cls=Command, short_help="Cache bytes by formula, in tensors, as allocated and in pages.")
 @model_options()
 @given_options
-@click.option("--cache-layout", "layouts", default="ours", show_default=True,
-              help="ours, paper, mamba_ssm, transformers; lists too, or all.")  # fmt: skip
+@listed("--cache-layout", "layouts", default="ours", show_default=True,
+        help="ours, paper, mamba_ssm, transformers; lists too, or all.")  # fmt: skip
 @click.option("--page-size", type=int, default=16, show_default=True, help="Tokens of an attention page in serving.")
 @click.option("--no-align", is_flag=True, help="States in memory of their own, not in pages as large as attention's.")
 @_dtype
@@ -470,6 +473,7 @@ def cache(
     contexts = units.parse_range("8k" if ctx is None else ctx, "context")
     batches = units.parse_range("1" if batch is None else batch, "batch")
     specs = chosen_specs(models, configs, arch=arch, scale=scale, **options)
+    units.check_rows(specs, stored, contexts, batches)
     rows = []
     for spec in specs:
         for layout, storage in stored.items():
@@ -482,4 +486,4 @@ def cache(
     if as_json:
         click.echo(json.dumps({"rows": [cache_row(row) for row in rows]}))
         return
-    print_table(cache_table(rows), Console())
+    print_table(cache_table(rows), Plain())

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 
 from hybridbench import units
 from hybridbench.arch.block import DTYPE_BYTES, Convention, Storage
@@ -19,7 +18,10 @@ from hybridbench.arch.model import Cost, ModelSpec, layer_costs
 from hybridbench.arch.model import cost as cost_of
 from hybridbench.arch.presets import preset_spec
 from hybridbench.cli.options import given_options, match_options, matching, model_options, out_options
+from hybridbench.cli.output import Plain
+from hybridbench.cli.typed import Command
 from hybridbench.errors import BadInput, unknown_name
+from hybridbench.report.render.page import own_page
 from hybridbench.suite.models import ALL_ARCHS, model_specs
 
 if TYPE_CHECKING:
@@ -93,7 +95,7 @@ def as_document(rows: Rows) -> dict[str, Any]:
     }
 
 
-@click.command(short_help="What each model must cost, without running it.")
+@click.command(cls=Command, short_help="What each model must cost, without running it.")
 @model_options()
 @given_options
 @click.option("--convention", default="exact", show_default=True, help="exact, paper (arXiv 2510.04800) or hardware.")
@@ -127,6 +129,8 @@ def cost(
     FLOPs and cache bytes are for one sequence; decode is one token of it. The bytes a decode step must move are for the
     whole step at --batch, because the batch shares one read of the weights.
     """
+    if out is not None:
+        own_page(out, "cost.md")
     for name in (dtype, state_dtype):
         if name is not None and name not in DTYPE_BYTES:
             raise unknown_name("dtype", name, DTYPE_BYTES)
@@ -135,6 +139,7 @@ def cost(
     batches = units.parse_range("1" if batch is None else batch, "batch")
     storage = Storage.of(dtype, state_dtype)
     specs, notes = matching(specs, match, to, by, tolerance, scale, contexts, batches, storage)
+    units.check_rows(specs, contexts, batches)
     rows = predict(specs, contexts, batches, convention, storage)
     from hybridbench.report.predicted import build_cost
 
@@ -154,14 +159,14 @@ def cost(
         from hybridbench.report.render.folder import write_cost
 
         files = write_cost(report, out)
-        Console(stderr=as_json).print(f"Tables and charts: {files.page.parent}", highlight=False, soft_wrap=True)
+        Plain(stderr=as_json).print(f"Tables and charts: {files.page.parent}", soft_wrap=True)
 
 
 def _show(table: Table, rows: Rows, per_layer: bool, storage: Storage) -> None:
     from hybridbench.report.predicted import layer_table
     from hybridbench.report.render.terminal import print_table
 
-    console = Console()
+    console = Plain()
     print_table(table, console)
     if per_layer:
         for spec, row in rows:

@@ -7,14 +7,17 @@ from datetime import datetime
 from pathlib import Path
 
 import click
-from rich.console import Console
+from rich.text import Text
 
 from hybridbench.arch.block import Storage
 from hybridbench.arch.families import ARCHS
 from hybridbench.cli.measuring import measure_cases
-from hybridbench.cli.options import RESULTS, GivenPath
+from hybridbench.cli.options import GIVEN_PATH, RESULTS
+from hybridbench.cli.output import Plain
 from hybridbench.cli.predicting import predict
+from hybridbench.cli.typed import Command
 from hybridbench.machine import visible_gpus
+from hybridbench.report.render.page import own_page
 from hybridbench.suite.case import Case
 from hybridbench.suite.file import Suite
 from hybridbench.suite.models import model_specs
@@ -52,13 +55,14 @@ def cases_for(on_gpu: bool) -> list[Case]:
     return [replace(case, sampling=replace(case.sampling, target_rel_ci=CPU_TARGET)) for case in planned]
 
 
-@click.command(short_help="A little of everything, in a minute.")
+@click.command(cls=Command, short_help="A little of everything, in a minute.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout and nothing else.")
-@click.option("-o", "--out", type=GivenPath(), help="Folder for records, tables and charts.")
+@click.option("-o", "--out", type=GIVEN_PATH, help="Folder for records, tables and charts.")
 def quickstart(as_json: bool, out: Path | None) -> None:
     """Measure all five architectures at a size that fits this machine, and predict them at 1B."""
     gpus = visible_gpus()
     folder = out or RESULTS / f"quickstart-{datetime.now():%Y%m%d-%H%M%S}"
+    own_page(folder / "predicted-1b", "cost.md")
     measure_cases(cases_for(bool(gpus)), "quickstart", gpus, as_json=as_json, out=folder, brief=True)
     if as_json:
         return
@@ -66,10 +70,10 @@ def quickstart(as_json: bool, out: Path | None) -> None:
     from hybridbench.report.render.folder import write_cost
     from hybridbench.report.render.terminal import print_table
 
-    console = Console()
+    console = Plain()
     specs = model_specs(arch=",".join(ARCHS), scale="1b")
     predicted = build_cost(predict(specs, (8192, 131072), (1,), "exact", Storage()))
-    console.print("\n[bold]Predicted at 1B, bfloat16[/bold] (nothing was run for this table)", highlight=False)
+    console.print(Text.assemble("\n", ("Predicted at 1B, bfloat16", "bold"), " (nothing was run for this table)"))
     print_table(predicted.table, console)
     written = write_cost(predicted, folder / "predicted-1b")
     scale = "1b" if gpus else "tiny"
@@ -83,6 +87,5 @@ Try next
   hybridbench decode --ctx 4k..128k                     decoding against context, here at scale {scale}
   hybridbench train-throughput --arch inter --ratio 1:1,1:5
   hybridbench backends                                  which kernels run here, and why not""",
-        highlight=False,
         soft_wrap=True,
     )

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
-from rich.console import Console
 
+from hybridbench.cli.output import Plain
 from hybridbench.record import Record
 from hybridbench.report.build import Report, build_report
 from hybridbench.report.render.json import to_json
@@ -35,22 +35,21 @@ def render(
     if as_json:
         click.echo(to_json(report, where))
         return
-    console = Console()
+    console = Plain()
     print_report(report, console, brief=brief)
     if where and not brief:
         more = len(written) - len(records)
         of_all = f", with {more} more of the records in {folder.parent}" if more > 0 else ""
-        console.print(f"Report: {where}{of_all}", highlight=False, soft_wrap=True)
+        console.print(f"Report: {where}{of_all}", soft_wrap=True)
 
 
 def _written(report: Report, folder: Path) -> str | None:
     try:
         from hybridbench.report.render.folder import write_report
     except ModuleNotFoundError as missing:
-        Console(stderr=True, soft_wrap=True).print(
+        Plain(stderr=True, soft_wrap=True).print(
             f"No report written: {missing.name} is not installed. Records are kept; where it is installed, "
             f"hybridbench report {shlex.quote(str(folder.parent))} makes tables and charts of them.",
-            highlight=False,
         )
         return None
     return str(write_report(report, folder).page)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from rich.console import Console
 
-from hybridbench.cli.options import GivenPath, out_options
+from hybridbench.cli.options import GIVEN_PATH, out_options
+from hybridbench.cli.output import Plain
+from hybridbench.cli.typed import Command
 
 
-@click.command(short_help="Tables and charts from stored records.")
-@click.argument("results", nargs=-1, required=True, type=GivenPath())
+@click.command(cls=Command, short_help="Tables and charts from stored records.")
+@click.argument("results", nargs=-1, required=True, type=GIVEN_PATH)
 @out_options
 def report(results: tuple[Path, ...], as_json: bool, out: Path | None) -> None:
     """Make tables and charts from stored records. RESULTS are folders or .jsonl files; several are merged.
@@ -22,7 +23,7 @@ def report(results: tuple[Path, ...], as_json: bool, out: Path | None) -> None:
     from hybridbench.cli.rendering import render
     from hybridbench.store import load, newest
 
-    warnings = Console(stderr=True, soft_wrap=True)
-    records = newest(load(results, lambda text: warnings.print(f"warning: {text}", style="yellow", markup=False)))
+    warnings = Plain(stderr=True, soft_wrap=True)
+    records = newest(load(results, lambda text: warnings.print(f"warning: {text}", style="yellow")))
     first = results[0]
     render(records, out or (first if first.is_dir() else first.parent) / "report", as_json=as_json)

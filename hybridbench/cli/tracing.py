@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from hybridbench import units
 from hybridbench.cli.measuring import check_backends, needs_gpu
 from hybridbench.cli.options import checkpoint_option, execution_options, model_options, out_options, parse_backends
+from hybridbench.cli.output import Plain
+from hybridbench.cli.typed import Command
 from hybridbench.errors import BadInput
 from hybridbench.machine import thread_settings, visible_gpus
 from hybridbench.suite.models import ALL_ARCHS
@@ -27,13 +28,15 @@ if TYPE_CHECKING:
     from hybridbench.trace import Trace
 
 SHOWN_KERNELS = 15
+MOST_STEPS = 1000
+"""Steps that may be profiled: the profiler keeps every launch of each in memory."""
 
 
-@click.command(short_help="Where the time of a step goes.")
+@click.command(cls=Command, short_help="Where the time of a step goes.")
 @click.option("--workload", default=DECODE, show_default=True, help=f"{', '.join(WORKLOADS)}.")
 @model_options(arch=None)
 @execution_options
-@click.option("--steps", type=click.IntRange(1), default=5, show_default=True, help="Steps to profile.")
+@click.option("--steps", type=click.IntRange(1, MOST_STEPS), default=5, show_default=True, help="Steps to profile.")
 @out_options
 def trace(
     *, workload: str, backend: tuple[str, ...], steps: int, as_json: bool, out: Path | None, **options: Any
@@ -68,7 +71,7 @@ def trace(
         return
     show(found, f"{planned[0].label}, {planned[0].execution.mode}")
     if chrome:
-        Console().print(f"Chrome trace: {chrome}", highlight=False, soft_wrap=True)
+        Plain().print(f"Chrome trace: {chrome}", soft_wrap=True)
 
 
 trace.params.append(checkpoint_option())
@@ -76,7 +79,7 @@ trace.params.append(checkpoint_option())
 
 def show(found: Trace, title: str) -> None:
     """Print the classes of operations, the longest kernels, and a sentence about gaps."""
-    console = Console(highlight=False)
+    console = Plain()
     console.print(title, style="bold")
     classes = _table("class of operation", "launches", "time a step", "share [%]")
     for spent in found.classes:

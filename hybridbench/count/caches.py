@@ -9,13 +9,17 @@ import torch
 
 from hybridbench.arch.block import Storage
 from hybridbench.arch.model import ModelSpec
-from hybridbench.errors import Unsupported
+from hybridbench.errors import BadInput, Unsupported
 from hybridbench.model.build import build_model, check_buildable
 from hybridbench.model.mixer import MixerModule
 from hybridbench.model.parallel import ParallelModule
+from hybridbench.predict.layouts import layout_bytes
 from hybridbench.record import CacheObserved
 from hybridbench.suite.case import Case, Execution
 from hybridbench.suite.workloads import DECODE, Workload
+
+_ADDRESSED = 2**63
+"""Bytes from which on a size does not fit the 64-bit numbers that torch counts in."""
 
 
 class CountedCache(Protocol):
@@ -85,10 +89,17 @@ def built_bytes(
     Args:
         layout: a name in ``predict.layouts.LAYOUTS``.
         dtype, storage: as of the layout's keys, values and states.
+
+    Raises:
+        BadInput: more bytes than torch can count.
     """
     if layout == "transformers" and "S" in spec.pattern:
         return None, None  # that library's window is one token shorter than any module here keeps
     kind = "bfloat16" if layout == "paper" else dtype
+    if batch * layout_bytes(spec, context, layout, storage).total >= _ADDRESSED:
+        raise BadInput(
+            f"a cache of {batch} x {context} tokens is more than a tensor can hold: give a smaller context or batch."
+        )
     try:
         tensors, _ = cache_bytes_of(spec, batch, context, kind, storage)
     except Unsupported:

@@ -47,10 +47,10 @@ class LiveSweep:
         self._rows: list[tuple[str, str, str, str]] = []
         self._progress = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[left]}"),
+            TextColumn("{task.fields[left]}", markup=False),
             console=console,
         )
         self._task = self._progress.add_task("starting", total=total, left="")

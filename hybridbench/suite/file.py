@@ -74,7 +74,7 @@ def load_suite(path: Path) -> Suite:
 def _read(path: Path) -> dict[str, Any]:
     """The tables and keys at the top of a TOML file."""
     try:
-        body = tomllib.loads(path.read_text(encoding="utf-8"))
+        body = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as exc:
         raise BadInput(f"no suite at {path}: give the path of a TOML file such as suites/smoke.toml.") from exc
     except (OSError, UnicodeDecodeError) as exc:

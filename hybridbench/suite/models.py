@@ -33,7 +33,7 @@ def model_specs(
     mixer: str = MAMBA2,
     **options: Any,
 ) -> list[ModelSpec]:
-    """Every model that lists of archs, scales, ratios and mixers name, each once.
+    """Every model that lists of archs or patterns, scales, ratios and mixers name, each once.
 
     A ratio (or positions, a recipe or a mixer) applies to the families that have one. Giving one when no listed family
     has it is an error.
@@ -41,17 +41,22 @@ def model_specs(
     Raises:
         BadInput: a name, ratio, pattern or option that does not fit.
     """
-    made = Options(positions=parse_positions(positions) if positions else None, **options)
+    made = Options(positions=None if positions is None else parse_positions(positions), **options)
     scales, mixers = _split(scale, "scale"), _split(mixer, "mixer")
     if pattern is not None:
         if arch != ALL_ARCHS:
             raise BadInput(f"--pattern spells the model, and --arch '{arch}' names another: give one of them.")
-        return [pattern_spec(pattern, one, replace(made, ratio=ratio, mixer=kind)) for one in scales for kind in mixers]
+        return [
+            pattern_spec(layers, one, replace(made, ratio=ratio, mixer=kind))
+            for one in scales
+            for layers in dict.fromkeys(part.strip() for part in pattern.split(","))
+            for kind in mixers
+        ]
     archs = _split(arch, "arch")
     for name in archs:
         if name not in ARCHS:
             raise unknown_name("arch", name, ARCHS)
-    ratios = _split(ratio, "ratio") if ratio else [None]
+    ratios = [None] if ratio is None else _split(ratio, "ratio")
     specs = [
         build_spec(name, one, _fitting(replace(made, ratio=part, mixer=kind), name, archs))
         for one in scales

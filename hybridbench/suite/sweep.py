@@ -83,7 +83,7 @@ def cases(sweep: Sweep, *, has_gpu: bool) -> list[Case]:
         BadInput: an unknown name, or options that do not go together.
     """
     row = workload_row(sweep.workload)
-    device = sweep.device or ("cuda" if has_gpu else "cpu")
+    device = _given(sweep.device, "cuda" if has_gpu else "cpu")
     if device not in DEVICES:
         raise unknown_name("device", device, DEVICES)
     on_gpu = device == "cuda"
@@ -100,11 +100,12 @@ def cases(sweep: Sweep, *, has_gpu: bool) -> list[Case]:
     )
     contexts = units.parse_range(_given(sweep.ctx, row.ctx_on_gpu if on_gpu else row.ctx_on_cpu), "context")
     batches = units.parse_range(_given(sweep.batch, "4" if on_gpu else "1"), "batch")
+    units.check_rows(specs, contexts, batches)
     prompt, depths = _prompt(sweep, row, contexts)
     execution = _execution(sweep, device)
     sampling = _sampling(sweep, device)
     limit_s = Case.limit_s if sweep.limit_s is None else sweep.limit_s
-    _check_seconds(limit_s, "limit", "to run")
+    check_seconds(limit_s, "limit", "to run")
     if not 0 <= sweep.seed < 2**62:
         raise BadInput(f"seed {sweep.seed}: give a whole number from 0 to {2**62 - 1}.")
     return [
@@ -171,11 +172,11 @@ def _execution(sweep: Sweep, device: str) -> Execution:
         BadInput: options that do not go together, or an unknown name.
     """
     row = workload_row(sweep.workload)
-    dtype = sweep.dtype or ("bfloat16" if device == "cuda" else "float32")
+    dtype = _given(sweep.dtype, "bfloat16" if device == "cuda" else "float32")
     _check_dtypes(dtype, sweep.state_dtype)
     if sweep.as_published and sweep.mode not in (None, PUBLISHED):
         raise BadInput(f"as-published is a mode of its own, and mode {sweep.mode} another: give one of them.")
-    mode = PUBLISHED if sweep.as_published else sweep.mode or default_mode(row, device)
+    mode = PUBLISHED if sweep.as_published else _given(sweep.mode, default_mode(row, device))
     _check_mode(mode, row, device)
     _check_backends(sweep, mode)
     if sweep.streams not in (1, 2):
@@ -248,7 +249,16 @@ LONGEST_S = 30 * 24 * 3600.0
 """The longest time that an option may give; seconds."""
 
 
-def _check_seconds(seconds: float, name: str, purpose: str) -> None:
+def check_seconds(seconds: float, name: str, purpose: str) -> None:
+    """Check that an option gives a time that can pass.
+
+    Args:
+        name: the option, for the message.
+        purpose: what there would be no time for.
+
+    Raises:
+        BadInput: not a number, nothing, or more than 30 days.
+    """
     if not math.isfinite(seconds) or seconds > LONGEST_S:
         raise BadInput(f"{name} {seconds} s: give seconds, at most {LONGEST_S:.0f} (30 days).")
     if seconds <= 0:
@@ -258,7 +268,7 @@ def _check_seconds(seconds: float, name: str, purpose: str) -> None:
 def _sampling(sweep: Sweep, device: str) -> Sampling:
     sampling = Sampling(min_time_s=ENERGY_WINDOW_S if device == "cuda" else 0.0)
     if sweep.max_time_s is not None:
-        _check_seconds(sweep.max_time_s, "max_time", "to sample")
+        check_seconds(sweep.max_time_s, "max_time", "to sample")
         sampling = replace(
             sampling,
             max_time_s=sweep.max_time_s,

@@ -355,3 +355,21 @@ def test_a_second_run_into_a_folder_reports_what_both_measured(tmp_path: Path) -
     again = CliRunner().invoke(main, [*command, "--device", "cpu", "-o", str(tmp_path)])
     assert again.exit_code == 0, again.output
     assert "The report is of this run only" in again.stderr
+
+
+def test_files_that_start_with_a_byte_order_mark_are_read(tmp_path):
+    def marked(name, text):
+        path = tmp_path / name
+        path.write_text(text, encoding="utf-8-sig")
+        return path
+
+    suite = marked("suite.toml", '[[sweep]]\nworkload = "decode"\narch = "mamba"\nctx = "64"\ndevice = "cpu"\n')
+    assert len(document("run", suite, "--dry-run")["cases"]) == 1
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 128, "vocab_size": 256}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "tie_word_embeddings": True}
+    config = marked("config.json", json.dumps({"model_type": "llama", **sizes, **heads}))
+    assert document("cost", "--config", config)["rows"]
+    run("decode", "--arch", "mamba", "--ctx", "64", *FAST, "-o", tmp_path / "out")
+    (records,) = (tmp_path / "out").glob("*.jsonl")
+    again = marked("records.jsonl", records.read_text())
+    assert document("report", again)["rows"] == document("report", records)["rows"]

@@ -21,6 +21,7 @@ from hybridbench.report.build import build_report
 from hybridbench.report.findings import findings
 from hybridbench.report.groups import group_records
 from hybridbench.report.render.folder import write_report
+from hybridbench.report.render.page import OPENINGS, own_page
 from hybridbench.suite.sweep import Sweep, cases
 
 Make = Callable[..., Record]
@@ -163,3 +164,25 @@ def test_charts_and_tables_of_other_records_do_not_stay_behind(decode_records: l
     assert (tmp_path / "charts" / "decode-mine.png").exists()
     assert [path.name for path in again.charts] == [path.name for path in first.charts]
     assert all(path.exists() for path in again.charts)
+
+
+@pytest.mark.parametrize("text", ["my notes\n", "# Audit\n\nof the books\n", "# hybridbench report\n\nto write\n"])
+@pytest.mark.parametrize("name", sorted(OPENINGS))
+def test_a_page_that_somebody_else_wrote_is_not_replaced(name: str, text: str, tmp_path: Path) -> None:
+    assert own_page(tmp_path, name) == tmp_path / name
+    (tmp_path / name).write_text(text)
+    with pytest.raises(BadInput, match=f"{name} is not a page of hybridbench"):
+        own_page(tmp_path, name)
+
+
+def test_pages_that_hybridbench_wrote_are_replaced(decode_records: list[Record], tmp_path: Path) -> None:
+    results = Path(__file__).parents[2] / "results"
+    stored = [path for name in OPENINGS for path in results.rglob(name)]
+    assert len(stored) > 5
+    for path in stored:
+        assert own_page(path.parent, path.name) == path
+    write_report(build_report(decode_records), tmp_path)
+    (tmp_path / "report.md").write_text("my notes\n")
+    with pytest.raises(BadInput, match=r"report\.md"):
+        write_report(build_report(decode_records), tmp_path)
+    assert (tmp_path / "report.md").read_text() == "my notes\n"

@@ -7,6 +7,7 @@ left out of the blocks. Layers for multi-token prediction are left out, as the c
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ def read_config(path: Path) -> ModelSpec:
     Raises:
         BadInput: a file that is no config, a model type or field that is not known, or sizes that do not fit.
     """
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike Path.is_dir, False for a name that is too long: reading it says why
         path = path / "config.json"
     body = read_json(path)
     try:

@@ -172,7 +172,7 @@ def read_json(path: Path) -> dict[str, Any]:
         BadInput: no such file, no JSON, or no object.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as exc:
         raise BadInput(f"{path} cannot be read ({exc.strerror or exc}): give the config.json of a model.") from exc
     except UnicodeDecodeError as exc:

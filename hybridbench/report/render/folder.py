@@ -11,6 +11,7 @@ from hybridbench.report.predicted import CostReport
 from hybridbench.report.render.charts import draw, save
 from hybridbench.report.render.csv import csv_files, to_csv
 from hybridbench.report.render.markdown import cost_page, report_page
+from hybridbench.report.render.page import own_page
 from hybridbench.report.render.panels import draw_panels
 from hybridbench.store import make_folder
 
@@ -28,9 +29,9 @@ def write_report(report: Report, out: Path) -> ReportFiles:
     """Writes a report into ``out``, over an earlier one of the same name.
 
     Raises:
-        BadInput: the folder cannot be written.
+        BadInput: the folder cannot be written, or holds a page of that name that is not a report.
     """
-    files = ReportFiles(make_folder(out) / "report.md")
+    files = ReportFiles(own_page(make_folder(out), "report.md"))
     table_folder, chart_folder = make_folder(out / "tables"), make_folder(out / "charts")
     before = files.page.read_text(encoding="utf-8") if files.page.is_file() else ""
     for folder, endings in ((table_folder, (".csv",)), (chart_folder, (".png", ".svg"))):
@@ -51,9 +52,9 @@ def write_cost(report: CostReport, out: Path) -> ReportFiles:
     """Writes predicted costs into ``out``: the table as Markdown and CSV, and charts against context.
 
     Raises:
-        BadInput: the folder cannot be written.
+        BadInput: the folder cannot be written, or holds a page of that name that is of something else.
     """
-    files = ReportFiles(make_folder(out) / "cost.md", tables=[out / "cost.csv"])
+    files = ReportFiles(own_page(make_folder(out), "cost.md"), tables=[out / "cost.csv"])
     for name, plot in report.plots.items():
         files.charts += save(draw(plot), make_folder(out / "charts") / name)
     _write(files.tables[0], to_csv(report.table))

@@ -92,4 +92,4 @@ def print_report(report: Report, console: Console, *, brief: bool = False) -> No
         for table in paper.tables.values():
             print_table(table, console)
         for sentence in paper.sentences:
-            console.print(sentence, highlight=False)
+            console.print(Text(sentence))

@@ -1,0 +1,55 @@
+"""typed: how a command reads what a person types: lists add up, any other option stands once, and nothing is empty.
+
+click keeps the last of an option given twice and says nothing, and an unset shell variable makes an option an empty
+text, which reads as if nothing had been given. Every command is a ``Command``, which sees to both.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+from typing_extensions import override
+
+from hybridbench.errors import BadInput
+
+
+class Command(click.Command):
+    """A command whose options stand once, unless they are flags or ``multiple``, and are never empty."""
+
+    @override
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the words, and refuse what would be passed over in silence.
+
+        Raises:
+            BadInput: an option of one value given twice, or an option or argument that is empty.
+        """
+        values, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        for parameter, times in Counter(order).items():
+            name = max(parameter.opts, key=len)
+            if _empty(values.get(parameter.name)):
+                what = "path" if isinstance(parameter.type, click.Path) else "value"
+                raise BadInput(f"{name} is empty: give a {what}, or leave it out.")
+            if times > 1 and isinstance(parameter, click.Option) and not _repeatable(parameter):
+                raise BadInput(f"{name} is given {times} times, and takes one value: give it once.")
+        return super().parse_args(ctx, args)
+
+
+def _empty(value: Any) -> bool:
+    return value == "" or (isinstance(value, Sequence) and "" in value and not isinstance(value, str))
+
+
+def _repeatable(option: click.Option) -> bool:
+    return option.multiple or option.is_flag or option.count
+
+
+def listed(*names: str, default: str | None = None, **settings: Any) -> Callable[[Any], Any]:
+    """An option that holds a list as text, with commas between its parts; given several times, the parts add up."""
+
+    def joined(_ctx: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> str | None:
+        return ",".join(values) if values else None
+
+    defaults = None if default is None else (default,)
+    return click.option(*names, multiple=True, default=defaults, callback=joined, **settings)

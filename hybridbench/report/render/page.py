@@ -1,0 +1,31 @@
+"""page: which pages in an output folder are hybridbench's to replace: those that open as it opens them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hybridbench.errors import BadInput
+
+OPENINGS = {
+    "report.md": "# hybridbench report\n\n## Findings\n",
+    "cost.md": "# Predicted cost\n\n### predicted cost of ",
+    "audit.md": "# Audit\n\nFLOPs of one step as conventions and counters see them",
+}
+"""How each page begins, by its name; no page that a person writes begins so."""
+
+
+def own_page(folder: Path, name: str) -> Path:
+    """Where the page of a name goes in a folder, which need not exist.
+
+    Raises:
+        BadInput: a file of that name is there, and hybridbench did not write it.
+    """
+    path, opening = folder / name, OPENINGS[name]
+    try:
+        with path.open(encoding="utf-8", errors="replace") as page:
+            found = page.read(len(opening))
+    except OSError:  # nothing is there, or what writing it will say
+        return path
+    if found not in ("", opening):
+        raise BadInput(f"{path} is not a page of hybridbench and would be lost: move it, or name another --out.")
+    return path
