@@ -39,7 +39,7 @@ def test_patterns(text: str, layers: list[str]) -> None:
         ("M-(*&M", 2, "not closed"),
         ("M-(", 2, "not closed"),
         ("(*M)-", 2, "'M' where '&' belongs"),
-        ("M-( - & M)", 4, "'-' where a mixer (M, m, 3, G, K, L, * or S) belongs"),
+        ("M-( - & M)", 4, "'-' where a mixer (M, m, 3, G, K, L, 7, * or S) belongs"),
         ("(*&E)-", 3, "'E' where a mixer"),
         ("(*&&M)-", 3, "'&' where a mixer"),
         ("(*&M&M)-", 4, "'&' where ')' belongs"),
