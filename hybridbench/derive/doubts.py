@@ -1,4 +1,4 @@
-"""doubts: which records are not to be believed, and why to doubt others."""
+"""doubts: which records contradict themselves, and what reduces the trust in others."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from hybridbench.record import BackendUse, Caveat, Record
 
 
 def problems(record: Record) -> list[str]:
-    """Contradictions between what was observed and what must hold; a record with any is not to be believed.
+    """Contradictions between what was observed and what must hold; a record with any is invalid.
 
-    Empty for a record that is not ok: it claims nothing.
+    The list is empty for a record that is not ok, since such a record claims nothing.
     """
     seen = observed(record)
     if seen is None:
         return []
     found = []
-    # The datasheet's floor: a small model's weights may sit in a cache faster than the memory that was measured.
+    # By the datasheet's floor: a small model's weights may fit a cache that is faster than the memory rate measured.
     least_s, took_s = datasheet_floor_s(record), step_s(record)
     if least_s is not None and took_s is not None and least_s > took_s:
         share = least_s / took_s
@@ -49,11 +49,11 @@ PLAIN_BACKENDS = ("reference", "chunked", "sdpa-math")
 
 
 def doubts(record: Record) -> list[Caveat]:
-    """The caveats of a record: those found while it was measured, and what is known of its kernels by now.
+    """The caveats of a record: those found while it was measured, and those known about its kernels since.
 
-    A record from before results were checked at the size that is timed may be of kernels beyond what they are right on
-    (``limits``): they were timed while they computed something else. And on a GPU, where other models have kernels,
-    what ran as plain PyTorch because no kernel could is no equal of theirs.
+    Older records were made before results were checked at the timed size. Their kernels may have run beyond the sizes
+    at which they are correct (``limits``), so that the time is of a wrong computation. On a GPU, an operation that ran
+    as plain PyTorch because no kernel supports it does not compare with models whose operations have kernels.
     """
     seen = observed(record)
     if seen is None:
@@ -67,5 +67,5 @@ def doubts(record: Record) -> list[Caveat]:
 
 
 def is_plain(use: BackendUse) -> bool:
-    """Whether an operation ran as plain PyTorch, which stands in where no kernel for it can run."""
+    """Whether an operation ran as plain PyTorch, which is used where no kernel can run."""
     return use.backend in PLAIN_BACKENDS

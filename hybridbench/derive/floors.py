@@ -1,6 +1,6 @@
-"""floors: how fast a record's machine could have been: its datasheet's peaks, rates measured beside the case, floors.
+"""floors: how fast a record's machine could have been: datasheet peaks, rates measured in the same process, floors.
 
-A machine that nobody wrote down has no peaks, and whatever needs them is None.
+A machine that is not in the table of GPUs has no peaks; numbers that need them are None.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ def peak_of(record: Record) -> Peak | None:
 
 
 def peak_flops_per_s(record: Record) -> float | None:
-    """The most FLOP/s the device does with tensors of the case's dtype."""
+    """The device's peak rate of dense products in the case's dtype, FLOP/s."""
     peak = peak_of(record)
     return None if peak is None else peak.flops_per_s(record.case.execution.dtype)
 
 
 def peak_bytes_per_s(record: Record) -> float | None:
-    """The device's memory bandwidth."""
+    """The device's memory bandwidth by its datasheet, bytes/s."""
     peak = peak_of(record)
     return None if peak is None else peak.memory_bytes_per_s
 
 
 def measured_rates(record: Record) -> Ceilings | None:
-    """The rates of products and of memory that were measured in the same process; None in older records."""
+    """The rates of products and of memory that the same process measured; None in older records."""
     seen = observed(record)
     return None if seen is None else seen.ceilings
 
 
 def of_ceilings(part: Callable[[Ceilings], float | None]) -> Number:
-    """One measured rate, where the record carries them."""
+    """One of the measured rates; None where the record has none."""
 
     def compute(record: Record) -> float | None:
         rates = measured_rates(record)
@@ -56,12 +56,12 @@ def _floor_from(record: Record, flops_rate: float | None, bytes_rate: float | No
 
 
 def datasheet_floor_s(record: Record) -> float | None:
-    """The floor of a step by the rates of the datasheet; None for a machine that nobody wrote down."""
+    """The floor of a step by the rates of the datasheet, in seconds; None for a machine that is not in the table."""
     return _floor_from(record, peak_flops_per_s(record), peak_bytes_per_s(record))
 
 
 def floor_s(record: Record) -> float | None:
-    """The floor of a step by the rates measured beside it, by those of the datasheet where there are none."""
+    """The floor of a step in seconds, by the rates measured with it, else by those of the datasheet."""
     rates = measured_rates(record)
     if rates is None:
         return datasheet_floor_s(record)
@@ -69,19 +69,19 @@ def floor_s(record: Record) -> float | None:
 
 
 model_flops_per_s = per_step(model_flops)
-"""What the arithmetic units did for the model."""
+"""Model FLOPs per second of the median step."""
 hardware_flops_per_s = per_step(hardware_flops)
-"""What the arithmetic units did in all."""
+"""Executed FLOPs (convention ``hardware``) per second of the median step."""
 must_move_bytes_per_s = per_step(must_move_bytes)
-"""What the memory did for the model."""
+"""Bytes that must move, per second of the median step."""
 sustained_flops_per_s = of_ceilings(lambda ceilings: ceilings.sustained_matmul_flops_per_s)
-"""The rate of a large product after a second of them; None on a CPU and in older records."""
+"""The rate of large products after a second of running them; None on a CPU and in older records."""
 
 
 def model_flops_per_s_of_sequences(record: Record) -> float | None:
-    """Model FLOPs per second where products are large: over whole sequences."""
+    """Model FLOPs per second of a step over whole sequences, where products are large; None of any other step."""
     return None if record.case.workload.row.decodes else model_flops_per_s(record)
 
 
 mfu_frac = ratio(model_flops_per_s, peak_flops_per_s)
-"""Model FLOPs per second over the peak of the dtype."""
+"""Model FLOPs per second divided by the peak of the dtype."""

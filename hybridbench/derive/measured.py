@@ -1,6 +1,6 @@
-"""measured: numbers of what was observed alone.
+"""measured: numbers that follow from what was observed alone.
 
-A record that is not ok has none: neither a failed case nor one with wrong results has a speed.
+A record that is not ok has none of them: neither a failed case nor a case with wrong results has a speed.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ from hybridbench.stats import median, sum_between, sum_error
 from hybridbench.units import NS_PER_S
 
 Number = Callable[[Record], float | None]
-"""A number of a record; None where it is unknown or means nothing."""
+"""A function that computes one number of a record; None where it is unknown or meaningless."""
 Judge = Callable[[list[float]], float]
-"""What samples say in one number, such as their median."""
+"""A function that summarizes samples in one number, such as their median."""
 
 
 def observed(record: Record) -> Observed | None:
-    """What was observed of a case that ended ok."""
+    """What was observed of a case that ended ok; None of any other."""
     return record.observed if record.status is Status.OK else None
 
 
 def samples_s(record: Record) -> list[float]:
-    """Seconds of each sample of a whole step; none of a generation that was timed in parts."""
+    """Seconds of each sample of a whole step; empty for a generation that was timed in parts."""
     seen = observed(record)
     return [sample / NS_PER_S for sample in seen.samples_ns] if seen else []
 
 
 def of_samples(judge: Judge) -> Number:
-    """What ``judge`` makes of the samples of a whole step."""
+    """The number that ``judge`` computes from the samples of a whole step."""
 
     def compute(record: Record) -> float | None:
         samples = samples_s(record)
@@ -39,19 +39,19 @@ def of_samples(judge: Judge) -> Number:
 
 
 def parts(record: Record) -> list[Part]:
-    """The parts of a generation that was timed at depths; none of any other step."""
+    """The parts of a generation that was timed at several contexts; empty for any other step."""
     seen = observed(record)
     return seen.parts if seen else []
 
 
 def prefill_part_s(record: Record, judge: Judge = median) -> float | None:
-    """What the prefill of an integrated generation took, as ``judge`` sees its samples."""
+    """Seconds of the prefill of an integrated generation, by ``judge`` of its samples."""
     prefills = [part for part in parts(record) if part.depth is None]
     return judge([sample / NS_PER_S for sample in prefills[0].samples_ns]) if prefills else None
 
 
 def depth_points(record: Record, judge: Judge = median) -> list[tuple[int, float]]:
-    """Depth and step time of each depth of an integrated generation; seconds."""
+    """Context and step time (seconds) of each timed point of an integrated generation."""
     return [
         (part.depth, judge([sample / NS_PER_S for sample in part.samples_ns]))
         for part in parts(record)
@@ -60,9 +60,9 @@ def depth_points(record: Record, judge: Judge = median) -> list[tuple[int, float
 
 
 def of_step(judge: Judge) -> Number:
-    """What ``judge`` makes of the samples of a step; of an integrated generation, of its parts, which are added up.
+    """The time of a step by ``judge`` of its samples; of an integrated generation, the sum over its parts.
 
-    The prefill counts once, and a decode step for each depth from the first token's to the last one's.
+    That sum has the prefill once, and one decode step at each context from the first new token's to the last one's.
     """
     of_whole = of_samples(judge)
 
@@ -74,7 +74,7 @@ def of_step(judge: Judge) -> Number:
 
 
 def integration_frac(record: Record) -> float | None:
-    """The error estimate of an integrated generation over its time."""
+    """The error estimate of an integrated generation, as a fraction of its time."""
     step = step_s(record)
     return sum_error(depth_points(record)) / step if parts(record) and step else None
 
@@ -90,7 +90,7 @@ step_s = of_step(median)
 
 
 def per_step(amount: Number) -> Number:
-    """An amount of one step, per second of the median step."""
+    """The amount of one step divided by the seconds of the median step."""
 
     def compute(record: Record) -> float | None:
         step = step_s(record)
@@ -109,7 +109,7 @@ def token_s(record: Record) -> float | None:
 
 
 def of_memory(part: Callable[[Memory], float | None]) -> Number:
-    """A number of the device's memory."""
+    """A number taken from what was observed of the device's memory."""
 
     def compute(record: Record) -> float | None:
         seen = observed(record)
@@ -119,7 +119,7 @@ def of_memory(part: Callable[[Memory], float | None]) -> Number:
 
 
 def activations_bytes(memory: Memory) -> float | None:
-    """The allocator's peak without what lasts from step to step."""
+    """The allocator's peak less what is kept from step to step, in bytes."""
     if memory.peak_allocated_bytes is None:
         return None
     lasting = (memory.weights_bytes, memory.gradients_bytes, memory.optimizer_bytes, memory.cache_bytes)
@@ -127,7 +127,7 @@ def activations_bytes(memory: Memory) -> float | None:
 
 
 def energy_per_token_j(record: Record) -> float | None:
-    """Energy over the sampled window for each token that was processed in it."""
+    """Joules over the sampled window, per token processed in it."""
     seen = observed(record)
     if seen is None or seen.energy is None or not seen.energy.steps:
         return None
@@ -135,13 +135,13 @@ def energy_per_token_j(record: Record) -> float | None:
 
 
 def power_w(record: Record) -> float | None:
-    """Mean power over the sampled window."""
+    """Mean power over the sampled window, in watts."""
     seen = observed(record)
     return seen.energy.energy_j / seen.energy.window_s if seen and seen.energy and seen.energy.window_s else None
 
 
 def counted_flops(counter: str) -> Number:
-    """FLOPs of a step by one public counter."""
+    """FLOPs of a step as the named public counter counts them."""
 
     def compute(record: Record) -> float | None:
         seen = observed(record)
@@ -151,7 +151,7 @@ def counted_flops(counter: str) -> Number:
 
 
 def ratio(above: Number, below: Number) -> Number:
-    """One number over another; None where either is unknown or the second is 0."""
+    """One number divided by another; None where either is unknown or the second is 0."""
 
     def compute(record: Record) -> float | None:
         top, bottom = above(record), below(record)
@@ -161,7 +161,7 @@ def ratio(above: Number, below: Number) -> Number:
 
 
 def of_cache_held(part: Callable[[CacheObserved], float]) -> Number:
-    """A number of the bytes that the caches' tensors take."""
+    """A number taken from the bytes that the caches' tensors take."""
 
     def compute(record: Record) -> float | None:
         seen = observed(record)
@@ -171,7 +171,7 @@ def of_cache_held(part: Callable[[CacheObserved], float]) -> Number:
 
 
 def of_observed(part: Callable[[Observed], float | None]) -> Number:
-    """A number of what was observed."""
+    """A number taken from what was observed."""
 
     def compute(record: Record) -> float | None:
         seen = observed(record)

@@ -1,4 +1,4 @@
-"""predicted: what ``predict`` says of a record's case, in the ``exact`` convention unless the name says otherwise."""
+"""predicted: what ``predict`` computes for a record's case, in convention ``exact`` unless a name says otherwise."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hybridbench.suite.case import COMPILE, EAGER, GRAPH
 
 
 def cache_capacity(record: Record) -> int:
-    """Tokens each sequence's cache has room for: as observed, else what the workload needs; 0 in training."""
+    """Tokens that each sequence's cache has room for: as observed, else as the workload needs; 0 in training."""
     work = record.case.workload
     if record.observed is not None and record.observed.cache is not None:
         return record.observed.cache.tokens
@@ -23,7 +23,7 @@ def cache_capacity(record: Record) -> int:
 
 
 def predicted_cache(record: Record) -> CacheBytes | None:
-    """Bytes the caches of the whole batch must take for the tokens they have room for; None in training."""
+    """Bytes that the whole batch's caches must take, for all tokens they have room for; None in training."""
     case = record.case
     if case.workload.row.trains:
         return None
@@ -31,9 +31,9 @@ def predicted_cache(record: Record) -> CacheBytes | None:
 
 
 def predicted_peak_bytes(record: Record) -> float | None:
-    """The predicted peak of a case on a GPU; None where there is no formula.
+    """The predicted peak of a case on a GPU, in bytes; None where there is no formula.
 
-    Training compiled layer by layer keeps what eager training keeps (on an H200 within 0.07% at 1b).
+    Training that is compiled layer by layer keeps what eager training keeps (within 0.07% at 1b on an H200).
     """
     case, work = record.case, record.case.workload
     execution = case.execution
@@ -47,35 +47,35 @@ def predicted_peak_bytes(record: Record) -> float | None:
 
 
 def flops(record: Record, convention: Convention = Convention.EXACT) -> int:
-    """FLOPs of a step."""
+    """FLOPs of a step in a convention."""
     return step_flops(record.case.model, record.case.workload, convention)
 
 
 def model_flops(record: Record) -> float:
-    """FLOPs of a step in convention exact."""
+    """FLOPs of a step in convention ``exact``."""
     return flops(record)
 
 
 def stepped_flops(record: Record) -> float:
-    """Model FLOPs of what the operator counter runs: a step, of a generation its prefill and one decode step."""
+    """Model FLOPs of what the operator counter runs: one step, or the prefill and one decode step of a generation."""
     return sum(step_flops(record.case.model, work) for work in record.case.workload.first_steps)
 
 
 def traced_flops(record: Record) -> float:
-    """Model FLOPs of what the tracing counter traces: one forward, of a generation its prefill."""
+    """Model FLOPs of what the tracing counter traces: one forward, or the prefill of a generation."""
     first = record.case.workload.first_steps[0]
     return step_flops(record.case.model, first) / (3 if first.row.trains else 1)
 
 
 def flops_in(convention: Convention) -> Number:
-    """FLOPs of a step in another convention; None of a generation, and where the convention has no formula."""
+    """FLOPs of a step in another convention; None for a generation, and where the convention has no formula."""
 
     def compute(record: Record) -> float | None:
         if not in_every_convention(record.case.workload):
             return None
         try:
             return flops(record, convention)
-        except BadInput:  # the paper has no formula for what it does not compare
+        except BadInput:  # the paper has formulas only for the blocks that it compares
             return None
 
     return compute
@@ -86,12 +86,12 @@ hardware_flops = flops_in(Convention.HARDWARE)
 
 
 def must_move_bytes(record: Record) -> float:
-    """The least bytes that a step moves between memory and the processor."""
+    """The fewest bytes that a step must move between memory and the processor."""
     return step_bytes(record.case.model, record.case.workload, record.case.execution.storage)
 
 
 def of_predicted_cache(part: Callable[[CacheBytes], float]) -> Number:
-    """A number of the bytes that the caches must take; None in training."""
+    """A number taken from the bytes that the caches must take; None in training."""
 
     def compute(record: Record) -> float | None:
         cache = predicted_cache(record)

@@ -1,14 +1,14 @@
 """memory: what a workload holds on a GPU at its peak, part by part, without running it.
 
-    train      weights, two moments of each, and the largest of the step's moments: the loss, when everything is saved
-               and the head's gradient is summed in float32; a block's backward, which allocates before it frees, when
-               the blocks behind have their gradients; the embedding's backward, which is the last
-    prefill    weights, caches, and what the hungriest block needs while it runs
-    decode     weights, caches, the logits; one token's activations are nothing beside them
+    train      weights, AdamW's two moments of each, and the largest of three points of the step: the loss, where all
+               activations are saved and the head's gradient is summed in float32; a block's backward, which allocates
+               before it frees, while the later blocks have their gradients; the embedding's backward, the last one
+    prefill    weights, caches, and the working memory of the block that needs most
+    decode     weights, caches, the logits; the activations of one token are negligible
 
-Bytes are what PyTorch's allocator counts as allocated, its rounding to 512 bytes left out. What a process needs besides
-(the CUDA context, loaded kernels, what fragmentation leaves unused) is ``hybridbench.predict.fit``'s. Activations are
-those of ``arch.activations``.
+Bytes are those that PyTorch's allocator counts as allocated, without its rounding to 512 bytes. What a process needs
+besides (the CUDA context, loaded kernels, what fragmentation leaves unused) is in ``hybridbench.predict.fit``.
+Activations are those of ``arch.activations``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MOMENTS = 2
 """Tensors AdamW keeps per parameter, in the parameter's dtype."""
 TOKEN_BYTES = 8
 BLAS_WORKSPACE_BYTES = 32 * MIB
-"""cuBLAS's workspace on a Hopper GPU, one for every thread and stream that multiplies (elsewhere 8 MiB)."""
+"""cuBLAS's workspace on a Hopper GPU (8 MiB on others). Each thread and stream that multiplies has one."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Footprint:
     """Bytes at the peak, by part; they add up to ``total``.
 
     Args:
-        gradients: those that exist at the peak, which in a large batch is before most of them are made.
-        activations: what the blocks keep then, and what is needed on the way.
-        head: logits, and the gradient of the head until it joins the others.
+        gradients: those that exist at the peak. In a large batch the peak is before most of them are made.
+        activations: what the blocks have saved at the peak, and temporary tensors.
+        head: logits, and the gradient of the head until it is counted with the others.
         workspace: cuBLAS's workspaces.
         inputs: tokens, and the tables of the rotary embedding.
     """
@@ -66,11 +66,12 @@ def footprint(
     """The predicted peak of a workload.
 
     Args:
-        checkpoint: of training, one of ``CHECKPOINTS``.
-        graph: of decode, whether its step is captured in a CUDA graph.
+        checkpoint: for training, one of ``CHECKPOINTS``.
+        graph: for decode, whether its step is captured in a CUDA graph.
 
     Raises:
-        BadInput: a block without a memory formula, or a step of several passes, whose peak is that of one of them.
+        BadInput: a block has no memory formula, or the step has several passes. The peak of such a step is that of one
+            of its passes: ask for each.
     """
     passes = workload.row.passes
     if len(passes) > 1:
@@ -87,7 +88,7 @@ def train_memory(spec: ModelSpec, context: int, batch: int, storage: Storage, ch
     """Peak of a training step over ``batch`` sequences of ``context`` tokens.
 
     Raises:
-        BadInput: an unknown way of checkpointing, or a block without a formula.
+        BadInput: the way of checkpointing is unknown, or a block has no memory formula.
     """
     if checkpoint not in CHECKPOINTS:
         raise unknown_name("checkpoint", checkpoint, CHECKPOINTS)
@@ -95,15 +96,15 @@ def train_memory(spec: ModelSpec, context: int, batch: int, storage: Storage, ch
     weights = arch.weight_bytes(spec, storage)
     blocks = spec.placed
     layers = [activations(block, storage) for block in blocks]
-    # Before each sublayer the residual stream, which its norm reads; the norm's result is the block's own input.
+    # Each sublayer keeps the residual stream before it, which its norm reads; the block keeps the norm's result.
     stream = size * spec.d_model * tokens
     kept = [stream + _kept(layer, tokens, checkpoint) for layer in layers]
     lent = _lent(spec, storage, tokens)
     if checkpoint == "full":
-        kept[0] += lent  # from its layer on; that no layer before has it makes no difference at a peak
+        kept[0] += lent  # kept from its layer on; the layers before lack it, which changes no peak
     head = spec.vocab_size * spec.d_model
-    # While the loss runs there are all activations, the final norm's input and output, and no gradient yet but the
-    # head's, which is summed in float32 beside a chunk of logits, then rounded to the dtype.
+    # While the loss runs, all activations exist, with the final norm's input and output. The only gradient yet is the
+    # head's, which is summed in float32 next to a chunk of logits and then rounded to the dtype.
     of_loss = _BackwardMoment(
         activations=sum(kept) + 2 * stream,
         head=stream + head * FLOAT + max(head * size, _loss_chunk(spec, tokens, size)),
@@ -111,7 +112,7 @@ def train_memory(spec: ModelSpec, context: int, batch: int, storage: Storage, ch
     moments = [of_loss]
     made = 0
     for index in reversed(range(len(layers))):
-        # Gradients appear block by block, from the last one; a tied head's waits for the embedding's, which comes last.
+        # Gradients appear block by block, from the last one on; a tied head's waits for the embedding's, the last.
         made += blocks[index].weight_bytes(storage)
         again = total(layers[index].saved, tokens) - (kept[index] - stream)
         worst = sum(kept[: index + 1]) + again + stream + lent + largest(layers[index].backward, tokens)
@@ -131,7 +132,7 @@ def train_memory(spec: ModelSpec, context: int, batch: int, storage: Storage, ch
 
 @dataclass(frozen=True)
 class _BackwardMoment:
-    """Bytes at one moment of a training step, beside what is there all the time."""
+    """Bytes at one point of a training step, without those that exist throughout."""
 
     activations: int
     head: int
@@ -143,14 +144,14 @@ class _BackwardMoment:
 
 
 def _kept(layer: Activations, tokens: int, checkpoint: str) -> int:
-    """What a sublayer keeps from its forward, the residual stream before it aside."""
+    """Bytes that a sublayer keeps from its forward, without the residual stream before it."""
     if checkpoint == "full":
         return 0
     return total([term for term in layer.saved if checkpoint == "none" or not term.cheap], tokens)
 
 
 def _lent(spec: ModelSpec, storage: Storage, tokens: int) -> int:
-    """What the first block of each kind leaves for later ones, once however many read it."""
+    """Bytes that the first block of each kind leaves for later ones, counted once."""
     return total({term for block, _ in spec.uses for term in activations(block, storage).lent}, tokens)
 
 
@@ -163,7 +164,7 @@ def _loss_chunk(spec: ModelSpec, tokens: int, size: int) -> int:
 def prefill_memory(spec: ModelSpec, context: int, batch: int, storage: Storage) -> Footprint:
     """Peak of a prefill of ``batch`` prompts of ``context`` tokens."""
     size, tokens = storage.weight_bytes, batch * context
-    # What the block before yielded lives on until this one's output takes its name.
+    # The previous block's output is freed only when this block's output replaces it.
     entry = tuple(Term(name, size * spec.d_model) for name in ("last output", "residual stream", "norm's output"))
     needs = [largest(activations(block, storage).forward, tokens) for block, _ in spec.uses]
     return Footprint(
@@ -182,14 +183,14 @@ def decode_memory(spec: ModelSpec, context: int, batch: int, storage: Storage, g
         weights=arch.weight_bytes(spec, storage),
         head=batch * spec.vocab_size * storage.weight_bytes,
         cache=batch * arch.cache_bytes(spec, context + 1, storage).total,
-        # A graph of modules is warmed up on a stream of its own and captured on a third; the fused step's kernels need
-        # none, but the modules it is proved against do.
+        # Modules are warmed up on a second stream and captured as a graph on a third. The fused step's kernels need no
+        # workspace, but the modules that check it do.
         workspace=(3 if graph and batch > FUSED_STEP_BATCH else 1) * BLAS_WORKSPACE_BYTES,
         inputs=2 * batch * TOKEN_BYTES,
     )
 
 
 def _rotary_bytes(spec: ModelSpec, context: int) -> int:
-    """Cosines and sines of every position, in float32, one pair of tables per kind of rotation."""
+    """Bytes of the cosines and sines of every position in float32, with one pair of tables per kind of rotation."""
     kinds = {mixer.rotation for _, mixer in arch.mixers(spec) if mixer.rotation is not None}
     return sum(context * width * FLOAT for _, width in kinds)

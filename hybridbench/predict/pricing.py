@@ -1,13 +1,14 @@
-"""pricing: a workload on any GPU of the table: the floor of its step, and what measured efficiency makes of it.
+"""pricing: a workload on any GPU of the table: the floor of its step, and its time at a measured efficiency.
 
 FLOPs and bytes are those of ``predict.work``. The floor is that of ``predict.floor`` at the datasheet's rates: the
-dense peak of the dtype and the memory bandwidth. Nothing is faster than it. How far a real step is from its floor is
-taken, where a caller gives it, from a GPU that was measured (``hybridbench.efficiency`` reads it from records). That
-assumes that kernels of equal quality exist on both GPUs. It is a prediction and is called one.
+dense peak of the dtype and the memory bandwidth. No step is faster than it. A caller may give the ratio of floor to
+real step from a GPU that was measured (``hybridbench.efficiency`` reads it from records). Applying that ratio to
+another GPU assumes that kernels of equal quality exist on both, so the result is labelled a prediction.
 
-No sourced floor of energy exists: what a card draws at least while it works is in no datasheet. Two figures stand in.
-``energy_at_tdp_j`` is the board power limit times the floor's time: what a token takes on a card that is as fast as its
-floor and draws all it may. With measured records the share of the board limit they drew stands in its place.
+There is no sourced floor of energy, because datasheets do not state the least power that a working card draws. Two
+figures are given instead. ``energy_at_tdp_j`` is the board power limit times the floor's time: the energy of a token on
+a card that reaches its floor and draws its full limit. With measured records, the share of the limit that they drew
+replaces the full limit.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ from hybridbench.suite.workloads import Workload
 
 @dataclass(frozen=True)
 class Efficiency:
-    """How near to the datasheet's floor a measured GPU came in one phase.
+    """How close a measured GPU came to the datasheet's floor in one phase.
 
     Args:
-        floor_frac: floor over measured step.
-        power_frac: power drawn over the board limit, None where no energy was recorded.
+        floor_frac: the floor divided by the measured step.
+        power_frac: power drawn divided by the board limit; None where no energy was recorded.
         about: which records, in words.
-        beyond: in what the workload lies outside these records, with commas; empty where it does not.
+        beyond: in which respects the workload is outside these records, separated by commas; empty where in none.
     """
 
     floor_frac: float
@@ -44,10 +45,10 @@ class Efficiency:
 
 @dataclass(frozen=True)
 class Price:
-    """One workload of one model on one GPU; seconds, joules and bytes of a whole step unless the name says token.
+    """One workload of one model on one GPU. Seconds, joules and bytes are of a whole step unless the name says token.
 
-    ``step_s``, ``step_tokens_per_s`` and ``energy_per_token_j`` are predictions with a measured efficiency, None
-    without one. ``peak_bytes`` is None for a model without a memory formula.
+    ``step_s``, ``step_tokens_per_s`` and ``energy_per_token_j`` are predictions from a measured efficiency; without one
+    they are None. ``peak_bytes`` is None for a model without a memory formula.
     """
 
     spec: ModelSpec
@@ -76,10 +77,10 @@ def price(
     state_dtype: str | None = None,
     efficiency: Efficiency | None = None,
 ) -> Price:
-    """What a step costs at least on a GPU, and with an efficiency what it would take.
+    """Price one step on a GPU: its floor, and with an efficiency its predicted time and energy.
 
     Raises:
-        BadInput: a dtype for which the table has no peak.
+        BadInput: the table has no peak for the dtype.
     """
     storage = Storage.of(dtype, state_dtype)
     peak = gpu.flops_per_s(dtype)

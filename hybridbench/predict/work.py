@@ -1,8 +1,8 @@
 """work: what one step of a workload must do: its FLOPs, and the bytes it must move through memory, phase by phase.
 
-A phase is work whose arithmetic and memory traffic can overlap, which is one pass of a step. A training step, a prefill
-and a decode step are one each. A generation is two, its prefill and its decoding, since the first token waits for the
-whole prompt:
+A phase is one pass of a step; its arithmetic and memory traffic can overlap. A training step, a prefill and a decode
+step have one phase. A generation has two, its prefill and its decoding, because the first token waits for the whole
+prompt:
 
     >>> from hybridbench.arch.families import build_spec
     >>> spec, storage = build_spec("mamba", "1b"), Storage()
@@ -11,8 +11,8 @@ whole prompt:
     >>> step_flops(spec, Workload("prefill", context=512, batch=1))
     1031133986816
 
-FLOPs are in the ``exact`` convention of ``arch.block`` unless a caller asks for another; bytes are the least that any
-implementation moves.
+FLOPs are in the ``exact`` convention of ``arch.block`` unless a caller asks for another. Bytes are the fewest that any
+implementation must move.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from hybridbench.suite.workloads import DECODE, PREFILL, TRAIN, Pass, Workload
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """Work of the whole batch whose arithmetic and memory traffic can overlap.
+    """One phase's work over the whole batch. Its arithmetic and memory traffic can overlap.
 
     Args:
         flops: model FLOPs, convention ``exact``.
-        moved_bytes: the least bytes that must move through device memory.
+        moved_bytes: the fewest bytes that must move through device memory.
     """
 
     flops: int
@@ -49,8 +49,8 @@ def step_flops(spec: ModelSpec, work: Workload, convention: Convention = Convent
     """FLOPs of one step over the whole batch.
 
     Raises:
-        BadInput: a block that the convention has no formula for.
-        ValueError: a step without a closed form in another convention than ``exact``.
+        BadInput: the convention has no formula for a block.
+        ValueError: the convention is not ``exact``, and the step has a closed form in ``exact`` only.
     """
     if convention is not Convention.EXACT and not in_every_convention(work):
         raise ValueError(f"a step of {work.kind} has no closed form in the {convention} convention")
@@ -58,16 +58,16 @@ def step_flops(spec: ModelSpec, work: Workload, convention: Convention = Convent
 
 
 def in_every_convention(work: Workload) -> bool:
-    """Whether a step has a closed form in each convention: it is one pass, and one step where that decodes.
+    """Whether a step has a closed form in every convention: it must be one pass, and one step if it decodes.
 
-    Decode steps in a row have one because prefilling costs exactly the sum of decoding, in ``exact`` only.
+    Several decode steps have a closed form in ``exact`` only: there, prefilling costs exactly the sum of decoding.
     """
     passes = work.passes
     return len(passes) == 1 and (passes[0].kind != DECODE or passes[0].tokens == 1)
 
 
 def step_bytes(spec: ModelSpec, work: Workload, storage: Storage) -> int:
-    """Least bytes one step of the whole batch must move through device memory.
+    """The fewest bytes that one step of the whole batch must move through device memory.
 
     Decode: ``arch.model.decode_bytes_moved``. Prefill: every weight once and the caches written. Train: every weight
     once; activations, gradients and optimizer state are left out, so it is a bound and not an estimate. Generation:
@@ -98,14 +98,14 @@ PHASE_OF: dict[str, Callable[[ModelSpec, Pass, int, Storage], Phase]] = {
     PREFILL: _prefill,
     DECODE: _decode,
 }
-"""Kind of pass to what it is over a batch."""
+"""Maps the kind of a pass to the function that computes its phase."""
 
 
 def _flops(spec: ModelSpec, one: Pass, batch: int, convention: Convention = Convention.EXACT) -> int:
     """FLOPs of a pass over a batch.
 
-    Several decode steps cost what one forward over all they see costs, with the head at each position that yields a
-    token, less the forward over what was cached before.
+    Several decode steps cost as much as one forward over all tokens they see, with the head at each position that
+    yields a token, minus the forward over the tokens cached before.
     """
     if one.kind == TRAIN:
         return batch * arch.train_flops(spec, one.stop, convention).total
@@ -118,14 +118,14 @@ def _flops(spec: ModelSpec, one: Pass, batch: int, convention: Convention = Conv
 
 
 def _weights_read(spec: ModelSpec, tokens: int, storage: Storage) -> int:
-    """Bytes of the weights that ``tokens`` tokens meet: all of them, but for experts no token is routed to."""
+    """Bytes of the weights that ``tokens`` tokens use: all weights except those of experts that no token reaches."""
     idle = sum(n * (block.weight_bytes(storage) - block.weight_traffic(tokens, storage)) for block, n in spec.uses)
     return arch.weight_bytes(spec, storage) - idle
 
 
 @functools.lru_cache(maxsize=1024)
 def _cache_traffic(block: Block, start: int, stop: int, storage: Storage) -> int:
-    """Sum of a block's cache traffic over the contexts ``start`` to ``stop - 1``; it never shrinks with the context."""
+    """Sum of a block's cache traffic over the contexts ``start`` to ``stop - 1``. Traffic never falls with context."""
     if stop <= start:
         return 0
     if block.cache_traffic(start, storage) == block.cache_traffic(stop - 1, storage):

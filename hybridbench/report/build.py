@@ -6,7 +6,7 @@
                                         ├─► render.charts     PNG and SVG
                                         └─► render.json       one document
 
-A format decides how a report looks and never what it says: every number, sentence and footnote stands in it already.
+A format decides only how a report looks. The report already contains every number, sentence and footnote.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ class GroupSection:
     """What a report says about one group of comparable records.
 
     Attributes:
-        findings: sentences: who is fastest, by how much, and how near the floor.
-        headline: throughput, a row per model and a column per context or batch.
-        summary: time, throughput and share of the floor, a row per case.
+        findings: sentences that say which model is fastest, by how much, and how near its floor it is.
+        headline: throughput, with a row per model and a column per context or batch.
+        summary: time, throughput and share of the floor, with a row per case.
         details: every other table with a row per case.
-        plots: by the name of their files, without an ending.
+        plots: plots by file name, without the ending.
         kernels: a line for each operation and the kernel that ran.
-        software: a sentence where the records are of several software environments.
+        software: a sentence if the records come from several software environments, else None.
     """
 
     group: Group
@@ -58,8 +58,8 @@ class PaperSection:
     """The source paper's numbers beside those of one machine.
 
     Attributes:
-        chart: the name of its chart's files, without an ending.
-        tables: by the name of their files, without an ending.
+        chart: the file name of its chart, without the ending.
+        tables: tables by file name, without the ending.
     """
 
     comparison: Comparison
@@ -70,7 +70,7 @@ class PaperSection:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that is said about some records.
+    """The whole report of some records.
 
     Attributes:
         machines: a line for each machine and set of software.
@@ -89,10 +89,10 @@ class Report:
 
 
 def build_report(records: Sequence[Record]) -> Report:
-    """The report of some records.
+    """Build the report of some records.
 
     Raises:
-        BadResults: there are none.
+        BadResults: there are no records.
     """
     if not records:
         raise BadResults("there is no record to report: measure something with 'hybridbench run' first.")
@@ -108,7 +108,7 @@ def build_report(records: Sequence[Record]) -> Report:
 
 
 def _file_names(groups: Sequence[Group]) -> list[str]:
-    """A name for each group's files; conditions that are written alike get a number."""
+    """A file name for each group; where several groups would have the same name, later ones get a number."""
     taken: Counter[str] = Counter()
     names = []
     for group in groups:

@@ -1,6 +1,6 @@
-"""chart: what a chart shows, before it is drawn: points, failures, units and words.
+"""chart: the content of a chart before it is drawn: points, failures, units and words.
 
-Measured values are one kind of mark, predicted ones and the floor another. A case that failed is a word at its place.
+Measured values have one kind of mark; predicted values and the floor have another. A failed case is a word.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ MEASURED, PREDICTED = "measured", "predicted"
 
 @dataclass(frozen=True)
 class Point:
-    """One mark: a series at a place, in SI; ``low`` and ``high`` span a band where there is one."""
+    """One mark: the value of a series at a place, in SI; ``low`` and ``high`` are the limits of its band, if any."""
 
     series: str
     place: int
@@ -35,19 +35,19 @@ class Failure:
 
 @dataclass(frozen=True)
 class Plot:
-    """Everything a chart shows, before it is drawn.
+    """The content of a chart.
 
     Args:
-        name: of the file, such as ``throughput``.
+        name: the file name, such as ``throughput``.
         title: what is shown.
-        subtitle: of which machine, scale, batch, dtype and mode.
-        quantity: title of the value axis, without the unit.
+        subtitle: the machine, scale, batch, dtype and mode.
+        quantity: the title of the value axis, without the unit.
         unit: SI unit of the amounts.
         axis: ``context`` or ``batch``.
-        models: series name to model, in order.
-        points: what was measured or predicted.
-        failures: what was not.
-        kinds: what solid and dashed lines are called; one name draws no legend for it.
+        models: the model of each series name, in order.
+        points: measured and predicted values.
+        failures: the cases without a value.
+        kinds: the names of solid and dashed lines; if there is one name only, the chart has no legend for kinds.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""display: the unit a column of SI numbers is shown in, one for the whole column so that it can be read downwards."""
+"""display: the unit in which a column of SI numbers is shown, the same for the whole column."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hybridbench.units import GIB, KIB, MIB, format_number
 
 _DECIMAL = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 _LADDERS: dict[str, tuple[tuple[float, str], ...]] = {
-    # Largest first; the last step takes whatever is smaller.
+    # Largest first; the last unit is used for everything smaller.
     "s": ((60.0, "min"), (1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns")),
     "B": ((float(1024**4), "TiB"), (float(GIB), "GiB"), (float(MIB), "MiB"), (float(KIB), "KiB"), (1.0, "B")),
     "J": ((1.0, "J"), (1e-3, "mJ"), (1e-6, "uJ")),
@@ -26,7 +26,7 @@ _LADDERS: dict[str, tuple[tuple[float, str], ...]] = {
 
 @dataclass(frozen=True)
 class ShownUnit:
-    """A unit to show numbers in: ``size`` of it is one in SI."""
+    """A unit to show numbers in. One of it is ``size`` in SI units."""
 
     size: float
     label: str
@@ -38,7 +38,7 @@ class ShownUnit:
         return format_number(None if value is None else value / self.size)
 
     def heading(self, title: str) -> str:
-        """A title with the unit behind it.
+        """A title, followed by the unit.
 
         >>> ShownUnit(1e-3, "ms").heading("step")
         'step [ms]'
@@ -47,7 +47,7 @@ class ShownUnit:
 
 
 def unit_for(values: Iterable[float | None], unit: str) -> ShownUnit:
-    """The unit in which the middle one of the numbers reads best.
+    """The unit that suits the median of the numbers.
 
     >>> unit_for([0.0021, 0.0032, None], "s").label
     'ms'

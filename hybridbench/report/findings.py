@@ -1,4 +1,4 @@
-"""findings: what a group of records says, in sentences: who is fastest, by how much, and how near the floor."""
+"""findings: sentences about a group of records: which model is fastest, by how much, and how near its floor."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from hybridbench.units import format_number
 
 
 def findings(group: Group) -> list[str]:
-    """Sentences: how the cases ended, who is fastest at the last place where several are, and how near its floor."""
+    """Sentences about a group: how its cases ended, which model is fastest, and how near its floor it is.
+
+    Models are compared at the largest context (or batch) at which several have a valid speed.
+    """
     ends = Counter(record.status for record in group.records)
     total = sum(ends.values())
     bad = [f"{count} {status.value.replace('_', ' ')}" for status, count in ends.items() if status is not Status.OK]
@@ -28,7 +31,7 @@ def findings(group: Group) -> list[str]:
     ]
     invalid = ends[Status.OK] - len(believed)
     if invalid:
-        sentences.append(f"{invalid} measured faster or other than can be, and are marked invalid.")
+        sentences.append(f"Marked invalid, because the measurement contradicts what must hold: {invalid}.")
     if not believed:
         return [*sentences, "No case has a speed."]
     rivals = Counter(place for place, _, _ in believed)
@@ -61,17 +64,17 @@ def findings(group: Group) -> list[str]:
 
 UNEQUAL = {
     Caveat.NOT_CHECKED: "was not checked at this size",
-    Caveat.BEYOND_LIMIT: "ran a kernel beyond the size it is right at",
-    Caveat.PLAIN_PYTORCH: "ran an operation as plain PyTorch, for want of a kernel",
+    Caveat.BEYOND_LIMIT: "ran a kernel beyond the sizes at which it is correct",
+    Caveat.PLAIN_PYTORCH: "ran an operation as plain PyTorch, because no kernel supports it",
 }
-"""Caveats that make a comparison with others unfair, as a finding says them."""
+"""Caveats that make a comparison with other models unfair, and their words in a finding."""
 
 
 def _unequal(here: Sequence[tuple[str, Record]]) -> list[str]:
-    """A sentence for each caveat that makes a comparison of models unfair, with the models it is of."""
+    """A sentence for each caveat that makes a comparison of models unfair, with the models that have it."""
     sentences = []
     for caveat, what in UNEQUAL.items():
         names = [name for name, record in here if caveat in doubts(record)]
         if names:
-            sentences.append(f"{', '.join(names)} {what}: not the equal of the others.")
+            sentences.append(f"{', '.join(names)} {what}: not comparable with the others.")
     return sentences

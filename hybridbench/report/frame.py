@@ -1,4 +1,4 @@
-"""frame: records as a pandas DataFrame: a row a case, what it was, and every metric in SI."""
+"""frame: records as a pandas DataFrame, with one row per case: its identity, and every metric in SI."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from hybridbench.report.groups import backends_text
 
 
 def to_frame(records: Sequence[Record]) -> pd.DataFrame:
-    """One row per record, in the order given; what is unknown is missing (NaN or None), never zero.
+    """One row per record, in the order given. An unknown number is missing (NaN or None), never zero.
 
-    The first columns say which case it was and how it ended, the others are ``metrics.METRICS`` by name.
+    The first columns identify the case and say how it ended. The others are ``metrics.METRICS`` by name.
     """
     columns = [*_IDENTITY, *METRICS]
     rows = [

@@ -1,7 +1,7 @@
-"""groups: which records may stand side by side, which number runs along the axis, and what each line is called.
+"""groups: which records are comparable, what the axis of a group is, and how its series are named.
 
-Speeds compare only when machine, scale, dtype, mode, backends and batch are the same, so each combination is a group of
-its own with its own tables and charts. Within it a series is one model and the axis is the context; where a group has
+Speeds are comparable only if machine, scale, dtype, mode, backends and batch are the same. Each combination of these is
+a group with its own tables and charts. In a group, a series is one model and the axis is the context; if the group has
 one context and several batches, the axis is the batch. A cell that was measured more than once shows its latest record.
 """
 
@@ -25,7 +25,7 @@ CONTEXT, BATCH = "context", "batch"
 
 @dataclass(frozen=True)
 class Series:
-    """One model of a group: its records by their place on the axis, in order."""
+    """One model of a group, with its records by place on the axis, in order."""
 
     name: str
     model: ModelSpec
@@ -34,13 +34,13 @@ class Series:
 
 @dataclass(frozen=True)
 class Group:
-    """Records that compare.
+    """Records that are comparable.
 
     Args:
-        conditions: what all of them have in common, as words: workload, device, scale and so on.
+        conditions: what all records have in common, in words: workload, device, scale and so on.
         axis: ``context`` or ``batch``.
         series: one per model, in the order of ``arch_order``.
-        superseded: records left out because a later one has the same cell.
+        superseded: the number of records that are not shown because a later one has the same cell.
     """
 
     conditions: dict[str, str]
@@ -55,7 +55,7 @@ class Group:
 
     @property
     def subtitle(self) -> str:
-        """The conditions in one line, the workload left out."""
+        """The conditions in one line, without the workload."""
         return ", ".join(text for name, text in self.conditions.items() if name != "workload")
 
     @property
@@ -65,21 +65,21 @@ class Group:
 
     @property
     def places(self) -> list[int]:
-        """Contexts (or batches) with a record of any series, in order."""
+        """The contexts (or batches) at which any series has a record, in order."""
         return sorted({place for series in self.series for place in series.cells})
 
     @property
     def records(self) -> list[Record]:
-        """All records that are shown, series by series."""
+        """All shown records, series by series."""
         return [record for series in self.series for record in series.cells.values()]
 
     def place_label(self, place: int) -> str:
-        """A place on the axis as people type it."""
+        """A place on the axis as a user types it."""
         return format_tokens(place) if self.axis == CONTEXT else str(place)
 
 
 def group_records(records: Iterable[Record]) -> list[Group]:
-    """The groups of the latest records: by workload, and in the order their first record was made."""
+    """The groups of the latest records, ordered by workload and then by the time of their first record."""
     latest = newest(list(records))
     hosts = {record.environment.device: set[str]() for record in latest}
     for record in latest:
@@ -130,7 +130,7 @@ def _batch(batch: int) -> str:
 
 
 def _with_batch(conditions: dict[str, str], batch: int) -> dict[str, str]:
-    """The conditions with the batch back in its place, behind the scale."""
+    """The conditions with the batch inserted after the scale."""
     words: dict[str, str] = {}
     for name, text in conditions.items():
         words[name] = text
@@ -149,7 +149,7 @@ def _host(record: Record) -> str:
 
 
 def backends_text(execution: Execution) -> str:
-    """Backends asked for by name, empty where all are left to the program."""
+    """The backends that were requested by name; empty if all were chosen automatically."""
     return " ".join(f"{op}={name}" for op, name in sorted(execution.backends.items()) if name != "auto")
 
 
@@ -170,12 +170,12 @@ def _group(conditions: dict[str, str], axis: str, records: list[Record]) -> Grou
 
 
 def arch_order(model: ModelSpec) -> int:
-    """Place of a family in tables and legends; custom patterns come last."""
+    """The position of a family in tables and legends; custom patterns come last."""
     return ARCHS.index(model.arch) if model.arch in ARCHS else len(ARCHS)
 
 
 def series_names(models: Sequence[ModelSpec]) -> list[str]:
-    """A name for each model: its label, and where labels are the same a field that tells them apart."""
+    """A name for each model: its label, followed by a distinguishing field where labels are equal."""
     names = [model.label for model in models]
     for clash in {name for name in names if names.count(name) > 1}:
         places = [place for place, name in enumerate(names) if name == clash]
@@ -186,11 +186,11 @@ def series_names(models: Sequence[ModelSpec]) -> list[str]:
 
 
 _PLAIN = (("recipe",), ("ratio",), ("pattern",))
-"""Fields that speak for themselves."""
+"""Fields whose value is clear without the field's name."""
 
 
 def _telling(models: Sequence[ModelSpec]) -> list[str]:
-    """What tells models apart: their recipe, ratio or pattern, else a field of their blocks, else several fields."""
+    """Words that distinguish models: recipe, ratio or pattern, else one field of their blocks, else several."""
     leaves = [dict(_leaves(model.to_dict())) for model in models]
     paths = list(dict.fromkeys([*_PLAIN, *(path for found in leaves for path in found)]))
     single = [path for path in paths if len({found.get(path) for found in leaves}) == len(models)]
@@ -211,7 +211,7 @@ def _said(path: tuple[str, ...], value: Any) -> str:
 
 
 def _leaves(body: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Plain values in nested JSON, with the keys that lead to each."""
+    """The plain values in nested JSON, each with the keys that lead to it."""
     if isinstance(body, dict | list):
         for key, value in body.items() if isinstance(body, dict) else enumerate(body):
             yield from _leaves(value, (*path, str(key)))
@@ -220,7 +220,7 @@ def _leaves(body: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, 
 
 
 def file_stem(group: Group, groups: Sequence[Group]) -> str:
-    """A file name for a group: its workload, and the conditions that tell it from the others of that workload."""
+    """A file name for a group: its workload, and the conditions that distinguish it from other groups of it."""
     rivals = [other for other in groups if other.workload == group.workload]
     telling = [
         text for name, text in group.conditions.items() if any(other.conditions.get(name) != text for other in rivals)

@@ -1,8 +1,8 @@
-"""live: progress while a sweep runs: what is measured now, what came out so far, and how long the rest will take.
+"""live: progress while a sweep runs: the current case, the results so far, and an estimate of the time left.
 
-On a terminal a table grows above a progress bar; anywhere else each finished case is one line, so that a log stays
-readable. The estimate is the mean time of the cases finished so far times those left, which is only as good as the
-cases are alike; before the first has finished there is none.
+On a terminal, a table grows above a progress bar. Elsewhere each finished case is one line, so that a log stays
+readable. The estimate is the mean time of the finished cases times the number of cases left; it is good only if the
+cases are alike, and there is none before the first case has finished.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _TABLE_ROWS = 15
 
 
 class LiveSweep:
-    """Shows a sweep while it runs; a context manager around it.
+    """Context manager that shows a sweep's progress while it runs.
 
     Args:
-        total: cases in the sweep.
-        console: where to show it; stderr, so that stdout stays free for results.
-        now: seconds of a clock that never goes back.
+        total: the number of cases in the sweep.
+        console: where to show it: stderr, so that stdout stays free for results.
+        now: a monotonic clock, in seconds.
     """
 
     def __init__(self, total: int, console: Console, now: Callable[[], float] = time.monotonic) -> None:
@@ -70,11 +70,11 @@ class LiveSweep:
             self._live.stop()
 
     def started(self, case: Case) -> None:
-        """A case begins."""
+        """Show that a case begins."""
         self._progress.update(self._task, description=case.label)
 
     def finished(self, record: Record) -> None:
-        """A case has ended, however it did."""
+        """Show the result of a case, whether it ended ok or not."""
         self._done += 1
         self._busy_s = self._now() - self._begun
         row = _row(record)
@@ -90,7 +90,7 @@ class LiveSweep:
             self._console.print(Text(f"{line} ({self.left()})"), soft_wrap=True)
 
     def left(self) -> str:
-        """How long the remaining cases will take, in words."""
+        """The estimated time of the remaining cases, in words."""
         if self._done >= self._total:
             return f"took {format_seconds(self._busy_s)}"
         if not self._done:
@@ -100,13 +100,13 @@ class LiveSweep:
         return f"about {format_seconds(left)} left" if left > 0 else "longer than estimated"
 
     def shown(self) -> RenderableType:
-        """What stands on a terminal now: the latest finished cases and the bar."""
+        """The current display of a terminal: the latest finished cases and the bar."""
         table = Table(box=None, pad_edge=False)
         table.add_column("case", no_wrap=True)
         for heading in ("tokens/s", "step"):
             table.add_column(heading, justify="right")
         table.add_column("status")
-        # The latest rows only: a live display taller than the screen cannot be redrawn.
+        # Only the latest rows: a live display that is taller than the screen cannot be redrawn.
         for label, rate, step, verdict in self._rows[-_TABLE_ROWS:]:
             table.add_row(Text(label), rate, step, Text(verdict, style=verdict_style(verdict)))
         self._progress.update(self._task, left=self.left())

@@ -1,6 +1,6 @@
 """measured: the tables of a group of records.
 
-A case that failed is a row with the word of its status and a footnote with the reason; doubts about a measurement are
+The row of a failed case has the word of its status and a footnote with the reason. Caveats of a measurement are
 footnotes with advice.
 """
 
@@ -22,14 +22,14 @@ INVALID = "invalid"
 
 @dataclass(frozen=True)
 class _Detail:
-    """A table with a row per case: its columns, and which of them only some workloads have."""
+    """The description of a table with a row per case: its columns, and those that only some workloads have."""
 
     title: str
     metrics: tuple[str, ...]
     wide: tuple[str, ...] = ()
     workloads: tuple[str, ...] = tuple(WORKLOADS)
     shared: tuple[tuple[str, ...], ...] = ()
-    """Metrics shown in one unit, so that predicted and measured compare by eye."""
+    """Metrics that are shown in the same unit, so that predicted and measured numbers can be compared directly."""
 
 
 _SUMMARY = "measured against the floor"
@@ -87,16 +87,16 @@ _DETAILS = (
 )
 
 _OPTIONAL = {
-    # Columns that are left out where no case has a value; anything else says "unknown".
+    # Columns that are left out if no case has a value; cells of other columns say "unknown".
     *("token_s", "gradients_bytes", "optimizer_bytes", "paper_flops", "hardware_flops", "hfu_frac"),
     *("energy_per_token_j", "power_w"),
-    # A generation timed at depths has no percentiles, any other step no parts.
+    # A generation timed at several contexts has no percentiles; any other step has no parts.
     *("step_p05_s", "step_p95_s", "step_p99_s", "prefill_part_s", "integration_frac"),
 }
 
 
 def headline_table(group: Group, metric: str = "tokens_per_s") -> Table:
-    """One row per model, one column per context (or batch), one metric."""
+    """The table of one metric, with a row per model and a column per context (or batch)."""
     shown = METRICS[metric]
     shown_in = _metric_unit(group, (metric,))
     table = Table(
@@ -121,12 +121,12 @@ def headline_table(group: Group, metric: str = "tokens_per_s") -> Table:
 
 
 def unequal_kernels(group: Group) -> list[str]:
-    """A sentence for each operation that different kernels ran in different models: such arms are not equal."""
+    """A sentence for each operation that ran on different kernels in different models, which makes them unequal."""
     return differing_kernels((series.name, record) for series in group.series for record in series.cells.values())
 
 
 def several_runs(group: Group) -> list[str]:
-    """A sentence that says which models are of which run where there are several: a card differs from day to day."""
+    """If there are several runs, a sentence with the models of each: a card's speed differs from day to day."""
     runs: dict[str, list[str]] = {}
     for record in sorted(group.records, key=lambda record: record.started_at):
         runs.setdefault(record.run_id, [])
@@ -136,13 +136,13 @@ def several_runs(group: Group) -> list[str]:
     if len(runs) < 2:
         return []
     return [
-        f"cells of {len(runs)} runs, and ratios hold best within one: "
+        f"cells come from {len(runs)} runs; compare ratios within one run: "
         + "; ".join(f"{', '.join(names)} in {run}" for run, names in runs.items())
     ]
 
 
 def differing_kernels(named: Iterable[tuple[str, Record]]) -> list[str]:
-    """``unequal_kernels`` of records with the names of their models."""
+    """The sentences of ``unequal_kernels``, from pairs of a model's name and a record."""
     ran: dict[str, dict[str, list[str]]] = {}
     for model, record in named:
         for use in record.observed.backends if record.observed else ():
@@ -158,7 +158,7 @@ def differing_kernels(named: Iterable[tuple[str, Record]]) -> list[str]:
 
 
 def _measured(table: Table, record: Record, metric: str, shown_in: ShownUnit) -> Cell:
-    """A metric with its footnotes, or the word for why there is none."""
+    """The cell of a metric with its footnotes, or with the word of the status where there is no value."""
     verdict = outcome(table, record)
     if record.status is not Status.OK:
         return verdict
@@ -168,7 +168,7 @@ def _measured(table: Table, record: Record, metric: str, shown_in: ShownUnit) ->
 
 
 def outcome(table: Table, record: Record) -> Cell:
-    """How a case ended, in a word, with footnotes of the table for reasons, contradictions and doubts."""
+    """The cell that says in a word how a case ended, with footnotes for reasons, contradictions and caveats."""
     word = record.status.value.replace("_", " ")
     sentences = []
     if record.status is not Status.OK:
@@ -183,12 +183,12 @@ def outcome(table: Table, record: Record) -> Cell:
 
 
 def summary_table(group: Group) -> Table:
-    """Median, tail and throughput of every case beside its floor and what share of the machine it used."""
+    """The table of each case's median, tail and throughput, its floor, and its share of the machine's peaks."""
     return _detail_table(group, next(detail for detail in _DETAILS if detail.title == _SUMMARY))
 
 
 def detail_tables(group: Group) -> list[Table]:
-    """Every other table with a row per case: time, work, FLOPs by counter, memory, cache, energy where known."""
+    """All other tables with a row per case: time, work, FLOPs by counter, memory, cache, and energy where known."""
     wanted = [detail for detail in _DETAILS if detail.title != _SUMMARY and group.workload in detail.workloads]
     tables = [_detail_table(group, detail) for detail in wanted]
     return [table for table in tables if len(table.columns) > 3]
@@ -232,7 +232,7 @@ def _detail_table(group: Group, detail: _Detail) -> Table:
 
 
 def _counter_note(table: Table, record: Record, metric: str) -> str:
-    """A footnote with what a FLOP counter did not see, or why it has no answer; nothing for other metrics."""
+    """A footnote with what a FLOP counter missed, or why it has no count; empty for other metrics."""
     seen = record.observed.counts if record.observed else []
     count = next((count for count in seen if f"{count.counter}_flops" == metric), None)
     if count is None:
@@ -257,6 +257,6 @@ def _sharing(detail: _Detail, name: str) -> tuple[str, ...]:
 
 
 def _metric_unit(group: Group, names: tuple[str, ...]) -> ShownUnit:
-    """The unit that suits the first of some metrics that has a value, for all of them."""
+    """One unit for several metrics: the one that suits the first metric that has a value."""
     columns = ([value(record, name) for record in group.records] for name in names)
     return unit_for(next((column for column in columns if any(column)), []), METRICS[names[0]].unit)

@@ -1,4 +1,4 @@
-"""plans: predictions for a GPU as tables: prices, fits, crossovers, and caches as others lay them out."""
+"""plans: predictions for a GPU as tables: prices, fits, crossovers, and caches in the layouts of other engines."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from hybridbench.units import format_bytes, format_seconds, format_tokens
 ANY = "any"
 
 _ColumnOf = tuple[Column, list[Cell]]
-"""A column and its cells, row by row."""
+"""A column and its cells, one per row."""
 
 
 def _sized(key: str, heading: str, unit: str, numbers: Sequence[float | None]) -> _ColumnOf:
-    """A column of SI numbers in the unit that reads best."""
+    """A column of SI numbers in the unit that suits them."""
     shown_in = unit_for(numbers, unit)
     cells = [Cell(NO_VALUE if number is None else shown_in.show(number), number) for number in numbers]
     return Column(key, shown_in.heading(heading)), cells
@@ -44,7 +44,7 @@ def _table(title: str, columns: Iterable[_ColumnOf]) -> Table:
 
 
 def _names(specs: Sequence[ModelSpec]) -> list[str]:
-    """Names, with the scale where there are several."""
+    """A name for each model, with the scale if there are several scales."""
     models: list[ModelSpec] = []
     names: list[str] = []
     scales = dict.fromkeys(spec.scale for spec in specs)
@@ -56,7 +56,7 @@ def _names(specs: Sequence[ModelSpec]) -> list[str]:
 
 
 def price_table(prices: Sequence[Price], measured: bool) -> Table:
-    """Predicted prices: the floor, and a step with a measured efficiency where one was asked for (``measured``)."""
+    """Predicted prices: the floor and, if ``measured``, the step at a measured efficiency."""
     work = prices[0].workload
     specs = [price.spec for price in prices]
     scales = dict.fromkeys(spec.scale for spec in specs)
@@ -106,7 +106,7 @@ def price_table(prices: Sequence[Price], measured: bool) -> Table:
         if price.efficiency is not None:
             table.remark(f"measured share of the datasheet's floor: {price.efficiency.about}")
         elif measured:
-            table.remark(f"no record speaks of {price.workload.kind} of {price.spec.label} in {price.dtype}")
+            table.remark(f"no record of {price.workload.kind} of {price.spec.label} in {price.dtype}")
     return table
 
 
@@ -154,7 +154,7 @@ _PARTS = ("weights", "gradients", "optimizer", "activations", "head", "cache", "
 
 
 def fit_table(fits: Sequence[Fit], verified: Sequence[Verified | None]) -> Table:
-    """The largest batches or contexts that fit, with the parts of the predicted peak."""
+    """The largest batch or context that fits for each model and GPU, with the parts of its predicted peak."""
     specs = [fit.spec for fit in fits]
     scales = dict.fromkeys(spec.scale for spec in specs)
     peaks = [fit.footprint.total for fit in fits]
@@ -188,7 +188,7 @@ def fit_table(fits: Sequence[Fit], verified: Sequence[Verified | None]) -> Table
     for fit in fits:
         if fit.solved and not fit.fits:
             table.remark(
-                f"{fit.spec.label} on {fit.gpu.name}: not even {fit.solved} 1 fits; its row is what that takes"
+                f"{fit.spec.label} on {fit.gpu.name}: not even {fit.solved} 1 fits; its row shows what that needs"
             )
     for fit, one in zip(fits, verified, strict=True):
         if one is not None and one.peak_bytes is not None:
@@ -243,7 +243,7 @@ def fit_row(fit: Fit, verified: Verified | None) -> dict[str, Any]:
 def crossover_table(
     pair: tuple[ModelSpec, ModelSpec], metric: str, about: str, found: Sequence[Stretch], search: Search | None
 ) -> Table:
-    """The stretches of contexts over which one model has less, and what measuring found."""
+    """The ranges of contexts in which one model has less, and what a measured search found."""
     names = pair_names(pair)
     rows = [
         (f"{stretch.first:,}", f"{stretch.last:,}", "equal" if stretch.less is None else names[stretch.less])
@@ -264,7 +264,10 @@ def crossover_table(
 
 
 def search_table(pair: tuple[ModelSpec, ModelSpec], search: Search, about: str) -> Table:
-    """Every context a search measured: both medians' intervals and which is surely faster; ``about`` says on what."""
+    """Every context that a search measured: both medians' intervals, and the faster model where they do not overlap.
+
+    ``about`` names the device.
+    """
     names = pair_names(pair)
     columns = [_said("context", "ctx", [format_tokens(seen.context) for seen in search.seen], numeric=True)]
     for index, name in enumerate(names):
@@ -276,7 +279,7 @@ def search_table(pair: tuple[ModelSpec, ModelSpec], search: Search, about: str) 
 
 
 def crossover_sentence(names: Sequence[str], found: Sequence[Stretch]) -> str:
-    """Where one overtakes the other, in words."""
+    """Where one model becomes cheaper than the other, in words."""
     decided = [stretch for stretch in found if stretch.less is not None]
     if not decided:
         return f"{names[0]} and {names[1]} are equal at every context up to {found[-1].last:,}"
@@ -291,7 +294,7 @@ def crossover_sentence(names: Sequence[str], found: Sequence[Stretch]) -> str:
 
 
 def search_sentence(names: Sequence[str], search: Search) -> str:
-    """What measuring found, in words."""
+    """What a measured search found, in words."""
     if search.interval is not None:
         low, high = search.interval
         return (
@@ -308,14 +311,14 @@ def search_sentence(names: Sequence[str], search: Search) -> str:
 
 
 def pair_names(pair: tuple[ModelSpec, ModelSpec]) -> list[str]:
-    """A name for each of two models, also where both have the same."""
+    """A name for each of two models; equal names get (A) and (B)."""
     first, second = _names(pair)
     return [first, second] if first != second else [f"{first} (A)", f"{second} (B)"]
 
 
 @dataclass(frozen=True)
 class CacheLine:
-    """The cache of one batch in one layout: by formula, in built tensors, as allocated, in pages; None is unknown."""
+    """A batch's cache in one layout: by formula, in built tensors, as allocated, and in pages; None where unknown."""
 
     spec: ModelSpec
     context: int
@@ -328,7 +331,7 @@ class CacheLine:
 
 
 def cache_table(rows: Sequence[CacheLine]) -> Table:
-    """Cache bytes four ways, whole batches."""
+    """The table of cache bytes of whole batches, computed and observed in four ways."""
     specs = [row.spec for row in rows]
     scales = dict.fromkeys(spec.scale for spec in specs)
     unit = unit_for([row.formula.total for row in rows], "B")
@@ -378,7 +381,7 @@ def _same_pages(one: CacheLine, other: CacheLine) -> bool:
 
 
 def cache_row(row: CacheLine) -> dict[str, Any]:
-    """One cache as plain values, whole batches."""
+    """One cache as plain values, for the whole batch."""
     return {
         **_model(row.spec),
         "context": row.context,

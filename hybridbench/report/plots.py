@@ -13,7 +13,7 @@ from hybridbench.suite.workloads import WORKLOADS, workload_row
 
 @dataclass(frozen=True)
 class _Wanted:
-    """A chart every group of some workloads gets: metrics for the solid line, the dashed one, and the band."""
+    """A chart of each group of some workloads: the metrics of its solid line, its dashed line and its band."""
 
     name: str
     title: str
@@ -47,12 +47,12 @@ _WANTED = (
 
 
 def group_plots(group: Group) -> list[Plot]:
-    """The plots of a group; one of a measured quantity only if at least one case has it."""
+    """The plots of a group. A measured quantity has a plot only if at least one case has a value."""
     made = []
     for wanted in _WANTED:
         if group.workload in wanted.workloads:
             plot = _group_plot(group, wanted)
-            # A floor alone under the title of a measurement would pass for one.
+            # A floor alone, under the title of a measurement, would look like a measurement.
             if any(point.kind == MEASURED or wanted.measured is None for point in plot.points):
                 made.append(plot)
     return made

@@ -57,9 +57,9 @@ def _conditions(spec: ModelSpec, cost: Cost) -> dict[str, str | int]:
 
 
 def cost_table(rows: Sequence[tuple[ModelSpec, Cost]]) -> Table:
-    """Predicted cost of each model at each context: parameters, FLOPs and cache of one sequence.
+    """The predicted cost of each model at each context: parameters, FLOPs and cache of one sequence.
 
-    The title names the convention and the batch; where rows differ in one, it becomes a column.
+    The title names the convention and the batch. Whichever of them differs between rows becomes a column.
     """
     told = [_conditions(spec, cost) for spec, cost in rows]
     varying = [key for key in _SAID if len({conditions[key] for conditions in told}) > 1]
@@ -70,12 +70,12 @@ def cost_table(rows: Sequence[tuple[ModelSpec, Cost]]) -> Table:
             models.append(spec)
     names = [model.label for model in models] if "scale" in varying else series_names(models)
     shown = {column.key: unit_for([getattr(cost, column.key) for _, cost in rows], column.unit) for column in _COST}
-    # One unit for all of a kind, so that a row adds up by eye.
+    # One unit for all columns of a kind, so that numbers of a row can be added.
     caches = ("cache_bytes", "kv_cache_bytes")
     shown |= dict.fromkeys(caches, unit_for([cost.cache_bytes for _, cost in rows], "B"))
     shown |= dict.fromkeys(("params", "params_non_embedding", "params_active"), shown["params"])
     shown |= dict.fromkeys(("train_flops", "train_flops_full_mask"), shown["train_flops"])
-    # Where every parameter is active, a column of its own would say the same again.
+    # If every parameter is active, the column of active parameters would repeat the one of all parameters.
     routed = any(cost.params_active != cost.params for _, cost in rows)
     wide = {column.key: column.wide and not (routed and column.key == "params_active") for column in _COST}
     table = Table(
@@ -106,7 +106,7 @@ def cost_table(rows: Sequence[tuple[ModelSpec, Cost]]) -> Table:
 
 
 def layer_table(rows: Sequence[LayerCost], title: str) -> Table:
-    """Predicted cost of each sublayer of one model; ``title`` says which, where, and in which convention."""
+    """The predicted cost of each sublayer of one model. ``title`` names the model, context and convention."""
     shown = {column.key: unit_for([getattr(row, column.key) for row in rows], column.unit) for column in _LAYER}
     table = Table(
         title,
@@ -132,13 +132,13 @@ def _cost_cells(cost: Cost | LayerCost, columns: Iterable[_CostColumn], shown: d
 
 
 def cost_plots(rows: Sequence[tuple[ModelSpec, Cost]]) -> list[Plot]:
-    """Predicted FLOPs and cache against context, of one sequence, for one convention and batch.
+    """Predicted FLOPs and cache of one sequence against context, for one convention and batch.
 
     Raises:
         ValueError: the rows mix conventions.
     """
     if len({cost.convention for _, cost in rows}) > 1:
-        raise ValueError("a chart of two conventions at once: give rows of one")
+        raise ValueError("the rows mix conventions: give rows of one convention")
     models: list[ModelSpec] = []
     for spec, _ in sorted(rows, key=lambda row: arch_order(row[0])):
         if spec not in models:

@@ -1,4 +1,4 @@
-"""provenance: on which machines, with which software and kernels records were made, in words."""
+"""provenance: the machines, software and kernels with which records were made, in words."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _peaks(record: Record) -> str:
 
 
 def kernels_that_ran(group: Group) -> list[str]:
-    """A line for each operation and kernel of a group: what was asked for, what ran, and of which package."""
+    """A line for each operation and kernel of a group: the backend requested, the one that ran, and its package."""
     return sorted(
         {
             f"{use.op}: asked for {use.asked}, ran {use.ran} ({' '.join((use.package, use.version or 'unknown'))})"
@@ -65,7 +65,7 @@ def kernels_that_ran(group: Group) -> list[str]:
 
 
 def differing_software(group: Group) -> str | None:
-    """A sentence where the records of a group were made with different drivers or packages."""
+    """A sentence if the records of a group were made with different drivers or packages, else None."""
     software = {(record.environment.driver, *sorted(record.environment.packages.items())) for record in group.records}
     return (
         f"These records come from {len(software)} software environments: see Machines." if len(software) > 1 else None

@@ -1,7 +1,7 @@
 """table: a table as data, which every renderer shows with the same cells.
 
-A cell holds the text people read and the SI value machines read. Text has three significant digits in a unit that the
-heading names; values are SI numbers in full, under the metric's own name.
+A cell holds a text for people and an SI value for machines. The text has three significant digits in the unit of the
+heading. The value is the SI number in full, under the metric's own name.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ NOT_RUN = "not run"
 
 @dataclass(frozen=True)
 class Cell:
-    """One entry: ``text`` for people, ``value`` in SI for machines, ``word`` the verdict that may be coloured."""
+    """One entry: ``text`` for people, ``value`` in SI for machines, and ``word``, a verdict that may be coloured."""
 
     text: str
     value: float | str | None = None
@@ -23,7 +23,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """One column: ``key`` names it in CSV, ``wide`` keeps it out of the terminal, ``wraps`` lets its text break."""
+    """One column: ``key`` is its name in CSV, ``wide`` omits it on the terminal, ``wraps`` allows line breaks."""
 
     key: str
     heading: str
@@ -34,9 +34,9 @@ class Column:
 
 @dataclass
 class Table:
-    """A table with footnotes, which cells refer to as ``[1]``, ``[2]``, and remarks on all of it below them.
+    """A table with footnotes, which cells refer to as ``[1]``, ``[2]``, and with remarks on the whole table below them.
 
-    ``about`` is what all its numbers are of.
+    ``about`` says what all its numbers describe.
     """
 
     title: str
@@ -48,20 +48,20 @@ class Table:
 
     @property
     def full_title(self) -> str:
-        """The title for a table that stands alone."""
+        """The title of a table that is shown alone."""
         return f"{self.about}: {self.title}" if self.about else self.title
 
     def note(self, sentence: str) -> str:
-        """The marker of a footnote, which is added unless it is there."""
+        """Return the marker of a footnote; add the footnote if the table does not have it yet."""
         if sentence not in self.notes:
             self.notes.append(sentence)
         return f"[{self.notes.index(sentence) + 1}]"
 
     def remark(self, sentence: str) -> None:
-        """A sentence about the whole table, which no cell refers to."""
+        """Add a sentence about the whole table, to which no cell refers."""
         if sentence not in self.remarks:
             self.remarks.append(sentence)
 
     def footnotes(self) -> list[str]:
-        """The footnotes with their markers, then the remarks, which have none."""
+        """The footnotes with their markers, then the remarks, which have no markers."""
         return [*(f"[{number}] {sentence}" for number, sentence in enumerate(self.notes, start=1)), *self.remarks]

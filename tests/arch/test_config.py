@@ -47,7 +47,7 @@ MISTAKES = {
     "unknown model type": (changed(LLAMA, model_type="lama"), "unknown model type 'lama': did you mean 'llama'"),
     "more than text": (
         {"model_type": "qwen3_5", "text_config": {"model_type": "qwen3_5_text"}},
-        "model type qwen3_5 is of more than text: put its text_config into a file of its own",
+        "model type qwen3_5 covers more than text: save its text_config as a separate file",
     ),
     "missing size": (changed(LLAMA, num_hidden_layers=GONE), "it has no num_hidden_layers: a size is never guessed"),
     "missing width": (changed(LLAMA, hidden_size=GONE), "it has no hidden_size"),
@@ -70,7 +70,7 @@ MISTAKES = {
         changed(NEMOTRON, num_hidden_layers=53),
         "hybrid_override_pattern has 52 layers, shorter than num_hidden_layers 53",
     ),
-    "letter of no layer": (changed(NEMOTRON, hybrid_override_pattern="M-Q"), "has 'Q': Nemotron-H knows"),
+    "letter of no layer": (changed(NEMOTRON, hybrid_override_pattern="M-Q"), "has 'Q': Nemotron-H's letters are"),
     "no pattern": (changed(NEMOTRON, hybrid_override_pattern=GONE), "neither hybrid_override_pattern nor"),
     "experts without a width": (
         changed(NEMOTRON, hybrid_override_pattern="ME", num_hidden_layers=2, n_routed_experts=8),
@@ -138,11 +138,11 @@ def test_an_empty_config_is_no_model(model_type: str) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{", "is no JSON at line 1"),
-        ("", "is no JSON"),
+        ("{", "is not JSON at line 1"),
+        ("", "is not JSON"),
         ("[1]", "holds no JSON object"),
         ('"llama"', "holds no JSON object"),
-        ("[" * 100_000, "is no JSON"),
+        ("[" * 100_000, "is not JSON"),
         ('{"hidden_size": 4}', "it has no model_type"),
     ],
 )
@@ -158,7 +158,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="cannot be read"):
         read_config(tmp_path / "nothing.json")
     (tmp_path / "bytes.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(BadInput, match="is no text"):
+    with pytest.raises(BadInput, match="is not text"):
         read_config(tmp_path / "bytes.json")
 
 

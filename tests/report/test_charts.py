@@ -188,7 +188,7 @@ def test_cost_charts_are_of_one_convention(tmp_path: Path) -> None:
     assert all("convention exact" in plot.subtitle for plot in made)
     _, svg = save(draw(made[2]), tmp_path / "cost")
     assert {"transformer", "inter 2+11", "4k", "1m"} <= set(texts(svg))
-    with pytest.raises(ValueError, match="two conventions"):
+    with pytest.raises(ValueError, match="give rows of one convention"):
         cost_plots([*rows, (specs[0], arch.cost(specs[0], 4096, convention=Convention.PAPER))])
 
 

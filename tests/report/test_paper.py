@@ -251,7 +251,7 @@ def test_what_the_numbers_say_is_said(both: list[Record]) -> None:
     assert "In the paper swa 3+13 passes transformer between 2k and 4k, near 2,328." in said
     assert "As published here, 9 of the paper's 9 conclusions judged here hold." in said
     (equal,) = (s for s in said if s.startswith("With equal kernels, "))
-    assert "Not so: " in equal
+    assert "These do not hold: " in equal
     assert "the Transformer is the slowest stack at 32k" in equal
     assert not any("repeat to" in sentence for sentence in said)
     assert said[-1].startswith("10 generations integrated over depths are within 1% of the same ones truly generated")

@@ -300,7 +300,7 @@ def test_cells_of_several_runs_are_said_to_be(decode_records: list[Record]) -> N
     assert not several_runs(only(decode_records))
     mixed = [replace(r, run_id="second" if r.case.model.arch == "mamba" else "first") for r in decode_records]
     (sentence,) = several_runs(only(mixed))
-    assert "cells of 2 runs" in sentence
+    assert "cells come from 2 runs" in sentence
     assert sentence.endswith("mamba in second") or "mamba in second;" in sentence
     assert sentence in headline_table(only(mixed)).remarks
 

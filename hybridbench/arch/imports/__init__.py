@@ -1,1 +1,1 @@
-"""imports: a model from the config.json of another library: its fields checked, one function per model type."""
+"""imports: models read from another library's config.json, with one function per model type."""

@@ -1,8 +1,8 @@
 """huggingface: models from a Hugging Face config.json, one function per model type.
 
-Each function says which blocks a config stands for, as the class of that type in transformers 5.23 builds them; the
-tests hold every one to that class on the meta device, parameter by parameter. Rotary embedding changes no count and is
-left out of the blocks. Layers for multi-token prediction are left out, as the classes leave them out.
+Each function returns the blocks that the class of its type in transformers 5.23 builds. The tests compare every
+function with that class on the meta device, parameter by parameter. The blocks leave out rotary embedding, which
+changes no count, and layers for multi-token prediction, which the classes leave out too.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from hybridbench.errors import BadInput, unknown_name
 
 
 def read_config(path: Path) -> ModelSpec:
-    """The model a config.json describes.
+    """Read the model that a config.json describes.
 
     Raises:
-        BadInput: a file that is no config, a model type or field that is not known, or sizes that do not fit.
+        BadInput: the file is not a config, a model type or field is unknown, or sizes contradict each other.
     """
     if os.path.isdir(path):  # unlike Path.is_dir, False for a name that is too long: reading it says why
         path = path / "config.json"
@@ -36,7 +36,7 @@ def read_config(path: Path) -> ModelSpec:
 
 
 def model_from_config(body: Mapping[str, Any], name: str | None = None, scale: str = NAMED[1]) -> ModelSpec:
-    """The model of a config's fields; called ``name``, or by its model type.
+    """Build the model that a config's fields describe. It is called ``name``, or by default by its model type.
 
     Raises:
         BadInput: see ``read_config``.
@@ -46,7 +46,7 @@ def model_from_config(body: Mapping[str, Any], name: str | None = None, scale: s
         raise BadInput("it has no model_type: give the config.json of a Hugging Face model.")
     if model_type not in MODEL_TYPES:
         if isinstance(body.get("text_config"), dict):
-            raise BadInput(f"model type {model_type} is of more than text: put its text_config into a file of its own.")
+            raise BadInput(f"model type {model_type} covers more than text: save its text_config as a separate file.")
         raise unknown_name("model type", model_type, MODEL_TYPES)
     read = Fields(body)
     d_model = read.size("hidden_size")
@@ -66,7 +66,7 @@ def model_from_config(body: Mapping[str, Any], name: str | None = None, scale: s
 
 
 def _symbols(layers: Layers) -> tuple[list[str], dict[str, Block]]:
-    """A symbol for each sublayer: its letter, with a quote for every other shape of the kind that came before."""
+    """A symbol for each sublayer: its letter, with one quote for each earlier, different block of that letter."""
     blocks: dict[str, Block] = {}
     symbols = []
     for letter, block in layers:
@@ -78,4 +78,4 @@ def _symbols(layers: Layers) -> tuple[list[str], dict[str, Block]]:
 
 
 MODEL_TYPES = {**transformers.TYPES, **state_space.TYPES, **linear.TYPES}
-"""Model type to the function that reads it."""
+"""Maps a model type to the function that reads it."""

@@ -50,7 +50,7 @@ def _recurrent_gemma(read: Fields, d_model: int) -> Draft:
 
 
 def _gated_delta(read: Fields, d_model: int, defaults: tuple[int, int, int, int] | None = None) -> GatedDelta:
-    """Gated delta net; ``defaults`` are key and value heads and their widths where the type has any."""
+    """Gated delta net. ``defaults`` are the type's own key heads, value heads and their two widths, if it has any."""
     heads_k, heads, width_k, width = defaults or (REQUIRED,) * 4
     return GatedDelta(
         d_model,
@@ -97,7 +97,7 @@ def _qwen_next(read: Fields, d_model: int) -> Draft:
 
 
 def _olmo_hybrid(read: Fields, d_model: int) -> Draft:
-    """OLMo-Hybrid: gated delta net behind a norm, attention before one, either way one norm a sublayer."""
+    """OLMo-Hybrid: gated delta net after its norm, attention before its norm; each sublayer has one norm."""
     depth = read_depth(read)
     attention = read_attention(read, d_model, bias=read.flag("attention_bias"), qk_norm="full")
     heads = attention.n_heads
@@ -172,7 +172,7 @@ def _kimi_linear(read: Fields, d_model: int) -> Draft:
 
 
 def _listed_layers(inside: Fields, depth: int) -> list[str]:
-    """Kimi's two lists of 1-based layers, which must share all layers out between them."""
+    """Kimi's two lists of 1-based layers. Together they must name every layer once."""
     letters: dict[int, str] = {}
     for name, letter in (("kda_layers", "K"), ("full_attn_layers", "A")):
         for number in inside.indices(name, depth + 1):
@@ -188,7 +188,7 @@ def _listed_layers(inside: Fields, depth: int) -> list[str]:
 
 
 def _lfm2_width(read: Fields, width: int) -> int:
-    """The feed-forward width that LFM2 makes of its intermediate_size: two thirds, times a factor, rounded up."""
+    """LFM2's feed-forward width: two thirds of intermediate_size, times a factor, rounded up."""
     multiple = read.size("block_multiple_of", 256)
     adjusts = read.flag("block_auto_adjust_ff_dim", True)
     factor = read.value("block_ffn_dim_multiplier", 1.0)
@@ -269,4 +269,4 @@ TYPES: dict[str, Callable[[Fields, int], Draft]] = {
     "olmo_hybrid": _olmo_hybrid,
     "minimax": _minimax,
 }
-"""Model type to the function that reads it."""
+"""Maps a model type to the function that reads it."""

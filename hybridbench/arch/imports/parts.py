@@ -1,4 +1,4 @@
-"""parts: what several model types have in common: attention, feed-forward blocks, experts, and where each stands."""
+"""parts: what several model types share: attention, feed-forward blocks, experts, and which layers have which."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Layers = list[tuple[str, Block]]
 
 @dataclass(frozen=True)
 class Draft:
-    """What a config says: its sublayers and what stands around them."""
+    """What a config describes: its sublayers, and the embedding, norms and head around them."""
 
     layers: Layers
     tied: bool
@@ -27,7 +27,7 @@ class Draft:
 
 
 MAX_LAYERS = 4096
-"""Layers a config may have."""
+"""The most layers that a config may have."""
 
 
 ATTENTION_WORDS = {"full_attention": "*", "attention": "*", "sliding_attention": "S"}
@@ -57,15 +57,23 @@ def read_attention(
     bias: bool = False,
     **variants: Any,
 ) -> Attention:
-    """Attention as most types have it; ``head_dim`` and ``kv_heads`` are the type's own defaults, None for the usual.
+    """Attention as most types have it.
 
-    Those are the width over the heads, and as many key as query heads. ``bias`` is of all four projections.
+    Args:
+        read: the config's fields.
+        d_model: width of the residual stream.
+        head_dim: the type's own default; None for ``d_model`` divided by the number of heads.
+        kv_heads: the type's own default; None for as many key heads as query heads.
+        bias: whether all four projections have biases.
+        variants: further fields of ``Attention``.
     """
     n_heads = read.size("num_attention_heads")
     width = read.maybe("head_dim", head_dim)
     if width is None:
         if d_model % n_heads:
-            raise BadInput(f"{n_heads} heads do not divide hidden_size {d_model}: mend one of them, or add head_dim.")
+            raise BadInput(
+                f"{n_heads} heads do not divide hidden_size {d_model}: correct one of them, or add head_dim."
+            )
         width = d_model // n_heads
     n_kv_heads = read.maybe("num_key_value_heads", kv_heads) or n_heads
     biases = {"qkv_bias": bias, "out_bias": bias} | variants
@@ -73,18 +81,18 @@ def read_attention(
 
 
 def read_mlp(read: Fields, d_model: int, name: str = "intermediate_size", **variants: Any) -> Mlp:
-    """A gated MLP whose width is the field ``name``; ``variants`` are fields of ``Mlp``."""
+    """A gated MLP whose width is the field ``name``; ``variants`` are further fields of ``Mlp``."""
     return Mlp(d_model, read.size(name), **variants)
 
 
 def by_window(letters: list[str], full: Attention, window: int | None) -> Layers:
-    """Attention per letter; an S without a window is full attention."""
+    """One attention block per letter. The letter S stands for the window; without a window it is full attention."""
     near = full if window is None else replace(full, window=window)
     return [("S", near) if letter == "S" and window is not None else ("*", full) for letter in letters]
 
 
 def with_mlps(mixers: Layers, mlp: Block | list[Block]) -> Layers:
-    """A feed-forward block after every mixer."""
+    """The mixers with a feed-forward block after each."""
     after = mlp if isinstance(mlp, list) else [mlp] * len(mixers)
     layers: Layers = []
     for mixer, block in zip(mixers, after, strict=True):
@@ -93,19 +101,19 @@ def with_mlps(mixers: Layers, mlp: Block | list[Block]) -> Layers:
 
 
 def read_tied(read: Fields, default: bool = False) -> bool:
-    """Whether embedding and head share their weights; ``default`` is the type's own."""
+    """Whether embedding and head share their weights; ``default`` is the default of the model type."""
     return read.flag("tie_word_embeddings", default)
 
 
 def sparse_layers(read: Fields, depth: int) -> list[bool]:
-    """Qwen's rule for which layers have experts."""
+    """For each layer, whether it has experts by Qwen's rule."""
     only_mlp = read.indices("mlp_only_layers", depth)
     step = read.size("decoder_sparse_step", 1)
     return [index not in only_mlp and (index + 1) % step == 0 for index in range(depth)]
 
 
 def qwen_experts(read: Fields, d_model: int, experts: int, top_k: int, shared: bool) -> Block:
-    """Qwen's experts; ``experts`` and ``top_k`` are the type's defaults; a dense MLP where num_experts is 0."""
+    """Qwen's experts, or a dense MLP where num_experts is 0. ``experts`` and ``top_k`` are the type's defaults."""
     count = read.size(read.first("num_experts", "num_local_experts"), experts, least=0)
     per_token = read.size("num_experts_per_tok", top_k)
     width = read.size("moe_intermediate_size")
@@ -135,7 +143,7 @@ def latent_attention(read: Fields, d_model: int, q_rank: int | None) -> LatentAt
 
 
 def deepseek_experts(read: Fields, d_model: int, experts: str, top_k: str, shared: str) -> Moe:
-    """Routed and shared experts of one width; the names are of the fields."""
+    """Routed and shared experts of one width. The arguments are the names of the config's fields."""
     width = read.size("moe_intermediate_size")
     n_shared = read.size(shared, 1, least=0)
     return Moe(d_model, width, read.size(experts, 256), read.size(top_k, 8), d_shared=n_shared * width)

@@ -1,7 +1,8 @@
-"""reader: the fields of a Hugging Face ``config.json``, each read once, checked, and none passed over in silence.
+"""reader: the fields of a Hugging Face ``config.json``, checked as they are read; an unknown field is an error.
 
-A field that is not read must be known not to change a count; any other is refused by name. What a file leaves out takes
-the default of that model type in transformers, except for sizes, which are never guessed.
+A field that is not read must be known not to change a count; any other unread field is an error that names it. A field
+that the file leaves out takes the default of its model type in transformers. Sizes have no default: they are never
+guessed.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from typing import Any
 from hybridbench.errors import BadInput, unknown_name
 
 REQUIRED: Any = object()
-"""Default of a field that a file may not leave out."""
+"""Stands for the default of a field that every file must have."""
 
 HARMLESS = frozenset(
     (
-        # Identity and how the library loads and runs a model.
+        # Identity, and how the library loads and runs a model.
         *("architectures", "auto_map", "model_type", "_name_or_path", "transformers_version", "torch_dtype", "dtype"),
         *(
             "use_cache",
@@ -33,7 +34,7 @@ HARMLESS = frozenset(
         # Initialisation, dropout and losses.
         *("initializer_range", "attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "dropout"),
         *("output_router_logits", "router_aux_loss_coef", "router_jitter_noise", "rescale_prenorm_residual"),
-        # Positions, and scalars that multiply or bound what is there anyway.
+        # Positions, and scalars that multiply or bound existing values.
         *("rope_theta", "rope_scaling", "rope_parameters", "rotary_emb_base", "rope_interleave"),
         *("partial_rotary_factor",),
         *("max_position_embeddings", "original_max_position_embeddings", "rope_local_base_freq", "rotary_percent"),
@@ -49,7 +50,7 @@ HARMLESS = frozenset(
 
 
 class Fields:
-    """A config's fields. Whatever is read is crossed off; ``finish`` refuses what is left and not harmless."""
+    """A config's fields. Each read marks its field as read; ``finish`` raises for unread fields that may matter."""
 
     def __init__(self, body: Mapping[str, Any]) -> None:
         self._body = body
@@ -60,7 +61,7 @@ class Fields:
         return self._body.get(name) is not None
 
     def value(self, name: str, default: Any = None) -> Any:
-        """A field as it stands; ``default`` where it is absent. JSON's null is a value."""
+        """The value of a field, unchecked; ``default`` where the field is absent. JSON's null is a value."""
         self._read.add(name)
         if name in self._body:
             return self._body[name]
@@ -69,12 +70,12 @@ class Fields:
         return default
 
     def first(self, *names: str) -> str:
-        """The first of some names for one field that the file has, or the first of all; the others are crossed off."""
+        """Choose among several names of one field: the first that the file has, else the first. Marks the rest read."""
         self._read.update(names)
         return next((name for name in names if name in self), names[0])
 
     def size(self, name: str, default: int = REQUIRED, least: int = 1) -> int:
-        """A whole number of ``least`` or more; null is as good as absent."""
+        """A whole number of ``least`` or more; null counts as absent."""
         found = self.value(name, default)
         if found is None and default is not REQUIRED:
             found = default
@@ -90,7 +91,7 @@ class Fields:
         return self.size(name, least=least) if name in self._body else found
 
     def flag(self, name: str, default: bool = False) -> bool:
-        """A boolean; ``default`` where the config has none or null."""
+        """A boolean; ``default`` where the field is absent or null."""
         found = self.value(name, default)
         if found is None:
             return default
@@ -99,7 +100,7 @@ class Fields:
         return found
 
     def factor(self, name: str, of: int, default: float) -> int:
-        """``of`` times a number, rounded down as transformers does."""
+        """``of`` times the number in the field, rounded down as transformers does."""
         found = self.value(name, default)
         if isinstance(found, bool) or not isinstance(found, int | float) or found <= 0:
             raise BadInput(f"{name} is {found!r}: give a number above 0.")
@@ -120,7 +121,7 @@ class Fields:
     def layer_types(
         self, name: str, count: int, letters: Mapping[str, str], default: Sequence[str] | None
     ) -> list[str]:
-        """A letter for each of ``count`` layers, from the words of a list field; ``default`` holds letters already."""
+        """A letter for each of ``count`` layers, from a list of words; ``default`` is a list of letters."""
         found = self.value(name)
         if found is None:
             if default is None:
@@ -136,7 +137,7 @@ class Fields:
         return [letters[word] for word in found]
 
     def must(self, name: str, *accepted: Any) -> None:
-        """Refuses a field whose value this model type is not read with; absent and null pass."""
+        """Raise ``BadInput`` unless the field has one of the accepted values, is null or is absent."""
         found = self.value(name)
         if found is not None and found not in accepted:
             known = " or ".join(json.dumps(value) for value in accepted) or "null"
@@ -152,10 +153,10 @@ class Fields:
         return found
 
     def finish(self, harmless: Sequence[str] = ()) -> None:
-        """Refuses what was not read.
+        """Check that every field was read.
 
         Raises:
-            BadInput: naming the first field that is not known to be harmless.
+            BadInput: a field was not read and is not known to be harmless; the message names the first one.
         """
         for name in self._body:
             if name not in self._read and name not in HARMLESS and name not in harmless:
@@ -166,22 +167,22 @@ class Fields:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object a file holds.
+    """Read a file that holds one JSON object.
 
     Raises:
-        BadInput: no such file, no JSON, or no object.
+        BadInput: the file does not exist, is not JSON, or holds something other than an object.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as exc:
         raise BadInput(f"{path} cannot be read ({exc.strerror or exc}): give the config.json of a model.") from exc
     except UnicodeDecodeError as exc:
-        raise BadInput(f"{path} is no text: give the config.json of a model.") from exc
+        raise BadInput(f"{path} is not text: give the config.json of a model.") from exc
     try:
         body = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as exc:
         where = f" at line {exc.lineno}" if isinstance(exc, json.JSONDecodeError) else ""
-        raise BadInput(f"{path} is no JSON{where}: give the config.json of a model.") from exc
+        raise BadInput(f"{path} is not JSON{where}: give the config.json of a model.") from exc
     if not isinstance(body, dict):
         raise BadInput(f"{path} holds no JSON object: give the config.json of a model.")
     return body

@@ -1,4 +1,4 @@
-"""state_space: model types with Mamba-1 or Mamba-2, alone or beside attention."""
+"""state_space: model types with Mamba-1 or Mamba-2, with or without attention."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _dt_rank(read: Fields, name: str, d_model: int) -> int:
 
 
 def _mamba(read: Fields, d_model: int) -> Draft:
-    """Mamba-1 as state-spaces and Falcon-Mamba have it; the latter's norms of dt, B and C have no weights."""
+    """Mamba-1 of state-spaces and of Falcon-Mamba, whose norms of dt, B and C have no weights."""
     mixer = Mamba1(
         d_model,
         read.factor("expand", d_model, 2),
@@ -160,7 +160,7 @@ def _bamba(read: Fields, d_model: int) -> Draft:
 
 
 def _granite(read: Fields, d_model: int) -> Draft:
-    """Granite 4: a shared expert in every layer, routed ones beside it where there are any."""
+    """Granite 4: a shared expert in every layer, and routed experts where the config has any."""
     depth = read_depth(read)
     attention = read_attention(read, d_model, bias=read.flag("attention_bias"))
     name = read.first("layer_types", "layers_block_type")
@@ -193,7 +193,7 @@ _MAMBA_FIELDS = (
 
 
 def _falcon_h1(read: Fields, d_model: int) -> Draft:
-    """Attention and Mamba-2 side by side on one input, their outputs added."""
+    """Falcon-H1: attention and Mamba-2 in parallel on one input, their outputs added."""
     depth = read_depth(read)
     attention = read_attention(read, d_model, kv_heads=8, bias=read.flag("attention_bias"))
     inner = read.maybe("mamba_d_ssm", 1024)
@@ -231,7 +231,7 @@ NEMOTRON_WORDS = {
 
 
 def _nemotron_letters(read: Fields) -> list[str]:
-    """One letter per sublayer, from the pattern or the list of kinds; both say how many there are."""
+    """One letter per sublayer, from the pattern or from the list of kinds. Its length is the number of sublayers."""
     depth = read.maybe("num_hidden_layers")
     name = read.first("layers_block_type", "layer_types")
     pattern = read.value("hybrid_override_pattern")
@@ -243,7 +243,7 @@ def _nemotron_letters(read: Fields) -> list[str]:
         raise BadInput("it has neither hybrid_override_pattern nor layers_block_type: add the one it was saved with.")
     for letter in pattern:
         if letter not in "M*-E":
-            raise BadInput(f"hybrid_override_pattern {pattern} has '{letter}': Nemotron-H knows M, *, - and E.")
+            raise BadInput(f"hybrid_override_pattern {pattern} has '{letter}': Nemotron-H's letters are M, *, - and E.")
     if depth is not None and len(pattern) != depth:
         more = "longer" if len(pattern) > depth else "shorter"
         raise BadInput(
@@ -254,7 +254,7 @@ def _nemotron_letters(read: Fields) -> list[str]:
 
 
 def _nemotron_h(read: Fields, d_model: int) -> Draft:
-    """Nemotron-H and Nemotron 3: one mixer or one feed-forward block without a gate per layer."""
+    """Nemotron-H and Nemotron 3: each layer is one mixer or one feed-forward block without a gate."""
     letters = _nemotron_letters(read)
     bias, mlp_bias = read.flag("use_bias"), read.flag("mlp_bias")
     heads, head_dim = read.size("mamba_num_heads", 128), read.size("mamba_head_dim", 64)
@@ -292,7 +292,7 @@ def _nemotron_h(read: Fields, d_model: int) -> Draft:
 
 
 _NEMOTRON_UNUSED = (
-    # Of kinds that the pattern does not have, and what only scales, initialises, or predicts further tokens.
+    # Fields of kinds that the pattern lacks, and fields that only scale, initialise, or predict further tokens.
     *("intermediate_size", "num_attention_heads", "num_key_value_heads", "ssm_state_size", "n_groups", "conv_kernel"),
     *("chunk_size", "use_conv_bias", "mamba_n_groups", "mamba_d_conv", "mamba_chunk_size", "mamba_conv_bias"),
     *("n_routed_experts", "num_local_experts", "num_experts_per_tok", "moe_intermediate_size", "n_shared_experts"),
@@ -305,7 +305,7 @@ _NEMOTRON_UNUSED = (
 
 def _nemotron_experts(read: Fields, d_model: int, bias: bool) -> Moe:
     if bias:
-        raise BadInput("mlp_bias is true beside experts: hybridbench reads nemotron_h with false only there.")
+        raise BadInput("mlp_bias is true in a model with experts: hybridbench reads such a nemotron_h with false only.")
     read.must("n_shared_experts", 1)
     return Moe(
         d_model,
@@ -319,7 +319,7 @@ def _nemotron_experts(read: Fields, d_model: int, bias: bool) -> Moe:
 
 
 def _zamba2(read: Fields, d_model: int) -> Draft:
-    """Mamba-2 layers, some of them behind one of a few transformer blocks that share their weights."""
+    """Zamba2: Mamba-2 layers, some preceded by one of a few transformer blocks whose weights are shared."""
     depth = read_depth(read)
     bias = read.flag("add_bias_linear")
     inner = read.factor("mamba_expand", d_model, 2)
@@ -350,7 +350,7 @@ def _zamba2(read: Fields, d_model: int) -> Draft:
     mlp = Mlp(d_model, read.maybe("intermediate_size") or 4 * d_model, bias=bias)
     adapters = read.flag("use_shared_attention_adapter")
     if adapters and n_kv_heads != n_heads:
-        raise BadInput("adapters on attention with fewer key than query heads: Zamba2 has as many of both.")
+        raise BadInput("adapters on attention need as many key heads as query heads, as Zamba2 has: make them equal.")
     shared = SharedBlock(attention, mlp, read.size("adapter_rank", 128), adapters)
     n_blocks = read.size("num_mem_blocks", 1)
     words = {"linear_attention": "M", "mamba": "M", "hybrid": "Z"}
@@ -359,7 +359,7 @@ def _zamba2(read: Fields, d_model: int) -> Draft:
     uses = 0
     for letter in letters:
         if letter == "Z":
-            # Every num_mem_blocks-th use has the same weights; a quote tells the blocks apart, alike as they are.
+            # Every num_mem_blocks-th use has the same weights. The blocks have equal sizes; a quote tells them apart.
             layers.append(("Z" + "'" * (uses % n_blocks), shared))
             uses += 1
         layers.append(("M", mamba))
@@ -383,4 +383,4 @@ TYPES: dict[str, Callable[[Fields, int], Draft]] = {
     "nemotron_h": _nemotron_h,
     "granitemoehybrid": _granite,
 }
-"""Model type to the function that reads it."""
+"""Maps a model type to the function that reads it."""

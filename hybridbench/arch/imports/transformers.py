@@ -1,4 +1,4 @@
-"""transformers: model types of attention and feed-forward blocks alone."""
+"""transformers: model types with only attention and feed-forward blocks."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _mistral(read: Fields, d_model: int) -> Draft:
 
 
 def _qwen_window(read: Fields) -> int | None:
-    """The window, None where use_sliding_window does not turn it on."""
+    """The window; None unless use_sliding_window turns it on."""
     if read.flag("use_sliding_window"):
         return read.maybe("sliding_window", 4096)
     read.value("sliding_window")
@@ -60,7 +60,7 @@ def _qwen_window(read: Fields) -> int | None:
 
 
 def _qwen_mixers(read: Fields, attention: Attention, depth: int) -> Layers:
-    """Qwen's windows: in the layers that layer_types names, or from max_window_layers on."""
+    """Qwen's attention: windows are in the layers that layer_types names, or from max_window_layers on."""
     window = _qwen_window(read)
     first = read.size("max_window_layers", 28, least=0)
     alternates = read.model_type == "qwen2_moe"
@@ -97,7 +97,7 @@ def _qwen(read: Fields, d_model: int) -> Draft:
 
 
 def _gemma(read: Fields, d_model: int) -> Draft:
-    """Gemma 1 to 3; from 2 on a norm stands on either side of each sublayer."""
+    """Gemma 1 to 3. Gemma 2 and 3 have a norm before and a norm after each sublayer."""
     kind, depth = read.model_type, read_depth(read)
     read.must("use_bidirectional_attention", False)
     bias = read.flag("attention_bias")
@@ -117,7 +117,7 @@ def _gemma(read: Fields, d_model: int) -> Draft:
 
 
 def _olmo(read: Fields, d_model: int) -> Draft:
-    """OLMo 2 and 3: norms after each sublayer, and over all heads of queries and keys."""
+    """OLMo 2 and 3: a norm after each sublayer, and norms over all heads of queries and of keys."""
     depth = read_depth(read)
     attention = read_attention(read, d_model, bias=read.flag("attention_bias"), qk_norm="full")
     mixers: Layers = [("*", attention)] * depth
@@ -157,4 +157,4 @@ TYPES: dict[str, Callable[[Fields, int], Draft]] = {
     **dict.fromkeys(("olmo2", "olmo3"), _olmo),
     "deepseek_v3": _deepseek,
 }
-"""Model type to the function that reads it."""
+"""Maps a model type to the function that reads it."""

@@ -1,6 +1,6 @@
 """claims: the paper's conclusions about cost, each a named predicate over numbers, and where curves cross.
 
-A predicate is put to the paper's own numbers and to ours alike. Where its numbers are not all there it has no answer.
+The same predicate judges the paper's own numbers and ours. It returns None if a number that it needs is missing.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from hybridbench.report.paper.figures import BATCH, LENGTHS, MAIN, STACKS, TRAIN
 from hybridbench.units import MIB
 
 NOISE = 0.02
-"""Speeds that differ by no more are not told apart: the half-width that sampling aims at."""
+"""Speeds that differ by at most this fraction count as equal. It is the half-width that sampling aims at."""
 FLAT = 0.05
-"""A speed that changes by no more between the shortest and the longest length holds."""
+"""A speed counts as constant if it changes by at most this fraction between the shortest and the longest length."""
 FOLLOWS = 0.1
-"""A step time that is off the ratio of FLOPs by no more follows it."""
+"""A step time follows FLOPs if its ratio differs from the ratio of FLOPs by at most this fraction."""
 
 Rates = dict[str, dict[int, float]]
-"""Stack to total length to new tokens per second, all sequences together."""
+"""Maps a stack, then a total length, to new tokens per second of all sequences together."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """One stack's training step: FLOPs as the paper counts them, seconds and peak bytes, where they are known."""
+    """One stack's training step: FLOPs as the paper counts them, seconds, and peak bytes; None where unknown."""
 
     flops: float
     step_s: float | None = None
@@ -35,13 +35,13 @@ class Training:
 
 @dataclass
 class Numbers:
-    """What one source says.
+    """The numbers of one source.
 
     Args:
         rates: decode throughput.
-        caches: stack to context to bytes of one sequence.
-        training: by stack.
-        noise: to which share rates repeat. Where that is more than ``NOISE``, a conclusion fails only beyond it.
+        caches: maps a stack, then a context, to the cache bytes of one sequence.
+        training: training steps by stack.
+        noise: the fraction within which rates repeat. If it exceeds ``NOISE``, a conclusion fails only beyond it.
     """
 
     rates: Rates = field(default_factory=dict)
@@ -51,12 +51,12 @@ class Numbers:
 
     @property
     def margin(self) -> float:
-        """By which share a speed must be above another to be the higher one: below it, where rates hardly repeat."""
+        """The fraction by which a speed must exceed another to be higher; negative where rates repeat poorly."""
         return NOISE if self.noise <= NOISE else -self.noise
 
 
 def paper_numbers() -> Numbers:
-    """The paper's own."""
+    """The paper's own numbers."""
     return Numbers(
         {stack.name: dict(zip(LENGTHS, map(float, stack.tokens_per_s), strict=True)) for stack in STACKS},
         {stack.name: {n: float(mib * MIB) for n, mib in stack.cache_mib} for stack in STACKS if stack.cache_mib},
@@ -70,12 +70,12 @@ def paper_numbers() -> Numbers:
 
 @dataclass(frozen=True)
 class Claim:
-    """One conclusion of the paper's that such numbers can bear out.
+    """One conclusion of the paper that such numbers can confirm or contradict.
 
     Args:
-        text: what it says.
-        where: where the paper says it, or shows it.
-        holds: whether it is true of some numbers; None where they do not say.
+        text: the conclusion.
+        where: where the paper states or shows it.
+        holds: whether it is true for some numbers; None where a number is missing.
     """
 
     text: str
@@ -90,7 +90,7 @@ def _known(rates: Rates, names: Sequence[str], lengths: Sequence[int]) -> bool:
 ENDS = (LENGTHS[0], LENGTHS[-1])
 _ALL = tuple(stack.name for stack in STACKS)
 _GLOBAL = tuple(name for name in _ALL if name not in ("mamba", "swa 0+16"))
-"""Stacks with at least one attention over everything."""
+"""Stacks with at least one full-attention layer."""
 
 
 def _mamba_is_fastest(numbers: Numbers) -> bool | None:
@@ -130,7 +130,7 @@ def _intra_beats_inter(numbers: Numbers) -> bool | None:
 
 
 def _change(numbers: Numbers, name: str) -> float | None:
-    """The speed at the longest length over that at the shortest, less one."""
+    """The speed at the longest length divided by that at the shortest, minus one."""
     if not _known(numbers.rates, [name], ENDS):
         return None
     first, last = (numbers.rates[name][n] for n in ENDS)
@@ -164,7 +164,7 @@ def _hybrids_lead(numbers: Numbers) -> bool | None:
 
 
 def lead(numbers: Numbers) -> dict[int, float]:
-    """Mamba's throughput over the Transformer's, by length."""
+    """Mamba's throughput divided by the Transformer's, by length."""
     mamba, transformer = (numbers.rates.get(name, {}) for name in ("mamba", "transformer"))
     return {n: mamba[n] / transformer[n] for n in LENGTHS if n in mamba and n in transformer}
 
@@ -197,7 +197,7 @@ def _fewer_flops(numbers: Numbers) -> bool | None:
 
 
 def _over_transformer(numbers: Numbers, of: Callable[[Training], float | None]) -> dict[str, float] | None:
-    """A figure of each of the other four over the Transformer's; None where one is missing."""
+    """A figure of each of the other four stacks divided by the Transformer's; None where one is missing."""
     figures = {name: of(numbers.training[name]) for name in MAIN if name in numbers.training}
     base = figures.pop("transformer", None)
     known = {name: figure / base for name, figure in figures.items() if figure is not None and base}
@@ -241,7 +241,7 @@ CLAIMS: tuple[Claim, ...] = (
         _less_memory,
     ),
 )
-"""What the paper concludes, or shows, about cost; figure 2 prints no numbers, so it cannot be asked the last two."""
+"""The paper's conclusions about cost. Its figure 2 prints no numbers, so its own cannot judge the last two."""
 
 
 # Crossings.
@@ -249,18 +249,18 @@ CLAIMS: tuple[Claim, ...] = (
 
 @dataclass(frozen=True)
 class Crossing:
-    """One stack slower than another up to ``before`` and faster from ``after`` on."""
+    """A crossing: one stack is slower than another up to ``before`` and faster from ``after`` on."""
 
     rising: str
     falling: str
     before: int
     after: int
     at: float
-    """The length at which they meet, on straight lines in logarithms."""
+    """The length at which both are equally fast, by linear interpolation of logarithms."""
 
 
 def crossings(rates: Rates, names: Sequence[str] = MAIN, noise: float = NOISE) -> list[Crossing]:
-    """Where throughputs cross, pair by pair; differences within ``noise`` are nobody's lead."""
+    """Where throughputs cross, pair by pair. Differences within ``noise`` count as equal."""
     found = []
     for one, other in itertools.combinations(names, 2):
         leads = [

@@ -1,7 +1,7 @@
-"""compare: which records are cells of the paper's experiments, and what they say beside its printed numbers.
+"""compare: which records are cells of the paper's experiments, and their numbers next to its printed ones.
 
-They are records of the paper's stacks (``figures.STACKS``) at 1B, batch 4: generations from a prompt of 512 tokens, and
-training steps at 8k.
+These are records of the paper's stacks (``figures.STACKS``) at 1B and batch 4: generations from a prompt of 512 tokens,
+and training steps at 8k.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from hybridbench.suite.case import COMPILE, EAGER, GRAPH, PUBLISHED
 from hybridbench.suite.workloads import GENERATE, TRAIN
 
 PAPER, AS_PUBLISHED, EQUAL = "the paper", "ours as published", "ours with equal kernels"
-"""Whose numbers: as printed, imitated as its figures suggest, and with kernels that serve all models equally."""
+"""The sources of numbers: the paper as printed; ours, run as its figures suggest; ours, with equal kernels for all."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One generation measured both ways, in one mode."""
+    """One generation in one mode, measured both ways: integrated and truly generated."""
 
     stack: str
     length: int
@@ -35,14 +35,14 @@ class Pair:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything records of one machine say about the paper's stacks."""
+    """The numbers of one machine's records for the paper's stacks."""
 
     machine: str
     sources: dict[str, Numbers]
     train: dict[str, Record]
     pairs: tuple[Pair, ...]
     equal: tuple[tuple[str, Record], ...] = ()
-    """Stack and record of each generation with equal kernels."""
+    """The stack and the record of each generation with equal kernels."""
 
     @property
     def measured(self) -> list[str]:
@@ -51,7 +51,7 @@ class Comparison:
 
 
 def compare(records: Iterable[Record]) -> list[Comparison]:
-    """One comparison per machine with a generation of a stack of the paper's, in the order of the records."""
+    """One comparison for each machine that generated with one of the paper's stacks, in the order of the records."""
     by_machine: dict[tuple[str, ...], list[tuple[Stack, Record]]] = {}
     for record in newest(list(records)):
         stack = stack_of(record.case.model) if _believed(record) else None
@@ -62,7 +62,7 @@ def compare(records: Iterable[Record]) -> list[Comparison]:
 
 
 def _believed(record: Record) -> bool:
-    """Whether a record is one of the paper's cells: its work, in the usual dtype and with kernels of our choice."""
+    """Whether a valid record is one of the paper's cells: its workload, the default dtype and default backends."""
     case, work = record.case, record.case.workload
     usual = case.execution.dtype == "bfloat16" and case.execution.state_dtype is None and not case.execution.backends
     wanted = (GENERATE, PROMPT) if work.kind == GENERATE else (TRAIN, 0)
@@ -92,7 +92,7 @@ def _comparison(found: Sequence[tuple[Stack, Record]]) -> Comparison:
         rate, cache = value(shown, "tokens_per_s"), value(shown, "cache_bytes")
         if rate is not None:
             numbers.rates.setdefault(name, {})[length] = rate
-        if cache is not None and mode != PUBLISHED:  # a cache that grows ends one token short
+        if cache is not None and mode != PUBLISHED:  # a growing cache ends one token short
             numbers.caches.setdefault(name, {})[length] = cache / BATCH
     train = {stack.name: record for stack, record in found if record.case.workload.kind == TRAIN}
     for name, record in train.items():
@@ -110,7 +110,7 @@ def _comparison(found: Sequence[tuple[Stack, Record]]) -> Comparison:
 
 
 def difference(pair: Pair) -> float:
-    """By which share the integrated time is above the one truly generated."""
+    """The integrated time divided by the truly generated time, minus one."""
     integrated, generated = value(pair.integrated, "step_s"), value(pair.generated, "step_s")
     assert integrated, "a record that is believed has a time"
     assert generated, "a record that is believed has a time"

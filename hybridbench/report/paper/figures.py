@@ -1,10 +1,10 @@
 """figures: the printed figures of the source paper's efficiency section (arXiv 2510.04800 v3), stack by stack at 1B.
 
-Decode throughput and latency are of its table 13: one H200, 4 sequences, a prompt of 512 tokens, then token by token to
-a total length; throughput is 4 x (length - 512) / latency, so tokens of all sequences together. The paper does not say
-whether the prefill counts, nor which engine or kernels ran. FLOPs of 60 billion training tokens and cache of one
-sequence at 8k are of table 9, caches at 16k and 32k of table 12; both leave embedding and head out. Its training step
-times and peak memories stand in a figure only, so they are not here.
+Decode throughput and latency are from its table 13: one H200, 4 sequences, a prompt of 512 tokens, then token by token
+to a total length. Throughput is 4 x (length - 512) / latency, which counts the tokens of all sequences. The paper does
+not say whether the prefill counts, nor which engine or kernels ran. FLOPs of 60 billion training tokens and the cache
+of one sequence at 8k are from table 9; caches at 16k and 32k are from table 12. Both exclude embedding and head. The
+paper shows training step times and peak memories only in a figure, so they are not here.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ class Stack:
     """One row of the paper's tables.
 
     Args:
-        name: the family and its counts of attention (global, hybrid) and other blocks.
-        arch, ratio: how ``arch.families`` builds it.
-        tokens_per_s, latency_s: at each of ``LENGTHS``, as printed.
-        train_flops: of 60 billion tokens, as printed; None where the table has no such row.
-        cache_mib: by context, as printed.
-        decode_misprint, train_misprint, cache_misprint: what is wrong with a figure, found by computing it again.
+        name: the family, and its numbers of attention (global or hybrid) blocks and of other blocks.
+        arch, ratio: the arguments with which ``arch.families`` builds it.
+        tokens_per_s, latency_s: as printed, at each of ``LENGTHS``.
+        train_flops: FLOPs of 60 billion tokens, as printed; None where the table has no such row.
+        cache_mib: cache of one sequence by context in MiB, as printed.
+        decode_misprint, train_misprint, cache_misprint: what is wrong with a printed figure, found by recomputing it.
     """
 
     name: str
@@ -93,14 +93,14 @@ STACKS: tuple[Stack, ...] = (
         cache_misprint="its own formula gives 25.5 MiB where table 9 prints 23",
     ),
 )
-"""In the order of the paper's table 13."""
+"""All stacks, in the order of the paper's table 13."""
 
 MAIN = ("transformer", "swa 3+13", "mamba", "inter 2+11", "intra 2+11")
-"""The five the paper compares first: those of ratio 1:5, and the two without one."""
+"""The five stacks that the paper compares first: those with ratio 1:5, and the two without a ratio."""
 
 
 def stack_of(model: ModelSpec) -> Stack | None:
-    """The row a model is of, whatever ratio it was asked for by; None where the paper has none."""
+    """The paper's row for a model, regardless of how its ratio was written; None where the paper has none."""
     if model.scale != SCALE:
         return None
     return next((stack for stack in STACKS if replace(model, ratio=stack.spec.ratio) == stack.spec), None)

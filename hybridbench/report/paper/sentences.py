@@ -1,4 +1,4 @@
-"""sentences: what a comparison with the paper found, in words."""
+"""sentences: the findings of a comparison with the paper, in words."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ ABOUT = (
     "equal kernels each step is one CUDA graph over a static cache. Training is on one GPU, not on eight. The step "
     "times and peak memories of the paper's figure 2 are printed nowhere, so they have no column."
 )
-"""What has to be known to read the tables."""
+"""What a reader must know to understand the tables."""
 
 
 def sentences(comparison: Comparison) -> list[str]:
-    """In words: how far Mamba leads, where curves cross, which conclusions hold, how far integrals are off."""
+    """Sentences: Mamba's lead, where curves cross, which conclusions hold, and the error of integrated times."""
     measured = comparison.measured
     made = _lead_sentences(comparison)
     for source in measured:
@@ -82,7 +82,7 @@ def _claim_sentences(source: str, numbers: Numbers) -> list[str]:
     failed = [text for text in judged if not verdicts[text]]
     if not judged:
         return []
-    rest = f" Not so: {'; '.join(failed)}." if failed else ""
+    rest = f" These do not hold: {'; '.join(failed)}." if failed else ""
     if numbers.noise > NOISE:
         rest += f" Its speeds repeat to {numbers.noise:.0%} only, and a conclusion fails only beyond that."
     where = _WHERE[source][0].upper() + _WHERE[source][1:]

@@ -1,4 +1,4 @@
-"""tables: the paper's numbers beside ours, table by table."""
+"""tables: the paper's numbers next to ours, table by table."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def decode_table(comparison: Comparison) -> Table:
 
 
 def lead_table(comparison: Comparison) -> Table:
-    """By how much Mamba leads the Transformer."""
+    """Mamba's throughput divided by the Transformer's, by source and length."""
     table = Table(
         "Mamba's throughput over the Transformer's",
         [
@@ -68,7 +68,7 @@ def lead_table(comparison: Comparison) -> Table:
 
 
 def claims_table(comparison: Comparison) -> Table:
-    """Which conclusions hold, by whose numbers."""
+    """Which of the paper's conclusions hold, by each source's numbers."""
     table = Table(
         "which of the paper's conclusions hold",
         [
@@ -165,7 +165,7 @@ def cache_table(comparison: Comparison) -> Table:
 
 
 def check_table(comparison: Comparison) -> Table:
-    """Generations integrated over depths beside the same ones truly generated."""
+    """Times integrated over several contexts next to the times of the same generations when truly generated."""
     times = [value(pair.generated, "step_s") for pair in comparison.pairs]
     shown_in = unit_for(times, "s")
     table = Table(
@@ -200,7 +200,7 @@ def check_table(comparison: Comparison) -> Table:
 
 
 def paper_tables(comparison: Comparison) -> dict[str, Table]:
-    """All of them that have a number of ours, by a word for a file's name; the decode table first."""
+    """All tables that have a number of ours, by the word for their file name; the decode table comes first."""
     tables = {"decode": decode_table(comparison), "lead": lead_table(comparison), "claims": claims_table(comparison)}
     if comparison.train:
         tables["training"] = training_table(comparison)

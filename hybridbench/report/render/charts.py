@@ -1,9 +1,9 @@
 """charts: throughput, latency, memory, cache and FLOPs against context: Altair charts, saved as PNG and SVG.
 
-A model has one colour and one shape in all charts of a report. Measured is a solid line with filled marks; predicted,
-and the floor, a dashed line with hollow marks. A case that failed stands as a word at the bottom of its context.
-Colours are those of Okabe and Ito 2008, "Color Universal Design", which people with any kind of colour vision tell
-apart; the light yellow is left out. Rendering needs no network: vl-convert brings its own Vega-Lite.
+A model has one colour and one shape in all charts of a report. Measured values are solid lines with filled marks;
+predicted values and the floor are dashed lines with hollow marks. A failed case is a word at the bottom of the chart,
+at its context. The colours are those of Okabe and Ito 2008, "Color Universal Design", without the light yellow; people
+with any kind of colour vision can distinguish them. Rendering needs no network: vl-convert includes Vega-Lite.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ FAMILY_SHAPES = {
 }
 _OTHER_SHAPES = ("cross", "triangle-right", "triangle-left", "square", "circle", "diamond")
 PLAIN_NUMBER = "format(datum.value, abs(datum.value) < 1e6 ? ',.6~g' : ',.0f')"
-"""The text of a tick: without an exponent, which d3's ``g`` gives numbers longer than its precision."""
+"""The text of a tick, without an exponent; d3's ``g`` writes one where a number has more digits than its precision."""
 _DECADE = 10
 _MOST_TICKS = 11
 
@@ -87,7 +87,7 @@ def _place(plot: Plot, place: int) -> str:
 
 
 def _looks(models: dict[str, ModelSpec]) -> tuple[list[str], list[str]]:
-    """A colour and a shape per series: the family's for its first series, free ones for the others."""
+    """A colour and a shape per series: a family's own for its first series, unused ones for the others."""
     colors, shapes = [], []
     spare_colors = [*_OTHER_COLORS, *(FAMILY_COLORS[arch] for arch in FAMILY_COLORS if arch not in _archs(models))]
     spare_shapes = list(_OTHER_SHAPES)
@@ -110,12 +110,12 @@ def _archs(models: dict[str, ModelSpec]) -> set[str]:
 
 
 def data_of(rows: list[dict[str, Any]]) -> alt.Data:
-    """Rows as a chart holds them."""
+    """Rows as the inline data of a chart."""
     return alt.Data(values=rows)
 
 
 def _unit(plot: Plot) -> ShownUnit:
-    """The unit that suits what was measured, or what was predicted where nothing was."""
+    """The unit that suits the measured values, or the predicted ones if there are no measured values."""
     measured = [point.amount for point in plot.points if point.kind == MEASURED]
     return unit_for(measured or [point.amount for point in plot.points], plot.unit)
 
@@ -173,7 +173,7 @@ def _lines(plot: Plot, places: list[int]) -> list[alt.Chart]:
         layers.append(
             band.mark_area(opacity=0.18).encode(x=x, y=alt.Y("low:Q", scale=y_scale), y2="high:Q", color=color)
         )
-    # Predictions first: where they are met, the measured mark sits inside the predicted ring and both are seen.
+    # Predictions first: where both agree, the measured mark is drawn inside the predicted ring and both are visible.
     for kind in reversed(kinds):
         ring = kind == PREDICTED and both
         part = base.transform_filter(alt.datum.kind == labels[kind])
@@ -186,7 +186,7 @@ def _lines(plot: Plot, places: list[int]) -> list[alt.Chart]:
 
 
 def _value_axis(amounts: list[float], room_below: bool) -> tuple[alt.Scale, dict[str, Any]]:
-    """Linear from zero, or logarithmic where amounts span more than a decade; with ticks at 1, 2 and 5 then."""
+    """A scale that is linear from zero, or logarithmic with ticks at 1, 2 and 5 if amounts span more than a decade."""
     low, high = min(amounts), max(amounts)
     if low <= 0 or high <= _DECADE * low:
         return alt.Scale(zero=True, nice=True), {"tickCount": 6}
@@ -206,7 +206,7 @@ _ALIGNED: tuple[tuple[Literal["right", "center"], int], ...] = (("right", 22), (
 
 
 def _failure_words(plot: Plot, x: alt.X, color: alt.Color) -> list[alt.Chart]:
-    """Words standing above the x axis, one below the other where several cases failed at one place."""
+    """Words above the x axis, one below the other if several cases failed at one place."""
     stacked: dict[int, int] = {}
     words = []
     for failure in plot.failures:
@@ -230,13 +230,13 @@ _AXIS_TITLES = {CONTEXT: "context [tokens]", BATCH: "batch [sequences]"}
 
 
 def _thinned(places: list[int]) -> list[int]:
-    """At most ``_MOST_TICKS`` ticks, evenly chosen, the last among them."""
+    """At most ``_MOST_TICKS`` evenly chosen ticks, which include the last."""
     step = -(-len(places) // _MOST_TICKS)
     return places[::-1][::step][::-1]
 
 
 def _label_expr(plot: Plot, places: list[int]) -> str:
-    """A Vega expression that writes 4096 as 4k; the places are known, so it is a lookup."""
+    """A Vega expression that writes 4096 as 4k. It is a lookup, because the places are known."""
     if plot.axis != CONTEXT:
         return "datum.label"
     known = ", ".join(f"'{place}': '{format_tokens(place)}'" for place in places)
@@ -268,7 +268,7 @@ def _bars(plot: Plot) -> list[alt.Chart]:
         for point in plot.points
         if point.kind != lead
     ]
-    # An eighth more than the longest bar, for the number behind it.
+    # An eighth more than the longest bar, as room for the number after it.
     widest = max(amounts) / shown_in.size * 1.125
     x = alt.X(
         "amount:Q",

@@ -8,7 +8,7 @@ from hybridbench.report.table import Table
 
 
 def to_csv(table: Table) -> str:
-    """The values in SI and in full, one heading per column, an empty field for what is unknown."""
+    """The values in SI and in full, with one heading per column and an empty field for an unknown value."""
     import pandas as pd
 
     frame = pd.DataFrame(
@@ -20,9 +20,9 @@ def to_csv(table: Table) -> str:
 
 
 def csv_files(report: Report) -> dict[str, str]:
-    """The text of every file of a report, by its name without an ending: records by workload, then the paper's tables.
+    """The text of each file of a report, by file name without the ending: records by workload, then the paper's tables.
 
-    The first hold every metric of every record.
+    The files of records hold every metric of every record.
     """
     found = {
         workload: str(to_frame(records).to_csv(index=False, lineterminator="\n"))

@@ -18,7 +18,7 @@ from hybridbench.store import make_folder
 
 @dataclass
 class ReportFiles:
-    """What was written."""
+    """The files that were written."""
 
     page: Path
     tables: list[Path] = field(default_factory=list)
@@ -26,7 +26,7 @@ class ReportFiles:
 
 
 def write_report(report: Report, out: Path) -> ReportFiles:
-    """Writes a report into ``out``, over an earlier one of the same name.
+    """Write a report into ``out``. An earlier report in that folder is replaced.
 
     Raises:
         BadInput: the folder cannot be written, or holds a page of that name that is not a report.
@@ -49,7 +49,7 @@ def write_report(report: Report, out: Path) -> ReportFiles:
 
 
 def write_cost(report: CostReport, out: Path) -> ReportFiles:
-    """Writes predicted costs into ``out``: the table as Markdown and CSV, and charts against context.
+    """Write predicted costs into ``out``: the table as Markdown and CSV, and charts against context.
 
     Raises:
         BadInput: the folder cannot be written, or holds a page of that name that is of something else.
@@ -63,7 +63,7 @@ def write_cost(report: CostReport, out: Path) -> ReportFiles:
 
 
 def _clear(folder: Path, endings: tuple[str, ...], before: str) -> None:
-    """Removes an earlier report's files, which other records may leave without a successor: those that it shows."""
+    """Remove the files that an earlier report links to; the new report may not overwrite all of them."""
     for path in folder.iterdir():
         if path.suffix in endings and f"({folder.name}/{path.stem}." in before:
             path.unlink()

@@ -1,8 +1,8 @@
 """markdown: tables and whole pages as GitHub Markdown.
 
-A report's page goes from what was found to how: a sentence per group, the paper beside ours, the machines, then per
-group its tables and charts, and at the end what every column means. It links charts as ``charts/*.svg`` and tables as
-``tables/*.csv``.
+A report's page begins with the findings of each group. The comparison with the paper and the machines follow, then the
+tables and charts of each group, and last the meaning of every column. The page links charts as ``charts/*.svg`` and
+tables as ``tables/*.csv``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def to_markdown(table: Table, *, alone: bool = True) -> str:
 
     Args:
         table: what to render.
-        alone: whether the heading repeats what the table is about; no need below a heading that says it.
+        alone: whether the heading includes what the table is about; a heading above it may already say that.
     """
     import pandas as pd
 
@@ -40,7 +40,7 @@ def to_markdown(table: Table, *, alone: bool = True) -> str:
 
 
 def escape(text: str) -> str:
-    """Text that Markdown shows as it is."""
+    """Escape a text so that Markdown shows it unchanged."""
     for mark in "\\|*_<>`":
         text = text.replace(mark, f"\\{mark}")
     return " ".join(text.split())

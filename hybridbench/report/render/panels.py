@@ -1,4 +1,4 @@
-"""panels: decode throughput against total length, the paper's and ours side by side on the same axes."""
+"""panels: decode throughput against total length, the paper's and ours in panels with the same axes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WIDTH, HEIGHT = 270, 340
 
 
 def draw_panels(comparison: Comparison) -> dict[str, Any]:
-    """The Vega-Lite definition: a panel per source, a colour per family; thick lines are the stacks of ``MAIN``."""
+    """The Vega-Lite definition, with a panel per source and a colour per family. Thick lines are stacks of ``MAIN``."""
     family = {stack.name: stack.arch for stack in STACKS}
     rows = [
         {

@@ -19,15 +19,15 @@ if TYPE_CHECKING:  # a report of records needs all metrics, and a table none
 _ROOMY = 100
 _NAMING = 4
 _NAMING_KEYS = ("model", "gpu", "layout", "context", "batch", "scale", "convention", "index", "symbol", "layer")
-"""Columns that name a row, among the first few of a table."""
+"""Keys of columns that identify a row, if they are among the first ``_NAMING`` columns of a table."""
 _STYLES = {"ok": "green", "oom": "yellow", "unsupported": "yellow", NOT_RUN: "dim"}
 
 
 def print_table(table: Table, console: Console) -> None:
-    """Prints a table to a terminal, without its wide columns.
+    """Print a table to a terminal, without its wide columns.
 
-    A number that is cut reads as another number: where the columns do not fit, the table goes on below itself, each
-    part with the columns that name its rows.
+    Numbers are never cut, because a cut number reads as another number. If the columns do not fit, the table is printed
+    in parts one below the other, each with the columns that identify its rows.
     """
     shown = [place for place, column in enumerate(table.columns) if not column.wide]
     console.print(Text(table.full_title, style="bold"))
@@ -40,7 +40,7 @@ def print_table(table: Table, console: Console) -> None:
 
 
 def _grid(table: Table, places: Sequence[int], console: Console) -> RichTable:
-    # Ten columns fit 80 characters only without air between them, and with a line for each word of a heading.
+    # Ten columns fit 80 characters only without extra padding, and with each word of a heading on its own line.
     roomy = console.width >= _ROOMY
     grid = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1 if roomy else 0), pad_edge=False)
     for place in places:
@@ -58,7 +58,7 @@ def _grid(table: Table, places: Sequence[int], console: Console) -> RichTable:
 
 
 def _parts(table: Table, places: list[int], console: Console) -> list[list[int]]:
-    """The columns, in as many parts as it takes for each to fit the console."""
+    """The columns, halved until each part fits the console."""
     names = [place for place in places[:_NAMING] if table.columns[place].key in _NAMING_KEYS]
     rest = [place for place in places if place not in names]
     wide_console = console.options.update(width=10_000)
@@ -70,17 +70,17 @@ def _parts(table: Table, places: list[int], console: Console) -> list[list[int]]
 
 
 def verdict_style(word: str | None) -> str:
-    """The colour of a verdict that stands there in words anyway."""
+    """The colour of a verdict. The verdict itself is always shown in words too."""
     return "" if word is None else _STYLES.get(word, "red")
 
 
 def print_report(report: Report, console: Console, *, brief: bool = False) -> None:
-    """Prints what a terminal has room for: headline and summary of each group, and the comparison with the paper.
+    """Print what fits a terminal: each group's headline and summary, and the comparison with the paper.
 
     Args:
-        report: what is shown.
-        console: where.
-        brief: one table a group, and no comparison.
+        report: the report to show.
+        console: where to print it.
+        brief: print one table per group, and no comparison.
     """
     for section in report.groups:
         several = len(section.group.places) > 1
