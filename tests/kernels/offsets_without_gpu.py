@@ -334,23 +334,23 @@ LAUNCHES = (elementwise, optimizer, delta, scan, decode, fused_step)
 
 
 @triton.jit
-def _times(a, b):  # type: ignore[no-untyped-def]
+def _times(a: tl.tensor, b: tl.tensor) -> tl.tensor:
     return a * b
 
 
 @triton.jit
-def bad_row(x_ptr, stride, N: tl.constexpr):  # type: ignore[no-untyped-def]
+def bad_row(x_ptr: tl.tensor, stride: tl.tensor, N: tl.constexpr) -> None:
     tl.store(x_ptr + tl.program_id(0) * stride + tl.arange(0, N), 1.0)
 
 
 @triton.jit
-def bad_widened_late(x_ptr, stride, N: tl.constexpr):  # type: ignore[no-untyped-def]
+def bad_widened_late(x_ptr: tl.tensor, stride: tl.tensor, N: tl.constexpr) -> None:
     at = _times(tl.program_id(0), stride) + tl.arange(0, N)
     tl.store(x_ptr + at.to(tl.int64), 1.0)
 
 
 @triton.jit
-def bad_loop(x_ptr, n, N: tl.constexpr):  # type: ignore[no-untyped-def]
+def bad_loop(x_ptr: tl.tensor, n: tl.tensor, N: tl.constexpr) -> None:
     at = tl.arange(0, N)
     for i in range(n):
         first = tl.where(n > 7, i * 4096, i)
@@ -361,17 +361,17 @@ def bad_loop(x_ptr, n, N: tl.constexpr):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def bad_descriptor(tiles, rows, N: tl.constexpr):  # type: ignore[no-untyped-def]
+def bad_descriptor(tiles: tl.tensor, rows: tl.tensor, N: tl.constexpr) -> None:
     tiles.store([tl.program_id(0) * rows, 0], tl.zeros((N, N), tl.float32))
 
 
 @triton.jit
-def good_row(x_ptr, stride, N: tl.constexpr):  # type: ignore[no-untyped-def]
+def good_row(x_ptr: tl.tensor, stride: tl.tensor, N: tl.constexpr) -> None:
     tl.store(x_ptr + tl.program_id(0).to(tl.int64) * stride + tl.arange(0, N), 1.0)
 
 
 @triton.jit
-def good_loop(x_ptr, n, N: tl.constexpr):  # type: ignore[no-untyped-def]
+def good_loop(x_ptr: tl.tensor, n: tl.tensor, N: tl.constexpr) -> None:
     static = tl.arange(0, N) * N
     for i in range(n):
         value = tl.load(x_ptr + i.to(tl.int64) * 4096 + static) * (i * 3)

@@ -43,7 +43,7 @@ class Timing(Nowhere):
 @triton.autotune(configs=[triton.Config({"BLOCK": block}) for block in (64, 8, 16, 32)], key=[])
 @triton.heuristics({"MASKED": lambda given: given["BLOCK"] > 1})
 @triton.jit
-def filled(out, BLOCK: tl.constexpr, MASKED: tl.constexpr):  # type: ignore[no-untyped-def]
+def filled(out: tl.tensor, BLOCK: tl.constexpr, MASKED: tl.constexpr) -> None:
     tl.static_assert(BLOCK != 8)
     tl.store(out + tl.arange(0, BLOCK), 1.0, mask=tl.arange(0, BLOCK) < 64 if MASKED else None)
 

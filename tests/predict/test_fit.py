@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import operator
+from functools import partial
 
 import pytest
 
@@ -90,7 +92,7 @@ def test_requests_without_an_answer_are_refused() -> None:
 @pytest.mark.parametrize("end", [1, 2, 7, 64])
 def test_last_true_is_the_last(end: int) -> None:
     for edge in range(end + 1):
-        assert last_true(lambda n, e=edge: n <= e, end) == edge  # type: ignore[misc]
+        assert last_true(partial(operator.ge, edge), end) == edge
 
 
 @pytest.mark.parametrize("truth", [0, 1, 2, 9, 10, 11, 37, 99, 100, 101, 640, 1000])
