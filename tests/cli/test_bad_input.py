@@ -57,7 +57,7 @@ MISTAKES = {
     "model and window": (["cost", "--model", "jamba-mini", "--window", "8"], ["--model", "--window"]),
     "config and recipe": (["cost", "--config", "x.json", "--recipe", "hymba"], ["--config", "--recipe"]),
     "no config": (["cost", "--config", "nowhere/config.json"], ["nowhere/config.json", "config.json of a model"]),
-    "config that is none": (["cost", "--config", os.devnull], [os.devnull, "no JSON"]),
+    "config that is none": (["cost", "--config", os.devnull], [os.devnull, "not JSON"]),
     "no formula in the paper": (["cost", "--model", "mamba-130m", "--convention", "paper"], ["mamba1", "exact"]),
     "mixer without a formula in the paper": (
         ["cost", "--pattern", "G-*-", "--convention", "paper"],
