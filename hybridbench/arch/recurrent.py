@@ -21,21 +21,15 @@ class Recurrent(Mixer):
     """A mixer whose core is a causal depthwise conv of ``taps`` (0 for none) and a recurrence."""
 
     @property
-    @abstractmethod
     def conv_channels(self) -> int:
         """Channels of the conv; 0 without one."""
+        return 0
 
     @property
     @override
     def conv_parts(self) -> tuple[int, ...]:
         """Channels of each convolution that a module runs."""
         return (self.conv_channels,)
-
-    @property
-    @abstractmethod
-    @override
-    def taps(self) -> int:
-        """Taps of the conv; 0 without one."""
 
     @property
     def conv_columns(self) -> int:

@@ -17,6 +17,7 @@ from hybridbench.arch.blocks.kda import Kda
 from hybridbench.model.block import Factory, Step
 from hybridbench.model.cache import Cache, RecurrentCache
 from hybridbench.model.mixer import (
+    DT_RANGE,
     RecurrentModule,
     aligned,
     carried,
@@ -28,8 +29,6 @@ from hybridbench.model.mixer import (
 
 A_RANGE = {"gated_delta": (0.01, 16.0), "kda": (1.0, 16.0)}
 """Kind of block to the range that A is drawn from uniformly. It starts at 0.01, since log 0 is infinite."""
-DT_RANGE = (1e-3, 1e-1)
-"""The range that initial steps are drawn from log-uniformly."""
 
 
 class DeltaModule(RecurrentModule):

@@ -15,10 +15,15 @@ from typing_extensions import override
 from hybridbench.arch.blocks.mamba1 import Mamba1
 from hybridbench.model.block import Factory, Step
 from hybridbench.model.cache import Cache, RecurrentCache
-from hybridbench.model.mixer import RecurrentModule, carried, conv_front, convolved, keep_tail, log_uniform_steps
-
-DT_RANGE = (1e-3, 1e-1)
-"""The range that initial steps are drawn from log-uniformly."""
+from hybridbench.model.mixer import (
+    DT_RANGE,
+    RecurrentModule,
+    carried,
+    conv_front,
+    convolved,
+    keep_tail,
+    log_uniform_steps,
+)
 
 
 def across(weight: Tensor, x_BTC: Tensor) -> Tensor:

@@ -18,10 +18,7 @@ from hybridbench.arch.block import Storage
 from hybridbench.arch.blocks.mamba3 import Mamba3
 from hybridbench.model.block import Factory, Step
 from hybridbench.model.cache import Cache
-from hybridbench.model.mixer import MixerModule, aligned, carried, log_uniform_steps, state_dtype
-
-DT_RANGE = (1e-3, 1e-1)
-"""The range that initial steps are drawn from log-uniformly."""
+from hybridbench.model.mixer import DT_RANGE, MixerModule, aligned, carried, log_uniform_steps, state_dtype
 
 
 @dataclass

@@ -23,6 +23,8 @@ from hybridbench.model.block import BlockModule, Factory, Ops, Step
 from hybridbench.model.cache import Cache, RecurrentCache
 from hybridbench.sizes import ROW_ALIGNED
 
+DT_RANGE = (1e-3, 1e-1)
+"""The range that initial steps are drawn from log-uniformly."""
 DT_FLOOR = 1e-4
 """The least initial step of a state-space mixer."""
 

@@ -87,16 +87,6 @@ class Lightning(Recurrent):
 
     @property
     @override
-    def conv_channels(self) -> int:
-        return 0
-
-    @property
-    @override
-    def taps(self) -> int:
-        return 0
-
-    @property
-    @override
     def state_size(self) -> int:
         return self.out_width * self.head_dim
 

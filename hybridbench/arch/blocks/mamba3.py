@@ -112,16 +112,6 @@ class Mamba3(Recurrent):
 
     @property
     @override
-    def conv_channels(self) -> int:
-        return 0
-
-    @property
-    @override
-    def taps(self) -> int:
-        return 0
-
-    @property
-    @override
     def state_size(self) -> int:
         """The SSM state, and the accumulated angles of every head."""
         return self.d_inner * self.d_state + self.n_heads * self.n_angles

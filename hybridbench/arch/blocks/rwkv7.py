@@ -160,11 +160,6 @@ class Rwkv7(Recurrent):
 
     @property
     @override
-    def taps(self) -> int:
-        return 0
-
-    @property
-    @override
     def state_size(self) -> int:
         return self.n_heads * self.head_dim**2
 

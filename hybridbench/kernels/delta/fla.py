@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor
@@ -43,9 +43,22 @@ IN_KERNEL = {
 """Lengths of q and k, softplus and sigmoid belong to the kernels, and the state comes back."""
 
 
-def _wide(state_BHPV: Tensor | None) -> Tensor | None:
+def wide_state(state_BHPV: Tensor | None) -> Tensor | None:
     """A state as the chunk kernels take it: in float32, whatever a cache keeps it in."""
     return None if state_BHPV is None else state_BHPV.float()
+
+
+def one_position(recurrent: Callable[..., Any], state: Tensor, inputs: Iterable[Tensor], **settings: Any) -> Tensor:
+    """The output (B, H, V) of a recurrent kernel over one position, whose new state is copied over the old one.
+
+    Args:
+        inputs: the kernel's first arguments, (B, ...) without a dimension of positions.
+        settings: its other arguments, by name.
+    """
+    o_B1HV, new_state = recurrent(*(x.unsqueeze(1) for x in inputs), initial_state=state, **settings)
+    state.copy_(new_state)
+    o_BHV: Tensor = o_B1HV.squeeze(1)
+    return o_BHV
 
 
 def load_gated_delta() -> Callable[..., Any]:
@@ -72,7 +85,7 @@ def load_gated_delta() -> Callable[..., Any]:
             v_BTHV,
             dt_BTH,
             beta_BTH,
-            initial_state=_wide(initial_state_BHPV),
+            initial_state=wide_state(initial_state_BHPV),
             A_log=A_log_H,
             dt_bias=dt_bias_H,
             chunk_size=chunk_size,
@@ -135,13 +148,8 @@ def load_gated_delta_step() -> Callable[..., Any]:
         A_log_H: Tensor,
         dt_bias_H: Tensor,
     ) -> Tensor:
-        q, k, v, dt, beta = (x.unsqueeze(1) for x in (q_BGP, k_BGP, v_BHV, dt_BH, beta_BH))
-        o_B1HV, new_BHPV = recurrent(
-            q, k, v, dt, beta=beta, initial_state=state_BHPV, A_log=A_log_H, dt_bias=dt_bias_H, **IN_KERNEL
-        )
-        state_BHPV.copy_(new_BHPV)
-        o_BHV: Tensor = o_B1HV.squeeze(1)
-        return o_BHV
+        gates = {"beta": beta_BH.unsqueeze(1), "A_log": A_log_H, "dt_bias": dt_bias_H}
+        return one_position(recurrent, state_BHPV, (q_BGP, k_BGP, v_BHV, dt_BH), **gates, **IN_KERNEL)
 
     return gated_delta_step
 
@@ -168,7 +176,7 @@ def load_kda() -> Callable[..., Any]:
             v_BTHV,
             dt_BTHP,
             beta_BTH,
-            initial_state=_wide(initial_state_BHPV),
+            initial_state=wide_state(initial_state_BHPV),
             A_log=A_log_H,
             dt_bias=dt_bias_HP.flatten(),
             chunk_size=chunk_size,
@@ -193,13 +201,8 @@ def load_kda_step() -> Callable[..., Any]:
         A_log_H: Tensor,
         dt_bias_HP: Tensor,
     ) -> Tensor:
-        q, k, v, dt, beta = (x.unsqueeze(1) for x in (q_BHP, k_BHP, v_BHV, dt_BHP, beta_BH))
-        o_B1HV, new_BHPV = recurrent(
-            q, k, v, dt, beta, A_log_H, dt_bias_HP.flatten(), initial_state=state_BHPV, **IN_KERNEL
-        )
-        state_BHPV.copy_(new_BHPV)
-        o_BHV: Tensor = o_B1HV.squeeze(1)
-        return o_BHV
+        gates = {"A_log": A_log_H, "dt_bias": dt_bias_HP.flatten()}
+        return one_position(recurrent, state_BHPV, (q_BHP, k_BHP, v_BHV, dt_BHP, beta_BH), **gates, **IN_KERNEL)
 
     return kda_step
 
@@ -234,7 +237,7 @@ def load_rwkv7() -> Callable[..., Any]:
             -kk_BTHP,
             kk_BTHP * a_BTHP,
             scale=1.0,
-            initial_state=_wide(initial_state_BHPV),
+            initial_state=wide_state(initial_state_BHPV),
             output_final_state=True,
             chunk_size=chunk_size,
             lower_bound=RWKV7_BOUND,
@@ -251,11 +254,8 @@ def load_rwkv7_step() -> Callable[..., Any]:
     def rwkv7_step(
         state_BHPV: Tensor, r_BHP: Tensor, w_BHP: Tensor, k_BHP: Tensor, v_BHV: Tensor, kk_BHP: Tensor, a_BHP: Tensor
     ) -> Tensor:
-        inputs = (x.unsqueeze(1) for x in (r_BHP, _rwkv7_log_decay(w_BHP), k_BHP, v_BHV, kk_BHP, a_BHP))
-        o_B1HV, new_BHPV = recurrent(*inputs, scale=1.0, initial_state=state_BHPV, output_final_state=True)
-        state_BHPV.copy_(new_BHPV)
-        o_BHV: Tensor = o_B1HV.squeeze(1)
-        return o_BHV
+        inputs = (r_BHP, _rwkv7_log_decay(w_BHP), k_BHP, v_BHV, kk_BHP, a_BHP)
+        return one_position(recurrent, state_BHPV, inputs, scale=1.0, output_final_state=True)
 
     return rwkv7_step
 
@@ -285,20 +285,32 @@ def load_rwkv7_output() -> Callable[..., Any]:
     return rwkv7_output
 
 
+def refuses_16_bit_products(problem: Problem) -> str | None:
+    """Why the chunk kernels do not support a device or dtype: on a GPU they take products of float32 in tf32."""
+    if reason := needs_cuda(problem):
+        return reason
+    if problem.dtype not in ("bfloat16", "float16"):
+        return f"its products round to tf32, which is not {problem.dtype}: use bfloat16 or the reference"
+    return None
+
+
+def refuses_chunk_size(problem: Problem, sizes: tuple[int, ...]) -> str | None:
+    """Why a chunk size is unsupported by kernels that take certain ``sizes``; 0 is any."""
+    if problem.chunk_size in (0, *sizes):
+        return None
+    known = " or ".join(str(size) for size in sizes)
+    return f"its chunks are {known} positions long, and chunk_size is {problem.chunk_size}"
+
+
 def refuses_chunked(op: str) -> Callable[[Problem], str | None]:
     """What says why chunk kernels do not support a problem. They solve triangular systems in tf32, not in float32."""
 
     def refuses(problem: Problem) -> str | None:
-        if reason := needs_cuda(problem):
+        if reason := refuses_16_bit_products(problem):
             return reason
-        if problem.dtype not in ("bfloat16", "float16"):
-            return f"its products round to tf32, which is not {problem.dtype}: use bfloat16 or the reference"
         if problem.head_dim > WIDEST_KEY:
             return f"it holds at most {WIDEST_KEY} key channels a head, and head_dim is {problem.head_dim}"
-        if problem.chunk_size not in (0, *CHUNKS[op]):
-            sizes = " or ".join(str(size) for size in CHUNKS[op])
-            return f"its chunks are {sizes} positions long, and chunk_size is {problem.chunk_size}"
-        return None
+        return refuses_chunk_size(problem, CHUNKS[op])
 
     return refuses
 

@@ -12,8 +12,14 @@ from typing import Any
 
 from torch import Tensor
 
-from hybridbench.kernels.backend import Implementation, imported, needs_cuda, needs_cuda_and_float32
-from hybridbench.kernels.delta.fla import NO_FLA
+from hybridbench.kernels.backend import Implementation, imported, needs_cuda_and_float32
+from hybridbench.kernels.delta.fla import (
+    NO_FLA,
+    one_position,
+    refuses_16_bit_products,
+    refuses_chunk_size,
+    wide_state,
+)
 from hybridbench.problem import Problem
 
 CHUNKS = (16, 32, 64)
@@ -38,7 +44,7 @@ def load_lightning() -> Callable[..., Any]:
         chunk_size: int,
         initial_state_BHPP: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        state = None if initial_state_BHPP is None else initial_state_BHPP.float()
+        state = wide_state(initial_state_BHPP)
         o_BTHP, final_state_BHPP = chunked(
             q_BTHP, k_BTHP, v_BTHP, g_gamma=log_decay_H, initial_state=state, chunk_size=chunk_size, **UNSCALED
         )
@@ -52,27 +58,18 @@ def load_lightning_step() -> Callable[..., Any]:
     recurrent: Callable[..., Any] = imported("fla.ops.simple_gla", NO_FLA).fused_recurrent_simple_gla
 
     def lightning_step(state_BHPP: Tensor, q_BHP: Tensor, k_BHP: Tensor, v_BHP: Tensor, log_decay_H: Tensor) -> Tensor:
-        q, k, v = (x.unsqueeze(1) for x in (q_BHP, k_BHP, v_BHP))
-        o_B1HP, new_BHPP = recurrent(q, k, v, g_gamma=log_decay_H, initial_state=state_BHPP, **UNSCALED)
-        state_BHPP.copy_(new_BHPP)
-        o_BHP: Tensor = o_B1HP.squeeze(1)
-        return o_BHP
+        return one_position(recurrent, state_BHPP, (q_BHP, k_BHP, v_BHP), g_gamma=log_decay_H, **UNSCALED)
 
     return lightning_step
 
 
 def refuses_lightning(problem: Problem) -> str | None:
-    """What the chunk kernels refuse: their products take float32 as tf32, and odd rows of 16 bits not at all."""
-    if reason := needs_cuda(problem):
+    """Why the chunk kernels do not support a problem: also heads of an odd number of channels."""
+    if reason := refuses_16_bit_products(problem):
         return reason
-    if problem.dtype not in ("bfloat16", "float16"):
-        return f"its products round to tf32, which is not {problem.dtype}: use bfloat16 or the reference"
     if problem.head_dim % 2:
         return f"its backward takes an even number of channels a head, and head_dim is {problem.head_dim}"
-    if problem.chunk_size not in (0, *CHUNKS):
-        sizes = " or ".join(str(size) for size in CHUNKS)
-        return f"its chunks are {sizes} positions long, and chunk_size is {problem.chunk_size}"
-    return None
+    return refuses_chunk_size(problem, CHUNKS)
 
 
 lightning = Implementation(load_lightning, refuses_lightning)
