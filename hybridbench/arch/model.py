@@ -307,7 +307,7 @@ def cost(
         context=context,
         batch=batch,
         params=total,
-        params_non_embedding=total - _table_params(spec),
+        params_non_embedding=total - _table_params(spec) - sum(n * block.embedding_params() for block, n in spec.uses),
         params_active=total - inactive,
         train_flops=train,
         train_flops_full_mask=None if convention is Convention.HARDWARE else train + 3 * extra,

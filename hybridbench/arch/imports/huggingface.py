@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from hybridbench.arch.block import Block
-from hybridbench.arch.imports import linear, state_space, transformers
+from hybridbench.arch.imports import (
+    attention_types,
+    expert_types,
+    gemma_types,
+    linear,
+    published,
+    recurrent_types,
+    state_space,
+    transformers,
+)
 from hybridbench.arch.imports.parts import Layers
 from hybridbench.arch.imports.reader import Fields, read_json
 from hybridbench.arch.model import NAMED, ModelSpec
@@ -77,5 +86,14 @@ def _symbols(layers: Layers) -> tuple[list[str], dict[str, Block]]:
     return symbols, blocks
 
 
-MODEL_TYPES = {**transformers.TYPES, **state_space.TYPES, **linear.TYPES}
+MODEL_TYPES = {
+    **transformers.TYPES,
+    **state_space.TYPES,
+    **linear.TYPES,
+    **attention_types.TYPES,
+    **expert_types.TYPES,
+    **gemma_types.TYPES,
+    **recurrent_types.TYPES,
+    **published.TYPES,
+}
 """Maps a model type to the function that reads it."""

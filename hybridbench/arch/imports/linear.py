@@ -16,6 +16,7 @@ from hybridbench.arch.imports.parts import (
     Draft,
     Layers,
     deepseek_experts,
+    gated_delta,
     latent_attention,
     pick,
     qwen_experts,
@@ -26,7 +27,7 @@ from hybridbench.arch.imports.parts import (
     sparse_layers,
     with_mlps,
 )
-from hybridbench.arch.imports.reader import REQUIRED, Fields
+from hybridbench.arch.imports.reader import Fields
 from hybridbench.errors import BadInput
 
 
@@ -49,26 +50,13 @@ def _recurrent_gemma(read: Fields, d_model: int) -> Draft:
     return Draft(with_mlps(mixers, Mlp(d_model, both // 2, bias=True)), tied)
 
 
-def _gated_delta(read: Fields, d_model: int, defaults: tuple[int, int, int, int] | None = None) -> GatedDelta:
-    """Gated delta net. ``defaults`` are the type's own key heads, value heads and their two widths, if it has any."""
-    heads_k, heads, width_k, width = defaults or (REQUIRED,) * 4
-    return GatedDelta(
-        d_model,
-        n_heads=read.size("linear_num_value_heads", heads),
-        n_k_heads=read.size("linear_num_key_heads", heads_k),
-        k_head_dim=read.size("linear_key_head_dim", width_k),
-        v_head_dim=read.size("linear_value_head_dim", width),
-        d_conv=read.size("linear_conv_kernel_dim", 4),
-    )
-
-
 def _qwen_next(read: Fields, d_model: int) -> Draft:
     """Qwen3-Next and Qwen 3.5: gated delta net, and attention with an output gate in every fourth layer."""
     kind, depth = read.model_type, read_depth(read)
     kv_heads = {"qwen3_5_text": 4}.get(kind, 2)
     bias = read.flag("attention_bias")
     attention = read_attention(read, d_model, head_dim=256, kv_heads=kv_heads, bias=bias, qk_norm="head", gated=True)
-    delta = _gated_delta(read, d_model, (16, 32, 128, 128))
+    delta = gated_delta(read, d_model, (16, 32, 128, 128))
     every = read.size("full_attention_interval", 4)
     words = {"linear_attention": "G", "full_attention": "*"}
     default = ["G" if (index + 1) % every else "*" for index in range(depth)]

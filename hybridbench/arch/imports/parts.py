@@ -7,6 +7,7 @@ from typing import Any
 
 from hybridbench.arch.block import Block
 from hybridbench.arch.blocks.attention import Attention
+from hybridbench.arch.blocks.gated_delta import GatedDelta
 from hybridbench.arch.blocks.latent import LatentAttention
 from hybridbench.arch.blocks.mlp import Mlp
 from hybridbench.arch.blocks.moe import Moe
@@ -31,6 +32,10 @@ MAX_LAYERS = 4096
 
 
 ATTENTION_WORDS = {"full_attention": "*", "attention": "*", "sliding_attention": "S"}
+
+
+PREDICTS_MORE = ("num_nextn_predict_layers", "num_mtp_layers", "num_mtp_modules", "mtp_transformer_layers", "use_mtp")
+"""Fields of layers for multi-token prediction, which the classes leave out."""
 
 
 LINEAR_WORDS = {"full_attention": "*", "attention": "*", "linear_attention": "M", "mamba": "M"}
@@ -128,22 +133,55 @@ def pick(dense: Block, sparse: Block, where: list[bool]) -> list[Block]:
     return [sparse if here else dense for here in where]
 
 
-def latent_attention(read: Fields, d_model: int, q_rank: int | None) -> LatentAttention:
-    """DeepSeek's latent attention; ``q_rank`` is the type's default, None for a full query projection."""
+def latent_attention(
+    read: Fields, d_model: int, q_rank: int | None, nope_dim: int = 128, v_head_dim: int = 128
+) -> LatentAttention:
+    """DeepSeek's latent attention; the arguments are the type's defaults, a q_rank None for a full query projection."""
     return LatentAttention(
         d_model,
         read.size("num_attention_heads"),
-        nope_dim=read.size("qk_nope_head_dim", 128),
+        nope_dim=read.size("qk_nope_head_dim", nope_dim),
         rope_dim=read.size("qk_rope_head_dim", 64),
-        v_head_dim=read.size("v_head_dim", 128),
+        v_head_dim=read.size("v_head_dim", v_head_dim),
         kv_rank=read.size("kv_lora_rank", 512),
         q_rank=read.maybe("q_lora_rank", q_rank),
         bias=read.flag("attention_bias"),
     )
 
 
-def deepseek_experts(read: Fields, d_model: int, experts: str, top_k: str, shared: str) -> Moe:
-    """Routed and shared experts of one width. The arguments are the names of the config's fields."""
+def deepseek_experts(
+    read: Fields, d_model: int, experts: str, top_k: str, shared: str, defaults: tuple[int, int, int] = (256, 8, 1)
+) -> Moe:
+    """Routed and shared experts of one width.
+
+    Args:
+        read: the config's fields.
+        d_model: width of the residual stream.
+        experts, top_k, shared: names of the config's fields.
+        defaults: the type's own values of the three.
+    """
     width = read.size("moe_intermediate_size")
-    n_shared = read.size(shared, 1, least=0)
-    return Moe(d_model, width, read.size(experts, 256), read.size(top_k, 8), d_shared=n_shared * width)
+    n_shared = read.size(shared, defaults[2], least=0)
+    return Moe(
+        d_model, width, read.size(experts, defaults[0]), read.size(top_k, defaults[1]), d_shared=n_shared * width
+    )
+
+
+def sparse_behind_dense(read: Fields, d_model: int, depth: int, experts: Moe, dense_first: int) -> list[Block]:
+    """The experts behind ``dense_first`` dense layers, or where mlp_layer_types says so."""
+    default = ["-" if index < dense_first else "E" for index in range(depth)]
+    letters = read.layer_types("mlp_layer_types", depth, {"dense": "-", "sparse": "E"}, default)
+    return pick(read_mlp(read, d_model), experts, [letter == "E" for letter in letters])
+
+
+def gated_delta(read: Fields, d_model: int, defaults: tuple[int, int, int, int]) -> GatedDelta:
+    """Gated delta net. ``defaults`` are the type's own key heads, value heads and their two widths."""
+    heads_k, heads, width_k, width = defaults
+    return GatedDelta(
+        d_model,
+        n_heads=read.size("linear_num_value_heads", heads),
+        n_k_heads=read.size("linear_num_key_heads", heads_k),
+        k_head_dim=read.size("linear_key_head_dim", width_k),
+        v_head_dim=read.size("linear_value_head_dim", width),
+        d_conv=read.size("linear_conv_kernel_dim", 4),
+    )
