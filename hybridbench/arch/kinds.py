@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from hybridbench.arch.block import Block
 from hybridbench.arch.blocks.altup import AltUp
 from hybridbench.arch.blocks.attention import Attention
+from hybridbench.arch.blocks.channel_mix import ChannelMix
 from hybridbench.arch.blocks.gated_delta import GatedDelta
 from hybridbench.arch.blocks.indexed import IndexedAttention
 from hybridbench.arch.blocks.kda import Kda
@@ -72,6 +73,7 @@ KINDS = (
     Kind("", "two mixers in parallel", Parallel),
     Kind("-", "MLP", Mlp, Mlp.at),
     Kind("E", "mixture of experts", Moe, Moe.at),
+    Kind("c", "channel mixing", ChannelMix),
     Kind("P", "per-layer embeddings", PerLayerInput),
     Kind("U", "AltUp and Laurel", AltUp),
 )

@@ -11,6 +11,7 @@ import pytest
 from hybridbench.arch.block import Block
 from hybridbench.arch.blocks.altup import AltUp
 from hybridbench.arch.blocks.attention import Attention
+from hybridbench.arch.blocks.channel_mix import ChannelMix
 from hybridbench.arch.blocks.gated_delta import GatedDelta
 from hybridbench.arch.blocks.indexed import IndexedAttention
 from hybridbench.arch.blocks.kda import Kda
@@ -98,6 +99,8 @@ OTHERS: dict[str, Block] = {
     "indexed": IndexedAttention(D_MODEL, 6, 16, 8, 24, 32, 40, index_heads=3, index_dim=12, top_k=50),
     "routed-attention": RoutedAttention(D_MODEL, n_kv_heads=2, head_dim=16, n_experts=4, top_k=3),
     "kda-full-rank": Kda(D_MODEL, n_heads=6, head_dim=32, full_rank=True),
+    "kda-gate-bias": Kda(D_MODEL, n_heads=6, head_dim=32, gate_bias=True),
+    "channel-mix": ChannelMix(D_MODEL, 256),
     "mlp-without-norm": Mlp(D_MODEL, 256, own_norm=False),
     "moe-biases": Moe(D_MODEL, 64, n_experts=4, top_k=2, bias=True, out_bias=True),
     "moe-norms": Moe(D_MODEL, 64, n_experts=4, top_k=2, d_shared=80, inner_norms=True),

@@ -248,3 +248,13 @@ def test_caches_are_as_the_library_keeps_them(model_type: str, tokens: int, libr
     assert ours.kv - full_windows(spec, tokens) == theirs["keys"] + theirs["values"] + theirs["indexer_keys"]
     assert ours.ssm == theirs["recurrent_states"]
     assert ours.conv == theirs["conv_states"]
+
+
+@each_type
+def test_layers_add_up_to_the_whole(model_type: str) -> None:
+    """Also where layers share parameters or look rows up, as per-layer embeddings do."""
+    spec = model_from_config(drawn(model_type, 2))
+    whole, rows = model.cost(spec, 40), model.layer_costs(spec, 40)
+    assert sum(row.params for row in rows) == whole.params
+    assert sum(row.decode_flops for row in rows) == whole.decode_flops
+    assert sum(row.kv_cache_bytes for row in rows) == whole.kv_cache_bytes

@@ -20,7 +20,8 @@ class Kda(DeltaRule):
     """Kimi delta attention: ``n_heads`` heads of ``head_dim`` keys and as many values, decay and gate of low rank.
 
     The decay's and the output gate's projections go through ``head_dim`` columns, as in Kimi-Linear, or each are one
-    matrix (``full_rank``), as in Ling 3.
+    matrix (``full_rank``), as in Ling 3. The output gate's may have a bias (``gate_bias``),
+    as in flash-linear-attention.
     """
 
     kind: ClassVar[str] = "kda"
@@ -34,6 +35,7 @@ class Kda(DeltaRule):
     d_conv: int = 4
     chunk_size: int = 64
     full_rank: bool = variant(False)
+    gate_bias: bool = variant(False)
 
     def __post_init__(self) -> None:
         check_sizes(self, "d_model", "n_heads", "head_dim", "d_conv", "chunk_size")
@@ -76,7 +78,7 @@ class Kda(DeltaRule):
 
     @override
     def in_params(self, convention: Convention, borrows_value: bool = False) -> int:
-        decay = self.n_heads + self.out_width
+        decay = self.n_heads + self.out_width + (self.out_width if self.gate_bias else 0)
         return self.in_matmul_params(borrows_value) + self.d_conv * self.conv_channels + decay + self.head_dim
 
     @override

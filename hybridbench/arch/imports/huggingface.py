@@ -8,6 +8,7 @@ changes no count, and layers for multi-token prediction, which the classes leave
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from hybridbench.arch.block import Block
 from hybridbench.arch.imports import (
     attention_types,
     expert_types,
+    fla_types,
     gemma_types,
     linear,
+    mamba_ssm,
     published,
     recurrent_types,
     state_space,
@@ -37,11 +40,21 @@ def read_config(path: Path) -> ModelSpec:
     """
     if os.path.isdir(path):  # unlike Path.is_dir, False for a name that is too long: reading it says why
         path = path / "config.json"
+    _refuse_hub_name(path)
     body = read_json(path)
     try:
         return model_from_config(body)
     except BadInput as exc:
         raise BadInput(f"{path}: {exc}") from exc
+
+
+def _refuse_hub_name(path: Path) -> None:
+    """Raise for what is no path here and reads as a name on the Hugging Face Hub: an owner and a model."""
+    if path.suffix != ".json" and re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)) and not os.path.lexists(path.parent):
+        raise BadInput(
+            f"there is no {path} here, and nothing is downloaded: get the file of a model on the Hugging Face Hub with "
+            f"hf download {path} config.json --local-dir {path.name}, and give --config {path.name}."
+        )
 
 
 def model_from_config(body: Mapping[str, Any], name: str | None = None, scale: str = NAMED[1]) -> ModelSpec:
@@ -50,15 +63,18 @@ def model_from_config(body: Mapping[str, Any], name: str | None = None, scale: s
     Raises:
         BadInput: see ``read_config``.
     """
+    body = mamba_ssm.with_type(body)
     model_type = body.get("model_type")
     if not isinstance(model_type, str):
         raise BadInput("it has no model_type: give the config.json of a Hugging Face model.")
     if model_type not in MODEL_TYPES:
         if isinstance(body.get("text_config"), dict):
             raise BadInput(f"model type {model_type} covers more than text: save its text_config as a separate file.")
+        if model_type in published.REFUSED:
+            raise BadInput(f"model type {model_type} is not read: {published.REFUSED[model_type]}")
         raise unknown_name("model type", model_type, MODEL_TYPES)
     read = Fields(body)
-    d_model = read.size("hidden_size")
+    d_model = read.size("d_model" if model_type == mamba_ssm.NAME else "hidden_size")
     vocab_size = read.size("vocab_size")
     draft = MODEL_TYPES[model_type](read, d_model)
     symbols, blocks = _symbols(draft.layers)
@@ -66,11 +82,12 @@ def model_from_config(body: Mapping[str, Any], name: str | None = None, scale: s
         arch=name or model_type,
         scale=scale,
         d_model=d_model,
-        vocab_size=vocab_size,
+        vocab_size=draft.vocab_size or vocab_size,
         pattern="".join(symbols),
         blocks=blocks,
         tied=draft.tied,
         norms=draft.norms,
+        norm_bias=draft.norm_bias,
     )
 
 
@@ -92,8 +109,10 @@ MODEL_TYPES = {
     **linear.TYPES,
     **attention_types.TYPES,
     **expert_types.TYPES,
+    **fla_types.TYPES,
     **gemma_types.TYPES,
     **recurrent_types.TYPES,
+    **mamba_ssm.TYPES,
     **published.TYPES,
 }
 """Maps a model type to the function that reads it."""

@@ -20,11 +20,16 @@ Layers = list[tuple[str, Block]]
 
 @dataclass(frozen=True)
 class Draft:
-    """What a config describes: its sublayers, and the embedding, norms and head around them."""
+    """What a config describes: its sublayers, and the embedding, norms and head around them.
+
+    ``vocab_size`` is given where the table has more rows than the config says.
+    """
 
     layers: Layers
     tied: bool
     norms: int = 1
+    norm_bias: bool = False
+    vocab_size: int | None = None
 
 
 MAX_LAYERS = 4096
@@ -41,15 +46,15 @@ PREDICTS_MORE = ("num_nextn_predict_layers", "num_mtp_layers", "num_mtp_modules"
 LINEAR_WORDS = {"full_attention": "*", "attention": "*", "linear_attention": "M", "mamba": "M"}
 
 
-def read_depth(read: Fields) -> int:
+def read_depth(read: Fields, name: str = "num_hidden_layers") -> int:
     """The number of layers.
 
     Raises:
         BadInput: above ``MAX_LAYERS``.
     """
-    depth = read.size("num_hidden_layers")
+    depth = read.size(name)
     if depth > MAX_LAYERS:
-        raise BadInput(f"num_hidden_layers is {depth}: hybridbench reads up to {MAX_LAYERS} layers.")
+        raise BadInput(f"{name} is {depth}: hybridbench reads up to {MAX_LAYERS} layers.")
     return depth
 
 
