@@ -1,6 +1,6 @@
 """huggingface: models from a Hugging Face config.json, one function per model type.
 
-Each function returns the blocks that the class of its type in transformers 5.23 builds. The tests compare every
+Each function returns the blocks that the class of its type in transformers 5.24 builds. The tests compare every
 function with that class on the meta device, parameter by parameter. The blocks leave out rotary embedding, which
 changes no count, and layers for multi-token prediction, which the classes leave out too.
 """
