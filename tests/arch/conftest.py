@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
@@ -107,3 +109,17 @@ def attention(request: pytest.FixtureRequest) -> Attention:
     found = PLAIN[request.param]
     assert isinstance(found, Attention)
     return found
+
+
+@pytest.fixture(scope="session")
+def library() -> Iterator[SimpleNamespace]:
+    """The modules transformers and torch, imported when a test needs them."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("HF_HUB_OFFLINE", "1")
+    patch.setenv("TRANSFORMERS_VERBOSITY", "error")
+    import torch
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    yield SimpleNamespace(torch=torch, transformers=transformers)
+    patch.undo()

@@ -11,7 +11,6 @@ from hybridbench.arch.blocks.latent import LatentAttention
 from hybridbench.arch.blocks.mlp import Mlp
 from hybridbench.arch.blocks.moe import Moe
 from hybridbench.arch.imports.reader import Fields
-from hybridbench.errors import BadInput
 
 Layers = list[tuple[str, Block]]
 """The letter and the block of each sublayer, in order."""
@@ -26,6 +25,10 @@ class Draft:
     norms: int = 1
 
 
+ATTENTION_FIELDS = ("num_attention_heads", "num_key_value_heads", "head_dim")
+"""The fields that may contradict each other in attention."""
+
+
 MAX_LAYERS = 4096
 """The most layers that a config may have."""
 
@@ -37,14 +40,11 @@ LINEAR_WORDS = {"full_attention": "*", "attention": "*", "linear_attention": "M"
 
 
 def read_depth(read: Fields) -> int:
-    """The number of layers.
-
-    Raises:
-        BadInput: above ``MAX_LAYERS``.
-    """
+    """The number of layers, at most ``MAX_LAYERS``."""
     depth = read.size("num_hidden_layers")
     if depth > MAX_LAYERS:
-        raise BadInput(f"num_hidden_layers is {depth}: hybridbench reads up to {MAX_LAYERS} layers.")
+        read.wrong("num_hidden_layers", f"num_hidden_layers is {depth}: hybridbench reads up to {MAX_LAYERS} layers.")
+        return 1
     return depth
 
 
@@ -54,6 +54,7 @@ def read_attention(
     *,
     head_dim: int | None = None,
     kv_heads: int | None = None,
+    null_kv_heads: bool = True,
     bias: bool = False,
     **variants: Any,
 ) -> Attention:
@@ -64,25 +65,38 @@ def read_attention(
         d_model: width of the residual stream.
         head_dim: the type's own default; None for ``d_model`` divided by the number of heads.
         kv_heads: the type's own default; None for as many key heads as query heads.
+        null_kv_heads: whether the class takes null for as many key heads as query heads.
         bias: whether all four projections have biases.
         variants: further fields of ``Attention``.
     """
     n_heads = read.size("num_attention_heads")
     width = read.maybe("head_dim", head_dim)
+    names = ATTENTION_FIELDS if width else (*ATTENTION_FIELDS, "hidden_size")
     if width is None:
         if d_model % n_heads:
-            raise BadInput(
-                f"{n_heads} heads do not divide hidden_size {d_model}: correct one of them, or add head_dim."
+            read.contradict(
+                ("num_attention_heads", "hidden_size"),
+                f"{n_heads} heads do not divide hidden_size {d_model}: correct one of them, or add head_dim.",
             )
-        width = d_model // n_heads
-    n_kv_heads = read.maybe("num_key_value_heads", kv_heads) or n_heads
+        width = max(1, d_model // n_heads)
+        read.default("head_dim", width)
+    n_kv_heads = read_kv_heads(read, n_heads, kv_heads, null_kv_heads)
     biases = {"qkv_bias": bias, "out_bias": bias} | variants
-    return Attention(d_model, n_heads, n_kv_heads, width, width, **biases)
+    return read.build(names, Attention, d_model, n_heads, n_kv_heads, width, width, **biases)
+
+
+def read_kv_heads(read: Fields, n_heads: int, default: int | None = None, null: bool = True) -> int:
+    """The number of key heads: ``default`` where the file has none, None for as many as the ``n_heads`` query heads."""
+    found = read.maybe("num_key_value_heads", default) if null else read.size("num_key_value_heads", default or n_heads)
+    if found is None:
+        read.default("num_key_value_heads", n_heads)
+        return n_heads
+    return found
 
 
 def read_mlp(read: Fields, d_model: int, name: str = "intermediate_size", **variants: Any) -> Mlp:
     """A gated MLP whose width is the field ``name``; ``variants`` are further fields of ``Mlp``."""
-    return Mlp(d_model, read.size(name), **variants)
+    return read.build((name,), Mlp, d_model, read.size(name), **variants)
 
 
 def by_window(letters: list[str], full: Attention, window: int | None) -> Layers:
@@ -102,6 +116,7 @@ def with_mlps(mixers: Layers, mlp: Block | list[Block]) -> Layers:
 
 def read_tied(read: Fields, default: bool = False) -> bool:
     """Whether embedding and head share their weights; ``default`` is the default of the model type."""
+    read.default("tie_word_embeddings", default)
     return read.flag("tie_word_embeddings", default)
 
 
@@ -114,13 +129,17 @@ def sparse_layers(read: Fields, depth: int) -> list[bool]:
 
 def qwen_experts(read: Fields, d_model: int, experts: int, top_k: int, shared: bool) -> Block:
     """Qwen's experts, or a dense MLP where num_experts is 0. ``experts`` and ``top_k`` are the type's defaults."""
-    count = read.size(read.first("num_experts", "num_local_experts"), experts, least=0)
+    names = ("num_experts", "num_local_experts") if read.model_type == "qwen3_moe" else ("num_experts",)
+    name = read.first(*names)
+    count = read.size(name, experts, least=0)
     per_token = read.size("num_experts_per_tok", top_k)
     width = read.size("moe_intermediate_size")
     d_shared = read.size("shared_expert_intermediate_size") if shared else 0
     if not count:
         return read_mlp(read, d_model)
-    return Moe(d_model, width, count, per_token, d_shared, shared_gate=shared)
+    return read.build(
+        (name, "num_experts_per_tok"), Moe, d_model, width, count, per_token, d_shared, shared_gate=shared
+    )
 
 
 def pick(dense: Block, sparse: Block, where: list[bool]) -> list[Block]:
@@ -130,7 +149,9 @@ def pick(dense: Block, sparse: Block, where: list[bool]) -> list[Block]:
 
 def latent_attention(read: Fields, d_model: int, q_rank: int | None) -> LatentAttention:
     """DeepSeek's latent attention; ``q_rank`` is the type's default, None for a full query projection."""
-    return LatentAttention(
+    return read.build(
+        ("num_attention_heads", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "kv_lora_rank", "q_lora_rank"),
+        LatentAttention,
         d_model,
         read.size("num_attention_heads"),
         nope_dim=read.size("qk_nope_head_dim", 128),
@@ -146,4 +167,12 @@ def deepseek_experts(read: Fields, d_model: int, experts: str, top_k: str, share
     """Routed and shared experts of one width. The arguments are the names of the config's fields."""
     width = read.size("moe_intermediate_size")
     n_shared = read.size(shared, 1, least=0)
-    return Moe(d_model, width, read.size(experts, 256), read.size(top_k, 8), d_shared=n_shared * width)
+    return read.build(
+        (experts, top_k),
+        Moe,
+        d_model,
+        width,
+        read.size(experts, 256),
+        read.size(top_k, 8),
+        d_shared=n_shared * width,
+    )

@@ -38,14 +38,16 @@ def _llama(read: Fields, d_model: int) -> Draft:
 
 def _mistral(read: Fields, d_model: int) -> Draft:
     """Mistral, Mixtral and Phi-3: one window for all layers, or none."""
-    attention = read_attention(read, d_model, kv_heads=None if read.model_type == "phi3" else 8)
+    named = read.model_type != "phi3"
+    attention = read_attention(read, d_model, kv_heads=8 if named else None, null_kv_heads=not named)
     window = read.maybe("sliding_window", 4096 if read.model_type == "mistral" else None)
     mixers = by_window(["S"] * read_depth(read), attention, window)
     block: Block = read_mlp(read, d_model)
     if read.model_type == "mixtral":
         assert isinstance(block, Mlp)
-        experts = read.size("num_local_experts", 8)
-        block = Moe(d_model, block.d_ff, experts, read.size("num_experts_per_tok", 2))
+        name = read.first("num_local_experts", "num_experts")
+        experts, top_k = read.size(name, 8), read.size("num_experts_per_tok", 2)
+        block = read.build((name, "num_experts_per_tok"), Moe, d_model, block.d_ff, experts, top_k)
     tied = read_tied(read)
     read.finish()
     return Draft(with_mlps(mixers, block), tied)
