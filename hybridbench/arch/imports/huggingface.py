@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridbench.arch.block import Block
-from hybridbench.arch.imports import linear, state_space, transformers
+from hybridbench.arch.imports import linear, nemotron, state_space, transformers
 from hybridbench.arch.imports.parts import Layers
 from hybridbench.arch.imports.reader import Fields, read_json, shown
 from hybridbench.arch.imports.wrappers import text_model
@@ -97,5 +97,5 @@ def _symbols(layers: Layers) -> tuple[list[str], dict[str, Block]]:
     return symbols, blocks
 
 
-MODEL_TYPES = {**transformers.TYPES, **state_space.TYPES, **linear.TYPES}
+MODEL_TYPES = {**transformers.TYPES, **state_space.TYPES, **nemotron.TYPES, **linear.TYPES}
 """Maps a model type to the function that reads it."""

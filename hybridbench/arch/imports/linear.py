@@ -256,7 +256,8 @@ def _lfm2(read: Fields, d_model: int) -> Draft:
         dense = read.size("num_dense_layers", 2, least=0)
         blocks = pick(Mlp(d_model, width), experts, [index >= dense for index in range(depth)])
     else:
-        blocks = [Mlp(d_model, _lfm2_width(read, width))] * depth
+        named = (name, "block_ffn_dim_multiplier", "block_multiple_of")
+        blocks = [read.build(named, Mlp, d_model, _lfm2_width(read, width))] * depth
     for other in ("block_dim", "conv_dim", "conv_dim_out"):
         read.must(other, d_model)
     read.must("num_heads", attention.n_heads)
@@ -275,7 +276,7 @@ def _lfm2(read: Fields, d_model: int) -> Draft:
 def _minimax(read: Fields, d_model: int) -> Draft:
     """MiniMax: lightning attention, softmax attention in some layers, experts in all."""
     depth = read_depth(read)
-    attention = read_attention(read, d_model, kv_heads=8, null_kv_heads=False)
+    attention = read_attention(read, d_model, kv_heads=8)
     lightning = Lightning(d_model, attention.n_heads, attention.head_dim, chunk_size=read.size("block_size", 256))
     words = {"linear_attention": "L", "full_attention": "*"}
     default = ["L" if index % 2 else "*" for index in range(depth)]

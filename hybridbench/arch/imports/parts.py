@@ -54,7 +54,7 @@ def read_attention(
     *,
     head_dim: int | None = None,
     kv_heads: int | None = None,
-    null_kv_heads: bool = True,
+    null_kv_heads: bool | None = None,
     bias: bool = False,
     **variants: Any,
 ) -> Attention:
@@ -65,12 +65,13 @@ def read_attention(
         d_model: width of the residual stream.
         head_dim: the type's own default; None for ``d_model`` divided by the number of heads.
         kv_heads: the type's own default; None for as many key heads as query heads.
-        null_kv_heads: whether the class takes null for as many key heads as query heads.
+        null_kv_heads: whether the class takes null for as many key heads as query heads; by default those classes do
+            that have no default of their own.
         bias: whether all four projections have biases.
         variants: further fields of ``Attention``.
     """
     n_heads = read.size("num_attention_heads")
-    width = read.maybe("head_dim", head_dim)
+    width = read.maybe("head_dim") if head_dim is None else read.size("head_dim", head_dim)
     names = ATTENTION_FIELDS if width else (*ATTENTION_FIELDS, "hidden_size")
     if width is None:
         if d_model % n_heads:
@@ -80,7 +81,8 @@ def read_attention(
             )
         width = max(1, d_model // n_heads)
         read.default("head_dim", width)
-    n_kv_heads = read_kv_heads(read, n_heads, kv_heads, null_kv_heads)
+    null = kv_heads is None if null_kv_heads is None else null_kv_heads
+    n_kv_heads = read_kv_heads(read, n_heads, kv_heads, null)
     biases = {"qkv_bias": bias, "out_bias": bias} | variants
     return read.build(names, Attention, d_model, n_heads, n_kv_heads, width, width, **biases)
 

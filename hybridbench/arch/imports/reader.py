@@ -125,7 +125,8 @@ class Fields:
         if unnamed:
             listed = ", ".join(f"{name} {shown(known[name])}" for name in unnamed)
             why = f"{why.removesuffix('.')} ({listed})."
-        self._wrong.contradictions.append((tuple(self._prefix + name for name in names), why))
+        # A nested field may contradict one beside its section, such as the number of layers.
+        self._wrong.contradictions.append(({*names, *(self._prefix + name for name in names)}, why))
 
     def build(self, names: Sequence[str], make: Callable[P, B], *args: P.args, **kwargs: P.kwargs) -> B:
         """Make a block from the fields ``names``; what its constructor refuses is kept as a contradiction of them."""
@@ -268,14 +269,15 @@ class Fields:
     def unread(self, harmless: Sequence[str] = ()) -> None:
         """Keep as wrong every field that was not read and is not known to be harmless."""
         absent = [name for name in self._read if name not in self._body]
+        others = [name for name in (*harmless, *HARMLESS) if name not in self._body]
         for name in self._body:
             if name in self._read or name in HARMLESS or name in harmless:
                 continue
             said = f"it has a field {self._prefix}{shown_name(name)}, which hybridbench does not know in model type "
-            near = difflib.get_close_matches(name, absent, n=1, cutoff=SIMILAR)
+            near = _nearest(name, absent) or _nearest(name, others)
             if near:
-                self._wrong.misspelt.append(self._prefix + near[0])
-                self.wrong(name, f"{said}{self.model_type}: did you mean {near[0]}?")
+                self._wrong.misspelt.append(self._prefix + near)
+                self.wrong(name, f"{said}{self.model_type}: did you mean {near}?")
             else:
                 self.wrong(
                     name,
@@ -312,7 +314,7 @@ class Fields:
         if not self._finished:
             absent = [name for name in self._read if name not in self._body]
             unread = [name for name in self._body if name not in self._read]
-            self.unread([name for name in unread if not difflib.get_close_matches(name, absent, n=1, cutoff=SIMILAR)])
+            self.unread([name for name in unread if not _nearest(name, absent)])
         self.check()
         raise exc
 
@@ -324,14 +326,19 @@ class Wrong:
     fields: dict[str, str] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     misspelt: list[str] = field(default_factory=list)
-    contradictions: list[tuple[tuple[str, ...], str]] = field(default_factory=list)
+    contradictions: list[tuple[set[str], str]] = field(default_factory=list)
 
     def sentences(self) -> list[str]:
         """One sentence for each fault. What only follows from a field that is told anyway is left out."""
         missing = {name: said for name, said in self.missing.items() if name not in self.misspelt}
         told = {*self.fields, *self.missing, *self.misspelt}
-        kept = [said for names, said in self.contradictions if not told & set(names)]
+        kept = [said for names, said in self.contradictions if not told & names]
         return list(dict.fromkeys([*self.fields.values(), *missing.values(), *kept]))
+
+
+def _nearest(name: str, names: Sequence[str]) -> str | None:
+    """The one of ``names`` of which ``name`` may be a misspelling."""
+    return next(iter(difflib.get_close_matches(name, names, n=1, cutoff=SIMILAR)), None)
 
 
 def shown(value: Any) -> str:

@@ -38,8 +38,7 @@ def _llama(read: Fields, d_model: int) -> Draft:
 
 def _mistral(read: Fields, d_model: int) -> Draft:
     """Mistral, Mixtral and Phi-3: one window for all layers, or none."""
-    named = read.model_type != "phi3"
-    attention = read_attention(read, d_model, kv_heads=8 if named else None, null_kv_heads=not named)
+    attention = read_attention(read, d_model, kv_heads=None if read.model_type == "phi3" else 8)
     window = read.maybe("sliding_window", 4096 if read.model_type == "mistral" else None)
     mixers = by_window(["S"] * read_depth(read), attention, window)
     block: Block = read_mlp(read, d_model)
@@ -79,11 +78,12 @@ def _qwen(read: Fields, d_model: int) -> Draft:
     if newer:
         kv_heads, head_dim = (4, None) if sparse else (32, 128)
         bias = read.flag("attention_bias")
-        attention = read_attention(read, d_model, kv_heads=kv_heads, head_dim=head_dim, bias=bias, qk_norm="head")
+        variants = {"bias": bias, "null_kv_heads": not sparse}
+        attention = read_attention(read, d_model, kv_heads=kv_heads, head_dim=head_dim, qk_norm="head", **variants)
     else:
         bias = read.flag("qkv_bias", True) if sparse else True
         kv_heads = 16 if sparse else 32
-        attention = read_attention(read, d_model, kv_heads=kv_heads, qkv_bias=bias)
+        attention = read_attention(read, d_model, kv_heads=kv_heads, null_kv_heads=not sparse, qkv_bias=bias)
     if newer and sparse:
         mixers = by_window(["S"] * depth, attention, _qwen_window(read))
         read.value("max_window_layers")
