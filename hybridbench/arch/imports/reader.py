@@ -52,7 +52,7 @@ HARMLESS = frozenset(
         *("output_router_logits", "router_aux_loss_coef", "router_jitter_noise", "rescale_prenorm_residual"),
         # Positions, and scalars that multiply or bound existing values.
         *("rope_theta", "rope_scaling", "rope_parameters", "rotary_emb_base", "rope_interleave"),
-        *("partial_rotary_factor",),
+        *("partial_rotary_factor", "use_mrope", "rope_interleaved", "is_llama_config", "transformers.js_config"),
         *("max_position_embeddings", "original_max_position_embeddings", "rope_local_base_freq", "rotary_percent"),
         *("rms_norm_eps", "norm_eps", "layer_norm_epsilon", "layer_norm_eps", "residual_in_fp32"),
         *("hidden_act", "hidden_activation", "query_pre_attn_scalar", "final_logit_softcapping", "logits_soft_cap"),

@@ -48,7 +48,10 @@ def _mistral(read: Fields, d_model: int) -> Draft:
         experts, top_k = read.size(name, 8), read.size("num_experts_per_tok", 2)
         block = read.build((name, "num_experts_per_tok"), Moe, d_model, block.d_ff, experts, top_k)
     tied = read_tied(read)
-    read.finish()
+    for bias in ("attention_bias", "mlp_bias", "lm_head_bias"):  # Phi's files have them, and no class reads them
+        read.must(bias, False)
+    read.must("full_attn_mod", 1)
+    read.finish(("interpolate_factor",))
     return Draft(with_mlps(mixers, block), tied)
 
 
