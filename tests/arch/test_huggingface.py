@@ -10,7 +10,7 @@ from their_classes import Config, full_windows, their_cache, their_config, their
 
 from hybridbench.arch import model
 from hybridbench.arch.block import Storage
-from hybridbench.arch.imports import linear, state_space, transformers
+from hybridbench.arch.imports import linear, nemotron, state_space, transformers
 from hybridbench.arch.imports.huggingface import model_from_config
 from hybridbench.arch.presets import PRESETS, preset_spec
 
@@ -129,7 +129,9 @@ def body_of(name: str) -> Config:
 
 
 def test_every_model_type_is_tried() -> None:
-    assert {name.partition(":")[0] for name in SMALL} == {*transformers.TYPES, *state_space.TYPES, *linear.TYPES}
+    assert {name.partition(":")[0] for name in SMALL} == {
+        name for module in (transformers, state_space, nemotron, linear) for name in module.TYPES
+    }
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -1,6 +1,6 @@
 """huggingface: models from a Hugging Face config.json, one function per model type.
 
-Each function returns the blocks that the class of its type in transformers 5.23 builds. The tests compare every
+Each function returns the blocks that the class of its type in transformers 5.24 builds. The tests compare every
 function with that class on the meta device, parameter by parameter. The blocks leave out rotary embedding, which
 changes no count, and layers for multi-token prediction, which the classes leave out too.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +21,23 @@ from hybridbench.arch.imports import (
     gemma_types,
     linear,
     mamba_ssm,
+    nemotron,
     published,
     recurrent_types,
     state_space,
     transformers,
 )
 from hybridbench.arch.imports.parts import Layers
-from hybridbench.arch.imports.reader import Fields, read_json
+from hybridbench.arch.imports.reader import Fields, read_json, shown
+from hybridbench.arch.imports.wrappers import text_model
 from hybridbench.arch.model import NAMED, ModelSpec
-from hybridbench.errors import BadInput, unknown_name
+from hybridbench.errors import BadInput
 
 
 def read_config(path: Path) -> ModelSpec:
     """Read the model that a config.json describes.
+
+    Its ``notes`` name what the file leaves out and its class sets, and sections that are no part of the text model.
 
     Raises:
         BadInput: the file is not a config, a model type or field is unknown, or sizes contradict each other.
@@ -64,19 +68,19 @@ def model_from_config(body: Mapping[str, Any], name: str | None = None, scale: s
         BadInput: see ``read_config``.
     """
     body = mamba_ssm.with_type(body)
-    model_type = body.get("model_type")
-    if not isinstance(model_type, str):
-        raise BadInput("it has no model_type: give the config.json of a Hugging Face model.")
-    if model_type not in MODEL_TYPES:
-        if isinstance(body.get("text_config"), dict):
-            raise BadInput(f"model type {model_type} covers more than text: save its text_config as a separate file.")
-        if model_type in published.REFUSED:
-            raise BadInput(f"model type {model_type} is not read: {published.REFUSED[model_type]}")
-        raise unknown_name("model type", model_type, MODEL_TYPES)
-    read = Fields(body)
-    d_model = read.size("d_model" if model_type == mamba_ssm.NAME else "hidden_size")
-    vocab_size = read.size("vocab_size")
-    draft = MODEL_TYPES[model_type](read, d_model)
+    if body.get("model_type") in published.REFUSED:
+        raise BadInput(f"model type {body['model_type']} is not read: {published.REFUSED[body['model_type']]}")
+    text = text_model(body, MODEL_TYPES)
+    model_type = str(text.body["model_type"])
+    read = Fields(text.body, text.class_sizes)
+    try:
+        d_model = read.size("d_model" if model_type == mamba_ssm.NAME else "hidden_size")
+        vocab_size = read.size("vocab_size")
+        draft = MODEL_TYPES[model_type](read, d_model)
+        read.check()
+    except BadInput as exc:
+        read.failed(exc)
+        raise
     symbols, blocks = _symbols(draft.layers)
     return ModelSpec(
         arch=name or model_type,
@@ -88,7 +92,24 @@ def model_from_config(body: Mapping[str, Any], name: str | None = None, scale: s
         tied=draft.tied,
         norms=draft.norms,
         norm_bias=draft.norm_bias,
+        notes=_notes(read.defaulted, text.left_out),
     )
+
+
+def _notes(defaulted: Mapping[str, Any], left_out: Sequence[str]) -> tuple[str, ...]:
+    notes = []
+    if left_out:
+        notes.append(f"the text model alone, without {', '.join(left_out)}")
+    if defaulted:
+        listed = ", ".join(f"{name} {_value(value)}" for name, value in defaulted.items())
+        notes.append(f"not in its file, so as its class in transformers has it: {listed}")
+    return tuple(notes)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return value if isinstance(value, str) else shown(value)
 
 
 def _symbols(layers: Layers) -> tuple[list[str], dict[str, Block]]:
@@ -106,6 +127,7 @@ def _symbols(layers: Layers) -> tuple[list[str], dict[str, Block]]:
 MODEL_TYPES = {
     **transformers.TYPES,
     **state_space.TYPES,
+    **nemotron.TYPES,
     **linear.TYPES,
     **attention_types.TYPES,
     **expert_types.TYPES,
