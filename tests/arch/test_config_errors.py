@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 from test_huggingface import SMALL, body_of
+from test_more_types import DRAWN, drawn
+from test_types_without_class import MAMBA_SSM, OF_FLA
 from their_classes import Config
 
 from hybridbench.arch.imports.huggingface import model_from_config
@@ -17,6 +19,10 @@ from hybridbench.errors import BadInput
 KNOWN: dict[str, Config] = {name: body_of(name) for name in SMALL} | {
     name: entry.config for name, entry in PRESETS.items() if entry.config is not None
 }
+KNOWN |= {name: drawn(name, 0) for name in DRAWN} | {
+    f"mamba_ssm: {name}": {"model_type": "mamba_ssm", **body} for name, body in MAMBA_SSM.items()
+}
+KNOWN |= {name: {"model_type": name.partition(":")[0], **body} for name, (body, _) in OF_FLA.items()}
 
 WRONG: list[Any] = [
     None,
@@ -45,7 +51,8 @@ WRONG += [10**9, 10**30, float("nan"), float("inf")]
 REQUIRED = {"intermediate_size", "layers_block_type"}
 """Fields that a change of another one asks for, beside those of the known configurations."""
 
-NESTED = {field for body in KNOWN.values() for field in body.get("linear_attn_config", {})}
+SECTIONS = ("linear_attn_config", "attn", "attn_cfg", "ssm_cfg")
+NESTED = {field for body in KNOWN.values() for section in SECTIONS for field in body.get(section, {})}
 FIELDS = {field for body in KNOWN.values() for field in body} - {"model_type"} | REQUIRED | NESTED
 NAMES = re.compile(rf"\b({'|'.join(FIELDS | {field[:-1] for field in FIELDS})})\b")
 

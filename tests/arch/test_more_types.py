@@ -231,6 +231,14 @@ def test_released_configurations_have_the_parameters_of_the_class(name: str, lib
     assert without_input == pytest.approx(active, rel=0.01)
 
 
+@pytest.mark.parametrize("wrapper", ["gemma3", "gemma3n", "gemma4", "qwen3_5", "qwen3_5_moe"])
+def test_the_text_model_of_a_wrapper_has_the_parameters_of_its_class(wrapper: str, library: SimpleNamespace) -> None:
+    theirs = their_config(library, {"model_type": wrapper})
+    body = json.loads(theirs.to_json_string(use_diff=False))
+    inner = json.loads(theirs.get_text_config().to_json_string(use_diff=False))
+    assert model.params(model_from_config(body)) == their_parameters(library, inner)
+
+
 @each_type
 def test_a_config_the_library_writes_is_read_to_the_same_model(model_type: str, library: SimpleNamespace) -> None:
     body = drawn(model_type, 0)

@@ -73,7 +73,7 @@ def test_mamba_ssm_rounds_mlps_and_vocabulary_up_and_norms_with_a_bias() -> None
 
 
 def test_mamba_ssm_names_what_it_does_not_read() -> None:
-    with pytest.raises(BadInput, match="ssm_cfg has layer 'Mamba3': hybridbench reads Mamba1 and Mamba2"):
+    with pytest.raises(BadInput, match="layer in ssm_cfg is 'Mamba3': hybridbench reads Mamba1 and Mamba2"):
         model_from_config(SSM | {"d_model": 64, "n_layer": 2, "ssm_cfg": {"layer": "Mamba3"}})
 
 

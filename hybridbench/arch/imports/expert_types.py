@@ -11,6 +11,7 @@ from hybridbench.arch.blocks.moe import Moe
 from hybridbench.arch.blocks.routed_attention import RoutedAttention
 from hybridbench.arch.imports.parts import (
     ATTENTION_WORDS,
+    EXPERT_FIELDS,
     PREDICTS_MORE,
     Draft,
     by_window,
@@ -37,7 +38,7 @@ def _gpt_oss(read: Fields, d_model: int) -> Draft:
     mixers = by_window(letters, attention, read.maybe("sliding_window", 128))
     count = read.size(read.first("num_local_experts", "num_experts"), 128)
     top_k = read.size(read.first("num_experts_per_tok", "experts_per_token"), 4)
-    experts = Moe(d_model, read.size("intermediate_size"), count, top_k, bias=True)
+    experts = read.build(EXPERT_FIELDS, Moe, d_model, read.size("intermediate_size"), count, top_k, bias=True)
     tied = read_tied(read)
     read.finish(("swiglu_limit", "swiglu_alpha", "initial_context_length"))
     return Draft(with_mlps(mixers, experts), tied)
@@ -52,7 +53,9 @@ def _minimax_m2(read: Fields, d_model: int) -> Draft:
     read.must("attn_type_list", [1] * depth)
     read.must("shared_intermediate_size", 0)
     read.must("sliding_window")
-    experts = Moe(
+    experts = read.build(
+        EXPERT_FIELDS,
+        Moe,
         d_model,
         read.size("intermediate_size"),
         read.size(read.first("num_local_experts", "num_experts"), 256),
@@ -118,7 +121,9 @@ def _deepseek_v32(read: Fields, d_model: int) -> Draft:
     """DeepSeek-V3.2: latent attention to the tokens that an indexer picks."""
     depth = read_depth(read)
     latent = latent_attention(read, d_model, 1536)
-    attention = IndexedAttention(
+    attention = read.build(
+        ("q_lora_rank",),
+        IndexedAttention,
         **{field.name: getattr(latent, field.name) for field in fields(LatentAttention)},
         index_heads=read.size("index_n_heads", 64),
         index_dim=read.size("index_head_dim", 128),
@@ -141,9 +146,9 @@ def _jetmoe(read: Fields, d_model: int) -> Draft:
     count, top_k = read.size("num_local_experts", 8), read.size("num_experts_per_tok", 2)
     kv_heads = read.size("num_key_value_heads", 16)
     width = read.size(read.first("kv_channels", "head_dim"), 128)
-    attention = RoutedAttention(d_model, kv_heads, width, count, top_k)
+    attention = read.build(EXPERT_FIELDS, RoutedAttention, d_model, kv_heads, width, count, top_k)
     read.must("num_attention_heads", kv_heads * top_k)
-    experts = Moe(d_model, read.size("intermediate_size"), count, top_k, out_bias=True)
+    experts = read.build(EXPERT_FIELDS, Moe, d_model, read.size("intermediate_size"), count, top_k, out_bias=True)
     tied = read_tied(read, True)
     read.must("bias", True)
     read.must("glu", True)

@@ -13,7 +13,6 @@ from hybridbench.arch.blocks.mlp import Mlp
 from hybridbench.arch.blocks.rwkv7 import Rwkv7
 from hybridbench.arch.imports.parts import Draft, Layers, read_depth, read_tied, with_mlps
 from hybridbench.arch.imports.reader import Fields
-from hybridbench.errors import BadInput
 
 _HARMLESS = (
     *("attn_mode", "fuse_norm", "fuse_swiglu", "fuse_cross_entropy", "fuse_linear_cross_entropy", "use_l2warp"),
@@ -30,20 +29,24 @@ def _width(read: Fields, d_model: int) -> int:
 
 def _with_attention(read: Fields, d_model: int, depth: int, letter: str, recurrent: Block) -> Layers:
     """The recurrent mixer in every layer but those that ``attn`` names, which have attention."""
-    given = read.section("attn")
-    if not given:
+    if not read.section("attn"):
         return [(letter, recurrent)] * depth
-    inside = Fields({**given, "model_type": read.model_type})
+    inside = read.nested("attn")
     places = inside.indices("layers", depth)
     heads = inside.size("num_heads")
     if d_model % heads:
-        raise BadInput(f"attn has num_heads {heads}, which does not divide hidden_size {d_model}: correct one of them.")
-    attention = Attention(
+        read.contradict(
+            ("attn", "hidden_size"),
+            f"num_heads {heads} of attn does not divide hidden_size {d_model}: correct one of them.",
+        )
+    attention = read.build(
+        ("attn",),
+        Attention,
         d_model,
         heads,
         inside.maybe("num_kv_heads") or heads,
-        d_model // heads,
-        d_model // heads,
+        max(d_model // heads, 1),
+        max(d_model // heads, 1),
         window=inside.maybe("window_size"),
         qkv_bias=inside.flag("qkv_bias"),
     )
@@ -67,7 +70,9 @@ def _dense(read: Fields, d_model: int, letter: str, mixer: Block) -> Draft:
 def _gated_deltanet(read: Fields, d_model: int) -> Draft:
     heads, width = read.size("num_heads"), read.size("head_dim")
     read.must("use_gate", True)
-    delta = GatedDelta(
+    delta = read.build(
+        ("num_heads", "num_v_heads"),
+        GatedDelta,
         d_model,
         n_heads=read.maybe("num_v_heads") or heads,
         n_k_heads=heads,
@@ -90,10 +95,13 @@ def _rwkv7(read: Fields, d_model: int) -> Draft:
     """RWKV-7 as Hugging Face has it: time mixing and channel mixing, LayerNorms, one of them on the embedding."""
     depth, head_dim = read_depth(read), read.size("head_dim", 64)
     if d_model % head_dim:
-        raise BadInput(f"head_dim {head_dim} does not divide hidden_size {d_model}: correct one of them.")
+        read.contradict(
+            ("head_dim", "hidden_size"),
+            f"head_dim {head_dim} does not divide hidden_size {d_model}: correct one of them.",
+        )
     mixer = Rwkv7(
         d_model,
-        d_model // head_dim,
+        max(d_model // head_dim, 1),
         head_dim,
         decay_rank=read.size("decay_low_rank_dim"),
         rate_rank=read.size("a_low_rank_dim"),

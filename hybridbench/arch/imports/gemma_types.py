@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from hybridbench.arch.block import Block
 from hybridbench.arch.blocks.altup import AltUp
+from hybridbench.arch.blocks.attention import Attention
 from hybridbench.arch.blocks.mlp import Mlp
 from hybridbench.arch.blocks.moe import Moe
 from hybridbench.arch.blocks.per_layer import PerLayerInput
@@ -75,12 +76,18 @@ def _gemma4(read: Fields, d_model: int) -> Draft:
     layers: Layers = []
     for index, (letter, (head_dim, kv_heads)) in enumerate(zip(letters, _gemma4_shapes(read, letters), strict=True)):
         shares = index >= own
-        attention = replace(
-            usual,
-            n_kv_heads=kv_heads,
-            head_dim=head_dim,
-            v_head_dim=head_dim,
+        attention = read.build(
+            ("num_attention_heads", "num_key_value_heads", "num_global_key_value_heads"),
+            Attention,
+            d_model,
+            usual.n_heads,
+            kv_heads,
+            head_dim,
+            head_dim,
             window=windows[letter],
+            qkv_bias=usual.qkv_bias,
+            out_bias=usual.out_bias,
+            qk_norm="head",
             keys_as_values=letter == "*" and read.flag("attention_k_eq_v"),
             reuses_kv=shares,
         )
@@ -96,7 +103,8 @@ def _gemma4_feed_forward(read: Fields, d_model: int, width: int) -> tuple[str, B
         return "-", Mlp(d_model, width)
     experts, top_k = read.size("num_experts"), read.size("top_k_experts")
     expert = read.size("moe_intermediate_size")
-    return "E", Moe(d_model, expert, experts, top_k, d_shared=width, inner_norms=True)
+    names = ("num_experts", "top_k_experts")
+    return "E", read.build(names, Moe, d_model, expert, experts, top_k, d_shared=width, inner_norms=True)
 
 
 def _gemma3n(read: Fields, d_model: int) -> Draft:

@@ -11,8 +11,7 @@ from hybridbench.arch.blocks.mamba1 import Mamba1
 from hybridbench.arch.blocks.mamba2 import Mamba2
 from hybridbench.arch.blocks.mlp import Mlp
 from hybridbench.arch.imports.parts import Draft, Layers, read_depth
-from hybridbench.arch.imports.reader import Fields
-from hybridbench.errors import BadInput
+from hybridbench.arch.imports.reader import Fields, shown
 
 NAME = "mamba_ssm"
 """The model type that such a file is given here."""
@@ -28,8 +27,9 @@ def with_type(body: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**body, "model_type": NAME}
 
 
-def _ssm(inside: Fields, d_model: int) -> tuple[str, Block]:
+def _ssm(read: Fields, d_model: int) -> tuple[str, Block]:
     """The recurrent mixer, by the name of its class; without one Mamba-1, as the library has it."""
+    inside = read.nested("ssm_cfg")
     inner = inside.factor("expand", d_model, 2)
     taps, conv_bias = inside.size("d_conv", 4), inside.flag("conv_bias", True)
     bias = inside.flag("bias")
@@ -40,11 +40,13 @@ def _ssm(inside: Fields, d_model: int) -> tuple[str, Block]:
         inside.finish(("dt_min", "dt_max", "dt_init", "dt_scale", "dt_init_floor", "use_fast_path"))
         return "m", Mamba1(d_model, inner, rank, d_state=state, d_conv=taps, conv_bias=conv_bias, proj_bias=bias)
     if kind != "Mamba2":
-        raise BadInput(f"ssm_cfg has layer {kind!r}: hybridbench reads Mamba1 and Mamba2.")
+        inside.wrong("layer", f"layer in ssm_cfg is {shown(kind)}: hybridbench reads Mamba1 and Mamba2.")
     inside.must("d_ssm", inner)
     inside.must("D_has_hdim", False)
     inside.must("norm_before_gate", False)
-    block = Mamba2(
+    block = read.build(
+        ("d_model", "ssm_cfg"),
+        Mamba2,
         d_model,
         inner,
         inside.size("headdim", 64),
@@ -63,10 +65,12 @@ def _ssm(inside: Fields, d_model: int) -> tuple[str, Block]:
 
 def _attention(inside: Fields, d_model: int) -> tuple[str, Block]:
     heads = inside.size("num_heads")
-    width = inside.maybe("head_dim") or d_model // heads
+    width = inside.maybe("head_dim") or max(d_model // heads, 1)
     inside.must("causal", True)
     inside.must("mlp_dim", 0)
-    block = Attention(
+    block = inside.build(
+        ("num_heads", "num_heads_kv"),
+        Attention,
         d_model,
         heads,
         inside.maybe("num_heads_kv") or heads,
@@ -83,10 +87,10 @@ def _attention(inside: Fields, d_model: int) -> tuple[str, Block]:
 def _mamba_ssm(read: Fields, d_model: int) -> Draft:
     """Mamba-1 or Mamba-2 in every layer but those of attn_layer_idx, with MLPs where d_intermediate is not 0."""
     depth = read_depth(read, "n_layer")
-    mixer = _ssm(Fields({**read.section("ssm_cfg"), "model_type": NAME}), d_model)
+    mixer = _ssm(read, d_model)
     places = read.indices("attn_layer_idx", depth)
-    section = read.section("attn_cfg")
-    attention = _attention(Fields({**section, "model_type": NAME}), d_model) if places else None
+    read.section("attn_cfg")
+    attention = _attention(read.nested("attn_cfg"), d_model) if places else None
     width = read.size("d_intermediate", 0, least=0)
     mlp = ("-", Mlp(d_model, _MLP_UNIT * -(-width // _MLP_UNIT))) if width else None
     layers: Layers = []

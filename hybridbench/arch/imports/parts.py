@@ -35,6 +35,10 @@ ATTENTION_FIELDS = ("num_attention_heads", "num_key_value_heads", "head_dim")
 """The fields that may contradict each other in attention."""
 
 
+EXPERT_FIELDS = ("num_local_experts", "num_experts", "num_experts_per_tok")
+"""The fields that may contradict each other in experts."""
+
+
 MAX_LAYERS = 4096
 """The most layers that a config may have."""
 

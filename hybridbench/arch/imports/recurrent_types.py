@@ -10,6 +10,7 @@ from hybridbench.arch.blocks.mlp import Mlp
 from hybridbench.arch.blocks.moe import Moe
 from hybridbench.arch.blocks.short_conv import ShortConv
 from hybridbench.arch.imports.parts import (
+    EXPERT_FIELDS,
     PREDICTS_MORE,
     Draft,
     Layers,
@@ -89,7 +90,9 @@ def _lara_mini(read: Fields, d_model: int) -> Draft:
     letters = read.layer_types("layer_types", depth, words, default)
     windowed = by_window(letters, attention, read.maybe("sliding_window", 512))
     mixers: Layers = [("G", delta) if letter == "G" else mixer for letter, mixer in zip(letters, windowed, strict=True)]
-    experts = Moe(
+    experts = read.build(
+        EXPERT_FIELDS,
+        Moe,
         d_model,
         read.size("moe_intermediate_size"),
         read.size(read.first("num_experts", "num_local_experts"), 128),
