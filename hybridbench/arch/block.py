@@ -238,6 +238,10 @@ class Block(ABC):
         """How many of the parameters are shared by all uses of this block in a model."""
         return 0
 
+    def embedding_params(self) -> int:
+        """How many of the parameters are rows that are looked up by token."""
+        return 0
+
     def norm_params(self, width: int) -> int:
         """Parameters of the norms around this block: ``width``, unless the block counts its own norms."""
         return width

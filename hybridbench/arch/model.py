@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -54,6 +54,7 @@ class ModelSpec:
         norm_bias: norms have a bias (LayerNorm).
         head_bias: the head has a bias.
         meta_tokens: learned tokens before every sequence (Hymba), one embedding row each.
+        notes: what a reader of its numbers has to know of the file it was read from; neither compared nor written.
     """
 
     arch: str
@@ -70,6 +71,7 @@ class ModelSpec:
     norm_bias: bool = variant(False)
     head_bias: bool = variant(False)
     meta_tokens: int = variant(0)
+    notes: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
     def __post_init__(self) -> None:
         check_sizes(self, "d_model", "vocab_size", "norms")
@@ -307,7 +309,7 @@ def cost(
         context=context,
         batch=batch,
         params=total,
-        params_non_embedding=total - _table_params(spec),
+        params_non_embedding=total - _table_params(spec) - sum(n * block.embedding_params() for block, n in spec.uses),
         params_active=total - inactive,
         train_flops=train,
         train_flops_full_mask=None if convention is Convention.HARDWARE else train + 3 * extra,

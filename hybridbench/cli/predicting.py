@@ -88,6 +88,7 @@ def as_document(rows: Rows) -> dict[str, Any]:
                 "ratio": spec.ratio,
                 "recipe": spec.recipe,
                 "pattern": spec.pattern,
+                **({"notes": list(spec.notes)} if spec.notes else {}),
                 **asdict(row),
             }
             for spec, row in rows

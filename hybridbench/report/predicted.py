@@ -102,6 +102,8 @@ def cost_table(rows: Sequence[tuple[ModelSpec, Cost]]) -> Table:
     for name, model in zip(names, models, strict=True):
         if model.arch in PRESETS and (inferred := PRESETS[model.arch].inferred):
             table.remark(f"{name}: inferred, not published: {inferred}")
+        for note in model.notes:
+            table.remark(f"{name}: {note}")
     return table
 
 

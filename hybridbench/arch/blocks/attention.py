@@ -67,7 +67,10 @@ class Attention(Mixer):
         qkv_bias, out_bias: biases of the projections.
         qk_norm: ``head`` (one weight of head_dim each for queries and keys, as in Qwen3 and LFM2) or ``full`` (over all
             heads at once, as in OLMo).
-        gated: a sigmoid gate on the output, projected from the input, as in Qwen3-Next.
+        gated: a sigmoid gate on every channel of the output, projected from the input, as in Qwen3-Next.
+        head_gated: a gate on every head of the output instead, as in LFM3.
+        sink_logits: a learned logit of each head in its softmax, as in gpt-oss; no key, so no bytes and no pairs.
+        keys_as_values: values from the projection of the keys, as in Gemma 4; both are cached.
         d_conv: taps of a causal conv with bias over queries, keys and values, as mamba_ssm's attention may have it;
             0 for none.
         reuses_kv: keys and values of an earlier layer, as in Hymba: no projections and no cache of its own, but the
@@ -95,6 +98,9 @@ class Attention(Mixer):
     out_bias: bool = variant(False)
     qk_norm: str = variant("none")
     gated: bool = variant(False)
+    head_gated: bool = variant(False)
+    sink_logits: bool = variant(False)
+    keys_as_values: bool = variant(False)
     d_conv: int = variant(0)
     reuses_kv: bool = variant(False)
     prefix: int = variant(0)
@@ -114,6 +120,8 @@ class Attention(Mixer):
             )
         if self.rope is not None and self.head_dim % 2:
             raise BadInput(f"head_dim {self.head_dim} is odd: rotary embedding turns pairs, give an even width.")
+        if self.keys_as_values and self.v_head_dim != self.head_dim:
+            raise BadInput(f"v_head_dim {self.v_head_dim} with keys as values: give the keys' {self.head_dim}.")
         if self.sinks and self.window is None:
             raise BadInput(f"{self.sinks} sinks without a window: full attention already sees every token.")
 
@@ -207,11 +215,11 @@ class Attention(Mixer):
     def _qkv_width(self, borrows_value: bool = False) -> int:
         """Columns of the projections of queries, keys and values."""
         keys = 0 if self.reuses_kv else self.n_kv_heads * self.head_dim
-        values = 0 if self.reuses_kv or borrows_value else self.n_kv_heads * self.v_head_dim
+        values = 0 if self.reuses_kv or self.keys_as_values or borrows_value else self.n_kv_heads * self.v_head_dim
         return self.n_heads * self.head_dim + keys + values
 
     def _gate_width(self) -> int:
-        return self.out_width if self.gated else 0
+        return self.out_width if self.gated else self.n_heads if self.head_gated else 0
 
     def _qk_norm_params(self) -> int:
         keys = 0 if self.reuses_kv else self.n_kv_heads
@@ -228,9 +236,11 @@ class Attention(Mixer):
         if convention is Convention.PAPER:
             return matmul
         width = self._qkv_width(borrows_value)
-        bias = width + self._gate_width() if self.qkv_bias else 0
+        # A gate on heads has no bias: it is a projection of its own, not a part of the queries'.
+        bias = width + (self.out_width if self.gated else 0) if self.qkv_bias else 0
+        logits = self.n_heads if self.sink_logits else 0
         conv = width * (self.d_conv + 1) if self.d_conv else 0
-        return matmul + bias + conv + self._qk_norm_params()
+        return matmul + bias + conv + logits + self._qk_norm_params()
 
     def keys(self, context: int) -> int:
         """Keys a new token sees when ``context`` tokens are cached, itself included."""

@@ -37,7 +37,13 @@ def swiglu_activations(d_ff: int, size: int) -> Activations:
 
 @dataclass(frozen=True, slots=True)
 class Mlp(Block):
-    """A feed-forward block of width ``d_ff``; 3 d_model d_ff weights, 2 without a gate, two FLOPs each per token."""
+    """A feed-forward block of width ``d_ff``; 3 d_model d_ff weights, 2 without a gate, two FLOPs each per token.
+
+    Args:
+        gated: two matrices read the input; else one does.
+        bias: biases of all projections.
+        own_norm: a norm before it; else it reads the normed input of the mixer beside it, as in Cohere's models.
+    """
 
     kind: ClassVar[str] = "mlp"
     sequence_ops: ClassVar[tuple[str, ...]] = ("swiglu",)
@@ -48,6 +54,7 @@ class Mlp(Block):
     d_ff: int
     gated: bool = variant(True)
     bias: bool = variant(False)
+    own_norm: bool = variant(True)
 
     def __post_init__(self) -> None:
         check_sizes(self, "d_model", "d_ff")
@@ -64,6 +71,10 @@ class Mlp(Block):
     @override
     def sizes_scaled(self, part: Rescale) -> dict[str, int]:
         return {"d_ff": part(self.d_ff, min(WIDTH_UNIT, self.d_ff))}
+
+    @override
+    def norm_params(self, width: int) -> int:
+        return width if self.own_norm else 0
 
     def matmul_params(self) -> int:
         """Weights that multiply every token."""

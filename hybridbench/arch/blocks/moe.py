@@ -37,6 +37,10 @@ class Moe(Block):
         gated: experts are SwiGLU; else of two matrices, as in Nemotron-3.
         shared_gate: a sigmoid gate on the shared experts, d_model weights, as in Qwen3-Next.
         latent: width the routed experts run at, between two projections, as in Nemotron-3-Super; None for d_model.
+        bias: biases of the router and of the routed experts, as in gpt-oss.
+        out_bias: one bias on the sum of the experts, as in JetMoE.
+        inner_norms: norms before and after the routed experts and after the shared ones, and scales of the router's
+            input and of each expert, as in Gemma 4.
     """
 
     kind: ClassVar[str] = "moe"
@@ -53,6 +57,9 @@ class Moe(Block):
     gated: bool = variant(True)
     shared_gate: bool = variant(False)
     latent: int | None = variant(None)
+    bias: bool = variant(False)
+    out_bias: bool = variant(False)
+    inner_norms: bool = variant(False)
 
     def __post_init__(self) -> None:
         check_sizes(self, "d_model", "d_expert", "n_experts", "top_k", "latent")
@@ -94,17 +101,23 @@ class Moe(Block):
     def _matrices(self) -> int:
         return 3 if self.gated else 2
 
-    def _expert(self) -> int:
+    def _expert_weights(self) -> int:
         return self._matrices() * (self.latent or self.d_model) * self.d_expert
+
+    def _expert(self) -> int:
+        bias = (self._matrices() - 1) * self.d_expert + (self.latent or self.d_model) if self.bias else 0
+        return self._expert_weights() + bias
 
     def _always(self, convention: Convention) -> int:
         """Parameters that process every token; the paper leaves the router out."""
-        if self.latent or self.shared_gate:
-            refuse_paper(convention, "experts at a latent width or behind a shared gate")
+        if self.latent or self.shared_gate or self.bias or self.out_bias or self.inner_norms:
+            refuse_paper(convention, "experts at a latent width, behind a shared gate, with biases or with norms")
         router = 0 if convention is Convention.PAPER else self.n_experts * self.d_model
         gate = self.d_model if self.shared_gate else 0
         latent = 2 * self.d_model * self.latent if self.latent else 0
-        return router + gate + latent + self._matrices() * self.d_model * self.d_shared
+        biases = self.n_experts * self.bias + self.d_model * self.out_bias
+        norms = 4 * self.d_model + self.n_experts if self.inner_norms else 0
+        return router + gate + latent + biases + norms + self._matrices() * self.d_model * self.d_shared
 
     @override
     def params(self, convention: Convention = Convention.EXACT) -> int:
@@ -116,10 +129,11 @@ class Moe(Block):
 
     @override
     def products(self, convention: Convention = Convention.EXACT, sequence: bool = True) -> dict[str, int]:
+        self._always(convention)  # it refuses what the paper has no formula for
         router = 0 if convention is Convention.PAPER else 2 * self.n_experts * self.d_model
         found = {
             "moe router": router,
-            "moe experts": 2 * self.top_k * self._expert(),
+            "moe experts": 2 * self.top_k * self._expert_weights(),
             "moe shared experts": 2 * self._matrices() * self.d_model * self.d_shared,
             "moe shared gate": 2 * self.d_model if self.shared_gate else 0,
             "moe latent": 4 * self.d_model * self.latent if self.latent else 0,
@@ -136,11 +150,11 @@ class Moe(Block):
 
     @override
     def prefill_flops(self, tokens: int, convention: Convention = Convention.EXACT) -> Flops:
-        return Flops(matmul=2 * self.params_active(convention) * tokens)
+        return Flops(matmul=sum(self.products(convention).values()) * tokens)
 
     @override
     def decode_flops(self, context: int, convention: Convention = Convention.EXACT) -> Flops:
-        return Flops(matmul=2 * self.params_active(convention))
+        return Flops(matmul=sum(self.products(convention, sequence=False).values()))
 
     @override
     def weight_traffic(self, batch: int, storage: Storage) -> int:
