@@ -24,7 +24,7 @@ from hybridbench.cli.options import (
     refuse_idle,
 )
 from hybridbench.cli.output import Plain
-from hybridbench.cli.predicting import chosen_specs
+from hybridbench.cli.predicting import chosen_specs, file_notes
 from hybridbench.cli.typed import Command, listed
 from hybridbench.errors import BadInput, unknown_name
 from hybridbench.machine import PEAKS, Peak, find_gpu, find_gpus, find_peak, visible_gpus
@@ -116,7 +116,7 @@ def price(
         click.echo(json.dumps({"rows": [price_row(one) for one in prices], "matches": notes}))
         return
     table = price_table(prices, bool(records))
-    for sentence in notes:
+    for sentence in [*notes, *file_notes(specs)]:
         table.remark(sentence)
     print_table(table, Plain())
 
@@ -219,7 +219,7 @@ def fit(
         click.echo(json.dumps({"rows": rows, "matches": notes}))
     else:
         table = fit_table(fits, found)
-        for sentence in notes:
+        for sentence in [*notes, *file_notes(specs)]:
             table.remark(sentence)
         print_table(table, Plain())
     if stopped:
@@ -486,4 +486,7 @@ def cache(
     if as_json:
         click.echo(json.dumps({"rows": [cache_row(row) for row in rows]}))
         return
-    print_table(cache_table(rows), Plain())
+    table = cache_table(rows)
+    for sentence in file_notes(specs):
+        table.remark(sentence)
+    print_table(table, Plain())

@@ -52,6 +52,11 @@ def chosen_specs(
     return found + _configs(configs)
 
 
+def file_notes(specs: Sequence[ModelSpec]) -> list[str]:
+    """What the files of the models leave out or have beside them, one sentence each."""
+    return list(dict.fromkeys(f"{spec.label}: {note}" for spec in specs for note in spec.notes))
+
+
 def _configs(paths: Sequence[Path]) -> list[ModelSpec]:
     """The models of config.json files, named after their model type, and after their file if two share a type."""
     found = [(path, read_config(path)) for path in dict.fromkeys(paths)]
