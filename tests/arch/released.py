@@ -1,7 +1,8 @@
-"""released: the config.json of released models, with every field that the file has but for the names of its tokens.
+"""released: the config.json of released models, with the fields that their types write.
 
-Each stands with the parameters that its card or its safetensors index on the Hub states. Lists of layers are shortened
-to expressions; quantization and fields that only name software are left out.
+Each stands with the parameters that its card or its safetensors index on the Hub states, which hold every field that
+has to do with sizes. Values without a size (multipliers, tables of rotary factors, initialisation) may be abridged;
+lists of layers are shortened to expressions; quantization and fields that only name software are left out.
 """
 
 from __future__ import annotations
