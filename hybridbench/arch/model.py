@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -30,6 +30,7 @@ from hybridbench.arch.block import (
 )
 from hybridbench.arch.kinds import BLOCKS
 from hybridbench.arch.pattern import parse_pattern
+from hybridbench.arch.stored import Stored
 from hybridbench.errors import BadInput
 
 Kind = TypeVar("Kind")
@@ -54,6 +55,7 @@ class ModelSpec:
         norm_bias: norms have a bias (LayerNorm).
         head_bias: the head has a bias.
         meta_tokens: learned tokens before every sequence (Hymba), one embedding row each.
+        stored: the dtypes its file names: how it is kept and not what it is, so neither compared nor written.
     """
 
     arch: str
@@ -70,6 +72,7 @@ class ModelSpec:
     norm_bias: bool = variant(False)
     head_bias: bool = variant(False)
     meta_tokens: int = variant(0)
+    stored: Stored = field(default=Stored(), compare=False, repr=False)
 
     def __post_init__(self) -> None:
         check_sizes(self, "d_model", "vocab_size", "norms")

@@ -321,7 +321,7 @@ class Attention(Mixer):
         return self.n_kv_heads * (self.head_dim + self.v_head_dim) * storage.kv_bytes
 
     def _conv_bytes(self, storage: Storage) -> int:
-        return self._qkv_width() * storage.columns(self.d_conv) * storage.conv_bytes if self.d_conv else 0
+        return self._qkv_width() * storage.columns(self.d_conv, self.d_conv) * storage.conv_bytes if self.d_conv else 0
 
     @override
     def core_reasons(self, work: str, context: int) -> list[Reason]:

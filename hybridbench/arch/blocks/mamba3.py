@@ -154,7 +154,8 @@ class Mamba3(Recurrent):
     @override
     def cache(self, context: int, storage: Storage) -> CacheBytes:
         angles = self.n_heads * self.n_angles
-        state = self.d_inner * self.d_state * storage.ssm_bytes + angles * max(ANGLE_BYTES, storage.ssm_bytes)
+        size = storage.state_bytes(self.kind)
+        state = self.d_inner * self.d_state * size + angles * max(ANGLE_BYTES, size)
         return CacheBytes(ssm=state, conv=self.last_step_size * storage.conv_bytes)
 
     @override

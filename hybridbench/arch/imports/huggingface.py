@@ -16,6 +16,7 @@ from hybridbench.arch.block import Block
 from hybridbench.arch.imports import linear, state_space, transformers
 from hybridbench.arch.imports.parts import Layers
 from hybridbench.arch.imports.reader import Fields, read_json
+from hybridbench.arch.imports.storage import read_stored
 from hybridbench.arch.model import NAMED, ModelSpec
 from hybridbench.errors import BadInput, unknown_name
 
@@ -48,7 +49,8 @@ def model_from_config(body: Mapping[str, Any], name: str | None = None, scale: s
         if isinstance(body.get("text_config"), dict):
             raise BadInput(f"model type {model_type} covers more than text: save its text_config as a separate file.")
         raise unknown_name("model type", model_type, MODEL_TYPES)
-    read = Fields(body)
+    stored, described = read_stored(body)
+    read = Fields(described)
     d_model = read.size("hidden_size")
     vocab_size = read.size("vocab_size")
     draft = MODEL_TYPES[model_type](read, d_model)
@@ -62,6 +64,7 @@ def model_from_config(body: Mapping[str, Any], name: str | None = None, scale: s
         blocks=blocks,
         tied=draft.tied,
         norms=draft.norms,
+        stored=stored,
     )
 
 
