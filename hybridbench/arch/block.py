@@ -453,10 +453,22 @@ class Block(ABC):
         """Weight bytes one decode step of ``batch`` sequences must read; each matrix once."""
         return self.weight_bytes(storage)
 
+    def matrices(self, borrows_value: bool = False) -> tuple[Matrix, ...]:
+        """The weights of its linear layers, which quantisation stores in fewer bits; a mixer's last is its output's.
+
+        Args:
+            borrows_value: it is a branch that reads the other one's value.
+        """
+        return ()
+
     def weight_bytes(self, storage: Storage) -> int:
-        """Bytes of all parameters; those in float32 take four each."""
+        """Bytes of all parameters; those in float32 take four each, quantised matrices what their scheme says."""
         fp32 = self.params_fp32()
-        return (self.params() - fp32) * storage.weight_bytes + fp32 * 4
+        return (self.params() - fp32) * storage.weight_bytes + fp32 * 4 + storage.change(self.matrices())
+
+    def shared_bytes(self, storage: Storage) -> int:
+        """Bytes of the parameters that all uses of this block in a model share."""
+        return self.shared_params() * storage.weight_bytes
 
 
 class Mixer(Block):

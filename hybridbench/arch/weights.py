@@ -63,7 +63,7 @@ class Scheme:
         nested: how many of the scales share a float32 scale of their own; 0 for none.
         column_bytes: of what is stored for each column, as GPTQ's order of groups.
         matrix_bytes: of what is stored once for a matrix: a global scale, tables of values, a shape.
-        everywhere: routers are quantised as well, which other schemes keep.
+        everywhere: MLX's rule: routers are quantised as well, and no matrix that its groups do not divide.
         experts_only: only routed experts are.
     """
 
@@ -86,7 +86,9 @@ class Scheme:
         """Whether matrices of this part are quantised."""
         if self.experts_only:
             return matrix.part == "expert"
-        return self.everywhere or matrix.part != "router"
+        if self.everywhere:
+            return matrix.columns % (self.block_columns or 1) == 0
+        return matrix.part != "router"
 
     def bytes(self, matrix: Matrix) -> int:
         """Bytes of all ``count`` matrices: codes, scales, zero points and what else the scheme stores."""
@@ -118,12 +120,14 @@ class Quantised:
     Args:
         whole: names of the matrices that this block keeps in the model's dtype.
         by_layer: the same for each sublayer of the model; empty where no sublayer leaves anything out.
+        by_symbol: the same for each symbol of its pattern, for a model of the same kind and another depth.
         tables: which of ``embed_tokens`` and ``lm_head`` are quantised.
     """
 
     scheme: Scheme
     whole: frozenset[str] = frozenset()
     by_layer: tuple[frozenset[str], ...] = ()
+    by_symbol: tuple[tuple[str, frozenset[str]], ...] = ()
     tables: frozenset[str] = frozenset()
 
     def change(self, matrices: Iterable[Matrix], element_bytes: int) -> int:
@@ -136,9 +140,10 @@ class Quantised:
 
     def table_change(self, name: str, rows: int, columns: int, element_bytes: int) -> int:
         """``change`` of rows of the embedding or the head; 0 where it is not quantised."""
-        if name not in self.tables:
+        table = Matrix(name, rows, columns, "table")
+        if name not in self.tables or not self.scheme.takes(table):
             return 0
-        return self.scheme.bytes(Matrix(name, rows, columns, "table")) - rows * columns * element_bytes
+        return self.scheme.bytes(table) - table.size * element_bytes
 
 
 FP8 = Scheme("fp8", 8, 128, 128, scale_bytes=4)

@@ -19,6 +19,7 @@ from hybridbench.arch.block import CacheBytes, Convention, KernelSizes, Rescale,
 from hybridbench.arch.recurrent import Recurrent
 from hybridbench.arch.scales import Site
 from hybridbench.arch.terms import FLOAT, Activations, Term, padded
+from hybridbench.arch.weights import Matrix
 from hybridbench.errors import BadInput
 from hybridbench.sizes import aligned
 
@@ -120,6 +121,13 @@ class Mamba3(Recurrent):
     def last_step_size(self) -> int:
         """B and x of the last token, which the trapezoidal rule reads once more."""
         return self.rank * self.n_heads * self.d_state + self.d_inner
+
+    @override
+    def matrices(self, borrows_value: bool = False) -> tuple[Matrix, ...]:
+        return (
+            Matrix("in_proj", self._in_width(borrows_value), self.d_model, "mixer"),
+            Matrix("out_proj", self.d_model, self.out_width, "mixer"),
+        )
 
     @override
     def in_matmul_params(self, borrows_value: bool = False) -> int:

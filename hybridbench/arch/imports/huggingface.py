@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hybridbench.arch.block import Block
 from hybridbench.arch.imports import linear, state_space, transformers
 from hybridbench.arch.imports.parts import Layers
+from hybridbench.arch.imports.quantization import read_quantised
 from hybridbench.arch.imports.reader import Fields, read_json
 from hybridbench.arch.imports.storage import read_stored
 from hybridbench.arch.model import NAMED, ModelSpec
@@ -55,7 +57,7 @@ def model_from_config(body: Mapping[str, Any], name: str | None = None, scale: s
     vocab_size = read.size("vocab_size")
     draft = MODEL_TYPES[model_type](read, d_model)
     symbols, blocks = _symbols(draft.layers)
-    return ModelSpec(
+    spec = ModelSpec(
         arch=name or model_type,
         scale=scale,
         d_model=d_model,
@@ -66,6 +68,8 @@ def model_from_config(body: Mapping[str, Any], name: str | None = None, scale: s
         norms=draft.norms,
         stored=stored,
     )
+    quantised, kv = read_quantised(body, spec)
+    return replace(spec, stored=replace(stored, quantised=quantised, kv=kv))
 
 
 def _symbols(layers: Layers) -> tuple[list[str], dict[str, Block]]:

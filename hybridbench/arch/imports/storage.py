@@ -1,4 +1,4 @@
-"""storage: how a config.json says that its model is stored: its dtypes and how its weights are quantised.
+"""storage: how a config.json says that its model is stored: the dtypes of its weights and states.
 
 These fields change no shape, so they are taken out before a model type's function reads the others.
 """
@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hybridbench.arch.block import DTYPE_BYTES
+from hybridbench.arch.imports.quantization import FIELDS
 from hybridbench.arch.stored import Stored
 from hybridbench.errors import BadInput, unknown_name
 
@@ -19,13 +20,13 @@ STATES = ("mamba_ssm_cache_dtype", "mamba_ssm_dtype")
 
 
 def read_stored(body: Mapping[str, Any]) -> tuple[Stored, dict[str, Any]]:
-    """What a config says about storage, and its other fields.
+    """The dtypes that a config names, and its fields that do not say how it is stored.
 
     Raises:
         BadInput: a dtype that is not known, or two names of one field that contradict each other.
     """
     stored = Stored(dtype=_dtype(body, WEIGHTS), state=_dtype(body, STATES))
-    return stored, {name: value for name, value in body.items() if name not in (*WEIGHTS, *STATES)}
+    return stored, {name: value for name, value in body.items() if name not in (*WEIGHTS, *STATES, *FIELDS)}
 
 
 def _dtype(body: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
