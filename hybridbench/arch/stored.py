@@ -6,6 +6,8 @@ A model's file may name dtypes (``ModelSpec.stored``); an option overrides each 
     'weights bfloat16, KV cache bfloat16, SSM state float32, conv state bfloat16'
     >>> Dtypes.of("bfloat16").words
     'all in bfloat16'
+    >>> Asked(weights="fp8").dtypes(Stored()).words
+    'quantised weights fp8, all else bfloat16'
 """
 
 from __future__ import annotations
@@ -65,10 +67,20 @@ class Dtypes:
     @property
     def words(self) -> str:
         """All of them in one line."""
-        if self.quantised is None and len({self.weights, self.kv, self.state, self.conv}) == 1:
-            return f"all in {self.weights}"
-        weights = self.weights if self.quantised is None else f"{self.quantised.scheme.name}, others {self.weights}"
-        return f"weights {weights}, KV cache {self.kv}, SSM state {self.state}, conv state {self.conv}"
+        same = len({self.weights, self.kv, self.state, self.conv}) == 1
+        if self.quantised is None:
+            return f"all in {self.weights}" if same else f"weights {self.weights}, {self.of_caches}"
+        name = self.quantised.scheme.name
+        if same:
+            return f"quantised weights {name}, all else {self.weights}"
+        return f"quantised weights {name}, others {self.weights}, {self.of_caches}"
+
+    @property
+    def of_caches(self) -> str:
+        """Those of caches alone."""
+        if self.kv == self.state == self.conv:
+            return f"caches {self.kv}"
+        return f"KV cache {self.kv}, SSM state {self.state}, conv state {self.conv}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +112,10 @@ class Asked:
     weights: str | None = None
 
     def __post_init__(self) -> None:
+        for name in (self.dtype, self.state):
+            if name is not None:
+                check_dtype(name)
         checks = (
-            ("dtype", self.dtype, list(DTYPE_BYTES)),
-            ("dtype", self.state, list(DTYPE_BYTES)),
             ("KV dtype", self.kv, list(KV_BYTES)),
             ("weight dtype", self.weights, [*SCHEMES, *DTYPE_BYTES]),
         )
@@ -127,11 +140,26 @@ class Asked:
         return Dtypes(dtype, self.kv or stored.kv or dtype, self.state or stored.state or dtype, dtype, quantised)
 
 
+def check_dtype(name: str) -> None:
+    """Check that a name is that of a plain dtype.
+
+    Raises:
+        BadInput: it is not.
+    """
+    if name in SCHEMES or name in KV_BYTES.keys() - DTYPE_BYTES:
+        raise BadInput(
+            f"dtype {name}: no kernel here runs it; give {', '.join(DTYPE_BYTES)}, and predict quantised weights with "
+            f"cost, fit or price --weight-dtype, keys and values with --kv-dtype."
+        )
+    if name not in DTYPE_BYTES:
+        raise unknown_name("dtype", name, DTYPE_BYTES)
+
+
 def check_runs(dtypes: Dtypes) -> None:
     """Check that kernels here run a model in these dtypes.
 
     Raises:
-        BadInput: weights or keys and values are quantised.
+        BadInput: weights or keys and values are quantised, or states are narrower than weights.
     """
     if dtypes.quantised is not None:
         raise BadInput(
@@ -142,4 +170,9 @@ def check_runs(dtypes: Dtypes) -> None:
         raise BadInput(
             f"keys and values in {dtypes.kv} beside weights in {dtypes.weights}: no kernel here runs them; measure "
             f"with --kv-dtype {dtypes.weights}, and predict the others."
+        )
+    if DTYPE_BYTES[dtypes.state] < DTYPE_BYTES[dtypes.weights]:
+        raise BadInput(
+            f"an SSM state in {dtypes.state} beside weights in {dtypes.weights}: no kernel here runs it; measure with "
+            f"--state-dtype {dtypes.weights}, and predict the others."
         )

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hybridbench import units
-from hybridbench.arch.model import ModelSpec
+from hybridbench.arch.block import Storage
+from hybridbench.arch.model import ModelSpec, mixers
 from hybridbench.arch.stored import Asked
 from hybridbench.cli.options import dtype_options, given_options, model_options
 from hybridbench.cli.output import Plain
@@ -112,7 +113,8 @@ def _line(
 
     layout = find_layout(name)
     state_named = (asked.state or spec.stored.state) is not None
-    dtypes = dtypes_in(name, asked.dtypes(spec.stored), state_named)
+    kinds = {mixer.kind for _, mixer in mixers(spec) if mixer.cache(1, Storage()).ssm}
+    dtypes = dtypes_in(name, asked.dtypes(spec.stored), state_named, kinds)
     storage = storage_of(name, dtypes)
     tensors, allocated = built_bytes(spec, batch, context, name, dtypes.weights, storage)
     formula = batch * layout_bytes(spec, context, name, storage)

@@ -21,7 +21,7 @@ page size for all layers, attention pages made long enough to hold a state, stat
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
 from hybridbench.arch import model as arch
@@ -139,12 +139,14 @@ def check_layout(spec: ModelSpec, name: str) -> None:
         )
 
 
-def dtypes_in(name: str, dtypes: Dtypes, state_named: bool = True) -> Dtypes:
+def dtypes_in(name: str, dtypes: Dtypes, state_named: bool = True, kinds: Collection[str] = ()) -> Dtypes:
     """The dtypes of a model's caches in a layout.
 
     Args:
         dtypes: of the model as asked for.
         state_named: an option or the model's file names the state's dtype.
+        kinds: of the model's mixers with a state; where the layout has one dtype of its own for all, that is the
+            state's.
 
     Raises:
         BadInput: an unknown layout.
@@ -155,6 +157,9 @@ def dtypes_in(name: str, dtypes: Dtypes, state_named: bool = True) -> Dtypes:
         state = layout.state or dtypes.weights
     if layout.state_least is not None:
         state = max(layout.state_least, dtypes.weights, key=DTYPE_BYTES.__getitem__)
+    own = {dict(layout.own_state).get(kind, state) or dtypes.weights for kind in kinds}
+    if len(own) == 1:
+        (state,) = own
     return replace(dtypes, kv=layout.kv or dtypes.kv, state=state, conv=layout.conv or dtypes.conv)
 
 

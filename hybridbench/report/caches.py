@@ -12,7 +12,7 @@ from hybridbench.arch.stored import Dtypes
 from hybridbench.predict.layouts import Paged
 from hybridbench.report.columns import (
     ColumnOf,
-    dtype_words,
+    by_words,
     model_fields,
     names_of,
     said,
@@ -68,7 +68,10 @@ def cache_table(rows: Sequence[CacheLine]) -> Table:
         said("page_tokens", "page [tokens]", [str(row.pages.page_tokens) for row in rows], numeric=True),
     ]
     batches = ", ".join(dict.fromkeys(str(row.batch) for row in rows))
-    title = f"cache of a batch of {batches}, {', '.join(scales)}, in {unit.label}; {_stored_words(rows)}"
+    names = [f"{name} {row.layout}" for name, row in zip(names_of(specs), rows, strict=True)]
+    alike = all(one.dtypes == other.dtypes for one in rows for other in rows if one.layout == other.layout)
+    stored = by_words([row.layout for row in rows] if alike else names, [row.dtypes.of_caches for row in rows])
+    title = f"cache of a batch of {batches}, {', '.join(scales)}, in {unit.label}; {stored}"
     table = table_of(title, columns)
     for row in rows:
         last, padding = row.batch * row.pages.last_pages, row.batch * row.pages.padding
@@ -84,17 +87,6 @@ def cache_table(rows: Sequence[CacheLine]) -> Table:
                 f"{row.formula.total:,}: one of them is wrong"
             )
     return table
-
-
-def _stored_words(rows: Sequence[CacheLine]) -> str:
-    """The dtypes of each layout, once where all are the same."""
-    words = {}
-    for layout in dict.fromkeys(row.layout for row in rows):
-        of_layout = [row for row in rows if row.layout == layout]
-        words[layout] = dtype_words([row.spec for row in of_layout], [row.dtypes for row in of_layout])
-    if len(set(words.values())) == 1:
-        return words[rows[0].layout]
-    return "; ".join(f"{layout}: {text}" for layout, text in words.items())
 
 
 def _same_pages(one: CacheLine, other: CacheLine) -> bool:

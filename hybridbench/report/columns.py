@@ -62,6 +62,14 @@ def model_fields(spec: ModelSpec) -> dict[str, Any]:
 
 def dtype_words(specs: Sequence[ModelSpec], dtypes: Sequence[Dtypes]) -> str:
     """The dtypes that a table's bytes are in, for its title; by model where models differ."""
-    found = dict.fromkeys(zip(names_of(specs), (one.words for one in dtypes), strict=True))
-    words = list(dict.fromkeys(text for _, text in found))
-    return words[0] if len(words) == 1 else "; ".join(f"{name}: {text}" for name, text in found)
+    return by_words(names_of(specs), [one.words for one in dtypes])
+
+
+def by_words(names: Sequence[str], words: Sequence[str]) -> str:
+    """What is said of each name, once where it is the same of all, and else behind the names that it is said of."""
+    said_of: dict[str, list[str]] = {}
+    for name, text in dict.fromkeys(zip(names, words, strict=True)):
+        said_of.setdefault(text, []).append(name)
+    if len(said_of) == 1:
+        return words[0]
+    return "; ".join(f"{', '.join(of)}: {text}" for text, of in said_of.items())

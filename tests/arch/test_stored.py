@@ -92,9 +92,11 @@ def test_a_files_wider_states_leave_room_for_fewer_sequences() -> None:
 def test_every_table_of_bytes_says_its_dtypes_above_itself(command: str) -> None:
     out = CliRunner().invoke(main, [command, "--config", str(NEMOTRON), "--ctx", "8"]).stdout
     above = " ".join(out.split("model")[0].split())
-    assert "weights bfloat16, KV cache bfloat16, SSM state float32, conv state bfloat16" in above
+    assert "KV cache bfloat16, SSM state float32, conv state bfloat16" in above
+    assert command == "cache" or "weights bfloat16" in above
     out = CliRunner().invoke(main, [command, "--arch", "mamba", "--scale", "tiny", "--ctx", "8"]).stdout
-    assert "all in bfloat16" in " ".join(out.split("model")[0].split())
+    said = "caches bfloat16" if command == "cache" else "all in bfloat16"
+    assert said in " ".join(out.split("model")[0].split())
 
 
 def test_models_of_several_dtypes_are_told_apart() -> None:
@@ -107,6 +109,25 @@ def test_kernels_here_run_no_quantised_keys() -> None:
     check_runs(Dtypes.of("bfloat16", state="float32"))
     with pytest.raises(BadInput, match=r"keys and values in fp8 .* --kv-dtype bfloat16"):
         check_runs(Dtypes.of("bfloat16", kv="fp8"))
+    with pytest.raises(BadInput, match=r"state in bfloat16 beside weights in float32"):
+        check_runs(Dtypes.of("float32", state="bfloat16"))
+
+
+@pytest.mark.parametrize("command", ["decode", "prefill", "train-throughput", "generate", "cost", "fit"])
+def test_a_quantised_dtype_is_refused_in_a_sentence_that_says_what_predicts_it(command: str) -> None:
+    done = CliRunner().invoke(main, [command, "--arch", "mamba", "--scale", "tiny", "--dtype", "fp8"])
+    assert done.exit_code == 2
+    said = " ".join(done.stderr.split())
+    assert said.startswith("error: dtype fp8: no kernel here runs it; give")
+    assert "--weight-dtype" in said
+
+
+def test_a_layouts_own_dtype_is_the_one_that_is_printed() -> None:
+    """Transformers keeps lightning attention's state in the model's dtype, and Mamba-2's in float32."""
+    for pattern, state in (("L-", "bfloat16"), ("M-", "float32")):
+        (row,) = document("cache", "--pattern", pattern, "--scale", "tiny", "--cache-layout", "transformers")["rows"]
+        assert row["state_dtype"] == state
+        assert row["tensor_bytes"] == row["formula_bytes"]
 
 
 def test_keys_and_values_in_fp8_take_half() -> None:
