@@ -148,8 +148,8 @@ def check_dtype(name: str) -> None:
     """
     if name in SCHEMES or name in KV_BYTES.keys() - DTYPE_BYTES:
         raise BadInput(
-            f"dtype {name}: no kernel here runs it; give {', '.join(DTYPE_BYTES)}, and predict quantised weights with "
-            f"cost, fit or price --weight-dtype, keys and values with --kv-dtype."
+            f"dtype '{name}': no kernel here runs it; give {', '.join(DTYPE_BYTES)}, and predict quantised weights "
+            f"with cost, fit or price --weight-dtype, keys and values with --kv-dtype."
         )
     if name not in DTYPE_BYTES:
         raise unknown_name("dtype", name, DTYPE_BYTES)

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from hybridbench.arch import model
 from hybridbench.arch.imports.huggingface import model_from_config, read_config
 from hybridbench.arch.presets import PRESETS
-from hybridbench.arch.stored import Asked, Dtypes, Stored, check_runs
+from hybridbench.arch.stored import Dtypes, Stored, check_runs
 from hybridbench.cli.main import main
 from hybridbench.errors import BadInput
 
@@ -78,14 +78,15 @@ def test_commands_count_in_the_files_dtypes_unless_told(options: list[str], stat
     assert fit["cache_bytes"] == cost["cache_bytes"]
 
 
-def test_a_files_wider_states_leave_room_for_fewer_sequences() -> None:
-    """A batch's memory is its states and keys: of Nemotron-Nano-9B-v2 at 8k, 27 x 10,240 x 128 states of 4 bytes."""
-    config = PRESETS["nemotron-nano-9b-v2"].config
+@pytest.mark.parametrize(("state", "batch"), [("bfloat16", 381), ("float32", 258)])
+def test_a_files_wider_states_leave_room_for_fewer_sequences(state: str, batch: int, tmp_path: Path) -> None:
+    """Nemotron-3-Nano-30B-A3B at 4k on an H100: its file says float32."""
+    config = PRESETS["nemotron-3-nano-30b-a3b"].config
     assert config is not None
-    plain, wide = (model_from_config({**config, "mamba_ssm_cache_dtype": dtype}) for dtype in ("bfloat16", "float32"))
-    kept = [model.cache_bytes(spec, 8192, Asked().dtypes(spec.stored).storage) for spec in (plain, wide)]
-    assert kept[1].ssm == 2 * kept[0].ssm == 27 * 10_240 * 128 * 4
-    assert kept[1].kv == kept[0].kv
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({**config, "mamba_ssm_cache_dtype": state}))
+    (fit,) = document("fit", "--config", str(file), "--gpu", "h100", "--ctx", "4k")["rows"]
+    assert fit["batch"] == batch
 
 
 @pytest.mark.parametrize("command", ["cost", "cache", "fit", "price"])
@@ -118,7 +119,7 @@ def test_a_quantised_dtype_is_refused_in_a_sentence_that_says_what_predicts_it(c
     done = CliRunner().invoke(main, [command, "--arch", "mamba", "--scale", "tiny", "--dtype", "fp8"])
     assert done.exit_code == 2
     said = " ".join(done.stderr.split())
-    assert said.startswith("error: dtype fp8: no kernel here runs it; give")
+    assert said.startswith("error: dtype 'fp8': no kernel here runs it; give")
     assert "--weight-dtype" in said
 
 
