@@ -154,6 +154,16 @@ class Storage:
         """Bytes that quantisation adds to those of matrices in the plain dtype: negative, or 0 without any."""
         return 0 if self.quantised is None else self.quantised.change(matrices, self.weight_bytes)
 
+    def table_change(self, name: str, rows: int, columns: int) -> int:
+        """``change`` of rows of ``embed_tokens`` or ``lm_head``."""
+        return 0 if self.quantised is None else self.quantised.table_change(name, rows, columns, self.weight_bytes)
+
+    def by_layer(self, layers: Sequence[str]) -> list[Storage]:
+        """How each sublayer of a model is stored, whose symbols are ``layers``."""
+        if self.quantised is None:
+            return [self] * len(layers)
+        return [replace(self, quantised=one) for one in self.quantised.of_layers(layers)]
+
 
 class KernelSizes(TypedDict, total=False):
     """What a block's kernels are asked for, by the names of ``problem.Problem``, which explains them."""

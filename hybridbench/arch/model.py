@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -31,7 +31,6 @@ from hybridbench.arch.block import (
 from hybridbench.arch.kinds import BLOCKS
 from hybridbench.arch.pattern import parse_pattern
 from hybridbench.arch.stored import Stored
-from hybridbench.arch.weights import Quantised
 from hybridbench.errors import BadInput
 
 Kind = TypeVar("Kind")
@@ -273,39 +272,13 @@ def cache_bytes(spec: ModelSpec, context: int, storage: Storage) -> CacheBytes:
 
 def stored_uses(spec: ModelSpec, storage: Storage) -> list[tuple[Block, int, Storage]]:
     """``ModelSpec.uses`` with how each block is stored: its file may leave matrices of some layers whole."""
-    quantised = storage.quantised
-    if quantised is None or not any(quantised.by_layer):
-        return [(block, n, storage) for block, n in spec.uses]
-    whole = _whole_by_layer(spec, quantised)
-    counts = Counter(zip(spec.layers, spec.placed, whole, strict=True))
-    return [(block, n, _of_layer(storage, names)) for (_, block, names), n in counts.items()]
-
-
-def _whole_by_layer(spec: ModelSpec, quantised: Quantised) -> tuple[frozenset[str], ...]:
-    """The names that each sublayer leaves whole; in a model of another depth than the file's, those of its symbol."""
-    if not quantised.by_layer:
-        return (quantised.whole,) * len(spec.layers)
-    if len(quantised.by_layer) == len(spec.layers):
-        return quantised.by_layer
-    of_symbol = dict(quantised.by_symbol)
-    return tuple(of_symbol.get(symbol, frozenset()) for symbol in spec.layers)
-
-
-def _of_layer(storage: Storage, whole: frozenset[str]) -> Storage:
-    assert storage.quantised is not None
-    return replace(storage, quantised=replace(storage.quantised, whole=whole))
-
-
-def _table_change(spec: ModelSpec, name: str, rows: int, storage: Storage) -> int:
-    """Bytes that quantisation adds to those of rows of the embedding or the head."""
-    if storage.quantised is None:
-        return 0
-    return storage.quantised.table_change(name, rows, spec.d_model, storage.weight_bytes)
+    stored = zip(spec.layers, spec.placed, storage.by_layer(spec.layers), strict=True)
+    return [(block, n, kept) for (_, block, kept), n in Counter(stored).items()]
 
 
 def _head_change(spec: ModelSpec, storage: Storage) -> int:
-    """``_table_change`` of the head, which may be the embedding."""
-    return _table_change(spec, "embed_tokens" if spec.tied else "lm_head", spec.vocab_size, storage)
+    """``Storage.table_change`` of the head, which may be the embedding."""
+    return storage.table_change("embed_tokens" if spec.tied else "lm_head", spec.vocab_size, spec.d_model)
 
 
 def weight_bytes(spec: ModelSpec, storage: Storage) -> int:
@@ -313,7 +286,7 @@ def weight_bytes(spec: ModelSpec, storage: Storage) -> int:
     blocks = sum(n * block.weight_bytes(kept) for block, n, kept in stored_uses(spec, storage))
     again = sum((n - 1) * block.shared_bytes(storage) for block, n in spec.uses)
     outside = _norm_params(spec, Convention.EXACT) + _table_params(spec)
-    tables = _table_change(spec, "embed_tokens", spec.vocab_size, storage)
+    tables = storage.table_change("embed_tokens", spec.vocab_size, spec.d_model)
     tables += 0 if spec.tied else _head_change(spec, storage)
     return blocks + outside * storage.weight_bytes + tables - again
 
@@ -328,7 +301,7 @@ def decode_bytes_moved(spec: ModelSpec, context: int, batch: int, storage: Stora
     head = spec.vocab_size * spec.d_model + (spec.vocab_size if spec.head_bias else 0)
     head_and_norms = (head + _norm_params(spec, Convention.EXACT)) * storage.weight_bytes
     caches = sum(n * block.cache_traffic(context, storage) for block, n in spec.uses)
-    rows = batch * spec.d_model * storage.weight_bytes + _table_change(spec, "embed_tokens", batch, storage)
+    rows = batch * spec.d_model * storage.weight_bytes + storage.table_change("embed_tokens", batch, spec.d_model)
     return weights + head_and_norms + _head_change(spec, storage) + rows + batch * caches
 
 
@@ -396,10 +369,7 @@ def layer_costs(
     exact_norm = _norm_width(spec, Convention.EXACT)
     rows = []
     seen: set[str] = set()
-    stored = [storage] * len(spec.layers)
-    if storage.quantised is not None:
-        stored = [_of_layer(storage, names) for names in _whole_by_layer(spec, storage.quantised)]
-    layers = zip(spec.layers, spec.placed, stored, strict=True)
+    layers = zip(spec.layers, spec.placed, storage.by_layer(spec.layers), strict=True)
     for index, (symbol, block, kept_as) in enumerate(layers, start=1):
         kept = block.cache(context, storage)
         shared_before = block.shared_params(convention) if symbol in seen else 0
@@ -437,7 +407,7 @@ def layer_costs(
             conv_state_bytes=0,
             decode_bytes_moved=(read + batch * spec.d_model) * storage.weight_bytes
             + _head_change(spec, storage)
-            + _table_change(spec, "embed_tokens", batch, storage),
+            + storage.table_change("embed_tokens", batch, spec.d_model),
         )
     )
     return rows

@@ -18,8 +18,8 @@ Sources: AutoGPTQ's ``QuantLinear`` (qweight, qzeros, scales, g_idx), AutoAWQ's 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Part = Literal["attention", "mixer", "mlp", "expert", "shared expert", "router", "table"]
@@ -129,6 +129,17 @@ class Quantised:
     by_layer: tuple[frozenset[str], ...] = ()
     by_symbol: tuple[tuple[str, frozenset[str]], ...] = ()
     tables: frozenset[str] = frozenset()
+
+    def of_layers(self, layers: Sequence[str]) -> list[Quantised]:
+        """How each sublayer is stored; in a model of another depth than the file's, as the first of its symbol."""
+        whole: Sequence[frozenset[str]] = self.by_layer
+        if not whole:
+            return [self] * len(layers)
+        if len(whole) != len(layers):
+            of_symbol = dict(self.by_symbol)
+            whole = [of_symbol.get(symbol, frozenset()) for symbol in layers]
+        made = {names: replace(self, whole=names, by_layer=(), by_symbol=()) for names in set(whole)}
+        return [made[names] for names in whole]
 
     def change(self, matrices: Iterable[Matrix], element_bytes: int) -> int:
         """Bytes that the matrices take, less what they would take at ``element_bytes`` an element: negative."""

@@ -6,9 +6,9 @@
     transformers    the SSM state in float32, lightning attention's in the model's dtype, d_conv columns (transformers
                     5.23, its Mamba-2 and hybrids); a window keeps one token fewer than it sees, since the new one joins
                     when it is read
-    vllm            the SSM state in the dtype that the model's file names, KDA's in float32; d_conv - 1 columns; a page
-                    of attention, in multiples of 16 tokens, is as large as a state (``mamba_utils.py``,
-                    ``HybridAttentionMambaModelConfig``)
+    vllm            the SSM state in the dtype that the model's file names, KDA's in float32 and lightning attention's
+                    in the model's; d_conv - 1 columns; a page of attention, in multiples of 16 tokens, is as large as a
+                    state (``mamba_utils.py``, ``HybridAttentionMambaModelConfig``)
     sglang          a pool of states beside the pages of attention, of one token: the SSM state in float32 unless the
                     file names another, the conv state in bfloat16, d_conv - 1 columns (``mamba_utils.py``)
     llama.cpp       keys and values in float16, in cells padded to 256; states in float32, d_conv - 1 columns
@@ -79,7 +79,12 @@ LAYOUTS: dict[str, Layout] = {
         own_state=(("lightning", ""),),
         window_extra=-1,
     ),
-    "vllm": Layout(_COMMON | {"mamba1", "lightning"}, own_state=(("kda", "float32"),), short_conv=True, built=False),
+    "vllm": Layout(
+        _COMMON | {"mamba1", "lightning"},
+        own_state=(("kda", "float32"), ("lightning", "")),
+        short_conv=True,
+        built=False,
+    ),
     "sglang": Layout(
         _COMMON | {"lightning"},
         conv="bfloat16",

@@ -112,6 +112,14 @@ def test_sglang_keeps_states_in_float32_unless_another_dtype_is_named() -> None:
     assert storage_of("vllm").ssm_bytes == 2
 
 
+def test_vllm_fixes_the_states_of_two_mixers() -> None:
+    """``kda_state_dtype`` and ``linear_attention_state_dtype`` of its ``mamba_utils.py``."""
+    for state in ("bfloat16", "float32"):
+        storage = storage_of("vllm", "bfloat16", state)
+        assert (storage.state_bytes("kda"), storage.state_bytes("lightning")) == (4, 2)
+    assert storage.state_bytes("mamba2") == storage.state_bytes("gated_delta") == 4
+
+
 def test_a_library_is_shown_only_for_models_whose_mixers_it_has() -> None:
     assert layouts_of(pattern_spec("M-*-", "1b")) == list(LAYOUTS)
     assert layouts_of(pattern_spec("L-*-", "1b")) == ["ours", "transformers", "vllm", "sglang"]
