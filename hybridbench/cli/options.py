@@ -9,12 +9,13 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from hybridbench.arch.block import Storage
 from hybridbench.arch.blocks.parallel import FUSION_NORMS, FUSION_OPS, FUSION_OUTS, FUSION_SCALES, FUSION_VALUES
 from hybridbench.arch.families import MAMBA2, RECIPES
 from hybridbench.arch.kinds import MIXERS
 from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.scales import SCALES
+from hybridbench.arch.stored import Asked
+from hybridbench.arch.weights import SCHEMES
 from hybridbench.cli.typed import listed
 from hybridbench.errors import BadInput
 from hybridbench.predict.match import BUDGETS, SIDES, TOLERANCE, matched, named_spec, names_scale
@@ -125,6 +126,19 @@ given_options = _stack(
     ),
 )
 
+dtype_options = _stack(
+    click.option("--dtype", help="Dtype of weights, activations and caches.  [a config's own, else bfloat16]"),
+    click.option("--state-dtype", help="Dtype of the SSM state.  [a config's own, else as --dtype]"),
+    click.option(
+        "--weight-dtype",
+        help=f"Store weights as {', '.join(SCHEMES)}; a plain dtype for none.  [a config's own, else --dtype]",
+    ),
+    click.option(
+        "--kv-dtype", help="Dtype of keys and values: fp8, int8 or a plain one.  [a config's own, else --dtype]"
+    ),
+)
+"""Of commands that predict: ``arch.stored.Asked`` takes them."""
+
 match_options = _stack(
     click.option("--match", help=f"Bring every model to --to's budget: {', '.join(BUDGETS)}."),
     click.option("--to", help="The model to match, such as transformer, inter/1:3 or transformer/350m."),
@@ -161,13 +175,14 @@ def matching(
     scale: str | None,
     contexts: Sequence[int],
     batches: Sequence[int],
-    storage: Storage,
+    asked: Asked,
 ) -> tuple[list[ModelSpec], list[str]]:
     """The models, matched to a budget if ``match_options`` ask for it, and one sentence per matched model.
 
     Args:
         tolerance: percent, as typed.
         scale: scale of the reference model, unless its name includes one.
+        asked: the dtypes that bytes are counted in.
 
     Raises:
         BadInput: only one of --match and --to, several contexts or batches to match at, or a budget out of reach.
@@ -190,7 +205,7 @@ def matching(
         by,
         context=contexts[0],
         batch=batches[0],
-        storage=storage,
+        stored=lambda spec: asked.dtypes(spec.stored).storage,
         tolerance=tolerance / 100,
     )
     return [one.spec for one in found], [one.sentence for one in found]

@@ -1,4 +1,4 @@
-"""planning: predictions for any GPU: ``hybridbench price``, ``fit``, ``crossover`` and ``cache``."""
+"""planning: predictions for any GPU: ``hybridbench price``, ``fit`` and ``crossover``."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hybridbench import units
-from hybridbench.arch.block import DTYPE_BYTES, Storage
 from hybridbench.arch.model import ModelSpec
+from hybridbench.arch.stored import Asked, Dtypes, check_runs
 from hybridbench.cli.options import (
     GIVEN_PATH,
     RESULTS,
+    dtype_options,
     given_options,
     match_options,
     matching,
@@ -39,18 +40,11 @@ if TYPE_CHECKING:
 
 _gpu_help = f"{', '.join(peak.aliases[0] for peak in PEAKS)}; lists too, or all."
 _workload = click.option("--workload", default=DECODE, show_default=True, help=f"{', '.join(one_pass())}.")
-_dtype = click.option(
-    "--dtype", default="bfloat16", show_default=True, help="Dtype of weights, activations and caches."
-)
-_state_dtype = click.option("--state-dtype", help="Dtype of the SSM state.  [as --dtype]")
 
 
-def _check_names(workload: str | None, *dtypes: str | None) -> None:
-    if workload is not None and workload not in one_pass():
+def _check_workload(workload: str) -> None:
+    if workload not in one_pass():
         raise unknown_name("workload", workload, one_pass())
-    for name in dtypes:
-        if name is not None and name not in DTYPE_BYTES:
-            raise unknown_name("dtype", name, DTYPE_BYTES)
 
 
 @click.command(cls=Command, short_help="What a workload would take on any GPU.")
@@ -62,8 +56,7 @@ def _check_names(workload: str | None, *dtypes: str | None) -> None:
     "--efficiency", "records", multiple=True, type=GIVEN_PATH, metavar="PATH",
     help="Records of a GPU; predict with the share of the floor that it reached; repeatable.",
 )  # fmt: skip
-@_dtype
-@_state_dtype
+@dtype_options
 @match_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout and nothing else.")
 def price(
@@ -77,8 +70,10 @@ def price(
     workload: str,
     gpu: str,
     records: tuple[Path, ...],
-    dtype: str,
+    dtype: str | None,
     state_dtype: str | None,
+    weight_dtype: str | None,
+    kv_dtype: str | None,
     match: str | None,
     to: str | None,
     by: str,
@@ -96,22 +91,23 @@ def price(
     from hybridbench.report.plans import price_row, price_table
     from hybridbench.report.render.terminal import print_table
 
-    _check_names(workload, dtype, state_dtype)
+    asked = Asked(dtype, state_dtype, kv_dtype, weight_dtype)
+    _check_workload(workload)
     gpus = find_gpus(gpu)
     contexts = units.parse_range("8k" if ctx is None else ctx, "context")
     batches = units.parse_range("4" if batch is None else batch, "batch")
     specs = chosen_specs(models, configs, arch=arch, scale=scale, **options)
-    storage = Storage.of(dtype, state_dtype)
-    specs, notes = matching(specs, match, to, by, tolerance, scale, contexts, batches, storage)
+    specs, notes = matching(specs, match, to, by, tolerance, scale, contexts, batches, asked)
     units.check_rows(specs, contexts, batches, gpus)
     known = _records(records)
     prices = []
     for spec in specs:
+        dtypes = asked.dtypes(spec.stored)
         for count in batches:
             for context in contexts:
                 work = Workload(workload, context, count)
-                share = efficiency_of(known, spec, work, dtype) if records else None
-                prices += [price_of(spec, work, one, dtype, state_dtype, share) for one in gpus]
+                share = None if dtypes.quantised else efficiency_of(known, spec, work, dtypes.weights)
+                prices += [price_of(spec, work, one, dtypes, share) for one in gpus]
     if as_json:
         click.echo(json.dumps({"rows": [price_row(one) for one in prices], "matches": notes}))
         return
@@ -141,8 +137,7 @@ def _records(paths: tuple[Path, ...]) -> list[Any]:
     show_default=True,
     help=f"Activations a training step keeps: {', '.join(CHECKPOINTS)}.",
 )
-@_dtype
-@_state_dtype
+@dtype_options
 @match_options
 @click.option("--verify", is_flag=True, help="Find the true boundary on the GPU here, by bisection, and show both.")
 @click.option("--limit", "limit_s", type=float, default=600.0, show_default=True, help="Seconds a trial may take.")
@@ -158,8 +153,10 @@ def fit(
     workload: str,
     gpu: str | None,
     checkpoint: str,
-    dtype: str,
+    dtype: str | None,
     state_dtype: str | None,
+    weight_dtype: str | None,
+    kv_dtype: str | None,
     match: str | None,
     to: str | None,
     by: str,
@@ -180,7 +177,8 @@ def fit(
     from hybridbench.searches import Stopped, Verified, verify_fit
     from hybridbench.store import RecordWriter
 
-    _check_names(workload, dtype, state_dtype)
+    asked = Asked(dtype, state_dtype, kv_dtype, weight_dtype)
+    _check_workload(workload)
     check_checkpoint(checkpoint, workload_row(workload), "--checkpoint")
     if not verify:
         refuse_idle("--verify", "out", "limit_s")
@@ -194,11 +192,10 @@ def fit(
     here = visible_gpus() if verify else []
     gpus = _fit_gpus(gpu, verify, here)
     specs = chosen_specs(models, configs, arch=arch, scale=scale, **options)
-    storage = Storage.of(dtype, state_dtype)
-    specs, notes = matching(specs, match, to, by, tolerance, scale, contexts or (8192,), batches or (1,), storage)
+    specs, notes = matching(specs, match, to, by, tolerance, scale, contexts or (8192,), batches or (1,), asked)
     units.check_rows(specs, gpus, contexts or (None,), batches or (None,))
     fits = [
-        largest_fit(spec, one, workload, storage, context=context, batch=count, checkpoint=checkpoint)
+        largest_fit(spec, one, workload, asked.dtypes(spec.stored), context=context, batch=count, checkpoint=checkpoint)
         for spec in specs
         for one in gpus
         for count in batches or (None,)
@@ -207,11 +204,13 @@ def fit(
     found: list[Verified | None] = [None] * len(fits)
     stopped: KeyboardInterrupt | None = None
     if verify:
-        execution = _execution("cuda", dtype, state_dtype, workload, checkpoint)
+        executions = [_execution("cuda", one.dtypes, workload, checkpoint) for one in fits]
         with RecordWriter(out or RESULTS / f"fit-{datetime.now():%Y%m%d-%H%M%S}") as writer:
             try:
                 for place, one in enumerate(fits):
-                    found[place] = verify_fit(one, execution, _measure(writer, here), limit_s=limit_s, tell=_told())
+                    found[place] = verify_fit(
+                        one, executions[place], _measure(writer, here), limit_s=limit_s, tell=_told()
+                    )
             except Stopped as exc:
                 found[place], stopped = exc.found, exc
     if as_json:
@@ -246,8 +245,15 @@ def _device_name() -> str:
     return torch.cuda.get_device_name(0)
 
 
-def _execution(device: str, dtype: str, state_dtype: str | None, kind: str, checkpoint: str = "none") -> Execution:
-    return Execution(device, dtype, default_mode(workload_row(kind), device), state_dtype, checkpoint=checkpoint)
+def _execution(device: str, dtypes: Dtypes, kind: str, checkpoint: str = "none") -> Execution:
+    """How a step is measured in these dtypes.
+
+    Raises:
+        BadInput: no kernel here runs them.
+    """
+    check_runs(dtypes)
+    state = None if dtypes.state == dtypes.weights else dtypes.state
+    return Execution(device, dtypes.weights, default_mode(workload_row(kind), device), state, checkpoint=checkpoint)
 
 
 def _measure(writer: RecordWriter, gpus: Sequence[str]) -> Measure:
@@ -271,8 +277,7 @@ def _told() -> Callable[[str], None]:
 @click.option("--scale", default="1b", show_default=True, help="Scale of a model whose name has none.")
 @click.option("--batch", default=1, show_default=True, type=int, help="Sequences, for decode-floor and --measure.")
 @click.option("--gpu", default="h200", show_default=True, help="GPU whose floor decode-floor computes.")
-@_dtype
-@_state_dtype
+@dtype_options
 @click.option("--max-ctx", default="16m", show_default=True, help="The longest context to solve for.")
 @click.option("--measure", is_flag=True, help="Search for the crossing of measured steps too.")
 @click.option("--ctx", default="1k..128k", show_default=True, help="Where --measure searches: lowest..highest.")
@@ -288,8 +293,10 @@ def crossover(
     scale: str,
     batch: int,
     gpu: str,
-    dtype: str,
+    dtype: str | None,
     state_dtype: str | None,
+    weight_dtype: str | None,
+    kv_dtype: str | None,
     max_ctx: str,
     measure: bool,
     ctx: str,
@@ -307,10 +314,11 @@ def crossover(
     """
     from hybridbench.predict.crossover import LONGEST, lines, stretches
     from hybridbench.predict.match import named_spec
+    from hybridbench.report.columns import dtype_words
     from hybridbench.report.plans import crossover_table, search_table
     from hybridbench.report.render.terminal import print_table
 
-    _check_names(None, dtype, state_dtype)
+    asked = Asked(dtype, state_dtype, kv_dtype, weight_dtype)
     if not measure:
         refuse_idle("--measure", "ctx", "device", "max_time_s", "trials", "out")
     if batch < 1:
@@ -322,18 +330,21 @@ def crossover(
         raise BadInput(f"max-ctx '{max_ctx}' is more than 1g: give less.")
     pair = named_spec(a, scale), named_spec(b, scale)
     peak = find_gpu(gpu)
-    storage = Storage.of(dtype, state_dtype)
-    made = [lines(spec, metric, batch=batch, storage=storage, gpu=peak, dtype=dtype, last=last) for spec in pair]
+    dtypes = [asked.dtypes(spec.stored) for spec in pair]
+    made = [
+        lines(spec, metric, batch=batch, storage=one.storage, gpu=peak, dtype=one.weights, last=last)
+        for spec, one in zip(pair, dtypes, strict=True)
+    ]
     found = stretches(made[0], made[1], last)
     about = {
-        "cache": f"one sequence, {dtype}",
-        "decode-floor": f"batch {batch}, {dtype}, {peak.name}",
+        "cache": f"one sequence; {dtype_words(pair, dtypes)}",
+        "decode-floor": f"batch {batch}, {peak.name}; {dtype_words(pair, dtypes)}",
     }.get(metric, "one sequence, convention exact")
     console = Plain()
     search, on = None, ""
     if measure:
         try:
-            search, on = _search(pair, metric, batch, dtype, state_dtype, ctx, device, max_time_s, trials, out)
+            search, on = _search(pair, metric, batch, dtypes[0], ctx, device, max_time_s, trials, out)
         except KeyboardInterrupt:
             if not as_json:
                 print_table(crossover_table(pair, metric, about, found, None), console)
@@ -381,8 +392,7 @@ def _search(
     pair: tuple[ModelSpec, ModelSpec],
     metric: str,
     batch: int,
-    dtype: str,
-    state_dtype: str | None,
+    dtypes: Dtypes,
     ctx: str,
     device: str | None,
     max_time_s: float,
@@ -414,7 +424,7 @@ def _search(
     if device == "cuda" and not gpus:
         raise BadInput("device cuda: this machine shows no NVIDIA GPU; use --device cpu, or see hybridbench doctor.")
     kind = WORKLOAD_OF[metric]
-    execution = _execution(device, dtype, state_dtype, kind)
+    execution = _execution(device, dtypes, kind)
     with RecordWriter(out or RESULTS / f"crossover-{datetime.now():%Y%m%d-%H%M%S}") as writer:
         found = measure_crossing(
             pair,
@@ -429,64 +439,3 @@ def _search(
             tell=_told(),
         )
     return found.search, f"{found.device}, {kind}, batch {batch}, {execution.dtype}, {execution.mode}"
-
-
-@click.command(cls=Command, short_help="Cache bytes by formula, in tensors, as allocated and in pages.")
-@model_options()
-@given_options
-@listed("--cache-layout", "layouts", default="ours", show_default=True,
-        help="ours, paper, mamba_ssm, transformers; lists too, or all.")  # fmt: skip
-@click.option("--page-size", type=int, default=16, show_default=True, help="Tokens of an attention page in serving.")
-@click.option("--no-align", is_flag=True, help="States in memory of their own, not in pages as large as attention's.")
-@_dtype
-@_state_dtype
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout and nothing else.")
-def cache(
-    *,
-    arch: str,
-    scale: str | None,
-    ctx: str | None,
-    batch: str | None,
-    models: str | None,
-    configs: tuple[Path, ...],
-    layouts: str,
-    page_size: int,
-    no_align: bool,
-    dtype: str,
-    state_dtype: str | None,
-    as_json: bool,
-    **options: Any,
-) -> None:
-    """Count the cache of a batch four ways: by formula, in built tensors, as allocated on a GPU, in serving pages.
-
-    The first two must agree to the byte. A page is what a serving engine reserves: attention fills whole pages, and
-    a state takes a page as large as attention's, unless --no-align is given.
-    """
-    from hybridbench.count.caches import built_bytes
-    from hybridbench.predict.layouts import LAYOUTS, layout_bytes, paged, storage_of
-    from hybridbench.report.plans import CacheLine, cache_row, cache_table
-    from hybridbench.report.render.terminal import print_table
-
-    _check_names(None, dtype, state_dtype)
-    named = list(LAYOUTS) if layouts == "all" else [part.strip() for part in layouts.split(",")]
-    stored = {layout: storage_of(layout, dtype, state_dtype) for layout in named}
-    contexts = units.parse_range("8k" if ctx is None else ctx, "context")
-    batches = units.parse_range("1" if batch is None else batch, "batch")
-    specs = chosen_specs(models, configs, arch=arch, scale=scale, **options)
-    units.check_rows(specs, stored, contexts, batches)
-    rows = []
-    for spec in specs:
-        for layout, storage in stored.items():
-            for count in batches:
-                for context in contexts:
-                    tensors, allocated = built_bytes(spec, count, context, layout, dtype, storage)
-                    formula = count * layout_bytes(spec, context, layout, storage)
-                    pages = paged(spec, context, storage, page_size, not no_align)
-                    rows.append(CacheLine(spec, context, count, layout, formula, tensors, allocated, pages))
-    if as_json:
-        click.echo(json.dumps({"rows": [cache_row(row) for row in rows]}))
-        return
-    table = cache_table(rows)
-    for sentence in file_notes(specs):
-        table.remark(sentence)
-    print_table(table, Plain())
