@@ -1,0 +1,1 @@
+"""kernel_suite: single operations timed by themselves."""
