@@ -12,13 +12,13 @@ from hybridbench.cli.measuring import check_backends, needs_gpu
 from hybridbench.cli.options import execution_options, model_options, out_options, parse_backends
 from hybridbench.cli.output import Plain
 from hybridbench.cli.typed import Command, listed
-from hybridbench.errors import BadInput, unknown_name
+from hybridbench.errors import BadInput
 from hybridbench.machine import alike_gpus, visible_gpus
 from hybridbench.suite.case import EAGER, Case
 from hybridbench.suite.models import ALL_ARCHS
 from hybridbench.suite.ops import check_backends_used
 from hybridbench.suite.sweep import Sweep, cases, check_seconds
-from hybridbench.suite.workloads import TRAIN, one_pass
+from hybridbench.suite.workloads import TRAIN, check_one_pass, one_pass
 
 
 @click.command(cls=Command, short_help="Count a step's FLOPs six ways, and say why they differ.")
@@ -99,8 +99,7 @@ def _cases(workload: str, backends: dict[str, str], has_gpu: bool, **options: An
     """
     kinds = [kind.strip() for kind in workload.split(",")]
     for kind in kinds:
-        if kind not in one_pass():
-            raise unknown_name("workload", kind, one_pass())
+        check_one_pass(kind, "--workload")
     if options["mode"] not in (None, EAGER):
         raise BadInput(f"--mode {options['mode']}: operator counters see an eager step only; leave it out.")
     if options["arch"] is None:

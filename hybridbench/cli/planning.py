@@ -30,7 +30,7 @@ from hybridbench.errors import BadInput, unknown_name
 from hybridbench.machine import PEAKS, Peak, find_gpu, find_gpus, find_peak, visible_gpus
 from hybridbench.suite.case import CHECKPOINTS, DEVICES, Execution
 from hybridbench.suite.sweep import check_checkpoint, check_seconds, default_mode
-from hybridbench.suite.workloads import DECODE, Workload, one_pass, workload_row
+from hybridbench.suite.workloads import DECODE, Workload, check_one_pass, one_pass, workload_row
 
 if TYPE_CHECKING:
     from hybridbench.predict.crossover import Search, Stretch
@@ -46,8 +46,8 @@ _state_dtype = click.option("--state-dtype", help="Dtype of the SSM state.  [as 
 
 
 def _check_names(workload: str | None, *dtypes: str | None) -> None:
-    if workload is not None and workload not in one_pass():
-        raise unknown_name("workload", workload, one_pass())
+    if workload is not None:
+        check_one_pass(workload, "--workload")
     for name in dtypes:
         if name is not None and name not in DTYPE_BYTES:
             raise unknown_name("dtype", name, DTYPE_BYTES)

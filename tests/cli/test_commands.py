@@ -14,6 +14,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from hybridbench.arch.kinds import BLOCK_LETTERS, MIXERS
 from hybridbench.cli import quickstart as quickstart_module
 from hybridbench.cli.inspecting import advise
 from hybridbench.cli.main import main
@@ -373,3 +374,31 @@ def test_files_that_start_with_a_byte_order_mark_are_read(tmp_path):
     (records,) = (tmp_path / "out").glob("*.jsonl")
     again = marked("records.jsonl", records.read_text())
     assert document("report", again)["rows"] == document("report", records)["rows"]
+
+
+def test_an_explanation_lists_every_operation_though_none_can_run():
+    """Compared with the operations of a case on a CPU, all of which can."""
+    asked = ("backends", "--explain", "--arch", "inter", "--scale", "tiny", "--ctx", "64", "--mode", "eager", "--json")
+    (there,) = document(*asked, "--device", "cpu", "--backend", "ssd_step=reference")["cases"]
+    assert {row["runs"] for row in there["operations"]} >= {"reference"}
+    (missing,) = document(*asked, "--device", "cpu", "--backend", "ssd_step=mamba-ssm", "--backend",
+                          "attention_decode=flash-attn")["cases"]  # fmt: skip
+    assert [row["op"] for row in missing["operations"]] == [row["op"] for row in there["operations"]]
+    assert {row["op"] for row in missing["operations"] if row["runs"] is None} == {"ssd_step", "attention_decode"}
+    assert missing["unsupported"] in [row.get("unsupported") for row in missing["operations"]]
+
+
+def test_archs_lists_every_mixer_and_every_letter():
+    text = run("archs").stdout
+    listed = text.partition("layers of a pattern")[2].partition("models that")[0].splitlines()
+    assert [line.split()[0] for line in listed[1:-2]] == list(BLOCK_LETTERS)
+    assert {name for name in MIXERS if any(line.endswith(f" {name}") for line in listed)} == set(MIXERS)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name"),
+    [("M-*-", "M-*-"), ("M-M-M-*-" * 4, "M-M-M-*- x4"), ("*-" + "M-" * 20, "*-M-M-M-M-M-M-M-M-M-M-M-M-… 1+20")],
+)
+def test_a_pattern_is_named_by_itself(pattern, name):
+    rows = document("cost", "--pattern", pattern)["rows"]
+    assert [(row["label"], row["pattern"]) for row in rows] == [(name, pattern)]
