@@ -20,6 +20,7 @@ from hybridbench.cli.inspecting import advise
 from hybridbench.cli.main import main
 from hybridbench.measure.environment import fingerprint
 from hybridbench.record import Ceilings, Record
+from hybridbench.store import RecordWriter, load
 from hybridbench.suite.file import Suite
 from hybridbench.suite.sweep import Sweep
 
@@ -402,3 +403,22 @@ def test_archs_lists_every_mixer_and_every_letter():
 def test_a_pattern_is_named_by_itself(pattern, name):
     rows = document("cost", "--pattern", pattern)["rows"]
     assert [(row["label"], row["pattern"]) for row in rows] == [(name, pattern)]
+
+
+def test_results_of_the_same_cases_are_shown_side_by_side(tmp_path):
+    stored = load([Path("results/nvidia-h200/streams")], pytest.fail)[:2]
+    for name, seconds in (("before", 0), ("after", 1)):
+        with RecordWriter(tmp_path / name, run_id=name) as writer:
+            for record in stored:
+                writer.append(replace(record, run_id=name, started_at=f"2026-11-28T00:00:0{seconds}+00:00"))
+    shown = run("report", tmp_path / "before", tmp_path / "after").output
+    for record in stored:
+        for name in ("before", "after"):
+            assert f"{record.case.model.label} ({name})" in shown
+    assert (tmp_path / "before" / "report" / "report.md").exists()
+    rows = document("report", tmp_path / "before", tmp_path / "after")["rows"]
+    assert [row["run"] for row in rows] == ["before"] * 2 + ["after"] * 2
+    twice = document("report", tmp_path / "before", tmp_path / "before" / "records-before.jsonl")["rows"]
+    assert [row["run_id"] for row in twice] == ["before"] * 2
+    alone = run("report", tmp_path).output
+    assert "2 earlier records of the same cells are not shown, only the newest of each" in " ".join(alone.split())
