@@ -207,6 +207,8 @@ def _run(
     finished: list[Record] = []
 
     def how_to_go_on() -> None:
+        if not writer.path.exists():
+            return
         recorded = planned - len(todo) + len(finished)
         console.print(
             f"Stopped. {recorded} of {planned} cases are recorded in {folder}. "

@@ -95,7 +95,7 @@ def price_table(prices: Sequence[Price], measured: bool) -> Table:
     beyond = [price.efficiency.beyond if price.efficiency else "" for price in prices]
     if any(beyond):
         place = next(index for index, column in enumerate(table.columns) if column.key == "floor_frac") + 1
-        table.columns.insert(place, Column("beyond", "beyond records in", numeric=False))
+        table.columns.insert(place, Column("beyond", "beyond records in", numeric=False, wraps=True))
         for row, words in zip(table.rows, beyond, strict=True):
             row.insert(place, Cell(words or NO_VALUE, words))
     table.remark(

@@ -72,6 +72,15 @@ def test_a_family_without_records_has_a_floor_and_a_footnote() -> None:
     assert "no record of decode of M-*- in bfloat16" in " ".join(text.split())
 
 
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("more", ["", " --ctx 1m --batch 8 --scale 3b", " --pattern M-M-M-*-M-M-M-*-"])
+def test_prices_with_an_efficiency_fit_the_terminal(width: int, more: str) -> None:
+    args = f"price --workload decode --gpu h200,rtx-5090{more} --efficiency {RESULTS}".split()
+    shown = CliRunner(env={"COLUMNS": str(width)}).invoke(main, args)
+    assert shown.exit_code == 0, shown.output
+    assert max(map(len, shown.stdout.splitlines())) <= width
+
+
 def test_fit_parts_add_up_and_larger_cards_hold_more() -> None:
     rows = document("fit", "--arch", "inter", "--workload", "train", "--gpu", "h100,h200,b200")["rows"]
     parts = ("weights", "gradients", "optimizer", "activations", "head", "cache", "workspace", "inputs")

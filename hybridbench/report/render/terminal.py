@@ -51,7 +51,10 @@ def _grid(table: Table, places: Sequence[int], console: Console) -> RichTable:
             widest = max(len(word) for text in words for word in text.split())
             grid.add_column(heading, justify="right", vertical="bottom", min_width=widest)
         else:
-            grid.add_column(heading, no_wrap=not column.wraps)
+            # rich measures the longest word of a column, also where it may not break between words.
+            cells = [] if column.wraps else [len(row[place].text) for row in table.rows]
+            least = min(max(cells, default=0), console.width // 2)
+            grid.add_column(heading, no_wrap=not column.wraps, vertical="bottom", min_width=least or None)
     for row in table.rows:
         grid.add_row(*(Text(row[place].text, style=verdict_style(row[place].word)) for place in places))
     return grid
