@@ -30,7 +30,7 @@ from hybridbench.report.render.page import own_page
 from hybridbench.suite.case import Case
 from hybridbench.suite.file import as_published, load_suite
 from hybridbench.suite.ops import check_backends_used
-from hybridbench.suite.sweep import Sweep, cases
+from hybridbench.suite.sweep import Sweep, cases, merged_ratios
 from hybridbench.suite.workloads import WORKLOADS, Row
 
 
@@ -49,6 +49,7 @@ def _command(row: Row) -> click.Command:
         planned = cases(sweep, has_gpu=bool(gpus))
         check_backends_used(sweep.backends, planned)
         check_backends(planned)
+        tell_merged(merged_ratios(sweep, has_gpu=bool(gpus)))
         measure_cases(planned, row.command, gpus, as_json=as_json, out=out, resume=resume, dry_run=dry_run)
 
     command.params += _options_of(row)
@@ -89,7 +90,15 @@ def run(suite: Path, resume: bool, dry_run: bool, published: bool, as_json: bool
     loaded = as_published(load_suite(suite)) if published else load_suite(suite)
     planned = loaded.cases(has_gpu=bool(gpus))
     check_backends(planned, installed=False)
+    tell_merged(loaded.merged_ratios(has_gpu=bool(gpus)))
     measure_cases(planned, loaded.name, gpus, as_json=as_json, out=out, resume=resume, dry_run=dry_run)
+
+
+def tell_merged(sentences: Sequence[str]) -> None:
+    """Say on stderr which ratios are one case, which is measured once, under the first ratio."""
+    console = Plain(stderr=True, soft_wrap=True)
+    for sentence in sentences:
+        console.print(f"{sentence}, which is measured once, under the first.")
 
 
 def check_backends(planned: Sequence[Case], *, installed: bool = True) -> None:

@@ -48,7 +48,7 @@ _model_options = _stack(
     listed("--positions", help="1-based places of attention or hybrid blocks, such as 4,8; instead of --ratio."),
     listed("--pattern", help="Layer strings instead of --arch, such as 'M-M-M-*-'."),
     listed("--mixer", default=MAMBA2, show_default=True, help=f"In Mamba-2's place: {', '.join(MIXERS)}; lists too."),
-    click.option("--recipe", default="paper", show_default=True, help=f"Fusion of intra blocks: {', '.join(RECIPES)}."),
+    listed("--recipe", default="paper", show_default=True, help=f"Intra blocks' fusion: {', '.join(RECIPES)}; lists."),
     click.option("--fusion-norm", help=f"Replace one axis of the recipe: {', '.join(FUSION_NORMS)}."),
     click.option("--fusion-scale", help=f"{', '.join(FUSION_SCALES)}."),
     click.option("--fusion-op", help=f"{', '.join(FUSION_OPS)}."),
@@ -115,7 +115,7 @@ run_options = _stack(
 
 
 given_options = _stack(
-    listed("--model", "models", help="Published models instead of --arch, with commas; hybridbench archs lists them."),
+    listed("--model", "models", help="Published models instead of --arch: names that hybridbench archs lists, or all."),
     click.option(
         "--config",
         "configs",

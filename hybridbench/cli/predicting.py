@@ -16,10 +16,10 @@ from hybridbench.arch.families import MAMBA2
 from hybridbench.arch.imports.huggingface import read_config
 from hybridbench.arch.model import Cost, ModelSpec, layer_costs
 from hybridbench.arch.model import cost as cost_of
-from hybridbench.arch.presets import preset_spec
+from hybridbench.arch.presets import PRESETS, preset_spec
 from hybridbench.cli.options import given_options, match_options, matching, model_options, out_options
 from hybridbench.cli.output import Plain
-from hybridbench.cli.typed import Command
+from hybridbench.cli.typed import Command, listed
 from hybridbench.errors import BadInput, unknown_name
 from hybridbench.report.render.page import own_page
 from hybridbench.suite.models import ALL_ARCHS, model_specs
@@ -39,7 +39,7 @@ def chosen_specs(
         BadInput: an unknown model, a config that cannot be read, or an option that only families have.
     """
     if models is None and not configs:
-        return model_specs(arch=arch, scale="1b" if scale is None else scale, **options)
+        return model_specs(arch=arch, scale="1b" if scale is None else scale, every_ratio=True, **options)
     given = {"arch": None if arch == ALL_ARCHS else arch, "scale": scale, **options}
     for name, value in given.items():
         if value not in (None, False) and (name, value) not in (("recipe", "paper"), ("mixer", MAMBA2)):
@@ -48,7 +48,8 @@ def chosen_specs(
     names = [] if models is None else [part.strip() for part in models.split(",")]
     if not all(names):
         raise BadInput(f"model '{models}' has an empty part: write names with single commas between them.")
-    found = [preset_spec(name) for name in dict.fromkeys(name.lower() for name in names)]
+    listed = [known for name in names for known in (PRESETS if name.lower() == "all" else (name.lower(),))]
+    found = [preset_spec(name) for name in dict.fromkeys(listed)]
     return found + _configs(configs)
 
 
@@ -62,16 +63,20 @@ def _configs(paths: Sequence[Path]) -> list[ModelSpec]:
 def predict(
     specs: list[ModelSpec], contexts: tuple[int, ...], batches: tuple[int, ...], convention: str, storage: Storage
 ) -> Rows:
-    """Every model at every context and batch in a convention.
+    """Every model at every context and batch in each of a list of conventions, with commas.
 
     Raises:
-        BadInput: an unknown convention.
+        BadInput: an unknown convention, or an empty part of the list.
     """
-    if convention not in list(Convention):
-        raise unknown_name("convention", convention, [known.value for known in Convention])
+    names = list(dict.fromkeys(part.strip() for part in convention.split(",")))
+    for name in names:
+        if name not in list(Convention):
+            raise unknown_name("convention", name, [known.value for known in Convention])
+    units.check_rows(specs, contexts, batches, names)
     return [
-        (spec, cost_of(spec, context, batch, Convention(convention), storage))
+        (spec, cost_of(spec, context, batch, Convention(name), storage))
         for spec in specs
+        for name in names
         for batch in batches
         for context in contexts
     ]
@@ -98,7 +103,7 @@ def as_document(rows: Rows) -> dict[str, Any]:
 @click.command(cls=Command, short_help="What each model must cost, without running it.")
 @model_options()
 @given_options
-@click.option("--convention", default="exact", show_default=True, help="exact, paper (arXiv 2510.04800) or hardware.")
+@listed("--convention", default="exact", show_default=True, help="exact, paper (arXiv 2510.04800), hardware; lists.")
 @click.option("--dtype", default="bfloat16", show_default=True, help="Of weights and caches.")
 @click.option("--state-dtype", help="Of the SSM state.  [as --dtype]")
 @match_options
@@ -139,7 +144,6 @@ def cost(
     batches = units.parse_range("1" if batch is None else batch, "batch")
     storage = Storage.of(dtype, state_dtype)
     specs, notes = matching(specs, match, to, by, tolerance, scale, contexts, batches, storage)
-    units.check_rows(specs, contexts, batches)
     rows = predict(specs, contexts, batches, convention, storage)
     from hybridbench.report.predicted import build_cost
 

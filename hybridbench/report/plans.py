@@ -17,6 +17,7 @@ from hybridbench.report.display import ShownUnit, unit_for
 from hybridbench.report.groups import series_names
 from hybridbench.report.table import NO_VALUE, Cell, Column, Table
 from hybridbench.searches import Verified
+from hybridbench.suite.models import same_stacks
 from hybridbench.units import format_bytes, format_seconds, format_tokens
 
 ANY = "any"
@@ -36,10 +37,13 @@ def _said(key: str, heading: str, words: Sequence[str], numeric: bool = False) -
     return Column(key, heading, numeric=numeric), [Cell(word, word) for word in words]
 
 
-def _table(title: str, columns: Iterable[_ColumnOf]) -> Table:
+def _table(title: str, columns: Iterable[_ColumnOf], specs: Sequence[ModelSpec] = ()) -> Table:
+    """A table of columns. It says which ratios of ``specs`` make the same stack."""
     made = list(columns)
     table = Table(title, [column for column, _ in made])
     table.rows = [list(row) for row in zip(*(cells for _, cells in made), strict=True)]
+    for sentence in same_stacks(specs):
+        table.remark(sentence)
     return table
 
 
@@ -91,7 +95,7 @@ def price_table(prices: Sequence[Price], measured: bool) -> Table:
         _sized("peak_bytes", "peak", "B", [price.peak_bytes for price in prices]),
         _said("fits", "fits", [fits[price.fits] for price in prices]),
     ]
-    table = _table(f"predicted, nothing was run: {work.kind}, {', '.join(scales)}, {prices[0].dtype}", columns)
+    table = _table(f"predicted, nothing was run: {work.kind}, {', '.join(scales)}, {prices[0].dtype}", columns, specs)
     beyond = [price.efficiency.beyond if price.efficiency else "" for price in prices]
     if any(beyond):
         place = next(index for index, column in enumerate(table.columns) if column.key == "floor_frac") + 1
@@ -184,7 +188,7 @@ def fit_table(fits: Sequence[Fit], verified: Sequence[Verified | None]) -> Table
     ]
     solved = fits[0].solved
     title = f"largest {solved} that fits" if solved else "whether it fits"
-    table = _table(f"predicted: {title}, {fits[0].workload.kind}, {', '.join(scales)}, in {unit.label}", columns)
+    table = _table(f"predicted: {title}, {fits[0].workload.kind}, {', '.join(scales)}, in {unit.label}", columns, specs)
     for fit in fits:
         if fit.solved and not fit.fits:
             table.remark(
@@ -359,7 +363,7 @@ def cache_table(rows: Sequence[CacheLine]) -> Table:
         _said("page_tokens", "page [tokens]", [str(row.pages.page_tokens) for row in rows], numeric=True),
     ]
     batches = ", ".join(dict.fromkeys(str(row.batch) for row in rows))
-    table = _table(f"cache of a batch of {batches}, {', '.join(scales)}, in {unit.label}", columns)
+    table = _table(f"cache of a batch of {batches}, {', '.join(scales)}, in {unit.label}", columns, specs)
     for row in rows:
         last, padding = row.batch * row.pages.last_pages, row.batch * row.pages.padding
         if last or padding:

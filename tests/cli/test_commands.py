@@ -10,11 +10,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
 
 from hybridbench.arch.kinds import BLOCK_LETTERS, MIXERS
+from hybridbench.arch.presets import PRESETS
 from hybridbench.cli import quickstart as quickstart_module
 from hybridbench.cli.inspecting import advise
 from hybridbench.cli.main import main
@@ -422,3 +424,29 @@ def test_results_of_the_same_cases_are_shown_side_by_side(tmp_path):
     assert [row["run_id"] for row in twice] == ["before"] * 2
     alone = run("report", tmp_path).output
     assert "2 earlier records of the same cells are not shown, only the newest of each" in " ".join(alone.split())
+
+
+def test_every_ratio_that_was_asked_for_is_in_the_tables(tmp_path):
+    asked = ("--arch", "inter", "--scale", "350m", "--ratio", "1:7,1:8,1:12", "--ctx", "8k")
+    said = "ratios 1:7, 1:8, 1:12 are the same stack, inter 1+10 350m"
+    for command in ("cost", "price", "fit", "cache"):
+        shown = run(command, *asked).stdout
+        assert said in " ".join(shown.split())
+        assert [ratio for ratio in ("1:7", "1:8", "1:12") if f"inter 1+10 {ratio} " in shown] == ["1:7", "1:8", "1:12"]
+        assert [row["ratio"] for row in document(command, *asked)["rows"]] == ["1:7", "1:8", "1:12"]
+    run("cost", *asked, "-o", tmp_path)
+    assert list(pd.read_csv(tmp_path / "cost.csv")["ratio"]) == ["1:7", "1:8", "1:12"]
+    planned = run("decode", *asked, "--device", "cpu", "--dry-run")
+    assert f"{said}, which is measured once, under the first." in planned.stderr
+    assert len(planned.stdout.splitlines()) == 1
+
+
+def test_conventions_and_models_are_lists(tmp_path):
+    rows = document("cost", "--arch", "inter", "--convention", "exact,paper")["rows"]
+    assert [row["convention"] for row in rows] == ["exact", "paper"]
+    for row in rows:
+        assert row == document("cost", "--arch", "inter", "--convention", row["convention"])["rows"][0]
+    run("cost", "--arch", "inter", "--convention", "exact,paper", "-o", tmp_path)
+    charts = {path.name for path in tmp_path.glob("charts/*cache.png")}
+    assert charts == {"cost-exact-cache.png", "cost-paper-cache.png"}
+    assert [row["arch"] for row in document("cost", "--model", "all")["rows"]] == list(PRESETS)
