@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -27,11 +27,15 @@ from hybridbench.errors import BadInput, HybridbenchError
 from hybridbench.machine import visible_gpus
 from hybridbench.record import Record, Status
 from hybridbench.report.render.page import own_page
-from hybridbench.suite.case import Case
+from hybridbench.suite.case import Case, Execution
 from hybridbench.suite.file import as_published, load_suite
 from hybridbench.suite.ops import check_backends_used
-from hybridbench.suite.sweep import Sweep, cases, merged_ratios
-from hybridbench.suite.workloads import WORKLOADS, Row
+from hybridbench.suite.sweep import Sweep, cases, default_mode, merged_ratios
+from hybridbench.suite.workloads import WORKLOADS, Row, workload_row
+
+if TYPE_CHECKING:
+    from hybridbench.searches import Measure
+    from hybridbench.store import RecordWriter
 
 
 def _command(row: Row) -> click.Command:
@@ -250,3 +254,21 @@ def _list_cases(planned: Sequence[Case], as_json: bool) -> None:
         execution = case.execution
         click.echo(f"{case.key}  {case.label}  {execution.device} {execution.dtype} {execution.mode}")
     click.echo(f"{len(planned)} case{'s' * (len(planned) != 1)}.", err=True)
+
+
+def execution_of(device: str, dtype: str, state_dtype: str | None, kind: str, checkpoint: str = "none") -> Execution:
+    """How a search runs its steps: in the default mode of the workload."""
+    return Execution(device, dtype, default_mode(workload_row(kind), device), state_dtype, checkpoint=checkpoint)
+
+
+def measure_with(writer: RecordWriter, gpus: Sequence[str]) -> Measure:
+    """A function that runs cases in worker processes, on the first GPU if there are several."""
+    from hybridbench.runner import run_sweep
+
+    return lambda cases: run_sweep(cases, writer, gpus=gpus[:1])
+
+
+def told() -> Callable[[str], None]:
+    """A function that prints a search's progress on stderr."""
+    console = Plain(stderr=True, soft_wrap=True)
+    return lambda line: console.print(line)

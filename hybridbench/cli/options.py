@@ -9,17 +9,19 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from hybridbench.arch.block import Storage
+from hybridbench.arch.block import DTYPE_BYTES, Storage
 from hybridbench.arch.blocks.parallel import FUSION_NORMS, FUSION_OPS, FUSION_OUTS, FUSION_SCALES, FUSION_VALUES
 from hybridbench.arch.families import MAMBA2, RECIPES
 from hybridbench.arch.kinds import MIXERS
 from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.scales import SCALES
 from hybridbench.cli.typed import listed
-from hybridbench.errors import BadInput
+from hybridbench.errors import BadInput, unknown_name
+from hybridbench.machine import PEAKS
 from hybridbench.predict.match import BUDGETS, SIDES, TOLERANCE, matched, named_spec, names_scale
 from hybridbench.suite.case import CHECKPOINTS
 from hybridbench.suite.models import ALL_ARCHS
+from hybridbench.suite.workloads import DECODE, check_one_pass, one_pass
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -114,15 +116,13 @@ run_options = _stack(
 )
 
 
+config_option = click.option(
+    "--config", "configs", multiple=True, type=GIVEN_PATH, help="A Hugging Face config.json; repeatable."
+)
+
 given_options = _stack(
     listed("--model", "models", help="Published models instead of --arch: names that hybridbench archs lists, or all."),
-    click.option(
-        "--config",
-        "configs",
-        multiple=True,
-        type=GIVEN_PATH,
-        help="A Hugging Face config.json; repeatable.",
-    ),
+    config_option,
 )
 
 match_options = _stack(
@@ -211,3 +211,24 @@ def parse_backends(pairs: tuple[str, ...]) -> dict[str, str]:
             raise BadInput(f"--backend names {op} twice ('{backends[op]}' and '{name}'): give it once.")
         backends[op] = name
     return backends
+
+
+GPU_HELP = f"{', '.join(peak.aliases[0] for peak in PEAKS)}; lists too, or all."
+workload_option = click.option("--workload", default=DECODE, show_default=True, help=f"{', '.join(one_pass())}.")
+dtype_option = click.option(
+    "--dtype", default="bfloat16", show_default=True, help="Dtype of weights, activations and caches."
+)
+state_dtype_option = click.option("--state-dtype", help="Dtype of the SSM state.  [as --dtype]")
+
+
+def check_names(workload: str | None, *dtypes: str | None) -> None:
+    """Check a workload of one pass and dtypes; None is not checked.
+
+    Raises:
+        BadInput: an unknown name, or a generation.
+    """
+    if workload is not None:
+        check_one_pass(workload, "--workload")
+    for name in dtypes:
+        if name is not None and name not in DTYPE_BYTES:
+            raise unknown_name("dtype", name, DTYPE_BYTES)

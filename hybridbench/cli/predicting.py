@@ -50,10 +50,10 @@ def chosen_specs(
         raise BadInput(f"model '{models}' has an empty part: write names with single commas between them.")
     listed = [known for name in names for known in (PRESETS if name.lower() == "all" else (name.lower(),))]
     found = [preset_spec(name) for name in dict.fromkeys(listed)]
-    return found + _configs(configs)
+    return found + configured(configs)
 
 
-def _configs(paths: Sequence[Path]) -> list[ModelSpec]:
+def configured(paths: Sequence[Path]) -> list[ModelSpec]:
     """The models of config.json files, named after their model type, and after their file if two share a type."""
     found = [(path, read_config(path)) for path in dict.fromkeys(paths)]
     types = [spec.arch for _, spec in found]
@@ -160,9 +160,9 @@ def cost(
     else:
         _show(replace(report.table, remarks=[*report.table.remarks, *notes]), rows, per_layer, storage)
     if out is not None:
-        from hybridbench.report.render.folder import write_cost
+        from hybridbench.report.render.folder import write_predicted
 
-        files = write_cost(report, out)
+        files = write_predicted(report, out)
         Plain(stderr=as_json).print(f"Tables and charts: {files.page.parent}", soft_wrap=True)
 
 

@@ -183,14 +183,19 @@ def cost_plots(rows: Sequence[tuple[ModelSpec, Cost]]) -> list[Plot]:
 
 
 @dataclass(frozen=True)
-class CostReport:
-    """Predicted costs: one table, and plots by the name of their files, without an ending."""
+class PredictedReport:
+    """Predictions: one table, and plots by the name of their files, without an ending.
 
+    ``name`` is that of the page and of the table's file, ``title`` is the page's.
+    """
+
+    name: str
+    title: str
     table: Table
     plots: dict[str, Plot]
 
 
-def build_cost(rows: Sequence[tuple[ModelSpec, Cost]]) -> CostReport:
+def build_cost(rows: Sequence[tuple[ModelSpec, Cost]]) -> PredictedReport:
     """The report of predicted costs.
 
     A plot is of one scale, one convention and the first batch: what it shows is of one sequence.
@@ -206,4 +211,4 @@ def build_cost(rows: Sequence[tuple[ModelSpec, Cost]]) -> CostReport:
         ]
         parts = ["cost", *([scale] if len(scales) > 1 else []), *([convention.value] if len(conventions) > 1 else [])]
         plots |= {f"{'-'.join(parts)}-{plot.name}": plot for plot in cost_plots(shown)}
-    return CostReport(cost_table(rows), plots)
+    return PredictedReport("cost", "Predicted cost", cost_table(rows), plots)
