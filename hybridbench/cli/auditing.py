@@ -22,7 +22,7 @@ from hybridbench.suite.workloads import TRAIN, check_one_pass, one_pass
 
 
 @click.command(cls=Command, short_help="Count a step's FLOPs six ways, and say why they differ.")
-@listed("--workload", default=TRAIN, show_default=True, help=f"{', '.join(one_pass())}; lists too.")
+@listed("--workload", default=TRAIN, show_default=True, help=f"With commas: {', '.join(one_pass())}.")
 @model_options(arch=None)
 @execution_options
 @click.option("--no-counters", is_flag=True, help="On a GPU: without Nsight Compute.")

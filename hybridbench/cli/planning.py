@@ -160,7 +160,7 @@ def _device_name() -> str:
 @model_options()
 @given_options
 @listed("--cache-layout", "layouts", default="ours", show_default=True,
-        help="ours, paper, mamba_ssm, transformers; lists too, or all.")  # fmt: skip
+        help="Layouts, with commas, or all: ours, paper, mamba_ssm, transformers.")  # fmt: skip
 @click.option("--page-size", type=int, default=16, show_default=True, help="Tokens of an attention page in serving.")
 @click.option("--no-align", is_flag=True, help="States in memory of their own, not in pages as large as attention's.")
 @dtype_option

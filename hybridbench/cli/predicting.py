@@ -103,7 +103,7 @@ def as_document(rows: Rows) -> dict[str, Any]:
 @click.command(cls=Command, short_help="What each model must cost, without running it.")
 @model_options()
 @given_options
-@listed("--convention", default="exact", show_default=True, help="exact, paper (arXiv 2510.04800), hardware; lists.")
+@listed("--convention", default="exact", show_default=True, help="With commas: exact, paper, hardware.")
 @click.option("--dtype", default="bfloat16", show_default=True, help="Of weights and caches.")
 @click.option("--state-dtype", help="Of the SSM state.  [as --dtype]")
 @match_options

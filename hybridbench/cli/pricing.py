@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 @listed("--gpu", default="h200", show_default=True, help=GPU_HELP)
 @click.option(
     "--efficiency", "records", multiple=True, type=GIVEN_PATH, metavar="PATH",
-    help="Records of a GPU; predict with the share of the floor that it reached; repeatable.",
+    help="Records of a GPU: predicts steps by the share of the floor that it reached; repeatable.",
 )  # fmt: skip
 @dtype_option
 @state_dtype_option

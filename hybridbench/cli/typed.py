@@ -13,6 +13,7 @@ from typing import Any
 import click
 from typing_extensions import override
 
+from hybridbench.cli.help import EXAMPLES, GROUPS, group_of
 from hybridbench.errors import BadInput, nearest_name
 
 
@@ -38,6 +39,26 @@ class Command(click.Command):
             if times > 1 and isinstance(parameter, click.Option) and not _repeatable(parameter):
                 raise BadInput(f"{name} is given {times} times, and takes one value: give it once.")
         return super().parse_args(ctx, args)
+
+    @override
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options in the groups of ``help.GROUPS``, in their order."""
+        order = [name for names in GROUPS.values() for name in names]
+        found: dict[str, list[tuple[str, str]]] = {}
+        options = [parameter for parameter in self.get_params(ctx) if isinstance(parameter, click.Option)]
+        for option in sorted(options, key=lambda one: order.index(one.name) if one.name in order else len(order)):
+            if record := option.get_help_record(ctx):
+                found.setdefault(group_of(option.name), []).append(record)
+        for group in (group for group in GROUPS if group in found):
+            with formatter.section(group):
+                formatter.write_dl(found[group])
+
+    @override
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the examples of ``help.EXAMPLES``."""
+        with formatter.section("Examples"):
+            for line in EXAMPLES.get(self.name or "", ()):
+                formatter.write(f"{'':>{formatter.current_indent}}{line}\n")
 
     def _unknown(self, option: str, ctx: click.Context) -> str:
         """What to say of an option that this command lacks: which commands have it, or which one was meant."""
