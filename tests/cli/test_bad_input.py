@@ -213,6 +213,14 @@ def test_mistake(name, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir()), "nothing is written before the input is right"
 
 
+@pytest.mark.parametrize("args", ["cost", "price", "decode --device cpu", "quickstart", "audit --device cpu --ctx 64"])
+def test_a_folder_that_can_have_no_such_name_is_refused_before_any_work(args):
+    done = run(*args.split(), "-o", "a" * 400)
+    assert "File name too long" in complaint(done)
+    assert "--out" in done.stderr
+    assert not done.stdout
+
+
 def test_a_gpu_that_is_not_there(monkeypatch):
     monkeypatch.setattr("hybridbench.cli.measuring.visible_gpus", list)
     text = complaint(run("decode", "--device", "cuda"))
