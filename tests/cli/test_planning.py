@@ -204,6 +204,7 @@ def h200(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Case], Record]]
 
         monkeypatch.setattr("hybridbench.runner.run_sweep", sweep)
         monkeypatch.setattr("hybridbench.cli.planning.visible_gpus", lambda: ["0"])
+        monkeypatch.setattr("hybridbench.cli.crossing.visible_gpus", lambda: ["0"])
         monkeypatch.setattr("hybridbench.cli.planning._device_name", lambda: "NVIDIA H200")
         return given
 
