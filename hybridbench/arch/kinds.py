@@ -10,8 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from hybridbench.arch.block import Block
+from hybridbench.arch.blocks.altup import AltUp
 from hybridbench.arch.blocks.attention import Attention
+from hybridbench.arch.blocks.channel_mix import ChannelMix
 from hybridbench.arch.blocks.gated_delta import GatedDelta
+from hybridbench.arch.blocks.indexed import IndexedAttention
 from hybridbench.arch.blocks.kda import Kda
 from hybridbench.arch.blocks.latent import LatentAttention
 from hybridbench.arch.blocks.lightning import Lightning
@@ -21,7 +24,9 @@ from hybridbench.arch.blocks.mamba3 import Mamba3
 from hybridbench.arch.blocks.mlp import Mlp
 from hybridbench.arch.blocks.moe import Moe
 from hybridbench.arch.blocks.parallel import Parallel
+from hybridbench.arch.blocks.per_layer import PerLayerInput
 from hybridbench.arch.blocks.rg_lru import RgLru
+from hybridbench.arch.blocks.routed_attention import RoutedAttention
 from hybridbench.arch.blocks.rwkv7 import Rwkv7
 from hybridbench.arch.blocks.shared import SharedBlock
 from hybridbench.arch.blocks.short_conv import ShortConv
@@ -62,10 +67,15 @@ KINDS = (
     Kind("*", "attention", Attention, Attention.at, branches=True),
     Kind("S", "sliding-window attention", Attention, Attention.window_at, branches=True),
     Kind("A", "latent attention", LatentAttention),
+    Kind("I", "latent attention behind an indexer", IndexedAttention),
+    Kind("J", "attention with routed queries", RoutedAttention),
     Kind("Z", "a block of shared weights", SharedBlock),
     Kind("", "two mixers in parallel", Parallel),
     Kind("-", "MLP", Mlp, Mlp.at),
     Kind("E", "mixture of experts", Moe, Moe.at),
+    Kind("c", "channel mixing", ChannelMix),
+    Kind("P", "per-layer embeddings", PerLayerInput),
+    Kind("U", "AltUp and Laurel", AltUp),
 )
 
 BLOCK_LETTERS = "".join(kind.letter for kind in KINDS)

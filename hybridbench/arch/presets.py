@@ -8,7 +8,7 @@ by parameter. Hymba, Samba, mamba2attn and Mamba-3 have no such class; their spe
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -61,7 +61,8 @@ def preset_spec(name: str) -> ModelSpec:
 def _spec(name: str) -> ModelSpec:
     model = PRESETS[name]
     if model.config is not None:
-        return model_from_config(model.config, name, SCALE)
+        # What a preset does not state was compared with its published count, or is inferred and says so.
+        return replace(model_from_config(model.config, name, SCALE), notes=())
     assert model.build is not None
     return model.build(name)
 

@@ -11,24 +11,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hybridbench import units
-from hybridbench.arch.block import Storage
 from hybridbench.arch.model import ModelSpec
+from hybridbench.arch.stored import Asked, Dtypes
 from hybridbench.cli.measuring import execution_of, measure_with, told
-from hybridbench.cli.options import (
-    RESULTS,
-    check_names,
-    config_option,
-    dtype_option,
-    out_options,
-    refuse_idle,
-    state_dtype_option,
-)
+from hybridbench.cli.options import RESULTS, config_option, dtype_options, out_options, refuse_idle
 from hybridbench.cli.output import Plain
-from hybridbench.cli.predicting import configured
+from hybridbench.cli.predicting import configured, file_notes
 from hybridbench.cli.typed import Command
 from hybridbench.errors import BadInput, unknown_name
 from hybridbench.machine import find_gpu, visible_gpus
-from hybridbench.suite.case import DEVICES
+from hybridbench.suite.case import DEVICES, Execution
 from hybridbench.suite.sweep import check_seconds
 
 if TYPE_CHECKING:
@@ -43,8 +35,7 @@ if TYPE_CHECKING:
 @click.option("--scale", default="1b", show_default=True, help="Scale of a model whose name has none.")
 @click.option("--batch", default=1, show_default=True, type=int, help="Sequences, for decode-floor and --measure.")
 @click.option("--gpu", default="h200", show_default=True, help="GPU whose floor decode-floor computes.")
-@dtype_option
-@state_dtype_option
+@dtype_options
 @click.option("--max-ctx", default="16m", show_default=True, help="The longest context to solve for.")
 @click.option("--measure", is_flag=True, help="Search for the crossing of measured steps too.")
 @click.option("--ctx", default="1k..128k", show_default=True, help="Where --measure searches: lowest..highest.")
@@ -60,8 +51,10 @@ def crossover(
     scale: str,
     batch: int,
     gpu: str,
-    dtype: str,
+    dtype: str | None,
     state_dtype: str | None,
+    weight_dtype: str | None,
+    kv_dtype: str | None,
     max_ctx: str,
     measure: bool,
     ctx: str,
@@ -81,10 +74,9 @@ def crossover(
     """
     from hybridbench.predict.crossover import LONGEST, lines, stretches
     from hybridbench.predict.match import named_spec
-    from hybridbench.report.plans import crossover_table, search_table
-    from hybridbench.report.render.terminal import print_table
+    from hybridbench.report.columns import dtype_words
 
-    check_names(None, dtype, state_dtype)
+    asked = Asked(dtype, state_dtype, kv_dtype, weight_dtype)
     if not measure:
         refuse_idle("--measure", "ctx", "device", "max_time_s", "trials", "out")
     if batch < 1:
@@ -96,28 +88,28 @@ def crossover(
         raise BadInput(f"max-ctx '{max_ctx}' is more than 1g: give less.")
     pair = _pair([*(named_spec(name, scale) for name in models), *configured(configs)])
     peak = find_gpu(gpu)
-    storage = Storage.of(dtype, state_dtype)
-    made = [lines(spec, metric, batch=batch, storage=storage, gpu=peak, dtype=dtype, last=last) for spec in pair]
+    dtypes = [asked.dtypes(spec.stored) for spec in pair]
+    made = [
+        lines(spec, metric, batch=batch, storage=one.storage, gpu=peak, dtype=one.weights, last=last)
+        for spec, one in zip(pair, dtypes, strict=True)
+    ]
     found = stretches(made[0], made[1], last)
     about = {
-        "cache": f"one sequence, {dtype}",
-        "decode-floor": f"batch {batch}, {dtype}, {peak.name}",
+        "cache": f"one sequence; {dtype_words(pair, dtypes)}",
+        "decode-floor": f"batch {batch}, {peak.name}; {dtype_words(pair, dtypes)}",
     }.get(metric, "one sequence, convention exact")
-    console = Plain()
     search, on = None, ""
     if measure:
         try:
-            search, on = _search(pair, metric, batch, dtype, state_dtype, ctx, device, max_time_s, trials, out)
+            search, on = _search(pair, metric, batch, dtypes, ctx, device, max_time_s, trials, out)
         except KeyboardInterrupt:
             if not as_json:
-                print_table(crossover_table(pair, metric, about, found, None), console)
+                _show(pair, metric, about, found)
             raise
     if as_json:
-        click.echo(json.dumps(_crossover_document(pair, metric, found, search)))
+        click.echo(json.dumps(_crossover_document(pair, metric, dtypes, found, search)))
         return
-    print_table(crossover_table(pair, metric, about, found, search), console)
-    if search is not None:
-        print_table(search_table(pair, search, on), console)
+    _show(pair, metric, about, found, search, on)
 
 
 def _pair(specs: Sequence[ModelSpec]) -> tuple[ModelSpec, ModelSpec]:
@@ -131,8 +123,33 @@ def _pair(specs: Sequence[ModelSpec]) -> tuple[ModelSpec, ModelSpec]:
     return specs[0], specs[1]
 
 
+def _show(
+    pair: tuple[ModelSpec, ModelSpec],
+    metric: str,
+    about: str,
+    found: Sequence[Stretch],
+    search: Search | None = None,
+    on: str = "",
+) -> None:
+    """Print the crossings, what the models' files leave out, and every step that a search measured."""
+    from hybridbench.report.plans import crossover_table, search_table
+    from hybridbench.report.render.terminal import print_table
+
+    console = Plain()
+    table = crossover_table(pair, metric, about, found, search)
+    for sentence in file_notes(pair):
+        table.remark(sentence)
+    print_table(table, console)
+    if search is not None:
+        print_table(search_table(pair, search, on), console)
+
+
 def _crossover_document(
-    pair: tuple[ModelSpec, ModelSpec], metric: str, found: Sequence[Stretch], search: Search | None
+    pair: tuple[ModelSpec, ModelSpec],
+    metric: str,
+    dtypes: Sequence[Dtypes],
+    found: Sequence[Stretch],
+    search: Search | None,
 ) -> dict[str, Any]:
     """The crossings as one JSON document, which calls the models a and b."""
     from hybridbench.report.plans import crossover_sentence, pair_names
@@ -143,6 +160,8 @@ def _crossover_document(
     body: dict[str, Any] = {
         "metric": metric,
         "models": [spec.to_dict() for spec in pair],
+        "dtypes": [one.to_dict() for one in dtypes],
+        **({"notes": notes} if (notes := file_notes(pair)) else {}),
         "stretches": [{"first": one.first, "last": one.last, "less": named(one.less)} for one in found],
         "sentence": crossover_sentence(pair_names(pair), found),
     }
@@ -162,12 +181,26 @@ def _crossover_document(
     return body
 
 
+def _execution(pair: tuple[ModelSpec, ModelSpec], dtypes: Sequence[Dtypes], device: str, kind: str) -> Execution:
+    """How both models' steps are run.
+
+    Raises:
+        BadInput: no kernel here runs their dtypes, or the models have different ones.
+    """
+    from hybridbench.report.columns import dtype_words
+
+    first, second = (execution_of(device, one, kind) for one in dtypes)
+    if first != second:
+        raise BadInput(f"--measure times both models in the same dtypes, not {dtype_words(pair, dtypes)}: "
+                       f"give --dtype, and --state-dtype where states differ.")  # fmt: skip
+    return first
+
+
 def _search(
     pair: tuple[ModelSpec, ModelSpec],
     metric: str,
     batch: int,
-    dtype: str,
-    state_dtype: str | None,
+    dtypes: Sequence[Dtypes],
     ctx: str,
     device: str | None,
     max_time_s: float,
@@ -199,7 +232,7 @@ def _search(
     if device == "cuda" and not gpus:
         raise BadInput("device cuda: this machine shows no NVIDIA GPU; use --device cpu, or see hybridbench doctor.")
     kind = WORKLOAD_OF[metric]
-    execution = execution_of(device, dtype, state_dtype, kind)
+    execution = _execution(pair, dtypes, device, kind)
     with RecordWriter(out or RESULTS / f"crossover-{datetime.now():%Y%m%d-%H%M%S}") as writer:
         found = measure_crossing(
             pair,

@@ -15,7 +15,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("models", "configs", "match", "to", "by", "tolerance"),
     ),
     "Work": (
-        *("workload", "ctx", "batch", "prompt", "depths", "checkpoint", "dtype", "state_dtype"),
+        *("workload", "ctx", "batch", "prompt", "depths", "checkpoint"),
+        *("dtype", "state_dtype", "weight_dtype", "kv_dtype"),
         *("convention", "gpu", "records", "metric", "max_ctx", "layouts", "page_size", "no_align"),
     ),
     "Measurement": (

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
+from hybridbench.arch.stored import Dtypes, check_runs
 from hybridbench.cli.options import (
     GIVEN_PATH,
     RESULTS,
@@ -256,9 +257,15 @@ def _list_cases(planned: Sequence[Case], as_json: bool) -> None:
     click.echo(f"{len(planned)} case{'s' * (len(planned) != 1)}.", err=True)
 
 
-def execution_of(device: str, dtype: str, state_dtype: str | None, kind: str, checkpoint: str = "none") -> Execution:
-    """How a search runs its steps: in the default mode of the workload."""
-    return Execution(device, dtype, default_mode(workload_row(kind), device), state_dtype, checkpoint=checkpoint)
+def execution_of(device: str, dtypes: Dtypes, kind: str, checkpoint: str = "none") -> Execution:
+    """How a search runs its steps in these dtypes: in the default mode of the workload.
+
+    Raises:
+        BadInput: no kernel here runs them.
+    """
+    check_runs(dtypes)
+    state = None if dtypes.state == dtypes.weights else dtypes.state
+    return Execution(device, dtypes.weights, default_mode(workload_row(kind), device), state, checkpoint=checkpoint)
 
 
 def measure_with(writer: RecordWriter, gpus: Sequence[str]) -> Measure:

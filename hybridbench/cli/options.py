@@ -9,19 +9,20 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from hybridbench.arch.block import DTYPE_BYTES, Storage
 from hybridbench.arch.blocks.parallel import FUSION_NORMS, FUSION_OPS, FUSION_OUTS, FUSION_SCALES, FUSION_VALUES
 from hybridbench.arch.families import MAMBA2, RECIPES
 from hybridbench.arch.kinds import MIXERS
 from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.scales import SCALES
+from hybridbench.arch.stored import Asked
+from hybridbench.arch.weights import SCHEMES
 from hybridbench.cli.typed import listed
-from hybridbench.errors import BadInput, unknown_name
+from hybridbench.errors import BadInput
 from hybridbench.machine import PEAKS
 from hybridbench.predict.match import BUDGETS, SIDES, TOLERANCE, matched, named_spec, names_scale
 from hybridbench.suite.case import CHECKPOINTS
 from hybridbench.suite.models import ALL_ARCHS
-from hybridbench.suite.workloads import DECODE, check_one_pass, one_pass
+from hybridbench.suite.workloads import DECODE, one_pass
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -126,6 +127,19 @@ given_options = _stack(
     config_option,
 )
 
+dtype_options = _stack(
+    click.option("--dtype", help="Dtype of weights, activations and caches.  [a config's own, else bfloat16]"),
+    click.option("--state-dtype", help="Dtype of the SSM state.  [a config's own, else as --dtype]"),
+    click.option(
+        "--weight-dtype",
+        help=f"Store weights as {', '.join(SCHEMES)}; a plain dtype for none.  [a config's own, else --dtype]",
+    ),
+    click.option(
+        "--kv-dtype", help="Dtype of keys and values: fp8, int8 or a plain one.  [a config's own, else --dtype]"
+    ),
+)
+"""Of commands that predict: ``arch.stored.Asked`` takes them."""
+
 match_options = _stack(
     click.option("--match", help=f"Bring every model to --to's budget: {', '.join(BUDGETS)}."),
     click.option("--to", help="The model to match, such as transformer, inter/1:3 or transformer/350m."),
@@ -162,13 +176,14 @@ def matching(
     scale: str | None,
     contexts: Sequence[int],
     batches: Sequence[int],
-    storage: Storage,
+    asked: Asked,
 ) -> tuple[list[ModelSpec], list[str]]:
     """The models, matched to a budget if ``match_options`` ask for it, and one sentence per matched model.
 
     Args:
         tolerance: percent, as typed.
         scale: scale of the reference model, unless its name includes one.
+        asked: the dtypes that bytes are counted in.
 
     Raises:
         BadInput: only one of --match and --to, several contexts or batches to match at, or a budget out of reach.
@@ -191,7 +206,7 @@ def matching(
         by,
         context=contexts[0],
         batch=batches[0],
-        storage=storage,
+        stored=lambda spec: asked.dtypes(spec.stored).storage,
         tolerance=tolerance / 100,
     )
     return [one.spec for one in found], [one.sentence for one in found]
@@ -216,20 +231,3 @@ def parse_backends(pairs: tuple[str, ...]) -> dict[str, str]:
 
 GPU_HELP = f"GPUs, with commas, or all: {', '.join(peak.aliases[0] for peak in PEAKS)}."
 workload_option = click.option("--workload", default=DECODE, show_default=True, help=f"{', '.join(one_pass())}.")
-dtype_option = click.option(
-    "--dtype", default="bfloat16", show_default=True, help="Dtype of weights, activations and caches."
-)
-state_dtype_option = click.option("--state-dtype", help="Dtype of the SSM state.  [as --dtype]")
-
-
-def check_names(workload: str | None, *dtypes: str | None) -> None:
-    """Check a workload of one pass and dtypes; None is not checked.
-
-    Raises:
-        BadInput: an unknown name, or a generation.
-    """
-    if workload is not None:
-        check_one_pass(workload, "--workload")
-    for name in dtypes:
-        if name is not None and name not in DTYPE_BYTES:
-            raise unknown_name("dtype", name, DTYPE_BYTES)

@@ -1,4 +1,4 @@
-"""planning: what fits a GPU, and what a cache takes: ``hybridbench fit`` and ``cache``."""
+"""planning: ``hybridbench fit``: the largest batch or context that fits a GPU."""
 
 from __future__ import annotations
 
@@ -11,30 +11,28 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hybridbench import units
-from hybridbench.arch.block import Storage
+from hybridbench.arch.stored import Asked
 from hybridbench.cli.measuring import execution_of, measure_with, told
 from hybridbench.cli.options import (
     GPU_HELP,
     RESULTS,
-    check_names,
-    dtype_option,
+    dtype_options,
     given_options,
     match_options,
     matching,
     model_options,
     out_options,
     refuse_idle,
-    state_dtype_option,
     workload_option,
 )
 from hybridbench.cli.output import Plain
-from hybridbench.cli.predicting import chosen_specs
+from hybridbench.cli.predicting import chosen_specs, file_notes
 from hybridbench.cli.typed import Command, listed
 from hybridbench.errors import BadInput
 from hybridbench.machine import Peak, find_gpu, find_gpus, find_peak, visible_gpus
 from hybridbench.suite.case import CHECKPOINTS
 from hybridbench.suite.sweep import check_checkpoint, check_seconds
-from hybridbench.suite.workloads import workload_row
+from hybridbench.suite.workloads import check_one_pass, workload_row
 
 if TYPE_CHECKING:
     from hybridbench.searches import Verified
@@ -51,8 +49,7 @@ if TYPE_CHECKING:
     show_default=True,
     help=f"Activations a training step keeps: {', '.join(CHECKPOINTS)}.",
 )
-@dtype_option
-@state_dtype_option
+@dtype_options
 @match_options
 @click.option("--verify", is_flag=True, help="Find the true boundary on the GPU here, by bisection, and show both.")
 @click.option("--limit", "limit_s", type=float, default=600.0, show_default=True, help="Seconds a trial may take.")
@@ -68,8 +65,10 @@ def fit(
     workload: str,
     gpu: str | None,
     checkpoint: str,
-    dtype: str,
+    dtype: str | None,
     state_dtype: str | None,
+    weight_dtype: str | None,
+    kv_dtype: str | None,
     match: str | None,
     to: str | None,
     by: str,
@@ -90,7 +89,8 @@ def fit(
     from hybridbench.searches import Stopped, verify_fit
     from hybridbench.store import RecordWriter
 
-    check_names(workload, dtype, state_dtype)
+    check_one_pass(workload, "--workload")
+    asked = Asked(dtype, state_dtype, kv_dtype, weight_dtype)
     check_checkpoint(checkpoint, workload_row(workload), "--checkpoint")
     if not verify:
         refuse_idle("--verify", "out", "limit_s")
@@ -104,11 +104,10 @@ def fit(
     here = visible_gpus() if verify else []
     gpus = _fit_gpus(gpu, verify, here)
     specs = chosen_specs(models, configs, arch=arch, scale=scale, **options)
-    storage = Storage.of(dtype, state_dtype)
-    specs, notes = matching(specs, match, to, by, tolerance, scale, contexts or (8192,), batches or (1,), storage)
+    specs, notes = matching(specs, match, to, by, tolerance, scale, contexts or (8192,), batches or (1,), asked)
     units.check_rows(specs, gpus, contexts or (None,), batches or (None,))
     fits = [
-        largest_fit(spec, one, workload, storage, context=context, batch=count, checkpoint=checkpoint)
+        largest_fit(spec, one, workload, asked.dtypes(spec.stored), context=context, batch=count, checkpoint=checkpoint)
         for spec in specs
         for one in gpus
         for count in batches or (None,)
@@ -117,10 +116,10 @@ def fit(
     found: list[Verified | None] = [None] * len(fits)
     stopped: KeyboardInterrupt | None = None
     if verify:
-        execution = execution_of("cuda", dtype, state_dtype, workload, checkpoint)
+        executions = [execution_of("cuda", one.dtypes, workload, checkpoint) for one in fits]
         with RecordWriter(out or RESULTS / f"fit-{datetime.now():%Y%m%d-%H%M%S}") as writer:
             try:
-                for place, one in enumerate(fits):
+                for place, (one, execution) in enumerate(zip(fits, executions, strict=True)):
                     found[place] = verify_fit(one, execution, measure_with(writer, here), limit_s=limit_s, tell=told())
             except Stopped as exc:
                 found[place], stopped = exc.found, exc
@@ -129,7 +128,7 @@ def fit(
         click.echo(json.dumps({"rows": rows, "matches": notes}))
     else:
         table = fit_table(fits, found)
-        for sentence in notes:
+        for sentence in [*notes, *file_notes(specs)]:
             table.remark(sentence)
         print_table(table, Plain())
     if stopped:
@@ -154,61 +153,3 @@ def _device_name() -> str:
     import torch
 
     return torch.cuda.get_device_name(0)
-
-
-@click.command(cls=Command, short_help="Cache bytes by formula, in tensors, as allocated and in pages.")
-@model_options()
-@given_options
-@listed("--cache-layout", "layouts", default="ours", show_default=True,
-        help="Layouts, with commas, or all: ours, paper, mamba_ssm, transformers.")  # fmt: skip
-@click.option("--page-size", type=int, default=16, show_default=True, help="Tokens of an attention page in serving.")
-@click.option("--no-align", is_flag=True, help="States in memory of their own, not in pages as large as attention's.")
-@dtype_option
-@state_dtype_option
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout and nothing else.")
-def cache(
-    *,
-    arch: str,
-    scale: str | None,
-    ctx: str | None,
-    batch: str | None,
-    models: str | None,
-    configs: tuple[Path, ...],
-    layouts: str,
-    page_size: int,
-    no_align: bool,
-    dtype: str,
-    state_dtype: str | None,
-    as_json: bool,
-    **options: Any,
-) -> None:
-    """Count the cache of a batch four ways: by formula, in built tensors, as allocated on a GPU, in serving pages.
-
-    The first two must agree to the byte. A page is what a serving engine reserves: attention fills whole pages, and
-    a state takes a page as large as attention's, unless --no-align is given.
-    """
-    from hybridbench.count.caches import built_bytes
-    from hybridbench.predict.layouts import LAYOUTS, layout_bytes, paged, storage_of
-    from hybridbench.report.plans import CacheLine, cache_row, cache_table
-    from hybridbench.report.render.terminal import print_table
-
-    check_names(None, dtype, state_dtype)
-    named = list(LAYOUTS) if layouts == "all" else [part.strip() for part in layouts.split(",")]
-    stored = {layout: storage_of(layout, dtype, state_dtype) for layout in named}
-    contexts = units.parse_range("8k" if ctx is None else ctx, "context")
-    batches = units.parse_range("1" if batch is None else batch, "batch")
-    specs = chosen_specs(models, configs, arch=arch, scale=scale, **options)
-    units.check_rows(specs, stored, contexts, batches)
-    rows = []
-    for spec in specs:
-        for layout, storage in stored.items():
-            for count in batches:
-                for context in contexts:
-                    tensors, allocated = built_bytes(spec, count, context, layout, dtype, storage)
-                    formula = count * layout_bytes(spec, context, layout, storage)
-                    pages = paged(spec, context, storage, page_size, not no_align)
-                    rows.append(CacheLine(spec, context, count, layout, formula, tensors, allocated, pages))
-    if as_json:
-        click.echo(json.dumps({"rows": [cache_row(row) for row in rows]}))
-        return
-    print_table(cache_table(rows), Plain())

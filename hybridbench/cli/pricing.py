@@ -4,35 +4,30 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from hybridbench import units
-from hybridbench.arch.block import Storage
+from hybridbench.arch.stored import Asked
 from hybridbench.cli.options import (
     GIVEN_PATH,
     GPU_HELP,
-    check_names,
-    dtype_option,
+    dtype_options,
     given_options,
     match_options,
     matching,
     model_options,
     out_options,
-    state_dtype_option,
     workload_option,
 )
 from hybridbench.cli.output import Plain
-from hybridbench.cli.predicting import chosen_specs
+from hybridbench.cli.predicting import chosen_specs, file_notes
 from hybridbench.cli.typed import Command, listed
 from hybridbench.errors import BadInput
 from hybridbench.machine import find_gpus
 from hybridbench.report.render.page import own_page
-from hybridbench.suite.workloads import Workload
-
-if TYPE_CHECKING:
-    pass
+from hybridbench.suite.workloads import Workload, check_one_pass
 
 
 @click.command(cls=Command, short_help="What a workload would take on any GPU.")
@@ -44,8 +39,7 @@ if TYPE_CHECKING:
     "--efficiency", "records", multiple=True, type=GIVEN_PATH, metavar="PATH",
     help="Records of a GPU: predicts steps by the share of the floor that it reached; repeatable.",
 )  # fmt: skip
-@dtype_option
-@state_dtype_option
+@dtype_options
 @match_options
 @click.option("--sort", help="Order of rows, best first: floor, step, throughput, energy, peak, weights or cache.")
 @out_options
@@ -60,8 +54,10 @@ def price(
     workload: str,
     gpu: str,
     records: tuple[Path, ...],
-    dtype: str,
+    dtype: str | None,
     state_dtype: str | None,
+    weight_dtype: str | None,
+    kv_dtype: str | None,
     match: str | None,
     to: str | None,
     by: str,
@@ -83,27 +79,28 @@ def price(
 
     if out is not None:
         own_page(out, "price.md")
-    check_names(workload, dtype, state_dtype)
+    check_one_pass(workload, "--workload")
+    asked = Asked(dtype, state_dtype, kv_dtype, weight_dtype)
     if sort == "step" and not records:
         raise BadInput("--sort step needs predicted steps: add --efficiency, or use --sort floor.")
     gpus = find_gpus(gpu)
     contexts = units.parse_range("8k" if ctx is None else ctx, "context")
     batches = units.parse_range("4" if batch is None else batch, "batch")
     specs = chosen_specs(models, configs, arch=arch, scale=scale, **options)
-    storage = Storage.of(dtype, state_dtype)
-    specs, notes = matching(specs, match, to, by, tolerance, scale, contexts, batches, storage)
+    specs, notes = matching(specs, match, to, by, tolerance, scale, contexts, batches, asked)
     units.check_rows(specs, contexts, batches, gpus)
     known = _records(records)
     prices = []
     for spec in specs:
+        dtypes = asked.dtypes(spec.stored)
         for count in batches:
             for context in contexts:
                 work = Workload(workload, context, count)
-                share = efficiency_of(known, spec, work, dtype) if records else None
-                prices += [price_of(spec, work, one, dtype, state_dtype, share) for one in gpus]
+                share = None if dtypes.quantised else efficiency_of(known, spec, work, dtypes.weights)
+                prices += [price_of(spec, work, one, dtypes, share) for one in gpus]
     prices = sorted_prices(prices, sort)
     table = price_table(prices, bool(records))
-    for sentence in notes:
+    for sentence in [*notes, *file_notes(specs)]:
         table.remark(sentence)
     if as_json:
         click.echo(json.dumps({"rows": [price_row(one) for one in prices], "matches": notes}))

@@ -15,8 +15,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hybridbench.arch.block import CacheBytes, Storage
+from hybridbench.arch.block import CacheBytes
 from hybridbench.arch.model import ModelSpec, cache_bytes, weight_bytes
+from hybridbench.arch.stored import Dtypes
 from hybridbench.errors import BadInput
 from hybridbench.machine import Peak
 from hybridbench.predict.fit import fits
@@ -55,7 +56,7 @@ class Price:
     spec: ModelSpec
     gpu: Peak
     workload: Workload
-    dtype: str
+    dtypes: Dtypes
     flops: int
     moved_bytes: int
     floor_s: float
@@ -77,8 +78,7 @@ def price(
     spec: ModelSpec,
     workload: Workload,
     gpu: Peak,
-    dtype: str = "bfloat16",
-    state_dtype: str | None = None,
+    dtypes: Dtypes,
     efficiency: Efficiency | None = None,
 ) -> Price:
     """Price one step on a GPU: its floor, and with an efficiency its predicted time and energy.
@@ -86,7 +86,7 @@ def price(
     Raises:
         BadInput: the table has no peak for the dtype.
     """
-    storage = Storage.of(dtype, state_dtype)
+    dtype, storage = dtypes.weights, dtypes.storage
     peak = gpu.flops_per_s(dtype)
     if peak is None:
         raise BadInput(f"no peak rate for dtype {dtype} on {gpu.name}: price bfloat16, float16 or float32.")
@@ -103,7 +103,7 @@ def price(
         spec=spec,
         gpu=gpu,
         workload=workload,
-        dtype=dtype,
+        dtypes=dtypes,
         flops=sum(phase.flops for phase in work),
         moved_bytes=sum(phase.moved_bytes for phase in work),
         floor_s=least_s,

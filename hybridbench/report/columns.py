@@ -1,4 +1,4 @@
-"""columns: what tables of predictions are made of: columns of numbers or words, and the names of models."""
+"""columns: what tables of predictions share: columns of numbers and words, names of models, a model's plain values."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from hybridbench.arch.model import ModelSpec
+from hybridbench.arch.stored import Dtypes
 from hybridbench.report.display import unit_for
 from hybridbench.report.groups import series_names
 from hybridbench.report.table import NO_VALUE, Cell, Column, Table
@@ -50,7 +51,7 @@ def names_of(specs: Sequence[ModelSpec]) -> list[str]:
 
 
 def model_fields(spec: ModelSpec) -> dict[str, Any]:
-    """The fields that every row of a JSON document has of its model."""
+    """What names a model, as plain values."""
     return {
         "arch": spec.arch,
         "label": spec.label,
@@ -60,3 +61,18 @@ def model_fields(spec: ModelSpec) -> dict[str, Any]:
         "pattern": spec.pattern,
         "d_model": spec.d_model,
     }
+
+
+def dtype_words(specs: Sequence[ModelSpec], dtypes: Sequence[Dtypes]) -> str:
+    """The dtypes that a table's bytes are in, for its title; by model where models differ."""
+    return by_words(names_of(specs), [one.words for one in dtypes])
+
+
+def by_words(names: Sequence[str], words: Sequence[str]) -> str:
+    """What is said of each name, once where it is the same of all, and else behind the names that it is said of."""
+    said_of: dict[str, list[str]] = {}
+    for name, text in dict.fromkeys(zip(names, words, strict=True)):
+        said_of.setdefault(text, []).append(name)
+    if len(said_of) == 1:
+        return words[0]
+    return "; ".join(f"{', '.join(of)}: {text}" for text, of in said_of.items())

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from hybridbench.arch.model import Cost, LayerCost, ModelSpec
 from hybridbench.arch.presets import PRESETS
+from hybridbench.arch.stored import Dtypes
 from hybridbench.report.chart import PREDICTED, Plot, Point
+from hybridbench.report.columns import dtype_words
 from hybridbench.report.display import ShownUnit, unit_for
 from hybridbench.report.groups import CONTEXT, arch_order, series_names
 from hybridbench.report.table import NO_VALUE, Cell, Column, Table
@@ -58,14 +60,16 @@ def _conditions(spec: ModelSpec, cost: Cost) -> dict[str, str | int]:
     return {"scale": spec.scale, "convention": cost.convention.value, "batch": cost.batch}
 
 
-def cost_table(rows: Sequence[tuple[ModelSpec, Cost]]) -> Table:
+def cost_table(rows: Sequence[tuple[ModelSpec, Cost]], dtypes: Sequence[Dtypes] = ()) -> Table:
     """The predicted cost of each model at each context: parameters, FLOPs and cache of one sequence.
 
-    The title names the convention and the batch. Whichever of them differs between rows becomes a column.
+    The title names the convention and the batch. Whichever of them differs between rows becomes a column. It ends with
+    ``dtypes``, one of each row, that bytes are in.
     """
     told = [_conditions(spec, cost) for spec, cost in rows]
     varying = [key for key in _SAID if len({conditions[key] for conditions in told}) > 1]
     said = [words.format(told[0][key]) for key, words in _SAID.items() if rows and key not in varying]
+    stored = dtype_words([spec for spec, _ in rows], dtypes) if dtypes else ""
     models: list[ModelSpec] = []
     for spec, _ in rows:
         if spec not in models:
@@ -82,7 +86,7 @@ def cost_table(rows: Sequence[tuple[ModelSpec, Cost]]) -> Table:
     wide = {column.key: column.wide and not (routed and column.key == "params_active") for column in _COST}
     with_ratio = any(spec.ratio is not None for spec, _ in rows)
     table = Table(
-        f"predicted cost of one sequence: {', '.join(said)}",
+        f"predicted cost of one sequence: {', '.join(said)}{f'; {stored}' if stored else ''}",
         [
             Column("model", "model", numeric=False),
             *(Column(key, key, numeric=key == "batch") for key in varying),
@@ -109,6 +113,8 @@ def cost_table(rows: Sequence[tuple[ModelSpec, Cost]]) -> Table:
     for name, model in zip(names, models, strict=True):
         if model.arch in PRESETS and (inferred := PRESETS[model.arch].inferred):
             table.remark(f"{name}: inferred, not published: {inferred}")
+        for note in model.notes:
+            table.remark(f"{name}: {note}")
     return table
 
 
@@ -195,7 +201,7 @@ class PredictedReport:
     plots: dict[str, Plot]
 
 
-def build_cost(rows: Sequence[tuple[ModelSpec, Cost]]) -> PredictedReport:
+def build_cost(rows: Sequence[tuple[ModelSpec, Cost]], dtypes: Sequence[Dtypes] = ()) -> PredictedReport:
     """The report of predicted costs.
 
     A plot is of one scale, one convention and the first batch: what it shows is of one sequence.
@@ -211,4 +217,4 @@ def build_cost(rows: Sequence[tuple[ModelSpec, Cost]]) -> PredictedReport:
         ]
         parts = ["cost", *([scale] if len(scales) > 1 else []), *([convention.value] if len(conventions) > 1 else [])]
         plots |= {f"{'-'.join(parts)}-{plot.name}": plot for plot in cost_plots(shown)}
-    return PredictedReport("cost", "Predicted cost", cost_table(rows), plots)
+    return PredictedReport("cost", "Predicted cost", cost_table(rows, dtypes), plots)

@@ -8,7 +8,7 @@ from typing import Any
 from hybridbench.errors import unknown_name
 from hybridbench.predict.pricing import Price
 from hybridbench.report.chart import MEASURED, PREDICTED, Plot, Point
-from hybridbench.report.columns import ColumnOf, model_fields, names_of, said, sized, table_of
+from hybridbench.report.columns import ColumnOf, dtype_words, model_fields, names_of, said, sized, table_of
 from hybridbench.report.display import ShownUnit, unit_for
 from hybridbench.report.groups import CONTEXT
 from hybridbench.report.predicted import PredictedReport
@@ -85,7 +85,8 @@ def price_table(prices: Sequence[Price], measured: bool) -> Table:
         sized("peak_bytes", "peak", "B", [price.peak_bytes for price in prices]),
         said("fits", "fits", [fits[price.fits] for price in prices]),
     ]
-    table = table_of(f"predicted, nothing was run: {work.kind}, {', '.join(scales)}, {prices[0].dtype}", columns, specs)
+    stored = dtype_words(specs, [price.dtypes for price in prices])
+    table = table_of(f"predicted, nothing was run: {work.kind}, {', '.join(scales)}; {stored}", columns, specs)
     beyond = [price.efficiency.beyond if price.efficiency else "" for price in prices]
     if any(beyond):
         place = next(index for index, column in enumerate(table.columns) if column.key == "floor_frac") + 1
@@ -96,11 +97,18 @@ def price_table(prices: Sequence[Price], measured: bool) -> Table:
         "floor: max(model FLOPs / dense peak, must-move bytes / bandwidth), by the datasheet; at TDP: the board power "
         "limit times the floor's time, no floor of energy"
     )
+    if any(price.dtypes.quantised for price in prices):
+        table.remark(
+            "quantised weights: arithmetic at the peak of the activations' dtype; kernels that multiply in fewer bits "
+            "may be faster"
+        )
     for price in prices:
         if price.efficiency is not None:
             table.remark(f"measured share of the datasheet's floor: {price.efficiency.about}")
         elif measured:
-            table.remark(f"no record of {price.workload.kind} of {price.spec.label} in {price.dtype}")
+            table.remark(
+                f"no record of {price.workload.kind} of {price.spec.label} in {price.dtypes.to_dict()['weight_dtype']}"
+            )
     return table
 
 
@@ -135,7 +143,8 @@ def price_report(prices: Sequence[Price], measured: bool, table: Table) -> Predi
 
 def _plots(prices: Sequence[Price], measured: bool) -> list[Plot]:
     work, names = prices[0].workload, names_of([price.spec for price in prices])
-    told = f"{prices[0].gpu.name}, {prices[0].spec.scale}, batch {work.batch}, {prices[0].dtype}"
+    stored = dtype_words([price.spec for price in prices], [price.dtypes for price in prices])
+    told = f"{prices[0].gpu.name}, {prices[0].spec.scale}, batch {work.batch}; {stored}"
     wanted: tuple[tuple[str, str, str, str, Callable[[Price], float | None], Callable[[Price], float]], ...] = (
         (
             *("throughput", "Throughput", "throughput", "tokens/s"),
@@ -170,7 +179,7 @@ def price_row(price: Price) -> dict[str, Any]:
         "workload": price.workload.kind,
         "context": price.workload.context,
         "batch": price.workload.batch,
-        "dtype": price.dtype,
+        **price.dtypes.to_dict(),
         "model_flops": price.flops,
         "must_move_bytes": price.moved_bytes,
         "weight_bytes": price.weight_bytes,

@@ -11,6 +11,7 @@ from hybridbench import units
 from hybridbench.arch.block import DTYPE_BYTES
 from hybridbench.arch.families import MAMBA2
 from hybridbench.arch.model import ModelSpec
+from hybridbench.arch.stored import check_dtype
 from hybridbench.errors import BadInput, unknown_name
 from hybridbench.suite.case import (
     CHECKPOINTS,
@@ -205,8 +206,8 @@ def _execution(sweep: Sweep, device: str) -> Execution:
 
 def _check_dtypes(dtype: str, state_dtype: str | None) -> None:
     for name in (dtype, state_dtype):
-        if name is not None and name not in DTYPE_BYTES:
-            raise unknown_name("dtype", name, DTYPE_BYTES)
+        if name is not None:
+            check_dtype(name)
     if state_dtype not in (None, dtype) and DTYPE_BYTES[state_dtype or dtype] <= DTYPE_BYTES[dtype]:
         raise BadInput(f"state_dtype {state_dtype} with {dtype} weights: give a wider one, or leave it out.")
 

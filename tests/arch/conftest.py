@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
 from hybridbench.arch.block import Block
+from hybridbench.arch.blocks.altup import AltUp
 from hybridbench.arch.blocks.attention import Attention
+from hybridbench.arch.blocks.channel_mix import ChannelMix
 from hybridbench.arch.blocks.gated_delta import GatedDelta
+from hybridbench.arch.blocks.indexed import IndexedAttention
 from hybridbench.arch.blocks.kda import Kda
 from hybridbench.arch.blocks.latent import LatentAttention
 from hybridbench.arch.blocks.lightning import Lightning
@@ -26,7 +31,9 @@ from hybridbench.arch.blocks.parallel import (
     Fusion,
     Parallel,
 )
+from hybridbench.arch.blocks.per_layer import PerLayerInput
 from hybridbench.arch.blocks.rg_lru import RgLru
+from hybridbench.arch.blocks.routed_attention import RoutedAttention
 from hybridbench.arch.blocks.rwkv7 import Rwkv7
 from hybridbench.arch.blocks.shared import SharedBlock
 from hybridbench.arch.blocks.short_conv import ShortConv
@@ -86,6 +93,20 @@ OTHERS: dict[str, Block] = {
     "lightning": Lightning(D_MODEL, n_heads=6, head_dim=32, chunk_size=64),
     "mlp-ungated": Mlp(D_MODEL, 256, gated=False, bias=True),
     "moe-latent": Moe(D_MODEL, 64, n_experts=4, top_k=2, d_shared=80, gated=False, shared_gate=True, latent=32),
+    "attention-head-gate": Attention(D_MODEL, 6, 2, 16, 16, head_gated=True, sink_logits=True, qkv_bias=True),
+    "attention-keys-as-values": Attention(D_MODEL, 6, 2, 16, 16, window=50, keys_as_values=True),
+    "latent-head-gate": LatentAttention(D_MODEL, 6, 16, 8, 24, kv_rank=32, head_gated=True),
+    "indexed": IndexedAttention(D_MODEL, 6, 16, 8, 24, 32, 40, index_heads=3, index_dim=12, top_k=50),
+    "routed-attention": RoutedAttention(D_MODEL, n_kv_heads=2, head_dim=16, n_experts=4, top_k=3),
+    "kda-full-rank": Kda(D_MODEL, n_heads=6, head_dim=32, full_rank=True),
+    "kda-gate-bias": Kda(D_MODEL, n_heads=6, head_dim=32, gate_bias=True),
+    "channel-mix": ChannelMix(D_MODEL, 256),
+    "mlp-without-norm": Mlp(D_MODEL, 256, own_norm=False),
+    "moe-biases": Moe(D_MODEL, 64, n_experts=4, top_k=2, bias=True, out_bias=True),
+    "moe-norms": Moe(D_MODEL, 64, n_experts=4, top_k=2, d_shared=80, inner_norms=True),
+    "per-layer-input": PerLayerInput(D_MODEL, width=20, rows=97),
+    "altup": AltUp(D_MODEL, copies=4, laurel_rank=8),
+    "altup-first": AltUp(D_MODEL, copies=4, laurel_rank=8, first=True),
     "shared": SharedBlock(ON_BOTH, Mlp(D_MODEL, 256), lora_rank=8, attention_lora=True),
     "mamba1-beside-attention": Parallel(
         Mamba1(D_MODEL, 96, 6), ATTENTION, Fusion("none", "vector", "add", out="joint")
@@ -107,3 +128,17 @@ def attention(request: pytest.FixtureRequest) -> Attention:
     found = PLAIN[request.param]
     assert isinstance(found, Attention)
     return found
+
+
+@pytest.fixture(scope="session")
+def library() -> Iterator[SimpleNamespace]:
+    """The modules transformers and torch, imported when a test needs them."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("HF_HUB_OFFLINE", "1")
+    patch.setenv("TRANSFORMERS_VERBOSITY", "error")
+    import torch
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    yield SimpleNamespace(torch=torch, transformers=transformers)
+    patch.undo()

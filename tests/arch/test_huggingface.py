@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
+from their_classes import Config, full_windows, their_cache, their_config, their_parameters
 
 from hybridbench.arch import model
 from hybridbench.arch.block import Storage
-from hybridbench.arch.blocks.attention import Attention
-from hybridbench.arch.imports.huggingface import MODEL_TYPES, model_from_config
-from hybridbench.arch.model import ModelSpec, mixers
+from hybridbench.arch.imports import linear, nemotron, state_space, transformers
+from hybridbench.arch.imports.huggingface import model_from_config
 from hybridbench.arch.presets import PRESETS, preset_spec
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-Config = dict[str, Any]
 
 BASE = {"num_hidden_layers": 5, "hidden_size": 48, "vocab_size": 97, "num_attention_heads": 6, "num_key_value_heads": 2}
 PLAIN = {"num_hidden_layers": 2, "hidden_size": 48, "vocab_size": 97, "state_size": 8}
@@ -128,38 +124,14 @@ STATE_BYTES = {"minimax": 2}
 """Bytes per element of the recurrent states that transformers keeps beside bfloat16; 4 in every other class."""
 
 
-@pytest.fixture(scope="module")
-def library() -> SimpleNamespace:
-    """The modules transformers and torch, imported when a test needs them."""
-    patch = pytest.MonkeyPatch()
-    patch.setenv("HF_HUB_OFFLINE", "1")
-    patch.setenv("TRANSFORMERS_VERBOSITY", "error")
-    import torch
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    yield SimpleNamespace(torch=torch, transformers=transformers)
-    patch.undo()
-
-
-def their_config(library: SimpleNamespace, body: Config) -> Any:
-    values = dict(body)
-    return library.transformers.AutoConfig.for_model(values.pop("model_type"), **values)
-
-
-def their_parameters(library: SimpleNamespace, body: Config) -> int:
-    """Parameters of the library's model on the meta device, tied and shared ones once."""
-    with library.torch.device("meta"):
-        built = library.transformers.AutoModelForCausalLM.from_config(their_config(library, body))
-    return sum(parameter.numel() for parameter in built.parameters())
-
-
 def body_of(name: str) -> Config:
     return {"model_type": name.partition(":")[0], **SMALL[name]}
 
 
 def test_every_model_type_is_tried() -> None:
-    assert {name.partition(":")[0] for name in SMALL} == set(MODEL_TYPES)
+    assert {name.partition(":")[0] for name in SMALL} == {
+        name for module in (transformers, state_space, nemotron, linear) for name in module.TYPES
+    }
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -181,51 +153,12 @@ def test_a_config_the_library_writes_is_read_to_the_same_model(name: str, librar
     assert model_from_config(written) == model_from_config(body_of(name))
 
 
-def tensors(library: SimpleNamespace, cache: Any, built: Any) -> list[tuple[str, Any]]:
-    """Every tensor a cache holds, named; RecurrentGemma keeps its states in its modules, MiniMax in a list."""
-    found: list[tuple[str, Any]] = []
-    for layer in cache.layers:
-        for name in ("keys", "values", "conv_states", "recurrent_states"):
-            held = getattr(layer, name, None)
-            several = held.values() if isinstance(held, dict) else held if isinstance(held, list) else [held]
-            found += [(name, tensor) for tensor in several]
-    found += [("recurrent_states", tensor) for tensor in getattr(cache, "linear_cache", [])]
-    for module in built.modules():
-        found.append(("conv_states", getattr(module, "conv1d_state", None)))
-        found.append(("recurrent_states", getattr(module, "recurrent_states", None)))
-    return [(name, tensor) for name, tensor in found if library.torch.is_tensor(tensor)]
-
-
-def their_cache(library: SimpleNamespace, name: str, tokens: int) -> Counter[str]:
-    """Bytes the library's cache holds by name after a prompt, in bfloat16."""
-    torch, transformers = library.torch, library.transformers
-    config = their_config(library, body_of(name))
-    built = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
-    taken_as = "cache_params" if name in ("mamba", "falcon_mamba", "mamba2") else "past_key_values"
-    cache = None if name == "minimax" else transformers.DynamicCache(config=config)
-    with torch.no_grad():
-        done = built(torch.randint(3, 90, (1, tokens)), use_cache=True, **{taken_as: cache})
-    held = Counter[str]()
-    for kind, tensor in tensors(library, done.past_key_values if cache is None else cache, built):
-        held[kind] += tensor.nbytes
-    return held
-
-
-def full_windows(spec: ModelSpec, tokens: int) -> int:
-    """Bytes of one token in every window that ``tokens`` fill: the library keeps one token less than a window sees."""
-    found = 0
-    for symbol, mixer in mixers(spec):
-        if isinstance(mixer, Attention) and mixer.window is not None and tokens >= mixer.window:
-            found += spec.counts[symbol] * mixer.n_kv_heads * (mixer.head_dim + mixer.v_head_dim) * 2
-    return found
-
-
 @pytest.mark.parametrize("tokens", [11, 37])
 @pytest.mark.parametrize("name", SMALL)
 def test_caches_are_as_the_library_keeps_them(name: str, tokens: int, library: SimpleNamespace) -> None:
     spec = model_from_config(body_of(name))
     ours = model.cache_bytes(spec, tokens, Storage(ssm_bytes=STATE_BYTES.get(name, 4)))
-    theirs = their_cache(library, name, tokens)
+    theirs = their_cache(library, body_of(name), tokens)
     assert ours.kv - full_windows(spec, tokens) == theirs["keys"] + theirs["values"]
     assert ours.ssm == theirs["recurrent_states"]
     assert ours.conv == theirs["conv_states"]

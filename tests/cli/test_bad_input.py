@@ -145,10 +145,24 @@ MISTAKES = {
         ["crossover", "mamba", "inter", "--metric", "flops", "--measure", "--ctx", "4k"],
         ["'4k'", "lowest..highest"],
     ),
-    "unknown cache layout": (["cache", "--cache-layout", "vllm"], ["'vllm'", "transformers"]),
+    "unknown cache layout": (["cache", "--cache-layout", "vlm"], ["'vlm'", "vllm"]),
     "state dtype of a fixed layout": (
         ["cache", "--cache-layout", "mamba_ssm", "--state-dtype", "float32"],
         ["--state-dtype", "mamba_ssm"],
+    ),
+    "cache of a mixer that an engine lacks": (
+        ["cache", "--arch", "mamba", "--mixer", "rwkv7", "--cache-layout", "vllm"],
+        ["vllm", "no rwkv7", "give ours"],
+    ),
+    "KV dtype of a fixed layout": (
+        ["cache", "--cache-layout", "llama.cpp", "--kv-dtype", "fp8"],
+        ["--kv-dtype", "llama.cpp"],
+    ),
+    "unknown weight dtype": (["cost", "--weight-dtype", "fp7"], ["'fp7'", "fp8"]),
+    "unknown KV dtype": (["fit", "--kv-dtype", "int2"], ["'int2'", "int8"]),
+    "plain weights beside other activations": (
+        ["cost", "--dtype", "float32", "--weight-dtype", "bfloat16"],
+        ["--weight-dtype bfloat16", "--dtype bfloat16"],
     ),
     "page of nothing": (["cache", "--page-size", "0"], ["page size 0"]),
     "generation to audit": (["audit", "--workload", "train,generate"], ["generate is prefill and decode"]),

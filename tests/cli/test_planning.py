@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 from hybridbench.arch.blocks.attention import Attention
 from hybridbench.arch.families import ARCHS, build_spec
 from hybridbench.cli.main import main
+from hybridbench.predict.layouts import LAYOUTS
 from hybridbench.record import Record, Status
 from hybridbench.store import load
 from hybridbench.suite.case import Case
@@ -36,7 +37,7 @@ def document(*args: str) -> Any:
 
 def test_price_is_called_a_prediction_and_names_its_sources() -> None:
     text = run("price", "--arch", "mamba", "--gpu", "h200,rtx-4090", "--efficiency", str(RESULTS / "efficiency")).stdout
-    assert text.startswith("predicted, nothing was run: decode, 1b, bfloat16")
+    assert text.startswith("predicted, nothing was run: decode, 1b; all in bfloat16")
     assert "mamba 1b, batch 4, 4k to 128k, on NVIDIA H200" in text
     rows = document("price", "--arch", "mamba", "--gpu", "all", "--ctx", "4k,8k", "--batch", "1,2")["rows"]
     assert len(rows) == 17 * 4
@@ -126,6 +127,25 @@ def test_a_config_is_one_side_of_a_crossover(tmp_path: Path) -> None:
     assert document("crossover", "--config", str(config), "--config", str(copy))["stretches"][0]["less"] is None
 
 
+def test_each_side_of_a_crossover_counts_in_its_own_files_dtypes(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    pair = []
+    for dtype in ("float32", "bfloat16"):
+        path = tmp_path / f"{dtype}.json"
+        path.write_text(json.dumps({"model_type": "llama", "vocab_size": 97, "torch_dtype": dtype, **sizes}))
+        pair += ["--config", str(path)]
+    found = document("crossover", *pair)
+    assert [one["kv_dtype"] for one in found["dtypes"]] == ["float32", "bfloat16"]
+    assert [stretch["less"] for stretch in found["stretches"]] == ["b"]
+    title = " ".join(run("crossover", *pair).stdout.split("less in")[0].split())
+    assert "all in float32" in title
+    assert "all in bfloat16" in title
+    assert [stretch["less"] for stretch in document("crossover", *pair, "--dtype", "float16")["stretches"]] == [None]
+    timed = ("crossover", *pair, "--metric", "flops", "--measure", "--device", "cpu")
+    assert "give --dtype" in " ".join(run(*timed, code=2).stderr.split())
+    assert "no kernel here runs them" in " ".join(run(*timed, "--kv-dtype", "fp8", code=2).stderr.split())
+
+
 @pytest.mark.parametrize("width", [80, 120])
 @pytest.mark.parametrize("more", ["", " --ctx 1m --batch 8 --scale 3b", " --pattern M-M-M-*-M-M-M-*-"])
 def test_prices_with_an_efficiency_fit_the_terminal(width: int, more: str) -> None:
@@ -170,11 +190,12 @@ def test_crossover_says_where_and_who() -> None:
 def test_formula_and_tensors_agree_to_the_byte_at_every_length(dtype: str) -> None:
     given = ("--scale", "tiny", "--cache-layout", "all", "--dtype", dtype, "--batch", "3")
     rows = document("cache", *given, "--ctx", "1,575,576,577,4096")["rows"]
-    assert len(rows) == len(ARCHS) * 4 * 5
+    assert len(rows) == len(ARCHS) * len(LAYOUTS) * 5
     for row in rows:
         unbuilt = row["layout"] == "transformers" and row["arch"] == "swa"
+        unbuilt = unbuilt or not LAYOUTS[row["layout"]].built
         assert row["tensor_bytes"] == (None if unbuilt else row["formula_bytes"])
-        assert row["paged_bytes"] == row["formula_bytes"] + row["last_pages_bytes"] + row["padding_bytes"] or unbuilt
+        assert row["paged_bytes"] == row["formula_bytes"] + row["last_pages_bytes"] + row["padding_bytes"]
 
 
 # Trials.

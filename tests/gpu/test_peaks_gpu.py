@@ -25,8 +25,18 @@ def case(workload: str, arch: str, ctx: str, **options: str) -> Case:
     return found
 
 
+@pytest.fixture(autouse=True)
+def requested_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Peaks in requested bytes: the allocator splits no block whose rest is under 1 MiB, so what it counts as
+    allocated depends on the blocks that it has kept, though nothing was left in them.
+    """
+    monkeypatch.setattr(
+        torch.cuda, "max_memory_allocated", lambda device: torch.cuda.memory_stats(device)["requested_bytes.all.peak"]
+    )
+
+
 def peak(bench: Bench, one: Case) -> int:
-    """Bytes, with everything given back afterwards as a worker does."""
+    """Requested bytes, with everything given back afterwards as a worker does."""
     answer = answer_for(one, bench)
     assert answer["status"] == Status.OK, answer
     memory = from_plain(Observed, answer["observed"]).memory
@@ -50,4 +60,4 @@ def test_a_peak_is_the_same_first_and_after_others(one: Case) -> None:
     ):
         peak(bench, before)
     left = torch.cuda.memory_allocated()
-    assert peak(bench, one) == pytest.approx(alone, abs=1 << 20), f"{left} bytes were left by those before"
+    assert peak(bench, one) == pytest.approx(alone, abs=1 << 16), f"{left} bytes were left by those before"

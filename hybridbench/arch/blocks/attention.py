@@ -29,6 +29,7 @@ from hybridbench.arch.block import (
 from hybridbench.arch.reasons import SCORES_AGAIN, TILES, Reason
 from hybridbench.arch.scales import Site
 from hybridbench.arch.terms import FLOAT, Activations, Term
+from hybridbench.arch.weights import Matrix
 from hybridbench.errors import BadInput, unknown_name
 
 WINDOW, SINKS = 512, 64
@@ -67,7 +68,10 @@ class Attention(Mixer):
         qkv_bias, out_bias: biases of the projections.
         qk_norm: ``head`` (one weight of head_dim each for queries and keys, as in Qwen3 and LFM2) or ``full`` (over all
             heads at once, as in OLMo).
-        gated: a sigmoid gate on the output, projected from the input, as in Qwen3-Next.
+        gated: a sigmoid gate on every channel of the output, projected from the input, as in Qwen3-Next.
+        head_gated: a gate on every head of the output instead, as in LFM3.
+        sink_logits: a learned logit of each head in its softmax, as in gpt-oss; no key, so no bytes and no pairs.
+        keys_as_values: values from the projection of the keys, as in Gemma 4; both are cached.
         d_conv: taps of a causal conv with bias over queries, keys and values, as mamba_ssm's attention may have it;
             0 for none.
         reuses_kv: keys and values of an earlier layer, as in Hymba: no projections and no cache of its own, but the
@@ -95,6 +99,9 @@ class Attention(Mixer):
     out_bias: bool = variant(False)
     qk_norm: str = variant("none")
     gated: bool = variant(False)
+    head_gated: bool = variant(False)
+    sink_logits: bool = variant(False)
+    keys_as_values: bool = variant(False)
     d_conv: int = variant(0)
     reuses_kv: bool = variant(False)
     prefix: int = variant(0)
@@ -114,6 +121,8 @@ class Attention(Mixer):
             )
         if self.rope is not None and self.head_dim % 2:
             raise BadInput(f"head_dim {self.head_dim} is odd: rotary embedding turns pairs, give an even width.")
+        if self.keys_as_values and self.v_head_dim != self.head_dim:
+            raise BadInput(f"v_head_dim {self.v_head_dim} with keys as values: give the keys' {self.head_dim}.")
         if self.sinks and self.window is None:
             raise BadInput(f"{self.sinks} sinks without a window: full attention already sees every token.")
 
@@ -207,16 +216,27 @@ class Attention(Mixer):
     def _qkv_width(self, borrows_value: bool = False) -> int:
         """Columns of the projections of queries, keys and values."""
         keys = 0 if self.reuses_kv else self.n_kv_heads * self.head_dim
-        values = 0 if self.reuses_kv or borrows_value else self.n_kv_heads * self.v_head_dim
+        values = 0 if self.reuses_kv or self.keys_as_values or borrows_value else self.n_kv_heads * self.v_head_dim
         return self.n_heads * self.head_dim + keys + values
 
     def _gate_width(self) -> int:
-        return self.out_width if self.gated else 0
+        return self.out_width if self.gated else self.n_heads if self.head_gated else 0
 
     def _qk_norm_params(self) -> int:
         keys = 0 if self.reuses_kv else self.n_kv_heads
         heads = {"none": 0, "head": 1 + min(keys, 1), "full": self.n_heads + keys}[self.qk_norm]
         return heads * self.head_dim
+
+    @override
+    def matrices(self, borrows_value: bool = False) -> tuple[Matrix, ...]:
+        width = self.d_in or self.d_model
+        queries = self.n_heads * self.head_dim + self._gate_width()
+        found = [Matrix("q_proj", queries, width, "attention")]
+        if not self.reuses_kv:
+            found.append(Matrix("k_proj", self.n_kv_heads * self.head_dim, width, "attention"))
+        if not self.reuses_kv and not borrows_value:
+            found.append(Matrix("v_proj", self.n_kv_heads * self.v_head_dim, width, "attention"))
+        return (*found, Matrix("o_proj", self.d_model, self.out_width, "attention"))
 
     @override
     def in_matmul_params(self, borrows_value: bool = False) -> int:
@@ -228,9 +248,11 @@ class Attention(Mixer):
         if convention is Convention.PAPER:
             return matmul
         width = self._qkv_width(borrows_value)
-        bias = width + self._gate_width() if self.qkv_bias else 0
+        # A gate on heads has no bias: it is a projection of its own, not a part of the queries'.
+        bias = width + (self.out_width if self.gated else 0) if self.qkv_bias else 0
+        logits = self.n_heads if self.sink_logits else 0
         conv = width * (self.d_conv + 1) if self.d_conv else 0
-        return matmul + bias + conv + self._qk_norm_params()
+        return matmul + bias + conv + logits + self._qk_norm_params()
 
     def keys(self, context: int) -> int:
         """Keys a new token sees when ``context`` tokens are cached, itself included."""
@@ -321,7 +343,7 @@ class Attention(Mixer):
         return self.n_kv_heads * (self.head_dim + self.v_head_dim) * storage.kv_bytes
 
     def _conv_bytes(self, storage: Storage) -> int:
-        return self._qkv_width() * storage.columns(self.d_conv) * storage.conv_bytes if self.d_conv else 0
+        return self._qkv_width() * storage.columns(self.d_conv, self.d_conv) * storage.conv_bytes if self.d_conv else 0
 
     @override
     def core_reasons(self, work: str, context: int) -> list[Reason]:

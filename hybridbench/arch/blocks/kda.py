@@ -10,16 +10,19 @@ from typing import ClassVar, Self
 
 from typing_extensions import override
 
-from hybridbench.arch.block import Convention, Rescale, check_sizes
+from hybridbench.arch.block import Convention, Rescale, check_sizes, variant
 from hybridbench.arch.blocks.delta import DeltaRule, heads_at
 from hybridbench.arch.scales import Site
+from hybridbench.arch.weights import Matrix
 
 
 @dataclass(frozen=True, slots=True)
 class Kda(DeltaRule):
     """Kimi delta attention: ``n_heads`` heads of ``head_dim`` keys and as many values, decay and gate of low rank.
 
-    The decay's and the output gate's projections go through ``head_dim`` columns.
+    The decay's and the output gate's projections go through ``head_dim`` columns, as in Kimi-Linear, or each are one
+    matrix (``full_rank``), as in Ling 3. The output gate's may have a bias (``gate_bias``),
+    as in flash-linear-attention.
     """
 
     kind: ClassVar[str] = "kda"
@@ -32,6 +35,8 @@ class Kda(DeltaRule):
     head_dim: int
     d_conv: int = 4
     chunk_size: int = 64
+    full_rank: bool = variant(False)
+    gate_bias: bool = variant(False)
 
     def __post_init__(self) -> None:
         check_sizes(self, "d_model", "n_heads", "head_dim", "d_conv", "chunk_size")
@@ -66,14 +71,35 @@ class Kda(DeltaRule):
         return {"n_heads": part(self.n_heads)}
 
     @override
+    def matrices(self, borrows_value: bool = False) -> tuple[Matrix, ...]:
+        values = () if borrows_value else (Matrix("v_proj", self.out_width, self.d_model, "mixer"),)
+        low_rank = tuple(
+            matrix
+            for name in ("f", "g")
+            for matrix in (
+                Matrix(f"{name}_a_proj", self.head_dim, self.d_model, "mixer"),
+                Matrix(f"{name}_b_proj", self.out_width, self.head_dim, "mixer"),
+            )
+        )
+        return (
+            Matrix("q_proj", self.out_width, self.d_model, "mixer"),
+            Matrix("k_proj", self.out_width, self.d_model, "mixer"),
+            *values,
+            *low_rank,
+            Matrix("b_proj", self.n_heads, self.d_model, "mixer"),
+            Matrix("o_proj", self.d_model, self.out_width, "mixer"),
+        )
+
+    @override
     def in_matmul_params(self, borrows_value: bool = False) -> int:
         qkv = self.d_model * self.out_width * (2 if borrows_value else 3)
         low_rank = 2 * self.head_dim * (self.d_model + self.out_width)
-        return qkv + low_rank + self.d_model * self.n_heads
+        decay_and_gate = 2 * self.d_model * self.out_width if self.full_rank else low_rank
+        return qkv + decay_and_gate + self.d_model * self.n_heads
 
     @override
     def in_params(self, convention: Convention, borrows_value: bool = False) -> int:
-        decay = self.n_heads + self.out_width
+        decay = self.n_heads + self.out_width + (self.out_width if self.gate_bias else 0)
         return self.in_matmul_params(borrows_value) + self.d_conv * self.conv_channels + decay + self.head_dim
 
     @override

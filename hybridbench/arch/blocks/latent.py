@@ -29,6 +29,7 @@ from hybridbench.arch.block import (
     variant,
 )
 from hybridbench.arch.reasons import SCORES_AGAIN, TILES, Reason
+from hybridbench.arch.weights import Matrix
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,7 @@ class LatentAttention(Mixer):
         kv_rank: width of the latent of keys and values.
         q_rank: width of the queries' latent, None for a plain projection.
         bias: biases of the projections into the latents and out of the block.
+        head_gated: a sigmoid gate on every head of the output, projected from the input, as in Ling 3.
     """
 
     kind: ClassVar[str] = "latent_attention"
@@ -53,6 +55,7 @@ class LatentAttention(Mixer):
     kv_rank: int
     q_rank: int | None = None
     bias: bool = variant(False)
+    head_gated: bool = variant(False)
 
     def __post_init__(self) -> None:
         check_sizes(self, "d_model", "n_heads", "nope_dim", "rope_dim", "v_head_dim", "kv_rank", "q_rank")
@@ -83,12 +86,32 @@ class LatentAttention(Mixer):
         return self.d_model if self.bias else 0
 
     @override
+    def matrices(self, borrows_value: bool = False) -> tuple[Matrix, ...]:
+        queries = self.n_heads * self.head_dim
+        if self.q_rank is None:
+            found = [Matrix("q_proj", queries, self.d_model, "attention")]
+        else:
+            found = [
+                Matrix("q_a_proj", self.q_rank, self.d_model, "attention"),
+                Matrix("q_b_proj", queries, self.q_rank, "attention"),
+            ]
+        values = 0 if borrows_value else self.v_head_dim
+        return (
+            *found,
+            Matrix("kv_a_proj_with_mqa", self.latent_width, self.d_model, "attention"),
+            Matrix("kv_b_proj", self.n_heads * (self.nope_dim + values), self.kv_rank, "attention"),
+            Matrix("o_proj", self.d_model, self.out_width, "attention"),
+        )
+
+    @override
     def in_matmul_params(self, borrows_value: bool = False) -> int:
         queries = self.n_heads * self.head_dim
         down = self.d_model * (queries if self.q_rank is None else self.q_rank)
         up = 0 if self.q_rank is None else self.q_rank * queries
         values = 0 if borrows_value else self.v_head_dim
-        return down + up + self.d_model * self.latent_width + self.kv_rank * self.n_heads * (self.nope_dim + values)
+        latents = self.d_model * self.latent_width + self.kv_rank * self.n_heads * (self.nope_dim + values)
+        gate = self.d_model * self.n_heads if self.head_gated else 0
+        return down + up + latents + gate
 
     @override
     def in_params(self, convention: Convention, borrows_value: bool = False) -> int:
@@ -96,22 +119,23 @@ class LatentAttention(Mixer):
         bias = self.latent_width + (self.q_rank or 0) if self.bias else 0
         return self.in_matmul_params(borrows_value) + norms + bias
 
-    def _score_flops(self, pairs: int) -> Flops:
+    def score_flops(self, pairs: int) -> Flops:
+        """FLOPs to score ``pairs`` of a query and a key in every head, and to weigh the values."""
         return Flops(attention=2 * self.n_heads * (self.head_dim + self.v_head_dim) * pairs)
 
     @override
     def core_prefill(self, tokens: int, convention: Convention) -> Flops:
         refuse_paper(convention, "latent attention")
         if convention is Convention.EXACT:
-            return self._score_flops(tokens * (tokens + 1) // 2)
-        return self._score_flops(_tile_pairs(tokens))
+            return self.score_flops(tokens * (tokens + 1) // 2)
+        return self.score_flops(tile_pairs(tokens))
 
     @override
     def core_decode(self, context: int, convention: Convention) -> Flops:
         refuse_paper(convention, "latent attention")
         keys = context + 1
         if convention is Convention.EXACT:
-            return self._score_flops(keys)
+            return self.score_flops(keys)
         return Flops(attention=2 * self.n_heads * (self.latent_width + self.kv_rank) * -(-keys // TILE) * TILE)
 
     @override
@@ -121,7 +145,7 @@ class LatentAttention(Mixer):
             return 3 * forward
         # As in attention: five products where the forward runs two.
         width = 3 * self.head_dim + 2 * self.v_head_dim
-        return forward + Flops(attention=2 * self.n_heads * width * _tile_pairs(tokens))
+        return forward + Flops(attention=2 * self.n_heads * width * tile_pairs(tokens))
 
     @override
     def core_reasons(self, work: str, context: int) -> list[Reason]:
@@ -136,7 +160,7 @@ class LatentAttention(Mixer):
 
     @override
     def full_mask_extra_flops(self, tokens: int) -> int:
-        return self._score_flops(tokens * (tokens - 1) // 2).total
+        return self.score_flops(tokens * (tokens - 1) // 2).total
 
     @override
     def cache(self, context: int, storage: Storage) -> CacheBytes:
@@ -147,7 +171,7 @@ class LatentAttention(Mixer):
         return (context + 1) * self.latent_width * storage.kv_bytes
 
 
-def _tile_pairs(tokens: int) -> int:
+def tile_pairs(tokens: int) -> int:
     """Pairs that whole tiles cover, those above the diagonal skipped."""
     rows = -(-tokens // TILE)
     return rows * (rows + 1) // 2 * TILE * TILE

@@ -13,6 +13,7 @@ from typing_extensions import override
 from hybridbench.arch.block import Block, Convention, Flops, KernelSizes, Rescale, check_sizes, variant
 from hybridbench.arch.scales import Site
 from hybridbench.arch.terms import Activations, Term
+from hybridbench.arch.weights import Matrix
 
 WIDTH_UNIT = 64
 """A feed-forward width at another width of the model is a multiple of this."""
@@ -37,7 +38,13 @@ def swiglu_activations(d_ff: int, size: int) -> Activations:
 
 @dataclass(frozen=True, slots=True)
 class Mlp(Block):
-    """A feed-forward block of width ``d_ff``; 3 d_model d_ff weights, 2 without a gate, two FLOPs each per token."""
+    """A feed-forward block of width ``d_ff``; 3 d_model d_ff weights, 2 without a gate, two FLOPs each per token.
+
+    Args:
+        gated: two matrices read the input; else one does.
+        bias: biases of all projections.
+        own_norm: a norm before it; else it reads the normed input of the mixer beside it, as in Cohere's models.
+    """
 
     kind: ClassVar[str] = "mlp"
     sequence_ops: ClassVar[tuple[str, ...]] = ("swiglu",)
@@ -48,6 +55,7 @@ class Mlp(Block):
     d_ff: int
     gated: bool = variant(True)
     bias: bool = variant(False)
+    own_norm: bool = variant(True)
 
     def __post_init__(self) -> None:
         check_sizes(self, "d_model", "d_ff")
@@ -64,6 +72,18 @@ class Mlp(Block):
     @override
     def sizes_scaled(self, part: Rescale) -> dict[str, int]:
         return {"d_ff": part(self.d_ff, min(WIDTH_UNIT, self.d_ff))}
+
+    @override
+    def norm_params(self, width: int) -> int:
+        return width if self.own_norm else 0
+
+    @override
+    def matrices(self, borrows_value: bool = False) -> tuple[Matrix, ...]:
+        into = ("gate_proj", "up_proj") if self.gated else ("up_proj",)
+        return (
+            *(Matrix(name, self.d_ff, self.d_model, "mlp") for name in into),
+            Matrix("down_proj", self.d_model, self.d_ff, "mlp"),
+        )
 
     def matmul_params(self) -> int:
         """Weights that multiply every token."""

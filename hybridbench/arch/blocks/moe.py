@@ -26,6 +26,7 @@ from hybridbench.arch.block import (
 from hybridbench.arch.blocks.mlp import WIDTH_UNIT, swiglu_activations
 from hybridbench.arch.scales import Site
 from hybridbench.arch.terms import FLOAT, INDEX, Activations, Term
+from hybridbench.arch.weights import Matrix, Part
 from hybridbench.errors import BadInput
 
 
@@ -37,6 +38,10 @@ class Moe(Block):
         gated: experts are SwiGLU; else of two matrices, as in Nemotron-3.
         shared_gate: a sigmoid gate on the shared experts, d_model weights, as in Qwen3-Next.
         latent: width the routed experts run at, between two projections, as in Nemotron-3-Super; None for d_model.
+        bias: biases of the router and of the routed experts, as in gpt-oss.
+        out_bias: one bias on the sum of the experts, as in JetMoE.
+        inner_norms: norms before and after the routed experts and after the shared ones, and scales of the router's
+            input and of each expert, as in Gemma 4.
     """
 
     kind: ClassVar[str] = "moe"
@@ -53,6 +58,9 @@ class Moe(Block):
     gated: bool = variant(True)
     shared_gate: bool = variant(False)
     latent: int | None = variant(None)
+    bias: bool = variant(False)
+    out_bias: bool = variant(False)
+    inner_norms: bool = variant(False)
 
     def __post_init__(self) -> None:
         check_sizes(self, "d_model", "d_expert", "n_experts", "top_k", "latent")
@@ -91,20 +99,47 @@ class Moe(Block):
         widths = {"d_expert": self.d_expert, "d_shared": self.d_shared}
         return {name: part(width, min(WIDTH_UNIT, width)) for name, width in widths.items() if width}
 
+    @override
+    def matrices(self, borrows_value: bool = False) -> tuple[Matrix, ...]:
+        found = [Matrix("gate", self.n_experts, self.d_model, "router"), *self._experts()]
+        if self.d_shared:
+            found += self._feed_forward("shared_expert", self.d_model, self.d_shared, "shared expert", 1)
+        if self.shared_gate:
+            found.append(Matrix("shared_expert_gate", 1, self.d_model, "mlp"))
+        if self.latent:
+            found.append(Matrix("fc1_latent_proj", self.latent, self.d_model, "mlp"))
+            found.append(Matrix("fc2_latent_proj", self.d_model, self.latent, "mlp"))
+        return tuple(found)
+
+    def _experts(self) -> list[Matrix]:
+        """The matrices of the routed experts."""
+        return self._feed_forward("experts", self.latent or self.d_model, self.d_expert, "expert", self.n_experts)
+
+    def _feed_forward(self, name: str, width: int, inner: int, part: Part, count: int) -> list[Matrix]:
+        into = ("gate_proj", "up_proj") if self.gated else ("up_proj",)
+        found = [Matrix(f"{name}.{one}", inner, width, part, count) for one in into]
+        return [*found, Matrix(f"{name}.down_proj", width, inner, part, count)]
+
     def _matrices(self) -> int:
         return 3 if self.gated else 2
 
-    def _expert(self) -> int:
+    def _expert_weights(self) -> int:
         return self._matrices() * (self.latent or self.d_model) * self.d_expert
+
+    def _expert(self) -> int:
+        bias = (self._matrices() - 1) * self.d_expert + (self.latent or self.d_model) if self.bias else 0
+        return self._expert_weights() + bias
 
     def _always(self, convention: Convention) -> int:
         """Parameters that process every token; the paper leaves the router out."""
-        if self.latent or self.shared_gate:
-            refuse_paper(convention, "experts at a latent width or behind a shared gate")
+        if self.latent or self.shared_gate or self.bias or self.out_bias or self.inner_norms:
+            refuse_paper(convention, "experts at a latent width, behind a shared gate, with biases or with norms")
         router = 0 if convention is Convention.PAPER else self.n_experts * self.d_model
         gate = self.d_model if self.shared_gate else 0
         latent = 2 * self.d_model * self.latent if self.latent else 0
-        return router + gate + latent + self._matrices() * self.d_model * self.d_shared
+        biases = self.n_experts * self.bias + self.d_model * self.out_bias
+        norms = 4 * self.d_model + self.n_experts if self.inner_norms else 0
+        return router + gate + latent + biases + norms + self._matrices() * self.d_model * self.d_shared
 
     @override
     def params(self, convention: Convention = Convention.EXACT) -> int:
@@ -116,10 +151,11 @@ class Moe(Block):
 
     @override
     def products(self, convention: Convention = Convention.EXACT, sequence: bool = True) -> dict[str, int]:
+        self._always(convention)  # it refuses what the paper has no formula for
         router = 0 if convention is Convention.PAPER else 2 * self.n_experts * self.d_model
         found = {
             "moe router": router,
-            "moe experts": 2 * self.top_k * self._expert(),
+            "moe experts": 2 * self.top_k * self._expert_weights(),
             "moe shared experts": 2 * self._matrices() * self.d_model * self.d_shared,
             "moe shared gate": 2 * self.d_model if self.shared_gate else 0,
             "moe latent": 4 * self.d_model * self.latent if self.latent else 0,
@@ -136,17 +172,19 @@ class Moe(Block):
 
     @override
     def prefill_flops(self, tokens: int, convention: Convention = Convention.EXACT) -> Flops:
-        return Flops(matmul=2 * self.params_active(convention) * tokens)
+        return Flops(matmul=sum(self.products(convention).values()) * tokens)
 
     @override
     def decode_flops(self, context: int, convention: Convention = Convention.EXACT) -> Flops:
-        return Flops(matmul=2 * self.params_active(convention))
+        return Flops(matmul=sum(self.products(convention, sequence=False).values()))
 
     @override
     def weight_traffic(self, batch: int, storage: Storage) -> int:
         """Expected bytes under uniform routing: E (1 - (1 - k/E)^B) distinct experts, router and shared ones."""
         distinct = self.n_experts * (1 - (1 - self.top_k / self.n_experts) ** batch)
-        return (round(distinct * self._expert()) + self._always(Convention.EXACT)) * storage.weight_bytes
+        plain = (round(distinct * self._expert()) + self._always(Convention.EXACT)) * storage.weight_bytes
+        routed = storage.change(self._experts())
+        return plain + round(distinct * routed / self.n_experts) + storage.change(self.matrices()) - routed
 
     @override
     def activations(self, size: int) -> Activations:

@@ -13,9 +13,11 @@ from hybridbench.arch.blocks.moe import Moe
 from hybridbench.arch.blocks.rg_lru import RgLru
 from hybridbench.arch.blocks.short_conv import ShortConv
 from hybridbench.arch.imports.parts import (
+    DELTA_FIELDS,
     Draft,
     Layers,
     deepseek_experts,
+    gated_delta,
     latent_attention,
     pick,
     qwen_experts,
@@ -26,21 +28,31 @@ from hybridbench.arch.imports.parts import (
     sparse_layers,
     with_mlps,
 )
-from hybridbench.arch.imports.reader import REQUIRED, Fields
-from hybridbench.errors import BadInput
+from hybridbench.arch.imports.reader import Fields, shown
 
 
 def _recurrent_gemma(read: Fields, d_model: int) -> Draft:
     depth = read_depth(read)
     attention = read_attention(read, d_model, bias=read.flag("attention_bias"))
     read.must("head_dim", d_model // attention.n_heads)
-    near = replace(attention, window=read.size("attention_window_size", 2048), out_bias=True)
-    width = read.maybe("lru_width") or d_model
-    recurrent = RgLru(d_model, width, attention.n_heads, d_conv=read.size("conv1d_width", 4))
+    window = read.size(read.first("attention_window_size", "sliding_window"), 2048)
+    near = replace(attention, window=window, out_bias=True)
+    width = read.maybe("lru_width")
+    read.default("lru_width", d_model)
+    width = d_model if width is None else width
+    names = ("lru_width", "num_attention_heads", "hidden_size")
+    recurrent = read.build(names, RgLru, d_model, width, attention.n_heads, d_conv=read.size("conv1d_width", 4))
     words = {"recurrent": "R", "attention": "S"}
-    cycle = read.value("block_types", ["recurrent", "recurrent", "attention"])
-    if not isinstance(cycle, list) or not cycle or any(word not in words for word in cycle):
-        raise BadInput(f"block_types is {cycle!r}: give a list of 'recurrent' and 'attention'.")
+    # Released files call it _block_types, the name under which older classes kept it.
+    name = read.first("block_types", "_block_types")
+    cycle = read.value(name, ["recurrent", "recurrent", "attention"])
+    if (
+        not isinstance(cycle, list)
+        or not cycle
+        or any(not isinstance(word, str) or word not in words for word in cycle)
+    ):
+        read.wrong(name, f"{name} is {shown(cycle)}: give a list of 'recurrent' and 'attention'.")
+        cycle = list(words)
     letters = [words[cycle[index % len(cycle)]] for index in range(depth)]
     mixers: Layers = [("S", near) if letter == "S" else ("R", recurrent) for letter in letters]
     both = read.size("intermediate_size", least=2)
@@ -49,32 +61,20 @@ def _recurrent_gemma(read: Fields, d_model: int) -> Draft:
     return Draft(with_mlps(mixers, Mlp(d_model, both // 2, bias=True)), tied)
 
 
-def _gated_delta(read: Fields, d_model: int, defaults: tuple[int, int, int, int] | None = None) -> GatedDelta:
-    """Gated delta net. ``defaults`` are the type's own key heads, value heads and their two widths, if it has any."""
-    heads_k, heads, width_k, width = defaults or (REQUIRED,) * 4
-    return GatedDelta(
-        d_model,
-        n_heads=read.size("linear_num_value_heads", heads),
-        n_k_heads=read.size("linear_num_key_heads", heads_k),
-        k_head_dim=read.size("linear_key_head_dim", width_k),
-        v_head_dim=read.size("linear_value_head_dim", width),
-        d_conv=read.size("linear_conv_kernel_dim", 4),
-    )
-
-
 def _qwen_next(read: Fields, d_model: int) -> Draft:
     """Qwen3-Next and Qwen 3.5: gated delta net, and attention with an output gate in every fourth layer."""
     kind, depth = read.model_type, read_depth(read)
     kv_heads = {"qwen3_5_text": 4}.get(kind, 2)
     bias = read.flag("attention_bias")
     attention = read_attention(read, d_model, head_dim=256, kv_heads=kv_heads, bias=bias, qk_norm="head", gated=True)
-    delta = _gated_delta(read, d_model, (16, 32, 128, 128))
+    delta = gated_delta(read, d_model, (16, 32, 128, 128))
     every = read.size("full_attention_interval", 4)
     words = {"linear_attention": "G", "full_attention": "*"}
     default = ["G" if (index + 1) % every else "*" for index in range(depth)]
     letters = read.layer_types("layer_types", depth, words, default)
     mixers: Layers = [("G", delta) if letter == "G" else ("*", attention) for letter in letters]
     read.must("attn_output_gate", True)
+    read.must("output_gate_type", "swish", "silu")
     if kind == "qwen3_next":
         experts = qwen_experts(read, d_model, 512, 10, shared=True)
         where = sparse_layers(read, depth)
@@ -103,12 +103,17 @@ def _olmo_hybrid(read: Fields, d_model: int) -> Draft:
     heads = attention.n_heads
     key_heads = read.maybe("linear_num_key_heads") or heads
     key = read.maybe("linear_key_head_dim") or int(0.75 * d_model / key_heads)
-    delta = GatedDelta(
+    value_heads, value = read.maybe("linear_num_value_heads") or heads, read.maybe("linear_value_head_dim") or 2 * key
+    for name, size in zip(DELTA_FIELDS, (value_heads, key_heads, key, value), strict=True):
+        read.default(name, size)
+    delta = read.build(
+        (*DELTA_FIELDS, "hidden_size"),
+        GatedDelta,
         d_model,
-        n_heads=read.maybe("linear_num_value_heads") or heads,
+        n_heads=value_heads,
         n_k_heads=key_heads,
         k_head_dim=key,
-        v_head_dim=read.maybe("linear_value_head_dim") or 2 * key,
+        v_head_dim=value,
         d_conv=read.size("linear_conv_kernel_dim", 4),
     )
     words = {"linear_attention": "G", "full_attention": "*"}
@@ -133,13 +138,12 @@ def _kimi_linear(read: Fields, d_model: int) -> Draft:
     """Kimi delta attention, latent attention in some layers, experts in all but the first."""
     depth = read_depth(read)
     latent = latent_attention(read, d_model, None)
-    nested = read.section("linear_attn_config")
-    inside = Fields({**nested, "model_type": read.model_type})
+    inside = read.nested("linear_attn_config")
     delta = Kda(
         d_model,
-        inside.size("num_heads", read.size("linear_num_heads", 32)),
-        inside.size("head_dim", read.size("linear_head_dim", 128)),
-        d_conv=inside.size("short_conv_kernel_size", read.size("linear_conv_kernel_dim", 4)),
+        _kimi_size(read, inside, "num_heads", "linear_num_heads", 32),
+        _kimi_size(read, inside, "head_dim", "linear_head_dim", 128),
+        d_conv=_kimi_size(read, inside, "short_conv_kernel_size", "linear_conv_kernel_dim", 4),
     )
     listed = "full_attn_layers" in inside and "kda_layers" in inside
     default = ["A" if index and index % 4 == 0 else "K" for index in range(depth)]
@@ -151,7 +155,7 @@ def _kimi_linear(read: Fields, d_model: int) -> Draft:
     experts = deepseek_experts(
         read,
         d_model,
-        read.first("num_experts", "num_local_experts", "n_routed_experts"),
+        read.first("num_experts", "num_local_experts"),
         read.first("num_experts_per_token", "num_experts_per_tok"),
         read.first("num_shared_experts", "n_shared_experts"),
     )
@@ -160,7 +164,7 @@ def _kimi_linear(read: Fields, d_model: int) -> Draft:
     sparse = ["-" if index < dense_first else "E" for index in range(depth)]
     sparse = read.layer_types("mlp_layer_types", depth, {"dense": "-", "sparse": "E"}, sparse)
     blocks = pick(read_mlp(read, d_model), experts, [letter == "E" for letter in sparse])
-    tied = read_tied(read)
+    read.flag("tie_word_embeddings")  # the class ties nothing
     read.finish(
         (
             *("num_key_value_heads", "head_dim", "qk_head_dim", "model_max_length", "moe_renormalize"),
@@ -168,36 +172,45 @@ def _kimi_linear(read: Fields, d_model: int) -> Draft:
             *("moe_router_activation_func", "mla_use_nope", "use_grouped_topk", "num_nextn_predict_layers"),
         )
     )
-    return Draft(with_mlps(mixers, blocks), tied)
+    return Draft(with_mlps(mixers, blocks), tied=False)
+
+
+def _kimi_size(read: Fields, inside: Fields, name: str, outside: str, default: int) -> int:
+    """A size of the delta rule: the class takes the nested field before the one beside it."""
+    if name not in inside:
+        return read.size(outside, default)
+    size = inside.size(name)
+    read.must(outside, size)
+    return size
 
 
 def _listed_layers(inside: Fields, depth: int) -> list[str]:
     """Kimi's two lists of 1-based layers. Together they must name every layer once."""
     letters: dict[int, str] = {}
     for name, letter in (("kda_layers", "K"), ("full_attn_layers", "A")):
-        for number in inside.indices(name, depth + 1):
-            if number in letters or number == 0:
-                raise BadInput(f"{name} names layer {number} a second time or below 1: layers count from 1, each once.")
+        for number in inside.indices(name, depth, first=1):
+            if number in letters:
+                inside.wrong(name, f"{name} names layer {number} a second time: name each once.")
             letters[number] = letter
     missing = [number for number in range(1, depth + 1) if number not in letters]
     if missing:
-        raise BadInput(
-            f"kda_layers and full_attn_layers leave out layer {missing[0]} of {depth}: name it in one of them."
+        inside.contradict(
+            ("kda_layers", "full_attn_layers"),
+            f"kda_layers and full_attn_layers leave out layer {missing[0]} of {depth}: name it in one of them.",
         )
-    return [letters[number] for number in range(1, depth + 1)]
+    return [letters.get(number, "K") for number in range(1, depth + 1)]
 
 
 def _lfm2_width(read: Fields, width: int) -> int:
     """LFM2's feed-forward width: two thirds of intermediate_size, times a factor, rounded up."""
     multiple = read.size("block_multiple_of", 256)
     adjusts = read.flag("block_auto_adjust_ff_dim", True)
-    factor = read.value("block_ffn_dim_multiplier", 1.0)
+    scaled = not read.is_null("block_ffn_dim_multiplier")
+    factor = read.number("block_ffn_dim_multiplier", 1.0) if scaled else 1.0
     if not adjusts:
         return width
     narrowed = int(2 * width / 3)
-    if factor is None:
-        return narrowed
-    return multiple * -(-int(factor * narrowed) // multiple)
+    return multiple * -(-int(factor * narrowed) // multiple) if scaled else narrowed
 
 
 def _lfm2(read: Fields, d_model: int) -> Draft:
@@ -211,11 +224,14 @@ def _lfm2(read: Fields, d_model: int) -> Draft:
     default = None if sparse else ["*" if index in places else "C" for index in range(depth)]
     letters = read.layer_types("layer_types", depth, words, default)
     mixers: Layers = [("C", conv) if letter == "C" else ("*", attention) for letter in letters]
-    name = read.first("block_ff_dim", "intermediate_size")
+    name = "intermediate_size" if sparse else read.first("intermediate_size", "block_ff_dim")
     tie_name = read.first("tie_embedding", "tie_word_embeddings")
     width = read.size(name)
     if sparse:
-        experts = Moe(
+        read.must("block_ff_dim", width)
+        experts = read.build(
+            ("num_experts", "num_experts_per_tok"),
+            Moe,
             d_model,
             read.size("moe_intermediate_size"),
             read.size("num_experts", 32),
@@ -224,12 +240,14 @@ def _lfm2(read: Fields, d_model: int) -> Draft:
         dense = read.size("num_dense_layers", 2, least=0)
         blocks = pick(Mlp(d_model, width), experts, [index >= dense for index in range(depth)])
     else:
-        blocks = [Mlp(d_model, _lfm2_width(read, width))] * depth
+        named = (name, "block_ffn_dim_multiplier", "block_multiple_of")
+        blocks = [read.build(named, Mlp, d_model, _lfm2_width(read, width))] * depth
     for other in ("block_dim", "conv_dim", "conv_dim_out"):
         read.must(other, d_model)
     read.must("num_heads", attention.n_heads)
     read.must("block_use_swiglu", True)
     tied = read.flag(tie_name, True)
+    read.default(tie_name, True)
     read.finish(
         (
             *("block_mlp_init_scale", "block_out_init_scale", "block_norm_eps", "block_use_xavier_init"),
@@ -249,15 +267,20 @@ def _minimax(read: Fields, d_model: int) -> Draft:
     letters = read.layer_types("layer_types", depth, words, default)
     mixers: Layers = [("L", lightning) if letter == "L" else ("*", attention) for letter in letters]
     read.must("sliding_window")
-    experts = Moe(
+    name = read.first("num_local_experts", "num_experts")
+    experts = read.build(
+        (name, "num_experts_per_tok"),
+        Moe,
         d_model,
         read.size("intermediate_size"),
-        read.size("num_local_experts", 8),
+        read.size(name, 8),
         read.size("num_experts_per_tok", 2),
     )
+    read.must("postnorm", True)
+    read.must("shared_intermediate_size", 0)
     tied = read_tied(read)
     factors = (f"{part}_{which}_factor" for part in ("full_attn", "linear_attn", "mlp") for which in ("alpha", "beta"))
-    read.finish(tuple(factors))
+    read.finish((*factors, "rotary_dim", "shared_moe_mode"))
     return Draft(with_mlps(mixers, experts), tied)
 
 

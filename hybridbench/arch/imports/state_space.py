@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from hybridbench.arch.block import Block
@@ -14,62 +14,75 @@ from hybridbench.arch.blocks.moe import Moe
 from hybridbench.arch.blocks.parallel import Fusion, Parallel
 from hybridbench.arch.blocks.shared import SharedBlock
 from hybridbench.arch.imports.parts import (
+    ATTENTION_FIELDS,
     LINEAR_WORDS,
     Draft,
     Layers,
     pick,
     read_attention,
     read_depth,
+    read_kv_heads,
     read_mlp,
     read_tied,
     with_mlps,
 )
 from hybridbench.arch.imports.reader import Fields
-from hybridbench.errors import BadInput
 
 
 def _dt_rank(read: Fields, name: str, d_model: int) -> int:
-    if read.value(name, "auto") == "auto":
-        return -(-d_model // 16)
+    if read.value(name) in ("auto", None) and not read.is_null(name):
+        rank = -(-d_model // 16)
+        read.default(name, rank)
+        return rank
     return read.size(name)
 
 
 def _mamba(read: Fields, d_model: int) -> Draft:
     """Mamba-1 of state-spaces and of Falcon-Mamba, whose norms of dt, B and C have no weights."""
-    mixer = Mamba1(
+    width = read.maybe("intermediate_size")
+    if width is None:
+        width = read.factor("expand", d_model, 2)
+    else:  # the class overwrites expand times hidden_size with it: Falcon-Mamba has an expand of 16 and a width of 8192
+        read.value("expand")
+    mixer = read.build(
+        ("expand", "intermediate_size", "time_step_rank", "state_size"),
+        Mamba1,
         d_model,
-        read.factor("expand", d_model, 2),
+        width,
         _dt_rank(read, "time_step_rank", d_model),
         d_state=read.size("state_size"),
         d_conv=read.size("conv_kernel", 4),
         conv_bias=read.flag("use_conv_bias", True),
         proj_bias=read.flag("use_bias"),
     )
-    width = read.maybe("intermediate_size")
-    if width is not None and width != mixer.d_inner:
-        raise BadInput(f"intermediate_size {width} is not expand times hidden_size, {mixer.d_inner}: make them agree.")
+    read.must("d_inner", width)
+    read.must("d_model", d_model)
+    read.must("rms_norm", True)
     tied = read_tied(read, True)
     depth = read_depth(read)
-    read.finish(
-        ("d_inner", "d_model", "n_layer", "ssm_cfg", "fused_add_norm", "pad_vocab_size_multiple", "mixer_rms_eps")
-    )
+    read.must("n_layer", depth)
+    read.must("ssm_cfg", {})
+    read.finish(("fused_add_norm", "pad_vocab_size_multiple", "mixer_rms_eps", "use_falcon_mambapy"))
     return Draft([("m", mixer)] * depth, tied)
 
 
-def _check_width(inner: int, heads: int, head_dim: int) -> None:
+def _check_width(read: Fields, names: Sequence[str], inner: int, heads: int, head_dim: int) -> None:
     if heads * head_dim != inner:
-        raise BadInput(
+        read.contradict(
+            (*names, "hidden_size"),
             f"{heads} Mamba heads of {head_dim} make {heads * head_dim} channels, and the config says {inner}: "
-            f"make the two agree."
+            f"make the two agree.",
         )
 
 
 def _mamba2(read: Fields, d_model: int) -> Draft:
     inner = read.factor("expand", d_model, 2)
     heads, head_dim = read.size("num_heads"), read.size("head_dim", 64)
-    _check_width(inner, heads, head_dim)
+    _check_width(read, ("num_heads", "head_dim", "expand"), inner, heads, head_dim)
     bias = read.flag("use_bias")
-    mixer = Mamba2(
+    mixer = read.build(
+        ("num_heads", "head_dim", "expand", "n_groups"),
+        Mamba2,
         d_model,
         inner,
         head_dim,
@@ -82,24 +95,36 @@ def _mamba2(read: Fields, d_model: int) -> Draft:
         out_bias=bias,
     )
     read.must("rms_norm", True)
+    read.must("intermediate_size", inner)
     tied = read_tied(read)
     depth = read_depth(read)
     read.finish(("time_step_rank", "norm_before_gate"))
     return Draft([("M", mixer)] * depth, tied)
 
 
+_WIDTHS = ("mamba_d_ssm", "mamba_expand", "hidden_size")
+
+
+def _shared_width(read: Fields, name: str, width: int, heads: int) -> int:
+    """``width`` divided among ``heads``, which the field ``name`` says."""
+    if width % heads:
+        read.contradict((name, *_WIDTHS), f"{heads} Mamba heads do not divide {width} channels: change {name}.")
+    return max(1, width // heads)
+
+
 def _prefixed_mamba2(read: Fields, d_model: int, inner: int, out_bias: bool | None = None, **variants: Any) -> Mamba2:
     """Mamba-2 with the field names of Bamba, Granite and Falcon-H1."""
     heads = read.size("mamba_n_heads", 128)
-    if read.value("mamba_d_head", "auto") in ("auto", None):
-        if inner % heads:
-            raise BadInput(f"{heads} Mamba heads do not divide {inner} channels: change mamba_n_heads.")
-        head_dim = inner // heads
+    if read.value("mamba_d_head") in ("auto", None) and not read.is_null("mamba_d_head"):
+        head_dim = _shared_width(read, "mamba_n_heads", inner, heads)
+        read.default("mamba_d_head", head_dim)
     else:
         head_dim = read.size("mamba_d_head")
-    _check_width(inner, heads, head_dim)
-    bias = read.flag("mamba_proj_bias")
-    return Mamba2(
+        _check_width(read, ("mamba_n_heads", "mamba_d_head", *_WIDTHS), inner, heads, head_dim)
+    bias = read.flag("mamba_proj_bias", null=False)
+    return read.build(
+        ("mamba_n_heads", "mamba_d_head", "mamba_n_groups", *_WIDTHS),
+        Mamba2,
         d_model,
         inner,
         head_dim,
@@ -107,7 +132,7 @@ def _prefixed_mamba2(read: Fields, d_model: int, inner: int, out_bias: bool | No
         n_groups=read.size("mamba_n_groups", 1),
         d_conv=read.size("mamba_d_conv", 4),
         chunk_size=read.size("mamba_chunk_size", 256),
-        conv_bias=read.flag("mamba_conv_bias", True),
+        conv_bias=read.flag("mamba_conv_bias", True, null=False),
         in_bias=bias,
         out_bias=bias if out_bias is None else out_bias,
         **variants,
@@ -117,7 +142,9 @@ def _prefixed_mamba2(read: Fields, d_model: int, inner: int, out_bias: bool | No
 def _jamba(read: Fields, d_model: int) -> Draft:
     depth = read_depth(read)
     attention = read_attention(read, d_model, kv_heads=8)
-    mamba = Mamba1(
+    mamba = read.build(
+        ("mamba_expand", "mamba_dt_rank", "mamba_d_state"),
+        Mamba1,
         d_model,
         read.factor("mamba_expand", d_model, 2),
         _dt_rank(read, "mamba_dt_rank", d_model),
@@ -132,13 +159,16 @@ def _jamba(read: Fields, d_model: int) -> Draft:
         every = read.size(f"{what}_layer_period", period)
         start = read.size(f"{what}_layer_offset", offset, least=0)
         if start >= every:
-            raise BadInput(f"{what}_layer_offset {start} is not below {what}_layer_period {every}: lower it.")
+            names = (f"{what}_layer_offset", f"{what}_layer_period")
+            read.contradict(names, f"{names[0]} {start} is not below {names[1]} {every}: lower it.")
         places[what] = [index % every == start for index in range(depth)]
     mixers: Layers = [("*", attention) if here else ("m", mamba) for here in places["attn"]]
     mlp = read_mlp(read, d_model)
-    experts = read.size(read.first("num_experts", "num_local_experts"), 16)
-    top_k = read.size("num_experts_per_tok", 2)
-    sparse: Block = Moe(d_model, mlp.d_ff, experts, top_k) if experts > 1 else mlp
+    name = read.first("num_experts", "num_local_experts")
+    experts, top_k = read.size(name, 16), read.size("num_experts_per_tok", 2)
+    sparse: Block = mlp
+    if experts > 1:
+        sparse = read.build((name, "num_experts_per_tok"), Moe, d_model, mlp.d_ff, experts, top_k)
     read.must("mamba_inner_layernorms", True)
     read.must("sliding_window")
     tied = read_tied(read)
@@ -148,7 +178,7 @@ def _jamba(read: Fields, d_model: int) -> Draft:
 
 def _bamba(read: Fields, d_model: int) -> Draft:
     depth = read_depth(read)
-    attention = read_attention(read, d_model, kv_heads=8, bias=read.flag("attention_bias"))
+    attention = read_attention(read, d_model, kv_heads=8, null_kv_heads=True, bias=read.flag("attention_bias"))
     mamba = _prefixed_mamba2(read, d_model, read.factor("mamba_expand", d_model, 2))
     places = read.indices("attn_layer_indices", depth)
     mixers: Layers = [("*", attention) if index in places else ("M", mamba) for index in range(depth)]
@@ -168,13 +198,15 @@ def _granite(read: Fields, d_model: int) -> Draft:
     mamba = _prefixed_mamba2(read, d_model, read.factor("mamba_expand", d_model, 2)) if "M" in letters else None
     mixers: Layers = [("M", mamba) if letter == "M" and mamba else ("*", attention) for letter in letters]
     shared = read.size("shared_intermediate_size")
-    experts = read.size(read.first("num_local_experts", "num_experts"), 8, least=0)
+    experts = read.size("num_local_experts", 8, least=0)
     width, top_k = read.maybe("intermediate_size"), read.size("num_experts_per_tok", 2, least=0)
-    block: Block = Mlp(d_model, shared)
+    block: Block = read.build(("shared_intermediate_size",), Mlp, d_model, shared)
     if experts:
         if width is None:
-            raise BadInput("it has no intermediate_size, the width of its experts: add it.")
-        block = Moe(d_model, width, experts, top_k, d_shared=shared)
+            read.wrong("intermediate_size", "it has no intermediate_size, the width of its experts: add it.")
+        block = read.build(
+            ("num_local_experts", "num_experts_per_tok"), Moe, d_model, width or 1, experts, top_k, d_shared=shared
+        )
     read.must("normalization_function", "rmsnorm")
     tied = read_tied(read)
     read.finish(
@@ -195,15 +227,15 @@ _MAMBA_FIELDS = (
 def _falcon_h1(read: Fields, d_model: int) -> Draft:
     """Falcon-H1: attention and Mamba-2 in parallel on one input, their outputs added."""
     depth = read_depth(read)
-    attention = read_attention(read, d_model, kv_heads=8, bias=read.flag("attention_bias"))
+    attention = read_attention(read, d_model, kv_heads=8, null_kv_heads=True, bias=read.flag("attention_bias"))
     inner = read.maybe("mamba_d_ssm", 1024)
     expanded = read.factor("mamba_expand", d_model, 2)
     mamba = _prefixed_mamba2(
         read,
         d_model,
         expanded if inner is None else inner,
-        out_bias=read.flag("projectors_bias"),
-        gated_norm=read.flag("mamba_rms_norm"),
+        out_bias=read.flag("projectors_bias", null=False),
+        gated_norm=read.flag("mamba_rms_norm", null=False),
     )
     both = Parallel(mamba, attention, Fusion(norm="none", op="add"))
     read.must("mamba_use_mlp", True)
@@ -220,116 +252,23 @@ def _falcon_h1(read: Fields, d_model: int) -> Draft:
     return Draft(with_mlps([("(*&M)", both)] * depth, mlp), tied)
 
 
-NEMOTRON_WORDS = {
-    "linear_attention": "M",
-    "mamba": "M",
-    "full_attention": "*",
-    "attention": "*",
-    "moe": "E",
-    "mlp": "-",
-}
-
-
-def _nemotron_letters(read: Fields) -> list[str]:
-    """One letter per sublayer, from the pattern or from the list of kinds. Its length is the number of sublayers."""
-    depth = read.maybe("num_hidden_layers")
-    name = read.first("layers_block_type", "layer_types")
-    pattern = read.value("hybrid_override_pattern")
-    if name in read:
-        listed = read.value(name)
-        count = len(listed) if depth is None and isinstance(listed, list) else depth or 0
-        return read.layer_types(name, count, NEMOTRON_WORDS, None)
-    if not isinstance(pattern, str) or not pattern:
-        raise BadInput("it has neither hybrid_override_pattern nor layers_block_type: add the one it was saved with.")
-    for letter in pattern:
-        if letter not in "M*-E":
-            raise BadInput(f"hybrid_override_pattern {pattern} has '{letter}': Nemotron-H's letters are M, *, - and E.")
-    if depth is not None and len(pattern) != depth:
-        more = "longer" if len(pattern) > depth else "shorter"
-        raise BadInput(
-            f"hybrid_override_pattern has {len(pattern)} layers, {more} than num_hidden_layers {depth}: "
-            f"make the two agree."
-        )
-    return list(pattern)
-
-
-def _nemotron_h(read: Fields, d_model: int) -> Draft:
-    """Nemotron-H and Nemotron 3: each layer is one mixer or one feed-forward block without a gate."""
-    letters = _nemotron_letters(read)
-    bias, mlp_bias = read.flag("use_bias"), read.flag("mlp_bias")
-    heads, head_dim = read.size("mamba_num_heads", 128), read.size("mamba_head_dim", 64)
-    read.must("attention_bias", False)
-    read.must("mamba_proj_bias", False)
-    read.must("sliding_window")
-    width = read.size(read.first("head_dim", "attention_head_dim"), 128)
-    made: dict[str, Callable[[], Block]] = {
-        "M": lambda: Mamba2(
-            d_model,
-            heads * head_dim,
-            head_dim,
-            read.size("ssm_state_size", 128),
-            n_groups=read.size(read.first("n_groups", "mamba_n_groups"), 8),
-            d_conv=read.size(read.first("conv_kernel", "mamba_d_conv"), 4),
-            chunk_size=read.size(read.first("chunk_size", "mamba_chunk_size"), 128),
-            conv_bias=read.flag(read.first("use_conv_bias", "mamba_conv_bias"), True),
-            in_bias=bias,
-            out_bias=bias,
-        ),
-        "*": lambda: Attention(
-            d_model,
-            read.size("num_attention_heads"),
-            read.maybe("num_key_value_heads", 8) or read.size("num_attention_heads"),
-            width,
-            width,
-        ),
-        "-": lambda: read_mlp(read, d_model, gated=False, bias=mlp_bias),
-        "E": lambda: _nemotron_experts(read, d_model, mlp_bias),
-    }
-    blocks = {letter: make() for letter, make in made.items() if letter in letters}
-    tied = read_tied(read)
-    read.finish(_NEMOTRON_UNUSED)
-    return Draft([(letter, blocks[letter]) for letter in letters], tied)
-
-
-_NEMOTRON_UNUSED = (
-    # Fields of kinds that the pattern lacks, and fields that only scale, initialise, or predict further tokens.
-    *("intermediate_size", "num_attention_heads", "num_key_value_heads", "ssm_state_size", "n_groups", "conv_kernel"),
-    *("chunk_size", "use_conv_bias", "mamba_n_groups", "mamba_d_conv", "mamba_chunk_size", "mamba_conv_bias"),
-    *("n_routed_experts", "num_local_experts", "num_experts_per_tok", "moe_intermediate_size", "n_shared_experts"),
-    *("moe_shared_expert_intermediate_size", "moe_latent_size", "expand", "mamba_expand", "mlp_hidden_act"),
-    *("mamba_hidden_act", "mamba_ssm_cache_dtype", "moe_shared_expert_overlap", "num_nextn_predict_layers"),
-    *("mtp_layers_block_type", "mtp_hybrid_override_pattern", "mamba_dt_min", "mamba_dt_max", "mamba_dt_limit"),
-    *("mamba_dt_init_floor",),
-)
-
-
-def _nemotron_experts(read: Fields, d_model: int, bias: bool) -> Moe:
-    if bias:
-        raise BadInput("mlp_bias is true in a model with experts: hybridbench reads such a nemotron_h with false only.")
-    read.must("n_shared_experts", 1)
-    return Moe(
-        d_model,
-        read.size("moe_intermediate_size"),
-        read.size(read.first("n_routed_experts", "num_local_experts")),
-        read.size("num_experts_per_tok"),
-        d_shared=read.size("moe_shared_expert_intermediate_size"),
-        gated=False,
-        latent=read.maybe("moe_latent_size"),
-    )
-
-
 def _zamba2(read: Fields, d_model: int) -> Draft:
-    """Zamba2: Mamba-2 layers, some preceded by one of a few transformer blocks whose weights are shared."""
+    """Zamba2: Mamba-2 layers, some preceded by one of a few transformer blocks whose weights are shared.
+
+    transformers ties the shared blocks only where the embedding is tied too: an untied file, which no release is, gets
+    a copy for every use from its class. Here they are shared either way, as the authors' code shares them.
+    """
     depth = read_depth(read)
     bias = read.flag("add_bias_linear")
     inner = read.factor("mamba_expand", d_model, 2)
     heads = read.size("n_mamba_heads")
-    if inner % heads:
-        raise BadInput(f"{heads} Mamba heads do not divide {inner} channels: change n_mamba_heads.")
-    mamba = Mamba2(
+    mamba_width = _shared_width(read, "n_mamba_heads", inner, heads)
+    mamba = read.build(
+        ("n_mamba_heads", "mamba_ngroups", *_WIDTHS),
+        Mamba2,
         d_model,
         inner,
-        inner // heads,
+        mamba_width,
         read.size("mamba_d_state", 64),
         n_groups=read.size("mamba_ngroups", 1),
         d_conv=read.size("mamba_d_conv", 4),
@@ -339,19 +278,29 @@ def _zamba2(read: Fields, d_model: int) -> Draft:
     )
     n_heads = read.size("num_attention_heads", 32)
     if 2 * d_model % n_heads:
-        raise BadInput(f"{n_heads} heads do not divide twice hidden_size {d_model}: change num_attention_heads.")
-    head_dim = 2 * d_model // n_heads
+        read.contradict(
+            ("num_attention_heads", "hidden_size"),
+            f"{n_heads} heads do not divide twice hidden_size {d_model}: change num_attention_heads.",
+        )
+    head_dim = max(1, 2 * d_model // n_heads)
     read.must("attention_head_dim", head_dim)
     read.must("head_dim", head_dim)
     read.must("attention_hidden_size", 2 * d_model)
-    read.must("mamba_headdim", inner // heads)
-    n_kv_heads = read.maybe("num_key_value_heads") or n_heads
-    attention = Attention(d_model, n_heads, n_kv_heads, head_dim, head_dim, d_in=2 * d_model)
-    mlp = Mlp(d_model, read.maybe("intermediate_size") or 4 * d_model, bias=bias)
+    read.must("mamba_headdim", mamba_width)
+    n_kv_heads = read_kv_heads(read, n_heads)
+    attention = read.build(
+        ATTENTION_FIELDS, Attention, d_model, n_heads, n_kv_heads, head_dim, head_dim, d_in=2 * d_model
+    )
+    ff = read.maybe("intermediate_size")
+    read.default("intermediate_size", 4 * d_model)
+    mlp = read.build(("intermediate_size",), Mlp, d_model, 4 * d_model if ff is None else ff, bias=bias)
     adapters = read.flag("use_shared_attention_adapter")
     if adapters and n_kv_heads != n_heads:
-        raise BadInput("adapters on attention need as many key heads as query heads, as Zamba2 has: make them equal.")
-    shared = SharedBlock(attention, mlp, read.size("adapter_rank", 128), adapters)
+        read.contradict(
+            ("use_shared_attention_adapter", "num_key_value_heads", "num_attention_heads"),
+            "adapters on attention need as many key heads as query heads, as Zamba2 has: make them equal.",
+        )
+    shared = read.build(("adapter_rank",), SharedBlock, attention, mlp, read.size("adapter_rank", 128), adapters)
     n_blocks = read.size("num_mem_blocks", 1)
     words = {"linear_attention": "M", "mamba": "M", "hybrid": "Z"}
     letters = read.layer_types(read.first("layers_block_type", "layer_types"), depth, words, None)
@@ -380,7 +329,6 @@ TYPES: dict[str, Callable[[Fields, int], Draft]] = {
     "bamba": _bamba,
     "zamba2": _zamba2,
     "falcon_h1": _falcon_h1,
-    "nemotron_h": _nemotron_h,
     "granitemoehybrid": _granite,
 }
 """Maps a model type to the function that reads it."""

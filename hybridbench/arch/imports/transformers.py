@@ -44,10 +44,14 @@ def _mistral(read: Fields, d_model: int) -> Draft:
     block: Block = read_mlp(read, d_model)
     if read.model_type == "mixtral":
         assert isinstance(block, Mlp)
-        experts = read.size("num_local_experts", 8)
-        block = Moe(d_model, block.d_ff, experts, read.size("num_experts_per_tok", 2))
+        name = read.first("num_local_experts", "num_experts")
+        experts, top_k = read.size(name, 8), read.size("num_experts_per_tok", 2)
+        block = read.build((name, "num_experts_per_tok"), Moe, d_model, block.d_ff, experts, top_k)
     tied = read_tied(read)
-    read.finish()
+    for bias in ("attention_bias", "mlp_bias", "lm_head_bias"):  # Phi's files have them, and no class reads them
+        read.must(bias, False)
+    read.must("full_attn_mod", 1)
+    read.finish(("interpolate_factor",))
     return Draft(with_mlps(mixers, block), tied)
 
 
@@ -77,11 +81,12 @@ def _qwen(read: Fields, d_model: int) -> Draft:
     if newer:
         kv_heads, head_dim = (4, None) if sparse else (32, 128)
         bias = read.flag("attention_bias")
-        attention = read_attention(read, d_model, kv_heads=kv_heads, head_dim=head_dim, bias=bias, qk_norm="head")
+        variants = {"bias": bias, "null_kv_heads": not sparse}
+        attention = read_attention(read, d_model, kv_heads=kv_heads, head_dim=head_dim, qk_norm="head", **variants)
     else:
         bias = read.flag("qkv_bias", True) if sparse else True
         kv_heads = 16 if sparse else 32
-        attention = read_attention(read, d_model, kv_heads=kv_heads, qkv_bias=bias)
+        attention = read_attention(read, d_model, kv_heads=kv_heads, null_kv_heads=not sparse, qkv_bias=bias)
     if newer and sparse:
         mixers = by_window(["S"] * depth, attention, _qwen_window(read))
         read.value("max_window_layers")

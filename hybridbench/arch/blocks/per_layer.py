@@ -1,0 +1,74 @@
+"""per_layer: Gemma's per-layer embeddings: each layer adds a vector of the token that only this layer has.
+
+``out(gelu(gate(x)) * e)``, where e is the layer's own row of ``width`` numbers for the token, from a table of its own,
+plus a projection of the token's embedding. Tables and projections of all layers stand in one matrix each; here each
+layer has its slice. The table is looked up, not multiplied: a decode step reads one row per sequence.
+
+Source: transformers' Gemma 3n and Gemma 4 classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from typing_extensions import override
+
+from hybridbench.arch.block import Block, Convention, Flops, Storage, check_sizes, refuse_paper
+
+
+@dataclass(frozen=True, slots=True)
+class PerLayerInput(Block):
+    """One layer's embeddings: ``rows`` of ``width`` numbers, and three projections between d_model and ``width``."""
+
+    kind: ClassVar[str] = "per_layer_input"
+    feed_forward: ClassVar[bool] = True
+
+    d_model: int
+    width: int
+    rows: int
+
+    def __post_init__(self) -> None:
+        check_sizes(self, "d_model", "width", "rows")
+
+    @property
+    def _matmul_params(self) -> int:
+        return 3 * self.d_model * self.width
+
+    @override
+    def norm_params(self, width: int) -> int:
+        """0: its one norm, after it, is among its parameters."""
+        return 0
+
+    @override
+    def shared_params(self, convention: Convention = Convention.EXACT) -> int:
+        """The norm of the projected embedding, which all layers share."""
+        return self.width
+
+    @override
+    def embedding_params(self) -> int:
+        return self.rows * self.width
+
+    @override
+    def params(self, convention: Convention = Convention.EXACT) -> int:
+        refuse_paper(convention, "per-layer embeddings")
+        return self._matmul_params + self.embedding_params() + self.d_model + self.width
+
+    @override
+    def products(self, convention: Convention = Convention.EXACT, sequence: bool = True) -> dict[str, int]:
+        refuse_paper(convention, "per-layer embeddings")
+        return {"per-layer embeddings": 2 * self._matmul_params}
+
+    @override
+    def prefill_flops(self, tokens: int, convention: Convention = Convention.EXACT) -> Flops:
+        return Flops(matmul=sum(self.products(convention).values()) * tokens)
+
+    @override
+    def decode_flops(self, context: int, convention: Convention = Convention.EXACT) -> Flops:
+        return self.prefill_flops(1, convention)
+
+    @override
+    def weight_traffic(self, batch: int, storage: Storage) -> int:
+        """All projections and norms, and of the table one row per sequence."""
+        table = batch * self.width - self.embedding_params()
+        return (self.params() + table) * storage.weight_bytes
