@@ -131,6 +131,10 @@ COMMANDS = [
 ]
 
 
+def test_every_command_has_a_task() -> None:
+    assert [command for _, command in table("to find out")] == list(main.commands)
+
+
 def command_named(name: str) -> click.Command:
     command = main.commands.get(name)
     assert command is not None, f"there is no command {name}"

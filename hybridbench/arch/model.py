@@ -35,6 +35,12 @@ from hybridbench.errors import BadInput
 
 Kind = TypeVar("Kind")
 
+CUSTOM = "custom"
+"""The ``arch`` of a typed pattern."""
+
+LONGEST_NAME = 26
+"""Characters of a pattern that a table shows in full."""
+
 NAMED = ("published", "config")
 """Used in place of a scale for models with their own names."""
 
@@ -113,12 +119,15 @@ class ModelSpec:
     def label(self) -> str:
         """Short name for tables: the family, the count of its blocks where it mixes two kinds, and what is not the
         family's default: fusion, window, sinks, experts.
+
+        A typed pattern is its own name. A long one is shown as its repeated part, or cut, with the count of its blocks.
         """
         kinds = Counter(symbol.rstrip("'") for symbol in self.layers if not self.blocks[symbol].feed_forward)
         ranks = {symbol.rstrip("'"): self.rank(symbol) for symbol in self.counts}
         order = sorted(kinds, key=lambda symbol: (*ranks[symbol], symbol))
         counts = ["+".join(str(kinds[symbol]) for symbol in order)] if len(kinds) > 1 else []
-        return " ".join([self.arch, *counts, *self._departures()])
+        names = [self.arch, *counts] if self.arch != CUSTOM else _pattern_name(self.pattern, counts)
+        return " ".join([*names, *self._departures()])
 
     def rank(self, symbol: str) -> tuple[bool, bool]:
         """The order of the kinds a model mixes: parallel blocks, then those that see every token, then the rest."""
@@ -163,6 +172,20 @@ class ModelSpec:
         """
         blocks = {symbol: block_from_dict(block) for symbol, block in body["blocks"].items()}
         return cls(**{**body, "blocks": blocks})
+
+
+def _pattern_name(pattern: str, counts: list[str]) -> list[str]:
+    """A pattern, shortened if it is too long for a table.
+
+    >>> _pattern_name("M-M-M-*-" * 4, ["4+12"]), _pattern_name("*-" + "M-" * 20, ["1+20"])
+    (['M-M-M-*-', 'x4'], ['*-M-M-M-M-M-M-M-M-M-M-M-M-…', '1+20'])
+    """
+    if len(pattern) <= LONGEST_NAME:
+        return [pattern]
+    period = (pattern * 2).find(pattern, 1)
+    if period <= LONGEST_NAME:
+        return [pattern[:period], f"x{len(pattern) // period}"]
+    return [pattern[:LONGEST_NAME] + "…", *counts]
 
 
 def block_from_dict(body: dict[str, Any]) -> Block:

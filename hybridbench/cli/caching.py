@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 @model_options()
 @given_options
 @listed("--cache-layout", "layouts", default="ours", show_default=True,
-        help=f"{', '.join(LAYOUTS)}; lists too, or all that have a model's mixers.")  # fmt: skip
+        help=f"With commas, or all that have a model's mixers: {', '.join(LAYOUTS)}.")  # fmt: skip
 @click.option("--page-size", type=int, help="Tokens of an attention page in serving.  [16; sglang 1, llama.cpp 256]")
 @click.option("--no-align", is_flag=True, help="States in memory of their own, not in pages as large as attention's.")
 @dtype_options

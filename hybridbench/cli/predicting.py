@@ -16,11 +16,11 @@ from hybridbench.arch.families import MAMBA2
 from hybridbench.arch.imports.huggingface import read_config
 from hybridbench.arch.model import Cost, ModelSpec, layer_costs
 from hybridbench.arch.model import cost as cost_of
-from hybridbench.arch.presets import preset_spec
+from hybridbench.arch.presets import PRESETS, preset_spec
 from hybridbench.arch.stored import Asked
 from hybridbench.cli.options import dtype_options, given_options, match_options, matching, model_options, out_options
 from hybridbench.cli.output import Plain
-from hybridbench.cli.typed import Command
+from hybridbench.cli.typed import Command, listed
 from hybridbench.errors import BadInput, unknown_name
 from hybridbench.report.render.page import own_page
 from hybridbench.suite.models import ALL_ARCHS, model_specs
@@ -40,7 +40,7 @@ def chosen_specs(
         BadInput: an unknown model, a config that cannot be read, or an option that only families have.
     """
     if models is None and not configs:
-        return model_specs(arch=arch, scale="1b" if scale is None else scale, **options)
+        return model_specs(arch=arch, scale="1b" if scale is None else scale, every_ratio=True, **options)
     given = {"arch": None if arch == ALL_ARCHS else arch, "scale": scale, **options}
     for name, value in given.items():
         if value not in (None, False) and (name, value) not in (("recipe", "paper"), ("mixer", MAMBA2)):
@@ -49,8 +49,9 @@ def chosen_specs(
     names = [] if models is None else [part.strip() for part in models.split(",")]
     if not all(names):
         raise BadInput(f"model '{models}' has an empty part: write names with single commas between them.")
-    found = [preset_spec(name) for name in dict.fromkeys(name.lower() for name in names)]
-    return found + _configs(configs)
+    listed = [known for name in names for known in (PRESETS if name.lower() == "all" else (name.lower(),))]
+    found = [preset_spec(name) for name in dict.fromkeys(listed)]
+    return found + configured(configs)
 
 
 def file_notes(specs: Sequence[ModelSpec]) -> list[str]:
@@ -58,7 +59,7 @@ def file_notes(specs: Sequence[ModelSpec]) -> list[str]:
     return list(dict.fromkeys(f"{spec.label}: {note}" for spec in specs for note in spec.notes))
 
 
-def _configs(paths: Sequence[Path]) -> list[ModelSpec]:
+def configured(paths: Sequence[Path]) -> list[ModelSpec]:
     """The models of config.json files, named after their model type, and after their file if two share a type."""
     found = [(path, read_config(path)) for path in dict.fromkeys(paths)]
     types = [spec.arch for _, spec in found]
@@ -68,16 +69,20 @@ def _configs(paths: Sequence[Path]) -> list[ModelSpec]:
 def predict(
     specs: list[ModelSpec], contexts: tuple[int, ...], batches: tuple[int, ...], convention: str, asked: Asked
 ) -> Rows:
-    """Every model at every context and batch in a convention.
+    """Every model at every context and batch in each of a list of conventions, with commas.
 
     Raises:
-        BadInput: an unknown convention.
+        BadInput: an unknown convention, or an empty part of the list.
     """
-    if convention not in list(Convention):
-        raise unknown_name("convention", convention, [known.value for known in Convention])
+    names = list(dict.fromkeys(part.strip() for part in convention.split(",")))
+    for name in names:
+        if name not in list(Convention):
+            raise unknown_name("convention", name, [known.value for known in Convention])
+    units.check_rows(specs, contexts, batches, names)
     return [
-        (spec, cost_of(spec, context, batch, Convention(convention), asked.dtypes(spec.stored).storage))
+        (spec, cost_of(spec, context, batch, Convention(name), asked.dtypes(spec.stored).storage))
         for spec in specs
+        for name in names
         for batch in batches
         for context in contexts
     ]
@@ -106,7 +111,7 @@ def as_document(rows: Rows, asked: Asked) -> dict[str, Any]:
 @click.command(cls=Command, short_help="What each model must cost, without running it.")
 @model_options()
 @given_options
-@click.option("--convention", default="exact", show_default=True, help="exact, paper (arXiv 2510.04800) or hardware.")
+@listed("--convention", default="exact", show_default=True, help="With commas: exact, paper, hardware.")
 @dtype_options
 @match_options
 @click.option("--layers", "per_layer", is_flag=True, help="Show every layer of each model too.")
@@ -145,7 +150,6 @@ def cost(
     contexts = units.parse_range("8k" if ctx is None else ctx, "context")
     batches = units.parse_range("1" if batch is None else batch, "batch")
     specs, notes = matching(specs, match, to, by, tolerance, scale, contexts, batches, asked)
-    units.check_rows(specs, contexts, batches)
     rows = predict(specs, contexts, batches, convention, asked)
     from hybridbench.report.predicted import build_cost
 
@@ -163,9 +167,9 @@ def cost(
     else:
         _show(replace(report.table, remarks=[*report.table.remarks, *notes]), rows, per_layer, asked)
     if out is not None:
-        from hybridbench.report.render.folder import write_cost
+        from hybridbench.report.render.folder import write_predicted
 
-        files = write_cost(report, out)
+        files = write_predicted(report, out)
         Plain(stderr=as_json).print(f"Tables and charts: {files.page.parent}", soft_wrap=True)
 
 

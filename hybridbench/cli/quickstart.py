@@ -67,7 +67,7 @@ def quickstart(as_json: bool, out: Path | None) -> None:
     if as_json:
         return
     from hybridbench.report.predicted import build_cost
-    from hybridbench.report.render.folder import write_cost
+    from hybridbench.report.render.folder import write_predicted
     from hybridbench.report.render.terminal import print_table
 
     console = Plain()
@@ -77,7 +77,7 @@ def quickstart(as_json: bool, out: Path | None) -> None:
     predicted = build_cost(rows, [asked.dtypes(spec.stored) for spec, _ in rows])
     console.print(Text.assemble("\n", ("Predicted at 1B, bfloat16", "bold"), " (nothing was run for this table)"))
     print_table(predicted.table, console)
-    written = write_cost(predicted, folder / "predicted-1b")
+    written = write_predicted(predicted, folder / "predicted-1b")
     scale = "1b" if gpus else "tiny"
     console.print(
         f"""Records    {folder}

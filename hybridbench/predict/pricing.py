@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hybridbench.arch.model import ModelSpec
+from hybridbench.arch.block import CacheBytes
+from hybridbench.arch.model import ModelSpec, cache_bytes, weight_bytes
 from hybridbench.arch.stored import Dtypes
 from hybridbench.errors import BadInput
 from hybridbench.machine import Peak
@@ -48,7 +49,8 @@ class Price:
     """One workload of one model on one GPU. Seconds, joules and bytes are of a whole step unless the name says token.
 
     ``step_s``, ``step_tokens_per_s`` and ``energy_per_token_j`` are predictions from a measured efficiency; without one
-    they are None. ``peak_bytes`` is None for a model without a memory formula.
+    they are None. ``peak_bytes`` is None for a model without a memory formula. Caches are those of the whole batch;
+    ``state_bytes`` are SSM and conv states together.
     """
 
     spec: ModelSpec
@@ -61,6 +63,9 @@ class Price:
     bound: Bound
     floor_tokens_per_s: float
     energy_at_tdp_j: float
+    weight_bytes: int
+    kv_cache_bytes: int
+    state_bytes: int
     peak_bytes: int | None
     fits: bool | None
     efficiency: Efficiency | None
@@ -91,6 +96,7 @@ def price(
         peak_bytes: int | None = footprint(spec, workload, storage).total
     except BadInput:
         peak_bytes = None
+    cache = CacheBytes(0, 0, 0) if workload.row.trains else cache_bytes(spec, workload.context, storage)
     step_s = None if efficiency is None else least_s / efficiency.floor_frac
     drawn = None if efficiency is None else efficiency.power_frac
     return Price(
@@ -104,6 +110,9 @@ def price(
         bound=bound(work, peak, gpu.memory_bytes_per_s),
         floor_tokens_per_s=tokens / least_s,
         energy_at_tdp_j=gpu.tdp_w * least_s / tokens,
+        weight_bytes=weight_bytes(spec, storage),
+        kv_cache_bytes=workload.batch * cache.kv,
+        state_bytes=workload.batch * (cache.ssm + cache.conv),
         peak_bytes=peak_bytes,
         fits=None if peak_bytes is None else fits(peak_bytes, gpu),
         efficiency=efficiency,

@@ -10,15 +10,7 @@ from hybridbench.arch.block import CacheBytes
 from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.stored import Dtypes
 from hybridbench.predict.layouts import Paged
-from hybridbench.report.columns import (
-    ColumnOf,
-    by_words,
-    model_fields,
-    names_of,
-    said,
-    sized,
-    table_of,
-)
+from hybridbench.report.columns import ColumnOf, by_words, model_fields, names_of, said, sized, table_of
 from hybridbench.report.display import unit_for
 from hybridbench.report.table import NO_VALUE, Cell, Column, Table
 from hybridbench.units import format_bytes, format_tokens
@@ -72,7 +64,7 @@ def cache_table(rows: Sequence[CacheLine]) -> Table:
     alike = all(one.dtypes == other.dtypes for one in rows for other in rows if one.layout == other.layout)
     stored = by_words([row.layout for row in rows] if alike else names, [row.dtypes.of_caches for row in rows])
     title = f"cache of a batch of {batches}, {', '.join(scales)}, in {unit.label}; {stored}"
-    table = table_of(title, columns)
+    table = table_of(title, columns, specs)
     for row in rows:
         last, padding = row.batch * row.pages.last_pages, row.batch * row.pages.padding
         if last or padding:

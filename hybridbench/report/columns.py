@@ -10,6 +10,7 @@ from hybridbench.arch.stored import Dtypes
 from hybridbench.report.display import unit_for
 from hybridbench.report.groups import series_names
 from hybridbench.report.table import NO_VALUE, Cell, Column, Table
+from hybridbench.suite.models import same_stacks
 
 ColumnOf = tuple[Column, list[Cell]]
 """A column and its cells, one per row."""
@@ -27,11 +28,13 @@ def said(key: str, heading: str, words: Sequence[str], numeric: bool = False) ->
     return Column(key, heading, numeric=numeric), [Cell(word, word) for word in words]
 
 
-def table_of(title: str, columns: Iterable[ColumnOf]) -> Table:
-    """A table of columns of equal length."""
+def table_of(title: str, columns: Iterable[ColumnOf], specs: Sequence[ModelSpec] = ()) -> Table:
+    """A table of columns. It says which ratios of ``specs`` make the same stack."""
     made = list(columns)
     table = Table(title, [column for column, _ in made])
     table.rows = [list(row) for row in zip(*(cells for _, cells in made), strict=True)]
+    for sentence in same_stacks(specs):
+        table.remark(sentence)
     return table
 
 

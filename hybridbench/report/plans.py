@@ -1,4 +1,4 @@
-"""plans: predictions for a GPU as tables: prices, fits and crossovers."""
+"""plans: predictions for a GPU as tables: fits and crossovers."""
 
 from __future__ import annotations
 
@@ -9,114 +9,13 @@ from typing import Any
 from hybridbench.arch.model import ModelSpec
 from hybridbench.predict.crossover import Search, Stretch
 from hybridbench.predict.fit import Fit
-from hybridbench.predict.pricing import Price
-from hybridbench.report.columns import (
-    ColumnOf,
-    dtype_words,
-    model_fields,
-    names_of,
-    said,
-    sized,
-    table_of,
-)
-from hybridbench.report.display import ShownUnit, unit_for
+from hybridbench.report.columns import ColumnOf, dtype_words, model_fields, names_of, said, table_of
+from hybridbench.report.display import unit_for
 from hybridbench.report.table import NO_VALUE, Cell, Column, Table
 from hybridbench.searches import Verified
 from hybridbench.units import format_bytes, format_seconds, format_tokens
 
 ANY = "any"
-
-
-def price_table(prices: Sequence[Price], measured: bool) -> Table:
-    """Predicted prices: the floor and, if ``measured``, the step at a measured efficiency."""
-    work = prices[0].workload
-    specs = [price.spec for price in prices]
-    scales = dict.fromkeys(spec.scale for spec in specs)
-    shared = [*(price.floor_s for price in prices), *(price.step_s for price in prices if price.step_s)]
-    step = unit_for(shared, "s")
-    rate = unit_for([price.floor_tokens_per_s for price in prices], "tokens/s")
-
-    def shown(key: str, heading: str, shown_in: ShownUnit, numbers: Sequence[float | None]) -> ColumnOf:
-        cells = [Cell(NO_VALUE if number is None else shown_in.show(number), number) for number in numbers]
-        return Column(key, shown_in.heading(heading)), cells
-
-    columns = [
-        said("model", "model", names_of(specs)),
-        said("gpu", "GPU", [price.gpu.name for price in prices]),
-        said("context", "ctx", [format_tokens(price.workload.context) for price in prices], numeric=True),
-        said("batch", "batch", [str(price.workload.batch) for price in prices], numeric=True),
-        said("bound", "bound by", [price.bound for price in prices]),
-        shown("floor_s", "floor", step, [price.floor_s for price in prices]),
-        shown("floor_tokens_per_s", "at most", rate, [price.floor_tokens_per_s for price in prices]),
-        sized("energy_at_tdp_j", "a token at TDP", "J", [price.energy_at_tdp_j for price in prices]),
-    ]
-    if measured:
-        shares = [price.efficiency.floor_frac if price.efficiency else None for price in prices]
-        columns += [
-            sized("floor_frac", "of floor", "frac", shares),
-            shown("step_s", "predicted step", step, [price.step_s for price in prices]),
-            shown("step_tokens_per_s", "predicted", rate, [price.step_tokens_per_s for price in prices]),
-            sized("energy_per_token_j", "a token", "J", [price.energy_per_token_j for price in prices]),
-        ]
-    fits = {True: "yes", False: "no", None: "unknown"}
-    columns += [
-        sized("peak_bytes", "peak", "B", [price.peak_bytes for price in prices]),
-        said("fits", "fits", [fits[price.fits] for price in prices]),
-    ]
-    stored = dtype_words(specs, [price.dtypes for price in prices])
-    table = table_of(f"predicted, nothing was run: {work.kind}, {', '.join(scales)}; {stored}", columns)
-    beyond = [price.efficiency.beyond if price.efficiency else "" for price in prices]
-    if any(beyond):
-        place = next(index for index, column in enumerate(table.columns) if column.key == "floor_frac") + 1
-        table.columns.insert(place, Column("beyond", "beyond records in", numeric=False))
-        for row, words in zip(table.rows, beyond, strict=True):
-            row.insert(place, Cell(words or NO_VALUE, words))
-    table.remark(
-        "floor: max(model FLOPs / dense peak, must-move bytes / bandwidth), by the datasheet; at TDP: the board power "
-        "limit times the floor's time, no floor of energy"
-    )
-    if any(price.dtypes.quantised for price in prices):
-        table.remark(
-            "quantised weights: arithmetic at the peak of the activations' dtype; kernels that multiply in fewer bits "
-            "may be faster"
-        )
-    for price in prices:
-        if price.efficiency is not None:
-            table.remark(f"measured share of the datasheet's floor: {price.efficiency.about}")
-        elif measured:
-            table.remark(
-                f"no record of {price.workload.kind} of {price.spec.label} in {price.dtypes.to_dict()['weight_dtype']}"
-            )
-    return table
-
-
-def price_row(price: Price) -> dict[str, Any]:
-    """One price as plain values."""
-    return {
-        **model_fields(price.spec),
-        "prediction": True,
-        "gpu": price.gpu.name,
-        "workload": price.workload.kind,
-        "context": price.workload.context,
-        "batch": price.workload.batch,
-        **price.dtypes.to_dict(),
-        "model_flops": price.flops,
-        "must_move_bytes": price.moved_bytes,
-        "bound": price.bound,
-        "floor_s": price.floor_s,
-        "floor_tokens_per_s": price.floor_tokens_per_s,
-        "energy_at_tdp_j": price.energy_at_tdp_j,
-        "floor_frac": price.efficiency.floor_frac if price.efficiency else None,
-        "efficiency_of": price.efficiency.about if price.efficiency else None,
-        "efficiency_beyond": price.efficiency.beyond if price.efficiency else None,
-        "step_s": price.step_s,
-        "step_tokens_per_s": price.step_tokens_per_s,
-        "energy_per_token_j": price.energy_per_token_j,
-        "peak_bytes": price.peak_bytes,
-        "fits": price.fits,
-        "source": price.gpu.source,
-    }
-
 
 _PARTS = ("weights", "gradients", "optimizer", "activations", "head", "cache", "workspace")
 
@@ -152,9 +51,8 @@ def fit_table(fits: Sequence[Fit], verified: Sequence[Verified | None]) -> Table
     ]
     solved, stored = fits[0].solved, dtype_words(specs, [fit.dtypes for fit in fits])
     title = f"largest {solved} that fits" if solved else "whether it fits"
-    table = table_of(
-        f"predicted: {title}, {fits[0].workload.kind}, {', '.join(scales)}, in {unit.label}; {stored}", columns
-    )
+    about = f"{fits[0].workload.kind}, {', '.join(scales)}, in {unit.label}"
+    table = table_of(f"predicted: {title}, {about}; {stored}", columns, specs)
     for fit in fits:
         if fit.solved and not fit.fits:
             table.remark(
