@@ -18,6 +18,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from hybridbench.text import LONG, is_line, shown
+
 
 class HybridbenchError(Exception):
     """Base of all errors raised on purpose; its text is a sentence a person can act on."""
@@ -76,9 +78,10 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> BadInput:
     """
     names = list(known)
     by_lower = {known_name.lower(): known_name for known_name in names}
-    near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5) if len(name) <= LONG else []
     hint = f"did you mean '{by_lower[near[0]]}'? " if near else ""
-    return BadInput(f"unknown {kind} '{name}': {hint}Known: {', '.join(names)}.")
+    typed = f"'{name}'" if is_line(name) and len(name) <= LONG else shown(name)
+    return BadInput(f"unknown {kind} {typed}: {hint}Known: {', '.join(names)}.")
 
 
 def reason(exc: BaseException) -> str:

@@ -25,6 +25,7 @@ from hybridbench.cli.options import (
 )
 from hybridbench.cli.output import Plain
 from hybridbench.cli.predicting import chosen_specs
+from hybridbench.cli.stored import stored_records
 from hybridbench.cli.typed import Command, listed
 from hybridbench.errors import BadInput, unknown_name
 from hybridbench.machine import PEAKS, Peak, find_gpu, find_gpus, find_peak, visible_gpus
@@ -104,7 +105,7 @@ def price(
     storage = Storage.of(dtype, state_dtype)
     specs, notes = matching(specs, match, to, by, tolerance, scale, contexts, batches, storage)
     units.check_rows(specs, contexts, batches, gpus)
-    known = _records(records)
+    known = stored_records(records) if records else []
     prices = []
     for spec in specs:
         for count in batches:
@@ -119,15 +120,6 @@ def price(
     for sentence in notes:
         table.remark(sentence)
     print_table(table, Plain())
-
-
-def _records(paths: tuple[Path, ...]) -> list[Any]:
-    if not paths:
-        return []
-    from hybridbench.store import load, newest
-
-    console = Plain(stderr=True, soft_wrap=True)
-    return newest(load(list(paths), lambda text: console.print(text)))
 
 
 @click.command(cls=Command, short_help="The largest batch or context that fits a GPU.")

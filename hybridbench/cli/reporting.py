@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from hybridbench.cli.options import GIVEN_PATH, out_options
-from hybridbench.cli.output import Plain
+from hybridbench.cli.stored import stored_records
 from hybridbench.cli.typed import Command
 
 
@@ -17,13 +17,12 @@ from hybridbench.cli.typed import Command
 def report(results: tuple[Path, ...], as_json: bool, out: Path | None) -> None:
     """Make tables and charts from stored records. RESULTS are folders or .jsonl files; several are merged.
 
-    If a case was measured more than once on a machine, the newest record is shown. Without -o the report goes into the
+    If a case was measured more than once on a machine, the newest record is shown. What is damaged is named and left
+    out, and the exit code is 2. Without -o the report goes into the
     folder ``report`` beside the first of RESULTS.
     """
     from hybridbench.cli.rendering import render
-    from hybridbench.store import load, newest
 
-    warnings = Plain(stderr=True, soft_wrap=True)
-    records = newest(load(results, lambda text: warnings.print(f"warning: {text}", style="yellow")))
+    records = stored_records(results)
     first = results[0]
     render(records, out or (first if first.is_dir() else first.parent) / "report", as_json=as_json)

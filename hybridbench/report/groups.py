@@ -155,7 +155,7 @@ def backends_text(execution: Execution) -> str:
 
 def _group(conditions: dict[str, str], axis: str, records: list[Record]) -> Group:
     cells: list[tuple[ModelSpec, dict[int, Record]]] = []
-    for record in sorted(records, key=lambda record: record.started_at):
+    for record in sorted(records, key=lambda record: record.started):
         places = next((places for model, places in cells if model == record.case.model), None)
         if places is None:
             places = {}

@@ -1,0 +1,38 @@
+"""stored: records that a command reads, with a sentence about what is damaged among them.
+
+The rest is used, and the command ends with exit code 2 once it has shown it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from hybridbench.cli.output import Plain
+from hybridbench.record import Record
+
+_DAMAGED = "hybridbench.damaged"
+
+
+def stored_records(paths: Sequence[Path]) -> list[Record]:
+    """The latest record of every case and machine in files and folders.
+
+    Raises:
+        BadResults: none of them holds a record.
+    """
+    from hybridbench.store import load, newest
+
+    told = Plain(stderr=True, soft_wrap=True)
+
+    def damaged(sentence: str) -> None:
+        told.print(f"error: {sentence}", style="red")
+        click.get_current_context().meta[_DAMAGED] = True
+
+    return newest(load(paths, lambda text: told.print(f"warning: {text}", style="yellow"), damaged))
+
+
+def some_were_damaged(ctx: click.Context) -> bool:
+    """Whether ``stored_records`` left anything out."""
+    return bool(ctx.meta.get(_DAMAGED))
