@@ -188,7 +188,9 @@ def fit(
     specs = chosen_specs(models, configs, arch=arch, scale=scale, **options)
     storage = Storage.of(dtype, state_dtype)
     specs, notes = matching(specs, match, to, by, tolerance, scale, contexts or (8192,), batches or (1,), storage)
-    units.check_rows(specs, gpus, contexts or (None,), batches or (None,))
+    units.check_rows(
+        specs, gpus, contexts or (None,), batches or (None,), most=500
+    )  # a row tries many sizes, in some 40 ms
     fits = [
         largest_fit(spec, one, workload, storage, context=context, batch=count, checkpoint=checkpoint)
         for spec in specs
@@ -465,7 +467,7 @@ def cache(
     contexts = units.parse_range("8k" if ctx is None else ctx, "context")
     batches = units.parse_range("1" if batch is None else batch, "batch")
     specs = chosen_specs(models, configs, arch=arch, scale=scale, **options)
-    units.check_rows(specs, stored, contexts, batches)
+    units.check_rows(specs, stored, contexts, batches, most=2_000)  # a row builds its caches, in some milliseconds
     rows = []
     for spec in specs:
         for layout, storage in stored.items():

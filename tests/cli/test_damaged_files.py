@@ -84,6 +84,7 @@ def edited(tmp_path: Path, *path: str, value: Any) -> Path:
         (("case", "workload", "context"), 2**63, "case.workload.context: 9223372036854775808"),
         (("case", "workload", "batch"), -1, "case.workload.batch: -1"),
         (("case", "execution"), None, "case.execution: expected the fields of Execution, not None|Execution"),
+        (("case", "execution", "dtype"), "../..", "unknown dtype '../..'"),
         (("environment", "packages"), {"a\x1b[2J": "1"}, "control characters"),
         (("observed", "memory", "weights_bytes"), -1, "observed.memory.weights_bytes: -1"),
         (("observed", "kernels"), ["a", 5], r"observed.kernels\[1\]: expected str, not 5"),

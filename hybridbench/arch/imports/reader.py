@@ -103,8 +103,8 @@ class Fields:
     def factor(self, name: str, of: int, default: float) -> int:
         """``of`` times the number in the field, rounded down as transformers does."""
         found = self.value(name, default)
-        if isinstance(found, bool) or not isinstance(found, int | float) or found <= 0:
-            raise BadInput(f"{name} is {found!r}: give a number above 0.")
+        if isinstance(found, bool) or not isinstance(found, int | float) or not 0 < found < 1e9:
+            raise BadInput(f"{name} is {found!r}: give a number above 0 and below a billion.")
         return int(found * of)
 
     def indices(self, name: str, count: int, default: Sequence[int] = ()) -> tuple[int, ...]:
