@@ -22,7 +22,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from hybridbench.errors import BadInput, BadResults
+from hybridbench.arch.block import DTYPE_BYTES
+from hybridbench.errors import BadInput, BadResults, unknown_name
 from hybridbench.files import Damaged, NotJson, from_json
 from hybridbench.plain import check_values, from_plain, to_plain
 from hybridbench.suite.case import Case
@@ -373,7 +374,15 @@ def _spelled_out(record: Record) -> Record:
 
 
 def _check_consistent(record: Record) -> None:
-    """Raise ValueError for a time that is none, a step that took no time, and an observation without samples."""
+    """Check what fields mean.
+
+    Raises:
+        ValueError: a time that is none, a step that took no time, or an observation without samples.
+        BadInput: an unknown dtype.
+    """
+    for dtype in (record.case.execution.dtype, record.case.execution.state_dtype):
+        if dtype is not None and dtype not in DTYPE_BYTES:
+            raise unknown_name("dtype", dtype, DTYPE_BYTES)
     try:
         record.started  # noqa: B018
     except ValueError as exc:

@@ -11,9 +11,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from hybridbench import units
-from hybridbench.arch.block import DTYPE_BYTES, Storage
+from hybridbench.arch.block import Storage
 from hybridbench.arch.model import ModelSpec
-from hybridbench.errors import unknown_name
 from hybridbench.plain import from_plain
 from hybridbench.suite.workloads import Workload
 
@@ -39,9 +38,6 @@ class Execution:
         seed: of weights and inputs.
         streams: CUDA streams a decode step's parallel branches run on: 1 (one after the other) or 2 (side by side).
         checkpoint: which activations a training step keeps: one of ``CHECKPOINTS``.
-
-    Raises:
-        BadInput: an unknown dtype.
     """
 
     device: str
@@ -52,11 +48,6 @@ class Execution:
     seed: int = 0
     streams: int = 1
     checkpoint: str = "none"
-
-    def __post_init__(self) -> None:
-        for name in (self.dtype, self.state_dtype):
-            if name is not None and name not in DTYPE_BYTES:
-                raise unknown_name("dtype", str(name), DTYPE_BYTES)
 
     @property
     def storage(self) -> Storage:
