@@ -14,7 +14,7 @@ from fuzzing import LONGEST_S, MOST_BYTES, fuzzed
 PROGRAM = Path(__file__).with_name("fuzzing.py")
 
 
-@pytest.mark.parametrize(("kind", "fewest"), [("commands", 30), ("configs", 30), ("records", 10)])
+@pytest.mark.parametrize(("kind", "fewest"), [("commands", 10), ("configs", 10), ("records", 3)])
 def test_no_traceback_no_hang_no_memory(kind: str, fewest: int) -> None:
     args = [sys.executable, str(PROGRAM), kind, "--seconds", "15", "--seed", "1"]
     done = subprocess.run(args, capture_output=True, text=True, timeout=200)
