@@ -1,6 +1,7 @@
 # make quickstart   make .venv, install, measure, write a report
 # make test         everything that can be checked without a GPU in five minutes
 # make test-all     that, and what takes longer: kernels in Triton's interpreter, compilation, workers that die
+# make fuzz         5,000 damaged command lines, configurations and suites, and records each: no traceback, hang or 2 GiB
 # make golden       the expected files of tests/golden written anew; read what changed before you commit it
 # make gpu-test     the tests that need a CUDA device, with the environment's own Python
 
@@ -8,7 +9,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test test-all lint types imports unit golden gpu-test clean
+.PHONY: quickstart test test-all lint types imports unit fuzz golden gpu-test clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/hybridbench quickstart
@@ -30,6 +31,11 @@ imports:
 
 unit:
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "not slow"
+
+fuzz: $(VENV)/installed-dev
+	for kind in commands configs records; do \
+		OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/fuzzing.py $$kind --count 5000 --seed 0 || exit 1; \
+	done
 
 golden: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/golden --rewrite-golden

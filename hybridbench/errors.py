@@ -19,6 +19,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from hybridbench.text import LONG, is_line, shown
+
 
 class HybridbenchError(Exception):
     """Base of all errors raised on purpose; its text is a sentence a person can act on."""
@@ -76,9 +78,10 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> BadInput:
     "unknown arch 'intr': did you mean 'intra'? Known: inter, intra, mamba."
     """
     names = list(known)
-    near = nearest_name(name, names)
+    near = nearest_name(name, names) if len(name) <= LONG else None
     hint = f"did you mean '{near}'? " if near else ""
-    return BadInput(f"unknown {kind} '{name}': {hint}Known: {', '.join(names)}.")
+    typed = f"'{name}'" if is_line(name) and len(name) <= LONG else shown(name)
+    return BadInput(f"unknown {kind} {typed}: {hint}Known: {', '.join(names)}.")
 
 
 _SYNONYMS = {"gpu": "cuda", "nvidia": "cuda", "half": "float16", "single": "float32", "double": "float64"}

@@ -18,17 +18,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import types
-import typing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, TypeVar
 
-from hybridbench.errors import BadInput, BadResults
+from hybridbench.arch.block import DTYPE_BYTES
+from hybridbench.errors import BadInput, BadResults, unknown_name
+from hybridbench.files import Damaged, NotJson, from_json
+from hybridbench.plain import check_values, from_plain, to_plain
 from hybridbench.suite.case import Case
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
+from hybridbench.text import printable, shown
 
 SCHEMA = 6
 
@@ -300,37 +299,94 @@ class Record:
         body = {"key": self.case.key, **{f.name: to_plain(getattr(self, f.name)) for f in dataclasses.fields(self)}}
         return json.dumps(body, separators=(",", ":"), allow_nan=False)
 
+    @property
+    def started(self) -> datetime:
+        """When the case began; a time without a zone is one of UTC.
+
+        Raises:
+            ValueError: ``started_at`` is no time.
+        """
+        time = datetime.fromisoformat(self.started_at)
+        return time if time.tzinfo else time.replace(tzinfo=UTC)
+
     @classmethod
     def from_json(cls, line: str) -> Record:
         """Read one line back.
 
+        What a program said (a message, a traceback, a counter's error) may hold anything; control characters in it are
+        spelled out.
+
         Raises:
-            BadResults: not JSON, not a record of ours, or from a newer schema.
+            BadResults: not JSON, not a record of ours, from a newer schema, or a field that cannot be right, which the
+                text names.
         """
         try:
-            body = json.loads(line)
-        except json.JSONDecodeError as exc:
-            raise BadResults(f"not a JSON line ({exc.msg} at column {exc.colno}): {line[:60]!r}") from exc
+            body = from_json(line)
+        except NotJson as exc:
+            raise BadResults(f"not a JSON line ({exc.problem} at column {exc.column}): {line[:60]!r}") from exc
+        except Damaged as exc:
+            raise BadResults(f"the line {exc}: it was damaged or edited.") from exc
         if not isinstance(body, dict) or "schema" not in body or "case" not in body:
             raise BadResults("the line is JSON but not a hybridbench record: it has no 'schema' and 'case'.")
-        if type(body["schema"]) is not int or not 1 <= body["schema"] <= SCHEMA:
-            raise BadResults(
-                f"the record has schema {body['schema']}, this hybridbench reads up to {SCHEMA}: upgrade hybridbench."
-            )
+        _check_schema(body["schema"])
         body.pop("key", None)
         try:
-            case = Case.from_dict(body.pop("case"))
-            for part in (case.workload, case.execution, case.sampling):
-                from_plain(type(part), dataclasses.asdict(part))  # Case.from_dict takes their fields as they come
-            record = from_plain(cls, {**body, "case": case})
-            _check_samples(record)
+            record = from_plain(cls, {**body, "case": _case(body.pop("case"))})
+            record = _spelled_out(record)
+            check_values(record)
+            _check_consistent(record)
             return record
-        except (KeyError, TypeError, ValueError, AttributeError, BadInput) as exc:
+        except KeyError as exc:
+            raise BadResults(f"the record lacks or misstates a field (it has no {exc}): it was cut or edited.") from exc
+        except (TypeError, ValueError, AttributeError, OverflowError, BadInput) as exc:
             raise BadResults(f"the record lacks or misstates a field ({exc}): it was cut or edited.") from exc
 
 
-def _check_samples(record: Record) -> None:
-    """Raise ValueError for a step that took no time, and for a case that is ok without samples."""
+def _check_schema(schema: object) -> None:
+    """Raise BadResults unless this version reads a schema."""
+    if type(schema) is not int or schema < 1:
+        raise BadResults(
+            f"the record has schema {shown(schema)}, where a whole number from 1 to {SCHEMA} is due: it was edited."
+        )
+    if schema > SCHEMA:
+        raise BadResults(f"the record has schema {schema}, this hybridbench reads up to {SCHEMA}: upgrade hybridbench.")
+
+
+def _case(body: object) -> Case:
+    """The case in a record.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError, BadInput: a field is missing, unknown or misstated.
+    """
+    if not isinstance(body, dict):
+        raise ValueError(f"case: expected a table, not {shown(body)}")
+    return Case.from_dict(body)
+
+
+def _spelled_out(record: Record) -> Record:
+    """A record whose free text can be shown."""
+    seen = record.observed
+    if seen is not None:
+        counts = [replace(one, error=one.error and printable(one.error)) for one in seen.counts]
+        seen = replace(seen, counts=counts)
+    message, traceback = (text and printable(text) for text in (record.message, record.traceback))
+    return replace(record, observed=seen, message=message, traceback=traceback)
+
+
+def _check_consistent(record: Record) -> None:
+    """Check what fields mean.
+
+    Raises:
+        ValueError: a time that is none, a step that took no time, or an observation without samples.
+        BadInput: an unknown dtype.
+    """
+    for dtype in (record.case.execution.dtype, record.case.execution.state_dtype):
+        if dtype is not None and dtype not in DTYPE_BYTES:
+            raise unknown_name("dtype", dtype, DTYPE_BYTES)
+    try:
+        record.started  # noqa: B018
+    except ValueError as exc:
+        raise ValueError(f"started_at is {shown(record.started_at)}, which is no time") from exc
     seen = record.observed
     if seen is None:
         return
@@ -339,80 +395,3 @@ def _check_samples(record: Record) -> None:
         raise ValueError("samples_ns holds a duration that is not above 0")
     if not any(samples):
         raise ValueError("samples_ns is empty")
-
-
-def to_plain(value: Any) -> Any:
-    """A dataclass tree as JSON-ready dicts, lists and scalars."""
-    if isinstance(value, Case):
-        return value.to_dict()
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, dict):
-        return {k: to_plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_plain(v) for v in value]
-    if isinstance(value, StrEnum):
-        return value.value
-    return value
-
-
-_T = TypeVar("_T", bound="DataclassInstance")
-
-
-def from_plain(cls: type[_T], body: dict[str, Any]) -> _T:
-    """A dataclass from the dict ``to_plain`` made of it.
-
-    Raises:
-        KeyError, TypeError, ValueError: a missing, unknown or ill-typed field.
-    """
-    if not isinstance(body, dict):
-        raise ValueError(f"expected the fields of {cls.__name__}, not {body!r}")
-    hints = typing.get_type_hints(cls)
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    unknown = set(body) - set(fields)
-    if unknown:
-        raise ValueError(f"unknown field {sorted(unknown)[0]!r}")
-    return cls(**{name: _typed(hints[name], value) for name, value in body.items()})
-
-
-def _typed(hint: Any, value: Any) -> Any:
-    """A plain value converted to a field's type.
-
-    Raises:
-        ValueError: the value does not fit the type.
-    """
-    origin = typing.get_origin(hint)
-    if origin in (typing.Union, types.UnionType):
-        options = [option for option in typing.get_args(hint) if option is not type(None)]
-        return None if value is None else _typed(options[0], value)
-    if origin is list:
-        return _typed_list(hint, value)
-    if origin is dict:
-        return _typed_dict(hint, value)
-    return _typed_scalar(hint, value) if isinstance(hint, type) else value
-
-
-def _typed_list(hint: Any, value: Any) -> list[Any]:
-    (inner,) = typing.get_args(hint)
-    if not isinstance(value, list):
-        raise ValueError(f"expected a list, not {value!r}")
-    return [_typed(inner, item) for item in value]
-
-
-def _typed_dict(hint: Any, value: Any) -> dict[Any, Any]:
-    of_key, of_value = typing.get_args(hint)
-    if not isinstance(value, dict):
-        raise ValueError(f"expected a table, not {value!r}")
-    return {_typed(of_key, key): _typed(of_value, item) for key, item in value.items()}
-
-
-def _typed_scalar(hint: type, value: Any) -> Any:
-    if isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool):
-        return value
-    if dataclasses.is_dataclass(hint):
-        return from_plain(hint, value)
-    if issubclass(hint, StrEnum):
-        return hint(value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    raise ValueError(f"expected {hint.__name__}, not {value!r}")

@@ -20,8 +20,9 @@ from typing import Any
 
 from hybridbench.errors import WorkerDied, portable
 from hybridbench.machine import thread_settings
+from hybridbench.plain import from_plain
 from hybridbench.processes import Answering, terminable
-from hybridbench.record import Caveat, Environment, Observed, Record, Status, from_plain
+from hybridbench.record import Caveat, Environment, Observed, Record, Status
 from hybridbench.store import RecordWriter
 from hybridbench.suite.case import Case
 

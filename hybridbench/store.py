@@ -11,16 +11,16 @@ the latest of each case and machine, which is what tables and charts show.
 
 from __future__ import annotations
 
-import codecs
-import json
 import os
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 
 from hybridbench.errors import BadInput, BadResults
+from hybridbench.files import Damaged, NotJson, decoded, from_json, read_lines
 from hybridbench.record import Record
 
 _FIRST_BYTES = b'{"key":"'
@@ -97,27 +97,42 @@ class RecordWriter:
         self.close()
 
 
-def load(paths: Sequence[Path], warn: Callable[[str], None]) -> list[Record]:
+def load(
+    paths: Sequence[Path], warn: Callable[[str], None], damaged: Callable[[str], None] | None = None
+) -> list[Record]:
     """The records of files and of all ``*.jsonl`` files below folders, the earliest first.
 
     Args:
         paths: files and folders; a file named twice is read once.
         warn: called with a sentence about every line or file that was passed over.
+        damaged: called with a sentence about the first line of each file that is not a record, and about a file that
+            cannot be read; the other records are used. If None, the first such sentence is raised.
 
     Raises:
-        BadResults: no file, only empty files, or a line that is not a record, with its place.
+        BadResults: no file, only empty or damaged files, or what ``damaged`` is not there to take.
     """
     records: dict[tuple[str, str], Record] = {}
     files = _files(paths)
+    wrong: list[str] = []
     for file in files:
-        for record in _read(file, warn):
+        found = _read(file, warn)
+        if found.damage is not None:
+            wrong.append(found.damage)
+            if damaged is None:
+                raise BadResults(found.damage)
+        for record in found.records:
             identity = (record.case.key, record.run_id)
-            if identity not in records or records[identity].started_at <= record.started_at:
+            if identity not in records or records[identity].started <= record.started:
                 records[identity] = record
+    if not records and len(wrong) == 1:
+        raise BadResults(wrong[0])
+    if damaged is not None:
+        for sentence in wrong:
+            damaged(sentence)
     if not records:
         what = f"{files[0]} holds no record" if len(files) == 1 else f"none of {len(files)} files holds a record"
         raise BadResults(f"{what}: the run ended before its first case was done; run it again.")
-    return sorted(records.values(), key=lambda record: record.started_at)
+    return sorted(records.values(), key=lambda record: record.started)
 
 
 def newest(records: Iterable[Record]) -> list[Record]:
@@ -125,7 +140,7 @@ def newest(records: Iterable[Record]) -> list[Record]:
     latest: dict[tuple[str, ...], Record] = {}
     for record in records:
         identity = (record.case.key, *machine_of(record))
-        if identity not in latest or latest[identity].started_at <= record.started_at:
+        if identity not in latest or latest[identity].started <= record.started:
             latest[identity] = record
     kept = {id(record) for record in latest.values()}
     return [record for record in records if id(record) in kept]
@@ -148,9 +163,13 @@ def recorded(folder: Path) -> dict[str, Record]:
     """
     if not _exists(folder):
         return {}
-    passed_over: list[str] = []
-    found = [record for file in _jsonl_below(folder) for record in _read(file, passed_over.append)]
-    return {record.case.key: record for record in sorted(found, key=lambda record: record.started_at)}
+    records: list[Record] = []
+    for file in _jsonl_below(folder):
+        found = _read(file, lambda _cut_short: None)
+        if found.damage is not None:
+            raise BadResults(found.damage)
+        records += found.records
+    return {record.case.key: record for record in sorted(records, key=lambda record: record.started)}
 
 
 def _files(paths: Sequence[Path]) -> list[Path]:
@@ -199,33 +218,78 @@ def _jsonl_below(folder: Path) -> list[Path]:
         raise BadResults(f"{exc.filename or folder} cannot be read ({exc.strerror}): name another folder.") from exc
 
 
-def _read(file: Path, warn: Callable[[str], None]) -> list[Record]:
+@dataclass
+class _Found:
+    """What a file holds: its records, and a sentence about the first line that is none, if any."""
+
+    records: list[Record] = field(default_factory=list)
+    damage: str | None = None
+
+
+_MOST_DAMAGED = 1000
+"""After so many damaged lines a file is not read on: it is none of ours."""
+
+
+def _read(file: Path, warn: Callable[[str], None]) -> _Found:
     """The records of one file.
 
-    The last line may be cut short: without its line feed, or with garbage that a crash of the machine left in it.
+    The last line may be cut short: without its line feed, with garbage that a crash of the machine left in it, or with
+    NUL bytes in place of its rest, which a power cut leaves.
     """
+    found, damaged, lines, empty = _Found(), 0, _numbered(file), True
     try:
-        content = file.read_bytes().removeprefix(codecs.BOM_UTF8)
-    except OSError as exc:
-        raise BadResults(f"{file} cannot be read ({exc.strerror}): check its permissions.") from exc
-    if not content.strip():
+        for number, line, is_last in lines:
+            if not line.strip(b"\0 \t\r") and (is_last or not line.strip()):
+                if b"\0" in line:
+                    warn(_cut(file, number))
+                    empty = False
+                continue
+            empty = False
+            if is_last and _was_cut(line):
+                warn(_cut(file, number))
+                continue
+            try:
+                found.records.append(_record(line))
+            except BadResults as exc:
+                damaged += 1
+                found.damage = found.damage or f"{file}:{number}: {exc}"
+                if damaged == _MOST_DAMAGED:
+                    break
+    except Damaged as exc:
+        found.damage = found.damage or f"{file} {exc}."
+        return found
+    if found.damage is not None:
+        others = f" {damaged - 1:,} more lines of the file are none either." if damaged > 1 else ""
+        found.damage += f"{others} Delete the line{'s' * (damaged > 1)}, or name the other files."
+    if empty:
         warn(f"{file} is empty: its run ended before the first case was done.")
-        return []
-    lines = content.removesuffix(b"\n").split(b"\n")
-    records = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        if number == len(lines) and _was_cut(line):
-            warn(f"{file}: line {number}, the last, was cut short and is left out: its case has to run again.")
-            continue
-        try:
-            records.append(Record.from_json(line.decode("utf-8")))
-        except UnicodeDecodeError as exc:
-            raise BadResults(f"{file}:{number}: the line is not text: this is not a results file.") from exc
-        except BadResults as exc:
-            raise BadResults(f"{file}:{number}: {exc} Delete the line, or name the other files.") from exc
-    return records
+    return found
+
+
+def _cut(file: Path, number: int) -> str:
+    return f"{file}: line {number}, the last, was cut short and is left out: its case has to run again."
+
+
+def _numbered(file: Path) -> Iterator[tuple[int, bytes, bool]]:
+    """The lines of a file with their numbers from 1, and whether each is the last.
+
+    Raises:
+        Damaged: the file cannot be read.
+    """
+    held: tuple[int, bytes] | None = None
+    for number, line in enumerate(read_lines(file), start=1):
+        if held is not None:
+            yield *held, False
+        held = number, line
+    if held is not None:
+        yield *held, True
+
+
+def _record(line: bytes) -> Record:
+    try:
+        return Record.from_json(decoded(line))
+    except Damaged as exc:
+        raise BadResults(f"the line {exc}: this is not a results file.") from exc
 
 
 def _was_cut(line: bytes) -> bool:
@@ -233,7 +297,9 @@ def _was_cut(line: bytes) -> bool:
     if not (line.startswith(_FIRST_BYTES) or _FIRST_BYTES.startswith(line)):
         return False
     try:
-        json.loads(line)
-    except ValueError:
+        from_json(line.decode("utf-8"))
+    except (NotJson, UnicodeDecodeError):
         return True
+    except Damaged:
+        return False
     return False

@@ -26,7 +26,6 @@ _NUMBER = re.compile(r"^(\d+)([kmg]?)$", re.IGNORECASE)
 _INTERVAL = re.compile(r"^(?P<low>[^.+*]+)\.\.(?P<high>[^.+*]+?)(?:(?P<op>[+*])(?P<step>[^.+*]+))?$")
 _ACCEPTED = "accepted are 4k, 4k,16k, 4k..128k (doubling), 4k..32k+4k and 1k..1m*4; 4k is 4096"
 _MAX_VALUES = 10_000
-_MAX_ROWS = 100_000
 _LARGEST = 1024**4
 _MAX_DIGITS = 12
 
@@ -72,17 +71,17 @@ def parse_range(text: str, what: str = "count") -> tuple[int, ...]:
     return tuple(dict.fromkeys(values))
 
 
-def check_rows(*lists: Sized) -> None:
+def check_rows(*lists: Sized, most: int = 100_000) -> None:
     """Check that a product of lists is short enough to be computed and read.
 
     >>> check_rows(range(3), range(4))
 
     Raises:
-        BadInput: it has more than 100,000 rows; the text has their number.
+        BadInput: it has more than ``most`` rows; the text has their number.
     """
     rows = math.prod(len(values) for values in lists)
-    if rows > _MAX_ROWS:
-        raise BadInput(f"that makes {rows:,} rows, more than {_MAX_ROWS:,}: name fewer models, contexts or batches.")
+    if rows > most:
+        raise BadInput(f"that makes {rows:,} rows, more than {most:,}: name fewer models, contexts or batches.")
 
 
 def _parse_part(part: str, text: str, what: str) -> list[int]:

@@ -25,8 +25,9 @@ from hybridbench.bench import Bench, run_case
 from hybridbench.errors import DeviceFault, HybridbenchError, Unsupported, WrongResult, described, reason
 from hybridbench.kernels import release
 from hybridbench.measure.environment import fingerprint
+from hybridbench.plain import to_plain
 from hybridbench.processes import end_with_starter
-from hybridbench.record import Status, to_plain
+from hybridbench.record import Status
 from hybridbench.suite.case import COMPILE, Case
 
 

@@ -75,7 +75,8 @@ def cache(
     contexts = units.parse_range("8k" if ctx is None else ctx, "context")
     batches = units.parse_range("1" if batch is None else batch, "batch")
     specs = chosen_specs(models, configs, arch=arch, scale=scale, **options)
-    units.check_rows(specs, LAYOUTS if named is None else named, contexts, batches)
+    # A row builds its caches, in some milliseconds.
+    units.check_rows(specs, LAYOUTS if named is None else named, contexts, batches, most=2_000)
     rows = []
     for spec in specs:
         for name in layouts_of(spec) if named is None else named:

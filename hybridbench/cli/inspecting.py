@@ -234,7 +234,7 @@ def doctor(as_json: bool, ceilings: bool) -> None:
     from hybridbench.measure.ceilings import SUSTAINED_S, measure_ceilings
     from hybridbench.measure.environment import fingerprint
     from hybridbench.measure.nvml import Gpu
-    from hybridbench.record import to_plain
+    from hybridbench.plain import to_plain
 
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     gpu = Gpu.open(device)

@@ -23,8 +23,9 @@ from hybridbench.cli.predicting import cost
 from hybridbench.cli.pricing import price
 from hybridbench.cli.quickstart import quickstart
 from hybridbench.cli.reporting import report
+from hybridbench.cli.stored import some_were_damaged
 from hybridbench.cli.tracing import trace
-from hybridbench.errors import HybridbenchError
+from hybridbench.errors import BadResults, HybridbenchError
 
 
 class Cli(click.Group):
@@ -46,13 +47,16 @@ class Cli(click.Group):
         """Run the command; an error raised on purpose becomes a sentence and an exit code."""
         with ended_quietly():
             try:
-                return super().invoke(ctx)
+                result = super().invoke(ctx)
             except HybridbenchError as exc:
                 Plain(stderr=True, soft_wrap=True).print(f"error: {exc}", style="red")
                 ctx.exit(exc.exit_code)
             except KeyboardInterrupt:
                 Plain(stderr=True).print("stopped.")
                 ctx.exit(130)
+            if some_were_damaged(ctx):
+                ctx.exit(BadResults.exit_code)
+            return result
 
 
 ABOUT = """Benchmark and predict hybrid language models: attention, state-space layers, and mixes of both.

@@ -199,11 +199,11 @@ def _report(
 
 
 def _recorded(folder: Path, records: Sequence[Record], console: Console) -> Sequence[Record]:
-    """All records of the folder, or only those of this run if an earlier file there cannot be read."""
+    """All records of the folder that can be read, or only those of this run if the folder cannot."""
     from hybridbench.store import load, newest
 
     try:
-        return newest(load([folder], lambda text: console.print(text)))
+        return newest(load([folder], console.print, console.print))
     except HybridbenchError as exc:
         console.print(f"The report is of this run only: {exc}")
         return records

@@ -1,7 +1,7 @@
 """output: text as it stands on the terminal, and a quiet end where nothing can be written any more.
 
-rich reads ``[red]`` and ``:smile:`` in what it prints. A folder may be called that, so a ``Plain`` console reads
-neither. What has a style is a ``Text`` or is printed with one.
+rich reads ``[red]`` and ``:smile:`` in what it prints, and a terminal obeys escape sequences. A folder may be called
+that, so a ``Plain`` console reads none of them. What has a style is a ``Text`` or is printed with one.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ import os
 import select
 import sys
 from collections.abc import Iterator
-from typing import TextIO
+from typing import Any, TextIO
 
 import click
 from rich.console import Console
+from rich.text import Text
 from typing_extensions import override
+
+from hybridbench.text import printable
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
@@ -31,6 +34,11 @@ class Plain(Console):
 
     def __init__(self, *, stderr: bool = False, soft_wrap: bool = False) -> None:
         super().__init__(stderr=stderr, soft_wrap=soft_wrap, markup=False, emoji=False, highlight=False)
+
+    @override
+    def render_str(self, text: str, **settings: Any) -> Text:
+        """The text, in which control characters are spelled out."""
+        return super().render_str(printable(text), **settings)
 
     @override
     def on_broken_pipe(self) -> None:

@@ -105,7 +105,8 @@ def fit(
     gpus = _fit_gpus(gpu, verify, here)
     specs = chosen_specs(models, configs, arch=arch, scale=scale, **options)
     specs, notes = matching(specs, match, to, by, tolerance, scale, contexts or (8192,), batches or (1,), asked)
-    units.check_rows(specs, gpus, contexts or (None,), batches or (None,))
+    # A row tries many sizes, in some 40 ms.
+    units.check_rows(specs, gpus, contexts or (None,), batches or (None,), most=500)
     fits = [
         largest_fit(spec, one, workload, asked.dtypes(spec.stored), context=context, batch=count, checkpoint=checkpoint)
         for spec in specs

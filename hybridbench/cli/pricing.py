@@ -23,6 +23,7 @@ from hybridbench.cli.options import (
 )
 from hybridbench.cli.output import Plain
 from hybridbench.cli.predicting import chosen_specs, file_notes
+from hybridbench.cli.stored import stored_records
 from hybridbench.cli.typed import Command, listed
 from hybridbench.errors import BadInput
 from hybridbench.machine import find_gpus
@@ -89,7 +90,7 @@ def price(
     specs = chosen_specs(models, configs, arch=arch, scale=scale, **options)
     specs, notes = matching(specs, match, to, by, tolerance, scale, contexts, batches, asked)
     units.check_rows(specs, contexts, batches, gpus)
-    known = _records(records)
+    known = stored_records(records) if records else []
     prices = []
     for spec in specs:
         dtypes = asked.dtypes(spec.stored)
@@ -111,12 +112,3 @@ def price(
 
         files = write_predicted(price_report(prices, bool(records), table), out)
         Plain(stderr=as_json).print(f"Tables and charts: {files.page.parent}", soft_wrap=True)
-
-
-def _records(paths: tuple[Path, ...]) -> list[Any]:
-    if not paths:
-        return []
-    from hybridbench.store import load, newest
-
-    console = Plain(stderr=True, soft_wrap=True)
-    return newest(load(list(paths), lambda text: console.print(text)))

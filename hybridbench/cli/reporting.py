@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from hybridbench.cli.options import GIVEN_PATH, out_options
-from hybridbench.cli.output import Plain
+from hybridbench.cli.stored import all_records
 from hybridbench.cli.typed import Command
 from hybridbench.record import Record
 
@@ -20,17 +20,15 @@ def report(results: tuple[Path, ...], as_json: bool, out: Path | None) -> None:
     """Make tables and charts from stored records. RESULTS are folders or .jsonl files.
 
     Several RESULTS are shown side by side where they hold the same cases, such as those before and after a change. Of
-    a case that one of them holds more than once, the newest record is shown. Without -o the report goes into the folder
-    ``report`` beside the first of RESULTS.
+    a case that one of them holds more than once, the newest record is shown. What is damaged is named and left out, and
+    the exit code is 2. Without -o the report goes into the folder ``report`` beside the first of RESULTS.
     """
     from hybridbench.cli.rendering import render
-    from hybridbench.store import load
 
-    console = Plain(stderr=True, soft_wrap=True)
     records: dict[tuple[str, str], Record] = {}
     runs: dict[str, str] = {}
     for path, name in zip(results, _names(results), strict=True):
-        for record in load([path], lambda text: console.print(f"warning: {text}", style="yellow")):
+        for record in all_records([path]):
             records.setdefault((record.run_id, record.case.key), record)
             runs.setdefault(record.run_id, name)
     first = results[0]

@@ -182,7 +182,7 @@ def backends_text(execution: Execution) -> str:
 
 def _group(conditions: dict[str, str], axis: str, records: list[Record], runs: Mapping[str, str]) -> Group:
     cells: list[tuple[ModelSpec, dict[str, dict[int, Record]]]] = []
-    for record in sorted(records, key=lambda record: record.started_at):
+    for record in sorted(records, key=lambda record: record.started):
         of_model = next((found for model, found in cells if model == record.case.model), None)
         if of_model is None:
             of_model = {}

@@ -128,7 +128,7 @@ def unequal_kernels(group: Group) -> list[str]:
 def several_runs(group: Group) -> list[str]:
     """If there are several runs, a sentence with the models of each: a card's speed differs from day to day."""
     runs: dict[str, list[str]] = {}
-    for record in sorted(group.records, key=lambda record: record.started_at):
+    for record in sorted(group.records, key=lambda record: record.started):
         runs.setdefault(record.run_id, [])
     for series in group.series:
         for run in dict.fromkeys(record.run_id for record in series.cells.values()):

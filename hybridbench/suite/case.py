@@ -13,6 +13,7 @@ from typing import Any
 from hybridbench import units
 from hybridbench.arch.block import Storage
 from hybridbench.arch.model import ModelSpec
+from hybridbench.plain import from_plain
 from hybridbench.suite.workloads import Workload
 
 EAGER, COMPILE, GRAPH, PUBLISHED = "eager", "compile", "graph", "published"
@@ -127,9 +128,9 @@ class Case:
         """
         return cls(
             model=ModelSpec.from_dict(body["model"]),
-            workload=Workload(**body["workload"]),
-            execution=Execution(**body["execution"]),
-            sampling=Sampling(**body["sampling"]),
+            workload=from_plain(Workload, body["workload"]),
+            execution=from_plain(Execution, body["execution"]),
+            sampling=from_plain(Sampling, body["sampling"]),
             limit_s=body["limit_s"],
         )
 

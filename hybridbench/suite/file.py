@@ -11,16 +11,17 @@ ctx = "1k..4k"
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from hybridbench.errors import BadInput, unknown_name
+from hybridbench.files import SUITE_BYTES, Damaged, Missing, from_toml, read_text
 from hybridbench.suite.case import Case
 from hybridbench.suite.ops import check_backends_used
 from hybridbench.suite.sweep import Sweep, cases, merged_ratios
 from hybridbench.suite.workloads import WORKLOADS, workload_row
+from hybridbench.text import is_line, shown
 
 
 @dataclass(frozen=True)
@@ -78,24 +79,26 @@ def load_suite(path: Path) -> Suite:
 def _read(path: Path) -> dict[str, Any]:
     """The tables and keys at the top of a TOML file."""
     try:
-        body = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as exc:
+        body = from_toml(read_text(path, SUITE_BYTES))
+    except Missing as exc:
         raise BadInput(f"no suite at {path}: give the path of a TOML file such as suites/smoke.toml.") from exc
-    except (OSError, UnicodeDecodeError) as exc:
-        raise BadInput(f"{path} cannot be read as a suite ({exc}): give the path of a TOML file.") from exc
-    except tomllib.TOMLDecodeError as exc:
-        raise BadInput(f"{path} is not TOML: {exc}.") from exc
+    except Damaged as exc:
+        raise BadInput(f"{path} cannot be read as a suite: it {exc}.") from exc
     for key in body:
         if key not in ("name", "defaults", "sweep"):
-            raise BadInput(f"{path}: unknown key '{key}' at the top: known are name, [defaults] and [[sweep]].")
+            raise BadInput(f"{path}: unknown key {shown(key)} at the top: known are name, [defaults] and [[sweep]].")
     return body
+
+
+_NAME = 100
+"""Characters of a suite's name. A folder's may have 255 bytes, and a time follows it."""
 
 
 def _name(name: Any, path: Path) -> str:
     if not isinstance(name, str):
-        raise BadInput(f"{path}: name is {name!r}, not text.")
-    if not name or Path(name).name != name:
-        raise BadInput(f"{path}: name is {name!r}, but a folder is named after it: give one word.")
+        raise BadInput(f"{path}: name is {shown(name)}, not text.")
+    if not name or Path(name).name != name or not is_line(name) or len(name) > _NAME:
+        raise BadInput(f"{path}: name is {shown(name)}, but a folder is named after it: give one short word.")
     return name
 
 
@@ -113,7 +116,7 @@ _NUMBERS = ("ctx", "batch", "positions")
 def _checked(table: Any, path: Path, where: str) -> dict[str, Any]:
     """A table's values, with lists and plain numbers turned into the text a person would type."""
     if not isinstance(table, dict):
-        raise BadInput(f"{path}: {where} is {table!r}, not a table.")
+        raise BadInput(f"{path}: {where} is {shown(table)}, not a table.")
     values: dict[str, Any] = {}
     for key, value in table.items():
         if key not in _SWEEP_TYPES:
@@ -127,8 +130,10 @@ def _checked(table: Any, path: Path, where: str) -> dict[str, Any]:
         types = _SWEEP_TYPES[key]
         if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
             wanted = " or ".join(_TYPE_WORDS[t] for t in types)
-            raise BadInput(f"{path}: {where}: {key} is {value!r}, where {wanted} is expected.")
+            raise BadInput(f"{path}: {where}: {key} is {shown(value)}, where {wanted} is expected.")
         if isinstance(value, dict) and not all(isinstance(name, str) for name in value.values()):
-            raise BadInput(f"{path}: {where}: backends is {value!r}, where each operation names a backend as text.")
+            raise BadInput(
+                f"{path}: {where}: backends is {shown(value)}, where each operation names a backend as text."
+            )
         values[key] = value
     return values

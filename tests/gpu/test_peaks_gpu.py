@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from hybridbench.bench import Bench
-from hybridbench.record import Observed, Status, from_plain
+from hybridbench.plain import from_plain
+from hybridbench.record import Observed, Status
 from hybridbench.suite.case import Case
 from hybridbench.suite.sweep import Sweep, cases
 from hybridbench.worker import _release, answer_for

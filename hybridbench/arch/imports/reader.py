@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
 
 from hybridbench.errors import BadInput, unknown_name
+from hybridbench.files import CONFIG_BYTES, Damaged, from_json, read_text
 
 P = ParamSpec("P")
 B = TypeVar("B")
@@ -361,21 +362,12 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a file that holds one JSON object. A byte-order mark is passed over.
 
     Raises:
-        BadInput: the file does not exist, is not JSON, or holds something other than an object.
+        BadInput: the file does not exist, holds what cannot be used (``files.from_json``), or is no JSON object.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as exc:
-        raise BadInput(f"{path} cannot be read ({exc.strerror or exc}): give the config.json of a model.") from exc
-    except UnicodeDecodeError as exc:
-        raise BadInput(f"{path} is not text: give the config.json of a model.") from exc
-    try:
-        body = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as exc:
-        where = f" at line {exc.lineno}" if isinstance(exc, json.JSONDecodeError) else ""
-        raise BadInput(f"{path} is not JSON{where}: give the config.json of a model.") from exc
-    except ValueError as exc:  # Python converts integers of up to 4300 digits
-        raise BadInput(f"{path} has a number of thousands of digits: give the config.json of a model.") from exc
+        body = from_json(read_text(path, CONFIG_BYTES))
+    except Damaged as exc:
+        raise BadInput(f"{path} {exc}: give the config.json of a model.") from exc
     if not isinstance(body, dict):
         raise BadInput(f"{path} holds no JSON object: give the config.json of a model.")
     return body

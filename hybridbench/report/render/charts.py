@@ -20,6 +20,7 @@ from hybridbench.errors import BadInput
 from hybridbench.report.chart import MEASURED, PREDICTED, Plot
 from hybridbench.report.display import ShownUnit, unit_for
 from hybridbench.report.groups import BATCH, CONTEXT
+from hybridbench.text import printable
 from hybridbench.units import format_tokens
 
 WIDTH, HEIGHT = 560, 340
@@ -301,9 +302,12 @@ def _bars(plot: Plot) -> list[alt.Chart]:
 def save(definition: dict[str, Any], stem: Path) -> tuple[Path, Path]:
     """Writes a Vega-Lite definition as ``<stem>.png`` and ``<stem>.svg``.
 
+    vl-convert ends the process (exit code 134) over characters that no XML holds, so they are spelled out before.
+
     Raises:
         BadInput: the files cannot be written.
     """
+    definition = _printable(definition)
     png, svg = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")
     try:
         png.write_bytes(vl_convert.vegalite_to_png(definition, scale=PNG_SCALE, allowed_base_urls=[]))
@@ -313,3 +317,12 @@ def save(definition: dict[str, Any], stem: Path) -> tuple[Path, Path]:
             f"{stem.parent} cannot take a chart ({exc.strerror}): choose another folder with --out."
         ) from exc
     return png, svg
+
+
+def _printable(part: Any) -> Any:
+    """JSON values whose text can be drawn."""
+    if isinstance(part, dict):
+        return {_printable(key): _printable(value) for key, value in part.items()}
+    if isinstance(part, list):
+        return [_printable(value) for value in part]
+    return printable(part) if isinstance(part, str) else part

@@ -33,7 +33,7 @@ def write_report(report: Report, out: Path) -> ReportFiles:
     """
     files = ReportFiles(own_page(make_folder(out), "report.md"))
     table_folder, chart_folder = make_folder(out / "tables"), make_folder(out / "charts")
-    before = files.page.read_text(encoding="utf-8") if files.page.is_file() else ""
+    before = files.page.read_text(encoding="utf-8", errors="replace") if files.page.is_file() else ""
     for folder, endings in ((table_folder, (".csv",)), (chart_folder, (".png", ".svg"))):
         _clear(folder, endings, before)
     for name, text in csv_files(report).items():

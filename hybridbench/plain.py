@@ -1,0 +1,223 @@
+"""plain: dataclasses as plain JSON values and back, and which values their fields may have.
+
+    from_plain(Memory, to_plain(memory)) == memory
+    check_values(record)        # ValueError: observed.ceilings.read_bytes_per_s is -5.0, where a number from 1 is due
+
+What a worker of this program says needs no check. What was read from a file does: each field has its type, each number
+is one that the unit in the field's name allows, and each name is a line of text.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import types
+import typing
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
+
+from hybridbench.text import is_line, shown
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+
+@runtime_checkable
+class _Written(Protocol):
+    """A class that knows its own plain form."""
+
+    def to_dict(self) -> dict[str, Any]: ...
+
+
+def to_plain(value: Any) -> Any:
+    """A dataclass tree as JSON-ready dicts, lists and scalars."""
+    if isinstance(value, _Written):
+        return value.to_dict()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {k: to_plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(v) for v in value]
+    if isinstance(value, StrEnum):
+        return value.value
+    return value
+
+
+_T = TypeVar("_T", bound="DataclassInstance")
+
+
+class Misfit(ValueError):
+    """A value that does not fit its field; ``within`` adds the fields that lead to it."""
+
+    def __init__(self, problem: str, place: str = "") -> None:
+        self.problem, self.place = problem, place
+        super().__init__(f"{place}: {problem}" if place else problem)
+
+    def within(self, name: str) -> Misfit:
+        """The same, seen from outside the field or the place in a list (``[3]``) that it is in."""
+        dot = "." if self.place and not self.place.startswith("[") else ""
+        return Misfit(self.problem, f"{name}{dot}{self.place}")
+
+
+def from_plain(cls: type[_T], body: dict[str, Any]) -> _T:
+    """A dataclass from the dict ``to_plain`` made of it.
+
+    Raises:
+        TypeError, Misfit: a missing field; an unknown or ill-typed one.
+    """
+    if not isinstance(body, dict):
+        raise Misfit(f"expected the fields of {cls.__name__}, not {shown(body)}")
+    hints = _hints(cls)
+    unknown = set(body) - {f.name for f in dataclasses.fields(cls)}
+    if unknown:
+        raise Misfit(f"unknown field {shown(min(unknown))}")
+    return cls(**{name: _inside(name, _typed, hints[name], value) for name, value in body.items()})
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+_Made = TypeVar("_Made")
+
+
+def _inside(name: str, work: Callable[..., _Made], *args: Any) -> _Made:
+    """What ``work`` gives; a misfit in it is told from outside the field ``name``."""
+    try:
+        return work(*args)
+    except Misfit as exc:
+        raise exc.within(name) from exc
+
+
+def _typed(hint: Any, value: Any) -> Any:
+    """A plain value converted to a field's type.
+
+    Raises:
+        Misfit: the value does not fit the type.
+    """
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        options = [option for option in typing.get_args(hint) if option is not type(None)]
+        return None if value is None else _typed(options[0], value)
+    if origin is list:
+        return _typed_list(hint, value)
+    if origin is dict:
+        return _typed_dict(hint, value)
+    return _typed_scalar(hint, value) if isinstance(hint, type) else value
+
+
+def _typed_list(hint: Any, value: Any) -> list[Any]:
+    (inner,) = typing.get_args(hint)
+    if not isinstance(value, list):
+        raise Misfit(f"expected a list, not {shown(value)}")
+    return [_inside(f"[{at}]", _typed, inner, item) for at, item in enumerate(value)]
+
+
+def _typed_dict(hint: Any, value: Any) -> dict[Any, Any]:
+    of_key, of_value = typing.get_args(hint)
+    if not isinstance(value, dict):
+        raise Misfit(f"expected a table, not {shown(value)}")
+    return {_typed(of_key, key): _inside(shown(key)[1:-1], _typed, of_value, item) for key, item in value.items()}
+
+
+def _typed_scalar(hint: type, value: Any) -> Any:
+    if isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool):
+        return value
+    if dataclasses.is_dataclass(hint):
+        return from_plain(hint, value)
+    if issubclass(hint, StrEnum):
+        if value in list(hint):
+            return hint(value)
+        raise Misfit(f"{shown(value)} is not a valid {hint.__name__}")
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    raise Misfit(f"expected {hint.__name__}, not {shown(value)}")
+
+
+FREE_TEXT = ("message", "traceback", "error")
+"""Fields of what some program said: of any length, on any number of lines."""
+LONGEST = 10_000
+"""Characters of any other text. Names of compiled kernels have up to some 2,000."""
+LARGEST = 1e24
+"""Of any number: the product of twelve of them is still a float."""
+_LEAST = {"_per_s": 1.0}
+"""By the end of a field's name: rates are divided by, and below 1 per second they are none of any machine."""
+_ABOVE_ZERO = ("context", "batch", "steps_per_sample", "window_s")
+_SIGNED = ("loss", "temperature_c")
+_COUNTS = ("context", "batch", "prompt", "tokens")
+"""Counts of tokens and sequences, of which a person cannot ask for more than ``LARGEST_COUNT`` either."""
+LARGEST_COUNT = 1024**4
+
+
+def check_values(value: DataclassInstance) -> None:
+    """Check the type and the value of every field of a dataclass, and of those within it.
+
+    Raises:
+        Misfit: one cannot be right; the text begins with the fields that lead to it.
+    """
+    hints = _hints(type(value))
+    for field in dataclasses.fields(value):
+        _inside(field.name, _check, hints[field.name], getattr(value, field.name), field.name)
+
+
+def _check(hint: Any, value: Any, name: str) -> None:
+    """Check one value of the field ``name``."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is not None or type(None) not in args:
+            _check(next(option for option in args if option is not type(None)), value, name)
+    elif origin in (list, tuple):
+        _check_items(origin, args, value, name)
+    elif origin in (dict, Mapping):
+        if not isinstance(value, Mapping):
+            raise Misfit(f"expected a table, not {shown(value)}")
+        for key, item in value.items():
+            _check(args[0], key, "")
+            _inside(shown(key)[1:-1], _check, args[1], item, name)
+    elif isinstance(hint, type):
+        _check_one(hint, value, name)
+
+
+def _check_items(origin: type[list[Any]] | type[tuple[Any, ...]], args: tuple[Any, ...], value: Any, name: str) -> None:
+    if not isinstance(value, origin):
+        raise Misfit(f"expected a list, not {shown(value)}")
+    if origin is tuple and args[-1] is not Ellipsis and len(args) != len(value):
+        raise Misfit(f"expected {len(args)} values, not {shown(value)}")
+    same = origin is list or args[-1] is Ellipsis
+    for at, item in enumerate(value):
+        _inside(f"[{at}]", _check, args[0] if same else args[at], item, name)
+
+
+def _check_one(hint: type, value: Any, name: str) -> None:
+    if isinstance(value, bool) and hint is not bool:
+        raise Misfit(f"expected {hint.__name__}, not {value}")
+    if not isinstance(value, (int, float) if hint is float else hint):
+        raise Misfit(f"expected {hint.__name__}, not {shown(value)}")
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        check_values(value)
+    elif isinstance(value, str) and name not in FREE_TEXT:
+        _check_line(value)
+    elif isinstance(value, int | float):
+        _check_number(value, name)
+
+
+def _check_line(text: str) -> None:
+    if len(text) > LONGEST:
+        raise Misfit(f"{shown(text)} has {len(text):,} characters, where at most {LONGEST:,} are due")
+    if not is_line(text):
+        raise Misfit(f"{shown(text)} holds control characters, where a line of text is due")
+
+
+def _check_number(number: float, name: str) -> None:
+    """Check that a number is one that its field's name allows."""
+    least = next((least for end, least in _LEAST.items() if name.endswith(end)), 0.0)
+    most = LARGEST_COUNT if name in _COUNTS else LARGEST
+    if name in _SIGNED:
+        least = -most
+    if not math.isfinite(number) or not least <= number <= most or (number == 0 and name in _ABOVE_ZERO):
+        above = "above 0" if name in _ABOVE_ZERO else f"from {least:g}"
+        raise Misfit(f"{shown(number)}, where a number {above} to {most:g} is due")
