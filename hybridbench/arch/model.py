@@ -32,7 +32,7 @@ from hybridbench.arch.kinds import BLOCKS
 from hybridbench.arch.pattern import parse_pattern
 from hybridbench.errors import BadInput
 
-Kind = TypeVar("Kind")
+BlockT = TypeVar("BlockT")
 
 NAMED = ("published", "config")
 """Used in place of a scale for models with their own names."""
@@ -401,6 +401,6 @@ def mixers(spec: ModelSpec) -> list[tuple[str, Mixer]]:
     return [(symbol, mixer) for symbol, block in blocks for mixer in block.mixers]
 
 
-def uses_of(spec: ModelSpec, kind: type[Kind]) -> list[tuple[Kind, int]]:
+def uses_of(spec: ModelSpec, kind: type[BlockT]) -> list[tuple[BlockT, int]]:
     """Every distinct mixer of one kind with the number of layers that hold it."""
     return [(mixer, n) for block, n in spec.uses for mixer in block.mixers if isinstance(mixer, kind)]

@@ -305,7 +305,7 @@ def crossover(
     models, or layer strings such as M-M-*-. With --measure, steps of the metric's workload are timed at both ends of
     --ctx and in between, until the interval of the crossing is as narrow as the noise allows.
     """
-    from hybridbench.predict.crossover import LONGEST, lines, stretches
+    from hybridbench.predict.crossover import LAST_CONTEXT, lines, stretches
     from hybridbench.predict.match import named_spec
     from hybridbench.report.plans import crossover_table, search_table
     from hybridbench.report.render.terminal import print_table
@@ -318,7 +318,7 @@ def crossover(
     if metric != "decode-floor":
         refuse_idle("--metric decode-floor", "gpu", *([] if measure else ["batch"]))
     last = units.parse_count(max_ctx, "max-ctx")
-    if last > 64 * LONGEST:
+    if last > 64 * LAST_CONTEXT:
         raise BadInput(f"max-ctx '{max_ctx}' is more than 1g: give less.")
     pair = named_spec(a, scale), named_spec(b, scale)
     peak = find_gpu(gpu)

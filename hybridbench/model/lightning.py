@@ -20,7 +20,7 @@ from hybridbench.arch.blocks.lightning import Lightning
 from hybridbench.model.block import Factory, Step
 from hybridbench.model.cache import Cache
 from hybridbench.model.checkpoint import cheap
-from hybridbench.model.mixer import MixerModule, aligned, carried, state_dtype
+from hybridbench.model.mixer import MixerModule, aligned_product, carried, state_dtype
 
 SMALL = 1e-5
 """What transformers adds to the decays' factor of a place, and to the number of places that it divides by."""
@@ -111,7 +111,7 @@ class LightningModule(MixerModule):
     def mix(
         self, x_BTD: Tensor, step: Step, cache: Cache | None = None, value: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        q_BTI, k_BTI, v_BTI, gate_BTI = self._project(aligned(self.in_proj, x_BTD), value)
+        q_BTI, k_BTI, v_BTI, gate_BTI = self._project(aligned_product(self.in_proj, x_BTD), value)
         going_on: dict[str, Tensor] = {}
         if step.start:
             assert isinstance(cache, LightningCache)

@@ -205,7 +205,7 @@ def padding(columns: int, device: torch.device) -> int:
     return -columns % ROW_ALIGNED if device.type == "cuda" else 0
 
 
-def aligned(projection: nn.Linear, x_BTD: Tensor) -> Tensor:
+def aligned_product(projection: nn.Linear, x_BTD: Tensor) -> Tensor:
     """A projection of a sequence, with zero columns behind each row where its width suits no fast kernel.
 
     Where rows do not start on 16 bytes, as with the 4,882 columns of the intra block at 1b, only cuBLAS's slowest

@@ -21,8 +21,8 @@ from hybridbench.model.cache import Cache, RecurrentCache
 from hybridbench.model.checkpoint import cheap
 from hybridbench.model.mixer import RecurrentModule, carried, conv_front, keep_tail
 
-EPS = 1e-5
-"""Of the norm, for every channel of a head: 64e-5 at 64."""
+EPS_PER_CHANNEL = 1e-5
+"""Added to the variance in the norm of a head, per channel of the head: 64e-5 with 64 channels."""
 SHARE_POWERS = {"r": 0.2, "w": 0.9, "k": 0.7, "v": 0.7, "a": 0.9, "g": 0.2}
 """Input to the power of its channel's place in the initial share of the token before."""
 
@@ -135,7 +135,9 @@ class Rwkv7Module(RecurrentModule):
     def _finish(self, out: Tensor, read: list[Tensor], gate: Tensor) -> Tensor:
         r, _, k, v, *_ = read
         parameters = self.norm_weight_HV, self.norm_bias_HV, self.bonus_HP
-        ended: Tensor = self.ops["rwkv7_output"](out, r, k, v, gate, *parameters, eps=EPS * self.spec.head_dim)
+        ended: Tensor = self.ops["rwkv7_output"](
+            out, r, k, v, gate, *parameters, eps=EPS_PER_CHANNEL * self.spec.head_dim
+        )
         return ended.flatten(-2)
 
     @override

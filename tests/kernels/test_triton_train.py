@@ -101,7 +101,7 @@ TILES = {
 @pytest.mark.parametrize("name", SCAN_KERNELS)
 def test_a_scan_compiles_for_hopper_to_bulk_copies_and_asynchronous_products(name: str) -> None:
     from hybridbench.kernels.scan import triton_ssd
-    from hybridbench.kernels.scan.core import SHARED
+    from hybridbench.kernels.scan.core import SHARED_BYTES
 
     kernel = vars(triton_ssd)[name]
     types = TILES | {argument: "*fp32" for argument in kernel.arg_names if argument.endswith("_ptr")}
@@ -112,12 +112,12 @@ def test_a_scan_compiles_for_hopper_to_bulk_copies_and_asynchronous_products(nam
     assert "wgmma.mma_async" in ptx
     assert "mma.sync.aligned" not in ptx.replace("wgmma.mma_async.sync.aligned", "")
     assert "ld.global.b16" not in ptx, "a tile is read element by element"
-    assert compiled.metadata.shared <= SHARED
+    assert compiled.metadata.shared <= SHARED_BYTES
     if name == "scan_forward_kernel":
         assert 2 * (compiled.metadata.shared + RESERVED) <= HOPPER, "two programs have room on an SM"
         alone = for_hopper(kernel, {**SCAN_KERNELS[name], "STAGES": triton_ssd.LONE_STAGES}, types)
-        assert alone.metadata.shared == SHARED
+        assert alone.metadata.shared == SHARED_BYTES
         for stages in (SCAN["STAGES"], triton_ssd.LONE_STAGES):
             continued = for_hopper(kernel, {**SCAN_KERNELS[name], "HAS_INITIAL": True, "STAGES": stages}, types)
-            assert continued.metadata.shared <= SHARED
+            assert continued.metadata.shared <= SHARED_BYTES
             assert "st.local" not in continued.asm["ptx"]

@@ -30,7 +30,7 @@ from hybridbench.arch.scales import Site
 from hybridbench.arch.terms import FLOAT, Activations, Term
 from hybridbench.errors import BadInput
 
-HEAD = 64
+HEAD_DIM = 64
 """Channels of a head in every published model."""
 
 
@@ -81,7 +81,7 @@ class Rwkv7(Recurrent):
     @classmethod
     def at(cls, site: Site) -> Self:
         """As wide as the scale's Mamba-2, in heads of 64, or in Mamba-2's where 64 does not divide the width."""
-        width = site.ssm_head_dim if site.d_inner % HEAD else HEAD
+        width = site.ssm_head_dim if site.d_inner % HEAD_DIM else HEAD_DIM
         return cls(site.scale.d_model, site.d_inner // width, width, **low_ranks(site.scale.d_model))
 
     @property

@@ -26,7 +26,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from hybridbench.arch.blocks.ssd_kernels import BLOCK, SLICE, heads_together
+from hybridbench.arch.blocks.ssd_kernels import BLOCK_TOKENS, SLICE, heads_together
 from hybridbench.kernels.attention.triton_decode import multiprocessors
 from hybridbench.kernels.triton_jit import jit
 
@@ -391,8 +391,8 @@ def scan_finish_kernel(
 
 
 def _tiles(x: Tensor, width: int) -> TensorDescriptor:
-    """Tiles of ``BLOCK`` tokens and ``width`` channels of x (B, T, heads, channels), perhaps a view into wider rows."""
-    return TensorDescriptor(x, [*x.shape[:2], x.shape[2] * x.shape[3]], [*x.stride()[:2], 1], [1, BLOCK, width])
+    """Tiles of one block and ``width`` channels of x (B, T, heads, channels), perhaps a view into wider rows."""
+    return TensorDescriptor(x, [*x.shape[:2], x.shape[2] * x.shape[3]], [*x.stride()[:2], 1], [1, BLOCK_TOKENS, width])
 
 
 def _state_tiles(states: Tensor, width: int) -> TensorDescriptor:
@@ -412,14 +412,14 @@ def _stages(x: Tensor, programs: int) -> int:
 
 def states_shape(B: int, T: int, H: int, P: int, N: int, keep: bool) -> tuple[int, ...]:
     """The shape of the states before every block; a single one, never written, where they are not kept."""
-    return (B, triton.cdiv(T, BLOCK), H, P, N) if keep else (1, 1, 1, P, N)
+    return (B, triton.cdiv(T, BLOCK_TOKENS), H, P, N) if keep else (1, 1, 1, P, N)
 
 
 def _steps(dt_BTH: Tensor, A_H: Tensor, dt_bias_H: Tensor) -> Tensor:
     """The steps dt and their running sums within blocks, (2, B, H, T rounded up to blocks), float32."""
     B, T, H = dt_BTH.shape
-    blocks = triton.cdiv(T, BLOCK)
-    made = torch.empty(2, B, H, blocks * BLOCK, dtype=torch.float32, device=dt_BTH.device)
+    blocks = triton.cdiv(T, BLOCK_TOKENS)
+    made = torch.empty(2, B, H, blocks * BLOCK_TOKENS, dtype=torch.float32, device=dt_BTH.device)
     scan_steps_kernel[(blocks, B)](
         dt_BTH,
         A_H,
@@ -428,10 +428,10 @@ def _steps(dt_BTH: Tensor, A_H: Tensor, dt_bias_H: Tensor) -> Tensor:
         made[1],
         T,
         H,
-        blocks * BLOCK,
+        blocks * BLOCK_TOKENS,
         dt_BTH.stride(0),
         dt_BTH.stride(1),
-        BLOCK=BLOCK,
+        BLOCK=BLOCK_TOKENS,
         H_TILE=triton.next_power_of_2(H),
         num_warps=4,
     )
@@ -456,7 +456,7 @@ def scan_forward(
         x_BTHP: with contiguous heads, as b and c have contiguous groups. Tokens may be views into wider rows of a
             multiple of 16 bytes.
         dt_BTH: before bias and softplus.
-        keep: whether the state before every block of ``BLOCK`` tokens is returned.
+        keep: whether the state before every block of ``BLOCK_TOKENS`` tokens is returned.
         initial_BHPN: the initial state, which gets no gradient; None for zeros.
 
     Returns:
@@ -466,7 +466,7 @@ def scan_forward(
     B, T, H, P = x_BTHP.shape
     G, N = b_BTGN.shape[2:]
     width = _slice(P)
-    blocks = triton.cdiv(T, BLOCK)
+    blocks = triton.cdiv(T, BLOCK_TOKENS)
     y = torch.empty(B, T, H, P, dtype=x_BTHP.dtype, device=x_BTHP.device)
     final = torch.empty(B, H, P, N, dtype=torch.float32, device=x_BTHP.device)
     states = x_BTHP.new_empty(states_shape(B, T, H, P, N, keep))
@@ -489,7 +489,7 @@ def scan_forward(
         SHARE=H // G,
         HAS_INITIAL=initial_BHPN is not None,
         KEEP=keep,
-        BLOCK=BLOCK,
+        BLOCK=BLOCK_TOKENS,
         SLICE=width,
         STAGES=_stages(x_BTHP, B * H * P // width),
         num_warps=WARPS,
@@ -524,20 +524,21 @@ def scan_backward(
     """
     B, T, H, P = x_BTHP.shape
     G, N = b_BTGN.shape[2:]
-    width, heads = _slice(P), heads_together(H // G, B * G * triton.cdiv(T, BLOCK))
-    slices, shares, blocks = P // width, H // G // heads, triton.cdiv(T, BLOCK)
+    width, heads = _slice(P), heads_together(H // G, B * G * triton.cdiv(T, BLOCK_TOKENS))
+    slices, shares, blocks = P // width, H // G // heads, triton.cdiv(T, BLOCK_TOKENS)
     new: dict[str, Any] = {"dtype": torch.float32, "device": x_BTHP.device}
     sums = torch.empty(2, shares, B, T, G, N, **new)
-    d_run, d_end = torch.empty(2, slices, B, H, blocks * BLOCK, **new), torch.empty(2, slices, B, H, blocks, **new)
-    d_dt_parts = torch.empty(slices, B, H, blocks * BLOCK, **new)
+    d_run = torch.empty(2, slices, B, H, blocks * BLOCK_TOKENS, **new)
+    d_end = torch.empty(2, slices, B, H, blocks, **new)
+    d_dt_parts = torch.empty(slices, B, H, blocks * BLOCK_TOKENS, **new)
     d_D = torch.empty(blocks * B, H, slices, **new)
     d_states = torch.empty_like(states)
-    d_scores = x_BTHP.new_empty(B * blocks * G * shares * BLOCK, BLOCK)
+    d_scores = x_BTHP.new_empty(B * blocks * G * shares * BLOCK_TOKENS, BLOCK_TOKENS)
     dt, run = _steps(dt_BTH, A_H, dt_bias_H)
     d_y, x, b, c = _tiles(d_y_BTHP, width), _tiles(x_BTHP, width), _tiles(b_BTGN, N), _tiles(c_BTGN, N)
     around, behind = _state_tiles(states, width), _state_tiles(d_states, width)
-    square = TensorDescriptor(d_scores, list(d_scores.shape), [BLOCK, 1], [BLOCK, BLOCK])
-    sizes: dict[str, Any] = {"P": P, "N": N, "SHARE": H // G, "BLOCK": BLOCK, "SLICE": width}
+    square = TensorDescriptor(d_scores, list(d_scores.shape), [BLOCK_TOKENS, 1], [BLOCK_TOKENS, BLOCK_TOKENS])
+    sizes: dict[str, Any] = {"P": P, "N": N, "SHARE": H // G, "BLOCK": BLOCK_TOKENS, "SLICE": width}
     scan_reverse_kernel[(slices, B * H)](
         d_y,
         c,
@@ -599,7 +600,7 @@ def scan_backward(
         d_dt.stride(0),
         d_dt.stride(1),
         SLICES=slices,
-        BLOCK=BLOCK,
+        BLOCK=BLOCK_TOKENS,
         H_TILE=triton.next_power_of_2(H),
         num_warps=4,
     )

@@ -19,14 +19,13 @@ from torch import Tensor, nn
 
 from hybridbench.model.checkpoint import remembering
 from hybridbench.model.language import LanguageModel
+from hybridbench.model.step import FEWEST_COMPARED
 from hybridbench.workload.at_size.alternatives import Alternatives
 from hybridbench.workload.at_size.errors import GRADIENT, Errors, of_whole, over_positions
 from hybridbench.workload.at_size.sequence import choosing, fitting, replaying
 
 MOST_ROWS = 8
 """At most so many rows are run alone."""
-FEWEST = 64
-"""Parameters with fewer elements are not compared: their gradient may be small by chance, but its rounding is not."""
 SEED = 20_251_128
 
 Forward = Callable[..., tuple[Tensor, ...]]
@@ -148,7 +147,7 @@ class Backward:
                     total += d_one
             del mine, of_row
         for name, total, d_whole in zip(parameters, sums, found[size:], strict=True):
-            if total is not None and d_whole is not None and d_whole.numel() >= FEWEST:
+            if total is not None and d_whole is not None and d_whole.numel() >= FEWEST_COMPARED:
                 self.errors.add(f"gradient of {name}", where, of_whole(d_whole, total), GRADIENT)
         return tuple(outs)
 
