@@ -224,8 +224,8 @@ class Mamba2(Recurrent):
         """One projection of z, x, B, C and dt; conv, scan, gate and norm as one operation (``scan.mamba2_fused``),
         which keeps the conv's output and the scan's.
 
-        The scan in one pass keeps states too (``kernels.triton_ssd``); mamba_ssm's, which runs where that has no tiles
-        or x is lent, recomputes states and scores (``ssd_combined.py``).
+        The scan in one pass (``kernels.scan.triton_ssd``) keeps states too. mamba_ssm's scan, which runs where the
+        other has no tiles or x is another branch's value, recomputes states and scores (``ssd_combined.py``).
         """
         inner, conv = self.d_inner, self.conv_channels
         # If x is another branch's value, the conv's input is a new tensor.
