@@ -65,7 +65,7 @@ class MixerModule(BlockModule):
 
     @override
     def products(self) -> Iterator[tuple[Tensor, str]]:
-        """Every matrix among its parameters; conv taps and logarithms of decays too, although in no product."""
+        """Every matrix among its parameters, including conv taps and logarithms of decays, which are in no product."""
         for parameter in self.parameters():
             if parameter.dim() == 2:
                 part = "in_proj" if self.out_proj is None or parameter is not self.out_proj.weight else "out_proj"

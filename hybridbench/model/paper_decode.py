@@ -30,7 +30,7 @@ Carry = dict[str, Tensor]
 share (names begin with ``SHARED_PREFIX``), inside an intra block its normed input and the outputs of its branches, and
 at the end ``logits``."""
 SHARED_PREFIX = "shared "
-"""Prefix of the names of values that layers leave on the step for later ones."""
+"""Prefix of the names of values that a layer stores in the step and later layers read."""
 Capture = Callable[[Callable[[], object]], Callable[[], object]]
 
 

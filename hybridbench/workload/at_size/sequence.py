@@ -206,7 +206,7 @@ class Walk:
         self, index: int, parts: list[BatchPart], normed_BTD: Tensor, out_BTD: Tensor, left_before: Collection[str]
     ) -> None:
         """Runs a layer over parts of a row in order, and compares each with the same part of the batch's output and of
-        the values that the layer left for later ones.
+        the values that the layer stored for later layers.
         """
         layer, cache = self.model.layers[index], self.caches[index]
         symbol = self.symbols[index]
