@@ -90,7 +90,7 @@ class Checker:
         def errors(tokens: int) -> Errors:
             found = Errors()
             with alternatives.installed(), torch.no_grad():
-                Walk(self.model, self._symbols, token_BT[:, :tokens], caches, alternatives, found).run()
+                Walk(self.model, self._symbols, token_BT[:, :tokens], alternatives, found, caches).run()
             return found
 
         self._judge(asked, errors, length)
@@ -110,8 +110,8 @@ class Checker:
         def errors(tokens: int) -> Errors:
             found = Errors()
             with alternatives.installed():
-                parts = token_BT[:, :tokens], target_BT[:, :tokens]
-                Backward(self.model, self._symbols, *parts, alternatives, found).run()
+                tokens_BT, targets_BT = token_BT[:, :tokens], target_BT[:, :tokens]
+                Backward(self.model, self._symbols, tokens_BT, alternatives, found, targets_BT).run()
             return found
 
         self._judge(asked, errors, token_BT.shape[1], may_be_short=several)
