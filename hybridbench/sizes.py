@@ -1,4 +1,4 @@
-"""sizes: how large kernels and workloads make their buffers, where a memory formula needs the same number.
+"""sizes: how large kernels and workloads make their buffers, where a formula needs the same number.
 
 Kernel and formula read it here, so that a prediction cannot differ from what runs. A size that only a kernel needs
 stays in the kernel's module.
@@ -10,7 +10,7 @@ import math
 
 ROW_ALIGNED = 8
 """Columns of bfloat16 in 16 bytes. A GPU's fast matrix products need rows that start on 16 bytes, so packed projections
-over a sequence are padded to a multiple (``model.mixer.aligned``)."""
+over a sequence are padded to a multiple (``model.mixer.aligned_product``)."""
 
 TRAIN_BATCHES = 4
 """Batches of tokens that a training run rotates through, so that no step repeats the last one's data."""
@@ -37,6 +37,13 @@ block of queries."""
 CHUNK_ELEMENTS = 1 << 25
 """Values of a scan's within-chunk decay matrix that a reference implementation holds at once (128 MiB in float32);
 longer sequences go segment by segment."""
+
+KDA_PLAIN_CHUNK = 16
+"""Positions per chunk of the plain ``kda``, whose matrix of decays has a layer for every key channel."""
+
+RWKV7_PLAIN_CHUNK = 16
+"""Positions per chunk of the plain ``rwkv7``: decays of as many, which are above exp(-0.61 x 16), divide exactly
+enough."""
 
 QUERY_BLOCK = 256
 """Queries that go to the CPU's flash kernel at once where there is a window. Longer blocks meet more keys that most of

@@ -66,9 +66,10 @@ def test_kernels_of_mamba3_are_scans(name):
 
 def test_a_scan_in_one_pass_is_a_scan():
     pytest.importorskip("triton", reason="triton is not installed, so there is no kernel to name")
-    from hybridbench.kernels.scan import triton_ssd
+    from hybridbench.kernels.scan import triton_ssd, triton_ssd_backward
 
-    kernels = [name for name in vars(triton_ssd) if name.startswith("scan_") and name.endswith("_kernel")]
+    names = {**vars(triton_ssd), **vars(triton_ssd_backward)}
+    kernels = [name for name in names if name.startswith("scan_") and name.endswith("_kernel")]
     assert len(kernels) == 7
     assert {classify(name) for name in kernels} == {"scan"}
 

@@ -28,9 +28,10 @@ DEFAULT_RATIO = "1:5"
 MAMBA2 = "mamba2"
 """The recurrent mixer of the paper's families."""
 
-Stack = tuple[int, int, tuple[int, ...] | None]
+Places = tuple[int, int, tuple[int, ...] | None]
+"""Blocks of the rarer kind, other blocks, and the 1-based places of the former where they are known."""
 
-PAPER_STACKS: dict[tuple[str, str, str], Stack] = {
+PAPER_STACKS: dict[tuple[str, str, str], Places] = {
     # (family, scale, ratio): attention (or hybrid, or global) and other blocks, and the 1-based places of the former
     # where the paper prints them. Its ratios are approximate: "1:5" is 2 + 11 at 1B.
     ("swa", "350m", "1:5"): (3, 11, None),

@@ -33,7 +33,7 @@ from hybridbench.arch.pattern import parse_pattern
 from hybridbench.arch.stored import Stored
 from hybridbench.errors import BadInput
 
-Kind = TypeVar("Kind")
+BlockT = TypeVar("BlockT")
 
 CUSTOM = "custom"
 """The ``arch`` of a typed pattern."""
@@ -444,6 +444,6 @@ def mixers(spec: ModelSpec) -> list[tuple[str, Mixer]]:
     return [(symbol, mixer) for symbol, block in blocks for mixer in block.mixers]
 
 
-def uses_of(spec: ModelSpec, kind: type[Kind]) -> list[tuple[Kind, int]]:
+def uses_of(spec: ModelSpec, kind: type[BlockT]) -> list[tuple[BlockT, int]]:
     """Every distinct mixer of one kind with the number of layers that hold it."""
     return [(mixer, n) for block, n in spec.uses for mixer in block.mixers if isinstance(mixer, kind)]

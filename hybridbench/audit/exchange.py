@@ -13,7 +13,7 @@ from hybridbench.arch.blocks.ssd_kernels import Tiles
 from hybridbench.count.account import Account, Product
 from hybridbench.suite.case import Case
 
-Plain = bool | int | float | str | None
+Scalar = bool | int | float | str | None
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Taken:
 
     module: str
     kernel: str
-    key: list[Plain]
+    key: list[Scalar]
     configuration: str
 
 

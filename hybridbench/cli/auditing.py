@@ -21,7 +21,7 @@ from hybridbench.suite.sweep import Sweep, cases, check_seconds, merged_ratios
 from hybridbench.suite.workloads import TRAIN, check_one_pass, one_pass
 
 
-@click.command(cls=Command, short_help="Count a step's FLOPs six ways, and say why they differ.")
+@click.command(cls=Command)
 @listed("--workload", default=TRAIN, show_default=True, help=f"With commas: {', '.join(one_pass())}.")
 @model_options(arch=None)
 @execution_options

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from hybridbench.report.caches import CacheLine
 
 
-@click.command(cls=Command, short_help="Cache bytes by formula, in tensors, as allocated and in pages.")
+@click.command(cls=Command)
 @model_options()
 @given_options
 @listed("--cache-layout", "layouts", default="ours", show_default=True,

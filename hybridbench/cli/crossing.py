@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from hybridbench.predict.crossover import Search, Stretch
 
 
-@click.command(cls=Command, short_help="From which context on one model has less than another.")
+@click.command(cls=Command)
 @click.argument("models", nargs=-1, metavar="A B")
 @config_option
 @click.option("--metric", default="cache", show_default=True, help="cache, decode-floor, decode-flops, flops (of "
@@ -72,7 +72,7 @@ def crossover(
     With --measure, steps of the metric's workload are timed at both ends of --ctx and in between, until the interval of
     the crossing is as narrow as the noise allows.
     """
-    from hybridbench.predict.crossover import LONGEST, lines, stretches
+    from hybridbench.predict.crossover import LAST_CONTEXT, lines, stretches
     from hybridbench.predict.match import named_spec
     from hybridbench.report.columns import dtype_words
 
@@ -84,7 +84,7 @@ def crossover(
     if metric != "decode-floor":
         refuse_idle("--metric decode-floor", "gpu", *([] if measure else ["batch"]))
     last = units.parse_count(max_ctx, "max-ctx")
-    if last > 64 * LONGEST:
+    if last > 64 * LAST_CONTEXT:
         raise BadInput(f"max-ctx '{max_ctx}' is more than 1g: give less.")
     pair = _pair([*(named_spec(name, scale) for name in models), *configured(configs)])
     peak = find_gpu(gpu)

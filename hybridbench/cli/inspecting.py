@@ -38,7 +38,7 @@ ABOUT = {
 }
 
 
-@click.command(cls=Command, short_help="Families, scales, recipes, mixers, letters of patterns and published models.")
+@click.command(cls=Command)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def archs(as_json: bool) -> None:
     """List families, scales, ratios, recipes, mixers and letters of patterns, and published models.
@@ -138,7 +138,7 @@ def _published_rows() -> list[dict[str, Any]]:
     return rows
 
 
-@click.command(cls=Command, short_help="Kernels: which can run here, and why not.")
+@click.command(cls=Command)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.option("--explain", is_flag=True, help="What each operation of a case runs with here, and why.")
 @click.option("--workload", default=DECODE, show_default=True, help=f"Of the case: {', '.join(WORKLOADS)}.")
@@ -222,7 +222,7 @@ def _backend_line(row: dict[str, Any]) -> Text:
     return Text("  ") + verdict + Text(f"  {row['backend']:<16}{place:<8}{package}")
 
 
-@click.command(cls=Command, short_help="This machine, and what is missing.")
+@click.command(cls=Command)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.option("--ceilings", is_flag=True, help="Measure a large matrix product and memory bandwidth too.")
 def doctor(as_json: bool, ceilings: bool) -> None:

@@ -5,27 +5,72 @@ Commands import what they need when they run: ``--help`` and ``cost`` answer wit
 
 from __future__ import annotations
 
+import importlib
 import sys
+from collections.abc import Iterator, MutableMapping
 from typing import Any
 
 import click
 from typing_extensions import override
 
 from hybridbench import __version__
-from hybridbench.cli.auditing import audit
-from hybridbench.cli.caching import cache
-from hybridbench.cli.crossing import crossover
-from hybridbench.cli.inspecting import archs, backends, doctor
-from hybridbench.cli.measuring import OF_WORKLOADS, run
 from hybridbench.cli.output import Plain, ended_quietly
-from hybridbench.cli.planning import fit
-from hybridbench.cli.predicting import cost
-from hybridbench.cli.pricing import price
-from hybridbench.cli.quickstart import quickstart
-from hybridbench.cli.reporting import report
 from hybridbench.cli.stored import some_were_damaged
-from hybridbench.cli.tracing import trace
 from hybridbench.errors import BadResults, HybridbenchError
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "quickstart": ("quickstart", "A little of everything, in a minute."),
+    "cost": ("predicting", "What each model must cost, without running it."),
+    "cache": ("caching", "Cache bytes by formula, in tensors, as allocated and in pages."),
+    "fit": ("planning", "The largest batch or context that fits a GPU."),
+    "price": ("pricing", "What a workload would take on any GPU."),
+    "crossover": ("crossing", "From which context on one model has less than another."),
+    "train-throughput": ("measuring", "Time training steps."),
+    "prefill": ("measuring", "Time the prefill of a prompt."),
+    "decode": ("measuring", "Time decode steps at a fixed context."),
+    "generate": ("measuring", "Time whole generations, as the paper does."),
+    "run": ("measuring", "Run a suite of cases."),
+    "report": ("reporting", "Tables and charts from stored records."),
+    "trace": ("tracing", "Where the time of a step goes."),
+    "audit": ("auditing", "Count a step's FLOPs six ways, and say why they differ."),
+    "archs": ("inspecting", "Families, scales, recipes, mixers, letters of patterns and published models."),
+    "backends": ("inspecting", "Kernels: which can run here, and why not."),
+    "doctor": ("inspecting", "This machine, and what is missing."),
+}
+"""Every command in the order people need them: its module below ``hybridbench.cli``, and its line in ``--help``."""
+
+
+class Loaded(MutableMapping[str, click.Command]):
+    """The commands by name, each imported when it is looked up, so that no command waits for another's imports."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, click.Command] = {}
+
+    @override
+    def __getitem__(self, name: str) -> click.Command:
+        if name not in self._found:
+            module = importlib.import_module(f"hybridbench.cli.{COMMANDS[name][0]}")
+            self._found |= {
+                one.name: one for one in vars(module).values() if isinstance(one, click.Command) and one.name
+            }
+            self._found |= {one.name: one for one in getattr(module, "OF_WORKLOADS", ()) if one.name}
+        return self._found[name]
+
+    @override
+    def __setitem__(self, name: str, command: click.Command) -> None:
+        self._found[name] = command
+
+    @override
+    def __delitem__(self, name: str) -> None:
+        del self._found[name]
+
+    @override
+    def __iter__(self) -> Iterator[str]:
+        return iter(COMMANDS)
+
+    @override
+    def __len__(self) -> int:
+        return len(COMMANDS)
 
 
 class Cli(click.Group):
@@ -35,6 +80,12 @@ class Cli(click.Group):
     def list_commands(self, _ctx: click.Context) -> list[str]:
         """The commands in the order people need them, not in alphabetical order."""
         return list(self.commands)
+
+    @override
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
     @override
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
@@ -74,12 +125,7 @@ def main() -> None:
     """The command itself: what it does is in its subcommands."""
 
 
-for command in (
-    *(quickstart, cost, cache, fit, price, crossover),
-    *(*OF_WORKLOADS, run, report),
-    *(trace, audit, archs, backends, doctor),
-):
-    main.add_command(command)
+main.commands = Loaded()
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 def _command(row: Row) -> click.Command:
     """A command that sweeps one workload."""
 
-    @click.command(row.command, cls=Command, help=row.about, short_help=row.short)
+    @click.command(row.command, cls=Command, help=row.about)
     @model_options()
     @run_options
     @out_options
@@ -83,7 +83,7 @@ OF_WORKLOADS = [_command(row) for row in WORKLOADS.values()]
 """A command for each workload, in the table's order."""
 
 
-@click.command(cls=Command, short_help="Run a suite of cases.")
+@click.command(cls=Command)
 @click.argument("suite", type=GIVEN_PATH)
 @click.option("--resume", is_flag=True, help="Skip cases that -o already holds a record of.")
 @click.option("--dry-run", is_flag=True, help="List the cases and stop.")

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from hybridbench.searches import Verified
 
 
-@click.command(cls=Command, short_help="The largest batch or context that fits a GPU.")
+@click.command(cls=Command)
 @model_options()
 @given_options
 @workload_option

@@ -108,7 +108,7 @@ def as_document(rows: Rows, asked: Asked) -> dict[str, Any]:
     }
 
 
-@click.command(cls=Command, short_help="What each model must cost, without running it.")
+@click.command(cls=Command)
 @model_options()
 @given_options
 @listed("--convention", default="exact", show_default=True, help="With commas: exact, paper, hardware.")

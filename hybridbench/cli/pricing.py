@@ -31,7 +31,7 @@ from hybridbench.report.render.page import own_page
 from hybridbench.suite.workloads import Workload, check_one_pass
 
 
-@click.command(cls=Command, short_help="What a workload would take on any GPU.")
+@click.command(cls=Command)
 @model_options()
 @given_options
 @workload_option

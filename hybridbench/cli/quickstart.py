@@ -55,7 +55,7 @@ def cases_for(on_gpu: bool) -> list[Case]:
     return [replace(case, sampling=replace(case.sampling, target_rel_ci=CPU_TARGET)) for case in planned]
 
 
-@click.command(cls=Command, short_help="A little of everything, in a minute.")
+@click.command(cls=Command)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout and nothing else.")
 @click.option("-o", "--out", type=GIVEN_PATH, help="Folder for records, tables and charts.")
 def quickstart(as_json: bool, out: Path | None) -> None:

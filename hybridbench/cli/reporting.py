@@ -13,7 +13,7 @@ from hybridbench.cli.typed import Command
 from hybridbench.record import Record
 
 
-@click.command(cls=Command, short_help="Tables and charts from stored records.")
+@click.command(cls=Command)
 @click.argument("results", nargs=-1, required=True, type=GIVEN_PATH)
 @out_options
 def report(results: tuple[Path, ...], as_json: bool, out: Path | None) -> None:

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from hybridbench.cli.output import Plain
-from hybridbench.record import Record
+
+if TYPE_CHECKING:
+    from hybridbench.record import Record
 
 _DAMAGED = "hybridbench.damaged"
 

@@ -32,7 +32,7 @@ MOST_STEPS = 1000
 """Steps that may be profiled: the profiler keeps every launch of each in memory."""
 
 
-@click.command(cls=Command, short_help="Where the time of a step goes.")
+@click.command(cls=Command)
 @click.option("--workload", default=DECODE, show_default=True, help=f"{', '.join(WORKLOADS)}.")
 @model_options(arch=None)
 @execution_options

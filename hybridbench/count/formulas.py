@@ -157,7 +157,7 @@ def is_one_pass(backend: str) -> bool:
 def closed_form(
     op: str, parts: tuple[str, ...], spec: Block | None, args: tuple[Any, ...], backend: str = ""
 ) -> dict[str, int]:
-    """FLOPs by operation of a kernel that no counter can look into; empty where nobody has a formula for it.
+    """FLOPs by operation of a kernel that no counter can look into; empty where there is no formula for it.
 
     With gradients they are those of a training step.
 

@@ -229,7 +229,7 @@ def with_conv(operation: str, is_conv: bool) -> str:
 
 
 def with_hidden(lists: dict[str, dict[str, int]], where: Where) -> dict[str, dict[str, int]]:
-    """The operators that counted as nothing, with the kernels that nobody has a formula for."""
+    """The operators that counted as nothing, with the kernels without a formula."""
     for (operation, kernel), times in where.hidden.items():
         lists.setdefault(operation, {})[kernel] = times
     return lists

@@ -19,7 +19,7 @@ from hybridbench.model.cache import Cache, RecurrentCache
 from hybridbench.model.mixer import (
     DT_RANGE,
     RecurrentModule,
-    aligned,
+    aligned_product,
     carried,
     conv_front,
     convolved,
@@ -105,7 +105,7 @@ class DeltaModule(RecurrentModule):
     def mix(
         self, x_BTD: Tensor, step: Step, cache: Cache | None = None, value: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        conv_in_BTC, gate_BTHV, decay, beta_BTH = self._project(aligned(self.in_proj, x_BTD), value)
+        conv_in_BTC, gate_BTHV, decay, beta_BTH = self._project(aligned_product(self.in_proj, x_BTD), value)
         fronts: tuple[Tensor | None, ...] = (None,) * len(self.conv_widths)
         going_on = {}
         if step.start:

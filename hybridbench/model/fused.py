@@ -7,8 +7,7 @@ from device memory, updates the caches in place, and writes logits and the next 
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -16,65 +15,19 @@ import torch
 from torch import Tensor
 
 from hybridbench.arch.blocks.parallel import Fusion
-from hybridbench.kernels.attention.triton_decode import DecodePlan, launch_attention_decode, multiprocessors
-from hybridbench.kernels.step import triton_step as kernels
+from hybridbench.kernels.attention.triton_decode import DecodePlan, launch_attention_decode
+from hybridbench.kernels.step import triton_dense, triton_ends, triton_mixers
 from hybridbench.kernels.tuning import compile_together
 from hybridbench.model.attention import AttentionModule
 from hybridbench.model.block import BlockModule, Step
 from hybridbench.model.cache import AttentionCache, Cache, ParallelCache, RecurrentCache
 from hybridbench.model.language import LanguageModel
+from hybridbench.model.launches import Launches
 from hybridbench.model.mamba2 import Mamba2Module
 from hybridbench.model.mlp import MlpModule
 from hybridbench.model.parallel import ParallelModule
 from hybridbench.model.rotary import frequencies
-from hybridbench.sizes import FUSED_STEP_BATCH
-
-
-@dataclass(frozen=True)
-class Tiling:
-    """How one product is cut.
-
-    Attributes:
-        rows: rows of weights per program.
-        splits: programs along K.
-        block_k: columns per step of the loop.
-        stages: steps whose loads are in flight.
-        warps: warps per program.
-    """
-
-    rows: int
-    splits: int
-    block_k: int
-    stages: int
-    warps: int
-
-    @classmethod
-    def choose(cls, n_rows: int, k: int, n_sms: int) -> Tiling:
-        """A tiling by rules derived from searches on an H200 (``results/nvidia-h200/NOTES.md``).
-
-        For a very wide product (the head) the tiling hardly matters. A wide product runs best with one program per SM,
-        which leaves room for the programs of the next kernel. A narrow one is cut along K until every SM has work and
-        no program has more than about a thousand columns; where an SM would have few loads in flight, each program
-        loads more steps ahead.
-        """
-        if n_rows >= 256 * n_sms:
-            return cls(64, 1, _dividing(k, 256), 4, 4)
-        if n_rows >= 110 * n_sms:
-            return cls(128, 1, _dividing(k, 64), 4, 4)
-        rows = 64 if n_rows <= k and k >= 4096 else 32
-        block_k, tiles, splits = _dividing(k, 128), -(-n_rows // rows), 1
-        enough = (1.25 if n_rows > k else 0.9) * n_sms
-        while k // (2 * splits) >= 256 and (tiles * splits < enough or (n_rows <= k and k / splits > 1100)):
-            splits *= 2
-        ahead = 3 * rows * block_k * 2 * tiles * splits / n_sms
-        return cls(rows, splits, block_k, 6 if ahead < 30_000 else 4, 4)
-
-
-def _dividing(k: int, block: int) -> int:
-    """The largest power of two up to ``block`` that divides ``k``."""
-    while k % block:
-        block //= 2
-    return block
+from hybridbench.model.tiling import Tiling, power_of_two
 
 
 @dataclass(frozen=True)
@@ -100,10 +53,8 @@ class AttentionRead:
     norm_eps: float | None
 
 
-class FusedStep:
-    """The launches of one decode step.
-
-    ``reads`` are its attentions in order. ``compilations`` compile the kernels without launching them.
+class FusedStep(Launches):
+    """The launches of one decode step of a model. ``reads`` are its attentions in order.
 
     Args:
         model: an allocated model whose case ``step.ruled_out_by`` does not rule out.
@@ -126,28 +77,15 @@ class FusedStep:
         pdl: bool | None = None,
         tilings: dict[tuple[str, int, int], Tiling] | None = None,
     ) -> None:
-        device = model.embedding_VD.device
-        on_gpu = device.type == "cuda"
+        super().__init__(token_B.shape[0], model.embedding_VD, streams=streams, pdl=pdl, tilings=tilings)
         self.model = model
-        self.pdl = (on_gpu and torch.cuda.get_device_capability(device) >= (9, 0)) if pdl is None else pdl
-        self.n_sms = multiprocessors(device)
-        self.tilings = {} if tilings is None else tilings
-        self.side = torch.cuda.Stream(device) if streams > 1 and on_gpu else None
-        self.alone = False
-        self.B = token_B.shape[0]
-        self.tokens = 8 if self.B <= 8 else FUSED_STEP_BATCH
-        self.kind: dict[str, Any] = {"device": device, "dtype": model.embedding_VD.dtype}
-        self.wide: dict[str, Any] = {"device": device, "dtype": torch.float32}
-        self.launches: list[Callable[[], None]] = []
-        self.compilations: list[Callable[[], object]] = []
         self.logits_BV: Tensor = torch.empty(self.B, model.embedding_VD.shape[0], **self.kind)
-        self._scratch: dict[tuple[str, int, int, int], tuple[Tensor, Tensor]] = {}
         self.reads: list[AttentionRead] = []
         D = model.d_model
         squares = torch.empty(max(D // 16, 1), self.B, **self.wide)
         self.stream = _Stream(self._new(D), self._new(D), squares)
         self._plan(caches, token_B, position_B, advance)
-        if on_gpu:
+        if token_B.is_cuda:
             compile_together(self.compilations)
 
     def __call__(self) -> Tensor:
@@ -155,45 +93,6 @@ class FusedStep:
         for launch in self.launches:
             launch()
         return self.logits_BV
-
-    # Planning -------------------------------------------------------------------------------------------------------
-
-    def _new(self, *shape: int) -> Tensor:
-        zeros: Tensor = torch.zeros(self.B, *shape, **self.kind)
-        return zeros
-
-    def _tiling(self, name: str, n_rows: int, k: int) -> Tiling:
-        return self.tilings.get((name, n_rows, k)) or Tiling.choose(n_rows, k, self.n_sms)
-
-    def _parts(self, name: str, tiles: int, tiling: Tiling, rows: int) -> tuple[Tensor, Tensor]:
-        """Scratch for the splits of one product: their partial sums, and a counter of the splits that have finished.
-
-        All products of one name share it, since each waits for the one before, so that it stays in the L2 cache.
-        """
-        key = name, tiles, tiling.splits, rows
-        if key not in self._scratch:
-            size = tiles * tiling.splits * rows * self.tokens if tiling.splits > 1 else 1
-            part = torch.empty(size, **self.wide)
-            self._scratch[key] = part, torch.zeros(tiles, dtype=torch.int32, device=part.device)
-        return self._scratch[key]
-
-    def _overlaps(self) -> bool:
-        """Whether the next launch may start before the previous one has finished; not across streams."""
-        overlaps, self.alone = self.pdl and not self.alone, False
-        return overlaps
-
-    def _launch(self, kernel: Any, programs: int, *args: Any, warps: int = 4, **constants: Any) -> None:
-        pdl = self._overlaps()
-        options = {"launch_pdl": True} if pdl else {}
-
-        def launch() -> None:
-            kernel[(programs,)](*args, **constants, PDL=pdl, num_warps=warps, **options)
-
-        def compile_only() -> None:
-            kernel.warmup(*args, grid=(programs,), **constants, PDL=pdl, num_warps=warps, **options)
-
-        self.launches.append(launch)
-        self.compilations.append(compile_only)
 
     def _plan(self, caches: list[Cache | None], token_B: Tensor, position_B: Tensor, advance: bool) -> None:
         model, D = self.model, self.model.d_model
@@ -214,7 +113,7 @@ class FusedStep:
         self.pairs = pairs
         stream = self.stream
         self._launch(
-            kernels.begin,
+            triton_ends.begin,
             self.B,
             token_B,
             position_B,
@@ -229,11 +128,11 @@ class FusedStep:
             self.slot,
             self.length,
             D=D,
-            D_TILE=_power(D),
+            D_TILE=power_of_two(D),
             B=self.B,
             TURNS=len(self._turns),
             PAIRS=pairs,
-            PAIRS_TILE=_power(pairs),
+            PAIRS_TILE=power_of_two(pairs),
             RINGS=len(self._rings),
         )
         self.parts = 1
@@ -277,36 +176,6 @@ class FusedStep:
         first, second = ((x, w, width) for x, w, width in zip((y, out), weights, widths, strict=True))
         self._residual(first, second, next_norm, subtract=fusion.op == "subtract")
 
-    @contextlib.contextmanager
-    def _beside(self) -> Iterator[None]:
-        """Launches planned inside run on the side stream, after what the main one has done so far. With one stream they
-        run on it in order.
-        """
-        if self.side is None:
-            yield
-            return
-        main, self.launches = self.launches, []
-        self.alone = True
-        yield
-        branch, self.launches = self.launches, main
-        side = self.side
-
-        def fork() -> None:
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
-                for launch in branch:
-                    launch()
-
-        self.launches.append(fork)
-        self.alone = True
-
-    def _meet(self) -> None:
-        """Makes the main stream wait for the side one."""
-        if self.side is not None:
-            side = self.side
-            self.launches.append(lambda: torch.cuda.current_stream().wait_stream(side))
-            self.alone = True
-
     def _attention(self, module: AttentionModule, cache: AttentionCache, *, norm_eps: float | None) -> Tensor:
         spec, w = module.spec, module.in_proj.weight
         H, K, P, V, D = spec.n_heads, spec.n_kv_heads, spec.head_dim, spec.v_head_dim, spec.d_model
@@ -318,7 +187,7 @@ class FusedStep:
         turn = self.turn[self._turns.index((spec.rope, P))] if spec.rope is not None else self.turn[0]
         part, count = self._parts("qkv", tiles, tiling, 2 * half)
         self._launch(
-            kernels.project_qkv,
+            triton_mixers.project_qkv,
             tiles * tiling.splits,
             self.stream.xw_BD,
             self.stream.squares,
@@ -343,7 +212,7 @@ class FusedStep:
             **self._consumed(),
             HALF=half,
             ROTATES=spec.rope is not None,
-            **self._cut(tiling),
+            **tiling.constants,
         )
         plan = DecodePlan.make(self.B, H, K, P, V, cache.k_BSKP.shape[1], q_BHP)
         length_B, pdl = self.length[ring], self._overlaps()
@@ -376,7 +245,7 @@ class FusedStep:
         squares = torch.zeros(H, B, **self.wide)
         part, count = self._parts("mamba2", tiles, tiling, tiling.rows)
         self._launch(
-            kernels.project_mamba2,
+            triton_mixers.project_mamba2,
             tiles * tiling.splits,
             self.stream.xw_BD,
             self.stream.squares,
@@ -399,10 +268,10 @@ class FusedStep:
             COLUMNS=cache.conv_BCW.shape[-1],
             **self._consumed(),
             ROWS=tiling.rows,
-            **self._cut(tiling),
+            **tiling.constants,
         )
         self._launch(
-            kernels.update_state,
+            triton_mixers.update_state,
             B * H,
             mixed,
             dt,
@@ -422,8 +291,8 @@ class FusedStep:
             G=spec.n_groups,
             P=spec.head_dim,
             N=spec.d_state,
-            P_TILE=_power(spec.head_dim),
-            N_TILE=_power(spec.d_state),
+            P_TILE=power_of_two(spec.head_dim),
+            N_TILE=power_of_two(spec.d_state),
             NORM=norm,
         )
         return y, squares
@@ -437,7 +306,7 @@ class FusedStep:
         tiles = -(-F // half)
         part, count = self._parts("swiglu", tiles, tiling, tiling.rows)
         self._launch(
-            kernels.project_swiglu,
+            triton_dense.project_swiglu,
             tiles * tiling.splits,
             self.stream.xw_BD,
             self.stream.squares,
@@ -451,7 +320,7 @@ class FusedStep:
             F=F,
             **self._consumed(),
             HALF=half,
-            **self._cut(tiling),
+            **tiling.constants,
         )
         return act
 
@@ -473,7 +342,7 @@ class FusedStep:
         tiles = -(-D // tiling.rows)
         part, count = self._parts("residual", tiles, tiling, tiling.rows)
         self._launch(
-            kernels.project_residual,
+            triton_dense.project_residual,
             tiles * tiling.splits,
             x1,
             x2,
@@ -496,11 +365,11 @@ class FusedStep:
             SUBTRACT=subtract,
             NORMED=squares is not None,
             PARTS=1 if squares is None else squares.shape[0],
-            PARTS_TILE=1 if squares is None else _power(squares.shape[0]),
+            PARTS_TILE=1 if squares is None else power_of_two(squares.shape[0]),
             B=self.B,
             TOKENS=self.tokens,
             ROWS=tiling.rows,
-            **{**self._cut(tiling), "BLOCK_K": block_k},
+            **{**tiling.constants, "BLOCK_K": block_k},
         )
         self.parts = tiles
 
@@ -511,10 +380,10 @@ class FusedStep:
         tiles = -(-V // tiling.rows)
         best = torch.zeros(self.B, tiles, **self.wide)
         best_at = torch.zeros(self.B, tiles, dtype=torch.int32, device=w.device)
-        cut = self._cut(tiling)
+        cut = tiling.constants
         del cut["SPLITS"]
         self._launch(
-            kernels.project_head,
+            triton_ends.project_head,
             tiles,
             self.stream.xw_BD,
             self.stream.squares,
@@ -532,7 +401,7 @@ class FusedStep:
             **cut,
         )
         self._launch(
-            kernels.finish,
+            triton_ends.finish,
             self.B,
             best,
             best_at,
@@ -541,19 +410,12 @@ class FusedStep:
             tiles,
             int(advance),
             VOCABULARY=V,
-            TILES_TILE=_power(tiles),
+            TILES_TILE=power_of_two(tiles),
         )
 
     def _consumed(self) -> dict[str, int]:
         """Arguments of a product that finishes the stream's norm."""
-        return {"PARTS": self.parts, "PARTS_TILE": _power(self.parts), "B": self.B, "TOKENS": self.tokens}
-
-    def _cut(self, tiling: Tiling) -> dict[str, int]:
-        return {
-            "SPLITS": tiling.splits,
-            "BLOCK_K": tiling.block_k,
-            "STAGES": tiling.stages,
-        }
+        return {"PARTS": self.parts, "PARTS_TILE": power_of_two(self.parts), "B": self.B, "TOKENS": self.tokens}
 
 
 PLANS: dict[type[BlockModule], Callable[[FusedStep, Any, Any, Tensor], None]] = {
@@ -566,8 +428,3 @@ PLANS: dict[type[BlockModule], Callable[[FusedStep, Any, Any, Tensor], None]] = 
 
 ``step.UNFUSED`` has a row for the block of every module here.
 """
-
-
-def _power(n: int) -> int:
-    """The least power of two that is not smaller."""
-    return 1 << (n - 1).bit_length()

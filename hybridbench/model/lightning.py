@@ -1,9 +1,9 @@
 """lightning: lightning attention as a module: projection, silu, a recurrence of fixed decay, norm and gate, output.
 
-Follows transformers' ``MiniMaxLightningAttention``, whose projection interleaves q, k and v by head; here they lie one
-after the other, then the gate. The decay of head h (from 1) of H in the model's mixer i (from 0) of n is
-``exp(-2^(-8 h / H) (1 - i / (n - 1) + 1e-5))`` a position, so that the last mixer forgets almost nothing. transformers
-counts decoder layers, each of one mixer and one MLP; a model here is made of sublayers, of which those that mix count.
+Follows transformers' ``MiniMaxLightningAttention``. Its projection interleaves q, k and v by head; a row here is
+q | k | v | gate. Head h of H (from 1) in mixer i of n (from 0) decays by
+``exp(-2^(-8 h / H) (1 - i / (n - 1) + 1e-5))`` a position, so the last mixer forgets almost nothing. transformers
+counts decoder layers, of one mixer and one MLP each; here only the sublayers that mix positions count.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from hybridbench.arch.blocks.lightning import Lightning
 from hybridbench.model.block import Factory, Step
 from hybridbench.model.cache import Cache
 from hybridbench.model.checkpoint import cheap
-from hybridbench.model.mixer import MixerModule, aligned, carried, state_dtype
+from hybridbench.model.mixer import MixerModule, aligned_product, carried, state_dtype
 
 SMALL = 1e-5
-"""What transformers adds to the decays' factor of a place, and to the number of places that it divides by."""
+"""transformers adds this to the factor of a mixer's place, and to the number of places that it divides by."""
 
 
 def log_decays(n_heads: int, place: int, places: int) -> Tensor:
@@ -58,7 +58,7 @@ class LightningCache(Cache):
 
 class LightningModule(MixerModule):
     """Lightning attention over a sequence, or one recurrent step. Its operations are ``lightning``, ``lightning_step``
-    and ``norm_gate``, whose one norm is over all heads' channels.
+    and ``norm_gate``. The norm is over the channels of all heads.
     """
 
     spec: Lightning
@@ -81,7 +81,7 @@ class LightningModule(MixerModule):
 
     @override
     def reset(self, generator: torch.Generator) -> None:
-        """The decays of its place in the model; the norm one."""
+        """Decays by the mixer's place in the model, and norm weights of one."""
         with torch.no_grad():
             self.log_decay_H.copy_(log_decays(self.spec.n_heads, self.place, self.places))
             self.norm_weight_I.fill_(1.0)
@@ -94,8 +94,8 @@ class LightningModule(MixerModule):
         return q, k, v, gate
 
     def _heads(self, x: Tensor) -> Tensor:
-        """Silu of a part of the row, by head. One part at a time: the kernels read q, k and v whole, so a part of what
-        silu makes of all three would be copied.
+        """Silu of q, k or v (..., I), by head (..., H, P). One at a time, because the kernels need contiguous inputs:
+        parts of one silu of all three would be copied.
         """
         return torch.unflatten(cheap(F.silu, x), -1, (self.spec.n_heads, -1))
 
@@ -111,7 +111,7 @@ class LightningModule(MixerModule):
     def mix(
         self, x_BTD: Tensor, step: Step, cache: Cache | None = None, value: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        q_BTI, k_BTI, v_BTI, gate_BTI = self._project(aligned(self.in_proj, x_BTD), value)
+        q_BTI, k_BTI, v_BTI, gate_BTI = self._project(aligned_product(self.in_proj, x_BTD), value)
         going_on: dict[str, Tensor] = {}
         if step.start:
             assert isinstance(cache, LightningCache)

@@ -17,7 +17,7 @@ from hybridbench.model.block import Factory, Step
 from hybridbench.model.cache import Cache, RecurrentCache
 from hybridbench.model.mixer import (
     RecurrentModule,
-    aligned,
+    aligned_product,
     carried,
     conv_front,
     convolved,
@@ -105,7 +105,7 @@ class Mamba2Module(RecurrentModule):
     def mix(
         self, x_BTD: Tensor, step: Step, cache: Cache | None = None, value: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        packed_BTC = aligned(self.in_proj, x_BTD)
+        packed_BTC = aligned_product(self.in_proj, x_BTD)
         z_BTI, conv_in_BTC, dt_BTH = self._project(packed_BTC, value)
         front_BSC, going_on = None, {}
         if step.start:

@@ -18,7 +18,7 @@ from hybridbench.arch.block import Storage
 from hybridbench.arch.blocks.mamba3 import Mamba3
 from hybridbench.model.block import Factory, Step
 from hybridbench.model.cache import Cache
-from hybridbench.model.mixer import DT_RANGE, MixerModule, aligned, carried, log_uniform_steps, state_dtype
+from hybridbench.model.mixer import DT_RANGE, MixerModule, aligned_product, carried, log_uniform_steps, state_dtype
 
 
 @dataclass
@@ -108,7 +108,7 @@ class Mamba3Module(MixerModule):
     def mix(
         self, x_BTD: Tensor, step: Step, cache: Cache | None = None, value: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        inputs = self._inputs(aligned(self.in_proj, x_BTD), value)
+        inputs = self._inputs(aligned_product(self.in_proj, x_BTD), value)
         going_on = {}
         if step.start:
             assert isinstance(cache, Mamba3Cache)

@@ -65,7 +65,7 @@ class MixerModule(BlockModule):
 
     @override
     def products(self) -> Iterator[tuple[Tensor, str]]:
-        """Every matrix among its parameters; conv taps and logarithms of decays too, although in no product."""
+        """Every matrix among its parameters, including conv taps and logarithms of decays, which are in no product."""
         for parameter in self.parameters():
             if parameter.dim() == 2:
                 part = "in_proj" if self.out_proj is None or parameter is not self.out_proj.weight else "out_proj"
@@ -210,7 +210,7 @@ def padding(columns: int, device: torch.device) -> int:
     return -columns % ROW_ALIGNED if device.type == "cuda" else 0
 
 
-def aligned(projection: nn.Linear, x_BTD: Tensor) -> Tensor:
+def aligned_product(projection: nn.Linear, x_BTD: Tensor) -> Tensor:
     """A projection of a sequence, with zero columns behind each row where its width suits no fast kernel.
 
     Where rows do not start on 16 bytes, as with the 4,882 columns of the intra block at 1b, only cuBLAS's slowest

@@ -26,10 +26,11 @@ from hybridbench.model.mixer import MixerModule
 from hybridbench.model.parallel import ParallelModule
 
 Carry = dict[str, Tensor]
-"""The tensors that pieces pass on: ``token`` and ``position``, the residual stream ``x``, what layers share
-(``SHARED``), inside an intra block its normed input and the outputs of its branches, and at the end ``logits``."""
-SHARED = "shared "
-"""Prefix of the names of values that layers leave on the step for later ones."""
+"""The tensors that pieces pass on: ``token`` and ``position``, the residual stream ``x``, values that layers
+share (names begin with ``SHARED_PREFIX``), inside an intra block its normed input and the outputs of its branches, and
+at the end ``logits``."""
+SHARED_PREFIX = "shared "
+"""Prefix of the names of values that a layer stores in the step and later layers read."""
 Capture = Callable[[Callable[[], object]], Callable[[], object]]
 
 
@@ -131,7 +132,9 @@ class PaperDecode:
     def _step_at(self, carry: Carry, eager: bool) -> Step:
         """The step with the values that earlier pieces left on it. All eager pieces share its rotations."""
         step = self._step if eager else Step(carry["position"])
-        return step.sharing({name.removeprefix(SHARED): carry[name] for name in carry if name.startswith(SHARED)})
+        return step.sharing(
+            {name.removeprefix(SHARED_PREFIX): carry[name] for name in carry if name.startswith(SHARED_PREFIX)}
+        )
 
     def _layer(self, index: int, cache: Cache | None) -> list[Piece]:
         model, layer = self._model, self._model.blocks[index]
@@ -182,9 +185,9 @@ def _reads_values(module: BlockModule) -> bool:
 
 
 def _shared_by(layer: BlockModule) -> tuple[str, ...]:
-    return tuple(SHARED + name for name in layer.shares)
+    return tuple(SHARED_PREFIX + name for name in layer.shares)
 
 
 def _left(step: Step) -> Carry:
     """The values that are on the step now."""
-    return {SHARED + name: value for name, value in step.shared.items()}
+    return {SHARED_PREFIX + name: value for name, value in step.shared.items()}

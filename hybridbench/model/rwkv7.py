@@ -1,11 +1,13 @@
 """rwkv7: RWKV-7's time mixing as a module: token shift, projections, value residual, rule, norm, bonus, gate, output.
 
-Follows RWKV-LM's ``RWKV_Tmix_x070`` (arXiv 2503.14456, section 4): no bias in projections but those of decay, rate and
-the value's share; the norm's epsilon is 1e-5 a channel of a head; nothing is in float32 where the weights are not. The
-first layer of a width leaves its value on the step, as projected, and later ones mix theirs with it. A branch that
-borrows its value takes the other's in place of its own projection, and then does the same with it.
-What lies between products and kernels is PyTorch's: fla's fused token shift writes a gradient over its input, which the
-other branch of a parallel block has yet to read (``addcmul_bwd1``, in place).
+Follows RWKV-LM's ``RWKV_Tmix_x070`` (arXiv 2503.14456, section 4). Only the projections of decay, rate and the value's
+share have a bias; the norm's epsilon is 1e-5 for each channel of a head; everything is in the dtype of the weights. The
+first layer of a width stores its projected value in the step, and each later layer of that width mixes its own value
+with the stored one. A branch that borrows its value uses the other branch's value in place of its own projection; the
+residual is the same.
+
+Elementwise work is plain PyTorch. fla's fused token shift cannot be used: its backward (``addcmul_bwd1``) overwrites
+its input, which the other branch of a parallel block still reads.
 """
 
 from __future__ import annotations
@@ -21,14 +23,14 @@ from hybridbench.model.cache import Cache, RecurrentCache
 from hybridbench.model.checkpoint import cheap
 from hybridbench.model.mixer import RecurrentModule, carried, conv_front, keep_tail
 
-EPS = 1e-5
-"""Of the norm, for every channel of a head: 64e-5 at 64."""
+EPS_PER_CHANNEL = 1e-5
+"""Added to the variance in the norm of a head, per channel of the head: 64e-5 with 64 channels."""
 SHARE_POWERS = {"r": 0.2, "w": 0.9, "k": 0.7, "v": 0.7, "a": 0.9, "g": 0.2}
-"""Input to the power of its channel's place in the initial share of the token before."""
+"""By input, the exponent in the initial share of the token before: ``1 - (channel / d_model)^(power x depth left)``."""
 
 
 def _difference(x_BTD: Tensor, front_B1D: Tensor | None) -> Tensor:
-    """The token before minus the token; before the first one stands ``front_B1D``, or zeros."""
+    """The token before minus the token (B, T, D). ``front_B1D`` is the token before the first one; None means zeros."""
     before = x_BTD[:, :-1]
     if front_B1D is None:
         return F.pad(before, (0, 0, 1, 0)) - x_BTD
@@ -80,7 +82,7 @@ class Rwkv7Module(RecurrentModule):
 
     @override
     def reset(self, generator: torch.Generator) -> None:
-        """RWKV-LM's initial values by channel, head and depth, products aside: they are drawn as all are here."""
+        """RWKV-LM's initial values by channel, head and depth. Projections are drawn as in every other module."""
         index, layers = self.place
         depth, left = index / max(1, layers - 1), 1 - index / max(1, layers)
         spec, device = self.spec, self.decay_I.device
@@ -112,7 +114,7 @@ class Rwkv7Module(RecurrentModule):
     def _read(
         self, x: Tensor, difference: Tensor, step: Step, value: Tensor | None
     ) -> tuple[list[Tensor], Tensor, Tensor]:
-        """What the rule reads, (..., H, P) each: r, w, k, v, kk and a; the gate; and the value as projected or lent."""
+        """The rule's inputs r, w, k, v, kk and a, and the gate, (..., H, P); the value as projected or borrowed."""
         share = self.share_LD.view(-1, *(1,) * (x.dim() - 1), x.shape[-1])
         mixed = dict(zip(self.mixed, cheap(torch.addcmul, x, difference, share).unbind(0), strict=True))
         weights = torch.split(self.in_proj.weight, self.widths)
@@ -135,7 +137,9 @@ class Rwkv7Module(RecurrentModule):
     def _finish(self, out: Tensor, read: list[Tensor], gate: Tensor) -> Tensor:
         r, _, k, v, *_ = read
         parameters = self.norm_weight_HV, self.norm_bias_HV, self.bonus_HP
-        ended: Tensor = self.ops["rwkv7_output"](out, r, k, v, gate, *parameters, eps=EPS * self.spec.head_dim)
+        ended: Tensor = self.ops["rwkv7_output"](
+            out, r, k, v, gate, *parameters, eps=EPS_PER_CHANNEL * self.spec.head_dim
+        )
         return ended.flatten(-2)
 
     @override

@@ -54,7 +54,7 @@ ROWS = (
         inputs=("q_BTGP", "k_BTGP", "v_BTHV", "dt_BTH", "beta_BTH", *_GATES, _INITIAL),
         outputs=("o_BTHV", "final_state_BHPV: float32"),
         settings=("chunk_size",),
-        letters=_KEY_HEADS,
+        dimensions=_KEY_HEADS,
         forward=lambda problem: (
             problem.batch * _gated_delta(problem).core_prefill(problem.length, Convention.EXACT).scan
         ),
@@ -82,7 +82,7 @@ ROWS = (
         spends=SCAN,
         inputs=("state_BHPV: in place", "q_BGP", "k_BGP", "v_BHV", "dt_BH", "beta_BH", *_GATES),
         outputs=("o_BHV",),
-        letters=_KEY_HEADS,
+        dimensions=_KEY_HEADS,
         forward=lambda problem: problem.batch * _gated_delta(problem).core_decode(0, Convention.EXACT).scan,
         # in place; fla's kernel writes a new state in float32, which then has to be copied
         backends=(
@@ -125,7 +125,7 @@ ROWS = (
         inputs=("y_BTHV", "z_BTHV", "weight_V"),
         outputs=("out_BTHV",),
         settings=("eps", "activation"),
-        letters={"H": _norms, "V": lambda problem: problem.norm_dim},
+        dimensions={"H": _norms, "V": lambda problem: problem.norm_dim},
         # a norm: square, sum, scale and weight of a channel, and the root of their mean; silu(z) and the product
         forward=lambda problem: problem.batch * problem.length * _norms(problem) * (8 * problem.norm_dim + 3),
         backends=(own("triton", "triton", "kernels.delta.own:norm_gate"),),

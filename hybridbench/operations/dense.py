@@ -34,7 +34,7 @@ ROWS = (
         spends=REST,
         inputs=("packed_NC",),
         outputs=("out_NF",),
-        letters={"N": _tokens, "C": lambda problem: 2 * problem.width},
+        dimensions={"N": _tokens, "C": lambda problem: 2 * problem.width},
         forward=lambda problem: _tokens(problem) * problem.width * (SILU + 1),
         backends=(_in_one_pass("swiglu"),),
         again="of_whole",
@@ -57,7 +57,7 @@ ROWS = (
         inputs=("packed_BTC", "cos_TR: float32, constant", "sin_TR: float32, constant"),
         outputs=("q_BTHP", "k_BTKP", "rest_BTI"),
         settings=("n_heads", "n_kv_heads", "head_dim"),
-        letters={
+        dimensions={
             "C": lambda problem: (
                 (problem.n_heads + problem.kv_heads) * problem.head_dim + problem.kv_heads * problem.value_dim
             ),
@@ -86,7 +86,7 @@ ROWS = (
         inputs=("first_BTI", "second_BTJ"),
         outputs=("joined_BTC",),
         settings=("heads", "eps"),
-        letters={
+        dimensions={
             "I": lambda problem: problem.n_heads * problem.head_dim,
             "J": lambda problem: problem.kv_heads * problem.value_dim,
             "C": lambda problem: problem.n_heads * problem.head_dim + problem.kv_heads * problem.value_dim,
@@ -108,7 +108,7 @@ ROWS = (
         spends=MATMUL,
         inputs=("x_ND", "chosen_NK: int64", "weight_NK", "in_weight_EFD", "out_weight_EDI"),
         outputs=("out_ND",),
-        letters={
+        dimensions={
             "N": _tokens,
             "D": lambda problem: problem.d_model,
             "K": lambda problem: problem.top_k,

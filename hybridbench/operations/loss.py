@@ -11,7 +11,7 @@ ROWS = (
         spends=LOSS,
         inputs=("hidden_ND", "weight_VD", "target_N: int64"),
         outputs=("loss: float32",),
-        letters={
+        dimensions={
             "N": lambda problem: problem.batch * problem.length,
             "V": lambda problem: problem.vocabulary,
         },

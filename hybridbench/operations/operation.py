@@ -8,7 +8,7 @@ channels of a head. It is in the activations' dtype unless a note says otherwise
     initial_state_BHPN: optional    left out if a sequence starts empty
     cos_TR: float32, constant       without a gradient
 
-``LETTERS`` says what a letter means; a row may give a letter another meaning for its operation.
+``DIMENSIONS`` says what a letter means; a row may give a letter another meaning for its operation.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PLAIN = "reference"
 
 Size = Callable[[Problem], int]
 
-LETTERS: dict[str, tuple[str, Size]] = {
+DIMENSIONS: dict[str, tuple[str, Size]] = {
     "B": ("sequences", lambda problem: problem.batch),
     "T": ("positions", lambda problem: problem.length),
     "S": ("slots of a cache", lambda problem: problem.length),
@@ -61,7 +61,7 @@ class Tensor:
 
     Attributes:
         name: with the letters of its dimensions, as the reference implementation's parameter.
-        letters: one per dimension, outermost first; empty for a single number.
+        dimensions: one per dimension, outermost first; empty for a single number.
         dtype: None means the activations' dtype.
         in_place: it is read and written.
         optional: it is left out if a sequence starts empty.
@@ -69,7 +69,7 @@ class Tensor:
     """
 
     name: str
-    letters: str
+    dimensions: str
     dtype: str | None
     in_place: bool
     optional: bool
@@ -84,9 +84,9 @@ class Tensor:
         assert notes <= {*DTYPES, "in place", "optional", "constant"}, text
         assert len(dtypes) <= 1, text
         suffix = name.rpartition("_")[2]
-        letters = suffix if suffix.isupper() and suffix != name else ""
+        dimensions = suffix if suffix.isupper() and suffix != name else ""
         said = ("in place" in notes, "optional" in notes, "constant" in notes)
-        return cls(name, letters, next(iter(dtypes), None), *said)
+        return cls(name, dimensions, next(iter(dtypes), None), *said)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +142,7 @@ class Operation:
         inputs: the tensors it is called with, in order; empty for a whole step, which is called with a model's.
         outputs: the tensors it returns.
         settings: its other parameters, given by name.
-        letters: sizes of letters that have another meaning here than in ``LETTERS``.
+        dimensions: sizes of letters that have another meaning here than in ``DIMENSIONS``.
         forward: forward FLOPs of a problem in the convention exact; None if a problem does not determine them.
         backends: what can run it besides the plain one, in the order in which "auto" tries them on a GPU.
         cpu_only: backends that run on a CPU and never on a GPU.
@@ -164,7 +164,7 @@ class Operation:
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...]
     settings: tuple[str, ...] = ()
-    letters: Mapping[str, Size] = field(default_factory=dict)
+    dimensions: Mapping[str, Size] = field(default_factory=dict)
     forward: Size | None = None
     backends: tuple[Declared, ...] = ()
     cpu_only: tuple[Declared, ...] = ()
@@ -206,7 +206,7 @@ class Operation:
 
     def size(self, letter: str, problem: Problem) -> int:
         """Size of a dimension in a problem; 0 if the problem does not state it."""
-        return self.letters[letter](problem) if letter in self.letters else LETTERS[letter][1](problem)
+        return self.dimensions[letter](problem) if letter in self.dimensions else DIMENSIONS[letter][1](problem)
 
 
 def elements(operation: Operation, problem: Problem) -> dict[str, int]:
@@ -217,7 +217,7 @@ def elements(operation: Operation, problem: Problem) -> dict[str, int]:
     {'packed_NC': 25600, 'out_NF': 12800}
     """
     return {
-        tensor.name: math.prod(operation.size(letter, problem) for letter in tensor.letters)
+        tensor.name: math.prod(operation.size(letter, problem) for letter in tensor.dimensions)
         for tensor in operation.tensors
         if not tensor.optional
     }

@@ -14,7 +14,7 @@ ROWS = (
         inputs=("parameter_I: in place", "gradient_I", "exp_avg_I: in place", "exp_avg_sq_I: in place"),
         outputs=("optimizer",),
         settings=("lr",),
-        letters={"I": lambda problem: problem.n_params},
+        dimensions={"I": lambda problem: problem.n_params},
         # the decay 2, the first moment 3, the second 4; root, correction, eps, rate, quotient and difference
         forward=lambda problem: 15 * problem.n_params,
         # one pass in float32; torch's kernel computes in float64 in part, which takes three times as long

@@ -292,7 +292,7 @@ ROWS = (
         outputs=("out_BTI", "final_state_BHPN: float32"),
         settings=("head_dim", "n_groups", "chunk_size", "eps"),
         # z, the convolution's channels and dt, and columns behind them that nobody reads
-        letters={"E": lambda problem: problem.row or problem.width + problem.conv_channels + problem.n_heads},
+        dimensions={"E": lambda problem: problem.row or problem.width + problem.conv_channels + problem.n_heads},
         forward=lambda problem: _ssd(problem) + _conv1d(problem),
         # without a fused one, its parts are resolved in its place
         backends=(

@@ -30,7 +30,8 @@ CURVES = ("cache", "decode-floor", "decode-flops", "flops", "prefill-flops")
 """Figures whose crossings can be solved for. ``flops`` are those of training on one sequence."""
 WORKLOAD_OF = {"decode-floor": DECODE, "decode-flops": DECODE, "flops": TRAIN, "prefill-flops": PREFILL}
 """The workload whose measured step stands for a curve; cache bytes are exact and need no measuring."""
-LONGEST = 1 << 24
+LAST_CONTEXT = 1 << 24
+"""The longest context at which a crossing is looked for, unless a caller says otherwise."""
 
 Curve = Callable[[int], int | Fraction]
 """A figure by context, in exact numbers: crossings are decided by signs."""
@@ -61,7 +62,7 @@ def lines(
     storage: Storage | None = None,
     gpu: Peak | None = None,
     dtype: str = "bfloat16",
-    last: int = LONGEST,
+    last: int = LAST_CONTEXT,
 ) -> Lines:
     """A figure of a model by context.
 
@@ -106,7 +107,7 @@ def _bends(spec: ModelSpec) -> tuple[int, ...]:
     return tuple(sorted({max(1, span + shift) for span in spans if span is not None for shift in (-1, 0, 1)}))
 
 
-def stretches(one: Lines, other: Lines, last: int = LONGEST) -> list[Stretch]:
+def stretches(one: Lines, other: Lines, last: int = LAST_CONTEXT) -> list[Stretch]:
     """Every stretch of contexts from 1 to ``last`` by which of two figures is less; neighbours differ."""
 
     def difference(context: int) -> int | Fraction:

@@ -47,7 +47,7 @@ class Row:
         name: as in data, options and TOML.
         word: as in running text.
         command: the subcommand that measures it.
-        short, about: the subcommand's help: its line in the list of commands, and its own text.
+        about: the subcommand's help.
         passes: kinds of the passes of a step, in order.
         edges: where the passes begin and end, in tokens of one sequence: one more than there are passes.
         ctx_on_gpu, ctx_on_cpu: the contexts measured when none are given.
@@ -58,7 +58,6 @@ class Row:
     name: str
     word: str
     command: str
-    short: str
     about: str
     passes: tuple[str, ...]
     edges: Callable[[Workload], tuple[int, ...]]
@@ -90,7 +89,6 @@ WORKLOADS: dict[str, Row] = {
             TRAIN,
             word="training",
             command="train-throughput",
-            short="Time training steps.",
             about="Training steps: forward, loss, backward and AdamW over sequences of --ctx tokens.",
             passes=(TRAIN,),
             edges=lambda work: (0, work.context),
@@ -102,7 +100,6 @@ WORKLOADS: dict[str, Row] = {
             PREFILL,
             word="prefill",
             command="prefill",
-            short="Time the prefill of a prompt.",
             about="Prefill of a prompt of --ctx tokens: time to first token. Only the last position meets the head.",
             passes=(PREFILL,),
             edges=lambda work: (0, work.context),
@@ -114,7 +111,6 @@ WORKLOADS: dict[str, Row] = {
             DECODE,
             word="decode",
             command="decode",
-            short="Time decode steps at a fixed context.",
             about="Decode steps at a fixed context: --ctx tokens are cached and one token per sequence is decoded, "
             "again and again at the same context. On a GPU a step is one replay of a captured CUDA graph.",
             passes=(DECODE,),
@@ -127,7 +123,6 @@ WORKLOADS: dict[str, Row] = {
             GENERATE,
             word="generation",
             command="generate",
-            short="Time whole generations, as the paper does.",
             about="Whole generations: a prompt of --prompt tokens, then token by token to --ctx tokens in all, as the "
             "paper measures decoding.",
             passes=(PREFILL, DECODE),

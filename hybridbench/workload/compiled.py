@@ -17,7 +17,7 @@ from hybridbench.errors import WrongResult
 from hybridbench.kernels.verify import Check
 from hybridbench.model.cache import Cache
 from hybridbench.model.language import LanguageModel
-from hybridbench.model.step import both_ways, relative_error
+from hybridbench.model.step import FEWEST_COMPARED, both_ways, relative_error
 
 LAYERS, COMPILED = "layers", "torch.compile"
 """The operation and backend that the records of these checks name."""
@@ -26,8 +26,6 @@ OUTPUT_BOUND, NARROW_OUTPUT_BOUND = 1e-2, 6e-2
 GRADIENT_BOUND, NARROW_GRADIENT_BOUND = 5e-2, 0.2
 """Bounds of the relative difference of a gradient. Rounding makes some percent where terms of either sign are summed;
 a wrong gradient differs by about 1."""
-FEWEST = 64
-"""Roles with fewer parameters are not compared: their gradient may be small by chance, but its rounding is not."""
 
 
 def verify_gradients(
@@ -53,7 +51,7 @@ def verify_gradients(
     errors = {
         role: relative_error(pairs)
         for role, pairs in roles.items()
-        if sum(gradient.numel() for _, gradient in pairs) >= FEWEST
+        if sum(gradient.numel() for _, gradient in pairs) >= FEWEST_COMPARED
     }
     return _judged(errors, "the gradient of ", _bound(model, GRADIENT_BOUND, NARROW_GRADIENT_BOUND))
 

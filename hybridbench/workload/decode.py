@@ -28,7 +28,7 @@ from hybridbench.suite.case import COMPILE, EAGER, GRAPH, PUBLISHED, Case
 from hybridbench.suite.workloads import Workload
 from hybridbench.workload.at_size import Checker
 from hybridbench.workload.compiled import verify_outputs
-from hybridbench.workload.prepared import Prepared, TimedPart, kept, random_tokens
+from hybridbench.workload.prepared import Prepared, TimedPart, present, random_tokens
 
 if TYPE_CHECKING:
     from hybridbench.model.fused import FusedStep  # it needs triton
@@ -109,14 +109,14 @@ class DecodeLoop:
     def fill(self, seed: int, context: int) -> None:
         """Fills the caches with random values of a plausible size, with ``context`` tokens cached."""
         self._generator = torch.Generator(device=self.position_B.device).manual_seed(seed)
-        for cache in kept(self.caches):
+        for cache in present(self.caches):
             cache.fill(self._generator)
         self.reach(context)
 
     def reach(self, context: int) -> None:
         """Moves filled caches to a context: as many tokens are cached then."""
         self.position_B.fill_(context)
-        for cache in kept(self.caches):
+        for cache in present(self.caches):
             reach(cache, context, self._generator)
 
     def ready(self, *, verify: bool = True) -> Callable[[], object]:
@@ -137,7 +137,7 @@ class DecodeLoop:
             if verify:
                 with torch.no_grad():
                     plain = lambda: self.model.decode(*inputs, self.caches)  # noqa: E731
-                    self.checks.append(verify_step(plain, plan, kept(self.caches), inputs))
+                    self.checks.append(verify_step(plain, plan, present(self.caches), inputs))
             self.plan = plan
         if self.mode == COMPILE and verify:
             self.checks.append(self._verify_compiled())
@@ -149,7 +149,7 @@ class DecodeLoop:
     def _verify_compiled(self) -> Check:
         inputs = (self.token_B, self.position_B)
         plain, compiled = (partial(run, *inputs, self.caches) for run in (self.model.decode, self._decode))
-        return verify_outputs(self.model, plain, compiled, kept(self.caches), inputs)
+        return verify_outputs(self.model, plain, compiled, present(self.caches), inputs)
 
     def eager_step(self) -> None:
         """Decodes one token per sequence, without capture or compilation."""
@@ -181,7 +181,7 @@ def prepare_decode(case: Case, model: LanguageModel, checker: Checker | None = N
         loop.eager_step,
         lambda token_B, position_B: model.decode(token_B, position_B, loop.caches),
         (loop.token_B, loop.position_B),
-        caches=kept(loop.caches),
+        caches=present(loop.caches),
         checks=loop.checks,
         capacity=context if loop.grows else context + 1,
     )
@@ -229,7 +229,7 @@ def prepare_generate(case: Case, model: LanguageModel, checker: Checker | None =
         lambda token_BT: model.prefill(token_BT, loop.caches),
         (token_BT,),
         steps_per_sample=steps,
-        caches=kept(loop.caches),
+        caches=present(loop.caches),
         checks=loop.checks,
         capacity=work.context - 1 if loop.grows and work.depths else work.context,
         check_at_size=lambda checker: checker.prefill(token_BT, model.new_caches(work.batch, work.prompt, storage)),

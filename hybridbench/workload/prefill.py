@@ -12,7 +12,7 @@ from hybridbench.model.language import LanguageModel
 from hybridbench.suite.case import COMPILE, Case
 from hybridbench.workload.at_size import Checker
 from hybridbench.workload.compiled import verify_outputs
-from hybridbench.workload.prepared import Prepared, kept, random_tokens
+from hybridbench.workload.prepared import Prepared, present, random_tokens
 
 
 def prepare_prefill(case: Case, model: LanguageModel, _checker: Checker | None = None) -> Prepared:
@@ -44,8 +44,8 @@ def prepare_prefill(case: Case, model: LanguageModel, _checker: Checker | None =
         eager_step,
         run,
         (token_BT,),
-        caches=kept(caches),
+        caches=present(caches),
         capacity=work.context,
         check_at_size=lambda checker: checker.prefill(token_BT, caches),
-        verify=(lambda: verify_outputs(model, lambda: run(token_BT), compiled, kept(caches))) if layers else None,
+        verify=(lambda: verify_outputs(model, lambda: run(token_BT), compiled, present(caches))) if layers else None,
     )

@@ -74,6 +74,6 @@ def random_tokens(case: Case, *shape: int, device: torch.device, offset: int = 0
     return torch.randint(case.model.vocab_size, shape, device=device, generator=generator)
 
 
-def kept(caches: list[Cache | None]) -> list[Cache]:
+def present(caches: list[Cache | None]) -> list[Cache]:
     """The caches of the layers that have one."""
     return [cache for cache in caches if cache is not None]

@@ -23,7 +23,15 @@ from hybridbench.store import RecordWriter
 from hybridbench.suite.case import Case, Execution, Sampling
 from hybridbench.suite.workloads import DECODE, GENERATE, PREFILL, TRAIN, Workload
 from hybridbench.workload import decode
-from hybridbench.workload.at_size.errors import BLOCK, SHORT, Errors, SizeComparison, judged, of_whole, over_positions
+from hybridbench.workload.at_size.errors import (
+    BLOCK_POSITIONS,
+    SHORT,
+    Errors,
+    SizeComparison,
+    judged,
+    of_whole,
+    over_positions,
+)
 from hybridbench.workload.at_size.gradients import MOST_ROWS, sampled
 from hybridbench.workload.at_size.sequence import piece_count, pieces
 
@@ -196,7 +204,7 @@ def test_an_error_is_that_of_the_worst_block_of_positions() -> None:
     found = expected.clone()
     found[999] *= 2
     error = float(over_positions(found, expected))
-    last = expected[1000 // BLOCK * BLOCK :]
+    last = expected[1000 // BLOCK_POSITIONS * BLOCK_POSITIONS :]
     assert error == pytest.approx(float(expected[999].norm() / last.norm()), rel=1e-5)
     assert float(of_whole(found, expected)) < 0.1 < error
     found[3, 2] = float("nan")

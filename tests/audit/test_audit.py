@@ -26,6 +26,7 @@ from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.operations import operations
 from hybridbench.audit import exchange, run
 from hybridbench.audit.exchange import Observation, Taken
+from hybridbench.audit.judge import plain_scans
 from hybridbench.audit.judge.attention_tiles import EQUAL_WIDTHS
 from hybridbench.audit.judge.hardware import (
     CONV_AGAIN,
@@ -50,6 +51,10 @@ from hybridbench.count import ncu
 from hybridbench.count.account import FVCORE, REST, TORCH, Account, Product
 from hybridbench.count.ncu import Launch
 from hybridbench.errors import Unsupported
+from hybridbench.kernels.delta import reference as delta_reference
+from hybridbench.kernels.scan import reference as scan_reference
+from hybridbench.operations import OPERATIONS
+from hybridbench.operations.operation import SCAN
 from hybridbench.processes import alive, run_program
 from hybridbench.session import Proofs
 from hybridbench.suite.case import Case, Execution
@@ -86,6 +91,31 @@ def test_nothing_stays_unexplained_on_plain_kernels(kind: str, context: int) -> 
             assert {name: view.flops[name] for name in exact if is_product(name)} == {
                 name: flops for name, flops in exact.items() if is_product(name)
             }
+
+
+@pytest.mark.parametrize(
+    ("kind", "context", "held"),
+    [(TRAIN, 70, None), (TRAIN, 16, None), (TRAIN, 150, 1 << 15), (PREFILL, 150, 1 << 15), (DECODE, 70, None)],
+)
+@pytest.mark.parametrize("letter", "m3GKL7")
+def test_nothing_stays_unexplained_of_a_plain_scan(
+    letter: str, kind: str, context: int, held: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole and filled chunks, one chunk, and, with few values ``held`` at once, several segments."""
+    if held is not None:
+        for module in (scan_reference, delta_reference, plain_scans):
+            monkeypatch.setattr(module, "CHUNK_ELEMENTS", held)
+    found = audited(case_of(pattern_spec(f"{letter}-", "tiny", SMALL), kind, context))
+    for counter in (TORCH, FVCORE):
+        assert found.views[counter].error is None
+        assert found.unexplained(counter) == {}
+    (scan,) = (name for name in found.views[EXACT].flops if name.endswith(" scan"))
+    assert (found.views[TORCH].flops.get(scan, 0) > 0) == (kind != DECODE)
+
+
+def test_every_scan_has_a_formula_of_its_plain_products() -> None:
+    scans = {row.name for row in OPERATIONS.values() if row.spends == SCAN and not row.name.endswith("_step")}
+    assert set(plain_scans.PLAIN_SCANS) == scans
 
 
 VARIANTS = {

@@ -13,7 +13,7 @@ from types import ModuleType
 import pytest
 
 from hybridbench.audit.exchange import Taken
-from hybridbench.audit.observe.tuned import installed, taken
+from hybridbench.audit.observe.tuned import taken, using
 
 pytest.importorskip("triton")
 
@@ -68,7 +68,7 @@ def test_another_process_takes_what_one_took(kernels: ModuleType) -> None:
     travelled = [Taken(**one) for one in json.loads(json.dumps([asdict(one) for one in found]))]
     kernels.plain.cache.clear()
     kernels.wrapped.fn.cache.clear()
-    with installed(travelled):
+    with using(travelled):
         assert kernels.plain.cache == {KEY: kernels.configs[1]}
         assert kernels.plain.cache[KEY].pre_hook is print
         assert kernels.wrapped.fn.cache == {KEY: kernels.configs[2]}
@@ -80,7 +80,7 @@ def test_caches_are_as_before_afterwards(kernels: ModuleType) -> None:
     found = [Taken("tuned_kernels", kernel, list(KEY), str(kernels.configs[1])) for kernel in ("plain", "wrapped")]
 
     def tune_and_fail() -> None:
-        with installed(found):
+        with using(found):
             assert kernels.plain.cache[KEY] is kernels.wrapped.fn.cache[KEY] is kernels.configs[1]
             kernels.plain.cache[tuned_later] = kernels.configs[2]
             raise RuntimeError("the step fails")
@@ -98,7 +98,7 @@ def test_what_is_not_there_any_more_tunes_itself_again(changed: dict[str, str], 
     kernels.plain.cache[KEY] = kernels.configs[1]
     (found,) = taken()
     kernels.plain.cache.clear()
-    with installed([Taken(**{**asdict(found), **changed})]):
+    with using([Taken(**{**asdict(found), **changed})]):
         assert kernels.plain.cache == {}
-    with installed([found]):
+    with using([found]):
         assert kernels.plain.cache == {KEY: kernels.configs[1]}

@@ -11,7 +11,7 @@ from hybridbench.model import build_model, resolve_backends
 from hybridbench.model.step import BOUND
 from hybridbench.suite.case import Case, Execution
 from hybridbench.suite.workloads import GENERATE, Workload
-from hybridbench.workload.prepared import kept
+from hybridbench.workload.prepared import present
 
 pytestmark = [
     pytest.mark.gpu,
@@ -75,14 +75,14 @@ def test_fused_is_what_the_modules_compute_over_64_tokens(name, batch):
         for i in range(STEPS):
             position = torch.full((batch,), PROMPT + i, device="cuda")
             expected.append(at.model.decode(at.tokens[:, PROMPT + i], position, at.caches).float())
-        plain = [tensor.clone() for cache in kept(at.caches) for kind in cache.tensors().values() for tensor in kind]
+        plain = [tensor.clone() for cache in present(at.caches) for kind in cache.tensors().values() for tensor in kind]
         at.start()
         for i, logits in enumerate(expected):
             at.token_B.copy_(at.tokens[:, PROMPT + i])
             found = at.plan().float()
             assert torch.equal(at.token_B, found.argmax(-1))
             worst = max(worst, float((found - logits).norm() / logits.norm()))
-        fused = [tensor for cache in kept(at.caches) for kind in cache.tensors().values() for tensor in kind]
+        fused = [tensor for cache in present(at.caches) for kind in cache.tensors().values() for tensor in kind]
     apart = max(float((a.float() - b.float()).norm() / b.float().norm()) for a, b in zip(fused, plain, strict=True))
     print(f"{name} b{batch}: logits {worst:.2e}, caches {apart:.2e}")  # noqa: T201
     assert worst < BOUND

@@ -220,28 +220,32 @@ def some(*shape: int, dtype: torch.dtype = torch.bfloat16, behind: int = 16) -> 
 
 
 def elementwise() -> None:
-    from hybridbench.kernels.dense import triton_elementwise as ops
+    from hybridbench.kernels.dense import triton_add_rms_norm as norm
+    from hybridbench.kernels.dense import triton_gate as gate
+    from hybridbench.kernels.dense import triton_head_norms as head_norms
+    from hybridbench.kernels.dense import triton_rotary as rotary
+    from hybridbench.kernels.dense import triton_swiglu as swiglu
 
     for behind in (16, 20):  # strides that 8 divides, and others
         draw = functools.partial(some, behind=behind)
         x, y, wider, weight = draw(B, T, D), draw(B, T, D), draw(B, T, 2 * D), draw(D)
-        ops._run_swiglu(wider)
-        ops._run_swiglu_backward(wider, x)
+        swiglu._run_swiglu(wider)
+        swiglu._run_swiglu_backward(wider, x)
         for residual in (None, y):
-            ops._run_add_rms_norm(x, residual, weight, 1e-5)
-            ops._run_add_rms_norm_backward(x, residual, y, weight, 1e-5)
+            norm._run_add_rms_norm(x, residual, weight, 1e-5)
+            norm._run_add_rms_norm_backward(x, residual, y, weight, 1e-5)
         for weighted in (None, weight):
-            ops.gate_forward(x, y, weighted, 1e-5)
-            ops._run_gate_backward(x, x, y, weighted, 1e-5)
+            gate.gate_forward(x, y, weighted, 1e-5)
+            gate._run_gate_backward(x, x, y, weighted, 1e-5)
         first, second = draw(B, T, 16 * 72), draw(B, T, 16 * 128)
-        ops._run_head_norms(first, second, 16, 16, 1e-5)
-        ops._run_head_norms_backward(draw(B, T, 16 * 200), first, second, 16, 16, 1e-5)
+        head_norms._run_head_norms(first, second, 16, 16, 1e-5)
+        head_norms._run_head_norms_backward(draw(B, T, 16 * 200), first, second, 16, 16, 1e-5)
     for H, K, P, R in ((32, 8, 64, 512), (5, 5, 72, 100), (4, 2, 64, 0)):
         cos, sin = torch.empty(2, T, P // 2)
-        made = ops._run_rotary(some(B, T, (H + K) * P + R), cos, sin, H, K, P)
-        ops._run_rotary_backward(*made, cos, sin)
+        made = rotary._run_rotary(some(B, T, (H + K) * P + R), cos, sin, H, K, P)
+        rotary._run_rotary_backward(*made, cos, sin)
         by_head = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in made[:2]]  # as attention's gradients come
-        ops._run_rotary_backward(*by_head, made[2], cos, sin)
+        rotary._run_rotary_backward(*by_head, made[2], cos, sin)
 
 
 def optimizer() -> None:
@@ -272,7 +276,8 @@ def delta() -> None:
 
 
 def scan() -> None:
-    from hybridbench.kernels.scan import triton_ssd as ops
+    from hybridbench.kernels.scan.triton_ssd import scan_forward
+    from hybridbench.kernels.scan.triton_ssd_backward import scan_backward
 
     H, P, N, G = 32, 128, 128, 2
     x = some(B, T, H * P).unflatten(-1, (H, P))
@@ -280,10 +285,10 @@ def scan() -> None:
     dt, per_head, start = some(B, T, H), torch.empty(H), torch.empty(B, H, P, N)
     given = (x, dt, per_head, b, c, per_head, per_head)
     for initial in (None, start):
-        ops.scan_forward(*given, keep=False, initial_BHPN=initial)
-    _, _, states = ops.scan_forward(*given, keep=True)
+        scan_forward(*given, keep=False, initial_BHPN=initial)
+    _, _, states = scan_forward(*given, keep=True)
     for d_final in (None, start):
-        ops.scan_backward(x, d_final, *given, states, d_x=x, d_dt=dt, d_b=b, d_c=c)
+        scan_backward(x, d_final, *given, states, d_x=x, d_dt=dt, d_b=b, d_c=c)
 
 
 def decode() -> None:

@@ -19,7 +19,8 @@ from hybridbench.arch.families import Options, pattern_spec
 from hybridbench.arch.model import ModelSpec
 from hybridbench.model.build import build_model, resolve_backends
 from hybridbench.model.cache import Cache
-from hybridbench.model.fused import FusedStep, Tiling
+from hybridbench.model.fused import FusedStep
+from hybridbench.model.tiling import Tiling
 from hybridbench.suite.case import Case, Execution
 from hybridbench.suite.workloads import Workload
 

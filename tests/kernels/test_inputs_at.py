@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from hybridbench.arch.kinds import KINDS
 from hybridbench.kernels import Backend, available, backends
 from hybridbench.kernels.by_rows import holds_sequences
 from hybridbench.kernels.verify import BOUNDS, Inputs, inputs_at
@@ -41,16 +42,10 @@ def problem(op: str, letter: str, dtype: str = "float32") -> Problem:
 
 
 LETTERS = {
-    **dict.fromkeys(("attention", "attention_decode"), "*S"),
-    **dict.fromkeys(("ssd", "ssd_step", "mamba2_core"), "M"),
-    **dict.fromkeys(("conv1d", "conv1d_step"), "MmGK"),
-    **dict.fromkeys(("selective_scan", "selective_step"), "m"),
-    **dict.fromkeys(("mamba3_scan", "mamba3_step"), "3"),
-    **dict.fromkeys(("gated_delta", "gated_delta_step"), "G"),
-    **dict.fromkeys(("kda", "kda_step"), "K"),
-    **dict.fromkeys(("lightning", "lightning_step"), "L"),
-    **dict.fromkeys(("rwkv7", "rwkv7_step"), "7"),
+    op: [kind.letter for kind in KINDS if kind.at is not None and op in (*kind.spec.sequence_ops, *kind.spec.step_ops)]
+    for op in OVER_SEQUENCES
 }
+"""The kinds of block that a pattern can have and that ask for an operation."""
 
 
 def kernels() -> list[Any]:
@@ -147,3 +142,7 @@ def test_inputs_at_size_depend_on_the_seed_alone() -> None:
     one, same, other = (inputs_at("ssd", asked, device="cpu", seed=seed).tensors["x_BTHP"] for seed in (1, 1, 2))
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
+
+
+def test_every_operation_over_sequences_has_a_mixer_that_asks_for_it() -> None:
+    assert all(LETTERS.values()), LETTERS

@@ -21,7 +21,7 @@ from hybridbench.kernels.loading import again_of, draw_of, named
 from hybridbench.kernels.resolver import by_path
 from hybridbench.kernels.verify import inputs_at
 from hybridbench.operations import OPERATIONS
-from hybridbench.operations.operation import LETTERS, REST, Operation, elements, flops, moved_bytes
+from hybridbench.operations.operation import DIMENSIONS, REST, Operation, elements, flops, moved_bytes
 from hybridbench.problem import problem_of
 from hybridbench.suite.case import Case
 from hybridbench.suite.ops import CORE, CORE_PARTS, DECODE_STEP, block_ops, block_uses
@@ -95,11 +95,11 @@ def test_inputs_are_the_references_parameters(row: Operation) -> None:
 
 @pytest.mark.parametrize("row", OF_TENSORS)
 def test_letters_have_a_meaning_and_sequences_a_row(row: Operation) -> None:
-    used = {letter for tensor in row.tensors for letter in tensor.letters}
-    assert used <= {*LETTERS, *row.letters}
-    assert set(row.letters) <= used
+    used = {letter for tensor in row.tensors for letter in tensor.dimensions}
+    assert used <= {*DIMENSIONS, *row.dimensions}
+    assert set(row.dimensions) <= used
     if row.sequences:
-        assert any(tensor.letters.startswith("B") for tensor in row.tensors)
+        assert any(tensor.dimensions.startswith("B") for tensor in row.tensors)
 
 
 @pytest.mark.parametrize("row", CALLED_WITH_THEM)
@@ -124,8 +124,8 @@ def test_drawn_tensors_have_the_shapes_and_dtypes_of_the_row(row: Operation) -> 
         found += len(drawn)
         for name, tensor in (drawn | made).items():
             said = by_name[name]
-            assert tensor.dim() == len(said.letters), name
-            for letter, size in zip(said.letters, tensor.shape, strict=True):
+            assert tensor.dim() == len(said.dimensions), name
+            for letter, size in zip(said.dimensions, tensor.shape, strict=True):
                 assert sizes.setdefault(letter, size) == size, f"{letter} of {name}"
             if not said.in_place:  # a state is kept in any dtype
                 assert str(tensor.dtype) == f"torch.{said.dtype or 'bfloat16'}", name

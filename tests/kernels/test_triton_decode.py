@@ -53,7 +53,7 @@ def test_the_fused_step_is_right_in_the_interpreter() -> None:
 
 
 def test_tilings_fill_the_gpu_and_divide_what_they_cut() -> None:
-    from hybridbench.model.fused import Tiling
+    from hybridbench.model.tiling import Tiling
 
     sizes = ((3072, 2048), (2048, 8192), (16384, 2048), (4882, 2048), (2048, 4352), (128_256, 2048), (256, 48))
     for n_rows, k in sizes:
@@ -121,11 +121,11 @@ def test_compiles_for_hopper_with_its_loads_in_flight(P: int, V: int) -> None:
 
 def test_weights_are_loaded_before_the_wait() -> None:
     """Programmatic dependent launch gains nothing unless what comes before the wait stays there."""
-    from hybridbench.kernels.step import triton_step
+    from hybridbench.kernels.step import triton_dense
 
     constants = {"D": 2048, "F": 8192, "HALF": 64, "SPLITS": 1, "PARTS": 32, "PARTS_TILE": 32, "B": 4, "TOKENS": 8}
     constants |= {"BLOCK_K": 64, "STAGES": 4, "PDL": True}
-    ptx = for_hopper(triton_step.project_swiglu, constants, TYPES).asm["ptx"]
+    ptx = for_hopper(triton_dense.project_swiglu, constants, TYPES).asm["ptx"]
     before = ptx[: ptx.index("griddepcontrol.wait")]
     assert before.count("ld.global.v4.b32") >= 8
     assert "cp.async.cg.shared.global" not in before

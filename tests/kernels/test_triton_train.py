@@ -64,13 +64,20 @@ WARPS = {"_rotary": 8, "_gate_forward": 8, "_gate_norm_backward": 8, "_cross_ent
 @pytest.mark.parametrize("name", KERNELS)
 def test_compiles_for_hopper_with_wide_loads_and_no_spills(name: str) -> None:
     """A kernel that only moves memory must move 16 bytes a load, and keep what it loaded in registers."""
-    from hybridbench.kernels.dense import triton_elementwise
+    from hybridbench.kernels.dense import (
+        triton_add_rms_norm,
+        triton_gate,
+        triton_head_norms,
+        triton_rotary,
+        triton_swiglu,
+    )
     from hybridbench.kernels.loss import triton_loss
     from hybridbench.kernels.optimizer import triton_adamw
 
-    modules = (triton_elementwise, triton_loss, triton_adamw)
+    dense = (triton_add_rms_norm, triton_gate, triton_head_norms, triton_rotary, triton_swiglu)
+    modules = (*dense, triton_loss, triton_adamw)
     kernel = next(vars(module)[name] for module in modules if name in vars(module))
-    registers = {"maxnreg": triton_elementwise.GATE_REGISTERS} if name == "_gate_norm_backward" else {}
+    registers = {"maxnreg": triton_gate.REGISTERS} if name == "_gate_norm_backward" else {}
     ptx = for_hopper(kernel, KERNELS[name], TYPES, num_warps=WARPS.get(name, 4), **registers).asm["ptx"]
     # cp.async.cg is the copy into shared memory that comes in 16 bytes only.
     assert any(load in ptx for load in ("ld.global.v4.b32", "ld.global.v2.b64", "cp.async.cg")), sorted(
@@ -100,10 +107,10 @@ TILES = {
 
 @pytest.mark.parametrize("name", SCAN_KERNELS)
 def test_a_scan_compiles_for_hopper_to_bulk_copies_and_asynchronous_products(name: str) -> None:
-    from hybridbench.kernels.scan import triton_ssd
-    from hybridbench.kernels.scan.core import SHARED
+    from hybridbench.kernels.scan import triton_ssd, triton_ssd_backward
+    from hybridbench.kernels.scan.core import SHARED_BYTES
 
-    kernel = vars(triton_ssd)[name]
+    kernel = {**vars(triton_ssd), **vars(triton_ssd_backward)}[name]
     types = TILES | {argument: "*fp32" for argument in kernel.arg_names if argument.endswith("_ptr")}
     types |= {"states_ptr": "*bf16"} if "states_ptr" in kernel.arg_names else {}
     compiled = for_hopper(kernel, SCAN_KERNELS[name], types, num_warps=triton_ssd.WARPS)
@@ -112,12 +119,12 @@ def test_a_scan_compiles_for_hopper_to_bulk_copies_and_asynchronous_products(nam
     assert "wgmma.mma_async" in ptx
     assert "mma.sync.aligned" not in ptx.replace("wgmma.mma_async.sync.aligned", "")
     assert "ld.global.b16" not in ptx, "a tile is read element by element"
-    assert compiled.metadata.shared <= SHARED
+    assert compiled.metadata.shared <= SHARED_BYTES
     if name == "scan_forward_kernel":
         assert 2 * (compiled.metadata.shared + RESERVED) <= HOPPER, "two programs have room on an SM"
         alone = for_hopper(kernel, {**SCAN_KERNELS[name], "STAGES": triton_ssd.LONE_STAGES}, types)
-        assert alone.metadata.shared == SHARED
+        assert alone.metadata.shared == SHARED_BYTES
         for stages in (SCAN["STAGES"], triton_ssd.LONE_STAGES):
             continued = for_hopper(kernel, {**SCAN_KERNELS[name], "HAS_INITIAL": True, "STAGES": stages}, types)
-            assert continued.metadata.shared <= SHARED
+            assert continued.metadata.shared <= SHARED_BYTES
             assert "st.local" not in continued.asm["ptx"]

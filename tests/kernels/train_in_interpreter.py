@@ -27,12 +27,25 @@ from torch import Tensor
 
 from hybridbench import sizes
 from hybridbench.kernels import reference_of
-from hybridbench.kernels.dense import triton_elementwise
+from hybridbench.kernels.dense import (
+    triton_add_rms_norm,
+    triton_gate,
+    triton_head_norms,
+    triton_rotary,
+    triton_swiglu,
+)
 from hybridbench.kernels.loss import chunked
 from hybridbench.kernels.loss import reference as loss_reference
 from hybridbench.kernels.optimizer import adamw
 from hybridbench.kernels.scan import reference as scan_reference
 
+OURS = {
+    "swiglu": triton_swiglu.swiglu,
+    "add_rms_norm": triton_add_rms_norm.add_rms_norm,
+    "rotary": triton_rotary.rotary,
+    "gate": triton_gate.gate,
+    "head_norms": triton_head_norms.head_norms,
+}
 EPS = 1e-5
 
 
@@ -241,12 +254,12 @@ def elementwise_errors() -> Iterator[tuple[str, float]]:
     """All cases in float32; the narrower dtypes, which take the same branches, share them."""
     for name, share in zip(DTYPES, (slice(None), slice(0, None, 2), slice(1, None, 2)), strict=True):
         for label, op, tensors, settings in list(cases(getattr(torch, name)))[share]:
-            yield f"{name} {label}", errors(op, tensors, settings, getattr(triton_elementwise, op))
+            yield f"{name} {label}", errors(op, tensors, settings, OURS[op])
     # so few heads and slots a program that there are more programs than heads in a row, as at lengths that are timed
-    triton_elementwise.ROTARY_ELEMENTS, triton_elementwise.GROUP_ELEMENTS = 16, 32
+    triton_rotary.ROTARY_ELEMENTS, triton_head_norms.GROUP_ELEMENTS = 16, 32
     for label, op, tensors, settings in cases(torch.float32):
         if op in ("rotary", "head_norms"):
-            yield f"float32 {label}, few a program", errors(op, tensors, settings, getattr(triton_elementwise, op))
+            yield f"float32 {label}, few a program", errors(op, tensors, settings, OURS[op])
 
 
 def optimizer_errors() -> Iterator[tuple[str, float]]:

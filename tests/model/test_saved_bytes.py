@@ -1,7 +1,7 @@
 """The tensors a built model keeps for its backward are those that ``arch.activations`` lists, byte for byte.
 
 The kernels of a GPU do not run here, so stand-ins of the same shapes keep what those keep: that half is read off their
-sources (``save_for_backward`` in ``dense.triton_elementwise`` and ``mamba2_fused``, FlashAttention's inputs,
+sources (``save_for_backward`` in ``dense.triton_*`` and ``mamba2_fused``, FlashAttention's inputs,
 output and log-sum-exp). The other half, what the modules between them keep, is autograd's own account.
 """
 

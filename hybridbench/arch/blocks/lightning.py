@@ -1,8 +1,8 @@
-"""lightning: linear attention whose state decays at a fixed rate of each head: its shape and what it must cost.
+"""lightning: linear attention whose state decays at a fixed rate of each head: shape and cost.
 
-``[q, k, v, gate] = in_proj(u)``; q, k and v pass silu; per head ``S = g S + k v^T, o = S^T q`` without a scale, where g
-is fixed by the head and by the mixer's place in the model; an RMSNorm over the channels of all heads, times
-``sigmoid(gate)``; out_proj. There is no conv, and no position is embedded.
+``[q, k, v, gate] = in_proj(u)``, then silu of q, k and v. Each head computes ``S = g S + k v^T, o = S^T q`` without a
+scale; its decay g is fixed, and depends on the head and on the mixer's place in the model. An RMSNorm over the channels
+of all heads, a product with ``sigmoid(gate)`` and out_proj follow. There is no convolution and no position embedding.
 
 Sources: arXiv 2501.08313, transformers' MiniMax (parameters, state), fla-org/flash-linear-attention ``ops/simple_gla``
 (chunk form, its backward, what it keeps).
@@ -24,15 +24,15 @@ from hybridbench.arch.weights import Matrix
 from hybridbench.sizes import aligned
 
 KERNELS_CHUNK = 64
-"""Positions of a chunk of the published kernels; MiniMax's own have 256."""
+"""Positions per chunk in the published kernels. MiniMax's own kernels have 256."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lightning(Recurrent):
-    """Lightning attention with ``n_heads`` heads of ``head_dim`` keys and as many values.
+    """Lightning attention with ``n_heads`` heads of ``head_dim`` key and ``head_dim`` value channels.
 
     Args:
-        chunk_size: positions per chunk, which is the side of a tile; MiniMax's ``block_size``.
+        chunk_size: positions per chunk, the side of a tile; MiniMax calls it ``block_size``.
     """
 
     kind: ClassVar[str] = "lightning"
@@ -49,8 +49,8 @@ class Lightning(Recurrent):
 
     @classmethod
     def at(cls, site: Site) -> Self:
-        """As wide as the scale's Mamba-2, like every mixer that may take its place; heads are MiniMax's 128 channels
-        wide, or Mamba-2's where those are narrower, and chunks as long as those of the kernels that run here.
+        """As wide as the scale's Mamba-2, like every mixer that may replace it. Heads have 128 channels, as in MiniMax,
+        or as many as Mamba-2's where those are narrower. Chunks are as long as the published kernels'.
         """
         return cls(site.scale.d_model, *heads_at(site), chunk_size=KERNELS_CHUNK)
 
@@ -120,9 +120,11 @@ class Lightning(Recurrent):
 
     @override
     def core_train(self, tokens: int, convention: Convention) -> Flops:
-        """In ``hardware`` 3.5 forwards. ``chunk_simple_gla_bwd`` makes per token and head five products of 2 C P (Q K^T
-        again, dO V^T, and one each for the gradients of q, k and v) and five of 2 P P (the states again, their
-        gradients, and one each for q, k and v), where the forward has two of either.
+        """In ``hardware`` 3.5 times the forward, in other conventions 3 times.
+
+        Per token and head the forward has two products of 2 C P FLOPs and two of 2 P P, with chunks of C positions and
+        heads of P channels. The backward (``chunk_simple_gla_bwd``) has five of each: Q K^T again, dO V^T, and one for
+        each gradient of q, k and v; the states again, their gradients, and one for each gradient of q, k and v.
         """
         forward = self.core_prefill(tokens, convention)
         return Flops(scan=forward.scan * 7 // 2) if convention is Convention.HARDWARE else 3 * forward
@@ -131,8 +133,8 @@ class Lightning(Recurrent):
     def core_activations(self, size: int, borrows_value: bool = False, keeps_output: bool = True) -> Activations | None:
         """Silu of q, k and v one by one, the chunk kernels, norm and gate.
 
-        ``ChunkSimpleGLAFunction`` keeps q, k and v. Its backward makes the states before chunks again, now in float32,
-        and holds them and their gradients until those of q, k and v are done.
+        ``ChunkSimpleGLAFunction`` keeps q, k and v. Its backward computes the states before chunks again, in float32,
+        and holds the states and their gradients until the gradients of q, k and v are done.
         """
         if borrows_value:
             return None

@@ -16,7 +16,7 @@ from typing import ClassVar, Self
 from typing_extensions import override
 
 from hybridbench.arch.block import Convention, Flops, KernelSizes, Rescale, check_sizes, variant
-from hybridbench.arch.blocks.ssd_kernels import BLOCK, SLICE, Chunked, OnePass, Tiles, fits_one_pass, up
+from hybridbench.arch.blocks.ssd_kernels import BLOCK_TOKENS, SLICE, Chunked, OnePass, Tiles, fits_one_pass, up
 from hybridbench.arch.recurrent import Recurrent
 from hybridbench.arch.scales import Site
 from hybridbench.arch.terms import FLOAT, Activations, Moment, Term, padded
@@ -232,8 +232,8 @@ class Mamba2(Recurrent):
         """One projection of z, x, B, C and dt; conv, scan, gate and norm as one operation (``scan.mamba2_fused``),
         which keeps the conv's output and the scan's.
 
-        The scan in one pass keeps states too (``kernels.triton_ssd``); mamba_ssm's, which runs where that has no tiles
-        or x is lent, recomputes states and scores (``ssd_combined.py``).
+        The scan in one pass (``kernels.scan.triton_ssd``) keeps states too. mamba_ssm's scan, which runs where the
+        other has no tiles or x is another branch's value, recomputes states and scores (``ssd_combined.py``).
         """
         inner, conv = self.d_inner, self.conv_channels
         # If x is another branch's value, the conv's input is a new tensor.
@@ -248,13 +248,13 @@ class Mamba2(Recurrent):
         scans: tuple[Moment, ...]
         undone: Moment
         if fits_one_pass(self.head_dim, self.d_state) and not borrows_value:
-            states = Term("states before blocks", size * inner * self.d_state // BLOCK)
+            states = Term("states before blocks", size * inner * self.d_state // BLOCK_TOKENS)
             slices = self.n_heads * self.head_dim // math.gcd(self.head_dim, SLICE)
             kept, scans = (states,), ((scanned, steps),)
             undone = (
                 Term("gradients of the states", states.per_token),
                 Term("gradients of B and C in float32", 2 * FLOAT * self.n_groups * self.d_state),
-                Term("gradients of the scores", size * self.n_groups * BLOCK),
+                Term("gradients of the scores", size * self.n_groups * BLOCK_TOKENS),
                 Term("steps, decays and their gradients", steps.per_token + 3 * FLOAT * slices),
             )
         else:

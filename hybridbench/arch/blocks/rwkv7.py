@@ -1,15 +1,15 @@
 """rwkv7: RWKV-7's time mixing, a delta rule whose every channel has a decay and a rate of its own: shape and cost.
 
 The state S of a head (keys x values) follows ``S = diag(w) S - (kk * a) (kk^T S) + k v^T, o = S^T r``: it decays by
-channel, gives up part of what it holds along the removal key kk (of length one; a is the rate), and adds k v^T. Its six
-inputs r, w, k, v, a and the gate g are each projected from the token mixed with the one before it (the token shift, by
-learned shares of every channel); decay, rate, gate and the share of the value residual go through a low rank. From the
-second layer of a width on, a value is mixed with the first layer's; that one has no share to learn (``leading``). Every
-head is normed, gets a bonus ``(r . k rho) v`` of its own token, and is gated.
+channel, loses a share a of its content along the removal key kk (which has length one; a is called the rate), and gains
+k v^T. Each of r, w, k, v, a and the gate g is projected from a mix of the token with the token before it (the token
+shift); every channel learns its share of the mix. Decay, rate, gate and the share of the value residual go through a
+low rank. Layers of one width share a value residual: the first layer has none (``leading``), and each later layer mixes
+its value with the first layer's. Every head is normed, gets a bonus ``(r . k rho) v`` of its own token, and is gated.
 
-As wide as the scale's Mamba-2, where published models are as wide as d_model: both mixers of a swap then have as many
-value channels, as every other mixer here has, and a parallel block may share a value. Heads keep the 64 channels of
-every published model, so the state has 64 numbers a channel. Its MLP is the model's SwiGLU, not RWKV's channel mixing.
+The mixer is as wide as the scale's Mamba-2; published models are as wide as d_model. So a swap of mixers keeps the
+number of value channels, and a parallel block can share a value between branches. Heads have the 64 channels of every
+published model, so the state has 64 numbers a channel. The MLP is the model's SwiGLU, not RWKV's channel mixing.
 
 Sources: arXiv 2503.14456 (sections 3 and 4, appendix on parameters), BlinkDL/RWKV-LM ``RWKV-v7`` (ranks by d_model, no
 value residual in layer 0, norm, initial values), fla-org/flash-linear-attention 0.6.0 ``ops/rwkv7`` and
@@ -31,13 +31,13 @@ from hybridbench.arch.terms import FLOAT, Activations, Term
 from hybridbench.arch.weights import Matrix
 from hybridbench.errors import BadInput
 
-HEAD = 64
+HEAD_DIM = 64
 """Channels of a head in every published model."""
 
 
 def low_ranks(d_model: int) -> dict[str, int]:
-    """The ranks of RWKV-LM's ``RWKV_Tmix_x070`` at a width, as the published models have them (that of 1024 has a gate
-    of 128).
+    """The low ranks of a mixer by d_model, as in RWKV-LM's ``RWKV_Tmix_x070`` and in the published models (but the one
+    with d_model 1024 has a gate of 128).
     """
 
     def rank(columns: float) -> int:
@@ -53,11 +53,11 @@ def low_ranks(d_model: int) -> dict[str, int]:
 
 @dataclass(frozen=True, slots=True)
 class Rwkv7(Recurrent):
-    """RWKV-7's time mixing with ``n_heads`` heads of ``head_dim`` keys and as many values.
+    """RWKV-7's time mixing with ``n_heads`` heads of ``head_dim`` key and ``head_dim`` value channels.
 
     Args:
         decay_rank, rate_rank, gate_rank: columns that w, a and g go through.
-        value_rank: those of the value residual's share; 0 of the first layer, whose value later ones read.
+        value_rank: the same for the share of the value residual; 0 in the first layer, which has no residual.
         chunk_size: positions per chunk of the kernels.
     """
 
@@ -81,19 +81,19 @@ class Rwkv7(Recurrent):
 
     @classmethod
     def at(cls, site: Site) -> Self:
-        """As wide as the scale's Mamba-2, in heads of 64, or in Mamba-2's where 64 does not divide the width."""
-        width = site.ssm_head_dim if site.d_inner % HEAD else HEAD
+        """As wide as the scale's Mamba-2. Heads have 64 channels, or Mamba-2's where 64 does not divide the width."""
+        width = site.ssm_head_dim if site.d_inner % HEAD_DIM else HEAD_DIM
         return cls(site.scale.d_model, site.d_inner // width, width, **low_ranks(site.scale.d_model))
 
     @property
     @override
     def line(self) -> Hashable:
-        """Values are mixed between layers of equal width: branches of a parallel block have a first of their own."""
+        """Layers of equal width share a value residual; branches of parallel blocks, which are narrower, another."""
         return type(self), self.out_width
 
     @override
     def leading(self, lines: Collection[Hashable]) -> Rwkv7:
-        """The first layer leaves its value and mixes none."""
+        """The first layer of a line has no value residual."""
         return replace(self, value_rank=0) if self.line in lines else self
 
     @override
@@ -127,7 +127,7 @@ class Rwkv7(Recurrent):
         }
 
     def mixed(self, borrows_value: bool = False) -> tuple[str, ...]:
-        """The inputs that have shares of the token before; none is projected to v where it is borrowed as it is."""
+        """The inputs that mix in the token before. v is not among them where it is borrowed and has no residual."""
         return tuple("rkwag" if borrows_value and not self.value_rank else "rkvwag")
 
     @property
@@ -166,7 +166,7 @@ class Rwkv7(Recurrent):
         shares = len(self.mixed(borrows_value)) * self.d_model
         return self.in_matmul_params(borrows_value) + shares + vectors * self.out_width
 
-    # The token before stands in the conv state's place; its mixing is elementwise, and no FLOPs are counted of it.
+    # The conv state holds the token before. The token shift is elementwise, so its FLOPs are not counted.
 
     @property
     @override
@@ -190,8 +190,12 @@ class Rwkv7(Recurrent):
         return 9 * self.state_size
 
     def _chunked(self, tokens: int, across: int, within: int, states: int) -> int:
-        """FLOPs of a chunk form over padded chunks: per token and head ``across`` products of a chunk with the channels
-        of a head, ``within`` of a chunk with itself, ``states`` of the channels with each other, 2 FLOPs each.
+        """FLOPs of a chunk form over padded chunks of C positions, with heads of P channels.
+
+        Args:
+            across: products of 2 C P FLOPs per token and head.
+            within: products of 2 C C.
+            states: products of 2 P P.
         """
         size, chunk = self.head_dim, self.chunk_size
         one = across * chunk * size + within * chunk * chunk + states * size * size
@@ -199,19 +203,18 @@ class Rwkv7(Recurrent):
 
     @override
     def _parallel_scan(self, tokens: int) -> int:
-        """``chunk_dplr_fwd`` with its tensor-core kernels; the inversion of the triangle inside a chunk is left out.
+        """The products of ``chunk_dplr_fwd`` on tensor cores. The inversion of the triangle inside a chunk is left out.
 
-        Across: two sums of decays, four matrices of r and kk with k and kk a, w, u, two of the output (10). Within: the
-        inverse with a matrix. States: w S, the two that are added, and r S.
+        Across (10): two cumulative sums of decays, four products of r and kk with k and kk a, w, u, and two for the
+        output. Within (1): the inverse times a matrix. States (4): w S, two updates, and r S.
         """
         return self._chunked(tokens, across=10, within=1, states=4)
 
     @override
     def core_train(self, tokens: int, convention: Convention) -> Flops:
-        """In ``hardware`` forward, all of it again but the output, and the backward's products as
-        ``chunk_dplr_bwd_*`` has them.
+        """In ``hardware`` the forward, the forward again without the output, and the products of ``chunk_dplr_bwd_*``.
 
-        Across: 3 of dAu, 1 of dv, 4 of wy, 8 inside chunks (16). Within: 5 of wy. States: 3 of dhu, 1 of dv, 4 of o.
+        Across (16): 3 in dAu, 1 in dv, 4 in wy, 8 inside chunks. Within (5): wy. States (8): 3 in dhu, 1 in dv, 4 in o.
         """
         if convention is not Convention.HARDWARE:
             return 3 * self.core_prefill(tokens, convention)
@@ -223,8 +226,8 @@ class Rwkv7(Recurrent):
     def core_activations(self, size: int, borrows_value: bool = False, keeps_output: bool = True) -> Activations | None:
         """Token shift, projections and elementwise work of PyTorch, the rule by fla's chunks, fla's norm and gate.
 
-        The rule keeps its six inputs and makes all else again in its backward (``ChunkDPLRDeltaRuleFunction``): decays
-        added up, four matrices a chunk and an inverse, gated inputs, w, states and new values.
+        The rule keeps its six inputs. Its backward (``ChunkDPLRDeltaRuleFunction``) computes the rest again: sums of
+        decays, four matrices a chunk and an inverse, gated inputs, w, states and new values.
         """
         if borrows_value:
             return None

@@ -33,7 +33,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-BLOCK = 64
+BLOCK_TOKENS = 64
 """Tokens a step of the scan in one pass: as short as a tensor core's tile allows, since work inside a block grows with
 its square."""
 SLICE, LEAST_SLICE = 64, 32
@@ -102,8 +102,8 @@ class OnePass:
 
     def flops(self, tokens: int, training: bool) -> dict[str, int]:
         """Tensor-core FLOPs by kernel."""
-        blocks, inside = -(-tokens // BLOCK), BLOCK * BLOCK
-        across = BLOCK * self.state * math.gcd(self.head, SLICE)  # a block's tokens by states by channels
+        blocks, inside = -(-tokens // BLOCK_TOKENS), BLOCK_TOKENS * BLOCK_TOKENS
+        across = BLOCK_TOKENS * self.state * math.gcd(self.head, SLICE)  # a block's tokens by states by channels
         slices = self.n_heads * self.head // math.gcd(self.head, SLICE)
         scores = inside * self.state
         mixing = inside * math.gcd(self.head, SLICE)
@@ -123,7 +123,7 @@ class OnePass:
         """FLOPs outside products: states decayed from block to block, their gradients and these by the states, and
         D.
         """
-        passes = -(-tokens // BLOCK) * self.n_heads * self.head * self.state
+        passes = -(-tokens // BLOCK_TOKENS) * self.n_heads * self.head * self.state
         skip = 2 * tokens * self.n_heads * self.head
         return passes + skip + (3 * passes + 2 * skip if training else 0)
 

@@ -36,7 +36,7 @@ DECAY = "decays and masks (vector instructions)"
 SILU_AND_BIAS = "silu, its gradient and that of the bias (vector instructions)"
 CONV_AGAIN = "the convolution computed again in the backward"
 UNCOUNTED = "vector instructions were not counted"
-LEFT_OUT = "left out of every convention (vector instructions)"
+NO_CONVENTION = "left out of every convention (vector instructions)"
 WHOLE_TILES = "whole tiles of the product's kernel"
 SCAN_TILES = "another scan than the default, tiles that its autotuning took, or another batch"
 
@@ -135,7 +135,7 @@ class _Sorting:
         for launch in launches:
             if self._vector or launch.tensor_flops:
                 self._add(REST, launch)
-                self.found.append(Reason(REST, LEFT_OUT, launch.flops))
+                self.found.append(Reason(REST, NO_CONVENTION, launch.flops))
 
 
 def _core(part: str, cores: Sequence[str]) -> str:

@@ -10,13 +10,14 @@ from typing import Any
 
 from hybridbench.arch.block import Convention, Mixer
 from hybridbench.arch.blocks.attention import Attention
-from hybridbench.arch.blocks.mamba2 import Mamba2
+from hybridbench.arch.blocks.rwkv7 import Rwkv7
 from hybridbench.arch.operations import operations
 from hybridbench.arch.reasons import CHUNKED, SCAN_BACKWARD, SCORES_AGAIN, Reason
 from hybridbench.audit.exchange import Ran
+from hybridbench.audit.judge.plain_scans import PLAIN_SCANS
 from hybridbench.audit.judge.views import summed
-from hybridbench.count.account import FVCORE
-from hybridbench.sizes import CHUNK_ELEMENTS, SCORE_ELEMENTS, query_blocks
+from hybridbench.count.account import FVCORE, REST
+from hybridbench.sizes import SCORE_ELEMENTS, query_blocks
 from hybridbench.suite.case import Case
 from hybridbench.suite.ops import block_uses
 from hybridbench.suite.workloads import DECODE, TRAIN
@@ -25,9 +26,11 @@ MASK = "causality: every query counted against every key it is multiplied with"
 CHUNK_PADDING = "padding to whole chunks"
 ONE_WIDTH = "queries and keys, or values, padded with zeros to the wider of both"
 NO_PRODUCT = "elementwise part: no formula"
-UNNEEDED = "gradients that one chunk does not need"
+UNNEEDED = "gradients of the first state, which is constant, and by the last, on which nothing depends"
+SYSTEMS = "gradients of triangular systems, whose solution has no formula"
 UNTRACED = "a last state that no output depends on is not traced"
 DENSE = "depthwise-conv backward counted as a dense one"
+LAYER_NORM = "a LayerNorm, which only this counter counts"
 FORWARD = "no backward: only a forward is traced"
 
 
@@ -47,8 +50,11 @@ def counter_reasons(case: Case, kernels: Sequence[Ran], counter: str) -> list[Re
             found.append(Reason(name, FORWARD, -2 * batch * flops // 3))
     blocks = [block for block, _ in block_uses(case.model)]
     for ran in kernels:
-        for reason in _of_kernel(ran, None if ran.block is None else blocks[ran.block], case, training):
-            found.append(Reason(reason.operation, reason.text, batch * ran.uses * reason.flops))
+        block = None if ran.block is None else blocks[ran.block]
+        reasons = _of_kernel(ran, block, case, training)
+        if isinstance(block, Rwkv7) and ran.op == "rwkv7_output" and counter == FVCORE and not ran.hidden:
+            reasons.append(Reason(REST, LAYER_NORM, _layer_norm(block, case)))
+        found += [Reason(reason.operation, reason.text, batch * ran.uses * reason.flops) for reason in reasons]
     return summed(found)
 
 
@@ -61,10 +67,16 @@ def _of_kernel(ran: Ran, block: Any, case: Case, training: bool) -> list[Reason]
         return [] if ran.hidden else _plain_step(ran, block, part)
     if ran.hidden:
         return _closed_form(ran, block, case, training) if part == "scan" else []
-    found = _reference_scan(block, case, training) if ran.op in ("ssd", "mamba2_core") else []
+    found = _plain_scan(ran, block, case, training) if ran.op in PLAIN_SCANS else []
     if training and (part == "conv" or ran.op == "mamba2_core"):
         found.append(_dense_conv(block, case.workload.context))
     return found
+
+
+def _layer_norm(block: Rwkv7, case: Case) -> int:
+    """What fvcore counts of the LayerNorm at the end of RWKV-7, which is called without weights: 4 a channel."""
+    positions = 1 if case.workload.kind == DECODE else case.workload.context
+    return 4 * positions * block.n_heads * block.head_dim
 
 
 def _plain_step(ran: Ran, block: Mixer, part: str) -> list[Reason]:
@@ -140,28 +152,20 @@ def reference_pairs(block: Attention, batch: int, tokens: int) -> tuple[int, int
     return pairs, len(firsts)
 
 
-def _reference_scan(block: Mamba2, case: Case, training: bool) -> list[Reason]:
-    """``reference.ssd``: full chunks, one product each for scores, outputs, added states and states read."""
-    tokens, batch, scan = case.workload.context, case.workload.batch, f"{block.name} scan"
-    q, n, inner = block.chunk_size, block.d_state, block.d_inner
-    state = 2 * n * inner
-    per_token = 2 * q * (n * block.n_groups + inner) + 2 * state
+def _plain_scan(ran: Ran, block: Mixer, case: Case, training: bool) -> list[Reason]:
+    """A scan of ``plain_scans``, counted product by product."""
+    tokens, scan = case.workload.context, f"{block.name} scan"
+    plain = PLAIN_SCANS[ran.op](block, tokens, case.workload.batch)
+    exact = block.core_prefill(tokens, Convention.EXACT).scan
     times = 3 if training else 1
-    chunks = -(-tokens // q)
-    piece = max(1, CHUNK_ELEMENTS // (batch * block.n_heads * q * q))
-    last = chunks % piece or min(piece, chunks)
-    unneeded = untraced = 0
-    if training and last == 1:
-        unneeded += 2 * state * q  # the last chunk's states are added to nothing
-    if training and min(piece, chunks) == 1:
-        unneeded += state * q  # the first chunk reads a state that has no gradient
-    if case.workload.kind == TRAIN and not training and last == 1:
-        untraced = state * q
-    recurrence = 5 * inner * n
-    return [
-        Reason(scan, CHUNKED, times * tokens * (per_token - recurrence)),
-        Reason(scan, CHUNK_PADDING, times * (chunks * q - tokens) * per_token),
-        Reason(scan, NO_PRODUCT, -times * tokens * 2 * inner),
-        Reason(scan, UNNEEDED, -unneeded),
-        Reason(scan, UNTRACED, -untraced),
+    found = [
+        Reason(scan, CHUNKED, times * (plain.forward + plain.elementwise - exact)),
+        Reason(scan, CHUNK_PADDING, times * plain.padding),
+        Reason(scan, NO_PRODUCT, -times * plain.elementwise),
     ]
+    if training:
+        found.append(Reason(scan, SYSTEMS, plain.solved))
+        found.append(Reason(scan, UNNEEDED, -plain.constant - plain.unneeded))
+    elif case.workload.kind == TRAIN:
+        found.append(Reason(scan, UNTRACED, -plain.untraced))
+    return found

@@ -20,7 +20,7 @@ import torch
 
 from hybridbench.audit.exchange import asked
 from hybridbench.audit.observe.counters import warmed
-from hybridbench.audit.observe.tuned import installed
+from hybridbench.audit.observe.tuned import using
 from hybridbench.processes import end_with_starter
 
 
@@ -37,7 +37,7 @@ def profiled(step: Callable[[], object]) -> None:
 def main(path: Path) -> None:
     """Run the case of a file that ``exchange.ask`` wrote, with the configurations it names."""
     case, tuned, tempfile.tempdir = asked(path)
-    with installed(tuned):
+    with using(tuned):
         session = warmed(case, None)  # without proofs: the process that observed the case has checked it
         profiled(session.work.eager_step)
 

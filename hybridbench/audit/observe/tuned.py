@@ -32,7 +32,7 @@ def taken() -> list[Taken]:
 
 
 @contextmanager
-def installed(found: Iterable[Taken]) -> Iterator[None]:
+def using(found: Iterable[Taken]) -> Iterator[None]:
     """Inside it, this process's autotuners use the configurations of another process instead of tuning.
 
     A kernel that is gone, or that no longer has the configuration, tunes itself. On the way out each autotuner's cache

@@ -95,7 +95,7 @@ def refuses_sdpa(kernel: SDPBackend) -> Callable[[Problem], str | None]:
                 )
             return None
         if kernel == SDPBackend.CUDNN_ATTENTION and problem.length == 1:
-            return "PyTorch's cuDNN kernel is not trusted with a sequence of one, which nobody here has checked"
+            return "PyTorch's cuDNN kernel has not been checked on sequences of one token"
         if kernel in (SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION) and problem.dtype.endswith(("32", "64")):
             return f"PyTorch's {name} kernel takes bfloat16 and float16 only, and the dtype is {problem.dtype}"
         return _trial(kernel, problem.any_size()) if torch.cuda.is_available() else None

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hybridbench.kernels.plain import wide
-from hybridbench.sizes import CHUNK_ELEMENTS
+from hybridbench.sizes import CHUNK_ELEMENTS, KDA_PLAIN_CHUNK
 
 
 def gated_delta(
@@ -46,10 +46,6 @@ def gated_delta(
     return _delta_rule(q_BTGP, k_BTGP, v_BTHV, log_decay[..., None], beta_BTH, chunk_size, initial_state_BHPV)
 
 
-KDA_CHUNK = 16
-"""Positions per chunk of the plain ``kda``, whose matrix of decays has a layer for every key channel."""
-
-
 def kda(
     q_BTHP: Tensor,
     k_BTHP: Tensor,
@@ -67,7 +63,7 @@ def kda(
     ``chunk_size`` is the kernels' and changes no result.
     """
     log_decay = -wide(A_log_H).exp()[:, None] * F.softplus(wide(dt_BTHP) + wide(dt_bias_HP))
-    Q = min(KDA_CHUNK, chunk_size)
+    Q = min(KDA_PLAIN_CHUNK, chunk_size)
     return _delta_rule(q_BTHP, k_BTHP, v_BTHV, log_decay, beta_BTH, Q, initial_state_BHPV)
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.library import custom_op
 
 from hybridbench.kernels.delta.reference import UNIT_EPS
-from hybridbench.kernels.dense.triton_elementwise import groups_of
+from hybridbench.kernels.dense.triton_rows import groups_of, walkers_of
 from hybridbench.kernels.triton_jit import jit
 
 VALUES = 32
@@ -284,10 +284,7 @@ def _run_norm_gate_backward(
     rows, strides = zip(*(_heads_in_rows(x) for x in (d_out, y, z)), strict=True)
     d_y, d_z = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (y, z))
     groups, tile = rows[0].shape[0] * H, _tile(V)
-    walkers = 4
-    if y.is_cuda:
-        walkers = GATE_PROGRAMS * torch.cuda.get_device_properties(y.device).multi_processor_count
-    walkers = min(walkers, triton.cdiv(groups, tile["GROUPS"]))
+    walkers = walkers_of(y, triton.cdiv(groups, tile["GROUPS"]), GATE_PROGRAMS)
     partial = torch.empty(walkers, V, dtype=torch.float32, device=y.device)
     _norm_gate_backward[(walkers,)](*rows, weight, d_y, d_z, partial, *strides, groups, H, V, eps, SILU=silu, **tile)
     return d_y, d_z, partial.sum(0).to(weight.dtype)

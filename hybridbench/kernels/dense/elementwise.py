@@ -7,7 +7,7 @@ from hybridbench.kernels.backend import Implementation, needs_cuda_and_float32, 
 
 def _kernel(op: str) -> Implementation:
     """The implementation of an operation: any width, in bfloat16, float16 or float32."""
-    return Implementation(own_kernel("dense.triton_elementwise", op), needs_cuda_and_float32)
+    return Implementation(own_kernel(f"dense.triton_{op}", op), needs_cuda_and_float32)
 
 
 swiglu, add_rms_norm, rotary = _kernel("swiglu"), _kernel("add_rms_norm"), _kernel("rotary")

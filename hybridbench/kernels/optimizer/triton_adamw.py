@@ -17,7 +17,7 @@ from torch import Tensor
 from hybridbench.kernels.optimizer.adamw import StepRates
 from hybridbench.kernels.triton_jit import jit
 
-BLOCK = 2048
+BLOCK_ELEMENTS = 2048
 """Elements per program of 4 warps: 16 a thread, of each tensor two loads of 16 bytes of bfloat16."""
 
 
@@ -56,7 +56,7 @@ def _adamw(
 def update(parameter: Tensor, gradient: Tensor, first: Tensor, second: Tensor, rates: StepRates) -> None:
     """``adamw.update`` as one kernel."""
     n = parameter.numel()
-    _adamw[(triton.cdiv(n, BLOCK),)](
+    _adamw[(triton.cdiv(n, BLOCK_ELEMENTS),)](
         parameter,
         gradient,
         first,
@@ -70,6 +70,6 @@ def update(parameter: Tensor, gradient: Tensor, first: Tensor, second: Tensor, r
         rates.rate,
         rates.correction,
         rates.eps,
-        BLOCK=BLOCK,
+        BLOCK=BLOCK_ELEMENTS,
         num_warps=4,
     )

@@ -12,10 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hybridbench.kernels.plain import wide
+from hybridbench.sizes import RWKV7_PLAIN_CHUNK
 
-CHUNK = 16
-"""Positions per chunk of the plain ``rwkv7``: decays of as many, which are above exp(-0.61 x 16), divide exactly
-enough."""
 RATE = math.exp(-0.5)
 """The fastest decay is exp(-exp(-0.5)) a position (arXiv 2503.14456, section 4)."""
 
@@ -57,8 +55,8 @@ def rwkv7(
     removed = kk * wide(a_BTHP).transpose(1, 2)
     state = v.new_zeros(B, H, P, v.shape[-1]) if initial_state_BHPV is None else initial_state_BHPV.to(v.dtype)
     outputs = []
-    for t in range(0, T, CHUNK):
-        part = (slice(None), slice(None), slice(t, t + CHUNK))
+    for t in range(0, T, RWKV7_PLAIN_CHUNK):
+        part = (slice(None), slice(None), slice(t, t + RWKV7_PLAIN_CHUNK))
         since = log[part].cumsum(-2)  # from the chunk's start up to and including a position
         read, seen = kk[part] * (since - log[part]).exp(), r[part] * since.exp()
         added, taken = (x[part] * (-since).exp() for x in (k, removed))

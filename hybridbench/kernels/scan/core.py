@@ -82,7 +82,7 @@ def load_one_pass() -> Callable[..., Any]:
 BULK_COPIES = 9
 """The major compute capability from which GPUs can copy whole tiles into shared memory: Hopper's."""
 
-SHARED = 150_072
+SHARED_BYTES = 150_072
 """The most shared memory that a program of the one-pass scan takes, with ``LONE_STAGES`` and 128 states; bytes."""
 
 
@@ -101,7 +101,7 @@ def refuses_one_pass(problem: Problem) -> str | None:
     if here.major < BULK_COPIES:
         return f"its bulk copies need compute capability {BULK_COPIES}.0, and this GPU's is {here.major}.{here.minor}"
     room = here.shared_memory_per_multiprocessor
-    return f"it needs {SHARED} bytes of shared memory, and an SM here has {room}" if room < SHARED else None
+    return f"it needs {SHARED_BYTES} bytes of shared memory, and an SM here has {room}" if room < SHARED_BYTES else None
 
 
 def refuses_mamba2_fused(problem: Problem) -> str | None:

@@ -25,8 +25,9 @@ from torch.library import custom_op
 
 from hybridbench.kernels.again import Recomputation
 from hybridbench.kernels.backend import refuse_gradients
-from hybridbench.kernels.dense.triton_elementwise import gate_backward, gate_forward
-from hybridbench.kernels.scan.triton_ssd import scan_backward, scan_forward, states_shape
+from hybridbench.kernels.dense.triton_gate import gate_backward, gate_forward
+from hybridbench.kernels.scan.triton_ssd import scan_forward, states_shape
+from hybridbench.kernels.scan.triton_ssd_backward import scan_backward
 
 
 def _aligned(x_BTC: Tensor) -> Tensor:

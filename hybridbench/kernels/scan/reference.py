@@ -154,7 +154,7 @@ def mamba2_core(
     outputs.
 
     Args:
-        packed_BTE: rows z | x | B | C | dt, and columns behind them that nobody reads.
+        packed_BTE: rows z | x | B | C | dt, and columns behind them that are not read.
         norm_weight_I: of the gated norm; None without one.
         initial_state_BHPN: the final state of the positions before; None starts from zeros.
 

@@ -1,1 +1,22 @@
-"""step: the kernels of one decode step of a whole model."""
+"""step: the kernels of one decode step of a whole model.
+
+A decode step multiplies a few rows (one per sequence) by every weight once, so the bandwidth is its floor. What keeps a
+step from it is the number of kernels: each starts up, finishes, and waits for the one before. Here each matrix product
+is fused with everything around it, and a block of a Transformer or of Mamba-2 takes five kernels:
+
+    attention: norm + QKV + rotary + cache write | split-KV attention, combined | O + residual
+    Mamba-2:   norm + in_proj + conv update      | state update + gate          | norm + out_proj + residual
+    MLP:       norm + gate and up + SwiGLU       | down + residual
+
+A norm costs nothing here. The kernel that writes the residual stream x also writes x times the next norm's weight and
+the sum of squares of its part. The next product multiplies by rsqrt(mean) once, at its end, since a norm scales a whole
+row. Narrow products split K over programs. The last program of a tile to finish adds the parts, always in the same
+order, so that a step gives the same bits every time.
+
+With ``PDL`` (programmatic dependent launch, Hopper and later) a kernel's programs start while the previous kernel still
+runs. They load what that kernel does not write (their first weights, states, the residual) before they wait for its
+results.
+
+Rows of activations are (B, width). Importing these modules needs triton; their tests run on a CPU in triton's
+interpreter. The reference implementation of the whole step is ``LanguageModel.decode``.
+"""

@@ -27,7 +27,7 @@ from hybridbench.workload.at_size.decode import Beside, Overwritten, StepOutcome
 from hybridbench.workload.at_size.errors import SHORT, Errors, SizeComparison, Worst, judged
 from hybridbench.workload.at_size.gradients import Backward
 from hybridbench.workload.at_size.sequence import PartsDoNotFit, Walk, piece_count
-from hybridbench.workload.prepared import kept
+from hybridbench.workload.prepared import present
 
 if TYPE_CHECKING:
     from hybridbench.workload.decode import DecodeLoop
@@ -90,7 +90,7 @@ class Checker:
         def errors(tokens: int) -> Errors:
             found = Errors()
             with alternatives.installed(), torch.no_grad():
-                Walk(self.model, self._symbols, token_BT[:, :tokens], caches, alternatives, found).run()
+                Walk(self.model, self._symbols, token_BT[:, :tokens], alternatives, found, caches).run()
             return found
 
         self._judge(asked, errors, length)
@@ -110,8 +110,8 @@ class Checker:
         def errors(tokens: int) -> Errors:
             found = Errors()
             with alternatives.installed():
-                parts = token_BT[:, :tokens], target_BT[:, :tokens]
-                Backward(self.model, self._symbols, *parts, alternatives, found).run()
+                tokens_BT, targets_BT = token_BT[:, :tokens], target_BT[:, :tokens]
+                Backward(self.model, self._symbols, tokens_BT, alternatives, found, targets_BT).run()
             return found
 
         self._judge(asked, errors, token_BT.shape[1], may_be_short=several)
@@ -131,7 +131,7 @@ class Checker:
         rows = sorted({0, batch - 1})
         contexts = [context] if loop.grows or context <= SHORT else [SHORT - 1, context]
         lone: dict[tuple[int, int], StepOutcome] = {}
-        before = Overwritten(kept(loop.caches), loop.token_B, rows, contexts)
+        before = Overwritten(present(loop.caches), loop.token_B, rows, contexts)
         with self._guarded():
             routes = routed(self.model, loop.eager_step)
             for row in rows if batch > 1 else []:
@@ -144,7 +144,7 @@ class Checker:
                         one.position_B.fill_(at)
                         step()
                         assert one.logits_BV is not None
-                        lone[row, at] = StepOutcome.of(one.logits_BV, kept(one.caches), 0)
+                        lone[row, at] = StepOutcome.of(one.logits_BV, present(one.caches), 0)
                 del one, step
             before.put_back()
             started = self._now()
@@ -176,7 +176,7 @@ class Checker:
         step()
         assert loop.logits_BV is not None
         for row in rows if lone else []:
-            left = StepOutcome.of(loop.logits_BV, kept(loop.caches), row)
+            left = StepOutcome.of(loop.logits_BV, present(loop.caches), row)
             left.compare(lone[row, context], f"row {row + 1}", errors)
         if loop.plan is not None:
             compare_reads(loop.plan, rows, errors)

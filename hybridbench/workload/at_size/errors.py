@@ -31,7 +31,7 @@ TIMES = 3
 """An error at the timed size may be so many times the error at ``SHORT`` tokens."""
 FLOOR = 0.4
 """The least bound, as a share of the verification's: it holds where the error at ``SHORT`` tokens is very small."""
-BLOCK = 64
+BLOCK_POSITIONS = 64
 """How many consecutive positions one error is computed over."""
 LEAST = 0.05
 """The norm of a block counts as at least this share of the mean norm of all blocks."""
@@ -52,13 +52,13 @@ def over_positions(found_TC: Tensor, expected_TC: Tensor) -> Tensor:
     """The error of the worst block of two sequences (T, ...), a scalar on their device; NaN where either has one."""
     found, expected = (x.detach().flatten(1) for x in (found_TC, expected_TC))
     T = found.shape[0]
-    positions = max(1, ELEMENTS // max(1, found.shape[1]) // BLOCK) * BLOCK
+    positions = max(1, ELEMENTS // max(1, found.shape[1]) // BLOCK_POSITIONS) * BLOCK_POSITIONS
     squares = []
     for first in range(0, T, positions):
         mine, theirs = (_wide(x[first : first + positions]) for x in (found, expected))
         both = torch.stack(((mine - theirs).square().sum(-1), theirs.square().sum(-1)))
-        both = torch.nn.functional.pad(both, (0, -both.shape[1] % BLOCK))
-        squares.append(torch.unflatten(both, 1, (-1, BLOCK)).sum(-1))
+        both = torch.nn.functional.pad(both, (0, -both.shape[1] % BLOCK_POSITIONS))
+        squares.append(torch.unflatten(both, 1, (-1, BLOCK_POSITIONS)).sum(-1))
     difference, size = torch.cat(squares, 1)
     return _ratio(difference, size.clamp(min=LEAST**2 * float(size.numel()) ** -1 * size.sum())).max()
 

@@ -10,23 +10,22 @@ layer.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 from hybridbench.model.checkpoint import remembering
-from hybridbench.model.language import LanguageModel
-from hybridbench.workload.at_size.alternatives import Alternatives
-from hybridbench.workload.at_size.errors import GRADIENT, Errors, of_whole, over_positions
-from hybridbench.workload.at_size.sequence import choosing, fitting, replaying
+from hybridbench.model.step import FEWEST_COMPARED
+from hybridbench.workload.at_size.errors import GRADIENT, of_whole, over_positions
+from hybridbench.workload.at_size.sequence import OverLayers, choosing, fitting, replaying
 
 MOST_ROWS = 8
 """At most so many rows are run alone."""
-FEWEST = 64
-"""Parameters with fewer elements are not compared: their gradient may be small by chance, but its rounding is not."""
 SEED = 20_251_128
 
 Forward = Callable[..., tuple[Tensor, ...]]
@@ -40,34 +39,21 @@ def sampled(batch: int) -> list[int]:
     return sorted({round(index * (batch - 1) / (MOST_ROWS - 1)) for index in range(MOST_ROWS)})
 
 
-class Backward:
-    """The layers of a model over one batch, forward and backward.
+@dataclass(eq=False)
+class Backward(OverLayers):
+    """The forward and backward of each layer. For a single sequence ``alternatives`` must replace all operations.
 
-    Args:
-        symbols: the layers' letters, for messages.
-        token_BT, target_BT: the batch.
-        alternatives: the implementations that parts run by; for a single sequence it must exchange all operations.
-        errors: collects every comparison.
+    Attributes:
+        target_BT: the tokens that the batch is to predict.
     """
 
-    def __init__(
-        self,
-        model: LanguageModel,
-        symbols: Sequence[str],
-        token_BT: Tensor,
-        target_BT: Tensor,
-        alternatives: Alternatives,
-        errors: Errors,
-    ) -> None:
-        self.model = model
-        self.symbols = symbols
-        self.token_BT = token_BT
-        self.target_BT = target_BT
-        self.alternatives = alternatives
-        self.errors = errors
-        self.step = model.step_over(token_BT)
-        self.rows = sampled(token_BT.shape[0])
-        self._generator = torch.Generator(device=token_BT.device).manual_seed(SEED)
+    target_BT: Tensor
+
+    @override
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.rows = sampled(self.token_BT.shape[0])
+        self._generator = torch.Generator(device=self.token_BT.device).manual_seed(SEED)
 
     def run(self) -> None:
         """Compares all layers, the norms between them, and the loss."""
@@ -148,7 +134,7 @@ class Backward:
                     total += d_one
             del mine, of_row
         for name, total, d_whole in zip(parameters, sums, found[size:], strict=True):
-            if total is not None and d_whole is not None and d_whole.numel() >= FEWEST:
+            if total is not None and d_whole is not None and d_whole.numel() >= FEWEST_COMPARED:
                 self.errors.add(f"gradient of {name}", where, of_whole(d_whole, total), GRADIENT)
         return tuple(outs)
 

@@ -120,34 +120,37 @@ class _Shadow:
         ]
 
 
-class Walk:
-    """The layers of a model over one batch, each compared with parts of it once it has run.
+@dataclass(eq=False)
+class OverLayers:
+    """The layers of a model over one batch, gone through in order.
 
-    Args:
+    Attributes:
         symbols: the layers' letters, for messages.
         token_BT: the batch.
-        caches: the batch's caches, which are filled.
-        alternatives: the implementations that replace kernels which would be compiled again for a row.
+        alternatives: the implementations that parts of the batch run by.
         errors: collects every comparison.
     """
 
-    def __init__(
-        self,
-        model: LanguageModel,
-        symbols: Sequence[str],
-        token_BT: Tensor,
-        caches: Sequence[Cache | None],
-        alternatives: Alternatives,
-        errors: Errors,
-    ) -> None:
-        self.model = model
-        self.symbols = symbols
-        self.token_BT = token_BT
-        self.caches = caches
-        self.alternatives = alternatives
-        self.errors = errors
-        self.step = model.step_over(token_BT)
-        self._steps: dict[tuple[int, int], Step] = {}
+    model: LanguageModel
+    symbols: Sequence[str]
+    token_BT: Tensor
+    alternatives: Alternatives
+    errors: Errors
+
+    def __post_init__(self) -> None:
+        self.step = self.model.step_over(self.token_BT)
+
+
+@dataclass(eq=False)
+class Walk(OverLayers):
+    """The forward of each layer, compared with parts of it once it has run.
+
+    Attributes:
+        caches: the batch's caches, which are filled.
+    """
+
+    caches: Sequence[Cache | None]
+    _steps: dict[tuple[int, int], Step] = field(default_factory=dict)
 
     def run(self) -> None:
         """Compares all layers, and the logits of the last position.
@@ -206,7 +209,7 @@ class Walk:
         self, index: int, parts: list[BatchPart], normed_BTD: Tensor, out_BTD: Tensor, left_before: Collection[str]
     ) -> None:
         """Runs a layer over parts of a row in order, and compares each with the same part of the batch's output and of
-        the values that the layer left for later ones.
+        the values that the layer stored for later layers.
         """
         layer, cache = self.model.layers[index], self.caches[index]
         symbol = self.symbols[index]

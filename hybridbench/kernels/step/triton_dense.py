@@ -1,0 +1,154 @@
+"""triton_dense: the kernels of a decode step that every kind of block ends with, and that of an MLP.
+
+Importing this module needs triton.
+"""
+
+from __future__ import annotations
+
+import triton.language as tl
+
+from hybridbench.kernels.step.triton_product import (
+    first_weights,
+    halves_of,
+    last_to_arrive,
+    load_squares,
+    product_after,
+    product_of,
+    sum_of_parts,
+)
+from hybridbench.kernels.triton_jit import jit
+from hybridbench.kernels.triton_launch import wait
+
+
+@jit
+def project_swiglu(
+    xw_ptr: tl.tensor,
+    squares_ptr: tl.tensor,
+    w_ptr: tl.tensor,
+    act_ptr: tl.tensor,
+    part_ptr: tl.tensor,
+    count_ptr: tl.tensor,
+    eps: tl.tensor,
+    D: tl.constexpr,
+    F: tl.constexpr,
+    PARTS: tl.constexpr,
+    PARTS_TILE: tl.constexpr,
+    B: tl.constexpr,
+    TOKENS: tl.constexpr,
+    HALF: tl.constexpr,
+    SPLITS: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    STAGES: tl.constexpr,
+    PDL: tl.constexpr,
+) -> None:
+    """The norm, gate and up in one product, and ``silu(gate) * up`` (B, F)."""
+    split = tl.program_id(0) % SPLITS
+    tile = tl.program_id(0) // SPLITS
+    i = tl.arange(0, 2 * HALF)
+    unit = tile * HALF + i % HALF
+    unit_ok = unit < F
+    row = (tl.where(unit_ok, unit, 0) + (i // HALF) * F).to(tl.int64)  # F rows apart
+    low = (split * (D // BLOCK_K) // SPLITS) * BLOCK_K
+    high = ((split + 1) * (D // BLOCK_K) // SPLITS) * BLOCK_K
+    first_w = first_weights(w_ptr, row, unit_ok, low, D, BLOCK_K)
+    wait(PDL)
+    squares = load_squares(squares_ptr, PARTS, PARTS_TILE, B, TOKENS)
+    acc = product_after(first_w, xw_ptr, w_ptr, row, unit_ok, low, high, D, D, B, TOKENS, BLOCK_K, STAGES)
+    if SPLITS > 1:
+        if not last_to_arrive(acc, part_ptr, count_ptr, tile, split, SPLITS, 2 * HALF, TOKENS):
+            return
+        acc = sum_of_parts(part_ptr, count_ptr, tile, SPLITS, 2 * HALF, TOKENS)
+    acc = acc * tl.rsqrt(tl.sum(squares, 0) / D + eps)[None, :]
+    gate, up = halves_of(acc, HALF, TOKENS)
+    b = tl.arange(0, TOKENS)
+    unit = tile * HALF + tl.arange(0, HALF)
+    at = act_ptr + (b * F)[None, :] + unit[:, None]
+    act = gate * tl.sigmoid(gate) * up
+    tl.store(at, act.to(act_ptr.dtype.element_ty), mask=(unit < F)[:, None] & (b < B)[None, :])
+
+
+@jit
+def project_residual(
+    first_ptr: tl.tensor,
+    second_ptr: tl.tensor,
+    squares_ptr: tl.tensor,
+    first_w_ptr: tl.tensor,
+    second_w_ptr: tl.tensor,
+    norm_weight_ptr: tl.tensor,
+    x_ptr: tl.tensor,
+    xw_ptr: tl.tensor,
+    out_squares_ptr: tl.tensor,
+    part_ptr: tl.tensor,
+    count_ptr: tl.tensor,
+    first_w_width: tl.tensor,
+    second_w_width: tl.tensor,
+    eps: tl.tensor,
+    D: tl.constexpr,
+    K1: tl.constexpr,
+    K2: tl.constexpr,
+    SUBTRACT: tl.constexpr,
+    NORMED: tl.constexpr,
+    PARTS: tl.constexpr,
+    PARTS_TILE: tl.constexpr,
+    B: tl.constexpr,
+    TOKENS: tl.constexpr,
+    ROWS: tl.constexpr,
+    SPLITS: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    STAGES: tl.constexpr,
+    PDL: tl.constexpr,
+) -> None:
+    """Adds an output projection to the residual stream, and prepares the next norm.
+
+    x += W1 first, scaled to finish a norm over ``first`` where NORMED. Where K2 is not 0, W2 second is added or
+    subtracted too.
+    """
+    split = tl.program_id(0) % SPLITS
+    tile = tl.program_id(0) // SPLITS
+    row = tile * ROWS + tl.arange(0, ROWS)
+    row_ok = row < D
+    of_tile = tl.arange(0, ROWS)
+    first_w_ptr += (tile * ROWS).to(tl.int64) * first_w_width
+    second_w_ptr += (tile * ROWS).to(tl.int64) * second_w_width
+    BLOCKS: tl.constexpr = (K1 + K2) // BLOCK_K
+    low = (split * BLOCKS // SPLITS) * BLOCK_K
+    high = ((split + 1) * BLOCKS // SPLITS) * BLOCK_K
+    b = tl.arange(0, TOKENS)
+    ok = row_ok[:, None] & (b < B)[None, :]
+    at = (b * D)[None, :] + row[:, None]
+    # no kernel writes x between the last such product and this one, so it may be loaded before the wait too
+    x = tl.load(x_ptr + at, mask=ok, other=0.0).to(tl.float32)
+    weight = tl.load(norm_weight_ptr + row, mask=row_ok, other=0.0).to(tl.float32)
+    if K2 == 0:
+        first_w = first_weights(first_w_ptr, of_tile, row_ok, low, first_w_width, BLOCK_K)
+        wait(PDL)
+        if NORMED:
+            squares = load_squares(squares_ptr, PARTS, PARTS_TILE, B, TOKENS)
+        acc = product_after(
+            first_w, first_ptr, first_w_ptr, of_tile, row_ok, low, high, K1, first_w_width, B, TOKENS, BLOCK_K, STAGES
+        )
+    else:
+        wait(PDL)
+        acc = tl.zeros((ROWS, TOKENS), tl.float32)
+        acc = product_of(
+            acc, second_ptr, second_w_ptr, of_tile, row_ok, tl.maximum(low - K1, 0), tl.maximum(high - K1, 0), K2,
+            second_w_width, B, TOKENS, BLOCK_K, STAGES,
+        )  # fmt: skip
+        if SUBTRACT:
+            acc = -acc
+        acc = product_of(
+            acc, first_ptr, first_w_ptr, of_tile, row_ok, tl.minimum(low, K1), tl.minimum(high, K1), K1,
+            first_w_width, B, TOKENS, BLOCK_K, STAGES,
+        )  # fmt: skip
+    if SPLITS > 1:
+        if not last_to_arrive(acc, part_ptr, count_ptr, tile, split, SPLITS, ROWS, TOKENS):
+            return
+        acc = sum_of_parts(part_ptr, count_ptr, tile, SPLITS, ROWS, TOKENS)
+    if NORMED:
+        acc = acc * tl.rsqrt(tl.sum(squares, 0) / K1 + eps)[None, :]
+    kind = x_ptr.dtype.element_ty
+    x = (x + acc).to(kind)
+    wide = x.to(tl.float32)
+    tl.store(x_ptr + at, x, mask=ok)
+    tl.store(xw_ptr + at, (wide * weight[:, None]).to(kind), mask=ok)
+    tl.store(out_squares_ptr + tile * B + b, tl.sum(wide * wide, 0), mask=b < B)

@@ -1,0 +1,120 @@
+"""launches: a list of kernel launches in order, on one stream or two, with the buffers that they share.
+
+What the launches compute is planned by ``fused``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hybridbench.kernels.attention.triton_decode import multiprocessors
+from hybridbench.model.tiling import Tiling
+from hybridbench.sizes import FUSED_STEP_BATCH
+
+
+class Launches:
+    """Launches of a decode step of ``B`` sequences. ``compilations`` compile their kernels without launching them.
+
+    Args:
+        B: sequences.
+        like: any parameter; new buffers are on its device and, but for float32 ones, in its dtype.
+        streams: 2 puts launches that are planned within ``_beside`` on a second stream.
+        pdl: whether to use programmatic dependent launch; None uses it where the device supports it.
+        tilings: other tilings for some products, by name and size.
+    """
+
+    def __init__(
+        self,
+        B: int,
+        like: Tensor,
+        *,
+        streams: int = 1,
+        pdl: bool | None = None,
+        tilings: dict[tuple[str, int, int], Tiling] | None = None,
+    ) -> None:
+        device = like.device
+        on_gpu = device.type == "cuda"
+        self.pdl = (on_gpu and torch.cuda.get_device_capability(device) >= (9, 0)) if pdl is None else pdl
+        self.n_sms = multiprocessors(device)
+        self.tilings = {} if tilings is None else tilings
+        self.side = torch.cuda.Stream(device) if streams > 1 and on_gpu else None
+        self.alone = False
+        self.B = B
+        self.tokens = 8 if B <= 8 else FUSED_STEP_BATCH
+        self.kind: dict[str, Any] = {"device": device, "dtype": like.dtype}
+        self.wide: dict[str, Any] = {"device": device, "dtype": torch.float32}
+        self.launches: list[Callable[[], None]] = []
+        self.compilations: list[Callable[[], object]] = []
+        self._scratch: dict[tuple[str, int, int, int], tuple[Tensor, Tensor]] = {}
+
+    def _new(self, *shape: int) -> Tensor:
+        zeros: Tensor = torch.zeros(self.B, *shape, **self.kind)
+        return zeros
+
+    def _tiling(self, name: str, n_rows: int, k: int) -> Tiling:
+        return self.tilings.get((name, n_rows, k)) or Tiling.choose(n_rows, k, self.n_sms)
+
+    def _parts(self, name: str, tiles: int, tiling: Tiling, rows: int) -> tuple[Tensor, Tensor]:
+        """Scratch for the splits of one product: their partial sums, and a counter of the splits that have finished.
+
+        All products of one name share it, since each waits for the one before, so that it stays in the L2 cache.
+        """
+        key = name, tiles, tiling.splits, rows
+        if key not in self._scratch:
+            size = tiles * tiling.splits * rows * self.tokens if tiling.splits > 1 else 1
+            part = torch.empty(size, **self.wide)
+            self._scratch[key] = part, torch.zeros(tiles, dtype=torch.int32, device=part.device)
+        return self._scratch[key]
+
+    def _overlaps(self) -> bool:
+        """Whether the next launch may start before the previous one has finished; not across streams."""
+        overlaps, self.alone = self.pdl and not self.alone, False
+        return overlaps
+
+    def _launch(self, kernel: Any, programs: int, *args: Any, warps: int = 4, **constants: Any) -> None:
+        pdl = self._overlaps()
+        options = {"launch_pdl": True} if pdl else {}
+
+        def launch() -> None:
+            kernel[(programs,)](*args, **constants, PDL=pdl, num_warps=warps, **options)
+
+        def compile_only() -> None:
+            kernel.warmup(*args, grid=(programs,), **constants, PDL=pdl, num_warps=warps, **options)
+
+        self.launches.append(launch)
+        self.compilations.append(compile_only)
+
+    @contextlib.contextmanager
+    def _beside(self) -> Iterator[None]:
+        """Launches planned inside run on the side stream, after what the main one has done so far. With one stream they
+        run on it in order.
+        """
+        if self.side is None:
+            yield
+            return
+        main, self.launches = self.launches, []
+        self.alone = True
+        yield
+        branch, self.launches = self.launches, main
+        side = self.side
+
+        def fork() -> None:
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                for launch in branch:
+                    launch()
+
+        self.launches.append(fork)
+        self.alone = True
+
+    def _meet(self) -> None:
+        """Makes the main stream wait for the side one."""
+        if self.side is not None:
+            side = self.side
+            self.launches.append(lambda: torch.cuda.current_stream().wait_stream(side))
+            self.alone = True
