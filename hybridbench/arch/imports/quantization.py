@@ -24,14 +24,18 @@ FIELDS = ("quantization_config", "quantization")
 _LEFT_OUT = ("modules_to_not_convert", "llm_int8_skip_modules", "ignored_layers", "ignore", "exclude_modules")
 """Names of the list of modules that are left out."""
 
-_FEED_FORWARD = ("mlp", "feed_forward", "block_sparse_moe", "mixer", "shared_mlp", "moe")
+_FEED_FORWARD = ("mlp", "feed_forward", "block_sparse_moe", "mixer", "shared_mlp", "moe", "ffn")
+_ATTENTION = ("self_attn", "attn", "attention", "self_attention", "mixer")
 _CONTAINERS: dict[Part, tuple[str, ...]] = {
-    "attention": ("self_attn", "attn", "attention", "mixer"),
+    "attention": _ATTENTION,
     "mixer": ("linear_attn", "mixer", "mamba", "self_attn", "conv", "temporal_block"),
     "mlp": _FEED_FORWARD,
     "expert": _FEED_FORWARD,
     "shared expert": _FEED_FORWARD,
     "router": _FEED_FORWARD,
+    "attention router": _ATTENTION,
+    "layer": ("",),
+    "rows": ("",),
 }
 _ALIASES = {
     "q_proj": ("qkv_proj",),
