@@ -229,6 +229,31 @@ def test_fp8_leaves_the_weights_of_an_indexer_whole_as_transformers_does(library
     assert stored_bytes(config | {"quantization_config": ours}) == theirs
 
 
+WRAPPED = llama(256, 384, 8, 2, 97, torch_dtype="bfloat16")
+
+
+@pytest.mark.parametrize("start", ["model.language_model.layers", "language_model.model.layers"])
+def test_a_wrappers_top_says_how_its_text_model_is_quantised(start: str) -> None:
+    """Its modules are called as the wrapper calls them, and those of other sections are no part of the count."""
+    quant = FP8 | {"modules_to_not_convert": [f"{start}.1.mlp", "model.vision_tower", "multi_modal_projector"]}
+    wrapper = {"model_type": "llava", "text_config": WRAPPED, "vision_config": {"hidden_size": 8}}
+    found = stored_bytes(wrapper | {"quantization_config": quant})
+    assert found == stored_bytes(WRAPPED | {"quantization_config": FP8 | {"modules_to_not_convert": ["layers.1.mlp"]}})
+    mlp, fewer = 3 * 256 * 384, stored_bytes(WRAPPED) - found
+    assert fewer == stored_bytes(WRAPPED) - stored_bytes(WRAPPED | {"quantization_config": FP8}) - mlp + 4 * 3 * 2 * 3
+
+
+@pytest.mark.parametrize("head", ["lm_head", "language_model.lm_head", "model.language_model.lm_head", "re:.*lm_head"])
+def test_a_head_is_left_out_under_each_of_its_names(head: str) -> None:
+    wrapper = {"model_type": "llava", "text_config": WRAPPED, "vision_config": {"hidden_size": 8}}
+    quant = packed("channel", None)
+    (left_out, taken) = (
+        stored_bytes(wrapper | {"quantization_config": quant | {"ignore": ignored}})
+        for ignored in ([head, "re:vision_tower.*"], ["re:vision_tower.*"])
+    )
+    assert left_out - taken == 97 * 256 * 2 - (97 * 256 // 2 + 97 * 2 + 2 * 8)
+
+
 def mixed_blocks() -> list[tuple[str, Block]]:
     specs: list[ModelSpec] = [preset_spec(name) for name in PRESETS]
     specs += [build_spec(family, "350m") for family in ("inter", "intra", "swa")]

@@ -83,7 +83,7 @@ def read_quantised(body: Mapping[str, Any], spec: ModelSpec) -> tuple[Quantised 
     tables = frozenset(
         name
         for name in _tables(method, found)
-        if not any(_matches(pattern, name) or _matches(pattern, f"model.{name}") for pattern in whole)
+        if not any(_matches(pattern, full) for full in _table_names(name) for pattern in whole)
     )
     quantised = Quantised(scheme, by_layer=by_layer, by_symbol=tuple(by_symbol.items()), tables=tables)
     return quantised, _kv_dtype(found)
@@ -182,6 +182,11 @@ def _names(matrix: Matrix, layer: int) -> Iterator[str]:
             for holder in holders:
                 for name in (last, *_ALIASES.get(last, ())):
                     yield ".".join(part for part in (start, "layers", str(layer), container, holder, name) if part)
+
+
+def _table_names(name: str) -> list[str]:
+    """The names that the usual classes, and those of wrappers, have for the embedding or the head."""
+    return [name, *(f"{start}.{name}" for start in (*_STARTS, "language_model"))]
 
 
 def _matches(pattern: str, name: str) -> bool:
