@@ -22,8 +22,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-Part = Literal["attention", "mixer", "mlp", "expert", "shared expert", "router", "table"]
-"""Where a matrix stands: a file names modules to leave out by it."""
+Part = Literal[
+    "attention", "mixer", "mlp", "expert", "shared expert", "router", "attention router", "layer", "rows", "table"
+]
+"""Where a matrix stands: a file names modules to leave out by it.
+
+Routers pick or weigh: experts, or the heads of an indexer. ``layer`` is beside the mixer and the feed-forward block;
+``rows`` are looked up by token in a layer, and a ``table`` is the embedding or the head.
+"""
+
+_WHOLE: tuple[Part, ...] = ("router", "attention router", "rows")
+"""What only a scheme for everything quantises."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +72,7 @@ class Scheme:
         nested: how many of the scales share a float32 scale of their own; 0 for none.
         column_bytes: of what is stored for each column, as GPTQ's order of groups.
         matrix_bytes: of what is stored once for a matrix: a global scale, tables of values, a shape.
-        everywhere: MLX's rule: routers are quantised as well, and no matrix that its groups do not divide.
+        everywhere: MLX's rule: routers and rows are quantised as well, and no matrix that its groups do not divide.
         experts_only: only routed experts are.
     """
 
@@ -88,7 +97,7 @@ class Scheme:
             return matrix.part == "expert"
         if self.everywhere:
             return matrix.columns % (self.block_columns or 1) == 0
-        return matrix.part != "router"
+        return matrix.part not in _WHOLE
 
     def bytes(self, matrix: Matrix) -> int:
         """Bytes of all ``count`` matrices: codes, scales, zero points and what else the scheme stores."""

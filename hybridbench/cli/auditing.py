@@ -9,7 +9,7 @@ import click
 from rich.text import Text
 
 from hybridbench.cli.measuring import check_backends, needs_gpu, tell_merged
-from hybridbench.cli.options import execution_options, model_options, out_options, parse_backends
+from hybridbench.cli.options import as_typed, execution_options, model_options, out_options, parse_backends
 from hybridbench.cli.output import Plain
 from hybridbench.cli.typed import Command, listed
 from hybridbench.errors import BadInput
@@ -109,6 +109,6 @@ def _cases(workload: str, backends: dict[str, str], has_gpu: bool, **options: An
     planned = []
     tell_merged(merged_ratios(Sweep(workload=kinds[0], **options), has_gpu=has_gpu))
     for kind in dict.fromkeys(kinds):
-        planned += cases(Sweep(workload=kind, backends=backends, **options), has_gpu=has_gpu)
+        planned += cases(Sweep(workload=kind, backends=backends, **options), has_gpu=has_gpu, spelled=as_typed)
     check_backends_used(backends, planned)
     return planned

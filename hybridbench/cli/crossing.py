@@ -83,9 +83,9 @@ def crossover(
         raise BadInput(f"batch {batch}: give 1 sequence or more.")
     if metric != "decode-floor":
         refuse_idle("--metric decode-floor", "gpu", *([] if measure else ["batch"]))
-    last = units.parse_count(max_ctx, "max-ctx")
+    last = units.parse_count(max_ctx, "--max-ctx")
     if last > 64 * LAST_CONTEXT:
-        raise BadInput(f"max-ctx '{max_ctx}' is more than 1g: give less.")
+        raise BadInput(f"--max-ctx '{max_ctx}' is more than 1g: give less.")
     pair = _pair([*(named_spec(name, scale) for name in models), *configured(configs)])
     peak = find_gpu(gpu)
     dtypes = [asked.dtypes(spec.stored) for spec in pair]
@@ -223,8 +223,8 @@ def _search(
     if len(ends) < 2:
         raise BadInput(f"--ctx '{ctx}' is one context: give where to search as lowest..highest, such as 1k..128k.")
     if trials < 2:
-        raise BadInput(f"trials {trials}: both ends are measured, so give 2 or more.")
-    check_seconds(max_time_s, "max-time", "to sample")
+        raise BadInput(f"--trials {trials}: both ends are measured, so give 2 or more.")
+    check_seconds(max_time_s, "--max-time", "to sample")
     gpus = visible_gpus()
     device = ("cuda" if gpus else "cpu") if device is None else device
     if device not in DEVICES:

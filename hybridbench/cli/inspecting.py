@@ -18,7 +18,7 @@ from hybridbench.arch.kinds import BRANCHES, KINDS, MIXERS
 from hybridbench.arch.model import cost, params
 from hybridbench.arch.presets import PRESETS, preset_spec
 from hybridbench.arch.scales import SCALES
-from hybridbench.cli.options import execution_options, model_options, parse_backends, refuse_idle
+from hybridbench.cli.options import as_typed, execution_options, model_options, parse_backends, refuse_idle
 from hybridbench.cli.output import Plain
 from hybridbench.cli.typed import Command
 from hybridbench.machine import visible_gpus
@@ -184,7 +184,7 @@ def _explain(sweep: Sweep, as_json: bool) -> None:
     """Print which kernel each operation of a sweep's cases runs with here, and why."""
     from hybridbench.backends import check_names, explain
 
-    planned = cases(sweep, has_gpu=bool(visible_gpus()))
+    planned = cases(sweep, has_gpu=bool(visible_gpus()), spelled=as_typed)
     check_backends_used(sweep.backends, planned)
     check_names(planned)
     explained = [explain(case) for case in planned]

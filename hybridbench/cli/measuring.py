@@ -16,6 +16,7 @@ from hybridbench.arch.stored import Dtypes, check_runs
 from hybridbench.cli.options import (
     GIVEN_PATH,
     RESULTS,
+    as_typed,
     checkpoint_option,
     model_options,
     out_options,
@@ -51,7 +52,7 @@ def _command(row: Row) -> click.Command:
     ) -> None:
         sweep = Sweep(workload=row.name, backends=parse_backends(backend), **options)
         gpus = visible_gpus()
-        planned = cases(sweep, has_gpu=bool(gpus))
+        planned = cases(sweep, has_gpu=bool(gpus), spelled=as_typed)
         check_backends_used(sweep.backends, planned)
         check_backends(planned)
         tell_merged(merged_ratios(sweep, has_gpu=bool(gpus)))

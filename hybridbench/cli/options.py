@@ -212,6 +212,15 @@ def matching(
     return [one.spec for one in found], [one.sentence for one in found]
 
 
+def as_typed(field: str) -> str:
+    """The option that gives a field of a sweep.
+
+    >>> as_typed("max_time_s")
+    '--max-time'
+    """
+    return f"--{field.removesuffix('_s').replace('_', '-')}"
+
+
 def parse_backends(pairs: tuple[str, ...]) -> dict[str, str]:
     """``OP=NAME`` pairs as a dict.
 

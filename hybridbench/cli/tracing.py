@@ -14,7 +14,14 @@ from rich.text import Text
 
 from hybridbench import units
 from hybridbench.cli.measuring import check_backends, needs_gpu
-from hybridbench.cli.options import checkpoint_option, execution_options, model_options, out_options, parse_backends
+from hybridbench.cli.options import (
+    as_typed,
+    checkpoint_option,
+    execution_options,
+    model_options,
+    out_options,
+    parse_backends,
+)
 from hybridbench.cli.output import Plain
 from hybridbench.cli.typed import Command
 from hybridbench.errors import BadInput
@@ -50,7 +57,7 @@ def trace(
         options["arch"] = ALL_ARCHS if options["pattern"] is not None else "inter"
     sweep = Sweep(workload=workload, backends=parse_backends(backend), **options)
     gpus = visible_gpus()
-    planned = cases(sweep, has_gpu=bool(gpus))
+    planned = cases(sweep, has_gpu=bool(gpus), spelled=as_typed)
     # Contexts vary fastest: without --ctx, take the first of the default range.
     if options["ctx"] is None:
         planned = planned[:1] if len({case.model.label for case in planned}) == 1 else planned

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from hybridbench import units
@@ -77,8 +77,13 @@ ENERGY_WINDOW_S = 1.1
 """The least sampled time on a GPU, in seconds: a little more than ten ticks of its energy counter."""
 
 
-def cases(sweep: Sweep, *, has_gpu: bool) -> list[Case]:
+def cases(sweep: Sweep, *, has_gpu: bool, spelled: Callable[[str], str] = str) -> list[Case]:
     """The cases of a sweep; contexts vary fastest and models slowest.
+
+    Args:
+        sweep: what is asked for.
+        has_gpu: this machine has a GPU.
+        spelled: how messages write a field of the sweep: by default as the key of a suite.
 
     Raises:
         BadInput: an unknown name, or options that do not go together.
@@ -93,10 +98,10 @@ def cases(sweep: Sweep, *, has_gpu: bool) -> list[Case]:
     batches = units.parse_range(_given(sweep.batch, "4" if on_gpu else "1"), "batch")
     units.check_rows(specs, contexts, batches)
     prompt, depths = _prompt(sweep, row, contexts)
-    execution = _execution(sweep, device)
-    sampling = _sampling(sweep, device)
+    execution = _execution(sweep, device, spelled)
+    sampling = _sampling(sweep, device, spelled)
     limit_s = Case.limit_s if sweep.limit_s is None else sweep.limit_s
-    check_seconds(limit_s, "limit", "to run")
+    check_seconds(limit_s, spelled("limit_s"), "to run")
     if not 0 <= sweep.seed < 2**62:
         raise BadInput(f"seed {sweep.seed}: give a whole number from 0 to {2**62 - 1}.")
     return [
@@ -171,7 +176,7 @@ def default_mode(row: Row, device: str) -> str:
     return GRAPH if device == "cuda" and row.decodes else EAGER
 
 
-def _execution(sweep: Sweep, device: str) -> Execution:
+def _execution(sweep: Sweep, device: str, spelled: Callable[[str], str]) -> Execution:
     """How the sweep's cases are run.
 
     Raises:
@@ -179,7 +184,7 @@ def _execution(sweep: Sweep, device: str) -> Execution:
     """
     row = workload_row(sweep.workload)
     dtype = _given(sweep.dtype, "bfloat16" if device == "cuda" else "float32")
-    _check_dtypes(dtype, sweep.state_dtype)
+    _check_dtypes(dtype, sweep.state_dtype, spelled)
     if sweep.as_published and sweep.mode not in (None, PUBLISHED):
         raise BadInput(f"as-published is a mode of its own, and mode {sweep.mode} another: give one of them.")
     mode = PUBLISHED if sweep.as_published else _given(sweep.mode, default_mode(row, device))
@@ -204,12 +209,13 @@ def _execution(sweep: Sweep, device: str) -> Execution:
     )
 
 
-def _check_dtypes(dtype: str, state_dtype: str | None) -> None:
+def _check_dtypes(dtype: str, state_dtype: str | None, spelled: Callable[[str], str]) -> None:
     for name in (dtype, state_dtype):
         if name is not None:
             check_dtype(name)
     if state_dtype not in (None, dtype) and DTYPE_BYTES[state_dtype or dtype] <= DTYPE_BYTES[dtype]:
-        raise BadInput(f"state_dtype {state_dtype} with {dtype} weights: give a wider one, or leave it out.")
+        name = spelled("state_dtype")
+        raise BadInput(f"{name} {state_dtype} with {dtype} weights: give a wider one, or leave it out.")
 
 
 def _check_mode(mode: str, row: Row, device: str) -> None:
@@ -271,10 +277,10 @@ def check_seconds(seconds: float, name: str, purpose: str) -> None:
         raise BadInput(f"{name} {seconds} s leaves no time {purpose}: give more than 0.")
 
 
-def _sampling(sweep: Sweep, device: str) -> Sampling:
+def _sampling(sweep: Sweep, device: str, spelled: Callable[[str], str]) -> Sampling:
     sampling = Sampling(min_time_s=ENERGY_WINDOW_S if device == "cuda" else 0.0)
     if sweep.max_time_s is not None:
-        check_seconds(sweep.max_time_s, "max_time", "to sample")
+        check_seconds(sweep.max_time_s, spelled("max_time_s"), "to sample")
         sampling = replace(
             sampling,
             max_time_s=sweep.max_time_s,
@@ -283,7 +289,7 @@ def _sampling(sweep: Sweep, device: str) -> Sampling:
         )
     if sweep.min_samples is not None:
         if sweep.min_samples < 1:
-            raise BadInput(f"min_samples {sweep.min_samples}: give 1 or more.")
+            raise BadInput(f"{spelled('min_samples')} {sweep.min_samples}: give 1 or more.")
         most = max(sampling.max_samples, sweep.min_samples)
         sampling = replace(sampling, min_samples=sweep.min_samples, max_samples=most, insist=True)
     return sampling

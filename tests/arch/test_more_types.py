@@ -192,6 +192,28 @@ def test_parameters_are_those_of_the_class(model_type: str, seed: int, library: 
     assert model.params(model_from_config(body)) == their_parameters(library, body), body
 
 
+def their_linear_weights(library: SimpleNamespace, body: Config) -> int:
+    """Elements of what the class multiplies by: no biases, convolutions or embeddings, and no head."""
+    with library.torch.device("meta"):
+        built = library.transformers.AutoModelForCausalLM.from_config(their_config(library, body))
+    other = (library.torch.nn.Embedding, library.torch.nn.Conv1d)
+    return sum(
+        parameter.numel()
+        for name, module in built.named_modules()
+        for own, parameter in module.named_parameters(recurse=False)
+        if parameter.ndim > 1 and not own.endswith("bias") and not isinstance(module, other) and name != "lm_head"
+    )
+
+
+@each_type
+def test_matrices_are_the_linear_layers_of_the_class(model_type: str, library: SimpleNamespace) -> None:
+    """They are what quantisation stores in fewer bits."""
+    body = drawn(model_type, 3)
+    matrices = [matrix for block in model_from_config(body).placed for matrix in block.matrices()]
+    ours = sum(matrix.size for matrix in matrices if matrix.part != "rows")
+    assert ours == their_linear_weights(library, body), body
+
+
 @each_type
 def test_the_default_configuration_has_the_parameters_of_the_class(model_type: str, library: SimpleNamespace) -> None:
     """As the class writes it, so that every field that the class has is known."""

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from their_classes import their_config
 
 from hybridbench.arch import model
 from hybridbench.arch.block import Block
+from hybridbench.arch.blocks.altup import AltUp
 from hybridbench.arch.blocks.moe import Moe
+from hybridbench.arch.blocks.per_layer import PerLayerInput
+from hybridbench.arch.blocks.rg_lru import RgLru
+from hybridbench.arch.blocks.routed_attention import RoutedAttention
 from hybridbench.arch.families import build_spec
 from hybridbench.arch.imports.huggingface import model_from_config
 from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.presets import PRESETS, preset_spec
 from hybridbench.arch.stored import Asked, Dtypes, check_runs
-from hybridbench.arch.weights import MXFP4, SCHEMES, Matrix, Quantised
+from hybridbench.arch.weights import INT4, SCHEMES, Matrix, Quantised
 from hybridbench.cli.main import main
 from hybridbench.errors import BadInput
 
@@ -138,15 +145,15 @@ def test_deepseek_v3_takes_its_released_tensors() -> None:
     assert stored_bytes(config) + further * 2 + biases * 4 == released
 
 
-@pytest.mark.parametrize(
-    ("layers", "experts", "plain", "total"),
-    [(24, 32, 1_804_459_584, 13_761_264_768), (36, 128, 2_167_371_072, 65_248_815_744)],
-)
-def test_gpt_oss_experts_take_their_released_tensors(layers: int, experts: int, plain: int, total: int) -> None:
-    """openai/gpt-oss-20b and 120b: the "total_size" of the index, less the BF16 that huggingface.js counts."""
-    block = Moe(2880, 2880, experts, 4)
-    taken = sum(MXFP4.bytes(matrix) for matrix in block.matrices() if matrix.part == "expert")
-    assert layers * taken == total - 2 * plain
+@pytest.mark.parametrize(("layers", "experts", "total"), [(24, 32, 13_761_264_768), (36, 128, 65_248_815_744)])
+def test_gpt_oss_takes_the_total_size_of_its_index(layers: int, experts: int, total: int) -> None:
+    """openai/gpt-oss-20b and 120b, model.safetensors.index.json: their "total_size"."""
+    config = json.loads((CONFIGS / "gpt-oss-20b.json").read_text())
+    kinds = [["sliding_attention", "full_attention"][layer % 2] for layer in range(layers)]
+    config |= {"num_hidden_layers": layers, "num_local_experts": experts, "layer_types": kinds}
+    whole = ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"]
+    quant = {"quant_method": "mxfp4", "modules_to_not_convert": whole}
+    assert stored_bytes(config | {"quantization_config": quant}) == total
 
 
 def test_a_gptq_layer_is_its_four_tensors() -> None:
@@ -196,6 +203,57 @@ def test_fp8_takes_what_the_layers_of_transformers_take(left_out: list[str]) -> 
     assert any("float8" in str(parameter.dtype) for parameter in built.parameters())
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_fp8_leaves_the_weights_of_an_indexer_whole_as_transformers_does(library: SimpleNamespace) -> None:
+    """Without routed experts, whose scales transformers packs by pairs of matrices."""
+    from transformers.integrations.finegrained_fp8 import replace_with_fp8_linear
+    from transformers.quantizers.base import HfQuantizer
+    from transformers.utils.quantization_config import FineGrainedFP8Config
+
+    config: Config = (
+        {"model_type": "deepseek_v32", "hidden_size": 200, "num_hidden_layers": 2, "vocab_size": 97}
+        | {"intermediate_size": 136, "num_attention_heads": 4, "num_key_value_heads": 4, "first_k_dense_replace": 2}
+        | {"kv_lora_rank": 40, "q_lora_rank": 72, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 24}
+        | {"index_n_heads": 3, "index_head_dim": 12, "index_topk": 8, "n_routed_experts": 4, "n_group": 1}
+        | {"topk_group": 1, "num_experts_per_tok": 2, "n_shared_experts": 1, "moe_intermediate_size": 24}
+    )
+    with library.torch.device("meta"):
+        built = library.transformers.AutoModelForCausalLM.from_config(
+            their_config(library, config), dtype=library.torch.bfloat16
+        )
+        left_out = HfQuantizer.get_modules_to_not_convert(built, None, built._keep_in_fp32_modules)
+        built = replace_with_fp8_linear(built, left_out, FineGrainedFP8Config(weight_block_size=(128, 64)))
+    theirs = sum(parameter.nbytes for parameter in built.parameters())
+    assert sum("float8" in str(parameter.dtype) for parameter in built.parameters()) > 10
+    ours = {"quant_method": "fp8", "weight_block_size": [128, 64]}
+    assert stored_bytes(config | {"quantization_config": ours}) == theirs
+
+
+WRAPPED = llama(256, 384, 8, 2, 97, torch_dtype="bfloat16")
+
+
+@pytest.mark.parametrize("start", ["model.language_model.layers", "language_model.model.layers"])
+def test_a_wrappers_top_says_how_its_text_model_is_quantised(start: str) -> None:
+    """Its modules are called as the wrapper calls them, and those of other sections are no part of the count."""
+    quant = FP8 | {"modules_to_not_convert": [f"{start}.1.mlp", "model.vision_tower", "multi_modal_projector"]}
+    wrapper = {"model_type": "llava", "text_config": WRAPPED, "vision_config": {"hidden_size": 8}}
+    found = stored_bytes(wrapper | {"quantization_config": quant})
+    assert found == stored_bytes(WRAPPED | {"quantization_config": FP8 | {"modules_to_not_convert": ["layers.1.mlp"]}})
+    mlp, fewer = 3 * 256 * 384, stored_bytes(WRAPPED) - found
+    assert fewer == stored_bytes(WRAPPED) - stored_bytes(WRAPPED | {"quantization_config": FP8}) - mlp + 4 * 3 * 2 * 3
+
+
+@pytest.mark.parametrize("head", ["lm_head", "language_model.lm_head", "model.language_model.lm_head", "re:.*lm_head"])
+def test_a_head_is_left_out_under_each_of_its_names(head: str) -> None:
+    wrapper = {"model_type": "llava", "text_config": WRAPPED, "vision_config": {"hidden_size": 8}}
+    quant = packed("channel", None)
+    (left_out, taken) = (
+        stored_bytes(wrapper | {"quantization_config": quant | {"ignore": ignored}})
+        for ignored in ([head, "re:vision_tower.*"], ["re:vision_tower.*"])
+    )
+    assert left_out - taken == 97 * 256 * 2 - (97 * 256 // 2 + 97 * 2 + 2 * 8)
+
+
 def mixed_blocks() -> list[tuple[str, Block]]:
     specs: list[ModelSpec] = [preset_spec(name) for name in PRESETS]
     specs += [build_spec(family, "350m") for family in ("inter", "intra", "swa")]
@@ -204,15 +262,42 @@ def mixed_blocks() -> list[tuple[str, Block]]:
 
 @pytest.mark.parametrize(("name", "block"), mixed_blocks(), ids=lambda value: value if isinstance(value, str) else "")
 def test_matrices_are_what_a_block_multiplies_by(name: str, block: Block) -> None:
-    """Every product of a token is with one of them, but for gates that are no linear layers."""
-    size = sum(matrix.rows * matrix.columns * matrix.count for matrix in block.matrices())
-    products = sum(block.products().values()) // 2
-    products -= block.products().get("parallel gate", 0) // 2
-    if isinstance(block, Moe):
-        products = block.params()
-    if block.kind == "rg_lru":
-        products -= 2 * block.width * block.width // block.n_blocks  # type: ignore[attr-defined]
-    assert size == products, name
+    assert linear_weights(block) == multiplied_weights(block), name
+
+
+def test_matrices_of_every_kind_are_what_it_multiplies_by(block: Block) -> None:
+    assert linear_weights(block) == multiplied_weights(block)
+    assert linear_weights(block) > 0
+
+
+def linear_weights(block: Block) -> int:
+    """Elements of the linear layers of a block; a table that is looked up is none."""
+    return sum(matrix.size for matrix in block.matrices() if matrix.part != "rows")
+
+
+def multiplied_weights(block: Block) -> int:
+    """A multiply-add of every product with a token that picks all experts, but for what is no linear layer."""
+    if isinstance(block, Moe | RoutedAttention):
+        block = replace(block, top_k=block.n_experts)
+    products = block.products()
+    found = sum(products.values()) // 2 - products.get("parallel gate", 0) // 2
+    if isinstance(block, RgLru):  # its gates are block-diagonal
+        found -= 2 * block.width * block.width // block.n_blocks
+    if isinstance(block, AltUp):  # its router runs twice, and every copy is a mix of all copies
+        found -= block.copies * block.d_model + block.copies**2 * block.d_model
+    return found
+
+
+def test_experts_of_attention_and_rows_are_read_as_they_are_used() -> None:
+    quantised = Dtypes("bfloat16", "bfloat16", "bfloat16", "bfloat16", Quantised(SCHEMES["fp8"])).storage
+    routed = RoutedAttention(256, n_kv_heads=2, head_dim=64, n_experts=8, top_k=2)
+    assert routed.weight_traffic(10_000, quantised) == routed.weight_bytes(quantised)
+    expert = 2 * 128 * 256 + 2 * 2 * 4
+    assert routed.weight_bytes(quantised) - routed.weight_traffic(1, quantised) == 6 * expert
+    groups = Dtypes("bfloat16", "bfloat16", "bfloat16", "bfloat16", Quantised(replace(INT4, everywhere=True))).storage
+    layer = PerLayerInput(256, width=128, rows=1000)
+    assert layer.weight_bytes(groups) - layer.weight_traffic(3, groups) == 997 * (128 // 2 + 2)
+    assert layer.weight_bytes(quantised) - layer.weight_traffic(3, quantised) == 997 * 128 * 2
 
 
 def test_parameters_and_flops_do_not_change() -> None:

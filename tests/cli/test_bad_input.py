@@ -76,7 +76,7 @@ MISTAKES = {
         ["'flash'", "flash-attn"],
     ),
     "no time": (["decode", "--device", "cpu", "--max-time", "0"], ["0"]),
-    "no samples": (["decode", "--device", "cpu", "--min-samples", "0"], ["0"]),
+    "no samples": (["decode", "--device", "cpu", "--min-samples", "0"], [": --min-samples 0"]),
     "resume without a folder": (["decode", "--device", "cpu", "--resume"], ["--resume", "-o"]),
     "prompt longer than the generation": (
         ["generate", "--device", "cpu", "--ctx", "256", "--prompt", "512"],
@@ -177,14 +177,18 @@ MISTAKES = {
     "caches without end": (["cache", "--ctx", "1..10000+1", "--batch", "1..10000+1"], ["500,000,000 rows"]),
     "cases without end": (["decode", "--ctx", "1..10000+1", "--batch", "1..10000+1"], ["500,000,000 rows"]),
     "steps without end": (["trace", "--steps", str(10**20)], ["--steps", "1000"]),
-    "a time that is none": (["decode", "--device", "cpu", "--max-time", "nan"], ["nan"]),
-    "a limit that is none": (["decode", "--device", "cpu", "--limit", "nan"], ["nan"]),
+    "a time that is none": (["decode", "--device", "cpu", "--max-time", "nan"], [": --max-time nan s"]),
+    "a limit that is none": (["decode", "--device", "cpu", "--limit", "nan"], [": --limit nan s"]),
+    "a narrower state": (
+        ["trace", "--device", "cpu", "--dtype", "float32", "--state-dtype", "bfloat16"],
+        [": --state-dtype bfloat16 with float32 weights"],
+    ),
     "a limit of an audit that is none": (["audit", "--device", "cpu", "--limit", "nan"], ["--limit nan"]),
     "an audit without end": (["audit", "--device", "cpu", "--limit", "inf"], ["--limit inf", "30 days"]),
     "a limit of a trial that is none": (["fit", "--verify", "--limit", "nan"], ["--limit nan"]),
     "a time at a crossing that is none": (
         ["crossover", "mamba", "inter", "--metric", "flops", "--measure", "--max-time", "nan"],
-        ["max-time nan"],
+        [": --max-time nan"],
     ),
     "a tolerance that is none": (
         ["cost", "--match", "params", "--to", "mamba", "--tolerance", "nan"],

@@ -150,7 +150,7 @@ def test_nul_bytes_at_the_end_are_a_line_cut_short(tmp_path: Path) -> None:
 def test_a_byte_order_mark_is_read() -> None:
     assert len(load([RECORDS / "bom.jsonl"], print)) == 6
     assert run("run", "--dry-run", CASES / "suites" / "bom.toml").stderr == "29 cases.\n"
-    assert run("cost", "--config", CASES / "configs" / "c_bom.json").exit_code == 0
+    assert run("cost", "--config", CASES / "configs" / "bom.json").exit_code == 0
 
 
 def test_utf_16_is_named(tmp_path: Path) -> None:
@@ -194,10 +194,10 @@ def test_a_suite_is_named_as_a_folder_can_be(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("c_hugeint", "hidden_size as a number of 5,000 digits"),
-        ("tb_integer_of_4301_digits", "vocab_size as a number of 4,301 digits"),
-        ("tb_expand_inf", "expand as inf"),
-        ("tb_expand_nan", "expand as nan"),
+        ("hugeint", "hidden_size as a number of 5,000 digits"),
+        ("integer_of_4301_digits", "vocab_size as a number of 4,301 digits"),
+        ("expand_inf", "expand as inf"),
+        ("expand_nan", "expand as nan"),
     ],
 )
 def test_configurations(name: str, said: str) -> None:

@@ -7,6 +7,7 @@ from dataclasses import fields
 
 import pytest
 import torch
+from every_block import D_MODEL, EVERY_BLOCK
 from torch import nn
 from variants import VARIANTS
 
@@ -16,7 +17,6 @@ from hybridbench.arch.families import pattern_spec
 from hybridbench.arch.kinds import BLOCKS
 from hybridbench.arch.kinds import KINDS as ROWS
 from hybridbench.arch.model import ModelSpec
-from hybridbench.arch.presets import PRESETS, preset_spec
 from hybridbench.errors import BadInput, Unsupported
 from hybridbench.kernels import backends
 from hybridbench.model.block import BlockModule
@@ -161,13 +161,10 @@ def test_what_follows_the_model_s_seed_is_drawn(kind: str, built: dict[str, tupl
 
 @pytest.mark.parametrize("kind", OTHERS)
 def test_a_kind_without_a_module_says_so(kind: str) -> None:
-    letters = {row.spec.kind: row.letter for row in ROWS if row.at is not None}
-    if kind in letters:
-        spec = pattern_spec(letters[kind], "tiny")
-    else:
-        published = (preset_spec(name) for name in PRESETS)
-        spec = next(s for s in published if any(block.kind == kind for block in s.blocks.values()))
-    block = block_of(spec, kind)
+    block = next(one for one in EVERY_BLOCK.values() if one.kind == kind)
+    letter = next(row.letter for row in ROWS if row.spec.kind == kind)
+    blocks = {letter: block, "*": EVERY_BLOCK["attention"]}  # a model needs a block that mixes positions
+    spec = ModelSpec("two blocks", "custom", D_MODEL, vocab_size=97, pattern=f"{letter}*", blocks=blocks)
     assert block_ops(block) == ((), ())
     with pytest.raises(Unsupported, match="hybridbench can cost"):
         check_buildable(spec)

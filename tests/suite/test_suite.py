@@ -264,8 +264,8 @@ def test_a_pattern_in_place_of_families() -> None:
             "mode published has its own attention_decode, attention as plain eager code: leave its backend out.",
         ),
         ({"workload": "generate", "prompt": 0}, "prompt 0: a generation starts from 1 token or more."),
-        ({"max_time_s": 0}, "max_time 0 s leaves no time to sample: give more than 0."),
-        ({"limit_s": 0}, "limit 0 s leaves no time to run: give more than 0."),
+        ({"max_time_s": 0}, "max_time_s 0 s leaves no time to sample: give more than 0."),
+        ({"limit_s": 0}, "limit_s 0 s leaves no time to run: give more than 0."),
         ({"min_samples": 0}, "min_samples 0: give 1 or more."),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
@@ -420,8 +420,8 @@ def test_a_backend_goes_to_the_cases_that_run_it_and_to_no_other() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"max_time_s": float("nan")}, "max_time nan s"),
-        ({"limit_s": float("inf")}, "limit inf s"),
+        ({"max_time_s": float("nan")}, "max_time_s nan s"),
+        ({"limit_s": float("inf")}, "limit_s inf s"),
         ({"limit_s": 1e300}, "30 days"),
         ({"seed": -1}, "seed -1"),
         ({"seed": 10**20}, "seed 100000000000000000000"),

@@ -99,7 +99,6 @@ def test_a_new_workload_is_a_row_and_a_builder(monkeypatch: pytest.MonkeyPatch) 
         "pair",
         word="pairs",
         command="pairs",
-        short="Time two tokens at a time.",
         about="Two tokens a step.",
         passes=(DECODE,),
         edges=lambda work: (work.context, work.context + 2),

@@ -15,6 +15,7 @@ from typing import ClassVar
 from typing_extensions import override
 
 from hybridbench.arch.block import Block, Convention, Flops, check_sizes, refuse_paper
+from hybridbench.arch.weights import Matrix
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,21 @@ class AltUp(Block):
         coefficients = self.copies**3 + self.copies**2
         norms_and_scale = 3 * self.d_model
         return router + coefficients + norms_and_scale + self._laurel_params + self._ends_params
+
+    @override
+    def matrices(self, borrows_value: bool = False) -> tuple[Matrix, ...]:
+        copies, width = self.copies, self.d_model
+        found = [
+            Matrix("altup.modality_router", copies, width, "layer"),
+            Matrix("altup.prediction_coefs", copies**2, copies, "layer"),
+            Matrix("altup.correction_coefs", copies, copies, "layer"),
+            Matrix("laurel.linear_left", self.laurel_rank, width, "layer"),
+            Matrix("laurel.linear_right", width, self.laurel_rank, "layer"),
+        ]
+        if self.first:
+            found.append(Matrix("altup_projections", width, width, "layer", copies - 1))
+            found.append(Matrix("altup_unembed_projections", width, width, "layer", copies - 1))
+        return tuple(found)
 
     @property
     def _laurel_params(self) -> int:

@@ -230,12 +230,14 @@ class Attention(Mixer):
     @override
     def matrices(self, borrows_value: bool = False) -> tuple[Matrix, ...]:
         width = self.d_in or self.d_model
-        queries = self.n_heads * self.head_dim + self._gate_width()
+        queries = self.n_heads * self.head_dim + (self.out_width if self.gated else 0)
         found = [Matrix("q_proj", queries, width, "attention")]
         if not self.reuses_kv:
             found.append(Matrix("k_proj", self.n_kv_heads * self.head_dim, width, "attention"))
-        if not self.reuses_kv and not borrows_value:
+        if not (self.reuses_kv or self.keys_as_values or borrows_value):
             found.append(Matrix("v_proj", self.n_kv_heads * self.v_head_dim, width, "attention"))
+        if self.head_gated and not self.gated:
+            found.append(Matrix("g_proj", self.n_heads, width, "attention"))
         return (*found, Matrix("o_proj", self.d_model, self.out_width, "attention"))
 
     @override

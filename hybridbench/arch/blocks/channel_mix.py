@@ -13,6 +13,7 @@ from typing import ClassVar
 from typing_extensions import override
 
 from hybridbench.arch.block import Block, CacheBytes, Convention, Flops, Storage, check_sizes, refuse_paper
+from hybridbench.arch.weights import Matrix
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,13 @@ class ChannelMix(Block):
     def params(self, convention: Convention = Convention.EXACT) -> int:
         refuse_paper(convention, "channel mixing")
         return 2 * self.d_model * self.d_ff + self.d_model + self.after_embedding
+
+    @override
+    def matrices(self, borrows_value: bool = False) -> tuple[Matrix, ...]:
+        return (
+            Matrix("key", self.d_ff, self.d_model, "mlp"),
+            Matrix("value", self.d_model, self.d_ff, "mlp"),
+        )
 
     @override
     def products(self, convention: Convention = Convention.EXACT, sequence: bool = True) -> dict[str, int]:

@@ -20,6 +20,7 @@ from typing_extensions import override
 from hybridbench.arch.block import TILE, CacheBytes, Convention, Flops, Storage, check_sizes, refuse_paper
 from hybridbench.arch.blocks.latent import LatentAttention, tile_pairs
 from hybridbench.arch.reasons import SCORES_AGAIN, Reason
+from hybridbench.arch.weights import Matrix
 from hybridbench.errors import BadInput
 
 IN_LATENT = "the latents that were picked, in the latent, and the indexer's scores in whole tiles of 128"
@@ -46,6 +47,16 @@ class IndexedAttention(LatentAttention):
         check_sizes(self, "index_heads", "index_dim", "top_k")
         if self.q_rank is None:
             raise BadInput("q_rank is None: the indexer reads the latent of the queries, so give its width.")
+
+    @override
+    def matrices(self, borrows_value: bool = False) -> tuple[Matrix, ...]:
+        assert self.q_rank is not None
+        return (
+            Matrix("indexer.wq_b", self.index_heads * self.index_dim, self.q_rank, "attention"),
+            Matrix("indexer.wk", self.index_dim, self.d_model, "attention"),
+            Matrix("indexer.weights_proj", self.index_heads, self.d_model, "attention router"),
+            *LatentAttention.matrices(self, borrows_value),
+        )
 
     @override
     def in_matmul_params(self, borrows_value: bool = False) -> int:

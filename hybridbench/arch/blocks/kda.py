@@ -73,19 +73,21 @@ class Kda(DeltaRule):
     @override
     def matrices(self, borrows_value: bool = False) -> tuple[Matrix, ...]:
         values = () if borrows_value else (Matrix("v_proj", self.out_width, self.d_model, "mixer"),)
+        rows, rank = self.out_width, self.head_dim
+        whole = tuple(Matrix(f"{name}_proj", rows, self.d_model, "mixer") for name in ("f", "g"))
         low_rank = tuple(
             matrix
             for name in ("f", "g")
             for matrix in (
-                Matrix(f"{name}_a_proj", self.head_dim, self.d_model, "mixer"),
-                Matrix(f"{name}_b_proj", self.out_width, self.head_dim, "mixer"),
+                Matrix(f"{name}_a_proj", rank, self.d_model, "mixer"),
+                Matrix(f"{name}_b_proj", rows, rank, "mixer"),
             )
         )
         return (
             Matrix("q_proj", self.out_width, self.d_model, "mixer"),
             Matrix("k_proj", self.out_width, self.d_model, "mixer"),
             *values,
-            *low_rank,
+            *(whole if self.full_rank else low_rank),
             Matrix("b_proj", self.n_heads, self.d_model, "mixer"),
             Matrix("o_proj", self.d_model, self.out_width, "mixer"),
         )

@@ -95,6 +95,8 @@ class LatentAttention(Mixer):
                 Matrix("q_a_proj", self.q_rank, self.d_model, "attention"),
                 Matrix("q_b_proj", queries, self.q_rank, "attention"),
             ]
+        if self.head_gated:
+            found.append(Matrix("g_proj", self.n_heads, self.d_model, "attention"))
         values = 0 if borrows_value else self.v_head_dim
         return (
             *found,

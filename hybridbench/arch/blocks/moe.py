@@ -30,6 +30,20 @@ from hybridbench.arch.weights import Matrix, Part
 from hybridbench.errors import BadInput
 
 
+def expert_traffic(params: int, matrices: Sequence[Matrix], top_k: int, batch: int, storage: Storage) -> int:
+    """Expected bytes of the experts that a step reads under uniform routing: E (1 - (1 - k/E)^B) distinct ones.
+
+    Args:
+        params: of one expert.
+        matrices: those of all experts; each counts one per expert.
+        top_k: experts that a token picks.
+        batch: tokens.
+    """
+    n_experts = matrices[0].count
+    distinct = n_experts * (1 - (1 - top_k / n_experts) ** batch)
+    return round(distinct * params) * storage.weight_bytes + round(distinct * storage.change(matrices) / n_experts)
+
+
 @dataclass(frozen=True, slots=True)
 class Moe(Block):
     """``n_experts`` routed experts of width ``d_expert``, ``top_k`` per token; shared ones of ``d_shared`` in all.
@@ -101,7 +115,11 @@ class Moe(Block):
 
     @override
     def matrices(self, borrows_value: bool = False) -> tuple[Matrix, ...]:
-        found = [Matrix("gate", self.n_experts, self.d_model, "router"), *self._experts()]
+        return (*self._shared(), *self._experts())
+
+    def _shared(self) -> tuple[Matrix, ...]:
+        """The matrices that every token is multiplied by."""
+        found = [Matrix("gate", self.n_experts, self.d_model, "router")]
         if self.d_shared:
             found += self._feed_forward("shared_expert", self.d_model, self.d_shared, "shared expert", 1)
         if self.shared_gate:
@@ -180,11 +198,9 @@ class Moe(Block):
 
     @override
     def weight_traffic(self, batch: int, storage: Storage) -> int:
-        """Expected bytes under uniform routing: E (1 - (1 - k/E)^B) distinct experts, router and shared ones."""
-        distinct = self.n_experts * (1 - (1 - self.top_k / self.n_experts) ** batch)
-        plain = (round(distinct * self._expert()) + self._always(Convention.EXACT)) * storage.weight_bytes
-        routed = storage.change(self._experts())
-        return plain + round(distinct * routed / self.n_experts) + storage.change(self.matrices()) - routed
+        """Expected bytes: those of the routed experts that are read, of the router and of shared experts."""
+        experts = expert_traffic(self._expert(), self._experts(), self.top_k, batch, storage)
+        return experts + self._always(Convention.EXACT) * storage.weight_bytes + storage.change(self._shared())
 
     @override
     def activations(self, size: int) -> Activations:

@@ -15,6 +15,7 @@ from typing import ClassVar
 from typing_extensions import override
 
 from hybridbench.arch.block import Block, Convention, Flops, Storage, check_sizes, refuse_paper
+from hybridbench.arch.weights import Matrix
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,21 @@ class PerLayerInput(Block):
         return self._matmul_params + self.embedding_params() + self.d_model + self.width
 
     @override
+    def matrices(self, borrows_value: bool = False) -> tuple[Matrix, ...]:
+        return (*self._projections(), self._table(self.rows))
+
+    def _projections(self) -> tuple[Matrix, ...]:
+        return (
+            Matrix("per_layer_model_projection", self.width, self.d_model, "layer"),
+            Matrix("per_layer_input_gate", self.width, self.d_model, "layer"),
+            Matrix("per_layer_projection", self.d_model, self.width, "layer"),
+        )
+
+    def _table(self, rows: int) -> Matrix:
+        """Rows of the table."""
+        return Matrix("embed_tokens_per_layer", rows, self.width, "rows")
+
+    @override
     def products(self, convention: Convention = Convention.EXACT, sequence: bool = True) -> dict[str, int]:
         refuse_paper(convention, "per-layer embeddings")
         return {"per-layer embeddings": 2 * self._matmul_params}
@@ -71,4 +87,5 @@ class PerLayerInput(Block):
     def weight_traffic(self, batch: int, storage: Storage) -> int:
         """All projections and norms, and of the table one row per sequence."""
         table = batch * self.width - self.embedding_params()
-        return (self.params() + table) * storage.weight_bytes
+        change = storage.change((*self._projections(), self._table(batch)))
+        return (self.params() + table) * storage.weight_bytes + change

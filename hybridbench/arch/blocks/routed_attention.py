@@ -15,7 +15,9 @@ from typing_extensions import override
 
 from hybridbench.arch.block import CacheBytes, Convention, Flops, Mixer, Storage, check_sizes, refuse_paper
 from hybridbench.arch.blocks.attention import Attention
+from hybridbench.arch.blocks.moe import expert_traffic
 from hybridbench.arch.reasons import Reason
+from hybridbench.arch.weights import Matrix
 from hybridbench.errors import BadInput
 
 
@@ -74,6 +76,25 @@ class RoutedAttention(Mixer):
         return self.d_model
 
     @override
+    def matrices(self, borrows_value: bool = False) -> tuple[Matrix, ...]:
+        return (*self._shared(borrows_value), *self._experts())
+
+    def _shared(self, borrows_value: bool = False) -> tuple[Matrix, ...]:
+        """The matrices that every token is multiplied by."""
+        keys = self.n_kv_heads * self.head_dim
+        return (
+            Matrix("kv_proj", keys if borrows_value else 2 * keys, self.d_model, "attention"),
+            Matrix("experts.router.layer", self.n_experts, self.d_model, "attention router"),
+        )
+
+    def _experts(self) -> tuple[Matrix, ...]:
+        queries = self.n_kv_heads * self.head_dim
+        return (
+            Matrix("experts.input_linear", queries, self.d_model, "attention", self.n_experts),
+            Matrix("experts.output_linear", self.d_model, queries, "attention", self.n_experts),
+        )
+
+    @override
     def in_matmul_params(self, borrows_value: bool = False) -> int:
         value = self._expert if borrows_value else 0
         return self._always - value + self.top_k * self._expert
@@ -93,9 +114,10 @@ class RoutedAttention(Mixer):
 
     @override
     def weight_traffic(self, batch: int, storage: Storage) -> int:
-        """Expected bytes under uniform routing: E (1 - (1 - k/E)^B) distinct experts, and all else."""
-        distinct = self.n_experts * (1 - (1 - self.top_k / self.n_experts) ** batch)
-        return (round(distinct * 2 * self._expert) + self._always + self.out_bias_params) * storage.weight_bytes
+        """Expected bytes: those of the experts that are read (``moe.expert_traffic``), and all else."""
+        experts = expert_traffic(2 * self._expert, self._experts(), self.top_k, batch, storage)
+        always = (self._always + self.out_bias_params) * storage.weight_bytes
+        return experts + always + storage.change(self._shared())
 
     @override
     def core_prefill(self, tokens: int, convention: Convention) -> Flops:

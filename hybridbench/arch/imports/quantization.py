@@ -24,14 +24,18 @@ FIELDS = ("quantization_config", "quantization")
 _LEFT_OUT = ("modules_to_not_convert", "llm_int8_skip_modules", "ignored_layers", "ignore", "exclude_modules")
 """Names of the list of modules that are left out."""
 
-_FEED_FORWARD = ("mlp", "feed_forward", "block_sparse_moe", "mixer", "shared_mlp", "moe")
+_FEED_FORWARD = ("mlp", "feed_forward", "block_sparse_moe", "mixer", "shared_mlp", "moe", "ffn")
+_ATTENTION = ("self_attn", "attn", "attention", "self_attention", "mixer")
 _CONTAINERS: dict[Part, tuple[str, ...]] = {
-    "attention": ("self_attn", "attn", "attention", "mixer"),
+    "attention": _ATTENTION,
     "mixer": ("linear_attn", "mixer", "mamba", "self_attn", "conv", "temporal_block"),
     "mlp": _FEED_FORWARD,
     "expert": _FEED_FORWARD,
     "shared expert": _FEED_FORWARD,
     "router": _FEED_FORWARD,
+    "attention router": _ATTENTION,
+    "layer": ("",),
+    "rows": ("",),
 }
 _ALIASES = {
     "q_proj": ("qkv_proj",),
@@ -79,7 +83,7 @@ def read_quantised(body: Mapping[str, Any], spec: ModelSpec) -> tuple[Quantised 
     tables = frozenset(
         name
         for name in _tables(method, found)
-        if not any(_matches(pattern, name) or _matches(pattern, f"model.{name}") for pattern in whole)
+        if not any(_matches(pattern, full) for full in _table_names(name) for pattern in whole)
     )
     quantised = Quantised(scheme, by_layer=by_layer, by_symbol=tuple(by_symbol.items()), tables=tables)
     return quantised, _kv_dtype(found)
@@ -178,6 +182,11 @@ def _names(matrix: Matrix, layer: int) -> Iterator[str]:
             for holder in holders:
                 for name in (last, *_ALIASES.get(last, ())):
                     yield ".".join(part for part in (start, "layers", str(layer), container, holder, name) if part)
+
+
+def _table_names(name: str) -> list[str]:
+    """The names that the usual classes, and those of wrappers, have for the embedding or the head."""
+    return [name, *(f"{start}.{name}" for start in (*_STARTS, "language_model"))]
 
 
 def _matches(pattern: str, name: str) -> bool:
