@@ -1,4 +1,4 @@
-"""kernel_suite: operations timed by themselves: cells, problems, records and what follows from them, and how they run.
+"""kernel_suite: single operations timed by themselves: cells, problems, records, what follows, and how they run.
 
 plan (no torch)                     run (torch)                                show (no torch)
 

@@ -8,6 +8,7 @@ the bounds, since both sides round. If nothing is left, the cell is timed and sa
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -99,10 +100,12 @@ def _learnt(cell: Cell, operation: Operation, trial: Trial) -> set[str]:
 def _judged(cell: Cell, backend: Backend, against: str, found: list[Compared]) -> Agreement:
     for one in found:
         if not one.error <= one.bound:  # NaN is not <= anything
+            said = f"is off by {one.error:.3g} of its norm, and the bound is {one.bound:.3g}; it is furthest off"
+            if math.isnan(one.error):
+                said = "holds what is no number, as memory does that is never written,"
             raise WrongResult(
                 f"{cell.op} backend '{backend.ran}' disagrees with {against} in {cell.problem.dtype} at "
-                f"{sizes_text(cell.problem)}: {one.name} is off by {one.error:.3g} of its norm, and the bound is "
-                f"{one.bound:.3g}; it is furthest off at {list(one.place)}, with {one.found:.6g} for "
+                f"{sizes_text(cell.problem)}: {one.name} {said} at {list(one.place)}, with {one.found:.6g} for "
                 f"{one.expected:.6g}. It is not timed."
             )
     worst = max(found, key=lambda one: one.error / one.bound)

@@ -15,7 +15,7 @@ from hybridbench.arch.model import ModelSpec
 from hybridbench.errors import BadInput, unknown_name
 from hybridbench.kernel_suite.cell import SIZES
 from hybridbench.operations import OPERATIONS
-from hybridbench.operations.operation import LETTERS, Operation
+from hybridbench.operations.operation import LETTERS, Operation, Size
 from hybridbench.problem import Problem, of_op, problem_of
 from hybridbench.suite.case import EAGER, Case, Execution
 from hybridbench.suite.ops import DECODE_STEP, block_ops_in, block_uses, model_ops_in
@@ -54,29 +54,36 @@ def needs(op: str) -> tuple[str, ...]:
     >>> needs("swiglu"), needs("ssd_step")
     (('length', 'width', 'batch'), ('head_dim', 'n_heads', 'd_state', 'n_groups', 'batch'))
     """
-    row = OPERATIONS[op]
-    some: dict[str, Any] = dict.fromkeys(SIZES, 2) | {"window": None, "sinks": 0, "v_head_dim": 0, "n_kv_heads": 0}
-    some |= {"norm_width": 0, "row": 0, "device": "cpu", "dtype": "float32", "training": False}
-    watched = _Watched(some)
-    problem = cast(Problem, watched)
+    row, read = OPERATIONS[op], set[str]()
     for tensor in row.tensors:
         for letter in tensor.letters:
-            (row.letters[letter] if letter in row.letters else LETTERS[letter][1])(problem)
+            read |= reads(row.letters[letter] if letter in row.letters else LETTERS[letter][1])
     if row.forward is not None:
-        row.forward(problem)
-    read = {*watched.read, *(name for name in row.settings if name in SIZES)}
+        read |= reads(row.forward)
+    read |= {name for name in row.settings if name in SIZES}
     if "n_kv_heads" in read and op in ("attention", "attention_decode"):
         read |= {"window", "sinks"}
     return tuple(one.name for one in fields(Problem) if one.name in read and one.name in SIZES)
 
 
+def reads(size: Size) -> set[str]:
+    """The sizes of a problem that a function of it reads."""
+    some: dict[str, Any] = dict.fromkeys(SIZES, 2) | dict.fromkeys(("sinks", "v_head_dim", "n_kv_heads"), 0)
+    some |= {"window": None, "norm_width": 0, "row": 0, "device": "cpu", "dtype": "float32", "training": False}
+    watched = _Watched(some)
+    size(cast(Problem, watched))
+    return set(watched.read)
+
+
 def parse_problem(text: str, op: str, device: str, dtype: str) -> Problem:
     """The problem that ``head_dim=64,n_heads=32`` states, for an operation.
+
+    ``row`` is the width of the projection that its inputs are views of; without it they have rows of their own.
 
     Raises:
         BadInput: no such size, not a number, given twice, or a problem that the operation cannot have.
     """
-    known = needs(op)
+    known = tuple(dict.fromkeys((*needs(op), "row")))
     given: dict[str, int] = {}
     for part in text.split(","):
         name, equals, value = (word.strip() for word in part.partition("="))

@@ -1,4 +1,4 @@
-"""self_test: whether the timing is right: work of a known length, timed like any other."""
+"""self_test: the harness measures a kernel of known length, so that its other figures can be believed."""
 
 from __future__ import annotations
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from hybridbench.errors import BadInput
+from hybridbench.kernel_suite.cell import SIZES
+from hybridbench.kernel_suite.problems import reads
 from hybridbench.kernels.loading import reference_of
 from hybridbench.operations import OPERATIONS
 from hybridbench.operations.operation import LETTERS, Operation, Tensor
@@ -74,7 +76,12 @@ def _described(tensor: Tensor) -> str:
 
 def _letters(row: Operation) -> dict[str, str]:
     used = dict.fromkeys(letter for tensor in row.tensors for letter in tensor.letters)
-    return {letter: "a size of this operation" if letter in row.letters else LETTERS[letter][0] for letter in used}
+
+    def here(letter: str) -> str:
+        names = [name for name in SIZES if name in reads(row.letters[letter])]
+        return f"made of the problem's {', '.join(names)}"
+
+    return {letter: here(letter) if letter in row.letters else LETTERS[letter][0] for letter in used}
 
 
 def check_signature(op: str, path: str, function: Callable[..., Any]) -> None:

@@ -1,4 +1,4 @@
-"""timing: how one operation is timed: calls over several sets of inputs and of memory, until the median is known."""
+"""timing: how long one call of an operation takes, over several sets of inputs and of memory."""
 
 from __future__ import annotations
 
