@@ -10,8 +10,11 @@ from typing import Any
 from hybridbench.errors import WorkerDied
 from hybridbench.machine import thread_settings
 from hybridbench.processes import last_line, run_program
+from hybridbench.units import format_number
 
 LIMIT_S = 120.0
+DOUBTFUL_FRAC = 0.1
+"""From here on figures are doubtful; the launch of a kernel alone makes a few percent."""
 
 
 def self_test(device: str, gpu: str | None = None) -> dict[str, Any]:
@@ -37,4 +40,6 @@ def self_test(device: str, gpu: str | None = None) -> dict[str, Any]:
 
 def in_words(found: dict[str, Any]) -> str:
     """How far off the timing is, in one sentence."""
-    return f"Self test: work of a known length is timed {100 * found['error_frac']:.2g}% off."
+    off = f"Self test: work of a known length is timed {format_number(100 * found['error_frac'])}% off."
+    doubt = " The machine is busy or its clock is off, so doubt the figures."
+    return off + (doubt if found["error_frac"] > DOUBTFUL_FRAC else "")

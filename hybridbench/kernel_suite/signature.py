@@ -63,7 +63,7 @@ def _about(op: str) -> str:
 
 
 def _described(tensor: Tensor) -> str:
-    shape = f"({', '.join(tensor.letters)})" if tensor.letters else "one number"
+    shape = f"({', '.join(tensor.letters)}{',' * (len(tensor.letters) == 1)})" if tensor.letters else "one number"
     notes = [
         shape,
         tensor.dtype or "the activations' dtype",
