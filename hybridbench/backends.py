@@ -17,7 +17,7 @@ from hybridbench.kernels import available
 from hybridbench.kernels import backends as backends_of
 from hybridbench.kernels.resolver import by_path, named_backends
 from hybridbench.limits import tightest
-from hybridbench.model.build import Resolved, resolve_backends
+from hybridbench.model.build import Asked, asked_operations
 from hybridbench.operations import OPERATIONS
 from hybridbench.operations.operation import Declared
 from hybridbench.problem import Problem, of_op, problem_of
@@ -88,20 +88,28 @@ def every_backend() -> tuple[str, list[dict[str, Any]]]:
 
 
 def explain(case: Case) -> dict[str, Any]:
-    """Each operation of a case: the backend asked for, the one that runs here, and why; or why the case cannot run."""
+    """Each operation of a case: the backend asked for, the one that runs here, and why.
+
+    The entry has ``unsupported``, the first reason, if the case cannot run. Operations after that one are listed too.
+    """
     entry: dict[str, Any] = {"key": case.key, "case": case.label, "device": case.execution.device}
     try:
-        return entry | {"operations": [_explained(item) for item in resolve_backends(case)]}
+        rows = [_explained(asked) for asked in asked_operations(case)]
     except Unsupported as reason:
         return entry | {"operations": [], "unsupported": str(reason)}
+    reasons = [row["unsupported"] for row in rows if "unsupported" in row]
+    return entry | {"operations": rows} | ({"unsupported": reasons[0]} if reasons else {})
 
 
-def _explained(item: Resolved) -> dict[str, Any]:
-    """One operation of a case: the backend asked for, the one that runs, and why."""
-    return {
-        "op": item.op,
-        "block": item.block.kind if item.block else None,
-        "uses": item.uses,
+def _explained(asked: Asked) -> dict[str, Any]:
+    """One operation of a case: the backend asked for, the one that runs, and why; or why none does."""
+    about = {"op": asked.op, "block": asked.block.kind if asked.block else None, "uses": asked.uses}
+    try:
+        item = asked.resolved()
+    except Unsupported as reason:
+        named = asked.case.execution.backends.get(asked.op, "auto")
+        return about | {"asked": named, "runs": None, "why": None, "passed_over": [], "unsupported": str(reason)}
+    return about | {
         "asked": item.asked,
         "runs": item.backend.ran,
         "why": item.choice.why,

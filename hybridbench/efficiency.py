@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 
-from hybridbench.arch.model import ModelSpec
+from hybridbench.arch.model import CUSTOM, ModelSpec
 from hybridbench.arch.model import params as params_of
 from hybridbench.derive.doubts import problems
 from hybridbench.derive.floors import datasheet_floor_s
@@ -71,7 +71,7 @@ def _speaks_of(record: Record, spec: ModelSpec, workload: Workload, dtype: str) 
         record.status is Status.OK
         and case.workload.kind == workload.kind
         and case.model.arch == spec.arch
-        and (spec.arch != "custom" or case.model.pattern == spec.pattern)
+        and (spec.arch != CUSTOM or case.model.pattern == spec.pattern)
         and case.execution.dtype == dtype
         and case.execution.streams == 1
         and case.execution.checkpoint == "none"

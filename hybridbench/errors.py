@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -75,10 +76,36 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> BadInput:
     "unknown arch 'intr': did you mean 'intra'? Known: inter, intra, mamba."
     """
     names = list(known)
-    by_lower = {known_name.lower(): known_name for known_name in names}
-    near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
-    hint = f"did you mean '{by_lower[near[0]]}'? " if near else ""
+    near = nearest_name(name, names)
+    hint = f"did you mean '{near}'? " if near else ""
     return BadInput(f"unknown {kind} '{name}': {hint}Known: {', '.join(names)}.")
+
+
+_SYNONYMS = {"gpu": "cuda", "nvidia": "cuda", "half": "float16", "single": "float32", "double": "float64"}
+"""What people type for a name that is spelled otherwise here."""
+
+
+def nearest_name(name: str, known: Iterable[str]) -> str | None:
+    """The known name that was probably meant; None if there is none.
+
+    A number is another one only if a single digit of it was mistyped, left out or doubled.
+
+    >>> nearest_name("gpu", ["cpu", "cuda"]), nearest_name("float8", ["float64"]), nearest_name("h20", ["h200"])
+    ('cuda', None, 'h200')
+    """
+    by_lower = {known_name.lower(): known_name for known_name in known}
+    typed = name.lower()
+    if typed in _SYNONYMS and _SYNONYMS[typed] in by_lower:
+        return by_lower[_SYNONYMS[typed]]
+    near = difflib.get_close_matches(typed, by_lower, n=len(by_lower) or 1, cutoff=0.5)
+    return next((by_lower[one] for one in near if _same_number(typed, one)), None)
+
+
+def _same_number(typed: str, known: str) -> bool:
+    """Whether the digits of two names are the same but for one."""
+    short, long = sorted((re.sub(r"\D", "", typed), re.sub(r"\D", "", known)), key=len)
+    rests = [[number[:place] + number[place + 1 :] for place in range(len(number))] for number in (short, long)]
+    return short == long or short in rests[1] or (len(short) == len(long) and not set(rests[0]).isdisjoint(rests[1]))
 
 
 def reason(exc: BaseException) -> str:

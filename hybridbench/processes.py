@@ -46,7 +46,7 @@ class Answering:
 
     def __init__(self, words: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> None:
         self._log_path = log
-        self._log: IO[bytes] = log.open("ab")
+        self._log: IO[bytes] = log.open("a+b")
         self._rest = b""
         self._mark = uuid4().hex
         self._answers, theirs = os.pipe()
@@ -94,19 +94,27 @@ class Answering:
 
     def tail(self) -> str:
         """The end of its log."""
-        return self._log_path.read_bytes().decode(errors="replace")[-TAIL:].strip()
+        return self._logged().decode(errors="replace")[-TAIL:].strip()
+
+    def _size(self) -> int:
+        """Bytes in its log, which may have been removed from its folder."""
+        return os.fstat(self._log.fileno()).st_size
+
+    def _logged(self, start: int = 0) -> bytes:
+        """Its log from a byte on."""
+        return os.pread(self._log.fileno(), self._size() - start, start)
 
     def stacks(self) -> str | None:
         """The stacks of a hanging process, which it writes to its log when asked; None if it does not."""
-        before = self._log_path.stat().st_size
+        before = self._size()
         self._process.send_signal(signal.SIGUSR1)
         size, grew = before, time.monotonic()
         deadline = grew + STACK_LIMIT_S
         while (now := time.monotonic()) < deadline and (size == before or now < grew + STACK_QUIET_S):
             time.sleep(0.05)
-            if self._log_path.stat().st_size > size:
-                size, grew = self._log_path.stat().st_size, time.monotonic()
-        return self._log_path.read_bytes()[before:].decode(errors="replace").strip() or None
+            if self._size() > size:
+                size, grew = self._size(), time.monotonic()
+        return self._logged(before).decode(errors="replace").strip() or None
 
     def end(self) -> None:
         """Kills it and every process that it started; removes an empty log."""
@@ -117,9 +125,10 @@ class Answering:
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
         os.close(self._answers)
+        empty = not self._size()
         self._log.close()
-        if not self._log_path.stat().st_size:
-            self._log_path.unlink()
+        if empty:
+            self._log_path.unlink(missing_ok=True)
 
 
 def run_program(

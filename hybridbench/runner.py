@@ -247,7 +247,10 @@ class Worker:
         if self._gpu is not None:
             environment["CUDA_VISIBLE_DEVICES"] = self._gpu
         self._dialogue.greeted = False
-        return Answering([sys.executable, "-m", self._module], self._log, environment)
+        try:
+            return Answering([sys.executable, "-m", self._module], self._log, environment)
+        except OSError as exc:
+            raise WorkerDied(f"no worker process can be started: {exc.strerror} ({exc.filename}).") from exc
 
     def read(self, selector: selectors.BaseSelector, events: Events) -> Iterator[Any]:
         """Reads what the process has just written; yields the records that it completes."""

@@ -102,7 +102,7 @@ class RecordWriter:
         """Write one record; once this returns, the record survives a crash of the process or the machine.
 
         Raises:
-            BadInput: the disk is full or gone.
+            BadInput: the disk is full or gone, or somebody removed the file.
         """
         line = (record.to_json() + "\n").encode()
         try:
@@ -113,6 +113,8 @@ class RecordWriter:
             raise BadInput(
                 f"{self.path} cannot take another record ({exc.strerror}): make room, then go on with --resume."
             ) from exc
+        if not os.fstat(self._fd).st_nlink:
+            raise BadInput(f"{self.path} was removed during the run, with its records: run again with another --out.")
         self._written += 1
 
     def close(self) -> None:

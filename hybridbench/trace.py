@@ -1,10 +1,15 @@
 """trace: where the time of one step goes, by class of operation, under torch.profiler.
 
-On a GPU every kernel, also inside a replayed graph, is an interval with a name, and the name decides its class. Time
-that no kernel covers is a gap. On a CPU operators nest, so a class is the time that its operators spend themselves, and
-time that no operator covers is Python. There each operation of ``hybridbench.kernels`` is given a profiler range, and
-its backward is found by autograd's sequence number. So the products inside attention count as attention, not as matrix
-products, and the convolution does not count as part of the scan.
+On a GPU every kernel, also inside a replayed graph, is an interval with a name, and the name decides its class. Every
+instant of a step belongs to one kernel or to a gap, so that shares add up to 100%. Where intervals overlap, the instant
+belongs to the kernel that started first: with programmatic dependent launch a kernel starts early and waits for the one
+before, and its interval contains that wait. Of kernels that really run side by side, as on two streams, the later one
+gets only the time after the earlier one's end. Time that no kernel covers is a gap.
+
+On a CPU operators nest, so a class is the time that its operators spend themselves, and time that no operator covers is
+Python. There each operation of ``hybridbench.kernels`` is given a profiler range, and its backward is found by
+autograd's sequence number. So the products inside attention count as attention, not as matrix products, and the
+convolution does not count as part of the scan.
 """
 
 from __future__ import annotations
@@ -33,7 +38,7 @@ RANGE = "hybridbench::"
 
 @dataclass(frozen=True)
 class Spent:
-    """Time (seconds) and launches of one class or one kernel, per step."""
+    """Time (seconds) that belongs to one class or one kernel, and its launches, per step."""
 
     name: str
     kind: str
@@ -130,16 +135,21 @@ def ranged(op: str, function: Function) -> Function:
 
 
 def _of_kernels(events: Iterable[Any], steps: int) -> Trace:
-    """The trace of a GPU: intervals of kernels, whatever launched them."""
-    kernels = [event for event in events if ran_on_gpu(event)]
-    intervals = sorted((event.time_range.start, event.time_range.end) for event in kernels)
-    busy, reached = 0.0, intervals[0][0] if intervals else 0.0
-    for start, end in intervals:
-        busy += max(0.0, end - max(start, reached))
-        reached = max(reached, end)
-    wall = reached - intervals[0][0] if intervals else 0.0
-    rows = [(shortened(event.name), classify(event.name), event.time_range.elapsed_us()) for event in kernels]
-    return _summed(rows, wall, busy, steps)
+    """The trace of a GPU: intervals of kernels, whatever launched them.
+
+    An instant that several intervals cover belongs to the kernel that started first, as the module's text says.
+    """
+    kernels = sorted(
+        (event for event in events if ran_on_gpu(event)),
+        key=lambda event: (event.time_range.start, event.time_range.end),
+    )
+    rows = []
+    first = reached = kernels[0].time_range.start if kernels else 0.0
+    for event in kernels:
+        own = max(0.0, event.time_range.end - max(event.time_range.start, reached))
+        reached = max(reached, event.time_range.end)
+        rows.append((shortened(event.name), classify(event.name), own))
+    return _summed(rows, reached - first, sum(own for _, _, own in rows), steps)
 
 
 def _of_operators(events: Iterable[Any], steps: int) -> Trace:

@@ -54,6 +54,24 @@ def test_unknown_names(name: str, text: str) -> None:
     assert str(error) == text
 
 
+@pytest.mark.parametrize(
+    ("typed", "known", "meant"),
+    [
+        ("gpu", ("cpu", "cuda"), "cuda"),
+        ("float8", ("float64", "float32", "bfloat16", "float16"), None),
+        ("fp16", ("float64", "float32", "bfloat16", "float16"), "float16"),
+        ("bf16", ("float64", "float32", "bfloat16", "float16"), "bfloat16"),
+        ("double", ("float64", "float32"), "float64"),
+        ("mamba-2", ("mamba1", "mamba2", "mamba3"), "mamba2"),
+        ("nemotron-h-9b", ("nemotron-h-8b", "nemotron-h-47b"), "nemotron-h-8b"),
+        ("rtx-409", ("rtx-3090", "rtx-4090"), "rtx-4090"),
+        ("b100", ("b200", "h100", "a100"), "h100"),
+    ],
+)
+def test_a_hint_changes_at_most_one_digit(typed: str, known: tuple[str, ...], meant: str | None) -> None:
+    assert errors.nearest_name(typed, known) == meant
+
+
 PLACE = "at 17:13:\n    v = tl.arange(0, BLOCK)\n    blocks = tl.cdiv(V, BLOCK)\n             ^"
 
 

@@ -78,7 +78,7 @@ def test_tree_is_the_real_one() -> None:
     listed = [path for path, _ in listed_tree()]
     packages = [f"{path.parent.relative_to(ROOT)}/" for path in MODULES if path.name == "__init__.py"]
     modules = [str(path.relative_to(ROOT)) for path in MODULES if path.name != "__init__.py"]
-    suites = [str(path.relative_to(ROOT)) for path in (ROOT / "suites").iterdir()]
+    suites = [f"{path.relative_to(ROOT)}{'/' * path.is_dir()}" for path in (ROOT / "suites").iterdir()]
     tests = [f"tests/{path.parent.name}/" for path in (ROOT / "tests").glob("*/*.py")]
     pages = [str(path.relative_to(ROOT)) for path in (ROOT / "docs").iterdir()]
     real = {*packages, *modules, *pages, *suites, *tests, "docs/", "suites/", "results/", "tests/"}
@@ -129,6 +129,10 @@ COMMANDS = [
     for line in block.splitlines()
     if line.removeprefix("$ ").startswith(("hybridbench ", "make ", ".venv/"))
 ]
+
+
+def test_every_command_has_a_task() -> None:
+    assert [command for _, command in table("to find out")] == list(main.commands)
 
 
 def command_named(name: str) -> click.Command:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from hybridbench.arch.block import Storage
 from hybridbench.arch.families import build_spec
+from hybridbench.arch.stored import Dtypes
 from hybridbench.errors import HybridbenchError
 from hybridbench.machine import find_gpu
 from hybridbench.predict.fit import largest_fit
@@ -55,7 +55,7 @@ def test_the_largest_batch_that_ran_is_found_wherever_it_is(truth: int) -> None:
 
     given: list[Case] = []
     said: list[str] = []
-    fit = largest_fit(SPEC, H200, TRAIN, Storage(), context=8192)
+    fit = largest_fit(SPEC, H200, TRAIN, Dtypes.of("bfloat16"), context=8192)
     found = verify_fit(fit, EXECUTION, each(outcome, given), limit_s=60.0, tell=said.append)
     assert found == Verified(truth, truth + 1, truth << 33, len(given))
     assert len({case.key for case in given}) == len(given) == len(said), "no case twice"
@@ -64,14 +64,14 @@ def test_the_largest_batch_that_ran_is_found_wherever_it_is(truth: int) -> None:
 
 
 def test_nothing_that_runs_is_a_boundary_too() -> None:
-    fit = largest_fit(SPEC, H200, TRAIN, Storage(), context=8192)
+    fit = largest_fit(SPEC, H200, TRAIN, Dtypes.of("bfloat16"), context=8192)
     found = verify_fit(fit, EXECUTION, each(lambda case: ended(case, Status.OOM)), limit_s=60.0)
     assert found is not None
     assert (found.fits, found.fails, found.peak_bytes) == (0, 1, None)
 
 
 def test_a_fit_without_limit_is_not_tried() -> None:
-    fit = largest_fit(build_spec("mamba", "1b"), H200, DECODE, Storage(), batch=1)
+    fit = largest_fit(build_spec("mamba", "1b"), H200, DECODE, Dtypes.of("bfloat16"), batch=1)
     assert fit.unlimited
     assert verify_fit(fit, EXECUTION, each(lambda case: pytest.fail(case.label)), limit_s=60.0) is None
 
@@ -85,7 +85,7 @@ def test_a_stopped_search_has_what_trials_had_shown(after: int) -> None:
             raise KeyboardInterrupt
         return ended(case, Status.OK, peak=7)
 
-    fit = largest_fit(SPEC, H200, TRAIN, Storage(), context=8192)
+    fit = largest_fit(SPEC, H200, TRAIN, Dtypes.of("bfloat16"), context=8192)
     with pytest.raises(Stopped) as stopped:
         verify_fit(fit, EXECUTION, each(outcome, given), limit_s=60.0)
     largest = max((case.workload.batch for case in given[:after]), default=0)
@@ -93,7 +93,7 @@ def test_a_stopped_search_has_what_trials_had_shown(after: int) -> None:
 
 
 def test_a_trial_that_says_nothing_about_memory_ends_the_search() -> None:
-    fit = largest_fit(SPEC, H200, TRAIN, Storage(), context=8192)
+    fit = largest_fit(SPEC, H200, TRAIN, Dtypes.of("bfloat16"), context=8192)
     with pytest.raises(HybridbenchError, match="ended as timed out, which says nothing about memory: no reason"):
         verify_fit(fit, EXECUTION, each(lambda case: ended(case, Status.TIMED_OUT)), limit_s=60.0)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -197,3 +198,11 @@ def test_a_killed_writer_loses_at_most_its_last_line(tmp_path: Path) -> None:
     loaded = load([tmp_path], warnings.append)
     assert len(loaded) >= 10
     assert len(warnings) <= 1
+
+
+def test_a_file_that_is_removed_during_the_run_is_a_sentence(tmp_path: Path) -> None:
+    with RecordWriter(tmp_path / "out") as writer:
+        writer.append(made())
+        shutil.rmtree(tmp_path / "out")
+        with pytest.raises(BadInput, match="was removed during the run"):
+            writer.append(made(1))

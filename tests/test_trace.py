@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from hybridbench import trace
@@ -134,15 +137,57 @@ class Event:
         self.time_range = type("Range", (), {"start": start, "end": end, "elapsed_us": lambda _: end - start})()
 
 
-def test_overlapping_kernels_count_once_in_busy_time():
+def classes_of(found):
+    return {spent.name: round(spent.seconds * 1e6) for spent in found.classes}
+
+
+def test_overlapping_kernels_count_once_and_an_instant_belongs_to_the_first():
     events = [Event("nvjet_a", 0, 10), Event("flash_b", 5, 12), Event("nvjet_a", 20, 30)]
     found = trace._of_kernels(events, steps=1)
     assert (found.step_s, found.busy_s, found.gap_s) == pytest.approx((30e-6, 22e-6, 8e-6))
     assert found.launches == 3
-    assert {spent.name: round(spent.seconds * 1e6) for spent in found.classes} == {
-        "matrix products": 20,
-        "attention": 7,
-    }
+    assert classes_of(found) == {"matrix products": 20, "attention": 2}
+
+
+def test_a_kernel_that_waits_for_the_one_before_does_not_count_its_wait():
+    """Programmatic dependent launch: each kernel starts as soon as the one before does, and works after its end."""
+    work = [("_chunk_scan_fwd_kernel", 4), ("project_a", 6), ("_adamw", 2), ("project_b", 8)]
+    events, clock = [], 0
+    for place, (name, length) in enumerate(work):
+        start = 0 if place == 0 else events[-1].time_range.start + 1
+        clock += length
+        events.append(Event(name, start, clock))
+    found = trace._of_kernels(reversed(events), steps=1)
+    assert classes_of(found) == {"scan": 4, "matrix products": 14, "optimizer": 2}
+    assert sum(spent.launches for spent in found.kernels) == 4
+
+
+@given(st.lists(st.tuples(st.sampled_from(["nvjet_a", "flash_b", "_adamw"]), st.integers(0, 60), st.integers(1, 30))))
+def test_every_instant_belongs_to_one_kernel_or_a_gap(drawn):
+    """Compared with a count of microseconds one by one."""
+    events = [Event(name, start, start + length) for name, start, length in drawn]
+    found = trace._of_kernels(events, steps=1)
+    owners = {}
+    for at in range(90):
+        running = [event for event in events if event.time_range.start <= at < event.time_range.end]
+        if running:
+            first = min(running, key=lambda event: (event.time_range.start, event.time_range.end))
+            owners[classify(first.name)] = owners.get(classify(first.name), 0) + 1
+    assert {name: us for name, us in classes_of(found).items() if us} == owners
+    parts = sum(spent.seconds for spent in found.classes) + found.gap_s
+    assert parts == pytest.approx(found.step_s)
+
+
+def test_the_shares_of_every_stored_trace_add_up():
+    """Each share is rounded to three digits, so the sum of a table may be off by half a last digit a row."""
+    texts = [path.read_text(encoding="utf-8") for path in RESULTS.parent.rglob("traces*.txt")]
+    tables = [part for text in texts for part in text.split("share [%]\n")[1:]]
+    assert len(tables) >= 6
+    for table in tables:
+        rows = itertools.takewhile(lambda line: not line.startswith("A step takes"), table.splitlines())
+        shares = [line.split()[-1] for line in rows]
+        last_digits = [10.0 ** -len(share.partition(".")[2]) for share in shares]
+        assert sum(map(float, shares)) == pytest.approx(100, abs=sum(last_digits) / 2)
 
 
 def test_ranges_are_no_kernels_whatever_their_name():

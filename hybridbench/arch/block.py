@@ -14,7 +14,7 @@ Norms, activations, gates, rotary embedding and residual additions are left out 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields, is_dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict
@@ -23,6 +23,7 @@ from typing_extensions import override
 
 from hybridbench.arch.reasons import PADDED, PAPER_TEXTS, Reason
 from hybridbench.arch.terms import Activations, Term
+from hybridbench.arch.weights import Matrix, Quantised
 from hybridbench.errors import BadInput
 
 if TYPE_CHECKING:
@@ -118,16 +119,22 @@ DTYPE_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """Bytes per element of what a model keeps, and the columns of the conv state.
+    """Bytes per element of what a model keeps.
 
-    ``conv_columns`` None means d_conv columns, as mamba_ssm and the paper keep them; vLLM keeps d_conv - 1.
+    Args:
+        weight_bytes: of weights that are not quantised, and of activations.
+        own_state_bytes: kinds of block whose recurrent state has a dtype of its own, with its bytes.
+        short_conv: a conv state has d_conv - 1 columns, as serving engines keep it, and not d_conv as mamba_ssm does.
+        quantised: how weights are quantised, None if they are not.
     """
 
     weight_bytes: int = 2
     kv_bytes: int = 2
     ssm_bytes: int = 2
     conv_bytes: int = 2
-    conv_columns: int | None = None
+    own_state_bytes: tuple[tuple[str, int], ...] = ()
+    short_conv: bool = False
+    quantised: Quantised | None = None
 
     @classmethod
     def of(cls, dtype: str, state_dtype: str | None = None) -> Storage:
@@ -135,9 +142,27 @@ class Storage:
         size = DTYPE_BYTES[dtype]
         return cls(size, size, DTYPE_BYTES[state_dtype or dtype], size)
 
-    def columns(self, usual: int) -> int:
-        """Columns of a conv state that usually has ``usual``."""
-        return usual if self.conv_columns is None else self.conv_columns
+    def columns(self, usual: int, taps: int) -> int:
+        """Columns of the state of a conv of ``taps`` that usually has ``usual``."""
+        return taps - 1 if self.short_conv and usual == taps > 0 else usual
+
+    def state_bytes(self, kind: str) -> int:
+        """Bytes per element of the recurrent state of a kind of block."""
+        return dict(self.own_state_bytes).get(kind, self.ssm_bytes)
+
+    def change(self, matrices: Iterable[Matrix]) -> int:
+        """Bytes that quantisation adds to those of matrices in the plain dtype: negative, or 0 without any."""
+        return 0 if self.quantised is None else self.quantised.change(matrices, self.weight_bytes)
+
+    def table_change(self, name: str, rows: int, columns: int) -> int:
+        """``change`` of rows of ``embed_tokens`` or ``lm_head``."""
+        return 0 if self.quantised is None else self.quantised.table_change(name, rows, columns, self.weight_bytes)
+
+    def by_layer(self, layers: Sequence[str]) -> list[Storage]:
+        """How each sublayer of a model is stored, whose symbols are ``layers``."""
+        if self.quantised is None:
+            return [self] * len(layers)
+        return [replace(self, quantised=one) for one in self.quantised.of_layers(layers)]
 
 
 class KernelSizes(TypedDict, total=False):
@@ -442,10 +467,22 @@ class Block(ABC):
         """Weight bytes one decode step of ``batch`` sequences must read; each matrix once."""
         return self.weight_bytes(storage)
 
+    def matrices(self, borrows_value: bool = False) -> tuple[Matrix, ...]:
+        """The weights of its linear layers, which quantisation stores in fewer bits; a mixer's last is its output's.
+
+        Args:
+            borrows_value: it is a branch that reads the other one's value.
+        """
+        return ()
+
     def weight_bytes(self, storage: Storage) -> int:
-        """Bytes of all parameters; those in float32 take four each."""
+        """Bytes of all parameters; those in float32 take four each, quantised matrices what their scheme says."""
         fp32 = self.params_fp32()
-        return (self.params() - fp32) * storage.weight_bytes + fp32 * 4
+        return (self.params() - fp32) * storage.weight_bytes + fp32 * 4 + storage.change(self.matrices())
+
+    def shared_bytes(self, storage: Storage) -> int:
+        """Bytes of the parameters that all uses of this block in a model share."""
+        return self.shared_params() * storage.weight_bytes
 
 
 class Mixer(Block):

@@ -13,7 +13,7 @@ from typing import Any, cast
 from hybridbench.arch.block import Block, Convention, Mixer
 from hybridbench.arch.blocks.parallel import Fusion, Parallel
 from hybridbench.arch.kinds import FEED_FORWARD, MIXERS, SHAPELESS, SHAPES
-from hybridbench.arch.model import ModelSpec
+from hybridbench.arch.model import CUSTOM, ModelSpec
 from hybridbench.arch.pattern import count_for_ratio, nearest_count, parse_pattern, parse_ratio, spread
 from hybridbench.arch.scales import Scale, Site, find_scale
 from hybridbench.errors import BadInput, unknown_name
@@ -192,7 +192,7 @@ def pattern_spec(pattern: str, scale: str, options: Options | None = None) -> Mo
         text = text.replace("-", "E")
     _reject_shapes(pattern, parse_pattern(text))
     blocks = _block_table(shape, options, needed=parse_pattern(text))
-    return _spec("custom", scale.lower(), shape, options, text, blocks, None)
+    return _spec(CUSTOM, scale.lower(), shape, options, text, blocks, None)
 
 
 def _reject_shapes(pattern: str, layers: tuple[str, ...]) -> None:

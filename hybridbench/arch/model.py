@@ -30,9 +30,16 @@ from hybridbench.arch.block import (
 )
 from hybridbench.arch.kinds import BLOCKS
 from hybridbench.arch.pattern import parse_pattern
+from hybridbench.arch.stored import Stored
 from hybridbench.errors import BadInput
 
 Kind = TypeVar("Kind")
+
+CUSTOM = "custom"
+"""The ``arch`` of a typed pattern."""
+
+LONGEST_NAME = 26
+"""Characters of a pattern that a table shows in full."""
 
 NAMED = ("published", "config")
 """Used in place of a scale for models with their own names."""
@@ -55,6 +62,7 @@ class ModelSpec:
         head_bias: the head has a bias.
         meta_tokens: learned tokens before every sequence (Hymba), one embedding row each.
         notes: what a reader of its numbers has to know of the file it was read from; neither compared nor written.
+        stored: the dtypes its file names: how it is kept and not what it is, so neither compared nor written.
     """
 
     arch: str
@@ -72,6 +80,7 @@ class ModelSpec:
     head_bias: bool = variant(False)
     meta_tokens: int = variant(0)
     notes: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    stored: Stored = field(default=Stored(), compare=False, repr=False)
 
     def __post_init__(self) -> None:
         check_sizes(self, "d_model", "vocab_size", "norms")
@@ -110,12 +119,15 @@ class ModelSpec:
     def label(self) -> str:
         """Short name for tables: the family, the count of its blocks where it mixes two kinds, and what is not the
         family's default: fusion, window, sinks, experts.
+
+        A typed pattern is its own name. A long one is shown as its repeated part, or cut, with the count of its blocks.
         """
         kinds = Counter(symbol.rstrip("'") for symbol in self.layers if not self.blocks[symbol].feed_forward)
         ranks = {symbol.rstrip("'"): self.rank(symbol) for symbol in self.counts}
         order = sorted(kinds, key=lambda symbol: (*ranks[symbol], symbol))
         counts = ["+".join(str(kinds[symbol]) for symbol in order)] if len(kinds) > 1 else []
-        return " ".join([self.arch, *counts, *self._departures()])
+        names = [self.arch, *counts] if self.arch != CUSTOM else _pattern_name(self.pattern, counts)
+        return " ".join([*names, *self._departures()])
 
     def rank(self, symbol: str) -> tuple[bool, bool]:
         """The order of the kinds a model mixes: parallel blocks, then those that see every token, then the rest."""
@@ -160,6 +172,20 @@ class ModelSpec:
         """
         blocks = {symbol: block_from_dict(block) for symbol, block in body["blocks"].items()}
         return cls(**{**body, "blocks": blocks})
+
+
+def _pattern_name(pattern: str, counts: list[str]) -> list[str]:
+    """A pattern, shortened if it is too long for a table.
+
+    >>> _pattern_name("M-M-M-*-" * 4, ["4+12"]), _pattern_name("*-" + "M-" * 20, ["1+20"])
+    (['M-M-M-*-', 'x4'], ['*-M-M-M-M-M-M-M-M-M-M-M-M-…', '1+20'])
+    """
+    if len(pattern) <= LONGEST_NAME:
+        return [pattern]
+    period = (pattern * 2).find(pattern, 1)
+    if period <= LONGEST_NAME:
+        return [pattern[:period], f"x{len(pattern) // period}"]
+    return [pattern[:LONGEST_NAME] + "…", *counts]
 
 
 def block_from_dict(body: dict[str, Any]) -> Block:
@@ -269,12 +295,25 @@ def cache_bytes(spec: ModelSpec, context: int, storage: Storage) -> CacheBytes:
     return sum((n * block.cache(context, storage) for block, n in spec.uses), CacheBytes())
 
 
+def stored_uses(spec: ModelSpec, storage: Storage) -> list[tuple[Block, int, Storage]]:
+    """``ModelSpec.uses`` with how each block is stored: its file may leave matrices of some layers whole."""
+    stored = zip(spec.layers, spec.placed, storage.by_layer(spec.layers), strict=True)
+    return [(block, n, kept) for (_, block, kept), n in Counter(stored).items()]
+
+
+def _head_change(spec: ModelSpec, storage: Storage) -> int:
+    """``Storage.table_change`` of the head, which may be the embedding."""
+    return storage.table_change("embed_tokens" if spec.tied else "lm_head", spec.vocab_size, spec.d_model)
+
+
 def weight_bytes(spec: ModelSpec, storage: Storage) -> int:
     """Bytes all parameters take."""
-    blocks = sum(n * block.weight_bytes(storage) for block, n in spec.uses)
-    again = sum((n - 1) * block.shared_params() for block, n in spec.uses)
+    blocks = sum(n * block.weight_bytes(kept) for block, n, kept in stored_uses(spec, storage))
+    again = sum((n - 1) * block.shared_bytes(storage) for block, n in spec.uses)
     outside = _norm_params(spec, Convention.EXACT) + _table_params(spec)
-    return blocks + (outside - again) * storage.weight_bytes
+    tables = storage.table_change("embed_tokens", spec.vocab_size, spec.d_model)
+    tables += 0 if spec.tied else _head_change(spec, storage)
+    return blocks + outside * storage.weight_bytes + tables - again
 
 
 def decode_bytes_moved(spec: ModelSpec, context: int, batch: int, storage: Storage) -> int:
@@ -283,11 +322,12 @@ def decode_bytes_moved(spec: ModelSpec, context: int, batch: int, storage: Stora
     Weights that several uses share are read at each use: no cache of a GPU is large enough to keep them. Logits are
     left out: a step that samples its token on the fly need not write them.
     """
-    weights = sum(n * block.weight_traffic(batch, storage) for block, n in spec.uses)
+    weights = sum(n * block.weight_traffic(batch, kept) for block, n, kept in stored_uses(spec, storage))
     head = spec.vocab_size * spec.d_model + (spec.vocab_size if spec.head_bias else 0)
     head_and_norms = (head + _norm_params(spec, Convention.EXACT)) * storage.weight_bytes
     caches = sum(n * block.cache_traffic(context, storage) for block, n in spec.uses)
-    return weights + head_and_norms + batch * (spec.d_model * storage.weight_bytes + caches)
+    rows = batch * spec.d_model * storage.weight_bytes + storage.table_change("embed_tokens", batch, spec.d_model)
+    return weights + head_and_norms + _head_change(spec, storage) + rows + batch * caches
 
 
 def cost(
@@ -354,7 +394,8 @@ def layer_costs(
     exact_norm = _norm_width(spec, Convention.EXACT)
     rows = []
     seen: set[str] = set()
-    for index, (symbol, block) in enumerate(zip(spec.layers, spec.placed, strict=True), start=1):
+    layers = zip(spec.layers, spec.placed, storage.by_layer(spec.layers), strict=True)
+    for index, (symbol, block, kept_as) in enumerate(layers, start=1):
         kept = block.cache(context, storage)
         shared_before = block.shared_params(convention) if symbol in seen else 0
         seen.add(symbol)
@@ -370,7 +411,7 @@ def layer_costs(
                 kv_cache_bytes=kept.kv,
                 ssm_state_bytes=kept.ssm,
                 conv_state_bytes=kept.conv,
-                decode_bytes_moved=block.weight_traffic(batch, storage)
+                decode_bytes_moved=block.weight_traffic(batch, kept_as)
                 + block.norm_params(spec.norms * exact_norm) * storage.weight_bytes
                 + batch * block.cache_traffic(context, storage),
             )
@@ -389,7 +430,9 @@ def layer_costs(
             kv_cache_bytes=0,
             ssm_state_bytes=0,
             conv_state_bytes=0,
-            decode_bytes_moved=(read + batch * spec.d_model) * storage.weight_bytes,
+            decode_bytes_moved=(read + batch * spec.d_model) * storage.weight_bytes
+            + _head_change(spec, storage)
+            + storage.table_change("embed_tokens", batch, spec.d_model),
         )
     )
     return rows

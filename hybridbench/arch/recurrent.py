@@ -98,9 +98,9 @@ class Recurrent(Mixer):
 
     @override
     def cache(self, context: int, storage: Storage) -> CacheBytes:
-        columns = storage.columns(self.conv_columns)
+        columns = storage.columns(self.conv_columns, self.taps)
         return CacheBytes(
-            ssm=self.state_size * storage.ssm_bytes, conv=self.conv_channels * columns * storage.conv_bytes
+            ssm=self.state_size * storage.state_bytes(self.kind), conv=self.conv_channels * columns * storage.conv_bytes
         )
 
     @override

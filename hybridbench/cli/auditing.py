@@ -8,21 +8,21 @@ from typing import Any
 import click
 from rich.text import Text
 
-from hybridbench.cli.measuring import check_backends, needs_gpu
+from hybridbench.cli.measuring import check_backends, needs_gpu, tell_merged
 from hybridbench.cli.options import execution_options, model_options, out_options, parse_backends
 from hybridbench.cli.output import Plain
 from hybridbench.cli.typed import Command, listed
-from hybridbench.errors import BadInput, unknown_name
+from hybridbench.errors import BadInput
 from hybridbench.machine import alike_gpus, visible_gpus
 from hybridbench.suite.case import EAGER, Case
 from hybridbench.suite.models import ALL_ARCHS
 from hybridbench.suite.ops import check_backends_used
-from hybridbench.suite.sweep import Sweep, cases, check_seconds
-from hybridbench.suite.workloads import TRAIN, one_pass
+from hybridbench.suite.sweep import Sweep, cases, check_seconds, merged_ratios
+from hybridbench.suite.workloads import TRAIN, check_one_pass, one_pass
 
 
 @click.command(cls=Command, short_help="Count a step's FLOPs six ways, and say why they differ.")
-@listed("--workload", default=TRAIN, show_default=True, help=f"{', '.join(one_pass())}; lists too.")
+@listed("--workload", default=TRAIN, show_default=True, help=f"With commas: {', '.join(one_pass())}.")
 @model_options(arch=None)
 @execution_options
 @click.option("--no-counters", is_flag=True, help="On a GPU: without Nsight Compute.")
@@ -99,8 +99,7 @@ def _cases(workload: str, backends: dict[str, str], has_gpu: bool, **options: An
     """
     kinds = [kind.strip() for kind in workload.split(",")]
     for kind in kinds:
-        if kind not in one_pass():
-            raise unknown_name("workload", kind, one_pass())
+        check_one_pass(kind, "--workload")
     if options["mode"] not in (None, EAGER):
         raise BadInput(f"--mode {options['mode']}: operator counters see an eager step only; leave it out.")
     if options["arch"] is None:
@@ -108,6 +107,7 @@ def _cases(workload: str, backends: dict[str, str], has_gpu: bool, **options: An
     options.update(mode=EAGER, ctx="1k" if options["ctx"] is None else options["ctx"])
     options["batch"] = "1" if options["batch"] is None else options["batch"]
     planned = []
+    tell_merged(merged_ratios(Sweep(workload=kinds[0], **options), has_gpu=has_gpu))
     for kind in dict.fromkeys(kinds):
         planned += cases(Sweep(workload=kind, backends=backends, **options), has_gpu=has_gpu)
     check_backends_used(backends, planned)

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from hybridbench import __version__, units
 from hybridbench.arch.families import ARCHS, PAPER_STACKS, RECIPES, build_spec
+from hybridbench.arch.kinds import BRANCHES, KINDS, MIXERS
 from hybridbench.arch.model import cost, params
 from hybridbench.arch.presets import PRESETS, preset_spec
 from hybridbench.arch.scales import SCALES
@@ -37,10 +38,13 @@ ABOUT = {
 }
 
 
-@click.command(cls=Command, short_help="Families, scales, ratios, recipes and published models.")
+@click.command(cls=Command, short_help="Families, scales, recipes, mixers, letters of patterns and published models.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def archs(as_json: bool) -> None:
-    """List families, scales, ratios and recipes that can be built, and published models that can be costed."""
+    """List families, scales, ratios, recipes, mixers and letters of patterns, and published models.
+
+    Families and patterns can be built and measured. Published models can be costed.
+    """
     rows: list[dict[str, Any]] = []
     for arch in ARCHS:
         for scale in SCALES:
@@ -60,7 +64,9 @@ def archs(as_json: bool) -> None:
     models = _published_rows()
     if as_json:
         recipes = {name: recipe.about for name, recipe in RECIPES.items()}
-        click.echo(json.dumps({"archs": rows, "recipes": recipes, "models": models}))
+        letters = {kind.letter: kind.about for kind in KINDS if kind.letter}
+        document = {"archs": rows, "recipes": recipes, "mixers": MIXERS, "letters": letters, "models": models}
+        click.echo(json.dumps(document))
         return
     console = Plain()
     for arch in ARCHS:
@@ -68,7 +74,18 @@ def archs(as_json: bool) -> None:
     console.print(Text.assemble(("recipes", "bold"), " for intra blocks (--recipe)"))
     for name, recipe in RECIPES.items():
         console.print(f"  {name:<17}{recipe.about}")
+    _show_letters(console)
     _show_models(models, console)
+
+
+def _show_letters(console: Console) -> None:
+    """Print the letters of a pattern, and the mixers that ``--mixer`` knows by name."""
+    console.print(Text.assemble("\n", ("layers", "bold"), " of a pattern (--pattern), and their names for --mixer"))
+    for kind in KINDS:
+        if kind.letter:
+            where = kind.mixer or ("only in published models" if kind.at is None else "")
+            console.print(f"  {kind.letter:<4}{kind.about:<28}{where}".rstrip())
+    console.print(f"  {'(*&M)':<7}two mixers side by side, fused: any two of {' '.join(BRANCHES)}")
 
 
 def _show_arch(arch: str, rows: list[dict[str, Any]], console: Console) -> None:
@@ -177,15 +194,24 @@ def _explain(sweep: Sweep, as_json: bool) -> None:
     console = Plain(soft_wrap=True)
     for entry in explained:
         console.print(f"{entry['case']} on {entry['device']}", style="bold")
-        if "unsupported" in entry:
+        if "unsupported" in entry and not entry["operations"]:
             console.print(f"  unsupported: {entry['unsupported']}")
         for row in entry["operations"]:
-            where = f"{row['block'] or 'model'} x {row['uses']}"
-            console.print(f"  {row['op']:<21}{where:<18}asked {row['asked']}, runs {row['runs']}")
-            for words in filter(
-                None, (row["why"], *(f"not {over['candidate']}: {over['reason']}" for over in row["passed_over"]))
-            ):
-                console.print(Text(f"      {words}", style="dim"))
+            _show_operation(row, console)
+        missing = sum("unsupported" in row for row in entry["operations"])
+        if missing:
+            console.print(f"  {missing} of {len(entry['operations'])} operations cannot run here, so the case cannot.")
+
+
+def _show_operation(row: dict[str, Any], console: Console) -> None:
+    """One operation of a case, then the reasons below it."""
+    where = f"{row['block'] or 'model'} x {row['uses']}"
+    runs = "unsupported" if row["runs"] is None else f"runs {row['runs']}"
+    console.print(f"  {row['op']:<21}{where:<18}asked {row['asked']}, {runs}")
+    over = [f"not {one['candidate']}: {one['reason']}" for one in row["passed_over"]]
+    refused = f"unsupported: {row['unsupported']}" if "unsupported" in row else None
+    for words in filter(None, (row["why"], refused, *over)):
+        console.print(Text(f"      {words}", style="dim"))
 
 
 def _backend_line(row: dict[str, Any]) -> Text:

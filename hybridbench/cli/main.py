@@ -13,12 +13,15 @@ from typing_extensions import override
 
 from hybridbench import __version__
 from hybridbench.cli.auditing import audit
+from hybridbench.cli.caching import cache
+from hybridbench.cli.crossing import crossover
 from hybridbench.cli.inspecting import archs, backends, doctor
 from hybridbench.cli.kernels import kernels
 from hybridbench.cli.measuring import OF_WORKLOADS, run
 from hybridbench.cli.output import Plain, ended_quietly
-from hybridbench.cli.planning import cache, crossover, fit, price
+from hybridbench.cli.planning import fit
 from hybridbench.cli.predicting import cost
+from hybridbench.cli.pricing import price
 from hybridbench.cli.quickstart import quickstart
 from hybridbench.cli.reporting import report
 from hybridbench.cli.tracing import trace

@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 
+from hybridbench.arch.stored import Dtypes, check_runs
 from hybridbench.cli.options import (
     GIVEN_PATH,
     RESULTS,
@@ -28,11 +29,15 @@ from hybridbench.errors import BadInput, HybridbenchError
 from hybridbench.machine import visible_gpus
 from hybridbench.record import Record, Status
 from hybridbench.report.render.page import own_page
-from hybridbench.suite.case import Case
+from hybridbench.suite.case import Case, Execution
 from hybridbench.suite.file import as_published, load_suite
 from hybridbench.suite.ops import check_backends_used
-from hybridbench.suite.sweep import Sweep, cases
-from hybridbench.suite.workloads import WORKLOADS, Row
+from hybridbench.suite.sweep import Sweep, cases, default_mode, merged_ratios
+from hybridbench.suite.workloads import WORKLOADS, Row, workload_row
+
+if TYPE_CHECKING:
+    from hybridbench.searches import Measure
+    from hybridbench.store import RecordWriter
 
 
 def _command(row: Row) -> click.Command:
@@ -50,6 +55,7 @@ def _command(row: Row) -> click.Command:
         planned = cases(sweep, has_gpu=bool(gpus))
         check_backends_used(sweep.backends, planned)
         check_backends(planned)
+        tell_merged(merged_ratios(sweep, has_gpu=bool(gpus)))
         measure_cases(planned, row.command, gpus, as_json=as_json, out=out, resume=resume, dry_run=dry_run)
 
     command.params += _options_of(row)
@@ -90,7 +96,15 @@ def run(suite: Path, resume: bool, dry_run: bool, published: bool, as_json: bool
     loaded = as_published(load_suite(suite)) if published else load_suite(suite)
     planned = loaded.cases(has_gpu=bool(gpus))
     check_backends(planned, installed=False)
+    tell_merged(loaded.merged_ratios(has_gpu=bool(gpus)))
     measure_cases(planned, loaded.name, gpus, as_json=as_json, out=out, resume=resume, dry_run=dry_run)
+
+
+def tell_merged(sentences: Sequence[str]) -> None:
+    """Say on stderr which ratios are one case, which is measured once, under the first ratio."""
+    console = Plain(stderr=True, soft_wrap=True)
+    for sentence in sentences:
+        console.print(f"{sentence}, which is measured once, under the first.")
 
 
 def check_backends(planned: Sequence[Case], *, installed: bool = True) -> None:
@@ -234,6 +248,8 @@ def _run(
     finished: list[Any] = []
 
     def how_to_go_on() -> None:
+        if not writer.path.exists():
+            return
         recorded = planned - len(todo) + len(finished)
         console.print(
             f"Stopped. {recorded} of {planned} cases are recorded in {folder}. "
@@ -265,3 +281,27 @@ def _list_cases(planned: Sequence[Any], as_json: bool) -> None:
     for case in planned:
         click.echo(f"{case.key}  {case.label}  {case.how}")
     click.echo(f"{len(planned)} case{'s' * (len(planned) != 1)}.", err=True)
+
+
+def execution_of(device: str, dtypes: Dtypes, kind: str, checkpoint: str = "none") -> Execution:
+    """How a search runs its steps in these dtypes: in the default mode of the workload.
+
+    Raises:
+        BadInput: no kernel here runs them.
+    """
+    check_runs(dtypes)
+    state = None if dtypes.state == dtypes.weights else dtypes.state
+    return Execution(device, dtypes.weights, default_mode(workload_row(kind), device), state, checkpoint=checkpoint)
+
+
+def measure_with(writer: RecordWriter, gpus: Sequence[str]) -> Measure:
+    """A function that runs cases in worker processes, on the first GPU if there are several."""
+    from hybridbench.runner import run_sweep
+
+    return lambda cases: run_sweep(cases, writer, gpus=gpus[:1])
+
+
+def told() -> Callable[[str], None]:
+    """A function that prints a search's progress on stderr."""
+    console = Plain(stderr=True, soft_wrap=True)
+    return lambda line: console.print(line)

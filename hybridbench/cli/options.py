@@ -9,17 +9,20 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from hybridbench.arch.block import Storage
 from hybridbench.arch.blocks.parallel import FUSION_NORMS, FUSION_OPS, FUSION_OUTS, FUSION_SCALES, FUSION_VALUES
 from hybridbench.arch.families import MAMBA2, RECIPES
 from hybridbench.arch.kinds import MIXERS
 from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.scales import SCALES
+from hybridbench.arch.stored import Asked
+from hybridbench.arch.weights import SCHEMES
 from hybridbench.cli.typed import listed
 from hybridbench.errors import BadInput
+from hybridbench.machine import PEAKS
 from hybridbench.predict.match import BUDGETS, SIDES, TOLERANCE, matched, named_spec, names_scale
 from hybridbench.suite.case import CHECKPOINTS
 from hybridbench.suite.models import ALL_ARCHS
+from hybridbench.suite.workloads import DECODE, one_pass
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -40,19 +43,20 @@ def _stack(*decorators: Callable[[Command], Command]) -> Callable[[Command], Com
     return apply
 
 
+_RECIPES = ", ".join(RECIPES)
 _model_options = _stack(
-    listed("--scale", help=f"{', '.join(SCALES)}; lists too."),
+    listed("--scale", help=f"Scales, with commas: {', '.join(SCALES)}."),
     listed("--ctx", help=f"Context lengths: {RANGE_HELP}."),
     listed("--batch", help="Batch sizes, in the same range syntax."),
-    listed("--ratio", help="Attention : SSM blocks; global : window in swa, hybrid : Mamba in intra.  [1:5]"),
+    listed("--ratio", help="Attention : SSM blocks (swa: global : window; intra: hybrid : SSM), with commas.  [1:5]"),
     listed("--positions", help="1-based places of attention or hybrid blocks, such as 4,8; instead of --ratio."),
-    listed("--pattern", help="Layer strings instead of --arch, such as 'M-M-M-*-'."),
-    listed("--mixer", default=MAMBA2, show_default=True, help=f"In Mamba-2's place: {', '.join(MIXERS)}; lists too."),
-    click.option("--recipe", default="paper", show_default=True, help=f"Fusion of intra blocks: {', '.join(RECIPES)}."),
-    click.option("--fusion-norm", help=f"Replace one axis of the recipe: {', '.join(FUSION_NORMS)}."),
-    click.option("--fusion-scale", help=f"{', '.join(FUSION_SCALES)}."),
-    click.option("--fusion-op", help=f"{', '.join(FUSION_OPS)}."),
-    click.option("--fusion-value", help=f"{', '.join(FUSION_VALUES)}."),
+    listed("--pattern", help="Layer strings instead of --arch, with commas, such as 'M-M-M-*-'."),
+    listed("--mixer", default=MAMBA2, show_default=True, help=f"In Mamba-2's place, with commas: {', '.join(MIXERS)}."),
+    listed("--recipe", default="paper", show_default=True, help=f"Fusion of intra blocks, with commas: {_RECIPES}."),
+    click.option("--fusion-norm", help=f"Norm of each branch, instead of the recipe's: {', '.join(FUSION_NORMS)}."),
+    click.option("--fusion-scale", help=f"Scale of each branch: {', '.join(FUSION_SCALES)}."),
+    click.option("--fusion-op", help=f"How branches are joined: {', '.join(FUSION_OPS)}."),
+    click.option("--fusion-value", help=f"Values of the two branches: {', '.join(FUSION_VALUES)}."),
     click.option("--fusion-out", help=f"Output projections: {', '.join(FUSION_OUTS)}."),
     click.option("--split", help="Query/key width : Mamba width of an intra block, such as 1152:1152."),
     click.option("--moe", is_flag=True, help="A mixture of experts in place of every MLP."),
@@ -114,21 +118,32 @@ run_options = _stack(
 )
 
 
+config_option = click.option(
+    "--config", "configs", multiple=True, type=GIVEN_PATH, help="A Hugging Face config.json; repeatable."
+)
+
 given_options = _stack(
-    listed("--model", "models", help="Published models instead of --arch, with commas; hybridbench archs lists them."),
+    listed("--model", "models", help="Published models instead of --arch: names that hybridbench archs lists, or all."),
+    config_option,
+)
+
+dtype_options = _stack(
+    click.option("--dtype", help="Dtype of weights, activations and caches.  [a config's own, else bfloat16]"),
+    click.option("--state-dtype", help="Dtype of the SSM state.  [a config's own, else as --dtype]"),
     click.option(
-        "--config",
-        "configs",
-        multiple=True,
-        type=GIVEN_PATH,
-        help="A Hugging Face config.json; repeatable.",
+        "--weight-dtype",
+        help=f"Store weights as {', '.join(SCHEMES)}; a plain dtype for none.  [a config's own, else --dtype]",
+    ),
+    click.option(
+        "--kv-dtype", help="Dtype of keys and values: fp8, int8 or a plain one.  [a config's own, else --dtype]"
     ),
 )
+"""Of commands that predict: ``arch.stored.Asked`` takes them."""
 
 match_options = _stack(
     click.option("--match", help=f"Bring every model to --to's budget: {', '.join(BUDGETS)}."),
     click.option("--to", help="The model to match, such as transformer, inter/1:3 or transformer/350m."),
-    click.option("--by", default=SIDES[0], show_default=True, help=f"What may change: {' or '.join(SIDES)}."),
+    click.option("--by", default=SIDES[0], show_default=True, help=f"What --match may change: {' or '.join(SIDES)}."),
     click.option(
         "--tolerance", type=float, default=100 * TOLERANCE, show_default=True, help="Percent a match may be off."
     ),
@@ -161,13 +176,14 @@ def matching(
     scale: str | None,
     contexts: Sequence[int],
     batches: Sequence[int],
-    storage: Storage,
+    asked: Asked,
 ) -> tuple[list[ModelSpec], list[str]]:
     """The models, matched to a budget if ``match_options`` ask for it, and one sentence per matched model.
 
     Args:
         tolerance: percent, as typed.
         scale: scale of the reference model, unless its name includes one.
+        asked: the dtypes that bytes are counted in.
 
     Raises:
         BadInput: only one of --match and --to, several contexts or batches to match at, or a budget out of reach.
@@ -190,7 +206,7 @@ def matching(
         by,
         context=contexts[0],
         batch=batches[0],
-        storage=storage,
+        stored=lambda spec: asked.dtypes(spec.stored).storage,
         tolerance=tolerance / 100,
     )
     return [one.spec for one in found], [one.sentence for one in found]
@@ -211,3 +227,7 @@ def parse_backends(pairs: tuple[str, ...]) -> dict[str, str]:
             raise BadInput(f"--backend names {op} twice ('{backends[op]}' and '{name}'): give it once.")
         backends[op] = name
     return backends
+
+
+GPU_HELP = f"GPUs, with commas, or all: {', '.join(peak.aliases[0] for peak in PEAKS)}."
+workload_option = click.option("--workload", default=DECODE, show_default=True, help=f"{', '.join(one_pass())}.")

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hybridbench import units
-from hybridbench.arch.block import DTYPE_BYTES, Convention, Storage
+from hybridbench.arch.block import Convention
 from hybridbench.arch.families import MAMBA2
 from hybridbench.arch.imports.huggingface import read_config
 from hybridbench.arch.model import Cost, ModelSpec, layer_costs
 from hybridbench.arch.model import cost as cost_of
-from hybridbench.arch.presets import preset_spec
-from hybridbench.cli.options import given_options, match_options, matching, model_options, out_options
+from hybridbench.arch.presets import PRESETS, preset_spec
+from hybridbench.arch.stored import Asked
+from hybridbench.cli.options import dtype_options, given_options, match_options, matching, model_options, out_options
 from hybridbench.cli.output import Plain
-from hybridbench.cli.typed import Command
+from hybridbench.cli.typed import Command, listed
 from hybridbench.errors import BadInput, unknown_name
 from hybridbench.report.render.page import own_page
 from hybridbench.suite.models import ALL_ARCHS, model_specs
@@ -39,7 +40,7 @@ def chosen_specs(
         BadInput: an unknown model, a config that cannot be read, or an option that only families have.
     """
     if models is None and not configs:
-        return model_specs(arch=arch, scale="1b" if scale is None else scale, **options)
+        return model_specs(arch=arch, scale="1b" if scale is None else scale, every_ratio=True, **options)
     given = {"arch": None if arch == ALL_ARCHS else arch, "scale": scale, **options}
     for name, value in given.items():
         if value not in (None, False) and (name, value) not in (("recipe", "paper"), ("mixer", MAMBA2)):
@@ -48,8 +49,9 @@ def chosen_specs(
     names = [] if models is None else [part.strip() for part in models.split(",")]
     if not all(names):
         raise BadInput(f"model '{models}' has an empty part: write names with single commas between them.")
-    found = [preset_spec(name) for name in dict.fromkeys(name.lower() for name in names)]
-    return found + _configs(configs)
+    listed = [known for name in names for known in (PRESETS if name.lower() == "all" else (name.lower(),))]
+    found = [preset_spec(name) for name in dict.fromkeys(listed)]
+    return found + configured(configs)
 
 
 def file_notes(specs: Sequence[ModelSpec]) -> list[str]:
@@ -57,7 +59,7 @@ def file_notes(specs: Sequence[ModelSpec]) -> list[str]:
     return list(dict.fromkeys(f"{spec.label}: {note}" for spec in specs for note in spec.notes))
 
 
-def _configs(paths: Sequence[Path]) -> list[ModelSpec]:
+def configured(paths: Sequence[Path]) -> list[ModelSpec]:
     """The models of config.json files, named after their model type, and after their file if two share a type."""
     found = [(path, read_config(path)) for path in dict.fromkeys(paths)]
     types = [spec.arch for _, spec in found]
@@ -65,24 +67,28 @@ def _configs(paths: Sequence[Path]) -> list[ModelSpec]:
 
 
 def predict(
-    specs: list[ModelSpec], contexts: tuple[int, ...], batches: tuple[int, ...], convention: str, storage: Storage
+    specs: list[ModelSpec], contexts: tuple[int, ...], batches: tuple[int, ...], convention: str, asked: Asked
 ) -> Rows:
-    """Every model at every context and batch in a convention.
+    """Every model at every context and batch in each of a list of conventions, with commas.
 
     Raises:
-        BadInput: an unknown convention.
+        BadInput: an unknown convention, or an empty part of the list.
     """
-    if convention not in list(Convention):
-        raise unknown_name("convention", convention, [known.value for known in Convention])
+    names = list(dict.fromkeys(part.strip() for part in convention.split(",")))
+    for name in names:
+        if name not in list(Convention):
+            raise unknown_name("convention", name, [known.value for known in Convention])
+    units.check_rows(specs, contexts, batches, names)
     return [
-        (spec, cost_of(spec, context, batch, Convention(convention), storage))
+        (spec, cost_of(spec, context, batch, Convention(name), asked.dtypes(spec.stored).storage))
         for spec in specs
+        for name in names
         for batch in batches
         for context in contexts
     ]
 
 
-def as_document(rows: Rows) -> dict[str, Any]:
+def as_document(rows: Rows, asked: Asked) -> dict[str, Any]:
     """The rows as one JSON document."""
     return {
         "rows": [
@@ -94,6 +100,7 @@ def as_document(rows: Rows) -> dict[str, Any]:
                 "recipe": spec.recipe,
                 "pattern": spec.pattern,
                 **({"notes": list(spec.notes)} if spec.notes else {}),
+                **asked.dtypes(spec.stored).to_dict(),
                 **asdict(row),
             }
             for spec, row in rows
@@ -104,9 +111,8 @@ def as_document(rows: Rows) -> dict[str, Any]:
 @click.command(cls=Command, short_help="What each model must cost, without running it.")
 @model_options()
 @given_options
-@click.option("--convention", default="exact", show_default=True, help="exact, paper (arXiv 2510.04800) or hardware.")
-@click.option("--dtype", default="bfloat16", show_default=True, help="Of weights and caches.")
-@click.option("--state-dtype", help="Of the SSM state.  [as --dtype]")
+@listed("--convention", default="exact", show_default=True, help="With commas: exact, paper, hardware.")
+@dtype_options
 @match_options
 @click.option("--layers", "per_layer", is_flag=True, help="Show every layer of each model too.")
 @out_options
@@ -119,8 +125,10 @@ def cost(
     models: str | None,
     configs: tuple[Path, ...],
     convention: str,
-    dtype: str,
+    dtype: str | None,
     state_dtype: str | None,
+    weight_dtype: str | None,
+    kv_dtype: str | None,
     match: str | None,
     to: str | None,
     by: str,
@@ -137,38 +145,35 @@ def cost(
     """
     if out is not None:
         own_page(out, "cost.md")
-    for name in (dtype, state_dtype):
-        if name is not None and name not in DTYPE_BYTES:
-            raise unknown_name("dtype", name, DTYPE_BYTES)
+    asked = Asked(dtype, state_dtype, kv_dtype, weight_dtype)
     specs = chosen_specs(models, configs, arch=arch, scale=scale, **options)
     contexts = units.parse_range("8k" if ctx is None else ctx, "context")
     batches = units.parse_range("1" if batch is None else batch, "batch")
-    storage = Storage.of(dtype, state_dtype)
-    specs, notes = matching(specs, match, to, by, tolerance, scale, contexts, batches, storage)
-    units.check_rows(specs, contexts, batches)
-    rows = predict(specs, contexts, batches, convention, storage)
+    specs, notes = matching(specs, match, to, by, tolerance, scale, contexts, batches, asked)
+    rows = predict(specs, contexts, batches, convention, asked)
     from hybridbench.report.predicted import build_cost
 
-    report = build_cost(rows)
+    report = build_cost(rows, [asked.dtypes(spec.stored) for spec, _ in rows])
     if as_json:
-        document = as_document(rows)
+        document = as_document(rows, asked)
         if notes:
             document["matches"] = notes
         if per_layer:
             for entry, (spec, row) in zip(document["rows"], rows, strict=True):
+                storage = asked.dtypes(spec.stored).storage
                 costs = layer_costs(spec, row.context, row.batch, row.convention, storage)
                 entry["layers"] = [asdict(layer) for layer in costs]
         click.echo(json.dumps(document))
     else:
-        _show(replace(report.table, remarks=[*report.table.remarks, *notes]), rows, per_layer, storage)
+        _show(replace(report.table, remarks=[*report.table.remarks, *notes]), rows, per_layer, asked)
     if out is not None:
-        from hybridbench.report.render.folder import write_cost
+        from hybridbench.report.render.folder import write_predicted
 
-        files = write_cost(report, out)
+        files = write_predicted(report, out)
         Plain(stderr=as_json).print(f"Tables and charts: {files.page.parent}", soft_wrap=True)
 
 
-def _show(table: Table, rows: Rows, per_layer: bool, storage: Storage) -> None:
+def _show(table: Table, rows: Rows, per_layer: bool, asked: Asked) -> None:
     from hybridbench.report.predicted import layer_table
     from hybridbench.report.render.terminal import print_table
 
@@ -177,5 +182,6 @@ def _show(table: Table, rows: Rows, per_layer: bool, storage: Storage) -> None:
     if per_layer:
         for spec, row in rows:
             title = f"{spec.label} {spec.scale} at {units.format_tokens(row.context)}, batch {row.batch}"
-            layers = layer_costs(spec, row.context, row.batch, row.convention, storage)
-            print_table(layer_table(layers, f"{title}, convention {row.convention}"), console)
+            dtypes = asked.dtypes(spec.stored)
+            layers = layer_costs(spec, row.context, row.batch, row.convention, dtypes.storage)
+            print_table(layer_table(layers, f"{title}, convention {row.convention}, {dtypes.words}"), console)

@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 from rich.text import Text
 
-from hybridbench.arch.block import Storage
 from hybridbench.arch.families import ARCHS
+from hybridbench.arch.stored import Asked
 from hybridbench.cli.measuring import measure_cases
 from hybridbench.cli.options import GIVEN_PATH, RESULTS
 from hybridbench.cli.output import Plain
@@ -67,15 +67,17 @@ def quickstart(as_json: bool, out: Path | None) -> None:
     if as_json:
         return
     from hybridbench.report.predicted import build_cost
-    from hybridbench.report.render.folder import write_cost
+    from hybridbench.report.render.folder import write_predicted
     from hybridbench.report.render.terminal import print_table
 
     console = Plain()
     specs = model_specs(arch=",".join(ARCHS), scale="1b")
-    predicted = build_cost(predict(specs, (8192, 131072), (1,), "exact", Storage()))
+    asked = Asked(dtype="bfloat16")
+    rows = predict(specs, (8192, 131072), (1,), "exact", asked)
+    predicted = build_cost(rows, [asked.dtypes(spec.stored) for spec, _ in rows])
     console.print(Text.assemble("\n", ("Predicted at 1B, bfloat16", "bold"), " (nothing was run for this table)"))
     print_table(predicted.table, console)
-    written = write_cost(predicted, folder / "predicted-1b")
+    written = write_predicted(predicted, folder / "predicted-1b")
     scale = "1b" if gpus else "tiny"
     console.print(
         f"""Records    {folder}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import click
 from hybridbench.cli.output import Plain
 from hybridbench.record import Record
 from hybridbench.report.build import Report, build_report
+from hybridbench.report.groups import NO_RUNS
 from hybridbench.report.render.json import to_json
 from hybridbench.report.render.terminal import print_report, print_table
 
@@ -27,14 +28,15 @@ def render(
     as_json: bool,
     brief: bool = False,
     written: Sequence[Record] = (),
+    runs: Mapping[str, str] = NO_RUNS,
 ) -> None:
     """Write the report into ``folder`` and show the tables (``brief``: throughput only), or print one JSON document.
 
     If ``written`` is given, the report covers those records, so that it includes earlier runs in the same folder. If
     the chart libraries are missing, as on many cluster nodes, no report is written, and a message says how to make it
-    later from the records.
+    later from the records. If ``runs`` names the runs of some ``run_id``, they are shown side by side.
     """
-    report = build_report(records)
+    report = build_report(records, runs)
     whole = build_report(written) if written and list(written) != list(records) else report
     where = _written_by(lambda: _page(whole, folder), folder)
     if as_json:

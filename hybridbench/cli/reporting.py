@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -9,33 +10,45 @@ import click
 from hybridbench.cli.options import GIVEN_PATH, out_options
 from hybridbench.cli.output import Plain
 from hybridbench.cli.typed import Command
+from hybridbench.record import Record
 
 
 @click.command(cls=Command, short_help="Tables and charts from stored records.")
 @click.argument("results", nargs=-1, required=True, type=GIVEN_PATH)
 @out_options
 def report(results: tuple[Path, ...], as_json: bool, out: Path | None) -> None:
-    """Make tables and charts from stored records. RESULTS are folders or .jsonl files; several are merged.
+    """Make tables and charts from stored records. RESULTS are folders or .jsonl files.
 
-    If a case was measured more than once on a machine, the newest record is shown. Without -o the report goes into the
-    folder ``report`` beside the first of RESULTS.
+    Several RESULTS are shown side by side where they hold the same cases, such as those before and after a change. Of
+    a case that one of them holds more than once, the newest record is shown. Without -o the report goes into the folder
+    ``report`` beside the first of RESULTS.
     """
     from hybridbench.cli.rendering import render, render_kernels
     from hybridbench.kernel_suite.record import KernelRecord
-    from hybridbench.record import Record
     from hybridbench.store import holds, load, newest
 
-    warnings = Plain(stderr=True, soft_wrap=True)
+    console = Plain(stderr=True, soft_wrap=True)
     first = results[0]
     folder = out or (first if first.is_dir() else first.parent) / "report"
 
     def warn(text: str) -> None:
-        warnings.print(f"warning: {text}", style="yellow")
+        console.print(f"warning: {text}", style="yellow")
 
     kernels = [path for path in results if path.exists() and holds([path], KernelRecord)]
     others = [path for path in results if path not in kernels or holds([path], Record)]
+    records: dict[tuple[str, str], Record] = {}
+    runs: dict[str, str] = {}
+    for path, name in zip(others, _names(others), strict=True):
+        for record in load([path], warn, Record):
+            records.setdefault((record.run_id, record.case.key), record)
+            runs.setdefault(record.run_id, name)
     if others:
-        of_models: list[Record] = newest(load(others, warn))
-        render(of_models, folder, as_json=as_json)
+        render(list(records.values()), folder, as_json=as_json, runs=runs if len(others) > 1 else {})
     if kernels and not (others and as_json):
         render_kernels(newest(load(kernels, warn, KernelRecord)), folder, as_json=as_json)
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """A name for what each path holds: its own, or the whole path where two would be called alike."""
+    own = [path.resolve().name.removesuffix(".jsonl") for path in paths]
+    return [str(path) if own.count(name) > 1 else name for path, name in zip(paths, own, strict=True)]

@@ -13,7 +13,8 @@ from typing import Any
 import click
 from typing_extensions import override
 
-from hybridbench.errors import BadInput
+from hybridbench.cli.help import EXAMPLES, GROUPS, group_of
+from hybridbench.errors import BadInput, nearest_name
 
 
 class Command(click.Command):
@@ -24,9 +25,12 @@ class Command(click.Command):
         """Read the words, and refuse what would be passed over in silence.
 
         Raises:
-            BadInput: an option of one value given twice, or an option or argument that is empty.
+            BadInput: an option of one value given twice, an option or argument that is empty, or an unknown option.
         """
-        values, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        try:
+            values, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        except click.NoSuchOption as exc:
+            raise BadInput(self._unknown(exc.option_name, ctx)) from exc
         for parameter, times in Counter(order).items():
             name = max(parameter.opts, key=len)
             if _empty(values.get(parameter.name)):
@@ -35,6 +39,47 @@ class Command(click.Command):
             if times > 1 and isinstance(parameter, click.Option) and not _repeatable(parameter):
                 raise BadInput(f"{name} is given {times} times, and takes one value: give it once.")
         return super().parse_args(ctx, args)
+
+    @override
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options in the groups of ``help.GROUPS``, in their order."""
+        order = [name for names in GROUPS.values() for name in names]
+        found: dict[str, list[tuple[str, str]]] = {}
+        options = [parameter for parameter in self.get_params(ctx) if isinstance(parameter, click.Option)]
+        for option in sorted(options, key=lambda one: order.index(one.name) if one.name in order else len(order)):
+            if record := option.get_help_record(ctx):
+                found.setdefault(group_of(option.name), []).append(record)
+        for group in (group for group in GROUPS if group in found):
+            with formatter.section(group):
+                formatter.write_dl(found[group])
+
+    @override
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the examples of ``help.EXAMPLES``."""
+        with formatter.section("Examples"):
+            for line in EXAMPLES.get(self.name or "", ()):
+                formatter.write(f"{'':>{formatter.current_indent}}{line}\n")
+
+    def _unknown(self, option: str, ctx: click.Context) -> str:
+        """What to say of an option that this command lacks: which commands have it, or which one was meant."""
+        group = ctx.parent.command if ctx.parent else None
+        others = group.commands if isinstance(group, click.Group) else {}
+        having = [str(name) for name, command in others.items() if option in _options(command)]
+        if having:
+            return f"{self.name} has no {option}, which {_listed(having)} {'have' if len(having) > 1 else 'has'}: " + (
+                f"leave it out, or see hybridbench {self.name} --help."
+            )
+        near = nearest_name(option.lstrip("-"), [name[2:] for name in _options(self) if name.startswith("--")])
+        hint = f"did you mean --{near}? " if near else ""
+        return f"{self.name} has no {option}: {hint}See hybridbench {self.name} --help."
+
+
+def _options(command: click.Command) -> list[str]:
+    return [name for parameter in command.params for name in parameter.opts if name.startswith("-")]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def _empty(value: Any) -> bool:

@@ -7,13 +7,13 @@ from typing import Protocol
 
 import torch
 
-from hybridbench.arch.block import Storage
+from hybridbench.arch.block import DTYPE_BYTES, Storage
 from hybridbench.arch.model import ModelSpec
 from hybridbench.errors import BadInput, Unsupported
 from hybridbench.model.build import build_model, check_buildable
 from hybridbench.model.mixer import MixerModule
 from hybridbench.model.parallel import ParallelModule
-from hybridbench.predict.layouts import layout_bytes
+from hybridbench.predict.layouts import find_layout, layout_bytes
 from hybridbench.record import CacheObserved
 from hybridbench.suite.case import Case, Execution
 from hybridbench.suite.workloads import DECODE, Workload
@@ -93,9 +93,12 @@ def built_bytes(
     Raises:
         BadInput: more bytes than torch can count.
     """
-    if layout == "transformers" and "S" in spec.pattern:
+    if not find_layout(layout).built or (layout == "transformers" and "S" in spec.pattern):
         return None, None  # that library's window is one token shorter than any module here keeps
     kind = "bfloat16" if layout == "paper" else dtype
+    size = DTYPE_BYTES[kind]
+    if {storage.kv_bytes, storage.conv_bytes} != {size} or storage.ssm_bytes < size:
+        return None, None  # modules keep keys, values and conv states in their dtype, and states in none narrower
     if batch * layout_bytes(spec, context, layout, storage).total >= _ADDRESSED:
         raise BadInput(
             f"a cache of {batch} x {context} tokens is more than a tensor can hold: give a smaller context or batch."

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from hybridbench import units
 from hybridbench.arch.block import DTYPE_BYTES
+from hybridbench.arch.families import MAMBA2
 from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.presets import preset_spec
 from hybridbench.errors import BadInput, unknown_name
@@ -152,8 +153,8 @@ def _specs(ask: Ask, device: str) -> list[ModelSpec]:
     if ask.model is not None:
         return [preset_spec(name.lower()) for name in _listed(ask.model)]
     scale = ("1b" if device == "cuda" else "tiny") if ask.scale is None else ask.scale
-    options = {} if ask.mixer is None else {"mixer": ask.mixer}
-    return model_specs(arch=ask.arch, scale=scale, ratio=ask.ratio, pattern=ask.pattern, **options)
+    mixer = ask.mixer or MAMBA2
+    return model_specs(arch=ask.arch, scale=scale, ratio=ask.ratio, pattern=ask.pattern, mixer=mixer)
 
 
 def _typed(ask: Ask, ops: list[str], device: str, dtype: str) -> Asked:

@@ -1,24 +1,68 @@
-"""timing: how long one call of an operation takes, over several sets of inputs and of memory."""
+"""timing: how long one call of an operation takes, with as little of the host, the cache and the clocks as possible.
+
+Medians of fresh processes differ more by how a kernel is timed than by the kernel. So:
+
+- a call that the host launches slower than the GPU runs it is replayed from a CUDA graph (``replayed``);
+- something larger than the last cache passes through it before each call (``flush``), outside what is timed;
+- calls take turns over several sets of inputs, and samples are spread over several allocations of all of them, because
+  some addresses are faster than others;
+- warm-up is the same work, and goes on while a power limit still lowers the clocks; tuning happens in it;
+- several sides alternate in short blocks, first to last and back, so that a drift meets all of them alike.
+
+On a GPU everything runs on one stream of its own, drawing of inputs included, since a backward runs on the stream of
+its forward.
+
+    timed = time_calls(lambda i: partial(torch.relu, torch.randn(4096, device="cuda")), torch.device("cuda"), Plan())
+    median(timed.samples_ns), timed.graph
+"""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
-from hybridbench.measure.clock import Timer, timer_for
+from hybridbench.errors import BadInput, reason
+from hybridbench.kernel_suite.flush import Flush, spacers
+from hybridbench.kernel_suite.replayed import Replayed, launch_bound
+from hybridbench.measure.clock import TimedStep, Timer, nothing, timer_for
 from hybridbench.measure.nvml import Gpu
-from hybridbench.measure.sampling import relative_interval
+from hybridbench.measure.sampling import drifts, relative_interval
 from hybridbench.record import GpuState
+from hybridbench.stats import median
+from hybridbench.units import NS_PER_S
 
-CPU_CACHE_BYTES = 64 << 20
+Make = Callable[[int], Callable[[], object]]
+"""Draws inputs number i in fresh memory and returns the call bound to them."""
+
+BLOCK_NS = 20_000_000
+"""Wall time of a block of samples of one side."""
+SHORT_CALL_NS = 20_000
+"""A hot call below it shares a sample with others."""
+PILOT_SAMPLES = 5
+"""Samples from which the calls of a sample are determined."""
+HEAT_WINDOW_S, HEAT_MOST_S = 0.25, 6.0
+"""While power limits: how long medians are compared over, and when waiting for them to settle ends; seconds."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How to time one operation."""
+    """How to time one operation.
+
+    Attributes:
+        cold: flush the last cache before each call: a GPU's L2, a CPU's last level.
+        graph: replay a CUDA graph; None: where a call is launch-bound. A CPU has none.
+        allocations: fresh sets of memory, over which samples are spread.
+        rotate: input sets in each allocation, over which calls take turns.
+        warmup_s: the least wall time of the warm-up; seconds.
+        min_samples, max_samples: of one side.
+        max_time_s: wall time of one side's sampling, flushes included; seconds. It wins over ``min_samples``.
+        target_rel_ci: sampling ends when half the 95% interval of the median is this fraction of it.
+    """
 
     cold: bool = True
     graph: bool | None = None
@@ -30,10 +74,32 @@ class Plan:
     max_time_s: float = 1.0
     target_rel_ci: float = 0.005
 
+    def __post_init__(self) -> None:
+        if min(self.allocations, self.rotate, self.min_samples, self.max_samples) < 1:
+            raise BadInput("a plan needs 1 or more of allocations, of input sets to rotate over and of samples.")
+        if self.max_samples < self.min_samples:
+            raise BadInput(f"at most {self.max_samples} samples are fewer than the {self.min_samples} at least.")
+        if not (self.max_time_s > 0 and self.warmup_s >= 0 and self.target_rel_ci >= 0):
+            raise BadInput("a plan needs a positive max_time_s, and no negative warmup_s or target_rel_ci.")
+
 
 @dataclass(frozen=True)
 class Timed:
-    """Samples of one call, in order, and how they were taken."""
+    """What timing one side yielded.
+
+    Attributes:
+        samples_ns: of one call, in order; ns.
+        by_allocation: how many samples each allocation gave, in order. Allocations that time did not allow are left
+            out.
+        calls_per_sample: a sample is the mean of so many calls.
+        graph: whether calls were replayed from a CUDA graph.
+        cold: whether the cache was flushed before each sample.
+        warmup_ns: wall time from the first call to the first sample, compilation and tuning included; ns.
+        timer: the clock's name.
+        before, after: the GPU before the first and after the last sample; None without NVML.
+        resolution_ns: of one call: the clock's over the calls of a sample, rounded up; ns.
+        not_captured: why a call runs eagerly that a graph should replay; None where it is as asked.
+    """
 
     samples_ns: list[int]
     by_allocation: list[int]
@@ -44,50 +110,259 @@ class Timed:
     timer: str
     before: GpuState | None
     after: GpuState | None
+    resolution_ns: int = 1
+    not_captured: str | None = None
 
 
 def time_calls(
-    make: Callable[[int], Callable[[], object]],
+    make: Make,
     device: torch.device,
     plan: Plan,
     *,
     timer: Timer | None = None,
     now: Callable[[], int] = time.perf_counter_ns,
 ) -> Timed:
-    """Times calls; ``make(i)`` draws inputs number i in fresh memory and returns the call bound to them."""
-    clock, gpu = timer or timer_for(device), Gpu.open(device)
-    flush = torch.empty(CPU_CACHE_BYTES if device.type == "cpu" else 256 << 20, dtype=torch.uint8, device=device)
-    samples: list[int] = []
-    by_allocation: list[int] = []
-    before = gpu.state() if gpu else None
-    warmup_ns = 0
-    for allocation in range(plan.allocations):
-        calls = [make(allocation * plan.rotate + index) for index in range(plan.rotate)]
-        started = now()
-        for call in calls:
-            call()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        warmup_ns += now() - started
-        taken, started = 0, now()
-        least = -(-plan.min_samples // plan.allocations)
-        while taken < max(1, plan.max_samples // plan.allocations):
-            if plan.cold:
-                flush.zero_()
-            samples += clock.sample(calls[taken % plan.rotate], 1)
-            taken += 1
-            if now() - started > plan.max_time_s / plan.allocations * 1e9 and taken >= min(least, 5):
-                break
-            if taken >= least and relative_interval(samples) <= plan.target_rel_ci:
-                break
-        by_allocation.append(taken)
-        del calls
-    after = gpu.state() if gpu else None
-    return Timed(samples, by_allocation, 1, False, plan.cold, warmup_ns, clock.name, before, after)
+    """Times one operation.
+
+    Args:
+        make: draws inputs number i in fresh memory and returns the call bound to them. It is called
+            ``rotate`` x ``allocations`` times; what it returned before is freed between allocations.
+        timer: the clock of calls that are not replayed; None takes the device's.
+        now: wall time; ns.
+    """
+    return interleaved([make], device, plan, timer=timer, now=now)[0]
 
 
 def interleaved(
-    makes: Sequence[Callable[[int], Callable[[], object]]], device: torch.device, plan: Plan
+    makes: Sequence[Make],
+    device: torch.device,
+    plan: Plan,
+    *,
+    timer: Timer | None = None,
+    now: Callable[[], int] = time.perf_counter_ns,
 ) -> list[Timed]:
-    """Times several sides."""
-    return [time_calls(make, device, plan) for make in makes]
+    """Times several operations in alternating short blocks; their inputs are in memory at the same time.
+
+    Args:
+        makes: one for each side, as in ``time_calls``.
+
+    Returns:
+        One result for each side, in order.
+    """
+    clock, gpu = timer or timer_for(device), Gpu.open(device)
+    before = after = None
+    warmup_ns = 0
+    with _own_stream(device):
+        flush = Flush(device) if plan.cold else None
+        sides = [_Side(make, device, plan, flush, clock, now) for make in makes]
+        for number in range(plan.allocations):
+            start_ns = now()
+            spaced = spacers(device, number)
+            for side in sides:
+                side.allocate(number)
+            if number == 0:
+                _warm_up(sides, plan, gpu, now)
+                warmup_ns = now() - start_ns
+                before = gpu.state() if gpu else None
+            _sample(sides, number)
+            for side in sides:
+                side.free()
+            del spaced
+            if all(side.out_of_time() for side in sides):
+                break
+        after = gpu.state() if gpu else None
+    return [side.timed(warmup_ns, before, after) for side in sides]
+
+
+@contextmanager
+def _own_stream(device: torch.device) -> Iterator[None]:
+    if device.type != "cuda":
+        yield
+        return
+    with torch.cuda.device(device):
+        stream = torch.cuda.Stream(device)
+        stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(stream):
+            yield
+        torch.cuda.current_stream(device).wait_stream(stream)
+
+
+class _Side:
+    """One operation: its calls in the current allocation, and its samples in all of them."""
+
+    def __init__(
+        self,
+        make: Make,
+        device: torch.device,
+        plan: Plan,
+        flush: Flush | None,
+        clock: Timer,
+        now: Callable[[], int],
+    ) -> None:
+        self._make, self._device, self._plan, self._flush, self._clock, self._now = (
+            make,
+            device,
+            plan,
+            flush,
+            clock,
+            now,
+        )
+        self._calls: list[TimedStep] = []
+        self._take: Callable[[int], list[int]] | None = None
+        self._graph = plan.graph if device.type == "cuda" else False
+        self._per_sample: int | None = 1 if flush else None
+        self._not_captured: str | None = None
+        self._spent_ns = 0
+        self._wall_ns = 1.0  # a sample takes so long with everything around it
+        self._samples_ns: list[int] = []
+        self._by_allocation: list[int] = []
+
+    def allocate(self, number: int) -> None:
+        """Draws the inputs of an allocation and runs each call once: pages are touched, kernels compiled and tuned."""
+        rotate = self._plan.rotate
+        self._calls = [self._make(number * rotate + i) for i in range(rotate)]
+        for call in self._calls:
+            call()
+        self._wait()
+        self._by_allocation.append(0)
+        if self._graph is None:
+            self._graph = launch_bound(self._calls[0], self._device)
+        if self._per_sample is None:
+            pilot = self._prepared(1)(PILOT_SAMPLES)
+            self._per_sample = math.ceil(SHORT_CALL_NS / max(1.0, median(pilot)))
+        self._take = self._prepared(self._per_sample)
+        self.block(window_ns=0, most=1)
+
+    def free(self) -> None:
+        """Lets go of the inputs and of the graph that holds their addresses."""
+        self._wait()
+        self._calls, self._take = [], None
+
+    def block(self, window_ns: float, most: int) -> list[int]:
+        """Samples for about a window of wall time, 1 to ``most``; ns."""
+        assert self._take is not None, "an allocation comes first"
+        count = max(1, min(most, int(window_ns / self._wall_ns)))
+        start_ns = self._now()
+        samples_ns = self._take(count)
+        self._wall_ns = max(1.0, (self._now() - start_ns) / count)
+        return samples_ns
+
+    def fits(self, window_ns: float) -> bool:
+        """Whether a sample takes no longer than this."""
+        return self._wall_ns <= window_ns
+
+    def add_block(self, number: int) -> bool:
+        """Adds a block to the samples, unless this allocation, of that number, has enough; whether it was added."""
+        plan, share = self._plan, (number + 1) / self._plan.allocations
+        taken, here = len(self._samples_ns), self._by_allocation[-1]
+        most = math.ceil(plan.max_samples * share) - taken
+        left_ns = plan.max_time_s * NS_PER_S * share - self._spent_ns
+        if here and not self.fits(left_ns):
+            return False
+        if most < 1 or (here and taken >= plan.min_samples * share and self._tight(self._samples_ns[-here:])):
+            return False
+        start_ns = self._now()
+        block = self.block(min(BLOCK_NS, left_ns), most)
+        self._spent_ns += self._now() - start_ns
+        self._samples_ns += block
+        self._by_allocation[-1] += len(block)
+        return True
+
+    def out_of_time(self) -> bool:
+        """Whether another sample would not fit into the plan's time."""
+        return not self.fits(self._plan.max_time_s * NS_PER_S - self._spent_ns)
+
+    def timed(self, warmup_ns: int, before: GpuState | None, after: GpuState | None) -> Timed:
+        """The result."""
+        calls, replays = self._per_sample or 1, bool(self._graph)
+        return Timed(
+            samples_ns=self._samples_ns,
+            by_allocation=self._by_allocation,
+            calls_per_sample=calls,
+            graph=replays,
+            cold=self._plan.cold,
+            warmup_ns=warmup_ns,
+            timer=self._clock.name,
+            before=before,
+            after=after,
+            resolution_ns=math.ceil(self._clock.resolution_ns / calls),
+            not_captured=self._not_captured,
+        )
+
+    def _tight(self, samples_ns: list[int]) -> bool:
+        """Whether samples of one allocation give the median of all allocations' the interval that is aimed at."""
+        target = self._plan.target_rel_ci
+        return relative_interval(samples_ns) <= target * math.sqrt(self._plan.allocations) and not drifts(
+            samples_ns, target
+        )
+
+    def _prepared(self, per_sample: int) -> Callable[[int], list[int]]:
+        if self._graph:
+            try:
+                return Replayed(self._calls, per_sample, self._flush, self._device).sample
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                if self._samples_ns:
+                    raise  # earlier allocations were replayed, and a mixture of both would be neither
+                self._graph, self._not_captured = False, reason(error)
+                self._wait()
+        return self._eager(per_sample)
+
+    def _eager(self, per_sample: int) -> Callable[[int], list[int]]:
+        calls, at = self._calls, 0
+
+        def step() -> None:
+            nonlocal at
+            for _ in range(per_sample):
+                calls[at]()
+                at = (at + 1) % len(calls)
+
+        def take(count: int) -> list[int]:
+            durations_ns = self._clock.sample(step, count, before=self._flush or nothing)
+            return [round(duration_ns / per_sample) for duration_ns in durations_ns]
+
+        return take
+
+    def _wait(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+
+def _warm_up(sides: Sequence[_Side], plan: Plan, gpu: Gpu | None, now: Callable[[], int]) -> None:
+    """Runs all sides in turn for the plan's time, and longer while a power limit still moves their medians."""
+    start_ns = now()
+    medians: list[float] = []
+    while True:
+        left_ns = plan.warmup_s * NS_PER_S - (now() - start_ns)
+        moving = bool(gpu and gpu.state().throttle_reasons) and now() - start_ns < HEAT_MOST_S * NS_PER_S
+        if left_ns <= 0 and not moving:
+            return
+        window_ns = min(HEAT_WINDOW_S * NS_PER_S, left_ns if left_ns > 0 else math.inf)
+        if not all(side.fits(window_ns / len(sides)) for side in sides):
+            return  # each ran several times when it was allocated
+        previous, medians = medians, _window(sides, window_ns, now)
+        if left_ns <= 0 and previous and _settled(previous, medians, plan.target_rel_ci):
+            return
+
+
+def _window(sides: Sequence[_Side], window_ns: float, now: Callable[[], int]) -> list[float]:
+    """The median of each side over a window of alternating blocks; ns."""
+    samples_ns: list[list[int]] = [[] for _ in sides]
+    start_ns = now()
+    while now() - start_ns < window_ns or not samples_ns[0]:
+        for side, taken in zip(sides, samples_ns, strict=True):
+            taken += side.block(BLOCK_NS, BLOCK_NS)
+    return [median(taken) for taken in samples_ns]
+
+
+def _settled(previous: list[float], medians: list[float], fraction: float) -> bool:
+    return all(abs(new - old) <= fraction * old for old, new in zip(previous, medians, strict=True))
+
+
+def _sample(sides: Sequence[_Side], number: int) -> None:
+    """Blocks of the sides in turn, first to last and back, until all have their share of this allocation."""
+    turn = list(sides)
+    while turn:
+        turn = [side for side in turn if side.add_block(number)]
+        turn.reverse()

@@ -18,6 +18,10 @@ TimedStep = Callable[[], object]
 """One run of the timed work; on a GPU it may return before the work has finished."""
 
 
+def nothing() -> None:
+    """What runs before a step where nothing has to."""
+
+
 class Timer(Protocol):
     """Something that can time consecutive runs of a step.
 
@@ -36,8 +40,8 @@ class Timer(Protocol):
         """The smallest difference that it can measure; ns."""
         ...
 
-    def sample(self, step: TimedStep, count: int) -> list[int]:
-        """Durations of ``count`` consecutive runs of ``step``, in order; ns."""
+    def sample(self, step: TimedStep, count: int, before: TimedStep = nothing) -> list[int]:
+        """Durations of ``count`` consecutive runs of ``step``, in order; ns. ``before`` runs untimed before each."""
         ...
 
     def runs(self, count: int) -> int:
@@ -53,10 +57,11 @@ class HostTimer:
     def __init__(self) -> None:
         self.resolution_ns = _host_resolution_ns()
 
-    def sample(self, step: TimedStep, count: int) -> list[int]:
+    def sample(self, step: TimedStep, count: int, before: TimedStep = nothing) -> list[int]:
         """Each run between two readings of the clock; ns."""
         durations_ns = []
         for _ in range(count):
+            before()
             start_ns = time.perf_counter_ns()
             step()
             durations_ns.append(time.perf_counter_ns() - start_ns)
@@ -93,13 +98,14 @@ class CudaTimer:
         self._device = device
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
-    def sample(self, step: TimedStep, count: int) -> list[int]:
-        """Each run between two events on the stream; ns."""
+    def sample(self, step: TimedStep, count: int, before: TimedStep = nothing) -> list[int]:
+        """Each run between two events on the stream; ns. What ``before`` enqueues is outside them."""
         with torch.cuda.device(self._device):
             self._provide_events(count)
             for _ in range(self.runs(count) - count):
                 step()
             for start, end in self._events[:count]:
+                before()
                 start.record()
                 step()
                 end.record()
@@ -141,7 +147,7 @@ class ScriptedTimer:
         self._told = 0
         self._now_ns = 0
 
-    def sample(self, step: TimedStep, count: int) -> list[int]:
+    def sample(self, step: TimedStep, count: int, before: TimedStep = nothing) -> list[int]:
         """Runs the step ``count`` times and returns the next durations of the script; ns.
 
         Raises:
@@ -154,6 +160,7 @@ class ScriptedTimer:
                 "of the step was asked for: write a longer script."
             )
         for _ in range(count):
+            before()
             step()
         self._told += count
         self._now_ns += sum(durations_ns)

@@ -6,8 +6,9 @@ run is found before anything is allocated.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -77,6 +78,33 @@ def _check_variants(part: Block | ModelSpec, what: str) -> None:
             )
 
 
+@dataclass(frozen=True)
+class Asked:
+    """One operation that a case needs, before anything is chosen for it. ``choose`` raises Unsupported where nothing
+    can run it, and BadInput for an unknown backend.
+    """
+
+    case: Case
+    block: Block | None
+    op: str
+    problem: Problem
+    uses: int
+    choose: Callable[[], Resolution]
+
+    def resolved(self) -> Resolved:
+        """What will run it.
+
+        Raises:
+            Unsupported: it cannot run here as asked; the text names it and the way out.
+            BadInput: an unknown backend.
+        """
+        choice = self.choose()
+        function = choice.backend.load()
+        if self.op != DECODE_STEP and self.case.execution.checkpoint == "selective":
+            function = learning(self.op, function)
+        return Resolved(self.block, self.op, choice, self.problem, self.uses, function)
+
+
 def resolve_backends(case: Case) -> list[Resolved]:
     """Every operation the case runs, per distinct block shape.
 
@@ -84,38 +112,56 @@ def resolve_backends(case: Case) -> list[Resolved]:
         Unsupported: one of them cannot run here as asked; the text names it and the way out.
         BadInput: an unknown backend.
     """
+    return [asked.resolved() for asked in asked_operations(case)]
+
+
+def asked_operations(case: Case) -> Iterator[Asked]:
+    """Every operation the case needs, per distinct block shape, with nothing chosen yet.
+
+    Raises:
+        Unsupported: a block has no module here.
+    """
     spec, row = case.model, case.workload.row
     check_buildable(spec)
-
-    def function(op: str, backend: Backend) -> Callable[..., Any]:
-        return learning(op, backend.load()) if case.execution.checkpoint == "selective" else backend.load()
-
-    found = []
     for (block, borrows), times in block_uses(spec).items():
-        needed = dict(block_ops_in(block, borrows, row))
-        problem = problem_of(block, case, borrows)
-        before: PassedOver = ()
-        if CORE in needed:
-            taken, before = core_or_parts(problem, case.execution.backends)
-            for op in {CORE, *CORE_PARTS} - set(taken):
-                del needed[op]
-        for op, in_step in needed.items():
-            asks = of_op(op, problem, case, step=in_step)
-            choice = choose_in_case(op, asks, case)
-            if op in CORE_PARTS:
-                choice = replace(choice, passed_over=before + choice.passed_over)
-            found.append(Resolved(block, op, choice, asks, times, function(op, choice.backend)))
+        yield from _asked_of_block(case, block, borrows, times)
     if row.decodes:
-        choice = choose_step(case)
-        found.append(Resolved(None, DECODE_STEP, choice, step_problem(case), 1, choice.backend.load()))
+        yield Asked(case, None, DECODE_STEP, step_problem(case), 1, partial(choose_step, case))
     for op in model_ops_in(row):
         if op == DECODE_STEP:
             continue
         times = len(spec.layers) + 1 if op == "add_rms_norm" else 1
         problem = problem_of(None, case)
-        choice = choose_in_case(op, problem, case)
-        found.append(Resolved(None, op, choice, problem, times, function(op, choice.backend)))
-    return found
+        yield Asked(case, None, op, problem, times, partial(choose_in_case, op, problem, case))
+
+
+def _asked_of_block(case: Case, block: Block, borrows: bool, times: int) -> Iterator[Asked]:
+    """The operations of one block shape; Mamba-2's core is one of them, or its parts are."""
+    needed = dict(block_ops_in(block, borrows, case.workload.row))
+    problem = problem_of(block, case, borrows)
+    before: PassedOver = ()
+    if CORE in needed:
+        try:
+            taken, before = core_or_parts(problem, case.execution.backends)
+        except Unsupported as reason:
+            taken = ()
+            core = of_op(CORE, problem, case, step=needed[CORE])
+            yield Asked(case, block, CORE, core, times, partial(_refuse, reason))
+        for op in {CORE, *CORE_PARTS} - set(taken):
+            del needed[op]
+    for op, in_step in needed.items():
+        asks = of_op(op, problem, case, step=in_step)
+        known = before if op in CORE_PARTS else ()
+        yield Asked(case, block, op, asks, times, partial(_choose, op, asks, case, known))
+
+
+def _choose(op: str, problem: Problem, case: Case, before: PassedOver) -> Resolution:
+    choice = choose_in_case(op, problem, case)
+    return replace(choice, passed_over=before + choice.passed_over)
+
+
+def _refuse(reason: Unsupported) -> Resolution:
+    raise reason
 
 
 def build_model(case: Case, resolved: list[Resolved]) -> LanguageModel:

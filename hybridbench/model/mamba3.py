@@ -133,7 +133,7 @@ class Mamba3Module(MixerModule):
     def new_cache(self, batch: int, capacity: int, storage: Storage, device: torch.device) -> Mamba3Cache:
         """The state in the dtype that ``storage`` asks for; the angles, which sum small turns, at least in float32."""
         spec, dtype = self.spec, self.in_proj.weight.dtype
-        wide = state_dtype(dtype, storage)
+        wide = state_dtype(dtype, storage, self.spec.kind)
 
         def zeros(dtype: torch.dtype, *sizes: int) -> Tensor:
             return torch.zeros(batch, spec.n_heads, *sizes, device=device, dtype=dtype)

@@ -143,9 +143,9 @@ class RecurrentModule(MixerModule):
         columns of the conv's input as its spec or ``storage`` says.
         """
         spec, dtype = self.spec, self.in_proj.weight.dtype
-        columns = storage.columns(spec.conv_columns)
+        columns = storage.columns(spec.conv_columns, spec.taps)
         return RecurrentCache(
-            torch.zeros(batch, *self.state_shape, device=device, dtype=state_dtype(dtype, storage)),
+            torch.zeros(batch, *self.state_shape, device=device, dtype=state_dtype(dtype, storage, spec.kind)),
             torch.zeros(batch, spec.conv_channels, columns, device=device, dtype=dtype),
         )
 
@@ -195,9 +195,14 @@ def convolved(conv1d: Callable[..., Tensor], conv_in_BTC: Tensor, front_BSC: Ten
 _BY_BYTES = {DTYPE_BYTES[name]: getattr(torch, name) for name in ("float64", "float32")}
 
 
-def state_dtype(dtype: torch.dtype, storage: Storage) -> torch.dtype:
-    """The dtype of a recurrent state: that of the weights, or the wider one that ``storage`` asks for."""
-    return dtype if storage.ssm_bytes == dtype.itemsize else _BY_BYTES[storage.ssm_bytes]
+def state_dtype(dtype: torch.dtype, storage: Storage, kind: str) -> torch.dtype:
+    """The dtype of a recurrent state: that of the weights, or the wider one that ``storage`` asks for.
+
+    Args:
+        kind: of block that keeps it.
+    """
+    size = storage.state_bytes(kind)
+    return dtype if size == dtype.itemsize else _BY_BYTES[size]
 
 
 def padding(columns: int, device: torch.device) -> int:

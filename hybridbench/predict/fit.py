@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hybridbench.arch.block import Storage
 from hybridbench.arch.model import ModelSpec
+from hybridbench.arch.stored import Dtypes
 from hybridbench.errors import BadInput
 from hybridbench.machine import Peak
 from hybridbench.predict.memory import Footprint, footprint
@@ -39,6 +39,7 @@ class Fit:
         footprint: the predicted peak of that workload.
         budget: bytes that may be allocated.
         fits: whether that workload fits.
+        dtypes: of what is stored.
         unlimited: whether the search ended before memory did.
     """
 
@@ -49,6 +50,7 @@ class Fit:
     footprint: Footprint
     budget: int
     fits: bool
+    dtypes: Dtypes
     unlimited: bool = False
 
 
@@ -66,7 +68,7 @@ def largest_fit(
     spec: ModelSpec,
     gpu: Peak,
     kind: str,
-    storage: Storage,
+    dtypes: Dtypes,
     *,
     context: int | None = None,
     batch: int | None = None,
@@ -79,6 +81,8 @@ def largest_fit(
     """
     if context is None and batch is None:
         raise BadInput("fit needs a context or a batch to solve for the other: give --ctx or --batch.")
+
+    storage = dtypes.storage
 
     def need(value: int) -> Workload:
         return Workload(kind, value if context is None else context, value if batch is None else batch)
@@ -96,7 +100,7 @@ def largest_fit(
         ok = most > 0
     work = need(max(most, 1))
     found = footprint(spec, work, storage, checkpoint)
-    return Fit(spec, gpu, work, solved, found, budget(gpu), ok, unlimited)
+    return Fit(spec, gpu, work, solved, found, budget(gpu), ok, dtypes, unlimited)
 
 
 def last_true(holds: Callable[[int], bool], end: int) -> int:

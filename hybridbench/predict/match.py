@@ -84,12 +84,13 @@ def matched(
     *,
     context: int,
     batch: int = 1,
-    storage: Storage | None = None,
+    stored: Callable[[ModelSpec], Storage] | None = None,
     tolerance: float = TOLERANCE,
 ) -> list[Match]:
     """Each model at the depth or width at which its budget comes nearest the reference's.
 
     Args:
+        stored: the bytes of what a model stores; everything in two by default.
         tolerance: how far off it may be, as a share.
 
     Raises:
@@ -106,7 +107,7 @@ def matched(
         raise BadInput(f"tolerance {100 * tolerance:.3g}: give percent above 0 and below 100.")
 
     def amount(spec: ModelSpec) -> int:
-        return budget_of(spec, budget, context, batch, storage or Storage())
+        return budget_of(spec, budget, context, batch, stored(spec) if stored else Storage())
 
     wanted = amount(reference)
     if not wanted:

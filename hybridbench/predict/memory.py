@@ -21,6 +21,7 @@ from hybridbench.arch.block import Storage
 from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.terms import FLOAT, Activations, Term, largest, total
 from hybridbench.errors import BadInput, unknown_name
+from hybridbench.predict.work import refuse_quantised
 from hybridbench.sizes import FUSED_STEP_BATCH, TRAIN_BATCHES, loss_rows
 from hybridbench.suite.case import CHECKPOINTS
 from hybridbench.suite.workloads import PREFILL, TRAIN, Workload
@@ -92,6 +93,7 @@ def train_memory(spec: ModelSpec, context: int, batch: int, storage: Storage, ch
     """
     if checkpoint not in CHECKPOINTS:
         raise unknown_name("checkpoint", checkpoint, CHECKPOINTS)
+    refuse_quantised(storage)
     size, tokens = storage.weight_bytes, batch * context
     weights = arch.weight_bytes(spec, storage)
     blocks = spec.placed

@@ -15,8 +15,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hybridbench.arch.block import Storage
-from hybridbench.arch.model import ModelSpec
+from hybridbench.arch.block import CacheBytes
+from hybridbench.arch.model import ModelSpec, cache_bytes, weight_bytes
+from hybridbench.arch.stored import Dtypes
 from hybridbench.errors import BadInput
 from hybridbench.machine import Peak
 from hybridbench.predict.fit import fits
@@ -48,19 +49,23 @@ class Price:
     """One workload of one model on one GPU. Seconds, joules and bytes are of a whole step unless the name says token.
 
     ``step_s``, ``step_tokens_per_s`` and ``energy_per_token_j`` are predictions from a measured efficiency; without one
-    they are None. ``peak_bytes`` is None for a model without a memory formula.
+    they are None. ``peak_bytes`` is None for a model without a memory formula. Caches are those of the whole batch;
+    ``state_bytes`` are SSM and conv states together.
     """
 
     spec: ModelSpec
     gpu: Peak
     workload: Workload
-    dtype: str
+    dtypes: Dtypes
     flops: int
     moved_bytes: int
     floor_s: float
     bound: Bound
     floor_tokens_per_s: float
     energy_at_tdp_j: float
+    weight_bytes: int
+    kv_cache_bytes: int
+    state_bytes: int
     peak_bytes: int | None
     fits: bool | None
     efficiency: Efficiency | None
@@ -73,8 +78,7 @@ def price(
     spec: ModelSpec,
     workload: Workload,
     gpu: Peak,
-    dtype: str = "bfloat16",
-    state_dtype: str | None = None,
+    dtypes: Dtypes,
     efficiency: Efficiency | None = None,
 ) -> Price:
     """Price one step on a GPU: its floor, and with an efficiency its predicted time and energy.
@@ -82,7 +86,7 @@ def price(
     Raises:
         BadInput: the table has no peak for the dtype.
     """
-    storage = Storage.of(dtype, state_dtype)
+    dtype, storage = dtypes.weights, dtypes.storage
     peak = gpu.flops_per_s(dtype)
     if peak is None:
         raise BadInput(f"no peak rate for dtype {dtype} on {gpu.name}: price bfloat16, float16 or float32.")
@@ -92,19 +96,23 @@ def price(
         peak_bytes: int | None = footprint(spec, workload, storage).total
     except BadInput:
         peak_bytes = None
+    cache = CacheBytes(0, 0, 0) if workload.row.trains else cache_bytes(spec, workload.context, storage)
     step_s = None if efficiency is None else least_s / efficiency.floor_frac
     drawn = None if efficiency is None else efficiency.power_frac
     return Price(
         spec=spec,
         gpu=gpu,
         workload=workload,
-        dtype=dtype,
+        dtypes=dtypes,
         flops=sum(phase.flops for phase in work),
         moved_bytes=sum(phase.moved_bytes for phase in work),
         floor_s=least_s,
         bound=bound(work, peak, gpu.memory_bytes_per_s),
         floor_tokens_per_s=tokens / least_s,
         energy_at_tdp_j=gpu.tdp_w * least_s / tokens,
+        weight_bytes=weight_bytes(spec, storage),
+        kv_cache_bytes=workload.batch * cache.kv,
+        state_bytes=workload.batch * (cache.ssm + cache.conv),
         peak_bytes=peak_bytes,
         fits=None if peak_bytes is None else fits(peak_bytes, gpu),
         efficiency=efficiency,

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from hybridbench.arch import model as arch
 from hybridbench.arch.block import Block, Convention, Storage
 from hybridbench.arch.model import ModelSpec
+from hybridbench.errors import BadInput
 from hybridbench.suite.workloads import DECODE, PREFILL, TRAIN, Pass, Workload
 
 
@@ -77,7 +78,21 @@ def step_bytes(spec: ModelSpec, work: Workload, storage: Storage) -> int:
 
 
 def _train(spec: ModelSpec, one: Pass, batch: int, storage: Storage) -> Phase:
+    refuse_quantised(storage)
     return Phase(_flops(spec, one, batch), _weights_read(spec, batch * one.tokens, storage))
+
+
+def refuse_quantised(storage: Storage) -> None:
+    """Check that weights can be trained as they are stored.
+
+    Raises:
+        BadInput: they are quantised.
+    """
+    if storage.quantised is not None:
+        raise BadInput(
+            f"a training step with weights in {storage.quantised.scheme.name}: quantised weights are not trained; give "
+            f"a plain --weight-dtype, or another workload."
+        )
 
 
 def _prefill(spec: ModelSpec, one: Pass, batch: int, storage: Storage) -> Phase:
@@ -119,7 +134,10 @@ def _flops(spec: ModelSpec, one: Pass, batch: int, convention: Convention = Conv
 
 def _weights_read(spec: ModelSpec, tokens: int, storage: Storage) -> int:
     """Bytes of the weights that ``tokens`` tokens use: all weights except those of experts that no token reaches."""
-    idle = sum(n * (block.weight_bytes(storage) - block.weight_traffic(tokens, storage)) for block, n in spec.uses)
+    idle = sum(
+        n * (block.weight_bytes(kept) - block.weight_traffic(tokens, kept))
+        for block, n, kept in arch.stored_uses(spec, storage)
+    )
     return arch.weight_bytes(spec, storage) - idle
 
 

@@ -12,14 +12,14 @@ A format decides only how a report looks. The report already contains every numb
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from hybridbench.errors import BadResults
 from hybridbench.record import Record
 from hybridbench.report.chart import Plot
 from hybridbench.report.findings import findings
-from hybridbench.report.groups import Group, file_stem, group_records
+from hybridbench.report.groups import NO_RUNS, Group, file_stem, group_records, latest
 from hybridbench.report.measured import detail_tables, headline_table, summary_table
 from hybridbench.report.paper.compare import Comparison, compare
 from hybridbench.report.paper.sentences import sentences
@@ -73,13 +73,16 @@ class Report:
     """The whole report of some records.
 
     Attributes:
+        records: those that are shown, in the order given.
         machines: a line for each machine and set of software.
+        runs: the name of the run of a ``run_id`` where several runs are compared, else empty.
     """
 
     records: tuple[Record, ...]
     groups: tuple[GroupSection, ...]
     papers: tuple[PaperSection, ...]
     machines: tuple[str, ...]
+    runs: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def workloads(self) -> dict[str, list[Record]]:
@@ -88,22 +91,28 @@ class Report:
         return {kind: [record for record in self.records if record.case.workload.kind == kind] for kind in kinds}
 
 
-def build_report(records: Sequence[Record]) -> Report:
+def build_report(records: Sequence[Record], runs: Mapping[str, str] = NO_RUNS) -> Report:
     """Build the report of some records.
+
+    Args:
+        records: of a case that was measured more than once in a run, the latest record is shown.
+        runs: a name for the run of each ``run_id``, to show runs that measured the same cells side by side.
 
     Raises:
         BadResults: there are no records.
     """
     if not records:
         raise BadResults("there is no record to report: measure something with 'hybridbench run' first.")
-    groups = group_records(records)
-    compared = compare(records)
+    groups = group_records(records, runs)
+    shown = latest(records, runs)
+    compared = compare(shown)
     names = ["generate-paper"] if len(compared) == 1 else [f"generate-paper-{n + 1}" for n in range(len(compared))]
     return Report(
-        tuple(records),
+        tuple(shown),
         tuple(_group_section(group, stem) for group, stem in zip(groups, _file_names(groups), strict=True)),
         tuple(_paper_section(one, name) for one, name in zip(compared, names, strict=True)),
-        tuple(machines(records)),
+        tuple(machines(shown)),
+        runs if len(set(runs.values())) > 1 else {},
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 from hybridbench.derive.doubts import doubts, problems
 from hybridbench.metrics import value
@@ -15,8 +16,17 @@ from hybridbench.units import format_number
 def findings(group: Group) -> list[str]:
     """Sentences about a group: how its cases ended, which model is fastest, and how near its floor it is.
 
-    Models are compared at the largest context (or batch) at which several have a valid speed.
+    Models are compared at the largest context (or batch) at which several have a valid speed. Where the group shows
+    several runs side by side, each has sentences of its own: they compare models within one run.
     """
+    runs = dict.fromkeys(series.run for series in group.series)
+    if len(runs) > 1:
+        parts = {run: replace(group, series=tuple(one for one in group.series if one.run == run)) for run in runs}
+        return [f"{run}: {' '.join(_findings(part))}" for run, part in parts.items()]
+    return _findings(group)
+
+
+def _findings(group: Group) -> list[str]:
     ends = Counter(record.status for record in group.records)
     total = sum(ends.values())
     bad = [f"{count} {status.value.replace('_', ' ')}" for status, count in ends.items() if status is not Status.OK]
@@ -44,21 +54,49 @@ def findings(group: Group) -> list[str]:
     if len(here) == 1:
         sentences.append(f"{where} {name} makes {format_number(rate)} tokens/s.")
     else:
-        other, slower = next((pair for pair in here[1:] if pair[0] == "transformer"), here[-1])
-        slow_rate = value(slower, "tokens_per_s")
-        times = format_number(rate / slow_rate) if rate and slow_rate else "unknown"
-        sentences.append(
-            f"{where} {name} is fastest with {format_number(rate)} tokens/s, {times} times {other} with "
-            f"{format_number(slow_rate)}."
-        )
-        if (value(here[1][1], "step_low_s") or 0.0) <= (value(best, "step_high_s") or 0.0):
-            sentences.append(f"Its lead over {here[1][0]} is within the 95% intervals of the medians.")
+        sentences += _lead(where, here)
     sentences += _unequal(here)
     share = value(best, "floor_frac")
     if share is None:
         sentences.append("The machine's peaks are unknown, so there is no floor to compare with.")
     else:
         sentences.append(f"{name} reaches {format_number(100 * share)}% of the speed its floor allows.")
+    return sentences
+
+
+DENYING = (Caveat.UNSTEADY, Caveat.FEW_SAMPLES, Caveat.SHARED_GPU, Caveat.SHORT_STEP, Caveat.RECOMPILED)
+"""Caveats with which a median is not reproducible, so that no difference between two medians can be claimed."""
+
+
+def _lead(where: str, here: Sequence[tuple[str, Record]]) -> list[str]:
+    """By how much the fastest model leads, unless its caveats or those of its rivals deny that.
+
+    Args:
+        where: the context or batch, in words.
+        here: names and records of two or more models there, fastest first.
+    """
+    (name, best), (second, runner_up) = here[:2]
+    other, slower = next((pair for pair in here[1:] if pair[1].case.model.arch == "transformer"), here[-1])
+    rate, slow_rate = value(best, "tokens_per_s"), value(slower, "tokens_per_s")
+    marked = {
+        model: ", ".join(caveat.value.replace("_", " ") for caveat in found)
+        for model, record in ((name, best), (second, runner_up), (other, slower))
+        if (found := [caveat for caveat in doubts(record) if caveat in DENYING])
+    }
+    if marked:
+        return [
+            f"{where} {name} has the highest median with {format_number(rate)} tokens/s, and {other} has "
+            f"{format_number(slow_rate)}. No difference is claimed: "
+            + "; ".join(f"{model} is marked {words}" for model, words in marked.items())
+            + "."
+        ]
+    times = format_number(rate / slow_rate) if rate and slow_rate else "unknown"
+    sentences = [
+        f"{where} {name} is fastest with {format_number(rate)} tokens/s, {times} times {other} with "
+        f"{format_number(slow_rate)}."
+    ]
+    if (value(runner_up, "step_low_s") or 0.0) <= (value(best, "step_high_s") or 0.0):
+        sentences.append(f"Its lead over {second} is within the 95% intervals of the medians.")
     return sentences
 
 

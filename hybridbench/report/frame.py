@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
 from hybridbench.derive.doubts import doubts, problems
 from hybridbench.metrics import METRICS
 from hybridbench.record import Record
-from hybridbench.report.groups import backends_text
+from hybridbench.report.groups import NO_RUNS, backends_text
 
 
-def to_frame(records: Sequence[Record]) -> pd.DataFrame:
+def to_frame(records: Sequence[Record], runs: Mapping[str, str] = NO_RUNS) -> pd.DataFrame:
     """One row per record, in the order given. An unknown number is missing (NaN or None), never zero.
 
-    The first columns identify the case and say how it ended. The others are ``metrics.METRICS`` by name.
+    The first columns identify the case and say how it ended. The others are ``metrics.METRICS`` by name. If ``runs``
+    names the runs that are compared, by their ``run_id``, the first column is ``run``.
     """
-    columns = [*_IDENTITY, *METRICS]
+    columns = [*(["run"] if runs else []), *_IDENTITY, *METRICS]
     rows = [
-        {**_identity(record), **{name: metric.compute(record) for name, metric in METRICS.items()}}
+        {
+            "run": runs.get(record.run_id),
+            **_identity(record),
+            **{name: metric.compute(record) for name, metric in METRICS.items()},
+        }
         for record in records
     ]
     frame = pd.DataFrame(rows, columns=pd.Index(columns))

@@ -3,12 +3,15 @@
 Speeds are comparable only if machine, scale, dtype, mode, backends and batch are the same. Each combination of these is
 a group with its own tables and charts. In a group, a series is one model and the axis is the context; if the group has
 one context and several batches, the axis is the batch. A cell that was measured more than once shows its latest record.
+
+Records of several runs, such as before and after a change, may be shown side by side: where two of them measured the
+same cell, each run has a series of its own.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,11 +28,15 @@ CONTEXT, BATCH = "context", "batch"
 
 @dataclass(frozen=True)
 class Series:
-    """One model of a group, with its records by place on the axis, in order."""
+    """One model of a group, with its records by place on the axis, in order.
+
+    ``run`` names the run where the group shows several side by side; empty otherwise.
+    """
 
     name: str
     model: ModelSpec
     cells: dict[int, Record]
+    run: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,14 +85,34 @@ class Group:
         return format_tokens(place) if self.axis == CONTEXT else str(place)
 
 
-def group_records(records: Iterable[Record]) -> list[Group]:
-    """The groups of the latest records, ordered by workload and then by the time of their first record."""
-    latest = newest(list(records))
-    hosts = {record.environment.device: set[str]() for record in latest}
-    for record in latest:
+NO_RUNS: Mapping[str, str] = {}
+
+
+def latest(records: Sequence[Record], runs: Mapping[str, str] = NO_RUNS) -> list[Record]:
+    """The latest record of every case on every machine, in each run, in the order given.
+
+    Args:
+        records: some records.
+        runs: the name of the run to show for a ``run_id``; run ids that are not in it belong to one run.
+    """
+    of_run: dict[str, list[Record]] = {}
+    for record in records:
+        of_run.setdefault(runs.get(record.run_id, ""), []).append(record)
+    kept = {id(record) for part in of_run.values() for record in newest(part)}
+    return [record for record in records if id(record) in kept]
+
+
+def group_records(records: Iterable[Record], runs: Mapping[str, str] = NO_RUNS) -> list[Group]:
+    """The groups of the latest records, ordered by workload and then by the time of their first record.
+
+    ``runs`` is that of ``latest``.
+    """
+    listed = list(records)
+    hosts = {record.environment.device: set[str]() for record in listed}
+    for record in listed:
         hosts[record.environment.device].add(_host(record))
     found: dict[tuple[tuple[str, str], ...], list[Record]] = {}
-    for record in latest:
+    for record in listed:
         conditions = _conditions(record)
         if len(hosts[record.environment.device]) > 1:
             conditions["host"] = _host(record)
@@ -98,11 +125,11 @@ def group_records(records: Iterable[Record]) -> list[Group]:
         contexts = {record.case.workload.context for members in parts for record in members}
         if len(parts) > 1 and len(contexts) == 1:
             words = {**dict(key), "context": f"context {format_tokens(contexts.pop())}"}
-            groups.append(_group(words, BATCH, [record for members in parts for record in members]))
+            groups.append(_group(words, BATCH, [record for members in parts for record in members], runs))
         else:
             for members in parts:
                 batch = members[0].case.workload.batch
-                groups.append(_group(_with_batch(dict(key), batch), CONTEXT, members))
+                groups.append(_group(_with_batch(dict(key), batch), CONTEXT, members, runs))
     return sorted(groups, key=lambda group: list(WORKLOADS).index(group.workload))
 
 
@@ -153,20 +180,35 @@ def backends_text(execution: Execution) -> str:
     return " ".join(f"{op}={name}" for op, name in sorted(execution.backends.items()) if name != "auto")
 
 
-def _group(conditions: dict[str, str], axis: str, records: list[Record]) -> Group:
-    cells: list[tuple[ModelSpec, dict[int, Record]]] = []
+def _group(conditions: dict[str, str], axis: str, records: list[Record], runs: Mapping[str, str]) -> Group:
+    cells: list[tuple[ModelSpec, dict[str, dict[int, Record]]]] = []
     for record in sorted(records, key=lambda record: record.started_at):
-        places = next((places for model, places in cells if model == record.case.model), None)
-        if places is None:
-            places = {}
-            cells.append((record.case.model, places))
-        places[record.case.workload.context if axis == CONTEXT else record.case.workload.batch] = record
+        of_model = next((found for model, found in cells if model == record.case.model), None)
+        if of_model is None:
+            of_model = {}
+            cells.append((record.case.model, of_model))
+        place = record.case.workload.context if axis == CONTEXT else record.case.workload.batch
+        of_model.setdefault(runs.get(record.run_id, ""), {})[place] = record
     cells.sort(key=lambda cell: arch_order(cell[0]))
     names = series_names([model for model, _ in cells])
-    series = tuple(
-        Series(name, model, dict(sorted(places.items()))) for name, (model, places) in zip(names, cells, strict=True)
-    )
-    return Group(conditions, axis, series, len(records) - sum(len(places) for _, places in cells))
+    apart = any(_overlap(of_run.values()) for _, of_run in cells)
+    order = list(dict.fromkeys(["", *runs.values()]))
+    series: list[Series] = []
+    for name, (model, of_run) in zip(names, cells, strict=True):
+        if apart:
+            for run in sorted(of_run, key=order.index):
+                told = f"{name} ({run})" if run else name
+                series.append(Series(told, model, dict(sorted(of_run[run].items())), run))
+        else:
+            merged = {place: record for places in of_run.values() for place, record in places.items()}
+            series.append(Series(name, model, dict(sorted(merged.items()))))
+    return Group(conditions, axis, tuple(series), len(records) - sum(len(one.cells) for one in series))
+
+
+def _overlap(runs: Iterable[Mapping[int, Record]]) -> bool:
+    """Whether several runs of a model have a record at the same place."""
+    places = [place for places in runs for place in places]
+    return len(set(places)) < len(places)
 
 
 def arch_order(model: ModelSpec) -> int:

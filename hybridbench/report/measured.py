@@ -226,8 +226,9 @@ def _detail_table(group: Group, detail: _Detail) -> Table:
     for sentence in several_runs(group) if len(group.places) == 1 else []:  # else the headline says it
         table.remark(sentence)
     if group.superseded:
-        cells = f"{group.superseded} earlier records of the same cells"
-        table.remark(f"{cells}, with other sampling or seeds, are not shown")
+        one = group.superseded == 1
+        cells = f"{group.superseded} earlier record{'' if one else 's'} of the same cells"
+        table.remark(f"{cells} {'is' if one else 'are'} not shown, only the newest of each")
     return table
 
 

@@ -1,154 +1,21 @@
-"""plans: predictions for a GPU as tables: prices, fits, crossovers, and caches in the layouts of other engines."""
+"""plans: predictions for a GPU as tables: fits and crossovers."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
-from hybridbench.arch.block import CacheBytes
 from hybridbench.arch.model import ModelSpec
 from hybridbench.predict.crossover import Search, Stretch
 from hybridbench.predict.fit import Fit
-from hybridbench.predict.layouts import Paged
-from hybridbench.predict.pricing import Price
-from hybridbench.report.display import ShownUnit, unit_for
-from hybridbench.report.groups import series_names
+from hybridbench.report.columns import ColumnOf, dtype_words, model_fields, names_of, said, table_of
+from hybridbench.report.display import unit_for
 from hybridbench.report.table import NO_VALUE, Cell, Column, Table
 from hybridbench.searches import Verified
 from hybridbench.units import format_bytes, format_seconds, format_tokens
 
 ANY = "any"
-
-_ColumnOf = tuple[Column, list[Cell]]
-"""A column and its cells, one per row."""
-
-
-def _sized(key: str, heading: str, unit: str, numbers: Sequence[float | None]) -> _ColumnOf:
-    """A column of SI numbers in the unit that suits them."""
-    shown_in = unit_for(numbers, unit)
-    cells = [Cell(NO_VALUE if number is None else shown_in.show(number), number) for number in numbers]
-    return Column(key, shown_in.heading(heading)), cells
-
-
-def _said(key: str, heading: str, words: Sequence[str], numeric: bool = False) -> _ColumnOf:
-    return Column(key, heading, numeric=numeric), [Cell(word, word) for word in words]
-
-
-def _table(title: str, columns: Iterable[_ColumnOf]) -> Table:
-    made = list(columns)
-    table = Table(title, [column for column, _ in made])
-    table.rows = [list(row) for row in zip(*(cells for _, cells in made), strict=True)]
-    return table
-
-
-def _names(specs: Sequence[ModelSpec]) -> list[str]:
-    """A name for each model, with the scale if there are several scales."""
-    models: list[ModelSpec] = []
-    names: list[str] = []
-    scales = dict.fromkeys(spec.scale for spec in specs)
-    for scale in scales:
-        of_scale = [spec for place, spec in enumerate(specs) if spec.scale == scale and spec not in specs[:place]]
-        models += of_scale
-        names += [f"{name} {scale}" if len(scales) > 1 else name for name in series_names(of_scale)]
-    return [names[models.index(spec)] for spec in specs]
-
-
-def price_table(prices: Sequence[Price], measured: bool) -> Table:
-    """Predicted prices: the floor and, if ``measured``, the step at a measured efficiency."""
-    work = prices[0].workload
-    specs = [price.spec for price in prices]
-    scales = dict.fromkeys(spec.scale for spec in specs)
-    shared = [*(price.floor_s for price in prices), *(price.step_s for price in prices if price.step_s)]
-    step = unit_for(shared, "s")
-    rate = unit_for([price.floor_tokens_per_s for price in prices], "tokens/s")
-
-    def shown(key: str, heading: str, shown_in: ShownUnit, numbers: Sequence[float | None]) -> _ColumnOf:
-        cells = [Cell(NO_VALUE if number is None else shown_in.show(number), number) for number in numbers]
-        return Column(key, shown_in.heading(heading)), cells
-
-    columns = [
-        _said("model", "model", _names(specs)),
-        _said("gpu", "GPU", [price.gpu.name for price in prices]),
-        _said("context", "ctx", [format_tokens(price.workload.context) for price in prices], numeric=True),
-        _said("batch", "batch", [str(price.workload.batch) for price in prices], numeric=True),
-        _said("bound", "bound by", [price.bound for price in prices]),
-        shown("floor_s", "floor", step, [price.floor_s for price in prices]),
-        shown("floor_tokens_per_s", "at most", rate, [price.floor_tokens_per_s for price in prices]),
-        _sized("energy_at_tdp_j", "a token at TDP", "J", [price.energy_at_tdp_j for price in prices]),
-    ]
-    if measured:
-        shares = [price.efficiency.floor_frac if price.efficiency else None for price in prices]
-        columns += [
-            _sized("floor_frac", "of floor", "frac", shares),
-            shown("step_s", "predicted step", step, [price.step_s for price in prices]),
-            shown("step_tokens_per_s", "predicted", rate, [price.step_tokens_per_s for price in prices]),
-            _sized("energy_per_token_j", "a token", "J", [price.energy_per_token_j for price in prices]),
-        ]
-    fits = {True: "yes", False: "no", None: "unknown"}
-    columns += [
-        _sized("peak_bytes", "peak", "B", [price.peak_bytes for price in prices]),
-        _said("fits", "fits", [fits[price.fits] for price in prices]),
-    ]
-    table = _table(f"predicted, nothing was run: {work.kind}, {', '.join(scales)}, {prices[0].dtype}", columns)
-    beyond = [price.efficiency.beyond if price.efficiency else "" for price in prices]
-    if any(beyond):
-        place = next(index for index, column in enumerate(table.columns) if column.key == "floor_frac") + 1
-        table.columns.insert(place, Column("beyond", "beyond records in", numeric=False))
-        for row, words in zip(table.rows, beyond, strict=True):
-            row.insert(place, Cell(words or NO_VALUE, words))
-    table.remark(
-        "floor: max(model FLOPs / dense peak, must-move bytes / bandwidth), by the datasheet; at TDP: the board power "
-        "limit times the floor's time, no floor of energy"
-    )
-    for price in prices:
-        if price.efficiency is not None:
-            table.remark(f"measured share of the datasheet's floor: {price.efficiency.about}")
-        elif measured:
-            table.remark(f"no record of {price.workload.kind} of {price.spec.label} in {price.dtype}")
-    return table
-
-
-def price_row(price: Price) -> dict[str, Any]:
-    """One price as plain values."""
-    return {
-        **_model(price.spec),
-        "prediction": True,
-        "gpu": price.gpu.name,
-        "workload": price.workload.kind,
-        "context": price.workload.context,
-        "batch": price.workload.batch,
-        "dtype": price.dtype,
-        "model_flops": price.flops,
-        "must_move_bytes": price.moved_bytes,
-        "bound": price.bound,
-        "floor_s": price.floor_s,
-        "floor_tokens_per_s": price.floor_tokens_per_s,
-        "energy_at_tdp_j": price.energy_at_tdp_j,
-        "floor_frac": price.efficiency.floor_frac if price.efficiency else None,
-        "efficiency_of": price.efficiency.about if price.efficiency else None,
-        "efficiency_beyond": price.efficiency.beyond if price.efficiency else None,
-        "step_s": price.step_s,
-        "step_tokens_per_s": price.step_tokens_per_s,
-        "energy_per_token_j": price.energy_per_token_j,
-        "peak_bytes": price.peak_bytes,
-        "fits": price.fits,
-        "source": price.gpu.source,
-    }
-
-
-def _model(spec: ModelSpec) -> dict[str, Any]:
-    return {
-        "arch": spec.arch,
-        "label": spec.label,
-        "scale": spec.scale,
-        "ratio": spec.ratio,
-        "recipe": spec.recipe,
-        "pattern": spec.pattern,
-        "d_model": spec.d_model,
-    }
-
 
 _PARTS = ("weights", "gradients", "optimizer", "activations", "head", "cache", "workspace")
 
@@ -160,18 +27,18 @@ def fit_table(fits: Sequence[Fit], verified: Sequence[Verified | None]) -> Table
     peaks = [fit.footprint.total for fit in fits]
     unit = unit_for(peaks, "B")
 
-    def shown(key: str, heading: str, numbers: Sequence[int | None]) -> _ColumnOf:
+    def shown(key: str, heading: str, numbers: Sequence[int | None]) -> ColumnOf:
         cells = [Cell(NO_VALUE if number is None else unit.show(number), number) for number in numbers]
         return Column(key, heading), cells
 
     columns = [
-        _said("model", "model", _names(specs)),
-        _said("gpu", "GPU", [fit.gpu.name for fit in fits]),
-        _said("context", "ctx", [_solved(fit, "context") for fit in fits], numeric=True),
-        _said("batch", "batch", [_solved(fit, "batch") for fit in fits], numeric=True),
+        said("model", "model", names_of(specs)),
+        said("gpu", "GPU", [fit.gpu.name for fit in fits]),
+        said("context", "ctx", [_solved(fit, "context") for fit in fits], numeric=True),
+        said("batch", "batch", [_solved(fit, "batch") for fit in fits], numeric=True),
     ]
     if any(one is not None for one in verified):
-        columns.append(_said("found", "found", [_found(one) for one in verified], True))
+        columns.append(said("found", "found", [_found(one) for one in verified], True))
     columns += [
         shown("peak", "peak", peaks),
         *(
@@ -180,11 +47,12 @@ def fit_table(fits: Sequence[Fit], verified: Sequence[Verified | None]) -> Table
             if any(getattr(fit.footprint, part) for fit in fits)
         ),
         shown("budget", "of", [fit.budget for fit in fits]),
-        _said("fits", "fits", ["yes" if fit.fits else "no" for fit in fits]),
+        said("fits", "fits", ["yes" if fit.fits else "no" for fit in fits]),
     ]
-    solved = fits[0].solved
+    solved, stored = fits[0].solved, dtype_words(specs, [fit.dtypes for fit in fits])
     title = f"largest {solved} that fits" if solved else "whether it fits"
-    table = _table(f"predicted: {title}, {fits[0].workload.kind}, {', '.join(scales)}, in {unit.label}", columns)
+    about = f"{fits[0].workload.kind}, {', '.join(scales)}, in {unit.label}"
+    table = table_of(f"predicted: {title}, {about}; {stored}", columns, specs)
     for fit in fits:
         if fit.solved and not fit.fits:
             table.remark(
@@ -221,12 +89,13 @@ def _found(one: Verified | None) -> str:
 def fit_row(fit: Fit, verified: Verified | None) -> dict[str, Any]:
     """One fit as plain values."""
     return {
-        **_model(fit.spec),
+        **model_fields(fit.spec),
         "prediction": True,
         "gpu": fit.gpu.name,
         "workload": fit.workload.kind,
         "context": fit.workload.context,
         "batch": fit.workload.batch,
+        **fit.dtypes.to_dict(),
         "solved": fit.solved or None,
         "fits": fit.fits,
         "unlimited": fit.unlimited,
@@ -249,12 +118,12 @@ def crossover_table(
         (f"{stretch.first:,}", f"{stretch.last:,}", "equal" if stretch.less is None else names[stretch.less])
         for stretch in found
     ]
-    table = _table(
+    table = table_of(
         f"predicted {metric} of {names[0]} and {names[1]} by context, {about}",
         [
-            _said("first", "from", [row[0] for row in rows], numeric=True),
-            _said("last", "to", [row[1] for row in rows], numeric=True),
-            _said("less", "less in", [row[2] for row in rows]),
+            said("first", "from", [row[0] for row in rows], numeric=True),
+            said("last", "to", [row[1] for row in rows], numeric=True),
+            said("less", "less in", [row[2] for row in rows]),
         ],
     )
     table.remark(crossover_sentence(names, found))
@@ -269,13 +138,13 @@ def search_table(pair: tuple[ModelSpec, ModelSpec], search: Search, about: str) 
     ``about`` names the device.
     """
     names = pair_names(pair)
-    columns = [_said("context", "ctx", [format_tokens(seen.context) for seen in search.seen], numeric=True)]
+    columns = [said("context", "ctx", [format_tokens(seen.context) for seen in search.seen], numeric=True)]
     for index, name in enumerate(names):
         intervals = [seen.intervals[index] for seen in search.seen]
         texts = [f"{format_seconds(low)} to {format_seconds(high)}" for low, high in intervals]
-        columns.append(_said(f"step_{index}", f"{name}, step", texts, numeric=True))
+        columns.append(said(f"step_{index}", f"{name}, step", texts, numeric=True))
     faster = ["undecided" if seen.less is None else names[seen.less] for seen in search.seen]
-    return _table(f"measured on {about}: 95% intervals of the median", [*columns, _said("faster", "faster", faster)])
+    return table_of(f"measured on {about}: 95% intervals of the median", [*columns, said("faster", "faster", faster)])
 
 
 def crossover_sentence(names: Sequence[str], found: Sequence[Stretch]) -> str:
@@ -312,89 +181,5 @@ def search_sentence(names: Sequence[str], search: Search) -> str:
 
 def pair_names(pair: tuple[ModelSpec, ModelSpec]) -> list[str]:
     """A name for each of two models; equal names get (A) and (B)."""
-    first, second = _names(pair)
+    first, second = names_of(pair)
     return [first, second] if first != second else [f"{first} (A)", f"{second} (B)"]
-
-
-@dataclass(frozen=True)
-class CacheLine:
-    """A batch's cache in one layout: by formula, in built tensors, as allocated, and in pages; None where unknown."""
-
-    spec: ModelSpec
-    context: int
-    batch: int
-    layout: str
-    formula: CacheBytes
-    tensors: int | None
-    allocated: int | None
-    pages: Paged
-
-
-def cache_table(rows: Sequence[CacheLine]) -> Table:
-    """The table of cache bytes of whole batches, computed and observed in four ways."""
-    specs = [row.spec for row in rows]
-    scales = dict.fromkeys(spec.scale for spec in specs)
-    unit = unit_for([row.formula.total for row in rows], "B")
-
-    def shown(key: str, heading: str, numbers: Sequence[int | None]) -> _ColumnOf:
-        cells = [Cell(NO_VALUE if number is None else unit.show(number), number) for number in numbers]
-        return Column(key, heading), cells
-
-    inflation = [row.batch * row.pages.total / row.formula.total - 1 if row.formula.total else 0.0 for row in rows]
-    columns = [
-        _said("model", "model", _names(specs)),
-        _said("context", "ctx", [format_tokens(row.context) for row in rows], numeric=True),
-        _said("layout", "layout", [row.layout for row in rows]),
-        shown("kv", "KV", [row.formula.kv for row in rows]),
-        shown("ssm", "SSM", [row.formula.ssm for row in rows]),
-        shown("conv", "conv", [row.formula.conv for row in rows]),
-        shown("formula", "formula", [row.formula.total for row in rows]),
-        shown("tensors", "tensors", [row.tensors for row in rows]),
-    ]
-    if any(row.allocated is not None for row in rows):
-        columns.append(shown("allocated", "allocated", [row.allocated for row in rows]))
-    columns += [
-        shown("paged", "in pages", [row.batch * row.pages.total for row in rows]),
-        _sized("inflation", "more", "frac", inflation),
-        _said("page_tokens", "page [tokens]", [str(row.pages.page_tokens) for row in rows], numeric=True),
-    ]
-    batches = ", ".join(dict.fromkeys(str(row.batch) for row in rows))
-    table = _table(f"cache of a batch of {batches}, {', '.join(scales)}, in {unit.label}", columns)
-    for row in rows:
-        last, padding = row.batch * row.pages.last_pages, row.batch * row.pages.padding
-        if last or padding:
-            layouts = [other.layout for other in rows if _same_pages(other, row)]
-            table.remark(
-                f"{row.spec.label} at {format_tokens(row.context)}, {', '.join(layouts)}: {format_bytes(last)} unused "
-                f"in last pages, {format_bytes(padding)} of padding to pages of {row.pages.page_tokens} tokens"
-            )
-        if row.tensors is not None and row.tensors != row.formula.total:
-            table.remark(
-                f"{row.spec.label}, {row.layout}: {row.tensors:,} bytes in tensors where the formula says "
-                f"{row.formula.total:,}: one of them is wrong"
-            )
-    return table
-
-
-def _same_pages(one: CacheLine, other: CacheLine) -> bool:
-    return (one.spec, one.context, one.batch, one.pages) == (other.spec, other.context, other.batch, other.pages)
-
-
-def cache_row(row: CacheLine) -> dict[str, Any]:
-    """One cache as plain values, for the whole batch."""
-    return {
-        **_model(row.spec),
-        "context": row.context,
-        "batch": row.batch,
-        "layout": row.layout,
-        "kv_cache_bytes": row.formula.kv,
-        "ssm_state_bytes": row.formula.ssm,
-        "conv_state_bytes": row.formula.conv,
-        "formula_bytes": row.formula.total,
-        "tensor_bytes": row.tensors,
-        "allocated_bytes": row.allocated,
-        "paged_bytes": row.batch * row.pages.total,
-        "last_pages_bytes": row.batch * row.pages.last_pages,
-        "padding_bytes": row.batch * row.pages.padding,
-        "page_tokens": row.pages.page_tokens,
-    }

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from hybridbench.arch.model import Cost, LayerCost, ModelSpec
 from hybridbench.arch.presets import PRESETS
+from hybridbench.arch.stored import Dtypes
 from hybridbench.report.chart import PREDICTED, Plot, Point
+from hybridbench.report.columns import dtype_words
 from hybridbench.report.display import ShownUnit, unit_for
 from hybridbench.report.groups import CONTEXT, arch_order, series_names
-from hybridbench.report.table import Cell, Column, Table
+from hybridbench.report.table import NO_VALUE, Cell, Column, Table
+from hybridbench.suite.models import same_stacks
 from hybridbench.units import format_tokens
 
 
@@ -56,19 +60,21 @@ def _conditions(spec: ModelSpec, cost: Cost) -> dict[str, str | int]:
     return {"scale": spec.scale, "convention": cost.convention.value, "batch": cost.batch}
 
 
-def cost_table(rows: Sequence[tuple[ModelSpec, Cost]]) -> Table:
+def cost_table(rows: Sequence[tuple[ModelSpec, Cost]], dtypes: Sequence[Dtypes] = ()) -> Table:
     """The predicted cost of each model at each context: parameters, FLOPs and cache of one sequence.
 
-    The title names the convention and the batch. Whichever of them differs between rows becomes a column.
+    The title names the convention and the batch. Whichever of them differs between rows becomes a column. It ends with
+    ``dtypes``, one of each row, that bytes are in.
     """
     told = [_conditions(spec, cost) for spec, cost in rows]
     varying = [key for key in _SAID if len({conditions[key] for conditions in told}) > 1]
     said = [words.format(told[0][key]) for key, words in _SAID.items() if rows and key not in varying]
+    stored = dtype_words([spec for spec, _ in rows], dtypes) if dtypes else ""
     models: list[ModelSpec] = []
     for spec, _ in rows:
         if spec not in models:
             models.append(spec)
-    names = [model.label for model in models] if "scale" in varying else series_names(models)
+    names = _names(models)
     shown = {column.key: unit_for([getattr(cost, column.key) for _, cost in rows], column.unit) for column in _COST}
     # One unit for all columns of a kind, so that numbers of a row can be added.
     caches = ("cache_bytes", "kv_cache_bytes")
@@ -78,13 +84,15 @@ def cost_table(rows: Sequence[tuple[ModelSpec, Cost]]) -> Table:
     # If every parameter is active, the column of active parameters would repeat the one of all parameters.
     routed = any(cost.params_active != cost.params for _, cost in rows)
     wide = {column.key: column.wide and not (routed and column.key == "params_active") for column in _COST}
+    with_ratio = any(spec.ratio is not None for spec, _ in rows)
     table = Table(
-        f"predicted cost of one sequence: {', '.join(said)}",
+        f"predicted cost of one sequence: {', '.join(said)}{f'; {stored}' if stored else ''}",
         [
             Column("model", "model", numeric=False),
             *(Column(key, key, numeric=key == "batch") for key in varying),
             Column("context", "ctx"),
             *(Column(column.key, shown[column.key].heading(column.title), wide=wide[column.key]) for column in _COST),
+            *([Column("ratio", "ratio", numeric=False, wide=True)] if with_ratio else []),
             Column("pattern", "pattern", numeric=False, wide=True),
         ],
     )
@@ -96,15 +104,27 @@ def cost_table(rows: Sequence[tuple[ModelSpec, Cost]]) -> Table:
                 *(Cell(str(conditions[key]), conditions[key]) for key in varying),
                 Cell(format_tokens(cost.context), cost.context),
                 *_cost_cells(cost, _COST, shown),
+                *([Cell(spec.ratio or NO_VALUE, spec.ratio)] if with_ratio else []),
                 Cell(spec.pattern, spec.pattern),
             ]
         )
+    for sentence in same_stacks(models):
+        table.remark(sentence)
     for name, model in zip(names, models, strict=True):
         if model.arch in PRESETS and (inferred := PRESETS[model.arch].inferred):
             table.remark(f"{name}: inferred, not published: {inferred}")
         for note in model.notes:
             table.remark(f"{name}: {note}")
     return table
+
+
+def _names(models: Sequence[ModelSpec]) -> list[str]:
+    """A name for each model that no other one of its scale has."""
+    found: dict[int, str] = {}
+    for scale in dict.fromkeys(model.scale for model in models):
+        places = [place for place, model in enumerate(models) if model.scale == scale]
+        found |= zip(places, series_names([models[place] for place in places]), strict=True)
+    return [found[place] for place in range(len(models))]
 
 
 def layer_table(rows: Sequence[LayerCost], title: str) -> Table:
@@ -169,22 +189,32 @@ def cost_plots(rows: Sequence[tuple[ModelSpec, Cost]]) -> list[Plot]:
 
 
 @dataclass(frozen=True)
-class CostReport:
-    """Predicted costs: one table, and plots by the name of their files, without an ending."""
+class PredictedReport:
+    """Predictions: one table, and plots by the name of their files, without an ending.
 
+    ``name`` is that of the page and of the table's file, ``title`` is the page's.
+    """
+
+    name: str
+    title: str
     table: Table
     plots: dict[str, Plot]
 
 
-def build_cost(rows: Sequence[tuple[ModelSpec, Cost]]) -> CostReport:
+def build_cost(rows: Sequence[tuple[ModelSpec, Cost]], dtypes: Sequence[Dtypes] = ()) -> PredictedReport:
     """The report of predicted costs.
 
-    A plot is of one scale and of the first batch: what it shows is of one sequence.
+    A plot is of one scale, one convention and the first batch: what it shows is of one sequence.
     """
     scales = list(dict.fromkeys(spec.scale for spec, _ in rows))
+    conventions = list(dict.fromkeys(cost.convention for _, cost in rows))
     plots: dict[str, Plot] = {}
-    for scale in scales:
-        of_scale = [(spec, cost) for spec, cost in rows if spec.scale == scale and cost.batch == rows[0][1].batch]
-        stem = f"cost-{scale}" if len(scales) > 1 else "cost"
-        plots |= {f"{stem}-{plot.name}": plot for plot in cost_plots(of_scale)}
-    return CostReport(cost_table(rows), plots)
+    for scale, convention in itertools.product(scales, conventions):
+        shown = [
+            (spec, cost)
+            for spec, cost in rows
+            if (spec.scale, cost.convention, cost.batch) == (scale, convention, rows[0][1].batch)
+        ]
+        parts = ["cost", *([scale] if len(scales) > 1 else []), *([convention.value] if len(conventions) > 1 else [])]
+        plots |= {f"{'-'.join(parts)}-{plot.name}": plot for plot in cost_plots(shown)}
+    return PredictedReport("cost", "Predicted cost", cost_table(rows, dtypes), plots)

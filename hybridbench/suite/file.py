@@ -19,7 +19,7 @@ from typing import Any
 from hybridbench.errors import BadInput, unknown_name
 from hybridbench.suite.case import Case
 from hybridbench.suite.ops import check_backends_used
-from hybridbench.suite.sweep import Sweep, cases
+from hybridbench.suite.sweep import Sweep, cases, merged_ratios
 from hybridbench.suite.workloads import WORKLOADS, workload_row
 
 
@@ -35,6 +35,10 @@ class Suite:
         made = [case for sweep in self.sweeps for case in cases(sweep, has_gpu=has_gpu)]
         check_backends_used([op for sweep in self.sweeps for op in sweep.backends], made)
         return list({case.key: case for case in made}.values())
+
+    def merged_ratios(self, *, has_gpu: bool) -> list[str]:
+        """A sentence for each stack that several ratios of a sweep round to, and that is one case therefore."""
+        return list(dict.fromkeys(said for sweep in self.sweeps for said in merged_ratios(sweep, has_gpu=has_gpu)))
 
 
 def as_published(suite: Suite) -> Suite:

@@ -1,7 +1,8 @@
-"""models: the models that lists of families, scales, ratios and mixers name, each once."""
+"""models: the models that lists of families, scales, ratios, recipes and mixers name, and which are the same."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -31,26 +32,30 @@ def model_specs(
     positions: str | None = None,
     pattern: str | None = None,
     mixer: str = MAMBA2,
+    recipe: str = "paper",
+    every_ratio: bool = False,
     **options: Any,
 ) -> list[ModelSpec]:
-    """Every model that lists of archs or patterns, scales, ratios and mixers name, each once.
+    """Every model that lists of archs or patterns, scales, ratios, recipes and mixers name, each once.
 
     A ratio (or positions, a recipe or a mixer) applies to the families that have one. Giving one when no listed family
-    has it is an error.
+    has it is an error. Two ratios may round to the same stack: it is listed once, with the first of them, or with
+    ``every_ratio`` once for each. ``same_stacks`` says which these are.
 
     Raises:
         BadInput: a name, ratio, pattern or option that does not fit.
     """
     made = Options(positions=None if positions is None else parse_positions(positions), **options)
-    scales, mixers = _split(scale, "scale"), _split(mixer, "mixer")
+    scales, mixers, recipes = _split(scale, "scale"), _split(mixer, "mixer"), _split(recipe, "recipe")
     if pattern is not None:
         if arch != ALL_ARCHS:
             raise BadInput(f"--pattern spells the model, and --arch '{arch}' names another: give one of them.")
         return [
-            pattern_spec(layers, one, replace(made, ratio=ratio, mixer=kind))
+            pattern_spec(layers, one, replace(made, ratio=ratio, mixer=kind, recipe=fusion))
             for one in scales
             for layers in dict.fromkeys(part.strip() for part in pattern.split(","))
             for kind in mixers
+            for fusion in recipes
         ]
     archs = _split(arch, "arch")
     for name in archs:
@@ -58,18 +63,34 @@ def model_specs(
             raise unknown_name("arch", name, ARCHS)
     ratios = [None] if ratio is None else _split(ratio, "ratio")
     specs = [
-        build_spec(name, one, _fitting(replace(made, ratio=part, mixer=kind), name, archs))
+        build_spec(name, one, _fitting(replace(made, ratio=part, mixer=kind, recipe=fusion), name, archs))
         for one in scales
         for name in archs
         for kind in mixers
         for part in (ratios if name in MIXED or not set(MIXED) & set(archs) else [None])
+        for fusion in recipes
     ]
-    unique: list[ModelSpec] = []
+    return [spec for place, spec in enumerate(specs) if not any(_same(spec, one, every_ratio) for one in specs[:place])]
+
+
+def _same(spec: ModelSpec, other: ModelSpec, with_ratio: bool) -> bool:
+    return spec == (other if with_ratio else replace(other, ratio=spec.ratio))
+
+
+def same_stacks(specs: Sequence[ModelSpec]) -> list[str]:
+    """A sentence for each stack that several ratios round to."""
+    found: list[list[ModelSpec]] = []
     for spec in specs:
-        # Two ratios may round to the same stack: list that model once.
-        if not any(replace(spec, ratio=known.ratio) == known for known in unique):
-            unique.append(spec)
-    return unique
+        alike = next((models for models in found if _same(models[0], spec, with_ratio=False)), None)
+        if alike is None:
+            found.append([spec])
+        elif spec not in alike:
+            alike.append(spec)
+    return [
+        f"ratios {', '.join(str(spec.ratio) for spec in alike)} are the same stack, {alike[0].label} {alike[0].scale}"
+        for alike in found
+        if len(alike) > 1
+    ]
 
 
 def _fitting(options: Options, arch: str, archs: list[str]) -> Options:

@@ -11,6 +11,7 @@ from hybridbench import units
 from hybridbench.arch.block import DTYPE_BYTES
 from hybridbench.arch.families import MAMBA2
 from hybridbench.arch.model import ModelSpec
+from hybridbench.arch.stored import check_dtype
 from hybridbench.errors import BadInput, unknown_name
 from hybridbench.suite.case import (
     CHECKPOINTS,
@@ -24,7 +25,7 @@ from hybridbench.suite.case import (
     Execution,
     Sampling,
 )
-from hybridbench.suite.models import ALL_ARCHS, model_specs
+from hybridbench.suite.models import ALL_ARCHS, model_specs, same_stacks
 from hybridbench.suite.ops import CORE, CORE_PARTS, DECODE_STEP, OPS, backends_used
 from hybridbench.suite.workloads import Row, Workload, names_where, workload_row
 
@@ -87,17 +88,7 @@ def cases(sweep: Sweep, *, has_gpu: bool) -> list[Case]:
     if device not in DEVICES:
         raise unknown_name("device", device, DEVICES)
     on_gpu = device == "cuda"
-    specs = model_specs(
-        arch=sweep.arch,
-        scale=_given(sweep.scale, "1b" if on_gpu else "tiny"),
-        **{
-            name: getattr(sweep, name)
-            for name in (
-                *("ratio", "positions", "pattern", "mixer", "recipe", "split", "moe", "window", "sinks"),
-                *("fusion_norm", "fusion_scale", "fusion_op", "fusion_value", "fusion_out"),
-            )
-        },
-    )
+    specs = _specs(sweep, on_gpu)
     contexts = units.parse_range(_given(sweep.ctx, row.ctx_on_gpu if on_gpu else row.ctx_on_cpu), "context")
     batches = units.parse_range(_given(sweep.batch, "4" if on_gpu else "1"), "batch")
     units.check_rows(specs, contexts, batches)
@@ -118,6 +109,21 @@ def cases(sweep: Sweep, *, has_gpu: bool) -> list[Case]:
         )
         for spec, batch, context in itertools.product(specs, batches, contexts)
     ]
+
+
+def merged_ratios(sweep: Sweep, *, has_gpu: bool) -> list[str]:
+    """A sentence for each stack that several ratios of a sweep round to, and that is one case therefore."""
+    device = _given(sweep.device, "cuda" if has_gpu else "cpu")
+    return same_stacks(_specs(sweep, device == "cuda", every_ratio=True))
+
+
+def _specs(sweep: Sweep, on_gpu: bool, every_ratio: bool = False) -> list[ModelSpec]:
+    names = (
+        *("arch", "ratio", "positions", "pattern", "mixer", "recipe", "split", "moe", "window", "sinks"),
+        *("fusion_norm", "fusion_scale", "fusion_op", "fusion_value", "fusion_out"),
+    )
+    scale = _given(sweep.scale, "1b" if on_gpu else "tiny")
+    return model_specs(scale=scale, every_ratio=every_ratio, **{name: getattr(sweep, name) for name in names})
 
 
 def _prompt(sweep: Sweep, row: Row, contexts: Sequence[int]) -> tuple[int, int]:
@@ -200,8 +206,8 @@ def _execution(sweep: Sweep, device: str) -> Execution:
 
 def _check_dtypes(dtype: str, state_dtype: str | None) -> None:
     for name in (dtype, state_dtype):
-        if name is not None and name not in DTYPE_BYTES:
-            raise unknown_name("dtype", name, DTYPE_BYTES)
+        if name is not None:
+            check_dtype(name)
     if state_dtype not in (None, dtype) and DTYPE_BYTES[state_dtype or dtype] <= DTYPE_BYTES[dtype]:
         raise BadInput(f"state_dtype {state_dtype} with {dtype} weights: give a wider one, or leave it out.")
 

@@ -14,7 +14,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hybridbench.errors import unknown_name
+from hybridbench.errors import BadInput, unknown_name
 
 TRAIN, PREFILL, DECODE, GENERATE = "train", "prefill", "decode", "generate"
 PASSES = (TRAIN, PREFILL, DECODE)
@@ -156,6 +156,24 @@ def workload_row(kind: str) -> Row:
 def one_pass() -> tuple[str, ...]:
     """The workloads of one pass: they have one roofline, and one step that can be counted."""
     return tuple(name for name, row in WORKLOADS.items() if len(row.passes) == 1)
+
+
+def check_one_pass(kind: str, name: str = "workload") -> None:
+    """Check that a workload is one of ``one_pass()``.
+
+    Args:
+        kind: the workload.
+        name: the option that gave it, for the message.
+
+    Raises:
+        BadInput: a generation, which is two workloads, or an unknown name.
+    """
+    if kind in one_pass():
+        return
+    if kind in WORKLOADS:
+        parts = " and ".join(WORKLOADS[kind].passes)
+        raise BadInput(f"{name} {kind} is {parts} in one: give one of {', '.join(one_pass())}.")
+    raise unknown_name("workload", kind, one_pass())
 
 
 def names_where(holds: Callable[[Row], bool]) -> str:

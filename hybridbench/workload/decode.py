@@ -11,7 +11,6 @@ and its decode steps at these contexts are parts, timed one by one on caches as 
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from hybridbench.capture import captured
 from hybridbench.kernels.verify import Check
 from hybridbench.model.cache import Cache, growing, of_row, reach
 from hybridbench.model.language import LanguageModel
@@ -32,39 +32,6 @@ from hybridbench.workload.prepared import Prepared, TimedPart, kept, random_toke
 
 if TYPE_CHECKING:
     from hybridbench.model.fused import FusedStep  # it needs triton
-
-CAPTURE_WARMUPS = 3
-
-
-def captured(
-    step: Callable[[], object], *, put_back: Callable[[], object] = lambda: None, collect: bool = True
-) -> Callable[[], object]:
-    """A CUDA graph of ``step``; calling it replays the graph.
-
-    Args:
-        put_back: called after each warm-up run of the step, to undo what it changed.
-        collect: free older graphs first, which takes 0.2 s. It can be left out where one capture follows another.
-
-    Warm-up runs on a side stream first, as capture requires: lazy initialisation and autotuning must not be captured.
-    Python's garbage collector is off during the capture, which fails if an older graph is freed meanwhile.
-    """
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(CAPTURE_WARMUPS):
-            step()
-            put_back()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    if collect:
-        gc.collect()
-    gc.disable()
-    try:
-        with torch.cuda.graph(graph):
-            step()
-    finally:
-        gc.enable()
-    return graph.replay
 
 
 class DecodeLoop:

@@ -67,7 +67,7 @@ MISTAKES = {
     "too deep": (changed(LLAMA, num_hidden_layers=10**9), "hybridbench reads up to 4096 layers"),
     "number for a flag": (changed(LLAMA, tie_word_embeddings=1), "tie_word_embeddings is 1: give true or false"),
     "unknown field": (changed(LLAMA, num_experts=8), "it has a field num_experts, which hybridbench does not know"),
-    "quantised": (changed(LLAMA, quantization_config={"bits": 4}), "a field quantization_config"),
+    "quantised": (changed(LLAMA, quantization_config={"bits": 4}), "quantization_config has no quant_method"),
     "heads that do not divide": (changed(LLAMA, num_attention_heads=7), "7 heads do not divide hidden_size 64"),
     "heads that cannot share": (changed(LLAMA, num_key_value_heads=3), "4 query heads cannot share 3 KV heads"),
     "pattern too long": (

@@ -231,4 +231,4 @@ def test_mamba_state_does_not_grow_and_storage_decides_its_size() -> None:
     kept = model.cache_bytes(spec, 1, Storage.of("bfloat16", "float32"))
     assert kept.ssm == 13 * 4096 * 128 * 4
     assert kept.conv == 13 * (4096 + 2 * 128) * 4 * 2
-    assert model.cache_bytes(spec, 1, Storage(conv_columns=3)).conv == 13 * (4096 + 2 * 128) * 3 * 2
+    assert model.cache_bytes(spec, 1, Storage(short_conv=True)).conv == 13 * (4096 + 2 * 128) * 3 * 2

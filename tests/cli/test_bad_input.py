@@ -87,8 +87,17 @@ MISTAKES = {
     "unknown GPU": (["price", "--gpu", "h20"], ["'h20'", "did you mean 'h200'", "rtx-4090"]),
     "GPU of several products": (["fit", "--gpu", "a100"], ["'a100'", "4 products", "a100-80gb"]),
     "list of GPUs with a hole": (["price", "--gpu", "h200,,b200"], ["'h200,,b200'"]),
-    "price of a generation": (["price", "--workload", "generate"], ["'generate'", "decode"]),
+    "price of a generation": (["price", "--workload", "generate"], ["generate is prefill and decode", "give one of"]),
+    "device by another name": (["decode", "--device", "gpu"], ["'gpu'", "did you mean 'cuda'"]),
+    "an option of other commands": (["decode", "--model", "x"], ["no --model", "cost, cache, fit and price have"]),
+    "an option of one other command": (["cost", "--resume"], ["cost has no --resume", "--help"]),
+    "an option misspelled": (["cost", "--scal", "1b"], ["cost has no --scal", "did you mean --scale?"]),
+    "an option of nothing": (["cost", "--xyzzy"], ["cost has no --xyzzy: See hybridbench cost --help"]),
     "price in float64": (["price", "--dtype", "float64"], ["float64", "H200", "bfloat16"]),
+    "order of nothing": (["price", "--sort", "cost"], ["unknown sort 'cost'", "floor, step"]),
+    "order by steps that nobody predicts": (["price", "--sort", "step"], ["--sort step", "--efficiency"]),
+    "crossover of one model": (["crossover", "mamba"], ["compares two models, and 1 are named", "--config"]),
+    "crossover of three models": (["crossover", "mamba", "inter", "intra"], ["3 are named"]),
     "efficiency from nowhere": (["price", "--efficiency", "nowhere"], ["nowhere"]),
     "unknown workload": (["fit", "--workload", "trains"], ["'trains'", "did you mean 'train'"]),
     "unknown checkpointing": (["fit", "--workload", "train", "--checkpoint", "all"], ["'all'", "selective"]),
@@ -136,13 +145,27 @@ MISTAKES = {
         ["crossover", "mamba", "inter", "--metric", "flops", "--measure", "--ctx", "4k"],
         ["'4k'", "lowest..highest"],
     ),
-    "unknown cache layout": (["cache", "--cache-layout", "vllm"], ["'vllm'", "transformers"]),
+    "unknown cache layout": (["cache", "--cache-layout", "vlm"], ["'vlm'", "vllm"]),
     "state dtype of a fixed layout": (
         ["cache", "--cache-layout", "mamba_ssm", "--state-dtype", "float32"],
         ["--state-dtype", "mamba_ssm"],
     ),
+    "cache of a mixer that an engine lacks": (
+        ["cache", "--arch", "mamba", "--mixer", "rwkv7", "--cache-layout", "vllm"],
+        ["vllm", "no rwkv7", "give ours"],
+    ),
+    "KV dtype of a fixed layout": (
+        ["cache", "--cache-layout", "llama.cpp", "--kv-dtype", "fp8"],
+        ["--kv-dtype", "llama.cpp"],
+    ),
+    "unknown weight dtype": (["cost", "--weight-dtype", "fp7"], ["'fp7'", "fp8"]),
+    "unknown KV dtype": (["fit", "--kv-dtype", "int2"], ["'int2'", "int8"]),
+    "plain weights beside other activations": (
+        ["cost", "--dtype", "float32", "--weight-dtype", "bfloat16"],
+        ["--weight-dtype bfloat16", "--dtype bfloat16"],
+    ),
     "page of nothing": (["cache", "--page-size", "0"], ["page size 0"]),
-    "unknown workload to audit": (["audit", "--workload", "train,generate"], ["'generate'", "decode"]),
+    "generation to audit": (["audit", "--workload", "train,generate"], ["generate is prefill and decode"]),
     "audit of a graph": (["audit", "--mode", "graph"], ["graph", "eager step"]),
     "audit in no time": (["audit", "--device", "cpu", "--limit", "0"], ["--limit 0"]),
     "rows without end": (
@@ -202,6 +225,14 @@ def test_mistake(name, tmp_path, monkeypatch):
     for word in words:
         assert word in text, text
     assert not list(tmp_path.iterdir()), "nothing is written before the input is right"
+
+
+@pytest.mark.parametrize("args", ["cost", "price", "decode --device cpu", "quickstart", "audit --device cpu --ctx 64"])
+def test_a_folder_that_can_have_no_such_name_is_refused_before_any_work(args):
+    done = run(*args.split(), "-o", "a" * 400)
+    assert "File name too long" in complaint(done)
+    assert "--out" in done.stderr
+    assert not done.stdout
 
 
 def test_a_gpu_that_is_not_there(monkeypatch):

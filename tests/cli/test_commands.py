@@ -10,15 +10,19 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
 
+from hybridbench.arch.kinds import BLOCK_LETTERS, MIXERS
+from hybridbench.arch.presets import PRESETS
 from hybridbench.cli import quickstart as quickstart_module
 from hybridbench.cli.inspecting import advise
 from hybridbench.cli.main import main
 from hybridbench.measure.environment import fingerprint
 from hybridbench.record import Ceilings, Record
+from hybridbench.store import RecordWriter, load
 from hybridbench.suite.file import Suite
 from hybridbench.suite.sweep import Sweep
 
@@ -373,3 +377,76 @@ def test_files_that_start_with_a_byte_order_mark_are_read(tmp_path):
     (records,) = (tmp_path / "out").glob("*.jsonl")
     again = marked("records.jsonl", records.read_text())
     assert document("report", again)["rows"] == document("report", records)["rows"]
+
+
+def test_an_explanation_lists_every_operation_though_none_can_run():
+    """Compared with the operations of a case on a CPU, all of which can."""
+    asked = ("backends", "--explain", "--arch", "inter", "--scale", "tiny", "--ctx", "64", "--mode", "eager", "--json")
+    (there,) = document(*asked, "--device", "cpu", "--backend", "ssd_step=reference")["cases"]
+    assert {row["runs"] for row in there["operations"]} >= {"reference"}
+    (missing,) = document(*asked, "--device", "cpu", "--backend", "ssd_step=mamba-ssm", "--backend",
+                          "attention_decode=flash-attn")["cases"]  # fmt: skip
+    assert [row["op"] for row in missing["operations"]] == [row["op"] for row in there["operations"]]
+    assert {row["op"] for row in missing["operations"] if row["runs"] is None} == {"ssd_step", "attention_decode"}
+    assert missing["unsupported"] in [row.get("unsupported") for row in missing["operations"]]
+
+
+def test_archs_lists_every_mixer_and_every_letter():
+    text = run("archs").stdout
+    listed = text.partition("layers of a pattern")[2].partition("models that")[0].splitlines()
+    assert [line.split()[0] for line in listed[1:-2]] == list(BLOCK_LETTERS)
+    assert {name for name in MIXERS if any(line.endswith(f" {name}") for line in listed)} == set(MIXERS)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name"),
+    [("M-*-", "M-*-"), ("M-M-M-*-" * 4, "M-M-M-*- x4"), ("*-" + "M-" * 20, "*-M-M-M-M-M-M-M-M-M-M-M-M-… 1+20")],
+)
+def test_a_pattern_is_named_by_itself(pattern, name):
+    rows = document("cost", "--pattern", pattern)["rows"]
+    assert [(row["label"], row["pattern"]) for row in rows] == [(name, pattern)]
+
+
+def test_results_of_the_same_cases_are_shown_side_by_side(tmp_path):
+    stored = load([Path("results/nvidia-h200/streams")], pytest.fail)[:2]
+    for name, seconds in (("before", 0), ("after", 1)):
+        with RecordWriter(tmp_path / name, run_id=name) as writer:
+            for record in stored:
+                writer.append(replace(record, run_id=name, started_at=f"2026-11-28T00:00:0{seconds}+00:00"))
+    shown = run("report", tmp_path / "before", tmp_path / "after").output
+    for record in stored:
+        for name in ("before", "after"):
+            assert f"{record.case.model.label} ({name})" in shown
+    assert (tmp_path / "before" / "report" / "report.md").exists()
+    rows = document("report", tmp_path / "before", tmp_path / "after")["rows"]
+    assert [row["run"] for row in rows] == ["before"] * 2 + ["after"] * 2
+    twice = document("report", tmp_path / "before", tmp_path / "before" / "records-before.jsonl")["rows"]
+    assert [row["run_id"] for row in twice] == ["before"] * 2
+    alone = run("report", tmp_path).output
+    assert "2 earlier records of the same cells are not shown, only the newest of each" in " ".join(alone.split())
+
+
+def test_every_ratio_that_was_asked_for_is_in_the_tables(tmp_path):
+    asked = ("--arch", "inter", "--scale", "350m", "--ratio", "1:7,1:8,1:12", "--ctx", "8k")
+    said = "ratios 1:7, 1:8, 1:12 are the same stack, inter 1+10 350m"
+    for command in ("cost", "price", "fit", "cache"):
+        shown = run(command, *asked).stdout
+        assert said in " ".join(shown.split())
+        assert [ratio for ratio in ("1:7", "1:8", "1:12") if f"inter 1+10 {ratio} " in shown] == ["1:7", "1:8", "1:12"]
+        assert [row["ratio"] for row in document(command, *asked)["rows"]] == ["1:7", "1:8", "1:12"]
+    run("cost", *asked, "-o", tmp_path)
+    assert list(pd.read_csv(tmp_path / "cost.csv")["ratio"]) == ["1:7", "1:8", "1:12"]
+    planned = run("decode", *asked, "--device", "cpu", "--dry-run")
+    assert f"{said}, which is measured once, under the first." in planned.stderr
+    assert len(planned.stdout.splitlines()) == 1
+
+
+def test_conventions_and_models_are_lists(tmp_path):
+    rows = document("cost", "--arch", "inter", "--convention", "exact,paper")["rows"]
+    assert [row["convention"] for row in rows] == ["exact", "paper"]
+    for row in rows:
+        assert row == document("cost", "--arch", "inter", "--convention", row["convention"])["rows"][0]
+    run("cost", "--arch", "inter", "--convention", "exact,paper", "-o", tmp_path)
+    charts = {path.name for path in tmp_path.glob("charts/*cache.png")}
+    assert charts == {"cost-exact-cache.png", "cost-paper-cache.png"}
+    assert [row["arch"] for row in document("cost", "--model", "all")["rows"]] == list(PRESETS)

@@ -12,7 +12,10 @@ from hybridbench.cli.main import main
 CASES = Path(__file__).parents[1] / "cases" / "configs"
 
 
-@pytest.mark.parametrize("command", [["cost"], ["price", "--gpu", "h100"], ["fit", "--gpu", "h100"], ["cache"]])
+COMMANDS = [["cost"], ["price", "--gpu", "h100"], ["fit", "--gpu", "h100"], ["cache"], ["crossover", "mamba"]]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_defaults_of_a_file_stand_below_every_table_of_it(command: list[str]) -> None:
     path = CASES / "size_guessed_kv_lora.json"
     done = CliRunner().invoke(main, [*command, "--config", str(path)])

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 
-from hybridbench.arch.families import ARCHS
+from hybridbench.arch.blocks.attention import Attention
+from hybridbench.arch.families import ARCHS, build_spec
 from hybridbench.cli.main import main
+from hybridbench.predict.layouts import LAYOUTS
 from hybridbench.record import Record, Status
 from hybridbench.store import load
 from hybridbench.suite.case import Case
@@ -33,7 +37,7 @@ def document(*args: str) -> Any:
 
 def test_price_is_called_a_prediction_and_names_its_sources() -> None:
     text = run("price", "--arch", "mamba", "--gpu", "h200,rtx-4090", "--efficiency", str(RESULTS / "efficiency")).stdout
-    assert text.startswith("predicted, nothing was run: decode, 1b, bfloat16")
+    assert text.startswith("predicted, nothing was run: decode, 1b; all in bfloat16")
     assert "mamba 1b, batch 4, 4k to 128k, on NVIDIA H200" in text
     rows = document("price", "--arch", "mamba", "--gpu", "all", "--ctx", "4k,8k", "--batch", "1,2")["rows"]
     assert len(rows) == 17 * 4
@@ -69,7 +73,86 @@ def test_configs_of_one_type_are_told_apart_by_their_files(tmp_path: Path) -> No
 
 def test_a_family_without_records_has_a_floor_and_a_footnote() -> None:
     text = run("price", "--pattern", "M-*-", "--efficiency", str(RESULTS)).stdout
-    assert "no record of decode of custom 1+1 in bfloat16" in " ".join(text.split())
+    assert "no record of decode of M-*- in bfloat16" in " ".join(text.split())
+
+
+def test_prices_are_sorted_best_first_and_written_with_what_memory_holds(tmp_path: Path) -> None:
+    """Memory is compared with ``cost``, which counts one sequence."""
+    asked = ("--arch", "inter,mamba,transformer", "--ctx", "8k,32k", "--gpu", "h200,l4", "--batch", "3")
+    known = ("--efficiency", str(RESULTS / "efficiency"))
+    for sort, key, sign in (("throughput", "step_tokens_per_s", -1), ("energy", "energy_per_token_j", 1)):
+        amounts = [sign * row[key] for row in document("price", *asked, *known, "--sort", sort)["rows"]]
+        assert amounts == sorted(amounts)
+        assert len(set(amounts)) > 6
+    rows = document("price", *asked, "--sort", "cache", "-o", str(tmp_path))["rows"]
+    costs = document("cost", "--arch", "inter,mamba,transformer", "--ctx", "8k,32k")["rows"]
+    memory = {(row["label"], row["context"]): row for row in costs}
+    for row in rows:
+        of_one = memory[row["label"], row["context"]]
+        assert row["weight_bytes"] == of_one["weight_bytes"]
+        assert row["kv_cache_bytes"] == 3 * of_one["kv_cache_bytes"]
+        assert row["state_bytes"] == 3 * (of_one["ssm_state_bytes"] + of_one["conv_state_bytes"])
+    sizes = [row["kv_cache_bytes"] + row["state_bytes"] for row in rows]
+    assert sizes == sorted(sizes)
+    written = pd.read_csv(tmp_path / "price.csv")
+    assert list(written["floor_s"]) == [row["floor_s"] for row in rows]
+    assert list(written["context"]) == [row["context"] for row in rows]
+    assert {path.stem for path in (tmp_path / "charts").glob("*.svg")} == {
+        f"price-{gpu}-1b-{what}" for gpu in ("h200-sxm", "l4") for what in ("throughput", "energy")
+    }
+    assert (tmp_path / "price.md").read_text().startswith("# Predicted price")
+    run("price", *asked, "-o", str(tmp_path))
+    training = document("price", "--arch", "inter", "--workload", "train")["rows"][0]
+    assert (training["kv_cache_bytes"], training["state_bytes"]) == (0, 0)
+    page = " ".join((tmp_path / "price.md").read_text().split())
+    assert re.search(r"weights \[[KMG]iB\] \| KV \[[KMG]iB\] \| state \[[KMG]iB\]", page)
+
+
+def test_a_config_is_one_side_of_a_crossover(tmp_path: Path) -> None:
+    """Ours as a config: a transformer as wide and deep as the family's has the family's cache everywhere."""
+    spec = build_spec("transformer", "1b")
+    attention = spec.blocks["*"]
+    assert isinstance(attention, Attention)
+    sizes = {"hidden_size": spec.d_model, "num_hidden_layers": spec.pattern.count("*"), "vocab_size": spec.vocab_size}
+    sizes |= {"num_attention_heads": attention.n_heads, "num_key_value_heads": attention.n_kv_heads}
+    config = tmp_path / "config.json"
+    sizes |= {"intermediate_size": 8192, "tie_word_embeddings": True}
+    config.write_text(json.dumps({"model_type": "llama", **sizes}))
+    for pair in (("transformer", "--config", str(config)), ("--config", str(config), "transformer")):
+        found = document("crossover", *pair)
+        assert [model["arch"] for model in found["models"]] == ["transformer", "llama"]
+        assert [stretch["less"] for stretch in found["stretches"]] == [None]
+    copy = tmp_path / "again.json"
+    copy.write_text(config.read_text())
+    assert document("crossover", "--config", str(config), "--config", str(copy))["stretches"][0]["less"] is None
+
+
+def test_each_side_of_a_crossover_counts_in_its_own_files_dtypes(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    pair = []
+    for dtype in ("float32", "bfloat16"):
+        path = tmp_path / f"{dtype}.json"
+        path.write_text(json.dumps({"model_type": "llama", "vocab_size": 97, "torch_dtype": dtype, **sizes}))
+        pair += ["--config", str(path)]
+    found = document("crossover", *pair)
+    assert [one["kv_dtype"] for one in found["dtypes"]] == ["float32", "bfloat16"]
+    assert [stretch["less"] for stretch in found["stretches"]] == ["b"]
+    title = " ".join(run("crossover", *pair).stdout.split("less in")[0].split())
+    assert "all in float32" in title
+    assert "all in bfloat16" in title
+    assert [stretch["less"] for stretch in document("crossover", *pair, "--dtype", "float16")["stretches"]] == [None]
+    timed = ("crossover", *pair, "--metric", "flops", "--measure", "--device", "cpu")
+    assert "give --dtype" in " ".join(run(*timed, code=2).stderr.split())
+    assert "no kernel here runs them" in " ".join(run(*timed, "--kv-dtype", "fp8", code=2).stderr.split())
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("more", ["", " --ctx 1m --batch 8 --scale 3b", " --pattern M-M-M-*-M-M-M-*-"])
+def test_prices_with_an_efficiency_fit_the_terminal(width: int, more: str) -> None:
+    args = f"price --workload decode --gpu h200,rtx-5090{more} --efficiency {RESULTS}".split()
+    shown = CliRunner(env={"COLUMNS": str(width)}).invoke(main, args)
+    assert shown.exit_code == 0, shown.output
+    assert max(map(len, shown.stdout.splitlines())) <= width
 
 
 def test_fit_parts_add_up_and_larger_cards_hold_more() -> None:
@@ -107,11 +190,12 @@ def test_crossover_says_where_and_who() -> None:
 def test_formula_and_tensors_agree_to_the_byte_at_every_length(dtype: str) -> None:
     given = ("--scale", "tiny", "--cache-layout", "all", "--dtype", dtype, "--batch", "3")
     rows = document("cache", *given, "--ctx", "1,575,576,577,4096")["rows"]
-    assert len(rows) == len(ARCHS) * 4 * 5
+    assert len(rows) == len(ARCHS) * len(LAYOUTS) * 5
     for row in rows:
         unbuilt = row["layout"] == "transformers" and row["arch"] == "swa"
+        unbuilt = unbuilt or not LAYOUTS[row["layout"]].built
         assert row["tensor_bytes"] == (None if unbuilt else row["formula_bytes"])
-        assert row["paged_bytes"] == row["formula_bytes"] + row["last_pages_bytes"] + row["padding_bytes"] or unbuilt
+        assert row["paged_bytes"] == row["formula_bytes"] + row["last_pages_bytes"] + row["padding_bytes"]
 
 
 # Trials.
@@ -141,6 +225,7 @@ def h200(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Case], Record]]
 
         monkeypatch.setattr("hybridbench.runner.run_sweep", sweep)
         monkeypatch.setattr("hybridbench.cli.planning.visible_gpus", lambda: ["0"])
+        monkeypatch.setattr("hybridbench.cli.crossing.visible_gpus", lambda: ["0"])
         monkeypatch.setattr("hybridbench.cli.planning._device_name", lambda: "NVIDIA H200")
         return given
 

@@ -10,12 +10,13 @@ import torch
 from hybridbench.arch.block import Storage
 from hybridbench.arch.families import ARCHS, MAMBA2, RECIPES, Options, build_spec
 from hybridbench.arch.kinds import MIXERS
+from hybridbench.capture import captured
 from hybridbench.model import build_model, resolve_backends
 from hybridbench.suite.case import Case, Execution
 from hybridbench.suite.ops import DECODE_STEP, OPS
 from hybridbench.suite.workloads import GENERATE, TRAIN, Workload
 from hybridbench.workload import prepare
-from hybridbench.workload.decode import DecodeLoop, captured
+from hybridbench.workload.decode import DecodeLoop
 
 pytestmark = [
     pytest.mark.gpu,

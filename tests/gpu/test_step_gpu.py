@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from hybridbench.arch.families import ARCHS, Options, build_spec
+from hybridbench.capture import captured
 from hybridbench.model import build_model, resolve_backends
 from hybridbench.model.step import BOUND
 from hybridbench.suite.case import Case, Execution
 from hybridbench.suite.workloads import GENERATE, Workload
-from hybridbench.workload.decode import captured
 from hybridbench.workload.prepared import kept
 
 pytestmark = [

@@ -327,7 +327,13 @@ def fused_step() -> None:
         fused.FusedStep(model, caches, token, position, advance=True, pdl=True, tilings=tilings)()
 
 
-LAUNCHES = (elementwise, optimizer, delta, scan, decode, fused_step)
+def spinning() -> None:
+    from hybridbench.kernels import triton_spin
+
+    triton_spin.spin(*torch.empty(2, 1), 200_000)
+
+
+LAUNCHES = (elementwise, optimizer, delta, scan, decode, fused_step, spinning)
 
 
 # Examples, of which the test says what must be found ------------------------------------------------------------------

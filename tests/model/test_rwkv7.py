@@ -125,8 +125,10 @@ def test_a_borrowed_value_stands_in_the_projection_s_place(spec: Rwkv7) -> None:
 def test_prefill_in_pieces_and_steps_are_one_forward(columns: int | None) -> None:
     module, x_BTD, left = made(LATER), drawn(B, T, D), drawn(B, T, H * P)
     whole = module(x_BTD, a_step(T, left=left))
-    cache = module.new_cache(B, T, replace(Storage.of("float64"), conv_columns=columns), CPU)
+    cache = module.new_cache(B, T, Storage.of("float64"), CPU)
     assert isinstance(cache, RecurrentCache)
+    if columns is not None:
+        cache = replace(cache, conv_BCW=torch.zeros(B, D, columns, dtype=torch.float64))
     assert cache.conv_BCW.shape == (B, D, columns or 1)
     found = [module(x_BTD[:, :1], a_step(1, left=left[:, :1]), cache)]
     for start, stop in ((1, 3), (3, 7)):

@@ -10,6 +10,7 @@ import pytest
 
 from hybridbench.arch.block import Storage
 from hybridbench.arch.families import ARCHS, build_spec
+from hybridbench.arch.stored import Dtypes
 from hybridbench.errors import BadInput
 from hybridbench.machine import PEAKS, Peak, find_gpu
 from hybridbench.predict.fit import budget, find_boundary, largest_fit, last_true
@@ -18,6 +19,7 @@ from hybridbench.suite.workloads import DECODE, GENERATE, PREFILL, TRAIN, Worklo
 
 H200, RTX = find_gpu("h200"), find_gpu("rtx-4090")
 STORAGE = Storage()
+DTYPES = Dtypes.of("bfloat16")
 
 
 @pytest.mark.parametrize("kind", [TRAIN, PREFILL, DECODE])
@@ -26,7 +28,7 @@ STORAGE = Storage()
 def test_the_largest_fits_and_one_more_does_not(kind: str, family: str, solved: str) -> None:
     spec = build_spec(family, "350m")
     given = {"context": 4096} if solved == "batch" else {"batch": 2}
-    fit = largest_fit(spec, RTX, kind, STORAGE, **given)
+    fit = largest_fit(spec, RTX, kind, DTYPES, **given)
     assert fit.fits
     assert fit.solved == solved
     work = fit.workload
@@ -50,7 +52,7 @@ def test_more_of_anything_never_takes_less() -> None:
 
 
 def test_what_does_not_fit_at_all_says_what_it_takes() -> None:
-    fit = largest_fit(build_spec("transformer", "3b"), RTX, TRAIN, STORAGE, context=8192)
+    fit = largest_fit(build_spec("transformer", "3b"), RTX, TRAIN, DTYPES, context=8192)
     assert not fit.fits
     assert fit.workload.batch == 1
     assert fit.footprint.total > fit.budget
@@ -58,8 +60,8 @@ def test_what_does_not_fit_at_all_says_what_it_takes() -> None:
 
 def test_both_given_are_judged() -> None:
     spec = build_spec("transformer", "1b")
-    assert largest_fit(spec, H200, TRAIN, STORAGE, context=8192, batch=4).fits
-    assert not largest_fit(spec, RTX, TRAIN, STORAGE, context=8192, batch=4).fits
+    assert largest_fit(spec, H200, TRAIN, DTYPES, context=8192, batch=4).fits
+    assert not largest_fit(spec, RTX, TRAIN, DTYPES, context=8192, batch=4).fits
 
 
 def test_decode_of_a_transformer_by_hand() -> None:
@@ -82,11 +84,11 @@ def test_a_budget_is_less_than_the_card_has(gpu: Peak) -> None:
 def test_requests_without_an_answer_are_refused() -> None:
     spec = build_spec("mamba", "tiny")
     with pytest.raises(BadInput, match="--ctx or --batch"):
-        largest_fit(spec, H200, TRAIN, STORAGE)
+        largest_fit(spec, H200, TRAIN, DTYPES)
     with pytest.raises(BadInput, match="generate"):
         footprint(spec, Workload(GENERATE, 8, 1, 4), STORAGE)
     with pytest.raises(BadInput, match="did you mean 'full'"):
-        largest_fit(spec, H200, TRAIN, STORAGE, context=8, checkpoint="ful")
+        largest_fit(spec, H200, TRAIN, DTYPES, context=8, checkpoint="ful")
 
 
 @pytest.mark.parametrize("end", [1, 2, 7, 64])

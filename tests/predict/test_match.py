@@ -141,8 +141,8 @@ def test_a_pattern_of_three_mixers_has_no_depth() -> None:
         ("inter/1:3", "inter 3+10", "1b"),
         ("inter/350m/1:3", "inter 3+8", "350m"),
         ("intra/1:3/350m/paper", "intra 3+8", "350m"),
-        ("M-*-", "custom 1+1", "1b"),
-        ("(*&M)-M-", "custom 1+1", "1b"),
+        ("M-*-", "M-*-", "1b"),
+        ("(*&M)-M-", "(*&M)-M-", "1b"),
     ],
 )
 def test_models_in_a_word(text: str, label: str, scale: str) -> None:

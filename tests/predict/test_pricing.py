@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from hybridbench.arch.families import ARCHS, build_spec, pattern_spec
+from hybridbench.arch.stored import Dtypes
 from hybridbench.derive.doubts import problems
 from hybridbench.efficiency import efficiency_of
 from hybridbench.errors import BadInput
@@ -19,6 +20,7 @@ from hybridbench.record import Record
 from hybridbench.store import load
 from hybridbench.suite.workloads import DECODE, PREFILL, TRAIN, Workload
 
+HALF = Dtypes.of("bfloat16")
 RESULTS = Path(__file__).parents[2] / "results" / "nvidia-h200"
 RECORDS = [
     record
@@ -29,7 +31,7 @@ RECORDS = [
 
 def test_decode_floor_of_a_transformer_by_hand() -> None:
     """Weights once, four embedding rows, and four caches of 8,192 tokens read and one entry each written."""
-    found = price(build_spec("transformer", "1b"), Workload(DECODE, 8192, 4), find_gpu("h200"))
+    found = price(build_spec("transformer", "1b"), Workload(DECODE, 8192, 4), find_gpu("h200"), HALF)
     moved = 1_235_814_400 * 2 + 4 * (2048 * 2 + 8193 * 16 * 2 * 8 * 64 * 2)
     assert found.moved_bytes == moved
     assert found.bound == "memory"
@@ -41,19 +43,19 @@ def test_decode_floor_of_a_transformer_by_hand() -> None:
 
 def test_training_is_bound_by_the_peak_of_its_dtype() -> None:
     spec, work, gpu = build_spec("mamba", "1b"), Workload(TRAIN, 8192, 1), find_gpu("a100-80gb")
-    half, single = price(spec, work, gpu), price(spec, work, gpu, "float32")
+    half, single = price(spec, work, gpu, HALF), price(spec, work, gpu, Dtypes.of("float32"))
     assert half.bound == single.bound == "compute"
     assert half.floor_s == pytest.approx(half.flops / 312e12)
     assert single.floor_s == pytest.approx(2 * half.floor_s)
     with pytest.raises(BadInput, match="float64"):
-        price(spec, work, gpu, "float64")
+        price(spec, work, gpu, Dtypes.of("float64"))
 
 
 @pytest.mark.parametrize("gpu", PEAKS, ids=lambda gpu: gpu.name)
 def test_every_gpu_prices_every_family(gpu: Peak) -> None:
     for family in ARCHS:
         for kind in (TRAIN, PREFILL, DECODE):
-            found = price(build_spec(family, "350m"), Workload(kind, 2048, 2), gpu)
+            found = price(build_spec(family, "350m"), Workload(kind, 2048, 2), gpu, HALF)
             assert found.floor_s > 0
             assert found.fits is True
 
@@ -87,7 +89,7 @@ def test_on_its_own_gpu_and_at_its_own_context_a_record_is_predicted_exactly(rec
     assert gpu is not None
     share = efficiency_of(RECORDS, case.model, case.workload, case.execution.dtype)
     assert share is not None
-    found = price(case.model, case.workload, gpu, case.execution.dtype, efficiency=share)
+    found = price(case.model, case.workload, gpu, Dtypes.of(case.execution.dtype), efficiency=share)
     assert found.step_s == pytest.approx(value(record, "step_s"))
     assert found.energy_per_token_j == pytest.approx(value(record, "energy_per_token_j"), rel=0.1)
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from hybridbench.arch.families import Options, build_spec, pattern_spec
-from hybridbench.record import Environment, Record
+from hybridbench.record import Caveat, Environment, Record
+from hybridbench.report.findings import findings
 from hybridbench.report.groups import file_stem, group_records, series_names
 from hybridbench.suite.sweep import Sweep, cases
 
@@ -108,7 +109,63 @@ def test_the_latest_record_of_a_cell_is_shown(record_of: Make) -> None:
     between = record_of(reseeded, 0.03, started_at="2026-01-02")
     (group,) = group_records([new, old, between])
     assert group.records == [new]
-    assert group.superseded == 1
+    assert group.superseded == 2
+
+
+def test_runs_that_measured_the_same_cells_stand_side_by_side(record_of: Make) -> None:
+    made = cases(Sweep("decode", arch="transformer,mamba", ctx="4k,8k"), has_gpu=True)
+    before = [record_of(case, 0.02, run_id="a", started_at="2026-01-01") for case in made]
+    older = record_of(made[0], 0.03, run_id="a0", started_at="2025-12-31")
+    after = [record_of(case, 0.01, run_id="b", started_at="2026-01-02") for case in made[:3]]
+    runs = {"a0": "before", "a": "before", "b": "after"}
+    (group,) = group_records([older, *before, *after], runs)
+    assert [(series.name, len(series.cells)) for series in group.series] == [
+        *(("transformer (before)", 2), ("transformer (after)", 2)),
+        *(("mamba (before)", 2), ("mamba (after)", 1)),
+    ]
+    assert sorted(map(id, group.records)) == sorted(map(id, [*before, *after]))
+    assert group.superseded == 1, "the older record of the run before"
+    (plain,) = group_records([older, *before, *after])
+    assert [series.name for series in plain.series] == ["transformer", "mamba"]
+    assert (len(plain.records), plain.superseded) == (4, 4)
+
+
+def test_runs_that_measured_other_cells_are_one_table(record_of: Make) -> None:
+    made = cases(Sweep("decode", arch="transformer", ctx="4k,8k"), has_gpu=True)
+    one, other = record_of(made[0], 0.02, run_id="a"), record_of(made[1], 0.02, run_id="b")
+    (group,) = group_records([one, other], {"a": "first", "b": "second"})
+    assert [(series.name, list(series.cells)) for series in group.series] == [("transformer", [4096, 8192])]
+    assert group.superseded == 0
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_no_difference_is_claimed_that_caveats_deny(record_of: Make, at: int) -> None:
+    made = cases(Sweep("decode", arch="transformer,mamba", ctx="4k"), has_gpu=True)
+    steady = [record_of(case, time) for case, time in zip(made, (0.02, 0.01), strict=True)]
+    (group,) = group_records(steady)
+    assert "mamba is fastest" in findings(group)[0]
+    assert "2.00 times transformer" in findings(group)[0]
+    throttled = [replace(record, caveats=[Caveat.THROTTLED]) for record in steady]
+    assert findings(group_records(throttled)[0]) == findings(group)
+    doubted = [replace(one, caveats=[Caveat.UNSTEADY] if place == at else []) for place, one in enumerate(steady)]
+    said = findings(group_records(doubted)[0])[0]
+    assert "times" not in said
+    assert "fastest" not in said
+    assert f"No difference is claimed: {('transformer', 'mamba')[at]} is marked unsteady." in said
+
+
+def test_findings_of_runs_side_by_side_compare_models_within_a_run(record_of: Make) -> None:
+    made = cases(Sweep("decode", arch="transformer,mamba", ctx="4k"), has_gpu=True)
+    records = [
+        record_of(case, time, run_id=run)
+        for run, times in (("a", (0.02, 0.01)), ("b", (0.04, 0.01)))
+        for case, time in zip(made, times, strict=True)
+    ]
+    (group,) = group_records(records, {"a": "before", "b": "after"})
+    before, after = findings(group)
+    assert before.startswith("before: At context 4k mamba (before) is fastest")
+    assert "2.00 times transformer (before)" in before
+    assert "4.00 times transformer (after)" in after
 
 
 def test_models_that_differ_have_names_that_differ() -> None:
@@ -126,7 +183,7 @@ def test_models_that_differ_have_names_that_differ() -> None:
     assert len(set(names)) == len(names)
     assert names[2].startswith("intra 2+11")
     assert names[3].startswith("intra 2+11 concat") or "concat" in names[3]
-    assert names[4] == "custom 1+1 M-*-"
+    assert names[4:6] == ["M-*-", "*-M-"]
     assert names[6:] == ["swa 3+13 window 256", "swa 3+13"]
 
 

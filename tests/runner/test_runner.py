@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -172,6 +173,19 @@ def test_ctrl_c_keeps_what_was_finished_and_says_how_to_go_on(tmp_path):
     assert str(folder) in output
     assert "Traceback" not in output
     assert load([folder], pytest.fail)
+
+
+def test_a_folder_that_is_removed_during_the_run_ends_it_in_a_sentence(tmp_path):
+    folder = tmp_path / "out"
+    process = start_sweep(folder)
+    wait_for_records(folder, 1, process)
+    shutil.rmtree(folder)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 2, output
+    (error,) = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert "was removed during the run" in error
+    assert "Traceback" not in output
+    assert "To go on" not in output
 
 
 def test_a_case_that_kills_the_first_worker_belongs_to_its_machine_all_the_same(tmp_path):

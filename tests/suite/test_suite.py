@@ -18,7 +18,7 @@ from hybridbench.arch.scales import SCALES
 from hybridbench.errors import BadInput
 from hybridbench.suite.case import Case, Execution, Sampling
 from hybridbench.suite.file import Suite, as_published, load_suite
-from hybridbench.suite.models import ALL_ARCHS, model_specs
+from hybridbench.suite.models import ALL_ARCHS, model_specs, same_stacks
 from hybridbench.suite.ops import check_backends_used
 from hybridbench.suite.sweep import Sweep, cases
 from hybridbench.suite.workloads import Workload
@@ -227,7 +227,7 @@ def test_a_pattern_in_place_of_families() -> None:
     ("options", "said"),
     [
         ({"workload": "decod"}, "unknown workload 'decod': did you mean 'decode'? Known: train, prefill, decode,"),
-        ({"device": "gpu"}, "unknown device 'gpu': did you mean 'cpu'? Known: cpu, cuda."),
+        ({"device": "gpu"}, "unknown device 'gpu': did you mean 'cuda'? Known: cpu, cuda."),
         ({"arch": "mambo"}, "unknown arch 'mambo': did you mean 'mamba'?"),
         ({"arch": "mamba,"}, "arch 'mamba,' has an empty part: write names with single commas"),
         ({"scale": "tiny,,1b"}, "scale 'tiny,,1b' has an empty part"),
@@ -446,3 +446,20 @@ def test_asking_for_samples_insists_on_them() -> None:
 def test_two_ratios_that_round_to_one_stack_are_one_model() -> None:
     assert len(model_specs(arch="swa", scale="tiny", ratio="1:5,1:7")) == 1
     assert len(model_specs(arch="swa", scale="1b", ratio="1:5,1:12")) == 2
+
+
+def test_ratios_of_one_stack_are_said_and_kept_apart_on_request() -> None:
+    listed = {"arch": "inter,transformer", "scale": "350m", "ratio": "1:7,1:8,1:12,1:3"}
+    assert [spec.ratio for spec in model_specs(**listed)] == ["1:7", "1:3", None]
+    specs = model_specs(**listed, every_ratio=True)
+    assert [spec.ratio for spec in specs] == ["1:7", "1:8", "1:12", "1:3", None]
+    assert len({spec.pattern for spec in specs[:3]}) == 1
+    assert same_stacks(specs) == ["ratios 1:7, 1:8, 1:12 are the same stack, inter 1+10 350m"]
+    assert same_stacks(model_specs(**listed)) == []
+
+
+def test_recipes_are_a_list_that_only_parallel_blocks_multiply() -> None:
+    specs = model_specs(arch="intra,inter", scale="tiny", recipe="paper,hymba")
+    assert [(spec.arch, spec.recipe) for spec in specs] == [("intra", "paper"), ("intra", "hymba"), ("inter", None)]
+    patterns = model_specs(arch=ALL_ARCHS, scale="tiny", pattern="(*&M)-M-", recipe="paper,hymba")
+    assert [spec.recipe for spec in patterns] == ["paper", "hymba"]

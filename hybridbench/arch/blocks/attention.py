@@ -29,6 +29,7 @@ from hybridbench.arch.block import (
 from hybridbench.arch.reasons import SCORES_AGAIN, TILES, Reason
 from hybridbench.arch.scales import Site
 from hybridbench.arch.terms import FLOAT, Activations, Term
+from hybridbench.arch.weights import Matrix
 from hybridbench.errors import BadInput, unknown_name
 
 WINDOW, SINKS = 512, 64
@@ -227,6 +228,17 @@ class Attention(Mixer):
         return heads * self.head_dim
 
     @override
+    def matrices(self, borrows_value: bool = False) -> tuple[Matrix, ...]:
+        width = self.d_in or self.d_model
+        queries = self.n_heads * self.head_dim + self._gate_width()
+        found = [Matrix("q_proj", queries, width, "attention")]
+        if not self.reuses_kv:
+            found.append(Matrix("k_proj", self.n_kv_heads * self.head_dim, width, "attention"))
+        if not self.reuses_kv and not borrows_value:
+            found.append(Matrix("v_proj", self.n_kv_heads * self.v_head_dim, width, "attention"))
+        return (*found, Matrix("o_proj", self.d_model, self.out_width, "attention"))
+
+    @override
     def in_matmul_params(self, borrows_value: bool = False) -> int:
         return (self.d_in or self.d_model) * (self._qkv_width(borrows_value) + self._gate_width())
 
@@ -331,7 +343,7 @@ class Attention(Mixer):
         return self.n_kv_heads * (self.head_dim + self.v_head_dim) * storage.kv_bytes
 
     def _conv_bytes(self, storage: Storage) -> int:
-        return self._qkv_width() * storage.columns(self.d_conv) * storage.conv_bytes if self.d_conv else 0
+        return self._qkv_width() * storage.columns(self.d_conv, self.d_conv) * storage.conv_bytes if self.d_conv else 0
 
     @override
     def core_reasons(self, work: str, context: int) -> list[Reason]:

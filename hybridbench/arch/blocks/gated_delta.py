@@ -13,6 +13,7 @@ from typing_extensions import override
 from hybridbench.arch.block import Convention, Rescale, check_sizes
 from hybridbench.arch.blocks.delta import DeltaRule, heads_at
 from hybridbench.arch.scales import Site
+from hybridbench.arch.weights import Matrix
 from hybridbench.errors import BadInput
 
 
@@ -63,6 +64,17 @@ class GatedDelta(DeltaRule):
     def sizes_scaled(self, part: Rescale) -> dict[str, int]:
         groups = part(self.n_k_heads)
         return {"n_k_heads": groups, "n_heads": groups * (self.n_heads // self.n_k_heads)}
+
+    @override
+    def matrices(self, borrows_value: bool = False) -> tuple[Matrix, ...]:
+        qkv = 2 * self.n_k_heads * self.k_head_dim + (0 if borrows_value else self.out_width)
+        return (
+            Matrix("in_proj_qkv", qkv, self.d_model, "mixer"),
+            Matrix("in_proj_z", self.out_width, self.d_model, "mixer"),
+            Matrix("in_proj_b", self.n_heads, self.d_model, "mixer"),
+            Matrix("in_proj_a", self.n_heads, self.d_model, "mixer"),
+            Matrix("out_proj", self.d_model, self.out_width, "mixer"),
+        )
 
     @override
     def in_matmul_params(self, borrows_value: bool = False) -> int:

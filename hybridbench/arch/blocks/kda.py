@@ -13,6 +13,7 @@ from typing_extensions import override
 from hybridbench.arch.block import Convention, Rescale, check_sizes, variant
 from hybridbench.arch.blocks.delta import DeltaRule, heads_at
 from hybridbench.arch.scales import Site
+from hybridbench.arch.weights import Matrix
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,26 @@ class Kda(DeltaRule):
     @override
     def sizes_scaled(self, part: Rescale) -> dict[str, int]:
         return {"n_heads": part(self.n_heads)}
+
+    @override
+    def matrices(self, borrows_value: bool = False) -> tuple[Matrix, ...]:
+        values = () if borrows_value else (Matrix("v_proj", self.out_width, self.d_model, "mixer"),)
+        low_rank = tuple(
+            matrix
+            for name in ("f", "g")
+            for matrix in (
+                Matrix(f"{name}_a_proj", self.head_dim, self.d_model, "mixer"),
+                Matrix(f"{name}_b_proj", self.out_width, self.head_dim, "mixer"),
+            )
+        )
+        return (
+            Matrix("q_proj", self.out_width, self.d_model, "mixer"),
+            Matrix("k_proj", self.out_width, self.d_model, "mixer"),
+            *values,
+            *low_rank,
+            Matrix("b_proj", self.n_heads, self.d_model, "mixer"),
+            Matrix("o_proj", self.d_model, self.out_width, "mixer"),
+        )
 
     @override
     def in_matmul_params(self, borrows_value: bool = False) -> int:

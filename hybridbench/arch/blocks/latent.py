@@ -29,6 +29,7 @@ from hybridbench.arch.block import (
     variant,
 )
 from hybridbench.arch.reasons import SCORES_AGAIN, TILES, Reason
+from hybridbench.arch.weights import Matrix
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,24 @@ class LatentAttention(Mixer):
     @override
     def out_bias_params(self) -> int:
         return self.d_model if self.bias else 0
+
+    @override
+    def matrices(self, borrows_value: bool = False) -> tuple[Matrix, ...]:
+        queries = self.n_heads * self.head_dim
+        if self.q_rank is None:
+            found = [Matrix("q_proj", queries, self.d_model, "attention")]
+        else:
+            found = [
+                Matrix("q_a_proj", self.q_rank, self.d_model, "attention"),
+                Matrix("q_b_proj", queries, self.q_rank, "attention"),
+            ]
+        values = 0 if borrows_value else self.v_head_dim
+        return (
+            *found,
+            Matrix("kv_a_proj_with_mqa", self.latent_width, self.d_model, "attention"),
+            Matrix("kv_b_proj", self.n_heads * (self.nope_dim + values), self.kv_rank, "attention"),
+            Matrix("o_proj", self.d_model, self.out_width, "attention"),
+        )
 
     @override
     def in_matmul_params(self, borrows_value: bool = False) -> int:

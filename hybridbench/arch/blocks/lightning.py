@@ -20,6 +20,7 @@ from hybridbench.arch.blocks.delta import heads_at
 from hybridbench.arch.recurrent import Recurrent
 from hybridbench.arch.scales import Site
 from hybridbench.arch.terms import FLOAT, Activations, Term, padded
+from hybridbench.arch.weights import Matrix
 from hybridbench.sizes import aligned
 
 KERNELS_CHUNK = 64
@@ -89,6 +90,14 @@ class Lightning(Recurrent):
     @override
     def state_size(self) -> int:
         return self.out_width * self.head_dim
+
+    @override
+    def matrices(self, borrows_value: bool = False) -> tuple[Matrix, ...]:
+        return (
+            Matrix("qkv_proj", self._in_width(borrows_value) - self.out_width, self.d_model, "mixer"),
+            Matrix("output_gate", self.out_width, self.d_model, "mixer"),
+            Matrix("out_proj", self.d_model, self.out_width, "mixer"),
+        )
 
     @override
     def in_matmul_params(self, borrows_value: bool = False) -> int:

@@ -18,6 +18,7 @@ from hybridbench.arch.block import Convention, KernelSizes, Rescale, check_sizes
 from hybridbench.arch.recurrent import Recurrent
 from hybridbench.arch.scales import Site
 from hybridbench.arch.terms import FLOAT, Activations, Term
+from hybridbench.arch.weights import Matrix
 from hybridbench.sizes import SELECTIVE_SCAN_CHUNK
 
 
@@ -90,6 +91,16 @@ class Mamba1(Recurrent):
     @override
     def state_size(self) -> int:
         return self.d_inner * self.d_state
+
+    @override
+    def matrices(self, borrows_value: bool = False) -> tuple[Matrix, ...]:
+        x_and_gate = self.d_inner * (1 if borrows_value else 2)
+        return (
+            Matrix("in_proj", x_and_gate, self.d_model, "mixer"),
+            Matrix("x_proj", self.dt_rank + 2 * self.d_state, self.d_inner, "mixer"),
+            Matrix("dt_proj", self.d_inner, self.dt_rank, "mixer"),
+            Matrix("out_proj", self.d_model, self.out_width, "mixer"),
+        )
 
     @override
     def in_matmul_params(self, borrows_value: bool = False) -> int:

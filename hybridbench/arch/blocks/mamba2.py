@@ -20,6 +20,7 @@ from hybridbench.arch.blocks.ssd_kernels import BLOCK, SLICE, Chunked, OnePass, 
 from hybridbench.arch.recurrent import Recurrent
 from hybridbench.arch.scales import Site
 from hybridbench.arch.terms import FLOAT, Activations, Moment, Term, padded
+from hybridbench.arch.weights import Matrix
 from hybridbench.errors import BadInput
 from hybridbench.sizes import aligned
 
@@ -144,6 +145,13 @@ class Mamba2(Recurrent):
     def _in_width(self, borrows_value: bool = False) -> int:
         x_and_gate = self.d_inner * (1 if borrows_value else 2)
         return x_and_gate + 2 * self.n_groups * self.d_state + self.n_heads
+
+    @override
+    def matrices(self, borrows_value: bool = False) -> tuple[Matrix, ...]:
+        return (
+            Matrix("in_proj", self._in_width(borrows_value), self.d_model, "mixer"),
+            Matrix("out_proj", self.d_model, self.out_width, "mixer"),
+        )
 
     @override
     def in_matmul_params(self, borrows_value: bool = False) -> int:

@@ -19,6 +19,7 @@ from hybridbench.arch.block import CacheBytes, Convention, KernelSizes, Rescale,
 from hybridbench.arch.recurrent import Recurrent
 from hybridbench.arch.scales import Site
 from hybridbench.arch.terms import FLOAT, Activations, Term, padded
+from hybridbench.arch.weights import Matrix
 from hybridbench.errors import BadInput
 from hybridbench.sizes import aligned
 
@@ -122,6 +123,13 @@ class Mamba3(Recurrent):
         return self.rank * self.n_heads * self.d_state + self.d_inner
 
     @override
+    def matrices(self, borrows_value: bool = False) -> tuple[Matrix, ...]:
+        return (
+            Matrix("in_proj", self._in_width(borrows_value), self.d_model, "mixer"),
+            Matrix("out_proj", self.d_model, self.out_width, "mixer"),
+        )
+
+    @override
     def in_matmul_params(self, borrows_value: bool = False) -> int:
         return self.d_model * self._in_width(borrows_value)
 
@@ -154,7 +162,8 @@ class Mamba3(Recurrent):
     @override
     def cache(self, context: int, storage: Storage) -> CacheBytes:
         angles = self.n_heads * self.n_angles
-        state = self.d_inner * self.d_state * storage.ssm_bytes + angles * max(ANGLE_BYTES, storage.ssm_bytes)
+        size = storage.state_bytes(self.kind)
+        state = self.d_inner * self.d_state * size + angles * max(ANGLE_BYTES, size)
         return CacheBytes(ssm=state, conv=self.last_step_size * storage.conv_bytes)
 
     @override

@@ -13,6 +13,7 @@ from typing_extensions import override
 from hybridbench.arch.block import Block, Convention, Flops, KernelSizes, Rescale, check_sizes, variant
 from hybridbench.arch.scales import Site
 from hybridbench.arch.terms import Activations, Term
+from hybridbench.arch.weights import Matrix
 
 WIDTH_UNIT = 64
 """A feed-forward width at another width of the model is a multiple of this."""
@@ -75,6 +76,14 @@ class Mlp(Block):
     @override
     def norm_params(self, width: int) -> int:
         return width if self.own_norm else 0
+
+    @override
+    def matrices(self, borrows_value: bool = False) -> tuple[Matrix, ...]:
+        into = ("gate_proj", "up_proj") if self.gated else ("up_proj",)
+        return (
+            *(Matrix(name, self.d_ff, self.d_model, "mlp") for name in into),
+            Matrix("down_proj", self.d_model, self.d_ff, "mlp"),
+        )
 
     def matmul_params(self) -> int:
         """Weights that multiply every token."""

@@ -26,6 +26,7 @@ from hybridbench.arch.block import (
 from hybridbench.arch.blocks.mlp import WIDTH_UNIT, swiglu_activations
 from hybridbench.arch.scales import Site
 from hybridbench.arch.terms import FLOAT, INDEX, Activations, Term
+from hybridbench.arch.weights import Matrix, Part
 from hybridbench.errors import BadInput
 
 
@@ -98,6 +99,27 @@ class Moe(Block):
         widths = {"d_expert": self.d_expert, "d_shared": self.d_shared}
         return {name: part(width, min(WIDTH_UNIT, width)) for name, width in widths.items() if width}
 
+    @override
+    def matrices(self, borrows_value: bool = False) -> tuple[Matrix, ...]:
+        found = [Matrix("gate", self.n_experts, self.d_model, "router"), *self._experts()]
+        if self.d_shared:
+            found += self._feed_forward("shared_expert", self.d_model, self.d_shared, "shared expert", 1)
+        if self.shared_gate:
+            found.append(Matrix("shared_expert_gate", 1, self.d_model, "mlp"))
+        if self.latent:
+            found.append(Matrix("fc1_latent_proj", self.latent, self.d_model, "mlp"))
+            found.append(Matrix("fc2_latent_proj", self.d_model, self.latent, "mlp"))
+        return tuple(found)
+
+    def _experts(self) -> list[Matrix]:
+        """The matrices of the routed experts."""
+        return self._feed_forward("experts", self.latent or self.d_model, self.d_expert, "expert", self.n_experts)
+
+    def _feed_forward(self, name: str, width: int, inner: int, part: Part, count: int) -> list[Matrix]:
+        into = ("gate_proj", "up_proj") if self.gated else ("up_proj",)
+        found = [Matrix(f"{name}.{one}", inner, width, part, count) for one in into]
+        return [*found, Matrix(f"{name}.down_proj", width, inner, part, count)]
+
     def _matrices(self) -> int:
         return 3 if self.gated else 2
 
@@ -160,7 +182,9 @@ class Moe(Block):
     def weight_traffic(self, batch: int, storage: Storage) -> int:
         """Expected bytes under uniform routing: E (1 - (1 - k/E)^B) distinct experts, router and shared ones."""
         distinct = self.n_experts * (1 - (1 - self.top_k / self.n_experts) ** batch)
-        return (round(distinct * self._expert()) + self._always(Convention.EXACT)) * storage.weight_bytes
+        plain = (round(distinct * self._expert()) + self._always(Convention.EXACT)) * storage.weight_bytes
+        routed = storage.change(self._experts())
+        return plain + round(distinct * routed / self.n_experts) + storage.change(self.matrices()) - routed
 
     @override
     def activations(self, size: int) -> Activations:

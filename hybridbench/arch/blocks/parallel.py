@@ -19,6 +19,7 @@ from typing_extensions import override
 
 from hybridbench.arch.block import Block, CacheBytes, CachePart, Convention, Flops, KernelSizes, Mixer, Storage
 from hybridbench.arch.terms import Activations, Term
+from hybridbench.arch.weights import Matrix
 from hybridbench.errors import BadInput, unknown_name
 
 FUSION_NORMS = ("group", "none")
@@ -141,6 +142,14 @@ class Parallel(Block):
         if self.fusion.op == "concat":
             return self.first.out_width + self.second.out_width
         return self.first.out_width
+
+    @override
+    def matrices(self, borrows_value: bool = False) -> tuple[Matrix, ...]:
+        branches = [one.matrices(index == self.borrower) for index, one in enumerate(self.branches)]
+        if self.fusion.out == "separate":
+            return branches[0] + branches[1]
+        # The last matrix of a mixer is its output projection.
+        return (*branches[0][:-1], *branches[1][:-1], Matrix("out_proj", self.d_model, self.joint_width, "mixer"))
 
     def _out_params(self) -> int:
         if self.fusion.out == "joint":

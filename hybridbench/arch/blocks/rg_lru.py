@@ -13,6 +13,7 @@ from typing_extensions import override
 from hybridbench.arch.block import Convention, check_sizes
 from hybridbench.arch.recurrent import Recurrent
 from hybridbench.arch.scales import Site
+from hybridbench.arch.weights import Matrix
 from hybridbench.errors import BadInput
 
 
@@ -77,6 +78,16 @@ class RgLru(Recurrent):
 
     def _gates(self) -> int:
         return 2 * self.width * self.width // self.n_blocks
+
+    @override
+    def matrices(self, borrows_value: bool = False) -> tuple[Matrix, ...]:
+        """Without the gates of its recurrence, which are block-diagonal and no linear layers."""
+        gate = () if borrows_value else (Matrix("linear_y", self.width, self.d_model, "mixer"),)
+        return (
+            Matrix("linear_x", self.width, self.d_model, "mixer"),
+            *gate,
+            Matrix("linear_out", self.d_model, self.width, "mixer"),
+        )
 
     @override
     def in_matmul_params(self, borrows_value: bool = False) -> int:

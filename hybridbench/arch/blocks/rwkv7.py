@@ -28,6 +28,7 @@ from hybridbench.arch.block import Convention, Flops, KernelSizes, Rescale, chec
 from hybridbench.arch.recurrent import Recurrent
 from hybridbench.arch.scales import Site
 from hybridbench.arch.terms import FLOAT, Activations, Term
+from hybridbench.arch.weights import Matrix
 from hybridbench.errors import BadInput
 
 HEAD = 64
@@ -133,6 +134,25 @@ class Rwkv7(Recurrent):
     def ranks(self) -> int:
         """Columns of all low ranks."""
         return self.decay_rank + self.rate_rank + self.value_rank + self.gate_rank
+
+    @override
+    def matrices(self, borrows_value: bool = False) -> tuple[Matrix, ...]:
+        whole = ("r_proj", "k_proj") if borrows_value else ("r_proj", "k_proj", "v_proj")
+        ranks = {"w": self.decay_rank, "a": self.rate_rank, "v": self.value_rank, "g": self.gate_rank}
+        low_rank = tuple(
+            matrix
+            for name, rank in ranks.items()
+            if rank
+            for matrix in (
+                Matrix(f"{name}_lora.0", rank, self.d_model, "mixer"),
+                Matrix(f"{name}_lora.2", self.out_width, rank, "mixer"),
+            )
+        )
+        return (
+            *(Matrix(name, self.out_width, self.d_model, "mixer") for name in whole),
+            *low_rank,
+            Matrix("o_proj", self.d_model, self.out_width, "mixer"),
+        )
 
     @override
     def in_matmul_params(self, borrows_value: bool = False) -> int:

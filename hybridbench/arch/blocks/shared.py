@@ -19,6 +19,7 @@ from typing_extensions import override
 from hybridbench.arch.block import Block, CacheBytes, Convention, Flops, Mixer, Storage, refuse_paper
 from hybridbench.arch.blocks.attention import Attention
 from hybridbench.arch.blocks.mlp import Mlp
+from hybridbench.arch.weights import Matrix
 from hybridbench.errors import BadInput
 
 
@@ -64,6 +65,27 @@ class SharedBlock(Block):
         qkv = self.attention.head_dim * (self.attention.n_heads + 2 * self.attention.n_kv_heads)
         attention = rank * (3 * width + qkv) if self.attention_lora else 0
         return attention + rank * (d_model + 2 * self.mlp.d_ff) + d_model * d_model
+
+    @override
+    def matrices(self, borrows_value: bool = False) -> tuple[Matrix, ...]:
+        """Those that its uses share, and the adapters and the linear layer of one use."""
+        width, rank = self._in_width, self.lora_rank
+        found = [*self._shared_matrices(), Matrix("linear", self.mlp.d_model, self.mlp.d_model, "mixer")]
+        if rank:
+            found.append(Matrix("gate_up_proj_adapter.0", rank, self.mlp.d_model, "mlp"))
+            found.append(Matrix("gate_up_proj_adapter.1", 2 * self.mlp.d_ff, rank, "mlp"))
+        if self.attention_lora:
+            for name, heads in zip("qkv", (self.attention.n_heads, *[self.attention.n_kv_heads] * 2), strict=True):
+                found.append(Matrix(f"linear_{name}_adapter.0", rank, width, "attention"))
+                found.append(Matrix(f"linear_{name}_adapter.1", heads * self.attention.head_dim, rank, "attention"))
+        return tuple(found)
+
+    def _shared_matrices(self) -> tuple[Matrix, ...]:
+        return self.attention.matrices() + self.mlp.matrices()
+
+    @override
+    def shared_bytes(self, storage: Storage) -> int:
+        return self.shared_params() * storage.weight_bytes + storage.change(self._shared_matrices())
 
     @override
     def shared_params(self, convention: Convention = Convention.EXACT) -> int:

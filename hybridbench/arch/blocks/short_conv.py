@@ -13,6 +13,7 @@ from typing_extensions import override
 from hybridbench.arch.block import Convention, check_sizes, variant
 from hybridbench.arch.recurrent import Recurrent
 from hybridbench.arch.scales import Site
+from hybridbench.arch.weights import Matrix
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,13 @@ class ShortConv(Recurrent):
     @override
     def state_size(self) -> int:
         return 0
+
+    @override
+    def matrices(self, borrows_value: bool = False) -> tuple[Matrix, ...]:
+        return (
+            Matrix("in_proj", (2 if borrows_value else 3) * self.d_model, self.d_model, "mixer"),
+            Matrix("out_proj", self.d_model, self.d_model, "mixer"),
+        )
 
     @override
     def in_matmul_params(self, borrows_value: bool = False) -> int:

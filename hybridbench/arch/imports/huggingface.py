@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,9 @@ from hybridbench.arch.imports import (
     transformers,
 )
 from hybridbench.arch.imports.parts import Layers
+from hybridbench.arch.imports.quantization import read_quantised
 from hybridbench.arch.imports.reader import Fields, read_json, shown
+from hybridbench.arch.imports.storage import read_stored
 from hybridbench.arch.imports.wrappers import text_model
 from hybridbench.arch.model import NAMED, ModelSpec
 from hybridbench.errors import BadInput
@@ -72,7 +75,8 @@ def model_from_config(body: Mapping[str, Any], name: str | None = None, scale: s
         raise BadInput(f"model type {body['model_type']} is not read: {published.REFUSED[body['model_type']]}")
     text = text_model(body, MODEL_TYPES)
     model_type = str(text.body["model_type"])
-    read = Fields(text.body, text.class_sizes)
+    stored, described = read_stored(text.body)
+    read = Fields(described, text.class_sizes)
     try:
         d_model = read.size("d_model" if model_type == mamba_ssm.NAME else "hidden_size")
         vocab_size = read.size("vocab_size")
@@ -82,7 +86,7 @@ def model_from_config(body: Mapping[str, Any], name: str | None = None, scale: s
         read.failed(exc)
         raise
     symbols, blocks = _symbols(draft.layers)
-    return ModelSpec(
+    spec = ModelSpec(
         arch=name or model_type,
         scale=scale,
         d_model=d_model,
@@ -93,7 +97,10 @@ def model_from_config(body: Mapping[str, Any], name: str | None = None, scale: s
         norms=draft.norms,
         norm_bias=draft.norm_bias,
         notes=_notes(read.defaulted, text.left_out),
+        stored=stored,
     )
+    quantised, kv = read_quantised(text.body, spec)
+    return replace(spec, stored=replace(stored, quantised=quantised, kv=kv))
 
 
 def _notes(defaulted: Mapping[str, Any], left_out: Sequence[str]) -> tuple[str, ...]:

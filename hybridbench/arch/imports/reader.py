@@ -36,7 +36,7 @@ LONGEST = 60
 HARMLESS = frozenset(
     (
         # Identity, and how the library loads and runs a model.
-        *("architectures", "auto_map", "model_type", "_name_or_path", "transformers_version", "torch_dtype", "dtype"),
+        *("architectures", "auto_map", "model_type", "_name_or_path", "transformers_version"),
         *(
             "use_cache",
             "tokenizer_class",

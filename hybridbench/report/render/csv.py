@@ -25,7 +25,7 @@ def csv_files(report: Report) -> dict[str, str]:
     The files of records hold every metric of every record.
     """
     found = {
-        workload: str(to_frame(records).to_csv(index=False, lineterminator="\n"))
+        workload: str(to_frame(records, report.runs).to_csv(index=False, lineterminator="\n"))
         for workload, records in report.workloads.items()
     }
     return found | {name: to_csv(table) for section in report.papers for name, table in section.tables.items()}

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from hybridbench.errors import BadInput
 from hybridbench.report.build import Report
-from hybridbench.report.predicted import CostReport
+from hybridbench.report.predicted import PredictedReport
 from hybridbench.report.render.charts import draw, save
 from hybridbench.report.render.csv import csv_files, to_csv
-from hybridbench.report.render.markdown import cost_page, report_page
+from hybridbench.report.render.markdown import predicted_page, report_page
 from hybridbench.report.render.page import own_page
 from hybridbench.report.render.panels import draw_panels
 from hybridbench.store import make_folder
@@ -46,17 +46,17 @@ def write_report(report: Report, out: Path) -> ReportFiles:
     return files
 
 
-def write_cost(report: CostReport, out: Path) -> ReportFiles:
-    """Write predicted costs into ``out``: the table as Markdown and CSV, and charts against context.
+def write_predicted(report: PredictedReport, out: Path) -> ReportFiles:
+    """Write predictions into ``out``: the table as Markdown and CSV, and charts against context.
 
     Raises:
         BadInput: the folder cannot be written, or holds a page of that name that is of something else.
     """
-    files = ReportFiles(own_page(make_folder(out), "cost.md"), tables=[out / "cost.csv"])
+    files = ReportFiles(own_page(make_folder(out), f"{report.name}.md"), tables=[out / f"{report.name}.csv"])
     for name, plot in report.plots.items():
         files.charts += save(draw(plot), make_folder(out / "charts") / name)
     write_text(files.tables[0], to_csv(report.table))
-    write_text(files.page, cost_page(report))
+    write_text(files.page, predicted_page(report))
     return files
 
 

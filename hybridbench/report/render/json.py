@@ -10,5 +10,5 @@ from hybridbench.report.frame import to_frame
 
 def to_json(report: Report, written: str | None) -> str:
     """Every metric of every record in SI, and the path of the page if one was written."""
-    rows = json.loads(to_frame(report.records).to_json(orient="records"))
+    rows = json.loads(to_frame(report.records, report.runs).to_json(orient="records"))
     return json.dumps({"report": written, "rows": rows})

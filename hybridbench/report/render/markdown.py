@@ -13,7 +13,7 @@ from hybridbench.metrics import METRICS
 from hybridbench.report.build import GroupSection, PaperSection, Report
 from hybridbench.report.chart import Plot
 from hybridbench.report.paper.sentences import ABOUT
-from hybridbench.report.predicted import CostReport
+from hybridbench.report.predicted import PredictedReport
 from hybridbench.report.table import Table
 
 
@@ -60,9 +60,9 @@ def report_page(report: Report) -> str:
     )
 
 
-def cost_page(report: CostReport) -> str:
-    """Predicted costs as one page."""
-    return "\n".join(["# Predicted cost\n", to_markdown(report.table), *_pictures(report.plots)])
+def predicted_page(report: PredictedReport) -> str:
+    """Predictions as one page."""
+    return "\n".join([f"# {report.title}\n", to_markdown(report.table), *_pictures(report.plots)])
 
 
 def _findings(sections: Iterable[GroupSection]) -> str:

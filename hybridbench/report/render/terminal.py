@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
-from rich.measure import Measurement
+from rich.segment import Segment
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -65,7 +65,10 @@ def _grid(table: Table, places: Sequence[int], console: Console) -> RichTable:
             widest = max(len(word) for text in words for word in text.split())
             grid.add_column(heading, justify="right", vertical="bottom", min_width=widest)
         else:
-            grid.add_column(heading, no_wrap=not column.wraps)
+            # rich measures the longest word of a column, also where it may not break between words.
+            unbroken = [*heading.plain.split("\n"), *(row[place].text for row in table.rows)]
+            least = None if column.wraps else min(max(map(len, unbroken)), console.width // 2)
+            grid.add_column(heading, no_wrap=not column.wraps, vertical="bottom", min_width=least)
     for row in table.rows:
         grid.add_row(*(Text(row[place].text, style=verdict_style(row[place].word)) for place in places))
     return grid
@@ -75,8 +78,9 @@ def _parts(table: Table, places: list[int], console: Console) -> list[list[int]]
     """The columns, halved until each part fits the console."""
     names = [place for place in places[:_NAMING] if table.columns[place].key in _NAMING_KEYS]
     rest = [place for place in places if place not in names]
-    wide_console = console.options.update(width=10_000)
-    needed = Measurement.get(console, wide_console, _grid(table, places, console)).minimum
+    # As rendered: rich may take width from columns that need it, so what columns need in all says too little.
+    lines = Segment.split_lines(console.render(_grid(table, places, console), console.options))
+    needed = max(Segment.get_line_length(line) for line in lines)
     if needed <= console.width or len(rest) < 2:
         return [places]
     middle = (len(rest) + 1) // 2

@@ -1,0 +1,97 @@
+"""help: the groups in which a command's options are shown, and two examples of each command.
+
+Model          which models
+Work           what they do, or what is computed of it
+Measurement    how and where it is run
+Output         what is shown and written
+"""
+
+from __future__ import annotations
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    "Model": (
+        *("arch", "scale", "ratio", "positions", "pattern", "mixer", "recipe"),
+        *("fusion_norm", "fusion_scale", "fusion_op", "fusion_value", "fusion_out", "split", "moe", "window", "sinks"),
+        *("models", "configs", "match", "to", "by", "tolerance"),
+    ),
+    "Work": (
+        *("workload", "ctx", "batch", "prompt", "depths", "checkpoint"),
+        *("dtype", "state_dtype", "weight_dtype", "kv_dtype"),
+        *("convention", "gpu", "records", "metric", "max_ctx", "layouts", "page_size", "no_align"),
+    ),
+    "Measurement": (
+        *("device", "mode", "as_published", "published", "streams", "backend", "seed"),
+        *("max_time_s", "min_samples", "limit_s", "steps", "no_counters", "no_vector", "ceilings"),
+        *("verify", "measure", "trials", "resume", "dry_run"),
+    ),
+    "Output": ("explain", "per_layer", "sort", "as_json", "out", "help"),
+}
+"""The options of each group by the names of their parameters, in the order in which they are shown."""
+
+EXAMPLES: dict[str, tuple[str, ...]] = {
+    "quickstart": ("hybridbench quickstart", "hybridbench quickstart -o results/local/first"),
+    "cost": (
+        "hybridbench cost --scale 1b --ctx 4k..128k",
+        "hybridbench cost --model nemotron-h-8b --ctx 8k --layers",
+    ),
+    "cache": (
+        "hybridbench cache --arch inter --ctx 8k,128k --batch 4",
+        "hybridbench cache --model jamba-mini --cache-layout all",
+    ),
+    "fit": (
+        "hybridbench fit --arch transformer,inter --ctx 32k --gpu rtx-4090,h200",
+        "hybridbench fit --workload train --ctx 8k --checkpoint full",
+    ),
+    "price": (
+        "hybridbench price --ctx 32k --gpu all --sort energy",
+        "hybridbench price --gpu b200 --efficiency results/nvidia-h200",
+    ),
+    "crossover": (
+        "hybridbench crossover transformer mamba --metric decode-floor",
+        "hybridbench crossover inter/1:3 intra/1:3 --metric flops",
+    ),
+    "train-throughput": (
+        "hybridbench train-throughput --arch inter --ratio 1:1,1:5",
+        "hybridbench train-throughput --ctx 32k --checkpoint full --batch 1",
+    ),
+    "prefill": (
+        "hybridbench prefill --arch mamba,intra --scale 350m --ctx 4k..32k",
+        "hybridbench prefill --batch 1..8 --ctx 8k -o results/local/prefill",
+    ),
+    "decode": (
+        "hybridbench decode --ctx 4k..128k",
+        "hybridbench decode --arch inter --mixer mamba2,kda --ctx 32k --batch 8",
+    ),
+    "generate": (
+        "hybridbench generate --arch transformer,mamba --prompt 512 --ctx 2k",
+        "hybridbench generate --ctx 2k..32k --depths 5 --as-published",
+    ),
+    "run": (
+        "hybridbench run suites/smoke.toml --dry-run",
+        "hybridbench run suites/smoke.toml -o results/local/smoke --resume",
+    ),
+    "report": (
+        "hybridbench report results/local/smoke",
+        "hybridbench report results/local/before results/local/after",
+    ),
+    "trace": (
+        "hybridbench trace --workload decode --arch inter --ctx 4k",
+        "hybridbench trace --workload train --ctx 8k --batch 4 -o results/local/trace",
+    ),
+    "audit": (
+        "hybridbench audit --arch inter --scale 100m --workload train,prefill",
+        "hybridbench audit --workload decode --ctx 4k --no-counters",
+    ),
+    "archs": ("hybridbench archs", "hybridbench archs --json"),
+    "backends": (
+        "hybridbench backends",
+        "hybridbench backends --explain --arch intra --scale 1b --ctx 8k",
+    ),
+    "doctor": ("hybridbench doctor", "hybridbench doctor --ceilings"),
+}
+"""What a person types, for each command."""
+
+
+def group_of(parameter: str | None) -> str:
+    """The group in which ``--help`` shows an option; ``Output`` for one that is in no group."""
+    return next((group for group, names in GROUPS.items() if parameter in names), "Output")

@@ -1,0 +1,122 @@
+"""pricing: ``hybridbench price``: what a workload would take on any GPU."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hybridbench import units
+from hybridbench.arch.stored import Asked
+from hybridbench.cli.options import (
+    GIVEN_PATH,
+    GPU_HELP,
+    dtype_options,
+    given_options,
+    match_options,
+    matching,
+    model_options,
+    out_options,
+    workload_option,
+)
+from hybridbench.cli.output import Plain
+from hybridbench.cli.predicting import chosen_specs, file_notes
+from hybridbench.cli.typed import Command, listed
+from hybridbench.errors import BadInput
+from hybridbench.machine import find_gpus
+from hybridbench.report.render.page import own_page
+from hybridbench.suite.workloads import Workload, check_one_pass
+
+
+@click.command(cls=Command, short_help="What a workload would take on any GPU.")
+@model_options()
+@given_options
+@workload_option
+@listed("--gpu", default="h200", show_default=True, help=GPU_HELP)
+@click.option(
+    "--efficiency", "records", multiple=True, type=GIVEN_PATH, metavar="PATH",
+    help="Records of a GPU: predicts steps by the share of the floor that it reached; repeatable.",
+)  # fmt: skip
+@dtype_options
+@match_options
+@click.option("--sort", help="Order of rows, best first: floor, step, throughput, energy, peak, weights or cache.")
+@out_options
+def price(
+    *,
+    arch: str,
+    scale: str | None,
+    ctx: str | None,
+    batch: str | None,
+    models: str | None,
+    configs: tuple[Path, ...],
+    workload: str,
+    gpu: str,
+    records: tuple[Path, ...],
+    dtype: str | None,
+    state_dtype: str | None,
+    weight_dtype: str | None,
+    kv_dtype: str | None,
+    match: str | None,
+    to: str | None,
+    by: str,
+    tolerance: float,
+    sort: str | None,
+    as_json: bool,
+    out: Path | None,
+    **options: Any,
+) -> None:
+    """Predict a workload's step time, throughput and energy on GPUs that nobody has to own.
+
+    The floor is a lower bound from the data sheet: no step can be faster. With --efficiency, the share of the floor
+    that a measured GPU reached, in the same phase and family, turns it into a prediction of the step itself.
+    """
+    from hybridbench.efficiency import efficiency_of
+    from hybridbench.predict.pricing import price as price_of
+    from hybridbench.report.prices import price_report, price_row, price_table, sorted_prices
+    from hybridbench.report.render.terminal import print_table
+
+    if out is not None:
+        own_page(out, "price.md")
+    check_one_pass(workload, "--workload")
+    asked = Asked(dtype, state_dtype, kv_dtype, weight_dtype)
+    if sort == "step" and not records:
+        raise BadInput("--sort step needs predicted steps: add --efficiency, or use --sort floor.")
+    gpus = find_gpus(gpu)
+    contexts = units.parse_range("8k" if ctx is None else ctx, "context")
+    batches = units.parse_range("4" if batch is None else batch, "batch")
+    specs = chosen_specs(models, configs, arch=arch, scale=scale, **options)
+    specs, notes = matching(specs, match, to, by, tolerance, scale, contexts, batches, asked)
+    units.check_rows(specs, contexts, batches, gpus)
+    known = _records(records)
+    prices = []
+    for spec in specs:
+        dtypes = asked.dtypes(spec.stored)
+        for count in batches:
+            for context in contexts:
+                work = Workload(workload, context, count)
+                share = None if dtypes.quantised else efficiency_of(known, spec, work, dtypes.weights)
+                prices += [price_of(spec, work, one, dtypes, share) for one in gpus]
+    prices = sorted_prices(prices, sort)
+    table = price_table(prices, bool(records))
+    for sentence in [*notes, *file_notes(specs)]:
+        table.remark(sentence)
+    if as_json:
+        click.echo(json.dumps({"rows": [price_row(one) for one in prices], "matches": notes}))
+    else:
+        print_table(table, Plain())
+    if out is not None:
+        from hybridbench.report.render.folder import write_predicted
+
+        files = write_predicted(price_report(prices, bool(records), table), out)
+        Plain(stderr=as_json).print(f"Tables and charts: {files.page.parent}", soft_wrap=True)
+
+
+def _records(paths: tuple[Path, ...]) -> list[Any]:
+    if not paths:
+        return []
+    from hybridbench.store import load, newest
+
+    console = Plain(stderr=True, soft_wrap=True)
+    return newest(load(list(paths), lambda text: console.print(text)))

@@ -1,0 +1,78 @@
+"""columns: what tables of predictions share: columns of numbers and words, names of models, a model's plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from hybridbench.arch.model import ModelSpec
+from hybridbench.arch.stored import Dtypes
+from hybridbench.report.display import unit_for
+from hybridbench.report.groups import series_names
+from hybridbench.report.table import NO_VALUE, Cell, Column, Table
+from hybridbench.suite.models import same_stacks
+
+ColumnOf = tuple[Column, list[Cell]]
+"""A column and its cells, one per row."""
+
+
+def sized(key: str, heading: str, unit: str, numbers: Sequence[float | None]) -> ColumnOf:
+    """A column of SI numbers in the unit that suits them."""
+    shown_in = unit_for(numbers, unit)
+    cells = [Cell(NO_VALUE if number is None else shown_in.show(number), number) for number in numbers]
+    return Column(key, shown_in.heading(heading)), cells
+
+
+def said(key: str, heading: str, words: Sequence[str], numeric: bool = False) -> ColumnOf:
+    """A column of words."""
+    return Column(key, heading, numeric=numeric), [Cell(word, word) for word in words]
+
+
+def table_of(title: str, columns: Iterable[ColumnOf], specs: Sequence[ModelSpec] = ()) -> Table:
+    """A table of columns. It says which ratios of ``specs`` make the same stack."""
+    made = list(columns)
+    table = Table(title, [column for column, _ in made])
+    table.rows = [list(row) for row in zip(*(cells for _, cells in made), strict=True)]
+    for sentence in same_stacks(specs):
+        table.remark(sentence)
+    return table
+
+
+def names_of(specs: Sequence[ModelSpec]) -> list[str]:
+    """A name for each model, with the scale if there are several scales."""
+    models: list[ModelSpec] = []
+    names: list[str] = []
+    scales = dict.fromkeys(spec.scale for spec in specs)
+    for scale in scales:
+        of_scale = [spec for place, spec in enumerate(specs) if spec.scale == scale and spec not in specs[:place]]
+        models += of_scale
+        names += [f"{name} {scale}" if len(scales) > 1 else name for name in series_names(of_scale)]
+    return [names[models.index(spec)] for spec in specs]
+
+
+def model_fields(spec: ModelSpec) -> dict[str, Any]:
+    """What names a model, as plain values."""
+    return {
+        "arch": spec.arch,
+        "label": spec.label,
+        "scale": spec.scale,
+        "ratio": spec.ratio,
+        "recipe": spec.recipe,
+        "pattern": spec.pattern,
+        "d_model": spec.d_model,
+    }
+
+
+def dtype_words(specs: Sequence[ModelSpec], dtypes: Sequence[Dtypes]) -> str:
+    """The dtypes that a table's bytes are in, for its title; by model where models differ."""
+    return by_words(names_of(specs), [one.words for one in dtypes])
+
+
+def by_words(names: Sequence[str], words: Sequence[str]) -> str:
+    """What is said of each name, once where it is the same of all, and else behind the names that it is said of."""
+    said_of: dict[str, list[str]] = {}
+    for name, text in dict.fromkeys(zip(names, words, strict=True)):
+        said_of.setdefault(text, []).append(name)
+    if len(said_of) == 1:
+        return words[0]
+    return "; ".join(f"{', '.join(of)}: {text}" for text, of in said_of.items())

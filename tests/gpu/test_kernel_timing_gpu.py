@@ -1,0 +1,52 @@
+"""Single kernels are timed right on a GPU: a kernel of known length, launched and replayed, hot and cold."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+
+from hybridbench.kernel_suite import self_test
+from hybridbench.kernel_suite.timing import Plan, time_calls
+from hybridbench.stats import median
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+GPU = torch.device("cuda", 0)
+
+
+def test_the_length_of_a_kernel_is_found_forward_and_backward_in_both_ways() -> None:
+    found = self_test.run(GPU)
+    assert found.error_frac < 0.03, found  # 3 us of launch and 1 us of the timer's step, of 200 us
+
+
+def test_a_short_call_is_replayed_and_a_long_one_is_not() -> None:
+    short = time_calls(lambda _: partial(torch.relu, torch.randn(1024, device=GPU)), GPU, Plan())
+    long = time_calls(lambda _: partial(torch.relu, torch.randn(2**28, device=GPU)), GPU, Plan())
+    assert (short.graph, short.not_captured, long.graph) == (True, None, False)
+    assert median(short.samples_ns) < 10_000
+
+
+def test_a_backward_can_be_replayed() -> None:
+    def make(_number: int) -> partial[object]:
+        x = torch.randn(1024, device=GPU, requires_grad=True)
+        y = torch.relu(x)
+        return partial(torch.autograd.grad, y, x, torch.ones_like(y), retain_graph=True)
+
+    found = time_calls(make, GPU, Plan(graph=True))
+    assert (found.graph, found.not_captured) == (True, None)
+
+
+def test_what_waits_for_the_gpu_is_launched_and_says_why() -> None:
+    found = time_calls(lambda _: torch.randn(1024, device=GPU).sum().item, GPU, Plan(graph=True))
+    assert not found.graph
+    assert found.not_captured
+
+
+def test_a_flushed_cache_makes_a_difference() -> None:
+    def make(_number: int) -> partial[object]:
+        return partial(torch.sum, torch.randn(2**21, device=GPU))  # 8 MiB
+
+    hot, cold = (time_calls(make, GPU, Plan(cold=cold, graph=True)) for cold in (False, True))
+    assert median(cold.samples_ns) > 1.1 * median(hot.samples_ns)

@@ -1,0 +1,68 @@
+"""docs/pytest-benchmark.md: its code is run as a user's, by the commands that it shows, in order."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hybridbench.kernel_suite.timing import Plan
+
+pytest.importorskip("pytest_benchmark")
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "pytest-benchmark.md").read_text(encoding="utf-8")
+CODE = "\n\n".join(re.findall(r"^```python\n(.*?)```", PAGE, re.MULTILINE | re.DOTALL))
+OWN, OURS = (block.splitlines() for block in re.findall(r"^```sh\n(.*?)```", PAGE, re.MULTILINE | re.DOTALL))
+OPTIONS = "-p hybridbench.pytest_plugin -p no:cacheprovider -p no:hypothesispytest --benchmark-max-time=0.05"
+
+
+def ran(command: str, folder: Path) -> str:
+    """What a command prints; only a comparison may fail, and only because something became slower."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**kept, "PATH": path, "PYTHONPATH": str(ROOT), "PYTEST_ADDOPTS": OPTIONS}
+    done = subprocess.run(command.split(), cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    slower = "--benchmark-compare-fail" in command and "Performance has regressed" in done.stderr + done.stdout
+    assert done.returncode == 0 or slower, f"{command}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_commands_run_on_the_code_of_the_page(tmp_path: Path) -> None:
+    (tmp_path / "test_rms_norm.py").write_text(CODE)
+    names = ["test_rms_norm[512]", "test_rms_norm[2048]", "test_rms_norm_backward"]
+    assert len(OWN) == 5
+    for command in OWN:
+        said = ran(command, tmp_path)
+        assert all(name in said for name in names), said
+    whole = json.loads((tmp_path / "all.json").read_text())
+    assert all(len(bench["stats"]["data"]) == bench["stats"]["rounds"] for bench in whole["benchmarks"])
+    medians = json.loads((tmp_path / "medians.json").read_text())
+    assert [entry["name"].partition("::")[2] for entry in medians] == names
+
+
+@pytest.mark.slow
+def test_the_operations_of_this_repository_are_measured(tmp_path: Path) -> None:
+    assert OURS[0] == "pytest suites/kernels"
+    said = ran(OURS[1].replace("kernels.json", str(tmp_path / "kernels.json")), ROOT)
+    assert "1 passed, 4 deselected" in said
+    (bench,) = json.loads((tmp_path / "kernels.json").read_text())["benchmarks"]
+    assert re.fullmatch(r"test_forward\[swiglu-cpu-float32-2x256\]|test_forward\[swiglu-cuda-.*\]", bench["name"])
+
+
+def test_the_table_has_every_field_of_a_plan_with_its_default() -> None:
+    rows = dict(re.findall(r"^\| `([\w`, ]+)` \| ([^|]+) \|", PAGE, re.MULTILINE))
+    told = {}
+    for fields, defaults in rows.items():
+        told |= dict(zip(re.split(r"`, `", fields), defaults.strip().replace("`", "").split(", "), strict=False))
+    plan = {name: str(field.default) for name, field in Plan.__dataclass_fields__.items()}
+    assert told.pop("device") == "a GPU if there is one"
+    assert told.pop("max_time_s") == "--benchmark-max-time"
+    assert plan.pop("max_time_s") == "1.0"
+    assert told == plan
