@@ -45,7 +45,7 @@ from hybridbench.suite.models import ALL_ARCHS
 @click.option("--device", help="cpu or cuda.  [cuda where there is a GPU]")
 @click.option("--seed", type=int, default=0, show_default=True, help="Random seed of the inputs.")
 @click.option("--max-time", "max_time_s", type=float, help="Seconds of samples per cell.  [1]")
-@click.option("--min-samples", type=int, help="Samples per cell.  [30]")
+@click.option("--min-samples", type=int, help="Samples per cell, fewer at --max-time.  [30]")
 @click.option("--limit", "limit_s", type=float, help="Seconds a cell may take in all before it is stopped.  [300]")
 @click.option("--signature", is_flag=True, help="Print the operation's signature as a def to paste, and stop.")
 @click.option("--self-test", "only_test", is_flag=True, help="Time work of a known length, say how far off, and stop.")
