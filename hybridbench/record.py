@@ -16,11 +16,14 @@ Schema history:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from hybridbench.arch.block import DTYPE_BYTES
 from hybridbench.errors import BadInput, BadResults, unknown_name
@@ -28,6 +31,9 @@ from hybridbench.files import Damaged, NotJson, from_json
 from hybridbench.plain import check_values, from_plain, to_plain
 from hybridbench.suite.case import Case
 from hybridbench.text import printable, shown
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 SCHEMA = 6
 
@@ -281,7 +287,17 @@ class Observed:
 
 @dataclass(frozen=True)
 class Record:
-    """One case, how it ended, and what was observed; ``message`` and ``traceback`` are set unless it is ok."""
+    """One case, how it ended, and what was observed; ``message`` and ``traceback`` are set unless it is ok.
+
+    Attributes:
+        FILES: how the names of the files begin that hold such records.
+        WORKER: the module of the process that runs their cases.
+        OBSERVED: what such a process answers with.
+    """
+
+    FILES: ClassVar[str] = "records"
+    WORKER: ClassVar[str] = "hybridbench.worker"
+    OBSERVED: ClassVar[type] = Observed
 
     case: Case
     status: Status
@@ -296,8 +312,7 @@ class Record:
 
     def to_json(self) -> str:
         """One line of JSON with the case's key in front, for people who grep."""
-        body = {"key": self.case.key, **{f.name: to_plain(getattr(self, f.name)) for f in dataclasses.fields(self)}}
-        return json.dumps(body, separators=(",", ":"), allow_nan=False)
+        return as_line(self, self.case.key)
 
     @property
     def started(self) -> datetime:
@@ -306,8 +321,7 @@ class Record:
         Raises:
             ValueError: ``started_at`` is no time.
         """
-        time = datetime.fromisoformat(self.started_at)
-        return time if time.tzinfo else time.replace(tzinfo=UTC)
+        return time_of(self.started_at)
 
     @classmethod
     def from_json(cls, line: str) -> Record:
@@ -320,36 +334,72 @@ class Record:
             BadResults: not JSON, not a record of ours, from a newer schema, or a field that cannot be right, which the
                 text names.
         """
-        try:
-            body = from_json(line)
-        except NotJson as exc:
-            raise BadResults(f"not a JSON line ({exc.problem} at column {exc.column}): {line[:60]!r}") from exc
-        except Damaged as exc:
-            raise BadResults(f"the line {exc}: it was damaged or edited.") from exc
-        if not isinstance(body, dict) or "schema" not in body or "case" not in body:
-            raise BadResults("the line is JSON but not a hybridbench record: it has no 'schema' and 'case'.")
-        _check_schema(body["schema"])
-        body.pop("key", None)
-        try:
-            record = from_plain(cls, {**body, "case": _case(body.pop("case"))})
-            record = _spelled_out(record)
+        body = body_of(line, SCHEMA, "case")
+        with stating_fields():
+            record = _spelled_out(from_plain(cls, {**body, "case": _case(body["case"])}))
             check_values(record)
             _check_consistent(record)
             return record
-        except KeyError as exc:
-            raise BadResults(f"the record lacks or misstates a field (it has no {exc}): it was cut or edited.") from exc
-        except (TypeError, ValueError, AttributeError, OverflowError, BadInput) as exc:
-            raise BadResults(f"the record lacks or misstates a field ({exc}): it was cut or edited.") from exc
 
 
-def _check_schema(schema: object) -> None:
-    """Raise BadResults unless this version reads a schema."""
+def as_line(record: DataclassInstance, key: str) -> str:
+    """A record as one line of JSON, with the key of its case in front."""
+    body = {"key": key, **{f.name: to_plain(getattr(record, f.name)) for f in dataclasses.fields(record)}}
+    return json.dumps(body, separators=(",", ":"), allow_nan=False)
+
+
+def body_of(line: str, newest: int, *fields: str) -> dict[str, Any]:
+    """The fields of a record's line, without its key.
+
+    Args:
+        newest: the newest schema of its kind that this version reads.
+        fields: that a record of its kind has, beside ``schema``.
+
+    Raises:
+        BadResults: not JSON, not such a record, or from a newer schema.
+    """
+    try:
+        body = from_json(line)
+    except NotJson as exc:
+        raise BadResults(f"not a JSON line ({exc.problem} at column {exc.column}): {line[:60]!r}") from exc
+    except Damaged as exc:
+        raise BadResults(f"the line {exc}: it was damaged or edited.") from exc
+    if not isinstance(body, dict) or not {"schema", *fields} <= body.keys():
+        named = " and ".join(f"'{name}'" for name in ("schema", *fields))
+        raise BadResults(f"the line is JSON but not a hybridbench record: it has no {named}.")
+    schema = body["schema"]
     if type(schema) is not int or schema < 1:
         raise BadResults(
-            f"the record has schema {shown(schema)}, where a whole number from 1 to {SCHEMA} is due: it was edited."
+            f"the record has schema {shown(schema)}, where a whole number from 1 to {newest} is due: it was edited."
         )
-    if schema > SCHEMA:
-        raise BadResults(f"the record has schema {schema}, this hybridbench reads up to {SCHEMA}: upgrade hybridbench.")
+    if schema > newest:
+        raise BadResults(f"the record has schema {schema}, this hybridbench reads up to {newest}: upgrade hybridbench.")
+    body.pop("key", None)
+    return body
+
+
+@contextlib.contextmanager
+def stating_fields() -> Iterator[None]:
+    """What goes wrong while fields are read becomes a ``BadResults`` that says which."""
+    try:
+        yield
+    except KeyError as exc:
+        raise BadResults(f"the record lacks or misstates a field (it has no {exc}): it was cut or edited.") from exc
+    except (TypeError, ValueError, AttributeError, OverflowError, BadInput) as exc:
+        raise BadResults(f"the record lacks or misstates a field ({exc}): it was cut or edited.") from exc
+
+
+def time_of(started_at: str) -> datetime:
+    """The time that a record states; one without a zone is of UTC.
+
+    Raises:
+        ValueError: it is no time, which the text says.
+    """
+    try:
+        time = datetime.fromisoformat(started_at)
+    except ValueError as exc:
+        raise ValueError(f"started_at is {shown(started_at)}, which is no time") from exc
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def _case(body: object) -> Case:
@@ -383,10 +433,7 @@ def _check_consistent(record: Record) -> None:
     for dtype in (record.case.execution.dtype, record.case.execution.state_dtype):
         if dtype is not None and dtype not in DTYPE_BYTES:
             raise unknown_name("dtype", dtype, DTYPE_BYTES)
-    try:
-        record.started  # noqa: B018
-    except ValueError as exc:
-        raise ValueError(f"started_at is {shown(record.started_at)}, which is no time") from exc
+    time_of(record.started_at)
     seen = record.observed
     if seen is None:
         return

@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "decode": ("measuring", "Time decode steps at a fixed context."),
     "generate": ("measuring", "Time whole generations, as the paper does."),
     "run": ("measuring", "Run a suite of cases."),
+    "kernels": ("kernels", "Operations timed by themselves, and your own kernel beside them."),
     "report": ("reporting", "Tables and charts from stored records."),
     "trace": ("tracing", "Where the time of a step goes."),
     "audit": ("auditing", "Count a step's FLOPs six ways, and say why they differ."),

@@ -23,17 +23,26 @@ def report(results: tuple[Path, ...], as_json: bool, out: Path | None) -> None:
     a case that one of them holds more than once, the newest record is shown. What is damaged is named and left out, and
     the exit code is 2. Without -o the report goes into the folder ``report`` beside the first of RESULTS.
     """
-    from hybridbench.cli.rendering import render
+    from hybridbench.cli.rendering import render, render_kernels
+    from hybridbench.kernel_suite.record import KernelRecord
+    from hybridbench.record import Record
+    from hybridbench.store import holds, newest
 
-    records: dict[tuple[str, str], Record] = {}
-    runs: dict[str, str] = {}
-    for path, name in zip(results, _names(results), strict=True):
-        for record in all_records([path]):
-            records.setdefault((record.run_id, record.case.key), record)
-            runs.setdefault(record.run_id, name)
     first = results[0]
     folder = out or (first if first.is_dir() else first.parent) / "report"
-    render(list(records.values()), folder, as_json=as_json, runs=runs if len(results) > 1 else {})
+
+    kernels = [path for path in results if path.exists() and holds([path], KernelRecord)]
+    others = [path for path in results if path not in kernels or holds([path], Record)]
+    records: dict[tuple[str, str], Record] = {}
+    runs: dict[str, str] = {}
+    for path, name in zip(others, _names(others), strict=True):
+        for record in all_records([path], Record):
+            records.setdefault((record.run_id, record.case.key), record)
+            runs.setdefault(record.run_id, name)
+    if others:
+        render(list(records.values()), folder, as_json=as_json, runs=runs if len(others) > 1 else {})
+    if kernels and not (others and as_json):
+        render_kernels(newest(all_records(kernels, KernelRecord)), folder, as_json=as_json)
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -15,12 +15,15 @@ from hybridbench.cli.output import Plain
 
 if TYPE_CHECKING:
     from hybridbench.record import Record
+    from hybridbench.store import Stored
+
+R = TypeVar("R", bound="Stored")
 
 _DAMAGED = "hybridbench.damaged"
 
 
-def all_records(paths: Sequence[Path]) -> list[Record]:
-    """Every record in files and folders.
+def all_records(paths: Sequence[Path], kind: type[R]) -> list[R]:
+    """Every record of a kind in files and folders.
 
     Raises:
         BadResults: none of them holds a record.
@@ -33,7 +36,7 @@ def all_records(paths: Sequence[Path]) -> list[Record]:
         told.print(f"error: {sentence}", style="red")
         click.get_current_context().meta[_DAMAGED] = True
 
-    return load(paths, lambda text: told.print(f"warning: {text}", style="yellow"), damaged)
+    return load(paths, lambda text: told.print(f"warning: {text}", style="yellow"), damaged, kind)
 
 
 def stored_records(paths: Sequence[Path]) -> list[Record]:
@@ -42,9 +45,10 @@ def stored_records(paths: Sequence[Path]) -> list[Record]:
     Raises:
         BadResults: none of them holds a record.
     """
+    from hybridbench.record import Record
     from hybridbench.store import newest
 
-    return newest(all_records(paths))
+    return newest(all_records(paths, Record))
 
 
 def some_were_damaged(ctx: click.Context) -> bool:

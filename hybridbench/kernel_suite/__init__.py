@@ -1,1 +1,8 @@
-"""kernel_suite: single operations timed by themselves."""
+"""kernel_suite: single operations timed by themselves: cells, problems, records, what follows, and how they run.
+
+plan (no torch)                     run (torch)                                show (no torch)
+
+flags, TOML ─► plan ──► Cell ─────► worker ► draw ► check ► time ──► KernelRecord ──► figures ► report
+                ▲
+    problems of models, or typed
+"""
