@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from hybridbench import __version__
 from hybridbench.cli.auditing import audit
+from hybridbench.cli.comparing import compare
 from hybridbench.cli.inspecting import archs, backends, doctor
 from hybridbench.cli.measuring import OF_WORKLOADS, run
 from hybridbench.cli.output import Plain, ended_quietly
@@ -69,7 +70,7 @@ def main() -> None:
 
 for command in (
     *(quickstart, cost, cache, fit, price, crossover),
-    *(*OF_WORKLOADS, run, report),
+    *(*OF_WORKLOADS, run, report, compare),
     *(trace, audit, archs, backends, doctor),
 ):
     main.add_command(command)
