@@ -14,8 +14,24 @@ from hybridbench.compare.cell import ASKED
 from hybridbench.compare.sides import CROSSINGS
 from hybridbench.errors import BadInput, unknown_name
 
+ABOUT = """Compare RESULTS cell by cell: the ratio of medians, its interval, and a verdict. RESULTS are folders or
+.jsonl files, the base first; each other one is compared with it.
 
-@click.command(cls=Command, short_help="What changed between stored results, beyond the noise.")
+Of one folder its two newest runs are compared, or with --across the values that its records have; without RESULTS the
+two newest runs below results/local.
+
+A cell is slower or faster if its whole interval is; else it is within noise. Conditions must be the same: device,
+dtype, mode, backends, software. --across names those that may differ.
+
+\b
+hybridbench compare results/local/before results/local/after --fail-above 5%
+hybridbench compare results/local/sweep --across architecture
+
+Exit code 1: --fail-above fails a cell. 4: not comparable. 6: nothing was compared.
+"""
+
+
+@click.command(cls=Command, help=ABOUT, short_help="What changed between stored results, beyond the noise.")
 @click.argument("results", nargs=-1, type=GIVEN_PATH)
 @click.option("--metric", default="step", show_default=True, help=f"What is compared: {', '.join(ASKED)}.")
 @listed("--across", help=f"What may differ: {', '.join(CROSSINGS)}; lists too.")
@@ -30,21 +46,7 @@ def compare(
     as_json: bool,
     out: Path | None,
 ) -> None:
-    r"""Compare RESULTS cell by cell: the ratio of medians, its interval, and a verdict. RESULTS are folders or .jsonl
-    files, the base first; each other one is compared with it.
-
-    Of one folder its two newest runs are compared, or with --across the values that its records have; without RESULTS
-    the two newest runs below results/local.
-
-    A cell is slower or faster if its whole interval is; else it is within noise. Conditions must be the same: device,
-    dtype, mode, backends, software. --across names those that may differ.
-
-    \b
-    hybridbench compare results/local/before results/local/after --fail-above 5%
-    hybridbench compare results/local/sweep --across architecture
-
-    Exit code 1: --fail-above fails a cell. 4: not comparable. 6: no cell to compare.
-    """
+    """Compare stored results."""
     if metric not in ASKED:
         raise unknown_name("metric", metric, ASKED)
     limit = _limit(fail_above)

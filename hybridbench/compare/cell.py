@@ -84,6 +84,7 @@ class Cell:
         memory_bytes: the allocator's peak, None if unknown.
         doubts: sentences that say why the figure cannot carry a verdict.
         ran: the backend that ran, by operation.
+        canaries: rates of the same fixed work, measured in the same process, where they tell how busy a machine was.
         run: the invocation that measured it.
         started_at: when, ISO 8601.
         made_by: version and commit of hybridbench, in words.
@@ -104,6 +105,7 @@ class Cell:
     made_by: str
     doubts: tuple[str, ...] = ()
     ran: dict[str, str] = field(default_factory=dict)
+    canaries: tuple[float, ...] = ()
 
     @property
     def ok(self) -> bool:

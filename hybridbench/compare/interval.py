@@ -10,7 +10,9 @@ Bonett 2002, "Distribution-free confidence intervals for difference and ratio of
     upper end   = log ratio + sqrt((B_high - B)^2 + (A - A_low)^2 + (z s_A)^2 + (z s_B)^2)
 
 ``s`` is what the samples of one process cannot show: the standard deviation between fresh processes if the sides are of
-two separate runs, and the drift of samples that never became steady.
+two separate runs, and the drift of samples that never became steady. Where both processes timed the same fixed work
+beside their cells (canaries, on a CPU), both ends move out by the logarithm of the rates' ratio too: a machine that was
+slower as a whole slows steady samples as well.
 
 A table of many cells would find false changes by chance: of 60 cells, 3 at 95% each. So the intervals of a table hold
 all together at 95%: with ``cells`` ratios each holds at 1 - 0.05 / cells (Bonferroni), and is wider by the quotient of
@@ -75,9 +77,19 @@ def ratio_of(base: Cell, other: Cell, cells: int = 1) -> Ratio | None:
     z = _z(DOUBT)
     hidden = [z * _hidden(cell, separate=separate) for cell in (base, other)]
     wider = _z(1 - confidence(cells)) / z
-    down = wider * math.hypot(other_down, base_up, *hidden)
-    up = wider * math.hypot(other_up, base_down, *hidden)
+    moved = machine_moved(base, other)
+    down = wider * math.hypot(other_down, base_up, *hidden) + moved
+    up = wider * math.hypot(other_up, base_down, *hidden) + moved
     return Ratio(value, value * math.exp(-down), value * math.exp(up))
+
+
+def machine_moved(base: Cell, other: Cell) -> float:
+    """The largest logarithm of a ratio of canaries: how much slower a machine was in one process; 0 of two machines."""
+    if any(base.how.get(name) != other.how.get(name) for name in ("device", "cpu", "cores", "threads")):
+        return 0.0
+    return max(
+        (abs(math.log(theirs / ours)) for ours, theirs in zip(base.canaries, other.canaries, strict=False)), default=0.0
+    )
 
 
 def _reach(cell: Cell) -> tuple[float, float]:

@@ -53,7 +53,7 @@ LAUNCHED = NoiseClass(
     0.42,
     "steps that wait for the host: the same generation differed by up to 1.8 times, and log 1.8 / sqrt 2 is 42%",
 )
-ON_CPU = NoiseClass("steps on a CPU", 0.03, "or the spread of their samples where that is more")
+ON_CPU = NoiseClass("steps on a CPU", 0.03, "or the spread of their samples where that is more, and what canaries tell")
 CLASSES = (GRAPHED, TRAINING, SEQUENCES, CLOCKS_MOVED, LAUNCHED, ON_CPU)
 
 

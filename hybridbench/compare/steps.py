@@ -21,7 +21,8 @@ from hybridbench.report.groups import backends_text, series_names
 from hybridbench.units import format_tokens
 
 DENYING = (Caveat.SHARED_GPU, Caveat.SHORT_STEP, Caveat.RECOMPILED, Caveat.BEYOND_LIMIT)
-"""Caveats that deny a time: no interval knows how far off it is. Unsteady samples and moving clocks widen intervals."""
+"""Caveats that deny a time: no interval knows how far off it is. Unsteady samples deny it on a CPU, where the same code
+differed by 2.4 times as other work came and went; on a GPU they widen the interval, as a clock that dropped does."""
 _BESIDE = ("fvcore", "nvidia-ml-py")
 """Packages that a record names and no timed step runs."""
 AS_DTYPE = "as dtype"
@@ -66,6 +67,7 @@ def _cell(record: Record, asked: Asked, digest: str, model: str) -> Cell:
         made_by=_made_by(record.environment),
         doubts=_doubts(record, asked) if ok else (),
         ran={use.op: use.ran for use in record.observed.backends} if record.observed else {},
+        canaries=_canaries(record) if asked.timed else (),
     )
 
 
@@ -138,6 +140,14 @@ def _fewest(record: Record) -> int:
     return min((len(part.samples_ns) for part in seen.parts), default=len(seen.samples_ns))
 
 
+def _canaries(record: Record) -> tuple[float, ...]:
+    """On a CPU, the rates of a product and of reading memory: how much of the machine others left in that process."""
+    rates = record.observed.ceilings if record.observed else None
+    if rates is None or record.environment.device_kind != "cpu":
+        return ()
+    return rates.matmul_flops_per_s, rates.read_bytes_per_s
+
+
 def _tick_frac(record: Record) -> float:
     """By how much the energy of the sampled window may be off: one refresh of its counter."""
     energy = record.observed.energy if record.observed else None
@@ -149,7 +159,8 @@ def _noise(record: Record, asked: Asked) -> Noise:
 
 
 def _doubts(record: Record, asked: Asked) -> tuple[str, ...]:
-    denying = [caveat for caveat in doubts(record) if caveat in DENYING and asked.timed]
+    on_cpu = (Caveat.UNSTEADY,) if record.environment.device_kind == "cpu" else ()
+    denying = [caveat for caveat in doubts(record) if caveat in (*DENYING, *on_cpu) and asked.timed]
     if asked.name == "energy" and Caveat.ENERGY_WINDOW_SHORT in record.caveats:
         denying.append(Caveat.ENERGY_WINDOW_SHORT)
     return tuple(f"{caveat.value.replace('_', ' ')}: {ADVICE[caveat]}" for caveat in denying)

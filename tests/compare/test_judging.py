@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from hybridbench.compare.steps import ENERGY_TICK_S
 from hybridbench.errors import NotComparable, NothingCompared
 from hybridbench.measure import caveats
 from hybridbench.metrics import value
-from hybridbench.record import SCHEMA, Caveat, Part, Record, Status
+from hybridbench.record import SCHEMA, Caveat, Ceilings, Part, Record, Status
 
 Again = Callable[..., Record]
 Compared = Callable[..., Comparison]
@@ -310,6 +311,35 @@ def test_samples_that_never_became_steady_widen_an_interval_by_their_spread(
     later = replace(later, observed=replace(later.observed, samples_ns=wild))
     assert verdicts(compared([record], [later])) == [Verdict.WORSE]
     assert verdicts(compared([record], [replace(later, caveats=[Caveat.UNSTEADY])])) == [Verdict.NOISE]
+
+
+def on_cpu(record: Record, product: float, memory: float, **changes: Any) -> Record:
+    """The record as of a CPU, with the rates that its process measured beside it."""
+    assert record.observed is not None
+    environment = replace(record.environment, device="Xeon", device_kind="cpu", cpu="Xeon", threads=2)
+    seen = replace(record.observed, ceilings=Ceilings("float32", product, memory, memory))
+    return replace(record, **{"environment": environment, "observed": seen, "caveats": [], **changes})
+
+
+@pytest.mark.parametrize(
+    ("product", "memory", "certain"), [(31e9, 5e9, False), (45e9, 3.2e9, False), (45e9, 5e9, True)]
+)
+def test_a_cpu_that_was_slower_as_a_whole_denies_a_change(
+    decodes: list[Record], again: Again, compared: Compared, product: float, memory: float, certain: bool
+) -> None:
+    """A step of 1.3 times, where a product or memory was 1.45 or 1.56 times slower; and where neither was."""
+    base = on_cpu(decodes[0], 45e9, 5e9)
+    (row,) = compared([base], [on_cpu(again(decodes[0], 1.3), product, memory)]).rows
+    assert row.verdict is (Verdict.WORSE if certain else Verdict.NOISE)
+    other = on_cpu(again(decodes[0], 1.3), product, memory)
+    other = replace(other, environment=replace(other.environment, cores=99))
+    (row,) = compared([base], [other], across=["machine"]).rows
+    assert row.verdict is Verdict.WORSE  # of another machine the rates differ by right
+
+
+def test_unsteady_samples_on_a_cpu_deny_a_verdict(decodes: list[Record], again: Again, compared: Compared) -> None:
+    later = on_cpu(again(decodes[0], 2.0), 45e9, 5e9, caveats=[Caveat.UNSTEADY])
+    assert verdicts(compared([on_cpu(decodes[0], 45e9, 5e9)], [later])) == [Verdict.DOUBTFUL]
 
 
 def test_few_samples_have_a_ratio_and_no_verdict(decodes: list[Record], again: Again, compared: Compared) -> None:
