@@ -22,7 +22,7 @@ import types
 import typing
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from hybridbench.errors import BadInput, BadResults
 from hybridbench.suite.case import Case
@@ -282,7 +282,17 @@ class Observed:
 
 @dataclass(frozen=True)
 class Record:
-    """One case, how it ended, and what was observed; ``message`` and ``traceback`` are set unless it is ok."""
+    """One case, how it ended, and what was observed; ``message`` and ``traceback`` are set unless it is ok.
+
+    Attributes:
+        FILES: how the names of the files begin that hold such records.
+        WORKER: the module of the process that runs their cases.
+        OBSERVED: what such a process answers with.
+    """
+
+    FILES: ClassVar[str] = "records"
+    WORKER: ClassVar[str] = "hybridbench.worker"
+    OBSERVED: ClassVar[type] = Observed
 
     case: Case
     status: Status
@@ -297,8 +307,7 @@ class Record:
 
     def to_json(self) -> str:
         """One line of JSON with the case's key in front, for people who grep."""
-        body = {"key": self.case.key, **{f.name: to_plain(getattr(self, f.name)) for f in dataclasses.fields(self)}}
-        return json.dumps(body, separators=(",", ":"), allow_nan=False)
+        return as_line(self, self.case.key)
 
     @classmethod
     def from_json(cls, line: str) -> Record:
@@ -327,6 +336,12 @@ class Record:
             return record
         except (KeyError, TypeError, ValueError, AttributeError, BadInput) as exc:
             raise BadResults(f"the record lacks or misstates a field ({exc}): it was cut or edited.") from exc
+
+
+def as_line(record: DataclassInstance, key: str) -> str:
+    """A record as one line of JSON, with the key of its case in front."""
+    body = {"key": key, **{f.name: to_plain(getattr(record, f.name)) for f in dataclasses.fields(record)}}
+    return json.dumps(body, separators=(",", ":"), allow_nan=False)
 
 
 def _check_samples(record: Record) -> None:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-from hybridbench.record import Record, Status
-from hybridbench.suite.case import Case
+from hybridbench.record import Status
 
 
 @dataclass(frozen=True)
@@ -22,15 +22,16 @@ class Remaining:
         sampled_otherwise: how many of ``todo`` are recorded with other sampling, such as another ``--max-time``.
     """
 
-    todo: list[Case]
+    todo: list[Any]
     done: set[str]
     sampled_otherwise: int
 
 
-def remaining_of(planned: Sequence[Case], stored: Mapping[str, Record]) -> Remaining:
+def remaining_of(planned: Sequence[Any], stored: Mapping[str, Any]) -> Remaining:
     """What is left of a plan.
 
     Args:
+        planned: cases, or cells of another suite.
         stored: the latest record of each case by its key, as ``store.recorded`` gives them.
     """
     limits = {case.key: case.limit_s for case in planned}
@@ -41,6 +42,6 @@ def remaining_of(planned: Sequence[Case], stored: Mapping[str, Record]) -> Remai
     return Remaining(todo, done, len(alike))
 
 
-def _again(record: Record, limit_s: float | None) -> bool:
+def _again(record: Any, limit_s: float | None) -> bool:
     """Whether a recorded case runs again: it ran out of time, and its limit is longer now."""
-    return record.status is Status.TIMED_OUT and limit_s is not None and limit_s > record.case.limit_s
+    return bool(record.status is Status.TIMED_OUT and limit_s is not None and limit_s > record.case.limit_s)

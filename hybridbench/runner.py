@@ -16,37 +16,44 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 from hybridbench.errors import WorkerDied, portable
 from hybridbench.machine import thread_settings
 from hybridbench.processes import Answering, terminable
-from hybridbench.record import Caveat, Environment, Observed, Record, Status, from_plain
+from hybridbench.record import Caveat, Environment, Status, from_plain
 from hybridbench.store import RecordWriter
-from hybridbench.suite.case import Case
 
 START_LIMIT_S = 180.0
 STARTS = 2
 """Consecutive failed starts after which a worker is given up."""
 
 
+class _Job(Protocol):
+    """What a worker is given: a ``Case``, or a cell of another suite."""
+
+    @property
+    def limit_s(self) -> float: ...
+    def to_dict(self) -> dict[str, Any]: ...
+
+
 @dataclass(frozen=True)
 class Events:
-    """What a caller may watch while a sweep runs."""
+    """What a caller may watch while a sweep runs; cases and records are of the writer's kind."""
 
-    started: Callable[[Case], None] = lambda _case: None
-    phase: Callable[[Case, str], None] = lambda _case, _name: None
-    finished: Callable[[Record], None] = lambda _record: None
+    started: Callable[[Any], None] = lambda _case: None
+    phase: Callable[[Any, str], None] = lambda _case, _name: None
+    finished: Callable[[Any], None] = lambda _record: None
 
 
 def run_sweep(
-    cases: Sequence[Case], writer: RecordWriter, *, gpus: Sequence[str] = (), events: Events | None = None
-) -> list[Record]:
+    cases: Sequence[_Job], writer: RecordWriter, *, gpus: Sequence[str] = (), events: Events | None = None
+) -> list[Any]:
     """Runs the cases, one at a time per device, and returns their records in the order they ended.
 
     Args:
         cases: what to run.
-        writer: where each record goes as soon as it exists.
+        writer: where each record goes as soon as it exists; its kind of record says which worker runs the cases.
         gpus: one CUDA_VISIBLE_DEVICES value per worker; empty for a single worker with the devices of this process.
 
     A case whose worker does not start goes back to the queue. A worker that fails to start twice is given up.
@@ -68,9 +75,9 @@ def run_sweep(
 class _Pool:
     """The waiting cases, the workers that take them, and the records so far."""
 
-    def __init__(self, cases: Sequence[Case], writer: RecordWriter, gpus: Sequence[str | None], events: Events) -> None:
+    def __init__(self, cases: Sequence[_Job], writer: RecordWriter, gpus: Sequence[str | None], events: Events) -> None:
         self.workers = [Worker(writer, index, gpu) for index, gpu in enumerate(gpus)]
-        self.records: list[Record] = []
+        self.records: list[Any] = []
         self._waiting = deque(cases)
         self._events = events
 
@@ -111,7 +118,7 @@ class _Pool:
                 for record in worker.time_out(selector):
                     self._keep(record)
 
-    def _keep(self, record: Record) -> None:
+    def _keep(self, record: Any) -> None:
         self.records.append(record)
         self._events.finished(record)
 
@@ -131,7 +138,7 @@ class Dialogue:
     """
 
     def __init__(self, writer: RecordWriter, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
-        self.case: Case | None = None
+        self.case: _Job | None = None
         self.greeted = False
         self.phase = "start"
         self.fit = True
@@ -140,13 +147,13 @@ class Dialogue:
         self._started_at = ""
         self._environment: Environment | None = None
 
-    def begin(self, case: Case) -> None:
+    def begin(self, case: _Job) -> None:
         """Notes that the worker was given a case."""
         self.case, self.phase = case, "start"
         self._started_at = self._now().isoformat(timespec="milliseconds")
 
-    def hear(self, line: str) -> Record | None:
-        """Reads one line; returns the record of the case if the line completes it."""
+    def hear(self, line: str) -> Any:
+        """Reads one line; returns the record of the case if the line completes it, else None."""
         message = json.loads(line)
         if message["kind"] == "hello":
             self.greeted = True
@@ -159,11 +166,11 @@ class Dialogue:
             return self._answered(message)
         return None
 
-    def _answered(self, message: dict[str, Any]) -> Record:
+    def _answered(self, message: dict[str, Any]) -> Any:
         observed = message.get("observed")
         return self.end(
             Status(message["status"]),
-            observed=from_plain(Observed, observed) if observed else None,
+            observed=from_plain(self._writer.kind.OBSERVED, observed) if observed else None,
             message=message.get("message"),
             traceback=message.get("traceback"),
             caveats=[Caveat(name) for name in message.get("caveats", [])],
@@ -172,14 +179,14 @@ class Dialogue:
     def end(
         self,
         status: Status,
-        observed: Observed | None = None,
+        observed: Any = None,
         message: str | None = None,
         traceback: str | None = None,
         caveats: Sequence[Caveat] = (),
-    ) -> Record:
+    ) -> Any:
         """Ends the case with a status, and writes and returns its record."""
         assert self.case is not None
-        record = Record(
+        record = self._writer.kind(
             case=self.case,
             status=status,
             run_id=self._writer.run_id,
@@ -196,24 +203,25 @@ class Dialogue:
 
 
 class Worker:
-    """One ``hybridbench.worker`` process, which is started when it is first needed."""
+    """One worker process, which is started when it is first needed."""
 
     def __init__(self, writer: RecordWriter, index: int, gpu: str | None) -> None:
-        self.unstarted: Case | None = None
+        self.unstarted: _Job | None = None
         self.deadline = 0.0
         self.failed_starts = 0
         self.why = ""
         self._dialogue = Dialogue(writer)
+        self._module = writer.kind.WORKER
         self._gpu = gpu
         self._log = writer.path.with_name(f"worker-{writer.run_id}-{index}.log")
         self._process: Answering | None = None
 
     @property
-    def case(self) -> Case | None:
+    def case(self) -> _Job | None:
         """Its current case."""
         return self._dialogue.case
 
-    def give(self, case: Case, selector: selectors.BaseSelector) -> None:
+    def give(self, case: _Job, selector: selectors.BaseSelector) -> None:
         """Gives a case to the process, and starts the process first where there is none."""
         self._dialogue.begin(case)
         if self._process is None:
@@ -223,7 +231,7 @@ class Worker:
         self.deadline = time.monotonic() + (case.limit_s if self._dialogue.greeted else START_LIMIT_S)
         self._process.ask(json.dumps(case.to_dict()))
 
-    def take_back(self) -> Case:
+    def take_back(self) -> _Job:
         """Returns the case whose process did not start, to give it to another worker."""
         assert self.unstarted is not None
         case, self.unstarted = self.unstarted, None
@@ -239,9 +247,9 @@ class Worker:
         if self._gpu is not None:
             environment["CUDA_VISIBLE_DEVICES"] = self._gpu
         self._dialogue.greeted = False
-        return Answering([sys.executable, "-m", "hybridbench.worker"], self._log, environment)
+        return Answering([sys.executable, "-m", self._module], self._log, environment)
 
-    def read(self, selector: selectors.BaseSelector, events: Events) -> Iterator[Record]:
+    def read(self, selector: selectors.BaseSelector, events: Events) -> Iterator[Any]:
         """Reads what the process has just written; yields the records that it completes."""
         assert self._process is not None
         lines = self._process.lines()
@@ -264,7 +272,7 @@ class Worker:
                 if not self._dialogue.fit:
                     self._end(selector)
 
-    def _died(self, selector: selectors.BaseSelector) -> Record | None:
+    def _died(self, selector: selectors.BaseSelector) -> Any:
         """The record of the case during which the process died; None where it had no case."""
         assert self._process is not None
         code, tail = self._process.exit_code(), self._process.tail()
@@ -279,7 +287,7 @@ class Worker:
         text = f"the worker process {how} while it was in phase '{self._dialogue.phase}'{hint}"
         return self._dialogue.end(Status.CRASHED, message=text, traceback=tail or None)
 
-    def time_out(self, selector: selectors.BaseSelector) -> list[Record]:
+    def time_out(self, selector: selectors.BaseSelector) -> list[Any]:
         """Kills the process and records its case as timed out; the case of one that was never ready is not lost."""
         assert self._process is not None
         assert self.case is not None

@@ -1,6 +1,7 @@
 """store: results on disk: one JSONL file per run, appended record by record, and read back as records.
 
     <folder>/records-20261121T180512Z-4711-9f3a.jsonl      one run, one writer, one record a line
+    <folder>/kernels-20261121T180713Z-4730-07c1.jsonl      the same, of operations that were timed by themselves
 
 Each run has its own file, so two runs into one folder never mix lines. A record is on disk before the next case starts:
 a run that is killed loses at most the line it was writing, which ``load`` skips with a warning.
@@ -19,12 +20,44 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from hybridbench.errors import BadInput, BadResults
-from hybridbench.record import Record
+from hybridbench.record import Environment, Record, Status
 
 _FIRST_BYTES = b'{"key":"'
 """How every line of a results file begins; tells a record that was cut short from another kind of file."""
+
+
+class _Case(Protocol):
+    @property
+    def key(self) -> str: ...
+
+
+class _Stored(Protocol):
+    """A kind of record, as far as it is stored: ``Record``, or that of another suite."""
+
+    FILES: ClassVar[str]
+
+    @property
+    def case(self) -> _Case: ...
+    @property
+    def run_id(self) -> str: ...
+    @property
+    def started_at(self) -> str: ...
+    @property
+    def environment(self) -> Environment: ...
+    @property
+    def status(self) -> Status: ...
+    def to_json(self) -> str: ...
+    @classmethod
+    def from_json(cls, line: str) -> Any: ...
+
+
+R = TypeVar("R", bound=_Stored)
+
+OTHER_FILES = ("kernels-",)
+"""How the names of files begin that hold another kind of record than ``Record``."""
 
 
 def make_folder(folder: Path) -> Path:
@@ -46,15 +79,17 @@ class RecordWriter:
     Args:
         folder: where the file goes; made if missing.
         run_id: the name of the run; None makes one from the time and the process.
+        kind: the kind of its records.
 
     Raises:
         BadInput: the folder or the file cannot be made.
     """
 
-    def __init__(self, folder: Path, run_id: str | None = None) -> None:
+    def __init__(self, folder: Path, run_id: str | None = None, kind: type[Any] = Record) -> None:
         make_folder(folder)
+        self.kind = kind
         self.run_id = run_id or f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{os.getpid()}-{secrets.token_hex(2)}"
-        self.path = folder / f"records-{self.run_id}.jsonl"
+        self.path = folder / f"{kind.FILES}-{self.run_id}.jsonl"
         self._written = 0
         try:
             self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o666)
@@ -63,7 +98,7 @@ class RecordWriter:
                 f"{folder} cannot hold results ({exc.strerror}): make it writable or choose another with --out."
             ) from exc
 
-    def append(self, record: Record) -> None:
+    def append(self, record: _Stored) -> None:
         """Write one record; once this returns, the record survives a crash of the process or the machine.
 
         Raises:
@@ -95,8 +130,8 @@ class RecordWriter:
         self.close()
 
 
-def load(paths: Sequence[Path], warn: Callable[[str], None]) -> list[Record]:
-    """The records of files and of all ``*.jsonl`` files below folders, the earliest first.
+def load(paths: Sequence[Path], warn: Callable[[str], None], kind: type[R] = Record) -> list[R]:  # type: ignore[assignment]
+    """The records of a kind in files and in all ``*.jsonl`` files below folders, the earliest first.
 
     Args:
         paths: files and folders; a file named twice is read once.
@@ -105,10 +140,10 @@ def load(paths: Sequence[Path], warn: Callable[[str], None]) -> list[Record]:
     Raises:
         BadResults: no file, only empty files, or a line that is not a record, with its place.
     """
-    records: dict[tuple[str, str], Record] = {}
-    files = _files(paths)
+    records: dict[tuple[str, str], R] = {}
+    files = _files(paths, kind)
     for file in files:
-        for record in _read(file, warn):
+        for record in _read(file, warn, kind):
             identity = (record.case.key, record.run_id)
             if identity not in records or records[identity].started_at <= record.started_at:
                 records[identity] = record
@@ -118,9 +153,9 @@ def load(paths: Sequence[Path], warn: Callable[[str], None]) -> list[Record]:
     return sorted(records.values(), key=lambda record: record.started_at)
 
 
-def newest(records: Iterable[Record]) -> list[Record]:
+def newest(records: Iterable[R]) -> list[R]:
     """The latest record of every case on every machine, in the order given."""
-    latest: dict[tuple[str, ...], Record] = {}
+    latest: dict[tuple[str, ...], R] = {}
     for record in records:
         identity = (record.case.key, *machine_of(record))
         if identity not in latest or latest[identity].started_at <= record.started_at:
@@ -129,13 +164,13 @@ def newest(records: Iterable[Record]) -> list[Record]:
     return [record for record in records if id(record) in kept]
 
 
-def machine_of(record: Record) -> tuple[str, ...]:
+def machine_of(record: _Stored) -> tuple[str, ...]:
     """What must be equal for two speeds to be of the same machine: device, host and threads."""
     environment = record.environment
     return environment.device, environment.cpu, str(environment.cores), str(environment.threads)
 
 
-def recorded(folder: Path) -> dict[str, Record]:
+def recorded(folder: Path, kind: type[R] = Record) -> dict[str, R]:  # type: ignore[assignment]
     """The latest record of every case in a folder, by its key, however it ended: the cases ``--resume`` skips.
 
     A case that failed is recorded too; to try it again, measure it without ``--resume``. A record that was cut short
@@ -147,24 +182,36 @@ def recorded(folder: Path) -> dict[str, Record]:
     if not _exists(folder):
         return {}
     passed_over: list[str] = []
-    found = [record for file in _jsonl_below(folder) for record in _read(file, passed_over.append)]
+    found = [record for file in _jsonl_below(folder, kind) for record in _read(file, passed_over.append, kind)]
     return {record.case.key: record for record in sorted(found, key=lambda record: record.started_at)}
 
 
-def _files(paths: Sequence[Path]) -> list[Path]:
+def holds(paths: Sequence[Path], kind: type[_Stored]) -> bool:
+    """Whether a kind of record is in files or below folders, by the files' names."""
+    return any(_jsonl_below(path, kind) if path.is_dir() else is_of(path, kind) for path in paths)
+
+
+def is_of(file: Path, kind: type[_Stored]) -> bool:
+    """Whether a file is for a kind of record; any name but those of another kind is for ``Record``."""
+    return file.name.startswith(f"{kind.FILES}-") or (
+        kind.FILES == Record.FILES and not file.name.startswith(OTHER_FILES)
+    )
+
+
+def _files(paths: Sequence[Path], kind: type[_Stored]) -> list[Path]:
     files: dict[Path, Path] = {}
     for path in paths:
         if not _exists(path):
-            raise BadResults(f"{path} does not exist: give a results folder or a records-*.jsonl file.")
+            raise BadResults(f"{path} does not exist: give a results folder or a {kind.FILES}-*.jsonl file.")
         if path.is_dir():
-            found = _jsonl_below(path)
+            found = _jsonl_below(path, kind)
             if not found:
                 raise BadResults(f"{path} has no *.jsonl file in it: measure something with '-o {path}' first.")
         else:
             found = [path]
         files.update((file.resolve(), file) for file in found)
     if not files:
-        raise BadResults("no results were named: give a results folder or a records-*.jsonl file.")
+        raise BadResults(f"no results were named: give a results folder or a {kind.FILES}-*.jsonl file.")
     return list(files.values())
 
 
@@ -183,7 +230,7 @@ def _exists(path: Path) -> bool:
     return True
 
 
-def _jsonl_below(folder: Path) -> list[Path]:
+def _jsonl_below(folder: Path, kind: type[_Stored]) -> list[Path]:
     """The results files below a folder.
 
     Raises:
@@ -192,12 +239,12 @@ def _jsonl_below(folder: Path) -> list[Path]:
     if folder.resolve() == folder.resolve().parent:
         raise BadResults(f"{folder} holds every file of this machine: name the folder of the results.")
     try:
-        return sorted(file for file in folder.rglob("*.jsonl") if file.is_file())
+        return sorted(file for file in folder.rglob("*.jsonl") if file.is_file() and is_of(file, kind))
     except OSError as exc:
         raise BadResults(f"{exc.filename or folder} cannot be read ({exc.strerror}): name another folder.") from exc
 
 
-def _read(file: Path, warn: Callable[[str], None]) -> list[Record]:
+def _read(file: Path, warn: Callable[[str], None], kind: type[R]) -> list[R]:
     """The records of one file.
 
     The last line may be cut short: without its line feed, or with garbage that a crash of the machine left in it.
@@ -218,7 +265,7 @@ def _read(file: Path, warn: Callable[[str], None]) -> list[Record]:
             warn(f"{file}: line {number}, the last, was cut short and is left out: its case has to run again.")
             continue
         try:
-            records.append(Record.from_json(line.decode("utf-8")))
+            records.append(kind.from_json(line.decode("utf-8")))
         except UnicodeDecodeError as exc:
             raise BadResults(f"{file}:{number}: the line is not text: this is not a results file.") from exc
         except BadResults as exc:

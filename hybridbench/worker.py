@@ -17,7 +17,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import torch
 
@@ -26,14 +26,27 @@ from hybridbench.errors import DeviceFault, HybridbenchError, Unsupported, Wrong
 from hybridbench.kernels import release
 from hybridbench.measure.environment import fingerprint
 from hybridbench.processes import end_with_starter
-from hybridbench.record import Status, to_plain
-from hybridbench.suite.case import COMPILE, Case
+from hybridbench.record import Caveat, Status, to_plain
+from hybridbench.suite.case import Case
 
 
-def answer_for(case: Case, bench: Bench) -> dict[str, Any]:
+class _Work(Protocol):
+    """What a line asks for: a ``Case``, or a cell of another suite."""
+
+    @property
+    def device(self) -> str: ...
+    @property
+    def compiled(self) -> bool: ...
+
+
+Run = Callable[[Any, Bench], tuple[Any, list[Caveat]]]
+"""Runs one case and returns what was observed, with its caveats."""
+
+
+def answer_for(case: Any, bench: Bench, run: Run = run_case) -> dict[str, Any]:
     """The case's answer as plain values. A failure becomes a status; ``fit`` is false where the process must exit."""
     try:
-        observed, caveats = run_case(case, bench)
+        observed, caveats = run(case, bench)
     except Unsupported as exc:
         return _failure(Status.UNSUPPORTED, exc)
     except WrongResult as exc:
@@ -59,9 +72,9 @@ def _failure(status: Status, exc: BaseException, fit: bool = True) -> dict[str, 
     return {"status": status, "message": text, "traceback": full, "fit": fit}
 
 
-def _release(case: Case) -> None:
+def _release(case: _Work) -> None:
     """Frees the last case's memory, so that the next one starts from an empty device."""
-    if case.execution.mode == COMPILE:  # in other modes only kernels were compiled, and the next case can use those
+    if case.compiled:  # in other modes only kernels were compiled, and the next case can use those
         torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     release()
@@ -74,13 +87,19 @@ def _release(case: Case) -> None:
 
 
 def serve(
-    cases: Iterable[str], answers: IO[str], open_bench: Callable[[str, Callable[[str], None]], Bench] = Bench.open
+    cases: Iterable[str],
+    answers: IO[str],
+    open_bench: Callable[[str, Callable[[str], None]], Bench] = Bench.open,
+    read: Callable[[dict[str, Any]], _Work] = Case.from_dict,
+    run: Run = run_case,
 ) -> None:
     """Answers cases until there are none left or one may have left the device unusable.
 
     Args:
         cases: one line of JSON per case.
         open_bench: makes the bench of a kind of device; its second argument is called with each phase.
+        read: makes a case of a line's values.
+        run: runs one.
     """
 
     def send(kind: str, **body: Any) -> None:
@@ -92,8 +111,8 @@ def serve(
     gc.freeze()  # imported objects stay: searching them took 0.15 s per case, and sometimes as long within a sample
     send("hello", cuda=torch.cuda.is_available())
     for line in cases:
-        case = Case.from_dict(json.loads(line))
-        kind = case.execution.device
+        case = read(json.loads(line))
+        kind = case.device
         if kind == "cuda" and not torch.cuda.is_available():
             send("environment", environment=to_plain(fingerprint(torch.device("cpu"))))
             send("answer", **_failure(Status.UNSUPPORTED, Unsupported(NO_CUDA)))
@@ -103,7 +122,7 @@ def serve(
         bench = benches[kind]
         # Sent first, so that the record of a case that kills this process still has its environment.
         send("environment", environment=to_plain(bench.environment()))
-        answer = answer_for(case, bench)
+        answer = answer_for(case, bench, run)
         send("answer", **answer)
         if not answer["fit"]:
             return
@@ -113,12 +132,12 @@ def serve(
 NO_CUDA = "PyTorch finds no CUDA device: install a CUDA build of torch and a driver, or measure with --device cpu"
 
 
-def main() -> None:
-    """Entry point of the process."""
+def main(read: Callable[[dict[str, Any]], _Work] = Case.from_dict, run: Run = run_case) -> None:
+    """Entry point of the process; ``read`` and ``run`` as in ``serve``."""
     faulthandler.register(signal.SIGUSR1)  # the runner asks a hanging worker for its stacks before killing it
     end_with_starter()
     with os.fdopen(int(sys.argv[1]), "w", encoding="utf-8") as answers:
-        serve(sys.stdin, answers)
+        serve(sys.stdin, answers, read=read, run=run)
 
 
 if __name__ == "__main__":

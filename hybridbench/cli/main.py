@@ -15,6 +15,7 @@ from hybridbench import __version__
 from hybridbench.cli.auditing import audit
 from hybridbench.cli.comparing import compare
 from hybridbench.cli.inspecting import archs, backends, doctor
+from hybridbench.cli.kernels import kernels
 from hybridbench.cli.measuring import OF_WORKLOADS, run
 from hybridbench.cli.output import Plain, ended_quietly
 from hybridbench.cli.planning import cache, crossover, fit, price
@@ -70,7 +71,7 @@ def main() -> None:
 
 for command in (
     *(quickstart, cost, cache, fit, price, crossover),
-    *(*OF_WORKLOADS, run, report, compare),
+    *(*OF_WORKLOADS, run, kernels, report, compare),
     *(trace, audit, archs, backends, doctor),
 ):
     main.add_command(command)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -104,18 +105,44 @@ def check_backends(planned: Sequence[Case], *, installed: bool = True) -> None:
         check_installed(planned) if installed else check_names(planned)
 
 
-def needs_gpu(planned: Sequence[Case], gpus: Sequence[str]) -> None:
+@dataclass(frozen=True)
+class Kind:
+    """What is measured, as far as a command has to know.
+
+    Attributes:
+        record: the kind of its records.
+        page: the name of its report's page.
+        shown: makes how finished cases are shown while others run (``report.live.Shown``); None is that of models.
+        render: shows records and writes their report, as ``rendering.render``.
+    """
+
+    record: type[Any]
+    page: str
+    shown: Callable[[], Any]
+    render: Callable[..., None]
+
+
+def _render(*given: Any, **options: Any) -> None:
+    from hybridbench.cli.rendering import render
+
+    render(*given, **options)
+
+
+MODELS = Kind(Record, "report.md", lambda: None, _render)
+
+
+def needs_gpu(planned: Sequence[Any], gpus: Sequence[str]) -> None:
     """Check that there is a GPU if cases need one.
 
     Raises:
         BadInput: there is none; the text says what to do instead.
     """
-    if any(case.execution.device == "cuda" for case in planned) and not gpus:
+    if any(case.device == "cuda" for case in planned) and not gpus:
         raise BadInput("device cuda: this machine shows no NVIDIA GPU; use --device cpu, or see hybridbench doctor.")
 
 
 def measure_cases(
-    planned: Sequence[Case],
+    planned: Sequence[Any],
     name: str,
     gpus: Sequence[str],
     *,
@@ -124,7 +151,8 @@ def measure_cases(
     resume: bool = False,
     dry_run: bool = False,
     brief: bool = False,
-) -> list[Record]:
+    kind: Kind = MODELS,
+) -> list[Any]:
     """Run cases, show progress and tables, and print where the results are. Returns the records to report.
 
     Raises:
@@ -141,9 +169,9 @@ def measure_cases(
     from hybridbench.store import recorded
 
     folder = out or RESULTS / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
-    own_page(folder / "report", "report.md")
+    own_page(folder / "report", kind.page)
     console = Plain(stderr=True, soft_wrap=True)
-    stored = recorded(folder) if resume else {}
+    stored: dict[str, Any] = recorded(folder, kind.record) if resume else {}
     left = remaining_of(planned, stored)
     if left.done:
         known = len(planned) - len(left.todo)
@@ -151,13 +179,13 @@ def measure_cases(
     if left.sampled_otherwise:
         alike = left.sampled_otherwise
         console.print(f"{alike} of those to run are recorded with other sampling (as by another --max-time).")
-    records, failure = _run(left.todo, len(planned), folder, gpus, console) if left.todo else ([], None)
-    kept = _recorded(folder, records, console) if records or stored else records
+    records, failure = _run(left.todo, len(planned), folder, gpus, console, kind) if left.todo else ([], None)
+    kept = _recorded(folder, records, console, kind) if records or stored else records
     if resume and len(records) < len(planned):
         wanted = {case.key for case in planned}
         records = [record for record in kept if record.case.key in wanted]
     if records:
-        _report(records, kept, folder, console, as_json=as_json, brief=brief)
+        _report(records, kept, folder, console, kind, as_json=as_json, brief=brief)
     if failure is not None:
         raise failure
     if not any(record.status is Status.OK for record in records):
@@ -166,45 +194,44 @@ def measure_cases(
 
 
 def _report(
-    records: Sequence[Record],
-    kept: Sequence[Record],
+    records: Sequence[Any],
+    kept: Sequence[Any],
     folder: Path,
     console: Console,
+    kind: Kind,
     *,
     as_json: bool,
     brief: bool,
 ) -> None:
-    from hybridbench.cli.rendering import render
-
     try:
-        render(records, folder / "report", as_json=as_json, brief=brief, written=kept)
+        kind.render(records, folder / "report", as_json=as_json, brief=brief, written=kept)
     except KeyboardInterrupt:
         where = shlex.quote(str(folder))
         console.print(f"Stopped. All {len(records)} records are kept; make the report with: hybridbench report {where}")
         click.get_current_context().exit(130)
 
 
-def _recorded(folder: Path, records: Sequence[Record], console: Console) -> Sequence[Record]:
+def _recorded(folder: Path, records: Sequence[Any], console: Console, kind: Kind) -> Sequence[Any]:
     """All records of the folder, or only those of this run if an earlier file there cannot be read."""
     from hybridbench.store import load, newest
 
     try:
-        return newest(load([folder], lambda text: console.print(text)))
+        return newest(load([folder], lambda text: console.print(text), kind.record))
     except HybridbenchError as exc:
         console.print(f"The report is of this run only: {exc}")
         return records
 
 
 def _run(
-    todo: Sequence[Case], planned: int, folder: Path, gpus: Sequence[str], console: Console
-) -> tuple[list[Record], HybridbenchError | None]:
+    todo: Sequence[Any], planned: int, folder: Path, gpus: Sequence[str], console: Console, kind: Kind
+) -> tuple[list[Any], HybridbenchError | None]:
     """Run the cases. Returns the records, and the exception that ended the run early, if any."""
     from hybridbench.report.live import LiveSweep
     from hybridbench.runner import Events, run_sweep
     from hybridbench.store import RecordWriter
 
-    devices = gpus if any(case.execution.device == "cuda" for case in todo) else ()
-    finished: list[Record] = []
+    devices = gpus if any(case.device == "cuda" for case in todo) else ()
+    finished: list[Any] = []
 
     def how_to_go_on() -> None:
         recorded = planned - len(todo) + len(finished)
@@ -213,11 +240,11 @@ def _run(
             f"To go on, give the same command with -o {shlex.quote(str(folder))} --resume."
         )
 
-    with RecordWriter(folder) as writer:
+    with RecordWriter(folder, kind=kind.record) as writer:
         try:
-            with LiveSweep(len(todo), console) as live:
+            with LiveSweep(len(todo), console, shown=kind.shown()) as live:
 
-                def note(record: Record) -> None:
+                def note(record: Any) -> None:
                     finished.append(record)
                     live.finished(record)
 
@@ -231,11 +258,10 @@ def _run(
     return finished, None
 
 
-def _list_cases(planned: Sequence[Case], as_json: bool) -> None:
+def _list_cases(planned: Sequence[Any], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"cases": [{"key": case.key, **case.to_dict()} for case in planned]}))
         return
     for case in planned:
-        execution = case.execution
-        click.echo(f"{case.key}  {case.label}  {execution.device} {execution.dtype} {execution.mode}")
+        click.echo(f"{case.key}  {case.label}  {case.how}")
     click.echo(f"{len(planned)} case{'s' * (len(planned) != 1)}.", err=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,7 +13,11 @@ from hybridbench.cli.output import Plain
 from hybridbench.record import Record
 from hybridbench.report.build import Report, build_report
 from hybridbench.report.render.json import to_json
-from hybridbench.report.render.terminal import print_report
+from hybridbench.report.render.terminal import print_report, print_table
+
+if TYPE_CHECKING:
+    from hybridbench.kernel_suite.record import KernelRecord
+    from hybridbench.kernel_suite.report import KernelReport
 
 
 def render(
@@ -31,7 +36,7 @@ def render(
     """
     report = build_report(records)
     whole = build_report(written) if written and list(written) != list(records) else report
-    where = _written(whole, folder)
+    where = _written_by(lambda: _page(whole, folder), folder)
     if as_json:
         click.echo(to_json(report, where))
         return
@@ -43,13 +48,53 @@ def render(
         console.print(f"Report: {where}{of_all}", soft_wrap=True)
 
 
-def _written(report: Report, folder: Path) -> str | None:
+def _page(report: Report, folder: Path) -> Path:
+    from hybridbench.report.render.folder import write_report
+
+    return write_report(report, folder).page
+
+
+def _written_by(write: Callable[[], Path], folder: Path) -> str | None:
+    """The page that was written; None, with a message, where the chart libraries are missing."""
     try:
-        from hybridbench.report.render.folder import write_report
+        return str(write())
     except ModuleNotFoundError as missing:
         Plain(stderr=True, soft_wrap=True).print(
             f"No report written: {missing.name} is not installed. Records are kept; where it is installed, "
             f"hybridbench report {shlex.quote(str(folder.parent))} makes tables and charts of them.",
         )
         return None
-    return str(write_report(report, folder).page)
+
+
+def render_kernels(
+    records: Sequence[KernelRecord],
+    folder: Path,
+    *,
+    as_json: bool,
+    brief: bool = False,
+    written: Sequence[KernelRecord] = (),
+    over: str | None = None,
+    self_test: dict[str, Any] | None = None,
+) -> None:
+    """Write the report of kernels into ``folder`` and show its tables, or print one JSON document; as ``render``."""
+    from hybridbench.kernel_suite.report import build
+
+    report = build(records, over)
+    whole = build(written) if written and list(written) != list(records) else report
+    where = _written_by(lambda: _kernels_page(whole, folder), folder)
+    if as_json:
+        from hybridbench.kernel_suite.render import to_json as kernels_to_json
+
+        click.echo(kernels_to_json(report, where, self_test))
+        return
+    console = Plain()
+    for table in report.tables.values():
+        print_table(table, console)
+    if where and not brief:
+        console.print(f"Report: {where}", soft_wrap=True)
+
+
+def _kernels_page(report: KernelReport, folder: Path) -> Path:
+    from hybridbench.kernel_suite.render import write
+
+    return write(report, folder)

@@ -36,6 +36,9 @@ class Trial:
     ``call`` must not modify the given tensors; it returns every output and updated state by name. With ``gradients``
     those of every floating-point tensor are compared that the operation's row does not call constant. ``length`` is
     that of a sequence. With ``continues`` it starts from a state.
+
+    ``bind`` makes the call that is timed, where that is not the operation itself with the arguments that ``call``
+    passes to it first.
     """
 
     label: str
@@ -44,6 +47,7 @@ class Trial:
     gradients: bool = True
     length: int = 0
     continues: bool = False
+    bind: Callable[[Callable[..., Any], dict[str, Tensor]], Callable[[], object]] | None = None
 
 
 class Draw:
@@ -69,7 +73,7 @@ class Draw:
         self.device = device
         self.exact = torch.float64 if device.type == "cpu" else torch.float32
         self.batch, self.at_size = batch, at_size
-        self.channels = problem.width if at_size and problem.width else CHANNELS
+        self.channels = (problem.conv_channels or problem.width if at_size else 0) or CHANNELS
         self._problem, self._generator = problem, generator
 
     @property
@@ -80,6 +84,10 @@ class Draw:
     def lengths(self, small: Iterable[int]) -> list[int]:
         """The lengths to try: those of a verification, or the problem's own."""
         return [self._problem.length] if self.at_size else list(small)
+
+    def tokens(self, small: Iterable[int]) -> list[int]:
+        """The numbers of tokens to try, of all sequences together: those of a verification, or the problem's own."""
+        return [self.batch * self._problem.length] if self.at_size else list(small)
 
     def normal(self, *shape: int) -> Tensor:
         """Standard normal values in the problem's dtype."""

@@ -90,7 +90,7 @@ def verify(backend: Backend, problem: Problem, *, device: torch.device | str, se
     draw = Draw(problem, torch.device(device), torch.Generator().manual_seed(seed), max(BATCH, backend.rows + 1))
     output_bound, gradient_bound = BOUNDS[problem.dtype]
     worst, cases = (0.0, output_bound), 0
-    with _full_precision(draw.device):
+    with full_precision(draw.device):
         inputs = [
             case
             for case in draw_of(backend.op)(problem, draw)
@@ -168,7 +168,7 @@ STRETCH = 4096
 
 
 def _worst_stretch(found: Tensor, expected: Tensor, *, by_position: bool) -> float:
-    """``_relative`` in float32, of a range of positions at a time, which the memory beside a whole case allows."""
+    """``relative`` in float32, of a range of positions at a time, which the memory beside a whole case allows."""
     if found.shape != expected.shape:
         return math.nan
     length = found.shape[1] if by_position else 1
@@ -194,10 +194,10 @@ def _errors(
     }
     with torch.set_grad_enabled(gradients):
         expected = case.call(reference_of(operation.name), exact)
-        _poison(expected, draw.dtype)
+        poison(expected, draw.dtype)
         found = case.call(ours, given)
     for name, tensor in found.items():
-        yield name, _relative(tensor, expected[name], by_position="_BT" in name)
+        yield name, relative(tensor, expected[name], by_position="_BT" in name)
     if not gradients:
         return
     through = [name for name, tensor in found.items() if tensor.requires_grad]
@@ -210,10 +210,10 @@ def _errors(
     by_name = dict(zip(leaves, their_gradients, strict=True))
     for name, mine in zip(leaves, our_gradients, strict=True):
         terms = by_name.get(operation.sums.get(name, ""))
-        yield GRADIENT + name, _relative(mine, by_name[name], terms=terms)
+        yield GRADIENT + name, relative(mine, by_name[name], terms=terms)
 
 
-def _relative(found: Tensor, expected: Tensor, *, by_position: bool = False, terms: Tensor | None = None) -> float:
+def relative(found: Tensor, expected: Tensor, *, by_position: bool = False, terms: Tensor | None = None) -> float:
     """``|found - expected| / |expected|``; NaN when the shapes differ or ``found`` holds NaN or infinity.
 
     With ``by_position`` it is the worst of the second dimension's slices. A window of 513 instead of 512 is off by 6%
@@ -234,14 +234,14 @@ def _relative(found: Tensor, expected: Tensor, *, by_position: bool = False, ter
     return float(((found - expected).norm(dim=-1) / expected.norm(dim=-1).clamp(min=floor)).max())
 
 
-def _poison(expected: dict[str, Tensor], dtype: torch.dtype) -> None:
+def poison(expected: dict[str, Tensor], dtype: torch.dtype) -> None:
     """Fills memory of the outputs' sizes with NaN and frees it, so that an output that is never written shows."""
     for tensor in expected.values():
         torch.full(tensor.shape, math.nan, dtype=dtype, device=tensor.device)
 
 
 @contextlib.contextmanager
-def _full_precision(device: torch.device) -> Iterator[None]:
+def full_precision(device: torch.device) -> Iterator[None]:
     """Turns tf32 off for products and convolutions, so that float32 means float32 on both sides."""
     if device.type != "cuda":
         yield

@@ -128,4 +128,23 @@ ROWS = (
         on_cpu=("grouped-mm",),
         kernels=("::_grouped_mm$",),
     ),
+    # a linear layer, timed by itself: models run it as PyTorch's own module
+    Operation(
+        name="product",
+        family="kernels.dense",
+        spends=MATMUL,
+        inputs=("x_NI", "weight_OI"),
+        outputs=("out_NO",),
+        letters={"N": _tokens, "I": lambda problem: problem.d_model, "O": lambda problem: problem.width},
+        forward=lambda problem: 2 * _tokens(problem) * problem.d_model * problem.width,
+        backends=(
+            own(
+                "torch",
+                "torch",
+                "kernels.dense.product:product",
+                wide="torch 2.11, CUDABlas.h: gemm takes sizes and strides as int64_t",
+            ),
+        ),
+        on_cpu=("torch",),
+    ),
 )

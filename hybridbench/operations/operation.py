@@ -200,6 +200,12 @@ class Operation:
         return {one.name: replace(one, op=self.name) for one in (plain, *self.backends, *self.cpu_only)}
 
     @property
+    def learns(self) -> bool:
+        """Whether it has a backward: a step from a state or over a cache's slots has none, nor has an update."""
+        given = [Tensor.read(text) for text in self.inputs]
+        return bool(given) and not any(tensor.in_place or "S" in tensor.letters for tensor in given)
+
+    @property
     def tensors(self) -> tuple[Tensor, ...]:
         """Its inputs, then its outputs."""
         return tuple(Tensor.read(text) for text in (*self.inputs, *self.outputs))
@@ -236,12 +242,24 @@ def flops(operation: Operation, problem: Problem, training: bool = False) -> int
     """FLOPs of an operation on a problem, in the convention exact: three times the forward with its backward.
 
     As in ``arch``, an operation with matrix products, a convolution or a recurrence counts only those. For the others,
-    every sum, product, quotient, root and exponential counts 1. An operation that works in place has no backward.
+    every sum, product, quotient, root and exponential counts 1. An operation that does not learn has no backward.
 
     Raises:
         ValueError: a whole decode step, whose FLOPs are its model's.
     """
     if operation.forward is None:
         raise ValueError(f"the FLOPs of {operation.name} depend on its model, not on a problem")
-    backward = training and not any(tensor.in_place for tensor in operation.tensors)
-    return operation.forward(problem) * (3 if backward else 1)
+    return operation.forward(problem) * (3 if training and operation.learns else 1)
+
+
+def training_bytes(operation: Operation, problem: Problem) -> int:
+    """Bytes a forward and its backward must move: a forward's, each output's gradient read, each input's written.
+
+    Inputs that the backward reads again are not counted, since a small one may still be in a cache.
+    """
+    count, total = elements(operation, problem), moved_bytes(operation, problem)
+    for tensor in operation.tensors:
+        integer = tensor.dtype is not None and tensor.dtype.startswith("int")
+        if not (tensor.optional or tensor.constant or integer):
+            total += count[tensor.name] * DTYPES[tensor.dtype or problem.dtype]
+    return total

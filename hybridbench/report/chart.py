@@ -5,9 +5,9 @@ Measured values have one kind of mark; predicted values and the floor have anoth
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-
-from hybridbench.arch.model import ModelSpec
+from typing import Protocol
 
 MEASURED, PREDICTED = "measured", "predicted"
 
@@ -33,6 +33,15 @@ class Failure:
     word: str
 
 
+class Kin(Protocol):
+    """What a series is of: a model, whose family has a colour of its own, or anything else."""
+
+    @property
+    def arch(self) -> str:
+        """The family; any other word has none."""
+        ...
+
+
 @dataclass(frozen=True)
 class Plot:
     """The content of a chart.
@@ -44,7 +53,7 @@ class Plot:
         quantity: the title of the value axis, without the unit.
         unit: SI unit of the amounts.
         axis: ``context`` or ``batch``.
-        models: the model of each series name, in order.
+        models: the model of each series name, or what else it is of, in order.
         points: measured and predicted values.
         failures: the cases without a value.
         kinds: the names of solid and dashed lines; if there is one name only, the chart has no legend for kinds.
@@ -56,7 +65,7 @@ class Plot:
     quantity: str
     unit: str
     axis: str
-    models: dict[str, ModelSpec]
+    models: Mapping[str, Kin]
     points: list[Point]
     failures: list[Failure]
     kinds: tuple[str, str] = (MEASURED, PREDICTED)

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import TracebackType
+from typing import Any, Protocol
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -22,10 +24,29 @@ from hybridbench.metrics import value
 from hybridbench.record import Record, Status
 from hybridbench.report.measured import INVALID
 from hybridbench.report.render.terminal import verdict_style
-from hybridbench.suite.case import Case
 from hybridbench.units import format_number, format_seconds
 
 _TABLE_ROWS = 15
+
+
+class _Named(Protocol):
+    @property
+    def label(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Shown:
+    """How finished cases of a kind are shown.
+
+    Args:
+        headings: of two numbers.
+        row: the label of a record's case, the two numbers and the verdict, as shown.
+        said: the two numbers in words.
+    """
+
+    headings: tuple[str, str]
+    row: Callable[[Any], tuple[str, str, str, str]]
+    said: str
 
 
 class LiveSweep:
@@ -35,10 +56,14 @@ class LiveSweep:
         total: the number of cases in the sweep.
         console: where to show it: stderr, so that stdout stays free for results.
         now: a monotonic clock, in seconds.
+        shown: how a finished case is shown; None is that of a whole model's.
     """
 
-    def __init__(self, total: int, console: Console, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, total: int, console: Console, now: Callable[[], float] = time.monotonic, shown: Shown | None = None
+    ) -> None:
         self._total = total
+        self._shown = shown or Shown(("tokens/s", "step"), _row, "{} tokens/s, {} a step")
         self._console = console
         self._now = now
         self._begun = now()
@@ -69,22 +94,22 @@ class LiveSweep:
         if self._live.is_started:
             self._live.stop()
 
-    def started(self, case: Case) -> None:
+    def started(self, case: _Named) -> None:
         """Show that a case begins."""
         self._progress.update(self._task, description=case.label)
 
-    def finished(self, record: Record) -> None:
+    def finished(self, record: Any) -> None:
         """Show the result of a case, whether it ended ok or not."""
         self._done += 1
         self._busy_s = self._now() - self._begun
-        row = _row(record)
+        row = self._shown.row(record)
         self._rows.append(row)
         self._progress.update(self._task, completed=self._done)
         if not self._live.is_started:
             label, rate, step, verdict = row
             line = f"{self._done}/{self._total} {label}: {verdict}"
             if record.status is Status.OK:
-                line += f", {rate} tokens/s, {step} a step"
+                line += f", {self._shown.said.format(rate, step)}"
             elif record.message:
                 line += f", {' '.join(record.message.split())}"
             self._console.print(Text(f"{line} ({self.left()})"), soft_wrap=True)
@@ -103,7 +128,7 @@ class LiveSweep:
         """The current display of a terminal: the latest finished cases and the bar."""
         table = Table(box=None, pad_edge=False)
         table.add_column("case", no_wrap=True)
-        for heading in ("tokens/s", "step"):
+        for heading in self._shown.headings:
             table.add_column(heading, justify="right")
         table.add_column("status")
         # Only the latest rows: a live display that is taller than the screen cannot be redrawn.

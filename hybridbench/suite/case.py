@@ -98,6 +98,21 @@ class Case:
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
     @property
+    def device(self) -> str:
+        """The kind of device that it runs on."""
+        return self.execution.device
+
+    @property
+    def how(self) -> str:
+        """How it is run, in a few words."""
+        return f"{self.execution.device} {self.execution.dtype} {self.execution.mode}"
+
+    @property
+    def compiled(self) -> bool:
+        """Whether its layers are compiled, so that what was compiled is dropped after it."""
+        return self.execution.mode == COMPILE
+
+    @property
     def label(self) -> str:
         """One line for progress and errors."""
         work = self.workload

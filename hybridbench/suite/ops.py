@@ -22,6 +22,8 @@ DECODE_STEP = "decode_step"
 """The whole decode step of a model, not of one block: module by module, or as fused kernels."""
 OPS_OF_MODEL = ("add_rms_norm", "linear_cross_entropy", "adamw", DECODE_STEP)
 """Operations of a model as a whole."""
+OPS_ALONE = ("product",)
+"""Operations that ``hybridbench kernels`` times by themselves: models run a linear layer as PyTorch's own module."""
 OPS = tuple(
     dict.fromkeys([*(op for kind in BLOCKS.values() for op in (*kind.sequence_ops, *kind.step_ops)), *OPS_OF_MODEL])
 )

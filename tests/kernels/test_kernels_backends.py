@@ -16,7 +16,7 @@ from hybridbench.kernels.attention.flash_attn import refuses_flash_attn_4
 from hybridbench.kernels.delta.fla import refuses_gated_delta
 from hybridbench.kernels.scan.core import refuses_one_pass
 from hybridbench.operations import OPERATIONS
-from hybridbench.suite.ops import DECODE_STEP, OPS
+from hybridbench.suite.ops import DECODE_STEP, OPS, OPS_ALONE
 
 KERNELS = {op: backends(op) for op, row in OPERATIONS.items() if row.inputs}
 """What runs each operation of tensors."""
@@ -55,6 +55,7 @@ SHAPES: dict[str, list[dict[str, int]]] = {
     "kda": [{"head_dim": 16, "n_heads": 3, "chunk_size": 64}],
     "kda_step": [{"head_dim": 16, "n_heads": 3}],
     "lightning": [{"head_dim": 16, "n_heads": 4, "chunk_size": 64}, {"head_dim": 24, "n_heads": 3, "chunk_size": 16}],
+    "product": [{}],
     "lightning_step": [{"head_dim": 16, "n_heads": 4}],
     "norm_gate": [{"head_dim": 16, "v_head_dim": 24}, {"head_dim": 16, "n_heads": 6, "norm_width": 96}],
     "rwkv7": [{"head_dim": 16, "n_heads": 3, "chunk_size": 64}, {"head_dim": 24, "n_heads": 2, "chunk_size": 16}],
@@ -102,7 +103,7 @@ def test_a_backend_is_right_or_says_why_not(backend: Backend, problem: Problem) 
 
 
 def test_every_operation_has_a_reference_and_a_complete_order() -> None:
-    assert set(OPERATIONS) == set(OPS), "a kind of block asks for what is no operation, or nobody asks"
+    assert set(OPERATIONS) == {*OPS, *OPS_ALONE}, "a kind of block asks for what is no operation, or nobody asks"
     assert set(OPERATIONS) - {DECODE_STEP} == set(KERNELS) == set(SHAPES)
     for op, table in KERNELS.items():
         assert "reference" in table

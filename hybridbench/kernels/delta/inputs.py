@@ -90,9 +90,10 @@ def delta_step(per_channel: bool) -> Callable[[Problem, Draw], Iterator[Trial]]:
 
 def norm_gate(problem: Problem, draw: Draw) -> Iterator[Trial]:
     """Both activations; z is a view into a wider row."""
-    H, V = 3, problem.norm_dim
+    V = problem.norm_dim
+    H = problem.n_heads * problem.value_dim // V if draw.at_size else 3
 
-    for T in (1, 63):
+    for T in draw.lengths((1, 63)):
         for activation in ("silu", "sigmoid"):
 
             def call(fn: Callable[..., Any], t: dict[str, Tensor], activation: str = activation) -> dict[str, Tensor]:

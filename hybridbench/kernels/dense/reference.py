@@ -90,3 +90,12 @@ def experts(
         y = F.linear(F.silu(gate) * up, wide(out_weight_EDI[e]))
         out = out.index_add(0, token, y * weight[token, slot, None])
     return out.to(x_ND.dtype)
+
+
+def product(x_NI: Tensor, weight_OI: Tensor) -> Tensor:
+    """A linear layer without a bias: every token times the weight.
+
+    Returns:
+        (N, O) in the dtype of ``x_NI``.
+    """
+    return (wide(x_NI) @ wide(weight_OI).T).to(x_NI.dtype)

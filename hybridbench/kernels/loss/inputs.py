@@ -15,17 +15,17 @@ VOCABULARY = 1000
 """Vocabulary of the checked loss: small, and not a multiple of any tile."""
 
 
-def linear_cross_entropy(_problem: Problem, draw: Draw) -> Iterator[Trial]:
+def linear_cross_entropy(problem: Problem, draw: Draw) -> Iterator[Trial]:
     """Logits of unit variance. The upstream gradient is not 1, so that its scaling is checked too."""
-    D = 64
+    D, V = (problem.width, problem.vocabulary) if draw.at_size else (64, VOCABULARY)
 
     def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"loss": fn(t["hidden_ND"], t["weight_VD"], t["target_N"])}
 
-    for N in (1, 63, 100, 257):
+    for N in draw.tokens((1, 63, 100, 257)):
         tensors = {
             "hidden_ND": draw.normal(N, D),
-            "weight_VD": draw.normal(VOCABULARY, D) / math.sqrt(D),
-            "target_N": draw.integers(VOCABULARY, N),
+            "weight_VD": draw.normal(V, D) / math.sqrt(D),
+            "target_N": draw.integers(V, N),
         }
         yield Trial(f"{N} tokens", tensors, call)

@@ -12,30 +12,44 @@ from hybridbench.kernels.drawing import Draw, Trial
 from hybridbench.problem import Problem
 
 
-def adamw(_problem: Problem, draw: Draw) -> Iterator[Trial]:
+def adamw(problem: Problem, draw: Draw) -> Iterator[Trial]:
     """Three steps of a parameter in the problem's dtype and of one in float32, large enough to show errors.
+
+    At size it is one step of the problem's parameters, all in one tensor in its dtype.
 
     No gradient is near 0: float16 rounds the square of a small one to 0, and then divides by it.
     """
-    steps, lr = 3, 0.1
+    steps, lr = 1 if draw.at_size else 3, 0.1
+    groups = {"first": "first_I"} if draw.at_size else {"first": "first_I", "second": "second_J"}
 
     def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
-        parameters = [torch.nn.Parameter(t[name].detach().clone()) for name in ("first_I", "second_J")]
+        parameters = [torch.nn.Parameter(t[name].detach().clone()) for name in groups.values()]
         optimizer = fn(parameters, lr=lr)
         for step in range(steps):
-            for parameter, name in zip(parameters, ("d_first_SI", "d_second_SJ"), strict=True):
+            for parameter, name in zip(parameters, ("d_first_SI", "d_second_SJ"), strict=False):
                 parameter.grad = t[name][step].detach().clone()
             optimizer.step()
         made = {}
-        for name, parameter in zip(("first", "second"), parameters, strict=True):
+        for name, parameter in zip(groups, parameters, strict=True):
             state = optimizer.state[parameter]
             made[f"{name} parameter"] = parameter.detach()
             made[f"{name} exp_avg"], made[f"{name} exp_avg_sq"] = state["exp_avg"], state["exp_avg_sq"]
         return made
 
+    def bind(fn: Callable[..., Any], t: dict[str, Tensor]) -> Callable[[], object]:
+        parameter = torch.nn.Parameter(t["first_I"])
+        parameter.grad = t["d_first_SI"][0]
+        step: Callable[[], object] = fn([parameter], lr=1e-4).step
+        return step
+
     def gradient(n: int) -> Tensor:
         return draw.uniform(0.5, 2, steps, n) * (1 - 2 * draw.integers(2, steps, n))
 
+    if draw.at_size:
+        first = draw.normal(problem.n_params)
+        whole = {"first_I": first, "d_first_SI": gradient(problem.n_params).to(first.dtype)}
+        yield Trial(f"a step of {problem.n_params} elements", whole, call, gradients=False, bind=bind)
+        return
     for n in (1, 63, 5000):
         first = draw.normal(n)
         tensors = {

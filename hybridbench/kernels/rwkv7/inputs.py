@@ -70,12 +70,12 @@ def rwkv7_step(problem: Problem, draw: Draw) -> Iterator[Trial]:
 
 def rwkv7_output(problem: Problem, draw: Draw) -> Iterator[Trial]:
     """Of a sequence and of a step."""
-    H, P = 3, problem.head_dim
+    H, P = problem.n_heads if draw.at_size else 3, problem.head_dim
 
     def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"out_BTHV": fn(*t.values(), eps=EPS)}
 
-    for T in (1, 63):
+    for T in draw.lengths((1, 63)):
         names = ("y_BTHV", "r_BTHP", "k_BTHP", "v_BTHV", "gate_BTHV")
         tensors = {name: draw.normal(draw.batch, T, H, P) for name in names}
         tensors |= {name: draw.normal(H, P) for name in ("weight_HV", "bias_HV", "bonus_HP")}

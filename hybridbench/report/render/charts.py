@@ -9,15 +9,15 @@ with any kind of colour vision can distinguish them. Rendering needs no network:
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import altair as alt
 import vl_convert
 
-from hybridbench.arch.model import ModelSpec
 from hybridbench.errors import BadInput
-from hybridbench.report.chart import MEASURED, PREDICTED, Plot
+from hybridbench.report.chart import MEASURED, PREDICTED, Kin, Plot
 from hybridbench.report.display import ShownUnit, unit_for
 from hybridbench.report.groups import BATCH, CONTEXT
 from hybridbench.units import format_tokens
@@ -86,7 +86,7 @@ def _place(plot: Plot, place: int) -> str:
     return f"context {format_tokens(place)}" if plot.axis == CONTEXT else f"batch {place}"
 
 
-def _looks(models: dict[str, ModelSpec]) -> tuple[list[str], list[str]]:
+def _looks(models: Mapping[str, Kin]) -> tuple[list[str], list[str]]:
     """A colour and a shape per series: a family's own for its first series, unused ones for the others."""
     colors, shapes = [], []
     spare_colors = [*_OTHER_COLORS, *(FAMILY_COLORS[arch] for arch in FAMILY_COLORS if arch not in _archs(models))]
@@ -105,7 +105,7 @@ def _looks(models: dict[str, ModelSpec]) -> tuple[list[str], list[str]]:
     return colors, shapes
 
 
-def _archs(models: dict[str, ModelSpec]) -> set[str]:
+def _archs(models: Mapping[str, Kin]) -> set[str]:
     return {model.arch for model in models.values()}
 
 

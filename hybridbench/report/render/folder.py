@@ -33,18 +33,16 @@ def write_report(report: Report, out: Path) -> ReportFiles:
     """
     files = ReportFiles(own_page(make_folder(out), "report.md"))
     table_folder, chart_folder = make_folder(out / "tables"), make_folder(out / "charts")
-    before = files.page.read_text(encoding="utf-8") if files.page.is_file() else ""
-    for folder, endings in ((table_folder, (".csv",)), (chart_folder, (".png", ".svg"))):
-        _clear(folder, endings, before)
+    clear_earlier(files.page, (table_folder, (".csv",)), (chart_folder, (".png", ".svg")))
     for name, text in csv_files(report).items():
         files.tables.append(table_folder / f"{name}.csv")
-        _write(files.tables[-1], text)
+        write_text(files.tables[-1], text)
     for section in report.groups:
         for name, plot in section.plots.items():
             files.charts += save(draw(plot), chart_folder / name)
     for paper in report.papers:
         files.charts += save(draw_panels(paper.comparison), chart_folder / paper.chart)
-    _write(files.page, report_page(report))
+    write_text(files.page, report_page(report))
     return files
 
 
@@ -57,9 +55,16 @@ def write_cost(report: CostReport, out: Path) -> ReportFiles:
     files = ReportFiles(own_page(make_folder(out), "cost.md"), tables=[out / "cost.csv"])
     for name, plot in report.plots.items():
         files.charts += save(draw(plot), make_folder(out / "charts") / name)
-    _write(files.tables[0], to_csv(report.table))
-    _write(files.page, cost_page(report))
+    write_text(files.tables[0], to_csv(report.table))
+    write_text(files.page, cost_page(report))
     return files
+
+
+def clear_earlier(page: Path, *folders: tuple[Path, tuple[str, ...]]) -> None:
+    """Remove the files that an earlier page links to, by folder and endings; the new one may not overwrite them all."""
+    before = page.read_text(encoding="utf-8") if page.is_file() else ""
+    for folder, endings in folders:
+        _clear(folder, endings, before)
 
 
 def _clear(folder: Path, endings: tuple[str, ...], before: str) -> None:
@@ -69,7 +74,12 @@ def _clear(folder: Path, endings: tuple[str, ...], before: str) -> None:
             path.unlink()
 
 
-def _write(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write a file.
+
+    Raises:
+        BadInput: it cannot be written.
+    """
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as exc:

@@ -10,6 +10,7 @@ OPENINGS = {
     "report.md": "# hybridbench report\n\n## Findings\n",
     "cost.md": "# Predicted cost\n\n### predicted cost of ",
     "compare.md": "# Comparison\n\nThe ratio of medians cell by cell",
+    "kernels.md": "# Kernels\n\nOperations timed by themselves.\n",
     "audit.md": "# Audit\n\nFLOPs of one step as conventions and counters see them",
 }
 """How each page begins, by its name; no page that a person writes begins so."""

@@ -18,7 +18,21 @@ if TYPE_CHECKING:  # a report of records needs all metrics, and a table none
 
 _ROOMY = 100
 _NAMING = 4
-_NAMING_KEYS = ("model", "gpu", "layout", "context", "batch", "scale", "convention", "index", "symbol", "layer")
+_NAMING_KEYS = (
+    "model",
+    "gpu",
+    "layout",
+    "context",
+    "batch",
+    "scale",
+    "convention",
+    "index",
+    "symbol",
+    "layer",
+    "op",
+    "problem",
+    "backend",
+)
 """Keys of columns that identify a row, if they are among the first ``_NAMING`` columns of a table."""
 _STYLES = {"ok": "green", "oom": "yellow", "unsupported": "yellow", NOT_RUN: "dim"}
 

@@ -1,0 +1,125 @@
+"""record: what one cell yielded, and its stored form: raw samples and what was seen around them; the rest is derived.
+
+Schema history:
+    1   first version.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from hybridbench.errors import BadInput, BadResults
+from hybridbench.kernel_suite.cell import Cell
+from hybridbench.record import Caveat, Ceilings, Environment, GpuState, Status, as_line, from_plain
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How the outputs, at the size that was timed, agreed with those of something else.
+
+    Attributes:
+        against: what they were compared with; None if nothing could compute them here.
+        compared: how many tensors.
+        worst: the one that came closest to its bound.
+        error, bound: its relative error, and the largest that was allowed.
+        why_not: why there was nothing to compare with.
+    """
+
+    against: str | None
+    compared: int = 0
+    worst: str | None = None
+    error: float | None = None
+    bound: float | None = None
+    why_not: str | None = None
+
+
+@dataclass(frozen=True)
+class KernelObserved:
+    """What was seen while a cell ran.
+
+    Attributes:
+        samples_ns: of one call each, in order.
+        by_allocation: how many of them each fresh set of memory gave, in order.
+        calls_per_sample: how many calls one sample is the mean of.
+        graph: whether calls were replays of a CUDA graph.
+        cold: whether the cache was flushed before each call.
+        timer: the clock.
+        ran: the backend, with the sequences at a time if not all ran at once.
+        package, version: where it comes from.
+        blocks_per_sm: thread blocks of its longest kernel for each multiprocessor; None is unknown.
+        kernels: names of the GPU kernels of a call, the longest first.
+        check_ns: how long the comparison took; ns.
+    """
+
+    samples_ns: list[int]
+    by_allocation: list[int]
+    calls_per_sample: int
+    graph: bool
+    cold: bool
+    warmup_ns: int
+    timer: str
+    ran: str
+    package: str
+    version: str | None
+    agreement: Agreement
+    check_ns: int
+    gpu_before: GpuState | None = None
+    gpu_after: GpuState | None = None
+    ceilings: Ceilings | None = None
+    blocks_per_sm: float | None = None
+    kernels: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class KernelRecord:
+    """One cell, how it ended, and what was observed; ``message`` and ``traceback`` are set unless it is ok."""
+
+    FILES: ClassVar[str] = "kernels"
+    WORKER: ClassVar[str] = "hybridbench.kernel_suite.worker"
+    OBSERVED: ClassVar[type] = KernelObserved
+
+    case: Cell
+    status: Status
+    run_id: str
+    started_at: str
+    environment: Environment
+    observed: KernelObserved | None = None
+    message: str | None = None
+    traceback: str | None = None
+    caveats: list[Caveat] = field(default_factory=list)
+    schema: int = SCHEMA
+
+    def to_json(self) -> str:
+        """One line of JSON with the cell's key in front."""
+        return as_line(self, self.case.key)
+
+    @classmethod
+    def from_json(cls, line: str) -> KernelRecord:
+        """Read one line back.
+
+        Raises:
+            BadResults: not JSON, not such a record, or from a newer schema.
+        """
+        try:
+            body = json.loads(line)
+        except json.JSONDecodeError as exc:
+            raise BadResults(f"not a JSON line ({exc.msg} at column {exc.colno}): {line[:60]!r}") from exc
+        if not isinstance(body, dict) or "schema" not in body or "op" not in (body.get("case") or {}):
+            raise BadResults("the line is JSON but no record of a kernel: it has no 'schema' and no operation.")
+        if type(body["schema"]) is not int or not 1 <= body["schema"] <= SCHEMA:
+            raise BadResults(
+                f"the record has schema {body['schema']}, this hybridbench reads up to {SCHEMA}: upgrade hybridbench."
+            )
+        body.pop("key", None)
+        try:
+            record = from_plain(cls, {**body, "case": Cell.from_dict(body["case"])})
+        except (KeyError, TypeError, ValueError, AttributeError, BadInput) as exc:
+            raise BadResults(f"the record lacks or misstates a field ({exc}): it was cut or edited.") from exc
+        seen = record.observed
+        if seen is not None and (not seen.samples_ns or min(seen.samples_ns) <= 0):
+            raise BadResults("the record's samples_ns are none or not above 0: it was cut or edited.")
+        return record

@@ -1,0 +1,48 @@
+"""render: a report of kernels on the terminal, as one JSON document, and as a page with tables and charts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from hybridbench.kernel_suite.report import KernelReport, rows
+from hybridbench.report.render.charts import draw, save
+from hybridbench.report.render.csv import to_csv
+from hybridbench.report.render.folder import clear_earlier, write_text
+from hybridbench.report.render.markdown import to_markdown
+from hybridbench.report.render.page import OPENINGS, own_page
+from hybridbench.store import make_folder
+
+PAGE = "kernels.md"
+MEANINGS = (
+    "The median of one call, with half its 95% interval beside it. FLOPs count a multiply-add as 2 (convention exact), "
+    "a backward as two forwards. Bytes are the fewest that a call moves: inputs read once, outputs written once, and "
+    "with a backward their gradients. The floor is the larger of both times at the rates that the process measured. "
+    "A speed-up says tie where the intervals allow 1.\n"
+)
+
+
+def write(report: KernelReport, out: Path) -> Path:
+    """Write a report into ``out`` and return its page. An earlier one in that folder is replaced.
+
+    Raises:
+        BadInput: the folder cannot be written, or holds a page of that name that hybridbench did not write.
+    """
+    page = own_page(make_folder(out), PAGE)
+    tables, charts = make_folder(out / "tables"), make_folder(out / "charts")
+    clear_earlier(page, (tables, (".csv",)), (charts, (".png", ".svg")))
+    parts = [OPENINGS[PAGE], MEANINGS]
+    for name, table in report.tables.items():
+        write_text(tables / f"{name}.csv", to_csv(table))
+        parts += [to_markdown(table), f"[{name}.csv](tables/{name}.csv)\n"]
+    for name, plot in report.plots.items():
+        if plot.points:
+            save(draw(plot), charts / name)
+            parts.append(f"![{plot.title}: {plot.subtitle}](charts/{name}.svg)\n")
+    write_text(page, "\n".join(parts))
+    return page
+
+
+def to_json(report: KernelReport, written: str | None, self_test: dict[str, float] | None = None) -> str:
+    """Every figure of every record in SI, the path of the page if one was written, and the self test of the timing."""
+    return json.dumps({"report": written, "self_test": self_test, "kernels": rows(report)})

@@ -1,0 +1,264 @@
+"""report: records of kernels as tables, charts and rows, before a format is chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from hybridbench.errors import BadResults, unknown_name
+from hybridbench.kernel_suite.cell import BACKWARD, DIRECTIONS, sizes_text
+from hybridbench.kernel_suite.figures import FIGURES, Speedup, floor_frac, median_s, speedup
+from hybridbench.kernel_suite.record import KernelRecord
+from hybridbench.operations.operation import PLAIN
+from hybridbench.record import ADVICE, Caveat, Status
+from hybridbench.report.chart import Failure, Plot, Point
+from hybridbench.report.display import unit_for
+from hybridbench.report.table import NO_VALUE, Cell, Column, Table
+from hybridbench.store import machine_of
+from hybridbench.units import format_number
+
+WORDS = {"forward": "forward", BACKWARD: "forward and backward"}
+SHOWN = ("median_s", "half_interval_frac", "flops_per_s", "bytes_per_s", "floor_s", "floor_frac", "blocks_per_sm")
+WIDE = ("half_interval_frac", "floor_s", "blocks_per_sm")
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What a series of a chart is of: a backend, which has no family."""
+
+    arch: str = ""
+
+
+@dataclass(frozen=True)
+class KernelReport:
+    """The whole report.
+
+    Attributes:
+        tables: by file name, without the ending.
+        plots: by file name, without the ending.
+        over: for each record, the one that its speed-up is over.
+    """
+
+    records: tuple[KernelRecord, ...]
+    tables: dict[str, Table]
+    plots: dict[str, Plot]
+    over: dict[int, KernelRecord]
+
+
+def build(records: Sequence[KernelRecord], over: str | None = None) -> KernelReport:
+    """Build the report.
+
+    Args:
+        over: the backend that speed-ups are over; None is the reference where it was timed, else the first.
+
+    Raises:
+        BadResults: there are no records.
+        BadInput: no record is of the backend ``over``.
+    """
+    if not records:
+        raise BadResults("there is no record of a kernel to report: time some with 'hybridbench kernels' first.")
+    known = list(dict.fromkeys(record.case.backend for record in records))
+    if over is not None and over not in known:
+        raise unknown_name("backend to compare with", over, known)
+    base = _bases(records, over)
+    tables: dict[str, Table] = {}
+    plots: dict[str, Plot] = {}
+    groups: dict[tuple[object, ...], list[KernelRecord]] = {}
+    for record in records:
+        groups.setdefault(_group(record), []).append(record)
+    by_direction = sorted(groups.values(), key=lambda group: DIRECTIONS.index(group[0].case.direction))
+    for number, group in enumerate(by_direction, start=1):
+        name = f"kernels-{group[0].case.direction}" + (f"-{number}" if len(groups) > len(DIRECTIONS) else "")
+        tables[name] = _table(group, base, over)
+        plots |= {f"{name}-{key}": plot for key, plot in _plots(group).items()}
+    return KernelReport(tuple(records), tables, plots, base)
+
+
+def _group(record: KernelRecord) -> tuple[object, ...]:
+    cell = record.case
+    return cell.direction, cell.problem.dtype, cell.sampling.cold, machine_of(record)
+
+
+def _work(record: KernelRecord) -> tuple[object, ...]:
+    return *_group(record), record.case.op, replace(record.case.problem, training=False)
+
+
+def _bases(records: Iterable[KernelRecord], over: str | None) -> dict[int, KernelRecord]:
+    """For each record (by identity), the record of the same work that its speed-up is over."""
+    alike: dict[tuple[object, ...], list[KernelRecord]] = {}
+    for record in records:
+        alike.setdefault(_work(record), []).append(record)
+    found: dict[int, KernelRecord] = {}
+    for group in alike.values():
+        timed = [record for record in group if record.status is Status.OK]
+        named = [record for record in timed if record.case.backend == (over or PLAIN)]
+        base = named[:1] or ([] if over else timed[:1])
+        for record in timed:
+            if base and record is not base[0]:
+                found[id(record)] = base[0]
+    return found
+
+
+def about(record: KernelRecord) -> str:
+    """What all numbers of a table describe."""
+    cell = record.case
+    where = record.environment.device if record.environment.device_kind == "cuda" else record.environment.cpu
+    return f"{WORDS[cell.direction]}, {cell.problem.dtype}, {'cold' if cell.sampling.cold else 'hot'} cache, {where}"
+
+
+def _table(group: Sequence[KernelRecord], base: dict[int, KernelRecord], over: str | None) -> Table:
+    units = {name: unit_for((FIGURES[name].compute(record) for record in group), FIGURES[name].unit) for name in SHOWN}
+    columns = [
+        Column("op", "operation", numeric=False),
+        Column("problem", "problem", numeric=False, wraps=True),
+        Column("backend", "backend", numeric=False),
+        *(Column(name, units[name].heading(FIGURES[name].heading), wide=name in WIDE) for name in SHOWN),
+        Column("speedup", f"speed-up over {over or 'reference'}"),
+        Column("status", "status", numeric=False),
+        Column("models", "models", numeric=False, wide=True, wraps=True),
+    ]
+    table = Table("kernels", columns, about=about(group[0]))
+    for record in group:
+        cell = record.case
+        numbers = []
+        for name in SHOWN:
+            value = FIGURES[name].compute(record)
+            failed = record.status is not Status.OK
+            numbers.append(Cell(NO_VALUE if failed else units[name].show(value), None if failed else value))
+        times = speedup(record, base.get(id(record)))
+        table.rows.append(
+            [
+                Cell(cell.op, cell.op),
+                Cell(sizes_text(cell.problem, ("row",)), sizes_text(cell.problem)),
+                Cell(cell.backend, cell.backend),
+                *numbers,
+                Cell(_times_text(times), None if times is None else times.times),
+                _status(record, table),
+                Cell(", ".join(cell.models) or NO_VALUE, "; ".join(cell.models)),
+            ]
+        )
+    bases = {record.case.backend for record in base.values() if any(record is one for one in group)}
+    for other in sorted(bases - {over or PLAIN}):
+        table.remark(f"Where the {PLAIN} has no time, speed-ups are over {other}, the first that has one.")
+    return table
+
+
+def _times_text(times: Speedup | None) -> str:
+    if times is None:
+        return NO_VALUE
+    return f"{format_number(times.times)} (tie)" if times.tie else format_number(times.times)
+
+
+def _status(record: KernelRecord, table: Table) -> Cell:
+    word = record.status.value.replace("_", " ")
+    marks = [table.note(sentence) for sentence in notes(record)]
+    return Cell(f"{word} {' '.join(marks)}".strip(), word, word=word)
+
+
+def notes(record: KernelRecord) -> list[str]:
+    """What a reader must know of a record: why it has no time, what it was compared with, and each caveat."""
+    found = [] if record.message is None else [f"{record.case.backend}: {_one_line(record)}"]
+    agreed = record.observed.agreement if record.observed else None
+    for caveat in record.caveats:
+        if caveat is Caveat.NOT_CHECKED and agreed is not None:
+            found.append(f"not checked at this size: {agreed.why_not}")
+        else:
+            found.append(f"{caveat.value.replace('_', ' ')}: {ADVICE[caveat]}")
+    if agreed is not None and agreed.against not in (None, "the reference"):
+        found.append(f"compared with {agreed.against}, since the whole reference was too long or too large")
+    return found
+
+
+LAST_LINES = 3
+
+
+def _one_line(record: KernelRecord) -> str:
+    """The message; of a person's own kernel that raised, with the last lines of its traceback."""
+    text = " ".join((record.message or "").split())
+    if record.status is not Status.CRASHED or not record.case.user_kernel or not record.traceback:
+        return text
+    last = [line.strip() for line in record.traceback.strip().splitlines()[-LAST_LINES:]]
+    return f"{text} ({' | '.join(last)})"
+
+
+def _plots(group: Sequence[KernelRecord]) -> dict[str, Plot]:
+    """For each operation: time against length, where there are several, and the share of the floor."""
+    found: dict[str, Plot] = {}
+    families: dict[tuple[object, ...], list[KernelRecord]] = {}
+    for record in group:
+        cell = record.case
+        families.setdefault((cell.op, replace(cell.problem, length=0)), []).append(record)
+    taken: dict[str, int] = {}
+    for (op, _), records in families.items():
+        lengths = {record.case.problem.length for record in records}
+        taken[str(op)] = taken.get(str(op), 0) + 1
+        stem = f"{op}-{taken[str(op)]}" if taken[str(op)] > 1 else str(op)
+        if len(lengths) > 1:
+            found[f"{stem}-time"] = _plot(records, "time", "time of a call", "s")
+        if any(floor_frac(record) for record in records):
+            found[f"{stem}-floor"] = _plot(records, "floor", "share of the floor", "frac")
+    return found
+
+
+def _plot(records: Sequence[KernelRecord], name: str, quantity: str, unit: str) -> Plot:
+    cell = records[0].case
+    points, failures = [], []
+    for record in records:
+        place, series = max(1, record.case.problem.length), record.case.backend
+        amount = median_s(record) if name == "time" else floor_frac(record)
+        if amount is None:
+            failures.append(Failure(series, place, record.status.value.replace("_", " ")))
+        else:
+            points.append(Point(series, place, amount))
+    return Plot(
+        name=name,
+        title=f"{cell.op}: {quantity}",
+        subtitle=f"{about(records[0])}; {sizes_text(replace(cell.problem, length=0), ('row',))}",
+        quantity=quantity,
+        unit=unit,
+        axis="context",
+        models={record.case.backend: Kernel() for record in records},
+        points=points,
+        failures=failures,
+    )
+
+
+def rows(report: KernelReport) -> list[dict[str, object]]:
+    """Every record as plain values: its identity, every figure in SI, and how it ended."""
+    found: list[dict[str, object]] = []
+    for record in report.records:
+        cell, seen = record.case, record.observed
+        base = report.over.get(id(record))
+        times = speedup(record, base)
+        agreed = seen.agreement if seen else None
+        found.append(
+            {
+                "key": cell.key,
+                "run_id": record.run_id,
+                "started_at": record.started_at,
+                "op": cell.op,
+                "backend": cell.backend,
+                "ran": seen.ran if seen else None,
+                "package": seen.package if seen else None,
+                "version": seen.version if seen else None,
+                "direction": cell.direction,
+                "dtype": cell.problem.dtype,
+                "device": record.environment.device,
+                "cold": cell.sampling.cold,
+                "graph": seen.graph if seen else None,
+                "problem": sizes_text(cell.problem),
+                "models": list(cell.models),
+                **{name: figure.compute(record) for name, figure in FIGURES.items()},
+                "speedup": times.times if times else None,
+                "speedup_low": times.low if times else None,
+                "speedup_high": times.high if times else None,
+                "speedup_over": base.case.backend if base else None,
+                "checked_against": agreed.against if agreed else None,
+                "error": agreed.error if agreed else None,
+                "bound": agreed.bound if agreed else None,
+                "status": record.status.value,
+                "message": record.message,
+                "caveats": [caveat.value for caveat in record.caveats],
+            }
+        )
+    return found
