@@ -8,6 +8,7 @@ machine itself would be better; ``noise_between`` is the one place that would re
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from hybridbench.compare.cell import Noise
@@ -54,7 +55,14 @@ LAUNCHED = NoiseClass(
     "steps that wait for the host: the same generation differed by up to 1.8 times, and log 1.8 / sqrt 2 is 42%",
 )
 ON_CPU = NoiseClass("steps on a CPU", 0.03, "or the spread of their samples where that is more, and what canaries tell")
-CLASSES = (GRAPHED, TRAINING, SEQUENCES, CLOCKS_MOVED, LAUNCHED, ON_CPU)
+KERNELS = NoiseClass("kernels by themselves on a GPU", 0.027, "the SSD scan, 4 x 8k, tuned in each process")
+PRODUCTS = NoiseClass("products by themselves on a GPU", 0.059, CLOCKS_MOVED.source)
+LAUNCHES = NoiseClass(
+    "kernels of less than 50 us, launched one by one",
+    1.0,
+    "the norm of 4 rows, 12 us, whose medians went from 5 to 98 us",
+)
+CLASSES = (GRAPHED, TRAINING, SEQUENCES, CLOCKS_MOVED, LAUNCHED, ON_CPU, KERNELS, PRODUCTS, LAUNCHES)
 
 
 def noise_between(record: Record) -> Noise:
@@ -93,10 +101,13 @@ def spread_frac(record: Record) -> float:
     part stand beside their own median.
     """
     seen = record.observed
-    if seen is None:
-        return 0.0
+    return spread_of([seen.samples_ns, *(part.samples_ns for part in seen.parts)]) if seen else 0.0
+
+
+def spread_of(parts: Iterable[Sequence[float]]) -> float:
+    """The same of samples in parts, each beside its own median; 0 without samples."""
     logs: list[float] = []
-    for samples in (seen.samples_ns, *(part.samples_ns for part in seen.parts)):
+    for samples in parts:
         if samples:
             middle = median(samples)
             logs += [math.log(sample / middle) for sample in samples]

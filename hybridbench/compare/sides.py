@@ -10,14 +10,18 @@ The first side is the base: every other one is compared with it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from hybridbench.compare.cell import Asked, Cell
+from hybridbench.compare.kernels import kernel_cells
 from hybridbench.compare.steps import step_cells
 from hybridbench.errors import BadInput, unknown_name
-from hybridbench.store import load
+from hybridbench.kernel_suite.record import KernelRecord
+from hybridbench.record import Record
+from hybridbench.store import holds, load
 
 CROSSINGS: dict[str, tuple[str, ...]] = {
     "backend": ("backends",),
@@ -79,10 +83,18 @@ def load_sides(paths: Sequence[Path], across: Sequence[str], asked: Asked, warn:
 
 
 def _cells(paths: Sequence[Path], asked: Asked, warn: Callable[[str], None]) -> list[list[Cell]]:
-    """The cells of each path."""
-    records = [load([path], warn) for path in paths]
-    cells = iter(step_cells([record for some in records for record in some], asked))
-    return [[next(cells) for _ in some] for some in records]
+    """The cells of each path, of steps and of kernels."""
+    steps: list[list[Record]] = []
+    kernels: list[list[KernelRecord]] = []
+    for path in paths:
+        of_kernels = os.path.exists(path) and holds([path], KernelRecord)
+        kernels.append(load([path], warn, KernelRecord) if of_kernels else [])
+        steps.append(load([path], warn) if not of_kernels or holds([path], Record) else [])
+    cells = iter(step_cells([record for some in steps for record in some], asked))
+    return [
+        [*(next(cells) for _ in some), *kernel_cells(others, asked)]
+        for some, others in zip(steps, kernels, strict=True)
+    ]
 
 
 def _by_runs(cells: Sequence[Cell], path: Path) -> list[Side]:

@@ -13,18 +13,14 @@ from collections.abc import Sequence
 
 from hybridbench.arch.model import ModelSpec
 from hybridbench.compare.cell import EXACT, INVALID, Asked, Cell, Noise
+from hybridbench.compare.conditions import canaries, conditions, denied, made_by, sentences
 from hybridbench.compare.noise import noise_between
 from hybridbench.derive.doubts import doubts, problems
 from hybridbench.metrics import value
-from hybridbench.record import ADVICE, Caveat, Environment, Record, Status
+from hybridbench.record import Caveat, Record, Status
 from hybridbench.report.groups import backends_text, series_names
 from hybridbench.units import format_tokens
 
-DENYING = (Caveat.SHARED_GPU, Caveat.SHORT_STEP, Caveat.RECOMPILED, Caveat.BEYOND_LIMIT)
-"""Caveats that deny a time: no interval knows how far off it is. Unsteady samples deny it on a CPU, where the same code
-differed by 2.4 times as other work came and went; on a GPU they widen the interval, as a clock that dropped does."""
-_BESIDE = ("fvcore", "nvidia-ml-py")
-"""Packages that a record names and no timed step runs."""
 AS_DTYPE = "as dtype"
 ENERGY_TICK_S = 0.1
 """How often NVML refreshes its energy counter (``measure.caveats``)."""
@@ -47,7 +43,7 @@ def _names(models: dict[str, ModelSpec]) -> dict[str, str]:
 
 
 def _cell(record: Record, asked: Asked, digest: str, model: str) -> Cell:
-    wrong = problems(record)
+    wrong, seen = problems(record), record.observed
     ok = record.status is Status.OK and not wrong
     status = INVALID if wrong else record.status.value.replace("_", " ")
     amount, low, high, samples = _amount(record, asked) if ok else (None, None, None, None)
@@ -64,10 +60,10 @@ def _cell(record: Record, asked: Asked, digest: str, model: str) -> Cell:
         memory_bytes=value(record, "peak_allocated_bytes") if ok else None,
         run=record.run_id,
         started_at=record.started_at,
-        made_by=_made_by(record.environment),
+        made_by=made_by(record.environment),
         doubts=_doubts(record, asked) if ok else (),
-        ran={use.op: use.ran for use in record.observed.backends} if record.observed else {},
-        canaries=_canaries(record) if asked.timed else (),
+        ran={use.op: use.ran for use in seen.backends} if seen else {},
+        canaries=canaries(record.environment, seen.ceilings if seen else None) if asked.timed else (),
     )
 
 
@@ -96,22 +92,8 @@ def _how(record: Record) -> dict[str, str]:
         "backends": backends_text(execution) or "auto",
         "seed": str(execution.seed),
         "sampling": "one sample, to see whether it runs" if record.case.sampling.probes else "timed",
-        "device": environment.device,
-        "cpu": environment.cpu,
-        "cores": str(environment.cores),
-        "threads": _or_unknown(environment.threads) if environment.device_kind == "cpu" else "",
-        "schema": str(record.schema),
-        "python": environment.python,
-        "driver": _or_unknown(environment.driver),
-        "cuda": _or_unknown(environment.cuda),
-        "packages": " ".join(
-            f"{name}={version}" for name, version in sorted(environment.packages.items()) if name not in _BESIDE
-        ),
+        **conditions(environment, str(record.schema)),
     }
-
-
-def _or_unknown(value: object) -> str:
-    return "unknown" if value is None else str(value)
 
 
 def _digest(record: Record) -> str:
@@ -140,14 +122,6 @@ def _fewest(record: Record) -> int:
     return min((len(part.samples_ns) for part in seen.parts), default=len(seen.samples_ns))
 
 
-def _canaries(record: Record) -> tuple[float, ...]:
-    """On a CPU, the rates of a product and of reading memory: how much of the machine others left in that process."""
-    rates = record.observed.ceilings if record.observed else None
-    if rates is None or record.environment.device_kind != "cpu":
-        return ()
-    return rates.matmul_flops_per_s, rates.read_bytes_per_s
-
-
 def _tick_frac(record: Record) -> float:
     """By how much the energy of the sampled window may be off: one refresh of its counter."""
     energy = record.observed.energy if record.observed else None
@@ -159,12 +133,7 @@ def _noise(record: Record, asked: Asked) -> Noise:
 
 
 def _doubts(record: Record, asked: Asked) -> tuple[str, ...]:
-    on_cpu = (Caveat.UNSTEADY,) if record.environment.device_kind == "cpu" else ()
-    denying = [caveat for caveat in doubts(record) if caveat in (*DENYING, *on_cpu) and asked.timed]
+    denying = denied(record.environment, doubts(record)) if asked.timed else []
     if asked.name == "energy" and Caveat.ENERGY_WINDOW_SHORT in record.caveats:
         denying.append(Caveat.ENERGY_WINDOW_SHORT)
-    return tuple(f"{caveat.value.replace('_', ' ')}: {ADVICE[caveat]}" for caveat in denying)
-
-
-def _made_by(environment: Environment) -> str:
-    return f"hybridbench {environment.hybridbench}, commit {environment.git_commit or 'unknown'}"
+    return sentences(denying)
