@@ -4,6 +4,8 @@ HybridbenchError            anything below; the command line prints it without a
 ├── BadInput                the person asked for something impossible (exit code 2)
 │   └── BadPattern          a layer string that does not parse; shows a caret under the place
 ├── BadResults              a results file that cannot be read as records (exit code 2)
+├── NotComparable           two results whose conditions differ, so that no ratio of them means anything (exit code 4)
+├── NothingCompared         two results without a cell in common (exit code 6)
 ├── Unsupported             this kernel, device or combination cannot run here; recorded as a status
 ├── WrongResult             a kernel or model disagrees with its reference; it has no speed
 │   └── DeviceFault         it also broke the device: the process must end
@@ -53,6 +55,18 @@ class BadResults(HybridbenchError):
     """A results file that is empty, not ours, or written by a newer schema."""
 
     exit_code = 2
+
+
+class NotComparable(HybridbenchError):
+    """Results that differ in conditions which decide speeds; the text names the fields."""
+
+    exit_code = 4
+
+
+class NothingCompared(HybridbenchError):
+    """Results that have no cell in common, so that nothing was compared."""
+
+    exit_code = 6
 
 
 class Unsupported(HybridbenchError):

@@ -20,7 +20,7 @@ from hybridbench.arch.kinds import BLOCK_LETTERS, MIXERS, SHAPELESS
 from hybridbench.arch.model import params
 from hybridbench.arch.scales import SCALES
 from hybridbench.cli.main import main
-from hybridbench.errors import BadInput, HybridbenchError
+from hybridbench.errors import BadInput, HybridbenchError, NotComparable, NothingCompared
 from hybridbench.record import Status
 from hybridbench.suite.case import Sampling
 from hybridbench.suite.sweep import ENERGY_WINDOW_S
@@ -235,7 +235,8 @@ def test_conventions_statuses_and_exit_codes_are_those_of_the_program() -> None:
     assert [row[0] for row in table("convention")] == [convention.value for convention in Convention]
     assert [row[0] for row in table("status")] == [status.value for status in Status]
     meaning = {int(code): text for code, text in table("exit code")}
-    assert list(meaning) == [0, HybridbenchError.exit_code, BadInput.exit_code, 130]
+    refused = [NotComparable.exit_code, NothingCompared.exit_code]
+    assert list(meaning) == [0, HybridbenchError.exit_code, BadInput.exit_code, *refused, 130]
 
 
 def test_options_list_the_names_of_the_program() -> None:

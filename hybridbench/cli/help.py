@@ -13,18 +13,19 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("arch", "scale", "ratio", "positions", "pattern", "mixer", "recipe"),
         *("fusion_norm", "fusion_scale", "fusion_op", "fusion_value", "fusion_out", "split", "moe", "window", "sinks"),
         *("models", "configs", "match", "to", "by", "tolerance"),
+        *("backends", "kernel", "problem"),
     ),
     "Work": (
-        *("workload", "ctx", "batch", "prompt", "depths", "checkpoint"),
+        *("workload", "ctx", "batch", "prompt", "depths", "checkpoint", "direction", "hot"),
         *("dtype", "state_dtype", "weight_dtype", "kv_dtype"),
         *("convention", "gpu", "records", "metric", "max_ctx", "layouts", "page_size", "no_align"),
     ),
     "Measurement": (
         *("device", "mode", "as_published", "published", "streams", "backend", "seed"),
         *("max_time_s", "min_samples", "limit_s", "steps", "no_counters", "no_vector", "ceilings"),
-        *("verify", "measure", "trials", "resume", "dry_run"),
+        *("verify", "measure", "trials", "only_test", "resume", "dry_run"),
     ),
-    "Output": ("explain", "per_layer", "sort", "as_json", "out", "help"),
+    "Output": ("over", "across", "fail_above", "signature", "explain", "per_layer", "sort", "as_json", "out", "help"),
 }
 """The options of each group by the names of their parameters, in the order in which they are shown."""
 
@@ -70,9 +71,17 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "hybridbench run suites/smoke.toml --dry-run",
         "hybridbench run suites/smoke.toml -o results/local/smoke --resume",
     ),
+    "kernels": (
+        "hybridbench kernels attention swiglu --arch inter --ctx 8k",
+        "hybridbench kernels ssd --kernel mypkg.fast:ssd",
+    ),
     "report": (
         "hybridbench report results/local/smoke",
         "hybridbench report results/local/before results/local/after",
+    ),
+    "compare": (
+        "hybridbench compare results/local/before results/local/after --fail-above 5%",
+        "hybridbench compare results/local/sweep --across architecture",
     ),
     "trace": (
         "hybridbench trace --workload decode --arch inter --ctx 4k",

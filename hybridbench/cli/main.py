@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("measuring", "Run a suite of cases."),
     "kernels": ("kernels", "Operations timed by themselves, and your own kernel beside them."),
     "report": ("reporting", "Tables and charts from stored records."),
+    "compare": ("comparing", "What changed between stored results, beyond the noise."),
     "trace": ("tracing", "Where the time of a step goes."),
     "audit": ("auditing", "Count a step's FLOPs six ways, and say why they differ."),
     "archs": ("inspecting", "Families, scales, recipes, mixers, letters of patterns and published models."),

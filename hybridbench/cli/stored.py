@@ -30,13 +30,18 @@ def all_records(paths: Sequence[Path], kind: type[R]) -> list[R]:
     """
     from hybridbench.store import load
 
-    told = Plain(stderr=True, soft_wrap=True)
+    return load(paths, warn, damaged, kind)
 
-    def damaged(sentence: str) -> None:
-        told.print(f"error: {sentence}", style="red")
-        click.get_current_context().meta[_DAMAGED] = True
 
-    return load(paths, lambda text: told.print(f"warning: {text}", style="yellow"), damaged, kind)
+def warn(sentence: str) -> None:
+    """Say what was passed over."""
+    Plain(stderr=True, soft_wrap=True).print(f"warning: {sentence}", style="yellow")
+
+
+def damaged(sentence: str) -> None:
+    """Say what is damaged and left out, for which the command ends with exit code 2."""
+    Plain(stderr=True, soft_wrap=True).print(f"error: {sentence}", style="red")
+    click.get_current_context().meta[_DAMAGED] = True
 
 
 def stored_records(paths: Sequence[Path]) -> list[Record]:
@@ -52,5 +57,5 @@ def stored_records(paths: Sequence[Path]) -> list[Record]:
 
 
 def some_were_damaged(ctx: click.Context) -> bool:
-    """Whether ``all_records`` left anything out."""
+    """Whether ``damaged`` was called."""
     return bool(ctx.meta.get(_DAMAGED))

@@ -45,6 +45,7 @@ def test_the_command_line_and_an_audits_judgement_import() -> None:
         (["fit"], "largest batch that fits"),
         (["crossover", "inter", "mamba"], "less"),
         (["report", str(RESULTS / "compile"), "-o", "OUT"], "throughput"),
+        (["compare", str(RESULTS / "compile"), "--across", "mode", "-o", "OUT"], "step, B / A"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

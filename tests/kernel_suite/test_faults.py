@@ -188,7 +188,7 @@ def test_every_operation_is_called_with_what_its_row_says_at_the_size_of_its_pro
         for tensor, value in zip([one for one in row.tensors if not one.optional], given, strict=False):
             if op == "mamba2_core" and tensor.name == "packed_BTE":
                 continue  # a row has columns behind it that nobody reads
-            assert list(value.shape) == [row.size(letter, problem) for letter in tensor.letters], tensor.name
+            assert list(value.shape) == [row.size(letter, problem) for letter in tensor.dimensions], tensor.name
     else:
         assert trial.tensors["first_I"].numel() == problem.n_params
     call = bound(cell, reference_of(op), trial)

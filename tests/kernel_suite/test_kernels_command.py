@@ -218,7 +218,7 @@ def test_records_of_kernels_stand_beside_those_of_models(tmp_path: Path) -> None
     assert writer.path.name.startswith("kernels-")
     assert holds([tmp_path], KernelRecord)
     assert not holds([tmp_path], Record)
-    assert newest(load([tmp_path], print, KernelRecord)) == [one]
+    assert newest(load([tmp_path], print, kind=KernelRecord)) == [one]
     assert recorded(tmp_path, KernelRecord) == {one.case.key: one}
     assert recorded(tmp_path, Record) == {}, "a sweep into the same folder does not trip over them"
     with pytest.raises(BadResults):
@@ -229,9 +229,9 @@ def test_records_of_kernels_stand_beside_those_of_models(tmp_path: Path) -> None
     ("edit", "said"),
     [
         (lambda body: body.update(schema=9), "reads up to 1: upgrade"),
-        (lambda body: body["observed"].update(samples_ns=[]), "samples_ns are none"),
+        (lambda body: body["observed"].update(samples_ns=[]), "samples_ns is empty"),
         (lambda body: body["case"].update(direction="up"), "unknown direction 'up'"),
-        (lambda body: body.pop("case"), "no record of a kernel"),
+        (lambda body: body.pop("case"), "it has no 'schema' and 'case'"),
     ],
 )
 def test_a_damaged_record_is_refused_with_a_sentence(edit: Any, said: str) -> None:
@@ -265,7 +265,7 @@ def test_the_page_s_example_runs_from_an_empty_file_to_a_table(tmp_path: Path, m
     output = run(*command, "-o", "out")
     assert "mypkg.fast:swiglu" in output
     assert "Self test: work of a known length is timed" in output
-    found = load([tmp_path / "out"], print, KernelRecord)
+    found = load([tmp_path / "out"], print, kind=KernelRecord)
     assert {(one.case.backend, one.status) for one in found} == {
         ("mypkg.fast:swiglu", Status.OK),
         ("reference", Status.OK),

@@ -25,6 +25,14 @@ PLUGIN = ("-p", "hybridbench.pytest_plugin")
 WITHOUT = ("-p", "no:hypothesispytest", "-p", "no:anyio")
 """Plugins that have nothing to do here, and take seconds to end a session."""
 
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs inside these tests are no workers of pytest-xdist, also where these tests run in one."""
+    for name in [name for name in os.environ if name.startswith("PYTEST_XDIST_")]:
+        monkeypatch.delenv(name)
+
+
 KERNEL = """
 import dataclasses, json, os, time
 

@@ -10,6 +10,7 @@ from hybridbench.errors import BadInput
 OPENINGS = {
     "report.md": "# hybridbench report\n\n## Findings\n",
     "cost.md": "# Predicted cost\n\n### predicted cost of ",
+    "compare.md": "# Comparison\n\nThe ratio of medians cell by cell",
     "kernels.md": "# Kernels\n\nOperations timed by themselves.\n",
     "price.md": "# Predicted price\n\n### predicted, nothing was run: ",
     "audit.md": "# Audit\n\nFLOPs of one step as conventions and counters see them",

@@ -1,0 +1,114 @@
+"""noise: how much the figure of a cell differs between processes that run the same code, by class of cell.
+
+The figures are standard deviations of a process's median. Those of a GPU were measured on one H200, six fresh processes
+of each kind one after the other, with CUDA events. They are of a GPU that nothing else uses. A figure calibrated on the
+machine itself would be better; ``noise_between`` is the one place that would read it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from hybridbench.compare.cell import Noise
+from hybridbench.record import Caveat, Record
+from hybridbench.stats import median, quantile
+from hybridbench.suite.case import GRAPH
+from hybridbench.suite.workloads import DECODE, PREFILL, TRAIN
+from hybridbench.units import format_number
+
+
+@dataclass(frozen=True)
+class NoiseClass:
+    """Cells that are alike in what disturbs them.
+
+    Args:
+        cells: which, in words.
+        frac: standard deviation of the median between fresh processes, as a fraction.
+        source: what that was seen on.
+    """
+
+    cells: str
+    frac: float
+    source: str
+
+    @property
+    def sentence(self) -> str:
+        """The class in one line."""
+        return f"{self.cells} {format_number(100 * self.frac, 2)}% ({self.source})"
+
+
+GRAPHED = NoiseClass("graphed decode steps", 0.0006, "steps of three 1b models")
+TRAINING = NoiseClass("training steps on a GPU", 0.01, "assumed of a GPU at its power limit, not measured")
+SEQUENCES = NoiseClass(
+    "prefills, and generations, which begin with one", 0.016, "causal attention, 4 x 8k, at the power limit"
+)
+CLOCKS_MOVED = NoiseClass(
+    "steps whose clock dropped by 5% while they were sampled",
+    0.059,
+    "a product, 32768 x 2048 x 16384, at the power limit",
+)
+LAUNCHED = NoiseClass(
+    "decoding without a graph on a GPU",
+    0.42,
+    "steps that wait for the host: the same generation differed by up to 1.8 times, and log 1.8 / sqrt 2 is 42%",
+)
+ON_CPU = NoiseClass("steps on a CPU", 0.03, "or the spread of their samples where that is more, and what canaries tell")
+KERNELS = NoiseClass("kernels by themselves on a GPU", 0.027, "the SSD scan, 4 x 8k, tuned in each process")
+PRODUCTS = NoiseClass("products by themselves on a GPU", 0.059, CLOCKS_MOVED.source)
+LAUNCHES = NoiseClass(
+    "kernels of less than 50 us, launched one by one",
+    1.0,
+    "the norm of 4 rows, 12 us, whose medians went from 5 to 98 us",
+)
+CLASSES = (GRAPHED, TRAINING, SEQUENCES, CLOCKS_MOVED, LAUNCHED, ON_CPU, KERNELS, PRODUCTS, LAUNCHES)
+
+
+def noise_between(record: Record) -> Noise:
+    """What the samples of a record's own process cannot show about its figure.
+
+    On a CPU others use the same cores for seconds or minutes, so that what spreads the samples of a process moves whole
+    processes too. On a GPU this holds for samples that never became steady only.
+    """
+    found = class_of(record)
+    spread = spread_frac(record)
+    drift = spread if Caveat.UNSTEADY in record.caveats else 0.0
+    between = max(found.frac, spread) if record.environment.device_kind == "cpu" else found.frac
+    return Noise(between, drift, found.sentence)
+
+
+def class_of(record: Record) -> NoiseClass:
+    """The class of cells that a record belongs to."""
+    if record.environment.device_kind == "cpu":
+        return ON_CPU
+    if Caveat.CLOCK_DROPPED in record.caveats:
+        return CLOCKS_MOVED
+    kind = record.case.workload.kind
+    if kind == TRAIN:
+        return TRAINING
+    if kind == PREFILL:
+        return SEQUENCES
+    if record.case.execution.mode != GRAPH:
+        return LAUNCHED
+    return GRAPHED if kind == DECODE else SEQUENCES  # a generation begins with a prefill
+
+
+def spread_frac(record: Record) -> float:
+    """The spread of the samples' logarithms: half the distance from their 16th to their 84th percentile.
+
+    Of a normal variable that is its standard deviation. Of a generation that was timed in parts, the samples of each
+    part stand beside their own median.
+    """
+    seen = record.observed
+    return spread_of([seen.samples_ns, *(part.samples_ns for part in seen.parts)]) if seen else 0.0
+
+
+def spread_of(parts: Iterable[Sequence[float]]) -> float:
+    """The same of samples in parts, each beside its own median; 0 without samples."""
+    logs: list[float] = []
+    for samples in parts:
+        if samples:
+            middle = median(samples)
+            logs += [math.log(sample / middle) for sample in samples]
+    return (quantile(logs, 0.84) - quantile(logs, 0.16)) / 2 if logs else 0.0
