@@ -14,6 +14,7 @@ from typing_extensions import override
 from hybridbench import __version__
 from hybridbench.cli.auditing import audit
 from hybridbench.cli.caching import cache
+from hybridbench.cli.checking import check
 from hybridbench.cli.inspecting import archs, backends, doctor
 from hybridbench.cli.measuring import OF_WORKLOADS, run
 from hybridbench.cli.output import Plain, ended_quietly
@@ -71,7 +72,7 @@ def main() -> None:
 for command in (
     *(quickstart, cost, cache, fit, price, crossover),
     *(*OF_WORKLOADS, run, report),
-    *(trace, audit, archs, backends, doctor),
+    *(trace, audit, check, archs, backends, doctor),
 ):
     main.add_command(command)
 
