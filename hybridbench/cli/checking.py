@@ -30,7 +30,7 @@ BASELINE = Path("results/baselines/exact.json")
 @click.command(cls=Command, short_help="Whether a change made performance worse.")
 @click.option("--exact", is_flag=True, help="Compare figures that have no noise with a committed file.")
 @listed("--parts", default="formulas", show_default=True,
-        help=f"{', '.join(PARTS)}; lists too. steps needs torch, kernels Triton and minutes; none a GPU.")  # fmt: skip
+        help=f"{', '.join(PARTS)}; lists too. None needs a GPU; kernels takes minutes.")  # fmt: skip
 @click.option("--baseline", type=click.Path(path_type=Path, dir_okay=False), help=f"The file.  [{BASELINE}]")
 @click.option("--update", is_flag=True, help="Write the figures into the file instead.")
 @click.option("--budget", type=click.Path(path_type=Path, dir_okay=False),
@@ -52,8 +52,9 @@ def check(
     """Compare exact figures with a committed file: equal, or within a budget that says why.
 
     formulas: parameters, FLOPs, cache bytes and predicted peaks of every family at every scale and every published
-    model. steps: operators, launches, graph breaks and recompilations of small cases on a CPU. kernels: registers,
-    spills, shared memory and instructions of our Triton kernels as compiled for sm_80, sm_90 and sm_100.
+    model. steps: operators, graphs, graph breaks and recompilations of small cases on a CPU. launches: kernels of a
+    fused decode step. kernels: registers, spills, shared memory and instructions of our Triton kernels as compiled for
+    sm_80, sm_90 and sm_100.
 
     Exit codes: 0 equal, 1 a figure differs, 2 bad input, 4 a figure vanished, is new or could not be compared,
     6 nothing was compared.

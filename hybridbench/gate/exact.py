@@ -2,10 +2,10 @@
 
 formulas    parameters, FLOPs, cache bytes and predicted peaks of every family at every scale and every published
             model; without torch
-steps       operators, launches of captured graphs, graph breaks and recompilations of small cases on a CPU; needs
-            torch
+steps       operators, captured graphs, graph breaks and recompilations of small cases on a CPU; needs torch
+launches    kernels that a fused decode step launches, of every family at every scale; needs Triton
 kernels     registers, spills, shared memory and instructions of our Triton kernels, compiled for GPUs that need not
-            be there; needs Triton
+            be there; needs Triton, and minutes
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from hybridbench.arch.block import Convention, Storage
 from hybridbench.arch.families import ARCHS, build_spec
@@ -65,14 +65,38 @@ def _or_none(formula: Callable[..., int], *given: object) -> int | None:
         return None
 
 
-def _observed(program: str) -> Section:
+ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
+"""What kernels are compiled for: those of ``gate.observe.compiled``."""
+
+
+def kernels(architectures: Sequence[str] = ARCHITECTURES, wanted: Sequence[str] = ()) -> Section:
+    """Figures of our Triton kernels, compiled for each architecture in a process of its own.
+
+    Args:
+        architectures: some of ``ARCHITECTURES``.
+        wanted: names of kernels; all where it is empty.
+
+    Raises:
+        Unsupported: Triton is not installed, or a kernel could not be launched.
+    """
+    rows: dict[str, dict[str, int | None]] = {}
+    versions: Mapping[str, str] = {}
+    for architecture in architectures:
+        section = _observed("compiled", architecture, *wanted)
+        versions = section.versions
+        for name, row in section.figures.items():
+            rows.setdefault(name, {}).update(row)
+    return Section(dict(sorted(rows.items())), versions)
+
+
+def _observed(program: str, *words: str) -> Section:
     """What a program of ``gate.observe`` prints. A process of its own, because torch and drivers hold for a whole one.
 
     Raises:
         Unsupported: it cannot run here.
     """
     done = subprocess.run(
-        [sys.executable, "-m", f"hybridbench.gate.observe.{program}"],
+        [sys.executable, "-m", f"hybridbench.gate.observe.{program}", *words],
         capture_output=True,
         text=True,
         timeout=LONGEST_S,
@@ -80,7 +104,7 @@ def _observed(program: str) -> Section:
     )
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no message"]
-        raise Unsupported(f"{program} could not be observed: {lines[-1]}")
+        raise Unsupported(f"{program} could not be observed here: {lines[-1]}")
     body = json.loads(done.stdout)
     return Section(body["figures"], body["versions"])
 
@@ -88,5 +112,6 @@ def _observed(program: str) -> Section:
 PARTS: dict[str, Callable[[], Section]] = {
     "formulas": formulas,
     "steps": lambda: _observed("steps"),
-    "kernels": lambda: _observed("compiled"),
+    "launches": lambda: _observed("fused"),
+    "kernels": kernels,
 }
