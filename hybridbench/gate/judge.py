@@ -70,9 +70,9 @@ def needed(cell: PairedCell, n_cells: int, calibrated: Calibrated | None = None)
     outcome, look = _decided(cell, kind, n_cells, calibrated)
     n = kind.looks[look]
     if outcome is Outcome.NEEDS_PAIRS:
-        return Need(Wanted.PAIRS, n - len(_same_tuning(cell.pairs)), n)
+        return Need(Wanted.PAIRS, n - len(_usable(cell, cell.pairs)), n)
     if outcome is Outcome.NEEDS_FRESH:
-        return Need(Wanted.FRESH, kind.confirm - len(_same_tuning(cell.fresh.get(n, ()))), n)
+        return Need(Wanted.FRESH, kind.confirm - len(_usable(cell, cell.fresh.get(n, ()))), n)
     return None
 
 
@@ -126,26 +126,31 @@ def _unsound(cell: PairedCell) -> str:
     return ""
 
 
-def _same_tuning(pairs: Sequence[Pair]) -> list[Pair]:
+def _usable(cell: PairedCell, pairs: Sequence[Pair]) -> list[Pair]:
     """The pairs to judge: if a side's tuning varies between its own processes, those whose sides chose alike.
 
     A tuner that takes the one or the other by chance makes times of two modes. Where each side always chooses the same,
     a difference between the sides belongs to the change, and all pairs count.
+
+    Args:
+        cell: all pairs of it say whether its tuning varies.
+        pairs: some of them.
     """
-    if len({pair.base_tuning for pair in pairs}) <= 1 and len({pair.head_tuning for pair in pairs}) <= 1:
+    every = [*cell.pairs, *(pair for fresh in cell.fresh.values() for pair in fresh)]
+    if len({pair.base_tuning for pair in every}) <= 1 and len({pair.head_tuning for pair in every}) <= 1:
         return list(pairs)
     return [pair for pair in pairs if pair.base_tuning == pair.head_tuning]
 
 
-def _ratios(pairs: Sequence[Pair], length: int) -> Array:
+def _ratios(cell: PairedCell, pairs: Sequence[Pair], length: int) -> Array:
     """The first ``length`` log ratios, with NaN for those that are not measured."""
-    ratios = [pair.log_ratio for pair in _same_tuning(pairs)][:length]
+    ratios = [pair.log_ratio for pair in _usable(cell, pairs)][:length]
     return np.array(ratios + [math.nan] * (length - len(ratios)))
 
 
 def _decided(cell: PairedCell, kind: Kind, n_cells: int, calibrated: Calibrated | None) -> tuple[Outcome, int]:
-    fresh = np.stack([_ratios(cell.fresh.get(n, ()), kind.confirm) for n in kind.looks])
-    pairs = _ratios(cell.pairs, kind.looks[-1])
+    fresh = np.stack([_ratios(cell, cell.fresh.get(n, ()), kind.confirm) for n in kind.looks])
+    pairs = _ratios(cell, cell.pairs, kind.looks[-1])
     found = decide(pairs[None], fresh[None], kind, _sd(kind, calibrated), n_cells)
     return Outcome(int(found.outcome[0])), int(found.look[0])
 
@@ -158,9 +163,9 @@ def _timed(cell: PairedCell, kind: Kind, n_cells: int, calibrated: Calibrated | 
     """The verdict on a cell's speed."""
     outcome, look = _decided(cell, kind, n_cells, calibrated)
     n = kind.looks[look]
-    measured = _same_tuning(cell.pairs)[:n]
+    measured = _usable(cell, cell.pairs)[:n]
     if outcome is Outcome.SLOWER:
-        measured += _same_tuning(cell.fresh[n])[: kind.confirm]
+        measured += _usable(cell, cell.fresh[n])[: kind.confirm]
     if not measured:
         return _said(cell, Word.INCONCLUSIVE, "No pair has the same tuning on both sides.", kind=kind)
     found = bounds(np.array([pair.log_ratio for pair in measured]), _sd(kind, calibrated), tail(kind, n_cells))

@@ -151,6 +151,10 @@ def test_modes_of_tuning_are_compared_with_their_own() -> None:
     found = verdict(cell(pairs=mixed))
     assert (found.word, found.pairs) == (Word.PASS, 4)
     assert needed(cell(pairs=mixed[:6]), 1) == Need(Wanted.PAIRS, 1, 4)
+    fresh = {4: tuned([("a", "b")] * 4)}  # four alike by chance, of a cell whose tuning varies
+    slow = [("a", "a"), ("b", "b"), ("a", "a"), ("b", "b")]
+    two_percent = tuple(replace(pair, head_s=pair.head_s * 1.02) for pair in tuned(slow))
+    assert verdict(cell(pairs=two_percent, fresh=fresh)).word is Word.INCONCLUSIVE
     always = tuned([("a", "b")] * 8)
     assert verdict(cell(pairs=always, fresh={4: always[:4]})).word is Word.REGRESSION
 
