@@ -3,13 +3,14 @@
 # make test-all     that, and what takes longer: kernels in Triton's interpreter, compilation, workers that die
 # make fuzz         5,000 damaged command lines, configurations and suites, and records each: no traceback, hang or 2 GiB
 # make golden       the expected files of tests/golden written anew; read what changed before you commit it
+# make gate-simulation   how often the gate's judge alarms and catches, by simulation; a minute of one core
 # make gpu-test     the tests that need a CUDA device, with the environment's own Python
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test test-all lint types imports unit fuzz golden gpu-test clean
+.PHONY: quickstart test test-all lint types imports unit fuzz golden gate-simulation gpu-test clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/hybridbench quickstart
@@ -39,6 +40,9 @@ fuzz: $(VENV)/installed-dev
 
 golden: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/golden --rewrite-golden
+
+gate-simulation: $(VENV)/installed
+	$(BIN)/python -m hybridbench.gate.simulation
 
 gpu-test:
 	$(PYTHON) -m pytest tests/gpu -m gpu

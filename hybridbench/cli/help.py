@@ -25,7 +25,24 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("max_time_s", "min_samples", "limit_s", "steps", "no_counters", "no_vector", "ceilings"),
         *("verify", "measure", "trials", "only_test", "resume", "dry_run"),
     ),
-    "Output": ("over", "across", "fail_above", "signature", "explain", "per_layer", "sort", "as_json", "out", "help"),
+    "Output": (
+        "over",
+        "across",
+        "fail_above",
+        "exact",
+        "parts",
+        "baseline",
+        "update",
+        "budget",
+        "fail_on",
+        "signature",
+        "explain",
+        "per_layer",
+        "sort",
+        "as_json",
+        "out",
+        "help",
+    ),
 }
 """The options of each group by the names of their parameters, in the order in which they are shown."""
 
@@ -90,6 +107,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "audit": (
         "hybridbench audit --arch inter --scale 100m --workload train,prefill",
         "hybridbench audit --workload decode --ctx 4k --no-counters",
+    ),
+    "check": (
+        "hybridbench check --exact",
+        "hybridbench check --exact --parts formulas,launches --fail-on regression",
     ),
     "archs": ("hybridbench archs", "hybridbench archs --json"),
     "backends": (

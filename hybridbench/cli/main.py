@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compare": ("comparing", "What changed between stored results, beyond the noise."),
     "trace": ("tracing", "Where the time of a step goes."),
     "audit": ("auditing", "Count a step's FLOPs six ways, and say why they differ."),
+    "check": ("checking", "Whether a change made performance worse."),
     "archs": ("inspecting", "Families, scales, recipes, mixers, letters of patterns and published models."),
     "backends": ("inspecting", "Kernels: which can run here, and why not."),
     "doctor": ("inspecting", "This machine, and what is missing."),

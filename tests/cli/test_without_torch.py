@@ -43,6 +43,7 @@ def test_the_command_line_and_an_audits_judgement_import() -> None:
         (["cost", "--ctx", "4k", "-o", "OUT"], "predicted cost"),
         (["price", "--ctx", "4k"], "predicted, nothing was run"),
         (["fit"], "largest batch that fits"),
+        (["check", "--exact", "--baseline", str(RESULTS.parent / "baselines" / "exact.json")], "all equal"),
         (["crossover", "inter", "mamba"], "less"),
         (["report", str(RESULTS / "compile"), "-o", "OUT"], "throughput"),
         (["compare", str(RESULTS / "compile"), "--across", "mode", "-o", "OUT"], "step, B / A"),

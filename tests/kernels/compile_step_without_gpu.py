@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 import triton
-from nowhere import Nowhere
 from triton.runtime.driver import driver
 
 from hybridbench.arch.families import pattern_spec
+from hybridbench.gate.observe.nowhere import Nowhere
 from hybridbench.kernels.tuning import compile_together
 from hybridbench.model import build_model, resolve_backends
 from hybridbench.model.fused import FusedStep

@@ -27,8 +27,6 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
-from nowhere import TARGET, Nowhere
-from torch import Tensor
 from triton import knobs
 from triton._C.libtriton import ir
 from triton.compiler import ASTSource, make_backend
@@ -38,6 +36,8 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 import hybridbench.kernels
 from hybridbench.errors import Unsupported
+from hybridbench.gate.observe.launches import launch_all
+from hybridbench.gate.observe.nowhere import TARGET, Nowhere
 
 compiled: dict[str, set[str]] = {}
 """Kernel to the products found in it; functions that it calls are kernels without any."""
@@ -211,136 +211,6 @@ def kernels() -> Iterator[JITFunction[Any]]:
                 yield value
 
 
-B, T, D = 4, 131_072, 2048
-
-
-def some(*shape: int, dtype: torch.dtype = torch.bfloat16, behind: int = 16) -> Tensor:
-    """Rows that lie behind other columns in wider ones."""
-    return torch.empty(*shape[:-1], shape[-1] + behind, dtype=dtype)[..., behind:]
-
-
-def elementwise() -> None:
-    from hybridbench.kernels.dense import triton_add_rms_norm as norm
-    from hybridbench.kernels.dense import triton_gate as gate
-    from hybridbench.kernels.dense import triton_head_norms as head_norms
-    from hybridbench.kernels.dense import triton_rotary as rotary
-    from hybridbench.kernels.dense import triton_swiglu as swiglu
-
-    for behind in (16, 20):  # strides that 8 divides, and others
-        draw = functools.partial(some, behind=behind)
-        x, y, wider, weight = draw(B, T, D), draw(B, T, D), draw(B, T, 2 * D), draw(D)
-        swiglu._run_swiglu(wider)
-        swiglu._run_swiglu_backward(wider, x)
-        for residual in (None, y):
-            norm._run_add_rms_norm(x, residual, weight, 1e-5)
-            norm._run_add_rms_norm_backward(x, residual, y, weight, 1e-5)
-        for weighted in (None, weight):
-            gate.gate_forward(x, y, weighted, 1e-5)
-            gate._run_gate_backward(x, x, y, weighted, 1e-5)
-        first, second = draw(B, T, 16 * 72), draw(B, T, 16 * 128)
-        head_norms._run_head_norms(first, second, 16, 16, 1e-5)
-        head_norms._run_head_norms_backward(draw(B, T, 16 * 200), first, second, 16, 16, 1e-5)
-    for H, K, P, R in ((32, 8, 64, 512), (5, 5, 72, 100), (4, 2, 64, 0)):
-        cos, sin = torch.empty(2, T, P // 2)
-        made = rotary._run_rotary(some(B, T, (H + K) * P + R), cos, sin, H, K, P)
-        rotary._run_rotary_backward(*made, cos, sin)
-        by_head = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in made[:2]]  # as attention's gradients come
-        rotary._run_rotary_backward(*by_head, made[2], cos, sin)
-
-
-def optimizer() -> None:
-    from hybridbench.kernels.loss import triton_loss
-    from hybridbench.kernels.optimizer import triton_adamw
-    from hybridbench.kernels.optimizer.adamw import StepRates
-
-    for gradient in (True, False):
-        triton_loss.cross_entropy_(some(4096, 128_256), torch.empty(4096, dtype=torch.int64), 0.5, gradient)
-    triton_loss.scaled(some(128_256, D, dtype=torch.float32), torch.empty(()), torch.bfloat16)
-    triton_adamw.update(*(torch.empty(128_256, D) for _ in range(4)), StepRates(*[0.5] * 6))
-
-
-def delta() -> None:
-    from hybridbench.kernels.delta import triton_delta as ops
-
-    H, G, P, V = 16, 8, 128, 256
-    for groups, channel in ((G, ()), (H, (P,))):
-        q, k, v = (
-            some(B, heads * width).unflatten(1, (heads, width)) for heads, width in ((groups, P), (groups, P), (H, V))
-        )
-        dt = some(B, H, *channel)
-        ops._run_step(torch.empty(B, H, P, V), q, k, v, dt, some(B, H), torch.empty(H), torch.empty(H, *channel))
-    y, z, weight = torch.empty(B, T, H, V).bfloat16(), some(B, T, H * V).unflatten(-1, (H, V)), some(V)
-    for silu in (True, False):
-        ops._run_norm_gate(y, z, weight, 1e-5, silu)
-        ops._run_norm_gate_backward(y, y, z, weight, 1e-5, silu)
-
-
-def scan() -> None:
-    from hybridbench.kernels.scan.triton_ssd import scan_forward
-    from hybridbench.kernels.scan.triton_ssd_backward import scan_backward
-
-    H, P, N, G = 32, 128, 128, 2
-    x = some(B, T, H * P).unflatten(-1, (H, P))
-    b, c = (some(B, T, G * N).unflatten(-1, (G, N)) for _ in range(2))
-    dt, per_head, start = some(B, T, H), torch.empty(H), torch.empty(B, H, P, N)
-    given = (x, dt, per_head, b, c, per_head, per_head)
-    for initial in (None, start):
-        scan_forward(*given, keep=False, initial_BHPN=initial)
-    _, _, states = scan_forward(*given, keep=True)
-    for d_final in (None, start):
-        scan_backward(x, d_final, *given, states, d_x=x, d_dt=dt, d_b=b, d_c=c)
-
-
-def decode() -> None:
-    from hybridbench.kernels.attention import triton_decode as ops
-
-    for H, K, P, V in ((32, 8, 64, 64), (18, 6, 72, 128)):
-        q, out = some(B, H, P), torch.empty(B, H, V, dtype=torch.bfloat16)
-        k, v = (torch.empty(B, T, K, width, dtype=torch.bfloat16) for width in (P, V))
-        length = torch.empty(B, dtype=torch.int32)
-        ops.attention_decode(q, k, v, length)
-        plan = ops.DecodePlan.make(B, H, K, P, V, T, q)
-        ops.launch_attention_decode(plan, q, k, v, length, out, norm_eps=1e-5, pdl=True)
-
-
-def fused_step() -> None:
-    """A step of every kind of block that it has, tiled as on a GPU of 132 SMs."""
-    from hybridbench.arch.families import Options, pattern_spec
-    from hybridbench.model import fused
-    from hybridbench.model.build import build_model, resolve_backends
-    from hybridbench.suite.case import Case, Execution
-    from hybridbench.suite.workloads import Workload
-
-    class Always(dict[Any, Any]):
-        def get(self, key: object, default: object = None) -> Any:
-            return fused.Tiling(64, 2, 64, 4, 4)
-
-    fused.multiprocessors = lambda device: 132
-    for pattern, options, tilings in (
-        ("M-*-", Options(), {}),
-        ("M-*-", Options(), Always()),  # every product cut along K
-        ("S-", Options(window=512, sinks=64), {}),
-        ("(*&M)-", Options(), {}),
-        ("(*&M)M", Options(recipe="falcon-h1"), {}),
-        ("(S&M)", Options(recipe="concat", fusion_op="concat"), {}),
-    ):
-        spec = pattern_spec(pattern, "1b", options)
-        case = Case(spec, Workload("generate", 8, B, 6), Execution("cpu", "bfloat16", "eager"))
-        model = build_model(case, resolve_backends(case))  # its weights are on the meta device until it is allocated
-        token, position = torch.empty(2, B, dtype=torch.int64)
-        caches = model.new_caches(B, 8, case.execution.storage)
-        fused.FusedStep(model, caches, token, position, advance=True, pdl=True, tilings=tilings)()
-
-
-def spinning() -> None:
-    from hybridbench.kernels import triton_spin
-
-    triton_spin.spin(*torch.empty(2, 1), 200_000)
-
-
-LAUNCHES = (elementwise, optimizer, delta, scan, decode, fused_step, spinning)
-
-
 # Examples, of which the test says what must be found ------------------------------------------------------------------
 
 
@@ -403,12 +273,11 @@ def without_module(found: dict[str, set[str]]) -> dict[str, list[str]]:
 def main() -> None:
     driver.set_active(Nowhere())
     knobs.runtime.jit_cache_hook = compile_only
+    launch_all(pdl=True, n_sms=132)
+    here = {name for name in compiled if name.startswith("hybridbench.")}
+    package = without_module({name: compiled[name] for name in here})
+    compiled.clear()
     with torch.device("meta"):
-        for launch in LAUNCHES:
-            launch()
-        here = {name for name in compiled if name.startswith("hybridbench.")}
-        package = without_module({name: compiled[name] for name in here})
-        compiled.clear()
         examples()
     there = sorted(kernel.fn.__name__ for kernel in kernels())
     json.dump({"there": there, "compiled": package, "examples": without_module(compiled)}, sys.stdout)

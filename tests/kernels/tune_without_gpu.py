@@ -18,9 +18,9 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
-from nowhere import Nowhere
 from triton.runtime.driver import driver
 
+from hybridbench.gate.observe.nowhere import Nowhere
 from hybridbench.kernels.tuning import side_by_side
 
 happened: list[list[Any]] = []

@@ -19,6 +19,9 @@ Importing this module needs triton. Its tests run on a CPU in triton's interpret
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 
@@ -184,8 +187,24 @@ def split_count(pairs: int, slots: int, block: int, n_sms: int) -> int:
     return max(1, min(PROGRAMS_PER_SM * n_sms // pairs, math.ceil(slots / block), MAX_SPLITS))
 
 
+@contextmanager
+def stated_multiprocessors(count: int) -> Iterator[None]:
+    """Inside, ``multiprocessors`` is a stated number: kernels are compiled for a GPU that is not there."""
+    token = _stated.set(count)
+    try:
+        yield
+    finally:
+        _stated.reset(token)
+
+
+_stated: ContextVar[int | None] = ContextVar("stated_multiprocessors", default=None)
+
+
 def multiprocessors(device: torch.device) -> int:
     """Streaming multiprocessors of a GPU; a small number where the kernels are interpreted on a CPU."""
+    stated = _stated.get()
+    if stated is not None:
+        return stated
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
 
 

@@ -1,4 +1,4 @@
-"""A driver for Triton of a Hopper GPU that is not there: kernels are compiled as for one, and launched nowhere.
+"""nowhere: a driver for Triton of a GPU that is not there: kernels are compiled as for one, and launched nowhere.
 
 For programs of their own, because a driver holds for a whole process.
 """
@@ -19,26 +19,35 @@ class Nowhere:
 
     Args:
         launched: told of every launch with the kernel's source and metadata.
+        target: the GPU that kernels are compiled for.
     """
 
     utils = SimpleNamespace(
-        get_device_properties=lambda device: {"max_shared_mem": 2**18},
-        load_binary=lambda *binary: (1, 1, 0, 0, 1024),
+        get_device_properties=lambda _device: {"max_shared_mem": 2**18},
+        load_binary=lambda *_binary: (1, 1, 0, 0, 1024),
     )
 
-    def __init__(self, launched: Callable[[Any, Any], object] = lambda source, metadata: None) -> None:
+    def __init__(
+        self, launched: Callable[[Any, Any], object] = lambda _source, _metadata: None, target: GPUTarget = TARGET
+    ) -> None:
         self._launched = launched
+        self._target = target
 
     def get_current_target(self) -> GPUTarget:
-        return TARGET
+        """The GPU that kernels are compiled for."""
+        return self._target
 
     def get_current_device(self) -> int:
+        """The only one."""
         return 0
 
-    def get_current_stream(self, device: int) -> int:
+    def get_current_stream(self, _device: int) -> int:
+        """The only one."""
         return 0
 
     def launcher_cls(self, source: Any, metadata: Any) -> Callable[..., None]:
+        """A launcher that tells of the launch and does nothing."""
+
         def launch(*_given: Any) -> None:
             self._launched(source, metadata)
 

@@ -1,0 +1,62 @@
+"""differences: what an exact check found, as a table, a sentence and one JSON document."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from hybridbench.gate.baseline import Difference, Finding
+from hybridbench.gate.exits import Exit, exit_name
+from hybridbench.report.table import NO_VALUE, Cell, Column, Table
+
+
+def difference_table(found: Sequence[Difference]) -> Table:
+    """One row per figure that differs: where, before, after and by how much. Parts not compared are remarks."""
+    table = Table(
+        "exact figures that differ",
+        [
+            Column("model", "name", numeric=False),
+            Column("quantity", "quantity", numeric=False),
+            Column("before", "before"),
+            Column("after", "after"),
+            Column("change_frac", "change [%]"),
+            Column("finding", "finding", numeric=False),
+        ],
+    )
+    for one in found:
+        if one.finding is Finding.NOT_COMPARED:
+            table.remark(f"{one.part}: not compared. {one.because}")
+            continue
+        change = one.after / one.before - 1 if one.before and one.after is not None else None
+        note = f" {table.note(one.because)}" if one.because else ""
+        table.rows.append(
+            [
+                Cell(one.name, one.name),
+                Cell(one.quantity, one.quantity),
+                *(Cell(NO_VALUE if figure is None else f"{figure:,}", figure) for figure in (one.before, one.after)),
+                Cell(NO_VALUE if change is None else f"{change:+.3%}".removesuffix("%"), change),
+                Cell(
+                    f"{one.finding}{note}", str(one.finding), "ok" if one.finding is Finding.WITHIN_BUDGET else "wrong"
+                ),
+            ]
+        )
+    return table
+
+
+def summary(found: Sequence[Difference], compared: int) -> str:
+    """How many figures were compared, and how many are not equal, in a sentence.
+
+    >>> summary([], 1674)
+    '1,674 figures compared, all equal.'
+    """
+    unequal = sum(one.finding is not Finding.NOT_COMPARED for one in found)
+    if not unequal:
+        return f"{compared:,} figures compared, all equal." if compared else "No figure was compared."
+    return f"{compared:,} figures compared, {unequal:,} not equal; if they are meant, write them with --update."
+
+
+def document(found: Sequence[Difference], compared: int, code: Exit) -> str:
+    """One JSON document: the exit code with its name, and every difference."""
+    body = {"exit_code": int(code), "outcome": exit_name(code), "compared": compared}
+    return json.dumps({**body, "differences": [asdict(one) for one in found]})

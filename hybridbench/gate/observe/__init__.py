@@ -1,0 +1,1 @@
+"""observe: programs that print the exact figures that torch and Triton decide; each is a process of its own."""

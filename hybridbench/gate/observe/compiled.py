@@ -1,0 +1,176 @@
+"""compiled: what ptxas makes of our Triton kernels for GPUs that need not be there: registers, spills, memory, code.
+
+Prints, as JSON, the figures of each kernel at each set of constants, and the versions of Triton and of its assemblers.
+A kernel is compiled as its launcher would have it on a GPU of the stated number of SMs (``launches``); of those that
+differ in the alignment of their arguments only, the first counts. A program of its own for one GPU, because a driver
+and the plans that launchers keep hold for a whole process.
+
+    python -m hybridbench.gate.observe.compiled sm_90 [KERNEL ...]
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton import knobs
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.runtime.driver import driver
+
+from hybridbench.gate.observe.launches import launch_all
+from hybridbench.gate.observe.nowhere import Nowhere
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """What kernels are compiled for: a compute capability, and the SMs that launchers choose splits for."""
+
+    capability: int
+    n_sms: int
+
+    @property
+    def pdl(self) -> bool:
+        """Whether it has programmatic dependent launch."""
+        return self.capability >= 90
+
+
+GPUS = (Gpu(80, 108), Gpu(90, 132), Gpu(100, 148))
+"""A100, H100 and H200, B200; ``gate.exact`` runs this program for each."""
+_OPTIONS = (
+    "num_warps",
+    "num_stages",
+    "num_ctas",
+    "enable_fp_fusion",
+    "launch_pdl",
+    "launch_cooperative_grid",
+    "maxnreg",
+)
+_FLAGS = ("PDL",)
+"""Constants that follow from the GPU, so that they are no part of a kernel's name."""
+_LOG = {
+    "registers": r"Used (\d+) registers",
+    "spill stores [B]": r"(\d+) bytes spill stores",
+    "spill loads [B]": r"(\d+) bytes spill loads",
+}
+_INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?!NOP\b)\S", re.MULTILINE)
+
+Launch = tuple[Any, dict[str, Any]]
+
+
+def launches(gpu: Gpu, wanted: Collection[str]) -> dict[str, Launch]:
+    """The kernels of all launches by name with constants, each with what Triton was to compile."""
+    found: dict[str, Launch] = {}
+
+    def seen(*, fn: Any, compile: dict[str, Any], **_: Any) -> bool:
+        kernel = fn.jit_function
+        if not wanted or kernel.__name__ in wanted:
+            found.setdefault(named(kernel.__name__, compile), (kernel, compile))
+        return True  # nothing is compiled or launched
+
+    driver.set_active(Nowhere(target=GPUTarget("cuda", gpu.capability, 32)))
+    knobs.runtime.jit_cache_hook = seen
+    try:
+        launch_all(pdl=gpu.pdl, n_sms=gpu.n_sms)
+    finally:
+        knobs.runtime.jit_cache_hook = None
+    return found
+
+
+def named(kernel: str, compile: dict[str, Any]) -> str:
+    """A kernel with its constants and types, such as ``_swiglu_forward *bf16 *bf16 i32 i32 BLOCK=2048 warps=4``."""
+    signature = compile["signature"]
+    types = [kind for kind in signature.values() if kind != "constexpr"]
+    constants = {list(signature)[place[0]]: value for place, value in compile["constants"].items() if len(place) == 1}
+    shown = [f"{name}={value}" for name, value in constants.items() if name not in _FLAGS]
+    return " ".join([kernel, *types, *shown, f"warps={compile['num_warps']}", f"stages={compile['num_stages']}"])
+
+
+def figures(launch: Launch, gpu: Gpu) -> dict[str, int | None]:
+    """What the compiled kernel takes. All are None where it cannot be compiled for this GPU."""
+    kernel, compile = launch
+    options = json.loads(compile["specialization_data"])["options"]
+    source = ASTSource(kernel, compile["signature"], compile["constants"], compile["configs"][0])
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said):
+            built = triton.compile(
+                source,
+                target=GPUTarget("cuda", gpu.capability, 32),
+                options={name: options[name] for name in _OPTIONS if options.get(name) is not None},
+            )
+    except RuntimeError:  # of which Triton's errors of its compiler and assembler are
+        return dict.fromkeys([*_LOG, "shared memory [B]", "instructions"])
+    log = said.getvalue()
+    found: dict[str, int | None] = {name: _number(pattern, log) for name, pattern in _LOG.items()}
+    found["shared memory [B]"] = int(built.metadata.shared)
+    found["instructions"] = instructions(built.asm["cubin"])
+    return found
+
+
+def _number(pattern: str, log: str) -> int:
+    match = re.search(pattern, log)
+    if match is None:
+        raise RuntimeError(f"the assembler's log has no {pattern!r}: {log}")
+    return int(match[1])
+
+
+def instructions(cubin: bytes) -> int:
+    """Machine instructions of a compiled kernel, without those that only pad it."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        done = subprocess.run([_tool("nvdisasm"), "-c", file.name], capture_output=True, text=True, check=True)
+    return len(_INSTRUCTION.findall(done.stdout))
+
+
+def _tool(name: str) -> str:
+    return str(Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name)
+
+
+def versions() -> dict[str, str]:
+    """Of Triton and its assemblers."""
+    found = {"triton": triton.__version__}
+    for name in ("ptxas", "ptxas-blackwell"):
+        said = subprocess.run([_tool(name), "--version"], capture_output=True, text=True, check=True).stdout
+        match = re.search(r"\bV(\d[\d.]*)", said)
+        found[name] = match[1] if match else said.strip()
+    return found
+
+
+def observe(gpu: Gpu, wanted: Collection[str] = ()) -> dict[str, dict[str, int | None]]:
+    """The figures of each kernel, with the architecture in the name of each quantity.
+
+    Args:
+        gpu: what to compile for.
+        wanted: names of kernels; all where it is empty.
+    """
+    with tempfile.TemporaryDirectory(prefix="hybridbench-compiled-") as folder, knobs.cache.scope():
+        knobs.cache.dir = folder  # what Triton has compiled before has no log
+        with knobs.nvidia.scope(), knobs.compilation.scope():
+            knobs.nvidia.dump_ptxas_log = True
+            knobs.compilation.disable_line_info = True
+            return {
+                name: {f"{what} sm_{gpu.capability}": value for what, value in figures(launch, gpu).items()}
+                for name, launch in sorted(launches(gpu, wanted).items())
+            }
+
+
+def main() -> None:
+    """Print the figures."""
+    gpu = next(gpu for gpu in GPUS if f"sm_{gpu.capability}" == sys.argv[1])
+    json.dump({"versions": versions(), "figures": observe(gpu, sys.argv[2:])}, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

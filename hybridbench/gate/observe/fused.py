@@ -1,0 +1,60 @@
+"""fused: how many kernels a fused decode step launches, of every family at every scale, with no GPU there.
+
+Prints the figures and Triton's version as JSON. A program of its own, because a driver holds for a whole process.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import torch
+import triton
+from triton import knobs
+from triton.runtime.driver import driver
+
+from hybridbench.arch.families import ARCHS, build_spec
+from hybridbench.arch.scales import SCALES
+from hybridbench.gate.observe.nowhere import Nowhere
+from hybridbench.kernels.attention.triton_decode import stated_multiprocessors
+from hybridbench.model.build import build_model, resolve_backends
+from hybridbench.model.fused import FusedStep
+from hybridbench.suite.case import Case, Execution
+from hybridbench.suite.workloads import GENERATE, Workload
+
+N_SMS = 132
+"""Of an H100 or H200: a step splits its products by them."""
+
+
+def launched(arch: str, scale: str) -> int:
+    """Kernels that one fused step of a family at a scale launches."""
+    case = Case(build_spec(arch, scale), Workload(GENERATE, 64, 4, 32), Execution("cpu", "bfloat16", "eager"))
+    count = 0
+
+    def seen(**_: object) -> bool:
+        nonlocal count
+        count += 1
+        return True  # nothing is compiled or launched, so that every launch comes here
+
+    with torch.device("meta"), stated_multiprocessors(N_SMS):
+        model = build_model(case, resolve_backends(case))
+        token, position = torch.empty(2, 4, dtype=torch.int64)
+        caches = model.new_caches(4, 64, case.execution.storage)
+        step = FusedStep(model, caches, token, position, advance=True, pdl=True)
+        knobs.runtime.jit_cache_hook = seen
+        try:
+            step()
+        finally:
+            knobs.runtime.jit_cache_hook = None
+    return count
+
+
+def main() -> None:
+    """Print the figures."""
+    driver.set_active(Nowhere())
+    figures = {f"{arch}/{scale}": {"launches": launched(arch, scale)} for scale in SCALES for arch in ARCHS}
+    json.dump({"versions": {"triton": triton.__version__}, "figures": figures}, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""report: verdicts as a table, JUnit XML, a step summary and annotations of GitHub Actions, and JSON."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ET
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from hybridbench.gate.exits import Exit, exit_name
+from hybridbench.gate.verdict import Verdict, Word
+from hybridbench.report.display import unit_for
+from hybridbench.report.render.markdown import to_markdown
+from hybridbench.report.table import NO_VALUE, Cell, Column, Table
+
+_FAILS = (Word.REGRESSION, Word.WRONG)
+_UNDECIDED = (Word.INCONCLUSIVE, Word.NOT_COMPARABLE, Word.NOTHING_MEASURED)
+_GOOD = (Word.PASS, Word.IMPROVEMENT, Word.SAME_CODE, Word.ACCEPTED)
+
+
+def verdict_table(verdicts: Sequence[Verdict]) -> Table:
+    """One row per cell: the change with its interval, peaks of memory, and the verdict. Reasons are footnotes."""
+    peaks = [peak for one in verdicts for peak in (one.base_peak_bytes, one.head_peak_bytes)]
+    unit = unit_for(peaks, "B")
+    table = Table(
+        "verdicts",
+        [
+            Column("cell", "cell", numeric=False),
+            Column("kind", "kind", numeric=False, wide=True),
+            Column("change_frac", "time [%]"),
+            Column("low_frac", "from [%]"),
+            Column("high_frac", "to [%]"),
+            Column("margin_frac", "margin [%]"),
+            Column("pairs", "pairs"),
+            Column("base_peak_bytes", unit.heading("base peak")),
+            Column("head_peak_bytes", unit.heading("peak")),
+            Column("verdict", "verdict", numeric=False),
+        ],
+    )
+    for one in verdicts:
+        note = "" if one.word in (Word.PASS, Word.SAME_CODE) else f" {table.note(f'{one.cell}: {one.because}')}"
+        advisory = f", advisory {table.note(f'{one.cell}: {one.advisory}')}" if one.advisory else ""
+        table.rows.append(
+            [
+                Cell(one.cell, one.cell),
+                Cell(one.kind, one.kind),
+                *(_percent(value, signed=True) for value in (one.change, one.low, one.high)),
+                _percent(one.margin, signed=False),
+                Cell(str(one.pairs) if one.pairs else NO_VALUE, one.pairs),
+                *(
+                    Cell(NO_VALUE if peak is None else unit.show(peak), peak)
+                    for peak in (one.base_peak_bytes, one.head_peak_bytes)
+                ),
+                Cell(f"{one.word}{note}{advisory}", str(one.word), "ok" if one.word in _GOOD else str(one.word)),
+            ]
+        )
+    return table
+
+
+def _percent(value: float | None, *, signed: bool) -> Cell:
+    return Cell(NO_VALUE if value is None else f"{value:{'+' if signed else ''}.2%}".removesuffix("%"), value)
+
+
+def headline(verdicts: Sequence[Verdict]) -> str:
+    """How many cells have which verdict, in a sentence.
+
+    >>> headline([])
+    'No cell was judged.'
+    """
+    if not verdicts:
+        return "No cell was judged."
+    counts = Counter(one.word for one in verdicts)
+    listed = ", ".join(f"{counts[word]} {word}" for word in Word if counts[word])
+    advisory = sum(bool(one.advisory) for one in verdicts)
+    return f"{len(verdicts)} cells: {listed}{f'; {advisory} of them advisory' if advisory else ''}."
+
+
+def document(verdicts: Sequence[Verdict], code: Exit) -> str:
+    """One JSON document: the exit code with its name, and every verdict."""
+    body = {"exit_code": int(code), "outcome": exit_name(code), "verdicts": [asdict(one) for one in verdicts]}
+    return json.dumps(body, allow_nan=False)
+
+
+def junit(verdicts: Sequence[Verdict], name: str = "hybridbench check") -> str:
+    """JUnit XML: a test case per cell. Wrong and slower ones are failures, what could not be judged errors.
+
+    Advisory and new cells are skipped with their reason, since they fail no job.
+    """
+    cases = [(one, _junit_outcome(one)) for one in verdicts]
+    counts = Counter(outcome for _, outcome in cases)
+    suite = ET.Element("testsuite", {"name": name, "tests": str(len(cases))})
+    for key, outcome in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
+        suite.set(key, str(counts[outcome]))
+    for one, outcome in cases:
+        classname = f"{name}.{one.kind}".replace(" ", ".")
+        case = ET.SubElement(suite, "testcase", {"classname": _printable(classname), "name": _printable(one.cell)})
+        text = _printable(_line(one))
+        if outcome:
+            ET.SubElement(case, outcome, {"message": text, "type": str(one.word)})
+        else:
+            ET.SubElement(case, "system-out").text = text
+    root = ET.Element("testsuites")
+    root.append(suite)
+    ET.indent(root)
+    return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def _junit_outcome(one: Verdict) -> str:
+    if one.word is Word.WRONG:
+        return "failure"
+    if one.word is Word.NOT_COMPARABLE:
+        return "error"
+    if one.advisory or one.word is Word.NEW:
+        return "skipped"
+    return "failure" if one.word in _FAILS else "error" if one.word in _UNDECIDED else ""
+
+
+def _printable(text: str) -> str:
+    """A text without the characters that XML 1.0 cannot hold."""
+    return "".join(mark if mark in "\t\n\r" or mark.isprintable() else "?" for mark in text)
+
+
+def step_summary(verdicts: Sequence[Verdict]) -> str:
+    """A page in GitHub Markdown for a step's summary (``$GITHUB_STEP_SUMMARY``)."""
+    return f"## Performance check\n\n{headline(verdicts)}\n\n{to_markdown(verdict_table(verdicts))}"
+
+
+def github_annotations(verdicts: Sequence[Verdict]) -> list[str]:
+    """Workflow commands of GitHub Actions: an error for what fails, a warning for what is undecided, a notice else.
+
+    Cells that pass or have the same code have none.
+    """
+    lines = []
+    for one in verdicts:
+        outcome = _junit_outcome(one)
+        if one.word in (Word.PASS, Word.SAME_CODE) and not one.advisory:
+            continue
+        level = {"failure": "error", "error": "warning"}.get(outcome, "notice")
+        lines.append(f"::{level} title={_property(f'{one.cell}: {one.word}')}::{_data(_line(one))}")
+    return lines
+
+
+def _line(one: Verdict) -> str:
+    """A verdict in a line."""
+    size = ""
+    if one.change is not None and one.low is not None and one.high is not None:
+        size = f" {one.change:+.2%} ({one.low:+.2%} to {one.high:+.2%}, {one.pairs} pairs)."
+    return " ".join(f"{one.word}.{size} {one.because} {one.advisory}".split())
+
+
+def _data(text: str) -> str:
+    """A message as workflow commands escape it."""
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _data(text).replace(":", "%3A").replace(",", "%2C")
