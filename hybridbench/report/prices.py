@@ -95,7 +95,7 @@ def price_table(prices: Sequence[Price], measured: bool) -> Table:
             row.insert(place, Cell(words or NO_VALUE, words))
     table.remark(
         "floor: max(model FLOPs / dense peak, must-move bytes / bandwidth), by the datasheet; at TDP: the board power "
-        "limit times the floor's time, no floor of energy"
+        "limit times the floor's time, which is no lower bound: a card may draw less"
     )
     if any(price.dtypes.quantised for price in prices):
         table.remark(

@@ -11,6 +11,7 @@ import difflib
 import inspect
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -224,7 +225,8 @@ class Fields:
             if default is None:
                 self.wrong(name, f"it has no {name}: name the kind of each of the {count} layers.")
             else:
-                self.default(name, "".join(default))
+                words = {letter: word for word, letter in reversed(letters.items())}
+                self.default(name, " and ".join(f"{n} {words.get(one, one)}" for one, n in Counter(default).items()))
             return any_letters
         if not isinstance(found, list):
             self.wrong(name, f"{name} is {shown(found)}: give a list with a word for each layer.")
