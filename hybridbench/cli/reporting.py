@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,9 +30,9 @@ def report(results: tuple[Path, ...], as_json: bool, out: Path | None) -> None:
     from hybridbench.store import holds, newest
 
     first = results[0]
-    folder = out or (first if first.is_dir() else first.parent) / "report"
+    folder = out or (first if os.path.isdir(first) else first.parent) / "report"
 
-    kernels = [path for path in results if path.exists() and holds([path], KernelRecord)]
+    kernels = [path for path in results if os.path.exists(path) and holds([path], KernelRecord)]
     others = [path for path in results if path not in kernels or holds([path], Record)]
     records: dict[tuple[str, str], Record] = {}
     runs: dict[str, str] = {}

@@ -89,7 +89,7 @@ def test_a_forward_that_is_timed_in_the_backward_s_place_is_found(monkeypatch: p
 PROGRAM = """
 import json, sys
 import torch
-from nowhere import Nowhere
+from hybridbench.gate.observe.nowhere import Nowhere
 from triton.runtime.driver import driver
 driver.set_active(Nowhere())
 from hybridbench.kernels.triton_spin import spin_kernel

@@ -71,8 +71,9 @@ def model_from_config(body: Mapping[str, Any], name: str | None = None, scale: s
         BadInput: see ``read_config``.
     """
     body = mamba_ssm.with_type(body)
-    if body.get("model_type") in published.REFUSED:
-        raise BadInput(f"model type {body['model_type']} is not read: {published.REFUSED[body['model_type']]}")
+    named = body.get("model_type")
+    if isinstance(named, str) and named in published.REFUSED:
+        raise BadInput(f"model type {named} is not read: {published.REFUSED[named]}")
     text = text_model(body, MODEL_TYPES)
     model_type = str(text.body["model_type"])
     stored, described = read_stored(text.body)
