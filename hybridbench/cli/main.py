@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "kernels": ("kernels", "Operations timed by themselves, and your own kernel beside them."),
     "report": ("reporting", "Tables and charts from stored records."),
     "compare": ("comparing", "What changed between stored results, beyond the noise."),
+    "pareto": ("frontier", "Quality against cost: which stacks no other beats."),
     "trace": ("tracing", "Where the time of a step goes."),
     "audit": ("auditing", "Count a step's FLOPs six ways, and say why they differ."),
     "check": ("checking", "Whether a change made performance worse."),
