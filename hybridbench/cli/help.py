@@ -108,6 +108,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "hybridbench report results/local/smoke",
         "hybridbench report results/local/before results/local/after",
     ),
+    "export": (
+        "hybridbench export results/local/smoke -o smoke.parquet",
+        "hybridbench export results/local/before results/local/after -o both.csv",
+    ),
     "compare": (
         "hybridbench compare results/local/before results/local/after --fail-above 5%",
         "hybridbench compare results/local/sweep --across architecture",

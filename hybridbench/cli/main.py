@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("measuring", "Run a suite of cases."),
     "kernels": ("kernels", "Operations timed by themselves, and your own kernel beside them."),
     "report": ("reporting", "Tables and charts from stored records."),
+    "export": ("exporting", "Stored records as one Parquet or CSV file."),
     "compare": ("comparing", "What changed between stored results, beyond the noise."),
     "pareto": ("frontier", "Quality against cost: which stacks no other beats."),
     "trace": ("tracing", "Where the time of a step goes."),
