@@ -12,7 +12,6 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +22,20 @@ from hybridbench.arch.block import Convention
 from hybridbench.arch.imports.huggingface import read_config
 from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.model import cost as cost_of
-from hybridbench.arch.presets import preset_spec
 from hybridbench.arch.stored import Asked
 from hybridbench.efficiency import efficiency_of
-from hybridbench.errors import unknown_name
+from hybridbench.errors import BadInput, unknown_name
 from hybridbench.machine import find_gpus
 from hybridbench.predict.fit import largest_fit
 from hybridbench.predict.pricing import price as price_of
 from hybridbench.record import Record, Status
-from hybridbench.report.columns import model_fields
 from hybridbench.report.frame import to_frame
 from hybridbench.report.plans import fit_row
+from hybridbench.report.predicted import cost_row
 from hybridbench.report.prices import price_row
 from hybridbench.store import load as load_records
 from hybridbench.store import newest
-from hybridbench.suite.models import ALL_ARCHS, model_specs
+from hybridbench.suite.models import ALL_ARCHS, model_specs, published_specs
 from hybridbench.suite.sweep import check_checkpoint
 from hybridbench.suite.workloads import Workload, check_one_pass, workload_row
 
@@ -105,12 +103,11 @@ def cost(
         raise unknown_name("convention", convention, [known.value for known in Convention])
     asked = Asked(dtype, state_dtype, kv_dtype, weight_dtype)
     rows = [
-        {
-            **model_fields(spec),
-            **asked.dtypes(spec.stored).to_dict(),
-            **asdict(cost_of(spec, context, count, Convention(convention), asked.dtypes(spec.stored).storage)),
-            "convention": convention,
-        }
+        cost_row(
+            spec,
+            cost_of(spec, context, count, Convention(convention), asked.dtypes(spec.stored).storage),
+            asked.dtypes(spec.stored),
+        )
         for spec, count, context in _cells(_specs(arch, scale, model, config, options), batch, ctx)
     ]
     return _typed(pd.DataFrame(rows))
@@ -203,7 +200,10 @@ def _specs(
     """The models asked for: published ones, one of a file, or families."""
     if model is None and config is None:
         return model_specs(arch=arch, scale=scale, every_ratio=True, **options)
-    named = [] if model is None else [preset_spec(name.strip().lower()) for name in model.split(",")]
+    if options or arch != ALL_ARCHS:
+        given = ", ".join(["arch"] * (arch != ALL_ARCHS) + list(options))
+        raise BadInput(f"model or config with {given}: the model is what it is; leave one of them out.")
+    named = [] if model is None else published_specs(model)
     return [*named, *([] if config is None else [read_config(Path(config))])]
 
 

@@ -165,6 +165,8 @@ def test_lines_that_differ_in_more_than_the_model_say_so() -> None:
 def test_what_cannot_be_done_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="unknown arch 'intr': did you mean 'intra'"):
         hybridbench.cost("intr")
+    with pytest.raises(BadInput, match="model or config with arch, ratio"):
+        hybridbench.cost("inter", model="jamba-mini", ratio="1:3")
     with pytest.raises(BadInput, match="unknown convention"):
         hybridbench.cost(convention="exactly")
     with pytest.raises(BadInput, match="context '4q'"):

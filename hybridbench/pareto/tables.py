@@ -80,7 +80,7 @@ def remarks(front: Front, asked: Asked) -> list[str]:
             f"these costs repeat poorly: the same generation, timed two ways, differed by {front.repeats:.2g} times"
         )
     if MEAN in front.places:
-        said.append(f"{MEAN}: of all contexts, as in the paper's figure 1b")
+        said.append(f"{MEAN}: of all these contexts; the paper's figure 1b is the mean from 2k to 32k")
     if front.missing:
         said.append(f"without a figure of quality in this budget: {listed(front.missing, 20)}")
     return said
