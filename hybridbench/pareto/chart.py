@@ -6,6 +6,7 @@ those of an arm the axis of cost.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,7 +41,7 @@ def draw_fronts(fronts: Sequence[Front], asked: Asked) -> dict[str, Any]:
     ]
     title = alt.TitleParams(
         f"{asked.measure.title} against {asked.cost.title}",
-        subtitle=[fronts[-1].title, f"{fronts[0].budget}; filled: no stack is better in both; hollow: one is"],
+        subtitle=[fronts[-1].title, f"{fronts[0].budget}; filled: on the frontier; hollow: another stack beats it"],
         anchor="start",
         offset=12,
     )
@@ -81,10 +82,11 @@ def _panel(
         scale=alt.Scale(type="log" if log else "linear", domain=ends, nice=False, zero=False),
         axis=alt.Axis(labelExpr=PLAIN_NUMBER, tickCount=5, labelOverlap=True),
     )
+    heights = alt.Scale(domain=[min(worths) - room, max(worths) + room], nice=False, zero=False)
     y = alt.Y(
         "quality:Q",
         title=f"{asked.measure.title} [{unit}]" if unit else asked.measure.title,
-        scale=alt.Scale(domain=[min(worths) - room, max(worths) + room], nice=False, zero=False),
+        scale=heights,
     )
     colors = [FAMILY_COLORS.get(family, _OTHER_COLOR) for family in families]
     color = alt.Color("family:N", title=None, sort=families, scale=alt.Scale(domain=families, range=colors))
@@ -100,12 +102,21 @@ def _panel(
         }
         for placed in front.places[place]
     ]
+    _set_apart(rows, 12 / HEIGHT * (max(worths) - min(worths) + 2 * room))
     base = alt.Chart(data_of(rows))
     best = base.transform_filter("datum.frontier")
     line = best.mark_line(color="#888888", strokeWidth=1, strokeDash=[4, 3]).encode(x=x, y=y, order="cost:Q")
     marks = best.mark_point(filled=True, size=70, opacity=1).encode(x=x, y=y, color=color, shape=shape)
     beaten = base.transform_filter("!datum.frontier").mark_point(filled=False, size=45, opacity=0.8)
-    names = best.mark_text(align="left", dx=7, fontSize=10).encode(x=x, y=y, text="model:N", color=color)
+    words = best.mark_text(align="left", dx=7, fontSize=10)
+    names = words.encode(x=x, y=alt.Y("name_at:Q", scale=heights), text="model:N", color=color)
     return alt.layer(line, beaten.encode(x=x, y=y, color=color, shape=shape), marks, names).properties(
         width=WIDTH, height=HEIGHT, title=title
     )
+
+
+def _set_apart(rows: list[dict[str, Any]], gap: float) -> None:
+    """Give every row of the frontier the height of its name, which is at least ``gap`` above the one below."""
+    below = -math.inf
+    for row in sorted((row for row in rows if row["frontier"]), key=lambda row: float(row["quality"])):
+        row["name_at"] = below = max(row["quality"], below + gap)

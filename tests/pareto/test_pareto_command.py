@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import shutil
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from hybridbench.cli.main import main
-from hybridbench.pareto.join import COSTS
+from hybridbench.pareto.chart import HEIGHT, draw_fronts
+from hybridbench.pareto.join import COSTS, Asked, fronts
+from hybridbench.pareto.quality import published
 from hybridbench.report.paper.figures import LENGTHS, STACKS
+from hybridbench.store import load, newest
 
 COMMITTED = Path(__file__).parents[2] / "results/nvidia-h200/paper"
 
@@ -160,6 +165,28 @@ def test_files_hold_what_the_table_shows(records: Path, tmp_path: Path) -> None:
     assert [float(row["cost_value"]) for row in table] == [row["cost_value"] for row in rows]
     assert run(records, "-o", out).exit_code == 0  # its own page is replaced
     assert "mean" not in done.stdout
+
+
+def test_names_of_a_frontier_stand_apart(records: Path) -> None:
+    """By at least the height of their letters, whichever losses are alike."""
+    asked = Asked(workloads=("generate",))
+    found = fronts(newest(load([records], pytest.fail)), published(), asked)
+    panels = list(_marks(draw_fronts(found, asked)))
+    assert len(panels) == 3
+    worths = [row["quality"] for rows in panels for row in rows]
+    span = (max(worths) - min(worths)) * 1.24
+    for rows in panels:
+        heights = sorted(row["name_at"] for row in rows if row["frontier"])
+        assert len(heights) > 3
+        assert all(above - below > 10 / HEIGHT * span for below, above in itertools.pairwise(heights))
+
+
+def _marks(part: Any) -> Iterator[list[dict[str, Any]]]:
+    """The rows of each panel of a definition."""
+    if isinstance(part, list) and part and isinstance(part[0], dict) and "frontier" in part[0]:
+        yield part
+    for inner in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
+        yield from _marks(inner)
 
 
 def test_a_page_of_someone_else_is_kept(records: Path, tmp_path: Path) -> None:
