@@ -212,12 +212,16 @@ def _check_line(text: str) -> None:
         raise Misfit(f"{shown(text)} holds control characters, where a line of text is due")
 
 
-def _check_number(number: float, name: str) -> None:
-    """Check that a number is one that its field's name allows."""
+def bounds(name: str) -> tuple[float, float, bool]:
+    """The least and the most that a number in the field ``name`` may be, and whether it must be above the least."""
     least = next((least for end, least in _LEAST.items() if name.endswith(end)), 0.0)
     most = LARGEST_COUNT if name in _COUNTS else LARGEST
-    if name in _SIGNED:
-        least = -most
-    if not math.isfinite(number) or not least <= number <= most or (number == 0 and name in _ABOVE_ZERO):
-        above = "above 0" if name in _ABOVE_ZERO else f"from {least:g}"
+    return (-most if name in _SIGNED else least), most, name in _ABOVE_ZERO
+
+
+def _check_number(number: float, name: str) -> None:
+    """Check that a number is one that its field's name allows."""
+    least, most, above_least = bounds(name)
+    if not math.isfinite(number) or not least <= number <= most or (number == least and above_least):
+        above = "above 0" if above_least else f"from {least:g}"
         raise Misfit(f"{shown(number)}, where a number {above} to {most:g} is due")

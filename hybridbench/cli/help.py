@@ -18,7 +18,19 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Work": (
         *("workload", "ctx", "batch", "prompt", "depths", "checkpoint", "direction", "hot"),
         *("dtype", "state_dtype", "weight_dtype", "kv_dtype"),
-        *("convention", "gpu", "records", "metric", "max_ctx", "layouts", "page_size", "no_align"),
+        *(
+            "convention",
+            "gpu",
+            "records",
+            "metric",
+            "quality",
+            "score",
+            "matched",
+            "max_ctx",
+            "layouts",
+            "page_size",
+            "no_align",
+        ),
     ),
     "Measurement": (
         *("device", "mode", "as_published", "published", "streams", "backend", "seed"),
@@ -96,9 +108,17 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "hybridbench report results/local/smoke",
         "hybridbench report results/local/before results/local/after",
     ),
+    "export": (
+        "hybridbench export results/local/smoke -o smoke.parquet",
+        "hybridbench export results/local/before results/local/after -o both.csv",
+    ),
     "compare": (
         "hybridbench compare results/local/before results/local/after --fail-above 5%",
         "hybridbench compare results/local/sweep --across architecture",
+    ),
+    "pareto": (
+        "hybridbench pareto results/nvidia-h200/paper --ctx 32k",
+        "hybridbench pareto results/local/sweep --quality mine.csv --metric cache",
     ),
     "trace": (
         "hybridbench trace --workload decode --arch inter --ctx 4k",

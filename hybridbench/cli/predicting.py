@@ -16,14 +16,13 @@ from hybridbench.arch.families import MAMBA2
 from hybridbench.arch.imports.huggingface import read_config
 from hybridbench.arch.model import Cost, ModelSpec, layer_costs
 from hybridbench.arch.model import cost as cost_of
-from hybridbench.arch.presets import PRESETS, preset_spec
 from hybridbench.arch.stored import Asked
 from hybridbench.cli.options import dtype_options, given_options, match_options, matching, model_options, out_options
 from hybridbench.cli.output import Plain
 from hybridbench.cli.typed import Command, listed
 from hybridbench.errors import BadInput, unknown_name
 from hybridbench.report.render.page import own_page
-from hybridbench.suite.models import ALL_ARCHS, model_specs
+from hybridbench.suite.models import ALL_ARCHS, model_specs, published_specs
 
 if TYPE_CHECKING:
     from hybridbench.report.table import Table
@@ -46,11 +45,7 @@ def chosen_specs(
         if value not in (None, False) and (name, value) not in (("recipe", "paper"), ("mixer", MAMBA2)):
             which = "--config" if models is None else "--model"
             raise BadInput(f"{which} with --{name.replace('_', '-')}: the model is what it is; leave one of them out.")
-    names = [] if models is None else [part.strip() for part in models.split(",")]
-    if not all(names):
-        raise BadInput(f"model '{models}' has an empty part: write names with single commas between them.")
-    listed = [known for name in names for known in (PRESETS if name.lower() == "all" else (name.lower(),))]
-    found = [preset_spec(name) for name in dict.fromkeys(listed)]
+    found = [] if models is None else published_specs(models)
     return found + configured(configs)
 
 
@@ -86,26 +81,6 @@ def predict(
         for batch in batches
         for context in contexts
     ]
-
-
-def as_document(rows: Rows, asked: Asked) -> dict[str, Any]:
-    """The rows as one JSON document."""
-    return {
-        "rows": [
-            {
-                "arch": spec.arch,
-                "label": spec.label,
-                "scale": spec.scale,
-                "ratio": spec.ratio,
-                "recipe": spec.recipe,
-                "pattern": spec.pattern,
-                **({"notes": list(spec.notes)} if spec.notes else {}),
-                **asked.dtypes(spec.stored).to_dict(),
-                **asdict(row),
-            }
-            for spec, row in rows
-        ]
-    }
 
 
 @click.command(cls=Command)
@@ -151,11 +126,11 @@ def cost(
     batches = units.parse_range("1" if batch is None else batch, "batch")
     specs, notes = matching(specs, match, to, by, tolerance, scale, contexts, batches, asked)
     rows = predict(specs, contexts, batches, convention, asked)
-    from hybridbench.report.predicted import build_cost
+    from hybridbench.report.predicted import build_cost, cost_row
 
     report = build_cost(rows, [asked.dtypes(spec.stored) for spec, _ in rows])
     if as_json:
-        document = as_document(rows, asked)
+        document: dict[str, Any] = {"rows": [cost_row(spec, row, asked.dtypes(spec.stored)) for spec, row in rows]}
         if notes:
             document["matches"] = notes
         if per_layer:

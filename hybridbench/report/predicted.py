@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from hybridbench.arch.model import Cost, LayerCost, ModelSpec
 from hybridbench.arch.presets import PRESETS
 from hybridbench.arch.stored import Dtypes
 from hybridbench.report.chart import PREDICTED, Plot, Point
-from hybridbench.report.columns import dtype_words
+from hybridbench.report.columns import dtype_words, model_fields
 from hybridbench.report.display import ShownUnit, unit_for
 from hybridbench.report.groups import CONTEXT, arch_order, series_names
 from hybridbench.report.table import NO_VALUE, Cell, Column, Table
@@ -58,6 +59,12 @@ _SAID = {"scale": "{}", "convention": "convention {}", "batch": "batch {} for de
 
 def _conditions(spec: ModelSpec, cost: Cost) -> dict[str, str | int]:
     return {"scale": spec.scale, "convention": cost.convention.value, "batch": cost.batch}
+
+
+def cost_row(spec: ModelSpec, cost: Cost, dtypes: Dtypes) -> dict[str, Any]:
+    """One cost as plain values."""
+    notes = {"notes": list(spec.notes)} if spec.notes else {}
+    return {**model_fields(spec), **notes, **dtypes.to_dict(), **asdict(cost), "convention": cost.convention.value}
 
 
 def cost_table(rows: Sequence[tuple[ModelSpec, Cost]], dtypes: Sequence[Dtypes] = ()) -> Table:

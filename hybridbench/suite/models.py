@@ -18,6 +18,7 @@ from hybridbench.arch.families import (
 )
 from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.pattern import parse_positions
+from hybridbench.arch.presets import PRESETS, preset_spec
 from hybridbench.errors import BadInput, unknown_name
 
 ALL_ARCHS = ",".join(ARCHS)
@@ -71,6 +72,17 @@ def model_specs(
         for fusion in recipes
     ]
     return [spec for place, spec in enumerate(specs) if not any(_same(spec, one, every_ratio) for one in specs[:place])]
+
+
+def published_specs(names: str) -> list[ModelSpec]:
+    """The published models of a list of names with commas, each once; ``all`` stands for every one.
+
+    Raises:
+        BadInput: an unknown name, or an empty part of the list.
+    """
+    parts = _split(names, "model")
+    listed = [known for name in parts for known in (PRESETS if name == "all" else (name,))]
+    return [preset_spec(name) for name in dict.fromkeys(listed)]
 
 
 def _same(spec: ModelSpec, other: ModelSpec, with_ratio: bool) -> bool:

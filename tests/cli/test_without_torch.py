@@ -46,12 +46,14 @@ def test_the_command_line_and_an_audits_judgement_import() -> None:
         (["check", "--exact", "--baseline", str(RESULTS.parent / "baselines" / "exact.json")], "all equal"),
         (["crossover", "inter", "mamba"], "less"),
         (["report", str(RESULTS / "compile"), "-o", "OUT"], "throughput"),
+        (["pareto", str(RESULTS / "crossover"), "-o", "OUT"], "throughput against DCLM loss"),
+        (["export", str(RESULTS / "crossover"), "-o", "OUT/all.csv"], "columns"),
         (["compare", str(RESULTS / "compile"), "--across", "mode", "-o", "OUT"], "step, B / A"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
 def test_a_command_runs(words: list[str], shown: str, tmp_path: Path) -> None:
-    words = [str(tmp_path) if word == "OUT" else word for word in words]
+    words = [word.replace("OUT", str(tmp_path)) for word in words]
     done = run_without_torch(f"from hybridbench.cli.main import main\nmain({words!r}, standalone_mode=False)")
     assert done.returncode == 0, done.stderr
     assert shown in done.stdout

@@ -87,7 +87,7 @@ def _place(plot: Plot, place: int) -> str:
     return f"context {format_tokens(place)}" if plot.axis == CONTEXT else f"batch {place}"
 
 
-def _looks(models: Mapping[str, Kin]) -> tuple[list[str], list[str]]:
+def looks(models: Mapping[str, Kin]) -> tuple[list[str], list[str]]:
     """A colour and a shape per series: a family's own for its first series, unused ones for the others."""
     colors, shapes = [], []
     spare_colors = [*_OTHER_COLORS, *(FAMILY_COLORS[arch] for arch in FAMILY_COLORS if arch not in _archs(models))]
@@ -125,7 +125,7 @@ def _lines(plot: Plot, places: list[int]) -> list[alt.Chart]:
     amounts = [part for point in plot.points for part in (point.amount, point.low, point.high) if part is not None]
     shown_in = _unit(plot)
     names = list(plot.models)
-    colors, shapes = _looks(plot.models)
+    colors, shapes = looks(plot.models)
     kinds = [kind for kind in (MEASURED, PREDICTED) if any(point.kind == kind for point in plot.points)]
     labels = dict(zip((MEASURED, PREDICTED), plot.kinds, strict=True))
     rows = [
@@ -249,7 +249,7 @@ def _bars(plot: Plot) -> list[alt.Chart]:
     shown_in = _unit(plot)
     there = {*(point.series for point in plot.points), *(failure.series for failure in plot.failures)}
     names = [name for name in plot.models if name in there]
-    colors, _ = _looks(plot.models)
+    colors, _ = looks(plot.models)
     look = dict(zip(plot.models, colors, strict=True))
     kinds = [kind for kind in (MEASURED, PREDICTED) if any(point.kind == kind for point in plot.points)]
     lead = kinds[0]
