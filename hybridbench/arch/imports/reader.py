@@ -225,7 +225,7 @@ class Fields:
             if default is None:
                 self.wrong(name, f"it has no {name}: name the kind of each of the {count} layers.")
             else:
-                words = {letter: word for word, letter in reversed(letters.items())}
+                words = {letter: word for word, letter in reversed(list(letters.items()))}
                 self.default(name, " and ".join(f"{n} {words.get(one, one)}" for one, n in Counter(default).items()))
             return any_letters
         if not isinstance(found, list):
