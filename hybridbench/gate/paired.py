@@ -7,6 +7,7 @@ base chose in the first pair, where the change has them. What the change would c
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from hybridbench.units import NS_PER_S
 
 BLOCK_NS = 40_000_000
 WARM_BLOCKS = 2
-BLOCKS = {"cpu": (8,), "kernel": (4, 4, 4), "step": (8,), "training": (8,)}
+BLOCKS = {"cpu": (4, 4, 4), "kernel": (4, 4, 4), "step": (8,), "training": (8,)}
 """Blocks of each side of a pair by kind of cell, in each fresh set of memory."""
 BASE, HEAD = "base", "change"
 
@@ -118,20 +119,24 @@ class Pairs:
                     break
                 seen(cell.name)
                 self.open()  # a side that died is replaced
-                found[cell.name] = self._cell(cell, turned=bool((number + place) % 2))
+                found[cell.name] = self._cell(cell, number, turned=bool((number + place) % 2))
         finally:
             self.close()
         return found
 
-    def _cell(self, cell: Asked, turned: bool) -> Found:
+    def _cell(self, cell: Asked, number: int, turned: bool) -> Found:
         started = self._now()
         first = cell.name not in self.choices
+        core = _core(number) if cell.device == "cpu" else None
         choice = self.choices.get(cell.name, Choices())
-        base = self._prepared(BASE, cell, cell.base, choice, check=first)
+        early = None
+        if turned and not first:  # what is prepared first may be faster or slower for it
+            early = self._prepared(HEAD, cell, cell.head, choice, core, check=False)
+        base = self._prepared(BASE, cell, cell.base, choice, core, check=first)
         if first and base["kind"] == "prepared":
             auto = cell.what == "kernel" and cell.base["backend"] == "auto"
             choice = Choices(base["facts"].get("backend") if auto else None, base["chosen"])
-        head = self._prepared(HEAD, cell, cell.head, choice, check=first)
+        head = early or self._prepared(HEAD, cell, cell.head, choice, core, check=first)
         if first and head["kind"] == "prepared":
             choice.own_backend = head["facts"].get("own_backend")
             choice.own_tuning = _own(choice.pinned, head["chosen"])
@@ -150,12 +155,12 @@ class Pairs:
         return Found(_side(sides[BASE], BASE), _side(sides[HEAD], HEAD), pair, blocks, self._now() - started)
 
     def _prepared(
-        self, side: str, cell: Asked, body: Mapping[str, Any], choice: Choices, check: bool
+        self, side: str, cell: Asked, body: Mapping[str, Any], choice: Choices, core: int | None, check: bool
     ) -> dict[str, Any]:
         pinned = _renamed(choice.pinned, cell)
         if side == BASE:
             pinned = choice.pinned
-        request = {"do": "prepare", "what": cell.what, "cell": dict(body), "check": check}
+        request = {"do": "prepare", "what": cell.what, "cell": dict(body), "check": check, "core": core}
         return self._asked(side, {**request, "backend": choice.backend, "pinned": pinned}, cell)
 
     def _timed(self, cell: Asked, sides: dict[str, dict[str, Any]], turned: bool) -> dict[str, float]:
@@ -185,6 +190,14 @@ class Pairs:
         if said.get("fit") is False:
             self._alive.pop(side).end()
         return said
+
+
+def _core(number: int) -> int | None:
+    """The core that both sides of a pair run on: cores differ by what their neighbours do, by up to 1.4 times."""
+    if not hasattr(os, "sched_getaffinity"):
+        return None
+    cores = sorted(os.sched_getaffinity(0))
+    return cores[number % len(cores)]
 
 
 def _own(pinned: Sequence[Mapping[str, Any]], chosen: Sequence[Mapping[str, Any]]) -> list[str]:

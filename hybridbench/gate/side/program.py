@@ -3,7 +3,7 @@
 It reads a request per line of JSON from standard input and answers each with one line. Both sides of a pair are such
 processes. They are alive at the same time, and only one of them works at any moment.
 
-    {"do": "prepare", "what": "kernel", "cell": {...}, "backend": null, "pinned": [], "check": true}
+    {"do": "prepare", "what": "kernel", "cell": {...}, "backend": null, "pinned": [], "check": true, "core": 0}
     {"do": "block", "window_ns": 40000000}
     {"do": "again", "number": 1}            the same cell in fresh memory
     {"do": "free"}
@@ -129,6 +129,8 @@ class Program:
             torch.cuda.reset_peak_memory_stats()
         else:
             torch.set_num_threads(1)
+            if request["core"] is not None:
+                os.sched_setaffinity(0, {request["core"]})
         pinned = using([Taken(**one) for one in request["pinned"]])
         self._held.enter_context(own_stream(device))
         if not request["check"]:  # what this side chooses itself is known from an earlier process
