@@ -475,6 +475,14 @@ def test_a_revision_that_is_slower_is_seen_in_real_processes(repository: Path, t
 
 
 @pytest.mark.slow
+def test_the_same_revision_is_no_regression_in_real_processes(repository: Path) -> None:
+    code, found = run("--base", "HEAD", "--kernel", "swiglu=mine:swiglu", *ONE, "--budget", "25", folder=repository)
+    assert found["verdicts"][0]["word"] in ("pass", "inconclusive", "improvement")  # by how busy the machine is
+    assert found["verdicts"][0]["pairs"] >= 1
+    assert code in (0, 3)
+
+
+@pytest.mark.slow
 def test_a_revision_that_does_not_import_is_told_by_its_last_lines(repository: Path) -> None:
     command = [sys.executable, "-m", "hybridbench.cli.main", "check", "--base-python", "/bin/false", "swiglu"]
     done = subprocess.run(
