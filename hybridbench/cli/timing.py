@@ -22,6 +22,7 @@ from hybridbench.gate.looks import prediction
 from hybridbench.gate.sides import Setup, here, of_python, of_revision
 from hybridbench.gate.timed import Checked, Say, calibrated, check, self_tested, started
 from hybridbench.machine import visible_gpus
+from hybridbench.processes import terminable
 
 CALIBRATION = Path("results/local/calibration.json")
 _ASK = ("problem", "scale", "ctx", "batch", "direction", "dtype", "device")
@@ -59,7 +60,7 @@ def time_cells(
     for path in (outputs.junit, outputs.summary):
         _check_writable(path)
     cells, gpu, remark = _cells(words, options, budget_s)
-    with _base(options) as base, _shown() as said, started(base, here(), cells[0].device, gpu) as pairs:
+    with terminable(), _base(options) as base, _shown() as said, started(base, here(), cells[0].device, gpu) as pairs:
         found = check(
             cells,
             pairs,
@@ -80,7 +81,7 @@ def calibrate_cells(
     """Time this code on both sides and write the calibration; raises as ``time_cells`` does."""
     path = CALIBRATION if options["calibration"] is None else options["calibration"]
     cells, gpu, _ = _cells(words, options, budget_s)
-    with _shown() as said, started(here("base"), here(), cells[0].device, gpu) as pairs:
+    with terminable(), _shown() as said, started(here("base"), here(), cells[0].device, gpu) as pairs:
         found = calibrated(cells, pairs, path, budget_s=_left(budget_s, began), said=said)
     if as_json:
         click.echo(json.dumps({"file": str(path), "cells": {name: asdict(one) for name, one in found.cells.items()}}))

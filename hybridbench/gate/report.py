@@ -29,7 +29,7 @@ def verdict_table(verdicts: Sequence[Verdict]) -> Table:
     table = Table(
         "verdicts",
         [
-            Column("cell", "cell", numeric=False),
+            Column("cell", "cell", numeric=False, wraps=True),
             Column("kind", "kind", numeric=False, wide=True),
             Column("change_frac", "time [%]"),
             Column("low_frac", "from [%]"),
@@ -169,7 +169,7 @@ def calibration_table(found: Calibration) -> Table:
     table = Table(
         "calibration",
         [
-            Column("cell", "cell", numeric=False),
+            Column("cell", "cell", numeric=False, wraps=True),
             Column("kind", "kind", numeric=False, wide=True),
             Column("pairs", "pairs"),
             Column("sd_frac", "sd [%]"),
