@@ -163,6 +163,7 @@ def test_sides_alternate_and_take_turns_in_going_first() -> None:
     of_pair = 2 * sum(count + WARM_BLOCKS for count in BLOCKS["kernel"])
     firsts = blocks[::of_pair]
     assert firsts == [BASE, HEAD, BASE, HEAD]
+    assert blocks[:4] == [BASE, HEAD, HEAD, BASE]
     assert len(blocks) == 4 * of_pair
     for start in range(0, len(blocks), 2):
         assert set(blocks[start : start + 2]) == {BASE, HEAD}
