@@ -39,12 +39,19 @@ class Answering:
         words: the command; the pipe's file descriptor is added as the last word.
         log: the file that its output and errors are appended to.
         environment: variables to add to those of this process.
+        folder: where it runs; None is where this process does.
 
     Raises:
         OSError: it cannot be started, or the log cannot be written.
     """
 
-    def __init__(self, words: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        words: Sequence[str],
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+        folder: Path | None = None,
+    ) -> None:
         self._log_path = log
         self._log: IO[bytes] = log.open("a+b")
         self._rest = b""
@@ -58,6 +65,7 @@ class Answering:
                 stderr=self._log,
                 pass_fds=[theirs],
                 env=_environment(self._mark, environment),
+                cwd=folder,
                 text=True,
                 start_new_session=True,  # Ctrl-C reaches the parent only, which ends this process itself
             )

@@ -1,138 +1,140 @@
-"""checking: ``hybridbench check``: whether a change made performance worse."""
+"""checking: ``hybridbench check``: whether a change made performance worse, by exact figures or by timing."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+from typing import Any
 
 import click
 
-from hybridbench.cli.output import Plain
+from hybridbench.cli.exact import BASELINE, compare_exact, update_exact
+from hybridbench.cli.options import RANGE_HELP
+from hybridbench.cli.timing import Outputs, calibrate_cells, time_cells
 from hybridbench.cli.typed import Command, listed
-from hybridbench.errors import BadInput, Unsupported, unknown_name
-from hybridbench.gate.baseline import (
-    Budget,
-    Difference,
-    Section,
-    check_budgets,
-    differences,
-    exit_of,
-    not_compared,
-    read_baseline,
-    read_budgets,
-    write_baseline,
-)
+from hybridbench.errors import BadInput
 from hybridbench.gate.exact import PARTS
-from hybridbench.gate.exits import WORST_FIRST, Exit, exit_name, parse_fail_on
+from hybridbench.gate.exits import WORST_FIRST, exit_name, parse_fail_on
 
-BASELINE = Path("results/baselines/exact.json")
+_FILE = click.Path(path_type=Path, dir_okay=False)
+_EXACT_ONLY = ("baseline", "update")
+_SIDES = ("base", "base_python", "base_kernel")
+_TIMING_ONLY = (
+    *_SIDES,
+    *("kernel", "calibrate", "calibration", "accepted", "junit", "summary", "annotations"),
+    *("problem", "arch", "scale", "ctx", "batch", "direction", "dtype", "device"),
+)
 
 
 @click.command(cls=Command)
+@click.argument("ops", nargs=-1, metavar="[OP | SUITE.toml]...")
 @click.option("--exact", is_flag=True, help="Compare figures that have no noise with a committed file.")
 @listed("--parts", default="formulas", show_default=True,
-        help=f"{', '.join(PARTS)}; lists too. None needs a GPU; kernels takes minutes.")  # fmt: skip
-@click.option("--baseline", type=click.Path(path_type=Path, dir_okay=False), help=f"The file.  [{BASELINE}]")
-@click.option("--update", is_flag=True, help="Write the figures into the file instead.")
-@click.option("--budget", type=click.Path(path_type=Path, dir_okay=False),
-              help="TOML of [[budget]] entries: figures that may be up to a value, each with a reason.")  # fmt: skip
+        help=f"Of --exact: {', '.join(PARTS)}; lists too. None needs a GPU; kernels takes minutes.")  # fmt: skip
+@click.option("--baseline", type=_FILE, help=f"Of --exact: the file.  [{BASELINE}]")
+@click.option("--update", is_flag=True, help="Of --exact: write the figures into the file instead.")
+@click.option("--base", metavar="REVISION", help="Time this git revision of the repository here as the other side.")
+@click.option("--base-python", metavar="PATH", help="The other side is another environment's python.")
+@click.option("--base-kernel", multiple=True, metavar="OP=MODULE:FUNCTION", help="The other side of --kernel.")
+@click.option("--kernel", multiple=True, metavar="OP=MODULE:FUNCTION", help="Your own function for an operation.")
+@listed("--problem", help="Sizes instead of a model's, such as head_dim=64,n_heads=32,n_kv_heads=8.")
+@listed("--arch", help="Families whose operations are timed.")
+@listed("--scale", help="Scales of the families.  [1b on a GPU, tiny on a CPU]")
+@listed("--ctx", help=f"Context lengths: {RANGE_HELP}.")
+@listed("--batch", help="Batch sizes, in the same range syntax.")
+@click.option("--direction", help="forward, backward (a forward with its backward), or both with a comma.")
+@click.option("--dtype", help="Of activations.  [bfloat16 on a GPU, float32 on a CPU]")
+@click.option("--device", help="cpu or cuda.  [cuda where there is a GPU]")
+@click.option("--calibrate", is_flag=True, help="Time this code on both sides; write what each cell can see.")
+@click.option("--calibration", type=_FILE, help="This machine's calibration; --calibrate writes it.")
+@click.option("--accepted", type=_FILE, help="TOML of [[accepted]] regressions, each with a size, a reason, an end.")
+@click.option("--budget", metavar="SECONDS | FILE",
+              help="Seconds that timing may take; of --exact: TOML of [[budget]] entries with reasons.")  # fmt: skip
 @listed("--fail-on", help=f"What fails: {', '.join(exit_name(code) for code in WORST_FIRST)}; lists too; none.  [all]")
+@click.option("--junit", type=_FILE, help="Write JUnit XML.")
+@click.option("--summary", type=_FILE, help="Append a page of Markdown, for $GITHUB_STEP_SUMMARY.")
+@click.option("--annotations", is_flag=True, help="Print workflow commands of GitHub Actions.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout and nothing else.")
 @click.pass_context
 def check(
     context: click.Context,
+    /,
     *,
+    ops: tuple[str, ...],
     exact: bool,
     parts: str,
     baseline: Path | None,
     update: bool,
-    budget: Path | None,
+    budget: str | None,
     fail_on: str | None,
     as_json: bool,
+    **timing: Any,
 ) -> None:
-    """Compare exact figures with a committed file: equal, or within a budget that says why.
+    """Say whether a change made performance worse.
 
-    formulas: parameters, FLOPs, cache bytes and predicted peaks of every family at every scale and every published
-    model. steps: operators, graphs, graph breaks and recompilations of small cases on a CPU. launches: kernels of a
-    fused decode step. kernels: registers, spills, shared memory and instructions of our Triton kernels as compiled for
-    sm_80, sm_90 and sm_100.
+    Timed: operations, or the cells of a suite such as suites/kernels.toml, of the change and of its base: --base,
+    --base-python or --base-kernel. Both sides alternate in fresh processes on one device, until each cell is decided.
 
-    Exit codes: 0 equal, 1 a figure differs, 2 bad input, 4 a figure vanished, is new or could not be compared,
-    6 nothing was compared.
+    Exact: parameters, FLOPs, cache bytes and predicted peaks of every family at every scale and every published model;
+    --parts adds steps (operators, graphs and recompilations of small cases on a CPU), launches (kernels of a fused
+    decode step) and kernels (registers, spills, shared memory and instructions of our Triton kernels as compiled for
+    sm_80, sm_90 and sm_100).
+
+    Exit codes: 0 passed, 1 a regression or a figure that differs, 2 bad input, 3 inconclusive, 4 vanished or not
+    comparable, 5 a wrong kernel, 6 nothing was measured.
     """
-    if not exact:
-        raise BadInput("check needs its tier: give --exact.")
+    began = time.monotonic()
     failing = parse_fail_on(fail_on)
-    chosen = _chosen(parts)
-    path = BASELINE if baseline is None else baseline
-    if update:
-        if budget is not None or fail_on is not None or as_json:
+    if exact:
+        _refuse("with --exact, which times nothing", timing, _TIMING_ONLY)
+        if ops:
+            raise BadInput(f"{ops[0]} with --exact, which times nothing: leave it out.")
+        if update and (budget is not None or fail_on is not None or as_json):
             raise BadInput("--update only writes: leave --budget, --fail-on and --json out.")
-        _update(chosen, path)
+        path = BASELINE if baseline is None else baseline
+        if update:
+            update_exact(parts, path)
+            return
+        context.exit(int(compare_exact(parts, path, None if budget is None else Path(budget), failing, as_json)))
+    _refuse("without --exact", {"baseline": baseline, "update": update}, _EXACT_ONLY)
+    seconds = _seconds(budget)
+    given = [name for name in _SIDES if timing[name]]
+    if timing["calibrate"]:
+        _refuse("with --calibrate, which times this code on both sides", timing, (*_SIDES, "accepted"))
+        calibrate_cells(ops, timing, seconds, began, as_json=as_json)
         return
-    before = read_baseline(path)
-    budgets = [] if budget is None else read_budgets(budget)
-    check_budgets(budgets, before)
-    found, compared = _compared(chosen, path, before, budgets)
-    code = exit_of(found, compared, failing)
-    _show(found, compared, code, as_json)
-    context.exit(int(code))
+    if len(given) != 1:
+        several = f"{_typed(given[0])} and {_typed(given[1])} are two other sides: give one" if given else "no base"
+        raise BadInput(
+            f"{several}: check needs --base REVISION, --base-python PATH or --base-kernel OP=MODULE:FUNCTION, or one "
+            "of --exact and --calibrate."
+        )
+    outputs = Outputs(timing["junit"], timing["summary"], timing["annotations"], as_json)
+    context.exit(int(time_cells(ops, timing, seconds, began, failing, outputs)))
 
 
-def _compared(
-    chosen: list[str], path: Path, before: dict[str, Section], budgets: list[Budget]
-) -> tuple[list[Difference], int]:
-    """What differs in the chosen parts, and how many figures were compared."""
-    found: list[Difference] = []
-    compared = 0
-    for part in chosen:
-        if part not in before:
-            found.append(not_compared(part, f"{path} has no such part: add it with --update --parts {part}."))
-            continue
-        try:
-            after = PARTS[part]()
-        except Unsupported as exc:
-            found.append(not_compared(part, str(exc)))
-            continue
-        found += differences(part, before[part], after, budgets)
-        if before[part].versions == after.versions:
-            compared += sum(len(row) for row in after.figures.values())
-    return found, compared
+def _typed(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
-def _show(found: list[Difference], compared: int, code: Exit, as_json: bool) -> None:
-    from hybridbench.gate.differences import difference_table, document, summary
-
-    if as_json:
-        click.echo(document(found, compared, code))
-        return
-    from hybridbench.report.render.terminal import print_table
-
-    console = Plain()
-    table = difference_table(found)
-    if table.rows:
-        print_table(table, console)
-    for remark in () if table.rows else table.remarks:
-        console.print(remark, soft_wrap=True)
-    console.print(summary(found, compared), soft_wrap=True)
-
-
-def _chosen(parts: str) -> list[str]:
-    chosen = list(dict.fromkeys(part.strip().lower() for part in parts.split(",")))
-    for part in chosen:
-        if part not in PARTS:
-            raise unknown_name("part", part, PARTS)
-    return chosen
-
-
-def _update(chosen: list[str], path: Path) -> None:
-    """Write the chosen parts; the file keeps its others.
+def _refuse(why: str, given: dict[str, Any], names: tuple[str, ...]) -> None:
+    """Refuse options of the other tier.
 
     Raises:
-        BadInput: the file is not a baseline.
-        Unsupported: a part cannot be observed here.
+        BadInput: one of them is given.
     """
-    sections: dict[str, Section] = read_baseline(path) if path.exists() else {}
-    sections |= {part: PARTS[part]() for part in chosen}
-    write_baseline({part: sections[part] for part in PARTS if part in sections}, path)
-    figures = sum(len(row) for part in chosen for row in sections[part].figures.values())
-    Plain().print(f"{figures:,} figures written: {path}", soft_wrap=True)
+    for name in names:
+        if given.get(name) not in (None, False, ()):
+            raise BadInput(f"{_typed(name)} {why}: leave one of the two out.")
+
+
+def _seconds(text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise BadInput(f"--budget '{text}': give seconds above 0, such as 300; a file of budgets goes with --exact.")
+    return seconds

@@ -13,6 +13,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("arch", "scale", "ratio", "positions", "pattern", "mixer", "recipe"),
         *("fusion_norm", "fusion_scale", "fusion_op", "fusion_value", "fusion_out", "split", "moe", "window", "sinks"),
         *("models", "configs", "match", "to", "by", "tolerance"),
+        *("base", "base_python", "base_kernel"),
         *("backends", "kernel", "problem"),
     ),
     "Work": (
@@ -35,7 +36,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Measurement": (
         *("device", "mode", "as_published", "published", "streams", "backend", "seed"),
         *("max_time_s", "min_samples", "limit_s", "steps", "no_counters", "no_vector", "ceilings"),
-        *("verify", "measure", "trials", "only_test", "resume", "dry_run"),
+        *("verify", "measure", "trials", "only_test", "resume", "dry_run", "calibrate", "calibration"),
     ),
     "Output": (
         "over",
@@ -45,8 +46,12 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "parts",
         "baseline",
         "update",
+        "accepted",
         "budget",
         "fail_on",
+        "junit",
+        "summary",
+        "annotations",
         "signature",
         "explain",
         "per_layer",
@@ -130,7 +135,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "check": (
         "hybridbench check --exact",
-        "hybridbench check --exact --parts formulas,launches --fail-on regression",
+        "hybridbench check suites/kernels.toml --base main",
     ),
     "archs": ("hybridbench archs", "hybridbench archs --json"),
     "backends": (

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import xml.etree.ElementTree as ET
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
+from hybridbench.gate.calibration import Calibration
 from hybridbench.gate.exits import Exit, exit_name
+from hybridbench.gate.kinds import KINDS
 from hybridbench.gate.verdict import Verdict, Word
 from hybridbench.report.display import unit_for
 from hybridbench.report.render.markdown import to_markdown
@@ -26,7 +29,7 @@ def verdict_table(verdicts: Sequence[Verdict]) -> Table:
     table = Table(
         "verdicts",
         [
-            Column("cell", "cell", numeric=False),
+            Column("cell", "cell", numeric=False, wraps=True),
             Column("kind", "kind", numeric=False, wide=True),
             Column("change_frac", "time [%]"),
             Column("low_frac", "from [%]"),
@@ -76,10 +79,10 @@ def headline(verdicts: Sequence[Verdict]) -> str:
     return f"{len(verdicts)} cells: {listed}{f'; {advisory} of them advisory' if advisory else ''}."
 
 
-def document(verdicts: Sequence[Verdict], code: Exit) -> str:
-    """One JSON document: the exit code with its name, and every verdict."""
+def document(verdicts: Sequence[Verdict], code: Exit, more: Mapping[str, Any] | None = None) -> str:
+    """One JSON document: the exit code with its name, every verdict, and what else belongs to the check."""
     body = {"exit_code": int(code), "outcome": exit_name(code), "verdicts": [asdict(one) for one in verdicts]}
-    return json.dumps(body, allow_nan=False)
+    return json.dumps(body | dict(more or {}), allow_nan=False)
 
 
 def junit(verdicts: Sequence[Verdict], name: str = "hybridbench check") -> str:
@@ -121,9 +124,12 @@ def _printable(text: str) -> str:
     return "".join(mark if mark in "\t\n\r" or mark.isprintable() else "?" for mark in text)
 
 
-def step_summary(verdicts: Sequence[Verdict]) -> str:
-    """A page in GitHub Markdown for a step's summary (``$GITHUB_STEP_SUMMARY``)."""
-    return f"## Performance check\n\n{headline(verdicts)}\n\n{to_markdown(verdict_table(verdicts))}"
+def step_summary(verdicts: Sequence[Verdict], remarks: Sequence[str] = ()) -> str:
+    """A page in GitHub Markdown for a step's summary (``$GITHUB_STEP_SUMMARY``); remarks stand below the table."""
+    table = verdict_table(verdicts)
+    for remark in remarks:
+        table.remark(remark)
+    return f"## Performance check\n\n{headline(verdicts)}\n\n{to_markdown(table)}"
 
 
 def github_annotations(verdicts: Sequence[Verdict]) -> list[str]:
@@ -156,3 +162,31 @@ def _data(text: str) -> str:
 
 def _property(text: str) -> str:
     return _data(text).replace(":", "%3A").replace(",", "%2C")
+
+
+def calibration_table(found: Calibration) -> Table:
+    """One row per cell: its noise, the smallest effect that it tells from none, and how often it alarms for nothing."""
+    table = Table(
+        "calibration",
+        [
+            Column("cell", "cell", numeric=False, wraps=True),
+            Column("kind", "kind", numeric=False, wide=True),
+            Column("pairs", "pairs"),
+            Column("sd_frac", "sd [%]"),
+            Column("visible_frac", "visible [%]"),
+            Column("margin_frac", "margin [%]"),
+            Column("false_alarms_frac", "false alarms [%]"),
+        ],
+    )
+    for name, one in found.cells.items():
+        figures = (one.sd, one.visible, KINDS[one.kind].margin, one.false_alarms)
+        table.rows.append(
+            [
+                Cell(name, name),
+                Cell(one.kind, one.kind),
+                Cell(str(one.pairs), one.pairs),
+                *(_percent(value, signed=False) for value in figures),
+            ]
+        )
+    table.remark("visible: the smallest slowdown that the last look tells from none, nine times in ten.")
+    return table

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +18,7 @@ from hybridbench.kernel_suite.guard import Guarded
 from hybridbench.kernel_suite.record import Agreement, KernelObserved
 from hybridbench.kernel_suite.signature import check_signature
 from hybridbench.kernel_suite.timing import Plan, Timed, time_calls
+from hybridbench.kernel_suite.traced import longest_first, traced
 from hybridbench.kernels.backend import Backend
 from hybridbench.kernels.resolver import choose
 from hybridbench.kernels.tuning import side_by_side
@@ -158,36 +157,4 @@ def launches(cell: Cell, function: Callable[..., Any], device: torch.device) -> 
     """
     if device.type != "cuda":
         return [], None
-    from torch.profiler import ProfilerActivity, profile
-
-    call = bound(cell, function, drawn(cell, device))
-    call()
-    torch.cuda.synchronize()
-    try:
-        with profile(activities=[ProfilerActivity.CUDA]) as seen:
-            call()
-            torch.cuda.synchronize()
-        with tempfile.TemporaryDirectory() as folder:
-            path = os.path.join(folder, "trace.json")
-            seen.export_chrome_trace(path)
-            with open(path, encoding="utf-8") as trace:
-                events = json.load(trace)["traceEvents"]
-    except (RuntimeError, OSError, ValueError) as exc:
-        print(f"kernels are unknown: {exc}", file=sys.stderr)  # noqa: T201
-        return [], None
-    return longest_first(events)
-
-
-def longest_first(events: list[dict[str, Any]]) -> tuple[list[str], float | None]:
-    """Kernels in a trace by the time they take, and the blocks per multiprocessor of the longest; None is unknown."""
-    spent: dict[str, float] = {}
-    blocks: dict[str, float] = {}
-    for event in events:
-        if event.get("cat") == "kernel":
-            name = str(event["name"])
-            spent[name] = spent.get(name, 0.0) + float(event.get("dur", 0))
-            per_sm = event.get("args", {}).get("blocks per SM")
-            if per_sm is not None:
-                blocks[name] = max(blocks.get(name, 0.0), float(per_sm))
-    names = sorted(spent, key=lambda name: -spent[name])
-    return names, blocks.get(names[0]) if names else None
+    return longest_first(traced(bound(cell, function, drawn(cell, device))))

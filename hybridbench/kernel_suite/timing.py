@@ -152,9 +152,9 @@ def interleaved(
     clock, gpu = timer or timer_for(device), Gpu.open(device)
     before = after = None
     warmup_ns = 0
-    with _own_stream(device):
+    with own_stream(device):
         flush = Flush(device) if plan.cold else None
-        sides = [_Side(make, device, plan, flush, clock, now) for make in makes]
+        sides = [Sampler(make, device, plan, flush, clock, now) for make in makes]
         for number in range(plan.allocations):
             start_ns = now()
             spaced = spacers(device, number)
@@ -175,7 +175,8 @@ def interleaved(
 
 
 @contextmanager
-def _own_stream(device: torch.device) -> Iterator[None]:
+def own_stream(device: torch.device) -> Iterator[None]:
+    """Inside, work is enqueued on a stream of its own; it waits for what was enqueued before. Nothing on a CPU."""
     if device.type != "cuda":
         yield
         return
@@ -187,7 +188,7 @@ def _own_stream(device: torch.device) -> Iterator[None]:
         torch.cuda.current_stream(device).wait_stream(stream)
 
 
-class _Side:
+class Sampler:
     """One operation: its calls in the current allocation, and its samples in all of them."""
 
     def __init__(
@@ -329,7 +330,7 @@ class _Side:
             torch.cuda.synchronize(self._device)
 
 
-def _warm_up(sides: Sequence[_Side], plan: Plan, gpu: Gpu | None, now: Callable[[], int]) -> None:
+def _warm_up(sides: Sequence[Sampler], plan: Plan, gpu: Gpu | None, now: Callable[[], int]) -> None:
     """Runs all sides in turn for the plan's time, and longer while a power limit still moves their medians."""
     start_ns = now()
     medians: list[float] = []
@@ -346,7 +347,7 @@ def _warm_up(sides: Sequence[_Side], plan: Plan, gpu: Gpu | None, now: Callable[
             return
 
 
-def _window(sides: Sequence[_Side], window_ns: float, now: Callable[[], int]) -> list[float]:
+def _window(sides: Sequence[Sampler], window_ns: float, now: Callable[[], int]) -> list[float]:
     """The median of each side over a window of alternating blocks; ns."""
     samples_ns: list[list[int]] = [[] for _ in sides]
     start_ns = now()
@@ -360,7 +361,7 @@ def _settled(previous: list[float], medians: list[float], fraction: float) -> bo
     return all(abs(new - old) <= fraction * old for old, new in zip(previous, medians, strict=True))
 
 
-def _sample(sides: Sequence[_Side], number: int) -> None:
+def _sample(sides: Sequence[Sampler], number: int) -> None:
     """Blocks of the sides in turn, first to last and back, until all have their share of this allocation."""
     turn = list(sides)
     while turn:

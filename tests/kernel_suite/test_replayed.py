@@ -56,7 +56,7 @@ class Gpu:
         for module in (replayed, timing):
             monkeypatch.setattr(module, "Flush", Flush)
         monkeypatch.setattr(replayed, "captured", self.captured)
-        monkeypatch.setattr(timing, "_own_stream", lambda _device: nullcontext())
+        monkeypatch.setattr(timing, "own_stream", lambda _device: nullcontext())
         monkeypatch.setattr(timing, "spacers", lambda _device, _number: [])
         monkeypatch.setattr(timing.Gpu, "open", lambda _device: None)
         self.flush = Flush(GPU)

@@ -1,0 +1,103 @@
+"""exact: the exact tier of ``hybridbench check``: figures without noise, compared with a committed file or written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from hybridbench.cli.output import Plain
+from hybridbench.errors import Unsupported, unknown_name
+from hybridbench.gate.baseline import (
+    Budget,
+    Difference,
+    Section,
+    check_budgets,
+    differences,
+    exit_of,
+    not_compared,
+    read_baseline,
+    read_budgets,
+    write_baseline,
+)
+from hybridbench.gate.exact import PARTS
+from hybridbench.gate.exits import Exit
+
+BASELINE = Path("results/baselines/exact.json")
+
+
+def compare_exact(parts: str, path: Path, budget: Path | None, failing: tuple[Exit, ...], as_json: bool) -> Exit:
+    """Compare the chosen parts with a file, show what differs and return the exit code.
+
+    Raises:
+        BadInput: an unknown part, or a file that cannot be read.
+    """
+    chosen = _chosen(parts)
+    before = read_baseline(path)
+    budgets = [] if budget is None else read_budgets(budget)
+    check_budgets(budgets, before)
+    found, compared = _compared(chosen, path, before, budgets)
+    code = exit_of(found, compared, failing)
+    _show(found, compared, code, as_json)
+    return code
+
+
+def _compared(
+    chosen: list[str], path: Path, before: dict[str, Section], budgets: list[Budget]
+) -> tuple[list[Difference], int]:
+    """What differs in the chosen parts, and how many figures were compared."""
+    found: list[Difference] = []
+    compared = 0
+    for part in chosen:
+        if part not in before:
+            found.append(not_compared(part, f"{path} has no such part: add it with --update --parts {part}."))
+            continue
+        try:
+            after = PARTS[part]()
+        except Unsupported as exc:
+            found.append(not_compared(part, str(exc)))
+            continue
+        found += differences(part, before[part], after, budgets)
+        if before[part].versions == after.versions:
+            compared += sum(len(row) for row in after.figures.values())
+    return found, compared
+
+
+def _show(found: list[Difference], compared: int, code: Exit, as_json: bool) -> None:
+    from hybridbench.gate.differences import difference_table, document, summary
+
+    if as_json:
+        click.echo(document(found, compared, code))
+        return
+    from hybridbench.report.render.terminal import print_table
+
+    console = Plain()
+    table = difference_table(found)
+    if table.rows:
+        print_table(table, console)
+    for remark in () if table.rows else table.remarks:
+        console.print(remark, soft_wrap=True)
+    console.print(summary(found, compared), soft_wrap=True)
+
+
+def _chosen(parts: str) -> list[str]:
+    chosen = list(dict.fromkeys(part.strip().lower() for part in parts.split(",")))
+    for part in chosen:
+        if part not in PARTS:
+            raise unknown_name("part", part, PARTS)
+    return chosen
+
+
+def update_exact(parts: str, path: Path) -> None:
+    """Write the chosen parts; the file keeps its others.
+
+    Raises:
+        BadInput: an unknown part, or the file is not a baseline.
+        Unsupported: a part cannot be observed here.
+    """
+    chosen = _chosen(parts)
+    sections: dict[str, Section] = read_baseline(path) if path.exists() else {}
+    sections |= {part: PARTS[part]() for part in chosen}
+    write_baseline({part: sections[part] for part in PARTS if part in sections}, path)
+    figures = sum(len(row) for part in chosen for row in sections[part].figures.values())
+    Plain().print(f"{figures:,} figures written: {path}", soft_wrap=True)

@@ -1,0 +1,195 @@
+"""looks: pair after pair until every cell is decided, or the time is up.
+
+After each pair the judge says which cells need further pairs, or fresh ones to confirm a regression; only those are
+timed again. Cells of the same code are timed as canaries, for the pairs of their first look.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from hybridbench.errors import BadInput
+from hybridbench.gate.calibration import Calibrated
+from hybridbench.gate.cells import Asked
+from hybridbench.gate.judge import Wanted, judge, needed
+from hybridbench.gate.kinds import KINDS
+from hybridbench.gate.paired import BLOCK_NS, BLOCKS, WARM_BLOCKS, Found, Pairs
+from hybridbench.gate.pairs import PairedCell, Side, State
+from hybridbench.gate.verdict import Word
+from hybridbench.units import NS_PER_S, format_seconds
+
+START_S = 8.0
+"""Assumed of the start of a pair's two processes."""
+PREPARE_S = 1.0
+"""Assumed of preparing one cell on both sides."""
+MOST_PAIRS = 3
+"""Times the pairs of a last look: where a tuner varies, pairs may not count, and that must not go on for ever."""
+SLACK = 1.2
+"""A pair is not begun where the last one, longer by this factor, would not fit into the budget."""
+
+
+@dataclass
+class Progress:
+    """What is known of every cell so far.
+
+    Attributes:
+        cells: by name, in order.
+        pairs: how many pairs of processes were started.
+        spent_s: wall time so far.
+        out_of_time: whether the budget ended it.
+    """
+
+    cells: dict[str, PairedCell]
+    pairs: int = 0
+    spent_s: float = 0.0
+    out_of_time: bool = False
+    cell_s: dict[str, float] = field(default_factory=dict)
+
+
+def predicted_s(cells: Sequence[Asked]) -> tuple[float, float]:
+    """How long a check of these cells takes: if every first look decides, and if every last one must; seconds."""
+
+    def pairs_s(pairs: Mapping[str, int]) -> float:
+        work = sum(pairs[cell.kind] * _cell_s(cell) for cell in cells)
+        return max((pairs[cell.kind] for cell in cells), default=0) * START_S + work
+
+    first = {name: kind.looks[0] for name, kind in KINDS.items()}
+    last = {name: kind.looks[-1] + kind.confirm * len(kind.looks) for name, kind in KINDS.items()}
+    return pairs_s(first), pairs_s(last)
+
+
+def _cell_s(cell: Asked) -> float:
+    blocks = sum(taken + WARM_BLOCKS for taken in BLOCKS[cell.kind])
+    return PREPARE_S + 2 * blocks * BLOCK_NS / NS_PER_S
+
+
+def prediction(cells: Sequence[Asked], budget_s: float | None) -> str:
+    """The prediction in a sentence."""
+    least, most = predicted_s(cells)
+    count = "1 cell" if len(cells) == 1 else f"{len(cells)} cells"
+    said = f"{count}: {format_seconds(least)} if the first look decides, at most about {format_seconds(most)}"
+    return said + ("." if budget_s is None else f"; the budget is {format_seconds(budget_s)}.")
+
+
+def look(
+    cells: Sequence[Asked],
+    pairs: Pairs,
+    calibrated: Mapping[str, Calibrated] | None = None,
+    *,
+    budget_s: float | None = None,
+    least_pairs: int = 0,
+    now: Callable[[], float] = time.monotonic,
+    said: Callable[[str], None] = lambda _text: None,
+) -> Progress:
+    """Measure until all is decided.
+
+    Args:
+        budget_s: wall time that it must not exceed; seconds.
+        least_pairs: every cell that can be timed gets so many, whatever they say: those of a calibration.
+        said: called with a line about what is measured now.
+
+    Raises:
+        BadInput: a person's own kernel cannot be found where it was named.
+    """
+    started, known = now(), calibrated or {}
+    progress = Progress({cell.name: PairedCell(cell.name, cell.kind) for cell in cells})
+    until_s = None if budget_s is None else started + budget_s
+    while True:
+        wanted = _wanted(cells, progress, known, least_pairs)
+        if not wanted:
+            break
+        if until_s is not None and progress.pairs and now() + SLACK * _predicted(wanted, progress, pairs) > until_s:
+            progress.out_of_time = True
+            break
+        number = progress.pairs
+        listed = [cell for cell in cells if cell.name in wanted]
+
+        def seen(name: str, number: int = number) -> None:
+            said(f"pair {number + 1}: {name}")
+
+        found = pairs.measure(listed, number, until_s=until_s, seen=seen)
+        progress.pairs += 1
+        for cell in listed:
+            if cell.name in found:
+                _check_own(cell, found[cell.name])
+                progress.cells[cell.name] = _added(progress.cells[cell.name], found[cell.name], wanted[cell.name])
+                progress.cell_s[cell.name] = found[cell.name].spent_s
+        if len(found) < len(listed):
+            progress.out_of_time = True
+            break
+    progress.spent_s = now() - started
+    return progress
+
+
+def _predicted(wanted: Mapping[str, int], progress: Progress, pairs: Pairs) -> float:
+    return pairs.start_s + sum(progress.cell_s.get(name, 0.0) for name in wanted)
+
+
+def _wanted(
+    cells: Sequence[Asked], progress: Progress, calibrated: Mapping[str, Calibrated], least_pairs: int
+) -> dict[str, int]:
+    """The cells to time in the next pair, each with the look that its pair is to confirm; 0 for a further pair."""
+    timed = sum(bool(one.pairs) for one in progress.cells.values())
+    n_cells = timed or len(cells)
+    found = {}
+    for name, cell in progress.cells.items():
+        if progress.pairs and not cell.pairs and not cell.fresh:
+            continue  # the first pair gave it no time, and another one would not either
+        if len(cell.pairs) + sum(map(len, cell.fresh.values())) >= MOST_PAIRS * KINDS[cell.kind].looks[-1]:
+            continue
+        if least_pairs:
+            if len(cell.pairs) < least_pairs and _both_measured(cell):
+                found[name] = 0
+            continue
+        need = needed(cell, n_cells, calibrated.get(name))
+        if need is not None:
+            found[name] = need.look if need.which is Wanted.FRESH else 0
+        elif _canary(cell) and len(cell.pairs) < KINDS[cell.kind].looks[0]:
+            found[name] = 0
+    return found
+
+
+def _both_measured(cell: PairedCell) -> bool:
+    return cell.base.state is State.MEASURED and cell.head.state is State.MEASURED
+
+
+def _canary(cell: PairedCell) -> bool:
+    return _both_measured(cell) and judge([cell])[0].word is Word.SAME_CODE
+
+
+def _added(cell: PairedCell, found: Found, confirming: int) -> PairedCell:
+    """A cell with what one more pair says of it."""
+    first = not cell.pairs
+    base, head = (
+        now if first or now.state is not State.MEASURED else _same(before, now)
+        for before, now in ((cell.base, found.base), (cell.head, found.head))
+    )
+    cell = replace(cell, base=base, head=head)
+    if found.blocks_per_sm is not None:
+        cell = replace(cell, blocks_per_sm=found.blocks_per_sm)
+    if found.pair is None:
+        return cell
+    if confirming:
+        fresh = {**cell.fresh, confirming: (*cell.fresh.get(confirming, ()), found.pair)}
+        return replace(cell, fresh=fresh)
+    return replace(cell, pairs=(*cell.pairs, found.pair))
+
+
+def _same(before: Side, now: Side) -> Side:
+    """A side that ran other code in a later process has no identity: what varies is not "the same"."""
+    return now if before.identity == now.identity else replace(now, identity=None)
+
+
+def _check_own(cell: Asked, found: Found) -> None:
+    """Check that a person's own kernels are where they were named.
+
+    Raises:
+        BadInput: one is not, so that no side has it or the one that names it alone lacks it.
+    """
+    for side, body, other in ((found.head, cell.head, cell.base), (found.base, cell.base, cell.head)):
+        backend = str(body.get("backend", ""))
+        named_here = side is found.head or backend != other.get("backend")
+        if ":" in backend and side.state is State.ABSENT and named_here:
+            raise BadInput(f"{side.reason}.")

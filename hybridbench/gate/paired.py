@@ -1,0 +1,232 @@
+"""paired: one pair: a fresh process of each side, and every cell timed by both in short blocks that alternate.
+
+A drift of clocks or of other work then meets both sides alike. Of each side the median of a cell's samples counts, and
+of both only their ratio. One configuration holds for both sides and for all pairs: the backend and the tiles that the
+base chose in the first pair, where the change has them. What the change would choose itself is noted.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hybridbench.errors import BadInput
+from hybridbench.gate.cells import Asked
+from hybridbench.gate.pairs import Pair, Side, State
+from hybridbench.gate.workers import Asking, Died
+from hybridbench.stats import median
+from hybridbench.units import NS_PER_S
+
+BLOCK_NS = 40_000_000
+WARM_BLOCKS = 2
+BLOCKS = {"cpu": (4, 4, 4), "kernel": (4, 4, 4), "step": (8,), "training": (8,)}
+"""Blocks of each side of a pair by kind of cell, in each fresh set of memory."""
+BASE, HEAD = "base", "change"
+
+
+@dataclass
+class Choices:
+    """What the first pair's base chose for a cell, and what the change would choose.
+
+    Attributes:
+        backend: the base's; None where the cell names one.
+        pinned: the configurations of the base's autotuners, as JSON values.
+        own_backend: the change's own.
+        own_tuning: the configurations that the change would take and the base does not, as sentences.
+    """
+
+    backend: str | None = None
+    pinned: list[dict[str, Any]] = field(default_factory=list)
+    own_backend: str | None = None
+    own_tuning: list[str] = field(default_factory=list)
+
+    def remarks(self, cell: str) -> list[str]:
+        """Sentences about what the change would choose differently."""
+        said = [f"{cell}: the change's tuner would take {one}." for one in self.own_tuning]
+        if self.own_backend and self.backend and self.own_backend != self.backend:
+            said.insert(0, f"{cell}: the change would take backend {self.own_backend}; timed is {self.backend}.")
+        return said
+
+
+@dataclass(frozen=True)
+class Found:
+    """One cell in one pair.
+
+    Args:
+        pair: its times; None where a side has none.
+        blocks_per_sm: of the change's longest kernel.
+        spent_s: wall time of this cell.
+    """
+
+    base: Side
+    head: Side
+    pair: Pair | None
+    blocks_per_sm: float | None
+    spent_s: float
+
+
+class Pairs:
+    """Measures pairs.
+
+    Args:
+        start: starts a fresh process of the side ``BASE`` or ``HEAD``.
+        now: wall time; seconds.
+
+    Attributes:
+        choices: by cell, from the first pair in which it was timed.
+        start_s: how long the last pair's two processes took to start; seconds.
+    """
+
+    def __init__(self, start: Callable[[str], Asking], now: Callable[[], float] = time.monotonic) -> None:
+        self._start, self._now = start, now
+        self._alive: dict[str, Asking] = {}
+        self.choices: dict[str, Choices] = {}
+        self.start_s = 0.0
+
+    def open(self) -> Mapping[str, Mapping[str, Any]]:
+        """Starts what does not run of the two processes, both at once; what each said first, by side."""
+        started = self._now()
+        for side in (BASE, HEAD):
+            if side not in self._alive:
+                self._alive[side] = self._start(side)
+        said = {side: self._alive[side].hello for side in (BASE, HEAD)}
+        self.start_s = self._now() - started
+        return said
+
+    def close(self) -> None:
+        """Ends both processes."""
+        for side in list(self._alive):
+            self._alive.pop(side).end()
+
+    def measure(
+        self, cells: Sequence[Asked], number: int, *, until_s: float | None = None, seen: Callable[[str], None] = print
+    ) -> dict[str, Found]:
+        """One pair: the cells that were timed until the time was up, by name.
+
+        Args:
+            number: of the pair, from 0; the sides take turns in going first.
+            until_s: no cell begins after it, as ``now`` counts.
+            seen: called with the name of each cell as it begins.
+        """
+        found: dict[str, Found] = {}
+        self.open()
+        try:
+            for place, cell in enumerate(cells):
+                if until_s is not None and self._now() >= until_s:
+                    break
+                seen(cell.name)
+                self.open()  # a side that died is replaced
+                found[cell.name] = self._cell(cell, number, turned=bool((number + place) % 2))
+        finally:
+            self.close()
+        return found
+
+    def _cell(self, cell: Asked, number: int, turned: bool) -> Found:
+        started = self._now()
+        first = cell.name not in self.choices
+        core = _core(number) if cell.device == "cpu" else None
+        choice = self.choices.get(cell.name, Choices())
+        early = None
+        if turned and not first:  # what is prepared first may be faster or slower for it
+            early = self._prepared(HEAD, cell, cell.head, choice, core, check=False)
+        base = self._prepared(BASE, cell, cell.base, choice, core, check=first)
+        if first and base["kind"] == "prepared":
+            auto = cell.what == "kernel" and cell.base["backend"] == "auto"
+            choice = Choices(base["facts"].get("backend") if auto else None, base["chosen"])
+        head = early or self._prepared(HEAD, cell, cell.head, choice, core, check=first)
+        if first and head["kind"] == "prepared":
+            choice.own_backend = head["facts"].get("own_backend")
+            choice.own_tuning = _own(choice.pinned, head["chosen"])
+        sides = {BASE: base, HEAD: head}
+        times: dict[str, float] = {}
+        if all(one["kind"] == "prepared" for one in sides.values()):
+            self.choices[cell.name] = choice
+            times = self._timed(cell, sides, turned)
+        for side, said in sides.items():
+            if said["kind"] == "prepared":
+                self._asked(side, {"do": "free"}, cell)
+        pair = None
+        if len(times) == len(sides):
+            pair = Pair(times[BASE], times[HEAD], base.get("tuning"), head.get("tuning"))
+        blocks = head.get("blocks_per_sm")
+        return Found(_side(sides[BASE], BASE), _side(sides[HEAD], HEAD), pair, blocks, self._now() - started)
+
+    def _prepared(
+        self, side: str, cell: Asked, body: Mapping[str, Any], choice: Choices, core: int | None, check: bool
+    ) -> dict[str, Any]:
+        pinned = _renamed(choice.pinned, cell)
+        if side == BASE:
+            pinned = choice.pinned
+        request = {"do": "prepare", "what": cell.what, "cell": dict(body), "check": check, "core": core}
+        return self._asked(side, {**request, "backend": choice.backend, "pinned": pinned}, cell)
+
+    def _timed(self, cell: Asked, sides: dict[str, dict[str, Any]], turned: bool) -> dict[str, float]:
+        """The median of each side, in seconds; empty where one failed, whose answer then goes into ``sides``."""
+        samples_ns: dict[str, list[int]] = {BASE: [], HEAD: []}
+        order = [HEAD, BASE] if turned else [BASE, HEAD]
+        for number, blocks in enumerate(BLOCKS[cell.kind]):
+            for step in range(-WARM_BLOCKS - bool(number), blocks):
+                fresh = number > 0 and step == -WARM_BLOCKS - 1
+                request = {"do": "again", "number": number} if fresh else {"do": "block", "window_ns": BLOCK_NS}
+                for side in order:
+                    said = self._asked(side, request, cell)
+                    if said["kind"] == "failed":
+                        sides[side] = said
+                        return {}
+                    if step >= 0:
+                        samples_ns[side] += said["samples_ns"]
+                order.reverse()
+        return {side: median(taken) / NS_PER_S for side, taken in samples_ns.items()}
+
+    def _asked(self, side: str, request: Mapping[str, Any], cell: Asked) -> dict[str, Any]:
+        """A side's answer; where it dies, one that says how. A process that is of no further use is ended."""
+        try:
+            said = self._alive[side].ask(request, cell.limit_s)
+        except Died as exc:
+            said = {"kind": "failed", "state": State.FAILED, "reason": str(exc), "fit": False}
+        if said.get("fit") is False:
+            self._alive.pop(side).end()
+        return said
+
+
+def _core(number: int) -> int | None:
+    """The core that both sides of a pair run on: cores differ by what their neighbours do, by up to 1.4 times."""
+    if not hasattr(os, "sched_getaffinity"):
+        return None
+    cores = sorted(os.sched_getaffinity(0))
+    return cores[number % len(cores)]
+
+
+def _own(pinned: Sequence[Mapping[str, Any]], chosen: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the change chose where the base chose otherwise for the same kernel and problem, as phrases."""
+    of_base = {(one["kernel"], str(one["key"])): one["configuration"] for one in pinned}
+    said = []
+    for one in chosen:
+        there = of_base.get((one["kernel"], str(one["key"])))
+        if there is not None and there != one["configuration"]:
+            said.append(f"'{one['configuration']}' for {one['kernel']}, where the base takes '{there}'")
+    return list(dict.fromkeys(said))
+
+
+def _renamed(pinned: list[dict[str, Any]], cell: Asked) -> list[dict[str, Any]]:
+    """Configurations for the change's module, where a kernel of one's own stands in another one on the base."""
+    names = [str(body.get("backend", "")).partition(":") for body in (cell.base, cell.head)]
+    (base, of_base, _), (head, of_head, _) = names
+    if not (of_base and of_head):
+        return pinned
+    return [{**one, "module": head} if one["module"] == base else one for one in pinned]
+
+
+def _side(said: Mapping[str, Any], name: str) -> Side:
+    """An answer as the judge is given it."""
+    if said["kind"] == "prepared":
+        return Side(State.MEASURED, identity=said.get("identity"), peak_bytes=said.get("peak_bytes"))
+    if said["kind"] != "failed":
+        raise BadInput(f"the {name} answers '{said['kind']}' where a cell was to be prepared.")
+    state = State(said["state"])
+    if state is State.WRONG and name == BASE:  # what is wrong in the base is not for the change to answer for
+        return Side(State.FAILED, f"it is wrong: {said['reason']}")
+    return Side(state, str(said["reason"]))

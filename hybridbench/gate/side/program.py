@@ -1,0 +1,276 @@
+"""program: one side of a pair: prepares one cell after another, checks it, and times it in blocks when it is told to.
+
+It reads a request per line of JSON from standard input and answers each with one line. Both sides of a pair are such
+processes. They are alive at the same time, and only one of them works at any moment.
+
+    {"do": "prepare", "what": "kernel", "cell": {...}, "backend": null, "pinned": [], "check": true, "core": 0}
+    {"do": "block", "window_ns": 40000000}
+    {"do": "again", "number": 1}            the same cell in fresh memory
+    {"do": "free"}
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import hybridbench
+from hybridbench.audit.exchange import Taken
+from hybridbench.audit.observe.tuned import taken, using
+from hybridbench.errors import BadInput, HybridbenchError, Unsupported, WrongResult, described, reason
+from hybridbench.gate.side.identity import Seen, identity, watched
+from hybridbench.kernel_suite.agree import agreement
+from hybridbench.kernel_suite.bind import bound, drawn
+from hybridbench.kernel_suite.cell import Cell
+from hybridbench.kernel_suite.flush import Flush, spacers
+from hybridbench.kernel_suite.guard import Guarded
+from hybridbench.kernel_suite.run import resolved
+from hybridbench.kernel_suite.timing import Make, Plan, Sampler, own_stream
+from hybridbench.kernel_suite.traced import longest_first, traced
+from hybridbench.kernels import release
+from hybridbench.kernels.backend import Backend
+from hybridbench.kernels.tuning import side_by_side
+from hybridbench.measure.clock import timer_for
+from hybridbench.measure.environment import fingerprint
+from hybridbench.measure.nvml import Gpu
+from hybridbench.plain import to_plain
+from hybridbench.processes import end_with_starter
+from hybridbench.session import Proofs, device_for, open_session
+from hybridbench.suite.case import Case
+
+MOST = 1_000_000
+"""Samples of a block: its window ends it."""
+
+
+@dataclass
+class Ready:
+    """A cell that can be timed.
+
+    Attributes:
+        make: draws inputs and returns the call.
+        plan: how it is timed.
+        facts: what is said of it: ``backend, own_backend, version``; JSON values.
+        seen: what Triton did while it was made ready; None where a call tells.
+        libraries: versions of what its kernels may come from besides Triton.
+        own: whether it is a person's function.
+    """
+
+    make: Make
+    plan: Plan
+    facts: dict[str, Any] = field(default_factory=dict)
+    seen: Seen | None = None
+    libraries: dict[str, str | None] = field(default_factory=dict)
+    own: bool = False
+
+
+class Absent(HybridbenchError):
+    """What is asked for is not on this side; the text says what."""
+
+
+class Program:
+    """What one process holds between requests."""
+
+    def __init__(self) -> None:
+        self._held = ExitStack()
+        self._sampler: Sampler | None = None
+        self._spaced: list[torch.Tensor] = []
+        self._device = torch.device("cpu")
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Does what is asked; whatever ends a cell becomes its answer, with the state that the judge knows."""
+        try:
+            return self._do(request)
+        except (Absent, BadInput) as exc:
+            state, said, fit = "absent", reason(exc), True
+        except WrongResult as exc:
+            state, said, fit = "wrong", reason(exc), False
+        except Unsupported as exc:
+            state, said, fit = "failed", reason(exc), True
+        except Exception as exc:  # noqa: BLE001  # the boundary of the process
+            state, said, fit = "failed", described(exc), False
+        self._free()
+        return {"kind": "failed", "state": state, "reason": said.rstrip("."), "fit": fit}
+
+    def _do(self, request: dict[str, Any]) -> dict[str, Any]:
+        if request["do"] == "prepare":
+            return self._prepare(request)
+        if request["do"] == "free":
+            self._free()
+            return {"kind": "freed"}
+        assert self._sampler is not None, "a cell comes first"
+        if request["do"] == "again":
+            self._sampler.free()
+            self._spaced = spacers(self._device, request["number"])
+            self._sampler.allocate(request["number"])
+            return {"kind": "ready"}
+        return {"kind": "samples", "samples_ns": self._sampler.block(request["window_ns"], MOST)}
+
+    def _prepare(self, request: dict[str, Any]) -> dict[str, Any]:
+        self._free()
+        kind, body = request["what"], request["cell"]
+        try:
+            cell = Cell.from_dict(body) if kind == "kernel" else Case.from_dict(body)
+        except (KeyError, TypeError, ValueError) as exc:
+            raise Absent(f"it cannot describe this cell ({described(exc)})") from exc
+        self._device = device = device_for(cell.device)
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            torch.set_num_threads(1)
+            if request["core"] is not None:
+                os.sched_setaffinity(0, {request["core"]})
+        pinned = using([Taken(**one) for one in request["pinned"]])
+        self._held.enter_context(own_stream(device))
+        if not request["check"]:  # what this side chooses itself is known from an earlier process
+            self._held.enter_context(pinned)
+        ready = _ready_kernel(cell, request, device) if isinstance(cell, Cell) else _ready_step(cell, request, device)
+        chosen = taken()
+        if request["check"]:
+            self._held.enter_context(pinned)
+        flush = Flush(device) if ready.plan.cold else None
+        clock = timer_for(device)
+        seen, events = _observed(ready, device)
+        self._sampler = Sampler(ready.make, device, ready.plan, flush, clock, time.perf_counter_ns)
+        with side_by_side():
+            self._sampler.allocate(0)
+        return {
+            "kind": "prepared",
+            "facts": ready.facts,
+            "identity": identity(events, ready.seen or seen, ready.libraries, ready.own),
+            "tuning": seen.chosen,
+            "chosen": [asdict(one) for one in chosen],
+            "blocks_per_sm": longest_first(events)[1],
+            "peak_bytes": torch.cuda.max_memory_allocated() if device.type == "cuda" else None,
+        }
+
+    def _free(self) -> None:
+        if self._sampler is not None:
+            self._sampler.free()
+        self._sampler, self._spaced = None, []
+        self._held.close()
+        self._held = ExitStack()
+        release()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _ready_kernel(cell: Cell, request: dict[str, Any], device: torch.device) -> Ready:
+    """A kernel, resolved and, where that is asked for, checked.
+
+    Raises:
+        Absent, Unsupported, WrongResult: there is none, it cannot run here, or it is wrong.
+    """
+    own = resolved(cell)
+    cell, backend = _as_base(cell, own, request.get("backend"))
+    function = backend.load()
+    with side_by_side():
+        if request["check"]:
+            agreement(cell, backend, Guarded(cell.op, function) if cell.user_kernel else function, device)
+        bound(cell, function, drawn(cell, device))()
+    plan = Plan(cold=cell.sampling.cold, allocations=1 if device.type == "cpu" else 3)
+    facts = {"backend": backend.name, "own_backend": own.name, "version": backend.version}
+    libraries = _libraries(None if cell.user_kernel else backend.package)
+
+    def make(number: int) -> Callable[[], object]:
+        return bound(cell, function, drawn(cell, device, number))
+
+    return Ready(make, plan, facts, None, libraries, cell.user_kernel)
+
+
+def _as_base(cell: Cell, own: Backend, name: str | None) -> tuple[Cell, Backend]:
+    """The cell by the backend that the base chose, where "auto" was asked for and this side has it too."""
+    if cell.backend != "auto" or name is None or name == own.name:
+        return cell, own
+    try:
+        same = replace(cell, backend=name)
+        return same, resolved(same)
+    except HybridbenchError:
+        return cell, own
+
+
+def _ready_step(case: Case, request: dict[str, Any], device: torch.device) -> Ready:
+    """A model's step, built and, where that is asked for, checked.
+
+    Raises:
+        Unsupported, WrongResult: it cannot run here, or it is wrong.
+    """
+    with watched() as seen:
+        session = open_session(case, device, Proofs() if request["check"] else None)
+        work = session.work
+        if work.parts:
+            raise Unsupported("its step is timed in parts: give one context without --depths")
+        work.step()
+    uses = sorted({(item.op, item.backend.ran, item.backend.version) for item in session.resolved}, key=str)
+    facts = {"backend": ", ".join(sorted({f"{op}={name}" for op, name, _ in uses})), "own_backend": None}
+    libraries = _libraries(*{item.backend.package for item in session.resolved})
+    return Ready(
+        lambda _number: work.step, Plan(cold=False, graph=False, allocations=1, rotate=1), facts, seen, libraries
+    )
+
+
+def _libraries(*packages: str | None) -> dict[str, str | None]:
+    """Versions of torch with its build and of packages; those that are not installed have None, which is unknown."""
+    builds = (torch.__version__, torch.version.git_version, torch.version.cuda, torch.backends.cudnn.version())
+    found: dict[str, str | None] = {"torch": " ".join(map(str, builds))}
+    for package in packages:
+        if package not in (None, "hybridbench", "torch"):  # all kernels of our own are Triton's
+            try:
+                found[package] = metadata.version(package)
+            except metadata.PackageNotFoundError:
+                found[package] = None
+    return found
+
+
+def _observed(ready: Ready, device: torch.device) -> tuple[Seen, list[dict[str, Any]]]:
+    """One call, watched: what Triton did, and the profiler's events of it on a GPU."""
+    call = ready.make(0)
+    if device.type != "cuda":
+        with watched() as seen:
+            call()
+        return seen, []
+    with watched() as seen:
+        events = traced(call)
+    return seen, events
+
+
+def hello() -> dict[str, Any]:
+    """What a process says first: where its package lies, its machine and software, and whether it has a GPU."""
+    cuda = torch.cuda.is_available()
+    device = device_for("cuda" if cuda else "cpu")
+    return {
+        "kind": "hello",
+        "package": str(Path(hybridbench.__file__).resolve().parent),
+        "cuda": cuda,
+        "environment": to_plain(fingerprint(device, Gpu.open(device))),
+    }
+
+
+def main() -> None:
+    """Entry point of the process."""
+    faulthandler.register(signal.SIGUSR1)
+    end_with_starter()
+    with os.fdopen(int(sys.argv[1]), "w", encoding="utf-8") as answers:
+
+        def say(body: dict[str, Any]) -> None:
+            answers.write(json.dumps(body) + "\n")
+            answers.flush()
+
+        program = Program()
+        say(hello())
+        for line in sys.stdin:
+            said = program.answer(json.loads(line))
+            say(said)
+            if said.get("fit") is False:
+                return

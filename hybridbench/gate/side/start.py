@@ -1,0 +1,47 @@
+"""start: one side's program, begun so that both sides are timed by the same clock.
+
+The base may be another revision of this package. Its kernels, models and draws of inputs are what is timed; how they
+are timed belongs to the change on both sides, or a change of the clock would look like a change of a kernel. So this
+file is run by its path, loads the modules that time from the folder that it lies in, and all others from the path of
+Python, which is the side's own.
+
+    python -P .../hybridbench/gate/side/start.py ANSWER_FD
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[3]
+CARRIED = (
+    "hybridbench.measure.clock",
+    "hybridbench.kernel_suite.flush",
+    "hybridbench.kernel_suite.replayed",
+    "hybridbench.kernel_suite.timing",
+    "hybridbench.kernel_suite.traced",
+    "hybridbench.gate.side.identity",
+    "hybridbench.gate.side.program",
+)
+"""The modules that come from here on both sides, each after those that it imports."""
+
+
+def carry(root: Path = ROOT) -> None:
+    """Load the modules that time from one folder, under their own names.
+
+    Raises:
+        ImportError: they need something that this side's package does not have.
+    """
+    for name in CARRIED:
+        spec = importlib.util.spec_from_file_location(name, root.joinpath(*name.split(".")).with_suffix(".py"))
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+
+
+if __name__ == "__main__":
+    carry()
+    sys.modules["hybridbench.gate.side.program"].main()

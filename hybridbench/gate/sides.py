@@ -1,0 +1,153 @@
+"""sides: where each side of a check comes from: a revision as a git worktree, another Python, or this one.
+
+A revision is of the repository that the command runs in: this package's own, or that of a person's kernels. What of the
+path of Python lies in the repository is taken from the worktree instead; all else is the same on both sides.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import hybridbench
+from hybridbench.errors import BadInput
+from hybridbench.processes import last_line
+
+PACKAGE = Path(hybridbench.__file__).resolve().parent
+_INSTALLED = ("site-packages", "dist-packages")
+GIT_LIMIT_S = 120.0
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How one side's process is started.
+
+    Args:
+        name: for people.
+        python: its interpreter.
+        folder: where it runs.
+        path: its ``PYTHONPATH``.
+        package: the folder that its ``hybridbench`` must come from; None where another Python decides.
+    """
+
+    name: str
+    python: str = sys.executable
+    folder: Path = field(default_factory=Path.cwd)
+    path: tuple[str, ...] = ()
+    package: Path | None = PACKAGE
+
+
+def here(name: str = "change") -> Setup:
+    """The side that this process itself is of."""
+    listed = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]
+    root = PACKAGE.parent
+    if root.name not in _INSTALLED and str(root) not in listed:
+        listed.insert(0, str(root))
+    return Setup(name, path=tuple(listed))
+
+
+def of_python(python: str) -> Setup:
+    """The side of another environment's Python, with the package that is installed there.
+
+    Raises:
+        BadInput: there is no such program.
+    """
+    path = Path(python).expanduser()
+    if not (path.is_file() and os.access(path, os.X_OK)):
+        raise BadInput(f"--base-python {python} is no program: give the path of an environment's python.")
+    own = str(PACKAGE.parent)
+    listed = tuple(part for part in here().path if str(Path(part).resolve()) != own)
+    return Setup("base", str(path.absolute()), path=listed, package=None)
+
+
+@contextmanager
+def of_revision(revision: str, own_kernels: bool) -> Iterator[Setup]:
+    """The side of a revision, in a worktree that is removed at the end.
+
+    Args:
+        own_kernels: whether kernels of a person's own are timed, which the revision may hold.
+
+    Raises:
+        BadInput: no repository here, no such revision, or nothing that is timed comes from it.
+    """
+    change = here()
+    root = Path(_git(change.folder, "rev-parse", "--show-toplevel", why="--base needs a git repository here")).resolve()
+    commit = _git(
+        root,
+        *("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}"),
+        why=f"--base '{revision}' is no revision of the repository at {root}",
+    )
+    if not PACKAGE.is_relative_to(root) and not own_kernels:
+        raise BadInput(
+            f"--base {revision} is of {root}, and nothing that is timed comes from there: name a kernel of it with "
+            "--kernel OP=package.module:function, or run this in a checkout of hybridbench."
+        )
+    with tempfile.TemporaryDirectory(prefix="hybridbench-base-") as folder:
+        tree = Path(folder).resolve() / root.name
+        plain = ("-c", f"core.hooksPath={os.devnull}")
+        _git(
+            root,
+            *plain,
+            "worktree",
+            "add",
+            "--detach",
+            str(tree),
+            commit,
+            why=f"--base '{revision}' is not checked out",
+        )
+        try:
+            yield moved(replace(change, name=f"base {revision}"), root, tree)
+        finally:
+            subprocess.run(
+                ["git", "-C", str(root), "worktree", "remove", "--force", str(tree)], capture_output=True, check=False
+            )
+
+
+def moved(side: Setup, root: Path, tree: Path) -> Setup:
+    """A side with what lies in a repository taken from another tree of it.
+
+    What the tree does not have, such as an environment that git ignores, stays where it is.
+    """
+
+    def there(path: Path) -> Path:
+        resolved = path.resolve()
+        if not resolved.is_relative_to(root):
+            return path
+        other = tree / resolved.relative_to(root)
+        return other if other.exists() else path
+
+    package = there(side.package) if side.package is not None else None
+    listed = dict.fromkeys(str(there(Path(part))) for part in side.path)
+    folder = there(side.folder)
+    return replace(side, folder=folder if folder != side.folder else tree, path=tuple(listed), package=package)
+
+
+def check_package(side: Setup, said: str) -> None:
+    """Check that a side's process has the package that it should.
+
+    Args:
+        said: the folder of its ``hybridbench``.
+
+    Raises:
+        BadInput: it has another one, so that both sides would be the same.
+    """
+    if side.package is not None and Path(said).resolve() != side.package.resolve():
+        raise BadInput(f"the {side.name} would time hybridbench of {said}, not of {side.package}: unset PYTHONPATH.")
+
+
+def _git(folder: Path, *words: str, why: str) -> str:
+    command: Sequence[str] = ("git", "-C", str(folder), *words)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=GIT_LIMIT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired) as exc:
+        raise BadInput(f"{why}: git cannot be run ({exc}).") from exc
+    if done.returncode != 0:
+        said = f" ({last_line(done.stderr)})" if done.stderr.strip() else ""
+        raise BadInput(f"{why}{said}: give a commit, branch or tag that git knows.")
+    return done.stdout.strip()

@@ -1,0 +1,180 @@
+"""timed: one check of the timing tier: both sides started, cells measured until they are decided, and judged."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from hybridbench.errors import NotComparable
+from hybridbench.gate.accepted import read_accepted, still
+from hybridbench.gate.calibration import (
+    LEAST_PAIRS,
+    Calibrated,
+    Calibration,
+    calibrate,
+    machine_of,
+    read_calibration,
+    write_calibration,
+)
+from hybridbench.gate.cells import Asked
+from hybridbench.gate.judge import judge
+from hybridbench.gate.looks import Progress, look
+from hybridbench.gate.paired import BASE, HEAD, Pairs
+from hybridbench.gate.pairs import State
+from hybridbench.gate.sides import Setup
+from hybridbench.gate.verdict import Verdict
+from hybridbench.gate.workers import Asking, Worker, settings
+from hybridbench.kernel_suite import harness
+from hybridbench.plain import from_plain
+from hybridbench.record import Environment
+from hybridbench.units import format_seconds
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a check found.
+
+    Args:
+        verdicts: one of each cell.
+        progress: the pairs that they are made of.
+        remarks: sentences about the whole check.
+        machine: what identifies it.
+        sides: what each side ran: its revision, package and versions.
+    """
+
+    verdicts: list[Verdict]
+    progress: Progress
+    remarks: list[str]
+    machine: Mapping[str, str]
+    sides: Mapping[str, Mapping[str, Any]]
+
+    def more(self) -> dict[str, Any]:
+        """What JSON says besides the verdicts: remarks, the machine, both sides and the times of all pairs."""
+        pairs = {
+            name: {
+                "pairs": [asdict(one) for one in cell.pairs],
+                "fresh": {str(n): [asdict(one) for one in some] for n, some in cell.fresh.items()},
+            }
+            for name, cell in self.progress.cells.items()
+        }
+        return {
+            "remarks": self.remarks,
+            "seconds": self.progress.spent_s,
+            "machine": dict(self.machine),
+            "sides": {side: dict(body) for side, body in self.sides.items()},
+            "pairs": pairs,
+        }
+
+
+@contextmanager
+def started(base: Setup, head: Setup, device: str, gpu: str | None) -> Iterator[Pairs]:
+    """Pairs of processes of two sides; all are ended at the end."""
+    with tempfile.TemporaryDirectory(prefix="hybridbench-check-") as folder:
+        environment = settings(device, gpu)
+
+        def start(side: str) -> Asking:
+            return Worker(base if side == BASE else head, environment, Path(folder) / f"{side}.log")
+
+        pairs = Pairs(start)
+        try:
+            yield pairs
+        finally:
+            pairs.close()
+
+
+def check(
+    cells: Sequence[Asked],
+    pairs: Pairs,
+    *,
+    calibration: Path | None = None,
+    accepted: Path | None = None,
+    budget_s: float | None = None,
+    today: date | None = None,
+    said: Say = lambda _text: None,
+) -> Checked:
+    """Measure and judge cells.
+
+    Args:
+        calibration: the file of this machine's calibration.
+        accepted: the file of accepted regressions.
+        budget_s: wall time; seconds.
+
+    Raises:
+        BadInput: a side does not start, or a file cannot be read or is of another machine.
+    """
+    began = time.monotonic()
+    allowed, remarks = ([], []) if accepted is None else still(read_accepted(accepted), today or date.today())
+    names = {cell.name for cell in cells}
+    remarks += [f"Accepted, and no cell of this check: {one.cell}." for one in allowed if one.cell not in names]
+    sides = _sides(pairs)
+    machine = machine_of(from_plain(Environment, sides[HEAD]["environment"]))
+    known: Mapping[str, Calibrated] = {}
+    if calibration is not None:
+        known = read_calibration(calibration, machine).cells
+    progress = look(cells, pairs, known, budget_s=_left(budget_s, began), said=said)
+    verdicts = judge(list(progress.cells.values()), known, allowed)
+    for cell in cells:
+        if cell.name in pairs.choices:
+            remarks += pairs.choices[cell.name].remarks(cell.name)
+    if progress.out_of_time:
+        remarks.append("The budget ended before every cell was decided: give it more seconds, or fewer cells.")
+    if known:
+        remarks += [f"Not in the calibration, so judged by its kind's noise: {name}." for name in names - set(known)]
+    remarks.append(f"{progress.pairs} pairs of processes in {format_seconds(progress.spent_s)}.")
+    return Checked(verdicts, progress, remarks, machine, sides)
+
+
+def calibrated(
+    cells: Sequence[Asked], pairs: Pairs, path: Path, *, budget_s: float | None = None, said: Say = lambda _text: None
+) -> Calibration:
+    """Time the same code on both sides, and write what that says of each cell.
+
+    Raises:
+        BadInput: this side does not start.
+        NotComparable: a cell could not be timed, or not often enough within the budget.
+    """
+    began = time.monotonic()
+    machine = machine_of(from_plain(Environment, _sides(pairs)[HEAD]["environment"]))
+    progress = look(cells, pairs, budget_s=_left(budget_s, began), least_pairs=LEAST_PAIRS, said=said)
+    for cell in progress.cells.values():
+        for side in (cell.head, cell.base):
+            if side.state is not State.MEASURED:
+                raise NotComparable(f"{cell.name} cannot be calibrated: {side.reason or side.state}.")
+        if len(cell.pairs) < LEAST_PAIRS:
+            raise NotComparable(
+                f"{cell.name} has {len(cell.pairs)} of {LEAST_PAIRS} pairs: give --budget more seconds, or fewer cells."
+            )
+    found = calibrate(list(progress.cells.values()), machine)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_calibration(found, path)
+    return found
+
+
+def _left(budget_s: float | None, began: float) -> float | None:
+    return None if budget_s is None else max(0.0, budget_s - (time.monotonic() - began))
+
+
+def _sides(pairs: Pairs) -> dict[str, dict[str, Any]]:
+    """What each side is; starts the first pair's processes."""
+    return {side: {"environment": said["environment"]} for side, said in pairs.open().items()}
+
+
+def self_tested(device: str, gpu: str | None) -> str:
+    """What the timing makes of work of a known length, in a sentence.
+
+    Raises:
+        NotComparable: on a GPU it is far off, so nothing can be judged.
+    """
+    found = harness.self_test(device, gpu)
+    said = harness.in_words(found)
+    if device == "cuda" and found["error_frac"] > harness.DOUBTFUL_FRAC:
+        raise NotComparable(said)
+    return said

@@ -1,0 +1,218 @@
+"""One side's program in this process: cells prepared, timed and refused; and what is taken for the same code."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hybridbench.gate.cells import asked, of_step
+from hybridbench.gate.side.identity import Seen, identity, watched
+from hybridbench.gate.side.program import Program, hello
+from hybridbench.gate.side.start import CARRIED
+from hybridbench.suite.file import load_suite
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def program() -> Iterator[Program]:
+    cores = os.sched_getaffinity(0)
+    made = Program()
+    yield made
+    made.answer({"do": "free"})
+    os.sched_setaffinity(0, cores)
+
+
+def prepare(body: Any, what: str = "kernel", **more: Any) -> dict[str, Any]:
+    return {
+        "do": "prepare",
+        "what": what,
+        "cell": dict(body),
+        "backend": None,
+        "pinned": [],
+        "check": True,
+        "core": None,
+        **more,
+    }
+
+
+def swiglu(backend: str | None = None) -> dict[str, Any]:
+    kernels = {} if backend is None else {"swiglu": backend}
+    words = {"problem": "width=32,length=16", "direction": "forward", "device": "cpu"}
+    (cell,) = asked(["swiglu"], has_gpu=False, kernels=kernels, base_kernels={}, **words)
+    return dict(cell.head)
+
+
+def test_a_cell_is_checked_timed_and_freed(program: Program) -> None:
+    core = min(os.sched_getaffinity(0))
+    said = program.answer(prepare(swiglu(), core=core))
+    assert said["kind"] == "prepared", said
+    assert said["identity"] is None  # a CPU's code is unknown
+    assert said["facts"]["backend"] == said["facts"]["own_backend"] != "auto"
+    assert os.sched_getaffinity(0) == {core}
+    for number in (0, 1):
+        if number:
+            assert program.answer({"do": "again", "number": number}) == {"kind": "ready"}
+        samples = program.answer({"do": "block", "window_ns": 1_000_000})["samples_ns"]
+        assert samples
+        assert min(samples) > 0
+    assert program.answer({"do": "free"}) == {"kind": "freed"}
+
+
+def test_the_backend_of_the_base_is_taken_where_it_is_there(program: Program) -> None:
+    said = program.answer(prepare(swiglu(), backend="reference"))
+    assert said["facts"]["backend"] == "reference"
+    own = said["facts"]["own_backend"]
+    said = program.answer(prepare(swiglu(), backend="of-another-revision"))
+    assert said["facts"]["backend"] == own
+
+
+def off(packed_NC: Any) -> Any:
+    """A SwiGLU that is 1% off."""
+    gate, up = packed_NC.chunk(2, -1)
+    return gate.sigmoid() * gate * up * 1.01
+
+
+def test_what_this_side_lacks_is_absent_and_what_is_wrong_is_wrong(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for body in (
+        {**swiglu(), "op": "of_another_revision"},
+        {**swiglu(), "backend": "nothing"},
+        {**swiglu(), "backend": "no_such_module:f"},
+        {**swiglu(), "field": 1},
+    ):
+        said = program.answer(prepare(body))
+        assert (said["kind"], said["state"], said["fit"]) == ("failed", "absent", True), said
+    module = types.ModuleType("own_kernels_of_a_test")
+    module.swiglu = lambda packed: off(packed)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    said = program.answer(prepare(swiglu(f"{module.__name__}:swiglu")))
+    assert (said["state"], said["fit"]) == ("wrong", False)
+    assert "disagrees" in said["reason"]
+    said = program.answer(prepare(swiglu(f"{module.__name__}:swiglu"), check=False))
+    assert said["kind"] == "prepared"  # an earlier pair has checked it
+
+
+def test_a_step_of_a_model_is_a_cell(program: Program, tmp_path: Path) -> None:
+    path = tmp_path / "steps.toml"
+    path.write_text(
+        '[[sweep]]\nworkload = "decode"\narch = "mamba"\nscale = "tiny"\nctx = "32"\nbatch = "1"\ndevice = "cpu"\n'
+    )
+    (case,) = load_suite(path).cases(has_gpu=False)
+    cell = of_step(case)
+    assert cell.kind == "cpu"
+    said = program.answer(prepare(cell.head, "step"))
+    assert said["kind"] == "prepared", said
+    assert program.answer({"do": "block", "window_ns": 1_000_000})["samples_ns"]
+
+
+def test_the_greeting_says_where_the_package_lies() -> None:
+    assert hello()["package"] == str(ROOT / "hybridbench")
+
+
+def test_the_clock_is_the_changes_on_both_sides(tmp_path: Path) -> None:
+    """A base whose timing is another one is timed by this one, and its other modules are its own."""
+    other = tmp_path / "hybridbench"
+    for path in (ROOT / "hybridbench").rglob("*.py"):
+        made = other / path.relative_to(ROOT / "hybridbench")
+        made.parent.mkdir(parents=True, exist_ok=True)
+        made.symlink_to(path)
+    for name in CARRIED:
+        path = tmp_path.joinpath(*name.split(".")).with_suffix(".py")
+        path.unlink()
+        path.write_text("raise RuntimeError('the clock of the base')\n")
+    start = ROOT / "hybridbench/gate/side/start.py"
+    code = (
+        f"import runpy, sys; runpy.run_path({str(start)!r})['carry'](); "
+        "import hybridbench.kernel_suite.timing as t, hybridbench.kernel_suite.run as r; print(t.__file__, r.__file__)"
+    )
+    command = [sys.executable, "-P", "-c", code]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    timing, run = done.stdout.split()
+    assert Path(timing).is_relative_to(ROOT)
+    assert Path(run).is_relative_to(tmp_path)
+
+
+# --- the same code ----------------------------------------------------------------------------------------------------
+
+
+class Kernel:
+    """A compiled kernel with its disassembly."""
+
+    def __init__(self, sass: str | None) -> None:
+        self.asm = {} if sass is None else {"sass": sass}
+
+
+def event(name: str, **launch: Any) -> dict[str, Any]:
+    args = {"grid": [8, 1, 1], "block": [128, 1, 1], "shared memory": 0, "registers per thread": 32, **launch}
+    return {"cat": "kernel", "name": name, "args": args}
+
+
+TORCH = {"torch": "2"}
+LIBRARY = "void at::native::add<float>"
+
+
+def of(events: list[dict[str, Any]], seen: Seen | None = None, *, own: bool = False, **libraries: Any) -> str | None:
+    return identity(events, seen or Seen(), {**TORCH, **libraries}, own)
+
+
+def triton(*sass: str | None, tuning: str = "") -> Seen:
+    return Seen({"_k": [Kernel(one) for one in sass]}, dict.fromkeys([tuning] if tuning else []))
+
+
+def test_equal_code_launches_and_tiles_are_the_same() -> None:
+    code = "//## File 'a.py', line 3\nMOV R1 ;\nEXIT ;"
+    moved = "//## File 'b.py', line 9\n\n  MOV R1 ;\nEXIT ;"
+    known = of([event("_k"), event(LIBRARY)], triton(code))
+    assert known is not None
+    assert of([event("_k"), event(LIBRARY)], triton(moved)) == known
+
+
+def test_any_difference_is_seen() -> None:
+    found = [
+        of([event("_k")], triton("MOV ;")),
+        of([event("_k")], triton("MOV R2 ;")),
+        of([event("_k", grid=[9, 1, 1])], triton("MOV ;")),
+        of([event("_k", **{"registers per thread": 40})], triton("MOV ;")),
+        of([event("_k"), event("_k")], triton("MOV ;")),
+        of([event("_k")], triton("MOV ;", tuning="m._k: BLOCK: 64")),
+        of([event(LIBRARY)]),
+        of([event(LIBRARY)], torch="3"),
+        of([event(LIBRARY + "2")]),
+    ]
+    assert None not in found
+    assert len(set(found)) == len(found)
+
+
+def test_unknown_code_has_no_identity() -> None:
+    assert of([]) is None
+    assert of([{"cat": "cpu_op", "name": "x"}]) is None
+    assert of([event("_k")], triton(None)) is None  # it cannot be disassembled
+    assert of([event("_k")], triton("MOV ;", "EXIT ;")) is None  # two builds of one name
+    assert of([event("triton_poi_fused_add_0")]) is None  # what torch.compile made
+    assert of([event("my_kernel")], own=True) is None  # what a person's module compiled
+    assert of([event(LIBRARY)], own=True) is not None
+    assert of([event("scan_fwd")], mamba=None) is None  # a library of no known version
+    assert of([event(LIBRARY, grid=None)]) is None
+
+
+def test_launches_are_noted() -> None:
+    compiler = pytest.importorskip("triton.compiler.compiler")
+    autotuner = pytest.importorskip("triton.runtime.autotuner")
+    before = compiler.CompiledKernel.launch_metadata, autotuner.Autotuner.run
+    kernel: Any = types.SimpleNamespace(name="_k", asm={}, function=1, src=None, _init_handles=lambda: None)
+    with watched() as seen:
+        for _ in range(2):
+            compiler.CompiledKernel.launch_metadata(kernel, (1, 1, 1), 0)
+    assert seen.kernels == {"_k": [kernel]}
+    assert (compiler.CompiledKernel.launch_metadata, autotuner.Autotuner.run) == before

@@ -1,0 +1,501 @@
+"""The timing tier: pairs of scripted processes through looks to verdicts, and real ones of planted slowdowns."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import types
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from hybridbench.cli.main import main
+from hybridbench.errors import BadInput, NotComparable
+from hybridbench.gate.alone import check_alone
+from hybridbench.gate.calibration import read_calibration
+from hybridbench.gate.cells import Asked, asked, of_step, parse_kernels
+from hybridbench.gate.exits import exit_of
+from hybridbench.gate.judge import judge
+from hybridbench.gate.kinds import KINDS
+from hybridbench.gate.looks import look, predicted_s
+from hybridbench.gate.paired import BASE, BLOCKS, HEAD, WARM_BLOCKS, Pairs
+from hybridbench.gate.pairs import State
+from hybridbench.gate.sides import here, moved, of_python, of_revision
+from hybridbench.gate.timed import calibrated, check
+from hybridbench.gate.verdict import Word
+from hybridbench.gate.workers import Died
+from hybridbench.suite.file import load_suite
+
+ROOT = Path(__file__).parents[2]
+
+
+def cell(name: str, kind: str = "kernel") -> Asked:
+    body = {"backend": "auto", "name": name}
+    return Asked(name, kind, "kernel", body, body, 10.0, "cuda")
+
+
+ENVIRONMENT = {
+    "device": "H",
+    "device_kind": "cuda",
+    "device_memory_bytes": None,
+    "cpu": "c",
+    "cores": 2,
+    "memory_bytes": None,
+    "driver": "1",
+    "cuda": None,
+    "python": "3",
+    "platform": "l",
+    "packages": {},
+    "hybridbench": "0",
+    "git_commit": None,
+    "threads": None,
+}
+
+
+class Scripted:
+    """A process whose cells take what a function of the side, the cell and the pair says."""
+
+    def __init__(self, rig: Rig, side: str) -> None:
+        self.rig, self.side, self.pair = rig, side, rig.starts[side]
+        rig.starts[side] += 1
+        self.cell = ""
+        self.alive = True
+
+    @property
+    def hello(self) -> Mapping[str, Any]:
+        return {"environment": ENVIRONMENT, "package": "", "cuda": True}
+
+    def ask(self, request: Mapping[str, Any], limit_s: float) -> dict[str, Any]:
+        assert self.alive
+        self.rig.asked.append((self.side, dict(request)))
+        if request["do"] == "prepare":
+            self.cell = request["cell"]["name"]
+            said = self.rig.prepared(self.side, self.cell)
+            if said is None:
+                raise Died("its process was killed by signal 9")
+            return {
+                "kind": "prepared",
+                "facts": {},
+                "identity": None,
+                "tuning": None,
+                "chosen": [],
+                "blocks_per_sm": 8.0,
+                "peak_bytes": 100,
+                **said,
+            }
+        if request["do"] == "block":
+            self.rig.clock += request["window_ns"] / 1e9
+            return {"kind": "samples", "samples_ns": [self.rig.time_ns(self.side, self.cell, self.pair)] * 3}
+        return {"kind": "ready"}
+
+    def end(self) -> None:
+        assert self.alive
+        self.alive = False
+        self.rig.ended += 1
+
+
+class Rig:
+    """What both sides take, and what they were asked."""
+
+    def __init__(
+        self,
+        time_ns: Callable[[str, str, int], int],
+        prepared: Callable[[str, str], dict[str, Any] | None] = lambda _side, _cell: {},
+    ) -> None:
+        self.time_ns, self.prepared = time_ns, prepared
+        self.starts = {BASE: 0, HEAD: 0}
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+        self.clock, self.ended = 0.0, 0
+        self.pairs = Pairs(lambda side: Scripted(self, side), lambda: self.clock)
+
+
+def slower(factor: float) -> Callable[[str, str, int], int]:
+    """The change takes so much longer in cells called slow, with 0.1% of noise from pair to pair."""
+
+    def time_ns(side: str, name: str, pair: int) -> int:
+        noise = 1 + 0.001 * math.sin(3.0 * pair + len(name))
+        return round(1e6 * (factor * noise if side == HEAD and name.startswith("slow") else noise**-1))
+
+    return time_ns
+
+
+def named(*names: str, kind: str = "kernel") -> list[Asked]:
+    return [cell(name, kind) for name in names]
+
+
+def words(rig: Rig, cells: list[Asked], **options: Any) -> dict[str, Word]:
+    return {one.cell: one.word for one in check(cells, rig.pairs, **options).verdicts}
+
+
+def test_a_slower_cell_is_a_regression_after_fresh_pairs_and_others_are_not_timed_again() -> None:
+    rig = Rig(slower(1.02))
+    found = check(named("slow", "other"), rig.pairs)
+    assert [one.word for one in found.verdicts] == [Word.REGRESSION, Word.PASS]
+    assert exit_of(found.verdicts) == 1
+    kind = KINDS["kernel"]
+    assert len(found.progress.cells["slow"].fresh[kind.looks[0]]) == kind.confirm
+    assert len(found.progress.cells["other"].pairs) == kind.looks[0]
+    assert rig.starts == {BASE: kind.looks[0] + kind.confirm, HEAD: kind.looks[0] + kind.confirm}
+    assert rig.ended == sum(rig.starts.values())
+    assert found.verdicts[0].change == pytest.approx(0.02, abs=0.003)
+
+
+def test_unchanged_cells_pass_at_the_first_look() -> None:
+    rig = Rig(slower(1.0))
+    assert set(words(rig, named("slow", "other")).values()) == {Word.PASS}
+    assert rig.starts[BASE] == KINDS["kernel"].looks[0]
+
+
+def test_a_faster_change_is_an_improvement() -> None:
+    assert words(Rig(slower(0.9)), named("slow"))["slow"] is Word.IMPROVEMENT
+
+
+def test_sides_alternate_and_take_turns_in_going_first() -> None:
+    rig = Rig(slower(1.0))
+    check(named("one"), rig.pairs)
+    blocks = [side for side, request in rig.asked if request["do"] == "block"]
+    of_pair = 2 * sum(count + WARM_BLOCKS for count in BLOCKS["kernel"])
+    firsts = blocks[::of_pair]
+    assert firsts == [BASE, HEAD, BASE, HEAD]
+    assert blocks[:4] == [BASE, HEAD, HEAD, BASE]
+    assert len(blocks) == 4 * of_pair
+    for start in range(0, len(blocks), 2):
+        assert set(blocks[start : start + 2]) == {BASE, HEAD}
+    assert not any(blocks[i] == blocks[i + 1] == blocks[i + 2] for i in range(of_pair - 2))
+
+
+def test_drift_meets_both_sides_alike() -> None:
+    rig = Rig(lambda _side, _cell, _pair: 0)
+    rig.time_ns = lambda _side, _cell, _pair: round(1e6 * (1 + 0.01 * rig.clock))
+    cells = check(named("one"), rig.pairs).progress.cells
+    assert all(abs(pair.log_ratio) < 0.001 for pair in cells["one"].pairs)
+
+
+def test_same_code_is_still_timed_and_a_canary_that_moves_is_not_a_pass() -> None:
+    def same(_side: str, _name: str) -> dict[str, Any]:
+        return {"identity": "abc"}
+
+    rig = Rig(slower(1.0), same)
+    found = check(named("one"), rig.pairs)
+    assert found.verdicts[0].word is Word.SAME_CODE
+    assert found.verdicts[0].pairs == KINDS["kernel"].looks[0]
+    assert exit_of(found.verdicts) == 0
+    assert words(Rig(slower(1.05), same), named("slow"))["slow"] is Word.NOT_COMPARABLE
+
+
+def test_unknown_code_is_never_the_same() -> None:
+    assert words(Rig(slower(1.0), lambda _side, _name: {"identity": None}), named("one"))["one"] is Word.PASS
+
+
+def test_wrong_is_wrong_however_fast() -> None:
+    def wrong(side: str, name: str) -> dict[str, Any]:
+        return {"kind": "failed", "state": "wrong", "reason": "off by 1", "fit": False} if side == HEAD else {}
+
+    found = check(named("slow", "other"), Rig(slower(0.5), wrong).pairs)
+    assert {one.word for one in found.verdicts} == {Word.WRONG}
+    assert exit_of(found.verdicts) == 5
+
+
+@pytest.mark.parametrize(
+    ("side", "state", "word", "code"),
+    [
+        (BASE, "absent", Word.NEW, 6),
+        (HEAD, "absent", Word.NOT_COMPARABLE, 4),
+        (HEAD, "failed", Word.NOT_COMPARABLE, 4),
+        (BASE, "failed", Word.NOT_COMPARABLE, 4),
+        (BASE, "wrong", Word.NOT_COMPARABLE, 4),
+    ],
+)
+def test_a_side_without_the_cell(side: str, state: str, word: Word, code: int) -> None:
+    def lacking(asked_side: str, _name: str) -> dict[str, Any]:
+        return {"kind": "failed", "state": state, "reason": "why", "fit": True} if asked_side == side else {}
+
+    rig = Rig(slower(1.0), lacking)
+    found = check(named("one"), rig.pairs)
+    assert found.verdicts[0].word is word
+    assert exit_of(found.verdicts) == code
+    assert rig.starts == {BASE: 1, HEAD: 1}
+
+
+def test_a_side_that_dies_costs_its_cell_only() -> None:
+    rig = Rig(slower(1.0), lambda side, name: None if (side, name) == (HEAD, "dies") else {})
+    found = check(named("dies", "other"), rig.pairs)
+    assert [one.word for one in found.verdicts] == [Word.NOT_COMPARABLE, Word.PASS]
+    assert "killed by signal 9" in found.verdicts[0].because
+
+
+def test_the_budget_ends_it_and_nothing_that_is_undecided_passes() -> None:
+    rig = Rig(slower(1.0))
+    progress = look(named("one", "two"), rig.pairs, budget_s=3.0, now=lambda: rig.clock)
+    assert progress.out_of_time
+    assert progress.pairs == 1
+    assert rig.clock < 3.0
+    rig = Rig(slower(1.0))
+    progress = look(named("one", "two"), rig.pairs, budget_s=0.0, now=lambda: rig.clock)
+    assert progress.out_of_time
+    verdicts = judge(list(progress.cells.values()))
+    assert {one.word for one in verdicts} == {Word.NOTHING_MEASURED}
+    assert exit_of(verdicts) == 6
+
+
+def test_the_prediction_covers_what_is_measured() -> None:
+    rig = Rig(slower(1.02))
+    cells = named("slow", "other")
+    look(cells, rig.pairs, now=lambda: rig.clock)
+    least, most = predicted_s(cells)
+    assert 0 < least < most
+    assert rig.clock < most
+
+
+def test_the_choice_of_the_first_base_holds_for_all_and_the_others_is_told() -> None:
+    def prepared(side: str, _name: str) -> dict[str, Any]:
+        tiles = {"module": "m", "kernel": "k", "key": [1], "configuration": f"BLOCK: {64 if side == BASE else 128}"}
+        backend = "triton" if side == BASE else "torch"
+        return {"chosen": [tiles], "tuning": "BLOCK: 64", "facts": {"backend": "triton", "own_backend": backend}}
+
+    rig = Rig(slower(1.0), prepared)
+    found = check(named("one"), rig.pairs)
+    prepares = [(side, one) for side, one in rig.asked if one["do"] == "prepare"]
+    assert prepares[0][1]["pinned"] == []
+    assert all(one["pinned"][0]["configuration"] == "BLOCK: 64" for _, one in prepares[1:])
+    assert all(one["backend"] == "triton" for _, one in prepares[1:])
+    assert [one["check"] for _, one in prepares] == [True] * 2 + [False] * (len(prepares) - 2)
+    said = " ".join(found.remarks)
+    assert "backend torch" in said
+    assert "'BLOCK: 128' for k, where the base takes 'BLOCK: 64'" in said
+
+
+def test_a_tuner_that_never_agrees_does_not_go_on_for_ever() -> None:
+    count = iter(range(1000))
+    rig = Rig(slower(1.0), lambda _side, _name: {"tuning": str(next(count))})
+    assert words(rig, named("one"))["one"] is Word.INCONCLUSIVE
+    assert rig.starts[BASE] <= 3 * KINDS["kernel"].looks[-1]
+
+
+def test_calibration_writes_what_a_check_of_this_machine_reads(tmp_path: Path) -> None:
+    path = tmp_path / "calibration.json"
+    found = calibrated(named("one", "two"), Rig(slower(1.0)).pairs, path)
+    assert found.cells["one"].pairs == 8
+    assert 0 < found.cells["one"].visible < 0.01
+    assert found.cells["one"].false_alarms == 0.0
+    assert read_calibration(path, found.machine) == found
+    checked = check(named("one"), Rig(slower(1.0)).pairs, calibration=path)
+    assert checked.verdicts[0].word is Word.PASS
+    body = json.loads(path.read_text())
+    body["machine"]["device"] = "another"
+    path.write_text(json.dumps(body))
+    with pytest.raises(BadInput, match="another machine"):
+        check(named("one"), Rig(slower(1.0)).pairs, calibration=path)
+
+
+def test_accepted_regressions_pass_up_to_their_size(tmp_path: Path) -> None:
+    path = tmp_path / "accepted.toml"
+    path.write_text('[[accepted]]\ncell = "slow"\nslowdown = 0.03\nreason = "right"\nuntil = 2999-01-01\n')
+    assert words(Rig(slower(1.02)), named("slow"), accepted=path)["slow"] is Word.ACCEPTED
+    assert words(Rig(slower(1.05)), named("slow"), accepted=path)["slow"] is Word.REGRESSION
+    found = check(named("one"), Rig(slower(1.0)).pairs, accepted=path)
+    assert any("no cell of this check: slow" in one for one in found.remarks)
+
+
+def test_the_document_holds_all_pairs() -> None:
+    found = check(named("slow"), Rig(slower(1.02)).pairs)
+    more = json.loads(json.dumps(found.more()))
+    assert len(more["pairs"]["slow"]["pairs"]) == 4
+    assert len(more["pairs"]["slow"]["fresh"]["4"]) == 4
+
+
+def test_a_gpu_in_use_is_refused() -> None:
+    process = types.SimpleNamespace(pid=41)
+    nvml: Any = types.SimpleNamespace(
+        NVMLError=RuntimeError,
+        nvmlInit=lambda: None,
+        nvmlDeviceGetHandleByIndex=lambda index: index,
+        nvmlDeviceGetComputeRunningProcesses=lambda _handle: [process],
+    )
+    with pytest.raises(NotComparable, match=r"GPU 0 is in use by 1 other process \(41\)"):
+        check_alone("0", nvml)
+    nvml.nvmlDeviceGetComputeRunningProcesses = lambda _handle: []
+    check_alone("0", nvml)
+
+
+# --- what is asked for ------------------------------------------------------------------------------------------------
+
+
+def test_cells_of_suites_and_of_steps() -> None:
+    kernels = asked([str(ROOT / "suites/kernels.toml")], has_gpu=True, kernels={}, base_kernels={})
+    assert {one.kind for one in kernels} == {"kernel"}
+    assert all(one.head["backend"] == "auto" for one in kernels)
+    assert len({one.name for one in kernels}) == len(kernels) > 20
+    steps = [of_step(case) for case in load_suite(ROOT / "suites/smoke.toml").cases(has_gpu=True)]
+    assert {one.kind for one in steps} <= {"step", "training", "cpu"}
+    assert len({one.name for one in steps}) == len(steps)
+
+
+def test_own_kernels_stand_on_their_sides() -> None:
+    found = asked(
+        [], has_gpu=False, kernels={"swiglu": "new:f"}, base_kernels={"swiglu": "old:f"}, problem="width=8,length=4"
+    )
+    assert {(one.base["backend"], one.head["backend"]) for one in found} == {("old:f", "new:f")}
+    with pytest.raises(BadInput, match="without --kernel"):
+        asked([], has_gpu=False, kernels={}, base_kernels={"swiglu": "old:f"})
+    for text in ("swiglu", "swiglu=new", "nothing=new:f", "=a:b"):
+        with pytest.raises(BadInput):
+            parse_kernels("--kernel", [text])
+
+
+# --- sides ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository with a kernel that its second commit made slower."""
+    root = tmp_path / "mine"
+    root.mkdir()
+    for name in [name for name in os.environ if name.startswith("GIT_")]:
+        monkeypatch.delenv(name)
+
+    def git(*arguments: str) -> None:
+        author = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
+        subprocess.run(["git", "-C", str(root), *author, *arguments], check=True, capture_output=True)
+
+    git("init", "-q")
+    (root / "mine.py").write_text(KERNEL)
+    git("add", "mine.py")
+    git("commit", "-qm", "first")
+    (root / "mine.py").write_text(KERNEL + SLOWER)
+    git("commit", "-qam", "slower")
+    monkeypatch.chdir(root)
+    return root
+
+
+KERNEL = """
+import torch.nn.functional as F
+
+def swiglu(packed):
+    gate, up = packed.chunk(2, -1)
+    return F.silu(gate) * up
+"""
+SLOWER = """
+fast = swiglu
+
+def swiglu(packed):
+    made = fast(packed)
+    fast(packed[: len(packed) // 2])
+    return made
+"""
+
+
+def test_a_revision_is_a_worktree_that_is_removed(repository: Path) -> None:
+    with of_revision("HEAD~1", own_kernels=True) as base:
+        tree = base.folder
+        assert (tree / "mine.py").read_text() == KERNEL
+        assert base.package == here().package  # hybridbench is of another repository, so both sides have the same
+    assert not tree.exists()
+    listed = subprocess.run(["git", "worktree", "list"], cwd=repository, capture_output=True, text=True, check=True)
+    assert len(listed.stdout.splitlines()) == 1
+
+
+def test_revisions_that_cannot_be_a_base(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for revision in ("nothing", "-q", "HEAD:mine.py"):
+        with pytest.raises(BadInput, match="is no revision"), of_revision(revision, own_kernels=True):
+            pass
+    with pytest.raises(BadInput, match="nothing that is timed comes from there"), of_revision("HEAD", False):
+        pass
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInput, match="needs a git repository here"), of_revision("HEAD", own_kernels=True):
+        pass
+    with pytest.raises(BadInput, match="is no program"):
+        of_python(str(tmp_path))
+
+
+def test_what_lies_in_the_repository_moves_and_all_else_stays(tmp_path: Path) -> None:
+    root, tree, other = (tmp_path / name for name in ("root", "tree", "other"))
+    for path in (root / "src", tree / "src", root / "ignored", other):
+        path.mkdir(parents=True)
+    side = here()
+    side = type(side)("base", folder=root, path=tuple(map(str, (root / "src", root / "ignored", other))), package=None)
+    there = moved(side, root, tree)
+    assert there.path == (str(tree / "src"), str(root / "ignored"), str(other))
+    assert there.folder == tree
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+USAGE = {
+    "no tier": (["check"], "--base REVISION"),
+    "two sides": (["check", "--base", "HEAD", "--base-python", "python"], "are two other sides"),
+    "exact and a base": (["check", "--exact", "--base", "HEAD"], "--base with --exact"),
+    "exact and an operation": (["check", "swiglu", "--exact"], "times nothing"),
+    "calibrate and a base": (["check", "--calibrate", "--base", "HEAD"], "--base with --calibrate"),
+    "a baseline alone": (["check", "--base", "HEAD", "--update"], "--update without --exact"),
+    "no seconds": (["check", "--base", "HEAD", "--budget", "soon"], "give seconds above 0"),
+    "a file that cannot be written": (["check", "--base", "HEAD", "--junit", "/nowhere/x.xml"], "cannot be written"),
+    "no GPU": (["check", "swiglu", "--base", "HEAD", "--device", "cuda"], "shows no NVIDIA GPU"),
+    "a suite with options": (["check", "suites/kernels.toml", "--base", "HEAD", "--ctx", "1k"], "give it alone"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "said"), USAGE.values(), ids=USAGE)
+def test_what_is_typed_wrong(arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hybridbench.cli.timing.visible_gpus", list)
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2, result.output
+    assert said in " ".join(result.output.split())
+
+
+def run(*arguments: str, folder: Path) -> tuple[int, dict[str, Any]]:
+    command = [sys.executable, "-m", "hybridbench.cli.main", "check", *arguments, "--json"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout, done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
+ONE = ("--problem", "width=1024,length=128", "--direction", "forward")
+
+
+@pytest.mark.slow
+def test_a_revision_that_is_slower_is_seen_in_real_processes(repository: Path, tmp_path: Path) -> None:
+    files = ("--junit", str(tmp_path / "junit.xml"), "--summary", str(tmp_path / "summary.md"))
+    code, found = run(
+        "--base", "HEAD~1", "--kernel", "swiglu=mine:swiglu", *ONE, "--budget", "25", *files, folder=repository
+    )
+    (pairs,) = found["pairs"].values()
+    ratios = sorted(one["head_s"] / one["base_s"] for one in pairs["pairs"])
+    assert ratios[len(ratios) // 2] > 1.2  # half of the rows twice: 1.5 by work
+    assert found["verdicts"][0]["word"] in ("regression", "inconclusive")  # by what fits into the budget here
+    assert code in (1, 3)
+    assert "<testsuite" in (tmp_path / "junit.xml").read_text()
+    assert "Performance check" in (tmp_path / "summary.md").read_text()
+
+
+@pytest.mark.slow
+def test_the_same_revision_is_no_regression_in_real_processes(repository: Path) -> None:
+    code, found = run("--base", "HEAD", "--kernel", "swiglu=mine:swiglu", *ONE, "--budget", "25", folder=repository)
+    assert found["verdicts"][0]["word"] in ("pass", "inconclusive", "improvement")  # by how busy the machine is
+    assert found["verdicts"][0]["pairs"] >= 1
+    assert code in (0, 3)
+
+
+@pytest.mark.slow
+def test_a_revision_that_does_not_import_is_told_by_its_last_lines(repository: Path) -> None:
+    command = [sys.executable, "-m", "hybridbench.cli.main", "check", "--base-python", "/bin/false", "swiglu"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    assert done.returncode == 2
+    assert "base does not start" in done.stderr
+    (repository / "mine.py").write_text("raise RuntimeError('broken module')\n")
+    code, found = run("--base", "HEAD", "--kernel", "swiglu=mine:swiglu", *ONE, "--budget", "120", folder=repository)
+    assert code == 4
+    assert "broken module" in found["verdicts"][0]["because"]
+
+
+def test_states_are_those_of_the_judge() -> None:
+    assert {"absent", "failed", "wrong"} <= set(State)
