@@ -94,7 +94,7 @@ def draw_spread(chart: Spread, *, validate: bool = True) -> dict[str, Any]:
     places = sorted({box.place for box in chart.boxes})
     names = list(chart.models)
     x = alt.X("place:O", title=AXIS_TITLES[chart.axis], sort=places, axis=_place_axis(chart.axis, places))
-    offset = alt.XOffset("series:N", sort=names, scale=alt.Scale(domain=names), bandPosition=0.5)
+    offset = alt.XOffset("series:N", sort=names, scale=alt.Scale(domain=names))
     color, shape = look(chart.models)
     base = alt.Chart(data_of(spread_rows(chart)))
     title = "distance from the median [%]"
@@ -104,7 +104,7 @@ def draw_spread(chart: Spread, *, validate: bool = True) -> dict[str, Any]:
 
     layers = [
         base.mark_rule(strokeWidth=1.5).encode(x=x, xOffset=offset, y=y("least"), y2="p95:Q", color=color),
-        base.mark_bar(opacity=0.45, width={"band": 0.7}).encode(
+        base.mark_rule(opacity=0.5, strokeWidth=max(3, min(12, 200 // (len(places) * len(names))))).encode(
             x=x, xOffset=offset, y=y(QUARTILES[0]), y2=f"{QUARTILES[1]}:Q", color=color
         ),
         base.mark_point(filled=True, size=30, opacity=1).encode(
