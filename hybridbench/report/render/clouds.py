@@ -42,12 +42,26 @@ def scatter_rows(chart: Scatter) -> list[dict[str, Any]]:
     ]
 
 
+def guide_rows(chart: Scatter) -> list[dict[str, Any]]:
+    """The rows that guides are drawn from, in the units of the axes."""
+    x_in, y_in = shown_units(chart)
+    return [
+        {"guide": guide.name, "x": x / x_in.size, "y": y / y_in.size}
+        for guide in chart.guides
+        for x, y in guide.corners
+    ]
+
+
+def scatter_axes(chart: Scatter) -> tuple[tuple[alt.Scale, dict[str, Any]], tuple[alt.Scale, dict[str, Any]]]:
+    """The scale and the ticks of both axes, which hold all dots and guides."""
+    rows = [*scatter_rows(chart), *guide_rows(chart)]
+    return _axis([row["x"] for row in rows]), _axis([row["y"] for row in rows])
+
+
 def draw_scatter(chart: Scatter, *, validate: bool = True) -> dict[str, Any]:
     """The Vega-Lite definition: dots of a colour and shape per series, on logarithmic axes, and dashed guides."""
     x_in, y_in = shown_units(chart)
-    corners = [corner for guide in chart.guides for corner in guide.corners]
-    x_scale, x_ticks = _axis([dot.x / x_in.size for dot in chart.dots] + [x / x_in.size for x, _ in corners])
-    y_scale, y_ticks = _axis([dot.y / y_in.size for dot in chart.dots] + [y / y_in.size for _, y in corners])
+    (x_scale, x_ticks), (y_scale, y_ticks) = scatter_axes(chart)
     x = alt.X(
         "x:Q", title=x_in.heading(chart.quantities[0]), scale=x_scale, axis=alt.Axis(labelExpr=PLAIN_NUMBER, **x_ticks)
     )
@@ -55,12 +69,7 @@ def draw_scatter(chart: Scatter, *, validate: bool = True) -> dict[str, Any]:
         "y:Q", title=y_in.heading(chart.quantities[1]), scale=y_scale, axis=alt.Axis(labelExpr=PLAIN_NUMBER, **y_ticks)
     )
     color, shape = look(chart.models)
-    lines = [
-        {"guide": guide.name, "x": x_at / x_in.size, "y": y_at / y_in.size}
-        for guide in chart.guides
-        for x_at, y_at in guide.corners
-    ]
-    guides = alt.Chart(data_of(lines)).mark_line(strokeDash=[5, 4], strokeWidth=1.5, color="#888888")
+    guides = alt.Chart(data_of(guide_rows(chart))).mark_line(strokeDash=[5, 4], strokeWidth=1.5, color="#888888")
     dots = alt.Chart(data_of(scatter_rows(chart))).mark_point(filled=True, size=70, opacity=0.9)
     return _whole(
         alt.layer(guides.encode(x=x, y=y, detail="guide:N"), dots.encode(x=x, y=y, color=color, shape=shape)),

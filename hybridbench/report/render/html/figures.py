@@ -16,7 +16,15 @@ from hybridbench.report.chart import Kin, Plot, Scatter, Spread
 from hybridbench.report.groups import BATCH, CONTEXT
 from hybridbench.report.paper.compare import Comparison
 from hybridbench.report.render.charts import bounds, draw, looks, places_of, rows_of, spelled, unit_of
-from hybridbench.report.render.clouds import draw_scatter, draw_spread, scatter_rows, shown_units, spread_rows
+from hybridbench.report.render.clouds import (
+    draw_scatter,
+    draw_spread,
+    guide_rows,
+    scatter_axes,
+    scatter_rows,
+    shown_units,
+    spread_rows,
+)
 from hybridbench.report.render.html.elements import text
 from hybridbench.report.render.panels import draw_panels
 from hybridbench.units import format_tokens
@@ -67,10 +75,16 @@ class Figures:
             ("x", x_in.heading(chart.quantities[0])),
             ("y", y_in.heading(chart.quantities[1])),
         ]
-        rows = scatter_rows(chart)
-        definition = self._cached("", lambda: _interactive(draw_scatter(chart, validate=False), columns, rows))
+        rows, guides = scatter_rows(chart), guide_rows(chart)
+        axes = [[scale.to_dict(), ticks] for scale, ticks in scatter_axes(chart)]
+        key = json.dumps([columns, axes, _kin(chart.models)])
+        definition = self._cached(
+            key, lambda: _interactive(draw_scatter(chart, validate=False), columns, rows, guides=guides)
+        )
         lines = [(guide.name, "dashed") for guide in chart.guides]
-        return self._add(chart.title, chart.subtitle, definition, columns, rows, chart.models, lines, {})
+        return self._add(
+            chart.title, chart.subtitle, definition, columns, rows, chart.models, lines, {"guides": guides}
+        )
 
     def spread(self, chart: Spread) -> str:
         """The figure of the distributions of step times."""
@@ -195,7 +209,11 @@ def _themed(color: str) -> str:
 
 
 def _interactive(
-    definition: dict[str, Any], columns: Columns, rows: Sequence[Mapping[str, Any]], series: str = "series"
+    definition: dict[str, Any],
+    columns: Columns,
+    rows: Sequence[Mapping[str, Any]],
+    series: str = "series",
+    guides: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """A definition as a page draws it: without title, legend and rows, with hovering and series that can be hidden."""
     made: dict[str, Any] = _with_themed_colors({**definition, "config": {}})
@@ -208,6 +226,8 @@ def _interactive(
     for part in (made, *layers):
         if part.get("data", {}).get("values") == rows:
             part["data"] = {"name": "rows"}
+        elif guides and part.get("data", {}).get("values") == guides:
+            part["data"] = {"name": "guides"}
     for layer in layers:
         _open_layer(layer, columns, series)
     return made

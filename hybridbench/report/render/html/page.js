@@ -106,6 +106,7 @@
     const spec = structuredClone(page.specs[chart.spec]);
     const names = chart.columns.map(([field]) => field);
     spec.datasets = {rows: chart.rows.map((row) => Object.fromEntries(row.map((part, at) => [names[at], part])))};
+    if (chart.guides) spec.datasets.guides = chart.guides;
     spec.config = CONFIG;
     if (chart.facet) {
       const columns = Math.max(1, Math.min(3, Math.floor(width / 340)));
