@@ -152,6 +152,21 @@ def test_two_runs_are_drawn_against_each_other(record_of: Make) -> None:
     assert all(dot.y / dot.x == pytest.approx(1.5) for dot in chart.dots)
 
 
+@pytest.mark.slow
+def test_ten_thousand_records_are_a_page_that_opens(record_of: Make) -> None:
+    made = cases(Sweep("decode", ctx="1k,2k,4k,8k,16k,32k,64k,128k"), has_gpu=True)
+    reports = [build_report([record_of(case, 0.002 * 1.3**number) for case in made]) for number in range(10)]
+    records = tuple(record for report in reports for record in report.records) * 25
+    groups = tuple(section for report in reports for section in report.groups) * 25
+    report = replace(reports[0], records=records, groups=groups)
+    assert len(records) == sum(len(section.group.records) for section in groups) == 10_000
+    start = time.process_time()
+    page = html_page(report)
+    seconds = time.process_time() - start
+    assert seconds < 10, f"{seconds:.1f} s"
+    assert len(page.encode()) < 15e6, f"{len(page):,} bytes"
+
+
 # In a browser.
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
