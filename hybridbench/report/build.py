@@ -3,6 +3,7 @@
     records ──► build_report ──► Report ──► render.terminal   tables on the terminal
                                         ├─► render.markdown   one page
                                         ├─► render.csv        every number in SI
+                                        ├─► render.html       one self-contained page with interactive charts
                                         ├─► render.charts     PNG and SVG
                                         └─► render.json       one document
 
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field
 
 from hybridbench.errors import BadResults
 from hybridbench.record import Record
-from hybridbench.report.chart import Plot
+from hybridbench.report.chart import Plot, Scatter, Spread
 from hybridbench.report.findings import findings
 from hybridbench.report.groups import NO_RUNS, Group, file_stem, group_records, latest
 from hybridbench.report.measured import detail_tables, headline_table, summary_table
@@ -26,6 +27,8 @@ from hybridbench.report.paper.sentences import sentences
 from hybridbench.report.paper.tables import paper_tables
 from hybridbench.report.plots import group_plots
 from hybridbench.report.provenance import differing_software, kernels_that_ran, machines
+from hybridbench.report.scatters import group_scatters
+from hybridbench.report.spreads import group_spread
 from hybridbench.report.table import Table
 
 
@@ -39,6 +42,8 @@ class GroupSection:
         summary: time, throughput and share of the floor, with a row per case.
         details: every other table with a row per case.
         plots: plots by file name, without the ending.
+        scatters: charts with two values per case: the roofline, and predictions against measurements.
+        spread: the distributions of step times, if there are any.
         kernels: a line for each operation and the kernel that ran.
         software: a sentence if the records come from several software environments, else None.
     """
@@ -49,6 +54,8 @@ class GroupSection:
     summary: Table
     details: tuple[Table, ...]
     plots: dict[str, Plot]
+    scatters: tuple[Scatter, ...]
+    spread: Spread | None
     kernels: tuple[str, ...]
     software: str | None
 
@@ -135,6 +142,8 @@ def _group_section(group: Group, stem: str) -> GroupSection:
         summary_table(group),
         tuple(detail_tables(group)),
         {f"{stem}-{plot.name}": plot for plot in group_plots(group)},
+        tuple(group_scatters(group)),
+        group_spread(group),
         tuple(kernels_that_ran(group)),
         differing_software(group),
     )

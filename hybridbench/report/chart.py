@@ -1,6 +1,8 @@
 """chart: the content of a chart before it is drawn: points, failures, units and words.
 
-Measured values have one kind of mark; predicted values and the floor have another. A failed case is a word.
+A ``Plot`` has a value per context or batch, a ``Scatter`` two values per case, a ``Spread`` the distribution of each
+case's samples. Measured values have one kind of mark; predicted values and the floor have another. A failed case is a
+word.
 """
 
 from __future__ import annotations
@@ -69,3 +71,75 @@ class Plot:
     points: list[Point]
     failures: list[Failure]
     kinds: tuple[str, str] = (MEASURED, PREDICTED)
+
+
+@dataclass(frozen=True)
+class Dot:
+    """One case of a scatter chart: its values on both axes, in SI, and where on the axis of its group it belongs."""
+
+    series: str
+    place: int
+    x: float
+    y: float
+
+
+@dataclass(frozen=True)
+class Guide:
+    """A line that dots are compared with, such as a roof or the diagonal: its name, and its corners in SI."""
+
+    name: str
+    corners: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """The content of a chart with two values per case.
+
+    Args:
+        name: the end of the file name, such as ``roofline``.
+        title: what is shown.
+        subtitle: the machine, scale, batch, dtype and mode.
+        quantities: the titles of both axes, without the unit.
+        units: SI units of both axes; equal ones are shown in the same unit.
+        axis: ``context`` or ``batch``: what ``place`` of a dot is.
+        models: the model of each series name, in order.
+        dots: one per case with both values.
+        guides: the lines to compare with.
+    """
+
+    name: str
+    title: str
+    subtitle: str
+    quantities: tuple[str, str]
+    units: tuple[str, str]
+    axis: str
+    models: Mapping[str, Kin]
+    dots: tuple[Dot, ...]
+    guides: tuple[Guide, ...]
+
+
+@dataclass(frozen=True)
+class Box:
+    """The distribution of one case's step times, in seconds."""
+
+    series: str
+    place: int
+    samples: int
+    least: float
+    quarter: float
+    median: float
+    three_quarters: float
+    p95: float
+    most: float
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The content of a chart of distributions; the arguments are those of ``Scatter``."""
+
+    name: str
+    title: str
+    subtitle: str
+    axis: str
+    models: Mapping[str, Kin]
+    boxes: tuple[Box, ...]

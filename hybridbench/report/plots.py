@@ -42,6 +42,7 @@ _WANTED = (
         "predicted_cache_bytes",
         workloads=tuple(name for name, row in WORKLOADS.items() if not row.trains),
     ),
+    _Wanted("energy", "Energy per token", "energy_per_token_j"),
     _Wanted("flops", "Model FLOPs per token, convention exact", None, "model_flops_per_token"),
 )
 

@@ -66,7 +66,7 @@ def pixels(png: bytes) -> tuple[int, int, set[bytes]]:
 
 
 def test_a_group_has_its_charts(decode_records: list[Record]) -> None:
-    assert list(plots(decode_records)) == ["throughput", "latency", "memory", "cache", "flops"]
+    assert list(plots(decode_records)) == ["throughput", "latency", "memory", "cache", "energy", "flops"]
 
 
 def test_predicted_peaks_stand_beside_measured_ones() -> None:

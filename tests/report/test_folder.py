@@ -31,7 +31,7 @@ def test_a_report_is_whole(decode_records: list[Record], tmp_path: Path) -> None
     files = write_report(build_report(decode_records), tmp_path / "out")
     page = files.page.read_text()
     linked = re.findall(r"\]\(((?:charts|tables)/[^)]+)\)", page)
-    assert len(linked) == 6
+    assert len(linked) == 7
     assert all((tmp_path / "out" / link).is_file() for link in linked)
     assert {path.name for path in files.charts} >= {
         "decode-throughput.png",
@@ -117,7 +117,7 @@ def test_mixed_machines_scales_batches_and_dtypes_have_sections_of_their_own(
     page = files.page.read_text()
     sections = re.findall(r"^## (decode.*)$", page, re.MULTILINE)
     assert len(sections) == len(set(sections)) == 5
-    assert len(files.charts) == len(set(files.charts)) == 5 * 5 * 2
+    assert len(files.charts) == len(set(files.charts)) == 5 * 6 * 2
     assert "These records come from 2 software environments" in page
 
 
@@ -125,7 +125,7 @@ def test_charts_of_two_groups_never_overwrite_each_other(record_of: Make, h200: 
     (case,) = cases(Sweep("decode", arch="mamba", ctx="4k"), has_gpu=True)
     devices = [replace(h200, device=name) for name in ("NVIDIA H200", "NVIDIA-H200")]
     files = write_report(build_report([record_of(case, 0.01, device) for device in devices]), tmp_path)
-    assert len(set(files.charts)) == len(files.charts) == 2 * 5 * 2
+    assert len(set(files.charts)) == len(files.charts) == 2 * 6 * 2
 
 
 def test_reports_that_cannot_be(record_of: Make, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ with any kind of colour vision can distinguish them. Rendering needs no network:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ import altair as alt
 import vl_convert
 
 from hybridbench.errors import BadInput
-from hybridbench.report.chart import MEASURED, PREDICTED, Kin, Plot
+from hybridbench.report.chart import MEASURED, PREDICTED, Kin, Plot, Point
 from hybridbench.report.display import ShownUnit, unit_for
 from hybridbench.report.groups import BATCH, CONTEXT
 from hybridbench.text import printable
@@ -65,12 +65,24 @@ CONFIG = {
 }
 
 
-def draw(plot: Plot) -> dict[str, Any]:
-    """The Vega-Lite definition of a plot: lines over two or more places, bars over one."""
-    places = sorted({*(point.place for point in plot.points), *(failure.place for failure in plot.failures)})
+def places_of(plot: Plot) -> list[int]:
+    """The contexts (or batches) of a plot, in order. With one alone, it is drawn as bars."""
+    return sorted({*(point.place for point in plot.points), *(failure.place for failure in plot.failures)})
+
+
+def draw(plot: Plot, *, validate: bool = True) -> dict[str, Any]:
+    """The Vega-Lite definition of a plot: lines over two or more places, bars over one.
+
+    Where a floor lies so far below the measured lines that they would be pressed together, the axis is theirs, and the
+    subtitle says that the floor is below it. ``validate=False`` leaves out Altair's own check, which takes most of the
+    time, for definitions that are drawn by the hundred.
+    """
+    places = places_of(plot)
     suffix = f", {_place(plot, places[0])}" if len(places) == 1 else ""
     if len(places) > 1 and any(point.low is not None for point in plot.points):
         suffix = "; band: 5th to 95th percentile"
+    if len(places) > 1 and _beneath(plot) and "type" in bounds(plot)[0].to_dict():
+        suffix += f"; {plot.kinds[1]} below the axis where it is missing"
     drawn = alt.layer(*(_bars(plot) if len(places) < 2 else _lines(plot, places))).properties(
         width=WIDTH,
         height={"step": 40} if len(places) < 2 else HEIGHT,
@@ -78,7 +90,7 @@ def draw(plot: Plot) -> dict[str, Any]:
     )
     if len(places) < 2:
         drawn = drawn.resolve_scale(color="independent")
-    definition: dict[str, Any] = drawn.to_dict()
+    definition: dict[str, Any] = drawn.to_dict(validate=validate)
     definition["config"] = CONFIG
     return definition
 
@@ -115,20 +127,41 @@ def data_of(rows: list[dict[str, Any]]) -> alt.Data:
     return alt.Data(values=rows)
 
 
-def _unit(plot: Plot) -> ShownUnit:
+def unit_of(plot: Plot) -> ShownUnit:
     """The unit that suits the measured values, or the predicted ones if there are no measured values."""
     measured = [point.amount for point in plot.points if point.kind == MEASURED]
     return unit_for(measured or [point.amount for point in plot.points], plot.unit)
 
 
-def _lines(plot: Plot, places: list[int]) -> list[alt.Chart]:
-    amounts = [part for point in plot.points for part in (point.amount, point.low, point.high) if part is not None]
-    shown_in = _unit(plot)
-    names = list(plot.models)
-    colors, shapes = looks(plot.models)
-    kinds = [kind for kind in (MEASURED, PREDICTED) if any(point.kind == kind for point in plot.points)]
+def _measured(plot: Plot) -> list[Point]:
+    return [point for point in plot.points if point.kind == MEASURED]
+
+
+def _amounts(points: Iterable[Point]) -> list[float]:
+    return [part for point in points for part in (point.amount, point.low, point.high) if part is not None]
+
+
+def _beneath(plot: Plot) -> bool:
+    """Whether predictions lie ten times below all measured values and would take over half of a logarithmic axis."""
+    measured = _amounts(_measured(plot))
+    every = _amounts(plot.points)
+    if not measured or min(every) <= 0 or min(measured) < _DECADE * min(every):
+        return False
+    return math.log(max(measured) / min(measured)) < math.log(max(every) / min(every)) / 2
+
+
+def bounds(plot: Plot) -> tuple[alt.Scale, dict[str, Any]]:
+    """The scale of the value axis, and its ticks."""
+    shown_in = unit_of(plot)
+    amounts = _amounts(_measured(plot) if _beneath(plot) else plot.points)
+    return value_axis([amount / shown_in.size for amount in amounts], room_below=bool(plot.failures))
+
+
+def rows_of(plot: Plot) -> list[dict[str, Any]]:
+    """The rows that lines are drawn from, with amounts in the unit of the axis."""
+    shown_in = unit_of(plot)
     labels = dict(zip((MEASURED, PREDICTED), plot.kinds, strict=True))
-    rows = [
+    return [
         {
             "series": point.series,
             "place": point.place,
@@ -139,12 +172,20 @@ def _lines(plot: Plot, places: list[int]) -> list[alt.Chart]:
         }
         for point in plot.points
     ]
-    y_scale, ticks = _value_axis([amount / shown_in.size for amount in amounts], room_below=bool(plot.failures))
+
+
+def _lines(plot: Plot, places: list[int]) -> list[alt.Chart]:
+    shown_in = unit_of(plot)
+    names = list(plot.models)
+    colors, shapes = looks(plot.models)
+    kinds = [kind for kind in (MEASURED, PREDICTED) if any(point.kind == kind for point in plot.points)]
+    labels = dict(zip((MEASURED, PREDICTED), plot.kinds, strict=True))
+    y_scale, ticks = bounds(plot)
     x = alt.X(
         "place:Q",
-        title=_AXIS_TITLES[plot.axis],
+        title=AXIS_TITLES[plot.axis],
         scale=alt.Scale(type="log", base=2, nice=False, domain=[places[0], places[-1]], padding=24),
-        axis=alt.Axis(values=_thinned(places), labelExpr=_label_expr(plot, places), grid=False),
+        axis=alt.Axis(values=_thinned(places), labelExpr=label_expr(plot.axis, places), grid=False),
     )
     y = alt.Y(
         "amount:Q",
@@ -167,7 +208,8 @@ def _lines(plot: Plot, places: list[int]) -> list[alt.Chart]:
         scale=alt.Scale(domain=list(plot.kinds), range=[[1, 0], [5, 4]]),
         legend=alt.Legend(symbolType="stroke", symbolStrokeColor="#333333", symbolSize=500) if both else None,
     )
-    base = alt.Chart(data_of(rows))
+    base = alt.Chart(data_of(rows_of(plot)))
+    clip = _beneath(plot) or alt.Undefined
     layers: list[alt.Chart] = []
     if any(point.low is not None for point in plot.points):
         band = base.transform_filter("isValid(datum.low)")
@@ -178,15 +220,15 @@ def _lines(plot: Plot, places: list[int]) -> list[alt.Chart]:
     for kind in reversed(kinds):
         ring = kind == PREDICTED and both
         part = base.transform_filter(alt.datum.kind == labels[kind])
-        layers.append(part.mark_line(strokeWidth=2).encode(x=x, y=y, color=color, strokeDash=dash))
-        marks = part.mark_point(filled=not ring, size=150 if ring else 60, strokeWidth=1.5, opacity=1)
+        layers.append(part.mark_line(strokeWidth=2, clip=clip).encode(x=x, y=y, color=color, strokeDash=dash))
+        marks = part.mark_point(filled=not ring, size=150 if ring else 60, strokeWidth=1.5, opacity=1, clip=clip)
         layers.append(marks.encode(x=x, y=y, color=color, shape=shape))
     if plot.failures:
         layers.extend(_failure_words(plot, x, color))
     return layers
 
 
-def _value_axis(amounts: list[float], room_below: bool) -> tuple[alt.Scale, dict[str, Any]]:
+def value_axis(amounts: list[float], room_below: bool) -> tuple[alt.Scale, dict[str, Any]]:
     """A scale that is linear from zero, or logarithmic with ticks at 1, 2 and 5 if amounts span more than a decade."""
     low, high = min(amounts), max(amounts)
     if low <= 0 or high <= _DECADE * low:
@@ -227,7 +269,7 @@ def _failure_words(plot: Plot, x: alt.X, color: alt.Color) -> list[alt.Chart]:
     return layers
 
 
-_AXIS_TITLES = {CONTEXT: "context [tokens]", BATCH: "batch [sequences]"}
+AXIS_TITLES = {CONTEXT: "context [tokens]", BATCH: "batch [sequences]"}
 
 
 def _thinned(places: list[int]) -> list[int]:
@@ -236,9 +278,9 @@ def _thinned(places: list[int]) -> list[int]:
     return places[::-1][::step][::-1]
 
 
-def _label_expr(plot: Plot, places: list[int]) -> str:
+def label_expr(axis: str, places: list[int]) -> str:
     """A Vega expression that writes 4096 as 4k. It is a lookup, because the places are known."""
-    if plot.axis != CONTEXT:
+    if axis != CONTEXT:
         return "datum.label"
     known = ", ".join(f"'{place}': '{format_tokens(place)}'" for place in places)
     return f"({{{known}}})[toString(datum.value)]"
@@ -246,7 +288,7 @@ def _label_expr(plot: Plot, places: list[int]) -> str:
 
 def _bars(plot: Plot) -> list[alt.Chart]:
     amounts = [point.amount for point in plot.points]
-    shown_in = _unit(plot)
+    shown_in = unit_of(plot)
     there = {*(point.series for point in plot.points), *(failure.series for failure in plot.failures)}
     names = [name for name in plot.models if name in there]
     colors, _ = looks(plot.models)
@@ -307,7 +349,7 @@ def save(definition: dict[str, Any], stem: Path) -> tuple[Path, Path]:
     Raises:
         BadInput: the files cannot be written.
     """
-    definition = _printable(definition)
+    definition = spelled(definition)
     png, svg = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")
     try:
         png.write_bytes(vl_convert.vegalite_to_png(definition, scale=PNG_SCALE, allowed_base_urls=[]))
@@ -319,10 +361,10 @@ def save(definition: dict[str, Any], stem: Path) -> tuple[Path, Path]:
     return png, svg
 
 
-def _printable(part: Any) -> Any:
+def spelled(part: Any) -> Any:
     """JSON values whose text can be drawn."""
     if isinstance(part, dict):
-        return {_printable(key): _printable(value) for key, value in part.items()}
+        return {spelled(key): spelled(value) for key, value in part.items()}
     if isinstance(part, list):
-        return [_printable(value) for value in part]
+        return [spelled(value) for value in part]
     return printable(part) if isinstance(part, str) else part

@@ -1,4 +1,4 @@
-"""folder: a report as files: a page in Markdown, ``tables/*.csv``, and ``charts/*.png`` and ``*.svg``."""
+"""folder: a report as files: a page in Markdown, one in HTML, ``tables/*.csv``, and ``charts/*.png`` and ``*.svg``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from hybridbench.report.build import Report
 from hybridbench.report.predicted import PredictedReport
 from hybridbench.report.render.charts import draw, save
 from hybridbench.report.render.csv import csv_files, to_csv
+from hybridbench.report.render.html.page import html_page
 from hybridbench.report.render.markdown import predicted_page, report_page
 from hybridbench.report.render.page import own_page
 from hybridbench.report.render.panels import draw_panels
@@ -18,9 +19,10 @@ from hybridbench.store import make_folder
 
 @dataclass
 class ReportFiles:
-    """The files that were written."""
+    """The files that were written; ``web`` is the page in HTML, which a report of predictions has none of."""
 
     page: Path
+    web: Path | None = None
     tables: list[Path] = field(default_factory=list)
     charts: list[Path] = field(default_factory=list)
 
@@ -31,7 +33,7 @@ def write_report(report: Report, out: Path) -> ReportFiles:
     Raises:
         BadInput: the folder cannot be written, or holds a page of that name that is not a report.
     """
-    files = ReportFiles(own_page(make_folder(out), "report.md"))
+    files = ReportFiles(own_page(make_folder(out), "report.md"), own_page(out, "index.html"))
     table_folder, chart_folder = make_folder(out / "tables"), make_folder(out / "charts")
     clear_earlier(files.page, (table_folder, (".csv",)), (chart_folder, (".png", ".svg")))
     for name, text in csv_files(report).items():
@@ -43,6 +45,7 @@ def write_report(report: Report, out: Path) -> ReportFiles:
     for paper in report.papers:
         files.charts += save(draw_panels(paper.comparison), chart_folder / paper.chart)
     write_text(files.page, report_page(report))
+    write_text(out / "index.html", html_page(report))
     return files
 
 

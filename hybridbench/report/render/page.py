@@ -9,6 +9,7 @@ from hybridbench.errors import BadInput
 
 OPENINGS = {
     "report.md": "# hybridbench report\n\n## Findings\n",
+    "index.html": "<!doctype html>\n<!-- a page of hybridbench -->\n",
     "cost.md": "# Predicted cost\n\n### predicted cost of ",
     "compare.md": "# Comparison\n\nThe ratio of medians cell by cell",
     "kernels.md": "# Kernels\n\nOperations timed by themselves.\n",

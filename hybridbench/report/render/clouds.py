@@ -1,0 +1,154 @@
+"""clouds: scatter charts and distributions of step times as Altair charts, in the colours and shapes of ``charts``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import altair as alt
+
+from hybridbench.report.chart import Kin, Scatter, Spread
+from hybridbench.report.display import ShownUnit, unit_for
+from hybridbench.report.groups import CONTEXT
+from hybridbench.report.render.charts import (
+    AXIS_TITLES,
+    CONFIG,
+    HEIGHT,
+    PLAIN_NUMBER,
+    WIDTH,
+    data_of,
+    looks,
+    value_axis,
+)
+from hybridbench.units import format_tokens
+
+QUARTILES = ("quarter", "three_quarters")
+
+
+def shown_units(chart: Scatter) -> tuple[ShownUnit, ShownUnit]:
+    """The units of both axes: one for both where both show the same quantity."""
+    xs, ys = [dot.x for dot in chart.dots], [dot.y for dot in chart.dots]
+    y_in = unit_for(ys, chart.units[1])
+    if chart.units[0] == chart.units[1]:
+        return y_in, y_in
+    return unit_for(xs, chart.units[0]) if chart.units[0] else ShownUnit(1.0, ""), y_in
+
+
+def scatter_rows(chart: Scatter) -> list[dict[str, Any]]:
+    """The rows that dots are drawn from, in the units of the axes."""
+    x_in, y_in = shown_units(chart)
+    return [
+        {"series": dot.series, "place": dot.place, "x": dot.x / x_in.size, "y": dot.y / y_in.size} for dot in chart.dots
+    ]
+
+
+def guide_rows(chart: Scatter) -> list[dict[str, Any]]:
+    """The rows that guides are drawn from, in the units of the axes."""
+    x_in, y_in = shown_units(chart)
+    return [
+        {"guide": guide.name, "x": x / x_in.size, "y": y / y_in.size}
+        for guide in chart.guides
+        for x, y in guide.corners
+    ]
+
+
+def scatter_axes(chart: Scatter) -> tuple[tuple[alt.Scale, dict[str, Any]], tuple[alt.Scale, dict[str, Any]]]:
+    """The scale and the ticks of both axes, which hold all dots and guides."""
+    rows = [*scatter_rows(chart), *guide_rows(chart)]
+    return _axis([row["x"] for row in rows]), _axis([row["y"] for row in rows])
+
+
+def draw_scatter(chart: Scatter, *, validate: bool = True) -> dict[str, Any]:
+    """The Vega-Lite definition: dots of a colour and shape per series, on logarithmic axes, and dashed guides."""
+    x_in, y_in = shown_units(chart)
+    (x_scale, x_ticks), (y_scale, y_ticks) = scatter_axes(chart)
+    x = alt.X(
+        "x:Q", title=x_in.heading(chart.quantities[0]), scale=x_scale, axis=alt.Axis(labelExpr=PLAIN_NUMBER, **x_ticks)
+    )
+    y = alt.Y(
+        "y:Q", title=y_in.heading(chart.quantities[1]), scale=y_scale, axis=alt.Axis(labelExpr=PLAIN_NUMBER, **y_ticks)
+    )
+    color, shape = look(chart.models)
+    guides = alt.Chart(data_of(guide_rows(chart))).mark_line(strokeDash=[5, 4], strokeWidth=1.5, color="#888888")
+    dots = alt.Chart(data_of(scatter_rows(chart))).mark_point(filled=True, size=70, opacity=0.9)
+    return _whole(
+        alt.layer(guides.encode(x=x, y=y, detail="guide:N"), dots.encode(x=x, y=y, color=color, shape=shape)),
+        chart.title,
+        chart.subtitle,
+        validate,
+    )
+
+
+def spread_rows(chart: Spread) -> list[dict[str, Any]]:
+    """The rows that boxes are drawn from: the median in seconds, all else as a percentage above it."""
+    return [
+        {
+            "series": box.series,
+            "place": box.place,
+            "samples": box.samples,
+            "median": box.median,
+            **{
+                name: 100 * (getattr(box, name) / box.median - 1)
+                for name in ("least", "quarter", "three_quarters", "p95", "most")
+            },
+        }
+        for box in chart.boxes
+    ]
+
+
+def draw_spread(chart: Spread, *, validate: bool = True) -> dict[str, Any]:
+    """The Vega-Lite definition: per case a bar from the first to the third quartile, a line from the fastest sample to
+    the 95th percentile, and a mark at the slowest, all as distances from the case's median.
+    """
+    places = sorted({box.place for box in chart.boxes})
+    names = list(chart.models)
+    x = alt.X("place:O", title=AXIS_TITLES[chart.axis], sort=places, axis=_place_axis(chart.axis, places))
+    offset = alt.XOffset("series:N", sort=names, scale=alt.Scale(domain=names))
+    color, shape = look(chart.models)
+    base = alt.Chart(data_of(spread_rows(chart)))
+    title = "distance from the median [%]"
+
+    def y(field: str) -> alt.Y:
+        return alt.Y(f"{field}:Q", title=title, axis=alt.Axis(labelExpr=PLAIN_NUMBER, tickCount=6))
+
+    layers = [
+        base.mark_rule(strokeWidth=1.5).encode(x=x, xOffset=offset, y=y("least"), y2="p95:Q", color=color),
+        base.mark_rule(opacity=0.5, strokeWidth=max(3, min(12, 200 // (len(places) * len(names))))).encode(
+            x=x, xOffset=offset, y=y(QUARTILES[0]), y2=f"{QUARTILES[1]}:Q", color=color
+        ),
+        base.mark_point(filled=True, size=30, opacity=1).encode(
+            x=x, xOffset=offset, y=y("most"), color=color, shape=shape
+        ),
+    ]
+    words = "bar: quartiles; line: fastest to 95th percentile; mark: slowest"
+    return _whole(alt.layer(*layers), chart.title, f"{chart.subtitle}; {words}", validate)
+
+
+def _place_axis(axis: str, places: list[int]) -> alt.Axis:
+    if axis != CONTEXT:
+        return alt.Axis(labelAngle=0)
+    known = ", ".join(f"'{place}': '{format_tokens(place)}'" for place in places)
+    return alt.Axis(labelAngle=0, labelExpr=f"({{{known}}})[toString(datum.value)]")
+
+
+def _axis(amounts: list[float]) -> tuple[alt.Scale, dict[str, Any]]:
+    return value_axis(amounts, room_below=False)
+
+
+def look(models: Mapping[str, Kin]) -> tuple[alt.Color, alt.Shape]:
+    """Colour and shape by series."""
+    names = list(models)
+    colors, shapes = looks(models)
+    return (
+        alt.Color("series:N", sort=names, title=None, scale=alt.Scale(domain=names, range=colors)),
+        alt.Shape("series:N", sort=names, title=None, scale=alt.Scale(domain=names, range=shapes)),
+    )
+
+
+def _whole(drawn: alt.LayerChart | alt.FacetChart, title: str, subtitle: str, validate: bool) -> dict[str, Any]:
+    whole = drawn.properties(
+        width=WIDTH, height=HEIGHT, title=alt.TitleParams(title, subtitle=[subtitle], anchor="start", offset=12)
+    )
+    definition: dict[str, Any] = whole.to_dict(validate=validate)
+    definition["config"] = CONFIG
+    return definition

@@ -1,0 +1,166 @@
+"""page: the whole page: what was run, what came out, charts and tables by group, failures, what the columns mean.
+
+The page holds its style, its script, the chart library and all data, and its policy forbids every request.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Iterable
+from importlib.resources import files
+
+import vl_convert
+
+from hybridbench.derive.doubts import doubts
+from hybridbench.metrics import METRICS
+from hybridbench.record import ADVICE, Record, Status
+from hybridbench.report.build import GroupSection, PaperSection, Report
+from hybridbench.report.paper.sentences import ABOUT
+from hybridbench.report.render.html.elements import bullets, code_script, json_script, rows_to_html, text, to_html
+from hybridbench.report.render.html.figures import Figures
+from hybridbench.report.render.page import OPENINGS
+from hybridbench.report.table import Cell, Column
+
+_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data:; "
+    "base-uri 'none'; form-action 'none'"
+)
+
+
+def html_page(report: Report) -> str:
+    """A report as one page that opens from disk and makes no request."""
+    figures = Figures()
+    names = [f"group-{number}" for number in range(len(report.groups))]
+    body = [
+        "<h1>hybridbench report</h1>",
+        _headline(report, names),
+        _setting(report),
+        *(_paper(section, figures) for section in report.papers),
+        *(_group(section, name, figures) for section, name in zip(report.groups, names, strict=True)),
+        _failures(report),
+        _meanings(report),
+    ]
+    return whole("hybridbench report", body, figures)
+
+
+def whole(title: str, body: Iterable[str], figures: Figures) -> str:
+    """A document of some sections, with everything that draws their figures."""
+    return "\n".join(
+        [
+            OPENINGS["index.html"] + '<html lang="en"><head><meta charset="utf-8">',
+            f'<meta http-equiv="Content-Security-Policy" content="{text(_POLICY)}">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            f"<title>{text(title)}</title><style>{_own('page.css')}</style></head><body>",
+            *body,
+            "<noscript><p>Charts need JavaScript; report.md beside this page has them as pictures.</p></noscript>",
+            json_script("charts", figures.data()),
+            code_script(_library()) if figures.charts else "",
+            code_script(_own("page.js")) if figures.charts else "",
+            "</body></html>\n",
+        ]
+    )
+
+
+@functools.cache
+def _library() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script that sets ``vegaEmbed``."""
+    return str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
+
+
+@functools.cache
+def _own(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _headline(report: Report, names: list[str]) -> str:
+    items = "".join(
+        f'<li><a href="#{name}">{text(section.group.title)}</a>. {text(" ".join(section.findings))}</li>'
+        for section, name in zip(report.groups, names, strict=True)
+    )
+    return f'<ul class="headline">{items}</ul>'
+
+
+def _setting(report: Report) -> str:
+    runs = sorted(set(report.runs.values()))
+    beside = (
+        f"<p>Side by side: {text(', '.join(runs))}. They are separate runs: hybridbench compare says which differences "
+        "are more than noise.</p>"
+        if runs
+        else ""
+    )
+    total = len(report.records)
+    count = f"<p>{total:,} case{'' if total == 1 else 's'}.</p>"
+    return f"<h2>What was run, on what</h2>{count}{beside}{bullets(report.machines)}{_caveats(report.records)}"
+
+
+def _caveats(records: Iterable[Record]) -> str:
+    counts = Counter(caveat for record in records for caveat in doubts(record))
+    if not counts:
+        return "<p>No measurement has a caveat.</p>"
+    columns = [Column("caveat", "caveat", False), Column("cases", "cases"), Column("advice", "what it means", False)]
+    rows = [
+        [Cell(caveat.value.replace("_", " ")), Cell(f"{count:,}"), Cell(ADVICE[caveat])]
+        for caveat, count in counts.most_common()
+    ]
+    return f'<div class="said">{rows_to_html("Caveats", columns, rows)}</div>'
+
+
+def _paper(section: PaperSection, figures: Figures) -> str:
+    tables = "".join(to_html(table) for table in section.tables.values())
+    return (
+        f"<h2>The paper, twice: {text(section.comparison.machine)}</h2><p>{text(ABOUT)}</p>"
+        f'{bullets(section.sentences)}<div class="charts single">{figures.panels(section.comparison)}</div>'
+        f"<details><summary>tables</summary>{tables}</details>"
+    )
+
+
+def _group(section: GroupSection, name: str, figures: Figures) -> str:
+    drawn = [figures.plot(plot) for plot in section.plots.values()]
+    if section.spread is not None:
+        drawn.append(figures.spread(section.spread))
+    drawn += [figures.scatter(chart) for chart in section.scatters]
+    kernels = f"<details><summary>kernels</summary>{bullets(section.kernels)}</details>" if section.kernels else ""
+    software = f"<p>{text(section.software)}</p>" if section.software else ""
+    return (
+        f'<h2 id="{name}">{text(section.group.title)}</h2>{bullets(section.findings)}{to_html(section.headline)}'
+        f'<div class="charts">{"".join(drawn)}</div>'
+        f"<details><summary>every case</summary>{to_html(section.summary)}</details>{kernels}{software}"
+    )
+
+
+def _failures(report: Report) -> str:
+    columns = [
+        Column("group", "group", False),
+        Column("model", "model", False),
+        Column("place", "context or batch"),
+        Column("status", "status", False),
+        Column("reason", "reason", False),
+    ]
+    rows = [
+        [
+            Cell(section.group.title),
+            Cell(series.name),
+            Cell(section.group.place_label(place)),
+            Cell(word := record.status.value.replace("_", " "), word=word),
+            Cell(" ".join((record.message or "no reason was recorded").split())),
+        ]
+        for section in report.groups
+        for series in section.group.series
+        for place, record in series.cells.items()
+        if record.status is not Status.OK
+    ]
+    table = rows_to_html("Cases without a value", columns, rows) if rows else "<p>Every case has a value.</p>"
+    return f'<h2 id="failures">Failures</h2><div class="said">{table}</div>'
+
+
+def _meanings(report: Report) -> str:
+    items = "".join(
+        f"<li><b>{text(metric.title + (f' [{metric.unit}]' if metric.unit else ''))}</b>: {text(metric.formula)}</li>"
+        for metric in METRICS.values()
+    )
+    links = ", ".join(f'<a href="tables/{text(name)}.csv">{text(name)}.csv</a>' for name in report.workloads)
+    return (
+        f"<h2>What the columns mean</h2><p>Every number of every record, in SI and in full: {links}.</p>"
+        f"<details><summary>every figure and its formula</summary><ul>{items}</ul></details>"
+    )
