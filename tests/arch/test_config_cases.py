@@ -58,10 +58,10 @@ REFUSED = {
     "misspelt_kv_mistral": "a field num_key_value_head, .*: did you mean num_key_value_heads[?]$",
     "block_types_nested": "block_types is .*: give a list of 'recurrent' and 'attention'",
     "layer_types_nested": "layer_types has .*: give a word for each layer",
-    "expand_inf": "expand is inf: give a number above 0",
-    "expand_nan": "expand is nan: give a number above 0",
-    "hugeint": "has a number of thousands of digits",
-    "integer_of_4301_digits": "has a number of thousands of digits",
+    "expand_inf": "has expand as inf, which is no number to compute with",
+    "expand_nan": "has expand as nan, which is no number to compute with",
+    "hugeint": "has hidden_size as a number of 5,000 digits, where at most 40 can be used",
+    "integer_of_4301_digits": "has vocab_size as a number of 4,301 digits, where at most 40 can be used",
 }
 """What the one sentence about a file says."""
 
