@@ -39,10 +39,12 @@ def report(results: tuple[Path, ...], as_json: bool, out: Path | None) -> None:
         for record in all_records([path], Record):
             records.setdefault((record.run_id, record.case.key), record)
             runs.setdefault(record.run_id, name)
+    of_kernels = newest(all_records(kernels, KernelRecord)) if kernels else []
     if others:
-        render(list(records.values()), folder, as_json=as_json, runs=runs if len(others) > 1 else {})
-    if kernels and not (others and as_json):
-        render_kernels(newest(all_records(kernels, KernelRecord)), folder, as_json=as_json)
+        side_by_side = runs if len(others) > 1 else {}
+        render(list(records.values()), folder, as_json=as_json, runs=side_by_side, kernels=of_kernels)
+    else:
+        render_kernels(of_kernels, folder, as_json=as_json)
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

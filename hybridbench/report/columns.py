@@ -51,7 +51,7 @@ def names_of(specs: Sequence[ModelSpec]) -> list[str]:
 
 
 def model_fields(spec: ModelSpec) -> dict[str, Any]:
-    """What names a model, as plain values."""
+    """What names a model, as plain values, with what its file leaves out where it was read from one."""
     return {
         "arch": spec.arch,
         "label": spec.label,
@@ -60,6 +60,7 @@ def model_fields(spec: ModelSpec) -> dict[str, Any]:
         "recipe": spec.recipe,
         "pattern": spec.pattern,
         "d_model": spec.d_model,
+        **({"notes": list(spec.notes)} if spec.notes else {}),
     }
 
 
