@@ -26,12 +26,13 @@ def report(results: tuple[Path, ...], as_json: bool, out: Path | None) -> None:
     from hybridbench.cli.rendering import render, render_kernels
     from hybridbench.kernel_suite.record import KernelRecord
     from hybridbench.record import Record
-    from hybridbench.store import holds, newest
+    from hybridbench.store import exists, holds, newest
 
+    there = [path for path in results if exists(path)]
     first = results[0]
     folder = out or (first if first.is_dir() else first.parent) / "report"
 
-    kernels = [path for path in results if path.exists() and holds([path], KernelRecord)]
+    kernels = [path for path in there if holds([path], KernelRecord)]
     others = [path for path in results if path not in kernels or holds([path], Record)]
     records: dict[tuple[str, str], Record] = {}
     runs: dict[str, str] = {}

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridbench.errors import BadInput
-from hybridbench.files import CONFIG_BYTES, SUITE_BYTES, Damaged, from_json, from_toml, read_text
+from hybridbench.files import CONFIG_BYTES, SUITE_BYTES, Damaged, Missing, from_json, from_toml, read_text
 from hybridbench.gate.exits import WORST_FIRST, Exit, worst
 
 SCHEMA = 1
@@ -193,14 +193,14 @@ def read_baseline(path: Path) -> dict[str, Section]:
     Raises:
         BadInput: no such file, or not a baseline.
     """
-    if not path.exists():
-        raise BadInput(f"there is no baseline at {path}: write one with hybridbench check --exact --update.")
     try:
         body = from_json(read_text(path, CONFIG_BYTES))
         if body.pop("schema") != SCHEMA:
             raise ValueError("its schema is another one")
         return {part: _section(one) for part, one in body.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
+    except Missing as exc:
+        raise BadInput(f"there is no baseline at {path}: write one with hybridbench check --exact --update.") from exc
+    except (ValueError, KeyError, TypeError, AttributeError) as exc:
         raise BadInput(f"{path} cannot be read as a baseline ({exc}): write it again with --update.") from exc
 
 

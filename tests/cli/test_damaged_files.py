@@ -230,6 +230,11 @@ def test_what_is_no_regular_file_is_not_read(args: tuple[str, ...], tmp_path: Pa
         assert "is no regular file" in sentence
 
 
+@pytest.mark.parametrize("args", READERS, ids=" ".join)
+def test_a_name_that_no_file_can_have(args: tuple[str, ...]) -> None:
+    assert "File name too long" in refused(run(*args, f"{'9' * 300}.toml"))
+
+
 @pytest.mark.parametrize(
     ("args", "most"),
     [(("report",), "a line of more than 64 MiB"), (("run",), "larger than 1 MiB"), (("cost", "--config"), "16 MiB")],
