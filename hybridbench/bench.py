@@ -196,7 +196,7 @@ def _finite_loss(work: Prepared) -> float | None:
 
 
 class TimedRegion:
-    """Around the samples: NVML's readings, and how often torch.compile compiled although it should not have."""
+    """Reads NVML before and after the samples, and counts graphs that torch.compile compiles between; none are due."""
 
     def __init__(self, watch: Watch) -> None:
         self.watch = watch

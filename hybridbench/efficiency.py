@@ -54,7 +54,7 @@ def efficiency_of(records: Iterable[Record], spec: ModelSpec, workload: Workload
 
 
 def _beyond(records: Sequence[Record], spec: ModelSpec, workload: Workload) -> str:
-    """Such as ``ctx, batch``: in what the workload lies outside the records, which are of one scale and batch."""
+    """Respects in which the workload lies outside the records, all of one batch and scale, such as ``ctx, batch``."""
     first, contexts = records[0].case, [record.case.workload.context for record in records]
     differs = {
         "model": first.model.label != spec.label and first.model.scale == spec.scale,

@@ -4,7 +4,7 @@ Size, encoding, levels and digits have limits, and values that no computation su
 
     body = from_json(read_text(path, CONFIG_BYTES))
 
-A file may be cut short by a crash, edited by hand, or no file at all (``/dev/zero``). What cannot be used is a
+A file may be cut short by a crash, edited by hand, or no regular file (``/dev/zero``, a FIFO). What cannot be used is a
 ``Damaged`` whose text is the end of a sentence that begins with the file's name, such as "is larger than 16 MiB".
 """
 
@@ -13,12 +13,14 @@ from __future__ import annotations
 import codecs
 import json
 import math
+import os
 import re
+import stat
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from hybridbench.text import shown
 
@@ -59,15 +61,36 @@ def read_text(path: Path, most: int) -> str:
         Damaged: it cannot be read, is larger than ``most``, or is not UTF-8. ``Missing`` if there is none.
     """
     try:
-        with path.open("rb") as file:
+        with _opened(path) as file:
             content = file.read(most + 1)
     except FileNotFoundError as exc:
         raise Missing(f"cannot be read ({exc.strerror})") from exc
+    except Damaged:
+        raise
     except (OSError, ValueError) as exc:  # ValueError: a NUL in the path
         raise Damaged(f"cannot be read ({getattr(exc, 'strerror', None) or exc})") from exc
     if len(content) > most:
         raise Damaged(f"is larger than {most // MIB} MiB")
     return decoded(content.removeprefix(codecs.BOM_UTF8))
+
+
+def _opened(path: Path) -> BinaryIO:
+    """A regular file, opened to be read.
+
+    Raises:
+        Damaged: it is no regular file: one that nobody writes to (a FIFO) would block, a device may have no end.
+        OSError: it cannot be opened.
+    """
+
+    def regular(name: str, flags: int) -> int:
+        number = os.open(name, flags | os.O_NONBLOCK)  # does not wait until somebody writes to a FIFO
+        mode = os.fstat(number).st_mode
+        if stat.S_ISREG(mode) or stat.S_ISDIR(mode):  # open itself refuses a folder
+            return number
+        os.close(number)
+        raise Damaged("is no regular file: write what it gives to a file, and name that")
+
+    return open(path, "rb", opener=regular)
 
 
 def decoded(content: bytes) -> str:
@@ -91,7 +114,7 @@ def read_lines(path: Path) -> Iterator[bytes]:
         Damaged: the file cannot be read, or it or one line is larger than is read.
     """
     try:
-        with path.open("rb") as file:
+        with _opened(path) as file:
             left, first = RECORDS_BYTES, True
             while line := file.readline(LINE_BYTES + 1):
                 left -= len(line)
@@ -130,8 +153,11 @@ def from_toml(text: str) -> dict[str, Any]:
     """The tables and keys at the top of a TOML document.
 
     Raises:
-        Damaged: it does not parse, or has what ``from_json`` refuses.
+        Damaged: it does not parse, has what ``from_json`` refuses, or ends in NUL bytes. Unlike a JSON document, a TOML
+            document that was cut short can still parse, so that nobody would see what is missing.
     """
+    if text.endswith("\0"):
+        raise Damaged("ends in NUL bytes, as after a power cut, and may be cut short: write it again")
     try:
         value = tomllib.loads(text)
     except tomllib.TOMLDecodeError as exc:

@@ -402,7 +402,7 @@ def alike_gpus(gpus: Sequence[str], nvml: Any = None) -> Sequence[str]:
 
 
 def thread_settings() -> dict[str, str]:
-    """Variables that a process which times models needs before it imports PyTorch; none that is set already.
+    """Variables that a process needs before it imports PyTorch to time models, without those already set.
 
     OpenMP threads sleep while they wait. Spinning threads slow small operators fiftyfold as soon as anything else needs
     a core (2.7 ms steps became 140 ms on two cores); sleeping ones cost a quarter on a quiet machine. One core is left

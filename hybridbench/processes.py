@@ -94,7 +94,7 @@ class Answering:
         if not chunk:
             return None
         *lines, self._rest = (self._rest + chunk).split(b"\n")
-        return [line.decode() for line in lines]
+        return [line.decode(errors="replace") for line in lines]
 
     def exit_code(self) -> int:
         """Waits for its end and returns its exit code, negative for a signal."""

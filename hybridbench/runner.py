@@ -24,6 +24,7 @@ from hybridbench.plain import from_plain
 from hybridbench.processes import Answering, terminable
 from hybridbench.record import Caveat, Environment, Status
 from hybridbench.store import RecordWriter
+from hybridbench.text import shown
 
 START_LIMIT_S = 180.0
 STARTS = 2
@@ -154,8 +155,20 @@ class Dialogue:
         self._started_at = self._now().isoformat(timespec="milliseconds")
 
     def hear(self, line: str) -> Any:
-        """Reads one line; returns the record of the case if the line completes it, else None."""
-        message = json.loads(line)
+        """Reads one line; returns the record of the case if the line completes it, else None.
+
+        A line that is no message ends the case as crashed: what its worker says cannot be trusted any more.
+        """
+        try:
+            return self._heard(json.loads(line))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            self.fit = False
+            if self.case is None:
+                return None
+            said = f"the worker process wrote {shown(line)}, which is none of its messages"
+            return self.end(Status.CRASHED, message=f"{said}: look for what else writes to its pipe")
+
+    def _heard(self, message: dict[str, Any]) -> Any:
         if message["kind"] == "hello":
             self.greeted = True
         elif message["kind"] == "environment":
@@ -275,6 +288,7 @@ class Worker:
                 yield record
                 if not self._dialogue.fit:
                     self._end(selector)
+                    return
 
     def _died(self, selector: selectors.BaseSelector) -> Any:
         """The record of the case during which the process died; None where it had no case."""

@@ -216,7 +216,7 @@ def recorded(folder: Path, kind: type[R] = Record) -> dict[str, R]:  # type: ign
     Raises:
         BadResults: a line that is not a record, with its place.
     """
-    if not _exists(folder):
+    if not exists(folder):
         return {}
     records: list[R] = []
     for file in _jsonl_below(folder, kind):
@@ -242,7 +242,7 @@ def is_of(file: Path, kind: type[Stored]) -> bool:
 def _files(paths: Sequence[Path], kind: type[Stored]) -> list[Path]:
     files: dict[Path, Path] = {}
     for path in paths:
-        if not _exists(path):
+        if not exists(path):
             raise BadResults(f"{path} does not exist: give a results folder or a {kind.FILES}-*.jsonl file.")
         if path.is_dir():
             found = _jsonl_below(path, kind)
@@ -256,7 +256,7 @@ def _files(paths: Sequence[Path], kind: type[Stored]) -> list[Path]:
     return list(files.values())
 
 
-def _exists(path: Path) -> bool:
+def exists(path: Path) -> bool:
     """Whether a path is there.
 
     Raises:

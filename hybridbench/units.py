@@ -184,7 +184,7 @@ def format_si(value: float | None, unit: str = "") -> str:
 
 
 def _in_unit(value: float, units: tuple[tuple[float, str], ...]) -> str:
-    """A value in the smallest unit in which, as shown, it is less than one of the next unit: 59.99 s is 1.00 min."""
+    """A value in the smallest unit in which its rounded number is below one of the next unit: 59.99 s is 1.00 min."""
     for (size, unit), (following, _) in itertools.pairwise(units):
         figure = format_number(value / size)
         if abs(float(figure.replace(",", ""))) * size < following:

@@ -24,6 +24,7 @@ H200's.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import fields
 
 from hybridbench.arch.block import Block, Storage
@@ -32,6 +33,7 @@ from hybridbench.arch.terms import Activations
 from hybridbench.errors import BadInput
 
 
+@functools.lru_cache(maxsize=1024)
 def activations(block: Block, storage: Storage) -> Activations:
     """The lists of one block, whose activations have the dtype of its weights.
 

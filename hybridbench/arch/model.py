@@ -11,11 +11,14 @@ batch, and per sequence the visible cache; it must write the new entries (an SSM
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, TypeVar
+
+from typing_extensions import override
 
 from hybridbench.arch.block import (
     Block,
@@ -34,6 +37,10 @@ from hybridbench.arch.stored import Stored
 from hybridbench.errors import BadInput
 
 BlockT = TypeVar("BlockT")
+
+once = functools.lru_cache(maxsize=1024)
+"""Keeps what a function found for its latest arguments. A range of contexts asks for the same model at every context;
+what depends on neither the context nor the batch is computed once."""
 
 CUSTOM = "custom"
 """The ``arch`` of a typed pattern."""
@@ -88,7 +95,12 @@ class ModelSpec:
         if missing:
             raise BadInput(f"pattern {self.pattern} uses {sorted(missing)[0]} but the model has no spec for it.")
 
-    @property
+    @override
+    def __hash__(self) -> int:
+        """Of the fields that differ most; the one that dataclasses make would need blocks that are no dict."""
+        return hash((self.arch, self.scale, self.pattern, self.d_model))
+
+    @cached_property
     def layers(self) -> tuple[str, ...]:
         """Symbols of the sublayers in order."""
         return parse_pattern(self.pattern)
@@ -115,7 +127,7 @@ class ModelSpec:
         """Every block as it stands in the model, with its number of sublayers; equal ones of two symbols stay apart."""
         return tuple((block, n) for (_, block), n in Counter(zip(self.layers, self.placed, strict=True)).items())
 
-    @property
+    @cached_property
     def label(self) -> str:
         """Short name for tables: the family, the count of its blocks where it mixes two kinds, and what is not the
         family's default: fusion, window, sinks, experts.
@@ -244,6 +256,7 @@ def _norm_width(spec: ModelSpec, convention: Convention) -> int:
     return 0 if convention is Convention.PAPER else spec.d_model * (2 if spec.norm_bias else 1)
 
 
+@once
 def _norm_params(spec: ModelSpec, convention: Convention) -> int:
     width = _norm_width(spec, convention)
     return width + sum(n * block.norm_params(spec.norms * width) for block, n in spec.uses)
@@ -260,6 +273,7 @@ def _table_params(spec: ModelSpec) -> int:
     return (spec.vocab_size + spec.meta_tokens) * spec.d_model + _head_params(spec)
 
 
+@once
 def params(spec: ModelSpec, convention: Convention = Convention.EXACT) -> int:
     """Parameters in all, a tied embedding and shared weights once."""
     blocks = sum(_params_of_uses(block, n, convention) for block, n in spec.uses)
@@ -295,10 +309,11 @@ def cache_bytes(spec: ModelSpec, context: int, storage: Storage) -> CacheBytes:
     return sum((n * block.cache(context, storage) for block, n in spec.uses), CacheBytes())
 
 
-def stored_uses(spec: ModelSpec, storage: Storage) -> list[tuple[Block, int, Storage]]:
+@once
+def stored_uses(spec: ModelSpec, storage: Storage) -> tuple[tuple[Block, int, Storage], ...]:
     """``ModelSpec.uses`` with how each block is stored: its file may leave matrices of some layers whole."""
     stored = zip(spec.layers, spec.placed, storage.by_layer(spec.layers), strict=True)
-    return [(block, n, kept) for (_, block, kept), n in Counter(stored).items()]
+    return tuple((block, n, kept) for (_, block, kept), n in Counter(stored).items())
 
 
 def _head_change(spec: ModelSpec, storage: Storage) -> int:
@@ -306,6 +321,7 @@ def _head_change(spec: ModelSpec, storage: Storage) -> int:
     return storage.table_change("embed_tokens" if spec.tied else "lm_head", spec.vocab_size, spec.d_model)
 
 
+@once
 def weight_bytes(spec: ModelSpec, storage: Storage) -> int:
     """Bytes all parameters take."""
     blocks = sum(n * block.weight_bytes(kept) for block, n, kept in stored_uses(spec, storage))
@@ -322,12 +338,27 @@ def decode_bytes_moved(spec: ModelSpec, context: int, batch: int, storage: Stora
     Weights that several uses share are read at each use: no cache of a GPU is large enough to keep them. Logits are
     left out: a step that samples its token on the fly need not write them.
     """
+    caches = sum(n * block.cache_traffic(context, storage) for block, n in spec.uses)
+    return cacheless_bytes_moved(spec, batch, storage) + batch * caches
+
+
+@once
+def cacheless_bytes_moved(spec: ModelSpec, batch: int, storage: Storage) -> int:
+    """``decode_bytes_moved`` without the caches: what is the same at every context."""
     weights = sum(n * block.weight_traffic(batch, kept) for block, n, kept in stored_uses(spec, storage))
     head = spec.vocab_size * spec.d_model + (spec.vocab_size if spec.head_bias else 0)
     head_and_norms = (head + _norm_params(spec, Convention.EXACT)) * storage.weight_bytes
-    caches = sum(n * block.cache_traffic(context, storage) for block, n in spec.uses)
     rows = batch * spec.d_model * storage.weight_bytes + storage.table_change("embed_tokens", batch, spec.d_model)
-    return weights + head_and_norms + _head_change(spec, storage) + rows + batch * caches
+    return weights + head_and_norms + _head_change(spec, storage) + rows
+
+
+@once
+def _params_by_use(spec: ModelSpec, convention: Convention) -> tuple[int, int, int]:
+    """Parameters in all, those outside of embeddings and head, and those that one token uses."""
+    total = params(spec, convention)
+    inactive = sum(n * (block.params(convention) - block.params_active(convention)) for block, n in spec.uses)
+    embedding = _table_params(spec) + sum(n * block.embedding_params() for block, n in spec.uses)
+    return total, total - embedding, total - inactive
 
 
 def cost(
@@ -340,8 +371,7 @@ def cost(
     """All that ``hybridbench cost`` shows for one model at one context."""
     storage = storage or Storage()
     kept = cache_bytes(spec, context, storage)
-    total = params(spec, convention)
-    inactive = sum(n * (block.params(convention) - block.params_active(convention)) for block, n in spec.uses)
+    total, non_embedding, active = _params_by_use(spec, convention)
     train = train_flops(spec, context, convention).total
     extra = sum(n * block.full_mask_extra_flops(context) for block, n in spec.uses)
     return Cost(
@@ -349,8 +379,8 @@ def cost(
         context=context,
         batch=batch,
         params=total,
-        params_non_embedding=total - _table_params(spec) - sum(n * block.embedding_params() for block, n in spec.uses),
-        params_active=total - inactive,
+        params_non_embedding=non_embedding,
+        params_active=active,
         train_flops=train,
         train_flops_full_mask=None if convention is Convention.HARDWARE else train + 3 * extra,
         prefill_flops=prefill_flops(spec, context, convention).total,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ from hybridbench.predict.layouts import (
     paged,
     storage_of,
 )
+from hybridbench.report.progress import computed
 
 if TYPE_CHECKING:
     from hybridbench.report.caches import CacheLine
@@ -77,15 +79,16 @@ def cache(
     specs = chosen_specs(models, configs, arch=arch, scale=scale, **options)
     # A row builds its caches, in some milliseconds.
     units.check_rows(specs, LAYOUTS if named is None else named, contexts, batches, most=2_000)
-    rows = []
-    for spec in specs:
-        for name in layouts_of(spec) if named is None else named:
-            check_layout(spec, name)
-            rows += [
-                _line(spec, context, count, name, asked, page_size, not no_align)
-                for count in batches
-                for context in contexts
-            ]
+    kept = [(spec, name) for spec in specs for name in (layouts_of(spec) if named is None else named)]
+    for spec, name in kept:
+        check_layout(spec, name)
+    wanted = list(itertools.product(kept, batches, contexts))
+
+    def line(asked_for: tuple[tuple[ModelSpec, str], int, int]) -> CacheLine:
+        (spec, name), count, context = asked_for
+        return _line(spec, context, count, name, asked, page_size, not no_align)
+
+    rows = computed(line, wanted, "rows", Plain(stderr=True))
     if as_json:
         click.echo(json.dumps({"rows": [cache_row(row) for row in rows]}))
         return

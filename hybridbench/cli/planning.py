@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from datetime import datetime
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hybridbench import units
+from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.stored import Asked
 from hybridbench.cli.measuring import execution_of, measure_with, told
 from hybridbench.cli.options import (
@@ -30,11 +32,13 @@ from hybridbench.cli.predicting import chosen_specs, file_notes
 from hybridbench.cli.typed import Command, listed
 from hybridbench.errors import BadInput
 from hybridbench.machine import Peak, find_gpu, find_gpus, find_peak, visible_gpus
+from hybridbench.report.progress import computed
 from hybridbench.suite.case import CHECKPOINTS
 from hybridbench.suite.sweep import check_checkpoint, check_seconds
 from hybridbench.suite.workloads import check_one_pass, workload_row
 
 if TYPE_CHECKING:
+    from hybridbench.predict.fit import Fit
     from hybridbench.searches import Verified
 
 
@@ -97,23 +101,21 @@ def fit(
     check_seconds(limit_s, "--limit", "to run a trial")
     if verify and ctx is not None and batch is not None:
         raise BadInput("--verify with both --ctx and --batch leaves nothing to find: give one of them.")
-    contexts = None if ctx is None else units.parse_range(ctx, "context")
-    batches = None if batch is None else units.parse_range(batch, "batch")
-    if contexts is None and batches is None:
-        contexts = units.parse_range("8k", "context")
+    contexts, batches = _sizes(ctx, batch)
     here = visible_gpus() if verify else []
     gpus = _fit_gpus(gpu, verify, here)
     specs = chosen_specs(models, configs, arch=arch, scale=scale, **options)
     specs, notes = matching(specs, match, to, by, tolerance, scale, contexts or (8192,), batches or (1,), asked)
-    # A row tries many sizes, in some 40 ms.
+    # A row tries many sizes.
     units.check_rows(specs, gpus, contexts or (None,), batches or (None,), most=500)
-    fits = [
-        largest_fit(spec, one, workload, asked.dtypes(spec.stored), context=context, batch=count, checkpoint=checkpoint)
-        for spec in specs
-        for one in gpus
-        for count in batches or (None,)
-        for context in contexts or (None,)
-    ]
+    wanted = list(itertools.product(specs, gpus, batches or (None,), contexts or (None,)))
+
+    def row(asked_for: tuple[ModelSpec, Peak, int | None, int | None]) -> Fit:
+        spec, one, count, context = asked_for
+        kept = asked.dtypes(spec.stored)
+        return largest_fit(spec, one, workload, kept, context=context, batch=count, checkpoint=checkpoint)
+
+    fits = computed(row, wanted, "rows", Plain(stderr=True))
     found: list[Verified | None] = [None] * len(fits)
     stopped: KeyboardInterrupt | None = None
     if verify:
@@ -134,6 +136,14 @@ def fit(
         print_table(table, Plain())
     if stopped:
         raise stopped
+
+
+def _sizes(ctx: str | None, batch: str | None) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:
+    """The contexts and batches that are given; None is what to solve for."""
+    if ctx is None and batch is None:
+        ctx = "8k"
+    contexts = None if ctx is None else units.parse_range(ctx, "context")
+    return contexts, None if batch is None else units.parse_range(batch, "batch")
 
 
 def _fit_gpus(gpu: str | None, verify: bool, here: Sequence[str]) -> list[Peak]:

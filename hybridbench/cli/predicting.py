@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hybridbench import units
-from hybridbench.arch.block import Convention
+from hybridbench.arch.block import Convention, Storage
 from hybridbench.arch.families import MAMBA2
 from hybridbench.arch.imports.huggingface import read_config
 from hybridbench.arch.model import Cost, ModelSpec, layer_costs
@@ -21,6 +22,7 @@ from hybridbench.cli.options import dtype_options, given_options, match_options,
 from hybridbench.cli.output import Plain
 from hybridbench.cli.typed import Command, listed
 from hybridbench.errors import BadInput, unknown_name
+from hybridbench.report.progress import computed
 from hybridbench.report.render.page import own_page
 from hybridbench.suite.models import ALL_ARCHS, model_specs, published_specs
 
@@ -74,13 +76,14 @@ def predict(
         if name not in list(Convention):
             raise unknown_name("convention", name, [known.value for known in Convention])
     units.check_rows(specs, contexts, batches, names)
-    return [
-        (spec, cost_of(spec, context, batch, Convention(name), asked.dtypes(spec.stored).storage))
-        for spec in specs
-        for name in names
-        for batch in batches
-        for context in contexts
-    ]
+    kept = [(spec, asked.dtypes(spec.stored).storage) for spec in specs]
+    wanted = list(itertools.product(kept, map(Convention, names), batches, contexts))
+
+    def row(asked_for: tuple[tuple[ModelSpec, Storage], Convention, int, int]) -> tuple[ModelSpec, Cost]:
+        (spec, storage), convention, batch, context = asked_for
+        return spec, cost_of(spec, context, batch, convention, storage)
+
+    return computed(row, wanted, "rows", Plain(stderr=True))
 
 
 @click.command(cls=Command)
@@ -125,10 +128,13 @@ def cost(
     contexts = units.parse_range("8k" if ctx is None else ctx, "context")
     batches = units.parse_range("1" if batch is None else batch, "batch")
     specs, notes = matching(specs, match, to, by, tolerance, scale, contexts, batches, asked)
+    if per_layer:
+        units.check_rows(specs, contexts, batches, most=1_000)  # each row is a table of its own
     rows = predict(specs, contexts, batches, convention, asked)
     from hybridbench.report.predicted import build_cost, cost_row
 
-    report = build_cost(rows, [asked.dtypes(spec.stored) for spec, _ in rows])
+    dtypes = {id(spec): asked.dtypes(spec.stored) for spec in specs}
+    report = build_cost(rows, [dtypes[id(spec)] for spec, _ in rows])
     if as_json:
         document: dict[str, Any] = {"rows": [cost_row(spec, row, asked.dtypes(spec.stored)) for spec, row in rows]}
         if notes:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hybridbench import units
-from hybridbench.arch.stored import Asked
+from hybridbench.arch.model import ModelSpec
+from hybridbench.arch.stored import Asked, Dtypes
 from hybridbench.cli.options import (
     GIVEN_PATH,
     GPU_HELP,
@@ -27,8 +29,12 @@ from hybridbench.cli.stored import stored_records
 from hybridbench.cli.typed import Command, listed
 from hybridbench.errors import BadInput
 from hybridbench.machine import find_gpus
+from hybridbench.report.progress import computed
 from hybridbench.report.render.page import own_page
 from hybridbench.suite.workloads import Workload, check_one_pass
+
+if TYPE_CHECKING:
+    from hybridbench.predict.pricing import Price
 
 
 @click.command(cls=Command)
@@ -91,15 +97,17 @@ def price(
     specs, notes = matching(specs, match, to, by, tolerance, scale, contexts, batches, asked)
     units.check_rows(specs, contexts, batches, gpus)
     known = stored_records(records) if records else []
-    prices = []
-    for spec in specs:
-        dtypes = asked.dtypes(spec.stored)
-        for count in batches:
-            for context in contexts:
-                work = Workload(workload, context, count)
-                share = None if dtypes.quantised else efficiency_of(known, spec, work, dtypes.weights)
-                prices += [price_of(spec, work, one, dtypes, share) for one in gpus]
-    prices = sorted_prices(prices, sort)
+    kept = [(spec, asked.dtypes(spec.stored)) for spec in specs]
+    wanted = list(itertools.product(kept, batches, contexts))
+
+    def on_gpus(step: tuple[tuple[ModelSpec, Dtypes], int, int]) -> list[Price]:
+        (spec, dtypes), count, context = step
+        work = Workload(workload, context, count)
+        share = None if dtypes.quantised else efficiency_of(known, spec, work, dtypes.weights)
+        return [price_of(spec, work, one, dtypes, share) for one in gpus]
+
+    found = computed(on_gpus, wanted, "steps", Plain(stderr=True))
+    prices = sorted_prices([price for of_step in found for price in of_step], sort)
     table = price_table(prices, bool(records))
     for sentence in [*notes, *file_notes(specs)]:
         table.remark(sentence)

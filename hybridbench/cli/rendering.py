@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from hybridbench.cli.output import Plain
 from hybridbench.record import Record
 from hybridbench.report.build import Report, build_report
 from hybridbench.report.groups import NO_RUNS
-from hybridbench.report.render.json import to_json
+from hybridbench.report.render.json import document
 from hybridbench.report.render.terminal import print_report, print_table
 
 if TYPE_CHECKING:
@@ -29,18 +30,24 @@ def render(
     brief: bool = False,
     written: Sequence[Record] = (),
     runs: Mapping[str, str] = NO_RUNS,
+    kernels: Sequence[KernelRecord] = (),
 ) -> None:
     """Write the report into ``folder`` and show the tables (``brief``: throughput only), or print one JSON document.
 
     If ``written`` is given, the report covers those records, so that it includes earlier runs in the same folder. If
     the chart libraries are missing, as on many cluster nodes, no report is written, and a message says how to make it
-    later from the records. If ``runs`` names the runs of some ``run_id``, they are shown side by side.
+    later from the records. If ``runs`` names the runs of some ``run_id``, they are shown side by side. Records of
+    ``kernels`` have a report of their own in ``folder``, and stand in the same JSON document.
     """
     report = build_report(records, runs)
     whole = build_report(written) if written and list(written) != list(records) else report
     where = _written_by(lambda: _page(whole, folder), folder)
     if as_json:
-        click.echo(to_json(report, where))
+        body = document(report, where)
+        if kernels:
+            of_kernels = _kernels_document(kernels, folder)
+            body |= {"kernels": of_kernels["kernels"], "kernels_report": of_kernels["report"]}
+        click.echo(json.dumps(body))
         return
     console = Plain()
     print_report(report, console, brief=brief)
@@ -48,6 +55,8 @@ def render(
         more = len(written) - len(records)
         of_all = f", with {more} more of the records in {folder.parent}" if more > 0 else ""
         console.print(f"Report: {where}{of_all}", soft_wrap=True)
+    if kernels:
+        render_kernels(kernels, folder, as_json=False)
 
 
 def _page(report: Report, folder: Path) -> Path:
@@ -85,15 +94,23 @@ def render_kernels(
     whole = build(written) if written and list(written) != list(records) else report
     where = _written_by(lambda: _kernels_page(whole, folder), folder)
     if as_json:
-        from hybridbench.kernel_suite.render import to_json as kernels_to_json
+        from hybridbench.kernel_suite.render import document as kernels_document
 
-        click.echo(kernels_to_json(report, where, self_test))
+        click.echo(json.dumps(kernels_document(report, where, self_test)))
         return
     console = Plain()
     for table in report.tables.values():
         print_table(table, console)
     if where and not brief:
         console.print(f"Report: {where}", soft_wrap=True)
+
+
+def _kernels_document(records: Sequence[KernelRecord], folder: Path) -> dict[str, Any]:
+    from hybridbench.kernel_suite.render import document as kernels_document
+    from hybridbench.kernel_suite.report import build
+
+    report = build(records)
+    return kernels_document(report, _written_by(lambda: _kernels_page(report, folder), folder))
 
 
 def _kernels_page(report: KernelReport, folder: Path) -> Path:

@@ -27,12 +27,13 @@ def report(results: tuple[Path, ...], as_json: bool, out: Path | None) -> None:
     from hybridbench.cli.rendering import render, render_kernels
     from hybridbench.kernel_suite.record import KernelRecord
     from hybridbench.record import Record
-    from hybridbench.store import holds, newest
+    from hybridbench.store import exists, holds, newest
 
+    there = [path for path in results if exists(path)]
     first = results[0]
     folder = out or (first if os.path.isdir(first) else first.parent) / "report"
 
-    kernels = [path for path in results if os.path.exists(path) and holds([path], KernelRecord)]
+    kernels = [path for path in there if holds([path], KernelRecord)]
     others = [path for path in results if path not in kernels or holds([path], Record)]
     records: dict[tuple[str, str], Record] = {}
     runs: dict[str, str] = {}
@@ -40,10 +41,12 @@ def report(results: tuple[Path, ...], as_json: bool, out: Path | None) -> None:
         for record in all_records([path], Record):
             records.setdefault((record.run_id, record.case.key), record)
             runs.setdefault(record.run_id, name)
+    of_kernels = newest(all_records(kernels, KernelRecord)) if kernels else []
     if others:
-        render(list(records.values()), folder, as_json=as_json, runs=runs if len(others) > 1 else {})
-    if kernels and not (others and as_json):
-        render_kernels(newest(all_records(kernels, KernelRecord)), folder, as_json=as_json)
+        side_by_side = runs if len(others) > 1 else {}
+        render(list(records.values()), folder, as_json=as_json, runs=side_by_side, kernels=of_kernels)
+    else:
+        render_kernels(of_kernels, folder, as_json=as_json)
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

@@ -15,7 +15,7 @@ REST = "norms, activations, optimizer"
 
 @dataclass(frozen=True)
 class Product:
-    """One matrix product as it was dispatched: whose it is, and its sizes; ``batch`` of them."""
+    """One batch of matrix products as it was dispatched: its operation, its sizes, and how many (``batch``)."""
 
     operation: str
     batch: int
@@ -48,7 +48,7 @@ class Account:
     error: str | None = None
 
     def observed(self) -> OperatorCount:
-        """What a record keeps of it: totals of all operations."""
+        """The totals of all operations, which a record keeps."""
         if self.error is not None:
             return OperatorCount(self.counter, None, {}, self.error)
         unseen: Counter[str] = Counter()

@@ -78,7 +78,7 @@ def _whole(counts: Counter[str]) -> Counter[str]:
 
 
 def _placed(counts: dict[str, Counter[str]], names: Sequence[str]) -> Counter[str]:
-    """FLOPs by operation; what is in none of them is ``REST``."""
+    """FLOPs by operation; those outside every operation are ``REST``."""
     found: Counter[str] = Counter()
     for name in names:
         for operator, flops in counts[name].items():
@@ -88,7 +88,7 @@ def _placed(counts: dict[str, Counter[str]], names: Sequence[str]) -> Counter[st
 
 
 def _arithmetic(operators: Counter[str]) -> dict[str, int]:
-    """Without the stand-ins of hidden kernels, which have a formula or are listed by name."""
+    """The operators without those that stand for hidden kernels, which have a formula or are listed by name."""
     return {name: times for name, times in operators.items() if not name.startswith("hybridbench::")}
 
 

@@ -108,7 +108,7 @@ def _handle_attention(inputs: list[Any], _outputs: list[Any]) -> int:
 
 
 def _handle_einsum(inputs: list[Any], _outputs: list[Any]) -> int:
-    """Multiply-adds: one per combination of all indices; without a summed index it is no product, and none."""
+    """Multiply-adds: one per combination of all indices; none without a summed index, because nothing is added then."""
     equation = inputs[0].toIValue().replace(" ", "")
     left, _, right = equation.partition("->")
     sizes: dict[str, int] = {}
@@ -142,7 +142,7 @@ _DOUBLED = MULTIPLY_ADDS | {name.partition("::")[2] for name in FVCORE_HANDLES}
 
 
 def fvcore_flops(operator: str, count: float) -> int:
-    """A count of fvcore's with a multiply-add as 2."""
+    """A count of fvcore's in FLOPs: doubled for the operators of which it counts multiply-adds."""
     return round(count * (2 if operator in _DOUBLED else 1))
 
 

@@ -13,7 +13,7 @@ _CUTE = "kernel_cutlass_kernel_"
 
 
 def shortened(name: str) -> str:
-    """A kernel's name without its return type and commonest namespaces, cut where arguments go on for ever.
+    """A kernel's name without its return type and commonest namespaces; long arguments of templates are cut.
 
     CUTLASS's Python DSL puts a kernel's module and class between a prefix and a list of its arguments.
     """
@@ -47,7 +47,7 @@ def _classes() -> dict[str, re.Pattern[str]]:
 
 
 def classify(name: str) -> str:
-    """The class of a GPU kernel or a PyTorch operator by its name; what is none of the others is elementwise work.
+    """The class of a GPU kernel or a PyTorch operator by its name; a name of no other class is elementwise work.
 
     >>> classify("nvjet_sm90_tst_128x8_64x12_2x1_v_bz_TNT"), classify("_chunk_scan_fwd_kernel")
     ('matrix products', 'scan')

@@ -71,7 +71,7 @@ class NeverCountersError(NoCountersError):
 
 
 def find() -> str | None:
-    """The ``ncu`` to call: that of the path, else of the CUDA toolkit, else the newest that NVIDIA's installer left."""
+    """The ``ncu`` to call: the one on PATH, else the CUDA toolkit's, else the newest that NVIDIA's installer left."""
     if found := shutil.which("ncu"):
         return found
     for place in _PLACES:
@@ -93,7 +93,7 @@ def vector_metrics(dtype: str) -> tuple[str, ...]:
 
 
 def command(ncu: str, metrics: Sequence[str], log: Path, program: Sequence[str]) -> list[str]:
-    """The call: a row of CSV a kernel into ``log``, clocks and caches as they are, nothing until the program asks."""
+    """The command line: a row of CSV per kernel into ``log``, clocks and caches left alone, profiling off at first."""
     options = {
         "--profile-from-start": "off",
         "--clock-control": "none",
@@ -117,7 +117,7 @@ def run(
     environment: Mapping[str, str] | None = None,
     tick: Callable[[], object] = lambda: None,
 ) -> str:
-    """Runs the program under Nsight Compute and returns its report; neither lives on.
+    """Runs the program under Nsight Compute and returns its report. Both processes have ended then.
 
     Args:
         ncu: the profiler to call.
@@ -188,7 +188,7 @@ def with_vector(launches: Sequence[Launch], report: str) -> list[Launch]:
 
 
 def passes(report: str) -> int:
-    """The most passes that one kernel was replayed for; 0 where the report does not say.
+    """The largest number of passes in which one kernel was replayed; 0 where the report does not say.
 
     Raises:
         NoCountersError: there is no table.
@@ -199,7 +199,7 @@ def passes(report: str) -> int:
 
 @dataclass(frozen=True)
 class _Table:
-    """A report in raw CSV: names of columns, their units, none in some reports, and a row a kernel."""
+    """A report in raw CSV: names of columns, their units (which some reports lack), and one row per kernel."""
 
     names: list[str]
     units: list[str]

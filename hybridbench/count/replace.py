@@ -28,7 +28,7 @@ _calls: list[Function] = []
 
 @contextlib.contextmanager
 def tracing() -> Iterator[None]:
-    """Around the calls of what ``traced`` makes. What is kept of each call holds tensors, and is dropped at the end."""
+    """Functions made by ``traced`` are called inside. Tensors that are kept of their calls are dropped at the end."""
     try:
         yield
     finally:
@@ -36,7 +36,7 @@ def tracing() -> Iterator[None]:
 
 
 def unwatched(_op: str, function: Function) -> Function:
-    """``function`` outside any dispatch mode; gradients are recorded as ever."""
+    """``function``, run outside any dispatch mode; gradients are still recorded."""
 
     def call(*args: Any, **options: Any) -> Any:
         with _disable_current_modes():

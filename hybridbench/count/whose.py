@@ -34,7 +34,7 @@ _PART: dict[str | None, str] = {ATTENTION: "core", CONV: "conv", SCAN: "scan", M
 
 
 def _spends(op: str) -> str | None:
-    """The class of time of a kernel's operation; None of a decode step, which is many."""
+    """The class of time of a kernel's operation; None for a decode step, which has operations of many classes."""
     return OPERATIONS[op].spends if op in OPERATIONS else None
 
 
@@ -142,7 +142,7 @@ Wrap = Callable[[str, Function], Function]
 
 @contextlib.contextmanager
 def followed(model: LanguageModel | None, resolved: Sequence[Resolved], where: Where, wrap: Wrap) -> Iterator[None]:
-    """Every kernel and every product of the model says whose it is while it runs; hidden kernels are wrapped.
+    """Inside, every kernel and product of the model belongs to its operation while it runs; hidden kernels are wrapped.
 
     Args:
         model: what runs; None where nothing is known of it, so that all of it is ``REST``.

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import datetime
 import math
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from hybridbench.errors import BadInput
+from hybridbench.files import SUITE_BYTES, Damaged, from_toml, read_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +47,9 @@ def read_accepted(path: Path) -> list[Accepted]:
         BadInput: no such file, no TOML, or an entry that is not whole; the text names the entry.
     """
     try:
-        body = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
-        raise BadInput(f"{path} cannot be read as TOML ({exc}): give a file of [[accepted]] entries.") from exc
+        body = from_toml(read_text(path, SUITE_BYTES))
+    except Damaged as exc:
+        raise BadInput(f"{path} cannot be read as TOML: it {exc}; give a file of [[accepted]] entries.") from exc
     listed = body.get("accepted")
     if set(body) != {"accepted"} or not isinstance(listed, list):
         raise BadInput(f"{path} must hold [[accepted]] entries and nothing else.")

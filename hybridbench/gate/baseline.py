@@ -13,7 +13,6 @@ anything up to a value, and the file says why.
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridbench.errors import BadInput
+from hybridbench.files import CONFIG_BYTES, SUITE_BYTES, Damaged, Missing, from_json, from_toml, read_text
 from hybridbench.gate.exits import WORST_FIRST, Exit, worst
 
 SCHEMA = 1
@@ -193,14 +193,14 @@ def read_baseline(path: Path) -> dict[str, Section]:
     Raises:
         BadInput: no such file, or not a baseline.
     """
-    if not path.exists():
-        raise BadInput(f"there is no baseline at {path}: write one with hybridbench check --exact --update.")
     try:
-        body = json.loads(path.read_text(encoding="utf-8"))
+        body = from_json(read_text(path, CONFIG_BYTES))
         if body.pop("schema") != SCHEMA:
             raise ValueError("its schema is another one")
         return {part: _section(one) for part, one in body.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
+    except Missing as exc:
+        raise BadInput(f"there is no baseline at {path}: write one with hybridbench check --exact --update.") from exc
+    except (ValueError, KeyError, TypeError, AttributeError) as exc:
         raise BadInput(f"{path} cannot be read as a baseline ({exc}): write it again with --update.") from exc
 
 
@@ -219,9 +219,9 @@ def read_budgets(path: Path) -> list[Budget]:
         BadInput: no such file, no TOML, or an entry that is not whole.
     """
     try:
-        body = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
-        raise BadInput(f"{path} cannot be read as TOML ({exc}): give a file of [[budget]] entries.") from exc
+        body = from_toml(read_text(path, SUITE_BYTES))
+    except Damaged as exc:
+        raise BadInput(f"{path} cannot be read as TOML: it {exc}; give a file of [[budget]] entries.") from exc
     listed = body.get("budget")
     if set(body) != {"budget"} or not isinstance(listed, list):
         raise BadInput(f"{path} must hold [[budget]] entries and nothing else.")

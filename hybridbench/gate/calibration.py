@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from hybridbench.errors import BadInput
+from hybridbench.files import CONFIG_BYTES, from_json, read_text
 from hybridbench.gate.kinds import KINDS, Kind
 from hybridbench.gate.pairs import PairedCell
 from hybridbench.gate.sequential import CLIP, MAD_TO_SD, Array, Outcome, decide, least_visible
@@ -150,7 +151,7 @@ def read_calibration(path: Path, machine: Mapping[str, str]) -> Calibration:
         BadInput: no such file, not a calibration, or one of another machine; names what differs.
     """
     try:
-        body = json.loads(path.read_text(encoding="utf-8"))
+        body = from_json(read_text(path, CONFIG_BYTES))
         if body["schema"] != SCHEMA:
             raise BadInput(
                 f"{path} is a calibration of schema {body['schema']}, and {SCHEMA} is read: calibrate again."

@@ -14,12 +14,12 @@ problem = {d_model = 2048, width = 16384, length = 8192, batch = 4}
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from hybridbench.errors import BadInput, unknown_name
+from hybridbench.files import SUITE_BYTES, Damaged, Missing, from_toml, read_text
 from hybridbench.kernel_suite.cell import Cell
 from hybridbench.kernel_suite.plan import Ask, cells
 
@@ -41,13 +41,11 @@ def load(path: Path) -> tuple[str, list[Ask]]:
         BadInput: no such file, not TOML, an unknown key (named), a value of the wrong type.
     """
     try:
-        body = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as exc:
+        body = from_toml(read_text(path, SUITE_BYTES))
+    except Missing as exc:
         raise BadInput(f"no suite at {path}: give the path of a TOML file such as suites/kernels.toml.") from exc
-    except (OSError, UnicodeDecodeError) as exc:
-        raise BadInput(f"{path} cannot be read as a suite ({exc}): give the path of a TOML file.") from exc
-    except tomllib.TOMLDecodeError as exc:
-        raise BadInput(f"{path} is not TOML: {exc}.") from exc
+    except Damaged as exc:
+        raise BadInput(f"{path} cannot be read as a suite: it {exc}.") from exc
     for key in body:
         if key not in ("name", "defaults", "kernels"):
             raise BadInput(f"{path}: unknown key '{key}' at the top: known are name, [defaults] and [[kernels]].")

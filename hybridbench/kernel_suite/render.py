@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
 from hybridbench.kernel_suite.report import KernelReport, rows
 from hybridbench.report.render.charts import draw, save
@@ -43,6 +43,6 @@ def write(report: KernelReport, out: Path) -> Path:
     return page
 
 
-def to_json(report: KernelReport, written: str | None, self_test: dict[str, float] | None = None) -> str:
+def document(report: KernelReport, written: str | None, self_test: dict[str, float] | None = None) -> dict[str, Any]:
     """Every figure of every record in SI, the path of the page if one was written, and the self test of the timing."""
-    return json.dumps({"report": written, "self_test": self_test, "kernels": rows(report)})
+    return {"report": written, "self_test": self_test, "kernels": rows(report)}

@@ -19,7 +19,7 @@ TimedStep = Callable[[], object]
 
 
 def nothing() -> None:
-    """What runs before a step where nothing has to."""
+    """Does nothing: what runs before a step by default."""
 
 
 class Timer(Protocol):

@@ -17,9 +17,9 @@ from dataclasses import dataclass, fields
 
 from hybridbench.arch import model as arch
 from hybridbench.arch.activations import activations
-from hybridbench.arch.block import Storage
+from hybridbench.arch.block import Block, Storage
 from hybridbench.arch.model import ModelSpec
-from hybridbench.arch.terms import FLOAT, Activations, Term, largest, total
+from hybridbench.arch.terms import FLOAT, Activations, Moment, Term, largest, total
 from hybridbench.errors import BadInput, unknown_name
 from hybridbench.predict.work import refuse_quantised
 from hybridbench.sizes import FUSED_STEP_BATCH, TRAIN_BATCHES, loss_rows
@@ -96,11 +96,11 @@ def train_memory(spec: ModelSpec, context: int, batch: int, storage: Storage, ch
     refuse_quantised(storage)
     size, tokens = storage.weight_bytes, batch * context
     weights = arch.weight_bytes(spec, storage)
-    blocks = spec.placed
-    layers = [activations(block, storage) for block in blocks]
     # Each sublayer keeps the residual stream before it, which its norm reads; the block keeps the norm's result.
     stream = size * spec.d_model * tokens
-    kept = [stream + _kept(layer, tokens, checkpoint) for layer in layers]
+    of_block = {place: _of_block(block, storage, tokens, checkpoint) for place, block in _placed(spec)[1].items()}
+    layers = [of_block[place] for place in _placed(spec)[0]]
+    kept = [stream + layer.kept for layer in layers]
     lent = _lent(spec, storage, tokens)
     if checkpoint == "full":
         kept[0] += lent  # kept from its layer on; the layers before lack it, which changes no peak
@@ -112,13 +112,14 @@ def train_memory(spec: ModelSpec, context: int, batch: int, storage: Storage, ch
         head=stream + head * FLOAT + max(head * size, _loss_chunk(spec, tokens, size)),
     )
     moments = [of_loss]
-    made = 0
-    for index in reversed(range(len(layers))):
+    made, left = 0, sum(kept)
+    for layer, its_kept in zip(reversed(layers), reversed(kept), strict=True):
         # Gradients appear block by block, from the last one on; a tied head's waits for the embedding's, the last.
-        made += blocks[index].weight_bytes(storage)
-        again = total(layers[index].saved, tokens) - (kept[index] - stream)
-        worst = sum(kept[: index + 1]) + again + stream + lent + largest(layers[index].backward, tokens)
+        made += layer.weights
+        again = layer.saved - (its_kept - stream)
+        worst = left + again + stream + lent + layer.backward
         moments.append(_BackwardMoment(worst, head=head * size, gradients=made))
+        left -= its_kept
     moments.append(_BackwardMoment(stream, head=(2 if spec.tied else 1) * head * size, gradients=made))
     worst_moment = max(moments, key=lambda moment: moment.total)
     return Footprint(
@@ -145,6 +146,34 @@ class _BackwardMoment:
         return self.activations + self.head + self.gradients
 
 
+@dataclass(frozen=True, slots=True)
+class _BlockBytes:
+    """Bytes of one block in a training step: its weights, what it saves, what it keeps of that, what backward adds."""
+
+    weights: int
+    saved: int
+    kept: int
+    backward: int
+
+
+def _of_block(block: Block, storage: Storage, tokens: int, checkpoint: str) -> _BlockBytes:
+    layer = activations(block, storage)
+    return _BlockBytes(
+        weights=block.weight_bytes(storage),
+        saved=total(layer.saved, tokens),
+        kept=_kept(layer, tokens, checkpoint),
+        backward=largest(layer.backward, tokens),
+    )
+
+
+@arch.once
+def _placed(spec: ModelSpec) -> tuple[tuple[int, ...], dict[int, Block]]:
+    """The number of every sublayer's block in order, and the distinct blocks by number."""
+    numbers: dict[Block, int] = {}
+    order = tuple(numbers.setdefault(block, len(numbers)) for block in spec.placed)
+    return order, {number: block for block, number in numbers.items()}
+
+
 def _kept(layer: Activations, tokens: int, checkpoint: str) -> int:
     """Bytes that a sublayer keeps from its forward, without the residual stream before it."""
     if checkpoint == "full":
@@ -154,7 +183,12 @@ def _kept(layer: Activations, tokens: int, checkpoint: str) -> int:
 
 def _lent(spec: ModelSpec, storage: Storage, tokens: int) -> int:
     """Bytes that the first block of each kind leaves for later ones, counted once."""
-    return total({term for block, _ in spec.uses for term in activations(block, storage).lent}, tokens)
+    return total(_lent_terms(spec, storage), tokens)
+
+
+@arch.once
+def _lent_terms(spec: ModelSpec, storage: Storage) -> frozenset[Term]:
+    return frozenset(term for block, _ in spec.uses for term in activations(block, storage).lent)
 
 
 def _loss_chunk(spec: ModelSpec, tokens: int, size: int) -> int:
@@ -168,7 +202,7 @@ def prefill_memory(spec: ModelSpec, context: int, batch: int, storage: Storage) 
     size, tokens = storage.weight_bytes, batch * context
     # The previous block's output is freed only when this block's output replaces it.
     entry = tuple(Term(name, size * spec.d_model) for name in ("last output", "residual stream", "norm's output"))
-    needs = [largest(activations(block, storage).forward, tokens) for block, _ in spec.uses]
+    needs = [largest(forward, tokens) for forward in _forwards(spec, storage)]
     return Footprint(
         weights=arch.weight_bytes(spec, storage),
         activations=total(entry, tokens) + _lent(spec, storage, tokens) + max(needs),
@@ -177,6 +211,12 @@ def prefill_memory(spec: ModelSpec, context: int, batch: int, storage: Storage) 
         workspace=BLAS_WORKSPACE_BYTES,
         inputs=tokens * TOKEN_BYTES + _rotary_bytes(spec, context),
     )
+
+
+@arch.once
+def _forwards(spec: ModelSpec, storage: Storage) -> frozenset[tuple[Moment, ...]]:
+    """The moments of the forward of each kind of block."""
+    return frozenset(activations(block, storage).forward for block, _ in spec.uses)
 
 
 def decode_memory(spec: ModelSpec, context: int, batch: int, storage: Storage, graph: bool = True) -> Footprint:
@@ -194,5 +234,10 @@ def decode_memory(spec: ModelSpec, context: int, batch: int, storage: Storage, g
 
 def _rotary_bytes(spec: ModelSpec, context: int) -> int:
     """Bytes of the cosines and sines of every position in float32, with one pair of tables per kind of rotation."""
+    return context * _rotary_columns(spec) * FLOAT
+
+
+@arch.once
+def _rotary_columns(spec: ModelSpec) -> int:
     kinds = {mixer.rotation for _, mixer in arch.mixers(spec) if mixer.rotation is not None}
-    return sum(context * width * FLOAT for _, width in kinds)
+    return sum(width for _, width in kinds)

@@ -102,9 +102,7 @@ def _prefill(spec: ModelSpec, one: Pass, batch: int, storage: Storage) -> Phase:
 
 def _decode(spec: ModelSpec, one: Pass, batch: int, storage: Storage) -> Phase:
     caches = sum(n * _cache_traffic(block, one.start, one.stop, storage) for block, n in spec.uses)
-    cacheless = arch.decode_bytes_moved(spec, one.start, batch, storage) - batch * sum(
-        n * block.cache_traffic(one.start, storage) for block, n in spec.uses
-    )
+    cacheless = arch.cacheless_bytes_moved(spec, batch, storage)
     return Phase(_flops(spec, one, batch), one.tokens * cacheless + batch * caches)
 
 
@@ -132,6 +130,7 @@ def _flops(spec: ModelSpec, one: Pass, batch: int, convention: Convention = Conv
     return batch * (whole - arch.prefill_flops(spec, one.start).total)
 
 
+@arch.once
 def _weights_read(spec: ModelSpec, tokens: int, storage: Storage) -> int:
     """Bytes of the weights that ``tokens`` tokens use: all weights except those of experts that no token reaches."""
     idle = sum(

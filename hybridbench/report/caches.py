@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,16 +61,22 @@ def cache_table(rows: Sequence[CacheLine]) -> Table:
     ]
     batches = ", ".join(dict.fromkeys(str(row.batch) for row in rows))
     names = [f"{name} {row.layout}" for name, row in zip(names_of(specs), rows, strict=True)]
-    alike = all(one.dtypes == other.dtypes for one in rows for other in rows if one.layout == other.layout)
+    dtypes_of: dict[str, set[Dtypes]] = {}
+    for row in rows:
+        dtypes_of.setdefault(row.layout, set()).add(row.dtypes)
+    alike = all(len(dtypes) == 1 for dtypes in dtypes_of.values())
     stored = by_words([row.layout for row in rows] if alike else names, [row.dtypes.of_caches for row in rows])
     title = f"cache of a batch of {batches}, {', '.join(scales)}, in {unit.label}; {stored}"
     table = table_of(title, columns, specs)
+    sharing: dict[Hashable, list[str]] = {}
     for row in rows:
+        sharing.setdefault(_pages_key(row), []).append(row.layout)
+    for row in rows:
+        layouts = ", ".join(sharing[_pages_key(row)])
         last, padding = row.batch * row.pages.last_pages, row.batch * row.pages.padding
         if last or padding:
-            layouts = [other.layout for other in rows if _same_pages(other, row)]
             table.remark(
-                f"{row.spec.label} at {format_tokens(row.context)}, {', '.join(layouts)}: {format_bytes(last)} unused "
+                f"{row.spec.label} at {format_tokens(row.context)}, {layouts}: {format_bytes(last)} unused "
                 f"in last pages, {format_bytes(padding)} of padding to pages of {row.pages.page_tokens} tokens"
             )
         if row.tensors is not None and row.tensors != row.formula.total:
@@ -81,8 +87,9 @@ def cache_table(rows: Sequence[CacheLine]) -> Table:
     return table
 
 
-def _same_pages(one: CacheLine, other: CacheLine) -> bool:
-    return (one.spec, one.context, one.batch, one.pages) == (other.spec, other.context, other.batch, other.pages)
+def _pages_key(row: CacheLine) -> Hashable:
+    """Equal for rows whose caches take the same pages."""
+    return row.spec, row.context, row.batch, row.pages
 
 
 def cache_row(row: CacheLine) -> dict[str, Any]:

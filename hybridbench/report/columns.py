@@ -10,7 +10,7 @@ from hybridbench.arch.stored import Dtypes
 from hybridbench.report.display import unit_for
 from hybridbench.report.groups import series_names
 from hybridbench.report.table import NO_VALUE, Cell, Column, Table
-from hybridbench.suite.models import same_stacks
+from hybridbench.suite.models import distinct, same_stacks
 
 ColumnOf = tuple[Column, list[Cell]]
 """A column and its cells, one per row."""
@@ -40,18 +40,18 @@ def table_of(title: str, columns: Iterable[ColumnOf], specs: Sequence[ModelSpec]
 
 def names_of(specs: Sequence[ModelSpec]) -> list[str]:
     """A name for each model, with the scale if there are several scales."""
-    models: list[ModelSpec] = []
-    names: list[str] = []
-    scales = dict.fromkeys(spec.scale for spec in specs)
+    models = distinct(specs)
+    names: dict[ModelSpec, str] = {}
+    scales = dict.fromkeys(spec.scale for spec in models)
     for scale in scales:
-        of_scale = [spec for place, spec in enumerate(specs) if spec.scale == scale and spec not in specs[:place]]
-        models += of_scale
-        names += [f"{name} {scale}" if len(scales) > 1 else name for name in series_names(of_scale)]
-    return [names[models.index(spec)] for spec in specs]
+        of_scale = [spec for spec in models if spec.scale == scale]
+        said_as = [f"{name} {scale}" if len(scales) > 1 else name for name in series_names(of_scale)]
+        names |= zip(of_scale, said_as, strict=True)
+    return [names[spec] for spec in specs]
 
 
 def model_fields(spec: ModelSpec) -> dict[str, Any]:
-    """What names a model, as plain values."""
+    """What names a model, as plain values, with what its file leaves out where it was read from one."""
     return {
         "arch": spec.arch,
         "label": spec.label,
@@ -60,6 +60,7 @@ def model_fields(spec: ModelSpec) -> dict[str, Any]:
         "recipe": spec.recipe,
         "pattern": spec.pattern,
         "d_model": spec.d_model,
+        **({"notes": list(spec.notes)} if spec.notes else {}),
     }
 
 

@@ -23,6 +23,7 @@ from hybridbench.derive.doubts import problems
 from hybridbench.metrics import value
 from hybridbench.record import Record, Status
 from hybridbench.report.measured import INVALID
+from hybridbench.report.progress import time_left
 from hybridbench.report.render.terminal import verdict_style
 from hybridbench.units import format_number, format_seconds
 
@@ -116,13 +117,7 @@ class LiveSweep:
 
     def left(self) -> str:
         """The estimated time of the remaining cases, in words."""
-        if self._done >= self._total:
-            return f"took {format_seconds(self._busy_s)}"
-        if not self._done:
-            return "time left unknown"
-        mean = self._busy_s / self._done
-        left = mean * self._total - (self._now() - self._begun)
-        return f"about {format_seconds(left)} left" if left > 0 else "longer than estimated"
+        return time_left(self._done, self._total, self._busy_s, self._now() - self._begun)
 
     def shown(self) -> RenderableType:
         """The current display of a terminal: the latest finished cases and the bar."""

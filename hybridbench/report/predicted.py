@@ -15,7 +15,7 @@ from hybridbench.report.columns import dtype_words, model_fields
 from hybridbench.report.display import ShownUnit, unit_for
 from hybridbench.report.groups import CONTEXT, arch_order, series_names
 from hybridbench.report.table import NO_VALUE, Cell, Column, Table
-from hybridbench.suite.models import same_stacks
+from hybridbench.suite.models import distinct, same_stacks
 from hybridbench.units import format_tokens
 
 
@@ -77,11 +77,8 @@ def cost_table(rows: Sequence[tuple[ModelSpec, Cost]], dtypes: Sequence[Dtypes] 
     varying = [key for key in _SAID if len({conditions[key] for conditions in told}) > 1]
     said = [words.format(told[0][key]) for key, words in _SAID.items() if rows and key not in varying]
     stored = dtype_words([spec for spec, _ in rows], dtypes) if dtypes else ""
-    models: list[ModelSpec] = []
-    for spec, _ in rows:
-        if spec not in models:
-            models.append(spec)
-    names = _names(models)
+    models = distinct(spec for spec, _ in rows)
+    names = dict(zip(models, _names(models), strict=True))
     shown = {column.key: unit_for([getattr(cost, column.key) for _, cost in rows], column.unit) for column in _COST}
     # One unit for all columns of a kind, so that numbers of a row can be added.
     caches = ("cache_bytes", "kv_cache_bytes")
@@ -104,7 +101,7 @@ def cost_table(rows: Sequence[tuple[ModelSpec, Cost]], dtypes: Sequence[Dtypes] 
         ],
     )
     for (spec, cost), conditions in sorted(zip(rows, told, strict=True), key=lambda row: arch_order(row[0][0])):
-        name = names[models.index(spec)]
+        name = names[spec]
         table.rows.append(
             [
                 Cell(name, name),
@@ -117,7 +114,7 @@ def cost_table(rows: Sequence[tuple[ModelSpec, Cost]], dtypes: Sequence[Dtypes] 
         )
     for sentence in same_stacks(models):
         table.remark(sentence)
-    for name, model in zip(names, models, strict=True):
+    for model, name in names.items():
         if model.arch in PRESETS and (inferred := PRESETS[model.arch].inferred):
             table.remark(f"{name}: inferred, not published: {inferred}")
         for note in model.notes:
@@ -168,11 +165,8 @@ def cost_plots(rows: Sequence[tuple[ModelSpec, Cost]]) -> list[Plot]:
     """
     if len({cost.convention for _, cost in rows}) > 1:
         raise ValueError("the rows mix conventions: give rows of one convention")
-    models: list[ModelSpec] = []
-    for spec, _ in sorted(rows, key=lambda row: arch_order(row[0])):
-        if spec not in models:
-            models.append(spec)
-    names = series_names(models)
+    models = distinct(spec for spec, _ in sorted(rows, key=lambda row: arch_order(row[0])))
+    names = dict(zip(models, series_names(models), strict=True))
     per_token: tuple[tuple[str, str, str, str, Callable[[Cost], float]], ...] = (
         ("train-flops", "Training FLOPs per token", "FLOPs per token", "FLOP", lambda c: c.train_flops / c.context),
         ("decode-flops", "Decode FLOPs per token", "FLOPs per token", "FLOP", lambda c: c.decode_flops),
@@ -187,8 +181,8 @@ def cost_plots(rows: Sequence[tuple[ModelSpec, Cost]]) -> list[Plot]:
             quantity=quantity,
             unit=unit,
             axis=CONTEXT,
-            models=dict(zip(names, models, strict=True)),
-            points=[Point(names[models.index(spec)], cost.context, get(cost), PREDICTED) for spec, cost in rows],
+            models={name: model for model, name in names.items()},
+            points=[Point(names[spec], cost.context, get(cost), PREDICTED) for spec, cost in rows],
             failures=[],
         )
         for name, title, quantity, unit, get in per_token

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -89,10 +89,15 @@ def _same(spec: ModelSpec, other: ModelSpec, with_ratio: bool) -> bool:
     return spec == (other if with_ratio else replace(other, ratio=spec.ratio))
 
 
+def distinct(specs: Iterable[ModelSpec]) -> list[ModelSpec]:
+    """Each model once, in order. The rows of a table share their models, so the same object is compared once."""
+    return list(dict.fromkeys({id(spec): spec for spec in specs}.values()))
+
+
 def same_stacks(specs: Sequence[ModelSpec]) -> list[str]:
     """A sentence for each stack that several ratios round to."""
     found: list[list[ModelSpec]] = []
-    for spec in specs:
+    for spec in distinct(specs):
         alike = next((models for models in found if _same(models[0], spec, with_ratio=False)), None)
         if alike is None:
             found.append([spec])

@@ -58,10 +58,10 @@ REFUSED = {
     "misspelt_kv_mistral": "a field num_key_value_head, .*: did you mean num_key_value_heads[?]$",
     "block_types_nested": "block_types is .*: give a list of 'recurrent' and 'attention'",
     "layer_types_nested": "layer_types has .*: give a word for each layer",
-    "expand_inf": "expand as inf, which is no number",
-    "expand_nan": "expand as nan, which is no number",
-    "hugeint": "hidden_size as a number of 5,000 digits",
-    "integer_of_4301_digits": "vocab_size as a number of 4,301 digits",
+    "expand_inf": "has expand as inf, which is no number to compute with",
+    "expand_nan": "has expand as nan, which is no number to compute with",
+    "hugeint": "has hidden_size as a number of 5,000 digits, where at most 40 can be used",
+    "integer_of_4301_digits": "has vocab_size as a number of 4,301 digits, where at most 40 can be used",
 }
 """What the one sentence about a file says."""
 

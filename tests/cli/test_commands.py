@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import resource
 import subprocess
@@ -122,17 +123,26 @@ def test_cost_writes_tables_and_charts(tmp_path):
     assert len(list((tmp_path / "charts").glob("*.png"))) == len(list((tmp_path / "charts").glob("*.svg"))) == 3
 
 
-def test_help_and_cost_take_at_most_a_quarter_of_importing_torch():
+@pytest.mark.parametrize("args", [["--help"], ["cost", "--ctx", "4k..128k"]], ids=" ".join)
+def test_help_and_cost_take_at_most_a_quarter_of_importing_torch(args):
+    """In CPU seconds of processes that run one after the other, because a busy machine slows both of a pair alike.
+
+    A pair that others disturb is measured again. Compiled modules are kept, as they are where it is installed.
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
     def cpu_seconds(*command):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL, env=environment)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    torch = min(cpu_seconds("-c", "import torch") for _ in range(2))
-    for args in (["--help"], ["cost", "--ctx", "4k..128k"]):
-        ours = min(cpu_seconds("-m", "hybridbench.cli.main", *args) for _ in range(2))
-        assert ours <= torch / 4, f"{args}: {ours:.2f} s against {torch:.2f} s"
+    shares = []
+    for _ in range(5):
+        shares.append(cpu_seconds("-m", "hybridbench.cli.main", *args) / cpu_seconds("-c", "import torch"))
+        if shares[-1] <= 1 / 4:
+            return
+    pytest.fail(f"{args} took {min(shares):.2f} of the time that importing torch takes, in the best of five pairs")
 
 
 @pytest.mark.parametrize("command", ["cost", "report", "--help"])

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -204,12 +205,52 @@ def test_configurations(name: str, said: str) -> None:
     assert said in refused(run("cost", "--config", CASES / "configs" / f"{name}.json"))
 
 
-@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="needs a file without end")
-def test_a_file_without_end() -> None:
-    assert "a line of more than 64 MiB" in refused(run("report", "/dev/zero"))
-    assert "a line of more than 64 MiB" in refused(run("price", "--efficiency", "/dev/zero"))
-    assert "larger than 1 MiB" in refused(run("run", "/dev/zero"))
-    assert "larger than 16 MiB" in refused(run("cost", "--config", "/dev/zero"))
+READERS = (
+    ("report",),
+    ("price", "--efficiency"),
+    ("run",),
+    ("cost", "--config"),
+    ("kernels",),
+    ("compare",),
+    ("check", "--exact", "--baseline"),
+    ("check", "--exact", "--budget"),
+)
+"""Commands that a path is added to, one for each reader of a file that people name."""
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("args", READERS, ids=" ".join)
+def test_what_is_no_regular_file_is_not_read(args: tuple[str, ...], tmp_path: Path) -> None:
+    """A device may have no end, and to open a FIFO waits until somebody writes to it."""
+    fifo = tmp_path / "fifo.toml"
+    os.mkfifo(fifo)
+    for path in (fifo, Path("/dev/zero")) if args != ("kernels",) else (fifo,):  # whose suites end in .toml
+        sentence = refused(run(*args, path))
+        assert f"{path}" in sentence
+        assert "is no regular file" in sentence
+
+
+@pytest.mark.parametrize("args", READERS, ids=" ".join)
+def test_a_name_that_no_file_can_have(args: tuple[str, ...]) -> None:
+    assert "File name too long" in refused(run(*args, f"{'9' * 300}.toml"))
+
+
+@pytest.mark.parametrize(
+    ("args", "most"),
+    [(("report",), "a line of more than 64 MiB"), (("run",), "larger than 1 MiB"), (("cost", "--config"), "16 MiB")],
+)
+def test_a_file_larger_than_is_read(args: tuple[str, ...], most: str, tmp_path: Path) -> None:
+    large = tmp_path / "records-large.jsonl"
+    with large.open("wb") as file:
+        file.truncate(65 << 20)
+    assert most in refused(run(*args, large))
+
+
+@pytest.mark.parametrize("args", [("run",), ("kernels",)])
+def test_a_suite_that_ends_in_nul_bytes_may_be_cut_short(args: tuple[str, ...], tmp_path: Path) -> None:
+    suite = tmp_path / "suite.toml"
+    suite.write_text('[[sweep]]\nworkload = "decode"\n' + "\0" * 512)
+    assert "ends in NUL bytes, as after a power cut, and may be cut short" in refused(run(*args, suite))
 
 
 def test_noise_is_not_read_to_its_end(tmp_path: Path) -> None:

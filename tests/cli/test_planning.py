@@ -334,3 +334,16 @@ def test_a_stopped_search_still_shows_what_was_predicted(h200: Any, tmp_path: Pa
     stopped = run(*args, code=130)
     assert "predicted decode-floor of transformer and mamba" in stopped.stdout
     assert "stopped" in stopped.stderr
+
+
+@pytest.mark.parametrize("command", ["cost", "price", "fit", "cache"])
+def test_rows_say_what_the_file_leaves_out_and_their_dtypes(command: str) -> None:
+    config = Path(__file__).parents[1] / "cases" / "configs" / "minimax_cache.json"
+    extra = ("--workload", "decode") if command in ("price", "fit") else ()
+    (row,) = document(command, "--config", str(config), "--ctx", "64", "--dtype", "float32", *extra)["rows"]
+    (note,) = row["notes"]
+    assert note.startswith("not in its file, so as its class in transformers has it: ")
+    assert "head_dim 4" in note
+    assert {row["kv_dtype"], row["state_dtype"], row["conv_dtype"]} == {"float32"}
+    (family,) = document(command, "--arch", "mamba", "--ctx", "64", *extra)["rows"]
+    assert "notes" not in family

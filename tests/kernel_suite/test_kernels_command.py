@@ -22,6 +22,7 @@ from hybridbench.kernel_suite.report import build, notes, rows
 from hybridbench.problem import Problem
 from hybridbench.record import Caveat, Ceilings, Environment, Record, Status
 from hybridbench.store import RecordWriter, holds, load, newest, recorded
+from hybridbench.suite.sweep import Sweep, cases
 
 ROOT = Path(__file__).parents[2]
 MACHINE = Environment("cpu", "cpu", None, "some CPU", 4, None, None, None, "3.12", "linux", {}, "0.1.0", None, 1)
@@ -297,3 +298,22 @@ def test_a_budget_is_what_was_typed() -> None:
     (cell,) = cells(replace(work, hot=True, max_time_s=2, min_samples=2000), has_gpu=False)
     assert cell.sampling == Budget(cold=False, max_time_s=2.0, min_samples=2000, max_samples=2000)
     assert cell.problem.batch == 1
+
+
+def test_one_document_has_both_kinds_of_record(tmp_path: Path) -> None:
+    with RecordWriter(tmp_path, "kernels", KernelRecord) as writer:
+        writer.append(record("triton", 1_000, 1_100))
+    sole = json.loads(run("report", str(tmp_path), "--json"))
+    assert sole.keys() == {"report", "self_test", "kernels"}
+    (case,) = cases(Sweep("decode", arch="mamba", scale="tiny", ctx="64"), has_gpu=False)
+    with RecordWriter(tmp_path, "models") as writer:
+        writer.append(Record(case, Status.OOM, "models", "2026-01-01T00:00:00+00:00", MACHINE, message="too large"))
+    both = json.loads(run("report", str(tmp_path), "--json"))
+    assert both.keys() == {"report", "rows", "kernels", "kernels_report"}
+    assert both["kernels"] == sole["kernels"]
+    assert both["kernels_report"] == sole["report"]
+    assert [row["status"] for row in both["rows"]] == ["oom"]
+    assert Path(both["report"]).is_file()
+    assert Path(both["kernels_report"]).is_file()
+    shown = run("report", str(tmp_path))
+    assert shown.count("Report: ") == 2

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from hybridbench.arch import model as arch
 from hybridbench.arch.block import Convention, Storage
-from hybridbench.arch.families import build_spec
+from hybridbench.arch.families import Options, build_spec
 from hybridbench.predict.work import PHASE_OF, Phase, phases, step_bytes, step_flops
 from hybridbench.suite.workloads import DECODE, GENERATE, PASSES, PREFILL, TRAIN, WORKLOADS, Workload
 
@@ -48,3 +50,34 @@ def test_a_generation_is_its_prefill_and_then_its_decode_steps() -> None:
 def test_a_generation_has_flops_in_one_convention_only() -> None:
     with pytest.raises(ValueError, match="no closed form"):
         step_flops(SPEC, workload(GENERATE), Convention.HARDWARE)
+
+
+def test_what_no_context_changes_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a range of contexts, parameters and weights are counted for the first one alone."""
+    spec = build_spec("inter", "tiny", Options(ratio="1:3"))
+    counted: list[str] = []
+    for block in {type(block) for block, _ in spec.uses}:
+        for name in ("params", "weight_bytes", "weight_traffic"):
+            whole = getattr(block, name)
+
+            def call(*args: Any, whole: Any = whole, name: str = name, **options: Any) -> Any:
+                counted.append(name)
+                return whole(*args, **options)
+
+            monkeypatch.setattr(block, name, call)
+    after = []
+    for context in range(1, 50):
+        arch.cost(spec, context)
+        phases(spec, Workload(DECODE, context, 2), STORAGE)
+        phases(spec, Workload(GENERATE, context + 8, 2, prompt=8), STORAGE)
+        after.append(len(counted))
+    assert set(counted) == {"params", "weight_bytes", "weight_traffic"}
+    assert after[1:] == [after[0]] * 48
+
+
+def test_a_spec_finds_an_equal_one_and_no_other() -> None:
+    """What is computed once is kept by spec, so an equal spec has to find it and one with another block must not."""
+    one, same, other = (build_spec("swa", "tiny", Options(window=window)) for window in (64, 64, 128))
+    assert {one: 1}[same] == 1
+    assert other not in {one: 1}
+    assert arch.cost(one, 4096).kv_cache_bytes < arch.cost(other, 4096).kv_cache_bytes

@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 
+import pytest
 from rich.console import Console
 
 from hybridbench.record import Record, Status
 from hybridbench.report.live import LiveSweep
+from hybridbench.report.progress import computed
 from hybridbench.suite.sweep import Sweep, cases
 
 Make = Callable[..., Record]
@@ -82,3 +84,39 @@ def test_a_failure_inside_leaves_the_terminal_as_it_was() -> None:
     except KeyboardInterrupt:
         pass
     assert out.getvalue().count("\x1b[?25l") == out.getvalue().count("\x1b[?25h") == 1
+
+
+def _slowly(clock: Clock, console: Console, seconds: float, stop_at: int = 99) -> list[int]:
+    def make(item: int) -> int:
+        if item == stop_at:
+            raise KeyboardInterrupt
+        clock.time += seconds
+        return 2 * item
+
+    return computed(make, range(10), "rows", console, clock)
+
+
+def test_predictions_show_a_bar_with_an_estimate_after_two_seconds() -> None:
+    out = io.StringIO()
+    assert _slowly(Clock(), Console(file=out, width=80, force_terminal=True), 1) == list(range(0, 20, 2))
+    shown = out.getvalue()
+    assert "2/10" in shown
+    assert "about 8.00 s left" in shown
+    assert " 1/10" not in shown, "the bar came before two seconds had passed"
+    assert "about 1.00 s left" in shown
+    assert shown.endswith("\x1b[2K"), "the bar stays on the screen"
+
+
+def test_predictions_of_a_moment_and_those_in_a_log_show_nothing() -> None:
+    for terminal, seconds in ((True, 0.19), (False, 60)):
+        out = io.StringIO()
+        assert len(_slowly(Clock(), Console(file=out, force_terminal=terminal), seconds)) == 10
+        assert not out.getvalue()
+
+
+def test_ctrl_c_takes_the_bar_away() -> None:
+    out = io.StringIO()
+    with pytest.raises(KeyboardInterrupt):
+        _slowly(Clock(), Console(file=out, width=80, force_terminal=True), 1, stop_at=5)
+    assert "5/10" in out.getvalue()
+    assert out.getvalue().endswith("\x1b[2K")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import random
 import re
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -22,10 +24,11 @@ from hybridbench.report.frame import to_frame
 from hybridbench.report.groups import Group, group_records
 from hybridbench.report.measured import detail_tables, headline_table, several_runs, summary_table, unequal_kernels
 from hybridbench.report.predicted import build_cost, cost_table, layer_table
+from hybridbench.report.render import terminal
 from hybridbench.report.render.csv import to_csv
 from hybridbench.report.render.markdown import to_markdown
 from hybridbench.report.render.terminal import print_table
-from hybridbench.report.table import Table
+from hybridbench.report.table import Cell, Column, Table
 from hybridbench.suite.sweep import Sweep, cases
 
 Make = Callable[..., Record]
@@ -341,3 +344,51 @@ def test_terminal_markdown_and_csv_show_the_same_cells(what: str, scripted: list
         for footnote in table.footnotes():
             assert footnote.replace("|", "\\|") in to_markdown(table).replace("\\_", "_").replace("\\*", "*")
             assert footnote in " ".join(on_terminal)
+
+
+@pytest.mark.parametrize("width", [30, 80, 120])
+def test_rows_have_the_lines_that_rich_draws(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = random.Random(3)
+    words = ("x", "1,234", "a longer cell", "层", "é", "12.3 [1]", "", "1e9")
+    aligned = 0
+    for n_columns, n_rows in ((1, 1), (3, 20), (6, 3), (2, 0), (4, 60), (9, 30)):
+        columns = [Column(f"c{at}", f"heading {at} [GiB]", numeric=rng.random() < 0.5) for at in range(n_columns)]
+        rows = [[Cell(rng.choice(words) * rng.choice((1, 1, 3))) for _ in columns] for _ in range(n_rows)]
+        table = Table("title", columns, rows=rows)
+        aligned += (
+            terminal._aligned(table, terminal._longest(table, range(n_columns)), [0], _console(width)) is not None
+        )
+        quick = _printed(table, width)
+        with monkeypatch.context() as patch:
+            patch.setattr(terminal, "_aligned", lambda *_: None)
+            assert quick == _printed(table, width)
+    assert aligned, "rich drew every table, so nothing was compared"
+
+
+def test_rows_cost_little_beside_what_rich_takes_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = build_spec("inter", "1b")
+    table = cost_table([(spec, arch.cost(spec, context)) for context in range(1, 301)])
+    quick = _cpu_s(lambda: _printed(table, 120))
+    monkeypatch.setattr(terminal, "_aligned", lambda *_: None)
+    assert quick < _cpu_s(lambda: _printed(table, 120)) / 4
+
+
+def _console(width: int) -> Console:
+    return Console(file=io.StringIO(), width=width, force_terminal=True)
+
+
+def _printed(table: Table, width: int) -> str:
+    console = _console(width)
+    print_table(table, console)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def _cpu_s(work: Callable[[], object]) -> float:
+    """The least CPU time of three calls, so that other processes on the machine do not count."""
+    took = []
+    for _ in range(3):
+        began = time.process_time()
+        work()
+        took.append(time.process_time() - began)
+    return min(took)

@@ -17,7 +17,7 @@ from hybridbench.cli.main import main
 from hybridbench.errors import WorkerDied
 from hybridbench.machine import usable_cores
 from hybridbench.record import Status
-from hybridbench.runner import Events, run_sweep
+from hybridbench.runner import Dialogue, Events, run_sweep
 from hybridbench.store import RecordWriter, load, recorded
 from hybridbench.suite.sweep import Sweep, cases
 
@@ -243,3 +243,22 @@ def test_resuming_with_other_sampling_says_why_cases_run_again(tmp_path):
     assert decode("0.05").exit_code == 0
     assert "0 to run" in decode("0.05").stderr
     assert "1 of those to run are recorded with other sampling" in decode("0.06").stderr
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["\x00garbage", "", "7", "[]", "{}", '{"kind": "phase"}', '{"kind": "answer", "fit": true, "status": "?"}'],
+)
+def test_a_line_that_is_no_message_ends_the_case_in_a_sentence(line, tmp_path):
+    with RecordWriter(tmp_path) as writer:
+        dialogue = Dialogue(writer)
+        dialogue.hear('{"kind": "hello"}')
+        assert dialogue.hear(line) is None, "without a case there is nothing to record"
+        dialogue.begin(case_with("good"))
+        record = dialogue.hear(line)
+    assert not dialogue.fit
+    assert record.status is Status.CRASHED
+    assert record.message.startswith("the worker process wrote ")
+    assert record.message.isprintable()
+    (stored,) = load([tmp_path], pytest.fail)
+    assert stored.message == record.message

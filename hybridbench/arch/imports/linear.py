@@ -160,6 +160,7 @@ def _kimi_linear(read: Fields, d_model: int) -> Draft:
         read.first("num_shared_experts", "n_shared_experts"),
     )
     read.must("moe_layer_freq", 1)
+    read.not_null("max_position_embeddings", "norm_topk_prob", "n_group")
     dense_first = read.size("first_k_dense_replace", 1, least=0)
     sparse = ["-" if index < dense_first else "E" for index in range(depth)]
     sparse = read.layer_types("mlp_layer_types", depth, {"dense": "-", "sparse": "E"}, sparse)
@@ -205,12 +206,10 @@ def _lfm2_width(read: Fields, width: int) -> int:
     """LFM2's feed-forward width: two thirds of intermediate_size, times a factor, rounded up."""
     multiple = read.size("block_multiple_of", 256)
     adjusts = read.flag("block_auto_adjust_ff_dim", True)
-    scaled = not read.is_null("block_ffn_dim_multiplier")
-    factor = read.number("block_ffn_dim_multiplier", 1.0) if scaled else 1.0
+    factor = read.number("block_ffn_dim_multiplier", 1.0)
     if not adjusts:
         return width
-    narrowed = int(2 * width / 3)
-    return multiple * -(-int(factor * narrowed) // multiple) if scaled else narrowed
+    return multiple * -(-int(factor * int(2 * width / 3)) // multiple)
 
 
 def _lfm2(read: Fields, d_model: int) -> Draft:

@@ -24,6 +24,7 @@ _WORDS = {
 def _letters(read: Fields) -> list[str]:
     """One letter per sublayer, from the pattern or from the list of kinds. Its length is the number of sublayers."""
     depth = read.maybe("num_hidden_layers")
+    read.not_null("layer_types", "mamba_expand", "expand")
     name = read.first("layers_block_type", "layer_types")
     pattern = read.value("hybrid_override_pattern")
     if name in read:

@@ -62,6 +62,15 @@ def read_depth(read: Fields, name: str = "num_hidden_layers") -> int:
     return depth
 
 
+_NO_HEAD_DIM = frozenset(
+    (
+        *("granite", "phi3", "qwen2", "qwen2_moe", "qwen3_moe", "olmo2", "olmo3", "jamba", "bamba", "falcon_h1"),
+        *("granitemoehybrid", "lfm2", "lfm2_moe", "olmo_hybrid", "recurrent_gemma"),
+    )
+)
+"""Types whose class has no field head_dim: it reads one that a file has, and cannot compute with null."""
+
+
 def read_attention(
     read: Fields,
     d_model: int,
@@ -85,6 +94,8 @@ def read_attention(
         variants: further fields of ``Attention``.
     """
     n_heads = read.size("num_attention_heads")
+    if read.model_type in _NO_HEAD_DIM:
+        read.not_null("head_dim")
     width = read.maybe("head_dim") if head_dim is None else read.size("head_dim", head_dim)
     names = ATTENTION_FIELDS if width else (*ATTENTION_FIELDS, "hidden_size")
     if width is None:

@@ -146,9 +146,13 @@ class Fields:
     def first(self, *names: str) -> str:
         """Choose among several names that the class has for one field: the first that the file has, else the first.
 
-        Marks the rest read. Two that differ are a contradiction.
+        Marks the rest read. Two that differ are a contradiction. A null is chosen before a value: the class sets the
+        field to null whichever name it stands under.
         """
         self._read.update(names)
+        nulls = [name for name in names if name in self._body and name not in self]
+        if nulls:
+            return nulls[0]
         given = [name for name in names if name in self]
         for name in given[1:]:
             if self._body[name] != self._body[given[0]]:
@@ -252,6 +256,12 @@ class Fields:
             return
         known = " or ".join(json.dumps(value) for value in accepted) or "null"
         self.wrong(name, f"{name} is {_cut(json.dumps(found))}: hybridbench reads {self.model_type} with {known} only.")
+
+    def not_null(self, *names: str) -> None:
+        """Keep as wrong each of these fields that is present and null: the class computes with its value."""
+        for name in names:
+            if self.is_null(name):
+                self.wrong(name, f"{name} is None: give its value, or take it out for the default of the class.")
 
     def section(self, name: str) -> Mapping[str, Any]:
         """A field that is an object; empty where it is absent."""

@@ -131,7 +131,7 @@ def _prefixed_mamba2(read: Fields, d_model: int, inner: int, out_bias: bool | No
         read.size("mamba_d_state", 256),
         n_groups=read.size("mamba_n_groups", 1),
         d_conv=read.size("mamba_d_conv", 4),
-        chunk_size=read.size("mamba_chunk_size", 256),
+        chunk_size=read.maybe("mamba_chunk_size", 256) or 256,
         conv_bias=read.flag("mamba_conv_bias", True, null=False),
         in_bias=bias,
         out_bias=bias if out_bias is None else out_bias,
@@ -193,13 +193,14 @@ def _granite(read: Fields, d_model: int) -> Draft:
     """Granite 4: a shared expert in every layer, and routed experts where the config has any."""
     depth = read_depth(read)
     attention = read_attention(read, d_model, bias=read.flag("attention_bias"))
+    read.not_null("layers_block_type")
     name = read.first("layer_types", "layers_block_type")
     letters = read.layer_types(name, depth, LINEAR_WORDS, ["M"] * depth)
     mamba = _prefixed_mamba2(read, d_model, read.factor("mamba_expand", d_model, 2)) if "M" in letters else None
     mixers: Layers = [("M", mamba) if letter == "M" and mamba else ("*", attention) for letter in letters]
     shared = read.size("shared_intermediate_size")
     experts = read.size("num_local_experts", 8, least=0)
-    width, top_k = read.maybe("intermediate_size"), read.size("num_experts_per_tok", 2, least=0)
+    width, top_k = read.maybe("intermediate_size"), _granite_top_k(read, experts)
     block: Block = read.build(("shared_intermediate_size",), Mlp, d_model, shared)
     if experts:
         if width is None:
@@ -218,6 +219,13 @@ def _granite(read: Fields, d_model: int) -> Draft:
     return Draft(with_mlps(mixers, block), tied)
 
 
+def _granite_top_k(read: Fields, experts: int) -> int:
+    """Experts of a token; a file without experts may have null."""
+    if not experts and read.is_null("num_experts_per_tok"):
+        return 0
+    return read.size("num_experts_per_tok", 2, least=0)
+
+
 _MAMBA_FIELDS = (
     *("mamba_n_heads", "mamba_d_head", "mamba_d_state", "mamba_n_groups", "mamba_d_conv", "mamba_chunk_size"),
     *("mamba_conv_bias", "mamba_proj_bias", "mamba_expand"),
@@ -229,11 +237,13 @@ def _falcon_h1(read: Fields, d_model: int) -> Draft:
     depth = read_depth(read)
     attention = read_attention(read, d_model, kv_heads=8, null_kv_heads=True, bias=read.flag("attention_bias"))
     inner = read.maybe("mamba_d_ssm", 1024)
-    expanded = read.factor("mamba_expand", d_model, 2)
+    if inner is None or not read.is_null("mamba_expand"):
+        expanded = read.factor("mamba_expand", d_model, 2)
+        inner = expanded if inner is None else inner
     mamba = _prefixed_mamba2(
         read,
         d_model,
-        expanded if inner is None else inner,
+        inner,
         out_bias=read.flag("projectors_bias", null=False),
         gated_norm=read.flag("mamba_rms_norm", null=False),
     )
@@ -285,6 +295,7 @@ def _zamba2(read: Fields, d_model: int) -> Draft:
     head_dim = max(1, 2 * d_model // n_heads)
     read.must("attention_head_dim", head_dim)
     read.must("head_dim", head_dim)
+    read.not_null("attention_head_dim", "head_dim")
     read.must("attention_hidden_size", 2 * d_model)
     read.must("mamba_headdim", mamba_width)
     n_kv_heads = read_kv_heads(read, n_heads)

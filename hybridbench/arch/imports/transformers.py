@@ -140,6 +140,7 @@ def _deepseek(read: Fields, d_model: int) -> Draft:
     depth = read_depth(read)
     attention = latent_attention(read, d_model, 1536)
     read.must("moe_layer_freq", 1)
+    read.not_null("num_mtp_layers")
     dense_first = read.size("first_k_dense_replace", 3, least=0)
     routed = read.first("n_routed_experts", "num_local_experts")
     experts = deepseek_experts(read, d_model, routed, "num_experts_per_tok", "n_shared_experts")

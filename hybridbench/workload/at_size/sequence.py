@@ -31,7 +31,7 @@ OFFSETS_32_BIT = 1 << 31
 
 
 class PartsDoNotFit(Exception):
-    """There is no memory for a part beside the batch. The batch can be timed all the same."""
+    """Memory does not suffice for a part beside the batch. The batch can still be timed."""
 
 
 @contextmanager
