@@ -542,14 +542,14 @@ def test_what_autotuning_took_goes_from_one_process_to_the_other(
         yield
         done.append("restored")
 
-    monkeypatch.setattr(profiled, "installed", noted)
+    monkeypatch.setattr(profiled, "using", noted)
     monkeypatch.setattr(profiled, "warmed", lambda case, proofs: (done.append(case), warmed(case, proofs))[1])
     monkeypatch.setattr(profiled, "profiled", lambda step: done.append(step() is not None))
     exchange.ask(tmp_path / "case.json", case, seen.tuned)
     usual = tempfile.gettempdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     profiled.main(tmp_path / "case.json")
-    assert done == [TAKEN, case, True, "restored"], "installed before anything runs, and until the step has run"
+    assert done == [TAKEN, case, True, "restored"], "used before anything runs, and until the step has run"
     assert tempfile.gettempdir() == usual, "where kernels were compiled to"
 
 

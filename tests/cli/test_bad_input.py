@@ -57,7 +57,7 @@ MISTAKES = {
     "model and window": (["cost", "--model", "jamba-mini", "--window", "8"], ["--model", "--window"]),
     "config and recipe": (["cost", "--config", "x.json", "--recipe", "hymba"], ["--config", "--recipe"]),
     "no config": (["cost", "--config", "nowhere/config.json"], ["nowhere/config.json", "config.json of a model"]),
-    "config that is none": (["cost", "--config", os.devnull], [os.devnull, "not JSON"]),
+    "config that is none": (["cost", "--config", os.devnull], [os.devnull, "no regular file"]),
     "no formula in the paper": (["cost", "--model", "mamba-130m", "--convention", "paper"], ["mamba1", "exact"]),
     "mixer without a formula in the paper": (
         ["cost", "--pattern", "G-*-", "--convention", "paper"],
@@ -89,7 +89,7 @@ MISTAKES = {
     "list of GPUs with a hole": (["price", "--gpu", "h200,,b200"], ["'h200,,b200'"]),
     "price of a generation": (["price", "--workload", "generate"], ["generate is prefill and decode", "give one of"]),
     "device by another name": (["decode", "--device", "gpu"], ["'gpu'", "did you mean 'cuda'"]),
-    "an option of other commands": (["decode", "--model", "x"], ["no --model", "cost, cache, fit and price have"]),
+    "an option of other commands": (["decode", "--model", "x"], ["no --model", "cost, cache, fit, price and kernels have"]),
     "an option of one other command": (["cost", "--resume"], ["cost has no --resume", "--help"]),
     "an option misspelled": (["cost", "--scal", "1b"], ["cost has no --scal", "did you mean --scale?"]),
     "an option of nothing": (["cost", "--xyzzy"], ["cost has no --xyzzy: See hybridbench cost --help"]),
