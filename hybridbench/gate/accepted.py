@@ -49,7 +49,7 @@ def read_accepted(path: Path) -> list[Accepted]:
     try:
         body = from_toml(read_text(path, SUITE_BYTES))
     except Damaged as exc:
-        raise BadInput(f"{path} cannot be read as TOML: it {exc}; give a file of [[accepted]] entries.") from exc
+        raise BadInput(f"{path} {exc}: give a file of [[accepted]] entries.") from exc
     listed = body.get("accepted")
     if set(body) != {"accepted"} or not isinstance(listed, list):
         raise BadInput(f"{path} must hold [[accepted]] entries and nothing else.")

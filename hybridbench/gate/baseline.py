@@ -221,7 +221,7 @@ def read_budgets(path: Path) -> list[Budget]:
     try:
         body = from_toml(read_text(path, SUITE_BYTES))
     except Damaged as exc:
-        raise BadInput(f"{path} cannot be read as TOML: it {exc}; give a file of [[budget]] entries.") from exc
+        raise BadInput(f"{path} {exc}: give a file of [[budget]] entries.") from exc
     listed = body.get("budget")
     if set(body) != {"budget"} or not isinstance(listed, list):
         raise BadInput(f"{path} must hold [[budget]] entries and nothing else.")

@@ -123,7 +123,7 @@ BUDGET = '[[budget]]\nname = "inter/1b"\nquantity = "parameters"\nat_most = 1\nr
         ("= 1", "= 1.5", "whole number"),
         ("= 1", "= true", "whole number"),
         ("[[budget]]", "[budget]", "entries and nothing else"),
-        ("[[budget]]", "[[budget", "cannot be read as TOML"),
+        ("[[budget]]", "[[budget", "is not TOML"),
     ],
 )
 def test_a_budget_with_a_mistake_is_refused(tmp_path: Path, old: str, new: str, words: str) -> None:
@@ -201,7 +201,7 @@ def test_a_budget_file_names_figures_that_there_are(small: dict[str, Section], t
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["check"], "give --exact"),
+        (["check"], "one of --exact and --calibrate"),
         (["check", "--exact", "--baseline", "none.json"], "there is no baseline at none.json"),
         (["check", "--exact", "--parts", "formula"], "did you mean 'formulas'"),
         (["check", "--exact", "--fail-on", "speed"], "unknown outcome 'speed'"),

@@ -94,6 +94,7 @@ SHAPES: dict[str, dict[str, dict[str, int]]] = {
         "whole-1b": {"head_dim": 128, "n_heads": 32, "norm_width": 4096},
         "whole-odd": {"head_dim": 96, "n_heads": 66, "norm_width": 6336},
     },
+    "product": {"mlp-1b": {"d_model": 2048, "width": 16384}, "odd": {"d_model": 72, "width": 100}},
     "swiglu": WIDTHS,
     "add_rms_norm": WIDTHS,
     "rotary": HEADS,
