@@ -89,7 +89,10 @@ MISTAKES = {
     "list of GPUs with a hole": (["price", "--gpu", "h200,,b200"], ["'h200,,b200'"]),
     "price of a generation": (["price", "--workload", "generate"], ["generate is prefill and decode", "give one of"]),
     "device by another name": (["decode", "--device", "gpu"], ["'gpu'", "did you mean 'cuda'"]),
-    "an option of other commands": (["decode", "--model", "x"], ["no --model", "cost, cache, fit, price and kernels have"]),
+    "an option of other commands": (
+        ["decode", "--model", "x"],
+        ["no --model", "cost, cache, fit, price and kernels have"],
+    ),
     "an option of one other command": (["cost", "--resume"], ["cost has no --resume", "--help"]),
     "an option misspelled": (["cost", "--scal", "1b"], ["cost has no --scal", "did you mean --scale?"]),
     "an option of nothing": (["cost", "--xyzzy"], ["cost has no --xyzzy: See hybridbench cost --help"]),
