@@ -239,6 +239,7 @@ def test_a_suite_runs_every_workload_on_a_cpu(tmp_path):
     assert all(row["tokens_per_s"] > 0 for row in rows)
 
 
+@pytest.mark.slow
 def test_a_generation_integrated_and_as_published(tmp_path):
     args = ["generate", "--arch", "inter", "--prompt", "16", "--ctx", "48", *FAST, "-o", tmp_path]
     (row,) = document(*args, "--depths", "3", "--as-published")["rows"]
@@ -417,6 +418,7 @@ def test_a_pattern_is_named_by_itself(pattern, name):
     assert [(row["label"], row["pattern"]) for row in rows] == [(name, pattern)]
 
 
+@pytest.mark.slow
 def test_results_of_the_same_cases_are_shown_side_by_side(tmp_path):
     stored = load([Path("results/nvidia-h200/streams")], pytest.fail)[:2]
     for name, seconds in (("before", 0), ("after", 1)):

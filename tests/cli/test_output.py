@@ -40,6 +40,7 @@ def test_the_folder_that_is_named_is_the_folder_that_is_there(name):
     assert (Path(name) / "cost.md").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["out[red]", "[/]"], indirect=True)
 def test_a_run_its_resumption_and_its_report_name_their_folder(name):
     asked = ["decode", "--arch", "mamba", "--ctx", "64", "--device", "cpu", "--max-time", "0.02", "-o", f"./{name}"]

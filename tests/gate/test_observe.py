@@ -21,6 +21,7 @@ pytest.importorskip("triton.knobs", reason="triton is not installed, so there is
 BASELINE = Path(__file__).parents[2] / "results" / "baselines" / "exact.json"
 
 
+@pytest.mark.slow
 def test_a_fused_step_launches_five_kernels_a_block_and_three_more() -> None:
     """Three products and what mixes or reads the state in a mixer and its MLP; the first, the head, the last."""
     found = exact.PARTS["launches"]()

@@ -252,6 +252,7 @@ def run(*words: str, code: int = 0) -> str:
     return found.output
 
 
+@pytest.mark.slow
 def test_the_page_s_example_runs_from_an_empty_file_to_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And the run's records are reported, resumed and listed as those of any other command."""
     page = (ROOT / "docs" / "your-kernel.md").read_text(encoding="utf-8")

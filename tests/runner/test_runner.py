@@ -41,6 +41,7 @@ def case_with(kernel, *, limit_s=60.0):
     return cases(sweep, has_gpu=False)[0]
 
 
+@pytest.mark.slow
 def test_each_failure_costs_one_case_and_is_recorded_with_its_status(tmp_path):
     planned = [case_with(kernel) for kernel in ("good", "oom", "wrong", "raises", "exits", "killed", "good")]
     seen = []
@@ -131,6 +132,7 @@ def alive(pid):
         return False
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").exists(), reason="needs /proc to find a process's children")
 def test_kill_9_keeps_what_was_finished_ends_the_worker_and_resume_does_the_rest(tmp_path):
     folder = tmp_path / "out"
