@@ -369,7 +369,9 @@ def test_a_second_run_into_a_folder_reports_what_both_measured(tmp_path: Path) -
     broken.write_text("not a record\n" + broken.read_text("utf-8"), "utf-8")
     again = CliRunner().invoke(main, [*command, "--device", "cpu", "-o", str(tmp_path)])
     assert again.exit_code == 0, again.output
-    assert "The report is of this run only" in again.stderr
+    assert f"{broken}:1: not a JSON line" in again.stderr
+    page = (tmp_path / "report" / "report.md").read_text("utf-8")
+    assert re.search("^## prefill", page, re.MULTILINE), "what is good in the damaged file is still there"
 
 
 def test_files_that_start_with_a_byte_order_mark_are_read(tmp_path):
