@@ -366,5 +366,5 @@ def spelled(part: Any) -> Any:
     if isinstance(part, dict):
         return {spelled(key): spelled(value) for key, value in part.items()}
     if isinstance(part, list):
-        return [spelled(value) for value in part]
+        return [value if type(value) in (float, int) else spelled(value) for value in part]  # most are numbers
     return printable(part) if isinstance(part, str) else part
