@@ -19,7 +19,6 @@ from hybridbench.compare.tables import (
     summary,
     title,
 )
-from hybridbench.errors import BadInput
 from hybridbench.report.render.page import OPENINGS, own_page
 from hybridbench.report.render.terminal import print_table
 from hybridbench.store import make_folder
@@ -83,13 +82,11 @@ def write_comparison(comparison: Comparison, out: Path) -> Path:
     from hybridbench.compare.chart import draw_ratios
     from hybridbench.report.render.charts import save
     from hybridbench.report.render.csv import to_csv
+    from hybridbench.report.render.folder import write_text
 
     path = own_page(make_folder(out), "compare.md")
     save(draw_ratios(comparison), make_folder(out / "charts") / "compare")
     texts = {"compare.csv": to_csv(flat_table(comparison)), "compare.json": document(comparison)}
     for name, text in {**texts, path.name: page(comparison)}.items():
-        try:
-            (out / name).write_text(text, encoding="utf-8")
-        except OSError as exc:
-            raise BadInput(f"{out / name} cannot be written ({exc.strerror}): choose another with --out.") from exc
+        write_text(out / name, text)
     return path

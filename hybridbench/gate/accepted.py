@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridbench.errors import BadInput
-from hybridbench.files import SUITE_BYTES, Damaged, from_toml, read_text
+from hybridbench.gate.entries import read_entries
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +46,7 @@ def read_accepted(path: Path) -> list[Accepted]:
     Raises:
         BadInput: no such file, no TOML, or an entry that is not whole; the text names the entry.
     """
-    try:
-        body = from_toml(read_text(path, SUITE_BYTES))
-    except Damaged as exc:
-        raise BadInput(f"{path} {exc}: give a file of [[accepted]] entries.") from exc
-    listed = body.get("accepted")
-    if set(body) != {"accepted"} or not isinstance(listed, list):
-        raise BadInput(f"{path} must hold [[accepted]] entries and nothing else.")
-    found = [_entry(path, number, one) for number, one in enumerate(listed, start=1)]
+    found = [_entry(path, number, one) for number, one in enumerate(read_entries(path, "accepted"), start=1)]
     twice = {one.cell for one in found if [other.cell for other in found].count(one.cell) > 1}
     if twice:
         raise BadInput(f"{path} accepts {sorted(twice)[0]} twice: keep one entry for each cell.")

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from hybridbench.errors import BadInput
-from hybridbench.files import CONFIG_BYTES, SUITE_BYTES, Damaged, Missing, from_json, from_toml, read_text
+from hybridbench.files import CONFIG_BYTES, Missing, from_json, read_text
+from hybridbench.gate.entries import read_entries
 from hybridbench.gate.exits import WORST_FIRST, Exit, worst
 
 SCHEMA = 1
@@ -218,14 +219,9 @@ def read_budgets(path: Path) -> list[Budget]:
     Raises:
         BadInput: no such file, no TOML, or an entry that is not whole.
     """
-    try:
-        body = from_toml(read_text(path, SUITE_BYTES))
-    except Damaged as exc:
-        raise BadInput(f"{path} {exc}: give a file of [[budget]] entries.") from exc
-    listed = body.get("budget")
-    if set(body) != {"budget"} or not isinstance(listed, list):
-        raise BadInput(f"{path} must hold [[budget]] entries and nothing else.")
-    return [_budget(f"{path}, budget {number}", one) for number, one in enumerate(listed, start=1)]
+    return [
+        _budget(f"{path}, budget {number}", one) for number, one in enumerate(read_entries(path, "budget"), start=1)
+    ]
 
 
 def _budget(where: str, body: Any) -> Budget:
