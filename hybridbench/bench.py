@@ -183,6 +183,21 @@ def run_case(case: Case, bench: Bench) -> tuple[Observed, list[Caveat]]:
     return observed, [caveat for caveat in Caveat if caveat in found]
 
 
+def make_ready(case: Case, bench: Bench) -> tuple[None, list[Caveat]]:
+    """Builds, verifies and checks a case and runs its step once. Nothing is timed and nothing observed.
+
+    Raises:
+        Unsupported, WrongResult, torch.OutOfMemoryError: as ``run_case``.
+    """
+    work = open_session(case, bench.device, bench.proofs, bench.phase, bench.instruments.now).work
+    for part in work.parts:
+        part.enter()
+        part.step()
+    if not work.parts:
+        work.step()
+    return None, []
+
+
 def _finite_loss(work: Prepared) -> float | None:
     """The last step's loss; None in inference.
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -27,6 +28,9 @@ def captured(
 
     Warm-up runs on a side stream first, as capture requires: lazy initialisation and autotuning must not be captured.
     Python's garbage collector is off during the capture, which fails if an older graph is freed meanwhile.
+
+    Raises:
+        RuntimeError: the step cannot be captured, since it waits for the GPU for example.
     """
     side = stream or torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
@@ -40,8 +44,24 @@ def captured(
         gc.collect()
     gc.disable()
     try:
-        with torch.cuda.graph(graph, stream=stream):
+        generator = torch.cuda.default_generators[torch.cuda.current_device()]
+        with _copied(generator), torch.cuda.graph(graph, stream=stream):
             step()
     finally:
         gc.enable()
     return graph.replay
+
+
+@contextmanager
+def _copied(generator: torch.Generator) -> Iterator[None]:
+    """The generator works on a copy of its state, and afterwards on the state that it had.
+
+    A capture that fails leaves its generator marked as being captured (torch 2.11), and every later random draw of the
+    process then raises "Offset increment outside graph capture encountered unexpectedly".
+    """
+    state = generator.graphsafe_get_state()
+    generator.graphsafe_set_state(state.clone_state())
+    try:
+        yield
+    finally:
+        generator.graphsafe_set_state(state)

@@ -4,7 +4,9 @@ It reads one case per line of JSON from standard input and writes one line of JS
 Whatever libraries print goes to its log. It exits when the process that started it is gone, and after any failure that
 may have left the device unusable.
 
-    python -m hybridbench.worker ANSWER_FD
+    python -m hybridbench.worker [--ready] ANSWER_FD
+
+With ``--ready`` it makes each case ready and times nothing, so that kernels are compiled.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from typing import IO, Any, Protocol
 
 import torch
 
-from hybridbench.bench import Bench, run_case
+from hybridbench.bench import Bench, make_ready, run_case
 from hybridbench.errors import DeviceFault, HybridbenchError, Unsupported, WrongResult, described, reason
 from hybridbench.kernels import release
 from hybridbench.measure.environment import fingerprint
@@ -137,9 +139,9 @@ def main(read: Callable[[dict[str, Any]], _Work] = Case.from_dict, run: Run = ru
     """Entry point of the process; ``read`` and ``run`` as in ``serve``."""
     faulthandler.register(signal.SIGUSR1)  # the runner asks a hanging worker for its stacks before killing it
     end_with_starter()
-    with os.fdopen(int(sys.argv[1]), "w", encoding="utf-8") as answers:
+    with os.fdopen(int(sys.argv[-1]), "w", encoding="utf-8") as answers:
         serve(sys.stdin, answers, read=read, run=run)
 
 
 if __name__ == "__main__":
-    main()
+    main(run=make_ready if "--ready" in sys.argv else run_case)

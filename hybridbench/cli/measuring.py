@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -167,8 +168,12 @@ def measure_cases(
     dry_run: bool = False,
     brief: bool = False,
     kind: Kind = MODELS,
+    ahead: bool = False,
 ) -> list[Any]:
     """Run cases, show progress and tables, and print where the results are. Returns the records to report.
+
+    Args:
+        ahead: compile what cases of a GPU need in processes side by side, before the first.
 
     Raises:
         BadInput: a GPU asked for that is not there, a folder that cannot be written, ``--resume`` without a folder,
@@ -194,7 +199,8 @@ def measure_cases(
     if left.sampled_otherwise:
         alike = left.sampled_otherwise
         console.print(f"{alike} of those to run are recorded with other sampling (as by another --max-time).")
-    records, failure = _run(left.todo, len(planned), folder, gpus, console, kind) if left.todo else ([], None)
+    todo = left.todo
+    records, failure = _run(todo, len(planned), folder, gpus, console, kind, ahead) if todo else ([], None)
     kept = _recorded(folder, records, console, kind) if records or stored else records
     if resume and len(records) < len(planned):
         wanted = {case.key for case in planned}
@@ -238,7 +244,13 @@ def _recorded(folder: Path, records: Sequence[Any], console: Console, kind: Kind
 
 
 def _run(
-    todo: Sequence[Any], planned: int, folder: Path, gpus: Sequence[str], console: Console, kind: Kind
+    todo: Sequence[Any],
+    planned: int,
+    folder: Path,
+    gpus: Sequence[str],
+    console: Console,
+    kind: Kind,
+    ahead: bool = False,
 ) -> tuple[list[Any], HybridbenchError | None]:
     """Run the cases. Returns the records, and the exception that ended the run early, if any."""
     from hybridbench.report.live import LiveSweep
@@ -259,6 +271,8 @@ def _run(
 
     with RecordWriter(folder, kind=kind.record) as writer:
         try:
+            if ahead:
+                _compile_ahead(todo, devices, console)
             with LiveSweep(len(todo), console, shown=kind.shown()) as live:
 
                 def note(record: Any) -> None:
@@ -273,6 +287,25 @@ def _run(
             how_to_go_on()
             return finished, exc
     return finished, None
+
+
+def _compile_ahead(todo: Sequence[Any], gpus: Sequence[str], console: Console) -> None:
+    """Compile the kernels of the cases, with a line or a bar that says so."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from hybridbench.ahead import compile_ahead, groups_of
+
+    if not groups_of(todo):
+        return
+    if not console.is_terminal:
+        console.print("Compiling the kernels of all cases, side by side.")
+    columns = (TextColumn("compiling kernels, side by side"), BarColumn(bar_width=20), MofNCompleteColumn())
+    with (
+        TemporaryDirectory(prefix="hybridbench-ahead-") as logs,
+        Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar,
+    ):
+        task = bar.add_task("")
+        compile_ahead(todo, Path(logs), gpus, lambda done, total: bar.update(task, completed=done, total=total))
 
 
 def _list_cases(planned: Sequence[Any], as_json: bool) -> None:

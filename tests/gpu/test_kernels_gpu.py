@@ -28,7 +28,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # what third parties warn about while compiling is theirs
 ]
 
-HEADS: dict[str, dict[str, int]] = {
+HEADS: dict[str, dict[str, Any]] = {
     "transformer-1b": {"head_dim": 64, "n_heads": 32, "n_kv_heads": 8},
     "transformer-3b": {"head_dim": 96, "n_heads": 32, "n_kv_heads": 8},
     "intra-1b": {"head_dim": 72, "v_head_dim": 128, "n_heads": 16, "n_kv_heads": 4},
@@ -294,7 +294,7 @@ def test_recurrent_steps_in_a_captured_graph_update_the_state(op: str, name: str
         state = torch.zeros(2, H, P, N, device="cuda")
         A, D, bias = -torch.rand(H, device="cuda") - 0.1, torch.ones(H, device="cuda"), torch.zeros(H, device="cuda")
         inputs = [some(2, H, P), some(2, H), A, some(2, 1, N), some(2, 1, N), D, bias]
-        fresh = (0, 1, 3, 4)
+        fresh: tuple[int, ...] = (0, 1, 3, 4)
     else:
         state = torch.zeros(2, 96, 4, device="cuda", dtype=torch.bfloat16)
         inputs = [some(2, 96), some(96, 4), some(96)]

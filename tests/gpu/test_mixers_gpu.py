@@ -128,7 +128,7 @@ def mamba3_inputs(*lead: int, H: int = 32, P: int = 64, N: int = 128, R: int = 3
 
 def test_a_long_scan_of_mamba3_and_the_rest_of_one() -> None:
     """Its angles are rounded to bfloat16, so what a second call goes on from is off by as much."""
-    sizes = {"head_dim": 64, "n_heads": 32, "d_state": 128, "n_angles": 32, "chunk_size": 64}
+    sizes: dict[str, Any] = {"head_dim": 64, "n_heads": 32, "d_state": 128, "n_angles": 32, "chunk_size": 64}
     scan = loaded("mamba3_scan", "mamba-ssm", Problem("cuda", "bfloat16", length=4096, **sizes))
     torch.manual_seed(0)
     sequences, parameters = mamba3_inputs(1, 4096)
@@ -224,12 +224,13 @@ def test_a_training_step_learns_and_uses_the_published_kernels(mixer: str) -> No
     model = build_model(case, resolved)
     model.allocate(torch.device("cuda"), 0)
     work = prepare(case, model)
+    assert work.loss is not None
     work.step()
     first = work.loss()
     for _ in range(15):
         work.step()
     assert work.loss() < first - 0.2
-    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in model.parameters())
 
 
 @pytest.mark.parametrize("mixer", OTHERS)

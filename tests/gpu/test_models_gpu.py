@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -10,8 +11,10 @@ import torch
 from hybridbench.arch.block import Storage
 from hybridbench.arch.families import ARCHS, MAMBA2, RECIPES, Options, build_spec
 from hybridbench.arch.kinds import MIXERS
+from hybridbench.arch.model import ModelSpec
 from hybridbench.capture import captured
 from hybridbench.model import build_model, resolve_backends
+from hybridbench.model.language import LanguageModel
 from hybridbench.suite.case import Case, Execution
 from hybridbench.suite.ops import DECODE_STEP, OPS
 from hybridbench.suite.workloads import GENERATE, TRAIN, Workload
@@ -48,14 +51,20 @@ SPECS = {
 }
 
 
-def build(spec, kind=GENERATE, mode="eager", backends=None, dtype="bfloat16"):
+def build(
+    spec: ModelSpec,
+    kind: str = GENERATE,
+    mode: str = "eager",
+    backends: dict[str, str] | None = None,
+    dtype: str = "bfloat16",
+) -> tuple[Case, LanguageModel]:
     case = Case(spec, Workload(kind, 400, 2, 300), Execution("cuda", dtype, mode, backends=backends or {}))
     model = build_model(case, resolve_backends(case))
     model.allocate(torch.device("cuda"), 0)
     return case, model
 
 
-def relative(found, expected):
+def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
     """The typical token's relative error: the median over tokens.
 
     A router near a tie may send a token to another expert after any rounding, and that token then differs by a lot; few
@@ -65,11 +74,18 @@ def relative(found, expected):
     return float((difference / size).median())
 
 
-def relative_norm(found, expected):
+def relative_norm(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found.float() - expected.float()).norm() / expected.float().norm())
 
 
-def assert_only_rounding(name, found, model, tokens, last=0):
+def gradient(parameter: torch.nn.Parameter) -> torch.Tensor:
+    assert parameter.grad is not None
+    return parameter.grad
+
+
+def assert_only_rounding(
+    name: str, found: torch.Tensor, model: LanguageModel, tokens: torch.Tensor, last: int = 0
+) -> None:
     """``found``, logits of ``tokens``, lies hardly further from a float32 model than a plain bfloat16 model does.
 
     All three have ``model``'s weights. A delta rule, which subtracts what its state already says, rounds more than
@@ -90,7 +106,7 @@ def assert_only_rounding(name, found, model, tokens, last=0):
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_prefill_then_64_decoded_tokens_give_the_logits_of_one_forward(name):
+def test_prefill_then_64_decoded_tokens_give_the_logits_of_one_forward(name: str) -> None:
     spec = SPECS[name]
     _, model = build(spec)
     prompt, total = 700, 764
@@ -104,7 +120,7 @@ def test_prefill_then_64_decoded_tokens_give_the_logits_of_one_forward(name):
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_fast_kernels_give_the_logits_of_the_plain_ones(name):
+def test_fast_kernels_give_the_logits_of_the_plain_ones(name: str) -> None:
     spec = SPECS[name]
     _, fast = build(spec)
     tokens = torch.randint(spec.vocab_size, (2, 700), device="cuda")
@@ -114,15 +130,15 @@ def test_fast_kernels_give_the_logits_of_the_plain_ones(name):
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_a_captured_graph_decodes_what_eager_decodes_over_64_tokens(name):
+def test_a_captured_graph_decodes_what_eager_decodes_over_64_tokens(name: str) -> None:
     spec = SPECS[name]
     case, model = build(spec)
     prompt, steps = 600, 64
     tokens = torch.randint(spec.vocab_size, (2, prompt), device="cuda")
     decoded = []
     for graphed in (False, True):
-        loop = DecodeLoop(case, model, prompt + steps, advance=True)
-        step = loop.step
+        loop = DecodeLoop.of(case, model, prompt + steps, advance=True)
+        step: Callable[[], object] = loop.step
         with torch.no_grad():
             loop.token_B.copy_(model.prefill(tokens, loop.caches).argmax(-1))
         loop.position_B.fill_(prompt)
@@ -141,7 +157,7 @@ def test_a_captured_graph_decodes_what_eager_decodes_over_64_tokens(name):
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_as_published_decodes_what_eager_decodes_over_64_tokens(name):
+def test_as_published_decodes_what_eager_decodes_over_64_tokens(name: str) -> None:
     """Graphs between eager attentions against no graph at all, on caches that grow; then against static caches."""
     spec = SPECS[name]
     case, model = build(spec, mode="published")
@@ -149,7 +165,7 @@ def test_as_published_decodes_what_eager_decodes_over_64_tokens(name):
     tokens = torch.randint(spec.vocab_size, (2, prompt), device="cuda")
     decoded = []
     for graphed in (False, True):
-        loop = DecodeLoop(case, model, prompt + steps, advance=True)
+        loop = DecodeLoop.of(case, model, prompt + steps, advance=True)
         with torch.no_grad():
             loop.token_B.copy_(model.prefill(tokens, loop.caches).argmax(-1))
         loop.position_B.fill_(prompt)
@@ -162,7 +178,7 @@ def test_as_published_decodes_what_eager_decodes_over_64_tokens(name):
     assert torch.equal(*decoded)
     _, usual = build(spec)
     forced = torch.cat((tokens, decoded[0]), 1)
-    loop = DecodeLoop(case, model, prompt + steps, advance=True)
+    loop = DecodeLoop.of(case, model, prompt + steps, advance=True)
     caches = usual.new_caches(2, prompt + steps, Storage.of("bfloat16"))
     with torch.no_grad():
         found, expected = [model.prefill(tokens, loop.caches)], [usual.prefill(tokens, caches)]
@@ -177,12 +193,12 @@ def test_as_published_decodes_what_eager_decodes_over_64_tokens(name):
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-def test_an_integrated_generation_times_the_steps_of_a_true_one(arch):
+def test_an_integrated_generation_times_the_steps_of_a_true_one(arch: str) -> None:
     """Each depth's step is the one a generation takes there: the same caches, the same graph."""
     case, model = build(SPECS[arch], mode="graph")
     integrated = replace(case, workload=replace(case.workload, depths=5))
     work = prepare(integrated, model)
-    assert [part.depth for part in work.parts] == [None, 300, 324, 349, 374, 399]
+    assert [part.context for part in work.parts] == [None, 300, 324, 349, 374, 399]
     for part in work.parts:
         part.enter()
         part.step()
@@ -191,18 +207,19 @@ def test_an_integrated_generation_times_the_steps_of_a_true_one(arch):
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-def test_a_compiled_training_step_learns_what_an_eager_one_learns(arch):
+def test_a_compiled_training_step_learns_what_an_eager_one_learns(arch: str) -> None:
     """And its first gradients are the eager ones but for rounding: no loss tells of a parameter that learns nothing."""
     losses, gradients = [], []
     for mode in ("eager", "compile"):
         case, model = build(SPECS[arch], kind=TRAIN, mode=mode)
         work = prepare(case, model)
+        assert work.loss is not None
         seen = []
         for step in range(8):
             work.step()
             seen.append(work.loss())
             if step == 0:
-                gradients.append({name: p.grad.clone() for name, p in model.named_parameters()})
+                gradients.append({name: gradient(p).clone() for name, p in model.named_parameters()})
         losses.append(seen)
     for name, expected in gradients[0].items():
         assert relative_norm(gradients[1][name], expected) < GRADIENT_BOUND, name

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
@@ -53,7 +55,7 @@ class Decoding:
             self.token_B.copy_(self.model.prefill(self.tokens[:, :PROMPT], self.caches).argmax(-1))
         self.position_B.fill_(PROMPT)
 
-    def decoded(self, step) -> torch.Tensor:
+    def decoded(self, step: Callable[[], object]) -> torch.Tensor:
         """64 tokens fed back one after the other."""
         out = []
         for _ in range(STEPS):
@@ -65,7 +67,7 @@ class Decoding:
 
 @pytest.mark.parametrize("batch", [1, 4, 11])
 @pytest.mark.parametrize("name", SPECS)
-def test_fused_is_what_the_modules_compute_over_64_tokens(name, batch):
+def test_fused_is_what_the_modules_compute_over_64_tokens(name: str, batch: int) -> None:
     """The same tokens are fed to both, so that a near tie between two of them is not taken for a difference."""
     at = Decoding(name, batch)
     worst = 0.0
@@ -90,7 +92,7 @@ def test_fused_is_what_the_modules_compute_over_64_tokens(name, batch):
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_a_captured_step_decodes_the_same_tokens_bit_for_bit(name):
+def test_a_captured_step_decodes_the_same_tokens_bit_for_bit(name: str) -> None:
     at = Decoding(name, 4)
     with torch.no_grad():
         at.start()
@@ -103,7 +105,7 @@ def test_a_captured_step_decodes_the_same_tokens_bit_for_bit(name):
 
 
 @pytest.mark.parametrize("name", ["intra", "intra concat"])
-def test_two_streams_change_nothing(name):
+def test_two_streams_change_nothing(name: str) -> None:
     decoded = []
     for streams in (1, 2):
         at = Decoding(name, 4, streams)
