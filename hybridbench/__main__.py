@@ -1,4 +1,4 @@
-"""__main__: the command, for ``python -m hybridbench``."""
+"""__main__: the command of this package, for python -m."""
 
 from hybridbench.cli.main import main
 
