@@ -128,7 +128,11 @@ def test_the_committed_suite_begins_with_cells_that_fill_a_gpu() -> None:
         ("[[kernels]]\nop = 'swiglu'", "[[kernels]] 1: unknown key 'op': did you mean 'ops'?"),
         ("[[sweep]]\n", "unknown key 'sweep' at the top"),
         ("name = 'x'", "has no [[kernels]] table"),
-        ("[[kernels]]\nhot = 3", "hot is 3, where bool is expected"),
+        ("[[kernels]]\nhot = 3", "hot is 3, where true or false is expected"),
+        ('name = "a\\nb"\n[[kernels]]\n', "a folder is named after it"),
+        (f"name = '{'x' * 101}'\n[[kernels]]\n", "a folder is named after it"),
+        ("[[kernels]]\nctx = []", "ctx is an empty list"),
+        ("[[kernels]]\nbackends = []", "backends is an empty list"),
         ("[[kernels]", "is not TOML"),
     ],
 )
