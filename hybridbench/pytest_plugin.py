@@ -31,6 +31,7 @@ import pytest
 from hybridbench.errors import BadInput
 from hybridbench.record import ADVICE, Status
 from hybridbench.stats import median, median_interval
+from hybridbench.store import RecordWriter
 from hybridbench.units import NS_PER_S
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ DEVICE = pytest.StashKey["torch.device"]()
 """The device of the latest measurement; absent where there was none."""
 BENCHES = pytest.StashKey["dict[str, Bench]"]()
 """Devices with their instruments, by kind, once cells were timed on them."""
-WRITER = pytest.StashKey["RecordWriter"]()
+WRITER = pytest.StashKey[RecordWriter]()
 """Where records go, once there is one."""
 GPU_KEY = "gpu"
 """The key of a machine's description that only sessions with the fixture have."""
@@ -192,7 +193,7 @@ class GpuBenchmark:
         record = self._record(cell, bench, started, Status.OK, observed=seen, caveats=caveats)
         timed = self.timed = _timed(record)
         agreed = {"checked_against": seen.agreement.against, "why_not_checked": seen.agreement.why_not}
-        more = {"ran": seen.ran, "version": seen.version, **agreed, "key": cell.key, "run_id": record.run_id}
+        more: Entry = {"ran": seen.ran, "version": seen.version, **agreed, "key": cell.key, "run_id": record.run_id}
         self._keep(timed, bench.device, [f"{caveat}: {ADVICE[caveat]}" for caveat in caveats], more)
         return record
 
@@ -213,7 +214,6 @@ class GpuBenchmark:
     def _record(self, cell: Cell, bench: Bench, started: str, status: Status, **more: Any) -> KernelRecord:
         """A cell's record, on disk where ``--hybridbench-records`` asks for it."""
         from hybridbench.kernel_suite.record import KernelRecord
-        from hybridbench.store import RecordWriter
 
         folder, stash = self._config.getoption(RECORDS), self._config.stash
         if folder is not None and WRITER not in stash:

@@ -101,6 +101,7 @@ def _guarded(
     fewer = backend.compiles_per_length or cell.user_kernel
     try:
         if fewer:
+            torch._dynamo.reset()  # what an earlier cell compiled would be taken again, and nothing would tell
             before = compilations()
             found = _ours(Guarded(cell.op, function, poisons=False), trial, learnt, cell)
             if backend.compiles_per_length or compilations() > before:

@@ -247,10 +247,10 @@ def peak_of_call(cell: Cell, function: Callable[..., Any], device: torch.device)
     """The allocator's peak in one call, its inputs included; bytes. None on a CPU, which has no such allocator."""
     if device.type != "cuda":
         return None
+    bound(cell, function, drawn(cell, device))()  # compiles and tunes, and libraries take workspaces that they keep
     torch.cuda.synchronize(device)
     before = torch.cuda.memory_allocated(device)
     call = bound(cell, function, drawn(cell, device))
-    call()  # what is compiled or tuned is not the call's
     torch.cuda.synchronize(device)
     reset_peaks(device)
     call()

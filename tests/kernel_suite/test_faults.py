@@ -53,8 +53,9 @@ def answer(name: str, direction: str = FORWARD, op: str = "swiglu", problem: Pro
 
 def test_what_is_compiled_is_what_is_checked() -> None:
     """A mode of PyTorch that poisons memory switches compiled code off, and the plain function would be checked."""
-    wrong, right = answer("compiled_wrongly"), answer("compiled")
-    assert (wrong["status"], right["status"]) == ("wrong", "ok")
+    for _ in range(2):
+        wrong, right = answer("compiled_wrongly"), answer("compiled")
+        assert (wrong["status"], right["status"]) == ("wrong", "ok"), "also where an earlier cell has compiled it"
     assert right["observed"]["agreement"]["guarded"]
     assert not right["observed"]["agreement"]["poisoned"]
     assert answer("right")["observed"]["agreement"]["poisoned"]
