@@ -11,6 +11,9 @@ what reads these do as always.
 
         out = gpu_benchmark(make)
 
+``gpu_benchmark.cell`` takes a cell of a suite of kernels instead, and checks and times it as ``hybridbench kernels``
+does; with ``--hybridbench-records`` its record is kept too, with the same samples.
+
 PyTorch is not imported and nothing changes until a test asks for the fixture. Without pytest-benchmark there is nothing
 to fill, and a test that asks is told so.
 """
@@ -18,28 +21,38 @@ to fill, and a test that asks is told so.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from hybridbench.errors import BadInput
-from hybridbench.record import ADVICE
+from hybridbench.record import ADVICE, Status
 from hybridbench.stats import median, median_interval
+from hybridbench.store import RecordWriter
 from hybridbench.units import NS_PER_S
 
 if TYPE_CHECKING:
     import torch
 
+    from hybridbench.bench import Bench
+    from hybridbench.kernel_suite.cell import Cell
+    from hybridbench.kernel_suite.record import KernelRecord
     from hybridbench.kernel_suite.timing import Make, Timed
 
 Entry = dict[str, object]
 
-MEDIANS = "gpu_benchmark_medians"
+MEDIANS, RECORDS = "gpu_benchmark_medians", "hybridbench_records"
 MEASURED = pytest.StashKey[list[Entry]]()
 """What the fixture measured in this session, in the form of ``--gpu-benchmark-medians``."""
 DEVICE = pytest.StashKey["torch.device"]()
 """The device of the latest measurement; absent where there was none."""
+BENCHES = pytest.StashKey["dict[str, Bench]"]()
+"""Devices with their instruments, by kind, once cells were timed on them."""
+WRITER = pytest.StashKey[RecordWriter]()
+"""Where records go, once there is one."""
 GPU_KEY = "gpu"
 """The key of a machine's description that only sessions with the fixture have."""
 MISSING = (
@@ -49,8 +62,15 @@ MISSING = (
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Adds ``--gpu-benchmark-medians``."""
-    parser.getgroup("hybridbench").addoption(
+    """Adds ``--gpu-benchmark-medians`` and ``--hybridbench-records``."""
+    group = parser.getgroup("hybridbench")
+    group.addoption(
+        "--hybridbench-records",
+        dest=RECORDS,
+        metavar="DIR",
+        help="Keep hybridbench's records of the cells that gpu_benchmark.cell times in this folder.",
+    )
+    group.addoption(
         "--gpu-benchmark-medians",
         dest=MEDIANS,
         metavar="PATH",
@@ -60,7 +80,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Registers the fixture, and the hooks of pytest-benchmark where it is active."""
-    config.stash[MEASURED] = []
+    config.stash[MEASURED], config.stash[BENCHES] = [], {}
     present = config.pluginmanager.hasplugin("benchmark")
     config.pluginmanager.register(_Beside() if present else _Alone(), "hybridbench-gpu-benchmark")
 
@@ -68,6 +88,8 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Writes the medians, if asked; a session that measured none fails, so that a check cannot pass by vanishing."""
+    if WRITER in session.config.stash:
+        session.config.stash[WRITER].close()
     path = session.config.getoption(MEDIANS)
     if path is None or hasattr(session.config, "workerinput"):
         return
@@ -79,7 +101,9 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Says where the medians are, or why there are none."""
+    """Says where records and medians are, or why there are no medians."""
+    if WRITER in config.stash:
+        terminalreporter.write_line(f"Wrote records in: {config.stash[WRITER].path}")
     path = config.getoption(MEDIANS)
     if path is None:
         return
@@ -119,12 +143,7 @@ class GpuBenchmark:
         """
         import torch
 
-        fixture = self._benchmark
-        if not all(hasattr(fixture, name) for name in ("_mode", "_make_stats", "disabled", "has_error")):
-            raise BadInput("gpu_benchmark does not know this pytest-benchmark: install one from 5.1 up to 5.3.")
-        if fixture._mode:
-            raise BadInput(f"this test has measured before ({fixture._mode}): use gpu_benchmark once in a test.")
-        fixture._mode = "gpu_benchmark(...)"
+        fixture = self._once("gpu_benchmark(...)")
         on = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if fixture.disabled:
             return make(0)()
@@ -134,6 +153,76 @@ class GpuBenchmark:
         except BaseException:
             fixture.has_error = True
             raise
+
+    def cell(self, cell: Cell) -> KernelRecord | None:
+        """Checks and times a cell of a suite of kernels, and returns its record; None where nothing is measured.
+
+        A cell that cannot run here skips its test. ``--benchmark-max-time`` counts where the suite says nothing else.
+
+        Raises:
+            WrongResult: its outputs are wrong; whatever else a kernel raises is passed on too.
+        """
+        fixture = self._once("gpu_benchmark.cell(...)")
+        from hybridbench.bench import Bench
+        from hybridbench.kernel_suite.cell import Budget
+        from hybridbench.kernel_suite.run import ready, run_cell
+        from hybridbench.worker import failure_of
+
+        benches = self._config.stash[BENCHES]
+        if cell.device not in benches:
+            benches[cell.device] = Bench.open(cell.device, lambda _name: None)
+        bench = benches[cell.device]
+        if cell.sampling.max_time_s == Budget.max_time_s:
+            seconds = float(self._config.getoption("benchmark_max_time"))
+            cell = replace(cell, sampling=replace(cell.sampling, max_time_s=seconds))
+        started = datetime.now(UTC).isoformat(timespec="milliseconds")
+        try:
+            if fixture.disabled:
+                ready(cell, bench)
+                return None
+            seen, caveats = run_cell(cell, bench)
+        except Exception as exc:
+            fixture.has_error = True
+            said = failure_of(exc)
+            status = Status(said["status"])
+            if not fixture.disabled:
+                self._record(cell, bench, started, status, message=said["message"], traceback=said["traceback"])
+            if status is Status.UNSUPPORTED:
+                pytest.skip(said["message"])
+            raise
+        record = self._record(cell, bench, started, Status.OK, observed=seen, caveats=caveats)
+        timed = self.timed = _timed(record)
+        agreed = {"checked_against": seen.agreement.against, "why_not_checked": seen.agreement.why_not}
+        more: Entry = {"ran": seen.ran, "version": seen.version, **agreed, "key": cell.key, "run_id": record.run_id}
+        self._keep(timed, bench.device, [f"{caveat}: {ADVICE[caveat]}" for caveat in caveats], more)
+        return record
+
+    def _once(self, how: str) -> Any:
+        """pytest-benchmark's fixture, marked as used.
+
+        Raises:
+            BadInput: it has been used before, or works differently.
+        """
+        fixture = self._benchmark
+        if not all(hasattr(fixture, name) for name in ("_mode", "_make_stats", "disabled", "has_error")):
+            raise BadInput("gpu_benchmark does not know this pytest-benchmark: install one from 5.1 up to 5.3.")
+        if fixture._mode:
+            raise BadInput(f"this test has measured before ({fixture._mode}): use gpu_benchmark once in a test.")
+        fixture._mode = how
+        return fixture
+
+    def _record(self, cell: Cell, bench: Bench, started: str, status: Status, **more: Any) -> KernelRecord:
+        """A cell's record, on disk where ``--hybridbench-records`` asks for it."""
+        from hybridbench.kernel_suite.record import KernelRecord
+
+        folder, stash = self._config.getoption(RECORDS), self._config.stash
+        if folder is not None and WRITER not in stash:
+            stash[WRITER] = RecordWriter(Path(folder), kind=KernelRecord)
+        run_id = stash[WRITER].run_id if folder is not None else "pytest"
+        record = KernelRecord(cell, status, run_id, started, bench.environment(), **more)
+        if folder is not None:
+            stash[WRITER].append(record)
+        return record
 
     def _measure(self, make: Make, device: torch.device, plan: dict[str, Any]) -> None:
         from hybridbench.kernel_suite.timing import Plan, time_calls
@@ -152,12 +241,36 @@ class GpuBenchmark:
             before=timed.before,
             after=timed.after,
         )
-        self._benchmark.extra_info |= extra_info(timed, device, [f"{caveat}: {ADVICE[caveat]}" for caveat in caveats])
+        self._keep(timed, device, [f"{caveat}: {ADVICE[caveat]}" for caveat in caveats], {})
+
+    def _keep(self, timed: Timed, device: torch.device, caveats: list[str], more: Entry) -> None:
+        """Puts samples into pytest-benchmark's statistics, and what is said of them beside."""
+        self._benchmark.extra_info |= extra_info(timed, device, caveats) | more
         stats = self._benchmark._make_stats(1)
         for sample_ns in timed.samples_ns:
             stats.update(sample_ns / NS_PER_S)
         self._config.stash[DEVICE] = device
         self._config.stash[MEASURED].append(entry(self._benchmark.fullname, self._benchmark.extra_info, timed))
+
+
+def _timed(record: KernelRecord) -> Timed:
+    """The samples of a record as the sampler gave them."""
+    from hybridbench.kernel_suite.timing import Timed
+
+    seen = record.observed
+    assert seen is not None, "a record that is ok has observed something"
+    return Timed(
+        samples_ns=seen.samples_ns,
+        by_allocation=seen.by_allocation,
+        calls_per_sample=seen.calls_per_sample,
+        graph=seen.graph,
+        cold=seen.cold,
+        warmup_ns=seen.warmup_ns,
+        timer=seen.timer,
+        before=seen.gpu_before,
+        after=seen.gpu_after,
+        not_captured=seen.not_captured,
+    )
 
 
 def extra_info(timed: Timed, device: torch.device, caveats: list[str]) -> Entry:

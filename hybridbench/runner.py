@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from hybridbench.errors import WorkerDied, portable
+from hybridbench.joint import Joint, cases_of
 from hybridbench.machine import thread_settings
 from hybridbench.plain import from_plain
 from hybridbench.processes import Answering, terminable
@@ -32,7 +33,7 @@ STARTS = 2
 
 
 class _Job(Protocol):
-    """What a worker is given: a ``Case``, or a cell of another suite."""
+    """What a worker is given: a ``Case``, or several cases that one process runs as one job (``joint.Joint``)."""
 
     @property
     def limit_s(self) -> float: ...
@@ -51,10 +52,10 @@ class Events:
 def run_sweep(
     cases: Sequence[_Job], writer: RecordWriter, *, gpus: Sequence[str] = (), events: Events | None = None
 ) -> list[Any]:
-    """Runs the cases, one at a time per device, and returns their records in the order they ended.
+    """Runs the cases, one job at a time per device, and returns their records in the order they ended.
 
     Args:
-        cases: what to run.
+        cases: what to run: cases, or joint jobs of several.
         writer: where each record goes as soon as it exists; its kind of record says which worker runs the cases.
         gpus: one CUDA_VISIBLE_DEVICES value per worker; empty for a single worker with the devices of this process.
 
@@ -86,7 +87,7 @@ class _Pool:
     @property
     def busy(self) -> bool:
         """Whether a case waits or runs."""
-        return bool(self._waiting) or any(worker.case or worker.unstarted for worker in self.workers)
+        return bool(self._waiting) or any(worker.case or worker.back for worker in self.workers)
 
     def hand_out(self, selector: selectors.BaseSelector) -> None:
         """Gives every idle worker the next waiting case.
@@ -95,8 +96,8 @@ class _Pool:
             WorkerDied: no worker starts any more.
         """
         for worker in self.workers:
-            if worker.unstarted is not None:
-                self._waiting.appendleft(worker.take_back())
+            self._waiting.extendleft(reversed(worker.back))
+            worker.back = []
         usable = [worker for worker in self.workers if worker.failed_starts < STARTS]
         if not usable:
             raise WorkerDied(f"no worker process can be started: {self.workers[-1].why}")
@@ -126,33 +127,65 @@ class _Pool:
 
 
 class Dialogue:
-    """Reads a worker's lines about its current case: the phase, the environment and in the end the record.
+    """Reads a worker's lines about its current job: the phase, the environment and in the end each case's record.
 
     Args:
         writer: where each record goes as soon as it exists.
         now: the time of day.
 
     Attributes:
-        case: the worker's current case; None between cases.
         greeted: whether the worker has said that it is ready.
         phase: the phase that the worker is in.
         fit: whether the worker may take another case after its last answer.
     """
 
     def __init__(self, writer: RecordWriter, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
-        self.case: _Job | None = None
         self.greeted = False
         self.phase = "start"
         self.fit = True
         self._writer = writer
         self._now = now
+        self._job: Any = None
+        self._left: dict[int, Any] = {}
+        self._at: int | None = None
         self._started_at = ""
         self._environment: Environment | None = None
 
-    def begin(self, case: _Job) -> None:
-        """Notes that the worker was given a case."""
-        self.case, self.phase = case, "start"
+    def begin(self, job: _Job) -> None:
+        """Notes that the worker was given a job."""
+        self._job, self._left, self._at, self.phase = job, dict(enumerate(cases_of(job))), None, "start"
         self._started_at = self._now().isoformat(timespec="milliseconds")
+
+    @property
+    def case(self) -> Any:
+        """The current case: of several that are worked at together, the first; None between jobs."""
+        return self._left.get(self._place) if self._left else None
+
+    @property
+    def turn(self) -> tuple[int | None, int]:
+        """Which case is worked at alone, and how many are left: a time limit begins anew where this changes."""
+        return self._at, len(self._left)
+
+    @property
+    def limit_s(self) -> float:
+        """How long the worker may take until the next turn: longer where it works at several cases."""
+        return float(self._job.limit_s) * (1 if self.alone else len(self._left))
+
+    @property
+    def alone(self) -> bool:
+        """Whether the worker works at one case, so that it is this one's fault if it ends."""
+        return self._at is not None or len(self._left) == 1
+
+    @property
+    def _place(self) -> int:
+        return next(iter(self._left), -1) if self._at is None else self._at
+
+    def take_back(self, *, apart: bool = False) -> list[Any]:
+        """What is left of the job, as jobs for other workers: one, or one for each case."""
+        left, self._left, self._at = list(self._left.values()), {}, None
+        if not left or not isinstance(self._job, Joint):
+            return left
+        return [self._job.apart(case) for case in left] if apart else [self._job.some(left)]
 
     def hear(self, line: str) -> Any:
         """Reads one line; returns the record of the case if the line completes it, else None.
@@ -175,8 +208,13 @@ class Dialogue:
             self._environment = from_plain(Environment, message["environment"])
         elif message["kind"] == "phase":
             self.phase = message["phase"]
+        elif message["kind"] == "turn":
+            self._at = message["case"] if message["case"] in self._left else None
         else:
             self.fit = message["fit"]
+            if (place := message.get("case", self._place)) not in self._left:
+                raise ValueError(f"case {place} is not of this job, or is answered")
+            self._at = place
             return self._answered(message)
         return None
 
@@ -198,10 +236,11 @@ class Dialogue:
         traceback: str | None = None,
         caveats: Sequence[Caveat] = (),
     ) -> Any:
-        """Ends the case with a status, and writes and returns its record."""
-        assert self.case is not None
+        """Ends the current case with a status, and writes and returns its record."""
+        case = self._left.pop(self._place)
+        self._at = None
         record = self._writer.kind(
-            case=self.case,
+            case=case,
             status=status,
             run_id=self._writer.run_id,
             started_at=self._started_at,
@@ -212,15 +251,20 @@ class Dialogue:
             caveats=list(caveats),
         )
         self._writer.append(record)
-        self.case = None
         return record
 
 
 class Worker:
-    """One worker process, which is started when it is first needed."""
+    """One worker process, which is started when it is first needed.
+
+    Attributes:
+        back: jobs that it did not do, for other workers.
+        deadline: when it is ended; monotonic seconds.
+        failed_starts: how often in a row it did not start, and ``why``.
+    """
 
     def __init__(self, writer: RecordWriter, index: int, gpu: str | None) -> None:
-        self.unstarted: _Job | None = None
+        self.back: list[_Job] = []
         self.deadline = 0.0
         self.failed_starts = 0
         self.why = ""
@@ -231,30 +275,24 @@ class Worker:
         self._process: Answering | None = None
 
     @property
-    def case(self) -> _Job | None:
-        """Its current case."""
+    def case(self) -> Any:
+        """Its current case; None between jobs."""
         return self._dialogue.case
 
-    def give(self, case: _Job, selector: selectors.BaseSelector) -> None:
-        """Gives a case to the process, and starts the process first where there is none."""
-        self._dialogue.begin(case)
+    def give(self, job: _Job, selector: selectors.BaseSelector) -> None:
+        """Gives a job to the process, and starts the process first where there is none."""
+        self._dialogue.begin(job)
         if self._process is None:
             self._process = self._start()
             selector.register(self._process, selectors.EVENT_READ, self)
         # Until the process has said that it is ready, its imports count against the start limit, not the case's.
-        self.deadline = time.monotonic() + (case.limit_s if self._dialogue.greeted else START_LIMIT_S)
-        self._process.ask(json.dumps(case.to_dict()))
-
-    def take_back(self) -> _Job:
-        """Returns the case whose process did not start, to give it to another worker."""
-        assert self.unstarted is not None
-        case, self.unstarted = self.unstarted, None
-        return case
+        self.deadline = time.monotonic() + (self._dialogue.limit_s if self._dialogue.greeted else START_LIMIT_S)
+        self._process.ask(json.dumps(job.to_dict()))
 
     def _failed_to_start(self, why: str) -> None:
         self.failed_starts += 1
         self.why = why
-        self.unstarted, self._dialogue.case = self.case, None
+        self.back = self._dialogue.take_back()
 
     def _start(self) -> Answering:
         environment = thread_settings()
@@ -276,22 +314,23 @@ class Worker:
                 yield record
             return
         for line in lines:
-            ready, phase = self._dialogue.greeted, self._dialogue.phase
+            ready, phase, turn = self._dialogue.greeted, self._dialogue.phase, self._dialogue.turn
             record = self._dialogue.hear(line)
             if self._dialogue.greeted and not ready:
                 self.failed_starts = 0
-                if self.case:
-                    self.deadline = time.monotonic() + self.case.limit_s
+            if self.case and (self._dialogue.greeted, self._dialogue.turn) != (ready, turn):
+                self.deadline = time.monotonic() + self._dialogue.limit_s
             if self.case and self._dialogue.phase != phase:
                 events.phase(self.case, self._dialogue.phase)
             if record is not None:
                 yield record
                 if not self._dialogue.fit:
                     self._end(selector)
+                    self.back = self._dialogue.take_back()
                     return
 
     def _died(self, selector: selectors.BaseSelector) -> Any:
-        """The record of the case during which the process died; None where it had no case."""
+        """The record of the case that the process died of; None where it had no case, or several."""
         assert self._process is not None
         code, tail = self._process.exit_code(), self._process.tail()
         self._end(selector)
@@ -300,10 +339,15 @@ class Worker:
         if not self._dialogue.greeted:
             self._failed_to_start(f"it ended before it was ready (exit code {code}): {tail}")
             return None
+        if not self._dialogue.alone:
+            self.back = self._dialogue.take_back(apart=True)
+            return None
         how = f"was killed by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"ended with code {code}"
         hint = "; the system may have run out of memory" if code == -signal.SIGKILL else ""
         text = f"the worker process {how} while it was in phase '{self._dialogue.phase}'{hint}"
-        return self._dialogue.end(Status.CRASHED, message=text, traceback=tail or None)
+        record = self._dialogue.end(Status.CRASHED, message=text, traceback=tail or None)
+        self.back = self._dialogue.take_back()
+        return record
 
     def time_out(self, selector: selectors.BaseSelector) -> list[Any]:
         """Kills the process and records its case as timed out; the case of one that was never ready is not lost."""
@@ -316,11 +360,16 @@ class Worker:
             return []
         stacks = self._process.stacks()
         self._end(selector)
+        if not self._dialogue.alone:
+            self.back = self._dialogue.take_back(apart=True)
+            return []
         text = (
             f"not finished after {self.case.limit_s:g} s, in phase '{self._dialogue.phase}': raise --limit or shrink "
             "the case"
         )
-        return [self._dialogue.end(Status.TIMED_OUT, message=text, traceback=stacks)]
+        record = self._dialogue.end(Status.TIMED_OUT, message=text, traceback=stacks)
+        self.back = self._dialogue.take_back()
+        return [record]
 
     def _end(self, selector: selectors.BaseSelector) -> None:
         assert self._process is not None

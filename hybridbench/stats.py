@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
 
@@ -46,6 +46,19 @@ def quantile(xs: Sequence[float], q: float) -> float:
     if below == position:
         return float(ordered[below])
     return float(ordered[below] + (position - below) * (ordered[below + 1] - ordered[below]))
+
+
+def log_spread(parts: Iterable[Sequence[float]]) -> float:
+    """The spread of samples' logarithms: half the distance from their 16th to their 84th percentile; 0 without samples.
+
+    Of a normal variable that is its standard deviation. Samples in several parts stand beside their own part's median.
+    """
+    logs: list[float] = []
+    for samples in parts:
+        if samples:
+            middle = median(samples)
+            logs += [math.log(sample / middle) for sample in samples]
+    return (quantile(logs, 0.84) - quantile(logs, 0.16)) / 2 if logs else 0.0
 
 
 def median_interval(xs: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:

@@ -18,13 +18,15 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import IO, Any, Protocol
 
 import torch
 
 from hybridbench.bench import Bench, make_ready, run_case
 from hybridbench.errors import DeviceFault, HybridbenchError, Unsupported, WrongResult, described, reason
+from hybridbench.joint import cases_of
 from hybridbench.kernels import release
 from hybridbench.measure.environment import fingerprint
 from hybridbench.plain import to_plain
@@ -34,7 +36,7 @@ from hybridbench.suite.case import Case
 
 
 class _Work(Protocol):
-    """What a line asks for: a ``Case``, or a cell of another suite."""
+    """What a line asks for: a ``Case``, or cells of another suite."""
 
     @property
     def device(self) -> str: ...
@@ -44,29 +46,43 @@ class _Work(Protocol):
 
 Run = Callable[[Any, Bench], tuple[Any, list[Caveat]]]
 """Runs one case and returns what was observed, with its caveats."""
+Work = Callable[[Any, Bench], Iterator[dict[str, Any]]]
+"""Does one job and yields the messages about it: ``turn``, which of a joint job's cases it works at alone from now on
+(``case`` is its place, None means all that are left), and one ``answer`` for each case, which names it likewise."""
 
 
 def answer_for(case: Any, bench: Bench, run: Run = run_case) -> dict[str, Any]:
     """The case's answer as plain values. A failure becomes a status; ``fit`` is false where the process must exit."""
     try:
         observed, caveats = run(case, bench)
-    except Unsupported as exc:
-        return _failure(Status.UNSUPPORTED, exc)
-    except WrongResult as exc:
-        return _failure(Status.WRONG, exc, fit=not isinstance(exc, DeviceFault))
-    except HybridbenchError as exc:
-        return _failure(Status.UNSUPPORTED, exc)
-    except (torch.OutOfMemoryError, MemoryError) as exc:
-        return _failure(Status.OOM, exc)
     except Exception as exc:  # noqa: BLE001  # the boundary of the process: whatever ends a case becomes its record
-        # The CPU allocator raises a plain RuntimeError. CUDA libraries raise errors of their own, after which the state
-        # of the device is unknown.
-        if "can't allocate memory" in str(exc):
-            return _failure(Status.OOM, exc)
-        if any(words in str(exc) for words in ("out of memory", "ALLOC_FAILED")):
-            return _failure(Status.OOM, exc, fit=False)
-        return _failure(Status.CRASHED, exc, fit=False)
+        return failure_of(exc)
+    return success_of(observed, caveats)
+
+
+def success_of(observed: Any, caveats: list[Caveat]) -> dict[str, Any]:
+    """The answer of a case that worked."""
     return {"status": Status.OK, "observed": to_plain(observed), "caveats": to_plain(caveats), "fit": True}
+
+
+def failure_of(exc: Exception) -> dict[str, Any]:
+    """The answer of a case that an exception ended."""
+    if isinstance(exc, WrongResult):
+        return _failure(Status.WRONG, exc, fit=not isinstance(exc, DeviceFault))
+    if isinstance(exc, HybridbenchError):
+        return _failure(Status.UNSUPPORTED, exc)
+    # The CPU allocator raises a plain RuntimeError. CUDA libraries raise errors of their own, after which the state of
+    # the device is unknown.
+    if isinstance(exc, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(exc):
+        return _failure(Status.OOM, exc)
+    if any(words in str(exc) for words in ("out of memory", "ALLOC_FAILED")):
+        return _failure(Status.OOM, exc, fit=False)
+    return _failure(Status.CRASHED, exc, fit=False)
+
+
+def one_answer(case: Any, bench: Bench, run: Run = run_case) -> Iterator[dict[str, Any]]:
+    """What a worker says of one case: its answer."""
+    yield {"kind": "answer", **answer_for(case, bench, run)}
 
 
 def _failure(status: Status, exc: BaseException, fit: bool = True) -> dict[str, Any]:
@@ -75,7 +91,7 @@ def _failure(status: Status, exc: BaseException, fit: bool = True) -> dict[str, 
     return {"status": status, "message": text, "traceback": full, "fit": fit}
 
 
-def _release(case: _Work) -> None:
+def free_memory(case: _Work) -> None:
     """Frees the last case's memory, so that the next one starts from an empty device."""
     if case.compiled:  # in other modes only kernels were compiled, and the next case can use those
         torch._dynamo.reset()
@@ -94,7 +110,7 @@ def serve(
     answers: IO[str],
     open_bench: Callable[[str, Callable[[str], None]], Bench] = Bench.open,
     read: Callable[[dict[str, Any]], _Work] = Case.from_dict,
-    run: Run = run_case,
+    work: Work = one_answer,
 ) -> None:
     """Answers cases until there are none left or one may have left the device unusable.
 
@@ -102,7 +118,7 @@ def serve(
         cases: one line of JSON per case.
         open_bench: makes the bench of a kind of device; its second argument is called with each phase.
         read: makes a case of a line's values.
-        run: runs one.
+        work: does one, and yields what is said of it.
     """
 
     def send(kind: str, **body: Any) -> None:
@@ -118,30 +134,31 @@ def serve(
         kind = case.device
         if kind == "cuda" and not torch.cuda.is_available():
             send("environment", environment=to_plain(fingerprint(torch.device("cpu"))))
-            send("answer", **_failure(Status.UNSUPPORTED, Unsupported(NO_CUDA)))
+            for place, _ in enumerate(cases_of(case)):
+                send("answer", case=place, **failure_of(Unsupported(NO_CUDA)))
             continue
         if kind not in benches:
             benches[kind] = open_bench(kind, lambda name: send("phase", phase=name))
         bench = benches[kind]
         # Sent first, so that the record of a case that kills this process still has its environment.
         send("environment", environment=to_plain(bench.environment()))
-        answer = answer_for(case, bench, run)
-        send("answer", **answer)
-        if not answer["fit"]:
-            return
-        _release(case)
+        for said in work(case, bench):
+            send(**said)
+            if not said.get("fit", True):
+                return
+        free_memory(case)
 
 
 NO_CUDA = "PyTorch finds no CUDA device: install a CUDA build of torch and a driver, or measure with --device cpu"
 
 
-def main(read: Callable[[dict[str, Any]], _Work] = Case.from_dict, run: Run = run_case) -> None:
-    """Entry point of the process; ``read`` and ``run`` as in ``serve``."""
+def main(read: Callable[[dict[str, Any]], _Work] = Case.from_dict, work: Work = one_answer) -> None:
+    """Entry point of the process; ``read`` and ``work`` as in ``serve``."""
     faulthandler.register(signal.SIGUSR1)  # the runner asks a hanging worker for its stacks before killing it
     end_with_starter()
     with os.fdopen(int(sys.argv[-1]), "w", encoding="utf-8") as answers:
-        serve(sys.stdin, answers, read=read, run=run)
+        serve(sys.stdin, answers, read=read, work=work)
 
 
 if __name__ == "__main__":
-    main(run=make_ready if "--ready" in sys.argv else run_case)
+    main(work=partial(one_answer, run=make_ready) if "--ready" in sys.argv else one_answer)

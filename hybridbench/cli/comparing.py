@@ -33,6 +33,12 @@ Exit code 1: --fail-above fails a cell. 4: not comparable. 6: nothing was compar
 @click.option("--metric", default="step", show_default=True, help=f"What is compared: {', '.join(ASKED)}.")
 @listed("--across", help=f"What may differ: {', '.join(CROSSINGS)}; lists too.")
 @click.option("--fail-above", help="Exit 1 if a cell is certainly worse by more, such as 5%, or no longer works.")
+@click.option(
+    "--calibration",
+    type=GIVEN_PATH,
+    multiple=True,
+    help="A file of check --calibrate: its cells' noise between processes; repeatable.",
+)
 @out_options
 def compare(
     *,
@@ -40,6 +46,7 @@ def compare(
     metric: str,
     across: str | None,
     fail_above: str | None,
+    calibration: tuple[Path, ...],
     as_json: bool,
     out: Path | None,
 ) -> None:
@@ -48,6 +55,7 @@ def compare(
         raise unknown_name("metric", metric, ASKED)
     limit = _limit(fail_above)
     names = _names(across)
+    from hybridbench.compare.calibrated import Calibrations
     from hybridbench.compare.judging import compare as compared
     from hybridbench.compare.render import document, print_comparison, write_comparison
     from hybridbench.compare.sides import crossed_fields, load_sides
@@ -55,7 +63,7 @@ def compare(
 
     if out:
         own_page(out, "compare.md")
-    sides = load_sides(results or (RESULTS,), names, ASKED[metric], warn, damaged)
+    sides = load_sides(results or (RESULTS,), names, ASKED[metric], warn, damaged, Calibrations.read(calibration))
     found = compared(sides, ASKED[metric], names, crossed_fields(names), limit)
     page = write_comparison(found, out) if out else None
     if as_json:

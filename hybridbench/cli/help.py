@@ -36,7 +36,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Measurement": (
         *("device", "mode", "as_published", "published", "streams", "backend", "seed"),
         *("max_time_s", "min_samples", "limit_s", "steps", "no_counters", "no_vector", "ceilings"),
-        *("verify", "measure", "trials", "only_test", "resume", "dry_run", "calibrate", "calibration"),
+        *("verify", "measure", "trials", "only_test", "processes", "pin_tuning"),
+        *("resume", "dry_run", "calibrate", "calibration"),
     ),
     "Output": (
         "over",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,11 @@ from hybridbench.cli.typed import Command, listed
 from hybridbench.errors import BadInput, unknown_name
 from hybridbench.kernel_suite import file, harness
 from hybridbench.kernel_suite.cell import Cell
+from hybridbench.kernel_suite.noise import LEAST
 from hybridbench.kernel_suite.plan import Ask, cells
 from hybridbench.kernel_suite.problems import TIMED
 from hybridbench.kernel_suite.record import KernelRecord
+from hybridbench.kernel_suite.turns import Turns, in_turns
 from hybridbench.machine import visible_gpus
 from hybridbench.record import Status
 from hybridbench.suite.models import ALL_ARCHS
@@ -46,7 +50,14 @@ from hybridbench.suite.models import ALL_ARCHS
 @click.option("--seed", type=int, default=0, show_default=True, help="Random seed of the inputs.")
 @click.option("--max-time", "max_time_s", type=float, help="Seconds of samples per cell.  [1]")
 @click.option("--min-samples", type=int, help="Samples per cell, fewer at --max-time.  [30]")
-@click.option("--limit", "limit_s", type=float, help="Seconds a cell may take in all before it is stopped.  [300]")
+@click.option(
+    "--limit",
+    "limit_s",
+    type=float,
+    help="Seconds a cell's check and its timing may each take.  [300]",
+)
+@click.option("--processes", type=int, default=1, help="Time all in so many fresh processes; show what differs.  [1]")
+@click.option("--pin-tuning", is_flag=True, help="Later processes take the first one's choices of autotuners.")
 @click.option("--signature", is_flag=True, help="Print the operation's signature as a def to paste, and stop.")
 @click.option("--self-test", "only_test", is_flag=True, help="Time work of a known length, say how far off, and stop.")
 @click.option("--resume", is_flag=True, help="Skip cells that -o already holds a record of.")
@@ -57,6 +68,8 @@ def kernels(
     over: str | None,
     signature: bool,
     only_test: bool,
+    processes: int,
+    pin_tuning: bool,
     resume: bool,
     dry_run: bool,
     as_json: bool,
@@ -67,7 +80,11 @@ def kernels(
 
     OP is an operation such as attention, ssd or swiglu; without one, all that the models run. Problems are those of
     models (--arch, --model, --config) or typed (--problem). A SUITE is a TOML file such as suites/kernels.toml.
+
+    Backends of the same work are timed in turns, in short blocks. --processes 8 says by how much medians differ between
+    processes of the same code.
     """
+    _check_processes(processes, pin_tuning, resume)
     gpus = visible_gpus()
     if signature:
         _print_signatures(ops)
@@ -86,10 +103,40 @@ def kernels(
     if not dry_run:
         needs_gpu(planned, gpus)
         found = _tested(planned[0].device, gpus, as_json)
-    kind = Kind(KernelRecord, "kernels.md", _shown, partial(_render, over=over, self_test=found))
+    kind = Kind(
+        KernelRecord,
+        "kernels.md",
+        _shown,
+        partial(_render, over=over, self_test=found),
+        partial(_jobs, pin_tuning=pin_tuning),
+        processes,
+    )
     records = measure_cases(planned, name, gpus, as_json=as_json, out=out, resume=resume, dry_run=dry_run, kind=kind)
     if any(record.case.user_kernel and record.status is not Status.OK for record in records):
         click.get_current_context().exit(1)
+
+
+def _check_processes(processes: int, pin_tuning: bool, resume: bool) -> None:
+    if processes < 1 or processes == 2:
+        raise BadInput(f"--processes {processes}: give {LEAST} or more, or leave it out: fewer tell no noise.")
+    if processes > 1 and resume:
+        raise BadInput("--processes with --resume: all processes belong to one run; leave one of them out.")
+    if pin_tuning and processes == 1:
+        raise BadInput("--pin-tuning without --processes: there is no later process that takes the choices.")
+
+
+def _jobs(todo: Sequence[Cell], earlier: Sequence[KernelRecord], *, pin_tuning: bool) -> list[Turns]:
+    """The cells as jobs. After a first process those go on that worked in it; they are not checked again."""
+    if not earlier:
+        return in_turns(todo)
+    first: dict[str, KernelRecord] = {}
+    for record in earlier:
+        first.setdefault(record.case.key, record)
+    seen = {key: (one, one.observed) for key, one in first.items() if one.status is Status.OK and one.observed}
+    known = {key: replace(observed.agreement, run=one.run_id) for key, (one, observed) in seen.items()}
+    pinned = [choice for _, observed in seen.values() for choice in observed.tuning]
+    again = [cell for cell in todo if cell.key in known]
+    return in_turns(again, known, list(dict.fromkeys(pinned)) if pin_tuning else None)
 
 
 def _planned(ops: tuple[str, ...], gpus: list[str], options: dict[str, Any]) -> tuple[str, list[Cell]]:

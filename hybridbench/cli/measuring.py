@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -130,12 +131,16 @@ class Kind:
         page: the name of its report's page.
         shown: makes how finished cases are shown while others run (``report.live.Shown``); None is that of models.
         render: shows records and writes their report, as ``rendering.render``.
+        jobs: what workers are given for cases, the cases or joint jobs of several, after the records of earlier passes.
+        passes: how often the cases run, each time in fresh processes and as a run of its own.
     """
 
     record: type[Any]
     page: str
     shown: Callable[[], Any]
     render: Callable[..., None]
+    jobs: Callable[[Sequence[Any], Sequence[Any]], Sequence[Any]] = lambda cases, _earlier: cases
+    passes: int = 1
 
 
 def _render(*given: Any, **options: Any) -> None:
@@ -257,11 +262,14 @@ def _run(
     from hybridbench.runner import Events, run_sweep
     from hybridbench.store import RecordWriter
 
-    devices = gpus if any(case.device == "cuda" for case in todo) else ()
+    devices = gpus[: 1 if kind.passes > 1 else None] if any(case.device == "cuda" for case in todo) else ()
     finished: list[Any] = []
 
     def how_to_go_on() -> None:
         if not writer.path.exists():
+            return
+        if kind.passes > 1:
+            console.print(f"Stopped. {len(finished)} records are kept in {folder}; hybridbench report shows them.")
             return
         recorded = planned - len(todo) + len(finished)
         console.print(
@@ -269,17 +277,22 @@ def _run(
             f"To go on, give the same command with -o {shlex.quote(str(folder))} --resume."
         )
 
-    with RecordWriter(folder, kind=kind.record) as writer:
+    with ExitStack() as writers:
+        writer = writers.enter_context(RecordWriter(folder, kind=kind.record))
         try:
             if ahead:
                 _compile_ahead(todo, devices, console)
-            with LiveSweep(len(todo), console, shown=kind.shown()) as live:
+            with LiveSweep(len(todo) * kind.passes, console, shown=kind.shown()) as live:
 
                 def note(record: Any) -> None:
                     finished.append(record)
                     live.finished(record)
 
-                run_sweep(todo, writer, gpus=devices, events=Events(started=live.started, finished=note))
+                events = Events(started=live.started, finished=note)
+                for done in range(kind.passes):
+                    if done:
+                        writer = writers.enter_context(RecordWriter(folder, kind=kind.record))
+                    run_sweep(kind.jobs(todo, finished), writer, gpus=devices, events=events)
         except KeyboardInterrupt:
             how_to_go_on()
             click.get_current_context().exit(130)

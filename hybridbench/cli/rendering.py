@@ -87,11 +87,16 @@ def render_kernels(
     over: str | None = None,
     self_test: dict[str, Any] | None = None,
 ) -> None:
-    """Write the report of kernels into ``folder`` and show its tables, or print one JSON document; as ``render``."""
-    from hybridbench.kernel_suite.report import build
+    """Write the report of kernels into ``folder`` and show its tables, or print one JSON document; as ``render``.
 
-    report = build(records, over)
-    whole = build(written) if written and list(written) != list(records) else report
+    Of several records of a cell the newest is shown, and all of them tell its noise between processes.
+    """
+    from hybridbench.kernel_suite.report import build
+    from hybridbench.store import newest
+
+    latest = newest(records)
+    report = build(latest, over, records)
+    whole = build(written, every=records) if written and list(written) != latest else report
     where = _written_by(lambda: _kernels_page(whole, folder), folder)
     if as_json:
         from hybridbench.kernel_suite.render import document as kernels_document
@@ -108,8 +113,9 @@ def render_kernels(
 def _kernels_document(records: Sequence[KernelRecord], folder: Path) -> dict[str, Any]:
     from hybridbench.kernel_suite.render import document as kernels_document
     from hybridbench.kernel_suite.report import build
+    from hybridbench.store import newest
 
-    report = build(records)
+    report = build(newest(records), every=records)
     return kernels_document(report, _written_by(lambda: _kernels_page(report, folder), folder))
 
 

@@ -27,7 +27,7 @@ def report(results: tuple[Path, ...], as_json: bool, out: Path | None) -> None:
     from hybridbench.cli.rendering import render, render_kernels
     from hybridbench.kernel_suite.record import KernelRecord
     from hybridbench.record import Record
-    from hybridbench.store import exists, holds, newest
+    from hybridbench.store import exists, holds
 
     there = [path for path in results if exists(path)]
     first = results[0]
@@ -41,7 +41,7 @@ def report(results: tuple[Path, ...], as_json: bool, out: Path | None) -> None:
         for record in all_records([path], Record):
             records.setdefault((record.run_id, record.case.key), record)
             runs.setdefault(record.run_id, name)
-    of_kernels = newest(all_records(kernels, KernelRecord)) if kernels else []
+    of_kernels = all_records(kernels, KernelRecord) if kernels else []
     if others:
         side_by_side = runs if len(others) > 1 else {}
         render(list(records.values()), folder, as_json=as_json, runs=side_by_side, kernels=of_kernels)

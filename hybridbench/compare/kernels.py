@@ -1,35 +1,38 @@
 """kernels: records of operations that were timed by themselves, as cells of a comparison.
 
 Which work was done is the operation, its problem and the direction. The backend and whether the cache was flushed are
-conditions, as are machine and software. A kernel's time alone can be compared: its record has no peak of memory.
+conditions, as are machine and software. Time and the allocator's peak in one call can be compared.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hybridbench.compare.cell import Asked, Cell, Noise
+from hybridbench.compare.calibrated import NONE, Calibrations, Measured
+from hybridbench.compare.cell import EXACT, Asked, Cell, Noise
 from hybridbench.compare.conditions import canaries, conditions, denied, made_by, sentences
-from hybridbench.compare.noise import CLOCKS_MOVED, KERNELS, LAUNCHES, ON_CPU, PRODUCTS, NoiseClass, spread_of
+from hybridbench.compare.noise import CLOCKS_MOVED, KERNELS, LAUNCHES, ON_CPU, PRODUCTS, NoiseClass, between
 from hybridbench.kernel_suite.cell import sizes_text
-from hybridbench.kernel_suite.figures import interval_s, median_s
-from hybridbench.kernel_suite.record import KernelObserved, KernelRecord
+from hybridbench.kernel_suite.figures import LAUNCH_BOUND_S, interval_s, median_s, peak_bytes
+from hybridbench.kernel_suite.noise import CellNoise, allocation_spread
+from hybridbench.kernel_suite.noise import noise_of as processes_of
+from hybridbench.kernel_suite.record import KernelRecord
 from hybridbench.record import Caveat, Status
-from hybridbench.stats import median
-from hybridbench.units import NS_PER_S
-
-LAUNCH_BOUND_S = 50e-6
-"""Calls shorter than this that are launched one by one wait for the host."""
+from hybridbench.stats import log_spread
 
 
-def kernel_cells(records: Sequence[KernelRecord], asked: Asked) -> list[Cell]:
-    """The cells of records, in the order given."""
-    return [_cell(record, asked) for record in records]
+def kernel_cells(records: Sequence[KernelRecord], asked: Asked, known: Calibrations = NONE) -> list[Cell]:
+    """The cells of one side's records, in the order given.
+
+    Where the side has a cell from enough processes of the same code, the noise between them is its own.
+    """
+    own = {record.run_id + record.case.key: one for one in processes_of(records) for record in one.records}
+    return [_cell(record, asked, known, own.get(record.run_id + record.case.key)) for record in records]
 
 
-def _cell(record: KernelRecord, asked: Asked) -> Cell:
-    case, seen = record.case, record.observed
-    amount, ends = (median_s(record), interval_s(record)) if asked.name == "step" else (None, None)
+def _cell(record: KernelRecord, asked: Asked, known: Calibrations, own: CellNoise | None) -> Cell:
+    case, seen, ok = record.case, record.observed, record.status is Status.OK
+    amount, low, high, samples = _amount(record, asked)
     return Cell(
         what={"op": case.op, "problem": sizes_text(case.problem), "direction": case.direction},
         how={
@@ -42,28 +45,51 @@ def _cell(record: KernelRecord, asked: Asked) -> Cell:
         status=record.status.value.replace("_", " "),
         message=record.message,
         amount=amount,
-        low=ends[0] if ends else None,
-        high=ends[1] if ends else None,
-        samples=len(seen.samples_ns) if seen else 0,
-        noise=noise_of(record),
-        memory_bytes=None,
+        low=low,
+        high=high,
+        samples=samples,
+        noise=noise_of(record, known, own) if asked.timed else EXACT,
+        memory_bytes=peak_bytes(record),
         run=record.run_id,
         started_at=record.started_at,
         made_by=made_by(record.environment),
-        doubts=sentences(denied(record.environment, record.caveats)) if record.status is Status.OK else (),
+        doubts=sentences(denied(record.environment, record.caveats)) if asked.timed and ok else (),
         ran={case.op: f"{seen.ran}, in a CUDA graph" if seen.graph else seen.ran} if seen else {},
-        canaries=canaries(record.environment, seen.ceilings if seen else None),
+        canaries=canaries(record.environment, seen.ceilings if seen else None) if asked.timed else (),
     )
 
 
-def noise_of(record: KernelRecord) -> Noise:
-    """What the samples of a process cannot show; at least what its own allocations of memory differ by."""
-    found, seen = _class_of(record), record.observed
+def _amount(record: KernelRecord, asked: Asked) -> tuple[float | None, float | None, float | None, int | None]:
+    """The metric, the ends of its 95% interval, and how many samples it is of; a counted one has none.
+
+    A kernel has no tokens, and its energy is not measured.
+    """
+    if asked.name == "peak-memory":
+        peak = peak_bytes(record)
+        return peak, peak, peak, None
+    if asked.name != "step":
+        return None, None, None, 0
+    low, high = interval_s(record) or (None, None)
+    return median_s(record), low, high, len(record.observed.samples_ns) if record.observed else 0
+
+
+def noise_of(record: KernelRecord, known: Calibrations = NONE, own: CellNoise | None = None) -> Noise:
+    """What the samples of a process cannot show; at least what its own allocations of memory differ by.
+
+    Args:
+        known: what was calibrated, which counts where there is no ``own``.
+        own: the cell in several processes, of which the record is one.
+    """
+    measured = known.of_kernel(record)
+    if own is not None:
+        measured = Measured(own.between_frac, f"between {len(own.records)} processes of the same side")
+    (frac, source), seen = between(measured, _class_of(record)), record.observed
     if seen is None:
-        return Noise(found.frac, 0.0, found.sentence)
-    spread = spread_of([seen.samples_ns])
-    between = max(found.frac, _between_allocations(seen), spread if record.environment.device_kind == "cpu" else 0.0)
-    return Noise(between, spread if Caveat.UNSTEADY in record.caveats else 0.0, found.sentence)
+        return Noise(frac, 0.0, source)
+    spread = log_spread([seen.samples_ns])
+    least = spread if record.environment.device_kind == "cpu" else 0.0
+    drift = spread if Caveat.UNSTEADY in record.caveats else 0.0
+    return Noise(max(frac, allocation_spread(seen), least), drift, source)
 
 
 def _class_of(record: KernelRecord) -> NoiseClass:
@@ -75,13 +101,3 @@ def _class_of(record: KernelRecord) -> NoiseClass:
     if seconds is not None and seen is not None and not seen.graph and seconds < LAUNCH_BOUND_S:
         return LAUNCHES
     return PRODUCTS if record.case.op == "product" else KERNELS
-
-
-def _between_allocations(seen: KernelObserved) -> float:
-    """The spread of the medians of a process's own allocations, each a fresh set of memory."""
-    medians, start = list[float](), 0
-    for count in seen.by_allocation:
-        if count:
-            medians.append(median(seen.samples_ns[start : start + count]) / NS_PER_S)
-        start += count
-    return spread_of([medians]) if len(medians) > 1 else 0.0

@@ -1,19 +1,18 @@
 """noise: how much the figure of a cell differs between processes that run the same code, by class of cell.
 
 The figures are standard deviations of a process's median. Those of a GPU were measured on one H200, six fresh processes
-of each kind one after the other, with CUDA events. They are of a GPU that nothing else uses. A figure calibrated on the
-machine itself would be better; ``noise_between`` is the one place that would read it.
+of each kind one after the other, with CUDA events. They are of a GPU that nothing else uses. A figure that was
+calibrated on the record's machine for the record's cell takes their place.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from hybridbench.compare.calibrated import NONE, Calibrations, Measured
 from hybridbench.compare.cell import Noise
 from hybridbench.record import Caveat, Record
-from hybridbench.stats import median, quantile
+from hybridbench.stats import log_spread
 from hybridbench.suite.case import GRAPH
 from hybridbench.suite.workloads import DECODE, PREFILL, TRAIN
 from hybridbench.units import format_number
@@ -65,17 +64,21 @@ LAUNCHES = NoiseClass(
 CLASSES = (GRAPHED, TRAINING, SEQUENCES, CLOCKS_MOVED, LAUNCHED, ON_CPU, KERNELS, PRODUCTS, LAUNCHES)
 
 
-def noise_between(record: Record) -> Noise:
-    """What the samples of a record's own process cannot show about its figure.
+def noise_between(record: Record, known: Calibrations = NONE) -> Noise:
+    """What the samples of a record's own process cannot show about its figure: calibrated where it is, else by class.
 
     On a CPU others use the same cores for seconds or minutes, so that what spreads the samples of a process moves whole
     processes too. On a GPU this holds for samples that never became steady only.
     """
-    found = class_of(record)
+    frac, source = between(known.of_step(record), class_of(record))
     spread = spread_frac(record)
     drift = spread if Caveat.UNSTEADY in record.caveats else 0.0
-    between = max(found.frac, spread) if record.environment.device_kind == "cpu" else found.frac
-    return Noise(between, drift, found.sentence)
+    return Noise(max(frac, spread) if record.environment.device_kind == "cpu" else frac, drift, source)
+
+
+def between(measured: Measured | None, assumed: NoiseClass) -> tuple[float, str]:
+    """The standard deviation between processes and where it comes from: what was calibrated, else that of the class."""
+    return (assumed.frac, assumed.sentence) if measured is None else (measured.frac, measured.source)
 
 
 def class_of(record: Record) -> NoiseClass:
@@ -95,20 +98,6 @@ def class_of(record: Record) -> NoiseClass:
 
 
 def spread_frac(record: Record) -> float:
-    """The spread of the samples' logarithms: half the distance from their 16th to their 84th percentile.
-
-    Of a normal variable that is its standard deviation. Of a generation that was timed in parts, the samples of each
-    part stand beside their own median.
-    """
+    """The spread of a record's samples; of a generation that was timed in parts, each part beside its own median."""
     seen = record.observed
-    return spread_of([seen.samples_ns, *(part.samples_ns for part in seen.parts)]) if seen else 0.0
-
-
-def spread_of(parts: Iterable[Sequence[float]]) -> float:
-    """The same of samples in parts, each beside its own median; 0 without samples."""
-    logs: list[float] = []
-    for samples in parts:
-        if samples:
-            middle = median(samples)
-            logs += [math.log(sample / middle) for sample in samples]
-    return (quantile(logs, 0.84) - quantile(logs, 0.16)) / 2 if logs else 0.0
+    return log_spread([seen.samples_ns, *(part.samples_ns for part in seen.parts)]) if seen else 0.0

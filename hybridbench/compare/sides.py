@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hybridbench.compare.calibrated import NONE, Calibrations
 from hybridbench.compare.cell import Asked, Cell
 from hybridbench.compare.kernels import kernel_cells
 from hybridbench.compare.steps import step_cells
@@ -68,6 +69,7 @@ def load_sides(
     asked: Asked,
     warn: Callable[[str], None],
     damaged: Callable[[str], None] | None = None,
+    known: Calibrations = NONE,
 ) -> list[Side]:
     """The sides that paths name, the base first.
 
@@ -76,6 +78,7 @@ def load_sides(
         across: names in ``CROSSINGS``.
         asked: the metric of the cells.
         warn, damaged: called with a sentence about what was passed over, as by ``store.load``.
+        known: the noise that was calibrated.
 
     Raises:
         BadInput: an unknown name, too many sides, or a single path that holds one side only.
@@ -83,13 +86,17 @@ def load_sides(
     """
     crossed = crossed_fields(across)
     if len(paths) == 1:
-        cells = _cells([paths[0]], asked, warn, damaged)[0]
+        cells = _cells([paths[0]], asked, warn, damaged, known)[0]
         return _by_values(cells, crossed, across, paths[0]) if across else _by_runs(cells, paths[0])
-    return _lettered(list(zip(map(str, paths), _cells(paths, asked, warn, damaged), strict=True)))
+    return _lettered(list(zip(map(str, paths), _cells(paths, asked, warn, damaged, known), strict=True)))
 
 
 def _cells(
-    paths: Sequence[Path], asked: Asked, warn: Callable[[str], None], damaged: Callable[[str], None] | None
+    paths: Sequence[Path],
+    asked: Asked,
+    warn: Callable[[str], None],
+    damaged: Callable[[str], None] | None,
+    known: Calibrations,
 ) -> list[list[Cell]]:
     """The cells of each path, of steps and of kernels."""
     steps: list[list[Record]] = []
@@ -98,9 +105,9 @@ def _cells(
         of_kernels = os.path.exists(path) and holds([path], KernelRecord)
         kernels.append(load([path], warn, damaged, KernelRecord) if of_kernels else [])
         steps.append(load([path], warn, damaged) if not of_kernels or holds([path], Record) else [])
-    cells = iter(step_cells([record for some in steps for record in some], asked))
+    cells = iter(step_cells([record for some in steps for record in some], asked, known))
     return [
-        [*(next(cells) for _ in some), *kernel_cells(others, asked)]
+        [*(next(cells) for _ in some), *kernel_cells(others, asked, known)]
         for some, others in zip(steps, kernels, strict=True)
     ]
 

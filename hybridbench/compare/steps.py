@@ -12,7 +12,8 @@ import json
 from collections.abc import Sequence
 
 from hybridbench.arch.model import ModelSpec
-from hybridbench.compare.cell import EXACT, INVALID, Asked, Cell, Noise
+from hybridbench.compare.calibrated import NONE, Calibrations
+from hybridbench.compare.cell import EXACT, INVALID, Asked, Cell
 from hybridbench.compare.conditions import canaries, conditions, denied, made_by, sentences
 from hybridbench.compare.noise import noise_between
 from hybridbench.derive.doubts import doubts, problems
@@ -26,11 +27,11 @@ ENERGY_TICK_S = 0.1
 """How often NVML refreshes its energy counter (``measure.caveats``)."""
 
 
-def step_cells(records: Sequence[Record], asked: Asked) -> list[Cell]:
+def step_cells(records: Sequence[Record], asked: Asked, known: Calibrations = NONE) -> list[Cell]:
     """The cells of records, in the order given; ``records`` are those of all sides, so that a model has one name."""
     digests = [_digest(record) for record in records]
     names = _names(dict(zip(digests, (record.case.model for record in records), strict=True)))
-    return [_cell(record, asked, digest, names[digest]) for record, digest in zip(records, digests, strict=True)]
+    return [_cell(record, asked, digest, names[digest], known) for record, digest in zip(records, digests, strict=True)]
 
 
 def _names(models: dict[str, ModelSpec]) -> dict[str, str]:
@@ -42,7 +43,7 @@ def _names(models: dict[str, ModelSpec]) -> dict[str, str]:
     return names
 
 
-def _cell(record: Record, asked: Asked, digest: str, model: str) -> Cell:
+def _cell(record: Record, asked: Asked, digest: str, model: str, known: Calibrations) -> Cell:
     wrong, seen = problems(record), record.observed
     ok = record.status is Status.OK and not wrong
     status = INVALID if wrong else record.status.value.replace("_", " ")
@@ -56,7 +57,7 @@ def _cell(record: Record, asked: Asked, digest: str, model: str) -> Cell:
         low=low,
         high=high,
         samples=samples,
-        noise=_noise(record, asked),
+        noise=noise_between(record, known) if asked.timed else EXACT,
         memory_bytes=value(record, "peak_allocated_bytes") if ok else None,
         run=record.run_id,
         started_at=record.started_at,
@@ -126,10 +127,6 @@ def _tick_frac(record: Record) -> float:
     """By how much the energy of the sampled window may be off: one refresh of its counter."""
     energy = record.observed.energy if record.observed else None
     return min(ENERGY_TICK_S / energy.window_s, 0.99) if energy and energy.window_s else 0.0
-
-
-def _noise(record: Record, asked: Asked) -> Noise:
-    return noise_between(record) if asked.timed else EXACT
 
 
 def _doubts(record: Record, asked: Asked) -> tuple[str, ...]:

@@ -43,6 +43,7 @@ class Calibrated:
         visible: the smallest effect that it can tell from none at its last look; a fraction.
         false_alarms: share of sequences, drawn from its A/A pairs with either sign, that end as a regression.
         blocks_per_sm: thread blocks of its launch per streaming multiprocessor; None where it has no meaning.
+        backend: which one ran where the cell names none (``auto``); None where it names one, or a file does not say.
     """
 
     kind: str
@@ -51,6 +52,7 @@ class Calibrated:
     visible: float
     false_alarms: float
     blocks_per_sm: float | None = None
+    backend: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +152,21 @@ def read_calibration(path: Path, machine: Mapping[str, str]) -> Calibration:
     Raises:
         BadInput: no such file, not a calibration, or one of another machine; names what differs.
     """
+    found = load_calibration(path)
+    there = found.machine
+    differing = [name for name in dict.fromkeys((*machine, *there)) if machine.get(name) != there.get(name)]
+    if differing:
+        listed = ", ".join(f"{name} '{there.get(name)}', here '{machine.get(name)}'" for name in differing)
+        raise BadInput(f"{path} is of another machine ({listed}): calibrate on this one.")
+    return found
+
+
+def load_calibration(path: Path) -> Calibration:
+    """Read a calibration of any machine.
+
+    Raises:
+        BadInput: no such file, or not a calibration.
+    """
     try:
         body = from_json(read_text(path, CONFIG_BYTES))
         if body["schema"] != SCHEMA:
@@ -162,14 +179,11 @@ def read_calibration(path: Path, machine: Mapping[str, str]) -> Calibration:
         raise BadInput(
             f"{path} cannot be read as a calibration ({type(exc).__name__}: {exc}): calibrate again."
         ) from exc
-    differing = [name for name in dict.fromkeys((*machine, *there)) if machine.get(name) != there.get(name)]
-    if differing:
-        listed = ", ".join(f"{name} '{there.get(name)}', here '{machine.get(name)}'" for name in differing)
-        raise BadInput(f"{path} is of another machine ({listed}): calibrate on this one.")
     return Calibration(there, cells)
 
 
 def _cell(body: dict[str, Any]) -> Calibrated:
+    body = {"backend": None, **body}  # files from before it was written
     if set(body) != {field.name for field in fields(Calibrated)} or body["kind"] not in KINDS:
         raise ValueError(f"a cell with {sorted(body)}")
     numbers = [body[name] for name in ("sd", "visible", "false_alarms")]

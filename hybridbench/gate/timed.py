@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -153,6 +153,8 @@ def calibrated(
                 f"{cell.name} has {len(cell.pairs)} of {LEAST_PAIRS} pairs: give --budget more seconds, or fewer cells."
             )
     found = calibrate(list(progress.cells.values()), machine)
+    ran = {name: choice.backend for name, choice in pairs.choices.items()}
+    found = replace(found, cells={name: replace(one, backend=ran.get(name)) for name, one in found.cells.items()})
     path.parent.mkdir(parents=True, exist_ok=True)
     write_calibration(found, path)
     return found

@@ -2,7 +2,7 @@
 
 plan (no torch)                     run (torch)                                show (no torch)
 
-flags, TOML ─► plan ──► Cell ─────► worker ► draw ► check ► time ──► KernelRecord ──► figures ► report
+flags, TOML ─► plan ─► Cell, Turns ► worker ► draw ► check ► time ──► KernelRecord ──► figures ► report
                 ▲
     problems of models, or typed
 """

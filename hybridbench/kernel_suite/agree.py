@@ -4,10 +4,14 @@ They are compared with the reference implementation in float32 (float64 on a CPU
 ``kernels.verify``. Where the whole reference takes too long or does not fit, it runs sequence by sequence; where that
 does not fit either, or sequences are not independent, another backend of another package takes its place, with twice
 the bounds, since both sides round. If nothing is left, the cell is timed and says that nobody checked it.
+
+Guards stand around every backend meanwhile (``guard``): published kernels too write where they should not once offsets
+pass 32 bits. Without room for guards the outputs are compared all the same, and the record says so.
 """
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -17,10 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hybridbench.bench import compilations
 from hybridbench.errors import Unsupported, WrongResult
 from hybridbench.kernel_suite.bind import drawn
 from hybridbench.kernel_suite.cell import BACKWARD, Cell, sizes_text
-from hybridbench.kernel_suite.guard import Guarded, poisoned
+from hybridbench.kernel_suite.guard import Guarded
 from hybridbench.kernel_suite.record import Agreement
 from hybridbench.kernels.backend import Backend
 from hybridbench.kernels.by_rows import holds_sequences, sequences
@@ -56,17 +61,18 @@ def agreement(cell: Cell, backend: Backend, function: Function, device: torch.de
     """Compares a backend's results with others'.
 
     Args:
-        function: the backend's callable, which may be guarded.
+        function: the backend's callable.
 
     Raises:
-        WrongResult: a tensor is off by more than its bound; the text says which, where and how far.
+        WrongResult: a tensor is off by more than its bound, or something else was written; the text says which, where
+            and how far.
     """
-    trial, operation = drawn(cell, device), OPERATIONS[cell.op]
-    learnt = _learnt(cell, operation, trial)
     if backend.name == PLAIN:
         return Agreement(None, why_not="it is the reference implementation itself")
+    trial, operation = drawn(cell, device), OPERATIONS[cell.op]
+    learnt = _learnt(cell, operation, trial)
     with full_precision(device):
-        ours, upstream = _ours(function, trial, learnt, cell)
+        ours, upstream, guards = _guarded(cell, backend, function, trial, learnt)
         reasons: list[str] = []
         for against, theirs in _others(cell, backend, trial, learnt, upstream, device):
             try:
@@ -79,9 +85,33 @@ def agreement(cell: Cell, backend: Backend, function: Function, device: torch.de
             except Unsupported as exc:
                 reasons.append(f"{against}: {exc}")
                 continue
-            return _judged(cell, backend, against, found)
+            return replace(_judged(cell, backend, against, found), **guards)
     why_not = "; ".join(reasons) or "nothing else computes it here in time"
-    return Agreement(None, why_not=why_not)
+    return Agreement(None, why_not=why_not, **guards)
+
+
+def _guarded(
+    cell: Cell, backend: Backend, function: Function, trial: Trial, learnt: set[str]
+) -> tuple[Values, Values, dict[str, Any]]:
+    """What ``_ours`` gives with guards around the inputs; where they do not fit, without. With it which guards stood.
+
+    What compiles itself with torch.compile runs without poisoned memory: the mode that poisons switches compiled code
+    off. Whether a person's function does is seen by running it.
+    """
+    fewer = backend.compiles_per_length or cell.user_kernel
+    try:
+        if fewer:
+            torch._dynamo.reset()  # what an earlier cell compiled would be taken again, and nothing would tell
+            before = compilations()
+            found = _ours(Guarded(cell.op, function, poisons=False), trial, learnt, cell)
+            if backend.compiles_per_length or compilations() > before:
+                return *found, {"guarded": True}
+        return *_ours(Guarded(cell.op, function), trial, learnt, cell), {"guarded": True, "poisoned": True}
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as exc:
+        if not _out_of_memory(exc):
+            raise
+    gc.collect()
+    return *_ours(function, trial, learnt, cell), {"why_unguarded": "guards around its inputs do not fit in memory"}
 
 
 def _out_of_memory(exc: BaseException) -> bool:
@@ -133,7 +163,7 @@ def _ours(function: Function, trial: Trial, learnt: set[str], cell: Cell) -> tup
         raise WrongResult(f"{cell.op}: no output has a gradient, though its inputs ask for one. It is not timed.")
     if not isinstance(function, Guarded):
         return found | _gradients(outputs, given, learnt, upstream), upstream
-    with poisoned():
+    with function.poisoned():
         gradients = _gradients(outputs, given, learnt, upstream)
     function.check()
     return found | gradients, upstream

@@ -18,6 +18,9 @@ from hybridbench.units import NS_PER_S
 
 Number = Callable[[KernelRecord], float | None]
 
+LAUNCH_BOUND_S = 50e-6
+"""Calls shorter than this that are launched one by one wait for the host."""
+
 
 def _seen(record: KernelRecord) -> KernelObserved | None:
     return record.observed if record.status is Status.OK else None
@@ -93,6 +96,12 @@ def blocks_per_sm(record: KernelRecord) -> float | None:
     return None if seen is None else seen.blocks_per_sm
 
 
+def peak_bytes(record: KernelRecord) -> float | None:
+    """The allocator's peak in one call, inputs included; unknown on a CPU."""
+    seen = _seen(record)
+    return None if seen is None or seen.peak_allocated_bytes is None else float(seen.peak_allocated_bytes)
+
+
 @dataclass(frozen=True)
 class Figure:
     """A number by name: its heading, its SI unit, and how it follows from a record; None is unknown."""
@@ -115,6 +124,7 @@ FIGURES: dict[str, Figure] = {
     "floor_s": Figure("floor", "s", floor_of),
     "floor_frac": Figure("of floor", "frac", floor_frac),
     "blocks_per_sm": Figure("blocks/SM", "", blocks_per_sm),
+    "peak_allocated_bytes": Figure("peak", "B", peak_bytes),
 }
 """Every number of a record, in SI."""
 

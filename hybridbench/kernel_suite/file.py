@@ -18,10 +18,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from hybridbench.errors import BadInput, unknown_name
-from hybridbench.files import SUITE_BYTES, Damaged, Missing, from_toml, read_text
 from hybridbench.kernel_suite.cell import Cell
 from hybridbench.kernel_suite.plan import Ask, cells
+from hybridbench.suite.tables import checked, name_of, top
 
 NUMBERS = ("ctx", "batch")
 TYPES: dict[str, tuple[type, ...]] = {
@@ -40,24 +39,11 @@ def load(path: Path) -> tuple[str, list[Ask]]:
     Raises:
         BadInput: no such file, not TOML, an unknown key (named), a value of the wrong type.
     """
-    try:
-        body = from_toml(read_text(path, SUITE_BYTES))
-    except Missing as exc:
-        raise BadInput(f"no suite at {path}: give the path of a TOML file such as suites/kernels.toml.") from exc
-    except Damaged as exc:
-        raise BadInput(f"{path} cannot be read as a suite: it {exc}.") from exc
-    for key in body:
-        if key not in ("name", "defaults", "kernels"):
-            raise BadInput(f"{path}: unknown key '{key}' at the top: known are name, [defaults] and [[kernels]].")
-    tables = body.get("kernels", [])
-    if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
-        raise BadInput(f"{path} has no [[kernels]] table: a suite of kernels needs at least one.")
-    name = body.get("name", path.stem)
-    if not isinstance(name, str) or not name or Path(name).name != name:
-        raise BadInput(f"{path}: name is {name!r}, but a folder is named after it: give one word.")
+    body = top(path, "kernels")
+    name = name_of(body, path)
     defaults = _checked(body.get("defaults", {}), f"{path}: [defaults]")
     asks = []
-    for number, table in enumerate(tables, start=1):
+    for number, table in enumerate(body["kernels"], start=1):
         asks.append(Ask(**{**defaults, **_checked(table, f"{path}: [[kernels]] {number}")}))
     return name, asks
 
@@ -69,23 +55,10 @@ def cells_of(asks: list[Ask], *, has_gpu: bool) -> list[Cell]:
 
 
 def _checked(table: Any, where: str) -> dict[str, Any]:
-    """A table's values, with lists and plain numbers turned into the text that a person would type."""
-    if not isinstance(table, dict):
-        raise BadInput(f"{where} is {table!r}, not a table.")
-    values: dict[str, Any] = {}
-    for key, value in table.items():
-        if key not in TYPES:
-            raise BadInput(f"{where}: {unknown_name('key', key, TYPES)}")
-        if key in NUMBERS and isinstance(value, int) and not isinstance(value, bool):
-            value = str(value)
-        if isinstance(value, list) and TYPES[key] == (str,):
-            value = ",".join(str(item) for item in value)
-        if not isinstance(value, TYPES[key]) or (isinstance(value, bool) and bool not in TYPES[key]):
-            wanted = " or ".join(kind.__name__ for kind in TYPES[key])
-            raise BadInput(f"{where}: {key} is {value!r}, where {wanted} is expected.")
-        if key == "problem" and isinstance(value, dict):
-            value = ",".join(f"{name}={size}" for name, size in value.items())
-        if key == "backends":
-            value = tuple(str(one) for one in value)
-        values[key] = value
+    """A table's values as ``Ask`` takes them."""
+    values = checked(table, TYPES, where, NUMBERS)
+    if isinstance(values.get("problem"), dict):
+        values["problem"] = ",".join(f"{name}={size}" for name, size in values["problem"].items())
+    if "backends" in values:
+        values["backends"] = tuple(str(one) for one in values["backends"])
     return values

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -99,10 +100,12 @@ class Guarded:
     Args:
         op: its operation.
         function: the kernel.
+        poisons: whether memory that it allocates holds NaN meanwhile. What torch.compile made of a function is not run
+            inside: PyTorch takes the plain function instead, and another kernel would be checked than is timed.
     """
 
-    def __init__(self, op: str, function: Callable[..., Any]) -> None:
-        self._op, self._function = op, function
+    def __init__(self, op: str, function: Callable[..., Any], *, poisons: bool = True) -> None:
+        self._op, self._function, self._poisons = op, function, poisons
         self._zoned: list[_Zoned] = []
         self._in_place = {tensor.name for tensor in OPERATIONS[op].tensors if tensor.in_place}
 
@@ -124,7 +127,7 @@ class Guarded:
         inputs = [guarded(name, value) for name, value in zip(names, given, strict=False)]
         settings = {name: guarded(name, value) for name, value in options.items()}
         self._zoned += zoned
-        with poisoned():
+        with self.poisoned():
             made = self._function(*inputs, **settings)
         _synchronise(zoned)
         for one in zoned:
@@ -132,6 +135,10 @@ class Guarded:
         for value, one in updated:
             value.copy_(one.view)  # the caller looks at its own tensor
         return made
+
+    def poisoned(self) -> AbstractContextManager[object]:
+        """The context in which memory shows that the kernel or its backward never writes, unless that is off."""
+        return poisoned() if self._poisons else contextlib.nullcontext()
 
     def check(self) -> None:
         """Raise ``WrongResult`` if a guard has changed since: by the backward."""

@@ -2,6 +2,8 @@
 
 Schema history:
     1   first version.
+    2   which cells were timed in turns, the peak of memory, the choices of autotuners, guards around every backend, and
+        checks that an earlier process of the run made.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from hybridbench.record import (
     time_of,
 )
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,11 @@ class Agreement:
         worst: the one that came closest to its bound.
         error, bound: its relative error, and the largest that was allowed.
         why_not: why there was nothing to compare with.
+        guarded: whether guards stood around the inputs meanwhile: nothing was written outside them, nor into them.
+        poisoned: whether memory that the kernel allocated held NaN until it was written. What torch.compile compiles
+            does not run so.
+        why_unguarded: why there were none; None where there were, or nothing was compared.
+        run: the run whose process compared them; None is the record's own.
     """
 
     against: str | None
@@ -45,6 +52,26 @@ class Agreement:
     error: float | None = None
     bound: float | None = None
     why_not: str | None = None
+    guarded: bool = False
+    poisoned: bool = False
+    why_unguarded: str | None = None
+    run: str | None = None
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The configuration that an autotuner took for one kind of problem.
+
+    Attributes:
+        module, kernel: the kernel, and the module that defines it.
+        key: the arguments and dtypes by which the tuner distinguishes problems, as JSON.
+        configuration: as text.
+    """
+
+    module: str
+    kernel: str
+    key: str
+    configuration: str
 
 
 @dataclass(frozen=True)
@@ -63,6 +90,13 @@ class KernelObserved:
         blocks_per_sm: thread blocks of its longest kernel for each multiprocessor; None is unknown.
         kernels: names of the GPU kernels of a call, the longest first.
         check_ns: how long the comparison took; ns.
+        turns: the other backends that it was timed in turns with, in short blocks.
+        why_apart: why it was timed by itself, though other backends of the same work were asked for; None where it was
+            not, or nothing else was asked for.
+        peak_allocated_bytes: the allocator's peak in one call, inputs included; None on a CPU.
+        tuning: what the autotuners of its kernels took.
+        pinned: whether they were given an earlier process's choices.
+        not_captured: why calls ran eagerly that a graph should replay; None where they ran as asked.
     """
 
     samples_ns: list[int]
@@ -82,6 +116,12 @@ class KernelObserved:
     ceilings: Ceilings | None = None
     blocks_per_sm: float | None = None
     kernels: list[str] = field(default_factory=list)
+    turns: list[str] = field(default_factory=list)
+    why_apart: str | None = None
+    peak_allocated_bytes: int | None = None
+    tuning: list[Chosen] = field(default_factory=list)
+    pinned: bool = False
+    not_captured: str | None = None
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from hybridbench.kernel_suite.noise_table import noise_rows
 from hybridbench.kernel_suite.report import KernelReport, rows
 from hybridbench.report.render.charts import draw, save
 from hybridbench.report.render.csv import to_csv
@@ -18,7 +19,7 @@ MEANINGS = (
     "The median of one call, with half its 95% interval beside it. FLOPs count a multiply-add as 2 (convention exact), "
     "a backward as two forwards. Bytes are the fewest that a call moves: inputs read once, outputs written once, and "
     "with a backward their gradients. The floor is the larger of both times at the rates that the process measured. "
-    "A speed-up says tie where the intervals allow 1.\n"
+    "Backends of the same work are timed in turns. A speed-up says tie where the intervals allow 1.\n"
 )
 
 
@@ -45,4 +46,5 @@ def write(report: KernelReport, out: Path) -> Path:
 
 def document(report: KernelReport, written: str | None, self_test: dict[str, float] | None = None) -> dict[str, Any]:
     """Every figure of every record in SI, the path of the page if one was written, and the self test of the timing."""
-    return {"report": written, "self_test": self_test, "kernels": rows(report)}
+    noise = {"noise": noise_rows(report.noise)} if report.noise else {}
+    return {"report": written, "self_test": self_test, "kernels": rows(report), **noise}

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from hybridbench.errors import BadResults, unknown_name
 from hybridbench.kernel_suite.cell import BACKWARD, DIRECTIONS, sizes_text
 from hybridbench.kernel_suite.figures import FIGURES, Speedup, floor_frac, median_s, speedup
+from hybridbench.kernel_suite.noise import CellNoise, noise_of
+from hybridbench.kernel_suite.noise_table import noise_table
 from hybridbench.kernel_suite.record import KernelRecord
 from hybridbench.operations.operation import PLAIN
 from hybridbench.record import ADVICE, Caveat, Status
@@ -18,8 +20,9 @@ from hybridbench.store import machine_of
 from hybridbench.units import format_number
 
 WORDS = {"forward": "forward", BACKWARD: "forward and backward"}
-SHOWN = ("median_s", "half_interval_frac", "flops_per_s", "bytes_per_s", "floor_s", "floor_frac", "blocks_per_sm")
-WIDE = ("half_interval_frac", "floor_s", "blocks_per_sm")
+OF_GPUS = ("blocks_per_sm", "peak_allocated_bytes")
+SHOWN = ("median_s", "half_interval_frac", "flops_per_s", "bytes_per_s", "floor_s", "floor_frac", *OF_GPUS)
+WIDE = ("half_interval_frac", "floor_s", *OF_GPUS)
 
 
 @dataclass(frozen=True)
@@ -37,18 +40,21 @@ class KernelReport:
         tables: by file name, without the ending.
         plots: by file name, without the ending.
         over: for each record, the one that its speed-up is over.
+        noise: of cells that several processes timed.
     """
 
     records: tuple[KernelRecord, ...]
     tables: dict[str, Table]
     plots: dict[str, Plot]
     over: dict[int, KernelRecord]
+    noise: tuple[CellNoise, ...] = ()
 
 
-def build(records: Sequence[KernelRecord], over: str | None = None) -> KernelReport:
+def build(records: Sequence[KernelRecord], over: str | None = None, every: Sequence[KernelRecord] = ()) -> KernelReport:
     """Build the report.
 
     Args:
+        every: records of all processes, from which the noise between them follows.
         over: the backend that speed-ups are over; None is the reference where it was timed, else the first.
 
     Raises:
@@ -71,7 +77,10 @@ def build(records: Sequence[KernelRecord], over: str | None = None) -> KernelRep
         name = f"kernels-{group[0].case.direction}" + (f"-{number}" if len(groups) > len(DIRECTIONS) else "")
         tables[name] = _table(group, base, over)
         plots |= {f"{name}-{key}": plot for key, plot in _plots(group).items()}
-    return KernelReport(tuple(records), tables, plots, base)
+    noise = noise_of(every)
+    if noise:
+        tables["kernels-noise"] = noise_table(noise)
+    return KernelReport(tuple(records), tables, plots, base, tuple(noise))
 
 
 def _group(record: KernelRecord) -> tuple[object, ...]:
@@ -166,6 +175,10 @@ def notes(record: KernelRecord) -> list[str]:
             found.append(f"{caveat.value.replace('_', ' ')}: {ADVICE[caveat]}")
     if agreed is not None and agreed.against not in (None, "the reference"):
         found.append(f"compared with {agreed.against}, since the whole reference was too long or too large")
+    if agreed is not None and agreed.why_unguarded is not None:
+        found.append(f"writes outside its outputs would not show: {agreed.why_unguarded}")
+    if record.observed is not None and record.observed.why_apart is not None:
+        found.append(f"timed by itself, not in turns with the other backends: {record.observed.why_apart}")
     return found
 
 
@@ -246,6 +259,8 @@ def rows(report: KernelReport) -> list[dict[str, object]]:
                 "device": record.environment.device,
                 "cold": cell.sampling.cold,
                 "graph": seen.graph if seen else None,
+                "turns": seen.turns if seen else [],
+                "why_apart": seen.why_apart if seen else None,
                 "problem": sizes_text(cell.problem),
                 "models": list(cell.models),
                 **{name: figure.compute(record) for name, figure in FIGURES.items()},
@@ -256,6 +271,7 @@ def rows(report: KernelReport) -> list[dict[str, object]]:
                 "checked_against": agreed.against if agreed else None,
                 "error": agreed.error if agreed else None,
                 "bound": agreed.bound if agreed else None,
+                "guarded": agreed.guarded if agreed else None,
                 "status": record.status.value,
                 "message": record.message,
                 "caveats": [caveat.value for caveat in record.caveats],

@@ -1,4 +1,4 @@
-"""traced: the GPU kernels of one call as the profiler sees them: names, times and launches."""
+"""traced: what one call runs on a GPU: kernels as the profiler sees them, and what autotuners chose."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -31,6 +32,30 @@ def traced(call: Callable[[], object]) -> list[dict[str, Any]]:
         print(f"kernels are unknown: {exc}", file=sys.stderr)  # noqa: T201
         return []
     return events
+
+
+@contextmanager
+def tuned() -> Iterator[dict[str, None]]:
+    """Inside, what each autotuner runs is noted, as ``module.kernel: configuration``; nothing without Triton."""
+    used: dict[str, None] = {}
+    if "triton" not in sys.modules:
+        yield used
+        return
+    from triton.runtime.autotuner import Autotuner
+
+    run = Autotuner.run
+
+    def noted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        found = run(self, *args, **kwargs)
+        if len(self.configs) > 1:
+            used[f"{self.base_fn.__module__}.{self.base_fn.__name__}: {self.best_config}"] = None
+        return found
+
+    Autotuner.run = noted
+    try:
+        yield used
+    finally:
+        Autotuner.run = run
 
 
 def longest_first(events: list[dict[str, Any]]) -> tuple[list[str], float | None]:

@@ -12,12 +12,12 @@ import sys
 
 from hybridbench import worker
 from hybridbench.kernel_suite import self_test
-from hybridbench.kernel_suite.cell import Cell
-from hybridbench.kernel_suite.run import run_cell
+from hybridbench.kernel_suite.together import work
+from hybridbench.kernel_suite.turns import Turns
 from hybridbench.session import device_for
 
 if __name__ == "__main__":
     if sys.argv[1] == "--self-test":
         print(json.dumps(dataclasses.asdict(self_test.run(device_for(sys.argv[2])))))  # noqa: T201
     else:
-        worker.main(read=Cell.from_dict, run=run_cell)
+        worker.main(read=Turns.from_dict, work=work)

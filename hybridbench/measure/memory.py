@@ -7,12 +7,17 @@ such allocator, and the process's resident size would include Python and its lib
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from hybridbench.record import Memory
+from hybridbench.units import KIB
+
+MEMINFO = Path("/proc/meminfo")
 
 
 def tensor_bytes(tensors: Iterable[torch.Tensor]) -> int:
@@ -41,6 +46,19 @@ def reset_peaks(device: torch.device) -> None:
     """Resets the allocator's peaks to what is allocated now; does nothing on a device without such an allocator."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Memory that is free or that PyTorch would give back; bytes. On a CPU what Linux says, None elsewhere."""
+    if device.type == "cuda":
+        idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0] + idle)
+    try:
+        text = MEMINFO.read_text(encoding="ascii")
+    except (OSError, ValueError):
+        return None
+    found = re.search(r"^MemAvailable: +(\d+) kB$", text, re.MULTILINE)
+    return int(found[1]) * KIB if found else None
 
 
 def observe_memory(

@@ -15,13 +15,13 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from hybridbench.errors import BadInput, unknown_name
-from hybridbench.files import SUITE_BYTES, Damaged, Missing, from_toml, read_text
+from hybridbench.errors import BadInput
 from hybridbench.suite.case import Case
 from hybridbench.suite.ops import check_backends_used
 from hybridbench.suite.sweep import Sweep, cases, merged_ratios
+from hybridbench.suite.tables import checked, name_of, top
 from hybridbench.suite.workloads import WORKLOADS, workload_row
-from hybridbench.text import is_line, shown
+from hybridbench.text import shown
 
 
 @dataclass(frozen=True)
@@ -61,48 +61,18 @@ def load_suite(path: Path) -> Suite:
     Raises:
         BadInput: no such file, not TOML, an unknown table or key (named), a value of the wrong type.
     """
-    body = _read(path)
-    tables = body.get("sweep", [])
-    if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
-        raise BadInput(f"{path} has no [[sweep]] table: a suite needs at least one.")
-    name = _name(body.get("name", path.stem), path)
-    defaults = _checked(body.get("defaults", {}), path, "[defaults]")
+    body = top(path, "sweep")
+    name = name_of(body, path)
+    defaults = _checked(body.get("defaults", {}), f"{path}: [defaults]")
     made = []
-    for index, table in enumerate(tables, start=1):
-        merged = {**defaults, **_checked(table, path, f"[[sweep]] {index}")}
+    for index, table in enumerate(body["sweep"], start=1):
+        merged = {**defaults, **_checked(table, f"{path}: [[sweep]] {index}")}
         if "workload" not in merged:
             raise BadInput(f"{path}: [[sweep]] {index} has no workload: give one of {', '.join(WORKLOADS)}.")
         made.append(Sweep(**merged))
     return Suite(name, tuple(made))
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """The tables and keys at the top of a TOML file."""
-    try:
-        body = from_toml(read_text(path, SUITE_BYTES))
-    except Missing as exc:
-        raise BadInput(f"no suite at {path}: give the path of a TOML file such as suites/smoke.toml.") from exc
-    except Damaged as exc:
-        raise BadInput(f"{path} cannot be read as a suite: it {exc}.") from exc
-    for key in body:
-        if key not in ("name", "defaults", "sweep"):
-            raise BadInput(f"{path}: unknown key {shown(key)} at the top: known are name, [defaults] and [[sweep]].")
-    return body
-
-
-_NAME = 100
-"""Characters of a suite's name. A folder's may have 255 bytes, and a time follows it."""
-
-
-def _name(name: Any, path: Path) -> str:
-    if not isinstance(name, str):
-        raise BadInput(f"{path}: name is {shown(name)}, not text.")
-    if not name or Path(name).name != name or not is_line(name) or len(name) > _NAME:
-        raise BadInput(f"{path}: name is {shown(name)}, but a folder is named after it: give one short word.")
-    return name
-
-
-_TYPE_WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", dict: "a table"}
 _SWEEP_TYPES: dict[str, tuple[type, ...]] = {
     **{f.name: (str,) for f in fields(Sweep)},
     **dict.fromkeys(("window", "sinks", "prompt", "depths", "streams", "seed", "min_samples"), (int,)),
@@ -113,27 +83,10 @@ _SWEEP_TYPES: dict[str, tuple[type, ...]] = {
 _NUMBERS = ("ctx", "batch", "positions")
 
 
-def _checked(table: Any, path: Path, where: str) -> dict[str, Any]:
-    """A table's values, with lists and plain numbers turned into the text a person would type."""
-    if not isinstance(table, dict):
-        raise BadInput(f"{path}: {where} is {shown(table)}, not a table.")
-    values: dict[str, Any] = {}
-    for key, value in table.items():
-        if key not in _SWEEP_TYPES:
-            raise BadInput(f"{path}: {where}: {unknown_name('key', key, _SWEEP_TYPES)}")
-        if key in _NUMBERS and isinstance(value, int) and not isinstance(value, bool):
-            value = str(value)
-        if isinstance(value, list) and _SWEEP_TYPES[key] == (str,):
-            if not value:
-                raise BadInput(f"{path}: {where}: {key} is an empty list: give at least one value, or leave it out.")
-            value = ",".join(str(item) for item in value)
-        types = _SWEEP_TYPES[key]
-        if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
-            wanted = " or ".join(_TYPE_WORDS[t] for t in types)
-            raise BadInput(f"{path}: {where}: {key} is {shown(value)}, where {wanted} is expected.")
-        if isinstance(value, dict) and not all(isinstance(name, str) for name in value.values()):
-            raise BadInput(
-                f"{path}: {where}: backends is {shown(value)}, where each operation names a backend as text."
-            )
-        values[key] = value
+def _checked(table: Any, where: str) -> dict[str, Any]:
+    """A table's values as a sweep takes them."""
+    values = checked(table, _SWEEP_TYPES, where, _NUMBERS)
+    backends = values.get("backends", {})
+    if not all(isinstance(name, str) for name in backends.values()):
+        raise BadInput(f"{where}: backends is {shown(backends)}, where each operation names a backend as text.")
     return values

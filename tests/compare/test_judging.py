@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 
+from hybridbench.compare.calibrated import Calibrations
 from hybridbench.compare.cell import ASKED
 from hybridbench.compare.judging import Comparison, Verdict
 from hybridbench.compare.noise import GRAPHED, LAUNCHED, ON_CPU, SEQUENCES, TRAINING, noise_between, spread_frac
 from hybridbench.compare.steps import ENERGY_TICK_S
 from hybridbench.errors import NotComparable, NothingCompared
+from hybridbench.gate.calibration import Calibrated, Calibration, machine_of
+from hybridbench.gate.cells import of_step
 from hybridbench.measure import caveats
 from hybridbench.metrics import value
 from hybridbench.record import SCHEMA, Caveat, Ceilings, Part, Record, Status
@@ -383,6 +386,15 @@ def test_the_class_of_noise_follows_from_the_work_and_where_it_ran(stored: list[
     assert noise_between(on_cpu).between_frac == ON_CPU.frac
     moved = replace(by_kind["prefill"], caveats=[Caveat.CLOCK_DROPPED])
     assert noise_between(moved).between_frac == 0.059
+
+
+def test_a_calibrated_step_has_the_noise_that_was_measured(decodes: list[Record]) -> None:
+    record = decodes[0]
+    one = Calibrated("step", 0.002, 8, 0.01, 0.0)
+    known = Calibrations([Calibration(machine_of(record.environment), {of_step(record.case).name: one})])
+    assert noise_between(record, known).between_frac == pytest.approx(0.002 / 2**0.5)
+    other = replace(record, case=replace(record.case, limit_s=1.0, workload=replace(record.case.workload, batch=99)))
+    assert noise_between(other, known).source == noise_between(other).source
 
 
 def test_on_a_cpu_the_spread_of_the_samples_counts_where_it_is_more(decodes: list[Record]) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
 import pytest
 
+from hybridbench.compare.calibrated import Calibrations
 from hybridbench.compare.cell import ASKED
 from hybridbench.compare.interval import ratio_of
 from hybridbench.compare.judging import Comparison, Verdict, compare
@@ -16,6 +19,8 @@ from hybridbench.compare.kernels import kernel_cells, noise_of
 from hybridbench.compare.noise import CLOCKS_MOVED, KERNELS, LAUNCHES, PRODUCTS
 from hybridbench.compare.sides import Side, crossed_fields, load_sides
 from hybridbench.errors import NotComparable
+from hybridbench.gate.calibration import Calibrated, Calibration, machine_of, write_calibration
+from hybridbench.gate.cells import of_kernel
 from hybridbench.kernel_suite.cell import Budget, Cell
 from hybridbench.kernel_suite.record import Agreement, KernelObserved, KernelRecord
 from hybridbench.problem import Problem
@@ -112,6 +117,56 @@ def test_noise_is_by_class_and_at_least_what_allocations_differ_by(made: Callabl
     assert ratio is not None
     assert ratio.low is not None
     assert ratio.low < 0.7
+
+
+def test_peaks_of_memory_stand_beside_time_and_are_compared_as_counts(made: Callable[..., KernelRecord]) -> None:
+    small, large = made(seen={"peak_allocated_bytes": 2_000}), made(run="two", seen={"peak_allocated_bytes": 3_000})
+    (row,) = compared([small], [large]).rows
+    assert (row.pair.base.memory_bytes, row.pair.other.memory_bytes) == (2_000, 3_000)  # type: ignore[union-attr]
+    (row,) = compared([small], [large], metric="peak-memory").rows
+    assert row.verdict is Verdict.WORSE
+    assert row.ratio is not None
+    assert (row.ratio.value, row.ratio.low, row.ratio.high) == (1.5, 1.5, 1.5)
+    (row,) = compared([small], [made(run="two")], metric="peak-memory").rows
+    assert row.verdict is Verdict.UNKNOWN, "a CPU has no such peak"
+
+
+def test_a_side_of_several_processes_brings_its_own_noise(made: Callable[..., KernelRecord]) -> None:
+    scales = (1.0, 1.001, 0.999)
+    side = [made(scale, f"run{place}") for place, scale in enumerate(scales)]
+    cells = kernel_cells(side, ASKED["step"])
+    assert [cell.noise.between_frac for cell in cells] == [pytest.approx(stdev(map(math.log, scales)), rel=0.02)] * 3
+    assert {cell.noise.source for cell in cells} == {"between 3 processes of the same side"}
+    assert kernel_cells(side[:2], ASKED["step"])[0].noise.between_frac == KERNELS.frac
+    slower = [made(scale * 1.01, f"next{place}") for place, scale in enumerate(scales)]
+    (row,) = compared(side, slower).rows
+    assert row.verdict is Verdict.WORSE, "1% stands out of 0.1%"
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_what_was_calibrated_on_the_machine_takes_the_place_of_the_class(
+    made: Callable[..., KernelRecord], tmp_path: Path, named: bool
+) -> None:
+    record = made()
+    cell = record.case if named else replace(record.case, backend="auto")
+    one = Calibrated("kernel", 0.004, 12, 0.01, 0.0, backend=None if named else "triton")
+    path = tmp_path / "calibration.json"
+    write_calibration(Calibration(machine_of(record.environment), {of_kernel(cell).name: one}), path)
+    known = Calibrations.read([path])
+    found = noise_of(record, known)
+    assert found.between_frac == pytest.approx(0.004 / 2**0.5), "a pair has the noise of two processes"
+    assert found.source.startswith("calibrated on this machine, 12 pairs")
+    (base, other) = kernel_cells([record, made(1.02, "two")], ASKED["step"], known)
+    ratio = ratio_of(base, other)
+    assert ratio is not None
+    assert ratio.low is not None
+    assert ratio.low > 1, "2% stands out of 0.3%, and not out of the class's 2.7%"
+    for elsewhere in (
+        replace(record, environment=replace(record.environment, driver="1.2")),
+        replace(record, case=replace(record.case, backend="liger")),
+        replace(record, case=replace(record.case, sampling=Budget(cold=False))),
+    ):
+        assert noise_of(elsewhere, known).between_frac == KERNELS.frac
 
 
 def test_a_folder_of_both_kinds_has_both_kinds_of_cells(

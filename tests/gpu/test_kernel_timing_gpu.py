@@ -7,8 +7,14 @@ from functools import partial
 import pytest
 import torch
 
-from hybridbench.kernel_suite import self_test
+from hybridbench.bench import Bench
+from hybridbench.kernel_suite import self_test, together
+from hybridbench.kernel_suite.cell import Budget, Cell
 from hybridbench.kernel_suite.timing import Plan, time_calls
+from hybridbench.kernel_suite.turns import in_turns
+from hybridbench.operations import OPERATIONS
+from hybridbench.operations.operation import moved_bytes
+from hybridbench.problem import Problem
 from hybridbench.stats import median
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -50,3 +56,16 @@ def test_a_flushed_cache_makes_a_difference() -> None:
 
     hot, cold = (time_calls(make, GPU, Plan(cold=cold, graph=True)) for cold in (False, True))
     assert median(cold.samples_ns) > 1.1 * median(hot.samples_ns)
+
+
+def test_backends_take_turns_between_guards_and_know_their_peak() -> None:
+    problem = Problem("cuda", "bfloat16", batch=2, length=1024, width=4096)
+    cells = [Cell("swiglu", name, problem, sampling=Budget(max_time_s=0.2)) for name in ("triton", "reference")]
+    bench = Bench(GPU, None, None, ceilings={"bfloat16": None})
+    messages = list(together.work(in_turns(cells)[0], bench))
+    triton, reference = (one["observed"] for one in messages if one["kind"] == "answer")
+    assert (triton["turns"], reference["turns"]) == (["reference"], ["triton"])
+    assert triton["agreement"]["guarded"]
+    least = moved_bytes(OPERATIONS["swiglu"], problem)
+    assert least <= triton["peak_allocated_bytes"] < 1.1 * least, "its input and its output"
+    assert reference["peak_allocated_bytes"] > triton["peak_allocated_bytes"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -75,3 +77,28 @@ def other_signature(x: Tensor, y: Tensor, *, width: int) -> Tensor:
 
 def short_ssd(x, dt, A, C, B):  # type: ignore[no-untyped-def]
     return x
+
+
+def _adds_one(graph: torch.fx.GraphModule, _inputs: list[Tensor]):  # type: ignore[no-untyped-def]
+    return lambda *given: tuple(one + 1 for one in graph(*given))
+
+
+compiled_wrongly = torch.compile(right, backend=_adds_one)
+"""Right as it is written; what torch.compile makes of it is wrong."""
+compiled = torch.compile(right, backend="eager")
+
+
+def ends(packed: Tensor) -> Tensor:
+    os._exit(3)
+
+
+def ends_later(packed: Tensor) -> Tensor:
+    """Right while it is checked, and ends the process soon after."""
+    global _calls
+    _calls += 1
+    if _calls > 6:
+        os._exit(4)
+    return right(packed)
+
+
+_calls = 0

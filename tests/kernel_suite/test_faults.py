@@ -10,14 +10,15 @@ import pytest
 import torch
 
 from hybridbench.bench import Bench
-from hybridbench.errors import BadInput
+from hybridbench.errors import BadInput, WrongResult
+from hybridbench.kernel_suite.agree import agreement
 from hybridbench.kernel_suite.bind import arguments, bound, drawn
 from hybridbench.kernel_suite.cell import BACKWARD, FORWARD, Budget, Cell
 from hybridbench.kernel_suite.guard import Guarded, poisoned
 from hybridbench.kernel_suite.problems import TIMED, of_models
 from hybridbench.kernel_suite.run import check_kernel, longest_first, run_cell
 from hybridbench.kernel_suite.signature import SETTINGS, check_signature, signature_text
-from hybridbench.kernels.loading import reference_of
+from hybridbench.kernels.loading import backends, reference_of
 from hybridbench.operations import OPERATIONS
 from hybridbench.problem import Problem
 from hybridbench.record import Caveat
@@ -48,6 +49,44 @@ def bench() -> Bench:
 def answer(name: str, direction: str = FORWARD, op: str = "swiglu", problem: Problem = PROBLEM) -> dict:
     cell = Cell(op, f"faulty_own_kernels:{name}", problem, direction, SMALL)
     return answer_for(cell, bench(), run_cell)
+
+
+def test_what_is_compiled_is_what_is_checked() -> None:
+    """A mode of PyTorch that poisons memory switches compiled code off, and the plain function would be checked."""
+    for _ in range(2):
+        wrong, right = answer("compiled_wrongly"), answer("compiled")
+        assert (wrong["status"], right["status"]) == ("wrong", "ok"), "also where an earlier cell has compiled it"
+    assert right["observed"]["agreement"]["guarded"]
+    assert not right["observed"]["agreement"]["poisoned"]
+    assert answer("right")["observed"]["agreement"]["poisoned"]
+
+
+def test_guards_stand_around_published_backends_too() -> None:
+    problem = Problem("cpu", "float32", head_dim=16, n_heads=2, n_kv_heads=2, length=12, batch=1)
+    cell = Cell("attention", "sdpa-flash", problem)
+    backend = backends("attention")["sdpa-flash"]
+
+    def spoils(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **settings: object) -> torch.Tensor:
+        out = backend.load()(q, k, v, **settings)
+        k[0, 3] = 0
+        return out
+
+    assert agreement(cell, backend, backend.load(), CPU).guarded
+    with pytest.raises(WrongResult, match="changes its input k_BTKP, first at"):
+        agreement(cell, backend, spoils, CPU)
+
+
+def test_without_room_for_guards_outputs_are_compared_and_the_record_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp] can't allocate memory: you tried to allocate 9 bytes.")
+
+    monkeypatch.setattr(Guarded, "__call__", full)
+    found = answer("right")
+    assert found["status"] == "ok"
+    agreed = found["observed"]["agreement"]
+    assert (agreed["against"], agreed["guarded"]) == ("the reference", False)
+    assert agreed["why_unguarded"] == "guards around its inputs do not fit in memory"
+    assert answer("swapped")["status"] == "wrong"
 
 
 @pytest.mark.parametrize("direction", [FORWARD, BACKWARD])

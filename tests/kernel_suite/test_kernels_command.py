@@ -128,7 +128,11 @@ def test_the_committed_suite_begins_with_cells_that_fill_a_gpu() -> None:
         ("[[kernels]]\nop = 'swiglu'", "[[kernels]] 1: unknown key 'op': did you mean 'ops'?"),
         ("[[sweep]]\n", "unknown key 'sweep' at the top"),
         ("name = 'x'", "has no [[kernels]] table"),
-        ("[[kernels]]\nhot = 3", "hot is 3, where bool is expected"),
+        ("[[kernels]]\nhot = 3", "hot is 3, where true or false is expected"),
+        ('name = "a\\nb"\n[[kernels]]\n', "a folder is named after it"),
+        (f"name = '{'x' * 101}'\n[[kernels]]\n", "a folder is named after it"),
+        ("[[kernels]]\nctx = []", "ctx is an empty list"),
+        ("[[kernels]]\nbackends = []", "backends is an empty list"),
         ("[[kernels]", "is not TOML"),
     ],
 )
@@ -229,7 +233,7 @@ def test_records_of_kernels_stand_beside_those_of_models(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("edit", "said"),
     [
-        (lambda body: body.update(schema=9), "reads up to 1: upgrade"),
+        (lambda body: body.update(schema=9), "reads up to 2: upgrade"),
         (lambda body: body["observed"].update(samples_ns=[]), "samples_ns is empty"),
         (lambda body: body["case"].update(direction="up"), "unknown direction 'up'"),
         (lambda body: body.pop("case"), "it has no 'schema' and 'case'"),

@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import os
 import re
+import statistics
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from hybridbench.kernel_suite.figures import median_s
+from hybridbench.kernel_suite.record import KernelRecord
 from hybridbench.kernel_suite.timing import Plan
+from hybridbench.record import Status
+from hybridbench.store import load
 
 pytest.importorskip("pytest_benchmark")
 
@@ -48,12 +53,28 @@ def test_the_commands_run_on_the_code_of_the_page(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_operations_of_this_repository_are_measured(tmp_path: Path) -> None:
+def test_records_and_json_of_one_session_hold_the_same_samples_and_medians(tmp_path: Path) -> None:
     assert OURS[0] == "pytest suites/kernels"
-    said = ran(OURS[1].replace("kernels.json", str(tmp_path / "kernels.json")), ROOT)
-    assert "1 passed, 4 deselected" in said
-    (bench,) = json.loads((tmp_path / "kernels.json").read_text())["benchmarks"]
-    assert re.fullmatch(r"test_forward\[swiglu-cpu-float32-2x256\]|test_forward\[swiglu-cuda-.*\]", bench["name"])
+    folder = tmp_path / "records"
+    command = (
+        OURS[1].replace("kernels.json", str(tmp_path / "kernels.json")).replace("results/local/kernels", str(folder))
+    )
+    said = ran(f"{command} --gpu-benchmark-medians={tmp_path / 'medians.json'}", ROOT)
+    assert "Wrote records in: " in said
+    found = {record.case.key: record for record in load([folder], pytest.fail, kind=KernelRecord)}
+    benches = json.loads((tmp_path / "kernels.json").read_text())["benchmarks"]
+    medians = {entry["name"]: entry["value"] for entry in json.loads((tmp_path / "medians.json").read_text())}
+    timed = [record for record in found.values() if record.status is Status.OK]
+    assert len(benches) == len(timed) >= 3
+    for bench in benches:
+        record = found[bench["extra_info"]["key"]]
+        assert record.observed is not None
+        assert record.case.op == "swiglu"
+        assert record.observed.agreement.against or record.case.backend == "reference"
+        assert bench["stats"]["data"] == [ns / 1e9 for ns in record.observed.samples_ns]
+        assert medians[bench["fullname"]] == pytest.approx(statistics.median(record.observed.samples_ns) / 1e3)
+        assert median_s(record) == pytest.approx(bench["stats"]["median"])
+    assert {name.rpartition("[")[2].split("-")[0] for name in medians} == {"swiglu"}
 
 
 def test_the_table_has_every_field_of_a_plan_with_its_default() -> None:

