@@ -73,8 +73,8 @@ def bisect(
 
     An interrupted bisect goes on where it was: each judged revision is kept in a file.
 
-    Exit codes: 0 the commit was found, 2 bad input or a bad revision that is no slower, 3 undecided, 4 and 5 the bad
-    revision cannot be compared or is wrong.
+    Exit codes: 0 the commit was found, 2 bad input or a bad revision that is no slower, 3 undecided or out of time; of
+    the bad revision 4 not comparable, 5 wrong, 6 not measured.
     """
     began = time.monotonic()
     budget_s = seconds(budget)
@@ -206,4 +206,6 @@ def _show(found: Found, walk: Walk, root: Path, remark: str, as_json: bool) -> E
             Plain(soft_wrap=True).print(line)
     if named:
         return Exit.PASS
-    return Exit.INCONCLUSIVE if found.suspects else exit_of(found.bad.verdicts)
+    if found.suspects:
+        return Exit.INCONCLUSIVE
+    return exit_of(found.bad.verdicts) or Exit.NOT_COMPARABLE  # a cell that the good revision lacks fails no check

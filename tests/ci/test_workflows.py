@@ -86,9 +86,12 @@ def test_zizmor_would_find(mistake: tuple[str, str], tmp_path: Path) -> None:
     assert zizmor(changed(*mistake, tmp_path / "tests.yml")).returncode > 0
 
 
-def test_the_others_would_find_mistakes(actionlint: Any, tmp_path: Path) -> None:
-    assert schema(changed("timeout-minutes: 60", "timeout-minuets: 60", tmp_path / "one.yml")).returncode > 0
-    assert actionlint(changed(r"github\.ref \}\}", "github.reference }}", tmp_path / "two.yml"))
+def test_github_s_schema_would_find(tmp_path: Path) -> None:
+    assert schema(changed("timeout-minutes: 60", "timeout-minuets: 60", tmp_path / "tests.yml")).returncode > 0
+
+
+def test_actionlint_would_find(actionlint: Any, tmp_path: Path) -> None:
+    assert actionlint(changed(r"github\.ref \}\}", "github.reference }}", tmp_path / "tests.yml"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
