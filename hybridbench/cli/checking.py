@@ -9,8 +9,7 @@ from typing import Any
 import click
 
 from hybridbench.cli.exact import BASELINE, compare_exact, update_exact
-from hybridbench.cli.options import RANGE_HELP
-from hybridbench.cli.timing import Outputs, calibrate_cells, time_cells
+from hybridbench.cli.timing import Outputs, calibrate_cells, cell_options, seconds, time_cells
 from hybridbench.cli.typed import Command, listed
 from hybridbench.errors import BadInput
 from hybridbench.gate.exact import PARTS
@@ -36,15 +35,7 @@ _TIMING_ONLY = (
 @click.option("--base", metavar="REVISION", help="Time this git revision of the repository here as the other side.")
 @click.option("--base-python", metavar="PATH", help="The other side is another environment's python.")
 @click.option("--base-kernel", multiple=True, metavar="OP=MODULE:FUNCTION", help="The other side of --kernel.")
-@click.option("--kernel", multiple=True, metavar="OP=MODULE:FUNCTION", help="Your own function for an operation.")
-@listed("--problem", help="Sizes instead of a model's, such as head_dim=64,n_heads=32,n_kv_heads=8.")
-@listed("--arch", help="Families whose operations are timed.")
-@listed("--scale", help="Scales of the families.  [1b on a GPU, tiny on a CPU]")
-@listed("--ctx", help=f"Context lengths: {RANGE_HELP}.")
-@listed("--batch", help="Batch sizes, in the same range syntax.")
-@click.option("--direction", help="forward, backward (a forward with its backward), or both with a comma.")
-@click.option("--dtype", help="Of activations.  [bfloat16 on a GPU, float32 on a CPU]")
-@click.option("--device", help="cpu or cuda.  [cuda where there is a GPU]")
+@cell_options
 @click.option("--calibrate", is_flag=True, help="Time this code on both sides; write what each cell can see.")
 @click.option("--calibration", type=_FILE, help="This machine's calibration; --calibrate writes it.")
 @click.option("--accepted", type=_FILE, help="TOML of [[accepted]] regressions, each with a size, a reason, an end.")
@@ -97,11 +88,11 @@ def check(
             return
         context.exit(int(compare_exact(parts, path, None if budget is None else Path(budget), failing, as_json)))
     _refuse("without --exact", {"baseline": baseline, "update": update}, _EXACT_ONLY)
-    seconds = _seconds(budget)
+    budget_s = seconds(budget, "; a file of budgets goes with --exact")
     given = [name for name in _SIDES if timing[name]]
     if timing["calibrate"]:
         _refuse("with --calibrate, which times this code on both sides", timing, (*_SIDES, "accepted"))
-        calibrate_cells(ops, timing, seconds, began, as_json=as_json)
+        calibrate_cells(ops, timing, budget_s, began, as_json=as_json)
         return
     if len(given) != 1:
         several = f"{_typed(given[0])} and {_typed(given[1])} are two other sides: give one" if given else "no base"
@@ -110,7 +101,7 @@ def check(
             "of --exact and --calibrate."
         )
     outputs = Outputs(timing["junit"], timing["summary"], timing["annotations"], as_json)
-    context.exit(int(time_cells(ops, timing, seconds, began, failing, outputs)))
+    context.exit(int(time_cells(ops, timing, budget_s, began, failing, outputs)))
 
 
 def _typed(name: str) -> str:
@@ -126,15 +117,3 @@ def _refuse(why: str, given: dict[str, Any], names: tuple[str, ...]) -> None:
     for name in names:
         if given.get(name) not in (None, False, ()):
             raise BadInput(f"{_typed(name)} {why}: leave one of the two out.")
-
-
-def _seconds(text: str | None) -> float | None:
-    if text is None:
-        return None
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise BadInput(f"--budget '{text}': give seconds above 0, such as 300; a file of budgets goes with --exact.")
-    return seconds

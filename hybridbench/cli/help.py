@@ -13,7 +13,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("arch", "scale", "ratio", "positions", "pattern", "mixer", "recipe"),
         *("fusion_norm", "fusion_scale", "fusion_op", "fusion_value", "fusion_out", "split", "moe", "window", "sinks"),
         *("models", "configs", "match", "to", "by", "tolerance"),
-        *("base", "base_python", "base_kernel"),
+        *("base", "base_python", "base_kernel", "good", "bad"),
         *("backends", "kernel", "problem"),
     ),
     "Work": (
@@ -49,6 +49,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "update",
         "accepted",
         "budget",
+        "progress",
+        "restart",
         "fail_on",
         "junit",
         "summary",
@@ -137,6 +139,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "check": (
         "hybridbench check --exact",
         "hybridbench check suites/kernels.toml --base main",
+    ),
+    "bisect": (
+        "hybridbench bisect swiglu --good v0.1 --bad main",
+        "hybridbench bisect --good HEAD~20 --bad HEAD --kernel swiglu=mypkg.fast:swiglu",
     ),
     "archs": ("hybridbench archs", "hybridbench archs --json"),
     "backends": (

@@ -38,6 +38,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "trace": ("tracing", "Where the time of a step goes."),
     "audit": ("auditing", "Count a step's FLOPs six ways, and say why they differ."),
     "check": ("checking", "Whether a change made performance worse."),
+    "bisect": ("bisecting", "Which commit made performance worse."),
     "archs": ("inspecting", "Families, scales, recipes, mixers, letters of patterns and published models."),
     "backends": ("inspecting", "Kernels: which can run here, and why not."),
     "doctor": ("inspecting", "This machine, and what is missing."),

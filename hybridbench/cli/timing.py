@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +13,9 @@ from typing import Any
 import click
 
 from hybridbench.cli.measuring import needs_gpu
+from hybridbench.cli.options import RANGE_HELP
 from hybridbench.cli.output import Plain
+from hybridbench.cli.typed import listed
 from hybridbench.errors import BadInput
 from hybridbench.gate.alone import check_alone
 from hybridbench.gate.cells import Asked, asked, parse_kernels
@@ -26,6 +28,26 @@ from hybridbench.processes import terminable
 
 CALIBRATION = Path("results/local/calibration.json")
 _ASK = ("problem", "scale", "ctx", "batch", "direction", "dtype", "device")
+
+
+def cell_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say what is timed, for every command that times cells."""
+    for option in reversed(_CELLS):
+        command = option(command)
+    return command
+
+
+_CELLS: tuple[Callable[..., Any], ...] = (
+    click.option("--kernel", multiple=True, metavar="OP=MODULE:FUNCTION", help="Your own function for an operation."),
+    listed("--problem", help="Sizes instead of a model's, such as head_dim=64,n_heads=32,n_kv_heads=8."),
+    listed("--arch", help="Families whose operations are timed."),
+    listed("--scale", help="Scales of the families.  [1b on a GPU, tiny on a CPU]"),
+    listed("--ctx", help=f"Context lengths: {RANGE_HELP}."),
+    listed("--batch", help="Batch sizes, in the same range syntax."),
+    click.option("--direction", help="forward, backward (a forward with its backward), or both with a comma."),
+    click.option("--dtype", help="Of activations.  [bfloat16 on a GPU, float32 on a CPU]"),
+    click.option("--device", help="cpu or cuda.  [cuda where there is a GPU]"),
+)
 
 
 @dataclass(frozen=True)
@@ -60,13 +82,13 @@ def time_cells(
     for path in (outputs.junit, outputs.summary):
         _check_writable(path)
     cells, gpu, remark = _cells(words, options, budget_s)
-    with terminable(), _base(options) as base, _shown() as said, started(base, here(), cells[0].device, gpu) as pairs:
+    with terminable(), _base(options) as base, shown() as said, started(base, here(), cells[0].device, gpu) as pairs:
         found = check(
             cells,
             pairs,
             calibration=options["calibration"],
             accepted=options["accepted"],
-            budget_s=_left(budget_s, began),
+            budget_s=left(budget_s, began),
             said=said,
         )
     found.remarks.insert(0, remark)
@@ -81,8 +103,8 @@ def calibrate_cells(
     """Time this code on both sides and write the calibration; raises as ``time_cells`` does."""
     path = CALIBRATION if options["calibration"] is None else options["calibration"]
     cells, gpu, _ = _cells(words, options, budget_s)
-    with terminable(), _shown() as said, started(here("base"), here(), cells[0].device, gpu) as pairs:
-        found = calibrated(cells, pairs, path, budget_s=_left(budget_s, began), said=said)
+    with terminable(), shown() as said, started(here("base"), here(), cells[0].device, gpu) as pairs:
+        found = calibrated(cells, pairs, path, budget_s=left(budget_s, began), said=said)
     if as_json:
         click.echo(json.dumps({"file": str(path), "cells": {name: asdict(one) for name, one in found.cells.items()}}))
         return
@@ -94,7 +116,28 @@ def calibrate_cells(
     console.print(f"written: {path}", soft_wrap=True)
 
 
-def _left(budget_s: float | None, began: float) -> float | None:
+def seconds(text: str | None, more: str = "") -> float | None:
+    """``--budget`` in seconds; None where it is left out.
+
+    Args:
+        more: the end of the sentence that refuses another text.
+
+    Raises:
+        BadInput: it is no time.
+    """
+    if text is None:
+        return None
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not 0 < found < float("inf"):
+        raise BadInput(f"--budget '{text}': give seconds above 0, such as 300{more}.")
+    return found
+
+
+def left(budget_s: float | None, began: float) -> float | None:
+    """What is left of a budget that began at a time of ``time.monotonic``; seconds."""
     return None if budget_s is None else max(0.0, budget_s - (time.monotonic() - began))
 
 
@@ -102,12 +145,24 @@ def _cells(
     words: Sequence[str], options: Mapping[str, Any], budget_s: float | None
 ) -> tuple[list[Asked], str | None, str]:
     """The cells, the GPU that they run on, and what the self test of the timing says."""
+    cells, gpu = chosen(words, options)
+    console = Plain(stderr=True, soft_wrap=True)
+    console.print(prediction(cells, budget_s))
+    return cells, gpu, self_tested(cells[0].device, gpu)
+
+
+def chosen(words: Sequence[str], options: Mapping[str, Any]) -> tuple[list[Asked], str | None]:
+    """The cells that a person names, and the GPU that they run on; None on a CPU.
+
+    Raises:
+        BadInput, NotComparable: options that do not go together, no such device, or one that is in use.
+    """
     gpus = visible_gpus()
     ask = {name: options[name] for name in _ASK}
     if options["arch"] is not None:
         ask["arch"] = options["arch"]
     kernels = parse_kernels("--kernel", options["kernel"])
-    base_kernels = parse_kernels("--base-kernel", options["base_kernel"])
+    base_kernels = parse_kernels("--base-kernel", options.get("base_kernel", ()))
     cells = asked(words, has_gpu=bool(gpus), kernels=kernels, base_kernels=base_kernels, **ask)
     devices = {cell.device for cell in cells}
     if len(devices) > 1:
@@ -116,9 +171,7 @@ def _cells(
     gpu = gpus[0] if "cuda" in devices else None
     if gpu is not None:
         check_alone(gpu)
-    console = Plain(stderr=True, soft_wrap=True)
-    console.print(prediction(cells, budget_s))
-    return cells, gpu, self_tested(cells[0].device, gpu)
+    return cells, gpu
 
 
 @contextmanager
@@ -131,7 +184,7 @@ def _base(options: Mapping[str, Any]) -> Iterator[Setup]:
 
 
 @contextmanager
-def _shown() -> Iterator[Say]:
+def shown() -> Iterator[Say]:
     """Shows what is measured now: in one line of a terminal, or a line for each pair."""
     console = Plain(stderr=True, soft_wrap=True)
     if console.is_terminal:

@@ -10,18 +10,17 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import hybridbench
 from hybridbench.errors import BadInput
-from hybridbench.processes import last_line
+from hybridbench.gate.revisions import commit_of, git, root_of
 
 PACKAGE = Path(hybridbench.__file__).resolve().parent
 _INSTALLED = ("site-packages", "dist-packages")
-GIT_LIMIT_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -67,46 +66,47 @@ def of_python(python: str) -> Setup:
 
 
 @contextmanager
-def of_revision(revision: str, own_kernels: bool) -> Iterator[Setup]:
+def of_revision(revision: str, own_kernels: bool, option: str = "--base") -> Iterator[Setup]:
     """The side of a revision, in a worktree that is removed at the end.
 
     Args:
         own_kernels: whether kernels of a person's own are timed, which the revision may hold.
+        option: the one that names the revision, for errors.
 
     Raises:
         BadInput: no repository here, no such revision, or nothing that is timed comes from it.
     """
     change = here()
-    root = Path(_git(change.folder, "rev-parse", "--show-toplevel", why="--base needs a git repository here")).resolve()
-    commit = _git(
-        root,
-        *("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}"),
-        why=f"--base '{revision}' is no revision of the repository at {root}",
-    )
-    if not PACKAGE.is_relative_to(root) and not own_kernels:
-        raise BadInput(
-            f"--base {revision} is of {root}, and nothing that is timed comes from there: name a kernel of it with "
-            "--kernel OP=package.module:function, or run this in a checkout of hybridbench."
-        )
+    root = root_of(change.folder, option)
+    commit = commit_of(root, revision, option)
+    check_timed_from(root, own_kernels, f"{option} {revision}")
     with tempfile.TemporaryDirectory(prefix="hybridbench-base-") as folder:
         tree = Path(folder).resolve() / root.name
-        plain = ("-c", f"core.hooksPath={os.devnull}")
-        _git(
-            root,
-            *plain,
-            "worktree",
-            "add",
-            "--detach",
-            str(tree),
-            commit,
-            why=f"--base '{revision}' is not checked out",
-        )
+        words = ("-c", f"core.hooksPath={os.devnull}", "worktree", "add", "--detach", str(tree), commit)
+        git(root, *words, why=f"{option} '{revision}' is not checked out")
         try:
-            yield moved(replace(change, name=f"base {revision}"), root, tree)
+            yield moved(replace(change, name=f"{option.lstrip('-')} {revision}"), root, tree)
         finally:
             subprocess.run(
                 ["git", "-C", str(root), "worktree", "remove", "--force", str(tree)], capture_output=True, check=False
             )
+
+
+def check_timed_from(root: Path, own_kernels: bool, named: str) -> None:
+    """Check that something that is timed comes from a repository.
+
+    Args:
+        own_kernels: whether kernels of a person's own are timed.
+        named: the revisions, as typed.
+
+    Raises:
+        BadInput: nothing does, so that revisions of it would all be the same.
+    """
+    if not PACKAGE.is_relative_to(root) and not own_kernels:
+        raise BadInput(
+            f"{named} is of {root}, and nothing that is timed comes from there: name a kernel of it with "
+            "--kernel OP=package.module:function, or run this in a checkout of hybridbench."
+        )
 
 
 def moved(side: Setup, root: Path, tree: Path) -> Setup:
@@ -139,15 +139,3 @@ def check_package(side: Setup, said: str) -> None:
     """
     if side.package is not None and Path(said).resolve() != side.package.resolve():
         raise BadInput(f"the {side.name} would time hybridbench of {said}, not of {side.package}: unset PYTHONPATH.")
-
-
-def _git(folder: Path, *words: str, why: str) -> str:
-    command: Sequence[str] = ("git", "-C", str(folder), *words)
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=GIT_LIMIT_S, check=False)
-    except (OSError, subprocess.TimeoutExpired) as exc:
-        raise BadInput(f"{why}: git cannot be run ({exc}).") from exc
-    if done.returncode != 0:
-        said = f" ({last_line(done.stderr)})" if done.stderr.strip() else ""
-        raise BadInput(f"{why}{said}: give a commit, branch or tag that git knows.")
-    return done.stdout.strip()
