@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import altair as alt
 import vl_convert
@@ -251,27 +251,18 @@ def value_axis(
     return alt.Scale(type="log", nice=False, domain=[ticks[0], ticks[-1]]), {"values": shown}
 
 
-_ALIGNED: tuple[tuple[Literal["right", "center"], int], ...] = (("right", 22), ("center", 0))
-
-
 def _failure_words(plot: Plot, x: alt.X, color: alt.Color) -> list[alt.Chart]:
-    """Words above the x axis, one below the other if several cases failed at one place."""
-    stacked: dict[int, int] = {}
-    words = []
+    """Words above the x axis, a line for each series and way to fail: at their places they would lie on each other."""
+    failed: dict[tuple[str, str], list[int]] = {}
     for failure in plot.failures:
-        slot = stacked.get(failure.place, 0)
-        stacked[failure.place] = slot + 1
-        words.append(
-            (slot, {"series": failure.series, "place": failure.place, "word": f"{failure.series}: {failure.word}"})
-        )
-    last = max(*(point.place for point in plot.points), *(failure.place for failure in plot.failures))
+        failed.setdefault((failure.series, failure.word), []).append(failure.place)
+    last = places_of(plot)[-1]
     layers = []
-    for slot in range(max(stacked.values())):
-        for align, shift in _ALIGNED:
-            rows = [row for at, row in words if at == slot and (row["place"] == last) == (align == "right")]
-            if rows:
-                mark = alt.Chart(data_of(rows)).mark_text(align=align, baseline="bottom", fontSize=11, dx=shift)
-                layers.append(mark.encode(x=x, y=alt.value(HEIGHT - 4 - 14 * slot), text="word:N", color=color))
+    for line, ((series, word), places) in enumerate(failed.items()):
+        where = ", ".join(format_tokens(place) if plot.axis == CONTEXT else str(place) for place in places)
+        row = {"series": series, "place": last, "word": f"{series}: {word} at {where}"}
+        mark = alt.Chart(data_of([row])).mark_text(align="right", baseline="bottom", fontSize=11, dx=22)
+        layers.append(mark.encode(x=x, y=alt.value(HEIGHT - 4 - 14 * line), text="word:N", color=color))
     return layers
 
 
