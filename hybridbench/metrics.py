@@ -16,12 +16,13 @@ results has a speed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from hybridbench.arch import model as arch
 from hybridbench.arch.block import Convention
 from hybridbench.derive import floors, measured, predicted
+from hybridbench.derive.kept import once
 from hybridbench.record import Record
 from hybridbench.stats import median_interval, quantile
 from hybridbench.units import NS_PER_S
@@ -57,7 +58,7 @@ def _quantile(q: float) -> measured.Judge:
 _STEP = "step: a training step, a prefill, one decode step, or a whole generation"
 
 METRICS: dict[str, Metric] = {
-    metric.name: metric
+    metric.name: replace(metric, compute=once(metric.compute))
     for metric in (
         Metric(
             "step_s",

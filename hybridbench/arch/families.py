@@ -19,6 +19,14 @@ from hybridbench.arch.scales import Scale, Site, find_scale
 from hybridbench.errors import BadInput, unknown_name
 
 ARCHS = ("transformer", "swa", "mamba", "inter", "intra")
+ABOUT: dict[str, str] = {
+    "transformer": "Llama-3.2 blocks: GQA, RoPE, SwiGLU",
+    "swa": "Llama-3.2 blocks, most with a window of 512 and 64 sinks",
+    "mamba": "Mamba-2 and SwiGLU in every block",
+    "inter": "whole attention blocks between Mamba-2 blocks",
+    "intra": "blocks with attention and Mamba-2 side by side, fused, between Mamba-2 blocks",
+}
+"""Each family in words."""
 MIXED = ("swa", "inter", "intra")
 """Families that mix two kinds of block, and so have a ratio and positions."""
 RECURRENT = ("mamba", "inter", "intra")

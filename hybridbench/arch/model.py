@@ -12,6 +12,7 @@ batch, and per sequence the visible cache; it must write the new entries (an SSM
 from __future__ import annotations
 
 import functools
+import json
 from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass, field, fields
@@ -176,14 +177,21 @@ class ModelSpec:
 
     @classmethod
     def from_dict(cls, body: dict[str, Any]) -> ModelSpec:
-        """Rebuilds a spec.
+        """Rebuilds a spec. Equal bodies give the same spec: thousands of records are of a few models.
 
         Raises:
             KeyError, TypeError, ValueError: a field is missing, unknown or of the wrong type.
             BadInput: the fields are there but do not make a model.
         """
-        blocks = {symbol: block_from_dict(block) for symbol, block in body["blocks"].items()}
-        return cls(**{**body, "blocks": blocks})
+        return _rebuilt(json.dumps(body))
+
+
+@once
+def _rebuilt(body: str) -> ModelSpec:
+    """A spec from JSON: as text 1, 1.0 and true are three values, of which only one may be right."""
+    fields_of = json.loads(body)
+    blocks = {symbol: block_from_dict(block) for symbol, block in fields_of["blocks"].items()}
+    return ModelSpec(**{**fields_of, "blocks": blocks})
 
 
 def _pattern_name(pattern: str, counts: list[str]) -> list[str]:

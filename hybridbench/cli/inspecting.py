@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hybridbench import __version__, units
-from hybridbench.arch.families import ARCHS, PAPER_STACKS, RECIPES, build_spec
+from hybridbench.arch.families import ABOUT, ARCHS, PAPER_STACKS, RECIPES, build_spec
 from hybridbench.arch.kinds import BRANCHES, KINDS, MIXERS
 from hybridbench.arch.model import cost, params
 from hybridbench.arch.presets import PRESETS, preset_spec
@@ -28,14 +28,6 @@ from hybridbench.suite.workloads import DECODE, WORKLOADS
 
 if TYPE_CHECKING:
     from hybridbench.record import Ceilings, Environment
-
-ABOUT = {
-    "transformer": "Llama-3.2 blocks: GQA, RoPE, SwiGLU",
-    "swa": "Llama-3.2 blocks, most with a window of 512 and 64 sinks",
-    "mamba": "Mamba-2 and SwiGLU in every block",
-    "inter": "whole attention blocks between Mamba-2 blocks",
-    "intra": "blocks with attention and Mamba-2 side by side, fused, between Mamba-2 blocks",
-}
 
 
 @click.command(cls=Command)

@@ -20,6 +20,7 @@ from hybridbench.report.render.terminal import print_report, print_table
 if TYPE_CHECKING:
     from hybridbench.kernel_suite.record import KernelRecord
     from hybridbench.kernel_suite.report import KernelReport
+    from hybridbench.report.part import Part
 
 
 def render(
@@ -31,15 +32,17 @@ def render(
     written: Sequence[Record] = (),
     runs: Mapping[str, str] = NO_RUNS,
     kernels: Sequence[KernelRecord] = (),
+    parts: Sequence[Part] = (),
 ) -> None:
     """Write the report into ``folder`` and show the tables (``brief``: throughput only), or print one JSON document.
 
     If ``written`` is given, the report covers those records, so that it includes earlier runs in the same folder. If
     the chart libraries are missing, as on many cluster nodes, no report is written, and a message says how to make it
     later from the records. If ``runs`` names the runs of some ``run_id``, they are shown side by side. Records of
-    ``kernels`` have a report of their own in ``folder``, and stand in the same JSON document.
+    ``kernels`` have a report of their own in ``folder``, and stand in the same JSON document. ``parts`` are further
+    sections of the report.
     """
-    report = build_report(records, runs)
+    report = build_report(records, runs, [*parts, *_kernels_part(kernels)])
     whole = build_report(written) if written and list(written) != list(records) else report
     where = _written_by(lambda: _page(whole, folder), folder)
     if as_json:
@@ -57,6 +60,14 @@ def render(
         console.print(f"Report: {where}{of_all}", soft_wrap=True)
     if kernels:
         render_kernels(kernels, folder, as_json=False)
+
+
+def _kernels_part(kernels: Sequence[KernelRecord]) -> list[Part]:
+    if not kernels:
+        return []
+    from hybridbench.kernel_suite.report import as_part, build
+
+    return [as_part(build(kernels))]
 
 
 def _page(report: Report, folder: Path) -> Path:
@@ -123,3 +134,10 @@ def _kernels_page(report: KernelReport, folder: Path) -> Path:
     from hybridbench.kernel_suite.render import write
 
     return write(report, folder)
+
+
+def write_page(parts: Sequence[Part], folder: Path) -> None:
+    """Write the page in HTML of sections alone, of a report without records of models."""
+    from hybridbench.report.render.folder import write_web
+
+    _written_by(lambda: write_web(build_report([], parts=parts), folder), folder)

@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from hybridbench.cli.options import GIVEN_PATH, out_options
 from hybridbench.cli.stored import all_records
 from hybridbench.cli.typed import Command
+from hybridbench.errors import NotComparable, NothingCompared
 from hybridbench.record import Record
+
+if TYPE_CHECKING:
+    from hybridbench.report.part import Part
 
 
 @click.command(cls=Command)
@@ -24,9 +29,11 @@ def report(results: tuple[Path, ...], as_json: bool, out: Path | None) -> None:
     a case that one of them holds more than once, the newest record is shown. What is damaged is named and left out, and
     the exit code is 2. Without -o the report goes into the folder ``report`` beside the first of RESULTS.
     """
-    from hybridbench.cli.rendering import render, render_kernels
+    from hybridbench.cli.rendering import render, render_kernels, write_page
     from hybridbench.kernel_suite.record import KernelRecord
+    from hybridbench.kernel_suite.report import as_part, build
     from hybridbench.record import Record
+    from hybridbench.report.render.page import own_page
     from hybridbench.store import exists, holds
 
     there = [path for path in results if exists(path)]
@@ -42,11 +49,32 @@ def report(results: tuple[Path, ...], as_json: bool, out: Path | None) -> None:
             records.setdefault((record.run_id, record.case.key), record)
             runs.setdefault(record.run_id, name)
     of_kernels = all_records(kernels, KernelRecord) if kernels else []
+    own_page(folder, "index.html")  # before anything is written
+    compared = _compared(there)
     if others:
         side_by_side = runs if len(others) > 1 else {}
-        render(list(records.values()), folder, as_json=as_json, runs=side_by_side, kernels=of_kernels)
+        render(list(records.values()), folder, as_json=as_json, runs=side_by_side, kernels=of_kernels, parts=compared)
     else:
         render_kernels(of_kernels, folder, as_json=as_json)
+        write_page([*compared, as_part(build(of_kernels))], folder)
+
+
+def _compared(paths: Sequence[Path]) -> list[Part]:
+    """Two results cell by cell, as ``hybridbench compare`` judges them; why they cannot be, where they cannot."""
+    if len(paths) != 2:
+        return []
+    from hybridbench.compare.cell import ASKED
+    from hybridbench.compare.judging import compare
+    from hybridbench.compare.render import as_part
+    from hybridbench.compare.sides import load_sides
+    from hybridbench.report.part import Part
+
+    asked = ASKED["step"]
+    try:  # what is damaged was named when the records were read
+        sides = load_sides(paths, (), asked, lambda _: None, lambda _: None)
+        return [as_part(compare(sides, asked, (), frozenset()))]
+    except (NotComparable, NothingCompared) as why:
+        return [Part("Two runs side by side", [f"No verdict: {why}"], [])]
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

@@ -19,6 +19,7 @@ from hybridbench.compare.tables import (
     summary,
     title,
 )
+from hybridbench.report.part import Part
 from hybridbench.report.render.page import OPENINGS, own_page
 from hybridbench.report.render.terminal import print_table
 from hybridbench.store import make_folder
@@ -31,6 +32,12 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     print_table(comparison_table(comparison), console)
     for line in (summary(comparison), *outcome(comparison)):
         console.print(Text(line))
+
+
+def as_part(comparison: Comparison) -> Part:
+    """A comparison as a section of a report."""
+    lines = [summary(comparison), *side_lines(comparison)]
+    return Part("Two runs side by side", lines, [comparison_table(comparison)])
 
 
 def document(comparison: Comparison) -> str:

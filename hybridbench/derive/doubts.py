@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from hybridbench.arch import model as arch
 from hybridbench.derive.floors import datasheet_floor_s, mfu_frac
+from hybridbench.derive.kept import once
 from hybridbench.derive.measured import observed, step_s
 from hybridbench.derive.predicted import predicted_cache
 from hybridbench.operations.beyond import ran_beyond
 from hybridbench.record import BackendUse, Caveat, Record
 
 
+@once
 def problems(record: Record) -> list[str]:
     """Contradictions between what was observed and what must hold; a record with any is invalid.
 
@@ -48,6 +50,7 @@ PLAIN_BACKENDS = ("reference", "chunked", "sdpa-math")
 """Backends that are plain PyTorch, operator by operator."""
 
 
+@once
 def doubts(record: Record) -> list[Caveat]:
     """The caveats of a record: those found while it was measured, and those known about its kernels since.
 

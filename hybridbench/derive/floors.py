@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from hybridbench.derive.kept import once
 from hybridbench.derive.measured import Number, observed, per_step, ratio
 from hybridbench.derive.predicted import hardware_flops, model_flops, must_move_bytes
 from hybridbench.machine import Peak, find_peak
@@ -55,17 +56,31 @@ def _floor_from(record: Record, flops_rate: float | None, bytes_rate: float | No
     return floor.floor_s(phases(case.model, case.workload, case.execution.storage), flops_rate, bytes_rate)
 
 
+@once
 def datasheet_floor_s(record: Record) -> float | None:
     """The floor of a step by the rates of the datasheet, in seconds; None for a machine that is not in the table."""
     return _floor_from(record, peak_flops_per_s(record), peak_bytes_per_s(record))
 
 
+@once
 def floor_s(record: Record) -> float | None:
     """The floor of a step in seconds, by the rates measured with it, else by those of the datasheet."""
     rates = measured_rates(record)
     if rates is None:
         return datasheet_floor_s(record)
     return _floor_from(record, rates.matmul_flops_per_s, rates.read_bytes_per_s)
+
+
+@once
+def floor_set_by(record: Record) -> floor.Bound | None:
+    """Whether arithmetic or memory sets the larger part of ``floor_s``; None where that is unknown."""
+    rates = measured_rates(record)
+    flops_rate = peak_flops_per_s(record) if rates is None else rates.matmul_flops_per_s
+    bytes_rate = peak_bytes_per_s(record) if rates is None else rates.read_bytes_per_s
+    if flops_rate is None or bytes_rate is None:
+        return None
+    case = record.case
+    return floor.bound(phases(case.model, case.workload, case.execution.storage), flops_rate, bytes_rate)
 
 
 model_flops_per_s = per_step(model_flops)

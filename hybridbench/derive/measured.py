@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from hybridbench.derive.kept import once
 from hybridbench.record import CacheObserved, Memory, Observed, Part, Record, Status
 from hybridbench.stats import median, sum_between, sum_error
 from hybridbench.units import NS_PER_S
@@ -85,7 +86,7 @@ def sample_count(record: Record) -> float | None:
     return float(sum(timed)) if sum(timed) else None
 
 
-step_s = of_step(median)
+step_s = once(of_step(median))
 """Seconds of the median step."""
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from hybridbench.arch import model as arch
 from hybridbench.arch.block import CacheBytes, Convention
+from hybridbench.derive.kept import once
 from hybridbench.derive.measured import Number
 from hybridbench.errors import BadInput
 from hybridbench.predict.memory import footprint
@@ -22,6 +23,7 @@ def cache_capacity(record: Record) -> int:
     return work.cache_tokens
 
 
+@once
 def predicted_cache(record: Record) -> CacheBytes | None:
     """Bytes that the whole batch's caches must take, for all tokens they have room for; None in training."""
     case = record.case
@@ -51,6 +53,7 @@ def flops(record: Record, convention: Convention = Convention.EXACT) -> int:
     return step_flops(record.case.model, record.case.workload, convention)
 
 
+@once
 def model_flops(record: Record) -> float:
     """FLOPs of a step in convention ``exact``."""
     return flops(record)
@@ -78,13 +81,14 @@ def flops_in(convention: Convention) -> Number:
         except BadInput:  # the paper has formulas only for the blocks that it compares
             return None
 
-    return compute
+    return once(compute)
 
 
 hardware_flops = flops_in(Convention.HARDWARE)
 """FLOPs of a step as kernels execute them: whole tiles, the chunked scan, recomputation."""
 
 
+@once
 def must_move_bytes(record: Record) -> float:
     """The fewest bytes that a step must move between memory and the processor."""
     return step_bytes(record.case.model, record.case.workload, record.case.execution.storage)

@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import ClassVar
 
 from hybridbench.kernel_suite.cell import Cell
+from hybridbench.operations import OPERATIONS
 from hybridbench.plain import check_values, from_plain
 from hybridbench.record import (
     Caveat,
@@ -163,6 +164,8 @@ class KernelRecord:
         with stating_fields():
             if not isinstance(body["case"], dict) or "op" not in body["case"]:
                 raise ValueError("the case has no operation")
+            if body["case"]["op"] not in OPERATIONS:
+                raise ValueError(f"this version knows no operation {body['case']['op']!r}")
             record = from_plain(cls, {**body, "case": Cell.from_dict(body["case"])})
             check_values(record)
             time_of(record.started_at)

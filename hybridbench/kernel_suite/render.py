@@ -7,14 +7,15 @@ from typing import Any
 
 from hybridbench.kernel_suite.noise_table import noise_rows
 from hybridbench.kernel_suite.report import KernelReport, rows
-from hybridbench.report.render.charts import draw, save
+from hybridbench.report.render.charts import chart_files, draw, save
 from hybridbench.report.render.csv import to_csv
-from hybridbench.report.render.folder import clear_earlier, write_text
-from hybridbench.report.render.markdown import to_markdown
-from hybridbench.report.render.page import OPENINGS, own_page
+from hybridbench.report.render.folder import write_text
+from hybridbench.report.render.latex import latex_files
+from hybridbench.report.render.markdown import latex_names, to_markdown
+from hybridbench.report.render.page import OPENINGS, clear_earlier, own_page
 from hybridbench.store import make_folder
 
-PAGE = "kernels.md"
+PAGE, PREVIEW = "kernels.md", "kernels-preview"
 MEANINGS = (
     "The median of one call, with half its 95% interval beside it. FLOPs count a multiply-add as 2 (convention exact), "
     "a backward as two forwards. Bytes are the fewest that a call moves: inputs read once, outputs written once, and "
@@ -31,17 +32,26 @@ def write(report: KernelReport, out: Path) -> Path:
     """
     page = own_page(make_folder(out), PAGE)
     tables, charts = make_folder(out / "tables"), make_folder(out / "charts")
-    clear_earlier(page, (tables, (".csv",)), (charts, (".png", ".svg")))
+    texts = {tables / f"{name}.csv": to_csv(table) for name, table in report.tables.items()}
+    texts |= {tables / name: text for name, text in latex_files(report.tables, PREVIEW).items()}
+    plots = {charts / name: plot for name, plot in report.plots.items() if plot.points}
+    clear_earlier(page, (*texts, *(path for stem in plots for path in chart_files(stem))))
+    write_text(page, _page(report))
+    for path, text in texts.items():
+        write_text(path, text)
+    for stem, plot in plots.items():
+        save(draw(plot), stem)
+    return page
+
+
+def _page(report: KernelReport) -> str:
     parts = [OPENINGS[PAGE], MEANINGS]
     for name, table in report.tables.items():
-        write_text(tables / f"{name}.csv", to_csv(table))
         parts += [to_markdown(table), f"[{name}.csv](tables/{name}.csv)\n"]
     for name, plot in report.plots.items():
         if plot.points:
-            save(draw(plot), charts / name)
             parts.append(f"![{plot.title}: {plot.subtitle}](charts/{name}.svg)\n")
-    write_text(page, "\n".join(parts))
-    return page
+    return "\n".join([*parts, latex_names([*report.tables, PREVIEW])])
 
 
 def document(report: KernelReport, written: str | None, self_test: dict[str, float] | None = None) -> dict[str, Any]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from hybridbench.errors import BadResults, unknown_name
 from hybridbench.kernel_suite.cell import BACKWARD, DIRECTIONS, sizes_text
-from hybridbench.kernel_suite.figures import FIGURES, Speedup, floor_frac, median_s, speedup
+from hybridbench.kernel_suite.figures import FIGURES, Speedup, floor_frac, median_s, speedup, work_bytes
 from hybridbench.kernel_suite.noise import CellNoise, noise_of
 from hybridbench.kernel_suite.noise_table import noise_table
 from hybridbench.kernel_suite.record import KernelRecord
@@ -15,6 +17,7 @@ from hybridbench.operations.operation import PLAIN
 from hybridbench.record import ADVICE, Caveat, Status
 from hybridbench.report.chart import Failure, Plot, Point
 from hybridbench.report.display import unit_for
+from hybridbench.report.part import Part
 from hybridbench.report.table import NO_VALUE, Cell, Column, Table
 from hybridbench.store import machine_of
 from hybridbench.units import format_number
@@ -81,6 +84,45 @@ def build(records: Sequence[KernelRecord], over: str | None = None, every: Seque
     if noise:
         tables["kernels-noise"] = noise_table(noise)
     return KernelReport(tuple(records), tables, plots, base, tuple(noise))
+
+
+def as_part(report: KernelReport) -> Part:
+    """The report as a section of a report of models, whose file in Markdown is ``kernels.md``."""
+    bad = Counter(one.status.value.replace("_", " ") for one in report.records if one.status is not Status.OK)
+    ends = f", {', '.join(f'{count} {word}' for word, count in bad.items())}" if bad else ""
+    total = len(report.records)
+    sentences = [f"{total - bad.total()} of {total} operations were timed{ends}."]
+    return Part(
+        "Kernels, timed by themselves",
+        [*sentences, *_fastest(report.records)],
+        list(report.tables.values()),
+        list(report.plots.values()),
+        "kernels.md",
+    )
+
+
+def _fastest(records: Iterable[KernelRecord]) -> list[str]:
+    """For each operation, direction and kind of cache, which backend is fastest at the largest problem with rivals."""
+    largest: dict[tuple[object, ...], list[KernelRecord]] = {}
+    works: dict[tuple[object, ...], list[KernelRecord]] = {}
+    for record in records:
+        if record.status is Status.OK:
+            works.setdefault(_work(record), []).append(record)
+    for rivals in works.values():
+        key = (*_group(rivals[0]), rivals[0].case.op)
+        if len(rivals) > 1 and (key not in largest or work_bytes(rivals[0]) > work_bytes(largest[key][0])):
+            largest[key] = rivals
+    found = []
+    for rivals in largest.values():
+        first, second = sorted(rivals, key=lambda record: median_s(record) or math.inf)[:2]
+        times, share = speedup(first, second), floor_frac(first)
+        cell = first.case
+        by = "" if times is None else f", {format_number(times.times)} times as fast as {second.case.backend}"
+        tie = ", a tie by the 95% intervals" if times is not None and times.tie else ""
+        near = "" if share is None else f", at {format_number(100 * share)}% of its floor"
+        where = f"{cell.op}, {about(first)}, {sizes_text(cell.problem, ('row',))}"
+        found.append(f"{where}: {cell.backend} is fastest{by}{tie}{near}.")
+    return found
 
 
 def _group(record: KernelRecord) -> tuple[object, ...]:

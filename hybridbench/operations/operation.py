@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from hybridbench.arch.block import DTYPE_BYTES
 from hybridbench.limits import Limit
@@ -193,7 +194,7 @@ class Operation:
         """For each device, the names that "auto" tries, in order."""
         return {"cuda": (*(backend.name for backend in self.backends), self.plain), "cpu": (*self.on_cpu, self.plain)}
 
-    @property
+    @cached_property
     def by_name(self) -> dict[str, Declared]:
         """Every backend by its name, the plain one first."""
         plain = own(self.plain, "hybridbench", self.reference)

@@ -57,18 +57,19 @@ def write_fronts(fronts: Sequence[Front], asked: Asked, out: Path) -> Path:
         BadInput: the folder cannot be written, or holds a page of that name that is of something else.
     """
     from hybridbench.pareto.chart import draw_fronts
-    from hybridbench.report.render.charts import save
+    from hybridbench.report.render.charts import chart_files, save
     from hybridbench.report.render.csv import to_csv
-    from hybridbench.report.render.folder import clear_earlier
+    from hybridbench.report.render.page import clear_earlier
 
     path = own_page(make_folder(out), "pareto.md")
     charts = make_folder(out / "charts")
-    clear_earlier(path, (charts, (".png", ".svg")))
-    for stem in dict.fromkeys(front.stem for front in fronts):
+    stems = list(dict.fromkeys(front.stem for front in fronts))
+    clear_earlier(path, [file for stem in stems for file in chart_files(charts / _chart(stem))])
+    write_text(path, page(fronts, asked))
+    for stem in stems:
         save(draw_fronts([front for front in fronts if front.stem == stem], asked), charts / _chart(stem))
     write_text(out / "pareto.csv", to_csv(flat_table(fronts, asked)))
     write_text(out / "pareto.json", document(fronts, asked))
-    write_text(path, page(fronts, asked))
     return path
 
 

@@ -46,6 +46,7 @@ def phases(spec: ModelSpec, work: Workload, storage: Storage) -> list[Phase]:
     return [PHASE_OF[one.kind](spec, one, work.batch, storage) for one in work.passes]
 
 
+@functools.lru_cache(maxsize=1 << 14)
 def step_flops(spec: ModelSpec, work: Workload, convention: Convention = Convention.EXACT) -> int:
     """FLOPs of one step over the whole batch.
 

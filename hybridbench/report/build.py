@@ -3,8 +3,9 @@
     records ──► build_report ──► Report ──► render.terminal   tables on the terminal
                                         ├─► render.markdown   one page
                                         ├─► render.csv        every number in SI
+                                        ├─► render.latex      tables for a paper
                                         ├─► render.html       one self-contained page with interactive charts
-                                        ├─► render.charts     PNG and SVG
+                                        ├─► render.charts     PNG, SVG and PDF
                                         └─► render.json       one document
 
 A format decides only how a report looks. The report already contains every number, sentence and footnote.
@@ -12,21 +13,26 @@ A format decides only how a report looks. The report already contains every numb
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from hybridbench.errors import BadResults
 from hybridbench.record import Record
 from hybridbench.report.chart import Plot, Scatter, Spread
 from hybridbench.report.findings import findings
 from hybridbench.report.groups import NO_RUNS, Group, file_stem, group_records, latest
+from hybridbench.report.leaders import leaders_table
 from hybridbench.report.measured import detail_tables, headline_table, summary_table
 from hybridbench.report.paper.compare import Comparison, compare
 from hybridbench.report.paper.sentences import sentences
 from hybridbench.report.paper.tables import paper_tables
+from hybridbench.report.part import Part
 from hybridbench.report.plots import group_plots
 from hybridbench.report.provenance import differing_software, kernels_that_ran, machines
+from hybridbench.report.repeat import command
 from hybridbench.report.scatters import group_scatters
 from hybridbench.report.spreads import group_spread
 from hybridbench.report.table import Table
@@ -39,25 +45,40 @@ class GroupSection:
     Attributes:
         findings: sentences that say which model is fastest, by how much, and how near its floor it is.
         headline: throughput, with a row per model and a column per context or batch.
+        leaders: the fastest model by context or batch, None where none has a rival.
         summary: time, throughput and share of the floor, with a row per case.
-        details: every other table with a row per case.
         plots: plots by file name, without the ending.
         scatters: charts with two values per case: the roofline, and predictions against measurements.
         spread: the distributions of step times, if there are any.
         kernels: a line for each operation and the kernel that ran.
         software: a sentence if the records come from several software environments, else None.
+        stem: how the names of its files begin.
+        repeat: the command that measures its cases again; None where no single one does.
     """
 
     group: Group
     findings: tuple[str, ...]
     headline: Table
+    leaders: Table | None
     summary: Table
-    details: tuple[Table, ...]
     plots: dict[str, Plot]
     scatters: tuple[Scatter, ...]
     spread: Spread | None
     kernels: tuple[str, ...]
     software: str | None
+    stem: str
+    repeat: str | None
+
+    @cached_property
+    def details(self) -> tuple[Table, ...]:
+        """Every other table with a row per case: made when it is shown, since a page in HTML has none of them."""
+        return tuple(detail_tables(self.group))
+
+    @property
+    def tables(self) -> dict[str, Table]:
+        """Every table by file name, without the ending: the group's, and the first word of its title."""
+        every = (self.headline, *([self.leaders] if self.leaders else ()), self.summary, *self.details)
+        return {f"{self.stem}-{re.split('[ ,]', table.title)[0].lower()}": table for table in every}
 
 
 @dataclass(frozen=True)
@@ -83,6 +104,7 @@ class Report:
         records: those that are shown, in the order given.
         machines: a line for each machine and set of software.
         runs: the name of the run of a ``run_id`` where several runs are compared, else empty.
+        parts: sections that other packages made.
     """
 
     records: tuple[Record, ...]
@@ -90,6 +112,7 @@ class Report:
     papers: tuple[PaperSection, ...]
     machines: tuple[str, ...]
     runs: Mapping[str, str] = field(default_factory=dict)
+    parts: tuple[Part, ...] = ()
 
     @property
     def workloads(self) -> dict[str, list[Record]]:
@@ -98,17 +121,18 @@ class Report:
         return {kind: [record for record in self.records if record.case.workload.kind == kind] for kind in kinds}
 
 
-def build_report(records: Sequence[Record], runs: Mapping[str, str] = NO_RUNS) -> Report:
+def build_report(records: Sequence[Record], runs: Mapping[str, str] = NO_RUNS, parts: Sequence[Part] = ()) -> Report:
     """Build the report of some records.
 
     Args:
         records: of a case that was measured more than once in a run, the latest record is shown.
         runs: a name for the run of each ``run_id``, to show runs that measured the same cells side by side.
+        parts: sections that other packages made.
 
     Raises:
-        BadResults: there are no records.
+        BadResults: there is nothing to report.
     """
-    if not records:
+    if not records and not parts:
         raise BadResults("there is no record to report: measure something with 'hybridbench run' first.")
     groups = group_records(records, runs)
     shown = latest(records, runs)
@@ -120,6 +144,7 @@ def build_report(records: Sequence[Record], runs: Mapping[str, str] = NO_RUNS) -
         tuple(_paper_section(one, name) for one, name in zip(compared, names, strict=True)),
         tuple(machines(shown)),
         runs if len(set(runs.values())) > 1 else {},
+        tuple(parts),
     )
 
 
@@ -139,13 +164,15 @@ def _group_section(group: Group, stem: str) -> GroupSection:
         group,
         tuple(findings(group)),
         headline_table(group),
+        leaders_table(group),
         summary_table(group),
-        tuple(detail_tables(group)),
         {f"{stem}-{plot.name}": plot for plot in group_plots(group)},
         tuple(group_scatters(group)),
         group_spread(group),
         tuple(kernels_that_ran(group)),
         differing_software(group),
+        stem,
+        command(group),
     )
 
 

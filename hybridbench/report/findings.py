@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from hybridbench.derive.doubts import doubts, problems
+from hybridbench.derive.doubts import doubts
 from hybridbench.metrics import value
 from hybridbench.record import Caveat, Record, Status
 from hybridbench.report.groups import CONTEXT, Group
+from hybridbench.report.leaders import DENYING, believed, changes, lead_of, limits, memory
 from hybridbench.units import format_number
 
 
@@ -33,21 +34,14 @@ def _findings(group: Group) -> list[str]:
     sentences = []
     if bad:
         sentences.append(f"{ends[Status.OK]} of {total} cases ended ok, {', '.join(bad)}.")
-    believed = [
-        (place, series.name, record)
-        for series in group.series
-        for place, record in series.cells.items()
-        if record.status is Status.OK and not problems(record)
-    ]
-    invalid = ends[Status.OK] - len(believed)
+    places = believed(group)
+    invalid = ends[Status.OK] - sum(len(one.cases) for one in places)
     if invalid:
         sentences.append(f"Marked invalid, because the measurement contradicts what must hold: {invalid}.")
-    if not believed:
+    if not places:
         return [*sentences, "No case has a speed."]
-    rivals = Counter(place for place, _, _ in believed)
-    place = max([place for place, count in rivals.items() if count > 1] or rivals)
-    here = [(name, record) for at, name, record in believed if at == place]
-    here.sort(key=lambda pair: -(value(pair[1], "tokens_per_s") or 0.0))
+    most = [one for one in places if len(one.cases) > 1] or places
+    place, here = most[-1].at, most[-1].cases
     name, best = here[0]
     rate = value(best, "tokens_per_s")
     where = f"At context {group.place_label(place)}" if group.axis == CONTEXT else f"At batch {place}"
@@ -61,11 +55,7 @@ def _findings(group: Group) -> list[str]:
         sentences.append("The machine's peaks are unknown, so there is no floor to compare with.")
     else:
         sentences.append(f"{name} reaches {format_number(100 * share)}% of the speed its floor allows.")
-    return sentences
-
-
-DENYING = (Caveat.UNSTEADY, Caveat.FEW_SAMPLES, Caveat.SHARED_GPU, Caveat.SHORT_STEP, Caveat.RECOMPILED)
-"""Caveats with which a median is not reproducible, so that no difference between two medians can be claimed."""
+    return [*sentences, *limits(here), *memory(here), *changes(group, places)]
 
 
 def _lead(where: str, here: Sequence[tuple[str, Record]]) -> list[str]:
@@ -95,8 +85,13 @@ def _lead(where: str, here: Sequence[tuple[str, Record]]) -> list[str]:
         f"{where} {name} is fastest with {format_number(rate)} tokens/s, {times} times {other} with "
         f"{format_number(slow_rate)}."
     ]
-    if (value(runner_up, "step_low_s") or 0.0) <= (value(best, "step_high_s") or 0.0):
+    lead = lead_of(best, runner_up)
+    if lead is None or lead.tie:
         sentences.append(f"Its lead over {second} is within the 95% intervals of the medians.")
+    elif second != other:
+        sentences.append(
+            f"It leads {second} by {lead.words} times, in brackets what the 95% intervals of the medians allow."
+        )
     return sentences
 
 

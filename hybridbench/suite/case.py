@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 from hybridbench import units
@@ -90,7 +91,7 @@ class Case:
     sampling: Sampling = Sampling()
     limit_s: float = 600.0
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Identity of the case: equal cases have equal keys, however they were made."""
         identity = self.to_dict()

@@ -82,7 +82,7 @@ def test_predicted_peaks_stand_beside_measured_ones() -> None:
 
 
 def test_saved_charts_name_series_contexts_and_failures(decode_records: list[Record], tmp_path: Path) -> None:
-    png, svg = save(draw(plots(decode_records)["cache"]), tmp_path / "decode-cache")
+    png, svg, _ = save(draw(plots(decode_records)["cache"]), tmp_path / "decode-cache")
     seen = texts(svg)
     for name in ("transformer", "swa 3+13", "mamba", "inter 2+11", "intra 2+11", "measured", "predicted"):
         assert name in seen
@@ -94,7 +94,7 @@ def test_saved_charts_name_series_contexts_and_failures(decode_records: list[Rec
     assert "cache [MiB]" in seen
     assert "NVIDIA H200, 1b, batch 4, bfloat16, graph" in seen
     assert sorted(text for text in seen if ":" in text) == [
-        *("intra 2+11: unsupported", "intra 2+11: unsupported", "swa 3+13: oom")
+        *("intra 2+11: unsupported at 16k, 32k", "swa 3+13: oom at 32k")
     ]
     width, height, levels = pixels(png.read_bytes())
     assert width > 1200
@@ -107,7 +107,7 @@ def test_ticks_are_plain_numbers(decode_records: list[Record], tmp_path: Path, l
     plot = plots(decode_records)["throughput"]
     scale = largest / max(point.amount for point in plot.points)
     points = [replace(point, amount=point.amount * scale, low=None, high=None) for point in plot.points]
-    _, svg = save(draw(replace(plot, points=points)), tmp_path / "chart")
+    _, svg, _ = save(draw(replace(plot, points=points)), tmp_path / "chart")
     ticks = [text for text in texts(svg) if re.fullmatch(r"[\d,.]+(e\+\d+)?", text)]
     assert any(float(text.replace(",", "")) > largest / 4 for text in ticks)
     assert not any("e" in text for text in ticks)
@@ -167,7 +167,7 @@ def test_one_context_is_bars(record_of: Make, tmp_path: Path) -> None:
     records.append(record_of(made[2], status=Status.CRASHED, message="signal 11"))
     drawn = draw(plots(records)["latency"])
     assert [layer["mark"]["type"] for layer in drawn["layer"]] == ["bar", "text", "tick"]
-    _, svg = save(draw(plots(records)["latency"]), tmp_path / "bars")
+    _, svg, _ = save(draw(plots(records)["latency"]), tmp_path / "bars")
     seen = texts(svg)
     for text in ("transformer", "mamba", "inter 2+11", "1.00", "2.00", "crashed", "floor", "step [s]"):
         assert text in seen
@@ -186,7 +186,7 @@ def test_cost_charts_are_of_one_convention(tmp_path: Path) -> None:
     made = cost_plots(rows)
     assert [plot.name for plot in made] == ["train-flops", "decode-flops", "cache"]
     assert all("convention exact" in plot.subtitle for plot in made)
-    _, svg = save(draw(made[2]), tmp_path / "cost")
+    _, svg, _ = save(draw(made[2]), tmp_path / "cost")
     assert {"transformer", "inter 2+11", "4k", "1m"} <= set(texts(svg))
     with pytest.raises(ValueError, match="give rows of one convention"):
         cost_plots([*rows, (specs[0], arch.cost(specs[0], 4096, convention=Convention.PAPER))])

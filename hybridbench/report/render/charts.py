@@ -1,4 +1,4 @@
-"""charts: throughput, latency, memory, cache and FLOPs against context: Altair charts, saved as PNG and SVG.
+"""charts: throughput, latency, memory, cache and FLOPs against context: Altair charts, saved as PNG, SVG and PDF.
 
 A model has one colour and one shape in all charts of a report. Measured values are solid lines with filled marks;
 predicted values and the floor are dashed lines with hollow marks. A failed case is a word at the bottom of the chart,
@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import altair as alt
 import vl_convert
@@ -32,7 +32,8 @@ FAMILY_COLORS = {
     "inter": "#D55E00",
     "intra": "#CC79A7",
 }
-_OTHER_COLORS = ("#E69F00", "#000000", "#7F7F7F")
+_OTHER_COLORS = ("#E69F00", "#000000", "#7F7F7F", "#882255", "#999933", "#332288")
+"""What remains of Okabe and Ito's colours, grey, and three of Paul Tol's "muted" ones that no family is near."""
 FAMILY_SHAPES = {
     "transformer": "circle",
     "swa": "square",
@@ -228,10 +229,15 @@ def _lines(plot: Plot, places: list[int]) -> list[alt.Chart]:
     return layers
 
 
-def value_axis(amounts: list[float], room_below: bool) -> tuple[alt.Scale, dict[str, Any]]:
-    """A scale that is linear from zero, or logarithmic with ticks at 1, 2 and 5 if amounts span more than a decade."""
+def value_axis(
+    amounts: list[float], room_below: bool, *, logarithmic: bool = False
+) -> tuple[alt.Scale, dict[str, Any]]:
+    """A scale that is linear from zero, or logarithmic with ticks at 1, 2 and 5 if amounts span more than a decade.
+
+    ``logarithmic`` makes it that in any case, of amounts above 0.
+    """
     low, high = min(amounts), max(amounts)
-    if low <= 0 or high <= _DECADE * low:
+    if low <= 0 or (high <= _DECADE * low and not logarithmic):
         return alt.Scale(zero=True, nice=True), {"tickCount": 6}
     steps = [
         digit * 10.0**exponent
@@ -245,27 +251,18 @@ def value_axis(amounts: list[float], room_below: bool) -> tuple[alt.Scale, dict[
     return alt.Scale(type="log", nice=False, domain=[ticks[0], ticks[-1]]), {"values": shown}
 
 
-_ALIGNED: tuple[tuple[Literal["right", "center"], int], ...] = (("right", 22), ("center", 0))
-
-
 def _failure_words(plot: Plot, x: alt.X, color: alt.Color) -> list[alt.Chart]:
-    """Words above the x axis, one below the other if several cases failed at one place."""
-    stacked: dict[int, int] = {}
-    words = []
+    """Words above the x axis, a line for each series and way to fail: at their places they would lie on each other."""
+    failed: dict[tuple[str, str], list[int]] = {}
     for failure in plot.failures:
-        slot = stacked.get(failure.place, 0)
-        stacked[failure.place] = slot + 1
-        words.append(
-            (slot, {"series": failure.series, "place": failure.place, "word": f"{failure.series}: {failure.word}"})
-        )
-    last = max(*(point.place for point in plot.points), *(failure.place for failure in plot.failures))
+        failed.setdefault((failure.series, failure.word), []).append(failure.place)
+    last = places_of(plot)[-1]
     layers = []
-    for slot in range(max(stacked.values())):
-        for align, shift in _ALIGNED:
-            rows = [row for at, row in words if at == slot and (row["place"] == last) == (align == "right")]
-            if rows:
-                mark = alt.Chart(data_of(rows)).mark_text(align=align, baseline="bottom", fontSize=11, dx=shift)
-                layers.append(mark.encode(x=x, y=alt.value(HEIGHT - 4 - 14 * slot), text="word:N", color=color))
+    for line, ((series, word), places) in enumerate(failed.items()):
+        where = ", ".join(format_tokens(place) if plot.axis == CONTEXT else str(place) for place in places)
+        row = {"series": series, "place": last, "word": f"{series}: {word} at {where}"}
+        mark = alt.Chart(data_of([row])).mark_text(align="right", baseline="bottom", fontSize=11, dx=22)
+        layers.append(mark.encode(x=x, y=alt.value(HEIGHT - 4 - 14 * line), text="word:N", color=color))
     return layers
 
 
@@ -317,7 +314,7 @@ def _bars(plot: Plot) -> list[alt.Chart]:
         "amount:Q",
         title=shown_in.heading(plot.quantity),
         scale=alt.Scale(domain=[0, widest], nice=False),
-        axis=alt.Axis(labelExpr=PLAIN_NUMBER, tickCount=6),
+        axis=alt.Axis(labelExpr=PLAIN_NUMBER, tickCount=5, labelOverlap="greedy", labelSeparation=12),
     )
     y = alt.Y(
         "series:N", sort=names, title=None, scale=alt.Scale(domain=names), axis=alt.Axis(ticks=False, labelLimit=260)
@@ -341,8 +338,13 @@ def _bars(plot: Plot) -> list[alt.Chart]:
     return layers
 
 
-def save(definition: dict[str, Any], stem: Path) -> tuple[Path, Path]:
-    """Writes a Vega-Lite definition as ``<stem>.png`` and ``<stem>.svg``.
+def chart_files(stem: Path) -> tuple[Path, Path, Path]:
+    """The files of a chart: PNG, SVG and PDF."""
+    return stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg"), stem.with_name(f"{stem.name}.pdf")
+
+
+def save(definition: dict[str, Any], stem: Path) -> tuple[Path, ...]:
+    """Write a Vega-Lite definition as ``<stem>.png``, ``<stem>.svg`` and ``<stem>.pdf``, whose paths are returned.
 
     vl-convert ends the process (exit code 134) over characters that no XML holds, so they are spelled out before.
 
@@ -350,15 +352,17 @@ def save(definition: dict[str, Any], stem: Path) -> tuple[Path, Path]:
         BadInput: the files cannot be written.
     """
     definition = spelled(definition)
-    png, svg = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")
+    png, svg, pdf = chart_files(stem)
     try:
-        png.write_bytes(vl_convert.vegalite_to_png(definition, scale=PNG_SCALE, allowed_base_urls=[]))
-        svg.write_text(vl_convert.vegalite_to_svg(definition, allowed_base_urls=[]), encoding="utf-8")
+        drawn = vl_convert.vegalite_to_svg(definition, allowed_base_urls=[])
+        svg.write_text(drawn, encoding="utf-8")
+        png.write_bytes(vl_convert.svg_to_png(drawn, scale=PNG_SCALE))
+        pdf.write_bytes(vl_convert.svg_to_pdf(drawn))
     except OSError as exc:
         raise BadInput(
             f"{stem.parent} cannot take a chart ({exc.strerror}): choose another folder with --out."
         ) from exc
-    return png, svg
+    return png, svg, pdf
 
 
 def spelled(part: Any) -> Any:

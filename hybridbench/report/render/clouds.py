@@ -22,6 +22,8 @@ from hybridbench.report.render.charts import (
 )
 from hybridbench.units import format_tokens
 
+_FAR = 5
+"""How many times as far as all 95th percentiles a slowest sample may lie on a linear axis."""
 QUARTILES = ("quarter", "three_quarters")
 
 
@@ -55,7 +57,8 @@ def guide_rows(chart: Scatter) -> list[dict[str, Any]]:
 def scatter_axes(chart: Scatter) -> tuple[tuple[alt.Scale, dict[str, Any]], tuple[alt.Scale, dict[str, Any]]]:
     """The scale and the ticks of both axes, which hold all dots and guides."""
     rows = [*scatter_rows(chart), *guide_rows(chart)]
-    return _axis([row["x"] for row in rows]), _axis([row["y"] for row in rows])
+    roof = chart.units[0] != chart.units[1]  # a straight line on logarithmic axes alone
+    return _axis([row["x"] for row in rows], roof), _axis([row["y"] for row in rows], roof)
 
 
 def draw_scatter(chart: Scatter, *, validate: bool = True) -> dict[str, Any]:
@@ -108,8 +111,10 @@ def draw_spread(chart: Spread, *, validate: bool = True) -> dict[str, Any]:
     base = alt.Chart(data_of(spread_rows(chart)))
     title = "distance from the median [%]"
 
+    scale, ticks = distance_axis(chart)
+
     def y(field: str) -> alt.Y:
-        return alt.Y(f"{field}:Q", title=title, axis=alt.Axis(labelExpr=PLAIN_NUMBER, tickCount=6))
+        return alt.Y(f"{field}:Q", title=title, scale=scale, axis=alt.Axis(labelExpr=PLAIN_NUMBER, **ticks))
 
     layers = [
         base.mark_rule(strokeWidth=1.5).encode(x=x, xOffset=offset, y=y("least"), y2="p95:Q", color=color),
@@ -124,6 +129,19 @@ def draw_spread(chart: Spread, *, validate: bool = True) -> dict[str, Any]:
     return _whole(alt.layer(*layers), chart.title, f"{chart.subtitle}; {words}", validate)
 
 
+def distance_axis(chart: Spread) -> tuple[alt.Scale, dict[str, Any]]:
+    """A linear axis; where single samples lie far beyond all others, one that is logarithmic beyond 1%."""
+    rows = spread_rows(chart)
+    most = max(row["most"] for row in rows)
+    usual = max(max(abs(row["least"]), abs(row["p95"])) for row in rows)
+    if most <= _FAR * usual:
+        return alt.Scale(), {"tickCount": 6}
+    low, high = min(row["least"] for row in rows), most
+    steps = [sign * digit * 10**power for sign in (-1, 1) for power in range(5) for digit in (1, 3)]
+    ticks = sorted({0, *(step for step in steps if low <= step <= high)})
+    return alt.Scale(type="symlog", constant=1, domain=[min(low, -1), high * 1.2], nice=False), {"values": ticks}
+
+
 def _place_axis(axis: str, places: list[int]) -> alt.Axis:
     if axis != CONTEXT:
         return alt.Axis(labelAngle=0)
@@ -131,8 +149,8 @@ def _place_axis(axis: str, places: list[int]) -> alt.Axis:
     return alt.Axis(labelAngle=0, labelExpr=f"({{{known}}})[toString(datum.value)]")
 
 
-def _axis(amounts: list[float]) -> tuple[alt.Scale, dict[str, Any]]:
-    return value_axis(amounts, room_below=False)
+def _axis(amounts: list[float], logarithmic: bool) -> tuple[alt.Scale, dict[str, Any]]:
+    return value_axis(amounts, room_below=False, logarithmic=logarithmic)
 
 
 def look(models: Mapping[str, Kin]) -> tuple[alt.Color, alt.Shape]:

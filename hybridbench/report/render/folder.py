@@ -1,4 +1,4 @@
-"""folder: a report as files: a page in Markdown, one in HTML, ``tables/*.csv``, and ``charts/*.png`` and ``*.svg``."""
+"""folder: a report as files: pages in Markdown and HTML, tables as CSV and LaTeX, charts as PNG, SVG and PDF."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from pathlib import Path
 from hybridbench.errors import BadInput
 from hybridbench.report.build import Report
 from hybridbench.report.predicted import PredictedReport
-from hybridbench.report.render.charts import draw, save
+from hybridbench.report.render.charts import chart_files, draw, save
 from hybridbench.report.render.csv import csv_files, to_csv
 from hybridbench.report.render.html.page import html_page
+from hybridbench.report.render.latex import latex_files
 from hybridbench.report.render.markdown import predicted_page, report_page
-from hybridbench.report.render.page import own_page
+from hybridbench.report.render.page import clear_earlier, own_page
 from hybridbench.report.render.panels import draw_panels
 from hybridbench.store import make_folder
 
@@ -35,18 +36,37 @@ def write_report(report: Report, out: Path) -> ReportFiles:
     """
     files = ReportFiles(own_page(make_folder(out), "report.md"), own_page(out, "index.html"))
     table_folder, chart_folder = make_folder(out / "tables"), make_folder(out / "charts")
-    clear_earlier(files.page, (table_folder, (".csv",)), (chart_folder, (".png", ".svg")))
-    for name, text in csv_files(report).items():
-        files.tables.append(table_folder / f"{name}.csv")
-        write_text(files.tables[-1], text)
-    for section in report.groups:
-        for name, plot in section.plots.items():
-            files.charts += save(draw(plot), chart_folder / name)
-    for paper in report.papers:
-        files.charts += save(draw_panels(paper.comparison), chart_folder / paper.chart)
-    write_text(files.page, report_page(report))
-    write_text(out / "index.html", html_page(report))
+    tables = {table_folder / name: text for name, text in _tables(report).items()}
+    charts = {chart_folder / name: draw(plot) for section in report.groups for name, plot in section.plots.items()}
+    charts |= {chart_folder / paper.chart: draw_panels(paper.comparison) for paper in report.papers}
+    clear_earlier(files.page, (*tables, *(path for stem in charts for path in chart_files(stem))))
+    write_text(files.page, report_page(report))  # first, so that what it names is known to be hybridbench's
+    for path, text in tables.items():
+        write_text(path, text)
+    files.tables += tables
+    for stem, definition in charts.items():
+        files.charts += save(definition, stem)
+    write_web(report, out)
     return files
+
+
+def write_web(report: Report, out: Path) -> Path:
+    """Write the page in HTML alone, and return it.
+
+    Raises:
+        BadInput: as of ``write_report``.
+    """
+    page = own_page(make_folder(out), "index.html")
+    write_text(page, html_page(report))
+    return page
+
+
+def _tables(report: Report) -> dict[str, str]:
+    """The text of every file of a table, by name."""
+    tables = {name: table for section in report.groups for name, table in section.tables.items()}
+    tables |= {name: table for paper in report.papers for name, table in paper.tables.items()}
+    numbers = {f"{name}.csv": text for name, text in csv_files(report).items()}
+    return numbers | latex_files(tables, "preview")
 
 
 def write_predicted(report: PredictedReport, out: Path) -> ReportFiles:
@@ -61,20 +81,6 @@ def write_predicted(report: PredictedReport, out: Path) -> ReportFiles:
     write_text(files.tables[0], to_csv(report.table))
     write_text(files.page, predicted_page(report))
     return files
-
-
-def clear_earlier(page: Path, *folders: tuple[Path, tuple[str, ...]]) -> None:
-    """Remove the files that an earlier page links to, by folder and endings; the new one may not overwrite them all."""
-    before = page.read_text(encoding="utf-8", errors="replace") if page.is_file() else ""
-    for folder, endings in folders:
-        _clear(folder, endings, before)
-
-
-def _clear(folder: Path, endings: tuple[str, ...], before: str) -> None:
-    """Remove the files that an earlier report links to; the new report may not overwrite all of them."""
-    for path in folder.iterdir():
-        if path.suffix in endings and f"({folder.name}/{path.stem}." in before:
-            path.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -13,6 +13,7 @@ from hybridbench.metrics import METRICS
 from hybridbench.report.build import GroupSection, PaperSection, Report
 from hybridbench.report.chart import Plot
 from hybridbench.report.paper.sentences import ABOUT
+from hybridbench.report.part import Part
 from hybridbench.report.predicted import PredictedReport
 from hybridbench.report.table import Table
 
@@ -53,6 +54,7 @@ def report_page(report: Report) -> str:
             "# hybridbench report\n",
             _findings(report.groups),
             *(_paper(section) for section in report.papers),
+            *(_part(part) for part in report.parts),
             "\n".join(["## Machines\n", *(f"- {escape(line)}" for line in report.machines), ""]),
             *(_group(section) for section in report.groups),
             _meanings(report),
@@ -74,18 +76,40 @@ def _paper(section: PaperSection) -> str:
     lines = [f"## The paper, twice: {escape(section.comparison.machine)}\n", f"{escape(ABOUT)}\n"]
     lines += [*(f"- {escape(sentence)}" for sentence in section.sentences), ""]
     lines += [f"![Decode throughput against total length, paper and ours](charts/{section.chart}.svg)\n"]
-    return "\n".join([*lines, *(to_markdown(table, alone=False) for table in section.tables.values())])
+    lines += [to_markdown(table, alone=False) for table in section.tables.values()]
+    return "\n".join([*lines, latex_names(section.tables)])
+
+
+def _part(part: Part) -> str:
+    lines = [f"## {escape(part.title)}\n", *(f"- {escape(sentence)}" for sentence in part.sentences), ""]
+    if part.page is not None:
+        return "\n".join([*lines, f"All of it: [{part.page}]({part.page}).\n"])
+    return "\n".join([*lines, *(to_markdown(table) for table in part.tables)])
 
 
 def _group(section: GroupSection) -> str:
     lines = [f"## {escape(section.group.title)}\n", to_markdown(section.headline, alone=False)]
+    if section.leaders:
+        lines.append(to_markdown(section.leaders, alone=False))
     lines += _pictures(section.plots)
     lines += [to_markdown(table, alone=False) for table in (section.summary, *section.details)]
     if section.kernels:
         lines += ["### kernels\n", *(f"- {escape(line)}" for line in section.kernels), ""]
+    if section.repeat:
+        lines.append(f"To repeat it: `{section.repeat}`\n")
     if section.software:
         lines.append(f"{section.software}\n")
+    lines.append(latex_names(section.tables))
     return "\n".join(lines)
+
+
+def latex_names(tables: Iterable[str]) -> str:
+    """A line that names the files in LaTeX of some tables."""
+    return f"In LaTeX: {_spelled(tables)}.\n"
+
+
+def _spelled(tables: Iterable[str]) -> str:
+    return ", ".join(f"`tables/{name}.tex`" for name in tables)
 
 
 def _pictures(plots: Mapping[str, Plot]) -> list[str]:
@@ -108,6 +132,7 @@ def _meanings(report: Report) -> str:
     compared = [name for section in report.papers for name in section.tables]
     if compared:
         lines += ["", f"The comparison with the paper: {_linked(compared)}."]
+    lines += ["", f"Charts are also PDF beside their SVG. {_spelled(['preview'])} shows all tables in LaTeX."]
     return "\n".join([*lines, ""])
 
 

@@ -1,8 +1,9 @@
-"""page: which pages in an output folder are hybridbench's to replace: those that open as it opens them."""
+"""page: what in an output folder is hybridbench's to replace: pages that open as it opens them, and what they name."""
 
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterable
 from pathlib import Path
 
 from hybridbench.errors import BadInput
@@ -37,3 +38,34 @@ def own_page(folder: Path, name: str) -> Path:
     if found not in ("", opening):
         raise BadInput(f"{path} is not a page of hybridbench and would be lost: move it, or name another --out.")
     return path
+
+
+def clear_earlier(page: Path, targets: Iterable[Path]) -> None:
+    """Remove what an earlier page names in the folders of what is to be written: not all of it may be overwritten.
+
+    Args:
+        page: where the new page goes, and where the earlier one may be.
+        targets: every table and chart that is to be written.
+
+    Raises:
+        BadInput: one of them is there, and no earlier page names it; nothing was removed.
+    """
+    before = page.read_text(encoding="utf-8", errors="replace") if page.is_file() else ""
+    wanted = set(targets)
+    folders = [folder for name in ("tables", "charts") if (folder := page.parent / name).is_dir()]
+    there = [path for folder in folders for path in sorted(folder.iterdir())]
+    named = {path for path in there if _names(before, path)}
+    for path in there:
+        if path in wanted - named:
+            raise BadInput(
+                f"{path} is not of a report of hybridbench and would be lost: move it, or name another --out."
+            )
+    for path in named:
+        path.unlink()
+
+
+def _names(page: str, path: Path) -> bool:
+    """Whether a page names a file: a picture stands for its other formats."""
+    if path.suffix == ".tex":
+        return f"`{path.parent.name}/{path.name}`" in page
+    return path.suffix in (".csv", ".png", ".svg", ".pdf") and f"({path.parent.name}/{path.stem}." in page

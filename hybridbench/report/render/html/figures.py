@@ -17,6 +17,7 @@ from hybridbench.report.groups import BATCH, CONTEXT
 from hybridbench.report.paper.compare import Comparison
 from hybridbench.report.render.charts import bounds, draw, looks, places_of, rows_of, spelled, unit_of
 from hybridbench.report.render.clouds import (
+    distance_axis,
     draw_scatter,
     draw_spread,
     guide_rows,
@@ -61,9 +62,10 @@ class Figures:
         )
         both = len({point.kind for point in plot.points}) > 1
         subtitle = plot.subtitle if len(places) > 1 else f"{plot.subtitle}, {_place(plot.axis, places)}"
-        lines = list(zip(plot.kinds, ("solid", "dashed"), strict=True)) if both else []
+        marks = zip(plot.kinds, ("solid", "dashed"), strict=True) if len(places) > 1 else [(plot.kinds[1], "tick")]
+        lines = list(marks) if both else []
         failures = [[one.series, one.place, one.word] for one in plot.failures]
-        own = {"failed": failures} if failures else {}
+        own = {**({"failed": failures} if failures else {}), **({"bars": True} if len(places) < 2 else {})}
         return self._add(plot.title, subtitle, definition, columns, rows, plot.models, lines, own)
 
     def scatter(self, chart: Scatter) -> str:
@@ -99,7 +101,9 @@ class Figures:
             ("p95", "95th percentile [%]"),
             ("most", "slowest [%]"),
         ]
-        key = json.dumps([chart.axis, sorted({box.place for box in chart.boxes}), _kin(chart.models)])
+        scale, ticks = distance_axis(chart)
+        places = sorted({box.place for box in chart.boxes})
+        key = json.dumps([chart.axis, places, _kin(chart.models), scale.to_dict(), ticks])
         rows = spread_rows(chart)
         definition = self._cached(
             f"spread {key}", lambda: _interactive(draw_spread(chart, validate=False), columns, rows)

@@ -65,7 +65,7 @@
     for (const [name, look] of chart.lines) {
       const item = element("span");
       item.append(sign(28, (path) => {
-        path.setAttribute("d", "M0 6h28");
+        path.setAttribute("d", look === "tick" ? "M14 0v12" : "M0 6h28");
         path.setAttribute("stroke", "currentColor");
         path.setAttribute("stroke-width", 2);
         if (look === "dashed") path.setAttribute("stroke-dasharray", "5 4");
@@ -116,6 +116,7 @@
     } else {
       spec.width = "container";
       spec.autosize = {type: "fit-x", contains: "padding"};
+      if (chart.bars) spec.padding = {left: 5, top: 5, bottom: 5, right: 45};  // for the number after the longest bar
     }
     return spec;
   }

@@ -8,20 +8,26 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from importlib.resources import files
 
-import vl_convert
-
+from hybridbench.arch.families import ABOUT as ABOUT_FAMILIES
 from hybridbench.derive.doubts import doubts
 from hybridbench.metrics import METRICS
 from hybridbench.record import ADVICE, Record, Status
 from hybridbench.report.build import GroupSection, PaperSection, Report
 from hybridbench.report.paper.sentences import ABOUT
+from hybridbench.report.part import Part
 from hybridbench.report.render.html.elements import bullets, code_script, json_script, rows_to_html, text, to_html
 from hybridbench.report.render.html.figures import Figures
+from hybridbench.report.render.html.library import chart_library
 from hybridbench.report.render.page import OPENINGS
-from hybridbench.report.table import Cell, Column
+from hybridbench.report.table import Cell, Column, Table
 
+_MOST_SAID = 3
+"""Sentences of a part that the head of the page repeats."""
+_MOST_OPEN = 40
+"""Rows of a table that is open from the start."""
 _POLICY = (
     "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data:; "
     "base-uri 'none'; form-action 'none'"
@@ -37,8 +43,11 @@ def html_page(report: Report) -> str:
         _headline(report, names),
         _setting(report),
         *(_paper(section, figures) for section in report.papers),
+        *(_part(part, f"part-{number}", figures) for number, part in enumerate(report.parts)),
         *(_group(section, name, figures) for section, name in zip(report.groups, names, strict=True)),
         _failures(report),
+        _repeat(report),
+        _unsaid(report),
         _meanings(report),
     ]
     return whole("hybridbench report", body, figures)
@@ -55,17 +64,11 @@ def whole(title: str, body: Iterable[str], figures: Figures) -> str:
             *body,
             "<noscript><p>Charts need JavaScript; report.md beside this page has them as pictures.</p></noscript>",
             json_script("charts", figures.data()),
-            code_script(_library()) if figures.charts else "",
+            code_script(chart_library()) if figures.charts else "",
             code_script(_own("page.js")) if figures.charts else "",
             "</body></html>\n",
         ]
     )
-
-
-@functools.cache
-def _library() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script that sets ``vegaEmbed``."""
-    return str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
 
 
 @functools.cache
@@ -78,6 +81,10 @@ def _headline(report: Report, names: list[str]) -> str:
         f'<li><a href="#{name}">{text(section.group.title)}</a>. {text(" ".join(section.findings))}</li>'
         for section, name in zip(report.groups, names, strict=True)
     )
+    items += "".join(
+        f'<li><a href="#part-{number}">{text(part.title)}</a>. {text(" ".join(part.sentences[:_MOST_SAID]))}</li>'
+        for number, part in enumerate(report.parts)
+    )
     return f'<ul class="headline">{items}</ul>'
 
 
@@ -89,9 +96,47 @@ def _setting(report: Report) -> str:
         if runs
         else ""
     )
+    if not report.records:
+        return ""
     total = len(report.records)
     count = f"<p>{total:,} case{'' if total == 1 else 's'}.</p>"
-    return f"<h2>What was run, on what</h2>{count}{beside}{bullets(report.machines)}{_caveats(report.records)}"
+    return (
+        f"<h2>What was run, on what</h2>{count}{beside}{_families(report)}{bullets(report.machines)}"
+        f"{_caveats(report.records)}"
+    )
+
+
+def _families(report: Report) -> str:
+    """What the models are, by family, in the colour that each has everywhere; empty where no family is known."""
+    there = {series.model.arch for section in report.groups for series in section.group.series}
+    return bullets(f"{arch}: {words}." for arch, words in ABOUT_FAMILIES.items() if arch in there)
+
+
+def _repeat(report: Report) -> str:
+    """The commands that measure the groups again."""
+    commands = [section.repeat for section in report.groups if section.repeat]
+    if not commands:
+        return ""
+    left = len(report.groups) - len(commands)
+    rest = f"<p>{left} other group{'s' * (left != 1)} came of a suite or of several commands.</p>" if left else ""
+    items = "".join(f"<li><code>{text(one)}</code></li>" for one in dict.fromkeys(commands))
+    return f'<h2 id="repeat">How to repeat it</h2><ul>{items}</ul>{rest}'
+
+
+def _unsaid(report: Report) -> str:
+    """What nobody may conclude from the page."""
+    if not report.records:
+        return ""
+    lines = [
+        "Whether a model is good: speed, memory and energy are measured here, not loss or accuracy. hybridbench pareto "
+        "joins them.",
+        "How far another process, day or card would differ: an interval knows the noise within one process. "
+        "hybridbench compare adds what processes of the same code differ by.",
+        "What other sizes, batches, contexts or kernels do: each group holds for the conditions in its title. "
+        "hybridbench cost predicts others.",
+        "What a server makes: all sequences of a batch have one length, and nothing waits in a queue.",
+    ]
+    return f'<h2 id="unsaid">What this page does not say</h2>{bullets(lines)}'
 
 
 def _caveats(records: Iterable[Record]) -> str:
@@ -115,6 +160,20 @@ def _paper(section: PaperSection, figures: Figures) -> str:
     )
 
 
+def _part(part: Part, name: str, figures: Figures) -> str:
+    drawn = "".join(figures.plot(plot) for plot in part.plots if plot.points)
+    tables = "".join(map(_of_part, part.tables))
+    return f'<h2 id="{name}">{text(part.title)}</h2>{bullets(part.sentences)}<div class="charts">{drawn}</div>{tables}'
+
+
+def _of_part(table: Table) -> str:
+    """A table with the whole of its title; a long one opens on a click."""
+    shown = to_html(replace(table, title=table.full_title))
+    if len(table.rows) <= _MOST_OPEN:
+        return shown
+    return f"<details><summary>{text(table.full_title)}: {len(table.rows)} rows</summary>{shown}</details>"
+
+
 def _group(section: GroupSection, name: str, figures: Figures) -> str:
     drawn = [figures.plot(plot) for plot in section.plots.values()]
     if section.spread is not None:
@@ -124,12 +183,15 @@ def _group(section: GroupSection, name: str, figures: Figures) -> str:
     software = f"<p>{text(section.software)}</p>" if section.software else ""
     return (
         f'<h2 id="{name}">{text(section.group.title)}</h2>{bullets(section.findings)}{to_html(section.headline)}'
+        f"{to_html(section.leaders) if section.leaders else ''}"
         f'<div class="charts">{"".join(drawn)}</div>'
         f"<details><summary>every case</summary>{to_html(section.summary)}</details>{kernels}{software}"
     )
 
 
 def _failures(report: Report) -> str:
+    if not report.records:  # a part has its failures in its own tables
+        return ""
     columns = [
         Column("group", "group", False),
         Column("model", "model", False),
@@ -155,6 +217,8 @@ def _failures(report: Report) -> str:
 
 
 def _meanings(report: Report) -> str:
+    if not report.records:
+        return ""
     items = "".join(
         f"<li><b>{text(metric.title + (f' [{metric.unit}]' if metric.unit else ''))}</b>: {text(metric.formula)}</li>"
         for metric in METRICS.values()
