@@ -166,14 +166,22 @@ def _check_writable(path: Path | None) -> None:
 
 
 def _show(found: Checked, code: Exit, outputs: Outputs) -> None:
-    from hybridbench.gate.report import document, github_annotations, headline, junit, step_summary, verdict_table
+    from hybridbench.gate.report import (
+        document,
+        github_annotations,
+        headline,
+        junit,
+        step_summary,
+        verdict_table,
+        why_table,
+    )
     from hybridbench.report.render.terminal import print_table
 
     if outputs.junit is not None:
         outputs.junit.write_text(junit(found.verdicts), encoding="utf-8")
     if outputs.summary is not None:
         with outputs.summary.open("a", encoding="utf-8") as file:
-            file.write(step_summary(found.verdicts, found.remarks))
+            file.write(step_summary(found.verdicts, found.remarks, found.why))
     if outputs.annotations:
         for line in github_annotations(found.verdicts):
             click.echo(line, err=outputs.as_json)
@@ -185,4 +193,6 @@ def _show(found: Checked, code: Exit, outputs: Outputs) -> None:
     for remark in found.remarks:
         table.remark(remark)
     print_table(table, console)
+    if found.why:
+        print_table(why_table(found.why), console)
     console.print(headline(found.verdicts), soft_wrap=True)
