@@ -1,7 +1,8 @@
 """attribution: where the time went by which a change is slower: a kernel, the gaps, the clocks or a tuning choice.
 
-Of each side there are several traces of the same step. A kernel's time is its median over them, and what differs by
-less than traces of one side do counts last. What the sides differ by is divided so that the parts add up:
+Of each side there are several traces of the same step. A kernel's time is its median over them. The first cause is the
+one that added most, less the standard error of what it added. What the sides differ by is divided so that the parts
+add up:
 
 - Kernels are matched by name. Those that are left are matched by their place: what stands after the same kernel on both
   sides is the same work, though it was renamed or split. What stands there on one side only was added or removed.
@@ -28,7 +29,9 @@ ALIKE = 4
 LARGE = 0.01
 """Share of a step from which a kernel tells anything about clocks."""
 BEYOND = 2.0
-"""Spreads of traces by which an added time must exceed zero to be named before the others."""
+"""Standard errors by which an added time must exceed zero to be sure."""
+ALL = 0.5
+"""Share of a slowdown below which traces do not show it."""
 
 
 class What(StrEnum):
@@ -86,7 +89,7 @@ class Cause:
         name: the kernels of the change, or of the base where they are gone; empty for gaps and clocks.
         base_s, head_s: time in a step of each side; seconds.
         added_s: the part that belongs to this cause; below zero where the change is faster.
-        sure: whether it exceeds what traces of one side differ by.
+        error_s: the standard error of ``added_s``, from how much traces of one side differ; seconds.
         sentence: what happened.
     """
 
@@ -95,8 +98,18 @@ class Cause:
     base_s: float
     head_s: float
     added_s: float
-    sure: bool
+    error_s: float
     sentence: str
+
+    @property
+    def sure(self) -> bool:
+        """Whether the added time is more than noise."""
+        return abs(self.added_s) > BEYOND * self.error_s
+
+    @property
+    def least_s(self) -> float:
+        """The added time less its standard error; seconds."""
+        return self.added_s - self.error_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +117,7 @@ class Why:
     """What a slowdown is made of.
 
     Args:
-        causes: those that are sure and add most first.
+        causes: what added most first.
         base_s, head_s: a traced step of each side; seconds. It is longer than one that nothing watches.
     """
 
@@ -117,14 +130,21 @@ class Why:
         """What a traced step of the change takes longer; seconds."""
         return self.head_s - self.base_s
 
-    @property
-    def sentence(self) -> str:
-        """The first cause, with its share of all that was added."""
-        if not self.causes or not self.causes[0].sure:
+    def sentence(self, change: float | None = None) -> str:
+        """The first cause, with its share of all that was added.
+
+        Args:
+            change: the slowdown of the step as it was timed, a fraction; traces that show less than half are told.
+        """
+        if not self.causes or self.causes[0].least_s <= 0:
             return "Traces of both sides do not differ by more than their noise."
         first = self.causes[0]
-        added = sum(one.added_s for one in self.causes if one.sure and one.added_s > 0)
-        return f"{first.sentence}, {first.added_s / added:.0%} of the time that traces show as added."
+        added = sum(one.added_s for one in self.causes if one.least_s > 0)
+        said = f"{first.sentence}, {first.added_s / added:.0%} of the time that traces show as added"
+        said += "." if first.sure else ", hardly more than their noise."
+        if change is not None and self.base_s and self.added_s < ALL * change * self.base_s:
+            said += f" Traced steps differ by {self.added_s / self.base_s:+.1%} only, so it may not be all."
+        return said
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +194,7 @@ def attribute(base: Sequence[Traced], head: Sequence[Traced]) -> Why:
     if by_clocks:
         causes.append(_of_clocks(theirs, ours, slower, by_clocks))
     base_s, head_s = (sum(one.seconds for one in side.kernels) + side.gap_s for side in (theirs, ours))
-    order = sorted(causes, key=lambda one: (not one.sure or one.added_s <= 0, -one.added_s))
+    order = sorted(causes, key=lambda one: -one.least_s)
     return Why(tuple(one for one in order if one.added_s), base_s, head_s)
 
 
@@ -286,13 +306,13 @@ def _of_part(part: _Part, added_s: float, retuned: tuple[str, str] | None) -> Ca
             more = f"; launches: {_launches(part.base):g} before, {_launches(part.head):g} now"
         said = f"{part.name} takes {format_seconds(abs(added_s))} {how} ({times}{more})"
     what = What.TUNING if retuned is not None else What.KERNEL
-    return Cause(what, part.name, part.base_s, part.head_s, added_s, abs(added_s) > BEYOND * part.spread_s, said)
+    return Cause(what, part.name, part.base_s, part.head_s, added_s, part.spread_s, said)
 
 
 def _of_gaps(base_s: float, head_s: float, spread_s: float) -> Cause:
     added = head_s - base_s
     said = f"nothing runs for {format_seconds(base_s)} of a step before, {format_seconds(head_s)} now"
-    return Cause(What.GAPS, "", base_s, head_s, added, abs(added) > BEYOND * spread_s, said)
+    return Cause(What.GAPS, "", base_s, head_s, added, spread_s, said)
 
 
 def _of_clocks(base: Traced, head: Traced, factor: float, added_s: float) -> Cause:
@@ -301,4 +321,4 @@ def _of_clocks(base: Traced, head: Traced, factor: float, added_s: float) -> Cau
     else:
         said = f"kernels take {factor - 1:.1%} longer alike, as with a lower clock"
     base_s, head_s = (sum(one.seconds for one in side.kernels) for side in (base, head))
-    return Cause(What.CLOCKS, "", base_s, head_s, added_s, True, said)
+    return Cause(What.CLOCKS, "", base_s, head_s, added_s, 0.0, said)

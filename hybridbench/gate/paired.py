@@ -26,7 +26,7 @@ BLOCK_NS = 40_000_000
 WARM_BLOCKS = 2
 BLOCKS = {"cpu": (4, 4, 4), "kernel": (4, 4, 4), "step": (8,), "training": (8,)}
 """Blocks of each side of a pair by kind of cell, in each fresh set of memory."""
-TRACES = 5
+TRACES = 15
 """Of each side, where a regression is explained."""
 BASE, HEAD = "base", "change"
 

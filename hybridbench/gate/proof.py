@@ -2,8 +2,7 @@
 
 ``run`` measures pairs as a check does, both sides being this code, and appends each to a file, so that pairs of many
 runs pool. In planted cells the change has a known share more work: more rows of an operation that works row by row, or
-a spin after a step. ``judge`` walks through the pairs of each cell, as many as the judge asks for to one verdict, then
-on with the next pairs to the next verdict. The rule of "same code" is off, so that all are judged by their times.
+a spin after a step. ``judge`` counts verdicts (``pooled``).
 
     python -m hybridbench.gate.proof run --out pool.jsonl --budget 1500
     python -m hybridbench.gate.proof judge pool.jsonl
@@ -16,22 +15,17 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from hybridbench.errors import BadInput, HybridbenchError
-from hybridbench.files import RECORDS_BYTES, Damaged, from_json, read_text
 from hybridbench.gate.alone import check_alone
-from hybridbench.gate.calibration import machine_of, robust_sd
+from hybridbench.gate.calibration import machine_of
 from hybridbench.gate.cells import Asked, asked
-from hybridbench.gate.judge import usable
-from hybridbench.gate.kinds import KINDS, Kind
 from hybridbench.gate.paired import BLOCK_NS, HEAD, Found, Pairs
-from hybridbench.gate.pairs import Pair, PairedCell
-from hybridbench.gate.sequential import Outcome, decide
+from hybridbench.gate.pooled import SCHEMA, SUITE, planted_name, pooled, table, tallied
+from hybridbench.gate.sequential import Outcome
 from hybridbench.gate.sides import here
 from hybridbench.gate.timed import started
 from hybridbench.machine import visible_gpus
@@ -40,9 +34,6 @@ from hybridbench.processes import terminable
 from hybridbench.record import Environment
 from hybridbench.units import NS_PER_S
 
-SCHEMA = 1
-SUITE = 15
-"""Cells of the suite that bounds are split over; a file may hold more, with those that are planted."""
 BY_ROWS = ("swiglu", "add_rms_norm", "gate", "head_norms", "rotary", "norm_gate")
 """Operations whose work is proportional to ``length``."""
 ROWS = {"kernel": (0.02,), "cpu": (0.10,)}
@@ -60,9 +51,6 @@ CPU_CELLS = {
 """Problems of the CPU's own cells: calls of 0.1 to 10 ms."""
 
 
-# --- what is measured -------------------------------------------------------------------------------------------------
-
-
 def planned(words: Sequence[str], device: str, only: str | None = None) -> list[Asked]:
     """The cells, those with planted work beside those that they come from.
 
@@ -78,7 +66,7 @@ def planned(words: Sequence[str], device: str, only: str | None = None) -> list[
         ask = {} if any(word.endswith(".toml") for word in words) else {"device": device, "direction": "forward"}
         cells = asked(words, has_gpu=on_gpu, kernels={}, base_kernels={}, **ask)
     elif on_gpu:
-        raise BadInput("name suites to measure on a GPU, such as suites/gate-kernels.toml suites/gate-steps.toml.")
+        raise BadInput("name suites to measure on a GPU, such as suites/gate-kernels.toml and suites/gate-steps.toml.")
     else:
         cells = [
             cell
@@ -110,21 +98,6 @@ def _with_rows(cell: Asked) -> list[Asked]:
         more = {**cell.head["problem"], "length": round(length * (1 + share))}
         found.append(replace(cell, name=planted_name(cell.name, share), head={**cell.head, "problem": more}))
     return found
-
-
-def planted_name(name: str, share: float) -> str:
-    """The name of a cell with planted work.
-
-    >>> planted_name("decode", 0.01)
-    'decode, planted 1%'
-    """
-    return f"{name}, planted {share:.0%}"
-
-
-def share_of(name: str) -> float:
-    """The planted share in a name; 0 without one."""
-    _, found, share = name.rpartition(", planted ")
-    return float(share.removesuffix("%")) / 100 if found else 0.0
 
 
 def measured(
@@ -197,133 +170,8 @@ def _say(text: str, end: str = "\n") -> None:
         sys.stderr.flush()
 
 
-# --- what is judged ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Tally:
-    """Verdicts of cells of one kind with one planted share.
-
-    Args:
-        counts: verdicts by outcome.
-        cells: how many cells they are of.
-        pairs: how many pairs those cells have.
-        effect: median of the change's times over the base's, less 1.
-        sd: median over cells of the robust standard deviation of log ratios.
-    """
-
-    kind: str
-    share: float
-    counts: Mapping[Outcome, int]
-    cells: int
-    pairs: int
-    effect: float
-    sd: float
-
-    @property
-    def verdicts(self) -> int:
-        """How many there are."""
-        return sum(self.counts.values())
-
-
-def pooled(paths: Sequence[Path]) -> dict[tuple[str, str], list[Pair]]:
-    """The pairs of each cell, by kind and name, in the order of the files.
-
-    Raises:
-        BadInput: no such file, another file, or pairs that were measured otherwise; names what differs.
-    """
-    found: dict[tuple[str, str], list[Pair]] = {}
-    alike: dict[str, Any] = {}
-    for path in paths:
-        try:
-            texts = read_text(path, RECORDS_BYTES).splitlines()
-        except Damaged as exc:
-            raise BadInput(f"{path} {exc}: give files that run has written.") from exc
-        for number, text in enumerate(texts, 1):
-            try:
-                line = from_json(text)
-                settings = {**line["machine"], "schema": line["schema"], "block_ns": line["block_ns"]}
-                rows = [((row.pop("kind"), name), Pair(**row)) for name, row in line["cells"].items()]
-            except (ValueError, KeyError, TypeError, AttributeError) as exc:
-                raise BadInput(f"{path}, line {number} is no pair of a proof ({type(exc).__name__}: {exc}).") from exc
-            alike = alike or settings
-            if settings != alike:
-                differing = ", ".join(name for name in settings if settings[name] != alike.get(name))
-                raise BadInput(f"{path}, line {number} differs from the first pair in {differing}: pool alike pairs.")
-            for key, pair in rows:
-                found.setdefault(key, []).append(pair)
-    if not found:
-        raise BadInput("no pairs: give files that run has written.")
-    return found
-
-
-def verdicts(pairs: Sequence[Pair], kind: Kind, n_cells: int = SUITE) -> list[Outcome]:
-    """The verdicts of disjoint runs of pairs, each as long as the judge asks for; an unfinished one is left out."""
-    left = [pair.log_ratio for pair in usable(PairedCell("", "", pairs=tuple(pairs)), pairs)]
-    found, at = list[Outcome](), 0
-    while True:
-        seen = np.full((1, kind.looks[-1]), np.nan)
-        fresh = np.full((1, len(kind.looks), kind.confirm), np.nan)
-        while True:
-            said = decide(seen, fresh, kind, kind.sd, n_cells)
-            outcome, look = Outcome(int(said.outcome[0])), int(said.look[0])
-            if outcome is Outcome.NEEDS_PAIRS:
-                have = int(np.isfinite(seen).sum())
-                row, count = seen[0, have:], kind.looks[look] - have
-            elif outcome is Outcome.NEEDS_FRESH:
-                row, count = fresh[0, look], kind.confirm
-            else:
-                found.append(outcome)
-                break
-            if at + count > len(left):
-                return found
-            row[:count] = left[at : at + count]
-            at += count
-
-
-def tallied(pool: Mapping[tuple[str, str], Sequence[Pair]], n_cells: int = SUITE) -> list[Tally]:
-    """The verdicts by kind and planted share."""
-    groups: dict[tuple[str, float], list[Sequence[Pair]]] = {}
-    for (kind, name), pairs in pool.items():
-        if kind not in KINDS:
-            raise BadInput(f"{name}: unknown kind of cell '{kind}': known are {', '.join(KINDS)}.")
-        groups.setdefault((kind, share_of(name)), []).append(pairs)
-    return [_tally(kind, share, cells, n_cells) for (kind, share), cells in sorted(groups.items())]
-
-
-def _tally(kind: str, share: float, cells: Sequence[Sequence[Pair]], n_cells: int) -> Tally:
-    every = [one for pairs in cells for one in verdicts(pairs, KINDS[kind], n_cells)]
-    ratios = [np.array([pair.log_ratio for pair in pairs]) for pairs in cells]
-    return Tally(
-        kind,
-        share,
-        {outcome: every.count(outcome) for outcome in (Outcome.SLOWER, Outcome.PASS, Outcome.FASTER, Outcome.OPEN)},
-        len(cells),
-        sum(len(one) for one in ratios),
-        float(np.expm1(np.median(np.concatenate(ratios)))),
-        float(np.median([robust_sd(one) for one in ratios])),
-    )
-
-
-def table(found: Sequence[Tally]) -> str:
-    """The tallies in Markdown."""
-    lines = [
-        "| kind | planted | cells, pairs | effect | sd of a pair | verdicts | regression | pass | improvement | "
-        "inconclusive |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for one in found:
-        counts = " | ".join(str(count) for count in one.counts.values())
-        planted = f"{one.share:.0%}" if one.share else "none"
-        lines.append(
-            f"| {KINDS[one.kind].title} | {planted} | {one.cells}, {one.pairs} | {one.effect:+.2%} | {one.sd:.2%} | "
-            f"{one.verdicts} | {counts} |"
-        )
-    return "\n".join(lines) + "\n"
-
-
 def _judge(options: argparse.Namespace) -> int:
-    found = tallied(pooled(options.files), options.suite)
+    found = tallied(pooled(options.files), options.suite, options.calibrate_on)
     if options.json:
         rows = [asdict(one) | {"counts": _named(one.counts), "verdicts": one.verdicts} for one in found]
         sys.stdout.write(json.dumps({"suite": options.suite, "tallies": rows}) + "\n")
@@ -370,6 +218,9 @@ def main(words: Sequence[str] | None = None) -> int:
     judge = commands.add_parser("judge", help="judge the pairs of files")
     judge.add_argument("files", nargs="+", type=Path)
     judge.add_argument("--suite", type=_count, default=SUITE, help="cells that bounds are split over  [%(default)s]")
+    judge.add_argument(
+        "--calibrate-on", type=_count, default=0, metavar="N", help="first pairs of each cell that calibrate it  [none]"
+    )
     judge.add_argument("--json", action="store_true", help="one JSON document")
     judge.set_defaults(do=_judge)
     options = parser.parse_args(words)

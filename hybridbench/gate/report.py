@@ -84,7 +84,7 @@ def why_table(found: Mapping[str, Why]) -> Table:
         ],
     )
     for name, why in found.items():
-        for one in [cause for cause in why.causes if cause.sure][:CAUSES]:
+        for one in [cause for cause in why.causes if cause.least_s > 0][:CAUSES]:
             table.rows.append(
                 [
                     Cell(name, name),
@@ -171,7 +171,7 @@ def step_summary(verdicts: Sequence[Verdict], remarks: Sequence[str] = (), why: 
     for remark in remarks:
         table.remark(remark)
     page = f"## Performance check\n\n{headline(verdicts)}\n\n{to_markdown(table)}"
-    return page + (f"\n### Why\n\n{to_markdown(why_table(why))}" if why else "")
+    return page + (f"\n{to_markdown(why_table(why))}" if why else "")
 
 
 def github_annotations(verdicts: Sequence[Verdict]) -> list[str]:

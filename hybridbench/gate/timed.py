@@ -74,7 +74,7 @@ class Checked:
             "machine": dict(self.machine),
             "sides": {side: dict(body) for side, body in self.sides.items()},
             "pairs": pairs,
-            "why": {name: {**asdict(one), "sentence": one.sentence} for name, one in self.why.items()},
+            "why": {name: {**asdict(one), "sentence": one.sentence()} for name, one in self.why.items()},
         }
 
 
@@ -130,7 +130,7 @@ def check(
             remarks += pairs.choices[cell.name].remarks(cell.name)
     slower = {one.cell for one in verdicts if one.word is Word.REGRESSION}
     why = explained([cell for cell in cells if cell.name in slower], pairs, _until(budget_s, began), said)
-    verdicts = [replace(one, why=why[one.cell].sentence) if one.cell in why else one for one in verdicts]
+    verdicts = [replace(one, why=why[one.cell].sentence(one.change)) if one.cell in why else one for one in verdicts]
     remarks += [f"{name} was not traced, so why it is slower is not known." for name in slower - set(why)]
     if progress.out_of_time:
         remarks.append("The budget ended before every cell was decided: give it more seconds, or fewer cells.")

@@ -15,7 +15,8 @@ from hybridbench.gate.cells import Asked
 from hybridbench.gate.kinds import KINDS
 from hybridbench.gate.paired import HEAD, Found
 from hybridbench.gate.pairs import Pair, Side, State
-from hybridbench.gate.proof import main, measured, planned, planted_name, pooled, share_of, tallied, verdicts
+from hybridbench.gate.pooled import planted_name, pooled, share_of, tallied, verdicts
+from hybridbench.gate.proof import main, measured, planned
 from hybridbench.gate.sequential import Outcome
 
 ROOT = Path(__file__).parents[2]
@@ -123,6 +124,25 @@ def test_noise_makes_no_alarms_and_hides_no_planted_work() -> None:
     assert caught.count(Outcome.SLOWER) > 0.95 * len(caught) > 200
 
 
+def test_a_cell_that_its_own_pairs_call_too_noisy_is_advisory() -> None:
+    draw = random.Random(0)
+    pool = {
+        ("kernel", name): [pair((1 + share) * draw.lognormvariate(0, sd)) for _ in range(108)]
+        for name, share, sd in (
+            ("quiet", 0.0, 0.002), ("quiet, planted 2%", 0.02, 0.002),
+            ("noisy", 0.0, 0.02), ("noisy, planted 2%", 0.02, 0.02),
+        )
+    }  # fmt: skip
+    for one in tallied(pool, calibrate_on=8):
+        assert (one.cells, one.advisory, one.pairs) == (1, 1, 100)
+    unchanged, slower = tallied(pool, calibrate_on=8)
+    assert unchanged.counts[Outcome.PASS] == unchanged.verdicts > 20
+    assert slower.counts[Outcome.SLOWER] == slower.verdicts > 10
+    assert tallied(pool)[0].cells == 2
+    with pytest.raises(BadInput, match="108 pairs without planted work: 200 calibrate it"):
+        tallied(pool, calibrate_on=200)
+
+
 def test_planted_cells_stand_beside_those_without() -> None:
     cells = {one.name: one for one in planned(["swiglu", "attention"], "cpu")}
     planted = [one for one in cells.values() if share_of(one.name)]
@@ -141,7 +161,7 @@ def test_planted_cells_stand_beside_those_without() -> None:
 
 
 def test_the_suites_of_a_gpu_are_what_is_to_be_shown() -> None:
-    paths = [str(ROOT / "suites" / name) for name in ("gate-kernels.toml", "gate-steps.toml")]
+    paths = [str(ROOT / "suites" / name) for name in ("gate-kernels.toml", "gate-steps.toml", "gate-training.toml")]
     cells = planned(paths, "cuda")
     alone = [one for one in cells if not share_of(one.name)]
     assert [sum(one.kind == kind for one in alone) for kind in ("kernel", "step", "training")] == [12, 3, 1]

@@ -105,11 +105,12 @@ def test_what_this_side_lacks_is_absent_and_what_is_wrong_is_wrong(
     assert said["kind"] == "prepared"  # an earlier pair has checked it
 
 
-def twice(packed_NC: Any) -> Any:
-    """A SwiGLU whose product is computed twice."""
+def often(packed_NC: Any) -> Any:
+    """A SwiGLU whose product is computed nine times."""
     gate, up = packed_NC.chunk(2, -1)
     gated = torch.nn.functional.silu(gate)
-    torch.mul(gated, up)
+    for _ in range(8):
+        torch.mul(gated, up)
     return torch.mul(gated, up)
 
 
@@ -118,24 +119,29 @@ def once(packed_NC: Any) -> Any:
     return torch.mul(torch.nn.functional.silu(gate), up)
 
 
-def test_a_trace_names_the_operator_that_runs_twice(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_traces_name_the_operator_that_runs_more_often(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     module = types.ModuleType("own_kernels_of_a_test")
     module.once = lambda packed: once(packed)  # type: ignore[attr-defined]
-    module.twice = lambda packed: twice(packed)  # type: ignore[attr-defined]
+    module.often = lambda packed: often(packed)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    found: dict[str, list[Traced]] = {}
-    for name in ("once", "twice"):
+    sides = {"once": program, "often": Program()}
+    found: dict[str, list[Traced]] = {name: [] for name in sides}
+    for name, side in sides.items():
         body = swiglu(f"{module.__name__}:{name}")
         body["problem"] = {**body["problem"], "width": 512, "length": 200}
-        assert program.answer(prepare(body))["kind"] == "prepared"
-        said = [program.answer({"do": "trace"}) for _ in range(4)]
-        assert {one["kind"] for one in said} == {"traced"}
-        found[name] = [traced_of(json.loads(json.dumps(one))) for one in said[1:]]
+        assert side.answer(prepare(body))["kind"] == "prepared"
+    for number in range(8):
+        for name, side in sides.items():
+            said = side.answer({"do": "trace"})
+            assert said["kind"] == "traced", said
+            if number:
+                found[name].append(traced_of(json.loads(json.dumps(said))))
     names = [one.name for one in found["once"][0].kernels]
     assert names.index("aten::silu") < names.index("aten::mul")  # in the order in which they run
-    (first, *_) = attribute(found["once"], found["twice"]).causes
+    (first, *_) = attribute(found["once"], found["often"]).causes
     assert first.name == "aten::mul"
-    assert "launches: 1 before, 2 now" in first.sentence
+    assert "launches: 1 before, 9 now" in first.sentence
+    assert sides["often"].answer({"do": "free"}) == {"kind": "freed"}
 
 
 def test_planted_work_takes_its_share_longer() -> None:

@@ -170,7 +170,7 @@ def test_a_regression_is_traced_and_its_kernel_is_named_everywhere() -> None:
     assert slow.why.startswith("_second takes 20")
     assert other.why == ""
     page = step_summary(found.verdicts, found.remarks, found.why)
-    assert "### Why" in page
+    assert "### why" in page
     for text in (page, junit(found.verdicts), "".join(github_annotations(found.verdicts))):
         assert "_second takes 20" in text
     assert json.loads(json.dumps(found.more()))["why"]["slow"]["causes"][0]["name"] == "_second"

@@ -15,8 +15,8 @@ from hybridbench.gate.side.identity import watched
 from hybridbench.measure.nvml import Gpu
 from hybridbench.trace import trace_steps
 
-WINDOW_S = 0.2
-"""Wall time that a trace is to watch."""
+WINDOW_S = 0.02
+"""Wall time that a trace is to watch: many short ones tell more than few long ones where others disturb some."""
 FEWEST, MOST = 3, 50
 """Steps of a trace."""
 
@@ -41,12 +41,22 @@ class Watching:
     def trace(self) -> dict[str, Any]:
         """A trace, per step: ``kernels`` as (name, launches, seconds), ``gap_s``, ``clock_hz``, ``tuning``."""
         found = trace_steps(self._step, self._steps, self._device)
-        clock_hz = self._gpu.state().sm_clock_hz if self._gpu else None
+        clock_hz = self._clock_hz()
         self._steps = max(FEWEST, min(MOST, int(WINDOW_S / max(found.step_s, 1e-9))))
         by_name = {one.name: one for one in reversed(found.kernels)}
         rows = [(name, by_name[name].launches, by_name[name].seconds) for name in found.order]
         tuning = {name.rpartition(".")[2]: choice for name, choice in self._tuning.items()}
         return {"kernels": rows, "gap_s": found.gap_s, "clock_hz": clock_hz, "tuning": tuning}
+
+    def _clock_hz(self) -> float | None:
+        """The clock while the step runs: an idle GPU has another one."""
+        if self._gpu is None:
+            return None
+        for _ in range(self._steps):
+            self._step()
+        clock_hz = self._gpu.state().sm_clock_hz
+        torch.cuda.synchronize(self._device)
+        return clock_hz
 
 
 def _replayed(call: Callable[[], object], device: torch.device) -> Callable[[], object]:
