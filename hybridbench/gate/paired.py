@@ -81,6 +81,7 @@ class Pairs:
         start: starts a fresh process of the side ``BASE`` or ``HEAD``.
         now: wall time; seconds.
         block_ns: wall time of a block of samples.
+        identify: ask in every pair what code runs; False asks in the first one only, which is quicker.
         ahead: start the processes of the next pair while this one measures; they import and compute nothing.
 
     Attributes:
@@ -94,9 +95,11 @@ class Pairs:
         now: Callable[[], float] = time.monotonic,
         *,
         block_ns: int = BLOCK_NS,
+        identify: bool = True,
         ahead: bool = False,
     ) -> None:
-        self._start, self._now, self._block_ns, self._ahead = start, now, block_ns, ahead
+        self._start, self._now, self._block_ns = start, now, block_ns
+        self._identify, self._ahead = identify, ahead
         self._alive: dict[str, Asking] = {}
         self._waiting: dict[str, Asking] = {}
         self.choices: dict[str, Choices] = {}
@@ -245,7 +248,8 @@ class Pairs:
         if side == BASE:
             pinned = choice.pinned
         request = {"do": "prepare", "what": cell.what, "cell": dict(body), "check": check, "core": core}
-        return self._asked(side, {**request, "backend": choice.backend, "pinned": pinned}, cell)
+        identify = check or self._identify
+        return self._asked(side, {**request, "backend": choice.backend, "pinned": pinned, "identify": identify}, cell)
 
     def _timed(
         self, cell: Asked, sides: dict[str, dict[str, Any]], tuned: Mapping[str, str | None], turned: bool

@@ -152,7 +152,7 @@ def _run(options: argparse.Namespace) -> int:
     settings = {"block_ns": round(options.block_ms * 1e6), "ahead": options.ahead}
     with options.out.open("a", encoding="utf-8") as file, terminable():
         try:
-            with started(here("base"), here(), device, gpu, **settings) as pairs:
+            with started(here("base"), here(), device, gpu, identify=False, **settings) as pairs:
                 for line in measured(cells, pairs, budget_s=options.budget):
                     file.write(json.dumps({**line, **settings}) + "\n")
                     file.flush()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import types
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +213,29 @@ def test_sides_alternate_and_take_turns_in_going_first() -> None:
     for start in range(0, len(blocks), 2):
         assert set(blocks[start : start + 2]) == {BASE, HEAD}
     assert not any(blocks[i] == blocks[i + 1] == blocks[i + 2] for i in range(of_pair - 2))
+
+
+def test_processes_of_the_next_pair_may_start_ahead_and_none_is_left() -> None:
+    rig = Rig(slower(1.0))
+    pairs = Pairs(lambda side: Scripted(rig, side), lambda: rig.clock, ahead=True, identify=False)
+    for number in range(2):
+        pairs.measure(named("one"), number, seen=lambda _name: None)
+        assert rig.starts == {BASE: number + 2, HEAD: number + 2}
+        assert rig.ended == 2 * (number + 1)
+    pairs.close()
+    assert rig.ended == sum(rig.starts.values()) == 6
+    asked_to = [one["identify"] for _, one in rig.asked if one["do"] == "prepare"]
+    assert asked_to == [True, True, False, False]  # the first pair asks what code runs
+
+
+def test_planted_work_is_timed_beside_the_cell_without_it() -> None:
+    rig = Rig(slower(1.0))
+    planted = replace(cell("one", "step"), planted=(0.01, 0.1))
+    found = rig.pairs.measure([planted], 0, seen=lambda _name: None)["one"]
+    assert found.pair is not None
+    for share in (0.01, 0.1):
+        more = found.planted[share]
+        assert more.head_s / more.base_s == pytest.approx((1 + share) * found.pair.head_s / found.pair.base_s)
 
 
 def test_drift_meets_both_sides_alike() -> None:

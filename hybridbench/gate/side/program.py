@@ -150,7 +150,7 @@ class Program:
         chosen = taken()
         if request["check"]:
             self._held.enter_context(pinned)
-        seen, events = _observed(ready, device)
+        seen, events = _observed(ready, device, request.get("identify", True))
         self._ready = ready
         self._sample(ready.make)
         return {
@@ -267,10 +267,10 @@ def _libraries(*packages: str | None) -> dict[str, str | None]:
     return found
 
 
-def _observed(ready: Ready, device: torch.device) -> tuple[Seen, list[dict[str, Any]]]:
+def _observed(ready: Ready, device: torch.device, identify: bool) -> tuple[Seen, list[dict[str, Any]]]:
     """One call, watched: what Triton did, and the profiler's events of it on a GPU."""
     call = ready.make(0)
-    if device.type != "cuda":
+    if device.type != "cuda" or not identify:
         with watched() as seen:
             call()
         return seen, []
