@@ -59,16 +59,19 @@ def time_cells(
     """
     for path in (outputs.junit, outputs.summary):
         _check_writable(path)
-    cells, gpu, remark = _cells(words, options, budget_s)
-    with terminable(), _base(options) as base, _shown() as said, started(base, here(), cells[0].device, gpu) as pairs:
-        found = check(
-            cells,
-            pairs,
-            calibration=options["calibration"],
-            accepted=options["accepted"],
-            budget_s=_left(budget_s, began),
-            said=said,
-        )
+    cells, gpu = _cells(words, options)
+    device = cells[0].device
+    with terminable(), _base(options) as base:
+        remark = _announced(cells, budget_s, gpu)
+        with _shown() as said, started(base, here(), device, gpu) as pairs:
+            found = check(
+                cells,
+                pairs,
+                calibration=options["calibration"],
+                accepted=options["accepted"],
+                budget_s=_left(budget_s, began),
+                said=said,
+            )
     found.remarks.insert(0, remark)
     code = exit_of(found.verdicts, failing)
     _show(found, code, outputs)
@@ -80,7 +83,8 @@ def calibrate_cells(
 ) -> None:
     """Time this code on both sides and write the calibration; raises as ``time_cells`` does."""
     path = CALIBRATION if options["calibration"] is None else options["calibration"]
-    cells, gpu, _ = _cells(words, options, budget_s)
+    cells, gpu = _cells(words, options)
+    _announced(cells, budget_s, gpu)
     with terminable(), _shown() as said, started(here("base"), here(), cells[0].device, gpu) as pairs:
         found = calibrated(cells, pairs, path, budget_s=_left(budget_s, began), said=said)
     if as_json:
@@ -98,10 +102,8 @@ def _left(budget_s: float | None, began: float) -> float | None:
     return None if budget_s is None else max(0.0, budget_s - (time.monotonic() - began))
 
 
-def _cells(
-    words: Sequence[str], options: Mapping[str, Any], budget_s: float | None
-) -> tuple[list[Asked], str | None, str]:
-    """The cells, the GPU that they run on, and what the self test of the timing says."""
+def _cells(words: Sequence[str], options: Mapping[str, Any]) -> tuple[list[Asked], str | None]:
+    """The cells, and the GPU that they run on."""
     gpus = visible_gpus()
     ask = {name: options[name] for name in _ASK}
     if options["arch"] is not None:
@@ -116,9 +118,13 @@ def _cells(
     gpu = gpus[0] if "cuda" in devices else None
     if gpu is not None:
         check_alone(gpu)
-    console = Plain(stderr=True, soft_wrap=True)
-    console.print(prediction(cells, budget_s))
-    return cells, gpu, self_tested(cells[0].device, gpu)
+    return cells, gpu
+
+
+def _announced(cells: Sequence[Asked], budget_s: float | None, gpu: str | None) -> str:
+    """Say how long it takes; what the self test of the timing says."""
+    Plain(stderr=True, soft_wrap=True).print(prediction(cells, budget_s))
+    return self_tested(cells[0].device, gpu)
 
 
 @contextmanager
