@@ -1,8 +1,9 @@
 """paired: one pair: a fresh process of each side, and every cell timed by both in short blocks that alternate.
 
 A drift of clocks or of other work then meets both sides alike. Of each side the median of a cell's samples counts, on a
-CPU the tenth part (``AT``), and of both only their ratio. One configuration holds for both sides and for all pairs: the backend and the tiles that the
-base chose in the first pair, where the change has them. What the change would choose itself is noted.
+CPU a low quantile (``AT``), and of both only their ratio. One configuration holds for both sides and for all pairs: the
+backend and the tiles that the base chose in the first pair, where the change has them. What the change would choose
+itself is noted.
 """
 
 from __future__ import annotations

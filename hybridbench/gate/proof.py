@@ -48,8 +48,8 @@ CPU_CELLS = {
     "attention": ("head_dim=64,n_heads=4,n_kv_heads=4,length=256",),
     "ssd": ("head_dim=32,n_heads=4,d_state=16,length=256",),
 }
-"""Problems of the CPU's own cells: calls below 10 ms whose tensors have at most 1 MiB. Larger ones are mapped anew in
-each call, and on two busy cores their times differed by 5 to 75% from pair to pair."""
+"""Problems of the CPU's own cells: calls below 10 ms with tensors of at most 2 MB. Of larger ones times differed by 5
+to 75% from pair to pair on two busy cores."""
 
 
 def planned(words: Sequence[str], device: str, only: str | None = None) -> list[Asked]:

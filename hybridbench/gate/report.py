@@ -113,7 +113,8 @@ def headline(verdicts: Sequence[Verdict]) -> str:
     counts = Counter(one.word for one in verdicts)
     listed = ", ".join(f"{counts[word]} {word}" for word in Word if counts[word])
     advisory = sum(bool(one.advisory) for one in verdicts)
-    return f"{len(verdicts)} cells: {listed}{f'; {advisory} of them advisory' if advisory else ''}."
+    cells = "1 cell" if len(verdicts) == 1 else f"{len(verdicts)} cells"
+    return f"{cells}: {listed}{f'; {advisory} of them advisory' if advisory else ''}."
 
 
 def document(verdicts: Sequence[Verdict], code: Exit, more: Mapping[str, Any] | None = None) -> str:
