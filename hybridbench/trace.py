@@ -56,6 +56,7 @@ class Trace:
         classes: per class, longest first.
         kernels: per kernel or operator, longest first.
         steps: how many were seen.
+        order: the names of ``kernels`` in the order in which they first ran.
     """
 
     step_s: float
@@ -63,6 +64,7 @@ class Trace:
     classes: list[Spent]
     kernels: list[Spent]
     steps: int
+    order: tuple[str, ...] = ()
 
     @property
     def gap_s(self) -> float:
@@ -91,16 +93,25 @@ def trace_case(case: Case, *, steps: int = 5, chrome: Path | None = None) -> Tra
     with swapped(session.model, [item.function for item in session.resolved], ranged):
         for _ in range(steps):
             work.step()
-        on_gpu = device.type == "cuda"
+        return trace_steps(work.step, steps, device, chrome=chrome)
+
+
+def trace_steps(step: Callable[[], object], steps: int, device: torch.device, *, chrome: Path | None = None) -> Trace:
+    """Profiles ``steps`` runs of a step that is warm.
+
+    Args:
+        chrome: as in ``trace_case``.
+    """
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        torch.cuda.synchronize(device)
+    activities = [ProfilerActivity.CPU, ProfilerActivity.CUDA] if on_gpu else [ProfilerActivity.CPU]
+    with _silenced(), profile(activities=activities, acc_events=True) as profiler:
+        for _ in range(steps):
+            with record_function(STEP):
+                step()
         if on_gpu:
-            torch.cuda.synchronize()
-        activities = [ProfilerActivity.CPU, ProfilerActivity.CUDA] if on_gpu else [ProfilerActivity.CPU]
-        with _silenced(), profile(activities=activities, acc_events=True) as profiler:
-            for _ in range(steps):
-                with record_function(STEP):
-                    work.step()
-            if on_gpu:
-                torch.cuda.synchronize()
+            torch.cuda.synchronize(device)
     if chrome is not None:
         profiler.export_chrome_trace(str(chrome))
     events = list(profiler.events() or ())
@@ -219,4 +230,5 @@ def _summed(rows: list[tuple[str, str, float]], wall_us: float, busy_us: float, 
         classes=spent(lambda row: (row[1], row[1])),
         kernels=spent(lambda row: (row[0], row[1])),
         steps=steps,
+        order=tuple(dict.fromkeys(name for name, _, _ in rows)),
     )

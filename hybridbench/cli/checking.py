@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from hybridbench.cli.baselining import check_past
 from hybridbench.cli.exact import BASELINE, compare_exact, update_exact
 from hybridbench.cli.timing import Outputs, calibrate_cells, cell_options, seconds, time_cells
 from hybridbench.cli.typed import Command, listed
@@ -16,21 +17,25 @@ from hybridbench.gate.exact import PARTS
 from hybridbench.gate.exits import WORST_FIRST, exit_name, parse_fail_on
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
-_EXACT_ONLY = ("baseline", "update")
+_EXACT_ONLY = ("update",)
+_PAST_ONLY = ("across", "fail_above")
 _SIDES = ("base", "base_python", "base_kernel")
 _TIMING_ONLY = (
     *_SIDES,
     *("kernel", "calibrate", "calibration", "accepted", "junit", "summary", "annotations"),
     *("problem", "arch", "scale", "ctx", "batch", "direction", "dtype", "device"),
 )
+_NOT_PAST = tuple(name for name in _TIMING_ONLY if name != "summary")
 
 
 @click.command(cls=Command)
-@click.argument("ops", nargs=-1, metavar="[OP | SUITE.toml]...")
+@click.argument("ops", nargs=-1, metavar="[OP | SUITE.toml | RESULTS]...")
 @click.option("--exact", is_flag=True, help="Compare figures that have no noise with a committed file.")
 @listed("--parts", default="formulas", show_default=True,
         help=f"Of --exact: {', '.join(PARTS)}; lists too. None needs a GPU; kernels takes minutes.")  # fmt: skip
-@click.option("--baseline", type=_FILE, help=f"Of --exact: the file.  [{BASELINE}]")
+@click.option("--baseline", type=_FILE, help=f"Stored records to compare with; of --exact: the file.  [{BASELINE}]")
+@listed("--across", help="Of --baseline: what may differ, as of compare.")
+@click.option("--fail-above", help="Of --baseline: exit 1 if a cell is certainly slower by more, such as 5%.")
 @click.option("--update", is_flag=True, help="Of --exact: write the figures into the file instead.")
 @click.option("--base", metavar="REVISION", help="Time this git revision of the repository here as the other side.")
 @click.option("--base-python", metavar="PATH", help="The other side is another environment's python.")
@@ -66,6 +71,9 @@ def check(
     Timed: operations, or the cells of a suite such as suites/kernels.toml, of the change and of its base: --base,
     --base-python or --base-kernel. Both sides alternate in fresh processes on one device, until each cell is decided.
 
+    Against the past: --baseline FILE measures the cells of stored records again, or compares RESULTS with them, and
+    shows the trend. It fails nothing for being slower, unless --fail-above says by how much.
+
     Exact: parameters, FLOPs, cache bytes and predicted peaks of every family at every scale and every published model;
     --parts adds steps (operators, graphs and recompilations of small cases on a CPU), launches (kernels of a fused
     decode step) and kernels (registers, spills, shared memory and instructions of our Triton kernels as compiled for
@@ -77,7 +85,7 @@ def check(
     began = time.monotonic()
     failing = parse_fail_on(fail_on)
     if exact:
-        _refuse("with --exact, which times nothing", timing, _TIMING_ONLY)
+        _refuse("with --exact, which times nothing", timing, (*_TIMING_ONLY, *_PAST_ONLY))
         if ops:
             raise BadInput(f"{ops[0]} with --exact, which times nothing: leave it out.")
         if update and (budget is not None or fail_on is not None or as_json):
@@ -87,7 +95,15 @@ def check(
             update_exact(parts, path)
             return
         context.exit(int(compare_exact(parts, path, None if budget is None else Path(budget), failing, as_json)))
-    _refuse("without --exact", {"baseline": baseline, "update": update}, _EXACT_ONLY)
+    _refuse("without --exact", {"update": update}, _EXACT_ONLY)
+    if baseline is not None:
+        _refuse("with --baseline, which compares with stored records", timing, _NOT_PAST)
+        _refuse("with --baseline, which measures each cell once", {"budget": budget}, ("budget",))
+        past = {name: timing[name] for name in (*_PAST_ONLY, "summary")}
+        context.exit(int(check_past(baseline, ops, failing=failing, as_json=as_json, **past)))
+    for name in _PAST_ONLY:
+        if timing[name] is not None:
+            raise BadInput(f"{_typed(name)} belongs to --baseline FILE: name the stored records too.")
     budget_s = seconds(budget, "; a file of budgets goes with --exact")
     given = [name for name in _SIDES if timing[name]]
     if timing["calibrate"]:
@@ -98,7 +114,7 @@ def check(
         several = f"{_typed(given[0])} and {_typed(given[1])} are two other sides: give one" if given else "no base"
         raise BadInput(
             f"{several}: check needs --base REVISION, --base-python PATH or --base-kernel OP=MODULE:FUNCTION, or one "
-            "of --exact and --calibrate."
+            "of --exact, --calibrate and --baseline FILE."
         )
     outputs = Outputs(timing["junit"], timing["summary"], timing["annotations"], as_json)
     context.exit(int(time_cells(ops, timing, budget_s, began, failing, outputs)))

@@ -53,8 +53,8 @@ def compare(
     """Compare stored results."""
     if metric not in ASKED:
         raise unknown_name("metric", metric, ASKED)
-    limit = _limit(fail_above)
-    names = _names(across)
+    limit = parse_limit(fail_above)
+    names = names_of(across)
     from hybridbench.compare.calibrated import Calibrations
     from hybridbench.compare.judging import compare as compared
     from hybridbench.compare.render import document, print_comparison, write_comparison
@@ -77,14 +77,19 @@ def compare(
         click.get_current_context().exit(found.exit_code)
 
 
-def _names(across: str | None) -> tuple[str, ...]:
+def names_of(across: str | None) -> tuple[str, ...]:
+    """``--across``: names with commas between them.
+
+    Raises:
+        BadInput: an empty part.
+    """
     names = tuple(part.strip() for part in across.split(",")) if across else ()
     if "" in names:
         raise BadInput(f"--across '{across}' has an empty part: known are {', '.join(CROSSINGS)}.")
     return tuple(dict.fromkeys(names))
 
 
-def _limit(text: str | None) -> float | None:
+def parse_limit(text: str | None) -> float | None:
     """A fraction from a percentage, whose percent sign may be left out.
 
     Raises:

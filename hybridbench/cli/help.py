@@ -47,6 +47,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "parts",
         "baseline",
         "update",
+        "name",
+        "into",
         "accepted",
         "budget",
         "progress",
@@ -135,6 +137,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "audit": (
         "hybridbench audit --arch inter --scale 100m --workload train,prefill",
         "hybridbench audit --workload decode --ctx 4k --no-counters",
+    ),
+    "baseline": (
+        "hybridbench baseline update results/local/kernels",
+        "hybridbench baseline show results/baselines/nvidia-h200/kernels-main.jsonl",
     ),
     "check": (
         "hybridbench check --exact",

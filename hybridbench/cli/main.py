@@ -37,6 +37,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "pareto": ("frontier", "Quality against cost: which stacks no other beats."),
     "trace": ("tracing", "Where the time of a step goes."),
     "audit": ("auditing", "Count a step's FLOPs six ways, and say why they differ."),
+    "baseline": ("baselining", "Keep records that later ones are compared with, and their trend."),
     "check": ("checking", "Whether a change made performance worse."),
     "bisect": ("bisecting", "Which commit made performance worse."),
     "archs": ("inspecting", "Families, scales, recipes, mixers, letters of patterns and published models."),

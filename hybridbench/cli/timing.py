@@ -81,16 +81,19 @@ def time_cells(
     """
     for path in (outputs.junit, outputs.summary):
         _check_writable(path)
-    cells, gpu, remark = _cells(words, options, budget_s)
-    with terminable(), _base(options) as base, shown() as said, started(base, here(), cells[0].device, gpu) as pairs:
-        found = check(
-            cells,
-            pairs,
-            calibration=options["calibration"],
-            accepted=options["accepted"],
-            budget_s=left(budget_s, began),
-            said=said,
-        )
+    cells, gpu = chosen(words, options)
+    device = cells[0].device
+    with terminable(), _base(options) as base:
+        remark = _announced(cells, budget_s, gpu)
+        with shown() as said, started(base, here(), device, gpu) as pairs:
+            found = check(
+                cells,
+                pairs,
+                calibration=options["calibration"],
+                accepted=options["accepted"],
+                budget_s=left(budget_s, began),
+                said=said,
+            )
     found.remarks.insert(0, remark)
     code = exit_of(found.verdicts, failing)
     _show(found, code, outputs)
@@ -102,7 +105,8 @@ def calibrate_cells(
 ) -> None:
     """Time this code on both sides and write the calibration; raises as ``time_cells`` does."""
     path = CALIBRATION if options["calibration"] is None else options["calibration"]
-    cells, gpu, _ = _cells(words, options, budget_s)
+    cells, gpu = chosen(words, options)
+    _announced(cells, budget_s, gpu)
     with terminable(), shown() as said, started(here("base"), here(), cells[0].device, gpu) as pairs:
         found = calibrated(cells, pairs, path, budget_s=left(budget_s, began), said=said)
     if as_json:
@@ -141,16 +145,6 @@ def left(budget_s: float | None, began: float) -> float | None:
     return None if budget_s is None else max(0.0, budget_s - (time.monotonic() - began))
 
 
-def _cells(
-    words: Sequence[str], options: Mapping[str, Any], budget_s: float | None
-) -> tuple[list[Asked], str | None, str]:
-    """The cells, the GPU that they run on, and what the self test of the timing says."""
-    cells, gpu = chosen(words, options)
-    console = Plain(stderr=True, soft_wrap=True)
-    console.print(prediction(cells, budget_s))
-    return cells, gpu, self_tested(cells[0].device, gpu)
-
-
 def chosen(words: Sequence[str], options: Mapping[str, Any]) -> tuple[list[Asked], str | None]:
     """The cells that a person names, and the GPU that they run on; None on a CPU.
 
@@ -172,6 +166,12 @@ def chosen(words: Sequence[str], options: Mapping[str, Any]) -> tuple[list[Asked
     if gpu is not None:
         check_alone(gpu)
     return cells, gpu
+
+
+def _announced(cells: Sequence[Asked], budget_s: float | None, gpu: str | None) -> str:
+    """Say how long it takes; what the self test of the timing says."""
+    Plain(stderr=True, soft_wrap=True).print(prediction(cells, budget_s))
+    return self_tested(cells[0].device, gpu)
 
 
 @contextmanager
@@ -219,14 +219,22 @@ def _check_writable(path: Path | None) -> None:
 
 
 def _show(found: Checked, code: Exit, outputs: Outputs) -> None:
-    from hybridbench.gate.report import document, github_annotations, headline, junit, step_summary, verdict_table
+    from hybridbench.gate.report import (
+        document,
+        github_annotations,
+        headline,
+        junit,
+        step_summary,
+        verdict_table,
+        why_table,
+    )
     from hybridbench.report.render.terminal import print_table
 
     if outputs.junit is not None:
         outputs.junit.write_text(junit(found.verdicts), encoding="utf-8")
     if outputs.summary is not None:
         with outputs.summary.open("a", encoding="utf-8") as file:
-            file.write(step_summary(found.verdicts, found.remarks))
+            file.write(step_summary(found.verdicts, found.remarks, found.why))
     if outputs.annotations:
         for line in github_annotations(found.verdicts):
             click.echo(line, err=outputs.as_json)
@@ -238,4 +246,6 @@ def _show(found: Checked, code: Exit, outputs: Outputs) -> None:
     for remark in found.remarks:
         table.remark(remark)
     print_table(table, console)
+    if found.why:
+        print_table(why_table(found.why), console)
     console.print(headline(found.verdicts), soft_wrap=True)

@@ -67,6 +67,15 @@ def document(comparison: Comparison) -> str:
     )
 
 
+def outline(comparison: Comparison) -> str:
+    """The comparison in Markdown, without files beside it: sides, what became of it, and the table."""
+    from hybridbench.report.render.markdown import escape, to_markdown
+
+    lines = [escape(about(comparison)), "", *(f"- {escape(line)}" for line in side_lines(comparison)), ""]
+    lines += [escape(line) + "\n" for line in (summary(comparison), *outcome(comparison))]
+    return "\n".join([*lines, to_markdown(comparison_table(comparison))])
+
+
 def page(comparison: Comparison) -> str:
     """The comparison as one page in Markdown."""
     from hybridbench.report.render.markdown import escape, to_markdown

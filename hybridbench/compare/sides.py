@@ -86,19 +86,19 @@ def load_sides(
     """
     crossed = crossed_fields(across)
     if len(paths) == 1:
-        cells = _cells([paths[0]], asked, warn, damaged, known)[0]
+        cells = load_cells([paths[0]], asked, warn, damaged, known)[0]
         return _by_values(cells, crossed, across, paths[0]) if across else _by_runs(cells, paths[0])
-    return _lettered(list(zip(map(str, paths), _cells(paths, asked, warn, damaged, known), strict=True)))
+    return lettered(list(zip(map(str, paths), load_cells(paths, asked, warn, damaged, known), strict=True)))
 
 
-def _cells(
+def load_cells(
     paths: Sequence[Path],
     asked: Asked,
     warn: Callable[[str], None],
     damaged: Callable[[str], None] | None,
-    known: Calibrations,
+    known: Calibrations = NONE,
 ) -> list[list[Cell]]:
-    """The cells of each path, of steps and of kernels."""
+    """The cells of each path, of steps and of kernels; arguments and errors are those of ``load_sides``."""
     steps: list[list[Record]] = []
     kernels: list[list[KernelRecord]] = []
     for path in paths:
@@ -123,7 +123,7 @@ def _by_runs(cells: Sequence[Cell], path: Path) -> list[Side]:
             f"{path} holds one run ({order[0]}): name results to compare it with, or compare what is in it with "
             f"--across {', '.join(CROSSINGS)}."
         )
-    return _lettered([(f"run {run}", runs[run]) for run in order[-2:]])
+    return lettered([(f"run {run}", runs[run]) for run in order[-2:]])
 
 
 def _by_values(cells: Sequence[Cell], crossed: frozenset[str], across: Sequence[str], path: Path) -> list[Side]:
@@ -136,7 +136,7 @@ def _by_values(cells: Sequence[Cell], crossed: frozenset[str], across: Sequence[
         raise BadInput(
             f"{path} holds one {' and '.join(across)} only: name results to compare it with, or another --across."
         )
-    return _lettered([(_title(side[0], list(found), values, crossed), side) for values, side in found.items()])
+    return lettered([(_title(side[0], list(found), values, crossed), side) for values, side in found.items()])
 
 
 def _title(cell: Cell, every: Sequence[tuple[str, ...]], values: tuple[str, ...], crossed: frozenset[str]) -> str:
@@ -150,7 +150,12 @@ def _title(cell: Cell, every: Sequence[tuple[str, ...]], values: tuple[str, ...]
     return ", ".join(telling)
 
 
-def _lettered(named: Sequence[tuple[str, Sequence[Cell]]]) -> list[Side]:
+def lettered(named: Sequence[tuple[str, Sequence[Cell]]]) -> list[Side]:
+    """Sides with the letters that tables call them by, in the order given.
+
+    Raises:
+        BadInput: more than there are letters.
+    """
     if len(named) > len(LETTERS):
         raise BadInput(f"that makes {len(named)} sides, more than {len(LETTERS)}: name fewer results.")
     return [Side(letter, title, tuple(cells)) for letter, (title, cells) in zip(LETTERS, named, strict=False)]

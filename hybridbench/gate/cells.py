@@ -36,6 +36,7 @@ class Asked:
         base, head: the cell of each side as JSON values.
         limit_s: after so many seconds a side that answers nothing is ended.
         device: ``cpu`` or ``cuda``.
+        planted: shares of work that the change is also timed with in addition, for the proof of the gate.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Asked:
     head: Mapping[str, Any]
     limit_s: float
     device: str
+    planted: tuple[float, ...] = ()
 
 
 def of_kernel(cell: Cell, base_kernel: str | None = None) -> Asked:

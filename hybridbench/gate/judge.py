@@ -70,9 +70,9 @@ def needed(cell: PairedCell, n_cells: int, calibrated: Calibrated | None = None)
     outcome, look = _decided(cell, kind, n_cells, calibrated)
     n = kind.looks[look]
     if outcome is Outcome.NEEDS_PAIRS:
-        return Need(Wanted.PAIRS, n - len(_usable(cell, cell.pairs)), n)
+        return Need(Wanted.PAIRS, n - len(usable(cell, cell.pairs)), n)
     if outcome is Outcome.NEEDS_FRESH:
-        return Need(Wanted.FRESH, kind.confirm - len(_usable(cell, cell.fresh.get(n, ()))), n)
+        return Need(Wanted.FRESH, kind.confirm - len(usable(cell, cell.fresh.get(n, ()))), n)
     return None
 
 
@@ -126,7 +126,7 @@ def _unsound(cell: PairedCell) -> str:
     return ""
 
 
-def _usable(cell: PairedCell, pairs: Sequence[Pair]) -> list[Pair]:
+def usable(cell: PairedCell, pairs: Sequence[Pair]) -> list[Pair]:
     """The pairs to judge: if a side's tuning varies between its own processes, those whose sides chose alike.
 
     A tuner that takes the one or the other by chance makes times of two modes. Where each side always chooses the same,
@@ -144,7 +144,7 @@ def _usable(cell: PairedCell, pairs: Sequence[Pair]) -> list[Pair]:
 
 def _ratios(cell: PairedCell, pairs: Sequence[Pair], length: int) -> Array:
     """The first ``length`` log ratios, with NaN for those that are not measured."""
-    ratios = [pair.log_ratio for pair in _usable(cell, pairs)][:length]
+    ratios = [pair.log_ratio for pair in usable(cell, pairs)][:length]
     return np.array(ratios + [math.nan] * (length - len(ratios)))
 
 
@@ -163,9 +163,9 @@ def _timed(cell: PairedCell, kind: Kind, n_cells: int, calibrated: Calibrated | 
     """The verdict on a cell's speed."""
     outcome, look = _decided(cell, kind, n_cells, calibrated)
     n = kind.looks[look]
-    measured = _usable(cell, cell.pairs)[:n]
+    measured = usable(cell, cell.pairs)[:n]
     if outcome is Outcome.SLOWER:
-        measured += _usable(cell, cell.fresh[n])[: kind.confirm]
+        measured += usable(cell, cell.fresh[n])[: kind.confirm]
     if not measured:
         return _said(cell, Word.INCONCLUSIVE, "No pair has the same tuning on both sides.", kind=kind)
     found = bounds(np.array([pair.log_ratio for pair in measured]), _sd(kind, calibrated), tail(kind, n_cells))

@@ -1,8 +1,9 @@
 """paired: one pair: a fresh process of each side, and every cell timed by both in short blocks that alternate.
 
-A drift of clocks or of other work then meets both sides alike. Of each side the median of a cell's samples counts, and
-of both only their ratio. One configuration holds for both sides and for all pairs: the backend and the tiles that the
-base chose in the first pair, where the change has them. What the change would choose itself is noted.
+A drift of clocks or of other work then meets both sides alike. Of each side the median of a cell's samples counts, on a
+CPU a low quantile (``AT``), and of both only their ratio. One configuration holds for both sides and for all pairs: the
+backend and the tiles that the base chose in the first pair, where the change has them. What the change would choose
+itself is noted.
 """
 
 from __future__ import annotations
@@ -10,20 +11,28 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 from hybridbench.errors import BadInput
+from hybridbench.gate.attribution import Traced, traced_of
 from hybridbench.gate.cells import Asked
 from hybridbench.gate.pairs import Pair, Side, State
 from hybridbench.gate.workers import Asking, Died
-from hybridbench.stats import median
+from hybridbench.stats import quantile
 from hybridbench.units import NS_PER_S
 
 BLOCK_NS = 40_000_000
 WARM_BLOCKS = 2
 BLOCKS = {"cpu": (4, 4, 4), "kernel": (4, 4, 4), "step": (8,), "training": (8,)}
 """Blocks of each side of a pair by kind of cell, in each fresh set of memory."""
+AT = {"cpu": 0.1}
+"""Which quantile of a side's samples counts, by kind of cell; else the median. Other work on a CPU's core only adds to
+some of the samples: on two busy cores the tenth part differed by 1.9% from pair to pair, where medians did by 4.7% (18
+cells, 7 pairs)."""
+TRACES = 15
+"""Of each side, where a regression is explained."""
 BASE, HEAD = "base", "change"
 
 
@@ -59,6 +68,7 @@ class Found:
         pair: its times; None where a side has none.
         blocks_per_sm: of the change's longest kernel.
         spent_s: wall time of this cell.
+        planted: the times with planted work, by its share.
     """
 
     base: Side
@@ -66,6 +76,7 @@ class Found:
     pair: Pair | None
     blocks_per_sm: float | None
     spent_s: float
+    planted: Mapping[float, Pair] = field(default_factory=dict)
 
 
 class Pairs:
@@ -74,15 +85,28 @@ class Pairs:
     Args:
         start: starts a fresh process of the side ``BASE`` or ``HEAD``.
         now: wall time; seconds.
+        block_ns: wall time of a block of samples.
+        identify: ask in every pair what code runs; False asks in the first one only, which is quicker.
+        ahead: start the processes of the next pair while this one measures; they import and compute nothing.
 
     Attributes:
         choices: by cell, from the first pair in which it was timed.
         start_s: how long the last pair's two processes took to start; seconds.
     """
 
-    def __init__(self, start: Callable[[str], Asking], now: Callable[[], float] = time.monotonic) -> None:
-        self._start, self._now = start, now
+    def __init__(
+        self,
+        start: Callable[[str], Asking],
+        now: Callable[[], float] = time.monotonic,
+        *,
+        block_ns: int = BLOCK_NS,
+        identify: bool = True,
+        ahead: bool = False,
+    ) -> None:
+        self._start, self._now, self._block_ns = start, now, block_ns
+        self._identify, self._ahead = identify, ahead
         self._alive: dict[str, Asking] = {}
+        self._waiting: dict[str, Asking] = {}
         self.choices: dict[str, Choices] = {}
         self.start_s = 0.0
 
@@ -91,15 +115,19 @@ class Pairs:
         started = self._now()
         for side in (BASE, HEAD):
             if side not in self._alive:
-                self._alive[side] = self._start(side)
+                self._alive[side] = self._waiting.pop(side) if side in self._waiting else self._start(side)
         said = {side: self._alive[side].hello for side in (BASE, HEAD)}
         self.start_s = self._now() - started
         return said
 
     def close(self) -> None:
-        """Ends both processes."""
-        for side in list(self._alive):
-            self._alive.pop(side).end()
+        """Ends all processes."""
+        self._end(self._alive)
+        self._end(self._waiting)
+
+    def _end(self, processes: dict[str, Asking]) -> None:
+        for side in list(processes):
+            processes.pop(side).end()
 
     def measure(
         self, cells: Sequence[Asked], number: int, *, until_s: float | None = None, seen: Callable[[str], None] = print
@@ -113,6 +141,8 @@ class Pairs:
         """
         found: dict[str, Found] = {}
         self.open()
+        if self._ahead:
+            self._waiting = {side: self._start(side) for side in (BASE, HEAD)}
         try:
             for place, cell in enumerate(cells):
                 if until_s is not None and self._now() >= until_s:
@@ -121,38 +151,100 @@ class Pairs:
                 self.open()  # a side that died is replaced
                 found[cell.name] = self._cell(cell, number, turned=bool((number + place) % 2))
         finally:
-            self.close()
+            self._end(self._alive)
         return found
+
+    def trace(
+        self, cells: Sequence[Asked], *, until_s: float | None = None, seen: Callable[[str], None] = print
+    ) -> dict[str, tuple[list[Traced], list[Traced]]]:
+        """Traces of the base and of the change, in turns, by a fresh process of each; the cells that could be traced.
+
+        Args:
+            until_s: no cell begins after it, as ``now`` counts.
+            seen: called with the name of each cell as it begins.
+        """
+        found: dict[str, tuple[list[Traced], list[Traced]]] = {}
+        try:
+            for cell in cells:
+                if until_s is not None and self._now() >= until_s:
+                    break
+                seen(cell.name)
+                self.open()
+                traces = self._traces(cell)
+                if traces is not None:
+                    found[cell.name] = traces
+        finally:
+            self._end(self._alive)
+        return found
+
+    def _traces(self, cell: Asked) -> tuple[list[Traced], list[Traced]] | None:
+        sides = self._both_prepared(cell, _core(0) if cell.device == "cpu" else None, turned=False)
+        if any(one["kind"] != "prepared" for one in sides.values()):
+            return None
+        found: dict[str, list[Traced]] = {BASE: [], HEAD: []}
+        order = [BASE, HEAD]
+        for number in range(TRACES + 1):
+            for side in order:
+                said = self._asked(side, {"do": "trace"}, cell)
+                if said["kind"] != "traced":
+                    return None
+                if number:  # the first one loads the profiler
+                    found[side].append(traced_of(said))
+            order.reverse()
+        for side in order:
+            self._asked(side, {"do": "free"}, cell)
+        return found[BASE], found[HEAD]
 
     def _cell(self, cell: Asked, number: int, turned: bool) -> Found:
         started = self._now()
-        first = cell.name not in self.choices
-        core = _core(number) if cell.device == "cpu" else None
-        choice = self.choices.get(cell.name, Choices())
-        early = None
-        if turned and not first:  # what is prepared first may be faster or slower for it
-            early = self._prepared(HEAD, cell, cell.head, choice, core, check=False)
-        base = self._prepared(BASE, cell, cell.base, choice, core, check=first)
-        if first and base["kind"] == "prepared":
+        sides = self._both_prepared(cell, _core(number) if cell.device == "cpu" else None, turned)
+        tuned = {side: said.get("tuning") for side, said in sides.items()}
+        blocks = sides[HEAD].get("blocks_per_sm")
+        pair, planted = None, dict[float, Pair]()
+        if all(one["kind"] == "prepared" for one in sides.values()):
+            pair = self._timed(cell, sides, tuned, turned)
+        for share in cell.planted if pair else ():
+            said = self._asked(HEAD, {"do": "plant", "frac": share}, cell)
+            more = self._timed(cell, dict(sides), tuned, turned) if said["kind"] == "ready" else None
+            if more is None:
+                break
+            planted[share] = more
+        for side in (BASE, HEAD):
+            if side in self._alive and sides[side]["kind"] == "prepared":
+                self._asked(side, {"do": "free"}, cell)
+        spent_s = self._now() - started
+        return Found(_side(sides[BASE], BASE), _side(sides[HEAD], HEAD), pair, blocks, spent_s, planted)
+
+    def _both_prepared(self, cell: Asked, core: int | None, turned: bool) -> dict[str, dict[str, Any]]:
+        """What both sides say of a cell that they prepare. The first pair's base chooses for all that follow."""
+        if cell.name in self.choices:
+            return self._again_prepared(cell, self.choices[cell.name], core, turned)
+        choice = Choices()
+        base = self._prepared(BASE, cell, cell.base, choice, core, check=True)
+        if base["kind"] == "prepared":
             auto = cell.what == "kernel" and cell.base["backend"] == "auto"
             choice = Choices(base["facts"].get("backend") if auto else None, base["chosen"])
-        head = early or self._prepared(HEAD, cell, cell.head, choice, core, check=first)
-        if first and head["kind"] == "prepared":
+        head = self._prepared(HEAD, cell, cell.head, choice, core, check=True)
+        if head["kind"] == "prepared":
             choice.own_backend = head["facts"].get("own_backend")
             choice.own_tuning = _own(choice.pinned, head["chosen"])
-        sides = {BASE: base, HEAD: head}
-        times: dict[str, float] = {}
-        if all(one["kind"] == "prepared" for one in sides.values()):
-            self.choices[cell.name] = choice
-            times = self._timed(cell, sides, turned)
-        for side, said in sides.items():
-            if said["kind"] == "prepared":
-                self._asked(side, {"do": "free"}, cell)
-        pair = None
-        if len(times) == len(sides):
-            pair = Pair(times[BASE], times[HEAD], base.get("tuning"), head.get("tuning"))
-        blocks = head.get("blocks_per_sm")
-        return Found(_side(sides[BASE], BASE), _side(sides[HEAD], HEAD), pair, blocks, self._now() - started)
+            if base["kind"] == "prepared":
+                self.choices[cell.name] = choice
+        return {BASE: base, HEAD: head}
+
+    def _again_prepared(
+        self, cell: Asked, choice: Choices, core: int | None, turned: bool
+    ) -> dict[str, dict[str, Any]]:
+        bodies = {BASE: cell.base, HEAD: cell.head}
+        order = [HEAD, BASE] if turned else [BASE, HEAD]  # what is prepared first may be faster or slower for it
+
+        def prepared(side: str) -> dict[str, Any]:
+            return self._prepared(side, cell, bodies[side], choice, core, check=False)
+
+        if cell.what == "step" and cell.device == "cuda":  # a kernel's preparation asks how long its launch takes
+            with ThreadPoolExecutor(len(order)) as pool:
+                return dict(zip(order, pool.map(prepared, order), strict=True))
+        return {side: prepared(side) for side in order}
 
     def _prepared(
         self, side: str, cell: Asked, body: Mapping[str, Any], choice: Choices, core: int | None, check: bool
@@ -161,25 +253,30 @@ class Pairs:
         if side == BASE:
             pinned = choice.pinned
         request = {"do": "prepare", "what": cell.what, "cell": dict(body), "check": check, "core": core}
-        return self._asked(side, {**request, "backend": choice.backend, "pinned": pinned}, cell)
+        identify = check or self._identify
+        return self._asked(side, {**request, "backend": choice.backend, "pinned": pinned, "identify": identify}, cell)
 
-    def _timed(self, cell: Asked, sides: dict[str, dict[str, Any]], turned: bool) -> dict[str, float]:
-        """The median of each side, in seconds; empty where one failed, whose answer then goes into ``sides``."""
+    def _timed(
+        self, cell: Asked, sides: dict[str, dict[str, Any]], tuned: Mapping[str, str | None], turned: bool
+    ) -> Pair | None:
+        """The times of both sides; None where one failed, whose answer then goes into ``sides``."""
         samples_ns: dict[str, list[int]] = {BASE: [], HEAD: []}
         order = [HEAD, BASE] if turned else [BASE, HEAD]
         for number, blocks in enumerate(BLOCKS[cell.kind]):
             for step in range(-WARM_BLOCKS - bool(number), blocks):
                 fresh = number > 0 and step == -WARM_BLOCKS - 1
-                request = {"do": "again", "number": number} if fresh else {"do": "block", "window_ns": BLOCK_NS}
+                request = {"do": "again", "number": number} if fresh else {"do": "block", "window_ns": self._block_ns}
                 for side in order:
                     said = self._asked(side, request, cell)
                     if said["kind"] == "failed":
                         sides[side] = said
-                        return {}
+                        return None
                     if step >= 0:
                         samples_ns[side] += said["samples_ns"]
                 order.reverse()
-        return {side: median(taken) / NS_PER_S for side, taken in samples_ns.items()}
+        middle = AT.get(cell.kind, 0.5)
+        base_s, head_s = (quantile(samples_ns[side], middle) / NS_PER_S for side in (BASE, HEAD))
+        return Pair(base_s, head_s, tuned[BASE], tuned[HEAD])
 
     def _asked(self, side: str, request: Mapping[str, Any], cell: Asked) -> dict[str, Any]:
         """A side's answer; where it dies, one that says how. A process that is of no further use is ended."""

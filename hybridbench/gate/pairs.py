@@ -42,7 +42,7 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """The median times of two neighbouring processes, one of each side; seconds.
+    """The times of two neighbouring processes, one of each side, each a quantile of its samples; seconds.
 
     Args:
         base_s, head_s: of the base and of the change.

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from hybridbench.gate.attribution import Why
 from hybridbench.gate.calibration import Calibration
 from hybridbench.gate.exits import Exit, exit_name
 from hybridbench.gate.kinds import KINDS
@@ -19,6 +20,8 @@ from hybridbench.report.table import NO_VALUE, Cell, Column, Table
 
 _FAILS = (Word.REGRESSION, Word.WRONG)
 _UNDECIDED = (Word.INCONCLUSIVE, Word.NOT_COMPARABLE, Word.NOTHING_MEASURED)
+CAUSES = 5
+"""Shown of each regression."""
 _GOOD = (Word.PASS, Word.IMPROVEMENT, Word.SAME_CODE, Word.ACCEPTED)
 
 
@@ -42,7 +45,7 @@ def verdict_table(verdicts: Sequence[Verdict]) -> Table:
         ],
     )
     for one in verdicts:
-        note = "" if one.word in (Word.PASS, Word.SAME_CODE) else f" {table.note(f'{one.cell}: {one.because}')}"
+        note = "" if one.word in (Word.PASS, Word.SAME_CODE) else f" {table.note(f'{one.cell}: {_reason(one)}')}"
         advisory = f", advisory {table.note(f'{one.cell}: {one.advisory}')}" if one.advisory else ""
         table.rows.append(
             [
@@ -61,6 +64,40 @@ def verdict_table(verdicts: Sequence[Verdict]) -> Table:
     return table
 
 
+def _reason(one: Verdict) -> str:
+    return f"{one.because} {one.why}".strip()
+
+
+def why_table(found: Mapping[str, Why]) -> Table:
+    """A row per cause of each regression, the first one first: its times on both sides, and what it added."""
+    unit = unit_for([one.head_s for why in found.values() for one in why.causes], "s")
+    table = Table(
+        "why",
+        [
+            Column("cell", "cell", numeric=False, wraps=True),
+            Column("what", "what", numeric=False),
+            Column("name", "kernel", numeric=False, wraps=True),
+            Column("base_s", unit.heading("base")),
+            Column("head_s", unit.heading("change")),
+            Column("added_s", unit.heading("added")),
+            Column("added_frac", "of a step [%]"),
+        ],
+    )
+    for name, why in found.items():
+        for one in [cause for cause in why.causes if cause.least_s > 0][:CAUSES]:
+            table.rows.append(
+                [
+                    Cell(name, name),
+                    Cell(str(one.what), str(one.what)),
+                    Cell(one.name or NO_VALUE, one.name),
+                    *(Cell(unit.show(value), value) for value in (one.base_s, one.head_s, one.added_s)),
+                    _percent(one.added_s / why.base_s if why.base_s else None, signed=True),
+                ]
+            )
+    table.remark("Times are of traced steps, each instant of which belongs to one kernel or to a gap.")
+    return table
+
+
 def _percent(value: float | None, *, signed: bool) -> Cell:
     return Cell(NO_VALUE if value is None else f"{value:{'+' if signed else ''}.2%}".removesuffix("%"), value)
 
@@ -76,7 +113,8 @@ def headline(verdicts: Sequence[Verdict]) -> str:
     counts = Counter(one.word for one in verdicts)
     listed = ", ".join(f"{counts[word]} {word}" for word in Word if counts[word])
     advisory = sum(bool(one.advisory) for one in verdicts)
-    return f"{len(verdicts)} cells: {listed}{f'; {advisory} of them advisory' if advisory else ''}."
+    cells = "1 cell" if len(verdicts) == 1 else f"{len(verdicts)} cells"
+    return f"{cells}: {listed}{f'; {advisory} of them advisory' if advisory else ''}."
 
 
 def document(verdicts: Sequence[Verdict], code: Exit, more: Mapping[str, Any] | None = None) -> str:
@@ -124,12 +162,17 @@ def _printable(text: str) -> str:
     return "".join(mark if mark in "\t\n\r" or mark.isprintable() else "?" for mark in text)
 
 
-def step_summary(verdicts: Sequence[Verdict], remarks: Sequence[str] = ()) -> str:
-    """A page in GitHub Markdown for a step's summary (``$GITHUB_STEP_SUMMARY``); remarks stand below the table."""
+def step_summary(verdicts: Sequence[Verdict], remarks: Sequence[str] = (), why: Mapping[str, Why] | None = None) -> str:
+    """A page in GitHub Markdown for a step's summary (``$GITHUB_STEP_SUMMARY``); remarks stand below the table.
+
+    Args:
+        why: of each regression that was traced.
+    """
     table = verdict_table(verdicts)
     for remark in remarks:
         table.remark(remark)
-    return f"## Performance check\n\n{headline(verdicts)}\n\n{to_markdown(table)}"
+    page = f"## Performance check\n\n{headline(verdicts)}\n\n{to_markdown(table)}"
+    return page + (f"\n{to_markdown(why_table(why))}" if why else "")
 
 
 def github_annotations(verdicts: Sequence[Verdict]) -> list[str]:
@@ -152,7 +195,7 @@ def _line(one: Verdict) -> str:
     size = ""
     if one.change is not None and one.low is not None and one.high is not None:
         size = f" {one.change:+.2%} ({one.low:+.2%} to {one.high:+.2%}, {one.pairs} pairs)."
-    return " ".join(f"{one.word}.{size} {one.because} {one.advisory}".split())
+    return " ".join(f"{one.word}.{size} {_reason(one)} {one.advisory}".split())
 
 
 def _data(text: str) -> str:

@@ -6,13 +6,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 from hybridbench.errors import NotComparable
 from hybridbench.gate.accepted import read_accepted, still
+from hybridbench.gate.attribution import Why, attribute
 from hybridbench.gate.calibration import (
     LEAST_PAIRS,
     Calibrated,
@@ -28,7 +29,7 @@ from hybridbench.gate.looks import Progress, look
 from hybridbench.gate.paired import BASE, HEAD, Pairs
 from hybridbench.gate.pairs import State
 from hybridbench.gate.sides import Setup
-from hybridbench.gate.verdict import Verdict
+from hybridbench.gate.verdict import Verdict, Word
 from hybridbench.gate.workers import Asking, Worker, settings
 from hybridbench.kernel_suite import harness
 from hybridbench.plain import from_plain
@@ -48,6 +49,7 @@ class Checked:
         remarks: sentences about the whole check.
         machine: what identifies it.
         sides: what each side ran: its revision, package and versions.
+        why: of each regression that was traced, what its time was added to.
     """
 
     verdicts: list[Verdict]
@@ -55,6 +57,7 @@ class Checked:
     remarks: list[str]
     machine: Mapping[str, str]
     sides: Mapping[str, Mapping[str, Any]]
+    why: Mapping[str, Why] = field(default_factory=dict)
 
     def more(self) -> dict[str, Any]:
         """What JSON says besides the verdicts: remarks, the machine, both sides and the times of all pairs."""
@@ -71,19 +74,20 @@ class Checked:
             "machine": dict(self.machine),
             "sides": {side: dict(body) for side, body in self.sides.items()},
             "pairs": pairs,
+            "why": {name: {**asdict(one), "sentence": one.sentence()} for name, one in self.why.items()},
         }
 
 
 @contextmanager
-def started(base: Setup, head: Setup, device: str, gpu: str | None) -> Iterator[Pairs]:
-    """Pairs of processes of two sides; all are ended at the end."""
+def started(base: Setup, head: Setup, device: str, gpu: str | None, **how: Any) -> Iterator[Pairs]:
+    """Pairs of processes of two sides, with ``how`` as ``Pairs`` takes it; all are ended at the end."""
     with tempfile.TemporaryDirectory(prefix="hybridbench-check-") as folder:
         environment = settings(device, gpu)
 
         def start(side: str) -> Asking:
             return Worker(base if side == BASE else head, environment, Path(folder) / f"{side}.log")
 
-        pairs = Pairs(start)
+        pairs = Pairs(start, **how)
         try:
             yield pairs
         finally:
@@ -124,12 +128,30 @@ def check(
     for cell in cells:
         if cell.name in pairs.choices:
             remarks += pairs.choices[cell.name].remarks(cell.name)
+    slower = {one.cell for one in verdicts if one.word is Word.REGRESSION}
+    why = explained([cell for cell in cells if cell.name in slower], pairs, _until(budget_s, began), said)
+    verdicts = [replace(one, why=why[one.cell].sentence(one.change)) if one.cell in why else one for one in verdicts]
+    remarks += [f"{name} was not traced, so why it is slower is not known." for name in slower - set(why)]
     if progress.out_of_time:
         remarks.append("The budget ended before every cell was decided: give it more seconds, or fewer cells.")
     if known:
         remarks += [f"Not in the calibration, so judged by its kind's noise: {name}." for name in names - set(known)]
     remarks.append(f"{progress.pairs} pairs of processes in {format_seconds(progress.spent_s)}.")
-    return Checked(verdicts, progress, remarks, machine, sides)
+    return Checked(verdicts, progress, remarks, machine, sides, why)
+
+
+def explained(cells: Sequence[Asked], pairs: Pairs, until_s: float | None, said: Say) -> dict[str, Why]:
+    """Why cells are slower, from traces of both sides; those that could be traced in time.
+
+    Args:
+        until_s: no trace begins after it, as ``time.monotonic`` counts.
+    """
+    found = pairs.trace(cells, until_s=until_s, seen=lambda name: said(f"tracing both sides: {name}"))
+    return {name: attribute(base, head) for name, (base, head) in found.items()}
+
+
+def _until(budget_s: float | None, began: float) -> float | None:
+    return None if budget_s is None else began + budget_s
 
 
 def calibrated(

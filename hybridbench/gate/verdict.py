@@ -41,6 +41,7 @@ class Verdict:
         pairs: how many were judged.
         base_peak_bytes, head_peak_bytes: peaks of allocated device memory.
         advisory: why it fails no job; empty where it may.
+        why: of a regression, what its time was added to, in a sentence; empty where it was not traced.
     """
 
     cell: str
@@ -55,6 +56,7 @@ class Verdict:
     base_peak_bytes: int | None = None
     head_peak_bytes: int | None = None
     advisory: str = ""
+    why: str = ""
 
 
 def as_change(log_ratio: float) -> float | None:

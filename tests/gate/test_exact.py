@@ -201,7 +201,7 @@ def test_a_budget_file_names_figures_that_there_are(small: dict[str, Section], t
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["check"], "one of --exact and --calibrate"),
+        (["check"], "one of --exact, --calibrate and --baseline FILE"),
         (["check", "--exact", "--baseline", "none.json"], "there is no baseline at none.json"),
         (["check", "--exact", "--parts", "formula"], "did you mean 'formulas'"),
         (["check", "--exact", "--fail-on", "speed"], "unknown outcome 'speed'"),

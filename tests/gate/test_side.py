@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from hybridbench.gate.attribution import Traced, attribute, traced_of
 from hybridbench.gate.cells import asked, of_step
+from hybridbench.gate.side import planted
 from hybridbench.gate.side.identity import Seen, identity, watched
 from hybridbench.gate.side.program import Program, hello
 from hybridbench.gate.side.start import CARRIED
@@ -101,6 +105,76 @@ def test_what_this_side_lacks_is_absent_and_what_is_wrong_is_wrong(
     assert said["kind"] == "prepared"  # an earlier pair has checked it
 
 
+def often(packed_NC: Any) -> Any:
+    """A SwiGLU whose product is computed 65 times, far beyond what other work of the machine adds to an operator."""
+    gate, up = packed_NC.chunk(2, -1)
+    gated = torch.nn.functional.silu(gate)
+    for _ in range(64):
+        torch.mul(gated, up)
+    return torch.mul(gated, up)
+
+
+def once(packed_NC: Any) -> Any:
+    gate, up = packed_NC.chunk(2, -1)
+    return torch.mul(torch.nn.functional.silu(gate), up)
+
+
+def test_traces_name_the_operator_that_runs_more_often(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("own_kernels_of_a_test")
+    module.once = lambda packed: once(packed)  # type: ignore[attr-defined]
+    module.often = lambda packed: often(packed)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    sides = {"once": program, "often": Program()}
+    found: dict[str, list[Traced]] = {name: [] for name in sides}
+    for name, side in sides.items():
+        body = swiglu(f"{module.__name__}:{name}")
+        body["problem"] = {**body["problem"], "width": 512, "length": 200}
+        assert side.answer(prepare(body))["kind"] == "prepared"
+    for number in range(8):
+        for name, side in sides.items():
+            said = side.answer({"do": "trace"})
+            assert said["kind"] == "traced", said
+            if number:
+                found[name].append(traced_of(json.loads(json.dumps(said))))
+    names = [one.name for one in found["once"][0].kernels]
+    assert names.index("aten::silu") < names.index("aten::mul")  # in the order in which they run
+    (first, *_) = attribute(found["once"], found["often"]).causes
+    assert first.name == "aten::mul"
+    assert "launches: 1 before, 65 now" in first.sentence
+    assert sides["often"].answer({"do": "free"}) == {"kind": "freed"}
+
+
+def test_planted_work_takes_its_share_longer() -> None:
+    """By a scripted clock, on which a turn of the loop and a call take what they are said to."""
+    turns = [0]
+
+    class Clock:
+        name, resolution_ns = "scripted", 1
+
+        def sample(self, step: Any, count: int, before: Any = None) -> list[int]:
+            return [self.once(step) for _ in range(count)]
+
+        def once(self, step: Any) -> int:
+            turns[0], calls[0] = 0, 0
+            step()
+            return 1_000_000 * calls[0] + 10 * turns[0] + (500 if calls[0] and turns[0] else 0)
+
+        def runs(self, count: int) -> int:
+            return count
+
+    calls = [0]
+
+    def call() -> None:
+        calls[0] += 1
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(planted, "_turns", lambda count: turns.__setitem__(0, turns[0] + count))
+        clock = Clock()
+        for share in (0.01, 0.1):
+            both = planted.longer(call, share, torch.device("cpu"), clock)
+            assert clock.once(both) == pytest.approx(1e6 * (1 + share), rel=1e-4)
+
+
 def test_a_step_of_a_model_is_a_cell(program: Program, tmp_path: Path) -> None:
     path = tmp_path / "steps.toml"
     path.write_text(
@@ -111,6 +185,8 @@ def test_a_step_of_a_model_is_a_cell(program: Program, tmp_path: Path) -> None:
     assert cell.kind == "cpu"
     said = program.answer(prepare(cell.head, "step"))
     assert said["kind"] == "prepared", said
+    assert program.answer({"do": "block", "window_ns": 1_000_000})["samples_ns"]
+    assert program.answer({"do": "plant", "frac": 0.5}) == {"kind": "ready"}
     assert program.answer({"do": "block", "window_ns": 1_000_000})["samples_ns"]
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import types
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from hybridbench.gate.kinds import KINDS
 from hybridbench.gate.looks import look, predicted_s
 from hybridbench.gate.paired import BASE, BLOCKS, HEAD, WARM_BLOCKS, Pairs
 from hybridbench.gate.pairs import State
+from hybridbench.gate.report import github_annotations, junit, step_summary
 from hybridbench.gate.sides import here, moved, of_python, of_revision
 from hybridbench.gate.timed import calibrated, check
 from hybridbench.gate.verdict import Word
@@ -66,6 +68,7 @@ class Scripted:
         rig.starts[side] += 1
         self.cell = ""
         self.alive = True
+        self.share = 1.0
 
     @property
     def hello(self) -> Mapping[str, Any]:
@@ -75,6 +78,7 @@ class Scripted:
         assert self.alive
         self.rig.asked.append((self.side, dict(request)))
         if request["do"] == "prepare":
+            self.share = 1.0
             self.cell = request["cell"]["name"]
             said = self.rig.prepared(self.side, self.cell)
             if said is None:
@@ -89,9 +93,15 @@ class Scripted:
                 "peak_bytes": 100,
                 **said,
             }
+        if request["do"] == "trace":
+            return {"kind": "traced", **self.rig.traced(self.side, self.cell)}
+        if request["do"] == "plant":
+            self.share = 1 + request["frac"]
+            return {"kind": "ready"}
         if request["do"] == "block":
             self.rig.clock += request["window_ns"] / 1e9
-            return {"kind": "samples", "samples_ns": [self.rig.time_ns(self.side, self.cell, self.pair)] * 3}
+            time_ns = round(self.share * self.rig.time_ns(self.side, self.cell, self.pair))
+            return {"kind": "samples", "samples_ns": [time_ns] * 3}
         return {"kind": "ready"}
 
     def end(self) -> None:
@@ -113,6 +123,11 @@ class Rig:
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.clock, self.ended = 0.0, 0
         self.pairs = Pairs(lambda side: Scripted(self, side), lambda: self.clock)
+
+    def traced(self, side: str, name: str) -> dict[str, Any]:
+        slower = 2e-5 if side == HEAD and name.startswith("slow") else 0.0
+        kernels = [("_first", 1, 4e-4), ("_second", 1, 6e-4 + slower)]
+        return {"kernels": kernels, "gap_s": 1e-5, "clock_hz": 1.9e9, "tuning": {}}
 
 
 def slower(factor: float) -> Callable[[str, str, int], int]:
@@ -141,9 +156,39 @@ def test_a_slower_cell_is_a_regression_after_fresh_pairs_and_others_are_not_time
     kind = KINDS["kernel"]
     assert len(found.progress.cells["slow"].fresh[kind.looks[0]]) == kind.confirm
     assert len(found.progress.cells["other"].pairs) == kind.looks[0]
-    assert rig.starts == {BASE: kind.looks[0] + kind.confirm, HEAD: kind.looks[0] + kind.confirm}
+    processes = kind.looks[0] + kind.confirm + 1  # the last one is traced
+    assert rig.starts == {BASE: processes, HEAD: processes}
     assert rig.ended == sum(rig.starts.values())
     assert found.verdicts[0].change == pytest.approx(0.02, abs=0.003)
+
+
+def test_a_regression_is_traced_and_its_kernel_is_named_everywhere() -> None:
+    rig = Rig(slower(1.02))
+    found = check(named("slow", "other"), rig.pairs)
+    assert list(found.why) == ["slow"]
+    assert found.why["slow"].causes[0].name == "_second"
+    slow, other = found.verdicts
+    assert slow.why.startswith("_second takes 20")
+    assert other.why == ""
+    page = step_summary(found.verdicts, found.remarks, found.why)
+    assert "### why" in page
+    for text in (page, junit(found.verdicts), "".join(github_annotations(found.verdicts))):
+        assert "_second takes 20" in text
+    assert json.loads(json.dumps(found.more()))["why"]["slow"]["causes"][0]["name"] == "_second"
+    traces = [side for side, request in rig.asked if request["do"] == "trace"]
+    assert traces[:4] == [BASE, HEAD, HEAD, BASE]
+    assert rig.ended == sum(rig.starts.values())
+
+
+def test_a_regression_that_cannot_be_traced_keeps_its_verdict() -> None:
+    rig = Rig(slower(1.02))
+    rig.traced = lambda _side, _name: {"kind": "failed", "state": "failed", "reason": "no profiler", "fit": True}  # type: ignore[method-assign]
+    found = check(named("slow"), rig.pairs)
+    assert found.verdicts[0].word is Word.REGRESSION
+    assert found.why == {}
+    assert any("slow was not traced" in one for one in found.remarks)
+    rig = Rig(slower(1.02))
+    assert rig.pairs.trace(named("slow"), until_s=0.0) == {}
 
 
 def test_unchanged_cells_pass_at_the_first_look() -> None:
@@ -168,6 +213,29 @@ def test_sides_alternate_and_take_turns_in_going_first() -> None:
     for start in range(0, len(blocks), 2):
         assert set(blocks[start : start + 2]) == {BASE, HEAD}
     assert not any(blocks[i] == blocks[i + 1] == blocks[i + 2] for i in range(of_pair - 2))
+
+
+def test_processes_of_the_next_pair_may_start_ahead_and_none_is_left() -> None:
+    rig = Rig(slower(1.0))
+    pairs = Pairs(lambda side: Scripted(rig, side), lambda: rig.clock, ahead=True, identify=False)
+    for number in range(2):
+        pairs.measure(named("one"), number, seen=lambda _name: None)
+        assert rig.starts == {BASE: number + 2, HEAD: number + 2}
+        assert rig.ended == 2 * (number + 1)
+    pairs.close()
+    assert rig.ended == sum(rig.starts.values()) == 6
+    asked_to = [one["identify"] for _, one in rig.asked if one["do"] == "prepare"]
+    assert asked_to == [True, True, False, False]  # the first pair asks what code runs
+
+
+def test_planted_work_is_timed_beside_the_cell_without_it() -> None:
+    rig = Rig(slower(1.0))
+    planted = replace(cell("one", "step"), planted=(0.01, 0.1))
+    found = rig.pairs.measure([planted], 0, seen=lambda _name: None)["one"]
+    assert found.pair is not None
+    for share in (0.01, 0.1):
+        more = found.planted[share]
+        assert more.head_s / more.base_s == pytest.approx((1 + share) * found.pair.head_s / found.pair.base_s)
 
 
 def test_drift_meets_both_sides_alike() -> None:

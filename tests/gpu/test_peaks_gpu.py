@@ -10,7 +10,7 @@ from hybridbench.plain import from_plain
 from hybridbench.record import Observed, Status
 from hybridbench.suite.case import Case
 from hybridbench.suite.sweep import Sweep, cases
-from hybridbench.worker import _release, answer_for
+from hybridbench.worker import free_memory, answer_for
 
 pytestmark = [
     pytest.mark.gpu,
@@ -42,7 +42,7 @@ def peak(bench: Bench, one: Case) -> int:
     assert answer["status"] == Status.OK, answer
     memory = from_plain(Observed, answer["observed"]).memory
     del answer
-    _release(one)
+    free_memory(one)
     assert memory.peak_allocated_bytes is not None
     return memory.peak_allocated_bytes
 

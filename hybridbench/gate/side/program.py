@@ -6,6 +6,8 @@ processes. They are alive at the same time, and only one of them works at any mo
     {"do": "prepare", "what": "kernel", "cell": {...}, "backend": null, "pinned": [], "check": true, "core": 0}
     {"do": "block", "window_ns": 40000000}
     {"do": "again", "number": 1}            the same cell in fresh memory
+    {"do": "plant", "frac": 0.01}           the same cell with so much more work, in fresh memory
+    {"do": "trace"}                         where the time of its step goes
     {"do": "free"}
 """
 
@@ -31,6 +33,8 @@ from hybridbench.audit.exchange import Taken
 from hybridbench.audit.observe.tuned import taken, using
 from hybridbench.errors import BadInput, HybridbenchError, Unsupported, WrongResult, described, reason
 from hybridbench.gate.side.identity import Seen, identity, watched
+from hybridbench.gate.side.planted import longer
+from hybridbench.gate.side.where import Watching
 from hybridbench.kernel_suite.agree import agreement
 from hybridbench.kernel_suite.bind import bound, drawn
 from hybridbench.kernel_suite.cell import Cell
@@ -84,6 +88,8 @@ class Program:
     def __init__(self) -> None:
         self._held = ExitStack()
         self._sampler: Sampler | None = None
+        self._ready: Ready | None = None
+        self._watching: Watching | None = None
         self._spaced: list[torch.Tensor] = []
         self._device = torch.device("cpu")
 
@@ -109,6 +115,11 @@ class Program:
             self._free()
             return {"kind": "freed"}
         assert self._sampler is not None, "a cell comes first"
+        if request["do"] == "trace":
+            return {"kind": "traced", **self._watched().trace()}
+        if request["do"] == "plant":
+            self._plant(request["frac"])
+            return {"kind": "ready"}
         if request["do"] == "again":
             self._sampler.free()
             self._spaced = spacers(self._device, request["number"])
@@ -138,12 +149,9 @@ class Program:
         chosen = taken()
         if request["check"]:
             self._held.enter_context(pinned)
-        flush = Flush(device) if ready.plan.cold else None
-        clock = timer_for(device)
-        seen, events = _observed(ready, device)
-        self._sampler = Sampler(ready.make, device, ready.plan, flush, clock, time.perf_counter_ns)
-        with side_by_side():
-            self._sampler.allocate(0)
+        seen, events = _observed(ready, device, request.get("identify", True))
+        self._ready = ready
+        self._sample(ready.make)
         return {
             "kind": "prepared",
             "facts": ready.facts,
@@ -154,10 +162,36 @@ class Program:
             "peak_bytes": torch.cuda.max_memory_allocated() if device.type == "cuda" else None,
         }
 
+    def _sample(self, make: Make) -> None:
+        """Makes what is timed next from calls of the cell that is ready."""
+        assert self._ready is not None, "a cell comes first"
+        device, plan = self._device, self._ready.plan
+        flush = Flush(device) if plan.cold else None
+        self._sampler = Sampler(make, device, plan, flush, timer_for(device), time.perf_counter_ns)
+        with side_by_side():
+            self._sampler.allocate(0)
+
+    def _watched(self) -> Watching:
+        """The call that is traced."""
+        if self._watching is None:
+            assert self._ready is not None, "a cell comes first"
+            call = self._ready.make(0)
+            call()
+            self._watching = Watching(call, self._device, capture=self._ready.plan.graph is None)
+        return self._watching
+
+    def _plant(self, frac: float) -> None:
+        """Makes calls with so much more work from the cell that is ready."""
+        assert self._ready is not None, "a cell comes first"
+        assert self._sampler is not None, "a cell comes first"
+        self._sampler.free()
+        make = self._ready.make
+        self._sample(lambda number: longer(make(number), frac, self._device, timer_for(self._device)))
+
     def _free(self) -> None:
         if self._sampler is not None:
             self._sampler.free()
-        self._sampler, self._spaced = None, []
+        self._sampler, self._ready, self._watching, self._spaced = None, None, None, []
         self._held.close()
         self._held = ExitStack()
         release()
@@ -232,10 +266,10 @@ def _libraries(*packages: str | None) -> dict[str, str | None]:
     return found
 
 
-def _observed(ready: Ready, device: torch.device) -> tuple[Seen, list[dict[str, Any]]]:
+def _observed(ready: Ready, device: torch.device, identify: bool) -> tuple[Seen, list[dict[str, Any]]]:
     """One call, watched: what Triton did, and the profiler's events of it on a GPU."""
     call = ready.make(0)
-    if device.type != "cuda":
+    if device.type != "cuda" or not identify:
         with watched() as seen:
             call()
         return seen, []

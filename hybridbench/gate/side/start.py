@@ -22,6 +22,9 @@ CARRIED = (
     "hybridbench.kernel_suite.timing",
     "hybridbench.kernel_suite.traced",
     "hybridbench.gate.side.identity",
+    "hybridbench.gate.side.planted",
+    "hybridbench.trace",
+    "hybridbench.gate.side.where",
     "hybridbench.gate.side.program",
 )
 """The modules that come from here on both sides, each after those that it imports."""

@@ -1,0 +1,237 @@
+"""proof: how often the gate alarms and catches on a real machine, from pairs of the same code, some with planted work.
+
+``run`` measures pairs as a check does, both sides being this code, and appends each to a file, so that pairs of many
+runs pool. In planted cells the change has a known share more work: more rows of an operation that works row by row, or
+a spin after a step. ``judge`` counts verdicts (``pooled``).
+
+    python -m hybridbench.gate.proof run --out pool.jsonl --budget 1500
+    python -m hybridbench.gate.proof judge pool.jsonl
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from hybridbench.errors import BadInput, HybridbenchError
+from hybridbench.gate.alone import check_alone
+from hybridbench.gate.calibration import machine_of
+from hybridbench.gate.cells import Asked, asked
+from hybridbench.gate.paired import BLOCK_NS, HEAD, Found, Pairs
+from hybridbench.gate.pooled import SCHEMA, SUITE, planted_name, pooled, table, tallied
+from hybridbench.gate.sequential import Outcome
+from hybridbench.gate.sides import here
+from hybridbench.gate.timed import started
+from hybridbench.machine import visible_gpus
+from hybridbench.plain import from_plain
+from hybridbench.processes import terminable
+from hybridbench.record import Environment
+from hybridbench.units import NS_PER_S
+
+BY_ROWS = ("swiglu", "add_rms_norm", "gate", "head_norms", "rotary", "norm_gate")
+"""Operations whose work is proportional to ``length``."""
+ROWS = {"kernel": (0.02,), "cpu": (0.10,)}
+"""Shares of rows that are planted in those operations, by kind of cell."""
+MORE_ROWS = {("kernel", "swiglu"): (0.01, 0.10)}
+"""The same by kind of cell and operation, in addition."""
+SPINS = {"step": (0.01,), "training": (0.03, 0.10)}
+"""Shares of time that are planted after steps, by kind of cell."""
+CPU_CELLS = {
+    "swiglu": ("width=256,length=400", "width=384,length=500", "width=512,length=200", "width=256,length=200"),
+    "add_rms_norm": ("width=256,length=800", "width=512,length=400", "width=128,length=1000", "width=256,length=400"),
+    "attention": ("head_dim=64,n_heads=4,n_kv_heads=4,length=256",),
+    "ssd": ("head_dim=32,n_heads=4,d_state=16,length=256",),
+}
+"""Problems of the CPU's own cells: calls below 10 ms with tensors of at most 2 MB. Of larger ones times differed by 5
+to 75% from pair to pair on two busy cores."""
+
+
+def planned(words: Sequence[str], device: str, only: str | None = None) -> list[Asked]:
+    """The cells, those with planted work beside those that they come from.
+
+    Args:
+        words: suites or operations; none for ``CPU_CELLS`` on a CPU.
+        only: a text that names of cells must hold.
+
+    Raises:
+        BadInput: an unknown name, a file that is no suite, or no cell with that text.
+    """
+    on_gpu = device == "cuda"
+    if words:
+        ask = {} if any(word.endswith(".toml") for word in words) else {"device": device, "direction": "forward"}
+        cells = asked(words, has_gpu=on_gpu, kernels={}, base_kernels={}, **ask)
+    elif on_gpu:
+        raise BadInput("name suites to measure on a GPU, such as suites/gate-kernels.toml and suites/gate-steps.toml.")
+    else:
+        cells = [
+            cell
+            for op, problems in CPU_CELLS.items()
+            for problem in problems
+            for cell in asked(
+                [op], has_gpu=False, kernels={}, base_kernels={}, problem=problem, direction="forward", device="cpu"
+            )
+        ]
+    cells = [one for cell in cells for one in (_spun(cell), *_with_rows(cell)) if only is None or only in one.name]
+    if not cells:
+        raise BadInput(f"--only '{only}' leaves no cell.")
+    return cells
+
+
+def _spun(cell: Asked) -> Asked:
+    return replace(cell, planted=SPINS.get(cell.kind, ()))
+
+
+def _with_rows(cell: Asked) -> list[Asked]:
+    """The same cell with more rows in the change, where its work goes by rows."""
+    if cell.what != "kernel" or cell.head["op"] not in BY_ROWS:
+        return []
+    found = []
+    length = cell.head["problem"]["length"]
+    for share in (*ROWS.get(cell.kind, ()), *MORE_ROWS.get((cell.kind, cell.head["op"]), ())):
+        if length * share < 1:
+            continue
+        more = {**cell.head["problem"], "length": round(length * (1 + share))}
+        found.append(replace(cell, name=planted_name(cell.name, share), head={**cell.head, "problem": more}))
+    return found
+
+
+def measured(
+    cells: Sequence[Asked], pairs: Pairs, *, budget_s: float, now: Any = time.monotonic
+) -> Iterator[dict[str, Any]]:
+    """Pair after pair, as JSON values, until another would not fit into the budget.
+
+    Each pair begins with another cell, so that what disturbs its beginning does not meet one cell always.
+    """
+    began, longest_s, number = now(), 0.0, 0
+    until_s = began + budget_s
+    known: dict[str, Any] = {}
+    while number == 0 or now() + longest_s < until_s:
+        pair_began = now()
+        if not known:
+            environment = from_plain(Environment, pairs.open()[HEAD]["environment"])
+            known = {"machine": machine_of(environment), "commit": environment.git_commit}
+        first = number % len(cells)
+        found = pairs.measure(
+            [*cells[first:], *cells[:first]], number, until_s=until_s, seen=lambda name: _say(f"  {name}", end="\r")
+        )
+        spent_s = now() - pair_began
+        if number:
+            longest_s = max(longest_s, spent_s)  # the first pair compiles and checks
+        kinds = {cell.name: cell.kind for cell in cells}
+        timed = {name: row for cell, one in found.items() for name, row in _rows(cell, one, kinds[cell]).items()}
+        failed = {name: one.head.reason or one.base.reason for name, one in found.items() if one.pair is None}
+        yield {"schema": SCHEMA, **known, "pair": number, "seconds": spent_s, "cells": timed, "failed": failed}
+        number += 1
+
+
+def _rows(name: str, found: Found, kind: str) -> dict[str, Any]:
+    if found.pair is None:
+        return {}
+    every = {name: found.pair} | {planted_name(name, share): pair for share, pair in found.planted.items()}
+    return {one: {"kind": kind, **asdict(pair)} for one, pair in every.items()}
+
+
+def _run(options: argparse.Namespace) -> int:
+    gpus = visible_gpus()
+    device = options.device or ("cuda" if gpus else "cpu")
+    if device == "cuda" and not gpus:
+        raise BadInput("device cuda: this machine shows no NVIDIA GPU; use --device cpu.")
+    gpu = (options.gpu or gpus[0]) if device == "cuda" else None
+    cells = planned(options.words, device, options.only)
+    if options.list:
+        sys.stdout.writelines(f"{cell.kind}  {cell.name}  {' '.join(map(str, cell.planted))}\n" for cell in cells)
+        return 0
+    if gpu is not None and not options.shared:
+        check_alone(gpu)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    settings = {"block_ns": round(options.block_ms * 1e6), "ahead": options.ahead}
+    with options.out.open("a", encoding="utf-8") as file, terminable():
+        try:
+            with started(here("base"), here(), device, gpu, identify=False, **settings) as pairs:
+                for line in measured(cells, pairs, budget_s=options.budget):
+                    file.write(json.dumps({**line, **settings}) + "\n")
+                    file.flush()
+                    said = f"pair {line['pair'] + 1}: {len(line['cells'])} cells in {line['seconds']:.1f} s"
+                    _say(said + "".join(f"\n  {name}: {why}" for name, why in line["failed"].items()))
+        except KeyboardInterrupt:
+            _say(f"stopped; what was measured is in {options.out}")
+            return 130
+    return 0
+
+
+def _say(text: str, end: str = "\n") -> None:
+    if end == "\n" or sys.stderr.isatty():
+        sys.stderr.write(f"{text:<100}{end}" if sys.stderr.isatty() else text + end)
+        sys.stderr.flush()
+
+
+def _judge(options: argparse.Namespace) -> int:
+    found = tallied(pooled(options.files), options.suite, options.calibrate_on)
+    if options.json:
+        rows = [asdict(one) | {"counts": _named(one.counts), "verdicts": one.verdicts} for one in found]
+        sys.stdout.write(json.dumps({"suite": options.suite, "tallies": rows}) + "\n")
+    else:
+        sys.stdout.write(table(found))
+    return 0
+
+
+def _named(counts: Mapping[Outcome, int]) -> dict[str, int]:
+    return {outcome.name.lower(): count for outcome, count in counts.items()}
+
+
+def _above_zero(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
+def _count(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return int(text)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run or judge; the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m hybridbench.gate.proof", description=__doc__.split("\n")[0])
+    commands = parser.add_subparsers(required=True)
+    run = commands.add_parser("run", help="measure pairs and append them to a file")
+    run.add_argument("words", nargs="*", metavar="SUITE.toml | OP", help="what is timed  [on a CPU: small cells]")
+    run.add_argument("--out", type=Path, default=Path("results/local/proof.jsonl"), help="the file  [%(default)s]")
+    run.add_argument("--budget", type=_above_zero, default=600.0, help="seconds of wall time  [%(default)s]")
+    run.add_argument("--device", choices=("cpu", "cuda"))
+    run.add_argument("--gpu", help="a CUDA_VISIBLE_DEVICES value; one process for each card")
+    run.add_argument("--shared", action="store_true", help="do not refuse a GPU that others use")
+    run.add_argument("--only", help="cells whose name holds this")
+    run.add_argument(
+        "--block-ms", type=_above_zero, default=BLOCK_NS / NS_PER_S * 1e3, help="of samples  [%(default)s]"
+    )
+    run.add_argument("--ahead", action="store_true", help="start the next pair's processes while one measures")
+    run.add_argument("--list", action="store_true", help="list the cells and stop")
+    run.set_defaults(do=_run)
+    judge = commands.add_parser("judge", help="judge the pairs of files")
+    judge.add_argument("files", nargs="+", type=Path)
+    judge.add_argument("--suite", type=_count, default=SUITE, help="cells that bounds are split over  [%(default)s]")
+    judge.add_argument(
+        "--calibrate-on", type=_count, default=0, metavar="N", help="first pairs of each cell that calibrate it  [none]"
+    )
+    judge.add_argument("--json", action="store_true", help="one JSON document")
+    judge.set_defaults(do=_judge)
+    options = parser.parse_args(words)
+    try:
+        code: int = options.do(options)
+    except HybridbenchError as exc:
+        sys.stderr.write(f"error: {exc}\n")
+        return exc.exit_code
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
