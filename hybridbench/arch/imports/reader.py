@@ -358,7 +358,7 @@ def shown(value: Any) -> str:
     """A value, cut where it is long."""
     if isinstance(value, int) and abs(value) > LARGEST**2:
         return f"a number of {len(str(abs(value)))} digits"
-    return _cut(ascii(value))
+    return _cut(ascii(value[:LONGEST] if isinstance(value, str) else value))
 
 
 def shown_name(name: str) -> str:
