@@ -198,6 +198,8 @@ EDITS = {
     "no samples": (lambda body, _: body["observed"].update(samples_ns=[], parts=[]), None, "samples_ns is empty"),
     "bound of nothing": (at("observed", "sized"), [{**SIZED, "bound": 0.0}], "observed.sized[0].bound: 0.0"),
     "window of no time": (at("observed", "energy", "window_s"), 1e-320, "observed.energy.window_s: 1e-320"),
+    "ratios text": (at("case", "ratios"), "1:7", "ratios: expected a list of texts, not '1:7'"),
+    "ratios number": (at("case", "ratios"), [1], "ratios: expected a list of texts, not [1]"),
     "sampling": (at("case", "sampling", "max_time_s"), "5", "expected float, not '5'"),
 }
 
