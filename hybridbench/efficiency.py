@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 from hybridbench.arch.model import CUSTOM, ModelSpec
 from hybridbench.arch.model import params as params_of
@@ -22,77 +24,102 @@ from hybridbench.suite.workloads import Workload
 from hybridbench.units import format_tokens
 
 
-def efficiency_of(records: Iterable[Record], spec: ModelSpec, workload: Workload, dtype: str) -> Efficiency | None:
-    """The measured efficiency of a phase and family; None if no record covers them.
+@dataclass(frozen=True)
+class _Step:
+    """A valid record: its model's parameters, the data sheet's floor over its step, its power over the board limit."""
 
-    It uses the valid records of this workload, family and dtype. Of these it takes the nearest scale in parameters,
-    then the nearest batch, with one stream and no checkpointing, and at each context the fastest record. Between
-    contexts it interpolates linearly in the logarithm of the context; outside them it takes the nearest end.
-    """
-    known = [record for record in records if _speaks_of(record, spec, workload, dtype)]
-    if not known:
+    record: Record
+    params: int
+    floor_frac: float
+    power_frac: float | None
+
+    @property
+    def batch(self) -> int:
+        return self.record.case.workload.batch
+
+    @property
+    def context(self) -> int:
+        return self.record.case.workload.context
+
+
+_Group = tuple[str, str, str, str | None]
+"""Workload, dtype, family, and the pattern of a model that is of no family."""
+
+
+class Measured:
+    """Records that predict steps. Each is examined once, when the first prediction asks for its group."""
+
+    def __init__(self, records: Iterable[Record]) -> None:
+        self._records: dict[_Group, list[Record]] = defaultdict(list)
+        for record in records:
+            case = record.case
+            self._records[_group(case.model, case.workload.kind, case.execution.dtype)].append(record)
+        self._steps: dict[_Group, list[_Step]] = {}
+
+    def efficiency_of(self, spec: ModelSpec, workload: Workload, dtype: str) -> Efficiency | None:
+        """The measured efficiency of a phase and family; None if no record covers them.
+
+        It uses the valid records of this workload, family and dtype. Of these it takes the nearest scale in parameters,
+        then the nearest batch, with one stream and no checkpointing, and at each context the fastest record. Between
+        contexts it interpolates linearly in the logarithm of the context; outside them it takes the nearest end.
+        """
+        group = _group(spec, workload.kind, dtype)
+        if group not in self._steps:
+            found = filter(None, map(_step, self._records.get(group, ())))
+            # Of several records at one context, the last and fastest shows what the GPU can reach.
+            self._steps[group] = sorted(found, key=lambda step: step.floor_frac)
+        known = self._steps[group]
+        if not known:
+            return None
+        known = _nearest(known, lambda step: step.params, params_of(spec))
+        known = _nearest(known, lambda step: step.batch, workload.batch)
+        points = [step for _, step in sorted({step.context: step for step in known}.items())]
+        powers = [(step.context, step.power_frac) for step in points if step.power_frac is not None]
+        first = points[0].record
+        ends = dict.fromkeys(format_tokens(step.context) for step in (points[0], points[-1]))
+        about = (
+            f"{workload.kind} of {first.case.model.label} {first.case.model.scale}, batch {points[0].batch}, "
+            f"{' to '.join(ends)}, on {first.environment.device} ({len(points)} record{'s' if len(points) > 1 else ''})"
+        )
+        return Efficiency(
+            floor_frac=_interpolated([(step.context, step.floor_frac) for step in points], workload.context),
+            power_frac=_interpolated(powers, workload.context) if powers else None,
+            about=about,
+            beyond=_beyond(points, spec, workload),
+        )
+
+
+def _group(spec: ModelSpec, kind: str, dtype: str) -> _Group:
+    return kind, dtype, spec.arch, spec.pattern if spec.arch == CUSTOM else None
+
+
+def _step(record: Record) -> _Step | None:
+    """What a record says of a step; None where it is not valid, or of another execution than the plain one."""
+    execution = record.case.execution
+    if record.status is not Status.OK or execution.streams != 1 or execution.checkpoint != "none":
         return None
-    size = params_of(spec)
-    known = _nearest(known, lambda record: params_of(record.case.model), size)
-    known = _nearest(known, lambda record: record.case.workload.batch, workload.batch)
-    known.sort(key=_floor_frac)  # of several records at one context, the fastest shows what the GPU can reach
-    points = sorted({record.case.workload.context: record for record in known}.items())
-    shares = [(context, _floor_frac(record)) for context, record in points]
-    powers = [(context, share) for context, record in points if (share := _power_frac(record)) is not None]
-    first = points[0][1]
-    ends = dict.fromkeys(format_tokens(context) for context, _ in (points[0], points[-1]))
-    about = (
-        f"{workload.kind} of {first.case.model.label} {first.case.model.scale}, batch {first.case.workload.batch}, "
-        f"{' to '.join(ends)}, on {first.environment.device} ({len(points)} record{'s' if len(points) > 1 else ''})"
-    )
-    return Efficiency(
-        floor_frac=_interpolated(shares, workload.context),
-        power_frac=_interpolated(powers, workload.context) if powers else None,
-        about=about,
-        beyond=_beyond([record for _, record in points], spec, workload),
-    )
+    floor_s, step_s = datasheet_floor_s(record), value(record, "step_s")
+    if floor_s is None or not step_s or problems(record):
+        return None
+    return _Step(record, params_of(record.case.model), floor_s / step_s, _power_frac(record))
 
 
-def _beyond(records: Sequence[Record], spec: ModelSpec, workload: Workload) -> str:
+def _beyond(steps: Sequence[_Step], spec: ModelSpec, workload: Workload) -> str:
     """Respects in which the workload lies outside the records, all of one batch and scale, such as ``ctx, batch``."""
-    first, contexts = records[0].case, [record.case.workload.context for record in records]
+    model = steps[0].record.case.model
     differs = {
-        "model": first.model.label != spec.label and first.model.scale == spec.scale,
-        "scale": first.model.scale != spec.scale,
-        "ctx": not min(contexts) <= workload.context <= max(contexts),
-        "batch": first.workload.batch != workload.batch,
+        "model": model.label != spec.label and model.scale == spec.scale,
+        "scale": model.scale != spec.scale,
+        "ctx": not steps[0].context <= workload.context <= steps[-1].context,
+        "batch": steps[0].batch != workload.batch,
     }
     return ", ".join(word for word, is_so in differs.items() if is_so)
 
 
-def _speaks_of(record: Record, spec: ModelSpec, workload: Workload, dtype: str) -> bool:
-    case = record.case
-    return (
-        record.status is Status.OK
-        and case.workload.kind == workload.kind
-        and case.model.arch == spec.arch
-        and (spec.arch != CUSTOM or case.model.pattern == spec.pattern)
-        and case.execution.dtype == dtype
-        and case.execution.streams == 1
-        and case.execution.checkpoint == "none"
-        and value(record, "step_s") is not None
-        and datasheet_floor_s(record) is not None
-        and not problems(record)
-    )
-
-
-def _nearest(records: Sequence[Record], size: Callable[[Record], int], wanted: int) -> list[Record]:
-    """The records whose size is nearest to the wanted one, by ratio."""
-    best = min((abs(math.log(size(record) / wanted)), size(record)) for record in records)[1]
-    return [record for record in records if size(record) == best]
-
-
-def _floor_frac(record: Record) -> float:
-    """The data sheet's floor over the measured step; the GPU to predict for has only a data sheet's floor too."""
-    floor_s, step_s = datasheet_floor_s(record), value(record, "step_s")
-    if floor_s is None or not step_s:
-        raise ValueError("a record without a peak or a step was chosen")
-    return floor_s / step_s
+def _nearest(steps: Sequence[_Step], size: Callable[[_Step], int], wanted: int) -> list[_Step]:
+    """The steps whose size is nearest to the wanted one, by ratio."""
+    best = min((abs(math.log(size(step) / wanted)), size(step)) for step in steps)[1]
+    return [step for step in steps if size(step) == best]
 
 
 def _power_frac(record: Record) -> float | None:

@@ -93,9 +93,9 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> BadInput:
     """
     names = list(known)
     near = nearest_name(name, names) if len(name) <= LONG else None
-    hint = f"did you mean '{near}'? " if near else ""
+    hint = f": did you mean '{near}'?" if near else "."
     typed = f"'{name}'" if is_line(name) and len(name) <= LONG else shown(name)
-    return BadInput(f"unknown {kind} {typed}: {hint}Known: {', '.join(names)}.")
+    return BadInput(f"unknown {kind} {typed}{hint} Known: {', '.join(names)}.")
 
 
 _SYNONYMS = {"gpu": "cuda", "nvidia": "cuda", "half": "float16", "single": "float32", "double": "float64"}

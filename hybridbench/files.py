@@ -17,7 +17,7 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -131,8 +131,12 @@ def read_lines(path: Path) -> Iterator[bytes]:
         raise Damaged(f"cannot be read ({getattr(exc, 'strerror', None) or exc}): check its permissions") from exc
 
 
-def from_json(text: str) -> Any:
+def from_json(text: str, endless: Collection[str] = ()) -> Any:
     """The value of a JSON document. NUL bytes at its end, the usual trace of a power cut, are passed over.
+
+    Args:
+        text: the document.
+        endless: names of fields that may hold infinity, by itself or in a list.
 
     Raises:
         NotJson: it does not parse.
@@ -145,7 +149,7 @@ def from_json(text: str) -> Any:
         raise NotJson(exc.msg, exc.lineno, exc.colno) from exc
     except RecursionError as exc:
         raise Damaged(_TOO_DEEP) from exc
-    _check(value)
+    _check(value, endless)
     return value
 
 
@@ -213,7 +217,7 @@ def _same(one: Any, other: Any) -> bool:
     return isinstance(one, _Unusable) or (type(one) is type(other) and bool(one == other))
 
 
-def _check(document: Any) -> None:
+def _check(document: Any, endless: Collection[str] = ()) -> None:
     """Raise ``Damaged`` for the first value that cannot be used, with the keys that lead to it."""
     left: list[tuple[Any, str, int]] = [(document, "", 1)]
     while left:
@@ -224,6 +228,8 @@ def _check(document: Any) -> None:
             inner = value.items() if isinstance(value, dict) else ((f"[{at}]", part) for at, part in enumerate(value))
             dot = "." if isinstance(value, dict) and place else ""
             left += [(part, f"{place}{dot}{name}", depth + 1) for name, part in inner]
+        elif value == math.inf and place.partition("[")[0].rpartition(".")[2] in endless:
+            continue
         elif (wrong := _unusable(value)) is not None:
             raise Damaged(f"has {shown_place(place)} {wrong}")
 

@@ -23,7 +23,7 @@ from hybridbench.arch.imports.huggingface import read_config
 from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.model import cost as cost_of
 from hybridbench.arch.stored import Asked
-from hybridbench.efficiency import efficiency_of
+from hybridbench.efficiency import Measured
 from hybridbench.errors import BadInput, unknown_name
 from hybridbench.machine import find_gpus
 from hybridbench.predict.fit import largest_fit
@@ -185,11 +185,11 @@ def price(
     """
     check_one_pass(workload, "workload")
     asked = Asked(dtype, state_dtype, kv_dtype, weight_dtype)
-    known: list[Record] = [] if efficiency is None else newest(load_records([Path(efficiency)], warnings.warn))
+    measured = Measured([] if efficiency is None else newest(load_records([Path(efficiency)], warnings.warn)))
     rows = []
     for spec, count, context in _cells(_specs(arch, scale, model, config, options), batch, ctx):
         dtypes, work = asked.dtypes(spec.stored), Workload(workload, context, count)
-        share = None if dtypes.quantised else efficiency_of(known, spec, work, dtypes.weights)
+        share = None if dtypes.quantised else measured.efficiency_of(spec, work, dtypes.weights)
         rows += [price_row(price_of(spec, work, one, dtypes, share)) for one in find_gpus(gpu)]
     return _typed(pd.DataFrame(rows))
 

@@ -144,9 +144,11 @@ LONGEST = 10_000
 """Characters of any other text. Names of compiled kernels have up to some 2,000."""
 LARGEST = 1e24
 """Of any number: the product of twelve of them is still a float."""
-_LEAST = {"_per_s": 1.0}
-"""By the end of a field's name: rates are divided by, and below 1 per second they are none of any machine."""
-_ABOVE_ZERO = ("context", "batch", "steps_per_sample", "window_s")
+_LEAST = {"_per_s": 1.0, "window_s": 1e-9, "bound": 1e-18}
+"""By the end of a field's name, of what is divided by: no machine has less than 1 per second, no clock shows less than
+a nanosecond, and no dtype has a relative error below that of float64.
+"""
+_ABOVE_ZERO = ("context", "batch", "steps_per_sample")
 _SIGNED = ("loss", "temperature_c")
 _COUNTS = ("context", "batch", "prompt", "tokens")
 """Counts of tokens and sequences, of which a person cannot ask for more than ``LARGEST_COUNT`` either."""

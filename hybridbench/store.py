@@ -328,7 +328,8 @@ def _read(file: Path, warn: Callable[[str], None], kind: type[R]) -> _Found[R]:
         return found
     if found.damage is not None:
         others = f" {damaged - 1:,} more lines of the file are none either." if damaged > 1 else ""
-        found.damage += f"{others} Delete the line{'s' * (damaged > 1)}, or name the other files."
+        told = found.damage.removesuffix(".")
+        found.damage = f"{told}.{others} Delete the line{'s' * (damaged > 1)}, or name the other files."
     if empty:
         warn(f"{file} is empty: its run ended before the first case was done.")
     return found

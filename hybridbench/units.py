@@ -11,6 +11,7 @@ Read: three significant digits, with the unit in the heading where there is one.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import re
@@ -121,6 +122,7 @@ def format_tokens(count: int) -> str:
     return str(count)
 
 
+@functools.lru_cache(maxsize=4096)  # rows of a long table differ in few of their numbers
 def format_number(value: float | None, digits: int = 3) -> str:
     """``digits`` significant digits, whole numbers in full, an exponent only below 1e-4 and from 1e7 on.
 

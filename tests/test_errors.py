@@ -44,8 +44,8 @@ def test_a_bad_pattern_points() -> None:
     [
         ("intr", "unknown arch 'intr': did you mean 'intra'? Known: inter, intra, mamba."),
         ("mambo", "unknown arch 'mambo': did you mean 'mamba'? Known: inter, intra, mamba."),
-        ("xyz", "unknown arch 'xyz': Known: inter, intra, mamba."),
-        ("", "unknown arch '': Known: inter, intra, mamba."),
+        ("xyz", "unknown arch 'xyz'. Known: inter, intra, mamba."),
+        ("", "unknown arch ''. Known: inter, intra, mamba."),
     ],
 )
 def test_unknown_names(name: str, text: str) -> None:

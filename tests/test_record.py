@@ -156,6 +156,14 @@ def at(*path: str | int) -> Callable[[dict[str, Any], object], None]:
     return edit
 
 
+SIZED = {
+    "what": "prefill",
+    "against": "each row alone",
+    "batch": 2,
+    "context": 64,
+    "compared": 1,
+    "worst": "logits",
+} | {"error": 0.001}
 EDITS = {
     "status": (at("status"), "fine", "'fine' is not a valid Status"),
     "status-number": (at("status"), 3, "3"),
@@ -188,6 +196,10 @@ EDITS = {
     "backends": (at("case", "execution", "backends"), ["auto"], "expected a table, not ['auto']"),
     "no time": (at("observed", "samples_ns"), [0, 5], "not above 0"),
     "no samples": (lambda body, _: body["observed"].update(samples_ns=[], parts=[]), None, "samples_ns is empty"),
+    "bound of nothing": (at("observed", "sized"), [{**SIZED, "bound": 0.0}], "observed.sized[0].bound: 0.0"),
+    "window of no time": (at("observed", "energy", "window_s"), 1e-320, "observed.energy.window_s: 1e-320"),
+    "ratios text": (at("case", "ratios"), "1:7", "ratios: expected a list of texts, not '1:7'"),
+    "ratios number": (at("case", "ratios"), [1], "ratios: expected a list of texts, not [1]"),
     "sampling": (at("case", "sampling", "max_time_s"), "5", "expected float, not '5'"),
 }
 

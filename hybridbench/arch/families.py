@@ -311,7 +311,10 @@ def _parallel(shape: Scale, options: Options, symbol: str) -> Parallel:
         qk_width, pre_expansion = _parse_split(options.split)
         d_inner = 2 * pre_expansion
     if qk_width % heads:
-        raise BadInput(f"split '{options.split}': {heads} heads do not divide query/key width {qk_width}.")
+        raise BadInput(
+            f"split '{options.split}': {heads} heads do not divide query/key width {qk_width}: give a multiple of "
+            f"{heads}."
+        )
     head_dims = (shape.intra_ssm_head_dim, shape.ssm_head_dim)
     ssm_head_dim = next((width for width in head_dims if d_inner % width == 0), None)
     if ssm_head_dim is None:

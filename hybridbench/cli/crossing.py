@@ -119,7 +119,8 @@ def _pair(specs: Sequence[ModelSpec]) -> tuple[ModelSpec, ModelSpec]:
         BadInput: there are more or fewer.
     """
     if len(specs) != 2:
-        raise BadInput(f"crossover compares two models, and {len(specs)} are named: give A and B, or --config for one.")
+        named = f"{len(specs)} {'is' if len(specs) == 1 else 'are'} named"
+        raise BadInput(f"crossover compares two models, and {named}: give A and B, or --config for one.")
     return specs[0], specs[1]
 
 

@@ -104,10 +104,10 @@ def run(suite: Path, resume: bool, dry_run: bool, published: bool, as_json: bool
 
 
 def tell_merged(sentences: Sequence[str]) -> None:
-    """Say on stderr which ratios are one case, which is measured once, under the first ratio."""
+    """Say on stderr which ratios are one case, which is measured once for all of them."""
     console = Plain(stderr=True, soft_wrap=True)
     for sentence in sentences:
-        console.print(f"{sentence}, which is measured once, under the first.")
+        console.print(f"{sentence}, which is measured once, for all of them.")
 
 
 def check_backends(planned: Sequence[Case], *, installed: bool = True) -> None:

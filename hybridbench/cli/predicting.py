@@ -134,18 +134,20 @@ def cost(
     from hybridbench.report.predicted import build_cost, cost_row
 
     dtypes = {id(spec): asked.dtypes(spec.stored) for spec in specs}
-    report = build_cost(rows, [dtypes[id(spec)] for spec, _ in rows])
     if as_json:
-        document: dict[str, Any] = {"rows": [cost_row(spec, row, asked.dtypes(spec.stored)) for spec, row in rows]}
+        document: dict[str, Any] = {"rows": [cost_row(spec, row, dtypes[id(spec)]) for spec, row in rows]}
         if notes:
             document["matches"] = notes
         if per_layer:
             for entry, (spec, row) in zip(document["rows"], rows, strict=True):
-                storage = asked.dtypes(spec.stored).storage
+                storage = dtypes[id(spec)].storage
                 costs = layer_costs(spec, row.context, row.batch, row.convention, storage)
                 entry["layers"] = [asdict(layer) for layer in costs]
         click.echo(json.dumps(document))
-    else:
+        if out is None:
+            return
+    report = build_cost(rows, [dtypes[id(spec)] for spec, _ in rows])
+    if not as_json:
         _show(replace(report.table, remarks=[*report.table.remarks, *notes]), rows, per_layer, asked)
     if out is not None:
         from hybridbench.report.render.folder import write_predicted

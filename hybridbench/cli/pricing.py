@@ -79,7 +79,7 @@ def price(
     The floor is a lower bound from the data sheet: no step can be faster. With --efficiency, the share of the floor
     that a measured GPU reached, in the same phase and family, turns it into a prediction of the step itself.
     """
-    from hybridbench.efficiency import efficiency_of
+    from hybridbench.efficiency import Measured
     from hybridbench.predict.pricing import price as price_of
     from hybridbench.report.prices import price_report, price_row, price_table, sorted_prices
     from hybridbench.report.render.terminal import print_table
@@ -96,14 +96,14 @@ def price(
     specs = chosen_specs(models, configs, arch=arch, scale=scale, **options)
     specs, notes = matching(specs, match, to, by, tolerance, scale, contexts, batches, asked)
     units.check_rows(specs, contexts, batches, gpus)
-    known = stored_records(records) if records else []
+    measured = Measured(stored_records(records) if records else [])
     kept = [(spec, asked.dtypes(spec.stored)) for spec in specs]
     wanted = list(itertools.product(kept, batches, contexts))
 
     def on_gpus(step: tuple[tuple[ModelSpec, Dtypes], int, int]) -> list[Price]:
         (spec, dtypes), count, context = step
         work = Workload(workload, context, count)
-        share = None if dtypes.quantised else efficiency_of(known, spec, work, dtypes.weights)
+        share = None if dtypes.quantised else measured.efficiency_of(spec, work, dtypes.weights)
         return [price_of(spec, work, one, dtypes, share) for one in gpus]
 
     found = computed(on_gpus, wanted, "steps", Plain(stderr=True))

@@ -64,7 +64,7 @@ def _identity(record: Record) -> dict[str, object]:
         "arch": model.arch,
         "model": model.label,
         "scale": model.scale,
-        "ratio": model.ratio,
+        "ratio": " ".join(case.ratios) or model.ratio,
         "recipe": model.recipe,
         "pattern": model.pattern,
         "workload": work.kind,

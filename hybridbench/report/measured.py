@@ -15,6 +15,7 @@ from hybridbench.record import ADVICE, Record, Status
 from hybridbench.report.display import ShownUnit, unit_for
 from hybridbench.report.groups import CONTEXT, Group
 from hybridbench.report.table import NO_VALUE, NOT_RUN, Cell, Column, Table
+from hybridbench.suite.models import same_stack
 from hybridbench.suite.workloads import WORKLOADS, workload_row
 
 INVALID = "invalid"
@@ -115,9 +116,15 @@ def headline_table(group: Group, metric: str = "tokens_per_s") -> Table:
                 Cell(NOT_RUN, NOT_RUN, NOT_RUN) if record is None else _measured(table, record, metric, shown_in)
             )
         table.rows.append(row)
-    for sentence in [*unequal_kernels(group), *several_runs(group)]:
+    for sentence in [*merged_ratios(group), *unequal_kernels(group), *several_runs(group)]:
         table.remark(sentence)
     return table
+
+
+def merged_ratios(group: Group) -> list[str]:
+    """A sentence for each stack that was measured once for several ratios."""
+    asked = {record.case.ratios: record.case.model for series in group.series for record in series.cells.values()}
+    return [same_stack(model, ratios) for ratios, model in asked.items() if ratios]
 
 
 def unequal_kernels(group: Group) -> list[str]:

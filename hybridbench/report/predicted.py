@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from hybridbench.arch.model import Cost, LayerCost, ModelSpec
@@ -64,7 +64,8 @@ def _conditions(spec: ModelSpec, cost: Cost) -> dict[str, str | int]:
 def cost_row(spec: ModelSpec, cost: Cost, dtypes: Dtypes) -> dict[str, Any]:
     """One cost as plain values."""
     notes = {"notes": list(spec.notes)} if spec.notes else {}
-    return {**model_fields(spec), **notes, **dtypes.to_dict(), **asdict(cost), "convention": cost.convention.value}
+    costs = {field.name: getattr(cost, field.name) for field in fields(cost)}  # asdict copies each value, which is slow
+    return {**model_fields(spec), **notes, **dtypes.to_dict(), **costs, "convention": cost.convention.value}
 
 
 def cost_table(rows: Sequence[tuple[ModelSpec, Cost]], dtypes: Sequence[Dtypes] = ()) -> Table:

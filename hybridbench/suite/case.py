@@ -16,6 +16,7 @@ from hybridbench.arch.block import Storage
 from hybridbench.arch.model import ModelSpec
 from hybridbench.plain import from_plain
 from hybridbench.suite.workloads import Workload
+from hybridbench.text import shown
 
 EAGER, COMPILE, GRAPH, PUBLISHED = "eager", "compile", "graph", "published"
 MODES = (EAGER, COMPILE, GRAPH, PUBLISHED)
@@ -83,19 +84,26 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Case:
-    """One cell: which model does which work, how, and how long it may take."""
+    """One cell: which model does which work, how, and how long it may take.
+
+    Args:
+        ratios: all the ratios that were asked for and make this model, where they are several; the first is the
+            model's own. Not part of which case it is.
+    """
 
     model: ModelSpec
     workload: Workload
     execution: Execution
     sampling: Sampling = Sampling()
     limit_s: float = 600.0
+    ratios: tuple[str, ...] = ()
 
     @cached_property
     def key(self) -> str:
         """Identity of the case: equal cases have equal keys, however they were made."""
         identity = self.to_dict()
         del identity["limit_s"]  # sampling and time limits do not change which case it is
+        identity.pop("ratios", None)
         canonical = json.dumps(_canonical(identity), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
@@ -132,6 +140,7 @@ class Case:
             "execution": asdict(self.execution),
             "sampling": asdict(self.sampling),
             "limit_s": self.limit_s,
+            **({"ratios": list(self.ratios)} if self.ratios else {}),
         }
 
     @classmethod
@@ -148,7 +157,19 @@ class Case:
             execution=from_plain(Execution, body["execution"]),
             sampling=from_plain(Sampling, body["sampling"]),
             limit_s=body["limit_s"],
+            ratios=_texts(body.get("ratios", ())),
         )
+
+
+def _texts(found: object) -> tuple[str, ...]:
+    """A list of texts as a tuple.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not isinstance(found, list | tuple) or not all(isinstance(one, str) for one in found):
+        raise TypeError(f"ratios: expected a list of texts, not {shown(found)}")
+    return tuple(found)
 
 
 def _canonical(value: Any) -> Any:

@@ -94,8 +94,8 @@ def distinct(specs: Iterable[ModelSpec]) -> list[ModelSpec]:
     return list(dict.fromkeys({id(spec): spec for spec in specs}.values()))
 
 
-def same_stacks(specs: Sequence[ModelSpec]) -> list[str]:
-    """A sentence for each stack that several ratios round to."""
+def ratios_by_stack(specs: Iterable[ModelSpec]) -> list[tuple[ModelSpec, tuple[str, ...]]]:
+    """The first model of each stack, and the ratios of all those that are this stack; none where it is one model."""
     found: list[list[ModelSpec]] = []
     for spec in distinct(specs):
         alike = next((models for models in found if _same(models[0], spec, with_ratio=False)), None)
@@ -103,11 +103,17 @@ def same_stacks(specs: Sequence[ModelSpec]) -> list[str]:
             found.append([spec])
         elif spec not in alike:
             alike.append(spec)
-    return [
-        f"ratios {', '.join(str(spec.ratio) for spec in alike)} are the same stack, {alike[0].label} {alike[0].scale}"
-        for alike in found
-        if len(alike) > 1
-    ]
+    return [(alike[0], tuple(str(spec.ratio) for spec in alike) if len(alike) > 1 else ()) for alike in found]
+
+
+def same_stacks(specs: Sequence[ModelSpec]) -> list[str]:
+    """A sentence for each stack that several ratios round to."""
+    return [same_stack(spec, ratios) for spec, ratios in ratios_by_stack(specs) if ratios]
+
+
+def same_stack(spec: ModelSpec, ratios: Sequence[str]) -> str:
+    """The sentence for one stack that these ratios round to."""
+    return f"ratios {', '.join(ratios)} are the same stack, {spec.label} {spec.scale}"
 
 
 def _fitting(options: Options, arch: str, archs: list[str]) -> Options:

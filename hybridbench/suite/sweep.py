@@ -25,7 +25,7 @@ from hybridbench.suite.case import (
     Execution,
     Sampling,
 )
-from hybridbench.suite.models import ALL_ARCHS, model_specs, same_stacks
+from hybridbench.suite.models import ALL_ARCHS, model_specs, ratios_by_stack, same_stacks
 from hybridbench.suite.ops import CORE, CORE_PARTS, DECODE_STEP, OPS, backends_used
 from hybridbench.suite.workloads import Row, Workload, names_where, workload_row
 
@@ -93,7 +93,7 @@ def cases(sweep: Sweep, *, has_gpu: bool, spelled: Callable[[str], str] = str) -
     if device not in DEVICES:
         raise unknown_name("device", device, DEVICES)
     on_gpu = device == "cuda"
-    specs = _specs(sweep, on_gpu)
+    specs = ratios_by_stack(_specs(sweep, on_gpu))
     contexts = units.parse_range(_given(sweep.ctx, row.ctx_on_gpu if on_gpu else row.ctx_on_cpu), "context")
     batches = units.parse_range(_given(sweep.batch, "4" if on_gpu else "1"), "batch")
     units.check_rows(specs, contexts, batches)
@@ -111,24 +111,26 @@ def cases(sweep: Sweep, *, has_gpu: bool, spelled: Callable[[str], str] = str) -
             execution=_fitted(execution, spec, sweep.workload),
             sampling=sampling,
             limit_s=limit_s,
+            ratios=ratios,
         )
-        for spec, batch, context in itertools.product(specs, batches, contexts)
+        for (spec, ratios), batch, context in itertools.product(specs, batches, contexts)
     ]
 
 
 def merged_ratios(sweep: Sweep, *, has_gpu: bool) -> list[str]:
     """A sentence for each stack that several ratios of a sweep round to, and that is one case therefore."""
     device = _given(sweep.device, "cuda" if has_gpu else "cpu")
-    return same_stacks(_specs(sweep, device == "cuda", every_ratio=True))
+    return same_stacks(_specs(sweep, device == "cuda"))
 
 
-def _specs(sweep: Sweep, on_gpu: bool, every_ratio: bool = False) -> list[ModelSpec]:
+def _specs(sweep: Sweep, on_gpu: bool) -> list[ModelSpec]:
+    """The models of a sweep; those of several ratios that make the same stack once for each."""
     names = (
         *("arch", "ratio", "positions", "pattern", "mixer", "recipe", "split", "moe", "window", "sinks"),
         *("fusion_norm", "fusion_scale", "fusion_op", "fusion_value", "fusion_out"),
     )
     scale = _given(sweep.scale, "1b" if on_gpu else "tiny")
-    return model_specs(scale=scale, every_ratio=every_ratio, **{name: getattr(sweep, name) for name in names})
+    return model_specs(scale=scale, every_ratio=True, **{name: getattr(sweep, name) for name in names})
 
 
 def _prompt(sweep: Sweep, row: Row, contexts: Sequence[int]) -> tuple[int, int]:

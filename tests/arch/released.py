@@ -74,6 +74,15 @@ RELEASED: dict[str, tuple[int, dict[str, Any]]] = {
         | {"num_key_value_heads": 32, "pretraining_tp": 1, "rope_interleaved": False, "rope_theta": 130000}
         | {"tie_word_embeddings": True, "transformers.js_config": {"dtype": "q4"}, "vocab_size": 49152},
     ),
+    "SmolLM3-3B": (
+        3_075_098_624,
+        PLAIN
+        | {"model_type": "smollm3", "attention_bias": False, "hidden_size": 2048, "intermediate_size": 11008}
+        | {"max_window_layers": 28, "mlp_bias": False, "no_rope_layer_interval": 4, "num_attention_heads": 16}
+        | {"num_hidden_layers": 36, "num_key_value_heads": 4, "pretraining_tp": 2, "rope_scaling": None}
+        | {"rope_theta": 5000000.0, "sliding_window": None, "use_sliding_window": False, "vocab_size": 128256}
+        | {"pad_token_id": 128004},
+    ),
     "granite-3.3-8b": (
         8_170_864_640,
         PLAIN
@@ -130,6 +139,15 @@ RELEASED: dict[str, tuple[int, dict[str, Any]]] = {
         | {"final_logit_softcapping": 30.0, "hidden_activation": "gelu_pytorch_tanh", "hidden_size": 2304}
         | {"intermediate_size": 9216, "num_attention_heads": 8, "num_hidden_layers": 26, "num_key_value_heads": 4}
         | {"query_pre_attn_scalar": 256, "rope_theta": 10000.0, "sliding_window": 4096, "vocab_size": 256000},
+    ),
+    "gemma-2-9b": (
+        9_241_705_984,
+        GEMMA
+        | {"model_type": "gemma2", "attn_logit_softcapping": 50.0, "cache_implementation": "hybrid"}
+        | {"final_logit_softcapping": 30.0, "hidden_activation": "gelu_pytorch_tanh", "hidden_size": 3584}
+        | {"intermediate_size": 14336, "num_attention_heads": 16, "num_hidden_layers": 42, "num_key_value_heads": 8}
+        | {"query_pre_attn_scalar": 256, "rope_theta": 10000.0, "sliding_window": 4096, "sliding_window_size": 4096}
+        | {"vocab_size": 256000},
     ),
     "gemma-3-1b": (
         999_885_952,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,14 @@ def test_mistakes_are_named(name: str) -> None:
     body, said = MISTAKES[name]
     with pytest.raises(BadInput, match=said):
         model_from_config(body)
+
+
+def test_a_pattern_of_a_hundred_thousand_letters_is_refused_at_once() -> None:
+    """It once took a minute: the whole of it was written out for each of its letters."""
+    began = time.process_time()
+    with pytest.raises(BadInput, match=r"'x{30,}\.\.\. has 'x': Nemotron-H's letters are"):
+        model_from_config(changed(NEMOTRON, hybrid_override_pattern="x" * 100_000))
+    assert time.process_time() - began < 2
 
 
 @pytest.mark.parametrize("body", [LLAMA, NEMOTRON, KIMI, BAMBA, GRANITE, ZAMBA, JAMBA, GRIFFIN])

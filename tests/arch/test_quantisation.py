@@ -1,4 +1,4 @@
-"""Bytes of quantised weights: those of released files, of transformers' own layers, and of shapes written by hand."""
+"""Bytes of quantised weights: those of transformers' own layers, and of shapes written by hand."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from click.testing import CliRunner
 from their_classes import their_config
+from written import FP8, Config, llama, packed, stored_bytes
 
 from hybridbench.arch import model
 from hybridbench.arch.block import Block
@@ -29,80 +29,6 @@ from hybridbench.cli.main import main
 from hybridbench.errors import BadInput
 
 CONFIGS = Path(__file__).parents[1] / "cases/configs"
-Config = dict[str, Any]
-
-
-def llama(hidden: int, inner: int, heads: int, layers: int, vocab: int = 128_256, **fields: Any) -> Config:
-    sizes = {"hidden_size": hidden, "intermediate_size": inner, "num_attention_heads": heads, "vocab_size": vocab}
-    return {"model_type": "llama", "num_hidden_layers": layers, "num_key_value_heads": 8, **sizes, **fields}
-
-
-def qwen3(hidden: int, inner: int, heads: int, layers: int, **fields: Any) -> Config:
-    return llama(hidden, inner, heads, layers, 151_936, **fields) | {"model_type": "qwen3", "head_dim": 128}
-
-
-def stored_bytes(config: Config) -> int:
-    spec = model_from_config(config)
-    return model.weight_bytes(spec, Asked().dtypes(spec.stored).storage)
-
-
-def packed(strategy: str, group: int | None, order: str | None = None) -> Config:
-    weights = {"num_bits": 4, "type": "int", "strategy": strategy, "group_size": group, "symmetric": True}
-    groups = {"group_0": {"targets": ["Linear"], "weights": weights | {"actorder": order}}}
-    return {"quant_method": "compressed-tensors", "format": "pack-quantized", "ignore": ["lm_head"]} | {
-        "config_groups": groups
-    }
-
-
-FP8 = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [128, 128]}
-
-
-def test_qwen3_14b_mlx_4bit_takes_the_total_size_of_its_index() -> None:
-    """Qwen/Qwen3-14B-MLX-4bit, model.safetensors.index.json: "total_size": 8307783680."""
-    config = qwen3(5120, 17_408, 40, 40, torch_dtype="bfloat16", quantization={"group_size": 64, "bits": 4})
-    assert stored_bytes(config) == 8_307_783_680
-
-
-def test_qwen3_32b_fp8_takes_its_released_tensors() -> None:
-    """Qwen/Qwen3-32B-FP8 as the Hub's API counts it: BF16 1,558,406,144 with the scales, F8_E4M3 31,205,621,760."""
-    config = qwen3(5120, 25_600, 64, 64, torch_dtype="bfloat16", quantization_config=FP8)
-    assert stored_bytes(config) == 1_558_406_144 * 2 + 31_205_621_760
-
-
-def test_llama_8b_w4a16_takes_its_released_tensors() -> None:
-    """RedHatAI/Meta-Llama-3.1-8B-Instruct-quantized.w4a16: huggingface.js counts 6,979,321,856 weights in I32 and
-    1,052,315,648 in F16 with a scale a row; compressed-tensors adds a shape of two I64 to each of 7 x 32 layers.
-    """
-    config = llama(4096, 14_336, 32, 32, torch_dtype="float16", quantization_config=packed("channel", None))
-    assert stored_bytes(config) == 6_979_321_856 // 8 * 4 + 1_052_315_648 * 2 + 7 * 32 * 16
-
-
-def test_llama_70b_w4a16_takes_its_released_tensors() -> None:
-    """RedHatAI/Llama-3.3-70B-Instruct-quantized.w4a16: huggingface.js counts 68,451,041,280 weights in I32,
-    2,102,665,216 in BF16 without scales, and 6,225,920 indices of columns, which it leaves out; a scale is
-    for 128 weights.
-    """
-    config = llama(8192, 28_672, 64, 80, torch_dtype="bfloat16", quantization_config=packed("group", 128, "group"))
-    scales = 68_451_041_280 // 128
-    assert stored_bytes(config) == (68_451_041_280 // 2 + (2_102_665_216 + scales) * 2 + 6_225_920 * 4 + 7 * 80 * 16)
-
-
-def test_llama_8b_bnb_4bit_takes_its_released_tensors() -> None:
-    """unsloth/Meta-Llama-3.1-8B-Instruct-bnb-4bit: huggingface.js counts 1,050,939,392 BF16 and 3,489,660,928 packed
-    bytes, and once counted 218,668,094 more: the states of quantisation, those in U8 twice. What our count leaves of
-    them is the JSON text of 7 x 32 states, some 173 characters each.
-    """
-    quant = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
-    config = llama(4096, 14_336, 32, 32, torch_dtype="bfloat16") | {
-        "quantization_config": quant | {"bnb_4bit_use_double_quant": True}
-    }
-    states = stored_bytes(config) - 1_050_939_392 * 2 - 3_489_660_928
-    bytes_u8 = 6_979_321_856 // 64
-    floats = (states - bytes_u8) // 4
-    text = (218_668_094 - floats - 2 * bytes_u8) / 2
-    assert states == bytes_u8 + 4 * floats
-    assert text == 38_687
-    assert 150 < text / (7 * 32) < 200
 
 
 def test_mlx_leaves_whole_what_its_groups_do_not_divide() -> None:
@@ -111,49 +37,6 @@ def test_mlx_leaves_whole_what_its_groups_do_not_divide() -> None:
     down = 192 * 96  # of 96 columns
     inner = 2 * 96 * 192 + 192 * 256 + (256 + 2 * 256) * 192 + 97 * 192
     assert stored_bytes(config | {"quantization": quant}) == inner + inner // 64 * 4 + (down + 3 * 192) * 2
-
-
-def test_deepseek_v3_takes_its_released_tensors() -> None:
-    """deepseek-ai/DeepSeek-V3 as the Hub's API counts it: BF16 3,918,786,560, F8_E4M3 680,571,043,840, F32 41,555,600.
-
-    Its 62nd layer predicts a further token. It has an embedding and a head of its own, a product of 14,336 x 7,168 and
-    three norms more, none of them quantised; and every router has 256 biases in float32, which are no parameters.
-    """
-    config = {
-        "model_type": "deepseek_v3",
-        "hidden_size": 7168,
-        "num_hidden_layers": 62,
-        "vocab_size": 129_280,
-        "num_attention_heads": 128,
-        "intermediate_size": 18_432,
-        "moe_intermediate_size": 2048,
-        "kv_lora_rank": 512,
-        "q_lora_rank": 1536,
-        "qk_nope_head_dim": 128,
-        "qk_rope_head_dim": 64,
-        "v_head_dim": 128,
-        "n_routed_experts": 256,
-        "num_experts_per_tok": 8,
-        "n_shared_experts": 1,
-        "first_k_dense_replace": 3,
-        "torch_dtype": "bfloat16",
-        "quantization_config": FP8,
-    }
-    further = 2 * 129_280 * 7168 + 14_336 * 7168 + 3 * 7168
-    biases = 59 * 256
-    released = 3_918_786_560 * 2 + 680_571_043_840 + 41_555_600 * 4
-    assert stored_bytes(config) + further * 2 + biases * 4 == released
-
-
-@pytest.mark.parametrize(("layers", "experts", "total"), [(24, 32, 13_761_264_768), (36, 128, 65_248_815_744)])
-def test_gpt_oss_takes_the_total_size_of_its_index(layers: int, experts: int, total: int) -> None:
-    """openai/gpt-oss-20b and 120b, model.safetensors.index.json: their "total_size"."""
-    config = json.loads((CONFIGS / "gpt-oss-20b.json").read_text())
-    kinds = [["sliding_attention", "full_attention"][layer % 2] for layer in range(layers)]
-    config |= {"num_hidden_layers": layers, "num_local_experts": experts, "layer_types": kinds}
-    whole = ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"]
-    quant = {"quant_method": "mxfp4", "modules_to_not_convert": whole}
-    assert stored_bytes(config | {"quantization_config": quant}) == total
 
 
 def test_a_gptq_layer_is_its_four_tensors() -> None:

@@ -451,7 +451,7 @@ def test_every_ratio_that_was_asked_for_is_in_the_tables(tmp_path):
     run("cost", *asked, "-o", tmp_path)
     assert list(pd.read_csv(tmp_path / "cost.csv")["ratio"]) == ["1:7", "1:8", "1:12"]
     planned = run("decode", *asked, "--device", "cpu", "--dry-run")
-    assert f"{said}, which is measured once, under the first." in planned.stderr
+    assert f"{said}, which is measured once, for all of them." in planned.stderr
     assert len(planned.stdout.splitlines()) == 1
 
 

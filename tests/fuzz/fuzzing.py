@@ -37,6 +37,7 @@ from hybridbench.arch.kinds import BLOCK_LETTERS
 from hybridbench.cli.main import main
 
 ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "results/nvidia-h200"
 LONGEST_S, MOST_BYTES = 20, 2 << 30
 MADE_EVERY, DRAWN_EVERY = 7, 100
 """Of so many charts one is defined, and of so many reports with one, it is drawn in a child process."""
@@ -88,17 +89,38 @@ VALUES: dict[str, tuple[str, ...]] = {
     "match": ("params", "cache", "train-flops"),
     "to": ("transformer", "mamba", "inter/1:3"),
     "by": ("depth", "width"),
-    "metric": ("decode-floor", "flops", "cache"),
+    "metric": ("decode-floor", "flops", "cache", "step", "tokens-per-s", "energy", "peak-memory"),
     "convention": ("exact", "paper", "hardware"),
     "split": ("1152:1152", "1:1", "0:0"),
     "cache_layout": ("transformers", "vllm-v1", "mamba_ssm"),
     "backend": ("attention=sdpa", "ssd=reference"),
     "first": MODEL_WORDS,
     "second": ("mamba", "inter/1:3", "transformer"),
+    "results": tuple(map(str, (*sorted(RESULTS.iterdir()), ROOT / "tests/cases/records/bom.jsonl"))),
+    "ops": ("attention", "ssd", "swiglu", "rwkv7", str(ROOT / "suites/kernels.toml"), str(ROOT / "suites/smoke.toml")),
+    "across": ("backend", "machine", "architecture", "mode,dtype", "version"),
+    "fail_above": ("5%", "0", "100%", "0.05"),
+    "quality": (str(ROOT / "hybridbench/pareto/published.csv"),),
+    "score": ("dclm_nll", "pg19_nll", "accuracy"),
+    "matched": ("flops", "tokens"),
+    "direction": ("forward", "backward", "forward,backward"),
+    "problem": ("head_dim=64,n_heads=32,n_kv_heads=8", "d_model=2048,d_ff=8192", "head_dim=0"),
+    "kernel": ("math:sqrt", "attention=math:sqrt", "no.module:function"),
+    "base_kernel": ("attention=math:sqrt",),
+    "base": ("main", "HEAD"),
+    "over": ("reference", "sdpa", "fla"),
+    "parts": ("formulas",),
+    "baseline": (str(ROOT / "results/baselines/exact.json"),),
+    "fail_on": ("incorrect", "regression,inconclusive", "none"),
 }
-COMMANDS = ("cost", "cache", "fit", "price", "crossover", "train-throughput", "prefill", "decode", "generate", "report")
-RUNS = ("verify", "measure", "help", "version")
-"""Options that run a model, or that do nothing else."""
+COMMANDS = (
+    *("cost", "cache", "fit", "price", "crossover", "train-throughput", "prefill", "decode", "generate", "report"),
+    *("export", "compare", "pareto", "kernels", "check"),
+)
+WITH = {"check": "--exact"}
+"""An option without which a command would time something."""
+RUNS = ("verify", "measure", "only_test", "calibrate", "help", "version")
+"""Options that run a model or a kernel, or that do nothing else."""
 
 
 def typed(parameter: click.Parameter, rng: random.Random) -> str:
@@ -119,12 +141,15 @@ def command_line(rng: random.Random) -> list[str]:
     args = [name]
     if any("--dry-run" in parameter.opts for parameter in command.params):
         args.append("--dry-run")
+    if name in WITH:
+        args.append(WITH[name])
     options = [one for one in command.params if isinstance(one, click.Option) and one.name not in (*RUNS, "dry_run")]
     for option in rng.sample(options, min(len(options), rng.choice((0, 1, 2, 3, 4, 6)))):
         args += [rng.choice(option.opts)] + ([] if option.is_flag else [typed(option, rng)])
     for argument in command.params:
         if isinstance(argument, click.Argument) and rng.random() < 0.9:
-            args.append(typed(argument, rng))
+            most = 1 if argument.nargs == 1 else 3
+            args += [typed(argument, rng) for _ in range(rng.randint(1, most))]
     return args
 
 
@@ -175,10 +200,18 @@ def fuzzed(kind: str, rng: random.Random, folder: Path) -> Iterator[list[str]]:
             chosen = [json.loads(json.dumps(rng.choice(lines))) for _ in range(rng.choice((1, 1, 2, 3)))]
             chosen[0] = damaged_tree(chosen[0], rng)
             file.write_bytes(damaged_bytes(b"\n".join(text_of(one, rng).replace(b"\n", b"") for one in chosen), rng))
-            if rng.random() < 0.8:
-                yield ["report", str(file), "-o", str(folder / "report")]
-            else:
-                yield ["price", "--workload", "decode", "--gpu", "all", "--efficiency", str(file)]
+            read = str(file)
+            yield from rng.choices(
+                (
+                    ["report", read, "-o", str(folder / "report")],
+                    ["price", "--workload", "decode", "--gpu", "all", "--efficiency", read],
+                    ["compare", read, "--across", rng.choice(VALUES["across"])],
+                    ["compare", read, str(ROOT / "tests/cases/records/bom.jsonl")],
+                    ["pareto", read],
+                    ["export", read, "-o", str(folder / rng.choice(("all.csv", "all.parquet")))],
+                ),
+                (10, 2, 1, 1, 1, 2),
+            )
 
 
 Kept = list[dict[str, Any]]
@@ -186,6 +219,7 @@ Kept = list[dict[str, Any]]
 
 def keep_charts(charts: Kept) -> None:
     """Keep the definitions of charts in place of drawing them, and make one of ``MADE_EVERY``: that takes longest."""
+    from hybridbench.report.render import charts as drawing
     from hybridbench.report.render import folder
 
     count, made = itertools.count(), folder.draw
@@ -199,7 +233,8 @@ def keep_charts(charts: Kept) -> None:
             charts.append(definition)
         return stem.with_suffix(".png"), stem.with_suffix(".svg")
 
-    folder.draw, folder.save = some, kept
+    folder.draw = some
+    folder.save = drawing.save = kept  # other renderers look it up when they draw
 
 
 def draw(charts: Kept, folder: Path) -> str | None:

@@ -51,6 +51,15 @@ def only(records: list[Record]) -> Group:
     return group
 
 
+def test_every_ratio_of_a_stack_is_in_its_table_and_csv(record_of: Make) -> None:
+    sweep = Sweep("decode", arch="inter", scale="350m", ctx="4k", ratio="1:7,1:8,1:3")
+    records = [record_of(case) for case in cases(sweep, has_gpu=True)]
+    assert list(to_frame(records)["ratio"]) == ["1:7 1:8", "1:3"]
+    said = "ratios 1:7, 1:8 are the same stack, inter 1+10 350m"
+    assert said in headline_table(only(records)).remarks
+    assert not [remark for remark in headline_table(only(records[1:])).remarks if "same stack" in remark]
+
+
 def test_a_kernel_beyond_its_limit_has_a_footnote_in_every_format(record_of: Make) -> None:
     sweep = Sweep("prefill", arch="mamba", scale="1b", ctx="128k", batch="4", device="cuda")
     (case,) = cases(sweep, has_gpu=True)

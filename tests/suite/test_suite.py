@@ -458,6 +458,18 @@ def test_ratios_of_one_stack_are_said_and_kept_apart_on_request() -> None:
     assert same_stacks(model_specs(**listed)) == []
 
 
+def test_a_stack_of_several_ratios_is_one_case_that_keeps_them_all() -> None:
+    sweep = Sweep("decode", arch="swa,mamba", scale="tiny", ratio="1:5,1:7,1:1", ctx="64")
+    found = cases(sweep, has_gpu=False)
+    assert [(case.model.ratio, case.ratios) for case in found] == [("1:5", ("1:5", "1:7")), ("1:1", ()), (None, ())]
+    alone = cases(dataclasses.replace(sweep, arch="swa", ratio="1:5"), has_gpu=False)
+    assert alone[0].key == found[0].key
+    for case in found:
+        body = json.loads(json.dumps(case.to_dict()))
+        assert Case.from_dict(body) == case
+        assert ("ratios" in body) == bool(case.ratios)
+
+
 def test_recipes_are_a_list_that_only_parallel_blocks_multiply() -> None:
     specs = model_specs(arch="intra,inter", scale="tiny", recipe="paper,hymba")
     assert [(spec.arch, spec.recipe) for spec in specs] == [("intra", "paper"), ("intra", "hymba"), ("inter", None)]

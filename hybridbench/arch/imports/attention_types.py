@@ -27,7 +27,8 @@ def _smollm3(read: Fields, d_model: int) -> Draft:
     if not isinstance(rotates, list) or len(rotates) < depth:
         rotates = [(index + 1) % every != 0 for index in range(depth)]
     window = read.maybe("sliding_window") if read.flag("use_sliding_window") else None
-    read.value("sliding_window")
+    for unused in ("sliding_window", "max_window_layers"):
+        read.value(unused)
     default = ["*" if turns or window is None else "S" for turns in rotates[:depth]]
     letters = read.layer_types("layer_types", depth, ATTENTION_WORDS, default)
     mlp = read_mlp(read, d_model, bias=read.flag("mlp_bias"))

@@ -37,13 +37,13 @@ def _letters(read: Fields) -> list[str]:
             "it has neither hybrid_override_pattern nor layers_block_type: add the one it was saved with.",
         )
         return []
-    for letter in pattern:
-        if letter not in "M*-E":
-            read.wrong(
-                "hybrid_override_pattern",
-                f"hybrid_override_pattern {shown(pattern)} has {shown_name(letter)!r}: Nemotron-H's letters are M, *, "
-                f"- and E.",
-            )
+    unknown = next((letter for letter in pattern if letter not in "M*-E"), None)
+    if unknown is not None:
+        read.wrong(
+            "hybrid_override_pattern",
+            f"hybrid_override_pattern {shown(pattern)} has {shown_name(unknown)!r}: Nemotron-H's letters are M, *, "
+            f"- and E.",
+        )
     if depth is not None and len(pattern) != depth:
         more = "longer" if len(pattern) > depth else "shorter"
         read.contradict(

@@ -66,6 +66,9 @@ HARMLESS = frozenset(
 )
 """Fields that change no count in any model type read here."""
 
+ENDLESS = ("time_step_limit",)
+"""Fields in which released files write infinity, of Mamba-2 and of the models that are made of it."""
+
 
 class Fields:
     """A config's fields. Each read marks its field as read and keeps what is wrong with it for ``finish``.
@@ -358,7 +361,7 @@ def shown(value: Any) -> str:
     """A value, cut where it is long."""
     if isinstance(value, int) and abs(value) > LARGEST**2:
         return f"a number of {len(str(abs(value)))} digits"
-    return _cut(ascii(value))
+    return _cut(ascii(value[:LONGEST] if isinstance(value, str) else value))
 
 
 def shown_name(name: str) -> str:
@@ -377,7 +380,7 @@ def read_json(path: Path) -> dict[str, Any]:
         BadInput: the file does not exist, holds what cannot be used (``files.from_json``), or is no JSON object.
     """
     try:
-        body = from_json(read_text(path, CONFIG_BYTES))
+        body = from_json(read_text(path, CONFIG_BYTES), endless=ENDLESS)
     except Damaged as exc:
         raise BadInput(f"{path} {exc}: give the config.json of a model.") from exc
     if not isinstance(body, dict):

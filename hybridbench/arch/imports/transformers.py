@@ -117,7 +117,7 @@ def _gemma(read: Fields, d_model: int) -> Draft:
         mixers = by_window(letters, attention, read.maybe("sliding_window", 4096))
     mlp = read_mlp(read, d_model)
     tied = read_tied(read, True)
-    read.finish(("cache_implementation", "_sliding_window_pattern"))
+    read.finish(("cache_implementation", "_sliding_window_pattern", "sliding_window_size"))
     return Draft(with_mlps(mixers, mlp), tied, norms=1 if kind == "gemma" else 2)
 
 
