@@ -147,7 +147,7 @@ LARGEST = 1e24
 _LEAST = {"_per_s": 1.0}
 """By the end of a field's name: rates are divided by, and below 1 per second they are none of any machine."""
 _ABOVE_ZERO = ("context", "batch", "steps_per_sample", "window_s")
-_SIGNED = ("loss", "temperature_c")
+_SIGNED = ("loss", "temperature_c", "found", "due")
 _COUNTS = ("context", "batch", "prompt", "tokens")
 """Counts of tokens and sequences, of which a person cannot ask for more than ``LARGEST_COUNT`` either."""
 LARGEST_COUNT = 1024**4

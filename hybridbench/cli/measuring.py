@@ -265,7 +265,7 @@ def _run(
                     finished.append(record)
                     live.finished(record)
 
-                run_sweep(todo, writer, gpus=devices, events=Events(started=live.started, finished=note))
+                run_sweep(todo, writer, gpus=devices, events=Events(live.started, live.phase, note))
         except KeyboardInterrupt:
             how_to_go_on()
             click.get_current_context().exit(130)
