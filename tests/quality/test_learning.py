@@ -47,8 +47,8 @@ class Killed(BaseException):
 
 
 def test_a_killed_run_goes_on_to_the_bit(case_of: CaseOf, tmp_path: Path) -> None:
-    whole = learned(case_of("intra", out=tmp_path / "whole"))
-    case = case_of("intra", out=tmp_path / "parts", resume=True)
+    whole = learned(case_of("inter", out=tmp_path / "whole"))
+    case = case_of("inter", out=tmp_path / "parts", resume=True)
     for end in ("step 6 of", "step 10 of"):  # behind a checkpoint, and two steps behind one
 
         def phase(name: str, end: str = end) -> None:

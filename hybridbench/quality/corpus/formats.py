@@ -35,7 +35,7 @@ def documents_in(path: Path, field: str) -> Iterator[Document]:
         Unreadable: it cannot be read, or is not what its name says.
     """
     stem = path.name.removesuffix(".gz")
-    reader = next((reader for ending, reader in _READERS.items() if stem.endswith(ending)), _text)
+    reader = next((reader for ending, reader in READERS.items() if stem.endswith(ending)), _text)
     try:
         yield from reader(path, field)
     except (OSError, EOFError, zlib.error) as exc:
@@ -106,7 +106,7 @@ def _array(path: Path, _field: str) -> Iterator[Document]:
     yield ids
 
 
-_READERS: dict[str, Callable[[Path, str], Iterator[Document]]] = {
+READERS: dict[str, Callable[[Path, str], Iterator[Document]]] = {
     ".jsonl": _json_lines,
     ".ndjson": _json_lines,
     ".parquet": _parquet,

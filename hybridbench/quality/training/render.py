@@ -71,7 +71,9 @@ def curves(report: LearnReport, axis: str) -> dict[str, Any] | None:
         for case in (arm.first.case for arm in report.arms)
     }
     colors, _ = looks(models)
-    color = alt.Color("model:N", title=None, scale=alt.Scale(domain=list(models), range=colors))
+    color = alt.Color(
+        "model:N", title=None, legend=alt.Legend(symbolOpacity=1), scale=alt.Scale(domain=list(models), range=colors)
+    )
     x = alt.X("x:Q", title=AXES[axis], axis=alt.Axis(format="~s"))
     scale = alt.Scale(zero=False)
     base = alt.Chart(data_of(points)).encode(x=x, color=color)
