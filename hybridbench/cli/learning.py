@@ -179,8 +179,17 @@ def _tell_cost(cases: Sequence[LearnCase], console: Plain, gpus: Sequence[str]) 
         workers = max(1, len(gpus)) if first.device == "cuda" else 1
         energy = "" if machine.power_w is None else f" and {format_si(needed * machine.power_w).strip()}J"
         text += f": predicted {format_seconds(needed / workers)}{energy}, at {machine.about} (assumed)"
-    peaks = [peak.total for peak in map(memory, cases) if peak is not None]
+    text_there = _tokens_on_gpu(first)
+    peaks = [peak.total for peak in (memory(case, text_there) for case in cases) if peak is not None]
     console.print(f"{text}{f'; at most {format_bytes(max(peaks))} of memory' if peaks else ''}.")
+
+
+def _tokens_on_gpu(case: LearnCase) -> int:
+    """Tokens of the corpus that lie on the GPU; a CPU maps the files."""
+    from hybridbench.quality.corpus.manifest import read_manifest
+
+    manifest = read_manifest(Path(case.place.corpus))
+    return manifest.train.tokens + manifest.held_out.tokens if case.device == "cuda" else 0
 
 
 def _gpu_name() -> str | None:

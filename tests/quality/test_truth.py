@@ -21,7 +21,9 @@ from hybridbench.quality.training.recipe import Recipe
 from hybridbench.quality.training.run import Learner
 from hybridbench.suite.case import Execution
 
-STEPS, CONTEXT, BATCH, RATE = 500, 64, 4, 3e-3
+STEPS, CONTEXT, BATCH, RATE = 500, 64, 4, 1e-3
+"""At a rate of 3e-3 the two transformers were 1e-6 nats apart at step 100 and 0.013 at step 500: rounding grows where
+training is chaotic, and tells nothing of either program."""
 WITHIN_NATS = 0.005
 
 
@@ -95,7 +97,7 @@ def test_first_steps_agree(arch: str, python: tuple[Path, Manifest], tmp_path: P
 def test_losses_agree_at_every_hundredth_step(arch: str, python: tuple[Path, Manifest], tmp_path: Path) -> None:
     learner = learner_of(arch, python, tmp_path)
     theirs = Theirs(learner)
-    far = {}
+    far: dict[int, float] = {}
     first = last = 0.0
     for number in range(STEPS):
         due = theirs.step(number, *learner.batches.at(number))

@@ -142,7 +142,11 @@ class MasterAdamW:
         for place, flat in enumerate(self._flats.values()):
             flat.master.copy_(tensors[f"{place}.master"])
             own = {name.partition(".")[2]: tensor for name, tensor in tensors.items() if name.startswith(f"{place}.")}
-            state[place] = {name: tensor for name, tensor in own.items() if name != "master"}
+            # The step count belongs on the host: on a GPU each update would wait to read it. torch's fused kernel,
+            # which needs it on the GPU, takes it there by itself.
+            state[place] = {
+                name: tensor.cpu() if name == "step" else tensor for name, tensor in own.items() if name != "master"
+            }
             if not flat.own:
                 torch._foreach_copy_([weight.detach() for weight in flat.weights], flat.masters)
         self.inner.load_state_dict({"state": state, "param_groups": self.inner.state_dict()["param_groups"]})

@@ -23,6 +23,7 @@ POWER_SHARE = 0.8
 """Of the board's limit that it is assumed to draw."""
 MASTER_BYTES, MOMENT_BYTES, GRADIENT_BYTES = 4, 8, 4
 """Of each weight, in float32: its master, AdamW's two moments, and its gradient as it is clipped."""
+TOKEN_BYTES = 4
 _PRODUCT = 768
 
 
@@ -84,8 +85,12 @@ def seconds(cases: Sequence[LearnCase], machine: Machine) -> float:
     return sum(map(total_flops, cases)) / machine.flops_per_s
 
 
-def memory(case: LearnCase) -> Footprint | None:
-    """The predicted peak, with float32 masters, moments and gradients; None where a block has no formula."""
+def memory(case: LearnCase, corpus_tokens: int = 0) -> Footprint | None:
+    """The predicted peak, with float32 masters, moments and gradients; None where a block has no formula.
+
+    Args:
+        corpus_tokens: of the text that lies on the GPU beside the model, four bytes each.
+    """
     storage = case.execution.storage
     try:
         found = train_memory(case.model, case.context, case.batch, storage, case.execution.checkpoint)
@@ -94,4 +99,4 @@ def memory(case: LearnCase) -> Footprint | None:
     weights = found.weights // storage.weight_bytes
     own = storage.weight_bytes == MASTER_BYTES
     kept = MOMENT_BYTES + GRADIENT_BYTES + (0 if own else MASTER_BYTES)
-    return replace(found, optimizer=kept * weights)
+    return replace(found, optimizer=kept * weights, inputs=found.inputs + TOKEN_BYTES * corpus_tokens)
