@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -80,6 +81,8 @@ def learn(
         measure_cases([*tuning, *cases], "learn", gpus, as_json=as_json, dry_run=True)
         return
     needs_gpu(cases, gpus)
+    if importlib.util.find_spec("safetensors") is None:
+        raise BadInput("learn keeps checkpoints with the package safetensors: pip install 'hybridbench[quality]'.")
     _tell_cost([*tuning, *cases], console, gpus)
     shared = {"out": folder, "resume": resume, "kind": _kind()}
     tried: list[LearnRecord] = []

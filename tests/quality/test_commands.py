@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -60,6 +61,14 @@ def test_a_dry_run_tells_what_runs_must_cost(corpus: Path) -> None:
     assert len({case["key"] for case in cases}) == 8
     assert "8 runs, " in done.stderr
     assert "FLOPs in all: predicted" in done.stderr
+
+
+def test_a_missing_package_is_named_before_anything_runs(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "safetensors" else found(name))
+    done = typed("learn", "--data", corpus, "--arch", "mamba", "--ctx", 64, "--tokens", "2k")
+    assert done.exit_code == 2
+    assert "pip install 'hybridbench[quality]'" in done.stderr
 
 
 def test_multiples_are_numbers_above_zero() -> None:
