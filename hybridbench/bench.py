@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
@@ -20,6 +20,7 @@ from hybridbench.count.caches import count_cache
 from hybridbench.count.kernels import kernel_names
 from hybridbench.count.step import count_step
 from hybridbench.errors import WrongResult
+from hybridbench.kernels import Check
 from hybridbench.measure.caveats import find_caveats
 from hybridbench.measure.ceilings import measure_ceilings
 from hybridbench.measure.clock import Timer, timer_for
@@ -150,7 +151,7 @@ def run_case(case: Case, bench: Bench) -> tuple[Observed, list[Caveat]]:
         memory=observe_memory(bench.device, model, optimizer=work.optimizer, cache_bytes=kept),
         cache=cache,
         counts=counts,
-        backends=_uses(_timed(resolved, case), work, bench),
+        backends=backend_uses(_timed(resolved, case), work.checks, bench.proofs),
         kernels=[] if case.sampling.probes else tools.kernels(work, bench.device),
         gpu_before=watch.before,
         gpu_after=watch.after,
@@ -245,12 +246,17 @@ def _timed(resolved: list[Resolved], case: Case) -> list[Resolved]:
     return [item for item in resolved if item.op == DECODE_STEP or item.op in over_sequences]
 
 
-def _uses(timed: list[Resolved], work: Prepared, bench: Bench) -> list[BackendUse]:
-    """One entry per operation and backend, with the verification that came closest to its bound."""
+def backend_uses(timed: list[Resolved], checks: Sequence[Check], proofs: Proofs) -> list[BackendUse]:
+    """One entry per operation and backend, with the verification that came closest to its bound.
+
+    Args:
+        checks: of the step as a whole, such as of compiled layers.
+        proofs: the verifications of single kernels.
+    """
     uses: dict[tuple[str, str], BackendUse] = {}
-    of_step = {(check.op, check.backend): check for check in work.checks}
+    of_step = {(check.op, check.backend): check for check in checks}
     for item in timed:
-        check = of_step.get((item.op, item.backend.name)) or bench.proofs.of(item)
+        check = of_step.get((item.op, item.backend.name)) or proofs.of(item)
         use = BackendUse(
             op=item.op,
             asked=item.asked,

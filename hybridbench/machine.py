@@ -381,6 +381,27 @@ def visible_gpus(nvml: Any = None) -> list[str]:
     return gpus
 
 
+def first_gpu_name(nvml: Any = None) -> str | None:
+    """The name that the driver gives the first visible GPU; None where there is none or NVML does not tell.
+
+    Args:
+        nvml: the ``pynvml`` module; imported if not given.
+    """
+    gpus = visible_gpus(nvml)
+    if not gpus:
+        return None
+    nvml = nvml or importlib.import_module("pynvml")
+    try:
+        return str(nvml.nvmlDeviceGetName(_handle(gpus[0], nvml)))
+    except nvml.NVMLError:
+        return None
+
+
+def _handle(gpu: str, nvml: Any) -> Any:
+    """NVML's handle of a value of ``visible_gpus``."""
+    return nvml.nvmlDeviceGetHandleByIndex(int(gpu)) if gpu.isdecimal() else nvml.nvmlDeviceGetHandleByUUID(gpu)
+
+
 def alike_gpus(gpus: Sequence[str], nvml: Any = None) -> Sequence[str]:
     """The GPUs of ``visible_gpus`` if the driver gives all of them the same name, else none.
 
@@ -391,11 +412,7 @@ def alike_gpus(gpus: Sequence[str], nvml: Any = None) -> Sequence[str]:
         return ()
     nvml = nvml or importlib.import_module("pynvml")
     try:
-        handles = [
-            nvml.nvmlDeviceGetHandleByIndex(int(gpu)) if gpu.isdecimal() else nvml.nvmlDeviceGetHandleByUUID(gpu)
-            for gpu in gpus
-        ]
-        names = {str(nvml.nvmlDeviceGetName(handle)) for handle in handles}
+        names = {str(nvml.nvmlDeviceGetName(_handle(gpu, nvml))) for gpu in gpus}
     except nvml.NVMLError:
         return ()
     return gpus if len(names) == 1 else ()

@@ -32,6 +32,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
             "page_size",
             "no_align",
         ),
+        *("sources", "vocabulary", "column", "held_out_percent", "max_size", "licence"),
+        *("data", "tokens", "seeds", "lr", "sweep_lr", "evaluations"),
     ),
     "Measurement": (
         *("device", "mode", "as_published", "published", "streams", "backend", "seed"),
@@ -125,6 +127,14 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "compare": (
         "hybridbench compare results/local/before results/local/after --fail-above 5%",
         "hybridbench compare results/local/sweep --across architecture",
+    ),
+    "corpus": (
+        "hybridbench corpus build --from python -o corpus/python",
+        "hybridbench corpus check -o corpus/python",
+    ),
+    "learn": (
+        "hybridbench learn --data corpus/python --arch transformer,mamba",
+        "hybridbench learn --data corpus/all --scale 20m --tokens 50m --seeds 3",
     ),
     "pareto": (
         "hybridbench pareto results/nvidia-h200/paper --ctx 32k",

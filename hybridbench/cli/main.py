@@ -34,6 +34,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "report": ("reporting", "Tables and charts from stored records."),
     "export": ("exporting", "Stored records as one Parquet or CSV file."),
     "compare": ("comparing", "What changed between stored results, beyond the noise."),
+    "corpus": ("corpora", "Text as token shards to train on."),
+    "learn": ("learning", "Train models on a corpus and judge them on held-out text."),
     "pareto": ("frontier", "Quality against cost: which stacks no other beats."),
     "trace": ("tracing", "Where the time of a step goes."),
     "audit": ("auditing", "Count a step's FLOPs six ways, and say why they differ."),

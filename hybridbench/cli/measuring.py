@@ -288,7 +288,7 @@ def _run(
                     finished.append(record)
                     live.finished(record)
 
-                events = Events(started=live.started, finished=note)
+                events = Events(live.started, live.phase, note)
                 for done in range(kind.passes):
                     if done:
                         writer = writers.enter_context(RecordWriter(folder, kind=kind.record))
@@ -312,7 +312,11 @@ def _compile_ahead(todo: Sequence[Any], gpus: Sequence[str], console: Console) -
         return
     if not console.is_terminal:
         console.print("Compiling the kernels of all cases, side by side.")
-    columns = (TextColumn("compiling kernels, side by side"), BarColumn(bar_width=20), MofNCompleteColumn())
+    columns = (
+        TextColumn("compiling kernels, side by side", markup=False),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+    )
     with (
         TemporaryDirectory(prefix="hybridbench-ahead-") as logs,
         Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar,

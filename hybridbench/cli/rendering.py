@@ -20,6 +20,8 @@ from hybridbench.report.render.terminal import print_report, print_table
 if TYPE_CHECKING:
     from hybridbench.kernel_suite.record import KernelRecord
     from hybridbench.kernel_suite.report import KernelReport
+    from hybridbench.quality.training.record import LearnRecord
+    from hybridbench.quality.training.report import LearnReport
     from hybridbench.report.part import Part
 
 
@@ -119,6 +121,41 @@ def render_kernels(
         print_table(table, console)
     if where and not brief:
         console.print(f"Report: {where}", soft_wrap=True)
+
+
+def render_learn(
+    records: Sequence[LearnRecord],
+    folder: Path,
+    *,
+    as_json: bool,
+    brief: bool = False,
+    written: Sequence[LearnRecord] = (),
+) -> None:
+    """Write the report of training runs into ``folder`` and show its tables, or print one JSON document; as ``render``.
+
+    What is shown is the whole folder's: runs of seeds that were added stand beside the earlier ones.
+    """
+    from hybridbench.quality.training.report import build
+
+    report = build(written or records)
+    where = _written_by(lambda: _learn_page(report, folder), folder)
+    if as_json:
+        from hybridbench.quality.training.render import document as learn_document
+
+        click.echo(json.dumps(learn_document(report, where)))
+        return
+    console = Plain()
+    for name in ("learn-rates", "learn"):
+        if name in report.tables:
+            print_table(report.tables[name], console)
+    if where and not brief:
+        console.print(f"Report: {where}", soft_wrap=True)
+
+
+def _learn_page(report: LearnReport, folder: Path) -> Path:
+    from hybridbench.quality.training.render import write
+
+    return write(report, folder)
 
 
 def _kernels_document(records: Sequence[KernelRecord], folder: Path) -> dict[str, Any]:

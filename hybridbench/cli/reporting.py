@@ -12,7 +12,7 @@ import click
 from hybridbench.cli.options import GIVEN_PATH, out_options
 from hybridbench.cli.stored import all_records
 from hybridbench.cli.typed import Command
-from hybridbench.errors import NotComparable, NothingCompared
+from hybridbench.errors import BadInput, NotComparable, NothingCompared
 from hybridbench.record import Record
 
 if TYPE_CHECKING:
@@ -29,19 +29,21 @@ def report(results: tuple[Path, ...], as_json: bool, out: Path | None) -> None:
     a case that one of them holds more than once, the newest record is shown. What is damaged is named and left out, and
     the exit code is 2. Without -o the report goes into the folder ``report`` beside the first of RESULTS.
     """
-    from hybridbench.cli.rendering import render, render_kernels, write_page
+    from hybridbench.cli.rendering import render, render_kernels, render_learn, write_page
     from hybridbench.kernel_suite.record import KernelRecord
     from hybridbench.kernel_suite.report import as_part, build
+    from hybridbench.quality.training.record import LearnRecord
     from hybridbench.record import Record
     from hybridbench.report.render.page import own_page
-    from hybridbench.store import exists, holds
+    from hybridbench.store import exists, holds, newest
 
     there = [path for path in results if exists(path)]
     first = results[0]
     folder = out or (first if os.path.isdir(first) else first.parent) / "report"
 
     kernels = [path for path in there if holds([path], KernelRecord)]
-    others = [path for path in results if path not in kernels or holds([path], Record)]
+    learned = [path for path in there if holds([path], LearnRecord)]
+    others = [path for path in results if path not in (*kernels, *learned) or holds([path], Record)]
     records: dict[tuple[str, str], Record] = {}
     runs: dict[str, str] = {}
     for path, name in zip(others, _names(others), strict=True):
@@ -49,12 +51,17 @@ def report(results: tuple[Path, ...], as_json: bool, out: Path | None) -> None:
             records.setdefault((record.run_id, record.case.key), record)
             runs.setdefault(record.run_id, name)
     of_kernels = all_records(kernels, KernelRecord) if kernels else []
+    of_learning = newest(all_records(learned, LearnRecord)) if learned else []
     own_page(folder, "index.html")  # before anything is written
-    compared = _compared(there)
+    compared = _compared(there) if others or kernels else []
+    if of_learning:
+        if as_json and (others or kernels):
+            raise BadInput("--json prints one document: name results of training runs apart from others.")
+        render_learn(of_learning, folder, as_json=as_json)
     if others:
         side_by_side = runs if len(others) > 1 else {}
         render(list(records.values()), folder, as_json=as_json, runs=side_by_side, kernels=of_kernels, parts=compared)
-    else:
+    elif kernels:
         render_kernels(of_kernels, folder, as_json=as_json)
         write_page([*compared, as_part(build(of_kernels))], folder)
 

@@ -99,6 +99,10 @@ class LiveSweep:
         """Show that a case begins."""
         self._progress.update(self._task, description=case.label)
 
+    def phase(self, case: _Named, name: str) -> None:
+        """Show what a case is at."""
+        self._progress.update(self._task, description=f"{case.label}: {name}")
+
     def finished(self, record: Any) -> None:
         """Show the result of a case, whether it ended ok or not."""
         self._done += 1

@@ -262,5 +262,5 @@ def test_noise_is_not_read_to_its_end(tmp_path: Path) -> None:
 def test_a_chart_survives_any_character(tmp_path: Path) -> None:
     """vl-convert ends the process over what no XML holds."""
     title = "".join(map(chr, (*range(32), 0x7F, 0xD800, 0xFFFE, 0xFFFF)))
-    _, svg = save({"title": title, "data": {"values": [{"x": 1}]}, "mark": "point"}, tmp_path / "chart")
+    _, svg, _ = save({"title": title, "data": {"values": [{"x": 1}]}, "mark": "point"}, tmp_path / "chart")
     assert "\\x1b" in svg.read_text()

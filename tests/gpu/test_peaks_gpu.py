@@ -10,7 +10,7 @@ from hybridbench.plain import from_plain
 from hybridbench.record import Observed, Status
 from hybridbench.suite.case import Case
 from hybridbench.suite.sweep import Sweep, cases
-from hybridbench.worker import free_memory, answer_for
+from hybridbench.worker import answer_for, free_memory
 
 pytestmark = [
     pytest.mark.gpu,

@@ -14,6 +14,7 @@ OPENINGS = {
     "cost.md": "# Predicted cost\n\n### predicted cost of ",
     "compare.md": "# Comparison\n\nThe ratio of medians cell by cell",
     "kernels.md": "# Kernels\n\nOperations timed by themselves.\n",
+    "learn.md": "# Learning\n\nModels trained on a corpus and judged on text held out of it.\n",
     "pareto.md": "# Quality and cost\n\nWhich stacks no other beats in both",
     "price.md": "# Predicted price\n\n### predicted, nothing was run: ",
     "audit.md": "# Audit\n\nFLOPs of one step as conventions and counters see them",

@@ -1,0 +1,104 @@
+"""render: a report of training runs as a page with tables and charts, and as one JSON document."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+
+from hybridbench.quality.training.report import LearnReport, about, rows
+from hybridbench.report.render.charts import CONFIG, HEIGHT, WIDTH, chart_files, data_of, looks, save
+from hybridbench.report.render.csv import to_csv
+from hybridbench.report.render.folder import write_text
+from hybridbench.report.render.latex import latex_files
+from hybridbench.report.render.markdown import latex_names, to_markdown
+from hybridbench.report.render.page import OPENINGS, clear_earlier, own_page
+from hybridbench.store import make_folder
+
+PAGE, PREVIEW = "learn.md", "learn-preview"
+AXES = {"tokens": "tokens", "train_flops": "training FLOPs", "train_s": "seconds of training", "energy_j": "joules"}
+"""What held-out loss is drawn against: columns of the table of curves, with the title of their axis."""
+
+
+def write(report: LearnReport, out: Path) -> Path:
+    """Write a report into ``out`` and return its page. An earlier one in that folder is replaced.
+
+    Raises:
+        BadInput: the folder cannot be written, or holds a page of that name that hybridbench did not write.
+    """
+    page = own_page(make_folder(out), PAGE)
+    tables, charts = make_folder(out / "tables"), make_folder(out / "charts")
+    texts = {tables / f"{name}.csv": to_csv(table) for name, table in report.tables.items()}
+    texts |= {tables / name: text for name, text in latex_files(report.tables, PREVIEW).items()}
+    drawn = {axis: chart for axis in AXES if (chart := curves(report, axis)) is not None}
+    stems = {axis: charts / f"learn-{axis}" for axis in drawn}
+    clear_earlier(page, (*texts, *(path for stem in stems.values() for path in chart_files(stem))))
+    write_text(page, _page(report, list(drawn)))
+    for path, text in texts.items():
+        write_text(path, text)
+    for axis, chart in drawn.items():
+        save(chart, stems[axis])
+    return page
+
+
+def _page(report: LearnReport, axes: Iterable[str]) -> str:
+    parts = [OPENINGS[PAGE]]
+    for name, table in report.tables.items():
+        parts += [to_markdown(table), f"[{name}.csv](tables/{name}.csv)\n"]
+    parts += [f"![Bits per byte against {AXES[axis]}](charts/learn-{axis}.svg)\n" for axis in axes]
+    return "\n".join([*parts, latex_names([*report.tables, PREVIEW])])
+
+
+def curves(report: LearnReport, axis: str) -> dict[str, Any] | None:
+    """The Vega-Lite definition of held-out bits per byte against one of ``AXES``; None where it is unknown.
+
+    The first judgement, of an untrained model, is left out: it would press the rest together.
+    """
+    table = report.tables.get("learn-curves")
+    if table is None:
+        return None
+    keys = [column.key for column in table.columns]
+    values = [dict(zip(keys, (cell.value for cell in row), strict=True)) for row in table.rows]
+    several = len({row["scale"] for row in values}) > 1
+    points = [
+        {
+            "model": f"{row['model']} {row['scale']}" if several else row["model"],
+            "x": row[axis],
+            "bits": row["bits_per_byte"],
+            "low": float(row["bits_per_byte"] or 0) - float(row["half_interval"] or 0),
+            "high": float(row["bits_per_byte"] or 0) + float(row["half_interval"] or 0),
+        }
+        for row in values
+        if row["step"] and row[axis] is not None
+    ]
+    if not points:
+        return None
+    models = {
+        f"{case.model.label} {case.model.scale}" if several else case.model.label: case.model
+        for case in (arm.first.case for arm in report.arms)
+    }
+    colors, _ = looks(models)
+    color = alt.Color(
+        "model:N", title=None, legend=alt.Legend(symbolOpacity=1), scale=alt.Scale(domain=list(models), range=colors)
+    )
+    x = alt.X("x:Q", title=AXES[axis], axis=alt.Axis(format="~s"))
+    scale = alt.Scale(zero=False)
+    base = alt.Chart(data_of(points)).encode(x=x, color=color)
+    band = base.mark_area(opacity=0.15).encode(y=alt.Y("low:Q", title="", scale=scale), y2="high:Q")
+    line = base.mark_line(point=True).encode(y=alt.Y("bits:Q", title="held-out bits per byte", scale=scale))
+    title = alt.TitleParams(
+        f"Held-out loss against {AXES[axis]}",
+        subtitle=[f"{about(report.arms[0].first)}; band: 95% interval over seeds"],
+        anchor="start",
+        offset=12,
+    )
+    definition: dict[str, Any] = alt.layer(band, line).properties(width=WIDTH, height=HEIGHT, title=title).to_dict()
+    definition["config"] = CONFIG
+    return definition
+
+
+def document(report: LearnReport, written: str | None) -> dict[str, Any]:
+    """Every figure of every run in SI, and the path of the page if one was written."""
+    return {"report": written, "runs": rows(report)}

@@ -1,0 +1,315 @@
+"""report: records of training runs as tables: models side by side, every run, the rates tried, and the curves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from hybridbench.arch.block import Convention
+from hybridbench.arch.model import params
+from hybridbench.errors import BadResults
+from hybridbench.quality.training.figures import (
+    Arm,
+    Estimate,
+    arms,
+    best_rate,
+    bits_per_byte,
+    difference,
+    energy_j,
+    estimate,
+    final_bits,
+    final_loss,
+    tie,
+    tokens_per_s,
+    train_s,
+)
+from hybridbench.quality.training.record import MEANINGS, Judged, LearnRecord
+from hybridbench.record import ADVICE, Status
+from hybridbench.report.table import NO_VALUE, Cell, Column, Table
+from hybridbench.units import NS_PER_S, format_number, format_params, format_si, format_tokens
+
+DIGITS = 4
+"""Significant digits of losses: seeds differ in the third decimal."""
+
+
+@dataclass(frozen=True)
+class LearnReport:
+    """The whole report: its records, and its tables by file name without the ending."""
+
+    records: tuple[LearnRecord, ...]
+    tables: dict[str, Table]
+    arms: tuple[Arm, ...]
+
+
+def build(records: Sequence[LearnRecord]) -> LearnReport:
+    """Build the report.
+
+    Raises:
+        BadResults: there are no records.
+    """
+    if not records:
+        raise BadResults("there is no record of a training run to report: run hybridbench learn first.")
+    compared = arms(record for record in records if not record.case.tuning)
+    tuned = [record for record in records if record.case.tuning]
+    tables = {}
+    if compared:
+        tables["learn"] = _side_by_side(compared)
+        tables["learn-curves"] = _curves(compared)
+        tables["learn-runs"] = _runs([record for arm in compared for record in arm.records], "every run")
+    if tuned:
+        tables["learn-rates"] = _rates(tuned)
+    return LearnReport(tuple(records), tables, tuple(compared))
+
+
+def about(record: LearnRecord) -> str:
+    """What all runs of a table have in common, in words."""
+    case = record.case
+    threads = "" if record.environment.threads is None else f", {record.environment.threads} threads"
+    return (
+        f"{record.environment.device}{threads}: {format_tokens(case.tokens)} tokens of corpus {case.corpus} in "
+        f"sequences of {case.context:,}, {case.tokens_per_step:,} a step, {case.how}"
+    )
+
+
+def _side_by_side(compared: Sequence[Arm]) -> Table:
+    """One row for each model: means over seeds, and how far it is from the best."""
+    table = Table(
+        "held-out loss at equal tokens",
+        [
+            Column("model", "model", numeric=False),
+            Column("scale", "scale", numeric=False),
+            Column("params_non_embedding", "parameters", wide=True),
+            Column("lr", "rate", wide=True),
+            Column("seeds", "seeds"),
+            Column("loss_nats", "nats/token"),
+            Column("loss_half_interval_nats", "±", wide=True),
+            Column("bits_per_byte", "bits/byte"),
+            Column("bits_per_byte_half_interval", "±"),
+            Column("difference_bits_per_byte", "over the best"),
+            Column("difference_half_interval", "±"),
+            Column("verdict", "", numeric=False),
+            Column("train_flops", "FLOPs"),
+            Column("train_s", "seconds"),
+            Column("tokens_per_s", "tokens/s", wide=True),
+            Column("energy_j", "joules"),
+            Column("status", "status", numeric=False),
+        ],
+        about(compared[0].first),
+    )
+    known = {id(arm): arm.estimate(final_bits) for arm in compared}
+    ranked = [arm for arm in compared if known[id(arm)] is not None]
+    best = min(ranked, key=lambda arm: known[id(arm)].mean) if ranked else None  # type: ignore[union-attr]
+    for arm in compared:
+        table.rows.append(_arm_row(arm, best, table))
+    table.remark(
+        "± is half the 95% interval over seeds (Student's t); differences are of runs with equal seeds, which see the "
+        "same batches. A tie is a difference whose interval holds 0, or that has no interval."
+    )
+    table.remark("Parameters are those without embedding. FLOPs are model FLOPs, exact.")
+    if len({arm.first.case.tokens for arm in compared}) > 1 or len({arm.first.case.corpus for arm in compared}) > 1:
+        table.remark("These runs are not of equal tokens or of one corpus: their losses do not compare.")
+    return table
+
+
+def non_embedding(record: LearnRecord) -> int:
+    """Parameters without the embedding, as the paper counts them."""
+    spec = record.case.model
+    return params(spec, Convention.PAPER) - spec.vocab_size * spec.d_model
+
+
+def _arm_row(arm: Arm, best: Arm | None, table: Table) -> list[Cell]:
+    case = arm.first.case
+    loss, bits = arm.estimate(final_loss), arm.estimate(final_bits)
+    more = difference(arm, best, final_bits) if best is not None and arm is not best else None
+    verdict = "best" if arm is best else NO_VALUE if more is None else "tie" if tie(more) else "worse"
+    count = non_embedding(arm.first)
+    flops = case.flops_per_token * case.tokens
+    spent, rate, energy = (arm.estimate(of) for of in (train_s, tokens_per_s, energy_j))
+    return [
+        Cell(case.model.label, case.model.label),
+        Cell(case.model.scale, case.model.scale),
+        Cell(format_params(count), count),
+        Cell(f"{case.recipe.lr:.3g}", case.recipe.lr),
+        Cell(str(bits.n if bits else 0), bits.n if bits else 0),
+        *_estimated(loss),
+        *_estimated(bits),
+        *_estimated(more, signed=True),
+        Cell(verdict, verdict, word=verdict),
+        Cell(format_si(flops).strip(), flops),
+        _number(spent.mean if spent else None, 3),
+        _number(rate.mean if rate else None, 3),
+        _number(energy.mean if energy else None, 3) if energy else Cell("unknown"),
+        _statuses(arm, table),
+    ]
+
+
+def _estimated(found: Estimate | None, signed: bool = False) -> list[Cell]:
+    if found is None:
+        return [Cell(NO_VALUE), Cell(NO_VALUE)]
+    text = f"{found.mean:+.4f}" if signed else format_number(found.mean, DIGITS)
+    half = Cell(NO_VALUE) if found.half is None else Cell(f"{found.half:.4f}", found.half)
+    return [Cell(text, found.mean), half]
+
+
+def _number(value: float | None, digits: int = DIGITS) -> Cell:
+    return Cell(NO_VALUE) if value is None else Cell(format_number(value, digits), value)
+
+
+def _statuses(arm: Arm, table: Table) -> Cell:
+    """The word of how the runs ended, with a note for each that did not end well."""
+    words = dict.fromkeys(_ending(record) for record in arm.records)
+    marks = [table.note(sentence) for record in arm.records for sentence in notes(record)]
+    word = next((one for one in words if one != "ok"), "ok")
+    return Cell(" ".join([", ".join(words), *dict.fromkeys(marks)]), word, word=word)
+
+
+def _ending(record: LearnRecord) -> str:
+    if record.status is not Status.OK:
+        return record.status.value.replace("_", " ")
+    return "ok" if record.observed is not None and record.observed.finished else "diverged"
+
+
+def notes(record: LearnRecord) -> list[str]:
+    """What a reader must know of a run: why it failed, what went wrong while it learned, and each caveat."""
+    who = f"{record.case.model.label} {record.case.model.scale}, seed {record.case.seed}"
+    found = [] if record.message is None else [f"{who}: {' '.join(record.message.split())}"]
+    for event in record.observed.events if record.observed else []:
+        found.append(f"{who}: {event.mark.value.replace('_', ' ')} at step {event.step:,}: {MEANINGS[event.mark]}")
+    return found + [f"{caveat.value.replace('_', ' ')}: {ADVICE[caveat]}" for caveat in record.caveats]
+
+
+def _runs(records: Sequence[LearnRecord], title: str) -> Table:
+    """One row for each run."""
+    table = Table(
+        title,
+        [
+            Column("model", "model", numeric=False),
+            Column("scale", "scale", numeric=False),
+            Column("seed", "seed"),
+            Column("lr", "rate"),
+            Column("loss_nats", "nats/token"),
+            Column("bits_per_byte", "bits/byte"),
+            Column("train_s", "seconds"),
+            Column("energy_j", "joules", wide=True),
+            Column("key", "key", numeric=False, wide=True),
+            Column("weights", "weights", numeric=False, wide=True),
+            Column("status", "status", numeric=False),
+        ],
+        about(records[0]),
+    )
+    for record in records:
+        case, seen = record.case, record.observed
+        weights = seen.weights if seen and seen.weights else NO_VALUE
+        table.rows.append(
+            [
+                Cell(case.model.label, case.model.label),
+                Cell(case.model.scale, case.model.scale),
+                Cell(str(case.seed), case.seed),
+                Cell(f"{case.recipe.lr:.3g}", case.recipe.lr),
+                _number(final_loss(record)),
+                _number(final_bits(record)),
+                _number(train_s(record), 3),
+                _number(energy_j(record), 3),
+                Cell(case.key, case.key),
+                Cell(weights, weights),
+                _statuses(Arm((record,)), table),
+            ]
+        )
+    return table
+
+
+def _rates(tuned: Sequence[LearnRecord]) -> Table:
+    """The runs that chose a learning rate, with the chosen one of each model marked."""
+    table = _runs(tuned, "rates tried, with a seed that is not compared")
+    table.columns.append(Column("chosen", "chosen", numeric=False))
+    by_model: dict[object, list[LearnRecord]] = {}
+    for record in tuned:
+        by_model.setdefault(record.case.model, []).append(record)
+    chosen = {id(best_rate(group)) for group in by_model.values()}
+    for record, row in zip(tuned, table.rows, strict=True):
+        word = "yes" if id(record) in chosen else ""
+        row.append(Cell(word, word))
+    return table
+
+
+def _curves(compared: Sequence[Arm]) -> Table:
+    """Held-out losses against tokens, FLOPs, seconds and joules: means over the seeds that reached each step."""
+    numbers = ("step", "tokens", "train_flops", "train_s", "energy_j", "loss_nats", "bits_per_byte", "half_interval")
+    names = (Column("model", "model", numeric=False), Column("scale", "scale", numeric=False))
+    table = Table(
+        "curves",
+        [*names, *(Column(key, key.replace("_", " ")) for key in (*numbers, "seeds"))],
+        about(compared[0].first),
+    )
+    for arm in compared:
+        case = arm.first.case
+        for step, points in curve_of(arm).items():
+            tokens = step * case.tokens_per_step
+            bits = estimate([bits_per_byte(point) for point in points])
+            energy = _mean(points, lambda point: point.energy_j)
+            values = (
+                step,
+                tokens,
+                case.flops_per_token * tokens,
+                _mean(points, lambda point: point.train_ns / NS_PER_S),
+                energy,
+                _mean(points, lambda point: point.loss),
+                bits.mean,
+                bits.half,
+                bits.n,
+            )
+            label = (Cell(case.model.label, case.model.label), Cell(case.model.scale, case.model.scale))
+            table.rows.append([*label, *(_number(value) for value in values)])
+    return table
+
+
+def curve_of(arm: Arm) -> dict[int, list[Judged]]:
+    """The judgements of all seeds by step."""
+    found: dict[int, list[Judged]] = {}
+    for record in arm.records:
+        for point in record.observed.curve if record.observed else []:
+            found.setdefault(point.step, []).append(point)
+    return dict(sorted(found.items()))
+
+
+def _mean(points: Sequence[Judged], of: Callable[[Judged], float | None]) -> float | None:
+    known = [value for value in map(of, points) if value is not None]
+    return sum(known) / len(known) if len(known) == len(points) else None
+
+
+def rows(report: LearnReport) -> list[dict[str, object]]:
+    """Every run as plain values: its identity, every figure in SI, its curve, and how it ended."""
+    found: list[dict[str, object]] = []
+    for record in report.records:
+        case, seen = record.case, record.observed
+        found.append(
+            {
+                "key": case.key,
+                "arm": case.arm,
+                "run_id": record.run_id,
+                "started_at": record.started_at,
+                "model": case.model.label,
+                "arch": case.model.arch,
+                "pattern": case.model.pattern,
+                "scale": case.model.scale,
+                "params_non_embedding": non_embedding(record),
+                "seed": case.seed,
+                "tuning": case.tuning,
+                "lr": case.recipe.lr,
+                "tokens": case.tokens,
+                "corpus": case.corpus,
+                "train_flops": case.flops_per_token * case.tokens,
+                "device": record.environment.device,
+                "loss_nats": final_loss(record),
+                "bits_per_byte": final_bits(record),
+                "train_s": train_s(record),
+                "tokens_per_s": tokens_per_s(record),
+                "energy_j": energy_j(record),
+                "curve": [[point.step, point.loss, bits_per_byte(point)] for point in (seen.curve if seen else [])],
+                "events": [] if seen is None else [[event.mark.value, event.step] for event in seen.events],
+                "status": record.status.value,
+                "message": record.message,
+                "caveats": [caveat.value for caveat in record.caveats],
+            }
+        )
+    return found

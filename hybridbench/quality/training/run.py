@@ -1,0 +1,257 @@
+"""run: one training run from its case to what is observed: build, check, train, judge, keep.
+
+The step is that of ``workload.train``: the model's own loss and its backward, with the kernels that the case resolves
+to, verified and checked at the run's size before the first update. Losses stay on the device and are read at pauses,
+so a GPU never waits for Python. Time and energy are those of the updates alone, between two synchronisations.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hybridbench.bench import Bench, backend_uses
+from hybridbench.errors import BadInput
+from hybridbench.measure.memory import observe_memory, reset_peaks
+from hybridbench.measure.nvml import Watch
+from hybridbench.model.build import Resolved, build_model, parameter_count, resolve_backends
+from hybridbench.model.language import LanguageModel
+from hybridbench.quality.corpus.manifest import HELD_OUT, TRAIN, Tokens, read_manifest
+from hybridbench.quality.training.batches import Batches, bytes_of_tokens, spread_evenly
+from hybridbench.quality.training.case import LearnCase
+from hybridbench.quality.training.checkpoint import Progress, load_checkpoint, save_checkpoint, save_weights
+from hybridbench.quality.training.optimizer import MasterAdamW
+from hybridbench.quality.training.record import Judged, LearnObserved, Mark
+from hybridbench.quality.training.start import check_start
+from hybridbench.quality.training.watch import new_events
+from hybridbench.record import Caveat, SizeCheck
+from hybridbench.suite.case import COMPILE
+from hybridbench.units import NS_PER_S, format_number, format_seconds
+from hybridbench.workload.at_size import Checker
+
+PAUSES = 50
+"""How often in a run losses are read, at least: after so many parts of it."""
+CHECKPOINT_S = 60.0
+"""Seconds of training after which a checkpoint is written, beside those at each judgement."""
+
+
+def run_learn(case: LearnCase, bench: Bench) -> tuple[LearnObserved, list[Caveat]]:
+    """Runs one case and returns what was observed, with its caveats.
+
+    Raises:
+        Unsupported, WrongResult: before the first update.
+        BadInput: the corpus is another one, or a checkpoint cannot be read or written.
+        torch.OutOfMemoryError: the run does not fit.
+    """
+    now = bench.instruments.now
+    bench.phase("ceilings")
+    ceilings = bench.ceilings_for(case.execution.dtype)
+    bench.phase("build")
+    began = now()
+    learner = Learner(case, bench)
+    built = now()
+    bench.phase("verify and check")
+    sized, caveats = learner.check()
+    start = check_start(learner.model)
+    learner.begin()
+    prepared = now()
+    reset_peaks(bench.device)
+    watch = Watch(bench.gpu, now)
+    with watch:
+        learner.train()
+    done = learner.progress
+    weights = save_weights(case, learner.model)
+    memory = observe_memory(bench.device, learner.model)
+    observed = LearnObserved(
+        losses=done.losses,
+        gradient_norms=done.norms,
+        curve=done.curve,
+        events=done.events,
+        finished=done.step == case.steps,
+        resumed_at=done.resumed_at,
+        start=start,
+        parameters=parameter_count(learner.model),
+        memory=replace(memory, optimizer_bytes=learner.optimizer.nbytes),
+        backends=backend_uses(learner.resolved, [], bench.proofs),
+        sized=sized,
+        build_ns=built - began,
+        prepare_ns=prepared - built,
+        weights=weights,
+        ceilings=ceilings,
+        gpu_before=watch.before,
+        gpu_after=watch.after,
+    )
+    return observed, caveats
+
+
+class Learner:
+    """A model in training: what changes from step to step, and the steps."""
+
+    def __init__(self, case: LearnCase, bench: Bench) -> None:
+        self.case, self.bench, self.device = case, bench, bench.device
+        folder = Path(case.place.corpus)
+        manifest = read_manifest(folder)
+        if manifest.key != case.corpus:
+            raise BadInput(f"{folder} holds another corpus ({manifest.key}) than the run's ({case.corpus}).")
+        step_case = case.step_case
+        self.resolved: list[Resolved] = resolve_backends(step_case)
+        self.model: LanguageModel = build_model(step_case, self.resolved)
+        self.model.allocate(self.device, case.seed)
+        bos = manifest.vocabulary.bos
+        train, held_out = (Tokens(folder, manifest.split(name), case.context) for name in (TRAIN, HELD_OUT))
+        self.batches = Batches(train, bos, case.batch, case.seed, self.device)
+        self.held_out = Batches(held_out, bos, case.batch, 0, self.device)
+        self.judged_on = spread_evenly(case.sampling.sequences, len(held_out))
+        self.token_bytes = bytes_of_tokens(folder, manifest, self.device)
+        self.layers = self.model.compiled_layers() if case.execution.mode == COMPILE else {}
+        self.progress = Progress(energy_j=None if bench.gpu is None else 0.0)
+
+    def check(self) -> tuple[list[SizeCheck], list[Caveat]]:
+        """Verifies the kernels, and checks the forward and backward of the first batch at the run's size."""
+        proofs = self.bench.proofs
+        proofs.verify(self.resolved, self.device)
+        known = _SIZED.get(self.case.arm)
+        if known is None:
+            checker = Checker(self.case.step_case, self.model, self.resolved, proofs.known, self.bench.instruments.now)
+            self.model.train()
+            checker.train(*self.batches.at(0))
+            known = checker.checks, [Caveat.NOT_CHECKED] if checker.unchecked else []
+            _SIZED[self.case.arm] = known
+            self.model.zero_grad(set_to_none=True)
+            self.model.allocate(self.device, self.case.seed)
+        return known
+
+    def begin(self) -> None:
+        """Makes the optimizer, and goes on from a checkpoint if the case asks for that and there is one."""
+        self.optimizer = MasterAdamW(self.model.named_parameters(), self.model.ops["adamw"], self.case.recipe)
+        found = load_checkpoint(self.case, self.device) if self.case.place.resume else None
+        if found is None:
+            return
+        tensors, self.progress = found
+        self.optimizer.load({name: tensor for name, tensor in tensors.items() if not name.startswith(_BUFFER)})
+        buffers = dict(self.model.named_buffers())
+        for name, tensor in tensors.items():
+            if name.startswith(_BUFFER):
+                buffers[name.removeprefix(_BUFFER)].copy_(tensor)
+        self.progress.resumed_at.append(self.progress.step)
+
+    def train(self) -> None:
+        """All steps that are left, with pauses. It ends early where the run goes wrong."""
+        done, case = self.progress, self.case
+        if not done.curve:
+            self.judge()
+        judged_at = {case.steps * (n + 1) // case.sampling.evaluations for n in range(case.sampling.evaluations)}
+        saved_ns = done.train_ns
+        for stop in _stops(case, done.step):
+            self.steps_until(stop)
+            ended = any(event.mark is not Mark.SPIKE for event in done.events)
+            if stop in judged_at and not ended:
+                self.judge()
+            if ended or stop in judged_at or done.train_ns - saved_ns > CHECKPOINT_S * NS_PER_S:
+                self.keep()
+                saved_ns = done.train_ns
+            self.bench.phase(self.said())
+            if ended:
+                return
+
+    def steps_until(self, stop: int) -> None:
+        """Updates up to ``stop``, then waits for them and reads their losses."""
+        done, bench = self.progress, self.bench
+        losses, norms = [], []
+        with self._energy():
+            began = bench.instruments.now()
+            for step in range(done.step, stop):
+                loss, norm = self.step(step)
+                losses.append(loss)
+                norms.append(norm)
+            told = torch.stack([torch.stack(losses).float(), torch.stack(norms)]).tolist()  # waits for the device
+            done.train_ns += bench.instruments.now() - began
+        first = done.step
+        events = new_events(done.losses + told[0], done.norms + told[1], first)
+        good = next((event.step for event in events if event.mark is Mark.NOT_A_NUMBER), stop)
+        done.losses += told[0][: good - first]
+        done.norms += told[1][: good - first]
+        done.events += events
+        done.step = stop
+
+    def step(self, step: int) -> tuple[Tensor, Tensor]:
+        """One update; its loss and the norm of its gradients, still on the device."""
+        case = self.case
+        self.model.train()
+        token_BT, target_BT = self.batches.at(step)
+        with self.model.compiling(self.layers):
+            loss = self.model.loss(token_BT, target_BT)
+        torch.autograd.backward(loss)
+        norm = self.optimizer.step(case.recipe.rate(step, case.steps))
+        self.model.balance_experts()
+        return loss.detach(), norm
+
+    @torch.no_grad()
+    def judge(self) -> None:
+        """The loss on held-out text, which joins the curve."""
+        self.model.eval()
+        total, tokens = torch.zeros((), dtype=torch.float64, device=self.device), 0
+        text_bytes = torch.zeros((), dtype=torch.int64, device=self.device)
+        for first in range(0, len(self.judged_on), self.case.batch):
+            token_BT, target_BT = self.held_out.rows(self.judged_on[first : first + self.case.batch])
+            with self.model.compiling(self.layers if len(target_BT) == self.case.batch else {}):
+                total += self.model.loss(token_BT, target_BT).double() * target_BT.numel()
+            tokens += target_BT.numel()
+            text_bytes += self.token_bytes[target_BT].sum()
+        done = self.progress
+        loss = float(total) / tokens
+        done.curve.append(Judged(done.step, loss, tokens, int(text_bytes), done.train_ns, done.energy_j))
+
+    def keep(self) -> None:
+        """Writes a checkpoint."""
+        buffers = {f"{_BUFFER}{name}": buffer for name, buffer in self.model.named_buffers()}
+        save_checkpoint(self.case, {**self.optimizer.tensors(), **buffers}, self.progress)
+
+    def said(self) -> str:
+        """The progress in words: how far, the time left, and the held-out curve so far."""
+        done, case = self.progress, self.case
+        left_s = done.train_ns / NS_PER_S / done.step * (case.steps - done.step)
+        loss = f"loss {format_number(done.losses[-1])}, " if done.losses else ""
+        return (
+            f"step {done.step:,} of {case.steps:,}, {loss}held out {format_number(done.curve[-1].loss)} "
+            f"{sketch([point.loss for point in done.curve])}, {format_seconds(left_s)} of training left"
+        )
+
+    @contextlib.contextmanager
+    def _energy(self) -> Iterator[None]:
+        """Adds the energy of what runs inside; unknown once it is unknown."""
+        gpu = self.bench.gpu
+        before = gpu.total_energy_j() if gpu else None
+        yield
+        after = gpu.total_energy_j() if gpu else None
+        known = self.progress.energy_j
+        if known is not None:
+            self.progress.energy_j = None if before is None or after is None else known + after - before
+
+
+_BUFFER = "buffer."
+_SIZED: dict[str, tuple[list[SizeCheck], list[Caveat]]] = {}
+"""What this process has checked at size, by arm: seeds differ in nothing that a kernel could get wrong."""
+
+
+def _stops(case: LearnCase, done: int) -> list[int]:
+    """The steps at which a run pauses: ``PAUSES`` even parts, and every judgement."""
+    parts, judged = min(PAUSES, case.steps), case.sampling.evaluations
+    stops = {case.steps * (n + 1) // parts for n in range(parts)}
+    stops |= {case.steps * (n + 1) // judged for n in range(judged)}
+    return sorted(stop for stop in stops if stop > done)
+
+
+def sketch(losses: list[float]) -> str:
+    """A curve in one line of characters, the highest loss tallest.
+
+    >>> sketch([6.0, 4.0, 3.0, 2.5])
+    '█▄▂▁'
+    """
+    low, high = min(losses), max(losses)
+    return "".join("▁▂▃▄▅▆▇█"[round(7 * (loss - low) / (high - low)) if high > low else 0] for loss in losses[-20:])

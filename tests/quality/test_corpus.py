@@ -1,0 +1,217 @@
+"""A corpus holds every document once, in ids that give its text back, and says what is wrong with its sources."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from texts import words
+
+from hybridbench.errors import BadInput
+from hybridbench.quality.corpus.build import Plan, build
+from hybridbench.quality.corpus.manifest import Manifest, Tokens, check_files, read_manifest
+from hybridbench.quality.corpus.sources import named_source
+from hybridbench.quality.corpus.vocabulary import ByteVocabulary
+
+TEXTS = [words(seed, 60) + f" ünï {seed}" for seed in range(30)]
+
+
+def made(tmp_path: Path, *names: object, out: str = "corpus", **plan: object) -> tuple[Path, Manifest]:
+    sources = [named_source(str(name), "text", "MIT") for name in names]
+    folder = tmp_path / out
+    given = Plan(**{"held_out_frac": 0.2, **plan})  # type: ignore[arg-type]
+    return folder, build(sources, folder, given, lambda _sentence: None)
+
+
+def ids_of(folder: Path, manifest: Manifest, name: str) -> np.ndarray:
+    return np.concatenate([np.load(folder / shard.file) for shard in manifest.split(name).shards])
+
+
+def texts_of(folder: Path, manifest: Manifest, name: str) -> list[str]:
+    """The documents, read back by hand from the bytes between two EOS."""
+    ids = ids_of(folder, manifest, name)
+    ends = np.flatnonzero(ids == 257)
+    assert ids[-1] == 257
+    parts = np.split(ids, ends + 1)[:-1]
+    return [bytes(part[:-1].astype(np.uint8)).decode() for part in parts]
+
+
+def folder_of(tmp_path: Path, texts: list[str], name: str = "text") -> Path:
+    folder = tmp_path / name
+    folder.mkdir()
+    for number, text in enumerate(texts):
+        (folder / f"{number:03}.txt").write_text(text, encoding="utf-8")
+    return folder
+
+
+def test_every_document_is_there_once_and_comes_back(tmp_path: Path) -> None:
+    source = folder_of(tmp_path, [*TEXTS, TEXTS[3], "", TEXTS[5]])
+    folder, manifest = made(tmp_path, source)
+    sides = [texts_of(folder, manifest, name) for name in ("train", "held-out")]
+    assert sorted(sides[0] + sides[1]) == sorted(TEXTS)
+    assert all(sides)
+    assert manifest.sources[0].duplicates == 2
+    assert manifest.train.text_bytes == sum(len(text.encode()) for text in sides[0])
+    assert manifest.train.tokens == manifest.train.text_bytes + len(sides[0])
+    assert manifest.sources[0].licence == "MIT"
+    check_files(folder, read_manifest(folder))
+
+
+def test_duplicates_are_found_across_sources_and_formats(tmp_path: Path) -> None:
+    first = folder_of(tmp_path, TEXTS)
+    second = tmp_path / "again.jsonl.gz"
+    with gzip.open(second, "wt", encoding="utf-8") as file:
+        file.write("\n".join(json.dumps({"text": text}) for text in [*TEXTS[:7], "only here " + TEXTS[0]]))
+    _, manifest = made(tmp_path, first, second)
+    assert [(one.documents, one.duplicates) for one in manifest.sources] == [(30, 0), (1, 7)]
+
+
+def test_order_of_sources_does_not_move_a_document_to_the_other_side(tmp_path: Path) -> None:
+    one, two = folder_of(tmp_path, TEXTS[:15], "one"), folder_of(tmp_path, TEXTS[15:], "two")
+    sides = [
+        set(texts_of(*made(tmp_path, *order, out=f"corpus-{at}"), "held-out"))
+        for at, order in enumerate([(one, two), (two, one)])
+    ]
+    assert sides[0] == sides[1] != set()
+
+
+def test_small_shards_hold_the_same_ids(tmp_path: Path) -> None:
+    source = folder_of(tmp_path, TEXTS)
+    whole, of_whole = made(tmp_path, source)
+    parts, of_parts = made(tmp_path, source, out="parts", shard_tokens=1000)
+    assert len(of_parts.train.shards) > 3
+    assert all(shard.tokens == 1000 for shard in of_parts.train.shards[:-1])
+    for name in ("train", "held-out"):
+        assert np.array_equal(ids_of(whole, of_whole, name), ids_of(parts, of_parts, name))
+
+
+def test_sequences_are_cut_within_shards(tmp_path: Path) -> None:
+    folder, manifest = made(tmp_path, folder_of(tmp_path, TEXTS), shard_tokens=1000)
+    tokens = Tokens(folder, manifest.train, 64)
+    expected = [
+        shard[at : at + 64]
+        for shard in (np.load(folder / one.file) for one in manifest.train.shards)
+        for at in range(0, len(shard) - 63, 64)
+    ]
+    assert len(tokens) == len(expected)
+    order = np.random.default_rng(0).permutation(len(tokens))
+    assert np.array_equal(tokens.rows(order), np.array(expected)[order])
+
+
+def test_parquet_and_a_local_data_set_hold_the_same(tmp_path: Path) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    pytest.importorskip("datasets")
+    rows = tmp_path / "set"
+    rows.mkdir()
+    parquet.write_table(arrow.table({"body": TEXTS, "number": list(range(30))}), rows / "part.parquet")
+    keys = set()
+    for at, name in enumerate((rows / "part.parquet", f"hf:{rows}")):
+        source = named_source(str(name), "body", None)
+        keys.add(build([source], tmp_path / f"c{at}", Plan(held_out_frac=0.2), lambda _sentence: None).key)
+    assert len(keys) == 1
+    with pytest.raises(BadInput, match=r"has no column text \(it has body, number\)"):
+        made(tmp_path, rows / "part.parquet", out="none")
+    with pytest.raises(BadInput, match=r"no column text \(it has body, number\)"):
+        made(tmp_path, f"hf:{rows}", out="none")
+
+
+def test_arrays_of_ids_are_documents_up_to_each_eos(tmp_path: Path) -> None:
+    parts = [np.append(ByteVocabulary().encode([text])[0], 257) for text in TEXTS]
+    np.save(tmp_path / "ids.npy", np.concatenate(parts).astype(np.uint16))
+    folder, manifest = made(tmp_path, tmp_path / "ids.npy")
+    assert sorted(texts_of(folder, manifest, "train") + texts_of(folder, manifest, "held-out")) == sorted(TEXTS)
+    np.save(tmp_path / "other.npy", np.array([5, 4000]))
+    with pytest.raises(BadInput, match="has the id 4000, which is none of the 258 of vocabulary bytes"):
+        made(tmp_path, tmp_path / "other.npy", out="other")
+
+
+def test_a_bpe_gives_the_text_back_and_knows_its_bytes(tmp_path: Path) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    from hybridbench.quality.corpus.vocabulary import from_file, trained
+
+    vocabulary = trained(TEXTS, size=300)
+    ids = vocabulary.encode(TEXTS)
+    sizes = vocabulary.token_bytes()
+    assert len(sizes) == vocabulary.size == 300
+    for text, one in zip(TEXTS, ids, strict=True):
+        assert int(sizes[one].sum()) == len(text.encode()) > len(one)
+    vocabulary.save(tmp_path)
+    theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    assert [theirs.decode(one.tolist()) for one in ids] == TEXTS
+    again = from_file(tmp_path / "tokenizer.json")
+    assert (again.bos, again.eos, again.size) == (vocabulary.bos, vocabulary.eos, 300)
+    long = [words(seed, 600) for seed in range(30)]
+    folder, manifest = made(tmp_path, folder_of(tmp_path, long), vocabulary=str(tmp_path / "tokenizer.json"))
+    assert manifest.vocabulary.kind == "file"
+    assert manifest.train.tokens < manifest.train.text_bytes
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(BadInput, match="another SHA-256"):
+        check_files(folder, manifest)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"only ten t", "hold 11 tokens to train on, fewer than 1,024: give more"),
+        (b"\xff\xfe" * 50, r"is not text in UTF-8 \(byte 1\)"),
+        (b"a\0b", "is not text"),
+        (b"", "hold no text at all"),
+    ],
+)
+def test_sources_that_give_nothing_are_said(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "a.txt").write_bytes(content)
+    with pytest.raises(BadInput, match=said):
+        made(tmp_path, tmp_path / "a.txt", held_out_frac=1e-9)
+    assert not (tmp_path / "corpus" / "manifest.json").exists()
+
+
+def test_one_long_document_cannot_be_held_out(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(words(1, 2000))
+    with pytest.raises(BadInput, match="0 of 1 documents are held out, with 0 tokens"):
+        made(tmp_path, tmp_path / "a.txt", held_out_frac=1e-9)
+
+
+def test_unreadable_files_of_a_folder_are_counted(tmp_path: Path) -> None:
+    source = folder_of(tmp_path, TEXTS)
+    (source / "bad.jsonl").write_text('{"text": 3}\n')
+    (source / "x.bin").write_bytes(b"\0\1\2")
+    _, manifest = made(tmp_path, source)
+    assert sum(manifest.sources[0].passed_over.values()) == 2
+    assert manifest.sources[0].documents == 30
+
+
+def test_a_missing_or_altered_shard_is_named(tmp_path: Path) -> None:
+    folder, manifest = made(tmp_path, folder_of(tmp_path, TEXTS))
+    shard = folder / manifest.train.shards[0].file
+    content = bytearray(shard.read_bytes())
+    content[-2] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(BadInput, match=f"{shard.name} is not the file that was written"):
+        check_files(folder, manifest)
+    shard.unlink()
+    with pytest.raises(BadInput, match=f"{shard.name} of the corpus cannot be read"):
+        check_files(folder, manifest)
+    with pytest.raises(BadInput, match="holds a corpus already"):
+        made(tmp_path, tmp_path / "text")
+    (folder / "manifest.json").write_text('{"schema": 1}')
+    with pytest.raises(BadInput, match="is no manifest of a corpus"):
+        read_manifest(folder)
+    with pytest.raises(BadInput, match="holds no corpus: make one"):
+        read_manifest(tmp_path)
+
+
+def test_what_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="--from pyton is not there: did you mean python"):
+        named_source("pyton", "text", None)
+    with pytest.raises(BadInput, match="--held-out 100"):
+        Plan(held_out_frac=1.0)
+
+
+def test_pythons_own_modules_are_read_up_to_a_size(tmp_path: Path) -> None:
+    folder, manifest = made(tmp_path, "python", max_bytes=200_000)
+    assert manifest.sources[0].licence.startswith("PSF-2.0")
+    assert 200_000 <= manifest.sources[0].text_bytes < 1_000_000
+    assert "import" in texts_of(folder, manifest, "train")[0] + "".join(texts_of(folder, manifest, "train")[1:4])
