@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from hybridbench import record as record_module
 from hybridbench.arch.families import build_spec
 from hybridbench.errors import BadResults
 from hybridbench.plain import from_plain, to_plain
@@ -32,6 +31,7 @@ from hybridbench.record import (
     Record,
     Status,
 )
+from hybridbench.record import record as record_module
 from hybridbench.suite.case import Case, Execution
 from hybridbench.suite.workloads import Workload
 

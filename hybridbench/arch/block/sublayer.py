@@ -1,168 +1,31 @@
-"""block: what every kind of block answers: parameters, FLOPs, cache bytes, bytes moved.
+"""sublayer: what every kind of block answers: parameters, FLOPs, cache bytes, bytes moved.
 
 A block here is one sublayer (a mixer, an MLP or a parallel pair of mixers) without its pre-norm and residual, which
-``model`` adds. Every answer is for one sequence and an exact integer. Three conventions count:
-
-    exact     one multiply-add is 2 FLOPs; causal pairs only; an SSM as its recurrence; every parameter. Prefilling T
-              tokens costs exactly the sum of decoding them one by one.
-    paper     the formulas of arXiv 2510.04800, table 1 and appendix C, to the letter; embedding and head left out.
-    hardware  what kernels execute: full tiles, the chunked scan, recomputation in the backward pass.
-
-Norms, activations, gates, rotary embedding and residual additions are left out everywhere (under 1% at d_model 1024).
+``arch.model`` adds. Every answer is for one sequence and an exact integer, in a convention of ``counts``.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
-from dataclasses import Field, dataclass, field, fields, is_dataclass, replace
-from enum import StrEnum
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from dataclasses import Field, field, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict
 
-from typing_extensions import override
-
 from hybridbench.arch.reasons import PADDED, PAPER_TEXTS, Reason
-from hybridbench.arch.terms import Activations, Term
-from hybridbench.arch.weights import Matrix, Quantised
+from hybridbench.arch.terms import Activations
+from hybridbench.arch.weights import Matrix
 from hybridbench.errors import BadInput
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+from hybridbench.arch.block.counts import CacheBytes, CachePart, Convention, Flops
+from hybridbench.arch.block.storage import Storage
 
-TILE = 128
-"""Rows and columns of a tile of attention in the ``hardware`` convention: FlashAttention's usual block."""
+if TYPE_CHECKING:
+    from hybridbench.arch.block.mixer import Mixer
 
 Rescale = Callable[..., int]
 """``part(count, unit=1)``: a count scaled to another width of the model, in multiples of ``unit`` and at least one."""
-
-WORKS = ("train", "prefill", "decode")
-"""Works whose FLOPs a block counts: forward and backward, a forward over a prompt, one token after it."""
-
-
-class Convention(StrEnum):
-    """How FLOPs and parameters are counted; stored with every figure."""
-
-    EXACT = "exact"
-    PAPER = "paper"
-    HARDWARE = "hardware"
-
-
-@dataclass(frozen=True, slots=True)
-class Flops:
-    """FLOPs by the class of operation that spends them."""
-
-    matmul: int = 0
-    attention: int = 0
-    scan: int = 0
-    conv: int = 0
-
-    @property
-    def total(self) -> int:
-        """FLOPs of all classes."""
-        return self.matmul + self.attention + self.scan + self.conv
-
-    def __add__(self, other: Flops) -> Flops:
-        return Flops(
-            self.matmul + other.matmul,
-            self.attention + other.attention,
-            self.scan + other.scan,
-            self.conv + other.conv,
-        )
-
-    def __mul__(self, times: int) -> Flops:
-        return Flops(self.matmul * times, self.attention * times, self.scan * times, self.conv * times)
-
-    __rmul__ = __mul__
-
-
-@dataclass(frozen=True, slots=True)
-class CacheBytes:
-    """Bytes one sequence keeps between decode steps."""
-
-    kv: int = 0
-    ssm: int = 0
-    conv: int = 0
-
-    @property
-    def total(self) -> int:
-        """Bytes of all kinds."""
-        return self.kv + self.ssm + self.conv
-
-    def __add__(self, other: CacheBytes) -> CacheBytes:
-        return CacheBytes(self.kv + other.kv, self.ssm + other.ssm, self.conv + other.conv)
-
-    def __mul__(self, times: int) -> CacheBytes:
-        return CacheBytes(self.kv * times, self.ssm * times, self.conv * times)
-
-    __rmul__ = __mul__
-
-
-@dataclass(frozen=True, slots=True)
-class CachePart:
-    """One of the caches that a block keeps of a sequence: keys and values by token, or a state.
-
-    Args:
-        token_bytes, tokens: for keys and values: bytes per token, and tokens kept.
-        slides: a window is full, so that the next token replaces an old one; ``sinks`` of the tokens stay.
-        state_bytes: bytes of a recurrent state and a conv state.
-    """
-
-    token_bytes: int = 0
-    tokens: int = 0
-    slides: bool = False
-    sinks: int = 0
-    state_bytes: int = 0
-
-
-DTYPE_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
-
-
-@dataclass(frozen=True, slots=True)
-class Storage:
-    """Bytes per element of what a model keeps.
-
-    Args:
-        weight_bytes: of weights that are not quantised, and of activations.
-        own_state_bytes: kinds of block whose recurrent state has a dtype of its own, with its bytes.
-        short_conv: a conv state has d_conv - 1 columns, as serving engines keep it, and not d_conv as mamba_ssm does.
-        quantised: how weights are quantised, None if they are not.
-    """
-
-    weight_bytes: int = 2
-    kv_bytes: int = 2
-    ssm_bytes: int = 2
-    conv_bytes: int = 2
-    own_state_bytes: tuple[tuple[str, int], ...] = ()
-    short_conv: bool = False
-    quantised: Quantised | None = None
-
-    @classmethod
-    def of(cls, dtype: str, state_dtype: str | None = None) -> Storage:
-        """Everything in ``dtype``, the SSM state in ``state_dtype`` where one is given."""
-        size = DTYPE_BYTES[dtype]
-        return cls(size, size, DTYPE_BYTES[state_dtype or dtype], size)
-
-    def columns(self, usual: int, taps: int) -> int:
-        """Columns of the state of a conv of ``taps`` that usually has ``usual``."""
-        return taps - 1 if self.short_conv and usual == taps > 0 else usual
-
-    def state_bytes(self, kind: str) -> int:
-        """Bytes per element of the recurrent state of a kind of block."""
-        return dict(self.own_state_bytes).get(kind, self.ssm_bytes)
-
-    def change(self, matrices: Iterable[Matrix]) -> int:
-        """Bytes that quantisation adds to those of matrices in the plain dtype: negative, or 0 without any."""
-        return 0 if self.quantised is None else self.quantised.change(matrices, self.weight_bytes)
-
-    def table_change(self, name: str, rows: int, columns: int) -> int:
-        """``change`` of rows of ``embed_tokens`` or ``lm_head``."""
-        return 0 if self.quantised is None else self.quantised.table_change(name, rows, columns, self.weight_bytes)
-
-    def by_layer(self, layers: Sequence[str]) -> list[Storage]:
-        """How each sublayer of a model is stored, whose symbols are ``layers``."""
-        if self.quantised is None:
-            return [self] * len(layers)
-        return [replace(self, quantised=one) for one in self.quantised.of_layers(layers)]
 
 
 class KernelSizes(TypedDict, total=False):
@@ -198,22 +61,6 @@ def variant(default: Any, reason: str = "") -> Any:
         reason: why no module runs it, as the end of a sentence; empty if it only has not been written yet.
     """
     return field(default=default, metadata={"variant": True, "reason": reason})
-
-
-def refuse_paper(convention: Convention, what: str) -> None:
-    """Raise if FLOPs are asked for in the paper's convention and the paper has no formula.
-
-    Args:
-        what: the part of a model without a formula.
-
-    Raises:
-        BadInput: the convention is the paper's.
-    """
-    if convention is Convention.PAPER:
-        raise BadInput(
-            f"convention paper has no formula for {what}: arXiv 2510.04800 prices attention, Mamba-2, both in parallel "
-            f"and feed-forward blocks; take exact or hardware."
-        )
 
 
 def check_sizes(spec: object, *names: str) -> None:
@@ -483,184 +330,6 @@ class Block(ABC):
     def shared_bytes(self, storage: Storage) -> int:
         """Bytes of the parameters that all uses of this block in a model share."""
         return self.shared_params() * storage.weight_bytes
-
-
-class Mixer(Block):
-    """A block that mixes positions: input projections, a core, and an output projection of ``out_width`` columns.
-
-    A parallel block replaces the output projection and may lend one branch's value to another (``borrows_value``).
-    """
-
-    keeps_values: ClassVar[bool] = False
-    """Its cache holds the keys and values of each token by head."""
-
-    d_model: int
-
-    @property
-    @abstractmethod
-    def out_width(self) -> int:
-        """Channels of the core's output, which the output projection reads."""
-
-    @property
-    def out_heads(self) -> int:
-        """Heads of the core's output, for a norm per head; 1 if its channels are not grouped."""
-        return 1
-
-    @property
-    @override
-    def mixers(self) -> tuple[Mixer, ...]:
-        return (self,)
-
-    @property
-    def span(self) -> int | None:
-        """The most keys that a token sees if a window bounds them, else None."""
-        return None
-
-    @property
-    def rotation(self) -> tuple[Hashable, int] | None:
-        """The kind of rotary embedding and the width it rotates; None if it reads no table of cosines and sines."""
-        return None
-
-    def value_bytes(self, context: int, storage: Storage) -> int:
-        """Bytes of the values in its cache, which another branch may read too."""
-        return 0
-
-    def value_traffic(self, context: int, storage: Storage) -> int:
-        """The values' part of ``cache_traffic``."""
-        return 0
-
-    def core_reasons(self, work: str, context: int) -> list[Reason]:
-        """Why ``hardware`` counts its core differently from ``exact``."""
-        return []
-
-    @property
-    def conv_parts(self) -> tuple[int, ...]:
-        """Channels of each depthwise convolution that its module runs over a sequence."""
-        return ()
-
-    @property
-    def taps(self) -> int:
-        """Taps of its convolutions; 0 without one."""
-        return 0
-
-    def executed_scan(self, tokens: int, *, training: bool, sequences: int = 1, one_pass: bool = False) -> int:
-        """FLOPs of a sequence that the kernels of its scan execute, in tiles that are not autotuned.
-
-        Args:
-            tokens: of the sequence.
-            training: forward and backward.
-            sequences: how many sequences run at once.
-            one_pass: as for ``kernel_flops``.
-        """
-        return 0
-
-    def _scan_and_conv_flops(
-        self, parts: Sequence[str], shapes: Sequence[tuple[int, ...]], *, step: bool, training: bool, one_pass: bool
-    ) -> dict[str, int]:
-        """``kernel_flops`` of a mixer with a convolution and a scan."""
-        batch = shapes[0][0]
-        if step:
-            core = self.core_decode(0, Convention.EXACT)
-            flops = {"conv": core.conv, "scan": core.scan}
-        else:
-            tokens = shapes[0][1]
-            conv = 2 * self.taps * sum(self.conv_parts) * tokens * (3 if training else 1)
-            scan = self.executed_scan(tokens, training=training, sequences=batch, one_pass=one_pass)
-            flops = {"conv": conv, "scan": scan}
-        return {f"{self.name} {part}": batch * flops[part] for part in parts if part in flops}
-
-    def core_activations(self, size: int, borrows_value: bool = False, keeps_output: bool = True) -> Activations | None:
-        """``activations`` of its core, which is between the two projections.
-
-        Args:
-            size: bytes per element.
-            borrows_value: it reads another branch's value.
-            keeps_output: a later operation keeps the core's output.
-        """
-        return None
-
-    @override
-    def activations(self, size: int) -> Activations | None:
-        """Those of the core, and the input of the first projection. The second one's input is the core's output."""
-        core = self.core_activations(size)
-        if core is None:
-            return None
-        entry = Term("block input", size * self.d_model, cheap=True)
-        return replace(core, saved=(entry, *core.saved))
-
-    @property
-    def out_bias_params(self) -> int:
-        """Parameters of the output projection's bias; 0 for a joint output projection."""
-        return 0
-
-    @abstractmethod
-    def in_params(self, convention: Convention, borrows_value: bool = False) -> int:
-        """Parameters before the output projection, without the value projection if the value is borrowed."""
-
-    @abstractmethod
-    def in_matmul_params(self, borrows_value: bool = False) -> int:
-        """How many of ``in_params`` multiply every token in a matrix product."""
-
-    @abstractmethod
-    def core_prefill(self, tokens: int, convention: Convention) -> Flops:
-        """FLOPs of the core (scores and values, or conv and scan) over ``tokens`` positions."""
-
-    @abstractmethod
-    def core_decode(self, context: int, convention: Convention) -> Flops:
-        """FLOPs of the core for one token."""
-
-    def core_train(self, tokens: int, convention: Convention) -> Flops:
-        """FLOPs of the core, forward and backward."""
-        return 3 * self.core_prefill(tokens, convention)
-
-    @override
-    def params(self, convention: Convention = Convention.EXACT) -> int:
-        bias = 0 if convention is Convention.PAPER else self.out_bias_params
-        return self.in_params(convention) + self.out_width * self.d_model + bias
-
-    def in_padding(self, borrows_value: bool = False) -> int:
-        """Columns that the ``hardware`` convention adds to the input projection of a sequence.
-
-        They are the padding of its rows and the rest of the last tile.
-        """
-        return 0
-
-    @override
-    def products(self, convention: Convention = Convention.EXACT, sequence: bool = True) -> dict[str, int]:
-        found = self.in_products(convention, sequence)
-        found[f"{self.name} out_proj"] = 2 * self.out_width * self.d_model
-        if (
-            convention is Convention.PAPER
-        ):  # it counts all parameters as products, the other conventions only those that are
-            found[f"{self.name} other parameters"] = 2 * self.params(convention) - sum(found.values())
-        return found
-
-    def in_products(self, convention: Convention, sequence: bool, borrows_value: bool = False) -> dict[str, int]:
-        """The input projections' part of ``products``."""
-        padded = convention is Convention.HARDWARE and sequence
-        extra = self.d_model * self.in_padding(borrows_value) if padded else 0
-        return {f"{self.name} in_proj": 2 * (self.in_matmul_params(borrows_value) + extra)}
-
-    @override
-    def cores(self, work: str, context: int, convention: Convention = Convention.EXACT) -> dict[str, Flops]:
-        count = {"train": self.core_train, "prefill": self.core_prefill, "decode": self.core_decode}[work]
-        return {self.name: count(context, convention)}
-
-    def _linear(self, convention: Convention, sequence: bool = True) -> int:
-        """FLOPs per token outside the core."""
-        return sum(self.products(convention, sequence).values())
-
-    @override
-    def prefill_flops(self, tokens: int, convention: Convention = Convention.EXACT) -> Flops:
-        return Flops(matmul=self._linear(convention) * tokens) + self.core_prefill(tokens, convention)
-
-    @override
-    def decode_flops(self, context: int, convention: Convention = Convention.EXACT) -> Flops:
-        return Flops(matmul=self._linear(convention, sequence=False)) + self.core_decode(context, convention)
-
-    @override
-    def train_flops(self, tokens: int, convention: Convention = Convention.EXACT) -> Flops:
-        return Flops(matmul=3 * self._linear(convention) * tokens) + self.core_train(tokens, convention)
 
 
 def spec_to_dict(spec: DataclassInstance) -> dict[str, object]:
