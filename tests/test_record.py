@@ -129,7 +129,8 @@ def test_a_schema_that_is_none(schema: object) -> None:
     body = json.loads(MEASURED.to_json())
     body["schema"] = schema
     text = refuse(json.dumps(body))
-    assert text == f"the record has schema {schema!r}, where a whole number from 1 to {SCHEMA} is due: it was edited."
+    expected = f"where a whole number from 1 to {SCHEMA} is expected: it was edited."
+    assert text == f"the record has schema {schema!r}, {expected}"
 
 
 @pytest.mark.parametrize("foreign", ["{}", "[]", "3", "null", '"schema case"', '{"schema":1}', '{"case":{}}'])

@@ -105,7 +105,7 @@ def spread_frac(record: Record) -> float:
 
 
 def spread_of(parts: Iterable[Sequence[float]]) -> float:
-    """The same of samples in parts, each beside its own median; 0 without samples."""
+    """The spread of samples in parts, each relative to its own median; 0 without samples."""
     logs: list[float] = []
     for samples in parts:
         if samples:

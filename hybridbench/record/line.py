@@ -46,7 +46,8 @@ def body_of(line: str, newest: int, *fields: str) -> dict[str, Any]:
     schema = body["schema"]
     if type(schema) is not int or schema < 1:
         raise BadResults(
-            f"the record has schema {shown(schema)}, where a whole number from 1 to {newest} is due: it was edited."
+            f"the record has schema {shown(schema)}, where a whole number from 1 to {newest} is expected: "
+            "it was edited."
         )
     if schema > newest:
         raise BadResults(f"the record has schema {schema}, this hybridbench reads up to {newest}: upgrade hybridbench.")

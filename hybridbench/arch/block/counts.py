@@ -2,7 +2,7 @@
 
     exact     one multiply-add is 2 FLOPs; causal pairs only; an SSM as its recurrence; every parameter. Prefilling T
               tokens costs exactly the sum of decoding them one by one.
-    paper     the formulas of arXiv 2510.04800, table 1 and appendix C, to the letter; embedding and head left out.
+    paper     the formulas of arXiv 2510.04800, table 1 and appendix C, as printed; embedding and head left out.
     hardware  what kernels execute: full tiles, the chunked scan, recomputation in the backward pass.
 
 Norms, activations, gates, rotary embedding and residual additions are left out everywhere (under 1% at d_model 1024).

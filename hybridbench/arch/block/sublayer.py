@@ -170,12 +170,12 @@ class Block(ABC):
 
     @property
     def line(self) -> Hashable:
-        """The same of all blocks that the first of them may leave a value: those of its kind."""
+        """A value that is equal for all blocks whose first may leave a value for the others: by default, its kind."""
         return type(self)
 
     def leading(self, lines: Collection[Hashable]) -> Block:
-        """What stands in its place in a model whose layers before have no mixer of ``lines``: itself, unless the first
-        of its line has a shape of its own, such as one that leaves later ones a value and reads none.
+        """The block to use in its place where no earlier layer has a mixer of ``lines``: itself, unless the first of
+        a line has another shape, such as one that leaves a value for later ones and reads none.
         """
         return self
 
