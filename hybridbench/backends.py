@@ -49,8 +49,8 @@ def check_installed(planned: Sequence[Case]) -> None:
     for op, name in sorted(asked):
         if reason := available(backends_of(op)[name]):
             on_gpu = any(case.execution.device == "cuda" for case in planned)
-            if refused := None if on_gpu else backends_of(op)[name].refuses(Problem("cpu", "float32")):
-                reason = f"{refused}; besides, {reason}"
+            if unsupported := None if on_gpu else backends_of(op)[name].unsupported(Problem("cpu", "float32")):
+                reason = f"{unsupported}; besides, {reason}"
             raise BadInput(f"backend {op}={name} cannot run here: {reason}.")
 
 

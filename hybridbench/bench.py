@@ -212,7 +212,7 @@ def _finite_loss(work: Prepared) -> float | None:
 
 
 class TimedRegion:
-    """Reads NVML before and after the samples, and counts graphs that torch.compile compiles between; none are due."""
+    """Reads NVML before and after the samples, and counts the graphs that torch.compile compiles in between."""
 
     def __init__(self, watch: Watch) -> None:
         self.watch = watch

@@ -172,7 +172,7 @@ def price(
     kv_dtype: str | None = None,
     **options: Any,
 ) -> pd.DataFrame:
-    """Floor, throughput and energy on GPUs that nobody has to own, as ``hybridbench price``.
+    """Floor, throughput and energy on any GPUs, without having them, as ``hybridbench price``.
 
     Args:
         efficiency: records of a GPU, whose share of the floor predicts steps.

@@ -1,7 +1,7 @@
 """plain: dataclasses as plain JSON values and back, and which values their fields may have.
 
     from_plain(Memory, to_plain(memory)) == memory
-    check_values(record)        # ValueError: observed.ceilings.read_bytes_per_s is -5.0, where a number from 1 is due
+    check_values(record)        # ValueError: observed.parameters: -5, where a number from 0 to 1e+24 is expected
 
 What a worker of this program says needs no check. What was read from a file does: each field has its type, each number
 is one that the unit in the field's name allows, and each name is a line of text.
@@ -57,7 +57,7 @@ class Misfit(ValueError):
         super().__init__(f"{place}: {problem}" if place else problem)
 
     def within(self, name: str) -> Misfit:
-        """The same, seen from outside the field or the place in a list (``[3]``) that it is in."""
+        """A copy of the error that also names the field, or the place in a list (``[3]``), that it is in."""
         dot = "." if self.place and not self.place.startswith("[") else ""
         return Misfit(self.problem, f"{name}{dot}{self.place}")
 
@@ -209,9 +209,9 @@ def _check_one(hint: type, value: Any, name: str) -> None:
 
 def _check_line(text: str) -> None:
     if len(text) > LONGEST:
-        raise Misfit(f"{shown(text)} has {len(text):,} characters, where at most {LONGEST:,} are due")
+        raise Misfit(f"{shown(text)} has {len(text):,} characters, where at most {LONGEST:,} are expected")
     if not is_line(text):
-        raise Misfit(f"{shown(text)} holds control characters, where a line of text is due")
+        raise Misfit(f"{shown(text)} holds control characters, where a line of text is expected")
 
 
 def bounds(name: str) -> tuple[float, float, bool]:
@@ -226,4 +226,4 @@ def _check_number(number: float, name: str) -> None:
     least, most, above_least = bounds(name)
     if not math.isfinite(number) or not least <= number <= most or (number == least and above_least):
         above = "above 0" if above_least else f"from {least:g}"
-        raise Misfit(f"{shown(number)}, where a number {above} to {most:g} is due")
+        raise Misfit(f"{shown(number)}, where a number {above} to {most:g} is expected")

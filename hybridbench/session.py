@@ -49,7 +49,7 @@ class Proofs:
 
 
 def _known(item: Resolved) -> tuple[str, str, Problem]:
-    """What a verification depends on: not on length and batch."""
+    """What decides the result of a verification: all of a problem but its length and batch."""
     return item.op, item.backend.ran, item.problem.any_size()
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from hybridbench import record as record_module
 from hybridbench.arch.families import build_spec
 from hybridbench.errors import BadResults
 from hybridbench.plain import from_plain, to_plain
@@ -32,6 +31,7 @@ from hybridbench.record import (
     Record,
     Status,
 )
+from hybridbench.record import record as record_module
 from hybridbench.suite.case import Case, Execution
 from hybridbench.suite.workloads import Workload
 
@@ -129,7 +129,8 @@ def test_a_schema_that_is_none(schema: object) -> None:
     body = json.loads(MEASURED.to_json())
     body["schema"] = schema
     text = refuse(json.dumps(body))
-    assert text == f"the record has schema {schema!r}, where a whole number from 1 to {SCHEMA} is due: it was edited."
+    expected = f"where a whole number from 1 to {SCHEMA} is expected: it was edited."
+    assert text == f"the record has schema {schema!r}, {expected}"
 
 
 @pytest.mark.parametrize("foreign", ["{}", "[]", "3", "null", '"schema case"', '{"schema":1}', '{"case":{}}'])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 from pathlib import Path
@@ -46,6 +47,7 @@ H200 = {
 }
 
 
+@functools.cache
 def kernels():
     """Of the committed records, and of the backends that earlier ones took."""
     recorded = {name for record in load([RESULTS], pytest.fail) if record.observed for name in record.observed.kernels}

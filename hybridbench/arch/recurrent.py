@@ -13,8 +13,10 @@ from collections.abc import Sequence
 
 from typing_extensions import override
 
-from hybridbench.arch.block import CacheBytes, Convention, Flops, Mixer, Storage, refuse_paper
+from hybridbench.arch.block import CacheBytes, Convention, Flops, Mixer, Rescale, Storage, refuse_paper
 from hybridbench.arch.reasons import CHUNKED, SCAN_BACKWARD, Reason
+from hybridbench.arch.weights import Matrix
+from hybridbench.sizes import aligned
 
 
 class Recurrent(Mixer):
@@ -106,3 +108,72 @@ class Recurrent(Mixer):
     @override
     def cache_traffic(self, context: int, storage: Storage) -> int:
         return 2 * self.cache(context, storage).total
+
+
+class PackedHeads(Recurrent):
+    """A recurrence of ``d_inner`` channels in heads, whose inputs all come from one projection."""
+
+    d_inner: int
+    head_dim: int
+    n_groups: int
+
+    @property
+    def n_heads(self) -> int:
+        """Heads of the state space, ``head_dim`` channels each."""
+        return self.d_inner // self.head_dim
+
+    @property
+    @override
+    def out_width(self) -> int:
+        return self.d_inner
+
+    @property
+    @override
+    def out_heads(self) -> int:
+        return self.n_heads
+
+    @abstractmethod
+    def _in_width(self, borrows_value: bool = False) -> int:
+        """Columns of the input projection."""
+
+    @property
+    @override
+    def packed_row(self) -> int:
+        return aligned(self._in_width())
+
+    @override
+    def sizes_scaled(self, part: Rescale) -> dict[str, int]:
+        return {"d_inner": part(self.d_inner, self.head_dim * self.n_groups)}
+
+    @override
+    def matrices(self, borrows_value: bool = False) -> tuple[Matrix, ...]:
+        return (
+            Matrix("in_proj", self._in_width(borrows_value), self.d_model, "mixer"),
+            Matrix("out_proj", self.d_model, self.out_width, "mixer"),
+        )
+
+    @override
+    def in_matmul_params(self, borrows_value: bool = False) -> int:
+        return self.d_model * self._in_width(borrows_value)
+
+
+class SquareHeads(Recurrent):
+    """A recurrence of ``n_heads`` heads, whose state is a square of ``head_dim`` channels each."""
+
+    n_heads: int
+    head_dim: int
+
+    @property
+    @override
+    def out_width(self) -> int:
+        return self.n_heads * self.head_dim
+
+    @property
+    @override
+    def out_heads(self) -> int:
+        return self.n_heads
+
+    @property
+    @override
+    def state_size(self) -> int:
+        return self.out_width * self.head_dim

@@ -65,7 +65,7 @@ class Observation:
         products: matrix products in the order in which they were dispatched.
         tiles: the autotuned tiles of mamba_ssm's kernels of Mamba-2's scan, if they ran.
         tuned: every configuration that autotuning had chosen in this process by then.
-        refused: why there is no observation, if the case cannot run here or is wrong.
+        why_not: why there is no observation, if the case cannot run here or is wrong.
     """
 
     backends: dict[str, str] = field(default_factory=dict)
@@ -74,7 +74,7 @@ class Observation:
     products: list[Product] = field(default_factory=list)
     tiles: Tiles | None = None
     tuned: list[Taken] = field(default_factory=list)
-    refused: str | None = None
+    why_not: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; ``from_dict`` gives an equal one back."""
@@ -90,7 +90,7 @@ class Observation:
             products=[Product(**product) for product in body["products"]],
             tiles=body["tiles"] and {kernel: (m, n, k) for kernel, (m, n, k) in body["tiles"].items()},
             tuned=[Taken(**one) for one in body["tuned"]],
-            refused=body["refused"],
+            why_not=body["why_not"],
         )
 
 

@@ -1,6 +1,6 @@
 """observing: the state that the steps of an audit share, and the first step: all cases observed without a profiler.
 
-If the observing process ends early, the case it was at is lost, and another process continues with the next one.
+If the observing process ends early, its current case is lost, and another process continues with the next one.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _observe_more(run: AuditRun, found: list[Observation]) -> None:
     asked.write_text(json.dumps([case.to_dict() for case in waiting]), encoding="utf-8")
 
     def add(one: Observation) -> None:
-        run.tell(len(found), "observed", one.refused)
+        run.tell(len(found), "observed", one.why_not)
         found.append(one)
 
     def read() -> None:
@@ -82,7 +82,7 @@ def _observe_more(run: AuditRun, found: list[Observation]) -> None:
         missing = len(waiting)
     read()
     for _ in run.cases[len(found) : len(found) + missing]:
-        add(Observation(refused=why))
+        add(Observation(why_not=why))
 
 
 def _lines(path: Path) -> list[str]:

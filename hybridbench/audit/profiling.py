@@ -129,8 +129,8 @@ class _Counter:
         Raises:
             NoCounters: nothing was counted.
         """
-        if observed.refused is not None:
-            raise ncu.NoCountersError(observed.refused)
+        if observed.why_not is not None:
+            raise ncu.NoCountersError(observed.why_not)
         case = self._run.cases[place]
         ask(self._asked(place), case, observed.tuned)
         report = self._report(place, ncu.step_metrics(case.execution.dtype))

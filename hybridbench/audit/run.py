@@ -73,8 +73,8 @@ def audit(
                 count_all(run, seen, counted, vector=vector, gpus=gpus)
     except KeyboardInterrupt:
         stopped = True
-    if seen and all(one.refused is not None for one in seen):
-        raise Unsupported(f"{cases[0].label}: {seen[0].refused}")
+    if seen and all(one.why_not is not None for one in seen):
+        raise Unsupported(f"{cases[0].label}: {seen[0].why_not}")
     why = STOPPED if stopped and counters and on_gpu else NOT_ASKED if on_gpu else NO_GPU
     kernels = [counted.get(place, Kernels(None, why)) for place in range(len(seen))]
     audits = [judged(*parts) for parts in zip(cases, seen, kernels, strict=False)]
@@ -87,8 +87,8 @@ def judged(case: Case, seen: Observation, kernels: Kernels) -> Audit:
     """The audit of one case: what both counters and the GPU saw, beside the three conventions."""
     views = closed_forms(case)
     for counter in (TORCH, FVCORE):
-        if seen.refused is not None:
-            views[counter] = View(counter, {}, error=seen.refused.rstrip("."))
+        if seen.why_not is not None:
+            views[counter] = View(counter, {}, error=seen.why_not.rstrip("."))
             continue
         account, reasons = seen.accounts[counter], counter_reasons(case, seen.ran, counter)
         views[counter] = View(counter, account.flops, reasons, account.formulas, account.unseen, account.error)

@@ -54,10 +54,7 @@ def cache(
     layouts: str,
     page_size: int | None,
     no_align: bool,
-    dtype: str | None,
-    state_dtype: str | None,
-    weight_dtype: str | None,
-    kv_dtype: str | None,
+    asked: Asked,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -70,10 +67,9 @@ def cache(
     from hybridbench.report.caches import cache_row, cache_table
     from hybridbench.report.render.terminal import print_table
 
-    asked = Asked(dtype, state_dtype, kv_dtype, weight_dtype)
     named = None if layouts == "all" else [part.strip() for part in layouts.split(",")]
     for name in named or ():
-        _check_fixed(name, state_dtype, kv_dtype)
+        _check_fixed(name, asked.state, asked.kv)
     contexts = units.parse_range("8k" if ctx is None else ctx, "context")
     batches = units.parse_range("1" if batch is None else batch, "batch")
     specs = chosen_specs(models, configs, arch=arch, scale=scale, **options)

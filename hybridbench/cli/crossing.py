@@ -51,10 +51,7 @@ def crossover(
     scale: str,
     batch: int,
     gpu: str,
-    dtype: str | None,
-    state_dtype: str | None,
-    weight_dtype: str | None,
-    kv_dtype: str | None,
+    asked: Asked,
     max_ctx: str,
     measure: bool,
     ctx: str,
@@ -76,7 +73,6 @@ def crossover(
     from hybridbench.predict.match import named_spec
     from hybridbench.report.columns import dtype_words
 
-    asked = Asked(dtype, state_dtype, kv_dtype, weight_dtype)
     if not measure:
         refuse_idle("--measure", "ctx", "device", "max_time_s", "trials", "out")
     if batch < 1:

@@ -294,7 +294,7 @@ def advise(environment: Environment, *, known: bool, watched: bool, hopper: bool
         advice.append("No CUDA device: measuring works at scale tiny on the CPU; cost works for every scale.")
     elif not known:
         name = environment.device
-        advice.append(f"'{name}' has no row of peak rates in hybridbench/machine.py: add one with its source.")
+        advice.append(f"'{name}' has no row of peak rates in hybridbench/machine/peaks.py: add one with its source.")
     if on_gpu and not watched:
         advice.append("NVML does not answer: clocks, power and energy will be unknown; install nvidia-ml-py.")
     if on_gpu:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 from click.core import ParameterSource
@@ -39,6 +41,20 @@ def _stack(*decorators: Callable[[Command], Command]) -> Callable[[Command], Com
         for decorator in reversed(decorators):
             command = decorator(command)
         return command
+
+    return apply
+
+
+def _packed(into: str, make: Callable[..., object], *names: str) -> Callable[[Command], Command]:
+    """A decorator that hands a command one parameter in place of several: ``make`` of their values in order."""
+
+    def apply(command: Command) -> Command:
+        @wraps(command)
+        def run(**given: Any) -> Any:
+            made = make(*(given.pop(name) for name in names))
+            return command(**given, **{into: made})
+
+        return cast("Command", run)
 
     return apply
 
@@ -137,8 +153,20 @@ dtype_options = _stack(
     click.option(
         "--kv-dtype", help="Dtype of keys and values: fp8, int8 or a plain one.  [a config's own, else --dtype]"
     ),
+    _packed("asked", Asked, "dtype", "state_dtype", "kv_dtype", "weight_dtype"),
 )
-"""Of commands that predict: ``arch.stored.Asked`` takes them."""
+"""Of commands that predict, which get them as ``asked``."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """What ``match_options`` ask for, as typed; ``tolerance`` is in percent."""
+
+    budget: str | None
+    to: str | None
+    by: str
+    tolerance: float
+
 
 match_options = _stack(
     click.option("--match", help=f"Bring every model to --to's budget: {', '.join(BUDGETS)}."),
@@ -147,7 +175,9 @@ match_options = _stack(
     click.option(
         "--tolerance", type=float, default=100 * TOLERANCE, show_default=True, help="Percent a match may be off."
     ),
+    _packed("match", Match, "match", "to", "by", "tolerance"),
 )
+"""Of commands that predict, which get them as ``match``."""
 
 
 def refuse_idle(needed: str, *names: str) -> None:
@@ -169,10 +199,7 @@ def refuse_idle(needed: str, *names: str) -> None:
 
 def matching(
     specs: list[ModelSpec],
-    match: str | None,
-    to: str | None,
-    by: str,
-    tolerance: float,
+    match: Match,
     scale: str | None,
     contexts: Sequence[int],
     batches: Sequence[int],
@@ -181,33 +208,33 @@ def matching(
     """The models, matched to a budget if ``match_options`` ask for it, and one sentence per matched model.
 
     Args:
-        tolerance: percent, as typed.
         scale: scale of the reference model, unless its name includes one.
         asked: the dtypes that bytes are counted in.
 
     Raises:
         BadInput: only one of --match and --to, several contexts or batches to match at, or a budget out of reach.
     """
-    if match is None and to is None:
+    budget, to = match.budget, match.to
+    if budget is None and to is None:
         refuse_idle("--match", "by", "tolerance")
         return specs, []
-    if match is None or to is None:
+    if budget is None or to is None:
         raise BadInput("--match and --to go together: write --match params --to transformer.")
-    if match in ("cache", "train-flops", "decode-bytes") and len(contexts) > 1:
-        raise BadInput(f"--match {match} depends on the context, and {len(contexts)} are given: give one --ctx.")
-    if match == "decode-bytes" and len(batches) > 1:
+    if budget in ("cache", "train-flops", "decode-bytes") and len(contexts) > 1:
+        raise BadInput(f"--match {budget} depends on the context, and {len(contexts)} are given: give one --ctx.")
+    if budget == "decode-bytes" and len(batches) > 1:
         raise BadInput(f"--match decode-bytes depends on the batch, and {len(batches)} are given: give one --batch.")
     if scale is not None and "," in scale and not names_scale(to):
         raise BadInput(f"--to {to} at several scales ({scale}): name its own, such as {to}/{scale.split(',')[0]}.")
     found = matched(
         specs,
         named_spec(to, "1b" if scale is None else scale),
-        match,
-        by,
+        budget,
+        match.by,
         context=contexts[0],
         batch=batches[0],
         stored=lambda spec: asked.dtypes(spec.stored).storage,
-        tolerance=tolerance / 100,
+        tolerance=match.tolerance / 100,
     )
     return [one.spec for one in found], [one.sentence for one in found]
 

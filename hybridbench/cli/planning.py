@@ -18,6 +18,7 @@ from hybridbench.cli.measuring import execution_of, measure_with, told
 from hybridbench.cli.options import (
     GPU_HELP,
     RESULTS,
+    Match,
     dtype_options,
     given_options,
     match_options,
@@ -69,14 +70,8 @@ def fit(
     workload: str,
     gpu: str | None,
     checkpoint: str,
-    dtype: str | None,
-    state_dtype: str | None,
-    weight_dtype: str | None,
-    kv_dtype: str | None,
-    match: str | None,
-    to: str | None,
-    by: str,
-    tolerance: float,
+    asked: Asked,
+    match: Match,
     verify: bool,
     limit_s: float,
     as_json: bool,
@@ -94,7 +89,6 @@ def fit(
     from hybridbench.store import RecordWriter
 
     check_one_pass(workload, "--workload")
-    asked = Asked(dtype, state_dtype, kv_dtype, weight_dtype)
     check_checkpoint(checkpoint, workload_row(workload), "--checkpoint")
     if not verify:
         refuse_idle("--verify", "out", "limit_s")
@@ -105,7 +99,7 @@ def fit(
     here = visible_gpus() if verify else []
     gpus = _fit_gpus(gpu, verify, here)
     specs = chosen_specs(models, configs, arch=arch, scale=scale, **options)
-    specs, notes = matching(specs, match, to, by, tolerance, scale, contexts or (8192,), batches or (1,), asked)
+    specs, notes = matching(specs, match, scale, contexts or (8192,), batches or (1,), asked)
     # A row tries many sizes.
     units.check_rows(specs, gpus, contexts or (None,), batches or (None,), most=500)
     wanted = list(itertools.product(specs, gpus, batches or (None,), contexts or (None,)))

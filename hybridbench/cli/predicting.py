@@ -18,7 +18,15 @@ from hybridbench.arch.imports.huggingface import read_config
 from hybridbench.arch.model import Cost, ModelSpec, layer_costs
 from hybridbench.arch.model import cost as cost_of
 from hybridbench.arch.stored import Asked
-from hybridbench.cli.options import dtype_options, given_options, match_options, matching, model_options, out_options
+from hybridbench.cli.options import (
+    Match,
+    dtype_options,
+    given_options,
+    match_options,
+    matching,
+    model_options,
+    out_options,
+)
 from hybridbench.cli.output import Plain
 from hybridbench.cli.typed import Command, listed
 from hybridbench.errors import BadInput, unknown_name
@@ -103,14 +111,8 @@ def cost(
     models: str | None,
     configs: tuple[Path, ...],
     convention: str,
-    dtype: str | None,
-    state_dtype: str | None,
-    weight_dtype: str | None,
-    kv_dtype: str | None,
-    match: str | None,
-    to: str | None,
-    by: str,
-    tolerance: float,
+    asked: Asked,
+    match: Match,
     per_layer: bool,
     as_json: bool,
     out: Path | None,
@@ -123,11 +125,10 @@ def cost(
     """
     if out is not None:
         own_page(out, "cost.md")
-    asked = Asked(dtype, state_dtype, kv_dtype, weight_dtype)
     specs = chosen_specs(models, configs, arch=arch, scale=scale, **options)
     contexts = units.parse_range("8k" if ctx is None else ctx, "context")
     batches = units.parse_range("1" if batch is None else batch, "batch")
-    specs, notes = matching(specs, match, to, by, tolerance, scale, contexts, batches, asked)
+    specs, notes = matching(specs, match, scale, contexts, batches, asked)
     if per_layer:
         units.check_rows(specs, contexts, batches, most=1_000)  # each row is a table of its own
     rows = predict(specs, contexts, batches, convention, asked)

@@ -15,6 +15,7 @@ from hybridbench.arch.stored import Asked, Dtypes
 from hybridbench.cli.options import (
     GIVEN_PATH,
     GPU_HELP,
+    Match,
     dtype_options,
     given_options,
     match_options,
@@ -61,20 +62,14 @@ def price(
     workload: str,
     gpu: str,
     records: tuple[Path, ...],
-    dtype: str | None,
-    state_dtype: str | None,
-    weight_dtype: str | None,
-    kv_dtype: str | None,
-    match: str | None,
-    to: str | None,
-    by: str,
-    tolerance: float,
+    asked: Asked,
+    match: Match,
     sort: str | None,
     as_json: bool,
     out: Path | None,
     **options: Any,
 ) -> None:
-    """Predict a workload's step time, throughput and energy on GPUs that nobody has to own.
+    """Predict a workload's step time, throughput and energy on any GPUs, without having them.
 
     The floor is a lower bound from the data sheet: no step can be faster. With --efficiency, the share of the floor
     that a measured GPU reached, in the same phase and family, turns it into a prediction of the step itself.
@@ -87,14 +82,13 @@ def price(
     if out is not None:
         own_page(out, "price.md")
     check_one_pass(workload, "--workload")
-    asked = Asked(dtype, state_dtype, kv_dtype, weight_dtype)
     if sort == "step" and not records:
         raise BadInput("--sort step needs predicted steps: add --efficiency, or use --sort floor.")
     gpus = find_gpus(gpu)
     contexts = units.parse_range("8k" if ctx is None else ctx, "context")
     batches = units.parse_range("4" if batch is None else batch, "batch")
     specs = chosen_specs(models, configs, arch=arch, scale=scale, **options)
-    specs, notes = matching(specs, match, to, by, tolerance, scale, contexts, batches, asked)
+    specs, notes = matching(specs, match, scale, contexts, batches, asked)
     units.check_rows(specs, contexts, batches, gpus)
     measured = Measured(stored_records(records) if records else [])
     kept = [(spec, asked.dtypes(spec.stored)) for spec in specs]

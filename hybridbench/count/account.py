@@ -10,7 +10,7 @@ from hybridbench.record import OperatorCount
 TORCH, FVCORE = "torch", "fvcore"
 """The public operator counters."""
 REST = "norms, activations, optimizer"
-"""Where an operator belongs that is part of no operation with a closed form."""
+"""The name that operators are counted under if they belong to no operation with a closed form."""
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def count_with_fvcore(
         forward: a function of ``inputs``, which returns everything that is to count.
         inputs: what it is called with.
         owner: what holds the parameters.
-        model: whose forward it is, so that each operator is put down to its operation; without it all is ``REST``.
+        model: the model of the forward; each operator is counted under its operation. Without it all is ``REST``.
         resolved: the kernels that the model runs.
 
     Returns:

@@ -33,7 +33,7 @@ def count_with_torch(
     Args:
         step: forward, or forward and backward, not compiled and not captured. An error of its own is raised when the
             step is run again to be timed.
-        model: whose step it is, so that each operator is put down to its operation; without it all is ``REST``.
+        model: the model of the step; each operator is counted under its operation. Without it all is ``REST``.
         resolved: the kernels that the model runs.
 
     Returns:

@@ -1,9 +1,9 @@
 """formulas: FLOP formulas that two public counters lack, and closed forms of kernels they cannot look into.
 
-    torch.utils.flop_counter    watches operators as they are dispatched. Knows matrix products, convolutions and fused
-                                attention on GPUs. Causality is ignored (a causal product counts in full), and the
+    torch.utils.flop_counter    watches operators as they are dispatched. It knows matrix products, convolutions and
+                                fused attention on GPUs. Causality is ignored (a causal product counts in full), and the
                                 backward of a depthwise convolution of C channels counts (C+1)/2 times too much.
-    fvcore                      traces a forward. Knows matrix products, convolutions, einsum and a few norms, and
+    fvcore                      traces a forward. It knows matrix products, convolutions, einsum and a few norms, and
                                 counts a multiply-add as 1.
 
 Both silently count an operator without a formula as 0. The formulas here are added to theirs: for torch, fused

@@ -23,12 +23,12 @@ from hybridbench.operations import OPERATIONS
 _library: Any = torch.library.Library("hybridbench", "FRAGMENT")
 _defined: set[str] = set()
 _calls: list[Function] = []
-"""Kernels with what is no tensor of their arguments, by the number under which the operator finds them."""
+"""Kernels and their arguments that are not tensors, by the number of the call."""
 
 
 @contextlib.contextmanager
 def tracing() -> Iterator[None]:
-    """Functions made by ``traced`` are called inside. Tensors that are kept of their calls are dropped at the end."""
+    """Functions made by ``traced`` are called inside. Tensors kept from their calls are dropped at the end."""
     try:
         yield
     finally:

@@ -29,11 +29,11 @@ class Implementation:
     Attributes:
         load: imports the backend's package and returns a callable with the operation's signature; raises
             ``Unsupported``.
-        refuses: a sentence that says why this backend does not support a problem; None where it does.
+        unsupported: a sentence that says why this backend does not support a problem; None where it does.
     """
 
     load: Callable[[], Callable[..., Any]]
-    refuses: Callable[[Problem], str | None]
+    unsupported: Callable[[Problem], str | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,14 +41,14 @@ class Backend(Declared):
     """One implementation of one operation, ready to be asked.
 
     Attributes:
-        load, refuses: as in ``Implementation``.
+        load, unsupported: as in ``Implementation``.
         rows: how many sequences of a batch ``load``'s callable passes on at once (``by_rows``); 0 passes all.
         whole: where ``rows`` is not 0, the backend that they are passed to.
         continues: whether a scan can start from a state, which a prefill that continues from its cache needs.
     """
 
     load: Callable[[], Callable[..., Any]]
-    refuses: Callable[[Problem], str | None]
+    unsupported: Callable[[Problem], str | None]
     rows: int = 0
     whole: Backend | None = None
     continues: bool = True
@@ -112,7 +112,7 @@ def refuse_gradients(op: str, *tensors: Tensor | None) -> None:
 
 
 def accepts_anything(_problem: Problem) -> str | None:
-    """``refuses`` of a backend that supports every problem."""
+    """``unsupported`` of a backend that supports every problem."""
     return None
 
 
@@ -122,14 +122,14 @@ def on_hopper() -> bool:
 
 
 def needs_cuda_and_float32(problem: Problem) -> str | None:
-    """``refuses`` of CUDA kernels that compute in float32 whatever the dtype of a problem."""
+    """``unsupported`` of CUDA kernels that compute in float32 whatever the dtype of a problem."""
     if reason := needs_cuda(problem):
         return reason
     return "its kernels compute in float32" if problem.dtype == "float64" else None
 
 
 def needs_cuda(problem: Problem) -> str | None:
-    """``refuses`` of a backend made of CUDA kernels."""
+    """``unsupported`` of a backend made of CUDA kernels."""
     if problem.device == "cuda":
         return None
     return f"its kernels run on CUDA devices only, and the device is {problem.device}"

@@ -47,7 +47,7 @@ def _ready(declared: Declared) -> Backend:
     found = named(ROOT + declared.path)
     made = found if isinstance(found, Implementation) else Implementation(lambda: found, accepts_anything)
     row = {one.name: getattr(declared, one.name) for one in fields(Declared)}
-    return Backend(**row, load=made.load, refuses=made.refuses)
+    return Backend(**row, load=made.load, unsupported=made.unsupported)
 
 
 def reference_of(op: str) -> Callable[..., Any]:

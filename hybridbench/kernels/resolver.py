@@ -54,7 +54,7 @@ def available(backend: Backend, problem: Problem | None = None, ruled_out: str |
         ruled_out: why the case rules it out, which cannot be seen from the problem.
     """
     if problem is not None:
-        if reason := backend.refuses(problem) or ruled_out:
+        if reason := backend.unsupported(problem) or ruled_out:
             return reason
         if reason := beyond(backend.limits, problem):
             return reason
@@ -152,7 +152,7 @@ def by_path(op: str, path: str) -> Backend:
         package=package,
         path=path,
         load=lambda: kernel,
-        refuses=accepts_anything,
+        unsupported=accepts_anything,
         dispatched=False,
         continues=continues,
     )

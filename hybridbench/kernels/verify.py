@@ -94,7 +94,7 @@ def verify(backend: Backend, problem: Problem, *, device: torch.device | str, se
         inputs = [
             case
             for case in draw_of(backend.op)(problem, draw)
-            if not case.length or backend.refuses(dataclasses.replace(problem, length=case.length)) is None
+            if not case.length or backend.unsupported(dataclasses.replace(problem, length=case.length)) is None
             if backend.continues or not case.continues
         ]
         for case in inputs[-2:] if backend.compiles_per_length else inputs:

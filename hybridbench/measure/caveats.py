@@ -1,4 +1,4 @@
-"""caveats: reasons to doubt a measurement, read off its samples and the state of the GPU around them.
+"""caveats: reasons to doubt a measurement, from its samples and the state of the GPU before and after them.
 
 ``find_caveats`` is a pure function, and ``record.ADVICE`` has the sentence for each reason. Nothing here drops a
 sample.

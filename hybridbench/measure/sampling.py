@@ -1,4 +1,4 @@
-"""sampling: how often a step is run before its duration is believed.
+"""sampling: how often a step runs: a warm-up, then samples until their median is known closely enough.
 
 First the step warms up until it stops getting faster: the median of its last runs is not lower than that of the runs
 before them. Then it is sampled in blocks until the interval of the median is tight and the samples do not drift, until

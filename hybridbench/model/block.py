@@ -47,7 +47,7 @@ class Step:
         self.shared.setdefault(name, value)
 
     def sharing(self, shared: dict[str, Tensor]) -> Step:
-        """The same step with other shared values."""
+        """A copy of the step with other shared values."""
         return replace(self, shared=shared)
 
     @property

@@ -1,6 +1,6 @@
 """launches: a list of kernel launches in order, on one stream or two, with the buffers that they share.
 
-What the launches compute is planned by ``fused``.
+What the launches compute is in ``stages``, their order in ``fused``.
 """
 
 from __future__ import annotations

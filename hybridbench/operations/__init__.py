@@ -17,10 +17,10 @@ rank on a GPU. To add an operation, write its reference implementation and the d
 
 from __future__ import annotations
 
-from hybridbench.operations import attention, delta, dense, loss, optimizer, scan, step
+from hybridbench.operations import attention, delta, dense, linear, loss, optimizer, scan, step
 from hybridbench.operations.operation import Operation
 
 OPERATIONS: dict[str, Operation] = {
-    row.name: row for family in (attention, scan, delta, dense, loss, optimizer, step) for row in family.ROWS
+    row.name: row for family in (attention, scan, linear, delta, dense, loss, optimizer, step) for row in family.ROWS
 }
 """Every operation by its name."""

@@ -1,9 +1,8 @@
-"""scan: the scans of Mamba-1, Mamba-2, Mamba-3 and lightning attention, their steps and their convolution."""
+"""scan: the scans of Mamba-1, Mamba-2 and Mamba-3, their steps and their convolution."""
 
 from __future__ import annotations
 
 from hybridbench.arch.block import Convention
-from hybridbench.arch.blocks.lightning import Lightning
 from hybridbench.arch.blocks.mamba1 import Mamba1
 from hybridbench.arch.blocks.mamba2 import Mamba2
 from hybridbench.arch.blocks.mamba3 import Mamba3
@@ -28,10 +27,6 @@ def _mamba3(problem: Problem) -> Mamba3:
     H, P = problem.n_heads, problem.head_dim
     sizes = {"d_state": problem.d_state, "n_groups": problem.n_groups, "n_angles": problem.n_angles}
     return Mamba3(d_model=1, d_inner=H * P, head_dim=P, **sizes)
-
-
-def _lightning(problem: Problem) -> Lightning:
-    return Lightning(d_model=1, n_heads=problem.n_heads, head_dim=problem.head_dim)
 
 
 def _convolved(problem: Problem) -> Mamba1:
@@ -199,11 +194,6 @@ _MAMBA3_STEP = (
         f"{MAMBA_SSM}, mamba3/mamba3_siso_step.py: pid_batch * stride of every state",
         per=of_sequence,
     ),
-)
-
-_FLA = (
-    "fla-core 0.6.0, common/chunk_h.py, chunk_o.py and fused_recurrent.py: programs' numbers are widened to 64 bits "
-    "before any product, and a chunk's position is i_t_int64 * BT"
 )
 
 ONE_PASS = "one-pass"
@@ -410,35 +400,6 @@ ROWS = (
         forward=lambda problem: problem.batch * _mamba3(problem).core_decode(0, Convention.EXACT).scan,
         angles=("angle_BHR",),
         backends=(public("mamba-ssm", "mamba_ssm", "kernels.scan.mamba3:mamba3_step", limits=_MAMBA3_STEP),),
-        sequences=True,
-    ),
-    Operation(
-        name="lightning",
-        family="kernels.linear",
-        spends=SCAN,
-        inputs=(
-            "q_BTHP",
-            "k_BTHP",
-            "v_BTHP",
-            "log_decay_H: float32, constant",
-            "initial_state_BHPP: float32, optional",
-        ),
-        outputs=("o_BTHP", "final_state_BHPP: float32"),
-        settings=("chunk_size",),
-        forward=lambda problem: problem.batch * _lightning(problem).core_prefill(problem.length, Convention.EXACT).scan,
-        backends=(public("fla", "fla-core", "kernels.linear.fla:lightning", wide=_FLA),),
-        kernels=("chunk_fwd_kernel_[ho]$", "chunk_bwd_kernel_(dh|dqkwg|dv)$"),
-        sequences=True,
-    ),
-    Operation(
-        name="lightning_step",
-        family="kernels.linear",
-        spends=SCAN,
-        inputs=("state_BHPP: in place", "q_BHP", "k_BHP", "v_BHP", "log_decay_H: float32, constant"),
-        outputs=("o_BHP",),
-        forward=lambda problem: problem.batch * _lightning(problem).core_decode(0, Convention.EXACT).scan,
-        backends=(public("fla", "fla-core", "kernels.linear.fla:lightning_step", wide=_FLA),),
-        kernels=("fused_recurrent_fwd_kernel",),
         sequences=True,
     ),
 )

@@ -88,7 +88,7 @@ class Quality:
 
     @property
     def stack(self) -> str:
-        """The same text for the same stack."""
+        """A text that is equal for equal stacks."""
         return identity(self.spec)
 
     @property
@@ -175,7 +175,7 @@ def _quality(row: Mapping[str, str]) -> Quality:
         raise BadInput(f"value {value:g} of {score.name} is no fraction from 0 to 1: divide percent by 100.")
     seeds = _number(row, "seeds")
     if seeds is not None and (seeds < 1 or seeds != int(seeds)):
-        raise BadInput(f"seeds is {seeds:g}, where a whole number from 1 is due.")
+        raise BadInput(f"seeds is {seeds:g}, where a whole number from 1 is expected.")
     return Quality(
         spec=stack_named(row),
         score=score,
@@ -198,5 +198,5 @@ def _number(row: Mapping[str, str], name: str) -> float | None:
     except ValueError:
         number = math.nan
     if not (math.isfinite(number) and number >= 0):
-        raise BadInput(f"{name} is {shown(text)}, where a number from 0 is due.")
+        raise BadInput(f"{name} is {shown(text)}, where a number from 0 is expected.")
     return number

@@ -87,6 +87,6 @@ def _places(arch: str, layers: tuple[str, ...]) -> tuple[int, ...]:
 
 
 def identity(spec: ModelSpec) -> str:
-    """The same text for two models that are the same stack, however each was named."""
+    """A text that is equal for two models that are the same stack, however each was named."""
     body = spec.to_dict()
     return json.dumps({name: value for name, value in body.items() if name not in ("arch", "ratio", "recipe")})

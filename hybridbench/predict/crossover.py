@@ -1,9 +1,9 @@
 """crossover: the contexts at which one model overtakes another, solved exactly from formulas or searched for in steps.
 
-Every figure here is a piecewise polynomial of the context, of degree two at most: a line or a parabola between the
-places where a window is full, and for the floor of a decode step between those where memory and arithmetic take turns
-in setting it. Between such places the difference of two models turns at most once, so on either side of the turn it is
-monotone and whole numbers are bisected: the answer is exact, with every crossing, and with equality where it lasts.
+Every figure here is a piecewise polynomial of the context, of degree two at most. A piece ends where a window becomes
+full; a piece of the floor of a decode step also ends where its limit changes between memory and arithmetic. On a piece
+the difference of two models has one extremum at most, so it is monotone on either side and whole numbers are bisected.
+The answer is exact: it has every crossing, and every range on which both are equal.
 
 A measured step has no formula and has noise. There a context is decided when the 95% intervals of both medians do not
 overlap, and the search halves what lies between the last context decided for one and the first decided for the other.
@@ -102,13 +102,13 @@ def lines(
 
 
 def _bends(spec: ModelSpec) -> tuple[int, ...]:
-    """Contexts around which a window fills: there the counts of keys and of cached tokens stop growing."""
+    """The contexts at which a window becomes full: beyond them the keys seen and the cached tokens no longer grow."""
     spans = {mixer.span for _, mixer in arch.mixers(spec)}
     return tuple(sorted({max(1, span + shift) for span in spans if span is not None for shift in (-1, 0, 1)}))
 
 
 def stretches(one: Lines, other: Lines, last: int = LAST_CONTEXT) -> list[Stretch]:
-    """Every stretch of contexts from 1 to ``last`` by which of two figures is less; neighbours differ."""
+    """The contexts from 1 to ``last`` in stretches, on each of which the same figure is less, or both are equal."""
 
     def difference(context: int) -> int | Fraction:
         return one.at(context) - other.at(context)

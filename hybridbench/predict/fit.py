@@ -104,8 +104,9 @@ def largest_fit(
 
 
 def last_true(holds: Callable[[int], bool], end: int) -> int:
-    """The largest value from 1 to ``end`` at which something holds that holds up to some value and not beyond; 0 where
-    it holds nowhere.
+    """The largest value from 1 to ``end`` at which ``holds`` is true; 0 where it never is.
+
+    ``holds`` must be true up to some value and false beyond it.
     """
     low, high = 0, end + 1
     while high - low > 1:

@@ -26,6 +26,7 @@ from dataclasses import dataclass, replace
 
 from hybridbench.arch import model as arch
 from hybridbench.arch.block import DTYPE_BYTES, CacheBytes, CachePart, Storage
+from hybridbench.arch.kinds import BLOCKS
 from hybridbench.arch.model import ModelSpec, mixers
 from hybridbench.arch.stored import Dtypes
 from hybridbench.errors import BadInput, unknown_name
@@ -34,6 +35,9 @@ PAGE_TOKENS = 16
 """Tokens of an attention page, vLLM's default."""
 MICRO_BATCH = 512
 """llama.cpp's default ``n_ubatch``: tokens that a window has room for beside its own."""
+
+MAMBAS = frozenset(kind for kind in BLOCKS if kind.startswith("mamba"))
+"""Every version of Mamba: mamba_ssm has them all."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ _COMMON = frozenset(("attention", "latent", "mamba2", "gated_delta", "kda", "sho
 LAYOUTS: dict[str, Layout] = {
     "ours": Layout(),
     "paper": Layout(frozenset(("attention", "mamba2")), kv="bfloat16", state="bfloat16", conv="bfloat16"),
-    "mamba_ssm": Layout(frozenset(("attention", "mamba1", "mamba2", "mamba3")), state=""),
+    "mamba_ssm": Layout(frozenset(("attention", *MAMBAS)), state=""),
     "transformers": Layout(
         _COMMON | {"mamba1", "lightning", "rg_lru"},
         state_least="float32",
@@ -196,7 +200,7 @@ class Paged:
     """The bytes of a sequence's cache in pages, and why they are more than the cache's own.
 
     Args:
-        page_tokens: tokens of an attention page once states are aligned with; ``page_bytes`` of any page, 0 where
+        page_tokens: tokens of an attention page, after alignment with states. page_bytes: bytes of every page; 0 where
             states are not aligned with attention.
         bytes: bytes of the cache itself.
         last_pages: unused bytes in the last pages of sequences and windows.

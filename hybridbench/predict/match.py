@@ -10,7 +10,8 @@
 By depth, blocks are added or taken away at the same ratio of mixers, spread as the families spread them; the width
 stays. By width, the number of blocks and their places stay, and every block is scaled: heads keep their size and are
 rounded to whole groups, the feed-forward width to multiples of 64, the model's width to multiples of ``WIDTH_STEP`` of
-the reference width. Depth is coarse: a block of 13 is 8% of the parameters, which is why what was reached is printed.
+the reference width. Depth is coarse: one of 13 blocks is 8% of the parameters. So the result says how near each model
+came.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ def matched(
 
 
 def named_spec(text: str, scale: str) -> ModelSpec:
-    """One model in a word: a family, with scale, ratio, recipe or mixer behind slashes; a published model; a pattern.
+    """One model by name: a family, with scale, ratio, recipe or mixer after slashes; a published model; a pattern.
 
     >>> named_spec("inter/1:3", "1b").label, named_spec("M-*-", "tiny").pattern
     ('inter 3+10', 'M-*-')

@@ -70,8 +70,11 @@ def case_of(spec: ModelSpec, kind: str, context: int = 70, batch: int = 2, **bac
 
 
 def audited(case: Case) -> Audit:
-    """One case observed in this process, which has torch already, and judged."""
-    return judged(case, observe(case, Proofs()), Kernels(None, run.NO_GPU))
+    """One case observed in this process, which has torch already, and judged.
+
+    Nothing is verified, as in a process that counts what another one has verified.
+    """
+    return judged(case, observe(case, None), Kernels(None, run.NO_GPU))
 
 
 def unexplained(found: Audit) -> dict[str, dict[str, int]]:
@@ -240,7 +243,7 @@ def test_products_that_cannot_be_told_apart_stand_in_one_row() -> None:
     launches = [launch for launch in launches_of(case, products, {}) if launch.number != 3]
     view, note = hardware_view(case, launches, products, {})
     assert note is not None
-    assert f"{len(products) - 1} kernels of matrix products ran where {len(products)}" in note
+    assert f"{len(products)} matrix products were dispatched and {len(products) - 1} kernels ran them" in note
     assert PRODUCTS in view.flops
     found = Audit(case, {}, {**closed_forms(case), GPU: view})
     assert set(found.unexplained(GPU)) == {PRODUCTS}
@@ -553,7 +556,7 @@ def test_what_autotuning_took_goes_from_one_process_to_the_other(
     assert tempfile.gettempdir() == usual, "where kernels were compiled to"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 @pytest.mark.parametrize(("phase", "gpus"), [("observing", []), ("counting", []), ("counting", ["0", "1"])])
 def test_a_signal_leaves_no_process_behind(number: int, phase: str, gpus: list[str], tmp_path: Path) -> None:
     """The profiler starts what it watches in a session of its own, which no signal of ours reaches."""

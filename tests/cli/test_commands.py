@@ -149,7 +149,7 @@ def test_help_and_cost_take_at_most_a_quarter_of_importing_torch(args):
 def test_commands_that_only_describe_or_judge_never_import_torch(command, tmp_path):
     args = {
         "cost": ["cost", "-o", str(tmp_path)],
-        "report": ["report", "results/nvidia-h200/efficiency", "-o", str(tmp_path)],
+        "report": ["report", "results/nvidia-h200/compile", "-o", str(tmp_path)],
         "--help": ["--help"],
     }[command]
     script = (

@@ -39,9 +39,9 @@ def refused(result: Result) -> str:
 
 FIELDS = {
     "casenull": "(case: expected a table, not None)",
-    "ctl": r"(environment.device: '\x1b[31mEVIL\x07' holds control characters, where a line of text is due)",
-    "nulc": r"(environment.device: 'a\x00b' holds control characters, where a line of text is due)",
-    "sur": r"(environment.device: 'a\ud800b' holds control characters, where a line of text is due)",
+    "ctl": r"(environment.device: '\x1b[31mEVIL\x07' holds control characters, where a line of text is expected)",
+    "nulc": r"(environment.device: 'a\x00b' holds control characters, where a line of text is expected)",
+    "sur": r"(environment.device: 'a\ud800b' holds control characters, where a line of text is expected)",
     "hugeint": "environment.cores as a number of 5,000 digits, where at most 40 can be used",
     "hugeint2": "case.workload.context as a number of 400 digits",
     "hugeint3": "environment.memory_bytes as a number of 4,000 digits",

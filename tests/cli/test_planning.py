@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 from hybridbench.arch.blocks.attention import Attention
 from hybridbench.arch.families import ARCHS, build_spec
 from hybridbench.cli.main import main
+from hybridbench.cli.stored import stored_records
 from hybridbench.predict.layouts import LAYOUTS
 from hybridbench.record import Record, Status
 from hybridbench.store import load
@@ -146,9 +147,18 @@ def test_each_side_of_a_crossover_counts_in_its_own_files_dtypes(tmp_path: Path)
     assert "no kernel here runs them" in " ".join(run(*timed, "--kv-dtype", "fp8", code=2).stderr.split())
 
 
+@pytest.fixture(scope="module")
+def all_records() -> list[Record]:
+    """Every committed record, read once."""
+    return stored_records((RESULTS,))
+
+
 @pytest.mark.parametrize("width", [80, 120])
 @pytest.mark.parametrize("more", ["", " --ctx 1m --batch 8 --scale 3b", " --pattern M-M-M-*-M-M-M-*-"])
-def test_prices_with_an_efficiency_fit_the_terminal(width: int, more: str) -> None:
+def test_prices_with_an_efficiency_fit_the_terminal(
+    width: int, more: str, all_records: list[Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hybridbench.cli.pricing.stored_records", lambda _paths: all_records)
     args = f"price --workload decode --gpu h200,rtx-5090{more} --efficiency {RESULTS}".split()
     shown = CliRunner(env={"COLUMNS": str(width)}).invoke(main, args)
     assert shown.exit_code == 0, shown.output

@@ -12,9 +12,9 @@ import torch
 
 from hybridbench.errors import BadInput, Unsupported
 from hybridbench.kernels import Backend, Problem, available, backends, resolve, resolver, verify
-from hybridbench.kernels.attention.flash_attn import refuses_flash_attn_4
-from hybridbench.kernels.delta.fla import refuses_gated_delta
-from hybridbench.kernels.scan.core import refuses_one_pass
+from hybridbench.kernels.attention.flash_attn import unsupported_flash_attn_4
+from hybridbench.kernels.delta.fla import unsupported_gated_delta
+from hybridbench.kernels.scan.core import unsupported_one_pass
 from hybridbench.operations import OPERATIONS
 from hybridbench.suite.ops import DECODE_STEP, OPS, OPS_ALONE
 
@@ -152,7 +152,7 @@ def test_auto_on_cuda_follows_the_refusals(problem: Problem, chosen: str, monkey
     """With every package installed and no device to try kernels on, only the stated refusals decide."""
 
     def stated_reason(backend: Backend, asked: Problem | None = None, _ruled_out: str | None = None) -> str | None:
-        return backend.refuses(asked) if asked else None
+        return backend.unsupported(asked) if asked else None
 
     monkeypatch.setattr(resolver, "available", stated_reason)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -231,7 +231,7 @@ def test_flash_attn_4_is_used_where_it_was_checked(
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.get_device_capability", lambda: gpu)
-    reason = refuses_flash_attn_4(Problem("cuda", "bfloat16", head_dim=64, n_heads=4))
+    reason = unsupported_flash_attn_4(Problem("cuda", "bfloat16", head_dim=64, n_heads=4))
     assert reason is None if says is None else says in str(reason)
 
 
@@ -251,7 +251,7 @@ def test_the_scan_in_one_pass_wants_bulk_copies_and_room(
     found = SimpleNamespace(major=gpu[0], minor=gpu[1], shared_memory_per_multiprocessor=gpu[2])
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.get_device_properties", lambda device: found)
-    reason = refuses_one_pass(Problem("cuda", "bfloat16", head_dim=128, d_state=128, d_conv=4))
+    reason = unsupported_one_pass(Problem("cuda", "bfloat16", head_dim=128, d_state=128, d_conv=4))
     assert reason is None if says is None else says in str(reason)
 
 
@@ -264,9 +264,9 @@ def test_a_backward_that_triton_miscompiles_for_hopper_is_refused(
     monkeypatch.setattr("importlib.metadata.version", lambda name: triton)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     problem = Problem("cuda", "bfloat16", head_dim=64, n_heads=4, training=True)
-    reason = refuses_gated_delta(problem)
+    reason = unsupported_gated_delta(problem)
     assert (reason is not None and "triton 3.7.1 or tilelang" in reason) if refused else reason is None
-    assert refuses_gated_delta(dataclasses.replace(problem, training=False)) is None
+    assert unsupported_gated_delta(dataclasses.replace(problem, training=False)) is None
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the packages may be installed where there is a GPU")

@@ -58,7 +58,7 @@ def test_every_path_of_a_row_leads_somewhere(row: Operation) -> None:
         assert isinstance(backend, Backend)
         assert (backend.op, backend.name, backend.limits) == (row.name, name, declared.limits)
         assert callable(backend.load)
-        reason = backend.refuses(SMALL)
+        reason = backend.unsupported(SMALL)
         assert reason is None or not reason.endswith(".")
     assert set(row.on_cpu) <= set(table)
     assert callable(table[row.plain].load())

@@ -291,7 +291,7 @@ def variant_of(arch: str, mixer: str) -> ModelSpec:
 def test_the_fused_step_refuses_them_and_the_modules_decode(arch: str, mixer: str) -> None:
     spec = variant_of(arch, mixer)
     case = Case(spec, Workload(DECODE, 4096, 4), Execution("cuda", "bfloat16", GRAPH))
-    reason = fused.refuses(step_problem(case)) or ruled_out_by(case)
+    reason = fused.unsupported(step_problem(case)) or ruled_out_by(case)
     assert reason is not None
     kind = spec.blocks[MIXERS[mixer]].kind
     assert f"no kernels for a block of kind {kind}" in reason or "parallel blocks of Mamba-2" in reason

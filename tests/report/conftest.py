@@ -22,6 +22,8 @@ from hybridbench.record import (
     Record,
     Status,
 )
+from hybridbench.report.build import build_report
+from hybridbench.report.render.folder import ReportFiles, write_report
 from hybridbench.suite.case import Case
 from hybridbench.suite.sweep import Sweep, cases
 
@@ -104,3 +106,9 @@ def decode_records(ctx: str = "4k..32k") -> list[Record]:
 @pytest.fixture(name="decode_records")
 def _decode_records() -> list[Record]:
     return decode_records()
+
+
+@pytest.fixture(scope="session", name="written")
+def _written(tmp_path_factory: pytest.TempPathFactory) -> ReportFiles:
+    """The report of ``decode_records``, written once. A test that changes it works on a copy."""
+    return write_report(build_report(decode_records()), tmp_path_factory.mktemp("written"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,19 +21,25 @@ from hybridbench.record import Environment, Record, Status
 from hybridbench.report.build import build_report
 from hybridbench.report.findings import findings
 from hybridbench.report.groups import group_records
-from hybridbench.report.render.folder import write_report
+from hybridbench.report.render.folder import ReportFiles, write_report
 from hybridbench.report.render.page import OPENINGS, own_page
 from hybridbench.suite.sweep import Sweep, cases
 
 Make = Callable[..., Record]
 
 
-def test_a_report_is_whole(decode_records: list[Record], tmp_path: Path) -> None:
-    files = write_report(build_report(decode_records), tmp_path / "out")
+def a_copy(written: ReportFiles, folder: Path) -> Path:
+    """A copy of the written report in a folder; returns its page."""
+    shutil.copytree(written.page.parent, folder, dirs_exist_ok=True)
+    return folder / written.page.name
+
+
+def test_a_report_is_whole(decode_records: list[Record], written: ReportFiles) -> None:
+    files = written
     page = files.page.read_text()
     linked = re.findall(r"\]\(((?:charts|tables)/[^)]+)\)", page)
     assert len(linked) == 7
-    assert all((tmp_path / "out" / link).is_file() for link in linked)
+    assert all((files.page.parent / link).is_file() for link in linked)
     assert {path.name for path in files.charts} >= {
         "decode-throughput.png",
         "decode-throughput.svg",
@@ -50,11 +57,15 @@ def test_a_report_is_whole(decode_records: list[Record], tmp_path: Path) -> None
         assert f"`{name}`" in page
 
 
-def test_a_report_over_an_earlier_one_replaces_it(decode_records: list[Record], tmp_path: Path) -> None:
-    first = write_report(build_report(decode_records), tmp_path)
-    text = first.page.read_text()
-    assert write_report(build_report(decode_records), tmp_path) == first
-    assert first.page.read_text() == text
+def test_a_report_over_an_earlier_one_replaces_it(
+    decode_records: list[Record], written: ReportFiles, tmp_path: Path
+) -> None:
+    page = a_copy(written, tmp_path)
+    again = write_report(build_report(decode_records), tmp_path)
+    assert again.page == page
+    assert [path.name for path in again.charts] == [path.name for path in written.charts]
+    assert [path.name for path in again.tables] == [path.name for path in written.tables]
+    assert page.read_text() == written.page.read_text()
 
 
 def test_findings_say_who_leads_and_by_how_much(decode_records: list[Record]) -> None:
@@ -158,16 +169,18 @@ def test_tables_for_the_terminal_need_neither_pandas_nor_altair() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_charts_and_tables_of_other_records_do_not_stay_behind(decode_records: list[Record], tmp_path: Path) -> None:
-    first = write_report(build_report(decode_records), tmp_path)
+def test_charts_and_tables_of_other_records_do_not_stay_behind(
+    decode_records: list[Record], written: ReportFiles, tmp_path: Path
+) -> None:
+    page = a_copy(written, tmp_path)
     stale = tmp_path / "charts" / "prefill-throughput.png"
     stale.write_bytes(b"old")
     (tmp_path / "charts" / "decode-mine.png").write_bytes(b"not ours")
-    first.page.write_text(f"{first.page.read_text('utf-8')}![of other records](charts/{stale.name})\n", "utf-8")
+    page.write_text(f"{page.read_text('utf-8')}![of other records](charts/{stale.name})\n", "utf-8")
     again = write_report(build_report(decode_records), tmp_path)
     assert not stale.exists()
     assert (tmp_path / "charts" / "decode-mine.png").exists()
-    assert [path.name for path in again.charts] == [path.name for path in first.charts]
+    assert [path.name for path in again.charts] == [path.name for path in written.charts]
     assert all(path.exists() for path in again.charts)
 
 
@@ -180,13 +193,15 @@ def test_a_page_that_somebody_else_wrote_is_not_replaced(name: str, text: str, t
         own_page(tmp_path, name)
 
 
-def test_pages_that_hybridbench_wrote_are_replaced(decode_records: list[Record], tmp_path: Path) -> None:
+def test_pages_that_hybridbench_wrote_are_replaced(
+    decode_records: list[Record], written: ReportFiles, tmp_path: Path
+) -> None:
     results = Path(__file__).parents[2] / "results"
     stored = [path for name in OPENINGS for path in results.rglob(name)]
     assert len(stored) > 5
     for path in stored:
         assert own_page(path.parent, path.name) == path
-    write_report(build_report(decode_records), tmp_path)
+    assert own_page(tmp_path, a_copy(written, tmp_path).name) == tmp_path / "report.md"
     (tmp_path / "report.md").write_text("my notes\n")
     with pytest.raises(BadInput, match=r"report\.md"):
         write_report(build_report(decode_records), tmp_path)

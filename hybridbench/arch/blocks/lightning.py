@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from hybridbench.arch.block import Convention, Flops, KernelSizes, Rescale, check_sizes
 from hybridbench.arch.blocks.delta import heads_at
-from hybridbench.arch.recurrent import Recurrent
+from hybridbench.arch.recurrent import SquareHeads
 from hybridbench.arch.scales import Site
 from hybridbench.arch.terms import FLOAT, Activations, Term, padded
 from hybridbench.arch.weights import Matrix
@@ -28,7 +28,7 @@ KERNELS_CHUNK = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Lightning(Recurrent):
+class Lightning(SquareHeads):
     """Lightning attention with ``n_heads`` heads of ``head_dim`` key and ``head_dim`` value channels.
 
     Args:
@@ -54,16 +54,6 @@ class Lightning(Recurrent):
         """
         return cls(site.scale.d_model, *heads_at(site), chunk_size=KERNELS_CHUNK)
 
-    @property
-    @override
-    def out_width(self) -> int:
-        return self.n_heads * self.head_dim
-
-    @property
-    @override
-    def out_heads(self) -> int:
-        return self.n_heads
-
     @override
     def sizes(self) -> KernelSizes:
         return {
@@ -85,11 +75,6 @@ class Lightning(Recurrent):
     @override
     def sizes_scaled(self, part: Rescale) -> dict[str, int]:
         return {"n_heads": part(self.n_heads)}
-
-    @property
-    @override
-    def state_size(self) -> int:
-        return self.out_width * self.head_dim
 
     @override
     def matrices(self, borrows_value: bool = False) -> tuple[Matrix, ...]:

@@ -15,12 +15,11 @@ from typing import ClassVar, Self
 
 from typing_extensions import override
 
-from hybridbench.arch.block import Convention, Flops, KernelSizes, Rescale, check_sizes, variant
+from hybridbench.arch.block import Convention, Flops, KernelSizes, check_sizes, variant
 from hybridbench.arch.blocks.ssd_kernels import BLOCK_TOKENS, SLICE, Chunked, OnePass, Tiles, fits_one_pass, up
-from hybridbench.arch.recurrent import Recurrent
+from hybridbench.arch.recurrent import PackedHeads
 from hybridbench.arch.scales import Site
 from hybridbench.arch.terms import FLOAT, Activations, Moment, Term, padded
-from hybridbench.arch.weights import Matrix
 from hybridbench.errors import BadInput
 from hybridbench.sizes import aligned
 
@@ -30,7 +29,7 @@ cluster, as cuBLAS uses them on Hopper. An H200 computed 4,608 columns for 4,368
 
 
 @dataclass(frozen=True, slots=True)
-class Mamba2(Recurrent):
+class Mamba2(PackedHeads):
     """Mamba-2 with ``n_heads`` heads of ``head_dim`` channels and ``d_state`` states each.
 
     Args:
@@ -81,11 +80,6 @@ class Mamba2(Recurrent):
         return cls(*shape, chunk_size=scale.chunk_size, gated_norm=not site.branch)
 
     @property
-    def n_heads(self) -> int:
-        """Heads of the state space, ``head_dim`` channels each."""
-        return self.d_inner // self.head_dim
-
-    @property
     @override
     def conv_channels(self) -> int:
         """Channels the conv sees: x, B and C."""
@@ -100,16 +94,6 @@ class Mamba2(Recurrent):
     @override
     def state_size(self) -> int:
         return self.d_inner * self.d_state
-
-    @property
-    @override
-    def out_width(self) -> int:
-        return self.d_inner
-
-    @property
-    @override
-    def out_heads(self) -> int:
-        return self.n_heads
 
     @override
     def absent_ops(self, borrows_value: bool = False) -> tuple[str, ...]:
@@ -130,32 +114,13 @@ class Mamba2(Recurrent):
 
     @property
     @override
-    def packed_row(self) -> int:
-        return aligned(self._in_width())
-
-    @override
-    def sizes_scaled(self, part: Rescale) -> dict[str, int]:
-        return {"d_inner": part(self.d_inner, self.head_dim * self.n_groups)}
-
-    @property
-    @override
     def out_bias_params(self) -> int:
         return self.d_model if self.out_bias else 0
 
+    @override
     def _in_width(self, borrows_value: bool = False) -> int:
         x_and_gate = self.d_inner * (1 if borrows_value else 2)
         return x_and_gate + 2 * self.n_groups * self.d_state + self.n_heads
-
-    @override
-    def matrices(self, borrows_value: bool = False) -> tuple[Matrix, ...]:
-        return (
-            Matrix("in_proj", self._in_width(borrows_value), self.d_model, "mixer"),
-            Matrix("out_proj", self.d_model, self.out_width, "mixer"),
-        )
-
-    @override
-    def in_matmul_params(self, borrows_value: bool = False) -> int:
-        return self.d_model * self._in_width(borrows_value)
 
     @override
     def in_params(self, convention: Convention, borrows_value: bool = False) -> int:
@@ -203,13 +168,13 @@ class Mamba2(Recurrent):
     def core_prefill(self, tokens: int, convention: Convention) -> Flops:
         if convention is Convention.PAPER:
             return Flops(scan=tokens * (9 * self.d_inner * self.d_state + 2 * self.d_inner))
-        return Recurrent.core_prefill(self, tokens, convention)
+        return PackedHeads.core_prefill(self, tokens, convention)
 
     @override
     def core_decode(self, context: int, convention: Convention) -> Flops:
         if convention is Convention.PAPER:
             return self.core_prefill(1, convention)
-        return Recurrent.core_decode(self, context, convention)
+        return PackedHeads.core_decode(self, context, convention)
 
     @override
     def core_train(self, tokens: int, convention: Convention) -> Flops:

@@ -15,20 +15,18 @@ from typing import ClassVar, Self
 
 from typing_extensions import override
 
-from hybridbench.arch.block import CacheBytes, Convention, KernelSizes, Rescale, Storage, check_sizes, variant
-from hybridbench.arch.recurrent import Recurrent
+from hybridbench.arch.block import CacheBytes, Convention, KernelSizes, Storage, check_sizes, variant
+from hybridbench.arch.recurrent import PackedHeads
 from hybridbench.arch.scales import Site
 from hybridbench.arch.terms import FLOAT, Activations, Term, padded
-from hybridbench.arch.weights import Matrix
 from hybridbench.errors import BadInput
-from hybridbench.sizes import aligned
 
 ANGLE_BYTES = 4
 """The accumulated angles are kept in float32 at least: they add up turns of a thousandth of a radian."""
 
 
 @dataclass(frozen=True, slots=True)
-class Mamba3(Recurrent):
+class Mamba3(PackedHeads):
     """Mamba-3 with heads of ``head_dim`` channels and ``d_state`` states, ``rank`` inputs and outputs a step.
 
     Args:
@@ -69,21 +67,6 @@ class Mamba3(Recurrent):
         scale, head_dim = site.scale, site.ssm_head_dim & -site.ssm_head_dim
         return cls(scale.d_model, site.d_inner, head_dim, scale.d_state, n_angles=scale.d_state // 4)
 
-    @property
-    def n_heads(self) -> int:
-        """Heads of the state space, ``head_dim`` channels each."""
-        return self.d_inner // self.head_dim
-
-    @property
-    @override
-    def out_width(self) -> int:
-        return self.d_inner
-
-    @property
-    @override
-    def out_heads(self) -> int:
-        return self.n_heads
-
     @override
     def sizes(self) -> KernelSizes:
         return {
@@ -96,20 +79,12 @@ class Mamba3(Recurrent):
             "width": self.d_inner,
         }
 
+    @override
     def _in_width(self, borrows_value: bool = False) -> int:
         """Columns of the input projection."""
         x_and_gate = self.d_inner * (1 if borrows_value else 2)
         b_and_c = 2 * self.d_state * self.n_groups * self.rank
         return x_and_gate + b_and_c + 3 * self.n_heads + self.n_angles
-
-    @property
-    @override
-    def packed_row(self) -> int:
-        return aligned(self._in_width())
-
-    @override
-    def sizes_scaled(self, part: Rescale) -> dict[str, int]:
-        return {"d_inner": part(self.d_inner, self.head_dim * self.n_groups)}
 
     @property
     @override
@@ -121,17 +96,6 @@ class Mamba3(Recurrent):
     def last_step_size(self) -> int:
         """B and x of the last token, which the trapezoidal rule reads once more."""
         return self.rank * self.n_heads * self.d_state + self.d_inner
-
-    @override
-    def matrices(self, borrows_value: bool = False) -> tuple[Matrix, ...]:
-        return (
-            Matrix("in_proj", self._in_width(borrows_value), self.d_model, "mixer"),
-            Matrix("out_proj", self.d_model, self.out_width, "mixer"),
-        )
-
-    @override
-    def in_matmul_params(self, borrows_value: bool = False) -> int:
-        return self.d_model * self._in_width(borrows_value)
 
     @override
     def in_params(self, convention: Convention, borrows_value: bool = False) -> int:

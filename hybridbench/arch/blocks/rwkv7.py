@@ -25,7 +25,7 @@ from typing import ClassVar, Self
 from typing_extensions import override
 
 from hybridbench.arch.block import Convention, Flops, KernelSizes, Rescale, check_sizes
-from hybridbench.arch.recurrent import Recurrent
+from hybridbench.arch.recurrent import SquareHeads
 from hybridbench.arch.scales import Site
 from hybridbench.arch.terms import FLOAT, Activations, Term
 from hybridbench.arch.weights import Matrix
@@ -52,7 +52,7 @@ def low_ranks(d_model: int) -> dict[str, int]:
 
 
 @dataclass(frozen=True, slots=True)
-class Rwkv7(Recurrent):
+class Rwkv7(SquareHeads):
     """RWKV-7's time mixing with ``n_heads`` heads of ``head_dim`` key and ``head_dim`` value channels.
 
     Args:
@@ -100,16 +100,6 @@ class Rwkv7(Recurrent):
     def sizes_scaled(self, part: Rescale) -> dict[str, int]:
         ranks = low_ranks(part(self.d_model))
         return {"n_heads": part(self.n_heads), **ranks, "value_rank": ranks["value_rank"] if self.value_rank else 0}
-
-    @property
-    @override
-    def out_width(self) -> int:
-        return self.n_heads * self.head_dim
-
-    @property
-    @override
-    def out_heads(self) -> int:
-        return self.n_heads
 
     @property
     @override
@@ -177,11 +167,6 @@ class Rwkv7(Recurrent):
     @override
     def conv_columns(self) -> int:
         return 1
-
-    @property
-    @override
-    def state_size(self) -> int:
-        return self.n_heads * self.head_dim**2
 
     @override
     def _recurrence(self) -> int:

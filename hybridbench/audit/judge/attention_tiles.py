@@ -22,14 +22,14 @@ from hybridbench.suite.case import Case
 from hybridbench.suite.workloads import TRAIN
 
 EQUAL_WIDTHS = "this kernel runs queries and keys as wide as values"
-OWN_TILES = "this kernel's tiles are others than 128 x 128, or its heads padded to 16 channels"
+OWN_TILES = "this kernel's tiles are not 128 x 128, or its heads are padded to 16 channels"
 
 _CUDNN_WIDTH = re.compile(r"flash_([fb])prop\w*?_\d+x\d+x(\d+)_")
 _FLASH_ATTN_4 = re.compile(r"FlashAttention(Forward|Backward)Sm90")
 
 
 def attention_reasons(case: Case, launches: Sequence[Launch]) -> list[Reason]:
-    """Why the attention kernels of a case's step executed other than ``hardware`` says, by their names."""
+    """Why the attention kernels of a step executed other FLOPs than ``hardware`` counts, by the kernels' names."""
     return _equal_widths(case, launches) + _own_tiles(case, launches)
 
 
@@ -47,7 +47,7 @@ def _equal_widths(case: Case, launches: Sequence[Launch]) -> list[Reason]:
 
 
 def _own_tiles(case: Case, launches: Sequence[Launch]) -> list[Reason]:
-    """Of the blocks that flash-attn 4 takes, those without sinks, with tiles of 128 keys: heads up to 128 wide."""
+    """The reasons of the blocks that flash-attn 4 runs in tiles of 128 keys: without sinks, heads at most 128 wide."""
     tokens, training = case.workload.context, case.workload.kind == TRAIN
     ways = {match[1] for launch in launches if (match := _FLASH_ATTN_4.search(launch.name))}
     found: list[Reason] = []
@@ -76,7 +76,7 @@ def forward_pairs(spec: Attention, tokens: int) -> int:
 
 
 def backward_pairs(spec: Attention, tokens: int) -> int:
-    """Pairs that its backward tiles cover, which start from keys and do not put heads side by side."""
+    """Pairs of a query head and a key that its backward tiles cover. These start from keys; each holds one head."""
     rows, keys = 128 if spec.head_dim <= 64 else 64, 128
     blocks = 0
     for tile in range(-(-tokens // keys)):

@@ -38,7 +38,7 @@ CONV_AGAIN = "the convolution computed again in the backward"
 UNCOUNTED = "vector instructions were not counted"
 NO_CONVENTION = "left out of every convention (vector instructions)"
 WHOLE_TILES = "whole tiles of the product's kernel"
-SCAN_TILES = "another scan than the default, tiles that its autotuning took, or another batch"
+SCAN_TILES = "the scan is not the default, or its autotuned tiles or its batch differ from the convention's"
 
 _PRODUCT_TILE = re.compile(r"_(\d+)x(\d+)_(\d+)x\d+_(\d+)x(\d+)_")
 
@@ -71,7 +71,7 @@ def hardware_view(
 
 
 class _Sorting:
-    """Kernels put down to operations, class by class, with the reasons that follow.
+    """Assigns kernels to operations, class by class, and collects the reasons.
 
     Attributes:
         flops: by operation.
@@ -90,7 +90,7 @@ class _Sorting:
         self.flops[operation] = self.flops.get(operation, 0) + launch.flops
 
     def products(self, launches: Sequence[Launch], products: Sequence[Product]) -> str | None:
-        """Matrix products; a sentence where they could not be told apart."""
+        """Adds matrix products; returns a sentence where it is unknown which kernel ran which product."""
         matched, note = _matched(launches, products)
         for operation, launch, product in matched:
             self._add(operation, launch)
@@ -103,14 +103,14 @@ class _Sorting:
         return note
 
     def attention(self, launches: Sequence[Launch]) -> None:
-        """Attention's kernels."""
+        """Adds the kernels of attention."""
         for launch in launches:
             operation = _attention_of(launch.name, self._cores)
             self._add(operation, launch)
             self.found.append(Reason(operation, SOFTMAX, launch.vector_flops))
 
     def scan(self, launches: Sequence[Launch], tiles: Tiles | None) -> None:
-        """Kernels of scans, in the tiles that autotuning took."""
+        """Adds the kernels of scans, in the tiles that autotuning chose."""
         operation = _core("scan", self._cores)
         for launch in launches:
             self._add(operation, launch)
@@ -120,7 +120,7 @@ class _Sorting:
             self.found.append(Reason(operation, SCAN_TILES, _scan_tiles(self._case, tiles)))
 
     def conv(self, launches: Sequence[Launch]) -> None:
-        """Kernels of convolutions, which run on vector units alone."""
+        """Adds the kernels of convolutions, which run on vector units alone."""
         case, operation = self._case, _core("conv", self._cores)
         if launches and not self._vector:
             forms = operations(case.model, case.workload.kind, case.workload.context, Convention.HARDWARE)
@@ -131,7 +131,7 @@ class _Sorting:
             self.found += _conv_reasons(case, operation, launches)
 
     def rest(self, launches: Sequence[Launch]) -> None:
-        """Everything that no convention counts."""
+        """Adds the kernels that no convention counts."""
         for launch in launches:
             if self._vector or launch.tensor_flops:
                 self._add(REST, launch)
@@ -143,7 +143,7 @@ def _core(part: str, cores: Sequence[str]) -> str:
 
 
 def _attention_of(name: str, cores: Sequence[str]) -> str:
-    """Of two kinds of attention in a model, FlexAttention's kernels are the window's."""
+    """The operation of an attention kernel. Where a model has two kinds, FlexAttention runs the windowed one."""
     known = [core for core in cores if core.endswith(" core")]
     windowed = [core for core in known if core.startswith("window")]
     if len(known) > 1 and windowed:
@@ -157,7 +157,7 @@ def _attention_of(name: str, cores: Sequence[str]) -> str:
 def _matched(
     launches: Sequence[Launch], products: Sequence[Product]
 ) -> tuple[list[tuple[str, Launch, Product | None]], str | None]:
-    """Each product's kernel with the operation it belongs to; all in one where the lists do not match."""
+    """Each kernel with its operation and product. Where both lists do not match, all kernels belong to ``PRODUCTS``."""
     sums = [launch for launch in launches if _sums(launch) or not launch.flops]
     kernels = [launch for launch in launches if launch not in sums]
     if len(kernels) == len(products) and all(
@@ -173,8 +173,8 @@ def _matched(
             found.append((after[max(before)] if before else PRODUCTS, launch, None))
         return found, None
     note = (
-        f"{len(kernels)} kernels of matrix products ran where {len(products)} products were dispatched, or one did "
-        f"less than its product: products stand in one row."
+        f"{len(products)} matrix products were dispatched and {len(kernels)} kernels ran them, or one did "
+        f"less than its product. So all products are in one row."
     )
     return [(PRODUCTS, launch, None) for launch in launches], note
 
@@ -202,7 +202,7 @@ def tile_rounding(launch: Launch, product: Product) -> int | None:
 
 
 def _rounded(case: Case, product: Product) -> int:
-    """What of ``tile_rounding`` the hardware convention has: whole tiles of Mamba-2's columns."""
+    """The part of ``tile_rounding`` that the hardware convention counts: whole tiles of Mamba-2's columns."""
     if product.operation != "mamba2 in_proj":
         return 0
     wide = {spec.in_columns(lent) for spec, _ in uses_of(case.model, Mamba2) for lent in (False, True)}
@@ -214,7 +214,7 @@ def _rounded(case: Case, product: Product) -> int:
 
 
 def _scan_vector(case: Case) -> int:
-    """What the hardware convention counts of a scan outside tensor cores."""
+    """FLOPs of the scans outside tensor cores in the hardware convention."""
     work = case.workload
     each: Callable[[Mamba2], int] = (
         (lambda spec: 5 * spec.d_inner * spec.d_state + 2 * spec.d_inner)
@@ -242,7 +242,7 @@ def _scan_tiles(case: Case, tiles: Tiles | None) -> int:
 
 
 def _conv_reasons(case: Case, operation: str, launches: Sequence[Launch]) -> list[Reason]:
-    """What causal-conv1d's kernels execute beside the taps; nothing is known of others.
+    """FLOPs that causal-conv1d's kernels execute beyond the taps; none for other kernels, which are not known.
 
     Instructions of an element on an H200: forward four multiply-adds for its four taps, an add and two multiplies for
     silu; backward four for the output again, four each for the gradients of input and taps, and one, three adds and

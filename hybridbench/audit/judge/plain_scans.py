@@ -1,4 +1,4 @@
-"""plain_scans: what the matrix products of a reference implementation of a scan take, as operator counters see them.
+"""plain_scans: FLOPs of the matrix products in the reference implementation of a scan, as operator counters count them.
 
 A counter sees products only. A plain scan does the work of the recurrence partly in elementwise operators, and partly
 in products of whole chunks, which the recurrence does not have. ``PLAIN_SCANS`` has a row for each scan of
@@ -37,7 +37,7 @@ class PlainScan:
         solved: in the backward, the products for the gradients of triangular systems.
         constant: in a backward that has two products for each of the forward, those for the gradient of the state
             before the first chunk.
-        unneeded: the same for both operands of what only the last state depends on.
+        unneeded: in that backward, the products for both operands of what only the last state depends on.
         untraced: forward, of what only the last state depends on: a trace leaves it out where the state is no output.
     """
 
@@ -117,7 +117,7 @@ def _selective_scan(block: Mamba1, tokens: int, batch: int) -> PlainScan:
 
 
 def _delta_rule(block: DeltaRule, tokens: int, chunk: int, by_channel: bool) -> PlainScan:
-    """Both delta rules: what reads and adds to the state goes chunk by chunk; the last chunk is filled.
+    """Both delta rules: the products that read the state and add to it run chunk by chunk; the last chunk is padded.
 
     With a decay for every key channel (``by_channel``) scores and products among keys are elementwise.
     """

@@ -26,7 +26,7 @@ MASK = "causality: every query counted against every key it is multiplied with"
 CHUNK_PADDING = "padding to whole chunks"
 ONE_WIDTH = "queries and keys, or values, padded with zeros to the wider of both"
 NO_PRODUCT = "elementwise part: no formula"
-UNNEEDED = "gradients of the first state, which is constant, and by the last, on which nothing depends"
+UNNEEDED = "gradients of the first state, which is constant, and through the last state, which nothing depends on"
 SYSTEMS = "gradients of triangular systems, whose solution has no formula"
 UNTRACED = "a last state that no output depends on is not traced"
 DENSE = "depthwise-conv backward counted as a dense one"
@@ -59,7 +59,7 @@ def counter_reasons(case: Case, kernels: Sequence[Ran], counter: str) -> list[Re
 
 
 def _of_kernel(ran: Ran, block: Any, case: Case, training: bool) -> list[Reason]:
-    """Of one sequence and one use of a kernel."""
+    """The reasons of one use of a kernel, over one sequence."""
     part = ran.operation.rpartition(" ")[2]
     if ran.op == "attention":
         return _attention(block, ran.backend, case, training)
@@ -80,7 +80,7 @@ def _layer_norm(block: Rwkv7, case: Case) -> int:
 
 
 def _plain_step(ran: Ran, block: Mixer, part: str) -> list[Reason]:
-    """A decode step operator by operator, of which only what is written as a product is counted."""
+    """The reasons of a decode step that runs operator by operator: only its matrix products are counted."""
     if part not in ("conv", "scan"):
         return []
     core = block.core_decode(0, Convention.EXACT)
@@ -89,7 +89,7 @@ def _plain_step(ran: Ran, block: Mixer, part: str) -> list[Reason]:
 
 
 def _products_of_step(op: str, block: Any) -> int:
-    """What of a step is written as a product: reading Mamba-2's state."""
+    """FLOPs of a step that are a matrix product: reading Mamba-2's state."""
     return 2 * block.d_inner * block.d_state if op == "ssd_step" else 0
 
 

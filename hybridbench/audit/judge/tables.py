@@ -29,7 +29,7 @@ def _percent(part: int, whole: int) -> Cell:
 
 
 def about(audit: Audit) -> str:
-    """What an audit is of, in a line."""
+    """The case of an audit, in a line."""
     execution = audit.case.execution
     return f"{audit.case.label}, {execution.device}, {execution.dtype}"
 
@@ -53,7 +53,7 @@ def operation_table(audit: Audit) -> Table:
 
 
 def summary_table(audit: Audit) -> Table:
-    """How far each view is from what it is compared with, and how much of that is explained."""
+    """How far each view is from its base, and how much of that difference is explained."""
     shown = [name for name in BASE if audit.views[name].error is None]
     left = {name: sum(audit.unexplained(name).values()) for name in shown}
     apart = {name: audit.views[name].total - audit.views[BASE[name]].total for name in shown}

@@ -16,7 +16,7 @@ from hybridbench.suite.case import Case
 EXACT, PAPER, HARDWARE = (convention.value for convention in Convention)
 GPU = "gpu"
 BASE = {PAPER: EXACT, HARDWARE: EXACT, TORCH: EXACT, FVCORE: EXACT, GPU: HARDWARE}
-"""What each view is compared with."""
+"""Each view's base: the view that it is compared with."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Audit:
         return [*dict.fromkeys(name for view in self.views.values() for name in view.flops)]
 
     def unexplained(self, view: str) -> dict[str, int]:
-        """What is left of each operation's difference; nothing for a view without an account."""
+        """The part of each operation's difference that no reason explains; empty for a view without an account."""
         seen = self.views[view]
         if seen.error is not None:
             return {}

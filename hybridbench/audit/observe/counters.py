@@ -60,14 +60,19 @@ def warmed(case: Case, proofs: Proofs | None) -> Session:
     return session
 
 
-def observe(case: Case, proofs: Proofs) -> Observation:
-    """Build a case and count one eager step of it; the observation says so if it cannot run here or is wrong."""
+def observe(case: Case, proofs: Proofs | None) -> Observation:
+    """Build a case and count one eager step of it; the observation says so if it cannot run here or is wrong.
+
+    Args:
+        case: the case to build.
+        proofs: as of ``warmed``.
+    """
     try:
         session = warmed(case, proofs)
     except DeviceFault:
         raise
     except HybridbenchError as exc:
-        return Observation(refused=str(exc))
+        return Observation(why_not=str(exc))
     resolved = session.resolved
     counted = count_step(session.work, session.model, resolved)
     return Observation(
@@ -111,7 +116,7 @@ def _is_chunked(item: Resolved) -> bool:
 
 
 def scan_tiles() -> dict[str, tuple[int, int, int]]:
-    """Rows, columns and depth of the tiles that Triton took for mamba_ssm's kernels last; 0 for what it has not."""
+    """Rows, columns and depth of the tiles that Triton last chose for mamba_ssm's kernels; 0 for what one lacks."""
     found: dict[str, tuple[int, int, int]] = {}
     for name in _SCAN_MODULES:
         try:

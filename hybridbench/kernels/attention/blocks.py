@@ -93,11 +93,11 @@ def _seen(parts: Sequence[Tensor], block: int, window: int) -> Tensor:
     return torch.cat([parts[0], parts[part][:, :, inside:], *parts[part + 1 : block + 3]], 2)
 
 
-def refuses_blocks(problem: Problem) -> str | None:
+def unsupported_blocks(problem: Problem) -> str | None:
     """Why a problem is unsupported: PyTorch's flash kernel takes a mask on a CPU only."""
     if problem.device == "cpu":
         return None
     return f"PyTorch's flash kernel takes a mask on a CPU only, and the device is {problem.device}"
 
 
-attention = Implementation(load_blocks, refuses_blocks)
+attention = Implementation(load_blocks, unsupported_blocks)

@@ -55,7 +55,7 @@ def load_flash_decode() -> Callable[..., Any]:
     return attention_decode
 
 
-def refuses_flash_attn(problem: Problem) -> str | None:
+def unsupported_flash_attn(problem: Problem) -> str | None:
     """Why a problem is unsupported: flash-attn cannot run it, or a build without some head widths gets it wrong.
 
     Builds of flash-attn 2.8.3 without the 32, 192 or float16 classes return wrong numbers there instead of an error
@@ -73,7 +73,7 @@ def refuses_flash_attn(problem: Problem) -> str | None:
     return None
 
 
-def refuses_flash_decode(problem: Problem) -> str | None:
+def unsupported_flash_decode(problem: Problem) -> str | None:
     """Why a problem is unsupported: keys must be as wide as values, in multiples of 8; padding would copy the cache."""
     if problem.head_dim != problem.value_dim:
         return (
@@ -82,7 +82,7 @@ def refuses_flash_decode(problem: Problem) -> str | None:
         )
     if problem.head_dim % 8:
         return f"it would copy the whole cache to pad {problem.head_dim}-wide heads to a multiple of 8"
-    return refuses_flash_attn(problem)
+    return unsupported_flash_attn(problem)
 
 
 NO_FLASH_ATTN_4 = "its flash_attn.cute cannot be imported: it is the package flash-attn-4 and needs nvidia-cutlass-dsl"
@@ -98,7 +98,7 @@ def load_flash_attn_4() -> Callable[..., Any]:
     return function
 
 
-def refuses_flash_attn_4(problem: Problem) -> str | None:
+def unsupported_flash_attn_4(problem: Problem) -> str | None:
     """Why a problem is unsupported: 4.0.0b36 asserts against it, or the GPU is not Hopper, the only one tried."""
     if reason := needs_cuda(problem):
         return reason
@@ -119,6 +119,6 @@ def refuses_flash_attn_4(problem: Problem) -> str | None:
     return f"it is used on Hopper only so far, and this GPU's compute capability is {major}.{minor}"
 
 
-attention = Implementation(load_flash_attn, refuses_flash_attn)
-attention_decode = Implementation(load_flash_decode, refuses_flash_decode)
-attention_4 = Implementation(load_flash_attn_4, refuses_flash_attn_4)
+attention = Implementation(load_flash_attn, unsupported_flash_attn)
+attention_decode = Implementation(load_flash_decode, unsupported_flash_decode)
+attention_4 = Implementation(load_flash_attn_4, unsupported_flash_attn_4)

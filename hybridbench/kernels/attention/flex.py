@@ -86,7 +86,7 @@ def _ordered(blocks: Tensor) -> tuple[Tensor, Tensor]:
     return count[None, None], order[None, None].contiguous()
 
 
-def refuses_flex(problem: Problem) -> str | None:
+def unsupported_flex(problem: Problem) -> str | None:
     """Why a problem is unsupported: FlexAttention must run compiled, on CUDA, at widths that its templates have."""
     if problem.device != "cuda":
         return (
@@ -103,4 +103,4 @@ def refuses_flex(problem: Problem) -> str | None:
     return None
 
 
-attention = Implementation(load_flex, refuses_flex)
+attention = Implementation(load_flex, unsupported_flex)

@@ -70,12 +70,12 @@ _SDPA_NAMES = {
 }
 
 
-def refuses_sdpa(kernel: SDPBackend) -> Callable[[Problem], str | None]:
+def unsupported_sdpa(kernel: SDPBackend) -> Callable[[Problem], str | None]:
     """What says why one SDPA kernel does not support a problem: by torch 2.13's rules on a CPU, by trial on CUDA."""
     name = _SDPA_NAMES[kernel]
     takes_mask = kernel in (SDPBackend.MATH, SDPBackend.EFFICIENT_ATTENTION)
 
-    def refuses(problem: Problem) -> str | None:
+    def unsupported(problem: Problem) -> str | None:
         if problem.window is not None:
             if not takes_mask:
                 alone = " by itself (sdpa-blocks gives it one in blocks)" if problem.device == "cpu" else ""
@@ -100,7 +100,7 @@ def refuses_sdpa(kernel: SDPBackend) -> Callable[[Problem], str | None]:
             return f"PyTorch's {name} kernel takes bfloat16 and float16 only, and the dtype is {problem.dtype}"
         return _trial(kernel, problem.any_size()) if torch.cuda.is_available() else None
 
-    return refuses
+    return unsupported
 
 
 @functools.cache
@@ -121,8 +121,8 @@ def _trial(kernel: SDPBackend, problem: Problem) -> str | None:
                 out.sum().backward()
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError as refused:
-            reasons = [str(warning.message).split(" (Triggered")[0] for warning in said] or [str(refused)]
+        except RuntimeError as error:
+            reasons = [str(warning.message).split(" (Triggered")[0] for warning in said] or [str(error)]
             return f"PyTorch's {_SDPA_NAMES[kernel]} kernel does not support this problem: {' '.join(reasons)}"
     return None
 
@@ -150,7 +150,7 @@ def load_sdpa_mask() -> Callable[..., Any]:
 
 
 def _only(kernel: SDPBackend) -> Implementation:
-    return Implementation(lambda: load_sdpa(kernel), refuses_sdpa(kernel))
+    return Implementation(lambda: load_sdpa(kernel), unsupported_sdpa(kernel))
 
 
 cudnn, flash = _only(SDPBackend.CUDNN_ATTENTION), _only(SDPBackend.FLASH_ATTENTION)

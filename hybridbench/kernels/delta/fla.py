@@ -1,4 +1,4 @@
-"""fla: flash-linear-attention's kernels of gated delta rule, Kimi delta attention and RWKV-7, by our signatures.
+"""fla: flash-linear-attention's kernels of gated delta rule, KDA and RWKV-7 behind this package's signatures.
 
 Written against fla-core 0.6.0, the part of flash-linear-attention that holds its operations; it is imported only when
 one of them is asked for. Its chunk kernels tune themselves the first time a process meets a number of heads.
@@ -40,7 +40,7 @@ IN_KERNEL = {
     "use_beta_sigmoid_in_kernel": True,
     "output_final_state": True,
 }
-"""Lengths of q and k, softplus and sigmoid belong to the kernels, and the state comes back."""
+"""The kernels normalise q and k, apply softplus and sigmoid, and return the final state."""
 
 
 def wide_state(state_BHPV: Tensor | None) -> Tensor | None:
@@ -99,7 +99,7 @@ def load_gated_delta() -> Callable[..., Any]:
 def load_gated_delta_as_kda() -> Callable[..., Any]:
     """``gated_delta`` by the kernels of KDA, of which it is the case of one decay for all channels of a head.
 
-    It moves ``head_dim`` decays a head and position where one would do, and is right where Triton miscompiles the
+    It reads ``head_dim`` equal decays for each head and position, and is right where Triton miscompiles the
     other's backward (``WRONG_ON_HOPPER``).
     """
     kda = load_kda()
@@ -208,7 +208,7 @@ def load_kda_step() -> Callable[..., Any]:
 
 
 def _rwkv7_log_decay(w: Tensor) -> Tensor:
-    """In the activations' dtype, as fla's own layer hands it over."""
+    """A tensor in the activations' dtype, as fla's own layer passes it."""
     return -RWKV7_RATE * w.sigmoid()
 
 
@@ -285,7 +285,7 @@ def load_rwkv7_output() -> Callable[..., Any]:
     return rwkv7_output
 
 
-def refuses_16_bit_products(problem: Problem) -> str | None:
+def unsupported_16_bit_products(problem: Problem) -> str | None:
     """Why the chunk kernels do not support a device or dtype: on a GPU they take products of float32 in tf32."""
     if reason := needs_cuda(problem):
         return reason
@@ -294,30 +294,33 @@ def refuses_16_bit_products(problem: Problem) -> str | None:
     return None
 
 
-def refuses_chunk_size(problem: Problem, sizes: tuple[int, ...]) -> str | None:
-    """Why a chunk size is unsupported by kernels that take certain ``sizes``; 0 is any."""
+def unsupported_chunk_size(problem: Problem, sizes: tuple[int, ...]) -> str | None:
+    """Why kernels with chunks of certain ``sizes`` do not support a problem's chunks; a problem with 0 takes any."""
     if problem.chunk_size in (0, *sizes):
         return None
     known = " or ".join(str(size) for size in sizes)
     return f"its chunks are {known} positions long, and chunk_size is {problem.chunk_size}"
 
 
-def refuses_chunked(op: str) -> Callable[[Problem], str | None]:
-    """What says why chunk kernels do not support a problem. They solve triangular systems in tf32, not in float32."""
+def unsupported_chunked(op: str) -> Callable[[Problem], str | None]:
+    """A function that says why chunk kernels do not support a problem.
 
-    def refuses(problem: Problem) -> str | None:
-        if reason := refuses_16_bit_products(problem):
+    They solve triangular systems in tf32, not in float32.
+    """
+
+    def unsupported(problem: Problem) -> str | None:
+        if reason := unsupported_16_bit_products(problem):
             return reason
         if problem.head_dim > WIDEST_KEY:
             return f"it holds at most {WIDEST_KEY} key channels a head, and head_dim is {problem.head_dim}"
-        return refuses_chunk_size(problem, CHUNKS[op])
+        return unsupported_chunk_size(problem, CHUNKS[op])
 
-    return refuses
+    return unsupported
 
 
-def refuses_gated_delta(problem: Problem) -> str | None:
+def unsupported_gated_delta(problem: Problem) -> str | None:
     """Why a problem is unsupported: by the chunk kernels, or in training where Triton miscompiles their backward."""
-    return refuses_chunked("gated_delta")(problem) or (_miscompiled() if problem.training else None)
+    return unsupported_chunked("gated_delta")(problem) or (_miscompiled() if problem.training else None)
 
 
 def _miscompiled() -> str | None:
@@ -330,11 +333,11 @@ def _miscompiled() -> str | None:
     return f"its backward is wrong on Hopper with triton {version}: triton {mended} or tilelang mends it"
 
 
-gated_delta = Implementation(load_gated_delta, refuses_gated_delta)
-gated_delta_as_kda = Implementation(load_gated_delta_as_kda, refuses_chunked("kda"))
+gated_delta = Implementation(load_gated_delta, unsupported_gated_delta)
+gated_delta_as_kda = Implementation(load_gated_delta_as_kda, unsupported_chunked("kda"))
 gated_delta_step = Implementation(load_gated_delta_step, needs_cuda_and_float32)
-kda = Implementation(load_kda, refuses_chunked("kda"))
+kda = Implementation(load_kda, unsupported_chunked("kda"))
 kda_step = Implementation(load_kda_step, needs_cuda_and_float32)
-rwkv7 = Implementation(load_rwkv7, refuses_chunked("rwkv7"))
+rwkv7 = Implementation(load_rwkv7, unsupported_chunked("rwkv7"))
 rwkv7_step = Implementation(load_rwkv7_step, needs_cuda_and_float32)
 rwkv7_output = Implementation(load_rwkv7_output, needs_cuda_and_float32)

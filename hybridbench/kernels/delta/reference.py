@@ -29,8 +29,8 @@ def gated_delta(
 ) -> tuple[Tensor, Tensor]:
     """The gated delta rule (arXiv 2412.06464, section 3), in its chunked matrix form.
 
-    With ``g = exp(-exp(A_log) softplus(dt + dt_bias))``, ``b = sigmoid(beta)``, and q and k brought to length one (q
-    divided by sqrt(P) besides) it computes, for every head,
+    With ``g = exp(-exp(A_log) softplus(dt + dt_bias))``, ``b = sigmoid(beta)``, and q and k scaled to length one (q
+    also divided by sqrt(P)) it computes, for every head,
     ``S_t = g_t S_{t-1} + b_t k_t (v_t - (g_t S_{t-1})^T k_t)^T`` and ``o_t = S_t^T q_t``. Each of the G query and key
     heads serves H/G value heads.
 

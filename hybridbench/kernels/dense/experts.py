@@ -31,7 +31,7 @@ def load_grouped_mm() -> Callable[..., Tensor]:
     return partial(_grouped, past_the_compiler)
 
 
-def refuses_grouped_mm(problem: Problem) -> str | None:
+def unsupported_grouped_mm(problem: Problem) -> str | None:
     """Why a problem is unsupported: the grouped product takes bfloat16 only on CUDA, and no float64 on a CPU."""
     if problem.dtype == "float64" or (problem.device == "cuda" and problem.dtype != "bfloat16"):
         return f"torch._grouped_mm takes no {problem.dtype} on {problem.device}"
@@ -59,4 +59,4 @@ def _grouped(
     return torch.zeros_like(x_ND).index_add(0, token, weighted)
 
 
-grouped_mm = Implementation(load_grouped_mm, refuses_grouped_mm)
+grouped_mm = Implementation(load_grouped_mm, unsupported_grouped_mm)

@@ -16,8 +16,8 @@ from hybridbench.kernels.backend import Implementation, imported, needs_cuda_and
 from hybridbench.kernels.delta.fla import (
     NO_FLA,
     one_position,
-    refuses_16_bit_products,
-    refuses_chunk_size,
+    unsupported_16_bit_products,
+    unsupported_chunk_size,
     wide_state,
 )
 from hybridbench.problem import Problem
@@ -63,14 +63,14 @@ def load_lightning_step() -> Callable[..., Any]:
     return lightning_step
 
 
-def refuses_lightning(problem: Problem) -> str | None:
+def unsupported_lightning(problem: Problem) -> str | None:
     """Why the chunk kernels do not support a problem: also heads of an odd number of channels."""
-    if reason := refuses_16_bit_products(problem):
+    if reason := unsupported_16_bit_products(problem):
         return reason
     if problem.head_dim % 2:
         return f"its backward takes an even number of channels a head, and head_dim is {problem.head_dim}"
-    return refuses_chunk_size(problem, CHUNKS)
+    return unsupported_chunk_size(problem, CHUNKS)
 
 
-lightning = Implementation(load_lightning, refuses_lightning)
+lightning = Implementation(load_lightning, unsupported_lightning)
 lightning_step = Implementation(load_lightning_step, needs_cuda_and_float32)

@@ -1,4 +1,4 @@
-"""core: all of Mamba-2 between its two projections as one operation: what can run it, and where.
+"""core: the kernels that run all of Mamba-2 between its two projections as one operation, and where they can run.
 
 It can run by mamba_ssm's own fused function, or by either variant of ``mamba2_fused``.
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hybridbench.arch.blocks.ssd_kernels import LEAST_SLICE, MOST_STATES, fits_one_pass
 from hybridbench.kernels.backend import Implementation, imported, own_kernel, refuse_gradients
-from hybridbench.kernels.scan.published import NO_CAUSAL_CONV1D, NO_MAMBA_SSM, refuses_conv1d, refuses_ssd
+from hybridbench.kernels.scan.published import NO_CAUSAL_CONV1D, NO_MAMBA_SSM, unsupported_conv1d, unsupported_ssd
 from hybridbench.problem import Problem
 
 
@@ -86,9 +86,9 @@ SHARED_BYTES = 150_072
 """The most shared memory that a program of the one-pass scan takes, with ``LONE_STAGES`` and 128 states; bytes."""
 
 
-def refuses_one_pass(problem: Problem) -> str | None:
+def unsupported_one_pass(problem: Problem) -> str | None:
     """Why a problem is unsupported: a program holds slices of heads with whole states."""
-    if reason := refuses_mamba2_fused(problem):
+    if reason := unsupported_mamba2_fused(problem):
         return reason
     if not fits_one_pass(problem.head_dim, problem.d_state):
         return (
@@ -104,20 +104,20 @@ def refuses_one_pass(problem: Problem) -> str | None:
     return f"it needs {SHARED_BYTES} bytes of shared memory, and an SM here has {room}" if room < SHARED_BYTES else None
 
 
-def refuses_mamba2_fused(problem: Problem) -> str | None:
+def unsupported_mamba2_fused(problem: Problem) -> str | None:
     """Why a problem is unsupported: by the scan or by the convolution."""
-    return refuses_ssd(problem) or refuses_conv1d(problem)
+    return unsupported_ssd(problem) or unsupported_conv1d(problem)
 
 
-def refuses_mamba2_core(problem: Problem) -> str | None:
+def unsupported_mamba2_core(problem: Problem) -> str | None:
     """Why a problem is unsupported: mamba_ssm norms each group by itself, so with several groups the model differs."""
-    if reason := refuses_mamba2_fused(problem):
+    if reason := unsupported_mamba2_fused(problem):
         return reason
     if problem.n_groups > 1:
         return f"it norms each of the {problem.n_groups} groups by itself, and the gated norm here is over all channels"
     return None
 
 
-one_pass = Implementation(load_one_pass, refuses_one_pass)
-fused = Implementation(load_mamba2_fused, refuses_mamba2_fused)
-published = Implementation(load_mamba2_core, refuses_mamba2_core)
+one_pass = Implementation(load_one_pass, unsupported_one_pass)
+fused = Implementation(load_mamba2_fused, unsupported_mamba2_fused)
+published = Implementation(load_mamba2_core, unsupported_mamba2_core)

@@ -228,7 +228,7 @@ def selective_step(problem: Problem, draw: Draw) -> Iterator[Trial]:
 
 
 MAMBA3 = ("x_BTHP", "dt_BTH", "rate_BTH", "trap_BTH", "B_BTGN", "C_BTGN", "angle_BTR", "z_BTHP")
-"""What the scan of Mamba-3 reads of a packed row, in order; its parameters come after it."""
+"""The parts of a packed row that the scan of Mamba-3 reads, in order; its parameters follow."""
 
 
 def _mamba3_heads(problem: Problem, draw: Draw) -> tuple[int, int]:

@@ -125,7 +125,7 @@ def load_mamba3_step() -> Callable[..., Any]:
     return mamba3_step
 
 
-def refuses_mamba3(problem: Problem) -> str | None:
+def unsupported_mamba3(problem: Problem) -> str | None:
     """Why a problem is unsupported: tiles hold whole heads, states and chunks, and products are always bfloat16."""
     if reason := needs_cuda(problem):
         return reason
@@ -140,5 +140,5 @@ def refuses_mamba3(problem: Problem) -> str | None:
     return None
 
 
-mamba3_scan = Implementation(load_mamba3_scan, refuses_mamba3)
-mamba3_step = Implementation(load_mamba3_step, refuses_mamba3)
+mamba3_scan = Implementation(load_mamba3_scan, unsupported_mamba3)
+mamba3_step = Implementation(load_mamba3_step, unsupported_mamba3)

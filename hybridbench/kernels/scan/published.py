@@ -103,7 +103,7 @@ def load_ssd_step() -> Callable[..., Any]:
     return ssd_step
 
 
-def refuses_ssd(problem: Problem) -> str | None:
+def unsupported_ssd(problem: Problem) -> str | None:
     """Why a problem is unsupported: mamba_ssm multiplies float32 as tf32 (Triton's default), three decimal digits."""
     if reason := needs_cuda(problem):
         return reason
@@ -143,7 +143,7 @@ def load_conv1d_step() -> Callable[..., Any]:
     return conv1d_step
 
 
-def refuses_conv1d(problem: Problem) -> str | None:
+def unsupported_conv1d(problem: Problem) -> str | None:
     """Why a problem is unsupported: there are kernels for 2 to 4 taps in float32, float16 and bfloat16."""
     if reason := needs_cuda(problem):
         return reason
@@ -262,7 +262,7 @@ STATES = 256
 """Columns of Mamba-1's state that mamba_ssm's scan has kernels for."""
 
 
-def refuses_selective_scan(problem: Problem) -> str | None:
+def unsupported_selective_scan(problem: Problem) -> str | None:
     """Why a problem is unsupported. The scan is elementwise, so float32 is exact and supported."""
     if reason := needs_cuda(problem):
         return reason
@@ -271,7 +271,10 @@ def refuses_selective_scan(problem: Problem) -> str | None:
     return "it has no float64 kernels" if problem.dtype == "float64" else None
 
 
-ssd, ssd_step = Implementation(load_ssd, refuses_ssd), Implementation(load_ssd_step, needs_cuda_and_float32)
-conv1d, conv1d_step = Implementation(load_conv1d, refuses_conv1d), Implementation(load_conv1d_step, refuses_conv1d)
-selective_scan = Implementation(load_selective_scan, refuses_selective_scan)
+ssd, ssd_step = Implementation(load_ssd, unsupported_ssd), Implementation(load_ssd_step, needs_cuda_and_float32)
+conv1d, conv1d_step = (
+    Implementation(load_conv1d, unsupported_conv1d),
+    Implementation(load_conv1d_step, unsupported_conv1d),
+)
+selective_scan = Implementation(load_selective_scan, unsupported_selective_scan)
 selective_step = Implementation(load_selective_step, needs_cuda_and_float32)

@@ -31,7 +31,7 @@ FORWARD_STAGES, LONE_STAGES = 2, 3
 """Tiles in flight into shared memory. Two forward programs of two stages fit on an SM; where there are fewer programs
 than SMs, each uses ``LONE_STAGES``."""
 WARPS = 4
-"""Of a program."""
+"""Warps of a program."""
 
 
 @jit

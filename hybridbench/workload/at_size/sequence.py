@@ -122,7 +122,7 @@ class _Shadow:
 
 @dataclass(eq=False)
 class OverLayers:
-    """The layers of a model over one batch, gone through in order.
+    """The layers of a model over one batch, run and compared in order.
 
     Attributes:
         symbols: the layers' letters, for messages.

@@ -1,4 +1,4 @@
-"""machine: one sourced row of dense peak rates per GPU; a GPU that is not in the table has no peak.
+"""peaks: one sourced row of dense peak rates per GPU; a GPU that is not in the table has no peak.
 
 Utilisation is a rate divided by a peak, so a wrong peak is worse than none. Two rules follow. The rates are dense:
 vendors print tensor-core figures with 2:4 sparsity, which are twice what a model without sparse weights can reach, so
@@ -8,16 +8,13 @@ name of a laptop part, a regional variant or a MIG slice starts with that of the
 
 from __future__ import annotations
 
-import importlib
-import os
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from hybridbench.errors import BadInput, unknown_name
 from hybridbench.units import GIB
 
 _T = 1e12
+
 REPORTED_SHARE = 0.985
 """Share of the installed memory that PyTorch reports for a GPU whose row does not state it."""
 
@@ -71,11 +68,17 @@ class Peak:
 
 
 _A100 = "NVIDIA A100 Tensor Core GPU data sheet"
+
 _H100 = "NVIDIA H100 Tensor Core GPU Architecture white paper, table of peak rates without sparsity"
+
 _H100_NVL = "NVIDIA H100 Tensor Core GPU data sheet, H100 NVL column; sparse rates halved"
+
 _H200 = "NVIDIA H200 Tensor Core GPU data sheet, SXM column; dense rates of the same chip from the H100 white paper"
+
 _H200_NVL = "NVIDIA H200 Tensor Core GPU data sheet, H200 NVL column; sparse rates halved"
+
 _B200 = "NVIDIA Blackwell data sheet, HGX B200 column, sparse rates halved; memory: NVIDIA DGX B200 data sheet"
+
 _GB200 = "NVIDIA Blackwell data sheet, GB200 NVL72 column per GPU; sparse rates halved"
 
 PEAKS: tuple[Peak, ...] = (
@@ -351,88 +354,3 @@ def find_peak(device_name: str) -> Peak | None:
     True
     """
     return _BY_DEVICE_NAME.get(device_name.removeprefix("NVIDIA "))
-
-
-def visible_gpus(nvml: Any = None) -> list[str]:
-    """The NVIDIA GPUs this process may use, each as a value for a child's CUDA_VISIBLE_DEVICES; asks NVML, not torch.
-
-    Args:
-        nvml: the ``pynvml`` module; imported if not given.
-    """
-    if nvml is None:
-        try:
-            nvml = importlib.import_module("pynvml")
-        except ImportError:
-            return []
-    try:
-        nvml.nvmlInit()
-        count = int(nvml.nvmlDeviceGetCount())
-    except nvml.NVMLError:
-        return []
-    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if allowed is None or not count:
-        return [str(index) for index in range(count)]
-    gpus = []
-    for name in (part.strip() for part in allowed.split(",")):
-        # CUDA ignores the rest of the list after the first name that is no device.
-        if not name or name.startswith("-") or (name.isdecimal() and int(name) >= count):
-            break
-        gpus.append(name)
-    return gpus
-
-
-def first_gpu_name(nvml: Any = None) -> str | None:
-    """The name that the driver gives the first visible GPU; None where there is none or NVML does not tell.
-
-    Args:
-        nvml: the ``pynvml`` module; imported if not given.
-    """
-    gpus = visible_gpus(nvml)
-    if not gpus:
-        return None
-    nvml = nvml or importlib.import_module("pynvml")
-    try:
-        return str(nvml.nvmlDeviceGetName(_handle(gpus[0], nvml)))
-    except nvml.NVMLError:
-        return None
-
-
-def _handle(gpu: str, nvml: Any) -> Any:
-    """NVML's handle of a value of ``visible_gpus``."""
-    return nvml.nvmlDeviceGetHandleByIndex(int(gpu)) if gpu.isdecimal() else nvml.nvmlDeviceGetHandleByUUID(gpu)
-
-
-def alike_gpus(gpus: Sequence[str], nvml: Any = None) -> Sequence[str]:
-    """The GPUs of ``visible_gpus`` if the driver gives all of them the same name, else none.
-
-    Args:
-        nvml: the ``pynvml`` module; imported if not given.
-    """
-    if not gpus:
-        return ()
-    nvml = nvml or importlib.import_module("pynvml")
-    try:
-        names = {str(nvml.nvmlDeviceGetName(_handle(gpu, nvml))) for gpu in gpus}
-    except nvml.NVMLError:
-        return ()
-    return gpus if len(names) == 1 else ()
-
-
-def thread_settings() -> dict[str, str]:
-    """Variables that a process needs before it imports PyTorch to time models, without those already set.
-
-    OpenMP threads sleep while they wait. Spinning threads slow small operators fiftyfold as soon as anything else needs
-    a core (2.7 ms steps became 140 ms on two cores); sleeping ones cost a quarter on a quiet machine. One core is left
-    to other processes. If every core has a thread, any other process stops one of them, and each operator waits for its
-    slowest thread. Beside other work on two cores, steps of tiny models stayed within 6% of their median on one thread,
-    and within 10 to 40% on two, which were 1.05 to 1.35 times as fast.
-    """
-    wanted = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(max(1, usable_cores() - 1))}
-    return {name: value for name, value in wanted.items() if name not in os.environ}
-
-
-def usable_cores() -> int:
-    """Cores this process may use: a container or taskset may allow fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

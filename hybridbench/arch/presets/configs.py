@@ -1,70 +1,13 @@
-"""presets: published hybrids and baselines by name, with the dimensions their authors state.
+"""configs: published models that transformers has a class for, as the fields of their config.json that matter.
 
-Most are configs of transformers' classes, read like a config.json; the tests compare them with those classes, parameter
-by parameter. Hymba, Samba, mamba2attn and Mamba-3 have no such class; their specs follow their authors' code.
-``inferred`` names what no public source states and what was inferred from a total or from a related model.
+The tests compare each with its class, parameter by parameter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any
 
-from hybridbench.arch.block import Block
-from hybridbench.arch.blocks.attention import Attention
-from hybridbench.arch.blocks.mamba1 import Mamba1
-from hybridbench.arch.blocks.mamba2 import Mamba2
-from hybridbench.arch.blocks.mamba3 import Mamba3
-from hybridbench.arch.blocks.mlp import Mlp
-from hybridbench.arch.blocks.parallel import Fusion, Parallel
-from hybridbench.arch.imports.huggingface import model_from_config
-from hybridbench.arch.model import NAMED, ModelSpec
-from hybridbench.errors import unknown_name
-
-SCALE = NAMED[0]
-Config = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Preset:
-    """One model.
-
-    Args:
-        repo: its authors' repository.
-        config: the fields of its config.json that matter, or None if ``build`` makes it.
-        total, active: parameters as its authors state them.
-        inferred: the dimensions that no public config states; empty for none.
-    """
-
-    repo: str
-    config: Config | None = None
-    build: Callable[[str], ModelSpec] | None = None
-    total: str = ""
-    active: str = ""
-    inferred: str = ""
-
-
-def preset_spec(name: str) -> ModelSpec:
-    """The model with a name, in upper or lower case.
-
-    Raises:
-        BadInput: no such model.
-    """
-    if name.lower() not in PRESETS:
-        raise unknown_name("model", name, PRESETS)
-    return _spec(name.lower())
-
-
-@cache
-def _spec(name: str) -> ModelSpec:
-    model = PRESETS[name]
-    if model.config is not None:
-        # What a preset does not state was compared with its published count, or is inferred and says so.
-        return replace(model_from_config(model.config, name, SCALE), notes=())
-    assert model.build is not None
-    return model.build(name)
+from hybridbench.arch.presets.preset import Config, Preset
 
 
 def _config(model_type: str, depth: int, d_model: int, vocab: int, tied: bool, **fields: Any) -> Config:
@@ -160,64 +103,16 @@ def _mamba2(depth: int, d_model: int) -> Config:
     return _config("mamba2", depth, d_model, 50_288, True, **sizes)
 
 
-def _stack(name: str, d_model: int, vocab: int, pattern: str, blocks: dict[str, Block], **fields: Any) -> ModelSpec:
-    return ModelSpec(name, SCALE, d_model, vocab, pattern, blocks, **fields)
-
-
-def _hymba(name: str) -> ModelSpec:
-    """32 parallel blocks; three attend to everything, the others to a window; of 2 or 3 neighbours one has keys."""
-    d_model, meta_tokens = 1600, 128
-    mamba = Mamba1(d_model, 3200, dt_rank=100, inner_norms=True)
-    fusion = Fusion(scale="vector", op="add", out="joint")
-
-    def block(window: int | None, reuses: bool) -> Parallel:
-        attention = Attention(d_model, 25, 5, 64, 128, window=window, reuses_kv=reuses, prefix=meta_tokens)
-        return Parallel(mamba, attention, fusion)
-
-    blocks: dict[str, Block] = {
-        "(*&m)": block(None, False),
-        "(S&m)": block(1024, False),
-        "(S&m)'": block(1024, True),
-        "-": Mlp(d_model, 5504),
-    }
-    pair, triple = "(S&m)-(S&m)'-", "(S&m)-(S&m)'-(S&m)'-"
-    pattern = "(*&m)-" + 7 * pair + "(*&m)-" + triple + 6 * pair + "(*&m)-"
-    return _stack(name, d_model, 32_001, pattern, blocks, meta_tokens=meta_tokens)
-
-
-def _samba(name: str) -> ModelSpec:
-    blocks: dict[str, Block] = {
-        "m": Mamba1(1536, 3072, dt_rank=96),
-        "S": Attention(1536, 12, 12, 128, 128, window=2048),
-        "-": Mlp(1536, 4096),
-    }
-    return _stack(name, 1536, 32_000, 6 * "m-S-", blocks)
-
-
-def _mamba2attn(name: str) -> ModelSpec:
-    """Attention with a conv over queries, keys and values in 6 of 64 layers, no MLPs."""
-    blocks: dict[str, Block] = {
-        "M": Mamba2(2560, 5120, 64, 128),
-        "*": Attention(2560, 30, 30, 128, 128, d_conv=4),
-    }
-    places = (9, 18, 27, 36, 45, 56)
-    return _stack(name, 2560, 50_288, "".join("*" if place in places else "M" for place in range(64)), blocks)
-
-
-def _mamba3(name: str) -> ModelSpec:
-    blocks: dict[str, Block] = {
-        "3": Mamba3(2048, 4096, 64, 128, rank=4, n_angles=32, chunk_size=16),
-        "-": Mlp(2048, 3840),
-    }
-    return _stack(name, 2048, 128_256, 24 * "3-", blocks)
-
-
 _H_4B = "M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M-"
+
 _NANO_9B = "M-M-M-MM-M-M-M*-M-M-M*-M-M-M-M*-M-M-M-M*-M-MM-M-M-M-M-M-"
+
 _NANO_30B = "MEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEMEM*EMEMEMEME"
+
 _SUPER_120B = "MEMEMEM*EMEMEMEM*EMEMEMEM*EMEMEMEMEM*EMEMEMEMEM*EMEMEMEMEM*EMEMEMEMEM*EMEMEMEM*EMEMEMEME"
 
-PRESETS: dict[str, Preset] = {
+
+CONFIGS: dict[str, Preset] = {
     "jamba-mini": Preset(
         "ai21labs/Jamba-v0.1",
         _config("jamba", 32, 4096, 65_536, False, intermediate_size=14_336, **_heads(32, 8)),
@@ -261,12 +156,6 @@ PRESETS: dict[str, Preset] = {
             **_heads(32, 8),
         ),
         total="9.78B",
-    ),
-    "hymba-1.5b": Preset(
-        "nvidia/Hymba-1.5B-Base",
-        build=_hymba,
-        total="1.52B",
-        inferred="5 KV heads, window, meta tokens, vocabulary, tied head",
     ),
     "falcon-h1-1.5b": Preset(
         "tiiuae/Falcon-H1-1.5B-Base",
@@ -354,7 +243,6 @@ PRESETS: dict[str, Preset] = {
         total="32.21B",
         active="8.8B",
     ),
-    "samba-421m": Preset("microsoft/Samba", build=_samba, total="421M"),
     "recurrentgemma-2b": Preset(
         "google/recurrentgemma-2b",
         _config(
@@ -475,11 +363,4 @@ PRESETS: dict[str, Preset] = {
     "mamba-370m": Preset("state-spaces/mamba-370m", _mamba(48, 1024), total="370M"),
     "mamba-1.4b": Preset("state-spaces/mamba-1.4b", _mamba(48, 2048), total="1.4B"),
     "mamba-2.8b": Preset("state-spaces/mamba-2.8b", _mamba(64, 2560), total="2.8B"),
-    "mamba2attn-2.7b": Preset("state-spaces/mamba2attn-2.7b", build=_mamba2attn, total="2.7B"),
-    "mamba3-mimo-1.5b": Preset(
-        "state-spaces/mamba3-mimo-1.5b",
-        build=_mamba3,
-        total="1.50B",
-        inferred="width of the MLPs, vocabulary, the module's defaults",
-    ),
 }

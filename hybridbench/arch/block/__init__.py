@@ -1,0 +1,35 @@
+"""block: what every kind of block answers: parameters, FLOPs, cache bytes, bytes moved, in three conventions."""
+
+from __future__ import annotations
+
+from hybridbench.arch.block.counts import (
+    TILE,
+    WORKS,
+    CacheBytes,
+    CachePart,
+    Convention,
+    Flops,
+    refuse_paper,
+)
+from hybridbench.arch.block.mixer import Mixer
+from hybridbench.arch.block.storage import DTYPE_BYTES, Storage
+from hybridbench.arch.block.sublayer import Block, KernelSizes, Rescale, check_sizes, spec_to_dict, variant
+
+__all__ = [
+    "DTYPE_BYTES",
+    "TILE",
+    "WORKS",
+    "Block",
+    "CacheBytes",
+    "CachePart",
+    "Convention",
+    "Flops",
+    "KernelSizes",
+    "Mixer",
+    "Rescale",
+    "Storage",
+    "check_sizes",
+    "refuse_paper",
+    "spec_to_dict",
+    "variant",
+]

@@ -1,0 +1,19 @@
+"""machine: the peak rates of every known GPU, and the GPUs and cores that this process may use."""
+
+from __future__ import annotations
+
+from hybridbench.machine.host import alike_gpus, first_gpu_name, thread_settings, usable_cores, visible_gpus
+from hybridbench.machine.peaks import PEAKS, Peak, find_gpu, find_gpus, find_peak
+
+__all__ = [
+    "PEAKS",
+    "Peak",
+    "alike_gpus",
+    "find_gpu",
+    "find_gpus",
+    "find_peak",
+    "first_gpu_name",
+    "thread_settings",
+    "usable_cores",
+    "visible_gpus",
+]

@@ -1,0 +1,369 @@
+"""stages: the stages of a fused decode step, each one or two launches that read and write the residual stream.
+
+Their order is planned by ``fused``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hybridbench.kernels.attention.triton_decode import DecodePlan, launch_attention_decode
+from hybridbench.kernels.step import triton_dense, triton_ends, triton_mixers
+from hybridbench.model.attention import AttentionModule
+from hybridbench.model.block import Step
+from hybridbench.model.cache import AttentionCache, Cache, RecurrentCache
+from hybridbench.model.language import LanguageModel
+from hybridbench.model.launches import Launches
+from hybridbench.model.mamba2 import Mamba2Module
+from hybridbench.model.mlp import MlpModule
+from hybridbench.model.rotary import frequencies
+from hybridbench.model.tiling import Tiling, power_of_two
+
+
+@dataclass(frozen=True)
+class _Stream:
+    """The residual stream: x, x times the next norm's weight, and the sums of squares that its writers left."""
+
+    x_BD: Tensor
+    xw_BD: Tensor
+    squares: Tensor
+
+
+@dataclass(frozen=True)
+class AttentionRead:
+    """One attention of a step: its inputs and its output, in buffers that no other layer uses.
+
+    ``norm_eps`` is the epsilon of the norm of every head's output; None without one.
+    """
+
+    q_BHP: Tensor
+    cache: AttentionCache
+    length_B: Tensor
+    out_BHV: Tensor
+    norm_eps: float | None
+
+
+class Stages(Launches):
+    """The stages of one decode step of a model. ``reads`` are its attentions in order.
+
+    Args:
+        model: an allocated model.
+        B: sequences.
+        streams, pdl, tilings: as for ``Launches``.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        B: int,
+        *,
+        streams: int = 1,
+        pdl: bool | None = None,
+        tilings: dict[tuple[str, int, int], Tiling] | None = None,
+    ) -> None:
+        super().__init__(B, model.embedding_VD, streams=streams, pdl=pdl, tilings=tilings)
+        self.model = model
+        self.logits_BV: Tensor = torch.empty(self.B, model.embedding_VD.shape[0], **self.kind)
+        self.reads: list[AttentionRead] = []
+        D = model.d_model
+        squares = torch.empty(max(D // 16, 1), self.B, **self.wide)
+        self.stream = _Stream(self._new(D), self._new(D), squares)
+
+    def _begin(self, caches: list[Cache | None], token_B: Tensor, position_B: Tensor) -> None:
+        """The launch that embeds the tokens, turns positions into angles, and finds each cache's slot and length."""
+        model, D = self.model, self.model.d_model
+        asked = Step(position_B)
+        for layer in model.blocks:
+            layer.make_turns(asked)
+        self._turns = asked.turns
+        self._rings = list(dict.fromkeys(ring for cache in caches if cache is not None for ring in cache.rings()))
+        pairs = max((head_dim // 2 for _, head_dim in self._turns), default=1)
+        frequency = torch.zeros(max(len(self._turns), 1), pairs, **self.wide)
+        for index, (rope, head_dim) in enumerate(self._turns):
+            frequency[index, : head_dim // 2] = frequencies(rope, head_dim, frequency.device)
+        device = token_B.device
+        self.turn = torch.zeros(max(len(self._turns), 1), self.B, 2, pairs, **self.wide)
+        ring = torch.tensor(self._rings or [(0, 0)], dtype=torch.int64, device=device)
+        self.slot = torch.zeros(ring.shape[0], self.B, dtype=torch.int64, device=device)
+        self.length = torch.ones(ring.shape[0], self.B, dtype=torch.int32, device=device)
+        self.pairs = pairs
+        stream = self.stream
+        self._launch(
+            triton_ends.begin,
+            self.B,
+            token_B,
+            position_B,
+            model.embedding_VD,
+            model.norm_weights[0],
+            stream.x_BD,
+            stream.xw_BD,
+            stream.squares,
+            frequency,
+            self.turn,
+            ring,
+            self.slot,
+            self.length,
+            D=D,
+            D_TILE=power_of_two(D),
+            B=self.B,
+            TURNS=len(self._turns),
+            PAIRS=pairs,
+            PAIRS_TILE=power_of_two(pairs),
+            RINGS=len(self._rings),
+        )
+        self.parts = 1
+
+    def _attention(self, module: AttentionModule, cache: AttentionCache, *, norm_eps: float | None) -> Tensor:
+        """Projection to q, k and v with rotation and cache write, then the attention; its output (B, H x V)."""
+        spec, w = module.spec, module.in_proj.weight
+        H, K, P, V, D = spec.n_heads, spec.n_kv_heads, spec.head_dim, spec.v_head_dim, spec.d_model
+        tiling = self._tiling("qkv", w.shape[0], D)
+        half = max(tiling.rows // 2, 8)
+        tiles = (H + K) * -(-(P // 2) // half) + K * -(-(V // 2) // half)
+        q_BHP, out_BHV = self._new(H, P), self._new(H, V)
+        ring = self._rings.index((cache.sinks, cache.ring))
+        turn = self.turn[self._turns.index((spec.rope, P))] if spec.rope is not None else self.turn[0]
+        part, count = self._parts("qkv", tiles, tiling, 2 * half)
+        self._launch(
+            triton_mixers.project_qkv,
+            tiles * tiling.splits,
+            self.stream.xw_BD,
+            self.stream.squares,
+            w,
+            q_BHP,
+            cache.k_BSKP,
+            cache.v_BSKV,
+            turn,
+            self.slot[ring],
+            part,
+            count,
+            cache.k_BSKP.stride(0),
+            cache.v_BSKV.stride(0),
+            self.model.norm_eps,
+            warps=tiling.warps,
+            D=D,
+            H=H,
+            K=K,
+            P=P,
+            V=V,
+            TURN_PAIRS=self.pairs,
+            **self._consumed(),
+            HALF=half,
+            ROTATES=spec.rope is not None,
+            **tiling.constants,
+        )
+        plan = DecodePlan.make(self.B, H, K, P, V, cache.k_BSKP.shape[1], q_BHP)
+        length_B, pdl = self.length[ring], self._overlaps()
+        self.reads.append(AttentionRead(q_BHP, cache, length_B, out_BHV, norm_eps))
+
+        def attend(compile_only: bool = False) -> None:
+            launch_attention_decode(
+                plan,
+                q_BHP,
+                cache.k_BSKP,
+                cache.v_BSKV,
+                length_B,
+                out_BHV,
+                norm_eps=norm_eps,
+                pdl=pdl,
+                compile_only=compile_only,
+            )
+
+        self.launches.append(attend)
+        self.compilations.append(lambda: attend(compile_only=True))
+        return out_BHV.flatten(1)
+
+    def _mamba2(self, module: Mamba2Module, cache: RecurrentCache, *, norm: str, eps: float) -> tuple[Tensor, Tensor]:
+        """Projection with convolution, then the state's update; y (B, I) and the sums of squares of its heads."""
+        spec, w = module.spec, module.in_proj.weight
+        B, inner, channels, H = self.B, spec.d_inner, spec.conv_channels, spec.n_heads
+        tiling = self._tiling("mamba2", w.shape[0], spec.d_model)
+        tiles = -(-w.shape[0] // tiling.rows)
+        z, mixed, y = self._new(inner), self._new(channels), self._new(inner)
+        dt = torch.zeros(B, H, **self.wide)
+        squares = torch.zeros(H, B, **self.wide)
+        part, count = self._parts("mamba2", tiles, tiling, tiling.rows)
+        self._launch(
+            triton_mixers.project_mamba2,
+            tiles * tiling.splits,
+            self.stream.xw_BD,
+            self.stream.squares,
+            w,
+            z,
+            mixed,
+            dt,
+            cache.conv_BCW,
+            module.conv_weight_CW,
+            module.conv_bias_C,
+            part,
+            count,
+            self.model.norm_eps,
+            warps=tiling.warps,
+            D=spec.d_model,
+            I=inner,
+            C=channels,
+            H=H,
+            TAPS=spec.d_conv,
+            COLUMNS=cache.conv_BCW.shape[-1],
+            **self._consumed(),
+            ROWS=tiling.rows,
+            **tiling.constants,
+        )
+        self._launch(
+            triton_mixers.update_state,
+            B * H,
+            mixed,
+            dt,
+            z,
+            cache.state,
+            module.A_log_H,
+            module.D_H,
+            module.dt_bias_H,
+            y if module.norm_weight_I is None else module.norm_weight_I,
+            y,
+            squares,
+            eps,
+            warps=8,
+            B=B,
+            I=inner,
+            H=H,
+            G=spec.n_groups,
+            P=spec.head_dim,
+            N=spec.d_state,
+            P_TILE=power_of_two(spec.head_dim),
+            N_TILE=power_of_two(spec.d_state),
+            NORM=norm,
+        )
+        return y, squares
+
+    def _swiglu(self, module: MlpModule) -> Tensor:
+        """The input projection and activation of a SwiGLU block (B, F)."""
+        w = module.in_proj.weight
+        F, D = w.shape[0] // 2, w.shape[1]
+        act = self._new(F)
+        tiling = self._tiling("swiglu", w.shape[0], D)
+        half = tiling.rows // 2
+        tiles = -(-F // half)
+        part, count = self._parts("swiglu", tiles, tiling, tiling.rows)
+        self._launch(
+            triton_dense.project_swiglu,
+            tiles * tiling.splits,
+            self.stream.xw_BD,
+            self.stream.squares,
+            w,
+            act,
+            part,
+            count,
+            self.model.norm_eps,
+            warps=tiling.warps,
+            D=D,
+            F=F,
+            **self._consumed(),
+            HALF=half,
+            **tiling.constants,
+        )
+        return act
+
+    def _residual(
+        self,
+        first: tuple[Tensor, Tensor, int],
+        second: tuple[Tensor, Tensor, int] | None,
+        next_norm: Tensor,
+        *,
+        subtract: bool = False,
+        squares: Tensor | None = None,
+        eps: float = 0.0,
+    ) -> None:
+        """Output projections of one or two branches, added to the residual stream, and the next norm's input.
+
+        Args:
+            first, second: input, weight and width of each product.
+            subtract: the second is subtracted.
+            squares: sums of squares of ``first``, which is divided by its root mean square.
+        """
+        D, stream = self.model.d_model, self.stream
+        x1, w1, k1 = first
+        x2, w2, k2 = second or (x1, w1, 0)
+        tiling = self._tiling("residual", D, k1 + k2)
+        block_k = next(block for block in (tiling.block_k, 64, 32, 16) if k1 % block == 0 and k2 % block == 0)
+        tiles = -(-D // tiling.rows)
+        part, count = self._parts("residual", tiles, tiling, tiling.rows)
+        self._launch(
+            triton_dense.project_residual,
+            tiles * tiling.splits,
+            x1,
+            x2,
+            stream.squares if squares is None else squares,
+            w1,
+            w2,
+            next_norm,
+            stream.x_BD,
+            stream.xw_BD,
+            stream.squares,
+            part,
+            count,
+            w1.stride(0),
+            w2.stride(0),
+            eps,
+            warps=tiling.warps,
+            D=D,
+            K1=k1,
+            K2=k2,
+            SUBTRACT=subtract,
+            NORMED=squares is not None,
+            PARTS=1 if squares is None else squares.shape[0],
+            PARTS_TILE=1 if squares is None else power_of_two(squares.shape[0]),
+            B=self.B,
+            TOKENS=self.tokens,
+            ROWS=tiling.rows,
+            **{**tiling.constants, "BLOCK_K": block_k},
+        )
+        self.parts = tiles
+
+    def _head(self, token_B: Tensor, position_B: Tensor, advance: bool) -> None:
+        """The launches that write the logits, the next tokens and the next positions."""
+        w = self.model.embedding_VD
+        V, D = w.shape
+        tiling = self._tiling("head", V, D)
+        tiles = -(-V // tiling.rows)
+        best = torch.zeros(self.B, tiles, **self.wide)
+        best_at = torch.zeros(self.B, tiles, dtype=torch.int32, device=w.device)
+        cut = tiling.constants
+        del cut["SPLITS"]
+        self._launch(
+            triton_ends.project_head,
+            tiles,
+            self.stream.xw_BD,
+            self.stream.squares,
+            w,
+            self.logits_BV,
+            best,
+            best_at,
+            self.model.norm_eps,
+            tiles,
+            warps=tiling.warps,
+            D=D,
+            VOCABULARY=V,
+            **self._consumed(),
+            ROWS=tiling.rows,
+            **cut,
+        )
+        self._launch(
+            triton_ends.finish,
+            self.B,
+            best,
+            best_at,
+            token_B,
+            position_B,
+            tiles,
+            int(advance),
+            VOCABULARY=V,
+            TILES_TILE=power_of_two(tiles),
+        )
+
+    def _consumed(self) -> dict[str, int]:
+        """Arguments of a product that finishes the stream's norm."""
+        return {"PARTS": self.parts, "PARTS_TILE": power_of_two(self.parts), "B": self.B, "TOKENS": self.tokens}

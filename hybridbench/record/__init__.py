@@ -1,0 +1,43 @@
+"""record: what one case yielded when it ran, and the JSON form it is stored in."""
+
+from __future__ import annotations
+
+from hybridbench.record.caveats import ADVICE, Caveat
+from hybridbench.record.line import as_line, body_of, stating_fields, time_of
+from hybridbench.record.observed import (
+    BackendUse,
+    CacheObserved,
+    Ceilings,
+    Energy,
+    Environment,
+    GpuState,
+    Memory,
+    Observed,
+    OperatorCount,
+    Part,
+    SizeCheck,
+)
+from hybridbench.record.record import SCHEMA, Record, Status
+
+__all__ = [
+    "ADVICE",
+    "SCHEMA",
+    "BackendUse",
+    "CacheObserved",
+    "Caveat",
+    "Ceilings",
+    "Energy",
+    "Environment",
+    "GpuState",
+    "Memory",
+    "Observed",
+    "OperatorCount",
+    "Part",
+    "Record",
+    "SizeCheck",
+    "Status",
+    "as_line",
+    "body_of",
+    "stating_fields",
+    "time_of",
+]
