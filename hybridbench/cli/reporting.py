@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from hybridbench.cli.options import GIVEN_PATH, out_options
+from hybridbench.cli.options import GIVEN_PATH, check_plot, out_options, plot_option
 from hybridbench.cli.stored import all_records
 from hybridbench.cli.typed import Command
 from hybridbench.record import Record
@@ -16,14 +16,16 @@ from hybridbench.record import Record
 
 @click.command(cls=Command)
 @click.argument("results", nargs=-1, required=True, type=GIVEN_PATH)
+@plot_option("Draw throughput against context or batch on the terminal, too.")
 @out_options
-def report(results: tuple[Path, ...], as_json: bool, out: Path | None) -> None:
+def report(results: tuple[Path, ...], plot: bool, as_json: bool, out: Path | None) -> None:
     """Make tables and charts from stored records. RESULTS are folders or .jsonl files.
 
     Several RESULTS are shown side by side where they hold the same cases, such as those before and after a change. Of
     a case that one of them holds more than once, the newest record is shown. What is damaged is named and left out, and
     the exit code is 2. Without -o the report goes into the folder ``report`` beside the first of RESULTS.
     """
+    check_plot(plot, as_json)
     from hybridbench.cli.rendering import render, render_kernels
     from hybridbench.kernel_suite.record import KernelRecord
     from hybridbench.record import Record
@@ -44,7 +46,7 @@ def report(results: tuple[Path, ...], as_json: bool, out: Path | None) -> None:
     of_kernels = newest(all_records(kernels, KernelRecord)) if kernels else []
     if others:
         side_by_side = runs if len(others) > 1 else {}
-        render(list(records.values()), folder, as_json=as_json, runs=side_by_side, kernels=of_kernels)
+        render(list(records.values()), folder, as_json=as_json, runs=side_by_side, kernels=of_kernels, plot=plot)
     else:
         render_kernels(of_kernels, folder, as_json=as_json)
 
