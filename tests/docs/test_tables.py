@@ -16,9 +16,12 @@ from hybridbench.arch.kinds import BLOCK_LETTERS, MIXERS, SHAPELESS
 from hybridbench.arch.model import params
 from hybridbench.arch.scales import SCALES
 from hybridbench.errors import BadInput, HybridbenchError, NotComparable, NothingCompared
+from hybridbench.metrics import value
 from hybridbench.record import Status
+from hybridbench.store import load
 from hybridbench.suite.case import Sampling
 from hybridbench.suite.sweep import ENERGY_WINDOW_S
+from hybridbench.units import format_tokens
 
 
 def test_families_have_the_blocks_and_parameters_shown() -> None:
@@ -91,3 +94,29 @@ def test_python_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].startswith("intra ")
     assert printed[-1] == f"(2, {SCALES['tiny'].vocab_size})"
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/h200.md"])
+def test_measured_tables_and_sentences_are_those_of_the_records(name: str) -> None:
+    """Tokens per second of decode steps on one H200, the lead of Mamba-2, and the shares of the floor."""
+    records = [
+        record
+        for record in load([ROOT / "results/nvidia-h200/efficiency"], print)
+        if record.case.workload.kind == "decode"
+    ]
+    speeds = {
+        (record.case.model.label, format_tokens(record.case.workload.context)): value(record, "tokens_per_s") or 0
+        for record in records
+    }
+    found = re.findall(r"^\| model +\|(.*)\|\n\|[-:|]+\|\n((?:\|.*\n)+)", TEXTS[name], re.MULTILINE)
+    ((contexts, body),) = found
+    shown = {}
+    for line in body.splitlines():
+        model, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        shown |= {(model, at.strip()): cell for at, cell in zip(contexts.split("|"), cells, strict=True)}
+    assert shown == {cell: f"{speed:,.0f}" for cell, speed in speeds.items()}
+    text = " ".join(TEXTS[name].split())
+    leads = [speeds["mamba", at] / speeds["transformer", at] for at in ("4k", "128k")]
+    assert "Mamba-2 leads the Transformer {:.1f} times at 4k and {:.1f} times at 128k.".format(*leads) in text
+    shares = [100 * (value(record, "floor_frac") or 0) for record in records]
+    assert f"{min(shares):.0f} to {max(shares):.0f}% of the speed that" in text
