@@ -133,7 +133,8 @@ def test_a_plot_is_drawn_below_the_table() -> None:
     assert "dots: floor" in plot
 
 
-def test_report_draws_throughput_when_asked(tmp_path: Path) -> None:
+def test_report_draws_throughput_when_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hybridbench.cli.rendering._page", lambda _report, folder: folder)
     words = ("report", H200 / "crossover", "-o", tmp_path)
     assert "\nthroughput [tokens/s]\n" in run(*words, "--plot").stdout
     assert "\nthroughput [tokens/s]\n" not in run(*words).stdout

@@ -155,7 +155,8 @@ def _powers(least: float, most: float) -> Sequence[float]:
     """
     low, high = math.floor(math.log10(least)), math.ceil(math.log10(most))
     whole = [10.0**power for power in range(low, high + 1)]
-    fine = [factor * one for one in whole for factor in (1, 2, 5)] if high - low < 3 else whole
+    close = math.log10(most / least) < 2.5
+    fine = [factor * one for one in whole for factor in (1, 2, 5)] if close else whole
     below = max((one for one in fine if one <= least * 1.0000001), default=fine[0])
     above = min((one for one in fine if one >= most * 0.9999999), default=fine[-1])
     return [round(one, 12) for one in fine if below <= one <= above]
