@@ -4,13 +4,15 @@
 # make fuzz         5,000 damaged command lines, configurations and suites, and records each: no traceback, hang or 2 GiB
 # make golden       the expected files of tests/golden written anew; read what changed before you commit it
 # make gate-simulation   how often the gate's judge alarms and catches, by simulation; a minute of one core
+# make docs       the pages as a site in build/site, whose links are checked
+# make docs-pages the pages that are made from the program, written anew
 # make gpu-test     the tests that need a CUDA device, with the environment's own Python
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test test-all lint types imports unit fuzz golden gate-simulation gpu-test clean
+.PHONY: quickstart test test-all lint types imports unit fuzz golden gate-simulation docs docs-pages gpu-test clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/hybridbench quickstart
@@ -44,6 +46,12 @@ golden: $(VENV)/installed-dev
 gate-simulation: $(VENV)/installed
 	$(BIN)/python -m hybridbench.gate.simulation
 
+docs: $(VENV)/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+docs-pages: $(VENV)/installed
+	$(BIN)/python docs/generate.py
+
 gpu-test:
 	$(PYTHON) -m pytest tests/gpu -m gpu
 
@@ -56,6 +64,10 @@ $(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/installed-dev: pyproject.toml constraints.txt | $(VENV)/installed
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	touch $@
+
+$(VENV)/installed-docs: pyproject.toml constraints.txt | $(VENV)/installed
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[docs]'
 	touch $@
 
 clean:

@@ -233,6 +233,24 @@ def holds(paths: Sequence[Path], kind: type[Stored]) -> bool:
     return any(_jsonl_below(path, kind) if path.is_dir() else is_of(path, kind) for path in paths)
 
 
+def folders(paths: Sequence[Path], kinds: Sequence[type[Stored]]) -> dict[Path, list[Path]]:
+    """The folders that hold results files of some kinds, at or below paths, each with its files.
+
+    Raises:
+        BadResults: a path that is not there or cannot be read.
+    """
+    found: dict[Path, list[Path]] = {}
+    for path in paths:
+        if not exists(path):
+            raise BadResults(f"{path} does not exist: give a folder of results or a *.jsonl file.")
+        for kind in kinds:
+            for file in _jsonl_below(path, kind) if path.is_dir() else [path] if is_of(path, kind) else []:
+                files = found.setdefault(file.parent, [])
+                if file not in files:
+                    files.append(file)
+    return dict(sorted(found.items()))
+
+
 def is_of(file: Path, kind: type[Stored]) -> bool:
     """Whether a file is for a kind of record; any name but those of another kind is for ``Record``."""
     return file.name.startswith(f"{kind.FILES}-") or (

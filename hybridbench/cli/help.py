@@ -27,6 +27,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
             "quality",
             "score",
             "matched",
+            "where",
             "max_ctx",
             "layouts",
             "page_size",
@@ -63,6 +64,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "explain",
         "per_layer",
         "sort",
+        "plot",
         "as_json",
         "out",
         "help",
@@ -115,6 +117,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "kernels": (
         "hybridbench kernels attention swiglu --arch inter --ctx 8k",
         "hybridbench kernels ssd --kernel mypkg.fast:ssd",
+    ),
+    "ls": ("hybridbench ls", "hybridbench ls results/nvidia-h200"),
+    "show": (
+        "hybridbench show results/local/decode --where arch=inter --plot",
+        "hybridbench show results/local/decode --where ctx=4k --metric step_s",
     ),
     "report": (
         "hybridbench report results/local/smoke",

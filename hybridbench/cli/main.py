@@ -31,6 +31,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "generate": ("measuring", "Time whole generations, as the paper does."),
     "run": ("measuring", "Run a suite of cases."),
     "kernels": ("kernels", "Operations timed by themselves, and your own kernel beside them."),
+    "ls": ("looking", "Which results are stored here."),
+    "show": ("looking", "A quick question about stored results."),
     "report": ("reporting", "Tables and charts from stored records."),
     "export": ("exporting", "Stored records as one Parquet or CSV file."),
     "compare": ("comparing", "What changed between stored results, beyond the noise."),

@@ -6,8 +6,9 @@ import json
 import shlex
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -20,10 +21,12 @@ from hybridbench.cli.options import (
     GIVEN_PATH,
     RESULTS,
     as_typed,
+    check_plot,
     checkpoint_option,
     model_options,
     out_options,
     parse_backends,
+    plot_option,
     run_options,
 )
 from hybridbench.cli.output import Plain
@@ -43,23 +46,36 @@ if TYPE_CHECKING:
     from hybridbench.store import RecordWriter
 
 
+PLOT_HELP = "Draw throughput against context or batch on the terminal, too."
+
+
 def _command(row: Row) -> click.Command:
     """A command that sweeps one workload."""
 
     @click.command(row.command, cls=Command, help=row.about)
     @model_options()
     @run_options
+    @plot_option(PLOT_HELP)
     @out_options
     def command(
-        *, backend: tuple[str, ...], as_json: bool, out: Path | None, resume: bool, dry_run: bool, **options: Any
+        *,
+        backend: tuple[str, ...],
+        plot: bool,
+        as_json: bool,
+        out: Path | None,
+        resume: bool,
+        dry_run: bool,
+        **options: Any,
     ) -> None:
+        check_plot(plot, as_json)
         sweep = Sweep(workload=row.name, backends=parse_backends(backend), **options)
         gpus = visible_gpus()
         planned = cases(sweep, has_gpu=bool(gpus), spelled=as_typed)
         check_backends_used(sweep.backends, planned)
         check_backends(planned)
         tell_merged(merged_ratios(sweep, has_gpu=bool(gpus)))
-        measure_cases(planned, row.command, gpus, as_json=as_json, out=out, resume=resume, dry_run=dry_run)
+        kind = with_plot(MODELS) if plot else MODELS
+        measure_cases(planned, row.command, gpus, as_json=as_json, out=out, resume=resume, dry_run=dry_run, kind=kind)
 
     command.params += _options_of(row)
     return command
@@ -92,15 +108,18 @@ OF_WORKLOADS = [_command(row) for row in WORKLOADS.values()]
 @click.option("--resume", is_flag=True, help="Skip cases that -o already holds a record of.")
 @click.option("--dry-run", is_flag=True, help="List the cases and stop.")
 @click.option("--as-published", "published", is_flag=True, help="Decode and generate only, in mode published.")
+@plot_option(PLOT_HELP)
 @out_options
-def run(suite: Path, resume: bool, dry_run: bool, published: bool, as_json: bool, out: Path | None) -> None:
+def run(suite: Path, resume: bool, dry_run: bool, published: bool, plot: bool, as_json: bool, out: Path | None) -> None:
     """Run every case of a suite, a TOML file of sweeps."""
+    check_plot(plot, as_json)
     gpus = visible_gpus()
     loaded = as_published(load_suite(suite)) if published else load_suite(suite)
     planned = loaded.cases(has_gpu=bool(gpus))
     check_backends(planned, installed=False)
     tell_merged(loaded.merged_ratios(has_gpu=bool(gpus)))
-    measure_cases(planned, loaded.name, gpus, as_json=as_json, out=out, resume=resume, dry_run=dry_run)
+    kind = with_plot(MODELS) if plot else MODELS
+    measure_cases(planned, loaded.name, gpus, as_json=as_json, out=out, resume=resume, dry_run=dry_run, kind=kind)
 
 
 def tell_merged(sentences: Sequence[str]) -> None:
@@ -150,6 +169,11 @@ def _render(*given: Any, **options: Any) -> None:
 
 
 MODELS = Kind(Record, "report.md", lambda: None, _render)
+
+
+def with_plot(kind: Kind) -> Kind:
+    """The same kind, whose throughput is drawn below its tables."""
+    return replace(kind, render=partial(kind.render, plot=True))
 
 
 def needs_gpu(planned: Sequence[Any], gpus: Sequence[str]) -> None:

@@ -90,6 +90,21 @@ out_options = _stack(
 )
 
 
+def plot_option(text: str) -> Callable[[Command], Command]:
+    """``--plot``, and what it draws."""
+    return click.option("--plot", is_flag=True, help=text)
+
+
+def check_plot(plot: bool, as_json: bool) -> None:
+    """Check that a plot is not asked for where only one document is printed.
+
+    Raises:
+        BadInput: both are asked for.
+    """
+    if plot and as_json:
+        raise BadInput("--plot and --json: a plot is for people, and JSON is printed alone; leave one of them out.")
+
+
 def model_options(arch: str | None = ALL_ARCHS) -> Callable[[Command], Command]:
     """The options that choose models, contexts and batches; ``arch`` is the default of ``--arch``."""
     shown = arch is not None

@@ -13,7 +13,8 @@ import click
 from hybridbench.cli.output import Plain
 from hybridbench.record import Record
 from hybridbench.report.build import Report, build_report
-from hybridbench.report.groups import NO_RUNS
+from hybridbench.report.groups import NO_RUNS, group_records
+from hybridbench.report.plots import metric_plot
 from hybridbench.report.render.json import document
 from hybridbench.report.render.terminal import print_report, print_table
 
@@ -35,6 +36,7 @@ def render(
     runs: Mapping[str, str] = NO_RUNS,
     kernels: Sequence[KernelRecord] = (),
     parts: Sequence[Part] = (),
+    plot: bool = False,
 ) -> None:
     """Write the report into ``folder`` and show the tables (``brief``: throughput only), or print one JSON document.
 
@@ -42,7 +44,7 @@ def render(
     the chart libraries are missing, as on many cluster nodes, no report is written, and a message says how to make it
     later from the records. If ``runs`` names the runs of some ``run_id``, they are shown side by side. Records of
     ``kernels`` have a report of their own in ``folder``, and stand in the same JSON document. ``parts`` are further
-    sections of the report.
+    sections of the report. ``plot`` draws throughput below the tables.
     """
     report = build_report(records, runs, [*parts, *_kernels_part(kernels)])
     whole = build_report(written) if written and list(written) != list(records) else report
@@ -56,6 +58,8 @@ def render(
         return
     console = Plain()
     print_report(report, console, brief=brief)
+    if plot:
+        print_plots(records, "tokens_per_s", runs)
     if where and not brief:
         more = len(written) - len(records)
         of_all = f", with {more} more of the records in {folder.parent}" if more > 0 else ""
@@ -70,6 +74,15 @@ def _kernels_part(kernels: Sequence[KernelRecord]) -> list[Part]:
     from hybridbench.kernel_suite.report import as_part, build
 
     return [as_part(build(kernels))]
+
+
+def print_plots(records: Sequence[Record], metric: str, runs: Mapping[str, str] = NO_RUNS) -> None:
+    """Draw one metric of each group of comparable records on the terminal; ``runs`` as for ``render``."""
+    from hybridbench.report.render.characters import draw
+
+    console = Plain()
+    for group in group_records(records, runs):
+        console.print(draw(metric_plot(group, metric), console.width))
 
 
 def _page(report: Report, folder: Path) -> Path:

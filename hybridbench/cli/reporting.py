@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hybridbench.cli.options import GIVEN_PATH, out_options
+from hybridbench.cli.options import GIVEN_PATH, check_plot, out_options, plot_option
 from hybridbench.cli.stored import all_records
 from hybridbench.cli.typed import Command
 from hybridbench.errors import BadInput, NotComparable, NothingCompared
@@ -21,14 +21,16 @@ if TYPE_CHECKING:
 
 @click.command(cls=Command)
 @click.argument("results", nargs=-1, required=True, type=GIVEN_PATH)
+@plot_option("Draw throughput against context or batch on the terminal, too.")
 @out_options
-def report(results: tuple[Path, ...], as_json: bool, out: Path | None) -> None:
+def report(results: tuple[Path, ...], plot: bool, as_json: bool, out: Path | None) -> None:
     """Make tables and charts from stored records. RESULTS are folders or .jsonl files.
 
     Several RESULTS are shown side by side where they hold the same cases, such as those before and after a change. Of
     a case that one of them holds more than once, the newest record is shown. What is damaged is named and left out, and
     the exit code is 2. Without -o the report goes into the folder ``report`` beside the first of RESULTS.
     """
+    check_plot(plot, as_json)
     from hybridbench.cli.rendering import render, render_kernels, render_learn, write_page
     from hybridbench.kernel_suite.record import KernelRecord
     from hybridbench.kernel_suite.report import as_part, build
@@ -60,7 +62,8 @@ def report(results: tuple[Path, ...], as_json: bool, out: Path | None) -> None:
         render_learn(of_learning, folder, as_json=as_json)
     if others:
         side_by_side = runs if len(others) > 1 else {}
-        render(list(records.values()), folder, as_json=as_json, runs=side_by_side, kernels=of_kernels, parts=compared)
+        steps = list(records.values())
+        render(steps, folder, as_json=as_json, runs=side_by_side, kernels=of_kernels, parts=compared, plot=plot)
     elif kernels:
         render_kernels(of_kernels, folder, as_json=as_json)
         write_page([*compared, as_part(build(of_kernels))], folder)

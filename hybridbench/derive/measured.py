@@ -10,6 +10,7 @@ from collections.abc import Callable
 from hybridbench.derive.kept import once
 from hybridbench.record import CacheObserved, Memory, Observed, Part, Record, Status
 from hybridbench.stats import median, sum_between, sum_error
+from hybridbench.suite.workloads import PREFILL
 from hybridbench.units import NS_PER_S
 
 Number = Callable[[Record], float | None]
@@ -88,6 +89,11 @@ def sample_count(record: Record) -> float | None:
 
 step_s = once(of_step(median))
 """Seconds of the median step."""
+
+
+def ttft_s(record: Record) -> float | None:
+    """Seconds until the prompts' first new token is known: a prefill's step, or the prefill part of a generation."""
+    return step_s(record) if record.case.workload.row.passes == (PREFILL,) else prefill_part_s(record)
 
 
 def per_step(amount: Number) -> Number:

@@ -62,6 +62,14 @@ TIMES: tuple[Metric, ...] = (
         measured.prefill_part_s,
     ),
     Metric(
+        "ttft_s",
+        "s",
+        "lower",
+        "TTFT",
+        "time to first token: median time of a prefill; of a generation timed at depths, that of its prefill part",
+        measured.ttft_s,
+    ),
+    Metric(
         "integration_frac",
         "frac",
         "lower",

@@ -59,6 +59,13 @@ def group_plots(group: Group) -> list[Plot]:
     return made
 
 
+def metric_plot(group: Group, metric: str) -> Plot:
+    """The plot of one metric of a group, with the prediction or the floor that its chart in a report has."""
+    known = next((wanted for wanted in _WANTED if wanted.measured == metric), None)
+    wanted = known or _Wanted(metric, METRICS[metric].title.capitalize(), metric)
+    return _group_plot(group, wanted)
+
+
 def _group_plot(group: Group, wanted: _Wanted) -> Plot:
     points: list[Point] = []
     failures: list[Failure] = []

@@ -46,6 +46,8 @@ def test_the_command_line_and_an_audits_judgement_import() -> None:
         (["check", "--exact", "--baseline", str(RESULTS.parent / "baselines" / "exact.json")], "all equal"),
         (["crossover", "inter", "mamba"], "less"),
         (["report", str(RESULTS / "compile"), "-o", "OUT"], "throughput"),
+        (["ls", str(RESULTS / "crossover")], "crossover"),
+        (["show", str(RESULTS / "crossover"), "--plot"], "throughput [tokens/s]"),
         (["pareto", str(RESULTS / "crossover"), "-o", "OUT"], "throughput against DCLM loss"),
         (["export", str(RESULTS / "crossover"), "-o", "OUT/all.csv"], "columns"),
         (["compare", str(RESULTS / "compile"), "--across", "mode", "-o", "OUT"], "step, B / A"),

@@ -1,0 +1,140 @@
+"""``hybridbench ls`` and ``show``: rows counted by hand, conditions against plain filters, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from hybridbench.cli.main import main
+from hybridbench.metrics import value
+from hybridbench.store import load, newest
+
+H200 = Path(__file__).parents[2] / "results/nvidia-h200"
+MIXERS = H200 / "mixers"
+
+
+def run(*args: object) -> Result:
+    return CliRunner(env={"COLUMNS": "200"}).invoke(main, list(map(str, args)))
+
+
+def refused(*args: object) -> str:
+    done = run(*args)
+    assert done.exit_code == 2, done.output
+    return done.stderr.replace("\n", " ")
+
+
+def rows(*args: object) -> list[dict[str, Any]]:
+    done = run(*args, "--json")
+    assert done.exit_code == 0, done.output
+    found: list[dict[str, Any]] = json.loads(done.stdout)["rows"]
+    return found
+
+
+def test_ls_counts_what_the_files_hold() -> None:
+    (row,) = rows("ls", MIXERS)
+    files = list(MIXERS.glob("*.jsonl"))
+    lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    assert row["name"] == str(MIXERS)
+    assert row["runs"] == len(files)
+    assert row["last"][:19] == max(line["started_at"] for line in lines)[:19]
+    assert row["machines"] == ["NVIDIA H200"]
+    machines = {(line["key"], json.dumps([line["environment"][one] for one in ("cpu", "cores")])) for line in lines}
+    assert row["cases"] == sum(row["kinds"].values()) == sum(row["statuses"].values()) == len(machines)
+    (oom,) = rows("ls", H200 / "fit")
+    assert oom["statuses"] == {"ok": 4, "oom": 3}
+    shown = run("ls", H200 / "fit", H200 / "memory").stdout
+    assert "NVIDIA H200: 2 folders of results" in shown
+    assert "4 ok, 3 oom" in shown
+
+
+def test_ls_without_a_path_lists_what_lies_below_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "there is no folder results here: measure something first" in refused("ls")
+    (tmp_path / "results").mkdir()
+    assert "results holds no results" in refused("ls")
+    assert "nowhere does not exist" in refused("ls", "nowhere")
+    shutil.copytree(H200 / "crossover", tmp_path / "results/local/crossover")
+    assert [row["name"] for row in rows("ls")] == ["results/local/crossover"]
+
+
+def test_ls_lists_the_good_beside_the_damaged(tmp_path: Path) -> None:
+    shutil.copytree(H200 / "crossover", tmp_path / "good")
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad/records-x.jsonl").write_text("this is no record\nnor this\n")
+    done = run("ls", tmp_path)
+    assert done.exit_code == 2
+    assert "records-x.jsonl:1" in done.stderr
+    assert "1 folder of results" in done.stdout
+    assert "bad" not in done.stdout
+
+
+def test_show_gives_the_cases_and_metrics_asked_for() -> None:
+    records = [
+        record
+        for record in newest(load([H200 / "efficiency"], print))
+        if record.case.model.arch == "inter" and record.case.workload.kind == "prefill"
+    ]
+    asked = ("show", H200 / "efficiency", "--where", "arch=inter", "--where", "workload=prefill", "--metric", "ttft_s")
+    assert {row["context"]: row["ttft_s"] for row in rows(*asked)} == {
+        record.case.workload.context: value(record, "step_s") for record in records
+    }
+    shown = run(*asked).stdout
+    assert "TTFT" in shown
+    assert "[ms]" in shown
+    assert shown.count("inter 2+11") == len(records) == 4
+
+
+def test_values_of_a_condition_add_up_and_conditions_narrow() -> None:
+    both = rows("show", H200 / "efficiency", "--where", "arch=inter,mamba", "--where", "ctx=4k..16k")
+    assert {row["arch"] for row in both} == {"inter", "mamba"}
+    assert {row["context"] for row in both} == {4096, 8192, 16384}
+    doubted = rows("show", H200 / "efficiency", "--where", "caveats=throttled")
+    everything = rows("show", H200 / "efficiency")
+    assert doubted == [row for row in everything if "throttled" in row["caveats"].split()]
+    assert 0 < len(doubted) < len(everything)
+
+
+def test_a_failed_case_is_a_row_with_its_reason() -> None:
+    done = run("show", H200 / "fit", "--where", "status=oom")
+    assert done.stdout.count("oom [") == 3
+    assert "CUDA out of memory" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--where", "arhc=inter"], "unknown field 'arhc': did you mean 'arch'?"),
+        (["--where", "arch"], "--where 'arch' is not FIELD=VALUE"),
+        (["--where", "arch=intr"], "unknown arch here 'intr': did you mean 'int"),
+        (["--where", "ctx=3k"], "no case here has that; there are 8k"),
+        (["--where", "ctx=much"], "much"),
+        (["--where", "ratio=1:5", "--where", "prompt=512"], "no case here has that; there are 0"),
+        (["--where", "mode=graph", "--where", "workload=train"], "no case has mode=graph and workload=train together"),
+        (["--metric", "tfft_s"], "unknown metric 'tfft_s': did you mean 'ttft_s'?"),
+        (["--plot", "--json"], "leave one of them out"),
+    ],
+    ids=lambda words: " ".join(words) if isinstance(words, list) else "",
+)
+def test_a_question_that_cannot_be_answered_is_a_sentence(words: list[str], sentence: str) -> None:
+    assert sentence in refused("show", MIXERS, *words)
+
+
+def test_a_plot_is_drawn_below_the_table() -> None:
+    done = run("show", H200 / "efficiency", "--where", "workload=decode", "--metric", "step_s", "--plot")
+    assert done.exit_code == 0
+    table, _, plot = done.stdout.partition("Median time of a step, decode: NVIDIA H200")
+    assert "transformer" in table
+    assert "t transformer" in plot
+    assert "dots: floor" in plot
+
+
+def test_report_draws_throughput_when_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hybridbench.cli.rendering._page", lambda _report, folder: folder)
+    words = ("report", H200 / "crossover", "-o", tmp_path)
+    assert "\nthroughput [tokens/s]\n" in run(*words, "--plot").stdout
+    assert "\nthroughput [tokens/s]\n" not in run(*words).stdout
