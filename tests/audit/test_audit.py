@@ -22,7 +22,7 @@ from hybridbench.audit.observe.counters import observe
 from hybridbench.cli.main import main
 from hybridbench.count.account import FVCORE, REST, TORCH
 from hybridbench.kernels.delta import reference as delta_reference
-from hybridbench.kernels.scan import reference as scan_reference
+from hybridbench.kernels.scan.reference import mamba1, mamba2, mamba3
 from hybridbench.operations import OPERATIONS
 from hybridbench.operations.operation import SCAN
 from hybridbench.session import Proofs
@@ -58,7 +58,7 @@ def test_nothing_stays_unexplained_of_a_plain_scan(
 ) -> None:
     """Whole and filled chunks, one chunk, and, with few values ``held`` at once, several segments."""
     if held is not None:
-        for module in (scan_reference, delta_reference, plain_scans):
+        for module in (mamba1, mamba2, mamba3, delta_reference, plain_scans):
             monkeypatch.setattr(module, "CHUNK_ELEMENTS", held)
     found = audited(case_of(pattern_spec(f"{letter}-", "tiny", SMALL), kind, context))
     for counter in (TORCH, FVCORE):

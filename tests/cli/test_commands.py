@@ -169,7 +169,8 @@ def test_dry_run_lists_and_runs_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_measurement_prints_json_writes_records_and_reports_again(tmp_path):
+def test_a_measurement_prints_json_writes_records_and_reports_again(tmp_path, blank_charts):
+    blank_charts.add("decode-throughput")
     first = tmp_path / "first"
     rows = document("decode", "--arch", "mamba,swa", "--ctx", "64,1k", *FAST, "-o", first)["rows"]
     assert [(row["arch"], row["context"], row["status"]) for row in rows] == [
@@ -262,7 +263,8 @@ def test_nothing_that_worked_is_exit_code_1(tmp_path):
     assert "timed out" in result.output
 
 
-def test_quickstart_measures_predicts_and_says_where_everything_is(tmp_path, monkeypatch):
+def test_quickstart_measures_predicts_and_says_where_everything_is(tmp_path, monkeypatch, blank_charts):
+    blank_charts.add("decode-latency")
     sweeps = tuple(
         Sweep(kind, arch="transformer,intra", scale="tiny", device="cpu", ctx="64,128", max_time_s=0.05)
         for kind in ("train", "decode")

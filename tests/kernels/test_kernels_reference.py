@@ -15,6 +15,7 @@ from hybridbench.kernels.attention import reference as attention_reference
 from hybridbench.kernels.dense import reference as dense_reference
 from hybridbench.kernels.loss import reference as loss_reference
 from hybridbench.kernels.scan import reference as scan_reference
+from hybridbench.sizes import CHUNK_ELEMENTS
 
 
 def random(*shape: int, seed: int = 0, grad: bool = False) -> Tensor:
@@ -213,7 +214,7 @@ def test_ssd_takes_a_few_large_steps_in_bounded_memory() -> None:
     inputs = x, torch.randn(1, T, 16), -torch.rand(16), B, C, torch.ones(16), torch.ones(16)
     with torch.no_grad(), Largest() as seen:
         scan_reference.ssd(*inputs, chunk_size=256)
-    assert seen.elements <= scan_reference.CHUNK_ELEMENTS
+    assert seen.elements <= CHUNK_ELEMENTS
     assert seen.operations < 400
 
 
