@@ -48,7 +48,7 @@ SHORT_CALL_NS = 20_000
 PILOT_SAMPLES = 5
 """Samples from which the calls of a sample are determined."""
 HEAT_WINDOW_S, HEAT_LEAST_S, HEAT_MOST_S = 0.25, 1.0, 6.0
-"""While power limits: how long medians are compared over, and when waiting for them to settle begins and ends; seconds."""
+"""While power limits: how long medians are compared over, and when waiting for them to settle starts and ends; s."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def interleaved(
             if number == 0:
                 warmup_ns = now() - start_ns
                 before = gpu.state() if gpu else None
-            _sample(sides, number)
+            _sample(sides, number, steady=not hot)
             for side in sides:
                 side.free()
             del spaced
@@ -255,15 +255,21 @@ class Sampler:
         """Whether a sample takes no longer than this."""
         return self._wall_ns <= window_ns
 
-    def add_block(self, number: int) -> bool:
-        """Adds a block to the samples, unless this allocation, of that number, has enough; whether it was added."""
+    def add_block(self, number: int, *, steady: bool = True) -> bool:
+        """Adds a block to the samples, unless this allocation, of that number, has enough; whether it was added.
+
+        Args:
+            steady: the clocks are. Where power limits them they wander by some percent for seconds, which the interval
+                of a few samples does not show, so that sampling goes on for all of its time.
+        """
         plan, share = self._plan, (number + 1) / self._plan.allocations
         taken, here = len(self._samples_ns), self._by_allocation[-1]
         most = math.ceil(plan.max_samples * share) - taken
         left_ns = plan.max_time_s * NS_PER_S * share - self._spent_ns
         if here and not self.fits(left_ns):
             return False
-        if most < 1 or (here and taken >= plan.min_samples * share and self._tight(self._samples_ns[-here:])):
+        enough = steady and here and taken >= plan.min_samples * share and self._tight(self._samples_ns[-here:])
+        if most < 1 or enough:
             return False
         start_ns = self._now()
         block = self.block(min(BLOCK_NS, left_ns), most)
@@ -340,21 +346,19 @@ def _warm_up(sides: Sequence[Sampler], least_s: float, settled: float, gpu: Gpu 
         least_s: the time; seconds.
         settled: the medians of two windows differ by less than this fraction once they have settled.
     """
-    start_ns = now()
-    spent_s = lambda: (now() - start_ns) / NS_PER_S  # noqa: E731
-    medians: list[float] = []
-    hot = False
+    start_ns, medians, hot = now(), list[float](), False
     while True:
-        left_s = least_s - spent_s()
+        spent_s = (now() - start_ns) / NS_PER_S
+        left_s = least_s - spent_s
         if left_s <= 0:
             hot = gpu is not None and gpu.near_power_limit()
-            if not hot or spent_s() >= HEAT_MOST_S:
+            if not hot or spent_s >= HEAT_MOST_S:
                 return hot
         window_ns = NS_PER_S * min(HEAT_WINDOW_S, left_s if left_s > 0 else math.inf)
         if not all(side.fits(window_ns / len(sides)) for side in sides):
             return hot  # each ran several times when it was allocated
         previous, medians = medians, _window(sides, window_ns, now)
-        if hot and previous and spent_s() >= HEAT_LEAST_S and _settled(previous, medians, settled):
+        if hot and previous and spent_s >= HEAT_LEAST_S and _settled(previous, medians, settled):
             return hot
 
 
@@ -372,9 +376,9 @@ def _settled(previous: list[float], medians: list[float], fraction: float) -> bo
     return all(abs(new - old) <= fraction * old for old, new in zip(previous, medians, strict=True))
 
 
-def _sample(sides: Sequence[Sampler], number: int) -> None:
+def _sample(sides: Sequence[Sampler], number: int, *, steady: bool) -> None:
     """Blocks of the sides in turn, first to last and back, until all have their share of this allocation."""
     turn = list(sides)
     while turn:
-        turn = [side for side in turn if side.add_block(number)]
+        turn = [side for side in turn if side.add_block(number, steady=steady)]
         turn.reverse()

@@ -35,8 +35,8 @@ THROTTLE_REASONS = {
     0x100: "display clock setting",
 }
 NEAR_LIMIT = 0.6
-"""Share of a board's power limit above which work may reach it. On an H200 of 700 W, kernels that drew 470 W in the first
-0.3 s were at the limit a second later."""
+"""Share of a board's power limit above which work may reach it. On an H200 of 700 W, kernels that drew 470 W in the
+first 0.3 s were at the limit a second later."""
 # Left out: idle, which is not a limit, and clocks locked by an administrator, which are this machine's normal clocks.
 GPU_IDLE, APPLICATION_CLOCKS = 0x1, 0x2
 
