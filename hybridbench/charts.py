@@ -90,7 +90,7 @@ def _lines(frame: pd.DataFrame, title: str, unit: str, *columns: str) -> alt.Cha
         {"series": name, "context": int(context), "amount": float(amount) / shown_in.size}
         for name, context, amount in zip(names, rows["context_tokens"], rows[column], strict=True)
     ]
-    labels = {str(row["context"]): format_tokens(int(row["context"])) for row in values}  # type: ignore[call-overload]
+    labels = {str(int(context)): format_tokens(int(context)) for context in rows["context_tokens"]}
     chart: alt.Chart = (
         alt.Chart(data_of(values))
         .mark_line(point=alt.OverlayMarkDef(filled=True, size=60))

@@ -43,7 +43,8 @@ def test_a_size_is_assigned_once(name: str) -> None:
     assigned = [
         str(path.relative_to(SOURCES))
         for path in SOURCES.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if name in (text := path.read_text(encoding="utf-8"))
+        for node in ast.walk(ast.parse(text))
         if isinstance(node, ast.Name) and node.id == name and isinstance(node.ctx, ast.Store)
     ]
     assert assigned == ["sizes.py"]

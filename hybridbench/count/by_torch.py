@@ -75,7 +75,7 @@ class _Unseen(TorchDispatchMode):
     supports_higher_order_operators = True
 
     def __init__(self, where: Where) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        TorchDispatchMode.__init__(self)
         self._where = where
         self.by_operation: dict[str, Counter[str]] = {}
 

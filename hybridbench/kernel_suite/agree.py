@@ -206,11 +206,12 @@ def _others(
         if name in (PLAIN, backend.name) or candidate.package == backend.package or candidate.compiles_per_length:
             continue
         if available(candidate, cell.problem) is None:
-            other = candidate.load()
-            yield (
-                f"backend {name}",
-                lambda ours, other=other: _whole(ours, cell, other, trial, learnt, upstream, None, 2.0),  # type: ignore[misc]
-            )
+            yield f"backend {name}", _by(candidate.load(), cell, trial, learnt, upstream)
+
+
+def _by(other: Function, cell: Cell, trial: Trial, learnt: set[str], upstream: Values) -> Theirs:
+    """Another backend's results on the same inputs, which are as rounded as ours: twice the bound."""
+    return lambda ours: _whole(ours, cell, other, trial, learnt, upstream, None, 2.0)
 
 
 def _reference_seconds(cell: Cell, device: torch.device) -> float:

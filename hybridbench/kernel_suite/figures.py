@@ -90,6 +90,12 @@ def half_interval_frac(record: KernelRecord) -> float | None:
     return None if interval is None or middle is None else (interval[1] - interval[0]) / 2 / middle
 
 
+def samples(record: KernelRecord) -> float | None:
+    """How many samples the median is of."""
+    seen = _seen(record)
+    return None if seen is None else float(len(seen.samples_ns))
+
+
 def blocks_per_sm(record: KernelRecord) -> float | None:
     """Thread blocks of the longest kernel for each multiprocessor; below 1 the GPU is not full."""
     seen = _seen(record)
@@ -116,7 +122,7 @@ FIGURES: dict[str, Figure] = {
     "low_s": Figure("low", "s", lambda record: (interval_s(record) or (None,))[0]),
     "high_s": Figure("high", "s", lambda record: (interval_s(record) or (None,))[-1]),
     "half_interval_frac": Figure("+-", "frac", half_interval_frac),
-    "samples": Figure("samples", "", lambda record: float(len(record.observed.samples_ns)) if _seen(record) else None),  # type: ignore[union-attr]
+    "samples": Figure("samples", "", samples),
     "flops": Figure("work", "FLOP", lambda record: float(work_flops(record))),
     "bytes": Figure("moves", "B", lambda record: float(work_bytes(record))),
     "flops_per_s": Figure("arithmetic", "FLOP/s", flops_per_s),

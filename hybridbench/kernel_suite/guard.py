@@ -43,8 +43,8 @@ class Poisoned(TorchDispatchMode):
 
 def poisoned() -> AbstractContextManager[object]:
     """The context in which unwritten memory shows."""
-    mode: AbstractContextManager[object] = Poisoned()  # type: ignore[no-untyped-call]
-    return mode
+    mode: Callable[[], AbstractContextManager[object]] = Poisoned
+    return mode()
 
 
 class _Zoned:
@@ -122,7 +122,8 @@ class Guarded:
             zoned.append(one)
             if one.in_place:
                 updated.append((value, one))
-            return _Through.apply(value, one.view) if value.requires_grad else one.view  # type: ignore[no-untyped-call]
+            through: Callable[..., Tensor] = _Through.apply
+            return through(value, one.view) if value.requires_grad else one.view
 
         inputs = [guarded(name, value) for name, value in zip(names, given, strict=False)]
         settings = {name: guarded(name, value) for name, value in options.items()}

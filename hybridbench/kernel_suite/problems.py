@@ -84,7 +84,7 @@ def parse_problem(text: str, op: str, device: str, dtype: str) -> Problem:
         BadInput: no such size, not a number, given twice, or a problem that the operation cannot have.
     """
     known = tuple(dict.fromkeys((*needs(op), "row")))
-    given: dict[str, int] = {}
+    given: dict[str, Any] = {}
     for part in text.split(","):
         name, equals, value = (word.strip() for word in part.partition("="))
         if not (name and equals and value):
@@ -94,7 +94,7 @@ def parse_problem(text: str, op: str, device: str, dtype: str) -> Problem:
         if name in given:
             raise BadInput(f"problem gives {name} twice: give it once.")
         given[name] = parse_count(value, name)
-    problem = Problem(device, dtype, **{**{n: v for n, v in DEFAULTS.items() if n in known}, **given})  # type: ignore[arg-type]
+    problem = Problem(device, dtype, **{**{n: v for n, v in DEFAULTS.items() if n in known}, **given})
     check(op, problem)
     return problem
 

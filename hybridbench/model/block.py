@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from hybridbench.arch.block import Block, Storage
-from hybridbench.arch.blocks.attention import Rope
+from hybridbench.arch.rope import Rope
 from hybridbench.model.cache import Cache
 from hybridbench.model.rotary import Rotation, rotation
 

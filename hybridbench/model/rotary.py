@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from hybridbench.arch.blocks.attention import Rope
+from hybridbench.arch.rope import Rope
 
 Rotation = tuple[Tensor, Tensor]
 

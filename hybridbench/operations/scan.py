@@ -6,10 +6,20 @@ from hybridbench.arch.block import Convention
 from hybridbench.arch.blocks.mamba1 import Mamba1
 from hybridbench.arch.blocks.mamba2 import Mamba2
 from hybridbench.arch.blocks.mamba3 import Mamba3
-from hybridbench.limits import SIGNED, UNSIGNED, Adds, Limit, every, in_training, of_sequence, row
 from hybridbench.operations.operation import CONV, INSTALL_CUDA, SCAN, Operation, own, public
+from hybridbench.operations.scan_limits import (
+    CHUNKED_SCAN,
+    CONV1D_STEP,
+    CONVOLUTION,
+    CORE,
+    IN_ONE_PASS,
+    MAMBA3_SCAN,
+    MAMBA3_STEP,
+    SELECTIVE_SCAN,
+    SELECTIVE_STEP,
+    SSD_STEP,
+)
 from hybridbench.problem import Problem
-from hybridbench.sizes import SELECTIVE_SCAN_CHUNK
 
 # FLOPs: the cores of the blocks that problems come from ---------------------------------------------------------------
 
@@ -42,160 +52,6 @@ def _conv1d(problem: Problem) -> int:
     return problem.batch * _convolved(problem).core_prefill(problem.length, Convention.EXACT).conv
 
 
-# What has narrow offsets ----------------------------------------------------------------------------------------------
-
-
-def _states(problem: Problem) -> int:
-    """H x P x N."""
-    return problem.n_heads * problem.head_dim * problem.d_state
-
-
-def _chunk(problem: Problem) -> int:
-    return problem.chunk_size or 1
-
-
-def _scores(problem: Problem) -> int:
-    """G x Q x Q, the products of C and B in a chunk."""
-    return problem.n_groups * problem.chunk_size**2
-
-
-MAMBA_SSM = "mamba_ssm 2.3.2.post1"
-CAUSAL_CONV1D = "causal_conv1d 1.7.0"
-
-_CHUNKED_SCAN = (
-    Limit(
-        "rows of the projection, of which dt is a view",
-        row,
-        SIGNED,
-        f"{MAMBA_SSM}, ssd_chunk_state.py, _chunk_cumsum_fwd_kernel and its backward: dt_ptr += pid_b * "
-        "stride_dt_batch + pid_c * chunk_size * stride_dt_seqlen; its pull request 987",
-    ),
-    Limit(
-        "states between chunks",
-        _states,
-        SIGNED,
-        f"{MAMBA_SSM}, ssd_chunk_state.py, _chunk_state_fwd_kernel, and all that read them: states_ptr += pid_b * "
-        "stride_states_batch + pid_c * stride_states_chunk + pid_h * stride_states_head",
-        per=_chunk,
-    ),
-    Limit(
-        "products of C and B in a chunk",
-        _scores,
-        SIGNED,
-        f"{MAMBA_SSM}, ssd_bmm.py, _bmm_chunk_fwd_kernel: out_ptr += pid_b * stride_out_batch + pid_c * "
-        "stride_out_chunk + pid_h * stride_out_head; their gradients split by head only where the batch is too small "
-        "to fill the card",
-        per=_chunk,
-    ),
-)
-"""x, B and C lie in the convolution's rows, which are narrower than the projection's; so does the output."""
-
-_CONVOLUTION = (
-    Limit(
-        "rows of the projection, of which its input is a view",
-        row,
-        UNSIGNED,
-        f"{CAUSAL_CONV1D}, causal_conv1d_fwd.cu and _bwd.cu, the channels-last kernels: x_ptr + batch_id * "
-        "x_batch_stride + (chunk_l_id * kChunkSizeL + l_idx) * x_l_stride, index_t = uint32_t; its pull request 114",
-        Adds.TO_POINTER,
-    ),
-    Limit(
-        "channels with their positions side by side",
-        lambda problem: 0 if problem.row else problem.width,
-        UNSIGNED,
-        f"{CAUSAL_CONV1D}, causal_conv1d_fwd.cu and _bwd.cu: x_ptr + batch_id * x_batch_stride + channel_id * "
-        "x_c_stride, where a channel's stride is B x T",
-    ),
-)
-
-_STATE_UPDATE = (
-    f"{MAMBA_SSM}, selective_state_update.py: state_ptr += pid_b * stride_state_batch + pid_h * stride_state_head"
-)
-
-_SSD_STEP = (Limit("states", _states, SIGNED, _STATE_UPDATE, per=of_sequence),)
-_CONV1D_STEP = (
-    Limit(
-        "convolution states, at most",
-        lambda problem: (problem.row or problem.width) * problem.d_conv,
-        UNSIGNED,
-        f"{CAUSAL_CONV1D}, causal_conv1d_update.cu: conv_state_ptr + batch * conv_state_batch_stride, index_t = "
-        "uint32_t",
-        Adds.TO_POINTER,
-        per=of_sequence,
-    ),
-)
-_IN_ONE_PASS = (
-    *_CONVOLUTION[:1],
-    Limit(
-        "rows of the states before every block",
-        in_training(lambda problem: problem.n_heads * problem.head_dim),
-        SIGNED,
-        "triton_ssd.py: ((batch * blocks + block) * H + head) * P + part, a coordinate of a tile",
-        per=every(64),
-    ),
-)
-_CORE = (*_CHUNKED_SCAN, *_CONVOLUTION[:1])
-_SELECTIVE_SCAN = (
-    Limit(
-        "channels with their positions side by side",
-        lambda problem: problem.width,
-        UNSIGNED,
-        f"{MAMBA_SSM}, selective_scan_fwd_kernel.cuh and _bwd_kernel.cuh: u_ptr + batch_id * u_batch_stride + "
-        "dim_id * u_d_stride with index_t = uint32_t, where a channel's stride is B x T",
-    ),
-    Limit(
-        f"states of every {SELECTIVE_SCAN_CHUNK:,} positions",
-        lambda problem: problem.width * problem.d_state,
-        SIGNED,
-        f"{MAMBA_SSM}, selective_scan_fwd_kernel.cuh and _bwd_kernel.cuh: x_ptr + (batch_id * dim + dim_id) * "
-        "n_chunks * dstate; its issue 884",
-        per=every(SELECTIVE_SCAN_CHUNK),
-    ),
-)
-_SELECTIVE_STEP = (
-    Limit(
-        "states",
-        lambda problem: problem.width * problem.d_state,
-        SIGNED,
-        _STATE_UPDATE,
-        per=of_sequence,
-    ),
-)
-_MAMBA3_SCAN = (
-    Limit(
-        "rows of the projection, of which the angles are a view",
-        row,
-        SIGNED,
-        f"{MAMBA_SSM}, mamba3/angle_dt.py, angle_dt_fwd_kernel and its backward: ANGLE += pid_b * "
-        "stride_angle_batch + ..., then (chunk_start + seq_range) * stride_angle_seq; all else is copied first",
-        Adds.TO_POINTER,
-    ),
-    Limit(
-        "outputs, and B and C turned for every head",
-        lambda problem: problem.n_heads * max(problem.head_dim, problem.d_state),
-        SIGNED,
-        f"{MAMBA_SSM}, mamba3/mamba3_siso_fwd.py: Q_store + pid_batch * stride_q_store_batch + ...; "
-        "mamba3_siso_bwd.py: dq_offset = pid_batch * stride_dq_batch + pid_head * stride_dq_head",
-    ),
-    Limit(
-        "states between chunks",
-        in_training(_states),
-        SIGNED,
-        f"{MAMBA_SSM}, mamba3/mamba3_siso_bwd.py: ssm_states_offset = pid_batch * stride_ssm_states_batch + "
-        "pid_head * stride_ssm_states_head",
-        per=_chunk,
-    ),
-)
-_MAMBA3_STEP = (
-    Limit(
-        "states",
-        _states,
-        SIGNED,
-        f"{MAMBA_SSM}, mamba3/mamba3_siso_step.py: pid_batch * stride of every state",
-        per=of_sequence,
-    ),
-)
-
 ONE_PASS = "one-pass"
 """The name of ``mamba2_core`` with this package's scan."""
 
@@ -218,7 +74,7 @@ ROWS = (
         outputs=("y_BTHP", "final_state_BHPN: float32"),
         settings=("chunk_size",),
         forward=_ssd,
-        backends=(public("mamba-ssm", "mamba_ssm", "kernels.scan.published:ssd", limits=_CHUNKED_SCAN),),
+        backends=(public("mamba-ssm", "mamba_ssm", "kernels.scan.published:ssd", limits=CHUNKED_SCAN),),
         kernels=("chunk_(scan|state|cumsum)", "state_passing", "bmm_chunk", "ssd"),
         sequences=True,
         sums={"dt_bias_H": "dt_BTH"},
@@ -239,7 +95,7 @@ ROWS = (
         ),
         outputs=("y_BHP",),
         forward=lambda problem: problem.batch * _mamba2(problem).core_decode(0, Convention.EXACT).scan,
-        backends=(public("mamba-ssm", "mamba_ssm", "kernels.scan.published:ssd_step", limits=_SSD_STEP),),
+        backends=(public("mamba-ssm", "mamba_ssm", "kernels.scan.published:ssd_step", limits=SSD_STEP),),
         kernels=("update_state",),
         sequences=True,
     ),
@@ -250,7 +106,7 @@ ROWS = (
         inputs=("x_BTC", "weight_CW", "bias_C"),
         outputs=("y_BTC",),
         forward=_conv1d,
-        backends=(public("causal-conv1d", "causal_conv1d", "kernels.scan.published:conv1d", limits=_CONVOLUTION),),
+        backends=(public("causal-conv1d", "causal_conv1d", "kernels.scan.published:conv1d", limits=CONVOLUTION),),
         kernels=("causal_conv1d", "conv1d", "convolution"),
         sequences=True,
         again="of_whole",
@@ -262,7 +118,7 @@ ROWS = (
         inputs=("state_BCW: in place", "x_BC", "weight_CW", "bias_C"),
         outputs=("y_BC",),
         forward=lambda problem: problem.batch * _convolved(problem).core_decode(0, Convention.EXACT).conv,
-        backends=(public("causal-conv1d", "causal_conv1d", "kernels.scan.published:conv1d_step", limits=_CONV1D_STEP),),
+        backends=(public("causal-conv1d", "causal_conv1d", "kernels.scan.published:conv1d_step", limits=CONV1D_STEP),),
         sequences=True,
     ),
     Operation(
@@ -286,9 +142,9 @@ ROWS = (
         forward=lambda problem: _ssd(problem) + _conv1d(problem),
         # without a fused one, its parts are resolved in its place
         backends=(
-            own(ONE_PASS, "causal_conv1d", "kernels.scan.core:one_pass", limits=_IN_ONE_PASS, install=INSTALL_CUDA),
-            own("fused", "mamba_ssm", "kernels.scan.core:fused", limits=_CORE, install=INSTALL_CUDA),
-            public("mamba-ssm", "mamba_ssm", "kernels.scan.core:published", limits=_CORE),
+            own(ONE_PASS, "causal_conv1d", "kernels.scan.core:one_pass", limits=IN_ONE_PASS, install=INSTALL_CUDA),
+            own("fused", "mamba_ssm", "kernels.scan.core:fused", limits=CORE, install=INSTALL_CUDA),
+            public("mamba-ssm", "mamba_ssm", "kernels.scan.core:published", limits=CORE),
         ),
         kernels=(r"^scan_(forward|reverse|steps|finish|d_[xbc])_kernel$",),
         sequences=True,
@@ -312,7 +168,7 @@ ROWS = (
         ),
         outputs=("y_BTI", "final_state_BIN: float32"),
         forward=lambda problem: problem.batch * _mamba1(problem).core_prefill(problem.length, Convention.EXACT).scan,
-        backends=(public("mamba-ssm", "mamba_ssm", "kernels.scan.published:selective_scan", limits=_SELECTIVE_SCAN),),
+        backends=(public("mamba-ssm", "mamba_ssm", "kernels.scan.published:selective_scan", limits=SELECTIVE_SCAN),),
         kernels=("selective_(scan|state)",),
         sequences=True,
         sums={"dt_bias_I": "dt_BTI"},
@@ -334,7 +190,7 @@ ROWS = (
         ),
         outputs=("y_BI",),
         forward=lambda problem: problem.batch * _mamba1(problem).core_decode(0, Convention.EXACT).scan,
-        backends=(public("mamba-ssm", "mamba_ssm", "kernels.scan.published:selective_step", limits=_SELECTIVE_STEP),),
+        backends=(public("mamba-ssm", "mamba_ssm", "kernels.scan.published:selective_step", limits=SELECTIVE_STEP),),
         sequences=True,
     ),
     Operation(
@@ -365,7 +221,7 @@ ROWS = (
         ),
         settings=("chunk_size",),
         forward=lambda problem: problem.batch * _mamba3(problem).core_prefill(problem.length, Convention.EXACT).scan,
-        backends=(public("mamba-ssm", "mamba_ssm", "kernels.scan.mamba3:mamba3_scan", limits=_MAMBA3_SCAN),),
+        backends=(public("mamba-ssm", "mamba_ssm", "kernels.scan.mamba3:mamba3_scan", limits=MAMBA3_SCAN),),
         kernels=("mamba3_siso_", "angle_dt_"),
         sequences=True,
         # Turning C and B alike from some position on changes nothing among the positions after it. What the public
@@ -399,7 +255,7 @@ ROWS = (
         outputs=("y_BHP",),
         forward=lambda problem: problem.batch * _mamba3(problem).core_decode(0, Convention.EXACT).scan,
         angles=("angle_BHR",),
-        backends=(public("mamba-ssm", "mamba_ssm", "kernels.scan.mamba3:mamba3_step", limits=_MAMBA3_STEP),),
+        backends=(public("mamba-ssm", "mamba_ssm", "kernels.scan.mamba3:mamba3_step", limits=MAMBA3_STEP),),
         sequences=True,
     ),
 )

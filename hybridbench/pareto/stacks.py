@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from typing import Any
 
 from hybridbench.arch.blocks.parallel import Fusion
 from hybridbench.arch.families import ARCHS, MAMBA2, MIXED, Options, build_spec, pattern_spec
@@ -72,7 +73,8 @@ def _recipe(text: str) -> Options:
         axis, _, value = change.partition("=")
         if axis not in (*axes, "split"):
             raise unknown_name("axis of a recipe", axis, (*axes, "split"))
-        options = replace(options, **{"split" if axis == "split" else f"fusion_{axis}": value})  # type: ignore[arg-type]
+        changed: dict[str, Any] = {"split" if axis == "split" else f"fusion_{axis}": value}
+        options = replace(options, **changed)
     return options
 
 

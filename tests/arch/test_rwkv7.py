@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -116,7 +117,7 @@ def test_another_width_has_the_ranks_of_that_width() -> None:
 @pytest.mark.parametrize(
     ("field", "value"), [("n_heads", 0), ("decay_rank", 0), ("value_rank", -1), ("value_rank", 1.5), ("gate_rank", -3)]
 )
-def test_misfits_are_refused(field: str, value: object) -> None:
-    sizes = {"decay_rank": 4, "rate_rank": 4, "value_rank": 4, "gate_rank": 4, "n_heads": 2}
+def test_misfits_are_refused(field: str, value: Any) -> None:
+    sizes: dict[str, Any] = {"decay_rank": 4, "rate_rank": 4, "value_rank": 4, "gate_rank": 4, "n_heads": 2}
     with pytest.raises(BadInput, match=f"{field} is {value}"):
-        Rwkv7(d_model=8, head_dim=4, **sizes | {field: value})  # type: ignore[arg-type]
+        Rwkv7(d_model=8, head_dim=4, **sizes | {field: value})

@@ -99,7 +99,7 @@ MISTAKES = {
     "price in float64": (["price", "--dtype", "float64"], ["float64", "H200", "bfloat16"]),
     "order of nothing": (["price", "--sort", "cost"], ["unknown sort 'cost'", "floor, step"]),
     "order by steps that nobody predicts": (["price", "--sort", "step"], ["--sort step", "--efficiency"]),
-    "crossover of one model": (["crossover", "mamba"], ["compares two models, and 1 are named", "--config"]),
+    "crossover of one model": (["crossover", "mamba"], ["compares two models, and 1 is named", "--config"]),
     "crossover of three models": (["crossover", "mamba", "inter", "intra"], ["3 are named"]),
     "efficiency from nowhere": (["price", "--efficiency", "nowhere"], ["nowhere"]),
     "unknown workload": (["fit", "--workload", "trains"], ["'trains'", "did you mean 'train'"]),

@@ -229,6 +229,7 @@ batch = 2
 """
 
 
+@pytest.mark.usefixtures("blank_charts")
 def test_a_suite_runs_every_workload_on_a_cpu(tmp_path):
     suite = tmp_path / "suite.toml"
     suite.write_text(SUITE)
@@ -374,6 +375,7 @@ def test_a_second_run_into_a_folder_reports_what_both_measured(tmp_path: Path) -
     assert re.search("^## prefill", page, re.MULTILINE), "what is good in the damaged file is still there"
 
 
+@pytest.mark.usefixtures("blank_charts")
 def test_files_that_start_with_a_byte_order_mark_are_read(tmp_path):
     def marked(name, text):
         path = tmp_path / name

@@ -69,7 +69,10 @@ def test_no_module_of_the_command_line_makes_a_console_that_reads_markup():
     for path in PACKAGE.rglob("*.py"):
         if path == PACKAGE / "cli" / "output.py":
             continue
-        calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        text = path.read_text()
+        if not any(word in text for word in ("Console", "from_markup", "TextColumn")):
+            continue
+        calls = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
         for call in calls:
             words = ast.unparse(call.func)
             assert words not in ("Console", "Text.from_markup"), f"{path}: {ast.unparse(call)}"

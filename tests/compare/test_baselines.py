@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -34,9 +35,9 @@ def at(number: int) -> str:
 
 
 def point(amount: float, number: int, name: str = "one", **how: str) -> Cell:
-    samples = {"low": amount * 0.999, "high": amount * 1.001, "samples": 100}
+    samples: dict[str, Any] = {"low": amount * 0.999, "high": amount * 1.001, "samples": 100}
     return Cell(
-        {"op": name}, {"device": "H", **how}, OK, None, amount, **samples, noise=Noise(SD, 0.0, "known"),  # type: ignore[arg-type]
+        {"op": name}, {"device": "H", **how}, OK, None, amount, **samples, noise=Noise(SD, 0.0, "known"),
         memory_bytes=None, run=f"run {number}", started_at=at(number), made_by="",
     )  # fmt: skip
 

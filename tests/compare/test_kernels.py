@@ -122,7 +122,9 @@ def test_noise_is_by_class_and_at_least_what_allocations_differ_by(made: Callabl
 def test_peaks_of_memory_stand_beside_time_and_are_compared_as_counts(made: Callable[..., KernelRecord]) -> None:
     small, large = made(seen={"peak_allocated_bytes": 2_000}), made(run="two", seen={"peak_allocated_bytes": 3_000})
     (row,) = compared([small], [large]).rows
-    assert (row.pair.base.memory_bytes, row.pair.other.memory_bytes) == (2_000, 3_000)  # type: ignore[union-attr]
+    assert row.pair.base is not None
+    assert row.pair.other is not None
+    assert (row.pair.base.memory_bytes, row.pair.other.memory_bytes) == (2_000, 3_000)
     (row,) = compared([small], [large], metric="peak-memory").rows
     assert row.verdict is Verdict.WORSE
     assert row.ratio is not None

@@ -27,11 +27,11 @@ def pairs(slower: float, count: int = 8) -> tuple[Pair, ...]:
 def cell(slower: float = 0.0, *, confirmed: float | None = None, **more: object) -> PairedCell:
     fresh = {} if confirmed is None else dict.fromkeys((4, 8), pairs(confirmed, 4))
     made = PairedCell("swiglu 4x8k", "kernel", pairs=pairs(slower), fresh=fresh)
-    return replace(made, **more)  # type: ignore[arg-type]
+    return replace(made, **more)
 
 
 def verdict(one: PairedCell, **more: object) -> Verdict:
-    (found,) = judge([one], **more)  # type: ignore[arg-type]
+    (found,) = judge([one], **more)
     return found
 
 

@@ -96,7 +96,7 @@ def test_what_this_side_lacks_is_absent_and_what_is_wrong_is_wrong(
         said = program.answer(prepare(body))
         assert (said["kind"], said["state"], said["fit"]) == ("failed", "absent", True), said
     module = types.ModuleType("own_kernels_of_a_test")
-    module.swiglu = lambda packed: off(packed)  # type: ignore[attr-defined]
+    vars(module).update(swiglu=lambda packed: off(packed))
     monkeypatch.setitem(sys.modules, module.__name__, module)
     said = program.answer(prepare(swiglu(f"{module.__name__}:swiglu")))
     assert (said["state"], said["fit"]) == ("wrong", False)
@@ -121,8 +121,7 @@ def once(packed_NC: Any) -> Any:
 
 def test_traces_name_the_operator_that_runs_more_often(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     module = types.ModuleType("own_kernels_of_a_test")
-    module.once = lambda packed: once(packed)  # type: ignore[attr-defined]
-    module.often = lambda packed: often(packed)  # type: ignore[attr-defined]
+    vars(module).update(once=lambda packed: once(packed), often=lambda packed: often(packed))
     monkeypatch.setitem(sys.modules, module.__name__, module)
     sides = {"once": program, "often": Program()}
     found: dict[str, list[Traced]] = {name: [] for name in sides}

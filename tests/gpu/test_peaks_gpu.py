@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -20,8 +22,8 @@ pytestmark = [
 ]
 
 
-def case(workload: str, arch: str, ctx: str, **options: str) -> Case:
-    sweep = Sweep(workload, arch=arch, scale="100m", ctx=ctx, batch="4", device="cuda", max_time_s=0.1, **options)  # type: ignore[arg-type]
+def case(workload: str, arch: str, ctx: str, **options: Any) -> Case:
+    sweep = Sweep(workload, arch=arch, scale="100m", ctx=ctx, batch="4", device="cuda", max_time_s=0.1, **options)
     (found,) = cases(sweep, has_gpu=True)
     return found
 

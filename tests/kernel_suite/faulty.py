@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -48,12 +50,12 @@ def changes_input(packed: Tensor) -> Tensor:
 
 class _WrongBackward(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, packed):  # type: ignore[no-untyped-def]
+    def forward(ctx: Any, packed: Tensor) -> Tensor:
         ctx.save_for_backward(packed)
         return right(packed)
 
     @staticmethod
-    def backward(ctx, d_out):  # type: ignore[no-untyped-def]
+    def backward(ctx: Any, d_out: Tensor) -> Any:
         with torch.enable_grad():
             packed = ctx.saved_tensors[0].detach().requires_grad_()
             return 1.1 * torch.autograd.grad(right(packed), packed, d_out)[0]
@@ -75,11 +77,11 @@ def other_signature(x: Tensor, y: Tensor, *, width: int) -> Tensor:
     return x
 
 
-def short_ssd(x, dt, A, C, B):  # type: ignore[no-untyped-def]
+def short_ssd(x: Tensor, dt: Tensor, A: Tensor, C: Tensor, B: Tensor) -> Tensor:
     return x
 
 
-def _adds_one(graph: torch.fx.GraphModule, _inputs: list[Tensor]):  # type: ignore[no-untyped-def]
+def _adds_one(graph: torch.fx.GraphModule, _inputs: list[Tensor]) -> Callable[..., Any]:
     return lambda *given: tuple(one + 1 for one in graph(*given))
 
 

@@ -34,8 +34,12 @@ def said(turns: Turns) -> list[dict[str, Any]]:
     return list(together.work(turns, Bench(CPU, None, None, ceilings={"float32": None})))
 
 
+def answered(messages: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
+    return {one["case"]: one for one in messages if one["kind"] == "answer"}
+
+
 def answers(turns: Turns) -> dict[int, dict[str, Any]]:
-    return {one["case"]: one for one in said(turns) if one["kind"] == "answer"}
+    return answered(said(turns))
 
 
 def test_cells_of_the_same_work_are_one_job() -> None:
@@ -65,7 +69,7 @@ def test_each_is_checked_alone_and_all_are_timed_in_turns() -> None:
         ("turn", None),
         *((kind, place) for place in range(3) for kind in ("turn", "answer")),
     ]
-    for place, one in answers(in_turns(CELLS)[0]).items():
+    for place, one in answered(messages).items():
         assert one["status"] == "ok"
         assert one["observed"]["turns"] == [name for name in NAMES if name != NAMES[place]]
         assert one["observed"]["why_apart"] is None

@@ -16,6 +16,7 @@ from __future__ import annotations
 import ast
 import functools
 import importlib
+import importlib.util
 import json
 import pkgutil
 import re
@@ -203,7 +204,10 @@ def kernels() -> Iterator[JITFunction[Any]]:
         try:
             module = importlib.import_module(found.name)
         except (ImportError, Unsupported):
-            text = Path(found.module_finder.find_spec(found.name).origin).read_text()  # type: ignore[union-attr, call-arg, arg-type]
+            spec = importlib.util.find_spec(found.name)
+            assert spec is not None
+            assert spec.origin is not None
+            text = Path(spec.origin).read_text()
             assert "triton.jit" not in text, f"{found.name} has kernels and cannot be imported here"
             continue
         for value in vars(module).values():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from typing import Any
 
 os.environ["TRITON_INTERPRET"] = "1"
 
@@ -64,7 +65,7 @@ def errors(spec: ModelSpec, dtype: str, batch: int, prompt: int, tiling: Tiling 
     return [worst, kept]
 
 
-class _Always(dict):  # type: ignore[type-arg]
+class _Always(dict[Any, Any]):
     """The same tiling for every product."""
 
     def __init__(self, tiling: Tiling) -> None:

@@ -78,7 +78,10 @@ def test_no_module_keeps_tensors_elsewhere(name: str) -> None:
     try:
         module = importlib.import_module(name)
     except (ImportError, Unsupported):  # it wraps a package that is not installed
-        assert empty_at_first(Path(importlib.util.find_spec(name).origin)) == []  # type: ignore[union-attr, arg-type]
+        spec = importlib.util.find_spec(name)
+        assert spec is not None
+        assert spec.origin is not None
+        assert empty_at_first(Path(spec.origin)) == []
         return
     assert wrong(module) == [], "keep it in a dictionary of kernels.kept.kept()"
 

@@ -66,7 +66,7 @@ def test_the_selective_scan_is_its_recurrence_and_a_row_of_steps(T: int) -> None
 def test_the_selective_scan_in_segments_is_the_scan_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = scan_inputs(45, grad=True)
     whole = scan_reference.selective_scan(*inputs)
-    monkeypatch.setattr(scan_reference, "CHUNK_ELEMENTS", 2 * 6 * 4 * 10)
+    monkeypatch.setattr(scan_reference.mamba1, "CHUNK_ELEMENTS", 2 * 6 * 4 * 10)
     same(scan_reference.selective_scan(*inputs), whole, inputs)
 
 
@@ -309,7 +309,7 @@ def test_chunks_segments_parts_and_steps_of_mamba3_are_the_scan(monkeypatch: pyt
     whole = on_the_circle(scan_reference.mamba3_scan(*inputs, chunk_size=64))
     for chunk in (1, 5, 16):
         torch.testing.assert_close(on_the_circle(scan_reference.mamba3_scan(*inputs, chunk_size=chunk)), whole)
-    monkeypatch.setattr(scan_reference, "CHUNK_ELEMENTS", 2 * H * 8 * 8 * 2)
+    monkeypatch.setattr(scan_reference.mamba3, "CHUNK_ELEMENTS", 2 * H * 8 * 8 * 2)
     torch.testing.assert_close(on_the_circle(scan_reference.mamba3_scan(*inputs, chunk_size=8)), whole)
     first, *kept = scan_reference.mamba3_scan(*(v[:, :19] for v in sequences), *parameters, chunk_size=8)
     second, *rest = scan_reference.mamba3_scan(

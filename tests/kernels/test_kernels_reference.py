@@ -175,7 +175,7 @@ def test_ssd_gradients_are_numerical_gradients() -> None:
 def test_ssd_in_segments_is_ssd_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = ssd_inputs(45)
     whole = scan_reference.ssd(*inputs, chunk_size=8)
-    monkeypatch.setattr(scan_reference, "CHUNK_ELEMENTS", 2 * 2 * 4 * 8 * 8)
+    monkeypatch.setattr(scan_reference.mamba2, "CHUNK_ELEMENTS", 2 * 2 * 4 * 8 * 8)
     for a, b in zip(scan_reference.ssd(*inputs, chunk_size=8), whole, strict=True):
         torch.testing.assert_close(a, b)
 

@@ -207,12 +207,14 @@ def test_a_window_one_too_wide_is_seen_even_where_windows_are_wide() -> None:
 
 def test_what_the_published_kernels_of_mamba3_round_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The accumulated angles and what they turn, in bfloat16 beside exact arithmetic: more than other gradients may."""
-    turned: Callable[..., Tensor] = scan_reference._turned
-    rounded: Callable[[Tensor], Tensor] = Rounded.apply  # type: ignore[assignment]
+    turned: Callable[..., Tensor] = scan_reference.mamba3._turned
+    rounded: Callable[[Tensor], Tensor] = Rounded.apply
 
     def as_published(*given: Tensor, **settings: Any) -> tuple[Tensor, ...]:
         with monkeypatch.context() as patch:
-            patch.setattr(scan_reference, "_turned", lambda v, bias, angles: rounded(turned(v, bias, rounded(angles))))
+            patch.setattr(
+                scan_reference.mamba3, "_turned", lambda v, bias, angles: rounded(turned(v, bias, rounded(angles)))
+            )
             return scan_reference.mamba3_scan(*given, **settings)
 
     sizes = {"head_dim": 64, "n_heads": 2, "d_state": 128, "n_angles": 32, "chunk_size": 1024}

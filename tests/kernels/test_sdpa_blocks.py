@@ -64,11 +64,11 @@ def test_either_side_may_be_wider(P: int, V: int, window: int | None, sinks: int
         assert max(errors) < BOUNDS[dtype], T
 
 
-class Ran(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Ran(TorchDispatchMode):
     """The attention kernels that ran, elements written by all operators, and the largest tensor among them."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        TorchDispatchMode.__init__(self)
         self.attention: Counter[str] = Counter()
         self.elements = self.largest = 0
 

@@ -273,17 +273,20 @@ def continued_error(core: Any, tensors: list[Tensor | None], settings: dict[str,
     """From a state, behind the convolution's last inputs in rows of no step; then the same with nothing but these."""
     packed, *parameters = tensors
     assert packed is not None
-    heads, taps = parameters[2].shape[0], parameters[0].shape[1]  # type: ignore[union-attr]
+    weight, rates = parameters[0], parameters[2]
+    assert weight is not None
+    assert rates is not None
+    heads, (channels, taps) = rates.shape[0], weight.shape
     inner = heads * settings["head_dim"]
     packed = packed.clone()
-    dt = packed[..., inner + parameters[0].shape[0] :][..., :heads]  # type: ignore[union-attr]
+    dt = packed[..., inner + channels :][..., :heads]
     dt[:, : taps - 1] = -1e4
-    states = (parameters[0].shape[0] - inner) // (2 * settings["n_groups"])  # type: ignore[union-attr]
+    states = (channels - inner) // (2 * settings["n_groups"])
     start = torch.randn(packed.shape[0], heads, settings["head_dim"], states)
     with torch.no_grad():
         found = core(packed, *parameters, **settings, initial_state_BHPN=start)
-        exact = (t if t is None else t.double() for t in (packed, *parameters))
-        expected = scan_reference.mamba2_core(*exact, **settings, initial_state_BHPN=start.double())  # type: ignore[arg-type]
+        exact: Any = (t if t is None else t.double() for t in (packed, *parameters))
+        expected = scan_reference.mamba2_core(*exact, **settings, initial_state_BHPN=start.double())
         for dtype in (torch.float32, torch.bfloat16):
             idle = packed[:, : taps - 1].to(dtype)
             out, kept = core(idle, *parameters, **settings, initial_state_BHPN=start)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from hybridbench.errors import Unsupported
@@ -15,8 +17,8 @@ from hybridbench.suite.sweep import Sweep, cases
 PROBLEM = Problem("cpu", "float32", head_dim=8, n_heads=4, d_state=8, chunk_size=16, d_conv=4)
 
 
-def case_of(**changes: object) -> Case:
-    (case,) = cases(Sweep("decode", arch="mamba", scale="tiny", ctx="64", device="cpu", **changes), has_gpu=False)  # type: ignore[arg-type]
+def case_of(**changes: Any) -> Case:
+    (case,) = cases(Sweep("decode", arch="mamba", scale="tiny", ctx="64", device="cpu", **changes), has_gpu=False)
     return case
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hybridbench.arch.blocks.attention import LLAMA_ROPE, Rope
 from hybridbench.arch.families import build_spec
+from hybridbench.arch.rope import LLAMA_ROPE, Rope
 from hybridbench.model.mamba2 import Mamba2Module
 from hybridbench.model.moe import MoeModule
 from hybridbench.model.rotary import frequencies, rotate, rotation

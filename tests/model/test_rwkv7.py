@@ -168,8 +168,11 @@ def test_the_first_value_is_remembered_where_layers_are_checkpointed() -> None:
     spec, storage = build_spec("mamba", "1b", Options(mixer="rwkv7")), Storage.of("bfloat16")
     first, later = spec.placed[0], spec.placed[2]
     size = 2 * 4096
-    assert [term.per_token for term in first.core_activations(2).lent] == [size]  # type: ignore[attr-defined]
-    assert later.core_activations(2).lent == ()  # type: ignore[attr-defined]
+    made, lent = first.core_activations(2), later.core_activations(2)
+    assert made is not None
+    assert lent is not None
+    assert [term.per_token for term in made.lent] == [size]
+    assert lent.lent == ()
     for how in ("none", "selective", "full"):
         assert train_memory(spec, 8192, 1, storage, how).activations > size * 8192
     assert prefill_memory(spec, 8192, 4, storage).activations > 4 * size * 8192

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from typing import Any
 
 import pytest
 
@@ -14,8 +15,8 @@ from hybridbench.pareto.quality import SCORES, Quality
 SPEC = build_spec("mamba", "tiny")
 
 
-def point(name: str, cost: float, value: float, score: str = "dclm_nll", **more: float) -> Point:
-    return Point(name, cost, Quality(SPEC, SCORES[score], value, **more))  # type: ignore[arg-type]
+def point(name: str, cost: float, value: float, score: str = "dclm_nll", **more: Any) -> Point:
+    return Point(name, cost, Quality(SPEC, SCORES[score], value, **more))
 
 
 def verdicts(points: list[Point], cheaper: str = "lower", noise_frac: float = 0.0) -> dict[str, str | None]:

@@ -53,6 +53,6 @@ def case_of(corpus: Path, manifest: Manifest, tmp_path: Path) -> Callable[..., L
             sampling=Judging(3, 4),
             place=Place(str(corpus), str(out), resume),
         )
-        return replace(case, **changes)  # type: ignore[arg-type]
+        return replace(case, **changes)
 
     return make

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,10 +20,10 @@ from hybridbench.quality.corpus.vocabulary import ByteVocabulary
 TEXTS = [words(seed, 60) + f" ünï {seed}" for seed in range(30)]
 
 
-def made(tmp_path: Path, *names: object, out: str = "corpus", **plan: object) -> tuple[Path, Manifest]:
+def made(tmp_path: Path, *names: object, out: str = "corpus", **plan: Any) -> tuple[Path, Manifest]:
     sources = [named_source(str(name), "text", "MIT") for name in names]
     folder = tmp_path / out
-    given = Plan(**{"held_out_frac": 0.2, **plan})  # type: ignore[arg-type]
+    given = Plan(**{"held_out_frac": 0.2, **plan})
     return folder, build(sources, folder, given, lambda _sentence: None)
 
 

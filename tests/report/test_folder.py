@@ -57,6 +57,7 @@ def test_a_report_is_whole(decode_records: list[Record], written: ReportFiles) -
         assert f"`{name}`" in page
 
 
+@pytest.mark.usefixtures("blank_charts")
 def test_a_report_over_an_earlier_one_replaces_it(
     decode_records: list[Record], written: ReportFiles, tmp_path: Path
 ) -> None:
@@ -119,6 +120,7 @@ def test_one_record_on_an_unknown_machine(record_of: Make, h200: Environment, tm
     assert "nan" not in page.lower().replace("dominant", "")
 
 
+@pytest.mark.usefixtures("blank_charts")
 def test_mixed_machines_scales_batches_and_dtypes_have_sections_of_their_own(
     record_of: Make, h200: Environment, tmp_path: Path
 ) -> None:
@@ -137,6 +139,7 @@ def test_mixed_machines_scales_batches_and_dtypes_have_sections_of_their_own(
     assert "These records come from 2 software environments" in page
 
 
+@pytest.mark.usefixtures("blank_charts")
 def test_charts_of_two_groups_never_overwrite_each_other(record_of: Make, h200: Environment, tmp_path: Path) -> None:
     (case,) = cases(Sweep("decode", arch="mamba", ctx="4k"), has_gpu=True)
     devices = [replace(h200, device=name) for name in ("NVIDIA H200", "NVIDIA-H200")]
@@ -169,6 +172,7 @@ def test_tables_for_the_terminal_need_neither_pandas_nor_altair() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.usefixtures("blank_charts")
 def test_charts_and_tables_of_other_records_do_not_stay_behind(
     decode_records: list[Record], written: ReportFiles, tmp_path: Path
 ) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from hybridbench.record import Environment, Record, Status
 from hybridbench.report.build import build_report
-from hybridbench.report.render.folder import write_report
+from hybridbench.report.render.folder import ReportFiles, write_report
 from hybridbench.report.render.latex import escape, latex_files, to_latex
 from hybridbench.report.table import Cell, Column, Table
 from hybridbench.suite.sweep import Sweep, cases
@@ -62,7 +62,10 @@ def test_no_character_of_a_name_is_a_command() -> None:
     assert escape("a  b\nc") == "a b c"
 
 
-def test_every_table_of_a_report_has_a_file_that_its_page_names(decode_records: list[Record], tmp_path: Path) -> None:
+@pytest.mark.usefixtures("blank_charts")
+def test_every_table_of_a_report_has_a_file_that_its_page_names(
+    decode_records: list[Record], written: ReportFiles, tmp_path: Path
+) -> None:
     report = build_report(decode_records)
     files = write_report(report, tmp_path)
     (section,) = report.groups
@@ -70,7 +73,7 @@ def test_every_table_of_a_report_has_a_file_that_its_page_names(decode_records: 
     written = {path.name for path in files.tables if path.suffix == ".tex"}
     assert written == {"preview.tex", *(f"{name}.tex" for name in section.tables)}
     assert set(re.findall(r"`tables/([^`]+)`", files.page.read_text())) == written
-    pictures = {path.suffix: path.read_bytes()[:4] for path in files.charts}
+    pictures = {path.suffix: path.read_bytes()[:4] for path in written.charts}
     assert pictures[".pdf"] == b"%PDF"
     assert len(files.charts) == 3 * len(section.plots)
     # Of another report, whose page named it, nothing stays behind; a file of someone else does.

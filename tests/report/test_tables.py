@@ -165,10 +165,9 @@ def test_every_workload_has_its_tables(workload: str, record_of: Make) -> None:
 
 
 def shown(table: Table, width: int) -> list[str]:
-    console = Console(width=width, file=io.StringIO(), color_system=None)
-    print_table(table, console)
-    text: str = console.file.getvalue()  # type: ignore[attr-defined]
-    return text.splitlines()
+    file = io.StringIO()
+    print_table(table, Console(width=width, file=file, color_system=None))
+    return file.getvalue().splitlines()
 
 
 @pytest.mark.parametrize("width", [80, 120])
@@ -184,9 +183,10 @@ def test_tables_for_the_terminal_fit_it(decode_records: list[Record], width: int
 
 
 def test_colour_is_never_alone(scripted: list[Record]) -> None:
-    console = Console(width=120, file=io.StringIO(), force_terminal=True, color_system="standard")
+    file = io.StringIO()
+    console = Console(width=120, file=file, force_terminal=True, color_system="standard")
     print_table(summary_table(only(scripted)), console)
-    text: str = console.file.getvalue()  # type: ignore[attr-defined]
+    text = file.getvalue()
     assert "\x1b[32mok" in text
     assert "\x1b[31minvalid [2]" in text
     assert "\x1b[31mtimed out [3]" in text

@@ -27,6 +27,7 @@ from hybridbench.arch.block import (
     variant,
 )
 from hybridbench.arch.reasons import SCORES_AGAIN, TILES, Reason
+from hybridbench.arch.rope import LLAMA_ROPE, WINDOW_ROPE, Rope
 from hybridbench.arch.scales import Site
 from hybridbench.arch.terms import FLOAT, Activations, Term
 from hybridbench.arch.weights import Matrix
@@ -36,22 +37,6 @@ WINDOW, SINKS = 512, 64
 """Keys in the window of a window layer, and first tokens that it always sees, in the source paper's models."""
 
 QK_NORMS = ("none", "head", "full")
-
-
-@dataclass(frozen=True, slots=True)
-class Rope:
-    """Rotary embedding; ``factor`` 1 means no frequency scaling (Llama-3 scaling otherwise)."""
-
-    theta: float = 500_000.0
-    factor: float = 32.0
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    original_context: int = 8192
-
-
-LLAMA_ROPE = Rope()
-WINDOW_ROPE = Rope(theta=10_000.0, factor=1.0)
-"""Sliding-window layers use theta 10,000; positions inside a window need no frequency scaling."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ class Operators(TorchDispatchMode):
     """Counts the operators that compute something."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        TorchDispatchMode.__init__(self)
         self.count = 0
 
     @override

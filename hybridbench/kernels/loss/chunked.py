@@ -89,8 +89,8 @@ def chunked(hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor) -> Tensor:
     Returns:
         The mean loss, a float32 scalar; differentiable once in ``hidden_ND`` and ``weight_VD``.
     """
-    loss: Tensor = _ChunkedLinearCrossEntropy.apply(hidden_ND, weight_VD, target_N, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
-    return loss
+    apply: Callable[..., Tensor] = _ChunkedLinearCrossEntropy.apply
+    return apply(hidden_ND, weight_VD, target_N, torch.is_grad_enabled())
 
 
 class _FusedLinearCrossEntropy(torch.autograd.Function):
@@ -140,10 +140,8 @@ def load_fused() -> Callable[..., Any]:
     kernels = imported("hybridbench.kernels.loss.triton_loss", "triton is not importable")
 
     def linear_cross_entropy(hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor) -> Tensor:
-        loss: Tensor = _FusedLinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
-            hidden_ND, weight_VD, target_N, kernels, torch.is_grad_enabled()
-        )
-        return loss
+        apply: Callable[..., Tensor] = _FusedLinearCrossEntropy.apply
+        return apply(hidden_ND, weight_VD, target_N, kernels, torch.is_grad_enabled())
 
     return linear_cross_entropy
 

@@ -6,8 +6,8 @@ import gzip
 import json
 import zlib
 from collections.abc import Callable, Iterator
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
@@ -42,8 +42,8 @@ def documents_in(path: Path, field: str) -> Iterator[Document]:
         raise Unreadable(f"cannot be read ({getattr(exc, 'strerror', None) or exc})") from exc
 
 
-def _opened(path: Path) -> IO[bytes]:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+def _opened(path: Path) -> BufferedIOBase:
+    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
 
 
 def _text(path: Path, _field: str) -> Iterator[Document]:

@@ -96,9 +96,8 @@ def _side_by_side(compared: Sequence[Arm]) -> Table:
         ],
         about(compared[0].first),
     )
-    known = {id(arm): arm.estimate(final_bits) for arm in compared}
-    ranked = [arm for arm in compared if known[id(arm)] is not None]
-    best = min(ranked, key=lambda arm: known[id(arm)].mean) if ranked else None  # type: ignore[union-attr]
+    means = {id(arm): found.mean for arm in compared if (found := arm.estimate(final_bits)) is not None}
+    best = min((arm for arm in compared if id(arm) in means), key=lambda arm: means[id(arm)], default=None)
     for arm in compared:
         table.rows.append(_arm_row(arm, best, table))
     table.remark(

@@ -1,0 +1,193 @@
+"""What a check is asked for, its two sides, and real processes of a revision that was made slower."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from hybridbench.cli.main import main
+from hybridbench.errors import BadInput
+from hybridbench.gate.cells import asked, of_step, parse_kernels
+from hybridbench.gate.sides import here, moved, of_python, of_revision
+from hybridbench.suite.file import load_suite
+
+ROOT = Path(__file__).parents[2]
+
+# --- what is asked for ------------------------------------------------------------------------------------------------
+
+
+def test_cells_of_suites_and_of_steps() -> None:
+    kernels = asked([str(ROOT / "suites/kernels.toml")], has_gpu=True, kernels={}, base_kernels={})
+    assert {one.kind for one in kernels} == {"kernel"}
+    assert all(one.head["backend"] == "auto" for one in kernels)
+    assert len({one.name for one in kernels}) == len(kernels) > 20
+    steps = [of_step(case) for case in load_suite(ROOT / "suites/smoke.toml").cases(has_gpu=True)]
+    assert {one.kind for one in steps} <= {"step", "training", "cpu"}
+    assert len({one.name for one in steps}) == len(steps)
+
+
+def test_own_kernels_stand_on_their_sides() -> None:
+    found = asked(
+        [], has_gpu=False, kernels={"swiglu": "new:f"}, base_kernels={"swiglu": "old:f"}, problem="width=8,length=4"
+    )
+    assert {(one.base["backend"], one.head["backend"]) for one in found} == {("old:f", "new:f")}
+    with pytest.raises(BadInput, match="without --kernel"):
+        asked([], has_gpu=False, kernels={}, base_kernels={"swiglu": "old:f"})
+    for text in ("swiglu", "swiglu=new", "nothing=new:f", "=a:b"):
+        with pytest.raises(BadInput):
+            parse_kernels("--kernel", [text])
+
+
+# --- sides ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository with a kernel that its second commit made slower."""
+    root = tmp_path / "mine"
+    root.mkdir()
+    for name in [name for name in os.environ if name.startswith("GIT_")]:
+        monkeypatch.delenv(name)
+
+    def git(*arguments: str) -> None:
+        author = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
+        subprocess.run(["git", "-C", str(root), *author, *arguments], check=True, capture_output=True)
+
+    git("init", "-q")
+    (root / "mine.py").write_text(KERNEL)
+    git("add", "mine.py")
+    git("commit", "-qm", "first")
+    (root / "mine.py").write_text(KERNEL + SLOWER)
+    git("commit", "-qam", "slower")
+    monkeypatch.chdir(root)
+    return root
+
+
+KERNEL = """
+import torch.nn.functional as F
+
+def swiglu(packed):
+    gate, up = packed.chunk(2, -1)
+    return F.silu(gate) * up
+"""
+SLOWER = """
+fast = swiglu
+
+def swiglu(packed):
+    made = fast(packed)
+    fast(packed[: len(packed) // 2])
+    return made
+"""
+
+
+def test_a_revision_is_a_worktree_that_is_removed(repository: Path) -> None:
+    with of_revision("HEAD~1", own_kernels=True) as base:
+        tree = base.folder
+        assert (tree / "mine.py").read_text() == KERNEL
+        assert base.package == here().package  # hybridbench is of another repository, so both sides have the same
+    assert not tree.exists()
+    listed = subprocess.run(["git", "worktree", "list"], cwd=repository, capture_output=True, text=True, check=True)
+    assert len(listed.stdout.splitlines()) == 1
+
+
+def test_revisions_that_cannot_be_a_base(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for revision in ("nothing", "-q", "HEAD:mine.py"):
+        with pytest.raises(BadInput, match="is no revision"), of_revision(revision, own_kernels=True):
+            pass
+    with pytest.raises(BadInput, match="nothing that is timed comes from there"), of_revision("HEAD", False):
+        pass
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInput, match="needs a git repository here"), of_revision("HEAD", own_kernels=True):
+        pass
+    with pytest.raises(BadInput, match="is no program"):
+        of_python(str(tmp_path))
+
+
+def test_what_lies_in_the_repository_moves_and_all_else_stays(tmp_path: Path) -> None:
+    root, tree, other = (tmp_path / name for name in ("root", "tree", "other"))
+    for path in (root / "src", tree / "src", root / "ignored", other):
+        path.mkdir(parents=True)
+    side = here()
+    side = type(side)("base", folder=root, path=tuple(map(str, (root / "src", root / "ignored", other))), package=None)
+    there = moved(side, root, tree)
+    assert there.path == (str(tree / "src"), str(root / "ignored"), str(other))
+    assert there.folder == tree
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+USAGE = {
+    "no tier": (["check"], "--base REVISION"),
+    "two sides": (["check", "--base", "HEAD", "--base-python", "python"], "are two other sides"),
+    "exact and a base": (["check", "--exact", "--base", "HEAD"], "--base with --exact"),
+    "exact and an operation": (["check", "swiglu", "--exact"], "times nothing"),
+    "calibrate and a base": (["check", "--calibrate", "--base", "HEAD"], "--base with --calibrate"),
+    "a baseline alone": (["check", "--base", "HEAD", "--update"], "--update without --exact"),
+    "no seconds": (["check", "--base", "HEAD", "--budget", "soon"], "give seconds above 0"),
+    "a file that cannot be written": (["check", "--base", "HEAD", "--junit", "/nowhere/x.xml"], "cannot be written"),
+    "no GPU": (["check", "swiglu", "--base", "HEAD", "--device", "cuda"], "shows no NVIDIA GPU"),
+    "a suite with options": (["check", "suites/kernels.toml", "--base", "HEAD", "--ctx", "1k"], "give it alone"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "said"), USAGE.values(), ids=USAGE)
+def test_what_is_typed_wrong(arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hybridbench.cli.timing.visible_gpus", list)
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2, result.output
+    assert said in " ".join(result.output.split())
+
+
+def run(*arguments: str, folder: Path) -> tuple[int, dict[str, Any]]:
+    command = [sys.executable, "-m", "hybridbench.cli.main", "check", *arguments, "--json"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout, done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
+ONE = ("--problem", "width=1024,length=128", "--direction", "forward")
+
+
+@pytest.mark.slow
+def test_a_revision_that_is_slower_is_seen_in_real_processes(repository: Path, tmp_path: Path) -> None:
+    files = ("--junit", str(tmp_path / "junit.xml"), "--summary", str(tmp_path / "summary.md"))
+    code, found = run(
+        "--base", "HEAD~1", "--kernel", "swiglu=mine:swiglu", *ONE, "--budget", "25", *files, folder=repository
+    )
+    (pairs,) = found["pairs"].values()
+    ratios = sorted(one["head_s"] / one["base_s"] for one in pairs["pairs"])
+    assert ratios[len(ratios) // 2] > 1.2  # half of the rows twice: 1.5 by work
+    assert found["verdicts"][0]["word"] in ("regression", "inconclusive")  # by what fits into the budget here
+    assert code in (1, 3)
+    assert "<testsuite" in (tmp_path / "junit.xml").read_text()
+    assert "Performance check" in (tmp_path / "summary.md").read_text()
+
+
+@pytest.mark.slow
+def test_the_same_revision_is_no_regression_in_real_processes(repository: Path) -> None:
+    code, found = run("--base", "HEAD", "--kernel", "swiglu=mine:swiglu", *ONE, "--budget", "25", folder=repository)
+    assert found["verdicts"][0]["word"] in ("pass", "inconclusive", "improvement")  # by how busy the machine is
+    assert found["verdicts"][0]["pairs"] >= 1
+    assert code in (0, 3)
+
+
+@pytest.mark.slow
+def test_a_revision_that_does_not_import_is_told_by_its_last_lines(repository: Path) -> None:
+    command = [sys.executable, "-m", "hybridbench.cli.main", "check", "--base-python", "/bin/false", "swiglu"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    assert done.returncode == 2
+    assert "base does not start" in done.stderr
+    (repository / "mine.py").write_text("raise RuntimeError('broken module')\n")
+    code, found = run("--base", "HEAD", "--kernel", "swiglu=mine:swiglu", *ONE, "--budget", "120", folder=repository)
+    assert code == 4
+    assert "broken module" in found["verdicts"][0]["because"]
