@@ -24,8 +24,8 @@ from hybridbench.processes import Answering, terminable
 if TYPE_CHECKING:
     from hybridbench.suite.case import Case
 
-CORES_EACH = 2
-"""Cores that a process keeps busy: its Python, and compilers that it starts."""
+CORES_EACH = 1
+"""Cores that a process keeps busy: importing takes longest, and compilers wait for one another."""
 MOST_AT_ONCE = 16
 """Processes at once; each holds a context of the GPU and a model."""
 LIMIT_S = 90.0

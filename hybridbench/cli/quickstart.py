@@ -28,7 +28,7 @@ from hybridbench.suite.workloads import DECODE, PREFILL, TRAIN
 def suite_for(on_gpu: bool) -> Suite:
     """A few contexts of every workload, at the scale that fits: 100m on a GPU, tiny on a CPU."""
     if on_gpu:
-        contexts = {TRAIN: "4k", PREFILL: "4k,16k", DECODE: "4k,64k"}
+        contexts = {TRAIN: "4k", PREFILL: "8k", DECODE: "4k,64k"}
         scale, batch = "100m", "4"
     else:
         # Short enough that a step gives five samples in max_time_s.

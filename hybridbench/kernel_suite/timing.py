@@ -6,7 +6,9 @@ Medians of fresh processes differ more by how a kernel is timed than by the kern
 - something larger than the last cache passes through it before each call (``flush``), outside what is timed;
 - calls take turns over several sets of inputs, and samples are spread over several allocations of all of them, because
   some addresses are faster than others;
-- warm-up is the same work, and goes on while a power limit still lowers the clocks; tuning happens in it;
+- warm-up is the same work, and goes on while a power limit still moves the clocks; tuning happens in it. A GPU that
+  comes from a pause first draws too much, then lowers its clocks by a fifth for most of a second before they settle
+  (H200, products and attention), so each allocation of such work is warmed up;
 - several sides alternate in short blocks, first to last and back, so that a drift meets all of them alike.
 
 On a GPU everything runs on one stream of its own, drawing of inputs included, since a backward runs on the stream of
@@ -45,8 +47,8 @@ SHORT_CALL_NS = 20_000
 """A hot call below it shares a sample with others."""
 PILOT_SAMPLES = 5
 """Samples from which the calls of a sample are determined."""
-HEAT_WINDOW_S, HEAT_MOST_S = 0.25, 6.0
-"""While power limits: how long medians are compared over, and when waiting for them to settle ends; seconds."""
+HEAT_WINDOW_S, HEAT_LEAST_S, HEAT_MOST_S = 0.25, 1.0, 6.0
+"""While power limits: how long medians are compared over, and when waiting for them to settle starts and ends; s."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ def interleaved(
     """
     clock, gpu = timer or timer_for(device), Gpu.open(device)
     before = after = None
-    warmup_ns = 0
+    warmup_ns, hot = 0, False
     with own_stream(device):
         flush = Flush(device) if plan.cold else None
         sides = [Sampler(make, device, plan, flush, clock, now) for make in makes]
@@ -160,11 +162,12 @@ def interleaved(
             spaced = spacers(device, number)
             for side in sides:
                 side.allocate(number)
+            if number == 0 or hot:
+                hot = _warm_up(sides, 0.0 if number else plan.warmup_s, plan.target_rel_ci, gpu, now)
             if number == 0:
-                _warm_up(sides, plan, gpu, now)
                 warmup_ns = now() - start_ns
                 before = gpu.state() if gpu else None
-            _sample(sides, number)
+            _sample(sides, number, steady=not hot)
             for side in sides:
                 side.free()
             del spaced
@@ -252,15 +255,21 @@ class Sampler:
         """Whether a sample takes no longer than this."""
         return self._wall_ns <= window_ns
 
-    def add_block(self, number: int) -> bool:
-        """Adds a block to the samples, unless this allocation, of that number, has enough; whether it was added."""
+    def add_block(self, number: int, *, steady: bool = True) -> bool:
+        """Adds a block to the samples, unless this allocation, of that number, has enough; whether it was added.
+
+        Args:
+            steady: the clocks are. Where power limits them they wander by some percent for seconds, which the interval
+                of a few samples does not show, so that sampling goes on for all of its time.
+        """
         plan, share = self._plan, (number + 1) / self._plan.allocations
         taken, here = len(self._samples_ns), self._by_allocation[-1]
         most = math.ceil(plan.max_samples * share) - taken
         left_ns = plan.max_time_s * NS_PER_S * share - self._spent_ns
         if here and not self.fits(left_ns):
             return False
-        if most < 1 or (here and taken >= plan.min_samples * share and self._tight(self._samples_ns[-here:])):
+        enough = steady and here and taken >= plan.min_samples * share and self._tight(self._samples_ns[-here:])
+        if most < 1 or enough:
             return False
         start_ns = self._now()
         block = self.block(min(BLOCK_NS, left_ns), most)
@@ -330,21 +339,27 @@ class Sampler:
             torch.cuda.synchronize(self._device)
 
 
-def _warm_up(sides: Sequence[Sampler], plan: Plan, gpu: Gpu | None, now: Callable[[], int]) -> None:
-    """Runs all sides in turn for the plan's time, and longer while a power limit still moves their medians."""
-    start_ns = now()
-    medians: list[float] = []
+def _warm_up(sides: Sequence[Sampler], least_s: float, settled: float, gpu: Gpu | None, now: Callable[[], int]) -> bool:
+    """Runs all sides in turn for a time, and longer while a power limit moves their medians; whether one may.
+
+    Args:
+        least_s: the time; seconds.
+        settled: the medians of two windows differ by less than this fraction once they have settled.
+    """
+    start_ns, medians, hot = now(), list[float](), False
     while True:
-        left_ns = plan.warmup_s * NS_PER_S - (now() - start_ns)
-        moving = bool(gpu and gpu.state().throttle_reasons) and now() - start_ns < HEAT_MOST_S * NS_PER_S
-        if left_ns <= 0 and not moving:
-            return
-        window_ns = min(HEAT_WINDOW_S * NS_PER_S, left_ns if left_ns > 0 else math.inf)
+        spent_s = (now() - start_ns) / NS_PER_S
+        left_s = least_s - spent_s
+        if left_s <= 0:
+            hot = gpu is not None and gpu.near_power_limit()
+            if not hot or spent_s >= HEAT_MOST_S:
+                return hot
+        window_ns = NS_PER_S * min(HEAT_WINDOW_S, left_s if left_s > 0 else math.inf)
         if not all(side.fits(window_ns / len(sides)) for side in sides):
-            return  # each ran several times when it was allocated
+            return hot  # each ran several times when it was allocated
         previous, medians = medians, _window(sides, window_ns, now)
-        if left_ns <= 0 and previous and _settled(previous, medians, plan.target_rel_ci):
-            return
+        if hot and previous and spent_s >= HEAT_LEAST_S and _settled(previous, medians, settled):
+            return hot
 
 
 def _window(sides: Sequence[Sampler], window_ns: float, now: Callable[[], int]) -> list[float]:
@@ -361,9 +376,9 @@ def _settled(previous: list[float], medians: list[float], fraction: float) -> bo
     return all(abs(new - old) <= fraction * old for old, new in zip(previous, medians, strict=True))
 
 
-def _sample(sides: Sequence[Sampler], number: int) -> None:
+def _sample(sides: Sequence[Sampler], number: int, *, steady: bool) -> None:
     """Blocks of the sides in turn, first to last and back, until all have their share of this allocation."""
     turn = list(sides)
     while turn:
-        turn = [side for side in turn if side.add_block(number)]
+        turn = [side for side in turn if side.add_block(number, steady=steady)]
         turn.reverse()

@@ -63,7 +63,9 @@ def test_backends_take_turns_between_guards_and_know_their_peak() -> None:
     cells = [Cell("swiglu", name, problem, sampling=Budget(max_time_s=0.2)) for name in ("triton", "reference")]
     bench = Bench(GPU, None, None, ceilings={"bfloat16": None})
     messages = list(together.work(in_turns(cells)[0], bench))
-    triton, reference = (one["observed"] for one in messages if one["kind"] == "answer")
+    answers = [one for one in messages if one["kind"] == "answer"]
+    assert [one["status"] for one in answers] == ["ok", "ok"], answers
+    triton, reference = (one["observed"] for one in answers)
     assert (triton["turns"], reference["turns"]) == (["reference"], ["triton"])
     assert triton["agreement"]["guarded"]
     least = moved_bytes(OPERATIONS["swiglu"], problem)

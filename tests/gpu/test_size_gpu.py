@@ -29,7 +29,6 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no CUDA device"),
     pytest.mark.timeout(600),
-    pytest.mark.filterwarnings("ignore"),  # what third parties warn about while compiling is theirs
 ]
 
 LENGTH, BATCH, SEED = 131_072, 4, 20_251_006

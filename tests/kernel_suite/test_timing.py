@@ -166,6 +166,9 @@ class Limited:
     def state(self) -> GpuState:
         return GpuState(1e9, 1e9, 700.0, 60.0, 0, self.reasons, 0)
 
+    def near_power_limit(self) -> bool:
+        return bool(self.reasons)
+
 
 @pytest.mark.parametrize("reasons", [["software power cap"], []])
 def test_warm_up_goes_on_while_a_power_limit_moves_the_medians(monkeypatch: Any, reasons: list[str]) -> None:
@@ -180,6 +183,20 @@ def test_warm_up_goes_on_while_a_power_limit_moves_the_medians(monkeypatch: Any,
         assert found.before.throttle_reasons == reasons
     else:
         assert found.warmup_ns < 0.5 * S
+
+
+def test_the_clocks_settle_again_after_each_allocation_where_power_limits(monkeypatch: Any) -> None:
+    """For 0.8 s after a pause calls take a fifth longer; no sample is of that time."""
+    began: dict[int, int] = {}
+
+    def duration(_side: str, number: int, now: int) -> int:
+        since = now - began.setdefault(number // 2, now)
+        return MS * 12 // 10 if since < 0.8 * S else MS
+
+    monkeypatch.setattr(timing.Gpu, "open", lambda _device: Limited(["software power cap"]))
+    (found,) = timed(Kernels(duration), replace(HOT, max_samples=60), "a")
+    assert len(found.by_allocation) == 3
+    assert set(found.samples_ns) == {MS}
 
 
 def test_inputs_of_an_allocation_are_freed_before_the_next_is_drawn() -> None:

@@ -174,6 +174,17 @@ def test_other_processes_are_those_that_are_not_this_one(
     assert opened(nvmlDeviceGetComputeRunningProcesses=processes).state().other_processes == others
 
 
+@pytest.mark.parametrize(
+    ("limit_mw", "reasons", "near"),
+    [(700_000, 0, True), (900_000, 0, False), (900_000, 0x4, True), (None, 0, False)],
+)
+def test_a_card_that_draws_much_is_near_its_power_limit(limit_mw: int | None, reasons: int, near: bool) -> None:
+    readings: dict[str, Any] = {"nvmlDeviceGetCurrentClocksEventReasons": reasons}
+    if limit_mw is not None:
+        readings["nvmlDeviceGetEnforcedPowerLimit"] = limit_mw
+    assert opened(**readings).near_power_limit() is near
+
+
 def test_idle_power_is_a_reading_of_an_idle_card() -> None:
     assert opened(nvmlDeviceGetCurrentClocksEventReasons=0x1).idle_power_w() == pytest.approx(512.345)
     assert opened(nvmlDeviceGetCurrentClocksEventReasons=0x0).idle_power_w() is None

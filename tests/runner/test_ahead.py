@@ -85,7 +85,7 @@ def test_a_process_that_dies_stops_nothing(processes: list[Scripted], tmp_path: 
 def test_after_the_limit_the_sweep_begins(processes: list[Scripted], tmp_path: Path) -> None:
     clock = iter([0.0, ahead.LIMIT_S + 1])
     start = starting(processes, "never")
-    ahead.compile_ahead(planned(), tmp_path, ["0"], start=start, now=lambda: next(clock), cores=4)
+    ahead.compile_ahead(planned(), tmp_path, ["0"], start=start, now=lambda: next(clock), cores=2)
     assert [process.ended for process in processes] == [True, True]
 
 
