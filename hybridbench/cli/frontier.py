@@ -52,7 +52,7 @@ def pareto(
     out: Path | None,
 ) -> None:
     """Show the frontier of quality and cost."""
-    from hybridbench.pareto.join import Asked, fronts
+    from hybridbench.pareto.join import ParetoOptions, fronts
     from hybridbench.pareto.quality import published, read_quality
     from hybridbench.pareto.render import document, print_fronts, write_fronts
     from hybridbench.report.render.page import own_page
@@ -61,7 +61,7 @@ def pareto(
         own_page(out, "pareto.md")
     own = [figure for path in dict.fromkeys(quality) for figure in read_quality(path)]
     scores = list(dict.fromkeys(figure.score.name for figure in own))
-    asked = Asked(
+    asked = ParetoOptions(
         metric,
         score or (scores[0] if len(scores) == 1 else "dclm_nll"),
         matched,

@@ -17,8 +17,8 @@ from hybridbench.operations.operation import PLAIN
 from hybridbench.record import ADVICE, Caveat, Status
 from hybridbench.report.chart import Failure, Plot, Point
 from hybridbench.report.display import unit_for
-from hybridbench.report.part import Part
-from hybridbench.report.table import NO_VALUE, Cell, Column, Table
+from hybridbench.report.part import ReportPart
+from hybridbench.report.table import NO_VALUE, Column, Table, TableCell
 from hybridbench.store import machine_of
 from hybridbench.units import format_number
 
@@ -86,13 +86,13 @@ def build(records: Sequence[KernelRecord], over: str | None = None, every: Seque
     return KernelReport(tuple(records), tables, plots, base, tuple(noise))
 
 
-def as_part(report: KernelReport) -> Part:
+def as_part(report: KernelReport) -> ReportPart:
     """The report as a section of a report of models, whose file in Markdown is ``kernels.md``."""
     bad = Counter(one.status.value.replace("_", " ") for one in report.records if one.status is not Status.OK)
     ends = f", {', '.join(f'{count} {word}' for word, count in bad.items())}" if bad else ""
     total = len(report.records)
     sentences = [f"{total - bad.total()} of {total} operations were timed{ends}."]
-    return Part(
+    return ReportPart(
         "Kernels, timed by themselves",
         [*sentences, *_fastest(report.records)],
         list(report.tables.values()),
@@ -175,17 +175,17 @@ def _table(group: Sequence[KernelRecord], base: dict[int, KernelRecord], over: s
         for name in SHOWN:
             value = FIGURES[name].compute(record)
             failed = record.status is not Status.OK
-            numbers.append(Cell(NO_VALUE if failed else units[name].show(value), None if failed else value))
+            numbers.append(TableCell(NO_VALUE if failed else units[name].show(value), None if failed else value))
         times = speedup(record, base.get(id(record)))
         table.rows.append(
             [
-                Cell(cell.op, cell.op),
-                Cell(sizes_text(cell.problem, ("row",)), sizes_text(cell.problem)),
-                Cell(cell.backend, cell.backend),
+                TableCell(cell.op, cell.op),
+                TableCell(sizes_text(cell.problem, ("row",)), sizes_text(cell.problem)),
+                TableCell(cell.backend, cell.backend),
                 *numbers,
-                Cell(_times_text(times), None if times is None else times.times),
+                TableCell(_times_text(times), None if times is None else times.times),
                 _status(record, table),
-                Cell(", ".join(cell.models) or NO_VALUE, "; ".join(cell.models)),
+                TableCell(", ".join(cell.models) or NO_VALUE, "; ".join(cell.models)),
             ]
         )
     bases = {record.case.backend for record in base.values() if any(record is one for one in group)}
@@ -200,10 +200,10 @@ def _times_text(times: Speedup | None) -> str:
     return f"{format_number(times.times)} (tie)" if times.tie else format_number(times.times)
 
 
-def _status(record: KernelRecord, table: Table) -> Cell:
+def _status(record: KernelRecord, table: Table) -> TableCell:
     word = record.status.value.replace("_", " ")
     marks = [table.note(sentence) for sentence in notes(record)]
-    return Cell(f"{word} {' '.join(marks)}".strip(), word, word=word)
+    return TableCell(f"{word} {' '.join(marks)}".strip(), word, word=word)
 
 
 def notes(record: KernelRecord) -> list[str]:

@@ -88,7 +88,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "models": ("jamba-mini", "mamba-130m", "bamba-9b,zamba2-7b"),
     "match": ("params", "cache", "train-flops"),
     "to": ("transformer", "mamba", "inter/1:3"),
-    "by": ("depth", "width"),
+    "by": ("blocks", "width", "depth"),
     "metric": ("decode-floor", "flops", "cache", "step", "tokens-per-s", "energy", "peak-memory"),
     "convention": ("exact", "paper", "hardware"),
     "split": ("1152:1152", "1:1", "0:0"),

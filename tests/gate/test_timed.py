@@ -20,7 +20,7 @@ from hybridbench.cli.main import main
 from hybridbench.errors import BadInput, NotComparable
 from hybridbench.gate.alone import check_alone
 from hybridbench.gate.calibration import read_calibration
-from hybridbench.gate.cells import Asked, asked, of_step, parse_kernels
+from hybridbench.gate.cells import CheckCell, asked, of_step, parse_kernels
 from hybridbench.gate.exits import exit_of
 from hybridbench.gate.judge import judge
 from hybridbench.gate.kinds import KINDS
@@ -37,9 +37,9 @@ from hybridbench.suite.file import load_suite
 ROOT = Path(__file__).parents[2]
 
 
-def cell(name: str, kind: str = "kernel") -> Asked:
+def cell(name: str, kind: str = "kernel") -> CheckCell:
     body = {"backend": "auto", "name": name}
-    return Asked(name, kind, "kernel", body, body, 10.0, "cuda")
+    return CheckCell(name, kind, "kernel", body, body, 10.0, "cuda")
 
 
 ENVIRONMENT = {
@@ -140,11 +140,11 @@ def slower(factor: float) -> Callable[[str, str, int], int]:
     return time_ns
 
 
-def named(*names: str, kind: str = "kernel") -> list[Asked]:
+def named(*names: str, kind: str = "kernel") -> list[CheckCell]:
     return [cell(name, kind) for name in names]
 
 
-def words(rig: Rig, cells: list[Asked], **options: Any) -> dict[str, Word]:
+def words(rig: Rig, cells: list[CheckCell], **options: Any) -> dict[str, Word]:
     return {one.cell: one.word for one in check(cells, rig.pairs, **options).verdicts}
 
 
