@@ -35,7 +35,7 @@ from hybridbench.report.predicted import cost_row
 from hybridbench.report.prices import price_row
 from hybridbench.store import load as load_records
 from hybridbench.store import newest
-from hybridbench.suite.models import ALL_ARCHS, model_specs, published_specs
+from hybridbench.suite.models import ALL_ARCHS, model_specs, preset_specs
 from hybridbench.suite.sweep import check_checkpoint
 from hybridbench.suite.workloads import Workload, check_one_pass, workload_row
 
@@ -203,7 +203,7 @@ def _specs(
     if options or arch != ALL_ARCHS:
         given = ", ".join(["arch"] * (arch != ALL_ARCHS) + list(options))
         raise BadInput(f"model or config with {given}: the model is what it is; leave one of them out.")
-    named = [] if model is None else published_specs(model)
+    named = [] if model is None else preset_specs(model)
     return [*named, *([] if config is None else [read_config(Path(config))])]
 
 

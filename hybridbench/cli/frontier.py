@@ -53,7 +53,7 @@ def pareto(
 ) -> None:
     """Show the frontier of quality and cost."""
     from hybridbench.pareto.join import ParetoOptions, fronts
-    from hybridbench.pareto.quality import published, read_quality
+    from hybridbench.pareto.quality import paper_figures, read_quality
     from hybridbench.pareto.render import document, print_fronts, write_fronts
     from hybridbench.report.render.page import own_page
 
@@ -68,7 +68,7 @@ def pareto(
         None if ctx is None else units.parse_range(ctx, "context"),
         None if workload is None else tuple(part.strip() for part in workload.split(",")),
     )
-    found = fronts(stored_records(results), [*published(), *own], asked)
+    found = fronts(stored_records(results), [*paper_figures(), *own], asked)
     page = write_fronts(found, asked, out) if out is not None else None
     if as_json:
         click.echo(document(found, asked))

@@ -36,7 +36,7 @@ from hybridbench.machine import visible_gpus
 from hybridbench.record import Record, Status
 from hybridbench.report.render.page import own_page
 from hybridbench.suite.case import Case, Execution
-from hybridbench.suite.file import as_published, load_suite
+from hybridbench.suite.file import decoding_as_published, load_suite
 from hybridbench.suite.ops import check_backends_used
 from hybridbench.suite.sweep import Sweep, cases, default_mode, merged_ratios
 from hybridbench.suite.workloads import WORKLOADS, WorkloadRow, workload_row
@@ -107,14 +107,16 @@ OF_WORKLOADS = [_command(row) for row in WORKLOADS.values()]
 @click.argument("suite", type=GIVEN_PATH)
 @click.option("--resume", is_flag=True, help="Skip cases that -o already holds a record of.")
 @click.option("--dry-run", is_flag=True, help="List the cases and stop.")
-@click.option("--as-published", "published", is_flag=True, help="Decode and generate only, in mode published.")
+@click.option("--as-published", is_flag=True, help="Decode and generate only, in mode published.")
 @plot_option(PLOT_HELP)
 @out_options
-def run(suite: Path, resume: bool, dry_run: bool, published: bool, plot: bool, as_json: bool, out: Path | None) -> None:
+def run(
+    suite: Path, resume: bool, dry_run: bool, as_published: bool, plot: bool, as_json: bool, out: Path | None
+) -> None:
     """Run every case of a suite, a TOML file of sweeps."""
     check_plot(plot, as_json)
     gpus = visible_gpus()
-    loaded = as_published(load_suite(suite)) if published else load_suite(suite)
+    loaded = decoding_as_published(load_suite(suite)) if as_published else load_suite(suite)
     planned = loaded.cases(has_gpu=bool(gpus))
     check_backends(planned, installed=False)
     tell_merged(loaded.merged_ratios(has_gpu=bool(gpus)))

@@ -154,7 +154,11 @@ config_option = click.option(
 )
 
 given_options = _stack(
-    listed("--model", "models", help="Published models instead of --arch: names that hybridbench archs lists, or all."),
+    listed(
+        "--model",
+        "models",
+        help="Presets instead of --arch: published models that hybridbench archs lists, or all.",
+    ),
     config_option,
 )
 

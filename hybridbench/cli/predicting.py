@@ -32,7 +32,7 @@ from hybridbench.cli.typed import Command, listed
 from hybridbench.errors import BadInput, unknown_name
 from hybridbench.report.progress import computed
 from hybridbench.report.render.page import own_page
-from hybridbench.suite.models import ALL_ARCHS, model_specs, published_specs
+from hybridbench.suite.models import ALL_ARCHS, model_specs, preset_specs
 
 if TYPE_CHECKING:
     from hybridbench.report.table import Table
@@ -55,7 +55,7 @@ def chosen_specs(
         if value not in (None, False) and (name, value) not in (("recipe", "paper"), ("mixer", MAMBA2)):
             which = "--config" if models is None else "--model"
             raise BadInput(f"{which} with --{name.replace('_', '-')}: the model is what it is; leave one of them out.")
-    found = [] if models is None else published_specs(models)
+    found = [] if models is None else preset_specs(models)
     return found + configured(configs)
 
 

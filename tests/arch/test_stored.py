@@ -103,7 +103,7 @@ def test_every_table_of_bytes_says_its_dtypes_above_itself(command: str) -> None
 def test_models_of_several_dtypes_are_told_apart() -> None:
     given = ("--config", str(NEMOTRON), "--model", "mamba2-130m", "--ctx", "8")
     above = " ".join(CliRunner().invoke(main, ["cost", *given]).stdout.split("params")[0].split())
-    assert "mamba2-130m published: all in bfloat16; nemotron_h config: weights bfloat16" in above
+    assert "mamba2-130m preset: all in bfloat16; nemotron_h config: weights bfloat16" in above
 
 
 def test_kernels_here_run_no_quantised_keys() -> None:

@@ -100,7 +100,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "ops": ("attention", "ssd", "swiglu", "rwkv7", str(ROOT / "suites/kernels.toml"), str(ROOT / "suites/smoke.toml")),
     "across": ("backend", "machine", "architecture", "mode,dtype", "version"),
     "fail_above": ("5%", "0", "100%", "0.05"),
-    "quality": (str(ROOT / "hybridbench/pareto/published.csv"),),
+    "quality": (str(ROOT / "hybridbench/pareto/paper.csv"),),
     "score": ("dclm_nll", "pg19_nll", "accuracy"),
     "matched": ("flops", "tokens"),
     "direction": ("forward", "backward", "forward,backward"),

@@ -36,8 +36,8 @@ CUSTOM = "custom"
 LONGEST_NAME = 26
 """Characters of a pattern that a table shows in full."""
 
-NAMED = ("published", "config")
-"""Used in place of a scale for models with their own names."""
+NAMED = ("preset", "config", "published")
+"""Used in place of a scale for models with their own names; earlier versions call a preset published."""
 
 
 @dataclass(frozen=True)

@@ -209,8 +209,8 @@ def selective_scan(
         initial_state_BIN: the final state of the positions before; None starts from zeros.
 
     Returns:
-        y_BTI in the dtype of ``x_BTI`` and final_state_BIN in float32 (float64 for float64 input). The published kernel
-        gives the state no gradient, so nothing may need it.
+        y_BTI in the dtype of ``x_BTI`` and final_state_BIN in float32 (float64 for float64 input). The third-party
+        kernel gives the state no gradient, so nothing may need it.
     """
     batch, T, width = (int(n) for n in x_BTI.shape)
     x, dt, A = wide(x_BTI), F.softplus(wide(dt_BTI) + wide(dt_bias_I)), wide(A_IN)
