@@ -9,14 +9,15 @@ from dataclasses import dataclass, replace
 
 from hybridbench.errors import BadResults, unknown_name
 from hybridbench.kernel_suite.cell import BACKWARD, DIRECTIONS, sizes_text
-from hybridbench.kernel_suite.figures import FIGURES, Speedup, floor_frac, median_s, speedup, work_bytes
+from hybridbench.kernel_suite.figures import FIGURES, floor_frac, median_s, speedup, work_bytes
 from hybridbench.kernel_suite.noise import CellNoise, noise_of
 from hybridbench.kernel_suite.noise_table import noise_table
 from hybridbench.kernel_suite.record import KernelRecord
 from hybridbench.operations.operation import PLAIN
-from hybridbench.record import ADVICE, Caveat, Status
+from hybridbench.record import Caveat, Status, said_of
 from hybridbench.report.chart import Failure, Plot, Point
 from hybridbench.report.display import unit_for
+from hybridbench.report.leaders import Lead
 from hybridbench.report.part import ReportPart
 from hybridbench.report.table import NO_VALUE, Column, Table, TableCell
 from hybridbench.store import machine_of
@@ -194,7 +195,7 @@ def _table(group: Sequence[KernelRecord], base: dict[int, KernelRecord], over: s
     return table
 
 
-def _times_text(times: Speedup | None) -> str:
+def _times_text(times: Lead | None) -> str:
     if times is None:
         return NO_VALUE
     return f"{format_number(times.times)} (tie)" if times.tie else format_number(times.times)
@@ -214,7 +215,7 @@ def notes(record: KernelRecord) -> list[str]:
         if caveat is Caveat.NOT_CHECKED and agreed is not None:
             found.append(f"not checked at this size: {agreed.why_not}")
         else:
-            found.append(f"{caveat.value.replace('_', ' ')}: {ADVICE[caveat]}")
+            found.append(said_of(caveat))
     if agreed is not None and agreed.against not in (None, "the reference"):
         found.append(f"compared with {agreed.against}, since the whole reference was too long or too large")
     if agreed is not None and agreed.why_unguarded is not None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from hybridbench.derive.doubts import doubts, problems
 from hybridbench.metrics import METRICS, value
-from hybridbench.record import ADVICE, Record, Status
+from hybridbench.record import Record, Status, said_of
 from hybridbench.report.display import ShownUnit, unit_for
 from hybridbench.report.groups import CONTEXT, Group
 from hybridbench.report.table import NO_VALUE, NOT_RUN, Column, Table, TableCell
@@ -187,7 +187,7 @@ def outcome(table: Table, record: Record) -> TableCell:
     if wrong:
         word = INVALID
         sentences.append(f"{INVALID}: {'; '.join(wrong)}")
-    sentences += [f"{caveat.value.replace('_', ' ')}: {ADVICE[caveat]}" for caveat in doubts(record)]
+    sentences += [said_of(caveat) for caveat in doubts(record)]
     return TableCell(
         " ".join([word, *("".join([table.note(sentence) for sentence in sentences]),)]).strip(), word, word
     )

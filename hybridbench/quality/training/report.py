@@ -24,7 +24,7 @@ from hybridbench.quality.training.figures import (
     train_s,
 )
 from hybridbench.quality.training.record import MEANINGS, Judged, LearnRecord
-from hybridbench.record import ADVICE, Status
+from hybridbench.record import Status, said_of
 from hybridbench.report.table import NO_VALUE, Column, Table, TableCell
 from hybridbench.units import NS_PER_S, format_number, format_params, format_si, format_tokens
 
@@ -175,7 +175,7 @@ def notes(record: LearnRecord) -> list[str]:
     found = [] if record.message is None else [f"{who}: {' '.join(record.message.split())}"]
     for event in record.observed.events if record.observed else []:
         found.append(f"{who}: {event.mark.value.replace('_', ' ')} at step {event.step:,}: {MEANINGS[event.mark]}")
-    return found + [f"{caveat.value.replace('_', ' ')}: {ADVICE[caveat]}" for caveat in record.caveats]
+    return found + [said_of(caveat) for caveat in record.caveats]
 
 
 def _runs(records: Sequence[LearnRecord], title: str) -> Table:
