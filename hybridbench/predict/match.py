@@ -68,7 +68,7 @@ class Match:
     @property
     def sentence(self) -> str:
         """What was matched, what was reached, and how to build it again."""
-        how = "as it is" if self.spec == self.before else f"by {self.side}, {size_of(self.spec, self.side)}"
+        how = "as it is" if self.spec == self.before else f"with {size_of(self.spec, self.side)}"
         again = f"; --pattern '{self.spec.pattern}'" if self.side == "blocks" and self.spec != self.before else ""
         budget = SPOKEN.get(self.budget, self.budget)
         return f"{self.spec.label} {self.spec.scale} is {self.error:+.2%} off in {budget}, {how}{again}"
