@@ -17,7 +17,7 @@ from hybridbench.kernels import available
 from hybridbench.kernels import backends as backends_of
 from hybridbench.kernels.resolver import by_path, named_backends
 from hybridbench.limits import tightest
-from hybridbench.model.build import Asked, asked_operations
+from hybridbench.model.build import NeededOperation, asked_operations
 from hybridbench.operations import OPERATIONS
 from hybridbench.operations.operation import Declared
 from hybridbench.problem import Problem, of_op, problem_of
@@ -101,7 +101,7 @@ def explain(case: Case) -> dict[str, Any]:
     return entry | {"operations": rows} | ({"unsupported": reasons[0]} if reasons else {})
 
 
-def _explained(asked: Asked) -> dict[str, Any]:
+def _explained(asked: NeededOperation) -> dict[str, Any]:
     """One operation of a case: the backend asked for, the one that runs, and why; or why none does."""
     about = {"op": asked.op, "block": asked.block.kind if asked.block else None, "uses": asked.uses}
     try:

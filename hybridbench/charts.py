@@ -9,12 +9,12 @@ such as in the batch or the GPU, the name of a line says it. The result is an ``
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import altair as alt
 import pandas as pd
 
 from hybridbench.errors import BadInput
+from hybridbench.report.chart import Family
 from hybridbench.report.display import unit_for
 from hybridbench.report.render.charts import HEIGHT, PLAIN_NUMBER, WIDTH, data_of, looks
 from hybridbench.units import format_tokens
@@ -26,11 +26,6 @@ _TELLING = (
     *("convention", "checkpoint", "streams", "backends"),
 )
 """What tells two lines of a model apart."""
-
-
-@dataclass(frozen=True)
-class _Family:
-    arch: str
 
 
 def throughput(frame: pd.DataFrame) -> alt.Chart:
@@ -80,9 +75,7 @@ def _lines(frame: pd.DataFrame, title: str, unit: str, *columns: str) -> alt.Cha
         ", ".join([str(row["model"]), *(f"{name} {row[name]}" for name in telling if not pd.isna(row[name]))])
         for _, row in rows.iterrows()
     ]
-    kin: Mapping[str, _Family] = {
-        name: _Family(arch) for name, arch in zip(names, rows["arch"].astype(str), strict=True)
-    }
+    kin: Mapping[str, Family] = {name: Family(arch) for name, arch in zip(names, rows["arch"].astype(str), strict=True)}
     shown_in = unit_for([float(value) for value in rows[column]], unit)
     series = list(kin)
     colors, shapes = looks(kin)

@@ -46,7 +46,7 @@ _Group = tuple[str, str, str, str | None]
 """Workload, dtype, family, and the pattern of a model that is of no family."""
 
 
-class Measured:
+class MeasuredSteps:
     """Records that predict steps. Each is examined once, when the first prediction asks for its group."""
 
     def __init__(self, records: Iterable[Record]) -> None:

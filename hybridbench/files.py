@@ -28,7 +28,7 @@ MIB = 1 << 20
 CONFIG_BYTES, SUITE_BYTES, LINE_BYTES, RECORDS_BYTES = 16 * MIB, MIB, 64 * MIB, 1024 * MIB
 """The most that is read of a model's configuration, a suite, one line of records, and a file of records. A record of
 200 samples has 20 KB."""
-DEPTH = 64
+NESTING = 64
 """Levels of lists and tables within each other. Records have 8, and functions that go through values call themselves at
 each level."""
 DIGITS = 40
@@ -141,7 +141,7 @@ def from_json(text: str, endless: Collection[str] = ()) -> Any:
     Raises:
         NotJson: it does not parse.
         Damaged: a value that no computation survives (not a number, infinite, more than ``DIGITS`` digits), a key given
-            twice with different values, or more than ``DEPTH`` levels. The text names its place.
+            twice with different values, or more than ``NESTING`` levels. The text names its place.
     """
     try:
         value = json.loads(text.rstrip("\0"), parse_int=_whole, object_pairs_hook=_table)
@@ -174,7 +174,7 @@ def from_toml(text: str) -> dict[str, Any]:
     return value
 
 
-_TOO_DEEP = f"has more than {DEPTH} levels of lists and tables within each other"
+_TOO_DEEP = f"has more than {NESTING} levels of lists and tables within each other"
 
 
 def _one_line(exc: Exception) -> str:
@@ -221,13 +221,13 @@ def _check(document: Any, endless: Collection[str] = ()) -> None:
     """Raise ``Damaged`` for the first value that cannot be used, with the keys that lead to it."""
     left: list[tuple[Any, str, int]] = [(document, "", 1)]
     while left:
-        value, place, depth = left.pop()
+        value, place, level = left.pop()
         if isinstance(value, dict | list):
-            if depth > DEPTH:
+            if level > NESTING:
                 raise Damaged(_TOO_DEEP)
             inner = value.items() if isinstance(value, dict) else ((f"[{at}]", part) for at, part in enumerate(value))
             dot = "." if isinstance(value, dict) and place else ""
-            left += [(part, f"{place}{dot}{name}", depth + 1) for name, part in inner]
+            left += [(part, f"{place}{dot}{name}", level + 1) for name, part in inner]
         elif value == math.inf and place.partition("[")[0].rpartition(".")[2] in endless:
             continue
         elif (wrong := _unusable(value)) is not None:

@@ -22,8 +22,8 @@ from hybridbench.arch.block import Convention
 from hybridbench.arch.imports.huggingface import read_config
 from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.model import cost as cost_of
-from hybridbench.arch.stored import Asked
-from hybridbench.efficiency import Measured
+from hybridbench.arch.stored import StorageOptions
+from hybridbench.efficiency import MeasuredSteps
 from hybridbench.errors import BadInput, unknown_name
 from hybridbench.machine import find_gpus
 from hybridbench.predict.fit import largest_fit
@@ -35,7 +35,7 @@ from hybridbench.report.predicted import cost_row
 from hybridbench.report.prices import price_row
 from hybridbench.store import load as load_records
 from hybridbench.store import newest
-from hybridbench.suite.models import ALL_ARCHS, model_specs, published_specs
+from hybridbench.suite.models import ALL_ARCHS, model_specs, preset_specs
 from hybridbench.suite.sweep import check_checkpoint
 from hybridbench.suite.workloads import Workload, check_one_pass, workload_row
 
@@ -101,7 +101,7 @@ def cost(
     """
     if convention not in list(Convention):
         raise unknown_name("convention", convention, [known.value for known in Convention])
-    asked = Asked(dtype, state_dtype, kv_dtype, weight_dtype)
+    asked = StorageOptions(dtype, state_dtype, kv_dtype, weight_dtype)
     rows = [
         cost_row(
             spec,
@@ -143,7 +143,7 @@ def fit(
     """
     check_one_pass(workload, "workload")
     check_checkpoint(checkpoint, workload_row(workload), "checkpoint")
-    asked = Asked(dtype, state_dtype, kv_dtype, weight_dtype)
+    asked = StorageOptions(dtype, state_dtype, kv_dtype, weight_dtype)
     contexts = (8192,) if ctx is None and batch is None else (None,) if ctx is None else _amounts(ctx, "context")
     counts = (None,) if batch is None else _amounts(batch, "batch")
     specs = _specs(arch, scale, model, config, options)
@@ -184,8 +184,8 @@ def price(
         BadResults: ``efficiency`` holds no records.
     """
     check_one_pass(workload, "workload")
-    asked = Asked(dtype, state_dtype, kv_dtype, weight_dtype)
-    measured = Measured([] if efficiency is None else newest(load_records([Path(efficiency)], warnings.warn)))
+    asked = StorageOptions(dtype, state_dtype, kv_dtype, weight_dtype)
+    measured = MeasuredSteps([] if efficiency is None else newest(load_records([Path(efficiency)], warnings.warn)))
     rows = []
     for spec, count, context in _cells(_specs(arch, scale, model, config, options), batch, ctx):
         dtypes, work = asked.dtypes(spec.stored), Workload(workload, context, count)
@@ -203,7 +203,7 @@ def _specs(
     if options or arch != ALL_ARCHS:
         given = ", ".join(["arch"] * (arch != ALL_ARCHS) + list(options))
         raise BadInput(f"model or config with {given}: the model is what it is; leave one of them out.")
-    named = [] if model is None else published_specs(model)
+    named = [] if model is None else preset_specs(model)
     return [*named, *([] if config is None else [read_config(Path(config))])]
 
 

@@ -1,9 +1,9 @@
 """limits: up to which size a kernel is right, and how many sequences of a batch it can process at once.
 
-Published kernels compute offsets of elements in 32 bits, signed (Triton's products of a program's number and a stride)
-or unsigned (``index_t`` of the CUDA extensions). A larger offset wraps, and the kernel reads and writes other elements,
-most often without an error. The stride counts, not the tensor's own size: dt of Mamba-2 has one column per head, but it
-is a view into rows of the whole projection.
+Third-party kernels compute offsets of elements in 32 bits, signed (Triton's products of a program's number and a
+stride) or unsigned (``index_t`` of the CUDA extensions). A larger offset wraps, and the kernel reads and writes other
+elements, most often without an error. The stride counts, not the tensor's own size: dt of Mamba-2 has one column per
+head, but it is a view into rows of the whole projection.
 
     >>> four = Problem("cuda", "bfloat16", length=131072, batch=4, row=8480)
     >>> rows = Limit("rows of the projection", lambda problem: problem.row, SIGNED, "mamba_ssm, ssd_chunk_state.py")

@@ -35,7 +35,7 @@ class _Case(Protocol):
     def key(self) -> str: ...
 
 
-class Stored(Protocol):
+class StoredRecord(Protocol):
     """A kind of record, as far as it is stored: ``Record``, or that of another suite."""
 
     FILES: ClassVar[str]
@@ -72,7 +72,7 @@ class Stored(Protocol):
         """Read one line back."""
 
 
-R = TypeVar("R", bound=Stored)
+R = TypeVar("R", bound=StoredRecord)
 
 OTHER_FILES = ("kernels-", "learn-")
 """How the names of files begin that hold another kind of record than ``Record``."""
@@ -116,7 +116,7 @@ class RecordWriter:
                 f"{folder} cannot hold results ({exc.strerror}): make it writable or choose another with --out."
             ) from exc
 
-    def append(self, record: Stored) -> None:
+    def append(self, record: StoredRecord) -> None:
         """Write one record; once this returns, the record survives a crash of the process or the machine.
 
         Raises:
@@ -202,7 +202,7 @@ def newest(records: Iterable[R]) -> list[R]:
     return [record for record in records if id(record) in kept]
 
 
-def machine_of(record: Stored) -> tuple[str, ...]:
+def machine_of(record: StoredRecord) -> tuple[str, ...]:
     """What must be equal for two speeds to be of the same machine: device, host and threads."""
     environment = record.environment
     return environment.device, environment.cpu, str(environment.cores), str(environment.threads)
@@ -228,12 +228,12 @@ def recorded(folder: Path, kind: type[R] = Record) -> dict[str, R]:  # type: ign
     return {record.case.key: record for record in sorted(records, key=lambda record: record.started)}
 
 
-def holds(paths: Sequence[Path], kind: type[Stored]) -> bool:
+def holds(paths: Sequence[Path], kind: type[StoredRecord]) -> bool:
     """Whether a kind of record is in files or below folders, by the files' names."""
     return any(_jsonl_below(path, kind) if path.is_dir() else is_of(path, kind) for path in paths)
 
 
-def folders(paths: Sequence[Path], kinds: Sequence[type[Stored]]) -> dict[Path, list[Path]]:
+def folders(paths: Sequence[Path], kinds: Sequence[type[StoredRecord]]) -> dict[Path, list[Path]]:
     """The folders that hold results files of some kinds, at or below paths, each with its files.
 
     Raises:
@@ -251,14 +251,14 @@ def folders(paths: Sequence[Path], kinds: Sequence[type[Stored]]) -> dict[Path, 
     return dict(sorted(found.items()))
 
 
-def is_of(file: Path, kind: type[Stored]) -> bool:
+def is_of(file: Path, kind: type[StoredRecord]) -> bool:
     """Whether a file is for a kind of record; any name but those of another kind is for ``Record``."""
     return file.name.startswith(f"{kind.FILES}-") or (
         kind.FILES == Record.FILES and not file.name.startswith(OTHER_FILES)
     )
 
 
-def _files(paths: Sequence[Path], kind: type[Stored]) -> list[Path]:
+def _files(paths: Sequence[Path], kind: type[StoredRecord]) -> list[Path]:
     files: dict[Path, Path] = {}
     for path in paths:
         if not exists(path):
@@ -290,7 +290,7 @@ def exists(path: Path) -> bool:
     return True
 
 
-def _jsonl_below(folder: Path, kind: type[Stored]) -> list[Path]:
+def _jsonl_below(folder: Path, kind: type[StoredRecord]) -> list[Path]:
     """The results files below a folder.
 
     Raises:

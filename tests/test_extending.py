@@ -34,3 +34,20 @@ def test_names_in_capitals_stand_in_the_files_named_beside_them() -> None:
     assert pairs
     for name, path in pairs:
         assert re.search(rf"^{name}\b", (ROOT / path).read_text(encoding="utf-8"), flags=re.MULTILINE), (name, path)
+
+
+def test_the_readme_leads_in_one_hop_to_where_each_common_thing_is_added() -> None:
+    """From the row of the README to the table, and from a row of the table to a file: nothing is opened in between."""
+    (row,) = re.findall(
+        r"^\| where to add (.*) \| \[.*\]\(docs/extending\.md#where-one-thing-is-added\) \|$",
+        (ROOT / "README.md").read_text(encoding="utf-8"),
+        flags=re.MULTILINE,
+    )
+    wanted = re.split(r", | or ", row)
+    assert len(wanted) == 6
+    table = PAGE.partition("\n## Where one thing is added\n")[2]
+    rows = dict(re.findall(r"^\| (.*?) \| (.*) \|$", table, flags=re.MULTILINE))
+    assert list(rows)[1:7] == wanted
+    for what in wanted:
+        first = re.findall(r"`(hybridbench/[\w/.]+)`", rows[what])[0]
+        assert (ROOT / first).exists(), (what, first)

@@ -13,13 +13,13 @@ The lists follow the modules of ``hybridbench.model`` with the default kernels o
 residual stream and the norms around a block belong to ``predict.memory``. Each kind's lists are in its own file, so a
 wrong term is one line there.
 
-For recurrent mixers other than Mamba-2 the lists follow the allocations in the Python sources of the published kernels:
-mamba_ssm 2.3.2 and causal_conv1d 1.7.0 for Mamba-1 and Mamba-3, flash-linear-attention's fla-core 0.6.0 for the delta
-rules. They leave out tensors that do not grow with the tokens: final states, sums over programs. These sources, run on
-CPU tensors with every kernel left out, allocated the listed bytes to within 1.1% at 350m and 1b. For Mamba-3 the
-forward was off by 1.5%, and the listed ``saved`` is 5% less than there, because a CPU splits its norms into more
-operators. The predicted peaks of inter at 1b, in training and prefill with each of these mixers, are within 0.3% of an
-H200's.
+For recurrent mixers other than Mamba-2 the lists follow the allocations in the Python sources of the third-party
+kernels: mamba_ssm 2.3.2 and causal_conv1d 1.7.0 for Mamba-1 and Mamba-3, flash-linear-attention's fla-core 0.6.0 for
+the delta rules. They leave out tensors that do not grow with the tokens: final states, sums over programs. These
+sources, run on CPU tensors with every kernel left out, allocated the listed bytes to within 1.1% at 350m and 1b. For
+Mamba-3 the forward was off by 1.5%, and the listed ``saved`` is 5% less than there, because a CPU splits its norms into
+more operators. The predicted peaks of inter at 1b, in training and prefill with each of these mixers, are within 0.3%
+of an H200's.
 """
 
 from __future__ import annotations

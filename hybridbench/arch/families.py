@@ -1,8 +1,9 @@
 """families: transformer, swa, mamba, inter and intra at every scale, from the paper's tables 8, 15, 17 and 21.
 
-Variants have equal parameters by their depth, never by their width: a Mamba-2 block is larger than an attention block,
-so hybrids have fewer layers. Stacks that the paper lists are built as listed. Any other ratio gets the depth whose
-non-embedding parameters come closest to the transformer's; this reproduces the paper's own inter-layer depths.
+Variants have equal parameters by their number of blocks, never by their width: a Mamba-2 block is larger than an
+attention block, so hybrids have fewer blocks. Stacks that the paper lists are built as listed. Any other ratio gets the
+number of blocks whose non-embedding parameters come closest to the transformer's; this reproduces the paper's own
+inter-layer stacks.
 """
 
 from __future__ import annotations
@@ -167,8 +168,8 @@ def build_spec(arch: str, scale: str, options: Options | None = None) -> ModelSp
     rare, common = kinds.get(arch, (_parallel_symbol(options), letter))
     mixed = rare != common
     ratio = "{}:{}".format(*parse_ratio(options.ratio or DEFAULT_RATIO)) if mixed else None
-    places, depth = _stack(arch, scale, shape, ratio, options, blocks, rare, common)
-    pattern = "".join((rare if i in places else common) + ffn for i in range(1, depth + 1))
+    places, n_blocks = _stack(arch, scale, shape, ratio, options, blocks, rare, common)
+    pattern = "".join((rare if i in places else common) + ffn for i in range(1, n_blocks + 1))
     name = arch
     if options.mixer != MAMBA2:
         name = options.mixer if arch == "mamba" else f"{arch} {options.mixer}"
@@ -343,32 +344,33 @@ def _stack(
         if arch == "transformer":
             return (), shape.transformer_layers
         if options.mixer != MAMBA2:
-            return (), _matched_depth(shape, blocks, rare, common, (0, 1))
+            return (), _matched_blocks(shape, blocks, rare, common, (0, 1))
         return (), shape.mamba_layers
     wanted = parse_ratio(ratio)
     if options.positions is not None:
-        depth = shape.transformer_layers if arch == "swa" else _depth(shape, blocks, rare, common, options.positions)
-        if options.positions[-1] > depth:
+        positions = options.positions
+        n_blocks = shape.transformer_layers if arch == "swa" else _n_blocks(shape, blocks, rare, common, positions)
+        if options.positions[-1] > n_blocks:
             raise BadInput(
-                f"position {options.positions[-1]} is beyond the {depth} blocks of {arch} at {scale}: "
-                f"give 1 to {depth}."
+                f"position {options.positions[-1]} is beyond the {n_blocks} blocks of {arch} at {scale}: "
+                f"give 1 to {n_blocks}."
             )
-        return options.positions, depth
+        return options.positions, n_blocks
     listed = options.mixer == MAMBA2
     default_fusion = arch != "intra" or (_recipe(options).paper_stacks and not _changes(options) and not options.split)
     if listed and default_fusion and (arch, scale, ratio) in PAPER_STACKS:
         count, others, places = PAPER_STACKS[arch, scale, ratio]
         return places or spread(count, count + others), count + others
-    depth = shape.transformer_layers if arch == "swa" else _matched_depth(shape, blocks, rare, common, wanted)
+    n_blocks = shape.transformer_layers if arch == "swa" else _matched_blocks(shape, blocks, rare, common, wanted)
     try:
-        return spread(count_for_ratio(wanted, depth), depth), depth
+        return spread(count_for_ratio(wanted, n_blocks), n_blocks), n_blocks
     except BadInput as exc:
         cause = f" (split {options.split} sets the size of its blocks, and so their number)" if options.split else ""
         raise BadInput(f"{arch} at {scale}{cause}: {exc}") from exc
 
 
 def _block_params(blocks: dict[str, Block], mixer: str) -> int:
-    """Parameters of a mixer with its dense MLP, as the paper counts them; experts do not change the depth."""
+    """Parameters of a mixer with its dense MLP, as the paper counts them; experts change no number of blocks."""
     return blocks[mixer].params(Convention.PAPER) + blocks["-"].params(Convention.PAPER)
 
 
@@ -376,22 +378,22 @@ def _target_params(shape: Scale, blocks: dict[str, Block]) -> int:
     return shape.transformer_layers * _block_params(blocks, "*")
 
 
-def _matched_depth(shape: Scale, blocks: dict[str, Block], rare: str, common: str, ratio: tuple[int, int]) -> int:
+def _matched_blocks(shape: Scale, blocks: dict[str, Block], rare: str, common: str, ratio: tuple[int, int]) -> int:
     """Depth whose parameters come closest to the transformer's, at the counts the ratio gives there.
 
-    One side of the ratio may get no block at that depth; ``count_for_ratio`` then raises and says what would fit.
+    One side of the ratio may get no block at that number; ``count_for_ratio`` then raises and says what would fit.
     """
     target = _target_params(shape, blocks)
 
-    def distance(depth: int) -> int:
-        count = nearest_count(ratio, depth)
-        total = count * _block_params(blocks, rare) + (depth - count) * _block_params(blocks, common)
+    def distance(n_blocks: int) -> int:
+        count = nearest_count(ratio, n_blocks)
+        total = count * _block_params(blocks, rare) + (n_blocks - count) * _block_params(blocks, common)
         return abs(total - target)
 
     return min(range(1, 2 * shape.transformer_layers + 1), key=distance)
 
 
-def _depth(shape: Scale, blocks: dict[str, Block], rare: str, common: str, positions: tuple[int, ...]) -> int:
+def _n_blocks(shape: Scale, blocks: dict[str, Block], rare: str, common: str, positions: tuple[int, ...]) -> int:
     """Depth whose parameters come closest to the transformer's with a fixed number of the rarer blocks."""
     target = _target_params(shape, blocks)
     fixed = len(positions) * _block_params(blocks, rare)

@@ -34,7 +34,7 @@ from hybridbench.arch.scales import Site
 
 
 @dataclass(frozen=True)
-class Kind:
+class BlockKind:
     """One row.
 
     Args:
@@ -55,27 +55,27 @@ class Kind:
 
 
 KINDS = (
-    Kind("M", "Mamba-2", Mamba2, Mamba2.at, mixer="mamba2", branches=True),
-    Kind("m", "Mamba-1", Mamba1, Mamba1.at, mixer="mamba1", branches=True),
-    Kind("3", "Mamba-3", Mamba3, Mamba3.at, mixer="mamba3", branches=True),
-    Kind("G", "gated delta net", GatedDelta, GatedDelta.at, mixer="gated-delta", branches=True),
-    Kind("K", "Kimi delta attention", Kda, Kda.at, mixer="kda", branches=True),
-    Kind("L", "lightning attention", Lightning, Lightning.at, mixer="lightning", branches=True),
-    Kind("7", "RWKV-7", Rwkv7, Rwkv7.at, mixer="rwkv7", branches=True),
-    Kind("R", "RG-LRU", RgLru, RgLru.at),
-    Kind("C", "short convolution", ShortConv, ShortConv.at),
-    Kind("*", "attention", Attention, Attention.at, branches=True),
-    Kind("S", "sliding-window attention", Attention, Attention.window_at, branches=True),
-    Kind("A", "latent attention", LatentAttention),
-    Kind("I", "latent attention behind an indexer", IndexedAttention),
-    Kind("J", "attention with routed queries", RoutedAttention),
-    Kind("Z", "a block of shared weights", SharedBlock),
-    Kind("", "two mixers in parallel", Parallel),
-    Kind("-", "MLP", Mlp, Mlp.at),
-    Kind("E", "mixture of experts", Moe, Moe.at),
-    Kind("c", "channel mixing", ChannelMix),
-    Kind("P", "per-layer embeddings", PerLayerInput),
-    Kind("U", "AltUp and Laurel", AltUp),
+    BlockKind("M", "Mamba-2", Mamba2, Mamba2.at, mixer="mamba2", branches=True),
+    BlockKind("m", "Mamba-1", Mamba1, Mamba1.at, mixer="mamba1", branches=True),
+    BlockKind("3", "Mamba-3", Mamba3, Mamba3.at, mixer="mamba3", branches=True),
+    BlockKind("G", "gated delta net", GatedDelta, GatedDelta.at, mixer="gated-delta", branches=True),
+    BlockKind("K", "Kimi delta attention", Kda, Kda.at, mixer="kda", branches=True),
+    BlockKind("L", "lightning attention", Lightning, Lightning.at, mixer="lightning", branches=True),
+    BlockKind("7", "RWKV-7", Rwkv7, Rwkv7.at, mixer="rwkv7", branches=True),
+    BlockKind("R", "RG-LRU", RgLru, RgLru.at),
+    BlockKind("C", "short convolution", ShortConv, ShortConv.at),
+    BlockKind("*", "attention", Attention, Attention.at, branches=True),
+    BlockKind("S", "sliding-window attention", Attention, Attention.window_at, branches=True),
+    BlockKind("A", "latent attention", LatentAttention),
+    BlockKind("I", "latent attention behind an indexer", IndexedAttention),
+    BlockKind("J", "attention with routed queries", RoutedAttention),
+    BlockKind("Z", "a block of shared weights", SharedBlock),
+    BlockKind("", "two mixers in parallel", Parallel),
+    BlockKind("-", "MLP", Mlp, Mlp.at),
+    BlockKind("E", "mixture of experts", Moe, Moe.at),
+    BlockKind("c", "channel mixing", ChannelMix),
+    BlockKind("P", "per-layer embeddings", PerLayerInput),
+    BlockKind("U", "AltUp and Laurel", AltUp),
 )
 
 BLOCK_LETTERS = "".join(kind.letter for kind in KINDS)

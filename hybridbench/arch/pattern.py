@@ -118,7 +118,7 @@ def count_for_ratio(ratio: tuple[int, int], layers: int) -> int:
 def spread(count: int, layers: int) -> tuple[int, ...]:
     """``count`` 1-based positions spread evenly over ``layers`` blocks, never the first one unless all are taken.
 
-    Sparse sets stand at the fractions i/(count + 1) of the depth, as the paper's chosen sets nearly do; dense sets
+    Sparse sets stand at the fractions i/(count + 1) of the stack, as the paper's chosen sets nearly do; dense sets
     divide the places from 2 on, which gives its alternating 1:1 stacks.
 
     >>> spread(1, 13), spread(3, 11), spread(7, 14)

@@ -1,9 +1,9 @@
-"""scales: the widths and depths of every scale, from the paper's table 8, and where a block of one stands.
+"""scales: the widths and numbers of blocks of every scale, from the paper's table 8, and where a block of one stands.
 
 ``SMALL`` are scales below the paper's, to train on one GPU in minutes or on a CPU. They follow one rule from a width w,
 a multiple of 192, so that the paper's ways to compare hold: the feed-forward width is 3 w and d_inner 2 w, as at 100m;
 6 query heads share 2 KV heads; 12 Transformer blocks have the parameters of 9 blocks with Mamba-2 within 2%. Hybrids
-get the depth that comes nearest, which is within 5% (7% at toy). Parameters without embedding are 140 w^2.
+get the number of blocks that comes nearest, which is within 5% (7% at toy). Parameters without embedding are 140 w^2.
 
     scale   w     parameters without embedding
     5m      192    5.16 M

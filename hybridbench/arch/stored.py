@@ -84,7 +84,7 @@ class Dtypes:
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredDtypes:
     """What a model's file says about its storage; None for what it does not name."""
 
     dtype: str | None = None
@@ -94,7 +94,7 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class StorageOptions:
     """What was asked for in options; None leaves it to the file, and to bfloat16 where that is silent.
 
     Args:
@@ -123,7 +123,7 @@ class Asked:
             if asked is not None and asked not in known:
                 raise unknown_name(what, asked, known)
 
-    def dtypes(self, stored: Stored) -> Dtypes:
+    def dtypes(self, stored: StoredDtypes) -> Dtypes:
         """The dtypes of a model whose file says ``stored``.
 
         A ``--dtype`` overrides every dtype that the file names for weights and caches, but not its quantisation.

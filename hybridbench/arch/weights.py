@@ -129,7 +129,7 @@ class Quantised:
     Args:
         whole: names of the matrices that this block keeps in the model's dtype.
         by_layer: the same for each sublayer of the model; empty where no sublayer leaves anything out.
-        by_symbol: the same for each symbol of its pattern, for a model of the same kind and another depth.
+        by_symbol: the same for each symbol of its pattern, for a model of the same kind with another number of layers.
         tables: which of ``embed_tokens`` and ``lm_head`` are quantised.
     """
 
@@ -140,7 +140,7 @@ class Quantised:
     tables: frozenset[str] = frozenset()
 
     def of_layers(self, layers: Sequence[str]) -> list[Quantised]:
-        """How each sublayer is stored; in a model of another depth than the file's, as the first of its symbol."""
+        """How each sublayer is stored; in a model with other layers than the file's, as the first of its symbol."""
         whole: Sequence[frozenset[str]] = self.by_layer
         if not whole:
             return [self] * len(layers)

@@ -33,7 +33,7 @@ class Taken:
 
 
 @dataclass(frozen=True)
-class Ran:
+class RanOperation:
     """One operation of one block shape, and the kernel that ran it.
 
     Attributes:
@@ -69,7 +69,7 @@ class Observation:
     """
 
     backends: dict[str, str] = field(default_factory=dict)
-    ran: list[Ran] = field(default_factory=list)
+    ran: list[RanOperation] = field(default_factory=list)
     accounts: dict[str, Account] = field(default_factory=dict)
     products: list[Product] = field(default_factory=list)
     tiles: Tiles | None = None
@@ -85,7 +85,7 @@ class Observation:
         """Rebuilds an observation."""
         return cls(
             backends=body["backends"],
-            ran=[Ran(**one) for one in body["ran"]],
+            ran=[RanOperation(**one) for one in body["ran"]],
             accounts={name: Account(**account) for name, account in body["accounts"].items()},
             products=[Product(**product) for product in body["products"]],
             tiles=body["tiles"] and {kernel: (m, n, k) for kernel, (m, n, k) in body["tiles"].items()},

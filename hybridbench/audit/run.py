@@ -105,4 +105,4 @@ def _tile_notes(tiles: Tiles | None) -> list[str]:
     if not tiles:
         return []
     shown = ", ".join(f"{kernel.strip('_').removesuffix('_kernel')} {m}x{n}x{k}" for kernel, (m, n, k) in tiles.items())
-    return [f"Tiles (rows x columns x depth, 0 where it is the whole head) as autotuned: {shown}."]
+    return [f"Tiles (rows x columns x inner dimension, 0 where it is the whole head) as autotuned: {shown}."]

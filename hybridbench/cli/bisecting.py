@@ -18,10 +18,10 @@ from hybridbench.errors import BadInput
 from hybridbench.gate import revisions
 from hybridbench.gate.bisect import (
     Answer,
-    Found,
+    Bisection,
+    BisectResult,
+    JudgedRevision,
     OutOfTime,
-    Step,
-    Walk,
     key_of,
     most_steps,
     read_progress,
@@ -29,12 +29,12 @@ from hybridbench.gate.bisect import (
     write_progress,
 )
 from hybridbench.gate.bisected import conclusion, document, sized, walk_table
-from hybridbench.gate.cells import Asked
+from hybridbench.gate.cells import CheckCell
 from hybridbench.gate.exits import Exit, exit_of
 from hybridbench.gate.looks import predicted_s
 from hybridbench.gate.sides import check_timed_from, of_revision
 from hybridbench.gate.timed import check, self_tested, started
-from hybridbench.gate.verdict import Verdict, Word
+from hybridbench.gate.verdict import CellVerdict, Word
 from hybridbench.processes import terminable
 from hybridbench.units import format_seconds
 
@@ -81,7 +81,7 @@ def bisect(
     root = revisions.root_of(Path.cwd(), "bisect")
     first = revisions.commit_of(root, good, "--good")
     last = revisions.commit_of(root, bad, "--bad")
-    walk = Walk(first, revisions.between(root, first, last))
+    walk = Bisection(first, revisions.between(root, first, last))
     check_timed_from(root, bool(options["kernel"]), f"--good {good}")
     cells, gpu = chosen(ops, options)
     key = key_of(first, last, cells, f"{platform.node()} {gpu or 'cpu'}")
@@ -108,8 +108,8 @@ def bisect(
 class _Run:
     """One invocation: what it times, and what it says meanwhile."""
 
-    walk: Walk
-    cells: list[Asked]
+    walk: Bisection
+    cells: list[CheckCell]
     gpu: str | None
     options: dict[str, Any]
     path: Path
@@ -138,7 +138,7 @@ class _Run:
         if changed:
             self.console.print("The working tree has changes that are not committed: they are not timed.")
 
-    def measured(self, base: str, head: str, cells: Sequence[Asked]) -> list[Verdict]:
+    def measured(self, base: str, head: str, cells: Sequence[CheckCell]) -> list[CellVerdict]:
         """The verdicts of cells on one commit against another one; raises ``BadInput`` and ``OutOfTime``."""
         left_s = left(self.budget_s, self.began)
         if left_s is not None and left_s <= 0:
@@ -169,7 +169,7 @@ class _Run:
         known = _counted(len(self.walk.steps), "step")
         return OutOfTime(f"the budget ended after {known}: the same command goes on from {self.path}.")
 
-    def told(self, step: Step) -> None:
+    def told(self, step: JudgedRevision) -> None:
         """Say what a step came to."""
         commit = self.subjects[step.commit]
         against = "" if step.base == self.walk.good else ", against its parent"
@@ -181,7 +181,7 @@ def _counted(count: int, word: str) -> str:
     return f"{count} {word}{'' if count == 1 else 's'}"
 
 
-def _show(found: Found, walk: Walk, root: Path, remark: str, as_json: bool) -> Exit:
+def _show(found: BisectResult, walk: Bisection, root: Path, remark: str, as_json: bool) -> Exit:
     """Show what was found and return the exit code.
 
     Raises:

@@ -12,7 +12,7 @@ import click
 from hybridbench import units
 from hybridbench.arch.block import Storage
 from hybridbench.arch.model import ModelSpec, mixers
-from hybridbench.arch.stored import Asked
+from hybridbench.arch.stored import StorageOptions
 from hybridbench.cli.options import dtype_options, given_options, model_options
 from hybridbench.cli.output import Plain
 from hybridbench.cli.predicting import chosen_specs, file_notes
@@ -54,7 +54,7 @@ def cache(
     layouts: str,
     page_size: int | None,
     no_align: bool,
-    asked: Asked,
+    asked: StorageOptions,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -108,7 +108,7 @@ def _check_fixed(name: str, state_dtype: str | None, kv_dtype: str | None) -> No
 
 
 def _line(
-    spec: ModelSpec, context: int, batch: int, name: str, asked: Asked, page_size: int | None, align: bool
+    spec: ModelSpec, context: int, batch: int, name: str, asked: StorageOptions, page_size: int | None, align: bool
 ) -> CacheLine:
     """One row: the caches of ``batch`` sequences of a model in a layout."""
     from hybridbench.count.caches import built_bytes

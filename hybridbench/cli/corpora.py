@@ -84,14 +84,14 @@ def _build(
     max_size: str | None,
     licence: str | None,
 ) -> Manifest:
-    from hybridbench.quality.corpus.build import HELD_OUT_FRAC, Plan, build
+    from hybridbench.quality.corpus.build import HELD_OUT_FRAC, CorpusPlan, build
     from hybridbench.quality.corpus.sources import named_source
     from hybridbench.quality.corpus.vocabulary import BYTES
     from hybridbench.units import parse_count
 
     if not sources:
         raise BadInput("corpus build without --from: name a file or folder, python, packages, docs, man or hf:NAME.")
-    plan = Plan(
+    plan = CorpusPlan(
         vocabulary or BYTES,
         HELD_OUT_FRAC if held_out_percent is None else held_out_percent / 100,
         None if max_size is None else parse_count(max_size, "--max-size"),

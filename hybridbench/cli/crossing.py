@@ -12,7 +12,7 @@ import click
 
 from hybridbench import units
 from hybridbench.arch.model import ModelSpec
-from hybridbench.arch.stored import Asked, Dtypes
+from hybridbench.arch.stored import Dtypes, StorageOptions
 from hybridbench.cli.measuring import execution_of, measure_with, told
 from hybridbench.cli.options import RESULTS, config_option, dtype_options, out_options, refuse_idle
 from hybridbench.cli.output import Plain
@@ -51,7 +51,7 @@ def crossover(
     scale: str,
     batch: int,
     gpu: str,
-    asked: Asked,
+    asked: StorageOptions,
     max_ctx: str,
     measure: bool,
     ctx: str,

@@ -9,7 +9,7 @@ import click
 from hybridbench.cli.output import Plain
 from hybridbench.errors import Unsupported, unknown_name
 from hybridbench.gate.baseline import (
-    Budget,
+    Allowance,
     Difference,
     Section,
     check_budgets,
@@ -43,7 +43,7 @@ def compare_exact(parts: str, path: Path, budget: Path | None, failing: tuple[Ex
 
 
 def _compared(
-    chosen: list[str], path: Path, before: dict[str, Section], budgets: list[Budget]
+    chosen: list[str], path: Path, before: dict[str, Section], budgets: list[Allowance]
 ) -> tuple[list[Difference], int]:
     """What differs in the chosen parts, and how many figures were compared."""
     found: list[Difference] = []

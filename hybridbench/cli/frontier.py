@@ -52,8 +52,8 @@ def pareto(
     out: Path | None,
 ) -> None:
     """Show the frontier of quality and cost."""
-    from hybridbench.pareto.join import Asked, fronts
-    from hybridbench.pareto.quality import published, read_quality
+    from hybridbench.pareto.join import ParetoOptions, fronts
+    from hybridbench.pareto.quality import paper_figures, read_quality
     from hybridbench.pareto.render import document, print_fronts, write_fronts
     from hybridbench.report.render.page import own_page
 
@@ -61,14 +61,14 @@ def pareto(
         own_page(out, "pareto.md")
     own = [figure for path in dict.fromkeys(quality) for figure in read_quality(path)]
     scores = list(dict.fromkeys(figure.score.name for figure in own))
-    asked = Asked(
+    asked = ParetoOptions(
         metric,
         score or (scores[0] if len(scores) == 1 else "dclm_nll"),
         matched,
         None if ctx is None else units.parse_range(ctx, "context"),
         None if workload is None else tuple(part.strip() for part in workload.split(",")),
     )
-    found = fronts(stored_records(results), [*published(), *own], asked)
+    found = fronts(stored_records(results), [*paper_figures(), *own], asked)
     page = write_fronts(found, asked, out) if out is not None else None
     if as_json:
         click.echo(document(found, asked))

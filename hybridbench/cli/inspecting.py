@@ -53,7 +53,7 @@ def archs(as_json: bool) -> None:
                     "pattern": spec.pattern,
                 }
             )
-    models = _published_rows()
+    models = _preset_rows()
     if as_json:
         recipes = {name: recipe.about for name, recipe in RECIPES.items()}
         letters = {kind.letter: kind.about for kind in KINDS if kind.letter}
@@ -108,7 +108,7 @@ def _show_models(models: list[dict[str, Any]], console: Console) -> None:
     console.print(grid)
 
 
-def _published_rows() -> list[dict[str, Any]]:
+def _preset_rows() -> list[dict[str, Any]]:
     """One row per published model: its layers, its size, and the size its authors state."""
     rows = []
     for name, entry in PRESETS.items():

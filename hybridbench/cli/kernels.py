@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from hybridbench.cli.measuring import Kind, measure_cases, needs_gpu
+from hybridbench.cli.measuring import RecordKind, measure_cases, needs_gpu
 from hybridbench.cli.options import RANGE_HELP, given_options, out_options
 from hybridbench.cli.output import Plain
 from hybridbench.cli.predicting import chosen_specs
@@ -20,7 +20,7 @@ from hybridbench.errors import BadInput, unknown_name
 from hybridbench.kernel_suite import file, harness
 from hybridbench.kernel_suite.cell import Cell
 from hybridbench.kernel_suite.noise import LEAST
-from hybridbench.kernel_suite.plan import Ask, cells
+from hybridbench.kernel_suite.plan import KernelOptions, cells
 from hybridbench.kernel_suite.problems import TIMED
 from hybridbench.kernel_suite.record import KernelRecord
 from hybridbench.kernel_suite.turns import Turns, in_turns
@@ -103,7 +103,7 @@ def kernels(
     if not dry_run:
         needs_gpu(planned, gpus)
         found = _tested(planned[0].device, gpus, as_json)
-    kind = Kind(
+    kind = RecordKind(
         KernelRecord,
         "kernels.md",
         _shown,
@@ -150,7 +150,7 @@ def _planned(ops: tuple[str, ...], gpus: list[str], options: dict[str, Any]) -> 
         name, asks = file.load(suites[0])
         return name, file.cells_of(asks, has_gpu=bool(gpus))
     models, configs = options.pop("models"), options.pop("configs")
-    ask = Ask(ops=",".join(ops) or None, **options)
+    ask = KernelOptions(ops=",".join(ops) or None, **options)
     specs = None
     if models is not None or configs:
         if ask.problem is not None:

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hybridbench.cli.measuring import Kind, measure_cases, needs_gpu
+from hybridbench.cli.measuring import RecordKind, measure_cases, needs_gpu
 from hybridbench.cli.options import GIVEN_PATH, RESULTS, out_options, parse_backends
 from hybridbench.cli.output import Plain
 from hybridbench.cli.predicting import chosen_specs
 from hybridbench.cli.typed import Command, listed
 from hybridbench.errors import BadInput
 from hybridbench.machine import visible_gpus
-from hybridbench.quality.training.plan import EVALUATIONS, SEEDS, Ask
+from hybridbench.quality.training.plan import EVALUATIONS, SEEDS, LearnOptions
 from hybridbench.suite.models import ALL_ARCHS
 
 if TYPE_CHECKING:
@@ -101,10 +101,10 @@ def _measure(cases: Sequence[Any], gpus: Sequence[str], shared: dict[str, Any], 
     return records
 
 
-def _kind(quiet: bool = False) -> Kind:
+def _kind(quiet: bool = False) -> RecordKind:
     from hybridbench.quality.training.record import LearnRecord
 
-    return Kind(LearnRecord, "learn.md", _shown, _nothing if quiet else _render)
+    return RecordKind(LearnRecord, "learn.md", _shown, _nothing if quiet else _render)
 
 
 def _nothing(*_given: Any, **_options: Any) -> None:
@@ -129,7 +129,7 @@ def _planned(data: Path, folder: Path, resume: bool, has_gpu: bool, options: dic
     given = {name: value for name, value in chosen.items() if value is not None}
     given.setdefault("scale", "20m" if on_gpu else "toy")
     specs = chosen_specs(None, (), **given)
-    cases = planned(specs, manifest, place_of(data, folder, resume), Ask(**options), has_gpu)
+    cases = planned(specs, manifest, place_of(data, folder, resume), LearnOptions(**options), has_gpu)
     _check_backends(cases)
     for sentence in remarks(cases, manifest):
         Plain(stderr=True, soft_wrap=True).print(sentence)

@@ -32,14 +32,14 @@ def ls(paths: tuple[Path, ...], as_json: bool) -> None:
     from hybridbench.report.listing import Folder, folder_of, listing_table
     from hybridbench.report.progress import computed
     from hybridbench.report.render.terminal import print_table
-    from hybridbench.store import Stored, folders, is_of, load
+    from hybridbench.store import StoredRecord, folders, is_of, load
 
     if not paths and not EVERYWHERE.is_dir():
         raise BadResults("there is no folder results here: measure something first, such as hybridbench quickstart.")
 
     def read(folder: tuple[Path, list[Path]]) -> Folder | None:
         place, files = folder
-        records: list[Stored] = []
+        records: list[StoredRecord] = []
         for kind in (Record, KernelRecord):
             of_kind = [file for file in files if is_of(file, kind)]
             try:

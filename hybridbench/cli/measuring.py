@@ -36,10 +36,10 @@ from hybridbench.machine import visible_gpus
 from hybridbench.record import Record, Status
 from hybridbench.report.render.page import own_page
 from hybridbench.suite.case import Case, Execution
-from hybridbench.suite.file import as_published, load_suite
+from hybridbench.suite.file import decoding_as_published, load_suite
 from hybridbench.suite.ops import check_backends_used
 from hybridbench.suite.sweep import Sweep, cases, default_mode, merged_ratios
-from hybridbench.suite.workloads import WORKLOADS, Row, workload_row
+from hybridbench.suite.workloads import WORKLOADS, WorkloadRow, workload_row
 
 if TYPE_CHECKING:
     from hybridbench.searches import Measure
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 PLOT_HELP = "Draw throughput against context or batch on the terminal, too."
 
 
-def _command(row: Row) -> click.Command:
+def _command(row: WorkloadRow) -> click.Command:
     """A command that sweeps one workload."""
 
     @click.command(row.command, cls=Command, help=row.about)
@@ -81,7 +81,7 @@ def _command(row: Row) -> click.Command:
     return command
 
 
-def _options_of(row: Row) -> list[click.Parameter]:
+def _options_of(row: WorkloadRow) -> list[click.Parameter]:
     """The options that only some workloads have."""
     options: list[click.Parameter] = []
     if row.prompted:
@@ -107,14 +107,16 @@ OF_WORKLOADS = [_command(row) for row in WORKLOADS.values()]
 @click.argument("suite", type=GIVEN_PATH)
 @click.option("--resume", is_flag=True, help="Skip cases that -o already holds a record of.")
 @click.option("--dry-run", is_flag=True, help="List the cases and stop.")
-@click.option("--as-published", "published", is_flag=True, help="Decode and generate only, in mode published.")
+@click.option("--as-published", is_flag=True, help="Decode and generate only, in mode published.")
 @plot_option(PLOT_HELP)
 @out_options
-def run(suite: Path, resume: bool, dry_run: bool, published: bool, plot: bool, as_json: bool, out: Path | None) -> None:
+def run(
+    suite: Path, resume: bool, dry_run: bool, as_published: bool, plot: bool, as_json: bool, out: Path | None
+) -> None:
     """Run every case of a suite, a TOML file of sweeps."""
     check_plot(plot, as_json)
     gpus = visible_gpus()
-    loaded = as_published(load_suite(suite)) if published else load_suite(suite)
+    loaded = decoding_as_published(load_suite(suite)) if as_published else load_suite(suite)
     planned = loaded.cases(has_gpu=bool(gpus))
     check_backends(planned, installed=False)
     tell_merged(loaded.merged_ratios(has_gpu=bool(gpus)))
@@ -142,7 +144,7 @@ def check_backends(planned: Sequence[Case], *, installed: bool = True) -> None:
 
 
 @dataclass(frozen=True)
-class Kind:
+class RecordKind:
     """What is measured, as far as a command has to know.
 
     Attributes:
@@ -168,10 +170,10 @@ def _render(*given: Any, **options: Any) -> None:
     render(*given, **options)
 
 
-MODELS = Kind(Record, "report.md", lambda: None, _render)
+MODELS = RecordKind(Record, "report.md", lambda: None, _render)
 
 
-def with_plot(kind: Kind) -> Kind:
+def with_plot(kind: RecordKind) -> RecordKind:
     """The same kind, whose throughput is drawn below its tables."""
     return replace(kind, render=partial(kind.render, plot=True))
 
@@ -196,7 +198,7 @@ def measure_cases(
     resume: bool = False,
     dry_run: bool = False,
     brief: bool = False,
-    kind: Kind = MODELS,
+    kind: RecordKind = MODELS,
     ahead: bool = False,
 ) -> list[Any]:
     """Run cases, show progress and tables, and print where the results are. Returns the records to report.
@@ -248,7 +250,7 @@ def _report(
     kept: Sequence[Any],
     folder: Path,
     console: Console,
-    kind: Kind,
+    kind: RecordKind,
     *,
     as_json: bool,
     brief: bool,
@@ -261,7 +263,7 @@ def _report(
         click.get_current_context().exit(130)
 
 
-def _recorded(folder: Path, records: Sequence[Any], console: Console, kind: Kind) -> Sequence[Any]:
+def _recorded(folder: Path, records: Sequence[Any], console: Console, kind: RecordKind) -> Sequence[Any]:
     """All records of the folder that can be read, or only those of this run if the folder cannot."""
     from hybridbench.store import load, newest
 
@@ -278,7 +280,7 @@ def _run(
     folder: Path,
     gpus: Sequence[str],
     console: Console,
-    kind: Kind,
+    kind: RecordKind,
     ahead: bool = False,
 ) -> tuple[list[Any], HybridbenchError | None]:
     """Run the cases. Returns the records, and the exception that ended the run early, if any."""

@@ -16,7 +16,7 @@ from hybridbench.arch.families import MAMBA2, RECIPES
 from hybridbench.arch.kinds import MIXERS
 from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.scales import SCALES
-from hybridbench.arch.stored import Asked
+from hybridbench.arch.stored import StorageOptions
 from hybridbench.arch.weights import SCHEMES
 from hybridbench.cli.typed import listed
 from hybridbench.errors import BadInput
@@ -154,7 +154,11 @@ config_option = click.option(
 )
 
 given_options = _stack(
-    listed("--model", "models", help="Published models instead of --arch: names that hybridbench archs lists, or all."),
+    listed(
+        "--model",
+        "models",
+        help="Presets instead of --arch: published models that hybridbench archs lists, or all.",
+    ),
     config_option,
 )
 
@@ -168,13 +172,13 @@ dtype_options = _stack(
     click.option(
         "--kv-dtype", help="Dtype of keys and values: fp8, int8 or a plain one.  [a config's own, else --dtype]"
     ),
-    _packed("asked", Asked, "dtype", "state_dtype", "kv_dtype", "weight_dtype"),
+    _packed("asked", StorageOptions, "dtype", "state_dtype", "kv_dtype", "weight_dtype"),
 )
 """Of commands that predict, which get them as ``asked``."""
 
 
 @dataclass(frozen=True)
-class Match:
+class MatchOptions:
     """What ``match_options`` ask for, as typed; ``tolerance`` is in percent."""
 
     budget: str | None
@@ -190,7 +194,7 @@ match_options = _stack(
     click.option(
         "--tolerance", type=float, default=100 * TOLERANCE, show_default=True, help="Percent a match may be off."
     ),
-    _packed("match", Match, "match", "to", "by", "tolerance"),
+    _packed("match", MatchOptions, "match", "to", "by", "tolerance"),
 )
 """Of commands that predict, which get them as ``match``."""
 
@@ -214,11 +218,11 @@ def refuse_idle(needed: str, *names: str) -> None:
 
 def matching(
     specs: list[ModelSpec],
-    match: Match,
+    match: MatchOptions,
     scale: str | None,
     contexts: Sequence[int],
     batches: Sequence[int],
-    asked: Asked,
+    asked: StorageOptions,
 ) -> tuple[list[ModelSpec], list[str]]:
     """The models, matched to a budget if ``match_options`` ask for it, and one sentence per matched model.
 

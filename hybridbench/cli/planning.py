@@ -13,12 +13,12 @@ import click
 
 from hybridbench import units
 from hybridbench.arch.model import ModelSpec
-from hybridbench.arch.stored import Asked
+from hybridbench.arch.stored import StorageOptions
 from hybridbench.cli.measuring import execution_of, measure_with, told
 from hybridbench.cli.options import (
     GPU_HELP,
     RESULTS,
-    Match,
+    MatchOptions,
     dtype_options,
     given_options,
     match_options,
@@ -70,8 +70,8 @@ def fit(
     workload: str,
     gpu: str | None,
     checkpoint: str,
-    asked: Asked,
-    match: Match,
+    asked: StorageOptions,
+    match: MatchOptions,
     verify: bool,
     limit_s: float,
     as_json: bool,

@@ -17,9 +17,9 @@ from hybridbench.arch.families import MAMBA2
 from hybridbench.arch.imports.huggingface import read_config
 from hybridbench.arch.model import Cost, ModelSpec, layer_costs
 from hybridbench.arch.model import cost as cost_of
-from hybridbench.arch.stored import Asked
+from hybridbench.arch.stored import StorageOptions
 from hybridbench.cli.options import (
-    Match,
+    MatchOptions,
     dtype_options,
     given_options,
     match_options,
@@ -32,7 +32,7 @@ from hybridbench.cli.typed import Command, listed
 from hybridbench.errors import BadInput, unknown_name
 from hybridbench.report.progress import computed
 from hybridbench.report.render.page import own_page
-from hybridbench.suite.models import ALL_ARCHS, model_specs, published_specs
+from hybridbench.suite.models import ALL_ARCHS, model_specs, preset_specs
 
 if TYPE_CHECKING:
     from hybridbench.report.table import Table
@@ -55,7 +55,7 @@ def chosen_specs(
         if value not in (None, False) and (name, value) not in (("recipe", "paper"), ("mixer", MAMBA2)):
             which = "--config" if models is None else "--model"
             raise BadInput(f"{which} with --{name.replace('_', '-')}: the model is what it is; leave one of them out.")
-    found = [] if models is None else published_specs(models)
+    found = [] if models is None else preset_specs(models)
     return found + configured(configs)
 
 
@@ -72,7 +72,7 @@ def configured(paths: Sequence[Path]) -> list[ModelSpec]:
 
 
 def predict(
-    specs: list[ModelSpec], contexts: tuple[int, ...], batches: tuple[int, ...], convention: str, asked: Asked
+    specs: list[ModelSpec], contexts: tuple[int, ...], batches: tuple[int, ...], convention: str, asked: StorageOptions
 ) -> Rows:
     """Every model at every context and batch in each of a list of conventions, with commas.
 
@@ -111,8 +111,8 @@ def cost(
     models: str | None,
     configs: tuple[Path, ...],
     convention: str,
-    asked: Asked,
-    match: Match,
+    asked: StorageOptions,
+    match: MatchOptions,
     per_layer: bool,
     as_json: bool,
     out: Path | None,
@@ -157,7 +157,7 @@ def cost(
         Plain(stderr=as_json).print(f"Tables and charts: {files.page.parent}", soft_wrap=True)
 
 
-def _show(table: Table, rows: Rows, per_layer: bool, asked: Asked) -> None:
+def _show(table: Table, rows: Rows, per_layer: bool, asked: StorageOptions) -> None:
     from hybridbench.report.predicted import layer_table
     from hybridbench.report.render.terminal import print_table
 

@@ -11,11 +11,11 @@ import click
 
 from hybridbench import units
 from hybridbench.arch.model import ModelSpec
-from hybridbench.arch.stored import Asked, Dtypes
+from hybridbench.arch.stored import Dtypes, StorageOptions
 from hybridbench.cli.options import (
     GIVEN_PATH,
     GPU_HELP,
-    Match,
+    MatchOptions,
     dtype_options,
     given_options,
     match_options,
@@ -62,8 +62,8 @@ def price(
     workload: str,
     gpu: str,
     records: tuple[Path, ...],
-    asked: Asked,
-    match: Match,
+    asked: StorageOptions,
+    match: MatchOptions,
     sort: str | None,
     as_json: bool,
     out: Path | None,
@@ -74,7 +74,7 @@ def price(
     The floor is a lower bound from the data sheet: no step can be faster. With --efficiency, the share of the floor
     that a measured GPU reached, in the same phase and family, turns it into a prediction of the step itself.
     """
-    from hybridbench.efficiency import Measured
+    from hybridbench.efficiency import MeasuredSteps
     from hybridbench.predict.pricing import price as price_of
     from hybridbench.report.prices import price_report, price_row, price_table, sorted_prices
     from hybridbench.report.render.terminal import print_table
@@ -90,7 +90,7 @@ def price(
     specs = chosen_specs(models, configs, arch=arch, scale=scale, **options)
     specs, notes = matching(specs, match, scale, contexts, batches, asked)
     units.check_rows(specs, contexts, batches, gpus)
-    measured = Measured(stored_records(records) if records else [])
+    measured = MeasuredSteps(stored_records(records) if records else [])
     kept = [(spec, asked.dtypes(spec.stored)) for spec in specs]
     wanted = list(itertools.product(kept, batches, contexts))
 

@@ -10,7 +10,7 @@ import click
 from rich.text import Text
 
 from hybridbench.arch.families import ARCHS
-from hybridbench.arch.stored import Asked
+from hybridbench.arch.stored import StorageOptions
 from hybridbench.cli.measuring import measure_cases
 from hybridbench.cli.options import GIVEN_PATH, RESULTS
 from hybridbench.cli.output import Plain
@@ -72,7 +72,7 @@ def quickstart(as_json: bool, out: Path | None) -> None:
 
     console = Plain()
     specs = model_specs(arch=",".join(ARCHS), scale="1b")
-    asked = Asked(dtype="bfloat16")
+    asked = StorageOptions(dtype="bfloat16")
     rows = predict(specs, (8192, 131072), (1,), "exact", asked)
     predicted = build_cost(rows, [asked.dtypes(spec.stored) for spec, _ in rows])
     console.print(Text.assemble("\n", ("Predicted at 1B, bfloat16", "bold"), " (nothing was run for this table)"))

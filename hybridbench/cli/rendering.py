@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hybridbench.kernel_suite.report import KernelReport
     from hybridbench.quality.training.record import LearnRecord
     from hybridbench.quality.training.report import LearnReport
-    from hybridbench.report.part import Part
+    from hybridbench.report.part import ReportPart
 
 
 def render(
@@ -35,7 +35,7 @@ def render(
     written: Sequence[Record] = (),
     runs: Mapping[str, str] = NO_RUNS,
     kernels: Sequence[KernelRecord] = (),
-    parts: Sequence[Part] = (),
+    parts: Sequence[ReportPart] = (),
     plot: bool = False,
 ) -> None:
     """Write the report into ``folder`` and show the tables (``brief``: throughput only), or print one JSON document.
@@ -68,7 +68,7 @@ def render(
         render_kernels(kernels, folder, as_json=False)
 
 
-def _kernels_part(kernels: Sequence[KernelRecord]) -> list[Part]:
+def _kernels_part(kernels: Sequence[KernelRecord]) -> list[ReportPart]:
     if not kernels:
         return []
     from hybridbench.kernel_suite.report import as_part, build
@@ -186,7 +186,7 @@ def _kernels_page(report: KernelReport, folder: Path) -> Path:
     return write(report, folder)
 
 
-def write_page(parts: Sequence[Part], folder: Path) -> None:
+def write_page(parts: Sequence[ReportPart], folder: Path) -> None:
     """Write the page in HTML of sections alone, of a report without records of models."""
     from hybridbench.report.render.folder import write_web
 

@@ -16,7 +16,7 @@ from hybridbench.errors import BadInput, NotComparable, NothingCompared
 from hybridbench.record import Record
 
 if TYPE_CHECKING:
-    from hybridbench.report.part import Part
+    from hybridbench.report.part import ReportPart
 
 
 @click.command(cls=Command)
@@ -69,7 +69,7 @@ def report(results: tuple[Path, ...], plot: bool, as_json: bool, out: Path | Non
         write_page([*compared, as_part(build(of_kernels))], folder)
 
 
-def _compared(paths: Sequence[Path]) -> list[Part]:
+def _compared(paths: Sequence[Path]) -> list[ReportPart]:
     """Two results cell by cell, as ``hybridbench compare`` judges them; why they cannot be, where they cannot."""
     if len(paths) != 2:
         return []
@@ -77,14 +77,14 @@ def _compared(paths: Sequence[Path]) -> list[Part]:
     from hybridbench.compare.judging import compare
     from hybridbench.compare.render import as_part
     from hybridbench.compare.sides import load_sides
-    from hybridbench.report.part import Part
+    from hybridbench.report.part import ReportPart
 
     asked = ASKED["step"]
     try:  # what is damaged was named when the records were read
         sides = load_sides(paths, (), asked, lambda _: None, lambda _: None)
         return [as_part(compare(sides, asked, (), frozenset()))]
     except (NotComparable, NothingCompared) as why:
-        return [Part("Two runs side by side", [f"No verdict: {why}"], [])]
+        return [ReportPart("Two runs side by side", [f"No verdict: {why}"], [])]
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

@@ -15,9 +15,9 @@ from hybridbench.cli.output import Plain
 
 if TYPE_CHECKING:
     from hybridbench.record import Record
-    from hybridbench.store import Stored
+    from hybridbench.store import StoredRecord
 
-R = TypeVar("R", bound="Stored")
+R = TypeVar("R", bound="StoredRecord")
 
 _DAMAGED = "hybridbench.damaged"
 

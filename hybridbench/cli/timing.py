@@ -18,7 +18,7 @@ from hybridbench.cli.output import Plain
 from hybridbench.cli.typed import listed
 from hybridbench.errors import BadInput
 from hybridbench.gate.alone import check_alone
-from hybridbench.gate.cells import Asked, asked, parse_kernels
+from hybridbench.gate.cells import CheckCell, asked, parse_kernels
 from hybridbench.gate.exits import Exit, exit_of
 from hybridbench.gate.looks import prediction
 from hybridbench.gate.sides import Setup, here, of_python, of_revision
@@ -145,7 +145,7 @@ def left(budget_s: float | None, began: float) -> float | None:
     return None if budget_s is None else max(0.0, budget_s - (time.monotonic() - began))
 
 
-def chosen(words: Sequence[str], options: Mapping[str, Any]) -> tuple[list[Asked], str | None]:
+def chosen(words: Sequence[str], options: Mapping[str, Any]) -> tuple[list[CheckCell], str | None]:
     """The cells that a person names, and the GPU that they run on; None on a CPU.
 
     Raises:
@@ -168,7 +168,7 @@ def chosen(words: Sequence[str], options: Mapping[str, Any]) -> tuple[list[Asked
     return cells, gpu
 
 
-def _announced(cells: Sequence[Asked], budget_s: float | None, gpu: str | None) -> str:
+def _announced(cells: Sequence[CheckCell], budget_s: float | None, gpu: str | None) -> str:
     """Say how long it takes; what the self test of the timing says."""
     Plain(stderr=True, soft_wrap=True).print(prediction(cells, budget_s))
     return self_tested(cells[0].device, gpu)

@@ -17,7 +17,7 @@ from typing import Any
 from hybridbench.compare.conditions import denied
 from hybridbench.errors import BadInput
 from hybridbench.record import Environment, Status
-from hybridbench.store import Stored, load, make_folder, newest
+from hybridbench.store import StoredRecord, load, make_folder, newest
 
 FOLDER = Path("results/baselines")
 MAIN = "main"
@@ -29,7 +29,7 @@ def machine_class(environment: Environment) -> str:
     return re.sub(r"[^a-z0-9]+", "-", environment.device.lower()).strip("-") or "unknown"
 
 
-def baseline_file(record: Stored, name: str = MAIN, folder: Path = FOLDER) -> Path:
+def baseline_file(record: StoredRecord, name: str = MAIN, folder: Path = FOLDER) -> Path:
     """Where a record belongs.
 
     Raises:
@@ -42,7 +42,7 @@ def baseline_file(record: Stored, name: str = MAIN, folder: Path = FOLDER) -> Pa
 
 
 def add(
-    records: Sequence[Stored], name: str, folder: Path, warn: Callable[[str], None] = lambda _text: None
+    records: Sequence[StoredRecord], name: str, folder: Path, warn: Callable[[str], None] = lambda _text: None
 ) -> dict[Path, int]:
     """Append the newest record of each cell, where it can carry a comparison; how many, by file.
 
@@ -52,7 +52,7 @@ def add(
     Raises:
         BadInput: a name that no file can have, no record that can be kept, or a file that cannot be written.
     """
-    by_file: dict[Path, list[Stored]] = {}
+    by_file: dict[Path, list[StoredRecord]] = {}
     for record in newest(list(records)):
         why = _unfit(record)
         if why:
@@ -64,7 +64,7 @@ def add(
     return {file: _appended(file, some) for file, some in by_file.items()}
 
 
-def _appended(file: Path, records: Iterable[Stored]) -> int:
+def _appended(file: Path, records: Iterable[StoredRecord]) -> int:
     records = list(records)
     there = load([file], _ignored, _ignored, type(records[0])) if file.exists() else []
     known = {(one.run_id, one.case.key) for one in there}

@@ -19,7 +19,7 @@ from hybridbench.record import Environment, Record
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredNoise:
     """The noise of a cell as it was measured, not assumed of its class.
 
     Args:
@@ -46,17 +46,17 @@ class Calibrations:
         """
         return cls(load_calibration(path) for path in paths)
 
-    def of_step(self, record: Record) -> Measured | None:
+    def of_step(self, record: Record) -> MeasuredNoise | None:
         """The noise of a model's step; None where no calibration of this machine has the cell."""
         return self._of(record.environment, of_step(record.case).name)
 
-    def of_kernel(self, record: KernelRecord) -> Measured | None:
+    def of_kernel(self, record: KernelRecord) -> MeasuredNoise | None:
         """The same of an operation, also where ``auto`` was calibrated and took the record's backend."""
         cell = record.case
         named = self._of(record.environment, of_kernel(cell).name)
         return named or self._of(record.environment, of_kernel(replace(cell, backend=AUTO)).name, cell.backend)
 
-    def _of(self, environment: Environment, name: str, backend: str | None = None) -> Measured | None:
+    def _of(self, environment: Environment, name: str, backend: str | None = None) -> MeasuredNoise | None:
         here = machine_of(environment)
         for one in self._found:
             cell = one.cells.get(name)
@@ -65,9 +65,9 @@ class Calibrations:
         return None
 
 
-def _measured(cell: Calibrated) -> Measured:
+def _measured(cell: Calibrated) -> MeasuredNoise:
     source = f"calibrated on this machine, {cell.pairs} pairs of processes that took turns"
-    return Measured(cell.sd / math.sqrt(2), source)
+    return MeasuredNoise(cell.sd / math.sqrt(2), source)
 
 
 NONE = Calibrations()

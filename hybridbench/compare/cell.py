@@ -16,7 +16,7 @@ OK, INVALID = "ok", "invalid"
 
 
 @dataclass(frozen=True)
-class Asked:
+class ComparedMetric:
     """A metric that can be compared.
 
     Args:
@@ -39,13 +39,13 @@ class Asked:
     timed: bool = True
 
 
-ASKED: dict[str, Asked] = {
+ASKED: dict[str, ComparedMetric] = {
     asked.name: asked
     for asked in (
-        Asked("step", "step_s", "step", "s", "lower", "slower", "faster"),
-        Asked("tokens-per-s", "tokens_per_s", "throughput", "tokens/s", "higher", "slower", "faster"),
-        Asked("peak-memory", "peak_allocated_bytes", "peak memory", "B", "lower", "more", "less", timed=False),
-        Asked("energy", "energy_per_token_j", "energy per token", "J", "lower", "more", "less"),
+        ComparedMetric("step", "step_s", "step", "s", "lower", "slower", "faster"),
+        ComparedMetric("tokens-per-s", "tokens_per_s", "throughput", "tokens/s", "higher", "slower", "faster"),
+        ComparedMetric("peak-memory", "peak_allocated_bytes", "peak memory", "B", "lower", "more", "less", timed=False),
+        ComparedMetric("energy", "energy_per_token_j", "energy per token", "J", "lower", "more", "less"),
     )
 }
 
@@ -69,7 +69,7 @@ EXACT = Noise(0.0, 0.0, "counted, not sampled: the same in every process")
 
 
 @dataclass(frozen=True)
-class Cell:
+class ComparedCell:
     """One cell with one figure, in SI.
 
     Args:
@@ -126,6 +126,6 @@ class Cell:
         return tuple(item for item in (*self.what.items(), *self.how.items()) if item[0] not in crossed)
 
 
-def newest(cells: Iterable[Cell]) -> Cell:
+def newest(cells: Iterable[ComparedCell]) -> ComparedCell:
     """The cell that was measured last."""
     return max(cells, key=lambda cell: cell.moment)

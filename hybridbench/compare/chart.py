@@ -10,7 +10,7 @@ from typing import Any
 
 import altair as alt
 
-from hybridbench.compare.judging import Comparison, Row, Verdict
+from hybridbench.compare.judging import Comparison, JudgedPair, Verdict
 from hybridbench.compare.tables import about, fields_of, row_name, title, verdict_word
 from hybridbench.report.render.charts import CONFIG, PLAIN_NUMBER, WIDTH, data_of
 
@@ -68,7 +68,7 @@ def draw_ratios(comparison: Comparison) -> dict[str, Any]:
     return definition
 
 
-def _values(row: Row, place: int, name: str, comparison: Comparison) -> dict[str, Any]:
+def _values(row: JudgedPair, place: int, name: str, comparison: Comparison) -> dict[str, Any]:
     ratio = row.ratio
     return {
         "place": place,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from hybridbench.record import ADVICE, Caveat, Ceilings, Environment
+from hybridbench.record import Caveat, Ceilings, Environment, said_of
 
 _BESIDE = ("fvcore", "nvidia-ml-py")
 """Packages that a record names and nothing that is timed runs."""
@@ -50,7 +50,7 @@ def denied(environment: Environment, caveats: Iterable[Caveat]) -> list[Caveat]:
 
 def sentences(caveats: Iterable[Caveat]) -> tuple[str, ...]:
     """Caveats with their advice."""
-    return tuple(f"{caveat.value.replace('_', ' ')}: {ADVICE[caveat]}" for caveat in caveats)
+    return tuple(said_of(caveat) for caveat in caveats)
 
 
 def _or_unknown(value: object) -> str:

@@ -25,7 +25,7 @@ import math
 from dataclasses import dataclass
 from statistics import NormalDist
 
-from hybridbench.compare.cell import Cell
+from hybridbench.compare.cell import ComparedCell
 
 DOUBT = 0.05
 """The chance that any interval of a table misses."""
@@ -56,12 +56,12 @@ def confidence(cells: int) -> float:
     return 1 - DOUBT / max(cells, 1)
 
 
-def enough(cell: Cell) -> bool:
+def enough(cell: ComparedCell) -> bool:
     """Whether a cell has samples for an interval, or needs none."""
     return cell.samples is None or cell.samples >= FEWEST
 
 
-def ratio_of(base: Cell, other: Cell, cells: int = 1) -> Ratio | None:
+def ratio_of(base: ComparedCell, other: ComparedCell, cells: int = 1) -> Ratio | None:
     """The ratio of two cells, with an interval that holds together with those of ``cells - 1`` others.
 
     None if a cell has no amount, or one that is not above zero.
@@ -83,7 +83,7 @@ def ratio_of(base: Cell, other: Cell, cells: int = 1) -> Ratio | None:
     return Ratio(value, value * math.exp(-down), value * math.exp(up))
 
 
-def machine_moved(base: Cell, other: Cell) -> float:
+def machine_moved(base: ComparedCell, other: ComparedCell) -> float:
     """The largest logarithm of a ratio of canaries: how much slower a machine was in one process; 0 of two machines."""
     if any(base.how.get(name) != other.how.get(name) for name in ("device", "cpu", "cores", "threads")):
         return 0.0
@@ -92,7 +92,7 @@ def machine_moved(base: Cell, other: Cell) -> float:
     )
 
 
-def _reach(cell: Cell) -> tuple[float, float]:
+def _reach(cell: ComparedCell) -> tuple[float, float]:
     """How far the ends of a cell's interval are from its amount, in logarithms: down and up."""
     if cell.amount is None or not cell.low or not cell.high:
         return 0.0, 0.0
@@ -100,7 +100,7 @@ def _reach(cell: Cell) -> tuple[float, float]:
     return of_few * math.log(cell.amount / cell.low), of_few * math.log(cell.high / cell.amount)
 
 
-def _hidden(cell: Cell, *, separate: bool) -> float:
+def _hidden(cell: ComparedCell, *, separate: bool) -> float:
     between = cell.noise.between_frac if separate else 0.0
     return max(between, cell.noise.drift_frac)
 

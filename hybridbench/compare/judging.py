@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from hybridbench.compare.cell import OK, Asked, Cell
+from hybridbench.compare.cell import OK, ComparedCell, ComparedMetric
 from hybridbench.compare.interval import FEWEST, Ratio, enough, ratio_of
-from hybridbench.compare.pairing import Pair, pair
-from hybridbench.compare.sides import CROSSINGS, Side
+from hybridbench.compare.pairing import CellPair, pair
+from hybridbench.compare.sides import CROSSINGS, ComparedSide
 from hybridbench.errors import NotComparable, NothingCompared
 
 
@@ -58,7 +58,7 @@ ORDER: dict[Verdict, int] = {
 
 
 @dataclass(frozen=True)
-class Row:
+class JudgedPair:
     """One pair with its verdict.
 
     Args:
@@ -67,7 +67,7 @@ class Row:
         failed: whether ``--fail-above`` fails it.
     """
 
-    pair: Pair
+    pair: CellPair
     verdict: Verdict
     ratio: Ratio | None
     reasons: tuple[str, ...] = ()
@@ -85,10 +85,10 @@ class Comparison:
         limit_frac: of ``--fail-above``; None without it.
     """
 
-    sides: tuple[Side, ...]
-    asked: Asked
+    sides: tuple[ComparedSide, ...]
+    asked: ComparedMetric
     across: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[JudgedPair, ...]
     judged: int
     limit_frac: float | None = None
 
@@ -106,7 +106,11 @@ class Comparison:
 
 
 def compare(
-    sides: Sequence[Side], asked: Asked, across: Sequence[str], crossed: frozenset[str], limit_frac: float | None = None
+    sides: Sequence[ComparedSide],
+    asked: ComparedMetric,
+    across: Sequence[str],
+    crossed: frozenset[str],
+    limit_frac: float | None = None,
 ) -> Comparison:
     """Compare every side with the first.
 
@@ -128,7 +132,7 @@ def compare(
     return Comparison(tuple(sides), asked, tuple(across), tuple(sorted(rows, key=_importance)), judged, limit_frac)
 
 
-def _check(pairs: Sequence[Pair], sides: Sequence[Side]) -> None:
+def _check(pairs: Sequence[CellPair], sides: Sequence[ComparedSide]) -> None:
     both = [found for found in pairs if found.base and found.other]
     if any(not found.differing for found in both):
         return
@@ -165,7 +169,7 @@ def _way_out(fields: dict[str, tuple[str, str]]) -> str:
     return "Measure both alike."
 
 
-def _is_judged(found: Pair) -> bool:
+def _is_judged(found: CellPair) -> bool:
     """Whether a pair gets an interval that may be wrong by chance."""
     if not (found.base and found.other) or found.differing:
         return False
@@ -173,28 +177,28 @@ def _is_judged(found: Pair) -> bool:
     return ratio is not None and ratio.judged and (found.base.samples is not None or found.other.samples is not None)
 
 
-def _row(found: Pair, asked: Asked, judged: int, limit_frac: float | None) -> Row:
+def _row(found: CellPair, asked: ComparedMetric, judged: int, limit_frac: float | None) -> JudgedPair:
     if found.base is None or found.other is None:
-        return Row(found, Verdict.GONE if found.other is None else Verdict.NEW, None, _failures(found))
+        return JudgedPair(found, Verdict.GONE if found.other is None else Verdict.NEW, None, _failures(found))
     if found.differing:
-        return Row(found, Verdict.INCOMPARABLE, None, (f"not comparable: {differing_words(found.differing)}",))
+        return JudgedPair(found, Verdict.INCOMPARABLE, None, (f"not comparable: {differing_words(found.differing)}",))
     if not (found.base.ok and found.other.ok):
         verdict = _of_failures(found.base, found.other)
         failed = limit_frac is not None and verdict is Verdict.BROKE
-        return Row(found, verdict, None, _failures(found), failed)
+        return JudgedPair(found, verdict, None, _failures(found), failed)
     ratio = ratio_of(found.base, found.other, max(judged, 1))
     verdict = _of_ratio(found, ratio, asked)
     failed = limit_frac is not None and verdict is Verdict.WORSE and _beyond(ratio, asked, limit_frac)
-    return Row(found, verdict, ratio, _reasons(found, verdict, asked), failed)
+    return JudgedPair(found, verdict, ratio, _reasons(found, verdict, asked), failed)
 
 
-def _of_failures(base: Cell, other: Cell) -> Verdict:
+def _of_failures(base: ComparedCell, other: ComparedCell) -> Verdict:
     if base.ok:
         return Verdict.BROKE
     return Verdict.FIXED if other.ok else Verdict.FAILS
 
 
-def _of_ratio(found: Pair, ratio: Ratio | None, asked: Asked) -> Verdict:
+def _of_ratio(found: CellPair, ratio: Ratio | None, asked: ComparedMetric) -> Verdict:
     if ratio is None or found.base is None or found.other is None:
         return Verdict.UNKNOWN
     if found.base.doubts or found.other.doubts:
@@ -206,14 +210,14 @@ def _of_ratio(found: Pair, ratio: Ratio | None, asked: Asked) -> Verdict:
     return Verdict.WORSE if (ratio.low > 1) == (asked.better == "lower") else Verdict.BETTER
 
 
-def _beyond(ratio: Ratio | None, asked: Asked, limit_frac: float) -> bool:
+def _beyond(ratio: Ratio | None, asked: ComparedMetric, limit_frac: float) -> bool:
     """Whether the end of the interval that is nearer to no change is worse than the limit."""
     if ratio is None or ratio.low is None or ratio.high is None:
         return False
     return (ratio.low if asked.better == "lower" else 1 / ratio.high) > 1 + limit_frac
 
 
-def _failures(found: Pair) -> tuple[str, ...]:
+def _failures(found: CellPair) -> tuple[str, ...]:
     cells = [(cell, letter) for cell, letter in ((found.base, "A"), (found.other, found.side)) if cell is not None]
     return tuple(
         f"{cell.status} in {letter}: {' '.join((cell.message or 'no reason was recorded').split())}"
@@ -222,7 +226,7 @@ def _failures(found: Pair) -> tuple[str, ...]:
     )
 
 
-def _reasons(found: Pair, verdict: Verdict, asked: Asked) -> tuple[str, ...]:
+def _reasons(found: CellPair, verdict: Verdict, asked: ComparedMetric) -> tuple[str, ...]:
     sides = [(cell, letter) for cell, letter in ((found.base, "A"), (found.other, found.side)) if cell is not None]
     if verdict is Verdict.DOUBTFUL:
         by_doubt: dict[str, list[str]] = {}
@@ -239,12 +243,12 @@ def _reasons(found: Pair, verdict: Verdict, asked: Asked) -> tuple[str, ...]:
     return ()
 
 
-def _importance(row: Row) -> tuple[int, float]:
+def _importance(row: JudgedPair) -> tuple[int, float]:
     """Failures first, then the largest certain change: by the end of the interval that is nearer to no change."""
     return ORDER[row.verdict], -_certain_change(row)
 
 
-def _certain_change(row: Row) -> float:
+def _certain_change(row: JudgedPair) -> float:
     ratio = row.ratio
     if ratio is None or ratio.low is None or ratio.high is None or row.verdict not in CERTAIN:
         return 0.0

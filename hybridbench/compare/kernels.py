@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hybridbench.compare.calibrated import NONE, Calibrations, Measured
-from hybridbench.compare.cell import EXACT, Asked, Cell, Noise
+from hybridbench.compare.calibrated import NONE, Calibrations, MeasuredNoise
+from hybridbench.compare.cell import EXACT, ComparedCell, ComparedMetric, Noise
 from hybridbench.compare.conditions import canaries, conditions, denied, made_by, sentences
 from hybridbench.compare.noise import CLOCKS_MOVED, KERNELS, LAUNCHES, ON_CPU, PRODUCTS, NoiseClass, between
 from hybridbench.kernel_suite.cell import sizes_text
@@ -21,7 +21,9 @@ from hybridbench.record import Caveat, Status
 from hybridbench.stats import log_spread
 
 
-def kernel_cells(records: Sequence[KernelRecord], asked: Asked, known: Calibrations = NONE) -> list[Cell]:
+def kernel_cells(
+    records: Sequence[KernelRecord], asked: ComparedMetric, known: Calibrations = NONE
+) -> list[ComparedCell]:
     """The cells of one side's records, in the order given.
 
     Where the side has a cell from enough processes of the same code, the noise between them is its own.
@@ -30,10 +32,10 @@ def kernel_cells(records: Sequence[KernelRecord], asked: Asked, known: Calibrati
     return [_cell(record, asked, known, own.get(record.run_id + record.case.key)) for record in records]
 
 
-def _cell(record: KernelRecord, asked: Asked, known: Calibrations, own: CellNoise | None) -> Cell:
+def _cell(record: KernelRecord, asked: ComparedMetric, known: Calibrations, own: CellNoise | None) -> ComparedCell:
     case, seen, ok = record.case, record.observed, record.status is Status.OK
     amount, low, high, samples = _amount(record, asked)
-    return Cell(
+    return ComparedCell(
         what={"op": case.op, "problem": sizes_text(case.problem), "direction": case.direction},
         how={
             "dtype": case.problem.dtype,
@@ -59,7 +61,7 @@ def _cell(record: KernelRecord, asked: Asked, known: Calibrations, own: CellNois
     )
 
 
-def _amount(record: KernelRecord, asked: Asked) -> tuple[float | None, float | None, float | None, int | None]:
+def _amount(record: KernelRecord, asked: ComparedMetric) -> tuple[float | None, float | None, float | None, int | None]:
     """The metric, the ends of its 95% interval, and how many samples it is of; a counted one has none.
 
     A kernel has no tokens, and its energy is not measured.
@@ -82,7 +84,7 @@ def noise_of(record: KernelRecord, known: Calibrations = NONE, own: CellNoise | 
     """
     measured = known.of_kernel(record)
     if own is not None:
-        measured = Measured(own.between_frac, f"between {len(own.records)} processes of the same side")
+        measured = MeasuredNoise(own.between_frac, f"between {len(own.records)} processes of the same side")
     (frac, source), seen = between(measured, _class_of(record)), record.observed
     if seen is None:
         return Noise(frac, 0.0, source)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hybridbench.compare.calibrated import NONE, Calibrations, Measured
+from hybridbench.compare.calibrated import NONE, Calibrations, MeasuredNoise
 from hybridbench.compare.cell import Noise
 from hybridbench.record import Caveat, Record
 from hybridbench.stats import log_spread
@@ -76,7 +76,7 @@ def noise_between(record: Record, known: Calibrations = NONE) -> Noise:
     return Noise(max(frac, spread) if record.environment.device_kind == "cpu" else frac, drift, source)
 
 
-def between(measured: Measured | None, assumed: NoiseClass) -> tuple[float, str]:
+def between(measured: MeasuredNoise | None, assumed: NoiseClass) -> tuple[float, str]:
     """The standard deviation between processes and where it comes from: what was calibrated, else that of the class."""
     return (assumed.frac, assumed.sentence) if measured is None else (measured.frac, measured.source)
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
-from hybridbench.compare.cell import Cell, newest
-from hybridbench.compare.sides import Side
+from hybridbench.compare.cell import ComparedCell, newest
+from hybridbench.compare.sides import ComparedSide
 
 
 @dataclass(frozen=True)
-class Pair:
+class CellPair:
     """One cell of the base and its partner on another side; one of them is None if it is on one side only.
 
     Args:
@@ -26,8 +26,8 @@ class Pair:
     """
 
     side: str
-    base: Cell | None
-    other: Cell | None
+    base: ComparedCell | None
+    other: ComparedCell | None
     differing: dict[str, tuple[str, str]]
     crossed: dict[str, tuple[str, str]]
     passed_over: int = 0
@@ -38,7 +38,7 @@ class Pair:
         return self.base is not None and self.other is not None and self.base.run != self.other.run
 
     @property
-    def shown(self) -> Cell:
+    def shown(self) -> ComparedCell:
         """The cell whose fields name the pair: the base's, or the other's if the base has none."""
         cell = self.base or self.other
         if cell is None:
@@ -46,7 +46,7 @@ class Pair:
         return cell
 
 
-def pair(base: Side, other: Side, crossed: frozenset[str]) -> list[Pair]:
+def pair(base: ComparedSide, other: ComparedSide, crossed: frozenset[str]) -> list[CellPair]:
     """Each cell of two sides once, in the order of the base and then of the other side."""
     left, right = _Waiting(base.cells), _Waiting(other.cells)
     pairs = [
@@ -60,8 +60,8 @@ def pair(base: Side, other: Side, crossed: frozenset[str]) -> list[Pair]:
             nearest = min(rivals, key=lambda rival: len(_differences(cell, rival, crossed)[0]))
             pairs.append(_pair(other.letter, left, right, [cell], [nearest]))
     pairs = [_named(found, crossed) for found in pairs]
-    pairs += [Pair(other.letter, cell, None, {}, {}, left.earlier(cell)) for cell in left.newest()]
-    pairs += [Pair(other.letter, None, cell, {}, {}, right.earlier(cell)) for cell in right.newest()]
+    pairs += [CellPair(other.letter, cell, None, {}, {}, left.earlier(cell)) for cell in left.newest()]
+    pairs += [CellPair(other.letter, None, cell, {}, {}, right.earlier(cell)) for cell in right.newest()]
     order = {cell.identity(): place for place, cell in reversed(list(enumerate([*base.cells, *other.cells])))}
     return sorted(pairs, key=lambda found: order[found.shown.identity()])
 
@@ -69,55 +69,59 @@ def pair(base: Side, other: Side, crossed: frozenset[str]) -> list[Pair]:
 class _Waiting:
     """The cells of one side that have no partner yet, by identity, with all their records."""
 
-    def __init__(self, cells: Iterable[Cell]) -> None:
-        self._left: dict[Hashable, list[Cell]] = {}
+    def __init__(self, cells: Iterable[ComparedCell]) -> None:
+        self._left: dict[Hashable, list[ComparedCell]] = {}
         self._all: dict[Hashable, int] = {}
         for cell in cells:
             self._left.setdefault(cell.identity(), []).append(cell)
             self._all[cell.identity()] = self._all.get(cell.identity(), 0) + 1
 
-    def newest(self) -> list[Cell]:
+    def newest(self) -> list[ComparedCell]:
         """The newest record of each cell that is left."""
         return [newest(cells) for cells in self._left.values()]
 
-    def take(self, cells: Sequence[Cell]) -> tuple[Cell, int]:
+    def take(self, cells: Sequence[ComparedCell]) -> tuple[ComparedCell, int]:
         """The newest of some cells, which are no longer left, and how many records beside it were."""
         records = sum(len(self._left.pop(identity)) for identity in {cell.identity(): None for cell in cells})
         return newest(cells), records - 1
 
-    def earlier(self, cell: Cell) -> int:
+    def earlier(self, cell: ComparedCell) -> int:
         """How many earlier records a cell has."""
         return self._all[cell.identity()] - 1
 
 
-def _matched(left: _Waiting, right: _Waiting, crossed: frozenset[str]) -> list[tuple[list[Cell], list[Cell]]]:
+def _matched(
+    left: _Waiting, right: _Waiting, crossed: frozenset[str]
+) -> list[tuple[list[ComparedCell], list[ComparedCell]]]:
     """The cells of both sides whose identities agree but for crossed fields."""
-    found: dict[Hashable, tuple[list[Cell], list[Cell]]] = {}
+    found: dict[Hashable, tuple[list[ComparedCell], list[ComparedCell]]] = {}
     for place, side in enumerate((left, right)):
         for cell in side.newest():
             found.setdefault(cell.identity(crossed), ([], []))[place].append(cell)
     return [(cells, partners) for cells, partners in found.values() if cells and partners]
 
 
-def _pair(side: str, left: _Waiting, right: _Waiting, cells: Sequence[Cell], partners: Sequence[Cell]) -> Pair:
+def _pair(
+    side: str, left: _Waiting, right: _Waiting, cells: Sequence[ComparedCell], partners: Sequence[ComparedCell]
+) -> CellPair:
     (base, more), (other, others) = left.take(cells), right.take(partners)
-    return Pair(side, base, other, {}, {}, more + others)
+    return CellPair(side, base, other, {}, {}, more + others)
 
 
-def _named(found: Pair, crossed: frozenset[str]) -> Pair:
+def _named(found: CellPair, crossed: frozenset[str]) -> CellPair:
     """A pair with the fields in which its cells differ."""
     if found.base is None or found.other is None:
         return found
     differing, allowed = _differences(found.base, found.other, crossed)
-    return Pair(found.side, found.base, found.other, differing, allowed, found.passed_over)
+    return CellPair(found.side, found.base, found.other, differing, allowed, found.passed_over)
 
 
-def _work(cell: Cell, crossed: frozenset[str]) -> tuple[tuple[str, str], ...]:
+def _work(cell: ComparedCell, crossed: frozenset[str]) -> tuple[tuple[str, str], ...]:
     return tuple(item for item in cell.what.items() if item[0] not in crossed)
 
 
 def _differences(
-    base: Cell, other: Cell, crossed: frozenset[str]
+    base: ComparedCell, other: ComparedCell, crossed: frozenset[str]
 ) -> tuple[dict[str, tuple[str, str]], dict[str, tuple[str, str]]]:
     """The conditions in which two cells of the same work differ: those that may not, and those that may."""
     ours, theirs = {**base.what, **base.how}, {**other.what, **other.how}

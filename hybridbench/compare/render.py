@@ -19,7 +19,7 @@ from hybridbench.compare.tables import (
     summary,
     title,
 )
-from hybridbench.report.part import Part
+from hybridbench.report.part import ReportPart
 from hybridbench.report.render.page import OPENINGS, own_page
 from hybridbench.report.render.terminal import print_table
 from hybridbench.store import make_folder
@@ -34,10 +34,10 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         console.print(Text(line))
 
 
-def as_part(comparison: Comparison) -> Part:
+def as_part(comparison: Comparison) -> ReportPart:
     """A comparison as a section of a report."""
     lines = [summary(comparison), *side_lines(comparison)]
-    return Part("Two runs side by side", lines, [comparison_table(comparison)])
+    return ReportPart("Two runs side by side", lines, [comparison_table(comparison)])
 
 
 def document(comparison: Comparison) -> str:

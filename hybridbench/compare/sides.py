@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hybridbench.compare.calibrated import NONE, Calibrations
-from hybridbench.compare.cell import Asked, Cell
+from hybridbench.compare.cell import ComparedCell, ComparedMetric
 from hybridbench.compare.kernels import kernel_cells
 from hybridbench.compare.steps import step_cells
 from hybridbench.errors import BadInput, unknown_name
@@ -38,7 +38,7 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 @dataclass(frozen=True)
-class Side:
+class ComparedSide:
     """One side of a comparison.
 
     Args:
@@ -48,7 +48,7 @@ class Side:
 
     letter: str
     title: str
-    cells: tuple[Cell, ...]
+    cells: tuple[ComparedCell, ...]
 
 
 def crossed_fields(across: Sequence[str]) -> frozenset[str]:
@@ -66,11 +66,11 @@ def crossed_fields(across: Sequence[str]) -> frozenset[str]:
 def load_sides(
     paths: Sequence[Path],
     across: Sequence[str],
-    asked: Asked,
+    asked: ComparedMetric,
     warn: Callable[[str], None],
     damaged: Callable[[str], None] | None = None,
     known: Calibrations = NONE,
-) -> list[Side]:
+) -> list[ComparedSide]:
     """The sides that paths name, the base first.
 
     Args:
@@ -93,11 +93,11 @@ def load_sides(
 
 def load_cells(
     paths: Sequence[Path],
-    asked: Asked,
+    asked: ComparedMetric,
     warn: Callable[[str], None],
     damaged: Callable[[str], None] | None,
     known: Calibrations = NONE,
-) -> list[list[Cell]]:
+) -> list[list[ComparedCell]]:
     """The cells of each path, of steps and of kernels; arguments and errors are those of ``load_sides``."""
     steps: list[list[Record]] = []
     kernels: list[list[KernelRecord]] = []
@@ -112,9 +112,9 @@ def load_cells(
     ]
 
 
-def _by_runs(cells: Sequence[Cell], path: Path) -> list[Side]:
+def _by_runs(cells: Sequence[ComparedCell], path: Path) -> list[ComparedSide]:
     """The two newest runs, the older one first."""
-    runs: dict[str, list[Cell]] = {}
+    runs: dict[str, list[ComparedCell]] = {}
     for cell in sorted(cells, key=lambda cell: cell.moment):
         runs.setdefault(cell.run, []).append(cell)
     order = sorted(runs, key=lambda run: max(cell.moment for cell in runs[run]))
@@ -126,9 +126,11 @@ def _by_runs(cells: Sequence[Cell], path: Path) -> list[Side]:
     return lettered([(f"run {run}", runs[run]) for run in order[-2:]])
 
 
-def _by_values(cells: Sequence[Cell], crossed: frozenset[str], across: Sequence[str], path: Path) -> list[Side]:
+def _by_values(
+    cells: Sequence[ComparedCell], crossed: frozenset[str], across: Sequence[str], path: Path
+) -> list[ComparedSide]:
     """A side for each combination of values of the crossed fields, in the order in which they were first measured."""
-    found: dict[tuple[str, ...], list[Cell]] = {}
+    found: dict[tuple[str, ...], list[ComparedCell]] = {}
     for cell in sorted(cells, key=lambda cell: cell.moment):
         fields = {**cell.what, **cell.how}
         found.setdefault(tuple(fields[name] for name in fields if name in crossed), []).append(cell)
@@ -139,7 +141,9 @@ def _by_values(cells: Sequence[Cell], crossed: frozenset[str], across: Sequence[
     return lettered([(_title(side[0], list(found), values, crossed), side) for values, side in found.items()])
 
 
-def _title(cell: Cell, every: Sequence[tuple[str, ...]], values: tuple[str, ...], crossed: frozenset[str]) -> str:
+def _title(
+    cell: ComparedCell, every: Sequence[tuple[str, ...]], values: tuple[str, ...], crossed: frozenset[str]
+) -> str:
     """The values that tell this side from the others; a spec has a name already."""
     names = [name for name in {**cell.what, **cell.how} if name in crossed]
     telling = [
@@ -150,7 +154,7 @@ def _title(cell: Cell, every: Sequence[tuple[str, ...]], values: tuple[str, ...]
     return ", ".join(telling)
 
 
-def lettered(named: Sequence[tuple[str, Sequence[Cell]]]) -> list[Side]:
+def lettered(named: Sequence[tuple[str, Sequence[ComparedCell]]]) -> list[ComparedSide]:
     """Sides with the letters that tables call them by, in the order given.
 
     Raises:
@@ -158,4 +162,4 @@ def lettered(named: Sequence[tuple[str, Sequence[Cell]]]) -> list[Side]:
     """
     if len(named) > len(LETTERS):
         raise BadInput(f"that makes {len(named)} sides, more than {len(LETTERS)}: name fewer results.")
-    return [Side(letter, title, tuple(cells)) for letter, (title, cells) in zip(LETTERS, named, strict=False)]
+    return [ComparedSide(letter, title, tuple(cells)) for letter, (title, cells) in zip(LETTERS, named, strict=False)]

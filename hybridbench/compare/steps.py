@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from hybridbench.arch.model import ModelSpec
 from hybridbench.compare.calibrated import NONE, Calibrations
-from hybridbench.compare.cell import EXACT, INVALID, Asked, Cell
+from hybridbench.compare.cell import EXACT, INVALID, ComparedCell, ComparedMetric
 from hybridbench.compare.conditions import canaries, conditions, denied, made_by, sentences
 from hybridbench.compare.noise import noise_between
 from hybridbench.derive.doubts import doubts, problems
@@ -27,7 +27,7 @@ ENERGY_TICK_S = 0.1
 """How often NVML refreshes its energy counter (``measure.caveats``)."""
 
 
-def step_cells(records: Sequence[Record], asked: Asked, known: Calibrations = NONE) -> list[Cell]:
+def step_cells(records: Sequence[Record], asked: ComparedMetric, known: Calibrations = NONE) -> list[ComparedCell]:
     """The cells of records, in the order given; ``records`` are those of all sides, so that a model has one name."""
     digests = [_digest(record) for record in records]
     names = _names(dict(zip(digests, (record.case.model for record in records), strict=True)))
@@ -43,12 +43,12 @@ def _names(models: dict[str, ModelSpec]) -> dict[str, str]:
     return names
 
 
-def _cell(record: Record, asked: Asked, digest: str, model: str, known: Calibrations) -> Cell:
+def _cell(record: Record, asked: ComparedMetric, digest: str, model: str, known: Calibrations) -> ComparedCell:
     wrong, seen = problems(record), record.observed
     ok = record.status is Status.OK and not wrong
     status = INVALID if wrong else record.status.value.replace("_", " ")
     amount, low, high, samples = _amount(record, asked) if ok else (None, None, None, None)
-    return Cell(
+    return ComparedCell(
         what=_what(record, digest, model),
         how=_how(record),
         status=status,
@@ -103,7 +103,7 @@ def _digest(record: Record) -> str:
     return hashlib.sha256(spec.encode()).hexdigest()[:12]
 
 
-def _amount(record: Record, asked: Asked) -> tuple[float | None, float | None, float | None, int | None]:
+def _amount(record: Record, asked: ComparedMetric) -> tuple[float | None, float | None, float | None, int | None]:
     """The metric, the ends of its 95% interval, and the fewest samples behind it; a counted one has none."""
     amount = value(record, asked.metric)
     if amount is None or not asked.timed:
@@ -129,7 +129,7 @@ def _tick_frac(record: Record) -> float:
     return min(ENERGY_TICK_S / energy.window_s, 0.99) if energy and energy.window_s else 0.0
 
 
-def _doubts(record: Record, asked: Asked) -> tuple[str, ...]:
+def _doubts(record: Record, asked: ComparedMetric) -> tuple[str, ...]:
     denying = denied(record.environment, doubts(record)) if asked.timed else []
     if asked.name == "energy" and Caveat.ENERGY_WINDOW_SHORT in record.caveats:
         denying.append(Caveat.ENERGY_WINDOW_SHORT)

@@ -6,13 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from hybridbench.compare.cell import Cell
+from hybridbench.compare.cell import ComparedCell
 from hybridbench.compare.interval import DOUBT, confidence
-from hybridbench.compare.judging import Comparison, Row, Verdict, differing_words
-from hybridbench.compare.sides import CROSSINGS, Side
+from hybridbench.compare.judging import Comparison, JudgedPair, Verdict, differing_words
+from hybridbench.compare.sides import CROSSINGS, ComparedSide
 from hybridbench.report.display import ShownUnit, unit_for
-from hybridbench.report.table import NO_VALUE, Column, Table
-from hybridbench.report.table import Cell as Shown
+from hybridbench.report.table import NO_VALUE, Column, Table, TableCell
 from hybridbench.units import format_number
 
 HIDDEN = ("spec",)
@@ -34,7 +33,7 @@ _DIGITS = 4
 """Digits of a ratio: a graphed step is known to 0.1%."""
 
 
-def verdict_word(row: Row, comparison: Comparison) -> str:
+def verdict_word(row: JudgedPair, comparison: Comparison) -> str:
     """A verdict in the words of the metric."""
     words = {
         Verdict.WORSE: comparison.asked.worse_word,
@@ -58,7 +57,7 @@ def fields_of(comparison: Comparison) -> tuple[list[str], list[str]]:
     return varying, [name for name in names if name not in varying]
 
 
-def field(cell: Cell, name: str) -> str:
+def field(cell: ComparedCell, name: str) -> str:
     """One field of a cell's identity; empty if its kind has none of that name."""
     return cell.what.get(name) or cell.how.get(name) or ""
 
@@ -104,8 +103,8 @@ def comparison_table(comparison: Comparison) -> Table:
         about(comparison),
     )
     for row in comparison.rows:
-        shown = [Shown(field(row.pair.shown, name), field(row.pair.shown, name)) for name in names]
-        shown += [Shown(row.pair.side, row.pair.side)] if several else []
+        shown = [TableCell(field(row.pair.shown, name), field(row.pair.shown, name)) for name in names]
+        shown += [TableCell(row.pair.side, row.pair.side)] if several else []
         shown += [_amount(cell, amounts) for cell in (row.pair.base, row.pair.other)]
         shown += [_ratio(row), _interval(row), _noise(row)]
         shown += [_peaks(row, memory)] if beside else []
@@ -115,41 +114,41 @@ def comparison_table(comparison: Comparison) -> Table:
     return table
 
 
-def _cells(row: Row) -> list[Cell]:
+def _cells(row: JudgedPair) -> list[ComparedCell]:
     return [cell for cell in (row.pair.base, row.pair.other) if cell is not None]
 
 
-def _amount(cell: Cell | None, shown_in: ShownUnit) -> Shown:
+def _amount(cell: ComparedCell | None, shown_in: ShownUnit) -> TableCell:
     if cell is None or cell.amount is None:
-        return Shown(NO_VALUE if cell is None or cell.ok else cell.status, None)
-    return Shown(shown_in.show(cell.amount), cell.amount)
+        return TableCell(NO_VALUE if cell is None or cell.ok else cell.status, None)
+    return TableCell(shown_in.show(cell.amount), cell.amount)
 
 
-def _ratio(row: Row) -> Shown:
-    return Shown(format_number(row.ratio.value, _DIGITS), row.ratio.value) if row.ratio else Shown(NO_VALUE)
+def _ratio(row: JudgedPair) -> TableCell:
+    return TableCell(format_number(row.ratio.value, _DIGITS), row.ratio.value) if row.ratio else TableCell(NO_VALUE)
 
 
-def _interval(row: Row) -> Shown:
+def _interval(row: JudgedPair) -> TableCell:
     if row.ratio is None or row.ratio.low is None or row.ratio.high is None:
-        return Shown(NO_VALUE)
+        return TableCell(NO_VALUE)
     if row.ratio.low == row.ratio.high:
-        return Shown("counted")
-    return Shown(f"{format_number(row.ratio.low, _DIGITS)}..{format_number(row.ratio.high, _DIGITS)}")
+        return TableCell("counted")
+    return TableCell(f"{format_number(row.ratio.low, _DIGITS)}..{format_number(row.ratio.high, _DIGITS)}")
 
 
-def _noise(row: Row) -> Shown:
+def _noise(row: JudgedPair) -> TableCell:
     if row.ratio is None or not row.pair.separate:
-        return Shown(NO_VALUE)
+        return TableCell(NO_VALUE)
     largest = max(cell.noise.between_frac for cell in _cells(row))
-    return Shown(f"{format_number(100 * largest, 2)}%", largest)
+    return TableCell(f"{format_number(100 * largest, 2)}%", largest)
 
 
-def _peaks(row: Row, shown_in: ShownUnit) -> Shown:
+def _peaks(row: JudgedPair, shown_in: ShownUnit) -> TableCell:
     base, other = (None if cell is None else cell.memory_bytes for cell in (row.pair.base, row.pair.other))
     if base is None and other is None:
-        return Shown(NO_VALUE)
+        return TableCell(NO_VALUE)
     shown = [NO_VALUE if peak is None else shown_in.show(peak) for peak in (base, other)]
-    return Shown(shown[0] if shown[0] == shown[1] else " to ".join(shown))
+    return TableCell(shown[0] if shown[0] == shown[1] else " to ".join(shown))
 
 
 _STYLES = {
@@ -164,14 +163,14 @@ _STYLES = {
 }
 
 
-def _verdict(row: Row, comparison: Comparison, table: Table) -> Shown:
+def _verdict(row: JudgedPair, comparison: Comparison, table: Table) -> TableCell:
     word = verdict_word(row, comparison)
     markers = "".join(table.note(reason) for reason in (*row.reasons, *_kernels(row)))
     failed = " FAILS" if row.failed else ""
-    return Shown(f"{word}{failed} {markers}".rstrip(), word, _STYLES.get(row.verdict))
+    return TableCell(f"{word}{failed} {markers}".rstrip(), word, _STYLES.get(row.verdict))
 
 
-def _kernels(row: Row) -> list[str]:
+def _kernels(row: JudgedPair) -> list[str]:
     """A sentence for each operation that ran on another backend."""
     base, other = row.pair.base, row.pair.other
     if row.ratio is None or base is None or other is None:
@@ -195,7 +194,7 @@ def side_lines(comparison: Comparison) -> list[str]:
     return [*lines, f"crossed, A / other: {'; '.join(words)}"] if words else lines
 
 
-def _side_line(side: Side) -> str:
+def _side_line(side: ComparedSide) -> str:
     runs = list(dict.fromkeys(cell.run for cell in side.cells))
     machines = list(dict.fromkeys(cell.how["device"] for cell in side.cells if "device" in cell.how))
     made_by = list(dict.fromkeys(cell.made_by for cell in side.cells))
@@ -263,7 +262,7 @@ def flat_table(comparison: Comparison) -> Table:
     rows = plain_rows(comparison)
     columns = list(dict.fromkeys(key for row in rows for key in row))
     table = Table(title(comparison), [Column(name, name) for name in columns])
-    table.rows = [[Shown(str(row.get(name)), row.get(name)) for name in columns] for row in rows]
+    table.rows = [[TableCell(str(row.get(name)), row.get(name)) for name in columns] for row in rows]
     return table
 
 
@@ -272,7 +271,7 @@ def plain_rows(comparison: Comparison) -> list[dict[str, Any]]:
     return [_plain(row, comparison) for row in comparison.rows]
 
 
-def _plain(row: Row, comparison: Comparison) -> dict[str, Any]:
+def _plain(row: JudgedPair, comparison: Comparison) -> dict[str, Any]:
     shown, ratio = row.pair.shown, row.ratio
     metric = comparison.asked.metric
     values: dict[str, Any] = {"side": row.pair.side, "verdict": verdict_word(row, comparison), "failed": row.failed}
@@ -309,7 +308,7 @@ def _differing(fields: dict[str, tuple[str, str]]) -> str:
     return "; ".join(f"{name}: {ours} / {theirs}" for name, (ours, theirs) in fields.items() if name not in HIDDEN)
 
 
-def row_name(row: Row, names: Sequence[str], comparison: Comparison) -> str:
+def row_name(row: JudgedPair, names: Sequence[str], comparison: Comparison) -> str:
     """A row in one line: the fields that tell it from others, and its side if there are several."""
     cell = row.pair.shown
     words = [f"{name} {field(cell, name)}" if name in _NAMED else field(cell, name) for name in names]

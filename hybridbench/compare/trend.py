@@ -17,12 +17,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
-from hybridbench.compare.cell import Asked, Cell
+from hybridbench.compare.cell import ComparedCell, ComparedMetric
 from hybridbench.compare.interval import DOUBT
 from hybridbench.compare.tables import field
 from hybridbench.report.display import unit_for
-from hybridbench.report.table import NO_VALUE, Column, Table
-from hybridbench.report.table import Cell as Shown
+from hybridbench.report.table import NO_VALUE, Column, Table, TableCell
 
 FEWEST = 3
 """Runs that make a trend; of two, the comparison says all."""
@@ -41,7 +40,7 @@ class Trend:
         change_frac: the change over all of them, as fitted; ``low_frac`` and ``high_frac`` are its bounds.
     """
 
-    cell: Cell
+    cell: ComparedCell
     first: float
     runs: int
     per_run_frac: float
@@ -49,16 +48,16 @@ class Trend:
     low_frac: float
     high_frac: float
 
-    def word(self, asked: Asked) -> str:
+    def word(self, asked: ComparedMetric) -> str:
         """What is said of it, in the words of the metric."""
         if self.low_frac <= 0 <= self.high_frac:
             return "within noise"
         return f"drifts {asked.worse_word if (self.low_frac > 0) == (asked.better == 'lower') else asked.better_word}"
 
 
-def trends(cells: Sequence[Cell]) -> list[Trend]:
+def trends(cells: Sequence[ComparedCell]) -> list[Trend]:
     """The trend of each cell that ``FEWEST`` runs or more measured under the same conditions, the worst first."""
-    found: dict[object, dict[str, Cell]] = {}
+    found: dict[object, dict[str, ComparedCell]] = {}
     for cell in sorted(cells, key=lambda cell: cell.moment):
         if cell.ok and cell.amount and not cell.doubts:
             found.setdefault(cell.identity(), {})[cell.run] = cell
@@ -66,7 +65,7 @@ def trends(cells: Sequence[Cell]) -> list[Trend]:
     return sorted((_trend(points, len(every)) for points in every), key=lambda one: -one.change_frac)
 
 
-def _trend(points: Sequence[Cell], cells: int) -> Trend:
+def _trend(points: Sequence[ComparedCell], cells: int) -> Trend:
     n = len(points)
     logs = [math.log(point.amount or math.nan) for point in points]
     places = [place - (n - 1) / 2 for place in range(n)]
@@ -78,12 +77,12 @@ def _trend(points: Sequence[Cell], cells: int) -> Trend:
     return Trend(points[-1], points[0].amount or math.nan, n, math.expm1(slope), change, low, high)
 
 
-def _sd(cell: Cell) -> float:
+def _sd(cell: ComparedCell) -> float:
     within = math.log(cell.high / cell.low) / 2 / Z if cell.low and cell.high else 0.0
     return math.hypot(within, max(cell.noise.between_frac, cell.noise.drift_frac))
 
 
-def trend_table(found: Sequence[Trend], asked: Asked) -> Table:
+def trend_table(found: Sequence[Trend], asked: ComparedMetric) -> Table:
     """A row per cell: its first and last amount, the change from run to run and over all, and what that says."""
     shown = [one.cell for one in found]
     names = [name for name in dict.fromkeys(name for cell in shown for name in cell.what) if name != "spec"]
@@ -107,19 +106,19 @@ def trend_table(found: Sequence[Trend], asked: Asked) -> Table:
         last = one.cell.amount
         table.rows.append(
             [
-                *(Shown(field(one.cell, name), field(one.cell, name)) for name in names),
-                Shown(str(one.runs), one.runs),
-                Shown(unit.show(one.first), one.first),
-                Shown(NO_VALUE if last is None else unit.show(last), last),
-                *(Shown(f"{100 * value:+.2f}", value) for value in (one.per_run_frac, one.change_frac)),
-                Shown(interval, interval),
-                Shown(one.word(asked), one.word(asked)),
+                *(TableCell(field(one.cell, name), field(one.cell, name)) for name in names),
+                TableCell(str(one.runs), one.runs),
+                TableCell(unit.show(one.first), one.first),
+                TableCell(NO_VALUE if last is None else unit.show(last), last),
+                *(TableCell(f"{100 * value:+.2f}", value) for value in (one.per_run_frac, one.change_frac)),
+                TableCell(interval, interval),
+                TableCell(one.word(asked), one.word(asked)),
             ]
         )
     return table
 
 
-def plain(found: Sequence[Trend], asked: Asked) -> list[dict[str, object]]:
+def plain(found: Sequence[Trend], asked: ComparedMetric) -> list[dict[str, object]]:
     """Trends as JSON values, in SI."""
     return [
         {

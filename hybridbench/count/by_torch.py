@@ -52,8 +52,8 @@ def count_with_torch(
         call._get_raw = True  # type: ignore[attr-defined]
         return call
 
-    formulas = {**flop_registry, **{op: shape_wrapper(formula) for op, formula in TORCH_FORMULAS.items()}}
-    mapping = {op: recorded(formula) for op, formula in formulas.items()}
+    formulas = {**flop_registry, **{operator: shape_wrapper(formula) for operator, formula in TORCH_FORMULAS.items()}}
+    mapping = {operator: recorded(formula) for operator, formula in formulas.items()}
     unseen = _Unseen(where)
     try:
         # Entered first, so that it is asked last: FlopCounterMode takes composite operators apart before it passes them

@@ -44,7 +44,7 @@ class What(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Ran:
+class RanKernel:
     """A kernel, or on a CPU an operator, in one step.
 
     Args:
@@ -68,7 +68,7 @@ class Traced:
         tuning: what autotuners chose, by kernel.
     """
 
-    kernels: tuple[Ran, ...]
+    kernels: tuple[RanKernel, ...]
     gap_s: float
     clock_hz: float | None = None
     tuning: Mapping[str, str] = field(default_factory=dict)
@@ -76,7 +76,9 @@ class Traced:
 
 def traced_of(said: Mapping[str, Any]) -> Traced:
     """A trace as a side's program tells it."""
-    kernels = tuple(Ran(str(name), float(launches), float(seconds)) for name, launches, seconds in said["kernels"])
+    kernels = tuple(
+        RanKernel(str(name), float(launches), float(seconds)) for name, launches, seconds in said["kernels"]
+    )
     return Traced(kernels, float(said["gap_s"]), said["clock_hz"], said["tuning"])
 
 
@@ -151,8 +153,8 @@ class Why:
 class _Part:
     """A kernel or several that stand for each other: time of each side, launches and noise."""
 
-    base: tuple[Ran, ...]
-    head: tuple[Ran, ...]
+    base: tuple[RanKernel, ...]
+    head: tuple[RanKernel, ...]
     spread_s: float
 
     @property
@@ -203,9 +205,9 @@ def _typical(traces: Sequence[Traced]) -> Traced:
     names = dict.fromkeys(one.name for trace in traces for one in trace.kernels)
     rows = [{one.name: one for one in trace.kernels} for trace in traces]
 
-    def middle(name: str) -> Ran:
-        seen = [row.get(name, Ran(name, 0, 0.0)) for row in rows]
-        return Ran(name, median(one.launches for one in seen), median(one.seconds for one in seen))
+    def middle(name: str) -> RanKernel:
+        seen = [row.get(name, RanKernel(name, 0, 0.0)) for row in rows]
+        return RanKernel(name, median(one.launches for one in seen), median(one.seconds for one in seen))
 
     clocks = [one.clock_hz for one in traces if one.clock_hz]
     kernels = tuple(one for one in map(middle, names) if one.launches or one.seconds)
@@ -247,10 +249,10 @@ def _matched(base: Traced, head: Traced, spreads: Mapping[str, float]) -> list[_
     return parts
 
 
-def _by_place(kernels: Iterable[Ran], common: Iterable[str]) -> dict[str, list[Ran]]:
+def _by_place(kernels: Iterable[RanKernel], common: Iterable[str]) -> dict[str, list[RanKernel]]:
     """The kernels that only one side has, by the last one before them that both have."""
     known, place = set(common), ""
-    found: dict[str, list[Ran]] = {}
+    found: dict[str, list[RanKernel]] = {}
     for one in kernels:
         if one.name in known:
             place = one.name
@@ -276,7 +278,7 @@ def _clock_factor(base: Traced, head: Traced, parts: Sequence[_Part]) -> float:
     return factor if factor > 1 + CLOCK_MOVED else 1.0
 
 
-def _launches(kernels: Iterable[Ran]) -> float:
+def _launches(kernels: Iterable[RanKernel]) -> float:
     return sum(one.launches for one in kernels)
 
 

@@ -89,7 +89,7 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
+class Allowance:
     """What one figure may be at most, and why."""
 
     name: str
@@ -98,7 +98,7 @@ class Budget:
     reason: str
 
 
-def differences(part: str, before: Section, after: Section, budgets: Sequence[Budget] = ()) -> list[Difference]:
+def differences(part: str, before: Section, after: Section, budgets: Sequence[Allowance] = ()) -> list[Difference]:
     """Everything in a part that is not equal, in the order of the names."""
     if dict(before.versions) != dict(after.versions):
         names = dict.fromkeys((*before.versions, *after.versions))
@@ -123,7 +123,7 @@ def differences(part: str, before: Section, after: Section, budgets: Sequence[Bu
     return found
 
 
-def check_budgets(budgets: Sequence[Budget], sections: Mapping[str, Section]) -> None:
+def check_budgets(budgets: Sequence[Allowance], sections: Mapping[str, Section]) -> None:
     """Check that every budget is of a figure that there is, and each figure has one.
 
     Raises:
@@ -150,7 +150,7 @@ def _difference(
     quantity: str,
     old: Mapping[str, int | None],
     new: Mapping[str, int | None],
-    budget: Budget | None,
+    budget: Allowance | None,
 ) -> Difference | None:
     before, after = old.get(quantity), new.get(quantity)
     if quantity not in new:
@@ -213,7 +213,7 @@ def _section(body: Mapping[str, Any]) -> Section:
     return Section(body["figures"], {str(name): str(version) for name, version in body["versions"].items()})
 
 
-def read_budgets(path: Path) -> list[Budget]:
+def read_budgets(path: Path) -> list[Allowance]:
     """The budgets of a TOML file.
 
     Raises:
@@ -224,8 +224,8 @@ def read_budgets(path: Path) -> list[Budget]:
     ]
 
 
-def _budget(where: str, body: Any) -> Budget:
-    names = [field.name for field in fields(Budget)]
+def _budget(where: str, body: Any) -> Allowance:
+    names = [field.name for field in fields(Allowance)]
     if not isinstance(body, dict) or set(body) != set(names):
         raise BadInput(f"{where} must have exactly {', '.join(names)}.")
     if type(body["at_most"]) is not int or body["at_most"] < 0:
@@ -233,4 +233,4 @@ def _budget(where: str, body: Any) -> Budget:
     for name in ("name", "quantity", "reason"):
         if not isinstance(body[name], str) or not body[name].strip():
             raise BadInput(f"{where}: {name} must be a text that is not empty.")
-    return Budget(**body)
+    return Allowance(**body)

@@ -21,10 +21,10 @@ from typing import Any
 
 from hybridbench.errors import BadInput, HybridbenchError
 from hybridbench.files import CONFIG_BYTES, Damaged, Missing, from_json, read_text
-from hybridbench.gate.cells import Asked
+from hybridbench.gate.cells import CheckCell
 from hybridbench.gate.exits import Exit
 from hybridbench.gate.revisions import Commit
-from hybridbench.gate.verdict import Verdict, Word
+from hybridbench.gate.verdict import CellVerdict, Word
 from hybridbench.plain import from_plain, to_plain
 
 SCHEMA = 1
@@ -42,7 +42,7 @@ class Answer(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class JudgedRevision:
     """One revision that was judged.
 
     Args:
@@ -57,7 +57,7 @@ class Step:
     base: str
     answer: Answer
     because: str = ""
-    verdicts: tuple[Verdict, ...] = ()
+    verdicts: tuple[CellVerdict, ...] = ()
 
 
 class OutOfTime(HybridbenchError):
@@ -66,7 +66,7 @@ class OutOfTime(HybridbenchError):
     exit_code = int(Exit.INCONCLUSIVE)
 
 
-Measure = Callable[[str, str, Sequence[Asked]], Sequence[Verdict]]
+Measure = Callable[[str, str, Sequence[CheckCell]], Sequence[CellVerdict]]
 """The verdicts of cells on a commit (second) against another one (first).
 
 It raises ``BadInput`` where a side does not start or lacks a person's kernel, and ``OutOfTime``.
@@ -74,7 +74,7 @@ It raises ``BadInput`` where a side does not start or lacks a person's kernel, a
 
 
 @dataclass
-class Walk:
+class Bisection:
     """A bisect as far as it has come.
 
     Args:
@@ -85,7 +85,7 @@ class Walk:
 
     good: str
     commits: list[Commit]
-    steps: list[Step] = field(default_factory=list)
+    steps: list[JudgedRevision] = field(default_factory=list)
 
     def answers(self) -> dict[str, Answer]:
         """What each revision is against the good one, by its hash."""
@@ -116,7 +116,7 @@ class Walk:
         longest = max(outer or stretches, key=len, default=[])
         return suspects[longest[(len(longest) - 1) // 2]] if longest else None
 
-    def step_of(self, commit: str, base: str) -> Step | None:
+    def step_of(self, commit: str, base: str) -> JudgedRevision | None:
         """The step that judged one commit against another one."""
         return next((one for one in self.steps if (one.commit, one.base) == (commit, base)), None)
 
@@ -127,7 +127,7 @@ def most_steps(count: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class BisectResult:
     """What a bisect came to.
 
     Args:
@@ -139,20 +139,20 @@ class Found:
     """
 
     suspects: list[Commit]
-    slow: Step | None
-    before: Step | None
-    alone: Step | None
-    bad: Step
+    slow: JudgedRevision | None
+    before: JudgedRevision | None
+    alone: JudgedRevision | None
+    bad: JudgedRevision
 
 
 def walk_through(
-    walk: Walk,
-    cells: Sequence[Asked],
+    walk: Bisection,
+    cells: Sequence[CheckCell],
     measure: Measure,
     parent_of: Callable[[str], str],
-    keep: Callable[[Walk], None] = lambda _walk: None,
-    said: Callable[[Step], None] = lambda _step: None,
-) -> Found:
+    keep: Callable[[Bisection], None] = lambda _walk: None,
+    said: Callable[[JudgedRevision], None] = lambda _step: None,
+) -> BisectResult:
     """Judge revisions until the first slow one is known, or all that is left was skipped.
 
     Args:
@@ -167,7 +167,7 @@ def walk_through(
         OutOfTime: the budget ended.
     """
 
-    def judged(commit: str, base: str, which: Sequence[Asked], *, must: bool = False) -> Step:
+    def judged(commit: str, base: str, which: Sequence[CheckCell], *, must: bool = False) -> JudgedRevision:
         known = walk.step_of(commit, base)
         if known is not None:
             return known
@@ -181,7 +181,7 @@ def walk_through(
     walk.steps = [one for one in walk.steps if one.commit != last or one.answer is Answer.SLOW]
     bad = judged(last, walk.good, cells, must=True)
     if bad.answer is not Answer.SLOW:
-        return Found([], None, None, None, bad)
+        return BisectResult([], None, None, None, bad)
     slower = {one.cell for one in bad.verdicts if one.word is Word.REGRESSION}
     followed = [cell for cell in cells if cell.name in slower]
     while (following := walk.following()) is not None:
@@ -193,41 +193,41 @@ def walk_through(
     alone = None
     if len(suspects) == 1 and at:
         alone = judged(first.name, parent_of(first.name), followed)
-    return Found(suspects, slow, before, alone, bad)
+    return BisectResult(suspects, slow, before, alone, bad)
 
 
-def _judged(commit: str, base: str, cells: Sequence[Asked], measure: Measure, must: bool) -> Step:
+def _judged(commit: str, base: str, cells: Sequence[CheckCell], measure: Measure, must: bool) -> JudgedRevision:
     """One step; what is undecided is measured again.
 
     Args:
         must: whether a revision that cannot be measured is an error.
     """
-    verdicts: Sequence[Verdict] = ()
+    verdicts: Sequence[CellVerdict] = ()
     for _ in range(1 + REPEATS):
         try:
             verdicts = measure(base, commit, cells)
         except BadInput as exc:
             if must:
                 raise
-            return Step(commit, base, Answer.SKIPPED, " ".join(str(exc).split()))
+            return JudgedRevision(commit, base, Answer.SKIPPED, " ".join(str(exc).split()))
         if any(one.word is Word.REGRESSION for one in verdicts):
-            return Step(commit, base, Answer.SLOW, "", tuple(verdicts))
+            return JudgedRevision(commit, base, Answer.SLOW, "", tuple(verdicts))
         if verdicts and all(one.word in _FAST for one in verdicts):
-            return Step(commit, base, Answer.FAST, "", tuple(verdicts))
+            return JudgedRevision(commit, base, Answer.FAST, "", tuple(verdicts))
         if not any(one.word not in _FAST and one.pairs for one in verdicts):
             break  # it gave no times, and would not the next time
     because = "; ".join(f"{one.cell}: {one.word}. {one.because}" for one in verdicts if one.word not in _FAST)
-    return Step(commit, base, Answer.SKIPPED, because or "Nothing was measured.", tuple(verdicts))
+    return JudgedRevision(commit, base, Answer.SKIPPED, because or "Nothing was measured.", tuple(verdicts))
 
 
-def key_of(good: str, bad: str, cells: Sequence[Asked], machine: str) -> str:
+def key_of(good: str, bad: str, cells: Sequence[CheckCell], machine: str) -> str:
     """What tells one bisect on one machine from another, as twelve digits: their progress must not be mixed."""
     asked = [[cell.name, cell.kind, cell.base, cell.head] for cell in cells]
     text = dumps([good, bad, asked, machine], sort_keys=True)
     return sha256(text.encode()).hexdigest()[:12]
 
 
-def write_progress(walk: Walk, key: str, path: Path) -> None:
+def write_progress(walk: Bisection, key: str, path: Path) -> None:
     """Store the steps of a walk. The file is whole at any moment.
 
     Raises:
@@ -242,7 +242,7 @@ def write_progress(walk: Walk, key: str, path: Path) -> None:
         raise BadInput(f"{path} cannot be written ({exc.strerror}): make room, or give --progress FILE.") from exc
 
 
-def read_progress(walk: Walk, key: str, path: Path) -> None:
+def read_progress(walk: Bisection, key: str, path: Path) -> None:
     """Add to a walk the steps that were stored; none where there is no file.
 
     Raises:
@@ -264,6 +264,6 @@ def read_progress(walk: Walk, key: str, path: Path) -> None:
         raise BadInput(f"{path} is damaged ({exc}): remove it, or name another file with --progress.") from exc
 
 
-def _step(body: Mapping[str, Any]) -> Step:
-    verdicts = tuple(from_plain(Verdict, one) for one in body["verdicts"])
-    return Step(body["commit"], body["base"], Answer(body["answer"]), str(body["because"]), verdicts)
+def _step(body: Mapping[str, Any]) -> JudgedRevision:
+    verdicts = tuple(from_plain(CellVerdict, one) for one in body["verdicts"])
+    return JudgedRevision(body["commit"], body["base"], Answer(body["answer"]), str(body["because"]), verdicts)

@@ -6,26 +6,26 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from hybridbench.gate.bisect import Answer, Found, Step, Walk
-from hybridbench.gate.verdict import Verdict, Word
-from hybridbench.report.table import NO_VALUE, Cell, Column, Table
+from hybridbench.gate.bisect import Answer, Bisection, BisectResult, JudgedRevision
+from hybridbench.gate.verdict import CellVerdict, Word
+from hybridbench.report.table import NO_VALUE, Column, Table, TableCell
 
 TOUCHED = 20
 """Files of a commit that are listed."""
 
 
-def sized(one: Verdict) -> str:
+def sized(one: CellVerdict) -> str:
     """A cell with its ratio and interval."""
     if one.change is None or one.low is None or one.high is None:
         return f"{one.cell} {one.word}"
     return f"{one.cell} {one.change:+.2%} ({one.low:+.2%} to {one.high:+.2%})"
 
 
-def _slow(step: Step | None) -> list[Verdict]:
+def _slow(step: JudgedRevision | None) -> list[CellVerdict]:
     return [] if step is None else [one for one in step.verdicts if one.word is Word.REGRESSION]
 
 
-def document(found: Found, walk: Walk, files: Sequence[str], remark: str) -> str:
+def document(found: BisectResult, walk: Bisection, files: Sequence[str], remark: str) -> str:
     """One JSON document.
 
     Args:
@@ -47,7 +47,7 @@ def document(found: Found, walk: Walk, files: Sequence[str], remark: str) -> str
     return json.dumps(body, allow_nan=False)
 
 
-def conclusion(found: Found, files: Sequence[str]) -> list[str]:
+def conclusion(found: BisectResult, files: Sequence[str]) -> list[str]:
     """What was found, in lines: the first slow commit with its ratios and what it touched, or what may be it."""
     if not found.suspects:
         return ["The bad revision could not be judged, so nothing was searched for."]
@@ -68,13 +68,13 @@ def conclusion(found: Found, files: Sequence[str]) -> list[str]:
     return lines
 
 
-def _until(found: Found, cell: Verdict) -> str:
+def _until(found: BisectResult, cell: CellVerdict) -> str:
     """What a cell was before the first slow commit, for the end of a line."""
     earlier = [one for one in found.before.verdicts if one.cell == cell.cell] if found.before else []
     return "".join(f"; before it {one.change:+.2%}" for one in earlier if one.change is not None)
 
 
-def walk_table(walk: Walk) -> Table:
+def walk_table(walk: Bisection) -> Table:
     """A row per cell of each revision that was judged, in the order of the history."""
     names = {one.cell for step in walk.steps for one in step.verdicts}
     one_cell = len(names) == 1
@@ -99,16 +99,16 @@ def walk_table(walk: Walk) -> Table:
         for one in step.verdicts or (None,):
             table.rows.append(
                 [
-                    Cell(commit.short, commit.name),
-                    Cell(commit.subject, commit.subject),
-                    *([] if one_cell else [Cell(one.cell if one else NO_VALUE)]),
+                    TableCell(commit.short, commit.name),
+                    TableCell(commit.subject, commit.subject),
+                    *([] if one_cell else [TableCell(one.cell if one else NO_VALUE)]),
                     *(_percent(value) for value in ((one.change, one.low, one.high) if one else (None,) * 3)),
-                    Cell(str(one.pairs) if one else NO_VALUE, one.pairs if one else None),
-                    Cell(f"{step.answer}{against}{note}", str(step.answer)),
+                    TableCell(str(one.pairs) if one else NO_VALUE, one.pairs if one else None),
+                    TableCell(f"{step.answer}{against}{note}", str(step.answer)),
                 ]
             )
     return table
 
 
-def _percent(value: float | None) -> Cell:
-    return Cell(NO_VALUE if value is None else f"{100 * value:+.2f}", value)
+def _percent(value: float | None) -> TableCell:
+    return TableCell(NO_VALUE if value is None else f"{100 * value:+.2f}", value)

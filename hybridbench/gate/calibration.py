@@ -17,7 +17,7 @@ import numpy as np
 
 from hybridbench.errors import BadInput
 from hybridbench.files import CONFIG_BYTES, from_json, read_text
-from hybridbench.gate.kinds import KINDS, Kind
+from hybridbench.gate.kinds import KINDS, CellKind
 from hybridbench.gate.pairs import PairedCell
 from hybridbench.gate.sequential import CLIP, MAD_TO_SD, Array, Outcome, decide, least_visible
 from hybridbench.record import Environment
@@ -102,7 +102,7 @@ def robust_sd(ratios: Array) -> float:
     return float(np.std(kept, ddof=1)) if len(kept) > 1 else 0.0
 
 
-def _false_alarms(ratios: Array, kind: Kind, sd: float, n_cells: int) -> float:
+def _false_alarms(ratios: Array, kind: CellKind, sd: float, n_cells: int) -> float:
     """The share of sequences drawn from A/A pairs that are judged slower. Which side is called the change is chance."""
     draw = np.random.default_rng(0)
 
@@ -117,7 +117,7 @@ def _false_alarms(ratios: Array, kind: Kind, sd: float, n_cells: int) -> float:
     return float((outcome == Outcome.SLOWER).mean())
 
 
-def why_advisory(cell: PairedCell, kind: Kind, n_cells: int, calibrated: Calibrated | None) -> str:
+def why_advisory(cell: PairedCell, kind: CellKind, n_cells: int, calibrated: Calibrated | None) -> str:
     """Why a cell fails no job, in a sentence; empty where it may."""
     blocks = cell.blocks_per_sm
     if blocks is None and calibrated is not None:

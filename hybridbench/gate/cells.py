@@ -14,7 +14,7 @@ from typing import Any
 from hybridbench.errors import BadInput
 from hybridbench.kernel_suite import file
 from hybridbench.kernel_suite.cell import Cell
-from hybridbench.kernel_suite.plan import Ask, cells
+from hybridbench.kernel_suite.plan import KernelOptions, cells
 from hybridbench.kernel_suite.problems import TIMED
 from hybridbench.suite.case import GRAPH, Case
 from hybridbench.suite.file import load_suite
@@ -26,7 +26,7 @@ AUTO = "auto"
 
 
 @dataclass(frozen=True)
-class Asked:
+class CheckCell:
     """One cell of a check.
 
     Args:
@@ -49,7 +49,7 @@ class Asked:
     planted: tuple[float, ...] = ()
 
 
-def of_kernel(cell: Cell, base_kernel: str | None = None) -> Asked:
+def of_kernel(cell: Cell, base_kernel: str | None = None) -> CheckCell:
     """The cell of an operation.
 
     Args:
@@ -58,16 +58,16 @@ def of_kernel(cell: Cell, base_kernel: str | None = None) -> Asked:
     base = cell if base_kernel is None else replace(cell, backend=base_kernel)
     name = cell.label + ("" if cell.sampling.cold else ", hot")
     kind = "cpu" if cell.device == "cpu" else "kernel"
-    return Asked(name, kind, "kernel", base.to_dict(), cell.to_dict(), cell.limit_s, cell.device)
+    return CheckCell(name, kind, "kernel", base.to_dict(), cell.to_dict(), cell.limit_s, cell.device)
 
 
-def of_step(case: Case) -> Asked:
+def of_step(case: Case) -> CheckCell:
     """The cell of a model's step."""
     kind = "cpu" if case.device == "cpu" else "training"
     if case.device != "cpu" and case.execution.mode == GRAPH and case.workload.kind == DECODE:
         kind = "step"
     body = case.to_dict()
-    return Asked(f"{case.label}, {case.how}", kind, "step", body, body, case.limit_s, case.device)
+    return CheckCell(f"{case.label}, {case.how}", kind, "step", body, body, case.limit_s, case.device)
 
 
 def asked(
@@ -77,13 +77,13 @@ def asked(
     kernels: Mapping[str, str],
     base_kernels: Mapping[str, str],
     **ask: Any,
-) -> list[Asked]:
+) -> list[CheckCell]:
     """The cells of what a person names: operations, or TOML files of kernels or of steps.
 
     Args:
         words: names of operations, or paths that end in ``.toml``; empty for ``DEFAULT_OPS``.
         kernels, base_kernels: functions as ``package.module:function`` by operation, of the change and of the base.
-        ask: fields of ``plan.Ask``, for operations.
+        ask: fields of ``plan.KernelOptions``, for operations.
 
     Raises:
         BadInput: a name that there is not, a file that is no suite, or words that do not go together.
@@ -102,7 +102,7 @@ def asked(
     return found
 
 
-def _of_file(path: Path, has_gpu: bool) -> list[Asked]:
+def _of_file(path: Path, has_gpu: bool) -> list[CheckCell]:
     """The cells of a suite of kernels or of steps, by the tables that it has."""
     try:
         kernels = "kernels" in tomllib.loads(path.read_text(encoding="utf-8-sig"))
@@ -114,7 +114,7 @@ def _of_file(path: Path, has_gpu: bool) -> list[Asked]:
     return [of_kernel(cell) for cell in {cell.key: cell for cell in made}.values()]
 
 
-def _made(ask: Ask, has_gpu: bool) -> list[Cell]:
+def _made(ask: KernelOptions, has_gpu: bool) -> list[Cell]:
     """The cells of what is asked for, by the backends named, or else by the one that each side takes of itself."""
     made = cells(ask, has_gpu=has_gpu)
     if not ask.backends:
@@ -128,7 +128,7 @@ def _of_operations(
     kernels: Mapping[str, str],
     base_kernels: Mapping[str, str],
     ask: dict[str, Any],
-) -> list[Asked]:
+) -> list[CheckCell]:
     for op in base_kernels:
         if op not in kernels:
             raise BadInput(f"--base-kernel {op}=... without --kernel {op}=...: name the one that is compared with it.")
@@ -136,7 +136,7 @@ def _of_operations(
     for op in kernels:
         if op not in ops:
             raise BadInput(f"--kernel for {op}, which is not among {', '.join(ops)}: name it too, or leave these out.")
-    wanted = Ask(ops=",".join(ops), **ask)
+    wanted = KernelOptions(ops=",".join(ops), **ask)
     on_cpu = wanted.device == "cpu" or (wanted.device is None and not has_gpu)
     if not words and not kernels:
         wanted = replace(wanted, arch="inter", direction=wanted.direction or "forward")

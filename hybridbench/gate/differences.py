@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 from hybridbench.gate.baseline import Difference, Finding
 from hybridbench.gate.exits import Exit, exit_name
-from hybridbench.report.table import NO_VALUE, Cell, Column, Table
+from hybridbench.report.table import NO_VALUE, Column, Table, TableCell
 
 
 def difference_table(found: Sequence[Difference]) -> Table:
@@ -32,11 +32,14 @@ def difference_table(found: Sequence[Difference]) -> Table:
         note = f" {table.note(one.because)}" if one.because else ""
         table.rows.append(
             [
-                Cell(one.name, one.name),
-                Cell(one.quantity, one.quantity),
-                *(Cell(NO_VALUE if figure is None else f"{figure:,}", figure) for figure in (one.before, one.after)),
-                Cell(NO_VALUE if change is None else f"{change:+.3%}".removesuffix("%"), change),
-                Cell(
+                TableCell(one.name, one.name),
+                TableCell(one.quantity, one.quantity),
+                *(
+                    TableCell(NO_VALUE if figure is None else f"{figure:,}", figure)
+                    for figure in (one.before, one.after)
+                ),
+                TableCell(NO_VALUE if change is None else f"{change:+.3%}".removesuffix("%"), change),
+                TableCell(
                     f"{one.finding}{note}", str(one.finding), "ok" if one.finding is Finding.WITHIN_BUDGET else "wrong"
                 ),
             ]

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from enum import IntEnum
 
 from hybridbench.errors import BadInput, unknown_name
-from hybridbench.gate.verdict import Verdict, Word
+from hybridbench.gate.verdict import CellVerdict, Word
 
 
 class Exit(IntEnum):
@@ -64,7 +64,7 @@ def worst(codes: Iterable[Exit], fail_on: Sequence[Exit] = WORST_FIRST) -> Exit:
     return next((code for code in WORST_FIRST if code in there and code in fail_on), Exit.PASS)
 
 
-def exit_of(verdicts: Sequence[Verdict], fail_on: Sequence[Exit] = WORST_FIRST) -> Exit:
+def exit_of(verdicts: Sequence[CellVerdict], fail_on: Sequence[Exit] = WORST_FIRST) -> Exit:
     """The exit code of a check.
 
     Advisory cells fail nothing, unless they are wrong or could not be compared. A check in which no cell that counts

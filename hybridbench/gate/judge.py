@@ -15,10 +15,10 @@ import numpy as np
 
 from hybridbench.gate.accepted import Accepted
 from hybridbench.gate.calibration import Calibrated, why_advisory
-from hybridbench.gate.kinds import KINDS, Kind
-from hybridbench.gate.pairs import Pair, PairedCell, State
+from hybridbench.gate.kinds import KINDS, CellKind
+from hybridbench.gate.pairs import PairedCell, State, TimedPair
 from hybridbench.gate.sequential import Array, Outcome, bounds, decide, tail
-from hybridbench.gate.verdict import Verdict, Word, as_change
+from hybridbench.gate.verdict import CellVerdict, Word, as_change
 
 
 class Wanted(StrEnum):
@@ -47,7 +47,7 @@ def judge(
     cells: Sequence[PairedCell],
     calibrated: Mapping[str, Calibrated] | None = None,
     accepted: Sequence[Accepted] = (),
-) -> list[Verdict]:
+) -> list[CellVerdict]:
     """The verdict of each cell.
 
     Args:
@@ -76,7 +76,7 @@ def needed(cell: PairedCell, n_cells: int, calibrated: Calibrated | None = None)
     return None
 
 
-def _of_cell(cell: PairedCell, n_cells: int, calibrated: Calibrated | None) -> Verdict:
+def _of_cell(cell: PairedCell, n_cells: int, calibrated: Calibrated | None) -> CellVerdict:
     kind = KINDS.get(cell.kind)
     if kind is None:
         return _said(cell, Word.NOT_COMPARABLE, f"Unknown kind of cell '{cell.kind}': known are {', '.join(KINDS)}.")
@@ -93,7 +93,7 @@ def _of_cell(cell: PairedCell, n_cells: int, calibrated: Calibrated | None) -> V
     return _timed(cell, kind, n_cells, calibrated)
 
 
-def _before_speed(cell: PairedCell, kind: Kind) -> tuple[Word, str] | None:
+def _before_speed(cell: PairedCell, kind: CellKind) -> tuple[Word, str] | None:
     """The word of a cell that is not judged by its times, and why; None for one that is."""
     head, base = cell.head, cell.base
     if head.state is State.WRONG:
@@ -126,7 +126,7 @@ def _unsound(cell: PairedCell) -> str:
     return ""
 
 
-def usable(cell: PairedCell, pairs: Sequence[Pair]) -> list[Pair]:
+def usable(cell: PairedCell, pairs: Sequence[TimedPair]) -> list[TimedPair]:
     """The pairs to judge: if a side's tuning varies between its own processes, those whose sides chose alike.
 
     A tuner that takes the one or the other by chance makes times of two modes. Where each side always chooses the same,
@@ -142,24 +142,24 @@ def usable(cell: PairedCell, pairs: Sequence[Pair]) -> list[Pair]:
     return [pair for pair in pairs if pair.base_tuning == pair.head_tuning]
 
 
-def _ratios(cell: PairedCell, pairs: Sequence[Pair], length: int) -> Array:
+def _ratios(cell: PairedCell, pairs: Sequence[TimedPair], length: int) -> Array:
     """The first ``length`` log ratios, with NaN for those that are not measured."""
     ratios = [pair.log_ratio for pair in usable(cell, pairs)][:length]
     return np.array(ratios + [math.nan] * (length - len(ratios)))
 
 
-def _decided(cell: PairedCell, kind: Kind, n_cells: int, calibrated: Calibrated | None) -> tuple[Outcome, int]:
+def _decided(cell: PairedCell, kind: CellKind, n_cells: int, calibrated: Calibrated | None) -> tuple[Outcome, int]:
     fresh = np.stack([_ratios(cell, cell.fresh.get(n, ()), kind.confirm) for n in kind.looks])
     pairs = _ratios(cell, cell.pairs, kind.looks[-1])
     found = decide(pairs[None], fresh[None], kind, _sd(kind, calibrated), n_cells)
     return Outcome(int(found.outcome[0])), int(found.look[0])
 
 
-def _sd(kind: Kind, calibrated: Calibrated | None) -> float:
+def _sd(kind: CellKind, calibrated: Calibrated | None) -> float:
     return kind.sd if calibrated is None else calibrated.sd
 
 
-def _timed(cell: PairedCell, kind: Kind, n_cells: int, calibrated: Calibrated | None) -> Verdict:
+def _timed(cell: PairedCell, kind: CellKind, n_cells: int, calibrated: Calibrated | None) -> CellVerdict:
     """The verdict on a cell's speed."""
     outcome, look = _decided(cell, kind, n_cells, calibrated)
     n = kind.looks[look]
@@ -192,7 +192,7 @@ def _timed(cell: PairedCell, kind: Kind, n_cells: int, calibrated: Calibrated | 
     )
 
 
-def _canary(cell: PairedCell, kind: Kind, n_cells: int, calibrated: Calibrated | None) -> Verdict:
+def _canary(cell: PairedCell, kind: CellKind, n_cells: int, calibrated: Calibrated | None) -> CellVerdict:
     """The verdict of a cell with the same machine code. If it was timed all the same, it must not have changed."""
     said = _said(cell, Word.SAME_CODE, "Machine code, launch and tuning are those of the base.", kind=kind)
     if not cell.pairs:
@@ -207,15 +207,15 @@ def _canary(cell: PairedCell, kind: Kind, n_cells: int, calibrated: Calibrated |
     return replace(timed, word=Word.SAME_CODE, because=said.because)
 
 
-def _moved(timed: Verdict) -> bool:
+def _moved(timed: CellVerdict) -> bool:
     """Whether a cell's time moved beyond its margin, either way, and beyond its noise."""
     if timed.change is None or timed.low is None or timed.high is None or timed.margin is None:
         return False
     return abs(timed.change) > timed.margin and (timed.low > 0 or timed.high < 0)
 
 
-def _said(cell: PairedCell, word: Word, because: str, *, kind: Kind | None = None) -> Verdict:
-    return Verdict(
+def _said(cell: PairedCell, word: Word, because: str, *, kind: CellKind | None = None) -> CellVerdict:
+    return CellVerdict(
         cell.name,
         cell.kind,
         word,
@@ -226,7 +226,7 @@ def _said(cell: PairedCell, word: Word, because: str, *, kind: Kind | None = Non
     )
 
 
-def _allowed(verdict: Verdict, accepted: Accepted | None) -> Verdict:
+def _allowed(verdict: CellVerdict, accepted: Accepted | None) -> CellVerdict:
     """A regression no larger than what is accepted of its cell becomes an accepted one."""
     if accepted is None or verdict.word is not Word.REGRESSION or verdict.change is None:
         return verdict

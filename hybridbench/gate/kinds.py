@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class CellKind:
     """One kind of cell.
 
     Args:
@@ -30,9 +30,9 @@ class Kind:
     host: bool
 
 
-KINDS: dict[str, Kind] = {
-    "step": Kind("graphed step", 0.005, (3, 6), 2, 0.0005, host=False),
-    "kernel": Kind("kernel", 0.0075, (4, 8), 4, 0.003, host=False),
-    "training": Kind("training step", 0.015, (6, 12), 4, 0.01, host=True),
-    "cpu": Kind("CPU", 0.05, (4, 8), 4, 0.02, host=True),
+KINDS: dict[str, CellKind] = {
+    "step": CellKind("graphed step", 0.005, (3, 6), 2, 0.0005, host=False),
+    "kernel": CellKind("kernel", 0.0075, (4, 8), 4, 0.003, host=False),
+    "training": CellKind("training step", 0.015, (6, 12), 4, 0.01, host=True),
+    "cpu": CellKind("CPU", 0.05, (4, 8), 4, 0.02, host=True),
 }

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, replace
 
 from hybridbench.errors import BadInput
 from hybridbench.gate.calibration import Calibrated
-from hybridbench.gate.cells import Asked
+from hybridbench.gate.cells import CheckCell
 from hybridbench.gate.judge import Wanted, judge, needed
 from hybridbench.gate.kinds import KINDS
-from hybridbench.gate.paired import BLOCK_NS, BLOCKS, WARM_BLOCKS, Found, Pairs
-from hybridbench.gate.pairs import PairedCell, Side, State
+from hybridbench.gate.paired import BLOCK_NS, BLOCKS, WARM_BLOCKS, CellInPair, Pairs
+from hybridbench.gate.pairs import PairedCell, SideTimes, State
 from hybridbench.gate.verdict import Word
 from hybridbench.units import NS_PER_S, format_seconds
 
@@ -31,7 +31,7 @@ SLACK = 1.2
 
 
 @dataclass
-class Progress:
+class CheckProgress:
     """What is known of every cell so far.
 
     Attributes:
@@ -48,7 +48,7 @@ class Progress:
     cell_s: dict[str, float] = field(default_factory=dict)
 
 
-def predicted_s(cells: Sequence[Asked]) -> tuple[float, float]:
+def predicted_s(cells: Sequence[CheckCell]) -> tuple[float, float]:
     """How long a check of these cells takes: if every first look decides, and if every last one must; seconds."""
 
     def pairs_s(pairs: Mapping[str, int]) -> float:
@@ -60,12 +60,12 @@ def predicted_s(cells: Sequence[Asked]) -> tuple[float, float]:
     return pairs_s(first), pairs_s(last)
 
 
-def _cell_s(cell: Asked) -> float:
+def _cell_s(cell: CheckCell) -> float:
     blocks = sum(taken + WARM_BLOCKS for taken in BLOCKS[cell.kind])
     return PREPARE_S + 2 * blocks * BLOCK_NS / NS_PER_S
 
 
-def prediction(cells: Sequence[Asked], budget_s: float | None) -> str:
+def prediction(cells: Sequence[CheckCell], budget_s: float | None) -> str:
     """The prediction in a sentence."""
     least, most = predicted_s(cells)
     count = "1 cell" if len(cells) == 1 else f"{len(cells)} cells"
@@ -74,7 +74,7 @@ def prediction(cells: Sequence[Asked], budget_s: float | None) -> str:
 
 
 def look(
-    cells: Sequence[Asked],
+    cells: Sequence[CheckCell],
     pairs: Pairs,
     calibrated: Mapping[str, Calibrated] | None = None,
     *,
@@ -82,7 +82,7 @@ def look(
     least_pairs: int = 0,
     now: Callable[[], float] = time.monotonic,
     said: Callable[[str], None] = lambda _text: None,
-) -> Progress:
+) -> CheckProgress:
     """Measure until all is decided.
 
     Args:
@@ -94,7 +94,7 @@ def look(
         BadInput: a person's own kernel cannot be found where it was named.
     """
     started, known = now(), calibrated or {}
-    progress = Progress({cell.name: PairedCell(cell.name, cell.kind) for cell in cells})
+    progress = CheckProgress({cell.name: PairedCell(cell.name, cell.kind) for cell in cells})
     until_s = None if budget_s is None else started + budget_s
     while True:
         wanted = _wanted(cells, progress, known, least_pairs)
@@ -123,12 +123,12 @@ def look(
     return progress
 
 
-def _predicted(wanted: Mapping[str, int], progress: Progress, pairs: Pairs) -> float:
+def _predicted(wanted: Mapping[str, int], progress: CheckProgress, pairs: Pairs) -> float:
     return pairs.start_s + sum(progress.cell_s.get(name, 0.0) for name in wanted)
 
 
 def _wanted(
-    cells: Sequence[Asked], progress: Progress, calibrated: Mapping[str, Calibrated], least_pairs: int
+    cells: Sequence[CheckCell], progress: CheckProgress, calibrated: Mapping[str, Calibrated], least_pairs: int
 ) -> dict[str, int]:
     """The cells to time in the next pair, each with the look that its pair is to confirm; 0 for a further pair."""
     timed = sum(bool(one.pairs) for one in progress.cells.values())
@@ -159,7 +159,7 @@ def _canary(cell: PairedCell) -> bool:
     return _both_measured(cell) and judge([cell])[0].word is Word.SAME_CODE
 
 
-def _added(cell: PairedCell, found: Found, confirming: int) -> PairedCell:
+def _added(cell: PairedCell, found: CellInPair, confirming: int) -> PairedCell:
     """A cell with what one more pair says of it."""
     first = not cell.pairs
     base, head = (
@@ -177,12 +177,12 @@ def _added(cell: PairedCell, found: Found, confirming: int) -> PairedCell:
     return replace(cell, pairs=(*cell.pairs, found.pair))
 
 
-def _same(before: Side, now: Side) -> Side:
+def _same(before: SideTimes, now: SideTimes) -> SideTimes:
     """A side that ran other code in a later process has no identity: what varies is not "the same"."""
     return now if before.identity == now.identity else replace(now, identity=None)
 
 
-def _check_own(cell: Asked, found: Found) -> None:
+def _check_own(cell: CheckCell, found: CellInPair) -> None:
     """Check that a person's own kernels are where they were named.
 
     Raises:

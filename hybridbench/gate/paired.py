@@ -17,8 +17,8 @@ from typing import Any
 
 from hybridbench.errors import BadInput
 from hybridbench.gate.attribution import Traced, traced_of
-from hybridbench.gate.cells import Asked
-from hybridbench.gate.pairs import Pair, Side, State
+from hybridbench.gate.cells import CheckCell
+from hybridbench.gate.pairs import SideTimes, State, TimedPair
 from hybridbench.gate.workers import Asking, Died
 from hybridbench.stats import quantile
 from hybridbench.units import NS_PER_S
@@ -61,7 +61,7 @@ class Choices:
 
 
 @dataclass(frozen=True)
-class Found:
+class CellInPair:
     """One cell in one pair.
 
     Args:
@@ -71,12 +71,12 @@ class Found:
         planted: the times with planted work, by its share.
     """
 
-    base: Side
-    head: Side
-    pair: Pair | None
+    base: SideTimes
+    head: SideTimes
+    pair: TimedPair | None
     blocks_per_sm: float | None
     spent_s: float
-    planted: Mapping[float, Pair] = field(default_factory=dict)
+    planted: Mapping[float, TimedPair] = field(default_factory=dict)
 
 
 class Pairs:
@@ -130,8 +130,13 @@ class Pairs:
             processes.pop(side).end()
 
     def measure(
-        self, cells: Sequence[Asked], number: int, *, until_s: float | None = None, seen: Callable[[str], None] = print
-    ) -> dict[str, Found]:
+        self,
+        cells: Sequence[CheckCell],
+        number: int,
+        *,
+        until_s: float | None = None,
+        seen: Callable[[str], None] = print,
+    ) -> dict[str, CellInPair]:
         """One pair: the cells that were timed until the time was up, by name.
 
         Args:
@@ -139,7 +144,7 @@ class Pairs:
             until_s: no cell begins after it, as ``now`` counts.
             seen: called with the name of each cell as it begins.
         """
-        found: dict[str, Found] = {}
+        found: dict[str, CellInPair] = {}
         self.open()
         if self._ahead:
             self._waiting = {side: self._start(side) for side in (BASE, HEAD)}
@@ -155,7 +160,7 @@ class Pairs:
         return found
 
     def trace(
-        self, cells: Sequence[Asked], *, until_s: float | None = None, seen: Callable[[str], None] = print
+        self, cells: Sequence[CheckCell], *, until_s: float | None = None, seen: Callable[[str], None] = print
     ) -> dict[str, tuple[list[Traced], list[Traced]]]:
         """Traces of the base and of the change, in turns, by a fresh process of each; the cells that could be traced.
 
@@ -177,7 +182,7 @@ class Pairs:
             self._end(self._alive)
         return found
 
-    def _traces(self, cell: Asked) -> tuple[list[Traced], list[Traced]] | None:
+    def _traces(self, cell: CheckCell) -> tuple[list[Traced], list[Traced]] | None:
         sides = self._both_prepared(cell, _core(0) if cell.device == "cpu" else None, turned=False)
         if any(one["kind"] != "prepared" for one in sides.values()):
             return None
@@ -195,12 +200,12 @@ class Pairs:
             self._asked(side, {"do": "free"}, cell)
         return found[BASE], found[HEAD]
 
-    def _cell(self, cell: Asked, number: int, turned: bool) -> Found:
+    def _cell(self, cell: CheckCell, number: int, turned: bool) -> CellInPair:
         started = self._now()
         sides = self._both_prepared(cell, _core(number) if cell.device == "cpu" else None, turned)
         tuned = {side: said.get("tuning") for side, said in sides.items()}
         blocks = sides[HEAD].get("blocks_per_sm")
-        pair, planted = None, dict[float, Pair]()
+        pair, planted = None, dict[float, TimedPair]()
         if all(one["kind"] == "prepared" for one in sides.values()):
             pair = self._timed(cell, sides, tuned, turned)
         for share in cell.planted if pair else ():
@@ -213,9 +218,9 @@ class Pairs:
             if side in self._alive and sides[side]["kind"] == "prepared":
                 self._asked(side, {"do": "free"}, cell)
         spent_s = self._now() - started
-        return Found(_side(sides[BASE], BASE), _side(sides[HEAD], HEAD), pair, blocks, spent_s, planted)
+        return CellInPair(_side(sides[BASE], BASE), _side(sides[HEAD], HEAD), pair, blocks, spent_s, planted)
 
-    def _both_prepared(self, cell: Asked, core: int | None, turned: bool) -> dict[str, dict[str, Any]]:
+    def _both_prepared(self, cell: CheckCell, core: int | None, turned: bool) -> dict[str, dict[str, Any]]:
         """What both sides say of a cell that they prepare. The first pair's base chooses for all that follow."""
         if cell.name in self.choices:
             return self._again_prepared(cell, self.choices[cell.name], core, turned)
@@ -233,7 +238,7 @@ class Pairs:
         return {BASE: base, HEAD: head}
 
     def _again_prepared(
-        self, cell: Asked, choice: Choices, core: int | None, turned: bool
+        self, cell: CheckCell, choice: Choices, core: int | None, turned: bool
     ) -> dict[str, dict[str, Any]]:
         bodies = {BASE: cell.base, HEAD: cell.head}
         order = [HEAD, BASE] if turned else [BASE, HEAD]  # what is prepared first may be faster or slower for it
@@ -247,7 +252,7 @@ class Pairs:
         return {side: prepared(side) for side in order}
 
     def _prepared(
-        self, side: str, cell: Asked, body: Mapping[str, Any], choice: Choices, core: int | None, check: bool
+        self, side: str, cell: CheckCell, body: Mapping[str, Any], choice: Choices, core: int | None, check: bool
     ) -> dict[str, Any]:
         pinned = _renamed(choice.pinned, cell)
         if side == BASE:
@@ -257,8 +262,8 @@ class Pairs:
         return self._asked(side, {**request, "backend": choice.backend, "pinned": pinned, "identify": identify}, cell)
 
     def _timed(
-        self, cell: Asked, sides: dict[str, dict[str, Any]], tuned: Mapping[str, str | None], turned: bool
-    ) -> Pair | None:
+        self, cell: CheckCell, sides: dict[str, dict[str, Any]], tuned: Mapping[str, str | None], turned: bool
+    ) -> TimedPair | None:
         """The times of both sides; None where one failed, whose answer then goes into ``sides``."""
         samples_ns: dict[str, list[int]] = {BASE: [], HEAD: []}
         order = [HEAD, BASE] if turned else [BASE, HEAD]
@@ -276,9 +281,9 @@ class Pairs:
                 order.reverse()
         middle = AT.get(cell.kind, 0.5)
         base_s, head_s = (quantile(samples_ns[side], middle) / NS_PER_S for side in (BASE, HEAD))
-        return Pair(base_s, head_s, tuned[BASE], tuned[HEAD])
+        return TimedPair(base_s, head_s, tuned[BASE], tuned[HEAD])
 
-    def _asked(self, side: str, request: Mapping[str, Any], cell: Asked) -> dict[str, Any]:
+    def _asked(self, side: str, request: Mapping[str, Any], cell: CheckCell) -> dict[str, Any]:
         """A side's answer; where it dies, one that says how. A process that is of no further use is ended."""
         try:
             said = self._alive[side].ask(request, cell.limit_s)
@@ -308,7 +313,7 @@ def _own(pinned: Sequence[Mapping[str, Any]], chosen: Sequence[Mapping[str, Any]
     return list(dict.fromkeys(said))
 
 
-def _renamed(pinned: list[dict[str, Any]], cell: Asked) -> list[dict[str, Any]]:
+def _renamed(pinned: list[dict[str, Any]], cell: CheckCell) -> list[dict[str, Any]]:
     """Configurations for the change's module, where a kernel of one's own stands in another one on the base."""
     names = [str(body.get("backend", "")).partition(":") for body in (cell.base, cell.head)]
     (base, of_base, _), (head, of_head, _) = names
@@ -317,13 +322,13 @@ def _renamed(pinned: list[dict[str, Any]], cell: Asked) -> list[dict[str, Any]]:
     return [{**one, "module": head} if one["module"] == base else one for one in pinned]
 
 
-def _side(said: Mapping[str, Any], name: str) -> Side:
+def _side(said: Mapping[str, Any], name: str) -> SideTimes:
     """An answer as the judge is given it."""
     if said["kind"] == "prepared":
-        return Side(State.MEASURED, identity=said.get("identity"), peak_bytes=said.get("peak_bytes"))
+        return SideTimes(State.MEASURED, identity=said.get("identity"), peak_bytes=said.get("peak_bytes"))
     if said["kind"] != "failed":
         raise BadInput(f"the {name} answers '{said['kind']}' where a cell was to be prepared.")
     state = State(said["state"])
     if state is State.WRONG and name == BASE:  # what is wrong in the base is not for the change to answer for
-        return Side(State.FAILED, f"it is wrong: {said['reason']}")
-    return Side(state, str(said["reason"]))
+        return SideTimes(State.FAILED, f"it is wrong: {said['reason']}")
+    return SideTimes(state, str(said["reason"]))

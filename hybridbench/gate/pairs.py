@@ -24,7 +24,7 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
+class SideTimes:
     """One side of a cell.
 
     Args:
@@ -41,7 +41,7 @@ class Side:
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class TimedPair:
     """The times of two neighbouring processes, one of each side, each a quantile of its samples; seconds.
 
     Args:
@@ -77,8 +77,8 @@ class PairedCell:
 
     name: str
     kind: str
-    base: Side = Side()
-    head: Side = Side()
-    pairs: tuple[Pair, ...] = ()
-    fresh: Mapping[int, tuple[Pair, ...]] = field(default_factory=dict)
+    base: SideTimes = SideTimes()
+    head: SideTimes = SideTimes()
+    pairs: tuple[TimedPair, ...] = ()
+    fresh: Mapping[int, tuple[TimedPair, ...]] = field(default_factory=dict)
     blocks_per_sm: float | None = None

@@ -17,14 +17,14 @@ from hybridbench.errors import BadInput
 from hybridbench.files import RECORDS_BYTES, Damaged, from_json, read_text
 from hybridbench.gate.calibration import LEAST_PAIRS, LEAST_SD, SEEN, robust_sd
 from hybridbench.gate.judge import usable
-from hybridbench.gate.kinds import KINDS, Kind
-from hybridbench.gate.pairs import Pair, PairedCell
+from hybridbench.gate.kinds import KINDS, CellKind
+from hybridbench.gate.pairs import PairedCell, TimedPair
 from hybridbench.gate.sequential import Outcome, decide, least_visible
 
 SCHEMA = 1
 SUITE = 15
 """Cells of the suite that bounds are split over; a file may hold more, with those that are planted."""
-Pool = Mapping[tuple[str, str], Sequence[Pair]]
+Pool = Mapping[tuple[str, str], Sequence[TimedPair]]
 """Pairs by kind and name of the cell."""
 
 
@@ -71,13 +71,13 @@ class Tally:
         return sum(self.counts.values())
 
 
-def pooled(paths: Sequence[Path]) -> dict[tuple[str, str], list[Pair]]:
+def pooled(paths: Sequence[Path]) -> dict[tuple[str, str], list[TimedPair]]:
     """The pairs of each cell, by kind and name, in the order of the files.
 
     Raises:
         BadInput: no such file, another file, or pairs that were measured otherwise; names what differs.
     """
-    found: dict[tuple[str, str], list[Pair]] = {}
+    found: dict[tuple[str, str], list[TimedPair]] = {}
     alike: dict[str, Any] = {}
     for path in paths:
         try:
@@ -88,7 +88,7 @@ def pooled(paths: Sequence[Path]) -> dict[tuple[str, str], list[Pair]]:
             try:
                 line = from_json(text)
                 settings = {**line["machine"], "schema": line["schema"], "block_ns": line["block_ns"]}
-                rows = [((row.pop("kind"), name), Pair(**row)) for name, row in line["cells"].items()]
+                rows = [((row.pop("kind"), name), TimedPair(**row)) for name, row in line["cells"].items()]
             except (ValueError, KeyError, TypeError, AttributeError) as exc:
                 raise BadInput(f"{path}, line {number} is no pair of a proof ({type(exc).__name__}: {exc}).") from exc
             alike = alike or settings
@@ -102,7 +102,9 @@ def pooled(paths: Sequence[Path]) -> dict[tuple[str, str], list[Pair]]:
     return found
 
 
-def verdicts(pairs: Sequence[Pair], kind: Kind, n_cells: int = SUITE, sd: float | None = None) -> list[Outcome]:
+def verdicts(
+    pairs: Sequence[TimedPair], kind: CellKind, n_cells: int = SUITE, sd: float | None = None
+) -> list[Outcome]:
     """The verdicts of disjoint runs of pairs, each as long as the judge asks for; an unfinished one is left out.
 
     Args:
@@ -141,7 +143,7 @@ def tallied(pool: Pool, n_cells: int = SUITE, calibrate_on: int = 0) -> list[Tal
     Raises:
         BadInput: an unknown kind, or too few pairs to calibrate on.
     """
-    groups: dict[tuple[str, float], list[tuple[Sequence[Pair], float]]] = {}
+    groups: dict[tuple[str, float], list[tuple[Sequence[TimedPair], float]]] = {}
     for (kind, name), pairs in pool.items():
         if kind not in KINDS:
             raise BadInput(f"{name}: unknown kind of cell '{kind}': known are {', '.join(KINDS)}.")
@@ -160,7 +162,7 @@ def _calibrated_sd(pool: Pool, kind: str, name: str, pairs: int) -> float:
     return max(robust_sd(np.array([pair.log_ratio for pair in first])), LEAST_SD)
 
 
-def _tally(kind: str, share: float, cells: Sequence[tuple[Sequence[Pair], float]], n_cells: int) -> Tally:
+def _tally(kind: str, share: float, cells: Sequence[tuple[Sequence[TimedPair], float]], n_cells: int) -> Tally:
     judged = KINDS[kind]
     least = min(SEEN, judged.margin)
     counted = [(pairs, sd) for pairs, sd in cells if least_visible(judged, sd, n_cells) <= least or sd == judged.sd]

@@ -22,8 +22,8 @@ from typing import Any
 from hybridbench.errors import BadInput, HybridbenchError
 from hybridbench.gate.alone import check_alone
 from hybridbench.gate.calibration import machine_of
-from hybridbench.gate.cells import Asked, asked
-from hybridbench.gate.paired import BLOCK_NS, HEAD, Found, Pairs
+from hybridbench.gate.cells import CheckCell, asked
+from hybridbench.gate.paired import BLOCK_NS, HEAD, CellInPair, Pairs
 from hybridbench.gate.pooled import SCHEMA, SUITE, planted_name, pooled, table, tallied
 from hybridbench.gate.sequential import Outcome
 from hybridbench.gate.sides import here
@@ -52,7 +52,7 @@ CPU_CELLS = {
 to 75% from pair to pair on two busy cores."""
 
 
-def planned(words: Sequence[str], device: str, only: str | None = None) -> list[Asked]:
+def planned(words: Sequence[str], device: str, only: str | None = None) -> list[CheckCell]:
     """The cells, those with planted work beside those that they come from.
 
     Args:
@@ -83,11 +83,11 @@ def planned(words: Sequence[str], device: str, only: str | None = None) -> list[
     return cells
 
 
-def _spun(cell: Asked) -> Asked:
+def _spun(cell: CheckCell) -> CheckCell:
     return replace(cell, planted=SPINS.get(cell.kind, ()))
 
 
-def _with_rows(cell: Asked) -> list[Asked]:
+def _with_rows(cell: CheckCell) -> list[CheckCell]:
     """The same cell with more rows in the change, where its work goes by rows."""
     if cell.what != "kernel" or cell.head["op"] not in BY_ROWS:
         return []
@@ -102,7 +102,7 @@ def _with_rows(cell: Asked) -> list[Asked]:
 
 
 def measured(
-    cells: Sequence[Asked], pairs: Pairs, *, budget_s: float, now: Any = time.monotonic
+    cells: Sequence[CheckCell], pairs: Pairs, *, budget_s: float, now: Any = time.monotonic
 ) -> Iterator[dict[str, Any]]:
     """Pair after pair, as JSON values, until another would not fit into the budget.
 
@@ -130,7 +130,7 @@ def measured(
         number += 1
 
 
-def _rows(name: str, found: Found, kind: str) -> dict[str, Any]:
+def _rows(name: str, found: CellInPair, kind: str) -> dict[str, Any]:
     if found.pair is None:
         return {}
     every = {name: found.pair} | {planted_name(name, share): pair for share, pair in found.planted.items()}

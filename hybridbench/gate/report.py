@@ -13,10 +13,10 @@ from hybridbench.gate.attribution import Why
 from hybridbench.gate.calibration import Calibration
 from hybridbench.gate.exits import Exit, exit_name
 from hybridbench.gate.kinds import KINDS
-from hybridbench.gate.verdict import Verdict, Word
+from hybridbench.gate.verdict import CellVerdict, Word
 from hybridbench.report.display import unit_for
 from hybridbench.report.render.markdown import to_markdown
-from hybridbench.report.table import NO_VALUE, Cell, Column, Table
+from hybridbench.report.table import NO_VALUE, Column, Table, TableCell
 
 _FAILS = (Word.REGRESSION, Word.WRONG)
 _UNDECIDED = (Word.INCONCLUSIVE, Word.NOT_COMPARABLE, Word.NOTHING_MEASURED)
@@ -25,7 +25,7 @@ CAUSES = 5
 _GOOD = (Word.PASS, Word.IMPROVEMENT, Word.SAME_CODE, Word.ACCEPTED)
 
 
-def verdict_table(verdicts: Sequence[Verdict]) -> Table:
+def verdict_table(verdicts: Sequence[CellVerdict]) -> Table:
     """One row per cell: the change with its interval, peaks of memory, and the verdict. Reasons are footnotes."""
     peaks = [peak for one in verdicts for peak in (one.base_peak_bytes, one.head_peak_bytes)]
     unit = unit_for(peaks, "B")
@@ -49,22 +49,22 @@ def verdict_table(verdicts: Sequence[Verdict]) -> Table:
         advisory = f", advisory {table.note(f'{one.cell}: {one.advisory}')}" if one.advisory else ""
         table.rows.append(
             [
-                Cell(one.cell, one.cell),
-                Cell(one.kind, one.kind),
+                TableCell(one.cell, one.cell),
+                TableCell(one.kind, one.kind),
                 *(_percent(value, signed=True) for value in (one.change, one.low, one.high)),
                 _percent(one.margin, signed=False),
-                Cell(str(one.pairs) if one.pairs else NO_VALUE, one.pairs),
+                TableCell(str(one.pairs) if one.pairs else NO_VALUE, one.pairs),
                 *(
-                    Cell(NO_VALUE if peak is None else unit.show(peak), peak)
+                    TableCell(NO_VALUE if peak is None else unit.show(peak), peak)
                     for peak in (one.base_peak_bytes, one.head_peak_bytes)
                 ),
-                Cell(f"{one.word}{note}{advisory}", str(one.word), "ok" if one.word in _GOOD else str(one.word)),
+                TableCell(f"{one.word}{note}{advisory}", str(one.word), "ok" if one.word in _GOOD else str(one.word)),
             ]
         )
     return table
 
 
-def _reason(one: Verdict) -> str:
+def _reason(one: CellVerdict) -> str:
     return f"{one.because} {one.why}".strip()
 
 
@@ -87,10 +87,10 @@ def why_table(found: Mapping[str, Why]) -> Table:
         for one in [cause for cause in why.causes if cause.least_s > 0][:CAUSES]:
             table.rows.append(
                 [
-                    Cell(name, name),
-                    Cell(str(one.what), str(one.what)),
-                    Cell(one.name or NO_VALUE, one.name),
-                    *(Cell(unit.show(value), value) for value in (one.base_s, one.head_s, one.added_s)),
+                    TableCell(name, name),
+                    TableCell(str(one.what), str(one.what)),
+                    TableCell(one.name or NO_VALUE, one.name),
+                    *(TableCell(unit.show(value), value) for value in (one.base_s, one.head_s, one.added_s)),
                     _percent(one.added_s / why.base_s if why.base_s else None, signed=True),
                 ]
             )
@@ -98,11 +98,11 @@ def why_table(found: Mapping[str, Why]) -> Table:
     return table
 
 
-def _percent(value: float | None, *, signed: bool) -> Cell:
-    return Cell(NO_VALUE if value is None else f"{value:{'+' if signed else ''}.2%}".removesuffix("%"), value)
+def _percent(value: float | None, *, signed: bool) -> TableCell:
+    return TableCell(NO_VALUE if value is None else f"{value:{'+' if signed else ''}.2%}".removesuffix("%"), value)
 
 
-def headline(verdicts: Sequence[Verdict]) -> str:
+def headline(verdicts: Sequence[CellVerdict]) -> str:
     """How many cells have which verdict, in a sentence.
 
     >>> headline([])
@@ -117,13 +117,13 @@ def headline(verdicts: Sequence[Verdict]) -> str:
     return f"{cells}: {listed}{f'; {advisory} of them advisory' if advisory else ''}."
 
 
-def document(verdicts: Sequence[Verdict], code: Exit, more: Mapping[str, Any] | None = None) -> str:
+def document(verdicts: Sequence[CellVerdict], code: Exit, more: Mapping[str, Any] | None = None) -> str:
     """One JSON document: the exit code with its name, every verdict, and what else belongs to the check."""
     body = {"exit_code": int(code), "outcome": exit_name(code), "verdicts": [asdict(one) for one in verdicts]}
     return json.dumps(body | dict(more or {}), allow_nan=False)
 
 
-def junit(verdicts: Sequence[Verdict], name: str = "hybridbench check") -> str:
+def junit(verdicts: Sequence[CellVerdict], name: str = "hybridbench check") -> str:
     """JUnit XML: a test case per cell. Wrong and slower ones are failures, what could not be judged errors.
 
     Advisory and new cells are skipped with their reason, since they fail no job.
@@ -147,7 +147,7 @@ def junit(verdicts: Sequence[Verdict], name: str = "hybridbench check") -> str:
     return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
 
 
-def _junit_outcome(one: Verdict) -> str:
+def _junit_outcome(one: CellVerdict) -> str:
     if one.word is Word.WRONG:
         return "failure"
     if one.word is Word.NOT_COMPARABLE:
@@ -162,7 +162,9 @@ def _printable(text: str) -> str:
     return "".join(mark if mark in "\t\n\r" or mark.isprintable() else "?" for mark in text)
 
 
-def step_summary(verdicts: Sequence[Verdict], remarks: Sequence[str] = (), why: Mapping[str, Why] | None = None) -> str:
+def step_summary(
+    verdicts: Sequence[CellVerdict], remarks: Sequence[str] = (), why: Mapping[str, Why] | None = None
+) -> str:
     """A page in GitHub Markdown for a step's summary (``$GITHUB_STEP_SUMMARY``); remarks stand below the table.
 
     Args:
@@ -175,7 +177,7 @@ def step_summary(verdicts: Sequence[Verdict], remarks: Sequence[str] = (), why: 
     return page + (f"\n{to_markdown(why_table(why))}" if why else "")
 
 
-def github_annotations(verdicts: Sequence[Verdict]) -> list[str]:
+def github_annotations(verdicts: Sequence[CellVerdict]) -> list[str]:
     """Workflow commands of GitHub Actions: an error for what fails, a warning for what is undecided, a notice else.
 
     Cells that pass or have the same code have none.
@@ -190,7 +192,7 @@ def github_annotations(verdicts: Sequence[Verdict]) -> list[str]:
     return lines
 
 
-def _line(one: Verdict) -> str:
+def _line(one: CellVerdict) -> str:
     """A verdict in a line."""
     size = ""
     if one.change is not None and one.low is not None and one.high is not None:
@@ -225,9 +227,9 @@ def calibration_table(found: Calibration) -> Table:
         figures = (one.sd, one.visible, KINDS[one.kind].margin, one.false_alarms)
         table.rows.append(
             [
-                Cell(name, name),
-                Cell(one.kind, one.kind),
-                Cell(str(one.pairs), one.pairs),
+                TableCell(name, name),
+                TableCell(one.kind, one.kind),
+                TableCell(str(one.pairs), one.pairs),
                 *(_percent(value, signed=False) for value in figures),
             ]
         )

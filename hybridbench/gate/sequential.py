@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hybridbench.gate.kinds import Kind
+from hybridbench.gate.kinds import CellKind
 from hybridbench.gate.student import t_quantile
 
 Array = npt.NDArray[np.float64]
@@ -77,7 +77,7 @@ class Decisions:
     look: npt.NDArray[np.int8]
 
 
-def tail(kind: Kind, n_cells: int) -> float:
+def tail(kind: CellKind, n_cells: int) -> float:
     """The probability that each bound may be wrong with: ``ERROR`` over looks and cells.
 
     Raises:
@@ -112,7 +112,7 @@ def bounds(log_ratios: Array, sd: float, tail: float) -> Bounds:
     return Bounds(mean, mean - half, mean + half, spread > SPREAD * sd)
 
 
-def decide(pairs: Array, fresh: Array, kind: Kind, sd: float, n_cells: int) -> Decisions:
+def decide(pairs: Array, fresh: Array, kind: CellKind, sd: float, n_cells: int) -> Decisions:
     """Go through the looks at each cell until one decides.
 
     Args:
@@ -149,14 +149,14 @@ def decide(pairs: Array, fresh: Array, kind: Kind, sd: float, n_cells: int) -> D
     return Decisions(outcome, at)
 
 
-def confirms(fresh: Array, kind: Kind, sd: float, tail: float) -> Flags:
+def confirms(fresh: Array, kind: CellKind, sd: float, tail: float) -> Flags:
     """Whether fresh pairs (cells, confirming pairs) alone confirm that their cells are slower."""
     alone = bounds(fresh, sd, tail)
     said: Any = ~alone.wild & (alone.estimate > CONFIRMED * kind.margin) & (alone.lower > 0)
     return np.asarray(said, dtype=np.bool_)
 
 
-def least_visible(kind: Kind, sd: float, n_cells: int) -> float:
+def least_visible(kind: CellKind, sd: float, n_cells: int) -> float:
     """The smallest effect that the pairs of the last look tell from none, nine times in ten; a log ratio.
 
     It is also how far a bound lies from the truth with that probability. So where it is below the margin, nine

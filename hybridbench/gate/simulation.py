@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hybridbench.gate.kinds import KINDS, Kind
+from hybridbench.gate.kinds import KINDS, CellKind
 from hybridbench.gate.sequential import Array, Flags, Outcome, decide
 
 SUITE = 15
@@ -37,7 +37,7 @@ SECOND_MODE = 0.3
 
 
 @dataclass(frozen=True)
-class Row:
+class SimulatedKind:
     """One row of the table.
 
     Args:
@@ -49,20 +49,20 @@ class Row:
     """
 
     title: str
-    kind: Kind
+    kind: CellKind
     planted: tuple[float, ...]
     outliers: float = 0.02
     pinned: bool = True
 
 
 ROWS = (
-    Row("graphed step", KINDS["step"], (0.01,)),
-    Row("kernel", KINDS["kernel"], (0.01, 0.02)),
-    Row("kernel, margin 1%", replace(KINDS["kernel"], margin=0.01), (0.01, 0.02)),
-    Row("kernel, tuning not recorded", KINDS["kernel"], (0.02,), pinned=False),
-    Row("training step", KINDS["training"], (0.03,)),
-    Row("CPU", KINDS["cpu"], (0.10,), outliers=0.05),
-    Row(
+    SimulatedKind("graphed step", KINDS["step"], (0.01,)),
+    SimulatedKind("kernel", KINDS["kernel"], (0.01, 0.02)),
+    SimulatedKind("kernel, margin 1%", replace(KINDS["kernel"], margin=0.01), (0.01, 0.02)),
+    SimulatedKind("kernel, tuning not recorded", KINDS["kernel"], (0.02,), pinned=False),
+    SimulatedKind("training step", KINDS["training"], (0.03,)),
+    SimulatedKind("CPU", KINDS["cpu"], (0.10,), outliers=0.05),
+    SimulatedKind(
         "CPU, noisier, 8 and 16 pairs",
         replace(KINDS["cpu"], sd=0.03, looks=(8, 16), confirm=8),
         (0.10,),
@@ -93,7 +93,7 @@ class Rates:
         return float(1 - (1 - self.alarms) ** SUITE)
 
 
-def simulate(row: Row, cells: int, seed: int = 0) -> Rates:
+def simulate(row: SimulatedKind, cells: int, seed: int = 0) -> Rates:
     """The rates of a row, from so many cells unchanged and as many with each planted slowdown."""
     draw = np.random.default_rng(seed)
     unchanged = _outcomes(draw, row, 0.0, cells)
@@ -106,7 +106,7 @@ def simulate(row: Row, cells: int, seed: int = 0) -> Rates:
     )
 
 
-def _outcomes(draw: np.random.Generator, row: Row, planted: float, cells: int) -> Array:
+def _outcomes(draw: np.random.Generator, row: SimulatedKind, planted: float, cells: int) -> Array:
     found = []
     for start in range(0, cells, CHUNK):
         pairs, fresh = log_ratios(draw, row, planted, min(CHUNK, cells - start))
@@ -114,7 +114,7 @@ def _outcomes(draw: np.random.Generator, row: Row, planted: float, cells: int) -
     return np.concatenate(found).astype(np.float64)
 
 
-def log_ratios(draw: np.random.Generator, row: Row, planted: float, cells: int) -> tuple[Array, Array]:
+def log_ratios(draw: np.random.Generator, row: SimulatedKind, planted: float, cells: int) -> tuple[Array, Array]:
     """Pairs (cells, last look) and confirming pairs (cells, looks, confirm) of cells, measured one after the other."""
     kind = row.kind
     last, looks = kind.looks[-1], len(kind.looks)

@@ -23,14 +23,14 @@ from hybridbench.gate.calibration import (
     read_calibration,
     write_calibration,
 )
-from hybridbench.gate.cells import Asked
+from hybridbench.gate.cells import CheckCell
 from hybridbench.gate.judge import judge
-from hybridbench.gate.looks import Progress, look
+from hybridbench.gate.looks import CheckProgress, look
 from hybridbench.gate.paired import BASE, HEAD, Pairs
 from hybridbench.gate.pairs import State
 from hybridbench.gate.sides import Setup
-from hybridbench.gate.verdict import Verdict, Word
-from hybridbench.gate.workers import Asking, Worker, settings
+from hybridbench.gate.verdict import CellVerdict, Word
+from hybridbench.gate.workers import Asking, SideWorker, settings
 from hybridbench.kernel_suite import harness
 from hybridbench.plain import from_plain
 from hybridbench.record import Environment
@@ -52,8 +52,8 @@ class Checked:
         why: of each regression that was traced, what its time was added to.
     """
 
-    verdicts: list[Verdict]
-    progress: Progress
+    verdicts: list[CellVerdict]
+    progress: CheckProgress
     remarks: list[str]
     machine: Mapping[str, str]
     sides: Mapping[str, Mapping[str, Any]]
@@ -85,7 +85,7 @@ def started(base: Setup, head: Setup, device: str, gpu: str | None, **how: Any) 
         environment = settings(device, gpu)
 
         def start(side: str) -> Asking:
-            return Worker(base if side == BASE else head, environment, Path(folder) / f"{side}.log")
+            return SideWorker(base if side == BASE else head, environment, Path(folder) / f"{side}.log")
 
         pairs = Pairs(start, **how)
         try:
@@ -95,7 +95,7 @@ def started(base: Setup, head: Setup, device: str, gpu: str | None, **how: Any) 
 
 
 def check(
-    cells: Sequence[Asked],
+    cells: Sequence[CheckCell],
     pairs: Pairs,
     *,
     calibration: Path | None = None,
@@ -140,7 +140,7 @@ def check(
     return Checked(verdicts, progress, remarks, machine, sides, why)
 
 
-def explained(cells: Sequence[Asked], pairs: Pairs, until_s: float | None, said: Say) -> dict[str, Why]:
+def explained(cells: Sequence[CheckCell], pairs: Pairs, until_s: float | None, said: Say) -> dict[str, Why]:
     """Why cells are slower, from traces of both sides; those that could be traced in time.
 
     Args:
@@ -155,7 +155,12 @@ def _until(budget_s: float | None, began: float) -> float | None:
 
 
 def calibrated(
-    cells: Sequence[Asked], pairs: Pairs, path: Path, *, budget_s: float | None = None, said: Say = lambda _text: None
+    cells: Sequence[CheckCell],
+    pairs: Pairs,
+    path: Path,
+    *,
+    budget_s: float | None = None,
+    said: Say = lambda _text: None,
 ) -> Calibration:
     """Time the same code on both sides, and write what that says of each cell.
 

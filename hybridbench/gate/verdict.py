@@ -27,7 +27,7 @@ class Word(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class CellVerdict:
     """One cell's verdict.
 
     Args:

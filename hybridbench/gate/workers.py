@@ -48,7 +48,7 @@ def settings(device: str, gpu: str | None) -> dict[str, str]:
     return one | {"CUDA_VISIBLE_DEVICES": ""}
 
 
-class Worker:
+class SideWorker:
     """A fresh process of one side.
 
     Args:

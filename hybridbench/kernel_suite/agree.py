@@ -5,8 +5,8 @@ They are compared with the reference implementation in float32 (float64 on a CPU
 does not fit either, or sequences are not independent, another backend of another package takes its place, with twice
 the bounds, since both sides round. If nothing is left, the cell is timed and says that nobody checked it.
 
-Guards stand around every backend meanwhile (``guard``): published kernels too write where they should not once offsets
-pass 32 bits. Without room for guards the outputs are compared all the same, and the record says so.
+Guards stand around every backend meanwhile (``guard``): third-party kernels too write where they should not once
+offsets pass 32 bits. Without room for guards the outputs are compared all the same, and the record says so.
 """
 
 from __future__ import annotations

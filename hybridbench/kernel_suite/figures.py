@@ -13,6 +13,7 @@ from hybridbench.operations.operation import flops, moved_bytes, training_bytes
 from hybridbench.predict.floor import floor_s
 from hybridbench.predict.work import Phase
 from hybridbench.record import Status
+from hybridbench.report.leaders import Lead
 from hybridbench.stats import median, median_interval
 from hybridbench.units import NS_PER_S
 
@@ -135,21 +136,7 @@ FIGURES: dict[str, Figure] = {
 """Every number of a record, in SI."""
 
 
-@dataclass(frozen=True)
-class Speedup:
-    """How many times as fast one backend is as another, with the range that both medians' intervals allow."""
-
-    times: float
-    low: float
-    high: float
-
-    @property
-    def tie(self) -> bool:
-        """Whether the range holds 1."""
-        return self.low <= 1 <= self.high
-
-
-def speedup(record: KernelRecord, over: KernelRecord | None) -> Speedup | None:
+def speedup(record: KernelRecord, over: KernelRecord | None) -> Lead | None:
     """The speed-up of a record over another of the same work; None where one of them has no time."""
     if over is None:
         return None
@@ -157,4 +144,4 @@ def speedup(record: KernelRecord, over: KernelRecord | None) -> Speedup | None:
     middle, other = median_s(record), median_s(over)
     if ours is None or theirs is None or not middle or other is None:
         return None
-    return Speedup(other / middle, theirs[0] / ours[1], theirs[1] / ours[0])
+    return Lead(other / middle, theirs[0] / ours[1], theirs[1] / ours[0])

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from hybridbench.kernel_suite.cell import Cell
-from hybridbench.kernel_suite.plan import Ask, cells
+from hybridbench.kernel_suite.plan import KernelOptions, cells
 from hybridbench.suite.tables import checked, name_of, top
 
 NUMBERS = ("ctx", "batch")
 TYPES: dict[str, tuple[type, ...]] = {
-    **{one.name: (str,) for one in fields(Ask) if one.name != "kernel"},
+    **{one.name: (str,) for one in fields(KernelOptions) if one.name != "kernel"},
     "backends": (list,),
     "problem": (dict, str),
     "hot": (bool,),
@@ -33,7 +33,7 @@ TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
-def load(path: Path) -> tuple[str, list[Ask]]:
+def load(path: Path) -> tuple[str, list[KernelOptions]]:
     """The name of a suite and what it asks for.
 
     Raises:
@@ -44,18 +44,18 @@ def load(path: Path) -> tuple[str, list[Ask]]:
     defaults = _checked(body.get("defaults", {}), f"{path}: [defaults]")
     asks = []
     for number, table in enumerate(body["kernels"], start=1):
-        asks.append(Ask(**{**defaults, **_checked(table, f"{path}: [[kernels]] {number}")}))
+        asks.append(KernelOptions(**{**defaults, **_checked(table, f"{path}: [[kernels]] {number}")}))
     return name, asks
 
 
-def cells_of(asks: list[Ask], *, has_gpu: bool) -> list[Cell]:
+def cells_of(asks: list[KernelOptions], *, has_gpu: bool) -> list[Cell]:
     """All cells, each once, in the order of the tables."""
     made = [cell for ask in asks for cell in cells(ask, has_gpu=has_gpu)]
     return list({cell.key: cell for cell in made}.values())
 
 
 def _checked(table: Any, where: str) -> dict[str, Any]:
-    """A table's values as ``Ask`` takes them."""
+    """A table's values as ``KernelOptions`` takes them."""
     values = checked(table, TYPES, where, NUMBERS)
     if isinstance(values.get("problem"), dict):
         values["problem"] = ",".join(f"{name}={size}" for name, size in values["problem"].items())

@@ -8,7 +8,7 @@ from typing import Any
 from hybridbench.kernel_suite.cell import sizes_text
 from hybridbench.kernel_suite.noise import QUIET_FRAC, CellNoise
 from hybridbench.report.display import unit_for
-from hybridbench.report.table import Cell, Column, Table
+from hybridbench.report.table import Column, Table, TableCell
 from hybridbench.stats import median
 from hybridbench.units import format_number
 
@@ -36,15 +36,15 @@ def noise_table(found: Sequence[CellNoise]) -> Table:
         cell, middle = one.cell, median(one.medians_s)
         table.rows.append(
             [
-                Cell(cell.op, cell.op),
-                Cell(sizes_text(cell.problem, ("row",)), sizes_text(cell.problem)),
-                Cell(cell.backend, cell.backend),
-                Cell(cell.direction, cell.direction),
-                Cell(str(len(one.medians_s)), len(one.medians_s)),
-                Cell(unit.show(middle), middle),
-                Cell(_percent(one.between_frac), one.between_frac),
-                Cell(_percent(one.within_frac), one.within_frac),
-                Cell("; ".join(one.reasons) or "-", "; ".join(one.reasons)),
+                TableCell(cell.op, cell.op),
+                TableCell(sizes_text(cell.problem, ("row",)), sizes_text(cell.problem)),
+                TableCell(cell.backend, cell.backend),
+                TableCell(cell.direction, cell.direction),
+                TableCell(str(len(one.medians_s)), len(one.medians_s)),
+                TableCell(unit.show(middle), middle),
+                TableCell(_percent(one.between_frac), one.between_frac),
+                TableCell(_percent(one.within_frac), one.within_frac),
+                TableCell("; ".join(one.reasons) or "-", "; ".join(one.reasons)),
             ]
         )
     for sentence in summary(found):

@@ -25,7 +25,7 @@ Asked = dict[tuple[str, Problem], tuple[str, ...]]
 
 
 @dataclass(frozen=True)
-class Ask:
+class KernelOptions:
     """What to time, with the names of the command line's options; a list or a range is text, as typed.
 
     None means the device's default: scale 1b, bfloat16, contexts of 8k and a batch of 4 on a GPU; tiny, float32, 512
@@ -62,7 +62,7 @@ class Ask:
     limit_s: float | None = None
 
 
-def cells(ask: Ask, *, has_gpu: bool, specs: Sequence[ModelSpec] | None = None) -> list[Cell]:
+def cells(ask: KernelOptions, *, has_gpu: bool, specs: Sequence[ModelSpec] | None = None) -> list[Cell]:
     """The cells of what is asked for, each once: operations vary slowest and backends fastest.
 
     Args:
@@ -113,7 +113,7 @@ def _operations(text: str | None) -> list[str]:
     return names
 
 
-def _budget(ask: Ask) -> Budget:
+def _budget(ask: KernelOptions) -> Budget:
     budget = Budget(cold=not ask.hot)
     if ask.max_time_s is not None:
         check_seconds(ask.max_time_s, "max_time", "to sample")
@@ -126,7 +126,7 @@ def _budget(ask: Ask) -> Budget:
     return budget
 
 
-def _sizes(ask: Ask, device: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _sizes(ask: KernelOptions, device: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Contexts and batches."""
     on_gpu = device == "cuda"
     ctx = ("8k" if on_gpu else "512") if ask.ctx is None else ask.ctx
@@ -134,7 +134,7 @@ def _sizes(ask: Ask, device: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return units.parse_range(ctx, "context"), units.parse_range(batch, "batch")
 
 
-def _of_models(ask: Ask, ops: list[str], device: str, dtype: str, specs: Sequence[ModelSpec] | None) -> Asked:
+def _of_models(ask: KernelOptions, ops: list[str], device: str, dtype: str, specs: Sequence[ModelSpec] | None) -> Asked:
     contexts, batches = _sizes(ask, device)
     models = _specs(ask, device) if specs is None else list(specs)
     units.check_rows(models, contexts, batches)
@@ -149,7 +149,7 @@ def _of_models(ask: Ask, ops: list[str], device: str, dtype: str, specs: Sequenc
     return found
 
 
-def _specs(ask: Ask, device: str) -> list[ModelSpec]:
+def _specs(ask: KernelOptions, device: str) -> list[ModelSpec]:
     if ask.model is not None:
         return [preset_spec(name.lower()) for name in _listed(ask.model)]
     scale = ("1b" if device == "cuda" else "tiny") if ask.scale is None else ask.scale
@@ -157,7 +157,7 @@ def _specs(ask: Ask, device: str) -> list[ModelSpec]:
     return model_specs(arch=ask.arch, scale=scale, ratio=ask.ratio, pattern=ask.pattern, mixer=mixer)
 
 
-def _typed(ask: Ask, ops: list[str], device: str, dtype: str) -> Asked:
+def _typed(ask: KernelOptions, ops: list[str], device: str, dtype: str) -> Asked:
     """The typed problem for each operation; contexts and batches vary where they are given."""
     assert ask.problem is not None
     if not ops:
@@ -174,7 +174,7 @@ def _typed(ask: Ask, ops: list[str], device: str, dtype: str) -> Asked:
     return found
 
 
-def _backends_of(ask: Ask, ops: Sequence[str], device: str) -> dict[str, list[str]]:
+def _backends_of(ask: KernelOptions, ops: Sequence[str], device: str) -> dict[str, list[str]]:
     """The backends of each operation, and a person's own kernel first."""
     names: dict[str, list[str]] = {op: [] for op in ops}
     for text in ask.backends:

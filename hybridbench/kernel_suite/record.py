@@ -9,7 +9,6 @@ Schema history:
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import ClassVar
 
 from hybridbench.kernel_suite.cell import Cell
@@ -20,8 +19,8 @@ from hybridbench.record import (
     Ceilings,
     Environment,
     GpuState,
+    Line,
     Status,
-    as_line,
     body_of,
     stating_fields,
     time_of,
@@ -126,7 +125,7 @@ class KernelObserved:
 
 
 @dataclass(frozen=True)
-class KernelRecord:
+class KernelRecord(Line):
     """One cell, how it ended, and what was observed; ``message`` and ``traceback`` are set unless it is ok."""
 
     FILES: ClassVar[str] = "kernels"
@@ -143,15 +142,6 @@ class KernelRecord:
     traceback: str | None = None
     caveats: list[Caveat] = field(default_factory=list)
     schema: int = SCHEMA
-
-    def to_json(self) -> str:
-        """One line of JSON with the cell's key in front."""
-        return as_line(self, self.case.key)
-
-    @property
-    def started(self) -> datetime:
-        """When the cell began."""
-        return time_of(self.started_at)
 
     @classmethod
     def from_json(cls, line: str) -> KernelRecord:

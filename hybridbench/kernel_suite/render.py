@@ -7,13 +7,9 @@ from typing import Any
 
 from hybridbench.kernel_suite.noise_table import noise_rows
 from hybridbench.kernel_suite.report import KernelReport, rows
-from hybridbench.report.render.charts import chart_files, draw, save
-from hybridbench.report.render.csv import to_csv
-from hybridbench.report.render.folder import write_text
-from hybridbench.report.render.latex import latex_files
-from hybridbench.report.render.markdown import latex_names, to_markdown
-from hybridbench.report.render.page import OPENINGS, clear_earlier, own_page
-from hybridbench.store import make_folder
+from hybridbench.report.render.charts import draw
+from hybridbench.report.render.page import OPENINGS
+from hybridbench.report.render.tabled import page_parts, write_page
 
 PAGE, PREVIEW = "kernels.md", "kernels-preview"
 MEANINGS = (
@@ -30,28 +26,10 @@ def write(report: KernelReport, out: Path) -> Path:
     Raises:
         BadInput: the folder cannot be written, or holds a page of that name that hybridbench did not write.
     """
-    page = own_page(make_folder(out), PAGE)
-    tables, charts = make_folder(out / "tables"), make_folder(out / "charts")
-    texts = {tables / f"{name}.csv": to_csv(table) for name, table in report.tables.items()}
-    texts |= {tables / name: text for name, text in latex_files(report.tables, PREVIEW).items()}
-    plots = {charts / name: plot for name, plot in report.plots.items() if plot.points}
-    clear_earlier(page, (*texts, *(path for stem in plots for path in chart_files(stem))))
-    write_text(page, _page(report))
-    for path, text in texts.items():
-        write_text(path, text)
-    for stem, plot in plots.items():
-        save(draw(plot), stem)
-    return page
-
-
-def _page(report: KernelReport) -> str:
-    parts = [OPENINGS[PAGE], MEANINGS]
-    for name, table in report.tables.items():
-        parts += [to_markdown(table), f"[{name}.csv](tables/{name}.csv)\n"]
-    for name, plot in report.plots.items():
-        if plot.points:
-            parts.append(f"![{plot.title}: {plot.subtitle}](charts/{name}.svg)\n")
-    return "\n".join([*parts, latex_names([*report.tables, PREVIEW])])
+    plots = {name: plot for name, plot in report.plots.items() if plot.points}
+    shown = [f"![{plot.title}: {plot.subtitle}](charts/{name}.svg)\n" for name, plot in plots.items()]
+    text = "\n".join([OPENINGS[PAGE], MEANINGS, *page_parts(report.tables), *shown])
+    return write_page(out, PAGE, PREVIEW, text, report.tables, {name: draw(plot) for name, plot in plots.items()})
 
 
 def document(report: KernelReport, written: str | None, self_test: dict[str, float] | None = None) -> dict[str, Any]:

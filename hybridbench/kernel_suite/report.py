@@ -9,16 +9,17 @@ from dataclasses import dataclass, replace
 
 from hybridbench.errors import BadResults, unknown_name
 from hybridbench.kernel_suite.cell import BACKWARD, DIRECTIONS, sizes_text
-from hybridbench.kernel_suite.figures import FIGURES, Speedup, floor_frac, median_s, speedup, work_bytes
+from hybridbench.kernel_suite.figures import FIGURES, floor_frac, median_s, speedup, work_bytes
 from hybridbench.kernel_suite.noise import CellNoise, noise_of
 from hybridbench.kernel_suite.noise_table import noise_table
 from hybridbench.kernel_suite.record import KernelRecord
 from hybridbench.operations.operation import PLAIN
-from hybridbench.record import ADVICE, Caveat, Status
+from hybridbench.record import Caveat, Status, said_of
 from hybridbench.report.chart import Failure, Plot, Point
 from hybridbench.report.display import unit_for
-from hybridbench.report.part import Part
-from hybridbench.report.table import NO_VALUE, Cell, Column, Table
+from hybridbench.report.leaders import Lead
+from hybridbench.report.part import ReportPart
+from hybridbench.report.table import NO_VALUE, Column, Table, TableCell
 from hybridbench.store import machine_of
 from hybridbench.units import format_number
 
@@ -86,13 +87,13 @@ def build(records: Sequence[KernelRecord], over: str | None = None, every: Seque
     return KernelReport(tuple(records), tables, plots, base, tuple(noise))
 
 
-def as_part(report: KernelReport) -> Part:
+def as_part(report: KernelReport) -> ReportPart:
     """The report as a section of a report of models, whose file in Markdown is ``kernels.md``."""
     bad = Counter(one.status.value.replace("_", " ") for one in report.records if one.status is not Status.OK)
     ends = f", {', '.join(f'{count} {word}' for word, count in bad.items())}" if bad else ""
     total = len(report.records)
     sentences = [f"{total - bad.total()} of {total} operations were timed{ends}."]
-    return Part(
+    return ReportPart(
         "Kernels, timed by themselves",
         [*sentences, *_fastest(report.records)],
         list(report.tables.values()),
@@ -175,17 +176,17 @@ def _table(group: Sequence[KernelRecord], base: dict[int, KernelRecord], over: s
         for name in SHOWN:
             value = FIGURES[name].compute(record)
             failed = record.status is not Status.OK
-            numbers.append(Cell(NO_VALUE if failed else units[name].show(value), None if failed else value))
+            numbers.append(TableCell(NO_VALUE if failed else units[name].show(value), None if failed else value))
         times = speedup(record, base.get(id(record)))
         table.rows.append(
             [
-                Cell(cell.op, cell.op),
-                Cell(sizes_text(cell.problem, ("row",)), sizes_text(cell.problem)),
-                Cell(cell.backend, cell.backend),
+                TableCell(cell.op, cell.op),
+                TableCell(sizes_text(cell.problem, ("row",)), sizes_text(cell.problem)),
+                TableCell(cell.backend, cell.backend),
                 *numbers,
-                Cell(_times_text(times), None if times is None else times.times),
+                TableCell(_times_text(times), None if times is None else times.times),
                 _status(record, table),
-                Cell(", ".join(cell.models) or NO_VALUE, "; ".join(cell.models)),
+                TableCell(", ".join(cell.models) or NO_VALUE, "; ".join(cell.models)),
             ]
         )
     bases = {record.case.backend for record in base.values() if any(record is one for one in group)}
@@ -194,16 +195,16 @@ def _table(group: Sequence[KernelRecord], base: dict[int, KernelRecord], over: s
     return table
 
 
-def _times_text(times: Speedup | None) -> str:
+def _times_text(times: Lead | None) -> str:
     if times is None:
         return NO_VALUE
     return f"{format_number(times.times)} (tie)" if times.tie else format_number(times.times)
 
 
-def _status(record: KernelRecord, table: Table) -> Cell:
+def _status(record: KernelRecord, table: Table) -> TableCell:
     word = record.status.value.replace("_", " ")
     marks = [table.note(sentence) for sentence in notes(record)]
-    return Cell(f"{word} {' '.join(marks)}".strip(), word, word=word)
+    return TableCell(f"{word} {' '.join(marks)}".strip(), word, word=word)
 
 
 def notes(record: KernelRecord) -> list[str]:
@@ -214,7 +215,7 @@ def notes(record: KernelRecord) -> list[str]:
         if caveat is Caveat.NOT_CHECKED and agreed is not None:
             found.append(f"not checked at this size: {agreed.why_not}")
         else:
-            found.append(f"{caveat.value.replace('_', ' ')}: {ADVICE[caveat]}")
+            found.append(said_of(caveat))
     if agreed is not None and agreed.against not in (None, "the reference"):
         found.append(f"compared with {agreed.against}, since the whole reference was too long or too large")
     if agreed is not None and agreed.why_unguarded is not None:

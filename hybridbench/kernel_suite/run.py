@@ -40,7 +40,7 @@ LARGE_BYTES = GIB
 
 
 @dataclass(frozen=True)
-class Ready:
+class ReadyCase:
     """A cell that may be timed.
 
     Attributes:
@@ -64,7 +64,7 @@ def run_cell(cell: Cell, bench: Bench) -> tuple[KernelObserved, list[Caveat]]:
     return observed(one, timed, bench)
 
 
-def ready(cell: Cell, bench: Bench, known: Agreement | None = None) -> Ready:
+def ready(cell: Cell, bench: Bench, known: Agreement | None = None) -> ReadyCase:
     """Resolves a cell and compares its outputs, unless an earlier process did (``known``).
 
     Raises:
@@ -81,10 +81,10 @@ def ready(cell: Cell, bench: Bench, known: Agreement | None = None) -> Ready:
         agreed = agreement(cell, backend, function, device) if known is None else known
         check_ns = now() - started
         peak = peak_of_call(cell, function, device)
-    return Ready(cell, backend, function, agreed, check_ns, peak)
+    return ReadyCase(cell, backend, function, agreed, check_ns, peak)
 
 
-def timed_in_turns(some: Sequence[Ready], bench: Bench) -> list[Timed]:
+def timed_in_turns(some: Sequence[ReadyCase], bench: Bench) -> list[Timed]:
     """The samples of cells of the same work, taken in turns."""
     bench.phase("time")
     makes = [partial(_made, one, bench.device) for one in some]
@@ -92,12 +92,12 @@ def timed_in_turns(some: Sequence[Ready], bench: Bench) -> list[Timed]:
         return interleaved(makes, bench.device, plan_of(some[0].cell, bench.device), now=bench.instruments.now)
 
 
-def _made(one: Ready, device: torch.device, number: int) -> Callable[[], object]:
+def _made(one: ReadyCase, device: torch.device, number: int) -> Callable[[], object]:
     return bound(one.cell, one.function, drawn(one.cell, device, number))
 
 
 def observed(
-    one: Ready,
+    one: ReadyCase,
     timed: Timed,
     bench: Bench,
     turns: Sequence[str] = (),
@@ -200,14 +200,14 @@ def plan_of(cell: Cell, device: torch.device) -> Plan:
     )
 
 
-def fitting(some: Sequence[Ready], device: torch.device) -> tuple[list[Ready], str | None]:
+def fitting(some: Sequence[ReadyCase], device: torch.device) -> tuple[list[ReadyCase], str | None]:
     """The cells whose inputs can be in memory at the same time, and why the others cannot; the smallest go first.
 
     Each cell holds its sets of inputs. What a call allocates beside them stays where calls are replayed from a graph,
     which large ones are not: of those one at a time is in memory.
     """
     free = free_bytes(device)
-    kept: list[Ready] = []
+    kept: list[ReadyCase] = []
     for one in sorted(some, key=lambda one: _held_bytes([one], device)):
         if free is None or _held_bytes([*kept, one], device) <= ROOM * free:
             kept.append(one)
@@ -217,7 +217,7 @@ def fitting(some: Sequence[Ready], device: torch.device) -> tuple[list[Ready], s
     return kept, f"all together need {needed}, and {format_bytes(free)} of memory are free"
 
 
-def _held_bytes(some: Sequence[Ready], device: torch.device) -> int:
+def _held_bytes(some: Sequence[ReadyCase], device: torch.device) -> int:
     inputs, small, large = 0, 0, 0
     for one in some:
         cell, row = one.cell, OPERATIONS[one.cell.op]
@@ -228,7 +228,7 @@ def _held_bytes(some: Sequence[Ready], device: torch.device) -> int:
     return inputs + small + large
 
 
-def _caveats(one: Ready, timed: Timed, device: torch.device) -> list[Caveat]:
+def _caveats(one: ReadyCase, timed: Timed, device: torch.device) -> list[Caveat]:
     found = set(
         find_caveats(
             timed.samples_ns,

@@ -16,7 +16,7 @@ from hybridbench.audit.exchange import Taken
 from hybridbench.audit.observe.tuned import using
 from hybridbench.bench import Bench
 from hybridbench.kernel_suite.record import Chosen
-from hybridbench.kernel_suite.run import Ready, fitting, observed, ready, timed_in_turns
+from hybridbench.kernel_suite.run import ReadyCase, fitting, observed, ready, timed_in_turns
 from hybridbench.kernel_suite.timing import Timed
 from hybridbench.kernel_suite.turns import Turns
 from hybridbench.worker import failure_of, free_memory, success_of
@@ -30,7 +30,7 @@ def work(turns: Turns, bench: Bench) -> Iterator[dict[str, Any]]:
     An error that ends the turns and is not one cell's is raised: the process ends, and each cell gets one of its own.
     """
     with using([_taken(one) for one in turns.pinned or ()]):
-        some: dict[int, Ready] = {}
+        some: dict[int, ReadyCase] = {}
         for place, cell in enumerate(turns.cells):
             yield {"kind": "turn", "case": place}
             try:
@@ -58,7 +58,7 @@ def work(turns: Turns, bench: Bench) -> Iterator[dict[str, Any]]:
             yield {"kind": "answer", "case": place, **answer}
 
 
-def _in_turns(some: dict[int, Ready], bench: Bench) -> tuple[dict[int, Timed], str | None]:
+def _in_turns(some: dict[int, ReadyCase], bench: Bench) -> tuple[dict[int, Timed], str | None]:
     """The samples of each cell; none and a reason where they do not fit in memory together."""
     try:
         return dict(zip(some, timed_in_turns(list(some.values()), bench), strict=True)), None

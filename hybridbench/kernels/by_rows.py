@@ -1,6 +1,6 @@
 """by_rows: a kernel that is right on few sequences at once, run over a batch in groups of them.
 
-A published kernel that computes its offsets in 32 bits is wrong from some size on (``limits``). The sequences of a
+A third-party kernel that computes its offsets in 32 bits is wrong from some size on (``limits``). The sequences of a
 batch are independent, so the operation on the batch equals the operation on groups of sequences, put together. That
 needs at most one more copy of its outputs and gives the same gradients. States that a step updates in place are views.
 

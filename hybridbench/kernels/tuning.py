@@ -1,9 +1,9 @@
 """tuning: kernels compiled side by side: the configurations of one that tunes itself, and those of a whole step.
 
-An autotuner compiles a configuration and times it, then the next one, on one core. Published kernels have up to dozens
-of configurations; with Mamba-3's and KDA's the first training step takes minutes. Compiling needs no GPU, so all cores
-compile them before the first is timed. What is timed, and how, does not change. The dozen kernels of a fused decode
-step are compiled together for the same reason.
+An autotuner compiles a configuration and times it, then the next one, on one core. Third-party kernels have up to
+dozens of configurations; with Mamba-3's and KDA's the first training step takes minutes. Compiling needs no GPU, so all
+cores compile them before the first is timed. What is timed, and how, does not change. The dozen kernels of a fused
+decode step are compiled together for the same reason.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ def _check_variants(part: Block | ModelSpec, what: str) -> None:
 
 
 @dataclass(frozen=True)
-class Asked:
+class NeededOperation:
     """One operation that a case needs, before anything is chosen for it. ``choose`` raises Unsupported where nothing
     can run it, and BadInput for an unknown backend.
     """
@@ -115,7 +115,7 @@ def resolve_backends(case: Case) -> list[Resolved]:
     return [asked.resolved() for asked in asked_operations(case)]
 
 
-def asked_operations(case: Case) -> Iterator[Asked]:
+def asked_operations(case: Case) -> Iterator[NeededOperation]:
     """Every operation the case needs, per distinct block shape, with nothing chosen yet.
 
     Raises:
@@ -126,16 +126,16 @@ def asked_operations(case: Case) -> Iterator[Asked]:
     for (block, borrows), times in block_uses(spec).items():
         yield from _asked_of_block(case, block, borrows, times)
     if row.decodes:
-        yield Asked(case, None, DECODE_STEP, step_problem(case), 1, partial(choose_step, case))
+        yield NeededOperation(case, None, DECODE_STEP, step_problem(case), 1, partial(choose_step, case))
     for op in model_ops_in(row):
         if op == DECODE_STEP:
             continue
         times = len(spec.layers) + 1 if op == "add_rms_norm" else 1
         problem = problem_of(None, case)
-        yield Asked(case, None, op, problem, times, partial(choose_in_case, op, problem, case))
+        yield NeededOperation(case, None, op, problem, times, partial(choose_in_case, op, problem, case))
 
 
-def _asked_of_block(case: Case, block: Block, borrows: bool, times: int) -> Iterator[Asked]:
+def _asked_of_block(case: Case, block: Block, borrows: bool, times: int) -> Iterator[NeededOperation]:
     """The operations of one block shape; Mamba-2's core is one of them, or its parts are."""
     needed = dict(block_ops_in(block, borrows, case.workload.row))
     problem = problem_of(block, case, borrows)
@@ -146,13 +146,13 @@ def _asked_of_block(case: Case, block: Block, borrows: bool, times: int) -> Iter
         except Unsupported as reason:
             taken = ()
             core = of_op(CORE, problem, case, step=needed[CORE])
-            yield Asked(case, block, CORE, core, times, partial(_refuse, reason))
+            yield NeededOperation(case, block, CORE, core, times, partial(_refuse, reason))
         for op in {CORE, *CORE_PARTS} - set(taken):
             del needed[op]
     for op, in_step in needed.items():
         asks = of_op(op, problem, case, step=in_step)
         known = before if op in CORE_PARTS else ()
-        yield Asked(case, block, op, asks, times, partial(_choose, op, asks, case, known))
+        yield NeededOperation(case, block, op, asks, times, partial(_choose, op, asks, case, known))
 
 
 def _choose(op: str, problem: Problem, case: Case, before: PassedOver) -> Resolution:

@@ -102,7 +102,7 @@ class LanguageModel(nn.Module):
         """Each sublayer's forward under torch.compile, by its index. Sublayers of one kind share their code.
 
         Embedding, norms between sublayers, head and loss are not compiled, since each is one kernel. Neither are
-        experts, whose tokens are counted on the host, nor mixers whose published kernels cannot be traced.
+        experts, whose tokens are counted on the host, nor mixers whose third-party kernels cannot be traced.
         """
         return {
             index: torch.compile(layer.forward, dynamic=False, fullgraph=True)

@@ -2,7 +2,7 @@
 
 It follows state-spaces/mamba ``modules/mamba_simple.py`` (order x, z; A_log and D in float32 whatever the weights'
 dtype, but not the bias of dt). Over a sequence tensors are stored channel by channel with contiguous positions, as the
-published scan reads them: each product is the weight times the transposed input, so nothing is copied.
+third-party scan reads them: each product is the weight times the transposed input, so nothing is copied.
 """
 
 from __future__ import annotations

@@ -26,7 +26,8 @@ from hybridbench.model.mixer import RecurrentModule, carried, conv_front, keep_t
 EPS_PER_CHANNEL = 1e-5
 """Added to the variance in the norm of a head, per channel of the head: 64e-5 with 64 channels."""
 SHARE_POWERS = {"r": 0.2, "w": 0.9, "k": 0.7, "v": 0.7, "a": 0.9, "g": 0.2}
-"""By input, the exponent in the initial share of the token before: ``1 - (channel / d_model)^(power x depth left)``."""
+"""By input, the power in the initial share of the token before: ``1 - (channel / d_model)^(power x left)``, where left
+is the share of the layers from this one on."""
 
 
 def _difference(x_BTD: Tensor, front_B1D: Tensor | None) -> Tensor:
@@ -82,9 +83,9 @@ class Rwkv7Module(RecurrentModule):
 
     @override
     def reset(self, generator: torch.Generator) -> None:
-        """RWKV-LM's initial values by channel, head and depth. Projections are drawn as in every other module."""
+        """RWKV-LM's initial values by channel, head and layer. Projections are drawn as in every other module."""
         index, layers = self.place
-        depth, left = index / max(1, layers - 1), 1 - index / max(1, layers)
+        passed, left = index / max(1, layers - 1), 1 - index / max(1, layers)
         spec, device = self.spec, self.decay_I.device
         channel = torch.arange(spec.d_model, device=device) / spec.d_model
         along = torch.arange(spec.out_width, device=device) / max(1, spec.out_width - 1)
@@ -93,7 +94,7 @@ class Rwkv7Module(RecurrentModule):
         with torch.no_grad():
             for share_D, name in zip(self.share_LD, self.mixed, strict=True):
                 share_D.copy_(1 - channel ** (SHARE_POWERS[name] * left))
-            self.decay_I.copy_(-5.5 + 6 * along ** (1 + depth**0.3) + 2.5 * zigzag)
+            self.decay_I.copy_(-5.5 + 6 * along ** (1 + passed**0.3) + 2.5 * zigzag)
             self.rate_I.copy_(-0.19 + 0.3 * zigzag + 0.4 * (along - 0.5))
             if self.value_I is not None:
                 self.value_I.copy_(0.73 - 0.4 * (along - 0.5))

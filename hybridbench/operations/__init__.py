@@ -9,7 +9,7 @@ the operation's name is used elsewhere: in ``arch``, where each kind of block na
     >>> ssd.order["cuda"], ssd.order["cpu"], ssd.outputs
     (('mamba-ssm', 'reference'), ('reference',), ('y_BTHP', 'final_state_BHPN: float32'))
     >>> ssd.by_name["mamba-ssm"].path
-    'kernels.scan.published:ssd'
+    'kernels.scan.third_party:ssd'
 
 To add a backend, write its loader and its unsupported cases in its family's folder, and add one line to the row at its
 rank on a GPU. To add an operation, write its reference implementation and the draw of its inputs there, and add a row.

@@ -103,7 +103,7 @@ class Declared:
         dispatched: whether its arithmetic passes through PyTorch's dispatcher, where operator counters see it.
         compiles_per_length: whether every new length costs a compilation, so that few are tried.
         limits: up to which sizes it is right.
-        wide: for a published kernel without limits, the place in its source that shows offsets of 64 bits.
+        wide: for a third-party kernel without limits, the place in its source that shows offsets of 64 bits.
     """
 
     op: str = ""

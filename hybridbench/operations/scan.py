@@ -56,7 +56,7 @@ ONE_PASS = "one-pass"
 """The name of ``mamba2_core`` with this package's scan."""
 
 ROWS = (
-    # Of the scans and convolutions the published kernels, then plain PyTorch: there is nothing in between.
+    # Of the scans and convolutions the third-party kernels, then plain PyTorch: there is nothing in between.
     Operation(
         name="ssd",
         family="kernels.scan",
@@ -74,7 +74,7 @@ ROWS = (
         outputs=("y_BTHP", "final_state_BHPN: float32"),
         settings=("chunk_size",),
         forward=_ssd,
-        backends=(public("mamba-ssm", "mamba_ssm", "kernels.scan.published:ssd", limits=CHUNKED_SCAN),),
+        backends=(public("mamba-ssm", "mamba_ssm", "kernels.scan.third_party:ssd", limits=CHUNKED_SCAN),),
         kernels=("chunk_(scan|state|cumsum)", "state_passing", "bmm_chunk", "ssd"),
         sequences=True,
         sums={"dt_bias_H": "dt_BTH"},
@@ -95,7 +95,7 @@ ROWS = (
         ),
         outputs=("y_BHP",),
         forward=lambda problem: problem.batch * _mamba2(problem).core_decode(0, Convention.EXACT).scan,
-        backends=(public("mamba-ssm", "mamba_ssm", "kernels.scan.published:ssd_step", limits=SSD_STEP),),
+        backends=(public("mamba-ssm", "mamba_ssm", "kernels.scan.third_party:ssd_step", limits=SSD_STEP),),
         kernels=("update_state",),
         sequences=True,
     ),
@@ -106,7 +106,7 @@ ROWS = (
         inputs=("x_BTC", "weight_CW", "bias_C"),
         outputs=("y_BTC",),
         forward=_conv1d,
-        backends=(public("causal-conv1d", "causal_conv1d", "kernels.scan.published:conv1d", limits=CONVOLUTION),),
+        backends=(public("causal-conv1d", "causal_conv1d", "kernels.scan.third_party:conv1d", limits=CONVOLUTION),),
         kernels=("causal_conv1d", "conv1d", "convolution"),
         sequences=True,
         again="of_whole",
@@ -118,7 +118,9 @@ ROWS = (
         inputs=("state_BCW: in place", "x_BC", "weight_CW", "bias_C"),
         outputs=("y_BC",),
         forward=lambda problem: problem.batch * _convolved(problem).core_decode(0, Convention.EXACT).conv,
-        backends=(public("causal-conv1d", "causal_conv1d", "kernels.scan.published:conv1d_step", limits=CONV1D_STEP),),
+        backends=(
+            public("causal-conv1d", "causal_conv1d", "kernels.scan.third_party:conv1d_step", limits=CONV1D_STEP),
+        ),
         sequences=True,
     ),
     Operation(
@@ -144,7 +146,7 @@ ROWS = (
         backends=(
             own(ONE_PASS, "causal_conv1d", "kernels.scan.core:one_pass", limits=IN_ONE_PASS, install=INSTALL_CUDA),
             own("fused", "mamba_ssm", "kernels.scan.core:fused", limits=CORE, install=INSTALL_CUDA),
-            public("mamba-ssm", "mamba_ssm", "kernels.scan.core:published", limits=CORE),
+            public("mamba-ssm", "mamba_ssm", "kernels.scan.core:third_party", limits=CORE),
         ),
         kernels=(r"^scan_(forward|reverse|steps|finish|d_[xbc])_kernel$",),
         sequences=True,
@@ -168,7 +170,7 @@ ROWS = (
         ),
         outputs=("y_BTI", "final_state_BIN: float32"),
         forward=lambda problem: problem.batch * _mamba1(problem).core_prefill(problem.length, Convention.EXACT).scan,
-        backends=(public("mamba-ssm", "mamba_ssm", "kernels.scan.published:selective_scan", limits=SELECTIVE_SCAN),),
+        backends=(public("mamba-ssm", "mamba_ssm", "kernels.scan.third_party:selective_scan", limits=SELECTIVE_SCAN),),
         kernels=("selective_(scan|state)",),
         sequences=True,
         sums={"dt_bias_I": "dt_BTI"},
@@ -190,7 +192,7 @@ ROWS = (
         ),
         outputs=("y_BI",),
         forward=lambda problem: problem.batch * _mamba1(problem).core_decode(0, Convention.EXACT).scan,
-        backends=(public("mamba-ssm", "mamba_ssm", "kernels.scan.published:selective_step", limits=SELECTIVE_STEP),),
+        backends=(public("mamba-ssm", "mamba_ssm", "kernels.scan.third_party:selective_step", limits=SELECTIVE_STEP),),
         sequences=True,
     ),
     Operation(

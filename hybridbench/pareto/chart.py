@@ -13,7 +13,7 @@ from typing import Any
 import altair as alt
 
 from hybridbench.pareto.frontier import Placed
-from hybridbench.pareto.join import Asked, Front
+from hybridbench.pareto.join import Front, ParetoOptions
 from hybridbench.report.display import ShownUnit, unit_for
 from hybridbench.report.render.charts import CONFIG, FAMILY_COLORS, FAMILY_SHAPES, PLAIN_NUMBER, data_of
 
@@ -21,7 +21,7 @@ WIDTH, HEIGHT = 300, 190
 _OTHER_COLOR, _OTHER_SHAPE = "#7F7F7F", "cross"
 
 
-def draw_fronts(fronts: Sequence[Front], asked: Asked) -> dict[str, Any]:
+def draw_fronts(fronts: Sequence[Front], asked: ParetoOptions) -> dict[str, Any]:
     """The Vega-Lite definition of the fronts of one stem, which differ in their arm only."""
     points = [placed for front in fronts for found in front.places.values() for placed in found]
     shown_in = unit_for((placed.point.cost for placed in points), asked.cost.unit)
@@ -58,7 +58,7 @@ def _panel(
     title: str,
     front: Front,
     place: str,
-    asked: Asked,
+    asked: ParetoOptions,
     shown_in: ShownUnit,
     every: Sequence[float],
     families: list[str],

@@ -13,7 +13,7 @@ from hybridbench.pareto.quality import Quality
 
 
 @dataclass(frozen=True)
-class Point:
+class FrontierPoint:
     """One stack at one place: what it costs in SI and what it is worth."""
 
     name: str
@@ -25,12 +25,12 @@ class Point:
 class Placed:
     """A point with the one that beats it, None on the frontier; and those of the frontier that it ties with."""
 
-    point: Point
-    beaten_by: Point | None
-    ties: tuple[Point, ...] = ()
+    point: FrontierPoint
+    beaten_by: FrontierPoint | None
+    ties: tuple[FrontierPoint, ...] = ()
 
 
-def placed(points: Sequence[Point], cheaper: str, cost_noise_frac: float) -> list[Placed]:
+def placed(points: Sequence[FrontierPoint], cheaper: str, cost_noise_frac: float) -> list[Placed]:
     """Every point with what beats it, in the order given.
 
     Args:
@@ -39,7 +39,7 @@ def placed(points: Sequence[Point], cheaper: str, cost_noise_frac: float) -> lis
         cost_noise_frac: costs tie if the larger exceeds the smaller by no more.
     """
 
-    def against(one: Point, other: Point) -> tuple[int, int]:
+    def against(one: FrontierPoint, other: FrontierPoint) -> tuple[int, int]:
         return _costs(one, other, cheaper, cost_noise_frac), _qualities(one, other)
 
     beaten = {id(point): [other for other in points if _beats(against(other, point))] for point in points}
@@ -57,12 +57,12 @@ def _beats(signs: tuple[int, int]) -> bool:
     return min(signs) >= 0 and max(signs) > 0
 
 
-def _worth(point: Point) -> float:
+def _worth(point: FrontierPoint) -> float:
     quality = point.quality
     return quality.value if quality.score.better == "lower" else -quality.value
 
 
-def _costs(one: Point, other: Point, cheaper: str, noise_frac: float) -> int:
+def _costs(one: FrontierPoint, other: FrontierPoint, cheaper: str, noise_frac: float) -> int:
     """1 if the first is certainly cheaper, -1 if the second is, 0 for a tie."""
     low, high = sorted((one.cost, other.cost))
     if high <= low * (1 + noise_frac):
@@ -70,7 +70,7 @@ def _costs(one: Point, other: Point, cheaper: str, noise_frac: float) -> int:
     return 1 if (one.cost < other.cost) == (cheaper == "lower") else -1
 
 
-def _qualities(one: Point, other: Point) -> int:
+def _qualities(one: FrontierPoint, other: FrontierPoint) -> int:
     """1 if the first is certainly better, -1 if the second is, 0 for a tie."""
     gap = _worth(other) - _worth(one)
     noise = max(one.quality.noise, other.quality.noise)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from hybridbench.derive.doubts import problems
 from hybridbench.errors import BadInput, unknown_name
 from hybridbench.metrics import METRICS, Metric, value
-from hybridbench.pareto.frontier import Placed, Point, placed
+from hybridbench.pareto.frontier import FrontierPoint, Placed, placed
 from hybridbench.pareto.quality import SCORES, Quality, Score
 from hybridbench.pareto.stacks import identity
 from hybridbench.record import Record, Status
@@ -47,7 +47,7 @@ MEAN = "mean"
 
 
 @dataclass(frozen=True)
-class Asked:
+class ParetoOptions:
     """What is asked for: a cost, a score, what budgets match in; and contexts and workloads, or None for all.
 
     Raises:
@@ -112,7 +112,7 @@ class Front:
     repeats: float = 1.0
 
 
-def fronts(records: Sequence[Record], qualities: Sequence[Quality], asked: Asked) -> list[Front]:
+def fronts(records: Sequence[Record], qualities: Sequence[Quality], asked: ParetoOptions) -> list[Front]:
     """The fronts of records. Of several figures of one stack, score and budget the last counts.
 
     Raises:
@@ -143,7 +143,7 @@ def fronts(records: Sequence[Record], qualities: Sequence[Quality], asked: Asked
     return sorted(made, key=lambda front: (stems.index(front.stem), _ARMS.get(front.arm, len(_ARMS))))
 
 
-def _groups(records: Sequence[Record], asked: Asked) -> list[Group]:
+def _groups(records: Sequence[Record], asked: ParetoOptions) -> list[Group]:
     """The groups of the valid records that have the cost, of the workloads asked for.
 
     Raises:
@@ -165,7 +165,7 @@ def _contexts(group: Group) -> list[int]:
     return sorted({record.case.workload.context for record in group.records})
 
 
-def _shown(group: Group, every: Sequence[Group], asked: Asked) -> Group | None:
+def _shown(group: Group, every: Sequence[Group], asked: ParetoOptions) -> Group | None:
     """A group's records of the contexts asked for; None if it has none, or its generations are integrated too."""
     if "depths" not in group.conditions and any(
         {(identity(one.model), place) for one in group.series for place in one.cells}
@@ -201,7 +201,7 @@ def _arm(group: Group) -> str:
     return AS_PUBLISHED if mode == PUBLISHED else f"{EQUAL}, {mode}"
 
 
-def _repeats(group: Group, every: Sequence[Group], asked: Asked) -> float:
+def _repeats(group: Group, every: Sequence[Group], asked: ParetoOptions) -> float:
     """How many times the costs of a generation differ at most, timed once at depths and once truly; 1 if unknown."""
     mine = {(identity(one.model), place): cost for one in group.series for place, cost in _costs(one, asked).items()}
     worst = 1.0
@@ -213,7 +213,7 @@ def _repeats(group: Group, every: Sequence[Group], asked: Asked) -> float:
     return worst
 
 
-def _of_one_budget(group: Group, known: Sequence[Quality], asked: Asked) -> dict[str, Quality]:
+def _of_one_budget(group: Group, known: Sequence[Quality], asked: ParetoOptions) -> dict[str, Quality]:
     """The figures of a group's stacks in the budget that most of them have, the largest of several."""
     stacks = {identity(series.model) for series in group.series}
     by_budget: dict[float | None, dict[str, Quality]] = {}
@@ -223,13 +223,13 @@ def _of_one_budget(group: Group, known: Sequence[Quality], asked: Asked) -> dict
     return max(by_budget.items(), key=lambda item: (len(item[1]), item[0] or 0.0), default=(None, {}))[1]
 
 
-def _costs(series: Series, asked: Asked) -> dict[int, float]:
+def _costs(series: Series, asked: ParetoOptions) -> dict[int, float]:
     """The cost of a series at each of its places."""
     found = {place: value(record, asked.cost.name) for place, record in series.cells.items()}
     return {place: cost for place, cost in found.items() if cost is not None}
 
 
-def _printed(group: Group, asked: Asked) -> dict[str, dict[int, float]]:
+def _printed(group: Group, asked: ParetoOptions) -> dict[str, dict[int, float]]:
     """The throughput that the paper prints, by series and length; empty unless the group's cells are the paper's."""
     work = group.records[0].case.workload
     if asked.metric != "tokens-per-s" or (work.kind, work.prompt, work.batch) != (GENERATE, PROMPT, PAPER_BATCH):
@@ -247,7 +247,7 @@ def _front(
     group: Group,
     stem: str,
     chosen: Mapping[str, Quality],
-    asked: Asked,
+    asked: ParetoOptions,
     costs: Mapping[str, Mapping[int, float]],
 ) -> Front:
     """The points of a group at each of its places, and at their mean."""
@@ -257,12 +257,16 @@ def _front(
     figures = {one.name: chosen[identity(one.model)] for one in group.series if identity(one.model) in chosen}
     worth = {name: by_place for name, by_place in costs.items() if name in figures}
     places = {
-        group.place_label(at): [Point(name, found[at], figures[name]) for name, found in worth.items() if at in found]
+        group.place_label(at): [
+            FrontierPoint(name, found[at], figures[name]) for name, found in worth.items() if at in found
+        ]
         for at in group.places
     }
     if group.axis == CONTEXT and len(places) > 1:
         full = {name: found for name, found in worth.items() if set(found) == set(group.places)}
-        places[MEAN] = [Point(name, sum(found.values()) / len(found), figures[name]) for name, found in full.items()]
+        places[MEAN] = [
+            FrontierPoint(name, sum(found.values()) / len(found), figures[name]) for name, found in full.items()
+        ]
     return Front(
         title=", ".join(_but(group, "mode").conditions.values()),
         stem=stem,
@@ -275,7 +279,7 @@ def _front(
     )
 
 
-def _budget_words(quality: Quality, asked: Asked) -> str:
+def _budget_words(quality: Quality, asked: ParetoOptions) -> str:
     budget = asked.budget(quality)
     if budget is None:
         return f"training {asked.matched} not given"
@@ -286,7 +290,7 @@ def _budget_words(quality: Quality, asked: Asked) -> str:
     )
 
 
-def _nothing(groups: Sequence[Group], known: Sequence[Quality], asked: Asked) -> str:
+def _nothing(groups: Sequence[Group], known: Sequence[Quality], asked: ParetoOptions) -> str:
     """Why nothing was joined."""
     measured = list(dict.fromkeys(f"{one.name} {one.model.scale}" for group in groups for one in group.series))
     scales = list(dict.fromkeys(quality.spec.scale for quality in known))

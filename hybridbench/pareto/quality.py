@@ -97,10 +97,10 @@ class Quality:
         return (self.score.noise if self.std is None else self.std) / math.sqrt(self.seeds)
 
 
-def published() -> list[Quality]:
+def paper_figures() -> list[Quality]:
     """The figures that the source paper publishes."""
-    file = resources.files("hybridbench.pareto").joinpath("published.csv")
-    return _rows(file.read_text(encoding="utf-8"), "published.csv")
+    file = resources.files("hybridbench.pareto").joinpath("paper.csv")
+    return _rows(file.read_text(encoding="utf-8"), "paper.csv")
 
 
 def read_quality(path: Path) -> list[Quality]:

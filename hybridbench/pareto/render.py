@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from hybridbench.pareto.join import Asked, Front
+from hybridbench.pareto.join import Front, ParetoOptions
 from hybridbench.pareto.tables import flat_table, front_table, plain_rows
 from hybridbench.report.render.folder import write_text
 from hybridbench.report.render.markdown import escape, to_markdown
@@ -17,13 +17,13 @@ from hybridbench.report.render.terminal import print_table
 from hybridbench.store import make_folder
 
 
-def print_fronts(fronts: Sequence[Front], asked: Asked, console: Console) -> None:
+def print_fronts(fronts: Sequence[Front], asked: ParetoOptions, console: Console) -> None:
     """A table per front."""
     for front in fronts:
         print_table(front_table(front, asked), console)
 
 
-def document(fronts: Sequence[Front], asked: Asked) -> str:
+def document(fronts: Sequence[Front], asked: ParetoOptions) -> str:
     """One JSON document with every point in SI."""
     return json.dumps(
         {
@@ -39,7 +39,7 @@ def document(fronts: Sequence[Front], asked: Asked) -> str:
     )
 
 
-def page(fronts: Sequence[Front], asked: Asked) -> str:
+def page(fronts: Sequence[Front], asked: ParetoOptions) -> str:
     """The fronts as one page in Markdown."""
     lines = [f"{OPENINGS['pareto.md']} {escape(asked.cost.title)} and {escape(asked.measure.title)}.", ""]
     for stem in dict.fromkeys(front.stem for front in fronts):
@@ -50,7 +50,7 @@ def page(fronts: Sequence[Front], asked: Asked) -> str:
     return "\n".join(lines)
 
 
-def write_fronts(fronts: Sequence[Front], asked: Asked, out: Path) -> Path:
+def write_fronts(fronts: Sequence[Front], asked: ParetoOptions, out: Path) -> Path:
     """``pareto.md``, ``pareto.csv``, ``pareto.json`` and ``charts/pareto-*.png`` and ``.svg``; returns the page.
 
     Raises:

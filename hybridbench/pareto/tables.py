@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from hybridbench.pareto.frontier import Placed
-from hybridbench.pareto.join import COUNTED, MEAN, Asked, Front, listed
+from hybridbench.pareto.join import COUNTED, MEAN, Front, ParetoOptions, listed
 from hybridbench.pareto.quality import Quality
 from hybridbench.report.display import unit_for
-from hybridbench.report.table import NO_VALUE, Cell, Column, Table
+from hybridbench.report.table import NO_VALUE, Column, Table, TableCell
 from hybridbench.units import format_number
 
 ON_FRONTIER = "frontier"
@@ -17,7 +17,7 @@ _DIGITS = 4
 """Digits of a loss: seeds differ in the third decimal."""
 
 
-def front_table(front: Front, asked: Asked) -> Table:
+def front_table(front: Front, asked: ParetoOptions) -> Table:
     """A row per stack, the best first: its quality and, of each context, its cost and the stack that beats it."""
     shown_in = unit_for((placed.point.cost for found in front.places.values() for placed in found), asked.cost.unit)
     measure = asked.measure
@@ -32,11 +32,13 @@ def front_table(front: Front, asked: Asked) -> Table:
     table = Table(f"{asked.cost.title} against {measure.title}: {front.arm}", columns, front.title)
     by_name = {place: {placed.point.name: placed for placed in found} for place, found in front.places.items()}
     for name, quality in _stacks(front):
-        cells = [Cell(name, name), Cell(_worth(quality), quality.value)]
+        cells = [TableCell(name, name), TableCell(_worth(quality), quality.value)]
         for found in by_name.values():
             placed = found.get(name)
-            cells.append(Cell(shown_in.show(placed.point.cost), placed.point.cost) if placed else Cell(NO_VALUE))
-            cells.append(Cell(verdict(placed), verdict(placed)) if placed else Cell(NO_VALUE))
+            cells.append(
+                TableCell(shown_in.show(placed.point.cost), placed.point.cost) if placed else TableCell(NO_VALUE)
+            )
+            cells.append(TableCell(verdict(placed), verdict(placed)) if placed else TableCell(NO_VALUE))
         table.rows.append(cells)
     for sentence in remarks(front, asked):
         table.remark(sentence)
@@ -58,7 +60,7 @@ def _stacks(front: Front) -> list[tuple[str, Quality]]:
     return sorted(found.items(), key=lambda item: item[1].value * (1 if item[1].score.better == "lower" else -1))
 
 
-def remarks(front: Front, asked: Asked) -> list[str]:
+def remarks(front: Front, asked: ParetoOptions) -> list[str]:
     """What the whole table rests on: budget, noise, sources, and what is missing."""
     qualities = [quality for _, quality in _stacks(front)]
     said = [f"quality: {front.budget}; {'; '.join(front.sources) or 'no source given'}"]
@@ -93,7 +95,7 @@ _ROW = (
 )
 
 
-def plain_rows(fronts: Sequence[Front], asked: Asked) -> list[dict[str, Any]]:
+def plain_rows(fronts: Sequence[Front], asked: ParetoOptions) -> list[dict[str, Any]]:
     """Every point as plain values, in SI."""
     return [
         {
@@ -125,9 +127,9 @@ def _model(quality: Quality) -> dict[str, Any]:
     return {name: getattr(spec, name) for name in ("arch", "scale", "ratio", "recipe", "pattern")}
 
 
-def flat_table(fronts: Sequence[Front], asked: Asked) -> Table:
+def flat_table(fronts: Sequence[Front], asked: ParetoOptions) -> Table:
     """Every point as a row of a CSV."""
     table = Table("points", [Column(name, name) for name in _ROW])
     for row in plain_rows(fronts, asked):
-        table.rows.append([Cell(str(row[name]), row[name]) for name in _ROW])
+        table.rows.append([TableCell(str(row[name]), row[name]) for name in _ROW])
     return table

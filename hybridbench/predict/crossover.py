@@ -194,7 +194,7 @@ Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Seen:
+class MeasuredContext:
     """Both models measured at one context, as intervals of their medians."""
 
     context: int
@@ -217,7 +217,7 @@ class Search:
             between; None where no two contexts are decided differently.
     """
 
-    seen: tuple[Seen, ...]
+    seen: tuple[MeasuredContext, ...]
     interval: tuple[int, int] | None
 
 
@@ -241,11 +241,11 @@ def search(
         grain: contexts are multiples of it.
         trials: the most contexts to measure.
     """
-    seen: dict[int, Seen] = {}
+    seen: dict[int, MeasuredContext] = {}
 
-    def look(context: int) -> Seen:
+    def look(context: int) -> MeasuredContext:
         if context not in seen:
-            seen[context] = Seen(context, measure(context))
+            seen[context] = MeasuredContext(context, measure(context))
         return seen[context]
 
     low, high = look(first), look(last)
@@ -282,5 +282,5 @@ def _between(low: int, high: int, grain: int) -> int:
     return max(grain, round(middle / grain) * grain)
 
 
-def _ordered(seen: dict[int, Seen]) -> tuple[Seen, ...]:
+def _ordered(seen: dict[int, MeasuredContext]) -> tuple[MeasuredContext, ...]:
     return tuple(seen[context] for context in sorted(seen))

@@ -1,4 +1,4 @@
-"""match: models brought to one budget: the depth or the width at which a model comes nearest a reference.
+"""match: models brought to one budget: the number of blocks or the width at which a model comes nearest a reference.
 
     params          all parameters
     train-flops     FLOPs of training on one sequence, exact
@@ -7,10 +7,10 @@
     paper           the source paper's own rule: parameters without embedding and norms as it counts them, at the same
                     width, with fewer layers
 
-By depth, blocks are added or taken away at the same ratio of mixers, spread as the families spread them; the width
+By blocks, some are added or taken away at the same ratio of mixers, spread as the families spread them; the width
 stays. By width, the number of blocks and their places stay, and every block is scaled: heads keep their size and are
 rounded to whole groups, the feed-forward width to multiples of 64, the model's width to multiples of ``WIDTH_STEP`` of
-the reference width. Depth is coarse: one of 13 blocks is 8% of the parameters. So the result says how near each model
+the reference width. Blocks are coarse: one of 13 is 8% of the parameters. So the result says how near each model
 came.
 """
 
@@ -33,11 +33,13 @@ from hybridbench.errors import BadInput, unknown_name
 BUDGETS = ("params", "train-flops", "cache", "decode-bytes", "paper")
 SPOKEN = {"paper": "parameters as the paper counts them"}
 """Words for budgets whose names are not clear in a sentence."""
-SIDES = ("depth", "width")
+SIDES = ("blocks", "width")
+OLD_SIDES = {"depth": "blocks"}
+"""Earlier names of sides, which are still understood."""
 TOLERANCE = 0.05
 """How far off a match may be by default, as a share: half a block of ten."""
 MAX_BLOCKS = 256
-"""Blocks a match by depth tries at most."""
+"""Blocks a match by blocks tries at most."""
 WIDTH_STEP = 64
 """A width tried is a multiple of this."""
 WIDEST = 4
@@ -49,7 +51,7 @@ class Match:
     """A model brought to a budget.
 
     Args:
-        spec: the model at the depth or width that comes nearest.
+        spec: the model at the number of blocks or the width that comes nearest.
         budget, side: what was matched, and by what.
         wanted: the reference's budget; FLOPs, bytes or parameters.
         reached: the model's.
@@ -66,8 +68,8 @@ class Match:
     @property
     def sentence(self) -> str:
         """What was matched, what was reached, and how to build it again."""
-        how = "as it is" if self.spec == self.before else f"by {self.side}, {size_of(self.spec, self.side)}"
-        again = f"; --pattern '{self.spec.pattern}'" if self.side == "depth" and self.spec != self.before else ""
+        how = "as it is" if self.spec == self.before else f"with {size_of(self.spec, self.side)}"
+        again = f"; --pattern '{self.spec.pattern}'" if self.side == "blocks" and self.spec != self.before else ""
         budget = SPOKEN.get(self.budget, self.budget)
         return f"{self.spec.label} {self.spec.scale} is {self.error:+.2%} off in {budget}, {how}{again}"
 
@@ -81,14 +83,14 @@ def matched(
     specs: Iterable[ModelSpec],
     reference: ModelSpec,
     budget: str,
-    side: str = "depth",
+    side: str = "blocks",
     *,
     context: int,
     batch: int = 1,
     stored: Callable[[ModelSpec], Storage] | None = None,
     tolerance: float = TOLERANCE,
 ) -> list[Match]:
-    """Each model at the depth or width at which its budget comes nearest the reference's.
+    """Each model at the number of blocks or the width at which its budget comes nearest the reference's.
 
     Args:
         stored: the bytes of what a model stores; everything in two by default.
@@ -100,10 +102,11 @@ def matched(
     """
     if budget not in BUDGETS:
         raise unknown_name("budget to match", budget, BUDGETS)
+    side = OLD_SIDES.get(side, side)
     if side not in SIDES:
         raise unknown_name("side to match by", side, SIDES)
     if budget == "paper" and side == "width":
-        raise BadInput("the paper's rule keeps the width: match paper by depth, or params by width.")
+        raise BadInput("the paper's rule keeps the width: match paper by blocks, or params by width.")
     if not 0 < tolerance < 1:
         raise BadInput(f"tolerance {100 * tolerance:.3g}: give percent above 0 and below 100.")
 
@@ -178,12 +181,12 @@ def _nearest(
     amount: Callable[[ModelSpec], int],
     tolerance: float,
 ) -> Match:
-    candidates = _deeper(spec) if side == "depth" else _wider(spec)
+    candidates = _deeper(spec) if side == "blocks" else _wider(spec)
     # The unchanged model comes first, so that it stays, with its published places, if no other is nearer.
     best = min([spec, *candidates], key=lambda candidate: abs(amount(candidate) - wanted))
     found = Match(best, budget, side, wanted, amount(best), spec)
     if abs(found.error) > tolerance:
-        other = "width" if side == "depth" and budget != "paper" else "depth"
+        other = "width" if side == "blocks" and budget != "paper" else "blocks"
         way = f"match it by {other}, or" if other != side else "take another budget, or"
         raise BadInput(
             f"{spec.label} {spec.scale} cannot match {reference.label} {reference.scale} in {budget} within "
@@ -194,15 +197,15 @@ def _nearest(
 
 
 def size_of(spec: ModelSpec, side: str) -> str:
-    """A model's depth or width in words."""
-    return f"a width of {spec.d_model}" if side == "width" else f"{_depth(spec)} blocks"
+    """A model's number of blocks or width in words."""
+    return f"a width of {spec.d_model}" if side == "width" else f"{_n_blocks(spec)} blocks"
 
 
 def _mixers(spec: ModelSpec) -> list[str]:
     return [symbol for symbol in spec.layers if symbol[0] not in FEED_FORWARD]
 
 
-def _depth(spec: ModelSpec) -> int:
+def _n_blocks(spec: ModelSpec) -> int:
     return len(_mixers(spec))
 
 
@@ -212,23 +215,24 @@ def _deeper(spec: ModelSpec) -> list[ModelSpec]:
     tails = Counter(_tails(spec))
     kinds = Counter(mixers)
     if len(tails) > 1 or len(kinds) > 2:
+        several = max(len(tails), len(kinds))
         raise BadInput(
-            f"pattern {spec.pattern} has no rule for another depth: its blocks are of {max(len(tails), len(kinds))} "
-            f"kinds where two mixers with one kind of feed-forward layer are known; match it by width."
+            f"pattern {spec.pattern} has no rule for another number of blocks: they are of {several} kinds, "
+            f"where two mixers with one kind of feed-forward layer are known; match it by width."
         )
     (tail,) = tails
     if len(kinds) == 1:
-        return [replace(spec, pattern=(mixers[0] + tail) * depth) for depth in range(1, MAX_BLOCKS + 1)]
+        return [replace(spec, pattern=(mixers[0] + tail) * n_blocks) for n_blocks in range(1, MAX_BLOCKS + 1)]
     rare, common = _rare_and_common(spec, kinds)
     ratio = parse_ratio(spec.ratio) if spec.ratio is not None else (kinds[rare], kinds[common])
     made = []
-    for depth in range(2, MAX_BLOCKS + 1):
-        count = nearest_count(ratio, depth)
-        if not 0 < count < depth:
+    for n_blocks in range(2, MAX_BLOCKS + 1):
+        count = nearest_count(ratio, n_blocks)
+        if not 0 < count < n_blocks:
             continue
-        places = spread(count, depth)
+        places = spread(count, n_blocks)
         made.append(
-            replace(spec, pattern="".join((rare if i in places else common) + tail for i in range(1, depth + 1)))
+            replace(spec, pattern="".join((rare if i in places else common) + tail for i in range(1, n_blocks + 1)))
         )
     return made
 

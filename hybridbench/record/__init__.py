@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from hybridbench.record.caveats import ADVICE, Caveat
-from hybridbench.record.line import as_line, body_of, stating_fields, time_of
+from hybridbench.record.caveats import ADVICE, Caveat, said_of
+from hybridbench.record.line import Line, as_line, body_of, stating_fields, time_of
 from hybridbench.record.observed import (
     BackendUse,
     CacheObserved,
@@ -29,6 +29,7 @@ __all__ = [
     "Energy",
     "Environment",
     "GpuState",
+    "Line",
     "Memory",
     "Observed",
     "OperatorCount",
@@ -38,6 +39,7 @@ __all__ = [
     "Status",
     "as_line",
     "body_of",
+    "said_of",
     "stating_fields",
     "time_of",
 ]

@@ -46,3 +46,8 @@ ADVICE: dict[Caveat, str] = {
         "architecture; hybridbench backends says what is missing"
     ),
 }
+
+
+def said_of(caveat: Caveat) -> str:
+    """A caveat in words, with its advice."""
+    return f"{caveat.value.replace('_', ' ')}: {ADVICE[caveat]}"

@@ -7,7 +7,7 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from hybridbench.errors import BadInput, BadResults
 from hybridbench.files import Damaged, NotJson, from_json
@@ -16,6 +16,26 @@ from hybridbench.text import shown
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+
+
+class Line:
+    """What records of every kind share: they are a line of JSON, and say when they began. They are dataclasses."""
+
+    case: Any
+    started_at: str
+
+    def to_json(self) -> str:
+        """One line of JSON with the key of the case in front, for people who grep."""
+        return as_line(cast("DataclassInstance", self), self.case.key)
+
+    @property
+    def started(self) -> datetime:
+        """When the case began; a time without a zone is one of UTC.
+
+        Raises:
+            ValueError: ``started_at`` is no time.
+        """
+        return time_of(self.started_at)
 
 
 def as_line(record: DataclassInstance, key: str) -> str:

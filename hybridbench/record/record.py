@@ -17,7 +17,6 @@ Schema history:
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from enum import StrEnum
 from typing import ClassVar
 
@@ -25,7 +24,7 @@ from hybridbench.arch.block import DTYPE_BYTES
 from hybridbench.errors import unknown_name
 from hybridbench.plain import check_values, from_plain
 from hybridbench.record.caveats import Caveat
-from hybridbench.record.line import as_line, body_of, stating_fields, time_of
+from hybridbench.record.line import Line, body_of, stating_fields, time_of
 from hybridbench.record.observed import Environment, Observed
 from hybridbench.suite.case import Case
 from hybridbench.text import printable, shown
@@ -45,7 +44,7 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True)
-class Record:
+class Record(Line):
     """One case, how it ended, and what was observed; ``message`` and ``traceback`` are set unless it is ok.
 
     Attributes:
@@ -68,19 +67,6 @@ class Record:
     traceback: str | None = None
     caveats: list[Caveat] = field(default_factory=list)
     schema: int = SCHEMA
-
-    def to_json(self) -> str:
-        """One line of JSON with the case's key in front, for people who grep."""
-        return as_line(self, self.case.key)
-
-    @property
-    def started(self) -> datetime:
-        """When the case began; a time without a zone is one of UTC.
-
-        Raises:
-            ValueError: ``started_at`` is no time.
-        """
-        return time_of(self.started_at)
 
     @classmethod
     def from_json(cls, line: str) -> Record:

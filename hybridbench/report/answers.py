@@ -17,7 +17,7 @@ from hybridbench.report.display import unit_for
 from hybridbench.report.groups import arch_order, series_names
 from hybridbench.report.identity import identity
 from hybridbench.report.measured import outcome
-from hybridbench.report.table import NO_VALUE, Cell, Column, Table
+from hybridbench.report.table import NO_VALUE, Column, Table, TableCell
 from hybridbench.suite.workloads import WORKLOADS
 from hybridbench.units import format_tokens, parse_range
 
@@ -150,11 +150,11 @@ def answer(records: Sequence[Record], metrics: Sequence[str]) -> Table:
         failed = record.status is not Status.OK
         table.rows.append(
             [
-                Cell(names[record.case.model], record.case.model.label),
-                Cell(format_tokens(record.case.workload.context), record.case.workload.context),
+                TableCell(names[record.case.model], record.case.model.label),
+                TableCell(format_tokens(record.case.workload.context), record.case.workload.context),
                 *(_cell(name, fields[name]) for name in telling),
                 *(
-                    Cell(NO_VALUE if failed and number is None else units[name].show(number), number)
+                    TableCell(NO_VALUE if failed and number is None else units[name].show(number), number)
                     for name, number in zip(metrics, numbers, strict=True)
                 ),
                 outcome(table, record),
@@ -163,10 +163,10 @@ def answer(records: Sequence[Record], metrics: Sequence[str]) -> Table:
     return table
 
 
-def _cell(name: str, found: Any) -> Cell:
+def _cell(name: str, found: Any) -> TableCell:
     if found in (None, ""):
-        return Cell(NO_VALUE)
-    return Cell(format_tokens(found) if name in _TOKENS else str(found), found)
+        return TableCell(NO_VALUE)
+    return TableCell(format_tokens(found) if name in _TOKENS else str(found), found)
 
 
 def _common(fields: dict[str, Any], telling: Sequence[str]) -> str:

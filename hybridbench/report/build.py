@@ -26,10 +26,10 @@ from hybridbench.report.findings import findings
 from hybridbench.report.groups import NO_RUNS, Group, file_stem, group_records, latest
 from hybridbench.report.leaders import leaders_table
 from hybridbench.report.measured import detail_tables, headline_table, summary_table
-from hybridbench.report.paper.compare import Comparison, compare
+from hybridbench.report.paper.compare import PaperComparison, compare
 from hybridbench.report.paper.sentences import sentences
 from hybridbench.report.paper.tables import paper_tables
-from hybridbench.report.part import Part
+from hybridbench.report.part import ReportPart
 from hybridbench.report.plots import group_plots
 from hybridbench.report.provenance import differing_software, kernels_that_ran, machines
 from hybridbench.report.repeat import command
@@ -90,7 +90,7 @@ class PaperSection:
         tables: tables by file name, without the ending.
     """
 
-    comparison: Comparison
+    comparison: PaperComparison
     sentences: tuple[str, ...]
     chart: str
     tables: dict[str, Table]
@@ -112,7 +112,7 @@ class Report:
     papers: tuple[PaperSection, ...]
     machines: tuple[str, ...]
     runs: Mapping[str, str] = field(default_factory=dict)
-    parts: tuple[Part, ...] = ()
+    parts: tuple[ReportPart, ...] = ()
 
     @property
     def workloads(self) -> dict[str, list[Record]]:
@@ -121,7 +121,9 @@ class Report:
         return {kind: [record for record in self.records if record.case.workload.kind == kind] for kind in kinds}
 
 
-def build_report(records: Sequence[Record], runs: Mapping[str, str] = NO_RUNS, parts: Sequence[Part] = ()) -> Report:
+def build_report(
+    records: Sequence[Record], runs: Mapping[str, str] = NO_RUNS, parts: Sequence[ReportPart] = ()
+) -> Report:
     """Build the report of some records.
 
     Args:
@@ -176,6 +178,6 @@ def _group_section(group: Group, stem: str) -> GroupSection:
     )
 
 
-def _paper_section(comparison: Comparison, name: str) -> PaperSection:
+def _paper_section(comparison: PaperComparison, name: str) -> PaperSection:
     tables = {f"{name}-{part}": table for part, table in paper_tables(comparison).items()}
     return PaperSection(comparison, tuple(sentences(comparison)), name, tables)

@@ -12,7 +12,7 @@ from hybridbench.arch.stored import Dtypes
 from hybridbench.predict.layouts import Paged
 from hybridbench.report.columns import ColumnOf, by_words, model_fields, names_of, said, sized, table_of
 from hybridbench.report.display import unit_for
-from hybridbench.report.table import NO_VALUE, Cell, Column, Table
+from hybridbench.report.table import NO_VALUE, Column, Table, TableCell
 from hybridbench.units import format_bytes, format_tokens
 
 
@@ -38,7 +38,7 @@ def cache_table(rows: Sequence[CacheLine]) -> Table:
     unit = unit_for([row.formula.total for row in rows], "B")
 
     def shown(key: str, heading: str, numbers: Sequence[int | None]) -> ColumnOf:
-        cells = [Cell(NO_VALUE if number is None else unit.show(number), number) for number in numbers]
+        cells = [TableCell(NO_VALUE if number is None else unit.show(number), number) for number in numbers]
         return Column(key, heading), cells
 
     inflation = [row.batch * row.pages.total / row.formula.total - 1 if row.formula.total else 0.0 for row in rows]

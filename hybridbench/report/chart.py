@@ -45,6 +45,13 @@ class Kin(Protocol):
 
 
 @dataclass(frozen=True)
+class Family:
+    """What a series is of where only the family is known: a row of a frame, or of a chart that is drawn."""
+
+    arch: str
+
+
+@dataclass(frozen=True)
 class Plot:
     """The content of a chart.
 

@@ -9,23 +9,23 @@ from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.stored import Dtypes
 from hybridbench.report.display import unit_for
 from hybridbench.report.groups import series_names
-from hybridbench.report.table import NO_VALUE, Cell, Column, Table
+from hybridbench.report.table import NO_VALUE, Column, Table, TableCell
 from hybridbench.suite.models import distinct, same_stacks
 
-ColumnOf = tuple[Column, list[Cell]]
+ColumnOf = tuple[Column, list[TableCell]]
 """A column and its cells, one per row."""
 
 
 def sized(key: str, heading: str, unit: str, numbers: Sequence[float | None]) -> ColumnOf:
     """A column of SI numbers in the unit that suits them."""
     shown_in = unit_for(numbers, unit)
-    cells = [Cell(NO_VALUE if number is None else shown_in.show(number), number) for number in numbers]
+    cells = [TableCell(NO_VALUE if number is None else shown_in.show(number), number) for number in numbers]
     return Column(key, shown_in.heading(heading)), cells
 
 
 def said(key: str, heading: str, words: Sequence[str], numeric: bool = False) -> ColumnOf:
     """A column of words."""
-    return Column(key, heading, numeric=numeric), [Cell(word, word) for word in words]
+    return Column(key, heading, numeric=numeric), [TableCell(word, word) for word in words]
 
 
 def table_of(title: str, columns: Iterable[ColumnOf], specs: Sequence[ModelSpec] = ()) -> Table:

@@ -19,7 +19,7 @@ from hybridbench.metrics import METRICS, value
 from hybridbench.record import Caveat, Record, Status
 from hybridbench.report.display import unit_for
 from hybridbench.report.groups import CONTEXT, Group
-from hybridbench.report.table import NO_VALUE, Cell, Column, Table
+from hybridbench.report.table import NO_VALUE, Column, Table, TableCell
 from hybridbench.units import format_number
 
 DENYING = (Caveat.UNSTEADY, Caveat.FEW_SAMPLES, Caveat.SHARED_GPU, Caveat.SHORT_STEP, Caveat.RECOMPILED)
@@ -52,7 +52,7 @@ class Lead:
 
 
 @dataclass(frozen=True)
-class Place:
+class Ranking:
     """The believed cases of one context (or batch), the fastest first: the name of each series and its record."""
 
     at: int
@@ -71,7 +71,7 @@ class Place:
         return (self.cases[0][0], *tied)
 
 
-def believed(group: Group) -> list[Place]:
+def believed(group: Group) -> list[Ranking]:
     """The places of a group with the cases that have a speed which nothing contradicts."""
     found: dict[int, list[tuple[str, Record]]] = {}
     for series in group.series:
@@ -79,7 +79,7 @@ def believed(group: Group) -> list[Place]:
             if record.status is Status.OK and not problems(record):
                 found.setdefault(at, []).append((series.name, record))
     return [
-        Place(at, tuple(sorted(cases, key=lambda case: -(value(case[1], "tokens_per_s") or 0.0))))
+        Ranking(at, tuple(sorted(cases, key=lambda case: -(value(case[1], "tokens_per_s") or 0.0))))
         for at, cases in sorted(found.items())
     ]
 
@@ -97,7 +97,7 @@ def lead_of(best: Record, other: Record) -> Lead | None:
     return Lead(times, scale * slow_low / high, scale * slow_high / low)
 
 
-def changes(group: Group, places: Sequence[Place]) -> list[str]:
+def changes(group: Group, places: Sequence[Ranking]) -> list[str]:
     """Sentences on which model is fastest along the axis, and where that changes; none for one place alone."""
     rivals = [place for place in places if len(place.cases) > 1]
     claimed = [place for place in rivals if not place.denied]
@@ -201,12 +201,12 @@ def leaders_table(group: Group) -> Table | None:
             words = f"{words} {mark}"
         table.rows.append(
             [
-                Cell(group.place_label(place.at), place.at),
-                Cell(name, name),
-                Cell(words, lead.times if lead else None),
-                Cell(second, second),
-                *(Cell(units[one].show(value(best, one)), value(best, one)) for one in shown),
-                Cell(SET_BY[bound] if bound else "unknown", bound),
+                TableCell(group.place_label(place.at), place.at),
+                TableCell(name, name),
+                TableCell(words, lead.times if lead else None),
+                TableCell(second, second),
+                *(TableCell(units[one].show(value(best, one)), value(best, one)) for one in shown),
+                TableCell(SET_BY[bound] if bound else "unknown", bound),
             ]
         )
     table.remark(

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hybridbench.record import Record, Status
-from hybridbench.report.table import Cell, Column, Table
-from hybridbench.store import Stored, newest
+from hybridbench.report.table import Column, Table, TableCell
+from hybridbench.store import StoredRecord, newest
 from hybridbench.suite.workloads import WORKLOADS
 
 KERNELS = "kernels"
@@ -46,7 +46,7 @@ class Folder:
         return sum(self.kinds.values())
 
 
-def folder_of(path: Path, records: Sequence[Stored]) -> Folder:
+def folder_of(path: Path, records: Sequence[StoredRecord]) -> Folder:
     """What the records of a folder, at least one, say of it."""
     shown = newest(records)
     kinds = Counter(one.case.workload.kind if isinstance(one, Record) else KERNELS for one in shown)
@@ -82,12 +82,12 @@ def listing_table(folders: Sequence[Folder]) -> Table:
         device = ", ".join(folder.machines)
         table.rows.append(
             [
-                Cell(folder.name, folder.name),
-                Cell(f"{folder.runs:,}", folder.runs),
-                Cell(folder.last[:10], folder.last),
-                *([Cell(device, device)] if table.columns[3].key == "machines" else []),
-                Cell(", ".join(folder.kinds)),
-                Cell(", ".join(f"{count:,} {word.replace('_', ' ')}" for word, count in folder.statuses.items())),
+                TableCell(folder.name, folder.name),
+                TableCell(f"{folder.runs:,}", folder.runs),
+                TableCell(folder.last[:10], folder.last),
+                *([TableCell(device, device)] if table.columns[3].key == "machines" else []),
+                TableCell(", ".join(folder.kinds)),
+                TableCell(", ".join(f"{count:,} {word.replace('_', ' ')}" for word, count in folder.statuses.items())),
             ]
         )
     return table

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from hybridbench.derive.doubts import doubts, problems
 from hybridbench.metrics import METRICS, value
-from hybridbench.record import ADVICE, Record, Status
+from hybridbench.record import Record, Status, said_of
 from hybridbench.report.display import ShownUnit, unit_for
 from hybridbench.report.groups import CONTEXT, Group
-from hybridbench.report.table import NO_VALUE, NOT_RUN, Cell, Column, Table
+from hybridbench.report.table import NO_VALUE, NOT_RUN, Column, Table, TableCell
 from hybridbench.suite.models import same_stack
 from hybridbench.suite.workloads import WORKLOADS, workload_row
 
@@ -109,11 +109,11 @@ def headline_table(group: Group, metric: str = "tokens_per_s") -> Table:
         group.title,
     )
     for series in group.series:
-        row = [Cell(series.name, series.name)]
+        row = [TableCell(series.name, series.name)]
         for place in group.places:
             record = series.cells.get(place)
             row.append(
-                Cell(NOT_RUN, NOT_RUN, NOT_RUN) if record is None else _measured(table, record, metric, shown_in)
+                TableCell(NOT_RUN, NOT_RUN, NOT_RUN) if record is None else _measured(table, record, metric, shown_in)
             )
         table.rows.append(row)
     for sentence in [*merged_ratios(group), *unequal_kernels(group), *several_runs(group)]:
@@ -164,17 +164,19 @@ def differing_kernels(named: Iterable[tuple[str, Record]]) -> list[str]:
     ]
 
 
-def _measured(table: Table, record: Record, metric: str, shown_in: ShownUnit) -> Cell:
+def _measured(table: Table, record: Record, metric: str, shown_in: ShownUnit) -> TableCell:
     """The cell of a metric with its footnotes, or with the word of the status where there is no value."""
     verdict = outcome(table, record)
     if record.status is not Status.OK:
         return verdict
     number = value(record, metric)
     markers = verdict.text.partition(" ")[2]
-    return Cell(f"{shown_in.show(number)} {markers}".rstrip(), number, None if verdict.word == "ok" else verdict.word)
+    return TableCell(
+        f"{shown_in.show(number)} {markers}".rstrip(), number, None if verdict.word == "ok" else verdict.word
+    )
 
 
-def outcome(table: Table, record: Record) -> Cell:
+def outcome(table: Table, record: Record) -> TableCell:
     """The cell that says in a word how a case ended, with footnotes for reasons, contradictions and caveats."""
     word = record.status.value.replace("_", " ")
     sentences = []
@@ -185,8 +187,10 @@ def outcome(table: Table, record: Record) -> Cell:
     if wrong:
         word = INVALID
         sentences.append(f"{INVALID}: {'; '.join(wrong)}")
-    sentences += [f"{caveat.value.replace('_', ' ')}: {ADVICE[caveat]}" for caveat in doubts(record)]
-    return Cell(" ".join([word, *("".join([table.note(sentence) for sentence in sentences]),)]).strip(), word, word)
+    sentences += [said_of(caveat) for caveat in doubts(record)]
+    return TableCell(
+        " ".join([word, *("".join([table.note(sentence) for sentence in sentences]),)]).strip(), word, word
+    )
 
 
 def summary_table(group: Group) -> Table:
@@ -223,12 +227,12 @@ def _detail_table(group: Group, detail: _Detail) -> Table:
     for series in group.series:
         for place, record in series.cells.items():
             verdict = outcome(table, record)
-            row = [Cell(series.name, series.name), Cell(group.place_label(place), place)]
+            row = [TableCell(series.name, series.name), TableCell(group.place_label(place), place)]
             for name in chosen:
                 number = value(record, name)
                 failed = number is None and record.status is not Status.OK
                 text = NO_VALUE if failed else units[name].show(number)
-                row.append(Cell(f"{text} {_counter_note(table, record, name)}".rstrip(), number))
+                row.append(TableCell(f"{text} {_counter_note(table, record, name)}".rstrip(), number))
             table.rows.append([*row, verdict])
     for sentence in several_runs(group) if len(group.places) == 1 else []:  # else the headline says it
         table.remark(sentence)

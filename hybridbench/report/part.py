@@ -10,7 +10,7 @@ from hybridbench.report.table import Table
 
 
 @dataclass(frozen=True)
-class Part:
+class ReportPart:
     """One section.
 
     Attributes:

@@ -11,7 +11,7 @@ from hybridbench.predict.crossover import Search, Stretch
 from hybridbench.predict.fit import Fit
 from hybridbench.report.columns import ColumnOf, dtype_words, model_fields, names_of, said, table_of
 from hybridbench.report.display import unit_for
-from hybridbench.report.table import NO_VALUE, Cell, Column, Table
+from hybridbench.report.table import NO_VALUE, Column, Table, TableCell
 from hybridbench.searches import Verified
 from hybridbench.units import format_bytes, format_seconds, format_tokens
 
@@ -28,7 +28,7 @@ def fit_table(fits: Sequence[Fit], verified: Sequence[Verified | None]) -> Table
     unit = unit_for(peaks, "B")
 
     def shown(key: str, heading: str, numbers: Sequence[int | None]) -> ColumnOf:
-        cells = [Cell(NO_VALUE if number is None else unit.show(number), number) for number in numbers]
+        cells = [TableCell(NO_VALUE if number is None else unit.show(number), number) for number in numbers]
         return Column(key, heading), cells
 
     columns = [

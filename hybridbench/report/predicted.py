@@ -14,7 +14,7 @@ from hybridbench.report.chart import PREDICTED, Plot, Point
 from hybridbench.report.columns import dtype_words, model_fields
 from hybridbench.report.display import ShownUnit, unit_for
 from hybridbench.report.groups import CONTEXT, arch_order, series_names
-from hybridbench.report.table import NO_VALUE, Cell, Column, Table
+from hybridbench.report.table import NO_VALUE, Column, Table, TableCell
 from hybridbench.suite.models import distinct, same_stacks
 from hybridbench.units import format_tokens
 
@@ -105,12 +105,12 @@ def cost_table(rows: Sequence[tuple[ModelSpec, Cost]], dtypes: Sequence[Dtypes] 
         name = names[spec]
         table.rows.append(
             [
-                Cell(name, name),
-                *(Cell(str(conditions[key]), conditions[key]) for key in varying),
-                Cell(format_tokens(cost.context), cost.context),
+                TableCell(name, name),
+                *(TableCell(str(conditions[key]), conditions[key]) for key in varying),
+                TableCell(format_tokens(cost.context), cost.context),
                 *_cost_cells(cost, _COST, shown),
-                *([Cell(spec.ratio or NO_VALUE, spec.ratio)] if with_ratio else []),
-                Cell(spec.pattern, spec.pattern),
+                *([TableCell(spec.ratio or NO_VALUE, spec.ratio)] if with_ratio else []),
+                TableCell(spec.pattern, spec.pattern),
             ]
         )
     for sentence in same_stacks(models):
@@ -145,16 +145,16 @@ def layer_table(rows: Sequence[LayerCost], title: str) -> Table:
         ],
     )
     for row in rows:
-        head = [Cell(str(row.index), row.index), Cell(row.symbol, row.symbol), Cell(row.kind, row.kind)]
+        head = [TableCell(str(row.index), row.index), TableCell(row.symbol, row.symbol), TableCell(row.kind, row.kind)]
         table.rows.append([*head, *_cost_cells(row, _LAYER, shown)])
     return table
 
 
-def _cost_cells(cost: Cost | LayerCost, columns: Iterable[_CostColumn], shown: dict[str, ShownUnit]) -> list[Cell]:
+def _cost_cells(cost: Cost | LayerCost, columns: Iterable[_CostColumn], shown: dict[str, ShownUnit]) -> list[TableCell]:
     cells = []
     for column in columns:
         number = getattr(cost, column.key)
-        cells.append(Cell(shown[column.key].show(number), number))
+        cells.append(TableCell(shown[column.key].show(number), number))
     return cells
 
 

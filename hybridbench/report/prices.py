@@ -12,7 +12,7 @@ from hybridbench.report.columns import ColumnOf, dtype_words, model_fields, name
 from hybridbench.report.display import ShownUnit, unit_for
 from hybridbench.report.groups import CONTEXT
 from hybridbench.report.predicted import PredictedReport
-from hybridbench.report.table import NO_VALUE, Cell, Column, Table
+from hybridbench.report.table import NO_VALUE, Column, Table, TableCell
 from hybridbench.units import format_tokens
 
 SORTS: dict[str, Callable[[Price], float | None]] = {
@@ -55,7 +55,7 @@ def price_table(prices: Sequence[Price], measured: bool) -> Table:
     rate = unit_for([price.floor_tokens_per_s for price in prices], "tokens/s")
 
     def shown(key: str, heading: str, shown_in: ShownUnit, numbers: Sequence[float | None]) -> ColumnOf:
-        cells = [Cell(NO_VALUE if number is None else shown_in.show(number), number) for number in numbers]
+        cells = [TableCell(NO_VALUE if number is None else shown_in.show(number), number) for number in numbers]
         return Column(key, shown_in.heading(heading)), cells
 
     columns = [
@@ -63,9 +63,9 @@ def price_table(prices: Sequence[Price], measured: bool) -> Table:
         said("gpu", "GPU", [price.gpu.name for price in prices]),
         (
             Column("context", "ctx"),
-            [Cell(format_tokens(price.workload.context), price.workload.context) for price in prices],
+            [TableCell(format_tokens(price.workload.context), price.workload.context) for price in prices],
         ),
-        (Column("batch", "batch"), [Cell(str(price.workload.batch), price.workload.batch) for price in prices]),
+        (Column("batch", "batch"), [TableCell(str(price.workload.batch), price.workload.batch) for price in prices]),
         said("bound", "bound by", [price.bound for price in prices]),
         shown("floor_s", "floor", step, [price.floor_s for price in prices]),
         shown("floor_tokens_per_s", "at most", rate, [price.floor_tokens_per_s for price in prices]),
@@ -92,7 +92,7 @@ def price_table(prices: Sequence[Price], measured: bool) -> Table:
         place = next(index for index, column in enumerate(table.columns) if column.key == "floor_frac") + 1
         table.columns.insert(place, Column("beyond", "beyond records in", numeric=False, wraps=True))
         for row, words in zip(table.rows, beyond, strict=True):
-            row.insert(place, Cell(words or NO_VALUE, words))
+            row.insert(place, TableCell(words or NO_VALUE, words))
     table.remark(
         "floor: max(model FLOPs / dense peak, must-move bytes / bandwidth), by the datasheet; at TDP: the board power "
         "limit times the floor's time, which is no lower bound: a card may draw less"

@@ -13,7 +13,7 @@ NOT_RUN = "not run"
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """One entry: ``text`` for people, ``value`` in SI for machines, and ``word``, a verdict that may be coloured."""
 
     text: str
@@ -42,7 +42,7 @@ class Table:
     title: str
     columns: list[Column]
     about: str = ""
-    rows: list[list[Cell]] = field(default_factory=list)
+    rows: list[list[TableCell]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
 

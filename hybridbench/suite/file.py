@@ -42,7 +42,7 @@ class Suite:
         return list(dict.fromkeys(said for sweep in self.sweeps for said in merged_ratios(sweep, has_gpu=has_gpu)))
 
 
-def as_published(suite: Suite) -> Suite:
+def decoding_as_published(suite: Suite) -> Suite:
     """The suite's decode and generate sweeps in mode published, which training and prefill do not have.
 
     Raises:

@@ -74,7 +74,7 @@ def model_specs(
     return [spec for place, spec in enumerate(specs) if not any(_same(spec, one, every_ratio) for one in specs[:place])]
 
 
-def published_specs(names: str) -> list[ModelSpec]:
+def preset_specs(names: str) -> list[ModelSpec]:
     """The published models of a list of names with commas, each once; ``all`` stands for every one.
 
     Raises:

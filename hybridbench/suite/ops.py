@@ -14,7 +14,7 @@ from hybridbench.arch.kinds import BLOCKS
 from hybridbench.arch.model import ModelSpec
 from hybridbench.errors import BadInput
 from hybridbench.suite.case import Case
-from hybridbench.suite.workloads import Row, workload_row
+from hybridbench.suite.workloads import WorkloadRow, workload_row
 
 CORE, CORE_PARTS = "mamba2_core", ("conv1d", "ssd", "gate")
 """The operation that covers all of Mamba-2 between its projections, and the operations it is made of."""
@@ -47,13 +47,13 @@ def block_ops(block: Block, borrows: bool = False) -> tuple[tuple[str, ...], tup
     return sequence, step
 
 
-def block_ops_in(block: Block, borrows: bool, row: Row) -> list[tuple[str, bool]]:
+def block_ops_in(block: Block, borrows: bool, row: WorkloadRow) -> list[tuple[str, bool]]:
     """The operations a block may run in a workload, each with whether it runs in a decode step; sequences first."""
     sequence, step = block_ops(block, borrows)
     return [(op, False) for op in sequence if row.over_sequences] + [(op, True) for op in step if row.decodes]
 
 
-def model_ops_in(row: Row) -> tuple[str, ...]:
+def model_ops_in(row: WorkloadRow) -> tuple[str, ...]:
     """The operations of the model as a whole in a workload."""
     ran = {
         DECODE_STEP: row.decodes,

@@ -27,7 +27,7 @@ from hybridbench.suite.case import (
 )
 from hybridbench.suite.models import ALL_ARCHS, model_specs, ratios_by_stack, same_stacks
 from hybridbench.suite.ops import CORE, CORE_PARTS, DECODE_STEP, OPS, backends_used
-from hybridbench.suite.workloads import Row, Workload, names_where, workload_row
+from hybridbench.suite.workloads import Workload, WorkloadRow, names_where, workload_row
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def _specs(sweep: Sweep, on_gpu: bool) -> list[ModelSpec]:
     return model_specs(scale=scale, every_ratio=True, **{name: getattr(sweep, name) for name in names})
 
 
-def _prompt(sweep: Sweep, row: Row, contexts: Sequence[int]) -> tuple[int, int]:
+def _prompt(sweep: Sweep, row: WorkloadRow, contexts: Sequence[int]) -> tuple[int, int]:
     """Prompt tokens and the number of depths; both are 0 for a workload without a prompt."""
     if not row.prompted:
         if sweep.depths is not None:
@@ -173,7 +173,7 @@ def _given(text: str | None, default: str) -> str:
     return default if text is None else text
 
 
-def default_mode(row: Row, device: str) -> str:
+def default_mode(row: WorkloadRow, device: str) -> str:
     """The mode if none is given: ``graph`` for a workload that decodes on a GPU, else ``eager``."""
     return GRAPH if device == "cuda" and row.decodes else EAGER
 
@@ -220,7 +220,7 @@ def _check_dtypes(dtype: str, state_dtype: str | None, spelled: Callable[[str], 
         raise BadInput(f"{name} {state_dtype} with {dtype} weights: give a wider one, or leave it out.")
 
 
-def _check_mode(mode: str, row: Row, device: str) -> None:
+def _check_mode(mode: str, row: WorkloadRow, device: str) -> None:
     if mode not in MODES:
         raise unknown_name("mode", mode, MODES)
     decoding = names_where(lambda one: one.decodes)
@@ -244,7 +244,7 @@ def _check_backends(sweep: Sweep, mode: str) -> None:
         raise BadInput(f"backends for {CORE} and for {parts[0]}: the first runs the second itself, so ask for one.")
 
 
-def check_checkpoint(checkpoint: str, row: Row, option: str = "checkpoint") -> None:
+def check_checkpoint(checkpoint: str, row: WorkloadRow, option: str = "checkpoint") -> None:
     """Check that a way of checkpointing exists, and that the workload trains if it is not ``none``.
 
     Args:

@@ -40,7 +40,7 @@ class Pass:
 
 
 @dataclass(frozen=True)
-class Row:
+class WorkloadRow:
     """One kind of workload.
 
     Args:
@@ -82,10 +82,10 @@ class Row:
         return DECODE in self.passes
 
 
-WORKLOADS: dict[str, Row] = {
+WORKLOADS: dict[str, WorkloadRow] = {
     row.name: row
     for row in (
-        Row(
+        WorkloadRow(
             TRAIN,
             word="training",
             command="train-throughput",
@@ -96,7 +96,7 @@ WORKLOADS: dict[str, Row] = {
             ctx_on_cpu="1k",
             utilisation="mfu_frac",
         ),
-        Row(
+        WorkloadRow(
             PREFILL,
             word="prefill",
             command="prefill",
@@ -107,7 +107,7 @@ WORKLOADS: dict[str, Row] = {
             ctx_on_cpu="1k..4k",
             utilisation="mfu_frac",
         ),
-        Row(
+        WorkloadRow(
             DECODE,
             word="decode",
             command="decode",
@@ -119,7 +119,7 @@ WORKLOADS: dict[str, Row] = {
             ctx_on_cpu="4k..32k",
             utilisation="mbu_frac",
         ),
-        Row(
+        WorkloadRow(
             GENERATE,
             word="generation",
             command="generate",
@@ -137,7 +137,7 @@ WORKLOADS: dict[str, Row] = {
 """Every workload, by name, in the order in which commands and reports list them."""
 
 
-def workload_row(kind: str) -> Row:
+def workload_row(kind: str) -> WorkloadRow:
     """The row of a kind of workload.
 
     Raises:
@@ -171,7 +171,7 @@ def check_one_pass(kind: str, name: str = "workload") -> None:
     raise unknown_name("workload", kind, one_pass())
 
 
-def names_where(holds: Callable[[Row], bool]) -> str:
+def names_where(holds: Callable[[WorkloadRow], bool]) -> str:
     """The names of the workloads for which ``holds`` is true, for a message."""
     return " and ".join(name for name, row in WORKLOADS.items() if holds(row))
 
@@ -204,7 +204,7 @@ class Workload:
         workload_row(self.kind)
 
     @property
-    def row(self) -> Row:
+    def row(self) -> WorkloadRow:
         """What is known of this kind of workload."""
         return workload_row(self.kind)
 

@@ -11,7 +11,7 @@ import pytest
 from hybridbench.arch.block import Block, Mixer, spec_to_dict
 from hybridbench.arch.blocks.attention import Attention
 from hybridbench.arch.families import MAMBA2, RECURRENT, Options, build_spec, pattern_spec
-from hybridbench.arch.kinds import BLOCKS, KINDS, MIXERS, SHAPELESS, Kind
+from hybridbench.arch.kinds import BLOCKS, KINDS, MIXERS, SHAPELESS, BlockKind
 from hybridbench.arch.model import block_from_dict
 from hybridbench.arch.pattern import parse_pattern
 from hybridbench.arch.scales import SCALES, Site
@@ -22,7 +22,7 @@ RESERVED = "(&)'|+/ "
 """Characters of a pattern that are no letter."""
 
 
-def made(kind: Kind, scale: str, branch: bool = False) -> Block:
+def made(kind: BlockKind, scale: str, branch: bool = False) -> Block:
     shape = SCALES[scale]
     inner, head = (shape.intra_d_inner, shape.intra_ssm_head_dim) if branch else (shape.d_inner, shape.ssm_head_dim)
     assert kind.at is not None
@@ -48,7 +48,7 @@ def test_letters_and_names_are_of_one_kind_each() -> None:
 
 
 @each_kind
-def test_a_letter_is_read_in_a_pattern(kind: Kind) -> None:
+def test_a_letter_is_read_in_a_pattern(kind: BlockKind) -> None:
     if kind.letter:
         assert parse_pattern(f"M{kind.letter}") == ("M", kind.letter)
         with pytest.raises(BadInput) if kind.spec.feed_forward else contextlib.nullcontext():
@@ -57,7 +57,7 @@ def test_a_letter_is_read_in_a_pattern(kind: Kind) -> None:
 
 @each_kind
 @pytest.mark.parametrize("scale", SCALES)
-def test_a_scale_gives_a_block_of_the_kind(kind: Kind, scale: str) -> None:
+def test_a_scale_gives_a_block_of_the_kind(kind: BlockKind, scale: str) -> None:
     if kind.at is None:
         assert not kind.mixer
         assert not kind.branches
@@ -74,7 +74,7 @@ def test_a_scale_gives_a_block_of_the_kind(kind: Kind, scale: str) -> None:
 
 @each_kind
 @pytest.mark.parametrize("scale", SCALES)
-def test_a_branch_stands_beside_attention_in_every_scale(kind: Kind, scale: str) -> None:
+def test_a_branch_stands_beside_attention_in_every_scale(kind: BlockKind, scale: str) -> None:
     symbol = f"(*&{kind.letter})"
     if not kind.branches:
         with pytest.raises(BadInput):

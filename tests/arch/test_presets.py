@@ -123,6 +123,13 @@ def test_published_models_survive_json_and_prefill_what_they_decode(name: str) -
     assert model.prefill_flops(spec, 9, head_positions=9).total == steps
 
 
+def test_a_record_that_calls_a_preset_published_is_read_as_one() -> None:
+    spec = preset_spec("nemotron-h-8b")
+    earlier = ModelSpec.from_dict({**spec.to_dict(), "scale": "published"})
+    assert spec.scale == "preset"
+    assert earlier.label == spec.label
+
+
 def test_names_in_any_case_and_no_others() -> None:
     assert preset_spec("Nemotron-H-8B") == preset_spec("nemotron-h-8b")
     with pytest.raises(BadInput, match="unknown model 'nemotron-h-9b': did you mean 'nemotron-h-8b'"):

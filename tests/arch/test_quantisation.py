@@ -23,7 +23,7 @@ from hybridbench.arch.families import build_spec
 from hybridbench.arch.imports.huggingface import model_from_config
 from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.presets import PRESETS, preset_spec
-from hybridbench.arch.stored import Asked, Dtypes, check_runs
+from hybridbench.arch.stored import Dtypes, StorageOptions, check_runs
 from hybridbench.arch.weights import INT4, SCHEMES, Matrix, Quantised
 from hybridbench.cli.main import main
 from hybridbench.errors import BadInput
@@ -188,7 +188,7 @@ def test_parameters_and_flops_do_not_change() -> None:
     quantised = model_from_config(body)
     plain = model_from_config({name: value for name, value in body.items() if name != "quantization_config"})
     assert quantised == plain
-    storage = Asked().dtypes(quantised.stored).storage
+    storage = StorageOptions().dtypes(quantised.stored).storage
     one, other = model.cost(quantised, 1024, storage=storage), model.cost(plain, 1024)
     assert (one.params, one.decode_flops, one.cache_bytes) == (other.params, other.decode_flops, other.cache_bytes)
     linear = sum(matrix.size for block in plain.placed for matrix in block.matrices())
@@ -208,7 +208,7 @@ def test_layers_add_up_to_the_model_and_experts_are_read_as_they_are_used() -> N
     body = json.loads((CONFIGS / "12-qwen3-fp8-quantization.json").read_text())
     body["quantization_config"]["modules_to_not_convert"] = ["model.layers.3.mlp.down_proj", "lm_head"]
     spec = model_from_config(body)
-    storage = Asked().dtypes(spec.stored).storage
+    storage = StorageOptions().dtypes(spec.stored).storage
     rows = model.layer_costs(spec, 64, 2, storage=storage)
     assert sum(row.decode_bytes_moved for row in rows) == model.decode_bytes_moved(spec, 64, 2, storage)
     moved = [row.decode_bytes_moved for row in rows if row.symbol == "-"]
@@ -262,6 +262,6 @@ def test_quantised_weights_are_neither_trained_nor_measured_here() -> None:
         done = CliRunner().invoke(main, [command, "--arch", "mamba", "--workload", "train", "--weight-dtype", "fp8"])
         assert done.exit_code == 2
         assert "quantised weights are not trained" in " ".join(done.stderr.split())
-    dtypes = Asked(weights="nf4").dtypes(build_spec("mamba", "tiny").stored)
+    dtypes = StorageOptions(weights="nf4").dtypes(build_spec("mamba", "tiny").stored)
     with pytest.raises(BadInput, match="weights in nf4: no kernel here runs them"):
         check_runs(dtypes)

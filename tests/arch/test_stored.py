@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from hybridbench.arch import model
 from hybridbench.arch.imports.huggingface import model_from_config, read_config
 from hybridbench.arch.presets import PRESETS
-from hybridbench.arch.stored import Dtypes, Stored, check_runs
+from hybridbench.arch.stored import Dtypes, StoredDtypes, check_runs
 from hybridbench.cli.main import main
 from hybridbench.errors import BadInput
 
@@ -32,11 +32,11 @@ def test_a_file_names_its_states_dtype_under_either_name() -> None:
     body = json.loads(NEMOTRON.read_text())
     del body["mamba_ssm_cache_dtype"]
     for name in ("mamba_ssm_cache_dtype", "mamba_ssm_dtype"):
-        assert model_from_config({**body, name: "float32"}).stored == Stored(state="float32")
+        assert model_from_config({**body, name: "float32"}).stored == StoredDtypes(state="float32")
     for nothing in (None, "auto"):
-        assert model_from_config({**body, "mamba_ssm_cache_dtype": nothing}).stored == Stored()
+        assert model_from_config({**body, "mamba_ssm_cache_dtype": nothing}).stored == StoredDtypes()
     for name in ("torch_dtype", "dtype"):
-        assert model_from_config({**body, name: "float16"}).stored == Stored(dtype="float16")
+        assert model_from_config({**body, name: "float16"}).stored == StoredDtypes(dtype="float16")
 
 
 def test_dtypes_that_are_unknown_or_differ_are_refused() -> None:
@@ -103,7 +103,7 @@ def test_every_table_of_bytes_says_its_dtypes_above_itself(command: str) -> None
 def test_models_of_several_dtypes_are_told_apart() -> None:
     given = ("--config", str(NEMOTRON), "--model", "mamba2-130m", "--ctx", "8")
     above = " ".join(CliRunner().invoke(main, ["cost", *given]).stdout.split("params")[0].split())
-    assert "mamba2-130m published: all in bfloat16; nemotron_h config: weights bfloat16" in above
+    assert "mamba2-130m preset: all in bfloat16; nemotron_h config: weights bfloat16" in above
 
 
 def test_kernels_here_run_no_quantised_keys() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from hybridbench.arch import model
 from hybridbench.arch.block import Storage
-from hybridbench.arch.imports import fla_types, published
+from hybridbench.arch.imports import fla_types, without_class
 from hybridbench.arch.imports.huggingface import model_from_config, read_config
 from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.presets import preset_spec
@@ -122,7 +122,7 @@ def test_rwkv7_files_have_the_parameters_of_the_paper(
     assert (kept.kv, kept.ssm, kept.conv) == (0, depth * width * 64 * 4, depth * 2 * width * 2)
 
 
-@pytest.mark.parametrize("model_type", published.REFUSED)
+@pytest.mark.parametrize("model_type", without_class.REFUSED)
 def test_types_without_a_block_are_refused_by_name(model_type: str) -> None:
     with pytest.raises(BadInput, match=f"model type {model_type} is not read: "):
         model_from_config({"model_type": model_type, "hidden_size": 64, "vocab_size": 97})

@@ -6,7 +6,7 @@ from typing import Any
 
 from hybridbench.arch import model
 from hybridbench.arch.imports.huggingface import model_from_config
-from hybridbench.arch.stored import Asked
+from hybridbench.arch.stored import StorageOptions
 
 Config = dict[str, Any]
 
@@ -22,7 +22,7 @@ def qwen3(hidden: int, inner: int, heads: int, layers: int, **fields: Any) -> Co
 
 def stored_bytes(config: Config) -> int:
     spec = model_from_config(config)
-    return model.weight_bytes(spec, Asked().dtypes(spec.stored).storage)
+    return model.weight_bytes(spec, StorageOptions().dtypes(spec.stored).storage)
 
 
 def packed(strategy: str, group: int | None, order: str | None = None) -> Config:

@@ -11,7 +11,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from hybridbench.gate.report import step_summary
-from hybridbench.gate.verdict import Verdict, Word
+from hybridbench.gate.verdict import CellVerdict, Word
 
 SPEC = importlib.util.spec_from_file_location("comment", Path(__file__).parents[2] / ".github/comment.py")
 assert SPEC is not None
@@ -21,7 +21,7 @@ SPEC.loader.exec_module(comment)
 
 HEAD = "a" * 40
 NAME = "ssd | <b> inter_1b, batch=4 [hot]"
-PAGE = step_summary([Verdict(NAME, "kernel", Word.REGRESSION, "It is slower.", 0.031, 0.02, 0.04, 0.0075, 8)])
+PAGE = step_summary([CellVerdict(NAME, "kernel", Word.REGRESSION, "It is slower.", 0.031, 0.02, 0.04, 0.0075, 8)])
 
 
 class Calls:

@@ -29,7 +29,7 @@ MISTAKES = {
     "pattern and ratio": (["cost", "--pattern", "M-", "--ratio", "1:5"], ["--ratio"]),
     "window without a window layer": (["cost", "--arch", "inter", "--window", "512"], ["--window", "inter"]),
     "window on a pattern without S": (["cost", "--pattern", "M-*-", "--window", "512"], ["--window", "S"]),
-    "positions beyond the depth": (["cost", "--arch", "inter", "--positions", "4,40"], ["40", "13"]),
+    "positions beyond the blocks": (["cost", "--arch", "inter", "--positions", "4,40"], ["40", "13"]),
     "positions that are none": (["cost", "--arch", "inter", "--positions", "a"], ["'a'"]),
     "unknown mixer": (["cost", "--arch", "inter", "--mixer", "gated_delta"], ["'gated_delta'", "'gated-delta'"]),
     "mixer where there is nothing to replace": (
@@ -118,7 +118,7 @@ MISTAKES = {
         ["cost", "--scale", "350m,1b", "--match", "params", "--to", "transformer"],
         ["transformer/350m"],
     ),
-    "a side without a match": (["cost", "--by", "depth"], ["--by", "--match"]),
+    "a side without a match": (["cost", "--by", "blocks"], ["--by", "--match"]),
     "a tolerance without a match": (["price", "--tolerance", "5"], ["--tolerance", "--match"]),
     "a folder for trials that are not run": (["fit", "-o", "here"], ["--out", "--verify"]),
     "a limit of trials that are not run": (["fit", "--limit", "5"], ["--limit", "--verify"]),

@@ -83,8 +83,8 @@ def test_published_and_imported_models_cost_like_families(tmp_path):
     for convention in ("exact", "hardware", "paper"):
         rows = document(*asked, "--layers", "--convention", convention)["rows"]
         assert [(row["arch"], row["scale"]) for row in rows[::2]] == [
-            ("llama-3.2-1b", "published"),
-            ("nemotron-h-8b", "published"),
+            ("llama-3.2-1b", "preset"),
+            ("nemotron-h-8b", "preset"),
             ("llama", "config"),
         ]
         for row in rows:

@@ -181,7 +181,7 @@ def test_matches_are_told_in_every_command() -> None:
     wanted = ("--arch", "mamba", "--match", "decode-bytes", "--to", "transformer", "--ctx", "32k")
     for name in ("cost", "price", "fit"):
         (sentence,) = document(name, *wanted)["matches"]
-        assert "off in decode-bytes, by depth, " in sentence
+        assert "off in decode-bytes, with " in sentence
         assert sentence in " ".join(run(name, *wanted).stdout.split())
 
 

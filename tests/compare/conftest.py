@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from hybridbench.compare.cell import ASKED, Asked
+from hybridbench.compare.cell import ASKED, ComparedMetric
 from hybridbench.compare.judging import Comparison, compare
-from hybridbench.compare.sides import Side, crossed_fields
+from hybridbench.compare.sides import ComparedSide, crossed_fields
 from hybridbench.compare.steps import step_cells
 from hybridbench.record import Record
 from hybridbench.store import RecordWriter, load
@@ -57,10 +57,10 @@ def compared(
     *sides: Sequence[Record], metric: str = "step", across: Sequence[str] = (), limit: float | None = None
 ) -> Comparison:
     """Records compared as the command does, one side per list."""
-    asked: Asked = ASKED[metric]
+    asked: ComparedMetric = ASKED[metric]
     cells = iter(step_cells([record for side in sides for record in side], asked))
     made = [
-        Side(letter, f"side {letter}", tuple(next(cells) for _ in side))
+        ComparedSide(letter, f"side {letter}", tuple(next(cells) for _ in side))
         for letter, side in zip("ABCDE", sides, strict=False)
     ]
     return compare(made, asked, across, crossed_fields(across), limit)

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 
 from hybridbench.cli.main import main
 from hybridbench.compare.baselines import add, machine_class
-from hybridbench.compare.cell import ASKED, OK, Cell, Noise
+from hybridbench.compare.cell import ASKED, OK, ComparedCell, Noise
 from hybridbench.compare.trend import trends
 from hybridbench.errors import BadInput
 from hybridbench.record import Caveat, Record, Status
@@ -34,9 +34,9 @@ def at(number: int) -> str:
     return (datetime(2026, 12, 1, tzinfo=UTC) + timedelta(days=number)).isoformat()
 
 
-def point(amount: float, number: int, name: str = "one", **how: str) -> Cell:
+def point(amount: float, number: int, name: str = "one", **how: str) -> ComparedCell:
     samples: dict[str, Any] = {"low": amount * 0.999, "high": amount * 1.001, "samples": 100}
-    return Cell(
+    return ComparedCell(
         {"op": name}, {"device": "H", **how}, OK, None, amount, **samples, noise=Noise(SD, 0.0, "known"),
         memory_bytes=None, run=f"run {number}", started_at=at(number), made_by="",
     )  # fmt: skip

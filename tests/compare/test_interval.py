@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from hybridbench.compare.cell import EXACT, Cell, Noise
+from hybridbench.compare.cell import EXACT, ComparedCell, Noise
 from hybridbench.compare.interval import confidence, ratio_of
 from hybridbench.stats import median, median_interval
 
@@ -32,15 +32,15 @@ def _middle_of_two_levels() -> float:
     return WITHIN / 10 * 0.9674  # the 5/6 quantile of a standard normal variable
 
 
-def cell_of(logs: np.ndarray, noise: Noise, run: str) -> Cell:
+def cell_of(logs: np.ndarray, noise: Noise, run: str) -> ComparedCell:
     samples = [float(sample) for sample in np.exp(logs)]
     low, high = median_interval(samples)
-    return Cell({}, {}, "ok", None, median(samples), low, high, len(samples), noise, None, run, "", "")
+    return ComparedCell({}, {}, "ok", None, median(samples), low, high, len(samples), noise, None, run, "", "")
 
 
 def pair_of(
     rng: np.random.Generator, kind: str, n: int, between: float = 0.0, change: float = 1.0, known: float | None = None
-) -> tuple[Cell, Cell]:
+) -> tuple[ComparedCell, ComparedCell]:
     """Two processes of a cell: an offset of each, and samples around it; the second is slower by ``change``."""
     noise = Noise(between if known is None else known, 0.0, "")
     offsets = rng.normal(0, between, 2) if between else (0.0, 0.0)
@@ -110,8 +110,10 @@ def test_real_changes_are_found_in_such_tables(between: float, change: float) ->
     assert found > 190
 
 
-def of(amount: float, low: float, high: float, *, noise: Noise = EXACT, run: str = "one", samples: int = 20) -> Cell:
-    return Cell({}, {}, "ok", None, amount, low, high, samples, noise, None, run, "", "")
+def of(
+    amount: float, low: float, high: float, *, noise: Noise = EXACT, run: str = "one", samples: int = 20
+) -> ComparedCell:
+    return ComparedCell({}, {}, "ok", None, amount, low, high, samples, noise, None, run, "", "")
 
 
 def test_the_ends_are_those_of_the_formula() -> None:
@@ -147,7 +149,7 @@ def test_four_samples_have_a_ratio_and_no_interval() -> None:
 
 @pytest.mark.parametrize("amount", [None, 0.0])
 def test_what_has_no_amount_has_no_ratio(amount: float | None) -> None:
-    cell = Cell({}, {}, "ok", None, amount, amount, amount, 20, EXACT, None, "one", "", "")
+    cell = ComparedCell({}, {}, "ok", None, amount, amount, amount, 20, EXACT, None, "one", "", "")
     assert ratio_of(cell, of(1, 1, 1)) is None
     assert ratio_of(of(1, 1, 1), cell) is None
 

@@ -409,7 +409,11 @@ def test_on_a_cpu_the_spread_of_the_samples_counts_where_it_is_more(decodes: lis
 
 def test_the_spread_of_a_generation_in_parts_is_that_within_its_parts(decodes: list[Record]) -> None:
     assert decodes[0].observed is not None
-    parts = [Part(None, [1000] * 9), Part(512, [10, 10, 10, 10, 10]), Part(1024, [20] * 7)]
+    parts = [
+        Part(None, [1000] * 9),
+        Part(512, [10, 10, 10, 10, 10]),
+        Part(1024, [20] * 7),
+    ]
     steady = replace(decodes[0], observed=replace(decodes[0].observed, samples_ns=[], parts=parts))
     assert spread_frac(steady) == 0
 

@@ -17,7 +17,7 @@ from hybridbench.compare.interval import ratio_of
 from hybridbench.compare.judging import Comparison, Verdict, compare
 from hybridbench.compare.kernels import kernel_cells, noise_of
 from hybridbench.compare.noise import CLOCKS_MOVED, KERNELS, LAUNCHES, PRODUCTS
-from hybridbench.compare.sides import Side, crossed_fields, load_sides
+from hybridbench.compare.sides import ComparedSide, crossed_fields, load_sides
 from hybridbench.errors import NotComparable
 from hybridbench.gate.calibration import Calibrated, Calibration, machine_of, write_calibration
 from hybridbench.gate.cells import of_kernel
@@ -58,7 +58,8 @@ def _made(decodes: list[Record]) -> Callable[..., KernelRecord]:
 
 def compared(*sides: Sequence[KernelRecord], across: Sequence[str] = (), metric: str = "step") -> Comparison:
     made = [
-        Side(letter, letter, tuple(kernel_cells(side, ASKED[metric]))) for letter, side in zip("AB", sides, strict=True)
+        ComparedSide(letter, letter, tuple(kernel_cells(side, ASKED[metric])))
+        for letter, side in zip("AB", sides, strict=True)
     ]
     return compare(made, ASKED[metric], across, crossed_fields(across))
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from hybridbench.gate.attribution import Cause, Ran, Traced, What, Why, attribute
+from hybridbench.gate.attribution import Cause, RanKernel, Traced, What, Why, attribute
 
 TRACES = 7
 NOISE = 0.01
@@ -20,7 +20,7 @@ CASES = 60
 def step(draw: random.Random) -> Traced:
     """A step of 4 to 30 kernels whose times go over two orders of magnitude."""
     names = [f"_kernel_{place}" for place in range(draw.randint(4, 30))]
-    kernels = tuple(Ran(name, draw.choice((1, 1, 2, 12)), 1e-6 * 10 ** draw.uniform(0, 2)) for name in names)
+    kernels = tuple(RanKernel(name, draw.choice((1, 1, 2, 12)), 1e-6 * 10 ** draw.uniform(0, 2)) for name in names)
     whole = sum(one.seconds for one in kernels)
     return Traced(kernels, draw.uniform(0.01, 0.2) * whole, 1.98e9, {"_kernel_0": "BLOCK: 64"})
 
@@ -63,7 +63,7 @@ def renamed(draw: random.Random, base: Traced) -> Planted:
 def split(draw: random.Random, base: Traced) -> Planted:
     at = draw.randrange(len(base.kernels))
     whole = base.kernels[at].seconds + added(draw, base)
-    pieces = (Ran("_first", 1, 0.4 * whole), Ran("_second", 1, 0.6 * whole))
+    pieces = (RanKernel("_first", 1, 0.4 * whole), RanKernel("_second", 1, 0.6 * whole))
     kernels = (*base.kernels[:at], *pieces, *base.kernels[at + 1 :])
     before = base.kernels[at].name
 
@@ -75,7 +75,7 @@ def split(draw: random.Random, base: Traced) -> Planted:
 
 def one_more(draw: random.Random, base: Traced) -> Planted:
     at = draw.randrange(len(base.kernels) + 1)
-    kernels = (*base.kernels[:at], Ran("_added", 1, added(draw, base)), *base.kernels[at:])
+    kernels = (*base.kernels[:at], RanKernel("_added", 1, added(draw, base)), *base.kernels[at:])
     return replace(base, kernels=kernels), lambda one: one.what is What.KERNEL and one.name == "_added"
 
 
@@ -83,7 +83,7 @@ def more_launches(draw: random.Random, base: Traced) -> Planted:
     at = draw.randrange(len(base.kernels))
     kernels = list(base.kernels)
     old = kernels[at]
-    kernels[at] = Ran(old.name, old.launches + 1, old.seconds + added(draw, base))
+    kernels[at] = RanKernel(old.name, old.launches + 1, old.seconds + added(draw, base))
 
     def names(one: Cause) -> bool:
         return one.name == old.name and f"launches: {old.launches} before, {old.launches + 1} now" in one.sentence
@@ -129,8 +129,8 @@ def test_what_was_planted_is_named_first_in_nine_of_ten(plant: Callable[[random.
 
 
 def test_without_noise_the_added_time_is_exact() -> None:
-    base = Traced((Ran("a", 2, 1e-3), Ran("b", 1, 2e-3)), 1e-4)
-    change = Traced((Ran("a", 2, 1.3e-3), Ran("b", 1, 2e-3)), 1e-4)
+    base = Traced((RanKernel("a", 2, 1e-3), RanKernel("b", 1, 2e-3)), 1e-4)
+    change = Traced((RanKernel("a", 2, 1.3e-3), RanKernel("b", 1, 2e-3)), 1e-4)
     why = attribute([base], [change])
     (first,) = why.causes
     assert (first.what, first.name) == (What.KERNEL, "a")
@@ -140,15 +140,15 @@ def test_without_noise_the_added_time_is_exact() -> None:
 
 
 def test_a_kernel_slower_than_its_clock_explains_is_named_beside_the_clock() -> None:
-    base = Traced((Ran("a", 1, 1e-3), Ran("b", 1, 1e-3)), 0.0, 2e9)
-    change = Traced((Ran("a", 1, 1.5e-3), Ran("b", 1, 1.1e-3)), 0.0, 2e9 / 1.1)
+    base = Traced((RanKernel("a", 1, 1e-3), RanKernel("b", 1, 1e-3)), 0.0, 2e9)
+    change = Traced((RanKernel("a", 1, 1.5e-3), RanKernel("b", 1, 1.1e-3)), 0.0, 2e9 / 1.1)
     causes = attribute([base], [change]).causes
     assert [(one.what, one.name) for one in causes] == [(What.KERNEL, "a"), (What.CLOCKS, "")]
     assert [one.added_s for one in causes] == [pytest.approx(4e-4), pytest.approx(2e-4)]
 
 
 def test_kernels_that_slow_down_alike_tell_a_clock_that_nothing_reads() -> None:
-    kernels = tuple(Ran(name, 1, 1e-3) for name in "abcdef")
+    kernels = tuple(RanKernel(name, 1, 1e-3) for name in "abcdef")
     slower = tuple(replace(one, seconds=1.05e-3) for one in kernels)
     why = attribute([Traced(kernels, 0.0)], [Traced(slower, 0.0)])
     assert why.causes[0].what is What.CLOCKS
@@ -158,8 +158,8 @@ def test_kernels_that_slow_down_alike_tell_a_clock_that_nothing_reads() -> None:
 
 
 def test_what_moved_is_the_same_kernel() -> None:
-    base = Traced((Ran("a", 1, 1e-3), Ran("b", 1, 2e-3), Ran("c", 1, 1e-3)), 0.0)
-    change = Traced((Ran("b", 1, 2e-3), Ran("c", 1, 1e-3), Ran("a", 1, 1e-3)), 0.0)
+    base = Traced((RanKernel("a", 1, 1e-3), RanKernel("b", 1, 2e-3), RanKernel("c", 1, 1e-3)), 0.0)
+    change = Traced((RanKernel("b", 1, 2e-3), RanKernel("c", 1, 1e-3), RanKernel("a", 1, 1e-3)), 0.0)
     assert attribute([base], [change]).causes == ()
 
 

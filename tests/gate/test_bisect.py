@@ -16,9 +16,9 @@ from hybridbench.errors import BadInput
 from hybridbench.gate import revisions
 from hybridbench.gate.bisect import (
     Answer,
-    Found,
+    Bisection,
+    BisectResult,
     OutOfTime,
-    Walk,
     key_of,
     most_steps,
     read_progress,
@@ -26,12 +26,12 @@ from hybridbench.gate.bisect import (
     write_progress,
 )
 from hybridbench.gate.bisected import conclusion, document, walk_table
-from hybridbench.gate.cells import Asked
-from hybridbench.gate.kinds import KINDS, Kind
+from hybridbench.gate.cells import CheckCell
+from hybridbench.gate.kinds import KINDS, CellKind
 from hybridbench.gate.revisions import Commit
-from hybridbench.gate.verdict import Verdict, Word
+from hybridbench.gate.verdict import CellVerdict, Word
 
-CELLS = [Asked(name, "cpu", "kernel", {}, {}, 1.0, "cpu") for name in ("one", "two")]
+CELLS = [CheckCell(name, "cpu", "kernel", {}, {}, 1.0, "cpu") for name in ("one", "two")]
 
 
 class Played:
@@ -41,22 +41,26 @@ class Played:
         self.count, self.slow, self.broken, self.undecided = count, slow, broken, undecided
         self.asked: list[tuple[str, str, tuple[str, ...]]] = []
 
-    def walk(self) -> Walk:
-        return Walk("0", [Commit(str(at), f"commit {at}", "2026-01-01") for at in range(1, self.count + 1)])
+    def walk(self) -> Bisection:
+        return Bisection("0", [Commit(str(at), f"commit {at}", "2026-01-01") for at in range(1, self.count + 1)])
 
-    def measure(self, base: str, head: str, cells: Sequence[Asked]) -> list[Verdict]:
+    def measure(self, base: str, head: str, cells: Sequence[CheckCell]) -> list[CellVerdict]:
         self.asked.append((base, head, tuple(cell.name for cell in cells)))
         if int(head) in self.broken:
             raise BadInput("it does not start.")
         if int(head) in self.undecided:
-            return [Verdict(cell.name, "cpu", Word.INCONCLUSIVE, "Noisy.", pairs=4) for cell in cells]
+            return [CellVerdict(cell.name, "cpu", Word.INCONCLUSIVE, "Noisy.", pairs=4) for cell in cells]
         found = []
         for cell in cells:
             slower = int(base) < self.slow.get(cell.name, self.count + 1) <= int(head)
-            found.append(Verdict(cell.name, "cpu", Word.REGRESSION if slower else Word.PASS, "", 0.5 * slower, 0, 1))
+            found.append(
+                CellVerdict(cell.name, "cpu", Word.REGRESSION if slower else Word.PASS, "", 0.5 * slower, 0, 1)
+            )
         return found
 
-    def found(self, walk: Walk | None = None, keep: Callable[[Walk], None] = lambda _walk: None) -> Found:
+    def found(
+        self, walk: Bisection | None = None, keep: Callable[[Bisection], None] = lambda _walk: None
+    ) -> BisectResult:
         return walk_through(walk or self.walk(), CELLS, self.measure, lambda one: str(int(one) - 1), keep)
 
 
@@ -120,7 +124,7 @@ def test_an_interrupted_one_goes_on_and_asks_nothing_twice(tmp_path: Path) -> No
     whole.found()
     played, most = Played(20, {"one": 13}, broken=[10]), [0]
 
-    def ended(base: str, head: str, cells: Sequence[Asked]) -> list[Verdict]:
+    def ended(base: str, head: str, cells: Sequence[CheckCell]) -> list[CellVerdict]:
         if len(played.asked) == most[0]:
             raise OutOfTime("the budget ended.")
         return played.measure(base, head, cells)
@@ -232,7 +236,7 @@ def test_revisions_between_are_those_of_the_first_parents(repository: Repository
 def test_the_middle_is_git_s_own(repository: Repository) -> None:
     names = [repository.commit(f"{at}") for at in range(12)]
     for count in range(2, 12):
-        walk = Walk(names[0], revisions.between(repository.root, names[0], names[count]))
+        walk = Bisection(names[0], revisions.between(repository.root, names[0], names[count]))
         following = walk.following()
         theirs = repository.git("rev-list", "--bisect", "--first-parent", f"{names[0]}..{names[count]}")
         assert following is not None
@@ -291,7 +295,7 @@ def swiglu(packed):
 @pytest.mark.slow
 def test_a_slow_commit_is_found_in_real_processes(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     """Judged after two pairs instead of four, so that it is over in a minute: the effect is twice the time."""
-    monkeypatch.setitem(KINDS, "cpu", Kind("CPU", 0.05, (2, 4), 1, 0.02, host=True))
+    monkeypatch.setitem(KINDS, "cpu", CellKind("CPU", 0.05, (2, 4), 1, 0.02, host=True))
     fast, slow = KERNEL.format(spin_ns=1_000_000), KERNEL.format(spin_ns=2_000_000)
     good = repository.commit("fast", mine=fast)
     repository.commit("does not import", mine="import nothing_there\n")

@@ -13,14 +13,14 @@ import pytest
 from hybridbench.errors import BadInput
 from hybridbench.gate.calibration import Calibration, calibrate, machine_of, read_calibration, write_calibration
 from hybridbench.gate.kinds import KINDS
-from hybridbench.gate.pairs import Pair, PairedCell
+from hybridbench.gate.pairs import PairedCell, TimedPair
 from hybridbench.record import Environment
 
 HERE = {"device": "NVIDIA H200", "device_kind": "cuda", "driver": "570.1", "cpu": "Xeon", "cores": "32"}
 
 
 def aa_cell(ratios: list[float], kind: str = "kernel", name: str = "swiglu") -> PairedCell:
-    return PairedCell(name, kind, pairs=tuple(Pair(1e-3, 1e-3 * math.exp(one)) for one in ratios))
+    return PairedCell(name, kind, pairs=tuple(TimedPair(1e-3, 1e-3 * math.exp(one)) for one in ratios))
 
 
 def noise(sd: float, count: int = 400, seed: int = 0) -> list[float]:

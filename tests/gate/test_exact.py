@@ -15,7 +15,7 @@ from hybridbench.cli.main import main
 from hybridbench.errors import BadInput, Unsupported
 from hybridbench.gate import exact
 from hybridbench.gate.baseline import (
-    Budget,
+    Allowance,
     Finding,
     Section,
     differences,
@@ -72,7 +72,7 @@ def test_every_difference_is_one_finding(now: Section, finding: Finding, code: i
 
 
 def test_a_budget_takes_the_place_of_equality() -> None:
-    budget = Budget("a", "peak", 8, "the loss keeps a chunk more")
+    budget = Allowance("a", "peak", 8, "the loss keeps a chunk more")
     for peak, finding, code in (
         (8, Finding.WITHIN_BUDGET, 0),
         (9, Finding.OVER_BUDGET, 1),

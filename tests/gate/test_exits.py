@@ -14,7 +14,7 @@ from hybridbench.errors import BadInput
 from hybridbench.gate.accepted import Accepted, read_accepted, still
 from hybridbench.gate.exits import WORST_FIRST, Exit, exit_of, parse_fail_on
 from hybridbench.gate.report import document, github_annotations, headline, junit, step_summary, verdict_table
-from hybridbench.gate.verdict import Verdict, Word
+from hybridbench.gate.verdict import CellVerdict, Word
 
 CODES = {
     Word.PASS: 0,
@@ -28,8 +28,8 @@ CODES = {
 }
 
 
-def said(word: Word, cell: str = "swiglu", advisory: str = "") -> Verdict:
-    return Verdict(cell, "kernel", word, f"Because of {word}.", 0.021, 0.018, 0.024, 0.0075, 8, advisory=advisory)
+def said(word: Word, cell: str = "swiglu", advisory: str = "") -> CellVerdict:
+    return CellVerdict(cell, "kernel", word, f"Because of {word}.", 0.021, 0.018, 0.024, 0.0075, 8, advisory=advisory)
 
 
 @pytest.mark.parametrize(("word", "code"), CODES.items())
@@ -128,7 +128,7 @@ def test_the_table_has_a_row_per_cell_with_its_interval() -> None:
 
 
 def test_memory_is_shown_where_it_is_known() -> None:
-    one = Verdict("a", "step", Word.PASS, "", base_peak_bytes=3 * 2**30, head_peak_bytes=4 * 2**30)
+    one = CellVerdict("a", "step", Word.PASS, "", base_peak_bytes=3 * 2**30, head_peak_bytes=4 * 2**30)
     table = verdict_table([one, said(Word.PASS)])
     keys = [column.key for column in table.columns]
     place = keys.index("head_peak_bytes")

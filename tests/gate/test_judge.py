@@ -14,14 +14,14 @@ from hybridbench.gate.accepted import Accepted
 from hybridbench.gate.calibration import Calibrated
 from hybridbench.gate.judge import Need, Wanted, judge, needed
 from hybridbench.gate.kinds import KINDS
-from hybridbench.gate.pairs import Pair, PairedCell, Side, State
-from hybridbench.gate.verdict import Verdict, Word
+from hybridbench.gate.pairs import PairedCell, SideTimes, State, TimedPair
+from hybridbench.gate.verdict import CellVerdict, Word
 
 WOBBLE = (0.001, -0.001, 0.0015, -0.0015, 0.0005, -0.0005, 0.002, -0.002)
 
 
-def pairs(slower: float, count: int = 8) -> tuple[Pair, ...]:
-    return tuple(Pair(1e-3, 1e-3 * (1 + slower + WOBBLE[i % 8])) for i in range(count))
+def pairs(slower: float, count: int = 8) -> tuple[TimedPair, ...]:
+    return tuple(TimedPair(1e-3, 1e-3 * (1 + slower + WOBBLE[i % 8])) for i in range(count))
 
 
 def cell(slower: float = 0.0, *, confirmed: float | None = None, **more: object) -> PairedCell:
@@ -30,7 +30,7 @@ def cell(slower: float = 0.0, *, confirmed: float | None = None, **more: object)
     return replace(made, **more)
 
 
-def verdict(one: PairedCell, **more: object) -> Verdict:
+def verdict(one: PairedCell, **more: object) -> CellVerdict:
     (found,) = judge([one], **more)
     return found
 
@@ -112,12 +112,12 @@ def test_an_unknown_kind_never_passes() -> None:
 )
 def test_sides_that_were_not_both_measured(base: State, head: State, word: Word) -> None:
     """Whatever the pairs say, and even with the same machine code."""
-    made = cell(-0.02, base=Side(base, identity="a"), head=Side(head, identity="a"))
+    made = cell(-0.02, base=SideTimes(base, identity="a"), head=SideTimes(head, identity="a"))
     assert verdict(made).word is word
 
 
 def test_the_same_code_needs_no_pairs_and_is_a_canary_where_it_has_some() -> None:
-    same = Side(identity="5f1c")
+    same = SideTimes(identity="5f1c")
     assert verdict(cell(base=same, head=same, pairs=())).word is Word.SAME_CODE
     assert verdict(cell(0.0, base=same, head=same)).word is Word.SAME_CODE
     for off in (0.03, -0.03):
@@ -128,22 +128,22 @@ def test_the_same_code_needs_no_pairs_and_is_a_canary_where_it_has_some() -> Non
 
 def test_other_code_and_unknown_code_are_timed() -> None:
     for base, head in (("a", "b"), (None, None), ("", ""), (None, "a")):
-        made = cell(0.02, confirmed=0.02, base=Side(identity=base), head=Side(identity=head))
+        made = cell(0.02, confirmed=0.02, base=SideTimes(identity=base), head=SideTimes(identity=head))
         assert verdict(made).word is Word.REGRESSION
 
 
 @pytest.mark.parametrize("kind", [name for name, kind in KINDS.items() if kind.host])
 def test_cells_of_the_host_are_timed_whatever_their_code(kind: str) -> None:
-    same = Side(identity="a")
+    same = SideTimes(identity="a")
     made = PairedCell("gaps", kind, same, same)
     assert verdict(made).word is Word.NOTHING_MEASURED
 
 
 def test_modes_of_tuning_are_compared_with_their_own() -> None:
-    def tuned(modes: Sequence[tuple[str, str]]) -> tuple[Pair, ...]:
+    def tuned(modes: Sequence[tuple[str, str]]) -> tuple[TimedPair, ...]:
         took = {"a": 1.00e-3, "b": 1.02e-3}
         return tuple(
-            Pair(took[base], took[head] * (1 + wobble), base, head)
+            TimedPair(took[base], took[head] * (1 + wobble), base, head)
             for (base, head), wobble in zip(modes, WOBBLE * 2, strict=False)
         )
 
@@ -185,7 +185,7 @@ def test_an_accepted_regression_is_one_up_to_its_size() -> None:
     assert "right for odd widths" in found.because
     assert verdict(slow, accepted=[replace(allowed, slowdown=0.01)]).word is Word.REGRESSION
     assert verdict(slow, accepted=[replace(allowed, cell="swiglu")]).word is Word.REGRESSION
-    wrong = cell(head=Side(State.WRONG))
+    wrong = cell(head=SideTimes(State.WRONG))
     assert verdict(wrong, accepted=[allowed]).word is Word.WRONG
 
 
@@ -207,7 +207,7 @@ def test_what_is_needed_ends_when_a_cell_is_decided() -> None:
             need = needed(one, 15)
             if need is None:
                 break
-            more = tuple(Pair(1.0, float(np.exp(x))) for x in draw.normal(0.0075, 0.003, need.count))
+            more = tuple(TimedPair(1.0, float(np.exp(x))) for x in draw.normal(0.0075, 0.003, need.count))
             if need.which is Wanted.PAIRS:
                 one = replace(one, pairs=one.pairs + more)
             else:

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from hybridbench.errors import BadInput
-from hybridbench.gate.cells import Asked
+from hybridbench.gate.cells import CheckCell
 from hybridbench.gate.kinds import KINDS
-from hybridbench.gate.paired import HEAD, Found
-from hybridbench.gate.pairs import Pair, Side, State
+from hybridbench.gate.paired import HEAD, CellInPair
+from hybridbench.gate.pairs import SideTimes, State, TimedPair
 from hybridbench.gate.pooled import planted_name, pooled, share_of, tallied, verdicts
 from hybridbench.gate.proof import main, measured, planned
 from hybridbench.gate.sequential import Outcome
@@ -40,8 +40,8 @@ KERNEL = KINDS["kernel"]
 FIRST = KERNEL.looks[0]
 
 
-def pair(ratio: float) -> Pair:
-    return Pair(1e-3, 1e-3 * ratio)
+def pair(ratio: float) -> TimedPair:
+    return TimedPair(1e-3, 1e-3 * ratio)
 
 
 class Fake:
@@ -53,20 +53,20 @@ class Fake:
     def open(self) -> dict[str, Any]:
         return {HEAD: {"environment": ENVIRONMENT}}
 
-    def measure(self, cells: Sequence[Asked], number: int, **_more: Any) -> dict[str, Found]:
+    def measure(self, cells: Sequence[CheckCell], number: int, **_more: Any) -> dict[str, CellInPair]:
         self.clock += 10
         self.firsts.append(cells[0].name)
         found = {}
         for cell in cells:
             failed = cell.name == "fails"
-            side = Side(State.FAILED, "why") if failed else Side()
+            side = SideTimes(State.FAILED, "why") if failed else SideTimes()
             planted = {} if failed else {share: pair(1 + share) for share in cell.planted}
-            found[cell.name] = Found(side, side, None if failed else pair(1.0), None, 1.0, planted)
+            found[cell.name] = CellInPair(side, side, None if failed else pair(1.0), None, 1.0, planted)
         return found
 
 
-def cell(name: str, kind: str = "step", planted: tuple[float, ...] = (0.01,)) -> Asked:
-    return Asked(name, kind, "step", {}, {}, 1.0, "cuda", planted)
+def cell(name: str, kind: str = "step", planted: tuple[float, ...] = (0.01,)) -> CheckCell:
+    return CheckCell(name, kind, "step", {}, {}, 1.0, "cuda", planted)
 
 
 def test_pairs_end_with_the_budget_and_are_pooled_from_files(tmp_path: Path) -> None:

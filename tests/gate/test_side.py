@@ -17,7 +17,7 @@ import torch
 from hybridbench.gate.attribution import Traced, attribute, traced_of
 from hybridbench.gate.cells import asked, of_step
 from hybridbench.gate.side import planted
-from hybridbench.gate.side.identity import Seen, identity, watched
+from hybridbench.gate.side.identity import LaunchedCode, identity, watched
 from hybridbench.gate.side.program import Program, hello
 from hybridbench.gate.side.start import CARRIED
 from hybridbench.suite.file import load_suite
@@ -237,12 +237,14 @@ TORCH = {"torch": "2"}
 LIBRARY = "void at::native::add<float>"
 
 
-def of(events: list[dict[str, Any]], seen: Seen | None = None, *, own: bool = False, **libraries: Any) -> str | None:
-    return identity(events, seen or Seen(), {**TORCH, **libraries}, own)
+def of(
+    events: list[dict[str, Any]], seen: LaunchedCode | None = None, *, own: bool = False, **libraries: Any
+) -> str | None:
+    return identity(events, seen or LaunchedCode(), {**TORCH, **libraries}, own)
 
 
-def triton(*sass: str | None, tuning: str = "") -> Seen:
-    return Seen({"_k": [Kernel(one) for one in sass]}, dict.fromkeys([tuning] if tuning else []))
+def triton(*sass: str | None, tuning: str = "") -> LaunchedCode:
+    return LaunchedCode({"_k": [Kernel(one) for one in sass]}, dict.fromkeys([tuning] if tuning else []))
 
 
 def test_equal_code_launches_and_tiles_are_the_same() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hybridbench.gate import sequential, simulation
 from hybridbench.gate.kinds import KINDS
 from hybridbench.gate.sequential import Outcome, bounds, decide, tail
-from hybridbench.gate.simulation import ROWS, SUITE, Row, main, simulate
+from hybridbench.gate.simulation import ROWS, SUITE, SimulatedKind, main, simulate
 
 CELLS = 5000
 AT_LEAST = {
@@ -26,7 +26,7 @@ UNDECIDED = {"training step": 0.10, "kernel, tuning not recorded": 0.25}
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.title)
-def test_rates(row: Row) -> None:
+def test_rates(row: SimulatedKind) -> None:
     rates = simulate(row, CELLS, seed=1)
     assert rates.alarms <= 3 / CELLS, "more than three alarms in 5,000 unchanged cells"
     assert rates.inconclusive <= UNDECIDED.get(row.title, 0.03)

@@ -15,7 +15,7 @@ import pytest
 from hybridbench.errors import BadInput, NotComparable
 from hybridbench.gate.alone import check_alone
 from hybridbench.gate.calibration import read_calibration
-from hybridbench.gate.cells import Asked
+from hybridbench.gate.cells import CheckCell
 from hybridbench.gate.exits import exit_of
 from hybridbench.gate.judge import judge
 from hybridbench.gate.kinds import KINDS
@@ -28,9 +28,9 @@ from hybridbench.gate.verdict import Word
 from hybridbench.gate.workers import Died
 
 
-def cell(name: str, kind: str = "kernel") -> Asked:
+def cell(name: str, kind: str = "kernel") -> CheckCell:
     body = {"backend": "auto", "name": name}
-    return Asked(name, kind, "kernel", body, body, 10.0, "cuda")
+    return CheckCell(name, kind, "kernel", body, body, 10.0, "cuda")
 
 
 ENVIRONMENT = {
@@ -131,11 +131,11 @@ def slower(factor: float) -> Callable[[str, str, int], int]:
     return time_ns
 
 
-def named(*names: str, kind: str = "kernel") -> list[Asked]:
+def named(*names: str, kind: str = "kernel") -> list[CheckCell]:
     return [cell(name, kind) for name in names]
 
 
-def words(rig: Rig, cells: list[Asked], **options: Any) -> dict[str, Word]:
+def words(rig: Rig, cells: list[CheckCell], **options: Any) -> dict[str, Word]:
     return {one.cell: one.word for one in check(cells, rig.pairs, **options).verdicts}
 
 

@@ -11,13 +11,13 @@ import torch
 
 from hybridbench.arch.families import ARCHS, build_spec
 from hybridbench.bench import Bench, Instruments
-from hybridbench.quality.corpus.build import Plan, build
+from hybridbench.quality.corpus.build import CorpusPlan, build
 from hybridbench.quality.corpus.manifest import TRAIN, Manifest, Tokens
 from hybridbench.quality.corpus.sources import named_source
 from hybridbench.quality.training.batches import Batches
-from hybridbench.quality.training.case import Judging, LearnCase, Place
+from hybridbench.quality.training.case import Judging, LearnCase, RunFiles
 from hybridbench.quality.training.predicted import memory
-from hybridbench.quality.training.recipe import Recipe
+from hybridbench.quality.training.recipe import LearnRecipe
 from hybridbench.quality.training.run import run_learn
 from hybridbench.suite.case import Execution
 
@@ -33,7 +33,7 @@ Corpus = tuple[Path, Manifest]
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     folder = tmp_path_factory.mktemp("corpus") / "python"
-    plan = Plan(held_out_frac=0.1, max_bytes=8_000_000)
+    plan = CorpusPlan(held_out_frac=0.1, max_bytes=8_000_000)
     return folder, build([named_source("python", "text", None)], folder, plan, lambda _sentence: None)
 
 
@@ -45,10 +45,10 @@ def case_of(arch: str, python: Corpus, out: Path, dtype: str = "bfloat16") -> Le
         context=512,
         batch=32,
         steps=60,
-        recipe=Recipe(3e-3),
+        recipe=LearnRecipe(3e-3),
         execution=Execution("cuda", dtype, "eager"),
         sampling=Judging(3, 32),
-        place=Place(str(folder), str(out)),
+        place=RunFiles(str(folder), str(out)),
     )
 
 

@@ -1,6 +1,6 @@
 """Every backend of every operation over a sequence at 4 x 128k and 1b widths: each row of the batch beside it alone.
 
-Published kernels are right at the lengths that a verification takes, and wrong where their offsets pass 32 bits. What
+Third-party kernels are right at the lengths that a verification takes, and wrong where their offsets pass 32 bits. What
 the resolver chooses for such a size, groups of rows included, must be right there. Steps are asked at as many sequences
 as take their states past 2^31 elements. In all some minutes on one card of 80 GB, most of them compilation.
 """

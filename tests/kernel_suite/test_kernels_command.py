@@ -16,7 +16,7 @@ from hybridbench.errors import BadInput, BadResults
 from hybridbench.kernel_suite import file
 from hybridbench.kernel_suite.cell import BACKWARD, Budget, Cell
 from hybridbench.kernel_suite.figures import FIGURES, speedup
-from hybridbench.kernel_suite.plan import Ask, cells
+from hybridbench.kernel_suite.plan import KernelOptions, cells
 from hybridbench.kernel_suite.record import Agreement, KernelObserved, KernelRecord
 from hybridbench.kernel_suite.report import build, notes, rows
 from hybridbench.problem import Problem
@@ -59,7 +59,7 @@ def record(backend: str, *samples_ns: int, cell: Cell | None = None, **more: Any
 
 
 def test_a_model_asks_for_its_operations_with_every_backend_of_the_device() -> None:
-    made = cells(Ask(ops="swiglu,attention", arch="inter", scale="100m", ctx="512"), has_gpu=False)
+    made = cells(KernelOptions(ops="swiglu,attention", arch="inter", scale="100m", ctx="512"), has_gpu=False)
     found = [(cell.op, cell.backend, cell.direction, cell.problem.length) for cell in made]
     assert found == [
         ("swiglu", "reference", "forward", 512),
@@ -73,7 +73,9 @@ def test_a_model_asks_for_its_operations_with_every_backend_of_the_device() -> N
 
 
 def test_models_with_the_same_problem_share_a_cell_that_names_them_all() -> None:
-    (cell,) = cells(Ask(ops="add_rms_norm", arch="inter,intra", scale="100m", direction="forward"), has_gpu=False)
+    (cell,) = cells(
+        KernelOptions(ops="add_rms_norm", arch="inter,intra", scale="100m", direction="forward"), has_gpu=False
+    )
     assert cell.models == ("inter 1+5 100m", "intra 1+5 100m")
     assert replace(cell, models=(), limit_s=1).key == cell.key
     assert replace(cell, seed=1).key != cell.key
@@ -106,7 +108,7 @@ def test_models_with_the_same_problem_share_a_cell_that_names_them_all() -> None
 )  # fmt: skip
 def test_what_cannot_be_timed_is_said(ask: dict[str, Any], said: str) -> None:
     with pytest.raises(BadInput) as refused:
-        cells(Ask(**ask), has_gpu=False)
+        cells(KernelOptions(**ask), has_gpu=False)
     assert said in str(refused.value)
 
 
@@ -299,7 +301,7 @@ def test_mistakes_end_with_a_sentence_and_code_2() -> None:
 
 
 def test_a_budget_is_what_was_typed() -> None:
-    work = Ask(ops="swiglu", problem="width=8,length=4", direction="forward", backends=("reference",))
+    work = KernelOptions(ops="swiglu", problem="width=8,length=4", direction="forward", backends=("reference",))
     (cell,) = cells(replace(work, hot=True, max_time_s=2, min_samples=2000), has_gpu=False)
     assert cell.sampling == Budget(cold=False, max_time_s=2.0, min_samples=2000, max_samples=2000)
     assert cell.problem.batch == 1

@@ -14,7 +14,7 @@ from hybridbench.bench import Bench
 from hybridbench.kernel_suite import run, together
 from hybridbench.kernel_suite.cell import BACKWARD, Budget, Cell
 from hybridbench.kernel_suite.record import Agreement, Chosen, KernelRecord
-from hybridbench.kernel_suite.run import Ready, fitting
+from hybridbench.kernel_suite.run import ReadyCase, fitting
 from hybridbench.kernel_suite.turns import PROCESS_ENDED, Turns, in_turns
 from hybridbench.kernels.loading import backends
 from hybridbench.measure import memory
@@ -103,7 +103,7 @@ def test_what_fits_takes_turns_and_the_rest_is_timed_after_it(monkeypatch: pytes
 def test_what_runs_out_of_memory_in_turns_is_timed_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     timed = together.timed_in_turns
 
-    def limited(some: list[Ready], bench: Bench) -> Any:
+    def limited(some: list[ReadyCase], bench: Bench) -> Any:
         if len(some) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return timed(some, bench)
@@ -118,12 +118,14 @@ def test_memory_is_that_of_the_inputs_and_of_a_call_for_each_side(monkeypatch: p
     problem = Problem("cpu", "float32", width=64, length=100, batch=2)
     moved, peak = 2 * 100 * 64 * 3 * 4, 500_000
 
-    def made(backend: str, peak: int) -> Ready:
-        return Ready(Cell("swiglu", backend, problem), backends("swiglu")["reference"], len, Agreement(None), 0, peak)
+    def made(backend: str, peak: int) -> ReadyCase:
+        return ReadyCase(
+            Cell("swiglu", backend, problem), backends("swiglu")["reference"], len, Agreement(None), 0, peak
+        )
 
     small, other = made("a", peak), made("b", peak)
 
-    def kept(*some: Ready, free: float | None) -> str:
+    def kept(*some: ReadyCase, free: float | None) -> str:
         monkeypatch.setattr(run, "free_bytes", lambda _device: None if free is None else int(free / run.ROOM) + 1)
         return "".join(one.cell.backend for one in fitting(some, CPU)[0])
 

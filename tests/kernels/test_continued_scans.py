@@ -15,7 +15,7 @@ from hybridbench.kernels import reference_of
 from hybridbench.kernels.delta import fla
 from hybridbench.kernels.linear import fla as linear_fla
 from hybridbench.kernels.linear import reference as linear_reference
-from hybridbench.kernels.scan import core, published, reference
+from hybridbench.kernels.scan import core, reference, third_party
 
 B, T, H, G, P, V, N, R, WIDTH, TAPS, Q = 2, 50, 4, 2, 8, 6, 4, 2, 10, 4, 8
 NO_STEP = -1e4
@@ -196,8 +196,8 @@ def selective_from_zeros(x: Tensor, dt: Tensor, A: Tensor, b: Tensor, c: Tensor,
 @pytest.fixture
 def wrapped(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     theirs = types.SimpleNamespace(selective_scan_fn=selective_from_zeros)
-    monkeypatch.setattr(published, "imported", lambda *_: theirs)
-    return published.load_selective_scan()
+    monkeypatch.setattr(third_party, "imported", lambda *_: theirs)
+    return third_party.load_selective_scan()
 
 
 @pytest.mark.parametrize("span", [1, 7, 1000])
@@ -205,7 +205,7 @@ def wrapped(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
 def test_what_a_state_adds_to_a_selective_scan(
     wrapped: Callable[..., Any], dtype: torch.dtype, bound: float, span: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(published, "DECAYED_ELEMENTS", B * WIDTH * N * span)
+    monkeypatch.setattr(third_party, "DECAYED_ELEMENTS", B * WIDTH * N * span)
     given, ours = of_selective(dtype, wrapped)
     _, theirs = of_selective(dtype)
     start = torch.randn(B, WIDTH, N)
@@ -220,7 +220,7 @@ def test_what_a_state_adds_to_a_selective_scan(
 
 def test_what_is_added_ends_where_nothing_is_left(wrapped: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 50 positions, each of which takes more than half of what float32 can hold, two are gone through."""
-    monkeypatch.setattr(published, "DECAYED_ELEMENTS", B * WIDTH * N)
+    monkeypatch.setattr(third_party, "DECAYED_ELEMENTS", B * WIDTH * N)
     steps, softplus = [], torch.nn.functional.softplus
     given, run = of_selective(torch.float32, wrapped)
     _, theirs = of_selective(torch.float32)
@@ -228,7 +228,7 @@ def test_what_is_added_ends_where_nothing_is_left(wrapped: Callable[..., Any], m
     start = torch.randn(B, WIDTH, N)
     expected = theirs(given, start)
     from_zeros = run(given, None)
-    monkeypatch.setattr(published, "F", types.SimpleNamespace(
+    monkeypatch.setattr(third_party, "F", types.SimpleNamespace(
         softplus=lambda x: steps.append(x) or softplus(x), silu=torch.nn.functional.silu
     ))  # fmt: skip
     found = run(given, start)

@@ -120,7 +120,12 @@ def test_the_estimated_error_covers_the_true_one(clock):
 def test_a_prefill_and_a_step_that_differ_are_added_up_as_often_as_they_run():
     case = Case(VARIANTS["mamba"], Workload("generate", 20, 3, 8, depths=3), Execution("cpu", "float32", "eager"))
     assert case.workload.timed_contexts == (8, 13, 19)
-    parts = [Part(None, [7, 5, 6]), Part(8, [1, 1]), Part(13, [2, 4]), Part(19, [3, 3])]
+    parts = [
+        Part(None, [7, 5, 6]),
+        Part(8, [1, 1]),
+        Part(13, [2, 4]),
+        Part(19, [3, 3]),
+    ]
     nothing = Memory(1, None, None, None, None, None)
     observed = Observed([], 1, 1, 1, "t", 1, nothing, None, [], [], [], None, None, None, 1, 1, parts=parts)
     record = Record(case, Status.OK, "run", "", CPU, observed)

@@ -170,5 +170,5 @@ def test_a_kind_without_a_module_says_so(kind: str) -> None:
         check_buildable(spec)
     with pytest.raises(BadInput, match=f"no memory formula for blocks of kind {kind}"):
         activations(block, STORAGE)
-    with pytest.raises(BadInput, match="match it by depth"):
+    with pytest.raises(BadInput, match="match it by blocks"):
         block.scaled(64, 32)

@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 
 from hybridbench.arch.families import build_spec
-from hybridbench.pareto.frontier import Placed, Point, placed
+from hybridbench.pareto.frontier import FrontierPoint, Placed, placed
 from hybridbench.pareto.quality import SCORES, Quality
 
 SPEC = build_spec("mamba", "tiny")
 
 
-def point(name: str, cost: float, value: float, score: str = "dclm_nll", **more: Any) -> Point:
-    return Point(name, cost, Quality(SPEC, SCORES[score], value, **more))
+def point(name: str, cost: float, value: float, score: str = "dclm_nll", **more: Any) -> FrontierPoint:
+    return FrontierPoint(name, cost, Quality(SPEC, SCORES[score], value, **more))
 
 
-def verdicts(points: list[Point], cheaper: str = "lower", noise_frac: float = 0.0) -> dict[str, str | None]:
+def verdicts(points: list[FrontierPoint], cheaper: str = "lower", noise_frac: float = 0.0) -> dict[str, str | None]:
     found = placed(points, cheaper, noise_frac)
     return {one.point.name: one.beaten_by.name if one.beaten_by else None for one in found}
 
@@ -82,7 +82,7 @@ def test_no_set_of_points_has_an_empty_frontier_and_beaters_stand_on_it_where_on
             assert not beaters or one.beaten_by in beaters
 
 
-def _beats(one: Point, other: Placed) -> bool:
+def _beats(one: FrontierPoint, other: Placed) -> bool:
     """By the definition: cheaper by over 2% or better by 0.0013 nats, and neither the other way round."""
     gap, ratio = other.point.quality.value - one.quality.value, other.point.cost / one.cost
     certain = ratio > 1.02 or gap >= 0.0013

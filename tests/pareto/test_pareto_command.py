@@ -16,8 +16,8 @@ from click.testing import CliRunner, Result
 
 from hybridbench.cli.main import main
 from hybridbench.pareto.chart import HEIGHT, draw_fronts
-from hybridbench.pareto.join import COSTS, Asked, fronts
-from hybridbench.pareto.quality import published
+from hybridbench.pareto.join import COSTS, ParetoOptions, fronts
+from hybridbench.pareto.quality import paper_figures
 from hybridbench.report.paper.figures import LENGTHS, STACKS
 from hybridbench.store import load, newest
 
@@ -169,8 +169,8 @@ def test_files_hold_what_the_table_shows(records: Path, tmp_path: Path) -> None:
 
 def test_names_of_a_frontier_stand_apart(records: Path) -> None:
     """By at least the height of their letters, whichever losses are alike."""
-    asked = Asked(workloads=("generate",))
-    found = fronts(newest(load([records], pytest.fail)), published(), asked)
+    asked = ParetoOptions(workloads=("generate",))
+    found = fronts(newest(load([records], pytest.fail)), paper_figures(), asked)
     panels = list(_marks(draw_fronts(found, asked)))
     assert len(panels) == 3
     worths = [row["quality"] for rows in panels for row in rows]

@@ -1,4 +1,4 @@
-"""Matches are the nearest there is, by trying every depth and width; what cannot be met names the nearest."""
+"""Matches are the nearest there is, by trying every number of blocks and width; else the nearest is named."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CONTEXT = 8192
 TRANSFORMER = build_spec("transformer", "1b")
 
 
-def match(spec: ModelSpec, budget: str, side: str = "depth", tolerance: float = 0.9) -> Match:
+def match(spec: ModelSpec, budget: str, side: str = "blocks", tolerance: float = 0.9) -> Match:
     (found,) = matched([spec], TRANSFORMER, budget, side, context=CONTEXT, batch=4, tolerance=tolerance)
     return found
 
@@ -37,7 +37,7 @@ def amount(spec: ModelSpec, budget: str) -> int:
 
 
 @pytest.mark.parametrize("budget", BUDGETS)
-def test_mamba_by_depth_is_the_nearest_number_of_blocks(budget: str) -> None:
+def test_mamba_by_blocks_is_the_nearest_number_of_blocks(budget: str) -> None:
     found = match(build_spec("mamba", "1b"), budget)
     wanted = amount(TRANSFORMER, budget)
     errors = {n: abs(amount(pattern_spec("M-" * n, "1b"), budget) - wanted) for n in range(1, 300)}
@@ -49,7 +49,7 @@ def test_mamba_by_depth_is_the_nearest_number_of_blocks(budget: str) -> None:
 
 @pytest.mark.parametrize("scale", [name for name in SCALES if name != "tiny"])
 @pytest.mark.parametrize("family", ARCHS)
-def test_the_papers_rule_gives_the_papers_depths(family: str, scale: str) -> None:
+def test_the_papers_rule_gives_the_papers_blocks(family: str, scale: str) -> None:
     """Stacks of the paper have the parameters of its Transformer to half a block, at the same width."""
     spec = build_spec(family, scale)
     (found,) = matched([spec], build_spec("transformer", scale), "paper", context=CONTEXT)
@@ -59,12 +59,17 @@ def test_the_papers_rule_gives_the_papers_depths(family: str, scale: str) -> Non
         assert found.spec == spec
 
 
-def test_depth_keeps_the_ratio_and_spreads_what_is_rare() -> None:
+def test_blocks_keep_the_ratio_and_spreads_what_is_rare() -> None:
     found = match(build_spec("inter", "1b"), "cache")
     counts = found.spec.counts
     assert counts["*"] / counts["M"] == pytest.approx(1 / 5, rel=0.05)
     assert found.spec.layers[0] == "M"
     assert abs(found.error) < 0.001
+
+
+def test_depth_is_an_earlier_name_of_blocks() -> None:
+    spec = build_spec("inter", "1b")
+    assert match(spec, "cache", "depth") == match(spec, "cache", "blocks")
 
 
 def test_width_changes_widths_and_keeps_blocks() -> None:
@@ -106,9 +111,9 @@ def test_budget_of_agrees_with_the_cost_model() -> None:
 
 
 def test_a_budget_that_cannot_be_met_names_the_nearest() -> None:
-    with pytest.raises(BadInput, match=r"a width of 8192, which is off by -79\.0%.*by depth.*--tolerance to 79\.1"):
+    with pytest.raises(BadInput, match=r"a width of 8192, which is off by -79\.0%.*by blocks.*--tolerance to 79\.1"):
         match(build_spec("mamba", "1b"), "cache", "width", tolerance=0.05)
-    with pytest.raises(BadInput, match=r"inter .* within 0\.1% by depth: the nearest is 13 blocks"):
+    with pytest.raises(BadInput, match=r"inter .* within 0\.1% by blocks: the nearest is 13 blocks"):
         match(build_spec("inter", "1b"), "params", tolerance=0.001)
 
 
@@ -116,18 +121,18 @@ def test_a_budget_that_cannot_be_met_names_the_nearest() -> None:
     ("change", "words"),
     [
         ({"budget": "parms"}, "did you mean 'params'"),
-        ({"side": "dept"}, "did you mean 'depth'"),
-        ({"budget": "paper", "side": "width"}, "match paper by depth"),
+        ({"side": "block"}, "did you mean 'blocks'"),
+        ({"budget": "paper", "side": "width"}, "match paper by blocks"),
         ({"tolerance": 0.0}, "tolerance"),
     ],
 )
 def test_bad_requests(change: dict[str, Any], words: str) -> None:
-    asked = {"budget": "params", "side": "depth", "tolerance": 0.05, **change}
+    asked = {"budget": "params", "side": "blocks", "tolerance": 0.05, **change}
     with pytest.raises(BadInput, match=words):
         matched([TRANSFORMER], TRANSFORMER, context=CONTEXT, **asked)
 
 
-def test_a_pattern_of_three_mixers_has_no_depth() -> None:
+def test_a_pattern_of_three_mixers_has_no_other_number_of_blocks() -> None:
     with pytest.raises(BadInput, match="by width"):
         match(pattern_spec("M-*-S-", "1b"), "params")
     with pytest.raises(BadInput, match="by width"):

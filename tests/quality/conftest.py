@@ -10,11 +10,11 @@ import pytest
 from texts import words
 
 from hybridbench.arch.families import build_spec
-from hybridbench.quality.corpus.build import Plan, build
+from hybridbench.quality.corpus.build import CorpusPlan, build
 from hybridbench.quality.corpus.manifest import Manifest, read_manifest
 from hybridbench.quality.corpus.sources import named_source
-from hybridbench.quality.training.case import Judging, LearnCase, Place
-from hybridbench.quality.training.recipe import Recipe
+from hybridbench.quality.training.case import Judging, LearnCase, RunFiles
+from hybridbench.quality.training.recipe import LearnRecipe
 from hybridbench.suite.case import Execution
 
 
@@ -25,7 +25,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(40):
         (folder / f"{number:02}.txt").write_text(words(number, 100))
     out = tmp_path_factory.mktemp("corpus") / "made"
-    build([named_source(str(folder), "text", None)], out, Plan(held_out_frac=0.2), lambda _sentence: None)
+    build([named_source(str(folder), "text", None)], out, CorpusPlan(held_out_frac=0.2), lambda _sentence: None)
     return out
 
 
@@ -48,10 +48,10 @@ def case_of(corpus: Path, manifest: Manifest, tmp_path: Path) -> Callable[..., L
             context=32,
             batch=2,
             steps=12,
-            recipe=Recipe(3e-3),
+            recipe=LearnRecipe(3e-3),
             execution=Execution("cpu", "float32", "eager"),
             sampling=Judging(3, 4),
-            place=Place(str(corpus), str(out), resume),
+            place=RunFiles(str(corpus), str(out), resume),
         )
         return replace(case, **changes)
 

@@ -12,7 +12,7 @@ import pytest
 from texts import words
 
 from hybridbench.errors import BadInput
-from hybridbench.quality.corpus.build import Plan, build
+from hybridbench.quality.corpus.build import CorpusPlan, build
 from hybridbench.quality.corpus.manifest import Manifest, Tokens, check_files, read_manifest
 from hybridbench.quality.corpus.sources import named_source
 from hybridbench.quality.corpus.vocabulary import ByteVocabulary
@@ -23,7 +23,7 @@ TEXTS = [words(seed, 60) + f" ünï {seed}" for seed in range(30)]
 def made(tmp_path: Path, *names: object, out: str = "corpus", **plan: Any) -> tuple[Path, Manifest]:
     sources = [named_source(str(name), "text", "MIT") for name in names]
     folder = tmp_path / out
-    given = Plan(**{"held_out_frac": 0.2, **plan})
+    given = CorpusPlan(**{"held_out_frac": 0.2, **plan})
     return folder, build(sources, folder, given, lambda _sentence: None)
 
 
@@ -111,7 +111,7 @@ def test_parquet_and_a_local_data_set_hold_the_same(tmp_path: Path) -> None:
     keys = set()
     for at, name in enumerate((rows / "part.parquet", f"hf:{rows}")):
         source = named_source(str(name), "body", None)
-        keys.add(build([source], tmp_path / f"c{at}", Plan(held_out_frac=0.2), lambda _sentence: None).key)
+        keys.add(build([source], tmp_path / f"c{at}", CorpusPlan(held_out_frac=0.2), lambda _sentence: None).key)
     assert len(keys) == 1
     with pytest.raises(BadInput, match=r"has no column text \(it has body, number\)"):
         made(tmp_path, rows / "part.parquet", out="none")
@@ -208,7 +208,7 @@ def test_what_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="--from pyton is not there: did you mean python"):
         named_source("pyton", "text", None)
     with pytest.raises(BadInput, match="--held-out 100"):
-        Plan(held_out_frac=1.0)
+        CorpusPlan(held_out_frac=1.0)
 
 
 def test_pythons_own_modules_are_read_up_to_a_size(tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ from hybridbench.arch.families import build_spec
 from hybridbench.kernels.optimizer.adamw import load_torch
 from hybridbench.model.build import build_model, resolve_backends
 from hybridbench.quality.training.optimizer import MasterAdamW, decays
-from hybridbench.quality.training.recipe import Recipe
+from hybridbench.quality.training.recipe import LearnRecipe
 from hybridbench.suite.case import Case, Execution
 from hybridbench.suite.workloads import Workload
 
-RECIPE = Recipe(1e-2, weight_decay=0.3, clip=0.5)
+RECIPE = LearnRecipe(1e-2, weight_decay=0.3, clip=0.5)
 NAMED = {"a.weight": (7, 5), "embedding_VD": (11, 3), "norm_weight_I": (9,), "conv_weight_CW": (6, 4), "A_log_H": (3,)}
 DECAYED = ("a.weight", "embedding_VD")
 
@@ -58,7 +58,7 @@ def test_steps_are_those_of_torch_in_float32(dtype: torch.dtype) -> None:
 
 def test_small_updates_are_not_lost_in_bfloat16() -> None:
     weight = nn.Parameter(torch.ones(64, 64, dtype=torch.bfloat16))
-    optimizer = MasterAdamW([("a.weight", weight)], load_torch(), Recipe(1e-3, weight_decay=0.0))
+    optimizer = MasterAdamW([("a.weight", weight)], load_torch(), LearnRecipe(1e-3, weight_decay=0.0))
     for _ in range(20):
         weight.grad = torch.ones_like(weight)
         optimizer.step(1e-3)
@@ -85,9 +85,9 @@ def test_only_matrices_of_products_and_the_embedding_decay(arch: str) -> None:
 
 
 def test_the_schedule_is_a_trapezoid() -> None:
-    recipe = Recipe(2.0)
+    recipe = LearnRecipe(2.0)
     rates = [recipe.rate(step, 100) for step in range(100)]
     assert rates[:25] == pytest.approx([2.0 * (step + 1) / 25 for step in range(25)])
     assert set(rates[24:81]) == {2.0}
     assert rates[80:] == pytest.approx([2.0 * (100 - step) / 20 for step in range(80, 100)])
-    assert all(0 < Recipe(1.0).rate(0, steps) <= 1 for steps in range(1, 10))
+    assert all(0 < LearnRecipe(1.0).rate(0, steps) <= 1 for steps in range(1, 10))

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from hybridbench.arch.families import build_spec
 from hybridbench.bench import Bench, Instruments
-from hybridbench.quality.corpus.build import Plan, build
+from hybridbench.quality.corpus.build import CorpusPlan, build
 from hybridbench.quality.corpus.manifest import Manifest
 from hybridbench.quality.corpus.sources import named_source
-from hybridbench.quality.training.case import Judging, LearnCase, Place
-from hybridbench.quality.training.recipe import Recipe
+from hybridbench.quality.training.case import Judging, LearnCase, RunFiles
+from hybridbench.quality.training.recipe import LearnRecipe
 from hybridbench.quality.training.run import Learner
 from hybridbench.suite.case import Execution
 
@@ -31,7 +31,7 @@ WITHIN_NATS = 0.005
 def python(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
     """Half a megabyte of Python's own modules."""
     folder = tmp_path_factory.mktemp("corpus") / "python"
-    plan = Plan(held_out_frac=0.2, max_bytes=500_000)
+    plan = CorpusPlan(held_out_frac=0.2, max_bytes=500_000)
     return folder, build([named_source("python", "text", None)], folder, plan, lambda _sentence: None)
 
 
@@ -43,10 +43,10 @@ def learner_of(arch: str, python: tuple[Path, Manifest], out: Path) -> Learner:
         context=CONTEXT,
         batch=BATCH,
         steps=STEPS,
-        recipe=Recipe(RATE),
+        recipe=LearnRecipe(RATE),
         execution=Execution("cpu", "float32", "eager"),
         sampling=Judging(1, 1),
-        place=Place(str(folder), str(out)),
+        place=RunFiles(str(folder), str(out)),
     )
     instruments = Instruments(ceilings=lambda _device, _dtype: None)
     learner = Learner(case, Bench(torch.device("cpu"), None, None, instruments=instruments))

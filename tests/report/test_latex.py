@@ -15,7 +15,7 @@ from hybridbench.record import Environment, Record, Status
 from hybridbench.report.build import build_report
 from hybridbench.report.render.folder import ReportFiles, write_report
 from hybridbench.report.render.latex import escape, latex_files, to_latex
-from hybridbench.report.table import Cell, Column, Table
+from hybridbench.report.table import Column, Table, TableCell
 from hybridbench.suite.sweep import Sweep, cases
 
 Make = Callable[..., Record]
@@ -24,7 +24,7 @@ EVIL = "\\input{/etc/passwd} 5% of $x_1^2$ & #1 {a} ~ <b> | \"q\" `c` 'd' -- \u4
 
 def made(*cells: str) -> str:
     table = Table("times", [Column("name", "name", numeric=False), Column("step_s", "step [ms]")])
-    table.rows = [[Cell(f"row {place}"), Cell(text)] for place, text in enumerate(cells)]
+    table.rows = [[TableCell(f"row {place}"), TableCell(text)] for place, text in enumerate(cells)]
     return to_latex(table, "times")
 
 
@@ -46,7 +46,7 @@ def test_numbers_are_aligned_at_the_point_and_words_are_not_numbers() -> None:
 
 def test_notes_are_below_the_table_with_the_marks_of_their_cells() -> None:
     table = Table("times", [Column("x", "x")], "an H200")
-    table.rows.append([Cell(f"1 {table.note('throttled: 5% slower')}")])
+    table.rows.append([TableCell(f"1 {table.note('throttled: 5% slower')}")])
     table.remark("kernels differ")
     text = to_latex(table, "t")
     below = text.partition(r"\bottomrule")[2]
@@ -98,7 +98,7 @@ def test_pdflatex_compiles_every_table(
     sections = build_report([*decode_records, *failed]).groups
     tables = {name: table for section in sections for name, table in section.tables.items()}
     odd = Table("characters", [Column("c", "c", numeric=False), Column("n", "n [GiB]")])
-    odd.rows = [[Cell(f"a{chr(code)}b{chr(code)}"), Cell(f"{code * 37:,}")] for code in range(0x180)]
+    odd.rows = [[TableCell(f"a{chr(code)}b{chr(code)}"), TableCell(f"{code * 37:,}")] for code in range(0x180)]
     tables |= {f"characters-{n}": replace(odd, rows=odd.rows[n::8]) for n in range(8)}
     for name, text in latex_files(tables, "preview").items():
         (tmp_path / name).write_text(text, encoding="utf-8")

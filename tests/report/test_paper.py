@@ -22,7 +22,7 @@ from hybridbench.report.paper.tables import cache_table, check_table, decode_tab
 from hybridbench.report.render.csv import to_csv
 from hybridbench.report.render.folder import write_report
 from hybridbench.suite.case import Case
-from hybridbench.suite.file import Suite, as_published, load_suite
+from hybridbench.suite.file import Suite, decoding_as_published, load_suite
 from hybridbench.units import MIB
 
 Make = Callable[..., Record]
@@ -216,7 +216,7 @@ def equal_speed(name: str, length: int) -> float:
 @pytest.fixture(name="both")
 def _both(record_of: Make) -> list[Record]:
     ours = suite_records(record_of, SUITE, equal_speed)
-    return ours + suite_records(record_of, as_published(SUITE), lambda _name, _length: 1.1)
+    return ours + suite_records(record_of, decoding_as_published(SUITE), lambda _name, _length: 1.1)
 
 
 def test_the_suite_has_every_cell_of_the_papers_table_and_a_check_per_family() -> None:
@@ -227,7 +227,7 @@ def test_the_suite_has_every_cell_of_the_papers_table_and_a_check_per_family() -
     assert {case.model.arch for case in checks} == {"transformer", "swa", "mamba", "inter", "intra"}
     assert {case.workload.batch for case in cases} == {4}
     assert [name_of(c.model) for c in cases if c.workload.kind == "train"] == list(MAIN)
-    published = as_published(SUITE).cases(has_gpu=True)
+    published = decoding_as_published(SUITE).cases(has_gpu=True)
     assert {case.execution.mode for case in published} == {"published"}
     assert len(published) == len(cases) - 5
     assert not {case.key for case in cases} & {case.key for case in published}
@@ -308,7 +308,7 @@ def test_failed_invalid_and_foreign_records_are_no_part_of_it(record_of: Make, b
 
 
 def test_one_run_alone_is_compared_with_the_paper(record_of: Make) -> None:
-    (found,) = compare(suite_records(record_of, as_published(SUITE), lambda _name, _length: 1.0))
+    (found,) = compare(suite_records(record_of, decoding_as_published(SUITE), lambda _name, _length: 1.0))
     assert found.measured == [PAPER, AS_PUBLISHED]
     assert "training" not in paper_tables(found)
     assert not any("equal kernels" in sentence for sentence in sentences(found))

@@ -28,7 +28,7 @@ from hybridbench.report.render import terminal
 from hybridbench.report.render.csv import to_csv
 from hybridbench.report.render.markdown import to_markdown
 from hybridbench.report.render.terminal import print_table
-from hybridbench.report.table import Cell, Column, Table
+from hybridbench.report.table import Column, Table, TableCell
 from hybridbench.suite.sweep import Sweep, cases
 
 Make = Callable[..., Record]
@@ -362,7 +362,7 @@ def test_rows_have_the_lines_that_rich_draws(width: int, monkeypatch: pytest.Mon
     aligned = 0
     for n_columns, n_rows in ((1, 1), (3, 20), (6, 3), (2, 0), (4, 60), (9, 30)):
         columns = [Column(f"c{at}", f"heading {at} [GiB]", numeric=rng.random() < 0.5) for at in range(n_columns)]
-        rows = [[Cell(rng.choice(words) * rng.choice((1, 1, 3))) for _ in columns] for _ in range(n_rows)]
+        rows = [[TableCell(rng.choice(words) * rng.choice((1, 1, 3))) for _ in columns] for _ in range(n_rows)]
         table = Table("title", columns, rows=rows)
         aligned += (
             terminal._aligned(table, terminal._longest(table, range(n_columns)), [0], _console(width)) is not None

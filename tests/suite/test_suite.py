@@ -16,7 +16,7 @@ from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.scales import SCALES
 from hybridbench.errors import BadInput
 from hybridbench.suite.case import Case, Execution, Sampling
-from hybridbench.suite.file import Suite, as_published
+from hybridbench.suite.file import Suite, decoding_as_published
 from hybridbench.suite.models import ALL_ARCHS, model_specs, same_stacks
 from hybridbench.suite.ops import check_backends_used
 from hybridbench.suite.sweep import Sweep, cases
@@ -168,13 +168,13 @@ def test_depths_and_the_published_mode_reach_the_case() -> None:
 
 def test_a_suite_as_published_keeps_what_decodes() -> None:
     suite = Suite("mine", (Sweep("train"), Sweep("decode", ctx="1k"), Sweep("generate", ctx="1k"), Sweep("prefill")))
-    published = as_published(suite)
+    published = decoding_as_published(suite)
     assert [(sweep.workload, sweep.as_published) for sweep in published.sweeps] == [
         ("decode", True),
         ("generate", True),
     ]
     with pytest.raises(BadInput, match="suite mine neither decodes nor generates"):
-        as_published(Suite("mine", (Sweep("train"),)))
+        decoding_as_published(Suite("mine", (Sweep("train"),)))
 
 
 def test_sampling_and_limit() -> None:

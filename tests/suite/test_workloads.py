@@ -20,7 +20,7 @@ from hybridbench.session import Proofs, open_session
 from hybridbench.suite.case import Case, Execution
 from hybridbench.suite.ops import OPS_OF_MODEL, block_ops, block_uses, model_ops_in, ops_of
 from hybridbench.suite.sweep import Sweep, cases
-from hybridbench.suite.workloads import DECODE, GENERATE, PASSES, TRAIN, WORKLOADS, Row, Workload, one_pass
+from hybridbench.suite.workloads import DECODE, GENERATE, PASSES, TRAIN, WORKLOADS, Workload, WorkloadRow, one_pass
 from hybridbench.units import parse_range
 from hybridbench.workload import PREPARE
 from hybridbench.workload.at_size import Checker
@@ -31,12 +31,12 @@ SPEC = build_spec("inter", "tiny")
 ROWS = list(WORKLOADS.values())
 
 
-def work_of(row: Row) -> Workload:
+def work_of(row: WorkloadRow) -> Workload:
     return Workload(row.name, context=96, batch=3, prompt=64 if row.prompted else 0)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_every_row_is_whole(row: Row) -> None:
+def test_every_row_is_whole(row: WorkloadRow) -> None:
     assert WORKLOADS[row.name] is row
     assert set(row.passes) <= set(PASSES)
     assert row.utilisation in METRICS
@@ -53,7 +53,7 @@ def test_every_row_is_whole(row: Row) -> None:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_passes_follow_one_another(row: Row) -> None:
+def test_passes_follow_one_another(row: WorkloadRow) -> None:
     passes = work_of(row).passes
     assert all(one.tokens > 0 for one in passes)
     assert all(one.stop == other.start for one, other in itertools.pairwise(passes))
@@ -69,7 +69,7 @@ def test_tokens_and_caches_by_hand() -> None:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_operations_are_those_of_its_passes(row: Row) -> None:
+def test_operations_are_those_of_its_passes(row: WorkloadRow) -> None:
     """A workload runs what its passes run, and a pass over a sequence nothing of a decode step."""
     assert set(ops_of(SPEC, row.name)) == {op for one in row.passes for op in ops_of(SPEC, one)}
     assert set(model_ops_in(row)) <= set(OPS_OF_MODEL)
@@ -95,7 +95,7 @@ def test_an_unknown_kind_is_an_error_that_names_the_known_ones(kind: str) -> Non
 
 def test_a_new_workload_is_a_row_and_a_builder(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two tokens a step: it is priced as two decode steps, runs, and unset it is unknown again."""
-    pair = Row(
+    pair = WorkloadRow(
         "pair",
         word="pairs",
         command="pairs",

@@ -197,7 +197,7 @@ class Block(ABC):
 
     def sizes_scaled(self, part: Rescale) -> dict[str, int]:
         """Its fields that depend on the model's width, except d_model, at another width."""
-        raise BadInput(f"no rule for another width of a block of kind {self.kind}: match it by depth.")
+        raise BadInput(f"no rule for another width of a block of kind {self.kind}: match it by blocks.")
 
     def activations(self, size: int) -> Activations | None:
         """The tensors that its module keeps and needs (``arch.activations``), at ``size`` bytes per element.

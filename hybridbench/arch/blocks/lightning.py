@@ -24,7 +24,7 @@ from hybridbench.arch.weights import Matrix
 from hybridbench.sizes import aligned
 
 KERNELS_CHUNK = 64
-"""Positions per chunk in the published kernels. MiniMax's own kernels have 256."""
+"""Positions per chunk in the third-party kernels. MiniMax's own kernels have 256."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Lightning(SquareHeads):
     @classmethod
     def at(cls, site: Site) -> Self:
         """As wide as the scale's Mamba-2, like every mixer that may replace it. Heads have 128 channels, as in MiniMax,
-        or as many as Mamba-2's where those are narrower. Chunks are as long as the published kernels'.
+        or as many as Mamba-2's where those are narrower. Chunks are as long as the third-party kernels'.
         """
         return cls(site.scale.d_model, *heads_at(site), chunk_size=KERNELS_CHUNK)
 

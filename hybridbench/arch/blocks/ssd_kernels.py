@@ -22,9 +22,9 @@ all. With Q the chunk, P channels of a head, and per chunk:
     _chunk_scan_bwd_dcb, ..._bwd_ddAcs_stable    dy x^T, the tiles of Q x Q that the diagonal touches or that lie below
     _bmm_chunk_bwd          twice, for B and for C: Q x N over Q, per group
 
-There rows and columns are rounded up to tiles, and a depth that a kernel takes in one piece to a power of two. The
-loops of a last, short chunk end with the sequence; its rows do not. Which tiles run is autotuned, so they are an
-argument.
+There rows and columns are rounded up to tiles, and an inner dimension that a kernel takes in one piece to a power of
+two. The loops of a last, short chunk end with the sequence; its rows do not. Which tiles run is autotuned, so they are
+an argument.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ PROGRAMS = 256
 """Programs of a gradient's kernel below which heads are divided among more of them."""
 
 DEFAULT_TILE = (64, 64, 32)
-"""Rows, columns and depth of a tile if the autotuned one is not given."""
+"""Rows, columns and inner dimension of a tile if the autotuned one is not given."""
 
 Tiles = Mapping[str, tuple[int, int, int]]
 """By kernel: BLOCK_SIZE_M, _N and _K (or _CS) of its Triton configuration; 0 where it has none."""
@@ -192,9 +192,9 @@ class Chunked:
         )
         return m, n, k
 
-    def _whole(self, kernel: str, rows: int, columns: int, depth: int) -> int:
-        m, n, k = self._tile(kernel, rows, columns, depth)
-        return up(rows, m) * up(columns, n) * up(depth, k)
+    def _whole(self, kernel: str, rows: int, columns: int, inner: int) -> int:
+        m, n, k = self._tile(kernel, rows, columns, inner)
+        return up(rows, m) * up(columns, n) * up(inner, k)
 
     def _in_one_piece(self, kernel: str) -> int:
         """Q x N over P."""
@@ -208,7 +208,7 @@ class Chunked:
         states = up(self.chunk, m) * (whole if whole <= 128 else up(self.state, k))
         rows = range(0, self.chunk, m)
         seen = (max(0, length - row) if backward else min(row + m, length) for row in rows)
-        return up(self.head, n) * (states + m * sum(up(depth, k) for depth in seen))
+        return up(self.head, n) * (states + m * sum(up(inner, k) for inner in seen))
 
     def _below(self, kernel: str, clipped: bool) -> int:
         """Tiles of Q x Q over P that start before their row's end; those beyond the chunk only where not clipped."""

@@ -10,8 +10,8 @@ from hybridbench.arch.imports.parts import (
     Draft,
     by_window,
     read_attention,
-    read_depth,
     read_mlp,
+    read_n_layers,
     read_tied,
     with_mlps,
 )
@@ -20,17 +20,17 @@ from hybridbench.arch.imports.reader import Fields
 
 def _smollm3(read: Fields, d_model: int) -> Draft:
     """SmolLM3: windows, where they are turned on, in the layers without rotary embedding."""
-    depth = read_depth(read)
+    n_layers = read_n_layers(read)
     attention = read_attention(read, d_model, kv_heads=4, bias=read.flag("attention_bias"))
     every = read.size("no_rope_layer_interval", 4)
     rotates = read.value("no_rope_layers")
-    if not isinstance(rotates, list) or len(rotates) < depth:
-        rotates = [(index + 1) % every != 0 for index in range(depth)]
+    if not isinstance(rotates, list) or len(rotates) < n_layers:
+        rotates = [(index + 1) % every != 0 for index in range(n_layers)]
     window = read.maybe("sliding_window") if read.flag("use_sliding_window") else None
     for unused in ("sliding_window", "max_window_layers"):
         read.value(unused)
-    default = ["*" if turns or window is None else "S" for turns in rotates[:depth]]
-    letters = read.layer_types("layer_types", depth, ATTENTION_WORDS, default)
+    default = ["*" if turns or window is None else "S" for turns in rotates[:n_layers]]
+    letters = read.layer_types("layer_types", n_layers, ATTENTION_WORDS, default)
     mlp = read_mlp(read, d_model, bias=read.flag("mlp_bias"))
     tied = read_tied(read, True)
     read.finish()
@@ -43,9 +43,9 @@ def _seed_oss(read: Fields, d_model: int) -> Draft:
     attention = read_attention(read, d_model, head_dim=128, kv_heads=8, **biases)
     mlp = read_mlp(read, d_model, bias=read.flag("mlp_bias"))
     tied = read_tied(read)
-    depth = read_depth(read)
+    n_layers = read_n_layers(read)
     read.finish(("residual_dropout",))
-    return Draft(with_mlps([("*", attention)] * depth, mlp), tied)
+    return Draft(with_mlps([("*", attention)] * n_layers, mlp), tied)
 
 
 def _arcee(read: Fields, d_model: int) -> Draft:
@@ -53,14 +53,14 @@ def _arcee(read: Fields, d_model: int) -> Draft:
     attention = read_attention(read, d_model, bias=read.flag("attention_bias"))
     mlp = read_mlp(read, d_model, gated=False, bias=read.flag("mlp_bias"))
     tied = read_tied(read)
-    depth = read_depth(read)
+    n_layers = read_n_layers(read)
     read.finish()
-    return Draft(with_mlps([("*", attention)] * depth, mlp), tied)
+    return Draft(with_mlps([("*", attention)] * n_layers, mlp), tied)
 
 
 def _ministral3(read: Fields, d_model: int) -> Draft:
     attention = read_attention(read, d_model, head_dim=128, kv_heads=8)
-    mixers = by_window(["S"] * read_depth(read), attention, read.maybe("sliding_window"))
+    mixers = by_window(["S"] * read_n_layers(read), attention, read.maybe("sliding_window"))
     read.must("layer_types")
     mlp = read_mlp(read, d_model)
     tied = read_tied(read)
@@ -70,15 +70,15 @@ def _ministral3(read: Fields, d_model: int) -> Draft:
 
 def _exaone4(read: Fields, d_model: int) -> Draft:
     """EXAONE 4: a norm after each sublayer, and norms on every head of queries and keys."""
-    depth = read_depth(read)
+    n_layers = read_n_layers(read)
     attention = read_attention(read, d_model, kv_heads=32, qk_norm="head")
     window = read.maybe("sliding_window", 4096)
-    default = ["*"] * depth
+    default = ["*"] * n_layers
     if window is not None and "layer_types" not in read:
         every = read.size("sliding_window_pattern", 4)
-        default = ["S" if (index + 1) % every else "*" for index in range(depth)]
+        default = ["S" if (index + 1) % every else "*" for index in range(n_layers)]
     read.value("sliding_window_pattern")
-    mixers = by_window(read.layer_types("layer_types", depth, ATTENTION_WORDS, default), attention, window)
+    mixers = by_window(read.layer_types("layer_types", n_layers, ATTENTION_WORDS, default), attention, window)
     mlp = read_mlp(read, d_model)
     tied = read_tied(read)
     read.finish()
@@ -87,12 +87,12 @@ def _exaone4(read: Fields, d_model: int) -> Draft:
 
 def _cohere2(read: Fields, d_model: int) -> Draft:
     """Command R7B and A: attention and feed-forward block side by side, on one norm."""
-    depth = read_depth(read)
+    n_layers = read_n_layers(read)
     read.must("head_dim", d_model // read.size("num_attention_heads"))
     attention = read_attention(read, d_model, bias=read.flag("attention_bias"))
     every = read.size(read.first("sliding_window_pattern", "_sliding_window_pattern"), 4)
-    default = ["S" if (index + 1) % every else "*" for index in range(depth)]
-    letters = read.layer_types("layer_types", depth, ATTENTION_WORDS, default)
+    default = ["S" if (index + 1) % every else "*" for index in range(n_layers)]
+    letters = read.layer_types("layer_types", n_layers, ATTENTION_WORDS, default)
     mixers = by_window(letters, attention, read.maybe("sliding_window", 4096))
     mlp = Mlp(d_model, read.size("intermediate_size"), own_norm=False)
     # Options of the released files that the class does not have; each has the value that the class takes for granted.
@@ -107,10 +107,10 @@ def _cohere2(read: Fields, d_model: int) -> Draft:
 
 def _granite_swa(read: Fields, d_model: int) -> Draft:
     """Granite with windows in three of four layers, and a learned logit of each head in every softmax."""
-    depth = read_depth(read)
+    n_layers = read_n_layers(read)
     attention = read_attention(read, d_model, kv_heads=4, bias=read.flag("attention_bias"), sink_logits=True)
-    default = ["S" if index % 4 else "*" for index in range(depth)]
-    letters = read.layer_types("layer_types", depth, ATTENTION_WORDS, default)
+    default = ["S" if index % 4 else "*" for index in range(n_layers)]
+    letters = read.layer_types("layer_types", n_layers, ATTENTION_WORDS, default)
     mixers = by_window(letters, attention, read.maybe("sliding_window", 128))
     mlp = read_mlp(read, d_model, bias=read.flag("mlp_bias"))
     tied = read_tied(read, True)

@@ -11,7 +11,7 @@ from hybridbench.arch.blocks.gated_delta import GatedDelta
 from hybridbench.arch.blocks.kda import Kda
 from hybridbench.arch.blocks.mlp import Mlp
 from hybridbench.arch.blocks.rwkv7 import Rwkv7
-from hybridbench.arch.imports.parts import Draft, Layers, read_depth, read_tied, with_mlps
+from hybridbench.arch.imports.parts import Draft, Layers, read_n_layers, read_tied, with_mlps
 from hybridbench.arch.imports.reader import Fields
 
 _HARMLESS = (
@@ -27,12 +27,12 @@ def _width(read: Fields, d_model: int) -> int:
     return read.maybe("intermediate_size") or 256 * -(-int(d_model * ratio * 2 / 3) // 256)
 
 
-def _with_attention(read: Fields, d_model: int, depth: int, letter: str, recurrent: Block) -> Layers:
+def _with_attention(read: Fields, d_model: int, n_layers: int, letter: str, recurrent: Block) -> Layers:
     """The recurrent mixer in every layer but those that ``attn`` names, which have attention."""
     if not read.section("attn"):
-        return [(letter, recurrent)] * depth
+        return [(letter, recurrent)] * n_layers
     inside = read.nested("attn")
-    places = inside.indices("layers", depth)
+    places = inside.indices("layers", n_layers)
     heads = inside.size("num_heads")
     if d_model % heads:
         read.contradict(
@@ -52,13 +52,13 @@ def _with_attention(read: Fields, d_model: int, depth: int, letter: str, recurre
     )
     inside.finish()
     symbol = "*" if attention.window is None else "S"
-    return [(symbol, attention) if index in places else (letter, recurrent) for index in range(depth)]
+    return [(symbol, attention) if index in places else (letter, recurrent) for index in range(n_layers)]
 
 
 def _dense(read: Fields, d_model: int, letter: str, mixer: Block) -> Draft:
     """The rest of a model whose feed-forward blocks are MLPs."""
     layers = with_mlps(
-        _with_attention(read, d_model, read_depth(read), letter, mixer), Mlp(d_model, _width(read, d_model))
+        _with_attention(read, d_model, read_n_layers(read), letter, mixer), Mlp(d_model, _width(read, d_model))
     )
     read.must("use_short_conv", True)
     read.must("attnres_block_size")
@@ -93,7 +93,7 @@ def _kda(read: Fields, d_model: int) -> Draft:
 
 def _rwkv7(read: Fields, d_model: int) -> Draft:
     """RWKV-7 as Hugging Face has it: time mixing and channel mixing, LayerNorms, one of them on the embedding."""
-    depth, head_dim = read_depth(read), read.size("head_dim", 64)
+    n_layers, head_dim = read_n_layers(read), read.size("head_dim", 64)
     if d_model % head_dim:
         read.contradict(
             ("head_dim", "hidden_size"),
@@ -109,14 +109,14 @@ def _rwkv7(read: Fields, d_model: int) -> Draft:
         gate_rank=read.size("gate_low_rank_dim"),
     )
     read.must("attn")
-    read.must("value_dim", d_model, [d_model] * depth)
+    read.must("value_dim", d_model, [d_model] * n_layers)
     bias = read.flag("norm_bias", True)
     width = read.maybe("intermediate_size") or read.size("hidden_ratio", 4) * d_model
     read.value("hidden_ratio")
     first = d_model * (2 if bias else 1) if read.flag("norm_first", True) else 0
     mixing = ChannelMix(d_model, width), ChannelMix(d_model, width, after_embedding=first)
     layers: Layers = []
-    for index in range(depth):
+    for index in range(n_layers):
         layers += [("7", mixer), ("c", mixing[index == 0])]
     tied = read_tied(read)
     read.finish((*_HARMLESS, "num_heads"))

@@ -11,7 +11,7 @@ from hybridbench.arch.blocks.attention import Attention
 from hybridbench.arch.blocks.mlp import Mlp
 from hybridbench.arch.blocks.moe import Moe
 from hybridbench.arch.blocks.per_layer import PerLayerInput
-from hybridbench.arch.imports.parts import ATTENTION_WORDS, Draft, Layers, read_attention, read_depth, read_tied
+from hybridbench.arch.imports.parts import ATTENTION_WORDS, Draft, Layers, read_attention, read_n_layers, read_tied
 from hybridbench.arch.imports.reader import Fields
 from hybridbench.errors import BadInput
 
@@ -62,10 +62,10 @@ def _gemma4(read: Fields, d_model: int) -> Draft:
 
     Some sizes have experts beside every MLP, others per-layer embeddings.
     """
-    depth = read_depth(read)
+    n_layers = read_n_layers(read)
     read.must("use_bidirectional_attention", "vision")
-    default = ["S" if (index + 1) % 6 else "*" for index in range(depth)]
-    letters = read.layer_types("layer_types", depth, ATTENTION_WORDS, default)
+    default = ["S" if (index + 1) % 6 else "*" for index in range(n_layers)]
+    letters = read.layer_types("layer_types", n_layers, ATTENTION_WORDS, default)
     letters[-1] = "*"  # as the class sees to
     own = _own_layers(read, letters, 0)
     usual = read_attention(read, d_model, head_dim=256, kv_heads=4, bias=read.flag("attention_bias"), qk_norm="head")
@@ -109,19 +109,19 @@ def _gemma4_feed_forward(read: Fields, d_model: int, width: int) -> tuple[str, B
 
 def _gemma3n(read: Fields, d_model: int) -> Draft:
     """Gemma 3n: four copies of the residual stream, windows in four of five layers, per-layer embeddings."""
-    depth = read_depth(read)
-    default = ["S" if (index + 1) % 5 else "*" for index in range(depth)]
-    letters = read.layer_types("layer_types", depth, ATTENTION_WORDS, default)
+    n_layers = read_n_layers(read)
+    default = ["S" if (index + 1) % 5 else "*" for index in range(n_layers)]
+    letters = read.layer_types("layer_types", n_layers, ATTENTION_WORDS, default)
     bias = read.flag("attention_bias")
     full = read_attention(read, d_model, head_dim=256, kv_heads=2, bias=bias, qk_norm="head")
     mixers = {"*": full, "S": replace(full, window=read.size("sliding_window", 512))}
     own = _own_layers(read, letters, 15)
     widths = read.value("intermediate_size")
     if not isinstance(widths, list):
-        widths = [read.size("intermediate_size")] * depth
-    if len(widths) != depth or any(type(width) is not int or width < 1 for width in widths):
+        widths = [read.size("intermediate_size")] * n_layers
+    if len(widths) != n_layers or any(type(width) is not int or width < 1 for width in widths):
         raise BadInput(
-            f"intermediate_size is {widths!r}: give a width of 1 or more, or a list of {depth}, one a layer."
+            f"intermediate_size is {widths!r}: give a width of 1 or more, or a list of {n_layers}, one a layer."
         )
     copies, rank = read.size("altup_num_inputs", 4), read.size("laurel_rank", 64)
     extra = _per_layer(read, d_model)

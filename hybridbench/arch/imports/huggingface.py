@@ -23,10 +23,10 @@ from hybridbench.arch.imports import (
     linear,
     mamba_ssm,
     nemotron,
-    published,
     recurrent_types,
     state_space,
     transformers,
+    without_class,
 )
 from hybridbench.arch.imports.parts import Layers
 from hybridbench.arch.imports.quantization import read_quantised
@@ -72,8 +72,8 @@ def model_from_config(body: Mapping[str, Any], name: str | None = None, scale: s
     """
     body = mamba_ssm.with_type(body)
     named = body.get("model_type")
-    if isinstance(named, str) and named in published.REFUSED:
-        raise BadInput(f"model type {named} is not read: {published.REFUSED[named]}")
+    if isinstance(named, str) and named in without_class.REFUSED:
+        raise BadInput(f"model type {named} is not read: {without_class.REFUSED[named]}")
     text = text_model(body, MODEL_TYPES)
     model_type = str(text.body["model_type"])
     stored, described = read_stored(text.body)
@@ -143,6 +143,6 @@ MODEL_TYPES = {
     **gemma_types.TYPES,
     **recurrent_types.TYPES,
     **mamba_ssm.TYPES,
-    **published.TYPES,
+    **without_class.TYPES,
 }
 """Maps a model type to the function that reads it."""

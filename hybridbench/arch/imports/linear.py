@@ -22,8 +22,8 @@ from hybridbench.arch.imports.parts import (
     pick,
     qwen_experts,
     read_attention,
-    read_depth,
     read_mlp,
+    read_n_layers,
     read_tied,
     sparse_layers,
     with_mlps,
@@ -32,7 +32,7 @@ from hybridbench.arch.imports.reader import Fields, shown
 
 
 def _recurrent_gemma(read: Fields, d_model: int) -> Draft:
-    depth = read_depth(read)
+    n_layers = read_n_layers(read)
     attention = read_attention(read, d_model, bias=read.flag("attention_bias"))
     read.must("head_dim", d_model // attention.n_heads)
     window = read.size(read.first("attention_window_size", "sliding_window"), 2048)
@@ -53,7 +53,7 @@ def _recurrent_gemma(read: Fields, d_model: int) -> Draft:
     ):
         read.wrong(name, f"{name} is {shown(cycle)}: give a list of 'recurrent' and 'attention'.")
         cycle = list(words)
-    letters = [words[cycle[index % len(cycle)]] for index in range(depth)]
+    letters = [words[cycle[index % len(cycle)]] for index in range(n_layers)]
     mixers: Layers = [("S", near) if letter == "S" else ("R", recurrent) for letter in letters]
     both = read.size("intermediate_size", least=2)
     tied = read_tied(read, True)
@@ -63,28 +63,28 @@ def _recurrent_gemma(read: Fields, d_model: int) -> Draft:
 
 def _qwen_next(read: Fields, d_model: int) -> Draft:
     """Qwen3-Next and Qwen 3.5: gated delta net, and attention with an output gate in every fourth layer."""
-    kind, depth = read.model_type, read_depth(read)
+    kind, n_layers = read.model_type, read_n_layers(read)
     kv_heads = {"qwen3_5_text": 4}.get(kind, 2)
     bias = read.flag("attention_bias")
     attention = read_attention(read, d_model, head_dim=256, kv_heads=kv_heads, bias=bias, qk_norm="head", gated=True)
     delta = gated_delta(read, d_model, (16, 32, 128, 128))
     every = read.size("full_attention_interval", 4)
     words = {"linear_attention": "G", "full_attention": "*"}
-    default = ["G" if (index + 1) % every else "*" for index in range(depth)]
-    letters = read.layer_types("layer_types", depth, words, default)
+    default = ["G" if (index + 1) % every else "*" for index in range(n_layers)]
+    letters = read.layer_types("layer_types", n_layers, words, default)
     mixers: Layers = [("G", delta) if letter == "G" else ("*", attention) for letter in letters]
     read.must("attn_output_gate", True)
     read.must("output_gate_type", "swish", "silu")
     if kind == "qwen3_next":
         experts = qwen_experts(read, d_model, 512, 10, shared=True)
-        where = sparse_layers(read, depth)
+        where = sparse_layers(read, n_layers)
         dense = experts if all(where) else read_mlp(read, d_model)
         blocks = pick(dense, experts, where)
     elif kind == "qwen3_5_moe_text":
-        blocks = [qwen_experts(read, d_model, 256, 8, shared=True)] * depth
+        blocks = [qwen_experts(read, d_model, 256, 8, shared=True)] * n_layers
         read.must("mlp_only_layers", [])
     else:
-        blocks = [read_mlp(read, d_model)] * depth
+        blocks = [read_mlp(read, d_model)] * n_layers
         read.must("mlp_only_layers", [])
     tied = read_tied(read)
     read.finish(
@@ -98,7 +98,7 @@ def _qwen_next(read: Fields, d_model: int) -> Draft:
 
 def _olmo_hybrid(read: Fields, d_model: int) -> Draft:
     """OLMo-Hybrid: gated delta net after its norm, attention before its norm; each sublayer has one norm."""
-    depth = read_depth(read)
+    n_layers = read_n_layers(read)
     attention = read_attention(read, d_model, bias=read.flag("attention_bias"), qk_norm="full")
     heads = attention.n_heads
     key_heads = read.maybe("linear_num_key_heads") or heads
@@ -117,10 +117,10 @@ def _olmo_hybrid(read: Fields, d_model: int) -> Draft:
         d_conv=read.size("linear_conv_kernel_dim", 4),
     )
     words = {"linear_attention": "G", "full_attention": "*"}
-    default = ["*" if index % 4 == 3 else "G" for index in range(depth)]
+    default = ["*" if index % 4 == 3 else "G" for index in range(n_layers)]
     if "*" not in default:
         default[-1] = "*"
-    letters = read.layer_types("layer_types", depth, words, default)
+    letters = read.layer_types("layer_types", n_layers, words, default)
     mixers: Layers = [("G", delta) if letter == "G" else ("*", attention) for letter in letters]
     read.must("linear_use_gate", True)
     mlp = read_mlp(read, d_model)
@@ -136,7 +136,7 @@ def _olmo_hybrid(read: Fields, d_model: int) -> Draft:
 
 def _kimi_linear(read: Fields, d_model: int) -> Draft:
     """Kimi delta attention, latent attention in some layers, experts in all but the first."""
-    depth = read_depth(read)
+    n_layers = read_n_layers(read)
     latent = latent_attention(read, d_model, None)
     inside = read.nested("linear_attn_config")
     delta = Kda(
@@ -146,11 +146,11 @@ def _kimi_linear(read: Fields, d_model: int) -> Draft:
         d_conv=_kimi_size(read, inside, "short_conv_kernel_size", "linear_conv_kernel_dim", 4),
     )
     listed = "full_attn_layers" in inside and "kda_layers" in inside
-    default = ["A" if index and index % 4 == 0 else "K" for index in range(depth)]
+    default = ["A" if index and index % 4 == 0 else "K" for index in range(n_layers)]
     if listed:
-        default = _listed_layers(inside, depth)
+        default = _listed_layers(inside, n_layers)
     inside.finish(("full_attn_layers", "kda_layers"))
-    letters = read.layer_types("layer_types", depth, {"linear_attention": "K", "full_attention": "A"}, default)
+    letters = read.layer_types("layer_types", n_layers, {"linear_attention": "K", "full_attention": "A"}, default)
     mixers: Layers = [("K", delta) if letter == "K" else ("A", latent) for letter in letters]
     experts = deepseek_experts(
         read,
@@ -162,8 +162,8 @@ def _kimi_linear(read: Fields, d_model: int) -> Draft:
     read.must("moe_layer_freq", 1)
     read.not_null("max_position_embeddings", "norm_topk_prob", "n_group")
     dense_first = read.size("first_k_dense_replace", 1, least=0)
-    sparse = ["-" if index < dense_first else "E" for index in range(depth)]
-    sparse = read.layer_types("mlp_layer_types", depth, {"dense": "-", "sparse": "E"}, sparse)
+    sparse = ["-" if index < dense_first else "E" for index in range(n_layers)]
+    sparse = read.layer_types("mlp_layer_types", n_layers, {"dense": "-", "sparse": "E"}, sparse)
     blocks = pick(read_mlp(read, d_model), experts, [letter == "E" for letter in sparse])
     read.flag("tie_word_embeddings")  # the class ties nothing
     read.finish(
@@ -185,21 +185,21 @@ def _kimi_size(read: Fields, inside: Fields, name: str, outside: str, default: i
     return size
 
 
-def _listed_layers(inside: Fields, depth: int) -> list[str]:
+def _listed_layers(inside: Fields, n_layers: int) -> list[str]:
     """Kimi's two lists of 1-based layers. Together they must name every layer once."""
     letters: dict[int, str] = {}
     for name, letter in (("kda_layers", "K"), ("full_attn_layers", "A")):
-        for number in inside.indices(name, depth, first=1):
+        for number in inside.indices(name, n_layers, first=1):
             if number in letters:
                 inside.wrong(name, f"{name} names layer {number} a second time: name each once.")
             letters[number] = letter
-    missing = [number for number in range(1, depth + 1) if number not in letters]
+    missing = [number for number in range(1, n_layers + 1) if number not in letters]
     if missing:
         inside.contradict(
             ("kda_layers", "full_attn_layers"),
-            f"kda_layers and full_attn_layers leave out layer {missing[0]} of {depth}: name it in one of them.",
+            f"kda_layers and full_attn_layers leave out layer {missing[0]} of {n_layers}: name it in one of them.",
         )
-    return [letters.get(number, "K") for number in range(1, depth + 1)]
+    return [letters.get(number, "K") for number in range(1, n_layers + 1)]
 
 
 def _lfm2_width(read: Fields, width: int) -> int:
@@ -214,14 +214,14 @@ def _lfm2_width(read: Fields, width: int) -> int:
 
 def _lfm2(read: Fields, d_model: int) -> Draft:
     """LFM2, dense and sparse: gated short convolutions, and attention in some layers."""
-    depth = read_depth(read)
+    n_layers = read_n_layers(read)
     attention = read_attention(read, d_model, kv_heads=8, qk_norm="head")
     conv = ShortConv(d_model, read.size("conv_L_cache", 3), bias=read.flag("conv_bias"))
     words = {"conv": "C", "full_attention": "*"}
-    places = read.indices("full_attn_idxs", depth, range(depth))
+    places = read.indices("full_attn_idxs", n_layers, range(n_layers))
     sparse = read.model_type == "lfm2_moe"
-    default = None if sparse else ["*" if index in places else "C" for index in range(depth)]
-    letters = read.layer_types("layer_types", depth, words, default)
+    default = None if sparse else ["*" if index in places else "C" for index in range(n_layers)]
+    letters = read.layer_types("layer_types", n_layers, words, default)
     mixers: Layers = [("C", conv) if letter == "C" else ("*", attention) for letter in letters]
     name = "intermediate_size" if sparse else read.first("intermediate_size", "block_ff_dim")
     tie_name = read.first("tie_embedding", "tie_word_embeddings")
@@ -237,10 +237,10 @@ def _lfm2(read: Fields, d_model: int) -> Draft:
             read.size("num_experts_per_tok", 4),
         )
         dense = read.size("num_dense_layers", 2, least=0)
-        blocks = pick(Mlp(d_model, width), experts, [index >= dense for index in range(depth)])
+        blocks = pick(Mlp(d_model, width), experts, [index >= dense for index in range(n_layers)])
     else:
         named = (name, "block_ffn_dim_multiplier", "block_multiple_of")
-        blocks = [read.build(named, Mlp, d_model, _lfm2_width(read, width))] * depth
+        blocks = [read.build(named, Mlp, d_model, _lfm2_width(read, width))] * n_layers
     for other in ("block_dim", "conv_dim", "conv_dim_out"):
         read.must(other, d_model)
     read.must("num_heads", attention.n_heads)
@@ -258,12 +258,12 @@ def _lfm2(read: Fields, d_model: int) -> Draft:
 
 def _minimax(read: Fields, d_model: int) -> Draft:
     """MiniMax: lightning attention, softmax attention in some layers, experts in all."""
-    depth = read_depth(read)
+    n_layers = read_n_layers(read)
     attention = read_attention(read, d_model, kv_heads=8)
     lightning = Lightning(d_model, attention.n_heads, attention.head_dim, chunk_size=read.size("block_size", 256))
     words = {"linear_attention": "L", "full_attention": "*"}
-    default = ["L" if index % 2 else "*" for index in range(depth)]
-    letters = read.layer_types("layer_types", depth, words, default)
+    default = ["L" if index % 2 else "*" for index in range(n_layers)]
+    letters = read.layer_types("layer_types", n_layers, words, default)
     mixers: Layers = [("L", lightning) if letter == "L" else ("*", attention) for letter in letters]
     read.must("sliding_window")
     name = read.first("num_local_experts", "num_experts")

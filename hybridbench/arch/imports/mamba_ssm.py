@@ -10,7 +10,7 @@ from hybridbench.arch.blocks.attention import Attention
 from hybridbench.arch.blocks.mamba1 import Mamba1
 from hybridbench.arch.blocks.mamba2 import Mamba2
 from hybridbench.arch.blocks.mlp import Mlp
-from hybridbench.arch.imports.parts import Draft, Layers, read_depth
+from hybridbench.arch.imports.parts import Draft, Layers, read_n_layers
 from hybridbench.arch.imports.reader import Fields, shown
 
 NAME = "mamba_ssm"
@@ -86,15 +86,15 @@ def _attention(inside: Fields, d_model: int) -> tuple[str, Block]:
 
 def _mamba_ssm(read: Fields, d_model: int) -> Draft:
     """Mamba-1 or Mamba-2 in every layer but those of attn_layer_idx, with MLPs where d_intermediate is not 0."""
-    depth = read_depth(read, "n_layer")
+    n_layers = read_n_layers(read, "n_layer")
     mixer = _ssm(read, d_model)
-    places = read.indices("attn_layer_idx", depth)
+    places = read.indices("attn_layer_idx", n_layers)
     read.section("attn_cfg")
     attention = _attention(read.nested("attn_cfg"), d_model) if places else None
     width = read.size("d_intermediate", 0, least=0)
     mlp = ("-", Mlp(d_model, _MLP_UNIT * -(-width // _MLP_UNIT))) if width else None
     layers: Layers = []
-    for index in range(depth):
+    for index in range(n_layers):
         layers.append(attention if attention is not None and index in places else mixer)
         layers += [mlp] if mlp is not None else []
     unit = read.size("pad_vocab_size_multiple", 8)

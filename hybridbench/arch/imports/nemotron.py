@@ -23,13 +23,13 @@ _WORDS = {
 
 def _letters(read: Fields) -> list[str]:
     """One letter per sublayer, from the pattern or from the list of kinds. Its length is the number of sublayers."""
-    depth = read.maybe("num_hidden_layers")
+    n_layers = read.maybe("num_hidden_layers")
     read.not_null("layer_types", "mamba_expand", "expand")
     name = read.first("layers_block_type", "layer_types")
     pattern = read.value("hybrid_override_pattern")
     if name in read:
         listed = read.value(name)
-        count = len(listed) if depth is None and isinstance(listed, list) else depth or 0
+        count = len(listed) if n_layers is None and isinstance(listed, list) else n_layers or 0
         return read.layer_types(name, count, _WORDS, None)
     if not isinstance(pattern, str) or not pattern:
         read.wrong(
@@ -44,11 +44,11 @@ def _letters(read: Fields) -> list[str]:
             f"hybrid_override_pattern {shown(pattern)} has {shown_name(unknown)!r}: Nemotron-H's letters are M, *, "
             f"- and E.",
         )
-    if depth is not None and len(pattern) != depth:
-        more = "longer" if len(pattern) > depth else "shorter"
+    if n_layers is not None and len(pattern) != n_layers:
+        more = "longer" if len(pattern) > n_layers else "shorter"
         read.contradict(
             ("hybrid_override_pattern", "num_hidden_layers"),
-            f"hybrid_override_pattern has {len(pattern)} layers, {more} than num_hidden_layers {depth}: "
+            f"hybrid_override_pattern has {len(pattern)} layers, {more} than num_hidden_layers {n_layers}: "
             f"make the two agree.",
         )
     if len(pattern) > MAX_LAYERS:

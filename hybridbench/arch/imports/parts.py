@@ -53,13 +53,13 @@ PREDICTS_MORE = ("num_nextn_predict_layers", "num_mtp_layers", "num_mtp_modules"
 LINEAR_WORDS = {"full_attention": "*", "attention": "*", "linear_attention": "M", "mamba": "M"}
 
 
-def read_depth(read: Fields, name: str = "num_hidden_layers") -> int:
+def read_n_layers(read: Fields, name: str = "num_hidden_layers") -> int:
     """The number of layers, at most ``MAX_LAYERS``."""
-    depth = read.size(name)
-    if depth > MAX_LAYERS:
-        read.wrong(name, f"{name} is {depth}: hybridbench reads up to {MAX_LAYERS} layers.")
+    n_layers = read.size(name)
+    if n_layers > MAX_LAYERS:
+        read.wrong(name, f"{name} is {n_layers}: hybridbench reads up to {MAX_LAYERS} layers.")
         return 1
-    return depth
+    return n_layers
 
 
 _NO_HEAD_DIM = frozenset(
@@ -147,11 +147,11 @@ def read_tied(read: Fields, default: bool = False) -> bool:
     return read.flag("tie_word_embeddings", default)
 
 
-def sparse_layers(read: Fields, depth: int) -> list[bool]:
+def sparse_layers(read: Fields, n_layers: int) -> list[bool]:
     """For each layer, whether it has experts by Qwen's rule."""
-    only_mlp = read.indices("mlp_only_layers", depth)
+    only_mlp = read.indices("mlp_only_layers", n_layers)
     step = read.size("decoder_sparse_step", 1)
-    return [index not in only_mlp and (index + 1) % step == 0 for index in range(depth)]
+    return [index not in only_mlp and (index + 1) % step == 0 for index in range(n_layers)]
 
 
 def qwen_experts(read: Fields, d_model: int, experts: int, top_k: int, shared: bool) -> Block:
@@ -216,10 +216,10 @@ def deepseek_experts(
     )
 
 
-def sparse_behind_dense(read: Fields, d_model: int, depth: int, experts: Moe, dense_first: int) -> list[Block]:
+def sparse_behind_dense(read: Fields, d_model: int, n_layers: int, experts: Moe, dense_first: int) -> list[Block]:
     """The experts behind ``dense_first`` dense layers, or where mlp_layer_types says so."""
-    default = ["-" if index < dense_first else "E" for index in range(depth)]
-    letters = read.layer_types("mlp_layer_types", depth, {"dense": "-", "sparse": "E"}, default)
+    default = ["-" if index < dense_first else "E" for index in range(n_layers)]
+    letters = read.layer_types("mlp_layer_types", n_layers, {"dense": "-", "sparse": "E"}, default)
     return pick(read_mlp(read, d_model), experts, [letter == "E" for letter in letters])
 
 

@@ -154,13 +154,13 @@ def _kv_dtype(config: Mapping[str, Any]) -> str | None:
     return "fp8" if scheme.get("type") == "float" else "int8"
 
 
-def _layer_numbers(spec: ModelSpec, depth: Any) -> list[int]:
+def _layer_numbers(spec: ModelSpec, n_layers: Any) -> list[int]:
     """The 0-based number that the file's classes give each sublayer's layer.
 
     A layer is one sublayer (Nemotron-H, Mamba), or a mixer and the feed-forward block behind it; Zamba's shared block
     belongs to the layer of the Mamba block behind it.
     """
-    if depth is None or depth == len(spec.layers):
+    if n_layers is None or n_layers == len(spec.layers):
         return list(range(len(spec.layers)))
     numbers, number, open_layer = [], -1, False
     for symbol, block in zip(spec.layers, spec.placed, strict=True):

@@ -20,9 +20,9 @@ from hybridbench.arch.imports.parts import (
     Layers,
     pick,
     read_attention,
-    read_depth,
     read_kv_heads,
     read_mlp,
+    read_n_layers,
     read_tied,
     with_mlps,
 )
@@ -59,11 +59,11 @@ def _mamba(read: Fields, d_model: int) -> Draft:
     read.must("d_model", d_model)
     read.must("rms_norm", True)
     tied = read_tied(read, True)
-    depth = read_depth(read)
-    read.must("n_layer", depth)
+    n_layers = read_n_layers(read)
+    read.must("n_layer", n_layers)
     read.must("ssm_cfg", {})
     read.finish(("fused_add_norm", "pad_vocab_size_multiple", "mixer_rms_eps", "use_falcon_mambapy"))
-    return Draft([("m", mixer)] * depth, tied)
+    return Draft([("m", mixer)] * n_layers, tied)
 
 
 def _check_width(read: Fields, names: Sequence[str], inner: int, heads: int, head_dim: int) -> None:
@@ -97,9 +97,9 @@ def _mamba2(read: Fields, d_model: int) -> Draft:
     read.must("rms_norm", True)
     read.must("intermediate_size", inner)
     tied = read_tied(read)
-    depth = read_depth(read)
+    n_layers = read_n_layers(read)
     read.finish(("time_step_rank", "norm_before_gate"))
-    return Draft([("M", mixer)] * depth, tied)
+    return Draft([("M", mixer)] * n_layers, tied)
 
 
 _WIDTHS = ("mamba_d_ssm", "mamba_expand", "hidden_size")
@@ -140,7 +140,7 @@ def _prefixed_mamba2(read: Fields, d_model: int, inner: int, out_bias: bool | No
 
 
 def _jamba(read: Fields, d_model: int) -> Draft:
-    depth = read_depth(read)
+    n_layers = read_n_layers(read)
     attention = read_attention(read, d_model, kv_heads=8)
     mamba = read.build(
         ("mamba_expand", "mamba_dt_rank", "mamba_d_state"),
@@ -161,7 +161,7 @@ def _jamba(read: Fields, d_model: int) -> Draft:
         if start >= every:
             names = (f"{what}_layer_offset", f"{what}_layer_period")
             read.contradict(names, f"{names[0]} {start} is not below {names[1]} {every}: lower it.")
-        places[what] = [index % every == start for index in range(depth)]
+        places[what] = [index % every == start for index in range(n_layers)]
     mixers: Layers = [("*", attention) if here else ("m", mamba) for here in places["attn"]]
     mlp = read_mlp(read, d_model)
     name = read.first("num_experts", "num_local_experts")
@@ -177,11 +177,11 @@ def _jamba(read: Fields, d_model: int) -> Draft:
 
 
 def _bamba(read: Fields, d_model: int) -> Draft:
-    depth = read_depth(read)
+    n_layers = read_n_layers(read)
     attention = read_attention(read, d_model, kv_heads=8, null_kv_heads=True, bias=read.flag("attention_bias"))
     mamba = _prefixed_mamba2(read, d_model, read.factor("mamba_expand", d_model, 2))
-    places = read.indices("attn_layer_indices", depth)
-    mixers: Layers = [("*", attention) if index in places else ("M", mamba) for index in range(depth)]
+    places = read.indices("attn_layer_indices", n_layers)
+    mixers: Layers = [("*", attention) if index in places else ("M", mamba) for index in range(n_layers)]
     mlp = read_mlp(read, d_model, bias=read.flag("mlp_bias"))
     tied = read_tied(read)
     read.must("num_experts", 1)
@@ -191,11 +191,11 @@ def _bamba(read: Fields, d_model: int) -> Draft:
 
 def _granite(read: Fields, d_model: int) -> Draft:
     """Granite 4: a shared expert in every layer, and routed experts where the config has any."""
-    depth = read_depth(read)
+    n_layers = read_n_layers(read)
     attention = read_attention(read, d_model, bias=read.flag("attention_bias"))
     read.not_null("layers_block_type")
     name = read.first("layer_types", "layers_block_type")
-    letters = read.layer_types(name, depth, LINEAR_WORDS, ["M"] * depth)
+    letters = read.layer_types(name, n_layers, LINEAR_WORDS, ["M"] * n_layers)
     mamba = _prefixed_mamba2(read, d_model, read.factor("mamba_expand", d_model, 2)) if "M" in letters else None
     mixers: Layers = [("M", mamba) if letter == "M" and mamba else ("*", attention) for letter in letters]
     shared = read.size("shared_intermediate_size")
@@ -234,7 +234,7 @@ _MAMBA_FIELDS = (
 
 def _falcon_h1(read: Fields, d_model: int) -> Draft:
     """Falcon-H1: attention and Mamba-2 in parallel on one input, their outputs added."""
-    depth = read_depth(read)
+    n_layers = read_n_layers(read)
     attention = read_attention(read, d_model, kv_heads=8, null_kv_heads=True, bias=read.flag("attention_bias"))
     inner = read.maybe("mamba_d_ssm", 1024)
     if inner is None or not read.is_null("mamba_expand"):
@@ -259,7 +259,7 @@ def _falcon_h1(read: Fields, d_model: int) -> Draft:
             *("attn_rotary_emb", "mlp_expansion_factor", "time_step_rank"),
         )
     )
-    return Draft(with_mlps([("(*&M)", both)] * depth, mlp), tied)
+    return Draft(with_mlps([("(*&M)", both)] * n_layers, mlp), tied)
 
 
 def _zamba2(read: Fields, d_model: int) -> Draft:
@@ -268,7 +268,7 @@ def _zamba2(read: Fields, d_model: int) -> Draft:
     transformers ties the shared blocks only where the embedding is tied too: an untied file, which no release is, gets
     a copy for every use from its class. Here they are shared either way, as the authors' code shares them.
     """
-    depth = read_depth(read)
+    n_layers = read_n_layers(read)
     bias = read.flag("add_bias_linear")
     inner = read.factor("mamba_expand", d_model, 2)
     heads = read.size("n_mamba_heads")
@@ -314,7 +314,7 @@ def _zamba2(read: Fields, d_model: int) -> Draft:
     shared = read.build(("adapter_rank",), SharedBlock, attention, mlp, read.size("adapter_rank", 128), adapters)
     n_blocks = read.size("num_mem_blocks", 1)
     words = {"linear_attention": "M", "mamba": "M", "hybrid": "Z"}
-    letters = read.layer_types(read.first("layers_block_type", "layer_types"), depth, words, None)
+    letters = read.layer_types(read.first("layers_block_type", "layer_types"), n_layers, words, None)
     layers: Layers = []
     uses = 0
     for letter in letters:

@@ -10,7 +10,7 @@ from typing import Any
 
 from hybridbench.arch.block import DTYPE_BYTES
 from hybridbench.arch.imports.quantization import FIELDS
-from hybridbench.arch.stored import Stored
+from hybridbench.arch.stored import StoredDtypes
 from hybridbench.errors import BadInput, unknown_name
 
 WEIGHTS = ("dtype", "torch_dtype")
@@ -19,13 +19,13 @@ STATES = ("mamba_ssm_cache_dtype", "mamba_ssm_dtype")
 """Names of the field with the dtype of recurrent states: Nemotron-H's, and Qwen 3.5's and Falcon-H1's."""
 
 
-def read_stored(body: Mapping[str, Any]) -> tuple[Stored, dict[str, Any]]:
+def read_stored(body: Mapping[str, Any]) -> tuple[StoredDtypes, dict[str, Any]]:
     """The dtypes that a config names, and its fields that do not say how it is stored.
 
     Raises:
         BadInput: a dtype that is not known, or two names of one field that contradict each other.
     """
-    stored = Stored(dtype=_dtype(body, WEIGHTS), state=_dtype(body, STATES))
+    stored = StoredDtypes(dtype=_dtype(body, WEIGHTS), state=_dtype(body, STATES))
     return stored, {name: value for name, value in body.items() if name not in (*WEIGHTS, *STATES, *FIELDS)}
 
 

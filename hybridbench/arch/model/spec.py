@@ -25,7 +25,7 @@ from hybridbench.arch.block import (
 )
 from hybridbench.arch.kinds import BLOCKS
 from hybridbench.arch.pattern import parse_pattern
-from hybridbench.arch.stored import Stored
+from hybridbench.arch.stored import StoredDtypes
 from hybridbench.errors import BadInput
 
 BlockT = TypeVar("BlockT")
@@ -36,8 +36,8 @@ CUSTOM = "custom"
 LONGEST_NAME = 26
 """Characters of a pattern that a table shows in full."""
 
-NAMED = ("published", "config")
-"""Used in place of a scale for models with their own names."""
+NAMED = ("preset", "config", "published")
+"""Used in place of a scale for models with their own names; earlier versions call a preset published."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class ModelSpec:
     head_bias: bool = variant(False)
     meta_tokens: int = variant(0)
     notes: tuple[str, ...] = field(default=(), compare=False, repr=False)
-    stored: Stored = field(default=Stored(), compare=False, repr=False)
+    stored: StoredDtypes = field(default=StoredDtypes(), compare=False, repr=False)
 
     def __post_init__(self) -> None:
         check_sizes(self, "d_model", "vocab_size", "norms")

@@ -10,10 +10,10 @@ from typing import Any
 from hybridbench.arch.presets.preset import Config, Preset
 
 
-def _config(model_type: str, depth: int, d_model: int, vocab: int, tied: bool, **fields: Any) -> Config:
+def _config(model_type: str, n_layers: int, d_model: int, vocab: int, tied: bool, **fields: Any) -> Config:
     return {
         "model_type": model_type,
-        "num_hidden_layers": depth,
+        "num_hidden_layers": n_layers,
         "hidden_size": d_model,
         "vocab_size": vocab,
         "tie_word_embeddings": tied,
@@ -66,18 +66,18 @@ def _granite(d_model: int, heads: Config, shared: int, **fields: Any) -> Config:
     )
 
 
-def _falcon_h1(depth: int, d_model: int, vocab: int, tied: bool, heads: Config, ff: int, **mamba: int) -> Config:
+def _falcon_h1(n_layers: int, d_model: int, vocab: int, tied: bool, heads: Config, ff: int, **mamba: int) -> Config:
     prefixed = {f"mamba_{name}": value for name, value in mamba.items()}
     sizes = {"intermediate_size": ff, "mamba_n_groups": 1, "mamba_chunk_size": 128}
-    return _config("falcon_h1", depth, d_model, vocab, tied, **heads, **sizes, **prefixed)
+    return _config("falcon_h1", n_layers, d_model, vocab, tied, **heads, **sizes, **prefixed)
 
 
 def _qwen(
-    model_type: str, depth: int, d_model: int, vocab: int, tied: bool, heads: int, kv: int, v_heads: int
+    model_type: str, n_layers: int, d_model: int, vocab: int, tied: bool, heads: int, kv: int, v_heads: int
 ) -> Config:
     linear = {"linear_num_key_heads": 16, "linear_num_value_heads": v_heads}
     linear |= {"linear_key_head_dim": 128, "linear_value_head_dim": 128}
-    return _config(model_type, depth, d_model, vocab, tied, **_heads(heads, kv, 256), **linear)
+    return _config(model_type, n_layers, d_model, vocab, tied, **_heads(heads, kv, 256), **linear)
 
 
 def _lfm2(d_model: int, n_heads: int, ff: int) -> Config:
@@ -94,13 +94,13 @@ def _lfm2(d_model: int, n_heads: int, ff: int) -> Config:
     )
 
 
-def _mamba(depth: int, d_model: int) -> Config:
-    return _config("mamba", depth, d_model, 50_280, True, state_size=16)
+def _mamba(n_layers: int, d_model: int) -> Config:
+    return _config("mamba", n_layers, d_model, 50_280, True, state_size=16)
 
 
-def _mamba2(depth: int, d_model: int) -> Config:
+def _mamba2(n_layers: int, d_model: int) -> Config:
     sizes = {"state_size": 128, "num_heads": d_model // 32, "head_dim": 64, "n_groups": 1}
-    return _config("mamba2", depth, d_model, 50_288, True, **sizes)
+    return _config("mamba2", n_layers, d_model, 50_288, True, **sizes)
 
 
 _H_4B = "M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M-"

@@ -180,22 +180,22 @@ def _matched(
 
 
 def _sums(launch: Launch) -> bool:
-    """Whether a kernel adds up the parts of a product whose depth was split."""
+    """Whether a kernel adds up the parts of a product whose inner dimension was split."""
     return "reduce" in launch.name.lower()
 
 
 def tile_rounding(launch: Launch, product: Product) -> int | None:
     """FLOPs that whole tiles add to a product, by the tile in its kernel's name; None if the count differs from that.
 
-    ``192x192_64x4_2x1`` means: rows by columns of a tile; its depth by the number of stages; the tiles of a cluster,
+    ``192x192_64x4_2x1`` means: rows by columns of a tile; its inner size by its stages; the tiles of a cluster,
     which runs as a whole. Libraries that store by columns swap rows and columns, so both orders are tried.
     """
     tile = _PRODUCT_TILE.search(launch.name)
     if tile is None:
         return None
-    rows, columns, depth, down, across = (int(size) for size in tile.groups())
+    rows, columns, inner, down, across = (int(size) for size in tile.groups())
     for m, n in ((product.m, product.n), (product.n, product.m)):
-        padded = 2 * product.batch * up(m, down * rows) * up(n, across * columns) * up(product.k, depth)
+        padded = 2 * product.batch * up(m, down * rows) * up(n, across * columns) * up(product.k, inner)
         if padded == launch.tensor_flops:
             return padded - product.flops
     return None

@@ -13,7 +13,7 @@ from hybridbench.arch.blocks.attention import Attention
 from hybridbench.arch.blocks.rwkv7 import Rwkv7
 from hybridbench.arch.operations import operations
 from hybridbench.arch.reasons import CHUNKED, SCAN_BACKWARD, SCORES_AGAIN, Reason
-from hybridbench.audit.exchange import Ran
+from hybridbench.audit.exchange import RanOperation
 from hybridbench.audit.judge.plain_scans import PLAIN_SCANS
 from hybridbench.audit.judge.views import summed
 from hybridbench.count.account import FVCORE, REST
@@ -34,7 +34,7 @@ LAYER_NORM = "a LayerNorm, which only this counter counts"
 FORWARD = "no backward: only a forward is traced"
 
 
-def counter_reasons(case: Case, kernels: Sequence[Ran], counter: str) -> list[Reason]:
+def counter_reasons(case: Case, kernels: Sequence[RanOperation], counter: str) -> list[Reason]:
     """Why ``counter`` differs from ``exact``, of the whole batch.
 
     Args:
@@ -58,7 +58,7 @@ def counter_reasons(case: Case, kernels: Sequence[Ran], counter: str) -> list[Re
     return summed(found)
 
 
-def _of_kernel(ran: Ran, block: Any, case: Case, training: bool) -> list[Reason]:
+def _of_kernel(ran: RanOperation, block: Any, case: Case, training: bool) -> list[Reason]:
     """The reasons of one use of a kernel, over one sequence."""
     part = ran.operation.rpartition(" ")[2]
     if ran.op == "attention":
@@ -79,7 +79,7 @@ def _layer_norm(block: Rwkv7, case: Case) -> int:
     return 4 * positions * block.n_heads * block.head_dim
 
 
-def _plain_step(ran: Ran, block: Mixer, part: str) -> list[Reason]:
+def _plain_step(ran: RanOperation, block: Mixer, part: str) -> list[Reason]:
     """The reasons of a decode step that runs operator by operator: only its matrix products are counted."""
     if part not in ("conv", "scan"):
         return []
@@ -98,7 +98,7 @@ def _dense_conv(block: Mixer, tokens: int) -> Reason:
     return Reason(f"{block.name} conv", DENSE, dense)
 
 
-def _closed_form(ran: Ran, block: Mixer, case: Case, training: bool) -> list[Reason]:
+def _closed_form(ran: RanOperation, block: Mixer, case: Case, training: bool) -> list[Reason]:
     """A scan counted by the closed form of what its kernels execute (``Block.kernel_flops``)."""
     tokens = case.workload.context
     forward, both = (
@@ -152,7 +152,7 @@ def reference_pairs(block: Attention, batch: int, tokens: int) -> tuple[int, int
     return pairs, len(firsts)
 
 
-def _plain_scan(ran: Ran, block: Mixer, case: Case, training: bool) -> list[Reason]:
+def _plain_scan(ran: RanOperation, block: Mixer, case: Case, training: bool) -> list[Reason]:
     """A scan of ``plain_scans``, counted product by product."""
     tokens, scan = case.workload.context, f"{block.name} scan"
     plain = PLAIN_SCANS[ran.op](block, tokens, case.workload.batch)

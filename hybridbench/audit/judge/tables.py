@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from hybridbench.arch.reasons import Reason
 from hybridbench.audit.judge.views import BASE, EXACT, GPU, HARDWARE, PAPER, Audit, KernelTotals
 from hybridbench.report.display import ShownUnit, unit_for
-from hybridbench.report.table import NO_VALUE, Cell, Column, Table
+from hybridbench.report.table import NO_VALUE, Column, Table, TableCell
 
 TITLES = {GPU: "GPU"}
 MANY = 2
@@ -19,13 +19,13 @@ def _title(view: str) -> str:
     return TITLES.get(view, view)
 
 
-def _cells(shown_in: ShownUnit, numbers: Iterable[int | None]) -> list[Cell]:
-    return [Cell(NO_VALUE if number is None else shown_in.show(number), number) for number in numbers]
+def _cells(shown_in: ShownUnit, numbers: Iterable[int | None]) -> list[TableCell]:
+    return [TableCell(NO_VALUE if number is None else shown_in.show(number), number) for number in numbers]
 
 
-def _percent(part: int, whole: int) -> Cell:
+def _percent(part: int, whole: int) -> TableCell:
     share = 100 * part / whole if whole else 0.0
-    return Cell(f"{share:+.2f}" if share else "0", share)
+    return TableCell(f"{share:+.2f}" if share else "0", share)
 
 
 def about(audit: Audit) -> str:
@@ -42,8 +42,8 @@ def operation_table(audit: Audit) -> Table:
     columns += [Column(view.name, shown_in.heading(_title(view.name))) for view in views]
     table = Table("FLOPs by operation", columns, about(audit))
     for name in audit.operations:
-        table.rows.append([Cell(name, name), *_cells(shown_in, (view.flops.get(name) for view in views))])
-    table.rows.append([Cell(TOTAL, TOTAL), *_cells(shown_in, (view.total for view in views))])
+        table.rows.append([TableCell(name, name), *_cells(shown_in, (view.flops.get(name) for view in views))])
+    table.rows.append([TableCell(TOTAL, TOTAL), *_cells(shown_in, (view.total for view in views))])
     for view in views:
         if view.formulas:
             names = ", ".join(view.formulas)
@@ -75,8 +75,8 @@ def summary_table(audit: Audit) -> Table:
         whole = audit.views[BASE[name]].total
         table.rows.append(
             [
-                Cell(_title(name), name),
-                Cell(BASE[name], BASE[name]),
+                TableCell(_title(name), name),
+                TableCell(BASE[name], BASE[name]),
                 *_cells(shown_in, [apart[name]]),
                 _percent(apart[name], whole),
                 *_cells(shown_in, [apart[name] - left[name], left[name]]),
@@ -119,9 +119,9 @@ def reason_table(audit: Audit, *, merged: bool) -> Table:
         whole = audit.views[BASE[name]].total
         table.rows.append(
             [
-                Cell(_title(name), name),
-                Cell(text, text),
-                Cell(operation, operation),
+                TableCell(_title(name), name),
+                TableCell(text, text),
+                TableCell(operation, operation),
                 *_cells(shown_in, [flops]),
                 _percent(flops, whole),
             ]
@@ -158,8 +158,8 @@ def _totals_table(title: str, audit: Audit, groups: Sequence[KernelTotals]) -> T
     for group in groups:
         table.rows.append(
             [
-                Cell(group.kind, group.kind),
-                Cell(str(group.launches), group.launches),
+                TableCell(group.kind, group.kind),
+                TableCell(str(group.launches), group.launches),
                 *_cells(tensor, [group.tensor_flops]),
                 *_cells(vector, [group.vector_flops]),
                 *_cells(moved, [group.read_bytes, group.written_bytes]),
@@ -212,7 +212,7 @@ def flat(audits: Sequence[Audit]) -> Table:
             values: list[float | str | None] = [*about, *sizes, operation]
             values += [seen[name].flops.get(operation) if name in seen else None for name in names]
             values += [left[name].get(operation, 0) if name in seen else None for name in BASE]
-            table.rows.append([Cell(str(value), value) for value in values])
+            table.rows.append([TableCell(str(value), value) for value in values])
     return table
 
 
@@ -234,10 +234,10 @@ def headline(audits: Sequence[Audit]) -> Table:
     table = Table("totals", columns)
     for audit in audits:
         total = audit.views[HARDWARE].total
-        row = [Cell(audit.case.label, audit.case.label), Cell(shown_in.show(total), total)]
+        row = [TableCell(audit.case.label, audit.case.label), TableCell(shown_in.show(total), total)]
         for name in names:
             view, whole = audit.views[name], audit.views[BASE[name]].total
-            missing = Cell(NO_VALUE)
+            missing = TableCell(NO_VALUE)
             row.append(missing if view.error else _percent(view.total - whole, whole))
             if name != HARDWARE:
                 row.append(missing if view.error else _percent(sum(audit.unexplained(name).values()), whole))

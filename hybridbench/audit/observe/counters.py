@@ -19,7 +19,7 @@ import torch
 
 from hybridbench.arch.block import Block
 from hybridbench.arch.blocks.ssd_kernels import KERNELS
-from hybridbench.audit.exchange import Observation, Ran
+from hybridbench.audit.exchange import Observation, RanOperation
 from hybridbench.audit.observe.tuned import taken
 from hybridbench.count.account import FVCORE, TORCH
 from hybridbench.count.formulas import is_one_pass
@@ -85,9 +85,9 @@ def observe(case: Case, proofs: Proofs | None) -> Observation:
     )
 
 
-def _ran(resolved: Sequence[Resolved], blocks: Sequence[Block]) -> list[Ran]:
+def _ran(resolved: Sequence[Resolved], blocks: Sequence[Block]) -> list[RanOperation]:
     return [
-        Ran(
+        RanOperation(
             item.op,
             item.backend.name,
             operation_of(item.op, item.block),
@@ -116,7 +116,7 @@ def _is_chunked(item: Resolved) -> bool:
 
 
 def scan_tiles() -> dict[str, tuple[int, int, int]]:
-    """Rows, columns and depth of the tiles that Triton last chose for mamba_ssm's kernels; 0 for what one lacks."""
+    """Rows, columns and inner sizes of the tiles Triton last chose for mamba_ssm's kernels; 0 for what one lacks."""
     found: dict[str, tuple[int, int, int]] = {}
     for name in _SCAN_MODULES:
         try:

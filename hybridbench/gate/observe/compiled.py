@@ -33,7 +33,7 @@ from hybridbench.gate.observe.nowhere import Nowhere
 
 
 @dataclass(frozen=True)
-class Gpu:
+class CompileTarget:
     """What kernels are compiled for: a compute capability, and the SMs that launchers choose splits for."""
 
     capability: int
@@ -45,7 +45,7 @@ class Gpu:
         return self.capability >= 90
 
 
-GPUS = (Gpu(80, 108), Gpu(90, 132), Gpu(100, 148))
+GPUS = (CompileTarget(80, 108), CompileTarget(90, 132), CompileTarget(100, 148))
 """A100, H100 and H200, B200; ``gate.exact`` runs this program for each."""
 _OPTIONS = (
     "num_warps",
@@ -68,7 +68,7 @@ _INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?!NOP\b)\S", re.MULTILINE)
 Launch = tuple[Any, dict[str, Any]]
 
 
-def launches(gpu: Gpu, wanted: Collection[str]) -> dict[str, Launch]:
+def launches(gpu: CompileTarget, wanted: Collection[str]) -> dict[str, Launch]:
     """The kernels of all launches by name with constants, each with what Triton was to compile."""
     found: dict[str, Launch] = {}
 
@@ -96,7 +96,7 @@ def named(kernel: str, compile: dict[str, Any]) -> str:
     return " ".join([kernel, *types, *shown, f"warps={compile['num_warps']}", f"stages={compile['num_stages']}"])
 
 
-def figures(launch: Launch, gpu: Gpu) -> dict[str, int | None]:
+def figures(launch: Launch, gpu: CompileTarget) -> dict[str, int | None]:
     """What the compiled kernel takes. All are None where it cannot be compiled for this GPU."""
     kernel, compile = launch
     options = json.loads(compile["specialization_data"])["options"]
@@ -148,7 +148,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def observe(gpu: Gpu, wanted: Collection[str] = ()) -> dict[str, dict[str, int | None]]:
+def observe(gpu: CompileTarget, wanted: Collection[str] = ()) -> dict[str, dict[str, int | None]]:
     """The figures of each kernel, with the architecture in the name of each quantity.
 
     Args:

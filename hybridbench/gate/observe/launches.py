@@ -69,7 +69,7 @@ def optimizer(_pdl: bool) -> None:
 
 def delta(_pdl: bool) -> None:
     """Steps of delta rules, and their norm and gate."""
-    from hybridbench.kernels.delta import triton_delta as ops
+    from hybridbench.kernels.delta import triton_delta
 
     H, G, P, V = 16, 8, 128, 256
     for groups, channel in ((G, ()), (H, (P,))):
@@ -77,11 +77,12 @@ def delta(_pdl: bool) -> None:
             some(B, heads * width).unflatten(1, (heads, width)) for heads, width in ((groups, P), (groups, P), (H, V))
         )
         dt = some(B, H, *channel)
-        ops._run_step(torch.empty(B, H, P, V), q, k, v, dt, some(B, H), torch.empty(H), torch.empty(H, *channel))
+        state, A_log, dt_bias = torch.empty(B, H, P, V), torch.empty(H), torch.empty(H, *channel)
+        triton_delta._run_step(state, q, k, v, dt, some(B, H), A_log, dt_bias)
     y, z, weight = torch.empty(B, T, H, V).bfloat16(), some(B, T, H * V).unflatten(-1, (H, V)), some(V)
     for silu in (True, False):
-        ops._run_norm_gate(y, z, weight, 1e-5, silu)
-        ops._run_norm_gate_backward(y, y, z, weight, 1e-5, silu)
+        triton_delta._run_norm_gate(y, z, weight, 1e-5, silu)
+        triton_delta._run_norm_gate_backward(y, y, z, weight, 1e-5, silu)
 
 
 def scan(_pdl: bool) -> None:
@@ -103,15 +104,15 @@ def scan(_pdl: bool) -> None:
 
 def decode(pdl: bool) -> None:
     """Attention of a decode step."""
-    from hybridbench.kernels.attention import triton_decode as ops
+    from hybridbench.kernels.attention import triton_decode
 
     for H, K, P, V in ((32, 8, 64, 64), (18, 6, 72, 128)):
         q, out = some(B, H, P), torch.empty(B, H, V, dtype=torch.bfloat16)
         k, v = (torch.empty(B, T, K, width, dtype=torch.bfloat16) for width in (P, V))
         length = torch.empty(B, dtype=torch.int32)
-        ops.attention_decode(q, k, v, length)
-        plan = ops.DecodePlan.make(B, H, K, P, V, T, q)
-        ops.launch_attention_decode(plan, q, k, v, length, out, norm_eps=1e-5, pdl=pdl)
+        triton_decode.attention_decode(q, k, v, length)
+        plan = triton_decode.DecodePlan.make(B, H, K, P, V, T, q)
+        triton_decode.launch_attention_decode(plan, q, k, v, length, out, norm_eps=1e-5, pdl=pdl)
 
 
 def fused_step(pdl: bool) -> None:

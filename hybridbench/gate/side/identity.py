@@ -26,7 +26,7 @@ _LAUNCH = ("grid", "block", "shared memory", "registers per thread")
 
 
 @dataclass
-class Seen:
+class LaunchedCode:
     """What Triton did during one call.
 
     Attributes:
@@ -49,9 +49,9 @@ class Seen:
 
 
 @contextmanager
-def watched() -> Iterator[Seen]:
+def watched() -> Iterator[LaunchedCode]:
     """Inside, every launch of a Triton kernel and every choice of an autotuner is noted; nothing without Triton."""
-    seen = Seen()
+    seen = LaunchedCode()
     if "triton" not in sys.modules:
         yield seen
         return
@@ -85,7 +85,7 @@ def machine_code(kernel: Any) -> str | None:
 
 
 def identity(
-    events: Sequence[Mapping[str, Any]], seen: Seen, libraries: Mapping[str, str | None], own: bool
+    events: Sequence[Mapping[str, Any]], seen: LaunchedCode, libraries: Mapping[str, str | None], own: bool
 ) -> str | None:
     """The hash of one call; None where a kernel is unknown, or none was seen.
 

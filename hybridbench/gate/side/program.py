@@ -32,7 +32,7 @@ import hybridbench
 from hybridbench.audit.exchange import Taken
 from hybridbench.audit.observe.tuned import taken, using
 from hybridbench.errors import BadInput, HybridbenchError, Unsupported, WrongResult, described, reason
-from hybridbench.gate.side.identity import Seen, identity, watched
+from hybridbench.gate.side.identity import LaunchedCode, identity, watched
 from hybridbench.gate.side.planted import longer
 from hybridbench.gate.side.where import Watching
 from hybridbench.kernel_suite.agree import agreement
@@ -58,7 +58,7 @@ MOST = 1_000_000
 
 
 @dataclass
-class Ready:
+class ReadyCell:
     """A cell that can be timed.
 
     Attributes:
@@ -73,7 +73,7 @@ class Ready:
     make: Make
     plan: Plan
     facts: dict[str, Any] = field(default_factory=dict)
-    seen: Seen | None = None
+    seen: LaunchedCode | None = None
     libraries: dict[str, str | None] = field(default_factory=dict)
     own: bool = False
 
@@ -88,7 +88,7 @@ class Program:
     def __init__(self) -> None:
         self._held = ExitStack()
         self._sampler: Sampler | None = None
-        self._ready: Ready | None = None
+        self._ready: ReadyCell | None = None
         self._watching: Watching | None = None
         self._spaced: list[torch.Tensor] = []
         self._device = torch.device("cpu")
@@ -199,7 +199,7 @@ class Program:
             torch.cuda.empty_cache()
 
 
-def _ready_kernel(cell: Cell, request: dict[str, Any], device: torch.device) -> Ready:
+def _ready_kernel(cell: Cell, request: dict[str, Any], device: torch.device) -> ReadyCell:
     """A kernel, resolved and, where that is asked for, checked.
 
     Raises:
@@ -219,7 +219,7 @@ def _ready_kernel(cell: Cell, request: dict[str, Any], device: torch.device) -> 
     def make(number: int) -> Callable[[], object]:
         return bound(cell, function, drawn(cell, device, number))
 
-    return Ready(make, plan, facts, None, libraries, cell.user_kernel)
+    return ReadyCell(make, plan, facts, None, libraries, cell.user_kernel)
 
 
 def _as_base(cell: Cell, own: Backend, name: str | None) -> tuple[Cell, Backend]:
@@ -233,7 +233,7 @@ def _as_base(cell: Cell, own: Backend, name: str | None) -> tuple[Cell, Backend]
         return cell, own
 
 
-def _ready_step(case: Case, request: dict[str, Any], device: torch.device) -> Ready:
+def _ready_step(case: Case, request: dict[str, Any], device: torch.device) -> ReadyCell:
     """A model's step, built and, where that is asked for, checked.
 
     Raises:
@@ -248,7 +248,7 @@ def _ready_step(case: Case, request: dict[str, Any], device: torch.device) -> Re
     uses = sorted({(item.op, item.backend.ran, item.backend.version) for item in session.resolved}, key=str)
     facts = {"backend": ", ".join(sorted({f"{op}={name}" for op, name, _ in uses})), "own_backend": None}
     libraries = _libraries(*{item.backend.package for item in session.resolved})
-    return Ready(
+    return ReadyCell(
         lambda _number: work.step, Plan(cold=False, graph=False, allocations=1, rotate=1), facts, seen, libraries
     )
 
@@ -266,7 +266,7 @@ def _libraries(*packages: str | None) -> dict[str, str | None]:
     return found
 
 
-def _observed(ready: Ready, device: torch.device, identify: bool) -> tuple[Seen, list[dict[str, Any]]]:
+def _observed(ready: ReadyCell, device: torch.device, identify: bool) -> tuple[LaunchedCode, list[dict[str, Any]]]:
     """One call, watched: what Triton did, and the profiler's events of it on a GPU."""
     call = ready.make(0)
     if device.type != "cuda" or not identify:

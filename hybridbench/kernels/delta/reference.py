@@ -68,7 +68,7 @@ def kda(
 
 
 UNIT_EPS = 1e-6
-"""Added to the squared length of a query or key before it is divided by its length, as the published kernels do."""
+"""Added to the squared length of a query or key before it is divided by its length, as the third-party kernels do."""
 
 
 def _unit(x: Tensor) -> Tensor:

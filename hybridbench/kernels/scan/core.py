@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hybridbench.arch.blocks.ssd_kernels import LEAST_SLICE, MOST_STATES, fits_one_pass
 from hybridbench.kernels.backend import Implementation, imported, own_kernel, refuse_gradients
-from hybridbench.kernels.scan.published import NO_CAUSAL_CONV1D, NO_MAMBA_SSM, unsupported_conv1d, unsupported_ssd
+from hybridbench.kernels.scan.third_party import NO_CAUSAL_CONV1D, NO_MAMBA_SSM, unsupported_conv1d, unsupported_ssd
 from hybridbench.problem import Problem
 
 
@@ -67,7 +67,7 @@ def load_mamba2_core() -> Callable[..., Any]:
 
 
 def load_mamba2_fused() -> Callable[..., Any]:
-    """``mamba2_core`` of ``mamba2_fused``: the published kernels with this package's gate between them."""
+    """``mamba2_core`` of ``mamba2_fused``: the third-party kernels with this package's gate between them."""
     imported("mamba_ssm.ops.triton.ssd_combined", NO_MAMBA_SSM)
     imported("causal_conv1d", NO_CAUSAL_CONV1D)
     return own_kernel("scan.mamba2_fused", "mamba2_core")()
@@ -120,4 +120,4 @@ def unsupported_mamba2_core(problem: Problem) -> str | None:
 
 one_pass = Implementation(load_one_pass, unsupported_one_pass)
 fused = Implementation(load_mamba2_fused, unsupported_mamba2_fused)
-published = Implementation(load_mamba2_core, unsupported_mamba2_core)
+third_party = Implementation(load_mamba2_core, unsupported_mamba2_core)

@@ -1,9 +1,9 @@
 """mamba2_fused: all of Mamba-2 between its two projections as one operation with one packed gradient.
 
-The published kernels do the work: causal_conv1d's convolution and mamba_ssm's chunked scan, forward and backward. This
-module connects them. The projection's row z | x | B | C | dt is read in place, and every gradient is written to its
-place in one row of the same shape, so nothing is split, copied or concatenated. Gate and norm are one kernel each way.
-Unlike mamba_ssm's own fused function it keeps the convolution's output, which costs 2 bytes a channel and saves a
+The third-party kernels do the work: causal_conv1d's convolution and mamba_ssm's chunked scan, forward and backward.
+This module connects them. The projection's row z | x | B | C | dt is read in place, and every gradient is written to
+its place in one row of the same shape, so nothing is split, copied or concatenated. Gate and norm are one kernel each
+way. Unlike mamba_ssm's own fused function it keeps the convolution's output, which costs 2 bytes a channel and saves a
 convolution, and it accepts rows that were padded to a width that suits matrix products.
 
 ``one_pass`` uses this package's scan (``triton_ssd``) instead of mamba_ssm's. It keeps the state before every block of

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hybridbench.kernels.backend import Implementation, imported, needs_cuda
-from hybridbench.kernels.scan.published import NO_MAMBA_SSM
 from hybridbench.kernels.scan.reference import A_FLOOR
+from hybridbench.kernels.scan.third_party import NO_MAMBA_SSM
 from hybridbench.problem import Problem
 
 
@@ -31,13 +31,13 @@ def load_mamba3_scan() -> Callable[..., Any]:
     final state. What the last position leaves may get gradients. Where it gets none, they stay None instead of
     autograd's default zeros, since zeros would cost a kernel of atomic additions in bfloat16.
     """
-    published: Any = imported("mamba_ssm.ops.triton.mamba3.mamba3_siso_combined", NO_MAMBA_SSM)._Mamba3Function
+    theirs: Any = imported("mamba_ssm.ops.triton.mamba3.mamba3_siso_combined", NO_MAMBA_SSM)._Mamba3Function
 
-    class Scan(published):  # type: ignore[misc]
+    class Scan(theirs):  # type: ignore[misc]
         @staticmethod
         def forward(ctx: Any, *inputs: Any) -> Any:
             ctx.set_materialize_grads(False)
-            return published.forward(ctx, *inputs)
+            return theirs.forward(ctx, *inputs)
 
     def mamba3_scan(
         x_BTHP: Tensor,

@@ -53,7 +53,7 @@ _TRAINED_ON = 64 << 20
 
 
 @dataclass(frozen=True)
-class Plan:
+class CorpusPlan:
     """How a corpus is made.
 
     Args:
@@ -119,7 +119,7 @@ class _Writer:
         return Split(self.tokens, self.documents, self.text_bytes, self.shards)
 
 
-def build(sources: Sequence[Source], folder: Path, plan: Plan, tell: Callable[[str], None]) -> Manifest:
+def build(sources: Sequence[Source], folder: Path, plan: CorpusPlan, tell: Callable[[str], None]) -> Manifest:
     """Makes a corpus and returns its manifest, which is written last.
 
     Args:
@@ -140,7 +140,7 @@ def build(sources: Sequence[Source], folder: Path, plan: Plan, tell: Callable[[s
 
 
 def _built(
-    sources: Sequence[Source], folder: Path, plan: Plan, vocabulary: Vocabulary, tell: Callable[[str], None]
+    sources: Sequence[Source], folder: Path, plan: CorpusPlan, vocabulary: Vocabulary, tell: Callable[[str], None]
 ) -> Manifest:
     dtype: Any = np.uint16 if vocabulary.size <= 1 << 16 else np.uint32
     writers = {name: _Writer(folder, name, dtype, plan.shard_tokens) for name in (TRAIN, HELD_OUT)}
@@ -172,7 +172,7 @@ def _built(
     return manifest
 
 
-def _vocabulary(sources: Sequence[Source], plan: Plan, tell: Callable[[str], None]) -> Vocabulary:
+def _vocabulary(sources: Sequence[Source], plan: CorpusPlan, tell: Callable[[str], None]) -> Vocabulary:
     if plan.vocabulary == BYTES:
         return ByteVocabulary()
     if plan.vocabulary != BPE:
@@ -271,7 +271,7 @@ def _encoded(
         yield digest, document.astype(np.uint32), int(token_bytes[document].sum())
 
 
-def _check_enough(train: Split, held_out: Split, plan: Plan) -> None:
+def _check_enough(train: Split, held_out: Split, plan: CorpusPlan) -> None:
     """Raise for a corpus that nothing can be learned from or judged on."""
     documents = train.documents + held_out.documents
     if not documents:

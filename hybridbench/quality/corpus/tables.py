@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hybridbench.quality.corpus.manifest import HELD_OUT, TRAIN, Manifest
-from hybridbench.report.table import Cell, Column, Table
+from hybridbench.report.table import Column, Table, TableCell
 
 
 def tables(manifest: Manifest) -> list[Table]:
@@ -20,7 +20,7 @@ def tables(manifest: Manifest) -> list[Table]:
     for name in (TRAIN, HELD_OUT):
         split = manifest.split(name)
         numbers = (split.documents, split.tokens, split.text_bytes, len(split.shards))
-        splits.rows.append([Cell(name, name), *(Cell(f"{number:,}", number) for number in numbers)])
+        splits.rows.append([TableCell(name, name), *(TableCell(f"{number:,}", number) for number in numbers)])
     sources = Table(
         "sources",
         [
@@ -41,10 +41,10 @@ def tables(manifest: Manifest) -> list[Table]:
         given = (origin.documents, origin.text_bytes, origin.duplicates)
         sources.rows.append(
             [
-                Cell(origin.name, origin.name),
-                *(Cell(f"{number:,}", number) for number in given),
-                Cell(f"{passed:,}{mark}", passed),
-                Cell(origin.licence, origin.licence),
+                TableCell(origin.name, origin.name),
+                *(TableCell(f"{number:,}", number) for number in given),
+                TableCell(f"{passed:,}{mark}", passed),
+                TableCell(origin.licence, origin.licence),
             ]
         )
     return [splits, sources]

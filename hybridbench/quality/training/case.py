@@ -11,7 +11,7 @@ from hybridbench import units
 from hybridbench.arch import model as arch
 from hybridbench.arch.model import ModelSpec
 from hybridbench.plain import from_plain
-from hybridbench.quality.training.recipe import Recipe
+from hybridbench.quality.training.recipe import LearnRecipe
 from hybridbench.suite.case import COMPILE, Case, Execution
 from hybridbench.suite.workloads import TRAIN, Workload
 
@@ -33,7 +33,7 @@ class Judging:
 
 
 @dataclass(frozen=True)
-class Place:
+class RunFiles:
     """Where a run reads and writes, which is no part of what it is.
 
     Args:
@@ -67,10 +67,10 @@ class LearnCase:
     context: int
     batch: int
     steps: int
-    recipe: Recipe
+    recipe: LearnRecipe
     execution: Execution
     sampling: Judging
-    place: Place
+    place: RunFiles
     limit_s: float = 3600.0
 
     @property
@@ -164,7 +164,12 @@ class LearnCase:
         Raises:
             KeyError, TypeError, ValueError, BadInput: a field is missing, unknown or cannot be.
         """
-        parts: dict[str, type[Any]] = {"recipe": Recipe, "execution": Execution, "sampling": Judging, "place": Place}
+        parts: dict[str, type[Any]] = {
+            "recipe": LearnRecipe,
+            "execution": Execution,
+            "sampling": Judging,
+            "place": RunFiles,
+        }
         made = {name: from_plain(kind, body[name]) for name, kind in parts.items()}
         return cls(**{**body, **made, "model": ModelSpec.from_dict(body["model"])})
 

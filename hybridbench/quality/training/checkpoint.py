@@ -25,7 +25,7 @@ from hybridbench.quality.training.record import Event, Judged
 
 
 @dataclass
-class Progress:
+class LearnProgress:
     """How far a run is, beside its tensors.
 
     Attributes:
@@ -45,12 +45,12 @@ class Progress:
     resumed_at: list[int] = field(default_factory=list)
 
 
-def save_checkpoint(case: LearnCase, tensors: dict[str, Tensor], progress: Progress) -> None:
+def save_checkpoint(case: LearnCase, tensors: dict[str, Tensor], progress: LearnProgress) -> None:
     """Replaces the run's checkpoint. A kill at any time leaves the old one or the new one."""
     _save(checkpoint_path(case), tensors, {"case": case.key, "progress": json.dumps(to_plain(progress))})
 
 
-def load_checkpoint(case: LearnCase, device: torch.device) -> tuple[dict[str, Tensor], Progress] | None:
+def load_checkpoint(case: LearnCase, device: torch.device) -> tuple[dict[str, Tensor], LearnProgress] | None:
     """What ``save_checkpoint`` wrote for this run; None where there is nothing.
 
     Raises:
@@ -65,7 +65,7 @@ def load_checkpoint(case: LearnCase, device: torch.device) -> tuple[dict[str, Te
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
         if header.get("case") != case.key:
             raise BadInput(f"{path} is of another run: remove it, or go on without --resume.")
-        return tensors, from_plain(Progress, json.loads(header["progress"]))
+        return tensors, from_plain(LearnProgress, json.loads(header["progress"]))
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as exc:
         said = str(exc).splitlines()[0]
         raise BadInput(f"{path} cannot be read ({said}): remove it, or go on without --resume.") from exc

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hybridbench.quality.training.recipe import Recipe
+from hybridbench.quality.training.recipe import LearnRecipe
 
 _ALIGNED = 64
 """Each weight begins at a multiple of so many elements, for kernels that load 16 bytes at once."""
@@ -80,7 +80,7 @@ class MasterAdamW:
         self,
         named: Iterable[tuple[str, nn.Parameter]],
         make: Callable[..., torch.optim.Optimizer],
-        recipe: Recipe,
+        recipe: LearnRecipe,
     ) -> None:
         kinds: dict[tuple[bool, torch.dtype], list[nn.Parameter]] = {}
         for name, weight in named:

@@ -10,8 +10,8 @@ from pathlib import Path
 from hybridbench.arch.model import ModelSpec
 from hybridbench.errors import BadInput, unknown_name
 from hybridbench.quality.corpus.manifest import HELD_OUT, TRAIN, Manifest
-from hybridbench.quality.training.case import TUNING_SEED, Judging, LearnCase, Place
-from hybridbench.quality.training.recipe import Recipe, rate_for
+from hybridbench.quality.training.case import TUNING_SEED, Judging, LearnCase, RunFiles
+from hybridbench.quality.training.recipe import LearnRecipe, rate_for
 from hybridbench.suite.case import COMPILE, DEVICES, EAGER, Execution
 from hybridbench.units import parse_count
 
@@ -41,7 +41,7 @@ MOST_SEEDS = 1000
 
 
 @dataclass(frozen=True)
-class Ask:
+class LearnOptions:
     """What a person asks for; None is left to the scale and the device."""
 
     tokens: str | None = None
@@ -58,7 +58,9 @@ class Ask:
     limit_s: float = 3600.0
 
 
-def planned(specs: Sequence[ModelSpec], manifest: Manifest, place: Place, ask: Ask, has_gpu: bool) -> list[LearnCase]:
+def planned(
+    specs: Sequence[ModelSpec], manifest: Manifest, place: RunFiles, ask: LearnOptions, has_gpu: bool
+) -> list[LearnCase]:
     """One run of each model and seed, in the order of seeds, so that every model has a result early.
 
     Raises:
@@ -111,7 +113,7 @@ def parse_multiples(text: str) -> list[float]:
     return list(dict.fromkeys(found))
 
 
-def _execution(ask: Ask, has_gpu: bool) -> Execution:
+def _execution(ask: LearnOptions, has_gpu: bool) -> Execution:
     device = ask.device or ("cuda" if has_gpu else "cpu")
     if device not in DEVICES:
         raise unknown_name("device", device, DEVICES)
@@ -124,7 +126,7 @@ def _execution(ask: Ask, has_gpu: bool) -> Execution:
     return Execution(device, dtype, mode, backends=ask.backends or {})
 
 
-def _case(spec: ModelSpec, manifest: Manifest, place: Place, ask: Ask, execution: Execution) -> LearnCase:
+def _case(spec: ModelSpec, manifest: Manifest, place: RunFiles, ask: LearnOptions, execution: Execution) -> LearnCase:
     size = SIZES.get(spec.scale, LARGE)
     context = parse_count(ask.ctx, "--ctx") if ask.ctx else size.context
     batch = parse_count(ask.batch, "--batch") if ask.batch else size.batch
@@ -149,7 +151,7 @@ def _case(spec: ModelSpec, manifest: Manifest, place: Place, ask: Ask, execution
         context=context,
         batch=batch,
         steps=steps,
-        recipe=Recipe(lr),
+        recipe=LearnRecipe(lr),
         execution=execution,
         sampling=Judging(min(ask.evaluations, steps), min(size.judged, there[HELD_OUT])),
         place=place,
@@ -171,6 +173,6 @@ def remarks(cases: Sequence[LearnCase], manifest: Manifest) -> list[str]:
     return found
 
 
-def place_of(corpus: Path, out: Path, resume: bool) -> Place:
+def place_of(corpus: Path, out: Path, resume: bool) -> RunFiles:
     """Where runs read and write."""
-    return Place(str(corpus), str(out), resume)
+    return RunFiles(str(corpus), str(out), resume)

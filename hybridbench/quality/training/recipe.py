@@ -30,7 +30,7 @@ def rate_for(width: int, tokens_per_step: int) -> float:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class LearnRecipe:
     """The numbers of a training run.
 
     Args:

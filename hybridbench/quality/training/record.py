@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from datetime import datetime
 from enum import StrEnum
 from typing import ClassVar
 
@@ -20,10 +19,10 @@ from hybridbench.record import (
     Ceilings,
     Environment,
     GpuState,
+    Line,
     Memory,
     SizeCheck,
     Status,
-    as_line,
     body_of,
     stating_fields,
     time_of,
@@ -121,7 +120,7 @@ class LearnObserved:
 
 
 @dataclass(frozen=True)
-class LearnRecord:
+class LearnRecord(Line):
     """One training run, how it ended, and what was observed; ``message`` is set unless it is ok."""
 
     FILES: ClassVar[str] = "learn"
@@ -138,15 +137,6 @@ class LearnRecord:
     traceback: str | None = None
     caveats: list[Caveat] = field(default_factory=list)
     schema: int = SCHEMA
-
-    def to_json(self) -> str:
-        """One line of JSON with the case's key in front."""
-        return as_line(self, self.case.key)
-
-    @property
-    def started(self) -> datetime:
-        """When the run began."""
-        return time_of(self.started_at)
 
     @classmethod
     def from_json(cls, line: str) -> LearnRecord:

@@ -24,8 +24,8 @@ from hybridbench.quality.training.figures import (
     train_s,
 )
 from hybridbench.quality.training.record import MEANINGS, Judged, LearnRecord
-from hybridbench.record import ADVICE, Status
-from hybridbench.report.table import NO_VALUE, Cell, Column, Table
+from hybridbench.record import Status, said_of
+from hybridbench.report.table import NO_VALUE, Column, Table, TableCell
 from hybridbench.units import NS_PER_S, format_number, format_params, format_si, format_tokens
 
 DIGITS = 4
@@ -116,7 +116,7 @@ def non_embedding(record: LearnRecord) -> int:
     return params(spec, Convention.PAPER) - spec.vocab_size * spec.d_model
 
 
-def _arm_row(arm: Arm, best: Arm | None, table: Table) -> list[Cell]:
+def _arm_row(arm: Arm, best: Arm | None, table: Table) -> list[TableCell]:
     case = arm.first.case
     loss, bits = arm.estimate(final_loss), arm.estimate(final_bits)
     more = difference(arm, best, final_bits) if best is not None and arm is not best else None
@@ -125,41 +125,41 @@ def _arm_row(arm: Arm, best: Arm | None, table: Table) -> list[Cell]:
     flops = case.flops_per_token * case.tokens
     spent, rate, energy = (arm.estimate(of) for of in (train_s, tokens_per_s, energy_j))
     return [
-        Cell(case.model.label, case.model.label),
-        Cell(case.model.scale, case.model.scale),
-        Cell(format_params(count), count),
-        Cell(f"{case.recipe.lr:.3g}", case.recipe.lr),
-        Cell(str(bits.n if bits else 0), bits.n if bits else 0),
+        TableCell(case.model.label, case.model.label),
+        TableCell(case.model.scale, case.model.scale),
+        TableCell(format_params(count), count),
+        TableCell(f"{case.recipe.lr:.3g}", case.recipe.lr),
+        TableCell(str(bits.n if bits else 0), bits.n if bits else 0),
         *_estimated(loss),
         *_estimated(bits),
         *_estimated(more, signed=True),
-        Cell(verdict, verdict, word=verdict),
-        Cell(format_si(flops).strip(), flops),
+        TableCell(verdict, verdict, word=verdict),
+        TableCell(format_si(flops).strip(), flops),
         _number(spent.mean if spent else None, 3),
         _number(rate.mean if rate else None, 3),
-        _number(energy.mean if energy else None, 3) if energy else Cell("unknown"),
+        _number(energy.mean if energy else None, 3) if energy else TableCell("unknown"),
         _statuses(arm, table),
     ]
 
 
-def _estimated(found: Estimate | None, signed: bool = False) -> list[Cell]:
+def _estimated(found: Estimate | None, signed: bool = False) -> list[TableCell]:
     if found is None:
-        return [Cell(NO_VALUE), Cell(NO_VALUE)]
+        return [TableCell(NO_VALUE), TableCell(NO_VALUE)]
     text = f"{found.mean:+.4f}" if signed else format_number(found.mean, DIGITS)
-    half = Cell(NO_VALUE) if found.half is None else Cell(f"{found.half:.4f}", found.half)
-    return [Cell(text, found.mean), half]
+    half = TableCell(NO_VALUE) if found.half is None else TableCell(f"{found.half:.4f}", found.half)
+    return [TableCell(text, found.mean), half]
 
 
-def _number(value: float | None, digits: int = DIGITS) -> Cell:
-    return Cell(NO_VALUE) if value is None else Cell(format_number(value, digits), value)
+def _number(value: float | None, digits: int = DIGITS) -> TableCell:
+    return TableCell(NO_VALUE) if value is None else TableCell(format_number(value, digits), value)
 
 
-def _statuses(arm: Arm, table: Table) -> Cell:
+def _statuses(arm: Arm, table: Table) -> TableCell:
     """The word of how the runs ended, with a note for each that did not end well."""
     words = dict.fromkeys(_ending(record) for record in arm.records)
     marks = [table.note(sentence) for record in arm.records for sentence in notes(record)]
     word = next((one for one in words if one != "ok"), "ok")
-    return Cell(" ".join([", ".join(words), *dict.fromkeys(marks)]), word, word=word)
+    return TableCell(" ".join([", ".join(words), *dict.fromkeys(marks)]), word, word=word)
 
 
 def _ending(record: LearnRecord) -> str:
@@ -174,7 +174,7 @@ def notes(record: LearnRecord) -> list[str]:
     found = [] if record.message is None else [f"{who}: {' '.join(record.message.split())}"]
     for event in record.observed.events if record.observed else []:
         found.append(f"{who}: {event.mark.value.replace('_', ' ')} at step {event.step:,}: {MEANINGS[event.mark]}")
-    return found + [f"{caveat.value.replace('_', ' ')}: {ADVICE[caveat]}" for caveat in record.caveats]
+    return found + [said_of(caveat) for caveat in record.caveats]
 
 
 def _runs(records: Sequence[LearnRecord], title: str) -> Table:
@@ -201,16 +201,16 @@ def _runs(records: Sequence[LearnRecord], title: str) -> Table:
         weights = seen.weights if seen and seen.weights else NO_VALUE
         table.rows.append(
             [
-                Cell(case.model.label, case.model.label),
-                Cell(case.model.scale, case.model.scale),
-                Cell(str(case.seed), case.seed),
-                Cell(f"{case.recipe.lr:.3g}", case.recipe.lr),
+                TableCell(case.model.label, case.model.label),
+                TableCell(case.model.scale, case.model.scale),
+                TableCell(str(case.seed), case.seed),
+                TableCell(f"{case.recipe.lr:.3g}", case.recipe.lr),
                 _number(final_loss(record)),
                 _number(final_bits(record)),
                 _number(train_s(record), 3),
                 _number(energy_j(record), 3),
-                Cell(case.key, case.key),
-                Cell(weights, weights),
+                TableCell(case.key, case.key),
+                TableCell(weights, weights),
                 _statuses(Arm((record,)), table),
             ]
         )
@@ -227,7 +227,7 @@ def _rates(tuned: Sequence[LearnRecord]) -> Table:
     chosen = {id(best_rate(group)) for group in by_model.values()}
     for record, row in zip(tuned, table.rows, strict=True):
         word = "yes" if id(record) in chosen else ""
-        row.append(Cell(word, word))
+        row.append(TableCell(word, word))
     return table
 
 
@@ -257,7 +257,7 @@ def _curves(compared: Sequence[Arm]) -> Table:
                 bits.half,
                 bits.n,
             )
-            label = (Cell(case.model.label, case.model.label), Cell(case.model.scale, case.model.scale))
+            label = (TableCell(case.model.label, case.model.label), TableCell(case.model.scale, case.model.scale))
             table.rows.append([*label, *(_number(value) for value in values)])
     return table
 

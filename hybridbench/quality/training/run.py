@@ -24,7 +24,7 @@ from hybridbench.model.language import LanguageModel
 from hybridbench.quality.corpus.manifest import HELD_OUT, TRAIN, Tokens, read_manifest
 from hybridbench.quality.training.batches import Batches, bytes_of_tokens, spread_evenly
 from hybridbench.quality.training.case import LearnCase
-from hybridbench.quality.training.checkpoint import Progress, load_checkpoint, save_checkpoint, save_weights
+from hybridbench.quality.training.checkpoint import LearnProgress, load_checkpoint, save_checkpoint, save_weights
 from hybridbench.quality.training.optimizer import MasterAdamW
 from hybridbench.quality.training.record import Judged, LearnObserved, Mark
 from hybridbench.quality.training.start import check_start
@@ -109,7 +109,7 @@ class Learner:
         self.judged_on = spread_evenly(case.sampling.sequences, len(held_out))
         self.token_bytes = bytes_of_tokens(folder, manifest, self.device)
         self.layers = self.model.compiled_layers() if case.execution.mode == COMPILE else {}
-        self.progress = Progress(energy_j=None if bench.gpu is None else 0.0)
+        self.progress = LearnProgress(energy_j=None if bench.gpu is None else 0.0)
 
     def check(self) -> tuple[list[SizeCheck], list[Caveat]]:
         """Verifies the kernels, and checks the forward and backward of the first batch at the run's size."""

@@ -23,7 +23,7 @@ PAPER, AS_PUBLISHED, EQUAL = "the paper", "ours as published", "ours with equal 
 
 
 @dataclass(frozen=True)
-class Pair:
+class GenerationPair:
     """One generation in one mode, measured both ways: integrated and truly generated."""
 
     stack: str
@@ -34,13 +34,13 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PaperComparison:
     """The numbers of one machine's records for the paper's stacks."""
 
     machine: str
     sources: dict[str, Numbers]
     train: dict[str, Record]
-    pairs: tuple[Pair, ...]
+    pairs: tuple[GenerationPair, ...]
     equal: tuple[tuple[str, Record], ...] = ()
     """The stack and the record of each generation with equal kernels."""
 
@@ -50,7 +50,7 @@ class Comparison:
         return [name for name, numbers in self.sources.items() if numbers.rates]
 
 
-def compare(records: Iterable[Record]) -> list[Comparison]:
+def compare(records: Iterable[Record]) -> list[PaperComparison]:
     """One comparison for each machine that generated with one of the paper's stacks, in the order of the records."""
     by_machine: dict[tuple[str, ...], list[tuple[Stack, Record]]] = {}
     for record in newest(list(records)):
@@ -72,7 +72,7 @@ def _believed(record: Record) -> bool:
     return fits and record.status is Status.OK and not problems(record)
 
 
-def _comparison(found: Sequence[tuple[Stack, Record]]) -> Comparison:
+def _comparison(found: Sequence[tuple[Stack, Record]]) -> PaperComparison:
     generations = [(stack, record) for stack, record in found if record.case.workload.kind == GENERATE]
     modes = {record.case.execution.mode for _, record in generations}
     equal_mode = next((mode for mode in (GRAPH, COMPILE, EAGER) if mode in modes), None)
@@ -86,7 +86,7 @@ def _comparison(found: Sequence[tuple[Stack, Record]]) -> Comparison:
         if mode not in (PUBLISHED, equal_mode):
             continue
         if len(ways) > 1:
-            pairs.append(Pair(name, length, mode, ways[True], ways[False]))
+            pairs.append(GenerationPair(name, length, mode, ways[True], ways[False]))
         shown = ways.get(True) or ways[False]
         numbers = sources[AS_PUBLISHED if mode == PUBLISHED else EQUAL]
         rate, cache = value(shown, "tokens_per_s"), value(shown, "cache_bytes")
@@ -106,10 +106,10 @@ def _comparison(found: Sequence[tuple[Stack, Record]]) -> Comparison:
     order = {stack.name: place for place, stack in enumerate(STACKS)}
     pairs.sort(key=lambda pair: (order[pair.stack], pair.length, pair.mode))
     equal = tuple((stack.name, record) for stack, record in generations if record.case.execution.mode == equal_mode)
-    return Comparison(found[0][1].environment.device, sources, train, tuple(pairs), equal)
+    return PaperComparison(found[0][1].environment.device, sources, train, tuple(pairs), equal)
 
 
-def difference(pair: Pair) -> float:
+def difference(pair: GenerationPair) -> float:
     """The integrated time divided by the truly generated time, minus one."""
     integrated, generated = value(pair.integrated, "step_s"), value(pair.generated, "step_s")
     assert integrated, "a record that is believed has a time"

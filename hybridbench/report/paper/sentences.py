@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hybridbench.report.paper.claims import CLAIMS, NOISE, Numbers, Rates, crossings, lead
-from hybridbench.report.paper.compare import AS_PUBLISHED, EQUAL, PAPER, Comparison, difference
+from hybridbench.report.paper.compare import AS_PUBLISHED, EQUAL, PAPER, PaperComparison, difference
 from hybridbench.report.paper.figures import LENGTHS, MAIN
 from hybridbench.units import format_number, format_tokens
 
@@ -23,7 +23,7 @@ ABOUT = (
 """What a reader must know to understand the tables."""
 
 
-def sentences(comparison: Comparison) -> list[str]:
+def sentences(comparison: PaperComparison) -> list[str]:
     """Sentences: Mamba's lead, where curves cross, which conclusions hold, and the error of integrated times."""
     measured = comparison.measured
     made = _lead_sentences(comparison)
@@ -41,7 +41,7 @@ def sentences(comparison: Comparison) -> list[str]:
     return made
 
 
-def _lead_sentences(comparison: Comparison) -> list[str]:
+def _lead_sentences(comparison: PaperComparison) -> list[str]:
     measured = comparison.measured
     leads = {source: lead(comparison.sources[source]) for source in measured}
     shown = [n for n in LENGTHS if all(n in leads[source] for source in measured)]

@@ -8,24 +8,24 @@ from hybridbench.metrics import value
 from hybridbench.report.display import unit_for
 from hybridbench.report.measured import differing_kernels
 from hybridbench.report.paper.claims import CLAIMS, lead
-from hybridbench.report.paper.compare import AS_PUBLISHED, EQUAL, PAPER, Comparison, difference
+from hybridbench.report.paper.compare import AS_PUBLISHED, EQUAL, PAPER, PaperComparison, difference
 from hybridbench.report.paper.figures import LENGTHS, STACKS, TRAIN_CONTEXT, TRAIN_TOKENS, Stack
-from hybridbench.report.table import Cell, Column, Table
+from hybridbench.report.table import Column, Table, TableCell
 from hybridbench.units import MIB, format_number, format_tokens
 
 
-def _number(text: float | None) -> Cell:
-    return Cell("-" if text is None else format_number(text), text)
+def _number(text: float | None) -> TableCell:
+    return TableCell("-" if text is None else format_number(text), text)
 
 
-def _named(table: Table, stack: Stack, misprint: str | None) -> Cell:
+def _named(table: Table, stack: Stack, misprint: str | None) -> TableCell:
     """The stack's name, with a footnote where the paper misprints it."""
-    return Cell(
+    return TableCell(
         stack.name if misprint is None else f"{stack.name} {table.note(f'{stack.name}: {misprint}')}", stack.name
     )
 
 
-def decode_table(comparison: Comparison) -> Table:
+def decode_table(comparison: PaperComparison) -> Table:
     """The paper's throughput and ours, by stack and length."""
     table = Table(
         "throughput to a total length, new tokens of 4 sequences [tokens/s]",
@@ -51,7 +51,7 @@ def decode_table(comparison: Comparison) -> Table:
     return table
 
 
-def lead_table(comparison: Comparison) -> Table:
+def lead_table(comparison: PaperComparison) -> Table:
     """Mamba's throughput divided by the Transformer's, by source and length."""
     table = Table(
         "Mamba's throughput over the Transformer's",
@@ -63,11 +63,11 @@ def lead_table(comparison: Comparison) -> Table:
     )
     for source in comparison.measured:
         leads = lead(comparison.sources[source])
-        table.rows.append([Cell(source, source), *(_number(leads.get(length)) for length in LENGTHS)])
+        table.rows.append([TableCell(source, source), *(_number(leads.get(length)) for length in LENGTHS)])
     return table
 
 
-def claims_table(comparison: Comparison) -> Table:
+def claims_table(comparison: PaperComparison) -> Table:
     """Which of the paper's conclusions hold, by each source's numbers."""
     table = Table(
         "which of the paper's conclusions hold",
@@ -80,16 +80,16 @@ def claims_table(comparison: Comparison) -> Table:
     )
     for claim in CLAIMS:
         verdicts = [_verdict(claim.holds(comparison.sources[source])) for source in comparison.measured]
-        table.rows.append([Cell(claim.text, claim.text), Cell(claim.where, claim.where), *verdicts])
+        table.rows.append([TableCell(claim.text, claim.text), TableCell(claim.where, claim.where), *verdicts])
     return table
 
 
-def _verdict(holds: bool | None) -> Cell:
+def _verdict(holds: bool | None) -> TableCell:
     word = {True: "holds", False: "does not hold", None: "-"}[holds]
-    return Cell(word, word)
+    return TableCell(word, word)
 
 
-def training_table(comparison: Comparison) -> Table:
+def training_table(comparison: PaperComparison) -> Table:
     """FLOPs as printed and by formula, and our step time and peak memory."""
     steps = unit_for([value(record, "step_s") for record in comparison.train.values()], "s")
     peaks = unit_for([value(record, "peak_allocated_bytes") for record in comparison.train.values()], "B")
@@ -119,20 +119,20 @@ def training_table(comparison: Comparison) -> Table:
         table.rows.append(
             [
                 _named(table, stack, stack.train_misprint),
-                Cell("-" if stack.train_flops is None else f"{stack.train_flops / 1e20:.1f}", stack.train_flops),
-                Cell(f"{whole / 1e20:.2f}", whole),
-                Cell(f"{sample / 1e12:.2f}", sample),
-                Cell("-" if step is None else steps.show(step), step),
+                TableCell("-" if stack.train_flops is None else f"{stack.train_flops / 1e20:.1f}", stack.train_flops),
+                TableCell(f"{whole / 1e20:.2f}", whole),
+                TableCell(f"{sample / 1e12:.2f}", sample),
+                TableCell("-" if step is None else steps.show(step), step),
                 _number(step / base.step_s if step and base and base.step_s else None),
                 _number(mine.flops / base.flops if mine and base else None),
-                Cell("-" if mfu is None else format_number(100 * mfu), mfu),
-                Cell("-" if mine is None else peaks.show(mine.peak_bytes), mine.peak_bytes if mine else None),
+                TableCell("-" if mfu is None else format_number(100 * mfu), mfu),
+                TableCell("-" if mine is None else peaks.show(mine.peak_bytes), mine.peak_bytes if mine else None),
             ]
         )
     return table
 
 
-def cache_table(comparison: Comparison) -> Table:
+def cache_table(comparison: PaperComparison) -> Table:
     """Cache of one sequence as printed, by the paper's formula, and as held here."""
     contexts = (8192, 16384, 32768)
     ours = comparison.sources[EQUAL].caches
@@ -156,15 +156,15 @@ def cache_table(comparison: Comparison) -> Table:
             held = ours.get(stack.name, {}).get(context)
             mib = printed.get(context)
             row += [
-                Cell("-" if mib is None else str(mib), None if mib is None else mib * MIB),
-                Cell(f"{formula / MIB:.1f}", formula),
-                Cell("-" if held is None else f"{held / MIB:.1f}", held),
+                TableCell("-" if mib is None else str(mib), None if mib is None else mib * MIB),
+                TableCell(f"{formula / MIB:.1f}", formula),
+                TableCell("-" if held is None else f"{held / MIB:.1f}", held),
             ]
         table.rows.append(row)
     return table
 
 
-def check_table(comparison: Comparison) -> Table:
+def check_table(comparison: PaperComparison) -> Table:
     """Times integrated over several contexts next to the times of the same generations when truly generated."""
     times = [value(pair.generated, "step_s") for pair in comparison.pairs]
     shown_in = unit_for(times, "s")
@@ -187,19 +187,19 @@ def check_table(comparison: Comparison) -> Table:
         apart = difference(pair)
         table.rows.append(
             [
-                Cell(pair.stack, pair.stack),
-                Cell(format_tokens(pair.length), pair.length),
-                Cell(pair.mode, pair.mode),
-                Cell(shown_in.show(integrated), integrated),
-                Cell(shown_in.show(generated), generated),
-                Cell(f"{100 * apart:+.2f}", apart),
-                Cell("unknown" if estimate is None else f"{100 * estimate:.2f}", estimate),
+                TableCell(pair.stack, pair.stack),
+                TableCell(format_tokens(pair.length), pair.length),
+                TableCell(pair.mode, pair.mode),
+                TableCell(shown_in.show(integrated), integrated),
+                TableCell(shown_in.show(generated), generated),
+                TableCell(f"{100 * apart:+.2f}", apart),
+                TableCell("unknown" if estimate is None else f"{100 * estimate:.2f}", estimate),
             ]
         )
     return table
 
 
-def paper_tables(comparison: Comparison) -> dict[str, Table]:
+def paper_tables(comparison: PaperComparison) -> dict[str, Table]:
     """All tables that have a number of ours, by the word for their file name; the decode table comes first."""
     tables = {"decode": decode_table(comparison), "lead": lead_table(comparison), "claims": claims_table(comparison)}
     if comparison.train:

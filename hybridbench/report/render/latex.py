@@ -11,7 +11,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
-from hybridbench.report.table import Cell, Column, Table
+from hybridbench.report.table import Column, Table, TableCell
 from hybridbench.text import printable
 
 OPENING = "% A table of hybridbench: \\usepackage{booktabs,graphicx,siunitx}\n"
@@ -115,7 +115,7 @@ def _row(cells: Iterable[str]) -> str:
     return " & ".join(cells) + r" \\"
 
 
-def _column(column: Column, cells: Sequence[Cell]) -> str:
+def _column(column: Column, cells: Sequence[TableCell]) -> str:
     """The format of a column: of numbers, with the most digits before and after the point, else of text."""
     if not column.numeric:
         return "l"
@@ -149,7 +149,7 @@ def _marks(notes: Sequence[str]) -> str:
     return rf"\textsuperscript{{{','.join(notes)}}}" if notes else ""
 
 
-def _cell(column: Column, cell: Cell) -> str:
+def _cell(column: Column, cell: TableCell) -> str:
     text, notes = _parts(cell.text)
     marks = _marks(notes)
     number = _number(text) if column.numeric else ""

@@ -13,7 +13,7 @@ from hybridbench.metrics import METRICS
 from hybridbench.report.build import GroupSection, PaperSection, Report
 from hybridbench.report.chart import Plot
 from hybridbench.report.paper.sentences import ABOUT
-from hybridbench.report.part import Part
+from hybridbench.report.part import ReportPart
 from hybridbench.report.predicted import PredictedReport
 from hybridbench.report.table import Table
 
@@ -80,7 +80,7 @@ def _paper(section: PaperSection) -> str:
     return "\n".join([*lines, latex_names(section.tables)])
 
 
-def _part(part: Part) -> str:
+def _part(part: ReportPart) -> str:
     lines = [f"## {escape(part.title)}\n", *(f"- {escape(sentence)}" for sentence in part.sentences), ""]
     if part.page is not None:
         return "\n".join([*lines, f"All of it: [{part.page}]({part.page}).\n"])

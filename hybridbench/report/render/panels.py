@@ -6,7 +6,7 @@ from typing import Any
 
 import altair as alt
 
-from hybridbench.report.paper.compare import Comparison
+from hybridbench.report.paper.compare import PaperComparison
 from hybridbench.report.paper.figures import LENGTHS, MAIN, STACKS
 from hybridbench.report.render.charts import CONFIG, FAMILY_COLORS, FAMILY_SHAPES, data_of
 from hybridbench.units import format_tokens
@@ -14,7 +14,7 @@ from hybridbench.units import format_tokens
 WIDTH, HEIGHT = 270, 340
 
 
-def draw_panels(comparison: Comparison) -> dict[str, Any]:
+def draw_panels(comparison: PaperComparison) -> dict[str, Any]:
     """The Vega-Lite definition, with a panel per source and a colour per family. Thick lines are stacks of ``MAIN``."""
     family = {stack.name: stack.arch for stack in STACKS}
     rows = [

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from hybridbench.report.table import Cell, Column, Table
+from hybridbench.report.table import Column, Table, TableCell
 from hybridbench.text import printable
 
 _VERDICTS = {"ok": "good", "not run": "quiet"}
@@ -45,7 +45,7 @@ def to_html(table: Table) -> str:
     return rows_to_html(table.title, table.columns, table.rows) + (f'<ul class="notes">{notes}</ul>' if notes else "")
 
 
-def rows_to_html(title: str, columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> str:
+def rows_to_html(title: str, columns: Sequence[Column], rows: Iterable[Sequence[TableCell]]) -> str:
     """Columns and rows under a caption."""
     head = "".join(f"<th{_right(column)}>{text(column.heading)}</th>" for column in columns)
     body = "".join(
@@ -61,7 +61,7 @@ def _right(column: Column) -> str:
     return ' class="n"' if column.numeric else ""
 
 
-def _cell(column: Column, cell: Cell) -> str:
+def _cell(column: Column, cell: TableCell) -> str:
     classes = ["n"] if column.numeric else []
     if cell.word is not None:
         classes.append(_VERDICTS.get(cell.word, "bad"))

@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hybridbench.report.chart import Kin, Plot, Scatter, Spread
+from hybridbench.report.chart import Family, Kin, Plot, Scatter, Spread
 from hybridbench.report.groups import BATCH, CONTEXT
-from hybridbench.report.paper.compare import Comparison
+from hybridbench.report.paper.compare import PaperComparison
 from hybridbench.report.render.charts import bounds, draw, looks, places_of, rows_of, spelled, unit_of
 from hybridbench.report.render.clouds import (
     distance_axis,
@@ -112,7 +112,7 @@ class Figures:
         subtitle = f"{chart.subtitle}; {words}"
         return self._add(chart.title, subtitle, definition, columns, rows, chart.models, [], {})
 
-    def panels(self, comparison: Comparison) -> str:
+    def panels(self, comparison: PaperComparison) -> str:
         """The figure of the paper's decode throughput beside ours."""
         drawn = draw_panels(comparison)
         columns = [
@@ -122,7 +122,7 @@ class Figures:
             ("amount", "throughput [tokens/s]"),
         ]
         rows = drawn["data"]["values"]
-        models = {row["family"]: _Family(row["family"]) for row in rows}
+        models = {row["family"]: Family(row["family"]) for row in rows}
         title = drawn["title"]
         definition = self._cached("", lambda: _interactive(drawn, columns, rows, "family"))
         every = [*columns, ("family", ""), ("main", "")]
@@ -175,11 +175,6 @@ class Figures:
     def data(self) -> dict[str, Any]:
         """What the page's script draws from."""
         return {"specs": spelled(self.specs), "charts": spelled(self.charts)}
-
-
-@dataclass(frozen=True)
-class _Family:
-    arch: str
 
 
 def _place(axis: str, places: Sequence[int]) -> str:

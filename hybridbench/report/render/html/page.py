@@ -17,12 +17,12 @@ from hybridbench.metrics import METRICS
 from hybridbench.record import ADVICE, Record, Status
 from hybridbench.report.build import GroupSection, PaperSection, Report
 from hybridbench.report.paper.sentences import ABOUT
-from hybridbench.report.part import Part
+from hybridbench.report.part import ReportPart
 from hybridbench.report.render.html.elements import bullets, code_script, json_script, rows_to_html, text, to_html
 from hybridbench.report.render.html.figures import Figures
 from hybridbench.report.render.html.library import chart_library
 from hybridbench.report.render.page import OPENINGS
-from hybridbench.report.table import Cell, Column, Table
+from hybridbench.report.table import Column, Table, TableCell
 
 _MOST_SAID = 3
 """Sentences of a part that the head of the page repeats."""
@@ -145,7 +145,7 @@ def _caveats(records: Iterable[Record]) -> str:
         return "<p>No measurement has a caveat.</p>"
     columns = [Column("caveat", "caveat", False), Column("cases", "cases"), Column("advice", "what it means", False)]
     rows = [
-        [Cell(caveat.value.replace("_", " ")), Cell(f"{count:,}"), Cell(ADVICE[caveat])]
+        [TableCell(caveat.value.replace("_", " ")), TableCell(f"{count:,}"), TableCell(ADVICE[caveat])]
         for caveat, count in counts.most_common()
     ]
     return f'<div class="said">{rows_to_html("Caveats", columns, rows)}</div>'
@@ -160,7 +160,7 @@ def _paper(section: PaperSection, figures: Figures) -> str:
     )
 
 
-def _part(part: Part, name: str, figures: Figures) -> str:
+def _part(part: ReportPart, name: str, figures: Figures) -> str:
     drawn = "".join(figures.plot(plot) for plot in part.plots if plot.points)
     tables = "".join(map(_of_part, part.tables))
     return f'<h2 id="{name}">{text(part.title)}</h2>{bullets(part.sentences)}<div class="charts">{drawn}</div>{tables}'
@@ -201,11 +201,11 @@ def _failures(report: Report) -> str:
     ]
     rows = [
         [
-            Cell(section.group.title),
-            Cell(series.name),
-            Cell(section.group.place_label(place)),
-            Cell(word := record.status.value.replace("_", " "), word=word),
-            Cell(" ".join((record.message or "no reason was recorded").split())),
+            TableCell(section.group.title),
+            TableCell(series.name),
+            TableCell(section.group.place_label(place)),
+            TableCell(word := record.status.value.replace("_", " "), word=word),
+            TableCell(" ".join((record.message or "no reason was recorded").split())),
         ]
         for section in report.groups
         for series in section.group.series

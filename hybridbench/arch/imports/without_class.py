@@ -1,4 +1,4 @@
-"""published: model types without a class in transformers, exact to what their authors publish."""
+"""without_class: model types without a class in transformers, exact to what their authors publish."""
 
 from __future__ import annotations
 

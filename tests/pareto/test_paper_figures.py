@@ -11,11 +11,11 @@ from hybridbench.arch.block import Convention
 from hybridbench.arch.families import Options, build_spec
 from hybridbench.arch.model import cost
 from hybridbench.errors import BadInput
-from hybridbench.pareto.quality import COLUMNS, Quality, published, read_quality
+from hybridbench.pareto.quality import COLUMNS, Quality, paper_figures, read_quality
 from hybridbench.pareto.stacks import identity, stack_named
 from hybridbench.report.paper.figures import STACKS, stack_of
 
-PUBLISHED = published()
+PAPER = paper_figures()
 
 
 def flops_per_token(quality: Quality) -> float:
@@ -26,7 +26,7 @@ def flops_per_token(quality: Quality) -> float:
 def test_tokens_and_flops_of_a_figure_are_those_of_the_papers_formula() -> None:
     """A figure that stands in the row of another stack has another number of tokens or FLOPs."""
     checked = 0
-    for quality in PUBLISHED:
+    for quality in PAPER:
         if quality.tokens is None or quality.flops is None or quality.score.name.endswith("k"):
             continue
         stack = stack_of(quality.spec)
@@ -42,7 +42,7 @@ def test_tokens_and_flops_of_a_figure_are_those_of_the_papers_formula() -> None:
 
 
 def test_all_stacks_of_table_13_have_a_loss_at_equal_flops_but_for_none() -> None:
-    found = {identity(q.spec): q.value for q in PUBLISHED if q.score.name == "dclm_nll" and q.flops == 4.5e20}
+    found = {identity(q.spec): q.value for q in PAPER if q.score.name == "dclm_nll" and q.flops == 4.5e20}
     assert set(found) == {identity(stack.spec) for stack in STACKS}
     by_name = {stack.name: found[identity(stack.spec)] for stack in STACKS}
     # The paper's own words: intra is the best family, the Transformer the worst stack.
@@ -53,7 +53,7 @@ def test_all_stacks_of_table_13_have_a_loss_at_equal_flops_but_for_none() -> Non
 def test_more_tokens_or_flops_make_no_stack_worse() -> None:
     """Within one size; the paper's isoFLOP figures fall with the budget."""
     by_stack: dict[str, list[tuple[float, float]]] = {}
-    for quality in PUBLISHED:
+    for quality in PAPER:
         if quality.score.name == "dclm_nll" and quality.tokens is None and quality.flops:
             by_stack.setdefault(quality.stack, []).append((quality.flops, quality.value))
     assert len(by_stack) == 16
@@ -63,10 +63,10 @@ def test_more_tokens_or_flops_make_no_stack_worse() -> None:
 
 
 def test_every_figure_has_a_source_and_stands_once() -> None:
-    assert all(quality.source.startswith("arXiv 2510.04800 v3, table") for quality in PUBLISHED)
-    counted = Counter((one.stack, one.score.name, one.tokens, one.flops) for one in PUBLISHED)
+    assert all(quality.source.startswith("arXiv 2510.04800 v3, table") for quality in PAPER)
+    counted = Counter((one.stack, one.score.name, one.tokens, one.flops) for one in PAPER)
     assert set(counted.values()) == {1}
-    fusions = {one.spec.recipe: one.spec for one in PUBLISHED if "table 18" in one.source}
+    fusions = {one.spec.recipe: one.spec for one in PAPER if "table 18" in one.source}
     layers = {name: spec.pattern.count("(") for name, spec in fusions.items()}
     assert layers == {"hymba": 14, "concat": 13, "falcon-h1": 13, "diff-transformer": 16, "diff-mamba": 13}
 

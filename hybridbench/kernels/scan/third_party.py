@@ -1,4 +1,4 @@
-"""published: the published CUDA and Triton kernels of Mamba-1 and Mamba-2 behind this package's signatures.
+"""third_party: the CUDA and Triton kernels of mamba_ssm and causal_conv1d behind this package's signatures.
 
 Written against mamba_ssm 2.3.2 and causal_conv1d 1.7.0. Both are imported only when one of their kernels is asked for.
 """
