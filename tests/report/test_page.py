@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from hybridbench.record import Environment, Record, Status
+from hybridbench.record.traced import TraceRecord
 from hybridbench.report.build import build_report
 from hybridbench.report.chart import Plot, Point
 from hybridbench.report.render.charts import FAMILY_COLORS, draw
@@ -339,6 +340,25 @@ def test_a_browser_draws_every_chart(browser: Browser, opened: Path, width: int,
     assert [event for event in browser.events if event.get("method") == "Runtime.consoleAPICalled"] == []
     asked = [e["params"]["request"]["url"] for e in browser.events if e.get("method") == "Network.requestWillBeSent"]
     assert [url for url in asked if not url.startswith("data:")] == [opened.as_uri()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "scheme"), [(400, "dark"), (1600, "light")])
+def test_a_browser_draws_classes_and_hides_one(
+    browser: Browser, traces: list[TraceRecord], tmp_path: Path, width: int, scheme: str
+) -> None:
+    page = tmp_path / "index.html"
+    page.write_text(html_page(build_report([], traces=traces)), encoding="utf-8")
+    browser.open(page, width, scheme)
+    strips = "document.querySelectorAll('#chart-0 .mark-rect path').length"
+    before = browser.run(strips)
+    assert before == sum(len(trace.observed.parts_s) for trace in traces)
+    assert browser.run(OVERLAPS) == []
+    assert browser.run("document.documentElement.scrollWidth") <= width
+    assert [one for one in browser.run(CONTRAST) if one[1] < 11 or one[2] < 4.5] == []
+    browser.run("document.querySelector('#chart-0 .legend button').click()")
+    time.sleep(0.3)
+    assert browser.run(strips) == before - len(traces), "matrix products are in both bars"
 
 
 @pytest.mark.slow

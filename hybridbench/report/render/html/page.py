@@ -23,6 +23,7 @@ from hybridbench.report.render.html.figures import Figures
 from hybridbench.report.render.html.library import chart_library
 from hybridbench.report.render.page import OPENINGS
 from hybridbench.report.table import Cell, Column, Table
+from hybridbench.report.traces import TraceSection
 
 _MOST_SAID = 3
 """Sentences of a part that the head of the page repeats."""
@@ -45,6 +46,7 @@ def html_page(report: Report) -> str:
         *(_paper(section, figures) for section in report.papers),
         *(_part(part, f"part-{number}", figures) for number, part in enumerate(report.parts)),
         *(_group(section, name, figures) for section, name in zip(report.groups, names, strict=True)),
+        *(_traced(section, f"trace-{number}", figures) for number, section in enumerate(report.traces)),
         _failures(report),
         _repeat(report),
         _unsaid(report),
@@ -84,6 +86,11 @@ def _headline(report: Report, names: list[str]) -> str:
     items += "".join(
         f'<li><a href="#part-{number}">{text(part.title)}</a>. {text(" ".join(part.sentences[:_MOST_SAID]))}</li>'
         for number, part in enumerate(report.parts)
+    )
+    items += "".join(
+        f'<li><a href="#trace-{number}">Where the time goes, {text(section.group.title)}</a>. '
+        f"{text(' '.join(section.sentences[:_MOST_SAID]))}</li>"
+        for number, section in enumerate(report.traces)
     )
     return f'<ul class="headline">{items}</ul>'
 
@@ -186,6 +193,13 @@ def _group(section: GroupSection, name: str, figures: Figures) -> str:
         f"{to_html(section.leaders) if section.leaders else ''}"
         f'<div class="charts">{"".join(drawn)}</div>'
         f"<details><summary>every case</summary>{to_html(section.summary)}</details>{kernels}{software}"
+    )
+
+
+def _traced(section: TraceSection, name: str, figures: Figures) -> str:
+    return (
+        f'<h2 id="{name}">Where the time goes: {text(section.group.title)}</h2>{bullets(section.sentences)}'
+        f'<div class="charts single">{figures.stack(section.stack)}</div>{to_html(section.table)}'
     )
 
 
