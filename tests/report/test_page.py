@@ -73,6 +73,16 @@ def test_a_page_shows_what_the_report_says(decode_records: list[Record]) -> None
     assert len(charts[0]["failed"]) == len(decode_records) - ok
 
 
+def test_every_link_within_a_page_leads_somewhere(decode_records: list[Record], traces: list[TraceRecord]) -> None:
+    page = Elements(html_page(build_report(decode_records, traces=traces)))
+    linked = [attrs["href"] or "" for tag, attrs in page.tags if tag == "a"]
+    inside = {link[1:] for link in linked if link.startswith("#")}
+    named = {attrs["id"] for _, attrs in page.tags if attrs.get("id")}
+    assert inside <= named
+    assert {"group-0", "trace-0", "setting", "failures", "repeat", "unsaid"} <= inside
+    assert "all of it was measured on NVIDIA H200" in " ".join(page.words)
+
+
 def test_a_page_asks_for_nothing(decode_records: list[Record]) -> None:
     page = Elements(html_page(build_report(decode_records)))
     assert not any("src" in attrs for _, attrs in page.tags)

@@ -42,6 +42,7 @@ def html_page(report: Report) -> str:
     body = [
         "<h1>hybridbench report</h1>",
         _headline(report, names),
+        _ways(report),
         _setting(report),
         *(_paper(section, figures) for section in report.papers),
         *(_part(part, f"part-{number}", figures) for number, part in enumerate(report.parts)),
@@ -95,6 +96,18 @@ def _headline(report: Report, names: list[str]) -> str:
     return f'<ul class="headline">{items}</ul>'
 
 
+def _ways(report: Report) -> str:
+    """Links to what stands below the groups, where nobody would look for it on a long page."""
+    if not report.records:
+        return ""
+    below = {"setting": "What was run, on what", "failures": "Failures"}
+    if any(section.repeat for section in report.groups):
+        below["repeat"] = "How to repeat it"
+    below["unsaid"] = "What this page does not say"
+    links = "".join(f'<a href="#{name}">{words}</a>' for name, words in below.items())
+    return f"<nav>{links}</nav>"
+
+
 def _setting(report: Report) -> str:
     runs = sorted(set(report.runs.values()))
     beside = (
@@ -108,7 +121,8 @@ def _setting(report: Report) -> str:
     total = len(report.records)
     count = f"<p>{total:,} case{'' if total == 1 else 's'}.</p>"
     return (
-        f"<h2>What was run, on what</h2>{count}{beside}{_families(report)}{bullets(report.machines)}"
+        f'<h2 id="setting">What was run, on what</h2>'
+        f"{count}{beside}{_families(report)}{bullets(report.machines)}"
         f"{_caveats(report.records)}"
     )
 
@@ -134,7 +148,10 @@ def _unsaid(report: Report) -> str:
     """What nobody may conclude from the page."""
     if not report.records:
         return ""
+    cards = ", ".join(dict.fromkeys(record.environment.device for record in report.records))
     lines = [
+        f"Whether it holds on another kind of GPU: all of it was measured on {cards}. hybridbench price --gpu all "
+        "--efficiency RESULTS predicts the steps of others from these records.",
         "Whether a model is good: speed, memory and energy are measured here, not loss or accuracy. hybridbench pareto "
         "joins them.",
         "How far another process, day or card would differ: an interval knows the noise within one process. "
