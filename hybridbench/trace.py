@@ -18,7 +18,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,53 +28,15 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from hybridbench.count.kernels import ran_on_gpu
 from hybridbench.count.names import classify, shortened
+from hybridbench.measure.environment import fingerprint
+from hybridbench.measure.nvml import Gpu
 from hybridbench.model.swap import Function, swapped
 from hybridbench.operations import OPERATIONS
+from hybridbench.record.traced import Spent, Trace, TraceRecord
 from hybridbench.session import Proofs, device_for, open_session
 from hybridbench.suite.case import Case
 
 RANGE = "hybridbench::"
-
-
-@dataclass(frozen=True)
-class Spent:
-    """Time (seconds) that belongs to one class or one kernel, and its launches, per step."""
-
-    name: str
-    kind: str
-    seconds: float
-    launches: float
-
-
-@dataclass(frozen=True)
-class Trace:
-    """One case's steps, seen by the profiler.
-
-    Attributes:
-        step_s: wall time of a profiled step, which is longer than an unprofiled one; seconds.
-        busy_s: the part of it in which a kernel (on a CPU: an operator) ran; seconds.
-        classes: per class, longest first.
-        kernels: per kernel or operator, longest first.
-        steps: how many were seen.
-        order: the names of ``kernels`` in the order in which they first ran.
-    """
-
-    step_s: float
-    busy_s: float
-    classes: list[Spent]
-    kernels: list[Spent]
-    steps: int
-    order: tuple[str, ...] = ()
-
-    @property
-    def gap_s(self) -> float:
-        """The time of a step in which nothing ran; seconds."""
-        return max(0.0, self.step_s - self.busy_s)
-
-    @property
-    def launches(self) -> float:
-        """How many kernels or operators a step starts."""
-        return sum(spent.launches for spent in self.classes)
 
 
 def trace_case(case: Case, *, steps: int = 5, chrome: Path | None = None) -> Trace:
@@ -94,6 +56,18 @@ def trace_case(case: Case, *, steps: int = 5, chrome: Path | None = None) -> Tra
         for _ in range(steps):
             work.step()
         return trace_steps(work.step, steps, device, chrome=chrome)
+
+
+def traced(case: Case, run_id: str, *, steps: int = 5, chrome: Path | None = None) -> TraceRecord:
+    """A case's trace as it is stored; arguments and errors are those of ``trace_case``.
+
+    Args:
+        run_id: the run that it is of.
+    """
+    began = datetime.now(UTC).isoformat()
+    found = trace_case(case, steps=steps, chrome=chrome)
+    device = device_for(case.execution.device)
+    return TraceRecord(case, run_id, began, fingerprint(device, Gpu.open(device)), found)
 
 
 def trace_steps(step: Callable[[], object], steps: int, device: torch.device, *, chrome: Path | None = None) -> Trace:
@@ -230,5 +204,5 @@ def _summed(rows: list[tuple[str, str, float]], wall_us: float, busy_us: float, 
         classes=spent(lambda row: (row[1], row[1])),
         kernels=spent(lambda row: (row[0], row[1])),
         steps=steps,
-        order=tuple(dict.fromkeys(name for name, _, _ in rows)),
+        order=list(dict.fromkeys(name for name, _, _ in rows)),
     )

@@ -31,6 +31,15 @@ _LARGEST = 1024**4
 _MAX_DIGITS = 12
 
 
+def whole(text: str) -> int | None:
+    """The whole number that digits are; None for other text, and for more digits than anything that is asked for has.
+
+    >>> whole("12"), whole("1.5"), whole("9" * 5000)
+    (12, None, None)
+    """
+    return int(text) if text.isdecimal() and len(text) <= _MAX_DIGITS else None
+
+
 def parse_count(text: str, what: str = "count") -> int:
     """A positive whole number with an optional k, m or g (powers of 1024).
 

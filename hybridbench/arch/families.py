@@ -18,6 +18,7 @@ from hybridbench.arch.model import CUSTOM, ModelSpec
 from hybridbench.arch.pattern import count_for_ratio, nearest_count, parse_pattern, parse_ratio, spread
 from hybridbench.arch.scales import Scale, Site, find_scale
 from hybridbench.errors import BadInput, unknown_name
+from hybridbench.units import whole
 
 ARCHS = ("transformer", "swa", "mamba", "inter", "intra")
 ABOUT: dict[str, str] = {
@@ -293,10 +294,11 @@ def _block_table(shape: Scale, options: Options, needed: tuple[str, ...] = ()) -
 
 
 def _parse_split(text: str) -> tuple[int, int]:
-    parts = text.split(":")
-    if len(parts) != 2 or not all(part.strip().isdecimal() and int(part) for part in parts):
+    first, _, second = text.partition(":")
+    attention, ssm = whole(first.strip()), whole(second.strip())
+    if not attention or not ssm:
         raise BadInput(f"split '{text}' is not two widths: write query/key width : Mamba width, such as 1152:1152.")
-    return int(parts[0]), int(parts[1])
+    return attention, ssm
 
 
 def _parallel(shape: Scale, options: Options, symbol: str) -> Parallel:

@@ -13,6 +13,7 @@ import math
 
 from hybridbench.arch.kinds import BLOCK_LETTERS, BRANCHES, FEED_FORWARD
 from hybridbench.errors import BadInput, BadPattern
+from hybridbench.units import whole
 
 
 def parse_pattern(text: str) -> tuple[str, ...]:
@@ -78,10 +79,10 @@ def parse_ratio(text: str) -> tuple[int, int]:
     Raises:
         BadInput: not two whole numbers, or both zero.
     """
-    parts = text.strip().split(":")
-    if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
+    first, _, second = text.partition(":")
+    attention, ssm = whole(first.strip()), whole(second.strip())
+    if attention is None or ssm is None:
         raise BadInput(f"ratio '{text}' is not two whole numbers: write attention:SSM blocks, such as 1:5.")
-    attention, ssm = int(parts[0]), int(parts[1])
     if attention == ssm == 0:
         raise BadInput(f"ratio '{text}' names no block at all: give 1:5, 1:0 or 0:1.")
     divisor = math.gcd(attention, ssm)
@@ -139,10 +140,10 @@ def parse_positions(text: str, layers: int | None = None) -> tuple[int, ...]:
     Raises:
         BadInput: not whole numbers, below 1, twice, or beyond ``layers``.
     """
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) >= 1 for part in parts):
+    blocks = [whole(part.strip()) for part in text.split(",")]
+    positions = tuple(sorted(block for block in blocks if block))
+    if len(positions) < len(blocks):
         raise BadInput(f"positions '{text}' are not 1-based block numbers: write 4,8.")
-    positions = tuple(sorted(int(part) for part in parts))
     if len(set(positions)) < len(positions):
         raise BadInput(f"positions '{text}' name a block twice: give each once.")
     if layers is not None and positions[-1] > layers:

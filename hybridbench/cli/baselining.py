@@ -47,11 +47,11 @@ def baseline(*, action: str, results: tuple[Path, ...], name: str, into: Path, a
     from hybridbench.compare.baselines import add
     from hybridbench.kernel_suite.record import KernelRecord
     from hybridbench.record import Record
-    from hybridbench.store import holds, load
+    from hybridbench.store import exists, holds, load
 
     found: list[Any] = []
     for path in results:
-        of_kernels = path.exists() and holds([path], KernelRecord)
+        of_kernels = exists(path) and holds([path], KernelRecord)
         found += load([path], warn, damaged, KernelRecord) if of_kernels else []
         found += load([path], warn, damaged) if not of_kernels or holds([path], Record) else []
     written = add(found, name, into, warn)

@@ -22,6 +22,7 @@ from hybridbench.gate.baseline import (
 )
 from hybridbench.gate.exact import PARTS
 from hybridbench.gate.exits import Exit
+from hybridbench.store import exists
 
 BASELINE = Path("results/baselines/exact.json")
 
@@ -96,7 +97,7 @@ def update_exact(parts: str, path: Path) -> None:
         Unsupported: a part cannot be observed here.
     """
     chosen = _chosen(parts)
-    sections: dict[str, Section] = read_baseline(path) if path.exists() else {}
+    sections: dict[str, Section] = read_baseline(path) if exists(path) else {}
     sections |= {part: PARTS[part]() for part in chosen}
     write_baseline({part: sections[part] for part in PARTS if part in sections}, path)
     figures = sum(len(row) for part in chosen for row in sections[part].figures.values())

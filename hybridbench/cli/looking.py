@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from hybridbench.cli.options import GIVEN_PATH, check_plot, plot_option
 from hybridbench.cli.output import Plain
-from hybridbench.cli.stored import damaged, stored_records, warn
+from hybridbench.cli.stored import all_records, damaged, stored_records, warn
 from hybridbench.cli.typed import Command, listed
 from hybridbench.errors import BadInput, BadResults
+
+if TYPE_CHECKING:
+    from hybridbench.record import Record
+    from hybridbench.record.traced import TraceRecord
 
 EVERYWHERE = Path("results")
 """Where results are looked for if no folder is named."""
@@ -29,6 +35,7 @@ def ls(paths: tuple[Path, ...], as_json: bool) -> None:
     """
     from hybridbench.kernel_suite.record import KernelRecord
     from hybridbench.record import Record
+    from hybridbench.record.traced import TraceRecord
     from hybridbench.report.listing import Folder, folder_of, listing_table
     from hybridbench.report.progress import computed
     from hybridbench.report.render.terminal import print_table
@@ -40,7 +47,7 @@ def ls(paths: tuple[Path, ...], as_json: bool) -> None:
     def read(folder: tuple[Path, list[Path]]) -> Folder | None:
         place, files = folder
         records: list[StoredRecord] = []
-        for kind in (Record, KernelRecord):
+        for kind in (Record, KernelRecord, TraceRecord):
             of_kind = [file for file in files if is_of(file, kind)]
             try:
                 records += load(of_kind, warn, damaged, kind) if of_kind else []
@@ -48,7 +55,7 @@ def ls(paths: tuple[Path, ...], as_json: bool) -> None:
                 damaged(str(exc))
         return folder_of(place, records) if records else None
 
-    found = list(folders(paths or (EVERYWHERE,), (Record, KernelRecord)).items())
+    found = list(folders(paths or (EVERYWHERE,), (Record, KernelRecord, TraceRecord)).items())
     if not found:
         where = ", ".join(map(str, paths or (EVERYWHERE,)))
         raise BadResults(f"{where} holds no results: measure something first, such as hybridbench quickstart.")
@@ -72,12 +79,15 @@ def show(results: tuple[Path, ...], where: tuple[str, ...], metric: str | None, 
 
     RESULTS are folders or .jsonl files. Of a case that they hold more than once, the newest record is shown. A field
     is one of arch, model, scale, ratio, workload, ctx, batch, mode, dtype, status and others; all --where must hold.
+    Cases that hybridbench trace stored are shown below, with the share of each class of operation.
     """
     check_plot(plot, as_json)
     from hybridbench.kernel_suite.record import KernelRecord
     from hybridbench.record import Record
+    from hybridbench.record.traced import TraceRecord
     from hybridbench.report.answers import answer, metrics_named, rows, selected
     from hybridbench.report.render.terminal import print_table
+    from hybridbench.report.traces import plain, trace_sections
     from hybridbench.store import exists, holds
 
     metrics = metrics_named(metric)
@@ -85,12 +95,28 @@ def show(results: tuple[Path, ...], where: tuple[str, ...], metric: str | None, 
     if holds(there, KernelRecord) and not holds(there, Record):
         named = ", ".join(map(str, results))
         raise BadInput(f"{named} holds only operations timed by themselves: hybridbench report {there[0]} shows them.")
-    records = selected(stored_records(results), where)
+    traces = _traces([path for path in there if holds([path], TraceRecord)])
+    measured = [path for path in results if path not in there or holds([path], Record)]
+    chosen = selected([*(stored_records(measured) if measured else []), *(bare for bare, _ in traces)], where)
+    told = [trace for bare, trace in traces if any(bare is one for one in chosen)]
+    records = [one for one in chosen if not any(one is bare for bare, _ in traces)]
     if as_json:
-        click.echo(json.dumps({"rows": rows(records, metrics)}))
+        document = {"rows": rows(records, metrics), **({"traces": plain(told)} if told else {})}
+        click.echo(json.dumps(document))
         return
-    print_table(answer(records, metrics), Plain())
-    if plot:
+    if records:
+        print_table(answer(records, metrics), Plain())
+    for section in trace_sections(told):
+        print_table(section.table, Plain())
+    if plot and records:
         from hybridbench.cli.rendering import print_plots
 
         print_plots(records, metrics[0])
+
+
+def _traces(paths: Sequence[Path]) -> list[tuple[Record, TraceRecord]]:
+    """The latest trace of every case and machine, each with its case as a record, by which it is chosen."""
+    from hybridbench.record.traced import TraceRecord
+    from hybridbench.store import newest
+
+    return [(trace.bare, trace) for trace in newest(all_records(paths, TraceRecord))] if paths else []

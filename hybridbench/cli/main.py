@@ -5,6 +5,7 @@ Commands import what they need when they run: ``--help`` and ``cost`` answer wit
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 from collections.abc import Iterator, MutableMapping
@@ -14,9 +15,11 @@ import click
 from typing_extensions import override
 
 from hybridbench import __version__
+from hybridbench.cli.help import EXAMPLES
 from hybridbench.cli.output import Plain, ended_quietly
 from hybridbench.cli.stored import some_were_damaged
-from hybridbench.errors import BadResults, HybridbenchError
+from hybridbench.cli.usage import sentence
+from hybridbench.errors import BadInput, BadResults, HybridbenchError, unknown_name
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "quickstart": ("quickstart", "A little of everything, in a minute."),
@@ -84,6 +87,19 @@ class Loaded(MutableMapping[str, click.Command]):
         return len(COMMANDS)
 
 
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Print an error raised on purpose as a sentence, and end with its exit code."""
+    try:
+        yield
+    except HybridbenchError as exc:
+        Plain(stderr=True, soft_wrap=True).print(f"error: {exc}", style="red")
+        raise click.exceptions.Exit(exc.exit_code) from exc
+    except KeyboardInterrupt as exc:
+        Plain(stderr=True).print("stopped.")
+        raise click.exceptions.Exit(130) from exc
+
+
 class Cli(click.Group):
     """Prints errors raised on purpose as a sentence, without a traceback; exit code 2 for bad input."""
 
@@ -101,21 +117,44 @@ class Cli(click.Group):
     @override
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         """Read the words before the command, among which ``--help`` prints."""
-        with ended_quietly():
+        with ended_quietly(), _told():
             return super().make_context(*args, **kwargs)
+
+    @override
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the words before the command.
+
+        Raises:
+            BadInput: an option that belongs behind a command, or nowhere.
+        """
+        if not args:
+            return super().parse_args(ctx, args)  # which shows the help
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as exc:
+            what = f"hybridbench has no {exc.option_name} before a command"
+            raise BadInput(f"{what}: write options behind the command, as in {EXAMPLES['cost'][0]}.") from exc
+        except click.UsageError as exc:
+            raise BadInput(sentence(exc, self, {}, ())) from exc
+
+    @override
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that the first word names.
+
+        Raises:
+            BadInput: none has that name; the text has the nearest.
+        """
+        if args[0] not in self.commands:
+            raise unknown_name("command", args[0], self.commands)
+        return super().resolve_command(ctx, args)
 
     @override
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; an error raised on purpose becomes a sentence and an exit code."""
-        with ended_quietly():
-            try:
-                result = super().invoke(ctx)
-            except HybridbenchError as exc:
-                Plain(stderr=True, soft_wrap=True).print(f"error: {exc}", style="red")
-                ctx.exit(exc.exit_code)
-            except KeyboardInterrupt:
-                Plain(stderr=True).print("stopped.")
-                ctx.exit(130)
+        with ended_quietly(), _told():
+            result = super().invoke(ctx)
             if some_were_damaged(ctx):
                 ctx.exit(BadResults.exit_code)
             return result

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from hybridbench.kernel_suite.report import KernelReport
     from hybridbench.quality.training.record import LearnRecord
     from hybridbench.quality.training.report import LearnReport
+    from hybridbench.record.traced import TraceRecord
     from hybridbench.report.part import ReportPart
 
 
@@ -36,6 +37,7 @@ def render(
     runs: Mapping[str, str] = NO_RUNS,
     kernels: Sequence[KernelRecord] = (),
     parts: Sequence[ReportPart] = (),
+    traces: Sequence[TraceRecord] = (),
     plot: bool = False,
 ) -> None:
     """Write the report into ``folder`` and show the tables (``brief``: throughput only), or print one JSON document.
@@ -44,9 +46,9 @@ def render(
     the chart libraries are missing, as on many cluster nodes, no report is written, and a message says how to make it
     later from the records. If ``runs`` names the runs of some ``run_id``, they are shown side by side. Records of
     ``kernels`` have a report of their own in ``folder``, and stand in the same JSON document. ``parts`` are further
-    sections of the report. ``plot`` draws throughput below the tables.
+    sections of the report, and ``traces`` sections by class of operation. ``plot`` draws throughput below the tables.
     """
-    report = build_report(records, runs, [*parts, *_kernels_part(kernels)])
+    report = build_report(records, runs, [*parts, *_kernels_part(kernels)], traces)
     whole = build_report(written) if written and list(written) != list(records) else report
     where = _written_by(lambda: _page(whole, folder), folder)
     if as_json:

@@ -36,6 +36,7 @@ def report(results: tuple[Path, ...], plot: bool, as_json: bool, out: Path | Non
     from hybridbench.kernel_suite.report import as_part, build
     from hybridbench.quality.training.record import LearnRecord
     from hybridbench.record import Record
+    from hybridbench.record.traced import TraceRecord
     from hybridbench.report.render.page import own_page
     from hybridbench.store import exists, holds, newest
 
@@ -45,7 +46,8 @@ def report(results: tuple[Path, ...], plot: bool, as_json: bool, out: Path | Non
 
     kernels = [path for path in there if holds([path], KernelRecord)]
     learned = [path for path in there if holds([path], LearnRecord)]
-    others = [path for path in results if path not in (*kernels, *learned) or holds([path], Record)]
+    traced = [path for path in there if holds([path], TraceRecord)]
+    others = [path for path in results if path not in (*kernels, *learned, *traced) or holds([path], Record)]
     records: dict[tuple[str, str], Record] = {}
     runs: dict[str, str] = {}
     for path, name in zip(others, _names(others), strict=True):
@@ -54,16 +56,26 @@ def report(results: tuple[Path, ...], plot: bool, as_json: bool, out: Path | Non
             runs.setdefault(record.run_id, name)
     of_kernels = all_records(kernels, KernelRecord) if kernels else []
     of_learning = newest(all_records(learned, LearnRecord)) if learned else []
+    traces = newest(all_records(traced, TraceRecord)) if traced else []
     own_page(folder, "index.html")  # before anything is written
     compared = _compared(there) if others or kernels else []
     if of_learning:
-        if as_json and (others or kernels):
+        if as_json and (others or kernels or traces):
             raise BadInput("--json prints one document: name results of training runs apart from others.")
         render_learn(of_learning, folder, as_json=as_json)
-    if others:
+    if others or traces:
         side_by_side = runs if len(others) > 1 else {}
         steps = list(records.values())
-        render(steps, folder, as_json=as_json, runs=side_by_side, kernels=of_kernels, parts=compared, plot=plot)
+        render(
+            steps,
+            folder,
+            as_json=as_json,
+            runs=side_by_side,
+            kernels=of_kernels,
+            parts=compared,
+            traces=traces,
+            plot=plot,
+        )
     elif kernels:
         render_kernels(of_kernels, folder, as_json=as_json)
         write_page([*compared, as_part(build(of_kernels))], folder)

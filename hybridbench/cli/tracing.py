@@ -32,7 +32,8 @@ from hybridbench.suite.sweep import Sweep, cases
 from hybridbench.suite.workloads import DECODE, WORKLOADS
 
 if TYPE_CHECKING:
-    from hybridbench.trace import Trace
+    from hybridbench.record.traced import Trace
+    from hybridbench.suite.case import Case
 
 SHOWN_KERNELS = 15
 MOST_STEPS = 1000
@@ -50,7 +51,8 @@ def trace(
 ) -> None:
     """Profile a few steps of one case: time by class of operation, launches, and the share in which nothing ran.
 
-    With -o it also writes a Chrome trace, for chrome://tracing or Perfetto. Profiling slows a step down, so compare
+    With -o it also stores the classes, which report and show read, and a Chrome trace, for chrome://tracing or
+    Perfetto. Profiling slows a step down, so compare
     shares here and take times from the other commands.
     """
     if options["arch"] is None:
@@ -67,18 +69,34 @@ def trace(
     needs_gpu(planned, gpus)
     os.environ.update(thread_settings())  # PyTorch, which is imported below, reads them once
     check_backends(planned)
-    from hybridbench.store import make_folder
     from hybridbench.trace import trace_case
 
-    chrome = make_folder(out) / "trace.json" if out else None
-    found = trace_case(planned[0], steps=steps, chrome=chrome)
+    if out:
+        chrome, found = _stored(planned[0], steps, out)
+    else:
+        chrome, found = None, trace_case(planned[0], steps=steps)
     if as_json:
         document = {"case": planned[0].to_dict(), **asdict(found), "gap_s": found.gap_s, "launches": found.launches}
         click.echo(json.dumps({**document, "chrome_trace": str(chrome) if chrome else None}))
         return
     show(found, f"{planned[0].label}, {planned[0].execution.mode}")
-    if chrome:
-        Plain().print(f"Chrome trace: {chrome}", soft_wrap=True)
+    if chrome and out:
+        console = Plain(soft_wrap=True)
+        console.print(f"Chrome trace: {chrome}")
+        console.print(f"Stored for hybridbench show and report: {out}")
+
+
+def _stored(case: Case, steps: int, out: Path) -> tuple[Path, Trace]:
+    """Trace a case, and store what was seen in a folder, beside the Chrome trace whose path is returned."""
+    from hybridbench.record.traced import TraceRecord
+    from hybridbench.store import RecordWriter
+    from hybridbench.trace import traced
+
+    with RecordWriter(out, kind=TraceRecord) as writer:
+        chrome = out / "trace.json"
+        record = traced(case, writer.run_id, steps=steps, chrome=chrome)
+        writer.append(record)
+    return chrome, record.observed
 
 
 trace.params.append(checkpoint_option())
@@ -89,11 +107,10 @@ def show(found: Trace, title: str) -> None:
     console = Plain()
     console.print(title, style="bold")
     classes = _table("class of operation", "launches", "time a step", "share [%]")
-    for spent in found.classes:
-        share = units.format_number(100 * spent.seconds / found.step_s)
-        classes.add_row(spent.name, f"{spent.launches:,.0f}", units.format_seconds(spent.seconds), share)
-    gap = units.format_number(100 * found.gap_s / found.step_s)
-    classes.add_row("gaps", "", units.format_seconds(found.gap_s), gap)
+    launches = {spent.name: f"{spent.launches:,.0f}" for spent in found.classes}
+    for name, seconds in found.parts_s.items():
+        share = units.format_number(100 * found.shares[name])
+        classes.add_row(name, launches.get(name, ""), units.format_seconds(seconds), share)
     console.print(classes)
     console.print(
         f"A step takes {units.format_seconds(found.step_s)} while profiled and makes {found.launches:,.0f} launches; "
@@ -101,8 +118,8 @@ def show(found: Trace, title: str) -> None:
     )
     longest = _table("longest", "class", "launches", "time a step")
     for spent in found.kernels[:SHOWN_KERNELS]:
-        name = Text(spent.name, no_wrap=True, overflow="ellipsis")
-        longest.add_row(name, spent.kind, f"{spent.launches:.0f}", units.format_seconds(spent.seconds))
+        kernel = Text(spent.name, no_wrap=True, overflow="ellipsis")
+        longest.add_row(kernel, spent.kind, f"{spent.launches:.0f}", units.format_seconds(spent.seconds))
     console.print(longest)
 
 

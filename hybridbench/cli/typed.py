@@ -14,6 +14,7 @@ import click
 from typing_extensions import override
 
 from hybridbench.cli.help import EXAMPLES, GROUPS, group_of
+from hybridbench.cli.usage import sentence
 from hybridbench.errors import BadInput, nearest_name
 
 
@@ -25,12 +26,15 @@ class Command(click.Command):
         """Read the words, and refuse what would be passed over in silence.
 
         Raises:
-            BadInput: an option of one value given twice, an option or argument that is empty, or an unknown option.
+            BadInput: an option of one value given twice, an option or argument that is empty, an unknown option, or
+                whatever else click refuses.
         """
         try:
-            values, _, order = self.make_parser(ctx).parse_args(args=list(args))
+            values, rest, order = self.make_parser(ctx).parse_args(args=list(args))
         except click.NoSuchOption as exc:
             raise BadInput(self._unknown(exc.option_name, ctx)) from exc
+        except click.UsageError as exc:
+            raise BadInput(sentence(exc, self, {}, ())) from exc
         for parameter, times in Counter(order).items():
             name = max(parameter.opts, key=len)
             if _empty(values.get(parameter.name)):
@@ -38,7 +42,10 @@ class Command(click.Command):
                 raise BadInput(f"{name} is empty: give a {what}, or leave it out.")
             if times > 1 and isinstance(parameter, click.Option) and not _repeatable(parameter):
                 raise BadInput(f"{name} is given {times} times, and takes one value: give it once.")
-        return super().parse_args(ctx, args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as exc:
+            raise BadInput(sentence(exc, self, values, rest)) from exc
 
     @override
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -70,8 +77,8 @@ class Command(click.Command):
                 f"leave it out, or see hybridbench {self.name} --help."
             )
         near = nearest_name(option.lstrip("-"), [name[2:] for name in _options(self) if name.startswith("--")])
-        hint = f"did you mean --{near}? " if near else ""
-        return f"{self.name} has no {option}: {hint}See hybridbench {self.name} --help."
+        hint = f"did you mean --{near}? Else " if near else ""
+        return f"{self.name} has no {option}: {hint}see hybridbench {self.name} --help."
 
 
 def _options(command: click.Command) -> list[str]:

@@ -18,10 +18,11 @@ from hybridbench.compare.conditions import denied
 from hybridbench.errors import BadInput
 from hybridbench.record import Environment, Status
 from hybridbench.store import StoredRecord, load, make_folder, newest
+from hybridbench.text import shown
 
 FOLDER = Path("results/baselines")
 MAIN = "main"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def machine_class(environment: Environment) -> str:
@@ -36,7 +37,9 @@ def baseline_file(record: StoredRecord, name: str = MAIN, folder: Path = FOLDER)
         BadInput: a name that no file can have.
     """
     if not _NAME.fullmatch(name):
-        raise BadInput(f"'{name}' cannot name a baseline: use letters, digits, '.', '_' and '-', such as v0.1.")
+        raise BadInput(
+            f"{shown(name)} cannot name a baseline: use up to 100 letters, digits, '.', '_' and '-', such as v0.1."
+        )
     kind: Any = type(record)
     return folder / machine_class(record.environment) / f"{kind.FILES}-{name}.jsonl"
 

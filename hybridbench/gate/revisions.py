@@ -158,6 +158,13 @@ def changed_here(root: Path) -> bool:
     return bool(git(root, *words, why="the working tree cannot be read"))
 
 
+def ignored(root: Path, path: Path) -> bool:
+    """Whether git leaves a path of a working tree aside: it holds nothing tracked, and a rule ignores it."""
+    if git(root, "ls-files", "--", str(path), why=f"{path} cannot be looked up"):
+        return False
+    return _run(root, ("check-ignore", "--quiet", "--", str(path)), f"{path} cannot be looked up").returncode == 0
+
+
 def own_folder(root: Path) -> Path:
     """Git's own folder of a working tree, whose files belong to no commit."""
     return Path(git(root, "rev-parse", "--absolute-git-dir", why="the repository has no folder of git"))

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import hybridbench
 from hybridbench.errors import BadInput
-from hybridbench.gate.revisions import commit_of, git, root_of
+from hybridbench.gate.revisions import commit_of, git, ignored, root_of
 
 PACKAGE = Path(hybridbench.__file__).resolve().parent
 _INSTALLED = ("site-packages", "dist-packages")
@@ -112,7 +112,8 @@ def check_timed_from(root: Path, own_kernels: bool, named: str) -> None:
 def moved(side: Setup, root: Path, tree: Path) -> Setup:
     """A side with what lies in a repository taken from another tree of it.
 
-    What the tree does not have, such as an environment that git ignores, stays where it is.
+    What git ignores, such as an environment, is of no revision and stays where it is. Anything else that the tree lacks
+    came later: there, its path leads nowhere, since what it holds here would be timed as the revision's.
     """
 
     def there(path: Path) -> Path:
@@ -120,12 +121,13 @@ def moved(side: Setup, root: Path, tree: Path) -> Setup:
         if not resolved.is_relative_to(root):
             return path
         other = tree / resolved.relative_to(root)
-        return other if other.exists() else path
+        return path if not other.exists() and ignored(root, resolved) else other
 
     package = there(side.package) if side.package is not None else None
     listed = dict.fromkeys(str(there(Path(part))) for part in side.path)
     folder = there(side.folder)
-    return replace(side, folder=folder if folder != side.folder else tree, path=tuple(listed), package=package)
+    runs_in = folder if folder != side.folder and folder.is_dir() else tree
+    return replace(side, folder=runs_in, path=tuple(listed), package=package)
 
 
 def check_package(side: Setup, said: str) -> None:

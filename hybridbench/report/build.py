@@ -21,6 +21,7 @@ from functools import cached_property
 
 from hybridbench.errors import BadResults
 from hybridbench.record import Record
+from hybridbench.record.traced import TraceRecord
 from hybridbench.report.chart import Plot, Scatter, Spread
 from hybridbench.report.findings import findings
 from hybridbench.report.groups import NO_RUNS, Group, file_stem, group_records, latest
@@ -36,6 +37,7 @@ from hybridbench.report.repeat import command
 from hybridbench.report.scatters import group_scatters
 from hybridbench.report.spreads import group_spread
 from hybridbench.report.table import Table
+from hybridbench.report.traces import TraceSection, trace_sections
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,7 @@ class Report:
         machines: a line for each machine and set of software.
         runs: the name of the run of a ``run_id`` where several runs are compared, else empty.
         parts: sections that other packages made.
+        traces: time by class of operation, where it was traced.
     """
 
     records: tuple[Record, ...]
@@ -113,6 +116,7 @@ class Report:
     machines: tuple[str, ...]
     runs: Mapping[str, str] = field(default_factory=dict)
     parts: tuple[ReportPart, ...] = ()
+    traces: tuple[TraceSection, ...] = ()
 
     @property
     def workloads(self) -> dict[str, list[Record]]:
@@ -122,7 +126,10 @@ class Report:
 
 
 def build_report(
-    records: Sequence[Record], runs: Mapping[str, str] = NO_RUNS, parts: Sequence[ReportPart] = ()
+    records: Sequence[Record],
+    runs: Mapping[str, str] = NO_RUNS,
+    parts: Sequence[ReportPart] = (),
+    traces: Sequence[TraceRecord] = (),
 ) -> Report:
     """Build the report of some records.
 
@@ -130,11 +137,12 @@ def build_report(
         records: of a case that was measured more than once in a run, the latest record is shown.
         runs: a name for the run of each ``run_id``, to show runs that measured the same cells side by side.
         parts: sections that other packages made.
+        traces: cases that were traced.
 
     Raises:
         BadResults: there is nothing to report.
     """
-    if not records and not parts:
+    if not (records or parts or traces):
         raise BadResults("there is no record to report: measure something with 'hybridbench run' first.")
     groups = group_records(records, runs)
     shown = latest(records, runs)
@@ -147,6 +155,7 @@ def build_report(
         tuple(machines(shown)),
         runs if len(set(runs.values())) > 1 else {},
         tuple(parts),
+        tuple(trace_sections(traces)),
     )
 
 

@@ -1,8 +1,8 @@
 """chart: the content of a chart before it is drawn: points, failures, units and words.
 
 A ``Plot`` has a value per context or batch, a ``Scatter`` two values per case, a ``Spread`` the distribution of each
-case's samples. Measured values have one kind of mark; predicted values and the floor have another. A failed case is a
-word.
+case's samples, a ``Stack`` shares of a whole. Measured values have one kind of mark; predicted values and the floor
+have another. A failed case is a word.
 """
 
 from __future__ import annotations
@@ -150,3 +150,24 @@ class Spread:
     axis: str
     models: Mapping[str, Kin]
     boxes: tuple[Box, ...]
+
+
+@dataclass(frozen=True)
+class Strip:
+    """One class of a bar: its share of the whole, and its time in seconds."""
+
+    bar: str
+    part: str
+    share_frac: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The content of a chart of shares: a bar per case, in order, whose strips add up to 1, in the order of classes."""
+
+    title: str
+    subtitle: str
+    bars: tuple[str, ...]
+    strips: tuple[Strip, ...]
+    classes: tuple[str, ...]

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hybridbench.record import Record, Status
+from hybridbench.record.traced import TraceRecord
 from hybridbench.report.table import Column, Table, TableCell
 from hybridbench.store import StoredRecord, newest
 from hybridbench.suite.workloads import WORKLOADS
 
-KERNELS = "kernels"
+KERNELS, TRACES = "kernels", "traces"
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Folder:
         runs: the number of runs.
         first, last: when the earliest and the latest case began, in UTC: ``2026-11-22T09:20:59+00:00``.
         machines: the devices.
-        kinds: the number of cases of each workload; ``kernels`` are operations timed by themselves.
+        kinds: the number of cases of each workload; ``kernels`` are operations timed by themselves,
+            ``traces`` steps that were profiled.
         statuses: the number of cases that ended in each way.
     """
 
@@ -49,7 +51,7 @@ class Folder:
 def folder_of(path: Path, records: Sequence[StoredRecord]) -> Folder:
     """What the records of a folder, at least one, say of it."""
     shown = newest(records)
-    kinds = Counter(one.case.workload.kind if isinstance(one, Record) else KERNELS for one in shown)
+    kinds = Counter(_kind(one) for one in shown)
     ended = Counter(record.status for record in shown)
     times = [record.started for record in records]
     return Folder(
@@ -58,9 +60,15 @@ def folder_of(path: Path, records: Sequence[StoredRecord]) -> Folder:
         min(times).isoformat(timespec="seconds"),
         max(times).isoformat(timespec="seconds"),
         tuple(dict.fromkeys(record.environment.device for record in shown)),
-        {kind: kinds[kind] for kind in (*WORKLOADS, KERNELS) if kinds[kind]},
+        {kind: kinds[kind] for kind in (*WORKLOADS, KERNELS, TRACES) if kinds[kind]},
         {status.value: ended[status] for status in Status if ended[status]},
     )
+
+
+def _kind(record: StoredRecord) -> str:
+    if isinstance(record, Record):
+        return record.case.workload.kind
+    return TRACES if isinstance(record, TraceRecord) else KERNELS
 
 
 def listing_table(folders: Sequence[Folder]) -> Table:

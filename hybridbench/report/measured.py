@@ -181,8 +181,7 @@ def outcome(table: Table, record: Record) -> TableCell:
     word = record.status.value.replace("_", " ")
     sentences = []
     if record.status is not Status.OK:
-        reason = " ".join((record.message or "no reason was recorded").split())
-        sentences.append(f"{word}: {reason}")
+        sentences.append(f"{word}: {_reason(record)}")
     wrong = problems(record)
     if wrong:
         word = INVALID
@@ -191,6 +190,16 @@ def outcome(table: Table, record: Record) -> TableCell:
     return TableCell(
         " ".join([word, *("".join([table.note(sentence) for sentence in sentences]),)]).strip(), word, word
     )
+
+
+def _reason(record: Record) -> str:
+    """Why a case has no value, on one line; of what ran out of memory the first sentence.
+
+    PyTorch goes on with its allocator's state and advice, which differ from case to case. CSV and JSON have all of it.
+    """
+    said = " ".join((record.message or "no reason was recorded").split())
+    first, end, _ = said.partition(". ")
+    return first + end.strip() if record.status is Status.OOM else said
 
 
 def summary_table(group: Group) -> Table:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from hybridbench.cli.main import main
 
+H200 = Path(__file__).parents[2] / "results/nvidia-h200"
 MISTAKES = {
     "unknown arch": (["cost", "--arch", "intr"], ["'intr'", "did you mean 'intra'"]),
     "unknown scale": (["cost", "--scale", "2b"], ["'2b'", "100m"]),
@@ -95,7 +97,28 @@ MISTAKES = {
     ),
     "an option of one other command": (["cost", "--resume"], ["cost has no --resume", "--help"]),
     "an option misspelled": (["cost", "--scal", "1b"], ["cost has no --scal", "did you mean --scale?"]),
-    "an option of nothing": (["cost", "--xyzzy"], ["cost has no --xyzzy: See hybridbench cost --help"]),
+    "an option of nothing": (["cost", "--xyzzy"], ["cost has no --xyzzy: see hybridbench cost --help"]),
+    **{
+        f"a {option} of 5,000 digits": (["cost", "--arch", arch, f"--{option}", value], [f"{option} '", "9999"])
+        for option, arch, value in (
+            ("ratio", "inter", f"1:{'9' * 5000}"),
+            ("positions", "inter", "9" * 5000),
+            ("split", "intra", f"{'9' * 5000}:1"),
+        )
+    },
+    "a baseline's name that is too long": (
+        ["baseline", "update", str(H200 / "efficiency"), "--name", "9" * 5000],
+        ["cannot name a baseline", "up to 100 letters"],
+    ),
+    "a path that is too long as a baseline": (["baseline", "update", "x" * 5000], ["File name too long"]),
+    "a path that is too long as a source": (
+        ["corpus", "build", "--from", "x" * 5000, "-o", "c"],
+        ["File name too long"],
+    ),
+    "a path that is too long as figures": (
+        ["check", "--exact", "--update", "--parts", "formulas", "--baseline", "x" * 5000],
+        ["File name too long"],
+    ),
     "price in float64": (["price", "--dtype", "float64"], ["float64", "H200", "bfloat16"]),
     "order of nothing": (["price", "--sort", "cost"], ["unknown sort 'cost'", "floor, step"]),
     "order by steps that nobody predicts": (["price", "--sort", "step"], ["--sort step", "--efficiency"]),

@@ -102,6 +102,8 @@ def test_values_of_a_condition_add_up_and_conditions_narrow() -> None:
 def test_a_failed_case_is_a_row_with_its_reason() -> None:
     done = run("show", H200 / "fit", "--where", "status=oom")
     assert done.stdout.count("oom [") == 3
+    assert "[1] oom: OutOfMemoryError: CUDA out of memory.\n" in done.stdout, "without PyTorch's advice"
+    assert all("expandable_segments" in row["message"] for row in rows("show", H200 / "fit", "--where", "status=oom"))
     assert "CUDA out of memory" in done.stdout
 
 

@@ -96,6 +96,74 @@ def test_nothing_may_be_empty(command):
         assert "is empty" in result.stderr
 
 
+def one_sentence(*args):
+    """What the command says of words that it cannot read: one line, and exit code 2."""
+    result = run(*args)
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert line.endswith(".")
+    assert "Usage:" not in line
+    return line
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_what_a_command_lacks_is_named_with_an_example(command):
+    for parameter in command.params:
+        if parameter.required:
+            name = parameter.opts[-1] if isinstance(parameter, click.Option) else parameter.human_readable_name
+            others = [word for one in command.params if one.required and one is not parameter for word in given(one)]
+            said = one_sentence(command.name, *others)
+            assert f"{command.name} lacks {name}" in said
+            assert f"hybridbench {command.name} " in said
+
+
+def given(parameter):
+    """The words that give a parameter some value."""
+    return [parameter.opts[0], "x"] if isinstance(parameter, click.Option) else ["x"]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_every_option_says_what_it_takes(command):
+    for option in command.params:
+        if not isinstance(option, click.Option):
+            continue
+        name = option.opts[-1]
+        if option.is_flag:
+            if name.startswith("--"):
+                assert f"{name} takes no value" in one_sentence(command.name, f"{name}=3")
+            continue
+        assert f"{name} has no value" in one_sentence(command.name, name)
+        if isinstance(option.type, click.types.IntParamType | click.types.FloatParamType):
+            needed = [word for one in command.params if one.required for word in given(one)]
+            said = one_sentence(command.name, *needed, name, "x")
+            assert f"{name} 'x' is not a " in said
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_a_word_that_no_parameter_takes_is_shown(command):
+    if any(parameter.nargs == -1 for parameter in command.params):
+        return  # it takes any number of words
+    needed = [word for one in command.params if one.required for word in given(one)]
+    said = one_sentence(command.name, *needed, "one too", "many")
+    assert f"{command.name} has no use for 'one too' and 'many'" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("reprot", "x"), "unknown command 'reprot': did you mean 'report'?"),
+        (("--json", "cost"), "hybridbench has no --json before a command"),
+        (("--version=3",), "--version takes no value"),
+        (("trace", "--steps", "0"), "--steps '0' is not a whole number from 1 to 1000"),
+        (("check", "--junit", "/"), "--junit: File '/' is a directory"),
+    ],
+)
+def test_other_words_that_click_refuses(words, said):
+    assert said in one_sentence(*words)
+
+
 def test_a_flag_given_twice_says_the_same_twice():
     assert run("cost", "--arch", "mamba", "--json", "--json").exit_code == 0
 

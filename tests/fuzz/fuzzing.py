@@ -68,6 +68,8 @@ def _stop(_signal: int, _frame: FrameType | None) -> None:
     raise TookTooLong
 
 
+CORPUS = "corpus"
+"""The folder of a corpus, beside which command lines are run."""
 MODEL_WORDS = ("transformer", "mamba", "inter", "intra", "swa", "mamba,inter", "all")
 VALUES: dict[str, tuple[str, ...]] = {
     "arch": MODEL_WORDS,
@@ -112,10 +114,17 @@ VALUES: dict[str, tuple[str, ...]] = {
     "parts": ("formulas",),
     "baseline": (str(ROOT / "results/baselines/exact.json"),),
     "fail_on": ("incorrect", "regression,inconclusive", "none"),
+    "paths": (str(RESULTS), str(RESULTS / "efficiency"), str(ROOT / "tests/cases/records/bom.jsonl")),
+    "where": ("arch=inter", "ctx=4k..32k", "workload=decode", "status=ok", "batch=1,4", "arch=", "=", "ctx=x"),
+    "action": ("show", "update"),
+    "data": (CORPUS,),
+    "seeds": ("1", "3"),
+    "tokens": ("1m", "100k", "64"),
+    "sweep_lr": ("0.5,1,2", "1"),
 }
 COMMANDS = (
     *("cost", "cache", "fit", "price", "crossover", "train-throughput", "prefill", "decode", "generate", "report"),
-    *("export", "compare", "pareto", "kernels", "check"),
+    *("export", "compare", "pareto", "kernels", "check", "ls", "show", "baseline", "learn"),
 )
 WITH = {"check": "--exact"}
 """An option without which a command would time something."""
@@ -286,6 +295,8 @@ def fuzz(kind: str, seed: int, until: Callable[[Outcome], bool], keep: Path | No
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.chdir(folder)
+        if kind == "commands":
+            CliRunner().invoke(main, ["corpus", "build", "--from", str(ROOT / "README.md"), "-o", CORPUS])
         for args in fuzzed(kind, random.Random(seed), folder):
             charts.clear()
             before = len(outcome.failures)

@@ -265,7 +265,7 @@ def test_what_is_typed_wrong(repository: Repository, tmp_path: Path, monkeypatch
         (("--good", first, "--bad", last), "nothing that is timed comes from there"),
         (("--good", first, "--bad", last, *OWN, "--budget", "soon"), "such as 300."),
         (("--good", first, "--bad", last, *OWN, "--progress", "/nowhere/x"), "cannot be written"),
-        (("--good", first, *OWN), "Missing option '--bad'"),
+        (("--good", first, *OWN), "bisect lacks --bad"),
         (("--good", first, "--bad", last, "--base", first), "bisect has no --base"),
     ):
         code, output = typed(*words)

@@ -110,10 +110,37 @@ def test_revisions_that_cannot_be_a_base(repository: Path, tmp_path: Path, monke
         of_python(str(tmp_path))
 
 
+def test_code_that_a_revision_lacks_is_not_timed_for_it(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its folder is on the path here, is tracked by now or new, and holds another kernel of the same name."""
+    kept, later, new = (repository / name for name in ("environment", "later", "new"))
+    for folder in (kept, later, new):
+        folder.mkdir()
+        (folder / "only_here.py").write_text("made = 1\n")
+    (repository / ".gitignore").write_text("environment/\n")
+    subprocess.run(["git", "-C", str(repository), "add", "later", ".gitignore"], check=True)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (later, new, kept))))
+    monkeypatch.chdir(later)
+    with of_revision("HEAD", own_kernels=True) as base:
+        assert base.path[-3:] == (str(base.folder / "later"), str(base.folder / "new"), str(kept))
+        assert (base.folder / "mine.py").is_file(), "it runs at the top, where its own folder is missing"
+        listed = os.pathsep.join(base.path[:-1])
+        tried = subprocess.run(
+            [base.python, "-c", "import only_here"],
+            cwd=base.folder,
+            env={**os.environ, "PYTHONPATH": listed},
+            capture_output=True,
+            check=False,
+        )
+        assert b"ModuleNotFoundError" in tried.stderr
+    monkeypatch.chdir(repository)
+
+
 def test_what_lies_in_the_repository_moves_and_all_else_stays(tmp_path: Path) -> None:
     root, tree, other = (tmp_path / name for name in ("root", "tree", "other"))
     for path in (root / "src", tree / "src", root / "ignored", other):
         path.mkdir(parents=True)
+    subprocess.run(["git", "init", "-q", str(root)], check=True)
+    (root / ".gitignore").write_text("/ignored/\n")
     side = here()
     side = type(side)("base", folder=root, path=tuple(map(str, (root / "src", root / "ignored", other))), package=None)
     there = moved(side, root, tree)

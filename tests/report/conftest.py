@@ -22,6 +22,7 @@ from hybridbench.record import (
     Record,
     Status,
 )
+from hybridbench.record.traced import Spent, Trace, TraceRecord
 from hybridbench.report.build import build_report
 from hybridbench.report.render.folder import ReportFiles, write_report
 from hybridbench.suite.case import Case
@@ -112,3 +113,24 @@ def _decode_records() -> list[Record]:
 def _written(tmp_path_factory: pytest.TempPathFactory) -> ReportFiles:
     """The report of ``decode_records``, written once. A test that changes it works on a copy."""
     return write_report(build_report(decode_records()), tmp_path_factory.mktemp("written"))
+
+
+TRACED = {
+    "inter": {"matrix products": 6e-4, "attention": 1e-4, "scan": 2e-4},
+    "mamba": {"matrix products": 5e-4, "scan": 3e-4},
+}
+
+
+def trace_of(classes: dict[str, float], gap_s: float = 1e-4) -> Trace:
+    spent = [Spent(name, name, seconds, 10.0) for name, seconds in classes.items()]
+    busy_s = sum(classes.values())
+    return Trace(busy_s + gap_s, busy_s, spent, spent, 5, list(classes))
+
+
+@pytest.fixture(name="traces")
+def _traces(h200: Environment) -> list[TraceRecord]:
+    made = cases(Sweep("decode", arch="mamba,inter", ctx="4k"), has_gpu=True)
+    return [
+        TraceRecord(case, "run", f"2026-11-29T01:00:0{at}+00:00", h200, trace_of(TRACED[case.model.arch]))
+        for at, case in enumerate(made)
+    ]

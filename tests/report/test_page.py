@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from hybridbench.record import Environment, Record, Status
+from hybridbench.record.traced import TraceRecord
 from hybridbench.report.build import build_report
 from hybridbench.report.chart import Plot, Point
 from hybridbench.report.render.charts import FAMILY_COLORS, draw
@@ -70,6 +71,16 @@ def test_a_page_shows_what_the_report_says(decode_records: list[Record]) -> None
         [point.amount for point in report.groups[0].plots["decode-throughput"].points], rel=1e-6
     )
     assert len(charts[0]["failed"]) == len(decode_records) - ok
+
+
+def test_every_link_within_a_page_leads_somewhere(decode_records: list[Record], traces: list[TraceRecord]) -> None:
+    page = Elements(html_page(build_report(decode_records, traces=traces)))
+    linked = [attrs["href"] or "" for tag, attrs in page.tags if tag == "a"]
+    inside = {link[1:] for link in linked if link.startswith("#")}
+    named = {attrs["id"] for _, attrs in page.tags if attrs.get("id")}
+    assert inside <= named
+    assert {"group-0", "trace-0", "setting", "failures", "repeat", "unsaid"} <= inside
+    assert "all of it was measured on NVIDIA H200" in " ".join(page.words)
 
 
 def test_a_page_asks_for_nothing(decode_records: list[Record]) -> None:
@@ -339,6 +350,25 @@ def test_a_browser_draws_every_chart(browser: Browser, opened: Path, width: int,
     assert [event for event in browser.events if event.get("method") == "Runtime.consoleAPICalled"] == []
     asked = [e["params"]["request"]["url"] for e in browser.events if e.get("method") == "Network.requestWillBeSent"]
     assert [url for url in asked if not url.startswith("data:")] == [opened.as_uri()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "scheme"), [(400, "dark"), (1600, "light")])
+def test_a_browser_draws_classes_and_hides_one(
+    browser: Browser, traces: list[TraceRecord], tmp_path: Path, width: int, scheme: str
+) -> None:
+    page = tmp_path / "index.html"
+    page.write_text(html_page(build_report([], traces=traces)), encoding="utf-8")
+    browser.open(page, width, scheme)
+    strips = "document.querySelectorAll('#chart-0 .mark-rect path').length"
+    before = browser.run(strips)
+    assert before == sum(len(trace.observed.parts_s) for trace in traces)
+    assert browser.run(OVERLAPS) == []
+    assert browser.run("document.documentElement.scrollWidth") <= width
+    assert [one for one in browser.run(CONTRAST) if one[1] < 11 or one[2] < 4.5] == []
+    browser.run("document.querySelector('#chart-0 .legend button').click()")
+    time.sleep(0.3)
+    assert browser.run(strips) == before - len(traces), "matrix products are in both bars"
 
 
 @pytest.mark.slow

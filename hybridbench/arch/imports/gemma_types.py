@@ -14,6 +14,7 @@ from hybridbench.arch.blocks.per_layer import PerLayerInput
 from hybridbench.arch.imports.parts import ATTENTION_WORDS, Draft, Layers, read_attention, read_n_layers, read_tied
 from hybridbench.arch.imports.reader import Fields
 from hybridbench.errors import BadInput
+from hybridbench.units import whole
 
 
 def _own_layers(read: Fields, letters: list[str], default: int) -> int:
@@ -47,12 +48,13 @@ def _gemma4_shapes(read: Fields, letters: list[str]) -> list[tuple[int, int]]:
         return [full if letter == "*" else usual for letter in letters]
     shapes = [usual] * len(letters)
     for layer, changed in read.section("per_layer_config").items():
-        if not layer.isdecimal() or int(layer) >= len(letters) or not isinstance(changed, dict):
+        at = whole(layer)
+        if at is None or at >= len(letters) or not isinstance(changed, dict):
             raise BadInput(
                 f"per_layer_config has {layer}: {changed!r}: give fields by layer, from 0 to {len(letters) - 1}."
             )
         inside = Fields({**changed, "model_type": read.model_type})
-        shapes[int(layer)] = inside.size("head_dim", usual[0]), inside.size("num_key_value_heads", usual[1])
+        shapes[at] = inside.size("head_dim", usual[0]), inside.size("num_key_value_heads", usual[1])
         inside.finish()
     return shapes
 

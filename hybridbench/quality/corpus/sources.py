@@ -23,6 +23,7 @@ from typing import Any
 
 from hybridbench.errors import BadInput, nearest_name
 from hybridbench.quality.corpus.formats import Document, Unreadable, documents_in
+from hybridbench.store import exists
 
 HF = "hf:"
 DOCS, MAN = Path("/usr/share/doc"), Path("/usr/share/man")
@@ -72,7 +73,7 @@ def named_source(name: str, column: str, licence: str | None) -> Source:
             raise BadInput(f"--from {name}: this machine has no {folder}; give files of your own.")
         return Source(name, known, lambda note: _below(folder, ending, column, note))
     path = Path(name)
-    if not path.exists():
+    if not exists(path):
         near = nearest_name(name, SHIPPED)
         hint = f"did you mean {near}? " if near else ""
         raise BadInput(f"--from {name} is not there: {hint}Give a path, {', '.join(SHIPPED)} or hf:NAME.")

@@ -20,7 +20,7 @@ def to_csv(table: Table) -> str:
 
 
 def csv_files(report: Report) -> dict[str, str]:
-    """The text of each file of a report, by file name without the ending: records by workload, then the paper's tables.
+    """The text of each file of a report, by file name without the ending: records by workload, traces, the paper.
 
     The files of records hold every metric of every record.
     """
@@ -28,4 +28,5 @@ def csv_files(report: Report) -> dict[str, str]:
         workload: str(to_frame(records, report.runs).to_csv(index=False, lineterminator="\n"))
         for workload, records in report.workloads.items()
     }
+    found |= {section.stem: to_csv(section.table) for section in report.traces}
     return found | {name: to_csv(table) for section in report.papers for name, table in section.tables.items()}

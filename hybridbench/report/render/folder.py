@@ -15,6 +15,7 @@ from hybridbench.report.render.latex import latex_files
 from hybridbench.report.render.markdown import predicted_page, report_page
 from hybridbench.report.render.page import clear_earlier, own_page
 from hybridbench.report.render.panels import draw_panels
+from hybridbench.report.render.stacks import draw_stack
 from hybridbench.store import make_folder
 
 
@@ -38,6 +39,7 @@ def write_report(report: Report, out: Path) -> ReportFiles:
     table_folder, chart_folder = make_folder(out / "tables"), make_folder(out / "charts")
     tables = {table_folder / name: text for name, text in _tables(report).items()}
     charts = {chart_folder / name: draw(plot) for section in report.groups for name, plot in section.plots.items()}
+    charts |= {chart_folder / section.stem: draw_stack(section.stack) for section in report.traces}
     charts |= {chart_folder / paper.chart: draw_panels(paper.comparison) for paper in report.papers}
     clear_earlier(files.page, (*tables, *(path for stem in charts for path in chart_files(stem))))
     write_text(files.page, report_page(report))  # first, so that what it names is known to be hybridbench's
@@ -65,6 +67,7 @@ def _tables(report: Report) -> dict[str, str]:
     """The text of every file of a table, by name."""
     tables = {name: table for section in report.groups for name, table in section.tables.items()}
     tables |= {name: table for paper in report.papers for name, table in paper.tables.items()}
+    tables |= {section.stem: section.table for section in report.traces}
     numbers = {f"{name}.csv": text for name, text in csv_files(report).items()}
     return numbers | latex_files(tables, "preview")
 

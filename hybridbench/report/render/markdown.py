@@ -16,6 +16,7 @@ from hybridbench.report.paper.sentences import ABOUT
 from hybridbench.report.part import ReportPart
 from hybridbench.report.predicted import PredictedReport
 from hybridbench.report.table import Table
+from hybridbench.report.traces import TraceSection
 
 
 def to_markdown(table: Table, *, alone: bool = True) -> str:
@@ -55,8 +56,9 @@ def report_page(report: Report) -> str:
             _findings(report.groups),
             *(_paper(section) for section in report.papers),
             *(_part(part) for part in report.parts),
-            "\n".join(["## Machines\n", *(f"- {escape(line)}" for line in report.machines), ""]),
+            _machines(report),
             *(_group(section) for section in report.groups),
+            *(_trace(section) for section in report.traces),
             _meanings(report),
         ]
     )
@@ -70,6 +72,12 @@ def predicted_page(report: PredictedReport) -> str:
 def _findings(sections: Iterable[GroupSection]) -> str:
     lines = [f"- **{escape(section.group.title)}.** {escape(' '.join(section.findings))}" for section in sections]
     return "\n".join(["## Findings\n", *lines, ""])
+
+
+def _machines(report: Report) -> str:
+    if not report.machines:
+        return ""
+    return "\n".join(["## Machines\n", *(f"- {escape(line)}" for line in report.machines), ""])
 
 
 def _paper(section: PaperSection) -> str:
@@ -101,6 +109,14 @@ def _group(section: GroupSection) -> str:
         lines.append(f"{section.software}\n")
     lines.append(latex_names(section.tables))
     return "\n".join(lines)
+
+
+def _trace(section: TraceSection) -> str:
+    lines = [f"## Where the time goes: {escape(section.group.title)}\n"]
+    lines += [*(f"- {escape(sentence)}" for sentence in section.sentences), ""]
+    lines += [f"![{section.stack.title}: {section.stack.subtitle}](charts/{section.stem}.svg)\n"]
+    lines += [to_markdown(section.table, alone=False), f"In full: {_linked([section.stem])}.\n"]
+    return "\n".join([*lines, latex_names([section.stem])])
 
 
 def latex_names(tables: Iterable[str]) -> str:

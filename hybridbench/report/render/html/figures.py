@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hybridbench.report.chart import Family, Kin, Plot, Scatter, Spread
+from hybridbench.report.chart import Family, Kin, Plot, Scatter, Spread, Stack
 from hybridbench.report.groups import BATCH, CONTEXT
 from hybridbench.report.paper.compare import PaperComparison
 from hybridbench.report.render.charts import bounds, draw, looks, places_of, rows_of, spelled, unit_of
@@ -28,6 +28,7 @@ from hybridbench.report.render.clouds import (
 )
 from hybridbench.report.render.html.elements import text
 from hybridbench.report.render.panels import draw_panels
+from hybridbench.report.render.stacks import draw_stack, stack_colors, stack_rows
 from hybridbench.units import format_tokens
 
 Columns = Sequence[tuple[str, str]]
@@ -128,6 +129,18 @@ class Figures:
         every = [*columns, ("family", ""), ("main", "")]
         own = {"facet": True}
         return self._add(title["text"], title["subtitle"][0], definition, every, rows, models, [], own)
+
+    def stack(self, chart: Stack) -> str:
+        """The figure of shares: a bar per case, and in it a strip per class."""
+        columns = [("bar", "case"), ("series", "class"), ("share", "share [%]"), ("time", "time [ms]")]
+        rows = stack_rows(chart)
+        definition = self._cached("", lambda: _interactive(draw_stack(chart, validate=False), columns, rows))
+        every = [*columns, ("order", "")]
+        legend = [
+            [name, _themed(color), "square"] for name, color in zip(chart.classes, stack_colors(chart), strict=True)
+        ]
+        own = {"bars": True, "legend": legend}
+        return self._add(chart.title, chart.subtitle, definition, every, rows, {}, [], own)
 
     def _cached(self, key: str, make: Callable[[], dict[str, Any]]) -> int:
         """The number of the definition that a key stands for; an empty key stands for no other chart."""
@@ -250,7 +263,7 @@ def _open_layer(layer: dict[str, Any], columns: Columns, series: str) -> None:
 
 def _hover(name: str, heading: str) -> dict[str, Any]:
     named = {"field": name, "title": heading}
-    if name in ("series", "kind", "stack", "source"):
+    if name in ("series", "kind", "stack", "source", "bar"):
         return {**named, "type": "nominal"}
     return {**named, "type": "quantitative", "format": f",.{_DIGITS}~r"}
 

@@ -23,6 +23,7 @@ from hybridbench.report.render.html.figures import Figures
 from hybridbench.report.render.html.library import chart_library
 from hybridbench.report.render.page import OPENINGS
 from hybridbench.report.table import Column, Table, TableCell
+from hybridbench.report.traces import TraceSection
 
 _MOST_SAID = 3
 """Sentences of a part that the head of the page repeats."""
@@ -41,10 +42,12 @@ def html_page(report: Report) -> str:
     body = [
         "<h1>hybridbench report</h1>",
         _headline(report, names),
+        _ways(report),
         _setting(report),
         *(_paper(section, figures) for section in report.papers),
         *(_part(part, f"part-{number}", figures) for number, part in enumerate(report.parts)),
         *(_group(section, name, figures) for section, name in zip(report.groups, names, strict=True)),
+        *(_traced(section, f"trace-{number}", figures) for number, section in enumerate(report.traces)),
         _failures(report),
         _repeat(report),
         _unsaid(report),
@@ -85,7 +88,24 @@ def _headline(report: Report, names: list[str]) -> str:
         f'<li><a href="#part-{number}">{text(part.title)}</a>. {text(" ".join(part.sentences[:_MOST_SAID]))}</li>'
         for number, part in enumerate(report.parts)
     )
+    items += "".join(
+        f'<li><a href="#trace-{number}">Where the time goes, {text(section.group.title)}</a>. '
+        f"{text(' '.join(section.sentences[:_MOST_SAID]))}</li>"
+        for number, section in enumerate(report.traces)
+    )
     return f'<ul class="headline">{items}</ul>'
+
+
+def _ways(report: Report) -> str:
+    """Links to what stands below the groups, where nobody would look for it on a long page."""
+    if not report.records:
+        return ""
+    below = {"setting": "What was run, on what", "failures": "Failures"}
+    if any(section.repeat for section in report.groups):
+        below["repeat"] = "How to repeat it"
+    below["unsaid"] = "What this page does not say"
+    links = "".join(f'<a href="#{name}">{words}</a>' for name, words in below.items())
+    return f"<nav>{links}</nav>"
 
 
 def _setting(report: Report) -> str:
@@ -101,7 +121,8 @@ def _setting(report: Report) -> str:
     total = len(report.records)
     count = f"<p>{total:,} case{'' if total == 1 else 's'}.</p>"
     return (
-        f"<h2>What was run, on what</h2>{count}{beside}{_families(report)}{bullets(report.machines)}"
+        f'<h2 id="setting">What was run, on what</h2>'
+        f"{count}{beside}{_families(report)}{bullets(report.machines)}"
         f"{_caveats(report.records)}"
     )
 
@@ -127,7 +148,10 @@ def _unsaid(report: Report) -> str:
     """What nobody may conclude from the page."""
     if not report.records:
         return ""
+    cards = ", ".join(dict.fromkeys(record.environment.device for record in report.records))
     lines = [
+        f"Whether it holds on another kind of GPU: all of it was measured on {cards}. hybridbench price --gpu all "
+        "--efficiency RESULTS predicts the steps of others from these records.",
         "Whether a model is good: speed, memory and energy are measured here, not loss or accuracy. hybridbench pareto "
         "joins them.",
         "How far another process, day or card would differ: an interval knows the noise within one process. "
@@ -186,6 +210,13 @@ def _group(section: GroupSection, name: str, figures: Figures) -> str:
         f"{to_html(section.leaders) if section.leaders else ''}"
         f'<div class="charts">{"".join(drawn)}</div>'
         f"<details><summary>every case</summary>{to_html(section.summary)}</details>{kernels}{software}"
+    )
+
+
+def _traced(section: TraceSection, name: str, figures: Figures) -> str:
+    return (
+        f'<h2 id="{name}">Where the time goes: {text(section.group.title)}</h2>{bullets(section.sentences)}'
+        f'<div class="charts single">{figures.stack(section.stack)}</div>{to_html(section.table)}'
     )
 
 
