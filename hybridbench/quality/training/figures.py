@@ -3,7 +3,6 @@
     bits per byte = nats a token / ln 2 * tokens / bytes of their text
 
 Bits per byte do not depend on the vocabulary. Intervals over seeds are Student's: mean +- t(97.5%, n - 1) s / sqrt(n).
-A difference between two models is that of runs with equal seeds, which share their batches (paired).
 """
 
 from __future__ import annotations
@@ -115,18 +114,6 @@ def arms(records: Iterable[LearnRecord]) -> list[Arm]:
     for record in records:
         groups.setdefault(record.case.arm, []).append(record)
     return [Arm(tuple(sorted(group, key=lambda record: record.case.seed))) for group in groups.values()]
-
-
-def difference(arm: Arm, other: Arm, of: Callable[[LearnRecord], float | None]) -> Estimate | None:
-    """How much more ``arm`` has than ``other``, over the seeds that both have; None without one."""
-    mine, theirs = arm.values(of), other.values(of)
-    both = sorted(mine.keys() & theirs.keys())
-    return estimate([mine[seed] - theirs[seed] for seed in both]) if both else None
-
-
-def tie(found: Estimate) -> bool:
-    """Whether the interval of a difference holds 0, or there is none."""
-    return found.half is None or abs(found.mean) <= found.half
 
 
 def best_rate(records: Sequence[LearnRecord]) -> LearnRecord | None:

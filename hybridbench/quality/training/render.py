@@ -8,7 +8,8 @@ from typing import Any
 
 import altair as alt
 
-from hybridbench.quality.training.report import LearnReport, about, rows
+from hybridbench.quality.training.cells import about
+from hybridbench.quality.training.report import LearnReport, rows
 from hybridbench.report.render.charts import CONFIG, HEIGHT, WIDTH, chart_files, data_of, looks, save
 from hybridbench.report.render.csv import to_csv
 from hybridbench.report.render.folder import write_text
@@ -17,7 +18,7 @@ from hybridbench.report.render.markdown import latex_names, to_markdown
 from hybridbench.report.render.page import OPENINGS, clear_earlier, own_page
 from hybridbench.store import make_folder
 
-PAGE, PREVIEW = "learn.md", "learn-preview"
+PAGE, PREVIEW, QUALITY = "learn.md", "learn-preview", "quality"
 AXES = {"tokens": "tokens", "train_flops": "training FLOPs", "train_s": "seconds of training", "energy_j": "joules"}
 """What held-out loss is drawn against: columns of the table of curves, with the title of their axis."""
 
@@ -31,6 +32,7 @@ def write(report: LearnReport, out: Path) -> Path:
     page = own_page(make_folder(out), PAGE)
     tables, charts = make_folder(out / "tables"), make_folder(out / "charts")
     texts = {tables / f"{name}.csv": to_csv(table) for name, table in report.tables.items()}
+    texts[tables / f"{QUALITY}.csv"] = to_csv(report.quality)
     texts |= {tables / name: text for name, text in latex_files(report.tables, PREVIEW).items()}
     drawn = {axis: chart for axis in AXES if (chart := curves(report, axis)) is not None}
     stems = {axis: charts / f"learn-{axis}" for axis in drawn}
@@ -48,6 +50,7 @@ def _page(report: LearnReport, axes: Iterable[str]) -> str:
     for name, table in report.tables.items():
         parts += [to_markdown(table), f"[{name}.csv](tables/{name}.csv)\n"]
     parts += [f"![Bits per byte against {AXES[axis]}](charts/learn-{axis}.svg)\n" for axis in axes]
+    parts.append(f"Beside costs: `hybridbench pareto RESULTS --quality` [{QUALITY}.csv](tables/{QUALITY}.csv)\n")
     return "\n".join([*parts, latex_names([*report.tables, PREVIEW])])
 
 
