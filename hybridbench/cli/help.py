@@ -37,7 +37,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("data", "tokens", "seeds", "lr", "sweep_lr", "evaluations"),
     ),
     "Measurement": (
-        *("device", "mode", "as_published", "published", "streams", "backend", "seed"),
+        *("device", "mode", "as_published", "published", "streams", "backend", "seed", "at_once"),
         *("max_time_s", "min_samples", "limit_s", "steps", "no_counters", "no_vector", "ceilings"),
         *("verify", "measure", "trials", "only_test", "processes", "pin_tuning"),
         *("resume", "dry_run", "calibrate", "calibration"),

@@ -43,7 +43,8 @@ if TYPE_CHECKING:
 @click.option("--evals", "evaluations", type=int, default=EVALUATIONS, show_default=True, help="Judgements in a run.")
 @click.option("--device", help="cpu or cuda.  [cuda where there is a GPU]")
 @click.option("--dtype", help="Dtype of weights and activations; masters are float32.  [bfloat16, float32 on a CPU]")
-@click.option("--mode", help="eager or compile (torch.compile).  [eager]")
+@click.option("--mode", help="graph (a CUDA graph), eager or compile.  [graph, compile with experts; eager on a CPU]")
+@click.option("--at-once", type=int, default=1, show_default=True, help="Runs that share a device at one time.")
 @click.option("--backend", "backend", multiple=True, metavar="OP=NAME", help="Kernel for an operation; repeatable.")
 @click.option("--limit", "limit_s", type=float, default=3600.0, show_default=True, help="Seconds a run may take.")
 @click.option("--resume", is_flag=True, help="Skip finished runs in -o, and go on from the checkpoints of others.")
@@ -84,11 +85,12 @@ def learn(
     if importlib.util.find_spec("safetensors") is None:
         raise BadInput("learn keeps checkpoints with the package safetensors: pip install 'hybridbench[quality]'.")
     _tell_cost([*tuning, *cases], console, gpus)
-    shared = {"out": folder, "resume": resume, "kind": _kind()}
+    at_once = cases[0].place.at_once
+    shared = {"out": folder, "resume": resume, "kind": _kind(at_once)}
     tried: list[LearnRecord] = []
     if tuning:
         console.print(f"Choosing a learning rate for each model: {len(tuning)} runs with a seed of their own.")
-        tried = _measure(tuning, gpus, {**shared, "kind": _kind(quiet=True)}, as_json=False)
+        tried = _measure(tuning, gpus, {**shared, "kind": _kind(at_once, quiet=True)}, as_json=False)
         cases = _at_best(cases, tried, console)
     _measure(cases, gpus, shared, as_json=as_json)
 
@@ -101,10 +103,10 @@ def _measure(cases: Sequence[Any], gpus: Sequence[str], shared: dict[str, Any], 
     return records
 
 
-def _kind(quiet: bool = False) -> Kind:
+def _kind(at_once: int, quiet: bool = False) -> Kind:
     from hybridbench.quality.training.record import LearnRecord
 
-    return Kind(LearnRecord, "learn.md", _shown, _nothing if quiet else _render)
+    return Kind(LearnRecord, "learn.md", _shown, _nothing if quiet else _render, at_once=at_once)
 
 
 def _nothing(*_given: Any, **_options: Any) -> None:
@@ -154,7 +156,7 @@ def _tuning(cases: Sequence[LearnCase], sweep: str | None) -> list[LearnCase]:
 
 def _at_best(cases: Sequence[LearnCase], tried: Sequence[LearnRecord], console: Plain) -> list[LearnCase]:
     """The runs at the best rate tried for their model; one whose runs all went wrong keeps the rule's."""
-    from hybridbench.quality.training.figures import best_rate
+    from hybridbench.quality.training.figures import at_edge, best_rate
     from hybridbench.quality.training.plan import with_rate
 
     rates = {}
@@ -164,7 +166,9 @@ def _at_best(cases: Sequence[LearnCase], tried: Sequence[LearnRecord], console: 
             console.print(f"{spec.label} {spec.scale}: no rate tried went well; it runs at the rule's.")
         else:
             rates[spec] = best.case.recipe.lr
-            console.print(f"{spec.label} {spec.scale} learns at {rates[spec]:.3g}.")
+            edge = at_edge(best, tried)
+            doubt = f", the {edge} rate tried: sweep further to know that it is the best" if edge else ""
+            console.print(f"{spec.label} {spec.scale} learns at {rates[spec]:.3g}{doubt}.")
     return [with_rate(case, rates.get(case.model, case.recipe.lr)) for case in cases]
 
 
@@ -184,7 +188,10 @@ def _tell_cost(cases: Sequence[LearnCase], console: Plain, gpus: Sequence[str]) 
         text += f": predicted {format_seconds(needed / workers)}{energy}, at {machine.about} (assumed)"
     text_there = _tokens_on_gpu(first)
     peaks = [peak.total for peak in (memory(case, text_there) for case in cases) if peak is not None]
-    console.print(f"{text}{f'; at most {format_bytes(max(peaks))} of memory' if peaks else ''}.")
+    at_once = first.place.at_once
+    sharing = f" for {at_once} at once" if at_once > 1 else ""
+    needs = f"; at most {format_bytes(at_once * max(peaks))} of memory{sharing}" if peaks else ""
+    console.print(f"{text}{needs}.")
 
 
 def _tokens_on_gpu(case: LearnCase) -> int:

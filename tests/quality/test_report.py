@@ -100,6 +100,18 @@ def test_a_diverged_run_has_no_mean_and_says_so(case_of: CaseOf) -> None:
     assert row["status"].word == "diverged"
 
 
+def test_a_best_rate_at_the_edge_of_those_tried_is_doubted(case_of: CaseOf) -> None:
+    first = case_of("mamba")
+    tried = tuning_runs([first], [0.5, 1.0, 2.0])
+    falling = [record(case, loss) for case, loss in zip(tried, (2.3, 2.2, 2.1), strict=True)]
+    text = build(falling).tables["learn-rates"].footnotes()
+    assert "mamba toy: the best rate is the largest that was tried; a larger one may be better." in text
+    middle = [record(case, loss) for case, loss in zip(tried, (2.3, 2.1, 2.2), strict=True)]
+    assert build(middle).tables["learn-rates"].footnotes() == []
+    diverged = [*falling[:2], record(tried[2], 9.0, finished=False)]
+    assert build(diverged).tables["learn-rates"].remarks == [], "a larger rate was tried and went wrong"
+
+
 def test_tuning_runs_have_a_seed_of_their_own(case_of: CaseOf) -> None:
     cases = [with_seed(case_of(arch), seed) for arch in ("mamba", "inter") for seed in range(3)]
     found = tuning_runs(cases, [0.5, 2.0])

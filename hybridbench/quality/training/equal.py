@@ -76,7 +76,7 @@ class AtBudget:
 def at_budget(arms: Sequence[Arm], kind: Kind) -> AtBudget:
     """The arms at the largest amount that all their finished runs reach."""
     runs = [record for arm in arms for record in arm.records if final(record) is not None]
-    none = tuple({} for _ in arms)
+    none: tuple[dict[int, float], ...] = tuple({} for _ in arms)
     if not runs:
         return AtBudget(kind, None, none, "no run was finished")
     if kind.timed and (why := _not_comparable(runs)):

@@ -31,7 +31,7 @@ def quality_table(found: Sequence[Contest]) -> Table:
         for place, arm in enumerate(best):
             case = arm.first.case
             ends = (case.tokens, case.flops_per_token * case.tokens)
-            rows = [
+            rows: list[tuple[str, list[float], float, float]] = [
                 ("bits_per_byte", list(arm.values(final_bits).values()), *ends),
                 ("loss", list(arm.values(final_loss).values()), *ends),
             ]
@@ -48,7 +48,7 @@ def quality_table(found: Sequence[Contest]) -> Table:
 
 def _best_rates(contest: Contest) -> list[Arm]:
     """Of each model the arm with the lowest mean."""
-    by_model: dict[tuple[object, ...], tuple[float, Arm]] = {}
+    by_model: dict[tuple[str, ...], tuple[float, Arm]] = {}
     for arm in contest.arms:
         bits = arm.estimate(final_bits)
         if bits is not None and bits.mean < by_model.get(_name(arm), (float("inf"), arm))[0]:
@@ -56,7 +56,7 @@ def _best_rates(contest: Contest) -> list[Arm]:
     return [arm for _, arm in by_model.values()]
 
 
-def _name(arm: Arm) -> tuple[object, ...]:
+def _name(arm: Arm) -> tuple[str, ...]:
     spec = arm.first.case.model
     return (spec.arch, spec.scale, spec.ratio or "", spec.recipe or "", "", spec.pattern)
 
@@ -66,4 +66,5 @@ def _row(arm: Arm, metric: str, values: Sequence[float], tokens: float, flops: f
     source = f"hybridbench learn, corpus {case.corpus}, {case.model.vocab_size:,} tokens, lr {case.recipe.lr:.3g}"
     std = statistics.stdev(values) if len(values) > 1 else None
     numbers = (statistics.fmean(values), len(values), std, round(tokens), flops)
-    return [Cell("", value) for value in (*_name(arm), metric, *numbers, source)]
+    fields: tuple[float | str | None, ...] = (*_name(arm), metric, *numbers, source)
+    return [Cell("", value) for value in fields]

@@ -120,3 +120,10 @@ def best_rate(records: Sequence[LearnRecord]) -> LearnRecord | None:
     """Of the runs that choose a rate for one model, the one with the least held-out loss; None if all went wrong."""
     done = [record for record in records if record.status is Status.OK and final_loss(record) is not None]
     return min(done, key=lambda record: final_loss(record) or math.inf, default=None)
+
+
+def at_edge(chosen: LearnRecord, tried: Iterable[LearnRecord]) -> str:
+    """Which end of the rates tried for its model a chosen one is: ``smallest`` or ``largest``; empty between them."""
+    rates = [record.case.recipe.lr for record in tried if record.case.model == chosen.case.model]
+    lr = chosen.case.recipe.lr
+    return "smallest" if lr == min(rates) else "largest" if lr == max(rates) else ""

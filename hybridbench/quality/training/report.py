@@ -11,6 +11,7 @@ from hybridbench.quality.training.exported import quality_table
 from hybridbench.quality.training.figures import (
     Arm,
     arms,
+    at_edge,
     best_rate,
     bits_per_byte,
     energy_j,
@@ -202,7 +203,14 @@ def _rates(tuned: Sequence[LearnRecord]) -> Table:
     by_model: dict[object, list[LearnRecord]] = {}
     for record in tuned:
         by_model.setdefault(record.case.model, []).append(record)
-    chosen = {id(best_rate(group)) for group in by_model.values()}
+    best = [found for group in by_model.values() if (found := best_rate(group)) is not None]
+    chosen = {id(record) for record in best}
+    for record in best:
+        if edge := at_edge(record, tuned):
+            table.remark(
+                f"{record.case.model.label} {record.case.model.scale}: the best rate is the {edge} that was tried; "
+                f"a {'smaller' if edge == 'smallest' else 'larger'} one may be better."
+            )
     for record, row in zip(tuned, table.rows, strict=True):
         word = "yes" if id(record) in chosen else ""
         row.append(Cell(word, word))
