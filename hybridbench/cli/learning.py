@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -21,6 +22,7 @@ from hybridbench.quality.training.plan import EVALUATIONS, SEEDS, Ask
 from hybridbench.suite.models import ALL_ARCHS
 
 if TYPE_CHECKING:
+    from hybridbench.arch.model import ModelSpec
     from hybridbench.quality.training.case import LearnCase
     from hybridbench.quality.training.record import LearnRecord
 
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
 @click.option("--limit", "limit_s", type=float, default=3600.0, show_default=True, help="Seconds a run may take.")
 @click.option("--resume", is_flag=True, help="Skip finished runs in -o, and go on from the checkpoints of others.")
 @click.option("--dry-run", is_flag=True, help="List the runs with what they must cost, and stop.")
+@click.option("--plan", type=float, help="Say how many seeds a difference of so many bits per byte takes, and stop.")
 @out_options
 def learn(
     *,
@@ -58,6 +61,7 @@ def learn(
     out: Path | None,
     resume: bool,
     dry_run: bool,
+    plan: float | None,
     **options: Any,
 ) -> None:
     """Train each model on a corpus and judge it on held-out text: loss against tokens, FLOPs, seconds and joules.
@@ -65,6 +69,9 @@ def learn(
     Models of a scale have equal parameters within a few percent. Runs with equal seeds see the same batches. A killed
     run goes on with --resume, and so do more --seeds.
     """
+    if plan is not None:
+        _tell_seeds(plan, out, options, as_json)
+        return
     if data is None:
         raise BadInput(
             "learn without --data: make a corpus first, as by hybridbench corpus build --from python -o DIR."
@@ -125,17 +132,41 @@ def _planned(data: Path, folder: Path, resume: bool, has_gpu: bool, options: dic
 
     manifest = read_manifest(data)
     check_files(data, manifest)
-    names = ("arch", "scale", "ratio", "positions", "pattern", "mixer", "recipe")
-    chosen = {name: options.pop(name) for name in names}
-    on_gpu = has_gpu and options["device"] != "cpu"
-    given = {name: value for name, value in chosen.items() if value is not None}
-    given.setdefault("scale", "20m" if on_gpu else "toy")
-    specs = chosen_specs(None, (), **given)
+    specs = _specs(options, has_gpu)
     cases = planned(specs, manifest, place_of(data, folder, resume), Ask(**options), has_gpu)
     _check_backends(cases)
     for sentence in remarks(cases, manifest):
         Plain(stderr=True, soft_wrap=True).print(sentence)
     return cases
+
+
+def _specs(options: dict[str, Any], has_gpu: bool) -> list[ModelSpec]:
+    """The models that are asked for, whose options are taken out."""
+    names = ("arch", "scale", "ratio", "positions", "pattern", "mixer", "recipe")
+    chosen = {name: options.pop(name) for name in names}
+    on_gpu = has_gpu and options["device"] != "cpu"
+    given = {name: value for name, value in chosen.items() if value is not None}
+    given.setdefault("scale", "20m" if on_gpu else "toy")
+    return chosen_specs(None, (), **given)
+
+
+def _tell_seeds(difference: float, out: Path | None, options: dict[str, Any], as_json: bool) -> None:
+    """Says how many seeds a difference takes, from the finished runs of a folder where it has any."""
+    from hybridbench.quality.training.figures import arms
+    from hybridbench.quality.training.power import document, known_noise, not_tuning, seeds_said
+    from hybridbench.quality.training.record import LearnRecord
+    from hybridbench.store import recorded
+
+    seeds = options["seeds"]
+    specs = _specs(options, bool(visible_gpus()))
+    records = [] if out is None or not out.exists() else list(recorded(out, LearnRecord).values())
+    known = known_noise(arms(not_tuning(records)), specs[0].scale)
+    said = seeds_said(difference, len(specs), known, seeds)
+    if as_json:
+        click.echo(json.dumps(document(difference, len(specs), known, seeds)))
+        return
+    for sentence in said:
+        Plain(soft_wrap=True).print(sentence)
 
 
 def _check_backends(cases: Sequence[LearnCase]) -> None:

@@ -65,6 +65,17 @@ def test_a_dry_run_tells_what_runs_must_cost(corpus: Path) -> None:
     assert "FLOPs in all: predicted" in done.stderr
 
 
+def test_a_plan_needs_no_corpus_and_reads_what_is_finished(tmp_path: Path) -> None:
+    done = typed("learn", "--plan", "0.01", "--arch", "mamba,inter", "--scale", "toy", "-o", tmp_path / "none")
+    assert done.exit_code == 0, done.output
+    assert "A difference of 0.01 bits per byte takes" in done.stdout
+    assert "(assumed: " in done.stdout
+    body = json.loads(typed("learn", "--plan", "0.01", "--scale", "toy", "--json").stdout)
+    assert (body["models"], body["noise_freedom"]) == (5, 0)
+    assert not (tmp_path / "none").exists()
+    assert "--plan 0: give a difference above 0" in typed("learn", "--plan", 0, "--scale", "toy").stderr
+
+
 def test_a_missing_package_is_named_before_anything_runs(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "safetensors" else found(name))

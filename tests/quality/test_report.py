@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,13 +12,16 @@ from pathlib import Path
 import pytest
 
 from hybridbench.arch.families import build_spec
+from hybridbench.errors import BadInput
 from hybridbench.pareto.join import Asked
 from hybridbench.pareto.quality import read_quality
 from hybridbench.pareto.stacks import identity
+from hybridbench.quality.judge import seeds_for
 from hybridbench.quality.training.case import TUNING_SEED, LearnCase
 from hybridbench.quality.training.equal import KINDS, at_budget, read_off
 from hybridbench.quality.training.figures import arms, bits_per_byte, estimate
 from hybridbench.quality.training.plan import tuning_runs, with_seed
+from hybridbench.quality.training.power import PRIOR, known_noise, seeds_said
 from hybridbench.quality.training.record import Judged, LearnObserved, LearnRecord
 from hybridbench.quality.training.render import write
 from hybridbench.quality.training.report import build
@@ -224,3 +228,25 @@ def test_pareto_reads_what_the_report_writes(case_of: CaseOf, tmp_path: Path) ->
     asked = Asked(score="bits_per_byte", matched="flops")
     budgets_ = Counter(asked.budget(one) for one in found if one.score.name == "bits_per_byte")
     assert max(budgets_.values()) == 5, "all five have a row at equal FLOPs"
+
+
+def test_a_plan_takes_the_noise_of_finished_runs_of_its_scale(case_of: CaseOf) -> None:
+    noise = (0.0, 0.02, -0.02)
+    records = [
+        record(with_seed(case_of(arch), seed), 2.0 + noise[(seed + place) % 3])
+        for seed in range(3)
+        for place, arch in enumerate(("mamba", "inter"))
+    ]
+    known = known_noise(arms(records), "toy")
+    # Differences of the two by seed are -0.02, 0.04 and -0.02 nats; the noise of one is theirs over the root of 2.
+    assert known.noise.std == pytest.approx(statistics.stdev((-0.02, 0.04, -0.02)) / math.sqrt(2) * BITS)
+    assert known.source == "from 6 finished runs at toy, 2 degrees of freedom"
+    assert known_noise(arms(records), "20m").noise is PRIOR
+    assert known_noise(arms(records[:2]), "toy").noise is PRIOR
+    said = seeds_said(0.1, 2, known, 3)
+    assert said[0].startswith(f"A difference of 0.1 bits per byte takes {seeds_for(0.1, known.noise.std)} seeds")
+    assert "over 1,000 seeds" in seeds_said(1e-5, 2, known, 3)[0]
+    assert len(seeds_said(0.1, 2, known, 1)) == 2, "one seed finds nothing"
+    for difference, models in ((0.0, 2), (math.nan, 2), (0.1, 1)):
+        with pytest.raises(BadInput, match="--plan"):
+            seeds_said(difference, models, known, 3)
