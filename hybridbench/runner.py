@@ -50,14 +50,15 @@ class Events:
 
 
 def run_sweep(
-    cases: Sequence[_Job], writer: RecordWriter, *, gpus: Sequence[str] = (), events: Events | None = None
+    cases: Sequence[_Job], writer: RecordWriter, *, gpus: Sequence[str | None] = (), events: Events | None = None
 ) -> list[Any]:
     """Runs the cases, one job at a time per device, and returns their records in the order they ended.
 
     Args:
         cases: what to run: cases, or joint jobs of several.
         writer: where each record goes as soon as it exists; its kind of record says which worker runs the cases.
-        gpus: one CUDA_VISIBLE_DEVICES value per worker; empty for a single worker with the devices of this process.
+        gpus: one CUDA_VISIBLE_DEVICES value per worker, None for the devices of this process; empty for a single worker
+            with those.
 
     A case whose worker does not start goes back to the queue. A worker that fails to start twice is given up.
 

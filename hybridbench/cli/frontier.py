@@ -17,7 +17,8 @@ files.
 
 Quality is what arXiv 2510.04800 publishes and what --quality adds: a CSV with the columns arch, scale, ratio, recipe,
 mixer, pattern, metric, value, seeds, std, tokens, flops, source. The first six name a stack as records do; all but
-scale, metric and value may be left out. Figures are compared only within one training budget.
+scale, metric and value may be left out. A .json file is one that lm-evaluation-harness wrote; its scores are named as
+lambada_openai:acc. Figures are compared only within one training budget.
 
 Differences in quality below the noise between seeds are ties: 0.0013 nats unless std says otherwise.
 """
@@ -25,7 +26,9 @@ Differences in quality below the noise between seeds are ties: 0.0013 nats unles
 
 @click.command(cls=Command, help=ABOUT)
 @click.argument("results", nargs=-1, required=True, type=GIVEN_PATH)
-@click.option("--quality", multiple=True, type=GIVEN_PATH, metavar="CSV", help="Quality of your own; repeatable.")
+@click.option(
+    "--quality", multiple=True, type=GIVEN_PATH, metavar="FILE", help="Quality of your own, CSV or JSON; repeatable."
+)
 @click.option(
     "--metric",
     default="tokens-per-s",
@@ -52,14 +55,17 @@ def pareto(
     out: Path | None,
 ) -> None:
     """Show the frontier of quality and cost."""
+    from hybridbench.pareto.harness_results import read_harness
     from hybridbench.pareto.join import ParetoOptions, fronts
-    from hybridbench.pareto.quality import paper_figures, read_quality
+    from hybridbench.pareto.quality import SCORES, paper_figures, read_quality
     from hybridbench.pareto.render import document, print_fronts, write_fronts
     from hybridbench.report.render.page import own_page
 
     if out is not None:
         own_page(out, "pareto.md")
-    own = [figure for path in dict.fromkeys(quality) for figure in read_quality(path)]
+    files = list(dict.fromkeys(quality))
+    own = [figure for path in files if path.suffix != ".json" for figure in read_quality(path)]
+    own += read_harness([path for path in files if path.suffix == ".json"])
     scores = list(dict.fromkeys(figure.score.name for figure in own))
     asked = ParetoOptions(
         metric,
@@ -67,6 +73,7 @@ def pareto(
         matched,
         None if ctx is None else units.parse_range(ctx, "context"),
         None if workload is None else tuple(part.strip() for part in workload.split(",")),
+        SCORES | {figure.score.name: figure.score for figure in own},
     )
     found = fronts(stored_records(results), [*paper_figures(), *own], asked)
     page = write_fronts(found, asked, out) if out is not None else None

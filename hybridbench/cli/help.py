@@ -34,13 +34,13 @@ GROUPS: dict[str, tuple[str, ...]] = {
             "no_align",
         ),
         *("sources", "vocabulary", "column", "held_out_percent", "max_size", "licence"),
-        *("data", "tokens", "seeds", "lr", "sweep_lr", "evaluations"),
+        *("data", "tokens", "seeds", "lr", "sweep_lr", "evaluations", "tasks", "include", "limit", "shots"),
     ),
     "Measurement": (
-        *("device", "mode", "as_published", "streams", "backend", "seed"),
+        *("device", "mode", "as_published", "streams", "backend", "seed", "at_once"),
         *("max_time_s", "min_samples", "limit_s", "steps", "no_counters", "no_vector", "ceilings"),
         *("verify", "measure", "trials", "only_test", "processes", "pin_tuning"),
-        *("resume", "dry_run", "calibrate", "calibration"),
+        *("resume", "dry_run", "plan", "calibrate", "calibration"),
     ),
     "Output": (
         "over",
@@ -142,6 +142,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "learn": (
         "hybridbench learn --data corpus/python --arch transformer,mamba",
         "hybridbench learn --data corpus/all --scale 20m --tokens 50m --seeds 3",
+    ),
+    "evaluate": (
+        "hybridbench evaluate results/local/learn --data corpus/all --tasks piqa",
+        "hybridbench evaluate w.safetensors --data corpus --tasks mine --include tasks",
     ),
     "pareto": (
         "hybridbench pareto results/nvidia-h200/paper --ctx 32k",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -21,6 +22,7 @@ from hybridbench.quality.training.plan import EVALUATIONS, SEEDS, LearnOptions
 from hybridbench.suite.models import ALL_ARCHS
 
 if TYPE_CHECKING:
+    from hybridbench.arch.model import ModelSpec
     from hybridbench.quality.training.case import LearnCase
     from hybridbench.quality.training.record import LearnRecord
 
@@ -43,11 +45,13 @@ if TYPE_CHECKING:
 @click.option("--evals", "evaluations", type=int, default=EVALUATIONS, show_default=True, help="Judgements in a run.")
 @click.option("--device", help="cpu or cuda.  [cuda where there is a GPU]")
 @click.option("--dtype", help="Dtype of weights and activations; masters are float32.  [bfloat16, float32 on a CPU]")
-@click.option("--mode", help="eager or compile (torch.compile).  [eager]")
+@click.option("--mode", help="graph (a CUDA graph), eager or compile.  [graph, compile with experts; eager on a CPU]")
+@click.option("--at-once", type=int, default=1, show_default=True, help="Runs that share a device at one time.")
 @click.option("--backend", "backend", multiple=True, metavar="OP=NAME", help="Kernel for an operation; repeatable.")
 @click.option("--limit", "limit_s", type=float, default=3600.0, show_default=True, help="Seconds a run may take.")
 @click.option("--resume", is_flag=True, help="Skip finished runs in -o, and go on from the checkpoints of others.")
 @click.option("--dry-run", is_flag=True, help="List the runs with what they must cost, and stop.")
+@click.option("--plan", type=float, help="Say how many seeds a difference of so many bits per byte takes, and stop.")
 @out_options
 def learn(
     *,
@@ -57,6 +61,7 @@ def learn(
     out: Path | None,
     resume: bool,
     dry_run: bool,
+    plan: float | None,
     **options: Any,
 ) -> None:
     """Train each model on a corpus and judge it on held-out text: loss against tokens, FLOPs, seconds and joules.
@@ -64,6 +69,9 @@ def learn(
     Models of a scale have equal parameters within a few percent. Runs with equal seeds see the same batches. A killed
     run goes on with --resume, and so do more --seeds.
     """
+    if plan is not None:
+        _tell_seeds(plan, out, options, as_json)
+        return
     if data is None:
         raise BadInput(
             "learn without --data: make a corpus first, as by hybridbench corpus build --from python -o DIR."
@@ -84,11 +92,12 @@ def learn(
     if importlib.util.find_spec("safetensors") is None:
         raise BadInput("learn keeps checkpoints with the package safetensors: pip install 'hybridbench[quality]'.")
     _tell_cost([*tuning, *cases], console, gpus)
-    shared = {"out": folder, "resume": resume, "kind": _kind()}
+    at_once = cases[0].place.at_once
+    shared = {"out": folder, "resume": resume, "kind": _kind(at_once)}
     tried: list[LearnRecord] = []
     if tuning:
         console.print(f"Choosing a learning rate for each model: {len(tuning)} runs with a seed of their own.")
-        tried = _measure(tuning, gpus, {**shared, "kind": _kind(quiet=True)}, as_json=False)
+        tried = _measure(tuning, gpus, {**shared, "kind": _kind(at_once, quiet=True)}, as_json=False)
         cases = _at_best(cases, tried, console)
     _measure(cases, gpus, shared, as_json=as_json)
 
@@ -101,10 +110,10 @@ def _measure(cases: Sequence[Any], gpus: Sequence[str], shared: dict[str, Any], 
     return records
 
 
-def _kind(quiet: bool = False) -> RecordKind:
+def _kind(at_once: int, quiet: bool = False) -> RecordKind:
     from hybridbench.quality.training.record import LearnRecord
 
-    return RecordKind(LearnRecord, "learn.md", _shown, _nothing if quiet else _render)
+    return RecordKind(LearnRecord, "learn.md", _shown, _nothing if quiet else _render, at_once=at_once)
 
 
 def _nothing(*_given: Any, **_options: Any) -> None:
@@ -123,17 +132,41 @@ def _planned(data: Path, folder: Path, resume: bool, has_gpu: bool, options: dic
 
     manifest = read_manifest(data)
     check_files(data, manifest)
-    names = ("arch", "scale", "ratio", "positions", "pattern", "mixer", "recipe")
-    chosen = {name: options.pop(name) for name in names}
-    on_gpu = has_gpu and options["device"] != "cpu"
-    given = {name: value for name, value in chosen.items() if value is not None}
-    given.setdefault("scale", "20m" if on_gpu else "toy")
-    specs = chosen_specs(None, (), **given)
+    specs = _specs(options, has_gpu)
     cases = planned(specs, manifest, place_of(data, folder, resume), LearnOptions(**options), has_gpu)
     _check_backends(cases)
     for sentence in remarks(cases, manifest):
         Plain(stderr=True, soft_wrap=True).print(sentence)
     return cases
+
+
+def _specs(options: dict[str, Any], has_gpu: bool) -> list[ModelSpec]:
+    """The models that are asked for, whose options are taken out."""
+    names = ("arch", "scale", "ratio", "positions", "pattern", "mixer", "recipe")
+    chosen = {name: options.pop(name) for name in names}
+    on_gpu = has_gpu and options["device"] != "cpu"
+    given = {name: value for name, value in chosen.items() if value is not None}
+    given.setdefault("scale", "20m" if on_gpu else "toy")
+    return chosen_specs(None, (), **given)
+
+
+def _tell_seeds(difference: float, out: Path | None, options: dict[str, Any], as_json: bool) -> None:
+    """Says how many seeds a difference takes, from the finished runs of a folder where it has any."""
+    from hybridbench.quality.training.figures import arms
+    from hybridbench.quality.training.power import document, known_noise, not_tuning, seeds_said
+    from hybridbench.quality.training.record import LearnRecord
+    from hybridbench.store import recorded
+
+    seeds = options["seeds"]
+    specs = _specs(options, bool(visible_gpus()))
+    records = [] if out is None or not out.exists() else list(recorded(out, LearnRecord).values())
+    known = known_noise(arms(not_tuning(records)), specs[0].scale)
+    said = seeds_said(difference, len(specs), known, seeds)
+    if as_json:
+        click.echo(json.dumps(document(difference, len(specs), known, seeds)))
+        return
+    for sentence in said:
+        Plain(soft_wrap=True).print(sentence)
 
 
 def _check_backends(cases: Sequence[LearnCase]) -> None:
@@ -154,7 +187,7 @@ def _tuning(cases: Sequence[LearnCase], sweep: str | None) -> list[LearnCase]:
 
 def _at_best(cases: Sequence[LearnCase], tried: Sequence[LearnRecord], console: Plain) -> list[LearnCase]:
     """The runs at the best rate tried for their model; one whose runs all went wrong keeps the rule's."""
-    from hybridbench.quality.training.figures import best_rate
+    from hybridbench.quality.training.figures import at_edge, best_rate
     from hybridbench.quality.training.plan import with_rate
 
     rates = {}
@@ -164,7 +197,9 @@ def _at_best(cases: Sequence[LearnCase], tried: Sequence[LearnRecord], console: 
             console.print(f"{spec.label} {spec.scale}: no rate tried went well; it runs at the rule's.")
         else:
             rates[spec] = best.case.recipe.lr
-            console.print(f"{spec.label} {spec.scale} learns at {rates[spec]:.3g}.")
+            edge = at_edge(best, tried)
+            doubt = f", the {edge} rate tried: sweep further to know that it is the best" if edge else ""
+            console.print(f"{spec.label} {spec.scale} learns at {rates[spec]:.3g}{doubt}.")
     return [with_rate(case, rates.get(case.model, case.recipe.lr)) for case in cases]
 
 
@@ -184,7 +219,10 @@ def _tell_cost(cases: Sequence[LearnCase], console: Plain, gpus: Sequence[str]) 
         text += f": predicted {format_seconds(needed / workers)}{energy}, at {machine.about} (assumed)"
     text_there = _tokens_on_gpu(first)
     peaks = [peak.total for peak in (memory(case, text_there) for case in cases) if peak is not None]
-    console.print(f"{text}{f'; at most {format_bytes(max(peaks))} of memory' if peaks else ''}.")
+    at_once = first.place.at_once
+    sharing = f" for {at_once} at once" if at_once > 1 else ""
+    needs = f"; at most {format_bytes(at_once * max(peaks))} of memory{sharing}" if peaks else ""
+    console.print(f"{text}{needs}.")
 
 
 def _tokens_on_gpu(case: LearnCase) -> int:

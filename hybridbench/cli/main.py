@@ -41,6 +41,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compare": ("comparing", "What changed between stored results, beyond the noise."),
     "corpus": ("corpora", "Text as token shards to train on."),
     "learn": ("learning", "Train models on a corpus and judge them on held-out text."),
+    "evaluate": ("evaluating", "Trained models on tasks of lm-evaluation-harness."),
     "pareto": ("frontier", "Quality against cost: which stacks no other beats."),
     "trace": ("tracing", "Where the time of a step goes."),
     "audit": ("auditing", "Count a step's FLOPs six ways, and say why they differ."),

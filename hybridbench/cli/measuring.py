@@ -154,6 +154,7 @@ class RecordKind:
         render: shows records and writes their report, as ``rendering.render``.
         jobs: what workers are given for cases, the cases or joint jobs of several, after the records of earlier passes.
         passes: how often the cases run, each time in fresh processes and as a run of its own.
+        at_once: how many processes share each device.
     """
 
     record: type[Any]
@@ -162,6 +163,7 @@ class RecordKind:
     render: Callable[..., None]
     jobs: Callable[[Sequence[Any], Sequence[Any]], Sequence[Any]] = lambda cases, _earlier: cases
     passes: int = 1
+    at_once: int = 1
 
 
 def _render(*given: Any, **options: Any) -> None:
@@ -289,6 +291,7 @@ def _run(
     from hybridbench.store import RecordWriter
 
     devices = gpus[: 1 if kind.passes > 1 else None] if any(case.device == "cuda" for case in todo) else ()
+    places = [place for place in devices or (None,) for _ in range(kind.at_once)]
     finished: list[Any] = []
 
     def how_to_go_on() -> None:
@@ -318,7 +321,7 @@ def _run(
                 for done in range(kind.passes):
                     if done:
                         writer = writers.enter_context(RecordWriter(folder, kind=kind.record))
-                    run_sweep(kind.jobs(todo, finished), writer, gpus=devices, events=events)
+                    run_sweep(kind.jobs(todo, finished), writer, gpus=places, events=events)
         except KeyboardInterrupt:
             how_to_go_on()
             click.get_current_context().exit(130)

@@ -160,7 +160,7 @@ def render_learn(
         click.echo(json.dumps(learn_document(report, where)))
         return
     console = Plain()
-    for name in ("learn-rates", "learn"):
+    for name in ("learn-rates", "learn", "learn-pairs", "learn-equal"):
         if name in report.tables:
             print_table(report.tables[name], console)
     if where and not brief:

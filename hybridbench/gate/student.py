@@ -1,4 +1,4 @@
-"""student: quantiles of Student's t distribution.
+"""student: quantiles and tails of Student's t distribution.
 
 The distribution function is a regularised incomplete beta function, which is a continued fraction: Press et al.,
 Numerical Recipes, 3rd edition, sections 6.4 and 6.14.9. The quantile is found by bisection.
@@ -27,16 +27,20 @@ def t_quantile(tail: float, freedom: int) -> float:
     if not 0 < tail <= 0.5 or freedom < 1:
         raise ValueError(f"no quantile of Student's t for a tail of {tail} and {freedom} degrees of freedom")
     low, high = 0.0, 1.0
-    while _above(high, freedom) > tail:
+    while t_tail(high, freedom) > tail:
         low, high = high, 2 * high
     for _ in range(100):
         middle = (low + high) / 2
-        low, high = (middle, high) if _above(middle, freedom) > tail else (low, middle)
+        low, high = (middle, high) if t_tail(middle, freedom) > tail else (low, middle)
     return (low + high) / 2
 
 
-def _above(t: float, freedom: int) -> float:
-    """P(T > t) for t >= 0."""
+def t_tail(t: float, freedom: int) -> float:
+    """P(T > t) of Student's distribution, for t >= 0.
+
+    >>> round(t_tail(2.228, 10), 4)
+    0.025
+    """
     return _incomplete_beta(freedom / 2, 0.5, freedom / (freedom + t * t)) / 2
 
 

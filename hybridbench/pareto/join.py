@@ -9,7 +9,7 @@ measured stacks have, the same FLOPs or the same tokens.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from hybridbench.derive.doubts import problems
 from hybridbench.errors import BadInput, unknown_name
@@ -48,7 +48,7 @@ MEAN = "mean"
 
 @dataclass(frozen=True)
 class ParetoOptions:
-    """What is asked for: a cost, a score, what budgets match in; and contexts and workloads, or None for all.
+    """What is asked for: a cost, a score of ``scores``, what budgets match in; contexts and workloads, None for all.
 
     Raises:
         BadInput: an unknown name.
@@ -59,11 +59,12 @@ class ParetoOptions:
     matched: str = "flops"
     contexts: tuple[int, ...] | None = None
     workloads: tuple[str, ...] | None = None
+    scores: Mapping[str, Score] = field(default_factory=lambda: SCORES)
 
     def __post_init__(self) -> None:
         for kind, name, known in (
             ("metric", self.metric, tuple(COSTS)),
-            ("score", self.score, tuple(SCORES)),
+            ("score", self.score, tuple(self.scores)),
             ("budget to match", self.matched, MATCHED),
         ):
             if name not in known:
@@ -77,7 +78,7 @@ class ParetoOptions:
     @property
     def measure(self) -> Score:
         """The score."""
-        return SCORES[self.score]
+        return self.scores[self.score]
 
     def budget(self, quality: Quality) -> float | None:
         """The budget of a figure, to three digits."""
@@ -123,7 +124,7 @@ def fronts(records: Sequence[Record], qualities: Sequence[Quality], asked: Paret
     if not groups:
         there = ", ".join(map(format_tokens, sorted({place for group in every for place in _contexts(group)})))
         raise BadInput(f"no record is of a context of --ctx: the records have {there}.")
-    known = [quality for quality in qualities if quality.score is asked.measure]
+    known = [quality for quality in qualities if quality.score == asked.measure]
     if not known:
         raise BadInput(f"no figure of quality is a {asked.score}: name a --score that --quality has.")
     made: list[Front] = []

@@ -24,6 +24,7 @@ class Caveat(StrEnum):
     RECOMPILED = "recompiled"
     BEYOND_LIMIT = "beyond_limit"
     PLAIN_PYTORCH = "plain_pytorch"
+    AT_ONCE = "at_once"
 
 
 ADVICE: dict[Caveat, str] = {
@@ -45,6 +46,7 @@ ADVICE: dict[Caveat, str] = {
         "an operation ran as plain PyTorch on a GPU, since no kernel for it could run: this is no fair figure of the "
         "architecture; hybridbench backends says what is missing"
     ),
+    Caveat.AT_ONCE: "several runs shared the device (--at-once): seconds and joules are not those of a run alone",
 }
 
 

@@ -18,7 +18,7 @@ from hybridbench.quality.training.batches import Batches
 from hybridbench.quality.training.case import Judging, LearnCase, RunFiles
 from hybridbench.quality.training.predicted import memory
 from hybridbench.quality.training.recipe import LearnRecipe
-from hybridbench.quality.training.run import run_learn
+from hybridbench.quality.training.run import Learner, run_learn
 from hybridbench.suite.case import Execution
 
 pytestmark = [
@@ -37,7 +37,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     return folder, build([named_source("python", "text", None)], folder, plan, lambda _sentence: None)
 
 
-def case_of(arch: str, python: Corpus, out: Path, dtype: str = "bfloat16") -> LearnCase:
+def case_of(arch: str, python: Corpus, out: Path, dtype: str = "bfloat16", mode: str = "eager") -> LearnCase:
     folder, manifest = python
     return LearnCase(
         model=replace(build_spec(arch, "5m"), vocab_size=manifest.model_vocabulary),
@@ -46,7 +46,7 @@ def case_of(arch: str, python: Corpus, out: Path, dtype: str = "bfloat16") -> Le
         batch=32,
         steps=60,
         recipe=LearnRecipe(3e-3),
-        execution=Execution("cuda", dtype, "eager"),
+        execution=Execution("cuda", dtype, mode),
         sampling=Judging(3, 32),
         place=RunFiles(str(folder), str(out)),
     )
@@ -67,6 +67,34 @@ def test_bfloat16_learns_as_float32_does(arch: str, python: Corpus, tmp_path: Pa
     assert peak is not None
     assert observed is not None
     assert observed == pytest.approx(peak.total, rel=0.2)
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_a_graph_learns_as_its_launches_do(arch: str, python: Corpus, tmp_path: Path) -> None:
+    """Equal losses but for the order in which some kernels add, which from one eager run to the next differs too."""
+    eager, again, graph = (
+        run_learn(case_of(arch, python, tmp_path, mode=mode), bench())[0] for mode in ("eager", "eager", "graph")
+    )
+    first = np.abs(np.array(graph.losses[:5]) - eager.losses[:5])
+    assert first.max() < 2e-3, "the first steps of equal weights and batches"
+    noise = np.abs(np.array(again.losses) - eager.losses).max()
+    assert np.abs(np.array(graph.losses) - eager.losses).max() <= max(3 * noise, 0.02)
+    assert graph.curve[-1].loss == pytest.approx(eager.curve[-1].loss, abs=max(0.01, noise))
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph"])
+@pytest.mark.parametrize("arch", ARCHS)
+def test_steps_do_not_wait_for_the_gpu(arch: str, mode: str, python: Corpus, tmp_path: Path) -> None:
+    learner = Learner(case_of(arch, python, tmp_path, mode=mode), bench())
+    learner.begin()
+    losses = [learner.step(step)[0] for step in range(3)]
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        losses += [learner.step(step)[0] for step in range(3, 6)]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.isfinite(torch.stack(losses)).all()
 
 
 def test_sequences_on_the_gpu_are_those_of_the_shards(python: Corpus) -> None:

@@ -28,7 +28,9 @@ def typed(*words: object) -> Result:
         (("--lr", "nan"), "--lr nan: give a learning rate above 0"),
         (("--sweep-lr", "1"), "leaves nothing to choose"),
         (("--sweep-lr", "1,x"), "is no list of numbers"),
-        (("--mode", "graph"), "unknown mode of training 'graph'"),
+        (("--mode", "published"), "unknown mode of training 'published'"),
+        (("--mode", "graph", "--device", "cpu"), "--mode graph captures a CUDA graph: leave --mode out on a CPU"),
+        (("--at-once", "0"), "--at-once 0: give a number from 1"),
         (("--dtype", "float16"), "unknown dtype of training 'float16'"),
         (("--device", "tpu"), "unknown device 'tpu'"),
         (("--evals", "0"), "--evals 0: give a number"),
@@ -61,6 +63,17 @@ def test_a_dry_run_tells_what_runs_must_cost(corpus: Path) -> None:
     assert len({case["key"] for case in cases}) == 8
     assert "8 runs, " in done.stderr
     assert "FLOPs in all: predicted" in done.stderr
+
+
+def test_a_plan_needs_no_corpus_and_reads_what_is_finished(tmp_path: Path) -> None:
+    done = typed("learn", "--plan", "0.01", "--arch", "mamba,inter", "--scale", "toy", "-o", tmp_path / "none")
+    assert done.exit_code == 0, done.output
+    assert "A difference of 0.01 bits per byte takes" in done.stdout
+    assert "(assumed: " in done.stdout
+    body = json.loads(typed("learn", "--plan", "0.01", "--scale", "toy", "--json").stdout)
+    assert (body["models"], body["noise_freedom"]) == (5, 0)
+    assert not (tmp_path / "none").exists()
+    assert "--plan 0: give a difference above 0" in typed("learn", "--plan", 0, "--scale", "toy").stderr
 
 
 def test_a_missing_package_is_named_before_anything_runs(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,7 +44,8 @@ def test_steps_are_those_of_torch_in_float32(dtype: torch.dtype) -> None:
         for group in reference.param_groups:
             group["lr"] = rate
         reference.step()
-        norm = optimizer.step(rate)
+        norm = optimizer.gather()
+        optimizer.update(rate)
         torch.testing.assert_close(norm, due)
         for name, one in ours.items():
             exact = theirs[name].detach()
@@ -61,7 +62,8 @@ def test_small_updates_are_not_lost_in_bfloat16() -> None:
     optimizer = MasterAdamW([("a.weight", weight)], load_torch(), LearnRecipe(1e-3, weight_decay=0.0))
     for _ in range(20):
         weight.grad = torch.ones_like(weight)
-        optimizer.step(1e-3)
+        optimizer.gather()
+        optimizer.update(1e-3)
     assert float(weight.detach().float().mean()) == pytest.approx(0.98, abs=0.005)
 
 
@@ -72,7 +74,8 @@ def test_bytes_are_those_predicted() -> None:
         weight = nn.Parameter(torch.ones(64, 64, dtype=dtype))
         optimizer = MasterAdamW([("a.weight", weight)], load_torch(), RECIPE)
         weight.grad = torch.ones_like(weight)
-        optimizer.step(1e-3)
+        optimizer.gather()
+        optimizer.update(1e-3)
         assert optimizer.nbytes == 64 * 64 * (master + MOMENT_BYTES + GRADIENT_BYTES)
 
 

@@ -45,6 +45,10 @@ class Vocabulary(Protocol):
         """The ids of each text, without BOS and EOS."""
         ...
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of some ids, without BOS, EOS and other marks."""
+        ...
+
     def token_bytes(self) -> NDArray[np.uint16]:
         """How many bytes of text each id stands for; 0 for BOS, EOS and other marks."""
         ...
@@ -67,6 +71,10 @@ class ByteVocabulary:
     def encode(self, texts: Sequence[str]) -> list[Tokens]:
         """The bytes of each text."""
         return [np.frombuffer(text.encode(), np.uint8).astype(np.uint32) for text in texts]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of some bytes; what is no UTF-8 becomes a mark of replacement."""
+        return bytes(one for one in ids if one < self.bos).decode(errors="replace")
 
     def token_bytes(self) -> NDArray[np.uint16]:
         """One for a byte."""
@@ -97,6 +105,11 @@ class TokenizerVocabulary:
         """The ids of each text."""
         found = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(one.ids, np.uint32) for one in found]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of some ids."""
+        known = self._tokenizer.get_vocab_size(with_added_tokens=True)
+        return str(self._tokenizer.decode([one for one in ids if one < known], skip_special_tokens=True))
 
     def token_bytes(self) -> NDArray[np.uint16]:
         """Of a tokenizer on bytes the bytes of each id; of any other the bytes of the id's own text."""
@@ -162,6 +175,15 @@ def from_file(path: Path) -> TokenizerVocabulary:
     except Exception as exc:  # the package raises plain Exceptions
         reason = str(exc).splitlines()[0]
         raise BadInput(f"{path} is no tokenizer file ({reason}): give bytes, bpe or a tokenizer.json.") from exc
+
+
+def of_corpus(folder: Path, kind: str) -> Vocabulary:
+    """The vocabulary of a corpus, whose kind its manifest has.
+
+    Raises:
+        BadInput: its tokenizer file cannot be read.
+    """
+    return ByteVocabulary() if kind == BYTES else from_file(folder / TOKENIZER)
 
 
 def model_vocabulary(size: int) -> int:

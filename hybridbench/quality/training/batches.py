@@ -31,32 +31,42 @@ class Batches:
     def __init__(self, tokens: Tokens, bos: int, batch: int, seed: int, device: torch.device) -> None:
         self._tokens, self._bos, self._batch, self._seed, self._device = tokens, bos, batch, seed, device
         self._epoch = -1
-        self._order: NDArray[np.int64] = np.empty(0, np.int64)
+        self._order = torch.empty(0, dtype=torch.int64)
         self._resident = _resident(tokens, device)
 
     def at(self, step: int) -> tuple[Tensor, Tensor]:
-        """Inputs and targets (B, T) of a step from 0."""
-        return self.rows(self._numbers(step * self._batch, self._batch))
+        """Inputs and targets (B, T) of a step from 0. Where the tokens lie on the device, so does their order."""
+        return self._read(self._numbers(step * self._batch, self._batch))
 
-    def _numbers(self, first: int, count: int) -> NDArray[np.int64]:
+    def rows(self, numbers: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of some sequences."""
+        return self._read(self._placed(torch.from_numpy(numbers)))
+
+    def _numbers(self, first: int, count: int) -> Tensor:
         """The sequences at places ``first`` to ``first + count - 1`` of the endless order."""
         found = []
         while count:
             epoch, place = divmod(first, len(self._tokens))
             if epoch != self._epoch:
                 self._epoch = epoch
-                self._order = np.random.default_rng([self._seed, epoch]).permutation(len(self._tokens))
+                order = np.random.default_rng([self._seed, epoch]).permutation(len(self._tokens))
+                self._order = self._placed(torch.from_numpy(order))
             part = self._order[place : place + count]
             found.append(part)
             first, count = first + len(part), count - len(part)
-        return np.concatenate(found)
+        return torch.cat(found)
 
-    def rows(self, numbers: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of some sequences."""
+    def _placed(self, numbers: Tensor) -> Tensor:
+        """Numbers of sequences where the tokens are."""
+        return numbers if self._resident is None else numbers.to(self._resident.device)
+
+    def _read(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
         if self._resident is None:
-            target_BT = torch.from_numpy(self._tokens.rows(numbers)).to(self._device)
+            target_BT = torch.from_numpy(self._tokens.rows(numbers.numpy()))
+            if self._device.type == "cuda":  # the host goes on while pinned memory is copied
+                target_BT = target_BT.pin_memory().to(self._device, non_blocking=True)
         else:
-            target_BT = self._resident[torch.from_numpy(numbers).to(self._device)].long()
+            target_BT = self._resident[numbers].long()
         bos_B1 = target_BT.new_full((len(target_BT), 1), self._bos)
         return torch.cat((bos_B1, target_BT[:, :-1]), 1), target_BT
 

@@ -12,7 +12,7 @@ from hybridbench.arch import model as arch
 from hybridbench.arch.model import ModelSpec
 from hybridbench.plain import from_plain
 from hybridbench.quality.training.recipe import LearnRecipe
-from hybridbench.suite.case import COMPILE, Case, Execution
+from hybridbench.suite.case import COMPILE, GRAPH, Case, Execution
 from hybridbench.suite.workloads import TRAIN, Workload
 
 TUNING_SEED = 20_251_006
@@ -40,11 +40,13 @@ class RunFiles:
         corpus: the corpus's folder.
         out: the folder of results, below which checkpoints lie.
         resume: whether to go on from a checkpoint there.
+        at_once: how many runs share the device.
     """
 
     corpus: str
     out: str
     resume: bool = False
+    at_once: int = 1
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,11 @@ class LearnCase:
     def step_case(self) -> Case:
         """The training step that sweeps measure at this size."""
         return Case(self.model, Workload(TRAIN, self.context, self.batch), self.execution)
+
+    @property
+    def graphed(self) -> bool:
+        """Whether forward and backward are captured in a CUDA graph."""
+        return self.execution.mode == GRAPH
 
     @property
     def device(self) -> str:

@@ -3,7 +3,6 @@
     bits per byte = nats a token / ln 2 * tokens / bytes of their text
 
 Bits per byte do not depend on the vocabulary. Intervals over seeds are Student's: mean +- t(97.5%, n - 1) s / sqrt(n).
-A difference between two models is that of runs with equal seeds, which share their batches (paired).
 """
 
 from __future__ import annotations
@@ -117,19 +116,14 @@ def arms(records: Iterable[LearnRecord]) -> list[Arm]:
     return [Arm(tuple(sorted(group, key=lambda record: record.case.seed))) for group in groups.values()]
 
 
-def difference(arm: Arm, other: Arm, of: Callable[[LearnRecord], float | None]) -> Estimate | None:
-    """How much more ``arm`` has than ``other``, over the seeds that both have; None without one."""
-    mine, theirs = arm.values(of), other.values(of)
-    both = sorted(mine.keys() & theirs.keys())
-    return estimate([mine[seed] - theirs[seed] for seed in both]) if both else None
-
-
-def tie(found: Estimate) -> bool:
-    """Whether the interval of a difference holds 0, or there is none."""
-    return found.half is None or abs(found.mean) <= found.half
-
-
 def best_rate(records: Sequence[LearnRecord]) -> LearnRecord | None:
     """Of the runs that choose a rate for one model, the one with the least held-out loss; None if all went wrong."""
     done = [record for record in records if record.status is Status.OK and final_loss(record) is not None]
     return min(done, key=lambda record: final_loss(record) or math.inf, default=None)
+
+
+def at_edge(chosen: LearnRecord, tried: Iterable[LearnRecord]) -> str:
+    """Which end of the rates tried for its model a chosen one is: ``smallest`` or ``largest``; empty between them."""
+    rates = [record.case.recipe.lr for record in tried if record.case.model == chosen.case.model]
+    lr = chosen.case.recipe.lr
+    return "smallest" if lr == min(rates) else "largest" if lr == max(rates) else ""

@@ -96,8 +96,8 @@ class MasterAdamW:
             group["betas"] = (recipe.beta1, recipe.beta2)
 
     @torch.no_grad()
-    def step(self, rate: float) -> Tensor:
-        """Updates every weight from its gradient, which is dropped; returns the norm of all gradients as a scalar."""
+    def gather(self) -> Tensor:
+        """Takes all weights' gradients, which are dropped there, and clips them; returns their norm as a scalar."""
         flats = self._flats.values()
         for flat in flats:
             given = [weight.grad for weight in flat.weights]
@@ -111,13 +111,17 @@ class MasterAdamW:
         factor = (self._clip / (norm + 1e-6)).clamp(max=1.0)
         for flat in flats:
             flat.gradient.mul_(factor)
+        return norm
+
+    @torch.no_grad()
+    def update(self, rate: float) -> None:
+        """Updates every weight from the gradients gathered last."""
         for group in self.inner.param_groups:
             group["lr"] = rate
         self.inner.step()
-        for flat in flats:
+        for flat in self._flats.values():
             if not flat.own:
                 torch._foreach_copy_([weight.detach() for weight in flat.weights], flat.masters)
-        return norm
 
     @property
     def nbytes(self) -> int:

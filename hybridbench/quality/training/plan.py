@@ -12,7 +12,7 @@ from hybridbench.errors import BadInput, unknown_name
 from hybridbench.quality.corpus.manifest import HELD_OUT, TRAIN, Manifest
 from hybridbench.quality.training.case import TUNING_SEED, Judging, LearnCase, RunFiles
 from hybridbench.quality.training.recipe import LearnRecipe, rate_for
-from hybridbench.suite.case import COMPILE, DEVICES, EAGER, Execution
+from hybridbench.suite.case import COMPILE, DEVICES, EAGER, GRAPH, Execution
 from hybridbench.units import parse_count
 
 
@@ -37,7 +37,7 @@ DTYPES = ("bfloat16", "float32")
 """Of weights and activations; float16 would need its loss scaled."""
 EVALUATIONS = 10
 SEEDS = 3
-MOST_SEEDS = 1000
+MOST_SEEDS, MOST_AT_ONCE = 1000, 64
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ class LearnOptions:
     backends: dict[str, str] | None = None
     evaluations: int = EVALUATIONS
     limit_s: float = 3600.0
+    at_once: int = 1
 
 
 def planned(
@@ -72,8 +73,10 @@ def planned(
         raise BadInput(f"--evals {ask.evaluations}: give a number from 1 to 10,000.")
     if not ask.limit_s > 0:
         raise BadInput(f"--limit {ask.limit_s:g}: give seconds above 0.")
-    execution = _execution(ask, has_gpu)
-    first = [_case(spec, manifest, place, ask, execution) for spec in dict.fromkeys(specs)]
+    if not 1 <= ask.at_once <= MOST_AT_ONCE:
+        raise BadInput(f"--at-once {ask.at_once}: give a number from 1 to {MOST_AT_ONCE}.")
+    place = replace(place, at_once=min(ask.at_once, ask.seeds * len(dict.fromkeys(specs))))
+    first = [_case(spec, manifest, place, ask, _execution(spec, ask, has_gpu)) for spec in dict.fromkeys(specs)]
     return [with_seed(case, seed) for seed in range(ask.seeds) for case in first]
 
 
@@ -113,17 +116,35 @@ def parse_multiples(text: str) -> list[float]:
     return list(dict.fromkeys(found))
 
 
-def _execution(ask: LearnOptions, has_gpu: bool) -> Execution:
+def _execution(spec: ModelSpec, ask: LearnOptions, has_gpu: bool) -> Execution:
     device = ask.device or ("cuda" if has_gpu else "cpu")
     if device not in DEVICES:
         raise unknown_name("device", device, DEVICES)
-    mode = ask.mode or EAGER
-    if mode not in (EAGER, COMPILE):
-        raise unknown_name("mode of training", mode, (EAGER, COMPILE))
+    mode = ask.mode or default_mode(spec, device)
+    if mode not in (EAGER, COMPILE, GRAPH):
+        raise unknown_name("mode of training", mode, (EAGER, COMPILE, GRAPH))
+    if mode == GRAPH and device != "cuda":
+        raise BadInput("--mode graph captures a CUDA graph: leave --mode out on a CPU, or give --device cuda.")
+    if mode == GRAPH and _counts_on_host(spec):
+        raise BadInput(
+            f"--mode graph: {spec.label} has experts, whose tokens are counted on the host; give --mode compile."
+        )
     dtype = ask.dtype or ("bfloat16" if device == "cuda" else "float32")
     if dtype not in DTYPES:
         raise unknown_name("dtype of training", dtype, DTYPES)
     return Execution(device, dtype, mode, backends=ask.backends or {})
+
+
+def default_mode(spec: ModelSpec, device: str) -> str:
+    """How a model is trained when nothing is said: on a GPU in a CUDA graph, or compiled if no graph can hold it."""
+    if device != "cuda":
+        return EAGER
+    return COMPILE if _counts_on_host(spec) else GRAPH
+
+
+def _counts_on_host(spec: ModelSpec) -> bool:
+    """Whether a step waits for the GPU, which no graph can hold: experts' tokens are counted on the host."""
+    return "E" in spec.layers
 
 
 def _case(spec: ModelSpec, manifest: Manifest, place: RunFiles, ask: LearnOptions, execution: Execution) -> LearnCase:

@@ -7,12 +7,13 @@ from typing import Any
 
 import altair as alt
 
-from hybridbench.quality.training.report import LearnReport, about, rows
+from hybridbench.quality.training.cells import about
+from hybridbench.quality.training.report import LearnReport, rows
 from hybridbench.report.render.charts import CONFIG, HEIGHT, WIDTH, data_of, looks
 from hybridbench.report.render.page import OPENINGS
 from hybridbench.report.render.tabled import page_parts, write_page
 
-PAGE, PREVIEW = "learn.md", "learn-preview"
+PAGE, PREVIEW, QUALITY = "learn.md", "learn-preview", "quality"
 AXES = {"tokens": "tokens", "train_flops": "training FLOPs", "train_s": "seconds of training", "energy_j": "joules"}
 """What held-out loss is drawn against: columns of the table of curves, with the title of their axis."""
 
@@ -25,8 +26,10 @@ def write(report: LearnReport, out: Path) -> Path:
     """
     drawn = {axis: chart for axis in AXES if (chart := curves(report, axis)) is not None}
     shown = [f"![Bits per byte against {AXES[axis]}](charts/learn-{axis}.svg)\n" for axis in drawn]
-    text = "\n".join([OPENINGS[PAGE], *page_parts(report.tables), *shown])
-    return write_page(out, PAGE, PREVIEW, text, report.tables, {f"learn-{axis}": one for axis, one in drawn.items()})
+    join = f"Beside costs: `hybridbench pareto RESULTS --quality` [{QUALITY}.csv](tables/{QUALITY}.csv)\n"
+    text = "\n".join([OPENINGS[PAGE], *page_parts(report.tables), *shown, join])
+    charts = {f"learn-{axis}": one for axis, one in drawn.items()}
+    return write_page(out, PAGE, PREVIEW, text, report.tables, charts, {QUALITY: report.quality})
 
 
 def curves(report: LearnReport, axis: str) -> dict[str, Any] | None:

@@ -5,40 +5,41 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from hybridbench.arch.block import Convention
-from hybridbench.arch.model import params
 from hybridbench.errors import BadResults
+from hybridbench.quality.training.cells import about, estimated, non_embedding, number, signed
+from hybridbench.quality.training.exported import quality_table
 from hybridbench.quality.training.figures import (
     Arm,
-    Estimate,
     arms,
+    at_edge,
     best_rate,
     bits_per_byte,
-    difference,
     energy_j,
     estimate,
     final_bits,
     final_loss,
-    tie,
     tokens_per_s,
     train_s,
 )
 from hybridbench.quality.training.record import MEANINGS, Judged, LearnRecord
+from hybridbench.quality.training.verdicts import Contest, contests, equal_table, pairs_table
 from hybridbench.record import Status, said_of
 from hybridbench.report.table import NO_VALUE, Column, Table, TableCell
-from hybridbench.units import NS_PER_S, format_number, format_params, format_si, format_tokens
-
-DIGITS = 4
-"""Significant digits of losses: seeds differ in the third decimal."""
+from hybridbench.units import NS_PER_S, format_params, format_si
 
 
 @dataclass(frozen=True)
 class LearnReport:
-    """The whole report: its records, and its tables by file name without the ending."""
+    """The whole report: its records, and its tables by file name without the ending.
+
+    Args:
+        quality: rows for ``hybridbench pareto --quality``.
+    """
 
     records: tuple[LearnRecord, ...]
     tables: dict[str, Table]
     arms: tuple[Arm, ...]
+    quality: Table
 
 
 def build(records: Sequence[LearnRecord]) -> LearnReport:
@@ -52,26 +53,20 @@ def build(records: Sequence[LearnRecord]) -> LearnReport:
     compared = arms(record for record in records if not record.case.tuning)
     tuned = [record for record in records if record.case.tuning]
     tables = {}
+    found = contests(compared)
     if compared:
-        tables["learn"] = _side_by_side(compared)
+        tables["learn"] = _side_by_side(found)
+        if (pairs := pairs_table(found)) is not None:
+            tables["learn-pairs"] = pairs
+        tables["learn-equal"] = equal_table(found)
         tables["learn-curves"] = _curves(compared)
         tables["learn-runs"] = _runs([record for arm in compared for record in arm.records], "every run")
     if tuned:
         tables["learn-rates"] = _rates(tuned)
-    return LearnReport(tuple(records), tables, tuple(compared))
+    return LearnReport(tuple(records), tables, tuple(compared), quality_table(found))
 
 
-def about(record: LearnRecord) -> str:
-    """What all runs of a table have in common, in words."""
-    case = record.case
-    threads = "" if record.environment.threads is None else f", {record.environment.threads} threads"
-    return (
-        f"{record.environment.device}{threads}: {format_tokens(case.tokens)} tokens of corpus {case.corpus} in "
-        f"sequences of {case.context:,}, {case.tokens_per_step:,} a step, {case.how}"
-    )
-
-
-def _side_by_side(compared: Sequence[Arm]) -> Table:
+def _side_by_side(found: Sequence[Contest]) -> Table:
     """One row for each model: means over seeds, and how far it is from the best."""
     table = Table(
         "held-out loss at equal tokens",
@@ -94,33 +89,29 @@ def _side_by_side(compared: Sequence[Arm]) -> Table:
             Column("energy_j", "joules"),
             Column("status", "status", numeric=False),
         ],
-        about(compared[0].first),
+        about(found[0].arms[0].first),
     )
-    means = {id(arm): found.mean for arm in compared if (found := arm.estimate(final_bits)) is not None}
-    best = min((arm for arm in compared if id(arm) in means), key=lambda arm: means[id(arm)], default=None)
-    for arm in compared:
-        table.rows.append(_arm_row(arm, best, table))
+    for contest in found:
+        for arm, name in zip(contest.arms, contest.names, strict=True):
+            table.rows.append(_arm_row(arm, *contest.place(name), table))
+    for contest in found:
+        if contest.said():
+            table.remark(contest.said())
     table.remark(
-        "± is half the 95% interval over seeds (Student's t); differences are of runs with equal seeds, which see the "
-        "same batches. A tie is a difference whose interval holds 0, or that has no interval."
+        "± of a mean is half its 95% interval over seeds (Student's t). Differences are of runs with equal seeds, "
+        "which see the same batches; verdicts are those of the table of pairs."
     )
     table.remark("Parameters are those without embedding. FLOPs are model FLOPs, exact.")
-    if len({arm.first.case.tokens for arm in compared}) > 1 or len({arm.first.case.corpus for arm in compared}) > 1:
-        table.remark("These runs are not of equal tokens or of one corpus: their losses do not compare.")
+    if len({contest.arms[0].first.case.tokens for contest in found}) > 1:
+        table.remark("These runs are not of equal tokens: losses compare only where tokens are equal.")
+    if len({contest.arms[0].first.case.corpus for contest in found}) > 1:
+        table.remark("These runs are of several corpora: losses compare only within one.")
     return table
 
 
-def non_embedding(record: LearnRecord) -> int:
-    """Parameters without the embedding, as the paper counts them."""
-    spec = record.case.model
-    return params(spec, Convention.PAPER) - spec.vocab_size * spec.d_model
-
-
-def _arm_row(arm: Arm, best: Arm | None, table: Table) -> list[TableCell]:
+def _arm_row(arm: Arm, verdict: str, more: float | None, interval: float | None, table: Table) -> list[TableCell]:
     case = arm.first.case
     loss, bits = arm.estimate(final_loss), arm.estimate(final_bits)
-    more = difference(arm, best, final_bits) if best is not None and arm is not best else None
-    verdict = "best" if arm is best else NO_VALUE if more is None else "tie" if tie(more) else "worse"
     count = non_embedding(arm.first)
     flops = case.flops_per_token * case.tokens
     spent, rate, energy = (arm.estimate(of) for of in (train_s, tokens_per_s, energy_j))
@@ -130,28 +121,16 @@ def _arm_row(arm: Arm, best: Arm | None, table: Table) -> list[TableCell]:
         TableCell(format_params(count), count),
         TableCell(f"{case.recipe.lr:.3g}", case.recipe.lr),
         TableCell(str(bits.n if bits else 0), bits.n if bits else 0),
-        *_estimated(loss),
-        *_estimated(bits),
-        *_estimated(more, signed=True),
+        *estimated(loss),
+        *estimated(bits),
+        *signed(more, interval),
         TableCell(verdict, verdict, word=verdict),
         TableCell(format_si(flops).strip(), flops),
-        _number(spent.mean if spent else None, 3),
-        _number(rate.mean if rate else None, 3),
-        _number(energy.mean if energy else None, 3) if energy else TableCell("unknown"),
+        number(spent.mean if spent else None, 3),
+        number(rate.mean if rate else None, 3),
+        number(energy.mean if energy else None, 3) if energy else TableCell("unknown"),
         _statuses(arm, table),
     ]
-
-
-def _estimated(found: Estimate | None, signed: bool = False) -> list[TableCell]:
-    if found is None:
-        return [TableCell(NO_VALUE), TableCell(NO_VALUE)]
-    text = f"{found.mean:+.4f}" if signed else format_number(found.mean, DIGITS)
-    half = TableCell(NO_VALUE) if found.half is None else TableCell(f"{found.half:.4f}", found.half)
-    return [TableCell(text, found.mean), half]
-
-
-def _number(value: float | None, digits: int = DIGITS) -> TableCell:
-    return TableCell(NO_VALUE) if value is None else TableCell(format_number(value, digits), value)
 
 
 def _statuses(arm: Arm, table: Table) -> TableCell:
@@ -205,10 +184,10 @@ def _runs(records: Sequence[LearnRecord], title: str) -> Table:
                 TableCell(case.model.scale, case.model.scale),
                 TableCell(str(case.seed), case.seed),
                 TableCell(f"{case.recipe.lr:.3g}", case.recipe.lr),
-                _number(final_loss(record)),
-                _number(final_bits(record)),
-                _number(train_s(record), 3),
-                _number(energy_j(record), 3),
+                number(final_loss(record)),
+                number(final_bits(record)),
+                number(train_s(record), 3),
+                number(energy_j(record), 3),
                 TableCell(case.key, case.key),
                 TableCell(weights, weights),
                 _statuses(Arm((record,)), table),
@@ -224,7 +203,14 @@ def _rates(tuned: Sequence[LearnRecord]) -> Table:
     by_model: dict[object, list[LearnRecord]] = {}
     for record in tuned:
         by_model.setdefault(record.case.model, []).append(record)
-    chosen = {id(best_rate(group)) for group in by_model.values()}
+    best = [found for group in by_model.values() if (found := best_rate(group)) is not None]
+    chosen = {id(record) for record in best}
+    for record in best:
+        if edge := at_edge(record, tuned):
+            table.remark(
+                f"{record.case.model.label} {record.case.model.scale}: the best rate is the {edge} that was tried; "
+                f"a {'smaller' if edge == 'smallest' else 'larger'} one may be better."
+            )
     for record, row in zip(tuned, table.rows, strict=True):
         word = "yes" if id(record) in chosen else ""
         row.append(TableCell(word, word))
@@ -258,7 +244,7 @@ def _curves(compared: Sequence[Arm]) -> Table:
                 bits.n,
             )
             label = (TableCell(case.model.label, case.model.label), TableCell(case.model.scale, case.model.scale))
-            table.rows.append([*label, *(_number(value) for value in values)])
+            table.rows.append([*label, *(number(value) for value in values)])
     return table
 
 

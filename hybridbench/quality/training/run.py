@@ -1,8 +1,9 @@
 """run: one training run from its case to what is observed: build, check, train, judge, keep.
 
 The step is that of ``workload.train``: the model's own loss and its backward, with the kernels that the case resolves
-to, verified and checked at the run's size before the first update. Losses stay on the device and are read at pauses,
-so a GPU never waits for Python. Time and energy are those of the updates alone, between two synchronisations.
+to, verified and checked at the run's size before the first update. Batches are gathered on the device, and losses stay
+there until a pause, so between pauses a GPU never waits to be read. Time and energy are those of the updates alone,
+between two synchronisations.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from hybridbench.quality.training.checkpoint import LearnProgress, load_checkpoi
 from hybridbench.quality.training.optimizer import MasterAdamW
 from hybridbench.quality.training.record import Judged, LearnObserved, Mark
 from hybridbench.quality.training.start import check_start
+from hybridbench.quality.training.step import graphed, launched
 from hybridbench.quality.training.watch import new_events
 from hybridbench.record import Caveat, SizeCheck
 from hybridbench.suite.case import COMPILE
@@ -61,6 +63,8 @@ def run_learn(case: LearnCase, bench: Bench) -> tuple[LearnObserved, list[Caveat
     learner.begin()
     prepared = now()
     reset_peaks(bench.device)
+    if case.place.at_once > 1:
+        caveats = [*caveats, Caveat.AT_ONCE]
     watch = Watch(bench.gpu, now)
     with watch:
         learner.train()
@@ -127,8 +131,12 @@ class Learner:
         return known
 
     def begin(self) -> None:
-        """Makes the optimizer, and goes on from a checkpoint if the case asks for that and there is one."""
+        """Makes optimizer and step, and goes on from a checkpoint if the case asks for that and there is one."""
         self.optimizer = MasterAdamW(self.model.named_parameters(), self.model.ops["adamw"], self.case.recipe)
+        self.model.train()
+        self.gradients = launched(self.model, self.optimizer, self.layers)
+        if self.case.graphed:
+            self.gradients = graphed(self.gradients, *self.batches.at(0))
         found = load_checkpoint(self.case, self.device) if self.case.place.resume else None
         if found is None:
             return
@@ -181,15 +189,11 @@ class Learner:
 
     def step(self, step: int) -> tuple[Tensor, Tensor]:
         """One update; its loss and the norm of its gradients, still on the device."""
-        case = self.case
         self.model.train()
-        token_BT, target_BT = self.batches.at(step)
-        with self.model.compiling(self.layers):
-            loss = self.model.loss(token_BT, target_BT)
-        torch.autograd.backward(loss)
-        norm = self.optimizer.step(case.recipe.rate(step, case.steps))
+        loss, norm = self.gradients(*self.batches.at(step))
+        self.optimizer.update(self.case.recipe.rate(step, self.case.steps))
         self.model.balance_experts()
-        return loss.detach(), norm
+        return loss, norm
 
     @torch.no_grad()
     def judge(self) -> None:
