@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 WARNS = """
 import warnings
@@ -20,6 +22,7 @@ def pytest_configure(config):
 """What pytest-benchmark does, and what ``filterwarnings = error`` makes an internal error of."""
 
 
+@pytest.mark.slow
 def test_a_plugin_that_warns_of_parallel_tests_does_not_stop_them(tmp_path: Path) -> None:
     plugins, information = tmp_path / "plugins", tmp_path / "plugins" / "pytest_benchmark-5.0.1.dist-info"
     information.mkdir(parents=True)

@@ -113,6 +113,7 @@ def test_the_backward_belongs_to_the_operation_it_undoes():
     assert not [name for name in kinds if name.startswith(("Optimizer.", trace.RANGE, trace.STEP))], "ranges"
 
 
+@pytest.mark.slow
 def test_attention_in_blocks_is_attention_forward_and_backward():
     found = traced("train", "swa", "640")  # one block behind the window of 512 and the 64 sinks
     kernel = "aten::_scaled_dot_product_flash_attention_for_cpu"

@@ -176,6 +176,7 @@ def test_a_broken_device_is_a_wrong_result() -> None:
         opened("*-", PREFILL, LONG, 2, attention="breaks")
 
 
+@pytest.mark.slow
 def test_records_say_what_was_compared_and_failures_cost_one_case(tmp_path: Path) -> None:
     """Only what may have harmed the device ends the worker process."""
     planned = [

@@ -249,6 +249,7 @@ def test_a_case_that_cannot_run_here_is_no_audit(monkeypatch: pytest.MonkeyPatch
     assert told[0].startswith(f"1/1 not observed {gpu_case().label}: ")
 
 
+@pytest.mark.slow
 def test_the_process_that_observes_sees_what_this_one_does(tmp_path: Path) -> None:
     cases = [case_of(EVERYTHING, TRAIN), case_of(EVERYTHING, DECODE)]
     seen: list[Observation] = []

@@ -149,7 +149,7 @@ def test_help_and_cost_take_at_most_a_quarter_of_importing_torch(args):
 def test_commands_that_only_describe_or_judge_never_import_torch(command, tmp_path):
     args = {
         "cost": ["cost", "-o", str(tmp_path)],
-        "report": ["report", "results/nvidia-h200/compile", "-o", str(tmp_path)],
+        "report": ["report", "results/nvidia-h200/crossover", "-o", str(tmp_path)],
         "--help": ["--help"],
     }[command]
     script = (
@@ -230,6 +230,7 @@ batch = 2
 """
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("blank_charts")
 def test_a_suite_runs_every_workload_on_a_cpu(tmp_path):
     suite = tmp_path / "suite.toml"

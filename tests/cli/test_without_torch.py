@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pkgutil
 import subprocess
 import sys
@@ -23,9 +24,14 @@ MODULES = [
 ]
 
 
-def run_without_torch(code: str) -> subprocess.CompletedProcess[str]:
+def run_without_torch(code: str, given: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", BLOCKED + code], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", BLOCKED + code],
+        input=given,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
 
 
@@ -34,28 +40,44 @@ def test_the_command_line_and_an_audits_judgement_import() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(
-    ("words", "shown"),
-    [
-        (["--help"], "audit"),
-        (["audit", "--help"], "one eager step"),
-        (["archs"], "transformer"),
-        (["cost", "--ctx", "4k", "-o", "OUT"], "predicted cost"),
-        (["price", "--ctx", "4k"], "predicted, nothing was run"),
-        (["fit"], "largest batch that fits"),
-        (["check", "--exact", "--baseline", str(RESULTS.parent / "baselines" / "exact.json")], "all equal"),
-        (["crossover", "inter", "mamba"], "less"),
-        (["report", str(RESULTS / "compile"), "-o", "OUT"], "throughput"),
-        (["ls", str(RESULTS / "crossover")], "crossover"),
-        (["show", str(RESULTS / "crossover"), "--plot"], "throughput [tokens/s]"),
-        (["pareto", str(RESULTS / "crossover"), "-o", "OUT"], "throughput against DCLM loss"),
-        (["export", str(RESULTS / "crossover"), "-o", "OUT/all.csv"], "columns"),
-        (["compare", str(RESULTS / "compile"), "--across", "mode", "-o", "OUT"], "step, B / A"),
-    ],
-    ids=lambda value: value[0] if isinstance(value, list) else "",
-)
-def test_a_command_runs(words: list[str], shown: str, tmp_path: Path) -> None:
-    words = [word.replace("OUT", str(tmp_path)) for word in words]
-    done = run_without_torch(f"from hybridbench.cli.main import main\nmain({words!r}, standalone_mode=False)")
-    assert done.returncode == 0, done.stderr
-    assert shown in done.stdout
+COMMANDS: list[tuple[list[str], str]] = [
+    (["--help"], "audit"),
+    (["audit", "--help"], "one eager step"),
+    (["archs"], "transformer"),
+    (["cost", "--ctx", "4k", "-o", "OUT"], "predicted cost"),
+    (["price", "--ctx", "4k"], "predicted, nothing was run"),
+    (["fit"], "largest batch that fits"),
+    (["check", "--exact", "--baseline", str(RESULTS.parent / "baselines" / "exact.json")], "all equal"),
+    (["crossover", "inter", "mamba"], "less"),
+    (["report", str(RESULTS / "compile"), "-o", "OUT"], "throughput"),
+    (["ls", str(RESULTS / "crossover")], "crossover"),
+    (["show", str(RESULTS / "crossover"), "--plot"], "throughput [tokens/s]"),
+    (["pareto", str(RESULTS / "crossover"), "-o", "OUT"], "throughput against DCLM loss"),
+    (["export", str(RESULTS / "crossover"), "-o", "OUT/all.csv"], "columns"),
+    (["compare", str(RESULTS / "compile"), "--across", "mode", "-o", "OUT"], "step, B / A"),
+]
+"""Words, and what they must show."""
+
+RUN_ALL = """
+import json
+from click.testing import CliRunner
+from hybridbench.cli.main import main
+done = [CliRunner().invoke(main, words) for words in json.loads(input())]
+print(json.dumps([[one.exit_code, one.output, repr(one.exception)] for one in done]))
+"""
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, str, str]]:
+    """Exit code, output and exception of each command, all run in one process: it imports once what they share."""
+    wanted = [[word.replace("OUT", str(tmp_path_factory.mktemp("out"))) for word in words] for words, _ in COMMANDS]
+    ran = run_without_torch(RUN_ALL, json.dumps(wanted))
+    assert ran.returncode == 0, ran.stderr
+    return [tuple(one) for one in json.loads(ran.stdout)]
+
+
+@pytest.mark.parametrize("number", range(len(COMMANDS)), ids=[words[0] for words, _ in COMMANDS])
+def test_a_command_runs(number: int, done: list[tuple[int, str, str]]) -> None:
+    code, output, exception = done[number]
+    assert code == 0, f"{exception}: {output}"
+    assert COMMANDS[number][1] in output

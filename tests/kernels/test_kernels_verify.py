@@ -205,6 +205,7 @@ def test_a_window_one_too_wide_is_seen_even_where_windows_are_wide() -> None:
         verify(wide, problem, device="cpu", seed=0)
 
 
+@pytest.mark.slow
 def test_what_the_published_kernels_of_mamba3_round_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The accumulated angles and what they turn, in bfloat16 beside exact arithmetic: more than other gradients may."""
     turned: Callable[..., Tensor] = scan_reference.mamba3._turned

@@ -70,9 +70,9 @@ def test_every_table_of_a_report_has_a_file_that_its_page_names(
     files = write_report(report, tmp_path)
     (section,) = report.groups
     assert len(section.tables) == 3 + len(section.details)
-    written = {path.name for path in files.tables if path.suffix == ".tex"}
-    assert written == {"preview.tex", *(f"{name}.tex" for name in section.tables)}
-    assert set(re.findall(r"`tables/([^`]+)`", files.page.read_text())) == written
+    names = {path.name for path in files.tables if path.suffix == ".tex"}
+    assert names == {"preview.tex", *(f"{name}.tex" for name in section.tables)}
+    assert set(re.findall(r"`tables/([^`]+)`", files.page.read_text())) == names
     pictures = {path.suffix: path.read_bytes()[:4] for path in written.charts}
     assert pictures[".pdf"] == b"%PDF"
     assert len(files.charts) == 3 * len(section.plots)

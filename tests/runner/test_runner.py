@@ -177,6 +177,7 @@ def test_ctrl_c_keeps_what_was_finished_and_says_how_to_go_on(tmp_path):
     assert load([folder], pytest.fail)
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_removed_during_the_run_ends_it_in_a_sentence(tmp_path):
     folder = tmp_path / "out"
     process = start_sweep(folder)
@@ -198,6 +199,7 @@ def test_a_case_that_kills_the_first_worker_belongs_to_its_machine_all_the_same(
     assert record.environment.cores > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asked", [None, usable_cores()])
 def test_one_core_is_left_to_everything_else(asked, tmp_path, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
@@ -208,6 +210,7 @@ def test_one_core_is_left_to_everything_else(asked, tmp_path, monkeypatch):
     assert record.environment.threads == (asked or max(1, usable_cores() - 1))
 
 
+@pytest.mark.slow
 def test_a_worker_that_cannot_start_again_costs_no_case_and_keeps_what_was_finished(tmp_path, monkeypatch):
     def then_break(record):
         # From now on every new process fails before it can greet.
