@@ -54,6 +54,7 @@ class Answering:
     ) -> None:
         self._log_path = log
         self._log: IO[bytes] = log.open("a+b")
+        self._begun = self._size()
         self._rest = b""
         self._mark = uuid4().hex
         self._answers, theirs = os.pipe()
@@ -101,14 +102,14 @@ class Answering:
         return self._process.wait()
 
     def tail(self) -> str:
-        """The end of its log."""
-        return self._logged().decode(errors="replace")[-TAIL:].strip()
+        """The end of its log, without what earlier processes wrote there."""
+        return self._logged(self._begun).decode(errors="replace")[-TAIL:].strip()
 
     def _size(self) -> int:
         """Bytes in its log, which may have been removed from its folder."""
         return os.fstat(self._log.fileno()).st_size
 
-    def _logged(self, start: int = 0) -> bytes:
+    def _logged(self, start: int) -> bytes:
         """Its log from a byte on."""
         return os.pread(self._log.fileno(), self._size() - start, start)
 

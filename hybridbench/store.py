@@ -1,6 +1,7 @@
 """store: results on disk: one JSONL file per run, appended record by record, and read back as records.
 
     <folder>/records-20261121T180512Z-4711-9f3a.jsonl      one run, one writer, one record a line
+    <folder>/records-20261121T180512Z-4711-9f3a-81-0c2d.jsonl      the same run, by another of its workers
     <folder>/kernels-20261121T180713Z-4730-07c1.jsonl      the same, of operations that were timed by themselves
     <folder>/learn-20261121T181022Z-4790-1d2e.jsonl        the same, of training runs
     <folder>/traces-20261121T181139Z-4802-55b0.jsonl       the same, of steps that were profiled
@@ -92,6 +93,11 @@ def make_folder(folder: Path) -> Path:
     return folder
 
 
+def new_run_id() -> str:
+    """A new name of a run."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{os.getpid()}-{secrets.token_hex(2)}"
+
+
 class RecordWriter:
     """Append the records of one run to its own file; ``run_id`` names the run and the file.
 
@@ -99,16 +105,19 @@ class RecordWriter:
         folder: where the file goes; made if missing.
         run_id: the name of the run; None makes one from the time and the process.
         kind: the kind of its records.
+        worker: where several workers write records of the run, which of them this is; it ends the file's name.
 
     Raises:
         BadInput: the folder or the file cannot be made.
     """
 
-    def __init__(self, folder: Path, run_id: str | None = None, kind: type[Any] = Record) -> None:
+    def __init__(
+        self, folder: Path, run_id: str | None = None, kind: type[Any] = Record, worker: str | None = None
+    ) -> None:
         make_folder(folder)
         self.kind = kind
-        self.run_id = run_id or f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{os.getpid()}-{secrets.token_hex(2)}"
-        self.path = folder / f"{kind.FILES}-{self.run_id}.jsonl"
+        self.run_id = run_id or new_run_id()
+        self.path = folder / f"{'-'.join(filter(None, (kind.FILES, self.run_id, worker)))}.jsonl"
         self._written = 0
         try:
             self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o666)

@@ -38,3 +38,12 @@ def printable(text: str) -> str:
     \x1b[2J
     """
     return _OBEYED.sub(lambda one: one[0].encode("unicode_escape", "surrogatepass").decode(), text)
+
+
+def counted(count: int, what: str) -> str:
+    """A count with its noun.
+
+    >>> counted(1, "worker"), counted(1200, "case")
+    ('1 worker', '1,200 cases')
+    """
+    return f"{count:,} {what}{'s' * (count != 1)}"

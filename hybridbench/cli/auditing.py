@@ -8,9 +8,10 @@ from typing import Any
 import click
 from rich.text import Text
 
-from hybridbench.cli.measuring import check_backends, needs_gpu, tell_merged
+from hybridbench.cli.measuring import check_backends, tell_merged
 from hybridbench.cli.options import as_typed, execution_options, model_options, out_options, parse_backends
 from hybridbench.cli.output import Plain
+from hybridbench.cli.placing import needs_gpu
 from hybridbench.cli.typed import Command, listed
 from hybridbench.errors import BadInput
 from hybridbench.machine import alike_gpus, visible_gpus

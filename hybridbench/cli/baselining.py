@@ -10,9 +10,9 @@ from typing import Any
 
 import click
 
-from hybridbench.cli.measuring import needs_gpu
 from hybridbench.cli.options import GIVEN_PATH, RESULTS
 from hybridbench.cli.output import Plain
+from hybridbench.cli.placing import needs_gpu
 from hybridbench.cli.stored import damaged, warn
 from hybridbench.cli.typed import Command
 from hybridbench.errors import BadInput, unknown_name

@@ -41,6 +41,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("max_time_s", "min_samples", "limit_s", "steps", "no_counters", "no_vector", "ceilings"),
         *("verify", "measure", "trials", "only_test", "processes", "pin_tuning"),
         *("resume", "dry_run", "plan", "calibrate", "calibration"),
+        *("on", "workers", "partition", "time", "slurm"),
     ),
     "Output": (
         "over",
@@ -53,6 +54,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "name",
         "into",
         "accepted",
+        "allow",
         "budget",
         "progress",
         "restart",
@@ -113,6 +115,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "run": (
         "hybridbench run suites/smoke.toml --dry-run",
         "hybridbench run suites/smoke.toml -o results/local/smoke --resume",
+    ),
+    "status": ("hybridbench status results/local/smoke", "hybridbench status results/local/smoke --json"),
+    "merge": (
+        "hybridbench merge results/local/a results/local/b -o results/local/both",
+        "hybridbench merge results/local/a results/local/b --allow machines -o results/local/both",
     ),
     "kernels": (
         "hybridbench kernels attention swiglu --arch inter --ctx 8k",

@@ -11,9 +11,10 @@ from typing import Any
 
 import click
 
-from hybridbench.cli.measuring import RecordKind, measure_cases, needs_gpu
+from hybridbench.cli.measuring import RecordKind, measure_cases
 from hybridbench.cli.options import RANGE_HELP, given_options, out_options
 from hybridbench.cli.output import Plain
+from hybridbench.cli.placing import needs_gpu
 from hybridbench.cli.predicting import chosen_specs
 from hybridbench.cli.typed import Command, listed
 from hybridbench.errors import BadInput, unknown_name

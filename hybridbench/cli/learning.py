@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hybridbench.cli.measuring import RecordKind, measure_cases, needs_gpu
+from hybridbench.cli.measuring import RecordKind, measure_cases
 from hybridbench.cli.options import GIVEN_PATH, RESULTS, out_options, parse_backends
 from hybridbench.cli.output import Plain
+from hybridbench.cli.placing import needs_gpu
 from hybridbench.cli.predicting import chosen_specs
 from hybridbench.cli.typed import Command, listed
 from hybridbench.errors import BadInput

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,6 @@ from rich.console import Console
 
 from hybridbench.arch.stored import Dtypes, check_runs
 from hybridbench.cli.options import (
-    GIVEN_PATH,
     RESULTS,
     as_typed,
     check_plot,
@@ -30,18 +28,19 @@ from hybridbench.cli.options import (
     run_options,
 )
 from hybridbench.cli.output import Plain
+from hybridbench.cli.placing import HERE, Place, Shared
 from hybridbench.cli.typed import Command
 from hybridbench.errors import BadInput, HybridbenchError
 from hybridbench.machine import visible_gpus
 from hybridbench.record import Record, Status
 from hybridbench.report.render.page import own_page
 from hybridbench.suite.case import Case, Execution
-from hybridbench.suite.file import decoding_as_published, load_suite
 from hybridbench.suite.ops import check_backends_used
 from hybridbench.suite.sweep import Sweep, cases, default_mode, merged_ratios
 from hybridbench.suite.workloads import WORKLOADS, WorkloadRow, workload_row
 
 if TYPE_CHECKING:
+    from hybridbench.report.live import LiveSweep
     from hybridbench.searches import Measure
     from hybridbench.store import RecordWriter
 
@@ -103,27 +102,6 @@ OF_WORKLOADS = [_command(row) for row in WORKLOADS.values()]
 """A command for each workload, in the table's order."""
 
 
-@click.command(cls=Command)
-@click.argument("suite", type=GIVEN_PATH)
-@click.option("--resume", is_flag=True, help="Skip cases that -o already holds a record of.")
-@click.option("--dry-run", is_flag=True, help="List the cases and stop.")
-@click.option("--as-published", is_flag=True, help="Decode and generate only, in mode published.")
-@plot_option(PLOT_HELP)
-@out_options
-def run(
-    suite: Path, resume: bool, dry_run: bool, as_published: bool, plot: bool, as_json: bool, out: Path | None
-) -> None:
-    """Run every case of a suite, a TOML file of sweeps."""
-    check_plot(plot, as_json)
-    gpus = visible_gpus()
-    loaded = decoding_as_published(load_suite(suite)) if as_published else load_suite(suite)
-    planned = loaded.cases(has_gpu=bool(gpus))
-    check_backends(planned, installed=False)
-    tell_merged(loaded.merged_ratios(has_gpu=bool(gpus)))
-    kind = with_plot(MODELS) if plot else MODELS
-    measure_cases(planned, loaded.name, gpus, as_json=as_json, out=out, resume=resume, dry_run=dry_run, kind=kind)
-
-
 def tell_merged(sentences: Sequence[str]) -> None:
     """Say on stderr which ratios are one case, which is measured once for all of them."""
     console = Plain(stderr=True, soft_wrap=True)
@@ -155,6 +133,7 @@ class RecordKind:
         jobs: what workers are given for cases, the cases or joint jobs of several, after the records of earlier passes.
         passes: how often the cases run, each time in fresh processes and as a run of its own.
         at_once: how many processes share each device.
+        shared: whether its cases stand in a queue from which other processes may take them too.
     """
 
     record: type[Any]
@@ -164,6 +143,7 @@ class RecordKind:
     jobs: Callable[[Sequence[Any], Sequence[Any]], Sequence[Any]] = lambda cases, _earlier: cases
     passes: int = 1
     at_once: int = 1
+    shared: bool = False
 
 
 def _render(*given: Any, **options: Any) -> None:
@@ -172,22 +152,12 @@ def _render(*given: Any, **options: Any) -> None:
     render(*given, **options)
 
 
-MODELS = RecordKind(Record, "report.md", lambda: None, _render)
+MODELS = RecordKind(Record, "report.md", lambda: None, _render, shared=True)
 
 
 def with_plot(kind: RecordKind) -> RecordKind:
     """The same kind, whose throughput is drawn below its tables."""
     return replace(kind, render=partial(kind.render, plot=True))
-
-
-def needs_gpu(planned: Sequence[Any], gpus: Sequence[str]) -> None:
-    """Check that there is a GPU if cases need one.
-
-    Raises:
-        BadInput: there is none; the text says what to do instead.
-    """
-    if any(case.device == "cuda" for case in planned) and not gpus:
-        raise BadInput("device cuda: this machine shows no NVIDIA GPU; use --device cpu, or see hybridbench doctor.")
 
 
 def measure_cases(
@@ -202,11 +172,13 @@ def measure_cases(
     brief: bool = False,
     kind: RecordKind = MODELS,
     ahead: bool = False,
+    place: Place = HERE,
 ) -> list[Any]:
     """Run cases, show progress and tables, and print where the results are. Returns the records to report.
 
     Args:
         ahead: compile what cases of a GPU need in processes side by side, before the first.
+        place: where the cases run, and on how many workers.
 
     Raises:
         BadInput: a GPU asked for that is not there, a folder that cannot be written, ``--resume`` without a folder,
@@ -215,7 +187,7 @@ def measure_cases(
     if dry_run:
         _list_cases(planned, as_json)
         return []
-    needs_gpu(planned, gpus)
+    place.check(planned, gpus)
     if resume and out is None:
         raise BadInput("--resume without -o: name the folder to go on with, such as -o results/local/decode.")
     from hybridbench.resume import remaining_of
@@ -233,13 +205,14 @@ def measure_cases(
         alike = left.sampled_otherwise
         console.print(f"{alike} of those to run are recorded with other sampling (as by another --max-time).")
     todo = left.todo
-    records, failure = _run(todo, len(planned), folder, gpus, console, kind, ahead) if todo else ([], None)
+    sweep = _Sweep(todo, len(planned), name, folder, gpus, console, kind, place, resume, ahead)
+    records, failure = sweep.run() if todo else ([], None)
     kept = _recorded(folder, records, console, kind) if records or stored else records
     if resume and len(records) < len(planned):
         wanted = {case.key for case in planned}
         records = [record for record in kept if record.case.key in wanted]
     if records:
-        _report(records, kept, folder, console, kind, as_json=as_json, brief=brief)
+        _report(records, kept, folder, console, kind, as_json=as_json, brief=brief, ended_early=failure is not None)
     if failure is not None:
         raise failure
     if not any(record.status is Status.OK for record in records):
@@ -256,6 +229,7 @@ def _report(
     *,
     as_json: bool,
     brief: bool,
+    ended_early: bool,
 ) -> None:
     try:
         kind.render(records, folder / "report", as_json=as_json, brief=brief, written=kept)
@@ -263,6 +237,10 @@ def _report(
         where = shlex.quote(str(folder))
         console.print(f"Stopped. All {len(records)} records are kept; make the report with: hybridbench report {where}")
         click.get_current_context().exit(130)
+    except HybridbenchError as exc:
+        if not ended_early:
+            raise
+        console.print(f"There is no report: {exc}")  # a full disk ends the run first, and that is what has to be told
 
 
 def _recorded(folder: Path, records: Sequence[Any], console: Console, kind: RecordKind) -> Sequence[Any]:
@@ -276,59 +254,82 @@ def _recorded(folder: Path, records: Sequence[Any], console: Console, kind: Reco
         return records
 
 
-def _run(
-    todo: Sequence[Any],
-    planned: int,
-    folder: Path,
-    gpus: Sequence[str],
-    console: Console,
-    kind: RecordKind,
-    ahead: bool = False,
-) -> tuple[list[Any], HybridbenchError | None]:
-    """Run the cases. Returns the records, and the exception that ended the run early, if any."""
-    from hybridbench.report.live import LiveSweep
-    from hybridbench.runner import Events, run_sweep
-    from hybridbench.store import RecordWriter
+@dataclass
+class _Sweep:
+    """The cases of a command while they run.
 
-    devices = gpus[: 1 if kind.passes > 1 else None] if any(case.device == "cuda" for case in todo) else ()
-    places = [place for place in devices or (None,) for _ in range(kind.at_once)]
-    finished: list[Any] = []
+    Args:
+        planned: how many cases the command has, with those that are recorded.
+    """
 
-    def how_to_go_on() -> None:
-        if not writer.path.exists():
-            return
-        if kind.passes > 1:
-            console.print(f"Stopped. {len(finished)} records are kept in {folder}; hybridbench report shows them.")
-            return
-        recorded = planned - len(todo) + len(finished)
-        console.print(
-            f"Stopped. {recorded} of {planned} cases are recorded in {folder}. "
-            f"To go on, give the same command with -o {shlex.quote(str(folder))} --resume."
-        )
+    todo: Sequence[Any]
+    planned: int
+    name: str
+    folder: Path
+    gpus: Sequence[str]
+    console: Console
+    kind: RecordKind
+    place: Place
+    resume: bool
+    ahead: bool
+    finished: list[Any] = field(default_factory=list)
 
-    with ExitStack() as writers:
-        writer = writers.enter_context(RecordWriter(folder, kind=kind.record))
+    def run(self) -> tuple[list[Any], HybridbenchError | None]:
+        """Run the cases. Returns the records, and the exception that ended the run early, if any."""
+        from hybridbench.report.live import LiveSweep
+
+        if self.kind.shared:
+            recorded = self.planned - len(self.todo)
+            self._shared = Shared(self.folder, self.todo, self.name, recorded, self.resume, self._devices)
+            self._opened = self.place.open(self._shared)
         try:
-            if ahead:
-                _compile_ahead(todo, devices, console)
-            with LiveSweep(len(todo) * kind.passes, console, shown=kind.shown()) as live:
-
-                def note(record: Any) -> None:
-                    finished.append(record)
-                    live.finished(record)
-
-                events = Events(live.started, live.phase, note)
-                for done in range(kind.passes):
-                    if done:
-                        writer = writers.enter_context(RecordWriter(folder, kind=kind.record))
-                    run_sweep(kind.jobs(todo, finished), writer, gpus=places, events=events)
+            if self.ahead:
+                _compile_ahead(self.todo, self._devices, self.console)
+            with LiveSweep(len(self.todo) * self.kind.passes, self.console, shown=self.kind.shown()) as live:
+                self._through(live)
         except KeyboardInterrupt:
-            how_to_go_on()
+            self._how_to_go_on()
             click.get_current_context().exit(130)
         except HybridbenchError as exc:
-            how_to_go_on()
-            return finished, exc
-    return finished, None
+            self._how_to_go_on()
+            return self.finished, exc
+        return self.finished, None
+
+    @property
+    def _devices(self) -> Sequence[str]:
+        only = 1 if self.kind.passes > 1 else self.place.workers
+        return self.gpus[:only] if any(case.device == "cuda" for case in self.todo) else ()
+
+    def _through(self, live: LiveSweep) -> None:
+        from hybridbench.runner import Events, run_sweep
+        from hybridbench.store import RecordWriter
+
+        def note(record: Any) -> None:
+            self.finished.append(record)
+            live.finished(record)
+
+        events = Events(live.started, live.phase, note)
+        if self.kind.shared:
+            self.place.run(self._shared, self._opened, events, self.console.print)
+            return
+        for _ in range(self.kind.passes):
+            with RecordWriter(self.folder, kind=self.kind.record) as writer:
+                jobs, at_once = self.kind.jobs(self.todo, self.finished), self.kind.at_once
+                gpus = [gpu for gpu in self._devices for _ in range(at_once)]
+                run_sweep(jobs, writer, gpus=gpus, workers=None if gpus else at_once, events=events)
+
+    def _how_to_go_on(self) -> None:
+        if not any(self.folder.glob(f"{self.kind.record.FILES}-*.jsonl")):
+            return
+        if self.kind.passes > 1:
+            kept = f"{len(self.finished)} records are kept in {self.folder}"
+            self.console.print(f"Stopped. {kept}; hybridbench report shows them.")
+            return
+        recorded = self.planned - len(self.todo) + len(self.finished)
+        self.console.print(
+            f"Stopped. {recorded} of {self.planned} cases are recorded in {self.folder}. "
+            f"To go on, give the same command with -o {shlex.quote(str(self.folder))} --resume."
+        )
 
 
 def _compile_ahead(todo: Sequence[Any], gpus: Sequence[str], console: Console) -> None:

@@ -12,9 +12,9 @@ from typing import Any
 
 import click
 
-from hybridbench.cli.measuring import needs_gpu
 from hybridbench.cli.options import RANGE_HELP
 from hybridbench.cli.output import Plain
+from hybridbench.cli.placing import needs_gpu
 from hybridbench.cli.typed import listed
 from hybridbench.errors import BadInput
 from hybridbench.gate.alone import check_alone

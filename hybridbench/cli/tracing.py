@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hybridbench import units
-from hybridbench.cli.measuring import check_backends, needs_gpu
+from hybridbench.cli.measuring import check_backends
 from hybridbench.cli.options import (
     as_typed,
     checkpoint_option,
@@ -23,6 +23,7 @@ from hybridbench.cli.options import (
     parse_backends,
 )
 from hybridbench.cli.output import Plain
+from hybridbench.cli.placing import needs_gpu
 from hybridbench.cli.typed import Command
 from hybridbench.errors import BadInput
 from hybridbench.machine import thread_settings, visible_gpus

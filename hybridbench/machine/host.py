@@ -73,8 +73,11 @@ def alike_gpus(gpus: Sequence[str], nvml: Any = None) -> Sequence[str]:
     return gpus if len(names) == 1 else ()
 
 
-def thread_settings() -> dict[str, str]:
+def thread_settings(workers: int = 1) -> dict[str, str]:
     """Variables that a process needs before it imports PyTorch to time models, without those already set.
+
+    Args:
+        workers: processes that share the cores.
 
     OpenMP threads sleep while they wait. Spinning threads slow small operators fiftyfold as soon as anything else needs
     a core (2.7 ms steps became 140 ms on two cores); sleeping ones cost a quarter on a quiet machine. One core is left
@@ -82,7 +85,7 @@ def thread_settings() -> dict[str, str]:
     slowest thread. Beside other work on two cores, steps of tiny models stayed within 6% of their median on one thread,
     and within 10 to 40% on two, which were 1.05 to 1.35 times as fast.
     """
-    wanted = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(max(1, usable_cores() - 1))}
+    wanted = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(max(1, (usable_cores() - 1) // workers))}
     return {name: value for name, value in wanted.items() if name not in os.environ}
 
 

@@ -6,7 +6,6 @@ What cannot be found out is None or left out. Nothing here takes long.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import re
@@ -20,6 +19,7 @@ import hybridbench
 from hybridbench.machine import usable_cores
 from hybridbench.measure.nvml import Gpu
 from hybridbench.record import Environment
+from hybridbench.version import full_version
 
 PACKAGES = (
     "torch",
@@ -59,17 +59,9 @@ def fingerprint(device: torch.device, gpu: Gpu | None = None) -> Environment:
         platform=platform.platform(),
         threads=None if on_gpu else torch.get_num_threads(),
         packages=installed(PACKAGES),
-        hybridbench=f"{hybridbench.__version__}+sources.{sources_hash(package)}",
+        hybridbench=full_version(),
         git_commit=git_commit(package),
     )
-
-
-def sources_hash(package: Path) -> str:
-    """Eight hex digits of a hash over the package's Python files. It identifies the code where there is no checkout."""
-    digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        digest.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:8]
 
 
 def installed(packages: tuple[str, ...]) -> dict[str, str]:

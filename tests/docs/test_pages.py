@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from pages import ALL, README, ROOT, TEXTS, anchors, commands, fenced, prose
 
 from hybridbench.cli.main import main
+from hybridbench.cluster.slurm import Partition
 from hybridbench.gate import proof
 
 MEASURING = ("train-throughput", "prefill", "decode", "generate", "run")
@@ -49,7 +50,10 @@ def test_commands_are_accepted(line: str, monkeypatch: pytest.MonkeyPatch) -> No
         place = args.index(pair)
         del args[place - 1 : place + 1]
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("hybridbench.cli.measuring.visible_gpus", lambda: ["0"])
+    for module in ("measuring", "sharing"):
+        monkeypatch.setattr(f"hybridbench.cli.{module}.visible_gpus", lambda: ["0"])
+    cluster = Partition("gpu*", nodes=8, cpus=512, gpus=64, time="0")
+    monkeypatch.setattr("hybridbench.cluster.slurm.partition_for", lambda _asked: cluster)
     done = CliRunner().invoke(main, [name, *args])
     assert done.exit_code == 0, done.output
     assert done.stdout.strip()

@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 
 from hybridbench.bench import Bench, Instruments
+from hybridbench.dialogue import Dialogue
 from hybridbench.measure.clock import ScriptedTimer
 from hybridbench.record import Ceilings, Environment, Record
-from hybridbench.runner import Dialogue
 from hybridbench.store import RecordWriter
 from hybridbench.suite.case import Case
 from hybridbench.worker import serve

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from hybridbench.bench import Bench
+from hybridbench.dialogue import Dialogue
 from hybridbench.kernel_suite import run, together
 from hybridbench.kernel_suite.cell import BACKWARD, Budget, Cell
 from hybridbench.kernel_suite.record import Agreement, Chosen, KernelRecord
@@ -20,7 +21,7 @@ from hybridbench.kernels.loading import backends
 from hybridbench.measure import memory
 from hybridbench.problem import Problem
 from hybridbench.record import Status
-from hybridbench.runner import Dialogue, run_sweep
+from hybridbench.runner import run_sweep
 from hybridbench.store import RecordWriter
 
 CPU = torch.device("cpu")

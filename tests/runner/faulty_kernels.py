@@ -34,6 +34,13 @@ def _raise():
     raise ZeroDivisionError("a kernel divided by zero")
 
 
+def _kill_once():
+    first = Path(os.environ["KILLED_ONCE"])
+    if not first.exists():
+        first.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 def _hang():
     Path(os.environ["HANGS"]).touch()
     time.sleep(600)
@@ -44,6 +51,7 @@ oom = _failing(_out_of_memory)
 raises = _failing(_raise)
 exits = _failing(lambda: os._exit(3))
 killed = _failing(lambda: os.kill(os.getpid(), signal.SIGKILL))
+killed_once = _failing(_kill_once)
 hangs = _failing(_hang)
 
 

@@ -14,10 +14,11 @@ import pytest
 from click.testing import CliRunner
 
 from hybridbench.cli.main import main
+from hybridbench.dialogue import Dialogue
 from hybridbench.errors import WorkerDied
 from hybridbench.machine import usable_cores
 from hybridbench.record import Status
-from hybridbench.runner import Dialogue, Events, run_sweep
+from hybridbench.runner import Events, run_sweep
 from hybridbench.store import RecordWriter, load, recorded
 from hybridbench.suite.sweep import Sweep, cases
 
@@ -68,6 +69,17 @@ def test_each_failure_costs_one_case_and_is_recorded_with_its_status(tmp_path):
     assert "code 3" in str(exited.message)
     assert "SIGKILL" in str(killed.message)
     assert "out of memory" in str(killed.message)
+    assert str(killed.message).startswith("it ended 2 workers: "), "a process may be killed for what others do"
+    assert str(killed.message).count("SIGKILL") == 2
+
+
+@pytest.mark.slow
+def test_a_case_whose_process_is_killed_once_has_its_record_all_the_same(tmp_path, monkeypatch):
+    monkeypatch.setenv("KILLED_ONCE", str(tmp_path / "killed"))
+    with RecordWriter(tmp_path) as writer:
+        records = run_sweep([case_with("killed_once"), case_with("good")], writer)
+    assert (tmp_path / "killed").exists()
+    assert [record.status for record in records] == [Status.OK, Status.OK]
 
 
 @pytest.mark.slow

@@ -1,0 +1,111 @@
+"""opening: the queue with which a command begins: a new one, or that of workers who are at the same cases already."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hybridbench.cluster.slurm import jobs_of
+from hybridbench.errors import BadInput
+from hybridbench.queue.lease import LEASE_S, Watch
+from hybridbench.queue.plan import HELD, MEMBERS, WAITING, Plan, Planned, create, find, remove
+from hybridbench.queue.shared import SharedQueue
+from hybridbench.store import RecordWriter, make_folder, new_run_id
+from hybridbench.suite.case import Case
+from hybridbench.text import counted
+from hybridbench.version import full_version
+
+LEASE_VARIABLE = "HYBRIDBENCH_LEASE_S"
+"""The environment variable that sets how long a worker may not be heard of, in seconds."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A queue, and whether others had opened it."""
+
+    planned: Planned
+    joined: bool
+
+
+def open_queue(results: Path, cases: Sequence[Case], name: str, recorded: int = 0, *, resume: bool = False) -> Opened:
+    """The queue of a folder of results. One that nobody works at any more is replaced, since its records say it all.
+
+    Args:
+        cases: those to run.
+        name: of the suite or command.
+        recorded: how many cases of it have a record.
+        resume: whether to join workers who are at these cases.
+
+    Raises:
+        BadInput: workers are at it, and these are other cases, or were made by another version, or ``resume`` is not
+            given; or the folder cannot be written.
+        BadResults: a queue there is of another version, or damaged.
+    """
+    make_folder(results)
+    found = find(results)
+    if found is None:
+        return Opened(create(results, Plan(new_run_id(), name, recorded, lease_s=lease_s()), cases), joined=False)
+    watch = Watch(found.folder / MEMBERS)
+    alive, jobs = watch.alive(), jobs_of(found.folder)
+    if not alive and not jobs:
+        remove(found)
+        return open_queue(results, cases, name, recorded, resume=resume)
+    workers = sum(watch.said(name).get("workers", 1) for name in alive)
+    who = counted(workers, "worker") if workers else counted(len(jobs), "job") + " of Slurm"
+    there = f"another run ({found.plan.name}) is going on in {results}, with {who}"
+    if {case.key for case in cases} - found.keys:
+        raise BadInput(f"{there}, at other cases: wait for it, or choose another folder with -o.")
+    if not resume:
+        raise BadInput(f"{there}: give --resume to help with what is left, or choose another folder with -o.")
+    if found.plan.hybridbench != full_version():
+        versions = f"by hybridbench {found.plan.hybridbench}, and this is {full_version()}"
+        raise BadInput(f"{there}, {versions}: use the same, or choose another folder with -o.")
+    return Opened(found, joined=True)
+
+
+def lease_s() -> float:
+    """How long a worker may not be heard of; seconds.
+
+    Raises:
+        BadInput: the environment says something else than a number of seconds from 1 on.
+    """
+    said = os.environ.get(LEASE_VARIABLE, "")
+    if not said:
+        return LEASE_S
+    try:
+        value = float(said)
+    except ValueError:
+        value = 0.0
+    if not 1.0 <= value < 1e6:
+        raise BadInput(f"{LEASE_VARIABLE} is {said!r}, where a number of seconds from 1 on is expected.")
+    return value
+
+
+@contextlib.contextmanager
+def member(
+    results: Path, planned: Planned, *, first: bool, stays: bool = True, workers: int = 1
+) -> Iterator[tuple[SharedQueue, RecordWriter]]:
+    """A worker's queue and writer. In the end it holds nothing, and whoever finds that all is done removes the queue.
+
+    Args:
+        first: whether it is the worker that opened the queue, whose records need no name of their own.
+        stays, workers: as for ``SharedQueue``.
+    """
+    name = None if first else new_run_id().partition("-")[2]
+    with RecordWriter(results, planned.plan.run_id, worker=name) as writer:
+        queue = SharedQueue(planned, writer.path, stays=stays, workers=workers)
+        try:
+            yield queue, writer
+        finally:
+            queue.leave()
+
+
+def close_queue(planned: Planned) -> int:
+    """Removes the queue if all is done; how many cases are not."""
+    left = sum(len(os.listdir(planned.folder / part)) for part in (WAITING, HELD) if (planned.folder / part).is_dir())
+    if not left:
+        remove(planned)
+    return left
