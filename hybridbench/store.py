@@ -3,6 +3,7 @@
     <folder>/records-20261121T180512Z-4711-9f3a.jsonl      one run, one writer, one record a line
     <folder>/kernels-20261121T180713Z-4730-07c1.jsonl      the same, of operations that were timed by themselves
     <folder>/learn-20261121T181022Z-4790-1d2e.jsonl        the same, of training runs
+    <folder>/solve-, <folder>/contexts-                    the same, of synthetic tasks and of long contexts
 
 Each run has its own file, so two runs into one folder never mix lines. A record is on disk before the next case starts:
 a run that is killed loses at most the line it was writing, which ``load`` skips with a warning.
@@ -74,7 +75,7 @@ class Stored(Protocol):
 
 R = TypeVar("R", bound=Stored)
 
-OTHER_FILES = ("kernels-", "learn-")
+OTHER_FILES = ("kernels-", "learn-", "solve-", "contexts-")
 """How the names of files begin that hold another kind of record than ``Record``."""
 
 

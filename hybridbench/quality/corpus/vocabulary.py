@@ -45,6 +45,10 @@ class Vocabulary(Protocol):
         """The ids of each text, without BOS and EOS."""
         ...
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, without marks; what is no text is left out."""
+        ...
+
     def token_bytes(self) -> NDArray[np.uint16]:
         """How many bytes of text each id stands for; 0 for BOS, EOS and other marks."""
         ...
@@ -67,6 +71,10 @@ class ByteVocabulary:
     def encode(self, texts: Sequence[str]) -> list[Tokens]:
         """The bytes of each text."""
         return [np.frombuffer(text.encode(), np.uint8).astype(np.uint32) for text in texts]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The bytes as text."""
+        return bytes(one for one in ids if one < 256).decode(errors="ignore")
 
     def token_bytes(self) -> NDArray[np.uint16]:
         """One for a byte."""
@@ -97,6 +105,10 @@ class TokenizerVocabulary:
         """The ids of each text."""
         found = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(one.ids, np.uint32) for one in found]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids."""
+        return str(self._tokenizer.decode([one for one in ids if one < self.size]))
 
     def token_bytes(self) -> NDArray[np.uint16]:
         """Of a tokenizer on bytes the bytes of each id; of any other the bytes of the id's own text."""

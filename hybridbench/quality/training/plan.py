@@ -70,7 +70,7 @@ def planned(specs: Sequence[ModelSpec], manifest: Manifest, place: Place, ask: A
         raise BadInput(f"--evals {ask.evaluations}: give a number from 1 to 10,000.")
     if not ask.limit_s > 0:
         raise BadInput(f"--limit {ask.limit_s:g}: give seconds above 0.")
-    execution = _execution(ask, has_gpu)
+    execution = execution_for(ask.device, ask.dtype, ask.mode, ask.backends, has_gpu)
     first = [_case(spec, manifest, place, ask, execution) for spec in dict.fromkeys(specs)]
     return [with_seed(case, seed) for seed in range(ask.seeds) for case in first]
 
@@ -111,17 +111,24 @@ def parse_multiples(text: str) -> list[float]:
     return list(dict.fromkeys(found))
 
 
-def _execution(ask: Ask, has_gpu: bool) -> Execution:
-    device = ask.device or ("cuda" if has_gpu else "cpu")
+def execution_for(
+    device: str | None, dtype: str | None, mode: str | None, backends: dict[str, str] | None, has_gpu: bool
+) -> Execution:
+    """How models are trained, with what is left open filled in by the device.
+
+    Raises:
+        BadInput: a name that is none of a device, dtype or mode of training.
+    """
+    device = device or ("cuda" if has_gpu else "cpu")
     if device not in DEVICES:
         raise unknown_name("device", device, DEVICES)
-    mode = ask.mode or EAGER
+    mode = mode or EAGER
     if mode not in (EAGER, COMPILE):
         raise unknown_name("mode of training", mode, (EAGER, COMPILE))
-    dtype = ask.dtype or ("bfloat16" if device == "cuda" else "float32")
+    dtype = dtype or ("bfloat16" if device == "cuda" else "float32")
     if dtype not in DTYPES:
         raise unknown_name("dtype of training", dtype, DTYPES)
-    return Execution(device, dtype, mode, backends=ask.backends or {})
+    return Execution(device, dtype, mode, backends=backends or {})
 
 
 def _case(spec: ModelSpec, manifest: Manifest, place: Place, ask: Ask, execution: Execution) -> LearnCase:

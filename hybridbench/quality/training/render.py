@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import altair as alt
 
+from hybridbench.quality.pages import write_page
 from hybridbench.quality.training.report import LearnReport, about, rows
-from hybridbench.report.render.charts import CONFIG, HEIGHT, WIDTH, chart_files, data_of, looks, save
-from hybridbench.report.render.csv import to_csv
-from hybridbench.report.render.folder import write_text
-from hybridbench.report.render.latex import latex_files
-from hybridbench.report.render.markdown import latex_names, to_markdown
-from hybridbench.report.render.page import OPENINGS, clear_earlier, own_page
-from hybridbench.store import make_folder
+from hybridbench.report.render.charts import CONFIG, HEIGHT, WIDTH, data_of, looks
 
-PAGE, PREVIEW = "learn.md", "learn-preview"
+PAGE = "learn.md"
 AXES = {"tokens": "tokens", "train_flops": "training FLOPs", "train_s": "seconds of training", "energy_j": "joules"}
 """What held-out loss is drawn against: columns of the table of curves, with the title of their axis."""
 
@@ -28,27 +22,9 @@ def write(report: LearnReport, out: Path) -> Path:
     Raises:
         BadInput: the folder cannot be written, or holds a page of that name that hybridbench did not write.
     """
-    page = own_page(make_folder(out), PAGE)
-    tables, charts = make_folder(out / "tables"), make_folder(out / "charts")
-    texts = {tables / f"{name}.csv": to_csv(table) for name, table in report.tables.items()}
-    texts |= {tables / name: text for name, text in latex_files(report.tables, PREVIEW).items()}
     drawn = {axis: chart for axis in AXES if (chart := curves(report, axis)) is not None}
-    stems = {axis: charts / f"learn-{axis}" for axis in drawn}
-    clear_earlier(page, (*texts, *(path for stem in stems.values() for path in chart_files(stem))))
-    write_text(page, _page(report, list(drawn)))
-    for path, text in texts.items():
-        write_text(path, text)
-    for axis, chart in drawn.items():
-        save(chart, stems[axis])
-    return page
-
-
-def _page(report: LearnReport, axes: Iterable[str]) -> str:
-    parts = [OPENINGS[PAGE]]
-    for name, table in report.tables.items():
-        parts += [to_markdown(table), f"[{name}.csv](tables/{name}.csv)\n"]
-    parts += [f"![Bits per byte against {AXES[axis]}](charts/learn-{axis}.svg)\n" for axis in axes]
-    return "\n".join([*parts, latex_names([*report.tables, PREVIEW])])
+    charts = {f"learn-{axis}": (f"Bits per byte against {AXES[axis]}", chart) for axis, chart in drawn.items()}
+    return write_page(out, PAGE, report.tables, charts)
 
 
 def curves(report: LearnReport, axis: str) -> dict[str, Any] | None:
