@@ -58,6 +58,7 @@ def copied(tokens: Sequence[int], mark: int, blank: int) -> Answers:
     """What is no blank before the mark, in order, at the blanks after it."""
     place = tokens.index(mark)
     assert set(tokens[place + 1 :]) == {blank}
+    assert tokens[place - 1] != blank  # blanks stand before a token, never behind the last
     hidden = [token for token in tokens[:place] if token != blank]
     return [IGNORED] * (place + 1) + hidden
 

@@ -172,7 +172,7 @@ def test_each_model_stands_at_its_best_rate_over_seeds() -> None:
     ]
     row = cells(records, "solve-mqar-toy")["transformer"]
     assert row["lr"] == 3e-3
-    assert row["correct_frac_32x2"] == pytest.approx(0.6)
+    assert row["correct_frac_16x2"] == pytest.approx(0.6)
     assert row["seeds"] == 2
 
 

@@ -47,10 +47,10 @@ class Part:
         """A few words for a heading.
 
         >>> Part(64, 1000, pairs=4).label, Part(128, 10, first=64).label, Part(40, 10).label
-        ('64 x 4', '65-128', '40')
+        ('64x4', '65-128', '40')
         """
         if self.pairs:
-            return f"{self.length} x {self.pairs}"
+            return f"{self.length}x{self.pairs}"
         return f"{self.first + 1}-{self.length}" if self.first else str(self.length)
 
 

@@ -118,7 +118,7 @@ def _table(best: Sequence[Stack], tried: Sequence[Stack]) -> Table:
     case = best[0].case
     task, setting = TASKS[case.task], case.setting
     parts = [
-        Column(f"correct_frac_{part.label.replace(' ', '')}", f"{part.label}{'' if setting.within(part) else ' *'}")
+        Column(f"correct_frac_{part.label}", f"{part.label}{'' if setting.within(part) else ' *'}")
         for part in setting.test
     ]
     table = Table(
@@ -132,7 +132,7 @@ def _table(best: Sequence[Stack], tried: Sequence[Stack]) -> Table:
             *parts,
             Column("steps", "steps"),
             Column("train_s", "seconds", wide=True),
-            Column("expected", "published", numeric=False, wraps=True),
+            Column("expected", "published", numeric=False),
             Column("as_expected", "agrees", numeric=False),
             Column("status", "status", numeric=False),
         ],
@@ -187,10 +187,18 @@ def _row(stack: Stack, table: Table) -> list[Cell]:
         *(Cell(NO_VALUE) for _ in case.setting.test if correct is None),
         Cell(NO_VALUE) if steps is None else Cell(f"{steps:,.0f}", steps),
         Cell(NO_VALUE) if spent is None else Cell(format_number(spent), spent),
-        Cell(expected.words if expected else NONE, expected.words if expected else NONE),
+        _expected(expected, table),
         Cell(verdict, verdict, word={"yes": "ok", "NO": "worse"}.get(verdict)),
         _status(stack, table),
     ]
+
+
+def _expected(expected: Expectation | None, table: Table) -> Cell:
+    """Whether a stack is known to solve the task or to fail, with a note that says at which figure and to whom."""
+    if expected is None:
+        return Cell(NONE, NONE)
+    word = "solves" if expected.solves else "fails"
+    return Cell(f"{word} {table.note(f'published: {expected.words}')}", expected.words)
 
 
 def _status(stack: Stack, table: Table) -> Cell:

@@ -114,12 +114,12 @@ def _mqar() -> Task:
         solved=0.99,
     )
     toy = Setting(
-        64,
-        (Part(32, 1024, 2), Part(32, 2048, 4)),
-        (Part(32, 256, 2), Part(32, 256, 4), Part(64, 256, 8)),
+        32,
+        (Part(16, 8192, 2), Part(16, 8192, 4)),
+        (Part(16, 256, 2), Part(16, 256, 4), Part(32, 256, 8)),
         width=64,
-        batch=32,
-        epochs=8,
+        batch=64,
+        epochs=4,
         lr=3e-3,
         weight_decay=0.1,
         solved=0.99,
