@@ -5,6 +5,7 @@
     <folder>/kernels-20261121T180713Z-4730-07c1.jsonl      the same, of operations that were timed by themselves
     <folder>/learn-20261121T181022Z-4790-1d2e.jsonl        the same, of training runs
     <folder>/traces-20261121T181139Z-4802-55b0.jsonl       the same, of steps that were profiled
+    <folder>/solve-, <folder>/contexts-                    the same, of synthetic tasks and of long contexts
 
 Each run has its own file, so two runs into one folder never mix lines. A record is on disk before the next case starts:
 a run that is killed loses at most the line it was writing, which ``load`` skips with a warning.
@@ -76,7 +77,7 @@ class StoredRecord(Protocol):
 
 R = TypeVar("R", bound=StoredRecord)
 
-OTHER_FILES = ("kernels-", "learn-", "traces-")
+OTHER_FILES = ("kernels-", "learn-", "traces-", "solve-", "contexts-")
 """How the names of files begin that hold another kind of record than ``Record``."""
 
 

@@ -10,6 +10,7 @@ get the number of blocks that comes nearest, which is within 5% (7% at toy). Par
     20m     384   20.6 M
     50m     576   46.4 M
     toy      64    0.19 M, with 4 blocks or 3, one KV head and a state of 16
+    2x64, 2x128    two blocks of width 64 or 128, for synthetic tasks
 """
 
 from __future__ import annotations
@@ -64,7 +65,17 @@ def _small(width: int) -> Scale:
     )
 
 
+def _two_blocks(width: int) -> Scale:
+    """Two blocks of either kind, for synthetic tasks; as at ``SMALL``, with heads of 64 and SSM heads of 32."""
+    heads = width // 64
+    return Scale(
+        width, 3 * width, heads, heads, 64, 2, 2, 2 * width, 32, 64, heads, heads, width, 32, 8192, chunk_size=64
+    )
+
+
 SMALL: dict[str, Scale] = {
+    "2x64": _two_blocks(64),
+    "2x128": _two_blocks(128),
     "toy": Scale(64, 192, 4, 1, 16, 4, 3, 128, 16, 16, 2, 1, 64, 16, vocab_size=320, chunk_size=64),
     "5m": _small(192),
     "20m": _small(384),

@@ -35,6 +35,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         ),
         *("sources", "vocabulary", "column", "held_out_percent", "max_size", "licence"),
         *("data", "tokens", "seeds", "lr", "sweep_lr", "evaluations", "tasks", "include", "limit", "shots"),
+        *("size", "epochs", "times", "documents"),
     ),
     "Measurement": (
         *("device", "mode", "as_published", "streams", "backend", "seed", "at_once"),
@@ -153,6 +154,14 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "evaluate": (
         "hybridbench evaluate results/local/learn --data corpus/all --tasks piqa",
         "hybridbench evaluate w.safetensors --data corpus --tasks mine --include tasks",
+    ),
+    "solve": (
+        "hybridbench solve --task mqar,parity --arch transformer,mamba",
+        "hybridbench solve --task mqar --lr 1e-3,3e-3,1e-2 -o results/local/mqar",
+    ),
+    "contexts": (
+        "hybridbench contexts results/local/learn --data corpus/python",
+        "hybridbench contexts results/local/learn --data corpus/all --trials 100",
     ),
     "pareto": (
         "hybridbench pareto results/nvidia-h200/paper --ctx 32k",

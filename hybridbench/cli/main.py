@@ -44,6 +44,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "corpus": ("corpora", "Text as token shards to train on."),
     "learn": ("learning", "Train models on a corpus and judge them on held-out text."),
     "evaluate": ("evaluating", "Trained models on tasks of lm-evaluation-harness."),
+    "solve": ("solving", "Train models on synthetic tasks of recall and state."),
+    "contexts": ("stretching", "Trained models beyond the length that they were trained at."),
     "pareto": ("frontier", "Quality against cost: which stacks no other beats."),
     "trace": ("tracing", "Where the time of a step goes."),
     "audit": ("auditing", "Count a step's FLOPs six ways, and say why they differ."),

@@ -21,10 +21,12 @@ from hybridbench.report.render.terminal import print_report, print_table
 if TYPE_CHECKING:
     from hybridbench.kernel_suite.record import KernelRecord
     from hybridbench.kernel_suite.report import KernelReport
+    from hybridbench.quality.contexts.record import ContextRecord
+    from hybridbench.quality.tasks.record import TaskRecord
     from hybridbench.quality.training.record import LearnRecord
-    from hybridbench.quality.training.report import LearnReport
     from hybridbench.record.traced import TraceRecord
     from hybridbench.report.part import ReportPart
+    from hybridbench.report.table import Table
 
 
 def render(
@@ -153,24 +155,61 @@ def render_learn(
     from hybridbench.quality.training.report import build
 
     report = build(written or records)
-    where = _written_by(lambda: _learn_page(report, folder), folder)
-    if as_json:
-        from hybridbench.quality.training.render import document as learn_document
+    names = ("learn-rates", "learn", "learn-pairs", "learn-equal")
+    shown = [report.tables[name] for name in names if name in report.tables]
+    _tell_quality("training", report, shown, folder, as_json=as_json, brief=brief)
 
-        click.echo(json.dumps(learn_document(report, where)))
+
+def render_solve(
+    records: Sequence[TaskRecord],
+    folder: Path,
+    *,
+    as_json: bool,
+    brief: bool = False,
+    written: Sequence[TaskRecord] = (),
+) -> None:
+    """As ``render_learn``, of tasks."""
+    from hybridbench.quality.tasks.report import build
+
+    report = build(written or records)
+    shown = [table for name, table in report.tables.items() if name != "solve-runs"]
+    _tell_quality("tasks", report, shown, folder, as_json=as_json, brief=brief)
+
+
+def render_contexts(
+    records: Sequence[ContextRecord],
+    folder: Path,
+    *,
+    as_json: bool,
+    brief: bool = False,
+    written: Sequence[ContextRecord] = (),
+) -> None:
+    """As ``render_learn``, of trained models at long contexts."""
+    from hybridbench.quality.contexts.report import SHOWN, build
+
+    report = build(written or records)
+    shown = [report.tables[name] for name in SHOWN if name in report.tables]
+    _tell_quality("contexts", report, shown, folder, as_json=as_json, brief=brief)
+
+
+def _tell_quality(
+    package: str, report: Any, shown: Sequence[Table], folder: Path, *, as_json: bool, brief: bool
+) -> None:
+    """Write a report by the ``render`` of a package of ``quality``; show tables, or print one JSON document."""
+    import importlib
+
+    def render() -> Any:
+        return importlib.import_module(f"hybridbench.quality.{package}.render")  # it needs the chart libraries
+
+    where = _written_by(lambda: render().write(report, folder), folder)
+    if as_json:
+        click.echo(json.dumps(render().document(report, where)))
         return
     console = Plain()
-    for name in ("learn-rates", "learn", "learn-pairs", "learn-equal"):
-        if name in report.tables:
-            print_table(report.tables[name], console)
+    for table in shown:
+        print_table(table, console)
     if where and not brief:
         console.print(f"Report: {where}", soft_wrap=True)
-
-
-def _learn_page(report: LearnReport, folder: Path) -> Path:
-    from hybridbench.quality.training.render import write
-
-    return write(report, folder)
 
 
 def _kernels_document(records: Sequence[KernelRecord], folder: Path) -> dict[str, Any]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -31,9 +31,18 @@ def report(results: tuple[Path, ...], plot: bool, as_json: bool, out: Path | Non
     the exit code is 2. Without -o the report goes into the folder ``report`` beside the first of RESULTS.
     """
     check_plot(plot, as_json)
-    from hybridbench.cli.rendering import render, render_kernels, render_learn, write_page
+    from hybridbench.cli.rendering import (
+        render,
+        render_contexts,
+        render_kernels,
+        render_learn,
+        render_solve,
+        write_page,
+    )
     from hybridbench.kernel_suite.record import KernelRecord
     from hybridbench.kernel_suite.report import as_part, build
+    from hybridbench.quality.contexts.record import ContextRecord
+    from hybridbench.quality.tasks.record import TaskRecord
     from hybridbench.quality.training.record import LearnRecord
     from hybridbench.record import Record
     from hybridbench.record.traced import TraceRecord
@@ -45,9 +54,15 @@ def report(results: tuple[Path, ...], plot: bool, as_json: bool, out: Path | Non
     folder = out or (first if os.path.isdir(first) else first.parent) / "report"
 
     kernels = [path for path in there if holds([path], KernelRecord)]
-    learned = [path for path in there if holds([path], LearnRecord)]
     traced = [path for path in there if holds([path], TraceRecord)]
-    others = [path for path in results if path not in (*kernels, *learned, *traced) or holds([path], Record)]
+    of_quality: dict[type[Any], Callable[..., None]] = {
+        LearnRecord: render_learn,
+        TaskRecord: render_solve,
+        ContextRecord: render_contexts,
+    }
+    learned = {kind: [path for path in there if holds([path], kind)] for kind in of_quality}
+    taken = [*kernels, *traced, *(path for paths in learned.values() for path in paths)]
+    others = [path for path in results if path not in taken or holds([path], Record)]
     records: dict[tuple[str, str], Record] = {}
     runs: dict[str, str] = {}
     for path, name in zip(others, _names(others), strict=True):
@@ -55,14 +70,16 @@ def report(results: tuple[Path, ...], plot: bool, as_json: bool, out: Path | Non
             records.setdefault((record.run_id, record.case.key), record)
             runs.setdefault(record.run_id, name)
     of_kernels = all_records(kernels, KernelRecord) if kernels else []
-    of_learning = newest(all_records(learned, LearnRecord)) if learned else []
+    of_learning: dict[type[Any], list[Any]] = {
+        kind: newest(all_records(paths, kind)) for kind, paths in learned.items() if paths
+    }
     traces = newest(all_records(traced, TraceRecord)) if traced else []
     own_page(folder, "index.html")  # before anything is written
     compared = _compared(there) if others or kernels else []
-    if of_learning:
-        if as_json and (others or kernels or traces):
-            raise BadInput("--json prints one document: name results of training runs apart from others.")
-        render_learn(of_learning, folder, as_json=as_json)
+    if as_json and of_learning and (others or kernels or traces or len(of_learning) > 1):
+        raise BadInput("--json prints one document: name results of training runs apart from others.")
+    for kind, found in of_learning.items():
+        of_quality[kind](found, folder, as_json=as_json)
     if others or traces:
         side_by_side = runs if len(others) > 1 else {}
         steps = list(records.values())

@@ -78,14 +78,14 @@ class LearnCase:
     @property
     def key(self) -> str:
         """Identity of the run: equal runs have equal keys."""
-        return _key(self._identity())
+        return key_of(self._identity())
 
     @property
     def arm(self) -> str:
         """What runs of different seeds have in common: everything but the seed."""
         body = self._identity()
         del body["execution"]["seed"]
-        return _key(body)
+        return key_of(body)
 
     def _identity(self) -> dict[str, Any]:
         body = self.to_dict()
@@ -96,6 +96,11 @@ class LearnCase:
     def seed(self) -> int:
         """Of weights and data order."""
         return self.execution.seed
+
+    @property
+    def evaluations(self) -> int:
+        """How often it is judged."""
+        return self.sampling.evaluations
 
     @property
     def tuning(self) -> bool:
@@ -181,6 +186,7 @@ class LearnCase:
         return cls(**{**body, **made, "model": ModelSpec.from_dict(body["model"])})
 
 
-def _key(body: dict[str, Any]) -> str:
+def key_of(body: dict[str, Any]) -> str:
+    """Identity of what plain values describe: equal values have equal keys."""
     canonical = json.dumps(body, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]

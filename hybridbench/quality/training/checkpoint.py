@@ -80,6 +80,43 @@ def save_weights(case: LearnCase, model: nn.Module) -> str:
     return str(path.relative_to(case.place.out))
 
 
+def load_weights(path: Path, key: str, model: nn.Module) -> None:
+    """Puts the final weights of a training run into a model of its shape.
+
+    Args:
+        path: the file that ``save_weights`` wrote.
+        key: of the training run.
+
+    Raises:
+        BadInput: the file is missing, cannot be read, is of another run, or of a model with other weights.
+    """
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            told = json.loads((file.metadata() or {}).get("case", "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
+        of = LearnCase.from_dict({**told, "place": {"corpus": "", "out": ""}}).key
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as exc:
+        said = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
+        raise BadInput(f"{path} is no file of weights of hybridbench learn ({said}): train the model again.") from exc
+    if of != key:
+        raise BadInput(f"{path} has the weights of another run ({of}) than the record's ({key}).")
+    own = model.state_dict()
+    wrong = [name for name in own.keys() | tensors.keys() if _shape(own, name) != _shape(tensors, name)]
+    if wrong:
+        name = min(wrong)
+        raise BadInput(
+            f"{path} is of another architecture: {name} is {_shape(tensors, name)} there and {_shape(own, name)} in "
+            f"the model; {len(wrong)} weights differ."
+        )
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])
+
+
+def _shape(tensors: dict[str, Tensor], name: str) -> str:
+    return " x ".join(map(str, tensors[name].shape)) if name in tensors else "missing"
+
+
 def _told(case: LearnCase) -> dict[str, object]:
     body = case.to_dict()
     del body["place"]

@@ -67,6 +67,12 @@ class Estimate:
 
     mean: float
     half: float | None
+
+    @property
+    def tie(self) -> bool:
+        """Whether the interval of a difference holds 0, or there is none."""
+        return self.half is None or abs(self.mean) <= self.half
+
     n: int
 
 

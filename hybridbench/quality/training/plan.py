@@ -117,22 +117,47 @@ def parse_multiples(text: str) -> list[float]:
 
 
 def _execution(spec: ModelSpec, ask: LearnOptions, has_gpu: bool) -> Execution:
-    device = ask.device or ("cuda" if has_gpu else "cpu")
-    if device not in DEVICES:
-        raise unknown_name("device", device, DEVICES)
+    device = device_of(ask.device, has_gpu)
     mode = ask.mode or default_mode(spec, device)
-    if mode not in (EAGER, COMPILE, GRAPH):
-        raise unknown_name("mode of training", mode, (EAGER, COMPILE, GRAPH))
     if mode == GRAPH and device != "cuda":
         raise BadInput("--mode graph captures a CUDA graph: leave --mode out on a CPU, or give --device cuda.")
     if mode == GRAPH and _counts_on_host(spec):
         raise BadInput(
             f"--mode graph: {spec.label} has experts, whose tokens are counted on the host; give --mode compile."
         )
-    dtype = ask.dtype or ("bfloat16" if device == "cuda" else "float32")
+    return execution_for(device, ask.dtype, mode, ask.backends, (EAGER, COMPILE, GRAPH))
+
+
+def device_of(device: str | None, has_gpu: bool) -> str:
+    """The device that is asked for, or a GPU where there is one.
+
+    Raises:
+        BadInput: a name that is none.
+    """
+    device = device or ("cuda" if has_gpu else "cpu")
+    if device not in DEVICES:
+        raise unknown_name("device", device, DEVICES)
+    return device
+
+
+def execution_for(
+    device: str, dtype: str | None, mode: str | None, backends: dict[str, str] | None, modes: Sequence[str]
+) -> Execution:
+    """How models are trained, with what is left open filled in by the device.
+
+    Args:
+        modes: those that the kind of run has; the first where none is given.
+
+    Raises:
+        BadInput: a name that is none of a dtype or mode of training.
+    """
+    mode = mode or modes[0]
+    if mode not in modes:
+        raise unknown_name("mode of training", mode, modes)
+    dtype = dtype or ("bfloat16" if device == "cuda" else "float32")
     if dtype not in DTYPES:
         raise unknown_name("dtype of training", dtype, DTYPES)
-    return Execution(device, dtype, mode, backends=ask.backends or {})
+    return Execution(device, dtype, mode, backends=backends or {})
 
 
 def default_mode(spec: ModelSpec, device: str) -> str:

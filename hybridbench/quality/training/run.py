@@ -1,20 +1,18 @@
 """run: one training run from its case to what is observed: build, check, train, judge, keep.
 
 The step is that of ``workload.train``: the model's own loss and its backward, with the kernels that the case resolves
-to, verified and checked at the run's size before the first update. Batches are gathered on the device, and losses stay
-there until a pause, so between pauses a GPU never waits to be read. Time and energy are those of the updates alone,
-between two synchronisations.
+to, verified and checked at the run's size before the first update. On a GPU forward and backward are one CUDA graph
+(``step``), and batches are gathered on the device.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from hybridbench.bench import Bench, backend_uses
 from hybridbench.errors import BadInput
@@ -27,19 +25,14 @@ from hybridbench.quality.training.batches import Batches, bytes_of_tokens, sprea
 from hybridbench.quality.training.case import LearnCase
 from hybridbench.quality.training.checkpoint import LearnProgress, load_checkpoint, save_checkpoint, save_weights
 from hybridbench.quality.training.optimizer import MasterAdamW
-from hybridbench.quality.training.record import Judged, LearnObserved, Mark
+from hybridbench.quality.training.record import Judged, LearnObserved
 from hybridbench.quality.training.start import check_start
 from hybridbench.quality.training.step import graphed, launched
-from hybridbench.quality.training.watch import new_events
+from hybridbench.quality.training.trainer import Trainer
 from hybridbench.record import Caveat, SizeCheck
 from hybridbench.suite.case import COMPILE
 from hybridbench.units import NS_PER_S, format_number, format_seconds
 from hybridbench.workload.at_size import Checker
-
-PAUSES = 50
-"""How often in a run losses are read, at least: after so many parts of it."""
-CHECKPOINT_S = 60.0
-"""Seconds of training after which a checkpoint is written, beside those at each judgement."""
 
 
 def run_learn(case: LearnCase, bench: Bench) -> tuple[LearnObserved, list[Caveat]]:
@@ -67,6 +60,8 @@ def run_learn(case: LearnCase, bench: Bench) -> tuple[LearnObserved, list[Caveat
         caveats = [*caveats, Caveat.AT_ONCE]
     watch = Watch(bench.gpu, now)
     with watch:
+        if not learner.progress.curve:
+            learner.judge()
         learner.train()
     done = learner.progress
     weights = save_weights(case, learner.model)
@@ -93,8 +88,11 @@ def run_learn(case: LearnCase, bench: Bench) -> tuple[LearnObserved, list[Caveat
     return observed, caveats
 
 
-class Learner:
-    """A model in training: what changes from step to step, and the steps."""
+class Learner(Trainer):
+    """A model that learns from a corpus and is judged on what is held out of it."""
+
+    case: LearnCase
+    progress: LearnProgress
 
     def __init__(self, case: LearnCase, bench: Bench) -> None:
         self.case, self.bench, self.device = case, bench, bench.device
@@ -148,56 +146,14 @@ class Learner:
                 buffers[name.removeprefix(_BUFFER)].copy_(tensor)
         self.progress.resumed_at.append(self.progress.step)
 
-    def train(self) -> None:
-        """All steps that are left, with pauses. It ends early where the run goes wrong."""
-        done, case = self.progress, self.case
-        if not done.curve:
-            self.judge()
-        judged_at = {case.steps * (n + 1) // case.sampling.evaluations for n in range(case.sampling.evaluations)}
-        saved_ns = done.train_ns
-        for stop in _stops(case, done.step):
-            self.steps_until(stop)
-            ended = any(event.mark is not Mark.SPIKE for event in done.events)
-            if stop in judged_at and not ended:
-                self.judge()
-            if ended or stop in judged_at or done.train_ns - saved_ns > CHECKPOINT_S * NS_PER_S:
-                self.keep()
-                saved_ns = done.train_ns
-            self.bench.phase(self.said())
-            if ended:
-                return
+    @override
+    def gradients_of(self, step: int) -> tuple[Tensor, Tensor]:
+        return self.gradients(*self.batches.at(step))
 
-    def steps_until(self, stop: int) -> None:
-        """Updates up to ``stop``, then waits for them and reads their losses."""
-        done, bench = self.progress, self.bench
-        losses, norms = [], []
-        with self._energy():
-            began = bench.instruments.now()
-            for step in range(done.step, stop):
-                loss, norm = self.step(step)
-                losses.append(loss)
-                norms.append(norm)
-            told = torch.stack([torch.stack(losses).float(), torch.stack(norms)]).tolist()  # waits for the device
-            done.train_ns += bench.instruments.now() - began
-        first = done.step
-        events = new_events(done.losses + told[0], done.norms + told[1], first)
-        good = next((event.step for event in events if event.mark is Mark.NOT_A_NUMBER), stop)
-        done.losses += told[0][: good - first]
-        done.norms += told[1][: good - first]
-        done.events += events
-        done.step = stop
-
-    def step(self, step: int) -> tuple[Tensor, Tensor]:
-        """One update; its loss and the norm of its gradients, still on the device."""
-        self.model.train()
-        loss, norm = self.gradients(*self.batches.at(step))
-        self.optimizer.update(self.case.recipe.rate(step, self.case.steps))
-        self.model.balance_experts()
-        return loss, norm
-
+    @override
     @torch.no_grad()
-    def judge(self) -> None:
-        """The loss on held-out text, which joins the curve."""
+    def judge(self) -> bool:
+        """The loss on held-out text, which joins the curve. There is always more to learn."""
         self.model.eval()
         total, tokens = torch.zeros((), dtype=torch.float64, device=self.device), 0
         text_bytes = torch.zeros((), dtype=torch.int64, device=self.device)
@@ -210,12 +166,15 @@ class Learner:
         done = self.progress
         loss = float(total) / tokens
         done.curve.append(Judged(done.step, loss, tokens, int(text_bytes), done.train_ns, done.energy_j))
+        return False
 
+    @override
     def keep(self) -> None:
         """Writes a checkpoint."""
         buffers = {f"{_BUFFER}{name}": buffer for name, buffer in self.model.named_buffers()}
         save_checkpoint(self.case, {**self.optimizer.tensors(), **buffers}, self.progress)
 
+    @override
     def said(self) -> str:
         """The progress in words: how far, the time left, and the held-out curve so far."""
         done, case = self.progress, self.case
@@ -226,29 +185,10 @@ class Learner:
             f"{sketch([point.loss for point in done.curve])}, {format_seconds(left_s)} of training left"
         )
 
-    @contextlib.contextmanager
-    def _energy(self) -> Iterator[None]:
-        """Adds the energy of what runs inside; unknown once it is unknown."""
-        gpu = self.bench.gpu
-        before = gpu.total_energy_j() if gpu else None
-        yield
-        after = gpu.total_energy_j() if gpu else None
-        known = self.progress.energy_j
-        if known is not None:
-            self.progress.energy_j = None if before is None or after is None else known + after - before
-
 
 _BUFFER = "buffer."
 _SIZED: dict[str, tuple[list[SizeCheck], list[Caveat]]] = {}
 """What this process has checked at size, by arm: seeds differ in nothing that a kernel could get wrong."""
-
-
-def _stops(case: LearnCase, done: int) -> list[int]:
-    """The steps at which a run pauses: ``PAUSES`` even parts, and every judgement."""
-    parts, judged = min(PAUSES, case.steps), case.sampling.evaluations
-    stops = {case.steps * (n + 1) // parts for n in range(parts)}
-    stops |= {case.steps * (n + 1) // judged for n in range(judged)}
-    return sorted(stop for stop in stops if stop > done)
 
 
 def sketch(losses: list[float]) -> str:

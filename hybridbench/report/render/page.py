@@ -15,6 +15,8 @@ OPENINGS = {
     "compare.md": "# Comparison\n\nThe ratio of medians cell by cell",
     "kernels.md": "# Kernels\n\nOperations timed by themselves.\n",
     "learn.md": "# Learning\n\nModels trained on a corpus and judged on text held out of it.\n",
+    "solve.md": "# Tasks\n\nModels trained on synthetic tasks and judged on sizes beyond them too.\n",
+    "contexts.md": "# Long contexts\n\nTrained models beyond the length that they were trained at.\n",
     "pareto.md": "# Quality and cost\n\nWhich stacks no other beats in both",
     "price.md": "# Predicted price\n\n### predicted, nothing was run: ",
     "audit.md": "# Audit\n\nFLOPs of one step as conventions and counters see them",

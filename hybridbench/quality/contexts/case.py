@@ -1,0 +1,144 @@
+"""case: one trained model at long contexts: which weights, how far beyond its training, and on how much text."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from hybridbench import units
+from hybridbench.arch.model import ModelSpec
+from hybridbench.plain import from_plain
+from hybridbench.quality.training.case import key_of
+from hybridbench.suite.case import Case, Execution
+from hybridbench.suite.workloads import GENERATE, Workload
+
+ANSWER = 20
+"""Tokens that are generated after a prompt with a needle (arXiv 2510.04800, section on NIAH)."""
+BUCKETS = 8
+"""Parts of the trained length that losses are averaged over: the paper's 1k of 8k."""
+
+
+@dataclass(frozen=True)
+class Beyond:
+    """How far and how much.
+
+    Args:
+        times: how many times the trained length documents are read to.
+        documents: that are read, at most; drawn at random from those that are long enough.
+        lengths: of prompts with a needle, in tokens.
+        depths: where needles stand, in percent of the text before and after them.
+        trials: prompts for each length and depth.
+    """
+
+    times: int
+    documents: int
+    lengths: tuple[int, ...]
+    depths: tuple[int, ...]
+    trials: int
+
+
+@dataclass(frozen=True)
+class There:
+    """Where a run reads, which is no part of what it is."""
+
+    corpus: str
+    weights: str
+
+
+@dataclass(frozen=True)
+class ContextCase:
+    """One trained model at long contexts.
+
+    Args:
+        model: as trained.
+        learned: key of the training run (``LearnCase.key``).
+        corpus: key of the corpus whose held-out part is read.
+        trained: tokens of a sequence in training.
+        seed: of the training run; documents and needles are the same for all.
+        tokens: that it learned from.
+        batch: sequences that are read at once.
+    """
+
+    model: ModelSpec
+    learned: str
+    corpus: str
+    trained: int
+    seed: int
+    tokens: int
+    beyond: Beyond
+    batch: int
+    execution: Execution
+    place: There
+    limit_s: float = 3600.0
+
+    @property
+    def key(self) -> str:
+        """Identity of the run: equal runs have equal keys."""
+        body = self.to_dict()
+        del body["place"], body["limit_s"], body["batch"]
+        return key_of(body)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence that is read."""
+        return max(self.beyond.times * self.trained, *self.beyond.lengths, 1)
+
+    @property
+    def work(self) -> Case:
+        """A generation after the longest sequence: its operations are those that run."""
+        context = self.longest + ANSWER
+        return Case(self.model, Workload(GENERATE, context, self.batch, prompt=self.longest), self.execution)
+
+    @property
+    def device(self) -> str:
+        """The kind of device that it runs on."""
+        return self.execution.device
+
+    @property
+    def compiled(self) -> bool:
+        """Nothing is compiled: each length would be compiled anew."""
+        return False
+
+    @property
+    def how(self) -> str:
+        """How it is run, in a few words."""
+        return f"{self.execution.device} {self.execution.dtype}"
+
+    @property
+    def label(self) -> str:
+        """One line for progress and errors."""
+        longest = units.format_tokens(self.longest)
+        return f"contexts {self.model.label} {self.model.scale} to {longest} tokens, seed {self.seed}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; ``from_dict`` gives an equal case back."""
+        return {
+            "model": self.model.to_dict(),
+            "learned": self.learned,
+            "corpus": self.corpus,
+            "trained": self.trained,
+            "seed": self.seed,
+            "tokens": self.tokens,
+            "beyond": {**asdict(self.beyond), "lengths": list(self.beyond.lengths), "depths": list(self.beyond.depths)},
+            "batch": self.batch,
+            "execution": asdict(self.execution),
+            "place": asdict(self.place),
+            "limit_s": self.limit_s,
+        }
+
+    @classmethod
+    def from_dict(cls, body: dict[str, Any]) -> ContextCase:
+        """Rebuilds a case.
+
+        Raises:
+            KeyError, TypeError, ValueError, BadInput: a field is missing, unknown or cannot be.
+        """
+        beyond = dict(body["beyond"])
+        for name in ("lengths", "depths"):
+            beyond[name] = tuple(int(one) for one in beyond[name])
+        made = {
+            "beyond": Beyond(**beyond),
+            "execution": from_plain(Execution, body["execution"]),
+            "place": from_plain(There, body["place"]),
+        }
+        return cls(**{**body, **made, "model": ModelSpec.from_dict(body["model"])})

@@ -1,0 +1,126 @@
+"""plan: the runs that options ask for: every trained model of some results, how far and on what."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from hybridbench.errors import BadInput
+from hybridbench.quality.contexts.case import BUCKETS, Beyond, ContextCase, There
+from hybridbench.quality.contexts.text import Haystack, held_out_documents, vocabulary_of
+from hybridbench.quality.corpus.manifest import Manifest
+from hybridbench.quality.corpus.vocabulary import BYTES
+from hybridbench.quality.training.figures import final
+from hybridbench.quality.training.plan import device_of, execution_for
+from hybridbench.quality.training.record import LearnRecord
+from hybridbench.suite.case import EAGER
+
+TIMES, DOCUMENTS, TRIALS = 4, 30, 20
+DEPTHS = tuple(range(0, 101, 10))
+NEEDLES_TO = 2
+"""Times the trained length up to which needles are looked for, as in the paper."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What a person asks for; None is left to the trained model and the device."""
+
+    times: int = TIMES
+    documents: int = DOCUMENTS
+    trials: int = TRIALS
+    device: str | None = None
+    dtype: str | None = None
+    backends: dict[str, str] | None = None
+    limit_s: float = 3600.0
+
+
+def planned(
+    trained: Sequence[tuple[Path, LearnRecord]], corpus: Path, manifest: Manifest, ask: Ask, has_gpu: bool
+) -> list[ContextCase]:
+    """One run of each trained model.
+
+    Args:
+        trained: training runs that went well, each with the folder below which its weights lie.
+
+    Raises:
+        BadInput: numbers that cannot be, weights or text that is not there, or a corpus of another vocabulary.
+    """
+    if not 1 <= ask.times <= 64:
+        raise BadInput(f"--to {ask.times}: give how many times the trained length to read, from 1 to 64.")
+    if not 1 <= ask.documents <= 100_000:
+        raise BadInput(f"--documents {ask.documents}: give a number from 1 to 100,000.")
+    if not 0 <= ask.trials <= 100_000:
+        raise BadInput(f"--trials {ask.trials}: give a number from 0 (no needles) to 100,000.")
+    if not ask.limit_s > 0:
+        raise BadInput(f"--limit {ask.limit_s:g}: give seconds above 0.")
+    found = [(folder, record) for folder, record in trained if final(record) is not None and not record.case.tuning]
+    if not found:
+        raise BadInput("these results hold no training run that went well: run hybridbench learn first.")
+    beyond: dict[int, Beyond] = {}
+    cases = []
+    for folder, record in found:
+        context = record.case.context
+        _check_vocabulary(record, manifest, corpus)
+        if context not in beyond:
+            beyond[context] = _beyond(context, corpus, manifest, ask)
+        cases.append(_case(folder, record, beyond[context], corpus, manifest, ask, has_gpu))
+    return cases
+
+
+def _check_vocabulary(record: LearnRecord, manifest: Manifest, corpus: Path) -> None:
+    """Ids of bytes mean the same everywhere; those of other vocabularies only in their own corpus."""
+    same = record.case.corpus == manifest.key
+    if not same and (manifest.vocabulary.kind != BYTES or manifest.model_vocabulary != record.case.model.vocab_size):
+        raise BadInput(
+            f"{record.case.label} was trained on corpus {record.case.corpus}, and {corpus} is {manifest.key}, whose "
+            f"ids may mean something else: name the corpus it was trained on, or one of bytes for a model of bytes."
+        )
+
+
+def _beyond(context: int, corpus: Path, manifest: Manifest, ask: Ask) -> Beyond:
+    """How far models of a trained length are read; raises where the corpus has no text for it."""
+    span = ask.times * context
+    there = held_out_documents(corpus, manifest, 1)
+    longest = max(map(len, there), default=0)
+    if longest < span:
+        raise BadInput(
+            f"no held-out document of {corpus} has {span:,} tokens, {ask.times} times the trained {context:,}; the "
+            f"longest has {longest:,}: give a smaller --to, or a corpus with longer documents."
+        )
+    shortest = Haystack(vocabulary_of(corpus, manifest), manifest.vocabulary.bos, there).shortest()
+    steps = [context * n // BUCKETS for n in range(1, NEEDLES_TO * BUCKETS + 1)]
+    lengths = tuple(length for length in steps if length >= shortest) if ask.trials else ()
+    if ask.trials and not lengths:
+        raise BadInput(
+            f"a prompt with a needle takes {shortest} tokens or more, over twice the trained {context}: "
+            f"give --trials 0."
+        )
+    return Beyond(ask.times, ask.documents, lengths, DEPTHS if ask.trials else (), ask.trials)
+
+
+def _case(
+    folder: Path, record: LearnRecord, beyond: Beyond, corpus: Path, manifest: Manifest, ask: Ask, has_gpu: bool
+) -> ContextCase:
+    learned = record.case
+    file = record.observed.weights if record.observed else None
+    weights = next((path for path in (folder / str(file), Path(learned.place.out, str(file))) if path.is_file()), None)
+    if file is None or weights is None:
+        raise BadInput(
+            f"the weights of {learned.label} are not below {folder}: they are {file}; train the model again."
+        )
+    execution = execution_for(device_of(ask.device, has_gpu), ask.dtype, None, ask.backends, (EAGER,))
+    case = ContextCase(
+        model=learned.model,
+        learned=learned.key,
+        corpus=manifest.key,
+        trained=learned.context,
+        seed=learned.seed,
+        tokens=learned.tokens,
+        beyond=beyond,
+        batch=1,
+        execution=execution,
+        place=There(str(corpus), str(weights)),
+        limit_s=ask.limit_s,
+    )
+    return replace(case, batch=max(1, learned.tokens_per_step // case.longest))

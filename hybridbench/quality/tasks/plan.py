@@ -1,0 +1,96 @@
+"""plan: the runs that options ask for, with what is left open filled in by task and device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from hybridbench.arch.model import ModelSpec
+from hybridbench.errors import BadInput
+from hybridbench.quality.corpus.vocabulary import model_vocabulary
+from hybridbench.quality.tasks.case import TaskCase
+from hybridbench.quality.tasks.task import FULL, TOY, Setting, Task, check_size
+from hybridbench.quality.training.plan import MOST_SEEDS, device_of, execution_for
+from hybridbench.suite.case import EAGER
+
+EVALUATIONS = 16
+SEEDS = 3
+MOST_EPOCHS = 100_000
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What a person asks for; None is left to the task and the device."""
+
+    size: str | None = None
+    seeds: int = SEEDS
+    epochs: int | None = None
+    batch: int | None = None
+    lr: str | None = None
+    device: str | None = None
+    dtype: str | None = None
+    backends: dict[str, str] | None = None
+    evaluations: int = EVALUATIONS
+    limit_s: float = 3600.0
+
+
+def planned(
+    tasks: Sequence[Task], models: Callable[[Setting], Sequence[ModelSpec]], ask: Ask, has_gpu: bool
+) -> list[TaskCase]:
+    """One run of each task, model, rate and seed, in the order of tasks and seeds.
+
+    Args:
+        models: the stacks to train on a task's setting.
+
+    Raises:
+        BadInput: numbers that cannot be.
+    """
+    if not 1 <= ask.seeds <= MOST_SEEDS:
+        raise BadInput(f"--seeds {ask.seeds}: give a number from 1 to {MOST_SEEDS:,}.")
+    if ask.epochs is not None and not 1 <= ask.epochs <= MOST_EPOCHS:
+        raise BadInput(f"--epochs {ask.epochs}: give a number from 1 to {MOST_EPOCHS:,}.")
+    if ask.batch is not None and ask.batch < 1:
+        raise BadInput(f"--batch {ask.batch}: give 1 or more sequences.")
+    if not 1 <= ask.evaluations <= 10_000:
+        raise BadInput(f"--evals {ask.evaluations}: give a number from 1 to 10,000.")
+    if not ask.limit_s > 0:
+        raise BadInput(f"--limit {ask.limit_s:g}: give seconds above 0.")
+    execution = execution_for(device_of(ask.device, has_gpu), ask.dtype, None, ask.backends, (EAGER,))
+    size = check_size(ask.size or (FULL if execution.device == "cuda" else TOY))
+    rates = parse_rates(ask.lr) if ask.lr is not None else [None]
+    found = []
+    for task in tasks:
+        settings = [_with(task.setting(size), ask, rate) for rate in rates]
+        for seed in range(ask.seeds):
+            seeded = replace(execution, seed=seed)
+            for spec in models(settings[0]):
+                made = replace(spec, vocab_size=model_vocabulary(settings[0].vocabulary))
+                for setting in settings:
+                    case = TaskCase(made, task.name, size, setting, seeded, 1, ask.limit_s)
+                    found.append(replace(case, evaluations=min(ask.evaluations, case.steps)))
+    return found
+
+
+def _with(setting: Setting, ask: Ask, rate: float | None) -> Setting:
+    return replace(
+        setting, epochs=ask.epochs or setting.epochs, batch=ask.batch or setting.batch, lr=rate or setting.lr
+    )
+
+
+def parse_rates(text: str) -> list[float]:
+    """The learning rates of ``--lr``.
+
+    >>> parse_rates("1e-3,3e-3")
+    [0.001, 0.003]
+
+    Raises:
+        BadInput: one is no number above 0 and at most 10.
+    """
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError as exc:
+        raise BadInput(f"--lr '{text}' is no list of numbers: write 1e-3,3e-3.") from exc
+    if not all(math.isfinite(one) and 0 < one <= 10 for one in found):
+        raise BadInput(f"--lr '{text}': every learning rate must be above 0 and at most 10.")
+    return list(dict.fromkeys(found))

@@ -1,0 +1,72 @@
+"""Tasks and long contexts on a GPU in bfloat16, by the package's kernels: every family learns, and reads far beyond."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from hybridbench.arch.families import ARCHS, Options, build_spec
+from hybridbench.bench import Bench, Instruments
+from hybridbench.quality.contexts.case import Beyond, ContextCase, There
+from hybridbench.quality.contexts.run import run_contexts
+from hybridbench.quality.corpus.build import CorpusPlan, build
+from hybridbench.quality.corpus.sources import named_source
+from hybridbench.quality.corpus.vocabulary import model_vocabulary
+from hybridbench.quality.tasks.case import TaskCase
+from hybridbench.quality.tasks.run import run_task
+from hybridbench.quality.tasks.task import TASKS
+from hybridbench.quality.training.case import Judging, LearnCase, RunFiles
+from hybridbench.quality.training.recipe import LearnRecipe
+from hybridbench.quality.training.run import run_learn
+from hybridbench.suite.case import Execution
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+ON_GPU = Execution("cuda", "bfloat16", "eager")
+
+
+def bench() -> Bench:
+    return Bench.open("cuda", lambda _name: None, Instruments(ceilings=lambda _device, _dtype: None))
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("task", ["mqar", "mad-compression", "parity"])
+def test_every_family_learns_a_task(task: str, arch: str) -> None:
+    options = Options(ratio="1:1") if arch in ("swa", "inter", "intra") else Options()
+    setting = replace(TASKS[task].toy, epochs=2)
+    spec = replace(build_spec(arch, "2x64", options), vocab_size=model_vocabulary(setting.vocabulary))
+    seen, caveats = run_task(TaskCase(spec, task, "toy", setting, ON_GPU, 2), bench())
+    assert seen.finished
+    assert not caveats
+    guess = {"mqar": 64, "mad-compression": 16, "parity": 2}[task]
+    assert seen.losses[-1] < math.log(guess)
+    assert len(seen.curve[-1].correct_frac) == len(setting.test)
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_every_family_is_read_to_four_times_its_length(arch: str, tmp_path: Path) -> None:
+    folder = tmp_path / "corpus"
+    source = named_source("python", "text", None)
+    manifest = build([source], folder, CorpusPlan(held_out_frac=0.1, max_bytes=8_000_000), lambda _sentence: None)
+    spec = replace(build_spec(arch, "5m"), vocab_size=manifest.model_vocabulary)
+    place = RunFiles(str(folder), str(tmp_path))
+    case = LearnCase(spec, manifest.key, 512, 32, 60, LearnRecipe(3e-3), ON_GPU, Judging(1, 32), place)
+    learned, _ = run_learn(case, bench())
+    beyond = Beyond(4, 10, (256, 1024), (0, 50, 100), 10)
+    there = There(str(folder), str(tmp_path / str(learned.weights)))
+    read = ContextCase(spec, case.key, manifest.key, 512, 0, case.tokens, beyond, 8, ON_GPU, there)
+    seen, _ = run_contexts(read, bench())
+    assert seen.stretches[-1].last == 2048
+    within = statistics.fmean(loss for one in seen.stretches[2:8] for loss in one.losses)
+    assert within == pytest.approx(learned.curve[-1].loss, abs=0.5)  # of other held-out text
+    assert len(seen.needles) == 6
+    assert all(math.isfinite(cell.loss) and 0 <= cell.found <= 10 for cell in seen.needles)

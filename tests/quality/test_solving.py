@@ -1,0 +1,270 @@
+"""A task is learned and judged as by hand, its record comes back, and a report holds stacks to what was published."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from click.testing import CliRunner, Result
+
+from hybridbench.arch.families import Options, build_spec, pattern_spec
+from hybridbench.bench import Bench, Instruments
+from hybridbench.cli.main import main
+from hybridbench.errors import BadInput, BadResults
+from hybridbench.quality.tasks.anchors import expected_of
+from hybridbench.quality.tasks.case import TaskCase
+from hybridbench.quality.tasks.examples import IGNORED, Part
+from hybridbench.quality.tasks.plan import Ask, parse_rates, planned
+from hybridbench.quality.tasks.record import Scored, TaskObserved, TaskRecord
+from hybridbench.quality.tasks.render import write
+from hybridbench.quality.tasks.report import build
+from hybridbench.quality.tasks.run import TaskLearner, run_task
+from hybridbench.quality.tasks.task import TASKS
+from hybridbench.record import Memory, Status
+from hybridbench.runner import UNKNOWN
+from hybridbench.suite.case import Execution
+
+
+def case_of(task: str, arch: str = "transformer", **changes: object) -> TaskCase:
+    """A run of a few steps on a few examples, at two blocks of 64."""
+    options = Options(ratio="1:1") if arch in ("inter", "intra", "swa") else Options()
+    setting = TASKS[task].toy
+    few = tuple(replace(part, examples=24) for part in setting.train)
+    tests = tuple(replace(part, examples=10) for part in setting.test)
+    setting = replace(setting, train=few, test=tests, batch=8, epochs=2, **changes)  # type: ignore[arg-type]
+    spec = replace(build_spec(arch, "2x64", options), vocab_size=-(-setting.vocabulary // 64) * 64)
+    return TaskCase(spec, task, "toy", setting, Execution("cpu", "float32", "eager"), 2)
+
+
+def learner_of(case: TaskCase) -> TaskLearner:
+    instruments = Instruments(ceilings=lambda _device, _dtype: None)
+    return TaskLearner(case, Bench(torch.device("cpu"), None, None, instruments=instruments))
+
+
+@pytest.mark.parametrize("task", ["mqar", "mad-fuzzy-recall", "parity"])
+@torch.no_grad()
+def test_losses_and_answers_are_those_of_whole_logits(task: str) -> None:
+    learner = learner_of(case_of(task, "inter"))
+    examples = TASKS[task].train(learner.case.setting, learner.case.seed)
+    loss = float(learner.loss_of(0))
+    part, number_B = learner._batches[0]
+    token_BT, target_BT = (
+        torch.from_numpy(side)[number_B] for side in (examples[part].token_NT, examples[part].target_NT)
+    )
+    logits = learner.model(token_BT)
+    assert loss == pytest.approx(
+        float(F.cross_entropy(logits.flatten(0, 1), target_BT.flatten(), ignore_index=-100)), rel=1e-5
+    )
+    learner.judge()
+    for found, tests in zip(
+        learner.progress.curve[0].correct_frac, TASKS[task].test(learner.case.setting), strict=True
+    ):
+        said = learner.model(torch.from_numpy(tests.token_NT)).argmax(-1).numpy()
+        asked = tests.target_NT != IGNORED
+        assert found == pytest.approx((said == tests.target_NT)[asked].mean())
+
+
+def test_what_is_pooled_is_read_at_the_end_only() -> None:
+    learner = learner_of(case_of("mad-compression", "mamba"))
+    assert learner.decoder is not None
+    token_BT, place_A, target_A = learner.parts[0].rows(slice(3))
+    with torch.no_grad():
+        found, _ = learner._asked_of((token_BT, place_A, target_A))
+        last = learner.model.hidden(token_BT)[:, -1]
+        due = learner.decoder(last).flatten(0, 1)
+        other = learner.decoder(last.flip(0)).flatten(0, 1)
+    assert torch.equal(found, due)
+    assert not torch.allclose(found, other)
+    learner.begin()
+    before = [weight.clone() for weight in learner.decoder.parameters()]
+    learner.steps_until(2)
+    assert all(not torch.equal(one, two) for one, two in zip(before, learner.decoder.parameters(), strict=True))
+
+
+def test_an_epoch_shows_every_example_once_in_an_order_of_the_seed() -> None:
+    orders = []
+    for arch, seed in (("transformer", 1), ("mamba", 1), ("mamba", 2)):
+        case = case_of("mqar", arch)
+        learner = learner_of(replace(case, execution=replace(case.execution, seed=seed)))
+        batches = [(part, number_B.tolist()) for part, number_B in learner._order(0)]
+        seen = sorted((part, number) for part, numbers in batches for number in numbers)
+        assert seen == [(part, number) for part in range(2) for number in range(24)]
+        orders.append(batches)
+    assert orders[0] == orders[1] != orders[2]
+
+
+@pytest.mark.parametrize("arch", ["swa", "intra"])
+def test_a_run_is_observed_and_comes_back(arch: str) -> None:
+    case = case_of("parity", arch)
+    assert TaskCase.from_dict(json.loads(json.dumps(case.to_dict()))) == case
+    seen, caveats = run_task(case, Bench(torch.device("cpu"), None, None))
+    assert [point.step for point in seen.curve] == [0, 3, 6]
+    assert seen.finished
+    assert not caveats
+    assert seen.sized
+    record = TaskRecord(case, Status.OK, "run", "2026-11-29T00:00:00+00:00", UNKNOWN, seen)
+    assert TaskRecord.from_json(record.to_json()) == record
+    wrong = record.to_json().replace('"correct_frac":[', '"correct_frac":[7.0,', 1)
+    with pytest.raises(BadResults, match="curve has a point without 3 shares from 0 to 1"):
+        TaskRecord.from_json(wrong)
+
+
+def test_a_run_ends_where_the_task_is_solved() -> None:
+    case = case_of("parity", solved=0.1)
+    assert [point.step for point in run_task(case, Bench(torch.device("cpu"), None, None))[0].curve] == [0, 3]
+
+
+def test_equal_seeds_learn_equally() -> None:
+    first, again = (run_task(case_of("mqar"), Bench(torch.device("cpu"), None, None))[0] for _ in range(2))
+    assert first.losses == again.losses
+
+
+def record(case: TaskCase, *correct: float) -> TaskRecord:
+    curve = [Scored(0, [0.0] * len(correct), 0, None), Scored(case.steps, list(correct), 1_000_000_000, None)]
+    memory = Memory(1, None, None, None, None, None)
+    seen = TaskObserved([1.0], curve, [], True, [], 1, memory, [], [], 1, 1)
+    return TaskRecord(case, Status.OK, "run", "2026-11-29T00:00:00+00:00", UNKNOWN, seen)
+
+
+def cells(records: list[TaskRecord], table: str) -> dict[object, dict[str, object]]:
+    made = build(records).tables[table]
+    keys = [column.key for column in made.columns]
+    return {row[0].value: dict(zip(keys, (cell.value for cell in row), strict=True)) for row in made.rows}
+
+
+def test_published_expectations_can_fail(tmp_path: Path) -> None:
+    mqar, parity, mamba = case_of("mqar"), case_of("parity"), case_of("parity", "mamba")
+    right = cells([record(mqar, 1.0, 0.995, 0.2), record(mamba, 1.0, 0.5, 0.52)], "solve-mqar-toy")["transformer"]
+    assert right["as_expected"] == "yes"
+    assert cells([record(mqar, 1.0, 0.97, 1.0)], "solve-mqar-toy")["transformer"]["as_expected"] == "NO"
+    wrong = cells([record(parity, 1.0, 0.5, 0.5), record(mamba, 1.0, 1.0, 1.0)], "solve-parity-toy")
+    assert wrong["transformer"]["as_expected"] == "yes"
+    assert wrong["mamba"]["as_expected"] == "NO"
+    assert "eigenvalues in [0, 1]" in str(wrong["mamba"]["expected"])
+    page = write(build([record(mamba, 1.0, 0.5, 0.5)]), tmp_path / "report").read_text()
+    assert page.startswith("# Tasks\n")
+    assert (tmp_path / "report" / "charts" / "solve-parity-toy.svg").exists()
+    assert (tmp_path / "report" / "tables" / "solve-runs.csv").read_text().count("\n") == 1 + 3
+
+
+@pytest.mark.parametrize(
+    ("pattern", "known"),
+    [("*-*-", True), ("M-M-", True), ("M-*-", False), ("G-G-", True), ("7-7-", False), ("K-K-", False)],
+)
+def test_nothing_is_expected_of_what_nobody_published(pattern: str, known: bool) -> None:
+    assert (expected_of("parity", pattern_spec(pattern, "2x64")) is not None) is known
+
+
+def test_each_model_stands_at_its_best_rate_over_seeds() -> None:
+    case = case_of("mqar")
+    slow = replace(case, setting=replace(case.setting, lr=1e-3))
+    seed = replace(case.execution, seed=1)
+    records = [
+        record(case, 0.5, 0.5, 0.1),
+        record(replace(case, execution=seed), 0.7, 0.5, 0.1),
+        record(slow, 0.4, 0.6, 0.9),
+    ]
+    row = cells(records, "solve-mqar-toy")["transformer"]
+    assert row["lr"] == 3e-3
+    assert row["correct_frac_16x2"] == pytest.approx(0.6)
+    assert row["seeds"] == 2
+
+
+def test_the_head_of_a_table_says_what_is_beyond_training() -> None:
+    headings = [
+        column.heading
+        for column in build([record(case_of("parity"), 1.0, 0.5, 0.5)]).tables["solve-parity-toy"].columns
+    ]
+    assert headings[5:8] == ["40", "41-64 *", "65-128 *"]
+
+
+def typed(*words: object) -> Result:
+    return CliRunner(env={"COLUMNS": "200"}).invoke(main, [str(word) for word in words])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--task", "mqr"), "unknown task 'mqr': did you mean 'mqar'?"),
+        (("--size", "small"), "unknown size 'small'"),
+        (("--seeds", "0"), "--seeds 0: give a number from 1"),
+        (("--epochs", "0"), "--epochs 0: give a number from 1"),
+        (("--batch", "0"), "--batch 0: give 1 or more"),
+        (("--batch", "9999"), "--batch 9999 is more than mqar has examples"),
+        (("--lr", "fast"), "--lr 'fast' is no list of numbers"),
+        (("--lr", "1e-3,-1"), "every learning rate must be above 0"),
+        (("--evals", "0"), "--evals 0: give a number"),
+        (("--limit", "0"), "--limit 0: give seconds above 0"),
+        (("--arch", "mambo"), "unknown arch 'mambo': did you mean 'mamba'?"),
+        (("--resume",), "--resume without -o"),
+        (("--arch", "transformer", "--ratio", "1:1"), "--ratio"),
+    ],
+)
+def test_mistakes_are_sentences(options: tuple[str, ...], said: str) -> None:
+    done = typed("solve", "--device", "cpu", *options)
+    assert done.exit_code == 2, done.output
+    assert said in done.stderr
+    assert "Traceback" not in done.output
+
+
+def test_a_dry_run_lists_stacks_of_the_tasks_width() -> None:
+    done = typed(
+        "solve", "--task", "mqar,s5", "--size", "full", "--seeds", 2, "--lr", "1e-3,1e-2", "--dry-run", "--json"
+    )
+    assert done.exit_code == 0, done.output
+    cases = json.loads(done.stdout)["cases"]
+    assert len(cases) == len({case["key"] for case in cases}) == 2 * 5 * 2 * 2
+    assert {case["model"]["d_model"] for case in cases if case["task"] == "mqar"} == {64}
+    assert {case["model"]["d_model"] for case in cases if case["task"] == "s5"} == {128}
+    patterns = {"*-*-", "S-*-", "M-M-", "M-*-", "M-(*&M)-"}
+    assert {case["model"]["pattern"] for case in cases} == patterns
+
+
+def test_numbers_that_cannot_be_are_told_before_anything_runs() -> None:
+    models: Callable[..., list[object]] = lambda _setting: [build_spec("mamba", "2x64")]  # noqa: E731
+    assert len(planned([TASKS["parity"]], models, Ask(seeds=2), has_gpu=False)) == 2  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="--seeds 0"):
+        planned([TASKS["parity"]], models, Ask(seeds=0), has_gpu=False)  # type: ignore[arg-type]
+    assert parse_rates("1e-3,1e-3,2e-3") == [1e-3, 2e-3]
+
+
+def test_published_settings_are_those_of_their_sources() -> None:
+    mqar = TASKS["mqar"].full
+    assert [(part.length, part.pairs, part.examples) for part in mqar.train] == [
+        (64, 4, 100_000), (128, 8, 20_000), (256, 16, 20_000), (256, 32, 20_000), (256, 64, 20_000)
+    ]  # fmt: skip
+    assert [(part.length, part.pairs) for part in mqar.test] == [
+        (64, 4), (64, 8), (64, 16), (128, 32), (256, 64), (512, 128), (1024, 256)
+    ]  # fmt: skip
+    assert (mqar.vocabulary, mqar.batch, mqar.width) == (8192, 256, 64)
+    assert [mqar.within(part) for part in mqar.test] == [True] * 5 + [False] * 2
+    for name, length, vocabulary in (
+        ("in-context-recall", 128, 16),
+        ("noisy-recall", 128, 32),
+        ("compression", 32, 16),
+    ):
+        mad = TASKS[f"mad-{name}"].full
+        assert (mad.train, mad.test) == ((Part(length, 12_800),), (Part(length, 1280),))
+        assert (mad.vocabulary, mad.width, mad.batch, mad.epochs, mad.lr) == (vocabulary, 128, 128, 200, 5e-4)
+    assert TASKS["mad-memorisation"].full.train[0].examples == 256
+    assert [part.length for part in TASKS["parity"].full.test] == [40, 64, 128, 256]
+
+
+@pytest.mark.slow
+def test_attention_solves_recall_and_mamba_cannot_follow_parity(tmp_path: Path) -> None:
+    common = ("--size", "toy", "--seeds", 1, "--device", "cpu", "--json")
+    recall = typed("solve", "--task", "mqar", "--arch", "transformer", *common, "-o", tmp_path / "recall")
+    assert recall.exit_code == 0, recall.output
+    assert json.loads(recall.stdout)["runs"][0]["stack_as_expected"] is True
+    state = typed("solve", "--task", "parity", "--arch", "mamba", *common, "-o", tmp_path / "state")
+    assert json.loads(state.stdout)["runs"][0]["stack_as_expected"] is True
+    shown = typed("report", tmp_path / "state")
+    assert shown.exit_code == 0, shown.output
+    assert "parity: share of right answers" in " ".join(shown.output.split())
+    assert np.isclose(json.loads(state.stdout)["runs"][0]["parts"][-1]["correct_frac"], 0.5, atol=0.1)
