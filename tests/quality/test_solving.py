@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -172,7 +171,7 @@ def test_each_model_stands_at_its_best_rate_over_seeds() -> None:
     ]
     row = cells(records, "solve-mqar-toy")["transformer"]
     assert row["lr"] == 3e-3
-    assert row["correct_frac_16x2"] == pytest.approx(0.6)
+    assert row["correct_frac_32x2"] == pytest.approx(0.6)
     assert row["seeds"] == 2
 
 
@@ -257,14 +256,16 @@ def test_published_settings_are_those_of_their_sources() -> None:
 
 
 @pytest.mark.slow
-def test_attention_solves_recall_and_mamba_cannot_follow_parity(tmp_path: Path) -> None:
-    common = ("--size", "toy", "--seeds", 1, "--device", "cpu", "--json")
-    recall = typed("solve", "--task", "mqar", "--arch", "transformer", *common, "-o", tmp_path / "recall")
-    assert recall.exit_code == 0, recall.output
-    assert json.loads(recall.stdout)["runs"][0]["stack_as_expected"] is True
-    state = typed("solve", "--task", "parity", "--arch", "mamba", *common, "-o", tmp_path / "state")
-    assert json.loads(state.stdout)["runs"][0]["stack_as_expected"] is True
-    shown = typed("report", tmp_path / "state")
+@pytest.mark.timeout(900)  # 90 s of a core, of which a busy machine gives little
+@pytest.mark.parametrize(("task", "arch"), [("mqar", "transformer"), ("parity", "mamba")])
+def test_toy_sizes_show_what_was_published(task: str, arch: str, tmp_path: Path) -> None:
+    common = ("--size", "toy", "--seeds", 1, "--device", "cpu")
+    done = typed("solve", "--task", task, "--arch", arch, *common, "--json", "-o", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    run = json.loads(done.stdout)["runs"][0]
+    assert run["stack_as_expected"] is True, run["parts"]
+    shown = typed("report", tmp_path / "out")
     assert shown.exit_code == 0, shown.output
-    assert "parity: share of right answers" in " ".join(shown.output.split())
-    assert np.isclose(json.loads(state.stdout)["runs"][0]["parts"][-1]["correct_frac"], 0.5, atol=0.1)
+    assert f"{task}: share of right answers" in " ".join(shown.output.split())
+    if task == "parity":
+        assert run["parts"][-1]["correct_frac"] == pytest.approx(0.5, abs=0.1)
