@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from hybridbench.errors import BadResults
 from hybridbench.quality.contexts.case import ContextCase
 from hybridbench.quality.contexts.record import ContextRecord, Needle, Stretch
-from hybridbench.quality.training.figures import Estimate, estimate, 
+from hybridbench.quality.training.figures import Estimate, estimate
 from hybridbench.record import ADVICE, Status
 from hybridbench.report.table import NO_VALUE, Column, Table, TableCell
 from hybridbench.units import format_number, format_tokens
