@@ -99,7 +99,7 @@ def look(results: Path) -> Seen:
         raise BadResults(f"{results} does not exist: give the folder that run was given with -o.")
     planned = find(results)
     if planned is None:
-        kept = newest(recorded(results).values())
+        kept: list[Record] = newest(recorded(results).values())
         if not kept:
             raise BadResults(f"{results} holds neither a run nor records: give the folder that run was given with -o.")
         return Seen(str(results), "", "", len(kept), 0, len(kept), 0, 0, "", **_told(kept))
