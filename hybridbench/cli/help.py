@@ -120,7 +120,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "status": ("hybridbench status results/local/smoke", "hybridbench status results/local/smoke --json"),
     "merge": (
         "hybridbench merge results/local/a results/local/b -o results/local/both",
-        "hybridbench merge results/local/a results/local/b --allow machines -o results/local/both",
+        "hybridbench merge results/a results/b --allow machines -o results/both",
     ),
     "kernels": (
         "hybridbench kernels attention swiglu --arch inter --ctx 8k",

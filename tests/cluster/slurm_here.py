@@ -99,6 +99,11 @@ class Slurm:
             except ProcessLookupError:
                 continue
 
+    def start_node(self, name: str) -> None:
+        """Starts the daemon of a node that was killed; the jobs that ran on it are over."""
+        self.nodes[name].wait()
+        self.nodes[name] = self._start("slurmd", "-D", "-N", name)
+
     def _of_node(self, name: str) -> list[int]:
         """Processes of jobs on a node, which Slurm says in their environment."""
         conf = f"SLURM_CONF={self.environment['SLURM_CONF']}".encode()
