@@ -23,7 +23,7 @@ from hybridbench.errors import WorkerDied
 from hybridbench.joint import Joint
 from hybridbench.machine import thread_settings
 from hybridbench.processes import Answering, terminable
-from hybridbench.queue.jobs import ENDS, Claim, End, InMemory, Queue
+from hybridbench.queue.jobs import ENDS, End, InMemory, JobClaim, Queue
 from hybridbench.record import Status
 from hybridbench.store import RecordWriter
 
@@ -133,7 +133,7 @@ class _Pool:
                 for record in worker.time_out(selector):
                     self._keep(record)
 
-    def _crashed(self, claim: Claim, ends: Sequence[End]) -> None:
+    def _crashed(self, claim: JobClaim, ends: Sequence[End]) -> None:
         """Records a case that ended workers, for which there is no other."""
         self._keep(crashed(self._writer, claim, ends))
         self._queue.settle(claim)
@@ -143,7 +143,7 @@ class _Pool:
         self._events.finished(record)
 
 
-def crashed(writer: RecordWriter, claim: Claim, ends: Sequence[End]) -> Any:
+def crashed(writer: RecordWriter, claim: JobClaim, ends: Sequence[End]) -> Any:
     """Writes and returns the record of a case that ended workers of which this process knows nothing else."""
     dialogue = Dialogue(writer)
     dialogue.begin(claim.job)
@@ -177,7 +177,7 @@ class Worker:
     """
 
     def __init__(self, queue: Queue, writer: RecordWriter, index: int, gpu: str | None, workers: int = 1) -> None:
-        self.claim: Claim | None = None
+        self.claim: JobClaim | None = None
         self.warm = ""
         self.deadline = 0.0
         self.failed_starts = 0
@@ -196,7 +196,7 @@ class Worker:
         """Its current case; None between jobs."""
         return self._dialogue.case
 
-    def give(self, claim: Claim, selector: selectors.BaseSelector) -> None:
+    def give(self, claim: JobClaim, selector: selectors.BaseSelector) -> None:
         """Gives a job to the process, and starts the process first where there is none."""
         self.claim = claim
         self._dialogue.begin(claim.job)

@@ -88,9 +88,9 @@ class Place:
 
     @property
     def _asked(self) -> Any:
-        from hybridbench.cluster.slurm import Asked
+        from hybridbench.cluster.slurm import JobOptions
 
-        return Asked(self.workers or 1, self.partition, self.time, self.more)
+        return JobOptions(self.workers or 1, self.partition, self.time, self.more)
 
     def open(self, shared: Shared) -> Opened:
         """The queue of the cases: a new one, or that of others who are at them.

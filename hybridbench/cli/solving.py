@@ -62,14 +62,14 @@ def solve(
     mqar is multi-query recall, mad the six tasks of mechanistic architecture design, parity and s5 need a state that
     is followed step by step. What was published of a kind of stack stands beside ours.
     """
-    from hybridbench.quality.tasks.plan import Ask, planned
+    from hybridbench.quality.tasks.plan import TaskOptions, planned
     from hybridbench.quality.tasks.task import named
     from hybridbench.suite.ops import check_backends_used
 
     gpus = visible_gpus()
     names = ("arch", "scale", "ratio", "positions", "pattern", "mixer", "recipe")
     chosen = {name: value for name in names if (value := options.pop(name)) is not None}
-    ask = Ask(**options, backends=parse_backends(backend))
+    ask = TaskOptions(**options, backends=parse_backends(backend))
     cases = planned(named(tasks), lambda setting: _models(setting, chosen), ask, bool(gpus))
     if any(case.execution.backends for case in cases):
         from hybridbench.backends import check_installed

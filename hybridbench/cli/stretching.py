@@ -55,7 +55,7 @@ def contexts(
         raise BadInput("contexts without --data: name the folder of the corpus that the models were trained on.")
     if importlib.util.find_spec("safetensors") is None:
         raise BadInput("contexts reads weights with the package safetensors: pip install 'hybridbench[quality]'.")
-    from hybridbench.quality.contexts.plan import Ask, planned
+    from hybridbench.quality.contexts.plan import ContextOptions, planned
     from hybridbench.quality.corpus.manifest import check_files, read_manifest
     from hybridbench.quality.training.record import LearnRecord
     from hybridbench.store import newest
@@ -68,7 +68,7 @@ def contexts(
         for path in results
         for record in newest(all_records([path], LearnRecord))
     ]
-    cases = planned(trained, data, manifest, Ask(**options, backends=parse_backends(backend)), bool(gpus))
+    cases = planned(trained, data, manifest, ContextOptions(**options, backends=parse_backends(backend)), bool(gpus))
     if cases[0].execution.backends:
         from hybridbench.backends import check_installed
         from hybridbench.suite.ops import check_backends_used

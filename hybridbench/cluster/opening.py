@@ -10,8 +10,8 @@ from pathlib import Path
 
 from hybridbench.cluster.slurm import jobs_of
 from hybridbench.errors import BadInput
-from hybridbench.queue.lease import LEASE_S, Watch
-from hybridbench.queue.plan import HELD, MEMBERS, WAITING, Plan, Planned, create, find, remove
+from hybridbench.queue.lease import LEASE_S, LeaseWatch
+from hybridbench.queue.plan import HELD, MEMBERS, WAITING, Planned, QueuePlan, create, find, remove
 from hybridbench.queue.shared import SharedQueue
 from hybridbench.store import RecordWriter, make_folder, new_run_id
 from hybridbench.suite.case import Case
@@ -47,8 +47,8 @@ def open_queue(results: Path, cases: Sequence[Case], name: str, recorded: int = 
     make_folder(results)
     found = find(results)
     if found is None:
-        return Opened(create(results, Plan(new_run_id(), name, recorded, lease_s=lease_s()), cases), joined=False)
-    watch = Watch(found.folder / MEMBERS)
+        return Opened(create(results, QueuePlan(new_run_id(), name, recorded, lease_s=lease_s()), cases), joined=False)
+    watch = LeaseWatch(found.folder / MEMBERS)
     alive, jobs = watch.alive(), jobs_of(found.folder)
     if not alive and not jobs:
         remove(found)

@@ -23,7 +23,7 @@ AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
-class Asked:
+class JobOptions:
     """What a person asks of Slurm.
 
     Args:
@@ -54,7 +54,7 @@ class Partition:
     time: str
 
 
-def partition_for(asked: Asked) -> Partition:
+def partition_for(asked: JobOptions) -> Partition:
     """The partition that was asked for, once it is known that it can run the workers.
 
     Raises:
@@ -113,7 +113,7 @@ def _said(words: Sequence[str]) -> str:
     return done.stdout
 
 
-def submit(planned: Planned, asked: Asked, partition: Partition) -> list[str]:
+def submit(planned: Planned, asked: JobOptions, partition: Partition) -> list[str]:
     """Submits the workers of a queue, and notes them there; the ids of their jobs.
 
     Raises:

@@ -12,7 +12,7 @@ from typing import Any
 from hybridbench.cluster.following import Follower
 from hybridbench.cluster.slurm import jobs_of
 from hybridbench.errors import BadResults
-from hybridbench.queue.lease import Watch
+from hybridbench.queue.lease import LeaseWatch
 from hybridbench.queue.plan import DONE, HELD, MEMBERS, PLAN, WAITING, Planned, find
 from hybridbench.record import Record, Status
 from hybridbench.report.progress import time_left
@@ -141,7 +141,7 @@ def _names(planned: Planned, part: str) -> list[str]:
 
 
 def _seats(planned: Planned) -> tuple[Seat, ...]:
-    watch = Watch(planned.folder / MEMBERS)
+    watch = LeaseWatch(planned.folder / MEMBERS)
     members, living = watch.members(), watch.alive()
     holders = {name.rpartition("@")[2].removesuffix("!") for name in _names(planned, HELD)}
     seats = []

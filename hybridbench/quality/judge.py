@@ -35,7 +35,7 @@ Figures = Mapping[str, Mapping[int, float]]
 
 
 @dataclass(frozen=True)
-class Noise:
+class SeedNoise:
     """The spread of one figure between seeds, apart from what models that share a seed have in common.
 
     Args:
@@ -76,7 +76,7 @@ class Pair:
         return self.adjusted is None or self.adjusted >= ALPHA
 
 
-def pooled_noise(figures: Figures) -> Noise | None:
+def pooled_noise(figures: Figures) -> SeedNoise | None:
     """The noise over all models that have two seeds or more; None where they do not share two.
 
     >>> pooled_noise({"a": {0: 1.0, 1: 3.0}, "b": {0: 2.0, 1: 4.0}}).std
@@ -87,7 +87,7 @@ def pooled_noise(figures: Figures) -> Noise | None:
         return None
     seeds = sorted(set.intersection(*(set(by_seed) for by_seed in several)))
     if len(several) == 1:
-        return Noise(statistics.stdev(several[0].values()), len(seeds) - 1)
+        return SeedNoise(statistics.stdev(several[0].values()), len(seeds) - 1)
     if len(seeds) < 2:
         return None
     means = {seed: statistics.fmean(by_seed[seed] for by_seed in several) for seed in seeds}
@@ -97,7 +97,7 @@ def pooled_noise(figures: Figures) -> Noise | None:
         middle = statistics.fmean(apart)
         squares += sum((value - middle) ** 2 for value in apart)
     freedom = (len(several) - 1) * (len(seeds) - 1)
-    return Noise(math.sqrt(squares / freedom), freedom)
+    return SeedNoise(math.sqrt(squares / freedom), freedom)
 
 
 def judged(figures: Figures) -> list[Pair]:
@@ -122,7 +122,7 @@ def holm(rising: Sequence[float]) -> list[float]:
     return found
 
 
-def _pair(one: str, other: str, figures: Figures, noise: Noise | None) -> Pair | None:
+def _pair(one: str, other: str, figures: Figures, noise: SeedNoise | None) -> Pair | None:
     both = sorted(figures[one].keys() & figures[other].keys())
     if not both:
         return None
@@ -130,7 +130,7 @@ def _pair(one: str, other: str, figures: Figures, noise: Noise | None) -> Pair |
     if statistics.fmean(apart) < 0:
         one, other, apart = other, one, [-value for value in apart]
     difference, n = statistics.fmean(apart), len(both)
-    own = Noise(statistics.stdev(apart) / math.sqrt(2), n - 1) if n > 1 else None
+    own = SeedNoise(statistics.stdev(apart) / math.sqrt(2), n - 1) if n > 1 else None
     taken = noise or own
     wide = own is not None and noise is not None and own.std > OWN_NOISE * noise.std
     if wide:

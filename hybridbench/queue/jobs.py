@@ -30,7 +30,7 @@ class End:
 
 
 @dataclass(frozen=True)
-class Claim:
+class JobClaim:
     """A job that a worker has taken.
 
     Attributes:
@@ -59,7 +59,7 @@ class Queue(ABC):
         """Whether there is or may be a job for an idle worker of this process."""
 
     @abstractmethod
-    def take(self, warm: str = "") -> Claim | None:
+    def take(self, warm: str = "") -> JobClaim | None:
         """The next job, which the caller then holds; None if none waits.
 
         Args:
@@ -67,25 +67,25 @@ class Queue(ABC):
         """
 
     @abstractmethod
-    def settle(self, claim: Claim, back: Sequence[Any] = ()) -> None:
+    def settle(self, claim: JobClaim, back: Sequence[Any] = ()) -> None:
         """Ends a claim: the job has its records, but for the jobs in ``back``, which wait again."""
 
     @abstractmethod
-    def ended(self, claim: Claim, end: End) -> list[End]:
+    def ended(self, claim: JobClaim, end: End) -> list[End]:
         """Notes that a worker of this process ended at a job; all ends of workers at that job, the earliest first."""
 
     @abstractmethod
-    def given_up(self) -> Iterator[tuple[Claim, list[End]]]:
+    def given_up(self) -> Iterator[tuple[JobClaim, list[End]]]:
         """Takes the waiting jobs at which workers of this process ended, for a process that can start no other."""
 
-    def abandoned(self) -> Iterator[tuple[Claim, list[End]]]:
+    def abandoned(self) -> Iterator[tuple[JobClaim, list[End]]]:
         """Puts back what dead workers of other processes held. Yields the jobs that are not to be tried again.
 
         It may be called at any time, and looks every few seconds.
         """
         yield from ()
 
-    def at(self, claim: Claim, phase: str) -> None:  # noqa: B027  # nobody watches a queue in memory
+    def at(self, claim: JobClaim, phase: str) -> None:  # noqa: B027  # nobody watches a queue in memory
         """Notes the phase that a job is in, for those who watch."""
 
 
@@ -102,15 +102,15 @@ class InMemory(Queue):
         return bool(self._waiting)
 
     @override
-    def take(self, warm: str = "") -> Claim | None:
-        return Claim(self._waiting.popleft(), "") if self._waiting else None
+    def take(self, warm: str = "") -> JobClaim | None:
+        return JobClaim(self._waiting.popleft(), "") if self._waiting else None
 
     @override
-    def settle(self, claim: Claim, back: Sequence[Any] = ()) -> None:
+    def settle(self, claim: JobClaim, back: Sequence[Any] = ()) -> None:
         self._waiting.extendleft(reversed(back))
 
     @override
-    def ended(self, claim: Claim, end: End) -> list[End]:
+    def ended(self, claim: JobClaim, end: End) -> list[End]:
         for job, ends in self._ends:
             if job is claim.job:
                 ends.append(end)
@@ -119,8 +119,8 @@ class InMemory(Queue):
         return [end]
 
     @override
-    def given_up(self) -> Iterator[tuple[Claim, list[End]]]:
+    def given_up(self) -> Iterator[tuple[JobClaim, list[End]]]:
         for job, ends in self._ends:
             if any(job is one for one in self._waiting):
                 self._waiting.remove(job)
-                yield Claim(job, ""), ends
+                yield JobClaim(job, ""), ends

@@ -114,7 +114,7 @@ class Lease:
 
 
 @dataclass
-class Watch:
+class LeaseWatch:
     """What a reader has seen of the workers of a queue.
 
     Args:

@@ -36,7 +36,7 @@ WAITING, HELD, DONE, ENDED, MEMBERS = "waiting", "held", "done", "ended", "membe
 
 
 @dataclass(frozen=True)
-class Plan:
+class QueuePlan:
     """What a queue is for.
 
     Attributes:
@@ -65,7 +65,7 @@ class Planned:
     """
 
     folder: Path
-    plan: Plan
+    plan: QueuePlan
     lines: tuple[str, ...]
 
     @property
@@ -82,7 +82,7 @@ class Planned:
         return self.case(name).label
 
 
-def create(results: Path, plan: Plan, cases: Sequence[Case]) -> Planned:
+def create(results: Path, plan: QueuePlan, cases: Sequence[Case]) -> Planned:
     """Makes the queue of a folder of results, in one step.
 
     Raises:
@@ -130,7 +130,7 @@ def find(results: Path) -> Planned | None:
                 f"{shown(body.get('hybridbench'))}; this one has version {VERSION}. Finish it with the hybridbench "
                 "that made it, or delete that folder, which holds no results, and give --resume."
             )
-        return Planned(results / QUEUE / name, from_plain(Plan, body), tuple(lines))
+        return Planned(results / QUEUE / name, from_plain(QueuePlan, body), tuple(lines))
     except (ValueError, KeyError, TypeError, Misfit) as exc:
         raise _damaged(results, str(exc)) from exc
 

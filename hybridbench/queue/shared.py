@@ -21,8 +21,8 @@ from typing_extensions import override
 from hybridbench.errors import BadInput
 from hybridbench.plain import from_plain
 from hybridbench.processes import TAIL
-from hybridbench.queue.jobs import ENDS, Claim, End, Queue
-from hybridbench.queue.lease import RENEW_S, Lease, Watch
+from hybridbench.queue.jobs import ENDS, End, JobClaim, Queue
+from hybridbench.queue.lease import RENEW_S, Lease, LeaseWatch
 from hybridbench.queue.order import choose
 from hybridbench.queue.plan import DONE, ENDED, HELD, MEMBERS, WAITING, Planned
 
@@ -69,7 +69,7 @@ class SharedQueue(Queue):
             self.lease = Lease(self._folder / MEMBERS, about, renew_s)
         except OSError as exc:
             raise self._unusable(exc) from exc
-        self.watch = Watch(self._folder / MEMBERS, planned.plan.lease_s, now)
+        self.watch = LeaseWatch(self._folder / MEMBERS, planned.plan.lease_s, now)
         self._looked_at = float("-inf")
         self._at: dict[str, str] = {}
         self._ended_here: set[str] = set()
@@ -98,19 +98,19 @@ class SharedQueue(Queue):
         return sum(not self.watch.gone(name) for name in idle)
 
     @override
-    def take(self, warm: str = "") -> Claim | None:
+    def take(self, warm: str = "") -> JobClaim | None:
         waiting = [_parts(name) for name in self._names(WAITING)]
         if waiting:
             held = [_parts(name.partition("@")[0])[1] for name in self._names(HELD)]
             for name, kind in choose(waiting, held, warm):
                 if self._rename(WAITING, f"{name}.{kind}", HELD, f"{name}.{kind}@{self.member}"):
                     self._tell(idle=False)
-                    return Claim(self._planned.case(name), f"{name}.{kind}", kind)
+                    return JobClaim(self._planned.case(name), f"{name}.{kind}", kind)
         self._tell(idle=not self._mine())
         return None
 
     @override
-    def settle(self, claim: Claim, back: Sequence[Any] = ()) -> None:
+    def settle(self, claim: JobClaim, back: Sequence[Any] = ()) -> None:
         self._at.pop(claim.name, None)
         self._tell(at=dict(self._at))
         to = WAITING if back else DONE
@@ -120,23 +120,23 @@ class SharedQueue(Queue):
         self._rename(WAITING, claim.name, DONE, claim.name)
 
     @override
-    def at(self, claim: Claim, phase: str) -> None:
+    def at(self, claim: JobClaim, phase: str) -> None:
         self._at[claim.name] = phase
         self._tell(at=dict(self._at))
 
     @override
-    def ended(self, claim: Claim, end: End) -> list[End]:
+    def ended(self, claim: JobClaim, end: End) -> list[End]:
         self._ended_here.add(claim.name)
         return self._note(claim.name, end)
 
     @override
-    def given_up(self) -> Iterator[tuple[Claim, list[End]]]:
+    def given_up(self) -> Iterator[tuple[JobClaim, list[End]]]:
         for name in self._ended_here & set(self._names(WAITING)):
             if self._rename(WAITING, name, HELD, f"{name}@{self.member}"):
-                yield Claim(self._planned.case(name), name), self.ends(name)
+                yield JobClaim(self._planned.case(name), name), self.ends(name)
 
     @override
-    def abandoned(self) -> Iterator[tuple[Claim, list[End]]]:
+    def abandoned(self) -> Iterator[tuple[JobClaim, list[End]]]:
         # A look reads the file of every worker, so those at work look rarely: a server of files has others to serve.
         if self.watch.now() - self._looked_at < (self.watch.lease_s / 3 if self._at else RENEW_S):
             return
@@ -157,7 +157,7 @@ class SharedQueue(Queue):
             if len(ends) < ENDS:
                 self._rename(HELD, f"{mine}{_TAKING_OVER}", WAITING, name)
             elif self._rename(HELD, f"{mine}{_TAKING_OVER}", HELD, mine):
-                yield Claim(self._planned.case(name), name), ends
+                yield JobClaim(self._planned.case(name), name), ends
 
     def _end_of(self, holder: str, said: dict[str, Any], name: str) -> End:
         phase = said.get("at", {}).get(name, "start")

@@ -163,7 +163,7 @@ class Strip:
 
 
 @dataclass(frozen=True)
-class Stack:
+class StackedBars:
     """The content of a chart of shares: a bar per case, in order, whose strips add up to 1, in the order of classes."""
 
     title: str

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from hybridbench.record.traced import GAPS, Trace, TraceRecord
-from hybridbench.report.chart import Stack, Strip
+from hybridbench.report.chart import StackedBars, Strip
 from hybridbench.report.display import unit_for
 from hybridbench.report.groups import CONTEXT, Group, file_stem, group_records
 from hybridbench.report.table import NO_VALUE, Column, Table, TableCell
@@ -36,7 +36,7 @@ class TraceSection:
     traces: tuple[TraceRecord, ...]
     sentences: tuple[str, ...]
     table: Table
-    stack: Stack
+    stack: StackedBars
     stem: str
 
 
@@ -71,7 +71,7 @@ def _section(group: Group, seen: dict[int, TraceRecord], stem: str) -> TraceSect
         tuple(seen.values()),
         tuple(_sentence(name, trace) for name, trace in named),
         _table(group, rows, classes),
-        Stack(
+        StackedBars(
             title=f"Time of a step by class of operation, {group.workload}",
             subtitle=f"{group.subtitle}{whole}, profiled",
             bars=tuple(name for name, _ in named),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from time import process_time
 
-from hybridbench.queue.jobs import Claim, End
+from hybridbench.queue.jobs import End, JobClaim
 from hybridbench.queue.lease import RENEW_S
 from hybridbench.queue.plan import Planned
 from hybridbench.queue.shared import SharedQueue
@@ -46,7 +46,7 @@ class Cluster:
         self._follower = self._queue(self.workers, workers=0)
         self._queues = {number: self._queue(number) for number in range(self.workers)}
         self._random = random.Random(0)
-        at: dict[int, tuple[Claim | None, str]] = dict.fromkeys(self._queues, (None, ""))
+        at: dict[int, tuple[JobClaim | None, str]] = dict.fromkeys(self._queues, (None, ""))
         taken: Counter[int] = Counter()
         events = [(0.0, number) for number in self._queues]
         while events:
@@ -80,7 +80,7 @@ class Cluster:
         """The name of the process that follows."""
         return self._follower.member
 
-    def _turn(self, number: int, claim: Claim | None, warm: str) -> tuple[Claim | None, str]:
+    def _turn(self, number: int, claim: JobClaim | None, warm: str) -> tuple[JobClaim | None, str]:
         """A worker records what it is done with and takes the next case; without one it looks after dead workers."""
         queue = self._queues[number]
         begun = process_time()

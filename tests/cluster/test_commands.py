@@ -14,7 +14,7 @@ from hybridbench.cli.main import main
 from hybridbench.cluster import slurm
 from hybridbench.cluster.opening import open_queue
 from hybridbench.errors import BadInput
-from hybridbench.queue.plan import Plan, create, find
+from hybridbench.queue.plan import QueuePlan, create, find
 from hybridbench.queue.shared import SharedQueue
 from hybridbench.record import Record, Status
 from hybridbench.store import RecordWriter, load
@@ -101,11 +101,11 @@ def sinfo(tmp_path, monkeypatch):
 def test_gpus_of_a_partition_are_counted_as_sinfo_names_them(sinfo, gres, gpus):
     pytest.importorskip("submitit")
     sinfo(f"cpu*|3|64|(null)|n/a|infinite\ngpu|2|96+|{gres}|1:00:00|2-00:00:00")
-    found = slurm.partition_for(slurm.Asked(2, "gpu"))
+    found = slurm.partition_for(slurm.JobOptions(2, "gpu"))
     assert (found.gpus, found.cpus, found.time) == (gpus, 192, "1:00:00")
-    assert slurm.partition_for(slurm.Asked(2)) == slurm.Partition("cpu*", 3, 192, 0, "0")
+    assert slurm.partition_for(slurm.JobOptions(2)) == slurm.Partition("cpu*", 3, 192, 0, "0")
     with pytest.raises(BadInput, match=f"has {gpus or 192} {'GPUs' if gpus else 'cores'} in all"):
-        slurm.partition_for(slurm.Asked(193, "gpu"))
+        slurm.partition_for(slurm.JobOptions(193, "gpu"))
 
 
 def test_two_suites_in_one_folder_are_refused_while_the_first_runs(tmp_path):
@@ -121,7 +121,7 @@ def test_two_suites_in_one_folder_are_refused_while_the_first_runs(tmp_path):
 
 
 def test_a_worker_of_another_version_does_not_join(tmp_path):
-    planned = create(tmp_path, Plan(RUN, "first", hybridbench="0.0.9+sources.aaaaaaaa"), some_cases())
+    planned = create(tmp_path, QueuePlan(RUN, "first", hybridbench="0.0.9+sources.aaaaaaaa"), some_cases())
     queue = SharedQueue(planned, tmp_path / "records-x.jsonl")
     with pytest.raises(BadInput, match=r"by hybridbench 0\.0\.9\+sources\.aaaaaaaa, and this is"):
         open_queue(tmp_path, some_cases(), "first", resume=True)
@@ -129,7 +129,7 @@ def test_a_worker_of_another_version_does_not_join(tmp_path):
 
 
 def test_status_tells_cases_workers_and_failures(tmp_path):
-    planned = create(tmp_path, Plan(RUN, "night", recorded=3), some_cases())
+    planned = create(tmp_path, QueuePlan(RUN, "night", recorded=3), some_cases())
     queue = SharedQueue(planned, tmp_path / f"records-{RUN}.jsonl", workers=2)
     with RecordWriter(tmp_path, RUN) as writer:
         claim = queue.take()

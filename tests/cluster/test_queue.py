@@ -12,9 +12,9 @@ from scripted_workers import COMPILES_S, Cluster
 
 from hybridbench.errors import BadInput, BadResults
 from hybridbench.queue.jobs import End, InMemory
-from hybridbench.queue.lease import Lease, Watch
+from hybridbench.queue.lease import Lease, LeaseWatch
 from hybridbench.queue.order import choose
-from hybridbench.queue.plan import DONE, ENDED, HELD, MEMBERS, WAITING, Plan, create, find, remove
+from hybridbench.queue.plan import DONE, ENDED, HELD, MEMBERS, WAITING, QueuePlan, create, find, remove
 from hybridbench.queue.shared import SharedQueue
 from hybridbench.suite.sweep import Sweep, cases
 
@@ -30,7 +30,7 @@ def some_cases(count):
 
 @pytest.fixture
 def planned(tmp_path):
-    return create(tmp_path, Plan(RUN, "some"), some_cases(10))
+    return create(tmp_path, QueuePlan(RUN, "some"), some_cases(10))
 
 
 def names(planned, part):
@@ -44,7 +44,7 @@ def worker(planned, number=0, **how):
 
 @pytest.mark.slow
 def test_64_workers_run_1000_cases_once_each_and_scheduling_takes_less_than_a_hundredth(tmp_path):
-    planned = create(tmp_path, Plan(RUN, "thousand"), some_cases(1000))
+    planned = create(tmp_path, QueuePlan(RUN, "thousand"), some_cases(1000))
     assert len(planned.lines) == 1000
     cluster = Cluster(tmp_path, planned, workers=64)
     cluster.run()
@@ -62,7 +62,7 @@ def test_64_workers_run_1000_cases_once_each_and_scheduling_takes_less_than_a_hu
 
 @pytest.mark.slow
 def test_workers_that_die_cost_their_lease_and_a_case_that_ends_two_is_told_with_both(tmp_path):
-    planned = create(tmp_path, Plan(RUN, "thousand"), some_cases(1000))
+    planned = create(tmp_path, QueuePlan(RUN, "thousand"), some_cases(1000))
     poison = names(planned, WAITING)[500]
     cluster = Cluster(tmp_path, planned, 64, dies_at={3: 1, 17: 5, 40: 9, 63: 12}, poison=frozenset([poison]))
     cluster.run()
@@ -114,7 +114,7 @@ def test_a_lease_does_not_depend_on_clocks_that_agree(tmp_path, off_s):
     now = itertools.count(0, 10)
     lease = Lease(tmp_path, {"machine": "another"}, renew_s=None)
     file = tmp_path / f"{lease.name}.json"
-    watch = Watch(tmp_path, lease_s=30.0, now=lambda: float(next(now)))
+    watch = LeaseWatch(tmp_path, lease_s=30.0, now=lambda: float(next(now)))
     for _ in range(20):
         lease.renew()
         os.utime(file, (file.stat().st_mtime + off_s, 1_800_000_000 + off_s))
@@ -125,7 +125,7 @@ def test_a_lease_does_not_depend_on_clocks_that_agree(tmp_path, off_s):
 def test_a_lease_is_renewed_where_the_disk_is_full(tmp_path, monkeypatch):
     lease = Lease(tmp_path, {"machine": "another"}, renew_s=None)
     now = [0.0]
-    watch = Watch(tmp_path, lease_s=30.0, now=lambda: now[0])
+    watch = LeaseWatch(tmp_path, lease_s=30.0, now=lambda: now[0])
 
     def full(*_args, **_more):
         raise OSError(28, "No space left on device")
@@ -138,7 +138,7 @@ def test_a_lease_is_renewed_where_the_disk_is_full(tmp_path, monkeypatch):
 
 def test_a_process_of_this_machine_is_looked_up(tmp_path):
     lease = Lease(tmp_path, {}, renew_s=None)
-    watch = Watch(tmp_path)
+    watch = LeaseWatch(tmp_path)
     assert not watch.gone(lease.name)
     assert watch.alive() == {lease.name}
     lease.tell(started="1")  # another process had this id before
@@ -224,7 +224,7 @@ def test_two_idle_workers_stay_while_others_work(planned):
 
 def test_a_folder_has_one_queue(planned, tmp_path):
     with pytest.raises(BadInput, match="cannot take a queue"):
-        create(tmp_path, Plan("another", "some"), some_cases(2))
+        create(tmp_path, QueuePlan("another", "some"), some_cases(2))
     assert os.listdir(tmp_path) == ["queue"], "what was begun is gone"
     assert find(tmp_path) == planned
     remove(planned)
@@ -249,7 +249,7 @@ def test_a_queue_of_another_version_or_damaged_is_refused(planned, tmp_path, con
 
 
 def test_a_results_folder_that_was_removed_is_told(tmp_path):
-    planned = create(tmp_path / "out", Plan(RUN, "some"), some_cases(2))
+    planned = create(tmp_path / "out", QueuePlan(RUN, "some"), some_cases(2))
     queue = worker(planned)
     (tmp_path / "out").rename(tmp_path / "elsewhere")
     with pytest.raises(BadInput, match="was removed during the run"):

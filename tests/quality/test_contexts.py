@@ -19,8 +19,8 @@ from hybridbench.bench import Bench
 from hybridbench.cli.main import main
 from hybridbench.errors import BadInput, BadResults
 from hybridbench.quality.contexts.case import Beyond, ContextCase, There
-from hybridbench.quality.contexts.plan import Ask, planned
-from hybridbench.quality.contexts.record import ContextObserved, ContextRecord, Needle, Stretch
+from hybridbench.quality.contexts.plan import ContextOptions, planned
+from hybridbench.quality.contexts.record import ContextObserved, ContextRecord, Needle, StretchLoss
 from hybridbench.quality.contexts.render import heat_map, write
 from hybridbench.quality.contexts.report import build
 from hybridbench.quality.contexts.run import Reader, run_contexts
@@ -221,21 +221,21 @@ def test_what_cannot_be_read_is_told(
     asked: dict[str, int], said: str, case_of: CaseOf, corpus: Path, manifest: Manifest, tmp_path: Path
 ) -> None:
     with pytest.raises(BadInput, match=said):
-        planned([(tmp_path, trained(case_of()))], corpus, manifest, Ask(**asked), has_gpu=False)  # type: ignore[arg-type]
+        planned([(tmp_path, trained(case_of()))], corpus, manifest, ContextOptions(**asked), has_gpu=False)  # type: ignore[arg-type]
 
 
 def test_models_of_another_vocabulary_are_refused(case_of: CaseOf, corpus: Path, manifest: Manifest) -> None:
     case = case_of()
     case = replace(case, corpus="0" * 16, model=replace(case.model, vocab_size=4096))
     with pytest.raises(BadInput, match="whose ids may mean something else"):
-        planned([(corpus, trained(case))], corpus, manifest, Ask(), has_gpu=False)
+        planned([(corpus, trained(case))], corpus, manifest, ContextOptions(), has_gpu=False)
 
 
 def observed(case: LearnCase, corpus: Path, level: float, rise: float) -> ContextRecord:
     """Four documents whose loss rises beyond the trained length, a needle found in a third of the trials."""
     made = replace(context_case(trained(case), corpus), seed=case.seed)
     stretches = [
-        Stretch(at, at + 4, [level + 0.1 * n + (rise if at >= 64 else 0.0) for n in range(4)], 16)
+        StretchLoss(at, at + 4, [level + 0.1 * n + (rise if at >= 64 else 0.0) for n in range(4)], 16)
         for at in range(0, 96, 4)
     ]
     needles = [Needle(length, depth, 3, 1, 2.0) for length in (128, 150) for depth in (0, 50, 100)]

@@ -18,8 +18,8 @@ from hybridbench.cli.main import main
 from hybridbench.errors import BadInput, BadResults
 from hybridbench.quality.tasks.anchors import expected_of
 from hybridbench.quality.tasks.case import TaskCase
-from hybridbench.quality.tasks.examples import IGNORED, Part
-from hybridbench.quality.tasks.plan import Ask, parse_rates, planned
+from hybridbench.quality.tasks.examples import IGNORED, ExamplePart
+from hybridbench.quality.tasks.plan import TaskOptions, parse_rates, planned
 from hybridbench.quality.tasks.record import Scored, TaskObserved, TaskRecord
 from hybridbench.quality.tasks.render import write
 from hybridbench.quality.tasks.report import build
@@ -227,9 +227,9 @@ def test_a_dry_run_lists_stacks_of_the_tasks_width() -> None:
 
 def test_numbers_that_cannot_be_are_told_before_anything_runs() -> None:
     models: Callable[..., list[object]] = lambda _setting: [build_spec("mamba", "2x64")]  # noqa: E731
-    assert len(planned([TASKS["parity"]], models, Ask(seeds=2), has_gpu=False)) == 2  # type: ignore[arg-type]
+    assert len(planned([TASKS["parity"]], models, TaskOptions(seeds=2), has_gpu=False)) == 2  # type: ignore[arg-type]
     with pytest.raises(BadInput, match="--seeds 0"):
-        planned([TASKS["parity"]], models, Ask(seeds=0), has_gpu=False)  # type: ignore[arg-type]
+        planned([TASKS["parity"]], models, TaskOptions(seeds=0), has_gpu=False)  # type: ignore[arg-type]
     assert parse_rates("1e-3,1e-3,2e-3") == [1e-3, 2e-3]
 
 
@@ -249,7 +249,7 @@ def test_published_settings_are_those_of_their_sources() -> None:
         ("compression", 32, 16),
     ):
         mad = TASKS[f"mad-{name}"].full
-        assert (mad.train, mad.test) == ((Part(length, 12_800),), (Part(length, 1280),))
+        assert (mad.train, mad.test) == ((ExamplePart(length, 12_800),), (ExamplePart(length, 1280),))
         assert (mad.vocabulary, mad.width, mad.batch, mad.epochs, mad.lr) == (vocabulary, 128, 128, 200, 5e-4)
     assert TASKS["mad-memorisation"].full.train[0].examples == 256
     assert [part.length for part in TASKS["parity"].full.test] == [40, 64, 128, 256]

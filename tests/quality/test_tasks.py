@@ -11,14 +11,14 @@ import pytest
 from solvers import copied, moved, odd, recalled, recalled_motifs, recalled_pairs
 
 from hybridbench.errors import BadInput
-from hybridbench.quality.tasks.examples import IGNORED, Examples, Part, distinct
+from hybridbench.quality.tasks.examples import IGNORED, ExamplePart, Examples, distinct
 from hybridbench.quality.tasks.mad import fixed_map
 from hybridbench.quality.tasks.task import TASKS, Task, named
 
 ROWS = 60
 
 
-def few(task: Task, part: Part, training: bool = False) -> Examples:
+def few(task: Task, part: ExamplePart, training: bool = False) -> Examples:
     """Some examples of a part of the published setting."""
     rng = np.random.default_rng([7, part.length, part.pairs])
     return task.draw(replace(part, examples=ROWS), task.full.vocabulary, rng, training)
@@ -30,7 +30,7 @@ def same_answers(examples: Examples, solve: Callable[[list[int]], list[int]]) ->
 
 
 @pytest.mark.parametrize("part", TASKS["mqar"].full.test, ids=lambda part: part.label)
-def test_mqar_asks_for_the_values_of_keys(part: Part) -> None:
+def test_mqar_asks_for_the_values_of_keys(part: ExamplePart) -> None:
     examples = few(TASKS["mqar"], part)
     chance = 0
     for tokens, targets in zip(examples.token_NT.tolist(), examples.target_NT.tolist(), strict=True):
@@ -43,7 +43,7 @@ def test_mqar_asks_for_the_values_of_keys(part: Part) -> None:
 
 
 def test_mqar_has_keys_and_values_apart_and_queries_near() -> None:
-    part = Part(256, 4000, 16)
+    part = ExamplePart(256, 4000, 16)
     examples = TASKS["mqar"].draw(part, 8192, np.random.default_rng(0), True)
     key_NP, value_NP = examples.token_NT[:, 0:32:2], examples.token_NT[:, 1:32:2]
     assert 1 <= key_NP.min() <= key_NP.max() < 4096 <= value_NP.min() <= value_NP.max() < 8192
@@ -81,7 +81,7 @@ def test_recall_trains_on_every_next_token(name: str) -> None:
 
 def test_noise_is_a_fifth_of_the_pairs() -> None:
     task = TASKS["mad-noisy-recall"]
-    tokens = task.draw(Part(128, 500), 32, np.random.default_rng(0), True).token_NT
+    tokens = task.draw(ExamplePart(128, 500), 32, np.random.default_rng(0), True).token_NT
     assert (tokens >= 16).mean() == pytest.approx(0.2, abs=0.01)
 
 

@@ -23,7 +23,7 @@ NEEDLES_TO = 2
 
 
 @dataclass(frozen=True)
-class Ask:
+class ContextOptions:
     """What a person asks for; None is left to the trained model and the device."""
 
     times: int = TIMES
@@ -36,7 +36,7 @@ class Ask:
 
 
 def planned(
-    trained: Sequence[tuple[Path, LearnRecord]], corpus: Path, manifest: Manifest, ask: Ask, has_gpu: bool
+    trained: Sequence[tuple[Path, LearnRecord]], corpus: Path, manifest: Manifest, ask: ContextOptions, has_gpu: bool
 ) -> list[ContextCase]:
     """One run of each trained model.
 
@@ -78,7 +78,7 @@ def _check_vocabulary(record: LearnRecord, manifest: Manifest, corpus: Path) -> 
         )
 
 
-def _beyond(context: int, corpus: Path, manifest: Manifest, ask: Ask) -> Beyond:
+def _beyond(context: int, corpus: Path, manifest: Manifest, ask: ContextOptions) -> Beyond:
     """How far models of a trained length are read; raises where the corpus has no text for it."""
     span = ask.times * context
     there = held_out_documents(corpus, manifest, 1)
@@ -100,7 +100,13 @@ def _beyond(context: int, corpus: Path, manifest: Manifest, ask: Ask) -> Beyond:
 
 
 def _case(
-    folder: Path, record: LearnRecord, beyond: Beyond, corpus: Path, manifest: Manifest, ask: Ask, has_gpu: bool
+    folder: Path,
+    record: LearnRecord,
+    beyond: Beyond,
+    corpus: Path,
+    manifest: Manifest,
+    ask: ContextOptions,
+    has_gpu: bool,
 ) -> ContextCase:
     learned = record.case
     file = record.observed.weights if record.observed else None

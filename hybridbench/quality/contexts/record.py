@@ -28,7 +28,7 @@ SCHEMA = 1
 
 
 @dataclass(frozen=True)
-class Stretch:
+class StretchLoss:
     """The loss at the positions ``first`` to ``last - 1``.
 
     Attributes:
@@ -62,7 +62,7 @@ class Needle:
 class ContextObserved:
     """What was seen at long contexts; ``stretches`` by position, ``needles`` by length and depth."""
 
-    stretches: list[Stretch]
+    stretches: list[StretchLoss]
     needles: list[Needle]
     backends: list[BackendUse]
     sized: list[SizeCheck]

@@ -9,7 +9,7 @@ from typing import Any
 import altair as alt
 
 from hybridbench.arch.model import ModelSpec
-from hybridbench.quality.contexts.report import ContextReport, Stack, about, rows
+from hybridbench.quality.contexts.report import ContextReport, StretchedStack, about, rows
 from hybridbench.quality.pages import write_page
 from hybridbench.quality.training.figures import estimate
 from hybridbench.report.render.charts import CONFIG, HEIGHT, WIDTH, data_of, looks
@@ -34,7 +34,7 @@ def write(report: ContextReport, out: Path) -> Path:
     return write_page(out, PAGE, report.tables, {name: (title, one) for name, (title, one) in drawn.items() if one})
 
 
-def _series(report: ContextReport) -> Mapping[str, Stack]:
+def _series(report: ContextReport) -> Mapping[str, StretchedStack]:
     several = len({stack.case.model.scale for stack in report.stacks}) > 1
     return {f"{stack.name} {stack.case.model.scale}" if several else stack.name: stack for stack in report.stacks}
 

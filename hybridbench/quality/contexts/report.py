@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from hybridbench.errors import BadResults
 from hybridbench.quality.contexts.case import ContextCase
-from hybridbench.quality.contexts.record import ContextRecord, Needle, Stretch
+from hybridbench.quality.contexts.record import ContextRecord, Needle, StretchLoss
 from hybridbench.quality.training.figures import Estimate, estimate
 from hybridbench.record import ADVICE, Status
 from hybridbench.report.table import NO_VALUE, Column, Table, TableCell
@@ -23,7 +23,7 @@ _HEADINGS = 6
 
 
 @dataclass(frozen=True)
-class Stack:
+class StretchedStack:
     """The trained models of one architecture that differ in their seeds only."""
 
     records: tuple[ContextRecord, ...]
@@ -44,7 +44,7 @@ class Stack:
         return [statistics.fmean(losses) for losses in zip(*of_seeds, strict=True)]
 
     @property
-    def stretches(self) -> list[Stretch]:
+    def stretches(self) -> list[StretchLoss]:
         """The ranges of positions, of a seed that went well."""
         return next((record.observed.stretches for record in self.records if record.observed), [])
 
@@ -75,7 +75,7 @@ def _mean_loss(cells: Sequence[Needle]) -> float:
     return sum(cell.loss * cell.trials for cell in cells) / sum(cell.trials for cell in cells)
 
 
-def _by_document(stretches: Sequence[Stretch], first: int, last: int) -> list[float]:
+def _by_document(stretches: Sequence[StretchLoss], first: int, last: int) -> list[float]:
     some = [one for one in stretches if one.first >= first and one.last <= last]
     tokens = sum(one.last - one.first for one in some)
     weighted = ([loss * (one.last - one.first) for loss in one.losses] for one in some)
@@ -87,7 +87,7 @@ class ContextReport:
     """The whole report: its records, the stacks, and its tables by file name without the ending."""
 
     records: tuple[ContextRecord, ...]
-    stacks: tuple[Stack, ...]
+    stacks: tuple[StretchedStack, ...]
     tables: dict[str, Table]
 
 
@@ -104,14 +104,14 @@ def build(records: Sequence[ContextRecord]) -> ContextReport:
         case = record.case
         group = (case.model, case.corpus, case.trained, case.tokens, case.beyond, case.how)
         groups.setdefault(group, []).append(record)
-    stacks = tuple(Stack(tuple(sorted(group, key=lambda one: one.case.seed))) for group in groups.values())
+    stacks = tuple(StretchedStack(tuple(sorted(group, key=lambda one: one.case.seed))) for group in groups.values())
     tables = {"contexts-positions": _positions(stacks), "contexts-curves": _curves(stacks)}
     if any(stack.needles for stack in stacks):
         tables |= {"contexts-needles": _needles(stacks), "contexts-cells": _cells(stacks)}
     return ContextReport(tuple(records), stacks, tables)
 
 
-def about(stack: Stack) -> str:
+def about(stack: StretchedStack) -> str:
     """What the runs of a table have in common, in words."""
     case, record = stack.case, stack.records[0]
     return (
@@ -120,7 +120,7 @@ def about(stack: Stack) -> str:
     )
 
 
-def _labels(stack: Stack) -> list[TableCell]:
+def _labels(stack: StretchedStack) -> list[TableCell]:
     model = stack.case.model
     seeds = len([record for record in stack.records if record.observed])
     return [TableCell(model.label, model.label), TableCell(model.scale, model.scale), TableCell(str(seeds), seeds)]
@@ -130,7 +130,7 @@ def _label_columns() -> list[Column]:
     return [Column("model", "model", numeric=False), Column("scale", "scale", numeric=False), Column("seeds", "seeds")]
 
 
-def _positions(stacks: Sequence[Stack]) -> Table:
+def _positions(stacks: Sequence[StretchedStack]) -> Table:
     """Mean loss in each multiple of the trained length, and how it grows."""
     times = max(stack.case.beyond.times for stack in stacks)
     table = Table(
@@ -163,7 +163,7 @@ def _positions(stacks: Sequence[Stack]) -> Table:
     return table
 
 
-def _growth(stack: Stack) -> list[TableCell]:
+def _growth(stack: StretchedStack) -> list[TableCell]:
     growth = stack.growth
     if growth is None:
         return [TableCell(NO_VALUE), TableCell(NO_VALUE), TableCell(NO_VALUE)]
@@ -177,7 +177,7 @@ def _number(value: float | None) -> TableCell:
     return TableCell(NO_VALUE) if value is None else TableCell(format_number(value, DIGITS), value)
 
 
-def _status(stack: Stack, table: Table) -> TableCell:
+def _status(stack: StretchedStack, table: Table) -> TableCell:
     words = dict.fromkeys(record.status.value.replace("_", " ") for record in stack.records)
     marks = dict.fromkeys(table.note(sentence) for record in stack.records for sentence in notes(record))
     word = next((one for one in words if one != Status.OK.value), Status.OK.value)
@@ -191,7 +191,7 @@ def notes(record: ContextRecord) -> list[str]:
     return found + [f"{caveat.value.replace('_', ' ')}: {ADVICE[caveat]}" for caveat in record.caveats]
 
 
-def _curves(stacks: Sequence[Stack]) -> Table:
+def _curves(stacks: Sequence[StretchedStack]) -> Table:
     """Loss at every range of positions, with its interval over documents."""
     keys = ("first", "last", "loss_nats", "half_interval_nats", "bits_per_byte", "documents")
     table = Table("loss by position", [*_label_columns(), *(Column(key, key.replace("_", " ")) for key in keys)])
@@ -205,7 +205,7 @@ def _curves(stacks: Sequence[Stack]) -> Table:
     return table
 
 
-def _needles(stacks: Sequence[Stack]) -> Table:
+def _needles(stacks: Sequence[StretchedStack]) -> Table:
     """The share of needles found at some lengths, over all depths."""
     lengths = sorted({cell.length for stack in stacks for cell in stack.needles})
     shown = lengths[:: -(-len(lengths) // _HEADINGS)]
@@ -241,7 +241,7 @@ def _needles(stacks: Sequence[Stack]) -> Table:
     return table
 
 
-def _cells(stacks: Sequence[Stack]) -> Table:
+def _cells(stacks: Sequence[StretchedStack]) -> Table:
     keys = ("length", "depth_percent", "trials", "found_frac", "loss_nats")
     table = Table(
         "needles by length and depth", [*_label_columns(), *(Column(key, key.replace("_", " ")) for key in keys)]

@@ -20,7 +20,7 @@ from hybridbench.errors import BadInput
 from hybridbench.model.build import Resolved, build_model, resolve_backends
 from hybridbench.model.language import LanguageModel
 from hybridbench.quality.contexts.case import ANSWER, BUCKETS, ContextCase
-from hybridbench.quality.contexts.record import ContextObserved, Needle, Stretch
+from hybridbench.quality.contexts.record import ContextObserved, Needle, StretchLoss
 from hybridbench.quality.contexts.text import Haystack, Prompt, drawn_documents, held_out_documents, vocabulary_of
 from hybridbench.quality.corpus.manifest import read_manifest
 from hybridbench.quality.training.batches import bytes_of_tokens
@@ -84,7 +84,7 @@ class Reader:
         return checker.checks, [Caveat.NOT_CHECKED] if checker.unchecked else []
 
     @torch.no_grad()
-    def by_position(self) -> Iterator[Stretch]:
+    def by_position(self) -> Iterator[StretchLoss]:
         """The loss of documents from their first token on, averaged over parts of the trained length."""
         case, bos = self.case, self.manifest.vocabulary.bos
         losses = []
@@ -99,7 +99,7 @@ class Reader:
         edges = np.unique(np.linspace(0, length, BUCKETS * case.beyond.times + 1).round().astype(int)).tolist()
         for first, last in itertools.pairwise(edges):
             means = loss_NT[:, first:last].mean(1).tolist()
-            yield Stretch(first, last, means, int(bytes_V[self.token_NT[:, first:last]].sum()))
+            yield StretchLoss(first, last, means, int(bytes_V[self.token_NT[:, first:last]].sum()))
 
     def _losses(self, token_BT: Tensor, target_BT: Tensor) -> Tensor:
         """The loss at every position (B, T), in float32."""

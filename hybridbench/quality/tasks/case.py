@@ -10,7 +10,7 @@ from hybridbench.arch import model as arch
 from hybridbench.arch.model import ModelSpec
 from hybridbench.errors import BadInput
 from hybridbench.plain import from_plain, to_plain
-from hybridbench.quality.tasks.examples import Part
+from hybridbench.quality.tasks.examples import ExamplePart
 from hybridbench.quality.tasks.task import Setting
 from hybridbench.quality.training.case import key_of
 from hybridbench.quality.training.recipe import LearnRecipe
@@ -143,6 +143,6 @@ class TaskCase:
         """
         setting = dict(body["setting"])
         for side in ("train", "test"):
-            setting[side] = tuple(from_plain(Part, part) for part in setting[side])
+            setting[side] = tuple(from_plain(ExamplePart, part) for part in setting[side])
         made = {"setting": Setting(**setting), "execution": from_plain(Execution, body["execution"])}
         return cls(**{**body, **made, "model": ModelSpec.from_dict(body["model"])})

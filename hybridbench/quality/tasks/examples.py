@@ -27,7 +27,7 @@ class Examples:
 
 
 @dataclass(frozen=True)
-class Part:
+class ExamplePart:
     """Examples of one size.
 
     Args:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hybridbench.quality.tasks.examples import IGNORED, Examples, Ids, Part
+from hybridbench.quality.tasks.examples import IGNORED, ExamplePart, Examples, Ids
 
 MAP_SEED = 12345
 """Of the one map from keys to values that memorisation asks for."""
@@ -24,7 +24,13 @@ MOTIF = 3
 
 
 def in_context_recall(
-    part: Part, vocabulary: int, rng: np.random.Generator, training: bool, *, noise: float = 0.0, noise_ids: int = 0
+    part: ExamplePart,
+    vocabulary: int,
+    rng: np.random.Generator,
+    training: bool,
+    *,
+    noise: float = 0.0,
+    noise_ids: int = 0,
 ) -> Examples:
     """Pairs of key and value; a key that comes again has the same value.
 
@@ -57,12 +63,12 @@ def in_context_recall(
     return _shifted(token_NT, asked_NT, training)
 
 
-def noisy_recall(part: Part, vocabulary: int, rng: np.random.Generator, training: bool) -> Examples:
+def noisy_recall(part: ExamplePart, vocabulary: int, rng: np.random.Generator, training: bool) -> Examples:
     """``in_context_recall`` with a fifth of the pairs replaced by noise from half of the vocabulary."""
     return in_context_recall(part, vocabulary, rng, training, noise=0.2, noise_ids=vocabulary // 2)
 
 
-def fuzzy_recall(part: Part, vocabulary: int, rng: np.random.Generator, training: bool) -> Examples:
+def fuzzy_recall(part: ExamplePart, vocabulary: int, rng: np.random.Generator, training: bool) -> Examples:
     """In-context recall of keys and values that are 1 to 3 different tokens; judged on keys of 3.
 
     The last id pads sequences at their front to one length.
@@ -109,7 +115,7 @@ def _shifted(token_NT: Ids, asked_NT: Ids, training: bool) -> Examples:
     return Examples(token_NT[:, :-1], (token_NT if training else asked_NT)[:, 1:])
 
 
-def memorisation(part: Part, vocabulary: int, rng: np.random.Generator, training: bool) -> Examples:  # noqa: ARG001
+def memorisation(part: ExamplePart, vocabulary: int, rng: np.random.Generator, training: bool) -> Examples:  # noqa: ARG001
     """Keys, each followed by the last id, at which its value is asked: the same in every sequence."""
     asking = vocabulary - 1
     values = fixed_map(asking)
@@ -125,7 +131,7 @@ def fixed_map(ids: int) -> Ids:
     return keys + np.random.default_rng(MAP_SEED).permutation(ids - keys)[:keys]
 
 
-def selective_copying(part: Part, vocabulary: int, rng: np.random.Generator, training: bool) -> Examples:  # noqa: ARG001
+def selective_copying(part: ExamplePart, vocabulary: int, rng: np.random.Generator, training: bool) -> Examples:  # noqa: ARG001
     """16 tokens among blanks, then a mark and 16 blanks, at which the tokens are asked for in order."""
     rows, length = part.examples, part.length
     mark, blank = vocabulary - 1, vocabulary - 2
@@ -141,7 +147,7 @@ def selective_copying(part: Part, vocabulary: int, rng: np.random.Generator, tra
     return Examples(token_NT, target_NT)
 
 
-def compression(part: Part, vocabulary: int, rng: np.random.Generator, training: bool) -> Examples:  # noqa: ARG001
+def compression(part: ExamplePart, vocabulary: int, rng: np.random.Generator, training: bool) -> Examples:  # noqa: ARG001
     """Random tokens and a mark: all of them are asked for, of what the model has at the mark."""
     token_NT = rng.integers(0, vocabulary - 1, (part.examples, part.length))
     token_NT[:, -1] = vocabulary - 1

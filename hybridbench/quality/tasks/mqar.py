@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from hybridbench.quality.tasks.examples import IGNORED, Examples, Part, distinct
+from hybridbench.quality.tasks.examples import IGNORED, ExamplePart, Examples, distinct
 
 POWER = 0.01
 
 
-def mqar(part: Part, vocabulary: int, rng: np.random.Generator, training: bool) -> Examples:  # noqa: ARG001
+def mqar(part: ExamplePart, vocabulary: int, rng: np.random.Generator, training: bool) -> Examples:  # noqa: ARG001
     """Examples with ``part.pairs`` pairs; keys lie in the first half of the vocabulary, values in the second."""
     rows, pairs, length = part.examples, part.pairs, part.length
     half, before = vocabulary // 2, 2 * part.pairs

@@ -20,7 +20,7 @@ MOST_EPOCHS = 100_000
 
 
 @dataclass(frozen=True)
-class Ask:
+class TaskOptions:
     """What a person asks for; None is left to the task and the device."""
 
     size: str | None = None
@@ -36,7 +36,7 @@ class Ask:
 
 
 def planned(
-    tasks: Sequence[Task], models: Callable[[Setting], Sequence[ModelSpec]], ask: Ask, has_gpu: bool
+    tasks: Sequence[Task], models: Callable[[Setting], Sequence[ModelSpec]], ask: TaskOptions, has_gpu: bool
 ) -> list[TaskCase]:
     """One run of each task, model, rate and seed, in the order of tasks and seeds.
 
@@ -72,7 +72,7 @@ def planned(
     return found
 
 
-def _with(setting: Setting, ask: Ask, rate: float | None) -> Setting:
+def _with(setting: Setting, ask: TaskOptions, rate: float | None) -> Setting:
     return replace(
         setting, epochs=ask.epochs or setting.epochs, batch=ask.batch or setting.batch, lr=rate or setting.lr
     )

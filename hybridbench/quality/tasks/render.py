@@ -9,7 +9,7 @@ from typing import Any
 import altair as alt
 
 from hybridbench.quality.pages import write_page
-from hybridbench.quality.tasks.report import Stack, TaskReport, about, rows
+from hybridbench.quality.tasks.report import SolvedStack, TaskReport, about, rows
 from hybridbench.quality.tasks.task import TASKS
 from hybridbench.report.render.charts import CONFIG, HEIGHT, WIDTH, data_of, looks
 
@@ -30,7 +30,7 @@ def write(report: TaskReport, out: Path) -> Path:
     return write_page(out, PAGE, report.tables, charts)
 
 
-def accuracies(stacks: Sequence[Stack]) -> dict[str, Any] | None:
+def accuracies(stacks: Sequence[SolvedStack]) -> dict[str, Any] | None:
     """The Vega-Lite definition of the share of right answers by part; None where no run went well."""
     case = stacks[0].case
     several = len({stack.case.model.scale for stack in stacks}) > 1
@@ -76,7 +76,7 @@ def accuracies(stacks: Sequence[Stack]) -> dict[str, Any] | None:
     return definition
 
 
-def _series(stack: Stack, with_scale: bool) -> str:
+def _series(stack: SolvedStack, with_scale: bool) -> str:
     model = stack.case.model
     return f"{model.label} {model.scale}" if with_scale else model.label
 

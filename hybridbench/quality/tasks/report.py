@@ -20,7 +20,7 @@ NONE = "none known"
 
 
 @dataclass(frozen=True)
-class Stack:
+class SolvedStack:
     """The runs of one model on one task at one learning rate, which differ in their seeds only.
 
     Attributes:
@@ -74,7 +74,7 @@ class TaskReport:
     """The whole report: its records, the stacks at their best rates by task, and its tables by file name."""
 
     records: tuple[TaskRecord, ...]
-    stacks: dict[str, list[Stack]]
+    stacks: dict[str, list[SolvedStack]]
     tables: dict[str, Table]
 
 
@@ -90,7 +90,7 @@ def build(records: Sequence[TaskRecord]) -> TaskReport:
     for record in records:
         groups.setdefault(_name(record.case), {}).setdefault(record.case.arm, []).append(record)
     stacks = {
-        name: [Stack(tuple(sorted(group, key=lambda one: one.case.seed))) for group in arms.values()]
+        name: [SolvedStack(tuple(sorted(group, key=lambda one: one.case.seed))) for group in arms.values()]
         for name, arms in groups.items()
     }
     best = {name: _best(found) for name, found in stacks.items()}
@@ -104,9 +104,9 @@ def _name(case: TaskCase) -> str:
     return case.task if case.size == FULL else f"{case.task}-{case.size}"
 
 
-def _best(stacks: Sequence[Stack]) -> list[Stack]:
+def _best(stacks: Sequence[SolvedStack]) -> list[SolvedStack]:
     """Of each model the runs at the rate that did best."""
-    by_model: dict[object, Stack] = {}
+    by_model: dict[object, SolvedStack] = {}
     for stack in stacks:
         model = stack.case.model
         if model not in by_model or stack.rank > by_model[model].rank:
@@ -114,7 +114,7 @@ def _best(stacks: Sequence[Stack]) -> list[Stack]:
     return list(by_model.values())
 
 
-def _table(best: Sequence[Stack], tried: Sequence[Stack]) -> Table:
+def _table(best: Sequence[SolvedStack], tried: Sequence[SolvedStack]) -> Table:
     case = best[0].case
     task, setting = TASKS[case.task], case.setting
     parts = [
@@ -169,7 +169,7 @@ def about(record: TaskRecord) -> str:
     )
 
 
-def _row(stack: Stack, table: Table) -> list[TableCell]:
+def _row(stack: SolvedStack, table: Table) -> list[TableCell]:
     case, correct = stack.case, stack.correct
     parameters = next((one.observed.parameters for one in stack.records if one.observed), None)
     finals = [record.final for record in stack.records if record.final is not None]
@@ -201,7 +201,7 @@ def _expected(expected: Expectation | None, table: Table) -> TableCell:
     return TableCell(f"{word} {table.note(f'published: {expected.words}')}", expected.words)
 
 
-def _status(stack: Stack, table: Table) -> TableCell:
+def _status(stack: SolvedStack, table: Table) -> TableCell:
     words = dict.fromkeys(_ending(record) for record in stack.records)
     marks = dict.fromkeys(table.note(sentence) for record in stack.records for sentence in notes(record))
     word = next((one for one in words if one != "ok"), "ok")

@@ -94,7 +94,7 @@ class Reached:
     means: list[float] = field(default_factory=list)
 
 
-class Asked:
+class AskedExamples:
     """Examples on a device, with the places at which something is asked.
 
     Every sequence to train on has equally many of them, so that no step waits to count them.
@@ -135,8 +135,8 @@ class TaskLearner(Trainer):
         self.model.allocate(self.device, case.seed)
         task, setting = TASKS[case.task], case.setting
         self.decoder = Decoder(self.model, setting.context, case.seed) if task.pooled else None
-        self.parts = [Asked(part, self.device) for part in task.train(setting, case.seed)]
-        self.tests = [Asked(part, self.device) for part in task.test(setting)]
+        self.parts = [AskedExamples(part, self.device) for part in task.train(setting, case.seed)]
+        self.tests = [AskedExamples(part, self.device) for part in task.test(setting)]
         self.progress = Reached(energy_j=None if bench.gpu is None else 0.0)
         self._batches: list[tuple[int, Tensor]] = []
         self._epoch = -1
@@ -196,7 +196,7 @@ class TaskLearner(Trainer):
         trained = [one for one, part in zip(correct, setting.test, strict=True) if setting.within(part)]
         return min(trained, default=0.0) >= setting.solved
 
-    def _correct(self, part: Asked) -> float:
+    def _correct(self, part: AskedExamples) -> float:
         setting = self.case.setting
         rows = max(1, setting.batch * setting.context // part.rows(slice(1))[0].shape[1])
         right, asked = torch.zeros((), dtype=torch.int64, device=self.device), 0

@@ -9,14 +9,14 @@ import numpy as np
 
 from hybridbench.errors import unknown_name
 from hybridbench.quality.tasks import mad, tracking
-from hybridbench.quality.tasks.examples import Examples, Part
+from hybridbench.quality.tasks.examples import ExamplePart, Examples
 from hybridbench.quality.tasks.mqar import mqar
 
 FULL, TOY = "full", "toy"
 TEST_SEED = 20_251_006
 """Of the examples that every run is judged on."""
 
-Draw = Callable[[Part, int, np.random.Generator, bool], Examples]
+Draw = Callable[[ExamplePart, int, np.random.Generator, bool], Examples]
 """Draws the examples of a part, with a vocabulary, to train on or to judge on."""
 
 
@@ -35,8 +35,8 @@ class Setting:
     """
 
     vocabulary: int
-    train: tuple[Part, ...]
-    test: tuple[Part, ...]
+    train: tuple[ExamplePart, ...]
+    test: tuple[ExamplePart, ...]
     width: int
     batch: int
     epochs: int
@@ -55,7 +55,7 @@ class Setting:
         """Tokens of the longest sequence to train on."""
         return max(part.length for part in self.train)
 
-    def within(self, part: Part) -> bool:
+    def within(self, part: ExamplePart) -> bool:
         """Whether a part to judge on is no larger than what is trained on."""
         return any(part.length <= one.length and part.pairs <= one.pairs for one in self.train)
 
@@ -104,8 +104,8 @@ def _mqar() -> Task:
     tests = ((64, 4), (64, 8), (64, 16), (128, 32), (256, 64), (512, 128), (1024, 256))
     full = Setting(
         8192,
-        tuple(Part(length, count, pairs) for length, pairs, count in sizes),
-        tuple(Part(length, 1000, pairs) for length, pairs in tests),
+        tuple(ExamplePart(length, count, pairs) for length, pairs, count in sizes),
+        tuple(ExamplePart(length, 1000, pairs) for length, pairs in tests),
         width=64,
         batch=256,
         epochs=32,
@@ -115,8 +115,8 @@ def _mqar() -> Task:
     )
     toy = Setting(  # on shorter sequences of fewer ids attention did not solve it in as many steps
         64,
-        (Part(32, 4096, 2), Part(32, 4096, 4)),
-        (Part(32, 256, 2), Part(32, 256, 4), Part(64, 256, 8)),
+        (ExamplePart(32, 4096, 2), ExamplePart(32, 4096, 4)),
+        (ExamplePart(32, 256, 2), ExamplePart(32, 256, 4), ExamplePart(64, 256, 8)),
         width=64,
         batch=64,
         epochs=12,
@@ -143,8 +143,8 @@ def _mad(
 ) -> Task:
     full = Setting(
         vocabulary,
-        (Part(length, examples),),
-        (Part(length, 1280),),
+        (ExamplePart(length, examples),),
+        (ExamplePart(length, 1280),),
         width=128,
         batch=128,
         epochs=200,
@@ -154,8 +154,8 @@ def _mad(
     )
     toy = Setting(
         vocabulary,
-        (Part(toy_length, toy_examples),),
-        (Part(toy_length, 256),),
+        (ExamplePart(toy_length, toy_examples),),
+        (ExamplePart(toy_length, 256),),
         width=64,
         batch=64 if toy_examples >= 64 * 8 else 32,
         epochs=8 if toy_examples >= 64 * 8 else 40,
@@ -168,14 +168,14 @@ def _mad(
 def _tracking(name: str, about: str, draw: Draw, elements: int, trained: int) -> Task:
     ends = (64, 128, 256)
 
-    def tests(count: int, ends: tuple[int, ...]) -> tuple[Part, ...]:
+    def tests(count: int, ends: tuple[int, ...]) -> tuple[ExamplePart, ...]:
         begins = (trained, *ends)
-        beyond = (Part(end, count, first=first) for first, end in zip(begins, ends, strict=False))
-        return Part(trained, count), *beyond
+        beyond = (ExamplePart(end, count, first=first) for first, end in zip(begins, ends, strict=False))
+        return ExamplePart(trained, count), *beyond
 
     full = Setting(
         elements,
-        (Part(trained, 102_400),),
+        (ExamplePart(trained, 102_400),),
         tests(1024, ends),
         width=128,
         batch=256,
@@ -185,7 +185,7 @@ def _tracking(name: str, about: str, draw: Draw, elements: int, trained: int) ->
     )
     toy = Setting(
         elements,
-        (Part(trained, 4096),),
+        (ExamplePart(trained, 4096),),
         tests(128, ends[:2]),
         width=64,
         batch=64,

@@ -12,16 +12,16 @@ import itertools
 
 import numpy as np
 
-from hybridbench.quality.tasks.examples import IGNORED, Examples, Ids, Part
+from hybridbench.quality.tasks.examples import IGNORED, ExamplePart, Examples, Ids
 
 
-def parity(part: Part, vocabulary: int, rng: np.random.Generator, training: bool) -> Examples:  # noqa: ARG001
+def parity(part: ExamplePart, vocabulary: int, rng: np.random.Generator, training: bool) -> Examples:  # noqa: ARG001
     """Bits, and at each whether the ones so far are odd."""
     token_NT = rng.integers(0, 2, (part.examples, part.length))
     return _from(part, token_NT, token_NT.cumsum(1) % 2)
 
 
-def s5(part: Part, vocabulary: int, rng: np.random.Generator, training: bool) -> Examples:  # noqa: ARG001
+def s5(part: ExamplePart, vocabulary: int, rng: np.random.Generator, training: bool) -> Examples:  # noqa: ARG001
     """Permutations, and at each the product of all so far: each is applied after those before it."""
     products = _products()
     token_NT = rng.integers(0, len(products), (part.examples, part.length))
@@ -43,6 +43,6 @@ def _products() -> Ids:
     return np.array(made, np.int64)
 
 
-def _from(part: Part, token_NT: Ids, target_NT: Ids) -> Examples:
+def _from(part: ExamplePart, token_NT: Ids, target_NT: Ids) -> Examples:
     target_NT[:, : part.first] = IGNORED
     return Examples(token_NT, target_NT)

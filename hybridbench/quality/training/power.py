@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hybridbench.errors import BadInput
-from hybridbench.quality.judge import MOST_SEEDS, POWER, Noise, least_difference, pooled_noise, seeds_for
+from hybridbench.quality.judge import MOST_SEEDS, POWER, SeedNoise, least_difference, pooled_noise, seeds_for
 from hybridbench.quality.training.figures import Arm, final_bits
 from hybridbench.quality.training.record import LearnRecord
 from hybridbench.quality.training.verdicts import contests
@@ -21,12 +21,12 @@ from hybridbench.units import format_number
 PRIOR_FRAC = 0.0013 / 3.28
 """Standard deviation between seeds over the loss: modded-nanogpt."""
 PRIOR_BITS, PRIOR_TIMES = 1.5, 3.0
-PRIOR = Noise(PRIOR_FRAC * PRIOR_BITS * PRIOR_TIMES, 0)
+PRIOR = SeedNoise(PRIOR_FRAC * PRIOR_BITS * PRIOR_TIMES, 0)
 """In bits per byte; no degrees of freedom, since nothing was measured."""
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownNoise:
     """The noise between seeds that a plan rests on.
 
     Args:
@@ -34,28 +34,28 @@ class Known:
         source: where it is from, in words.
     """
 
-    noise: Noise
+    noise: SeedNoise
     source: str
 
 
-def known_noise(arms: Sequence[Arm], scale: str | None) -> Known:
+def known_noise(arms: Sequence[Arm], scale: str | None) -> KnownNoise:
     """The noise of finished runs of a scale, with most degrees of freedom; the prior where no two seeds tell it."""
-    found: list[Known] = []
+    found: list[KnownNoise] = []
     for contest in contests(arms):
         figures = {name: arm.values(final_bits) for name, arm in zip(contest.names, contest.arms, strict=True)}
         noise = pooled_noise(figures)
         if noise is not None and noise.std > 0 and scale in (None, contest.scale):
             runs = sum(map(len, figures.values()))
             found.append(
-                Known(noise, f"from {runs} finished runs at {contest.scale}, {noise.freedom} degrees of freedom")
+                KnownNoise(noise, f"from {runs} finished runs at {contest.scale}, {noise.freedom} degrees of freedom")
             )
-    prior = Known(
+    prior = KnownNoise(
         PRIOR, "assumed: three times modded-nanogpt's 0.04% of the loss; finished runs in -o tell it for your models"
     )
     return max(found, key=lambda one: one.noise.freedom, default=prior)
 
 
-def seeds_said(difference: float, models: int, known: Known, seeds: int) -> list[str]:
+def seeds_said(difference: float, models: int, known: KnownNoise, seeds: int) -> list[str]:
     """What a plan says, in sentences.
 
     Args:
@@ -85,7 +85,7 @@ def seeds_said(difference: float, models: int, known: Known, seeds: int) -> list
     return said
 
 
-def document(difference: float, models: int, known: Known, seeds: int) -> dict[str, object]:
+def document(difference: float, models: int, known: KnownNoise, seeds: int) -> dict[str, object]:
     """The same as plain values; bits per byte."""
     std = known.noise.std
     return {

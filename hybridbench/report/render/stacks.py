@@ -10,7 +10,7 @@ from typing import Any
 
 import altair as alt
 
-from hybridbench.report.chart import Stack
+from hybridbench.report.chart import StackedBars
 from hybridbench.report.render.charts import CONFIG, WIDTH, data_of
 
 CLASS_COLORS = {
@@ -27,12 +27,12 @@ CLASS_COLORS = {
 _OTHER = "#882255"
 
 
-def stack_colors(stack: Stack) -> list[str]:
+def stack_colors(stack: StackedBars) -> list[str]:
     """The colour of each class of a chart, which is the same in every chart."""
     return [CLASS_COLORS.get(name, _OTHER) for name in stack.classes]
 
 
-def stack_rows(stack: Stack) -> list[dict[str, Any]]:
+def stack_rows(stack: StackedBars) -> list[dict[str, Any]]:
     """The rows that strips are drawn from: shares in percent, times in milliseconds."""
     order = {name: at for at, name in enumerate(stack.classes)}
     return [
@@ -47,7 +47,7 @@ def stack_rows(stack: Stack) -> list[dict[str, Any]]:
     ]
 
 
-def draw_stack(stack: Stack, *, validate: bool = True) -> dict[str, Any]:
+def draw_stack(stack: StackedBars, *, validate: bool = True) -> dict[str, Any]:
     """The Vega-Lite definition: horizontal bars from 0 to 100%."""
     bars, classes = list(stack.bars), list(stack.classes)
     strips = (

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hybridbench.report.chart import Family, Kin, Plot, Scatter, Spread, Stack
+from hybridbench.report.chart import Family, Kin, Plot, Scatter, Spread, StackedBars
 from hybridbench.report.groups import BATCH, CONTEXT
 from hybridbench.report.paper.compare import PaperComparison
 from hybridbench.report.render.charts import bounds, draw, looks, places_of, rows_of, spelled, unit_of
@@ -130,7 +130,7 @@ class Figures:
         own = {"facet": True}
         return self._add(title["text"], title["subtitle"][0], definition, every, rows, models, [], own)
 
-    def stack(self, chart: Stack) -> str:
+    def stack(self, chart: StackedBars) -> str:
         """The figure of shares: a bar per case, and in it a strip per class."""
         columns = [("bar", "case"), ("series", "class"), ("share", "share [%]"), ("time", "time [ms]")]
         rows = stack_rows(chart)
