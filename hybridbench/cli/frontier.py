@@ -36,7 +36,7 @@ Differences in quality below the noise between seeds are ties: 0.0013 nats unles
     help="The cost: tokens-per-s, step, cache, energy or peak-memory.",
 )
 @click.option(
-    "--score", help="The quality, such as dclm_nll, pg19_nll, accuracy, loss.  [that of --quality, or dclm_nll]"
+    "--score", help="The quality, such as dclm_nll, pg19_nll, accuracy, loss.  [the first of --quality, or dclm_nll]"
 )
 @click.option("--matched", default="flops", show_default=True, help="What budgets have in common: flops or tokens.")
 @listed("--ctx", help=f"Contexts only: {RANGE_HELP}.")
@@ -69,7 +69,7 @@ def pareto(
     scores = list(dict.fromkeys(figure.score.name for figure in own))
     asked = ParetoOptions(
         metric,
-        score or (scores[0] if len(scores) == 1 else "dclm_nll"),
+        score or ("dclm_nll" if not scores or "dclm_nll" in scores else scores[0]),
         matched,
         None if ctx is None else units.parse_range(ctx, "context"),
         None if workload is None else tuple(part.strip() for part in workload.split(",")),

@@ -24,7 +24,7 @@ from hybridbench.report.paper.figures import BATCH as PAPER_BATCH
 from hybridbench.report.paper.figures import LENGTHS, PROMPT, stack_of
 from hybridbench.suite.case import PUBLISHED
 from hybridbench.suite.workloads import GENERATE
-from hybridbench.units import format_tokens
+from hybridbench.units import format_si, format_tokens
 
 COSTS: dict[str, str] = {
     "tokens-per-s": "tokens_per_s",
@@ -287,7 +287,7 @@ def _budget_words(quality: Quality, asked: ParetoOptions) -> str:
     return (
         f"trained with {budget:.3g} FLOPs".replace("e+", "e")
         if asked.matched == "flops"
-        else f"trained on {budget / 1e9:g} B tokens"
+        else f"trained on {f'{budget / 1e9:g} B' if budget >= 1e9 else format_si(budget).strip()} tokens"
     )
 
 

@@ -95,7 +95,7 @@ def pairs_table(found: Sequence[Contest]) -> Table | None:
             Column("other", "other", numeric=False),
             Column("scale", "scale", numeric=False, wide=True),
             Column("seeds", "seeds"),
-            Column("difference_bits_per_byte", "other is over it by [bits/byte]"),
+            Column("difference_bits_per_byte", "worse by [bits/byte]"),
             Column("half_interval", "±"),
             Column("p", "p", wide=True),
             Column("p_holm", "p (Holm)"),
