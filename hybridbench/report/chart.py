@@ -1,7 +1,7 @@
 """chart: the content of a chart before it is drawn: points, failures, units and words.
 
 A ``Plot`` has a value per context or batch, a ``Scatter`` two values per case, a ``Spread`` the distribution of each
-case's samples, a ``Stack`` shares of a whole. Measured values have one kind of mark; predicted values and the floor
+case's samples, ``StackedBars`` shares of a whole. Measured values have one kind of mark; predicted values and the floor
 have another. A failed case is a word.
 """
 

@@ -177,7 +177,7 @@ def _configs() -> list[Any]:
 def _lines() -> list[Any]:
     """Records of several workloads, one of each of its kind."""
     kinds: dict[tuple[str, str, str], Any] = {}
-    for path in [ROOT / "tests/cases/records/bom.jsonl", *sorted((ROOT / "results").rglob("*.jsonl"))]:
+    for path in [ROOT / "tests/cases/records/bom.jsonl", *sorted((ROOT / "results").rglob("records-*.jsonl"))]:
         for line in path.read_text(encoding="utf-8-sig").splitlines():
             body = json.loads(line)
             case = body["case"]

@@ -1,8 +1,8 @@
 """tracking: what a state must follow step by step: the parity of bits, and the product of permutations of five things.
 
 Both are asked for at every position. Parity is the smaller of two groups; S5 is the smallest group of permutations that
-is not solvable, so that no fixed depth of attention or of diagonal recurrences computes its products (arXiv 2404.08819;
-2411.12537 for recurrences whose eigenvalues lie in [0, 1], which cannot do parity either).
+is not solvable, so that no fixed number of blocks of attention or of diagonal recurrences computes its products (arXiv
+2404.08819; 2411.12537 for recurrences whose eigenvalues lie in [0, 1], which cannot do parity either).
 """
 
 from __future__ import annotations
