@@ -17,6 +17,7 @@ from texts import words
 
 from hybridbench.bench import Bench
 from hybridbench.cli.main import main
+from hybridbench.dialogue import UNKNOWN
 from hybridbench.errors import BadInput, BadResults
 from hybridbench.quality.contexts.case import Beyond, ContextCase, There
 from hybridbench.quality.contexts.plan import ContextOptions, planned
@@ -32,7 +33,6 @@ from hybridbench.quality.training.checkpoint import save_weights
 from hybridbench.quality.training.record import Judged, LearnObserved, LearnRecord
 from hybridbench.quality.training.run import Learner
 from hybridbench.record import Memory, Status
-from hybridbench.runner import UNKNOWN
 from hybridbench.suite.case import Execution
 
 CaseOf = Callable[..., LearnCase]

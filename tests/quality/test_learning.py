@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from hybridbench.bench import Bench, Instruments
+from hybridbench.dialogue import UNKNOWN
 from hybridbench.errors import BadInput, BadResults, WrongResult
 from hybridbench.quality.corpus.manifest import Manifest, Tokens
 from hybridbench.quality.training.batches import Batches, spread_evenly
@@ -24,7 +25,6 @@ from hybridbench.quality.training.run import Learner, run_learn
 from hybridbench.quality.training.start import check_start
 from hybridbench.quality.training.watch import WINDOW, new_events
 from hybridbench.record import Status
-from hybridbench.runner import UNKNOWN
 
 CaseOf = Callable[..., LearnCase]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from hybridbench.arch.families import build_spec
+from hybridbench.dialogue import UNKNOWN
 from hybridbench.errors import BadInput
 from hybridbench.pareto.join import ParetoOptions
 from hybridbench.pareto.quality import read_quality
@@ -27,7 +28,6 @@ from hybridbench.quality.training.render import write
 from hybridbench.quality.training.report import build
 from hybridbench.quality.training.verdicts import contests
 from hybridbench.record import Caveat, Memory, Status
-from hybridbench.runner import UNKNOWN
 
 CaseOf = Callable[..., LearnCase]
 

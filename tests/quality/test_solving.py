@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from hybridbench.arch.families import Options, build_spec, pattern_spec
 from hybridbench.bench import Bench, Instruments
 from hybridbench.cli.main import main
+from hybridbench.dialogue import UNKNOWN
 from hybridbench.errors import BadInput, BadResults
 from hybridbench.quality.tasks.anchors import expected_of
 from hybridbench.quality.tasks.case import TaskCase
@@ -26,7 +27,6 @@ from hybridbench.quality.tasks.report import build
 from hybridbench.quality.tasks.run import TaskLearner, run_task
 from hybridbench.quality.tasks.task import TASKS
 from hybridbench.record import Memory, Status
-from hybridbench.runner import UNKNOWN
 from hybridbench.suite.case import Execution
 
 
