@@ -1,6 +1,8 @@
 """One thread for every test: their tensors are tiny, and waiting threads cost more than they give.
 
 And Ctrl-C for every process that a test starts: what a shell starts in the background ignores it, and so would they.
+Inductor is imported here and whole: where a test that fails or is ended cut its import short, a second one raised
+"already registered" in every later test that compiles (torch 2.13).
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch._inductor.codecache
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -6,7 +6,7 @@ A model's file may name dtypes (``ModelSpec.stored``); an option overrides each 
     'weights bfloat16, KV cache bfloat16, SSM state float32, conv state bfloat16'
     >>> Dtypes.of("bfloat16").words
     'all in bfloat16'
-    >>> Asked(weights="fp8").dtypes(Stored()).words
+    >>> StorageOptions(weights="fp8").dtypes(StoredDtypes()).words
     'quantised weights fp8, all else bfloat16'
 """
 

@@ -46,7 +46,7 @@ class ExamplePart:
     def label(self) -> str:
         """A few words for a heading.
 
-        >>> Part(64, 1000, pairs=4).label, Part(128, 10, first=64).label, Part(40, 10).label
+        >>> ExamplePart(64, 1000, pairs=4).label, ExamplePart(128, 10, first=64).label, ExamplePart(40, 10).label
         ('64x4', '65-128', '40')
         """
         if self.pairs:

@@ -56,7 +56,7 @@ class LearnRecipe:
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of step ``step`` (from 0) of ``steps``.
 
-        >>> [round(Recipe(1.0).rate(step, 20), 2) for step in (0, 4, 10, 15, 16, 19)]
+        >>> [round(LearnRecipe(1.0).rate(step, 20), 2) for step in (0, 4, 10, 15, 16, 19)]
         [0.2, 1.0, 1.0, 1.0, 1.0, 0.25]
         """
         up, down = max(1, round(self.warmup_frac * steps)), max(1, round(self.cooldown_frac * steps))
