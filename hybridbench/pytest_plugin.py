@@ -270,6 +270,7 @@ def _timed(record: KernelRecord) -> Timed:
         before=seen.gpu_before,
         after=seen.gpu_after,
         not_captured=seen.not_captured,
+        rested=seen.rested,
     )
 
 
@@ -284,6 +285,7 @@ def extra_info(timed: Timed, device: torch.device, caveats: list[str]) -> Entry:
         "cold": timed.cold,
         "graph": timed.graph,
         "not_captured": timed.not_captured,
+        "rested": timed.rested,
         "calls_per_sample": timed.calls_per_sample,
         "samples_by_allocation": timed.by_allocation,
         "sm_clock_hz": {when: state.sm_clock_hz if state else None for when, state in states.items()},

@@ -46,6 +46,7 @@ from hybridbench.suite.models import ALL_ARCHS
 @listed("--batch", help="Batch sizes, in the same range syntax.")
 @click.option("--direction", help="forward, backward (a forward with its backward), or both with a comma.  [both]")
 @click.option("--hot", is_flag=True, help="Leave the cache as the last call left it.")
+@click.option("--sustained", is_flag=True, help="No rests where power limits the clocks: figures at those clocks.")
 @click.option("--dtype", help="Of activations.  [bfloat16 on a GPU, float32 on a CPU]")
 @click.option("--device", help="cpu or cuda.  [cuda where there is a GPU]")
 @click.option("--seed", type=int, default=0, show_default=True, help="Random seed of the inputs.")

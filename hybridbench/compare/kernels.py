@@ -16,7 +16,7 @@ from hybridbench.kernel_suite.cell import sizes_text
 from hybridbench.kernel_suite.figures import LAUNCH_BOUND_S, interval_s, median_s, peak_bytes
 from hybridbench.kernel_suite.noise import CellNoise, allocation_spread
 from hybridbench.kernel_suite.noise import noise_of as processes_of
-from hybridbench.kernel_suite.record import KernelRecord
+from hybridbench.kernel_suite.record import KernelObserved, KernelRecord
 from hybridbench.record import Caveat, Status
 from hybridbench.stats import log_spread
 
@@ -56,9 +56,14 @@ def _cell(record: KernelRecord, asked: ComparedMetric, known: Calibrations, own:
         started_at=record.started_at,
         made_by=made_by(record.environment),
         doubts=sentences(denied(record.environment, record.caveats)) if asked.timed and ok else (),
-        ran={case.op: f"{seen.ran}, in a CUDA graph" if seen.graph else seen.ran} if seen else {},
+        ran={case.op: _ran(seen)} if seen else {},
         canaries=canaries(record.environment, seen.ceilings if seen else None) if asked.timed else (),
     )
+
+
+def _ran(seen: KernelObserved) -> str:
+    """The backend, and how its calls were timed."""
+    return seen.ran + (", in a CUDA graph" if seen.graph else "") + (", with rests" if seen.rested else "")
 
 
 def _amount(record: KernelRecord, asked: ComparedMetric) -> tuple[float | None, float | None, float | None, int | None]:

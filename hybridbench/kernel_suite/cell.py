@@ -33,6 +33,7 @@ class Budget:
         max_time_s: seconds of samples.
         min_samples, max_samples: of one call each.
         target_rel_ci: half-width of the median's 95% interval, relative to it, at which sampling ends.
+        sustained: back to back, at the clocks that a power limit allows; else rests keep the clocks up.
     """
 
     cold: bool = True
@@ -40,6 +41,7 @@ class Budget:
     min_samples: int = 30
     max_samples: int = 1000
     target_rel_ci: float = 0.005
+    sustained: bool = False
 
 
 @dataclass(frozen=True)

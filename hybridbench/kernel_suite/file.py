@@ -27,7 +27,7 @@ TYPES: dict[str, tuple[type, ...]] = {
     **{one.name: (str,) for one in fields(KernelOptions) if one.name != "kernel"},
     "backends": (list,),
     "problem": (dict, str),
-    "hot": (bool,),
+    **dict.fromkeys(("hot", "sustained"), (bool,)),
     **dict.fromkeys(("seed", "min_samples"), (int,)),
     **dict.fromkeys(("max_time_s", "limit_s"), (int, float)),
 }

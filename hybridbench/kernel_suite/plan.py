@@ -38,6 +38,7 @@ class KernelOptions:
         problem: sizes instead of a model's, such as ``head_dim=64,n_heads=32``.
         model: published models instead of families.
         hot: the cache is not flushed between calls.
+        sustained: no rests where power limits the clocks.
     """
 
     ops: str | None = None
@@ -56,6 +57,7 @@ class KernelOptions:
     device: str | None = None
     direction: str | None = None
     hot: bool = False
+    sustained: bool = False
     seed: int = 0
     max_time_s: float | None = None
     min_samples: int | None = None
@@ -114,7 +116,7 @@ def _operations(text: str | None) -> list[str]:
 
 
 def _budget(ask: KernelOptions) -> Budget:
-    budget = Budget(cold=not ask.hot)
+    budget = Budget(cold=not ask.hot, sustained=ask.sustained)
     if ask.max_time_s is not None:
         check_seconds(ask.max_time_s, "max_time", "to sample")
         budget = replace(budget, max_time_s=float(ask.max_time_s))

@@ -4,6 +4,7 @@ Schema history:
     1   first version.
     2   which cells were timed in turns, the peak of memory, the choices of autotuners, guards around every backend, and
         checks that an earlier process of the run made.
+    3   rests where power limits the clocks; calls of older records ran back to back.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from hybridbench.record import (
     time_of,
 )
 
-SCHEMA = 2
+SCHEMA = 3
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ class KernelObserved:
         tuning: what the autotuners of its kernels took.
         pinned: whether they were given an earlier process's choices.
         not_captured: why calls ran eagerly that a graph should replay; None where they ran as asked.
+        rested: whether rests between blocks kept the GPU below its power limit.
     """
 
     samples_ns: list[int]
@@ -122,6 +124,7 @@ class KernelObserved:
     tuning: list[Chosen] = field(default_factory=list)
     pinned: bool = False
     not_captured: str | None = None
+    rested: bool = False
 
 
 @dataclass(frozen=True)

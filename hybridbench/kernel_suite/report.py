@@ -220,6 +220,10 @@ def notes(record: KernelRecord) -> list[str]:
         found.append(f"compared with {agreed.against}, since the whole reference was too long or too large")
     if agreed is not None and agreed.why_unguarded is not None:
         found.append(f"writes outside its outputs would not show: {agreed.why_unguarded}")
+    if record.observed is not None and record.observed.rested:
+        found.append(
+            "timed with rests, which keep the GPU below its power limit; back to back (--sustained) it is slower"
+        )
     if record.observed is not None and record.observed.why_apart is not None:
         found.append(f"timed by itself, not in turns with the other backends: {record.observed.why_apart}")
     return found
@@ -304,6 +308,7 @@ def rows(report: KernelReport) -> list[dict[str, object]]:
                 "graph": seen.graph if seen else None,
                 "turns": seen.turns if seen else [],
                 "why_apart": seen.why_apart if seen else None,
+                "rested": seen.rested if seen else None,
                 "problem": sizes_text(cell.problem),
                 "models": list(cell.models),
                 **{name: figure.compute(record) for name, figure in FIGURES.items()},

@@ -140,6 +140,7 @@ def observed(
         tuning=tuning,
         pinned=pinned,
         not_captured=timed.not_captured,
+        rested=timed.rested,
     )
     return seen, _caveats(one, timed, bench.device)
 
@@ -197,6 +198,7 @@ def plan_of(cell: Cell, device: torch.device) -> Plan:
         max_samples=budget.max_samples,
         max_time_s=budget.max_time_s,
         target_rel_ci=budget.target_rel_ci,
+        sustained=budget.sustained,
     )
 
 

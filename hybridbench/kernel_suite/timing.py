@@ -6,9 +6,10 @@ Medians of fresh processes differ more by how a kernel is timed than by the kern
 - something larger than the last cache passes through it before each call (``flush``), outside what is timed;
 - calls take turns over several sets of inputs, and samples are spread over several allocations of all of them, because
   some addresses are faster than others;
-- warm-up is the same work, and goes on while a power limit still moves the clocks; tuning happens in it. A GPU that
-  comes from a pause first draws too much, then lowers its clocks by a fifth for most of a second before they settle
-  (H200, products and attention), so each allocation of such work is warmed up;
+- where a power limit would move the clocks, blocks are short and rests follow them (``pace``). Without rests
+  (``sustained``) warm-up goes on until the clocks have settled: a GPU that comes from a pause draws too much, then
+  lowers its clocks by a fifth for most of a second (H200, products and attention), so each allocation is warmed up;
+- warm-up is the same work, and tuning happens in it;
 - several sides alternate in short blocks, first to last and back, so that a drift meets all of them alike.
 
 On a GPU everything runs on one stream of its own, drawing of inputs included, since a backward runs on the stream of
@@ -24,13 +25,16 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
 from hybridbench.errors import BadInput, reason
 from hybridbench.kernel_suite.flush import Flush, spacers
+from hybridbench.kernel_suite.pace import BLOCK_NS, Pace
 from hybridbench.kernel_suite.replayed import Replayed, launch_bound
+from hybridbench.kernel_suite.warming import warm_up
 from hybridbench.measure.clock import TimedStep, Timer, nothing, timer_for
 from hybridbench.measure.nvml import Gpu
 from hybridbench.measure.sampling import drifts, relative_interval
@@ -41,14 +45,12 @@ from hybridbench.units import NS_PER_S
 Make = Callable[[int], Callable[[], object]]
 """Draws inputs number i in fresh memory and returns the call bound to them."""
 
-BLOCK_NS = 20_000_000
-"""Wall time of a block of samples of one side."""
+LEAD_NS = 5_000_000
+"""Wall time of the calls after a rest that are not samples: the first ones after it run at other clocks."""
 SHORT_CALL_NS = 20_000
 """A hot call below it shares a sample with others."""
 PILOT_SAMPLES = 5
 """Samples from which the calls of a sample are determined."""
-HEAT_WINDOW_S, HEAT_LEAST_S, HEAT_MOST_S = 0.25, 1.0, 6.0
-"""While power limits: how long medians are compared over, and when waiting for them to settle starts and ends; s."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Plan:
         min_samples, max_samples: of one side.
         max_time_s: wall time of one side's sampling, flushes included; seconds. It wins over ``min_samples``.
         target_rel_ci: sampling ends when half the 95% interval of the median is this fraction of it.
+        sustained: calls run back to back, also where power limits the clocks; else rests keep the clocks up there.
     """
 
     cold: bool = True
@@ -75,6 +78,7 @@ class Plan:
     max_samples: int = 1000
     max_time_s: float = 1.0
     target_rel_ci: float = 0.005
+    sustained: bool = False
 
     def __post_init__(self) -> None:
         if min(self.allocations, self.rotate, self.min_samples, self.max_samples) < 1:
@@ -101,6 +105,7 @@ class Timed:
         before, after: the GPU before the first and after the last sample; None without NVML.
         resolution_ns: of one call: the clock's over the calls of a sample, rounded up; ns.
         not_captured: why a call runs eagerly that a graph should replay; None where it is as asked.
+        rested: whether rests between blocks kept the GPU below its power limit.
     """
 
     samples_ns: list[int]
@@ -114,6 +119,7 @@ class Timed:
     after: GpuState | None
     resolution_ns: int = 1
     not_captured: str | None = None
+    rested: bool = False
 
 
 def time_calls(
@@ -142,11 +148,13 @@ def interleaved(
     *,
     timer: Timer | None = None,
     now: Callable[[], int] = time.perf_counter_ns,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> list[Timed]:
     """Times several operations in alternating short blocks; their inputs are in memory at the same time.
 
     Args:
         makes: one for each side, as in ``time_calls``.
+        sleep: waits for so many seconds.
 
     Returns:
         One result for each side, in order.
@@ -154,6 +162,7 @@ def interleaved(
     clock, gpu = timer or timer_for(device), Gpu.open(device)
     before = after = None
     warmup_ns, hot = 0, False
+    pace = Pace(gpu, sustained=plan.sustained, now=now, sleep=sleep)
     with own_stream(device):
         flush = Flush(device) if plan.cold else None
         sides = [Sampler(make, device, plan, flush, clock, now) for make in makes]
@@ -163,18 +172,20 @@ def interleaved(
             for side in sides:
                 side.allocate(number)
             if number == 0 or hot:
-                hot = _warm_up(sides, 0.0 if number else plan.warmup_s, plan.target_rel_ci, gpu, now)
+                heated = gpu if plan.sustained else None
+                hot = warm_up(sides, 0.0 if number else plan.warmup_s, plan.target_rel_ci, heated, now)
+            pace.begins()
             if number == 0:
                 warmup_ns = now() - start_ns
                 before = gpu.state() if gpu else None
-            _sample(sides, number, steady=not hot)
+            _sample(sides, number, pace, steady=not hot)
             for side in sides:
                 side.free()
             del spaced
             if all(side.out_of_time() for side in sides):
                 break
         after = gpu.state() if gpu else None
-    return [side.timed(warmup_ns, before, after) for side in sides]
+    return [replace(side.timed(warmup_ns, before, after), rested=pace.resting) for side in sides]
 
 
 @contextmanager
@@ -278,6 +289,10 @@ class Sampler:
         self._by_allocation[-1] += len(block)
         return True
 
+    def forget(self) -> None:
+        """Drops the samples taken so far and their time; allocations before this one count as empty."""
+        self._samples_ns, self._by_allocation, self._spent_ns = [], [0] * len(self._by_allocation), 0
+
     def out_of_time(self) -> bool:
         """Whether another sample would not fit into the plan's time."""
         return not self.fits(self._plan.max_time_s * NS_PER_S - self._spent_ns)
@@ -339,46 +354,20 @@ class Sampler:
             torch.cuda.synchronize(self._device)
 
 
-def _warm_up(sides: Sequence[Sampler], least_s: float, settled: float, gpu: Gpu | None, now: Callable[[], int]) -> bool:
-    """Runs all sides in turn for a time, and longer while a power limit moves their medians; whether one may.
-
-    Args:
-        least_s: the time; seconds.
-        settled: the medians of two windows differ by less than this fraction once they have settled.
-    """
-    start_ns, medians, hot = now(), list[float](), False
-    while True:
-        spent_s = (now() - start_ns) / NS_PER_S
-        left_s = least_s - spent_s
-        if left_s <= 0:
-            hot = gpu is not None and gpu.near_power_limit()
-            if not hot or spent_s >= HEAT_MOST_S:
-                return hot
-        window_ns = NS_PER_S * min(HEAT_WINDOW_S, left_s if left_s > 0 else math.inf)
-        if not all(side.fits(window_ns / len(sides)) for side in sides):
-            return hot  # each ran several times when it was allocated
-        previous, medians = medians, _window(sides, window_ns, now)
-        if hot and previous and spent_s >= HEAT_LEAST_S and _settled(previous, medians, settled):
-            return hot
-
-
-def _window(sides: Sequence[Sampler], window_ns: float, now: Callable[[], int]) -> list[float]:
-    """The median of each side over a window of alternating blocks; ns."""
-    samples_ns: list[list[int]] = [[] for _ in sides]
-    start_ns = now()
-    while now() - start_ns < window_ns or not samples_ns[0]:
-        for side, taken in zip(sides, samples_ns, strict=True):
-            taken += side.block(BLOCK_NS, BLOCK_NS)
-    return [median(taken) for taken in samples_ns]
-
-
-def _settled(previous: list[float], medians: list[float], fraction: float) -> bool:
-    return all(abs(new - old) <= fraction * old for old, new in zip(previous, medians, strict=True))
-
-
-def _sample(sides: Sequence[Sampler], number: int, *, steady: bool) -> None:
+def _sample(sides: Sequence[Sampler], number: int, pace: Pace, *, steady: bool) -> None:
     """Blocks of the sides in turn, first to last and back, until all have their share of this allocation."""
     turn = list(sides)
     while turn:
-        turn = [side for side in turn if side.add_block(number, steady=steady)]
+        if pace.begins():
+            for side in sides:
+                side.forget()
+            turn = list(sides)
+        turn = [side for side in turn if pace.rested(partial(_block, side, number, lead=pace.resting, steady=steady))]
         turn.reverse()
+
+
+def _block(side: Sampler, number: int, *, lead: bool, steady: bool) -> bool:
+    """A block of one side, after calls that are not samples where it ``lead``s in; whether one was added."""
+    if lead:
+        side.block(LEAD_NS, LEAD_NS)
+    return side.add_block(number, steady=steady)

@@ -1,17 +1,27 @@
-"""Processes of pytest-xdist take turns at the GPUs there are, give back what a test left, and end without their GPU."""
+"""Processes of pytest-xdist take turns at the GPUs there are, give back what a test left, and end without their GPU.
+
+What compiles for minutes is compiled once, by all cores: tests of the same mixer run in one process, and autotuners
+compile their configurations side by side.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from hybridbench.kernels.tuning import side_by_side
 from hybridbench.machine import visible_gpus
 
 HERE = Path(__file__).parent
+
+
+SLOW_TO_COMPILE = ("mamba3", "3-3-", "rwkv7", "kda", "K-K-", "lightning", "gated-delta", "gated_delta", "mamba1")
+"""Parts of the names of tests whose kernels tune themselves over many configurations."""
 
 
 def pytest_configure() -> None:
@@ -22,6 +32,21 @@ def pytest_configure() -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[int(worker) % len(gpus)]
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With -n: tests whose names share a part of ``SLOW_TO_COMPILE`` run in one process; the others where one is free.
+
+    Marks (xdist_group) would do, but pytest-xdist 3.8 loses them with pytest 9.
+    """
+    if config.getoption("dist") != "load":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    scheduler = LoadScopeScheduling(config, log)
+    scheduler._split_scope = lambda nodeid: next((name for name in SLOW_TO_COMPILE if name in nodeid), nodeid)
+    return scheduler
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What third parties warn about while they compile is theirs, and each warns once per process: elsewhere a warning
     is an error, which would fail whichever test comes first.
@@ -29,6 +54,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.parent == HERE:
             item.add_marker(pytest.mark.filterwarnings("ignore"))
+
+
+@pytest.fixture(autouse=True)
+def compiled_side_by_side() -> Iterator[None]:
+    """As in every process that measures."""
+    with side_by_side():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -235,7 +235,7 @@ def test_records_of_kernels_stand_beside_those_of_models(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("edit", "said"),
     [
-        (lambda body: body.update(schema=9), "reads up to 2: upgrade"),
+        (lambda body: body.update(schema=9), "reads up to 3: upgrade"),
         (lambda body: body["observed"].update(samples_ns=[]), "samples_ns is empty"),
         (lambda body: body["case"].update(direction="up"), "unknown direction 'up'"),
         (lambda body: body.pop("case"), "it has no 'schema' and 'case'"),

@@ -42,6 +42,9 @@ class Kernels:
     def now(self) -> int:
         return self.now_ns
 
+    def sleep(self, seconds: float) -> None:
+        self.now_ns += round(seconds * S)
+
     def make(self, side: str) -> timing.Make:
         def made(number: int) -> Callable[[], object]:
             self.log.append(f"make {side}{number}")
@@ -75,7 +78,8 @@ class Kernels:
 
 
 def timed(kernels: Kernels, plan: Plan, *sides: str) -> list[Timed]:
-    return interleaved([kernels.make(side) for side in sides], CPU, plan, timer=kernels, now=kernels.now)
+    makes = [kernels.make(side) for side in sides]
+    return interleaved(makes, CPU, plan, timer=kernels, now=kernels.now, sleep=kernels.sleep)
 
 
 def test_samples_are_spread_over_allocations_and_calls_take_turns_over_inputs() -> None:
@@ -175,7 +179,8 @@ def test_warm_up_goes_on_while_a_power_limit_moves_the_medians(monkeypatch: Any,
     settle_ns = 2 * S
     kernels = Kernels(lambda side, number, now: MS + min(now, settle_ns) // 10_000)
     monkeypatch.setattr(timing.Gpu, "open", lambda _device: Limited(reasons))
-    (found,) = timed(kernels, replace(HOT, max_samples=60), "a")
+    (found,) = timed(kernels, replace(HOT, max_samples=60, sustained=True), "a")
+    assert not found.rested
     if reasons:
         assert settle_ns <= found.warmup_ns < settle_ns + 1 * S
         assert len(set(found.samples_ns)) == 1
@@ -194,9 +199,43 @@ def test_the_clocks_settle_again_after_each_allocation_where_power_limits(monkey
         return MS * 12 // 10 if since < 0.8 * S else MS
 
     monkeypatch.setattr(timing.Gpu, "open", lambda _device: Limited(["software power cap"]))
-    (found,) = timed(Kernels(duration), replace(HOT, max_samples=60), "a")
+    (found,) = timed(Kernels(duration), replace(HOT, max_samples=60, sustained=True), "a")
     assert len(found.by_allocation) == 3
     assert set(found.samples_ns) == {MS}
+
+
+class Hungry(Limited):
+    """A GPU whose clocks fall once it has been busy for more than 60 of the last 100 ms.
+
+    Its readings of power lag.
+    """
+
+    def __init__(self, lag_ns: int = 0) -> None:
+        super().__init__([])
+        self.lag_ns, self.busy, self.seen = lag_ns, list[tuple[int, int]](), 0
+
+    def duration(self, _side: str, _number: int, now: int) -> int:
+        self.busy = [(start, end) for start, end in self.busy if end > now - 100 * MS]
+        slow = sum(end - start for start, end in self.busy) > 60 * MS
+        self.busy.append((now, now + (MS * 12 // 10 if slow else MS)))
+        self.seen = self.seen or now
+        return self.busy[-1][1] - now
+
+    def near_power_limit(self) -> bool:
+        return bool(self.busy) and self.busy[-1][1] > self.seen + self.lag_ns
+
+
+@pytest.mark.parametrize("lag_ns", [0, int(0.6 * S)])
+def test_rests_keep_the_clocks_up_where_power_would_limit_them(monkeypatch: Any, lag_ns: int) -> None:
+    gpu = Hungry(lag_ns)
+    monkeypatch.setattr(timing.Gpu, "open", lambda _device: gpu)
+    (rested,) = timed(Kernels(gpu.duration), replace(HOT, min_samples=300, max_samples=300), "a")
+    assert rested.rested
+    assert set(rested.samples_ns) == {MS}, "samples from before the first rest are dropped"
+    assert len(rested.samples_ns) == sum(rested.by_allocation) == 300
+    (sustained,) = timed(Kernels(Hungry().duration), replace(HOT, max_samples=60, sustained=True), "a")
+    assert not sustained.rested
+    assert median(sustained.samples_ns) > 1.1 * MS
 
 
 def test_inputs_of_an_allocation_are_freed_before_the_next_is_drawn() -> None:
