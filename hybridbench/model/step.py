@@ -34,9 +34,6 @@ Both round every activation, at different places, through a dozen layers: 2e-2 t
 which only the interpreter runs the fused kernels, the tests allow 1e-5.
 """
 
-FEWEST_COMPARED = 64
-"""Gradients with fewer elements are not compared: they may be small by chance, but their rounding is not."""
-
 
 def _load_fused() -> Callable[..., Any]:
     imported("triton", "triton is not importable")

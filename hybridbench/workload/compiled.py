@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from hybridbench.errors import WrongResult
-from hybridbench.kernels.verify import Check
+from hybridbench.kernels.verify import FEWEST_COMPARED, Check
 from hybridbench.model.cache import Cache
 from hybridbench.model.language import LanguageModel
-from hybridbench.model.step import FEWEST_COMPARED, both_ways, relative_error
+from hybridbench.model.step import both_ways, relative_error
 
 LAYERS, COMPILED = "layers", "torch.compile"
 """The operation and backend that the records of these checks name."""

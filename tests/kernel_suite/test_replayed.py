@@ -106,9 +106,9 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
 
 
 @pytest.mark.parametrize(
-    ("host_us", "gpu_us", "bound"), [(20, 5, True), (20, 19, True), (20, 21, False), (5, 400, False), (300, 299, True)]
+    ("host_us", "gpu_us", "bound"), [(20, 5, True), (20, 39, True), (20, 41, False), (5, 400, False), (300, 599, True)]
 )
-def test_a_call_is_launch_bound_where_the_host_takes_longer_than_the_gpu(
+def test_a_call_is_launch_bound_where_a_busy_host_takes_longer_than_the_gpu(
     gpu: Gpu, host_us: int, gpu_us: int, bound: bool
 ) -> None:
     assert launch_bound(gpu.call("a", host_us * US, gpu_us * US), GPU, gpu.now) is bound

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +22,7 @@ from hybridbench.kernels.loading import draw_of
 from hybridbench.kernels.loss import reference as loss_reference
 from hybridbench.kernels.resolver import by_path
 from hybridbench.kernels.scan import reference as scan_reference
-from hybridbench.kernels.verify import BOUNDS
+from hybridbench.kernels.verify import BOUNDS, _Few
 from hybridbench.operations import OPERATIONS
 
 KERNELS = {op: backends(op) for op, row in OPERATIONS.items() if row.inputs}
@@ -203,6 +204,26 @@ def test_a_window_one_too_wide_is_seen_even_where_windows_are_wide() -> None:
     wide = broken("attention", lambda q, k, v, window, sinks: attention_reference.attention(q, k, v, window=window + 1))
     with pytest.raises(WrongResult, match=r"at length 513: out_BTHV is off by 0\.0[2-9]"):
         verify(wide, problem, device="cpu", seed=0)
+
+
+def test_a_wrong_gradient_of_a_few_elements_is_seen_over_all_inputs_together() -> None:
+    def steeper(x, dt, A, B, C, D, dt_bias, **settings):
+        return scan_reference.ssd(x, dt, A, B, C, 1.05 * D - (0.05 * D).detach(), dt_bias, **settings)
+
+    with pytest.raises(WrongResult, match=r"at all lengths together: gradient of D_H is off by 0\.05 "):
+        verify(broken("ssd", steeper), dataclasses.replace(SSD, training=True), device="cpu", seed=0)
+
+
+def test_a_gradient_that_is_small_by_chance_counts_with_the_others() -> None:
+    few, noise = _Few(), torch.tensor([1e-3, -1e-3])
+    for expected in (torch.tensor([0.01, 0.005]), torch.tensor([1.0, -0.5]), torch.tensor([0.3, 0.8])):
+        assert few.takes("D", expected + noise, expected)
+    ((name, error),) = few.errors()
+    assert name == "D"
+    assert error == pytest.approx(math.sqrt(3 * 2e-6) / math.sqrt(1e-4 + 2.5e-5 + 1.25 + 0.73), rel=1e-3)
+    assert not few.takes("D", torch.tensor([math.nan, 1.0]), torch.ones(2)), "what is not finite is off by itself"
+    assert not few.takes("D", torch.ones(3), torch.ones(2))
+    assert not few.takes("D", torch.ones(64), torch.ones(64))
 
 
 @pytest.mark.slow

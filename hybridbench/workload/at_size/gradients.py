@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
+from hybridbench.kernels.verify import FEWEST_COMPARED
 from hybridbench.model.checkpoint import remembering
-from hybridbench.model.step import FEWEST_COMPARED
 from hybridbench.workload.at_size.errors import GRADIENT, of_whole, over_positions
 from hybridbench.workload.at_size.sequence import OverLayers, choosing, fitting, replaying
 
