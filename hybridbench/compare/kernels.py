@@ -11,7 +11,16 @@ from collections.abc import Sequence
 from hybridbench.compare.calibrated import NONE, Calibrations, MeasuredNoise
 from hybridbench.compare.cell import EXACT, ComparedCell, ComparedMetric, Noise
 from hybridbench.compare.conditions import canaries, conditions, denied, made_by, sentences
-from hybridbench.compare.noise import CLOCKS_MOVED, KERNELS, LAUNCHES, ON_CPU, PRODUCTS, NoiseClass, between
+from hybridbench.compare.noise import (
+    CLOCKS_MOVED,
+    KERNELS,
+    LAUNCHES,
+    ON_CPU,
+    PRODUCTS,
+    NoiseClass,
+    between,
+    clocks_moved,
+)
 from hybridbench.kernel_suite.cell import sizes_text
 from hybridbench.kernel_suite.figures import LAUNCH_BOUND_S, interval_s, median_s, peak_bytes
 from hybridbench.kernel_suite.noise import CellNoise, allocation_spread
@@ -103,7 +112,7 @@ def _class_of(record: KernelRecord) -> NoiseClass:
     seconds, seen = median_s(record), record.observed
     if record.environment.device_kind == "cpu":
         return ON_CPU
-    if Caveat.CLOCK_DROPPED in record.caveats:
+    if clocks_moved(record) and not (seen and seen.rested):
         return CLOCKS_MOVED
     if seconds is not None and seen is not None and not seen.graph and seconds < LAUNCH_BOUND_S:
         return LAUNCHES

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from hybridbench.compare.calibrated import NONE, Calibrations, MeasuredNoise
 from hybridbench.compare.cell import Noise
-from hybridbench.record import Caveat, Record
+from hybridbench.kernel_suite.record import KernelRecord
+from hybridbench.record import Caveat, Record, clock_dropped
 from hybridbench.stats import log_spread
 from hybridbench.suite.case import GRAPH
 from hybridbench.suite.workloads import DECODE, PREFILL, TRAIN
@@ -64,6 +65,13 @@ LAUNCHES = NoiseClass(
 CLASSES = (GRAPHED, TRAINING, SEQUENCES, CLOCKS_MOVED, LAUNCHED, ON_CPU, KERNELS, PRODUCTS, LAUNCHES)
 
 
+def clocks_moved(record: Record | KernelRecord) -> bool:
+    """Whether the SM clock dropped while a cell was sampled, by a limit of power or for another reason."""
+    seen = record.observed
+    dropped = seen is not None and clock_dropped(seen.gpu_before, seen.gpu_after)
+    return Caveat.CLOCK_DROPPED in record.caveats or dropped
+
+
 def noise_between(record: Record, known: Calibrations = NONE) -> Noise:
     """What the samples of a record's own process cannot show about its figure: calibrated where it is, else by class.
 
@@ -85,7 +93,7 @@ def class_of(record: Record) -> NoiseClass:
     """The class of cells that a record belongs to."""
     if record.environment.device_kind == "cpu":
         return ON_CPU
-    if Caveat.CLOCK_DROPPED in record.caveats:
+    if clocks_moved(record):
         return CLOCKS_MOVED
     kind = record.case.workload.kind
     if kind == TRAIN:

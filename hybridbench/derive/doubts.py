@@ -8,7 +8,7 @@ from hybridbench.derive.kept import once
 from hybridbench.derive.measured import observed, step_s
 from hybridbench.derive.predicted import predicted_cache
 from hybridbench.operations.beyond import ran_beyond
-from hybridbench.record import BackendUse, Caveat, Record
+from hybridbench.record import BackendUse, Caveat, Record, unexplained
 
 
 @once
@@ -56,7 +56,8 @@ def doubts(record: Record) -> list[Caveat]:
 
     Older records were made before results were checked at the timed size. Their kernels may have run beyond the sizes
     at which they are correct (``limits``), so that the time is of a wrong computation. On a GPU, an operation that ran
-    as plain PyTorch because no kernel supports it does not compare with models whose operations have kernels.
+    as plain PyTorch because no kernel supports it does not compare with models whose operations have kernels. They also
+    called a clock that the power limit lowers a caveat of the cell, which it no longer is (``record.clocks``).
     """
     seen = observed(record)
     if seen is None:
@@ -66,7 +67,8 @@ def doubts(record: Record) -> list[Caveat]:
         found.add(Caveat.BEYOND_LIMIT)
     if record.environment.device_kind == "cuda" and any(use.asked == "auto" and is_plain(use) for use in seen.backends):
         found.add(Caveat.PLAIN_PYTORCH)
-    return [*record.caveats, *(caveat for caveat in Caveat if caveat in found - set(record.caveats))]
+    measured = unexplained(record.caveats, seen.gpu_before, seen.gpu_after)
+    return [*measured, *(caveat for caveat in Caveat if caveat in found - set(measured))]
 
 
 def is_plain(use: BackendUse) -> bool:

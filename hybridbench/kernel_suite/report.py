@@ -14,7 +14,7 @@ from hybridbench.kernel_suite.noise import CellNoise, noise_of
 from hybridbench.kernel_suite.noise_table import noise_table
 from hybridbench.kernel_suite.record import KernelRecord
 from hybridbench.operations.operation import PLAIN
-from hybridbench.record import Caveat, Status, said_of
+from hybridbench.record import Caveat, Status, power_limit_text, said_of, unexplained
 from hybridbench.report.chart import Failure, Plot, Point
 from hybridbench.report.display import unit_for
 from hybridbench.report.leaders import Lead
@@ -192,6 +192,10 @@ def _table(group: Sequence[KernelRecord], base: dict[int, KernelRecord], over: s
     bases = {record.case.backend for record in base.values() if any(record is one for one in group)}
     for other in sorted(bases - {over or PLAIN}):
         table.remark(f"Where the {PLAIN} has no time, speed-ups are over {other}, the first that has one.")
+    seen = [record.observed for record in group if record.observed is not None and not record.observed.rested]
+    limited = power_limit_text([(one.gpu_before, one.gpu_after) for one in seen])
+    if limited is not None:
+        table.remark(limited)
     return table
 
 
@@ -211,7 +215,7 @@ def notes(record: KernelRecord) -> list[str]:
     """What a reader must know of a record: why it has no time, what it was compared with, and each caveat."""
     found = [] if record.message is None else [f"{record.case.backend}: {_one_line(record)}"]
     agreed = record.observed.agreement if record.observed else None
-    for caveat in record.caveats:
+    for caveat in caveats_of(record):
         if caveat is Caveat.NOT_CHECKED and agreed is not None:
             found.append(f"not checked at this size: {agreed.why_not}")
         else:
@@ -227,6 +231,12 @@ def notes(record: KernelRecord) -> list[str]:
     if record.observed is not None and record.observed.why_apart is not None:
         found.append(f"timed by itself, not in turns with the other backends: {record.observed.why_apart}")
     return found
+
+
+def caveats_of(record: KernelRecord) -> list[Caveat]:
+    """The caveats of a record, without those that its GPU's power limit explains."""
+    seen = record.observed
+    return record.caveats if seen is None else unexplained(record.caveats, seen.gpu_before, seen.gpu_after)
 
 
 LAST_LINES = 3
@@ -322,7 +332,7 @@ def rows(report: KernelReport) -> list[dict[str, object]]:
                 "guarded": agreed.guarded if agreed else None,
                 "status": record.status.value,
                 "message": record.message,
-                "caveats": [caveat.value for caveat in record.caveats],
+                "caveats": [caveat.value for caveat in caveats_of(record)],
             }
         )
     return found

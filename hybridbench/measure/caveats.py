@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hybridbench.measure.sampling import drifts, relative_interval
-from hybridbench.record import Caveat, Energy, GpuState
+from hybridbench.record import Caveat, Energy, GpuState, clock_dropped, power_limited
+from hybridbench.record.clocks import limited_otherwise
 from hybridbench.stats import median
 
 FEW_SAMPLES = 5
-CLOCK_DROP_FRAC = 0.05
 RESOLUTIONS_PER_STEP = 50
 # NVML refreshes power and energy every 100 ms on A100 and H100: Yang et al. 2023, "Part-time Power Measurements:
 # nvidia-smi's Lack of Attention", arXiv 2312.02741, table of update periods.
@@ -48,8 +48,8 @@ def find_caveats(
     found = {
         Caveat.UNSTEADY: relative_interval(samples_ns) > target_rel_ci or drifts(samples_ns, target_rel_ci),
         Caveat.FEW_SAMPLES: len(samples_ns) < FEW_SAMPLES,
-        Caveat.CLOCK_DROPPED: _clock_dropped(before, after),
-        Caveat.THROTTLED: any(state.throttle_reasons for state in states),
+        Caveat.CLOCK_DROPPED: clock_dropped(before, after) and not power_limited(states),
+        Caveat.THROTTLED: limited_otherwise(states),
         Caveat.SHARED_GPU: any(state.other_processes for state in states),
         Caveat.SHORT_STEP: median(samples_ns) < RESOLUTIONS_PER_STEP * resolution_ns,
         Caveat.ENERGY_WINDOW_SHORT: energy is not None and energy.window_s < TICKS_PER_WINDOW * ENERGY_TICK_S,
@@ -57,9 +57,3 @@ def find_caveats(
         Caveat.RECOMPILED: recompiles > 0,
     }
     return [caveat for caveat in Caveat if found.get(caveat)]  # other caveats do not come from samples
-
-
-def _clock_dropped(before: GpuState | None, after: GpuState | None) -> bool:
-    if before is None or after is None or before.sm_clock_hz is None or after.sm_clock_hz is None:
-        return False
-    return after.sm_clock_hz < (1 - CLOCK_DROP_FRAC) * before.sm_clock_hz

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hybridbench.record.caveats import ADVICE, Caveat, said_of
+from hybridbench.record.clocks import clock_dropped, power_limit_text, power_limited, unexplained
 from hybridbench.record.line import Line, as_line, body_of, stating_fields, time_of
 from hybridbench.record.observed import (
     BackendUse,
@@ -39,7 +40,11 @@ __all__ = [
     "Status",
     "as_line",
     "body_of",
+    "clock_dropped",
+    "power_limit_text",
+    "power_limited",
     "said_of",
     "stating_fields",
     "time_of",
+    "unexplained",
 ]

@@ -30,8 +30,9 @@ class Caveat(StrEnum):
 ADVICE: dict[Caveat, str] = {
     Caveat.UNSTEADY: "samples still drift or spread more than the target: give it more time or quiet the machine",
     Caveat.FEW_SAMPLES: "fewer than five samples: percentiles mean little, raise --max-time",
-    Caveat.CLOCK_DROPPED: "the SM clock fell by more than 5% while sampling: compare ratios within this run only",
-    Caveat.THROTTLED: "the GPU reported a power or thermal limit: the figure is of a throttled card",
+    Caveat.CLOCK_DROPPED: "the SM clock fell by more than 5% while sampling, and not by the power limit: compare "
+    "ratios within this run only",
+    Caveat.THROTTLED: "the GPU reported a thermal limit or a slowdown by its hardware: the card is throttled",
     Caveat.SHARED_GPU: "another process used this GPU: run again when it is idle",
     Caveat.SHORT_STEP: "a step is shorter than 50 times the clock's resolution: use a larger batch or context",
     Caveat.ENERGY_WINDOW_SHORT: "the sampled window is shorter than ten ticks of the energy counter: energy is rough",

@@ -16,7 +16,7 @@ from hybridbench.record import Record, Status
 from hybridbench.report.display import unit_for
 from hybridbench.report.groups import arch_order, series_names
 from hybridbench.report.identity import identity
-from hybridbench.report.measured import outcome
+from hybridbench.report.measured import outcome, power_limits
 from hybridbench.report.table import NO_VALUE, Column, Table, TableCell
 from hybridbench.suite.workloads import WORKLOADS
 from hybridbench.units import format_tokens, parse_range
@@ -160,6 +160,8 @@ def answer(records: Sequence[Record], metrics: Sequence[str]) -> Table:
                 outcome(table, record),
             ]
         )
+    for sentence in power_limits(rows):
+        table.remark(sentence)
     return table
 
 

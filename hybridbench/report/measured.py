@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from hybridbench.derive.doubts import doubts, problems
 from hybridbench.metrics import METRICS, value
-from hybridbench.record import Record, Status, said_of
+from hybridbench.record import Record, Status, power_limit_text, said_of
 from hybridbench.report.display import ShownUnit, unit_for
 from hybridbench.report.groups import CONTEXT, Group
 from hybridbench.report.table import NO_VALUE, NOT_RUN, Column, Table, TableCell
@@ -116,9 +116,21 @@ def headline_table(group: Group, metric: str = "tokens_per_s") -> Table:
                 TableCell(NOT_RUN, NOT_RUN, NOT_RUN) if record is None else _measured(table, record, metric, shown_in)
             )
         table.rows.append(row)
-    for sentence in [*merged_ratios(group), *unequal_kernels(group), *several_runs(group)]:
+    for sentence in [
+        *merged_ratios(group),
+        *unequal_kernels(group),
+        *several_runs(group),
+        *power_limits(group.records),
+    ]:
         table.remark(sentence)
     return table
+
+
+def power_limits(records: Iterable[Record]) -> list[str]:
+    """A sentence on the cells that ran at the power limit of their GPU, if any did."""
+    seen = [record.observed for record in records if record.observed]
+    text = power_limit_text([(one.gpu_before, one.gpu_after) for one in seen])
+    return [] if text is None else [text]
 
 
 def merged_ratios(group: Group) -> list[str]:
@@ -243,7 +255,8 @@ def _detail_table(group: Group, detail: _Detail) -> Table:
                 text = NO_VALUE if failed else units[name].show(number)
                 row.append(TableCell(f"{text} {_counter_note(table, record, name)}".rstrip(), number))
             table.rows.append([*row, verdict])
-    for sentence in several_runs(group) if len(group.places) == 1 else []:  # else the headline says it
+    alone = len(group.places) == 1  # else the headline says it
+    for sentence in [*several_runs(group), *power_limits(group.records)] if alone else []:
         table.remark(sentence)
     if group.superseded:
         one = group.superseded == 1

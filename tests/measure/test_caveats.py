@@ -10,7 +10,7 @@ import pytest
 
 from hybridbench.measure.caveats import find_caveats
 from hybridbench.measure.sampling import drifts
-from hybridbench.record import Caveat, Energy, GpuState
+from hybridbench.record import Caveat, Energy, GpuState, clock_dropped, power_limit_text, unexplained
 
 GOOD = [1_000_000 + 1000 * (i % 7) for i in range(40)]
 STATE = GpuState(1.98e9, 3.2e9, 500.0, 60.0, 0, [], 0)
@@ -37,7 +37,7 @@ def test_nothing_known_about_the_gpu_is_no_doubt() -> None:
         ({"samples_ns": [900_000, 1_000_000, 1_000_000, 1_000_000, 1_200_000]}, Caveat.UNSTEADY),
         ({"samples_ns": [1_000_000 + 2500 * i for i in range(40)]}, Caveat.UNSTEADY),
         ({"after": replace(STATE, sm_clock_hz=1.98e9 * 0.94)}, Caveat.CLOCK_DROPPED),
-        ({"after": replace(STATE, throttle_reasons=["software power cap"])}, Caveat.THROTTLED),
+        ({"after": replace(STATE, throttle_reasons=["software power cap", "hardware slowdown"])}, Caveat.THROTTLED),
         ({"before": replace(STATE, throttle_reasons=["hardware slowdown"])}, Caveat.THROTTLED),
         ({"after": replace(STATE, other_processes=1)}, Caveat.SHARED_GPU),
         ({"resolution_ns": 20_100}, Caveat.SHORT_STEP),
@@ -48,6 +48,26 @@ def test_nothing_known_about_the_gpu_is_no_doubt() -> None:
 )
 def test_each_cause_raises_its_own(changes: dict[str, Any], expected: Caveat) -> None:
     assert caveats(**{"before": STATE, "after": STATE, **changes}) == [expected]
+
+
+def test_the_power_limit_is_no_doubt_of_a_cell_and_explains_lower_clocks() -> None:
+    limited = replace(STATE, throttle_reasons=["software power cap"], sm_clock_hz=1.3e9)
+    assert caveats(before=STATE, after=limited) == []
+    assert caveats(before=limited, after=STATE) == []
+    assert clock_dropped(STATE, limited)
+    older = [Caveat.FEW_SAMPLES, Caveat.CLOCK_DROPPED, Caveat.THROTTLED]
+    assert unexplained(older, STATE, limited) == [Caveat.FEW_SAMPLES]
+    assert unexplained(older, STATE, STATE) == older
+    hot = replace(STATE, throttle_reasons=["software power cap", "software thermal slowdown"])
+    assert unexplained(older, STATE, hot) == [Caveat.FEW_SAMPLES, Caveat.THROTTLED]
+
+
+def test_cells_at_the_power_limit_are_said_once_with_their_clocks() -> None:
+    limited = replace(STATE, throttle_reasons=["software power cap"], sm_clock_hz=1.3e9)
+    text = power_limit_text([(STATE, STATE), (STATE, limited), (None, None)])
+    assert text is not None
+    assert text.startswith("1 of 3 cells ran at the GPU's power limit, at 1,300 to 1,980 MHz: ")
+    assert power_limit_text([(STATE, STATE), (None, None)]) is None
 
 
 def test_a_clock_that_dips_by_less_than_a_twentieth_or_rises_is_fine() -> None:
