@@ -6,6 +6,7 @@ from hybridbench.arch.block import Convention
 from hybridbench.arch.blocks.mamba1 import Mamba1
 from hybridbench.arch.blocks.mamba2 import Mamba2
 from hybridbench.arch.blocks.mamba3 import Mamba3
+from hybridbench.limits import SIGNED, Adds, Limit, in_training, of_sequence, row
 from hybridbench.operations.operation import CONV, INSTALL_CUDA, SCAN, Operation, own, public
 from hybridbench.operations.scan_limits import (
     CHUNKED_SCAN,
@@ -13,11 +14,12 @@ from hybridbench.operations.scan_limits import (
     CONVOLUTION,
     CORE,
     IN_ONE_PASS,
-    MAMBA3_SCAN,
-    MAMBA3_STEP,
+    MAMBA_SSM,
     SELECTIVE_SCAN,
     SELECTIVE_STEP,
     SSD_STEP,
+    chunk_of,
+    states_of,
 )
 from hybridbench.problem import Problem
 
@@ -51,6 +53,41 @@ def _ssd(problem: Problem) -> int:
 def _conv1d(problem: Problem) -> int:
     return problem.batch * _convolved(problem).core_prefill(problem.length, Convention.EXACT).conv
 
+
+MAMBA3_SCAN = (
+    Limit(
+        "rows of the projection, of which the angles are a view",
+        row,
+        SIGNED,
+        f"{MAMBA_SSM}, mamba3/angle_dt.py, angle_dt_fwd_kernel and its backward: ANGLE += pid_b * "
+        "stride_angle_batch + ..., then (chunk_start + seq_range) * stride_angle_seq; all else is copied first",
+        Adds.TO_POINTER,
+    ),
+    Limit(
+        "outputs, and B and C turned for every head",
+        lambda problem: problem.n_heads * max(problem.head_dim, problem.d_state),
+        SIGNED,
+        f"{MAMBA_SSM}, mamba3/mamba3_siso_fwd.py: Q_store + pid_batch * stride_q_store_batch + ...; "
+        "mamba3_siso_bwd.py: dq_offset = pid_batch * stride_dq_batch + pid_head * stride_dq_head",
+    ),
+    Limit(
+        "states between chunks",
+        in_training(states_of),
+        SIGNED,
+        f"{MAMBA_SSM}, mamba3/mamba3_siso_bwd.py: ssm_states_offset = pid_batch * stride_ssm_states_batch + "
+        "pid_head * stride_ssm_states_head",
+        per=chunk_of,
+    ),
+)
+MAMBA3_STEP = (
+    Limit(
+        "states",
+        states_of,
+        SIGNED,
+        f"{MAMBA_SSM}, mamba3/mamba3_siso_step.py: pid_batch * stride of every state",
+        per=of_sequence,
+    ),
+)
 
 ONE_PASS = "one-pass"
 """The name of ``mamba2_core`` with this package's scan."""
@@ -224,6 +261,7 @@ ROWS = (
         settings=("chunk_size",),
         forward=lambda problem: problem.batch * _mamba3(problem).core_prefill(problem.length, Convention.EXACT).scan,
         backends=(public("mamba-ssm", "mamba_ssm", "kernels.scan.mamba3:mamba3_scan", limits=MAMBA3_SCAN),),
+        plain_path="kernels.scan.reference.mamba3:mamba3_scan",
         kernels=("mamba3_siso_", "angle_dt_"),
         sequences=True,
         # Turning C and B alike from some position on changes nothing among the positions after it. What the public
@@ -258,6 +296,7 @@ ROWS = (
         forward=lambda problem: problem.batch * _mamba3(problem).core_decode(0, Convention.EXACT).scan,
         angles=("angle_BHR",),
         backends=(public("mamba-ssm", "mamba_ssm", "kernels.scan.mamba3:mamba3_step", limits=MAMBA3_STEP),),
+        plain_path="kernels.scan.reference.mamba3:mamba3_step",
         sequences=True,
     ),
 )

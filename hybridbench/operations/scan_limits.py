@@ -10,12 +10,13 @@ from hybridbench.problem import Problem
 from hybridbench.sizes import SELECTIVE_SCAN_CHUNK
 
 
-def _states(problem: Problem) -> int:
+def states_of(problem: Problem) -> int:
     """H x P x N."""
     return problem.n_heads * problem.head_dim * problem.d_state
 
 
-def _chunk(problem: Problem) -> int:
+def chunk_of(problem: Problem) -> int:
+    """Positions of a chunk; 1 where there are no chunks."""
     return problem.chunk_size or 1
 
 
@@ -37,11 +38,11 @@ CHUNKED_SCAN = (
     ),
     Limit(
         "states between chunks",
-        _states,
+        states_of,
         SIGNED,
         f"{MAMBA_SSM}, ssd_chunk_state.py, _chunk_state_fwd_kernel, and all that read them: states_ptr += pid_b * "
         "stride_states_batch + pid_c * stride_states_chunk + pid_h * stride_states_head",
-        per=_chunk,
+        per=chunk_of,
     ),
     Limit(
         "products of C and B in a chunk",
@@ -50,7 +51,7 @@ CHUNKED_SCAN = (
         f"{MAMBA_SSM}, ssd_bmm.py, _bmm_chunk_fwd_kernel: out_ptr += pid_b * stride_out_batch + pid_c * "
         "stride_out_chunk + pid_h * stride_out_head; their gradients split by head only where the batch is too small "
         "to fill the card",
-        per=_chunk,
+        per=chunk_of,
     ),
 )
 """x, B and C lie in the convolution's rows, which are narrower than the projection's; so does the output."""
@@ -77,7 +78,7 @@ STATE_UPDATE = (
     f"{MAMBA_SSM}, selective_state_update.py: state_ptr += pid_b * stride_state_batch + pid_h * stride_state_head"
 )
 
-SSD_STEP = (Limit("states", _states, SIGNED, STATE_UPDATE, per=of_sequence),)
+SSD_STEP = (Limit("states", states_of, SIGNED, STATE_UPDATE, per=of_sequence),)
 CONV1D_STEP = (
     Limit(
         "convolution states, at most",
@@ -123,40 +124,6 @@ SELECTIVE_STEP = (
         lambda problem: problem.width * problem.d_state,
         SIGNED,
         STATE_UPDATE,
-        per=of_sequence,
-    ),
-)
-MAMBA3_SCAN = (
-    Limit(
-        "rows of the projection, of which the angles are a view",
-        row,
-        SIGNED,
-        f"{MAMBA_SSM}, mamba3/angle_dt.py, angle_dt_fwd_kernel and its backward: ANGLE += pid_b * "
-        "stride_angle_batch + ..., then (chunk_start + seq_range) * stride_angle_seq; all else is copied first",
-        Adds.TO_POINTER,
-    ),
-    Limit(
-        "outputs, and B and C turned for every head",
-        lambda problem: problem.n_heads * max(problem.head_dim, problem.d_state),
-        SIGNED,
-        f"{MAMBA_SSM}, mamba3/mamba3_siso_fwd.py: Q_store + pid_batch * stride_q_store_batch + ...; "
-        "mamba3_siso_bwd.py: dq_offset = pid_batch * stride_dq_batch + pid_head * stride_dq_head",
-    ),
-    Limit(
-        "states between chunks",
-        in_training(_states),
-        SIGNED,
-        f"{MAMBA_SSM}, mamba3/mamba3_siso_bwd.py: ssm_states_offset = pid_batch * stride_ssm_states_batch + "
-        "pid_head * stride_ssm_states_head",
-        per=_chunk,
-    ),
-)
-MAMBA3_STEP = (
-    Limit(
-        "states",
-        _states,
-        SIGNED,
-        f"{MAMBA_SSM}, mamba3/mamba3_siso_step.py: pid_batch * stride of every state",
         per=of_sequence,
     ),
 )

@@ -14,6 +14,7 @@ from hybridbench.arch.families import MAMBA2, Options, build_spec
 from hybridbench.arch.kinds import MIXERS
 from hybridbench.kernels import Problem, available, backends, reference_of
 from hybridbench.kernels.scan import reference
+from hybridbench.kernels.scan.reference import mamba3 as mamba3_reference
 from hybridbench.model import build_model, resolve_backends
 from hybridbench.model.lightning import log_decays
 from hybridbench.suite.case import GRAPH, Case, Execution
@@ -132,7 +133,8 @@ def test_a_long_scan_of_mamba3_and_the_rest_of_one() -> None:
     scan = loaded("mamba3_scan", "mamba-ssm", Problem("cuda", "bfloat16", length=4096, **sizes))
     torch.manual_seed(0)
     sequences, parameters = mamba3_inputs(1, 4096)
-    y_ref, angle_ref, *kept_ref = reference.mamba3_scan(*(v.float() for v in sequences), *parameters, chunk_size=64)
+    exact = [v.float() for v in sequences]
+    y_ref, angle_ref, *kept_ref = mamba3_reference.mamba3_scan(*exact, *parameters, chunk_size=64)
     with torch.no_grad():
         y, angle, *kept = scan(*sequences, *parameters, chunk_size=64)
         first, *left = scan(*(v[:, :1000] for v in sequences), *parameters, chunk_size=64)
@@ -159,7 +161,7 @@ def test_ten_steps_of_mamba3_in_a_captured_graph_are_ten_of_the_reference() -> N
         for tensor in sequences:
             tensor.normal_()
         graph.replay()
-        expected = reference.mamba3_step(*expected_kept, *(v.float() for v in sequences), *parameters)
+        expected = mamba3_reference.mamba3_step(*expected_kept, *(v.float() for v in sequences), *parameters)
         assert error(y, expected) < 2e-2
         assert error(kept[0].cos(), expected_kept[0].cos()) < 1e-2
         assert all(error(a, b) < 2e-2 for a, b in zip(kept[1:], expected_kept[1:], strict=True))

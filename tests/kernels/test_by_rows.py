@@ -21,6 +21,7 @@ from hybridbench.kernels import Backend, Problem, available, backends, reference
 from hybridbench.kernels.by_rows import by_rows, holds_sequences, in_groups
 from hybridbench.kernels.delta import reference as delta_reference
 from hybridbench.kernels.scan import reference as scan_reference
+from hybridbench.kernels.scan.reference import mamba3 as mamba3_reference
 from hybridbench.kernels.verify import Inputs, inputs_at
 from hybridbench.model import checkpoint
 from hybridbench.model.build import resolve_backends
@@ -143,9 +144,9 @@ def test_states_to_start_from_are_split_too() -> None:
     same(inputs.run(by_rows("ssd", scan_reference.ssd, 2)), inputs.run(scan_reference.ssd))
     scan = drawn("mamba3_scan")
     given = list(scan.tensors.values())
-    *_, angle, state, k, x = scan_reference.mamba3_scan(*given, chunk_size=16)
+    *_, angle, state, k, x = mamba3_reference.mamba3_scan(*given, chunk_size=16)
     again = {"chunk_size": 16, "initial": (angle, state, k, x)}
-    whole, groups = scan_reference.mamba3_scan, by_rows("mamba3_scan", scan_reference.mamba3_scan, 2)
+    whole, groups = mamba3_reference.mamba3_scan, by_rows("mamba3_scan", mamba3_reference.mamba3_scan, 2)
     for expected, found in zip(whole(*given, **again), groups(*given, **again), strict=True):
         torch.testing.assert_close(found, expected)
 

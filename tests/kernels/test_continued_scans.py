@@ -16,6 +16,7 @@ from hybridbench.kernels.delta import fla
 from hybridbench.kernels.linear import fla as linear_fla
 from hybridbench.kernels.linear import reference as linear_reference
 from hybridbench.kernels.scan import core, reference, third_party
+from hybridbench.kernels.scan.reference import mamba3 as mamba3_reference
 
 B, T, H, G, P, V, N, R, WIDTH, TAPS, Q = 2, 50, 4, 2, 8, 6, 4, 2, 10, 4, 8
 NO_STEP = -1e4
@@ -80,7 +81,7 @@ def of_mamba3(dtype: torch.dtype) -> tuple[list[Tensor], Run]:
     parameters = drawn(dtype, (H,), (H, N), (H, N), (H,))
 
     def run(part: list[Tensor], kept: Any) -> tuple[Tensor, Any]:
-        y, *kept = reference.mamba3_scan(*part, *parameters, chunk_size=Q, initial=kept)
+        y, *kept = mamba3_reference.mamba3_scan(*part, *parameters, chunk_size=Q, initial=kept)
         return y, kept
 
     return sequences(dtype, (H, P), (H,), (H,), (H,), (G, N), (G, N), (R,), (H, P)), run

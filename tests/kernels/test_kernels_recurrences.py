@@ -15,6 +15,7 @@ from hybridbench.kernels import reference_of
 from hybridbench.kernels.delta import reference as delta_reference
 from hybridbench.kernels.linear import reference as linear_reference
 from hybridbench.kernels.scan import reference as scan_reference
+from hybridbench.kernels.scan.reference import mamba3 as mamba3_reference
 
 
 def random(*shape: int, seed: int = 0, grad: bool = False) -> Tensor:
@@ -294,11 +295,11 @@ def on_the_circle(results: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 def test_the_scan_of_mamba3_is_its_recurrence(T: int) -> None:
     inputs = mamba3_inputs(T, grad=True)
     start = [random(2, *shape, seed=40 + i, grad=True) for i, shape in enumerate(KEPT)]
-    ours = scan_reference.mamba3_scan(*inputs, chunk_size=8, initial=tuple(start))
+    ours = mamba3_reference.mamba3_scan(*inputs, chunk_size=8, initial=tuple(start))
     same(on_the_circle(ours), on_the_circle(complex_by_token(inputs, start)), [*inputs, *start])
     assert 0 <= float(ours[1].detach().min()) <= float(ours[1].detach().max()) < 2 * math.pi
     empty = [torch.zeros_like(v) for v in start]
-    ours, theirs = scan_reference.mamba3_scan(*inputs, chunk_size=8), complex_by_token(inputs, empty)
+    ours, theirs = mamba3_reference.mamba3_scan(*inputs, chunk_size=8), complex_by_token(inputs, empty)
     depended_on = [v for i, v in enumerate(inputs) if T > 1 or i != 2]  # an empty state has nothing to lose
     same(on_the_circle(ours), on_the_circle(theirs), depended_on)
 
@@ -306,29 +307,29 @@ def test_the_scan_of_mamba3_is_its_recurrence(T: int) -> None:
 def test_chunks_segments_parts_and_steps_of_mamba3_are_the_scan(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = mamba3_inputs(45)
     sequences, parameters = inputs[:8], inputs[8:]
-    whole = on_the_circle(scan_reference.mamba3_scan(*inputs, chunk_size=64))
+    whole = on_the_circle(mamba3_reference.mamba3_scan(*inputs, chunk_size=64))
     for chunk in (1, 5, 16):
-        torch.testing.assert_close(on_the_circle(scan_reference.mamba3_scan(*inputs, chunk_size=chunk)), whole)
-    monkeypatch.setattr(scan_reference.mamba3, "CHUNK_ELEMENTS", 2 * H * 8 * 8 * 2)
-    torch.testing.assert_close(on_the_circle(scan_reference.mamba3_scan(*inputs, chunk_size=8)), whole)
-    first, *kept = scan_reference.mamba3_scan(*(v[:, :19] for v in sequences), *parameters, chunk_size=8)
-    second, *rest = scan_reference.mamba3_scan(
+        torch.testing.assert_close(on_the_circle(mamba3_reference.mamba3_scan(*inputs, chunk_size=chunk)), whole)
+    monkeypatch.setattr(mamba3_reference, "CHUNK_ELEMENTS", 2 * H * 8 * 8 * 2)
+    torch.testing.assert_close(on_the_circle(mamba3_reference.mamba3_scan(*inputs, chunk_size=8)), whole)
+    first, *kept = mamba3_reference.mamba3_scan(*(v[:, :19] for v in sequences), *parameters, chunk_size=8)
+    second, *rest = mamba3_reference.mamba3_scan(
         *(v[:, 19:] for v in sequences), *parameters, chunk_size=8, initial=tuple(kept)
     )
     torch.testing.assert_close(on_the_circle((torch.cat((first, second), 1), *rest)), whole)
     state = [torch.zeros(2, *shape, dtype=torch.float64) for shape in KEPT]
-    rows = [scan_reference.mamba3_step(*state, *(v[:, t] for v in sequences), *parameters) for t in range(45)]
+    rows = [mamba3_reference.mamba3_step(*state, *(v[:, t] for v in sequences), *parameters) for t in range(45)]
     torch.testing.assert_close(on_the_circle((torch.stack(rows, 1), *state)), whole)
 
 
 def test_mamba3_decays_no_slower_than_its_floor_and_stays_finite() -> None:
     x, dt, rate, *rest = mamba3_inputs(200)
     floored = [
-        scan_reference.mamba3_scan(x, dt, torch.full_like(rate, low), *rest, chunk_size=64) for low in (-50.0, -9.3)
+        mamba3_reference.mamba3_scan(x, dt, torch.full_like(rate, low), *rest, chunk_size=64) for low in (-50.0, -9.3)
     ]
     torch.testing.assert_close(*floored)
     inputs = [v.float().requires_grad_() for v in (x, dt + 5, rate + 20, *rest)]
-    y, *kept = scan_reference.mamba3_scan(*inputs, chunk_size=64)
+    y, *kept = mamba3_reference.mamba3_scan(*inputs, chunk_size=64)
     gradients = torch.autograd.grad(y.sum() + sum(v.sum() for v in kept), inputs)
     assert all(v.isfinite().all() for v in (y, *kept, *gradients))
 
@@ -337,6 +338,6 @@ def test_a_step_of_mamba3_rounds_what_it_keeps_after_it_read_it() -> None:
     sequences, parameters = [v[:, 0].float() for v in mamba3_inputs(1)[:8]], [v.float() for v in mamba3_inputs(1)[8:]]
     narrow = [random(2, *shape, seed=50).bfloat16() for shape in KEPT]
     exact = [v.float() for v in narrow]
-    ours, theirs = (scan_reference.mamba3_step(*state, *sequences, *parameters) for state in (narrow, exact))
+    ours, theirs = (mamba3_reference.mamba3_step(*state, *sequences, *parameters) for state in (narrow, exact))
     assert torch.equal(ours, theirs)
     assert all(torch.equal(a, b.bfloat16()) for a, b in zip(narrow, exact, strict=True))

@@ -22,6 +22,7 @@ from hybridbench.kernels.loading import draw_of
 from hybridbench.kernels.loss import reference as loss_reference
 from hybridbench.kernels.resolver import by_path
 from hybridbench.kernels.scan import reference as scan_reference
+from hybridbench.kernels.scan.reference import mamba3 as mamba3_reference
 from hybridbench.kernels.verify import BOUNDS, _Few
 from hybridbench.operations import OPERATIONS
 
@@ -63,13 +64,13 @@ def forgets_the_tail(q: Tensor, k: Tensor, v: Tensor, **settings: Any) -> Tensor
 def forgets_later_turns(*given: Tensor, chunk_size: int) -> tuple[Tensor, ...]:
     """What the angles turn after position 40 does not reach the gradients of those before it."""
     sequences, parameters = given[:8], given[8:]
-    first = scan_reference.mamba3_scan(*(t[:, :40] for t in sequences), *parameters, chunk_size=chunk_size)
+    first = mamba3_reference.mamba3_scan(*(t[:, :40] for t in sequences), *parameters, chunk_size=chunk_size)
     if int(sequences[0].shape[1]) <= 40:
         return first
     angle, *rest = first[1:]
     kept = (angle.detach(), *rest)
     late = (t[:, 40:] for t in sequences)
-    second = scan_reference.mamba3_scan(*late, *parameters, chunk_size=chunk_size, initial=kept)  # type: ignore[arg-type]
+    second = mamba3_reference.mamba3_scan(*late, *parameters, chunk_size=chunk_size, initial=kept)  # type: ignore[arg-type]
     return torch.cat([first[0], second[0]], 1), *second[1:]
 
 
@@ -169,20 +170,20 @@ WRONG = {
     "turns": (
         "mamba3_scan",
         MAMBA3,
-        lambda *t, **s: scan_reference.mamba3_scan(*t[:6], t[6] * 1.5, *t[7:], **s),
+        lambda *t, **s: mamba3_reference.mamba3_scan(*t[:6], t[6] * 1.5, *t[7:], **s),
         "y_BTHP",
     ),
     "no later turn": ("mamba3_scan", MAMBA3, forgets_later_turns, "gradient of dt_BTH"),
     "gradient of turns": (
         "mamba3_scan",
         MAMBA3,
-        lambda *t, **s: scan_reference.mamba3_scan(*t[:6], t[6].detach() + 0.9 * (t[6] - t[6].detach()), *t[7:], **s),
+        lambda *t, **s: mamba3_reference.mamba3_scan(*t[:6], t[6].detach() + 0.9 * (t[6] - t[6].detach()), *t[7:], **s),
         "gradient of angle_BTR",
     ),
     "trapezoid": (
         "mamba3_step",
         MAMBA3,
-        lambda angle, h, k, x, *t: scan_reference.mamba3_step(angle, h, k, x.zero_(), *t),
+        lambda angle, h, k, x, *t: mamba3_reference.mamba3_step(angle, h, k, x.zero_(), *t),
         "BH",
     ),
     "loss": ("linear_cross_entropy", LOSS, unscaled_gradient, "gradient of hidden_ND"),
@@ -229,15 +230,15 @@ def test_a_gradient_that_is_small_by_chance_counts_with_the_others() -> None:
 @pytest.mark.slow
 def test_what_the_published_kernels_of_mamba3_round_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The accumulated angles and what they turn, in bfloat16 beside exact arithmetic: more than other gradients may."""
-    turned: Callable[..., Tensor] = scan_reference.mamba3._turned
+    turned: Callable[..., Tensor] = mamba3_reference._turned
     rounded: Callable[[Tensor], Tensor] = Rounded.apply
 
     def as_published(*given: Tensor, **settings: Any) -> tuple[Tensor, ...]:
         with monkeypatch.context() as patch:
             patch.setattr(
-                scan_reference.mamba3, "_turned", lambda v, bias, angles: rounded(turned(v, bias, rounded(angles)))
+                mamba3_reference, "_turned", lambda v, bias, angles: rounded(turned(v, bias, rounded(angles)))
             )
-            return scan_reference.mamba3_scan(*given, **settings)
+            return mamba3_reference.mamba3_scan(*given, **settings)
 
     sizes = {"head_dim": 64, "n_heads": 2, "d_state": 128, "n_angles": 32, "chunk_size": 1024}
     problem = Problem("cpu", "bfloat16", training=True, **sizes)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hybridbench.kernels.backend import Implementation, imported, needs_cuda
-from hybridbench.kernels.scan.reference import A_FLOOR
+from hybridbench.kernels.scan.reference.mamba3 import A_FLOOR
 from hybridbench.kernels.scan.third_party import NO_MAMBA_SSM
 from hybridbench.problem import Problem
 
