@@ -2,8 +2,8 @@
 
 Most of a short sweep on a GPU is compilation, and one process compiles for one case at a time. Triton, Inductor and
 flash-attn 4 keep what they compile on disk, where the worker that measures finds it. A process makes the cases of one
-model and one workload ready (built, verified, checked) and runs a step of each. Whatever goes wrong there is left to
-the case itself, which says so in its record.
+model and one workload ready (built, verified, checked) and runs a step of each. What several need is compiled by one of
+them (``kernels.once``). Whatever goes wrong there is left to the case itself, which says so in its record.
 """
 
 from __future__ import annotations
@@ -94,5 +94,5 @@ def compile_ahead(
 
 
 def _start(log: Path, gpu: str) -> Answering:
-    words = [sys.executable, "-m", "hybridbench.worker", "--ready"]
+    words = [sys.executable, "-m", "hybridbench.worker", "--ready", str(log.parent)]
     return Answering(words, log, {"CUDA_VISIBLE_DEVICES": gpu, "OMP_NUM_THREADS": "1"})

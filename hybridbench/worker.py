@@ -4,9 +4,10 @@ It reads one case per line of JSON from standard input and writes one line of JS
 Whatever libraries print goes to its log. It exits when the process that started it is gone, and after any failure that
 may have left the device unusable.
 
-    python -m hybridbench.worker [--ready] ANSWER_FD
+    python -m hybridbench.worker [--ready FOLDER] ANSWER_FD
 
-With ``--ready`` it makes each case ready and times nothing, so that kernels are compiled.
+With ``--ready`` it makes each case ready and times nothing, so that kernels are compiled, each by one of the processes
+that share the folder.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import IO, Any, Protocol
 
 import torch
@@ -28,6 +30,7 @@ from hybridbench.bench import Bench, make_ready, run_case
 from hybridbench.errors import DeviceFault, HybridbenchError, Unsupported, WrongResult, described, reason
 from hybridbench.joint import cases_of
 from hybridbench.kernels import release
+from hybridbench.kernels.once import compiled_once
 from hybridbench.measure.environment import fingerprint
 from hybridbench.plain import to_plain
 from hybridbench.processes import end_with_starter
@@ -161,4 +164,8 @@ def main(read: Callable[[dict[str, Any]], _Work] = Case.from_dict, work: Work = 
 
 
 if __name__ == "__main__":
-    main(work=partial(one_answer, run=make_ready) if "--ready" in sys.argv else one_answer)
+    if "--ready" in sys.argv:
+        with compiled_once(Path(sys.argv[sys.argv.index("--ready") + 1])):
+            main(work=partial(one_answer, run=make_ready))
+    else:
+        main()

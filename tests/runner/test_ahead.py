@@ -96,9 +96,8 @@ def test_cases_of_a_cpu_compile_nothing_ahead(processes: list[Scripted], tmp_pat
 
 def test_a_real_process_makes_a_case_ready_and_observes_nothing(tmp_path: Path) -> None:
     case = next(case for case in planned("cpu") if case.workload.kind == DECODE)
-    process = Answering(
-        [sys.executable, "-m", "hybridbench.worker", "--ready"], tmp_path / "log", {"OMP_NUM_THREADS": "1"}
-    )
+    words = [sys.executable, "-m", "hybridbench.worker", "--ready", str(tmp_path)]
+    process = Answering(words, tmp_path / "log", {"OMP_NUM_THREADS": "1"})
     try:
         process.ask(json.dumps(case.to_dict()))
         answers: list[dict[str, Any]] = []
