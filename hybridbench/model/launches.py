@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from hybridbench.kernels.attention.triton_decode import multiprocessors
-from hybridbench.model.tiling import Tiling
-from hybridbench.sizes import FUSED_STEP_BATCH
+from hybridbench.model.tiling import Tiling, token_tile
 
 
 class Launches:
@@ -45,19 +44,29 @@ class Launches:
         self.side = torch.cuda.Stream(device) if streams > 1 and on_gpu else None
         self.alone = False
         self.B = B
-        self.tokens = 8 if B <= 8 else FUSED_STEP_BATCH
+        self.tokens = token_tile(B)
         self.kind: dict[str, Any] = {"device": device, "dtype": like.dtype}
         self.wide: dict[str, Any] = {"device": device, "dtype": torch.float32}
         self.launches: list[Callable[[], None]] = []
         self.compilations: list[Callable[[], object]] = []
         self._scratch: dict[tuple[str, int, int, int], tuple[Tensor, Tensor]] = {}
+        self._between: dict[tuple[Any, ...], Tensor] = {}
 
     def _new(self, *shape: int) -> Tensor:
         zeros: Tensor = torch.zeros(self.B, *shape, **self.kind)
         return zeros
 
+    def _passed(self, name: str, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        """A buffer (B, *shape) that one launch fills for the next. Every layer uses the same, since its launches follow
+        one another, so that it stays in the L2 cache.
+        """
+        key = name, *shape
+        if key not in self._between:
+            self._between[key] = torch.zeros(self.B, *shape, **self.kind | ({} if dtype is None else {"dtype": dtype}))
+        return self._between[key]
+
     def _tiling(self, name: str, n_rows: int, k: int) -> Tiling:
-        return self.tilings.get((name, n_rows, k)) or Tiling.choose(n_rows, k, self.n_sms)
+        return self.tilings.get((name, n_rows, k)) or Tiling.choose(n_rows, k, self.n_sms, self.tokens)
 
     def _parts(self, name: str, tiles: int, tiling: Tiling, rows: int) -> tuple[Tensor, Tensor]:
         """Scratch for the splits of one product: their partial sums, and a counter of the splits that have finished.
