@@ -41,7 +41,7 @@ class StateStages(Launches):
             kernel = triton_mixers.update_state
             self._launch(kernel, self.B * H, *inputs, *at, squares, eps, warps=8, **sizes, NORM=norm)
             return y, squares
-        tiling = self.tilings.get(("state", P, N)) or state_tiling(P, N)
+        tiling = self._tiling("state", P, N, lambda: state_tiling(P, N))
         parts = H * (P // tiling.rows)
         squares = self._squares(parts)
         kept = self._passed("kept", spec.d_inner if norm == "head" else 1, dtype=torch.float32)

@@ -67,6 +67,20 @@ def test_a_step_of_many_sequences_is_right_in_the_interpreter() -> None:
         assert caches < (1e-5 if exact else 3e-2), case
 
 
+@pytest.mark.timeout(400)  # it runs on one core, of which others may leave it a third
+def test_a_search_drops_what_is_wrong_and_keeps_what_is_fast() -> None:
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    script = [sys.executable, str(SCRIPTS / "tune_in_interpreter.py")]
+    done = subprocess.run(script, capture_output=True, text=True, env=environment, cwd=SCRIPTS.parents[1], check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    said = json.loads(done.stdout)
+    assert said["found"] == [["qkv", 32, True, 50.0], ["head", 32, True, 50.0]]
+    assert [line.split()[0] for line in said["dropped"]] == ["qkv", "head"]
+    assert all("logits differs by" in line for line in said["dropped"])
+    assert said["seen"] == [[2, 4], [4, 4]]
+    assert said["seconds"] > 0
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("batch", ["32", "64", "128", "256"])
 def test_kernels_for_many_sequences_fit_a_hopper_gpu(batch: str) -> None:
