@@ -260,15 +260,15 @@ def backend_uses(timed: list[Resolved], checks: Sequence[Check], proofs: Proofs)
         use = BackendUse(
             op=item.op,
             asked=item.asked,
-            ran=item.backend.ran,
+            ran=f"{item.backend.ran}, {check.how}" if check and check.how else item.backend.ran,
             package=item.backend.package,
             version=item.backend.version,
             error=check.error if check else None,
             bound=check.bound if check else None,
         )
-        worst = uses.get((item.op, item.backend.ran))
+        worst = uses.get((item.op, use.ran))
         if worst is None or (use.error or 0.0) / (use.bound or 1.0) > (worst.error or 0.0) / (worst.bound or 1.0):
-            uses[item.op, item.backend.ran] = use
+            uses[item.op, use.ran] = use
     of_kernels = {(item.op, item.backend.name) for item in timed}
     for key, check in of_step.items():
         if key not in of_kernels:  # a check of compiled layers, which are not an operation's kernel

@@ -15,8 +15,13 @@ over a sequence are padded to a multiple (``model.mixer.aligned_product``)."""
 TRAIN_BATCHES = 4
 """Batches of tokens that a training run rotates through, so that no step repeats the last one's data."""
 
-FUSED_STEP_BATCH = 16
-"""The most sequences that a fused decode step holds in a tile; for more, ordinary matrix products are faster."""
+FUSED_STEP_BATCH = 256
+"""The most sequences that a fused decode step holds in a tile: the columns of the largest tensor-core product of
+Hopper's. With more, arithmetic bounds the products, and ordinary ones serve."""
+
+FEW_TOKENS = 16
+"""Up to as many sequences a fused step's products are held back by latency: their kernels hold in registers what they
+can load before the one before has finished, and their tilings were searched. Above, x takes as much room as weights."""
 
 LOSS_CHUNK_BYTES = 2 << 30
 """The logits of one chunk of the fused loss, in the input's dtype, stay under this.

@@ -54,6 +54,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "bisect": ("bisecting", "Which commit made performance worse."),
     "archs": ("inspecting", "Families, scales, recipes, mixers, letters of patterns and published models."),
     "backends": ("inspecting", "Kernels: which can run here, and why not."),
+    "tune": ("tuning", "Search how decode's products are cut, on this GPU."),
     "doctor": ("inspecting", "This machine, and what is missing."),
 }
 """Every command in the order people need them: its module below ``hybridbench.cli``, and its line in ``--help``."""

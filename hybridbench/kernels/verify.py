@@ -67,6 +67,7 @@ class Check:
         error: the relative error of that tensor.
         bound: the largest error allowed.
         cases: how many inputs were tried.
+        how: what a record says of the backend besides its name.
     """
 
     op: str
@@ -74,6 +75,7 @@ class Check:
     error: float
     bound: float
     cases: int
+    how: str = ""
 
 
 def verify(backend: Backend, problem: Problem, *, device: torch.device | str, seed: int) -> Check:

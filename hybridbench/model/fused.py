@@ -34,7 +34,8 @@ class FusedStep(Stages):
         token_B, position_B: int64; a run reads them and overwrites them with the next token and ``position + advance``.
         streams: 2 runs the branches of a parallel block on two streams.
         pdl: whether to use programmatic dependent launch; None uses it where the device supports it.
-        tilings: other tilings for some products, by name and size.
+        tilings: other tilings for some products, by name and size; None takes those that were searched on this GPU.
+        compiles: whether to compile all kernels at once where there is a GPU; else each is at its first launch.
     """
 
     def __init__(
@@ -48,10 +49,11 @@ class FusedStep(Stages):
         streams: int = 1,
         pdl: bool | None = None,
         tilings: dict[tuple[str, int, int], Tiling] | None = None,
+        compiles: bool = True,
     ) -> None:
         super().__init__(model, token_B.shape[0], streams=streams, pdl=pdl, tilings=tilings)
         self._plan(caches, token_B, position_B, advance)
-        if token_B.is_cuda:
+        if token_B.is_cuda and compiles:
             compile_together(self.compilations)
 
     def __call__(self) -> Tensor:

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from hybridbench.kernels.attention.triton_decode import multiprocessors
-from hybridbench.model.tiling import Tiling
-from hybridbench.sizes import FUSED_STEP_BATCH
+from hybridbench.model.tiling import Tiling, token_tile
+from hybridbench.model.tiling_table import table_for
 
 
 class Launches:
@@ -25,7 +26,9 @@ class Launches:
         like: any parameter; new buffers are on its device and, but for float32 ones, in its dtype.
         streams: 2 puts launches that are planned within ``_beside`` on a second stream.
         pdl: whether to use programmatic dependent launch; None uses it where the device supports it.
-        tilings: other tilings for some products, by name and size.
+        tilings: other tilings for some products, by name and size; None takes those that were searched on this GPU.
+
+    ``products`` holds the launches of each product and their compilations, in order, and ``cut`` its tiling.
     """
 
     def __init__(
@@ -41,23 +44,51 @@ class Launches:
         on_gpu = device.type == "cuda"
         self.pdl = (on_gpu and torch.cuda.get_device_capability(device) >= (9, 0)) if pdl is None else pdl
         self.n_sms = multiprocessors(device)
-        self.tilings = {} if tilings is None else tilings
         self.side = torch.cuda.Stream(device) if streams > 1 and on_gpu else None
         self.alone = False
         self.B = B
-        self.tokens = 8 if B <= 8 else FUSED_STEP_BATCH
+        self.tokens = token_tile(B)
+        table = table_for(torch.cuda.get_device_name(device)) if on_gpu and tilings is None else None
+        self.tilings = tilings if tilings is not None else {} if table is None else table.of(self.tokens)
+        self.products: dict[tuple[str, int, int], list[tuple[Callable[[], None], Callable[[], object]]]] = {}
+        self.cut: dict[tuple[str, int, int], Tiling] = {}
+        self._next: tuple[str, int, int] | None = None
         self.kind: dict[str, Any] = {"device": device, "dtype": like.dtype}
         self.wide: dict[str, Any] = {"device": device, "dtype": torch.float32}
         self.launches: list[Callable[[], None]] = []
         self.compilations: list[Callable[[], object]] = []
         self._scratch: dict[tuple[str, int, int, int], tuple[Tensor, Tensor]] = {}
+        self._between: dict[tuple[Any, ...], Tensor] = {}
 
     def _new(self, *shape: int) -> Tensor:
         zeros: Tensor = torch.zeros(self.B, *shape, **self.kind)
         return zeros
 
-    def _tiling(self, name: str, n_rows: int, k: int) -> Tiling:
-        return self.tilings.get((name, n_rows, k)) or Tiling.choose(n_rows, k, self.n_sms)
+    def _passed(self, name: str, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        """A buffer (B, *shape) that one launch fills for the next. Every layer uses the same, since its launches follow
+        one another, so that it stays in the L2 cache.
+        """
+        key = name, *shape
+        if key not in self._between:
+            self._between[key] = torch.zeros(self.B, *shape, **self.kind | ({} if dtype is None else {"dtype": dtype}))
+        return self._between[key]
+
+    @property
+    def tiled_by(self) -> str:
+        """Where the tilings come from, in words for a record."""
+        searched = sum(key in self.tilings for key in self.cut)
+        if searched == 0:
+            return "tilings by rules"
+        return "tilings searched" if searched == len(self.cut) else "tilings searched in part"
+
+    def _tiling(self, name: str, n_rows: int, k: int, rule: Callable[[], Tiling] | None = None) -> Tiling:
+        """The tiling of a product, or of what ``rule`` cuts, whose launch is the next one."""
+        key = name, n_rows, k
+        by_rules = rule or partial(Tiling.choose, n_rows, k, self.n_sms, self.tokens)
+        tiling = self.tilings.get(key) or by_rules()
+        self.cut[key] = tiling
+        self._next = key
+        return tiling
 
     def _parts(self, name: str, tiles: int, tiling: Tiling, rows: int) -> tuple[Tensor, Tensor]:
         """Scratch for the splits of one product: their partial sums, and a counter of the splits that have finished.
@@ -88,6 +119,9 @@ class Launches:
 
         self.launches.append(launch)
         self.compilations.append(compile_only)
+        if self._next is not None:
+            self.products.setdefault(self._next, []).append((launch, compile_only))
+            self._next = None
 
     @contextlib.contextmanager
     def _beside(self) -> Iterator[None]:

@@ -16,10 +16,10 @@ from hybridbench.model.attention import AttentionModule
 from hybridbench.model.block import Step
 from hybridbench.model.cache import AttentionCache, Cache, RecurrentCache
 from hybridbench.model.language import LanguageModel
-from hybridbench.model.launches import Launches
 from hybridbench.model.mamba2 import Mamba2Module
 from hybridbench.model.mlp import MlpModule
 from hybridbench.model.rotary import frequencies
+from hybridbench.model.state_stages import StateStages
 from hybridbench.model.tiling import Tiling, power_of_two
 
 
@@ -46,7 +46,7 @@ class AttentionRead:
     norm_eps: float | None
 
 
-class Stages(Launches):
+class Stages(StateStages):
     """The stages of one decode step of a model. ``reads`` are its attentions in order.
 
     Args:
@@ -68,6 +68,7 @@ class Stages(Launches):
         self.model = model
         self.logits_BV: Tensor = torch.empty(self.B, model.embedding_VD.shape[0], **self.kind)
         self.reads: list[AttentionRead] = []
+        self._plans: dict[tuple[int, ...], DecodePlan] = {}
         D = model.d_model
         squares = torch.empty(max(D // 16, 1), self.B, **self.wide)
         self.stream = _Stream(self._new(D), self._new(D), squares)
@@ -155,7 +156,7 @@ class Stages(Launches):
             ROTATES=spec.rope is not None,
             **tiling.constants,
         )
-        plan = DecodePlan.make(self.B, H, K, P, V, cache.k_BSKP.shape[1], q_BHP)
+        plan = self._attention_plan(H, K, P, V, cache.k_BSKP.shape[1], q_BHP)
         length_B, pdl = self.length[ring], self._overlaps()
         self.reads.append(AttentionRead(q_BHP, cache, length_B, out_BHV, norm_eps))
 
@@ -176,15 +177,21 @@ class Stages(Launches):
         self.compilations.append(lambda: attend(compile_only=True))
         return out_BHV.flatten(1)
 
+    def _attention_plan(self, H: int, K: int, P: int, V: int, slots: int, like: Tensor) -> DecodePlan:
+        """A plan that all attentions of one size share, since they follow one another."""
+        sizes = H, K, P, V, slots
+        if sizes not in self._plans:
+            self._plans[sizes] = DecodePlan.make(self.B, *sizes, like)
+        return self._plans[sizes]
+
     def _mamba2(self, module: Mamba2Module, cache: RecurrentCache, *, norm: str, eps: float) -> tuple[Tensor, Tensor]:
         """Projection with convolution, then the state's update; y (B, I) and the sums of squares of its heads."""
         spec, w = module.spec, module.in_proj.weight
-        B, inner, channels, H = self.B, spec.d_inner, spec.conv_channels, spec.n_heads
+        inner, channels, H = spec.d_inner, spec.conv_channels, spec.n_heads
         tiling = self._tiling("mamba2", w.shape[0], spec.d_model)
         tiles = -(-w.shape[0] // tiling.rows)
-        z, mixed, y = self._new(inner), self._new(channels), self._new(inner)
-        dt = torch.zeros(B, H, **self.wide)
-        squares = torch.zeros(H, B, **self.wide)
+        z, mixed = self._passed("z", inner), self._passed("mixed", channels)
+        dt = self._passed("dt", H, dtype=torch.float32)
         part, count = self._parts("mamba2", tiles, tiling, tiling.rows)
         self._launch(
             triton_mixers.project_mamba2,
@@ -212,38 +219,13 @@ class Stages(Launches):
             ROWS=tiling.rows,
             **tiling.constants,
         )
-        self._launch(
-            triton_mixers.update_state,
-            B * H,
-            mixed,
-            dt,
-            z,
-            cache.state,
-            module.A_log_H,
-            module.D_H,
-            module.dt_bias_H,
-            y if module.norm_weight_I is None else module.norm_weight_I,
-            y,
-            squares,
-            eps,
-            warps=8,
-            B=B,
-            I=inner,
-            H=H,
-            G=spec.n_groups,
-            P=spec.head_dim,
-            N=spec.d_state,
-            P_TILE=power_of_two(spec.head_dim),
-            N_TILE=power_of_two(spec.d_state),
-            NORM=norm,
-        )
-        return y, squares
+        return self._update_state(module, cache, (mixed, dt, z), norm=norm, eps=eps)
 
     def _swiglu(self, module: MlpModule) -> Tensor:
         """The input projection and activation of a SwiGLU block (B, F)."""
         w = module.in_proj.weight
         F, D = w.shape[0] // 2, w.shape[1]
-        act = self._new(F)
+        act = self._passed("act", F)
         tiling = self._tiling("swiglu", w.shape[0], D)
         half = tiling.rows // 2
         tiles = -(-F // half)

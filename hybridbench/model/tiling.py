@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hybridbench.sizes import FEW_TOKENS
+
+PROGRAM_SHARED = 104 << 10
+"""Bytes of shared memory of one program's stages. Two programs fit on a Hopper SM; one may be the next kernel's."""
+
+TAIL_BYTES = 256 << 10
+"""The parts of one tile, in float32, that its last program sums alone, at some 60 bytes a nanosecond."""
+
 
 @dataclass(frozen=True)
 class Tiling:
@@ -24,14 +32,20 @@ class Tiling:
     warps: int
 
     @classmethod
-    def choose(cls, n_rows: int, k: int, n_sms: int) -> Tiling:
+    def choose(cls, n_rows: int, k: int, n_sms: int, tokens: int = FEW_TOKENS) -> Tiling:
         """A tiling by rules derived from searches on an H200 (``results/nvidia-h200/NOTES.md``).
 
         For a very wide product (the head) the tiling hardly matters. A wide product runs best with one program per SM,
         which leaves room for the programs of the next kernel. A narrow one is cut along K until every SM has work and
         no program has more than about a thousand columns; where an SM would have few loads in flight, each program
         loads more steps ahead.
+
+        Args:
+            n_rows, k: of the weights (n_rows, k).
+            tokens: rows of x in a tile (``token_tile``).
         """
+        if tokens > FEW_TOKENS:
+            return cls._for_many(n_rows, k, n_sms, tokens)
         if n_rows >= 256 * n_sms:
             return cls(64, 1, _dividing(k, 256), 4, 4)
         if n_rows >= 110 * n_sms:
@@ -44,10 +58,47 @@ class Tiling:
         ahead = 3 * rows * block_k * 2 * tiles * splits / n_sms
         return cls(rows, splits, block_k, 6 if ahead < 30_000 else 4, 4)
 
+    @classmethod
+    def _for_many(cls, n_rows: int, k: int, n_sms: int, tokens: int) -> Tiling:
+        """Above 16 sequences, reasoned from bytes; not from searches.
+
+        - Memory is busy with some 40 KB of weights in flight per SM: 4.5 TB/s for about 1 us over 132 SMs.
+        - x comes from the L2 cache once per tile of rows. At 64 tokens 64 rows read as much of x as of weights, so wide
+          products take 128 rows. A tensor-core product of Hopper's takes 64 rows at least.
+        - Parts of a split tile are summed by one program, so splits are as few as give every SM a program, and fewer
+          where a tile is large (``TAIL_BYTES``).
+        - Sums, and what the ends of products load for each of them, fit in registers at 32 to 64 a thread, and at 128
+          where a tile is not split.
+        """
+        rows = 128 if n_rows >= 110 * n_sms else 64
+        block_k = _dividing(k, 128 if tokens <= 32 and rows == 64 else 64)
+        tiles = -(-n_rows // rows)
+        most = max(1, min(TAIL_BYTES // (rows * tokens * 4), k // max(256, block_k)))
+        splits = min(most, -(-9 * n_sms // (10 * tiles)))
+        stage = (rows + tokens) * block_k * 2
+        alone = (tokens >= 128 and rows * tokens > 64 * 64 and n_rows < 256 * n_sms) or tokens >= 256
+        room = 2 * PROGRAM_SHARED - (16 << 10) if alone else PROGRAM_SHARED
+        return cls(rows, splits, block_k, max(2, min(6, room // stage)), 4 if tokens < 128 else 8)
+
     @property
     def constants(self) -> dict[str, int]:
         """What a kernel is compiled with, without its rows."""
         return {"SPLITS": self.splits, "BLOCK_K": self.block_k, "STAGES": self.stages}
+
+
+def state_tiling(head_dim: int, d_state: int) -> Tiling:
+    """How the update of a state (head_dim, d_state) is cut: ``rows`` of one head a program, 64 elements a thread.
+
+    Four programs an SM then have 64 KB in flight, where 40 keep the memory busy.
+    """
+    rows, columns = _dividing(head_dim, 64), power_of_two(d_state)
+    warps = max(1, min(8, rows * columns // (32 * 64)))
+    return Tiling(rows, 1, columns, 3, warps)
+
+
+def token_tile(batch: int) -> int:
+    """Rows of x in a tile: a power of two, at least the 8 of a tensor-core product."""
+    return power_of_two(max(batch, 8))
 
 
 def _dividing(k: int, block: int) -> int:

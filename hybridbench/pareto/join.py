@@ -18,10 +18,11 @@ from hybridbench.pareto.frontier import FrontierPoint, Placed, placed
 from hybridbench.pareto.quality import SCORES, Quality, Score
 from hybridbench.pareto.stacks import identity
 from hybridbench.record import Record, Status
-from hybridbench.report.groups import CONTEXT, Group, Series, file_stem, group_records
+from hybridbench.report.groups import Group, Series, file_stem, group_records
 from hybridbench.report.paper.claims import NOISE
 from hybridbench.report.paper.figures import BATCH as PAPER_BATCH
 from hybridbench.report.paper.figures import LENGTHS, PROMPT, stack_of
+from hybridbench.report.places import CONTEXT
 from hybridbench.suite.case import PUBLISHED
 from hybridbench.suite.workloads import GENERATE
 from hybridbench.units import format_si, format_tokens

@@ -35,6 +35,7 @@ from hybridbench.report.plots import group_plots
 from hybridbench.report.provenance import differing_software, kernels_that_ran, machines
 from hybridbench.report.repeat import command
 from hybridbench.report.scatters import group_scatters
+from hybridbench.report.serving import serving_part
 from hybridbench.report.spreads import group_spread
 from hybridbench.report.table import Table
 from hybridbench.report.traces import TraceSection, trace_sections
@@ -147,6 +148,7 @@ def build_report(
     groups = group_records(records, runs)
     shown = latest(records, runs)
     compared = compare(shown)
+    served = serving_part(shown, runs)
     names = ["generate-paper"] if len(compared) == 1 else [f"generate-paper-{n + 1}" for n in range(len(compared))]
     return Report(
         tuple(shown),
@@ -154,7 +156,7 @@ def build_report(
         tuple(_paper_section(one, name) for one, name in zip(compared, names, strict=True)),
         tuple(machines(shown)),
         runs if len(set(runs.values())) > 1 else {},
-        tuple(parts),
+        (*parts, *([served] if served else [])),
         tuple(trace_sections(traces)),
     )
 

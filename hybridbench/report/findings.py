@@ -9,8 +9,9 @@ from dataclasses import replace
 from hybridbench.derive.doubts import doubts
 from hybridbench.metrics import value
 from hybridbench.record import Caveat, Record, Status
-from hybridbench.report.groups import CONTEXT, Group
+from hybridbench.report.groups import Group
 from hybridbench.report.leaders import DENYING, believed, changes, lead_of, limits, memory
+from hybridbench.report.places import CONTEXT
 from hybridbench.units import format_number
 
 

@@ -18,12 +18,11 @@ from typing import Any
 from hybridbench.arch.families import ARCHS
 from hybridbench.arch.model import ModelSpec
 from hybridbench.record import Record
+from hybridbench.report.places import BATCH, CONTEXT, place_text
 from hybridbench.store import newest
 from hybridbench.suite.case import Execution
 from hybridbench.suite.workloads import WORKLOADS
 from hybridbench.units import format_tokens
-
-CONTEXT, BATCH = "context", "batch"
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ class Group:
 
     def place_label(self, place: int) -> str:
         """A place on the axis as a user types it."""
-        return format_tokens(place) if self.axis == CONTEXT else str(place)
+        return place_text(self.axis, place)
 
 
 NO_RUNS: Mapping[str, str] = {}

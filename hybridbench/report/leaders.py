@@ -18,7 +18,8 @@ from hybridbench.derive.floors import floor_set_by
 from hybridbench.metrics import METRICS, value
 from hybridbench.record import Caveat, Record, Status
 from hybridbench.report.display import unit_for
-from hybridbench.report.groups import CONTEXT, Group
+from hybridbench.report.groups import Group
+from hybridbench.report.places import CONTEXT
 from hybridbench.report.table import NO_VALUE, Column, Table, TableCell
 from hybridbench.units import format_number
 

@@ -13,7 +13,8 @@ from hybridbench.derive.doubts import doubts, problems
 from hybridbench.metrics import METRICS, value
 from hybridbench.record import Record, Status, power_limit_text, said_of
 from hybridbench.report.display import ShownUnit, unit_for
-from hybridbench.report.groups import CONTEXT, Group
+from hybridbench.report.groups import Group
+from hybridbench.report.places import CONTEXT
 from hybridbench.report.table import NO_VALUE, NOT_RUN, Column, Table, TableCell
 from hybridbench.suite.models import same_stack
 from hybridbench.suite.workloads import WORKLOADS, workload_row

@@ -13,7 +13,8 @@ from hybridbench.arch.stored import Dtypes
 from hybridbench.report.chart import PREDICTED, Plot, Point
 from hybridbench.report.columns import dtype_words, model_fields
 from hybridbench.report.display import ShownUnit, unit_for
-from hybridbench.report.groups import CONTEXT, arch_order, series_names
+from hybridbench.report.groups import arch_order, series_names
+from hybridbench.report.places import CONTEXT
 from hybridbench.report.table import NO_VALUE, Column, Table, TableCell
 from hybridbench.suite.models import distinct, same_stacks
 from hybridbench.units import format_tokens

@@ -10,7 +10,7 @@ from hybridbench.predict.pricing import Price
 from hybridbench.report.chart import MEASURED, PREDICTED, Plot, Point
 from hybridbench.report.columns import ColumnOf, dtype_words, model_fields, names_of, said, sized, table_of
 from hybridbench.report.display import ShownUnit, unit_for
-from hybridbench.report.groups import CONTEXT
+from hybridbench.report.places import CONTEXT
 from hybridbench.report.predicted import PredictedReport
 from hybridbench.report.table import NO_VALUE, Column, Table, TableCell
 from hybridbench.units import format_tokens

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from hybridbench.record.traced import GAPS, Trace, TraceRecord
 from hybridbench.report.chart import StackedBars, Strip
 from hybridbench.report.display import unit_for
-from hybridbench.report.groups import CONTEXT, Group, file_stem, group_records
+from hybridbench.report.groups import Group, file_stem, group_records
+from hybridbench.report.places import CONTEXT
 from hybridbench.report.table import NO_VALUE, Column, Table, TableCell
 from hybridbench.units import format_number, format_seconds
 

@@ -12,6 +12,7 @@ and its decode steps at these contexts are parts, timed one by one on caches as 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -137,7 +138,8 @@ class DecodeLoop:
             if verify:
                 with torch.no_grad():
                     plain = lambda: self.model.decode(*inputs, self.caches)  # noqa: E731
-                    self.checks.append(verify_step(plain, plan, present(self.caches), inputs))
+                    check = verify_step(plain, plan, present(self.caches), inputs)
+                    self.checks.append(replace(check, how=plan.tiled_by))
             self.plan = plan
         if self.mode == COMPILE and verify:
             self.checks.append(self._verify_compiled())

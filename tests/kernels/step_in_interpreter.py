@@ -32,7 +32,9 @@ def tensors(caches: list[Cache | None]) -> list[torch.Tensor]:
     return [t for cache in caches if cache is not None for kind in cache.tensors().values() for t in kind]
 
 
-def errors(spec: ModelSpec, dtype: str, batch: int, prompt: int, tiling: Tiling | None) -> list[float]:
+def errors(
+    spec: ModelSpec, dtype: str, batch: int, prompt: int, tilings: dict[tuple[str, int, int], Tiling] | None
+) -> list[float]:
     case = Case(spec, Workload("generate", prompt + STEPS, batch, prompt), Execution("cpu", dtype, "eager"))
     model = build_model(case, resolve_backends(case))
     model.allocate(torch.device("cpu"), seed=0)
@@ -45,9 +47,6 @@ def errors(spec: ModelSpec, dtype: str, batch: int, prompt: int, tiling: Tiling 
             mine.copy_(theirs)
         position_B = torch.full((batch,), prompt)
         fed_B, at_B = next_B.clone(), position_B.clone()
-        tilings = None
-        if tiling is not None:
-            tilings = _Always(tiling)
         step = FusedStep(model, fused, fed_B, at_B, advance=True, tilings=tilings)
         worst = 0.0
         for _ in range(STEPS):
@@ -91,5 +90,6 @@ if __name__ == "__main__":
     found = []
     for pattern, options, dtype, batch, prompt, tiling in CASES:
         spec = pattern_spec(pattern, "tiny", options)
-        found.append([f"{pattern} {options.recipe} {dtype}", *errors(spec, dtype, batch, prompt, tiling)])
+        always = None if tiling is None else _Always(tiling)
+        found.append([f"{pattern} {options.recipe} {dtype}", *errors(spec, dtype, batch, prompt, always)])
     json.dump(found, sys.stdout)

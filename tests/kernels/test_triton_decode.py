@@ -52,16 +52,64 @@ def test_the_fused_step_is_right_in_the_interpreter() -> None:
         assert caches < (1e-5 if exact else 3e-2), case
 
 
+@pytest.mark.timeout(600)  # it runs on one core, of which others may leave it a third
+def test_a_step_of_many_sequences_is_right_in_the_interpreter() -> None:
+    """Tiles of 32 to 256 tokens, filled in part, with every kind of block, against the plain modules."""
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    script = [sys.executable, str(SCRIPTS / "step_many_in_interpreter.py")]
+    done = subprocess.run(script, capture_output=True, text=True, env=environment, cwd=SCRIPTS.parents[1], check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout)
+    assert len(found) >= 8
+    for case, logits, caches in found:
+        exact = "float32" in case
+        assert logits < (2e-5 if exact else 0.15), case
+        assert caches < (1e-5 if exact else 3e-2), case
+
+
+@pytest.mark.timeout(400)  # it runs on one core, of which others may leave it a third
+def test_a_search_drops_what_is_wrong_and_keeps_what_is_fast() -> None:
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    script = [sys.executable, str(SCRIPTS / "tune_in_interpreter.py")]
+    done = subprocess.run(script, capture_output=True, text=True, env=environment, cwd=SCRIPTS.parents[1], check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    said = json.loads(done.stdout)
+    assert said["found"] == [["qkv", 32, True, 50.0], ["head", 32, True, 50.0]]
+    assert [line.split()[0] for line in said["dropped"]] == ["qkv", "head"]
+    assert all("logits differs by" in line for line in said["dropped"])
+    assert said["seen"] == [[2, 4], [4, 4]]
+    assert said["seconds"] > 0
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("batch", ["32", "64", "128", "256"])
+def test_kernels_for_many_sequences_fit_a_hopper_gpu(batch: str) -> None:
+    """None spills registers, every product runs on wgmma, and all copies to shared memory have 16 bytes."""
+    done = subprocess.run(
+        [sys.executable, str(SCRIPTS / "step_budgets.py"), "1b", batch], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{done.stdout}{done.stderr[-2000:]}"
+    products = [line for line in done.stdout.splitlines() if " project_" in line]
+    assert len(products) >= 6
+    for line in products:
+        figures = dict(part.split("=") for part in line.partition(": ")[2].replace("per SM", "per").split())
+        assert int(figures["HGMMA"]) > 0, line
+        assert figures["LDGSTS.E.BYPASS.128"] == figures["LDGSTS"], line
+
+
 def test_tilings_fill_the_gpu_and_divide_what_they_cut() -> None:
     from hybridbench.model.tiling import Tiling
 
     sizes = ((3072, 2048), (2048, 8192), (16384, 2048), (4882, 2048), (2048, 4352), (128_256, 2048), (256, 48))
     for n_rows, k in sizes:
-        tiling = Tiling.choose(n_rows, k, 132)
-        assert k % tiling.block_k == 0
-        assert tiling.splits <= k // tiling.block_k
-        if n_rows * k >= 1 << 22:
-            assert -(-n_rows // tiling.rows) * tiling.splits >= 0.9 * 132
+        for tokens in (8, 16, 32, 64, 128, 256):
+            tiling = Tiling.choose(n_rows, k, 132, tokens)
+            assert k % tiling.block_k == 0
+            assert tiling.splits <= k // tiling.block_k
+            if n_rows * k >= 1 << 22:
+                assert -(-n_rows // tiling.rows) * tiling.splits >= 0.9 * 132
+            if tokens > 16:
+                assert tiling.stages * (tiling.rows + tokens) * tiling.block_k * 2 <= 227 << 10
 
 
 def test_splits_follow_from_static_shapes() -> None:

@@ -71,7 +71,7 @@ def test_decode_of_a_transformer_by_hand() -> None:
     assert found.cache == 3 * 8192 * 16 * 2 * 8 * 64 * 2
     assert found.head == 3 * 128_256 * 2
     assert found.workspace == 32 * 2**20
-    assert footprint(build_spec("transformer", "1b"), Workload(DECODE, 8191, 17), STORAGE).workspace == 96 * 2**20
+    assert footprint(build_spec("transformer", "1b"), Workload(DECODE, 8191, 257), STORAGE).workspace == 96 * 2**20
     assert found.gradients == found.optimizer == found.activations == 0
 
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 import triton.language as tl
 
 from hybridbench.kernels.step.triton_product import (
+    FEW,
+    early_squares,
     first_weights,
     halves_of,
     last_to_arrive,
-    load_squares,
+    norm_factor,
     product_after,
     product_of,
     sum_of_parts,
@@ -52,13 +54,13 @@ def project_swiglu(
     high = ((split + 1) * (D // BLOCK_K) // SPLITS) * BLOCK_K
     first_w = first_weights(w_ptr, row, unit_ok, low, D, BLOCK_K)
     wait(PDL)
-    squares = load_squares(squares_ptr, PARTS, PARTS_TILE, B, TOKENS)
+    squares = early_squares(squares_ptr, PARTS, PARTS_TILE, B, TOKENS)
     acc = product_after(first_w, xw_ptr, w_ptr, row, unit_ok, low, high, D, D, B, TOKENS, BLOCK_K, STAGES)
     if SPLITS > 1:
         if not last_to_arrive(acc, part_ptr, count_ptr, tile, split, SPLITS, 2 * HALF, TOKENS):
             return
         acc = sum_of_parts(part_ptr, count_ptr, tile, SPLITS, 2 * HALF, TOKENS)
-    acc = acc * tl.rsqrt(tl.sum(squares, 0) / D + eps)[None, :]
+    acc = acc * norm_factor(squares, squares_ptr, D, eps, PARTS, PARTS_TILE, B, TOKENS)
     gate, up = halves_of(acc, HALF, TOKENS)
     b = tl.arange(0, TOKENS)
     unit = tile * HALF + tl.arange(0, HALF)
@@ -117,13 +119,14 @@ def project_residual(
     ok = row_ok[:, None] & (b < B)[None, :]
     at = (b * D)[None, :] + row[:, None]
     # no kernel writes x between the last such product and this one, so it may be loaded before the wait too
-    x = tl.load(x_ptr + at, mask=ok, other=0.0).to(tl.float32)
+    if TOKENS <= FEW:
+        x = tl.load(x_ptr + at, mask=ok, other=0.0).to(tl.float32)
     weight = tl.load(norm_weight_ptr + row, mask=row_ok, other=0.0).to(tl.float32)
     if K2 == 0:
         first_w = first_weights(first_w_ptr, of_tile, row_ok, low, first_w_width, BLOCK_K)
         wait(PDL)
         if NORMED:
-            squares = load_squares(squares_ptr, PARTS, PARTS_TILE, B, TOKENS)
+            squares = early_squares(squares_ptr, PARTS, PARTS_TILE, B, TOKENS)
         acc = product_after(
             first_w, first_ptr, first_w_ptr, of_tile, row_ok, low, high, K1, first_w_width, B, TOKENS, BLOCK_K, STAGES
         )
@@ -145,7 +148,9 @@ def project_residual(
             return
         acc = sum_of_parts(part_ptr, count_ptr, tile, SPLITS, ROWS, TOKENS)
     if NORMED:
-        acc = acc * tl.rsqrt(tl.sum(squares, 0) / K1 + eps)[None, :]
+        acc = acc * norm_factor(squares, squares_ptr, K1, eps, PARTS, PARTS_TILE, B, TOKENS)
+    if TOKENS > FEW:
+        x = tl.load(x_ptr + at, mask=ok, other=0.0).to(tl.float32)
     kind = x_ptr.dtype.element_ty
     x = (x + acc).to(kind)
     wide = x.to(tl.float32)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import triton.language as tl
 
-from hybridbench.kernels.step.triton_product import first_weights, load_squares, product_after
+from hybridbench.kernels.step.triton_product import early_squares, first_weights, norm_factor, product_after
 from hybridbench.kernels.triton_jit import jit
 from hybridbench.kernels.triton_launch import wait
 
@@ -95,9 +95,9 @@ def project_head(
     w_ptr += (tile * ROWS).to(tl.int64) * D
     first_w = first_weights(w_ptr, of_tile, row_ok, 0, D, BLOCK_K)
     wait(PDL)
-    squares = load_squares(squares_ptr, PARTS, PARTS_TILE, B, TOKENS)
+    squares = early_squares(squares_ptr, PARTS, PARTS_TILE, B, TOKENS)
     acc = product_after(first_w, xw_ptr, w_ptr, of_tile, row_ok, 0, D, D, D, B, TOKENS, BLOCK_K, STAGES)
-    acc = acc * tl.rsqrt(tl.sum(squares, 0) / D + eps)[None, :]
+    acc = acc * norm_factor(squares, squares_ptr, D, eps, PARTS, PARTS_TILE, B, TOKENS)
     b = tl.arange(0, TOKENS)
     logits = acc.to(logits_ptr.dtype.element_ty)
     at = logits_ptr + (b * VOCABULARY)[None, :] + row[:, None]

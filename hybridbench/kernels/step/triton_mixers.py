@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import triton.language as tl
 
+from hybridbench.kernels.step.triton_conv import convolve_words
 from hybridbench.kernels.step.triton_product import (
+    FEW,
+    early_squares,
     first_weights,
     halves_of,
     last_to_arrive,
-    load_squares,
+    norm_factor,
     product_after,
     sum_of_parts,
 )
@@ -75,14 +78,14 @@ def project_qkv(
     high = ((split + 1) * (D // BLOCK_K) // SPLITS) * BLOCK_K
     first_w = first_weights(w_ptr, row, pair_ok, low, D, BLOCK_K)
     wait(PDL)
-    squares = load_squares(squares_ptr, PARTS, PARTS_TILE, B, TOKENS)
+    squares = early_squares(squares_ptr, PARTS, PARTS_TILE, B, TOKENS)
     b = tl.arange(0, TOKENS)
     slot = tl.load(slot_ptr + b, mask=b < B, other=0)
     pair = chunk * HALF + tl.arange(0, HALF)
     ok = (pair < width // 2)[:, None] & (b < B)[None, :]
     turn_ok = ok & in_qk
     turn = turn_ptr + pair[:, None] + (b * (2 * TURN_PAIRS))[None, :]
-    if ROTATES:
+    if ROTATES and TOKENS <= FEW:
         cos = tl.load(turn, mask=turn_ok, other=1.0)
         sin = tl.load(turn + TURN_PAIRS, mask=turn_ok, other=0.0)
     acc = product_after(first_w, xw_ptr, w_ptr, row, pair_ok, low, high, D, D, B, TOKENS, BLOCK_K, STAGES)
@@ -90,8 +93,11 @@ def project_qkv(
         if not last_to_arrive(acc, part_ptr, count_ptr, tile, split, SPLITS, 2 * HALF, TOKENS):
             return
         acc = sum_of_parts(part_ptr, count_ptr, tile, SPLITS, 2 * HALF, TOKENS)
-    acc = acc * tl.rsqrt(tl.sum(squares, 0) / D + eps)[None, :]
+    acc = acc * norm_factor(squares, squares_ptr, D, eps, PARTS, PARTS_TILE, B, TOKENS)
     lower, upper = halves_of(acc, HALF, TOKENS)
+    if ROTATES and TOKENS > FEW:
+        cos = tl.load(turn, mask=turn_ok, other=1.0)
+        sin = tl.load(turn + TURN_PAIRS, mask=turn_ok, other=0.0)
     if ROTATES and in_qk:
         # the reference implementation rounds the projection before it turns it
         lower = lower.to(q_ptr.dtype.element_ty).to(tl.float32)
@@ -167,22 +173,26 @@ def project_mamba2(
     in_conv = (channel >= 0) & (channel < C)
     in_state = live & in_conv[:, None]
     state = conv_ptr + (b * (C * COLUMNS))[None, :] + (channel * COLUMNS)[:, None]
-    past = (
-        tl.zeros((ROWS, TOKENS), tl.float32)
-        + tl.load(conv_bias_ptr + channel, mask=in_conv, other=0.0).to(tl.float32)[:, None]
-    )
-    for tap in tl.static_range(TAPS - 1):
-        old = tl.load(state + COLUMNS - (TAPS - 1) + tap, mask=in_state, other=0.0).to(tl.float32)
-        past += old * tl.load(conv_weight_ptr + channel * TAPS + tap, mask=in_conv, other=0.0).to(tl.float32)[:, None]
-    newest = tl.load(conv_weight_ptr + channel * TAPS + TAPS - 1, mask=in_conv, other=0.0).to(tl.float32)
+    IN_WORDS: tl.constexpr = TOKENS > FEW and COLUMNS == 4 and conv_ptr.dtype.element_ty.primitive_bitwidth == 16
+    if not IN_WORDS:
+        past = (
+            tl.zeros((ROWS, TOKENS), tl.float32)
+            + tl.load(conv_bias_ptr + channel, mask=in_conv, other=0.0).to(tl.float32)[:, None]
+        )
+        for tap in tl.static_range(TAPS - 1):
+            old = tl.load(state + COLUMNS - (TAPS - 1) + tap, mask=in_state, other=0.0).to(tl.float32)
+            past += (
+                old * tl.load(conv_weight_ptr + channel * TAPS + tap, mask=in_conv, other=0.0).to(tl.float32)[:, None]
+            )
+        newest = tl.load(conv_weight_ptr + channel * TAPS + TAPS - 1, mask=in_conv, other=0.0).to(tl.float32)
     wait(PDL)
-    squares = load_squares(squares_ptr, PARTS, PARTS_TILE, B, TOKENS)
+    squares = early_squares(squares_ptr, PARTS, PARTS_TILE, B, TOKENS)
     acc = product_after(first_w, xw_ptr, w_ptr, of_tile, row_ok, low, high, D, D, B, TOKENS, BLOCK_K, STAGES)
     if SPLITS > 1:
         if not last_to_arrive(acc, part_ptr, count_ptr, tile, split, SPLITS, ROWS, TOKENS):
             return
         acc = sum_of_parts(part_ptr, count_ptr, tile, SPLITS, ROWS, TOKENS)
-    acc = acc * tl.rsqrt(tl.sum(squares, 0) / D + eps)[None, :]
+    acc = acc * norm_factor(squares, squares_ptr, D, eps, PARTS, PARTS_TILE, B, TOKENS)
     kind = z_ptr.dtype.element_ty
     new = acc.to(kind)
     if tile * ROWS < I:
@@ -191,14 +201,17 @@ def project_mamba2(
         ok = live & ((row >= I + C) & row_ok)[:, None]
         tl.store(dt_ptr + (b * H)[None, :] + (row - I - C)[:, None], acc, mask=ok)
     if ((tile + 1) * ROWS > I) & (tile * ROWS < I + C):
-        out = past + new.to(tl.float32) * newest[:, None]
-        tl.store(mixed_ptr + (b * C)[None, :] + channel[:, None], (out * tl.sigmoid(out)).to(kind), mask=in_state)
-        for column in tl.static_range(COLUMNS - 1):
-            moved = tl.load(state + column + 1, mask=in_state, other=0.0)
+        if IN_WORDS:
+            convolve_words(new, mixed_ptr, conv_ptr, conv_weight_ptr, conv_bias_ptr, channel, 0, C, TAPS, B, TOKENS)
+        else:
+            out = past + new.to(tl.float32) * newest[:, None]
+            tl.store(mixed_ptr + (b * C)[None, :] + channel[:, None], (out * tl.sigmoid(out)).to(kind), mask=in_state)
+            for column in tl.static_range(COLUMNS - 1):
+                moved = tl.load(state + column + 1, mask=in_state, other=0.0)
+                tl.debug_barrier()
+                tl.store(state + column, moved, mask=in_state)
             tl.debug_barrier()
-            tl.store(state + column, moved, mask=in_state)
-        tl.debug_barrier()
-        tl.store(state + COLUMNS - 1, new, mask=in_state)
+            tl.store(state + COLUMNS - 1, new, mask=in_state)
 
 
 @jit

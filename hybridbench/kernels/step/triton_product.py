@@ -8,6 +8,11 @@ from __future__ import annotations
 import triton.language as tl
 
 from hybridbench.kernels.triton_jit import jit
+from hybridbench.sizes import FEW_TOKENS
+
+FEW = tl.constexpr(FEW_TOKENS)
+"""Up to as many tokens in a tile, a kernel holds in registers what its end needs while it multiplies: first weights,
+sums of squares, the residual. Above, sums of products take that room, and the rest is loaded when they are done."""
 
 
 @jit
@@ -67,16 +72,21 @@ def product_after(
 ) -> tl.tensor:
     """Rows of w times x transposed over [k_first, k_last), of which ``first_w`` is the first block of columns.
 
-    That block is multiplied last: it stays in registers while the loop's loads are in flight.
+    That block is multiplied last: it stays in registers while the loop's loads are in flight. With more than ``FEW``
+    tokens there is no room for it, and it is loaded in the loop like the others.
     """
-    b = tl.arange(0, TOKENS)
-    k = k_first + tl.arange(0, BLOCK_K)
-    x = tl.load(x_ptr + k[:, None] + b[None, :] * x_width, mask=(b < B)[None, :], other=0.0)
     acc = tl.zeros((first_w.shape[0], TOKENS), tl.float32)
-    acc = product_of(
-        acc, x_ptr, w_ptr, row, row_ok, k_first + BLOCK_K, k_last, x_width, w_width, B, TOKENS, BLOCK_K, STAGES
-    )
-    return tl.dot(first_w, x, acc, input_precision="ieee")
+    if TOKENS > FEW:
+        acc = product_of(acc, x_ptr, w_ptr, row, row_ok, k_first, k_last, x_width, w_width, B, TOKENS, BLOCK_K, STAGES)
+    else:
+        b = tl.arange(0, TOKENS)
+        k = k_first + tl.arange(0, BLOCK_K)
+        x = tl.load(x_ptr + k[:, None] + b[None, :] * x_width, mask=(b < B)[None, :], other=0.0)
+        acc = product_of(
+            acc, x_ptr, w_ptr, row, row_ok, k_first + BLOCK_K, k_last, x_width, w_width, B, TOKENS, BLOCK_K, STAGES
+        )
+        acc = tl.dot(first_w, x, acc, input_precision="ieee")
+    return acc
 
 
 @jit
@@ -110,8 +120,12 @@ def sum_of_parts(
     """The sum of the parts of a tile, in order; resets the count for the next step."""
     at = tl.arange(0, ROWS)[:, None] * TOKENS + tl.arange(0, TOKENS)[None, :]
     acc = tl.zeros((ROWS, TOKENS), tl.float32)
-    for split in tl.static_range(SPLITS):
-        acc += tl.load(part_ptr + (tile * SPLITS + split) * ROWS * TOKENS + at, cache_modifier=".cg")
+    if TOKENS > 128:  # two parts at once would not fit into registers
+        for split in tl.range(SPLITS, loop_unroll_factor=1):
+            acc += tl.load(part_ptr + (tile * SPLITS + split) * ROWS * TOKENS + at, cache_modifier=".cg")
+    else:
+        for split in tl.static_range(SPLITS):
+            acc += tl.load(part_ptr + (tile * SPLITS + split) * ROWS * TOKENS + at, cache_modifier=".cg")
     tl.store(count_ptr + tile, 0)
     return acc
 
@@ -126,6 +140,47 @@ def load_squares(
     return tl.load(
         squares_ptr + part[:, None] * B + b[None, :], mask=(part < PARTS)[:, None] & (b < B)[None, :], other=0.0
     )
+
+
+@jit
+def early_squares(
+    squares_ptr: tl.tensor, PARTS: tl.constexpr, PARTS_TILE: tl.constexpr, B: tl.constexpr, TOKENS: tl.constexpr
+) -> tl.tensor:
+    """``load_squares`` for up to ``FEW`` tokens; for more nothing, and ``norm_factor`` loads them."""
+    if TOKENS <= FEW:
+        early = load_squares(squares_ptr, PARTS, PARTS_TILE, B, TOKENS)
+    else:
+        early = tl.zeros((1, TOKENS), tl.float32)
+    return early
+
+
+@jit
+def norm_factor(
+    early: tl.tensor,
+    squares_ptr: tl.tensor,
+    width: tl.tensor,
+    eps: tl.tensor,
+    PARTS: tl.constexpr,
+    PARTS_TILE: tl.constexpr,
+    B: tl.constexpr,
+    TOKENS: tl.constexpr,
+) -> tl.tensor:
+    """1 over the root mean square of each token's row of ``width`` columns, (1, TOKENS).
+
+    Args:
+        early: of ``early_squares``.
+    """
+    if TOKENS <= FEW:
+        total = tl.sum(early, 0)
+    else:
+        AT_ONCE: tl.constexpr = 8 if PARTS_TILE > 8 else PARTS_TILE
+        b = tl.arange(0, TOKENS)
+        total = tl.zeros((TOKENS,), tl.float32)
+        for first in range(0, PARTS_TILE, AT_ONCE):
+            part = first + tl.arange(0, AT_ONCE)
+            ok = (part < PARTS)[:, None] & (b < B)[None, :]
+            total += tl.sum(tl.load(squares_ptr + part[:, None] * B + b[None, :], mask=ok, other=0.0), 0)
+    return tl.rsqrt(total / width + eps)[None, :]
 
 
 @jit

@@ -18,8 +18,7 @@ from rich.text import Text
 
 from hybridbench.report.chart import MEASURED, Kin, Plot
 from hybridbench.report.display import ShownUnit, unit_for
-from hybridbench.report.groups import CONTEXT
-from hybridbench.units import format_tokens
+from hybridbench.report.places import place_text
 
 HEIGHT = 18
 _MOST_WIDE = 100
@@ -112,7 +111,7 @@ def _failures(plot: Plot) -> list[Text]:
 
 
 def _place(plot: Plot, place: int) -> str:
-    return format_tokens(place) if plot.axis == CONTEXT else str(place)
+    return place_text(plot.axis, place)
 
 
 def _letters(models: Mapping[str, Kin]) -> dict[str, str]:

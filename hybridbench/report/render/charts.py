@@ -19,9 +19,8 @@ import vl_convert
 from hybridbench.errors import BadInput
 from hybridbench.report.chart import MEASURED, PREDICTED, Kin, Plot, Point
 from hybridbench.report.display import ShownUnit, unit_for
-from hybridbench.report.groups import BATCH, CONTEXT
+from hybridbench.report.places import AXIS_TITLES, BATCH, place_text
 from hybridbench.text import printable
-from hybridbench.units import format_tokens
 
 WIDTH, HEIGHT = 560, 340
 PNG_SCALE = 2
@@ -97,7 +96,7 @@ def draw(plot: Plot, *, validate: bool = True) -> dict[str, Any]:
 
 
 def _place(plot: Plot, place: int) -> str:
-    return f"context {format_tokens(place)}" if plot.axis == CONTEXT else f"batch {place}"
+    return f"{plot.axis} {place_text(plot.axis, place)}"
 
 
 def looks(models: Mapping[str, Kin]) -> tuple[list[str], list[str]]:
@@ -259,14 +258,11 @@ def _failure_words(plot: Plot, x: alt.X, color: alt.Color) -> list[alt.Chart]:
     last = places_of(plot)[-1]
     layers = []
     for line, ((series, word), places) in enumerate(failed.items()):
-        where = ", ".join(format_tokens(place) if plot.axis == CONTEXT else str(place) for place in places)
+        where = ", ".join(place_text(plot.axis, place) for place in places)
         row = {"series": series, "place": last, "word": f"{series}: {word} at {where}"}
         mark = alt.Chart(data_of([row])).mark_text(align="right", baseline="bottom", fontSize=11, dx=22)
         layers.append(mark.encode(x=x, y=alt.value(HEIGHT - 4 - 14 * line), text="word:N", color=color))
     return layers
-
-
-AXIS_TITLES = {CONTEXT: "context [tokens]", BATCH: "batch [sequences]"}
 
 
 def _thinned(places: list[int]) -> list[int]:
@@ -277,9 +273,9 @@ def _thinned(places: list[int]) -> list[int]:
 
 def label_expr(axis: str, places: list[int]) -> str:
     """A Vega expression that writes 4096 as 4k. It is a lookup, because the places are known."""
-    if axis != CONTEXT:
+    if axis == BATCH:
         return "datum.label"
-    known = ", ".join(f"'{place}': '{format_tokens(place)}'" for place in places)
+    known = ", ".join(f"'{place}': '{place_text(axis, place)}'" for place in places)
     return f"({{{known}}})[toString(datum.value)]"
 
 

@@ -9,9 +9,8 @@ import altair as alt
 
 from hybridbench.report.chart import Kin, Scatter, Spread
 from hybridbench.report.display import ShownUnit, unit_for
-from hybridbench.report.groups import CONTEXT
+from hybridbench.report.places import AXIS_TITLES, BATCH, place_text
 from hybridbench.report.render.charts import (
-    AXIS_TITLES,
     CONFIG,
     HEIGHT,
     PLAIN_NUMBER,
@@ -20,7 +19,6 @@ from hybridbench.report.render.charts import (
     looks,
     value_axis,
 )
-from hybridbench.units import format_tokens
 
 _FAR = 5
 """How many times as far as all 95th percentiles a slowest sample may lie on a linear axis."""
@@ -143,9 +141,9 @@ def distance_axis(chart: Spread) -> tuple[alt.Scale, dict[str, Any]]:
 
 
 def _place_axis(axis: str, places: list[int]) -> alt.Axis:
-    if axis != CONTEXT:
+    if axis == BATCH:
         return alt.Axis(labelAngle=0)
-    known = ", ".join(f"'{place}': '{format_tokens(place)}'" for place in places)
+    known = ", ".join(f"'{place}': '{place_text(axis, place)}'" for place in places)
     return alt.Axis(labelAngle=0, labelExpr=f"({{{known}}})[toString(datum.value)]")
 
 

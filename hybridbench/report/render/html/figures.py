@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hybridbench.report.chart import Family, Kin, Plot, Scatter, Spread, StackedBars
-from hybridbench.report.groups import BATCH, CONTEXT
 from hybridbench.report.paper.compare import PaperComparison
+from hybridbench.report.places import AXIS_TITLES, place_text
 from hybridbench.report.render.charts import bounds, draw, looks, places_of, rows_of, spelled, unit_of
 from hybridbench.report.render.clouds import (
     distance_axis,
@@ -29,11 +29,9 @@ from hybridbench.report.render.clouds import (
 from hybridbench.report.render.html.elements import text
 from hybridbench.report.render.panels import draw_panels
 from hybridbench.report.render.stacks import draw_stack, stack_colors, stack_rows
-from hybridbench.units import format_tokens
 
 Columns = Sequence[tuple[str, str]]
 """The field and the heading of each column of a chart's rows."""
-_PLACES = {CONTEXT: "context [tokens]", BATCH: "batch [sequences]"}
 _DIGITS = 7
 """Significant digits of a value in a page: more than any clock has."""
 _SHOWN = ("#000000", "#222222", "#333333")
@@ -53,7 +51,7 @@ class Figures:
         places = places_of(plot)
         shown_in = unit_of(plot)
         heading = shown_in.heading(plot.quantity)
-        columns = [("series", "model"), ("place", _PLACES[plot.axis]), ("kind", "kind"), ("amount", heading)]
+        columns = [("series", "model"), ("place", AXIS_TITLES[plot.axis]), ("kind", "kind"), ("amount", heading)]
         if any(point.low is not None for point in plot.points):
             columns += [("low", "5th percentile"), ("high", "95th percentile")]
         rows = rows_of(plot)
@@ -74,7 +72,7 @@ class Figures:
         x_in, y_in = shown_units(chart)
         columns = [
             ("series", "model"),
-            ("place", _PLACES[chart.axis]),
+            ("place", AXIS_TITLES[chart.axis]),
             ("x", x_in.heading(chart.quantities[0])),
             ("y", y_in.heading(chart.quantities[1])),
         ]
@@ -93,7 +91,7 @@ class Figures:
         """The figure of the distributions of step times."""
         columns = [
             ("series", "model"),
-            ("place", _PLACES[chart.axis]),
+            ("place", AXIS_TITLES[chart.axis]),
             ("samples", "samples"),
             ("median", "median [s]"),
             ("least", "fastest [% of median]"),
@@ -191,7 +189,7 @@ class Figures:
 
 
 def _place(axis: str, places: Sequence[int]) -> str:
-    return ", ".join(f"context {format_tokens(place)}" if axis == CONTEXT else f"batch {place}" for place in places)
+    return ", ".join(f"{axis} {place_text(axis, place)}" for place in places)
 
 
 def _kin(models: Mapping[str, Kin]) -> list[tuple[str, str]]:

@@ -1,0 +1,132 @@
+"""tuning: ``hybridbench tune``: tilings of a fused decode step's products, searched on the GPU at hand."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hybridbench.cli.options import model_options
+from hybridbench.cli.output import Plain
+from hybridbench.cli.typed import Command, listed
+from hybridbench.errors import BadInput
+from hybridbench.machine import visible_gpus
+from hybridbench.suite.case import GRAPH, Case
+from hybridbench.suite.sweep import Sweep, cases
+from hybridbench.suite.workloads import DECODE
+from hybridbench.version import full_version
+
+if TYPE_CHECKING:
+    from hybridbench.model.tiling_table import Product, Searched
+    from hybridbench.model.tune import Search, Told
+
+CONTEXT = "64"
+"""Tokens cached. No product depends on it."""
+
+PRODUCTS = ("qkv", "mamba2", "swiglu", "residual", "head", "state")
+
+
+@click.command(cls=Command)
+@model_options()
+@listed("--product", "only", help=f"With commas: {', '.join(PRODUCTS)}.  [all]")
+@click.option("--most", type=int, default=32, show_default=True, help="Tilings to try of each product.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="The table's file.  [the user's cache of this GPU]")
+@click.option("--dry-run", is_flag=True, help="Say how many tilings would be tried and how long it takes, and stop.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout and nothing else.")
+def tune(*, only: str | None, most: int, out: Path | None, dry_run: bool, as_json: bool, **options: Any) -> None:
+    """Search how the products of a fused decode step are cut into programs, on this GPU and at these batches.
+
+    Each tiling's step is compared with the one by rules before it is timed. The fastest go into a table, which decode
+    looks at from then on; records say whether a step's tilings were searched. A whole step is timed both ways at the
+    end: where the searched tilings together are slower, none of them is kept.
+    """
+    options.pop("ctx", None)
+    chosen = tuple(name.strip() for name in only.split(",")) if only else ()
+    if unknown := [name for name in chosen if name not in PRODUCTS]:
+        raise BadInput(f"--product {unknown[0]}: there is no such product; choose from {', '.join(PRODUCTS)}.")
+    if most < 1:
+        raise BadInput(f"--most {most}: at least one tiling has to be tried.")
+    if not visible_gpus():
+        raise BadInput("tune: this machine shows no NVIDIA GPU, and tilings are searched on one.")
+    planned = cases(Sweep(DECODE, ctx=CONTEXT, device="cuda", mode=GRAPH, **options), has_gpu=True)
+    found, path = _searched(planned, chosen, most, out, dry_run)
+    if as_json:
+        click.echo(json.dumps([_row(product, one) for product, one in found.items()]))
+    elif found:
+        _show(found, path)
+
+
+def _searched(
+    planned: list[Case], only: tuple[str, ...], most: int, out: Path | None, dry_run: bool
+) -> tuple[dict[Product, Searched], Path]:
+    """What was found over all cases, and the file that it was written to."""
+    import torch
+
+    from hybridbench.model.tiling_table import TilingTable, own_table, write_table
+    from hybridbench.model.tune import Search, graph_timer, inputs_of
+
+    told = Plain(stderr=True, soft_wrap=True)
+    device = torch.device("cuda")
+    gpu = torch.cuda.get_device_name(device)
+    path = out or own_table(gpu)
+    made_with = {name: version(name) for name in ("torch", "triton")} | {"hybridbench": full_version()}
+    found: dict[Product, Searched] = {}
+    for case in planned:
+        with torch.no_grad():
+            search = Search(inputs_of(case, device), graph_timer, most=most, only=only, known=found)
+            count = sum(map(len, search.tried.values()))
+            where = f"{case.model.label} {case.model.scale}, batch {case.workload.batch}"
+            told.print(f"{where}: {count} tilings of {len(search.tried)} products, some {search.seconds:.0f} s.")
+            if dry_run or not search.tried:
+                continue
+            better = _kept(search, where, told)
+        found |= better
+        if better:  # after each case, so that what was found stays if a later one is stopped
+            write_table(path, TilingTable(gpu, made_with, better))
+    return found, path
+
+
+def _kept(search: Search, where: str, told: Plain) -> dict[Product, Searched]:
+    """What was found, if a whole step is faster with it."""
+
+    def tell(seen: Told) -> None:
+        told.print(f"  {seen.done} of {seen.total}, {len(seen.dropped)} dropped")
+
+    better = search.run(tell)
+    for line in search.dropped:
+        told.print(f"  dropped: {line}")
+    rules, searched = search.whole_us({(one.name, one.n_rows, one.k): it.tiling for one, it in better.items()})
+    told.print(f"{where}: a step takes {searched:.1f} us, and {rules:.1f} us by the rules.")
+    if searched > rules:
+        told.print(f"{where}: not kept, since the step by the rules is faster.")
+        return {}
+    return better
+
+
+def _row(product: Product, one: Searched) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {**asdict(product), **asdict(one)}
+
+
+def _show(found: dict[Product, Searched], path: Path) -> None:
+    from hybridbench.report.render.terminal import print_table
+    from hybridbench.report.table import Column, Table, TableCell
+    from hybridbench.units import format_number
+
+    columns = [Column("product", "product", numeric=False), Column("tokens", "tokens")]
+    columns += [Column(name, name.replace("_", " ")) for name in ("rows", "splits", "block_k", "stages", "warps")]
+    columns += [Column("us", "a launch [us]"), Column("rules_us", "by rules [us]")]
+    table = Table("tilings", columns)
+    for product, one in found.items():
+        name = f"{product.name} {product.n_rows} x {product.k}"
+        cut = (getattr(one.tiling, column.key) for column in columns[2:7])
+        cells = [TableCell(name, name), TableCell(str(product.tokens), product.tokens)]
+        cells += [TableCell(str(value), value) for value in cut]
+        cells += [TableCell(format_number(time), time) for time in (one.us, one.rules_us)]
+        table.rows.append(cells)
+    print_table(table, Plain())
+    Plain(stderr=True, soft_wrap=True).print(f"Written to {path}. Decode on this GPU uses it from now on.")

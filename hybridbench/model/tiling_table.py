@@ -1,0 +1,173 @@
+"""tiling_table: tilings that were searched on a GPU, by product: how a table is written, read and found.
+
+A table is a JSON file for one kind of GPU. ``hybridbench tune`` writes one into the user's cache, which is looked at
+first, and tables of GPUs that were at hand are in ``tilings`` beside this file. A product that no table has gets its
+tiling from the rules (``Tiling.choose``).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from hybridbench.errors import BadResults
+from hybridbench.files import Damaged, Missing, from_json, read_text
+from hybridbench.model.tiling import Tiling
+
+FORMAT = 1
+SHIPPED = Path(__file__).parent / "tilings"
+_MOST_BYTES = 4 << 20
+
+
+@dataclass(frozen=True, order=True)
+class Product:
+    """What a tiling is of.
+
+    Attributes:
+        name: the kernel's: ``qkv``, ``mamba2``, ``swiglu``, ``residual``, ``head``, or ``state``.
+        n_rows, k: of the weights; of a ``state`` its head and its columns.
+        tokens: rows of x in a tile (``tiling.token_tile``).
+    """
+
+    name: str
+    n_rows: int
+    k: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Searched:
+    """A tiling that was found, and the times of one launch with it and with the rules' own; us."""
+
+    tiling: Tiling
+    us: float
+    rules_us: float
+
+
+@dataclass(frozen=True)
+class TilingTable:
+    """Tilings of one kind of GPU.
+
+    Attributes:
+        gpu: its name, as CUDA gives it.
+        made_with: packages and their versions.
+        entries: what was found for each product.
+    """
+
+    gpu: str
+    made_with: Mapping[str, str]
+    entries: Mapping[Product, Searched]
+
+    def joined(self, newer: TilingTable) -> TilingTable:
+        """The table with a newer one's entries in place of its own."""
+        return replace(newer, entries={**self.entries, **newer.entries})
+
+    def of(self, tokens: int) -> dict[tuple[str, int, int], Tiling]:
+        """The tilings for a tile of so many tokens, by name and size, as ``Launches`` takes them."""
+        return {
+            (product.name, product.n_rows, product.k): found.tiling
+            for product, found in self.entries.items()
+            if product.tokens == tokens
+        }
+
+    def to_json(self) -> str:
+        """The file's text: a line for each product, so that differences can be read."""
+        head = {"format": FORMAT, "gpu": self.gpu, "made with": dict(self.made_with)}
+        lines = [
+            json.dumps(asdict(product) | {"tiling": asdict(one.tiling), "us": one.us, "rules us": one.rules_us})
+            for product, one in sorted(self.entries.items())
+        ]
+        return json.dumps(head)[:-1] + ', "products": [\n' + ",\n".join(lines) + "\n]}\n"
+
+
+def read_table(path: Path) -> TilingTable:
+    """The table in a file.
+
+    Raises:
+        BadResults: the file cannot be read, or is not such a table; the text says why and what to do.
+    """
+    try:
+        body = from_json(read_text(path, _MOST_BYTES))
+    except Damaged as exc:
+        raise BadResults(f"{path} {exc}: make it anew with 'hybridbench tune -o {path}'.") from exc
+    if not isinstance(body, dict) or body.get("format") != FORMAT:
+        raise BadResults(f"{path} is no table of tilings of format {FORMAT}: make it anew with 'hybridbench tune'.")
+    try:
+        entries = dict(_entry(one) for one in body["products"])
+        return TilingTable(str(body["gpu"]), dict(body["made with"]), entries)
+    except (KeyError, TypeError, ValueError) as exc:
+        raise BadResults(f"{path} is no table of tilings ({exc}): make it anew with 'hybridbench tune'.") from exc
+
+
+def _entry(one: dict[str, Any]) -> tuple[Product, Searched]:
+    product = Product(str(one["name"]), *(_positive(one, name) for name in ("n_rows", "k", "tokens")))
+    tiling = Tiling(**{field.name: _positive(one["tiling"], field.name) for field in fields(Tiling)})
+    if product.name != "state" and (product.k % tiling.block_k or tiling.splits > product.k // tiling.block_k):
+        raise ValueError(f"{tiling} does not divide {product}")
+    if product.name == "state" and product.n_rows % tiling.rows:
+        raise ValueError(f"{tiling} does not divide {product}")
+    return product, Searched(tiling, float(one["us"]), float(one["rules us"]))
+
+
+def _positive(one: dict[str, Any], name: str) -> int:
+    if not isinstance(one[name], int) or one[name] < 1:
+        raise ValueError(f"{name} is {one[name]!r}, not a positive whole number")
+    return int(one[name])
+
+
+def file_name(gpu: str) -> str:
+    """The file of a GPU's table.
+
+    >>> file_name("NVIDIA H200")
+    'nvidia-h200.json'
+    """
+    return re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-") + ".json"
+
+
+def own_table(gpu: str) -> Path:
+    """The user's own table of a GPU."""
+    return platformdirs.user_cache_path("hybridbench") / "tilings" / file_name(gpu)
+
+
+@cache
+def table_for(gpu: str) -> TilingTable | None:
+    """The tables of a GPU, the user's own entries before the shipped ones; None if there is none.
+
+    Raises:
+        BadResults: a table is damaged.
+    """
+    found: TilingTable | None = None
+    for path in (SHIPPED / file_name(gpu), own_table(gpu)):
+        if path.exists():
+            table = read_table(path)
+            found = table if found is None else found.joined(table)
+    return found
+
+
+def write_table(path: Path, table: TilingTable) -> TilingTable:
+    """Writes a table, joined with the one of that GPU that the file holds already; returns what the file then holds.
+
+    Raises:
+        BadResults: the file holds something else, or cannot be written.
+    """
+    try:
+        kept = read_table(path) if path.exists() else None
+    except Missing:  # pragma: no cover - removed in between
+        kept = None
+    if kept is not None and kept.gpu != table.gpu:
+        raise BadResults(f"{path} is of {kept.gpu}, and this is {table.gpu}: name another file with -o.")
+    whole = table if kept is None else kept.joined(table)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(whole.to_json(), encoding="utf-8")
+    except OSError as exc:
+        raise BadResults(f"{path} cannot be written ({exc.strerror}): name another file with -o.") from exc
+    table_for.cache_clear()
+    return whole

@@ -1,0 +1,54 @@
+"""Searches tilings of a tiny step on the CPU in triton's interpreter, with a scripted clock; prints what it found.
+
+Of two products two tilings each are tried: one whose loop never runs, so that its product is 0, and a right one, for
+which the clock says half of the rules' time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any
+
+os.environ["TRITON_INTERPRET"] = "1"
+
+import torch
+from decode_in_interpreter import mend_the_interpreter
+
+from hybridbench.arch.families import Options, pattern_spec
+from hybridbench.model import tune
+from hybridbench.model.tiling import Tiling
+from hybridbench.suite.case import Case, Execution
+from hybridbench.suite.workloads import DECODE, Workload
+
+RIGHT, EMPTY = Tiling(64, 1, 64, 2, 4), Tiling(64, 1, 256, 2, 4)
+
+
+def main() -> None:
+    """Print what was found."""
+    mend_the_interpreter()
+    spec = pattern_spec("*-", "tiny", Options(vocab_size=100))
+    case = Case(spec, Workload(DECODE, 3, 17), Execution("cpu", "float32", "graph"))
+    tune.candidates = lambda *_: [EMPTY, RIGHT]
+    asked: list[Any] = []
+
+    def timer(launches: Any) -> float:
+        asked.append(len(launches))
+        return 50.0 if len(asked) > len(search.tried) else 100.0
+
+    with torch.no_grad():
+        search = tune.Search(tune.inputs_of(case, torch.device("cpu")), timer, only=("qkv", "head"))
+        seen: list[tuple[int, int]] = []
+        found = search.run(lambda told: seen.append((told.done, told.total)))
+    body = {
+        "found": [[product.name, product.tokens, one.tiling == RIGHT, one.us] for product, one in found.items()],
+        "dropped": search.dropped,
+        "seen": seen,
+        "seconds": search.seconds,
+    }
+    json.dump(body, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

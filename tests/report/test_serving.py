@@ -1,0 +1,82 @@
+"""Decode over batches and scales: shares of the floor side by side, and throughput under a limit on a step's time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from hybridbench.metrics import value
+from hybridbench.record import Record, Status
+from hybridbench.report.build import build_report
+from hybridbench.report.places import BATCH, SCALE
+from hybridbench.report.render.charts import draw
+from hybridbench.report.serving import serving_part
+from hybridbench.suite.sweep import Sweep, cases
+
+Make = Callable[..., Record]
+STEPS = {1: 0.004, 16: 0.009, 64: 0.0199, 128: 0.06}
+
+
+def swept(record_of: Make, **options: str) -> list[Record]:
+    made = cases(Sweep("decode", device="cuda", **options), has_gpu=True)
+    return [record_of(case, STEPS[case.workload.batch]) for case in made]
+
+
+@pytest.fixture(name="records")
+def _records(record_of: Make) -> list[Record]:
+    return swept(record_of, arch="transformer,mamba", ctx="4k,32k", batch="1,16,64,128")
+
+
+def test_the_largest_batch_under_each_limit_is_named(records: list[Record]) -> None:
+    part = serving_part(records)
+    assert part is not None
+    assert [table.title.rpartition(" ")[2] for table in part.tables] == ["4k", "32k"]
+    for table in part.tables:
+        for row, name in zip(table.rows, ("transformer", "mamba"), strict=True):
+            assert [cell.value for cell in row[2::2]] == [16, 64, 64]
+            rates = [cell.value for cell in row[1::2]]
+            assert rates == pytest.approx([16 / 0.009, 64 / 0.0199, 64 / 0.0199], rel=1e-3)
+            assert row[0].text == name
+        assert table.footnotes() == []
+
+
+def test_a_limit_that_no_batch_meets_is_empty_and_one_that_memory_ended_says_so(record_of: Make) -> None:
+    slow = [record_of(record.case, 1.0) for record in swept(record_of, arch="mamba", ctx="4k", batch="1,16,64")]
+    part = serving_part(slow)
+    assert part is not None
+    assert [cell.text for cell in part.tables[0].rows[0][1:]] == ["-"] * 6
+    fast = swept(record_of, arch="mamba", ctx="4k", batch="1,16,64")
+    fast[-1] = replace(fast[-1], status=Status.OOM, observed=None, message="out of memory")
+    part = serving_part(fast)
+    assert part is not None
+    (table,) = part.tables
+    assert table.rows[0][6].value == 16
+    assert table.footnotes() == ["[1] the next batch measured, 64, is oom"]
+
+
+def test_shares_are_drawn_against_batch_and_scale(record_of: Make, records: list[Record]) -> None:
+    across = swept(record_of, arch="inter,mamba", ctx="4k", batch="16", scale="100m,350m,1b")
+    part = serving_part([*records, *across])
+    assert part is not None
+    by_batch = [plot for plot in part.plots if plot.axis == BATCH]
+    (by_scale,) = [plot for plot in part.plots if plot.axis == SCALE]
+    assert len(by_batch) == 2
+    assert sorted({point.place for point in by_batch[0].points}) == [1, 16, 64, 128]
+    assert {(point.series, point.place) for point in by_scale.points if point.series == "inter"} == {
+        ("inter", 10**8),
+        ("inter", 35 * 10**7),
+        ("inter", 10**9),
+    }
+    shares = {(point.series, point.place): point.amount for point in by_scale.points}
+    expected = {(record.case.model.arch, record.case.model.scale): value(record, "floor_frac") for record in across}
+    assert shares["mamba", 35 * 10**7] == expected["mamba", "350m"]
+    assert "350m" in str(draw(by_scale))
+
+
+def test_a_report_has_the_section_only_where_there_is_something_to_set_side_by_side(
+    record_of: Make, records: list[Record]
+) -> None:
+    assert [part.title for part in build_report(records).parts] == ["Decode over batches and scales"]
+    assert build_report(swept(record_of, arch="mamba", ctx="4k", batch="1,16")).parts == ()
