@@ -22,6 +22,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *(
             "convention",
             "gpu",
+            "tp",
             "records",
             "metric",
             "quality",
@@ -79,11 +80,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "quickstart": ("hybridbench quickstart", "hybridbench quickstart -o results/local/first"),
     "cost": (
         "hybridbench cost --scale 1b --ctx 4k..128k",
-        "hybridbench cost --model nemotron-h-8b --ctx 8k --layers",
+        "hybridbench cost --model nemotron-h-8b --ctx 8k --tp 1,2,4,8",
     ),
     "cache": (
         "hybridbench cache --arch inter --ctx 8k,128k --batch 4",
-        "hybridbench cache --model jamba-mini --cache-layout all",
+        "hybridbench cache --model jamba-mini --cache-layout vllm --tp 1,2,4",
     ),
     "fit": (
         "hybridbench fit --arch transformer,inter --ctx 32k --gpu rtx-4090,h200",

@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 import click
 from click.core import ParameterSource
 
+from hybridbench import units
 from hybridbench.arch.blocks.parallel import FUSION_NORMS, FUSION_OPS, FUSION_OUTS, FUSION_SCALES, FUSION_VALUES
 from hybridbench.arch.families import MAMBA2, RECIPES
 from hybridbench.arch.kinds import MIXERS
@@ -197,6 +198,18 @@ match_options = _stack(
     _packed("match", MatchOptions, "match", "to", "by", "tolerance"),
 )
 """Of commands that predict, which get them as ``match``."""
+
+
+tp_option = listed("--tp", help="GPUs that share a model by tensor parallelism, with commas; figures are per GPU.  [1]")
+
+
+def given_tps(tp: str | None) -> tuple[int, ...] | None:
+    """The numbers of GPUs of ``--tp``; None where it was not given.
+
+    Raises:
+        BadInput: a number below 1, or no number.
+    """
+    return None if tp is None else units.parse_range(tp, "--tp")
 
 
 def refuse_idle(needed: str, *names: str) -> None:

@@ -28,6 +28,14 @@ def said(key: str, heading: str, words: Sequence[str], numeric: bool = False) ->
     return Column(key, heading, numeric=numeric), [TableCell(word, word) for word in words]
 
 
+def gpu_counts(numbers: Sequence[int | None], key: str = "tp", heading: str = "GPUs") -> list[ColumnOf]:
+    """A column of numbers of GPUs that share a model; none where that was not asked for."""
+    if all(number is None for number in numbers):
+        return []
+    cells = [TableCell(NO_VALUE if number is None else str(number), number) for number in numbers]
+    return [(Column(key, heading), cells)]
+
+
 def table_of(title: str, columns: Iterable[ColumnOf], specs: Sequence[ModelSpec] = ()) -> Table:
     """A table of columns. It says which ratios of ``specs`` make the same stack."""
     made = list(columns)

@@ -34,6 +34,9 @@ class Cost:
     ``decode_bytes_moved`` is for a whole step of ``batch`` sequences: all of them share one read of the weights.
     ``train_flops_full_mask`` counts every query with every key, as PaLM and nanoGPT do; it is not defined in the
     hardware convention, which counts tiles.
+
+    With ``tp`` all of it is of one of so many GPUs (``arch.model.shard``), and ``all_reduce_bytes`` are what they add
+    up per token of a forward.
     """
 
     convention: Convention
@@ -52,6 +55,8 @@ class Cost:
     conv_state_bytes: int
     decode_bytes_moved: int
     weight_bytes: int
+    tp: int | None = None
+    all_reduce_bytes: int | None = None
 
 
 def _sum_flops(parts: list[Flops]) -> Flops:
@@ -221,6 +226,7 @@ class LayerCost:
     ssm_state_bytes: int
     conv_state_bytes: int
     decode_bytes_moved: int
+    all_reduce_bytes: int | None = None
 
 
 def layer_costs(
