@@ -22,7 +22,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *(
             "convention",
             "gpu",
+            "gpus",
             "tp",
+            "link_gb_per_s",
             "records",
             "metric",
             "quality",
@@ -88,10 +90,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "fit": (
         "hybridbench fit --arch transformer,inter --ctx 32k --gpu rtx-4090,h200",
-        "hybridbench fit --workload train --ctx 8k --checkpoint full",
+        "hybridbench fit --workload train --scale 3b --ctx 8k --gpus 1,2,4,8",
     ),
     "price": (
-        "hybridbench price --ctx 32k --gpu all --sort energy",
+        "hybridbench price --ctx 32k --gpu h100,h200,b200 --tp 1,2,4",
         "hybridbench price --gpu b200 --efficiency results/nvidia-h200",
     ),
     "crossover": (
