@@ -207,7 +207,7 @@ tp_option = listed("--tp", help="GPUs that share a model by tensor parallelism, 
 gpus_option = listed("--gpus", help="GPUs in all, with commas: for train, FSDP2 over --gpus / --tp.  [--tp]")
 
 
-def given_groups(gpus: str | None, tp: str | None, workload: str) -> tuple[GpuGroup | None, ...]:
+def given_groups(gpus: str | None, tp: str | None, workload: str | None = None) -> tuple[GpuGroup | None, ...]:
     """The groups of GPUs of every ``--gpus`` and ``--tp``; None alone where neither was given.
 
     Raises:
@@ -219,7 +219,7 @@ def given_groups(gpus: str | None, tp: str | None, workload: str) -> tuple[GpuGr
     if gpus is None:
         return tuple(GpuGroup(one, one) for one in tps)
     counts = units.parse_range(gpus, "--gpus")
-    if not workload_row(workload).trains:
+    if not (workload is None or workload_row(workload).trains):
         raise BadInput(f"--gpus {gpus} with {workload}: only training is divided so; share the model with --tp {gpus}.")
     return tuple(GpuGroup(count, one) for one in tps for count in counts)
 

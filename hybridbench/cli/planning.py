@@ -106,8 +106,9 @@ def fit(
         raise BadInput("--verify with both --ctx and --batch leaves nothing to find: give one of them.")
     contexts, batches = _sizes(ctx, batch)
     here = visible_gpus() if verify else []
-    cards, groups = _fit_gpus(gpu, verify, here), given_groups(gpus, tp, workload)
+    groups = given_groups(gpus, tp, workload)
     _check_alone(verify, groups)
+    cards = _fit_gpus(gpu, verify, here)
     specs = chosen_specs(models, configs, arch=arch, scale=scale, **options)
     specs, notes = matching(specs, match, scale, contexts or (8192,), batches or (1,), asked)
     # A row tries many sizes.

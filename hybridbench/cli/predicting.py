@@ -21,8 +21,9 @@ from hybridbench.arch.stored import StorageOptions
 from hybridbench.cli.options import (
     MatchOptions,
     dtype_options,
+    given_groups,
     given_options,
-    given_tps,
+    gpus_option,
     match_options,
     matching,
     model_options,
@@ -32,6 +33,8 @@ from hybridbench.cli.options import (
 from hybridbench.cli.output import Plain
 from hybridbench.cli.typed import Command, listed
 from hybridbench.errors import BadInput, unknown_name
+from hybridbench.predict.group import GpuGroup
+from hybridbench.predict.group_cost import group_cost
 from hybridbench.report.progress import computed
 from hybridbench.report.render.page import own_page
 from hybridbench.suite.models import ALL_ARCHS, model_specs, preset_specs
@@ -79,12 +82,14 @@ def predict(
     batches: tuple[int, ...],
     convention: str,
     asked: StorageOptions,
-    tps: tuple[int, ...] | None = None,
+    groups: Sequence[GpuGroup | None] = (None,),
+    trains: bool = False,
 ) -> Rows:
     """Every model at every context and batch in each of a list of conventions, with commas.
 
     Args:
-        tps: numbers of GPUs that share a model, whose costs are of one of them; None for whole models.
+        groups: GPUs that share a model, whose costs are of one of them; None for whole models.
+        trains: with what a GPU of a group stores and exchanges in training.
 
     Raises:
         BadInput: an unknown convention, an empty part of the list, or GPUs that cannot share a model.
@@ -93,15 +98,18 @@ def predict(
     for name in names:
         if name not in list(Convention):
             raise unknown_name("convention", name, [known.value for known in Convention])
-    units.check_rows(specs, tps or (None,), contexts, batches, names)
+    units.check_rows(specs, groups, contexts, batches, names)
     kept = [(spec, asked.dtypes(spec.stored).storage) for spec in specs]
-    wanted = list(itertools.product(kept, tps or (None,), map(Convention, names), batches, contexts))
+    wanted = list(itertools.product(kept, groups, map(Convention, names), batches, contexts))
 
-    def row(asked_for: tuple[tuple[ModelSpec, Storage], int | None, Convention, int, int]) -> tuple[ModelSpec, Cost]:
-        (spec, storage), tp, convention, batch, context = asked_for
-        if tp is None:
-            return spec, cost_of(spec, context, batch, convention, storage)
-        return spec, rank_cost(spec, tp, context, batch, convention, storage)
+    def row(
+        asked_for: tuple[tuple[ModelSpec, Storage], GpuGroup | None, Convention, int, int],
+    ) -> tuple[ModelSpec, Cost]:
+        (spec, storage), group, convention, batch, context = asked_for
+        sizes = context, batch, convention, storage
+        if group is None:
+            return spec, cost_of(spec, *sizes)
+        return spec, group_cost(spec, group, *sizes) if trains else rank_cost(spec, group.tp, *sizes)
 
     return computed(row, wanted, "rows", Plain(stderr=True))
 
@@ -110,6 +118,7 @@ def predict(
 @model_options()
 @given_options
 @listed("--convention", default="exact", show_default=True, help="With commas: exact, paper, hardware.")
+@gpus_option
 @tp_option
 @dtype_options
 @match_options
@@ -124,6 +133,7 @@ def cost(
     models: str | None,
     configs: tuple[Path, ...],
     convention: str,
+    gpus: str | None,
     tp: str | None,
     asked: StorageOptions,
     match: MatchOptions,
@@ -136,7 +146,7 @@ def cost(
 
     FLOPs and cache bytes are for one sequence; decode is one token of it. The bytes a decode step must move are for the
     whole step at --batch, because the batch shares one read of the weights. With --tp all of it is of one GPU, and what
-    the GPUs add up per token of a forward has a column of its own.
+    the GPUs add up per token of a forward has a column of its own; with --gpus, what training stores and exchanges too.
     """
     if out is not None:
         own_page(out, "cost.md")
@@ -144,10 +154,10 @@ def cost(
     contexts = units.parse_range("8k" if ctx is None else ctx, "context")
     batches = units.parse_range("1" if batch is None else batch, "batch")
     specs, notes = matching(specs, match, scale, contexts, batches, asked)
-    tps = given_tps(tp)
+    groups = given_groups(gpus, tp)
     if per_layer:
-        units.check_rows(specs, tps or (None,), contexts, batches, most=1_000)  # each row is a table of its own
-    rows = predict(specs, contexts, batches, convention, asked, tps)
+        units.check_rows(specs, groups, contexts, batches, most=1_000)  # each row is a table of its own
+    rows = predict(specs, contexts, batches, convention, asked, groups, gpus is not None)
     from hybridbench.report.predicted import build_cost, cost_row, layer_row
 
     dtypes = {id(spec): asked.dtypes(spec.stored) for spec in specs}
@@ -187,7 +197,7 @@ def _show(table: Table, rows: Rows, per_layer: bool, asked: StorageOptions) -> N
     if per_layer:
         for spec, row in rows:
             title = f"{spec.label} {spec.scale} at {units.format_tokens(row.context)}, batch {row.batch}"
-            title += "" if row.tp is None else f", per GPU of {row.tp}"
+            title += "" if row.tp is None else f", per GPU of {row.gpus}"
             dtypes = asked.dtypes(spec.stored)
             layers = _layers(spec, row, dtypes.storage)
             print_table(layer_table(layers, f"{title}, convention {row.convention}, {dtypes.words}"), console)

@@ -24,7 +24,7 @@ from hybridbench.arch.block import Storage
 from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.terms import FLOAT
 from hybridbench.errors import BadInput
-from hybridbench.suite.workloads import DECODE, TRAIN, Workload
+from hybridbench.suite.workloads import TRAIN, Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,8 @@ def link_bytes(spec: ModelSpec, workload: Workload, storage: Storage, group: Gpu
         BadInput: so many GPUs cannot share the model.
     """
     per_token = arch.reduced_bytes(spec, group.tp, storage.weight_bytes).total
-    tokens = sum((one.tokens if one.kind == DECODE else one.stop) * _passes(one.kind) for one in workload.passes)
+    # A backward adds up once more.
+    tokens = sum(one.tokens * (2 if one.kind == TRAIN else 1) for one in workload.passes)
     reduced = workload.batch * tokens * per_token
     part = arch.shard(spec, group.tp)
     whole = arch.weight_bytes(part, storage)
@@ -94,11 +95,6 @@ def link_bytes(spec: ModelSpec, workload: Workload, storage: Storage, group: Gpu
     scattered = _from_others(in_float32(whole, storage), group.ranks) if sharded else 0
     sent = 2 * _from_others(reduced, group.tp) + gathered + scattered
     return LinkBytes(reduced, gathered, scattered, sent)
-
-
-def _passes(kind: str) -> int:
-    """How often a pass goes through the model."""
-    return 2 if kind == TRAIN else 1
 
 
 def _from_others(count: int, ranks: int) -> int:

@@ -41,6 +41,9 @@ _COST = (
     _CostColumn("conv_state_bytes", "conv state", "B", wide=True),
     _CostColumn("decode_bytes_moved", "decode moves", "B"),
     _CostColumn("all_reduce_bytes", "all-reduce a token", "B"),
+    _CostColumn("train_state_bytes", "stored to train", "B"),
+    _CostColumn("gathered_bytes", "gathered a step", "B"),
+    _CostColumn("scattered_bytes", "scattered a step", "B"),
     _CostColumn("weight_bytes", "weights", "B", wide=True),
 )
 _LAYER = (
@@ -56,21 +59,31 @@ _LAYER = (
 )
 
 
-_SAID = {"scale": "{}", "tp": "{} GPUs", "convention": "convention {}", "batch": "batch {} for decode moves"}
-_HEADINGS = {"tp": "GPUs"}
-_OF_SHARED = ("tp", "all_reduce_bytes")
+_SAID = {
+    "scale": "{}",
+    "gpus": "{} GPUs",
+    "tp": "tp {}",
+    "convention": "convention {}",
+    "batch": "batch {} for decode moves",
+}
+_HEADINGS = {"gpus": "GPUs"}
+_COUNTS = ("gpus", "tp", "batch")
+_OF_GROUPS = ("gpus", "tp", "all_reduce_bytes", "train_state_bytes", "gathered_bytes", "scattered_bytes")
 """Fields that only a model which GPUs share has; the plain values of others lack them."""
 
 
 def _conditions(spec: ModelSpec, cost: Cost) -> dict[str, str | int]:
-    shared = {} if cost.tp is None else {"tp": cost.tp}
+    shared = {} if cost.gpus is None or cost.tp is None else {"gpus": cost.gpus, "tp": cost.tp}
     return {"scale": spec.scale, **shared, "convention": cost.convention.value, "batch": cost.batch}
 
 
-def _columns(rows: Iterable[Cost | LayerCost], columns: Sequence[_CostColumn]) -> list[_CostColumn]:
-    """The columns that rows have: all-reduces only where GPUs share a model."""
-    shared = any(row.all_reduce_bytes is not None for row in rows)
-    return [column for column in columns if shared or column.key not in _OF_SHARED]
+def _columns(rows: Sequence[Cost | LayerCost], columns: Sequence[_CostColumn]) -> list[_CostColumn]:
+    """The columns that rows have values for."""
+    return [
+        column
+        for column in columns
+        if column.key not in _OF_GROUPS or any(getattr(row, column.key) is not None for row in rows)
+    ]
 
 
 def cost_row(spec: ModelSpec, cost: Cost, dtypes: Dtypes) -> dict[str, Any]:
@@ -87,7 +100,7 @@ def layer_row(layer: LayerCost) -> dict[str, Any]:
 
 def _plain(cost: Cost | LayerCost) -> dict[str, Any]:
     values = {field.name: getattr(cost, field.name) for field in fields(cost)}  # asdict copies each, which is slow
-    return {name: value for name, value in values.items() if value is not None or name not in _OF_SHARED}
+    return {name: value for name, value in values.items() if value is not None or name not in _OF_GROUPS}
 
 
 def cost_table(rows: Sequence[tuple[ModelSpec, Cost]], dtypes: Sequence[Dtypes] = ()) -> Table:
@@ -97,8 +110,8 @@ def cost_table(rows: Sequence[tuple[ModelSpec, Cost]], dtypes: Sequence[Dtypes] 
     ``dtypes``, one of each row, that bytes are in.
     """
     told = [_conditions(spec, cost) for spec, cost in rows]
-    costs = _columns((cost for _, cost in rows), _COST)
-    per_gpu = ", per GPU" if rows and "tp" in told[0] else ""
+    costs = _columns([cost for _, cost in rows], _COST)
+    per_gpu = ", per GPU" if rows and "gpus" in told[0] else ""
     varying = [key for key in _SAID if len({conditions.get(key) for conditions in told}) > 1]
     alike = {key: value for key, value in told[0].items() if key not in varying} if rows else {}
     said = [_SAID[key].format(value) for key, value in alike.items()]
@@ -119,7 +132,7 @@ def cost_table(rows: Sequence[tuple[ModelSpec, Cost]], dtypes: Sequence[Dtypes] 
         f"predicted cost of one sequence{per_gpu}: {', '.join(said)}{f'; {stored}' if stored else ''}",
         [
             Column("model", "model", numeric=False),
-            *(Column(key, _HEADINGS.get(key, key), numeric=key in ("tp", "batch")) for key in varying),
+            *(Column(key, _HEADINGS.get(key, key), numeric=key in _COUNTS) for key in varying),
             Column("context", "ctx"),
             *(Column(column.key, shown[column.key].heading(column.title), wide=wide[column.key]) for column in costs),
             *([Column("ratio", "ratio", numeric=False, wide=True)] if with_ratio else []),
@@ -232,7 +245,7 @@ class PredictedReport:
 def build_cost(rows: Sequence[tuple[ModelSpec, Cost]], dtypes: Sequence[Dtypes] = ()) -> PredictedReport:
     """The report of predicted costs.
 
-    A plot is of one scale, one convention, the first batch and the first number of GPUs: it is of one sequence.
+    A plot is of one scale, one convention, the first batch and the first group of GPUs: it is of one sequence.
     """
     scales = list(dict.fromkeys(spec.scale for spec, _ in rows))
     conventions = list(dict.fromkeys(cost.convention for _, cost in rows))
@@ -241,8 +254,8 @@ def build_cost(rows: Sequence[tuple[ModelSpec, Cost]], dtypes: Sequence[Dtypes] 
         shown = [
             (spec, cost)
             for spec, cost in rows
-            if (spec.scale, cost.convention, cost.batch, cost.tp)
-            == (scale, convention, rows[0][1].batch, rows[0][1].tp)
+            if (spec.scale, cost.convention, cost.batch, cost.gpus, cost.tp)
+            == (scale, convention, rows[0][1].batch, rows[0][1].gpus, rows[0][1].tp)
         ]
         parts = ["cost", *([scale] if len(scales) > 1 else []), *([convention.value] if len(conventions) > 1 else [])]
         plots |= {f"{'-'.join(parts)}-{plot.name}": plot for plot in cost_plots(shown)}

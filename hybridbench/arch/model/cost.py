@@ -35,8 +35,9 @@ class Cost:
     ``train_flops_full_mask`` counts every query with every key, as PaLM and nanoGPT do; it is not defined in the
     hardware convention, which counts tiles.
 
-    With ``tp`` all of it is of one of so many GPUs (``arch.model.shard``), and ``all_reduce_bytes`` are what they add
-    up per token of a forward.
+    With ``gpus`` all of it is of one of so many GPUs, ``tp`` of which share a matrix (``arch.model.shard``);
+    ``all_reduce_bytes`` are what they add up per token of a forward. The last three are of a training step that is
+    divided among groups of them: what a GPU stores of weights, gradients and moments, and what it receives and sends.
     """
 
     convention: Convention
@@ -55,8 +56,12 @@ class Cost:
     conv_state_bytes: int
     decode_bytes_moved: int
     weight_bytes: int
+    gpus: int | None = None
     tp: int | None = None
     all_reduce_bytes: int | None = None
+    train_state_bytes: int | None = None
+    gathered_bytes: int | None = None
+    scattered_bytes: int | None = None
 
 
 def _sum_flops(parts: list[Flops]) -> Flops:

@@ -99,7 +99,7 @@ def rank_cost(spec: ModelSpec, tp: int, context: int, batch: int, convention: Co
         BadInput: so many cannot share it.
     """
     one = cost(shard(spec, tp), context, batch, convention, storage)
-    return replace(one, tp=tp, all_reduce_bytes=reduced_bytes(spec, tp, storage.weight_bytes).total)
+    return replace(one, gpus=tp, tp=tp, all_reduce_bytes=reduced_bytes(spec, tp, storage.weight_bytes).total)
 
 
 def rank_layer_costs(
