@@ -93,7 +93,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "hybridbench fit --workload train --scale 3b --ctx 8k --gpus 1,2,4,8",
     ),
     "price": (
-        "hybridbench price --ctx 32k --gpu h100,h200,b200 --tp 1,2,4",
+        "hybridbench price --arch inter --ctx 32k --gpu h200,b200 --tp 1,2,4",
         "hybridbench price --gpu b200 --efficiency results/nvidia-h200",
     ),
     "crossover": (

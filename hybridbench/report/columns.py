@@ -29,7 +29,7 @@ def said(key: str, heading: str, words: Sequence[str], numeric: bool = False) ->
     return Column(key, heading, numeric=numeric), [TableCell(word, word) for word in words]
 
 
-def gpu_counts(numbers: Sequence[int | None], key: str = "tp", heading: str = "GPUs") -> list[ColumnOf]:
+def gpu_counts(numbers: Sequence[int | None], key: str = "gpus", heading: str = "GPUs") -> list[ColumnOf]:
     """A column of numbers of GPUs that share a model; none where that was not asked for."""
     if all(number is None for number in numbers):
         return []
@@ -39,7 +39,7 @@ def gpu_counts(numbers: Sequence[int | None], key: str = "tp", heading: str = "G
 
 def group_columns(groups: Sequence[GpuGroup | None]) -> list[ColumnOf]:
     """How many GPUs run a model, and how many of them share a matrix."""
-    found = gpu_counts([None if group is None else group.gpus for group in groups], "gpus")
+    found = gpu_counts([None if group is None else group.gpus for group in groups])
     return found and [*found, *gpu_counts([None if group is None else group.tp for group in groups], "tp", "tp")]
 
 
