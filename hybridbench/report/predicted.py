@@ -213,6 +213,8 @@ def cost_plots(rows: Sequence[tuple[ModelSpec, Cost]]) -> list[Plot]:
         ("cache", "Cache of one sequence", "cache", "B", lambda c: c.cache_bytes),
     )
     said = [f"convention {rows[0][1].convention.value}", *dict.fromkeys(spec.scale for spec, _ in rows)] if rows else []
+    if rows and rows[0][1].gpus is not None:
+        said.append(f"one of {rows[0][1].gpus} GPUs, tp {rows[0][1].tp}")
     return [
         Plot(
             name=name,

@@ -199,7 +199,9 @@ def price_report(prices: Sequence[Price], measured: bool, table: Table) -> Predi
 def _plots(prices: Sequence[Price], measured: bool) -> list[Plot]:
     work, names = prices[0].workload, names_of([price.spec for price in prices])
     stored = dtype_words([price.spec for price in prices], [price.dtypes for price in prices])
-    told = f"{prices[0].gpu.name}, {prices[0].spec.scale}, batch {work.batch}; {stored}"
+    group = prices[0].group
+    cards = prices[0].gpu.name if group is None else f"{group.gpus} x {prices[0].gpu.name}, tp {group.tp}"
+    told = f"{cards}, {prices[0].spec.scale}, batch {work.batch}; {stored}"
     wanted: tuple[tuple[str, str, str, str, Callable[[Price], float | None], Callable[[Price], float]], ...] = (
         (
             *("throughput", "Throughput", "throughput", "tokens/s"),

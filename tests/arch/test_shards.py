@@ -141,6 +141,10 @@ def test_ranks_of_every_model_hold_it_with_its_copies() -> None:
             beside = norms + spec.meta_tokens * spec.d_model
             whole = arch.params(spec) + blocks - again + tables + (tp - 1) * beside
             assert tp * arch.params(part) == whole, (name, tp)
+            extra = [(n, copies(block, tp)) for block, n in spec.uses]
+            flops = sum(n * (2 * more.matrices + more.core(CONTEXT)) for n, more in extra) + 2 * rows * spec.d_model
+            alone = arch.decode_flops(spec, CONTEXT).total
+            assert tp * arch.decode_flops(part, CONTEXT).total == alone + flops, (name, tp)
             more = sum(n * copies(block, tp).kv for block, n in spec.uses if block.cache(1, ENGINE).kv)
             one = arch.cache_bytes(part, 1, ENGINE).kv
             if not spec.meta_tokens:
