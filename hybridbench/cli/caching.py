@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +12,9 @@ import click
 
 from hybridbench import units
 from hybridbench.arch.block import Storage
-from hybridbench.arch.model import ModelSpec, mixers
+from hybridbench.arch.model import ModelSpec, mixers, shard
 from hybridbench.arch.stored import StorageOptions
-from hybridbench.cli.options import dtype_options, given_options, model_options
+from hybridbench.cli.options import dtype_options, given_options, given_tps, model_options, tp_option
 from hybridbench.cli.output import Plain
 from hybridbench.cli.predicting import chosen_specs, file_notes
 from hybridbench.cli.typed import Command, listed
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
         help=f"With commas, or all that have a model's mixers: {', '.join(LAYOUTS)}.")  # fmt: skip
 @click.option("--page-size", type=int, help="Tokens of an attention page in serving.  [16; sglang 1, llama.cpp 256]")
 @click.option("--no-align", is_flag=True, help="States in memory of their own, not in pages as large as attention's.")
+@tp_option
 @dtype_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout and nothing else.")
 def cache(
@@ -54,6 +56,7 @@ def cache(
     layouts: str,
     page_size: int | None,
     no_align: bool,
+    tp: str | None,
     asked: StorageOptions,
     as_json: bool,
     **options: Any,
@@ -62,7 +65,8 @@ def cache(
 
     The first two must agree to the byte. A page is what a serving engine reserves: attention fills whole pages, and
     a state takes a page as large as attention's, unless --no-align is given. vllm, sglang and llama.cpp are engines:
-    their states are as their code lays them out, and no tensors are built.
+    their states are as their code lays them out, and no tensors are built. With --tp it is the cache of one of so many
+    GPUs: heads are divided, and key and value heads are copied where there are fewer than GPUs.
     """
     from hybridbench.report.caches import cache_row, cache_table
     from hybridbench.report.render.terminal import print_table
@@ -74,15 +78,19 @@ def cache(
     batches = units.parse_range("1" if batch is None else batch, "batch")
     specs = chosen_specs(models, configs, arch=arch, scale=scale, **options)
     # A row builds its caches, in some milliseconds.
-    units.check_rows(specs, LAYOUTS if named is None else named, contexts, batches, most=2_000)
+    tps = given_tps(tp) or (None,)
+    units.check_rows(specs, tps, LAYOUTS if named is None else named, contexts, batches, most=2_000)
     kept = [(spec, name) for spec in specs for name in (layouts_of(spec) if named is None else named)]
     for spec, name in kept:
         check_layout(spec, name)
-    wanted = list(itertools.product(kept, batches, contexts))
+    for (spec, _), one in itertools.product(kept, tps):
+        shard(spec, one or 1)
+    wanted = list(itertools.product(kept, tps, batches, contexts))
 
-    def line(asked_for: tuple[tuple[ModelSpec, str], int, int]) -> CacheLine:
-        (spec, name), count, context = asked_for
-        return _line(spec, context, count, name, asked, page_size, not no_align)
+    def line(asked_for: tuple[tuple[ModelSpec, str], int | None, int, int]) -> CacheLine:
+        (spec, name), one, count, context = asked_for
+        found = _line(shard(spec, one or 1), context, count, name, asked, page_size, not no_align)
+        return replace(found, spec=spec, tp=one)
 
     rows = computed(line, wanted, "rows", Plain(stderr=True))
     if as_json:

@@ -22,6 +22,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *(
             "convention",
             "gpu",
+            "gpus",
+            "tp",
+            "link_gb_per_s",
             "records",
             "metric",
             "quality",
@@ -79,18 +82,18 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "quickstart": ("hybridbench quickstart", "hybridbench quickstart -o results/local/first"),
     "cost": (
         "hybridbench cost --scale 1b --ctx 4k..128k",
-        "hybridbench cost --model nemotron-h-8b --ctx 8k --layers",
+        "hybridbench cost --model nemotron-h-8b --ctx 8k --tp 1,2,4,8",
     ),
     "cache": (
         "hybridbench cache --arch inter --ctx 8k,128k --batch 4",
-        "hybridbench cache --model jamba-mini --cache-layout all",
+        "hybridbench cache --model jamba-mini --cache-layout vllm --tp 1,2,4",
     ),
     "fit": (
         "hybridbench fit --arch transformer,inter --ctx 32k --gpu rtx-4090,h200",
-        "hybridbench fit --workload train --ctx 8k --checkpoint full",
+        "hybridbench fit --workload train --scale 3b --ctx 8k --gpus 1,2,4,8",
     ),
     "price": (
-        "hybridbench price --ctx 32k --gpu all --sort energy",
+        "hybridbench price --arch inter --ctx 32k --gpu h200,b200 --tp 1,2,4",
         "hybridbench price --gpu b200 --efficiency results/nvidia-h200",
     ),
     "crossover": (

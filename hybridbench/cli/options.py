@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 import click
 from click.core import ParameterSource
 
+from hybridbench import units
 from hybridbench.arch.blocks.parallel import FUSION_NORMS, FUSION_OPS, FUSION_OUTS, FUSION_SCALES, FUSION_VALUES
 from hybridbench.arch.families import MAMBA2, RECIPES
 from hybridbench.arch.kinds import MIXERS
@@ -21,10 +22,11 @@ from hybridbench.arch.weights import SCHEMES
 from hybridbench.cli.typed import listed
 from hybridbench.errors import BadInput
 from hybridbench.machine import PEAKS
+from hybridbench.predict.group import GpuGroup
 from hybridbench.predict.match import BUDGETS, SIDES, TOLERANCE, matched, named_spec, names_scale
 from hybridbench.suite.case import CHECKPOINTS
 from hybridbench.suite.models import ALL_ARCHS
-from hybridbench.suite.workloads import DECODE, one_pass
+from hybridbench.suite.workloads import DECODE, one_pass, workload_row
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -197,6 +199,38 @@ match_options = _stack(
     _packed("match", MatchOptions, "match", "to", "by", "tolerance"),
 )
 """Of commands that predict, which get them as ``match``."""
+
+
+tp_option = listed("--tp", help="GPUs that share a model by tensor parallelism, with commas; figures are per GPU.  [1]")
+
+
+gpus_option = listed("--gpus", help="GPUs in all, with commas: for train, FSDP2 over --gpus / --tp.  [--tp]")
+
+
+def given_groups(gpus: str | None, tp: str | None, workload: str | None = None) -> tuple[GpuGroup | None, ...]:
+    """The groups of GPUs of every ``--gpus`` and ``--tp``; None alone where neither was given.
+
+    Raises:
+        BadInput: numbers that do not divide, or several groups for a workload that does not train.
+    """
+    if gpus is None and tp is None:
+        return (None,)
+    tps = given_tps(tp) or (1,)
+    if gpus is None:
+        return tuple(GpuGroup(one, one) for one in tps)
+    counts = units.parse_range(gpus, "--gpus")
+    if not (workload is None or workload_row(workload).trains):
+        raise BadInput(f"--gpus {gpus} with {workload}: only training is divided so; share the model with --tp {gpus}.")
+    return tuple(GpuGroup(count, one) for one in tps for count in counts)
+
+
+def given_tps(tp: str | None) -> tuple[int, ...] | None:
+    """The numbers of GPUs of ``--tp``; None where it was not given.
+
+    Raises:
+        BadInput: a number below 1, or no number.
+    """
+    return None if tp is None else units.parse_range(tp, "--tp")
 
 
 def refuse_idle(needed: str, *names: str) -> None:

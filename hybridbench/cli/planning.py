@@ -20,12 +20,15 @@ from hybridbench.cli.options import (
     RESULTS,
     MatchOptions,
     dtype_options,
+    given_groups,
     given_options,
+    gpus_option,
     match_options,
     matching,
     model_options,
     out_options,
     refuse_idle,
+    tp_option,
     workload_option,
 )
 from hybridbench.cli.output import Plain
@@ -33,6 +36,7 @@ from hybridbench.cli.predicting import chosen_specs, file_notes
 from hybridbench.cli.typed import Command, listed
 from hybridbench.errors import BadInput
 from hybridbench.machine import Peak, find_gpu, find_gpus, find_peak, visible_gpus
+from hybridbench.predict.group import GpuGroup
 from hybridbench.report.progress import computed
 from hybridbench.suite.case import CHECKPOINTS
 from hybridbench.suite.sweep import check_checkpoint, check_seconds
@@ -48,6 +52,8 @@ if TYPE_CHECKING:
 @given_options
 @workload_option
 @listed("--gpu", help=f"{GPU_HELP}  [h200; with --verify the one that is here]")
+@gpus_option
+@tp_option
 @click.option(
     "--checkpoint",
     default="none",
@@ -69,6 +75,8 @@ def fit(
     configs: tuple[Path, ...],
     workload: str,
     gpu: str | None,
+    gpus: str | None,
+    tp: str | None,
     checkpoint: str,
     asked: StorageOptions,
     match: MatchOptions,
@@ -80,7 +88,8 @@ def fit(
 ) -> None:
     """Solve for the largest batch at --ctx, or the largest context at --batch; with both, say whether they fit.
 
-    Nothing is run unless --verify is given, and no GPU is needed.
+    Nothing is run unless --verify is given, and no GPU is needed. With --tp or --gpus memory is that of one of the
+    GPUs, and the batch that of the --tp which share a matrix.
     """
     from hybridbench.predict.fit import largest_fit
     from hybridbench.report.plans import fit_row, fit_table
@@ -97,17 +106,20 @@ def fit(
         raise BadInput("--verify with both --ctx and --batch leaves nothing to find: give one of them.")
     contexts, batches = _sizes(ctx, batch)
     here = visible_gpus() if verify else []
-    gpus = _fit_gpus(gpu, verify, here)
+    groups = given_groups(gpus, tp, workload)
+    _check_alone(verify, groups)
+    cards = _fit_gpus(gpu, verify, here)
     specs = chosen_specs(models, configs, arch=arch, scale=scale, **options)
     specs, notes = matching(specs, match, scale, contexts or (8192,), batches or (1,), asked)
     # A row tries many sizes.
-    units.check_rows(specs, gpus, contexts or (None,), batches or (None,), most=500)
-    wanted = list(itertools.product(specs, gpus, batches or (None,), contexts or (None,)))
+    units.check_rows(specs, cards, groups, contexts or (None,), batches or (None,), most=500)
+    wanted = list(itertools.product(specs, cards, groups, batches or (None,), contexts or (None,)))
 
-    def row(asked_for: tuple[ModelSpec, Peak, int | None, int | None]) -> Fit:
-        spec, one, count, context = asked_for
+    def row(asked_for: tuple[ModelSpec, Peak, GpuGroup | None, int | None, int | None]) -> Fit:
+        spec, one, group, count, context = asked_for
         kept = asked.dtypes(spec.stored)
-        return largest_fit(spec, one, workload, kept, context=context, batch=count, checkpoint=checkpoint)
+        sizes = {"context": context, "batch": count}
+        return largest_fit(spec, one, workload, kept, **sizes, checkpoint=checkpoint, group=group)
 
     fits = computed(row, wanted, "rows", Plain(stderr=True))
     found: list[Verified | None] = [None] * len(fits)
@@ -130,6 +142,16 @@ def fit(
         print_table(table, Plain())
     if stopped:
         raise stopped
+
+
+def _check_alone(verify: bool, groups: Sequence[GpuGroup | None]) -> None:
+    """Check that trials are not asked for on several GPUs.
+
+    Raises:
+        BadInput: they are.
+    """
+    if verify and any(groups):
+        raise BadInput("--verify runs on one GPU: leave --gpus and --tp out.")
 
 
 def _sizes(ctx: str | None, batch: str | None) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:

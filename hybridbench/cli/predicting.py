@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,21 +15,26 @@ from hybridbench import units
 from hybridbench.arch.block import Convention, Storage
 from hybridbench.arch.families import MAMBA2
 from hybridbench.arch.imports.huggingface import read_config
-from hybridbench.arch.model import Cost, ModelSpec, layer_costs
+from hybridbench.arch.model import Cost, LayerCost, ModelSpec, layer_costs, rank_cost, rank_layer_costs
 from hybridbench.arch.model import cost as cost_of
 from hybridbench.arch.stored import StorageOptions
 from hybridbench.cli.options import (
     MatchOptions,
     dtype_options,
+    given_groups,
     given_options,
+    gpus_option,
     match_options,
     matching,
     model_options,
     out_options,
+    tp_option,
 )
 from hybridbench.cli.output import Plain
 from hybridbench.cli.typed import Command, listed
 from hybridbench.errors import BadInput, unknown_name
+from hybridbench.predict.group import GpuGroup
+from hybridbench.predict.group_cost import group_cost
 from hybridbench.report.progress import computed
 from hybridbench.report.render.page import own_page
 from hybridbench.suite.models import ALL_ARCHS, model_specs, preset_specs
@@ -72,24 +77,39 @@ def configured(paths: Sequence[Path]) -> list[ModelSpec]:
 
 
 def predict(
-    specs: list[ModelSpec], contexts: tuple[int, ...], batches: tuple[int, ...], convention: str, asked: StorageOptions
+    specs: list[ModelSpec],
+    contexts: tuple[int, ...],
+    batches: tuple[int, ...],
+    convention: str,
+    asked: StorageOptions,
+    groups: Sequence[GpuGroup | None] = (None,),
+    trains: bool = False,
 ) -> Rows:
     """Every model at every context and batch in each of a list of conventions, with commas.
 
+    Args:
+        groups: GPUs that share a model, whose costs are of one of them; None for whole models.
+        trains: with what a GPU of a group stores and exchanges in training.
+
     Raises:
-        BadInput: an unknown convention, or an empty part of the list.
+        BadInput: an unknown convention, an empty part of the list, or GPUs that cannot share a model.
     """
     names = list(dict.fromkeys(part.strip() for part in convention.split(",")))
     for name in names:
         if name not in list(Convention):
             raise unknown_name("convention", name, [known.value for known in Convention])
-    units.check_rows(specs, contexts, batches, names)
+    units.check_rows(specs, groups, contexts, batches, names)
     kept = [(spec, asked.dtypes(spec.stored).storage) for spec in specs]
-    wanted = list(itertools.product(kept, map(Convention, names), batches, contexts))
+    wanted = list(itertools.product(kept, groups, map(Convention, names), batches, contexts))
 
-    def row(asked_for: tuple[tuple[ModelSpec, Storage], Convention, int, int]) -> tuple[ModelSpec, Cost]:
-        (spec, storage), convention, batch, context = asked_for
-        return spec, cost_of(spec, context, batch, convention, storage)
+    def row(
+        asked_for: tuple[tuple[ModelSpec, Storage], GpuGroup | None, Convention, int, int],
+    ) -> tuple[ModelSpec, Cost]:
+        (spec, storage), group, convention, batch, context = asked_for
+        sizes = context, batch, convention, storage
+        if group is None:
+            return spec, cost_of(spec, *sizes)
+        return spec, group_cost(spec, group, *sizes) if trains else rank_cost(spec, group.tp, *sizes)
 
     return computed(row, wanted, "rows", Plain(stderr=True))
 
@@ -98,6 +118,8 @@ def predict(
 @model_options()
 @given_options
 @listed("--convention", default="exact", show_default=True, help="With commas: exact, paper, hardware.")
+@gpus_option
+@tp_option
 @dtype_options
 @match_options
 @click.option("--layers", "per_layer", is_flag=True, help="Show every layer of each model too.")
@@ -111,6 +133,8 @@ def cost(
     models: str | None,
     configs: tuple[Path, ...],
     convention: str,
+    gpus: str | None,
+    tp: str | None,
     asked: StorageOptions,
     match: MatchOptions,
     per_layer: bool,
@@ -121,7 +145,8 @@ def cost(
     """Parameters, FLOPs, cache and bytes moved, without running anything.
 
     FLOPs and cache bytes are for one sequence; decode is one token of it. The bytes a decode step must move are for the
-    whole step at --batch, because the batch shares one read of the weights.
+    whole step at --batch, because the batch shares one read of the weights. With --tp all of it is of one GPU, and what
+    the GPUs add up per token of a forward has a column of its own; with --gpus, what training stores and exchanges too.
     """
     if out is not None:
         own_page(out, "cost.md")
@@ -129,10 +154,11 @@ def cost(
     contexts = units.parse_range("8k" if ctx is None else ctx, "context")
     batches = units.parse_range("1" if batch is None else batch, "batch")
     specs, notes = matching(specs, match, scale, contexts, batches, asked)
+    groups = given_groups(gpus, tp)
     if per_layer:
-        units.check_rows(specs, contexts, batches, most=1_000)  # each row is a table of its own
-    rows = predict(specs, contexts, batches, convention, asked)
-    from hybridbench.report.predicted import build_cost, cost_row
+        units.check_rows(specs, groups, contexts, batches, most=1_000)  # each row is a table of its own
+    rows = predict(specs, contexts, batches, convention, asked, groups, gpus is not None)
+    from hybridbench.report.predicted import build_cost, cost_row, layer_row
 
     dtypes = {id(spec): asked.dtypes(spec.stored) for spec in specs}
     if as_json:
@@ -142,8 +168,7 @@ def cost(
         if per_layer:
             for entry, (spec, row) in zip(document["rows"], rows, strict=True):
                 storage = dtypes[id(spec)].storage
-                costs = layer_costs(spec, row.context, row.batch, row.convention, storage)
-                entry["layers"] = [asdict(layer) for layer in costs]
+                entry["layers"] = [layer_row(layer) for layer in _layers(spec, row, storage)]
         click.echo(json.dumps(document))
         if out is None:
             return
@@ -157,6 +182,12 @@ def cost(
         Plain(stderr=as_json).print(f"Tables and charts: {files.page.parent}", soft_wrap=True)
 
 
+def _layers(spec: ModelSpec, row: Cost, storage: Storage) -> list[LayerCost]:
+    if row.tp is None:
+        return layer_costs(spec, row.context, row.batch, row.convention, storage)
+    return rank_layer_costs(spec, row.tp, row.context, row.batch, row.convention, storage)
+
+
 def _show(table: Table, rows: Rows, per_layer: bool, asked: StorageOptions) -> None:
     from hybridbench.report.predicted import layer_table
     from hybridbench.report.render.terminal import print_table
@@ -166,6 +197,7 @@ def _show(table: Table, rows: Rows, per_layer: bool, asked: StorageOptions) -> N
     if per_layer:
         for spec, row in rows:
             title = f"{spec.label} {spec.scale} at {units.format_tokens(row.context)}, batch {row.batch}"
+            title += "" if row.tp is None else f", per GPU of {row.gpus}"
             dtypes = asked.dtypes(spec.stored)
-            layers = layer_costs(spec, row.context, row.batch, row.convention, dtypes.storage)
+            layers = _layers(spec, row, dtypes.storage)
             print_table(layer_table(layers, f"{title}, convention {row.convention}, {dtypes.words}"), console)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +19,15 @@ from hybridbench.cli.options import (
     GPU_HELP,
     MatchOptions,
     dtype_options,
+    given_groups,
     given_options,
+    gpus_option,
     match_options,
     matching,
     model_options,
     out_options,
+    refuse_idle,
+    tp_option,
     workload_option,
 )
 from hybridbench.cli.output import Plain
@@ -30,6 +36,7 @@ from hybridbench.cli.stored import stored_records
 from hybridbench.cli.typed import Command, listed
 from hybridbench.errors import BadInput
 from hybridbench.machine import find_gpus
+from hybridbench.predict.group import GpuGroup
 from hybridbench.report.progress import computed
 from hybridbench.report.render.page import own_page
 from hybridbench.suite.workloads import Workload, check_one_pass
@@ -43,6 +50,11 @@ if TYPE_CHECKING:
 @given_options
 @workload_option
 @listed("--gpu", default="h200", show_default=True, help=GPU_HELP)
+@gpus_option
+@tp_option
+@click.option(
+    "--link", "link_gb_per_s", type=float, help="GB/s of a GPU's links in each direction.  [NVLink's of the table]"
+)
 @click.option(
     "--efficiency", "records", multiple=True, type=GIVEN_PATH, metavar="PATH",
     help="Records of a GPU: predicts steps by the share of the floor that it reached; repeatable.",
@@ -61,6 +73,9 @@ def price(
     configs: tuple[Path, ...],
     workload: str,
     gpu: str,
+    gpus: str | None,
+    tp: str | None,
+    link_gb_per_s: float | None,
     records: tuple[Path, ...],
     asked: StorageOptions,
     match: MatchOptions,
@@ -72,7 +87,9 @@ def price(
     """Predict a workload's step time, throughput and energy on any GPUs, without having them.
 
     The floor is a lower bound from the data sheet: no step can be faster. With --efficiency, the share of the floor
-    that a measured GPU reached, in the same phase and family, turns it into a prediction of the step itself.
+    that a measured GPU reached, in the same phase and family, turns it into a prediction of the step itself. With --tp
+    or --gpus memory is that of one of the GPUs, which exchange their results over links; --batch is that of the --tp
+    which share a matrix.
     """
     from hybridbench.efficiency import MeasuredSteps
     from hybridbench.predict.pricing import price as price_of
@@ -84,21 +101,26 @@ def price(
     check_one_pass(workload, "--workload")
     if sort == "step" and not records:
         raise BadInput("--sort step needs predicted steps: add --efficiency, or use --sort floor.")
-    gpus = find_gpus(gpu)
+    cards, groups = find_gpus(gpu), given_groups(gpus, tp, workload)
+    if groups == (None,):
+        refuse_idle("--tp or --gpus", "link_gb_per_s")
+    link = _link(link_gb_per_s)
     contexts = units.parse_range("8k" if ctx is None else ctx, "context")
     batches = units.parse_range("4" if batch is None else batch, "batch")
     specs = chosen_specs(models, configs, arch=arch, scale=scale, **options)
     specs, notes = matching(specs, match, scale, contexts, batches, asked)
-    units.check_rows(specs, contexts, batches, gpus)
+    units.check_rows(specs, contexts, batches, cards, groups)
     measured = MeasuredSteps(stored_records(records) if records else [])
     kept = [(spec, asked.dtypes(spec.stored)) for spec in specs]
-    wanted = list(itertools.product(kept, batches, contexts))
+    wanted = list(itertools.product(kept, groups, batches, contexts))
 
-    def on_gpus(step: tuple[tuple[ModelSpec, Dtypes], int, int]) -> list[Price]:
-        (spec, dtypes), count, context = step
+    def on_gpus(step: tuple[tuple[ModelSpec, Dtypes], GpuGroup | None, int, int]) -> list[Price]:
+        (spec, dtypes), group, count, context = step
         work = Workload(workload, context, count)
         share = None if dtypes.quantised else measured.efficiency_of(spec, work, dtypes.weights)
-        return [price_of(spec, work, one, dtypes, share) for one in gpus]
+        if share is not None and group is not None and group.gpus > 1:
+            share = replace(share, beyond=", ".join(filter(None, (share.beyond, "GPUs"))))
+        return [price_of(spec, work, one, dtypes, share, group, link) for one in cards]
 
     found = computed(on_gpus, wanted, "steps", Plain(stderr=True))
     prices = sorted_prices([price for of_step in found for price in of_step], sort)
@@ -114,3 +136,16 @@ def price(
 
         files = write_predicted(price_report(prices, bool(records), table), out)
         Plain(stderr=as_json).print(f"Tables and charts: {files.page.parent}", soft_wrap=True)
+
+
+def _link(gb_per_s: float | None) -> float | None:
+    """Bytes per second of ``--link``.
+
+    Raises:
+        BadInput: it is no rate.
+    """
+    if gb_per_s is None:
+        return None
+    if not (math.isfinite(gb_per_s) and gb_per_s > 0):
+        raise BadInput(f"--link {gb_per_s:g}: give GB/s in each direction, such as 450 for NVLink 4.")
+    return gb_per_s * 1e9

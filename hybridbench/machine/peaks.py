@@ -20,6 +20,21 @@ REPORTED_SHARE = 0.985
 
 
 @dataclass(frozen=True)
+class Link:
+    """What connects a GPU to the others of its host or rack.
+
+    Attributes:
+        name: NVLink or Infinity Fabric, with its generation.
+        bytes_per_s: over all of its links, in each direction; vendors print the sum of both directions.
+        source: title of the vendor's document.
+    """
+
+    name: str
+    bytes_per_s: float
+    source: str
+
+
+@dataclass(frozen=True)
 class Peak:
     """The peak rates and the memory of one GPU.
 
@@ -37,6 +52,7 @@ class Peak:
         aliases: what people type for it, the shortest first; the short name of a family means its SXM part.
         reported_bytes: what PyTorch reports as the card's total memory, less than installed by ECC and the driver's
             share; as its out-of-memory messages in public issues state it (H200: read here), None where none was found.
+        link: to all other GPUs of its board or rack at once; None for parts that have bridges between pairs, or none.
     """
 
     name: str
@@ -50,6 +66,7 @@ class Peak:
     source: str
     aliases: tuple[str, ...] = ()
     reported_bytes: int | None = None
+    link: Link | None = None
 
     def flops_per_s(self, dtype: str) -> float | None:
         """The most FLOP/s with tensors of a dtype.
@@ -81,6 +98,13 @@ _B200 = "NVIDIA Blackwell data sheet, HGX B200 column, sparse rates halved; memo
 
 _GB200 = "NVIDIA Blackwell data sheet, GB200 NVL72 column per GPU; sparse rates halved"
 
+_NVLINK_3 = Link("NVLink 3", 0.3 * _T, "NVIDIA A100 Tensor Core GPU data sheet, 600 GB/s in both directions")
+_NVLINK_4 = Link("NVLink 4", 0.45 * _T, "NVIDIA H100 and H200 Tensor Core GPU data sheets, 900 GB/s in both directions")
+_NVLINK_5 = Link("NVLink 5", 0.9 * _T, "NVIDIA Blackwell data sheet, 1.8 TB/s a GPU in both directions")
+_XGMI = Link(
+    "Infinity Fabric", 0.448 * _T, "AMD Instinct MI300X Platform data sheet, 896 GB/s between GPUs in both directions"
+)
+
 PEAKS: tuple[Peak, ...] = (
     Peak(
         "A100 40GB SXM",
@@ -94,6 +118,7 @@ PEAKS: tuple[Peak, ...] = (
         _A100,
         aliases=("a100-40gb", "a100-40gb-sxm"),
         reported_bytes=int(39.5 * GIB),
+        link=_NVLINK_3,
     ),
     Peak(
         "A100 40GB PCIe",
@@ -120,6 +145,7 @@ PEAKS: tuple[Peak, ...] = (
         _A100,
         aliases=("a100-80gb", "a100-80gb-sxm"),
         reported_bytes=int(79.25 * GIB),
+        link=_NVLINK_3,
     ),
     Peak(
         "A100 80GB PCIe",
@@ -146,6 +172,7 @@ PEAKS: tuple[Peak, ...] = (
         _H100,
         aliases=("h100", "h100-sxm", "h100-80gb"),
         reported_bytes=int(79.1 * GIB),
+        link=_NVLINK_4,
     ),
     Peak(
         "H100 PCIe",
@@ -183,6 +210,7 @@ PEAKS: tuple[Peak, ...] = (
         _H200,
         aliases=("h200", "h200-sxm"),
         reported_bytes=150_109_880_320,
+        link=_NVLINK_4,
     ),
     Peak(
         "H200 NVL",
@@ -207,6 +235,7 @@ PEAKS: tuple[Peak, ...] = (
         1000,
         _B200,
         aliases=("b200",),
+        link=_NVLINK_5,
     ),
     Peak(
         "GB200",
@@ -219,6 +248,7 @@ PEAKS: tuple[Peak, ...] = (
         1200,
         _GB200,
         aliases=("gb200",),
+        link=_NVLINK_5,
     ),
     Peak(
         "L40S",
@@ -295,6 +325,7 @@ PEAKS: tuple[Peak, ...] = (
         "AMD Instinct MI300X Accelerator data sheet, without structured sparsity",
         aliases=("mi300x",),
         reported_bytes=201_310_208 * 1024,
+        link=_XGMI,
     ),
 )
 

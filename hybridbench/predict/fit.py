@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hybridbench.arch.model import ModelSpec
+from hybridbench.arch.model import ModelSpec, shard
 from hybridbench.arch.stored import Dtypes
 from hybridbench.errors import BadInput
 from hybridbench.machine import Peak
+from hybridbench.predict.group import GpuGroup
 from hybridbench.predict.memory import Footprint, footprint
 from hybridbench.suite.workloads import Workload
 from hybridbench.units import MIB
@@ -41,6 +42,8 @@ class Fit:
         fits: whether that workload fits.
         dtypes: of what is stored.
         unlimited: whether the search ended before memory did.
+        group: the GPUs that share the model, if that was asked for; footprint and budget are of one of them, and the
+            batch is of those that share a matrix.
     """
 
     spec: ModelSpec
@@ -52,6 +55,7 @@ class Fit:
     fits: bool
     dtypes: Dtypes
     unlimited: bool = False
+    group: GpuGroup | None = None
 
 
 def budget(gpu: Peak) -> int:
@@ -73,22 +77,24 @@ def largest_fit(
     context: int | None = None,
     batch: int | None = None,
     checkpoint: str = "none",
+    group: GpuGroup | None = None,
 ) -> Fit:
     """The largest batch at a context, or the largest context at a batch; if both are given, whether they fit.
 
     Raises:
-        BadInput: neither is given, or a block without a memory formula.
+        BadInput: neither is given, a block without a memory formula, or GPUs that cannot share the model.
     """
     if context is None and batch is None:
         raise BadInput("fit needs a context or a batch to solve for the other: give --ctx or --batch.")
 
-    storage = dtypes.storage
+    storage, shared = dtypes.storage, group or GpuGroup()
+    part = shard(spec, shared.tp)
 
     def need(value: int) -> Workload:
         return Workload(kind, value if context is None else context, value if batch is None else batch)
 
     def fitting(value: int) -> bool:
-        return fits(footprint(spec, need(value), storage, checkpoint).total, gpu)
+        return fits(footprint(part, need(value), storage, checkpoint, ranks=shared.ranks).total, gpu)
 
     solved = "batch" if batch is None else "context" if context is None else ""
     if not solved:
@@ -99,8 +105,8 @@ def largest_fit(
         most = end if unlimited else last_true(fitting, end)
         ok = most > 0
     work = need(max(most, 1))
-    found = footprint(spec, work, storage, checkpoint)
-    return Fit(spec, gpu, work, solved, found, budget(gpu), ok, dtypes, unlimited)
+    found = footprint(part, work, storage, checkpoint, ranks=shared.ranks)
+    return Fit(spec, gpu, work, solved, found, budget(gpu), ok, dtypes, unlimited, group)
 
 
 def last_true(holds: Callable[[int], bool], end: int) -> int:

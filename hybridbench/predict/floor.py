@@ -25,7 +25,7 @@ from hybridbench.predict.work import Phase
 Rate = TypeVar("Rate", float, Fraction)
 """FLOP/s or B/s, or the seconds that come of them."""
 
-Bound = Literal["compute", "memory"]
+Bound = Literal["compute", "memory", "link"]
 
 
 def times_s(phase: Phase, flops_per_s: Rate, bytes_per_s: Rate) -> tuple[Rate, Rate]:

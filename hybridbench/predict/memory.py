@@ -6,6 +6,10 @@
     prefill    weights, caches, and the working memory of the block that needs most
     decode     weights, caches, the logits; the activations of one token are negligible
 
+Where FSDP2 divides a training step among ranks, each keeps its part of weights, gradients and moments. Beside these are
+alive: embedding and head, gathered from the forward on; the sublayer that runs and the one gathered ahead of it; the
+gradients of that sublayer, and those of the one before it in float32, which are being added up.
+
 Bytes are those that PyTorch's allocator counts as allocated, without its rounding to 512 bytes. What a process needs
 besides (the CUDA context, loaded kernels, what fragmentation leaves unused) is in ``hybridbench.predict.fit``.
 Activations are those of ``arch.activations``.
@@ -21,6 +25,7 @@ from hybridbench.arch.block import Block, Storage
 from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.terms import FLOAT, Activations, Moment, Term, largest, total
 from hybridbench.errors import BadInput, unknown_name
+from hybridbench.predict.group import in_float32
 from hybridbench.predict.work import refuse_quantised
 from hybridbench.sizes import FUSED_STEP_BATCH, TRAIN_BATCHES, loss_rows
 from hybridbench.suite.case import CHECKPOINTS
@@ -44,6 +49,7 @@ class Footprint:
         head: logits, and the gradient of the head until it is counted with the others.
         workspace: cuBLAS's workspaces.
         inputs: tokens, and the tables of the rotary embedding.
+        gathered: parameters that other ranks store.
     """
 
     weights: int
@@ -54,6 +60,7 @@ class Footprint:
     cache: int = 0
     workspace: int = 0
     inputs: int = 0
+    gathered: int = 0
 
     @property
     def total(self) -> int:
@@ -62,13 +69,19 @@ class Footprint:
 
 
 def footprint(
-    spec: ModelSpec, workload: Workload, storage: Storage, checkpoint: str = "none", graph: bool = True
+    spec: ModelSpec,
+    workload: Workload,
+    storage: Storage,
+    checkpoint: str = "none",
+    graph: bool = True,
+    ranks: int = 1,
 ) -> Footprint:
     """The predicted peak of a workload.
 
     Args:
         checkpoint: for training, one of ``CHECKPOINTS``.
         graph: for decode, whether its step is captured in a CUDA graph.
+        ranks: for training, among how many FSDP2 divides it.
 
     Raises:
         BadInput: a block has no memory formula, or the step has several passes. The peak of such a step is that of one
@@ -79,14 +92,42 @@ def footprint(
         raise BadInput(f"no memory formula for {workload.kind}: fit its {' or its '.join(passes)}.")
     context, batch = workload.context, workload.batch
     if passes == (TRAIN,):
-        return train_memory(spec, context, batch, storage, checkpoint)
+        return train_memory(spec, context, batch, storage, checkpoint, ranks)
     if passes == (PREFILL,):
         return prefill_memory(spec, context, batch, storage)
     return decode_memory(spec, context, batch, storage, graph)
 
 
-def train_memory(spec: ModelSpec, context: int, batch: int, storage: Storage, checkpoint: str = "none") -> Footprint:
-    """Peak of a training step over ``batch`` sequences of ``context`` tokens.
+@dataclass(frozen=True, slots=True)
+class _Divided:
+    """How FSDP2 divides a training step among ranks; with one rank nothing is gathered or added up.
+
+    Args:
+        root: bytes of what is in no sublayer, embedding and head above all.
+    """
+
+    ranks: int
+    root: int
+    storage: Storage
+
+    def held(self, count: int) -> int:
+        """A rank's part of so many bytes."""
+        return -(-count // self.ranks)
+
+    def gathered(self, *blocks: int) -> int:
+        return self.root + sum(blocks) if self.ranks > 1 else 0
+
+    def gradients(self, made: int, fresh: int, leaving: int) -> int:
+        """Bytes of gradients: of the sublayers that are done, of the one that runs, of the one before it."""
+        if self.ranks == 1:
+            return made + fresh
+        return self.held(made) + fresh + in_float32(leaving, self.storage)
+
+
+def train_memory(
+    spec: ModelSpec, context: int, batch: int, storage: Storage, checkpoint: str = "none", ranks: int = 1
+) -> Footprint:
+    """Peak of a training step over ``batch`` sequences of ``context`` tokens, on one of ``ranks`` of FSDP2.
 
     Raises:
         BadInput: the way of checkpointing is unknown, or a block has no memory formula.
@@ -105,31 +146,40 @@ def train_memory(spec: ModelSpec, context: int, batch: int, storage: Storage, ch
     if checkpoint == "full":
         kept[0] += lent  # kept from its layer on; the layers before lack it, which changes no peak
     head = spec.vocab_size * spec.d_model
+    divided = _Divided(ranks, weights - sum(layer.weights for layer in layers), storage)
     # While the loss runs, all activations exist, with the final norm's input and output. The only gradient yet is the
     # head's, which is summed in float32 next to a chunk of logits and then rounded to the dtype.
     of_loss = _BackwardMoment(
         activations=sum(kept) + 2 * stream,
         head=stream + head * FLOAT + max(head * size, _loss_chunk(spec, tokens, size)),
+        gathered=divided.gathered(),
     )
     moments = [of_loss]
-    made, left = 0, sum(kept)
-    for layer, its_kept in zip(reversed(layers), reversed(kept), strict=True):
+    made, left, leaving = 0, sum(kept), 0
+    ahead = [0, *(layer.weights for layer in layers)]
+    for layer, its_kept, following in zip(reversed(layers), reversed(kept), reversed(ahead[:-1]), strict=True):
         # Gradients appear block by block, from the last one on; a tied head's waits for the embedding's, the last.
-        made += layer.weights
         again = layer.saved - (its_kept - stream)
         worst = left + again + stream + lent + layer.backward
-        moments.append(_BackwardMoment(worst, head=head * size, gradients=made))
+        gradients = divided.gradients(made, layer.weights, leaving)
+        moments.append(_BackwardMoment(worst, head * size, gradients, divided.gathered(layer.weights, following)))
+        made, leaving = made + layer.weights, layer.weights
         left -= its_kept
-    moments.append(_BackwardMoment(stream, head=(2 if spec.tied else 1) * head * size, gradients=made))
+    gradients = divided.gradients(made, 0, leaving)
+    moments.append(_BackwardMoment(stream, (2 if spec.tied else 1) * head * size, gradients, divided.gathered()))
+    if ranks > 1:  # what is in no sublayer is added up last
+        gradients = divided.gradients(made, divided.root, divided.root)
+        moments.append(_BackwardMoment(0, 0, gradients, divided.gathered()))
     worst_moment = max(moments, key=lambda moment: moment.total)
     return Footprint(
-        weights=weights,
+        weights=divided.held(weights),
         gradients=worst_moment.gradients,
-        optimizer=MOMENTS * weights,
+        optimizer=MOMENTS * divided.held(weights),
         activations=worst_moment.activations,
         head=worst_moment.head,
         workspace=2 * BLAS_WORKSPACE_BYTES,  # of the main thread and of autograd's
         inputs=TRAIN_BATCHES * batch * (context + 1) * TOKEN_BYTES + _rotary_bytes(spec, context),
+        gathered=worst_moment.gathered,
     )
 
 
@@ -140,10 +190,11 @@ class _BackwardMoment:
     activations: int
     head: int
     gradients: int = 0
+    gathered: int = 0
 
     @property
     def total(self) -> int:
-        return self.activations + self.head + self.gradients
+        return self.activations + self.head + self.gradients + self.gathered
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from hybridbench.arch.block import CacheBytes
 from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.stored import Dtypes
 from hybridbench.predict.layouts import Paged
-from hybridbench.report.columns import ColumnOf, by_words, model_fields, names_of, said, sized, table_of
+from hybridbench.report.columns import ColumnOf, by_words, gpu_counts, model_fields, names_of, said, sized, table_of
 from hybridbench.report.display import unit_for
 from hybridbench.report.table import NO_VALUE, Column, Table, TableCell
 from hybridbench.units import format_bytes, format_tokens
@@ -18,7 +18,10 @@ from hybridbench.units import format_bytes, format_tokens
 
 @dataclass(frozen=True)
 class CacheLine:
-    """A batch's cache in one layout: by formula, in built tensors, as allocated, and in pages; None where unknown."""
+    """A batch's cache in one layout: by formula, in built tensors, as allocated, and in pages; None where unknown.
+
+    With ``tp`` it is that of one of so many GPUs which share the model.
+    """
 
     spec: ModelSpec
     context: int
@@ -29,6 +32,7 @@ class CacheLine:
     allocated: int | None
     pages: Paged
     dtypes: Dtypes
+    tp: int | None = None
 
 
 def cache_table(rows: Sequence[CacheLine]) -> Table:
@@ -44,6 +48,7 @@ def cache_table(rows: Sequence[CacheLine]) -> Table:
     inflation = [row.batch * row.pages.total / row.formula.total - 1 if row.formula.total else 0.0 for row in rows]
     columns = [
         said("model", "model", names_of(specs)),
+        *gpu_counts([row.tp for row in rows]),
         said("context", "ctx", [format_tokens(row.context) for row in rows], numeric=True),
         said("layout", "layout", [row.layout for row in rows]),
         shown("kv", "KV", [row.formula.kv for row in rows]),
@@ -66,13 +71,15 @@ def cache_table(rows: Sequence[CacheLine]) -> Table:
         dtypes_of.setdefault(row.layout, set()).add(row.dtypes)
     alike = all(len(dtypes) == 1 for dtypes in dtypes_of.values())
     stored = by_words([row.layout for row in rows] if alike else names, [row.dtypes.of_caches for row in rows])
-    title = f"cache of a batch of {batches}, {', '.join(scales)}, in {unit.label}; {stored}"
+    per_gpu = "" if rows[0].tp is None else ", per GPU"
+    title = f"cache of a batch of {batches}{per_gpu}, {', '.join(scales)}, in {unit.label}; {stored}"
     table = table_of(title, columns, specs)
     sharing: dict[Hashable, list[str]] = {}
     for row in rows:
         sharing.setdefault(_pages_key(row), []).append(row.layout)
     for row in rows:
         layouts = ", ".join(sharing[_pages_key(row)])
+        layouts += "" if row.tp is None else f", {row.tp} GPUs"
         last, padding = row.batch * row.pages.last_pages, row.batch * row.pages.padding
         if last or padding:
             table.remark(
@@ -89,7 +96,7 @@ def cache_table(rows: Sequence[CacheLine]) -> Table:
 
 def _pages_key(row: CacheLine) -> Hashable:
     """Equal for rows whose caches take the same pages."""
-    return row.spec, row.context, row.batch, row.pages
+    return row.spec, row.tp, row.context, row.batch, row.pages
 
 
 def cache_row(row: CacheLine) -> dict[str, Any]:
@@ -98,6 +105,7 @@ def cache_row(row: CacheLine) -> dict[str, Any]:
         **model_fields(row.spec),
         "context": row.context,
         "batch": row.batch,
+        **({} if row.tp is None else {"tp": row.tp}),
         "layout": row.layout,
         **row.dtypes.to_dict(),
         "kv_cache_bytes": row.formula.kv,

@@ -7,6 +7,7 @@ from typing import Any
 
 from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.stored import Dtypes
+from hybridbench.predict.group import GpuGroup
 from hybridbench.report.display import unit_for
 from hybridbench.report.groups import series_names
 from hybridbench.report.table import NO_VALUE, Column, Table, TableCell
@@ -26,6 +27,20 @@ def sized(key: str, heading: str, unit: str, numbers: Sequence[float | None]) ->
 def said(key: str, heading: str, words: Sequence[str], numeric: bool = False) -> ColumnOf:
     """A column of words."""
     return Column(key, heading, numeric=numeric), [TableCell(word, word) for word in words]
+
+
+def gpu_counts(numbers: Sequence[int | None], key: str = "gpus", heading: str = "GPUs") -> list[ColumnOf]:
+    """A column of numbers of GPUs that share a model; none where that was not asked for."""
+    if all(number is None for number in numbers):
+        return []
+    cells = [TableCell(NO_VALUE if number is None else str(number), number) for number in numbers]
+    return [(Column(key, heading), cells)]
+
+
+def group_columns(groups: Sequence[GpuGroup | None]) -> list[ColumnOf]:
+    """How many GPUs run a model, and how many of them share a matrix."""
+    found = gpu_counts([None if group is None else group.gpus for group in groups])
+    return found and [*found, *gpu_counts([None if group is None else group.tp for group in groups], "tp", "tp")]
 
 
 def table_of(title: str, columns: Iterable[ColumnOf], specs: Sequence[ModelSpec] = ()) -> Table:
@@ -62,6 +77,11 @@ def model_fields(spec: ModelSpec) -> dict[str, Any]:
         "d_model": spec.d_model,
         **({"notes": list(spec.notes)} if spec.notes else {}),
     }
+
+
+def group_fields(group: GpuGroup | None) -> dict[str, Any]:
+    """The GPUs that share a model, as plain values; none where that was not asked for."""
+    return {} if group is None else {"gpus": group.gpus, "tp": group.tp}
 
 
 def dtype_words(specs: Sequence[ModelSpec], dtypes: Sequence[Dtypes]) -> str:

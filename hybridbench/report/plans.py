@@ -9,7 +9,16 @@ from typing import Any
 from hybridbench.arch.model import ModelSpec
 from hybridbench.predict.crossover import Search, Stretch
 from hybridbench.predict.fit import Fit
-from hybridbench.report.columns import ColumnOf, dtype_words, model_fields, names_of, said, table_of
+from hybridbench.report.columns import (
+    ColumnOf,
+    dtype_words,
+    group_columns,
+    group_fields,
+    model_fields,
+    names_of,
+    said,
+    table_of,
+)
 from hybridbench.report.display import unit_for
 from hybridbench.report.table import NO_VALUE, Column, Table, TableCell
 from hybridbench.searches import Verified
@@ -17,7 +26,7 @@ from hybridbench.units import format_bytes, format_seconds, format_tokens
 
 ANY = "any"
 
-_PARTS = ("weights", "gradients", "optimizer", "activations", "head", "cache", "workspace")
+_PARTS = ("weights", "gradients", "optimizer", "activations", "head", "cache", "workspace", "gathered")
 
 
 def fit_table(fits: Sequence[Fit], verified: Sequence[Verified | None]) -> Table:
@@ -34,6 +43,7 @@ def fit_table(fits: Sequence[Fit], verified: Sequence[Verified | None]) -> Table
     columns = [
         said("model", "model", names_of(specs)),
         said("gpu", "GPU", [fit.gpu.name for fit in fits]),
+        *group_columns([fit.group for fit in fits]),
         said("context", "ctx", [_solved(fit, "context") for fit in fits], numeric=True),
         said("batch", "batch", [_solved(fit, "batch") for fit in fits], numeric=True),
     ]
@@ -51,7 +61,8 @@ def fit_table(fits: Sequence[Fit], verified: Sequence[Verified | None]) -> Table
     ]
     solved, stored = fits[0].solved, dtype_words(specs, [fit.dtypes for fit in fits])
     title = f"largest {solved} that fits" if solved else "whether it fits"
-    about = f"{fits[0].workload.kind}, {', '.join(scales)}, in {unit.label}"
+    per_gpu = "" if fits[0].group is None else ", per GPU"
+    about = f"{fits[0].workload.kind}, {', '.join(scales)}{per_gpu}, in {unit.label}"
     table = table_of(f"predicted: {title}, {about}; {stored}", columns, specs)
     for fit in fits:
         if fit.solved and not fit.fits:
@@ -95,13 +106,18 @@ def fit_row(fit: Fit, verified: Verified | None) -> dict[str, Any]:
         "workload": fit.workload.kind,
         "context": fit.workload.context,
         "batch": fit.workload.batch,
+        **group_fields(fit.group),
         **fit.dtypes.to_dict(),
         "solved": fit.solved or None,
         "fits": fit.fits,
         "unlimited": fit.unlimited,
         "budget_bytes": fit.budget,
         "peak_bytes": fit.footprint.total,
-        **{f"{part}_bytes": getattr(fit.footprint, part) for part in (*_PARTS, "inputs")},
+        **{
+            f"{part}_bytes": getattr(fit.footprint, part)
+            for part in (*_PARTS, "inputs")
+            if part != "gathered" or fit.group is not None
+        },
         "found": verified.fits if verified else None,
         "found_fails": verified.fails if verified else None,
         "found_peak_bytes": verified.peak_bytes if verified else None,

@@ -41,6 +41,10 @@ _COST = (
     _CostColumn("ssm_state_bytes", "SSM state", "B", wide=True),
     _CostColumn("conv_state_bytes", "conv state", "B", wide=True),
     _CostColumn("decode_bytes_moved", "decode moves", "B"),
+    _CostColumn("all_reduce_bytes", "all-reduce a token", "B"),
+    _CostColumn("train_state_bytes", "stored to train", "B"),
+    _CostColumn("gathered_bytes", "gathered a step", "B"),
+    _CostColumn("scattered_bytes", "scattered a step", "B"),
     _CostColumn("weight_bytes", "weights", "B", wide=True),
 )
 _LAYER = (
@@ -52,21 +56,52 @@ _LAYER = (
     _CostColumn("ssm_state_bytes", "SSM state", "B"),
     _CostColumn("conv_state_bytes", "conv state", "B"),
     _CostColumn("decode_bytes_moved", "decode moves", "B"),
+    _CostColumn("all_reduce_bytes", "all-reduce a token", "B"),
 )
 
 
-_SAID = {"scale": "{}", "convention": "convention {}", "batch": "batch {} for decode moves"}
+_SAID = {
+    "scale": "{}",
+    "gpus": "{} GPUs",
+    "tp": "tp {}",
+    "convention": "convention {}",
+    "batch": "batch {} for decode moves",
+}
+_HEADINGS = {"gpus": "GPUs"}
+_COUNTS = ("gpus", "tp", "batch")
+_OF_GROUPS = ("gpus", "tp", "all_reduce_bytes", "train_state_bytes", "gathered_bytes", "scattered_bytes")
+"""Fields that only a model which GPUs share has; the plain values of others lack them."""
 
 
 def _conditions(spec: ModelSpec, cost: Cost) -> dict[str, str | int]:
-    return {"scale": spec.scale, "convention": cost.convention.value, "batch": cost.batch}
+    shared = {} if cost.gpus is None or cost.tp is None else {"gpus": cost.gpus, "tp": cost.tp}
+    return {"scale": spec.scale, **shared, "convention": cost.convention.value, "batch": cost.batch}
+
+
+def _columns(rows: Sequence[Cost | LayerCost], columns: Sequence[_CostColumn]) -> list[_CostColumn]:
+    """The columns that rows have values for."""
+    return [
+        column
+        for column in columns
+        if column.key not in _OF_GROUPS or any(getattr(row, column.key) is not None for row in rows)
+    ]
 
 
 def cost_row(spec: ModelSpec, cost: Cost, dtypes: Dtypes) -> dict[str, Any]:
     """One cost as plain values."""
     notes = {"notes": list(spec.notes)} if spec.notes else {}
-    costs = {field.name: getattr(cost, field.name) for field in fields(cost)}  # asdict copies each value, which is slow
+    costs = _plain(cost)
     return {**model_fields(spec), **notes, **dtypes.to_dict(), **costs, "convention": cost.convention.value}
+
+
+def layer_row(layer: LayerCost) -> dict[str, Any]:
+    """One layer's cost as plain values."""
+    return _plain(layer)
+
+
+def _plain(cost: Cost | LayerCost) -> dict[str, Any]:
+    values = {field.name: getattr(cost, field.name) for field in fields(cost)}  # asdict copies each, which is slow
+    return {name: value for name, value in values.items() if value is not None or name not in _OF_GROUPS}
 
 
 def cost_table(rows: Sequence[tuple[ModelSpec, Cost]], dtypes: Sequence[Dtypes] = ()) -> Table:
@@ -76,12 +111,15 @@ def cost_table(rows: Sequence[tuple[ModelSpec, Cost]], dtypes: Sequence[Dtypes] 
     ``dtypes``, one of each row, that bytes are in.
     """
     told = [_conditions(spec, cost) for spec, cost in rows]
-    varying = [key for key in _SAID if len({conditions[key] for conditions in told}) > 1]
-    said = [words.format(told[0][key]) for key, words in _SAID.items() if rows and key not in varying]
+    costs = _columns([cost for _, cost in rows], _COST)
+    per_gpu = ", per GPU" if rows and "gpus" in told[0] else ""
+    varying = [key for key in _SAID if len({conditions.get(key) for conditions in told}) > 1]
+    alike = {key: value for key, value in told[0].items() if key not in varying} if rows else {}
+    said = [_SAID[key].format(value) for key, value in alike.items()]
     stored = dtype_words([spec for spec, _ in rows], dtypes) if dtypes else ""
     models = distinct(spec for spec, _ in rows)
     names = dict(zip(models, _names(models), strict=True))
-    shown = {column.key: unit_for([getattr(cost, column.key) for _, cost in rows], column.unit) for column in _COST}
+    shown = {column.key: unit_for([getattr(cost, column.key) for _, cost in rows], column.unit) for column in costs}
     # One unit for all columns of a kind, so that numbers of a row can be added.
     caches = ("cache_bytes", "kv_cache_bytes")
     shown |= dict.fromkeys(caches, unit_for([cost.cache_bytes for _, cost in rows], "B"))
@@ -89,15 +127,15 @@ def cost_table(rows: Sequence[tuple[ModelSpec, Cost]], dtypes: Sequence[Dtypes] 
     shown |= dict.fromkeys(("train_flops", "train_flops_full_mask"), shown["train_flops"])
     # If every parameter is active, the column of active parameters would repeat the one of all parameters.
     routed = any(cost.params_active != cost.params for _, cost in rows)
-    wide = {column.key: column.wide and not (routed and column.key == "params_active") for column in _COST}
+    wide = {column.key: column.wide and not (routed and column.key == "params_active") for column in costs}
     with_ratio = any(spec.ratio is not None for spec, _ in rows)
     table = Table(
-        f"predicted cost of one sequence: {', '.join(said)}{f'; {stored}' if stored else ''}",
+        f"predicted cost of one sequence{per_gpu}: {', '.join(said)}{f'; {stored}' if stored else ''}",
         [
             Column("model", "model", numeric=False),
-            *(Column(key, key, numeric=key == "batch") for key in varying),
+            *(Column(key, _HEADINGS.get(key, key), numeric=key in _COUNTS) for key in varying),
             Column("context", "ctx"),
-            *(Column(column.key, shown[column.key].heading(column.title), wide=wide[column.key]) for column in _COST),
+            *(Column(column.key, shown[column.key].heading(column.title), wide=wide[column.key]) for column in costs),
             *([Column("ratio", "ratio", numeric=False, wide=True)] if with_ratio else []),
             Column("pattern", "pattern", numeric=False, wide=True),
         ],
@@ -109,7 +147,7 @@ def cost_table(rows: Sequence[tuple[ModelSpec, Cost]], dtypes: Sequence[Dtypes] 
                 TableCell(name, name),
                 *(TableCell(str(conditions[key]), conditions[key]) for key in varying),
                 TableCell(format_tokens(cost.context), cost.context),
-                *_cost_cells(cost, _COST, shown),
+                *_cost_cells(cost, costs, shown),
                 *([TableCell(spec.ratio or NO_VALUE, spec.ratio)] if with_ratio else []),
                 TableCell(spec.pattern, spec.pattern),
             ]
@@ -135,19 +173,20 @@ def _names(models: Sequence[ModelSpec]) -> list[str]:
 
 def layer_table(rows: Sequence[LayerCost], title: str) -> Table:
     """The predicted cost of each sublayer of one model. ``title`` names the model, context and convention."""
-    shown = {column.key: unit_for([getattr(row, column.key) for row in rows], column.unit) for column in _LAYER}
+    columns = _columns(rows, _LAYER)
+    shown = {column.key: unit_for([getattr(row, column.key) for row in rows], column.unit) for column in columns}
     table = Table(
         title,
         [
             Column("index", "#"),
             Column("symbol", "layer", numeric=False),
             Column("kind", "kind", numeric=False, wraps=True),
-            *(Column(column.key, shown[column.key].heading(column.title), wide=column.wide) for column in _LAYER),
+            *(Column(column.key, shown[column.key].heading(column.title), wide=column.wide) for column in columns),
         ],
     )
     for row in rows:
         head = [TableCell(str(row.index), row.index), TableCell(row.symbol, row.symbol), TableCell(row.kind, row.kind)]
-        table.rows.append([*head, *_cost_cells(row, _LAYER, shown)])
+        table.rows.append([*head, *_cost_cells(row, columns, shown)])
     return table
 
 
@@ -175,6 +214,8 @@ def cost_plots(rows: Sequence[tuple[ModelSpec, Cost]]) -> list[Plot]:
         ("cache", "Cache of one sequence", "cache", "B", lambda c: c.cache_bytes),
     )
     said = [f"convention {rows[0][1].convention.value}", *dict.fromkeys(spec.scale for spec, _ in rows)] if rows else []
+    if rows and rows[0][1].gpus is not None:
+        said.append(f"one of {rows[0][1].gpus} GPUs, tp {rows[0][1].tp}")
     return [
         Plot(
             name=name,
@@ -207,7 +248,7 @@ class PredictedReport:
 def build_cost(rows: Sequence[tuple[ModelSpec, Cost]], dtypes: Sequence[Dtypes] = ()) -> PredictedReport:
     """The report of predicted costs.
 
-    A plot is of one scale, one convention and the first batch: what it shows is of one sequence.
+    A plot is of one scale, one convention, the first batch and the first group of GPUs: it is of one sequence.
     """
     scales = list(dict.fromkeys(spec.scale for spec, _ in rows))
     conventions = list(dict.fromkeys(cost.convention for _, cost in rows))
@@ -216,7 +257,8 @@ def build_cost(rows: Sequence[tuple[ModelSpec, Cost]], dtypes: Sequence[Dtypes] 
         shown = [
             (spec, cost)
             for spec, cost in rows
-            if (spec.scale, cost.convention, cost.batch) == (scale, convention, rows[0][1].batch)
+            if (spec.scale, cost.convention, cost.batch, cost.gpus, cost.tp)
+            == (scale, convention, rows[0][1].batch, rows[0][1].gpus, rows[0][1].tp)
         ]
         parts = ["cost", *([scale] if len(scales) > 1 else []), *([convention.value] if len(conventions) > 1 else [])]
         plots |= {f"{'-'.join(parts)}-{plot.name}": plot for plot in cost_plots(shown)}

@@ -8,7 +8,17 @@ from typing import Any
 from hybridbench.errors import unknown_name
 from hybridbench.predict.pricing import Price
 from hybridbench.report.chart import MEASURED, PREDICTED, Plot, Point
-from hybridbench.report.columns import ColumnOf, dtype_words, model_fields, names_of, said, sized, table_of
+from hybridbench.report.columns import (
+    ColumnOf,
+    dtype_words,
+    group_columns,
+    group_fields,
+    model_fields,
+    names_of,
+    said,
+    sized,
+    table_of,
+)
 from hybridbench.report.display import ShownUnit, unit_for
 from hybridbench.report.places import CONTEXT
 from hybridbench.report.predicted import PredictedReport
@@ -58,9 +68,11 @@ def price_table(prices: Sequence[Price], measured: bool) -> Table:
         cells = [TableCell(NO_VALUE if number is None else shown_in.show(number), number) for number in numbers]
         return Column(key, shown_in.heading(heading)), cells
 
+    grouped = any(price.group is not None for price in prices)
     columns = [
         said("model", "model", names_of(specs)),
         said("gpu", "GPU", [price.gpu.name for price in prices]),
+        *group_columns([price.group for price in prices]),
         (
             Column("context", "ctx"),
             [TableCell(format_tokens(price.workload.context), price.workload.context) for price in prices],
@@ -69,6 +81,7 @@ def price_table(prices: Sequence[Price], measured: bool) -> Table:
         said("bound", "bound by", [price.bound for price in prices]),
         shown("floor_s", "floor", step, [price.floor_s for price in prices]),
         shown("floor_tokens_per_s", "at most", rate, [price.floor_tokens_per_s for price in prices]),
+        *([_rate_per_gpu(prices, rate)] if grouped else []),
         sized("energy_at_tdp_j", "a token at TDP", "J", [price.energy_at_tdp_j for price in prices]),
     ]
     if measured:
@@ -81,12 +94,14 @@ def price_table(prices: Sequence[Price], measured: bool) -> Table:
         ]
     fits = {True: "yes", False: "no", None: "unknown"}
     columns += [
+        *_links(prices),
         *_memory(prices),
         sized("peak_bytes", "peak", "B", [price.peak_bytes for price in prices]),
         said("fits", "fits", [fits[price.fits] for price in prices]),
     ]
     stored = dtype_words(specs, [price.dtypes for price in prices])
-    table = table_of(f"predicted, nothing was run: {work.kind}, {', '.join(scales)}; {stored}", columns, specs)
+    per_gpu = ", bytes per GPU" if grouped else ""
+    table = table_of(f"predicted, nothing was run: {work.kind}, {', '.join(scales)}{per_gpu}; {stored}", columns, specs)
     beyond = [price.efficiency.beyond if price.efficiency else "" for price in prices]
     if any(beyond):
         place = next(index for index, column in enumerate(table.columns) if column.key == "floor_frac") + 1
@@ -97,6 +112,8 @@ def price_table(prices: Sequence[Price], measured: bool) -> Table:
         "floor: max(model FLOPs / dense peak, must-move bytes / bandwidth), by the datasheet; at TDP: the board power "
         "limit times the floor's time, which is no lower bound: a card may draw less"
     )
+    for sentence in _link_sentences(prices):
+        table.remark(sentence)
     if any(price.dtypes.quantised for price in prices):
         table.remark(
             "quantised weights: arithmetic at the peak of the activations' dtype; kernels that multiply in fewer bits "
@@ -112,6 +129,43 @@ def price_table(prices: Sequence[Price], measured: bool) -> Table:
     return table
 
 
+def _rate_per_gpu(prices: Sequence[Price], shown_in: ShownUnit) -> ColumnOf:
+    numbers = [price.floor_tokens_per_s_per_gpu for price in prices]
+    heading = Column("floor_tokens_per_s_per_gpu", shown_in.heading("a GPU"))
+    return heading, [TableCell(shown_in.show(number), number) for number in numbers]
+
+
+def _links(prices: Sequence[Price]) -> list[ColumnOf]:
+    """What a GPU exchanges with others in a step, and how long its links take for it; nothing without a group."""
+    if all(price.group is None for price in prices):
+        return []
+    found = [sized("link_s", "links", "s", [0.0 if _alone(price) else price.link_s for price in prices])]
+    for key, heading in (("all_reduced", "all-reduce"), ("gathered", "gathered"), ("scattered", "scattered")):
+        sizes = [getattr(price.links, key) for price in prices]
+        if any(sizes):
+            found.append(sized(f"{key}_bytes", heading, "B", sizes))
+    return found
+
+
+def _alone(price: Price) -> bool:
+    return price.group is None or price.group.gpus == 1
+
+
+def _link_sentences(prices: Sequence[Price]) -> list[str]:
+    """What a table of groups has to say of links and batches."""
+    groups = [price for price in prices if not _alone(price)]
+    if not groups:
+        return []
+    found = [
+        "links: the bytes that a GPU sends in rings over the rate of its links in one direction; they may overlap with "
+        "its other work, so the floor is the larger of both; the batch is that of the GPUs that share a matrix (tp)"
+    ]
+    unknown = dict.fromkeys(price.gpu.name for price in groups if price.link_s is None)
+    if unknown:
+        found.append(f"no sourced rate of links for {', '.join(unknown)}: the floor leaves them out; give --link")
+    return found
+
+
 def _memory(prices: Sequence[Price]) -> list[ColumnOf]:
     """What weights and caches of a whole batch take; a workload without a cache has columns of weights only."""
     columns = [sized("weight_bytes", "weights", "B", [price.weight_bytes for price in prices])]
@@ -125,7 +179,7 @@ def _memory(prices: Sequence[Price]) -> list[ColumnOf]:
 def price_report(prices: Sequence[Price], measured: bool, table: Table) -> PredictedReport:
     """The table of prices with its charts: throughput and energy against context, one of each for a GPU and scale.
 
-    A chart is of the first batch.
+    A chart is of the first batch and the first group of GPUs.
     """
     plots: dict[str, Plot] = {}
     kinds = dict.fromkeys((price.gpu.name, price.spec.scale) for price in prices)
@@ -133,7 +187,8 @@ def price_report(prices: Sequence[Price], measured: bool, table: Table) -> Predi
         shown = [
             price
             for price in prices
-            if (price.gpu.name, price.spec.scale, price.workload.batch) == (gpu, scale, prices[0].workload.batch)
+            if (price.gpu.name, price.spec.scale, price.workload.batch, price.group)
+            == (gpu, scale, prices[0].workload.batch, prices[0].group)
         ]
         for plot in _plots(shown, measured):
             stem = "-".join(part.lower().replace(" ", "-") for part in ("price", gpu, scale) if part)
@@ -144,7 +199,9 @@ def price_report(prices: Sequence[Price], measured: bool, table: Table) -> Predi
 def _plots(prices: Sequence[Price], measured: bool) -> list[Plot]:
     work, names = prices[0].workload, names_of([price.spec for price in prices])
     stored = dtype_words([price.spec for price in prices], [price.dtypes for price in prices])
-    told = f"{prices[0].gpu.name}, {prices[0].spec.scale}, batch {work.batch}; {stored}"
+    group = prices[0].group
+    cards = prices[0].gpu.name if group is None else f"{group.gpus} x {prices[0].gpu.name}, tp {group.tp}"
+    told = f"{cards}, {prices[0].spec.scale}, batch {work.batch}; {stored}"
     wanted: tuple[tuple[str, str, str, str, Callable[[Price], float | None], Callable[[Price], float]], ...] = (
         (
             *("throughput", "Throughput", "throughput", "tokens/s"),
@@ -179,6 +236,7 @@ def price_row(price: Price) -> dict[str, Any]:
         "workload": price.workload.kind,
         "context": price.workload.context,
         "batch": price.workload.batch,
+        **group_fields(price.group),
         **price.dtypes.to_dict(),
         "model_flops": price.flops,
         "must_move_bytes": price.moved_bytes,
@@ -197,5 +255,21 @@ def price_row(price: Price) -> dict[str, Any]:
         "energy_per_token_j": price.energy_per_token_j,
         "peak_bytes": price.peak_bytes,
         "fits": price.fits,
+        **_link_fields(price),
         "source": price.gpu.source,
+    }
+
+
+def _link_fields(price: Price) -> dict[str, Any]:
+    """What a GPU of a group exchanges, as plain values."""
+    if price.group is None:
+        return {}
+    return {
+        "floor_tokens_per_s_per_gpu": price.floor_tokens_per_s_per_gpu,
+        "all_reduced_bytes": price.links.all_reduced,
+        "gathered_bytes": price.links.gathered,
+        "scattered_bytes": price.links.scattered,
+        "link_bytes": price.links.sent,
+        "link_s": price.link_s,
+        "link_source": price.gpu.link.source if price.gpu.link else None,
     }

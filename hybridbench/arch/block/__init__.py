@@ -11,6 +11,7 @@ from hybridbench.arch.block.counts import (
     Flops,
     refuse_paper,
 )
+from hybridbench.arch.block.cut import Cut, Uncut, rows_of
 from hybridbench.arch.block.mixer import Mixer
 from hybridbench.arch.block.storage import DTYPE_BYTES, Storage
 from hybridbench.arch.block.sublayer import Block, KernelSizes, Rescale, check_sizes, spec_to_dict, variant
@@ -23,13 +24,16 @@ __all__ = [
     "CacheBytes",
     "CachePart",
     "Convention",
+    "Cut",
     "Flops",
     "KernelSizes",
     "Mixer",
     "Rescale",
     "Storage",
+    "Uncut",
     "check_sizes",
     "refuse_paper",
+    "rows_of",
     "spec_to_dict",
     "variant",
 ]

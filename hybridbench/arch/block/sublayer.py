@@ -19,6 +19,7 @@ from hybridbench.errors import BadInput
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 from hybridbench.arch.block.counts import CacheBytes, CachePart, Convention, Flops
+from hybridbench.arch.block.cut import Cut, Uncut
 from hybridbench.arch.block.storage import Storage
 
 if TYPE_CHECKING:
@@ -198,6 +199,36 @@ class Block(ABC):
     def sizes_scaled(self, part: Rescale) -> dict[str, int]:
         """Its fields that depend on the model's width, except d_model, at another width."""
         raise BadInput(f"no rule for another width of a block of kind {self.kind}: match it by blocks.")
+
+    def shard(self, tp: int) -> Self:
+        """One rank's part of the block where ``tp`` ranks share it: a block of the same kind, for which every formula
+        holds. All ranks have equal parts.
+
+        Raises:
+            Uncut: so many ranks cannot share it.
+        """
+        return self if tp == 1 else replace(self, **self.shard_sizes(Cut(tp, self.name)))
+
+    def shard_sizes(self, cut: Cut) -> dict[str, Any]:
+        """Its fields that are others in one rank's part.
+
+        Raises:
+            Uncut: so many ranks cannot share it.
+        """
+        raise Uncut(f"a block of kind {self.kind}, which has no rule for it,", cut.tp)
+
+    def reduced_bytes(self, width: int, size: int, tp: int) -> int:
+        """Bytes per token, of a forward, of the partial results that ``tp`` ranks add up in and after the block.
+
+        Args:
+            width: d_model.
+            size: bytes per element.
+        """
+        return width * size + self.core_reduced_bytes(size, tp)
+
+    def core_reduced_bytes(self, size: int, tp: int) -> int:
+        """Those before the output projection: none where heads are independent of each other."""
+        return 0
 
     def activations(self, size: int) -> Activations | None:
         """The tensors that its module keeps and needs (``arch.activations``), at ``size`` bytes per element.

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from typing_extensions import override
 
-from hybridbench.arch.block import Block, Convention, Flops, check_sizes, refuse_paper
+from hybridbench.arch.block import Block, Convention, Cut, Flops, check_sizes, refuse_paper
 from hybridbench.arch.weights import Matrix
 
 
@@ -42,6 +42,15 @@ class AltUp(Block):
     @override
     def norm_params(self, width: int) -> int:
         """0: its norms, of the router's input and after Laurel, are among its parameters."""
+        return 0
+
+    @override
+    def shard_sizes(self, cut: Cut) -> dict[str, int]:
+        """None: every rank has all of it."""
+        return {}
+
+    @override
+    def reduced_bytes(self, width: int, size: int, tp: int) -> int:
         return 0
 
     @override

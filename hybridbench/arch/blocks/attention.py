@@ -17,6 +17,7 @@ from hybridbench.arch.block import (
     CacheBytes,
     CachePart,
     Convention,
+    Cut,
     Flops,
     KernelSizes,
     Mixer,
@@ -26,10 +27,11 @@ from hybridbench.arch.block import (
     refuse_paper,
     variant,
 )
+from hybridbench.arch.blocks.fused_attention import fused_activations
 from hybridbench.arch.reasons import SCORES_AGAIN, TILES, Reason
 from hybridbench.arch.rope import LLAMA_ROPE, WINDOW_ROPE, Rope
 from hybridbench.arch.scales import Site
-from hybridbench.arch.terms import FLOAT, Activations, Term
+from hybridbench.arch.terms import FLOAT, Activations
 from hybridbench.arch.weights import Matrix
 from hybridbench.errors import BadInput, unknown_name
 
@@ -163,6 +165,18 @@ class Attention(Mixer):
     @override
     def packed_row(self) -> int:
         return (self.n_heads + self.n_kv_heads) * self.head_dim + self.n_kv_heads * self.v_head_dim
+
+    @override
+    def shard_sizes(self, cut: Cut) -> dict[str, int]:
+        return {
+            "n_heads": cut.divided("n_heads", self.n_heads),
+            "n_kv_heads": cut.shared("n_kv_heads", self.n_kv_heads),
+        }
+
+    @override
+    def core_reduced_bytes(self, size: int, tp: int) -> int:
+        """A norm over all heads needs the sums of squares of queries and keys, two floats."""
+        return 2 * FLOAT if self.qk_norm == "full" else 0
 
     @override
     def sizes_scaled(self, part: Rescale) -> dict[str, int]:
@@ -373,28 +387,13 @@ class Attention(Mixer):
 
     @override
     def core_activations(self, size: int, borrows_value: bool = False, keeps_output: bool = True) -> Activations | None:
-        """The packed projection, q, k and v after rotary, and what the fused attention kernel keeps.
-
-        FlashAttention-2, cuDNN, FlexAttention and this package's kernels all keep q, k, v, their output and a
-        log-sum-exp per query and head.
-
-        The backward sums dq, and dk and dv of grouped heads, in float32, as in flash-attn 4; other kernels need less.
-        """
-        queries = self.n_heads * self.head_dim
+        """Those of the fused kernels (``fused_attention``)."""
         values = 0 if borrows_value else self.v_head_dim  # a borrowed value is kept by the branch that lends it
-        grouped = self.n_kv_heads * (self.head_dim + self.v_head_dim) if self.n_heads > self.n_kv_heads else 0
-        packed = Term("q, k, v", size * (queries + self.n_kv_heads * (self.head_dim + values)))
-        out = Term("attention output", size * self.out_width)
-        lse = Term("log-sum-exp", FLOAT * self.n_heads)
-        return Activations(
-            saved=(packed, out, lse),
-            forward=((Term("projected q, k, v", packed.per_token), packed), (packed, out, lse)),
-            backward=(
-                (
-                    Term("gradient of the output", out.per_token),
-                    Term("gradients of q, k, v", packed.per_token),
-                    Term("sums of dq in float32", FLOAT * queries),
-                    Term("sums of dk and dv in float32", FLOAT * grouped),
-                ),
-            ),
+        return fused_activations(
+            size,
+            queries=self.n_heads * self.head_dim,
+            keys=self.n_kv_heads * (self.head_dim + values),
+            out=self.out_width,
+            heads=self.n_heads,
+            grouped=self.n_kv_heads * (self.head_dim + self.v_head_dim) if self.n_heads > self.n_kv_heads else 0,
         )

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from typing_extensions import override
 
-from hybridbench.arch.block import Block, CacheBytes, Convention, Flops, Storage, check_sizes, refuse_paper
+from hybridbench.arch.block import Block, CacheBytes, Convention, Cut, Flops, Storage, check_sizes, refuse_paper
 from hybridbench.arch.weights import Matrix
 
 
@@ -33,6 +33,10 @@ class ChannelMix(Block):
 
     def __post_init__(self) -> None:
         check_sizes(self, "d_model", "d_ff")
+
+    @override
+    def shard_sizes(self, cut: Cut) -> dict[str, int]:
+        return {"d_ff": cut.divided("d_ff", self.d_ff)}
 
     @override
     def params(self, convention: Convention = Convention.EXACT) -> int:

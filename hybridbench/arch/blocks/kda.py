@@ -10,7 +10,7 @@ from typing import ClassVar, Self
 
 from typing_extensions import override
 
-from hybridbench.arch.block import Convention, Rescale, check_sizes, variant
+from hybridbench.arch.block import Convention, Cut, Rescale, check_sizes, variant
 from hybridbench.arch.blocks.delta import DeltaRule, heads_at
 from hybridbench.arch.scales import Site
 from hybridbench.arch.weights import Matrix
@@ -65,6 +65,10 @@ class Kda(DeltaRule):
     @override
     def gate_and_decay(self) -> tuple[int, int]:
         return self.head_dim, self.head_dim
+
+    @override
+    def shard_sizes(self, cut: Cut) -> dict[str, int]:
+        return {"n_heads": cut.divided("n_heads", self.n_heads)}
 
     @override
     def sizes_scaled(self, part: Rescale) -> dict[str, int]:

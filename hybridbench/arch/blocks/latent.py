@@ -21,6 +21,7 @@ from hybridbench.arch.block import (
     TILE,
     CacheBytes,
     Convention,
+    Cut,
     Flops,
     Mixer,
     Storage,
@@ -84,6 +85,11 @@ class LatentAttention(Mixer):
     @override
     def out_bias_params(self) -> int:
         return self.d_model if self.bias else 0
+
+    @override
+    def shard_sizes(self, cut: Cut) -> dict[str, int]:
+        """Heads are divided; the latents that all heads read, and so the cache, are on every rank."""
+        return {"n_heads": cut.divided("n_heads", self.n_heads)}
 
     @override
     def matrices(self, borrows_value: bool = False) -> tuple[Matrix, ...]:

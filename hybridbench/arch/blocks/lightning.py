@@ -15,7 +15,7 @@ from typing import ClassVar, Self
 
 from typing_extensions import override
 
-from hybridbench.arch.block import Convention, Flops, KernelSizes, Rescale, check_sizes
+from hybridbench.arch.block import Convention, Cut, Flops, KernelSizes, Rescale, check_sizes
 from hybridbench.arch.blocks.delta import heads_at
 from hybridbench.arch.recurrent import SquareHeads
 from hybridbench.arch.scales import Site
@@ -71,6 +71,15 @@ class Lightning(SquareHeads):
     def _in_width(self, borrows_value: bool = False) -> int:
         """Columns of the input projection."""
         return self.out_width * (3 if borrows_value else 4)
+
+    @override
+    def shard_sizes(self, cut: Cut) -> dict[str, int]:
+        return {"n_heads": cut.divided("n_heads", self.n_heads)}
+
+    @override
+    def core_reduced_bytes(self, size: int, tp: int) -> int:
+        """The norm over the channels of all heads needs their sum of squares, a float."""
+        return FLOAT
 
     @override
     def sizes_scaled(self, part: Rescale) -> dict[str, int]:

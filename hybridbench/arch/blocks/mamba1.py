@@ -14,7 +14,7 @@ from typing import ClassVar, Self
 
 from typing_extensions import override
 
-from hybridbench.arch.block import Convention, KernelSizes, Rescale, check_sizes, variant
+from hybridbench.arch.block import Convention, Cut, KernelSizes, Rescale, check_sizes, variant
 from hybridbench.arch.recurrent import Recurrent
 from hybridbench.arch.scales import Site
 from hybridbench.arch.terms import FLOAT, Activations, Term
@@ -67,6 +67,15 @@ class Mamba1(Recurrent):
             "conv_channels": self.conv_channels,
             "width": self.d_inner,
         }
+
+    @override
+    def shard_sizes(self, cut: Cut) -> dict[str, int]:
+        return {"d_inner": cut.divided("d_inner", self.d_inner)}
+
+    @override
+    def core_reduced_bytes(self, size: int, tp: int) -> int:
+        """The rank of dt, B and C, which are projected from all channels."""
+        return (self.dt_rank + 2 * self.d_state) * size
 
     @override
     def sizes_scaled(self, part: Rescale) -> dict[str, int]:

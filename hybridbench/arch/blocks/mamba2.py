@@ -15,7 +15,7 @@ from typing import ClassVar, Self
 
 from typing_extensions import override
 
-from hybridbench.arch.block import Convention, Flops, KernelSizes, check_sizes, variant
+from hybridbench.arch.block import Convention, Cut, Flops, KernelSizes, check_sizes, variant
 from hybridbench.arch.blocks.ssd_kernels import BLOCK_TOKENS, SLICE, Chunked, OnePass, Tiles, fits_one_pass, up
 from hybridbench.arch.recurrent import PackedHeads
 from hybridbench.arch.scales import Site
@@ -111,6 +111,18 @@ class Mamba2(PackedHeads):
             "conv_channels": self.conv_channels,
             "width": self.d_inner,
         }
+
+    @override
+    def shard_sizes(self, cut: Cut) -> dict[str, int]:
+        return {
+            "d_inner": cut.divided("n_heads", self.n_heads) * self.head_dim,
+            "n_groups": cut.shared("n_groups", self.n_groups),
+        }
+
+    @override
+    def core_reduced_bytes(self, size: int, tp: int) -> int:
+        """A group's channels are normed together: where ranks share a group they need its sum of squares, a float."""
+        return FLOAT * self.n_groups if self.gated_norm and self.n_groups % tp else 0
 
     @property
     @override

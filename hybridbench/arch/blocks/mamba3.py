@@ -15,7 +15,7 @@ from typing import ClassVar, Self
 
 from typing_extensions import override
 
-from hybridbench.arch.block import CacheBytes, Convention, KernelSizes, Storage, check_sizes, variant
+from hybridbench.arch.block import CacheBytes, Convention, Cut, KernelSizes, Storage, check_sizes, variant
 from hybridbench.arch.recurrent import PackedHeads
 from hybridbench.arch.scales import Site
 from hybridbench.arch.terms import FLOAT, Activations, Term, padded
@@ -77,6 +77,13 @@ class Mamba3(PackedHeads):
             "n_angles": self.n_angles,
             "chunk_size": self.chunk_size,
             "width": self.d_inner,
+        }
+
+    @override
+    def shard_sizes(self, cut: Cut) -> dict[str, int]:
+        return {
+            "d_inner": cut.divided("n_heads", self.n_heads) * self.head_dim,
+            "n_groups": cut.shared("n_groups", self.n_groups),
         }
 
     @override

@@ -10,7 +10,7 @@ from typing import ClassVar, Self
 
 from typing_extensions import override
 
-from hybridbench.arch.block import Block, Convention, Flops, KernelSizes, Rescale, check_sizes, variant
+from hybridbench.arch.block import Block, Convention, Cut, Flops, KernelSizes, Rescale, check_sizes, variant
 from hybridbench.arch.scales import Site
 from hybridbench.arch.terms import Activations, Term
 from hybridbench.arch.weights import Matrix
@@ -68,6 +68,10 @@ class Mlp(Block):
     @override
     def sizes(self) -> KernelSizes:
         return {"width": self.d_ff}
+
+    @override
+    def shard_sizes(self, cut: Cut) -> dict[str, int]:
+        return {"d_ff": cut.divided("d_ff", self.d_ff)}
 
     @override
     def sizes_scaled(self, part: Rescale) -> dict[str, int]:

@@ -15,6 +15,7 @@ from typing_extensions import override
 from hybridbench.arch.block import (
     Block,
     Convention,
+    Cut,
     Flops,
     KernelSizes,
     Rescale,
@@ -106,6 +107,14 @@ class Moe(Block):
             "d_expert": self.d_expert,
             "n_experts": self.n_experts,
             "top_k": self.top_k,
+        }
+
+    @override
+    def shard_sizes(self, cut: Cut) -> dict[str, int]:
+        """Each rank has a part of the width of every expert."""
+        return {
+            "d_expert": cut.divided("d_expert", self.d_expert),
+            "d_shared": cut.divided("d_shared", self.d_shared),
         }
 
     @override

@@ -17,7 +17,7 @@ from typing import ClassVar, Self, cast
 
 from typing_extensions import override
 
-from hybridbench.arch.block import Block, CacheBytes, CachePart, Convention, Flops, KernelSizes, Mixer, Storage
+from hybridbench.arch.block import Block, CacheBytes, CachePart, Convention, Cut, Flops, KernelSizes, Mixer, Storage
 from hybridbench.arch.terms import Activations, Term
 from hybridbench.arch.weights import Matrix
 from hybridbench.errors import BadInput, unknown_name
@@ -135,6 +135,14 @@ class Parallel(Block):
     def scaled(self, width: int, before: int) -> Self:
         first, second = (branch.scaled(width, before) for branch in self.branches)
         return replace(self, first=first, second=second)
+
+    @override
+    def shard_sizes(self, cut: Cut) -> dict[str, Mixer]:
+        return {"first": self.first.shard(cut.tp), "second": self.second.shard(cut.tp)}
+
+    @override
+    def core_reduced_bytes(self, size: int, tp: int) -> int:
+        return sum(branch.core_reduced_bytes(size, tp) for branch in self.branches)
 
     @property
     def joint_width(self) -> int:

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from typing_extensions import override
 
-from hybridbench.arch.block import Block, Convention, Flops, Storage, check_sizes, refuse_paper
+from hybridbench.arch.block import Block, Convention, Cut, Flops, Storage, check_sizes, refuse_paper, rows_of
 from hybridbench.arch.weights import Matrix
 
 
@@ -49,6 +49,16 @@ class PerLayerInput(Block):
     @override
     def embedding_params(self) -> int:
         return self.rows * self.width
+
+    @override
+    def shard_sizes(self, cut: Cut) -> dict[str, int]:
+        """The table is divided by rows, as the embedding; the projections are on every rank."""
+        return {"rows": rows_of(self.rows, cut.tp)}
+
+    @override
+    def reduced_bytes(self, width: int, size: int, tp: int) -> int:
+        """The row, which one rank has."""
+        return self.width * size
 
     @override
     def params(self, convention: Convention = Convention.EXACT) -> int:

@@ -10,7 +10,7 @@ from typing import ClassVar, Self
 
 from typing_extensions import override
 
-from hybridbench.arch.block import Convention, check_sizes
+from hybridbench.arch.block import Convention, Cut, check_sizes
 from hybridbench.arch.recurrent import Recurrent
 from hybridbench.arch.scales import Site
 from hybridbench.arch.weights import Matrix
@@ -75,6 +75,11 @@ class RgLru(Recurrent):
     @override
     def state_size(self) -> int:
         return self.width
+
+    @override
+    def shard_sizes(self, cut: Cut) -> dict[str, int]:
+        blocks = cut.divided("n_blocks", self.n_blocks)
+        return {"n_blocks": blocks, "width": blocks * (self.width // self.n_blocks)}
 
     def _gates(self) -> int:
         return 2 * self.width * self.width // self.n_blocks

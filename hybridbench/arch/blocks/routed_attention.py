@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from typing_extensions import override
 
-from hybridbench.arch.block import CacheBytes, Convention, Flops, Mixer, Storage, check_sizes, refuse_paper
+from hybridbench.arch.block import CacheBytes, Convention, Cut, Flops, Mixer, Storage, check_sizes, refuse_paper
 from hybridbench.arch.blocks.attention import Attention
 from hybridbench.arch.blocks.moe import expert_traffic
 from hybridbench.arch.reasons import Reason
@@ -74,6 +74,11 @@ class RoutedAttention(Mixer):
     @override
     def out_bias_params(self) -> int:
         return self.d_model
+
+    @override
+    def shard_sizes(self, cut: Cut) -> dict[str, int]:
+        """Each rank has part of the heads of every expert."""
+        return {"n_kv_heads": cut.divided("n_kv_heads", self.n_kv_heads)}
 
     @override
     def matrices(self, borrows_value: bool = False) -> tuple[Matrix, ...]:

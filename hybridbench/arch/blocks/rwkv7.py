@@ -24,7 +24,7 @@ from typing import ClassVar, Self
 
 from typing_extensions import override
 
-from hybridbench.arch.block import Convention, Flops, KernelSizes, Rescale, check_sizes
+from hybridbench.arch.block import Convention, Cut, Flops, KernelSizes, Rescale, check_sizes
 from hybridbench.arch.recurrent import SquareHeads
 from hybridbench.arch.scales import Site
 from hybridbench.arch.terms import FLOAT, Activations, Term
@@ -95,6 +95,10 @@ class Rwkv7(SquareHeads):
     def leading(self, lines: Collection[Hashable]) -> Rwkv7:
         """The first layer of a line has no value residual."""
         return replace(self, value_rank=0) if self.line in lines else self
+
+    @override
+    def shard_sizes(self, cut: Cut) -> dict[str, int]:
+        return {"n_heads": cut.divided("n_heads", self.n_heads)}
 
     @override
     def sizes_scaled(self, part: Rescale) -> dict[str, int]:

@@ -16,7 +16,7 @@ from typing import ClassVar
 
 from typing_extensions import override
 
-from hybridbench.arch.block import Block, CacheBytes, Convention, Flops, Mixer, Storage, refuse_paper
+from hybridbench.arch.block import Block, CacheBytes, Convention, Cut, Flops, Mixer, Storage, refuse_paper
 from hybridbench.arch.blocks.attention import Attention
 from hybridbench.arch.blocks.mlp import Mlp
 from hybridbench.arch.weights import Matrix
@@ -58,6 +58,15 @@ class SharedBlock(Block):
     @property
     def _in_width(self) -> int:
         return self.attention.d_in or self.attention.d_model
+
+    @override
+    def shard_sizes(self, cut: Cut) -> dict[str, Block]:
+        """Its attention's and its MLP's; the linear layer and the first halves of adapters are on every rank."""
+        return {"attention": self.attention.shard(cut.tp), "mlp": self.mlp.shard(cut.tp)}
+
+    @override
+    def reduced_bytes(self, width: int, size: int, tp: int) -> int:
+        return sum(part.reduced_bytes(width, size, tp) for part in (self.attention, self.mlp))
 
     def _own_params(self) -> int:
         """Weights of one use: its adapters and its linear layer; all of them multiply every token."""

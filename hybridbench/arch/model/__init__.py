@@ -19,6 +19,7 @@ from hybridbench.arch.model.cost import (
     train_flops,
     weight_bytes,
 )
+from hybridbench.arch.model.shard import ReducedBytes, rank_cost, rank_layer_costs, reduced_bytes, shard
 from hybridbench.arch.model.spec import CUSTOM, NAMED, ModelSpec, block_from_dict, mixers, uses_of
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Cost",
     "LayerCost",
     "ModelSpec",
+    "ReducedBytes",
     "block_from_dict",
     "cache_bytes",
     "cacheless_bytes_moved",
@@ -39,6 +41,10 @@ __all__ = [
     "once",
     "params",
     "prefill_flops",
+    "rank_cost",
+    "rank_layer_costs",
+    "reduced_bytes",
+    "shard",
     "stored_uses",
     "train_flops",
     "uses_of",

@@ -34,6 +34,10 @@ class Cost:
     ``decode_bytes_moved`` is for a whole step of ``batch`` sequences: all of them share one read of the weights.
     ``train_flops_full_mask`` counts every query with every key, as PaLM and nanoGPT do; it is not defined in the
     hardware convention, which counts tiles.
+
+    With ``gpus`` all of it is of one of so many GPUs, ``tp`` of which share a matrix (``arch.model.shard``);
+    ``all_reduce_bytes`` are what they add up per token of a forward. The last three are of a training step that is
+    divided among groups of them: what a GPU stores of weights, gradients and moments, and what it receives and sends.
     """
 
     convention: Convention
@@ -52,6 +56,12 @@ class Cost:
     conv_state_bytes: int
     decode_bytes_moved: int
     weight_bytes: int
+    gpus: int | None = None
+    tp: int | None = None
+    all_reduce_bytes: int | None = None
+    train_state_bytes: int | None = None
+    gathered_bytes: int | None = None
+    scattered_bytes: int | None = None
 
 
 def _sum_flops(parts: list[Flops]) -> Flops:
@@ -221,6 +231,7 @@ class LayerCost:
     ssm_state_bytes: int
     conv_state_bytes: int
     decode_bytes_moved: int
+    all_reduce_bytes: int | None = None
 
 
 def layer_costs(

@@ -36,6 +36,8 @@ _NAMING_KEYS = (
     "backend",
 )
 """Keys of columns that identify a row, if they are among the first ``_NAMING`` columns of a table."""
+_GROUP_KEYS = ("gpus", "tp")
+"""Keys of two more, which only tables of several GPUs have."""
 _STYLES = {"ok": "green", "oom": "yellow", "unsupported": "yellow", NOT_RUN: "dim"}
 
 
@@ -143,7 +145,8 @@ def _rendered(table: Table, places: Sequence[int], console: Console) -> list[lis
 
 def _parts(table: Table, places: list[int], console: Console) -> list[list[int]]:
     """The columns, halved until each part fits the console."""
-    names = [place for place in places[:_NAMING] if table.columns[place].key in _NAMING_KEYS]
+    most = _NAMING + sum(table.columns[place].key in _GROUP_KEYS for place in places)
+    names = [place for place in places[:most] if table.columns[place].key in (*_NAMING_KEYS, *_GROUP_KEYS)]
     rest = [place for place in places if place not in names]
     # As rendered: rich may take width from columns that need it, so what columns need in all says too little.
     needed = max(Segment.get_line_length(line) for line in _rendered(table, places, console))
