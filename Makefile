@@ -8,6 +8,9 @@
 # make docs-pages the pages that are made from the program, written anew
 # make gpu-test     the tests that need a CUDA device, with the environment's own Python
 
+# Processes that tests start import what is compiled already, also where the environment says to keep none of it.
+export PYTHONDONTWRITEBYTECODE =
+
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

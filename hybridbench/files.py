@@ -219,6 +219,8 @@ def _same(one: Any, other: Any) -> bool:
 
 def _check(document: Any, endless: Collection[str] = ()) -> None:
     """Raise ``Damaged`` for the first value that cannot be used, with the keys that lead to it."""
+    if _is_usable(document):
+        return
     left: list[tuple[Any, str, int]] = [(document, "", 1)]
     while left:
         value, place, level = left.pop()
@@ -234,13 +236,34 @@ def _check(document: Any, endless: Collection[str] = ()) -> None:
             raise Damaged(f"has {shown_place(place)} {wrong}")
 
 
+_TOO_LARGE = 10**DIGITS
+
+
+def _is_usable(document: Any) -> bool:
+    """Whether every value can be used, level by level, without the places that only a message needs."""
+    level = [document]
+    for _ in range(NESTING):
+        inner: list[Any] = []
+        for value in level:
+            if isinstance(value, dict):
+                inner += value.values()
+            elif isinstance(value, list):
+                inner += value
+            elif _unusable(value) is not None:
+                return False
+        if not inner:
+            return True
+        level = inner
+    return False
+
+
 def _unusable(value: Any) -> str | None:
     """Why a value cannot be used, as the end of a sentence that begins with its place; None if it can."""
     if isinstance(value, _Unusable):
         return value.why
     if isinstance(value, float) and not math.isfinite(value):
         return f"as {value}, which is no number to compute with"
-    if type(value) is int and abs(value) >= 10**DIGITS:
+    if type(value) is int and abs(value) >= _TOO_LARGE:
         return f"as a number of more than {DIGITS} digits"
     return None
 

@@ -14,7 +14,7 @@ import functools
 import math
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
@@ -74,23 +74,18 @@ def from_plain(cls: type[_T], body: dict[str, Any]) -> _T:
     unknown = set(body) - {f.name for f in dataclasses.fields(cls)}
     if unknown:
         raise Misfit(f"unknown field {shown(min(unknown))}")
-    return cls(**{name: _inside(name, _typed, hints[name], value) for name, value in body.items()})
+    made, name = {}, ""
+    try:
+        for name, value in body.items():
+            made[name] = _typed(hints[name], value)
+    except Misfit as exc:
+        raise exc.within(name) from exc
+    return cls(**made)
 
 
 @functools.cache
 def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
-
-
-_Made = TypeVar("_Made")
-
-
-def _inside(name: str, work: Callable[..., _Made], *args: Any) -> _Made:
-    """What ``work`` gives; a misfit in it is told from outside the field ``name``."""
-    try:
-        return work(*args)
-    except Misfit as exc:
-        raise exc.within(name) from exc
 
 
 def _typed(hint: Any, value: Any) -> Any:
@@ -99,6 +94,8 @@ def _typed(hint: Any, value: Any) -> Any:
     Raises:
         Misfit: the value does not fit the type.
     """
+    if isinstance(hint, type):
+        return _typed_scalar(hint, value)
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
         options = [option for option in typing.get_args(hint) if option is not type(None)]
@@ -107,21 +104,34 @@ def _typed(hint: Any, value: Any) -> Any:
         return _typed_list(hint, value)
     if origin is dict:
         return _typed_dict(hint, value)
-    return _typed_scalar(hint, value) if isinstance(hint, type) else value
+    return value
 
 
 def _typed_list(hint: Any, value: Any) -> list[Any]:
     (inner,) = typing.get_args(hint)
     if not isinstance(value, list):
         raise Misfit(f"expected a list, not {shown(value)}")
-    return [_inside(f"[{at}]", _typed, inner, item) for at, item in enumerate(value)]
+    made: list[Any] = []
+    try:
+        for item in value:
+            made.append(_typed(inner, item))
+    except Misfit as exc:
+        raise exc.within(f"[{len(made)}]") from exc
+    return made
 
 
 def _typed_dict(hint: Any, value: Any) -> dict[Any, Any]:
     of_key, of_value = typing.get_args(hint)
     if not isinstance(value, dict):
         raise Misfit(f"expected a table, not {shown(value)}")
-    return {_typed(of_key, key): _inside(shown(key)[1:-1], _typed, of_value, item) for key, item in value.items()}
+    made = {}
+    for key, item in value.items():
+        typed = _typed(of_key, key)
+        try:
+            made[typed] = _typed(of_value, item)
+        except Misfit as exc:
+            raise exc.within(shown(key)[1:-1]) from exc
+    return made
 
 
 def _typed_scalar(hint: type, value: Any) -> Any:
@@ -163,11 +173,17 @@ def check_values(value: DataclassInstance) -> None:
     """
     hints = _hints(type(value))
     for field in dataclasses.fields(value):
-        _inside(field.name, _check, hints[field.name], getattr(value, field.name), field.name)
+        try:
+            _check(hints[field.name], getattr(value, field.name), field.name)
+        except Misfit as exc:
+            raise exc.within(field.name) from exc
 
 
 def _check(hint: Any, value: Any, name: str) -> None:
     """Check one value of the field ``name``."""
+    if isinstance(hint, type):
+        _check_one(hint, value, name)
+        return
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         if value is not None or type(None) not in args:
@@ -179,9 +195,10 @@ def _check(hint: Any, value: Any, name: str) -> None:
             raise Misfit(f"expected a table, not {shown(value)}")
         for key, item in value.items():
             _check(args[0], key, "")
-            _inside(shown(key)[1:-1], _check, args[1], item, name)
-    elif isinstance(hint, type):
-        _check_one(hint, value, name)
+            try:
+                _check(args[1], item, name)
+            except Misfit as exc:
+                raise exc.within(shown(key)[1:-1]) from exc
 
 
 def _check_items(origin: type[list[Any]] | type[tuple[Any, ...]], args: tuple[Any, ...], value: Any, name: str) -> None:
@@ -190,8 +207,26 @@ def _check_items(origin: type[list[Any]] | type[tuple[Any, ...]], args: tuple[An
     if origin is tuple and args[-1] is not Ellipsis and len(args) != len(value):
         raise Misfit(f"expected {len(args)} values, not {shown(value)}")
     same = origin is list or args[-1] is Ellipsis
-    for at, item in enumerate(value):
-        _inside(f"[{at}]", _check, args[0] if same else args[at], item, name)
+    if same and _are_numbers(args[0], value, name):
+        return
+    at = 0
+    try:
+        for at, item in enumerate(value):
+            _check(args[0] if same else args[at], item, name)
+    except Misfit as exc:
+        raise exc.within(f"[{at}]") from exc
+
+
+_NUMBERS: dict[Any, tuple[type, ...]] = {int: (int,), float: (int, float)}
+
+
+def _are_numbers(hint: Any, values: Collection[Any], name: str) -> bool:
+    """Whether every value is a number that ``_check`` lets pass; lists of samples are most of what a record holds."""
+    least, most, above_least = bounds(name)
+    if hint not in _NUMBERS or above_least:
+        return False
+    kinds = _NUMBERS[hint]
+    return all(type(value) in kinds and least <= value <= most for value in values)
 
 
 def _check_one(hint: type, value: Any, name: str) -> None:
@@ -214,6 +249,7 @@ def _check_line(text: str) -> None:
         raise Misfit(f"{shown(text)} holds control characters, where a line of text is expected")
 
 
+@functools.cache
 def bounds(name: str) -> tuple[float, float, bool]:
     """The least and the most that a number in the field ``name`` may be, and whether it must be above the least."""
     least = next((least for end, least in _LEAST.items() if name.endswith(end)), 0.0)

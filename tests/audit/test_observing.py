@@ -93,7 +93,7 @@ def staged(
     return lambda limit_s: (audit(CASES, limit_s=limit_s, gpus=gpus, progress=told.append), told)
 
 
-BUSY = (4, 16, 64)
+BUSY = (1, 4, 16, 64)
 """Limits to try one after the other: on a busy machine programs take long to start, and less than wanted gets done."""
 WORK = ("observed", "counted", "counted vector instructions of")
 
@@ -319,7 +319,6 @@ from types import SimpleNamespace
 from typing import Any
 from hybridbench.audit import observing, run
 from hybridbench.count import ncu
-from hybridbench.session import Proofs
 from hybridbench.suite.case import Case
 import json
 observing.sys, ncu.find = SimpleNamespace(executable={python!r}), lambda: {profiler!r}

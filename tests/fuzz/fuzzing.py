@@ -331,13 +331,18 @@ def program() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int)
     parser.add_argument("--seconds", type=float)
+    parser.add_argument("--fewest", type=int, default=1, help="Inputs to try even where they take longer.")
     parser.add_argument("--keep", type=Path)
     told = parser.parse_args()
     # An address space beyond the limit on memory: libraries reserve more than they use.
     resource.setrlimit(resource.RLIMIT_AS, (3 * MOST_BYTES, resource.RLIM_INFINITY))
     ends = time.monotonic() + told.seconds if told.seconds else float("inf")
     most = told.count or float("inf")
-    outcome = fuzz(told.kind, told.seed, lambda seen: seen.tried >= most or time.monotonic() >= ends, told.keep)
+
+    def until(seen: Outcome) -> bool:
+        return seen.tried >= most or (seen.tried >= told.fewest and time.monotonic() >= ends)
+
+    outcome = fuzz(told.kind, told.seed, until, told.keep)
     failures = outcome.failures
     sys.stdout.write(json.dumps({**asdict(outcome), "failures": failures[:20], "failed": len(failures)}) + "\n")
     return 1 if failures else 0

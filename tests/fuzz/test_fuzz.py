@@ -1,4 +1,7 @@
-"""Fifteen seconds each of damaged command lines, configurations and suites, and records; ``make fuzz`` has more."""
+"""Damaged command lines, configurations and suites, and records: four seconds each, fifteen among the slow tests.
+
+``make fuzz`` has more.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,10 @@ from fuzzing import LONGEST_S, MOST_BYTES, fuzzed
 PROGRAM = Path(__file__).with_name("fuzzing.py")
 
 
+@pytest.mark.parametrize("seconds", [4, pytest.param(15, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("kind", "fewest"), [("commands", 10), ("configs", 10), ("records", 3)])
-def test_no_traceback_no_hang_no_memory(kind: str, fewest: int) -> None:
-    args = [sys.executable, str(PROGRAM), kind, "--seconds", "15", "--seed", "1"]
+def test_no_traceback_no_hang_no_memory(kind: str, fewest: int, seconds: int) -> None:
+    args = [sys.executable, str(PROGRAM), kind, "--seconds", str(seconds), "--fewest", str(fewest), "--seed", "1"]
     done = subprocess.run(args, capture_output=True, text=True, timeout=200)
     assert done.stdout, done.stderr
     outcome = json.loads(done.stdout)

@@ -39,7 +39,16 @@ NARROW = (
     "inter rwkv7",
     "lent values",
 )
-CASES = [*((name, "float64") for name in VARIANTS), *((name, d) for name in NARROW for d in ("float32", "bfloat16"))]
+EVERY = [*((name, "float64") for name in VARIANTS), *((name, d) for name in NARROW for d in ("float32", "bfloat16"))]
+
+
+def takes_longer(name: str, dtype: str) -> bool:
+    """Whether quick cases show the same: other fusions, and mixers in float64, which are quick beside attention."""
+    others = name.startswith("fusion") and not name.startswith("fusion gate")
+    return others or (name.startswith("inter ") and dtype == "float64")
+
+
+CASES = [pytest.param(*one, marks=[pytest.mark.slow] if takes_longer(*one) else []) for one in EVERY]
 
 
 @pytest.mark.parametrize(("name", "dtype"), CASES)

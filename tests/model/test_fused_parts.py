@@ -53,7 +53,14 @@ def test_rows_of_projections_are_padded_on_a_gpu_only_where_they_need_it():
     assert mixer.padding(8480, gpu) == 0
 
 
-@pytest.mark.parametrize("name", [name for name in VARIANTS if name == "intra" or "recipe" in name or "fusion" in name])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if "fusion" in name and "gate" not in name else [])
+        for name in VARIANTS
+        if name == "intra" or "recipe" in name or "fusion" in name
+    ],
+)
 def test_both_norms_in_one_operation_give_what_the_plain_fusion_gives(name, monkeypatch):
     from hybridbench.model.parallel import ParallelModule
 

@@ -73,7 +73,10 @@ def test_rotation_depends_on_distance_only():
     assert not torch.allclose(rotate(q, rotation(rope, 8, torch.tensor([1]))), q)
 
 
-@pytest.mark.parametrize("arch", ["transformer", "swa", "mamba", "inter", "intra"])
+@pytest.mark.parametrize(
+    "arch",
+    ["transformer", "mamba", "intra", *(pytest.param(arch, marks=pytest.mark.slow) for arch in ("swa", "inter"))],
+)
 def test_training_steps_lower_the_loss_of_a_repeated_batch(build, arch):
     spec = build_spec(arch, "tiny")
     case = Case(spec, Workload(TRAIN, 48, 1), Execution("cpu", "float32", "eager"))

@@ -219,7 +219,10 @@ def test_lightning_attention_is_minimaxs_wherever_it_stands(pattern: str, index:
     torch.testing.assert_close(cache.compared()["state"], kept.get_linear_cache(layer), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["no attention", *KINDS])
+@pytest.mark.parametrize(
+    "name",
+    ["no attention", *(pytest.param(name, marks=[pytest.mark.slow] if "inter" in name else []) for name in KINDS)],
+)
 def test_prefill_then_decode_is_one_forward_in_float64(name: str, build: Callable[..., Any]) -> None:
     """Rotary angles are float32 whatever the dtype, so with attention equal means equal to eight digits."""
     spec = VARIANTS[name] if name in VARIANTS else small(pattern_spec("m-3-G-K-L-(m&3)-(L&K)-", "tiny"))

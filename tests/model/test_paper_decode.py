@@ -18,6 +18,7 @@ BOUND = 1e-4
 PROMPT, STEPS = 21, 64
 DECODED = ["transformer", "swa", "mamba", "inter", "intra", "window beside mamba", "no mlp", "moe transformer"]
 DECODED += ["recipe diff-transformer", "recipe diff-mamba", "fusion gate concat separate", "fusion vector add shared"]
+SLOW = ("moe transformer", "recipe diff-transformer", "fusion vector add shared", "window beside mamba")
 
 
 def relative(found, expected):
@@ -40,7 +41,11 @@ def stand_in(step):
 
 
 @pytest.mark.parametrize(
-    ("name", "capture"), [*((name, stand_in) for name in DECODED), *((name, None) for name in ("swa", "intra"))]
+    ("name", "capture"),
+    [
+        *(pytest.param(name, stand_in, marks=[pytest.mark.slow] if name in SLOW else []) for name in DECODED),
+        *((name, None) for name in ("swa", "intra")),
+    ],
 )
 @torch.no_grad()
 def test_64_tokens_as_published_are_those_of_static_caches(name, capture):

@@ -203,6 +203,7 @@ def test_a_folder_that_is_removed_during_the_run_ends_it_in_a_sentence(tmp_path)
     assert "To go on" not in output
 
 
+@pytest.mark.slow
 def test_a_case_that_kills_the_first_worker_belongs_to_its_machine_all_the_same(tmp_path):
     with RecordWriter(tmp_path) as writer:
         (record,) = run_sweep([case_with("exits")], writer)
