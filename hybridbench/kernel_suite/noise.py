@@ -126,7 +126,9 @@ def _blocks(seen: Sequence[KernelObserved]) -> list[str]:
 
 
 def _launches(runs: Sequence[KernelRecord], seen: Sequence[KernelObserved]) -> list[str]:
-    """Short calls that the host launches one by one."""
+    """Short calls that the host launches one by one, in all processes or in some."""
+    if len({one.graph for one in seen}) > 1:
+        return ["replayed from a graph in some processes and launched one by one in others"]
     short = [one for record, one in zip(runs, seen, strict=True) if _launched(record, one)]
     if not short:
         return []

@@ -76,6 +76,10 @@ FAR = (1_000_000, 1_050_000, 980_000)
         ([{"blocks_per_sm": 0.4}] * 3, "less than one block per SM (0.40): the time varies with where they land"),
         ([{"kernels": [name]} for name in ("a", "a", "b")], "different kernels ran"),
         (
+            [{"graph": graph} for graph in (True, False, True)],
+            "replayed from a graph in some processes and launched one by one in others",
+        ),
+        (
             [{"tuning": [Chosen("m", "scan", "[64]", text)]} for text in ("BM: 64", "BM: 64", "BM: 128")],
             "the autotuner of scan chose differently",
         ),
