@@ -44,7 +44,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("device", "mode", "as_published", "streams", "backend", "seed", "at_once"),
         *("max_time_s", "min_samples", "limit_s", "steps", "no_counters", "no_vector", "ceilings"),
         *("verify", "measure", "trials", "only_test", "sustained", "processes", "pin_tuning"),
-        *("resume", "dry_run", "plan", "calibrate", "calibration"),
+        *("products", "most", "resume", "dry_run", "plan", "calibrate", "calibration"),
         *("on", "workers", "partition", "time", "slurm"),
     ),
     "Output": (
@@ -194,6 +194,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "backends": (
         "hybridbench backends",
         "hybridbench backends --explain --arch intra --scale 1b --ctx 8k",
+    ),
+    "tune": (
+        "hybridbench tune --arch transformer,mamba --scale 1b --batch 32,64 --dry-run",
+        "hybridbench tune --arch inter --batch 64 --product state,residual -o results/local/tilings.json",
     ),
     "doctor": ("hybridbench doctor", "hybridbench doctor --ceilings"),
 }

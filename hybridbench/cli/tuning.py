@@ -20,31 +20,32 @@ from hybridbench.suite.workloads import DECODE
 from hybridbench.version import full_version
 
 if TYPE_CHECKING:
-    from hybridbench.model.tiling_table import Product, Searched
-    from hybridbench.model.tune import Search, Told
+    from hybridbench.model.tiling_table import Searched, TiledProduct
+    from hybridbench.model.tune import TilingSearch, Told
 
 CONTEXT = "64"
 """Tokens cached. No product depends on it."""
 
-PRODUCTS = ("qkv", "mamba2", "swiglu", "residual", "head", "state")
+PRODUCTS = ("qkv", "mamba2", "swiglu", "residual", "head", "state", "whole-state")
 
 
 @click.command(cls=Command)
 @model_options()
-@listed("--product", "only", help=f"With commas: {', '.join(PRODUCTS)}.  [all]")
+@listed("--product", "products", help=f"With commas: {', '.join(PRODUCTS)}.  [all]")
 @click.option("--most", type=int, default=32, show_default=True, help="Tilings to try of each product.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="The table's file.  [the user's cache of this GPU]")
 @click.option("--dry-run", is_flag=True, help="Say how many tilings would be tried and how long it takes, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout and nothing else.")
-def tune(*, only: str | None, most: int, out: Path | None, dry_run: bool, as_json: bool, **options: Any) -> None:
+def tune(*, products: str | None, most: int, out: Path | None, dry_run: bool, as_json: bool, **options: Any) -> None:
     """Search how the products of a fused decode step are cut into programs, on this GPU and at these batches.
 
     Each tiling's step is compared with the one by rules before it is timed. The fastest go into a table, which decode
     looks at from then on; records say whether a step's tilings were searched. A whole step is timed both ways at the
     end: where the searched tilings together are slower, none of them is kept.
     """
-    options.pop("ctx", None)
-    chosen = tuple(name.strip() for name in only.split(",")) if only else ()
+    if options.pop("ctx") is not None:
+        raise BadInput("tune --ctx: no product depends on the context; leave --ctx out.")
+    chosen = tuple(name.strip() for name in products.split(",")) if products else ()
     if unknown := [name for name in chosen if name not in PRODUCTS]:
         raise BadInput(f"--product {unknown[0]}: there is no such product; choose from {', '.join(PRODUCTS)}.")
     if most < 1:
@@ -61,22 +62,22 @@ def tune(*, only: str | None, most: int, out: Path | None, dry_run: bool, as_jso
 
 def _searched(
     planned: list[Case], only: tuple[str, ...], most: int, out: Path | None, dry_run: bool
-) -> tuple[dict[Product, Searched], Path]:
+) -> tuple[dict[TiledProduct, Searched], Path]:
     """What was found over all cases, and the file that it was written to."""
     import torch
 
     from hybridbench.model.tiling_table import TilingTable, own_table, write_table
-    from hybridbench.model.tune import Search, graph_timer, inputs_of
+    from hybridbench.model.tune import TilingSearch, graph_timer, inputs_of
 
     told = Plain(stderr=True, soft_wrap=True)
     device = torch.device("cuda")
     gpu = torch.cuda.get_device_name(device)
     path = out or own_table(gpu)
     made_with = {name: version(name) for name in ("torch", "triton")} | {"hybridbench": full_version()}
-    found: dict[Product, Searched] = {}
+    found: dict[TiledProduct, Searched] = {}
     for case in planned:
         with torch.no_grad():
-            search = Search(inputs_of(case, device), graph_timer, most=most, only=only, known=found)
+            search = TilingSearch(inputs_of(case, device), graph_timer, most=most, only=only, known=found)
             count = sum(map(len, search.tried.values()))
             where = f"{case.model.label} {case.model.scale}, batch {case.workload.batch}"
             told.print(f"{where}: {count} tilings of {len(search.tried)} products, some {search.seconds:.0f} s.")
@@ -89,7 +90,7 @@ def _searched(
     return found, path
 
 
-def _kept(search: Search, where: str, told: Plain) -> dict[Product, Searched]:
+def _kept(search: TilingSearch, where: str, told: Plain) -> dict[TiledProduct, Searched]:
     """What was found, if a whole step is faster with it."""
 
     def tell(seen: Told) -> None:
@@ -106,13 +107,13 @@ def _kept(search: Search, where: str, told: Plain) -> dict[Product, Searched]:
     return better
 
 
-def _row(product: Product, one: Searched) -> dict[str, Any]:
+def _row(product: TiledProduct, one: Searched) -> dict[str, Any]:
     from dataclasses import asdict
 
     return {**asdict(product), **asdict(one)}
 
 
-def _show(found: dict[Product, Searched], path: Path) -> None:
+def _show(found: dict[TiledProduct, Searched], path: Path) -> None:
     from hybridbench.report.render.terminal import print_table
     from hybridbench.report.table import Column, Table, TableCell
     from hybridbench.units import format_number

@@ -41,13 +41,15 @@ class StateStages(Launches):
             kernel = triton_mixers.update_state
             self._launch(kernel, self.B * H, *inputs, *at, squares, eps, warps=8, **sizes, NORM=norm)
             return y, squares
-        tiling = self._tiling("state", P, N, lambda: state_tiling(P, N))
+        whole = norm == "head"
+        name = "whole-state" if whole else "state"
+        tiling = self._tiling(name, P, N, lambda: state_tiling(P, N, whole=whole))
         parts = H * (P // tiling.rows)
         squares = self._squares(parts)
-        kept = self._passed("kept", spec.d_inner if norm == "head" else 1, dtype=torch.float32)
+        kept = self._passed("kept", spec.d_inner if whole else 1, dtype=torch.float32)
         self._launch(
             triton_state.update_state_rows,
-            self.B * (H if norm == "head" else parts),
+            self.B * (H if whole else parts),
             *inputs,
             *at,
             squares,

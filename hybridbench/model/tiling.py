@@ -86,13 +86,17 @@ class Tiling:
         return {"SPLITS": self.splits, "BLOCK_K": self.block_k, "STAGES": self.stages}
 
 
-def state_tiling(head_dim: int, d_state: int) -> Tiling:
+def state_tiling(head_dim: int, d_state: int, *, whole: bool = False) -> Tiling:
     """How the update of a state (head_dim, d_state) is cut: ``rows`` of one head a program, 64 elements a thread.
 
     Four programs an SM then have 64 KB in flight, where 40 keep the memory busy.
+
+    Args:
+        whole: a program goes over its whole head, some rows after the other with the next ones in flight: 32 elements
+            a thread, since what is in flight is in shared memory.
     """
-    rows, columns = _dividing(head_dim, 64), power_of_two(d_state)
-    warps = max(1, min(8, rows * columns // (32 * 64)))
+    rows, columns = _dividing(head_dim, 32 if whole else 64), power_of_two(d_state)
+    warps = max(1, min(8, rows * columns // (32 * (32 if whole else 64))))
     return Tiling(rows, 1, columns, 3, warps)
 
 

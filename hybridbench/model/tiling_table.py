@@ -22,16 +22,18 @@ from hybridbench.files import Damaged, Missing, from_json, read_text
 from hybridbench.model.tiling import Tiling
 
 FORMAT = 1
+STATES = ("state", "whole-state")
+"""Names of what is no matrix product: the update of a state, by rows of a head or a whole head at a time."""
 SHIPPED = Path(__file__).parent / "tilings"
 _MOST_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, order=True)
-class Product:
+class TiledProduct:
     """What a tiling is of.
 
     Attributes:
-        name: the kernel's: ``qkv``, ``mamba2``, ``swiglu``, ``residual``, ``head``, or ``state``.
+        name: the kernel's: ``qkv``, ``mamba2``, ``swiglu``, ``residual``, ``head``, or one of ``STATES``.
         n_rows, k: of the weights; of a ``state`` its head and its columns.
         tokens: rows of x in a tile (``tiling.token_tile``).
     """
@@ -63,7 +65,7 @@ class TilingTable:
 
     gpu: str
     made_with: Mapping[str, str]
-    entries: Mapping[Product, Searched]
+    entries: Mapping[TiledProduct, Searched]
 
     def joined(self, newer: TilingTable) -> TilingTable:
         """The table with a newer one's entries in place of its own."""
@@ -106,12 +108,12 @@ def read_table(path: Path) -> TilingTable:
         raise BadResults(f"{path} is no table of tilings ({exc}): make it anew with 'hybridbench tune'.") from exc
 
 
-def _entry(one: dict[str, Any]) -> tuple[Product, Searched]:
-    product = Product(str(one["name"]), *(_positive(one, name) for name in ("n_rows", "k", "tokens")))
+def _entry(one: dict[str, Any]) -> tuple[TiledProduct, Searched]:
+    product = TiledProduct(str(one["name"]), *(_positive(one, name) for name in ("n_rows", "k", "tokens")))
     tiling = Tiling(**{field.name: _positive(one["tiling"], field.name) for field in fields(Tiling)})
-    if product.name != "state" and (product.k % tiling.block_k or tiling.splits > product.k // tiling.block_k):
+    if product.name not in STATES and (product.k % tiling.block_k or tiling.splits > product.k // tiling.block_k):
         raise ValueError(f"{tiling} does not divide {product}")
-    if product.name == "state" and product.n_rows % tiling.rows:
+    if product.name in STATES and product.n_rows % tiling.rows:
         raise ValueError(f"{tiling} does not divide {product}")
     return product, Searched(tiling, float(one["us"]), float(one["rules us"]))
 

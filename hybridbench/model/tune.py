@@ -28,7 +28,7 @@ from hybridbench.model.fused import FusedStep
 from hybridbench.model.language import LanguageModel
 from hybridbench.model.step import BOUND, both_ways, ruled_out_by
 from hybridbench.model.tiling import Tiling
-from hybridbench.model.tiling_table import Product, Searched
+from hybridbench.model.tiling_table import STATES, Searched, TiledProduct
 from hybridbench.suite.case import Case
 
 Key = tuple[str, int, int]
@@ -52,7 +52,7 @@ class Told:
 
 
 @dataclass(frozen=True)
-class Inputs:
+class StepInputs:
     """A model on its device, ready to decode: ``fill`` puts the caches into a plausible state."""
 
     model: LanguageModel
@@ -76,7 +76,7 @@ def candidates(key: Key, rule: Tiling, tokens: int, n_sms: int) -> list[Tiling]:
     - Stages so that one, two or three programs fit into an SM's shared memory.
     """
     name, n_rows, k = key
-    if name == "state":
+    if name in STATES:
         return _of_state(n_rows, rule)
     found = []
     for rows, block_k, warps in itertools.product((32, 64, 128, 256), (32, 64, 128, 256), (4, 8)):
@@ -123,7 +123,7 @@ def seconds(tried: Mapping[Key, Sequence[Tiling]]) -> float:
     return 2 * COMPILE_S * total / usable_cores() + TIME_S * total + PLAN_S * plans
 
 
-def inputs_of(case: Case, device: torch.device) -> Inputs:
+def inputs_of(case: Case, device: torch.device) -> StepInputs:
     """The model of a case on a device, with caches for the case's batch and context.
 
     Raises:
@@ -138,7 +138,7 @@ def inputs_of(case: Case, device: torch.device) -> Inputs:
         caches = model.new_caches(work.batch, work.context + 1, case.execution.storage)
     token_B = torch.zeros(work.batch, dtype=torch.int64, device=device)
     position_B = torch.full((work.batch,), work.context, dtype=torch.int64, device=device)
-    return Inputs(model, caches, token_B, position_B, partial(_filled, caches, token_B, position_B, work.context))
+    return StepInputs(model, caches, token_B, position_B, partial(_filled, caches, token_B, position_B, work.context))
 
 
 def _filled(caches: list[Cache | None], token_B: Tensor, position_B: Tensor, context: int) -> None:
@@ -150,7 +150,7 @@ def _filled(caches: list[Cache | None], token_B: Tensor, position_B: Tensor, con
     position_B.fill_(context)
 
 
-class Search:
+class TilingSearch:
     """A search over the products of one model at one batch.
 
     Args:
@@ -163,19 +163,19 @@ class Search:
 
     def __init__(
         self,
-        inputs: Inputs,
+        inputs: StepInputs,
         timer: Timer,
         *,
         most: int = 32,
         only: Collection[str] = (),
-        known: Collection[Product] = (),
+        known: Collection[TiledProduct] = (),
     ) -> None:
         self.inputs, self.timer = inputs, timer
         self.rules = inputs.plan({})
         self.tried = {
             key: near(candidates(key, rule, self.rules.tokens, self.rules.n_sms), rule, most)
             for key, rule in self.rules.cut.items()
-            if (not only or key[0] in only) and Product(*key, self.rules.tokens) not in known
+            if (not only or key[0] in only) and TiledProduct(*key, self.rules.tokens) not in known
         }
         self.dropped: list[str] = []
 
@@ -184,7 +184,7 @@ class Search:
         """Roughly how long ``run`` takes."""
         return seconds(self.tried)
 
-    def run(self, tell: Callable[[Told], None] = lambda _: None) -> dict[Product, Searched]:
+    def run(self, tell: Callable[[Told], None] = lambda _: None) -> dict[TiledProduct, Searched]:
         """The fastest tiling of each product, its time and that of the rules'. The rules' own is one of the candidates.
 
         A candidate that does not compile, or whose step differs from the rules' by more than ``step.BOUND``, is
@@ -204,7 +204,8 @@ class Search:
                     best[key] = min(best[key], (self._timed(plan, key), tiling), key=lambda one: one[0])
             tell(Told(done, total, tuple(self.dropped)))
         return {
-            Product(*key, self.rules.tokens): Searched(tiling, us, rules_us[key]) for key, (us, tiling) in best.items()
+            TiledProduct(*key, self.rules.tokens): Searched(tiling, us, rules_us[key])
+            for key, (us, tiling) in best.items()
         }
 
     def whole_us(self, tilings: dict[Key, Tiling]) -> tuple[float, float]:

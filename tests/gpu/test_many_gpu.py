@@ -21,7 +21,7 @@ from hybridbench.capture import captured
 from hybridbench.kernels.tuning import compile_together
 from hybridbench.model.fused import FusedStep
 from hybridbench.model.step import BOUND, both_ways
-from hybridbench.model.tune import Inputs, graph_timer, inputs_of
+from hybridbench.model.tune import StepInputs, graph_timer, inputs_of
 from hybridbench.suite.case import GRAPH, Case, Execution
 from hybridbench.suite.workloads import DECODE, Workload
 
@@ -45,7 +45,7 @@ STEPS = 64
 BATCHES = (17, 32, 64, 128, 200, 256)
 
 
-def inputs(spec: ModelSpec, batch: int, context: int) -> Inputs:
+def inputs(spec: ModelSpec, batch: int, context: int) -> StepInputs:
     case = Case(spec, Workload(DECODE, context, batch), Execution("cuda", "bfloat16", GRAPH))
     with torch.no_grad():
         made = inputs_of(case, torch.device("cuda"))
@@ -122,7 +122,7 @@ def test_where_the_time_of_stages_goes(arch: str, batch: int) -> None:
     for name, us in found.items():
         words = name.split()
         line = f"{arch} b{batch} {name}: {us:.1f} us"
-        if len(words) > 3 and words[2] == "x" and words[0] != "state":
+        if len(words) > 3 and words[2] == "x" and not words[0].endswith("state"):
             key = next(key for key in plan.products if name.startswith(f"{key[0]} {key[1]} x {key[2]} "))
             moved = key[1] * key[2] * size * len(plan.products[key])
             line += f", {moved / us / 1e6:.2f} TB/s of weights"

@@ -39,7 +39,7 @@ from hybridbench.suite.workloads import GENERATE, Workload
 N_SMS, SM_REGISTERS, SM_SHARED, SM_THREADS = 132, 65536, 233472, 2048
 """Of an H200. A program takes 1 KiB of shared memory more than it asks for."""
 
-SHOWN = ("ROWS", "HALF", "SPLITS", "BLOCK_K", "STAGES", "TOKENS", "PARTS", "BLOCK", "SLICE")
+SHOWN = ("ROWS", "HALF", "SPLITS", "BLOCK_K", "STAGES", "TOKENS", "PARTS", "BLOCK", "SLICE", "NORM", "P", "N")
 CODE = ("HGMMA", "HMMA", "LDGSTS.E.BYPASS.128", "LDGSTS", "LDG.E.128", "LDG", "STG.E.128", "STG")
 
 

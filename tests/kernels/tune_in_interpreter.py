@@ -38,7 +38,7 @@ def main() -> None:
         return 50.0 if len(asked) > len(search.tried) else 100.0
 
     with torch.no_grad():
-        search = tune.Search(tune.inputs_of(case, torch.device("cpu")), timer, only=("qkv", "head"))
+        search = tune.TilingSearch(tune.inputs_of(case, torch.device("cpu")), timer, only=("qkv", "head"))
         seen: list[tuple[int, int]] = []
         found = search.run(lambda told: seen.append((told.done, told.total)))
     body = {

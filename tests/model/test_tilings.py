@@ -16,7 +16,7 @@ from hybridbench.kernels.attention.triton_decode import stated_multiprocessors
 from hybridbench.model import build_model, resolve_backends, tiling_table
 from hybridbench.model.fused import FusedStep
 from hybridbench.model.tiling import Tiling, state_tiling, token_tile
-from hybridbench.model.tiling_table import Product, Searched, TilingTable, read_table, table_for, write_table
+from hybridbench.model.tiling_table import Searched, TiledProduct, TilingTable, read_table, table_for, write_table
 from hybridbench.model.tune import SHARED_BYTES, candidates, near, seconds
 from hybridbench.suite.case import Case, Execution
 from hybridbench.suite.workloads import DECODE, Workload
@@ -26,7 +26,7 @@ ONE = Searched(Tiling(64, 4, 64, 6, 4), 5.5, 6.25)
 
 
 def table(**entries: Searched) -> TilingTable:
-    products = {"qkv": Product("qkv", 3072, 2048, 64), "head": Product("head", 128_256, 2048, 128)}
+    products = {"qkv": TiledProduct("qkv", 3072, 2048, 64), "head": TiledProduct("head", 128_256, 2048, 128)}
     return TilingTable(GPU, {"triton": "3.6"}, {products[name]: one for name, one in entries.items()})
 
 
