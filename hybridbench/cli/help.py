@@ -197,7 +197,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "tune": (
         "hybridbench tune --arch transformer,mamba --scale 1b --batch 32,64 --dry-run",
-        "hybridbench tune --arch inter --batch 64 --product state,residual -o results/local/tilings.json",
+        "hybridbench tune --arch inter --batch 64 --product state -o tilings.json",
     ),
     "doctor": ("hybridbench doctor", "hybridbench doctor --ceilings"),
 }
