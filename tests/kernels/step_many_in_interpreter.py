@@ -14,9 +14,10 @@ from step_in_interpreter import SMALL, errors, mend_the_interpreter
 
 from hybridbench.arch.families import Options, pattern_spec
 from hybridbench.model.tiling import Tiling
+from hybridbench.model.tiling_table import STATES
 
 WINDOW = {"window": 3, "sinks": 1}
-SLICES = {("state", 64, 64): Tiling(16, 1, 64, 2, 1)}
+SLICES = {(name, 64, 64): Tiling(16, 1, 64, 2, 1) for name in STATES}
 SPLIT = {("qkv", 256, 128): Tiling(64, 2, 32, 2, 4), ("mamba2", 644, 128): Tiling(64, 4, 32, 2, 4)}
 SPLIT |= {("residual", 128, 256): Tiling(64, 3, 32, 2, 4), ("swiglu", 768, 128): Tiling(128, 2, 64, 2, 4)}
 
@@ -28,7 +29,7 @@ CASES: list[tuple[str, dict[str, Any], str, int, Any]] = [
     ("M(*&M)-", {}, "bfloat16", 33, SPLIT),
     ("M*-", {}, "float32", 64, SPLIT),
     ("(*&M)", {}, "bfloat16", 64, SLICES),
-    ("M-S", WINDOW, "bfloat16", 130, None),
+    ("M-S", WINDOW, "bfloat16", 130, SLICES),
     ("(*&M)", {}, "bfloat16", 130, None),
 ]
 

@@ -15,9 +15,11 @@ from hybridbench.errors import BadResults
 from hybridbench.kernels.attention.triton_decode import stated_multiprocessors
 from hybridbench.model import build_model, resolve_backends, tiling_table
 from hybridbench.model.fused import FusedStep
+from hybridbench.model.step import ruled_out_by
 from hybridbench.model.tiling import Tiling, state_tiling, token_tile
 from hybridbench.model.tiling_table import Searched, TiledProduct, TilingTable, read_table, table_for, write_table
 from hybridbench.model.tune import SHARED_BYTES, candidates, near, seconds
+from hybridbench.sizes import FUSED_STEP_BATCH
 from hybridbench.suite.case import Case, Execution
 from hybridbench.suite.workloads import DECODE, Workload
 
@@ -150,3 +152,13 @@ def test_a_search_says_how_long_it_takes() -> None:
 
 def test_tiles_of_tokens_are_powers_of_two() -> None:
     assert [token_tile(batch) for batch in (1, 8, 9, 17, 33, 128, 129, 256)] == [8, 8, 16, 32, 64, 128, 256, 256]
+
+
+def test_a_batch_beyond_a_tile_runs_the_modules_and_says_why() -> None:
+    spec = pattern_spec("M-*-", "tiny")
+    reasons = [
+        ruled_out_by(Case(spec, Workload(DECODE, 64, batch), Execution("cuda", "bfloat16", "graph")))
+        for batch in (1, 17, FUSED_STEP_BATCH, FUSED_STEP_BATCH + 1)
+    ]
+    assert reasons[:3] == [None] * 3
+    assert reasons[3] == "it holds at most 256 sequences in a tile, and the batch is 257"
