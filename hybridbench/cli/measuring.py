@@ -92,11 +92,15 @@ def _options_of(row: WorkloadRow) -> list[click.Parameter]:
         ]
     if row.trains:
         options.append(checkpoint_option())
+        options.append(click.Option(["--gpus"], default="1", show_default=True, help=GPUS_HELP))
+    options.append(click.Option(["--tp"], default="1", show_default=True, help=TP_HELP))
     if row.decodes:
         options.append(click.Option(["--as-published"], is_flag=True, help=AS_PUBLISHED_HELP))
     return options
 
 
+GPUS_HELP = "GPUs that a step's sequences and weights are divided over (FSDP2), such as 1,2,4,8; processes on a CPU."
+TP_HELP = "GPUs that every layer's heads and columns are divided over (tensor parallel), such as 1,2."
 AS_PUBLISHED_HELP = "Eager attention with a growing cache, the rest in CUDA graphs, as the paper's figures suggest."
 OF_WORKLOADS = [_command(row) for row in WORKLOADS.values()]
 """A command for each workload, in the table's order."""

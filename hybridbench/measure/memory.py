@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from hybridbench.record import Memory
 from hybridbench.units import KIB
@@ -21,8 +22,12 @@ MEMINFO = Path("/proc/meminfo")
 
 
 def tensor_bytes(tensors: Iterable[torch.Tensor]) -> int:
-    """Bytes of the tensors' storages. Each storage counts once and whole, even where a tensor views a part of it."""
-    storages = (tensor.untyped_storage() for tensor in tensors if not tensor.is_meta)
+    """Bytes of the tensors' storages. Each storage counts once and whole, even where a tensor views a part of it.
+
+    Of a tensor that is spread over ranks this rank's part counts.
+    """
+    local = (tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors)
+    storages = (tensor.untyped_storage() for tensor in local if not tensor.is_meta)
     return sum({(storage.device, storage.data_ptr()): storage.nbytes() for storage in storages}.values())
 
 
