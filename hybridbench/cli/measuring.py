@@ -28,10 +28,10 @@ from hybridbench.cli.options import (
     run_options,
 )
 from hybridbench.cli.output import Plain
-from hybridbench.cli.placing import HERE, Place, Shared
+from hybridbench.cli.placing import HERE, Place, Shared, most_ranks
 from hybridbench.cli.typed import Command
 from hybridbench.errors import BadInput, HybridbenchError
-from hybridbench.machine import visible_gpus
+from hybridbench.machine import in_groups, visible_gpus
 from hybridbench.record import Record, Status
 from hybridbench.report.render.page import own_page
 from hybridbench.suite.case import Case, Execution
@@ -301,8 +301,10 @@ class _Sweep:
 
     @property
     def _devices(self) -> Sequence[str]:
+        if not any(case.device == "cuda" for case in self.todo):
+            return ()
         only = 1 if self.kind.passes > 1 else self.place.workers
-        return self.gpus[:only] if any(case.device == "cuda" for case in self.todo) else ()
+        return in_groups(self.gpus, most_ranks(self.todo))[:only]
 
     def _through(self, live: LiveSweep) -> None:
         from hybridbench.runner import Events, run_sweep
