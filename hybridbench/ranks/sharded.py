@@ -55,7 +55,9 @@ class _Transfer:
 class _Gather(_Transfer):
     def __call__(self, output_tensor: Tensor, input_tensor: Tensor, group: Any, async_op: bool = False) -> Any:
         if self.traffic.silent:
-            output_tensor.view(-1, input_tensor.numel()).copy_(input_tensor.expand(1, -1))
+            for slot in output_tensor.view(-1, input_tensor.numel()):
+                if slot.data_ptr() != input_tensor.data_ptr():  # the input is this rank's slot of the output
+                    slot.copy_(input_tensor)
             return None
         return all_gather(output_tensor, input_tensor, group=group, async_op=async_op)
 

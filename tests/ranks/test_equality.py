@@ -16,7 +16,8 @@ from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.split import cuts_of
 from hybridbench.model.build import build_model, resolve_backends
 from hybridbench.model.language import LanguageModel
-from hybridbench.ranks.place import place_of
+from hybridbench.ranks.place import RankPlace, place_of
+from hybridbench.ranks.watch import collectives
 from hybridbench.ranks.weights import cut
 from hybridbench.suite.case import Case, Execution
 from hybridbench.suite.workloads import GENERATE, TRAIN, Workload
@@ -42,7 +43,7 @@ named = pytest.mark.parametrize(
 )
 
 
-def made(spec: ModelSpec, kind: str, **spread: int) -> tuple[Case, LanguageModel]:
+def made(spec: ModelSpec, kind: str, **spread: int) -> tuple[Case, LanguageModel, RankPlace | None]:
     work = Workload(TRAIN, 40, 2) if kind == TRAIN else Workload(GENERATE, 45, 2, 37)
     case = Case(spec, work, Execution("cpu", "float32", "eager", seed=3, **spread))
     place = place_of(case)
@@ -53,12 +54,12 @@ def made(spec: ModelSpec, kind: str, **spread: int) -> tuple[Case, LanguageModel
         model.allocate(torch.device("cpu"), 3)
     else:
         place.allocate(model, resolved, torch.device("cpu"))
-    return part, model
+    return part, model, place
 
 
-def trained(spec: ModelSpec, **spread: int) -> tuple[list[float], dict[str, list[Tensor]], LanguageModel]:
+def trained(spec: ModelSpec, **spread: int) -> tuple[list[float], dict[str, list[Tensor]]]:
     """The losses of three steps, and each parameter before them and its gradient in the first, whole where sharded."""
-    case, model = made(spec, TRAIN, **spread)
+    case, model, place = made(spec, TRAIN, **spread)
     work = prepare(case, model)
     before = {name: whole(parameter) for name, parameter in model.named_parameters()}
     losses, gradients = [], {}
@@ -67,7 +68,13 @@ def trained(spec: ModelSpec, **spread: int) -> tuple[list[float], dict[str, list
         losses.append(work.loss())
         if step == 0:
             gradients = {name: whole(p.grad) for name, p in model.named_parameters() if p.grad is not None}
-    return losses, {name: [before[name], gradients[name]] for name in before}, model
+    if place is not None:
+        begun = collectives().begun
+        with place.silent():
+            work.step()
+            assert collectives().begun == begun, "a step without transfers has none"
+        assert torch.tensor(work.loss()).isfinite()
+    return losses, {name: [before[name], gradients[name]] for name in before}
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -79,7 +86,7 @@ def numbers(found: dict[str, list[Tensor]]) -> dict[str, list[object]]:
 
 
 def trained_on_rank(spec: ModelSpec, spread: dict[str, int]) -> tuple[list[float], dict[str, list[object]]]:
-    losses, found, _ = trained(spec, **spread)
+    losses, found = trained(spec, **spread)
     return losses, numbers(found)
 
 
@@ -91,7 +98,7 @@ def close(found: object, expected: Tensor, what: str) -> None:
 
 @named
 def test_training_with_sharded_weights_equals_training_on_one_rank(name: str) -> None:
-    losses, expected, _ = trained(SPECS[name])
+    losses, expected = trained(SPECS[name])
     ranks = on_ranks(2, trained_on_rank, SPECS[name], {"gpus": 2})
     means = [sum(pair) / 2 for pair in zip(*(found for found, _ in ranks), strict=True)]
     assert means == pytest.approx(losses, rel=1e-5)
@@ -105,7 +112,7 @@ def test_training_with_sharded_weights_equals_training_on_one_rank(name: str) ->
 @named
 def test_training_on_parts_of_every_sublayer_equals_training_on_one_rank(name: str) -> None:
     spec = SPECS[name]
-    losses, expected, _ = trained(spec)
+    losses, expected = trained(spec)
     ranks = on_ranks(2, trained_on_rank, spec, {"tp": 2})
     for rank, (found_losses, found) in enumerate(ranks):
         assert found_losses == pytest.approx(losses, rel=1e-5)
@@ -131,7 +138,7 @@ def part(spec: ModelSpec, parameter: str, tensor: Tensor, rank: int) -> Tensor:
 
 def decoded(spec: ModelSpec, **spread: int) -> list[object]:
     """The logits of a prompt and of eight decode steps."""
-    case, model = made(spec, GENERATE, **spread)
+    case, model, _ = made(spec, GENERATE, **spread)
     tokens = torch.randint(spec.vocab_size, (2, 45), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         caches = model.new_caches(2, 45, case.execution.storage)
