@@ -28,6 +28,10 @@ def join(standing: Standing, on_gpu: bool) -> None:
         return
     if (Path("/sys/class/net") / LOOPBACK).exists():
         os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)  # all ranks are on this host
+    if on_gpu:
+        # A rank's own GPU is the first that it sees. Device meshes choose one by this variable if none is chosen.
+        os.environ["LOCAL_RANK"] = "0"
+        torch.cuda.set_device(0)
     store = FileStore(str(standing.meeting), standing.count)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
