@@ -8,6 +8,7 @@ not come to a collective in which the others wait. Ranks of cases that worked ar
 from __future__ import annotations
 
 import json
+import os
 import selectors
 import shutil
 import signal
@@ -21,7 +22,7 @@ from typing import Any
 
 from hybridbench.machine import usable_cores, visible_gpus
 from hybridbench.plain import from_plain, to_plain
-from hybridbench.processes import Answering
+from hybridbench.processes import Answering, alive
 from hybridbench.record import Energy, Observed, Status
 from hybridbench.standing import ASK, Standing
 from hybridbench.suite.case import Case
@@ -34,6 +35,8 @@ PATIENCE_S = 150.0
 """How long a rank may wait for another in a collective; seconds. Kernels are compiled meanwhile."""
 SHARE_OF_LIMIT = 0.9
 """After this share of a case's time limit the ranks are asked where they are, before their worker is ended."""
+FOLDER = "hybridbench-ranks-"
+"""How the names of folders begin in which ranks meet and log; the worker's process id follows."""
 RECORDED = 512
 """Collectives that PyTorch's flight recorder keeps of each rank."""
 
@@ -76,6 +79,14 @@ class Team:
     _kind: tuple[str, int] = ("", 0)
     _folder: Path | None = None
 
+    def takes(self, case: Case) -> bool:
+        """Whether a case runs in processes of ranks: where it has several, and on a GPU also where others have.
+
+        A worker that has several GPUs uses none itself, or its memory there would be missing when all of them are used.
+        """
+        shared = "," in os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        return case.ranks > 1 or (case.device == "cuda" and shared)
+
     def answers(self, case: Case) -> Iterator[dict[str, Any]]:
         """Runs a case and yields what a worker says of it: its environment, its phases, its answer."""
         started = time.monotonic()
@@ -107,7 +118,8 @@ class Team:
             self._folder = None
 
     def _start(self, case: Case, gpus: Sequence[str]) -> None:
-        folder = self._folder = Path(tempfile.mkdtemp(prefix="hybridbench-ranks-"))
+        _clear_away()
+        folder = self._folder = Path(tempfile.mkdtemp(prefix=f"{FOLDER}{os.getpid()}-"))
         patience_s = min(self.patience_s, case.limit_s / 3)
         for number in range(case.ranks):
             standing = Standing(number, case.ranks, folder / "meeting", patience_s)
@@ -162,7 +174,8 @@ class Team:
             self.end()
 
     def _failed(self, culprit: _RankState) -> dict[str, Any]:
-        name = f"rank {culprit.number} of {len(self._ranks)}"
+        several = len(self._ranks) > 1
+        name = f"rank {culprit.number} of {len(self._ranks)}" if several else "the process"
         logs = "\n\n".join(
             f"rank {rank.number}:\n{text}"
             for rank in self._ranks
@@ -174,7 +187,7 @@ class Team:
             return _answer(Status.CRASHED, how, logs)
         assert culprit.answer is not None
         said = culprit.answer["message"]
-        return _answer(Status(culprit.answer["status"]), f"{name}: {said}", logs or None)
+        return _answer(Status(culprit.answer["status"]), f"{name}: {said}" if several else said, logs or None)
 
     def _hung(self, selector: selectors.BaseSelector, case: Case) -> dict[str, Any]:
         """What is said of ranks that did not finish: which does not come to which collective, and all their stacks."""
@@ -193,6 +206,14 @@ class Team:
             limit = f"not finished after {SHARE_OF_LIMIT * case.limit_s:.0f} s"
             return _answer(Status.TIMED_OUT, f"{limit}, {phases}{where}: raise --limit or shrink the case", stacks)
         return _answer(Status.TIMED_OUT, f"a collective has hung for {waited:.0f} s, {phases}{where}", stacks)
+
+
+def _clear_away() -> None:
+    """Removes the folders of workers that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER}*"):
+        pid = folder.name.removeprefix(FOLDER).partition("-")[0]
+        if pid.isdecimal() and not alive(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _first_to_fail(ranks: Sequence[_RankState]) -> _RankState | None:
@@ -249,6 +270,8 @@ def _merged(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """One answer of the ranks': the first one's, with what each observed of itself."""
     seen = [from_plain(Observed, answer["observed"]) for answer in answers]
     losses = [one.loss for one in seen if one.loss is not None]
+    if len(seen) == 1:
+        return dict(answers[0])
     observed = replace(
         seen[0],
         ranks=[rank for one in seen for rank in one.ranks],

@@ -134,7 +134,7 @@ def serve(
     send("hello", cuda=torch.cuda.is_available())
     for line in cases:
         case = read(json.loads(line))
-        if team is not None and isinstance(case, Case) and case.ranks > 1:
+        if team is not None and isinstance(case, Case) and team.takes(case):
             for said in team.answers(case):
                 send(**said)
             continue
@@ -163,8 +163,12 @@ def main(read: Callable[[dict[str, Any]], _Work] = Case.from_dict, work: Work = 
     """Entry point of the process; ``read`` and ``work`` as in ``serve``."""
     faulthandler.register(signal.SIGUSR1)  # the runner asks a hanging worker for its stacks before killing it
     end_with_starter()
-    with os.fdopen(int(sys.argv[-1]), "w", encoding="utf-8") as answers:
-        serve(sys.stdin, answers, read=read, work=work, team=Team())
+    team = Team()
+    try:
+        with os.fdopen(int(sys.argv[-1]), "w", encoding="utf-8") as answers:
+            serve(sys.stdin, answers, read=read, work=work, team=team)
+    finally:
+        team.end()
 
 
 if __name__ == "__main__":

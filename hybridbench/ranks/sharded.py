@@ -89,7 +89,7 @@ def shard(model: LanguageModel, whole: Whole, device: torch.device) -> Traffic:
     fsdp: Any = model
     fsdp._get_fsdp_state()._lazy_init()  # else a sublayer whose weights are gathered first would have no streams
     model.share = dist.get_rank(), count
-    model.ops = {**model.ops, "adamw": partial(_adamw, model.ops["adamw"], model, odd, traffic)}
+    model.ops = {**model.ops, "adamw": partial(_adamw, model.ops["adamw"], model, traffic)}
     model.gathering = partial(_gathered, model)
     return traffic
 
@@ -111,21 +111,20 @@ def local_of(tensor: Tensor) -> Tensor:
 def _adamw(
     made: Callable[..., torch.optim.Optimizer],
     model: LanguageModel,
-    odd: list[nn.Parameter],
     traffic: Traffic,
     _parameters: Iterable[nn.Parameter],
     *,
     lr: float,
 ) -> torch.optim.Optimizer:
     """An optimizer of this rank's parts as plain tensors, which share their memory with the model's."""
-    # FSDP2 may have replaced the model's parameters since they were listed
     sharded = list(model.parameters())
+    on_every_rank = [parameter for parameter in sharded if not isinstance(parameter, DTensor)]
     parts = [nn.Parameter(local_of(parameter.detach()), requires_grad=True) for parameter in sharded]
-    optimizer = made(parts, lr=lr)
+    optimizer = made([part for part in parts if part.numel()], lr=lr)  # of a single number one rank has nothing
     clear = optimizer.zero_grad
 
     def take_gradients(*_: Any) -> None:
-        _average([parameter for parameter in odd if parameter.grad is not None], traffic)
+        _average([parameter for parameter in on_every_rank if parameter.grad is not None], traffic)
         for parameter, part in zip(sharded, parts, strict=True):
             part.grad = None if parameter.grad is None else local_of(parameter.grad)
 

@@ -23,6 +23,7 @@ from hybridbench.suite.file import load_suite
 from hybridbench.suite.spread import part_of_case, work_of_rank
 from hybridbench.suite.sweep import Sweep, cases
 from hybridbench.suite.workloads import Workload
+from hybridbench.team import Team, _settings
 
 
 def test_a_case_of_one_rank_has_the_key_and_the_text_that_it_had_before() -> None:
@@ -117,6 +118,16 @@ def test_the_parts_of_all_ranks_make_every_parameter_once(name: str) -> None:
             assert edges[0][0] == 0
             assert edges[-1][1] == tensor.shape[cuts[0].dim]
             assert all(before[1] == after[0] for before, after in itertools.pairwise(edges)), parameter
+
+
+def test_a_worker_with_several_gpus_uses_none_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = (on("mamba", "decode", 2, tp=tp) for tp in (1, 2))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    assert [Team().takes(case) for case in (one, two)] == [False, True]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,4")
+    assert [Team().takes(case) for case in (one, two)] == [True, True]
+    settings = [_settings(2, ["3", "4"], rank)["CUDA_VISIBLE_DEVICES"] for rank in (0, 1)]
+    assert settings == ["3,4", "4,3"], "each rank's own GPU is the first that it sees"
 
 
 def record(case: Case, step_ns: int, silent_ns: int = 0) -> Record:

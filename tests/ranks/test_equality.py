@@ -43,9 +43,11 @@ named = pytest.mark.parametrize(
 )
 
 
-def made(spec: ModelSpec, kind: str, **spread: int) -> tuple[Case, LanguageModel, RankPlace | None]:
+def made(
+    spec: ModelSpec, kind: str, dtype: str = "float32", **spread: int
+) -> tuple[Case, LanguageModel, RankPlace | None]:
     work = Workload(TRAIN, 40, 2) if kind == TRAIN else Workload(GENERATE, 45, 2, 37)
-    case = Case(spec, work, Execution("cpu", "float32", "eager", seed=3, **spread))
+    case = Case(spec, work, Execution("cpu", dtype, "eager", seed=3, **spread))
     place = place_of(case)
     part = case if place is None else place.part
     resolved = resolve_backends(part)
@@ -57,9 +59,9 @@ def made(spec: ModelSpec, kind: str, **spread: int) -> tuple[Case, LanguageModel
     return part, model, place
 
 
-def trained(spec: ModelSpec, **spread: int) -> tuple[list[float], dict[str, list[Tensor]]]:
+def trained(spec: ModelSpec, dtype: str = "float32", **spread: int) -> tuple[list[float], dict[str, list[Tensor]]]:
     """The losses of three steps, and each parameter before them and its gradient in the first, whole where sharded."""
-    case, model, place = made(spec, TRAIN, **spread)
+    case, model, place = made(spec, TRAIN, dtype, **spread)
     work = prepare(case, model)
     before = {name: whole(parameter) for name, parameter in model.named_parameters()}
     losses, gradients = [], {}
@@ -120,6 +122,27 @@ def test_training_on_parts_of_every_sublayer_equals_training_on_one_rank(name: s
         for parameter, tensors in expected.items():
             for what, tensor, mine in zip(("begin", "gradient"), tensors, found[parameter], strict=True):
                 close(mine, part(spec, parameter, tensor, rank), f"{what} of {parameter} on rank {rank}")
+
+
+def trained_in_bfloat16(spec: ModelSpec, spread: dict[str, int]) -> tuple[list[float], dict[str, list[object]]]:
+    losses, found = trained(spec, "bfloat16", **spread)
+    return losses, {name: [one.float().numpy() for one in tensors] for name, tensors in found.items()}
+
+
+def test_parameters_of_another_dtype_are_whole_on_every_rank_and_their_gradients_the_mean() -> None:
+    spec = SPECS["mamba toy"]
+    losses, expected = trained(spec, "bfloat16")
+    odd = [name for name, (before, _) in expected.items() if before.dtype == torch.float32]
+    assert {name.rpartition(".")[2] for name in odd} == {"A_log_H", "dt_bias_H", "D_H"}
+    first, second = on_ranks(2, trained_in_bfloat16, spec, {"gpus": 2})
+    means = [sum(pair) / 2 for pair in zip(first[0], second[0], strict=True)]
+    assert means == pytest.approx(losses, rel=1e-3)
+    for name in odd:
+        before, gradient = (torch.as_tensor(one) for one in first[1][name])
+        assert torch.equal(gradient, torch.as_tensor(second[1][name][1])), name
+        assert torch.equal(before, expected[name][0]), name
+        right = expected[name][1]
+        assert float((gradient - right).norm() / right.norm()) < 0.05, name
 
 
 def part(spec: ModelSpec, parameter: str, tensor: Tensor, rank: int) -> Tensor:
