@@ -28,14 +28,14 @@ MOST = 1024
 
 
 @dataclass(frozen=True)
-class Spread:
+class RankCounts:
     """Over how many ranks a case is spread; as ``Execution.gpus`` and ``tp``."""
 
     gpus: int = 1
     tp: int = 1
 
 
-def spreads_of(gpus: str, tp: str, spelled: Callable[[str], str] = str) -> list[Spread]:
+def spreads_of(gpus: str, tp: str, spelled: Callable[[str], str] = str) -> list[RankCounts]:
     """The spreads of two lists or ranges, as typed.
 
     Raises:
@@ -45,7 +45,7 @@ def spreads_of(gpus: str, tp: str, spelled: Callable[[str], str] = str) -> list[
     for name, found in counts.items():
         if max(found) > MOST:
             raise BadInput(f"{spelled(name)} {max(found)}: give {MOST} at most.")
-    made = [Spread(*pair) for pair in itertools.product(counts["gpus"], counts["tp"])]
+    made = [RankCounts(*pair) for pair in itertools.product(counts["gpus"], counts["tp"])]
     if both := next((one for one in made if one.gpus > 1 and one.tp > 1), None):
         raise BadInput(
             f"{spelled('gpus')} {both.gpus} with {spelled('tp')} {both.tp}: a case is spread one way; give one of them."
@@ -54,7 +54,7 @@ def spreads_of(gpus: str, tp: str, spelled: Callable[[str], str] = str) -> list[
 
 
 def check_spread(
-    spread: Spread,
+    spread: RankCounts,
     specs: Sequence[ModelSpec],
     batches: Sequence[int],
     execution: Execution,
