@@ -44,9 +44,9 @@ named = pytest.mark.parametrize(
 
 
 def made(
-    spec: ModelSpec, kind: str, dtype: str = "float32", **spread: int
+    spec: ModelSpec, kind: str, dtype: str = "float32", batch: int = 2, **spread: int
 ) -> tuple[Case, LanguageModel, RankPlace | None]:
-    work = Workload(TRAIN, 40, 2) if kind == TRAIN else Workload(GENERATE, 45, 2, 37)
+    work = Workload(TRAIN, 40, batch) if kind == TRAIN else Workload(GENERATE, 45, batch, 37)
     case = Case(spec, work, Execution("cpu", dtype, "eager", seed=3, **spread))
     place = place_of(case)
     part = case if place is None else place.part
@@ -59,9 +59,11 @@ def made(
     return part, model, place
 
 
-def trained(spec: ModelSpec, dtype: str = "float32", **spread: int) -> tuple[list[float], dict[str, list[Tensor]]]:
+def trained(
+    spec: ModelSpec, dtype: str = "float32", batch: int = 2, **spread: int
+) -> tuple[list[float], dict[str, list[Tensor]]]:
     """The losses of three steps, and each parameter before them and its gradient in the first, whole where sharded."""
-    case, model, place = made(spec, TRAIN, dtype, **spread)
+    case, model, place = made(spec, TRAIN, dtype, batch, **spread)
     work = prepare(case, model)
     before = {name: whole(parameter) for name, parameter in model.named_parameters()}
     losses, gradients = [], {}
@@ -122,6 +124,18 @@ def test_training_on_parts_of_every_sublayer_equals_training_on_one_rank(name: s
         for parameter, tensors in expected.items():
             for what, tensor, mine in zip(("begin", "gradient"), tensors, found[parameter], strict=True):
                 close(mine, part(spec, parameter, tensor, rank), f"{what} of {parameter} on rank {rank}")
+
+
+@pytest.mark.slow
+def test_weights_that_three_ranks_cannot_divide_evenly() -> None:
+    spec = SPECS["intra toy"]
+    losses, expected = trained(spec, batch=3)
+    ranks = on_ranks(3, trained_on_rank, spec, {"gpus": 3, "batch": 3})
+    means = [sum(each) / 3 for each in zip(*(found for found, _ in ranks), strict=True)]
+    assert means == pytest.approx(losses, rel=1e-5)
+    for parameter, (before, gradient) in expected.items():
+        assert torch.equal(torch.as_tensor(ranks[2][1][parameter][0]), before)
+        close(ranks[2][1][parameter][1], gradient, f"gradient of {parameter}")
 
 
 def trained_in_bfloat16(spec: ModelSpec, spread: dict[str, int]) -> tuple[list[float], dict[str, list[object]]]:
