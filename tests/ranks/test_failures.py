@@ -70,9 +70,10 @@ def test_a_rank_that_dies_or_has_no_memory_costs_one_case_and_is_named(tmp_path:
 @pytest.mark.slow
 def test_a_rank_that_does_not_come_to_a_collective_is_named_with_it(tmp_path: Path) -> None:
     with RecordWriter(tmp_path) as writer:
-        hung, after = run_sweep([case_with("hangs", limit_s=45.0), case_with("good")], writer)
+        hung, after = run_sweep([case_with("hangs", limit_s=60.0), case_with("good")], writer)
     assert (hung.status, after.status) == (Status.TIMED_OUT, Status.OK)
-    assert "a collective has hung for " in str(hung.message)
+    # on a busy machine the ranks may start so late that the case's limit is over before a collective's patience
+    assert str(hung.message).startswith(("a collective has hung for ", "not finished after "))
     assert "rank 1 of 2 did not come to all_reduce, number " in str(hung.message)
     assert "where rank 0 waits" in str(hung.message)
     stacks = str(hung.traceback)
