@@ -25,15 +25,17 @@ class Across:
     """The ranks that share every sublayer of a model.
 
     Args:
+        rank: which of them this process is.
+        size: how many they are.
         group: their process group; None is the one of all ranks.
 
     ``silent`` leaves the transfers out, so that a step without them can be timed. Its results are then wrong.
     """
 
-    def __init__(self, group: dist.ProcessGroup | None = None) -> None:
+    def __init__(self, rank: int, size: int, group: dist.ProcessGroup | None = None) -> None:
+        self.rank = rank
+        self.size = size
         self.group = group
-        self.rank = dist.get_rank(group)
-        self.size = dist.get_world_size(group)
         self.silent = False
 
     def add(self, x: Tensor) -> Tensor:

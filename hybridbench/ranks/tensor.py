@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from hybridbench.arch.split import Cut
@@ -35,7 +36,7 @@ class _SharedRows:
 
 def divide(model: LanguageModel, whole: Whole, device: torch.device) -> None:
     """Allocates a part that was built for ``part_of_case``, and joins it with the parts of the other ranks."""
-    across = Across()
+    across = Across(dist.get_rank(), dist.get_world_size())
     model.across = across
     for layer in model.blocks:
         for module in layer.modules():
