@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.tensor import DTensor
 
 from hybridbench.record import Memory
 from hybridbench.units import KIB
@@ -26,7 +25,8 @@ def tensor_bytes(tensors: Iterable[torch.Tensor]) -> int:
 
     Of a tensor that is spread over ranks this rank's part counts.
     """
-    local = (tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors)
+    # only a DTensor has this method; importing the class takes a second of every process that measures
+    local = (tensor.to_local() if hasattr(tensor, "to_local") else tensor for tensor in tensors)
     storages = (tensor.untyped_storage() for tensor in local if not tensor.is_meta)
     return sum({(storage.device, storage.data_ptr()): storage.nbytes() for storage in storages}.values())
 

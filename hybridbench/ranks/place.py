@@ -10,17 +10,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 
 from hybridbench.model.across import Across
 from hybridbench.model.build import Resolved
 from hybridbench.model.language import LanguageModel
-from hybridbench.ranks.sharded import Traffic, shard
 from hybridbench.ranks.tensor import divide
 from hybridbench.ranks.weights import Whole
 from hybridbench.suite.case import Case
 from hybridbench.suite.spread import part_of_case
+
+if TYPE_CHECKING:
+    from hybridbench.ranks.sharded import Traffic
 
 
 @dataclass
@@ -45,6 +48,8 @@ class RankPlace:
         The weights are those that one rank draws from the same seed.
         """
         if self.case.execution.gpus > 1:
+            from hybridbench.ranks.sharded import shard  # it takes a second, which only such cases need
+
             self._traffic = shard(model, Whole(self.case, resolved), device)
         else:
             divide(model, Whole(self.case, []), device)
