@@ -174,8 +174,8 @@ class Team:
             self.end()
 
     def _failed(self, culprit: _RankState) -> dict[str, Any]:
-        several = len(self._ranks) > 1
-        name = f"rank {culprit.number} of {len(self._ranks)}" if several else "the process"
+        count = len(self._ranks)
+        name = f"rank {culprit.number} of {count}" if count > 1 else "the process"
         logs = "\n\n".join(
             f"rank {rank.number}:\n{text}"
             for rank in self._ranks
@@ -186,8 +186,10 @@ class Team:
             how = f"{name} {culprit.ended} while it was in phase '{culprit.phase}'{hint}"
             return _answer(Status.CRASHED, how, logs)
         assert culprit.answer is not None
-        said = culprit.answer["message"]
-        return _answer(Status(culprit.answer["status"]), f"{name}: {said}" if several else said, logs or None)
+        status, said = Status(culprit.answer["status"]), culprit.answer["message"]
+        if all(rank.answer is not None and rank.answer["status"] == status for rank in self._ranks):
+            return _answer(status, said, logs)  # what all of them say is of the case, not of one rank
+        return _answer(status, f"{name}: {said}", logs)
 
     def _hung(self, selector: selectors.BaseSelector, case: Case) -> dict[str, Any]:
         """What is said of ranks that did not finish: which does not come to which collective, and all their stacks."""

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ from hybridbench.runner import run_sweep
 from hybridbench.store import RecordWriter
 from hybridbench.suite.case import Case
 from hybridbench.suite.sweep import Sweep, cases
-from hybridbench.team import Team, _who_waits
+from hybridbench.team import Team, _first_to_fail, _RankState, _who_waits
 
 HERE = Path(__file__).parent
 
@@ -122,6 +123,41 @@ def ancestors(pid: int) -> list[int]:
             break
         found.append(pid)
     return found
+
+
+class Ended:
+    """A process that says nothing more."""
+
+    def tail(self) -> str:
+        return ""
+
+
+def judged(*ranks: dict[str, Any]) -> tuple[Status, str]:
+    """The answer of a case whose ranks have these fields."""
+    team = Team()
+    process: Any = Ended()
+    team._ranks = [_RankState(number, process, **fields) for number, fields in enumerate(ranks)]
+    culprit = _first_to_fail(team._ranks)
+    assert culprit is not None
+    answer = team._failed(culprit)
+    return answer["status"], answer["message"]
+
+
+def said(status: Status, message: str) -> dict[str, Any]:
+    return {"answer": {"status": status, "message": message, "traceback": None}}
+
+
+def test_the_rank_that_began_it_is_blamed() -> None:
+    lost = said(Status.CRASHED, "RuntimeError: connection closed by peer")
+    killed = {"ended": "was killed by signal 11 (SIGSEGV)", "phase": "measure"}
+    assert judged(lost, killed) == (
+        Status.CRASHED,
+        "rank 1 of 2 was killed by signal 11 (SIGSEGV) while it was in phase 'measure'",
+    )
+    assert judged(lost, said(Status.OOM, "no memory")) == (Status.OOM, "rank 1 of 2: no memory")
+    assert judged({}, said(Status.WRONG, "the loss is nan")) == (Status.WRONG, "rank 1 of 2: the loss is nan")
+    both = said(Status.UNSUPPORTED, "no such kernel")
+    assert judged(both, both) == (Status.UNSUPPORTED, "no such kernel"), "it is the case's, and no rank's"
 
 
 def at(begun: int, done: int, op: str) -> dict[str, object]:
