@@ -38,6 +38,8 @@ SPECS["two groups"] = replace(
     blocks={**SPECS["two groups"].blocks, "M": replace(SPECS["two groups"].blocks["M"], n_groups=2)},
 )
 QUICK = ("inter toy",)
+# Python 3.12 warns of a fork where other threads run; those of the tests' runner hold no lock that a rank needs
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 named = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in SPECS]
 )

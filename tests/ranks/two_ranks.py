@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import tempfile
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ def on_ranks(count: int, function: Callable[..., Any], *args: Any) -> list[Any]:
 
 def _run(standing: Standing, pipe: Any, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
+    warnings.simplefilter("ignore")  # what PyTorch says of its own experiments is no error of ours
     try:
         join(standing, on_gpu=False)
         pipe.send(("returned", function(*args)))
