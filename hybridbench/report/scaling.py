@@ -47,6 +47,7 @@ def scaling_table(records: Sequence[Record]) -> Table | None:
         return None
     alone = {_key(record.case, record): record for record in records if record.case.ranks == 1}
     units = {name: unit_for([value(record, name) for record in found], unit) for name, unit in _UNITS.items()}
+    units |= dict.fromkeys(("exposed_s", "transfer_s"), units["step_s"])
     table = Table(
         TITLE,
         [
@@ -103,4 +104,4 @@ def _key(case: Case, record: Record) -> tuple[str, str]:
     return case.key, record.environment.device
 
 
-_UNITS = {"step_s": "s", "tokens_per_s_per_gpu": "tokens/s", "exposed_s": "s", "transfer_s": "s"}
+_UNITS = {"step_s": "s", "tokens_per_s_per_gpu": "tokens/s"}
