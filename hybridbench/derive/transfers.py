@@ -86,11 +86,12 @@ def transfer_s(record: Record) -> float | None:
     if seen is None or seen.links is None or transfer_bytes(record) is None:
         return None
     links = seen.links
-    return (
-        (gathered_bytes(record) or 0.0) / links.all_gather_bytes_per_s
-        + (scattered_bytes(record) or 0.0) / links.reduce_scatter_bytes_per_s
-        + (all_reduced_bytes(record) or 0.0) / links.all_reduce_bytes_per_s
+    sent = (
+        (gathered_bytes(record), links.all_gather_bytes_per_s),
+        (scattered_bytes(record), links.reduce_scatter_bytes_per_s),
+        (all_reduced_bytes(record), links.all_reduce_bytes_per_s),
     )
+    return sum((amount or 0.0) / rate for amount, rate in sent)
 
 
 @once
