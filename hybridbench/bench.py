@@ -10,7 +10,9 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 
@@ -31,7 +33,9 @@ from hybridbench.measure.sampling import measure, measure_parts
 from hybridbench.model.build import Resolved, parameter_count
 from hybridbench.model.language import LanguageModel
 from hybridbench.model.mixer import torch_dtype
-from hybridbench.record import BackendUse, Caveat, Ceilings, Environment, Observed, OperatorCount, Part
+from hybridbench.ranks.links import measure_links
+from hybridbench.ranks.together import Together
+from hybridbench.record import BackendUse, Caveat, Ceilings, Environment, Links, Observed, OperatorCount, Part
 from hybridbench.session import Proofs, device_for, open_session
 from hybridbench.suite.case import COMPILE, Case
 from hybridbench.suite.ops import DECODE_STEP, ops_of
@@ -108,6 +112,11 @@ class Bench:
                 torch.cuda.empty_cache()  # else the case's peak of reserved memory would include these gigabytes
         return self.ceilings[dtype]
 
+    @cached_property
+    def links(self) -> Links:
+        """The rates between the ranks of this process's group, measured once per process by all of them."""
+        return measure_links(self.device)
+
 
 def run_case(case: Case, bench: Bench) -> tuple[Observed, list[Caveat]]:
     """Runs one case and returns what was observed, with its caveats.
@@ -124,16 +133,18 @@ def run_case(case: Case, bench: Bench) -> tuple[Observed, list[Caveat]]:
     resolved, model, work = session.resolved, session.model, session.work
 
     bench.phase("count")
-    counts = [] if case.sampling.probes else tools.count(work, model, resolved)
+    counts = [] if case.sampling.probes or session.place else tools.count(work, model, resolved)
 
     bench.phase("measure")
-    timer, region = tools.timer(bench.device), TimedRegion(Watch(bench.gpu, tools.now))
+    together = None if session.place is None else Together(session.place, tools.timer(bench.device), tools.now)
+    timer, now = (tools.timer(bench.device), tools.now) if together is None else (together.timer, together.now)
+    region = TimedRegion(Watch(bench.gpu, tools.now), nullcontext() if together is None else together.timer.noting())
     reset_peaks(bench.device)
     if work.parts:
         parts = [(part.enter, part.step) for part in work.parts]
-        timed = measure_parts(parts, timer, case.sampling, now=tools.now, around=region)
+        timed = measure_parts(parts, timer, case.sampling, now=now, around=region)
     else:
-        timed = [measure(work.step, timer, case.sampling, now=tools.now, around=region)]
+        timed = [measure(work.step, timer, case.sampling, now=now, around=region)]
     watch = region.watch
     # Parts are not whole steps, so there is no number of steps to divide their energy by.
     energy = watch.energy(0 if work.parts else timed[0].runs, bench.idle_power_w)
@@ -164,6 +175,9 @@ def run_case(case: Case, bench: Bench) -> tuple[Observed, list[Caveat]]:
         sized=session.sized,
         check_ns=session.check_ns,
     )
+    if together is not None:
+        bench.phase("measure without transfers")
+        observed = together.observe(observed, work, case.sampling, bench.links)
     found = {
         caveat
         for samples in timed
@@ -212,13 +226,19 @@ def _finite_loss(work: Prepared) -> float | None:
 
 
 class TimedRegion:
-    """Reads NVML before and after the samples, and counts the graphs that torch.compile compiles in between."""
+    """Reads NVML before and after the samples, and counts the graphs that torch.compile compiles in between.
 
-    def __init__(self, watch: Watch) -> None:
+    Args:
+        also: another context of the samples.
+    """
+
+    def __init__(self, watch: Watch, also: AbstractContextManager[None]) -> None:
         self.watch = watch
+        self.also = also
         self.compilations = 0
 
     def __enter__(self) -> TimedRegion:
+        self.also.__enter__()
         self.compilations = -compilations()
         self.watch.__enter__()
         return self
@@ -226,6 +246,7 @@ class TimedRegion:
     def __exit__(self, *exc: Any) -> None:
         self.watch.__exit__(*exc)
         self.compilations += compilations()
+        self.also.__exit__(*exc)
 
 
 def compilations() -> int:

@@ -45,11 +45,16 @@ def captured(
     gc.disable()
     try:
         generator = torch.cuda.default_generators[torch.cuda.current_device()]
-        with _copied(generator), torch.cuda.graph(graph, stream=stream):
+        with _copied(generator), torch.cuda.graph(graph, stream=stream, capture_error_mode=_errors_of()):
             step()
     finally:
         gc.enable()
     return graph.replay
+
+
+def _errors_of() -> str:
+    """Whose CUDA calls end a capture: of this thread only where NCCL's watchdog asks for events meanwhile."""
+    return "thread_local" if torch.distributed.is_available() and torch.distributed.is_initialized() else "global"
 
 
 @contextmanager

@@ -96,7 +96,12 @@ def _group(spec: ModelSpec, kind: str, dtype: str) -> _Group:
 def _step(record: Record) -> _Step | None:
     """What a record says of a step; None where it is not valid, or of another execution than the plain one."""
     execution = record.case.execution
-    if record.status is not Status.OK or execution.streams != 1 or execution.checkpoint != "none":
+    if (
+        record.status is not Status.OK
+        or execution.streams != 1
+        or execution.checkpoint != "none"
+        or execution.ranks > 1
+    ):
         return None
     floor_s, step_s = datasheet_floor_s(record), value(record, "step_s")
     if floor_s is None or not step_s or problems(record):

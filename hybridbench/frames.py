@@ -43,7 +43,7 @@ Amounts = int | str | Sequence[int]
 """Contexts or batches: a number, numbers, or a range as typed on the command line (``4k..128k``)."""
 
 _RENAMED = {"label": "model", "context": "context_tokens", "prompt": "prompt_tokens"}
-_COUNTS = ("context_tokens", "prompt_tokens", "batch", "depths", "streams", "seed", "d_model")
+_COUNTS = ("context_tokens", "prompt_tokens", "batch", "depths", "streams", "gpus", "tp", "seed", "d_model")
 
 
 _UNITS = ("_s", "_j", "_w", "_frac", "_bytes", "_flops", "_full_mask", "_per_token")

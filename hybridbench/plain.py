@@ -158,7 +158,7 @@ _LEAST = {"_per_s": 1.0, "window_s": 1e-9, "bound": 1e-18}
 """By the end of a field's name, of what is divided by: no machine has less than 1 per second, no clock shows less than
 a nanosecond, and no dtype has a relative error below that of float64.
 """
-_ABOVE_ZERO = ("context", "batch", "steps_per_sample")
+_ABOVE_ZERO = ("context", "batch", "steps_per_sample", "gpus", "tp")
 _SIGNED = ("loss", "temperature_c", "found", "due")
 _COUNTS = ("context", "batch", "prompt", "tokens")
 """Counts of tokens and sequences, of which a person cannot ask for more than ``LARGEST_COUNT`` either."""

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import IO
 from uuid import uuid4
 
-MARK, STARTER = "HYBRIDBENCH_MARK", "HYBRIDBENCH_STARTER"
+MARK, STARTER = "HYBRIDBENCH_MARK_", "HYBRIDBENCH_STARTER"
+"""The mark's name ends with its number: a process that is started by a marked one has both marks."""
 TICK_S = 0.2
 DYING_S = 10.0
 """How long to wait for killed processes; seconds. A driver takes a while to free a GPU's memory."""
@@ -180,7 +181,7 @@ def run_program(
 
 
 def _environment(mark: str, more: Mapping[str, str] | None) -> dict[str, str]:
-    return {**os.environ, **(more or {}), MARK: mark, STARTER: str(os.getpid())}
+    return {**os.environ, **(more or {}), MARK + mark: "1", STARTER: str(os.getpid())}
 
 
 def _wait(process: subprocess.Popen[bytes], limit_s: float, tick: Callable[[], object]) -> None:
@@ -223,7 +224,7 @@ def _carrying(mark: str) -> tuple[set[int], bool]:
     already know that it was started. A kernel thread never shows either, but it has no executable file. Without /proc
     the set is empty.
     """
-    entry, found, starting = f"{MARK}={mark}".encode(), set(), False
+    entry, found, starting = f"{MARK}{mark}=1".encode(), set(), False
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it has just ended, or belongs to another user
             environment = (path / "environ").read_bytes()

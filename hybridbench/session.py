@@ -16,6 +16,7 @@ from hybridbench.kernels import Check, Problem, release, verify
 from hybridbench.kernels.tuning import side_by_side
 from hybridbench.model.build import Resolved, build_model, resolve_backends
 from hybridbench.model.language import LanguageModel
+from hybridbench.ranks.place import RankPlace, place_of
 from hybridbench.record import SizeCheck
 from hybridbench.suite.case import Case
 from hybridbench.suite.ops import DECODE_STEP
@@ -58,6 +59,8 @@ class Session:
     """A case that is ready to be timed.
 
     Attributes:
+        case: what this process runs: of a case of several ranks, its part.
+        place: of this process among several ranks; None where it runs the whole case.
         resolved: its operations and their kernels.
         sized: the comparisons made at its own size.
         unchecked: sentences about what could not be compared.
@@ -75,6 +78,7 @@ class Session:
     build_ns: int
     prepare_ns: int
     check_ns: int
+    place: RankPlace | None = None
 
 
 def device_for(kind: str) -> torch.device:
@@ -89,7 +93,7 @@ def open_session(
     phase: Callable[[str], None] = lambda _name: None,
     now: Callable[[], int] = time.perf_counter_ns,
 ) -> Session:
-    """Makes a case ready.
+    """Makes a case ready; of a case of several ranks the part of this one, which must be in their process group.
 
     Args:
         proofs: what this process has verified; this case adds to it. With None nothing is verified and the case must
@@ -104,9 +108,14 @@ def open_session(
     with side_by_side():  # kernels tune themselves at their first run, which is here
         started = now()
         phase("build")
+        place = place_of(case)
+        case = case if place is None else place.part
         resolved = resolve_backends(case)
         model = build_model(case, resolved)
-        model.allocate(device, case.execution.seed)
+        if place is None:
+            model.allocate(device, case.execution.seed)
+        else:
+            place.allocate(model, resolved, device)
         built = now()
 
         checker = None
@@ -130,4 +139,5 @@ def open_session(
         build_ns=built - started,
         prepare_ns=ended - built,
         check_ns=0 if checker is None else checker.spent_ns,
+        place=place,
     )

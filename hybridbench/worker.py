@@ -36,6 +36,7 @@ from hybridbench.plain import to_plain
 from hybridbench.processes import end_with_starter
 from hybridbench.record import Caveat, Status
 from hybridbench.suite.case import Case
+from hybridbench.team import Team
 
 
 class _Work(Protocol):
@@ -114,6 +115,7 @@ def serve(
     open_bench: Callable[[str, Callable[[str], None]], Bench] = Bench.open,
     read: Callable[[dict[str, Any]], _Work] = Case.from_dict,
     work: Work = one_answer,
+    team: Team | None = None,
 ) -> None:
     """Answers cases until there are none left or one may have left the device unusable.
 
@@ -122,6 +124,7 @@ def serve(
         open_bench: makes the bench of a kind of device; its second argument is called with each phase.
         read: makes a case of a line's values.
         work: does one, and yields what is said of it.
+        team: runs cases of several ranks; None in a process that is one of them.
     """
 
     def send(kind: str, **body: Any) -> None:
@@ -134,6 +137,10 @@ def serve(
     send("hello", cuda=torch.cuda.is_available())
     for line in cases:
         case = read(json.loads(line))
+        if team is not None and isinstance(case, Case) and team.takes(case):
+            for said in team.answers(case):
+                send(**said)
+            continue
         kind = case.device
         if kind == "cuda" and not torch.cuda.is_available():
             send("environment", environment=to_plain(fingerprint(torch.device("cpu"))))
@@ -159,8 +166,12 @@ def main(read: Callable[[dict[str, Any]], _Work] = Case.from_dict, work: Work = 
     """Entry point of the process; ``read`` and ``work`` as in ``serve``."""
     faulthandler.register(signal.SIGUSR1)  # the runner asks a hanging worker for its stacks before killing it
     end_with_starter()
-    with os.fdopen(int(sys.argv[-1]), "w", encoding="utf-8") as answers:
-        serve(sys.stdin, answers, read=read, work=work)
+    team = Team()
+    try:
+        with os.fdopen(int(sys.argv[-1]), "w", encoding="utf-8") as answers:
+            serve(sys.stdin, answers, read=read, work=work, team=team)
+    finally:
+        team.end()
 
 
 if __name__ == "__main__":

@@ -28,10 +28,10 @@ from hybridbench.cli.options import (
     run_options,
 )
 from hybridbench.cli.output import Plain
-from hybridbench.cli.placing import HERE, Place, Shared
+from hybridbench.cli.placing import HERE, Place, Shared, most_ranks
 from hybridbench.cli.typed import Command
 from hybridbench.errors import BadInput, HybridbenchError
-from hybridbench.machine import visible_gpus
+from hybridbench.machine import in_groups, visible_gpus
 from hybridbench.record import Record, Status
 from hybridbench.report.render.page import own_page
 from hybridbench.suite.case import Case, Execution
@@ -92,11 +92,15 @@ def _options_of(row: WorkloadRow) -> list[click.Parameter]:
         ]
     if row.trains:
         options.append(checkpoint_option())
+        options.append(click.Option(["--gpus"], default="1", show_default=True, help=GPUS_HELP))
+    options.append(click.Option(["--tp"], default="1", show_default=True, help=TP_HELP))
     if row.decodes:
         options.append(click.Option(["--as-published"], is_flag=True, help=AS_PUBLISHED_HELP))
     return options
 
 
+GPUS_HELP = "GPUs that a step's sequences and weights are divided over (FSDP2), such as 1,2,4,8; processes on a CPU."
+TP_HELP = "GPUs that every layer's heads and columns are divided over (tensor parallel), such as 1,2."
 AS_PUBLISHED_HELP = "Eager attention with a growing cache, the rest in CUDA graphs, as the paper's figures suggest."
 OF_WORKLOADS = [_command(row) for row in WORKLOADS.values()]
 """A command for each workload, in the table's order."""
@@ -297,8 +301,10 @@ class _Sweep:
 
     @property
     def _devices(self) -> Sequence[str]:
+        if not any(case.device == "cuda" for case in self.todo):
+            return ()
         only = 1 if self.kind.passes > 1 else self.place.workers
-        return self.gpus[:only] if any(case.device == "cuda" for case in self.todo) else ()
+        return in_groups(self.gpus, most_ranks(self.todo))[:only]
 
     def _through(self, live: LiveSweep) -> None:
         from hybridbench.runner import Events, run_sweep

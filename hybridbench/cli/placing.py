@@ -63,9 +63,7 @@ class Place:
         """
         if self.on == LOCAL:
             return bool(gpus)
-        from hybridbench.cluster.slurm import partition_for
-
-        return partition_for(self._asked).gpus > 0
+        return bool(self._partition().gpus > 0)
 
     def check(self, planned: Sequence[Any], gpus: Sequence[str]) -> None:
         """Check that what the cases need is there.
@@ -76,21 +74,33 @@ class Place:
         if self.on == SLURM:
             if any(case.device == "cuda" for case in planned) and not self.has_gpu(gpus):
                 raise BadInput("device cuda: the partition has no GPU that sinfo names: choose another, or a CPU.")
+            self._partition(most_ranks(planned))
             return
         needs_gpu(planned, gpus)
+        on_gpu, ranks = any(case.device == "cuda" for case in planned), most_ranks(planned)
+        if on_gpu and ranks > len(gpus):
+            raise BadInput(
+                f"a case on {ranks} GPUs: this machine shows {counted(len(gpus), 'GPU')}; give fewer by --gpus or --tp."
+            )
         if self.workers is None:
             return
-        on_gpu = any(case.device == "cuda" for case in planned)
-        places = len(gpus) if on_gpu else usable_cores()
+        places = len(gpus) // ranks if on_gpu else usable_cores()
         if self.workers > places:
-            what = counted(places, "GPU" if on_gpu else "core")
-            raise BadInput(f"--workers {self.workers}: this machine shows {what}: give --workers {places} at most.")
+            what = counted(len(gpus) if on_gpu else places, "GPU" if on_gpu else "core")
+            each = f", and cases need up to {ranks}" if on_gpu and ranks > 1 else ""
+            raise BadInput(
+                f"--workers {self.workers}: this machine shows {what}{each}: give --workers {places} at most."
+            )
 
-    @property
-    def _asked(self) -> Any:
+    def _partition(self, ranks: int = 1) -> Any:
+        from hybridbench.cluster.slurm import partition_for
+
+        return partition_for(self._asked(ranks))
+
+    def _asked(self, ranks: int) -> Any:
         from hybridbench.cluster.slurm import JobOptions
 
-        return JobOptions(self.workers or 1, self.partition, self.time, self.more)
+        return JobOptions(self.workers or 1, self.partition, self.time, self.more, ranks)
 
     def open(self, shared: Shared) -> Opened:
         """The queue of the cases: a new one, or that of others who are at them.
@@ -130,15 +140,15 @@ class Place:
 
     def _on_slurm(self, planned: Any, queue: Any, writer: Any, events: Events, tell: Callable[[str], None]) -> None:
         from hybridbench.cluster.following import Follow
-        from hybridbench.cluster.slurm import cancel, jobs_of, logs_tail, partition_for, submit
+        from hybridbench.cluster.slurm import JobOptions, cancel, jobs_of, logs_tail, partition_for, submit
 
-        partition = partition_for(self._asked)
+        ranks = planned.ranks
+        partition = partition_for(self._asked(ranks))
         there = jobs_of(planned.folder)
         missing = min(self.workers or 1, len(planned.lines)) - len(there)
-        asked = self._asked
         ids: list[str] = []
         if missing > 0:
-            ids = submit(planned, type(asked)(missing, self.partition, self.time, self.more), partition)
+            ids = submit(planned, JobOptions(missing, self.partition, self.time, self.more, ranks), partition)
             tell(
                 f"Submitted {counted(len(ids), 'worker')} to partition {partition.name.rstrip('*')}: "
                 f"hybridbench status {planned.folder.parents[1]} shows them from anywhere. Ctrl-C ends them."
@@ -152,6 +162,11 @@ class Place:
 
 
 HERE = Place()
+
+
+def most_ranks(planned: Sequence[Any]) -> int:
+    """The most processes that one of the cases runs on, each with a GPU of its own."""
+    return max((getattr(case, "ranks", 1) for case in planned), default=1)
 
 
 def needs_gpu(planned: Sequence[Any], gpus: Sequence[str]) -> None:

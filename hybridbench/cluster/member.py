@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hybridbench.cluster.opening import member
 from hybridbench.errors import HybridbenchError
-from hybridbench.machine import visible_gpus
+from hybridbench.machine import in_groups, visible_gpus
 from hybridbench.queue.plan import find
 from hybridbench.runner import Events, run_sweep
 from hybridbench.version import full_version
@@ -39,7 +39,7 @@ def serve(folder: str) -> int:
     events = Events(started=lambda case: _say(f"began {case.label}"))
     with member(results, planned, first=False, stays=False) as (queue, writer):
         try:
-            return len(run_sweep(queue, writer, gpus=visible_gpus()[:1], events=events))
+            return len(run_sweep(queue, writer, gpus=in_groups(visible_gpus(), planned.ranks)[:1], events=events))
         except KeyboardInterrupt:
             _say("ended by Slurm: what it held is put back")
             return 0

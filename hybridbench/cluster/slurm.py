@@ -27,16 +27,18 @@ class JobOptions:
     """What a person asks of Slurm.
 
     Args:
-        workers: how many jobs, of one GPU each where the partition has GPUs.
+        workers: how many jobs.
         partition: None for the cluster's default.
         time: the limit of each job as sbatch takes it; None for the partition's.
         more: further options of sbatch by their long names.
+        ranks: GPUs of each job, where the partition has GPUs: a case may run on several.
     """
 
     workers: int
     partition: str | None = None
     time: str | None = None
     more: dict[str, str] = field(default_factory=dict)
+    ranks: int = 1
 
 
 @dataclass(frozen=True)
@@ -76,11 +78,13 @@ def partition_for(asked: JobOptions) -> Partition:
     found = partitions.get(asked.partition, None) if asked.partition else default
     if found is None:
         raise BadInput(f"--partition {shown(asked.partition)}: the cluster has {', '.join(partitions)}.")
-    places = found.gpus or found.cpus
-    if asked.workers > places:
-        what = counted(places, "GPU" if found.gpus else "core")
-        name = found.name.rstrip("*")
-        raise BadInput(f"--workers {asked.workers}: partition {name} has {what} in all: give --workers {places}.")
+    units, each = found.gpus or found.cpus, asked.ranks if found.gpus else 1
+    if asked.workers * each > units:
+        what = counted(units, "GPU" if found.gpus else "core")
+        name, more = found.name.rstrip("*"), f", and each worker needs {each}" if each > 1 else ""
+        raise BadInput(
+            f"--workers {asked.workers}: partition {name} has {what} in all{more}: give --workers {units // each}."
+        )
     return found
 
 
@@ -126,11 +130,12 @@ def submit(planned: Planned, asked: JobOptions, partition: Partition) -> list[st
     logs = planned.folder / LOGS
     executor = submitit.SlurmExecutor(folder=logs)
     own = {name.replace("_", "-"): value for name, value in asked.more.items()}
+    takes_gpus = partition.gpus and not {"gres", "gpus", "gpus-per-node"} & own.keys()
     executor.update_parameters(
         job_name=f"hybridbench-{planned.plan.name}",
         partition=partition.name.rstrip("*"),
         array_parallelism=AT_ONCE,
-        **({"gpus_per_node": 1} if partition.gpus and not {"gres", "gpus", "gpus-per-node"} & own.keys() else {}),
+        **({"gpus_per_node": asked.ranks} if takes_gpus else {}),
         additional_parameters={"time": asked.time or partition.time, **own},
         use_srun=False,
     )

@@ -89,6 +89,8 @@ def _how(record: Record) -> dict[str, str]:
         "state dtype": AS_DTYPE if execution.state_dtype in (None, execution.dtype) else execution.state_dtype,
         "mode": execution.mode,
         "streams": str(execution.streams),
+        "gpus": str(execution.gpus),
+        "tp": str(execution.tp),
         "checkpoint": execution.checkpoint,
         "backends": backends_text(execution) or "auto",
         "seed": str(execution.seed),

@@ -20,6 +20,8 @@ _PLAIN = {
     "state dtype": "as dtype",
     "seed": "0",
     "streams": "1",
+    "gpus": "1",
+    "tp": "1",
     "checkpoint": "none",
     "backends": "auto",
     "sampling": "timed",
@@ -27,7 +29,7 @@ _PLAIN = {
 """Conditions that are not worth a word where they are these."""
 _UNSAID = ("cpu", "cores", "threads", "schema", "python", "driver", "cuda", "packages")
 """Conditions that all shown cells of a row share, or that the lines about each side tell."""
-_NAMED = ("context", "batch", "prompt", "depths", "state dtype", "seed", "streams", "checkpoint")
+_NAMED = ("context", "batch", "prompt", "depths", "state dtype", "seed", "streams", "gpus", "tp", "checkpoint")
 """Fields whose value needs their name beside it."""
 _DIGITS = 4
 """Digits of a ratio: a graphed step is known to 0.1%."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from hybridbench.arch import model as arch
 from hybridbench.derive.floors import datasheet_floor_s, mfu_frac
 from hybridbench.derive.kept import once
 from hybridbench.derive.measured import observed, step_s
-from hybridbench.derive.predicted import predicted_cache
+from hybridbench.derive.predicted import predicted_cache, predicted_params
 from hybridbench.operations.beyond import ran_beyond
 from hybridbench.record import BackendUse, Caveat, Record, unexplained
 
@@ -29,7 +28,7 @@ def problems(record: Record) -> list[str]:
     utilisation = mfu_frac(record)
     if utilisation is not None and utilisation > 1:
         found.append(f"MFU is {utilisation:.3g}: more model FLOPs than the peak allows")
-    pairs = [("parameters", arch.params(record.case.model), seen.parameters)]
+    pairs = [("parameters", predicted_params(record), seen.parameters)]
     cache = predicted_cache(record)
     if seen.cache is not None and cache is not None:
         pairs += [

@@ -12,8 +12,9 @@ from hybridbench.derive.measured import Number, observed, per_step, ratio
 from hybridbench.derive.predicted import hardware_flops, model_flops, must_move_bytes
 from hybridbench.machine import Peak, find_peak
 from hybridbench.predict import floor
-from hybridbench.predict.work import phases
+from hybridbench.predict.work import Phase, phases
 from hybridbench.record import Ceilings, Record
+from hybridbench.suite.spread import work_of_rank
 
 
 def peak_of(record: Record) -> Peak | None:
@@ -22,15 +23,16 @@ def peak_of(record: Record) -> Peak | None:
 
 
 def peak_flops_per_s(record: Record) -> float | None:
-    """The device's peak rate of dense products in the case's dtype, FLOP/s."""
+    """The peak rate of dense products in the case's dtype, FLOP/s, of all its ranks' devices."""
     peak = peak_of(record)
-    return None if peak is None else peak.flops_per_s(record.case.execution.dtype)
+    rate = None if peak is None else peak.flops_per_s(record.case.execution.dtype)
+    return None if rate is None else rate * record.case.ranks
 
 
 def peak_bytes_per_s(record: Record) -> float | None:
-    """The device's memory bandwidth by its datasheet, bytes/s."""
+    """The memory bandwidth by its datasheet, bytes/s, of all the devices of the case's ranks."""
     peak = peak_of(record)
-    return None if peak is None else peak.memory_bytes_per_s
+    return None if peak is None else peak.memory_bytes_per_s * record.case.ranks
 
 
 def measured_rates(record: Record) -> Ceilings | None:
@@ -49,17 +51,29 @@ def of_ceilings(part: Callable[[Ceilings], float | None]) -> Number:
     return compute
 
 
+@once
+def rank_phases(record: Record) -> list[Phase]:
+    """The phases of what each rank of a case computes in a step; of the whole step where there is one rank."""
+    return phases(*work_of_rank(record.case), record.case.execution.storage)
+
+
 def _floor_from(record: Record, flops_rate: float | None, bytes_rate: float | None) -> float | None:
+    """The floor of one rank's work, by the rates of one device."""
     if flops_rate is None or bytes_rate is None:
         return None
-    case = record.case
-    return floor.floor_s(phases(case.model, case.workload, case.execution.storage), flops_rate, bytes_rate)
+    return floor.floor_s(rank_phases(record), flops_rate, bytes_rate)
+
+
+def _peaks(record: Record) -> tuple[float | None, float | None]:
+    """The rates of one device by its datasheet."""
+    peak = peak_of(record)
+    return (None, None) if peak is None else (peak.flops_per_s(record.case.execution.dtype), peak.memory_bytes_per_s)
 
 
 @once
 def datasheet_floor_s(record: Record) -> float | None:
     """The floor of a step by the rates of the datasheet, in seconds; None for a machine that is not in the table."""
-    return _floor_from(record, peak_flops_per_s(record), peak_bytes_per_s(record))
+    return _floor_from(record, *_peaks(record))
 
 
 @once
@@ -75,12 +89,10 @@ def floor_s(record: Record) -> float | None:
 def floor_set_by(record: Record) -> floor.Bound | None:
     """Whether arithmetic or memory sets the larger part of ``floor_s``; None where that is unknown."""
     rates = measured_rates(record)
-    flops_rate = peak_flops_per_s(record) if rates is None else rates.matmul_flops_per_s
-    bytes_rate = peak_bytes_per_s(record) if rates is None else rates.read_bytes_per_s
+    flops_rate, bytes_rate = _peaks(record) if rates is None else (rates.matmul_flops_per_s, rates.read_bytes_per_s)
     if flops_rate is None or bytes_rate is None:
         return None
-    case = record.case
-    return floor.bound(phases(case.model, case.workload, case.execution.storage), flops_rate, bytes_rate)
+    return floor.bound(rank_phases(record), flops_rate, bytes_rate)
 
 
 model_flops_per_s = per_step(model_flops)

@@ -13,6 +13,7 @@ from hybridbench.predict.memory import footprint
 from hybridbench.predict.work import in_every_convention, step_bytes, step_flops
 from hybridbench.record import Record
 from hybridbench.suite.case import COMPILE, EAGER, GRAPH
+from hybridbench.suite.spread import part_of_case
 
 
 def cache_capacity(record: Record) -> int:
@@ -23,10 +24,23 @@ def cache_capacity(record: Record) -> int:
     return work.cache_tokens
 
 
+def predicted_params(record: Record) -> int:
+    """Parameters of the model; under tensor parallelism of the part that one rank holds."""
+    return arch.params(part_of_case(record.case).model)
+
+
+def predicted_weights_bytes(record: Record) -> float:
+    """Bytes of the weights that one rank holds."""
+    execution = record.case.execution
+    return arch.weight_bytes(part_of_case(record.case).model, execution.storage) / execution.gpus
+
+
 @once
 def predicted_cache(record: Record) -> CacheBytes | None:
-    """Bytes that the whole batch's caches must take, for all tokens they have room for; None in training."""
-    case = record.case
+    """Bytes that the whole batch's caches must take, for all tokens they have room for; None in training. Under tensor
+    parallelism those of one rank.
+    """
+    case = part_of_case(record.case)
     if case.workload.row.trains:
         return None
     return case.workload.batch * arch.cache_bytes(case.model, cache_capacity(record), case.execution.storage)
@@ -40,7 +54,7 @@ def predicted_peak_bytes(record: Record) -> float | None:
     case, work = record.case, record.case.workload
     execution = case.execution
     modes = (EAGER, GRAPH, COMPILE) if work.row.trains else (EAGER, GRAPH)
-    if execution.device != "cuda" or execution.mode not in modes:
+    if execution.device != "cuda" or execution.mode not in modes or execution.ranks > 1:
         return None
     try:
         return footprint(case.model, work, execution.storage, execution.checkpoint, graph=execution.mode == GRAPH).total

@@ -36,6 +36,17 @@ def visible_gpus(nvml: Any = None) -> list[str]:
     return gpus
 
 
+def in_groups(gpus: Sequence[str], each: int) -> list[str]:
+    """The GPUs in groups of ``each``, as values of CUDA_VISIBLE_DEVICES; those that are left over are in none.
+
+    >>> in_groups(["0", "1", "2"], 2)
+    ['0,1']
+    """
+    if each == 1:
+        return list(gpus)
+    return [",".join(gpus[first : first + each]) for first in range(0, len(gpus) - each + 1, each)]
+
+
 def first_gpu_name(nvml: Any = None) -> str | None:
     """The name that the driver gives the first visible GPU; None where there is none or NVML does not tell.
 

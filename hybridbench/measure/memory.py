@@ -21,8 +21,13 @@ MEMINFO = Path("/proc/meminfo")
 
 
 def tensor_bytes(tensors: Iterable[torch.Tensor]) -> int:
-    """Bytes of the tensors' storages. Each storage counts once and whole, even where a tensor views a part of it."""
-    storages = (tensor.untyped_storage() for tensor in tensors if not tensor.is_meta)
+    """Bytes of the tensors' storages. Each storage counts once and whole, even where a tensor views a part of it.
+
+    Of a tensor that is spread over ranks this rank's part counts.
+    """
+    # only a DTensor has this method; importing the class takes a second of every process that measures
+    local = (tensor.to_local() if hasattr(tensor, "to_local") else tensor for tensor in tensors)
+    storages = (tensor.untyped_storage() for tensor in local if not tensor.is_meta)
     return sum({(storage.device, storage.data_ptr()): storage.nbytes() for storage in storages}.values())
 
 

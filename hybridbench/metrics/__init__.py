@@ -21,6 +21,7 @@ from dataclasses import replace
 from hybridbench.derive.kept import once
 from hybridbench.metrics.memory import MEMORY
 from hybridbench.metrics.metric import Metric
+from hybridbench.metrics.ranks import RANKS
 from hybridbench.metrics.rates import RATES
 from hybridbench.metrics.run import RUN
 from hybridbench.metrics.times import TIMES
@@ -29,7 +30,7 @@ from hybridbench.record import Record
 __all__ = ["METRICS", "Metric", "value"]
 
 METRICS: dict[str, Metric] = {
-    metric.name: replace(metric, compute=once(metric.compute)) for metric in (*TIMES, *RATES, *MEMORY, *RUN)
+    metric.name: replace(metric, compute=once(metric.compute)) for metric in (*TIMES, *RATES, *MEMORY, *RANKS, *RUN)
 }
 """Every metric by its name, in the order of a report."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from hybridbench.arch import model as arch
 from hybridbench.derive import measured, predicted
 from hybridbench.metrics.metric import Metric
 
@@ -12,8 +11,8 @@ MEMORY: tuple[Metric, ...] = (
         "",
         None,
         "parameters, predicted",
-        "closed form, the tied embedding once",
-        lambda record: arch.params(record.case.model),
+        "closed form, the tied embedding once; under tensor parallelism of what one rank holds",
+        predicted.predicted_params,
     ),
     Metric(
         "params",
@@ -28,8 +27,8 @@ MEMORY: tuple[Metric, ...] = (
         "B",
         None,
         "weights, predicted",
-        "parameters times bytes per element",
-        lambda record: arch.weight_bytes(record.case.model, record.case.execution.storage),
+        "parameters times bytes per element; of several ranks what one of them holds",
+        predicted.predicted_weights_bytes,
     ),
     Metric(
         "weights_bytes",

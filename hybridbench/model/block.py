@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from hybridbench.arch.block import Block, Storage
 from hybridbench.arch.rope import Rope
+from hybridbench.model.across import Across
 from hybridbench.model.cache import Cache
 from hybridbench.model.rotary import Rotation, rotation
 
@@ -102,6 +103,8 @@ class BlockModule(nn.Module, ABC):
     """
 
     ops: Ops
+    across: Across | None = None
+    """The ranks that have the other parts of it; None where it is whole."""
     mixes: ClassVar[bool] = False
     """Whether it mixes positions, and so needs the step and a cache."""
     shares: tuple[str, ...] = ()

@@ -167,20 +167,33 @@ def _refuse(reason: Unsupported) -> Resolution:
 def build_model(case: Case, resolved: list[Resolved]) -> LanguageModel:
     """The case's model on the meta device; ``allocate`` makes it real."""
     spec = case.model
-
-    def ops(block: Block | None) -> Ops:
-        return {item.op: item.function for item in resolved if item.block == block}
-
-    def module(block: Block, make: Factory, **branch: bool) -> BlockModule:
-        return MODULES[type(block)](block, ops(block), make, **branch)
-
-    make = Factory(torch_dtype(case.execution.dtype), norm_eps=spec.norm_eps, layers=spec.placed, build=module)
-    layers = [module(block, replace(make, index=index)) for index, block in enumerate(make.layers)]
-    model = LanguageModel(layers, ops(None), spec.d_model, spec.vocab_size, make)
+    make = _factory(case, resolved)
+    layers = list(build_layers(case, resolved))
+    model = LanguageModel(layers, _ops(resolved, None), spec.d_model, spec.vocab_size, make)
     fused = [item.function for item in resolved if item.op == DECODE_STEP and item.backend.name == "fused"]
     model.fused_step = fused[0] if fused else None
     model.checkpoint = case.execution.checkpoint
     return model
+
+
+def build_layers(case: Case, resolved: list[Resolved]) -> Iterator[BlockModule]:
+    """The modules of the case's sublayers on the meta device, one after the other."""
+    make = _factory(case, resolved)
+    assert make.build is not None
+    for index, block in enumerate(make.layers):
+        yield make.build(block, replace(make, index=index))
+
+
+def _factory(case: Case, resolved: list[Resolved]) -> Factory:
+    def module(block: Block, make: Factory, **branch: bool) -> BlockModule:
+        return MODULES[type(block)](block, _ops(resolved, block), make, **branch)
+
+    spec = case.model
+    return Factory(torch_dtype(case.execution.dtype), norm_eps=spec.norm_eps, layers=spec.placed, build=module)
+
+
+def _ops(resolved: list[Resolved], block: Block | None) -> Ops:
+    return {item.op: item.function for item in resolved if item.block == block}
 
 
 def parameter_count(model: nn.Module) -> int:

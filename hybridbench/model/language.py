@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, cast
 
@@ -18,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from typing_extensions import override
 
 from hybridbench.arch.block import Storage
+from hybridbench.model.across import Across
 from hybridbench.model.block import INIT_STD, BlockModule, Factory, Ops, Step
 from hybridbench.model.cache import Cache
 from hybridbench.model.checkpoint import remembering
@@ -32,13 +34,19 @@ class LanguageModel(nn.Module):
             ``linear_cross_entropy`` and ``adamw`` where it is trained.
         d_model, vocab_size: as in the spec.
 
-    ``checkpoint`` is what a forward with gradients keeps (``model.checkpoint``).
+    ``checkpoint`` is what a forward with gradients keeps (``model.checkpoint``). ``across`` are the ranks of which each
+    holds a part of every sublayer; None where this process holds them whole. ``share`` is which of equal parts of a
+    batch this process works at: its number, and how many there are. Within ``gathering(index)`` the weights of a
+    sublayer are whole in this process, or, for None, those of the embedding and the norms.
     """
 
     def __init__(self, layers: Sequence[BlockModule], ops: Ops, d_model: int, vocab_size: int, make: Factory) -> None:
         super().__init__()
         self.ops = ops
         self.checkpoint = "none"
+        self.across: Across | None = None
+        self.share = (0, 1)
+        self.gathering: Callable[[int | None], AbstractContextManager[None]] = _nothing_to_gather
         self.compiled: dict[int, Callable[..., Tensor]] = {}
         self.fused_step: Callable[..., Any] | None = None
         self.d_model = d_model
@@ -143,7 +151,10 @@ class LanguageModel(nn.Module):
         """Sublayer ``index`` over a normed sequence (B, T, D), compiled if it was; fills the cache of a mixer."""
         layer = cast("BlockModule", self.layers[index])
         run = self.compiled.get(index, layer)
-        return run(normed_BTD, step, cache) if layer.mixes else run(normed_BTD)
+        if self.across is None:
+            return run(normed_BTD, step, cache) if layer.mixes else run(normed_BTD)
+        normed_BTD = self.across.enter(normed_BTD)
+        return self.across.leave(run(normed_BTD, step, cache) if layer.mixes else run(normed_BTD))
 
     def add_normed(self, branch: Tensor, residual: Tensor | None, index: int) -> tuple[Tensor, Tensor]:
         """Norm ``index`` of the sum of a branch and the residual stream, and the sum itself."""
@@ -155,10 +166,19 @@ class LanguageModel(nn.Module):
         """Logits at every position (B, T, V)."""
         return F.linear(self.hidden(token_BT), self.embedding_VD)
 
+    def head(self, hidden_BD: Tensor) -> Tensor:
+        """Logits (B, V) of normed positions."""
+        if self.across is not None:
+            return self.across.logits(hidden_BD, self.embedding_VD)
+        return F.linear(hidden_BD, self.embedding_VD)
+
     def loss(self, token_BT: Tensor, target_BT: Tensor) -> Tensor:
         """The mean cross-entropy of the targets. The head's logits never exist whole."""
         hidden_ND = self.hidden(token_BT).flatten(0, 1)
-        loss: Tensor = self.ops["linear_cross_entropy"](hidden_ND, self.embedding_VD, target_BT.flatten())
+        given = hidden_ND, self.embedding_VD, target_BT.flatten()
+        if self.across is not None:
+            return self.across.loss(self.ops["linear_cross_entropy"], *given)
+        loss: Tensor = self.ops["linear_cross_entropy"](*given)
         return loss
 
     def prefill(self, token_BT: Tensor, caches: list[Cache | None], start: int = 0) -> Tensor:
@@ -174,15 +194,16 @@ class LanguageModel(nn.Module):
         branch_BTD, residual_BTD = self._stream(token_BT, caches, start)
         residual_BD = None if residual_BTD is None else residual_BTD[:, -1]
         last_BD, _ = self.add_normed(branch_BTD[:, -1], residual_BD, len(self.layers))
-        return F.linear(last_BD, self.embedding_VD)
+        return self.head(last_BD)
 
     def decode(self, token_B: Tensor, position_B: Tensor, caches: list[Cache | None]) -> Tensor:
         """Logits (B, V) after one new token per sequence at absolute ``position_B``; updates ``caches`` in place."""
         step = Step(position_B)
         x_BD = F.embedding(token_B, self.embedding_VD)
         for index, layer in enumerate(self.blocks):
-            x_BD = x_BD + layer.decode(self._normed(x_BD, index), step, caches[index])
-        return F.linear(self._normed(x_BD, len(self.layers)), self.embedding_VD)
+            branch_BD = layer.decode(self._normed(x_BD, index), step, caches[index])
+            x_BD = x_BD + (branch_BD if self.across is None else self.across.leave(branch_BD))
+        return self.head(self._normed(x_BD, len(self.layers)))
 
     def balance_experts(self) -> None:
         """Moves the biases of routers after a training step; does nothing without experts."""
@@ -190,8 +211,13 @@ class LanguageModel(nn.Module):
             layer.balance()
 
 
+def _nothing_to_gather(_index: int | None) -> AbstractContextManager[None]:
+    """The context of weights that are whole anyway."""
+    return contextlib.nullcontext()
+
+
 def _again(
     layer: BlockModule,
-) -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
+) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """The contexts of a checkpointed sublayer's forward and of the forward that repeats it."""
     return contextlib.nullcontext(), layer.repeating()

@@ -123,6 +123,15 @@ class Launches:
             self.products.setdefault(self._next, []).append((launch, compile_only))
             self._next = None
 
+    def _transfer(self, work: Callable[[], object]) -> None:
+        """Plans work that is no kernel of ours, after what was planned so far and before what follows."""
+
+        def run() -> None:
+            work()
+
+        self.launches.append(run)
+        self.alone = True
+
     @contextlib.contextmanager
     def _beside(self) -> Iterator[None]:
         """Launches planned inside run on the side stream, after what the main one has done so far. With one stream they

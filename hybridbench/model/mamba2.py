@@ -95,10 +95,21 @@ class Mamba2Module(RecurrentModule):
             torch.unflatten(c, -1, groups),
         )
 
+    @property
+    def _own_norm(self) -> Tensor | None:
+        """The weight of the norm after the gate where this process has all of its channels."""
+        return None if self.across is not None else self.norm_weight_I
+
+    def _norm_across(self, gated: Tensor) -> Tensor:
+        """The norm after the gate where other ranks have the other channels; nothing elsewhere."""
+        if self.across is None or self.norm_weight_I is None:
+            return gated
+        return self.across.normed(gated, self.norm_weight_I, self.norm_eps)
+
     def _gate(self, y: Tensor, z: Tensor) -> Tensor:
         gated = y * F.silu(z)
-        if self.norm_weight_I is None:
-            return gated
+        if self._own_norm is None:
+            return self._norm_across(gated)
         return F.rms_norm(gated, (self.spec.d_inner,), self.norm_weight_I, self.norm_eps)
 
     @override
@@ -120,7 +131,7 @@ class Mamba2Module(RecurrentModule):
                 -self.A_log_H.exp(),
                 self.D_H,
                 self.dt_bias_H,
-                self.norm_weight_I,
+                self._own_norm,
                 head_dim=self.spec.head_dim,
                 n_groups=self.spec.n_groups,
                 chunk_size=self.spec.chunk_size,
@@ -134,7 +145,7 @@ class Mamba2Module(RecurrentModule):
             assert isinstance(cache, RecurrentCache)
             cache.state.copy_(state_BHPN)
             keep_tail(cache.conv_BCW, conv_in_BTC, step.start)
-        return out_BTI, self._value(conv_in_BTC)
+        return self._norm_across(out_BTI), self._value(conv_in_BTC)
 
     def _with_front(self, packed_BTC: Tensor, front_BSC: Tensor) -> Tensor:
         """Packed rows with the earlier rows in front that the convolution still reads.
@@ -170,7 +181,7 @@ class Mamba2Module(RecurrentModule):
             chunk_size=self.spec.chunk_size,
             **going_on,
         )
-        return self.ops["gate"](y_BTHP.flatten(2), z_BTI, self.norm_weight_I, eps=self.norm_eps), state_BHPN
+        return self.ops["gate"](y_BTHP.flatten(2), z_BTI, self._own_norm, eps=self.norm_eps), state_BHPN
 
     @override
     def mix_step(self, x_BD: Tensor, step: Step, cache: Cache, value: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,7 @@ from hybridbench.model.mamba2 import Mamba2Module
 from hybridbench.model.mlp import MlpModule
 from hybridbench.model.rotary import frequencies
 from hybridbench.model.state_stages import StateStages
+from hybridbench.model.summed import SummedStages
 from hybridbench.model.tiling import Tiling, power_of_two
 
 
@@ -46,7 +47,7 @@ class AttentionRead:
     norm_eps: float | None
 
 
-class Stages(StateStages):
+class Stages(StateStages, SummedStages):
     """The stages of one decode step of a model. ``reads`` are its attentions in order.
 
     Args:
@@ -66,6 +67,8 @@ class Stages(StateStages):
     ) -> None:
         super().__init__(B, model.embedding_VD, streams=streams, pdl=pdl, tilings=tilings)
         self.model = model
+        if model.across is not None:
+            self.across = model.across
         self.logits_BV: Tensor = torch.empty(self.B, model.embedding_VD.shape[0], **self.kind)
         self.reads: list[AttentionRead] = []
         self._plans: dict[tuple[int, ...], DecodePlan] = {}
@@ -268,7 +271,12 @@ class Stages(StateStages):
         """
         D, stream = self.model.d_model, self.stream
         x1, w1, k1 = first
-        x2, w2, k2 = second or (x1, w1, 0)
+        x2, w2, k2 = second = second or (x1, w1, 0)
+        if self.model.across is not None:
+            streams = stream.x_BD, stream.xw_BD, stream.squares
+            given = first, second, next_norm, streams
+            self.parts = self._sum_residual(*given, subtract=subtract, squares=squares, eps=eps)
+            return
         tiling = self._tiling("residual", D, k1 + k2)
         block_k = next(block for block in (tiling.block_k, 64, 32, 16) if k1 % block == 0 and k2 % block == 0)
         tiles = -(-D // tiling.rows)
@@ -307,7 +315,12 @@ class Stages(StateStages):
 
     def _head(self, token_B: Tensor, position_B: Tensor, advance: bool) -> None:
         """The launches that write the logits, the next tokens and the next positions."""
-        w = self.model.embedding_VD
+        w, stream = self.model.embedding_VD, self.stream
+        if self.model.across is not None:
+            given = w, (stream.xw_BD, stream.squares), self.logits_BV, token_B, position_B
+            eps, consumed = self.model.norm_eps, self._consumed()
+            self._gather_head(*given, advance=advance, norm_eps=eps, consumed=consumed)
+            return
         V, D = w.shape
         tiling = self._tiling("head", V, D)
         tiles = -(-V // tiling.rows)

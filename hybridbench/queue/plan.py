@@ -73,6 +73,12 @@ class Planned:
         """The keys of its cases."""
         return {str(json.loads(line)["key"]) for line in self.lines}
 
+    @property
+    def ranks(self) -> int:
+        """The most processes that one of its cases runs on, each with a GPU of its own."""
+        ways = [json.loads(line)["case"]["execution"] for line in self.lines]
+        return max((way.get("gpus", 1) * way.get("tp", 1) for way in ways), default=1)
+
     def case(self, name: str) -> Case:
         """The case of a file's name."""
         return Case.from_dict(json.loads(self.lines[int(name.partition(".")[0])])["case"])

@@ -155,6 +155,34 @@ class Ceilings:
 
 
 @dataclass(frozen=True)
+class Links:
+    """Rates of large transfers between the ranks of a case, measured in the processes that ran it.
+
+    Each is what a rank must send, over the time that the collective took: (n - 1)/n of the gathered or scattered bytes,
+    and twice that for an all-reduce, of n ranks. ``small_all_reduce_s`` is the time of an all-reduce of 16 KiB.
+    """
+
+    all_gather_bytes_per_s: float
+    reduce_scatter_bytes_per_s: float
+    all_reduce_bytes_per_s: float
+    small_all_reduce_s: float
+
+
+@dataclass(frozen=True)
+class RankObserved:
+    """What one rank saw of itself.
+
+    Attributes:
+        samples_ns: its own durations of the timed steps, in order; those of the case are the longest of all ranks.
+        memory: on its device.
+    """
+
+    rank: int
+    samples_ns: list[int]
+    memory: Memory
+
+
+@dataclass(frozen=True)
 class Part:
     """Samples of one part of a generation that is integrated over depths.
 
@@ -173,6 +201,8 @@ class Observed:
 
     ``samples_ns`` are durations of single steps in order (of whole generations for a generate workload, each of which
     decodes ``steps_per_sample`` tokens per sequence). They are empty where ``parts`` were timed in place of the whole.
+    Of a case of several ranks a step's duration is that of its slowest rank, ``silent_ns`` are durations of the same
+    step without what the ranks transfer, and everything that is not in ``ranks`` is the first rank's.
     """
 
     samples_ns: list[int]
@@ -196,3 +226,6 @@ class Observed:
     parts: list[Part] = field(default_factory=list)
     sized: list[SizeCheck] = field(default_factory=list)
     check_ns: int | None = None
+    ranks: list[RankObserved] = field(default_factory=list)
+    links: Links | None = None
+    silent_ns: list[int] = field(default_factory=list)

@@ -12,6 +12,8 @@ Schema history:
     5   ``Observed.sized`` and ``check_ns``: the check of the work at its own size; empty and None in older records.
     6   ``OperatorCount.formulas``; in older records it is empty, and counters had only their own formulas, so that
         fused attention on a CPU and kernels outside the dispatcher counted as 0.
+    7   cases of several ranks: ``Execution.gpus`` and ``tp``, ``Observed.ranks``, ``links`` and ``silent_ns``; 1, empty
+        and None in older records.
 """
 
 from __future__ import annotations
@@ -27,9 +29,10 @@ from hybridbench.record.caveats import Caveat
 from hybridbench.record.line import Line, body_of, stating_fields, time_of
 from hybridbench.record.observed import Environment, Observed
 from hybridbench.suite.case import Case
+from hybridbench.suite.spread import check_spreads
 from hybridbench.text import printable, shown
 
-SCHEMA = 6
+SCHEMA = 7
 
 
 class Status(StrEnum):
@@ -113,17 +116,19 @@ def _check_consistent(record: Record) -> None:
 
     Raises:
         ValueError: a time that is none, a step that took no time, or an observation without samples.
-        BadInput: an unknown dtype.
+        BadInput: an unknown dtype, or a case that cannot be spread over its ranks.
     """
     for dtype in (record.case.execution.dtype, record.case.execution.state_dtype):
         if dtype is not None and dtype not in DTYPE_BYTES:
             raise unknown_name("dtype", dtype, DTYPE_BYTES)
     time_of(record.started_at)
+    check_spreads(record.case)
     seen = record.observed
     if seen is None:
         return
     samples = [seen.samples_ns, *(part.samples_ns for part in seen.parts)]
-    if any(ns <= 0 for some in samples for ns in some):
+    of_ranks = [seen.silent_ns, *(rank.samples_ns for rank in seen.ranks)]
+    if any(ns <= 0 for some in [*samples, *of_ranks] for ns in some):
         raise ValueError("samples_ns holds a duration that is not above 0")
     if not any(samples):
         raise ValueError("samples_ns is empty")

@@ -22,7 +22,7 @@ from hybridbench.suite.workloads import WORKLOADS
 from hybridbench.units import format_tokens, parse_range
 
 _TOKENS = ("context", "prompt")
-_COUNTS = (*_TOKENS, "batch", "depths", "streams", "seed")
+_COUNTS = (*_TOKENS, "batch", "depths", "streams", "gpus", "tp", "seed")
 _TEXTS = (
     *("arch", "model", "scale", "ratio", "recipe", "pattern", "workload", "device", "dtype", "state_dtype", "mode"),
     *("checkpoint", "backends", "status", "run_id", "caveats"),
@@ -34,7 +34,10 @@ FIELDS = (*_SHORT, *_TEXTS, *_COUNTS)
 ASKED = ("tokens_per_s", "step_s", "floor_frac")
 """The metrics that are shown where none is named."""
 
-_TELLING = ("scale", "batch", "prompt", "depths", "device", "dtype", "state_dtype", "mode", "streams", "checkpoint")
+_TELLING = (
+    *("scale", "batch", "prompt", "depths", "device", "dtype", "state_dtype", "mode", "streams", "checkpoint"),
+    *("gpus", "tp"),
+)
 """Fields with a column of their own where records differ in them."""
 
 

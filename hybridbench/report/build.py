@@ -34,6 +34,8 @@ from hybridbench.report.part import ReportPart
 from hybridbench.report.plots import group_plots
 from hybridbench.report.provenance import differing_software, kernels_that_ran, machines
 from hybridbench.report.repeat import command
+from hybridbench.report.scaling import TITLE as SCALING
+from hybridbench.report.scaling import scaling_parts
 from hybridbench.report.scatters import group_scatters
 from hybridbench.report.serving import serving_part
 from hybridbench.report.spreads import group_spread
@@ -120,6 +122,11 @@ class Report:
     traces: tuple[TraceSection, ...] = ()
 
     @property
+    def scaling(self) -> list[Table]:
+        """What several GPUs give over one; empty if no case ran on several."""
+        return [table for part in self.parts if part.title == SCALING for table in part.tables]
+
+    @property
     def workloads(self) -> dict[str, list[Record]]:
         """The records of each kind of work, in the order of the groups."""
         kinds = dict.fromkeys(section.group.workload for section in self.groups)
@@ -156,7 +163,7 @@ def build_report(
         tuple(_paper_section(one, name) for one, name in zip(compared, names, strict=True)),
         tuple(machines(shown)),
         runs if len(set(runs.values())) > 1 else {},
-        (*parts, *([served] if served else [])),
+        (*scaling_parts(shown), *parts, *([served] if served else [])),
         tuple(trace_sections(traces)),
     )
 

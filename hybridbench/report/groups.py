@@ -20,7 +20,7 @@ from hybridbench.arch.model import ModelSpec
 from hybridbench.record import Record
 from hybridbench.report.places import BATCH, CONTEXT, place_text
 from hybridbench.store import newest
-from hybridbench.suite.case import Execution
+from hybridbench.suite.case import Execution, spread_text
 from hybridbench.suite.workloads import WORKLOADS
 from hybridbench.units import format_tokens
 
@@ -146,6 +146,7 @@ def _conditions(record: Record) -> dict[str, str]:
         "mode": execution.mode,
         "streams": f"{execution.streams} streams" if execution.streams > 1 else "",
         "checkpoint": "" if execution.checkpoint == "none" else f"{execution.checkpoint} checkpointing",
+        "ranks": spread_text(execution),
         "backends": backends_text(execution),
     }
     return {name: text for name, text in conditions.items() if text}

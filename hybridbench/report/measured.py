@@ -35,6 +35,7 @@ class _Detail:
 
 
 _SUMMARY = "measured against the floor"
+_SEVERAL = "several GPUs"
 _DETAILS = (
     _Detail(
         _SUMMARY,
@@ -85,6 +86,14 @@ _DETAILS = (
             ("predicted_conv_state_bytes", "conv_state_bytes"),
         ),
     ),
+    _Detail(
+        _SEVERAL,
+        (
+            *("step_s", "tokens_per_s_per_gpu", "exposed_s", "exposed_frac", "transfer_s", "transfer_bytes"),
+            *("scaling_floor_frac", "slowest_rank_ratio", "rank_peak_bytes"),
+        ),
+        shared=(("step_s", "exposed_s", "transfer_s"),),
+    ),
     _Detail("energy", ("energy_per_token_j", "power_w")),
 )
 
@@ -92,6 +101,8 @@ _OPTIONAL = {
     # Columns that are left out if no case has a value; cells of other columns say "unknown".
     *("token_s", "gradients_bytes", "optimizer_bytes", "paper_flops", "hardware_flops", "hfu_frac"),
     *("energy_per_token_j", "power_w"),
+    *("tokens_per_s_per_gpu", "exposed_s", "exposed_frac", "transfer_s", "transfer_bytes"),
+    *("scaling_floor_frac", "slowest_rank_ratio", "rank_peak_bytes"),
     # A generation timed at several contexts has no percentiles; any other step has no parts.
     *("step_p05_s", "step_p95_s", "step_p99_s", "prefill_part_s", "integration_frac"),
 }
@@ -223,6 +234,8 @@ def summary_table(group: Group) -> Table:
 def detail_tables(group: Group) -> list[Table]:
     """All other tables with a row per case: time, work, FLOPs by counter, memory, cache, and energy where known."""
     wanted = [detail for detail in _DETAILS if detail.title != _SUMMARY and group.workload in detail.workloads]
+    if all(record.case.ranks == 1 for record in group.records):
+        wanted = [detail for detail in wanted if detail.title != _SEVERAL]
     tables = [_detail_table(group, detail) for detail in wanted]
     return [table for table in tables if len(table.columns) > 3]
 

@@ -60,6 +60,8 @@ def _guesses(group: Group) -> Iterator[Sweep]:
         backends=execution.backends,
         streams=execution.streams,
         checkpoint=execution.checkpoint,
+        gpus=str(execution.gpus),
+        tp=str(execution.tp),
         seed=execution.seed,
         prompt=work.prompt or Sweep.prompt,
         depths=work.depths or None,
@@ -78,7 +80,7 @@ def _typed(sweep: Sweep) -> str:
         given = getattr(sweep, name)
         if given is not None:
             words += [f"--{name.replace('_', '-')}", str(given)]
-    for name in ("streams", "checkpoint", "seed", "prompt", "depths", "max_time_s", "min_samples"):
+    for name in ("streams", "checkpoint", "gpus", "tp", "seed", "prompt", "depths", "max_time_s", "min_samples"):
         given = getattr(sweep, name)
         if given != getattr(Sweep, name):
             words += [

@@ -40,6 +40,8 @@ class Execution:
         seed: of weights and inputs.
         streams: CUDA streams a decode step's parallel branches run on: 1 (one after the other) or 2 (side by side).
         checkpoint: which activations a training step keeps: one of ``CHECKPOINTS``.
+        gpus: ranks that a training step's sequences are divided over (FSDP2), one GPU each; on a CPU processes.
+        tp: ranks that every sublayer's heads and columns are divided over (tensor parallel), one GPU each.
     """
 
     device: str
@@ -50,11 +52,38 @@ class Execution:
     seed: int = 0
     streams: int = 1
     checkpoint: str = "none"
+    gpus: int = 1
+    tp: int = 1
+
+    @property
+    def ranks(self) -> int:
+        """Processes that run the case together, each with a GPU of its own."""
+        return self.gpus * self.tp
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values. ``gpus`` and ``tp`` are left out where they are 1, as in records that were made before."""
+        body = asdict(self)
+        for name in ("gpus", "tp"):
+            if body[name] == 1:
+                del body[name]
+        return body
 
     @property
     def storage(self) -> Storage:
         """Bytes per element this execution stores."""
         return Storage.of(self.dtype, self.state_dtype)
+
+
+def spread_text(execution: Execution) -> str:
+    """How a case is spread over several ranks, in a few words; empty for one.
+
+    >>> spread_text(Execution("cuda", "bfloat16", "eager", gpus=2))
+    'FSDP2 on 2 GPUs'
+    """
+    what = "GPUs" if execution.device == "cuda" else "processes"
+    if execution.gpus > 1:
+        return f"FSDP2 on {execution.gpus} {what}"
+    return f"tensor parallel on {execution.tp} {what}" if execution.tp > 1 else ""
 
 
 @dataclass(frozen=True)
@@ -113,6 +142,11 @@ class Case:
         return self.execution.device
 
     @property
+    def ranks(self) -> int:
+        """Processes that run it together, each with a GPU of its own."""
+        return self.execution.ranks
+
+    @property
     def how(self) -> str:
         """How it is run, in a few words."""
         return f"{self.execution.device} {self.execution.dtype} {self.execution.mode}"
@@ -130,6 +164,8 @@ class Case:
         more = f" at {work.depths} depths" if work.depths else ""
         if self.execution.checkpoint != "none":
             more += f", {self.execution.checkpoint} checkpointing"
+        if self.ranks > 1:
+            more += f", {spread_text(self.execution)}"
         return f"{work.kind} {self.model.label} {self.model.scale} ctx {context} b{work.batch}{more}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -137,7 +173,7 @@ class Case:
         return {
             "model": self.model.to_dict(),
             "workload": asdict(self.workload),
-            "execution": asdict(self.execution),
+            "execution": self.execution.to_dict(),
             "sampling": asdict(self.sampling),
             "limit_s": self.limit_s,
             **({"ratios": list(self.ratios)} if self.ratios else {}),

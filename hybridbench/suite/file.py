@@ -80,7 +80,7 @@ _SWEEP_TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("moe", "as_published"), (bool,)),
     "backends": (dict,),
 }
-_NUMBERS = ("ctx", "batch", "positions")
+_NUMBERS = ("ctx", "batch", "positions", "gpus", "tp")
 
 
 def _checked(table: Any, where: str) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from hybridbench.suite.case import (
 )
 from hybridbench.suite.models import ALL_ARCHS, model_specs, ratios_by_stack, same_stacks
 from hybridbench.suite.ops import CORE, CORE_PARTS, DECODE_STEP, OPS, backends_used
+from hybridbench.suite.spread import check_spread, spreads_of
 from hybridbench.suite.workloads import Workload, WorkloadRow, names_where, workload_row
 
 
@@ -67,6 +68,8 @@ class Sweep:
     backends: dict[str, str] = field(default_factory=dict)
     streams: int = 1
     checkpoint: str = "none"
+    gpus: str = "1"
+    tp: str = "1"
     seed: int = 0
     max_time_s: float | None = None
     min_samples: int | None = None
@@ -104,16 +107,19 @@ def cases(sweep: Sweep, *, has_gpu: bool, spelled: Callable[[str], str] = str) -
     check_seconds(limit_s, spelled("limit_s"), "to run")
     if not 0 <= sweep.seed < 2**62:
         raise BadInput(f"seed {sweep.seed}: give a whole number from 0 to {2**62 - 1}.")
+    spreads = spreads_of(sweep.gpus, sweep.tp, spelled)
+    for spread in spreads:
+        check_spread(spread, [spec for spec, _ in specs], batches, execution, sweep.workload, spelled)
     return [
         Case(
             model=spec,
             workload=Workload(sweep.workload, context, batch, prompt, depths),
-            execution=_fitted(execution, spec, sweep.workload),
+            execution=_fitted(replace(execution, gpus=spread.gpus, tp=spread.tp), spec, sweep.workload),
             sampling=sampling,
             limit_s=limit_s,
             ratios=ratios,
         )
-        for (spec, ratios), batch, context in itertools.product(specs, batches, contexts)
+        for (spec, ratios), spread, batch, context in itertools.product(specs, spreads, batches, contexts)
     ]
 
 

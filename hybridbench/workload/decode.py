@@ -186,6 +186,7 @@ def prepare_decode(case: Case, model: LanguageModel, checker: Checker | None = N
         caches=present(loop.caches),
         checks=loop.checks,
         capacity=context if loop.grows else context + 1,
+        again=lambda: loop.ready(verify=False),
     )
 
 
@@ -235,6 +236,7 @@ def prepare_generate(case: Case, model: LanguageModel, checker: Checker | None =
         checks=loop.checks,
         capacity=work.context - 1 if loop.grows and work.depths else work.context,
         check_at_size=lambda checker: checker.prefill(token_BT, model.new_caches(work.batch, work.prompt, storage)),
+        again=lambda: partial(generate, loop.ready(verify=False)),
         parts=parts,
     )
 

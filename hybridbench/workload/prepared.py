@@ -50,6 +50,8 @@ class Prepared:
             compiled.
         check_at_size: compares the work with parts of itself at its own size, and raises WrongResult; None where that
             was done already.
+        again: makes the step anew, as it is timed; None where ``step`` does everything anew each time. A captured step
+            does what it did when it was captured.
         parts: what is timed instead of ``step``, in this order; empty where ``step`` itself is timed.
     """
 
@@ -65,13 +67,26 @@ class Prepared:
     checks: list[Check] = field(default_factory=list)
     verify: Callable[[], Check] | None = None
     check_at_size: Callable[[Checker], None] | None = None
+    again: Callable[[], Callable[[], object]] | None = None
     parts: list[TimedPart] = field(default_factory=list)
 
 
-def random_tokens(case: Case, *shape: int, device: torch.device, offset: int = 0) -> Tensor:
-    """Token ids drawn uniformly from the vocabulary, from the case's seed."""
+def random_tokens(
+    case: Case, *shape: int, device: torch.device, offset: int = 0, share: tuple[int, int] = (0, 1)
+) -> Tensor:
+    """Token ids drawn uniformly from the vocabulary, from the case's seed.
+
+    Args:
+        share: which of equal parts of the sequences they are: its number, and how many there are. Sequences are the
+            last dimension but one; ``shape`` is that of this part.
+    """
     generator = torch.Generator(device=device).manual_seed(case.execution.seed + 1 + offset)
-    return torch.randint(case.model.vocab_size, shape, device=device, generator=generator)
+    index, count = share
+    if count == 1:
+        return torch.randint(case.model.vocab_size, shape, device=device, generator=generator)
+    *before, rows, columns = shape
+    whole = torch.randint(case.model.vocab_size, (*before, rows * count, columns), device=device, generator=generator)
+    return whole[..., index * rows : (index + 1) * rows, :].contiguous()
 
 
 def present(caches: list[Cache | None]) -> list[Cache]:

@@ -139,7 +139,7 @@ OTHERS = {
     "cuda": {"environment": {"cuda": "1"}},
     "python": {"environment": {"python": "3.13.0"}},
     "packages": {"environment": {"packages": {"torch": "9.9"}}},
-    "schema": {"schema": SCHEMA - 3},
+    "schema": {"schema": SCHEMA - 4},
 }
 CROSSED_BY = {
     **dict.fromkeys(("dtype", "state dtype"), "dtype"),

@@ -126,6 +126,16 @@ HARMLESS: dict[str, dict[str, str]] = {
         "row[:, None] * w_width": TILE,
         **dict.fromkeys(PARTS, SCRATCH),
     },
+    "project_summand": {
+        **dict.fromkeys(("split * BLOCKS", "(split + 1) * BLOCKS"), COLUMNS_OF_WEIGHT),
+        **dict.fromkeys(
+            ("split * BLOCKS // SPLITS * BLOCK_K", "(split + 1) * BLOCKS // SPLITS * BLOCK_K"), COLUMNS_OF_WEIGHT
+        ),
+        "tile * ROWS": WEIGHT_ROW,
+        "row[:, None] * w_width": TILE,
+        **dict.fromkeys(PARTS, SCRATCH),
+    },
+    "join_residual": {"tile * ROWS": WEIGHT_ROW, "tile * B": FEW_TOKENS},
     "project_swiglu": {
         **dict.fromkeys((*SPLIT_COLUMNS, *SPLIT_STARTS), COLUMNS_OF_WEIGHT),
         "tile * HALF": WEIGHT_ROW,

@@ -148,6 +148,27 @@ def fused_step(pdl: bool) -> None:
         fused.FusedStep(model, caches, token, position, advance=True, pdl=pdl, tilings=tilings)()
 
 
+def step_of_a_rank(pdl: bool) -> None:
+    """The fused decode step of one of two ranks, each of which has a part of every sublayer; nothing travels."""
+    from hybridbench.arch.families import pattern_spec
+    from hybridbench.arch.split import part_of
+    from hybridbench.model import fused
+    from hybridbench.model.across import Across
+    from hybridbench.model.build import build_model, resolve_backends
+    from hybridbench.suite.case import Case, Execution
+    from hybridbench.suite.workloads import Workload
+
+    for pattern in ("M-*-", "(*&M)-"):
+        part = part_of(pattern_spec(pattern, "1b"), 2)
+        case = Case(part, Workload("generate", 8, B, 6), Execution("cpu", "bfloat16", "eager"))
+        model = build_model(case, resolve_backends(case))
+        model.across = Across(0, 2)
+        model.across.silent = True
+        token, position = torch.empty(2, B, dtype=torch.int64)
+        caches = model.new_caches(B, 8, case.execution.storage)
+        fused.FusedStep(model, caches, token, position, advance=True, pdl=pdl)()
+
+
 def spinning(_pdl: bool) -> None:
     """Work of a known length."""
     from hybridbench.kernels import triton_spin
@@ -156,7 +177,7 @@ def spinning(_pdl: bool) -> None:
     triton_spin.spin(seen, waited, 200_000)
 
 
-LAUNCHES = (elementwise, optimizer, delta, scan, decode, fused_step, spinning)
+LAUNCHES = (elementwise, optimizer, delta, scan, decode, fused_step, step_of_a_rank, spinning)
 """A row for each module of kernels; each is told whether kernels overlap the ones before (``triton_launch``)."""
 
 

@@ -121,7 +121,7 @@ class ContextCase:
             "tokens": self.tokens,
             "beyond": {**asdict(self.beyond), "lengths": list(self.beyond.lengths), "depths": list(self.beyond.depths)},
             "batch": self.batch,
-            "execution": asdict(self.execution),
+            "execution": self.execution.to_dict(),
             "place": asdict(self.place),
             "limit_s": self.limit_s,
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hybridbench.arch import model as arch
@@ -129,7 +129,7 @@ class TaskCase:
             "task": self.task,
             "size": self.size,
             "setting": to_plain(self.setting),
-            "execution": asdict(self.execution),
+            "execution": self.execution.to_dict(),
             "evaluations": self.evaluations,
             "limit_s": self.limit_s,
         }

@@ -163,7 +163,7 @@ class LearnCase:
             "batch": self.batch,
             "steps": self.steps,
             "recipe": asdict(self.recipe),
-            "execution": asdict(self.execution),
+            "execution": self.execution.to_dict(),
             "sampling": asdict(self.sampling),
             "place": asdict(self.place),
             "limit_s": self.limit_s,

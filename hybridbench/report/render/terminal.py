@@ -175,6 +175,8 @@ def print_report(report: Report, console: Console, *, brief: bool = False) -> No
             print_table(section.headline, console)
         if not brief or not several:
             print_table(section.summary, console)
+    for table in report.scaling:
+        print_table(table, console)
     for traced in report.traces:
         print_table(traced.table, console)
     for paper in () if brief else report.papers:

@@ -57,6 +57,10 @@ class Backward(OverLayers):
 
     def run(self) -> None:
         """Compares all layers, the norms between them, and the loss."""
+        with self.model.gathering(None):
+            self._run()
+
+    def _run(self) -> None:
         model, seen = self.model, set[str]()
         branch, residual = F.embedding(self.token_BT, model.embedding_VD).detach(), None
         for index, layer in enumerate(model.layers):
@@ -65,7 +69,7 @@ class Backward(OverLayers):
             seen.add(symbol)
             normed, added = self._norm(index, branch, residual, wanted)
             del branch, residual
-            with choosing(layer):
+            with model.gathering(index), choosing(layer):
                 branch = self._layer(index, layer, normed, wanted)
             residual = added
             del normed, added

@@ -1,0 +1,141 @@
+"""summed: stages of a fused decode step where each rank has a part of every sublayer: sums over ranks, and the head.
+
+A sublayer's end is three launches where one rank needs one: this rank's summand of the output projection, the
+all-reduce, and what follows it. All are on the step's stream, so that a graph captures them. Each rank multiplies by
+its own rows of the head; the logits are gathered, and every rank chooses the same next token.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hybridbench.kernels.step import triton_across, triton_ends
+from hybridbench.model.across import Across
+from hybridbench.model.launches import Launches
+from hybridbench.model.tiling import power_of_two
+
+
+class SummedStages(Launches):
+    """The stages that differ where ``across`` is set; ``launches`` and buffers are those of the step."""
+
+    across: Across
+
+    def _sum_residual(
+        self,
+        first: tuple[Tensor, Tensor, int],
+        second: tuple[Tensor, Tensor, int],
+        next_norm: Tensor,
+        stream: tuple[Tensor, Tensor, Tensor],
+        *,
+        subtract: bool,
+        squares: Tensor | None,
+        eps: float,
+    ) -> int:
+        """The launches of ``Stages._residual``; how many parts the next norm's squares have.
+
+        Args:
+            stream: the residual stream, that times the next norm's weight, and the squares that are left for it.
+        """
+        (x1, w1, k1), (x2, w2, k2) = first, second
+        D, across, normed = next_norm.shape[0], self.across, squares is not None
+        tiling = self._tiling("residual", D, k1 + k2)
+        block_k = next(block for block in (tiling.block_k, 64, 32, 16) if k1 % block == 0 and k2 % block == 0)
+        tiles = -(-D // tiling.rows)
+        part, count = self._parts("residual", tiles, tiling, tiling.rows)
+        sums = torch.zeros(self.B * (D + normed), **self.wide)
+        self._launch(
+            triton_across.project_summand,
+            tiles * tiling.splits,
+            x1,
+            x2,
+            sums if squares is None else squares,
+            w1,
+            w2,
+            sums,
+            part,
+            count,
+            w1.stride(0),
+            w2.stride(0),
+            warps=tiling.warps,
+            D=D,
+            K1=k1,
+            K2=k2,
+            SUBTRACT=subtract,
+            NORMED=normed,
+            PARTS=1 if squares is None else squares.shape[0],
+            PARTS_TILE=1 if squares is None else power_of_two(squares.shape[0]),
+            B=self.B,
+            TOKENS=self.tokens,
+            ROWS=tiling.rows,
+            **{**tiling.constants, "BLOCK_K": block_k},
+        )
+        self._transfer(lambda: across.add(sums))
+        self._launch(
+            triton_across.join_residual,
+            tiles,
+            sums,
+            next_norm,
+            *stream,
+            eps,
+            warps=tiling.warps,
+            D=D,
+            WIDTH=k1 * across.size,
+            NORMED=normed,
+            B=self.B,
+            TOKENS=self.tokens,
+            ROWS=tiling.rows,
+        )
+        return tiles
+
+    def _gather_head(
+        self,
+        weight_VD: Tensor,
+        stream: tuple[Tensor, Tensor],
+        logits_BV: Tensor,
+        token_B: Tensor,
+        position_B: Tensor,
+        *,
+        advance: bool,
+        norm_eps: float,
+        consumed: dict[str, int],
+    ) -> None:
+        """The launches of ``Stages._head``.
+
+        Args:
+            stream: the normed stream but for its scale, and the squares that give it.
+            consumed: arguments of a product that finishes the stream's norm.
+        """
+        across, mine = self.across, self.across.rows(weight_VD)
+        rows, D = mine.shape
+        local_BV = torch.zeros(self.B, rows, **self.kind)
+        tiling = self._tiling("head", rows, D)
+        tiles = -(-rows // tiling.rows)
+        best = torch.zeros(self.B, tiles, **self.wide)
+        best_at = torch.zeros(self.B, tiles, dtype=torch.int32, device=mine.device)
+        cut = tiling.constants
+        del cut["SPLITS"]
+        self._launch(
+            triton_ends.project_head,
+            tiles,
+            *stream,
+            mine,
+            local_BV,
+            best,
+            best_at,
+            norm_eps,
+            tiles,
+            warps=tiling.warps,
+            D=D,
+            VOCABULARY=rows,
+            **consumed,
+            ROWS=tiling.rows,
+            **cut,
+        )
+
+        def choose() -> None:
+            logits_BV.copy_(across.gather(local_BV, logits_BV.shape[1]))
+            token_B.copy_(logits_BV.argmax(-1))
+            position_B.add_(int(advance))
+
+        self._transfer(choose)

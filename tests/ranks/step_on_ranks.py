@@ -1,0 +1,83 @@
+"""Runs the fused decode step on two ranks in triton's interpreter; prints one JSON list of [model, error of logits].
+
+Each rank has a part of every sublayer. The error is the largest distance of its logits from those of the modules of one
+rank over some tokens, relative to their spread. The next tokens must be the same.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+os.environ["TRITON_INTERPRET"] = "1"
+
+import torch
+from decode_in_interpreter import mend_the_interpreter
+from two_ranks import on_ranks
+
+from hybridbench.arch.families import Options, pattern_spec
+from hybridbench.arch.model import ModelSpec
+from hybridbench.model.build import build_model, resolve_backends
+from hybridbench.model.fused import FusedStep
+from hybridbench.ranks.place import place_of
+from hybridbench.suite.case import Case, Execution
+from hybridbench.suite.workloads import Workload
+
+PROMPT, STEPS, BATCH = 5, 2, 2
+MODELS = {
+    "attention and mlp": pattern_spec("*-", "toy"),
+    "mamba": pattern_spec("M-", "toy"),
+    "intra": pattern_spec("(*&M)-", "toy"),
+    "joint": pattern_spec("(*&M)-", "toy", Options(fusion_op="concat", fusion_out="joint")),
+}
+
+
+def steps(spec: ModelSpec, tp: int, fused: bool) -> tuple[list[object], list[list[int]]]:
+    """The logits and the next tokens of some steps after a prompt."""
+    work = Workload("generate", PROMPT + STEPS, BATCH, PROMPT)
+    case = Case(spec, work, Execution("cpu", "float32", "eager", tp=tp))
+    place = place_of(case)
+    part = case if place is None else place.part
+    resolved = resolve_backends(part)
+    model = build_model(part, resolved)
+    if place is None:
+        model.allocate(torch.device("cpu"), 0)
+    else:
+        place.allocate(model, resolved, torch.device("cpu"))
+    tokens = torch.randint(spec.vocab_size, (BATCH, PROMPT), generator=torch.Generator().manual_seed(1))
+    caches = model.new_caches(BATCH, PROMPT + STEPS, case.execution.storage)
+    logits, fed = [], []
+    with torch.no_grad():
+        token_B, position_B = model.prefill(tokens, caches).argmax(-1), torch.full((BATCH,), PROMPT)
+        plan = FusedStep(model, caches, token_B, position_B, advance=True) if fused else None
+        for _ in range(STEPS):
+            if plan is None:
+                logits.append(model.decode(token_B, position_B, caches))
+                token_B = logits[-1].argmax(-1)
+                position_B += 1
+            else:
+                logits.append(plan().clone())
+            fed.append(token_B.tolist())
+        assert position_B.tolist() == [PROMPT + STEPS] * BATCH
+    return [one.numpy().copy() for one in logits], fed
+
+
+def main() -> None:
+    mend_the_interpreter()
+    torch.set_num_threads(1)
+    found = []
+    for name in sys.argv[1:] or MODELS:
+        expected, tokens = steps(MODELS[name], 1, False)
+        worst = 0.0
+        for logits, fed in on_ranks(2, steps, MODELS[name], 2, True):
+            assert fed == tokens, f"{name}: other tokens"
+            for mine, one in zip(logits, expected, strict=True):
+                right = torch.as_tensor(one).double()
+                worst = max(worst, float((torch.as_tensor(mine).double() - right).abs().max() / right.std()))
+        found.append([name, worst])
+    print(json.dumps(found))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""Which cases may run on several ranks, what part each rank has, and what is said of those that may not."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hybridbench.arch import model as arch
+from hybridbench.arch.families import ARCHS, Options, build_spec, pattern_spec
+from hybridbench.arch.split import cuts_of, part_of
+from hybridbench.cli.options import as_typed
+from hybridbench.derive import transfers
+from hybridbench.errors import BadInput
+from hybridbench.model.build import build_model, resolve_backends
+from hybridbench.record import Ceilings, Links, Memory, Observed, RankObserved, Record, Status
+from hybridbench.report.scaling import scaling_table
+from hybridbench.suite.case import Case, Execution
+from hybridbench.suite.file import load_suite
+from hybridbench.suite.spread import part_of_case, work_of_rank
+from hybridbench.suite.sweep import Sweep, cases
+from hybridbench.suite.workloads import Workload
+from hybridbench.team import Team, _settings
+
+
+def test_a_case_of_one_rank_has_the_key_and_the_text_that_it_had_before() -> None:
+    (case,) = cases(Sweep("train", arch="inter", ctx="1k", batch="2"), has_gpu=False)
+    assert "gpus" not in case.to_dict()["execution"]
+    (same,) = cases(Sweep("train", arch="inter", ctx="1k", batch="2", gpus="1", tp="1"), has_gpu=False)
+    assert same.key == case.key
+    two = cases(Sweep("train", arch="inter", ctx="1k", batch="2", gpus="1,2"), has_gpu=False)
+    assert [one.ranks for one in two] == [1, 2]
+    assert two[0].key == case.key != two[1].key
+    assert Case.from_dict(json.loads(json.dumps(two[1].to_dict()))) == two[1]
+    assert two[1].label.endswith("FSDP2 on 2 processes")
+
+
+def test_a_suite_names_ranks_as_the_command_line_does(tmp_path: Path) -> None:
+    suite = tmp_path / "two.toml"
+    suite.write_text('[[sweep]]\nworkload = "train"\narch = "mamba"\nbatch = 4\ngpus = "1,2"\n[[sweep]]\n')
+    suite.write_text(suite.read_text() + 'workload = "decode"\narch = "mamba"\nctx = "64"\ntp = 2\n')
+    found = load_suite(suite).cases(has_gpu=False)
+    assert [(one.execution.gpus, one.execution.tp) for one in found] == [(1, 1), (2, 1), (1, 2)]
+
+
+KINDS = "attention, mamba2, mlp, parallel"
+REFUSED = {
+    "both ways": ({"gpus": "2", "tp": "2"}, "--gpus 2 with --tp 2: a case is spread one way; give one of them."),
+    "a batch": ({"gpus": "3", "batch": "4"}, "--gpus 3: batch 4, that of all ranks, does not divide by 3."),
+    "query heads": ({"tp": "4", "scale": "5m", "arch": "swa"}, "tp 4: 6 query heads do not divide by 4; give a"),
+    "SSM heads": ({"tp": "8"}, "tp 8: 4 SSM heads do not divide by 8; give a divisor of 4."),
+    "a mixer": ({"tp": "2", "mixer": "kda"}, f"tp 2 for a block of kind kda: only blocks of kind {KINDS} are divided."),
+    "experts": ({"gpus": "2", "moe": True}, "routed experts run on one GPU only."),
+    "compiled": ({"tp": "2", "mode": "compile"}, "--tp 2 in mode compile: several ranks run in mode eager or graph."),
+    "checkpoints": ({"gpus": "2", "checkpoint": "full"}, "--gpus 2 with checkpoint full: several ranks keep all"),
+    "too many": ({"gpus": "2k"}, "--gpus 2048: give 1024 at most."),
+    "none": ({"tp": "0"}, "tp '0'"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_spread_is_refused_with_one_sentence(name: str) -> None:
+    options, sentence = REFUSED[name]
+    asked = Sweep("train", **{"arch": "inter", "scale": "tiny", "ctx": "64", "batch": "2", **options})
+    with pytest.raises(BadInput) as refused:
+        cases(asked, has_gpu=False, spelled=as_typed)
+    assert sentence in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_sequences_are_divided_in_training_only() -> None:
+    with pytest.raises(BadInput, match="only train divides its sequences; give --tp instead"):
+        cases(Sweep("decode", arch="mamba", ctx="64", batch="2", gpus="2"), has_gpu=False, spelled=as_typed)
+
+
+def test_groups_that_neither_divide_nor_can_be_held_by_as_many_ranks_are_refused() -> None:
+    spec = build_spec("transformer", "5m")
+    block = replace(spec.blocks["*"], n_heads=12, n_kv_heads=4)
+    with pytest.raises(BadInput, match="4 KV heads neither divide by 6 nor can each be held by as many ranks"):
+        part_of(replace(spec, blocks={**spec.blocks, "*": block}), 6)
+
+
+SPLIT = {
+    **{f"{name} {scale}": (build_spec(name, scale), 2) for name in ARCHS for scale in ("toy", "1b", "3b")},
+    "transformer on 16": (build_spec("transformer", "3b"), 16),
+    "mamba on 8": (build_spec("mamba", "3b"), 8),
+    "gate": (build_spec("intra", "tiny", Options(fusion_scale="gate")), 2),
+    "lent": (pattern_spec("(*&M)-", "tiny", Options(fusion_value="shared", fusion_scale="vector")), 2),
+}
+
+
+@pytest.mark.parametrize("name", SPLIT)
+def test_the_parts_of_all_ranks_make_every_parameter_once(name: str) -> None:
+    """And each part is what the module of the part's own spec has."""
+    spec, ranks = SPLIT[name]
+    work = Workload("decode", 16, 1)
+    whole, part = (
+        build_model(case, resolve_backends(case))
+        for case in (Case(one, work, Execution("cpu", "float32", "eager")) for one in (spec, part_of(spec, ranks)))
+    )
+    for block, layer, mine in zip(spec.placed, whole.blocks, part.blocks, strict=True):
+        parts = dict(mine.named_parameters())
+        of_ranks = [cuts_of(block, ranks, rank) for rank in range(ranks)]
+        for parameter, tensor in layer.named_parameters():
+            cuts = [cuts[parameter] for cuts in of_ranks]
+            assert all(
+                cut.spans is None or sum(b - a for a, b in cut.spans) == parts[parameter].shape[cut.dim] for cut in cuts
+            )
+            if cuts[0].spans is None:
+                continue
+            shared = {span for span, _, _ in cuts[0].shared}
+            held = [span for cut in cuts for at, span in enumerate(cut.spans or ()) if at not in shared]
+            common = {span for cut in cuts for at, span in enumerate(cut.spans or ()) if at in shared}
+            edges = sorted([*held, *common])
+            assert edges[0][0] == 0
+            assert edges[-1][1] == tensor.shape[cuts[0].dim]
+            assert all(before[1] == after[0] for before, after in itertools.pairwise(edges)), parameter
+
+
+def test_a_worker_with_several_gpus_uses_none_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = (on("mamba", "decode", 2, tp=tp) for tp in (1, 2))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    assert [Team().takes(case) for case in (one, two)] == [False, True]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,4")
+    assert [Team().takes(case) for case in (one, two)] == [True, True]
+    settings = [_settings(2, ["3", "4"], rank)["CUDA_VISIBLE_DEVICES"] for rank in (0, 1)]
+    assert settings == ["3,4", "4,3"], "each rank's own GPU is the first that it sees"
+
+
+def record(case: Case, step_ns: int, silent_ns: int = 0) -> Record:
+    memory = Memory(1, None, None, None, 7, 9)
+    ranks = [RankObserved(rank, [step_ns], memory) for rank in range(case.ranks)] if case.ranks > 1 else []
+    seen = Observed(
+        samples_ns=[step_ns], steps_per_sample=1, warmup_steps=1, warmup_ns=1, timer="scripted",
+        parameters=arch.params(part_of_case(case).model), memory=memory, cache=None, counts=[], backends=[], kernels=[],
+        gpu_before=None, gpu_after=None, energy=None, build_ns=1, prepare_ns=1, ranks=ranks,
+        ceilings=Ceilings("bfloat16", 1e15, 4e12, 4e12),
+        links=Links(4e11, 2e11, 3e11, 1e-5) if ranks else None,
+        silent_ns=[silent_ns] if silent_ns else [],
+    )  # fmt: skip
+    from hybridbench.dialogue import UNKNOWN
+
+    return Record(case, Status.OK, "run", "2026-01-01T00:00:00+00:00", UNKNOWN, seen)
+
+
+def on(spec_name: str, kind: str, batch: int, **spread: int) -> Case:
+    mode = "graph" if kind == "decode" else "eager"
+    return Case(build_spec(spec_name, "1b"), Workload(kind, 8192, batch), Execution("cuda", "bfloat16", mode, **spread))
+
+
+def test_bytes_of_transfers_by_hand() -> None:
+    sharded = record(on("transformer", "train", 4, gpus=2), 10**9)
+    params, vocabulary, width, layers = 1_236_000_000, 128_256, 2048, 32
+    params = arch.params(sharded.case.model)
+    root = (vocabulary + layers + 1) * width
+    assert transfers.gathered_bytes(sharded) == (2 * params - root) * 2 / 2, "half of it comes from the other rank"
+    assert transfers.scattered_bytes(sharded) == params * 4 / 2
+    assert transfers.all_reduced_bytes(sharded) == 0
+    decoding = record(on("transformer", "decode", 4, tp=2), 10**6)
+    assert transfers.all_reduced_bytes(decoding) == 2 * 0.5 * layers * 4 * width * 2
+    assert transfers.gathered_bytes(decoding) == 0.5 * 4 * vocabulary * 2
+    assert transfers.transfer_bytes(record(on("transformer", "decode", 4), 10**6)) is None
+
+
+def test_a_rank_computes_its_part_with_its_part_of_the_head() -> None:
+    spec, work = work_of_rank(on("transformer", "decode", 4, tp=2))
+    assert (spec.vocab_size, spec.blocks["*"].n_heads, spec.blocks["-"].d_ff, work.batch) == (64_128, 16, 4096, 4)
+    spec, work = work_of_rank(on("transformer", "train", 4, gpus=2))
+    assert (spec.vocab_size, spec.blocks["*"].n_heads, work.batch) == (128_256, 32, 2)
+
+
+def test_the_table_compares_with_one_gpu_at_the_same_batch_and_at_the_same_batch_each() -> None:
+    records = [
+        record(on("inter", "train", 2), 100_000_000),
+        record(on("inter", "train", 4), 180_000_000),
+        record(on("inter", "train", 4, gpus=2), 110_000_000, 95_000_000),
+    ]
+    table = scaling_table(records)
+    assert table is not None
+    (row,) = table.rows
+    found = {column.key: cell.value for column, cell in zip(table.columns, row, strict=True)}
+    assert found["strong_frac"] == pytest.approx(180 / (2 * 110))
+    assert found["weak_frac"] == pytest.approx(100 / 110)
+    assert found["exposed_s"] == pytest.approx(0.015)
+    assert found["tokens_per_s_per_gpu"] == pytest.approx(4 * 8192 / 0.110 / 2)
+    assert found["transfer_s"] == pytest.approx(
+        (transfers.gathered_bytes(records[2]) or 0) / 4e11 + (transfers.scattered_bytes(records[2]) or 0) / 2e11
+    )
+    assert found["scaling_floor_frac"] == pytest.approx(1.0), "transfers take less than the work, so they can be hidden"
+    assert scaling_table(records[:2]) is None
