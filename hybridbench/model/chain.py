@@ -9,11 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
-from hybridbench.kernels.step import triton_segments
+from hybridbench.kernels.step import triton_head_norm, triton_segments
+from hybridbench.model.mixed import Mixed
 from hybridbench.model.stages import Stages
-
-PROGRAMS = 2
-"""Programs per SM beyond which one goes over several sequences, so that it loads what they share once."""
+from hybridbench.model.tiling import Tiling, power_of_two
 
 ALIGNED = 16
 """Columns to which a packed row is padded, so that every row starts on 16 bytes."""
@@ -24,6 +23,9 @@ class Chain(Stages):
 
     ``shared`` holds buffers that the stages of one layer leave for those of later ones, by name.
     """
+
+    most_beside = 8
+    """The most sequences that one program goes over one after the other; columns of a product for all of them."""
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
@@ -37,9 +39,30 @@ class Chain(Stages):
         """Plans the launch of a kernel, which is given whether it overlaps the one before as ``PDL`` too."""
         self._launch(kernel, programs, *args, warps=warps, **constants)
 
-    def sequences_beside(self, heads: int) -> int:
-        """How many sequences a program of one head goes over, where heads have weights of their own to load."""
-        return max(1, min(self.B, 8, heads * self.B // (PROGRAMS * self.n_sms)))
+    def packed(self, width: int) -> Tensor:
+        """A buffer (B, width or a little more), whose rows start on 16 bytes."""
+        return self._new(-(-width // ALIGNED) * ALIGNED)
+
+    def tiling(self, name: str, n_rows: int, k: int) -> Tiling:
+        """How a product with a weight (n_rows, k) is cut: as searched, by its name and size, or by rules."""
+        return self._tiling(name, n_rows, k)
+
+    def parts_of(self, name: str, tiles: int, tiling: Tiling) -> tuple[Tensor, Tensor]:
+        """Where the splits of a product leave their parts, and the counts of those that have."""
+        return self._parts(name, tiles, tiling, tiling.rows)
+
+    def consumed(self) -> dict[str, int]:
+        """The constants of a kernel that finishes the norm of the residual stream."""
+        return self._consumed()
+
+    def sequences_beside(self, groups: int, per_sm: int = 1) -> int:
+        """How many sequences a program goes over where groups of channels have weights of their own to load.
+
+        Args:
+            groups: of channels, a program each.
+            per_sm: programs that fit on an SM; with more than fit, each loads its weights for several sequences.
+        """
+        return max(1, min(self.B, self.most_beside, -(-groups * self.B // (per_sm * self.n_sms))))
 
     def project(
         self,
@@ -57,12 +80,11 @@ class Chain(Stages):
             conv: state (B, C, columns), taps (C, taps) and bias (C) of a causal conv over the active rows before silu.
         """
         R, K = w.shape
-        tiling = self._tiling("segments", R, K)
+        tiling = self.tiling("segments", R, K)
         tiles = -(-R // tiling.rows)
-        packed = self._new(-(-R // ALIGNED) * ALIGNED)
-        part, count = self._parts("segments", tiles, tiling, tiling.rows)
+        packed = self.packed(R)
         state, taps, bias = conv or (packed, packed, None)
-        consumed = self._consumed()
+        consumed = self.consumed()
         if x is not None:
             consumed |= {"PARTS": 1, "PARTS_TILE": 1}
         self._launch(
@@ -75,8 +97,7 @@ class Chain(Stages):
             state,
             taps,
             taps if bias is None else bias,
-            part,
-            count,
+            *self.parts_of("segments", tiles, tiling),
             self.model.norm_eps,
             warps=tiling.warps,
             K=K,
@@ -94,3 +115,26 @@ class Chain(Stages):
             **tiling.constants,
         )
         return packed
+
+    def by_heads(self, mixed: Mixed, heads: int, head_eps: float | None) -> Mixed:
+        """An output whose heads are divided by their own root mean square, in place; as it is without ``head_eps``."""
+        if head_eps is None:
+            return mixed
+        width = mixed.y_BI.shape[1] // heads
+        parts = 1 if mixed.squares is None else mixed.squares.shape[0]
+        self._launch(
+            triton_head_norm.norm_heads,
+            self.B * heads,
+            mixed.y_BI,
+            self.stream.squares if mixed.squares is None else mixed.squares,
+            mixed.eps,
+            head_eps,
+            B=self.B,
+            H=heads,
+            P=width,
+            P_TILE=power_of_two(width),
+            NORMED=mixed.squares is not None,
+            PARTS=parts,
+            PARTS_TILE=power_of_two(parts),
+        )
+        return Mixed(mixed.y_BI)

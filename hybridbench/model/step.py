@@ -1,8 +1,9 @@
 """step: the two ways to decode one token: module by module, or as one plan of fused kernels.
 
 They are the backends ``modules`` and ``fused`` of the operation ``decode_step`` (``operations.step``). The first runs
-every kernel by itself and supports every model. The second supports the blocks of the five families, and is verified
-against the first on the model, caches and context that are timed. ``choices`` decides which of them a case takes.
+every kernel by itself and supports every model. The second supports MLPs, the mixers of ``steps.table`` and parallel
+blocks of one of these with attention, and is verified against the first on the model, caches and context that are
+timed. ``choices`` decides which of them a case takes.
 """
 
 from __future__ import annotations

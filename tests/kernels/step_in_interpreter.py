@@ -45,7 +45,7 @@ def errors(spec: ModelSpec, dtype: str, batch: int, prompt: int, tiling: Tiling 
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():  # of ones and zeros nobody could say whether they were read
         for parameter in model.parameters():
-            if parameter.dim() == 1:
+            if parameter.dim() == 1 or not parameter.float().std():
                 parameter.add_(torch.randn(parameter.shape, generator=generator).to(parameter.dtype) / 10)
     token = torch.randint(spec.vocab_size, (batch, prompt), generator=torch.Generator().manual_seed(1))
     plain = model.new_caches(batch, prompt + STEPS, case.execution.storage)
@@ -104,6 +104,18 @@ MIXERS = [
     ("K-*-", Options(**SMALL), "float32", 9, 5, Tiling(64, 2, 64, 2, 4)),
     ("(*&K)K", Options(**SMALL), "float32", 2, 5, None),
     ("K-*", Options(**SMALL), "bfloat16", 3, 5, Tiling(64, 2, 64, 2, 4)),
+    ("L-*-", Options(**SMALL), "float32", 3, 5, Tiling(64, 2, 64, 2, 4)),
+    ("(*&L)L", Options(**SMALL), "float32", 2, 5, None),
+    ("L-*", Options(**SMALL), "bfloat16", 3, 5, Tiling(64, 2, 64, 2, 4)),
+    ("3-*-", Options(**SMALL), "float32", 3, 5, Tiling(64, 2, 64, 2, 4)),
+    ("(*&3)3", Options(**SMALL), "float32", 2, 5, None),
+    ("3-*", Options(**SMALL), "bfloat16", 3, 5, Tiling(64, 2, 64, 2, 4)),
+    ("7-7-*", Options(**SMALL), "float32", 9, 5, Tiling(64, 2, 64, 2, 4)),
+    ("(*&7)7(*&7)7", Options(**SMALL), "float32", 2, 5, None),
+    ("7-7", Options(**SMALL), "bfloat16", 3, 5, Tiling(64, 2, 64, 2, 4)),
+    ("m-*-", Options(**SMALL), "float32", 9, 5, Tiling(64, 2, 64, 2, 4)),
+    ("(*&m)m", Options(**SMALL), "float32", 2, 5, None),
+    ("m-*", Options(**SMALL), "bfloat16", 3, 5, Tiling(64, 2, 64, 2, 4)),
 ]
 
 if __name__ == "__main__":

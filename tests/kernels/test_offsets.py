@@ -139,6 +139,22 @@ HARMLESS: dict[str, dict[str, str]] = {
         "channel * COLUMNS": "the last few inputs of a channel: 2^18 x 2^3",
         **dict.fromkeys(PARTS, SCRATCH),
     },
+    "project_rwkv7": {
+        **dict.fromkeys((*SPLIT_COLUMNS, *SPLIT_STARTS), COLUMNS_OF_WEIGHT),
+        **dict.fromkeys(("(tile - begin) * ROWS", "tile // WIDE * I", "tile // WIDE * WIDE"), WEIGHT_ROW),
+        "mix * D": "one of 6 rows of 2^18",
+        **dict.fromkeys(PARTS, SCRATCH),
+    },
+    "update_lightning": {
+        **dict.fromkeys(("h * P", "chunk * VALUES", "h * CHUNKS"), ROW),
+        "(h * CHUNKS + chunk) * B": SHARES,
+    },
+    "update_mamba3": dict.fromkeys(("(H + h) * P", "h * N", "h // (H // G) * N"), ROW),
+    "update_rwkv7": {
+        **dict.fromkeys(("h * P", "h * SLICE"), ROW),
+        "tl.program_id(0) % groups * SEQUENCES": "a sequence of a fused step, at most 2^8",
+    },
+    "update_selective": {"tile * CHANNELS": ROW},
     "update_delta": dict.fromkeys(("(G + group) * P", "group * P", "h * P", "h * V"), ROW),
     "project_head": {"tile * ROWS": WEIGHT_ROW, "b * tiles": FEW_TOKENS},
     "finish": {"b * tiles": FEW_TOKENS},

@@ -147,3 +147,21 @@ def test_weights_are_loaded_before_the_wait() -> None:
     before = ptx[: ptx.index("griddepcontrol.wait")]
     assert before.count("ld.global.v4.b32") >= 8
     assert "cp.async.cg.shared.global" not in before
+
+
+def test_a_mixer_s_state_is_loaded_before_the_wait_and_its_weights_16_bytes_at_a_time() -> None:
+    from hybridbench.kernels.step import triton_delta_rule, triton_segments
+
+    cut = {"B": 4, "TOKENS": 8, "ROWS": 32, "SPLITS": 1, "BLOCK_K": 128, "STAGES": 4, "PARTS": 32, "PARTS_TILE": 32}
+    constants = {"K": 2048, "X_WIDTH": 2048, "R": 12352, "WIDTH": 12352, "FIRST": 0, "LAST": 8192, "TAPS": 4}
+    constants |= {"COLUMNS": 4, "BIAS": False, "NORMED": True, "PDL": True, **cut}
+    ptx = for_hopper(triton_segments.project_segments, constants, TYPES).asm["ptx"]
+    assert ptx[: ptx.index("griddepcontrol.wait")].count("ld.global.v4.b32") >= 32 * 128 // (8 * 128)
+    assert "cp.async.cg.shared.global" in ptx
+    assert "cp.async.ca.shared.global" not in ptx
+    head = {"B": 4, "H": 32, "G": 16, "P": 128, "V": 128, "WIDTH": 12352, "RANK": 0, "SEQUENCES": 1, "P_TILE": 128}
+    head |= {"HALF": 64, "RANK_TILE": 16, "BESIDE": 8, "HEAD_NORM": False, "PDL": True}
+    types = TYPES | dict.fromkeys(("A_log_ptr", "dt_bias_ptr"), "*fp32")
+    types |= dict.fromkeys(("scale", "unit_eps", "head_eps"), "fp32")
+    ptx = for_hopper(triton_delta_rule.update_delta, head, types, num_warps=8).asm["ptx"]
+    assert ptx[: ptx.index("griddepcontrol.wait")].count("ld.global.v4.b32") >= 128 * 128 // (8 * 256)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import triton.language as tl
 
+from hybridbench.kernels.step.triton_low_rank import low_rank_rows, of_sequence, second_product
 from hybridbench.kernels.triton_jit import jit
 from hybridbench.kernels.triton_launch import wait
 
@@ -29,7 +30,8 @@ def unit_length(x: tl.tensor, eps: tl.tensor) -> tl.tensor:
 @jit
 def _keys(
     packed_ptr: tl.tensor,
-    decay_w: tl.tensor,
+    decays: tl.tensor,
+    s: tl.tensor,
     rate: tl.tensor,
     bias: tl.tensor,
     h: tl.tensor,
@@ -41,7 +43,7 @@ def _keys(
     V: tl.constexpr,
     RANK: tl.constexpr,
     P_TILE: tl.constexpr,
-    RANK_TILE: tl.constexpr,
+    BESIDE: tl.constexpr,
 ) -> tl.tensor:
     """The query and the key of a head, the decay of each key channel, and beta before its sigmoid."""
     p = tl.arange(0, P_TILE)
@@ -50,9 +52,7 @@ def _keys(
     k = tl.load(packed_ptr + (G + group) * P + p, mask=p < P, other=0.0).to(tl.float32)
     gates = packed_ptr + (2 * G * P + H * V)
     if RANK > 0:
-        r = tl.arange(0, RANK_TILE)
-        of_decay = tl.load(gates + RANK + r, mask=r < RANK, other=0.0).to(tl.float32)
-        dt = tl.sum(decay_w.to(tl.float32) * of_decay[None, :], 1)
+        dt = of_sequence(decays, s, BESIDE)
         beta = tl.load(gates + 2 * RANK + h).to(tl.float32)
     else:
         dt = tl.zeros((P_TILE,), tl.float32) + tl.load(gates + H * V + h).to(tl.float32)
@@ -65,7 +65,8 @@ def _keys(
 def _values(
     packed_ptr: tl.tensor,
     state: tl.tensor,
-    gate_w: tl.tensor,
+    gates: tl.tensor,
+    s: tl.tensor,
     q: tl.tensor,
     k: tl.tensor,
     decay: tl.tensor,
@@ -77,16 +78,13 @@ def _values(
     P: tl.constexpr,
     V: tl.constexpr,
     RANK: tl.constexpr,
-    RANK_TILE: tl.constexpr,
+    BESIDE: tl.constexpr,
 ) -> tl.tensor:
     """The new state of some value channels, their output before norm and gate, and the gate."""
-    gates = packed_ptr + (2 * G * P + H * V)
     if RANK > 0:
-        r = tl.arange(0, RANK_TILE)
-        of_gate = tl.load(gates + r, mask=r < RANK, other=0.0).to(tl.float32)
-        gate = tl.sigmoid(tl.sum(gate_w.to(tl.float32) * of_gate[None, :], 1))
+        gate = tl.sigmoid(of_sequence(gates, s, BESIDE))
     else:
-        z = tl.load(gates + h * V + v, mask=v < V, other=0.0).to(tl.float32)
+        z = tl.load(packed_ptr + (2 * G * P + H * V) + h * V + v, mask=v < V, other=0.0).to(tl.float32)
         gate = z * tl.sigmoid(z)
     new = tl.load(packed_ptr + 2 * G * P + h * V + v, mask=v < V, other=0.0).to(tl.float32)
     state = state.to(tl.float32) * decay[:, None]
@@ -101,15 +99,16 @@ def _one_sequence(
     state_ptr: tl.tensor,
     state: tl.tensor,
     other_state: tl.tensor,
-    decay_w: tl.tensor,
-    gate_w: tl.tensor,
-    other_gate_w: tl.tensor,
+    decays: tl.tensor,
+    gates: tl.tensor,
+    other_gates: tl.tensor,
     rate: tl.tensor,
     bias: tl.tensor,
     norm_weight_ptr: tl.tensor,
     y_ptr: tl.tensor,
     h: tl.tensor,
     b: tl.tensor,
+    s: tl.tensor,
     scale: tl.tensor,
     unit_eps: tl.tensor,
     eps: tl.tensor,
@@ -122,7 +121,7 @@ def _one_sequence(
     RANK: tl.constexpr,
     P_TILE: tl.constexpr,
     HALF: tl.constexpr,
-    RANK_TILE: tl.constexpr,
+    BESIDE: tl.constexpr,
     HEAD_NORM: tl.constexpr,
 ) -> None:
     """Stores the new state of a head and its output, from both halves of the state."""
@@ -131,11 +130,11 @@ def _one_sequence(
     packed_ptr += b.to(tl.int64) * WIDTH
     kind = state_ptr.dtype.element_ty
     state_ptr += (b.to(tl.int64) * H + h) * (P * V) + p[:, None] * V + v[None, :]
-    q, k, decay, beta = _keys(packed_ptr, decay_w, rate, bias, h, scale, unit_eps, H, G, P, V, RANK, P_TILE, RANK_TILE)
-    state, y, gate = _values(packed_ptr, state, gate_w, q, k, decay, beta, h, v, H, G, P, V, RANK, RANK_TILE)
+    q, k, decay, beta = _keys(packed_ptr, decays, s, rate, bias, h, scale, unit_eps, H, G, P, V, RANK, P_TILE, BESIDE)
+    state, y, gate = _values(packed_ptr, state, gates, s, q, k, decay, beta, h, v, H, G, P, V, RANK, BESIDE)
     tl.store(state_ptr, state.to(kind), mask=(p < P)[:, None] & (v < V)[None, :])
     state, other_y, other_gate = _values(
-        packed_ptr, other_state, other_gate_w, q, k, decay, beta, h, v + HALF, H, G, P, V, RANK, RANK_TILE
+        packed_ptr, other_state, other_gates, s, q, k, decay, beta, h, v + HALF, H, G, P, V, RANK, BESIDE
     )
     tl.store(state_ptr + HALF, state.to(kind), mask=(p < P)[:, None] & (v + HALF < V)[None, :])
     scaling = tl.rsqrt((tl.sum(y * y, 0) + tl.sum(other_y * other_y, 0)) / V + eps)
@@ -177,6 +176,7 @@ def update_delta(
     P_TILE: tl.constexpr,
     HALF: tl.constexpr,
     RANK_TILE: tl.constexpr,
+    BESIDE: tl.constexpr,
     HEAD_NORM: tl.constexpr,
     PDL: tl.constexpr,
 ) -> None:
@@ -192,7 +192,6 @@ def update_delta(
     first = tl.program_id(0) % groups * SEQUENCES
     p = tl.arange(0, P_TILE)
     v = tl.arange(0, HALF)
-    r = tl.arange(0, RANK_TILE)
     ok = (p < P)[:, None] & (v < V)[None, :]
     other_ok = (p < P)[:, None] & (v + HALF < V)[None, :]
     # weights never change and no other kernel writes the state: all this may be loaded before the wait
@@ -202,21 +201,24 @@ def update_delta(
     rate = -tl.exp(tl.load(A_log_ptr + h))
     if RANK > 0:
         bias = tl.load(dt_bias_ptr + h * P + p, mask=p < P, other=0.0)
-        rank_ok = (r < RANK)[None, :]
-        decay_at = decay_w_ptr + h.to(tl.int64) * (P * RANK) + p[:, None] * RANK + r[None, :]
-        gate_at = gate_w_ptr + h.to(tl.int64) * (V * RANK) + v[:, None] * RANK + r[None, :]
-        decay_w = tl.load(decay_at, mask=(p < P)[:, None] & rank_ok, other=0.0)
-        gate_w = tl.load(gate_at, mask=(v < V)[:, None] & rank_ok, other=0.0)
-        other_gate_w = tl.load(gate_at + HALF * RANK, mask=(v + HALF < V)[:, None] & rank_ok, other=0.0)
+        decay_w = low_rank_rows(decay_w_ptr, h * P + p, p < P, RANK, RANK_TILE)
+        gate_w = low_rank_rows(gate_w_ptr, h * V + v, v < V, RANK, RANK_TILE)
+        other_gate_w = low_rank_rows(gate_w_ptr, h * V + v + HALF, v + HALF < V, RANK, RANK_TILE)
     else:
         bias = tl.load(dt_bias_ptr + h)
-        decay_w = bias
-        gate_w = bias
-        other_gate_w = bias
     wait(PDL)
+    if RANK > 0:
+        ranks = packed_ptr + (2 * G * P + H * V)
+        decays = second_product(decay_w, ranks + RANK, first, B, WIDTH, RANK, RANK_TILE, SEQUENCES, BESIDE)
+        gates = second_product(gate_w, ranks, first, B, WIDTH, RANK, RANK_TILE, SEQUENCES, BESIDE)
+        other_gates = second_product(other_gate_w, ranks, first, B, WIDTH, RANK, RANK_TILE, SEQUENCES, BESIDE)
+    else:
+        decays = bias
+        gates = bias
+        other_gates = bias
     _one_sequence(
-        packed_ptr, state_ptr, state, other_state, decay_w, gate_w, other_gate_w, rate, bias, norm_weight_ptr, y_ptr,
-        h, first, scale, unit_eps, eps, head_eps, H, G, P, V, WIDTH, RANK, P_TILE, HALF, RANK_TILE, HEAD_NORM,
+        packed_ptr, state_ptr, state, other_state, decays, gates, other_gates, rate, bias, norm_weight_ptr, y_ptr,
+        h, first, 0, scale, unit_eps, eps, head_eps, H, G, P, V, WIDTH, RANK, P_TILE, HALF, BESIDE, HEAD_NORM,
     )  # fmt: skip
     if SEQUENCES > 1:
         for i in range(1, tl.minimum(SEQUENCES, B - first)):
@@ -225,7 +227,7 @@ def update_delta(
             state = tl.load(at, mask=ok, other=0.0)
             other_state = tl.load(at + HALF, mask=other_ok, other=0.0)
             _one_sequence(
-                packed_ptr, state_ptr, state, other_state, decay_w, gate_w, other_gate_w, rate, bias,
-                norm_weight_ptr, y_ptr, h, b, scale, unit_eps, eps, head_eps,
-                H, G, P, V, WIDTH, RANK, P_TILE, HALF, RANK_TILE, HEAD_NORM,
+                packed_ptr, state_ptr, state, other_state, decays, gates, other_gates, rate, bias,
+                norm_weight_ptr, y_ptr, h, b, i, scale, unit_eps, eps, head_eps,
+                H, G, P, V, WIDTH, RANK, P_TILE, HALF, BESIDE, HEAD_NORM,
             )  # fmt: skip

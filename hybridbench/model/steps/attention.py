@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from hybridbench.arch.blocks.attention import Attention
 from hybridbench.model.attention import AttentionModule
 from hybridbench.model.cache import AttentionCache
-from hybridbench.model.steps.row import Mixed, MixerStep, odd_width
+from hybridbench.model.mixed import Mixed
+from hybridbench.model.steps.row import MixerStep, odd_width
 
 if TYPE_CHECKING:
     from hybridbench.model.chain import Chain  # it needs triton

@@ -9,7 +9,8 @@ from hybridbench.arch.blocks.gated_delta import GatedDelta
 from hybridbench.arch.blocks.kda import Kda
 from hybridbench.model.cache import RecurrentCache
 from hybridbench.model.delta import DeltaModule
-from hybridbench.model.steps.row import Mixed, MixerStep, large_state, odd_width
+from hybridbench.model.mixed import Mixed
+from hybridbench.model.steps.row import MixerStep, large_state, odd_width
 from hybridbench.model.tiling import power_of_two
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ def _plan(chain: Chain, module: DeltaModule, cache: RecurrentCache, head_eps: fl
         SEQUENCES=sequences,
         P_TILE=power_of_two(P),
         HALF=power_of_two(V) // 2,
-        RANK_TILE=power_of_two(max(rank, 1)),
+        RANK_TILE=power_of_two(max(rank, 16)),
+        BESIDE=chain.most_beside,
         HEAD_NORM=head_eps is not None,
     )
     return Mixed(y_BI)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from hybridbench.arch.blocks.mamba2 import Mamba2
 from hybridbench.model.cache import RecurrentCache
 from hybridbench.model.mamba2 import Mamba2Module
-from hybridbench.model.steps.row import Mixed, MixerStep, odd_width
+from hybridbench.model.mixed import Mixed
+from hybridbench.model.steps.row import MixerStep, odd_width
 
 if TYPE_CHECKING:
     from hybridbench.model.chain import Chain  # it needs triton

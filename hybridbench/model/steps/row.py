@@ -1,4 +1,4 @@
-"""row: what the fused decode step knows of a mixer, and what its stages leave for the output projection."""
+"""row: what the fused decode step knows of a mixer, and sizes that its kernels cannot hold."""
 
 from __future__ import annotations
 
@@ -6,22 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
-
-@dataclass(frozen=True)
-class Mixed:
-    """A mixer's output before its output projection.
-
-    Attributes:
-        y_BI: the output, of ``out_width`` channels.
-        squares: sums of squares (parts, B) of a row of it, by whose root mean square plus ``eps`` it is still to be
-            divided; None where nothing is left to do.
-    """
-
-    y_BI: Tensor
-    squares: Tensor | None = None
-    eps: float = 0.0
+from hybridbench.model.mixed import Mixed
 
 
 @dataclass(frozen=True)
