@@ -8,24 +8,24 @@ from device memory, updates the caches in place, and writes logits and the next 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor
 
 from hybridbench.arch.blocks.parallel import Fusion
 from hybridbench.kernels.tuning import compile_together
-from hybridbench.model.attention import AttentionModule
 from hybridbench.model.block import BlockModule
-from hybridbench.model.cache import AttentionCache, Cache, ParallelCache, RecurrentCache
+from hybridbench.model.cache import Cache, ParallelCache
+from hybridbench.model.chain import Chain
 from hybridbench.model.language import LanguageModel
-from hybridbench.model.mamba2 import Mamba2Module
+from hybridbench.model.mixer import MixerModule
 from hybridbench.model.mlp import MlpModule
 from hybridbench.model.parallel import ParallelModule
-from hybridbench.model.stages import Stages
+from hybridbench.model.steps.table import STEPS
 from hybridbench.model.tiling import Tiling
 
 
-class FusedStep(Stages):
+class FusedStep(Chain):
     """The launches of one decode step of a model. ``reads`` are its attentions in order.
 
     Args:
@@ -65,34 +65,29 @@ class FusedStep(Stages):
     def _plan(self, caches: list[Cache | None], token_B: Tensor, position_B: Tensor, advance: bool) -> None:
         self._begin(caches, token_B, position_B)
         for index, (layer, cache) in enumerate(zip(self.model.blocks, caches, strict=True)):
-            PLANS[type(layer)](self, layer, cache, self.model.norm_weights[index + 1])
+            plan = PLANS.get(type(layer), FusedStep._plan_mixer)
+            plan(self, layer, cache, self.model.norm_weights[index + 1])
         self._head(token_B, position_B, advance)
 
     def _plan_mlp(self, layer: MlpModule, _cache: None, next_norm: Tensor) -> None:
         act = self._swiglu(layer)
         self._residual((act, layer.out_proj.weight, layer.out_proj.in_features), None, next_norm)
 
-    def _plan_attention(self, layer: AttentionModule, cache: AttentionCache, next_norm: Tensor) -> None:
+    def _plan_mixer(self, layer: MixerModule, cache: Cache, next_norm: Tensor) -> None:
+        """A mixer by its row of ``steps.table``, and its output projection."""
         assert layer.out_proj is not None
-        out = self._attention(layer, cache, norm_eps=None)
-        self._residual((out, layer.out_proj.weight, layer.out_proj.in_features), None, next_norm)
-
-    def _plan_mamba2(self, layer: Mamba2Module, cache: RecurrentCache, next_norm: Tensor) -> None:
-        assert layer.out_proj is not None
-        norm = "none" if layer.norm_weight_I is None else "row"
-        y, squares = self._mamba2(layer, cache, norm=norm, eps=layer.norm_eps)
-        first = (y, layer.out_proj.weight, layer.out_proj.in_features)
-        self._residual(first, None, next_norm, squares=squares if norm == "row" else None, eps=layer.norm_eps)
+        mixed = STEPS[type(layer.spec)].plan(self, layer, cache, None)
+        first = (mixed.y_BI, layer.out_proj.weight, layer.out_proj.in_features)
+        self._residual(first, None, next_norm, squares=mixed.squares, eps=mixed.eps)
 
     def _plan_parallel(self, layer: ParallelModule, cache: ParallelCache, next_norm: Tensor) -> None:
-        mamba2, attention = cast("Mamba2Module", layer.first), cast("AttentionModule", layer.second)
-        state, kept = cast("RecurrentCache", cache.first), cast("AttentionCache", cache.second)
         fusion: Fusion = layer.spec.fusion
-        normed = fusion.norm == "group"
+        head_eps = layer.norm_eps if fusion.norm == "group" else None
         with self._beside():
-            out = self._attention(attention, kept, norm_eps=layer.norm_eps if normed else None)
-        y, _ = self._mamba2(mamba2, state, norm="head" if normed else "none", eps=layer.norm_eps)
+            second_mixed = STEPS[type(layer.second.spec)].plan(self, layer.second, cache.second, head_eps)
+        first_mixed = STEPS[type(layer.first.spec)].plan(self, layer.first, cache.first, head_eps)
         self._meet()
+        y, out = first_mixed.y_BI, second_mixed.y_BI
         widths = y.shape[1], out.shape[1]
         if layer.out_proj is None:
             assert layer.first.out_proj is not None
@@ -107,11 +102,10 @@ class FusedStep(Stages):
 
 PLANS: dict[type[BlockModule], Callable[[FusedStep, Any, Any, Tensor], None]] = {
     MlpModule: FusedStep._plan_mlp,
-    AttentionModule: FusedStep._plan_attention,
-    Mamba2Module: FusedStep._plan_mamba2,
     ParallelModule: FusedStep._plan_parallel,
 }
-"""Module of a sublayer to what plans its launches, called with the module, its cache and the weight of the next norm.
+"""Module of a sublayer that is no single mixer to what plans its launches, called with the module, its cache and the
+weight of the next norm. A mixer is planned by its row of ``steps.table``.
 
 ``step.UNFUSED`` has a row for the block of every module here.
 """

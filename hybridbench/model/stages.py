@@ -120,7 +120,7 @@ class Stages(StateStages, SummedStages):
         )
         self.parts = 1
 
-    def _attention(self, module: AttentionModule, cache: AttentionCache, *, norm_eps: float | None) -> Tensor:
+    def attention(self, module: AttentionModule, cache: AttentionCache, *, norm_eps: float | None) -> Tensor:
         """Projection to q, k and v with rotation and cache write, then the attention; its output (B, H x V)."""
         spec, w = module.spec, module.in_proj.weight
         H, K, P, V, D = spec.n_heads, spec.n_kv_heads, spec.head_dim, spec.v_head_dim, spec.d_model
@@ -187,7 +187,7 @@ class Stages(StateStages, SummedStages):
             self._plans[sizes] = DecodePlan.make(self.B, *sizes, like)
         return self._plans[sizes]
 
-    def _mamba2(self, module: Mamba2Module, cache: RecurrentCache, *, norm: str, eps: float) -> tuple[Tensor, Tensor]:
+    def mamba2(self, module: Mamba2Module, cache: RecurrentCache, *, norm: str, eps: float) -> tuple[Tensor, Tensor]:
         """Projection with convolution, then the state's update; y (B, I) and the sums of squares of its heads."""
         spec, w = module.spec, module.in_proj.weight
         inner, channels, H = spec.d_inner, spec.conv_channels, spec.n_heads

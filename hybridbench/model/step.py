@@ -1,8 +1,9 @@
 """step: the two ways to decode one token: module by module, or as one plan of fused kernels.
 
 They are the backends ``modules`` and ``fused`` of the operation ``decode_step`` (``operations.step``). The first runs
-every kernel by itself and supports every model. The second supports the blocks of the five families, and is verified
-against the first on the model, caches and context that are timed. ``choices`` decides which of them a case takes.
+every kernel by itself and supports every model. The second supports MLPs, the mixers of ``steps.table`` and parallel
+blocks of one of these with attention, and is verified against the first on the model, caches and context that are
+timed. ``choices`` decides which of them a case takes.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from torch import Tensor
 
 from hybridbench.arch.block import Block
 from hybridbench.arch.blocks.attention import Attention
-from hybridbench.arch.blocks.mamba2 import Mamba2
 from hybridbench.arch.blocks.mlp import Mlp
 from hybridbench.arch.blocks.parallel import Parallel
 from hybridbench.errors import WrongResult
@@ -23,6 +23,8 @@ from hybridbench.kernels import Problem
 from hybridbench.kernels.backend import Implementation, accepts_anything, imported
 from hybridbench.kernels.verify import Check
 from hybridbench.model.cache import Cache, recurrent_states, states_compared
+from hybridbench.model.steps.row import odd_width
+from hybridbench.model.steps.table import STEPS
 from hybridbench.sizes import FUSED_STEP_BATCH
 from hybridbench.suite.case import GRAPH, Case
 from hybridbench.suite.ops import DECODE_STEP, block_ops, block_uses
@@ -85,49 +87,32 @@ FUSED_AXES = {"scale": ("none",), "value": ("separate",)}
 """Fusion axes of a parallel block to the values that the kernels support. They support every norm and op."""
 
 
-def _odd_width(*widths: int) -> str | None:
-    """Why widths are unsupported: products take blocks of 16 columns, the least of a tensor-core product."""
-    odd = next((width for width in widths if width % 16), None)
-    return None if odd is None else f"widths must be multiples of 16, and one is {odd}"
-
-
 def _unfused_mlp(block: Mlp) -> str | None:
-    return _odd_width(block.d_model, block.d_ff)
-
-
-def _unfused_mamba2(block: Mamba2) -> str | None:
-    return _odd_width(block.d_model, block.out_width)
-
-
-def _unfused_attention(block: Attention) -> str | None:
-    if block.head_dim % 8 or block.v_head_dim % 8:
-        return f"its heads must be multiples of 8 wide, and one is {block.head_dim} or {block.v_head_dim}"
-    return _odd_width(block.d_model, block.out_width)
+    return odd_width(block.d_model, block.d_ff)
 
 
 def _unfused_parallel(block: Parallel) -> str | None:
     first, second = block.branches
-    if not (isinstance(first, Mamba2) and isinstance(second, Attention)):
-        return "it fuses parallel blocks of Mamba-2 with attention only"
-    if first.gated_norm:
-        return "a Mamba-2 branch with a norm of its own is not fused"
+    if not isinstance(second, Attention) or isinstance(first, Attention):
+        return "it fuses parallel blocks of a mixer with attention only"
+    if reason := _unfused(first) or STEPS[type(first)].unfused_branch(first) or _unfused(second):
+        return reason
     for axis, known in FUSED_AXES.items():
         if getattr(block.fusion, axis) not in known:
             return f"fusion {axis} '{getattr(block.fusion, axis)}' is not fused"
     if block.fusion.out == "joint" and block.fusion.op != "concat":
         return f"a joint projection after {block.fusion.op} is not fused"
-    return _unfused(first) or _unfused(second)
+    return None
 
 
 UNFUSED: dict[type[Block], Callable[[Any], str | None]] = {
-    Attention: _unfused_attention,
-    Mamba2: _unfused_mamba2,
     Mlp: _unfused_mlp,
     Parallel: _unfused_parallel,
+    **{kind: row.unfused for kind, row in STEPS.items()},
 }
 """Kind of block to what says why its fused kernels cannot run one, or None; a kind without a row has no such kernels.
 
-``fused.PLANS`` has a row for the module of every kind here.
+Mixers have theirs in ``steps.table``; ``fused.PLANS`` has a row for the module of every other kind here.
 """
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hybridbench.arch.families import ARCHS, build_spec
+from hybridbench.arch.families import ARCHS, MAMBA2, Options, build_spec
+from hybridbench.arch.kinds import MIXERS
 from hybridbench.errors import Unsupported
 from hybridbench.gate import exact
 from hybridbench.gate.baseline import differences, read_baseline
@@ -29,6 +31,13 @@ def test_a_fused_step_launches_five_kernels_a_block_and_three_more() -> None:
         for scale in ("tiny", "1b", "3b"):
             blocks = sum(letter not in "-E" for letter in build_spec(arch, scale).layers)
             assert found.figures[f"{arch}/{scale}"]["launches"] == 5 * blocks + 3, (arch, scale)
+    for mixer in MIXERS:
+        if mixer != MAMBA2:
+            blocks = Counter(
+                letter for letter in build_spec("inter", "1b", Options(mixer=mixer)).layers if letter != "-"
+            )
+            more = blocks["m"]  # Mamba-1 has a product between its conv and its state
+            assert found.figures[f"inter {mixer}/1b"]["launches"] == 5 * blocks.total() + more + 3, mixer
     kept = read_baseline(BASELINE)["launches"]
     if kept.versions == found.versions:
         assert differences("launches", kept, found) == []

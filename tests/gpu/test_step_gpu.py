@@ -7,10 +7,12 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from hybridbench.arch.families import ARCHS, Options, build_spec
+from hybridbench.arch.families import ARCHS, MAMBA2, Options, build_spec, pattern_spec
+from hybridbench.arch.kinds import KINDS, MIXERS
 from hybridbench.capture import captured
 from hybridbench.model import build_model, resolve_backends
 from hybridbench.model.step import BOUND
+from hybridbench.model.steps import table
 from hybridbench.suite.case import Case, Execution
 from hybridbench.suite.workloads import GENERATE, Workload
 from hybridbench.workload.prepared import present
@@ -22,10 +24,14 @@ pytestmark = [
 ]
 
 PROMPT, STEPS = 600, 64
+FUSED = {row.mixer for row in KINDS if row.spec in table.STEPS}
+OTHERS = [mixer for mixer in MIXERS if mixer != MAMBA2 and mixer in FUSED]
 SPECS = {
     **{arch: build_spec(arch, "100m") for arch in ARCHS},
     "intra concat": build_spec("intra", "100m", Options(recipe="concat")),
     "intra 3b widths": build_spec("intra", "3b", Options(ratio="1:0", vocab_size=4096)),
+    **{mixer: pattern_spec(f"{MIXERS[mixer]}-*-{MIXERS[mixer]}-", "1b") for mixer in OTHERS},
+    **{f"intra {mixer}": pattern_spec(f"(*&{MIXERS[mixer]})-{MIXERS[mixer]}-", "1b") for mixer in OTHERS},
 }
 
 
@@ -77,14 +83,14 @@ def test_fused_is_what_the_modules_compute_over_64_tokens(name: str, batch: int)
         for i in range(STEPS):
             position = torch.full((batch,), PROMPT + i, device="cuda")
             expected.append(at.model.decode(at.tokens[:, PROMPT + i], position, at.caches).float())
-        plain = [tensor.clone() for cache in present(at.caches) for kind in cache.tensors().values() for tensor in kind]
+        plain = [tensor.clone() for cache in present(at.caches) for tensor in cache.compared().values()]
         at.start()
         for i, logits in enumerate(expected):
             at.token_B.copy_(at.tokens[:, PROMPT + i])
             found = at.plan().float()
             assert torch.equal(at.token_B, found.argmax(-1))
             worst = max(worst, float((found - logits).norm() / logits.norm()))
-        fused = [tensor for cache in present(at.caches) for kind in cache.tensors().values() for tensor in kind]
+        fused = [tensor for cache in present(at.caches) for tensor in cache.compared().values()]
     apart = max(float((a.float() - b.float()).norm() / b.float().norm()) for a, b in zip(fused, plain, strict=True))
     print(f"{name} b{batch}: logits {worst:.2e}, caches {apart:.2e}")  # noqa: T201
     assert worst < BOUND
@@ -104,7 +110,7 @@ def test_a_captured_step_decodes_the_same_tokens_bit_for_bit(name: str) -> None:
         assert torch.equal(at.plan.logits_BV, logits)
 
 
-@pytest.mark.parametrize("name", ["intra", "intra concat"])
+@pytest.mark.parametrize("name", ["intra", "intra concat", *(f"intra {mixer}" for mixer in OTHERS)])
 def test_two_streams_change_nothing(name: str) -> None:
     decoded = []
     for streams in (1, 2):

@@ -39,6 +39,8 @@ BLOCKS = "blocks of 64 tokens over the batch: 2^16 + 2^8"
 
 SPLIT_COLUMNS = ("split * (D // BLOCK_K)", "(split + 1) * (D // BLOCK_K)")
 SPLIT_STARTS = tuple(f"{start} // SPLITS * BLOCK_K" for start in SPLIT_COLUMNS)
+SEGMENT_COLUMNS = ("split * (K // BLOCK_K)", "(split + 1) * (K // BLOCK_K)")
+SEGMENT_STARTS = tuple(f"{start} // SPLITS * BLOCK_K" for start in SEGMENT_COLUMNS)
 PARTS = ("tile * SPLITS", "(tile * SPLITS + split) * ROWS * TOKENS")
 ROW_TILES = {"tl.program_id(1) * BLOCK": ROW}
 HEADS_OF_ROW = {"head * P": ROW, "program % H * GROUPS": LEFT_OVER}
@@ -141,6 +143,29 @@ HARMLESS: dict[str, dict[str, str]] = {
         "tile * HALF": WEIGHT_ROW,
         **dict.fromkeys(PARTS, SCRATCH),
     },
+    "project_segments": {
+        **dict.fromkeys((*SEGMENT_COLUMNS, *SEGMENT_STARTS), COLUMNS_OF_WEIGHT),
+        "tile * ROWS": WEIGHT_ROW,
+        "channel * COLUMNS": "the last few inputs of a channel: 2^18 x 2^3",
+        **dict.fromkeys(PARTS, SCRATCH),
+    },
+    "project_rwkv7": {
+        **dict.fromkeys((*SPLIT_COLUMNS, *SPLIT_STARTS), COLUMNS_OF_WEIGHT),
+        **dict.fromkeys(("(tile - begin) * ROWS", "tile // WIDE * I", "tile // WIDE * WIDE"), WEIGHT_ROW),
+        "mix * D": "one of 6 rows of 2^18",
+        **dict.fromkeys(PARTS, SCRATCH),
+    },
+    "update_lightning": {
+        **dict.fromkeys(("h * P", "chunk * VALUES", "h * CHUNKS"), ROW),
+        "(h * CHUNKS + chunk) * B": SHARES,
+    },
+    "update_mamba3": dict.fromkeys(("(H + h) * P", "h * N", "h // (H // G) * N"), ROW),
+    "update_rwkv7": {
+        **dict.fromkeys(("h * P", "h * SLICE"), ROW),
+        "tl.program_id(0) % groups * SEQUENCES": "a sequence of a fused step, at most 2^8",
+    },
+    "update_selective": {"tile * CHANNELS": ROW},
+    "update_delta": dict.fromkeys(("(G + group) * P", "group * P", "h * P", "h * V"), ROW),
     "project_head": {"tile * ROWS": WEIGHT_ROW, "b * tiles": FEW_TOKENS},
     "finish": {"b * tiles": FEW_TOKENS},
     "update_state": dict.fromkeys(("b * C", "b * H", "b * I", "h * B", "h * P", "h // (H // G) * N"), FEW_TOKENS),

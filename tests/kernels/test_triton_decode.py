@@ -7,9 +7,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hopper import for_hopper
+
+from hybridbench.arch.families import MAMBA2
+from hybridbench.arch.kinds import MIXERS
 
 pytestmark = pytest.mark.slow
 
@@ -36,20 +40,34 @@ def test_right_in_the_interpreter() -> None:
         assert error < {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1e-2}[case.split("'")[1]], case
 
 
-@pytest.mark.timeout(240)  # it runs on one core, of which others may leave it a third
-def test_the_fused_step_is_right_in_the_interpreter() -> None:
-    """Logits and caches of a few decoded tokens, every kind of block and several tilings, against the plain modules."""
+def of_the_step(*letters: str) -> list[Any]:
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    script = [sys.executable, str(SCRIPTS / "step_in_interpreter.py")]
+    script = [sys.executable, str(SCRIPTS / "step_in_interpreter.py"), *letters]
     done = subprocess.run(script, capture_output=True, text=True, env=environment, cwd=SCRIPTS.parents[1], check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout)
-    assert len(found) >= 6
+    found: list[Any] = json.loads(done.stdout)
     for case, logits, caches in found:
         exact = "float32" in case
         # largest of all logits over their spread, where the interpreter cuts bfloat16 off; and a norm over the caches
         assert logits < (2e-5 if exact else 0.15), case
         assert caches < (1e-5 if exact else 3e-2), case
+    return found
+
+
+@pytest.mark.timeout(240)  # it runs on one core, of which others may leave it a third
+def test_the_fused_step_is_right_in_the_interpreter() -> None:
+    """Logits and caches of a few decoded tokens, every kind of block and several tilings, against the plain modules."""
+    assert len(of_the_step()) >= 6
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("mixer", [mixer for mixer in MIXERS if mixer != MAMBA2])
+def test_a_mixer_s_stages_are_right_in_the_interpreter(mixer: str) -> None:
+    """Alone and beside attention in a parallel block, in float32, and in bfloat16."""
+    found = of_the_step(MIXERS[mixer])
+    assert len(found) >= 3
+    assert {case.split()[-1] for case, *_ in found} == {"float32", "bfloat16"}
+    assert any("&" in case for case, *_ in found)
 
 
 @pytest.mark.timeout(600)  # it runs on one core, of which others may leave it a third
@@ -177,3 +195,21 @@ def test_weights_are_loaded_before_the_wait() -> None:
     before = ptx[: ptx.index("griddepcontrol.wait")]
     assert before.count("ld.global.v4.b32") >= 8
     assert "cp.async.cg.shared.global" not in before
+
+
+def test_a_mixer_s_state_is_loaded_before_the_wait_and_its_weights_16_bytes_at_a_time() -> None:
+    from hybridbench.kernels.step import triton_delta_rule, triton_segments
+
+    cut = {"B": 4, "TOKENS": 8, "ROWS": 32, "SPLITS": 1, "BLOCK_K": 128, "STAGES": 4, "PARTS": 32, "PARTS_TILE": 32}
+    constants = {"K": 2048, "X_WIDTH": 2048, "R": 12352, "WIDTH": 12352, "FIRST": 0, "LAST": 8192, "TAPS": 4}
+    constants |= {"COLUMNS": 4, "BIAS": False, "NORMED": True, "PDL": True, **cut}
+    ptx = for_hopper(triton_segments.project_segments, constants, TYPES).asm["ptx"]
+    assert ptx[: ptx.index("griddepcontrol.wait")].count("ld.global.v4.b32") >= 32 * 128 // (8 * 128)
+    assert "cp.async.cg.shared.global" in ptx
+    assert "cp.async.ca.shared.global" not in ptx
+    head = {"B": 4, "H": 32, "G": 16, "P": 128, "V": 128, "WIDTH": 12352, "RANK": 0, "SEQUENCES": 1, "P_TILE": 128}
+    head |= {"HALF": 64, "RANK_TILE": 16, "BESIDE": 8, "HEAD_NORM": False, "PDL": True}
+    types = TYPES | dict.fromkeys(("A_log_ptr", "dt_bias_ptr"), "*fp32")
+    types |= dict.fromkeys(("scale", "unit_eps", "head_eps"), "fp32")
+    ptx = for_hopper(triton_delta_rule.update_delta, head, types, num_warps=8).asm["ptx"]
+    assert ptx[: ptx.index("griddepcontrol.wait")].count("ld.global.v4.b32") >= 128 * 128 // (8 * 256)

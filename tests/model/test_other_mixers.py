@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from hybridbench.arch.blocks.lightning import Lightning
 from hybridbench.arch.blocks.mamba1 import Mamba1
 from hybridbench.arch.blocks.mamba3 import Mamba3
 from hybridbench.arch.families import MAMBA2, Options, build_spec, pattern_spec
+from hybridbench.arch.kinds import KINDS as ROWS
 from hybridbench.arch.kinds import MIXERS
 from hybridbench.arch.model import ModelSpec, cache_bytes, params
 from hybridbench.arch.presets import preset_spec
@@ -33,12 +35,14 @@ from hybridbench.model.mamba1 import Mamba1Module
 from hybridbench.model.mamba3 import Mamba3Module
 from hybridbench.model.mixer import MixerModule
 from hybridbench.model.step import fused, ruled_out_by, step_problem
+from hybridbench.model.steps.table import STEPS
 from hybridbench.suite.case import GRAPH, Case, Execution
 from hybridbench.suite.ops import block_ops
 from hybridbench.suite.workloads import DECODE, Workload
 
 D, T = 32, 21
 OTHERS = [name for name in MIXERS if name != MAMBA2]
+BLOCKS = {row.mixer: row.spec for row in ROWS if row.mixer}
 KINDS = [name for name in VARIANTS if any(other in name for other in (*OTHERS, "lent"))]
 
 
@@ -289,15 +293,32 @@ def variant_of(arch: str, mixer: str) -> ModelSpec:
     return build_spec(arch, "1b", Options(mixer=mixer))
 
 
+def refused(spec: ModelSpec) -> str | None:
+    case = Case(spec, Workload(DECODE, 4096, 4), Execution("cuda", "bfloat16", GRAPH))
+    return fused.unsupported(step_problem(case)) or ruled_out_by(case)
+
+
 @pytest.mark.parametrize("mixer", OTHERS)
 @pytest.mark.parametrize("arch", ["mamba", "inter", "intra"])
-def test_the_fused_step_refuses_them_and_the_modules_decode(arch: str, mixer: str) -> None:
-    spec = variant_of(arch, mixer)
-    case = Case(spec, Workload(DECODE, 4096, 4), Execution("cuda", "bfloat16", GRAPH))
-    reason = fused.unsupported(step_problem(case)) or ruled_out_by(case)
-    assert reason is not None
-    kind = spec.blocks[MIXERS[mixer]].kind
-    assert f"no kernels for a block of kind {kind}" in reason or "parallel blocks of Mamba-2" in reason
+def test_the_fused_step_takes_a_mixer_with_a_row_and_no_other(arch: str, mixer: str) -> None:
+    for scale in ("100m", "1b", "3b"):
+        reason = refused(build_spec(arch, scale, Options(mixer=mixer)))
+        block = BLOCKS[mixer]
+        if block in STEPS:
+            assert reason is None
+        else:
+            assert f"no kernels for a block of kind {block.kind}" in str(reason)
+
+
+def test_the_fused_step_says_what_it_cannot_hold() -> None:
+    spec = build_spec("mamba", "1b", Options(mixer="gated-delta"))
+    block = spec.blocks["G"]
+    wide, odd = (replace(spec, blocks={**spec.blocks, "G": replace(block, **sizes)}) for sizes in (
+        {"k_head_dim": 256, "v_head_dim": 256}, {"n_heads": 1, "n_k_heads": 1, "v_head_dim": 100},
+    ))  # fmt: skip
+    assert "256 x 256 is too large" in str(refused(wide))
+    assert "one is 100" in str(refused(odd))
+    assert "of a mixer with attention only" in str(refused(build_spec("intra", "1b", Options(recipe="diff-mamba"))))
 
 
 def test_a_mixer_changes_the_number_of_blocks_and_not_the_parameters() -> None:

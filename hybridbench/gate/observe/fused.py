@@ -1,4 +1,4 @@
-"""fused: how many kernels a fused decode step launches, of every family at every scale, with no GPU there.
+"""fused: how many kernels a fused decode step launches, of every family and every mixer, with no GPU there.
 
 Prints the figures and Triton's version as JSON. A program of its own, because a driver holds for a whole process.
 """
@@ -13,7 +13,9 @@ import triton
 from triton import knobs
 from triton.runtime.driver import driver
 
-from hybridbench.arch.families import ARCHS, build_spec
+from hybridbench.arch.families import ARCHS, MAMBA2, Options, build_spec
+from hybridbench.arch.kinds import MIXERS
+from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.scales import SCALES
 from hybridbench.gate.observe.nowhere import Nowhere
 from hybridbench.kernels.attention.triton_decode import stated_multiprocessors
@@ -26,9 +28,9 @@ N_SMS = 132
 """Of an H100 or H200: a step splits its products by them."""
 
 
-def launched(arch: str, scale: str) -> int:
-    """Kernels that one fused step of a family at a scale launches."""
-    case = Case(build_spec(arch, scale), Workload(GENERATE, 64, 4, 32), Execution("cpu", "bfloat16", "eager"))
+def launched(spec: ModelSpec) -> int:
+    """Kernels that one fused step of a model launches."""
+    case = Case(spec, Workload(GENERATE, 64, 4, 32), Execution("cpu", "bfloat16", "eager"))
     count = 0
 
     def seen(**_: object) -> bool:
@@ -52,7 +54,11 @@ def launched(arch: str, scale: str) -> int:
 def main() -> None:
     """Print the figures."""
     driver.set_active(Nowhere())
-    figures = {f"{arch}/{scale}": {"launches": launched(arch, scale)} for scale in SCALES for arch in ARCHS}
+    specs = {f"{arch}/{scale}": build_spec(arch, scale) for scale in SCALES for arch in ARCHS}
+    for mixer in (mixer for mixer in MIXERS if mixer != MAMBA2):
+        for arch in ("inter", "intra"):
+            specs[f"{arch} {mixer}/1b"] = build_spec(arch, "1b", Options(mixer=mixer))
+    figures = {name: {"launches": launched(spec)} for name, spec in specs.items()}
     json.dump({"versions": {"triton": triton.__version__}, "figures": figures}, sys.stdout)
 
 

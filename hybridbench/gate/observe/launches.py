@@ -139,6 +139,9 @@ def fused_step(pdl: bool) -> None:
         ("(*&M)-", Options(), plain),
         ("(*&M)M", Options(recipe="falcon-h1"), plain),
         ("(S&M)", Options(recipe="concat", fusion_op="concat"), plain),
+        ("G-K-L-3-7-7m-", Options(), plain),
+        ("GKL377m", Options(), Always()),
+        ("(*&G)(*&K)(*&L)(*&3)(*&7)(*&m)", Options(), plain),
     ):
         spec = pattern_spec(pattern, "1b", options)
         case = Case(spec, Workload("generate", 8, B, 6), Execution("cpu", "bfloat16", "eager"))

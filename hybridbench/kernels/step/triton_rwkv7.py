@@ -1,0 +1,294 @@
+"""triton_rwkv7: the kernels of RWKV-7 in a decode step, up to its output.
+
+Importing this module needs triton.
+"""
+
+from __future__ import annotations
+
+import triton.language as tl
+
+from hybridbench.kernels.step.triton_low_rank import low_rank_rows, of_sequence, second_product
+from hybridbench.kernels.step.triton_product import last_to_arrive, load_squares, sum_of_parts
+from hybridbench.kernels.triton_jit import jit
+from hybridbench.kernels.triton_launch import wait
+
+
+@jit
+def _shifted(
+    xw_ptr: tl.tensor,
+    last_ptr: tl.tensor,
+    share_ptr: tl.tensor,
+    scale: tl.tensor,
+    k: tl.tensor,
+    D: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    B: tl.constexpr,
+    TOKENS: tl.constexpr,
+) -> tl.tensor:
+    """Columns ``k`` of the normed input, mixed with the token before by a share of each, (columns, TOKENS)."""
+    b = tl.arange(0, TOKENS)
+    live = (b < B)[None, :]
+    kind = xw_ptr.dtype.element_ty
+    x = tl.load(xw_ptr + k[:, None] + b[None, :] * D, mask=live, other=0.0).to(tl.float32) * scale[None, :]
+    x = x.to(kind).to(tl.float32)
+    last = tl.load(last_ptr + (k[:, None] + b[None, :] * D) * COLUMNS, mask=live, other=0.0).to(tl.float32)
+    share = tl.load(share_ptr + k).to(tl.float32)
+    return (x + (last - x) * share[:, None]).to(kind)
+
+
+@jit
+def project_rwkv7(
+    xw_ptr: tl.tensor,
+    squares_ptr: tl.tensor,
+    last_ptr: tl.tensor,
+    share_ptr: tl.tensor,
+    w_ptr: tl.tensor,
+    decay_ptr: tl.tensor,
+    rate_ptr: tl.tensor,
+    value_ptr: tl.tensor,
+    gate_ptr: tl.tensor,
+    out_ptr: tl.tensor,
+    part_ptr: tl.tensor,
+    count_ptr: tl.tensor,
+    eps: tl.tensor,
+    D: tl.constexpr,
+    I: tl.constexpr,  # noqa: E741
+    DECAY: tl.constexpr,
+    RATE: tl.constexpr,
+    VALUE: tl.constexpr,
+    GATE: tl.constexpr,
+    WIDTH: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    PARTS: tl.constexpr,
+    PARTS_TILE: tl.constexpr,
+    B: tl.constexpr,
+    TOKENS: tl.constexpr,
+    ROWS: tl.constexpr,
+    SPLITS: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    STAGES: tl.constexpr,
+    PDL: tl.constexpr,
+) -> None:
+    """The norm, the token shift, r, k and v, and the first products of decay, rate, value residual and gate.
+
+    Each product reads a mix of its own of the token with the one before, whose normed inputs (B, D) are the last of
+    COLUMNS at ``last``; ``share`` has a row of D for each of r, k, v, decay, rate and gate. The packed output row is r,
+    k and v of I channels, then DECAY columns after tanh, RATE, VALUE and GATE after a sigmoid.
+    """
+    split = tl.program_id(0) % SPLITS
+    tile = tl.program_id(0) // SPLITS
+    WIDE: tl.constexpr = (I + ROWS - 1) // ROWS
+    TO_DECAY: tl.constexpr = 3 * WIDE + (DECAY + ROWS - 1) // ROWS
+    TO_RATE: tl.constexpr = TO_DECAY + (RATE + ROWS - 1) // ROWS
+    TO_VALUE: tl.constexpr = TO_RATE + (VALUE + ROWS - 1) // ROWS
+    # the segment's rows, its first tile, its place in the packed row, its input
+    rows = I
+    begin = tile // WIDE * WIDE
+    place = tile // WIDE * I
+    mix = tile // WIDE
+    if tile >= 3 * WIDE:
+        w_ptr = decay_ptr
+        rows = DECAY
+        begin = 3 * WIDE
+        place = 3 * I
+        mix = 3
+    if tile >= TO_DECAY:
+        w_ptr = rate_ptr
+        rows = RATE
+        begin = TO_DECAY
+        place = 3 * I + DECAY
+        mix = 4
+    if tile >= TO_RATE:
+        w_ptr = value_ptr
+        rows = VALUE
+        begin = TO_RATE
+        place = 3 * I + DECAY + RATE
+        mix = 2
+    if tile >= TO_VALUE:
+        w_ptr = gate_ptr
+        rows = GATE
+        begin = TO_VALUE
+        place = 3 * I + DECAY + RATE + VALUE
+        mix = 5
+    of_tile = tl.arange(0, ROWS)
+    row = (tile - begin) * ROWS + of_tile
+    row_ok = row < rows
+    # r, k and v are one matrix, of which each has I rows
+    within = tl.where(tile < 3 * WIDE, place, 0) + (tile - begin) * ROWS
+    w_ptr += within.to(tl.int64) * D
+    share_ptr += mix * D
+    low = (split * (D // BLOCK_K) // SPLITS) * BLOCK_K
+    high = ((split + 1) * (D // BLOCK_K) // SPLITS) * BLOCK_K
+    k = tl.arange(0, BLOCK_K)
+    at = w_ptr + of_tile[:, None] * D + k[None, :]
+    first_w = tl.load(at + low, mask=row_ok[:, None], other=0.0)  # weights never change: no need to wait
+    wait(PDL)
+    squares = load_squares(squares_ptr, PARTS, PARTS_TILE, B, TOKENS)
+    scale = tl.rsqrt(tl.sum(squares, 0) / D + eps)
+    x = _shifted(xw_ptr, last_ptr, share_ptr, scale, low + k, D, COLUMNS, B, TOKENS)
+    acc = tl.dot(first_w, x, input_precision="ieee")
+    for start in tl.range(low + BLOCK_K, high, BLOCK_K, num_stages=STAGES):
+        w = tl.load(at + start, mask=row_ok[:, None], other=0.0)
+        x = _shifted(xw_ptr, last_ptr, share_ptr, scale, start + k, D, COLUMNS, B, TOKENS)
+        acc = tl.dot(w, x, acc, input_precision="ieee")
+    if SPLITS > 1:
+        if not last_to_arrive(acc, part_ptr, count_ptr, tile, split, SPLITS, ROWS, TOKENS):
+            return
+        acc = sum_of_parts(part_ptr, count_ptr, tile, SPLITS, ROWS, TOKENS)
+    if mix == 3:
+        acc = 2 * tl.sigmoid(2 * acc) - 1  # tanh
+    if mix == 5:
+        acc = tl.sigmoid(acc)
+    b = tl.arange(0, TOKENS)
+    out = out_ptr + (b * WIDTH)[None, :] + (place + row)[:, None]
+    tl.store(out, acc.to(out_ptr.dtype.element_ty), mask=row_ok[:, None] & (b < B)[None, :])
+
+
+@jit
+def _vector(ptr: tl.tensor, i: tl.tensor, ok: tl.tensor) -> tl.tensor:
+    """Elements ``i`` in float32."""
+    return tl.load(ptr + i, mask=ok, other=0.0).to(tl.float32)
+
+
+@jit
+def update_rwkv7(
+    packed_ptr: tl.tensor,
+    first_value_ptr: tl.tensor,
+    state_ptr: tl.tensor,
+    decay_w_ptr: tl.tensor,
+    rate_w_ptr: tl.tensor,
+    value_w_ptr: tl.tensor,
+    gate_w_ptr: tl.tensor,
+    decay_ptr: tl.tensor,
+    rate_ptr: tl.tensor,
+    value_ptr: tl.tensor,
+    removal_ptr: tl.tensor,
+    added_ptr: tl.tensor,
+    bonus_ptr: tl.tensor,
+    norm_weight_ptr: tl.tensor,
+    norm_bias_ptr: tl.tensor,
+    y_ptr: tl.tensor,
+    xw_ptr: tl.tensor,
+    squares_ptr: tl.tensor,
+    last_ptr: tl.tensor,
+    stream_eps: tl.tensor,
+    eps: tl.tensor,
+    head_eps: tl.tensor,
+    slowest: tl.tensor,
+    D: tl.constexpr,
+    H: tl.constexpr,
+    P: tl.constexpr,
+    DECAY: tl.constexpr,
+    RATE: tl.constexpr,
+    VALUE: tl.constexpr,
+    GATE: tl.constexpr,
+    WIDTH: tl.constexpr,
+    FIRST_WIDTH: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    SEQUENCES: tl.constexpr,
+    BESIDE: tl.constexpr,
+    P_TILE: tl.constexpr,
+    DECAY_TILE: tl.constexpr,
+    RATE_TILE: tl.constexpr,
+    VALUE_TILE: tl.constexpr,
+    GATE_TILE: tl.constexpr,
+    SLICE: tl.constexpr,
+    SLICE_TILE: tl.constexpr,
+    PARTS: tl.constexpr,
+    PARTS_TILE: tl.constexpr,
+    B: tl.constexpr,
+    HEAD_NORM: tl.constexpr,
+    PDL: tl.constexpr,
+) -> None:
+    """One program per head and SEQUENCES sequences: the second products, the rule on the state (B, H, P, P) in place,
+    norm, bonus and gate.
+
+    A packed row is as ``project_rwkv7`` leaves it. Where VALUE is not 0, the value is mixed with the first layer's at
+    ``first_value``. Each program also writes SLICE columns of the normed input for the next token (``last``). With
+    HEAD_NORM the output is divided by its own root mean square.
+    """
+    groups: tl.constexpr = (B + SEQUENCES - 1) // SEQUENCES
+    h = tl.program_id(0) // groups
+    first = tl.program_id(0) % groups * SEQUENCES
+    p = tl.arange(0, P_TILE)
+    p_ok = p < P
+    i = h * P + p
+    ok = p_ok[:, None] & p_ok[None, :]
+    decay_w = low_rank_rows(decay_w_ptr, i, p_ok, DECAY, DECAY_TILE)
+    rate_w = low_rank_rows(rate_w_ptr, i, p_ok, RATE, RATE_TILE)
+    gate_w = low_rank_rows(gate_w_ptr, i, p_ok, GATE, GATE_TILE)
+    if VALUE > 0:
+        value_w = low_rank_rows(value_w_ptr, i, p_ok, VALUE, VALUE_TILE)
+    wait(PDL)
+    ranks = packed_ptr + 3 * H * P
+    decays = second_product(decay_w, ranks, first, B, WIDTH, DECAY, DECAY_TILE, SEQUENCES, BESIDE)
+    ranks += DECAY
+    rates = second_product(rate_w, ranks, first, B, WIDTH, RATE, RATE_TILE, SEQUENCES, BESIDE)
+    ranks += RATE
+    if VALUE > 0:
+        shares = second_product(value_w, ranks, first, B, WIDTH, VALUE, VALUE_TILE, SEQUENCES, BESIDE)
+    ranks += VALUE
+    gates = second_product(gate_w, ranks, first, B, WIDTH, GATE, GATE_TILE, SEQUENCES, BESIDE)
+    for j in range(tl.minimum(SEQUENCES, B - first)):
+        b = (first + j).to(tl.int64)
+        at = state_ptr + (b * H + h) * (P * P) + p[:, None] * P + p[None, :]
+        state = tl.load(at, mask=ok, other=0.0).to(tl.float32)
+        packed = packed_ptr + b * WIDTH
+        r = _vector(packed, i, p_ok)
+        k = _vector(packed + H * P, i, p_ok)
+        v = _vector(packed + 2 * H * P, i, p_ok)
+        w = of_sequence(decays, j, BESIDE) + _vector(decay_ptr, i, p_ok)
+        rate = tl.sigmoid(of_sequence(rates, j, BESIDE) + _vector(rate_ptr, i, p_ok))
+        if VALUE > 0:
+            share = of_sequence(shares, j, BESIDE) + _vector(value_ptr, i, p_ok)
+            v += (_vector(first_value_ptr + b * FIRST_WIDTH, i, p_ok) - v) * tl.sigmoid(share)
+        gate = of_sequence(gates, j, BESIDE)
+        removal = k * _vector(removal_ptr, i, p_ok)
+        removal = removal / tl.maximum(tl.sqrt(tl.sum(removal * removal, 0)), 1e-12)
+        k = k * (1 + (rate - 1) * _vector(added_ptr, i, p_ok))
+        held = tl.sum(state * removal[:, None], 0)
+        state = state * tl.exp(slowest * tl.sigmoid(w))[:, None] - (removal * rate)[:, None] * held[None, :]
+        state += k[:, None] * v[None, :]
+        tl.store(at, state.to(state_ptr.dtype.element_ty), mask=ok)
+        y = tl.sum(state * r[:, None], 0)
+        y = tl.where(p_ok, y - tl.sum(y, 0) / P, 0.0)
+        y = y * tl.rsqrt(tl.sum(y * y, 0) / P + eps)
+        y = y * _vector(norm_weight_ptr, i, p_ok) + _vector(norm_bias_ptr, i, p_ok)
+        y = (y + tl.sum(r * k * _vector(bonus_ptr, i, p_ok), 0) * v) * gate
+        if HEAD_NORM:
+            y = y * tl.rsqrt(tl.sum(y * y, 0) / P + head_eps)
+        tl.store(y_ptr + b * (H * P) + i, y.to(y_ptr.dtype.element_ty), mask=p_ok)
+        _keep_token(
+            xw_ptr, squares_ptr, last_ptr, stream_eps, h, b, D, COLUMNS, SLICE, SLICE_TILE, PARTS, PARTS_TILE, B
+        )
+
+
+@jit
+def _keep_token(
+    xw_ptr: tl.tensor,
+    squares_ptr: tl.tensor,
+    last_ptr: tl.tensor,
+    eps: tl.tensor,
+    h: tl.tensor,
+    b: tl.tensor,
+    D: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    SLICE: tl.constexpr,
+    SLICE_TILE: tl.constexpr,
+    PARTS: tl.constexpr,
+    PARTS_TILE: tl.constexpr,
+    B: tl.constexpr,
+) -> None:
+    """Writes some columns of a token's normed input where the next token reads them; earlier ones move on."""
+    part = tl.arange(0, PARTS_TILE)
+    column = h * SLICE + tl.arange(0, SLICE_TILE)
+    ok = (tl.arange(0, SLICE_TILE) < SLICE) & (column < D)
+    squares = tl.load(squares_ptr + part * B + b, mask=part < PARTS, other=0.0)
+    x = _vector(xw_ptr + b * D, column, ok) * tl.rsqrt(tl.sum(squares, 0) / D + eps)
+    at = last_ptr + (b * D + column) * COLUMNS
+    for place in tl.static_range(COLUMNS - 1):
+        moved = tl.load(at + place + 1, mask=ok, other=0.0)
+        tl.debug_barrier()
+        tl.store(at + place, moved, mask=ok)
+    tl.debug_barrier()
+    tl.store(at + COLUMNS - 1, x.to(last_ptr.dtype.element_ty), mask=ok)

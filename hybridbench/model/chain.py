@@ -1,0 +1,140 @@
+"""chain: the stages that the plan of any mixer names: a projection of its input, launches of its own, a norm by heads.
+
+Plans are in ``steps``, one file a mixer. ``fused`` puts them in order.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from hybridbench.kernels.step import triton_head_norm, triton_segments
+from hybridbench.model.mixed import Mixed
+from hybridbench.model.stages import Stages
+from hybridbench.model.tiling import Tiling, power_of_two
+
+ALIGNED = 16
+"""Columns to which a packed row is padded, so that every row starts on 16 bytes."""
+
+
+class Chain(Stages):
+    """The launches of a decode step, with the stages that mixers share.
+
+    ``shared`` holds buffers that the stages of one layer leave for those of later ones, by name.
+    """
+
+    most_beside = 8
+    """The most sequences that one program goes over one after the other; columns of a product for all of them."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self.shared: dict[str, Tensor] = {}
+
+    def new(self, *shape: int) -> Tensor:
+        """A buffer (B, ...) in the model's dtype."""
+        return self._new(*shape)
+
+    def launch(self, kernel: Any, programs: int, *args: Any, warps: int = 4, **constants: Any) -> None:
+        """Plans the launch of a kernel, which is given whether it overlaps the one before as ``PDL`` too."""
+        self._launch(kernel, programs, *args, warps=warps, **constants)
+
+    def packed(self, width: int) -> Tensor:
+        """A buffer (B, width or a little more), whose rows start on 16 bytes."""
+        return self._new(-(-width // ALIGNED) * ALIGNED)
+
+    def tiling(self, name: str, n_rows: int, k: int) -> Tiling:
+        """How a product with a weight (n_rows, k) is cut: as searched, by its name and size, or by rules."""
+        return self._tiling(name, n_rows, k)
+
+    def parts_of(self, name: str, tiles: int, tiling: Tiling) -> tuple[Tensor, Tensor]:
+        """Where the splits of a product leave their parts, and the counts of those that have."""
+        return self._parts(name, tiles, tiling, tiling.rows)
+
+    def consumed(self) -> dict[str, int]:
+        """The constants of a kernel that finishes the norm of the residual stream."""
+        return self._consumed()
+
+    def sequences_beside(self, groups: int, per_sm: int = 1) -> int:
+        """How many sequences a program goes over where groups of channels have weights of their own to load.
+
+        Args:
+            groups: of channels, a program each.
+            per_sm: programs that fit on an SM; with more than fit, each loads its weights for several sequences.
+        """
+        return max(1, min(self.B, self.most_beside, -(-groups * self.B // (per_sm * self.n_sms))))
+
+    def project(
+        self,
+        w: Tensor,
+        *,
+        x: Tensor | None = None,
+        active: tuple[int, int] = (0, 0),
+        conv: tuple[Tensor, Tensor, Tensor | None] | None = None,
+    ) -> Tensor:
+        """A product with a weight (R, K); the packed row (B, R), in rows that are ``ALIGNED``.
+
+        Args:
+            x: what it reads, (B, K or more); None is the residual stream after its norm.
+            active: rows that end in silu, from the first up to the last.
+            conv: state (B, C, columns), taps (C, taps) and bias (C) of a causal conv over the active rows before silu.
+        """
+        R, K = w.shape
+        tiling = self.tiling("segments", R, K)
+        tiles = -(-R // tiling.rows)
+        packed = self.packed(R)
+        state, taps, bias = conv or (packed, packed, None)
+        consumed = self.consumed()
+        if x is not None:
+            consumed |= {"PARTS": 1, "PARTS_TILE": 1}
+        self._launch(
+            triton_segments.project_segments,
+            tiles * tiling.splits,
+            self.stream.xw_BD if x is None else x,
+            self.stream.squares,
+            w,
+            packed,
+            state,
+            taps,
+            taps if bias is None else bias,
+            *self.parts_of("segments", tiles, tiling),
+            self.model.norm_eps,
+            warps=tiling.warps,
+            K=K,
+            X_WIDTH=K if x is None else x.stride(0),
+            R=R,
+            WIDTH=packed.stride(0),
+            FIRST=active[0],
+            LAST=active[1],
+            TAPS=0 if conv is None else taps.shape[1],
+            COLUMNS=0 if conv is None else state.shape[-1],
+            BIAS=bias is not None,
+            NORMED=x is None,
+            **consumed,
+            ROWS=tiling.rows,
+            **tiling.constants,
+        )
+        return packed
+
+    def by_heads(self, mixed: Mixed, heads: int, head_eps: float | None) -> Mixed:
+        """An output whose heads are divided by their own root mean square, in place; as it is without ``head_eps``."""
+        if head_eps is None:
+            return mixed
+        width = mixed.y_BI.shape[1] // heads
+        parts = 1 if mixed.squares is None else mixed.squares.shape[0]
+        self._launch(
+            triton_head_norm.norm_heads,
+            self.B * heads,
+            mixed.y_BI,
+            self.stream.squares if mixed.squares is None else mixed.squares,
+            mixed.eps,
+            head_eps,
+            B=self.B,
+            H=heads,
+            P=width,
+            P_TILE=power_of_two(width),
+            NORMED=mixed.squares is not None,
+            PARTS=parts,
+            PARTS_TILE=power_of_two(parts),
+        )
+        return Mixed(mixed.y_BI)
