@@ -26,9 +26,11 @@ PARTIALS = "one partial row a program, at most 4 on each of 2^8 SMs: 2^10 rows o
 POSITION = "a position, at most 2^22"
 LEFT_OVER = "less than the groups of a row times those of a program: 2^11 x 2^11"
 COLUMNS_OF_WEIGHT = "a column of a weight, at most 2^18, times at most 2^7 splits"
-FEW_TOKENS = "a fused step has at most 2^4 tokens, each of at most 2^18 columns"
+SEQUENCE = "a sequence of a fused step, at most 2^8"
+FEW_TOKENS = "a fused step has at most 2^8 tokens, each of at most 2^18 columns"
 WEIGHT_ROW = "a row of a weight, at most 2^20"
-SCRATCH = "splits are for narrow products: 2^14 rows x 2^7 splits x 2^4 tokens"
+SCRATCH = "splits are for narrow products: 2^14 rows x 2^7 splits x 2^8 tokens"
+SQUARES = "a sum of squares for each part of a row, at most 2^14, and each of 2^8 tokens"
 TILE = "within a tile of a weight: 2^7 rows of 2^18"
 STATE = "within the state of one head, or of one sequence: 2^11 heads x 2^7 x 2^8 or fewer"
 HEAD_BLOCKS = "heads of blocks of 64 tokens: (2^16 + 2^8) x 2^11"
@@ -106,6 +108,7 @@ HARMLESS: dict[str, dict[str, str]] = {
     },
     "begin": {"b * D": FEW_TOKENS, "(kind * B + b) * 2 * PAIRS": FEW_TOKENS},
     "project_qkv": {
+        "part[:, None] * B": SQUARES,
         **dict.fromkeys((*SPLIT_COLUMNS, *SPLIT_STARTS), COLUMNS_OF_WEIGHT),
         **dict.fromkeys(("head * P", "head * V", "chunk * HALF"), WEIGHT_ROW),
         "(head - H) * P": ROW,
@@ -113,12 +116,14 @@ HARMLESS: dict[str, dict[str, str]] = {
         **dict.fromkeys(PARTS, SCRATCH),
     },
     "project_mamba2": {
+        "channel * TAPS": "the weights of a channel: 2^18 x 2^3",
         **dict.fromkeys((*SPLIT_COLUMNS, *SPLIT_STARTS), COLUMNS_OF_WEIGHT),
         "tile * ROWS": WEIGHT_ROW,
         "channel * COLUMNS": "the last few inputs of a channel: 2^18 x 2^3",
         **dict.fromkeys(PARTS, SCRATCH),
     },
     "project_residual": {
+        "part[:, None] * B": SQUARES,
         **dict.fromkeys(("split * BLOCKS", "(split + 1) * BLOCKS"), COLUMNS_OF_WEIGHT),
         **dict.fromkeys(
             ("split * BLOCKS // SPLITS * BLOCK_K", "(split + 1) * BLOCKS // SPLITS * BLOCK_K"), COLUMNS_OF_WEIGHT
@@ -139,6 +144,7 @@ HARMLESS: dict[str, dict[str, str]] = {
     },
     "join_residual": {"tile * ROWS": WEIGHT_ROW, "tile * B": FEW_TOKENS},
     "project_swiglu": {
+        "part[:, None] * B": SQUARES,
         **dict.fromkeys((*SPLIT_COLUMNS, *SPLIT_STARTS), COLUMNS_OF_WEIGHT),
         "tile * HALF": WEIGHT_ROW,
         **dict.fromkeys(PARTS, SCRATCH),
@@ -162,11 +168,20 @@ HARMLESS: dict[str, dict[str, str]] = {
     "update_mamba3": dict.fromkeys(("(H + h) * P", "h * N", "h // (H // G) * N"), ROW),
     "update_rwkv7": {
         **dict.fromkeys(("h * P", "h * SLICE"), ROW),
-        "tl.program_id(0) % groups * SEQUENCES": "a sequence of a fused step, at most 2^8",
+        "tl.program_id(0) % groups * SEQUENCES": SEQUENCE,
     },
-    "update_selective": {"tile * CHANNELS": ROW},
-    "update_delta": dict.fromkeys(("(G + group) * P", "group * P", "h * P", "h * V"), ROW),
-    "project_head": {"tile * ROWS": WEIGHT_ROW, "b * tiles": FEW_TOKENS},
+    "update_selective": {"tile * CHANNELS": ROW, "tl.program_id(0) % groups * SEQUENCES": SEQUENCE},
+    "update_delta": {
+        **dict.fromkeys(("(G + group) * P", "group * P", "h * P", "h * V"), ROW),
+        "tl.program_id(0) % groups * SEQUENCES": SEQUENCE,
+    },
+    "update_state_rows": {
+        **dict.fromkeys(("b * C", "b * H", "b * I"), FEW_TOKENS),
+        **dict.fromkeys(("h * P", "h // (H // G) * N", "part * SLICE", "h * SLICES"), ROW),
+        "(h * SLICES + part) * B": SQUARES,
+        "first * N": STATE,
+    },
+    "project_head": {"part[:, None] * B": SQUARES, "tile * ROWS": WEIGHT_ROW, "b * tiles": FEW_TOKENS},
     "finish": {"b * tiles": FEW_TOKENS},
     "update_state": dict.fromkeys(("b * C", "b * H", "b * I", "h * B", "h * P", "h // (H // G) * N"), FEW_TOKENS),
 }

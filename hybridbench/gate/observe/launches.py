@@ -17,6 +17,8 @@ from hybridbench.kernels.attention.triton_decode import stated_multiprocessors
 
 B, T, D = 4, 131_072, 2048
 """Sequences, tokens of one, and d_model of 1b."""
+MANY = 128
+"""Sequences of a decode step that has tiles of many."""
 
 
 def some(*shape: int, dtype: torch.dtype = torch.bfloat16, behind: int = 16) -> Tensor:
@@ -132,22 +134,25 @@ def fused_step(pdl: bool) -> None:
             return Tiling(64, 2, 64, 4, 4)
 
     plain: dict[Any, Any] = {}
-    for pattern, options, tilings in (
-        ("M-*-", Options(), plain),
-        ("M-*-", Options(), Always()),  # every product cut along K
-        ("S-", Options(window=512, sinks=64), plain),
-        ("(*&M)-", Options(), plain),
-        ("(*&M)M", Options(recipe="falcon-h1"), plain),
-        ("(S&M)", Options(recipe="concat", fusion_op="concat"), plain),
-        ("G-K-L-3-7-7m-", Options(), plain),
-        ("GKL377m", Options(), Always()),
-        ("(*&G)(*&K)(*&L)(*&3)(*&7)(*&m)", Options(), plain),
+    for pattern, options, tilings, sequences in (
+        ("M-*-", Options(), plain, B),
+        ("M-*-", Options(), plain, MANY),
+        ("M-*-", Options(), Always(), B),  # every product cut along K
+        ("S-", Options(window=512, sinks=64), plain, B),
+        ("(*&M)-", Options(), plain, B),
+        ("(*&M)-", Options(), plain, MANY),
+        ("(*&M)M", Options(recipe="falcon-h1"), plain, B),
+        ("(S&M)", Options(recipe="concat", fusion_op="concat"), plain, B),
+        ("G-K-L-3-7-7m-", Options(), plain, B),
+        ("G-K-L-3-7-7m-", Options(), plain, MANY),
+        ("GKL377m", Options(), Always(), B),
+        ("(*&G)(*&K)(*&L)(*&3)(*&7)(*&m)", Options(), plain, B),
     ):
         spec = pattern_spec(pattern, "1b", options)
-        case = Case(spec, Workload("generate", 8, B, 6), Execution("cpu", "bfloat16", "eager"))
+        case = Case(spec, Workload("generate", 8, sequences, 6), Execution("cpu", "bfloat16", "eager"))
         model = build_model(case, resolve_backends(case))  # its weights are on the meta device until it is allocated
-        token, position = torch.empty(2, B, dtype=torch.int64)
-        caches = model.new_caches(B, 8, case.execution.storage)
+        token, position = torch.empty(2, sequences, dtype=torch.int64)
+        caches = model.new_caches(sequences, 8, case.execution.storage)
         fused.FusedStep(model, caches, token, position, advance=True, pdl=pdl, tilings=tilings)()
 
 
