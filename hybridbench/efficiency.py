@@ -18,6 +18,7 @@ from hybridbench.derive.doubts import problems
 from hybridbench.derive.floors import datasheet_floor_s
 from hybridbench.machine import find_peak
 from hybridbench.metrics import value
+from hybridbench.predict.group import GpuGroup
 from hybridbench.predict.pricing import Efficiency
 from hybridbench.record import Record, Status
 from hybridbench.suite.workloads import Workload
@@ -56,19 +57,23 @@ class MeasuredSteps:
             self._records[_group(case.model, case.workload.kind, case.execution.dtype)].append(record)
         self._steps: dict[_Group, list[_Step]] = {}
 
-    def efficiency_of(self, spec: ModelSpec, workload: Workload, dtype: str) -> Efficiency | None:
+    def efficiency_of(
+        self, spec: ModelSpec, workload: Workload, dtype: str, group: GpuGroup | None = None
+    ) -> Efficiency | None:
         """The measured efficiency of a phase and family; None if no record covers them.
+
+        Records are of one GPU, so several in ``group`` are beyond what was measured.
 
         It uses the valid records of this workload, family and dtype. Of these it takes the nearest scale in parameters,
         then the nearest batch, with one stream and no checkpointing, and at each context the fastest record. Between
         contexts it interpolates linearly in the logarithm of the context; outside them it takes the nearest end.
         """
-        group = _group(spec, workload.kind, dtype)
-        if group not in self._steps:
-            found = filter(None, map(_step, self._records.get(group, ())))
+        alike = _group(spec, workload.kind, dtype)
+        if alike not in self._steps:
+            found = filter(None, map(_step, self._records.get(alike, ())))
             # Of several records at one context, the last and fastest shows what the GPU can reach.
-            self._steps[group] = sorted(found, key=lambda step: step.floor_frac)
-        known = self._steps[group]
+            self._steps[alike] = sorted(found, key=lambda step: step.floor_frac)
+        known = self._steps[alike]
         if not known:
             return None
         known = _nearest(known, lambda step: step.params, params_of(spec))
@@ -85,7 +90,7 @@ class MeasuredSteps:
             floor_frac=_interpolated([(step.context, step.floor_frac) for step in points], workload.context),
             power_frac=_interpolated(powers, workload.context) if powers else None,
             about=about,
-            beyond=_beyond(points, spec, workload),
+            beyond=_beyond(points, spec, workload, group),
         )
 
 
@@ -109,7 +114,7 @@ def _step(record: Record) -> _Step | None:
     return _Step(record, params_of(record.case.model), floor_s / step_s, _power_frac(record))
 
 
-def _beyond(steps: Sequence[_Step], spec: ModelSpec, workload: Workload) -> str:
+def _beyond(steps: Sequence[_Step], spec: ModelSpec, workload: Workload, group: GpuGroup | None) -> str:
     """Respects in which the workload lies outside the records, all of one batch and scale, such as ``ctx, batch``."""
     model = steps[0].record.case.model
     differs = {
@@ -117,6 +122,7 @@ def _beyond(steps: Sequence[_Step], spec: ModelSpec, workload: Workload) -> str:
         "scale": model.scale != spec.scale,
         "ctx": not steps[0].context <= workload.context <= steps[-1].context,
         "batch": steps[0].batch != workload.batch,
+        "GPUs": group is not None and group.gpus > 1,
     }
     return ", ".join(word for word, is_so in differs.items() if is_so)
 

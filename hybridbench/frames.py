@@ -21,12 +21,13 @@ from hybridbench import units
 from hybridbench.arch.block import Convention
 from hybridbench.arch.imports.huggingface import read_config
 from hybridbench.arch.model import ModelSpec
-from hybridbench.arch.model import cost as cost_of
-from hybridbench.arch.stored import StorageOptions
+from hybridbench.arch.stored import Dtypes, StorageOptions
 from hybridbench.efficiency import MeasuredSteps
 from hybridbench.errors import BadInput, unknown_name
 from hybridbench.machine import find_gpus
 from hybridbench.predict.fit import largest_fit
+from hybridbench.predict.group import GpuGroup, groups_of
+from hybridbench.predict.group_cost import shared_cost
 from hybridbench.predict.pricing import price as price_of
 from hybridbench.record import Record, Status
 from hybridbench.report.frame import to_frame
@@ -77,6 +78,8 @@ def cost(
     scale: str = "1b",
     ctx: Amounts = "8k",
     batch: Amounts = 1,
+    gpus: Amounts | None = None,
+    tp: Amounts | None = None,
     model: str | None = None,
     config: str | Path | None = None,
     convention: str = "exact",
@@ -91,6 +94,8 @@ def cost(
     Args:
         arch, scale, options: families with their options, as on the command line (``ratio="1:1,1:5"``).
         ctx, batch: contexts in tokens, and sequences.
+        gpus, tp: GPUs in all, and those that share every matrix; figures are of one of them, and columns of what it
+            exchanges are added. ``gpus`` alone divides training by FSDP2, ``tp`` alone is all GPUs.
         model: published models in their place, with commas.
         config: a Hugging Face config.json in their place.
         convention: ``exact``, ``paper`` or ``hardware``.
@@ -102,13 +107,14 @@ def cost(
     if convention not in list(Convention):
         raise unknown_name("convention", convention, [known.value for known in Convention])
     asked = StorageOptions(dtype, state_dtype, kv_dtype, weight_dtype)
+    specs, groups = _specs(arch, scale, model, config, options), _groups(gpus, tp)
     rows = [
         cost_row(
             spec,
-            cost_of(spec, context, count, Convention(convention), asked.dtypes(spec.stored).storage),
-            asked.dtypes(spec.stored),
+            shared_cost(spec, group, context, count, Convention(convention), dtypes.storage, trains=gpus is not None),
+            dtypes,
         )
-        for spec, count, context in _cells(_specs(arch, scale, model, config, options), batch, ctx)
+        for spec, dtypes, group, count, context in _cells(specs, asked, groups, batch, ctx)
     ]
     return _typed(pd.DataFrame(rows))
 
@@ -121,6 +127,8 @@ def fit(
     workload: str = "decode",
     ctx: Amounts | None = None,
     batch: Amounts | None = None,
+    gpus: Amounts | None = None,
+    tp: Amounts | None = None,
     checkpoint: str = "none",
     model: str | None = None,
     config: str | Path | None = None,
@@ -136,6 +144,7 @@ def fit(
         gpu: names with commas, or ``all``.
         workload: ``train``, ``prefill`` or ``decode``.
         checkpoint: which activations a training step keeps.
+        gpus, tp: as of ``cost``; the batch is that of the GPUs which share a matrix.
         arch, scale, ctx, batch, model, config, dtype, state_dtype, weight_dtype, kv_dtype, options: as of ``cost``.
 
     Raises:
@@ -146,10 +155,16 @@ def fit(
     asked = StorageOptions(dtype, state_dtype, kv_dtype, weight_dtype)
     contexts = (8192,) if ctx is None and batch is None else (None,) if ctx is None else _amounts(ctx, "context")
     counts = (None,) if batch is None else _amounts(batch, "batch")
-    specs = _specs(arch, scale, model, config, options)
+    specs, groups = _specs(arch, scale, model, config, options), _groups(gpus, tp, workload)
     found = [
-        largest_fit(spec, one, workload, asked.dtypes(spec.stored), context=context, batch=count, checkpoint=checkpoint)
-        for spec, one, count, context in itertools.product(specs, find_gpus(gpu), counts, contexts)
+        largest_fit(
+            *(spec, one, workload, asked.dtypes(spec.stored)),
+            context=context,
+            batch=count,
+            checkpoint=checkpoint,
+            group=group,
+        )
+        for spec, one, group, count, context in itertools.product(specs, find_gpus(gpu), groups, counts, contexts)
     ]
     frame = _typed(pd.DataFrame([fit_row(one, None) for one in found]))
     return frame.drop(columns=[name for name in frame if str(name).startswith("found")])
@@ -163,6 +178,8 @@ def price(
     workload: str = "decode",
     ctx: Amounts = "8k",
     batch: Amounts = 4,
+    gpus: Amounts | None = None,
+    tp: Amounts | None = None,
     efficiency: str | Path | None = None,
     model: str | None = None,
     config: str | Path | None = None,
@@ -176,8 +193,8 @@ def price(
 
     Args:
         efficiency: records of a GPU, whose share of the floor predicts steps.
-        arch, scale, gpu, workload, ctx, batch, model, config, dtype, state_dtype, weight_dtype, kv_dtype, options: as
-            of ``fit``.
+        arch, scale, gpu, workload, ctx, batch, gpus, tp, model, config, dtype, state_dtype, weight_dtype, kv_dtype,
+            options: as of ``fit``.
 
     Raises:
         BadInput: a name, range or option that does not fit.
@@ -186,11 +203,12 @@ def price(
     check_one_pass(workload, "workload")
     asked = StorageOptions(dtype, state_dtype, kv_dtype, weight_dtype)
     measured = MeasuredSteps([] if efficiency is None else newest(load_records([Path(efficiency)], warnings.warn)))
+    specs, groups = _specs(arch, scale, model, config, options), _groups(gpus, tp, workload)
     rows = []
-    for spec, count, context in _cells(_specs(arch, scale, model, config, options), batch, ctx):
-        dtypes, work = asked.dtypes(spec.stored), Workload(workload, context, count)
-        share = None if dtypes.quantised else measured.efficiency_of(spec, work, dtypes.weights)
-        rows += [price_row(price_of(spec, work, one, dtypes, share)) for one in find_gpus(gpu)]
+    for spec, dtypes, group, count, context in _cells(specs, asked, groups, batch, ctx):
+        work = Workload(workload, context, count)
+        share = None if dtypes.quantised else measured.efficiency_of(spec, work, dtypes.weights, group)
+        rows += [price_row(price_of(spec, work, one, dtypes, share, group)) for one in find_gpus(gpu)]
     return _typed(pd.DataFrame(rows))
 
 
@@ -207,8 +225,21 @@ def _specs(
     return [*named, *([] if config is None else [read_config(Path(config))])]
 
 
-def _cells(specs: Iterable[ModelSpec], batch: Amounts, ctx: Amounts) -> Iterator[tuple[ModelSpec, int, int]]:
-    return itertools.product(specs, _amounts(batch, "batch"), _amounts(ctx, "context"))
+def _cells(
+    specs: Iterable[ModelSpec], asked: StorageOptions, groups: Sequence[GpuGroup | None], batch: Amounts, ctx: Amounts
+) -> Iterator[tuple[ModelSpec, Dtypes, GpuGroup | None, int, int]]:
+    """Each model with its dtypes, in each group at each size, in the order of the commands' rows."""
+    counts, contexts = _amounts(batch, "batch"), _amounts(ctx, "context")
+    for spec in specs:
+        dtypes = asked.dtypes(spec.stored)
+        for group, count, context in itertools.product(groups, counts, contexts):
+            yield spec, dtypes, group, count, context
+
+
+def _groups(gpus: Amounts | None, tp: Amounts | None, workload: str | None = None) -> tuple[GpuGroup | None, ...]:
+    return groups_of(
+        None if gpus is None else _amounts(gpus, "gpus"), None if tp is None else _amounts(tp, "tp"), workload
+    )
 
 
 def _amounts(given: Amounts, what: str) -> tuple[int, ...]:

@@ -141,6 +141,36 @@ def test_predictions_are_those_of_the_commands() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [
+        ("cost", {"ctx": "4k,8k", "tp": "1,2"}),
+        ("cost", {"ctx": "4k", "tp": [1, 2], "gpus": 4}),
+        ("cost", {"ctx": "4k"}),
+        ("fit", {"ctx": "32k", "tp": [1, 4]}),
+        ("fit", {"ctx": "32k", "workload": "train", "gpus": "2,8", "tp": 2}),
+        ("price", {"ctx": "32k", "tp": [1, 2], "gpu": "h200,b200"}),
+        ("price", {"ctx": "32k", "workload": "train", "gpus": [8], "tp": "2,4"}),
+        ("price", {"ctx": "32k", "tp": 2, "efficiency": str(MIXERS.parent / "crossover")}),
+    ],
+)
+def test_predictions_of_gpus_that_share_a_model_are_those_of_the_commands(name: str, asked: dict[str, Any]) -> None:
+    frame = getattr(hybridbench, name)("inter,mamba", scale="350m", **asked)
+    typed = {key: ",".join(map(str, one)) if isinstance(one, list) else str(one) for key, one in asked.items()}
+    words = [word for key, one in typed.items() for word in (f"--{key}", one)]
+    rows = rows_of(name, "--arch", "inter,mamba", "--scale", "350m", *words)
+    assert len(frame) == len(rows)
+    renamed = {"label": "model", "context": "context_tokens"}
+    there = {key: renamed.get(key, key) for row in rows for key in row if not key.startswith("found")}
+    assert set(frame) == set(there.values())
+    for key, column in there.items():
+        for ours, theirs in zip(frame[column], [row.get(key) for row in rows], strict=True):
+            assert ours == theirs or (theirs is None and pd.isna(ours)), (key, ours, theirs)
+    assert ("tp" in frame) == ("tp" in asked)
+    if "tp" in asked:
+        assert frame["tp"].dtype == frame["gpus"].dtype == "Int64"
+
+
 def test_more_flops_than_64_bits_hold_are_a_number() -> None:
     (flops,) = hybridbench.cost("transformer", scale="3b", ctx="16m", batch=1)["train_flops"]
     assert flops > 2**63
@@ -169,6 +199,10 @@ def test_what_cannot_be_done_is_a_sentence(tmp_path: Path) -> None:
         hybridbench.cost("inter", model="jamba-mini", ratio="1:3")
     with pytest.raises(BadInput, match="unknown convention"):
         hybridbench.cost(convention="exactly")
+    with pytest.raises(BadInput, match="--gpus 4 with --tp 3: give a number of GPUs that 3 divides"):
+        hybridbench.cost(gpus=4, tp=3)
+    with pytest.raises(BadInput, match="--gpus 2,4 with decode: only training is divided so"):
+        hybridbench.fit(gpus=[2, 4])
     with pytest.raises(BadInput, match="context '4q'"):
         hybridbench.cost(ctx="4q")
     with pytest.raises(BadResults):

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from hybridbench.machine import PEAKS, Peak, alike_gpus, find_peak, usable_cores, visible_gpus
+from hybridbench.machine import PEAKS, Peak, alike_gpus, find_peak, gpu_uuids, usable_cores, visible_gpus
 
 
 @pytest.mark.parametrize(
@@ -103,6 +103,11 @@ class Driver:
             raise self.NVMLError("not found")
         return known.index(uuid)
 
+    def nvmlDeviceGetUUID(self, handle: int) -> str:  # noqa: N802 - the name that pynvml gives it
+        if self._names[handle] == "?":
+            raise self.NVMLError("not told")
+        return f"GPU-{handle}"
+
     def nvmlDeviceGetName(self, handle: int) -> str:  # noqa: N802 - the name that pynvml gives it
         return self._names[handle]
 
@@ -130,6 +135,14 @@ def test_gpus_are_those_that_cuda_would_show(
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", allowed)
     assert visible_gpus(Driver(*names)) == visible
     assert list(alike_gpus(visible, Driver(*names))) == alike
+
+
+def test_a_gpu_has_one_uuid_whatever_a_process_calls_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "node-3")
+    assert gpu_uuids(["2", "0"], Driver(*"aba")) == {"2": "GPU-2", "0": "GPU-0"}
+    assert gpu_uuids(["GPU-2", "MIG-7"], Driver(*"aba")) == {"GPU-2": "GPU-2", "MIG-7": "MIG-7"}
+    assert gpu_uuids(["GPU-"], Driver("a")) == {"GPU-": "GPU-0"}, "CUDA takes the beginning of one"
+    assert gpu_uuids(["1"], Driver("a", "?")) == {"1": "node-3-1"}, "of two nodes, not the same GPU"
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system pins no process to cores")

@@ -31,7 +31,7 @@ Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Cut:
+class HeldPart:
     """What one rank holds of a parameter.
 
     Args:
@@ -66,7 +66,7 @@ class _Ranks:
         return first, first + 1
 
     def shares(self, whole: int, *spans: int) -> tuple[tuple[int, int, int], ...]:
-        """``Cut.shared`` of the spans with these numbers, which hold ``group(whole)``."""
+        """``HeldPart.shared`` of the spans with these numbers, which hold ``group(whole)``."""
         if whole >= self.count:
             return ()
         return tuple((span, self.group(whole)[0], whole) for span in spans)
@@ -96,13 +96,13 @@ def part_of_block(block: Block, ranks: int) -> Block:
     return row[0](block, ranks)
 
 
-def cuts_of(block: Block, ranks: int, rank: int, borrows_value: bool = False) -> dict[str, Cut]:
+def cuts_of(block: Block, ranks: int, rank: int, borrows_value: bool = False) -> dict[str, HeldPart]:
     """What a rank holds of each parameter of a block's module, by the parameter's name.
 
     Args:
         borrows_value: the block is a branch whose value is another branch's.
     """
-    found: dict[str, Cut] = _ROWS[type(block)][1](block, _Ranks(ranks, rank), borrows_value)
+    found: dict[str, HeldPart] = _ROWS[type(block)][1](block, _Ranks(ranks, rank), borrows_value)
     return found
 
 
@@ -124,7 +124,7 @@ def _attention(block: Attention, ranks: int) -> Attention:
     return replace(block, n_heads=heads, n_kv_heads=_grouped(ranks, block.n_kv_heads, "KV heads"))
 
 
-def _attention_cuts(block: Attention, on: _Ranks, borrows_value: bool) -> dict[str, Cut]:
+def _attention_cuts(block: Attention, on: _Ranks, borrows_value: bool) -> dict[str, HeldPart]:
     P, V, K = block.head_dim, block.v_head_dim, block.n_kv_heads
     heads, kv = on.part(block.n_heads), on.group(K)
     keys = block.n_heads * P
@@ -133,7 +133,7 @@ def _attention_cuts(block: Attention, on: _Ranks, borrows_value: bool) -> dict[s
     if not borrows_value:
         spans.append(_wide(kv, V, values))
     shared = on.shares(K, *range(1, len(spans)))
-    return {"in_proj.weight": Cut(0, tuple(spans), shared), "out_proj.weight": Cut(1, (_wide(heads, V),))}
+    return {"in_proj.weight": HeldPart(0, tuple(spans), shared), "out_proj.weight": HeldPart(1, (_wide(heads, V),))}
 
 
 def _mamba2(block: Mamba2, ranks: int) -> Mamba2:
@@ -142,7 +142,7 @@ def _mamba2(block: Mamba2, ranks: int) -> Mamba2:
     return replace(block, d_inner=block.d_inner // ranks, n_groups=groups)
 
 
-def _mamba2_cuts(block: Mamba2, on: _Ranks, borrows_value: bool) -> dict[str, Cut]:
+def _mamba2_cuts(block: Mamba2, on: _Ranks, borrows_value: bool) -> dict[str, HeldPart]:
     inner, groups, N = block.d_inner, block.n_groups, block.d_state
     channels, group, heads = on.part(inner), on.group(groups), on.part(block.n_heads)
     states = groups * N
@@ -156,15 +156,15 @@ def _mamba2_cuts(block: Mamba2, on: _Ranks, borrows_value: bool) -> dict[str, Cu
     columns = [channels, *packed(inner, borrows_value)]
     columns.append(_wide(heads, 1, inner + (0 if borrows_value else inner) + 2 * states))
     b = 1 if borrows_value else 2
-    conv = Cut(0, tuple(packed(0, False)), on.shares(groups, 1, 2))
-    per_head, per_channel = Cut(0, (heads,)), Cut(0, (channels,))
+    conv = HeldPart(0, tuple(packed(0, False)), on.shares(groups, 1, 2))
+    per_head, per_channel = HeldPart(0, (heads,)), HeldPart(0, (channels,))
     return {
-        "in_proj.weight": Cut(0, tuple(columns), on.shares(groups, b, b + 1)),
+        "in_proj.weight": HeldPart(0, tuple(columns), on.shares(groups, b, b + 1)),
         "conv_weight_CW": conv,
         "conv_bias_C": conv,
         **dict.fromkeys(("dt_bias_H", "A_log_H", "D_H"), per_head),
         "norm_weight_I": per_channel,
-        "out_proj.weight": Cut(1, (channels,)),
+        "out_proj.weight": HeldPart(1, (channels,)),
     }
 
 
@@ -172,9 +172,9 @@ def _mlp(block: Mlp, ranks: int) -> Mlp:
     return replace(block, d_ff=_divides(ranks, block.d_ff, "columns of the MLP"))
 
 
-def _mlp_cuts(block: Mlp, on: _Ranks, _borrows_value: bool) -> dict[str, Cut]:
+def _mlp_cuts(block: Mlp, on: _Ranks, _borrows_value: bool) -> dict[str, HeldPart]:
     part = on.part(block.d_ff)
-    return {"in_proj.weight": Cut(0, (part, _wide(part, 1, block.d_ff))), "out_proj.weight": Cut(1, (part,))}
+    return {"in_proj.weight": HeldPart(0, (part, _wide(part, 1, block.d_ff))), "out_proj.weight": HeldPart(1, (part,))}
 
 
 def _parallel(block: Parallel, ranks: int) -> Parallel:
@@ -184,19 +184,19 @@ def _parallel(block: Parallel, ranks: int) -> Parallel:
     return replace(block, first=first, second=second)
 
 
-def _parallel_cuts(block: Parallel, on: _Ranks, _borrows_value: bool) -> dict[str, Cut]:
-    found: dict[str, Cut] = {}
+def _parallel_cuts(block: Parallel, on: _Ranks, _borrows_value: bool) -> dict[str, HeldPart]:
+    found: dict[str, HeldPart] = {}
     for name, index in (("first", 0), ("second", 1)):
         cuts = cuts_of(block.branches[index], on.count, on.rank, index == block.borrower)
         found |= {f"{name}.{parameter}": cut for parameter, cut in cuts.items()}
     first, second = (on.part(branch.out_width) for branch in block.branches)
     side_by_side = (first, _wide(second, 1, block.first.out_width))
-    everywhere = Cut(0, None, ((0, 0, 1),))
+    everywhere = HeldPart(0, None, ((0, 0, 1),))
     return {
         **found,
-        "out_proj.weight": Cut(1, side_by_side if block.fusion.op == "concat" else (first,)),
-        "scale_first": Cut(0, (first,)),
-        "scale_second": Cut(0, (second,)),
+        "out_proj.weight": HeldPart(1, side_by_side if block.fusion.op == "concat" else (first,)),
+        "scale_first": HeldPart(0, (first,)),
+        "scale_second": HeldPart(0, (second,)),
         "scalar": everywhere,
         "gate.weight": everywhere,
     }
@@ -207,7 +207,7 @@ def _wide(units: Span, width: int, start: int = 0) -> Span:
     return start + units[0] * width, start + units[1] * width
 
 
-_ROWS: dict[type[Block], tuple[Callable[[Any, int], Block], Callable[[Any, _Ranks, bool], dict[str, Cut]]]] = {
+_ROWS: dict[type[Block], tuple[Callable[[Any, int], Block], Callable[[Any, _Ranks, bool], dict[str, HeldPart]]]] = {
     Attention: (_attention, _attention_cuts),
     Mamba2: (_mamba2, _mamba2_cuts),
     Mlp: (_mlp, _mlp_cuts),

@@ -22,11 +22,11 @@ from hybridbench.arch.weights import SCHEMES
 from hybridbench.cli.typed import listed
 from hybridbench.errors import BadInput
 from hybridbench.machine import PEAKS
-from hybridbench.predict.group import GpuGroup
+from hybridbench.predict.group import GpuGroup, groups_of
 from hybridbench.predict.match import BUDGETS, SIDES, TOLERANCE, matched, named_spec, names_scale
 from hybridbench.suite.case import CHECKPOINTS
 from hybridbench.suite.models import ALL_ARCHS
-from hybridbench.suite.workloads import DECODE, one_pass, workload_row
+from hybridbench.suite.workloads import DECODE, one_pass
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -213,15 +213,8 @@ def given_groups(gpus: str | None, tp: str | None, workload: str | None = None) 
     Raises:
         BadInput: numbers that do not divide, or several groups for a workload that does not train.
     """
-    if gpus is None and tp is None:
-        return (None,)
-    tps = given_tps(tp) or (1,)
-    if gpus is None:
-        return tuple(GpuGroup(one, one) for one in tps)
-    counts = units.parse_range(gpus, "--gpus")
-    if not (workload is None or workload_row(workload).trains):
-        raise BadInput(f"--gpus {gpus} with {workload}: only training is divided so; share the model with --tp {gpus}.")
-    return tuple(GpuGroup(count, one) for one in tps for count in counts)
+    tps = given_tps(tp)
+    return groups_of(None if gpus is None else units.parse_range(gpus, "--gpus"), tps, workload)
 
 
 def given_tps(tp: str | None) -> tuple[int, ...] | None:

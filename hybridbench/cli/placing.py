@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hybridbench.errors import BadInput, HybridbenchError
-from hybridbench.machine import usable_cores
+from hybridbench.machine import gpu_uuids, usable_cores
 from hybridbench.text import counted, shown
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class Place:
             HybridbenchError: the run ended early. Records written so far are kept.
             KeyboardInterrupt: passed on, once nothing is held and no job is left that this call submitted.
         """
-        from hybridbench.cluster.opening import close_queue, member
+        from hybridbench.cluster.opening import close_queue, member, own_gpus
 
         if opened.joined:
             tell(f"Workers are at these cases already: this run helps with what is left in {shared.folder}.")
@@ -133,7 +133,17 @@ class Place:
             else:
                 from hybridbench.runner import run_sweep
 
-                run_sweep(queue, writer, gpus=shared.gpus, workers=here, events=events)
+                alone = opened.planned.ranks == 1
+                there = gpu_uuids(shared.gpus) if alone else dict.fromkeys(shared.gpus, "")
+                with own_gpus(opened.planned, queue, there, here) as gpus:
+                    if gpus is None:
+                        raise BadInput(
+                            f"each GPU of this machine has a worker of the run in {shared.folder} already: wait for "
+                            "it, or help from a machine with a free GPU."
+                        )
+                    here = len(gpus) if opened.planned.on_gpu and gpus else here
+                    queue.lease.tell(workers=here)
+                    run_sweep(queue, writer, gpus=gpus, workers=here, events=events)
         left = close_queue(opened.planned)
         if left:
             raise HybridbenchError(f"{counted(left, 'case')} of {shared.folder} did not run: give --resume.")

@@ -15,8 +15,7 @@ from hybridbench import units
 from hybridbench.arch.block import Convention, Storage
 from hybridbench.arch.families import MAMBA2
 from hybridbench.arch.imports.huggingface import read_config
-from hybridbench.arch.model import Cost, LayerCost, ModelSpec, layer_costs, rank_cost, rank_layer_costs
-from hybridbench.arch.model import cost as cost_of
+from hybridbench.arch.model import Cost, LayerCost, ModelSpec, layer_costs, rank_layer_costs
 from hybridbench.arch.stored import StorageOptions
 from hybridbench.cli.options import (
     MatchOptions,
@@ -34,7 +33,7 @@ from hybridbench.cli.output import Plain
 from hybridbench.cli.typed import Command, listed
 from hybridbench.errors import BadInput, unknown_name
 from hybridbench.predict.group import GpuGroup
-from hybridbench.predict.group_cost import group_cost
+from hybridbench.predict.group_cost import shared_cost
 from hybridbench.report.progress import computed
 from hybridbench.report.render.page import own_page
 from hybridbench.suite.models import ALL_ARCHS, model_specs, preset_specs
@@ -106,10 +105,7 @@ def predict(
         asked_for: tuple[tuple[ModelSpec, Storage], GpuGroup | None, Convention, int, int],
     ) -> tuple[ModelSpec, Cost]:
         (spec, storage), group, convention, batch, context = asked_for
-        sizes = context, batch, convention, storage
-        if group is None:
-            return spec, cost_of(spec, *sizes)
-        return spec, group_cost(spec, group, *sizes) if trains else rank_cost(spec, group.tp, *sizes)
+        return spec, shared_cost(spec, group, context, batch, convention, storage, trains=trains)
 
     return computed(row, wanted, "rows", Plain(stderr=True))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,9 +116,7 @@ def price(
     def on_gpus(step: tuple[tuple[ModelSpec, Dtypes], GpuGroup | None, int, int]) -> list[Price]:
         (spec, dtypes), group, count, context = step
         work = Workload(workload, context, count)
-        share = None if dtypes.quantised else measured.efficiency_of(spec, work, dtypes.weights)
-        if share is not None and group is not None and group.gpus > 1:
-            share = replace(share, beyond=", ".join(filter(None, (share.beyond, "GPUs"))))
+        share = None if dtypes.quantised else measured.efficiency_of(spec, work, dtypes.weights, group)
         return [price_of(spec, work, one, dtypes, share, group, link) for one in cards]
 
     found = computed(on_gpus, wanted, "steps", Plain(stderr=True))

@@ -99,9 +99,18 @@ def status(folder: Path, as_json: bool) -> None:
 def merge(folders: tuple[Path, ...], out: Path, allow: tuple[str, ...]) -> None:
     """Join folders of results into a new one, unless their records are of different machines or versions.
 
-    FOLDERS hold records of models or kernels, such as those of a suite that ran on two clusters.
+    FOLDERS hold records of any command, such as those of a suite that ran on two clusters, or seeds of learn that ran
+    on several hosts, whose weights come along.
     """
+    from hybridbench.cluster.merging import KINDS
     from hybridbench.cluster.merging import merge as joined
+    from hybridbench.quality.contexts.record import ContextRecord
+    from hybridbench.quality.tasks.record import TaskRecord
+    from hybridbench.quality.training.record import LearnRecord
 
-    done = joined(folders, out, frozenset(allow))
+    def weights_of(record: Any) -> str | None:
+        return record.observed.weights if isinstance(record, LearnRecord) and record.observed else None
+
+    kinds = (*KINDS, LearnRecord, TaskRecord, ContextRecord)
+    done = joined(folders, out, frozenset(allow), kinds, weights_of)
     Plain(stderr=True, soft_wrap=True).print(done.sentence)

@@ -5,21 +5,25 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
-from hybridbench.cluster.opening import member
+from hybridbench.cluster.opening import member, own_gpus
 from hybridbench.errors import HybridbenchError
-from hybridbench.machine import in_groups, visible_gpus
+from hybridbench.machine import gpu_uuids, in_groups, visible_gpus
 from hybridbench.queue.plan import find
 from hybridbench.runner import Events, run_sweep
 from hybridbench.version import full_version
 
 
-def serve(folder: str) -> int:
+def serve(folder: str, gpus: Mapping[str, str] | None = None) -> int:
     """Takes cases of a queue, one at a time, until none is left or the job is ended; how many it recorded.
 
     Args:
         folder: of the queue. If another has taken its place, there is nothing to do.
+        gpus: of this node those that the job may use, as CUDA_VISIBLE_DEVICES takes them, each with its UUID; None
+            asks the driver. The worker takes the first that no other worker of the queue has. Where each has a worker,
+            it ends without taking a case.
 
     Raises:
         HybridbenchError: the queue is of another version, or no worker process starts here.
@@ -38,11 +42,21 @@ def serve(folder: str) -> int:
     signal.signal(signal.SIGUSR2, lambda _number, _frame: os.kill(os.getpid(), signal.SIGTERM))
     events = Events(started=lambda case: _say(f"began {case.label}"))
     with member(results, planned, first=False, stays=False) as (queue, writer):
+        if gpus is None:
+            seen = visible_gpus()
+            gpus = gpu_uuids(seen) if planned.ranks == 1 else dict.fromkeys(in_groups(seen, planned.ranks), "")
         try:
-            return len(run_sweep(queue, writer, gpus=in_groups(visible_gpus(), planned.ranks)[:1], events=events))
+            with own_gpus(planned, queue, gpus) as mine:
+                if mine is not None:
+                    return len(run_sweep(queue, writer, gpus=mine, events=events))
+            has = "GPU has a" if len(gpus) == 1 else f"{len(gpus)} GPUs each have a"
+            _say(
+                f"this node's {has} worker of this run: this one ends without taking a case; give fewer --workers, or "
+                "each job a GPU of its own."
+            )
         except KeyboardInterrupt:
             _say("ended by Slurm: what it held is put back")
-            return 0
+        return 0
 
 
 def _say(line: str) -> None:

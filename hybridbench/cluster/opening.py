@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from hybridbench.cluster.slurm import jobs_of
 from hybridbench.errors import BadInput
+from hybridbench.processes import terminable
+from hybridbench.queue.gpus import GpuClaims
 from hybridbench.queue.lease import LEASE_S, LeaseWatch
 from hybridbench.queue.plan import HELD, MEMBERS, WAITING, Planned, QueuePlan, create, find, remove
 from hybridbench.queue.shared import SharedQueue
@@ -101,6 +103,32 @@ def member(
             yield queue, writer
         finally:
             queue.leave()
+
+
+@contextlib.contextmanager
+def own_gpus(
+    planned: Planned, queue: SharedQueue, gpus: Mapping[str, str], most: int = 1
+) -> Iterator[list[str] | None]:
+    """GPUs that are the worker's own inside, ``most`` at the most; None where other workers of the queue have them all.
+
+    Args:
+        gpus: those that may be used, as CUDA_VISIBLE_DEVICES takes them, each with its UUID. None is claimed where no
+            case of the queue runs on a GPU, or where cases run on several.
+    """
+    if not gpus or not planned.on_gpu or planned.ranks > 1:
+        yield list(gpus)[:most]
+        return
+    claims = GpuClaims(planned.folder, queue.member, queue.watch)
+    try:
+        with terminable():
+            mine = claims.take(gpus, most)
+        if mine or not planned.folder.exists():  # when all is done, the queue is removed
+            yield mine
+        else:
+            claims.give_up()
+            yield None
+    finally:
+        claims.release()
 
 
 def close_queue(planned: Planned) -> int:

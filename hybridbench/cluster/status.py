@@ -12,6 +12,7 @@ from typing import Any
 from hybridbench.cluster.following import Follower
 from hybridbench.cluster.slurm import jobs_of
 from hybridbench.errors import BadResults
+from hybridbench.queue.gpus import surplus
 from hybridbench.queue.lease import LeaseWatch
 from hybridbench.queue.plan import DONE, HELD, MEMBERS, PLAN, WAITING, Planned, find
 from hybridbench.record import Record, Status
@@ -47,6 +48,7 @@ class Seen:
         left: the time left, in words; empty if nobody works.
         statuses: how many records ended how.
         failures: label, status and message of the cases that did not end well.
+        surplus: how many workers ended because every GPU of their nodes had a worker.
         jobs: those of Slurm that wait or run, with their states.
     """
 
@@ -62,6 +64,7 @@ class Seen:
     statuses: dict[str, int]
     failures: tuple[tuple[str, str, str], ...]
     workers: tuple[Seat, ...] = ()
+    surplus: int = 0
     jobs: dict[str, str] | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -84,6 +87,8 @@ class Seen:
         states = Counter(self.jobs.values()) if self.jobs else {}
         if states:
             said.append("Slurm: " + ", ".join(f"{count:,} {state}" for state, count in states.items()) + ".")
+        if self.surplus:
+            said.append(f"{counted(self.surplus, 'worker')} ended without a case: every GPU of the node had a worker.")
         if not states and not any(seat.state != SILENT for seat in self.workers):
             said.append("Nobody works at it: go on with the command that began it, and --resume.")
         return said
@@ -119,6 +124,7 @@ def look(results: Path) -> Seen:
         _left(planned, done) if at_it else "",
         **_told(records),
         workers=seats,
+        surplus=surplus(planned.folder),
         jobs=jobs_of(planned.folder),
     )
 

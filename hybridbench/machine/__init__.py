@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from hybridbench.machine.host import alike_gpus, first_gpu_name, in_groups, thread_settings, usable_cores, visible_gpus
+from hybridbench.machine.host import (
+    alike_gpus,
+    first_gpu_name,
+    gpu_uuids,
+    in_groups,
+    thread_settings,
+    usable_cores,
+    visible_gpus,
+)
 from hybridbench.machine.peaks import PEAKS, Peak, find_gpu, find_gpus, find_peak
 
 __all__ = [
@@ -13,6 +21,7 @@ __all__ = [
     "find_gpus",
     "find_peak",
     "first_gpu_name",
+    "gpu_uuids",
     "in_groups",
     "thread_settings",
     "usable_cores",

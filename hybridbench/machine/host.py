@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import socket
 from collections.abc import Sequence
 from typing import Any
 
@@ -82,6 +83,34 @@ def alike_gpus(gpus: Sequence[str], nvml: Any = None) -> Sequence[str]:
     except nvml.NVMLError:
         return ()
     return gpus if len(names) == 1 else ()
+
+
+def gpu_uuids(gpus: Sequence[str], nvml: Any = None) -> dict[str, str]:
+    """The UUID of each of ``visible_gpus``, which every process of a machine gives the same GPU.
+
+    Where the driver does not tell, it is the host's name with the value.
+
+    Args:
+        nvml: the ``pynvml`` module; imported if not given.
+    """
+    if nvml is None:
+        try:
+            nvml = importlib.import_module("pynvml")
+        except ImportError:
+            return {gpu: f"{socket.gethostname()}-{gpu}" for gpu in gpus}
+    return {gpu: _uuid(gpu, nvml) or f"{socket.gethostname()}-{gpu}" for gpu in gpus}
+
+
+def _uuid(gpu: str, nvml: Any) -> str | None:
+    try:
+        if gpu.isdecimal():
+            return str(nvml.nvmlDeviceGetUUID(_handle(gpu, nvml)))
+        count = int(nvml.nvmlDeviceGetCount())
+        known = [str(nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetHandleByIndex(index))) for index in range(count)]
+    except nvml.NVMLError:
+        return None
+    # CUDA takes the beginning of a UUID too. Those of MIG are not among the devices that NVML counts.
+    return next((uuid for uuid in known if uuid.startswith(gpu)), gpu)
 
 
 def thread_settings(workers: int = 1) -> dict[str, str]:

@@ -17,6 +17,7 @@ Sources: arXiv 1909.08053 (tensor parallelism), arXiv 1910.02054 (ZeRO), PyTorch
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hybridbench.arch import model as arch
@@ -24,7 +25,7 @@ from hybridbench.arch.block import Storage
 from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.terms import FLOAT
 from hybridbench.errors import BadInput
-from hybridbench.suite.workloads import TRAIN, Workload
+from hybridbench.suite.workloads import TRAIN, Workload, workload_row
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,27 @@ class GpuGroup:
     def ranks(self) -> int:
         """Groups of ``tp`` GPUs, each with sequences of its own."""
         return self.gpus // self.tp
+
+
+def groups_of(
+    gpus: Sequence[int] | None, tps: Sequence[int] | None, workload: str | None = None
+) -> tuple[GpuGroup | None, ...]:
+    """The groups of every number of GPUs and of GPUs that share a matrix; None alone where neither is given.
+
+    Raises:
+        BadInput: numbers that do not divide, or several groups for a workload that does not train.
+    """
+    if gpus is None and tps is None:
+        return (None,)
+    tps = (1,) if tps is None else tps
+    if gpus is None:
+        return tuple(GpuGroup(one, one) for one in tps)
+    if not (workload is None or workload_row(workload).trains):
+        given = ",".join(map(str, gpus))
+        raise BadInput(
+            f"--gpus {given} with {workload}: only training is divided so; share the model with --tp {given}."
+        )
+    return tuple(GpuGroup(count, one) for one in tps for count in gpus)
 
 
 @dataclass(frozen=True, slots=True)

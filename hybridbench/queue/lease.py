@@ -14,7 +14,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -163,9 +163,15 @@ class LeaseWatch:
         except OSError:
             return None
 
-    def alive(self, within_s: float = 2 * RENEW_S, sleep: Callable[[float], object] = time.sleep) -> set[str]:
-        """The workers that live, after a look of up to ``within_s`` at those of other machines."""
-        names = {name for name in _names(self.folder) if not self.dead_here(name)}
+    def alive(
+        self,
+        within_s: float = 2 * RENEW_S,
+        sleep: Callable[[float], object] = time.sleep,
+        among: Collection[str] | None = None,
+    ) -> set[str]:
+        """The workers that live, of all or of those ``among``, after a look of up to ``within_s`` at other hosts'."""
+        known = _names(self.folder) if among is None else among
+        names = {name for name in known if not self.dead_here(name)}
         here = machine()
         found = {name for name in names if here and self.said(name).get("machine") == here}
         signs = {name: self._sign(name) for name in names - found}

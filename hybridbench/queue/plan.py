@@ -6,6 +6,7 @@
                              done/          those that have a record
                              ended/         how workers ended, at which case
                              members/       a file for each worker, which it renews
+                             gpus/          which worker has which GPU
 
 A queue stands from the moment that its folder has its name, with all its cases; when all are done, it is removed.
 """
@@ -32,7 +33,7 @@ from hybridbench.version import full_version
 VERSION = 1
 """Of the files of a queue: workers of another version do not touch it."""
 QUEUE, PLAN = "queue", "plan.ndjson"
-WAITING, HELD, DONE, ENDED, MEMBERS = "waiting", "held", "done", "ended", "members"
+WAITING, HELD, DONE, ENDED, MEMBERS, GPUS = "waiting", "held", "done", "ended", "members", "gpus"
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,11 @@ class Planned:
         ways = [json.loads(line)["case"]["execution"] for line in self.lines]
         return max((way.get("gpus", 1) * way.get("tp", 1) for way in ways), default=1)
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether any of its cases runs on a GPU."""
+        return any(self.case(str(number)).device == "cuda" for number in range(len(self.lines)))
+
     def case(self, name: str) -> Case:
         """The case of a file's name."""
         return Case.from_dict(json.loads(self.lines[int(name.partition(".")[0])])["case"])
@@ -98,7 +104,7 @@ def create(results: Path, plan: QueuePlan, cases: Sequence[Case]) -> Planned:
     folder = new / plan.run_id
     lines = [json.dumps({"key": case.key, "case": case.to_dict()}) for case in cases]
     try:
-        for name in (WAITING, HELD, DONE, ENDED, MEMBERS):
+        for name in (WAITING, HELD, DONE, ENDED, MEMBERS, GPUS):
             (folder / name).mkdir(parents=True)
         (folder / PLAN).write_text("\n".join([json.dumps(asdict(plan)), *lines]) + "\n", encoding="utf-8")
         for number, kind in enumerate(kinds_of(cases)):

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from hybridbench.arch.split import Cut
+from hybridbench.arch.split import HeldPart
 from hybridbench.model.across import Across
 from hybridbench.model.block import BlockModule
 from hybridbench.model.language import LanguageModel
@@ -46,7 +46,7 @@ def divide(model: LanguageModel, whole: Whole, device: torch.device) -> None:
     model.to_empty(device=device)
 
     def keep(index: int, name: str) -> Keep:
-        found = cuts[index][name] if index >= 0 else Cut()
+        found = cuts[index][name] if index >= 0 else HeldPart()
         return lambda part, drawn: cut(part, drawn, found)
 
     draw(model, whole, device, keep)
@@ -55,7 +55,7 @@ def divide(model: LanguageModel, whole: Whole, device: torch.device) -> None:
         model.ops = {**model.ops, "adamw": partial(_adamw, model.ops["adamw"], rows, across)}
 
 
-def _shared(layer: BlockModule, cuts: dict[str, Cut]) -> list[_SharedRows]:
+def _shared(layer: BlockModule, cuts: dict[str, HeldPart]) -> list[_SharedRows]:
     found = []
     for name, parameter in layer.named_parameters():
         one = cuts[name]

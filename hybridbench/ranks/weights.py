@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from hybridbench.arch.split import Cut, cuts_of
+from hybridbench.arch.split import HeldPart, cuts_of
 from hybridbench.model.block import INIT_STD, BlockModule
 from hybridbench.model.build import Resolved, build_layers
 from hybridbench.model.language import LanguageModel
@@ -72,7 +72,7 @@ def _copy(part: BlockModule, whole: BlockModule, keep: Callable[[str], Keep]) ->
         mine.copy_(buffer)
 
 
-def cut(parameter: Tensor, whole: Tensor, found: Cut) -> None:
+def cut(parameter: Tensor, whole: Tensor, found: HeldPart) -> None:
     """Copies the spans of a cut."""
     if found.spans is None:
         parameter.copy_(whole)
@@ -81,7 +81,7 @@ def cut(parameter: Tensor, whole: Tensor, found: Cut) -> None:
     parameter.copy_(torch.cat(parts, found.dim))
 
 
-def cuts_for(whole: Case, rank: int) -> list[dict[str, Cut]]:
+def cuts_for(whole: Case, rank: int) -> list[dict[str, HeldPart]]:
     """What a rank holds of each sublayer's parameters under tensor parallelism, in order."""
     tp = whole.execution.tp
     return [cuts_of(block, tp, rank) for block in whole.model.placed]

@@ -27,6 +27,8 @@ _TEXTS = (
     *("arch", "model", "scale", "ratio", "recipe", "pattern", "workload", "device", "dtype", "state_dtype", "mode"),
     *("checkpoint", "backends", "status", "run_id", "caveats"),
 )
+_PLURAL = ("backends", "caveats", "depths", "streams")
+"""Fields whose names are plural, for sentences."""
 _SHORT = {"ctx": "context"}
 FIELDS = (*_SHORT, *_TEXTS, *_COUNTS)
 """What a condition may name."""
@@ -85,7 +87,8 @@ def _values_of(name: str, known: dict[str, Any]) -> set[Any]:
 
 def _wanted(name: str, typed: str, there: Sequence[Any]) -> set[Any]:
     if not there:
-        raise BadInput(f"--where {name}={typed}: no case here has a {name}; leave it out.")
+        one = "any" if name in _PLURAL else "a"
+        raise BadInput(f"--where {name}={typed}: no case here has {one} {name}; leave it out.")
     if name in _COUNTS:
         numbers = set(parse_range(typed, name))
         if not numbers & set(there):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from hybridbench.cli.main import main
 from hybridbench.metrics import value
-from hybridbench.store import load, newest
+from hybridbench.store import RecordWriter, load, newest
 
 H200 = Path(__file__).parents[2] / "results/nvidia-h200"
 MIXERS = H200 / "mixers"
@@ -116,6 +117,8 @@ def test_a_failed_case_is_a_row_with_its_reason() -> None:
         (["--where", "ctx=3k"], "no case here has that; there are 8k"),
         (["--where", "ctx=much"], "much"),
         (["--where", "ratio=1:5", "--where", "prompt=512"], "no case here has that; there are 0"),
+        (["--where", "backends=fused"], "--where backends=fused: no case here has any backends; leave it out."),
+        (["--where", "state_dtype=float32"], "state_dtype=float32: no case here has a state_dtype; leave it out."),
         (["--where", "mode=graph", "--where", "workload=train"], "no case has mode=graph and workload=train together"),
         (["--metric", "tfft_s"], "unknown metric 'tfft_s': did you mean 'ttft_s'?"),
         (["--plot", "--json"], "leave one of them out"),
@@ -124,6 +127,15 @@ def test_a_failed_case_is_a_row_with_its_reason() -> None:
 )
 def test_a_question_that_cannot_be_answered_is_a_sentence(words: list[str], sentence: str) -> None:
     assert sentence in refused("show", MIXERS, *words)
+
+
+def test_a_caveat_where_there_is_none_is_a_sentence(tmp_path: Path) -> None:
+    records = newest(load([MIXERS], print))
+    with RecordWriter(tmp_path, records[0].run_id) as writer:
+        for record in records:
+            writer.append(replace(record, caveats=[], run_id=writer.run_id))
+    said = refused("show", tmp_path, "--where", "caveats=unsteady")
+    assert "--where caveats=unsteady: no case here has any caveats; leave it out." in said
 
 
 def test_a_plot_is_drawn_below_the_table() -> None:
