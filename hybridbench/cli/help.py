@@ -41,7 +41,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("size", "epochs", "times", "documents"),
     ),
     "Measurement": (
-        *("device", "mode", "as_published", "streams", "gpus", "tp", "backend", "seed", "at_once"),
+        *("device", "mode", "as_published", "streams", "backend", "seed", "at_once"),
         *("max_time_s", "min_samples", "limit_s", "steps", "no_counters", "no_vector", "ceilings"),
         *("verify", "measure", "trials", "only_test", "sustained", "processes", "pin_tuning"),
         *("products", "most", "resume", "dry_run", "plan", "calibrate", "calibration"),
