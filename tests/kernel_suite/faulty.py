@@ -95,10 +95,10 @@ def ends(packed: Tensor) -> Tensor:
 
 
 def ends_later(packed: Tensor) -> Tensor:
-    """Right while it is checked, and ends the process soon after."""
+    """Right while it is checked, which takes two calls, and ends the process as its timing begins."""
     global _calls
     _calls += 1
-    if _calls > 6:
+    if _calls > 3:
         os._exit(4)
     return right(packed)
 
