@@ -28,7 +28,7 @@ def _slowest(record: Record) -> float | None:
 
 RANKS: tuple[Metric, ...] = (
     Metric(
-        "tokens_per_s_per_gpu",
+        "gpu_tokens_per_s",
         "tokens/s",
         "higher",
         "throughput per GPU",

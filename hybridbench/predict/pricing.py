@@ -85,7 +85,7 @@ class Price:
     link_s: float | None = None
 
     @property
-    def floor_tokens_per_s_per_gpu(self) -> float:
+    def floor_gpu_tokens_per_s(self) -> float:
         """The rate at the floor, over the number of GPUs."""
         return self.floor_tokens_per_s / (self.group or GpuGroup()).gpus
 

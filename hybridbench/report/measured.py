@@ -89,7 +89,7 @@ _DETAILS = (
     _Detail(
         _SEVERAL,
         (
-            *("step_s", "tokens_per_s_per_gpu", "exposed_s", "exposed_frac", "transfer_s", "transfer_bytes"),
+            *("step_s", "gpu_tokens_per_s", "exposed_s", "exposed_frac", "transfer_s", "transfer_bytes"),
             *("scaling_floor_frac", "slowest_rank_ratio", "rank_peak_bytes"),
         ),
         shared=(("step_s", "exposed_s", "transfer_s"),),
@@ -101,7 +101,7 @@ _OPTIONAL = {
     # Columns that are left out if no case has a value; cells of other columns say "unknown".
     *("token_s", "gradients_bytes", "optimizer_bytes", "paper_flops", "hardware_flops", "hfu_frac"),
     *("energy_per_token_j", "power_w"),
-    *("tokens_per_s_per_gpu", "exposed_s", "exposed_frac", "transfer_s", "transfer_bytes"),
+    *("gpu_tokens_per_s", "exposed_s", "exposed_frac", "transfer_s", "transfer_bytes"),
     *("scaling_floor_frac", "slowest_rank_ratio", "rank_peak_bytes"),
     # A generation timed at several contexts has no percentiles; any other step has no parts.
     *("step_p05_s", "step_p95_s", "step_p99_s", "prefill_part_s", "integration_frac"),

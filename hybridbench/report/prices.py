@@ -130,8 +130,8 @@ def price_table(prices: Sequence[Price], measured: bool) -> Table:
 
 
 def _rate_per_gpu(prices: Sequence[Price], shown_in: ShownUnit) -> ColumnOf:
-    numbers = [price.floor_tokens_per_s_per_gpu for price in prices]
-    heading = Column("floor_tokens_per_s_per_gpu", shown_in.heading("a GPU"))
+    numbers = [price.floor_gpu_tokens_per_s for price in prices]
+    heading = Column("floor_gpu_tokens_per_s", shown_in.heading("a GPU"))
     return heading, [TableCell(shown_in.show(number), number) for number in numbers]
 
 
@@ -265,7 +265,7 @@ def _link_fields(price: Price) -> dict[str, Any]:
     if price.group is None:
         return {}
     return {
-        "floor_tokens_per_s_per_gpu": price.floor_tokens_per_s_per_gpu,
+        "floor_gpu_tokens_per_s": price.floor_gpu_tokens_per_s,
         "all_reduced_bytes": price.links.all_reduced,
         "gathered_bytes": price.links.gathered,
         "scattered_bytes": price.links.scattered,

@@ -21,7 +21,7 @@ from hybridbench.units import format_tokens
 TITLE = "scaling over several GPUs"
 _METRICS = (
     ("step_s", "step"),
-    ("tokens_per_s_per_gpu", "throughput per GPU"),
+    ("gpu_tokens_per_s", "throughput per GPU"),
     ("exposed_s", "exposed transfers"),
     ("transfer_s", "transfers, predicted"),
 )
@@ -86,7 +86,7 @@ def efficiencies(record: Record, alone: Mapping[tuple[str, str], Record]) -> tup
     Args:
         alone: records of one rank by ``_key``.
     """
-    each, case = value(record, "tokens_per_s_per_gpu"), record.case
+    each, case = value(record, "gpu_tokens_per_s"), record.case
     per_gpu = case.workload.batch // case.execution.gpus
 
     def against(batch: int) -> float | None:
@@ -104,4 +104,4 @@ def _key(case: Case, record: Record) -> tuple[str, str]:
     return case.key, record.environment.device
 
 
-_UNITS = {"step_s": "s", "tokens_per_s_per_gpu": "tokens/s"}
+_UNITS = {"step_s": "s", "gpu_tokens_per_s": "tokens/s"}

@@ -116,7 +116,7 @@ def test_a_part_does_a_share_of_the_work_and_holds_a_share_of_the_cache(name: st
     assert 1 <= 2 * half.flops / alone.flops < 1.02
     assert (2 * half.flops == alone.flops) == (name == "transformer")
     assert half.floor_s == pytest.approx(alone.floor_s / 2, rel=0.02)
-    assert half.floor_tokens_per_s_per_gpu == pytest.approx(half.floor_tokens_per_s / 2)
+    assert half.floor_gpu_tokens_per_s == pytest.approx(half.floor_tokens_per_s / 2)
     assert half.energy_at_tdp_j == pytest.approx(2 * 700 * half.floor_s / 4)
 
 

@@ -185,7 +185,7 @@ def test_the_table_compares_with_one_gpu_at_the_same_batch_and_at_the_same_batch
     assert found["strong_frac"] == pytest.approx(180 / (2 * 110))
     assert found["weak_frac"] == pytest.approx(100 / 110)
     assert found["exposed_s"] == pytest.approx(0.015)
-    assert found["tokens_per_s_per_gpu"] == pytest.approx(4 * 8192 / 0.110 / 2)
+    assert found["gpu_tokens_per_s"] == pytest.approx(4 * 8192 / 0.110 / 2)
     assert found["transfer_s"] == pytest.approx(
         (transfers.gathered_bytes(records[2]) or 0) / 4e11 + (transfers.scattered_bytes(records[2]) or 0) / 2e11
     )
