@@ -13,11 +13,13 @@ drawn in a child process.
 from __future__ import annotations
 
 import argparse
+import atexit
 import itertools
 import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -38,7 +40,11 @@ from hybridbench.arch.kinds import BLOCK_LETTERS
 from hybridbench.cli.main import main
 
 ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "results/nvidia-h200"
+COPIES = Path(tempfile.mkdtemp(prefix="hybridbench-fuzz-"))
+"""Where results are that commands are given: a report is written beside its records."""
+atexit.register(shutil.rmtree, COPIES, ignore_errors=True)
+RESULTS = Path(shutil.copytree(ROOT / "results/nvidia-h200", COPIES / "nvidia-h200"))
+MARKED = Path(shutil.copy(ROOT / "tests/cases/records/bom.jsonl", COPIES))
 LONGEST_S, LONGEST_WAIT_S, MOST_BYTES = 20, 120, 2 << 30
 MADE_EVERY, DRAWN_EVERY = 7, 100
 """Of so many charts one is defined, and of so many reports with one, it is drawn in a child process."""
@@ -99,7 +105,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "backend": ("attention=sdpa", "ssd=reference"),
     "first": MODEL_WORDS,
     "second": ("mamba", "inter/1:3", "transformer"),
-    "results": tuple(map(str, (*sorted(RESULTS.iterdir()), ROOT / "tests/cases/records/bom.jsonl"))),
+    "results": tuple(map(str, (*sorted(RESULTS.iterdir()), MARKED))),
     "ops": ("attention", "ssd", "swiglu", "rwkv7", str(ROOT / "suites/kernels.toml"), str(ROOT / "suites/smoke.toml")),
     "across": ("backend", "machine", "architecture", "mode,dtype", "version"),
     "fail_above": ("5%", "0", "100%", "0.05"),
@@ -115,7 +121,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "parts": ("formulas",),
     "baseline": (str(ROOT / "results/baselines/exact.json"),),
     "fail_on": ("incorrect", "regression,inconclusive", "none"),
-    "paths": (str(RESULTS), str(RESULTS / "efficiency"), str(ROOT / "tests/cases/records/bom.jsonl")),
+    "paths": (str(RESULTS), str(RESULTS / "efficiency"), str(MARKED)),
     "where": ("arch=inter", "ctx=4k..32k", "workload=decode", "status=ok", "batch=1,4", "arch=", "=", "ctx=x"),
     "action": ("show", "update"),
     "data": (CORPUS,),
