@@ -7,12 +7,10 @@ for sequences the worst position's) with a bound.
 The bounds, and why:
 
 - float64 1e-10, float32 1e-4: rounding times the longest sum, with a margin; tf32 (1e-3) does not pass. float32
-gradients
-  1e-3: that of A sums differences of cumulated decays, where the reference in float32 is 6e-5 from float64.
+  gradients 1e-3: that of A sums differences of cumulated decays, where the reference in float32 is 6e-5 from float64.
 - bfloat16 1e-2: inputs are identical on both sides, so the error comes from one rounding each of probabilities or
-states
-  and of the output, with a root mean square of 2^-9 / sqrt(3) = 1.1e-3. PyTorch's CPU flash kernel has 2e-3; a window
-  of 512 that is one too wide has 6e-2.
+  states and of the output, with a root mean square of 2^-9 / sqrt(3) = 1.1e-3. PyTorch's CPU flash kernel has 2e-3; a
+  window of 512 that is one too wide has 6e-2.
 - bfloat16 gradients 2e-2: two or three more roundings, and differences of nearly equal numbers (dP - delta).
 - a multiple of that for sums of terms that nearly cancel while their rounding does not: ``Operation.cancels``.
 - gradients of a few elements, such as one per head, may be small by chance while their rounding is not: they are
