@@ -1,4 +1,5 @@
-"""Processes of pytest-xdist take turns at the GPUs there are, give back what a test left, and end without their GPU.
+"""Processes of pytest-xdist take turns at the GPUs there are and wait for memory there, give back what a test left, and
+end without their GPU.
 
 What compiles for minutes is compiled once, by all cores: tests of the same mixer run in one process, and autotuners
 compile their configurations side by side.
@@ -6,13 +7,15 @@ compile their configurations side by side.
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from sharing import OTHERS, share_of_the_card
 
 from hybridbench.kernels.tuning import side_by_side
 from hybridbench.machine import visible_gpus
@@ -56,6 +59,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.filterwarnings("ignore"))
 
 
+@pytest.hookimpl(tryfirst=True, wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Around the timer of pytest-timeout too: a test does not pay for its wait."""
+    with share_of_the_card(item.path.name):
+        return (yield)
+
+
 @pytest.fixture(autouse=True)
 def compiled_side_by_side() -> Iterator[None]:
     """As in every process that measures."""
@@ -75,6 +85,9 @@ def give_memory_back() -> Iterator[None]:
     try:
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
+        if torch.cuda.memory_reserved() > OTHERS // 8:
+            gc.collect()
+            torch.cuda.empty_cache()
     except RuntimeError as lost:
         if "PYTEST_XDIST_WORKER" in os.environ:
             os._exit(1)

@@ -127,5 +127,9 @@ def test_where_the_time_of_stages_goes(arch: str, batch: int) -> None:
             moved = key[1] * key[2] * size * len(plan.products[key])
             line += f", {moved / us / 1e6:.2f} TB/s of weights"
         print(line)  # noqa: T201
-    assert found["whole step"] > 0
-    assert sum(found.values()) - found["whole step"] > 0.5 * found["whole step"]
+    assert all(
+        0 < us < float("inf") for us in found.values()
+    )  # how long each takes is read by people: others use the card
+    launches = [launch for launches in plan.products.values() for launch, _ in launches]
+    assert {id(launch) for launch in launches} <= {id(launch) for launch in plan.launches}
+    assert len({id(launch) for launch in launches}) == len(launches)
