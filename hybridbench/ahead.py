@@ -28,6 +28,8 @@ CORES_EACH = 1
 """Cores that a process keeps busy: importing takes longest, and compilers wait for one another."""
 MOST_AT_ONCE = 16
 """Processes at once; each holds a context of the GPU and a model."""
+FAILED = ("oom", "wrong", "crashed")
+"""Ends of a case after which kernels of it may not have compiled; an unsupported one needs none."""
 LIMIT_S = 90.0
 """Seconds after which the sweep begins with what has been compiled."""
 
@@ -50,8 +52,10 @@ def compile_ahead(
     start: Callable[[Path, str], Any] | None = None,
     now: Callable[[], float] = time.monotonic,
     cores: int | None = None,
-) -> None:
+) -> list[str]:
     """Compiles what the cases of a GPU need, and returns when all is done or ``LIMIT_S`` seconds have passed.
+
+    What it returns are sentences about what may not have compiled: cases that failed, processes that ended, time.
 
     Args:
         folder: for the logs of the processes.
@@ -63,8 +67,9 @@ def compile_ahead(
     """
     waiting = deque(enumerate(groups_of(cases)))
     total = len(waiting)
+    missing: list[str] = []
     if not total:
-        return
+        return missing
     ends_at, done = now() + LIMIT_S, 0
     at_once = max(1, min(MOST_AT_ONCE, (cores or usable_cores()) // CORES_EACH))
     left: dict[Any, int] = {}
@@ -81,16 +86,22 @@ def compile_ahead(
                     process.ask(json.dumps(case.to_dict()))
             ready = selector.select(max(0.0, ends_at - now()))
             if not ready:
-                return
+                late = len(waiting) + len(left)
+                return [*missing, f"{late} of {total} models were not ready after {LIMIT_S:.0f} s"]
             for key, _ in ready:
                 answering: Any = key.fileobj
                 lines = answering.lines()
-                left[answering] -= sum(json.loads(line)["kind"] == "answer" for line in lines or ())
+                answers = [said for said in map(json.loads, lines or ()) if said["kind"] == "answer"]
+                left[answering] -= len(answers)
+                missing += [f"{said['status']}: {said['message']}" for said in answers if said["status"] in FAILED]
+                if lines is None:
+                    missing.append("a process ended before its cases were ready")
                 if lines is None or left[answering] <= 0:
                     selector.unregister(answering)
                     del left[answering]
                     done += 1
                     told(done, total)
+    return missing
 
 
 def _start(log: Path, gpu: str) -> Answering:

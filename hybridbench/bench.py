@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
 from typing import Any
@@ -23,6 +23,7 @@ from hybridbench.count.kernels import kernel_names
 from hybridbench.count.step import count_step
 from hybridbench.errors import WrongResult
 from hybridbench.kernels import Check
+from hybridbench.kernels.compiling import noting
 from hybridbench.measure.caveats import find_caveats
 from hybridbench.measure.ceilings import measure_ceilings
 from hybridbench.measure.clock import Timer, timer_for
@@ -125,6 +126,12 @@ def run_case(case: Case, bench: Bench) -> tuple[Observed, list[Caveat]]:
         Unsupported, WrongResult: before anything is timed.
         torch.OutOfMemoryError: a step or its check does not fit. Any other error of a kernel is passed on too.
     """
+    with noting() as compiled:
+        observed, caveats = _run_case(case, bench)
+    return replace(observed, compiled=compiled), caveats
+
+
+def _run_case(case: Case, bench: Bench) -> tuple[Observed, list[Caveat]]:
     bench.phase("ceilings")
     ceilings = bench.ceilings_for(case.execution.dtype)
 

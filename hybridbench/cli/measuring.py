@@ -358,7 +358,11 @@ def _compile_ahead(todo: Sequence[Any], gpus: Sequence[str], console: Console) -
         Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar,
     ):
         task = bar.add_task("")
-        compile_ahead(todo, Path(logs), gpus, lambda done, total: bar.update(task, completed=done, total=total))
+        missing = compile_ahead(
+            todo, Path(logs), gpus, lambda done, total: bar.update(task, completed=done, total=total)
+        )
+    for sentence in dict.fromkeys(missing):
+        console.print(f"Not all is compiled, so some first cases take longer: {sentence}.", markup=False)
 
 
 def _list_cases(planned: Sequence[Any], as_json: bool) -> None:

@@ -147,6 +147,13 @@ def power_w(record: Record) -> float | None:
     return seen.energy.energy_j / seen.energy.window_s if seen and seen.energy and seen.energy.window_s else None
 
 
+def compile_s(seen: Observed) -> float | None:
+    """Seconds in Triton's compiler, added up over threads, and in its autotuners."""
+    if seen.compiled is None:
+        return None
+    return sum(kernel.compile_ns + kernel.tune_ns for kernel in seen.compiled) / NS_PER_S
+
+
 def counted_flops(counter: str) -> Number:
     """FLOPs of a step as the named public counter counts them."""
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import functools
 import sys
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -20,6 +22,9 @@ from hybridbench.machine import usable_cores
 
 MOST_THREADS = 32
 """The most compilations at a time. More would take memory rather than save time: each holds an LLVM module."""
+
+spent_ns: Counter[str] = Counter()
+"""How long autotuners have timed configurations in this process inside ``side_by_side``, by the kernel's name; ns."""
 
 
 def compile_together(compilations: Sequence[Callable[[], object]]) -> None:
@@ -96,7 +101,11 @@ def extend() -> None:
             with threads, AsyncCompileMode(threads, ignore_errors=True):
                 for each in configs:
                     self.fn.warmup(*args, **{**settings, **each.all_kwargs()})
-        return bench(self, *args, config=config, **meta)
+        started = time.perf_counter_ns()
+        try:
+            return bench(self, *args, config=config, **meta)
+        finally:
+            spent_ns[self.base_fn.__name__] += time.perf_counter_ns() - started
 
     def restore() -> None:
         Autotuner.prune_configs, Autotuner._bench = prune, bench

@@ -41,6 +41,14 @@ RUN: tuple[Metric, ...] = (
         measured.of_observed(lambda seen: seen.prepare_ns / NS_PER_S),
     ),
     Metric(
+        "compile_s",
+        "s",
+        "lower",
+        "compile",
+        "time in which Triton kernels compiled and tuned themselves, added up over threads; those on disk take none",
+        measured.of_observed(measured.compile_s),
+    ),
+    Metric(
         "check_s",
         "s",
         "lower",

@@ -196,6 +196,22 @@ class Part:
 
 
 @dataclass(frozen=True)
+class CompiledKernel:
+    """A Triton kernel that compiled or tuned itself while a case was made ready; what lay on disk did neither.
+
+    Args:
+        variants: compilations of it, for other shapes, dtypes or tiles.
+        compile_ns: time in the compiler, added up over threads; ns.
+        tune_ns: time in which its autotuner timed configurations; ns.
+    """
+
+    kernel: str
+    variants: int
+    compile_ns: int
+    tune_ns: int
+
+
+@dataclass(frozen=True)
 class Observed:
     """What was seen while a case ran.
 
@@ -229,3 +245,4 @@ class Observed:
     ranks: list[RankObserved] = field(default_factory=list)
     links: Links | None = None
     silent_ns: list[int] = field(default_factory=list)
+    compiled: list[CompiledKernel] | None = None

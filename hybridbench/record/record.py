@@ -14,6 +14,7 @@ Schema history:
         fused attention on a CPU and kernels outside the dispatcher counted as 0.
     7   cases of several ranks: ``Execution.gpus`` and ``tp``, ``Observed.ranks``, ``links`` and ``silent_ns``; 1, empty
         and None in older records.
+    8   ``Observed.compiled``: Triton kernels that compiled or tuned themselves; None in older records.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from hybridbench.suite.case import Case
 from hybridbench.suite.spread import check_spreads
 from hybridbench.text import printable, shown
 
-SCHEMA = 7
+SCHEMA = 8
 
 
 class Status(StrEnum):

@@ -9,6 +9,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
@@ -26,6 +27,11 @@ THEN = [["launched", 16]] * 2
 
 def tuned(cache: Path, *words: str, **environment: str) -> list[list[Any]]:
     """What happened, in a process with Triton's cache there."""
+    happened: list[list[Any]] = said(cache, *words, **environment)["happened"]
+    return happened
+
+
+def said(cache: Path, *words: str, **environment: str) -> dict[str, Any]:
     surrounding = {**os.environ, "TRITON_CACHE_DIR": str(cache), "TRITON_INTERPRET": "0", **environment}
     done = subprocess.run(
         [sys.executable, PROGRAM, *words], env=surrounding, capture_output=True, text=True, timeout=120
@@ -33,8 +39,7 @@ def tuned(cache: Path, *words: str, **environment: str) -> list[list[Any]]:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["best"] == {"BLOCK": 16}
-    happened: list[list[Any]] = found["happened"]
-    return happened
+    return found
 
 
 def test_all_are_compiled_in_threads_before_one_is_timed(tmp_path: Path) -> None:
@@ -42,6 +47,17 @@ def test_all_are_compiled_in_threads_before_one_is_timed(tmp_path: Path) -> None
     assert sorted(happened[:4]) == [["compiled", block, False] for block in (8, 16, 32, 64)]
     again = ["compiled", 8, True]  # it does not compile, of which the autotuner hears in its turn
     assert happened[4:] == [*TIMED[:2], again, *TIMED[2:], *THEN]
+
+
+def test_a_record_says_what_compiled_and_tuned_itself_and_nothing_of_what_lay_on_disk(tmp_path: Path) -> None:
+    (kernel,) = said(tmp_path, "side-by-side")["noted"]
+    assert (kernel["kernel"], kernel["variants"]) == ("filled", 3)  # of four one does not compile
+    assert kernel["compile_ns"] > 1e6
+    assert kernel["tune_ns"] > 0
+    (again,) = said(tmp_path, "side-by-side")["noted"]
+    assert (again["variants"], again["compile_ns"]) == (0, 0)
+    assert said(tmp_path, "side-by-side", TRITON_CACHE_AUTOTUNING="1")["noted"] == [again | {"tune_ns": ANY}]
+    assert said(tmp_path, "side-by-side", TRITON_CACHE_AUTOTUNING="1")["noted"] == []
 
 
 def test_triton_alone_compiles_them_one_by_one(tmp_path: Path) -> None:

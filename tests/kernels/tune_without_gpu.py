@@ -1,6 +1,7 @@
 """Tunes a kernel of Triton's for a GPU that is not there: it is compiled as for one, and launched nowhere.
 
-Prints, as JSON, what happened to its configurations in order (compiled: whether in the main thread), and the one taken.
+Prints, as JSON, what happened to its configurations in order (compiled: whether in the main thread), the one taken, and
+what a record would say of the compilations.
 A program of its own, because a driver holds for a whole process.
 
     tune_without_gpu.py [side-by-side]
@@ -21,7 +22,9 @@ import triton.language as tl
 from triton.runtime.driver import driver
 
 from hybridbench.gate.observe.nowhere import Nowhere
+from hybridbench.kernels.compiling import noting
 from hybridbench.kernels.tuning import side_by_side
+from hybridbench.plain import to_plain
 
 happened: list[list[Any]] = []
 
@@ -57,11 +60,11 @@ def main() -> None:
         return build(source, *given, **more)
 
     triton.compiler.compile = triton.compiler.compiler.compile = told
-    with side_by_side() if "side-by-side" in sys.argv else nullcontext():
+    with noting() as compiled, side_by_side() if "side-by-side" in sys.argv else nullcontext():
         out = torch.empty(64)
         for _ in range(2):
             filled[(1,)](out)
-    sys.stdout.write(json.dumps({"happened": happened, "best": filled.best_config.kwargs}))
+    sys.stdout.write(json.dumps({"happened": happened, "best": filled.best_config.kwargs, "noted": to_plain(compiled)}))
 
 
 if __name__ == "__main__":

@@ -41,7 +41,9 @@ class Scripted:
             os.close(self._write)
             self.behaviour = "dead"
         elif self.behaviour == "answers":
-            os.write(self._write, b'{"kind": "phase"}\n{"kind": "answer"}\n')
+            os.write(self._write, b'{"kind": "phase"}\n{"kind": "answer", "status": "ok"}\n')
+        elif self.behaviour == "runs out":
+            os.write(self._write, b'{"kind": "answer", "status": "oom", "message": "4 GiB more"}\n')
 
     def lines(self) -> list[str] | None:
         chunk = os.read(self._read, 1 << 16)
@@ -78,14 +80,21 @@ def test_a_process_takes_the_cases_of_one_model_and_workload(processes: list[Scr
 
 
 def test_a_process_that_dies_stops_nothing(processes: list[Scripted], tmp_path: Path) -> None:
-    ahead.compile_ahead(planned(), tmp_path, ["0"], start=starting(processes, "dies", "answers"), cores=2)
+    missing = ahead.compile_ahead(planned(), tmp_path, ["0"], start=starting(processes, "dies", "answers"), cores=2)
     assert len(processes) == 4
+    assert missing == ["a process ended before its cases were ready"] * 2
+
+
+def test_what_a_case_ran_out_of_is_said(processes: list[Scripted], tmp_path: Path) -> None:
+    missing = ahead.compile_ahead(planned(), tmp_path, ["0"], start=starting(processes, "runs out", "answers"), cores=2)
+    assert missing == ["oom: 4 GiB more"] * 4  # two cases of two models
 
 
 def test_after_the_limit_the_sweep_begins(processes: list[Scripted], tmp_path: Path) -> None:
     clock = iter([0.0, ahead.LIMIT_S + 1])
     start = starting(processes, "never")
-    ahead.compile_ahead(planned(), tmp_path, ["0"], start=start, now=lambda: next(clock), cores=2)
+    missing = ahead.compile_ahead(planned(), tmp_path, ["0"], start=start, now=lambda: next(clock), cores=2)
+    assert missing == [f"4 of 4 models were not ready after {ahead.LIMIT_S:.0f} s"]
     assert [process.ended for process in processes] == [True, True]
 
 
