@@ -9,17 +9,20 @@ them (``kernels.once``). Whatever goes wrong there is left to the case itself, w
 from __future__ import annotations
 
 import json
+import math
 import selectors
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hybridbench.machine import usable_cores
+from hybridbench.errors import BadInput
+from hybridbench.machine import free_bytes, usable_cores
+from hybridbench.predict.memory import footprint
 from hybridbench.processes import Answering, terminable
+from hybridbench.suite.case import GRAPH
 
 if TYPE_CHECKING:
     from hybridbench.suite.case import Case
@@ -28,6 +31,8 @@ CORES_EACH = 1
 """Cores that a process keeps busy: importing takes longest, and compilers wait for one another."""
 MOST_AT_ONCE = 16
 """Processes at once; each holds a context of the GPU and a model."""
+CONTEXT_BYTES = 1 << 30
+"""Memory of a GPU that a process takes for its context, libraries and kernels (0.5 to 1 GiB on an H200)."""
 FAILED = ("oom", "wrong", "crashed")
 """Ends of a case after which kernels of it may not have compiled; an unsupported one needs none."""
 LIMIT_S = 90.0
@@ -52,6 +57,7 @@ def compile_ahead(
     start: Callable[[Path, str], Any] | None = None,
     now: Callable[[], float] = time.monotonic,
     cores: int | None = None,
+    free: Callable[[str], int | None] = free_bytes,
 ) -> list[str]:
     """Compiles what the cases of a GPU need, and returns when all is done or ``LIMIT_S`` seconds have passed.
 
@@ -59,28 +65,30 @@ def compile_ahead(
 
     Args:
         folder: for the logs of the processes.
-        gpus: values for CUDA_VISIBLE_DEVICES; processes are dealt out to them.
+        gpus: values for CUDA_VISIBLE_DEVICES; each process gets the one with the most room.
         told: called with how many groups are done and how many there are, at the beginning and after each.
         start: starts a process with its log and its GPU.
         now: a clock; s.
         cores: to use; None is those of this process.
+        free: bytes of a GPU that nothing uses; None where the driver does not tell.
     """
-    waiting = deque(enumerate(groups_of(cases)))
+    waiting = list(enumerate(groups_of(cases)))
     total = len(waiting)
     missing: list[str] = []
     if not total:
         return missing
     ends_at, done = now() + LIMIT_S, 0
     at_once = max(1, min(MOST_AT_ONCE, (cores or usable_cores()) // CORES_EACH))
+    rooms = Rooms({gpu: free(gpu) for gpu in gpus})
     left: dict[Any, int] = {}
     told(0, total)
     with terminable(), ExitStack() as stopping, selectors.DefaultSelector() as selector:
+        stopping.callback(lambda: [process.end() for process in left])
         while waiting or left:
-            while waiting and len(left) < at_once:
-                number, group = waiting.popleft()
-                process = (start or _start)(folder / f"ahead-{number}.log", gpus[number % len(gpus)])
-                stopping.callback(process.end)
-                selector.register(process, selectors.EVENT_READ)
+            while len(left) < at_once and (found := rooms.next_of(waiting)) is not None:
+                (number, group), gpu = found
+                process = (start or _start)(folder / f"ahead-{number}.log", gpu)
+                selector.register(process, selectors.EVENT_READ, data=(gpu, needed_bytes(group)))
                 left[process] = len(group)
                 for case in group:
                     process.ask(json.dumps(case.to_dict()))
@@ -99,9 +107,59 @@ def compile_ahead(
                 if lines is None or left[answering] <= 0:
                     selector.unregister(answering)
                     del left[answering]
+                    answering.end()
+                    rooms.give_back(*key.data)
                     done += 1
                     told(done, total)
     return missing
+
+
+def needed_bytes(group: Sequence[Case]) -> int:
+    """Memory that a process takes to make a group of cases ready, one after the other.
+
+    The check at size holds results of the whole batch beside those of its rows, for which twice the predicted peak of
+    the step is enough. Where there is no prediction it is what a process takes without a model.
+    """
+    peaks = [0]
+    for case in group:
+        execution = case.execution
+        with suppress(BadInput):
+            graph = execution.mode == GRAPH
+            found = footprint(case.model, case.workload, execution.storage, execution.checkpoint, graph=graph)
+            peaks.append(math.ceil(found.total))
+    return CONTEXT_BYTES + 2 * max(peaks)
+
+
+class Rooms:
+    """The memory that is left on each GPU.
+
+    Args:
+        free: bytes of each that nothing uses; None is unknown, and then as much as any group needs.
+    """
+
+    def __init__(self, free: dict[str, int | None]) -> None:
+        self._free = {gpu: math.inf if size is None else size for gpu, size in free.items()}
+        self._taken = dict.fromkeys(free, 0)
+        self._running = dict.fromkeys(free, 0)
+
+    def next_of(self, waiting: list[tuple[int, list[Case]]]) -> tuple[tuple[int, list[Case]], str] | None:
+        """The first waiting group that has room, and the GPU with the most; it is taken from the list.
+
+        On a GPU with nothing else of ours a group starts in any case: its cases will run there too.
+        """
+        for index, (_, group) in enumerate(waiting):
+            need = needed_bytes(group)
+            gpu = min(self._free, key=lambda one: (self._taken[one] - self._free[one], self._running[one]))
+            if not self._running[gpu] or self._taken[gpu] + need <= self._free[gpu]:
+                self._taken[gpu] += need
+                self._running[gpu] += 1
+                return waiting.pop(index), gpu
+        return None
+
+    def give_back(self, gpu: str, need: int) -> None:
+        """When a group's process has ended."""
+        self._taken[gpu] -= need
+        self._running[gpu] -= 1
 
 
 def _start(log: Path, gpu: str) -> Answering:

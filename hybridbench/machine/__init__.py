@@ -5,6 +5,7 @@ from __future__ import annotations
 from hybridbench.machine.host import (
     alike_gpus,
     first_gpu_name,
+    free_bytes,
     gpu_uuids,
     in_groups,
     thread_settings,
@@ -21,6 +22,7 @@ __all__ = [
     "find_gpus",
     "find_peak",
     "first_gpu_name",
+    "free_bytes",
     "gpu_uuids",
     "in_groups",
     "thread_settings",

@@ -64,6 +64,19 @@ def first_gpu_name(nvml: Any = None) -> str | None:
         return None
 
 
+def free_bytes(gpu: str, nvml: Any = None) -> int | None:
+    """Device memory of one of ``visible_gpus`` that no process uses; None where the driver does not tell.
+
+    Args:
+        nvml: the ``pynvml`` module; imported if not given.
+    """
+    nvml = nvml or importlib.import_module("pynvml")
+    try:
+        return int(nvml.nvmlDeviceGetMemoryInfo(_handle(gpu, nvml)).free)
+    except nvml.NVMLError:
+        return None
+
+
 def _handle(gpu: str, nvml: Any) -> Any:
     """NVML's handle of a value of ``visible_gpus``."""
     return nvml.nvmlDeviceGetHandleByIndex(int(gpu)) if gpu.isdecimal() else nvml.nvmlDeviceGetHandleByUUID(gpu)

@@ -90,6 +90,41 @@ def test_what_a_case_ran_out_of_is_said(processes: list[Scripted], tmp_path: Pat
     assert missing == ["oom: 4 GiB more"] * 4  # two cases of two models
 
 
+def test_as_many_run_at_once_as_the_memory_of_the_gpu_holds(processes: list[Scripted], tmp_path: Path) -> None:
+    groups = ahead.groups_of(planned())
+    needs = [ahead.needed_bytes(group) for group in groups]
+    assert min(needs) > ahead.CONTEXT_BYTES
+    clock = iter([0.0, 0.0, ahead.LIMIT_S + 1])
+    start, now, room = starting(processes, "never"), lambda: next(clock), sum(needs[:2])
+    ahead.compile_ahead(planned(), tmp_path, ["0"], start=start, now=now, cores=8, free=lambda _gpu: room)
+    assert len(processes) == 2
+
+
+def test_a_case_too_large_for_the_gpu_is_tried_alone(processes: list[Scripted], tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    start = starting(processes, "answers")
+    ahead.compile_ahead(
+        planned(), tmp_path, ["0"], lambda *now: told.append(now), start=start, cores=8, free=lambda _gpu: 1
+    )
+    assert told[-1] == (4, 4)
+    assert all(process.ended for process in processes)
+
+
+def test_memory_that_is_given_back_is_taken_again() -> None:
+    groups = list(enumerate(ahead.groups_of(planned())))
+    need = max(ahead.needed_bytes(group) for _, group in groups)
+    rooms = ahead.Rooms({"0": need, "1": None})
+    taken = [found for _ in range(5) if (found := rooms.next_of(groups)) is not None]
+    assert sorted(number for (number, _), _ in taken) == [0, 1, 2, 3]
+    assert {gpu for _, gpu in taken} == {"1"}  # of unknown room, which is as much as any needs
+    few = list(enumerate(ahead.groups_of(planned())))
+    one = ahead.Rooms({"0": need})
+    ((_, first), gpu), nothing = one.next_of(few), one.next_of(few)
+    assert nothing is None
+    one.give_back(gpu, ahead.needed_bytes(first))
+    assert one.next_of(few) is not None
+
+
 def test_after_the_limit_the_sweep_begins(processes: list[Scripted], tmp_path: Path) -> None:
     clock = iter([0.0, ahead.LIMIT_S + 1])
     start = starting(processes, "never")
