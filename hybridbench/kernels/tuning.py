@@ -3,7 +3,7 @@
 An autotuner compiles a configuration and times it, then the next one, on one core. Third-party kernels have up to
 dozens of configurations; with Mamba-3's and KDA's the first training step takes minutes. Compiling needs no GPU, so all
 cores compile them before the first is timed. What is timed, and how, does not change. The dozen kernels of a fused
-decode step are compiled together for the same reason.
+decode step, and those of a scan's backward, are compiled together for the same reason.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import functools
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from hybridbench.machine import usable_cores
@@ -44,6 +45,33 @@ def compile_together(compilations: Sequence[Callable[[], object]]) -> None:
     with threads, AsyncCompileMode(threads, ignore_errors=True):
         for compile_one in compilations:
             compile_one()
+
+
+class Launch(NamedTuple):
+    """A Triton kernel with its grid, its arguments in order, and those that have a name."""
+
+    kernel: Any
+    grid: tuple[int, ...]
+    args: tuple[Any, ...]
+    constants: dict[str, Any]
+
+
+def launch_in_order(launches: Sequence[Launch], like: Hashable) -> None:
+    """Launches kernels one after the other. The first time, they are compiled side by side before.
+
+    Args:
+        launches: none needs what another one returns to be launched.
+        like: equal where the same variants of the kernels run, and where it is wrong they only compile one by one.
+    """
+    if like not in _launched:
+        _launched.add(like)
+        compile_together([partial(one.kernel.warmup, *one.args, grid=one.grid, **one.constants) for one in launches])
+    for kernel, grid, args, constants in launches:
+        kernel[grid](*args, **constants)
+
+
+_launched: set[Hashable] = set()
+"""What ``launch_in_order`` was called with."""
 
 
 @contextmanager

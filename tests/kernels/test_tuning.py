@@ -72,6 +72,17 @@ def test_a_result_on_disk_compiles_one(tmp_path: Path) -> None:
     assert tuned(tmp_path, "side-by-side", TRITON_CACHE_AUTOTUNING="1") == [["compiled", 16, True], *THEN]
 
 
+def test_the_kernels_of_a_backward_are_compiled_together_and_none_again(tmp_path: Path) -> None:
+    words = [sys.executable, PROGRAM.with_name("compile_backward_without_gpu.py")]
+    environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path), "TRITON_INTERPRET": "0"}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    kernels = ["scan_reverse_kernel", *(f"scan_d_{name}_kernel" for name in "xbc"), "scan_finish_kernel"]
+    assert sorted(found["compiled"]) == sorted([["scan_steps_kernel", True], *([name, False] for name in kernels)])
+    assert found["launched"] == ["scan_steps_kernel", *kernels] * 2
+
+
 def test_the_kernels_of_a_fused_step_are_compiled_together_and_none_again(tmp_path: Path) -> None:
     program = PROGRAM.with_name("compile_step_without_gpu.py")
     surrounding = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path), "TRITON_INTERPRET": "0"}

@@ -18,6 +18,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from hybridbench.arch.blocks.ssd_kernels import BLOCK_TOKENS, heads_together
 from hybridbench.kernels.scan.triton_ssd import WARPS, slice_of, steps_of, tiles_of
 from hybridbench.kernels.triton_jit import jit
+from hybridbench.kernels.tuning import Launch, launch_in_order
 
 REVERSE_STAGES, GRADIENT_STAGES = 3, 2
 """Tiles in flight into shared memory."""
@@ -324,70 +325,27 @@ def scan_backward(
     d_y, x, b, c = tiles_of(d_y_BTHP, width), tiles_of(x_BTHP, width), tiles_of(b_BTGN, N), tiles_of(c_BTGN, N)
     around, behind = _state_tiles(states, width), _state_tiles(d_states, width)
     square = TensorDescriptor(d_scores, list(d_scores.shape), [BLOCK_TOKENS, 1], [BLOCK_TOKENS, BLOCK_TOKENS])
-    sizes: dict[str, Any] = {"P": P, "N": N, "SHARE": H // G, "BLOCK": BLOCK_TOKENS, "SLICE": width}
-    scan_reverse_kernel[(slices, B * H)](
-        d_y,
-        c,
-        around,
-        behind,
-        run,
-        run if d_final_BHPN is None else d_final_BHPN.float().contiguous(),
-        d_end[1],
-        H,
-        blocks,
-        **sizes,
-        HAS_FINAL=d_final_BHPN is not None,
-        STAGES=REVERSE_STAGES,
-        num_warps=WARPS,
-    )
-    grid, sizes = (blocks, B, H // heads), {**sizes, "HEADS": heads, "STAGES": GRADIENT_STAGES, "num_warps": WARPS}
-    scan_d_x_kernel[grid](
-        d_y,
-        x,
-        b,
-        c,
-        behind,
-        tiles_of(d_x, width),
-        square,
-        dt,
-        run,
-        D_H,
-        d_run[0],
-        d_dt_parts,
-        d_end[0],
-        d_D,
-        B,
-        H,
-        blocks,
-        **sizes,
-    )
-    scan_d_b_kernel[grid](x, c, behind, square, tiles_of(sums[0].flatten(0, 1), N), dt, run, B, H, blocks, **sizes)
-    scan_d_c_kernel[grid](
-        d_y, b, c, around, square, tiles_of(sums[1].flatten(0, 1), N), run, d_run[1], B, H, blocks, **sizes
-    )
-    for gradient, parts in ((d_b, sums[0]), (d_c, sums[1])):
-        gradient.copy_(parts[0] if shares == 1 else parts.sum(0))
     d_A, d_bias = torch.empty(2, B * blocks, H, **new)
-    scan_finish_kernel[(blocks, B)](
-        dt_BTH,
-        A_H,
-        dt_bias_H,
-        dt,
-        d_run,
-        d_dt_parts,
-        d_end,
-        d_dt,
-        d_A,
-        d_bias,
-        T,
-        H,
-        dt_BTH.stride(0),
-        dt_BTH.stride(1),
-        d_dt.stride(0),
-        d_dt.stride(1),
-        SLICES=slices,
-        BLOCK=BLOCK_TOKENS,
-        H_TILE=triton.next_power_of_2(H),
-        num_warps=4,
+    final = run if d_final_BHPN is None else d_final_BHPN.float().contiguous()
+    sizes: dict[str, Any] = {"P": P, "N": N, "SHARE": H // G, "BLOCK": BLOCK_TOKENS, "SLICE": width}
+    reverse = {**sizes, "HAS_FINAL": d_final_BHPN is not None, "STAGES": REVERSE_STAGES, "num_warps": WARPS}
+    grid, gradient = (blocks, B, H // heads), {**sizes, "HEADS": heads, "STAGES": GRADIENT_STAGES, "num_warps": WARPS}
+    of_x = d_y, x, b, c, behind, tiles_of(d_x, width), square, dt, run, D_H, d_run[0], d_dt_parts, d_end[0], d_D
+    of_b = x, c, behind, square, tiles_of(sums[0].flatten(0, 1), N), dt, run
+    of_c = d_y, b, c, around, square, tiles_of(sums[1].flatten(0, 1), N), run, d_run[1]
+    finish = dt_BTH, A_H, dt_bias_H, dt, d_run, d_dt_parts, d_end, d_dt, d_A, d_bias
+    strides = T, H, dt_BTH.stride(0), dt_BTH.stride(1), d_dt.stride(0), d_dt.stride(1)
+    tiles = {"SLICES": slices, "BLOCK": BLOCK_TOKENS, "H_TILE": triton.next_power_of_2(H), "num_warps": 4}
+    of_states = d_y, c, around, behind, run, final, d_end[1]
+    launches = (
+        Launch(scan_reverse_kernel, (slices, B * H), (*of_states, H, blocks), reverse),
+        Launch(scan_d_x_kernel, grid, (*of_x, B, H, blocks), gradient),
+        Launch(scan_d_b_kernel, grid, (*of_b, B, H, blocks), gradient),
+        Launch(scan_d_c_kernel, grid, (*of_c, B, H, blocks), gradient),
+        Launch(scan_finish_kernel, (blocks, B), (*finish, *strides), tiles),
     )
+    like = "scan_backward", x_BTHP.device, x_BTHP.dtype, x_BTHP.shape, b_BTGN.shape, d_final_BHPN is None
+    launch_in_order(launches, like)
+    for gradient_BTGN, parts in ((d_b, sums[0]), (d_c, sums[1])):
+        gradient_BTGN.copy_(parts[0] if shares == 1 else parts.sum(0))
     return d_A.sum(0), d_D.sum((0, 2)), d_bias.sum(0)
