@@ -107,7 +107,7 @@ def calibrate_cells(
     path = CALIBRATION if options["calibration"] is None else options["calibration"]
     cells, gpu = chosen(words, options)
     _announced(cells, budget_s, gpu)
-    with terminable(), shown() as said, started(here("base"), here(), cells[0].device, gpu) as pairs:
+    with terminable(), shown() as said, started(here("base"), here(), cells[0].device, gpu, alike=True) as pairs:
         found = calibrated(cells, pairs, path, budget_s=left(budget_s, began), said=said)
     if as_json:
         click.echo(json.dumps({"file": str(path), "cells": {name: asdict(one) for name, one in found.cells.items()}}))

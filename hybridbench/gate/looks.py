@@ -11,11 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from hybridbench.errors import BadInput
+from hybridbench.gate.blocks import BLOCK_NS, BLOCKS
 from hybridbench.gate.calibration import Calibrated
 from hybridbench.gate.cells import CheckCell
 from hybridbench.gate.judge import Wanted, judge, needed
 from hybridbench.gate.kinds import KINDS
-from hybridbench.gate.paired import BLOCK_NS, BLOCKS, WARM_BLOCKS, CellInPair, Pairs
+from hybridbench.gate.paired import CellInPair, Pairs
 from hybridbench.gate.pairs import PairedCell, SideTimes, State
 from hybridbench.gate.verdict import Word
 from hybridbench.units import NS_PER_S, format_seconds
@@ -61,8 +62,7 @@ def predicted_s(cells: Sequence[CheckCell]) -> tuple[float, float]:
 
 
 def _cell_s(cell: CheckCell) -> float:
-    blocks = sum(taken + WARM_BLOCKS for taken in BLOCKS[cell.kind])
-    return PREPARE_S + 2 * blocks * BLOCK_NS / NS_PER_S
+    return PREPARE_S + 2 * BLOCKS[cell.kind].longest * BLOCK_NS / NS_PER_S
 
 
 def prediction(cells: Sequence[CheckCell], budget_s: float | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import selectors
+import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,6 +34,14 @@ class Asking(Protocol):
 
     def ask(self, request: Mapping[str, Any], limit_s: float) -> dict[str, Any]:
         """Its answer to one request; raises ``Died``."""
+        ...
+
+    def pause(self) -> None:
+        """Stops it until ``resume``."""
+        ...
+
+    def resume(self) -> None:
+        """Lets it go on."""
         ...
 
     def end(self) -> None:
@@ -91,6 +100,14 @@ class SideWorker:
         """
         self._process.ask(json.dumps(request))
         return self._answer(limit_s)
+
+    def pause(self) -> None:
+        """Stops the process, whatever it is doing, until ``resume``."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Lets the process go on."""
+        self._process.send_signal(signal.SIGCONT)
 
     def end(self) -> None:
         """Ends the process, whatever it is doing."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from hybridbench.gate.side import planted
 from hybridbench.gate.side.identity import LaunchedCode, identity, watched
 from hybridbench.gate.side.program import Program, hello
 from hybridbench.gate.side.start import CARRIED
+from hybridbench.processes import alive
 from hybridbench.suite.file import load_suite
 
 ROOT = Path(__file__).parents[2]
@@ -216,6 +219,53 @@ def test_the_clock_is_the_changes_on_both_sides(tmp_path: Path) -> None:
     timing, run = done.stdout.split()
     assert Path(timing).is_relative_to(ROOT)
     assert Path(run).is_relative_to(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such signal")
+def test_a_stopped_process_goes_on_when_it_is_told_and_dies_with_the_one_that_started_it() -> None:
+    side = f"from hybridbench.gate.side import program; program.end_with_parent(); print(1, flush=True); {ASLEEP}"
+    starter = (
+        "import subprocess, sys, time; "
+        f"one = subprocess.Popen([sys.executable, '-c', {side!r}], stdout=subprocess.PIPE, start_new_session=True); "
+        f"one.stdout.readline(); print(one.pid, flush=True); {ASLEEP}"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    started = subprocess.Popen([sys.executable, "-c", starter], stdout=subprocess.PIPE, text=True, env=environment)
+    assert started.stdout is not None
+    pid = int(started.stdout.readline())
+    try:
+        for number, states in ((signal.SIGSTOP, "T"), (signal.SIGCONT, "SR"), (signal.SIGSTOP, "T")):
+            os.kill(pid, number)
+            wait_for(lambda states=states: state_of(pid) in states)  # type: ignore[misc]
+        assert alive(pid)
+    finally:
+        started.kill()
+        started.wait()
+        started.stdout.close()
+    wait_for(lambda: not alive(pid))
+
+
+ASLEEP = "import time; time.sleep(600)"
+
+
+def state_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def wait_for(what: Callable[[], bool]) -> None:
+    ends = time.monotonic() + 60
+    while not what():
+        assert time.monotonic() < ends
+        time.sleep(0.01)
+
+
+def test_what_a_cell_took_is_told_and_a_graph_is_asked_for(program: Program) -> None:
+    said = program.answer(prepare(swiglu(), graph=False))
+    assert said["graph"] is False  # a CPU has none
+    assert set(said["spent_s"]) >= {"import", "check", "compile", "look at a call", "allocate"}
+    assert all(seconds >= 0 for seconds in said["spent_s"].values())
+    assert "check" not in program.answer(prepare(swiglu(), check=False))["spent_s"]
 
 
 # --- the same code ----------------------------------------------------------------------------------------------------
