@@ -80,7 +80,7 @@ class Pairs:
 
     Attributes:
         choices: by cell, from the first pair in which it was timed.
-        start_s: how long the last pair waited for its two processes; seconds.
+        start_s: how long it last waited for processes; seconds.
         time: where the time of the last pair went.
     """
 
@@ -105,12 +105,13 @@ class Pairs:
 
     def open(self) -> Mapping[str, Mapping[str, Any]]:
         """Starts what does not run of the two processes, both at once; what each said first, by side."""
-        started = self._now()
+        started, waits = self._now(), any(side not in self._alive for side in (BASE, HEAD))
         for side in (BASE, HEAD):
             if side not in self._alive:
                 self._alive[side] = self._waiting.pop(side) if side in self._waiting else self._start(side)
         said = {side: self._alive[side].hello for side in (BASE, HEAD)}
-        self.start_s = self._now() - started
+        if waits:
+            self.start_s = self._now() - started
         return said
 
     def close(self) -> None:

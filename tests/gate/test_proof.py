@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,7 @@ class Fake:
             failed = cell.name == "fails"
             side = SideTimes(State.FAILED, "why") if failed else SideTimes()
             planted = {} if failed else {share: pair(1 + share) for share in cell.planted}
+            self.choices[cell.name] = Choices("ran")
             found[cell.name] = CellInPair(side, side, None if failed else pair(1.0), None, 1.0, planted)
         return found
 
@@ -121,6 +123,36 @@ def test_where_a_pairs_time_went_stands_in_its_line() -> None:
     (line,) = measured([cell("one")], fake, budget_s=5.0, now=lambda: fake.clock)
     assert line["spent"] == {"phases": {"samples": 6.0, "other": 4.0}, "prepare": {"change": {"check": 2.0}}}
     assert said_of(line) == "pair 1: 2 cells in 10.0 s: samples 6.0, other 4.0"
+
+
+def test_runs_go_on_in_the_same_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fakes = list[Any]()
+
+    @contextmanager
+    def started(*_sides: Any, **how: Any) -> Iterator[Any]:
+        assert how["alike"]
+        fakes.append(Fake())
+        yield fakes[-1]
+
+    monkeypatch.setattr("hybridbench.gate.proof.started", started)
+    monkeypatch.setattr("hybridbench.gate.proof.time.monotonic", lambda: fakes[-1].clock)
+    monkeypatch.setattr("hybridbench.gate.proof.measured.__kwdefaults__", {"first": 0, "now": lambda: fakes[-1].clock})
+    out = tmp_path / "pool.jsonl"
+    words = ["run", "swiglu", "attention", "--device", "cpu", "--out", str(out), "--budget", "25"]
+    assert main(words) == 0
+    assert "the first pair checks and compiles" in capsys.readouterr().err
+    assert main(words) == 0
+    said = capsys.readouterr().err
+    assert said.startswith(f"2 pairs are in {out}; ")
+    assert "all were checked by an earlier run" in said
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [line.get("pair") for line in lines] == [None, 0, 1, None, 2, 3]
+    assert main([*words, "--block-ms", "20"]) == 2
+    assert "differs in block_ns (40000000 in the first run, 20000000 in this one)" in capsys.readouterr().err
+    assert len(out.read_text().splitlines()) == len(lines)
+    assert main(["judge", str(out)]) == 0
 
 
 def noisy(share: float, count: int, seed: int) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import signal
@@ -16,9 +17,10 @@ from typing import Any
 import pytest
 import torch
 
+from hybridbench.gate import workers
 from hybridbench.gate.attribution import Traced, attribute, traced_of
 from hybridbench.gate.cells import asked, of_step
-from hybridbench.gate.side import planted
+from hybridbench.gate.side import planted, start
 from hybridbench.gate.side.identity import LaunchedCode, identity, watched
 from hybridbench.gate.side.program import Program, hello
 from hybridbench.gate.side.start import CARRIED
@@ -266,6 +268,62 @@ def test_what_a_cell_took_is_told_and_a_graph_is_asked_for(program: Program) -> 
     assert set(said["spent_s"]) >= {"import", "check", "compile", "look at a call", "allocate"}
     assert all(seconds >= 0 for seconds in said["spent_s"].values())
     assert "check" not in program.answer(prepare(swiglu(), check=False))["spent_s"]
+
+
+OF_A_BASE = {
+    "audit.exchange": "Taken",
+    "audit.observe.tuned": "taken using",
+    "capture": "captured",
+    "errors": "BadInput HybridbenchError Unsupported WrongResult described reason",
+    "kernel_suite.agree": "agreement",
+    "kernel_suite.bind": "bound drawn",
+    "kernel_suite.cell": "Cell",
+    "kernel_suite.run": "resolved",
+    "kernels": "release",
+    "kernels.backend": "Backend",
+    "kernels.tuning": "side_by_side",
+    "measure.environment": "fingerprint",
+    "measure.nvml": "Gpu",
+    "measure.sampling": "drifts relative_interval",
+    "plain": "to_plain",
+    "processes": "end_with_starter",
+    "record": "GpuState",
+    "session": "Proofs device_for open_session",
+    "stats": "median",
+    "suite.case": "Case",
+    "units": "KIB MIB NS_PER_S",
+}
+"""What the carried modules take from the base's own package, by module. It has been there since bases are timed."""
+
+
+def test_what_times_both_sides_needs_nothing_new_of_an_older_base() -> None:
+    """Where this fails: carry the new module too (``start.CARRIED``), or do without it."""
+    needed: dict[str, set[str]] = {}
+    for place, name in enumerate(CARRIED):
+        tree = ast.parse(ROOT.joinpath(*name.split(".")).with_suffix(".py").read_text())
+        for one in tree.body:  # what is imported inside a function is not needed to start
+            if isinstance(one, ast.ImportFrom) and (one.module or "").startswith("hybridbench."):
+                assert one.module not in CARRIED[place:], f"{name} comes before {one.module}"
+                if one.module not in CARRIED:
+                    needed.setdefault(str(one.module), set()).update(alias.name for alias in one.names)
+    known = {f"hybridbench.{module}": set(names.split()) for module, names in OF_A_BASE.items()}
+    assert needed == known
+
+
+def test_a_base_that_cannot_trace_is_still_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in start.FOR_TRACES:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    (tmp_path / "hybridbench").mkdir()
+    (tmp_path / "hybridbench/trace.py").write_text("from hybridbench.record import of_a_later_record\n")
+    monkeypatch.setattr(start, "CARRIED", ())
+    start.carry(tmp_path)
+    assert not set(start.FOR_TRACES) & set(sys.modules)
+
+
+def test_a_side_that_lacks_a_module_is_told_what_to_do() -> None:
+    old = "Traceback\nModuleNotFoundError: No module named 'hybridbench.kernel_suite.pace'"
+    assert "--base-kernel" in workers._hint(old)
+    assert workers._hint("ModuleNotFoundError: No module named 'torch'") == ""
 
 
 # --- the same code ----------------------------------------------------------------------------------------------------

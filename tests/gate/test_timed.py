@@ -20,7 +20,7 @@ from hybridbench.gate.cells import CheckCell
 from hybridbench.gate.exits import exit_of
 from hybridbench.gate.judge import judge
 from hybridbench.gate.kinds import KINDS
-from hybridbench.gate.looks import look, predicted_s
+from hybridbench.gate.looks import look, predicted_s, prediction
 from hybridbench.gate.paired import BASE, HEAD, Pairs
 from hybridbench.gate.pairs import State
 from hybridbench.gate.report import github_annotations, junit, step_summary
@@ -450,6 +450,56 @@ def test_calibration_writes_what_a_check_of_this_machine_reads(tmp_path: Path) -
     path.write_text(json.dumps(body))
     with pytest.raises(BadInput, match="another machine"):
         check(named("one"), Rig(slower(1.0)).pairs, calibration=path)
+
+
+def test_sides_that_do_not_start_and_other_machines_are_told_before_the_self_test(tmp_path: Path) -> None:
+    rig, asked = Rig(slower(1.0)), list[int]()
+
+    def self_test() -> str:
+        asked.append(sum(rig.starts.values()))
+        return "It is timed 1% off."
+
+    found = check(named("one"), rig.pairs, self_test=self_test)
+    assert found.remarks[0] == "It is timed 1% off."
+    assert asked == [2], "both sides had started"
+    path = tmp_path / "calibration.json"
+    path.write_text('{"schema": 1, "machine": {"device": "another"}, "cells": {}}')
+    with pytest.raises(BadInput, match="another machine"):
+        check(named("one"), rig.pairs, calibration=path, self_test=self_test)
+    assert len(asked) == 1
+    calibrated(named("one"), rig.pairs, tmp_path / "other.json", self_test=self_test)
+    assert len(asked) == 2
+
+
+def test_the_start_of_processes_counts_in_what_fits_into_the_budget() -> None:
+    """The first pair's processes are opened before it: to ask them once more takes no time, and the next ones will."""
+    rig = Rig(slower(1.0))
+    slow_start = rig.started
+
+    def started(side: str) -> Scripted:
+        rig.clock += 2.0
+        return slow_start(side)
+
+    pairs = Pairs(started, lambda: rig.clock, ahead=False)
+    pairs.open()
+    progress = look(named("one"), pairs, budget_s=5.0, now=lambda: rig.clock)
+    assert pairs.start_s == pytest.approx(4.0)
+    assert (progress.pairs, progress.out_of_time) == (1, True)
+    assert rig.clock < 9.0
+
+
+def test_a_budget_that_is_too_short_is_told_first_and_what_it_takes_last() -> None:
+    cells = named("one", "two")
+    least, most = predicted_s(cells)
+    assert "too short" not in prediction(cells, None) + prediction(cells, most)
+    assert "too short for the first look" in prediction(cells, 0.9 * least)
+    rig = Rig(slower(1.0))
+    found = check(cells, rig.pairs, budget_s=0.0)
+    (said,) = [one for one in found.remarks if "The budget ended" in one]
+    assert "the first look takes about" in said
+    assert found.remarks[-1].startswith("1 pair of processes")
+    rig = Rig(slower(1.0))
+    assert look(cells, rig.pairs, budget_s=0.0, now=lambda: rig.clock).pairs == 0, "no cell began in it"
 
 
 def test_accepted_regressions_pass_up_to_their_size(tmp_path: Path) -> None:

@@ -36,7 +36,6 @@ from hybridbench.audit.observe.tuned import taken, using
 from hybridbench.errors import BadInput, HybridbenchError, Unsupported, WrongResult, described, reason
 from hybridbench.gate.side.identity import LaunchedCode, identity, watched
 from hybridbench.gate.side.planted import longer
-from hybridbench.gate.side.where import Watching
 from hybridbench.kernel_suite.agree import agreement
 from hybridbench.kernel_suite.bind import bound, drawn
 from hybridbench.kernel_suite.cell import Cell
@@ -105,7 +104,7 @@ class Program:
         self._held = ExitStack()
         self._sampler: Sampler | None = None
         self._ready: ReadyCell | None = None
-        self._watching: Watching | None = None
+        self._watching: Any = None
         self._spaced: list[torch.Tensor] = []
         self._device = torch.device("cpu")
 
@@ -198,8 +197,10 @@ class Program:
         with side_by_side():
             self._sampler.allocate(0)
 
-    def _watched(self) -> Watching:
-        """The call that is traced."""
+    def _watched(self) -> Any:
+        """The call that is traced, a ``where.Watching``."""
+        from hybridbench.gate.side.where import Watching  # an older base may lack what it imports
+
         if self._watching is None:
             assert self._ready is not None, "a cell comes first"
             call = self._ready.make(0)
