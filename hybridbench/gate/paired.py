@@ -269,6 +269,7 @@ class Pairs:
         known = json.dumps([code, cell.what, body], sort_keys=True)
         check = first and known not in self._agreed
         request = {"do": "prepare", "what": cell.what, "cell": dict(body), "check": check, "core": core}
+        request["plain"] = cell.plain
         more = {
             "backend": choice.backend,
             "pinned": choice.pinned if side == BASE else renamed(choice.pinned, cell),

@@ -11,6 +11,7 @@ import sys
 import time
 import types
 from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from hybridbench.gate.side import planted, start
 from hybridbench.gate.side.identity import LaunchedCode, identity, watched
 from hybridbench.gate.side.program import Program, hello
 from hybridbench.gate.side.start import CARRIED
+from hybridbench.gate.side.understood import understood
 from hybridbench.processes import alive
 from hybridbench.suite.file import load_suite
 
@@ -268,6 +270,54 @@ def test_what_a_cell_took_is_told_and_a_graph_is_asked_for(program: Program) -> 
     assert set(said["spent_s"]) >= {"import", "check", "compile", "look at a call", "allocate"}
     assert all(seconds >= 0 for seconds in said["spent_s"].values())
     assert "check" not in program.answer(prepare(swiglu(), check=False))["spent_s"]
+
+
+@dataclass(frozen=True)
+class Inner:
+    """Of a base from before ``later``."""
+
+    size: int = 8
+
+
+@dataclass(frozen=True)
+class Outer:
+    """What a base describes a cell with."""
+
+    name: str
+    inner: Inner = Inner()
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, body: dict[str, Any]) -> Outer:
+        return cls(**{**body, "inner": Inner(**body["inner"])})
+
+
+def test_a_field_that_an_older_base_lacks_is_left_out_where_it_is_at_its_default() -> None:
+    plain = ("inner.later", "inner.size")
+    assert understood(Outer, {"name": "a", "inner": {"size": 4}}, ()) == Outer("a", Inner(4))
+    assert understood(Outer, {"name": "a", "inner": {"size": 4, "later": 1}}, plain[:1]) == Outer("a", Inner(4))
+    assert understood(Outer, {"name": "a", "inner": {"size": 8, "later": 1}}, plain) == Outer("a")
+    assert understood(Outer, {"name": "a", "inner": {"size": 9, "later": 1}}, plain) == Outer("a", Inner(9))
+    elsewhere = {"size": 4, "later": 2}, {"later": 1, "other": 2}
+    for body in elsewhere:  # not at its default: the change would do something else
+        with pytest.raises(TypeError):
+            understood(Outer, {"name": "a", "inner": body}, ["inner.size"])
+    with pytest.raises(TypeError):  # it would be timed at another size
+        understood(Outer, {"name": "a", "inner": {"later": 1}}, ["inner.later"])
+
+
+def test_the_fields_of_cells_at_their_default() -> None:
+    (cell,) = asked(
+        ["swiglu"], has_gpu=False, kernels={}, base_kernels={}, problem="width=32,length=16", device="cpu",
+        direction="forward",
+    )  # fmt: skip
+    assert {"sampling.sustained", "problem.window", "problem.sinks", "seed"} <= set(cell.plain)
+    assert not {"op", "problem.width", "problem.length", "sampling.cold"} & set(cell.plain)
+    (step,) = [of_step(case) for case in load_suite(ROOT / "suites/gate-training.toml").cases(has_gpu=True)]
+    assert "execution.gpus" in step.plain
+    assert "workload.kind" not in step.plain
 
 
 OF_A_BASE = {

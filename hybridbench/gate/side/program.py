@@ -36,6 +36,7 @@ from hybridbench.audit.observe.tuned import taken, using
 from hybridbench.errors import BadInput, HybridbenchError, Unsupported, WrongResult, described, reason
 from hybridbench.gate.side.identity import LaunchedCode, identity, watched
 from hybridbench.gate.side.planted import longer
+from hybridbench.gate.side.understood import understood
 from hybridbench.kernel_suite.agree import agreement
 from hybridbench.kernel_suite.bind import bound, drawn
 from hybridbench.kernel_suite.cell import Cell
@@ -147,7 +148,8 @@ class Program:
         laps = Laps()
         kind, body = request["what"], request["cell"]
         try:
-            cell = Cell.from_dict(body) if kind == "kernel" else Case.from_dict(body)
+            plain = request.get("plain", ())
+            cell = understood(Cell, body, plain) if kind == "kernel" else understood(Case, body, plain)
         except (KeyError, TypeError, ValueError) as exc:
             raise Absent(f"it cannot describe this cell ({described(exc)})") from exc
         self._device = device = device_for(cell.device)

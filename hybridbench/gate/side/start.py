@@ -25,6 +25,7 @@ CARRIED = (
     "hybridbench.kernel_suite.traced",
     "hybridbench.gate.side.identity",
     "hybridbench.gate.side.planted",
+    "hybridbench.gate.side.understood",
     "hybridbench.gate.side.program",
 )
 """The modules that come from here on both sides, each after those that it imports. What else they import, an older base
