@@ -98,6 +98,10 @@ class Answering:
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         return [line.decode(errors="replace") for line in lines]
 
+    def send_signal(self, number: signal.Signals) -> None:
+        """Sends it a signal; nothing where it has ended."""
+        self._process.send_signal(number)
+
     def exit_code(self) -> int:
         """Waits for its end and returns its exit code, negative for a signal."""
         return self._process.wait()

@@ -17,7 +17,7 @@ from hybridbench.gate.exact import PARTS
 from hybridbench.gate.exits import WORST_FIRST, exit_name, parse_fail_on
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
-_EXACT_ONLY = ("update",)
+_EXACT_ONLY = ("update", "recompile")
 _PAST_ONLY = ("across", "fail_above")
 _SIDES = ("base", "base_python", "base_kernel")
 _TIMING_ONLY = (
@@ -32,11 +32,12 @@ _NOT_PAST = tuple(name for name in _TIMING_ONLY if name != "summary")
 @click.argument("ops", nargs=-1, metavar="[OP | SUITE.toml | RESULTS]...")
 @click.option("--exact", is_flag=True, help="Compare figures that have no noise with a committed file.")
 @listed("--parts", default="formulas", show_default=True,
-        help=f"Of --exact: {', '.join(PARTS)}; lists too. None needs a GPU; kernels takes minutes.")  # fmt: skip
+        help=f"Of --exact: {', '.join(PARTS)}; lists too. None needs a GPU; kernels may take minutes.")  # fmt: skip
 @click.option("--baseline", type=_FILE, help=f"Stored records to compare with; of --exact: the file.  [{BASELINE}]")
 @listed("--across", help="Of --baseline: what may differ, as of compare.")
 @click.option("--fail-above", help="Of --baseline: exit 1 if a cell is certainly slower by more, such as 5%.")
 @click.option("--update", is_flag=True, help="Of --exact: write the figures into the file instead.")
+@click.option("--recompile", is_flag=True, help="Of --exact: compile kernels too whose source has not changed.")
 @click.option("--base", metavar="REVISION", help="Time this git revision of the repository here as the other side.")
 @click.option("--base-python", metavar="PATH", help="The other side is another environment's python.")
 @click.option("--base-kernel", multiple=True, metavar="OP=MODULE:FUNCTION", help="The other side of --kernel.")
@@ -61,6 +62,7 @@ def check(
     parts: str,
     baseline: Path | None,
     update: bool,
+    recompile: bool,
     budget: str | None,
     fail_on: str | None,
     as_json: bool,
@@ -92,10 +94,11 @@ def check(
             raise BadInput("--update only writes: leave --budget, --fail-on and --json out.")
         path = BASELINE if baseline is None else baseline
         if update:
-            update_exact(parts, path)
+            update_exact(parts, path, recompile=recompile)
             return
-        context.exit(int(compare_exact(parts, path, None if budget is None else Path(budget), failing, as_json)))
-    _refuse("without --exact", {"update": update}, _EXACT_ONLY)
+        allowed = None if budget is None else Path(budget)
+        context.exit(int(compare_exact(parts, path, allowed, failing, as_json=as_json, recompile=recompile)))
+    _refuse("without --exact", {"update": update, "recompile": recompile}, _EXACT_ONLY)
     if baseline is not None:
         _refuse("with --baseline, which compares with stored records", timing, _NOT_PAST)
         _refuse("with --baseline, which measures each cell once", {"budget": budget}, ("budget",))

@@ -27,8 +27,13 @@ from hybridbench.store import exists
 BASELINE = Path("results/baselines/exact.json")
 
 
-def compare_exact(parts: str, path: Path, budget: Path | None, failing: tuple[Exit, ...], as_json: bool) -> Exit:
+def compare_exact(
+    parts: str, path: Path, budget: Path | None, failing: tuple[Exit, ...], *, as_json: bool, recompile: bool
+) -> Exit:
     """Compare the chosen parts with a file, show what differs and return the exit code.
+
+    Args:
+        recompile: compile kernels again whose source is that of the file.
 
     Raises:
         BadInput: an unknown part, or a file that cannot be read.
@@ -37,14 +42,14 @@ def compare_exact(parts: str, path: Path, budget: Path | None, failing: tuple[Ex
     before = read_baseline(path)
     budgets = [] if budget is None else read_budgets(budget)
     check_budgets(budgets, before)
-    found, compared = _compared(chosen, path, before, budgets)
+    found, compared = _compared(chosen, path, before, budgets, recompile)
     code = exit_of(found, compared, failing)
     _show(found, compared, code, as_json)
     return code
 
 
 def _compared(
-    chosen: list[str], path: Path, before: dict[str, Section], budgets: list[Allowance]
+    chosen: list[str], path: Path, before: dict[str, Section], budgets: list[Allowance], recompile: bool
 ) -> tuple[list[Difference], int]:
     """What differs in the chosen parts, and how many figures were compared."""
     found: list[Difference] = []
@@ -54,10 +59,11 @@ def _compared(
             found.append(not_compared(part, f"{path} has no such part: add it with --update --parts {part}."))
             continue
         try:
-            after = PARTS[part]()
+            after = PARTS[part](None if recompile else before[part])
         except Unsupported as exc:
             found.append(not_compared(part, str(exc)))
             continue
+        _tell_kept(part, after)
         found += differences(part, before[part], after, budgets)
         if before[part].versions == after.versions:
             compared += sum(len(row) for row in after.figures.values())
@@ -89,8 +95,20 @@ def _chosen(parts: str) -> list[str]:
     return chosen
 
 
-def update_exact(parts: str, path: Path) -> None:
+def _tell_kept(part: str, section: Section) -> None:
+    if section.kept:
+        kept, all_names = section.kept, len(section.figures)
+        Plain(stderr=True, soft_wrap=True).print(
+            f"{part}: {all_names - kept:,} of {all_names:,} compiled; the others have the source, constants and "
+            "compilers that their figures in the file come from (--recompile compiles them too)."
+        )
+
+
+def update_exact(parts: str, path: Path, *, recompile: bool) -> None:
     """Write the chosen parts; the file keeps its others.
+
+    Args:
+        recompile: compile kernels again whose source is that of the file.
 
     Raises:
         BadInput: an unknown part, or the file is not a baseline.
@@ -98,7 +116,9 @@ def update_exact(parts: str, path: Path) -> None:
     """
     chosen = _chosen(parts)
     sections: dict[str, Section] = read_baseline(path) if exists(path) else {}
-    sections |= {part: PARTS[part]() for part in chosen}
+    for part in chosen:
+        sections[part] = PARTS[part](None if recompile else sections.get(part))
+        _tell_kept(part, sections[part])
     write_baseline({part: sections[part] for part in PARTS if part in sections}, path)
     figures = sum(len(row) for part in chosen for row in sections[part].figures.values())
     Plain().print(f"{figures:,} figures written: {path}", soft_wrap=True)

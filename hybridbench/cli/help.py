@@ -55,6 +55,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "parts",
         "baseline",
         "update",
+        "recompile",
         "name",
         "into",
         "accepted",

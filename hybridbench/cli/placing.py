@@ -179,13 +179,21 @@ def most_ranks(planned: Sequence[Any]) -> int:
     return max((getattr(case, "ranks", 1) for case in planned), default=1)
 
 
-def needs_gpu(planned: Sequence[Any], gpus: Sequence[str]) -> None:
+def needs_gpu(planned: Sequence[Any], gpus: Sequence[str], suite: str | None = None) -> None:
     """Check that there is a GPU if cases need one.
+
+    Args:
+        suite: the file that says so, where no option can.
 
     Raises:
         BadInput: there is none; the text says what to do instead.
     """
     if any(case.device == "cuda" for case in planned) and not gpus:
+        if suite is not None:
+            raise BadInput(
+                f"{suite} says device cuda, and this machine shows no NVIDIA GPU: run it where there is one, take "
+                "a suite of a CPU such as suites/smoke.toml, or see hybridbench doctor."
+            )
         raise BadInput("device cuda: this machine shows no NVIDIA GPU; use --device cpu, or see hybridbench doctor.")
 
 

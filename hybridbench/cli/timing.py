@@ -17,7 +17,9 @@ from hybridbench.cli.output import Plain
 from hybridbench.cli.placing import needs_gpu
 from hybridbench.cli.typed import listed
 from hybridbench.errors import BadInput
+from hybridbench.gate.accepted import read_accepted
 from hybridbench.gate.alone import check_alone
+from hybridbench.gate.calibration import load_calibration
 from hybridbench.gate.cells import CheckCell, asked, parse_kernels
 from hybridbench.gate.exits import Exit, exit_of
 from hybridbench.gate.looks import prediction
@@ -81,20 +83,23 @@ def time_cells(
     """
     for path in (outputs.junit, outputs.summary):
         _check_writable(path)
+    if options["calibration"] is not None:
+        load_calibration(options["calibration"])
+    if options["accepted"] is not None:
+        read_accepted(options["accepted"])
     cells, gpu = chosen(words, options)
     device = cells[0].device
-    with terminable(), _base(options) as base:
-        remark = _announced(cells, budget_s, gpu)
-        with shown() as said, started(base, here(), device, gpu) as pairs:
-            found = check(
-                cells,
-                pairs,
-                calibration=options["calibration"],
-                accepted=options["accepted"],
-                budget_s=left(budget_s, began),
-                said=said,
-            )
-    found.remarks.insert(0, remark)
+    _announce(cells, budget_s)
+    with terminable(), _base(options) as base, shown() as said, started(base, here(), device, gpu) as pairs:
+        found = check(
+            cells,
+            pairs,
+            calibration=options["calibration"],
+            accepted=options["accepted"],
+            budget_s=left(budget_s, began),
+            self_test=lambda: self_tested(device, gpu),
+            said=said,
+        )
     code = exit_of(found.verdicts, failing)
     _show(found, code, outputs)
     return code
@@ -106,9 +111,11 @@ def calibrate_cells(
     """Time this code on both sides and write the calibration; raises as ``time_cells`` does."""
     path = CALIBRATION if options["calibration"] is None else options["calibration"]
     cells, gpu = chosen(words, options)
-    _announced(cells, budget_s, gpu)
-    with terminable(), shown() as said, started(here("base"), here(), cells[0].device, gpu) as pairs:
-        found = calibrated(cells, pairs, path, budget_s=left(budget_s, began), said=said)
+    device = cells[0].device
+    _announce(cells, budget_s)
+    with terminable(), shown() as said, started(here("base"), here(), device, gpu, alike=True) as pairs:
+        budget_s = left(budget_s, began)
+        found = calibrated(cells, pairs, path, budget_s=budget_s, self_test=lambda: self_tested(device, gpu), said=said)
     if as_json:
         click.echo(json.dumps({"file": str(path), "cells": {name: asdict(one) for name, one in found.cells.items()}}))
         return
@@ -161,17 +168,16 @@ def chosen(words: Sequence[str], options: Mapping[str, Any]) -> tuple[list[Check
     devices = {cell.device for cell in cells}
     if len(devices) > 1:
         raise BadInput("cells of a CPU and of a GPU in one check: give --device, or a suite for each.")
-    needs_gpu(cells, gpus)
+    needs_gpu(cells, gpus, next((word for word in words if word.endswith(".toml")), None))
     gpu = gpus[0] if "cuda" in devices else None
     if gpu is not None:
         check_alone(gpu)
     return cells, gpu
 
 
-def _announced(cells: Sequence[CheckCell], budget_s: float | None, gpu: str | None) -> str:
-    """Say how long it takes; what the self test of the timing says."""
+def _announce(cells: Sequence[CheckCell], budget_s: float | None) -> None:
+    """Say how long it takes."""
     Plain(stderr=True, soft_wrap=True).print(prediction(cells, budget_s))
-    return self_tested(cells[0].device, gpu)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -38,10 +38,15 @@ class Section:
     Args:
         figures: by name and quantity.
         versions: of the software that decides them. Figures of other versions are not compared.
+        sources: of names whose figures need not be observed again: a hash of all that they follow from, by what they
+            were observed for.
+        kept: how many names have figures that were not observed again; not written.
     """
 
     figures: Figures
     versions: Mapping[str, str]
+    sources: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    kept: int = 0
 
 
 class Finding(StrEnum):
@@ -178,14 +183,16 @@ def write_baseline(sections: Mapping[str, Section], path: Path) -> None:
     """Write sections as JSON, one name a line, so that a change of one figure is one changed line."""
     parts = []
     for part, section in sections.items():
-        rows = ",\n".join(f"   {json.dumps(name)}: {json.dumps(row)}" for name, row in section.figures.items())
-        parts.append(
-            f' {json.dumps(part)}: {{\n  "versions": {json.dumps(dict(section.versions))},\n'
-            f'  "figures": {{\n{rows}\n  }}\n }}'
-        )
+        tables = {"figures": section.figures} | ({"sources": section.sources} if section.sources else {})
+        listed = ",\n".join(f"  {json.dumps(table)}: {{\n{_rows(body)}\n  }}" for table, body in tables.items())
+        parts.append(f' {json.dumps(part)}: {{\n  "versions": {json.dumps(dict(section.versions))},\n{listed}\n }}')
     path.parent.mkdir(parents=True, exist_ok=True)
     body = ",\n".join([f' "schema": {SCHEMA}', *parts])
     path.write_text(f"{{\n{body}\n}}\n", encoding="utf-8")
+
+
+def _rows(table: Mapping[str, Mapping[str, Any]]) -> str:
+    return ",\n".join(f"   {json.dumps(name)}: {json.dumps(dict(row))}" for name, row in table.items())
 
 
 def read_baseline(path: Path) -> dict[str, Section]:
@@ -210,7 +217,8 @@ def _section(body: Mapping[str, Any]) -> Section:
         for quantity, value in row.items():
             if value is not None and type(value) is not int:
                 raise ValueError(f"{name}, {quantity}: {value!r} is no whole number")
-    return Section(body["figures"], {str(name): str(version) for name, version in body["versions"].items()})
+    sources = {name: {of: str(one) for of, one in row.items()} for name, row in body.get("sources", {}).items()}
+    return Section(body["figures"], {str(name): str(version) for name, version in body["versions"].items()}, sources)
 
 
 def read_budgets(path: Path) -> list[Allowance]:

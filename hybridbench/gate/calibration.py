@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from hybridbench.errors import BadInput
-from hybridbench.files import CONFIG_BYTES, from_json, read_text
+from hybridbench.files import CONFIG_BYTES, Missing, from_json, read_text
 from hybridbench.gate.kinds import KINDS, CellKind
 from hybridbench.gate.pairs import PairedCell
 from hybridbench.gate.sequential import CLIP, MAD_TO_SD, Array, Outcome, decide, least_visible
@@ -175,6 +175,10 @@ def load_calibration(path: Path) -> Calibration:
             )
         there = {str(name): str(value) for name, value in body["machine"].items()}
         cells = {str(name): _cell(one) for name, one in body["cells"].items()}
+    except Missing as exc:
+        raise BadInput(
+            f"there is no calibration at {path}: write one with hybridbench check --calibrate --calibration {path}."
+        ) from exc
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
         raise BadInput(
             f"{path} cannot be read as a calibration ({type(exc).__name__}: {exc}): calibrate again."

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ class CheckCell:
         limit_s: after so many seconds a side that answers nothing is ended.
         device: ``cpu`` or ``cuda``.
         planted: shares of work that the change is also timed with in addition, for the proof of the gate.
+        plain: fields of the cell that are at their default, as dotted paths: a base that lacks one does the same.
     """
 
     name: str
@@ -47,6 +48,19 @@ class CheckCell:
     limit_s: float
     device: str
     planted: tuple[float, ...] = ()
+    plain: tuple[str, ...] = ()
+
+
+def defaults_of(made: Any, at: str = "") -> tuple[str, ...]:
+    """The fields of a dataclass, and of those that it holds, that are at their default, as dotted paths."""
+    found: list[str] = []
+    for one in fields(made):
+        value, path = getattr(made, one.name), f"{at}{one.name}"
+        if is_dataclass(value):
+            found += defaults_of(value, f"{path}.")
+        elif one.default is not MISSING and value == one.default:
+            found.append(path)
+    return tuple(found)
 
 
 def of_kernel(cell: Cell, base_kernel: str | None = None) -> CheckCell:
@@ -58,7 +72,8 @@ def of_kernel(cell: Cell, base_kernel: str | None = None) -> CheckCell:
     base = cell if base_kernel is None else replace(cell, backend=base_kernel)
     name = cell.label + ("" if cell.sampling.cold else ", hot")
     kind = "cpu" if cell.device == "cpu" else "kernel"
-    return CheckCell(name, kind, "kernel", base.to_dict(), cell.to_dict(), cell.limit_s, cell.device)
+    bodies = base.to_dict(), cell.to_dict()
+    return CheckCell(name, kind, "kernel", *bodies, cell.limit_s, cell.device, plain=defaults_of(cell))
 
 
 def of_step(case: Case) -> CheckCell:
@@ -67,7 +82,8 @@ def of_step(case: Case) -> CheckCell:
     if case.device != "cpu" and case.execution.mode == GRAPH and case.workload.kind == DECODE:
         kind = "step"
     body = case.to_dict()
-    return CheckCell(f"{case.label}, {case.how}", kind, "step", body, body, case.limit_s, case.device)
+    name, plain = f"{case.label}, {case.how}", defaults_of(case)
+    return CheckCell(name, kind, "step", body, body, case.limit_s, case.device, plain=plain)
 
 
 def asked(

@@ -104,7 +104,7 @@ def _before_speed(cell: PairedCell, kind: CellKind) -> tuple[Word, str] | None:
         return Word.NOT_COMPARABLE, _because("The change does not have this cell, which the base has", head.reason)
     if base.state is State.ABSENT:
         if head.state is State.MEASURED:
-            return Word.NEW, "The base does not have this cell."
+            return Word.NEW, _because("The base does not have this cell", base.reason)
         return Word.NOTHING_MEASURED, _because("It is new and was not measured", head.reason)
     for side, said in ((base, "base"), (head, "change")):
         if side.state is not State.MEASURED:

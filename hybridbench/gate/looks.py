@@ -11,17 +11,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from hybridbench.errors import BadInput
+from hybridbench.gate.blocks import BLOCK_NS, BLOCKS
 from hybridbench.gate.calibration import Calibrated
 from hybridbench.gate.cells import CheckCell
 from hybridbench.gate.judge import Wanted, judge, needed
 from hybridbench.gate.kinds import KINDS
-from hybridbench.gate.paired import BLOCK_NS, BLOCKS, WARM_BLOCKS, CellInPair, Pairs
+from hybridbench.gate.paired import CellInPair, Pairs
 from hybridbench.gate.pairs import PairedCell, SideTimes, State
 from hybridbench.gate.verdict import Word
 from hybridbench.units import NS_PER_S, format_seconds
 
-START_S = 8.0
-"""Assumed of the start of a pair's two processes."""
+START_S = {"cpu": 5.0, "cuda": 8.0}
+"""Assumed of the start of a pair's two processes. Those of later ones start while the one before prepares cells."""
+SELF_TEST_S = {"cpu": 6.0, "cuda": 10.0}
+"""Assumed of timing work of a known length."""
 PREPARE_S = 1.0
 """Assumed of preparing one cell on both sides."""
 MOST_PAIRS = 3
@@ -50,19 +53,38 @@ class CheckProgress:
 
 def predicted_s(cells: Sequence[CheckCell]) -> tuple[float, float]:
     """How long a check of these cells takes: if every first look decides, and if every last one must; seconds."""
+    device = cells[0].device if cells else "cpu"
+    later_s = max(0.0, START_S[device] - PREPARE_S * len(cells))
+    least, most = _all_pairs_s(cells, later_s, {cell.name: _cell_s(cell) for cell in cells})
+    first_s = SELF_TEST_S[device] + START_S[device] - later_s
+    return first_s + least, first_s + most
+
+
+def _all_pairs_s(cells: Sequence[CheckCell], start_s: float, cell_s: Mapping[str, float]) -> tuple[float, float]:
+    """The pairs of every first look, and those of every last one with all that confirm; seconds."""
 
     def pairs_s(pairs: Mapping[str, int]) -> float:
-        work = sum(pairs[cell.kind] * _cell_s(cell) for cell in cells)
-        return max((pairs[cell.kind] for cell in cells), default=0) * START_S + work
+        work = sum(pairs[cell.kind] * cell_s[cell.name] for cell in cells)
+        return max((pairs[cell.kind] for cell in cells), default=0) * start_s + work
 
     first = {name: kind.looks[0] for name, kind in KINDS.items()}
     last = {name: kind.looks[-1] + kind.confirm * len(kind.looks) for name, kind in KINDS.items()}
     return pairs_s(first), pairs_s(last)
 
 
+def needed_s(cells: Sequence[CheckCell], progress: CheckProgress, pairs: Pairs) -> str:
+    """How long the looks of these cells take by what was seen, as the end of a sentence."""
+    seen = {cell.name: progress.cell_s.get(cell.name, _cell_s(cell)) for cell in cells}
+    least, most = _all_pairs_s(cells, pairs.start_s, seen)
+    other_s = SELF_TEST_S[cells[0].device] + START_S[cells[0].device]
+    return (
+        f"the first look takes about {format_seconds(least + other_s)} and the last one at most "
+        f"{format_seconds(most + other_s)}: give --budget as much, or fewer cells"
+    )
+
+
 def _cell_s(cell: CheckCell) -> float:
-    blocks = sum(taken + WARM_BLOCKS for taken in BLOCKS[cell.kind])
-    return PREPARE_S + 2 * blocks * BLOCK_NS / NS_PER_S
+    return PREPARE_S + 2 * BLOCKS[cell.kind].longest * BLOCK_NS / NS_PER_S
 
 
 def prediction(cells: Sequence[CheckCell], budget_s: float | None) -> str:
@@ -70,7 +92,10 @@ def prediction(cells: Sequence[CheckCell], budget_s: float | None) -> str:
     least, most = predicted_s(cells)
     count = "1 cell" if len(cells) == 1 else f"{len(cells)} cells"
     said = f"{count}: {format_seconds(least)} if the first look decides, at most about {format_seconds(most)}"
-    return said + ("." if budget_s is None else f"; the budget is {format_seconds(budget_s)}.")
+    if budget_s is None:
+        return f"{said}."
+    short = ", too short for the first look: some cells will be undecided" if budget_s < least else ""
+    return f"{said}; the budget is {format_seconds(budget_s)}{short}."
 
 
 def look(
@@ -110,7 +135,7 @@ def look(
             said(f"pair {number + 1}: {name}")
 
         found = pairs.measure(listed, number, until_s=until_s, seen=seen)
-        progress.pairs += 1
+        progress.pairs += bool(found)
         for cell in listed:
             if cell.name in found:
                 _check_own(cell, found[cell.name])

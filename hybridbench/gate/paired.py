@@ -2,31 +2,35 @@
 
 A drift of clocks or of other work then meets both sides alike. Of each side the median of a cell's samples counts, on a
 CPU a low quantile (``AT``), and of both only their ratio. One configuration holds for both sides and for all pairs: the
-backend and the tiles that the base chose in the first pair, where the change has them. What the change would choose
-itself is noted.
+backend and the tiles that the base chose in the first pair, where the change has them, and whether calls are replayed
+from a graph. What the change would choose itself is noted.
+
+Processes of the next pair may start while this one runs. They are stopped while anything is timed, so that they import
+only while both sides draw inputs, compile and allocate.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from hybridbench.errors import BadInput
 from hybridbench.gate.attribution import Traced, traced_of
+from hybridbench.gate.blocks import BLOCK_NS, BLOCKS, close, warm_up
 from hybridbench.gate.cells import CheckCell
+from hybridbench.gate.choices import Choices, chosen, of_base, renamed
 from hybridbench.gate.pairs import SideTimes, State, TimedPair
+from hybridbench.gate.spent import END, FREE, FRESH, PLANT, PREPARE, SAMPLES, START, WARM_UP, PairTime
 from hybridbench.gate.workers import Asking, Died
 from hybridbench.stats import quantile
 from hybridbench.units import NS_PER_S
 
-BLOCK_NS = 40_000_000
-WARM_BLOCKS = 2
-BLOCKS = {"cpu": (4, 4, 4), "kernel": (4, 4, 4), "step": (8,), "training": (8,)}
-"""Blocks of each side of a pair by kind of cell, in each fresh set of memory."""
 AT = {"cpu": 0.1}
 """Which quantile of a side's samples counts, by kind of cell; else the median. Other work on a CPU's core only adds to
 some of the samples: on two busy cores the tenth part differed by 1.9% from pair to pair, where medians did by 4.7% (18
@@ -34,30 +38,6 @@ cells, 7 pairs)."""
 TRACES = 15
 """Of each side, where a regression is explained."""
 BASE, HEAD = "base", "change"
-
-
-@dataclass
-class Choices:
-    """What the first pair's base chose for a cell, and what the change would choose.
-
-    Attributes:
-        backend: the base's; None where the cell names one.
-        pinned: the configurations of the base's autotuners, as JSON values.
-        own_backend: the change's own.
-        own_tuning: the configurations that the change would take and the base does not, as sentences.
-    """
-
-    backend: str | None = None
-    pinned: list[dict[str, Any]] = field(default_factory=list)
-    own_backend: str | None = None
-    own_tuning: list[str] = field(default_factory=list)
-
-    def remarks(self, cell: str) -> list[str]:
-        """Sentences about what the change would choose differently."""
-        said = [f"{cell}: the change's tuner would take {one}." for one in self.own_tuning]
-        if self.own_backend and self.backend and self.own_backend != self.backend:
-            said.insert(0, f"{cell}: the change would take backend {self.own_backend}; timed is {self.backend}.")
-        return said
 
 
 @dataclass(frozen=True)
@@ -79,6 +59,14 @@ class CellInPair:
     planted: Mapping[float, TimedPair] = field(default_factory=dict)
 
 
+class _SideFailed(Exception):
+    """A side failed while it was timed, with what it said."""
+
+    def __init__(self, side: str, said: dict[str, Any]) -> None:
+        super().__init__(side)
+        self.side, self.said = side, said
+
+
 class Pairs:
     """Measures pairs.
 
@@ -87,11 +75,13 @@ class Pairs:
         now: wall time; seconds.
         block_ns: wall time of a block of samples.
         identify: ask in every pair what code runs; False asks in the first one only, which is quicker.
-        ahead: start the processes of the next pair while this one measures; they import and compute nothing.
+        ahead: start the processes of the next pair while this one prepares; they import, and wait.
+        alike: both sides are the same code, so that what one has checked holds for the other.
 
     Attributes:
         choices: by cell, from the first pair in which it was timed.
-        start_s: how long the last pair's two processes took to start; seconds.
+        start_s: how long it last waited for processes; seconds.
+        time: where the time of the last pair went.
     """
 
     def __init__(
@@ -101,10 +91,13 @@ class Pairs:
         *,
         block_ns: int = BLOCK_NS,
         identify: bool = True,
-        ahead: bool = False,
+        ahead: bool = True,
+        alike: bool = False,
     ) -> None:
         self._start, self._now, self._block_ns = start, now, block_ns
-        self._identify, self._ahead = identify, ahead
+        self._identify, self._ahead, self._alike = identify, ahead, alike
+        self._agreed = set[str]()
+        self.time = PairTime(now)
         self._alive: dict[str, Asking] = {}
         self._waiting: dict[str, Asking] = {}
         self.choices: dict[str, Choices] = {}
@@ -112,12 +105,13 @@ class Pairs:
 
     def open(self) -> Mapping[str, Mapping[str, Any]]:
         """Starts what does not run of the two processes, both at once; what each said first, by side."""
-        started = self._now()
+        started, waits = self._now(), any(side not in self._alive for side in (BASE, HEAD))
         for side in (BASE, HEAD):
             if side not in self._alive:
                 self._alive[side] = self._waiting.pop(side) if side in self._waiting else self._start(side)
         said = {side: self._alive[side].hello for side in (BASE, HEAD)}
-        self.start_s = self._now() - started
+        if waits:
+            self.start_s = self._now() - started
         return said
 
     def close(self) -> None:
@@ -126,8 +120,21 @@ class Pairs:
         self._end(self._waiting)
 
     def _end(self, processes: dict[str, Asking]) -> None:
-        for side in list(processes):
-            processes.pop(side).end()
+        ending = [processes.pop(side) for side in list(processes)]
+        with ThreadPoolExecutor(2) as pool:  # a driver takes a while to free a GPU's memory
+            list(pool.map(lambda one: one.end(), ending))
+
+    @contextmanager
+    def _quiet(self) -> Iterator[None]:
+        """Inside, the processes of the next pair are stopped, so that nothing of ours disturbs what is timed."""
+        stopped = list(self._waiting.values())
+        for one in stopped:
+            one.pause()
+        try:
+            yield
+        finally:
+            for one in stopped:
+                one.resume()
 
     def measure(
         self,
@@ -145,7 +152,9 @@ class Pairs:
             seen: called with the name of each cell as it begins.
         """
         found: dict[str, CellInPair] = {}
-        self.open()
+        self.time = PairTime(self._now)
+        with self.time.phase(START):
+            self.open()
         if self._ahead:
             self._waiting = {side: self._start(side) for side in (BASE, HEAD)}
         try:
@@ -153,10 +162,12 @@ class Pairs:
                 if until_s is not None and self._now() >= until_s:
                     break
                 seen(cell.name)
-                self.open()  # a side that died is replaced
+                with self.time.phase(START):
+                    self.open()  # a side that died is replaced
                 found[cell.name] = self._cell(cell, number, turned=bool((number + place) % 2))
         finally:
-            self._end(self._alive)
+            with self.time.phase(END):
+                self._end(self._alive)
         return found
 
     def trace(
@@ -202,39 +213,46 @@ class Pairs:
 
     def _cell(self, cell: CheckCell, number: int, turned: bool) -> CellInPair:
         started = self._now()
-        sides = self._both_prepared(cell, _core(number) if cell.device == "cpu" else None, turned)
+        with self.time.phase(PREPARE):
+            sides = self._both_prepared(cell, _core(number) if cell.device == "cpu" else None, turned)
         tuned = {side: said.get("tuning") for side, said in sides.items()}
         blocks = sides[HEAD].get("blocks_per_sm")
         pair, planted = None, dict[float, TimedPair]()
-        if all(one["kind"] == "prepared" for one in sides.values()):
-            pair = self._timed(cell, sides, tuned, turned)
-        for share in cell.planted if pair else ():
-            said = self._asked(HEAD, {"do": "plant", "frac": share}, cell)
-            more = self._timed(cell, dict(sides), tuned, turned) if said["kind"] == "ready" else None
-            if more is None:
-                break
-            planted[share] = more
-        for side in (BASE, HEAD):
-            if side in self._alive and sides[side]["kind"] == "prepared":
-                self._asked(side, {"do": "free"}, cell)
+        with self._quiet():
+            if all(one["kind"] == "prepared" for one in sides.values()):
+                pair = self._timed(cell, sides, tuned, turned)
+            for share in cell.planted if pair else ():
+                with self.time.phase(PLANT):
+                    said = self._asked(HEAD, {"do": "plant", "frac": share}, cell)
+                more = self._timed(cell, dict(sides), tuned, turned) if said["kind"] == "ready" else None
+                if more is None:
+                    break
+                planted[share] = more
+        with self.time.phase(FREE):
+            ready = [side for side in (BASE, HEAD) if side in self._alive and sides[side]["kind"] == "prepared"]
+            self._both(cell, ready, lambda side: self._asked(side, {"do": "free"}, cell))
         spent_s = self._now() - started
         return CellInPair(_side(sides[BASE], BASE), _side(sides[HEAD], HEAD), pair, blocks, spent_s, planted)
+
+    def _both(
+        self, cell: CheckCell, sides: Sequence[str], ask: Callable[[str], dict[str, Any]]
+    ) -> dict[str, dict[str, Any]]:
+        """What each side says, in an order; on a GPU both work at the same time, on a CPU they share a core."""
+        if cell.device == "cuda" and len(sides) > 1:
+            with ThreadPoolExecutor(len(sides)) as pool:
+                return dict(zip(sides, pool.map(ask, sides), strict=True))
+        return {side: ask(side) for side in sides}
 
     def _both_prepared(self, cell: CheckCell, core: int | None, turned: bool) -> dict[str, dict[str, Any]]:
         """What both sides say of a cell that they prepare. The first pair's base chooses for all that follow."""
         if cell.name in self.choices:
             return self._again_prepared(cell, self.choices[cell.name], core, turned)
-        choice = Choices()
-        base = self._prepared(BASE, cell, cell.base, choice, core, check=True)
-        if base["kind"] == "prepared":
-            auto = cell.what == "kernel" and cell.base["backend"] == "auto"
-            choice = Choices(base["facts"].get("backend") if auto else None, base["chosen"])
-        head = self._prepared(HEAD, cell, cell.head, choice, core, check=True)
-        if head["kind"] == "prepared":
-            choice.own_backend = head["facts"].get("own_backend")
-            choice.own_tuning = _own(choice.pinned, head["chosen"])
-            if base["kind"] == "prepared":
-                self.choices[cell.name] = choice
+        with self._quiet():  # how long a launch takes decides whether calls are replayed from a graph
+            base = self._prepared(BASE, cell, cell.base, Choices(), core, first=True)
+            choice = of_base(cell, base) if base["kind"] == "prepared" else Choices()
+            head = self._prepared(HEAD, cell, cell.head, choice, core, first=True)
+        if base["kind"] == head["kind"] == "prepared":
+            self.choices[cell.name] = chosen(base, head, choice)
         return {BASE: base, HEAD: head}
 
     def _again_prepared(
@@ -242,24 +260,27 @@ class Pairs:
     ) -> dict[str, dict[str, Any]]:
         bodies = {BASE: cell.base, HEAD: cell.head}
         order = [HEAD, BASE] if turned else [BASE, HEAD]  # what is prepared first may be faster or slower for it
-
-        def prepared(side: str) -> dict[str, Any]:
-            return self._prepared(side, cell, bodies[side], choice, core, check=False)
-
-        if cell.what == "step" and cell.device == "cuda":  # a kernel's preparation asks how long its launch takes
-            with ThreadPoolExecutor(len(order)) as pool:
-                return dict(zip(order, pool.map(prepared, order), strict=True))
-        return {side: prepared(side) for side in order}
+        return self._both(cell, order, lambda side: self._prepared(side, cell, bodies[side], choice, core, first=False))
 
     def _prepared(
-        self, side: str, cell: CheckCell, body: Mapping[str, Any], choice: Choices, core: int | None, check: bool
+        self, side: str, cell: CheckCell, body: Mapping[str, Any], choice: Choices, core: int | None, first: bool
     ) -> dict[str, Any]:
-        pinned = _renamed(choice.pinned, cell)
-        if side == BASE:
-            pinned = choice.pinned
+        code = "either side" if self._alike else side
+        known = json.dumps([code, cell.what, body], sort_keys=True)
+        check = first and known not in self._agreed
         request = {"do": "prepare", "what": cell.what, "cell": dict(body), "check": check, "core": core}
-        identify = check or self._identify
-        return self._asked(side, {**request, "backend": choice.backend, "pinned": pinned, "identify": identify}, cell)
+        request["plain"] = cell.plain
+        more = {
+            "backend": choice.backend,
+            "pinned": choice.pinned if side == BASE else renamed(choice.pinned, cell),
+            "graph": None if first else choice.graph,
+            "identify": first or self._identify,
+        }
+        said = self._asked(side, {**request, **more}, cell)
+        if check and said["kind"] == "prepared":
+            self._agreed.add(known)
+        self.time.prepared(side, said.get("spent_s", {}))
+        return said
 
     def _timed(
         self, cell: CheckCell, sides: dict[str, dict[str, Any]], tuned: Mapping[str, str | None], turned: bool
@@ -267,21 +288,48 @@ class Pairs:
         """The times of both sides; None where one failed, whose answer then goes into ``sides``."""
         samples_ns: dict[str, list[int]] = {BASE: [], HEAD: []}
         order = [HEAD, BASE] if turned else [BASE, HEAD]
-        for number, blocks in enumerate(BLOCKS[cell.kind]):
-            for step in range(-WARM_BLOCKS - bool(number), blocks):
-                fresh = number > 0 and step == -WARM_BLOCKS - 1
-                request = {"do": "again", "number": number} if fresh else {"do": "block", "window_ns": self._block_ns}
-                for side in order:
-                    said = self._asked(side, request, cell)
-                    if said["kind"] == "failed":
-                        sides[side] = said
-                        return None
-                    if step >= 0:
-                        samples_ns[side] += said["samples_ns"]
-                order.reverse()
+        try:
+            for number in range(BLOCKS[cell.kind].sets):
+                for side, taken_ns in self._in_set(cell, number, order).items():
+                    samples_ns[side] += taken_ns
+        except _SideFailed as exc:
+            sides[exc.side] = exc.said
+            return None
         middle = AT.get(cell.kind, 0.5)
         base_s, head_s = (quantile(samples_ns[side], middle) / NS_PER_S for side in (BASE, HEAD))
         return TimedPair(base_s, head_s, tuned[BASE], tuned[HEAD])
+
+    def _in_set(self, cell: CheckCell, number: int, order: list[str]) -> dict[str, list[int]]:
+        """The samples of each side in set ``number`` of memory; ns."""
+        plan = BLOCKS[cell.kind]
+        if number:
+            with self.time.phase(FRESH):
+                self._both(cell, order, lambda side: self._done(side, {"do": "again", "number": number}, cell))
+        with self.time.phase(WARM_UP):
+            for share in warm_up(number):
+                self._block(cell, order, share)
+        here: dict[str, list[int]] = {BASE: [], HEAD: []}
+        with self.time.phase(SAMPLES):
+            for blocks in range(1, plan.most + 1):
+                for side, taken_ns in self._block(cell, order, 1.0).items():
+                    here[side] += taken_ns
+                if plan.may_end(blocks) and close(here.values(), cell.kind, plan.sets):
+                    break
+        return here
+
+    def _block(self, cell: CheckCell, order: list[str], share: float) -> dict[str, list[int]]:
+        """The samples of a block of each side in turn; the next time the other one goes first; ns."""
+        request = {"do": "block", "window_ns": round(share * self._block_ns)}
+        found = {side: self._done(side, request, cell)["samples_ns"] for side in order}
+        order.reverse()
+        return found
+
+    def _done(self, side: str, request: Mapping[str, Any], cell: CheckCell) -> dict[str, Any]:
+        """A side's answer; raises ``_SideFailed`` where it has failed."""
+        said = self._asked(side, request, cell)
+        if said["kind"] == "failed":
+            raise _SideFailed(side, said)
+        return said
 
     def _asked(self, side: str, request: Mapping[str, Any], cell: CheckCell) -> dict[str, Any]:
         """A side's answer; where it dies, one that says how. A process that is of no further use is ended."""
@@ -300,26 +348,6 @@ def _core(number: int) -> int | None:
         return None
     cores = sorted(os.sched_getaffinity(0))
     return cores[number % len(cores)]
-
-
-def _own(pinned: Sequence[Mapping[str, Any]], chosen: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the change chose where the base chose otherwise for the same kernel and problem, as phrases."""
-    of_base = {(one["kernel"], str(one["key"])): one["configuration"] for one in pinned}
-    said = []
-    for one in chosen:
-        there = of_base.get((one["kernel"], str(one["key"])))
-        if there is not None and there != one["configuration"]:
-            said.append(f"'{one['configuration']}' for {one['kernel']}, where the base takes '{there}'")
-    return list(dict.fromkeys(said))
-
-
-def _renamed(pinned: list[dict[str, Any]], cell: CheckCell) -> list[dict[str, Any]]:
-    """Configurations for the change's module, where a kernel of one's own stands in another one on the base."""
-    names = [str(body.get("backend", "")).partition(":") for body in (cell.base, cell.head)]
-    (base, of_base, _), (head, of_head, _) = names
-    if not (of_base and of_head):
-        return pinned
-    return [{**one, "module": head} if one["module"] == base else one for one in pinned]
 
 
 def _side(said: Mapping[str, Any], name: str) -> SideTimes:

@@ -8,20 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from hybridbench.errors import BadInput
-from hybridbench.files import RECORDS_BYTES, Damaged, from_json, read_text
 from hybridbench.gate.calibration import LEAST_PAIRS, LEAST_SD, SEEN, robust_sd
 from hybridbench.gate.judge import usable
 from hybridbench.gate.kinds import KINDS, CellKind
 from hybridbench.gate.pairs import PairedCell, TimedPair
 from hybridbench.gate.sequential import Outcome, decide, least_visible
 
-SCHEMA = 1
 SUITE = 15
 """Cells of the suite that bounds are split over; a file may hold more, with those that are planted."""
 Pool = Mapping[tuple[str, str], Sequence[TimedPair]]
@@ -69,37 +65,6 @@ class Tally:
     def verdicts(self) -> int:
         """How many there are."""
         return sum(self.counts.values())
-
-
-def pooled(paths: Sequence[Path]) -> dict[tuple[str, str], list[TimedPair]]:
-    """The pairs of each cell, by kind and name, in the order of the files.
-
-    Raises:
-        BadInput: no such file, another file, or pairs that were measured otherwise; names what differs.
-    """
-    found: dict[tuple[str, str], list[TimedPair]] = {}
-    alike: dict[str, Any] = {}
-    for path in paths:
-        try:
-            texts = read_text(path, RECORDS_BYTES).splitlines()
-        except Damaged as exc:
-            raise BadInput(f"{path} {exc}: give files that run has written.") from exc
-        for number, text in enumerate(texts, 1):
-            try:
-                line = from_json(text)
-                settings = {**line["machine"], "schema": line["schema"], "block_ns": line["block_ns"]}
-                rows = [((row.pop("kind"), name), TimedPair(**row)) for name, row in line["cells"].items()]
-            except (ValueError, KeyError, TypeError, AttributeError) as exc:
-                raise BadInput(f"{path}, line {number} is no pair of a proof ({type(exc).__name__}: {exc}).") from exc
-            alike = alike or settings
-            if settings != alike:
-                differing = ", ".join(name for name in settings if settings[name] != alike.get(name))
-                raise BadInput(f"{path}, line {number} differs from the first pair in {differing}: pool alike pairs.")
-            for key, pair in rows:
-                found.setdefault(key, []).append(pair)
-    if not found:
-        raise BadInput("no pairs: give files that run has written.")
-    return found
 
 
 def verdicts(

@@ -1,7 +1,8 @@
 """proof: how often the gate alarms and catches on a real machine, from pairs of the same code, some with planted work.
 
 ``run`` measures pairs as a check does, both sides being this code, and appends each to a file, so that pairs of many
-runs pool. In planted cells the change has a known share more work: more rows of an operation that works row by row, or
+runs pool (``pool``). What the first pair checked and chose is kept beside the file, for later runs of the same code.
+In planted cells the change has a known share more work: more rows of an operation that works row by row, or
 a spin after a step. ``judge`` counts verdicts (``pooled``).
 
     python -m hybridbench.gate.proof run --out pool.jsonl --budget 1500
@@ -21,12 +22,15 @@ from typing import Any
 
 from hybridbench.errors import BadInput, HybridbenchError
 from hybridbench.gate.alone import check_alone
-from hybridbench.gate.calibration import machine_of
+from hybridbench.gate.blocks import BLOCK_NS
 from hybridbench.gate.cells import CheckCell, asked
-from hybridbench.gate.paired import BLOCK_NS, HEAD, CellInPair, Pairs
-from hybridbench.gate.pooled import SCHEMA, SUITE, planted_name, pooled, table, tallied
+from hybridbench.gate.choices import read_choices, write_choices
+from hybridbench.gate.paired import HEAD, CellInPair, Pairs
+from hybridbench.gate.pool import hash_of, pooled, resumed, run_of
+from hybridbench.gate.pooled import SUITE, planted_name, table, tallied
 from hybridbench.gate.sequential import Outcome
-from hybridbench.gate.sides import here
+from hybridbench.gate.sides import PACKAGE, here
+from hybridbench.gate.spent import OTHER, in_words
 from hybridbench.gate.timed import started
 from hybridbench.machine import visible_gpus
 from hybridbench.plain import from_plain
@@ -102,31 +106,33 @@ def _with_rows(cell: CheckCell) -> list[CheckCell]:
 
 
 def measured(
-    cells: Sequence[CheckCell], pairs: Pairs, *, budget_s: float, now: Any = time.monotonic
+    cells: Sequence[CheckCell], pairs: Pairs, *, budget_s: float, first: int = 0, now: Any = time.monotonic
 ) -> Iterator[dict[str, Any]]:
     """Pair after pair, as JSON values, until another would not fit into the budget.
 
     Each pair begins with another cell, so that what disturbs its beginning does not meet one cell always.
+
+    Args:
+        first: the number of the first pair: how many there are from earlier runs.
     """
-    began, longest_s, number = now(), 0.0, 0
+    began, longest_s, number = now(), 0.0, first
     until_s = began + budget_s
-    known: dict[str, Any] = {}
-    while number == 0 or now() + longest_s < until_s:
-        pair_began = now()
-        if not known:
-            environment = from_plain(Environment, pairs.open()[HEAD]["environment"])
-            known = {"machine": machine_of(environment), "commit": environment.git_commit}
-        first = number % len(cells)
+    kinds = {cell.name: cell.kind for cell in cells}
+    while number == first or now() + longest_s < until_s:
+        pair_began, known = now(), set(pairs.choices)
+        at = number % len(cells)
         found = pairs.measure(
-            [*cells[first:], *cells[:first]], number, until_s=until_s, seen=lambda name: _say(f"  {name}", end="\r")
+            [*cells[at:], *cells[:at]], number, until_s=until_s, seen=lambda name: _say(f"  {name}", end="\r")
         )
         spent_s = now() - pair_began
-        if number:
-            longest_s = max(longest_s, spent_s)  # the first pair compiles and checks
-        kinds = {cell.name: cell.kind for cell in cells}
+        if known >= set(pairs.choices):  # else it compiles and checks, which a later one does not
+            longest_s = max(longest_s, spent_s)
         timed = {name: row for cell, one in found.items() for name, row in _rows(cell, one, kinds[cell]).items()}
         failed = {name: one.head.reason or one.base.reason for name, one in found.items() if one.pair is None}
-        yield {"schema": SCHEMA, **known, "pair": number, "seconds": spent_s, "cells": timed, "failed": failed}
+        phases = dict(pairs.time.phases)
+        phases[OTHER] = max(0.0, spent_s - sum(phases.values()))
+        spent = {"phases": phases, "prepare": pairs.time.within}
+        yield {"pair": number, "seconds": spent_s, "spent": spent, "cells": timed, "failed": failed}
         number += 1
 
 
@@ -150,19 +156,44 @@ def _run(options: argparse.Namespace) -> int:
     if gpu is not None and not options.shared:
         check_alone(gpu)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    settings = {"block_ns": round(options.block_ms * 1e6), "ahead": options.ahead}
-    with options.out.open("a", encoding="utf-8") as file, terminable():
+    settings = {"block_ns": round(options.block_ms * 1e6)}
+    how = {**settings, "ahead": options.ahead, "identify": False, "alike": True}
+    kept = options.out.with_suffix(".choices.json")
+    with terminable():
         try:
-            with started(here("base"), here(), device, gpu, identify=False, **settings) as pairs:
-                for line in measured(cells, pairs, budget_s=options.budget):
-                    file.write(json.dumps({**line, **settings}) + "\n")
-                    file.flush()
-                    said = f"pair {line['pair'] + 1}: {len(line['cells'])} cells in {line['seconds']:.1f} s"
-                    _say(said + "".join(f"\n  {name}: {why}" for name, why in line["failed"].items()))
+            with started(here("base"), here(), device, gpu, **how) as pairs:
+                environment = from_plain(Environment, pairs.open()[HEAD]["environment"])
+                run = run_of(environment, hash_of(PACKAGE), settings, cells)
+                first = resumed(options.out, run)
+                pairs.choices = read_choices(kept, run)
+                _say(_announced(cells, pairs, first, options))
+                with options.out.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(run) + "\n")
+                    for line in measured(cells, pairs, budget_s=options.budget, first=first):
+                        file.write(json.dumps(line) + "\n")
+                        file.flush()
+                        write_choices(pairs.choices, run, kept)
+                        _say(said_of(line))
         except KeyboardInterrupt:
             _say(f"stopped; what was measured is in {options.out}")
             return 130
     return 0
+
+
+def _announced(cells: Sequence[CheckCell], pairs: Pairs, first: int, options: argparse.Namespace) -> str:
+    count = sum(1 + len(cell.planted) for cell in cells)
+    already = f"{first} pairs are in {options.out}; " if first else ""
+    new = sum(cell.name not in pairs.choices for cell in cells)
+    checks = f"the first pair checks and compiles {new} of them" if new else "all were checked by an earlier run"
+    return f"{already}{count} cells, {checks}; the last pair ends within {options.budget:.0f} s"
+
+
+def said_of(line: Mapping[str, Any]) -> str:
+    """A pair in a line, with where its time went, and a line for each cell that failed."""
+    seconds, spent = line["seconds"], line["spent"]
+    said = f"pair {line['pair'] + 1}: {len(line['cells'])} cells in {seconds:.1f} s: "
+    failed = "".join(f"\n  {name}: {why}" for name, why in line["failed"].items())
+    return said + in_words(spent["phases"], spent["prepare"]) + failed
 
 
 def _say(text: str, end: str = "\n") -> None:
@@ -172,7 +203,8 @@ def _say(text: str, end: str = "\n") -> None:
 
 
 def _judge(options: argparse.Namespace) -> int:
-    found = tallied(pooled(options.files), options.suite, options.calibrate_on)
+    across = [] if options.across is None else options.across.split(",")
+    found = tallied(pooled(options.files, across), options.suite, options.calibrate_on)
     if options.json:
         rows = [asdict(one) | {"counts": _named(one.counts), "verdicts": one.verdicts} for one in found]
         sys.stdout.write(json.dumps({"suite": options.suite, "tallies": rows}) + "\n")
@@ -213,7 +245,12 @@ def main(words: Sequence[str] | None = None) -> int:
     run.add_argument(
         "--block-ms", type=_above_zero, default=BLOCK_NS / NS_PER_S * 1e3, help="of samples  [%(default)s]"
     )
-    run.add_argument("--ahead", action="store_true", help="start the next pair's processes while one measures")
+    run.add_argument(
+        "--no-ahead",
+        dest="ahead",
+        action="store_false",
+        help="start a pair's processes when the one before has ended  [while it prepares its cells]",
+    )
     run.add_argument("--list", action="store_true", help="list the cells and stop")
     run.set_defaults(do=_run)
     judge = commands.add_parser("judge", help="judge the pairs of files")
@@ -222,6 +259,7 @@ def main(words: Sequence[str] | None = None) -> int:
     judge.add_argument(
         "--calibrate-on", type=_count, default=0, metavar="N", help="first pairs of each cell that calibrate it  [none]"
     )
+    judge.add_argument("--across", metavar="FIELD,...", help="fields in which runs may differ, such as source  [none]")
     judge.add_argument("--json", action="store_true", help="one JSON document")
     judge.set_defaults(do=_judge)
     options = parser.parse_args(words)

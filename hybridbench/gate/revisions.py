@@ -70,7 +70,12 @@ def root_of(folder: Path, option: str) -> Path:
     Raises:
         BadInput: it is in none.
     """
-    return Path(git(folder, "rev-parse", "--show-toplevel", why=f"{option} needs a git repository here")).resolve()
+    why = f"{option} needs a git repository here"
+    done = _run(folder, ("rev-parse", "--show-toplevel"), why)
+    if done.returncode != 0:
+        said = last_line(done.stderr)
+        raise BadInput(f"{why}, and {folder} lies in none ({said}): run this in a checkout.")
+    return Path(done.stdout.rstrip("\n")).resolve()
 
 
 def commit_of(root: Path, revision: str, option: str) -> str:

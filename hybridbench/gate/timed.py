@@ -25,7 +25,7 @@ from hybridbench.gate.calibration import (
 )
 from hybridbench.gate.cells import CheckCell
 from hybridbench.gate.judge import judge
-from hybridbench.gate.looks import CheckProgress, look
+from hybridbench.gate.looks import CheckProgress, look, needed_s
 from hybridbench.gate.paired import BASE, HEAD, Pairs
 from hybridbench.gate.pairs import State
 from hybridbench.gate.sides import Setup
@@ -102,11 +102,14 @@ def check(
     accepted: Path | None = None,
     budget_s: float | None = None,
     today: date | None = None,
+    self_test: Callable[[], str] | None = None,
     said: Say = lambda _text: None,
 ) -> Checked:
     """Measure and judge cells.
 
     Args:
+        self_test: what the timing makes of work of a known length, in a sentence; asked once both sides have started,
+            so that one that does not start is told first.
         calibration: the file of this machine's calibration.
         accepted: the file of accepted regressions.
         budget_s: wall time; seconds.
@@ -123,6 +126,9 @@ def check(
     known: Mapping[str, Calibrated] = {}
     if calibration is not None:
         known = read_calibration(calibration, machine).cells
+    if self_test is not None:
+        said("timing work of a known length")
+        remarks.insert(0, self_test())
     progress = look(cells, pairs, known, budget_s=_left(budget_s, began), said=said)
     verdicts = judge(list(progress.cells.values()), known, allowed)
     for cell in cells:
@@ -133,10 +139,11 @@ def check(
     verdicts = [replace(one, why=why[one.cell].sentence(one.change)) if one.cell in why else one for one in verdicts]
     remarks += [f"{name} was not traced, so why it is slower is not known." for name in slower - set(why)]
     if progress.out_of_time:
-        remarks.append("The budget ended before every cell was decided: give it more seconds, or fewer cells.")
+        remarks.append(f"The budget ended before every cell was decided. Here {needed_s(cells, progress, pairs)}.")
     if known:
         remarks += [f"Not in the calibration, so judged by its kind's noise: {name}." for name in names - set(known)]
-    remarks.append(f"{progress.pairs} pairs of processes in {format_seconds(progress.spent_s)}.")
+    count = "1 pair" if progress.pairs == 1 else f"{progress.pairs} pairs"
+    remarks.append(f"{count} of processes in {format_seconds(progress.spent_s)}.")
     return Checked(verdicts, progress, remarks, machine, sides, why)
 
 
@@ -160,6 +167,7 @@ def calibrated(
     path: Path,
     *,
     budget_s: float | None = None,
+    self_test: Callable[[], str] | None = None,
     said: Say = lambda _text: None,
 ) -> Calibration:
     """Time the same code on both sides, and write what that says of each cell.
@@ -170,6 +178,9 @@ def calibrated(
     """
     began = time.monotonic()
     machine = machine_of(from_plain(Environment, _sides(pairs)[HEAD]["environment"]))
+    if self_test is not None:
+        said("timing work of a known length")
+        self_test()
     progress = look(cells, pairs, budget_s=_left(budget_s, began), least_pairs=LEAST_PAIRS, said=said)
     for cell in progress.cells.values():
         for side in (cell.head, cell.base):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import selectors
+import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,6 +35,14 @@ class Asking(Protocol):
 
     def ask(self, request: Mapping[str, Any], limit_s: float) -> dict[str, Any]:
         """Its answer to one request; raises ``Died``."""
+        ...
+
+    def pause(self) -> None:
+        """Stops it until ``resume``."""
+        ...
+
+    def resume(self) -> None:
+        """Lets it go on."""
         ...
 
     def end(self) -> None:
@@ -79,7 +89,7 @@ class SideWorker:
                 self._hello = self._answer(START_LIMIT_S)
             except Died as exc:
                 last = "\n".join(self._process.tail().splitlines()[-QUOTED_LINES:])
-                raise BadInput(f"the {self._side.name} does not start: {exc}. It said:\n{last}") from exc
+                raise BadInput(f"the {self._side.name} does not start: {exc}. It said:\n{last}{_hint(last)}") from exc
             check_package(self._side, self._hello["package"])
         return self._hello
 
@@ -91,6 +101,14 @@ class SideWorker:
         """
         self._process.ask(json.dumps(request))
         return self._answer(limit_s)
+
+    def pause(self) -> None:
+        """Stops the process, whatever it is doing, until ``resume``."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Lets the process go on."""
+        self._process.send_signal(signal.SIGCONT)
 
     def end(self) -> None:
         """Ends the process, whatever it is doing."""
@@ -110,3 +128,13 @@ class SideWorker:
             self._lines += lines
         found: dict[str, Any] = json.loads(self._lines.pop(0))
         return found
+
+
+def _hint(said: str) -> str:
+    """What to do where a side lacks a part of this package: it is older than what times it."""
+    if not re.search(r"^(ImportError|ModuleNotFoundError): .*hybridbench", said, re.MULTILINE):
+        return ""
+    return (
+        "\nIt may be older than the program that times both sides: take a later revision, or name a kernel's old and "
+        "new function with --base-kernel and --kernel."
+    )

@@ -232,6 +232,11 @@ class Sampler:
         self._samples_ns: list[int] = []
         self._by_allocation: list[int] = []
 
+    @property
+    def replays(self) -> bool | None:
+        """Whether calls are replayed from a graph; None before the first allocation, where the plan leaves it open."""
+        return self._graph
+
     def allocate(self, number: int) -> None:
         """Draws the inputs of an allocation and runs each call once: pages are touched, kernels compiled and tuned."""
         rotate = self._plan.rotate

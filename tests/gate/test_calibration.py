@@ -91,7 +91,7 @@ def test_what_is_no_calibration_is_refused(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(BadInput, match="calibrat"):
         read_calibration(path, HERE)
-    with pytest.raises(BadInput, match="cannot be read"):
+    with pytest.raises(BadInput, match="there is no calibration at"):
         read_calibration(tmp_path / "none.json", HERE)
 
 

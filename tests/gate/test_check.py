@@ -104,7 +104,10 @@ def test_revisions_that_cannot_be_a_base(repository: Path, tmp_path: Path, monke
     with pytest.raises(BadInput, match="nothing that is timed comes from there"), of_revision("HEAD", False):
         pass
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(BadInput, match="needs a git repository here"), of_revision("HEAD", own_kernels=True):
+    with (
+        pytest.raises(BadInput, match=r"repository here, and .* lies in none .*: run this"),
+        of_revision("HEAD", own_kernels=True),
+    ):
         pass
     with pytest.raises(BadInput, match="is no program"):
         of_python(str(tmp_path))
@@ -159,6 +162,9 @@ USAGE = {
     "a baseline alone": (["check", "--base", "HEAD", "--update"], "--update without --exact"),
     "no seconds": (["check", "--base", "HEAD", "--budget", "soon"], "give seconds above 0"),
     "a file that cannot be written": (["check", "--base", "HEAD", "--junit", "/nowhere/x.xml"], "cannot be written"),
+    "a suite and no GPU": (["check", "suites/gate-steps.toml", "--base", "HEAD"], "gate-steps.toml says device cuda"),
+    "no calibration": (["check", "--base", "HEAD", "--calibration", "no.json"], "no calibration at no.json: write one"),
+    "no file of accepted ones": (["check", "--base", "HEAD", "--accepted", "no.toml"], "no.toml cannot be read"),
     "no GPU": (["check", "swiglu", "--base", "HEAD", "--device", "cuda"], "shows no NVIDIA GPU"),
     "a suite with options": (["check", "suites/kernels.toml", "--base", "HEAD", "--ctx", "1k"], "give it alone"),
 }

@@ -140,10 +140,10 @@ def test_a_budget_with_a_mistake_is_refused(tmp_path: Path, old: str, new: str, 
 def small(monkeypatch: pytest.MonkeyPatch) -> dict[str, Section]:
     """Parts that take no time; what they give can be changed."""
     parts = {"formulas": OLD, "steps": OLD}
-    monkeypatch.setitem(exact.PARTS, "formulas", lambda: parts["formulas"])
-    monkeypatch.setitem(exact.PARTS, "steps", lambda: parts["steps"])
+    monkeypatch.setitem(exact.PARTS, "formulas", lambda _known: parts["formulas"])
+    monkeypatch.setitem(exact.PARTS, "steps", lambda _known: parts["steps"])
 
-    def missing() -> Section:
+    def missing(_known: Section | None) -> Section:
         raise Unsupported("Triton is not installed.")
 
     monkeypatch.setitem(exact.PARTS, "kernels", missing)
@@ -186,6 +186,27 @@ def test_what_cannot_be_compared_is_no_pass(small: dict[str, Section], tmp_path:
     assert ran(*file, "--update", "--parts", "kernels").exit_code == 1
 
 
+def test_what_is_known_of_a_part_is_handed_on_unless_all_is_to_be_compiled(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path, given = tmp_path / "exact.json", list[Section | None]()
+    now = replace(OLD, sources={"a": {"sm_90": "1234"}})
+
+    def kernels(known: Section | None) -> Section:
+        given.append(known)
+        return now if known is None else replace(now, kept=2)
+
+    monkeypatch.setitem(exact.PARTS, "kernels", kernels)
+    file = ["--baseline", str(path), "--parts", "kernels"]
+    assert ran(*file, "--update").stderr == ""
+    assert read_baseline(path) == {"kernels": now}, "sources are written"
+    assert "1 of 3 compiled" in ran(*file).stderr
+    assert "1 of 3 compiled" in ran(*file, "--update").stderr
+    assert ran(*file, "--recompile").exit_code == 0
+    ran(*file, "--update", "--recompile")
+    assert given == [None, now, now, None, None]
+
+
 def test_a_budget_file_names_figures_that_there_are(small: dict[str, Section], tmp_path: Path) -> None:
     file, budget = ["--baseline", str(tmp_path / "exact.json")], tmp_path / "budget.toml"
     ran(*file, "--update")
@@ -206,6 +227,7 @@ def test_a_budget_file_names_figures_that_there_are(small: dict[str, Section], t
         (["check", "--exact", "--parts", "formula"], "did you mean 'formulas'"),
         (["check", "--exact", "--fail-on", "speed"], "unknown outcome 'speed'"),
         (["check", "--exact", "--update", "--json"], "--update only writes"),
+        (["check", "--base", "HEAD", "--recompile"], "--recompile without --exact"),
     ],
 )
 def test_mistakes_are_one_sentence(words: list[str], said: str) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +15,17 @@ import pytest
 
 from hybridbench.errors import BadInput
 from hybridbench.gate.cells import CheckCell
+from hybridbench.gate.choices import Choices, read_choices, write_choices
 from hybridbench.gate.kinds import KINDS
 from hybridbench.gate.paired import HEAD, CellInPair
 from hybridbench.gate.pairs import SideTimes, State, TimedPair
-from hybridbench.gate.pooled import planted_name, pooled, share_of, tallied, verdicts
-from hybridbench.gate.proof import main, measured, planned
+from hybridbench.gate.pool import hash_of, pooled, resumed, run_of
+from hybridbench.gate.pooled import planted_name, share_of, tallied, verdicts
+from hybridbench.gate.proof import main, measured, planned, said_of
 from hybridbench.gate.sequential import Outcome
+from hybridbench.gate.spent import PairTime
+from hybridbench.plain import from_plain
+from hybridbench.record import Environment
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {
@@ -31,7 +39,7 @@ ENVIRONMENT = {
     "cuda": None,
     "python": "3",
     "platform": "l",
-    "packages": {},
+    "packages": {"torch": "2"},
     "hybridbench": "0",
     "git_commit": "abc",
     "threads": None,
@@ -49,6 +57,8 @@ class Fake:
 
     def __init__(self) -> None:
         self.clock, self.firsts = 0.0, list[str]()
+        self.choices: dict[str, Choices] = {}
+        self.time = PairTime(lambda: self.clock, {"samples": 6.0}, {"change": {"check": 2.0}})
 
     def open(self) -> dict[str, Any]:
         return {HEAD: {"environment": ENVIRONMENT}}
@@ -61,12 +71,25 @@ class Fake:
             failed = cell.name == "fails"
             side = SideTimes(State.FAILED, "why") if failed else SideTimes()
             planted = {} if failed else {share: pair(1 + share) for share in cell.planted}
+            self.choices[cell.name] = Choices("ran")
             found[cell.name] = CellInPair(side, side, None if failed else pair(1.0), None, 1.0, planted)
         return found
 
 
 def cell(name: str, kind: str = "step", planted: tuple[float, ...] = (0.01,)) -> CheckCell:
     return CheckCell(name, kind, "step", {}, {}, 1.0, "cuda", planted)
+
+
+def run(cells: Sequence[CheckCell], **changed: Any) -> dict[str, Any]:
+    """The first line of a run, with other values of its environment or its settings."""
+    settings = {"block_ns": changed.pop("block_ns", 1)}
+    source = changed.pop("source", "code")
+    return run_of(from_plain(Environment, {**ENVIRONMENT, **changed}), source, settings, cells)
+
+
+def written(path: Path, *lines: Mapping[str, Any]) -> Path:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
 
 
 def test_pairs_end_with_the_budget_and_are_pooled_from_files(tmp_path: Path) -> None:
@@ -78,9 +101,7 @@ def test_pairs_end_with_the_budget_and_are_pooled_from_files(tmp_path: Path) -> 
     assert [line["pair"] for line in lines] == [0, 1, 2, 3]
     assert lines[0]["failed"] == {"fails": "why"}
     assert set(lines[0]["cells"]) == {"one", "one, planted 1%", "two", "two, planted 1%"}
-    paths = [tmp_path / name for name in ("a.jsonl", "b.jsonl")]
-    for path in paths:
-        path.write_text("".join(json.dumps({**line, "block_ns": 1}) + "\n" for line in lines))
+    paths = [written(tmp_path / name, run(cells), *lines) for name in ("a.jsonl", "b.jsonl")]
     pool = pooled(paths)
     assert {len(pairs) for pairs in pool.values()} == {8}
     unchanged, slower = tallied(pool)
@@ -89,22 +110,183 @@ def test_pairs_end_with_the_budget_and_are_pooled_from_files(tmp_path: Path) -> 
     assert slower.effect == pytest.approx(0.01)
 
 
-def test_what_cannot_be_pooled_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    line = {"schema": 1, "machine": {"device": "H"}, "block_ns": 1, "cells": {}}
+def test_a_later_run_goes_on_where_an_earlier_one_ended() -> None:
+    fake: Any = Fake()
+    cells = [cell("one"), cell("two"), cell("three")]
+    lines = list(measured(cells, fake, budget_s=25.0, first=4, now=lambda: fake.clock))
+    assert fake.firsts == ["two", "three"]
+    assert [line["pair"] for line in lines] == [4, 5]
+
+
+def test_where_a_pairs_time_went_stands_in_its_line() -> None:
+    fake: Any = Fake()
+    (line,) = measured([cell("one")], fake, budget_s=5.0, now=lambda: fake.clock)
+    assert line["spent"] == {"phases": {"samples": 6.0, "other": 4.0}, "prepare": {"change": {"check": 2.0}}}
+    assert said_of(line) == "pair 1: 2 cells in 10.0 s: samples 6.0, other 4.0"
+
+
+def test_runs_go_on_in_the_same_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fakes = list[Any]()
+
+    @contextmanager
+    def started(*_sides: Any, **how: Any) -> Iterator[Any]:
+        assert how["alike"]
+        fakes.append(Fake())
+        yield fakes[-1]
+
+    monkeypatch.setattr("hybridbench.gate.proof.started", started)
+    monkeypatch.setattr("hybridbench.gate.proof.time.monotonic", lambda: fakes[-1].clock)
+    monkeypatch.setattr("hybridbench.gate.proof.measured.__kwdefaults__", {"first": 0, "now": lambda: fakes[-1].clock})
+    out = tmp_path / "pool.jsonl"
+    words = ["run", "swiglu", "attention", "--device", "cpu", "--out", str(out), "--budget", "25"]
+    assert main(words) == 0
+    assert "the first pair checks and compiles" in capsys.readouterr().err
+    assert main(words) == 0
+    said = capsys.readouterr().err
+    assert said.startswith(f"2 pairs are in {out}; ")
+    assert "all were checked by an earlier run" in said
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [line.get("pair") for line in lines] == [None, 0, 1, None, 2, 3]
+    assert main([*words, "--block-ms", "20"]) == 2
+    assert "differs in block_ns (40000000 in the first run, 20000000 in this one)" in capsys.readouterr().err
+    assert len(out.read_text().splitlines()) == len(lines)
+    assert main(["judge", str(out)]) == 0
+
+
+def noisy(share: float, count: int, seed: int) -> list[float]:
+    draw = random.Random(seed)
+    return [(1 + share) * draw.lognormvariate(0, KERNEL.sd) for _ in range(count)]
+
+
+@pytest.mark.parametrize("cuts", [(), (20,), (1, 7, 33), (8, 16, 24, 32, 40)])
+def test_files_and_runs_give_what_one_file_gives(cuts: tuple[int, ...], tmp_path: Path) -> None:
+    """Slices of a run in files of their own, and several runs in one file."""
+    cells = [cell("a", "kernel", ()), cell("a, planted 2%", "kernel", ())]
+    ratios = {one.name: noisy(share_of(one.name), 60, seed) for seed, one in enumerate(cells)}
+
+    def line(number: int) -> dict[str, Any]:
+        rows = {name: {"kind": "kernel", **asdict(pair(values[number]))} for name, values in ratios.items()}
+        return {"pair": number, "cells": rows}
+
+    first = run(cells)
+    whole = written(tmp_path / "whole.jsonl", first, *map(line, range(60)))
+    edges = [0, *cuts, 60]
+    slices = [[first, *map(line, range(start, end))] for start, end in itertools.pairwise(edges)]
+    parts = [written(tmp_path / f"{number}.jsonl", *one) for number, one in enumerate(slices)]
+    runs = written(tmp_path / "runs.jsonl", *itertools.chain(*slices))
+    found = [tallied(pooled(paths)) for paths in ([whole], parts, [runs])]
+    assert found[0] == found[1] == found[2]
+    counts = [len(verdicts([pair(ratio) for ratio in values], KERNEL)) for values in ratios.values()]
+    assert [one.verdicts for one in found[0]] == counts
+    assert min(one.verdicts for one in found[0]) >= 5
+    assert resumed(runs, first) == 60
+
+
+OTHERWISE = {
+    "blocks": ({"block_ns": 2}, "block_ns (1 in the first run, 2 in this one)"),
+    "device": ({"device": "A"}, "device (H in the first run, A in this one)"),
+    "driver": ({"driver": "2"}, "driver"),
+    "python": ({"python": "4"}, "python"),
+    "torch": ({"packages": {"torch": "3"}}, "torch (2 in the first run, 3 in this one)"),
+    "a package more": ({"packages": {"torch": "2", "fla": "1"}}, "fla (None in the first run, 1 in this one)"),
+    "code": ({"source": "other"}, "source (code in the first run, other in this one)"),
+}
+
+
+@pytest.mark.parametrize(("changed", "said"), OTHERWISE.values(), ids=OTHERWISE)
+def test_runs_that_were_measured_otherwise_do_not_pool(
+    changed: dict[str, Any], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cells = [cell("one")]
+    row = {"pair": 0, "cells": {"one": {"kind": "step", **asdict(pair(1.0))}}}
+    first, other = run(cells), run(cells, **changed)
+    one = written(tmp_path / "one.jsonl", first, row)
+    two = written(tmp_path / "two.jsonl", other, row)
+    both = written(tmp_path / "both.jsonl", first, row, other, row)
+    for paths in ([one, two], [both]):
+        assert main(["judge", *map(str, paths)]) == 2
+        assert said in capsys.readouterr().err
+    with pytest.raises(BadInput, match="give another --out"):
+        resumed(one, other)
+    field = said.partition(" ")[0]
+    assert main(["judge", str(one), str(two), "--across", field]) == 0
+    assert main(["judge", str(one), "--across", "nothing"]) == 2
+    assert "is no field of a run; they are device" in capsys.readouterr().err
+
+
+def test_a_commit_that_changes_no_code_pools(tmp_path: Path) -> None:
+    row = {"pair": 0, "cells": {"one": {"kind": "step", **asdict(pair(1.0))}}}
+    lines = [line for commit in ("a", "b") for line in (run([cell("one")], git_commit=commit), row)]
+    assert len(pooled([written(tmp_path / "pool.jsonl", *lines)])["step", "one"]) == 2
+
+
+def test_a_cell_of_the_same_name_that_is_another_one_does_not_pool(tmp_path: Path) -> None:
+    def sized(length: int) -> CheckCell:
+        return replace(cell("one"), head={"problem": {"length": length}})
+
+    first, other = run([sized(8), cell("two")]), run([sized(9), cell("three")])
+    paths = [written(tmp_path / f"{number}.jsonl", line) for number, line in enumerate((first, other))]
+    with pytest.raises(BadInput, match=r"head.problem.length of cell 'one' \(8 in the first run, 9 in this one\)"):
+        pooled(paths)
+    row = {"pair": 0, "cells": {"three": {"kind": "step", **asdict(pair(1.0))}}}
+    apart = written(tmp_path / "apart.jsonl", first, run([cell("three")]), row)
+    assert set(pooled([apart])) == {("step", "three")}, "other cells are no hindrance"
+
+
+def test_what_is_no_pool_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = run([cell("one")])
     path = tmp_path / "pool.jsonl"
-    for other, said in (
-        ({**line, "block_ns": 2}, "line 2 differs from the first pair in block_ns"),
-        ({**line, "machine": {"device": "A"}}, "differs from the first pair in device"),
-        ({"a": 1}, "line 2 is no pair"),
+    for lines, said in (
+        ([first, {"a": 1}], "line 2 is no pair"),
+        ([{"pair": 0, "cells": {}}], "line 1 is no pair"),
+        ([{**first, "schema": 1}], "is of schema 1, and 2 is read"),
+        ([first], "no pairs"),
+        ([], "no pairs"),
     ):
-        path.write_text(f"{json.dumps(line)}\n{json.dumps(other)}\n")
-        assert main(["judge", str(path)]) == 2
+        assert main(["judge", str(written(path, *lines))]) == 2
         assert said in capsys.readouterr().err
     assert main(["judge", str(tmp_path / "none.jsonl")]) == 2
     assert "error: " in capsys.readouterr().err
-    path.write_text("")
-    with pytest.raises(BadInput, match="no pairs"):
-        pooled([path])
+
+
+def test_a_line_that_a_killed_run_left_unfinished_is_no_pair_and_is_removed(tmp_path: Path) -> None:
+    first = run([cell("one")])
+    row = {"pair": 0, "cells": {"one": {"kind": "step", **asdict(pair(1.0))}}}
+    path = written(tmp_path / "pool.jsonl", first, row)
+    whole = path.read_text()
+    path.write_text(whole + json.dumps(row)[:-3])
+    assert len(pooled([path])["step", "one"]) == 1
+    assert resumed(path, first) == 1
+    assert path.read_text() == whole
+    assert resumed(tmp_path / "none.jsonl", first) == 0
+
+
+def test_choices_are_kept_for_the_same_code_machine_and_cell(tmp_path: Path) -> None:
+    path = tmp_path / "choices.json"
+    both, one = run([cell("one"), cell("two")]), run([cell("one")])
+    kept = {name: Choices(name, [{"key": [1, None]}], True, "own", ["said"]) for name in ("one", "two")}
+    assert read_choices(path, both) == {}
+    write_choices({"one": kept["one"]}, one, path)
+    write_choices({"two": kept["two"]}, both, path)
+    assert read_choices(path, both) == kept
+    assert read_choices(path, one) == {"one": kept["one"]}
+    for other in (run([cell("one")], source="other"), run([cell("one")], device="A"), run([cell("one", "training")])):
+        assert read_choices(path, other) == {}
+    write_choices({}, run([cell("one")], source="other"), path)
+    assert read_choices(path, both) == {}, "those of other code are gone"
+    path.write_text("{")
+    assert read_choices(path, both) == {}
+
+
+def test_the_hash_of_code_is_of_its_files(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("1")
+    first = hash_of(tmp_path)
+    (tmp_path / "b.txt").write_text("1")
+    assert hash_of(tmp_path) == first
+    (tmp_path / "a.py").rename(tmp_path / "b.py")
+    assert hash_of(tmp_path) != first
 
 
 def test_verdicts_are_disjoint_and_as_long_as_the_judge_asks() -> None:

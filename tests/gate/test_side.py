@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from hybridbench.gate import workers
 from hybridbench.gate.attribution import Traced, attribute, traced_of
 from hybridbench.gate.cells import asked, of_step
-from hybridbench.gate.side import planted
+from hybridbench.gate.side import planted, start
 from hybridbench.gate.side.identity import LaunchedCode, identity, watched
 from hybridbench.gate.side.program import Program, hello
 from hybridbench.gate.side.start import CARRIED
+from hybridbench.gate.side.understood import understood
+from hybridbench.processes import alive
 from hybridbench.suite.file import load_suite
 
 ROOT = Path(__file__).parents[2]
@@ -216,6 +223,157 @@ def test_the_clock_is_the_changes_on_both_sides(tmp_path: Path) -> None:
     timing, run = done.stdout.split()
     assert Path(timing).is_relative_to(ROOT)
     assert Path(run).is_relative_to(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such signal")
+def test_a_stopped_process_goes_on_when_it_is_told_and_dies_with_the_one_that_started_it() -> None:
+    side = f"from hybridbench.gate.side import program; program.end_with_parent(); print(1, flush=True); {ASLEEP}"
+    starter = (
+        "import subprocess, sys, time; "
+        f"one = subprocess.Popen([sys.executable, '-c', {side!r}], stdout=subprocess.PIPE, start_new_session=True); "
+        f"one.stdout.readline(); print(one.pid, flush=True); {ASLEEP}"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    started = subprocess.Popen([sys.executable, "-c", starter], stdout=subprocess.PIPE, text=True, env=environment)
+    assert started.stdout is not None
+    pid = int(started.stdout.readline())
+    try:
+        for number, states in ((signal.SIGSTOP, "T"), (signal.SIGCONT, "SR"), (signal.SIGSTOP, "T")):
+            os.kill(pid, number)
+            wait_for(lambda states=states: state_of(pid) in states)  # type: ignore[misc]
+        assert alive(pid)
+    finally:
+        started.kill()
+        started.wait()
+        started.stdout.close()
+    wait_for(lambda: not alive(pid))
+
+
+ASLEEP = "import time; time.sleep(600)"
+
+
+def state_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def wait_for(what: Callable[[], bool]) -> None:
+    ends = time.monotonic() + 60
+    while not what():
+        assert time.monotonic() < ends
+        time.sleep(0.01)
+
+
+def test_what_a_cell_took_is_told_and_a_graph_is_asked_for(program: Program) -> None:
+    said = program.answer(prepare(swiglu(), graph=False))
+    assert said["graph"] is False  # a CPU has none
+    assert set(said["spent_s"]) >= {"import", "check", "compile", "look at a call", "allocate"}
+    assert all(seconds >= 0 for seconds in said["spent_s"].values())
+    assert "check" not in program.answer(prepare(swiglu(), check=False))["spent_s"]
+
+
+@dataclass(frozen=True)
+class Inner:
+    """Of a base from before ``later``."""
+
+    size: int = 8
+
+
+@dataclass(frozen=True)
+class Outer:
+    """What a base describes a cell with."""
+
+    name: str
+    inner: Inner = Inner()
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, body: dict[str, Any]) -> Outer:
+        return cls(**{**body, "inner": Inner(**body["inner"])})
+
+
+def test_a_field_that_an_older_base_lacks_is_left_out_where_it_is_at_its_default() -> None:
+    plain = ("inner.later", "inner.size")
+    assert understood(Outer, {"name": "a", "inner": {"size": 4}}, ()) == Outer("a", Inner(4))
+    assert understood(Outer, {"name": "a", "inner": {"size": 4, "later": 1}}, plain[:1]) == Outer("a", Inner(4))
+    assert understood(Outer, {"name": "a", "inner": {"size": 8, "later": 1}}, plain) == Outer("a")
+    assert understood(Outer, {"name": "a", "inner": {"size": 9, "later": 1}}, plain) == Outer("a", Inner(9))
+    elsewhere = {"size": 4, "later": 2}, {"later": 1, "other": 2}
+    for body in elsewhere:  # not at its default: the change would do something else
+        with pytest.raises(TypeError):
+            understood(Outer, {"name": "a", "inner": body}, ["inner.size"])
+    with pytest.raises(TypeError):  # it would be timed at another size
+        understood(Outer, {"name": "a", "inner": {"later": 1}}, ["inner.later"])
+
+
+def test_the_fields_of_cells_at_their_default() -> None:
+    (cell,) = asked(
+        ["swiglu"], has_gpu=False, kernels={}, base_kernels={}, problem="width=32,length=16", device="cpu",
+        direction="forward",
+    )  # fmt: skip
+    assert {"sampling.sustained", "problem.window", "problem.sinks", "seed"} <= set(cell.plain)
+    assert not {"op", "problem.width", "problem.length", "sampling.cold"} & set(cell.plain)
+    (step,) = [of_step(case) for case in load_suite(ROOT / "suites/gate-training.toml").cases(has_gpu=True)]
+    assert "execution.gpus" in step.plain
+    assert "workload.kind" not in step.plain
+
+
+OF_A_BASE = {
+    "audit.exchange": "Taken",
+    "audit.observe.tuned": "taken using",
+    "capture": "captured",
+    "errors": "BadInput HybridbenchError Unsupported WrongResult described reason",
+    "kernel_suite.agree": "agreement",
+    "kernel_suite.bind": "bound drawn",
+    "kernel_suite.cell": "Cell",
+    "kernel_suite.run": "resolved",
+    "kernels": "release",
+    "kernels.backend": "Backend",
+    "kernels.tuning": "side_by_side",
+    "measure.environment": "fingerprint",
+    "measure.nvml": "Gpu",
+    "measure.sampling": "drifts relative_interval",
+    "plain": "to_plain",
+    "processes": "end_with_starter",
+    "record": "GpuState",
+    "session": "Proofs device_for open_session",
+    "stats": "median",
+    "suite.case": "Case",
+    "units": "KIB MIB NS_PER_S",
+}
+"""What the carried modules take from the base's own package, by module. It has been there since bases are timed."""
+
+
+def test_what_times_both_sides_needs_nothing_new_of_an_older_base() -> None:
+    """Where this fails: carry the new module too (``start.CARRIED``), or do without it."""
+    needed: dict[str, set[str]] = {}
+    for place, name in enumerate(CARRIED):
+        tree = ast.parse(ROOT.joinpath(*name.split(".")).with_suffix(".py").read_text())
+        for one in tree.body:  # what is imported inside a function is not needed to start
+            if isinstance(one, ast.ImportFrom) and (one.module or "").startswith("hybridbench."):
+                assert one.module not in CARRIED[place:], f"{name} comes before {one.module}"
+                if one.module not in CARRIED:
+                    needed.setdefault(str(one.module), set()).update(alias.name for alias in one.names)
+    known = {f"hybridbench.{module}": set(names.split()) for module, names in OF_A_BASE.items()}
+    assert needed == known
+
+
+def test_a_base_that_cannot_trace_is_still_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in start.FOR_TRACES:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    (tmp_path / "hybridbench").mkdir()
+    (tmp_path / "hybridbench/trace.py").write_text("from hybridbench.record import of_a_later_record\n")
+    monkeypatch.setattr(start, "CARRIED", ())
+    start.carry(tmp_path)
+    assert not set(start.FOR_TRACES) & set(sys.modules)
+
+
+def test_a_side_that_lacks_a_module_is_told_what_to_do() -> None:
+    old = "Traceback\nModuleNotFoundError: No module named 'hybridbench.kernel_suite.pace'"
+    assert "--base-kernel" in workers._hint(old)
+    assert workers._hint("ModuleNotFoundError: No module named 'torch'") == ""
 
 
 # --- the same code ----------------------------------------------------------------------------------------------------

@@ -14,15 +14,17 @@ import pytest
 
 from hybridbench.errors import BadInput, NotComparable
 from hybridbench.gate.alone import check_alone
+from hybridbench.gate.blocks import BLOCKS, warm_up
 from hybridbench.gate.calibration import read_calibration
 from hybridbench.gate.cells import CheckCell
 from hybridbench.gate.exits import exit_of
 from hybridbench.gate.judge import judge
 from hybridbench.gate.kinds import KINDS
-from hybridbench.gate.looks import look, predicted_s
-from hybridbench.gate.paired import BASE, BLOCKS, HEAD, WARM_BLOCKS, Pairs
+from hybridbench.gate.looks import look, predicted_s, prediction
+from hybridbench.gate.paired import BASE, HEAD, Pairs
 from hybridbench.gate.pairs import State
 from hybridbench.gate.report import github_annotations, junit, step_summary
+from hybridbench.gate.spent import in_words
 from hybridbench.gate.timed import calibrated, check
 from hybridbench.gate.verdict import Word
 from hybridbench.gate.workers import Died
@@ -58,7 +60,7 @@ class Scripted:
         self.rig, self.side, self.pair = rig, side, rig.starts[side]
         rig.starts[side] += 1
         self.cell = ""
-        self.alive = True
+        self.alive, self.paused = True, False
         self.share = 1.0
 
     @property
@@ -67,6 +69,8 @@ class Scripted:
 
     def ask(self, request: Mapping[str, Any], limit_s: float) -> dict[str, Any]:
         assert self.alive
+        assert not self.paused
+        self.rig.waiting_ran |= request["do"] == "block" and self.rig.running_beside(self)
         self.rig.asked.append((self.side, dict(request)))
         if request["do"] == "prepare":
             self.share = 1.0
@@ -95,6 +99,15 @@ class Scripted:
             return {"kind": "samples", "samples_ns": [time_ns] * 3}
         return {"kind": "ready"}
 
+    def pause(self) -> None:
+        assert self.alive
+        assert not self.paused
+        self.paused = True
+
+    def resume(self) -> None:
+        assert self.paused
+        self.paused = False
+
     def end(self) -> None:
         assert self.alive
         self.alive = False
@@ -113,7 +126,21 @@ class Rig:
         self.starts = {BASE: 0, HEAD: 0}
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.clock, self.ended = 0.0, 0
-        self.pairs = Pairs(lambda side: Scripted(self, side), lambda: self.clock)
+        self.made = list[Scripted]()
+        self.waiting_ran = False
+        self.pairs = self.paired(ahead=False)
+
+    def paired(self, **how: Any) -> Pairs:
+        """Pairs of these processes."""
+        return Pairs(self.started, lambda: self.clock, **how)
+
+    def started(self, side: str) -> Scripted:
+        self.made.append(Scripted(self, side))
+        return self.made[-1]
+
+    def running_beside(self, one: Scripted) -> bool:
+        """Whether a process of another pair runs."""
+        return any(other.alive and not other.paused and other.pair != one.pair for other in self.made)
 
     def traced(self, side: str, name: str) -> dict[str, Any]:
         slower = 2e-5 if side == HEAD and name.startswith("slow") else 0.0
@@ -196,7 +223,8 @@ def test_sides_alternate_and_take_turns_in_going_first() -> None:
     rig = Rig(slower(1.0))
     check(named("one"), rig.pairs)
     blocks = [side for side, request in rig.asked if request["do"] == "block"]
-    of_pair = 2 * sum(count + WARM_BLOCKS for count in BLOCKS["kernel"])
+    plan = BLOCKS["kernel"]
+    of_pair = 2 * sum(plan.least + len(warm_up(number)) for number in range(plan.sets))
     firsts = blocks[::of_pair]
     assert firsts == [BASE, HEAD, BASE, HEAD]
     assert blocks[:4] == [BASE, HEAD, HEAD, BASE]
@@ -206,13 +234,15 @@ def test_sides_alternate_and_take_turns_in_going_first() -> None:
     assert not any(blocks[i] == blocks[i + 1] == blocks[i + 2] for i in range(of_pair - 2))
 
 
-def test_processes_of_the_next_pair_may_start_ahead_and_none_is_left() -> None:
+def test_processes_of_the_next_pair_start_ahead_stand_still_while_it_is_timed_and_none_is_left() -> None:
     rig = Rig(slower(1.0))
-    pairs = Pairs(lambda side: Scripted(rig, side), lambda: rig.clock, ahead=True, identify=False)
+    pairs = rig.paired(identify=False)
     for number in range(2):
         pairs.measure(named("one"), number, seen=lambda _name: None)
         assert rig.starts == {BASE: number + 2, HEAD: number + 2}
         assert rig.ended == 2 * (number + 1)
+    assert not rig.waiting_ran
+    assert not any(one.paused for one in rig.made)
     pairs.close()
     assert rig.ended == sum(rig.starts.values()) == 6
     asked_to = [one["identify"] for _, one in rig.asked if one["do"] == "prepare"]
@@ -291,16 +321,85 @@ def test_a_side_that_dies_costs_its_cell_only() -> None:
 
 def test_the_budget_ends_it_and_nothing_that_is_undecided_passes() -> None:
     rig = Rig(slower(1.0))
-    progress = look(named("one", "two"), rig.pairs, budget_s=3.0, now=lambda: rig.clock)
+    progress = look(named("one", "two"), rig.pairs, budget_s=2.0, now=lambda: rig.clock)
     assert progress.out_of_time
     assert progress.pairs == 1
-    assert rig.clock < 3.0
+    assert rig.clock < 2.0
     rig = Rig(slower(1.0))
     progress = look(named("one", "two"), rig.pairs, budget_s=0.0, now=lambda: rig.clock)
     assert progress.out_of_time
     verdicts = judge(list(progress.cells.values()))
     assert {one.word for one in verdicts} == {Word.NOTHING_MEASURED}
     assert exit_of(verdicts) == 6
+
+
+def test_a_side_that_dies_is_replaced_by_one_that_waits() -> None:
+    rig = Rig(slower(1.0), lambda side, name: None if (side, name) == (HEAD, "dies") else {})
+    pairs = rig.paired()
+    found = check(named("dies", "other"), pairs)
+    assert [one.word for one in found.verdicts] == [Word.NOT_COMPARABLE, Word.PASS]
+    pairs.close()
+    assert rig.ended == sum(rig.starts.values())
+
+
+def test_a_check_comes_to_the_same_with_and_without_processes_ahead() -> None:
+    found = []
+    for ahead in (False, True):
+        rig = Rig(slower(1.02))
+        found.append(check(named("slow", "other"), rig.paired(ahead=ahead)).verdicts)
+        assert not rig.waiting_ran
+    assert found[0] == found[1]
+
+
+def test_samples_that_spread_get_more_blocks_and_close_ones_fewer() -> None:
+    def blocks(spread: float) -> int:
+        rig, count = Rig(slower(1.0)), iter(range(10**6))
+        rig.time_ns = lambda _side, _cell, _pair: round(1e6 * (1 + spread * (next(count) % 7 - 3)))
+        rig.pairs.measure(named("one"), 0, seen=lambda _name: None)
+        return sum(1e9 * rig.clock > 0 and request["do"] == "block" for _, request in rig.asked)
+
+    plan = BLOCKS["kernel"]
+    warm = sum(len(warm_up(number)) for number in range(plan.sets))
+    assert blocks(0.0) == 2 * (plan.sets * plan.least + warm)
+    assert blocks(0.01) == 2 * (plan.sets * plan.most + warm)
+
+
+def test_what_both_sides_have_in_common_is_checked_once() -> None:
+    same, other = named("one", "two"), replace(cell("more"), head={"backend": "auto", "name": "larger"})
+    same.append(replace(cell("again"), base=same[0].base, head=same[0].head))
+
+    def checks(**how: Any) -> list[tuple[str, str]]:
+        rig = Rig(slower(1.0))
+        rig.paired(ahead=False, **how).measure([*same, other], 0, seen=lambda _name: None)
+        return [(side, one["cell"]["name"]) for side, one in rig.asked if one.get("check")]
+
+    every = [(side, name) for name in ("one", "two") for side in (BASE, HEAD)]
+    assert checks() == [*every, (BASE, "more"), (HEAD, "larger")]
+    alike = [(BASE, "one"), (BASE, "two"), (BASE, "more"), (HEAD, "larger")]
+    assert checks(alike=True) == alike
+
+
+def test_whether_calls_are_replayed_is_decided_once_and_for_both_sides() -> None:
+    for graphs, then in (((True, False), True), ((False, False), False), ((None, None), None)):
+        by_side = dict(zip((BASE, HEAD), graphs, strict=True))
+        rig = Rig(slower(1.0), lambda side, _name, by_side=by_side: {"graph": by_side[side]})  # type: ignore[misc]
+        for number in range(2):
+            rig.pairs.measure(named("one"), number, seen=lambda _name: None)
+        assert [one["graph"] for _, one in rig.asked if one["do"] == "prepare"] == [None, None, then, then]
+
+
+def test_the_time_of_a_pair_is_told_by_phase() -> None:
+    rig = Rig(slower(1.0), lambda side, _name: {"spent_s": {"check": 2.0 if side == HEAD else 1.0}})
+    rig.pairs.measure(named("one", "two"), 0, seen=lambda _name: None)
+    spent = rig.pairs.time
+    assert sum(spent.phases.values()) == pytest.approx(rig.clock)
+    plan = BLOCKS["kernel"]
+    assert spent.phases["samples"] == pytest.approx(2 * 2 * plan.sets * plan.least * 0.04)
+    assert spent.phases["warm-up"] == pytest.approx(2 * 2 * 1.5 * 0.04)
+    assert spent.within == {BASE: {"check": 2.0}, HEAD: {"check": 4.0}}
+    said = in_words({**spent.phases, "prepare": 5.0, "end": 0.01}, spent.within)
+    assert said.startswith("prepare 5.0 (of the change: check 4.0), samples 1.0")
+    assert "end" not in said
 
 
 def test_the_prediction_covers_what_is_measured() -> None:
@@ -351,6 +450,56 @@ def test_calibration_writes_what_a_check_of_this_machine_reads(tmp_path: Path) -
     path.write_text(json.dumps(body))
     with pytest.raises(BadInput, match="another machine"):
         check(named("one"), Rig(slower(1.0)).pairs, calibration=path)
+
+
+def test_sides_that_do_not_start_and_other_machines_are_told_before_the_self_test(tmp_path: Path) -> None:
+    rig, asked = Rig(slower(1.0)), list[int]()
+
+    def self_test() -> str:
+        asked.append(sum(rig.starts.values()))
+        return "It is timed 1% off."
+
+    found = check(named("one"), rig.pairs, self_test=self_test)
+    assert found.remarks[0] == "It is timed 1% off."
+    assert asked == [2], "both sides had started"
+    path = tmp_path / "calibration.json"
+    path.write_text('{"schema": 1, "machine": {"device": "another"}, "cells": {}}')
+    with pytest.raises(BadInput, match="another machine"):
+        check(named("one"), rig.pairs, calibration=path, self_test=self_test)
+    assert len(asked) == 1
+    calibrated(named("one"), rig.pairs, tmp_path / "other.json", self_test=self_test)
+    assert len(asked) == 2
+
+
+def test_the_start_of_processes_counts_in_what_fits_into_the_budget() -> None:
+    """The first pair's processes are opened before it: to ask them once more takes no time, and the next ones will."""
+    rig = Rig(slower(1.0))
+    slow_start = rig.started
+
+    def started(side: str) -> Scripted:
+        rig.clock += 2.0
+        return slow_start(side)
+
+    pairs = Pairs(started, lambda: rig.clock, ahead=False)
+    pairs.open()
+    progress = look(named("one"), pairs, budget_s=5.0, now=lambda: rig.clock)
+    assert pairs.start_s == pytest.approx(4.0)
+    assert (progress.pairs, progress.out_of_time) == (1, True)
+    assert rig.clock < 9.0
+
+
+def test_a_budget_that_is_too_short_is_told_first_and_what_it_takes_last() -> None:
+    cells = named("one", "two")
+    least, most = predicted_s(cells)
+    assert "too short" not in prediction(cells, None) + prediction(cells, most)
+    assert "too short for the first look" in prediction(cells, 0.9 * least)
+    rig = Rig(slower(1.0))
+    found = check(cells, rig.pairs, budget_s=0.0)
+    (said,) = [one for one in found.remarks if "The budget ended" in one]
+    assert "the first look takes about" in said
+    assert found.remarks[-1].startswith("1 pair of processes")
+    rig = Rig(slower(1.0))
+    assert look(cells, rig.pairs, budget_s=0.0, now=lambda: rig.clock).pairs == 0, "no cell began in it"
 
 
 def test_accepted_regressions_pass_up_to_their_size(tmp_path: Path) -> None:

@@ -5,7 +5,10 @@ A kernel is compiled as its launcher would have it on a GPU of the stated number
 differ in the alignment of their arguments only, the first counts. A program of its own for one GPU, because a driver
 and the plans that launchers keep hold for a whole process.
 
-    python -m hybridbench.gate.observe.compiled sm_90 [KERNEL ...]
+Standard input holds, as JSON, the sources that are known (``sources``), by name, and of which versions they are. Those
+that are the same now are not compiled again: they have no figures in what is printed.
+
+    python -m hybridbench.gate.observe.compiled sm_90 [KERNEL ...] <<< '{"versions": {}, "sources": {}}'
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +33,7 @@ from triton.runtime.driver import driver
 
 from hybridbench.gate.observe.launches import launch_all
 from hybridbench.gate.observe.nowhere import Nowhere
+from hybridbench.gate.observe.sources import source_of
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,6 @@ def named(kernel: str, compile: dict[str, Any]) -> str:
 def figures(launch: Launch, gpu: CompileTarget) -> dict[str, int | None]:
     """What the compiled kernel takes. All are None where it cannot be compiled for this GPU."""
     kernel, compile = launch
-    options = json.loads(compile["specialization_data"])["options"]
     source = ASTSource(kernel, compile["signature"], compile["constants"], compile["configs"][0])
     said = io.StringIO()
     try:
@@ -107,7 +110,7 @@ def figures(launch: Launch, gpu: CompileTarget) -> dict[str, int | None]:
             built = triton.compile(
                 source,
                 target=GPUTarget("cuda", gpu.capability, 32),
-                options={name: options[name] for name in _OPTIONS if options.get(name) is not None},
+                options=_options(compile),
             )
     except RuntimeError:  # of which Triton's errors of its compiler and assembler are
         return dict.fromkeys([*_LOG, "shared memory [B]", "instructions"])
@@ -116,6 +119,11 @@ def figures(launch: Launch, gpu: CompileTarget) -> dict[str, int | None]:
     found["shared memory [B]"] = int(built.metadata.shared)
     found["instructions"] = instructions(built.asm["cubin"])
     return found
+
+
+def _options(compile: dict[str, Any]) -> dict[str, Any]:
+    given = json.loads(compile["specialization_data"])["options"]
+    return {name: given[name] for name in _OPTIONS if given.get(name) is not None}
 
 
 def _number(pattern: str, log: str) -> int:
@@ -148,28 +156,50 @@ def versions() -> dict[str, str]:
     return found
 
 
-def observe(gpu: CompileTarget, wanted: Collection[str] = ()) -> dict[str, dict[str, int | None]]:
-    """The figures of each kernel, with the architecture in the name of each quantity.
+@dataclass(frozen=True)
+class CompiledKernels:
+    """What is printed of one GPU.
+
+    Args:
+        sources: the source of every kernel, by name.
+        figures: of those whose source is not known, with the architecture in the name of each quantity.
+    """
+
+    sources: dict[str, str]
+    figures: dict[str, dict[str, int | None]]
+
+
+def observe(
+    gpu: CompileTarget, wanted: Collection[str] = (), known: Mapping[str, str] | None = None
+) -> CompiledKernels:
+    """The figures of each kernel.
 
     Args:
         gpu: what to compile for.
         wanted: names of kernels; all where it is empty.
+        known: sources by name; what has the same one is not compiled.
     """
+    found = dict(sorted(launches(gpu, wanted).items()))
+    sources = {name: source_of(kernel, compile, _options(compile), gpu) for name, (kernel, compile) in found.items()}
+    changed = {name: launch for name, launch in found.items() if (known or {}).get(name) != sources[name]}
     with tempfile.TemporaryDirectory(prefix="hybridbench-compiled-") as folder, knobs.cache.scope():
         knobs.cache.dir = folder  # what Triton has compiled before has no log
         with knobs.nvidia.scope(), knobs.compilation.scope():
             knobs.nvidia.dump_ptxas_log = True
             knobs.compilation.disable_line_info = True
-            return {
+            rows = {
                 name: {f"{what} sm_{gpu.capability}": value for what, value in figures(launch, gpu).items()}
-                for name, launch in sorted(launches(gpu, wanted).items())
+                for name, launch in changed.items()
             }
+    return CompiledKernels(sources, rows)
 
 
 def main() -> None:
     """Print the figures."""
     gpu = next(gpu for gpu in GPUS if f"sm_{gpu.capability}" == sys.argv[1])
-    json.dump({"versions": versions(), "figures": observe(gpu, sys.argv[2:])}, sys.stdout)
+    now, known = versions(), json.load(sys.stdin)
+    found = observe(gpu, sys.argv[2:], known["sources"] if known["versions"] == now else {})
+    json.dump({"versions": now, "sources": found.sources, "figures": found.figures}, sys.stdout)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 It reads a request per line of JSON from standard input and answers each with one line. Both sides of a pair are such
 processes. They are alive at the same time, and only one of them works at any moment.
 
-    {"do": "prepare", "what": "kernel", "cell": {...}, "backend": null, "pinned": [], "check": true, "core": 0}
+    {"do": "prepare", "what": "kernel", "cell": {...}, "backend": null, "pinned": [], "check": true, "core": 0,
+     "graph": null, "identify": true}
     {"do": "block", "window_ns": 40000000}
     {"do": "again", "number": 1}            the same cell in fresh memory
     {"do": "plant", "frac": 0.01}           the same cell with so much more work, in fresh memory
@@ -13,6 +14,7 @@ processes. They are alive at the same time, and only one of them works at any mo
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import json
 import os
@@ -34,7 +36,7 @@ from hybridbench.audit.observe.tuned import taken, using
 from hybridbench.errors import BadInput, HybridbenchError, Unsupported, WrongResult, described, reason
 from hybridbench.gate.side.identity import LaunchedCode, identity, watched
 from hybridbench.gate.side.planted import longer
-from hybridbench.gate.side.where import Watching
+from hybridbench.gate.side.understood import understood
 from hybridbench.kernel_suite.agree import agreement
 from hybridbench.kernel_suite.bind import bound, drawn
 from hybridbench.kernel_suite.cell import Cell
@@ -78,6 +80,20 @@ class ReadyCell:
     own: bool = False
 
 
+class Laps:
+    """What a cell's preparation took, by what was done; seconds."""
+
+    def __init__(self) -> None:
+        self.spent_s: dict[str, float] = {}
+        self._since = time.perf_counter()
+
+    def __call__(self, name: str) -> None:
+        """The time since the last call belongs to this."""
+        now = time.perf_counter()
+        self.spent_s[name] = self.spent_s.get(name, 0.0) + now - self._since
+        self._since = now
+
+
 class Absent(HybridbenchError):
     """What is asked for is not on this side; the text says what."""
 
@@ -89,7 +105,7 @@ class Program:
         self._held = ExitStack()
         self._sampler: Sampler | None = None
         self._ready: ReadyCell | None = None
-        self._watching: Watching | None = None
+        self._watching: Any = None
         self._spaced: list[torch.Tensor] = []
         self._device = torch.device("cpu")
 
@@ -129,9 +145,11 @@ class Program:
 
     def _prepare(self, request: dict[str, Any]) -> dict[str, Any]:
         self._free()
+        laps = Laps()
         kind, body = request["what"], request["cell"]
         try:
-            cell = Cell.from_dict(body) if kind == "kernel" else Case.from_dict(body)
+            plain = request.get("plain", ())
+            cell = understood(Cell, body, plain) if kind == "kernel" else understood(Case, body, plain)
         except (KeyError, TypeError, ValueError) as exc:
             raise Absent(f"it cannot describe this cell ({described(exc)})") from exc
         self._device = device = device_for(cell.device)
@@ -145,13 +163,21 @@ class Program:
         self._held.enter_context(own_stream(device))
         if not request["check"]:  # what this side chooses itself is known from an earlier process
             self._held.enter_context(pinned)
-        ready = _ready_kernel(cell, request, device) if isinstance(cell, Cell) else _ready_step(cell, request, device)
+        laps("begin")
+        if isinstance(cell, Cell):
+            ready = _ready_kernel(cell, request, device, laps)
+        else:
+            ready = _ready_step(cell, request, device)
+            laps("build and check" if request["check"] else "build")
         chosen = taken()
         if request["check"]:
             self._held.enter_context(pinned)
         seen, events = _observed(ready, device, request.get("identify", True))
+        laps("look at a call")
         self._ready = ready
         self._sample(ready.make)
+        assert self._sampler is not None
+        laps("allocate")
         return {
             "kind": "prepared",
             "facts": ready.facts,
@@ -160,6 +186,8 @@ class Program:
             "chosen": [asdict(one) for one in chosen],
             "blocks_per_sm": longest_first(events)[1],
             "peak_bytes": torch.cuda.max_memory_allocated() if device.type == "cuda" else None,
+            "graph": self._sampler.replays,
+            "spent_s": laps.spent_s,
         }
 
     def _sample(self, make: Make) -> None:
@@ -171,8 +199,10 @@ class Program:
         with side_by_side():
             self._sampler.allocate(0)
 
-    def _watched(self) -> Watching:
-        """The call that is traced."""
+    def _watched(self) -> Any:
+        """The call that is traced, a ``where.Watching``."""
+        from hybridbench.gate.side.where import Watching  # an older base may lack what it imports
+
         if self._watching is None:
             assert self._ready is not None, "a cell comes first"
             call = self._ready.make(0)
@@ -199,8 +229,11 @@ class Program:
             torch.cuda.empty_cache()
 
 
-def _ready_kernel(cell: Cell, request: dict[str, Any], device: torch.device) -> ReadyCell:
+def _ready_kernel(cell: Cell, request: dict[str, Any], device: torch.device, laps: Laps) -> ReadyCell:
     """A kernel, resolved and, where that is asked for, checked.
+
+    Args:
+        laps: told of each thing that was done.
 
     Raises:
         Absent, Unsupported, WrongResult: there is none, it cannot run here, or it is wrong.
@@ -208,11 +241,15 @@ def _ready_kernel(cell: Cell, request: dict[str, Any], device: torch.device) -> 
     own = resolved(cell)
     cell, backend = _as_base(cell, own, request.get("backend"))
     function = backend.load()
+    laps("import")
     with side_by_side():
         if request["check"]:
             agreement(cell, backend, function, device)
+            laps("check")
         bound(cell, function, drawn(cell, device))()
-    plan = Plan(cold=cell.sampling.cold, allocations=1 if device.type == "cpu" else 3)
+        laps("compile")
+    allocations = 1 if device.type == "cpu" else 3
+    plan = Plan(cold=cell.sampling.cold, graph=request.get("graph"), allocations=allocations)
     facts = {"backend": backend.name, "own_backend": own.name, "version": backend.version}
     libraries = _libraries(None if cell.user_kernel else backend.package)
 
@@ -290,6 +327,15 @@ def hello() -> dict[str, Any]:
     }
 
 
+def end_with_parent() -> None:
+    """Has Linux kill this process with the one that started it, also while it is stopped and cannot watch."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+_PR_SET_PDEATHSIG = 1
+
+
 def main() -> None:
     """Entry point of the process."""
     faulthandler.register(signal.SIGUSR1)
@@ -301,6 +347,7 @@ def main() -> None:
             answers.flush()
 
         program = Program()
+        end_with_parent()
         say(hello())
         for line in sys.stdin:
             said = program.answer(json.loads(line))
