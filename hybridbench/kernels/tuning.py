@@ -47,7 +47,7 @@ def compile_together(compilations: Sequence[Callable[[], object]]) -> None:
             compile_one()
 
 
-class Launch(NamedTuple):
+class KernelCall(NamedTuple):
     """A Triton kernel with its grid, its arguments in order, and those that have a name."""
 
     kernel: Any
@@ -56,7 +56,7 @@ class Launch(NamedTuple):
     constants: dict[str, Any]
 
 
-def launch_in_order(launches: Sequence[Launch], like: Hashable) -> None:
+def launch_in_order(launches: Sequence[KernelCall], like: Hashable) -> None:
     """Launches kernels one after the other. The first time, they are compiled side by side before.
 
     Args:

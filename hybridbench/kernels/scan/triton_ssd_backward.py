@@ -18,7 +18,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from hybridbench.arch.blocks.ssd_kernels import BLOCK_TOKENS, heads_together
 from hybridbench.kernels.scan.triton_ssd import WARPS, slice_of, steps_of, tiles_of
 from hybridbench.kernels.triton_jit import jit
-from hybridbench.kernels.tuning import Launch, launch_in_order
+from hybridbench.kernels.tuning import KernelCall, launch_in_order
 
 REVERSE_STAGES, GRADIENT_STAGES = 3, 2
 """Tiles in flight into shared memory."""
@@ -338,11 +338,11 @@ def scan_backward(
     tiles = {"SLICES": slices, "BLOCK": BLOCK_TOKENS, "H_TILE": triton.next_power_of_2(H), "num_warps": 4}
     of_states = d_y, c, around, behind, run, final, d_end[1]
     launches = (
-        Launch(scan_reverse_kernel, (slices, B * H), (*of_states, H, blocks), reverse),
-        Launch(scan_d_x_kernel, grid, (*of_x, B, H, blocks), gradient),
-        Launch(scan_d_b_kernel, grid, (*of_b, B, H, blocks), gradient),
-        Launch(scan_d_c_kernel, grid, (*of_c, B, H, blocks), gradient),
-        Launch(scan_finish_kernel, (blocks, B), (*finish, *strides), tiles),
+        KernelCall(scan_reverse_kernel, (slices, B * H), (*of_states, H, blocks), reverse),
+        KernelCall(scan_d_x_kernel, grid, (*of_x, B, H, blocks), gradient),
+        KernelCall(scan_d_b_kernel, grid, (*of_b, B, H, blocks), gradient),
+        KernelCall(scan_d_c_kernel, grid, (*of_c, B, H, blocks), gradient),
+        KernelCall(scan_finish_kernel, (blocks, B), (*finish, *strides), tiles),
     )
     like = "scan_backward", x_BTHP.device, x_BTHP.dtype, x_BTHP.shape, b_BTGN.shape, d_final_BHPN is None
     launch_in_order(launches, like)
