@@ -125,14 +125,18 @@ class AttentionModule(MixerModule):
         """``shared`` is the cache whose value slots this one uses, in a branch that borrows its value."""
         spec = self.spec
         slots = capacity if spec.span is None else min(capacity, spec.span)
-        dtype = getattr(torch, storage.kv_codes) if storage.kv_codes else self.dtype
-        k = torch.zeros(batch, slots, spec.n_kv_heads, spec.head_dim, device=device, dtype=dtype)
-        if shared is not None:
-            v = shared.v_BSKV
-        else:
-            v = torch.zeros(batch, slots, spec.n_kv_heads, spec.v_head_dim, device=device, dtype=dtype)
+        codes: torch.dtype | None = getattr(torch, storage.kv_codes) if storage.kv_codes else None
+
+        def zeros(width: int) -> Tensor:
+            sizes = batch, slots, spec.n_kv_heads, width
+            if codes is None:
+                return torch.zeros(*sizes, device=device, dtype=self.dtype)
+            return torch.zeros(*sizes, device=device, dtype=torch.uint8).view(codes)
+
+        k = zeros(spec.head_dim)
+        v = zeros(spec.v_head_dim) if shared is None else shared.v_BSKV
         kept = k, v, spec.sinks, spec.window or 0, shared is None
-        if not storage.kv_codes:
+        if codes is None:
             return AttentionCache(*kept)
         k_scale, v_scale = torch.ones(2, batch, spec.n_kv_heads, device=device, dtype=torch.float32).unbind()
         if shared is not None:

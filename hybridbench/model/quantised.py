@@ -136,7 +136,9 @@ def quantised(weight_RK: Tensor, scheme: Scheme) -> tuple[nn.Parameter, Tensor, 
             apart = codes_RK.float() * scale_R.float()[:, None] - wide
             sums += torch.stack((apart.square().sum(), wide.square().sum()))
     error = torch.where(sums[1] > 0, sums[0] / sums[1], 0.0).sqrt()
-    return nn.Parameter(torch.cat(codes), requires_grad=False), torch.cat(scales), error
+    # as bytes, which every operator of a GPU can move
+    whole = torch.cat([part.view(torch.uint8) for part in codes]).view(codes[0].dtype)
+    return nn.Parameter(whole, requires_grad=False), torch.cat(scales), error
 
 
 def check_rounding(name: str, error: float) -> None:
