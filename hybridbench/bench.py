@@ -42,6 +42,7 @@ from hybridbench.suite.case import COMPILE, Case
 from hybridbench.suite.ops import DECODE_STEP, ops_of
 from hybridbench.suite.workloads import DECODE
 from hybridbench.workload import Prepared
+from hybridbench.workload.at_size.quantised import COARSE, QUANTISED
 
 
 def operator_counts(work: Prepared, model: LanguageModel, resolved: list[Resolved]) -> list[OperatorCount]:
@@ -199,6 +200,8 @@ def _run_case(case: Case, bench: Bench) -> tuple[Observed, list[Caveat]]:
             recompiles=region.compilations,
         )
     }
+    if any(check.what == QUANTISED and check.error > COARSE for check in session.sized):
+        found.add(Caveat.COARSE_LOGITS)
     if session.unchecked:
         print("not checked at size:", *session.unchecked, sep="\n", file=sys.stderr)  # noqa: T201
         found.add(Caveat.NOT_CHECKED)

@@ -23,7 +23,7 @@ __all__ = ["cache", "energy", "flops", "latency", "memory", "throughput"]
 
 _TELLING = (
     *("workload", "gpu", "device", "scale", "batch", "prompt_tokens", "depths", "dtype", "state_dtype", "mode"),
-    *("convention", "checkpoint", "streams", "gpus", "tp", "backends"),
+    *("weight_dtype", "kv_dtype", "convention", "checkpoint", "streams", "gpus", "tp", "backends"),
 )
 """What tells two lines of a model apart."""
 

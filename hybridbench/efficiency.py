@@ -106,6 +106,7 @@ def _step(record: Record) -> _Step | None:
         or execution.streams != 1
         or execution.checkpoint != "none"
         or execution.ranks > 1
+        or execution.quantises
     ):
         return None
     floor_s, step_s = datasheet_floor_s(record), value(record, "step_s")

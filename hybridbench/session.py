@@ -22,6 +22,7 @@ from hybridbench.suite.case import Case
 from hybridbench.suite.ops import DECODE_STEP
 from hybridbench.workload import Checker, Prepared, prepare
 from hybridbench.workload.at_size.checker import Known
+from hybridbench.workload.at_size.quantised import quantise_as
 
 VERIFY_SEED = 20_251_006
 
@@ -116,6 +117,7 @@ def open_session(
             model.allocate(device, case.execution.seed)
         else:
             place.allocate(model, resolved, device)
+        coded = quantise_as(case, model, compare=proofs is not None)
         built = now()
 
         checker = None
@@ -134,7 +136,7 @@ def open_session(
         resolved,
         model,
         work,
-        sized=[] if checker is None else checker.checks,
+        sized=coded + ([] if checker is None else checker.checks),
         unchecked=[] if checker is None else checker.unchecked,
         build_ns=built - started,
         prepare_ns=ended - built,

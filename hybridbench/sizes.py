@@ -35,6 +35,9 @@ some 6 ms in all."""
 SELECTIVE_SCAN_CHUNK = 2048
 """Positions between the states that Mamba-1's scan keeps (mamba_ssm 2.3.2, ``selective_scan_fwd_kernel.cuh``)."""
 
+DEQUANTISED_ELEMENTS = 1 << 24
+"""Codes of quantised weights, keys or values that modules turn into numbers at once (64 MiB in float32)."""
+
 SCORE_ELEMENTS = 1 << 26
 """Attention scores that the reference implementation holds at once (256 MiB in float32); longer sequences go block by
 block of queries."""

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hybridbench.arch.block import DTYPE_BYTES, Storage
+from hybridbench.arch.block import DTYPE_BYTES, KV_FORMATS, Storage
 from hybridbench.arch.weights import SCHEMES, Quantised
 from hybridbench.errors import BadInput, unknown_name
 
-KV_BYTES = {**DTYPE_BYTES, "fp8": 1, "int8": 1}
-"""Bytes of a number in a cache of keys and values. An engine's scales, one for a whole tensor or head, are left out."""
+RUN_KV = tuple(name for name, one in KV_FORMATS.items() if one.codes)
+"""Formats of keys and values, beside plain dtypes, in which a decode step runs here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +46,15 @@ class Dtypes:
     @property
     def storage(self) -> Storage:
         """Their bytes."""
+        kv = KV_FORMATS[self.kv]
         return Storage(
             DTYPE_BYTES[self.weights],
-            KV_BYTES[self.kv],
+            kv.bytes,
             DTYPE_BYTES[self.state],
             DTYPE_BYTES[self.conv],
             quantised=self.quantised,
+            kv_codes=kv.codes,
+            kv_scale_bytes=kv.scale_bytes,
         )
 
     def to_dict(self) -> dict[str, str]:
@@ -116,7 +119,7 @@ class StorageOptions:
             if name is not None:
                 check_dtype(name)
         checks = (
-            ("KV dtype", self.kv, list(KV_BYTES)),
+            ("KV dtype", self.kv, list(KV_FORMATS)),
             ("weight dtype", self.weights, [*SCHEMES, *DTYPE_BYTES]),
         )
         for what, asked, known in checks:
@@ -136,7 +139,7 @@ class StorageOptions:
             raise BadInput(f"--weight-dtype {self.weights} with activations in {dtype}: give --dtype {self.weights}.")
         quantised = stored.quantised
         if self.weights is not None:
-            quantised = Quantised(SCHEMES[self.weights]) if self.weights in SCHEMES else None
+            quantised = Quantised.asked(self.weights) if self.weights in SCHEMES else None
         return Dtypes(dtype, self.kv or stored.kv or dtype, self.state or stored.state or dtype, dtype, quantised)
 
 
@@ -146,10 +149,10 @@ def check_dtype(name: str) -> None:
     Raises:
         BadInput: it is not.
     """
-    if name in SCHEMES or name in KV_BYTES.keys() - DTYPE_BYTES:
+    if name in SCHEMES or name in KV_FORMATS.keys() - DTYPE_BYTES:
         raise BadInput(
-            f"dtype '{name}': no kernel here runs it; give {', '.join(DTYPE_BYTES)}, and predict quantised weights "
-            f"with cost, fit or price --weight-dtype, keys and values with --kv-dtype."
+            f"dtype '{name}': no kernel here computes in it; give {', '.join(DTYPE_BYTES)}, and store weights in it "
+            f"with --weight-dtype, keys and values with --kv-dtype."
         )
     if name not in DTYPE_BYTES:
         raise unknown_name("dtype", name, DTYPE_BYTES)
@@ -159,14 +162,15 @@ def check_runs(dtypes: Dtypes) -> None:
     """Check that kernels here run a model in these dtypes.
 
     Raises:
-        BadInput: weights or keys and values are quantised, or states are narrower than weights.
+        BadInput: weights or keys and values are quantised as no kernel here runs them, or states are narrower than
+            weights.
     """
-    if dtypes.quantised is not None:
+    if dtypes.quantised is not None and not dtypes.quantised.runs:
         raise BadInput(
             f"weights in {dtypes.quantised.scheme.name}: no kernel here runs them; measure with "
             f"--weight-dtype {dtypes.weights}, and predict the others."
         )
-    if dtypes.kv != dtypes.weights:
+    if dtypes.kv != dtypes.weights and dtypes.kv not in RUN_KV:
         raise BadInput(
             f"keys and values in {dtypes.kv} beside weights in {dtypes.weights}: no kernel here runs them; measure "
             f"with --kv-dtype {dtypes.weights}, and predict the others."

@@ -4,13 +4,18 @@ A scheme stores a matrix of ``rows`` outputs by ``columns`` inputs as codes of a
 scale and perhaps a zero point. Norms, biases, convolutions and embeddings keep the model's dtype, and so does every
 matrix that a file leaves out.
 
-    fp8         E4M3 with a float scale for each block of 128 x 128 (DeepSeek-V3), or for a whole matrix
+    fp8         E4M3 with a float32 scale for each row
+    fp8-block   E4M3 with a float scale for each block of 128 x 128 (DeepSeek-V3)
+    fp8-tensor  E4M3 with a float scale for a whole matrix
     int8        a scale for each row
     gptq, awq   codes, scales and zero points of groups along a row, codes packed into words of 32 bits
     nf4         bitsandbytes: a float32 maximum for 64 codes, or with double quantisation a byte, and a float32 for 256
                 of these
     mxfp4       32 codes with a power of two in one byte (OCP microscaling formats 1.0)
     nvfp4       16 codes with an E4M3 scale, and a float32 scale of the whole matrix
+
+A decode step runs ``fp8`` and ``int8`` here (``Scheme.codes``): projections, feed-forward blocks, embedding and head.
+One row of this table is all that predictions and kernels know of such a format.
 
 Sources: AutoGPTQ's ``QuantLinear`` (qweight, qzeros, scales, g_idx), AutoAWQ's ``WQLinear_GEMM``, bitsandbytes'
 ``QuantState.as_dict``, compressed-tensors' compressors, transformers' ``FP8Linear``, mlx's ``quantize``.
@@ -74,6 +79,9 @@ class Scheme:
         matrix_bytes: of what is stored once for a matrix: a global scale, tables of values, a shape.
         everywhere: MLX's rule: routers and rows are quantised as well, and no matrix that its groups do not divide.
         experts_only: only routed experts are.
+        codes: torch's dtype of a code, where modules and kernels here multiply by such matrices; they take a code of 8
+            bits and a scale for each row. Empty for schemes that are only counted.
+        rounding: the largest relative error of a matrix of normally distributed weights, where there are ``codes``.
     """
 
     name: str
@@ -90,6 +98,8 @@ class Scheme:
     matrix_bytes: int = 0
     everywhere: bool = False
     experts_only: bool = False
+    codes: str = ""
+    rounding: float = 0.0
 
     def takes(self, matrix: Matrix) -> bool:
         """Whether matrices of this part are quantised."""
@@ -139,6 +149,17 @@ class Quantised:
     by_symbol: tuple[tuple[str, frozenset[str]], ...] = ()
     tables: frozenset[str] = frozenset()
 
+    @classmethod
+    def asked(cls, name: str) -> Quantised:
+        """What an option asks for by the name of a scheme: as modules here quantise, where they can."""
+        scheme = SCHEMES[name]
+        return cls(scheme, LOW_RANK, tables=TABLES) if scheme.codes else cls(scheme)
+
+    @property
+    def runs(self) -> bool:
+        """Whether a decode step here runs weights that are stored so."""
+        return bool(self.scheme.codes) and self == Quantised.asked(self.scheme.name)
+
     def of_layers(self, layers: Sequence[str]) -> list[Quantised]:
         """How each sublayer is stored; in a model with other layers than the file's, as the first of its symbol."""
         whole: Sequence[frozenset[str]] = self.by_layer
@@ -166,9 +187,17 @@ class Quantised:
         return self.scheme.bytes(table) - table.size * element_bytes
 
 
-FP8 = Scheme("fp8", 8, 128, 128, scale_bytes=4)
+LOW_RANK = frozenset(("dt_proj", "f_b_proj", "g_b_proj", *(f"{one}_lora.2" for one in "wavg")))
+"""Matrices of low rank that mixers multiply by within other kernels than a projection's: modules here keep them whole.
+
+They are some percent of a mixer's weights at most.
+"""
+TABLES = frozenset(("embed_tokens", "lm_head"))
+
+FP8 = Scheme("fp8", 8, scale_bytes=4, codes="float8_e4m3fn", rounding=3.5e-2)  # 2.6e-2 is expected
+FP8_BLOCK = Scheme("fp8-block", 8, 128, 128, scale_bytes=4)
 FP8_TENSOR = Scheme("fp8-tensor", 8, None, None, scale_bytes=4)
-INT8 = Scheme("int8", 8)
+INT8 = Scheme("int8", 8, codes="int8", rounding=1.5e-2)  # 8e-3 to 1e-2 are
 GPTQ = Scheme("gptq", 4, 1, 128, zero_bits=4, word_bits=32, packs="columns", column_bytes=4)
 AWQ = Scheme("awq", 4, 1, 128, zero_bits=4, word_bits=32, packs="rows")
 NF4 = Scheme("nf4", 4, None, 64, scale_bytes=4, flat=True, matrix_bytes=16 * 4)
@@ -177,5 +206,10 @@ MXFP4 = Scheme("mxfp4", 4, 1, 32, scale_bytes=1)
 NVFP4 = Scheme("nvfp4", 4, 1, 16, scale_bytes=1, matrix_bytes=4)
 INT4 = Scheme("int4", 4, 1, 128, word_bits=32)
 
-SCHEMES = {scheme.name: scheme for scheme in (FP8, FP8_TENSOR, INT8, INT4, GPTQ, AWQ, NF4, NF4_DOUBLE, MXFP4, NVFP4)}
+SCHEMES = {
+    scheme.name: scheme for scheme in (FP8, FP8_BLOCK, FP8_TENSOR, INT8, INT4, GPTQ, AWQ, NF4, NF4_DOUBLE, MXFP4, NVFP4)
+}
 """The values of ``--weight-dtype`` beside the plain dtypes."""
+
+RUN_SCHEMES = tuple(name for name, scheme in SCHEMES.items() if scheme.codes)
+"""Those in which a decode step runs here."""

@@ -26,6 +26,7 @@ from hybridbench.cli.options import (
     parse_backends,
     plot_option,
     run_options,
+    stored_options,
 )
 from hybridbench.cli.output import Plain
 from hybridbench.cli.placing import HERE, Place, Shared, most_ranks
@@ -36,8 +37,9 @@ from hybridbench.record import Record, Status
 from hybridbench.report.render.page import own_page
 from hybridbench.suite.case import Case, Execution
 from hybridbench.suite.ops import check_backends_used
+from hybridbench.suite.quantised import check_quantised
 from hybridbench.suite.sweep import Sweep, cases, default_mode, merged_ratios
-from hybridbench.suite.workloads import WORKLOADS, WorkloadRow, workload_row
+from hybridbench.suite.workloads import DECODE, WORKLOADS, WorkloadRow, workload_row
 
 if TYPE_CHECKING:
     from hybridbench.report.live import LiveSweep
@@ -77,7 +79,7 @@ def _command(row: WorkloadRow) -> click.Command:
         measure_cases(planned, row.command, gpus, as_json=as_json, out=out, resume=resume, dry_run=dry_run, kind=kind)
 
     command.params += _options_of(row)
-    return command
+    return stored_options(command) if row.name == DECODE else command
 
 
 def _options_of(row: WorkloadRow) -> list[click.Parameter]:
@@ -381,8 +383,10 @@ def execution_of(device: str, dtypes: Dtypes, kind: str, checkpoint: str = "none
         BadInput: no kernel here runs them.
     """
     check_runs(dtypes)
-    state = None if dtypes.state == dtypes.weights else dtypes.state
-    return Execution(device, dtypes.weights, default_mode(workload_row(kind), device), state, checkpoint=checkpoint)
+    mode = default_mode(workload_row(kind), device)
+    execution = Execution(device, dtypes.weights, mode, checkpoint=checkpoint).stored_in(dtypes)
+    check_quantised(execution, kind, as_typed)
+    return execution
 
 
 def measure_with(writer: RecordWriter, gpus: Sequence[str]) -> Measure:

@@ -17,8 +17,8 @@ from hybridbench.arch.families import MAMBA2, RECIPES
 from hybridbench.arch.kinds import MIXERS
 from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.scales import SCALES
-from hybridbench.arch.stored import StorageOptions
-from hybridbench.arch.weights import SCHEMES
+from hybridbench.arch.stored import RUN_KV, StorageOptions
+from hybridbench.arch.weights import RUN_SCHEMES, SCHEMES
 from hybridbench.cli.typed import listed
 from hybridbench.errors import BadInput
 from hybridbench.machine import PEAKS
@@ -163,6 +163,12 @@ given_options = _stack(
     ),
     config_option,
 )
+
+stored_options = _stack(
+    click.option("--weight-dtype", help=f"Store weights of products as {' or '.join(RUN_SCHEMES)}.  [as --dtype]"),
+    click.option("--kv-dtype", help=f"Store keys and values as {' or '.join(RUN_KV)}.  [as --dtype]"),
+)
+"""Of commands that run a decode step."""
 
 dtype_options = _stack(
     click.option("--dtype", help="Dtype of weights, activations and caches.  [a config's own, else bfloat16]"),

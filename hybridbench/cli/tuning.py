@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hybridbench.cli.options import model_options
+from hybridbench.cli.options import model_options, stored_options
 from hybridbench.cli.output import Plain
 from hybridbench.cli.typed import Command, listed
 from hybridbench.errors import BadInput
@@ -31,6 +31,7 @@ PRODUCTS = ("qkv", "mamba2", "swiglu", "residual", "head", "state", "whole-state
 
 @click.command(cls=Command)
 @model_options()
+@stored_options
 @listed("--product", "products", help=f"With commas: {', '.join(PRODUCTS)}.  [all]")
 @click.option("--most", type=int, default=32, show_default=True, help="Tilings to try of each product.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="The table's file.  [the user's cache of this GPU]")

@@ -30,7 +30,7 @@ CROSSINGS: dict[str, tuple[str, ...]] = {
     "version": ("schema", "python", "driver", "cuda", "packages"),
     "architecture": ("model", "scale", "spec"),
     "mode": ("mode",),
-    "dtype": ("dtype", "state dtype"),
+    "dtype": ("dtype", "state dtype", "weight dtype", "kv dtype"),
 }
 """What can be compared across, and the fields of a cell that may then differ. The code of hybridbench itself is no
 field: what differs between two commits is what a comparison is for."""

@@ -87,6 +87,8 @@ def _how(record: Record) -> dict[str, str]:
     return {
         "dtype": execution.dtype,
         "state dtype": AS_DTYPE if execution.state_dtype in (None, execution.dtype) else execution.state_dtype,
+        "weight dtype": execution.weight_dtype or AS_DTYPE,
+        "kv dtype": execution.kv_dtype or AS_DTYPE,
         "mode": execution.mode,
         "streams": str(execution.streams),
         "gpus": str(execution.gpus),

@@ -120,8 +120,11 @@ def built_bytes(
         return None, None  # that library's window is one token shorter than any module here keeps
     kind = "bfloat16" if layout == "paper" else dtype
     size = DTYPE_BYTES[kind]
-    if {storage.kv_bytes, storage.conv_bytes} != {size} or storage.ssm_bytes < size:
-        return None, None  # modules keep keys, values and conv states in their dtype, and states in none narrower
+    if not (storage.kv_codes or storage.kv_bytes == size) or storage.conv_bytes != size or storage.ssm_bytes < size:
+        return (
+            None,
+            None,
+        )  # modules keep conv states and plain keys and values in their dtype, and states in none narrower
     if batch * layout_bytes(spec, context, layout, storage).total >= _ADDRESSED:
         raise BadInput(
             f"a cache of {batch} x {context} tokens is more than a tensor can hold: give a smaller context or batch."

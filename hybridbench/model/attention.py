@@ -12,6 +12,7 @@ from hybridbench.arch.blocks.attention import Attention
 from hybridbench.model.block import Step
 from hybridbench.model.cache import AttentionCache, Cache, GrowingCache
 from hybridbench.model.mixer import MixerModule
+from hybridbench.model.quantised_cache import QuantisedAttentionCache
 from hybridbench.model.rotary import rotate
 
 
@@ -109,7 +110,7 @@ class AttentionModule(MixerModule):
         assert isinstance(cache, AttentionCache)
         cache.append(k_BKP, v_BKV, step.position)
         length_B = cache.lengths(step.position)
-        out_BHV = self.ops["attention_decode"](q_BHP, cache.k_BSKP, cache.v_BSKV, length_B)
+        out_BHV = cache.attended(self.ops["attention_decode"], q_BHP, length_B)
         return out_BHV.flatten(1), v_BKV
 
     @override
@@ -124,10 +125,21 @@ class AttentionModule(MixerModule):
         """``shared`` is the cache whose value slots this one uses, in a branch that borrows its value."""
         spec = self.spec
         slots = capacity if spec.span is None else min(capacity, spec.span)
-        dtype = self.in_proj.weight.dtype
-        k = torch.zeros(batch, slots, spec.n_kv_heads, spec.head_dim, device=device, dtype=dtype)
+        codes: torch.dtype | None = getattr(torch, storage.kv_codes) if storage.kv_codes else None
+
+        def zeros(width: int) -> Tensor:
+            sizes = batch, slots, spec.n_kv_heads, width
+            if codes is None:
+                return torch.zeros(*sizes, device=device, dtype=self.dtype)
+            return torch.zeros(*sizes, device=device, dtype=torch.uint8).view(codes)
+
+        k = zeros(spec.head_dim)
+        v = zeros(spec.v_head_dim) if shared is None else shared.v_BSKV
+        kept = k, v, spec.sinks, spec.window or 0, shared is None
+        if codes is None:
+            return AttentionCache(*kept)
+        k_scale, v_scale = torch.ones(2, batch, spec.n_kv_heads, device=device, dtype=torch.float32).unbind()
         if shared is not None:
-            v = shared.v_BSKV
-        else:
-            v = torch.zeros(batch, slots, spec.n_kv_heads, spec.v_head_dim, device=device, dtype=dtype)
-        return AttentionCache(k, v, spec.sinks, spec.window or 0, owns_value=shared is None)
+            assert isinstance(shared, QuantisedAttentionCache), "both branches keep keys and values alike"
+            v_scale = shared.v_scale_BK
+        return QuantisedAttentionCache(*kept, k_scale_BK=k_scale, v_scale_BK=v_scale, dtype=self.dtype)

@@ -105,6 +105,8 @@ class BlockModule(nn.Module, ABC):
     ops: Ops
     across: Across | None = None
     """The ranks that have the other parts of it; None where it is whole."""
+    projections: ClassVar[tuple[str, ...]] = ("in_proj", "out_proj")
+    """Names of the linear layers that ``model.quantised`` replaces; a module may lack some."""
     mixes: ClassVar[bool] = False
     """Whether it mixes positions, and so needs the step and a cache."""
     shares: tuple[str, ...] = ()

@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from hybridbench.arch.block import Block
+from hybridbench.arch.blocks.moe import Moe
 from hybridbench.arch.model import ModelSpec, mixers
 from hybridbench.errors import Unsupported
 from hybridbench.kernels import Backend, Problem, Resolution
@@ -123,6 +124,11 @@ def asked_operations(case: Case) -> Iterator[NeededOperation]:
     """
     spec, row = case.model, case.workload.row
     check_buildable(spec)
+    if case.execution.weight_dtype is not None and any(isinstance(block, Moe) for block, _ in spec.uses):
+        raise Unsupported(
+            f"routed experts with weights in {case.execution.weight_dtype}: their grouped products read plain weights; "
+            f"decode without --weight-dtype."
+        )
     for (block, borrows), times in block_uses(spec).items():
         yield from _asked_of_block(case, block, borrows, times)
     if row.decodes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass, replace
 
@@ -61,7 +61,7 @@ class AttentionCache(Cache):
 
     @override
     def tensors(self) -> dict[str, list[Tensor]]:
-        return {"kv": [self.k_BSKP, self.v_BSKV] if self.owns_value else [self.k_BSKP]}
+        return {"kv": self.slotted}
 
     @override
     def compared(self) -> dict[str, Tensor]:
@@ -69,13 +69,31 @@ class AttentionCache(Cache):
 
     @override
     def fill(self, generator: torch.Generator) -> None:
-        for tensor in self.tensors()["kv"]:
+        for tensor in self.slotted:
             tensor.normal_(generator=generator)
 
     @override
     def rings(self) -> list[tuple[int, int]]:
         """Its own; a ring of 0 slots is full attention."""
         return [(self.sinks, self.ring)]
+
+    @property
+    def slotted(self) -> list[Tensor]:
+        """Its own tensors that hold something for each slot, (B, S, ...)."""
+        return [self.k_BSKP, self.v_BSKV] if self.owns_value else [self.k_BSKP]
+
+    @property
+    def scales(self) -> tuple[Tensor | None, Tensor | None]:
+        """Scales of keys and of values, where its slots hold codes."""
+        return None, None
+
+    def keys_values(self, rows: slice = slice(None)) -> tuple[Tensor, Tensor]:
+        """Keys and values of some sequences as numbers."""
+        return self.k_BSKP[rows], self.v_BSKV[rows]
+
+    def attended(self, attend: Callable[..., Tensor], q_BHP: Tensor, length_B: Tensor) -> Tensor:
+        """What a kernel of a decode step reads of the first ``length_B`` slots, (B, H, V)."""
+        return attend(q_BHP, *self.keys_values(), length_B)
 
     def slots(self, position: Tensor) -> Tensor:
         """Slots of absolute positions, of the same shape."""
@@ -313,7 +331,7 @@ def written(cache: Cache, context: int) -> list[Tensor]:
     if not isinstance(cache, AttentionCache):
         return []
     slot = int(cache.slots(torch.tensor(context)))
-    return [x[:, slot : slot + 1] for x in cache.tensors()["kv"]]
+    return [x[:, slot : slot + 1] for x in cache.slotted]
 
 
 def states_compared(caches: Sequence[Cache]) -> dict[str, Tensor]:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from hybridbench.kernels.step import triton_head_norm, triton_segments
 from hybridbench.model.mixed import Mixed
+from hybridbench.model.quantised import Weight, stored
 from hybridbench.model.stages import Stages
 from hybridbench.model.tiling import Tiling, power_of_two
 
@@ -43,9 +44,9 @@ class Chain(Stages):
         """A buffer (B, width or a little more), whose rows start on 16 bytes."""
         return self._new(-(-width // ALIGNED) * ALIGNED)
 
-    def tiling(self, name: str, n_rows: int, k: int) -> Tiling:
-        """How a product with a weight (n_rows, k) is cut: as searched, by its name and size, or by rules."""
-        return self._tiling(name, n_rows, k)
+    def tiling(self, name: str, n_rows: int, weight: Weight) -> Tiling:
+        """How a product of so many rows with a weight and others like it is cut: as searched, or by rules."""
+        return self._product(name, weight, n_rows=n_rows)
 
     def parts_of(self, name: str, tiles: int, tiling: Tiling) -> tuple[Tensor, Tensor]:
         """Where the splits of a product leave their parts, and the counts of those that have."""
@@ -66,21 +67,22 @@ class Chain(Stages):
 
     def project(
         self,
-        w: Tensor,
+        linear: nn.Module,
         *,
         x: Tensor | None = None,
         active: tuple[int, int] = (0, 0),
         conv: tuple[Tensor, Tensor, Tensor | None] | None = None,
     ) -> Tensor:
-        """A product with a weight (R, K); the packed row (B, R), in rows that are ``ALIGNED``.
+        """A product with the weight (R, K) of a linear layer; the packed row (B, R), in rows that are ``ALIGNED``.
 
         Args:
             x: what it reads, (B, K or more); None is the residual stream after its norm.
             active: rows that end in silu, from the first up to the last.
             conv: state (B, C, columns), taps (C, taps) and bias (C) of a causal conv over the active rows before silu.
         """
-        R, K = w.shape
-        tiling = self.tiling("segments", R, K)
+        w = stored(linear)
+        R, K = w.matrix_RK.shape
+        tiling = self._product("segments", w)
         tiles = -(-R // tiling.rows)
         packed = self.packed(R)
         state, taps, bias = conv or (packed, packed, None)
@@ -92,7 +94,8 @@ class Chain(Stages):
             tiles * tiling.splits,
             self.stream.xw_BD if x is None else x,
             self.stream.squares,
-            w,
+            w.matrix_RK,
+            w.scale_R,
             packed,
             state,
             taps,

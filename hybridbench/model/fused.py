@@ -21,6 +21,7 @@ from hybridbench.model.language import LanguageModel
 from hybridbench.model.mixer import MixerModule
 from hybridbench.model.mlp import MlpModule
 from hybridbench.model.parallel import ParallelModule
+from hybridbench.model.quantised import stored
 from hybridbench.model.steps.table import STEPS
 from hybridbench.model.tiling import Tiling
 
@@ -71,13 +72,13 @@ class FusedStep(Chain):
 
     def _plan_mlp(self, layer: MlpModule, _cache: None, next_norm: Tensor) -> None:
         act = self._swiglu(layer)
-        self._residual((act, layer.out_proj.weight, layer.out_proj.in_features), None, next_norm)
+        self._residual((act, stored(layer.out_proj), layer.out_proj.in_features), None, next_norm)
 
     def _plan_mixer(self, layer: MixerModule, cache: Cache, next_norm: Tensor) -> None:
         """A mixer by its row of ``steps.table``, and its output projection."""
         assert layer.out_proj is not None
         mixed = STEPS[type(layer.spec)].plan(self, layer, cache, None)
-        first = (mixed.y_BI, layer.out_proj.weight, layer.out_proj.in_features)
+        first = (mixed.y_BI, stored(layer.out_proj), layer.out_proj.in_features)
         self._residual(first, None, next_norm, squares=mixed.squares, eps=mixed.eps)
 
     def _plan_parallel(self, layer: ParallelModule, cache: ParallelCache, next_norm: Tensor) -> None:
@@ -92,10 +93,10 @@ class FusedStep(Chain):
         if layer.out_proj is None:
             assert layer.first.out_proj is not None
             assert layer.second.out_proj is not None
-            weights = layer.first.out_proj.weight, layer.second.out_proj.weight
+            weights = stored(layer.first.out_proj), stored(layer.second.out_proj)
         else:
-            joint = layer.out_proj.weight
-            weights = joint, joint[:, widths[0] :]
+            joint = stored(layer.out_proj)
+            weights = joint, joint.from_column(widths[0])
         first, second = ((x, w, width) for x, w, width in zip((y, out), weights, widths, strict=True))
         self._residual(first, second, next_norm, subtract=fusion.op == "subtract")
 

@@ -19,10 +19,12 @@ from torch.utils.checkpoint import checkpoint
 from typing_extensions import override
 
 from hybridbench.arch.block import Storage
+from hybridbench.arch.weights import SCHEMES
 from hybridbench.model.across import Across
 from hybridbench.model.block import INIT_STD, BlockModule, Factory, Ops, Step
 from hybridbench.model.cache import Cache
 from hybridbench.model.checkpoint import remembering
+from hybridbench.model.quantised import dequantise, quantise_projections, quantised
 
 
 class LanguageModel(nn.Module):
@@ -37,8 +39,11 @@ class LanguageModel(nn.Module):
     ``checkpoint`` is what a forward with gradients keeps (``model.checkpoint``). ``across`` are the ranks of which each
     holds a part of every sublayer; None where this process holds them whole. ``share`` is which of equal parts of a
     batch this process works at: its number, and how many there are. Within ``gathering(index)`` the weights of a
-    sublayer are whole in this process, or, for None, those of the embedding and the norms.
+    sublayer are whole in this process, or, for None, those of the embedding and the norms. Where weights are quantised
+    (``model.quantised``), ``embedding_VD`` holds codes, with a scale of each row and the name of their scheme.
     """
+
+    embedding_scale_V: Tensor | None
 
     def __init__(self, layers: Sequence[BlockModule], ops: Ops, d_model: int, vocab_size: int, make: Factory) -> None:
         super().__init__()
@@ -52,6 +57,8 @@ class LanguageModel(nn.Module):
         self.d_model = d_model
         self.norm_eps = make.norm_eps
         self.embedding_VD = make.parameter(vocab_size, d_model)
+        self.register_buffer("embedding_scale_V", None)
+        self.embedding_scheme = ""
         self.layers = nn.ModuleList(layers)
         self.norm_weights = nn.ParameterList([make.parameter(d_model) for _ in range(len(layers) + 1)])
 
@@ -65,6 +72,16 @@ class LanguageModel(nn.Module):
                 weight.fill_(1.0)
             for layer in self.blocks:
                 layer.initialise(generator)
+
+    def quantise(self, name: str) -> Tensor:
+        """Replaces the weights of its products by codes of a scheme of ``arch.weights``; the largest relative error of
+        a matrix, a scalar on its device.
+        """
+        scheme = SCHEMES[name]
+        errors = quantise_projections(self, scheme)
+        self.embedding_VD, self.embedding_scale_V, error = quantised(self.embedding_VD, scheme)
+        self.embedding_scheme = name
+        return torch.stack([*errors, error]).max()
 
     @property
     def blocks(self) -> list[BlockModule]:
@@ -170,7 +187,25 @@ class LanguageModel(nn.Module):
         """Logits (B, V) of normed positions."""
         if self.across is not None:
             return self.across.logits(hidden_BD, self.embedding_VD)
-        return F.linear(hidden_BD, self.embedding_VD)
+        return F.linear(hidden_BD, self._table())
+
+    def _table(self) -> Tensor:
+        """Embedding and head (V, D) as numbers."""
+        scale_V = self.embedding_scale_V
+        return self.embedding_VD if scale_V is None else dequantise(self.embedding_VD, scale_V, self.dtype)
+
+    def _embedded(self, token_B: Tensor) -> Tensor:
+        """The rows (B, D) of some tokens."""
+        if self.embedding_scale_V is None:
+            return F.embedding(token_B, self.embedding_VD)
+        codes_BD = F.embedding(token_B, self.embedding_VD.view(torch.uint8)).view(self.embedding_VD.dtype)
+        return dequantise(codes_BD, self.embedding_scale_V[token_B], self.dtype)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the residual stream."""
+        dtype: torch.dtype = self.norm_weights[0].dtype
+        return dtype
 
     def loss(self, token_BT: Tensor, target_BT: Tensor) -> Tensor:
         """The mean cross-entropy of the targets. The head's logits never exist whole."""
@@ -199,7 +234,7 @@ class LanguageModel(nn.Module):
     def decode(self, token_B: Tensor, position_B: Tensor, caches: list[Cache | None]) -> Tensor:
         """Logits (B, V) after one new token per sequence at absolute ``position_B``; updates ``caches`` in place."""
         step = Step(position_B)
-        x_BD = F.embedding(token_B, self.embedding_VD)
+        x_BD = self._embedded(token_B)
         for index, layer in enumerate(self.blocks):
             branch_BD = layer.decode(self._normed(x_BD, index), step, caches[index])
             x_BD = x_BD + (branch_BD if self.across is None else self.across.leave(branch_BD))

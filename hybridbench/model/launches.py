@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from hybridbench.kernels.attention.triton_decode import multiprocessors
+from hybridbench.model.quantised import Weight
 from hybridbench.model.tiling import Tiling, token_tile
 from hybridbench.model.tiling_table import table_for
 
@@ -81,11 +82,23 @@ class Launches:
             return "tilings by rules"
         return "tilings searched" if searched == len(self.cut) else "tilings searched in part"
 
-    def _tiling(self, name: str, n_rows: int, k: int, rule: Callable[[], Tiling] | None = None) -> Tiling:
-        """The tiling of a product, or of what ``rule`` cuts, whose launch is the next one."""
+    def _product(self, name: str, weight: Weight, k: int | None = None, n_rows: int | None = None) -> Tiling:
+        """The tiling of a product with a weight, whose launch is the next one; that of a quantised one has a name of
+        its own.
+
+        Args:
+            k, n_rows: columns and rows that are multiplied, where they are not the weight's.
+        """
+        rows, columns = weight.matrix_RK.shape
+        n_rows, k = n_rows or rows, k or columns
+        named = f"{weight.scheme} {name}".lstrip()
+        size = weight.matrix_RK.element_size()
+        return self._tiling(named, n_rows, k, partial(Tiling.choose, n_rows, k, self.n_sms, self.tokens, size))
+
+    def _tiling(self, name: str, n_rows: int, k: int, rule: Callable[[], Tiling]) -> Tiling:
+        """The tiling of what ``rule`` cuts, whose launch is the next one."""
         key = name, n_rows, k
-        by_rules = rule or partial(Tiling.choose, n_rows, k, self.n_sms, self.tokens)
-        tiling = self.tilings.get(key) or by_rules()
+        tiling = self.tilings.get(key) or rule()
         self.cut[key] = tiling
         self._next = key
         return tiling

@@ -136,7 +136,7 @@ class LightningModule(MixerModule):
     @override
     def new_cache(self, batch: int, capacity: int, storage: Storage, device: torch.device) -> LightningCache:
         """Zeros, in the weights' dtype or in the wider one that ``storage`` asks for."""
-        spec, dtype = self.spec, state_dtype(self.in_proj.weight.dtype, storage, self.spec.kind)
+        spec, dtype = self.spec, state_dtype(self.dtype, storage, self.spec.kind)
         return LightningCache(
             torch.zeros(batch, spec.n_heads, spec.head_dim, spec.head_dim, device=device, dtype=dtype)
         )

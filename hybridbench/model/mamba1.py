@@ -38,6 +38,7 @@ class Mamba1Module(RecurrentModule):
     ``conv1d_step`` and ``selective_step``.
     """
 
+    projections = ("in_proj", "x_proj", "out_proj")
     spec: Mamba1
     traceable = False
 

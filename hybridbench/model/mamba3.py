@@ -132,7 +132,7 @@ class Mamba3Module(MixerModule):
     @override
     def new_cache(self, batch: int, capacity: int, storage: Storage, device: torch.device) -> Mamba3Cache:
         """The state in the dtype that ``storage`` asks for; the angles, which sum small turns, at least in float32."""
-        spec, dtype = self.spec, self.in_proj.weight.dtype
+        spec, dtype = self.spec, self.dtype
         wide = state_dtype(dtype, storage, self.spec.kind)
 
         def zeros(dtype: torch.dtype, *sizes: int) -> Tensor:

@@ -21,6 +21,7 @@ from hybridbench.arch.block import DTYPE_BYTES, Mixer, Storage
 from hybridbench.arch.recurrent import Recurrent
 from hybridbench.model.block import BlockModule, Factory, Ops, Step
 from hybridbench.model.cache import Cache, RecurrentCache
+from hybridbench.model.quantised import dtype_of, stored
 from hybridbench.sizes import ROW_ALIGNED
 
 DT_RANGE = (1e-3, 1e-1)
@@ -68,13 +69,14 @@ class MixerModule(BlockModule):
         """Every matrix among its parameters, including conv taps and logarithms of decays, which are in no product."""
         for parameter in self.parameters():
             if parameter.dim() == 2:
-                part = "in_proj" if self.out_proj is None or parameter is not self.out_proj.weight else "out_proj"
+                is_last = self.out_proj is not None and parameter is stored(self.out_proj).matrix_RK
+                part = "out_proj" if is_last else "in_proj"
                 yield parameter, f"{self.spec.name} {part}"
 
     @override
     def made_for_products(self) -> dict[tuple[int, ...], str]:
         """Its input projection with the zero rows that a GPU's fast kernels need behind it."""
-        rows, columns = self.in_proj.weight.shape
+        rows, columns = self.in_proj.out_features, self.in_proj.in_features
         padded = sizes.aligned(rows)
         return {(padded, columns): f"{self.spec.name} in_proj"} if padded != rows else {}
 
@@ -100,6 +102,11 @@ class MixerModule(BlockModule):
     @override
     def new_cache(self, batch: int, capacity: int, storage: Storage, device: torch.device) -> Cache:
         """An allocated cache for ``capacity`` tokens a sequence, zeroed."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of what it reads and writes, and of weights that are not quantised."""
+        return dtype_of(self.in_proj)
 
     @property
     def out_heads(self) -> int:
@@ -142,7 +149,7 @@ class RecurrentModule(MixerModule):
         """A cache of zeros: the state in the weights' dtype or in the wider one that ``storage`` asks for, and as many
         columns of the conv's input as its spec or ``storage`` says.
         """
-        spec, dtype = self.spec, self.in_proj.weight.dtype
+        spec, dtype = self.spec, self.dtype
         columns = storage.columns(spec.conv_columns, spec.taps)
         return RecurrentCache(
             torch.zeros(batch, *self.state_shape, device=device, dtype=state_dtype(dtype, storage, spec.kind)),

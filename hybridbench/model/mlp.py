@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from hybridbench.arch.blocks.mlp import Mlp
 from hybridbench.model.block import BlockModule, Factory, Ops
+from hybridbench.model.quantised import stored
 
 
 class MlpModule(BlockModule):
@@ -22,8 +23,8 @@ class MlpModule(BlockModule):
 
     @override
     def products(self) -> Iterator[tuple[Tensor, str]]:
-        yield self.in_proj.weight, "mlp in_proj"
-        yield self.out_proj.weight, "mlp out_proj"
+        yield stored(self.in_proj).matrix_RK, "mlp in_proj"
+        yield stored(self.out_proj).matrix_RK, "mlp out_proj"
 
     @override
     def forward(self, x: Tensor) -> Tensor:

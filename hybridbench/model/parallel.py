@@ -20,6 +20,7 @@ from hybridbench.model.block import BlockModule, Factory, Ops, Step
 from hybridbench.model.cache import AttentionCache, Cache, ParallelCache
 from hybridbench.model.checkpoint import cheap
 from hybridbench.model.mixer import MixerModule
+from hybridbench.model.quantised import stored
 
 
 def _side_by_side(first: Tensor, second: Tensor) -> Tensor:
@@ -75,7 +76,7 @@ class ParallelModule(BlockModule):
                 part = operation.rpartition(" ")[2]
                 yield weight, "parallel out_proj" if part == "out_proj" else operation
         if self.out_proj is not None:
-            yield self.out_proj.weight, "parallel out_proj"
+            yield stored(self.out_proj).matrix_RK, "parallel out_proj"
         if self.gate is not None:
             yield self.gate.weight, "parallel gate"
 

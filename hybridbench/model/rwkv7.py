@@ -53,6 +53,7 @@ class Rwkv7Module(RecurrentModule):
     ``rwkv7_output``.
     """
 
+    projections = ("in_proj", "decay_down", "rate_down", "value_down", "gate_down", "out_proj")
     spec: Rwkv7
     traceable = False
 

@@ -18,9 +18,10 @@ from hybridbench.model.cache import AttentionCache, Cache, RecurrentCache
 from hybridbench.model.language import LanguageModel
 from hybridbench.model.mamba2 import Mamba2Module
 from hybridbench.model.mlp import MlpModule
+from hybridbench.model.quantised import Weight, stored
 from hybridbench.model.rotary import frequencies
 from hybridbench.model.state_stages import StateStages
-from hybridbench.model.summed import SummedStages
+from hybridbench.model.summed import Projected, SummedStages
 from hybridbench.model.tiling import Tiling, power_of_two
 
 
@@ -65,7 +66,7 @@ class Stages(StateStages, SummedStages):
         pdl: bool | None = None,
         tilings: dict[tuple[str, int, int], Tiling] | None = None,
     ) -> None:
-        super().__init__(B, model.embedding_VD, streams=streams, pdl=pdl, tilings=tilings)
+        super().__init__(B, model.norm_weights[0], streams=streams, pdl=pdl, tilings=tilings)
         self.model = model
         if model.across is not None:
             self.across = model.across
@@ -101,6 +102,7 @@ class Stages(StateStages, SummedStages):
             token_B,
             position_B,
             model.embedding_VD,
+            model.embedding_scale_V,
             model.norm_weights[0],
             stream.x_BD,
             stream.xw_BD,
@@ -122,9 +124,9 @@ class Stages(StateStages, SummedStages):
 
     def attention(self, module: AttentionModule, cache: AttentionCache, *, norm_eps: float | None) -> Tensor:
         """Projection to q, k and v with rotation and cache write, then the attention; its output (B, H x V)."""
-        spec, w = module.spec, module.in_proj.weight
+        spec, w = module.spec, stored(module.in_proj)
         H, K, P, V, D = spec.n_heads, spec.n_kv_heads, spec.head_dim, spec.v_head_dim, spec.d_model
-        tiling = self._tiling("qkv", w.shape[0], D)
+        tiling = self._product("qkv", w)
         half = max(tiling.rows // 2, 8)
         tiles = (H + K) * -(-(P // 2) // half) + K * -(-(V // 2) // half)
         q_BHP, out_BHV = self._new(H, P), self._new(H, V)
@@ -136,10 +138,12 @@ class Stages(StateStages, SummedStages):
             tiles * tiling.splits,
             self.stream.xw_BD,
             self.stream.squares,
-            w,
+            w.matrix_RK,
+            w.scale_R,
             q_BHP,
             cache.k_BSKP,
             cache.v_BSKV,
+            *cache.scales,
             turn,
             self.slot[ring],
             part,
@@ -159,7 +163,7 @@ class Stages(StateStages, SummedStages):
             ROTATES=spec.rope is not None,
             **tiling.constants,
         )
-        plan = self._attention_plan(H, K, P, V, cache.k_BSKP.shape[1], q_BHP)
+        plan = self._attention_plan(H, K, P, V, cache.k_BSKP.shape[1], cache.k_BSKP)
         length_B, pdl = self.length[ring], self._overlaps()
         self.reads.append(AttentionRead(q_BHP, cache, length_B, out_BHV, norm_eps))
 
@@ -171,6 +175,7 @@ class Stages(StateStages, SummedStages):
                 cache.v_BSKV,
                 length_B,
                 out_BHV,
+                scales_BK=cache.scales,
                 norm_eps=norm_eps,
                 pdl=pdl,
                 compile_only=compile_only,
@@ -189,10 +194,10 @@ class Stages(StateStages, SummedStages):
 
     def mamba2(self, module: Mamba2Module, cache: RecurrentCache, *, norm: str, eps: float) -> tuple[Tensor, Tensor]:
         """Projection with convolution, then the state's update; y (B, I) and the sums of squares of its heads."""
-        spec, w = module.spec, module.in_proj.weight
+        spec, w = module.spec, stored(module.in_proj)
         inner, channels, H = spec.d_inner, spec.conv_channels, spec.n_heads
-        tiling = self._tiling("mamba2", w.shape[0], spec.d_model)
-        tiles = -(-w.shape[0] // tiling.rows)
+        tiling = self._product("mamba2", w)
+        tiles = -(-w.matrix_RK.shape[0] // tiling.rows)
         z, mixed = self._passed("z", inner), self._passed("mixed", channels)
         dt = self._passed("dt", H, dtype=torch.float32)
         part, count = self._parts("mamba2", tiles, tiling, tiling.rows)
@@ -201,7 +206,8 @@ class Stages(StateStages, SummedStages):
             tiles * tiling.splits,
             self.stream.xw_BD,
             self.stream.squares,
-            w,
+            w.matrix_RK,
+            w.scale_R,
             z,
             mixed,
             dt,
@@ -226,10 +232,10 @@ class Stages(StateStages, SummedStages):
 
     def _swiglu(self, module: MlpModule) -> Tensor:
         """The input projection and activation of a SwiGLU block (B, F)."""
-        w = module.in_proj.weight
-        F, D = w.shape[0] // 2, w.shape[1]
+        w = stored(module.in_proj)
+        F, D = w.matrix_RK.shape[0] // 2, w.matrix_RK.shape[1]
         act = self._passed("act", F)
-        tiling = self._tiling("swiglu", w.shape[0], D)
+        tiling = self._product("swiglu", w)
         half = tiling.rows // 2
         tiles = -(-F // half)
         part, count = self._parts("swiglu", tiles, tiling, tiling.rows)
@@ -238,7 +244,8 @@ class Stages(StateStages, SummedStages):
             tiles * tiling.splits,
             self.stream.xw_BD,
             self.stream.squares,
-            w,
+            w.matrix_RK,
+            w.scale_R,
             act,
             part,
             count,
@@ -254,8 +261,8 @@ class Stages(StateStages, SummedStages):
 
     def _residual(
         self,
-        first: tuple[Tensor, Tensor, int],
-        second: tuple[Tensor, Tensor, int] | None,
+        first: Projected,
+        second: Projected | None,
         next_norm: Tensor,
         *,
         subtract: bool = False,
@@ -274,10 +281,11 @@ class Stages(StateStages, SummedStages):
         x2, w2, k2 = second = second or (x1, w1, 0)
         if self.model.across is not None:
             streams = stream.x_BD, stream.xw_BD, stream.squares
-            given = first, second, next_norm, streams
-            self.parts = self._sum_residual(*given, subtract=subtract, squares=squares, eps=eps)
+            self.parts = self._sum_residual(
+                first, second, next_norm, streams, subtract=subtract, squares=squares, eps=eps
+            )
             return
-        tiling = self._tiling("residual", D, k1 + k2)
+        tiling = self._product("residual", w1, k1 + k2)
         block_k = next(block for block in (tiling.block_k, 64, 32, 16) if k1 % block == 0 and k2 % block == 0)
         tiles = -(-D // tiling.rows)
         part, count = self._parts("residual", tiles, tiling, tiling.rows)
@@ -287,16 +295,18 @@ class Stages(StateStages, SummedStages):
             x1,
             x2,
             stream.squares if squares is None else squares,
-            w1,
-            w2,
+            w1.matrix_RK,
+            w2.matrix_RK,
+            w1.scale_R,
+            w2.scale_R,
             next_norm,
             stream.x_BD,
             stream.xw_BD,
             stream.squares,
             part,
             count,
-            w1.stride(0),
-            w2.stride(0),
+            w1.matrix_RK.stride(0),
+            w2.matrix_RK.stride(0),
             eps,
             warps=tiling.warps,
             D=D,
@@ -315,17 +325,18 @@ class Stages(StateStages, SummedStages):
 
     def _head(self, token_B: Tensor, position_B: Tensor, advance: bool) -> None:
         """The launches that write the logits, the next tokens and the next positions."""
-        w, stream = self.model.embedding_VD, self.stream
+        model, stream = self.model, self.stream
+        w = Weight(model.embedding_VD, model.embedding_scale_V, model.embedding_scheme)
         if self.model.across is not None:
-            given = w, (stream.xw_BD, stream.squares), self.logits_BV, token_B, position_B
+            given = w.matrix_RK, (stream.xw_BD, stream.squares), self.logits_BV, token_B, position_B
             eps, consumed = self.model.norm_eps, self._consumed()
             self._gather_head(*given, advance=advance, norm_eps=eps, consumed=consumed)
             return
-        V, D = w.shape
-        tiling = self._tiling("head", V, D)
+        V, D = w.matrix_RK.shape
+        tiling = self._product("head", w)
         tiles = -(-V // tiling.rows)
         best = torch.zeros(self.B, tiles, **self.wide)
-        best_at = torch.zeros(self.B, tiles, dtype=torch.int32, device=w.device)
+        best_at = torch.zeros(self.B, tiles, dtype=torch.int32, device=w.matrix_RK.device)
         cut = tiling.constants
         del cut["SPLITS"]
         self._launch(
@@ -333,7 +344,8 @@ class Stages(StateStages, SummedStages):
             tiles,
             self.stream.xw_BD,
             self.stream.squares,
-            w,
+            w.matrix_RK,
+            w.scale_R,
             self.logits_BV,
             best,
             best_at,

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from hybridbench.arch.block import Block
@@ -68,6 +69,8 @@ def ruled_out_by(case: Case) -> str | None:
     Reasons that depend only on the problem, such as the dtype, are the backend's own (``fused``).
     """
     asked = case.execution.backends
+    if reason := _no_e4m3(case):
+        return reason
     if case.workload.batch > FUSED_STEP_BATCH:
         return f"it holds at most {FUSED_STEP_BATCH} sequences in a tile, and the batch is {case.workload.batch}"
     if case.execution.mode != GRAPH and DECODE_STEP not in asked:
@@ -81,6 +84,20 @@ def ruled_out_by(case: Case) -> str | None:
     if case.execution.streams != 1 and not any(block.branches for block, _ in case.model.uses):
         return f"{case.model.label} has no parallel block, whose branches could run on a stream each"
     return None
+
+
+E4M3_SINCE = (8, 9)
+"""The compute capability from which kernels convert E4M3."""
+
+
+def _no_e4m3(case: Case) -> str | None:
+    """Why this machine's GPU cannot run a case that is stored in E4M3; None if it can, or there is none to ask."""
+    execution = case.execution
+    if execution.device != "cuda" or "fp8" not in (execution.weight_dtype, execution.kv_dtype):
+        return None
+    if not torch.cuda.is_available() or torch.cuda.get_device_capability() >= E4M3_SINCE:
+        return None
+    return f"{torch.cuda.get_device_name()} has no conversions of E4M3, which came with compute capability 8.9"
 
 
 FUSED_AXES = {"scale": ("none",), "value": ("separate",)}

@@ -13,7 +13,11 @@ from torch import Tensor
 from hybridbench.kernels.step import triton_across, triton_ends
 from hybridbench.model.across import Across
 from hybridbench.model.launches import Launches
+from hybridbench.model.quantised import Weight
 from hybridbench.model.tiling import power_of_two
+
+Projected = tuple[Tensor, Weight, int]
+"""What an output projection reads, its weight, and the columns of both."""
 
 
 class SummedStages(Launches):
@@ -23,8 +27,8 @@ class SummedStages(Launches):
 
     def _sum_residual(
         self,
-        first: tuple[Tensor, Tensor, int],
-        second: tuple[Tensor, Tensor, int],
+        first: Projected,
+        second: Projected,
         next_norm: Tensor,
         stream: tuple[Tensor, Tensor, Tensor],
         *,
@@ -37,9 +41,10 @@ class SummedStages(Launches):
         Args:
             stream: the residual stream, that times the next norm's weight, and the squares that are left for it.
         """
-        (x1, w1, k1), (x2, w2, k2) = first, second
+        (x1, of_first, k1), (x2, of_second, k2) = first, second
+        w1, w2 = of_first.matrix_RK, of_second.matrix_RK
         D, across, normed = next_norm.shape[0], self.across, squares is not None
-        tiling = self._tiling("residual", D, k1 + k2)
+        tiling = self._product("residual", of_first, k1 + k2)
         block_k = next(block for block in (tiling.block_k, 64, 32, 16) if k1 % block == 0 and k2 % block == 0)
         tiles = -(-D // tiling.rows)
         part, count = self._parts("residual", tiles, tiling, tiling.rows)
@@ -109,7 +114,7 @@ class SummedStages(Launches):
         across, mine = self.across, self.across.rows(weight_VD)
         rows, D = mine.shape
         local_BV = torch.zeros(self.B, rows, **self.kind)
-        tiling = self._tiling("head", rows, D)
+        tiling = self._product("head", Weight(mine))
         tiles = -(-rows // tiling.rows)
         best = torch.zeros(self.B, tiles, **self.wide)
         best_at = torch.zeros(self.B, tiles, dtype=torch.int32, device=mine.device)
@@ -120,6 +125,7 @@ class SummedStages(Launches):
             tiles,
             *stream,
             mine,
+            None,
             local_BV,
             best,
             best_at,

@@ -32,7 +32,7 @@ class Tiling:
     warps: int
 
     @classmethod
-    def choose(cls, n_rows: int, k: int, n_sms: int, tokens: int = FEW_TOKENS) -> Tiling:
+    def choose(cls, n_rows: int, k: int, n_sms: int, tokens: int = FEW_TOKENS, size: int = 2) -> Tiling:
         """A tiling by rules derived from searches on an H200 (``results/nvidia-h200/NOTES.md``).
 
         For a very wide product (the head) the tiling hardly matters. A wide product runs best with one program per SM,
@@ -43,23 +43,28 @@ class Tiling:
         Args:
             n_rows, k: of the weights (n_rows, k).
             tokens: rows of x in a tile (``token_tile``).
+            size: bytes of a weight. Of one byte twice as many columns are loaded at a time, so that as many bytes are
+                in flight; not of the head, whose first columns fill the registers already. And above 8 tokens tiles
+                have 32 rows, which ``mma`` multiplies: wgmma, which takes 64, reads a converted weight from registers,
+                for which 16 tokens took 250 a thread and copies of 8 bytes.
         """
         if tokens > FEW_TOKENS:
-            return cls._for_many(n_rows, k, n_sms, tokens)
+            return cls._for_many(n_rows, k, n_sms, tokens, size)
+        twice, slim = 2 if size == 1 else 1, size == 1 and tokens > 8
         if n_rows >= 256 * n_sms:
-            return cls(64, 1, _dividing(k, 256), 4, 4)
-        if n_rows >= 110 * n_sms:
-            return cls(128, 1, _dividing(k, 64), 4, 4)
-        rows = 64 if n_rows <= k and k >= 4096 else 32
-        block_k, tiles, splits = _dividing(k, 128), -(-n_rows // rows), 1
+            return cls(32 if slim else 64, 1, _dividing(k, 256), 4, 4)
+        if n_rows >= 110 * n_sms and not slim:
+            return cls(128, 1, _dividing(k, 64 * twice), 4, 4)
+        rows = 64 if n_rows <= k and k >= 4096 and not slim else 32
+        block_k, tiles, splits = _dividing(k, 128 * twice), -(-n_rows // rows), 1
         enough = (1.25 if n_rows > k else 0.9) * n_sms
         while k // (2 * splits) >= 256 and (tiles * splits < enough or (n_rows <= k and k / splits > 1100)):
             splits *= 2
-        ahead = 3 * rows * block_k * 2 * tiles * splits / n_sms
+        ahead = 3 * rows * block_k * size * tiles * splits / n_sms
         return cls(rows, splits, block_k, 6 if ahead < 30_000 else 4, 4)
 
     @classmethod
-    def _for_many(cls, n_rows: int, k: int, n_sms: int, tokens: int) -> Tiling:
+    def _for_many(cls, n_rows: int, k: int, n_sms: int, tokens: int, size: int) -> Tiling:
         """Above 16 sequences, reasoned from bytes; not from searches.
 
         - Memory is busy with some 40 KB of weights in flight per SM: 4.5 TB/s for about 1 us over 132 SMs.
@@ -75,7 +80,7 @@ class Tiling:
         tiles = -(-n_rows // rows)
         most = max(1, min(TAIL_BYTES // (rows * tokens * 4), k // max(256, block_k)))
         splits = min(most, -(-9 * n_sms // (10 * tiles)))
-        stage = (rows + tokens) * block_k * 2
+        stage = (rows * size + tokens * 2) * block_k
         alone = (tokens >= 128 and rows * tokens > 64 * 64 and n_rows < 256 * n_sms) or tokens >= 256
         room = 2 * PROGRAM_SHARED - (16 << 10) if alone else PROGRAM_SHARED
         return cls(rows, splits, block_k, max(2, min(6, room // stage)), 4 if tokens < 128 else 8)

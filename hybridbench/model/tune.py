@@ -75,11 +75,13 @@ def candidates(key: Key, rule: Tiling, tokens: int, n_sms: int) -> list[Tiling]:
     - Splits that give 0.7 to 4 programs per SM. The head is never split.
     - Stages so that one, two or three programs fit into an SM's shared memory.
     """
-    name, n_rows, k = key
-    if name in STATES:
+    named, n_rows, k = key
+    if named in STATES:
         return _of_state(n_rows, rule)
+    scheme, _, name = named.rpartition(" ")
+    size, widths = (1, (64, 128, 256, 512)) if scheme else (2, (32, 64, 128, 256))
     found = []
-    for rows, block_k, warps in itertools.product((32, 64, 128, 256), (32, 64, 128, 256), (4, 8)):
+    for rows, block_k, warps in itertools.product((32, 64, 128, 256), widths, (4, 8)):
         if (rows == 32 and tokens > 16) or rows * tokens > 128 * 256 or k % block_k or rows > max(64, n_rows):
             continue
         if rows * tokens > 64 * 128 * warps // 4 * 2 or (warps == 8 and rows * tokens < 64 * 64):
@@ -90,7 +92,7 @@ def candidates(key: Key, rule: Tiling, tokens: int, n_sms: int) -> list[Tiling]:
             if splits > k // max(block_k, 128) or programs < 0.7 or (splits > 1 and programs > 4):
                 continue
             for per_sm in (1, 2, 3):
-                stages = min(8, (SHARED_BYTES // per_sm - 1024) // ((rows + tokens) * block_k * 2))
+                stages = min(8, (SHARED_BYTES // per_sm - 1024) // ((rows * size + tokens * 2) * block_k))
                 if stages >= 3:
                     found.append(Tiling(rows, splits, block_k, stages, warps))
     return [one for one in dict.fromkeys(found) if one != rule]
@@ -133,6 +135,8 @@ def inputs_of(case: Case, device: torch.device) -> StepInputs:
         raise BadInput(f"{case.model.label} has no tilings to search: the fused step does not run it, since {reason}.")
     model = build_model(case, resolve_backends(case))
     model.allocate(device, 0)
+    if case.execution.weight_dtype is not None:
+        model.quantise(case.execution.weight_dtype)
     work = case.workload
     with device:
         caches = model.new_caches(work.batch, work.context + 1, case.execution.storage)
@@ -175,7 +179,7 @@ class TilingSearch:
         self.tried = {
             key: near(candidates(key, rule, self.rules.tokens, self.rules.n_sms), rule, most)
             for key, rule in self.rules.cut.items()
-            if (not only or key[0] in only) and TiledProduct(*key, self.rules.tokens) not in known
+            if (not only or key[0].split()[-1] in only) and TiledProduct(*key, self.rules.tokens) not in known
         }
         self.dropped: list[str] = []
 

@@ -73,8 +73,9 @@ class Layout:
 
 _COMMON = frozenset(("attention", "latent", "mamba2", "gated_delta", "kda", "short_conv"))
 
+OURS = "ours"
 LAYOUTS: dict[str, Layout] = {
-    "ours": Layout(),
+    OURS: Layout(),
     "paper": Layout(frozenset(("attention", "mamba2")), kv="bfloat16", state="bfloat16", conv="bfloat16"),
     "mamba_ssm": Layout(frozenset(("attention", *MAMBAS)), state=""),
     "transformers": Layout(
@@ -173,10 +174,14 @@ def dtypes_in(name: str, dtypes: Dtypes, state_named: bool = True, kinds: Collec
 
 
 def storage_of(name: str, dtypes: Dtypes) -> Storage:
-    """Bytes per element and columns of each state in a layout, whose dtypes are ``dtypes_in``."""
+    """Bytes per element and columns of each state in a layout, whose dtypes are ``dtypes_in``.
+
+    The scales of quantised keys and values are those of modules here. An engine's are few, and left out.
+    """
     layout = find_layout(name)
     own = tuple((kind, Dtypes.of(dtype or dtypes.weights).storage.ssm_bytes) for kind, dtype in layout.own_state)
-    return replace(dtypes.storage, own_state_bytes=own, short_conv=layout.short_conv)
+    storage = replace(dtypes.storage, own_state_bytes=own, short_conv=layout.short_conv)
+    return storage if name == OURS else replace(storage, kv_codes="", kv_scale_bytes=0)
 
 
 def _parts(spec: ModelSpec, context: int, layout: Layout, storage: Storage) -> Iterator[CachePart]:
@@ -192,7 +197,8 @@ def layout_bytes(spec: ModelSpec, context: int, name: str, storage: Storage) -> 
     """Bytes one sequence keeps at a context in a layout."""
     kept = arch.cache_bytes(spec, context, storage)
     held = sum(part.tokens * part.token_bytes for part in _parts(spec, context, find_layout(name), storage))
-    return replace(kept, kv=held)
+    scales = kept.kv - arch.cache_bytes(spec, context, replace(storage, kv_scale_bytes=0)).kv
+    return replace(kept, kv=held + scales)
 
 
 @dataclass(frozen=True)

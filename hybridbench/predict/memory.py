@@ -4,7 +4,8 @@
                activations are saved and the head's gradient is summed in float32; a block's backward, which allocates
                before it frees, while the later blocks have their gradients; the embedding's backward, the last one
     prefill    weights, caches, and the working memory of the block that needs most
-    decode     weights, caches, the logits; the activations of one token are negligible
+    decode     weights, caches, the logits; the activations of one token are negligible; module by module, the largest
+               matrix, or some keys and values, where these are stored as codes and so are made whole for a product
 
 Where FSDP2 divides a training step among ranks, each keeps its part of weights, gradients and moments. Beside these are
 alive: embedding and head, gathered from the forward on; the sublayer that runs and the one gathered ahead of it; the
@@ -27,7 +28,7 @@ from hybridbench.arch.terms import FLOAT, Activations, Moment, Term, largest, to
 from hybridbench.errors import BadInput, unknown_name
 from hybridbench.predict.group import in_float32
 from hybridbench.predict.work import refuse_quantised
-from hybridbench.sizes import FUSED_STEP_BATCH, TRAIN_BATCHES, loss_rows
+from hybridbench.sizes import DEQUANTISED_ELEMENTS, FUSED_STEP_BATCH, TRAIN_BATCHES, loss_rows
 from hybridbench.suite.case import CHECKPOINTS
 from hybridbench.suite.workloads import PREFILL, TRAIN, Workload
 from hybridbench.units import MIB
@@ -274,6 +275,7 @@ def decode_memory(spec: ModelSpec, context: int, batch: int, storage: Storage, g
     """Peak of a decode step with ``context`` tokens cached and room for the next one."""
     return Footprint(
         weights=arch.weight_bytes(spec, storage),
+        activations=0 if graph and batch <= FUSED_STEP_BATCH else _made_whole(spec, context, storage),
         head=batch * spec.vocab_size * storage.weight_bytes,
         cache=batch * arch.cache_bytes(spec, context + 1, storage).total,
         # Modules are warmed up on a second stream and captured as a graph on a third. The fused step's kernels need no
@@ -281,6 +283,21 @@ def decode_memory(spec: ModelSpec, context: int, batch: int, storage: Storage, g
         workspace=(3 if graph and batch > FUSED_STEP_BATCH else 1) * BLAS_WORKSPACE_BYTES,
         inputs=2 * batch * TOKEN_BYTES,
     )
+
+
+def _made_whole(spec: ModelSpec, context: int, storage: Storage) -> int:
+    """Bytes of what a step that runs module by module makes of codes at a time: the largest matrix, and numbers in
+    float32 on the way; or a number of each key and value of as many sequences, in their dtype and scaled.
+    """
+    most, size = 0, storage.weight_bytes
+    if storage.quantised is not None:
+        # the embedding; or a block's input projection, which is one matrix in a module
+        matrices = [sum(one.size for one in block.matrices()[:-1]) for block, _ in spec.uses]
+        most = max([spec.vocab_size * spec.d_model, *matrices]) * size + DEQUANTISED_ELEMENTS * FLOAT
+    if storage.kv_codes:
+        kept = [block.cache(context + 1, storage).kv // storage.kv_bytes for block, _ in spec.uses]
+        most = max(most, 2 * max(DEQUANTISED_ELEMENTS, *kept) * size if any(kept) else 0)
+    return most
 
 
 def _rotary_bytes(spec: ModelSpec, context: int) -> int:

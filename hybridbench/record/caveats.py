@@ -25,6 +25,7 @@ class Caveat(StrEnum):
     BEYOND_LIMIT = "beyond_limit"
     PLAIN_PYTORCH = "plain_pytorch"
     AT_ONCE = "at_once"
+    COARSE_LOGITS = "coarse_logits"
 
 
 ADVICE: dict[Caveat, str] = {
@@ -48,6 +49,8 @@ ADVICE: dict[Caveat, str] = {
         "architecture; hybridbench backends says what is missing"
     ),
     Caveat.AT_ONCE: "several runs shared the device (--at-once): seconds and joules are not those of a run alone",
+    Caveat.COARSE_LOGITS: "quantised weights, keys or values move the logits of these initial weights by more than 5%: "
+    "the record's checks at size say by how much",
 }
 
 

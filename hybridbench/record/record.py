@@ -14,7 +14,8 @@ Schema history:
         fused attention on a CPU and kernels outside the dispatcher counted as 0.
     7   cases of several ranks: ``Execution.gpus`` and ``tp``, ``Observed.ranks``, ``links`` and ``silent_ns``; 1, empty
         and None in older records.
-    8   ``Observed.compiled``: Triton kernels that compiled or tuned themselves; None in older records.
+    8   ``Observed.compiled``, Triton kernels that compiled or tuned themselves, and ``Execution.weight_dtype`` and
+        ``kv_dtype``, quantised weights, keys and values; None in older records.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from hybridbench.record.caveats import Caveat
 from hybridbench.record.line import Line, body_of, stating_fields, time_of
 from hybridbench.record.observed import Environment, Observed
 from hybridbench.suite.case import Case
+from hybridbench.suite.quantised import check_quantised
 from hybridbench.suite.spread import check_spreads
 from hybridbench.text import printable, shown
 
@@ -124,6 +126,7 @@ def _check_consistent(record: Record) -> None:
             raise unknown_name("dtype", dtype, DTYPE_BYTES)
     time_of(record.started_at)
     check_spreads(record.case)
+    check_quantised(record.case.execution, record.case.workload.kind)
     seen = record.observed
     if seen is None:
         return

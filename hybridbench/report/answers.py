@@ -25,7 +25,7 @@ _TOKENS = ("context", "prompt")
 _COUNTS = (*_TOKENS, "batch", "depths", "streams", "gpus", "tp", "seed")
 _TEXTS = (
     *("arch", "model", "scale", "ratio", "recipe", "pattern", "workload", "device", "dtype", "state_dtype", "mode"),
-    *("checkpoint", "backends", "status", "run_id", "caveats"),
+    *("weight_dtype", "kv_dtype", "checkpoint", "backends", "status", "run_id", "caveats"),
 )
 _PLURAL = ("backends", "caveats", "depths", "streams")
 """Fields whose names are plural, for sentences."""
@@ -38,7 +38,7 @@ ASKED = ("tokens_per_s", "step_s", "floor_frac")
 
 _TELLING = (
     *("scale", "batch", "prompt", "depths", "device", "dtype", "state_dtype", "mode", "streams", "checkpoint"),
-    *("gpus", "tp"),
+    *("weight_dtype", "kv_dtype", "gpus", "tp"),
 )
 """Fields with a column of their own where records differ in them."""
 

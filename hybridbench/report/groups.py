@@ -20,7 +20,7 @@ from hybridbench.arch.model import ModelSpec
 from hybridbench.record import Record
 from hybridbench.report.places import BATCH, CONTEXT, place_text
 from hybridbench.store import newest
-from hybridbench.suite.case import Execution, spread_text
+from hybridbench.suite.case import Execution, spread_text, stored_text
 from hybridbench.suite.workloads import WORKLOADS
 from hybridbench.units import format_tokens
 
@@ -142,7 +142,7 @@ def _conditions(record: Record) -> dict[str, str]:
         "prompt": f"prompt {format_tokens(work.prompt)}" if work.prompt else "",
         "depths": f"integrated over {work.depths} depths" if work.depths else "",
         "dtype": execution.dtype,
-        "state": f"SSM state {execution.state_dtype}" if execution.state_dtype else "",
+        **stored_text(execution),
         "mode": execution.mode,
         "streams": f"{execution.streams} streams" if execution.streams > 1 else "",
         "checkpoint": "" if execution.checkpoint == "none" else f"{execution.checkpoint} checkpointing",

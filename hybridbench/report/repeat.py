@@ -57,6 +57,8 @@ def _guesses(group: Group) -> Iterator[Sweep]:
         dtype=execution.dtype,
         mode=execution.mode,
         state_dtype=execution.state_dtype,
+        weight_dtype=execution.weight_dtype,
+        kv_dtype=execution.kv_dtype,
         backends=execution.backends,
         streams=execution.streams,
         checkpoint=execution.checkpoint,
@@ -76,7 +78,7 @@ def _guesses(group: Group) -> Iterator[Sweep]:
 def _typed(sweep: Sweep) -> str:
     """A sweep as a person types it: what it asks for, and what differs from the defaults of options."""
     words = ["hybridbench", workload_row(sweep.workload).command]
-    for name in ("arch", "scale", "ratio", "ctx", "batch", "dtype", "state_dtype", "mode"):
+    for name in ("arch", "scale", "ratio", "ctx", "batch", "dtype", "state_dtype", "weight_dtype", "kv_dtype", "mode"):
         given = getattr(sweep, name)
         if given is not None:
             words += [f"--{name.replace('_', '-')}", str(given)]

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from hybridbench import units
 from hybridbench.arch.block import Storage
 from hybridbench.arch.model import ModelSpec
+from hybridbench.arch.stored import Dtypes
+from hybridbench.arch.weights import Quantised
 from hybridbench.plain import from_plain
 from hybridbench.suite.workloads import Workload
 from hybridbench.text import shown
@@ -32,7 +34,7 @@ class Execution:
 
     Args:
         device: ``cpu`` or ``cuda``.
-        dtype: of weights, activations, KV and conv state.
+        dtype: of activations and conv state, and of weights, keys and values that are not quantised.
         state_dtype: of the SSM state, None for ``dtype``.
         mode: ``eager``, ``compile`` (torch.compile), ``graph`` (a captured CUDA graph) or ``published`` (decoding as
             the source paper's figures suggest: attention eager with a growing cache, the rest in CUDA graphs).
@@ -42,6 +44,8 @@ class Execution:
         checkpoint: which activations a training step keeps: one of ``CHECKPOINTS``.
         gpus: ranks that a training step's sequences are divided over (FSDP2), one GPU each; on a CPU processes.
         tp: ranks that every sublayer's heads and columns are divided over (tensor parallel), one GPU each.
+        weight_dtype: the scheme in which weights of products are stored (``arch.weights.RUN_SCHEMES``); None for none.
+        kv_dtype: the format of keys and values (``arch.stored.RUN_KV``); None for ``dtype``.
     """
 
     device: str
@@ -54,6 +58,8 @@ class Execution:
     checkpoint: str = "none"
     gpus: int = 1
     tp: int = 1
+    weight_dtype: str | None = None
+    kv_dtype: str | None = None
 
     @property
     def ranks(self) -> int:
@@ -61,17 +67,58 @@ class Execution:
         return self.gpus * self.tp
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values. ``gpus`` and ``tp`` are left out where they are 1, as in records that were made before."""
+        """Plain JSON values, without the fields that later versions added where they say nothing: a case that does not
+        use them keeps its key.
+        """
         body = asdict(self)
-        for name in ("gpus", "tp"):
-            if body[name] == 1:
+        for name, plain in _LATER.items():
+            if body[name] == plain:
                 del body[name]
         return body
+
+    def stored_in(self, dtypes: Dtypes) -> Execution:
+        """The same, storing everything in these dtypes."""
+        return replace(
+            self,
+            dtype=dtypes.weights,
+            state_dtype=None if dtypes.state == dtypes.weights else dtypes.state,
+            weight_dtype=None if dtypes.quantised is None else dtypes.quantised.scheme.name,
+            kv_dtype=None if dtypes.kv == dtypes.weights else dtypes.kv,
+        )
+
+    @property
+    def quantises(self) -> bool:
+        """Whether anything is stored in fewer bits than it is computed with."""
+        return self.weight_dtype is not None or self.kv_dtype is not None
+
+    @property
+    def dtypes(self) -> Dtypes:
+        """The dtype of everything that is stored."""
+        plain = Dtypes.of(self.dtype, self.state_dtype, self.kv_dtype)
+        return plain if self.weight_dtype is None else replace(plain, quantised=Quantised.asked(self.weight_dtype))
 
     @property
     def storage(self) -> Storage:
         """Bytes per element this execution stores."""
-        return Storage.of(self.dtype, self.state_dtype)
+        return self.dtypes.storage
+
+
+_LATER = {"gpus": 1, "tp": 1, "weight_dtype": None, "kv_dtype": None}
+"""Fields of an execution that older records lack, with what they mean there."""
+
+
+def stored_text(execution: Execution) -> dict[str, str]:
+    """What is stored in another dtype than the execution's, in a few words each.
+
+    >>> list(stored_text(Execution("cuda", "bfloat16", "graph", kv_dtype="fp8")).values())
+    ['', '', 'KV cache fp8']
+    """
+    named = {
+        "state": ("SSM state", execution.state_dtype),
+        "weights": ("weights", execution.weight_dtype),
+        "kv": ("KV cache", execution.kv_dtype),
+    }
+    return {name: f"{words} {dtype}" if dtype else "" for name, (words, dtype) in named.items()}
 
 
 def spread_text(execution: Execution) -> str:
@@ -166,6 +213,8 @@ class Case:
             more += f", {self.execution.checkpoint} checkpointing"
         if self.ranks > 1:
             more += f", {spread_text(self.execution)}"
+        stored = stored_text(self.execution)
+        more += "".join(f", {stored[name]}" for name in ("weights", "kv") if stored[name])
         return f"{work.kind} {self.model.label} {self.model.scale} ctx {context} b{work.batch}{more}"
 
     def to_dict(self) -> dict[str, Any]:

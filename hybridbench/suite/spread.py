@@ -78,6 +78,8 @@ def check_spread(
         raise BadInput(f"{how} for {workload}: only {training} divides its sequences; give {spelled('tp')} instead.")
     if execution.mode not in (EAGER, GRAPH):
         raise BadInput(f"{how} in mode {execution.mode}: several ranks run in mode {EAGER} or {GRAPH}.")
+    if execution.quantises:
+        raise BadInput(f"{how} with quantised weights or keys and values: they run on one GPU only.")
     if execution.checkpoint != "none":
         raise BadInput(f"{how} with checkpoint {execution.checkpoint}: several ranks keep all activations.")
     for batch in batches:

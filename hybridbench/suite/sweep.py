@@ -27,6 +27,7 @@ from hybridbench.suite.case import (
 )
 from hybridbench.suite.models import ALL_ARCHS, model_specs, ratios_by_stack, same_stacks
 from hybridbench.suite.ops import CORE, CORE_PARTS, DECODE_STEP, OPS, backends_used
+from hybridbench.suite.quantised import check_quantised
 from hybridbench.suite.spread import check_spread, spreads_of
 from hybridbench.suite.workloads import Workload, WorkloadRow, names_where, workload_row
 
@@ -64,6 +65,8 @@ class Sweep:
     device: str | None = None
     dtype: str | None = None
     state_dtype: str | None = None
+    weight_dtype: str | None = None
+    kv_dtype: str | None = None
     mode: str | None = None
     backends: dict[str, str] = field(default_factory=dict)
     streams: int = 1
@@ -205,7 +208,7 @@ def _execution(sweep: Sweep, device: str, spelled: Callable[[str], str]) -> Exec
     check_checkpoint(sweep.checkpoint, row)
     if sweep.checkpoint == "selective" and mode == COMPILE:
         raise BadInput("checkpoint selective in mode compile: the compiler decides there; use full, or --mode eager.")
-    return Execution(
+    execution = Execution(
         device,
         dtype,
         mode,
@@ -214,7 +217,11 @@ def _execution(sweep: Sweep, device: str, spelled: Callable[[str], str]) -> Exec
         sweep.seed,
         sweep.streams,
         sweep.checkpoint,
+        weight_dtype=None if sweep.weight_dtype == dtype else sweep.weight_dtype,
+        kv_dtype=None if sweep.kv_dtype == dtype else sweep.kv_dtype,
     )
+    check_quantised(execution, sweep.workload, spelled)
+    return execution
 
 
 def _check_dtypes(dtype: str, state_dtype: str | None, spelled: Callable[[str], str]) -> None:

@@ -106,10 +106,11 @@ def test_models_of_several_dtypes_are_told_apart() -> None:
     assert "mamba2-130m preset: all in bfloat16; nemotron_h config: weights bfloat16" in above
 
 
-def test_kernels_here_run_no_quantised_keys() -> None:
+def test_kernels_here_run_few_quantised_keys() -> None:
     check_runs(Dtypes.of("bfloat16", state="float32"))
-    with pytest.raises(BadInput, match=r"keys and values in fp8 .* --kv-dtype bfloat16"):
-        check_runs(Dtypes.of("bfloat16", kv="fp8"))
+    check_runs(Dtypes.of("bfloat16", kv="fp8"))
+    with pytest.raises(BadInput, match=r"keys and values in int8 .* --kv-dtype bfloat16"):
+        check_runs(Dtypes.of("bfloat16", kv="int8"))
     with pytest.raises(BadInput, match=r"state in bfloat16 beside weights in float32"):
         check_runs(Dtypes.of("float32", state="bfloat16"))
 
@@ -119,7 +120,7 @@ def test_a_quantised_dtype_is_refused_in_a_sentence_that_says_what_predicts_it(c
     done = CliRunner().invoke(main, [command, "--arch", "mamba", "--scale", "tiny", "--dtype", "fp8"])
     assert done.exit_code == 2
     said = " ".join(done.stderr.split())
-    assert said.startswith("error: dtype 'fp8': no kernel here runs it; give")
+    assert said.startswith("error: dtype 'fp8': no kernel here computes in it; give")
     assert "--weight-dtype" in said
 
 
@@ -135,5 +136,6 @@ def test_keys_and_values_in_fp8_take_half() -> None:
     (whole,), (half,) = (
         document("cache", "--arch", "transformer", "--ctx", "4k", *more)["rows"] for more in ((), ("--kv-dtype", "fp8"))
     )
-    assert whole["kv_cache_bytes"] == 2 * half["kv_cache_bytes"]
-    assert half["tensor_bytes"] is None
+    scales = 16 * 2 * 8 * 4  # float32, of keys and of values of 8 heads in 16 layers
+    assert whole["kv_cache_bytes"] == 2 * (half["kv_cache_bytes"] - scales)
+    assert half["tensor_bytes"] == half["formula_bytes"]

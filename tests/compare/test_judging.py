@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from hybridbench.arch.model import cache_bytes
 from hybridbench.compare.calibrated import Calibrations
 from hybridbench.compare.cell import ASKED
 from hybridbench.compare.judging import Comparison, Verdict
@@ -129,6 +130,8 @@ OTHERS = {
     "backends": {"execution": {"backends": {"attention_decode": "flash-attn"}}},
     "streams": {"execution": {"streams": 2}},
     "state dtype": {"execution": {"state_dtype": "float32"}},
+    "weight dtype": {"execution": {"weight_dtype": "fp8"}},
+    "kv dtype": {"execution": {"kv_dtype": "fp8"}},
     "checkpoint": {"execution": {"checkpoint": "full"}},
     "seed": {"execution": {"seed": 1}},
     "sampling": {"sampling": {"max_samples": 1}},
@@ -139,10 +142,10 @@ OTHERS = {
     "cuda": {"environment": {"cuda": "1"}},
     "python": {"environment": {"python": "3.13.0"}},
     "packages": {"environment": {"packages": {"torch": "9.9"}}},
-    "schema": {"schema": SCHEMA - 4},
+    "schema": {"schema": SCHEMA - 5},
 }
 CROSSED_BY = {
-    **dict.fromkeys(("dtype", "state dtype"), "dtype"),
+    **dict.fromkeys(("dtype", "state dtype", "weight dtype", "kv dtype"), "dtype"),
     "mode": "mode",
     "backends": "backend",
     **dict.fromkeys(("device", "cpu", "cores", "driver", "cuda"), "machine"),
@@ -157,7 +160,12 @@ def under(record: Record, field: str) -> Record:
     for part in ("execution", "sampling"):
         case = replace(case, **{part: replace(getattr(case, part), **changes.get(part, {}))})
     environment = replace(record.environment, **changes.get("environment", {}))
-    return replace(record, case=case, environment=environment, schema=changes.get("schema", record.schema))
+    seen = record.observed
+    if field == "kv dtype" and seen is not None and seen.cache is not None:  # as many bytes as codes take
+        kept = case.workload.batch * cache_bytes(case.model, seen.cache.tokens, case.execution.storage)
+        seen = replace(seen, cache=replace(seen.cache, kv_cache_bytes=kept.kv))
+    schema = changes.get("schema", record.schema)
+    return replace(record, case=case, environment=environment, observed=seen, schema=schema)
 
 
 @pytest.mark.parametrize("field", OTHERS)

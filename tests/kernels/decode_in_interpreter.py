@@ -34,12 +34,20 @@ CASES = [
 
 
 def mend_the_interpreter() -> None:
-    """Two gaps of triton 3.6's interpreter: loop bounds under NumPy 2.4, and products of bfloat16.
+    """Gaps of triton 3.6's interpreter: loop bounds under NumPy 2.4, products of bfloat16, conversions.
 
-    It calls ``int()`` on one-element arrays, which NumPy now refuses, and it multiplies the 16-bit patterns that stand
-    for bfloat16 as if they were integers.
+    It calls ``int()`` on one-element arrays, which NumPy now refuses, it multiplies the 16-bit patterns that stand for
+    bfloat16 as if they were integers, and so it converts integers to them. Where a mantissa of E4M3 rounds up to the
+    next power of two it loses the bit.
     """
     patch_lang, create_dot = interpreter._patch_lang_tensor, interpreter.InterpreterBuilder.create_dot
+    convert_float = interpreter._convert_float
+
+    def patched_convert(given: Any, kind: Any, wanted: Any, rounding: Any) -> Any:
+        if kind != tl.float32 or wanted != tl.float8e4nv:
+            return convert_float(given, kind, wanted, rounding)
+        numbers = np.frombuffer(given.tobytes(), dtype=np.float32).reshape(given.shape)
+        return torch.from_numpy(numbers.copy()).to(torch.float8_e4m3fn).view(torch.uint8).numpy()
 
     def patched_lang(tensor: Any, scope: Any) -> None:
         patch_lang(tensor, scope)
@@ -54,6 +62,12 @@ def mend_the_interpreter() -> None:
     def patched_dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
         return create_dot(self, as_float32(a), as_float32(b), *rest)
 
+    def patched_from_int(self: Any, given: Any, kind: Any) -> Any:
+        wide = self.cast_impl(given, tl.float32)
+        return self.cast_impl(wide, kind) if kind.scalar == tl.bfloat16 else self.cast_impl(given, kind)
+
+    interpreter.InterpreterBuilder.create_si_to_fp = patched_from_int
+    interpreter._convert_float = patched_convert
     interpreter._patch_lang_tensor = patched_lang
     interpreter.InterpreterBuilder.create_dot = patched_dot
 

@@ -13,11 +13,12 @@ from hybridbench.arch.block.counts import (
 )
 from hybridbench.arch.block.cut import Cut, Uncut, rows_of
 from hybridbench.arch.block.mixer import Mixer
-from hybridbench.arch.block.storage import DTYPE_BYTES, Storage
+from hybridbench.arch.block.storage import DTYPE_BYTES, KV_FORMATS, KvFormat, Storage
 from hybridbench.arch.block.sublayer import Block, KernelSizes, Rescale, check_sizes, spec_to_dict, variant
 
 __all__ = [
     "DTYPE_BYTES",
+    "KV_FORMATS",
     "TILE",
     "WORKS",
     "Block",
@@ -27,6 +28,7 @@ __all__ = [
     "Cut",
     "Flops",
     "KernelSizes",
+    "KvFormat",
     "Mixer",
     "Rescale",
     "Storage",

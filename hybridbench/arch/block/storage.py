@@ -11,6 +11,34 @@ DTYPE_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True, slots=True)
+class KvFormat:
+    """How numbers of a cache of keys and values are stored.
+
+    Args:
+        name: as it is typed and printed.
+        bytes: of a number.
+        codes: torch's dtype of a code, where attention's modules and kernels here read it; empty where none does.
+        scale_bytes: of the scale that the keys of each sequence and head share, and its values; 0 without one.
+    """
+
+    name: str
+    bytes: int
+    codes: str = ""
+    scale_bytes: int = 0
+
+
+KV_FORMATS = {
+    one.name: one
+    for one in (
+        *(KvFormat(name, size) for name, size in DTYPE_BYTES.items()),
+        KvFormat("fp8", 1, "float8_e4m3fn", 4),
+        KvFormat("int8", 1),
+    )
+}
+"""The values of ``--kv-dtype``. The scales of a format that is only counted are an engine's, and left out."""
+
+
+@dataclass(frozen=True, slots=True)
 class Storage:
     """Bytes per element of what a model keeps.
 
@@ -19,6 +47,8 @@ class Storage:
         own_state_bytes: kinds of block whose recurrent state has a dtype of its own, with its bytes.
         short_conv: a conv state has d_conv - 1 columns, as serving engines keep it, and not d_conv as mamba_ssm does.
         quantised: how weights are quantised, None if they are not.
+        kv_codes: as ``KvFormat.codes``; empty for a plain dtype.
+        kv_scale_bytes: as ``KvFormat.scale_bytes``.
     """
 
     weight_bytes: int = 2
@@ -28,6 +58,8 @@ class Storage:
     own_state_bytes: tuple[tuple[str, int], ...] = ()
     short_conv: bool = False
     quantised: Quantised | None = None
+    kv_codes: str = ""
+    kv_scale_bytes: int = 0
 
     @classmethod
     def of(cls, dtype: str, state_dtype: str | None = None) -> Storage:

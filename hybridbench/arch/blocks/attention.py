@@ -343,6 +343,10 @@ class Attention(Mixer):
     def _token_bytes(self, storage: Storage) -> int:
         return self.n_kv_heads * (self.head_dim + self.v_head_dim) * storage.kv_bytes
 
+    def _scale_bytes(self, storage: Storage) -> int:
+        """Bytes of the scales that a sequence's keys have, one a head, and as many of its values."""
+        return self.n_kv_heads * storage.kv_scale_bytes
+
     def _conv_bytes(self, storage: Storage) -> int:
         return self._qkv_width() * storage.columns(self.d_conv, self.d_conv) * storage.conv_bytes if self.d_conv else 0
 
@@ -366,6 +370,7 @@ class Attention(Mixer):
     @override
     def cache(self, context: int, storage: Storage) -> CacheBytes:
         kv = self._cached_tokens(context) * self._token_bytes(storage)
+        kv += 0 if self.reuses_kv else 2 * self._scale_bytes(storage)
         return CacheBytes(kv=kv, conv=self._conv_bytes(storage))
 
     @override
@@ -374,7 +379,8 @@ class Attention(Mixer):
 
     @override
     def value_bytes(self, context: int, storage: Storage) -> int:
-        return self._cached_tokens(context) * self.n_kv_heads * self.v_head_dim * storage.kv_bytes
+        values = self._cached_tokens(context) * self.n_kv_heads * self.v_head_dim * storage.kv_bytes
+        return values + (0 if self.reuses_kv else self._scale_bytes(storage))
 
     @override
     def value_traffic(self, context: int, storage: Storage) -> int:
@@ -383,7 +389,8 @@ class Attention(Mixer):
     @override
     def cache_traffic(self, context: int, storage: Storage) -> int:
         # Every visible key but the new one is read, and the new one written: together keys(context) entries.
-        return self.keys(context) * self._token_bytes(storage) + 2 * self._conv_bytes(storage)
+        kv = self.keys(context) * self._token_bytes(storage) + 2 * self._scale_bytes(storage)
+        return kv + 2 * self._conv_bytes(storage)
 
     @override
     def core_activations(self, size: int, borrows_value: bool = False, keeps_output: bool = True) -> Activations | None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from hybridbench.arch.weights import (
     AWQ,
-    FP8,
+    FP8_BLOCK,
     FP8_TENSOR,
     GPTQ,
     INT4,
@@ -26,6 +26,9 @@ from hybridbench.arch.weights import (
 from hybridbench.errors import BadInput, unknown_name
 
 Config = Mapping[str, Any]
+
+_BY_ROW = replace(INT8, codes="", rounding=0.0)
+"""A code of 8 bits and a scale for each row, in a file that leaves out other matrices than modules here do."""
 
 
 def _refuse(name: str, value: Any, known: str) -> BadInput:
@@ -69,12 +72,12 @@ def _fp8(config: Config, element_bytes: int) -> Scheme:
         return replace(FP8_TENSOR, matrix_bytes=static)
     rows, columns = _block(size)
     scale = 1 if config.get("scale_fmt") == "ue8m0" else element_bytes
-    return replace(FP8, block_rows=rows, block_columns=columns, scale_bytes=scale, matrix_bytes=static)
+    return replace(FP8_BLOCK, block_rows=rows, block_columns=columns, scale_bytes=scale, matrix_bytes=static)
 
 
 def _fbgemm(_config: Config, _element_bytes: int) -> Scheme:
     """A float32 scale for each row, and the bound of activations' scales."""
-    return replace(INT8, name="fp8-row", scale_bytes=4, matrix_bytes=4)
+    return replace(_BY_ROW, name="fp8-row", scale_bytes=4, matrix_bytes=4)
 
 
 def _gptq(config: Config, _element_bytes: int) -> Scheme:
@@ -91,7 +94,7 @@ def _awq(config: Config, _element_bytes: int) -> Scheme:
 
 def _bitsandbytes(config: Config, _element_bytes: int) -> Scheme:
     if config.get("load_in_8bit", config.get("_load_in_8bit")):
-        return replace(INT8, scale_bytes=4)
+        return replace(_BY_ROW, scale_bytes=4)
     return NF4_DOUBLE if config.get("bnb_4bit_use_double_quant") else NF4
 
 
@@ -132,10 +135,10 @@ def _group_scheme(group: Any, form: Any, element_bytes: int) -> Scheme:
     rows, columns = sides[strategy]
     fixed = element_bytes if static else 0
     floats = weights.get("type") == "float"
-    name = {"tensor": "fp8-tensor", "channel": "fp8-row"}.get(str(strategy), "fp8") if floats else f"int{bits}"
+    name = {"tensor": "fp8-tensor", "channel": "fp8-row"}.get(str(strategy), "fp8-block") if floats else f"int{bits}"
     zeros = 0 if weights.get("symmetric", True) or floats else bits
     scheme = replace(
-        INT8, name=name, bits=bits, block_rows=rows, block_columns=columns, scale_bytes=element_bytes,
+        _BY_ROW, name=name, bits=bits, block_rows=rows, block_columns=columns, scale_bytes=element_bytes,
         zero_bits=zeros, matrix_bytes=fixed,
     )  # fmt: skip
     if form in ("float-quantized", "naive-quantized", "int-quantized"):

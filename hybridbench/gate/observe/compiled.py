@@ -96,7 +96,8 @@ def named(kernel: str, compile: dict[str, Any]) -> str:
     signature = compile["signature"]
     types = [kind for kind in signature.values() if kind != "constexpr"]
     constants = {list(signature)[place[0]]: value for place, value in compile["constants"].items() if len(place) == 1}
-    shown = [f"{name}={value}" for name, value in constants.items() if name not in _FLAGS]
+    # None stands for an argument that this launch has no use for
+    shown = [f"{name}={value}" for name, value in constants.items() if name not in _FLAGS and value is not None]
     return " ".join([kernel, *types, *shown, f"warps={compile['num_warps']}", f"stages={compile['num_stages']}"])
 
 

@@ -156,6 +156,30 @@ def fused_step(pdl: bool) -> None:
         fused.FusedStep(model, caches, token, position, advance=True, pdl=pdl, tilings=tilings)()
 
 
+def quantised_step(pdl: bool) -> None:
+    """A fused decode step on codes of 8 bits, of every kind of block that it has."""
+    from hybridbench.arch.families import pattern_spec
+    from hybridbench.model import fused
+    from hybridbench.model.build import build_model, resolve_backends
+    from hybridbench.suite.case import Case, Execution
+    from hybridbench.suite.workloads import Workload
+
+    for pattern, weights, sequences in (
+        ("M-*-", "fp8", B),
+        ("M-*-", "fp8", MANY),
+        ("M-*-", "int8", B),
+        ("(*&M)-", "fp8", B),
+        ("G-L-7-7m-", "fp8", B),
+    ):
+        execution = Execution("cpu", "bfloat16", "eager", weight_dtype=weights, kv_dtype="fp8")
+        case = Case(pattern_spec(pattern, "1b"), Workload("decode", 8, sequences), execution)
+        model = build_model(case, resolve_backends(case))
+        model.quantise(weights)
+        token, position = torch.empty(2, sequences, dtype=torch.int64)
+        caches = model.new_caches(sequences, 8, execution.storage)
+        fused.FusedStep(model, caches, token, position, advance=True, pdl=pdl)()
+
+
 def step_of_a_rank(pdl: bool) -> None:
     """The fused decode step of one of two ranks, each of which has a part of every sublayer; nothing travels."""
     from hybridbench.arch.families import pattern_spec
@@ -185,7 +209,7 @@ def spinning(_pdl: bool) -> None:
     triton_spin.spin(seen, waited, 200_000)
 
 
-LAUNCHES = (elementwise, optimizer, delta, scan, decode, fused_step, step_of_a_rank, spinning)
+LAUNCHES = (elementwise, optimizer, delta, scan, decode, fused_step, quantised_step, step_of_a_rank, spinning)
 """A row for each module of kernels; each is told whether kernels overlap the ones before (``triton_launch``)."""
 
 

@@ -49,6 +49,8 @@ def attention_decode_kernel(
     q_ptr: tl.tensor,
     k_ptr: tl.tensor,
     v_ptr: tl.tensor,
+    k_scale_ptr: tl.tensor,
+    v_scale_ptr: tl.tensor,
     length_ptr: tl.tensor,
     out_ptr: tl.tensor,
     part_ptr: tl.tensor,
@@ -81,7 +83,9 @@ def attention_decode_kernel(
 ) -> None:
     """One split of one (sequence, KV head) pair; the last one to finish combines them.
 
-    With HEAD_NORM each head's output is divided by its own root mean square, as a parallel block wants it.
+    Where the caches hold codes, which are converted to the queries' dtype in registers, the scales of keys and values
+    are (B, K): one for all that a program reads, so that scores and outputs are scaled, not the codes. Else they are
+    None. With HEAD_NORM each head's output is divided by its own root mean square, as a parallel block wants it.
     """
     split = tl.program_id(0)
     pair = tl.program_id(1)
@@ -104,6 +108,8 @@ def attention_decode_kernel(
     v = tl.arange(0, V_TILE)
     q_at = q_ptr + b * q_stride_b + (kv_head * R + r)[:, None] * q_stride_h + p[None, :]
     q = tl.load(q_at, mask=(r < R)[:, None] & (p < P)[None, :], other=0.0)
+    if k_scale_ptr is not None:
+        scale_log2 *= tl.load(k_scale_ptr + pair)
     top = tl.full((ROWS,), float("-inf"), tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
     acc = tl.zeros((ROWS, V_TILE), tl.float32)
@@ -113,7 +119,7 @@ def attention_decode_kernel(
         keys = tl.load(
             k_base + slot[None, :] * k_stride_s + p[:, None], mask=live[None, :] & (p < P)[:, None], other=0.0
         )
-        scores = tl.dot(q, keys, input_precision="ieee") * scale_log2
+        scores = tl.dot(q, keys.to(q.dtype), input_precision="ieee") * scale_log2
         scores = tl.where(live[None, :], scores, float("-inf"))
         new_top = tl.maximum(top, tl.max(scores, 1))
         weights = tl.exp2(scores - new_top[:, None])
@@ -122,13 +128,16 @@ def attention_decode_kernel(
             v_base + slot[:, None] * v_stride_s + v[None, :], mask=live[:, None] & (v < V)[None, :], other=0.0
         )
         total = total * keep + tl.sum(weights, 1)
-        acc = acc * keep[:, None] + tl.dot(weights.to(values.dtype), values, input_precision="ieee")
+        acc = acc * keep[:, None] + tl.dot(weights.to(q.dtype), values.to(q.dtype), input_precision="ieee")
         top = new_top
 
+    lse = top + tl.log2(total)
+    if v_scale_ptr is not None:
+        total /= tl.load(v_scale_ptr + pair)
     # (pair, query row, split): the parts of one row are contiguous
     row = (pair.to(tl.int64) * R + r) * SPLITS + split
     tl.store(part_ptr + row[:, None] * V + v[None, :], acc / total[:, None], mask=(r < R)[:, None] & (v < V)[None, :])
-    tl.store(lse_ptr + row, top + tl.log2(total), mask=r < R)
+    tl.store(lse_ptr + row, lse, mask=r < R)
     tl.debug_barrier()
     if tl.atomic_add(count_ptr + pair, 1, sem="acq_rel", scope="gpu") != used - 1:
         return
@@ -227,7 +236,7 @@ class DecodePlan:
     def make(
         cls, B: int, H: int, K: int, P: int, V: int, S: int, like: Tensor, *, splits: int | None = None
     ) -> DecodePlan:
-        """A plan for caches (B, S, K, P) and (B, S, K, V) in the dtype and on the device of ``like``."""
+        """A plan for caches (B, S, K, P) and (B, S, K, V) in the dtype and on the device of ``like``, a cache."""
         n_sms = multiprocessors(like.device)
         block = block_size(P, V, like.element_size(), B * K, S, n_sms)
         if splits is None:
@@ -245,12 +254,16 @@ def launch_attention_decode(
     length_B: Tensor,
     out_BHV: Tensor,
     *,
+    scales_BK: tuple[Tensor | None, Tensor | None] = (None, None),
     norm_eps: float | None = None,
     pdl: bool = False,
     compile_only: bool = False,
 ) -> None:
-    """One launch of the kernel, or its compilation only; ``norm_eps`` asks for each head's output over its root mean
-    square.
+    """One launch of the kernel, or its compilation only.
+
+    Args:
+        scales_BK: of keys and of values, where the caches hold codes.
+        norm_eps: asks for each head's output over its root mean square.
     """
     B, H, P = q_BHP.shape
     K, V = v_cache_BSKV.shape[2:]
@@ -262,6 +275,7 @@ def launch_attention_decode(
         q_BHP,
         k_cache_BSKP,
         v_cache_BSKV,
+        *scales_BK,
         length_B,
         out_BHV,
         plan.part,

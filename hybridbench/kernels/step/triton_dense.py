@@ -16,6 +16,8 @@ from hybridbench.kernels.step.triton_product import (
     norm_factor,
     product_after,
     product_of,
+    row_scales,
+    scaled_rows,
     sum_of_parts,
 )
 from hybridbench.kernels.triton_jit import jit
@@ -27,6 +29,7 @@ def project_swiglu(
     xw_ptr: tl.tensor,
     squares_ptr: tl.tensor,
     w_ptr: tl.tensor,
+    scale_ptr: tl.tensor,
     act_ptr: tl.tensor,
     part_ptr: tl.tensor,
     count_ptr: tl.tensor,
@@ -50,6 +53,7 @@ def project_swiglu(
     unit = tile * HALF + i % HALF
     unit_ok = unit < F
     row = (tl.where(unit_ok, unit, 0) + (i // HALF) * F).to(tl.int64)  # F rows apart
+    scale = row_scales(scale_ptr, row, unit_ok)
     low = (split * (D // BLOCK_K) // SPLITS) * BLOCK_K
     high = ((split + 1) * (D // BLOCK_K) // SPLITS) * BLOCK_K
     first_w = first_weights(w_ptr, row, unit_ok, low, D, BLOCK_K)
@@ -60,6 +64,7 @@ def project_swiglu(
         if not last_to_arrive(acc, part_ptr, count_ptr, tile, split, SPLITS, 2 * HALF, TOKENS):
             return
         acc = sum_of_parts(part_ptr, count_ptr, tile, SPLITS, 2 * HALF, TOKENS)
+    acc = scaled_rows(acc, scale, scale_ptr)
     acc = acc * norm_factor(squares, squares_ptr, D, eps, PARTS, PARTS_TILE, B, TOKENS)
     gate, up = halves_of(acc, HALF, TOKENS)
     b = tl.arange(0, TOKENS)
@@ -76,6 +81,8 @@ def project_residual(
     squares_ptr: tl.tensor,
     first_w_ptr: tl.tensor,
     second_w_ptr: tl.tensor,
+    first_scale_ptr: tl.tensor,
+    second_scale_ptr: tl.tensor,
     norm_weight_ptr: tl.tensor,
     x_ptr: tl.tensor,
     xw_ptr: tl.tensor,
@@ -112,6 +119,7 @@ def project_residual(
     of_tile = tl.arange(0, ROWS)
     first_w_ptr += (tile * ROWS).to(tl.int64) * first_w_width
     second_w_ptr += (tile * ROWS).to(tl.int64) * second_w_width
+    scale = row_scales(first_scale_ptr, row, row_ok)
     BLOCKS: tl.constexpr = (K1 + K2) // BLOCK_K
     low = (split * BLOCKS // SPLITS) * BLOCK_K
     high = ((split + 1) * BLOCKS // SPLITS) * BLOCK_K
@@ -131,6 +139,7 @@ def project_residual(
             first_w, first_ptr, first_w_ptr, of_tile, row_ok, low, high, K1, first_w_width, B, TOKENS, BLOCK_K, STAGES
         )
     else:
+        second_scale = row_scales(second_scale_ptr, row, row_ok)
         wait(PDL)
         acc = tl.zeros((ROWS, TOKENS), tl.float32)
         acc = product_of(
@@ -139,6 +148,8 @@ def project_residual(
         )  # fmt: skip
         if SUBTRACT:
             acc = -acc
+        if first_scale_ptr is not None:  # all sums are multiplied by the first weight's scales in the end
+            acc = acc * tl.where(row_ok, second_scale / scale, 0.0)[:, None]
         acc = product_of(
             acc, first_ptr, first_w_ptr, of_tile, row_ok, tl.minimum(low, K1), tl.minimum(high, K1), K1,
             first_w_width, B, TOKENS, BLOCK_K, STAGES,
@@ -147,6 +158,7 @@ def project_residual(
         if not last_to_arrive(acc, part_ptr, count_ptr, tile, split, SPLITS, ROWS, TOKENS):
             return
         acc = sum_of_parts(part_ptr, count_ptr, tile, SPLITS, ROWS, TOKENS)
+    acc = scaled_rows(acc, scale, first_scale_ptr)
     if NORMED:
         acc = acc * norm_factor(squares, squares_ptr, K1, eps, PARTS, PARTS_TILE, B, TOKENS)
     if TOKENS > FEW:

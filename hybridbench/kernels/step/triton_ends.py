@@ -7,7 +7,14 @@ from __future__ import annotations
 
 import triton.language as tl
 
-from hybridbench.kernels.step.triton_product import early_squares, first_weights, norm_factor, product_after
+from hybridbench.kernels.step.triton_product import (
+    early_squares,
+    first_weights,
+    norm_factor,
+    product_after,
+    row_scales,
+    scaled_rows,
+)
 from hybridbench.kernels.triton_jit import jit
 from hybridbench.kernels.triton_launch import wait
 
@@ -17,6 +24,7 @@ def begin(
     token_ptr: tl.tensor,
     position_ptr: tl.tensor,
     embedding_ptr: tl.tensor,
+    scale_ptr: tl.tensor,
     norm_weight_ptr: tl.tensor,
     x_ptr: tl.tensor,
     xw_ptr: tl.tensor,
@@ -44,7 +52,10 @@ def begin(
     wait(PDL)
     position = tl.load(position_ptr + b)
     d = tl.arange(0, D_TILE)
-    x = tl.load(embedding_ptr + tl.load(token_ptr + b).to(tl.int64) * D + d, mask=d < D, other=0.0)
+    token = tl.load(token_ptr + b).to(tl.int64)
+    x = tl.load(embedding_ptr + token * D + d, mask=d < D, other=0.0)
+    if scale_ptr is not None:
+        x = (x.to(tl.float32) * tl.load(scale_ptr + token).to(tl.float32)).to(x_ptr.dtype.element_ty)
     weight = tl.load(norm_weight_ptr + d, mask=d < D, other=0.0)
     wide = x.to(tl.float32)
     tl.store(x_ptr + b * D + d, x, mask=d < D)
@@ -71,6 +82,7 @@ def project_head(
     xw_ptr: tl.tensor,
     squares_ptr: tl.tensor,
     w_ptr: tl.tensor,
+    scale_ptr: tl.tensor,
     logits_ptr: tl.tensor,
     best_ptr: tl.tensor,
     best_at_ptr: tl.tensor,
@@ -93,10 +105,12 @@ def project_head(
     row_ok = row < VOCABULARY
     of_tile = tl.arange(0, ROWS)
     w_ptr += (tile * ROWS).to(tl.int64) * D
+    scale = row_scales(scale_ptr, row, row_ok)
     first_w = first_weights(w_ptr, of_tile, row_ok, 0, D, BLOCK_K)
     wait(PDL)
     squares = early_squares(squares_ptr, PARTS, PARTS_TILE, B, TOKENS)
     acc = product_after(first_w, xw_ptr, w_ptr, of_tile, row_ok, 0, D, D, D, B, TOKENS, BLOCK_K, STAGES)
+    acc = scaled_rows(acc, scale, scale_ptr)
     acc = acc * norm_factor(squares, squares_ptr, D, eps, PARTS, PARTS_TILE, B, TOKENS)
     b = tl.arange(0, TOKENS)
     logits = acc.to(logits_ptr.dtype.element_ty)

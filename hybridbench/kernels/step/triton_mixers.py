@@ -16,10 +16,36 @@ from hybridbench.kernels.step.triton_product import (
     last_to_arrive,
     norm_factor,
     product_after,
+    row_scales,
+    scaled_rows,
     sum_of_parts,
 )
 from hybridbench.kernels.triton_jit import jit
 from hybridbench.kernels.triton_launch import wait
+
+LARGEST = tl.constexpr(448.0)
+"""The largest number of E4M3."""
+
+
+@jit
+def code_factor(
+    scale_ptr: tl.tensor, head: tl.tensor, K: tl.constexpr, B: tl.constexpr, TOKENS: tl.constexpr
+) -> tl.tensor:
+    """1 over the scales (B, K) of a head of a cache that holds codes, (1, TOKENS)."""
+    b = tl.arange(0, TOKENS)
+    if scale_ptr is None:
+        factor = tl.full((TOKENS,), 1.0, tl.float32)
+    else:
+        factor = 1 / tl.load(scale_ptr + b * K + head, mask=b < B, other=1.0)
+    return factor[None, :]
+
+
+@jit
+def as_stored(x: tl.tensor, factor: tl.tensor, cache_ptr: tl.tensor, scale_ptr: tl.tensor) -> tl.tensor:
+    """Keys or values in the dtype of their cache; as codes they saturate."""
+    if scale_ptr is not None:
+        x = tl.minimum(tl.maximum(x * factor, -LARGEST), LARGEST)
+    return x.to(cache_ptr.dtype.element_ty)
 
 
 @jit
@@ -27,9 +53,12 @@ def project_qkv(
     xw_ptr: tl.tensor,
     squares_ptr: tl.tensor,
     w_ptr: tl.tensor,
+    scale_ptr: tl.tensor,
     q_ptr: tl.tensor,
     k_ptr: tl.tensor,
     v_ptr: tl.tensor,
+    k_scale_ptr: tl.tensor,
+    v_scale_ptr: tl.tensor,
     turn_ptr: tl.tensor,
     slot_ptr: tl.tensor,
     part_ptr: tl.tensor,
@@ -57,7 +86,8 @@ def project_qkv(
     """The norm, the fused projection, rotary, and the stores of the new key and value into their slot.
 
     A tile is ``HALF`` rows of the lower half of one head and their partners in its upper half. The weight's rows are H
-    query heads and K key heads of width P, and K value heads of width V.
+    query heads and K key heads of width P, and K value heads of width V. Where the cache holds codes, the scales of
+    keys and of values are (B, K).
     """
     split = tl.program_id(0) % SPLITS
     tile = tl.program_id(0) // SPLITS
@@ -74,6 +104,7 @@ def project_qkv(
     pair_ok = pair < width // 2
     row = tl.where(pair_ok, pair + (i // HALF) * (width // 2), 0)
     w_ptr += first.to(tl.int64) * D
+    scale = row_scales(scale_ptr, first + row, pair_ok)
     low = (split * (D // BLOCK_K) // SPLITS) * BLOCK_K
     high = ((split + 1) * (D // BLOCK_K) // SPLITS) * BLOCK_K
     first_w = first_weights(w_ptr, row, pair_ok, low, D, BLOCK_K)
@@ -93,6 +124,7 @@ def project_qkv(
         if not last_to_arrive(acc, part_ptr, count_ptr, tile, split, SPLITS, 2 * HALF, TOKENS):
             return
         acc = sum_of_parts(part_ptr, count_ptr, tile, SPLITS, 2 * HALF, TOKENS)
+    acc = scaled_rows(acc, scale, scale_ptr)
     acc = acc * norm_factor(squares, squares_ptr, D, eps, PARTS, PARTS_TILE, B, TOKENS)
     lower, upper = halves_of(acc, HALF, TOKENS)
     if ROTATES and TOKENS > FEW:
@@ -107,18 +139,20 @@ def project_qkv(
         lower = turned
     kind = q_ptr.dtype.element_ty
     if tile < H * P_CHUNKS:
-        at = q_ptr + (b * (H * P))[None, :] + head * P + pair[:, None]
-        tl.store(at, lower.to(kind), mask=ok)
-        tl.store(at + P // 2, upper.to(kind), mask=ok)
+        q_at = q_ptr + (b * (H * P))[None, :] + head * P + pair[:, None]
+        tl.store(q_at, lower.to(kind), mask=ok)
+        tl.store(q_at + P // 2, upper.to(kind), mask=ok)
     else:
         if in_qk:
-            at = k_ptr + (b.to(tl.int64) * k_stride_b + slot * (K * P))[None, :] + (head - H) * P + pair[:, None]
-            tl.store(at, lower.to(kind), mask=ok)
-            tl.store(at + P // 2, upper.to(kind), mask=ok)
+            k_at = k_ptr + (b.to(tl.int64) * k_stride_b + slot * (K * P))[None, :] + (head - H) * P + pair[:, None]
+            factor = code_factor(k_scale_ptr, head - H, K, B, TOKENS)
+            tl.store(k_at, as_stored(lower, factor, k_ptr, k_scale_ptr), mask=ok)
+            tl.store(k_at + P // 2, as_stored(upper, factor, k_ptr, k_scale_ptr), mask=ok)
         else:
-            at = v_ptr + (b.to(tl.int64) * v_stride_b + slot * (K * V))[None, :] + head * V + pair[:, None]
-            tl.store(at, lower.to(kind), mask=ok)
-            tl.store(at + V // 2, upper.to(kind), mask=ok)
+            v_at = v_ptr + (b.to(tl.int64) * v_stride_b + slot * (K * V))[None, :] + head * V + pair[:, None]
+            factor = code_factor(v_scale_ptr, head, K, B, TOKENS)
+            tl.store(v_at, as_stored(lower, factor, v_ptr, v_scale_ptr), mask=ok)
+            tl.store(v_at + V // 2, as_stored(upper, factor, v_ptr, v_scale_ptr), mask=ok)
 
 
 @jit
@@ -126,6 +160,7 @@ def project_mamba2(
     xw_ptr: tl.tensor,
     squares_ptr: tl.tensor,
     w_ptr: tl.tensor,
+    scale_ptr: tl.tensor,
     z_ptr: tl.tensor,
     mixed_ptr: tl.tensor,
     dt_ptr: tl.tensor,
@@ -163,6 +198,7 @@ def project_mamba2(
     row_ok = row < I + C + H
     of_tile = tl.arange(0, ROWS)
     w_ptr += (tile * ROWS).to(tl.int64) * D
+    scale = row_scales(scale_ptr, row, row_ok)
     low = (split * (D // BLOCK_K) // SPLITS) * BLOCK_K
     high = ((split + 1) * (D // BLOCK_K) // SPLITS) * BLOCK_K
     first_w = first_weights(w_ptr, of_tile, row_ok, low, D, BLOCK_K)
@@ -192,6 +228,7 @@ def project_mamba2(
         if not last_to_arrive(acc, part_ptr, count_ptr, tile, split, SPLITS, ROWS, TOKENS):
             return
         acc = sum_of_parts(part_ptr, count_ptr, tile, SPLITS, ROWS, TOKENS)
+    acc = scaled_rows(acc, scale, scale_ptr)
     acc = acc * norm_factor(squares, squares_ptr, D, eps, PARTS, PARTS_TILE, B, TOKENS)
     kind = z_ptr.dtype.element_ty
     new = acc.to(kind)

@@ -1,5 +1,8 @@
 """triton_product: how the kernels of a decode step multiply weights by a few tokens, and add the parts of a product.
 
+Weights may be codes of 8 bits, which are converted to the dtype of what they multiply in registers, with a scale for
+each row (``model.quantised``). A kernel's ``scale_ptr`` is None for plain weights.
+
 Importing this module needs triton.
 """
 
@@ -29,6 +32,24 @@ def first_weights(
 
 
 @jit
+def row_scales(scale_ptr: tl.tensor, row: tl.tensor, row_ok: tl.tensor) -> tl.tensor:
+    """The scales of some rows of a quantised weight. They never change, so they may be loaded before the wait."""
+    if scale_ptr is None:
+        scale = tl.zeros((1,), tl.float32)
+    else:
+        scale = tl.load(scale_ptr + row, mask=row_ok, other=0.0).to(tl.float32)
+    return scale
+
+
+@jit
+def scaled_rows(acc: tl.tensor, scale: tl.tensor, scale_ptr: tl.tensor) -> tl.tensor:
+    """A product with a quantised weight times the ``row_scales`` of its rows."""
+    if scale_ptr is not None:
+        acc = acc * scale[:, None]
+    return acc
+
+
+@jit
 def product_of(
     acc: tl.tensor,
     x_ptr: tl.tensor,
@@ -50,7 +71,7 @@ def product_of(
     for start in tl.range(k_first, k_last, BLOCK_K, num_stages=STAGES):
         w = tl.load(w_ptr + row[:, None] * w_width + (start + k)[None, :], mask=row_ok[:, None], other=0.0)
         x = tl.load(x_ptr + (start + k)[:, None] + b[None, :] * x_width, mask=(b < B)[None, :], other=0.0)
-        acc = tl.dot(w, x, acc, input_precision="ieee")
+        acc = tl.dot(w.to(x.dtype), x, acc, input_precision="ieee")
     return acc
 
 
@@ -85,7 +106,7 @@ def product_after(
         acc = product_of(
             acc, x_ptr, w_ptr, row, row_ok, k_first + BLOCK_K, k_last, x_width, w_width, B, TOKENS, BLOCK_K, STAGES
         )
-        acc = tl.dot(first_w, x, acc, input_precision="ieee")
+        acc = tl.dot(first_w.to(x.dtype), x, acc, input_precision="ieee")
     return acc
 
 

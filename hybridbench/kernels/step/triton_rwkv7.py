@@ -8,7 +8,13 @@ from __future__ import annotations
 import triton.language as tl
 
 from hybridbench.kernels.step.triton_low_rank import low_rank_rows, of_sequence, second_product
-from hybridbench.kernels.step.triton_product import last_to_arrive, load_squares, sum_of_parts
+from hybridbench.kernels.step.triton_product import (
+    last_to_arrive,
+    load_squares,
+    row_scales,
+    scaled_rows,
+    sum_of_parts,
+)
 from hybridbench.kernels.triton_jit import jit
 from hybridbench.kernels.triton_launch import wait
 
@@ -47,6 +53,7 @@ def project_rwkv7(
     rate_ptr: tl.tensor,
     value_ptr: tl.tensor,
     gate_ptr: tl.tensor,
+    scale_ptr: tl.tensor,
     out_ptr: tl.tensor,
     part_ptr: tl.tensor,
     count_ptr: tl.tensor,
@@ -73,7 +80,8 @@ def project_rwkv7(
 
     Each product reads a mix of its own of the token with the one before, whose normed inputs (B, D) are the last of
     COLUMNS at ``last``; ``share`` has a row of D for each of r, k, v, decay, rate and gate. The packed output row is r,
-    k and v of I channels, then DECAY columns after tanh, RATE, VALUE and GATE after a sigmoid.
+    k and v of I channels, then DECAY columns after tanh, RATE, VALUE and GATE after a sigmoid. Scales of quantised
+    weights are those of all its rows.
     """
     split = tl.program_id(0) % SPLITS
     tile = tl.program_id(0) // SPLITS
@@ -116,6 +124,7 @@ def project_rwkv7(
     # r, k and v are one matrix, of which each has I rows
     within = tl.where(tile < 3 * WIDE, place, 0) + (tile - begin) * ROWS
     w_ptr += within.to(tl.int64) * D
+    row_scale = row_scales(scale_ptr, place + row, row_ok)
     share_ptr += mix * D
     low = (split * (D // BLOCK_K) // SPLITS) * BLOCK_K
     high = ((split + 1) * (D // BLOCK_K) // SPLITS) * BLOCK_K
@@ -126,15 +135,16 @@ def project_rwkv7(
     squares = load_squares(squares_ptr, PARTS, PARTS_TILE, B, TOKENS)
     scale = tl.rsqrt(tl.sum(squares, 0) / D + eps)
     x = _shifted(xw_ptr, last_ptr, share_ptr, scale, low + k, D, COLUMNS, B, TOKENS)
-    acc = tl.dot(first_w, x, input_precision="ieee")
+    acc = tl.dot(first_w.to(x.dtype), x, input_precision="ieee")
     for start in tl.range(low + BLOCK_K, high, BLOCK_K, num_stages=STAGES):
         w = tl.load(at + start, mask=row_ok[:, None], other=0.0)
         x = _shifted(xw_ptr, last_ptr, share_ptr, scale, start + k, D, COLUMNS, B, TOKENS)
-        acc = tl.dot(w, x, acc, input_precision="ieee")
+        acc = tl.dot(w.to(x.dtype), x, acc, input_precision="ieee")
     if SPLITS > 1:
         if not last_to_arrive(acc, part_ptr, count_ptr, tile, split, SPLITS, ROWS, TOKENS):
             return
         acc = sum_of_parts(part_ptr, count_ptr, tile, SPLITS, ROWS, TOKENS)
+    acc = scaled_rows(acc, row_scale, scale_ptr)
     if mix == 3:
         acc = 2 * tl.sigmoid(2 * acc) - 1  # tanh
     if mix == 5:

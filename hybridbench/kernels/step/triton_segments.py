@@ -16,6 +16,8 @@ from hybridbench.kernels.step.triton_product import (
     last_to_arrive,
     load_squares,
     product_after,
+    row_scales,
+    scaled_rows,
     sum_of_parts,
 )
 from hybridbench.kernels.triton_jit import jit
@@ -74,6 +76,7 @@ def project_segments(
     x_ptr: tl.tensor,
     squares_ptr: tl.tensor,
     w_ptr: tl.tensor,
+    scale_ptr: tl.tensor,
     out_ptr: tl.tensor,
     conv_ptr: tl.tensor,
     conv_weight_ptr: tl.tensor,
@@ -112,6 +115,7 @@ def project_segments(
     row_ok = row < R
     of_tile = tl.arange(0, ROWS)
     w_ptr += (tile * ROWS).to(tl.int64) * K
+    scale = row_scales(scale_ptr, row, row_ok)
     low = (split * (K // BLOCK_K) // SPLITS) * BLOCK_K
     high = ((split + 1) * (K // BLOCK_K) // SPLITS) * BLOCK_K
     first_w = first_weights(w_ptr, of_tile, row_ok, low, K, BLOCK_K)
@@ -132,6 +136,7 @@ def project_segments(
         if not last_to_arrive(acc, part_ptr, count_ptr, tile, split, SPLITS, ROWS, TOKENS):
             return
         acc = sum_of_parts(part_ptr, count_ptr, tile, SPLITS, ROWS, TOKENS)
+    acc = scaled_rows(acc, scale, scale_ptr)
     if NORMED:
         acc = acc * tl.rsqrt(tl.sum(squares, 0) / K + eps)[None, :]
     kind = out_ptr.dtype.element_ty

@@ -32,7 +32,7 @@ def _plan(chain: Chain, module: DeltaModule, cache: RecurrentCache, head_eps: fl
     spec = module.spec
     H, P, V = spec.n_heads, spec.k_head_dim, spec.v_head_dim
     packed = chain.project(
-        module.in_proj.weight, active=(0, spec.conv_channels), conv=(cache.conv_BCW, module.conv_weight_CW, None)
+        module.in_proj, active=(0, spec.conv_channels), conv=(cache.conv_BCW, module.conv_weight_CW, None)
     )
     y_BI = chain.new(spec.out_width)
     low_rank = module.gate_proj is not None and module.decay_proj is not None

@@ -29,7 +29,7 @@ def _plan(chain: Chain, module: LightningModule, cache: LightningCache, head_eps
 
     spec = module.spec
     H, P, inner = spec.n_heads, spec.head_dim, spec.out_width
-    packed = chain.project(module.in_proj.weight, active=(0, 3 * inner))
+    packed = chain.project(module.in_proj, active=(0, 3 * inner))
     y_BI = chain.new(inner)
     values = min(VALUES, power_of_two(P))
     chunks = -(-P // values)

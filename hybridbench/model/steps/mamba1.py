@@ -34,8 +34,8 @@ def _plan(chain: Chain, module: Mamba1Module, cache: RecurrentCache, head_eps: f
     spec = module.spec
     inner = spec.d_inner
     conv = (cache.conv_BCW, module.conv_weight_CW, module.conv_bias_C)
-    packed = chain.project(module.in_proj.weight, active=(0, inner), conv=conv)
-    ranked = chain.project(module.x_proj.weight, x=packed)
+    packed = chain.project(module.in_proj, active=(0, inner), conv=conv)
+    ranked = chain.project(module.x_proj, x=packed)
     y_BI = chain.new(inner)
     tiles = -(-inner // CHANNELS)
     sequences = chain.sequences_beside(tiles, PER_SM)

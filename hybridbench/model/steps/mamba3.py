@@ -25,7 +25,7 @@ def _plan(chain: Chain, module: Mamba3Module, cache: Mamba3Cache, head_eps: floa
 
     spec = module.spec
     H, P, N = spec.n_heads, spec.head_dim, spec.d_state
-    packed = chain.project(module.in_proj.weight)
+    packed = chain.project(module.in_proj)
     y_BI = chain.new(spec.out_width)
     chain.launch(
         update_mamba3,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+
 from hybridbench.arch.blocks.rwkv7 import Rwkv7
 from hybridbench.kernels.rwkv7.reference import RATE
 from hybridbench.model.cache import RecurrentCache
@@ -95,10 +97,14 @@ def _ranks(spec: Rwkv7) -> dict[str, int]:
 def _project(chain: Chain, module: Rwkv7Module, cache: RecurrentCache) -> Tensor:
     """The packed row of a token, which ``project_rwkv7`` describes."""
     from hybridbench.kernels.step.triton_rwkv7 import project_rwkv7
+    from hybridbench.model.quantised import stored
 
     spec = module.spec
     inner, ranks = spec.out_width, _ranks(spec)
-    tiling = chain.tiling("rwkv7", 3 * inner + sum(ranks.values()), spec.d_model)
+    low_rank = (module.decay_down, module.rate_down, module.value_down, module.gate_down)
+    main, down = stored(module.in_proj), [None if one is None else stored(one) for one in low_rank]
+    scales = [one.scale_R for one in (main, *down) if one is not None and one.scale_R is not None]
+    tiling = chain.tiling("rwkv7", 3 * inner + sum(ranks.values()), main)
     tiles = 3 * -(-inner // tiling.rows) + sum(-(-rank // tiling.rows) for rank in ranks.values())
     packed = chain.packed(3 * inner + sum(ranks.values()))
     chain.launch(
@@ -108,11 +114,9 @@ def _project(chain: Chain, module: Rwkv7Module, cache: RecurrentCache) -> Tensor
         chain.stream.squares,
         cache.conv_BCW[..., -1],
         module.share_LD,
-        module.in_proj.weight,
-        module.decay_down.weight,
-        module.rate_down.weight,
-        module.decay_down.weight if module.value_down is None else module.value_down.weight,
-        module.gate_down.weight,
+        main.matrix_RK,
+        *((one or main).matrix_RK for one in down),  # the first layer has no VALUE, whose weight nothing reads there
+        torch.cat(scales) if scales else None,
         packed,
         *chain.parts_of("rwkv7", tiles, tiling),
         chain.model.norm_eps,

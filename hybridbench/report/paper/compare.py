@@ -15,7 +15,7 @@ from hybridbench.record import Record, Status
 from hybridbench.report.paper.claims import Numbers, Training, paper_numbers
 from hybridbench.report.paper.figures import BATCH, LENGTHS, PROMPT, STACKS, TRAIN_CONTEXT, Stack, stack_of
 from hybridbench.store import machine_of, newest
-from hybridbench.suite.case import COMPILE, EAGER, GRAPH, PUBLISHED
+from hybridbench.suite.case import COMPILE, EAGER, GRAPH, PUBLISHED, stored_text
 from hybridbench.suite.workloads import GENERATE, TRAIN
 
 PAPER, AS_PUBLISHED, EQUAL = "the paper", "ours as published", "ours with equal kernels"
@@ -64,7 +64,8 @@ def compare(records: Iterable[Record]) -> list[PaperComparison]:
 def _believed(record: Record) -> bool:
     """Whether a valid record is one of the paper's cells: its workload, the default dtype and default backends."""
     case, work = record.case, record.case.workload
-    usual = case.execution.dtype == "bfloat16" and case.execution.state_dtype is None and not case.execution.backends
+    execution = case.execution
+    usual = execution.dtype == "bfloat16" and not any(stored_text(execution).values()) and not execution.backends
     wanted = (GENERATE, PROMPT) if work.kind == GENERATE else (TRAIN, 0)
     if not usual or work.batch != BATCH or (work.kind, work.prompt) != wanted:
         return False

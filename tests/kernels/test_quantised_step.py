@@ -1,0 +1,76 @@
+"""The kernels of a decode step on codes of 8 bits: right in triton's interpreter, and compiled for a Hopper GPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hopper import for_hopper
+
+pytestmark = pytest.mark.slow
+
+pytest.importorskip("triton", reason="triton is not installed, so there is no kernel to test")
+
+PROGRAM = Path(__file__).parent / "step_quantised_in_interpreter.py"
+TYPES = {
+    **dict.fromkeys(("length_ptr", "count_ptr"), "*i32"),
+    **dict.fromkeys(("part_ptr", "lse_ptr", "squares_ptr", "scale_ptr", "k_scale_ptr", "v_scale_ptr"), "*fp32"),
+    **dict.fromkeys(("scale_log2", "eps"), "fp32"),
+}
+
+
+@pytest.mark.timeout(900)  # it runs on one core, of which others may leave it a third
+def test_the_fused_step_is_right_on_codes_in_the_interpreter() -> None:
+    """Logits and caches of every mixer, of tiles of many sequences, and attention's kernel, against the plain code."""
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, str(PROGRAM)], capture_output=True, text=True, env=environment, check=False, cwd=PROGRAM.parent
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout)
+    assert len(found) >= 14
+    for case, logits, caches in found:
+        exact = "float32" in case
+        assert logits < (2e-5 if exact else 0.15), case
+        assert caches < (1e-5 if exact else 3e-2), case
+
+
+@pytest.mark.parametrize("tokens", [8, 16])
+def test_weights_of_one_byte_are_loaded_16_bytes_at_a_time_and_multiplied_in_16_bit(tokens: int) -> None:
+    from hybridbench.kernels.step import triton_dense
+    from hybridbench.model.tiling import Tiling
+
+    tiling = Tiling.choose(16_384, 2048, 132, tokens, 1)
+    constants = {"D": 2048, "F": 8192, "HALF": tiling.rows // 2, "PARTS": 32, "PARTS_TILE": 32, "B": tokens}
+    constants |= {"TOKENS": tokens, "PDL": True, **tiling.constants}
+    compiled = for_hopper(triton_dense.project_swiglu, constants, TYPES | {"w_ptr": "*fp8e4nv"})
+    ptx = compiled.asm["ptx"]
+    before = ptx[: ptx.index("griddepcontrol.wait")]
+    assert before.count("ld.global.v4.b32") >= 4, "weights are loaded before the wait"
+    assert "cp.async.cg.shared.global" in ptx
+    assert "cp.async.ca.shared.global" not in ptx
+    assert "bf16.bf16.f32" in ptx
+    assert ".e4m3.e4m3" not in ptx
+
+
+def test_codes_of_keys_are_loaded_asynchronously_and_leave_room_for_two_programs() -> None:
+    import triton
+
+    from hybridbench.kernels.attention import triton_decode
+
+    P = V = 64
+    constants = {"q_stride_h": P, "k_stride_s": 8 * P, "k_stride_k": P, "v_stride_s": 8 * V, "v_stride_k": V, "K": 8}
+    constants |= {"R": 4, "P": P, "V": V, "SPLITS": 32, "SPLITS_TILE": 32, "R_TILE": 4, "ROWS": 16, "HEAD_NORM": False}
+    constants |= {"P_TILE": triton.next_power_of_2(P), "V_TILE": triton.next_power_of_2(V), "PDL": True}
+    block = triton_decode.block_size(P, V, 1, pairs=16, slots=10**6, n_sms=132)
+    constants |= {"BLOCK": block, "STAGES": triton_decode.STAGES}
+    codes = dict.fromkeys(("k_ptr", "v_ptr"), "*fp8e4nv")
+    compiled = for_hopper(triton_decode.attention_decode_kernel, constants, TYPES | codes)
+    assert "cp.async" in compiled.asm["ptx"]
+    assert block == 256
+    assert compiled.metadata.shared * triton_decode.PROGRAMS_PER_SM <= 228 << 10
+    assert compiled.metadata.shared * (triton_decode.PROGRAMS_PER_SM + 1) > 228 << 10
