@@ -35,9 +35,9 @@ class LanguageModel(nn.Module):
         d_model, vocab_size: as in the spec.
 
     ``checkpoint`` is what a forward with gradients keeps (``model.checkpoint``). ``across`` are the ranks of which each
-    holds a part of every sublayer; None where this process holds them whole. ``share`` is which of equal parts of a
-    batch this process works at: its number, and how many there are. Within ``gathering(index)`` the weights of a
-    sublayer are whole in this process, or, for None, those of the embedding and the norms.
+    holds a part of every sublayer and of the vocabulary; None where this process holds them whole. ``share`` is which
+    of equal parts of a batch this process works at: its number, and how many there are. Within ``gathering(index)`` the
+    weights of a sublayer are whole in this process, or, for None, those of the embedding and the norms.
     """
 
     def __init__(self, layers: Sequence[BlockModule], ops: Ops, d_model: int, vocab_size: int, make: Factory) -> None:
@@ -70,6 +70,17 @@ class LanguageModel(nn.Module):
     def blocks(self) -> list[BlockModule]:
         """``layers`` with their type."""
         return cast("list[BlockModule]", list(self.layers))
+
+    @property
+    def vocab_size(self) -> int:
+        """Words of the whole model, of which this process may hold a part."""
+        return self.embedding_VD.shape[0] if self.across is None else self.across.vocab_size
+
+    def embed(self, token: Tensor) -> Tensor:
+        """The embedding (..., D) of tokens."""
+        if self.across is None:
+            return F.embedding(token, self.embedding_VD)
+        return self.across.embed(token, self.embedding_VD)
 
     def _normed(self, x: Tensor, index: int) -> Tensor:
         return F.rms_norm(x, (self.d_model,), self.norm_weights[index], self.norm_eps)
@@ -125,7 +136,7 @@ class LanguageModel(nn.Module):
         and the stream before, which are three tensors instead of one.
         """
         step = self.step_over(token_BT)
-        x_BTD = F.embedding(token_BT, self.embedding_VD)
+        x_BTD = self.embed(token_BT)
         for index, layer in enumerate(self.blocks):
 
             def sublayer(x: Tensor, index: int = index) -> Tensor:
@@ -141,7 +152,7 @@ class LanguageModel(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """The last sublayer's output, and the residual stream to which the next norm adds it."""
         step = self.step_over(token_BT, start)
-        branch_BTD, residual_BTD = F.embedding(token_BT, self.embedding_VD), None
+        branch_BTD, residual_BTD = self.embed(token_BT), None
         for index in range(len(self.layers)):
             normed, residual_BTD = self.add_normed(branch_BTD, residual_BTD, index)
             branch_BTD = self.run_layer(index, normed, step, caches[index] if caches else None)
@@ -166,11 +177,22 @@ class LanguageModel(nn.Module):
         """Logits at every position (B, T, V)."""
         return F.linear(self.hidden(token_BT), self.embedding_VD)
 
+    @property
+    def own_words(self) -> Tensor:
+        """The rows of embedding and head that this process holds, without padding."""
+        return self.embedding_VD if self.across is None else self.across.own_rows(self.embedding_VD)
+
+    def head_weight(self) -> Tensor:
+        """The weight of the head (V, D), gathered where ranks have parts of it."""
+        return self.embedding_VD if self.across is None else self.across.whole(self.embedding_VD)
+
     def head(self, hidden_BD: Tensor) -> Tensor:
-        """Logits (B, V) of normed positions."""
-        if self.across is not None:
-            return self.across.logits(hidden_BD, self.embedding_VD)
-        return F.linear(hidden_BD, self.embedding_VD)
+        """Logits (B, V) of normed positions; of this process's words where ranks have parts of the vocabulary."""
+        return F.linear(hidden_BD, self.own_words)
+
+    def pick(self, logits_BV: Tensor) -> Tensor:
+        """The word of the largest logit (B)."""
+        return logits_BV.argmax(-1) if self.across is None else self.across.pick(logits_BV)
 
     def loss(self, token_BT: Tensor, target_BT: Tensor) -> Tensor:
         """The mean cross-entropy of the targets. The head's logits never exist whole."""
@@ -199,7 +221,7 @@ class LanguageModel(nn.Module):
     def decode(self, token_B: Tensor, position_B: Tensor, caches: list[Cache | None]) -> Tensor:
         """Logits (B, V) after one new token per sequence at absolute ``position_B``; updates ``caches`` in place."""
         step = Step(position_B)
-        x_BD = F.embedding(token_B, self.embedding_VD)
+        x_BD = self.embed(token_B)
         for index, layer in enumerate(self.blocks):
             branch_BD = layer.decode(self._normed(x_BD, index), step, caches[index])
             x_BD = x_BD + (branch_BD if self.across is None else self.across.leave(branch_BD))

@@ -25,7 +25,6 @@ from hybridbench.arch.block import Block, Storage
 from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.terms import FLOAT, Activations, Moment, Term, largest, total
 from hybridbench.errors import BadInput, unknown_name
-from hybridbench.predict.group import in_float32
 from hybridbench.predict.work import refuse_quantised
 from hybridbench.sizes import FUSED_STEP_BATCH, TRAIN_BATCHES, loss_rows
 from hybridbench.suite.case import CHECKPOINTS
@@ -121,7 +120,7 @@ class _Divided:
         """Bytes of gradients: of the sublayers that are done, of the one that runs, of the one before it."""
         if self.ranks == 1:
             return made + fresh
-        return self.held(made) + fresh + in_float32(leaving, self.storage)
+        return self.held(made) + fresh + leaving * FLOAT // self.storage.weight_bytes
 
 
 def train_memory(
