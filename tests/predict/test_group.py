@@ -173,3 +173,15 @@ def test_links_have_sources_and_are_of_one_direction() -> None:
         link = linked[name]
         assert link.bytes_per_s == pytest.approx(both_directions / 2 * 1e9)
         assert "data sheet" in link.source
+
+
+def test_ranks_that_share_a_model_gather_its_head_for_the_loss() -> None:
+    """One token, so that nothing but weights counts: the peak is the loss, with the head whole beside its gradient."""
+    part, head = shard(TRANSFORMER, 2), 128_256 * 2048
+    alone, half = (footprint(one, Workload(TRAIN, 1, 1), STORAGE, tp=tp) for one, tp in ((TRANSFORMER, 1), (part, 2)))
+    assert half.weights == 2 * arch.params(part)
+    assert half.optimizer == 2 * half.weights
+    assert half.gathered == 2 * head
+    assert half.head == pytest.approx((4 + 2) * head, rel=1e-4), "summed in float32, then rounded"
+    assert alone.gathered == 0
+    assert footprint(part, Workload(DECODE, 4096, 4), STORAGE, tp=2).head == 4 * 128_256 // 2 * 2, "logits of its words"

@@ -14,10 +14,15 @@ from hybridbench.arch.blocks.mamba2 import Mamba2
 from hybridbench.arch.families import ARCHS, Options, build_spec, pattern_spec
 from hybridbench.arch.held import held_parts, packing, shared_params
 from hybridbench.arch.model import shard
+from hybridbench.arch.stored import Dtypes
 from hybridbench.cli.options import as_typed
 from hybridbench.derive import transfers
 from hybridbench.errors import BadInput
+from hybridbench.machine import find_gpu
+from hybridbench.metrics import value
 from hybridbench.model.build import build_model, resolve_backends
+from hybridbench.predict.fit import largest_fit
+from hybridbench.predict.group import GpuGroup
 from hybridbench.record import BackendUse, Ceilings, Links, Memory, Observed, RankObserved, Record, Status
 from hybridbench.report.scaling import scaling_table
 from hybridbench.suite.case import Case, Execution
@@ -208,6 +213,23 @@ def test_a_rank_computes_its_part_with_its_part_of_the_head() -> None:
     assert (spec.vocab_size, spec.blocks["*"].n_heads, spec.blocks["-"].d_ff, batch) == (64_128, 16, 4096, 4)
     part = part_of_case(on("transformer", "train", 4, gpus=2))
     assert (part.model.vocab_size, part.model.blocks["*"].n_heads, part.workload.batch) == (128_256, 32, 2)
+
+
+def test_the_peak_of_a_rank_is_predicted_as_fit_predicts_it() -> None:
+    """Beside the largest that a rank had. FSDP2 and tensor parallelism are those of ``fit --gpus`` and ``fit --tp``."""
+    h200, half = find_gpu("h200"), Dtypes.of("bfloat16")
+    for case, group in (
+        (on("inter", "train", 4, gpus=2), GpuGroup(2)),
+        (on("inter", "train", 4, tp=2), GpuGroup(2, 2)),
+        (on("inter", "decode", 4, tp=2), GpuGroup(2, 2)),
+    ):
+        found, work = record(case, 10**9), case.workload
+        each = work.batch // group.ranks
+        fit = largest_fit(case.model, h200, work.kind, half, context=work.context, batch=each, group=group)
+        assert value(found, "predicted_peak_bytes") == fit.footprint.total
+        assert value(found, "rank_peak_bytes") == 7
+        alone = record(replace(case, execution=replace(case.execution, gpus=1, tp=1)), 10**9)
+        assert fit.footprint.total < (value(alone, "predicted_peak_bytes") or 0)
 
 
 def test_the_table_compares_with_one_gpu_at_the_same_batch_and_at_the_same_batch_each() -> None:
