@@ -250,5 +250,7 @@ def test_the_table_compares_with_one_gpu_at_the_same_batch_and_at_the_same_batch
     assert sent is not None
     by_hand = sent.gathered / 4e11 + sent.scattered / 2e11 + sent.all_reduced / 3e11
     assert found["transfer_s"] == pytest.approx(by_hand)
+    assert found["rank_peak_bytes"] == 7
+    assert found["predicted_peak_bytes"] == value(records[2], "predicted_peak_bytes") is not None
     assert found["scaling_floor_frac"] == pytest.approx(1.0), "transfers take less than the work, so they can be hidden"
     assert scaling_table(records[:2]) is None
