@@ -11,10 +11,10 @@ import pytest
 from click.testing import CliRunner
 
 from hybridbench.cli.main import main
-from hybridbench.cluster import slurm
+from hybridbench.cluster import member, slurm
 from hybridbench.cluster.opening import open_queue
-from hybridbench.errors import BadInput
-from hybridbench.queue.plan import QueuePlan, create, find
+from hybridbench.errors import BadInput, HybridbenchError
+from hybridbench.queue.plan import WAITING, QueuePlan, create, find
 from hybridbench.queue.shared import SharedQueue
 from hybridbench.record import Record, Status
 from hybridbench.store import RecordWriter, load
@@ -148,6 +148,15 @@ def test_a_worker_of_another_version_does_not_join(tmp_path):
     with pytest.raises(BadInput, match=r"by hybridbench 0\.0\.9\+sources\.aaaaaaaa, and this is"):
         open_queue(tmp_path, some_cases(), "first", resume=True)
     queue.leave()
+
+
+def test_a_job_of_another_version_ends_before_it_takes_a_case(tmp_path):
+    planned = create(tmp_path, QueuePlan(RUN, "first", hybridbench="0.0.9+sources.aaaaaaaa"), some_cases())
+    with pytest.raises(
+        HybridbenchError, match=r"the queue is of hybridbench 0\.0\.9.* use one environment on all nodes"
+    ):
+        member.serve(str(planned.folder), [])
+    assert len(list((planned.folder / WAITING).iterdir())) == len(planned.lines)
 
 
 def test_status_tells_cases_workers_and_failures(tmp_path):
