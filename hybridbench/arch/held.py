@@ -27,9 +27,14 @@ from typing import Any
 
 from hybridbench.arch.block import Block, rows_of
 from hybridbench.arch.blocks.attention import Attention
+from hybridbench.arch.blocks.gated_delta import GatedDelta
+from hybridbench.arch.blocks.kda import Kda
 from hybridbench.arch.blocks.mamba2 import Mamba2
+from hybridbench.arch.blocks.mamba3 import Mamba3
 from hybridbench.arch.blocks.mlp import Mlp
+from hybridbench.arch.blocks.moe import Moe
 from hybridbench.arch.blocks.parallel import Parallel
+from hybridbench.arch.blocks.rwkv7 import Rwkv7
 from hybridbench.arch.model import ModelSpec
 from hybridbench.errors import BadInput
 
@@ -177,6 +182,68 @@ def _mamba2(block: Mamba2, borrows_value: bool) -> Packing:
     return found | ({"norm_weight_I": Packed((channels,))} if block.gated_norm else {})
 
 
+def _delta(block: GatedDelta | Kda, borrows_value: bool) -> Packing:
+    keys, values, heads = (block.n_k_heads, block.k_head_dim), (block.n_heads, block.v_head_dim), (block.n_heads, 1)
+    low_rank = (1, block.k_head_dim)
+    gate, decay = (low_rank, low_rank) if block.low_rank else (values, heads)
+    found = {
+        "in_proj.weight": Packed(
+            (keys, keys, *(() if borrows_value else (values,)), gate, decay, heads), block.d_model
+        ),
+        "conv_weight_CW": Packed((keys, keys, values), block.d_conv),
+        "A_log_H": Packed((heads,)),
+        "dt_bias": Packed((heads,), block.k_head_dim if block.low_rank else 1),
+        "norm_weight_V": Packed(((1, block.v_head_dim),)),
+        "out_proj.weight": Packed((values,), block.d_model, 1),
+    }
+    up = Packed((values,), block.k_head_dim)
+    return found | (dict.fromkeys(("gate_proj.weight", "decay_proj.weight"), up) if block.low_rank else {})
+
+
+def _mamba3(block: Mamba3, borrows_value: bool) -> Packing:
+    channels, heads, states = (block.n_heads, block.head_dim), (block.n_heads, 1), (1, block.d_state)
+    b_and_c = ((block.n_groups, block.d_state),) * 2
+    x = () if borrows_value else (channels,)
+    return {
+        "in_proj.weight": Packed((channels, *x, *b_and_c, *(heads,) * 3, (1, block.n_angles)), block.d_model),
+        **dict.fromkeys(("B_norm_weight_N", "C_norm_weight_N"), Packed((states,))),
+        **dict.fromkeys(("dt_bias_H", "D_H"), Packed((heads,))),
+        **dict.fromkeys(("B_bias_HN", "C_bias_HN"), Packed((heads,), block.d_state)),
+        "out_proj.weight": Packed((channels,), block.d_model, 1),
+    }
+
+
+def _rwkv7(block: Rwkv7, borrows_value: bool) -> Packing:
+    channels, heads = (block.n_heads, block.head_dim), (block.n_heads, 1)
+    ranks = {"decay": block.decay_rank, "rate": block.rate_rank, "gate": block.gate_rank, "value": block.value_rank}
+    found = {
+        "in_proj.weight": Packed((channels,) * (2 if borrows_value else 3), block.d_model),
+        "share_LD": Packed(((1, len(block.mixed(borrows_value))),), block.d_model),
+        **dict.fromkeys(("decay_I", "rate_I", "removal_I", "added_I"), Packed((channels,))),
+        **dict.fromkeys(("bonus_HP", "norm_weight_HV", "norm_bias_HV"), Packed((heads,), block.head_dim)),
+        "out_proj.weight": Packed((channels,), block.d_model, 1),
+    }
+    for name, rank in ranks.items():
+        if rank:
+            found[f"{name}_down.weight"] = Packed(((1, rank),), block.d_model)
+            found[f"{name}_up.weight"] = Packed((channels,), rank)
+    return found | ({"value_I": Packed((channels,))} if block.value_rank else {})
+
+
+def _moe(block: Moe, _borrows_value: bool) -> Packing:
+    """Each rank has columns of every expert, and all ranks choose experts alike."""
+    columns, shared, experts = (block.d_expert, 1), (block.d_shared, 1), block.n_experts * block.d_model
+    found = {
+        "router.weight": Packed(((1, block.n_experts),), block.d_model),
+        "in_weight_EFD": Packed((columns, columns), experts, 1),
+        "out_weight_EDF": Packed((columns,), experts, 2),
+    }
+    if block.d_shared:
+        found["shared_in.weight"] = Packed((shared, shared), block.d_model)
+        found["shared_out.weight"] = Packed((shared,), block.d_model, 1)
+    return found
+
+
 def _mlp(block: Mlp, _borrows_value: bool) -> Packing:
     columns = block.d_ff, 1
     return {
@@ -207,7 +274,12 @@ def _parallel(block: Parallel, _borrows_value: bool) -> Packing:
 PACKINGS: dict[type[Block], Callable[[Any, bool], Packing]] = {
     Attention: _attention,
     Mamba2: _mamba2,
+    Mamba3: _mamba3,
+    GatedDelta: _delta,
+    Kda: _delta,
+    Rwkv7: _rwkv7,
     Mlp: _mlp,
+    Moe: _moe,
     Parallel: _parallel,
 }
 """Kind of block that runs divided to how its module's parameters are packed."""

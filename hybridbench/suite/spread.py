@@ -85,8 +85,8 @@ def check_spread(
         if batch % spread.gpus:
             raise BadInput(f"{how}: batch {batch}, that of all ranks, does not divide by {spread.gpus}.")
     for spec in specs:
-        if any(isinstance(block, Moe) for block, _ in spec.uses):
-            raise BadInput(f"{how} for {spec.label}: routed experts run on one GPU only.")
+        if spread.gpus > 1 and any(isinstance(block, Moe) for block, _ in spec.uses):
+            raise BadInput(f"{how} for {spec.label}: routed experts are not sharded; give {spelled('tp')} instead.")
         check_runs(spec, spread.tp)
         shard(spec, spread.tp)
 

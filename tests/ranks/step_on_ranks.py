@@ -34,6 +34,10 @@ MODELS = {
     "attention and mlp": pattern_spec("*-", "toy"),
     "mamba": pattern_spec("M-", "toy"),
     "intra": pattern_spec("(*&M)-", "toy"),
+    "gated delta and KDA": pattern_spec("GK-", "tiny"),
+    "Mamba-3": pattern_spec("3-", "tiny"),
+    "RWKV-7": pattern_spec("77-", "tiny"),
+    "KDA beside attention": pattern_spec("(*&K)-", "tiny"),
     "joint": pattern_spec("(*&M)-", "toy", Options(fusion_op="concat", fusion_out="joint")),
 }
 

@@ -53,7 +53,7 @@ def test_a_suite_names_ranks_as_the_command_line_does(tmp_path: Path) -> None:
     assert [(one.execution.gpus, one.execution.tp) for one in found] == [(1, 1), (2, 1), (1, 2)]
 
 
-KINDS = "attention, mamba2, mlp, parallel"
+KINDS = "attention, mamba2, mamba3, gated_delta, kda, rwkv7, mlp, moe, parallel"
 REFUSED = {
     "both ways": ({"gpus": "2", "tp": "2"}, "--gpus 2 with --tp 2: a case is spread one way; give one of them."),
     "a batch": ({"gpus": "3", "batch": "4"}, "--gpus 3: batch 4, that of all ranks, does not divide by 3."),
@@ -62,8 +62,11 @@ REFUSED = {
         "has n_heads 6 of window attention, which 4 GPUs cannot share; give 2 or 6.",
     ),
     "SSM heads": ({"tp": "8"}, "has n_heads 4 of mamba2, which 8 GPUs cannot share; give 2 or 4."),
-    "a mixer": ({"tp": "2", "mixer": "kda"}, f"tp 2 for a block of kind kda: only blocks of kind {KINDS} run divided."),
-    "experts": ({"gpus": "2", "moe": True}, "routed experts run on one GPU only."),
+    "a mixer": (
+        {"tp": "2", "mixer": "mamba1"},
+        f"a block of kind mamba1: only blocks of kind {KINDS} run divided.",
+    ),
+    "experts": ({"gpus": "2", "moe": True}, "routed experts are not sharded; give --tp instead."),
     "compiled": ({"tp": "2", "mode": "compile"}, "--tp 2 in mode compile: several ranks run in mode eager or graph."),
     "checkpoints": ({"gpus": "2", "checkpoint": "full"}, "--gpus 2 with checkpoint full: several ranks keep all"),
     "too many": ({"gpus": "2k"}, "--gpus 2048: give 1024 at most."),
@@ -93,11 +96,15 @@ def test_groups_that_neither_divide_nor_can_be_held_by_as_many_ranks_are_refused
         shard(replace(spec, blocks={**spec.blocks, "*": block}), 6)
 
 
+OTHERS = ("gated-delta", "kda", "mamba3", "rwkv7")
 SPLIT = {
     **{f"{name} {scale}": (build_spec(name, scale), 2) for name in ARCHS for scale in ("toy", "1b", "3b")},
     "transformer on 16": (build_spec("transformer", "3b"), 16),
     "mamba on 8": (build_spec("mamba", "3b"), 8),
     "gate": (build_spec("intra", "tiny", Options(fusion_scale="gate")), 2),
+    "experts": (build_spec("inter", "1b", Options(moe=True)), 4),
+    **{f"{m} on 4": (build_spec("inter", "1b", Options(mixer=m)), 4) for m in OTHERS},
+    **{f"{m} beside": (build_spec("intra", "3b", Options(mixer=m)), 2) for m in OTHERS},
     "lent": (pattern_spec("(*&M)-", "tiny", Options(fusion_value="shared", fusion_scale="vector")), 2),
 }
 

@@ -35,6 +35,10 @@ SPECS = {
     "lent value": small(pattern_spec("(*&M)-M-", "tiny", Options(**LENT))),
     "two groups": small(build_spec("mamba", "tiny")),
 }
+OTHERS = ("gated-delta", "kda", "mamba3", "rwkv7")
+SPECS |= {f"{m} between": small(build_spec("inter", "tiny", Options(mixer=m))) for m in OTHERS}
+SPECS |= {f"{m} beside": small(build_spec("intra", "tiny", Options(mixer=m))) for m in OTHERS if m != "gated-delta"}
+SPECS["experts"] = small(build_spec("inter", "tiny", Options(moe=True)))
 SPECS["odd vocabulary"] = replace(small(build_spec("inter", "toy")), vocab_size=321)
 SPECS["two groups"] = replace(
     SPECS["two groups"],
@@ -105,7 +109,10 @@ def close(found: object, expected: Tensor, what: str) -> None:
     torch.testing.assert_close(given, expected, rtol=1e-4, atol=2e-6, msg=lambda text: f"{what}: {text}")
 
 
-@named
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in SPECS if name != "experts"],
+)
 def test_training_with_sharded_weights_equals_training_on_one_rank(name: str) -> None:
     losses, expected = trained(SPECS[name])
     ranks = on_ranks(2, trained_on_rank, SPECS[name], {"gpus": 2})

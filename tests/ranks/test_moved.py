@@ -28,8 +28,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 RANKS = 2
 SPECS = {
     **{name: small(build_spec(name, "toy")) for name in ARCHS},
+    **{m: small(build_spec("inter", "tiny", Options(mixer=m))) for m in ("gated-delta", "kda", "mamba3", "rwkv7")},
+    "experts": small(build_spec("inter", "tiny", Options(moe=True))),
     "gate": small(build_spec("intra", "tiny", Options(fusion_scale="gate"))),
 }
+QUICK = ("inter", "intra")
 WORKS = {
     TRAIN: Workload(TRAIN, 40, 2),
     PREFILL: Workload(PREFILL, 40, 2),
@@ -72,7 +75,9 @@ def moved(spec: ModelSpec, work: Workload, dtype: str, spread: dict[str, int]) -
 
 
 @pytest.mark.parametrize("kind", WORKS)
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in SPECS]
+)
 def test_ranks_that_share_every_sublayer_move_the_bytes_predicted(name: str, kind: str) -> None:
     spec, work = SPECS[name], WORKS[kind]
     predicted = link_bytes(spec, work, Execution("cpu", "bfloat16", "eager").storage, GpuGroup(RANKS, RANKS))
