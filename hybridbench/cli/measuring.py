@@ -286,7 +286,8 @@ class _Sweep:
 
         if self.kind.shared:
             recorded = self.planned - len(self.todo)
-            self._shared = Shared(self.folder, self.todo, self.name, recorded, self.resume, self._devices)
+            gpus = self.gpus if self._on_gpu else ()
+            self._shared = Shared(self.folder, self.todo, self.name, recorded, self.resume, gpus)
             self._opened = self.place.open(self._shared)
         try:
             if self.ahead:
@@ -302,8 +303,12 @@ class _Sweep:
         return self.finished, None
 
     @property
+    def _on_gpu(self) -> bool:
+        return any(case.device == "cuda" for case in self.todo)
+
+    @property
     def _devices(self) -> Sequence[str]:
-        if not any(case.device == "cuda" for case in self.todo):
+        if not self._on_gpu:
             return ()
         only = 1 if self.kind.passes > 1 else self.place.workers
         return in_groups(self.gpus, most_ranks(self.todo))[:only]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hybridbench.errors import BadInput, HybridbenchError
-from hybridbench.machine import gpu_uuids, usable_cores
+from hybridbench.machine import usable_cores
 from hybridbench.text import counted, shown
 
 if TYPE_CHECKING:
@@ -126,16 +126,14 @@ class Place:
 
         if opened.joined:
             tell(f"Workers are at these cases already: this run helps with what is left in {shared.folder}.")
-        here = (self.workers or len(shared.gpus) or 1) if self.on == LOCAL else 0
+        here = (self.workers or 1) if self.on == LOCAL else 0
         with member(shared.folder, opened.planned, first=not opened.joined, workers=here) as (queue, writer):
             if not here:
                 self._on_slurm(opened.planned, queue, writer, events, tell)
             else:
                 from hybridbench.runner import run_sweep
 
-                alone = opened.planned.ranks == 1
-                there = gpu_uuids(shared.gpus) if alone else dict.fromkeys(shared.gpus, "")
-                with own_gpus(opened.planned, queue, there, here) as gpus:
+                with own_gpus(opened.planned, queue, shared.gpus, self.workers) as gpus:
                     if gpus is None:
                         raise BadInput(
                             f"each GPU of this machine has a worker of the run in {shared.folder} already: wait for "

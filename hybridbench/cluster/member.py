@@ -5,25 +5,25 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
 from hybridbench.cluster.opening import member, own_gpus
 from hybridbench.errors import HybridbenchError
-from hybridbench.machine import gpu_uuids, in_groups, visible_gpus
+from hybridbench.machine import visible_gpus
 from hybridbench.queue.plan import find
 from hybridbench.runner import Events, run_sweep
 from hybridbench.version import full_version
 
 
-def serve(folder: str, gpus: Mapping[str, str] | None = None) -> int:
+def serve(folder: str, gpus: Sequence[str] | None = None) -> int:
     """Takes cases of a queue, one at a time, until none is left or the job is ended; how many it recorded.
 
     Args:
         folder: of the queue. If another has taken its place, there is nothing to do.
-        gpus: of this node those that the job may use, as CUDA_VISIBLE_DEVICES takes them, each with its UUID; None
-            asks the driver. The worker takes the first that no other worker of the queue has. Where each has a worker,
-            it ends without taking a case.
+        gpus: of this node those that the job may use, as CUDA_VISIBLE_DEVICES takes them; None asks the driver. The
+            worker takes the first that no other worker of the queue has, as many as the largest case needs. Where each
+            has a worker, it ends without taking a case.
 
     Raises:
         HybridbenchError: the queue is of another version, or no worker process starts here.
@@ -42,9 +42,7 @@ def serve(folder: str, gpus: Mapping[str, str] | None = None) -> int:
     signal.signal(signal.SIGUSR2, lambda _number, _frame: os.kill(os.getpid(), signal.SIGTERM))
     events = Events(started=lambda case: _say(f"began {case.label}"))
     with member(results, planned, first=False, stays=False) as (queue, writer):
-        if gpus is None:
-            seen = visible_gpus()
-            gpus = gpu_uuids(seen) if planned.ranks == 1 else dict.fromkeys(in_groups(seen, planned.ranks), "")
+        gpus = visible_gpus() if gpus is None else gpus
         try:
             with own_gpus(planned, queue, gpus) as mine:
                 if mine is not None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from hybridbench.cluster.slurm import jobs_of
 from hybridbench.errors import BadInput
+from hybridbench.machine import gpu_uuids, in_groups
 from hybridbench.processes import terminable
 from hybridbench.queue.gpus import GpuClaims
 from hybridbench.queue.lease import LEASE_S, LeaseWatch
@@ -107,21 +108,26 @@ def member(
 
 @contextlib.contextmanager
 def own_gpus(
-    planned: Planned, queue: SharedQueue, gpus: Mapping[str, str], most: int = 1
+    planned: Planned, queue: SharedQueue, gpus: Sequence[str], most: int | None = 1
 ) -> Iterator[list[str] | None]:
-    """GPUs that are the worker's own inside, ``most`` at the most; None where other workers of the queue have them all.
+    """GPUs that are the worker's own inside, as CUDA_VISIBLE_DEVICES takes them: as many together as the largest case
+    of the queue has ranks. None where other workers of the queue have them all.
+
+    A claim goes by the UUID of the first of those that go together: workers of a node group its GPUs alike.
 
     Args:
-        gpus: those that may be used, as CUDA_VISIBLE_DEVICES takes them, each with its UUID. None is claimed where no
-            case of the queue runs on a GPU, or where cases run on several.
+        gpus: those that may be used. None is claimed where no case of the queue runs on a GPU.
+        most: so many times at the most; None takes all that are free.
     """
-    if not gpus or not planned.on_gpu or planned.ranks > 1:
-        yield list(gpus)[:most]
+    together = in_groups(gpus, planned.ranks)
+    if not together or not planned.on_gpu:
+        yield together[:most]
         return
+    known = gpu_uuids([one.partition(",")[0] for one in together])
     claims = GpuClaims(planned.folder, queue.member, queue.watch)
     try:
         with terminable():
-            mine = claims.take(gpus, most)
+            mine = claims.take({one: known[one.partition(",")[0]] for one in together}, most or len(together))
         if mine or not planned.folder.exists():  # when all is done, the queue is removed
             yield mine
         else:

@@ -47,6 +47,7 @@ class Partition:
 
     Attributes:
         time: the limit that a job gets, as sbatch takes it.
+        gpus_each: nodes with GPUs: how many there are, and how many GPUs each of them has.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Partition:
     cpus: int
     gpus: int
     time: str
+    gpus_each: tuple[tuple[int, int], ...] = ()
 
 
 def partition_for(asked: JobOptions) -> Partition:
@@ -79,12 +81,17 @@ def partition_for(asked: JobOptions) -> Partition:
     if found is None:
         raise BadInput(f"--partition {shown(asked.partition)}: the cluster has {', '.join(partitions)}.")
     units, each = found.gpus or found.cpus, asked.ranks if found.gpus else 1
-    if asked.workers * each > units:
-        what = counted(units, "GPU" if found.gpus else "core")
-        name, more = found.name.rstrip("*"), f", and each worker needs {each}" if each > 1 else ""
+    places = sum(nodes * (there // each) for nodes, there in found.gpus_each) if found.gpus else units
+    name, what = found.name.rstrip("*"), counted(units, "GPU" if found.gpus else "core")
+    if not places:
+        most = max(there for _, there in found.gpus_each)
         raise BadInput(
-            f"--workers {asked.workers}: partition {name} has {what} in all{more}: give --workers {units // each}."
+            f"a case on {each} GPUs: nodes of partition {name} have {counted(most, 'GPU')} at most, and a case runs on "
+            "one node: give fewer by --gpus or --tp, or another partition."
         )
+    if asked.workers > places:
+        more = f", and each worker needs {each} of one node" if each > 1 else ""
+        raise BadInput(f"--workers {asked.workers}: partition {name} has {what} in all{more}: give --workers {places}.")
     return found
 
 
@@ -97,7 +104,8 @@ def _partitions() -> dict[str, Partition]:
         time = next((one for one in (usual, most) if one != "n/a"), "infinite")
         before = found.get(name.rstrip("*"), Partition(name, 0, 0, 0, "0" if time == "infinite" else time))
         total = (before.nodes + number, before.cpus + number * each, before.gpus + number * gpus)
-        found[name.rstrip("*")] = Partition(name, *total, before.time)
+        with_gpus = (*before.gpus_each, (number, gpus)) if gpus else before.gpus_each
+        found[name.rstrip("*")] = Partition(name, *total, before.time, with_gpus)
     return found
 
 

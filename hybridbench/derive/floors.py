@@ -14,7 +14,7 @@ from hybridbench.machine import Peak, find_peak
 from hybridbench.predict import floor
 from hybridbench.predict.work import Phase, phases
 from hybridbench.record import Ceilings, Record
-from hybridbench.suite.spread import work_of_rank
+from hybridbench.suite.spread import part_of_case
 
 
 def peak_of(record: Record) -> Peak | None:
@@ -54,7 +54,8 @@ def of_ceilings(part: Callable[[Ceilings], float | None]) -> Number:
 @once
 def rank_phases(record: Record) -> list[Phase]:
     """The phases of what each rank of a case computes in a step; of the whole step where there is one rank."""
-    return phases(*work_of_rank(record.case), record.case.execution.storage)
+    part = part_of_case(record.case)
+    return phases(part.model, part.workload, part.execution.storage)
 
 
 def _floor_from(record: Record, flops_rate: float | None, bytes_rate: float | None) -> float | None:

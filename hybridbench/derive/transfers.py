@@ -1,97 +1,55 @@
-"""transfers: what the ranks of a case must send each other in a step, and how long that takes by the rates measured.
+"""transfers: what the ranks of a case send each other in a step, and how long that takes by the rates measured.
 
-    FSDP2             every weight gathered before its forward and again before its backward, but for the embedding and
-                      the norms, which are gathered once; every gradient reduced and scattered in float32
-    tensor parallel   an all-reduce of the stream after each sublayer; in training one of its gradient too, and those of
-                      the loss's input and of the head's gradient; else the gathered logits
-
-Bytes are what each rank sends by the ring algorithms, the least that any can do without help by a switch: (n - 1)/n of
-what is gathered or scattered, and twice that of an all-reduce, of n ranks. Left out is what is thousands of times less:
-the float32 parameters of Mamba-2, the squares of its norm, and gradients of shared KV heads and groups.
+The bytes are those of ``predict.group``, of the ranks and the decode step that a record was made with.
 """
 
 from __future__ import annotations
 
-from hybridbench.arch import model as arch
-from hybridbench.arch.terms import FLOAT
+from dataclasses import replace
+
 from hybridbench.derive.floors import floor_s, measured_rates
 from hybridbench.derive.kept import once
 from hybridbench.derive.measured import observed, step_s
 from hybridbench.predict import floor
+from hybridbench.predict.group import GpuGroup, LinkBytes, link_bytes
 from hybridbench.predict.work import phases
 from hybridbench.record import Record
 from hybridbench.stats import median
-from hybridbench.suite.workloads import DECODE
+from hybridbench.suite.ops import DECODE_STEP
 from hybridbench.units import NS_PER_S
 
 
-def _share(record: Record) -> float:
-    ranks = record.case.ranks
-    return (ranks - 1) / ranks
-
-
 @once
-def gathered_bytes(record: Record) -> float | None:
-    """Bytes that each rank sends to gather weights, or logits; None for a case of one rank."""
-    case = record.case
+def links_of(record: Record) -> LinkBytes | None:
+    """What each rank exchanges with the others in a step; None for a case of one rank."""
+    case, seen = record.case, observed(record)
     if case.ranks == 1:
         return None
-    size = case.execution.storage.weight_bytes
-    model, work = case.model, case.workload
-    if case.execution.gpus > 1:
-        root = (model.vocab_size + len(model.layers) + 1) * model.d_model * size
-        return _share(record) * (2 * arch.weight_bytes(model, case.execution.storage) - root)
-    if work.row.trains:
-        return 0.0
-    heads = sum(one.tokens if one.kind == DECODE else 1 for one in work.passes)
-    return _share(record) * heads * work.batch * model.vocab_size * size
-
-
-@once
-def scattered_bytes(record: Record) -> float | None:
-    """Bytes that each rank sends to reduce and scatter gradients; None for a case of one rank."""
-    case = record.case
-    if case.ranks == 1:
-        return None
-    return _share(record) * arch.params(case.model) * FLOAT if case.execution.gpus > 1 else 0.0
-
-
-@once
-def all_reduced_bytes(record: Record) -> float | None:
-    """Bytes that each rank sends in all-reduces; None for a case of one rank."""
-    case = record.case
-    if case.ranks == 1:
-        return None
-    if case.execution.tp == 1:
-        return 0.0
-    model, work, size = case.model, case.workload, case.execution.storage.weight_bytes
-    stream = work.batch * model.d_model * size * sum(one.tokens for one in work.passes)
-    sums = len(model.layers) * stream
-    if work.row.trains:
-        sums = 2 * sums + stream + model.vocab_size * model.d_model * size
-    return 2 * _share(record) * sums
+    execution, work = case.execution, case.workload
+    fused = seen is not None and any(use.op == DECODE_STEP and use.backend == "fused" for use in seen.backends)
+    mine = replace(work, batch=work.batch // execution.gpus)
+    return link_bytes(case.model, mine, execution.storage, GpuGroup(case.ranks, execution.tp), fused=fused)
 
 
 @once
 def transfer_bytes(record: Record) -> float | None:
     """Bytes that each rank must send in a step; None for a case of one rank."""
-    parts = gathered_bytes(record), scattered_bytes(record), all_reduced_bytes(record)
-    return None if parts[0] is None else sum(part or 0.0 for part in parts)
+    exchanged = links_of(record)
+    return None if exchanged is None else exchanged.sent
 
 
 @once
 def transfer_s(record: Record) -> float | None:
     """The least time that a step's transfers take by the rates between its ranks, in seconds; None if unknown."""
-    seen = observed(record)
-    if seen is None or seen.links is None or transfer_bytes(record) is None:
+    seen, exchanged = observed(record), links_of(record)
+    if seen is None or seen.links is None or exchanged is None:
         return None
-    links = seen.links
-    sent = (
-        (gathered_bytes(record), links.all_gather_bytes_per_s),
-        (scattered_bytes(record), links.reduce_scatter_bytes_per_s),
-        (all_reduced_bytes(record), links.all_reduce_bytes_per_s),
+    rates = seen.links
+    return (
+        exchanged.gathered / rates.all_gather_bytes_per_s
+        + exchanged.scattered / rates.reduce_scatter_bytes_per_s
+        + exchanged.reduced_sent / rates.all_reduce_bytes_per_s
     )
-    return sum((amount or 0.0) / rate for amount, rate in sent)
 
 
 @once

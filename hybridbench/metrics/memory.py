@@ -124,7 +124,7 @@ MEMORY: tuple[Metric, ...] = (
         None,
         "peak, predicted",
         "closed form of the allocator's peak: weights, gradients, optimizer, activations, head, cache, workspaces; "
-        "none for a generation, a compiled prefill or decode step, or a CPU",
+        "of one rank where there are several; none for a generation, a compiled prefill or decode step, or a CPU",
         predicted.predicted_peak_bytes,
     ),
     Metric(

@@ -37,10 +37,11 @@ class LanguageModel(nn.Module):
         d_model, vocab_size: as in the spec.
 
     ``checkpoint`` is what a forward with gradients keeps (``model.checkpoint``). ``across`` are the ranks of which each
-    holds a part of every sublayer; None where this process holds them whole. ``share`` is which of equal parts of a
-    batch this process works at: its number, and how many there are. Within ``gathering(index)`` the weights of a
-    sublayer are whole in this process, or, for None, those of the embedding and the norms. Where weights are quantised
-    (``model.quantised``), ``embedding_VD`` holds codes, with a scale of each row and the name of their scheme.
+    holds a part of every sublayer and of the vocabulary; None where this process holds them whole. ``share`` is which
+    of equal parts of a batch this process works at: its number, and how many there are. Within ``gathering(index)`` the
+    weights of a sublayer are whole in this process, or, for None, those of the embedding and the norms. Where weights
+    are quantised (``model.quantised``), ``embedding_VD`` holds codes, with a scale of each row and the name of their
+    scheme.
     """
 
     embedding_scale_V: Tensor | None
@@ -87,6 +88,20 @@ class LanguageModel(nn.Module):
     def blocks(self) -> list[BlockModule]:
         """``layers`` with their type."""
         return cast("list[BlockModule]", list(self.layers))
+
+    @property
+    def vocab_size(self) -> int:
+        """Words of the whole model, of which this process may hold a part."""
+        return self.embedding_VD.shape[0] if self.across is None else self.across.vocab_size
+
+    def embed(self, token: Tensor) -> Tensor:
+        """The embedding (..., D) of tokens."""
+        if self.across is not None:
+            return self.across.embed(token, self.embedding_VD)
+        if self.embedding_scale_V is None:
+            return F.embedding(token, self.embedding_VD)
+        codes = F.embedding(token, self.embedding_VD.view(torch.uint8)).view(self.embedding_VD.dtype)
+        return dequantise(codes, self.embedding_scale_V[token], self.dtype)
 
     def _normed(self, x: Tensor, index: int) -> Tensor:
         return F.rms_norm(x, (self.d_model,), self.norm_weights[index], self.norm_eps)
@@ -142,7 +157,7 @@ class LanguageModel(nn.Module):
         and the stream before, which are three tensors instead of one.
         """
         step = self.step_over(token_BT)
-        x_BTD = F.embedding(token_BT, self.embedding_VD)
+        x_BTD = self.embed(token_BT)
         for index, layer in enumerate(self.blocks):
 
             def sublayer(x: Tensor, index: int = index) -> Tensor:
@@ -158,7 +173,7 @@ class LanguageModel(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """The last sublayer's output, and the residual stream to which the next norm adds it."""
         step = self.step_over(token_BT, start)
-        branch_BTD, residual_BTD = F.embedding(token_BT, self.embedding_VD), None
+        branch_BTD, residual_BTD = self.embed(token_BT), None
         for index in range(len(self.layers)):
             normed, residual_BTD = self.add_normed(branch_BTD, residual_BTD, index)
             branch_BTD = self.run_layer(index, normed, step, caches[index] if caches else None)
@@ -183,23 +198,24 @@ class LanguageModel(nn.Module):
         """Logits at every position (B, T, V)."""
         return F.linear(self.hidden(token_BT), self.embedding_VD)
 
+    @property
+    def own_words(self) -> Tensor:
+        """The rows of embedding and head that this process holds, without padding."""
+        return self.embedding_VD if self.across is None else self.across.own_rows(self.embedding_VD)
+
+    def head_weight(self) -> Tensor:
+        """The weight of the head (V, D), gathered where ranks have parts of it."""
+        return self.embedding_VD if self.across is None else self.across.whole(self.embedding_VD)
+
     def head(self, hidden_BD: Tensor) -> Tensor:
-        """Logits (B, V) of normed positions."""
-        if self.across is not None:
-            return self.across.logits(hidden_BD, self.embedding_VD)
-        return F.linear(hidden_BD, self._table())
-
-    def _table(self) -> Tensor:
-        """Embedding and head (V, D) as numbers."""
-        scale_V = self.embedding_scale_V
-        return self.embedding_VD if scale_V is None else dequantise(self.embedding_VD, scale_V, self.dtype)
-
-    def _embedded(self, token_B: Tensor) -> Tensor:
-        """The rows (B, D) of some tokens."""
+        """Logits (B, V) of normed positions; of this process's words where ranks have parts of the vocabulary."""
         if self.embedding_scale_V is None:
-            return F.embedding(token_B, self.embedding_VD)
-        codes_BD = F.embedding(token_B, self.embedding_VD.view(torch.uint8)).view(self.embedding_VD.dtype)
-        return dequantise(codes_BD, self.embedding_scale_V[token_B], self.dtype)
+            return F.linear(hidden_BD, self.own_words)
+        return F.linear(hidden_BD, dequantise(self.embedding_VD, self.embedding_scale_V, self.dtype))
+
+    def pick(self, logits_BV: Tensor) -> Tensor:
+        """The word of the largest logit (B)."""
+        return logits_BV.argmax(-1) if self.across is None else self.across.pick(logits_BV)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -234,7 +250,7 @@ class LanguageModel(nn.Module):
     def decode(self, token_B: Tensor, position_B: Tensor, caches: list[Cache | None]) -> Tensor:
         """Logits (B, V) after one new token per sequence at absolute ``position_B``; updates ``caches`` in place."""
         step = Step(position_B)
-        x_BD = self._embedded(token_B)
+        x_BD = self.embed(token_B)
         for index, layer in enumerate(self.blocks):
             branch_BD = layer.decode(self._normed(x_BD, index), step, caches[index])
             x_BD = x_BD + (branch_BD if self.across is None else self.across.leave(branch_BD))

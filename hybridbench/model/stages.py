@@ -70,7 +70,7 @@ class Stages(StateStages, SummedStages):
         self.model = model
         if model.across is not None:
             self.across = model.across
-        self.logits_BV: Tensor = torch.empty(self.B, model.embedding_VD.shape[0], **self.kind)
+        self.logits_BV: Tensor = torch.empty(self.B, model.own_words.shape[0], **self.kind)
         self.reads: list[AttentionRead] = []
         self._plans: dict[tuple[int, ...], DecodePlan] = {}
         D = model.d_model
@@ -95,13 +95,17 @@ class Stages(StateStages, SummedStages):
         self.slot = torch.zeros(ring.shape[0], self.B, dtype=torch.int64, device=device)
         self.length = torch.ones(ring.shape[0], self.B, dtype=torch.int32, device=device)
         self.pairs = pairs
-        stream = self.stream
+        stream, row = self.stream, token_B
+        table: Tensor = model.embedding_VD
+        if model.across is not None:  # the kernel looks up the rows that the ranks have added up, one a sequence
+            table = self._sum_embedding(token_B, table)
+            row = torch.arange(self.B, device=device)
         self._launch(
             triton_ends.begin,
             self.B,
-            token_B,
+            row,
             position_B,
-            model.embedding_VD,
+            table,
             model.embedding_scale_V,
             model.norm_weights[0],
             stream.x_BD,
@@ -326,11 +330,11 @@ class Stages(StateStages, SummedStages):
     def _head(self, token_B: Tensor, position_B: Tensor, advance: bool) -> None:
         """The launches that write the logits, the next tokens and the next positions."""
         model, stream = self.model, self.stream
-        w = Weight(model.embedding_VD, model.embedding_scale_V, model.embedding_scheme)
+        w = Weight(model.own_words, model.embedding_scale_V, model.embedding_scheme)
         if self.model.across is not None:
             given = w.matrix_RK, (stream.xw_BD, stream.squares), self.logits_BV, token_B, position_B
             eps, consumed = self.model.norm_eps, self._consumed()
-            self._gather_head(*given, advance=advance, norm_eps=eps, consumed=consumed)
+            self._pick_across(*given, advance=advance, norm_eps=eps, consumed=consumed)
             return
         V, D = w.matrix_RK.shape
         tiling = self._product("head", w)

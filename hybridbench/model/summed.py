@@ -1,8 +1,9 @@
 """summed: stages of a fused decode step where each rank has a part of every sublayer: sums over ranks, and the head.
 
 A sublayer's end is three launches where one rank needs one: this rank's summand of the output projection, the
-all-reduce, and what follows it. All are on the step's stream, so that a graph captures them. Each rank multiplies by
-its own rows of the head; the logits are gathered, and every rank chooses the same next token.
+all-reduce, and what follows it. The step begins with this rank's summand of the embedding and an all-reduce. All are on
+the step's stream, so that a graph captures them; sums are in float32. Each rank multiplies by its own rows of the head,
+and every rank picks the same next token of the best of each.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hybridbench.kernels.step import triton_across, triton_ends
+from hybridbench.kernels.step import triton_across, triton_ends, triton_words
 from hybridbench.model.across import Across
 from hybridbench.model.launches import Launches
 from hybridbench.model.quantised import Weight
@@ -24,6 +25,17 @@ class SummedStages(Launches):
     """The stages that differ where ``across`` is set; ``launches`` and buffers are those of the step."""
 
     across: Across
+
+    def _sum_embedding(self, token_B: Tensor, weight_VD: Tensor) -> Tensor:
+        """The launches that embed the tokens, before the step's first kernel; a row for each sequence (B, D)."""
+        across, (rows, D) = self.across, weight_VD.shape
+        sums = torch.zeros(self.B, D, **self.wide)
+        first = across.rank * rows
+        self._launch(
+            triton_words.embed_words, self.B, token_B, weight_VD, sums, first, rows, D=D, D_TILE=power_of_two(D)
+        )
+        self._transfer(lambda: across.add(sums))
+        return sums
 
     def _sum_residual(
         self,
@@ -93,7 +105,7 @@ class SummedStages(Launches):
         )
         return tiles
 
-    def _gather_head(
+    def _pick_across(
         self,
         weight_VD: Tensor,
         stream: tuple[Tensor, Tensor],
@@ -108,40 +120,38 @@ class SummedStages(Launches):
         """The launches of ``Stages._head``.
 
         Args:
+            weight_VD, logits_BV: of this rank's words.
             stream: the normed stream but for its scale, and the squares that give it.
             consumed: arguments of a product that finishes the stream's norm.
         """
-        across, mine = self.across, self.across.rows(weight_VD)
-        rows, D = mine.shape
-        local_BV = torch.zeros(self.B, rows, **self.kind)
-        tiling = self._product("head", Weight(mine))
-        tiles = -(-rows // tiling.rows)
+        across, (V, D) = self.across, weight_VD.shape
+        tiling = self._product("head", Weight(weight_VD))
+        tiles = -(-V // tiling.rows)
         best = torch.zeros(self.B, tiles, **self.wide)
-        best_at = torch.zeros(self.B, tiles, dtype=torch.int32, device=mine.device)
+        best_at = torch.zeros(self.B, tiles, dtype=torch.int32, device=weight_VD.device)
         cut = tiling.constants
         del cut["SPLITS"]
         self._launch(
             triton_ends.project_head,
             tiles,
             *stream,
-            mine,
+            weight_VD,
             None,
-            local_BV,
+            logits_BV,
             best,
             best_at,
             norm_eps,
             tiles,
             warps=tiling.warps,
             D=D,
-            VOCABULARY=rows,
+            VOCABULARY=V,
             **consumed,
             ROWS=tiling.rows,
             **cut,
         )
 
-        def choose() -> None:
-            logits_BV.copy_(across.gather(local_BV, logits_BV.shape[1]))
-            token_B.copy_(logits_BV.argmax(-1))
+        def pick() -> None:
+            token_B.copy_(across.pick(logits_BV))
             position_B.add_(int(advance))
 
-        self._transfer(choose)
+        self._transfer(pick)

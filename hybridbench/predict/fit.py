@@ -94,7 +94,7 @@ def largest_fit(
         return Workload(kind, value if context is None else context, value if batch is None else batch)
 
     def fitting(value: int) -> bool:
-        return fits(footprint(part, need(value), storage, checkpoint, ranks=shared.ranks).total, gpu)
+        return fits(footprint(part, need(value), storage, checkpoint, ranks=shared.ranks, tp=shared.tp).total, gpu)
 
     solved = "batch" if batch is None else "context" if context is None else ""
     if not solved:
@@ -105,7 +105,7 @@ def largest_fit(
         most = end if unlimited else last_true(fitting, end)
         ok = most > 0
     work = need(max(most, 1))
-    found = footprint(part, work, storage, checkpoint, ranks=shared.ranks)
+    found = footprint(part, work, storage, checkpoint, ranks=shared.ranks, tp=shared.tp)
     return Fit(spec, gpu, work, solved, found, budget(gpu), ok, dtypes, unlimited, group)
 
 

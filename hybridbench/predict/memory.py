@@ -9,7 +9,9 @@
 
 Where FSDP2 divides a training step among ranks, each keeps its part of weights, gradients and moments. Beside these are
 alive: embedding and head, gathered from the forward on; the sublayer that runs and the one gathered ahead of it; the
-gradients of that sublayer, and those of the one before it in float32, which are being added up.
+gradients of that sublayer, and those of the one before it in float32, which are being added up. Where ranks share every
+sublayer (tensor parallel), each gathers the head for the loss, takes its own tokens to it, and has the gradient of the
+whole head until that is scattered.
 
 Bytes are those that PyTorch's allocator counts as allocated, without its rounding to 512 bytes. What a process needs
 besides (the CUDA context, loaded kernels, what fragmentation leaves unused) is in ``hybridbench.predict.fit``.
@@ -26,7 +28,6 @@ from hybridbench.arch.block import Block, Storage
 from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.terms import FLOAT, Activations, Moment, Term, largest, total
 from hybridbench.errors import BadInput, unknown_name
-from hybridbench.predict.group import in_float32
 from hybridbench.predict.work import refuse_quantised
 from hybridbench.sizes import DEQUANTISED_ELEMENTS, FUSED_STEP_BATCH, TRAIN_BATCHES, loss_rows
 from hybridbench.suite.case import CHECKPOINTS
@@ -76,13 +77,16 @@ def footprint(
     checkpoint: str = "none",
     graph: bool = True,
     ranks: int = 1,
+    tp: int = 1,
 ) -> Footprint:
     """The predicted peak of a workload.
 
     Args:
+        spec: the model; under tensor parallelism one rank's part of it (``arch.model.shard``).
         checkpoint: for training, one of ``CHECKPOINTS``.
         graph: for decode, whether its step is captured in a CUDA graph.
         ranks: for training, among how many FSDP2 divides it.
+        tp: how many share the model of which ``spec`` is a part.
 
     Raises:
         BadInput: a block has no memory formula, or the step has several passes. The peak of such a step is that of one
@@ -93,7 +97,7 @@ def footprint(
         raise BadInput(f"no memory formula for {workload.kind}: fit its {' or its '.join(passes)}.")
     context, batch = workload.context, workload.batch
     if passes == (TRAIN,):
-        return train_memory(spec, context, batch, storage, checkpoint, ranks)
+        return train_memory(spec, context, batch, storage, checkpoint, ranks, tp)
     if passes == (PREFILL,):
         return prefill_memory(spec, context, batch, storage)
     return decode_memory(spec, context, batch, storage, graph)
@@ -122,13 +126,14 @@ class _Divided:
         """Bytes of gradients: of the sublayers that are done, of the one that runs, of the one before it."""
         if self.ranks == 1:
             return made + fresh
-        return self.held(made) + fresh + in_float32(leaving, self.storage)
+        return self.held(made) + fresh + leaving * FLOAT // self.storage.weight_bytes
 
 
 def train_memory(
-    spec: ModelSpec, context: int, batch: int, storage: Storage, checkpoint: str = "none", ranks: int = 1
+    spec: ModelSpec, context: int, batch: int, storage: Storage, checkpoint: str = "none", ranks: int = 1, tp: int = 1
 ) -> Footprint:
-    """Peak of a training step over ``batch`` sequences of ``context`` tokens, on one of ``ranks`` of FSDP2.
+    """Peak of a training step over ``batch`` sequences of ``context`` tokens, on one of ``ranks`` of FSDP2 and of
+    ``tp`` that share the model of which ``spec`` is a part.
 
     Raises:
         BadInput: the way of checkpointing is unknown, or a block has no memory formula.
@@ -147,13 +152,14 @@ def train_memory(
     if checkpoint == "full":
         kept[0] += lent  # kept from its layer on; the layers before lack it, which changes no peak
     head = spec.vocab_size * spec.d_model
+    whole_head, chunk = tp * head, _loss_chunk(tp * spec.vocab_size, -(-tokens // tp), size)
     divided = _Divided(ranks, weights - sum(layer.weights for layer in layers), storage)
     # While the loss runs, all activations exist, with the final norm's input and output. The only gradient yet is the
     # head's, which is summed in float32 next to a chunk of logits and then rounded to the dtype.
     of_loss = _BackwardMoment(
         activations=sum(kept) + 2 * stream,
-        head=stream + head * FLOAT + max(head * size, _loss_chunk(spec, tokens, size)),
-        gathered=divided.gathered(),
+        head=stream + whole_head * FLOAT + max(whole_head * size, chunk),
+        gathered=divided.gathered() + (whole_head * size if tp > 1 else 0),
     )
     moments = [of_loss]
     made, left, leaving = 0, sum(kept), 0
@@ -243,9 +249,9 @@ def _lent_terms(spec: ModelSpec, storage: Storage) -> frozenset[Term]:
     return frozenset(term for block, _ in spec.uses for term in activations(block, storage).lent)
 
 
-def _loss_chunk(spec: ModelSpec, tokens: int, size: int) -> int:
+def _loss_chunk(words: int, tokens: int, size: int) -> int:
     """Bytes of a chunk of logits in the fused loss."""
-    row_bytes = spec.vocab_size * size
+    row_bytes = words * size
     return loss_rows(tokens, row_bytes) * row_bytes
 
 

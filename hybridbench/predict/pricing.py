@@ -122,7 +122,7 @@ def price(
     if link_s is not None and link_s > least_s:
         least_s, sets = link_s, "link"
     try:
-        peak_bytes: int | None = footprint(part, workload, storage, ranks=shared.ranks).total
+        peak_bytes: int | None = footprint(part, workload, storage, ranks=shared.ranks, tp=shared.tp).total
     except BadInput:
         peak_bytes = None
     cache = CacheBytes(0, 0, 0) if workload.row.trains else cache_bytes(part, workload.context, storage)

@@ -14,11 +14,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from hybridbench.arch.split import HeldPart
+from hybridbench.arch.held import HeldPart, held_parts, held_words
 from hybridbench.model.across import Across
 from hybridbench.model.block import BlockModule
 from hybridbench.model.language import LanguageModel
-from hybridbench.ranks.weights import Keep, Whole, cut, cuts_for, draw
+from hybridbench.ranks.weights import Keep, Whole, cut, draw
 
 
 @dataclass(frozen=True)
@@ -36,18 +36,21 @@ class _SharedRows:
 
 def divide(model: LanguageModel, whole: Whole, device: torch.device) -> None:
     """Allocates a part that was built for ``part_of_case``, and joins it with the parts of the other ranks."""
-    across = Across(dist.get_rank(), dist.get_world_size())
+    spec = whole.case.model
+    across = Across(dist.get_rank(), dist.get_world_size(), spec.vocab_size)
     model.across = across
     for layer in model.blocks:
         for module in layer.modules():
             if isinstance(module, BlockModule):
                 module.across = across
-    cuts = cuts_for(whole.case, across.rank)
+    cuts = [held_parts(block, across.size, across.rank) for block in spec.placed]
+    words = held_words(spec.vocab_size, across.size, across.rank)
     model.to_empty(device=device)
 
     def keep(index: int, name: str) -> Keep:
-        found = cuts[index][name] if index >= 0 else HeldPart()
-        return lambda part, drawn: cut(part, drawn, found)
+        if index >= 0:
+            return partial(cut, found=cuts[index][name])
+        return partial(_rows, words=words) if name == "embedding_VD" else _all
 
     draw(model, whole, device, keep)
     if "adamw" in model.ops:
@@ -55,13 +58,21 @@ def divide(model: LanguageModel, whole: Whole, device: torch.device) -> None:
         model.ops = {**model.ops, "adamw": partial(_adamw, model.ops["adamw"], rows, across)}
 
 
+def _all(part: Tensor, whole: Tensor) -> None:
+    part.copy_(whole)
+
+
+def _rows(part: Tensor, whole: Tensor, words: tuple[int, int]) -> None:
+    """Copies this rank's rows of the embedding; those behind the last word are zeros."""
+    first, last = words
+    part[: last - first] = whole[first:last]
+    part[last - first :] = 0
+
+
 def _shared(layer: BlockModule, cuts: dict[str, HeldPart]) -> list[_SharedRows]:
     found = []
     for name, parameter in layer.named_parameters():
         one = cuts[name]
-        if one.spans is None:
-            found += [_SharedRows(parameter, 0, parameter.shape[0], group, groups) for _, group, groups in one.shared]
-            continue
         edges = [0]
         for first, last in one.spans:
             edges.append(edges[-1] + last - first)

@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from hybridbench.arch.split import HeldPart, cuts_of
+from hybridbench.arch.held import HeldPart
 from hybridbench.model.block import INIT_STD, BlockModule
 from hybridbench.model.build import Resolved, build_layers
 from hybridbench.model.language import LanguageModel
@@ -74,14 +74,5 @@ def _copy(part: BlockModule, whole: BlockModule, keep: Callable[[str], Keep]) ->
 
 def cut(parameter: Tensor, whole: Tensor, found: HeldPart) -> None:
     """Copies the spans of a cut."""
-    if found.spans is None:
-        parameter.copy_(whole)
-        return
     parts = [whole.narrow(found.dim, first, last - first) for first, last in found.spans]
     parameter.copy_(torch.cat(parts, found.dim))
-
-
-def cuts_for(whole: Case, rank: int) -> list[dict[str, HeldPart]]:
-    """What a rank holds of each sublayer's parameters under tensor parallelism, in order."""
-    tp = whole.execution.tp
-    return [cuts_of(block, tp, rank) for block in whole.model.placed]

@@ -24,6 +24,8 @@ _METRICS = (
     ("gpu_tokens_per_s", "throughput per GPU"),
     ("exposed_s", "exposed transfers"),
     ("transfer_s", "transfers, predicted"),
+    ("rank_peak_bytes", "peak of a rank"),
+    ("predicted_peak_bytes", "peak, predicted"),
 )
 
 
@@ -48,6 +50,7 @@ def scaling_table(records: Sequence[Record]) -> Table | None:
     alone = {_key(record.case, record): record for record in records if record.case.ranks == 1}
     units = {name: unit_for([value(record, name) for record in found], unit) for name, unit in _UNITS.items()}
     units |= dict.fromkeys(("exposed_s", "transfer_s"), units["step_s"])
+    units["predicted_peak_bytes"] = units["rank_peak_bytes"]
     table = Table(
         TITLE,
         [
@@ -104,4 +107,4 @@ def _key(case: Case, record: Record) -> tuple[str, str]:
     return case.key, record.environment.device
 
 
-_UNITS = {"step_s": "s", "gpu_tokens_per_s": "tokens/s"}
+_UNITS = {"step_s": "s", "gpu_tokens_per_s": "tokens/s", "rank_peak_bytes": "B"}

@@ -4,6 +4,7 @@ A training step's sequences may be divided over ranks, each of which gathers the
 every sublayer is divided, and each rank works at all sequences (tensor parallel: ``tp``). A batch is that of all ranks.
 
     >>> from hybridbench.arch.families import build_spec
+    >>> from hybridbench.suite.workloads import Workload
     >>> on_two = Execution("cuda", "bfloat16", "eager", gpus=2)
     >>> part_of_case(Case(build_spec("inter", "1b"), Workload("train", 8192, 8), on_two)).workload.batch
     4
@@ -17,11 +18,11 @@ from dataclasses import dataclass, replace
 
 from hybridbench import units
 from hybridbench.arch.blocks.moe import Moe
-from hybridbench.arch.model import ModelSpec
-from hybridbench.arch.split import part_of
+from hybridbench.arch.held import check_runs
+from hybridbench.arch.model import ModelSpec, shard
 from hybridbench.errors import BadInput
 from hybridbench.suite.case import EAGER, GRAPH, Case, Execution
-from hybridbench.suite.workloads import Workload, names_where, workload_row
+from hybridbench.suite.workloads import names_where, workload_row
 
 MOST = 1024
 """Ranks that one case may ask for."""
@@ -86,9 +87,10 @@ def check_spread(
         if batch % spread.gpus:
             raise BadInput(f"{how}: batch {batch}, that of all ranks, does not divide by {spread.gpus}.")
     for spec in specs:
-        if any(isinstance(block, Moe) for block, _ in spec.uses):
-            raise BadInput(f"{how} for {spec.label}: routed experts run on one GPU only.")
-        part_of(spec, spread.tp)
+        if spread.gpus > 1 and any(isinstance(block, Moe) for block, _ in spec.uses):
+            raise BadInput(f"{how} for {spec.label}: routed experts are not sharded; give {spelled('tp')} instead.")
+        check_runs(spec, spread.tp)
+        shard(spec, spread.tp)
 
 
 def check_spreads(case: Case) -> None:
@@ -104,23 +106,15 @@ def check_spreads(case: Case) -> None:
 
 
 def part_of_case(case: Case) -> Case:
-    """One rank's part of a case, as a case of one rank: fewer sequences, or a part of every sublayer."""
+    """One rank's part of a case, as a case of one rank: fewer sequences, or a part of every sublayer and its rows of
+    the vocabulary. It is what the rank builds and runs, and what is predicted of it.
+    """
     execution = case.execution
     if execution.ranks == 1:
         return case
     return replace(
         case,
-        model=part_of(case.model, execution.tp),
+        model=shard(case.model, execution.tp),
         workload=replace(case.workload, batch=case.workload.batch // execution.gpus),
         execution=replace(execution, gpus=1, tp=1),
     )
-
-
-def work_of_rank(case: Case) -> tuple[ModelSpec, Workload]:
-    """What each rank computes in a step: its part of the model, with its part of the head, over its sequences.
-
-    Under tensor parallelism every rank holds the whole embedding, and multiplies by its own rows of it.
-    """
-    part = part_of_case(case)
-    words = -(-case.model.vocab_size // case.execution.tp)
-    return replace(part.model, vocab_size=words), part.workload

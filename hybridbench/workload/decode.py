@@ -83,7 +83,7 @@ class DecodeLoop:
         caches = model.new_caches(batch, 1 if grows else capacity, case.execution.storage)
         if grows:
             caches = [growing(cache, held=not advance) for cache in caches]
-        token_B = random_tokens(case, batch, device=device)
+        token_B = random_tokens(case, model, batch)
         position_B = torch.zeros(batch, dtype=torch.int64, device=device)
         return cls(model, caches, token_B, position_B, advance=advance, mode=mode, streams=case.execution.streams)
 
@@ -168,7 +168,7 @@ class DecodeLoop:
     def _run(self, decode: Callable[[Tensor, Tensor, list[Cache | None]], Tensor]) -> None:
         with torch.no_grad():
             self.logits_BV = decode(self.token_B, self.position_B, self.caches)
-            self.token_B.copy_(self.logits_BV.argmax(-1))
+            self.token_B.copy_(self.model.pick(self.logits_BV))
             if self.advance:
                 self.position_B += 1
 
@@ -198,12 +198,12 @@ def prepare_generate(case: Case, model: LanguageModel, checker: Checker | None =
     """
     work = case.workload
     loop = DecodeLoop.of(case, model, work.context, advance=not work.depths)
-    token_BT = random_tokens(case, work.batch, work.prompt, device=model.embedding_VD.device, offset=1)
+    token_BT = random_tokens(case, model, work.batch, work.prompt, offset=1)
     steps, storage = work.context - work.prompt, case.execution.storage
 
     def start() -> None:
         with torch.no_grad():
-            loop.token_B.copy_(model.prefill(token_BT, loop.caches).argmax(-1))
+            loop.token_B.copy_(model.pick(model.prefill(token_BT, loop.caches)))
             loop.position_B.fill_(work.prompt)
 
     if checker is not None:

@@ -18,7 +18,7 @@ from hybridbench.workload.prepared import Prepared, present, random_tokens
 def prepare_prefill(case: Case, model: LanguageModel, _checker: Checker | None = None) -> Prepared:
     """A step over ``batch`` prompts of ``context`` tokens."""
     work = case.workload
-    token_BT = random_tokens(case, work.batch, work.context, device=model.embedding_VD.device)
+    token_BT = random_tokens(case, model, work.batch, work.context)
     caches = model.new_caches(work.batch, work.context, case.execution.storage)
     model.eval()
 
@@ -33,11 +33,11 @@ def prepare_prefill(case: Case, model: LanguageModel, _checker: Checker | None =
 
     def step() -> Tensor:
         with torch.no_grad():
-            return compiled().argmax(-1)
+            return model.pick(compiled())
 
     def eager_step() -> Tensor:
         with torch.no_grad():
-            return run(token_BT).argmax(-1)
+            return model.pick(run(token_BT))
 
     return Prepared(
         step,

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hybridbench.kernels.verify import Check
 from hybridbench.model.cache import Cache
+from hybridbench.model.language import LanguageModel
 from hybridbench.suite.case import Case
 
 if TYPE_CHECKING:
@@ -71,21 +72,20 @@ class Prepared:
     parts: list[TimedPart] = field(default_factory=list)
 
 
-def random_tokens(
-    case: Case, *shape: int, device: torch.device, offset: int = 0, share: tuple[int, int] = (0, 1)
-) -> Tensor:
-    """Token ids drawn uniformly from the vocabulary, from the case's seed.
+def random_tokens(case: Case, model: LanguageModel, *shape: int, offset: int = 0, divided: bool = False) -> Tensor:
+    """Token ids drawn uniformly from the model's vocabulary, from the case's seed.
 
     Args:
-        share: which of equal parts of the sequences they are: its number, and how many there are. Sequences are the
-            last dimension but one; ``shape`` is that of this part.
+        divided: of a model that works at a share of a batch, the tokens of that share. Sequences are the last
+            dimension but one; ``shape`` is that of the share.
     """
+    device = model.embedding_VD.device
     generator = torch.Generator(device=device).manual_seed(case.execution.seed + 1 + offset)
-    index, count = share
+    index, count = model.share if divided else (0, 1)
     if count == 1:
-        return torch.randint(case.model.vocab_size, shape, device=device, generator=generator)
+        return torch.randint(model.vocab_size, shape, device=device, generator=generator)
     *before, rows, columns = shape
-    whole = torch.randint(case.model.vocab_size, (*before, rows * count, columns), device=device, generator=generator)
+    whole = torch.randint(model.vocab_size, (*before, rows * count, columns), device=device, generator=generator)
     return whole[..., index * rows : (index + 1) * rows, :].contiguous()
 
 

@@ -23,9 +23,8 @@ LEARNING_RATE = 3e-4
 
 def prepare_train(case: Case, model: LanguageModel, _checker: Checker | None = None) -> Prepared:
     """A step over ``batch`` sequences of ``context`` tokens, each predicting its next token."""
-    device = model.embedding_VD.device
     work = case.workload
-    data = random_tokens(case, TRAIN_BATCHES, work.batch, work.context + 1, device=device, share=model.share)
+    data = random_tokens(case, model, TRAIN_BATCHES, work.batch, work.context + 1, divided=True)
     optimizer: torch.optim.Optimizer = model.ops["adamw"](model.parameters(), lr=LEARNING_RATE)
     state: dict[str, Any] = {"turn": 0, "loss": None}
     model.train()

@@ -11,10 +11,10 @@ import pytest
 from click.testing import CliRunner
 
 from hybridbench.cli.main import main
-from hybridbench.cluster import slurm
+from hybridbench.cluster import member, slurm
 from hybridbench.cluster.opening import open_queue
-from hybridbench.errors import BadInput
-from hybridbench.queue.plan import QueuePlan, create, find
+from hybridbench.errors import BadInput, HybridbenchError
+from hybridbench.queue.plan import WAITING, QueuePlan, create, find
 from hybridbench.queue.shared import SharedQueue
 from hybridbench.record import Record, Status
 from hybridbench.store import RecordWriter, load
@@ -108,6 +108,28 @@ def test_gpus_of_a_partition_are_counted_as_sinfo_names_them(sinfo, gres, gpus):
         slurm.partition_for(slurm.JobOptions(193, "gpu"))
 
 
+@pytest.mark.parametrize(
+    ("workers", "ranks", "error"),
+    [
+        (4, 2, ""),
+        (5, 2, "--workers 5: partition gpu has 10 GPUs in all, and each worker needs 2 of one node: give --workers 4."),
+        (2, 3, ""),  # two nodes of three GPUs; those of two have none for such a case
+        (3, 3, "give --workers 2."),
+        (1, 4, "a case on 4 GPUs: nodes of partition gpu have 3 GPUs at most, and a case runs on one node: give fewer"),
+    ],
+)
+def test_a_job_takes_its_gpus_from_one_node(sinfo, workers, ranks, error):
+    pytest.importorskip("submitit")
+    sinfo("gpu*|2|64|gpu:3|n/a|infinite\ngpu*|2|64|gpu:2|n/a|infinite\ngpu*|7|64|(null)|n/a|infinite")
+    asked = slurm.JobOptions(workers, ranks=ranks)
+    if not error:
+        assert slurm.partition_for(asked).gpus == 10
+        return
+    with pytest.raises(BadInput) as refused:
+        slurm.partition_for(asked)
+    assert error in str(refused.value)
+
+
 def test_two_suites_in_one_folder_are_refused_while_the_first_runs(tmp_path):
     queue = SharedQueue(open_queue(tmp_path, some_cases(), "first").planned, tmp_path / "records-x.jsonl")
     with pytest.raises(BadInput, match=r"another run \(first\) is going on in .*, with 1 worker, at other cases"):
@@ -126,6 +148,15 @@ def test_a_worker_of_another_version_does_not_join(tmp_path):
     with pytest.raises(BadInput, match=r"by hybridbench 0\.0\.9\+sources\.aaaaaaaa, and this is"):
         open_queue(tmp_path, some_cases(), "first", resume=True)
     queue.leave()
+
+
+def test_a_job_of_another_version_ends_before_it_takes_a_case(tmp_path):
+    planned = create(tmp_path, QueuePlan(RUN, "first", hybridbench="0.0.9+sources.aaaaaaaa"), some_cases())
+    with pytest.raises(
+        HybridbenchError, match=r"the queue is of hybridbench 0\.0\.9.* use one environment on all nodes"
+    ):
+        member.serve(str(planned.folder), [])
+    assert len(list((planned.folder / WAITING).iterdir())) == len(planned.lines)
 
 
 def test_status_tells_cases_workers_and_failures(tmp_path):

@@ -13,7 +13,7 @@ from hybridbench.cli.placing import Place, Shared
 from hybridbench.cluster import member
 from hybridbench.cluster.opening import Opened
 from hybridbench.cluster.status import look
-from hybridbench.errors import BadInput
+from hybridbench.errors import BadInput, HybridbenchError
 from hybridbench.queue import gpus as gpus_of_queue
 from hybridbench.queue.gpus import GpuClaims
 from hybridbench.queue.plan import GPUS, HELD, MEMBERS, WAITING, QueuePlan, create, remove
@@ -136,6 +136,7 @@ def test_the_gpu_of_a_process_that_was_killed_here_is_free_at_once(planned):
 @pytest.fixture
 def ran(monkeypatch):
     """What each worker of a node ran its cases on; each starts while those before are at work."""
+    monkeypatch.setattr("hybridbench.cluster.opening.gpu_uuids", lambda gpus: {gpu: f"GPU-{gpu}" for gpu in gpus})
     seen = []
 
     def later(_queue, _writer, *, gpus, events, workers=1):
@@ -154,10 +155,10 @@ def test_workers_of_a_node_take_a_gpu_each_and_the_surplus_one_ends_without_a_ca
     seen, waiting = ran
     told = []
     waiting += [
-        lambda: member.serve(str(planned.folder), TWO),
-        lambda: told.append(member.serve(str(planned.folder), TWO)),
+        lambda: member.serve(str(planned.folder), list(TWO)),
+        lambda: told.append(member.serve(str(planned.folder), list(TWO))),
     ]
-    member.serve(str(planned.folder), TWO)
+    member.serve(str(planned.folder), list(TWO))
     assert seen == [(["0"], 1), (["1"], 1)]
     assert told == [0]
     said = (
@@ -169,15 +170,15 @@ def test_workers_of_a_node_take_a_gpu_each_and_the_surplus_one_ends_without_a_ca
     assert (
         "1 worker ended without a case: every GPU of the node had a worker." in look(planned.folder.parents[1]).lines()
     )
-    member.serve(str(planned.folder), TWO)
+    member.serve(str(planned.folder), list(TWO))
     assert seen[-1] == (["0"], 1), "it is free again"
 
 
 def test_workers_of_cases_on_a_cpu_claim_nothing(tmp_path, ran):
     seen, waiting = ran
     planned = planned_for(tmp_path, has_gpu=False)
-    waiting.append(lambda: member.serve(str(planned.folder), {"0": "GPU-a"}))
-    member.serve(str(planned.folder), {"0": "GPU-a"})
+    waiting.append(lambda: member.serve(str(planned.folder), ["0"]))
+    member.serve(str(planned.folder), ["0"])
     assert len(seen) == 2
 
 
@@ -191,8 +192,7 @@ def test_a_worker_that_comes_when_all_is_done_is_no_surplus(planned):
     queue.leave()
 
 
-def test_a_second_command_of_a_host_takes_what_the_first_left_free(planned, ran, monkeypatch):
-    monkeypatch.setattr("hybridbench.cli.placing.gpu_uuids", lambda gpus: {gpu: f"GPU-{gpu}" for gpu in gpus})
+def test_a_second_command_of_a_host_takes_what_the_first_left_free(planned, ran):
     seen, waiting = ran
     results = planned.folder.parents[1]
     shared = Shared(results, [], "some", 0, resume=True, gpus=["0", "1", "2"])
@@ -204,3 +204,18 @@ def test_a_second_command_of_a_host_takes_what_the_first_left_free(planned, ran,
     with pytest.raises(BadInput, match=r"each GPU of this machine has a worker of the run in .* already: wait for it"):
         command(1)
     assert seen == [(["0"], 1), (["1", "2"], 2)]
+
+
+def test_workers_of_cases_on_two_gpus_take_two_each(tmp_path, ran, capsys):
+    """Also where Slurm gives their jobs none of their own; a GPU that is left over has no worker."""
+    seen, waiting = ran
+    decode = Sweep("decode", arch="mamba", scale="tiny", tp="1,2")
+    planned = create(tmp_path, QueuePlan(RUN, "some"), cases(decode, has_gpu=True))
+    waiting += [lambda: member.serve(str(planned.folder), list("01234")) for _ in range(2)]
+    member.serve(str(planned.folder), list("01234"))
+    assert seen == [(["0,1"], 1), (["2,3"], 1)]
+    assert "ends without taking a case" in capsys.readouterr().err
+    shared = Shared(tmp_path, [], "some", 0, resume=True, gpus=list("01234"))
+    with pytest.raises(HybridbenchError, match=r"2 cases of .* did not run"):
+        Place().run(shared, Opened(planned, joined=True), Events(), lambda _sentence: None)
+    assert seen[-1] == (["0,1", "2,3"], 2)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -99,12 +101,30 @@ def test_a_killed_worker_process_costs_no_case(suite, tmp_path):
     assert find(out) is None, "a finished queue is removed"
 
 
+AN_HOUR_AHEAD = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <time.h>
+int clock_gettime(clockid_t clock, struct timespec *now) {
+    static int (*honest)(clockid_t, struct timespec *);
+    if (!honest) honest = dlsym(RTLD_NEXT, "clock_gettime");
+    int failed = honest(clock, now);
+    if (!failed && clock == CLOCK_REALTIME) now->tv_sec += 3600;
+    return failed;
+}
+"""
+"""A library that a process loads before the C library, so that its clock, and that of what it starts, is off."""
+
+
 @pytest.mark.slow
-def test_a_second_run_helps_and_takes_over_when_the_first_is_killed(suite, tmp_path):
+@pytest.mark.skipif(not (sys.platform == "linux" and shutil.which("cc")), reason="needs Linux and a C compiler")
+def test_a_second_run_whose_clock_is_an_hour_off_helps_and_takes_over_when_the_first_is_killed(suite, tmp_path):
     out = tmp_path / "out"
+    (tmp_path / "ahead.c").write_text(AN_HOUR_AHEAD)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", "ahead.so", "ahead.c", "-ldl"], cwd=tmp_path, check=True)
     first = began("run", suite, "-o", out)
     until(lambda: records(out) >= 1, first)
-    second = began("run", suite, "-o", out, "--resume")
+    second = began("run", suite, "-o", out, "--resume", LD_PRELOAD=str(tmp_path / "ahead.so"))
     until(lambda: len(list(out.glob("queue/*/members/*.json"))) == 2, second)
     status = subprocess.run(command("status", out, "--json"), capture_output=True, text=True, check=True)
     seen = json.loads(status.stdout)
@@ -120,6 +140,8 @@ def test_a_second_run_helps_and_takes_over_when_the_first_is_killed(suite, tmp_p
     found = load([out], pytest.fail)
     assert sorted(Counter(record.case.key for record in found).values()) == [1] * CASES
     assert len({record.run_id for record in found}) == 1, "one run, whoever had its cases"
+    stamps = sorted(datetime.fromisoformat(record.started_at) for record in found)
+    assert stamps[-1] - stamps[0] > timedelta(minutes=50), "each stamped by its worker's own clock"
 
 
 @pytest.mark.slow

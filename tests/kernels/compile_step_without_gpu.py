@@ -43,7 +43,7 @@ def main() -> None:
     model = build_model(case, resolve_backends(case))
     model.allocate(torch.device("cpu"), 0)
     if "across" in sys.argv:
-        model.across = Across(0, 1)
+        model.across = Across(0, 1, model.vocab_size)
         model.across.silent = True  # nothing travels
     token_B, position_B = torch.zeros(2, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)
     caches = model.new_caches(2, 64, case.execution.storage)

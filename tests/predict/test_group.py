@@ -35,22 +35,28 @@ def test_gpus_divide_into_groups_that_share_a_matrix() -> None:
 
 
 @pytest.mark.parametrize(
-    ("workload", "vectors"),
+    ("workload", "vectors", "picks"),
     [
-        (Workload(DECODE, 4096, 3), 3),
-        (Workload(PREFILL, 4096, 3), 3 * 4096),
-        (Workload(TRAIN, 4096, 3), 2 * 3 * 4096),
-        (Workload(GENERATE, 1024, 3, prompt=1000), 3 * 1024),
+        (Workload(DECODE, 4096, 3), 3, 3),
+        (Workload(PREFILL, 4096, 3), 3 * 4096, 3),
+        (Workload(TRAIN, 4096, 3), 2 * 3 * 4096, 0),
+        (Workload(GENERATE, 1024, 3, prompt=1000), 3 * 1024, 3 * 25),
     ],
     ids=lambda one: getattr(one, "kind", ""),
 )
-def test_each_token_adds_up_a_vector_for_each_sublayer_and_the_embedding(workload: Workload, vectors: int) -> None:
-    """16 attention and 16 feed-forward sublayers of d_model 2,048, in bfloat16."""
+def test_each_token_adds_up_a_vector_for_each_sublayer_and_the_embedding(
+    workload: Workload, vectors: int, picks: int
+) -> None:
+    """16 attention and 16 feed-forward sublayers of d_model 2,048, in bfloat16. Of each other GPU's words the best
+    logit is gathered with its word, 8 bytes; a training step gathers the head and scatters its gradient.
+    """
     for tp, share in ((1, 0.0), (2, 1.0), (4, 1.5), (8, 1.75)):
         found = link_bytes(TRANSFORMER, workload, STORAGE, GpuGroup(tp, tp))
         assert found.all_reduced == (vectors * 33 * 2048 * 2 if tp > 1 else 0)
-        assert found.sent == found.all_reduced * share
-        assert found.gathered == found.scattered == 0
+        assert found.reduced_sent == found.all_reduced * share
+        head = 0 if picks else 128_256 * 2048 * 2 * (tp - 1) // tp
+        assert (found.gathered, found.scattered) == (8 * picks * (tp - 1) + head, head)
+        assert found.sent == found.reduced_sent + found.gathered + found.scattered
 
 
 def test_fsdp_gathers_sublayers_twice_and_scatters_gradients_in_float32() -> None:
@@ -65,7 +71,8 @@ def test_fsdp_gathers_sublayers_twice_and_scatters_gradients_in_float32() -> Non
         assert found.all_reduced == 0
     both = link_bytes(TRANSFORMER, work, STORAGE, GpuGroup(8, 2))
     part = arch.params(shard(TRANSFORMER, 2))
-    assert both.scattered == 4 * part * 3 // 4
+    head = 128_256 * 2048 * 2 // 2  # to and from the other GPU that shares it
+    assert both.scattered == 4 * part * 3 // 4 + head
     assert both.all_reduced == 2 * 4096 * 33 * 2048 * 2
     assert link_bytes(TRANSFORMER, Workload(PREFILL, 4096, 1), STORAGE, GpuGroup(8)).gathered == 0
 
@@ -123,7 +130,7 @@ def test_a_part_does_a_share_of_the_work_and_holds_a_share_of_the_cache(name: st
 def test_slow_links_set_the_floor() -> None:
     work, gpu = Workload(DECODE, 4096, 4), find_gpu("h200")
     fast = price(TRANSFORMER, work, gpu, HALF, group=GpuGroup(2, 2))
-    sent = 4 * 33 * 2048 * 2
+    sent = 4 * 33 * 2048 * 2 + 4 * 8
     assert fast.link_s == pytest.approx(sent / 450e9)
     assert fast.bound == "memory"
     slow = price(TRANSFORMER, work, gpu, HALF, group=GpuGroup(2, 2), link_bytes_per_s=1e6)
@@ -166,3 +173,15 @@ def test_links_have_sources_and_are_of_one_direction() -> None:
         link = linked[name]
         assert link.bytes_per_s == pytest.approx(both_directions / 2 * 1e9)
         assert "data sheet" in link.source
+
+
+def test_ranks_that_share_a_model_gather_its_head_for_the_loss() -> None:
+    """One token, so that nothing but weights counts: the peak is the loss, with the head whole beside its gradient."""
+    part, head = shard(TRANSFORMER, 2), 128_256 * 2048
+    alone, half = (footprint(one, Workload(TRAIN, 1, 1), STORAGE, tp=tp) for one, tp in ((TRANSFORMER, 1), (part, 2)))
+    assert half.weights == 2 * arch.params(part)
+    assert half.optimizer == 2 * half.weights
+    assert half.gathered == 2 * head
+    assert half.head == pytest.approx((4 + 2) * head, rel=1e-4), "summed in float32, then rounded"
+    assert alone.gathered == 0
+    assert footprint(part, Workload(DECODE, 4096, 4), STORAGE, tp=2).head == 4 * 128_256 // 2 * 2, "logits of its words"

@@ -10,17 +10,24 @@ from pathlib import Path
 import pytest
 
 from hybridbench.arch import model as arch
+from hybridbench.arch.blocks.mamba2 import Mamba2
 from hybridbench.arch.families import ARCHS, Options, build_spec, pattern_spec
-from hybridbench.arch.split import cuts_of, part_of
+from hybridbench.arch.held import held_parts, packing, shared_params
+from hybridbench.arch.model import shard
+from hybridbench.arch.stored import Dtypes
 from hybridbench.cli.options import as_typed
 from hybridbench.derive import transfers
 from hybridbench.errors import BadInput
+from hybridbench.machine import find_gpu
+from hybridbench.metrics import value
 from hybridbench.model.build import build_model, resolve_backends
-from hybridbench.record import Ceilings, Links, Memory, Observed, RankObserved, Record, Status
+from hybridbench.predict.fit import largest_fit
+from hybridbench.predict.group import GpuGroup
+from hybridbench.record import BackendUse, Ceilings, Links, Memory, Observed, RankObserved, Record, Status
 from hybridbench.report.scaling import scaling_table
 from hybridbench.suite.case import Case, Execution
 from hybridbench.suite.file import load_suite
-from hybridbench.suite.spread import part_of_case, work_of_rank
+from hybridbench.suite.spread import part_of_case
 from hybridbench.suite.sweep import Sweep, cases
 from hybridbench.suite.workloads import Workload
 from hybridbench.team import Team, _settings
@@ -46,14 +53,20 @@ def test_a_suite_names_ranks_as_the_command_line_does(tmp_path: Path) -> None:
     assert [(one.execution.gpus, one.execution.tp) for one in found] == [(1, 1), (2, 1), (1, 2)]
 
 
-KINDS = "attention, mamba2, mlp, parallel"
+KINDS = "attention, mamba2, mamba3, gated_delta, kda, rwkv7, mlp, moe, parallel"
 REFUSED = {
     "both ways": ({"gpus": "2", "tp": "2"}, "--gpus 2 with --tp 2: a case is spread one way; give one of them."),
     "a batch": ({"gpus": "3", "batch": "4"}, "--gpus 3: batch 4, that of all ranks, does not divide by 3."),
-    "query heads": ({"tp": "4", "scale": "5m", "arch": "swa"}, "tp 4: 6 query heads do not divide by 4; give a"),
-    "SSM heads": ({"tp": "8"}, "tp 8: 4 SSM heads do not divide by 8; give a divisor of 4."),
-    "a mixer": ({"tp": "2", "mixer": "kda"}, f"tp 2 for a block of kind kda: only blocks of kind {KINDS} are divided."),
-    "experts": ({"gpus": "2", "moe": True}, "routed experts run on one GPU only."),
+    "query heads": (
+        {"tp": "4", "scale": "5m", "arch": "swa"},
+        "has n_heads 6 of window attention, which 4 GPUs cannot share; give 2 or 6.",
+    ),
+    "SSM heads": ({"tp": "8"}, "has n_heads 4 of mamba2, which 8 GPUs cannot share; give 2 or 4."),
+    "a mixer": (
+        {"tp": "2", "mixer": "mamba1"},
+        f"a block of kind mamba1: only blocks of kind {KINDS} run divided.",
+    ),
+    "experts": ({"gpus": "2", "moe": True}, "routed experts are not sharded; give --tp instead."),
     "compiled": ({"tp": "2", "mode": "compile"}, "--tp 2 in mode compile: several ranks run in mode eager or graph."),
     "checkpoints": ({"gpus": "2", "checkpoint": "full"}, "--gpus 2 with checkpoint full: several ranks keep all"),
     "too many": ({"gpus": "2k"}, "--gpus 2048: give 1024 at most."),
@@ -79,15 +92,19 @@ def test_sequences_are_divided_in_training_only() -> None:
 def test_groups_that_neither_divide_nor_can_be_held_by_as_many_ranks_are_refused() -> None:
     spec = build_spec("transformer", "5m")
     block = replace(spec.blocks["*"], n_heads=12, n_kv_heads=4)
-    with pytest.raises(BadInput, match="4 KV heads neither divide by 6 nor can each be held by as many ranks"):
-        part_of(replace(spec, blocks={**spec.blocks, "*": block}), 6)
+    with pytest.raises(BadInput, match="has n_kv_heads 4 of attention, which 6 GPUs cannot share; give 2, 4 or 12"):
+        shard(replace(spec, blocks={**spec.blocks, "*": block}), 6)
 
 
+OTHERS = ("gated-delta", "kda", "mamba3", "rwkv7")
 SPLIT = {
     **{f"{name} {scale}": (build_spec(name, scale), 2) for name in ARCHS for scale in ("toy", "1b", "3b")},
     "transformer on 16": (build_spec("transformer", "3b"), 16),
     "mamba on 8": (build_spec("mamba", "3b"), 8),
     "gate": (build_spec("intra", "tiny", Options(fusion_scale="gate")), 2),
+    "experts": (build_spec("inter", "1b", Options(moe=True)), 4),
+    **{f"{m} on 4": (build_spec("inter", "1b", Options(mixer=m)), 4) for m in OTHERS},
+    **{f"{m} beside": (build_spec("intra", "3b", Options(mixer=m)), 2) for m in OTHERS},
     "lent": (pattern_spec("(*&M)-", "tiny", Options(fusion_value="shared", fusion_scale="vector")), 2),
 }
 
@@ -99,25 +116,27 @@ def test_the_parts_of_all_ranks_make_every_parameter_once(name: str) -> None:
     work = Workload("decode", 16, 1)
     whole, part = (
         build_model(case, resolve_backends(case))
-        for case in (Case(one, work, Execution("cpu", "float32", "eager")) for one in (spec, part_of(spec, ranks)))
+        for case in (Case(one, work, Execution("cpu", "float32", "eager")) for one in (spec, shard(spec, ranks)))
     )
     for block, layer, mine in zip(spec.placed, whole.blocks, part.blocks, strict=True):
-        parts = dict(mine.named_parameters())
-        of_ranks = [cuts_of(block, ranks, rank) for rank in range(ranks)]
+        parts, packed = dict(mine.named_parameters()), packing(block)
+        assert {name: one.numel() for name, one in layer.named_parameters()} == {
+            name: one.size for name, one in packed.items()
+        }
+        of_ranks = [held_parts(block, ranks, rank) for rank in range(ranks)]
+        held_by_several = 0
         for parameter, tensor in layer.named_parameters():
-            cuts = [cuts[parameter] for cuts in of_ranks]
-            assert all(
-                cut.spans is None or sum(b - a for a, b in cut.spans) == parts[parameter].shape[cut.dim] for cut in cuts
-            )
-            if cuts[0].spans is None:
-                continue
+            cuts = [held[parameter] for held in of_ranks]
+            assert all(sum(b - a for a, b in cut.spans) == parts[parameter].shape[cut.dim] for cut in cuts)
             shared = {span for span, _, _ in cuts[0].shared}
-            held = [span for cut in cuts for at, span in enumerate(cut.spans or ()) if at not in shared]
-            common = {span for cut in cuts for at, span in enumerate(cut.spans or ()) if at in shared}
+            held = [span for cut in cuts for at, span in enumerate(cut.spans) if at not in shared]
+            common = {span for cut in cuts for at, span in enumerate(cut.spans) if at in shared}
             edges = sorted([*held, *common])
             assert edges[0][0] == 0
             assert edges[-1][1] == tensor.shape[cuts[0].dim]
             assert all(before[1] == after[0] for before, after in itertools.pairwise(edges)), parameter
+            held_by_several += sum(b - a for a, b in common) * tensor.numel() // tensor.shape[cuts[0].dim]
+        assert shared_params(block, ranks) == held_by_several
 
 
 def test_a_worker_with_several_gpus_uses_none_itself(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,25 +170,73 @@ def on(spec_name: str, kind: str, batch: int, **spread: int) -> Case:
     return Case(build_spec(spec_name, "1b"), Workload(kind, 8192, batch), Execution("cuda", "bfloat16", mode, **spread))
 
 
+def with_step(found: Record, backend: str) -> Record:
+    """The record as one whose decode step ran by a backend."""
+    assert found.observed is not None
+    use = BackendUse("decode_step", "auto", backend, None, None, None, None)
+    return replace(found, observed=replace(found.observed, backends=[use]))
+
+
 def test_bytes_of_transfers_by_hand() -> None:
-    sharded = record(on("transformer", "train", 4, gpus=2), 10**9)
-    params, vocabulary, width, layers = 1_236_000_000, 128_256, 2048, 32
-    params = arch.params(sharded.case.model)
-    root = (vocabulary + layers + 1) * width
-    assert transfers.gathered_bytes(sharded) == (2 * params - root) * 2 / 2, "half of it comes from the other rank"
-    assert transfers.scattered_bytes(sharded) == params * 4 / 2
-    assert transfers.all_reduced_bytes(sharded) == 0
+    vocabulary, width, layers = 128_256, 2048, 32
+    sharded = transfers.links_of(record(on("transformer", "train", 4, gpus=2), 10**9))
+    params, root = 1_235_814_400, (vocabulary + layers + 1) * width
+    assert sharded is not None
+    assert sharded.gathered == (2 * params - root) * 2 / 2, "half of it comes from the other rank"
+    assert sharded.scattered == params * 4 / 2
+    assert sharded.all_reduced == 0
     decoding = record(on("transformer", "decode", 4, tp=2), 10**6)
-    assert transfers.all_reduced_bytes(decoding) == 2 * 0.5 * layers * 4 * width * 2
-    assert transfers.gathered_bytes(decoding) == 0.5 * 4 * vocabulary * 2
-    assert transfers.transfer_bytes(record(on("transformer", "decode", 4), 10**6)) is None
+    for made, size in ((with_step(decoding, "modules"), 2), (with_step(decoding, "fused"), 4)):
+        found = transfers.links_of(made)
+        assert found is not None
+        assert found.all_reduced == (layers + 1) * 4 * width * size, "the fused step adds up in float32"
+        assert found.gathered == 4 * 8, "the best logit of the other rank's words, and its word"
+        assert transfers.transfer_bytes(made) == found.all_reduced + found.gathered
+    trained = transfers.links_of(record(on("transformer", "train", 1, tp=2), 10**9))
+    assert trained is not None
+    assert trained.gathered == trained.scattered == 0.5 * vocabulary * width * 2, "the head, and its gradient"
+    assert trained.all_reduced == 2 * (layers + 1) * 8192 * width * 2
+    (sixteen,) = {transfers.links_of(record(on("transformer", "train", 1, tp=16), 10**9))}
+    assert sixteen is not None
+    keys_and_values = 16 * 2 * (8 * 64) * width  # 8 KV heads, each of which two ranks hold
+    assert sixteen.all_reduced == trained.all_reduced + 4 * keys_and_values, "gradients, in float32"
+    assert transfers.links_of(record(on("transformer", "decode", 4), 10**6)) is None
+
+
+def test_parameters_in_float32_are_added_up_and_not_sharded() -> None:
+    """Mamba-2 at 1b: 64 heads, each with A_log, dt_bias and D."""
+    case = on("inter", "train", 4, gpus=2)
+    heads = sum(3 * block.n_heads for block in case.model.placed if isinstance(block, Mamba2))
+    found = transfers.links_of(record(case, 10**9))
+    assert found is not None
+    assert found.all_reduced == 4 * heads > 0
+    assert found.scattered == 4 * (arch.params(case.model) - heads) // 2
+    assert found.sent == found.gathered + found.scattered + found.all_reduced
 
 
 def test_a_rank_computes_its_part_with_its_part_of_the_head() -> None:
-    spec, work = work_of_rank(on("transformer", "decode", 4, tp=2))
-    assert (spec.vocab_size, spec.blocks["*"].n_heads, spec.blocks["-"].d_ff, work.batch) == (64_128, 16, 4096, 4)
-    spec, work = work_of_rank(on("transformer", "train", 4, gpus=2))
-    assert (spec.vocab_size, spec.blocks["*"].n_heads, work.batch) == (128_256, 32, 2)
+    part = part_of_case(on("transformer", "decode", 4, tp=2))
+    spec, batch = part.model, part.workload.batch
+    assert (spec.vocab_size, spec.blocks["*"].n_heads, spec.blocks["-"].d_ff, batch) == (64_128, 16, 4096, 4)
+    part = part_of_case(on("transformer", "train", 4, gpus=2))
+    assert (part.model.vocab_size, part.model.blocks["*"].n_heads, part.workload.batch) == (128_256, 32, 2)
+
+
+def test_the_peak_of_a_rank_is_predicted_as_fit_predicts_it() -> None:
+    """Beside the largest that a rank had. FSDP2 and tensor parallelism are those of ``fit --gpus`` and ``fit --tp``."""
+    h200, half = find_gpu("h200"), Dtypes.of("bfloat16")
+    for case, group in (
+        (on("inter", "train", 4, gpus=2), GpuGroup(2)),
+        (on("inter", "train", 4, tp=2), GpuGroup(2, 2)),
+        (on("inter", "decode", 4, tp=2), GpuGroup(2, 2)),
+    ):
+        found, work = record(case, 10**9), case.workload
+        each = work.batch // group.ranks
+        fit = largest_fit(case.model, h200, work.kind, half, context=work.context, batch=each, group=group)
+        assert value(found, "predicted_peak_bytes") == fit.footprint.total
+        assert value(found, "rank_peak_bytes") == 7
+        alone = record(replace(case, execution=replace(case.execution, gpus=1, tp=1)), 10**9)
+        assert fit.footprint.total < (value(alone, "predicted_peak_bytes") or 0)
 
 
 def test_the_table_compares_with_one_gpu_at_the_same_batch_and_at_the_same_batch_each() -> None:
@@ -186,8 +253,11 @@ def test_the_table_compares_with_one_gpu_at_the_same_batch_and_at_the_same_batch
     assert found["weak_frac"] == pytest.approx(100 / 110)
     assert found["exposed_s"] == pytest.approx(0.015)
     assert found["gpu_tokens_per_s"] == pytest.approx(4 * 8192 / 0.110 / 2)
-    assert found["transfer_s"] == pytest.approx(
-        (transfers.gathered_bytes(records[2]) or 0) / 4e11 + (transfers.scattered_bytes(records[2]) or 0) / 2e11
-    )
+    sent = transfers.links_of(records[2])
+    assert sent is not None
+    by_hand = sent.gathered / 4e11 + sent.scattered / 2e11 + sent.all_reduced / 3e11
+    assert found["transfer_s"] == pytest.approx(by_hand)
+    assert found["rank_peak_bytes"] == 7
+    assert found["predicted_peak_bytes"] == value(records[2], "predicted_peak_bytes") is not None
     assert found["scaling_floor_frac"] == pytest.approx(1.0), "transfers take less than the work, so they can be hidden"
     assert scaling_table(records[:2]) is None

@@ -6,14 +6,16 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from two_ranks import on_ranks
 from variants import small
 
 from hybridbench.arch.families import ARCHS, Options, build_spec, pattern_spec
+from hybridbench.arch.held import held_parts, held_words
 from hybridbench.arch.model import ModelSpec
-from hybridbench.arch.split import cuts_of
+from hybridbench.model.across import Across
 from hybridbench.model.build import build_model, resolve_backends
 from hybridbench.model.language import LanguageModel
 from hybridbench.ranks.place import RankPlace, place_of
@@ -33,11 +35,16 @@ SPECS = {
     "lent value": small(pattern_spec("(*&M)-M-", "tiny", Options(**LENT))),
     "two groups": small(build_spec("mamba", "tiny")),
 }
+OTHERS = ("gated-delta", "kda", "mamba3", "rwkv7")
+SPECS |= {f"{m} between": small(build_spec("inter", "tiny", Options(mixer=m))) for m in OTHERS}
+SPECS |= {f"{m} beside": small(build_spec("intra", "tiny", Options(mixer=m))) for m in OTHERS if m != "gated-delta"}
+SPECS["experts"] = small(build_spec("inter", "tiny", Options(moe=True)))
+SPECS["odd vocabulary"] = replace(small(build_spec("inter", "toy")), vocab_size=321)
 SPECS["two groups"] = replace(
     SPECS["two groups"],
     blocks={**SPECS["two groups"].blocks, "M": replace(SPECS["two groups"].blocks["M"], n_groups=2)},
 )
-QUICK = ("inter toy",)
+QUICK = ("odd vocabulary",)
 # Python 3.12 warns of a fork where other threads run; those of the tests' runner hold no lock that a rank needs
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 named = pytest.mark.parametrize(
@@ -102,7 +109,10 @@ def close(found: object, expected: Tensor, what: str) -> None:
     torch.testing.assert_close(given, expected, rtol=1e-4, atol=2e-6, msg=lambda text: f"{what}: {text}")
 
 
-@named
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in SPECS if name != "experts"],
+)
 def test_training_with_sharded_weights_equals_training_on_one_rank(name: str) -> None:
     losses, expected = trained(SPECS[name])
     ranks = on_ranks(2, trained_on_rank, SPECS[name], {"gpus": 2})
@@ -163,20 +173,23 @@ def test_parameters_of_another_dtype_are_whole_on_every_rank_and_their_gradients
 
 def part(spec: ModelSpec, parameter: str, tensor: Tensor, rank: int) -> Tensor:
     """A rank's part of a parameter, or of its gradient."""
+    if parameter == "embedding_VD":
+        first, last = held_words(spec.vocab_size, 2, rank)
+        rows = -(-spec.vocab_size // 2)
+        return torch.cat((tensor[first:last], tensor.new_zeros(rows - (last - first), tensor.shape[1])))
     if not parameter.startswith("layers."):
         return tensor
     _, index, name = parameter.split(".", 2)
-    found = cuts_of(spec.placed[int(index)], 2, rank)[name]
+    found = held_parts(spec.placed[int(index)], 2, rank)[name]
     shape = list(tensor.shape)
-    if found.spans is not None:
-        shape[found.dim] = sum(last - first for first, last in found.spans)
+    shape[found.dim] = sum(last - first for first, last in found.spans)
     mine = torch.empty(shape)
     cut(mine, tensor, found)
     return mine
 
 
-def decoded(spec: ModelSpec, **spread: int) -> list[object]:
-    """The logits of a prompt and of eight decode steps."""
+def decoded(spec: ModelSpec, **spread: int) -> tuple[list[object], list[list[int]]]:
+    """The logits of a prompt and of eight decode steps, of a rank's own words, and the words picked of each."""
     case, model, _ = made(spec, GENERATE, **spread)
     tokens = torch.randint(spec.vocab_size, (2, 45), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -184,16 +197,32 @@ def decoded(spec: ModelSpec, **spread: int) -> list[object]:
         logits = [model.prefill(tokens[:, :37], caches)]
         for position in range(37, 45):
             logits.append(model.decode(tokens[:, position], torch.full((2,), position), caches))
-    return [one.numpy().copy() for one in logits]
+        picked = [model.pick(one).tolist() for one in logits]
+    return [one.numpy().copy() for one in logits], picked
 
 
-def decoded_on_rank(spec: ModelSpec) -> list[object]:
+def decoded_on_rank(spec: ModelSpec) -> tuple[list[object], list[list[int]]]:
     return decoded(spec, tp=2)
 
 
 @named
 def test_prefill_and_decode_on_parts_of_every_sublayer_give_the_logits_of_one_rank(name: str) -> None:
-    expected = decoded(SPECS[name])
-    for found in on_ranks(2, decoded_on_rank, SPECS[name]):
+    expected, words = decoded(SPECS[name])
+    for rank, (found, picked) in enumerate(on_ranks(2, decoded_on_rank, SPECS[name])):
+        own = slice(*held_words(SPECS[name].vocab_size, 2, rank))
+        assert picked == words
         for step, (mine, logits) in enumerate(zip(found, expected, strict=True)):
-            close(mine, torch.as_tensor(logits), f"logits of step {step}")
+            close(mine, torch.as_tensor(logits)[:, own], f"logits of step {step} on rank {rank}")
+
+
+def picked(local: list[float], vocabulary: int) -> list[int]:
+    across = Across(dist.get_rank(), dist.get_world_size(), vocabulary)
+    own = torch.tensor([local])[:, across.first_word : across.last_word]
+    return [int(word) for word in across.pick(own)]
+
+
+def test_the_first_of_equal_words_is_picked_also_where_a_rank_has_none() -> None:
+    for logits in ([0.0, 2.0, 1.0, 2.0, -1.0], [-3.0, -2.0, -2.5, -4.0, -1.0], [7.0] * 5):
+        right = [logits.index(max(logits))]
+        assert on_ranks(2, picked, logits, 5) == [right] * 2
+        assert on_ranks(4, picked, logits, 5) == [right] * 4  # two words each: the last rank has none

@@ -183,7 +183,7 @@ def quantised_step(pdl: bool) -> None:
 def step_of_a_rank(pdl: bool) -> None:
     """The fused decode step of one of two ranks, each of which has a part of every sublayer; nothing travels."""
     from hybridbench.arch.families import pattern_spec
-    from hybridbench.arch.split import part_of
+    from hybridbench.arch.model import shard
     from hybridbench.model import fused
     from hybridbench.model.across import Across
     from hybridbench.model.build import build_model, resolve_backends
@@ -191,10 +191,10 @@ def step_of_a_rank(pdl: bool) -> None:
     from hybridbench.suite.workloads import Workload
 
     for pattern in ("M-*-", "(*&M)-"):
-        part = part_of(pattern_spec(pattern, "1b"), 2)
-        case = Case(part, Workload("generate", 8, B, 6), Execution("cpu", "bfloat16", "eager"))
+        spec = pattern_spec(pattern, "1b")
+        case = Case(shard(spec, 2), Workload("generate", 8, B, 6), Execution("cpu", "bfloat16", "eager"))
         model = build_model(case, resolve_backends(case))
-        model.across = Across(0, 2)
+        model.across = Across(0, 2, spec.vocab_size)
         model.across.silent = True
         token, position = torch.empty(2, B, dtype=torch.int64)
         caches = model.new_caches(B, 8, case.execution.storage)

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -62,7 +61,7 @@ class Backward(OverLayers):
 
     def _run(self) -> None:
         model, seen = self.model, set[str]()
-        branch, residual = F.embedding(self.token_BT, model.embedding_VD).detach(), None
+        branch, residual = model.embed(self.token_BT).detach(), None
         for index, layer in enumerate(model.layers):
             symbol = self.symbols[index]
             wanted = len(self.token_BT) > 1 or symbol not in seen
@@ -172,7 +171,8 @@ class Backward(OverLayers):
         Gradients are those of B x T times the loss, so that their size does not depend on the batch.
         """
         model, (B, T) = self.model, self.token_BT.shape
-        loss_of, embedding = model.ops["linear_cross_entropy"], model.embedding_VD
+        loss_of = model.ops["linear_cross_entropy"]
+        embedding = model.head_weight().detach().requires_grad_()
 
         def of(hidden: Tensor, target: Tensor, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
             given = hidden.detach().requires_grad_()

@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, is_dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hybridbench.model.block import Step
@@ -159,7 +158,7 @@ class Walk(OverLayers):
             Unsupported: a mixer cannot continue from its cache, and there is only one row.
         """
         model, (B, T) = self.model, self.token_BT.shape
-        branch_BTD, residual_BTD = F.embedding(self.token_BT, model.embedding_VD), None
+        branch_BTD, residual_BTD = model.embed(self.token_BT), None
         rows = alone(B, T)
         for index in range(len(model.layers)):
             before, residual_before = branch_BTD, residual_BTD
@@ -174,11 +173,11 @@ class Walk(OverLayers):
         last = len(model.layers)
         residual_BD = None if residual_BTD is None else residual_BTD[:, -1]
         hidden_BD, _ = model.add_normed(branch_BTD[:, -1], residual_BD, last)
-        logits_BV = F.linear(hidden_BD, model.embedding_VD)
+        logits_BV = model.head(hidden_BD)
         for part in rows:
             row = slice(part.row, part.row + 1)
             normed, _ = model.add_normed(branch_BTD[row, -1], None if residual_BD is None else residual_BD[row], last)
-            self.errors.add("logits", part.name, of_whole(F.linear(normed, model.embedding_VD), logits_BV[row]))
+            self.errors.add("logits", part.name, of_whole(model.head(normed), logits_BV[row]))
 
     def _norms(
         self, index: int, branch_BTD: Tensor, residual_BTD: Tensor | None, normed_BTD: Tensor, parts: list[BatchPart]
