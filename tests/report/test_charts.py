@@ -71,7 +71,8 @@ def pixels(png: bytes) -> tuple[int, int, set[bytes]]:
 
 
 def test_a_group_has_its_charts(decode_records: list[Record]) -> None:
-    assert list(plots(decode_records)) == ["throughput", "latency", "memory", "cache", "energy", "flops"]
+    wanted = ["throughput", "latency", "memory", "cache", "energy", "flops"]
+    assert [name for name in plots(decode_records) if name in wanted] == wanted
 
 
 def test_charts_of_a_page_are_vega_lite(decode_records: list[Record]) -> None:
