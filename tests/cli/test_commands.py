@@ -123,11 +123,10 @@ def test_cost_writes_tables_and_charts(tmp_path):
     assert len(list((tmp_path / "charts").glob("*.png"))) == len(list((tmp_path / "charts").glob("*.svg"))) == 3
 
 
-@pytest.mark.parametrize("args", [["--help"], ["cost", "--ctx", "4k..128k"]], ids=" ".join)
-def test_help_and_cost_take_at_most_a_quarter_of_importing_torch(args):
+def test_help_and_cost_take_at_most_a_quarter_of_importing_torch():
     """In CPU seconds of processes that run one after the other, because a busy machine slows both of a pair alike.
 
-    A pair that others disturb is measured again. Compiled modules are kept, as they are where it is installed.
+    What others disturb is measured again. Compiled modules are kept, as they are where it is installed.
     """
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
@@ -137,12 +136,15 @@ def test_help_and_cost_take_at_most_a_quarter_of_importing_torch(args):
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    shares = []
+    left = {"--help": [], "cost --ctx 4k..128k": []}
     for _ in range(5):
-        shares.append(cpu_seconds("-m", "hybridbench.cli.main", *args) / cpu_seconds("-c", "import torch"))
-        if shares[-1] <= 1 / 4:
+        whole = cpu_seconds("-c", "import torch")
+        for words, shares in left.items():
+            shares.append(cpu_seconds("-m", "hybridbench.cli.main", *words.split()) / whole)
+        left = {words: shares for words, shares in left.items() if min(shares) > 1 / 4}
+        if not left:
             return
-    pytest.fail(f"{args} took {min(shares):.2f} of the time that importing torch takes, in the best of five pairs")
+    pytest.fail(f"shares of the time that importing torch takes, in five rounds: {left}")
 
 
 def test_dry_run_lists_and_runs_nothing(tmp_path, monkeypatch):
