@@ -15,15 +15,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test test-all lint types imports unit fuzz golden gate-simulation docs docs-pages gpu-test clean
+.PHONY: quickstart test test-all lint types imports unit unit-all fuzz golden gate-simulation docs docs-pages gpu-test clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/hybridbench quickstart
 
-test: $(VENV)/installed-dev lint types imports unit
+# mypy has one process, which would leave the other cores idle for a minute: it runs beside the tests.
+test: $(VENV)/installed-dev lint
+	$(MAKE) --no-print-directory --jobs=2 types imports unit
 
-test-all: $(VENV)/installed-dev lint types imports
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+test-all: $(VENV)/installed-dev lint
+	$(MAKE) --no-print-directory --jobs=2 types imports unit-all
 
 lint:
 	$(BIN)/ruff check .
@@ -37,6 +39,9 @@ imports:
 
 unit:
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "not slow"
+
+unit-all:
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 fuzz: $(VENV)/installed-dev
 	for kind in commands configs records; do \

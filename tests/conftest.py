@@ -1,8 +1,9 @@
 """One thread for every test: their tensors are tiny, and waiting threads cost more than they give.
 
 And Ctrl-C for every process that a test starts: what a shell starts in the background ignores it, and so would they.
-Inductor is imported here and whole: where a test that fails or is ended cut its import short, a second one raised
-"already registered" in every later test that compiles (torch 2.13).
+Inductor is imported whole before the first test: where a test that fails or is ended cut its import short, a second one
+raised "already registered" in every later test that compiles (torch 2.13). The process that only hands tests out to
+others imports no torch.
 
 What collecting the tests made, 700,000 objects that live until the end, is kept from the garbage collector: each case
 collects garbage before it is measured, and would go through all of them.
@@ -17,8 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-import torch._inductor.codecache
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -27,6 +26,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Adds ``--rewrite-golden``, which writes the files of ``tests/golden/expected`` anew."""
     parser.addoption("--rewrite-golden", action="store_true", help="Write the golden files anew before comparing.")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Imports Inductor where tests run: not in the process that hands them out to others (pytest-xdist)."""
+    if hasattr(session.config, "workerinput") or not session.config.getoption("numprocesses", None):
+        import torch._inductor.codecache  # noqa: F401
 
 
 def pytest_collection_finish() -> None:
@@ -38,6 +43,8 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """Restores the number of threads afterwards."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

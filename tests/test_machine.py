@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import pytest
 
-from hybridbench.machine import PEAKS, Peak, alike_gpus, find_peak, gpu_uuids, usable_cores, visible_gpus
+from hybridbench.errors import BadInput
+from hybridbench.machine import PEAKS, Peak, alike_gpus, find_peak, gpu_uuids, peaks, usable_cores, visible_gpus
+
+
+def test_a_row_needs_no_aliases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its name is typed as it is, or in lower case with hyphens."""
+    added = replace(PEAKS[0], name="New GPU 96GB", device_names=("NEW-96",), aliases=())
+    monkeypatch.setattr(peaks, "PEAKS", (*PEAKS, added))
+    assert added.short == "new-gpu-96gb"
+    assert peaks.find_gpu("new-gpu-96gb") is peaks.find_gpu("New GPU 96GB") is added
+    with pytest.raises(BadInput, match="new-gpu-96gb"):
+        peaks.find_gpu("new-gpu-97gb")
 
 
 @pytest.mark.parametrize(

@@ -317,5 +317,5 @@ def parse_backends(pairs: tuple[str, ...]) -> dict[str, str]:
     return backends
 
 
-GPU_HELP = f"GPUs, with commas, or all: {', '.join(peak.aliases[0] for peak in PEAKS)}."
+GPU_HELP = f"GPUs, with commas, or all: {', '.join(peak.short for peak in PEAKS)}."
 workload_option = click.option("--workload", default=DECODE, show_default=True, help=f"{', '.join(one_pass())}.")

@@ -8,7 +8,7 @@ place of tensors.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, cast
 
 from torch import Tensor
 
@@ -17,6 +17,23 @@ Recomputation = tuple[Tensor, Callable[..., Tensor], tuple[Any, ...]]
 
 Again = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], tuple[Any, list[Recomputation]]]
 """Runs an operation's function on arguments and options; returns its outputs and their recomputations."""
+
+
+class Recomputed(Protocol):
+    """A kernel that itself says which of its outputs can be made again, and how."""
+
+    with_recomputations: Callable[..., tuple[Any, ...]]
+    """As the kernel; a list of recomputations is the last of what it returns."""
+
+    def __call__(self, *given: Any, **options: Any) -> Any:
+        """The kernel."""
+
+
+def recomputed(function: Callable[..., Any], with_recomputations: Callable[..., tuple[Any, ...]]) -> Recomputed:
+    """A kernel's function, to which is added how its outputs are made again."""
+    found = cast("Recomputed", function)
+    found.with_recomputations = with_recomputations
+    return found
 
 
 def of_whole(

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hybridbench.kernels.again import recomputed
 from hybridbench.kernels.backend import Backend
 from hybridbench.kernels.loading import reference_of
 
@@ -70,8 +71,7 @@ def by_rows(op: str, function: Callable[..., Any], rows: int) -> Callable[..., A
             recomputations.append((out, *_remade(again)))
         return (out, *states, recomputations)
 
-    call.with_recomputations = with_recomputations  # type: ignore[attr-defined]
-    return call
+    return recomputed(call, with_recomputations)
 
 
 def holds_sequences(name: str) -> bool:

@@ -1,8 +1,8 @@
 """drawing: how random inputs of an operation are drawn: laid out as a model lays them out, views into one projection.
 
-The ``inputs`` of each family draw inputs of its operations for any problem. For a verification they have few heads and
-lengths at and beside the edges where kernels go wrong (one block, one chunk, one window); at size they have the
-problem's own. Heads are as wide and as grouped as in the problem.
+Beside the reference implementation ``NAME`` of an operation, ``NAME_inputs`` draws its inputs for any problem. For a
+verification they have few heads and lengths at and beside the edges where kernels go wrong (one block, one chunk, one
+window); at size they have the problem's own. Heads are as wide and as grouped as in the problem.
 """
 
 from __future__ import annotations
@@ -88,6 +88,14 @@ class Draw:
     def tokens(self, small: Iterable[int]) -> list[int]:
         """The numbers of tokens to try, of all sequences together: those of a verification, or the problem's own."""
         return [self.batch * self._problem.length] if self.at_size else list(small)
+
+    def grouped_heads(self, most: int = 2) -> tuple[int, int]:
+        """Heads of a state and the groups that share B and C: two groups of ``most`` heads at most; at size all."""
+        problem = self._problem
+        if self.at_size:
+            return problem.n_heads, problem.n_groups
+        G = min(2, problem.n_groups)
+        return G * min(most, problem.n_heads // problem.n_groups), G
 
     def normal(self, *shape: int) -> Tensor:
         """Standard normal values in the problem's dtype."""

@@ -49,7 +49,8 @@ class Peak:
             ECC and the driver leave about half a percent less.
         tdp_w: board power limit as shipped; watts.
         source: title of the vendor's document the row was read from.
-        aliases: what people type for it, the shortest first; the short name of a family means its SXM part.
+        aliases: what people type for it, the shortest first; the short name of a family means its SXM part. Without
+            any it is the name in lower case.
         reported_bytes: what PyTorch reports as the card's total memory, less than installed by ECC and the driver's
             share; as its out-of-memory messages in public issues state it (H200: read here), None where none was found.
         link: to all other GPUs of its board or rack at once; None for parts that have bridges between pairs, or none.
@@ -67,6 +68,11 @@ class Peak:
     aliases: tuple[str, ...] = ()
     reported_bytes: int | None = None
     link: Link | None = None
+
+    @property
+    def short(self) -> str:
+        """What is shown as the word to type for it: one without spaces."""
+        return self.aliases[0] if self.aliases else "-".join(self.name.lower().split())
 
     def flops_per_s(self, dtype: str) -> float | None:
         """The most FLOP/s with tensors of a dtype.
@@ -345,10 +351,10 @@ def find_gpu(name: str) -> Peak:
     for peak in PEAKS:
         if typed in {_plain(known) for known in (peak.name, *peak.device_names, *peak.aliases)}:
             return peak
-    family = [peak.aliases[0] for peak in PEAKS if typed and peak.aliases[0].startswith(f"{typed}-")]
+    family = [peak.short for peak in PEAKS if typed and peak.short.startswith(f"{typed}-")]
     if family:
         raise BadInput(f"GPU '{name}' is {len(family)} products: say which of {', '.join(family)}.")
-    raise unknown_name("GPU", name, [peak.aliases[0] for peak in PEAKS])
+    raise unknown_name("GPU", name, [peak.short for peak in PEAKS])
 
 
 def find_gpus(text: str) -> list[Peak]:

@@ -75,7 +75,7 @@ def measure(
 
 
 def measure_parts(
-    parts: Sequence[tuple[Callable[[], None], TimedStep]],
+    parts: Sequence[tuple[TimedStep, TimedStep]],
     timer: Timer,
     sampling: Sampling,
     *,

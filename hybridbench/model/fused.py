@@ -17,12 +17,12 @@ from hybridbench.kernels.tuning import compile_together
 from hybridbench.model.block import BlockModule
 from hybridbench.model.cache import Cache, ParallelCache
 from hybridbench.model.chain import Chain
+from hybridbench.model.kinds import STEPS
 from hybridbench.model.language import LanguageModel
 from hybridbench.model.mixer import MixerModule
 from hybridbench.model.mlp import MlpModule
 from hybridbench.model.parallel import ParallelModule
 from hybridbench.model.quantised import stored
-from hybridbench.model.steps.table import STEPS
 from hybridbench.model.tiling import Tiling
 
 
@@ -75,7 +75,7 @@ class FusedStep(Chain):
         self._residual((act, stored(layer.out_proj), layer.out_proj.in_features), None, next_norm)
 
     def _plan_mixer(self, layer: MixerModule, cache: Cache, next_norm: Tensor) -> None:
-        """A mixer by its row of ``steps.table``, and its output projection."""
+        """A mixer by its row of ``kinds``, and its output projection."""
         assert layer.out_proj is not None
         mixed = STEPS[type(layer.spec)].plan(self, layer, cache, None)
         first = (mixed.y_BI, stored(layer.out_proj), layer.out_proj.in_features)
@@ -106,7 +106,7 @@ PLANS: dict[type[BlockModule], Callable[[FusedStep, Any, Any, Tensor], None]] = 
     ParallelModule: FusedStep._plan_parallel,
 }
 """Module of a sublayer that is no single mixer to what plans its launches, called with the module, its cache and the
-weight of the next norm. A mixer is planned by its row of ``steps.table``.
+weight of the next norm. A mixer is planned by its row of ``kinds``.
 
 ``step.UNFUSED`` has a row for the block of every module here.
 """

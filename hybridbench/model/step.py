@@ -1,7 +1,7 @@
 """step: the two ways to decode one token: module by module, or as one plan of fused kernels.
 
 They are the backends ``modules`` and ``fused`` of the operation ``decode_step`` (``operations.step``). The first runs
-every kernel by itself and supports every model. The second supports MLPs, the mixers of ``steps.table`` and parallel
+every kernel by itself and supports every model. The second supports MLPs, the mixers of ``kinds`` and parallel
 blocks of one of these with attention, and is verified against the first on the model, caches and context that are
 timed. ``choices`` decides which of them a case takes.
 """
@@ -24,8 +24,8 @@ from hybridbench.kernels import Problem
 from hybridbench.kernels.backend import Implementation, accepts_anything, imported
 from hybridbench.kernels.verify import Check
 from hybridbench.model.cache import Cache, recurrent_states, states_compared
+from hybridbench.model.kinds import STEPS
 from hybridbench.model.steps.row import odd_width
-from hybridbench.model.steps.table import STEPS
 from hybridbench.sizes import FUSED_STEP_BATCH
 from hybridbench.suite.case import GRAPH, Case
 from hybridbench.suite.ops import DECODE_STEP, block_ops, block_uses
@@ -129,7 +129,7 @@ UNFUSED: dict[type[Block], Callable[[Any], str | None]] = {
 }
 """Kind of block to what says why its fused kernels cannot run one, or None; a kind without a row has no such kernels.
 
-Mixers have theirs in ``steps.table``; ``fused.PLANS`` has a row for the module of every other kind here.
+Mixers have theirs in ``kinds``; ``fused.PLANS`` has a row for the module of every other kind here.
 """
 
 

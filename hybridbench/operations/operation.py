@@ -137,8 +137,8 @@ class Operation:
 
     Attributes:
         name: a key of ``OPERATIONS``.
-        family: the folder of its reference implementation, of the draw of its inputs and of its backends, below
-            ``hybridbench``: ``FAMILY.reference:NAME`` and ``FAMILY.inputs:NAME``.
+        family: the folder of its reference implementation, with the draw of its inputs, and of its backends, below
+            ``hybridbench``: ``FAMILY.reference:NAME`` and ``FAMILY.reference:NAME_inputs``.
         spends: the class its time belongs to in a trace; None for a whole step, which has many.
         inputs: the tensors it is called with, in order; empty for a whole step, which is called with a model's.
         outputs: the tensors it returns.
@@ -149,7 +149,7 @@ class Operation:
         cpu_only: backends that run on a CPU and never on a GPU.
         on_cpu: the names that "auto" tries on a CPU, in order.
         plain: the name of the backend that runs anywhere and comes last: the reference implementation.
-        plain_path: its path, if it is not in the family's ``reference``.
+        plain_path: its path, if it is not ``FAMILY.reference:NAME``; its draw is beside it.
         kernels: regular expressions for the names of kernels that do its class of work.
         sequences: whether sequences are independent of each other, so that part of a batch can run alone.
         cancels: tensors whose gradient is a sum of terms that nearly cancel, with the factor by which its bound grows.
@@ -186,8 +186,8 @@ class Operation:
 
     @property
     def draw(self) -> str:
-        """The path of the draw of its inputs."""
-        return f"{self.family}.inputs:{self.name}"
+        """The path of the draw of its inputs, beside the reference implementation."""
+        return f"{self.reference}_inputs"
 
     @property
     def order(self) -> dict[str, tuple[str, ...]]:

@@ -97,6 +97,7 @@ ROWS = (
     Operation(
         name="ssd",
         family="kernels.scan",
+        plain_path="kernels.scan.reference.mamba2:ssd",
         spends=SCAN,
         inputs=(
             "x_BTHP",
@@ -119,6 +120,7 @@ ROWS = (
     Operation(
         name="ssd_step",
         family="kernels.scan",
+        plain_path="kernels.scan.reference.mamba2:ssd_step",
         spends=SCAN,
         inputs=(
             "state_BHPN: in place",
@@ -139,6 +141,7 @@ ROWS = (
     Operation(
         name="conv1d",
         family="kernels.scan",
+        plain_path="kernels.scan.reference.mamba2:conv1d",
         spends=CONV,
         inputs=("x_BTC", "weight_CW", "bias_C"),
         outputs=("y_BTC",),
@@ -151,6 +154,7 @@ ROWS = (
     Operation(
         name="conv1d_step",
         family="kernels.scan",
+        plain_path="kernels.scan.reference.mamba2:conv1d_step",
         spends=CONV,
         inputs=("state_BCW: in place", "x_BC", "weight_CW", "bias_C"),
         outputs=("y_BC",),
@@ -163,6 +167,7 @@ ROWS = (
     Operation(
         name="mamba2_core",
         family="kernels.scan",
+        plain_path="kernels.scan.reference.mamba2:mamba2_core",
         spends=SCAN,
         inputs=(
             "packed_BTE",
@@ -193,6 +198,7 @@ ROWS = (
     Operation(
         name="selective_scan",
         family="kernels.scan",
+        plain_path="kernels.scan.reference.mamba1:selective_scan",
         spends=SCAN,
         inputs=(
             "x_BTI",
@@ -215,6 +221,7 @@ ROWS = (
     Operation(
         name="selective_step",
         family="kernels.scan",
+        plain_path="kernels.scan.reference.mamba1:selective_step",
         spends=SCAN,
         inputs=(
             "state_BIN: in place",
@@ -235,6 +242,7 @@ ROWS = (
     Operation(
         name="mamba3_scan",
         family="kernels.scan",
+        plain_path="kernels.scan.reference.mamba3:mamba3_scan",
         spends=SCAN,
         inputs=(
             "x_BTHP",
@@ -261,7 +269,6 @@ ROWS = (
         settings=("chunk_size",),
         forward=lambda problem: problem.batch * _mamba3(problem).core_prefill(problem.length, Convention.EXACT).scan,
         backends=(public("mamba-ssm", "mamba_ssm", "kernels.scan.mamba3:mamba3_scan", limits=MAMBA3_SCAN),),
-        plain_path="kernels.scan.reference.mamba3:mamba3_scan",
         kernels=("mamba3_siso_", "angle_dt_"),
         sequences=True,
         # Turning C and B alike from some position on changes nothing among the positions after it. What the public
@@ -273,6 +280,7 @@ ROWS = (
     Operation(
         name="mamba3_step",
         family="kernels.scan",
+        plain_path="kernels.scan.reference.mamba3:mamba3_step",
         spends=SCAN,
         inputs=(
             "angle_BHR: float32, in place",
@@ -296,7 +304,6 @@ ROWS = (
         forward=lambda problem: problem.batch * _mamba3(problem).core_decode(0, Convention.EXACT).scan,
         angles=("angle_BHR",),
         backends=(public("mamba-ssm", "mamba_ssm", "kernels.scan.mamba3:mamba3_step", limits=MAMBA3_STEP),),
-        plain_path="kernels.scan.reference.mamba3:mamba3_step",
         sequences=True,
     ),
 )

@@ -10,12 +10,15 @@ import pytest
 from cases_audited import EVERYTHING, SMALL, TILE, audited, case_of
 from click.testing import CliRunner
 
+from hybridbench.arch import plain_scan
+from hybridbench.arch.block import Mixer
+from hybridbench.arch.blocks import mamba1 as mamba1_block
 from hybridbench.arch.blocks.ssd_kernels import KERNELS
 from hybridbench.arch.families import pattern_spec
+from hybridbench.arch.kinds import KINDS, BlockKind
 from hybridbench.arch.model import ModelSpec
 from hybridbench.audit import run
 from hybridbench.audit.exchange import Observation
-from hybridbench.audit.judge import plain_scans
 from hybridbench.audit.judge.reasons import ONE_WIDTH
 from hybridbench.audit.judge.views import BASE, EXACT, GPU, Audit, is_product
 from hybridbench.audit.observe.counters import observe
@@ -71,7 +74,7 @@ def test_nothing_stays_unexplained_of_a_plain_scan(
     """
     if held is not None:
         held *= 4 if letter == "m" else 1
-        for module in (mamba1, mamba2, mamba3, delta_reference, plain_scans):
+        for module in (mamba1, mamba2, mamba3, delta_reference, mamba1_block, plain_scan):
             monkeypatch.setattr(module, "CHUNK_ELEMENTS", held)
     found = audited(case_of(pattern_spec(f"{letter}-", "tiny", SMALL), kind, context))
     for counter in (TORCH, FVCORE):
@@ -81,9 +84,15 @@ def test_nothing_stays_unexplained_of_a_plain_scan(
     assert (found.views[TORCH].flops.get(scan, 0) > 0) == (kind != DECODE)
 
 
-def test_every_scan_has_a_formula_of_its_plain_products() -> None:
-    scans = {row.name for row in OPERATIONS.values() if row.spends == SCAN and not row.name.endswith("_step")}
-    assert set(plain_scans.PLAIN_SCANS) == scans
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.mixer], ids=lambda kind: kind.mixer)
+def test_every_mixer_s_scan_has_a_formula_of_its_plain_products(kind: BlockKind) -> None:
+    """Of a mixer that is added too: products grow with the tokens, and more sequences at once make none fewer."""
+    block = pattern_spec(f"{kind.letter}-", "tiny", SMALL).blocks[kind.letter]
+    assert isinstance(block, Mixer)
+    assert [op for op in block.sequence_ops if OPERATIONS[op].spends == SCAN], "a scan"
+    few, many = block.plain_scan(64, 1), block.plain_scan(1024, 1)
+    assert 0 < 16 * few.forward <= many.forward
+    assert block.plain_scan(1024, 8).forward >= many.forward
 
 
 VARIANTS = {

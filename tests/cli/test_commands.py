@@ -123,11 +123,10 @@ def test_cost_writes_tables_and_charts(tmp_path):
     assert len(list((tmp_path / "charts").glob("*.png"))) == len(list((tmp_path / "charts").glob("*.svg"))) == 3
 
 
-@pytest.mark.parametrize("args", [["--help"], ["cost", "--ctx", "4k..128k"]], ids=" ".join)
-def test_help_and_cost_take_at_most_a_quarter_of_importing_torch(args):
+def test_help_and_cost_take_at_most_a_quarter_of_importing_torch():
     """In CPU seconds of processes that run one after the other, because a busy machine slows both of a pair alike.
 
-    A pair that others disturb is measured again. Compiled modules are kept, as they are where it is installed.
+    What others disturb is measured again. Compiled modules are kept, as they are where it is installed.
     """
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
@@ -137,30 +136,15 @@ def test_help_and_cost_take_at_most_a_quarter_of_importing_torch(args):
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    shares = []
+    left = {"--help": [], "cost --ctx 4k..128k": []}
     for _ in range(5):
-        shares.append(cpu_seconds("-m", "hybridbench.cli.main", *args) / cpu_seconds("-c", "import torch"))
-        if shares[-1] <= 1 / 4:
+        whole = cpu_seconds("-c", "import torch")
+        for words, shares in left.items():
+            shares.append(cpu_seconds("-m", "hybridbench.cli.main", *words.split()) / whole)
+        left = {words: shares for words, shares in left.items() if min(shares) > 1 / 4}
+        if not left:
             return
-    pytest.fail(f"{args} took {min(shares):.2f} of the time that importing torch takes, in the best of five pairs")
-
-
-@pytest.mark.parametrize("command", ["cost", "report", "--help"])
-def test_commands_that_only_describe_or_judge_never_import_torch(command, tmp_path):
-    args = {
-        "cost": ["cost", "-o", str(tmp_path)],
-        "report": ["report", "results/nvidia-h200/crossover", "-o", str(tmp_path)],
-        "--help": ["--help"],
-    }[command]
-    script = (
-        "import sys; from hybridbench.cli.main import main\n"
-        "from hybridbench.report.render import charts, folder\n"
-        "folder.save = charts.save = lambda definition, stem: ()  # what draws is no Python\n"
-        f"try: main({args!r})\nexcept SystemExit as end: assert end.code in (0, None), end.code\n"
-        "assert 'torch' not in sys.modules"
-    )
-    root = Path(__file__).parents[2]
-    subprocess.run([sys.executable, "-c", script], check=True, cwd=root, stdout=subprocess.DEVNULL)
+    pytest.fail(f"shares of the time that importing torch takes, in five rounds: {left}")
 
 
 def test_dry_run_lists_and_runs_nothing(tmp_path, monkeypatch):

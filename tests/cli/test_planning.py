@@ -17,6 +17,7 @@ from hybridbench.arch.blocks.attention import Attention
 from hybridbench.arch.families import ARCHS, build_spec
 from hybridbench.cli.main import main
 from hybridbench.cli.stored import stored_records
+from hybridbench.machine import PEAKS
 from hybridbench.predict.layouts import LAYOUTS
 from hybridbench.record import Record, Status
 from hybridbench.store import load
@@ -41,7 +42,7 @@ def test_price_is_called_a_prediction_and_names_its_sources() -> None:
     assert text.startswith("predicted, nothing was run: decode, 1b; all in bfloat16")
     assert "mamba 1b, batch 4, 4k to 128k, on NVIDIA H200" in text
     rows = document("price", "--arch", "mamba", "--gpu", "all", "--ctx", "4k,8k", "--batch", "1,2")["rows"]
-    assert len(rows) == 17 * 4
+    assert len(rows) == len(PEAKS) * 4
     assert all(row["prediction"] and row["source"] and row["step_s"] is None for row in rows)
 
 

@@ -8,13 +8,24 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 import hybridbench.audit.judge
 import hybridbench.cli
 
 RESULTS = Path(__file__).parents[2] / "results" / "nvidia-h200"
-BLOCKED = "import sys; sys.modules['torch'] = None\n"
+BLOCKED = """
+import sys
+
+asked = []
+
+class NotInstalled:
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] == "torch":
+            asked.append(name)
+            raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+sys.meta_path.insert(0, NotInstalled)
+"""
+"""What makes torch look as if it were not installed, and keeps who asked for it all the same."""
 MODULES = [
     *(m.name for m in pkgutil.walk_packages(hybridbench.audit.judge.__path__, "hybridbench.audit.judge.")),
     *(m.name for m in pkgutil.walk_packages(hybridbench.cli.__path__, "hybridbench.cli.")),
@@ -62,22 +73,37 @@ RUN_ALL = """
 import json
 from click.testing import CliRunner
 from hybridbench.cli.main import main
-done = [CliRunner().invoke(main, words) for words in json.loads(input())]
-print(json.dumps([[one.exit_code, one.output, repr(one.exception)] for one in done]))
+from hybridbench.report.render import charts, folder
+
+def save(definition, stem):  # what draws is no Python
+    for file in charts.chart_files(stem):
+        file.touch()
+    return charts.chart_files(stem)
+
+charts.save = folder.save = save
+done = []
+for words in json.loads(input()):
+    asked.clear()
+    one = CliRunner().invoke(main, words)
+    done.append([one.exit_code, one.output, repr(one.exception), list(asked)])
+print(json.dumps(done))
 """
+NEVER_ASK = ("--help", "cost", "report")
+"""Commands that do not ask for torch where it is installed either: what importing it takes is not theirs."""
 
 
-@pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, str, str]]:
-    """Exit code, output and exception of each command, all run in one process: it imports once what they share."""
-    wanted = [[word.replace("OUT", str(tmp_path_factory.mktemp("out"))) for word in words] for words, _ in COMMANDS]
+def test_commands_run(tmp_path: Path) -> None:
+    """All in one process, which imports once what they share."""
+    wanted = [
+        [word.replace("OUT", str(tmp_path / str(number))) for word in words]
+        for number, (words, _) in enumerate(COMMANDS)
+    ]
+    for number in range(len(COMMANDS)):
+        (tmp_path / str(number)).mkdir()
     ran = run_without_torch(RUN_ALL, json.dumps(wanted))
     assert ran.returncode == 0, ran.stderr
-    return [tuple(one) for one in json.loads(ran.stdout)]
-
-
-@pytest.mark.parametrize("number", range(len(COMMANDS)), ids=[words[0] for words, _ in COMMANDS])
-def test_a_command_runs(number: int, done: list[tuple[int, str, str]]) -> None:
-    code, output, exception = done[number]
-    assert code == 0, f"{exception}: {output}"
-    assert COMMANDS[number][1] in output
+    for (words, shown), (code, output, exception, asked) in zip(COMMANDS, json.loads(ran.stdout), strict=True):
+        assert code == 0, f"{words}: {exception}: {output}"
+        assert shown in output, words
+        assert not (words[0] in NEVER_ASK and asked), f"{words} import {asked}"
+    assert {words[0] for words, _ in COMMANDS} > {*NEVER_ASK}

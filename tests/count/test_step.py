@@ -35,6 +35,7 @@ MODELS = {
     "gated delta": ("G-", SMALL),
     "kda": ("K-", SMALL),
     "experts": ("*E", SMALL),
+    "all of them": ("M-*-S-m-3-G-K-*E(*&M)-", replace(SMALL, window=40, sinks=8)),
 }
 BRIEFLY = Sampling(warmup_max_s=0.0, warmup_min_steps=1, min_samples=2, max_samples=2, max_time_s=1.0)
 
@@ -69,7 +70,9 @@ def test_nothing_of_a_counted_step_outlives_its_case(kind: str, bench: Bench) ->
 
 
 @pytest.mark.parametrize("kind", [TRAIN, PREFILL, DECODE])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name == "all of them" else [pytest.mark.slow]) for name in MODELS]
+)
 def test_a_record_and_an_audit_count_the_same(name: str, kind: str, bench: Bench) -> None:
     pattern, options = MODELS[name]
     case = Case(

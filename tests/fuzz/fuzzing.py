@@ -240,7 +240,7 @@ def keep_charts(charts: Kept) -> None:
 
     count, made = itertools.count(), folder.draw
 
-    def some(plot: Any) -> dict[str, Any]:
+    def some(plot: Any, **_how: Any) -> dict[str, Any]:
         return made(plot) if next(count) % MADE_EVERY == 0 else {}
 
     def kept(definition: dict[str, Any], stem: Path) -> tuple[Path, Path]:

@@ -1,4 +1,4 @@
-"""Damaged command lines, configurations and suites, and records: four seconds each, fifteen among the slow tests.
+"""Damaged command lines, configurations and suites, and records: two seconds each, fifteen among the slow tests.
 
 ``make fuzz`` has more.
 """
@@ -17,7 +17,7 @@ from fuzzing import LONGEST_S, MOST_BYTES, fuzzed
 PROGRAM = Path(__file__).with_name("fuzzing.py")
 
 
-@pytest.mark.parametrize("seconds", [4, pytest.param(15, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [2, pytest.param(15, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("kind", "fewest"), [("commands", 10), ("configs", 10), ("records", 3)])
 def test_no_traceback_no_hang_no_memory(kind: str, fewest: int, seconds: int) -> None:
     args = [sys.executable, str(PROGRAM), kind, "--seconds", str(seconds), "--fewest", str(fewest), "--seed", "1"]

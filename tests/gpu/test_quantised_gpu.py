@@ -15,9 +15,9 @@ from hybridbench.capture import captured
 from hybridbench.measure.memory import weights_bytes
 from hybridbench.model import build_model, resolve_backends
 from hybridbench.model.cache import Cache
+from hybridbench.model.kinds import STEPS
 from hybridbench.model.quantised import QuantisedLinear, quantise_rows
 from hybridbench.model.step import BOUND, E4M3_SINCE, both_ways
-from hybridbench.model.steps import table
 from hybridbench.session import Proofs, open_session
 from hybridbench.suite.case import GRAPH, Case, Execution
 from hybridbench.suite.workloads import DECODE, Workload
@@ -34,7 +34,7 @@ pytestmark = [
 ]
 
 CONTEXT = 2500
-FUSED = [row.mixer for row in KINDS if row.spec in table.STEPS and row.mixer in MIXERS]
+FUSED = [row.mixer for row in KINDS if row.spec in STEPS and row.mixer in MIXERS]
 SPECS = {
     **{family: build_spec(family, "1b") for family in ("transformer", "swa", "mamba", "inter", "intra")},
     **{f"with {mixer}": pattern_spec(f"{MIXERS[mixer]}-*-(*&{MIXERS[mixer]})-", "1b") for mixer in FUSED if mixer},

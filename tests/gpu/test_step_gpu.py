@@ -11,8 +11,8 @@ from hybridbench.arch.families import ARCHS, MAMBA2, Options, build_spec, patter
 from hybridbench.arch.kinds import KINDS, MIXERS
 from hybridbench.capture import captured
 from hybridbench.model import build_model, resolve_backends
+from hybridbench.model.kinds import STEPS as FUSED_STEPS
 from hybridbench.model.step import BOUND
-from hybridbench.model.steps import table
 from hybridbench.suite.case import Case, Execution
 from hybridbench.suite.workloads import GENERATE, Workload
 from hybridbench.workload.prepared import present
@@ -24,7 +24,7 @@ pytestmark = [
 ]
 
 PROMPT, STEPS = 600, 64
-FUSED = {row.mixer for row in KINDS if row.spec in table.STEPS}
+FUSED = {row.mixer for row in KINDS if row.spec in FUSED_STEPS}
 OTHERS = [mixer for mixer in MIXERS if mixer != MAMBA2 and mixer in FUSED]
 SPECS = {
     **{arch: build_spec(arch, "100m") for arch in ARCHS},

@@ -18,6 +18,7 @@ from torch import Tensor
 from hybridbench.bench import Bench, run_case
 from hybridbench.errors import Unsupported, WrongResult
 from hybridbench.kernels import Backend, Problem, available, backends, reference_of, resolve, resolver, verify
+from hybridbench.kernels.again import recomputed
 from hybridbench.kernels.by_rows import by_rows, holds_sequences, in_groups
 from hybridbench.kernels.delta import reference as delta_reference
 from hybridbench.kernels.scan import reference as scan_reference
@@ -173,8 +174,7 @@ def test_what_can_be_made_again_of_groups_can_be_of_the_whole() -> None:
     def core(*given: Any, **options: Any) -> tuple[Tensor, Tensor]:
         return core_with_recomputations(*given, **options)[:2]
 
-    core.with_recomputations = core_with_recomputations  # type: ignore[attr-defined]
-    groups = by_rows("mamba2_core", core, 2)
+    groups = by_rows("mamba2_core", recomputed(core, core_with_recomputations), 2)
     packed = torch.randn(5, 7, 64 + 96 + 4, dtype=torch.float64)
     weight, bias, out_weight = (torch.randn(*s, dtype=torch.float64) for s in ((96, 4), (96,), (64, 64)))
     gradients, kept = [], []

@@ -118,7 +118,9 @@ def test_what_is_wrong_at_the_end_of_a_long_sequence_is_seen_and_what_is_no_numb
     def call(function: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"y_BTC": function(t["x_BTC"])}
 
-    inputs = Inputs({"x_BTC": torch.randn(2, length, 4)}, call)
+    x_BTC = torch.randn(2, length, 4, generator=torch.Generator().manual_seed(0))
+    x_BTC[:, -1] = 2.0  # what is wrong there is as large however the others were drawn
+    inputs = Inputs({"x_BTC": x_BTC}, call)
 
     def at_the_end(value: float) -> Callable[[Tensor], Tensor]:
         def wrong(x: Tensor) -> Tensor:

@@ -67,10 +67,10 @@ def forgets_later_turns(*given: Tensor, chunk_size: int) -> tuple[Tensor, ...]:
     first = mamba3_reference.mamba3_scan(*(t[:, :40] for t in sequences), *parameters, chunk_size=chunk_size)
     if int(sequences[0].shape[1]) <= 40:
         return first
-    angle, *rest = first[1:]
-    kept = (angle.detach(), *rest)
+    _, angle, state, k, x = first
+    kept = angle.detach(), state, k, x
     late = (t[:, 40:] for t in sequences)
-    second = mamba3_reference.mamba3_scan(*late, *parameters, chunk_size=chunk_size, initial=kept)  # type: ignore[arg-type]
+    second = mamba3_reference.mamba3_scan(*late, *parameters, chunk_size=chunk_size, initial=kept)
     return torch.cat([first[0], second[0]], 1), *second[1:]
 
 

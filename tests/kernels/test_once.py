@@ -90,8 +90,10 @@ def test_two_processes_compile_a_kernel_once(tmp_path: Path) -> None:
     program.write_text(PROGRAM)
     environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path / "cache")}
     words = [sys.executable, str(program), str(tmp_path)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
-    both = [subprocess.Popen(words, **pipes) for _ in range(2)]  # type: ignore[call-overload]
+    both = [
+        subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        for _ in range(2)
+    ]
     for process in both:
         assert process.stdout.readline() == "ready\n"
     for process in both:

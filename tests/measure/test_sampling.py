@@ -229,7 +229,7 @@ def test_parts_run_once_untimed_and_share_the_time() -> None:
 
     timer = ScriptedTimer(itertools.repeat(100 * MS))
     limits = Sampling(warmup_max_s=4.0, max_time_s=1.0, target_rel_ci=0)
-    first, second = measure_parts([part("a"), part("b")], timer, limits, now=timer.now, around=around())  # type: ignore[list-item]
+    first, second = measure_parts([part("a"), part("b")], timer, limits, now=timer.now, around=around())
     # Half the second each, in steps of 100 ms.
     assert [len(samples.samples_ns) for samples in (first, second)] == [5, 5]
     assert log[:5] == ["enter a", "a", "enter b", "b", "in"]

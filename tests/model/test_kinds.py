@@ -21,9 +21,8 @@ from hybridbench.errors import BadInput, Unsupported
 from hybridbench.kernels import backends
 from hybridbench.model.block import BlockModule
 from hybridbench.model.build import build_model, check_buildable, resolve_backends
-from hybridbench.model.kinds import MODULES
+from hybridbench.model.kinds import MODULES, STEPS
 from hybridbench.model.step import UNFUSED
-from hybridbench.model.steps.table import STEPS
 from hybridbench.problem import Problem, problem_of
 from hybridbench.suite.case import Case, Execution
 from hybridbench.suite.ops import block_ops, block_uses

@@ -30,12 +30,12 @@ from hybridbench.kernels import reference_of
 from hybridbench.model.block import Factory, Step
 from hybridbench.model.build import check_buildable
 from hybridbench.model.delta import DeltaModule
+from hybridbench.model.kinds import STEPS
 from hybridbench.model.lightning import LightningModule
 from hybridbench.model.mamba1 import Mamba1Module
 from hybridbench.model.mamba3 import Mamba3Module
 from hybridbench.model.mixer import MixerModule
 from hybridbench.model.step import fused, ruled_out_by, step_problem
-from hybridbench.model.steps.table import STEPS
 from hybridbench.suite.case import GRAPH, Case, Execution
 from hybridbench.suite.ops import block_ops
 from hybridbench.suite.workloads import DECODE, Workload

@@ -39,7 +39,7 @@ PATTERN = "*-M-(*&M)-M-"
 class Leading(Mamba2Module):
     """Mamba-2 whose later layers add the first one's input to their own."""
 
-    shares: ClassVar[tuple[str, ...]] = ("first input",)  # type: ignore[misc]
+    shares: tuple[str, ...] = ("first input",)
     wrong_rows: ClassVar[bool] = False
 
     def __init__(self, spec: Mamba2, ops: Any, make: Any, **branch: bool) -> None:

@@ -167,7 +167,7 @@ def test_more_gpus_hold_more_until_key_and_value_heads_are_copied() -> None:
 
 def test_links_have_sources_and_are_of_one_direction() -> None:
     linked = {peak.name: peak.link for peak in PEAKS if peak.link is not None}
-    assert set(linked) == {"A100 40GB SXM", "A100 80GB SXM", "H100 SXM", "H200 SXM", "B200", "GB200", "MI300X"}
+    assert set(linked) >= {"A100 40GB SXM", "A100 80GB SXM", "H100 SXM", "H200 SXM", "B200", "GB200", "MI300X"}
     printed = {"A100 80GB SXM": 600, "H100 SXM": 900, "H200 SXM": 900, "B200": 1800, "MI300X": 896}
     for name, both_directions in printed.items():
         link = linked[name]

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,7 +57,7 @@ def learned(case: LearnCase) -> LearnRecord:
     return trained(case, save_weights(case, Learner(case, Bench(CPU, None, None)).model))
 
 
-def context_case(record: LearnRecord, corpus: Path, **changes: object) -> ContextCase:
+def context_case(record: LearnRecord, corpus: Path, **changes: Any) -> ContextCase:
     case = ContextCase(
         model=record.case.model,
         learned=record.case.key,
@@ -69,7 +70,7 @@ def context_case(record: LearnRecord, corpus: Path, **changes: object) -> Contex
         execution=Execution("cpu", "float32", "eager"),
         place=There(str(corpus), str(Path(record.case.place.out, str(record.observed and record.observed.weights)))),
     )
-    return replace(case, **changes)  # type: ignore[arg-type]
+    return replace(case, **changes)
 
 
 @pytest.fixture
@@ -218,10 +219,10 @@ def test_weights_of_another_model_are_refused(case_of: CaseOf, corpus: Path) -> 
     ],
 )
 def test_what_cannot_be_read_is_told(
-    asked: dict[str, int], said: str, case_of: CaseOf, corpus: Path, manifest: Manifest, tmp_path: Path
+    asked: dict[str, Any], said: str, case_of: CaseOf, corpus: Path, manifest: Manifest, tmp_path: Path
 ) -> None:
     with pytest.raises(BadInput, match=said):
-        planned([(tmp_path, trained(case_of()))], corpus, manifest, ContextOptions(**asked), has_gpu=False)  # type: ignore[arg-type]
+        planned([(tmp_path, trained(case_of()))], corpus, manifest, ContextOptions(**asked), has_gpu=False)
 
 
 def test_models_of_another_vocabulary_are_refused(case_of: CaseOf, corpus: Path, manifest: Manifest) -> None:

@@ -83,10 +83,10 @@ def test_training_runs_are_joined_with_their_weights_also_two_of_one_case(case_o
     [("machines", {"device": "NVIDIA B200"}), ("versions", {"hybridbench": "9.0"})],
 )
 def test_training_runs_that_differ_are_refused_unless_told(
-    case_of: CaseOf, tmp_path: Path, what: str, change: dict[str, str]
+    case_of: CaseOf, tmp_path: Path, what: str, change: dict[str, Any]
 ) -> None:
     write(tmp_path / "a", learned(case_of("mamba"), "run-a"))
-    write(tmp_path / "b", learned(case_of("mamba"), "run-b", replace(HERE, **change)))  # type: ignore[arg-type]
+    write(tmp_path / "b", learned(case_of("mamba"), "run-b", replace(HERE, **change)))
     words = (tmp_path / "a", tmp_path / "b", "-o", tmp_path / "out")
     done = merged(*words)
     assert done.exit_code == 4

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from click.testing import CliRunner, Result
 
 from hybridbench.arch.families import Options, build_spec, pattern_spec
+from hybridbench.arch.model import ModelSpec
 from hybridbench.bench import Bench, Instruments
 from hybridbench.cli.main import main
 from hybridbench.dialogue import UNKNOWN
@@ -25,18 +26,18 @@ from hybridbench.quality.tasks.record import Scored, TaskObserved, TaskRecord
 from hybridbench.quality.tasks.render import write
 from hybridbench.quality.tasks.report import build
 from hybridbench.quality.tasks.run import TaskLearner, run_task
-from hybridbench.quality.tasks.task import TASKS
+from hybridbench.quality.tasks.task import TASKS, Setting
 from hybridbench.record import Memory, Status
 from hybridbench.suite.case import Execution
 
 
-def case_of(task: str, arch: str = "transformer", **changes: object) -> TaskCase:
+def case_of(task: str, arch: str = "transformer", **changes: Any) -> TaskCase:
     """A run of a few steps on a few examples, at two blocks of 64."""
     options = Options(ratio="1:1") if arch in ("inter", "intra", "swa") else Options()
     setting = TASKS[task].toy
     few = tuple(replace(part, examples=24) for part in setting.train)
     tests = tuple(replace(part, examples=10) for part in setting.test)
-    setting = replace(setting, train=few, test=tests, batch=8, epochs=2, **changes)  # type: ignore[arg-type]
+    setting = replace(setting, train=few, test=tests, batch=8, epochs=2, **changes)
     spec = replace(build_spec(arch, "2x64", options), vocab_size=-(-setting.vocabulary // 64) * 64)
     return TaskCase(spec, task, "toy", setting, Execution("cpu", "float32", "eager"), 2)
 
@@ -226,10 +227,12 @@ def test_a_dry_run_lists_stacks_of_the_tasks_width() -> None:
 
 
 def test_numbers_that_cannot_be_are_told_before_anything_runs() -> None:
-    models: Callable[..., list[object]] = lambda _setting: [build_spec("mamba", "2x64")]  # noqa: E731
-    assert len(planned([TASKS["parity"]], models, TaskOptions(seeds=2), has_gpu=False)) == 2  # type: ignore[arg-type]
+    def models(_setting: Setting) -> list[ModelSpec]:
+        return [build_spec("mamba", "2x64")]
+
+    assert len(planned([TASKS["parity"]], models, TaskOptions(seeds=2), has_gpu=False)) == 2
     with pytest.raises(BadInput, match="--seeds 0"):
-        planned([TASKS["parity"]], models, TaskOptions(seeds=0), has_gpu=False)  # type: ignore[arg-type]
+        planned([TASKS["parity"]], models, TaskOptions(seeds=0), has_gpu=False)
     assert parse_rates("1e-3,1e-3,2e-3") == [1e-3, 2e-3]
 
 

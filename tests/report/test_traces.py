@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybridbench.cli.main import main
@@ -41,6 +41,7 @@ def test_a_trace_comes_back_as_it_was_stored(traces: list[TraceRecord], folder: 
     assert run("export", folder, "-o", folder / "x.csv").exit_code == 2, "traces are no records of steps"
 
 
+@settings(deadline=None)  # how long an example takes depends on what else runs
 @given(
     st.dictionaries(
         st.sampled_from([name for name in CLASS_COLORS if name != GAPS]), st.floats(1e-9, 10.0), min_size=1

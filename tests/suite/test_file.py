@@ -9,6 +9,7 @@ import pytest
 from hybridbench.errors import BadInput
 from hybridbench.suite.file import load_suite
 from hybridbench.suite.sweep import Sweep
+from hybridbench.suite.workloads import WORKLOADS
 
 # --- TOML
 
@@ -85,7 +86,7 @@ SWEEP = '[[sweep]]\nworkload = "decode"\n'
         ("sweep = [3]", "has no [[sweep]] table"),
         ("[sweep]\nworkload = 'decode'", "has no [[sweep]] table"),
         ("name = \n", "is not TOML: Invalid value (at line 1"),
-        ("[[sweep]]\narch = 'mamba'\n", "[[sweep]] 1 has no workload: give one of train, prefill, decode, generate."),
+        ("[[sweep]]\narch = 'mamba'\n", f"[[sweep]] 1 has no workload: give one of {', '.join(WORKLOADS)}."),
         ("nmae = 'x'\n" + SWEEP, "unknown key 'nmae' at the top: known are name, [defaults] and [[sweep]]."),
         ("name = 3\n" + SWEEP, "name is 3, not text."),
         ("name = '../../up'\n" + SWEEP, "name is '../../up', but a folder is named after it"),

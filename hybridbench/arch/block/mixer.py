@@ -12,6 +12,7 @@ from typing_extensions import override
 from hybridbench.arch.block.counts import Convention, Flops
 from hybridbench.arch.block.storage import Storage
 from hybridbench.arch.block.sublayer import Block
+from hybridbench.arch.plain_scan import PlainScan
 from hybridbench.arch.reasons import Reason
 from hybridbench.arch.terms import Activations, Term
 
@@ -83,6 +84,20 @@ class Mixer(Block):
             sequences: how many sequences run at once.
             one_pass: as for ``kernel_flops``.
         """
+        return 0
+
+    def plain_scan(self, tokens: int, sequences: int) -> PlainScan:
+        """What operator counters see of the reference implementation of its scan, of one sequence.
+
+        Args:
+            tokens: of the sequence.
+            sequences: how many run at once, which bounds how much of each does.
+        """
+        raise NotImplementedError(f"blocks of kind {self.kind} have no scan to run")
+
+    @property
+    def plain_step_products(self) -> int:
+        """FLOPs of the reference implementation of its step that are matrix products, which operator counters see."""
         return 0
 
     def _scan_and_conv_flops(

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, ClassVar
 from typing_extensions import override
 
 from hybridbench.arch.block import KernelSizes
+from hybridbench.arch.plain_scan import PlainScan
 from hybridbench.arch.recurrent import Recurrent
 from hybridbench.arch.scales import Site
 from hybridbench.arch.terms import FLOAT, Activations, Term, padded
-from hybridbench.sizes import aligned
+from hybridbench.sizes import KDA_PLAIN_CHUNK, aligned
 
 WIDE_SUMS = 6
 """Of gradients of beta a head and token, in float32: four parts of the triangular system's, the sum, the rule's own."""
@@ -131,6 +132,28 @@ class DeltaRule(Recurrent):
     @override
     def _parallel_scan(self, tokens: int) -> int:
         return _chunk_form(tokens, self.chunk_size, self.n_heads, self.k_head_dim, self.v_head_dim)
+
+    @override
+    def plain_scan(self, tokens: int, sequences: int) -> PlainScan:
+        """Both delta rules: products that read the state and add to it run chunk by chunk; the last chunk is padded.
+
+        With a decay for every key channel scores and products among keys are elementwise, and chunks are shorter.
+        """
+        heads, k, v = self.n_heads, self.k_head_dim, self.v_head_dim
+        q = min(tokens, self.chunk_size, KDA_PLAIN_CHUNK) if self.low_rank else min(tokens, self.chunk_size)
+        state = 2 * q * heads * k * v
+        among = 0 if self.low_rank else 2 * 2 * q * q * k * self.n_k_heads
+        per_chunk = among + 2 * q * q * heads * v + 3 * state
+        chunks = -(-tokens // q)
+        padding = (chunks * q - tokens) * per_chunk // q
+        return PlainScan(
+            forward=chunks * per_chunk - padding,
+            padding=padding,
+            solved=chunks * 2 * q * q * heads * (k + v),
+            constant=2 * state,
+            unneeded=2 * state,
+            untraced=state,
+        )
 
     @override
     def core_activations(self, size: int, borrows_value: bool = False, keeps_output: bool = True) -> Activations | None:

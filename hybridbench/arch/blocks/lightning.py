@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from hybridbench.arch.block import Convention, Cut, Flops, KernelSizes, Rescale, check_sizes
 from hybridbench.arch.blocks.delta import heads_at
+from hybridbench.arch.plain_scan import PlainScan, pieces
 from hybridbench.arch.recurrent import SquareHeads
 from hybridbench.arch.scales import Site
 from hybridbench.arch.terms import FLOAT, Activations, Term, padded
@@ -122,6 +123,19 @@ class Lightning(SquareHeads):
         """
         forward = self.core_prefill(tokens, convention)
         return Flops(scan=forward.scan * 7 // 2) if convention is Convention.HARDWARE else 3 * forward
+
+    @override
+    def plain_scan(self, tokens: int, sequences: int) -> PlainScan:
+        """``lightning``: scores, outputs, state read and state added, chunk by chunk; the last chunk is shorter."""
+        inner = self.out_width
+        lengths = pieces(tokens, self.chunk_size)
+        state = 2 * inner * self.head_dim
+        return PlainScan(
+            forward=sum(4 * length * length * inner + 2 * state * length for length in lengths),
+            constant=state * lengths[0],
+            unneeded=2 * state * lengths[-1],
+            untraced=state * lengths[-1],
+        )
 
     @override
     def core_activations(self, size: int, borrows_value: bool = False, keeps_output: bool = True) -> Activations | None:

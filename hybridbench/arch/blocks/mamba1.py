@@ -9,17 +9,19 @@ parallel scan as its author counts it in that repository's issue 110.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from typing_extensions import override
 
 from hybridbench.arch.block import Convention, Cut, KernelSizes, Rescale, check_sizes, variant
+from hybridbench.arch.plain_scan import PlainScan, pieces
 from hybridbench.arch.recurrent import Recurrent
 from hybridbench.arch.scales import Site
 from hybridbench.arch.terms import FLOAT, Activations, Term
 from hybridbench.arch.weights import Matrix
-from hybridbench.sizes import SELECTIVE_SCAN_CHUNK
+from hybridbench.sizes import CHUNK_ELEMENTS, SELECTIVE_SCAN_CHUNK
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +139,21 @@ class Mamba1(Recurrent):
     def _parallel_scan(self, tokens: int) -> int:
         # About two combines of three FLOPs per element, then times B and the read.
         return tokens * (9 * self.d_inner * self.d_state + 2 * self.d_inner)
+
+    @override
+    def plain_scan(self, tokens: int, sequences: int) -> PlainScan:
+        """``selective_scan``: a product reads the states, and all else is elementwise.
+
+        Segments of T positions are filled to chunks of the root of T. Where a segment is computed again for its
+        backward, that ends before the product, whose operands are the last tensors to keep.
+        """
+        states = self.d_inner * self.d_state
+        lengths = pieces(tokens, max(1, CHUNK_ELEMENTS // (sequences * states)))
+        return PlainScan(
+            forward=2 * states * tokens,
+            elementwise=tokens * (5 * states + 2 * self.d_inner),
+            padding=2 * states * sum(-length % math.isqrt(length) for length in lengths),
+        )
 
     @override
     def core_activations(self, size: int, borrows_value: bool = False, keeps_output: bool = True) -> Activations | None:

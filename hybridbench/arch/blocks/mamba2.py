@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from hybridbench.arch.block import Convention, Cut, Flops, KernelSizes, check_sizes, variant
 from hybridbench.arch.blocks.ssd_kernels import BLOCK_TOKENS, SLICE, Chunked, OnePass, Tiles, fits_one_pass, up
+from hybridbench.arch.plain_scan import PlainScan, chunks_at_once
 from hybridbench.arch.recurrent import PackedHeads
 from hybridbench.arch.scales import Site
 from hybridbench.arch.terms import FLOAT, Activations, Moment, Term, padded
@@ -203,6 +204,26 @@ class Mamba2(PackedHeads):
     def executed_scan(self, tokens: int, *, training: bool, sequences: int = 1, one_pass: bool = False) -> int:
         """FLOPs of tensor cores alone, in one pass or in mamba_ssm's chunks."""
         return sum(self.scan_kernels(sequences, None if one_pass else {}).flops(tokens, training).values())
+
+    @override
+    def plain_scan(self, tokens: int, sequences: int) -> PlainScan:
+        """``ssd``: scores by group, and outputs, added states and states read by head."""
+        q, state = self.chunk_size, 2 * self.d_state * self.d_inner
+        return chunks_at_once(
+            tokens,
+            sequences,
+            self.n_heads,
+            q,
+            per_token=2 * q * (self.d_state * self.n_groups + self.d_inner) + 2 * state,
+            elementwise=2 * self.d_inner,
+            state=state,
+        )
+
+    @property
+    @override
+    def plain_step_products(self) -> int:
+        """The state is read by a product."""
+        return 2 * self.d_inner * self.d_state
 
     @override
     def core_activations(self, size: int, borrows_value: bool = False, keeps_output: bool = True) -> Activations | None:

@@ -16,6 +16,7 @@ from typing import ClassVar, Self
 from typing_extensions import override
 
 from hybridbench.arch.block import CacheBytes, Convention, Cut, KernelSizes, Storage, check_sizes, variant
+from hybridbench.arch.plain_scan import PlainScan, chunks_at_once
 from hybridbench.arch.recurrent import PackedHeads
 from hybridbench.arch.scales import Site
 from hybridbench.arch.terms import FLOAT, Activations, Term, padded
@@ -129,6 +130,20 @@ class Mamba3(PackedHeads):
         states = 2 * 2 * rows * self.d_state * self.d_inner
         passing = 2 * self.d_state * self.d_inner
         return chunks * (scores + diagonal + states + passing) + 2 * tokens * self.d_inner
+
+    @override
+    def plain_scan(self, tokens: int, sequences: int) -> PlainScan:
+        """``mamba3_scan``: as Mamba-2's, with the scores by head, since each head has biases of its own."""
+        q, state = self.chunk_size, 2 * self.d_state * self.d_inner
+        return chunks_at_once(
+            tokens,
+            sequences,
+            self.n_heads,
+            q,
+            per_token=2 * q * (self.d_state * self.n_heads + self.d_inner) + 2 * state,
+            elementwise=2 * self.d_inner,
+            state=state,
+        )
 
     @override
     def cache(self, context: int, storage: Storage) -> CacheBytes:

@@ -25,11 +25,13 @@ from typing import ClassVar, Self
 from typing_extensions import override
 
 from hybridbench.arch.block import Convention, Cut, Flops, KernelSizes, Rescale, check_sizes
+from hybridbench.arch.plain_scan import PlainScan, pieces
 from hybridbench.arch.recurrent import SquareHeads
 from hybridbench.arch.scales import Site
 from hybridbench.arch.terms import FLOAT, Activations, Term
 from hybridbench.arch.weights import Matrix
 from hybridbench.errors import BadInput
+from hybridbench.sizes import RWKV7_PLAIN_CHUNK
 
 HEAD_DIM = 64
 """Channels of a head in every published model."""
@@ -210,6 +212,23 @@ class Rwkv7(SquareHeads):
         again = self._chunked(tokens, across=8, within=1, states=3)
         backward = self._chunked(tokens, across=16, within=5, states=8)
         return Flops(scan=self._parallel_scan(tokens) + again + backward)
+
+    @override
+    def plain_scan(self, tokens: int, sequences: int) -> PlainScan:
+        """``rwkv7``: four products of keys or receptances with keys, three with values, two reads of the state and two
+        additions to it, chunk by chunk; the last chunk is shorter.
+        """
+        inner = self.out_width
+        lengths = pieces(tokens, RWKV7_PLAIN_CHUNK)
+        squares = sum(length * length for length in lengths)
+        state = 2 * inner * self.head_dim
+        return PlainScan(
+            forward=7 * 2 * squares * inner + 4 * state * tokens,
+            solved=2 * squares * inner,
+            constant=2 * state * lengths[0],
+            unneeded=2 * 2 * state * lengths[-1],
+            untraced=2 * state * lengths[-1],
+        )
 
     @override
     def core_activations(self, size: int, borrows_value: bool = False, keeps_output: bool = True) -> Activations | None:

@@ -14,7 +14,6 @@ from hybridbench.arch.blocks.rwkv7 import Rwkv7
 from hybridbench.arch.operations import operations
 from hybridbench.arch.reasons import CHUNKED, SCAN_BACKWARD, SCORES_AGAIN, Reason
 from hybridbench.audit.exchange import RanOperation
-from hybridbench.audit.judge.plain_scans import PLAIN_SCANS
 from hybridbench.audit.judge.views import summed
 from hybridbench.count.account import FVCORE, REST
 from hybridbench.sizes import SCORE_ELEMENTS, query_blocks
@@ -67,7 +66,7 @@ def _of_kernel(ran: RanOperation, block: Any, case: Case, training: bool) -> lis
         return [] if ran.hidden else _plain_step(ran, block, part)
     if ran.hidden:
         return _closed_form(ran, block, case, training) if part == "scan" else []
-    found = _plain_scan(ran, block, case, training) if ran.op in PLAIN_SCANS else []
+    found = _plain_scan(block, case, training) if part == "scan" else []
     if training and (part == "conv" or ran.op == "mamba2_core"):
         found.append(_dense_conv(block, case.workload.context))
     return found
@@ -84,13 +83,8 @@ def _plain_step(ran: RanOperation, block: Mixer, part: str) -> list[Reason]:
     if part not in ("conv", "scan"):
         return []
     core = block.core_decode(0, Convention.EXACT)
-    missed = {"conv": core.conv, "scan": core.scan}[part] - _products_of_step(ran.op, block)
+    missed = core.conv if part == "conv" else core.scan - block.plain_step_products
     return [Reason(ran.operation, NO_PRODUCT, -missed)]
-
-
-def _products_of_step(op: str, block: Any) -> int:
-    """FLOPs of a step that are a matrix product: reading Mamba-2's state."""
-    return 2 * block.d_inner * block.d_state if op == "ssd_step" else 0
 
 
 def _dense_conv(block: Mixer, tokens: int) -> Reason:
@@ -152,10 +146,10 @@ def reference_pairs(block: Attention, batch: int, tokens: int) -> tuple[int, int
     return pairs, len(firsts)
 
 
-def _plain_scan(ran: RanOperation, block: Mixer, case: Case, training: bool) -> list[Reason]:
-    """A scan of ``plain_scans``, counted product by product."""
+def _plain_scan(block: Mixer, case: Case, training: bool) -> list[Reason]:
+    """A scan by its reference implementation, counted product by product (``Mixer.plain_scan``)."""
     tokens, scan = case.workload.context, f"{block.name} scan"
-    plain = PLAIN_SCANS[ran.op](block, tokens, case.workload.batch)
+    plain = block.plain_scan(tokens, case.workload.batch)
     exact = block.core_prefill(tokens, Convention.EXACT).scan
     times = 3 if training else 1
     found = [

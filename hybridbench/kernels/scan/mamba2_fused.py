@@ -23,7 +23,7 @@ from mamba_ssm.ops.triton.ssd_combined import _mamba_chunk_scan_combined_bwd, _m
 from torch import Tensor
 from torch.library import custom_op
 
-from hybridbench.kernels.again import Recomputation
+from hybridbench.kernels.again import Recomputation, recomputed
 from hybridbench.kernels.backend import refuse_gradients
 from hybridbench.kernels.dense.triton_gate import gate_backward, gate_forward
 from hybridbench.kernels.scan.triton_ssd import scan_forward, states_shape
@@ -300,8 +300,7 @@ def _core(one_pass: bool) -> Callable[..., Any]:
         ]
         return out, state, recomputations
 
-    mamba2_core.with_recomputations = with_recomputations  # type: ignore[attr-defined]
-    return mamba2_core
+    return recomputed(mamba2_core, with_recomputations)
 
 
 mamba2_core = _core(one_pass=False)

@@ -9,12 +9,13 @@ with any kind of colour vision can distinguish them. Rendering needs no network:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import altair as alt
 import vl_convert
+from altair.utils.schemapi import debug_mode
 
 from hybridbench.errors import BadInput
 from hybridbench.report.chart import MEASURED, PREDICTED, Kin, Plot, Point
@@ -43,6 +44,8 @@ FAMILY_SHAPES = {
 _OTHER_SHAPES = ("cross", "triangle-right", "triangle-left", "square", "circle", "diamond")
 PLAIN_NUMBER = "format(datum.value, abs(datum.value) < 1e6 ? ',.6~g' : ',.0f')"
 """The text of a tick, without an exponent; d3's ``g`` writes one where a number has more digits than its precision."""
+Layers: TypeAlias = alt.LayerChart | alt.FacetChart
+"""What ``altair.layer`` is declared to return."""
 _DECADE = 10
 _MOST_TICKS = 11
 
@@ -70,13 +73,28 @@ def places_of(plot: Plot) -> list[int]:
     return sorted({*(point.place for point in plot.points), *(failure.place for failure in plot.failures)})
 
 
+def definition_of(make: Callable[[], alt.TopLevelMixin], *, validate: bool) -> dict[str, Any]:
+    """The Vega-Lite definition of what ``make`` draws, in the look of all charts.
+
+    Altair checks each part against Vega-Lite's schema as it is made, and then the whole. That takes half of the time,
+    and definitions are drawn by the hundred: reports leave it out, and tests ask for it (``validate``).
+    """
+    with debug_mode(validate):
+        definition: dict[str, Any] = make().to_dict(validate=validate)
+    definition["config"] = CONFIG
+    return definition
+
+
 def draw(plot: Plot, *, validate: bool = True) -> dict[str, Any]:
     """The Vega-Lite definition of a plot: lines over two or more places, bars over one.
 
     Where a floor lies so far below the measured lines that they would be pressed together, the axis is theirs, and the
-    subtitle says that the floor is below it. ``validate=False`` leaves out Altair's own check, which takes most of the
-    time, for definitions that are drawn by the hundred.
+    subtitle says that the floor is below it.
     """
+    return definition_of(lambda: _drawn(plot), validate=validate)
+
+
+def _drawn(plot: Plot) -> Layers:
     places = places_of(plot)
     suffix = f", {_place(plot, places[0])}" if len(places) == 1 else ""
     if len(places) > 1 and any(point.low is not None for point in plot.points):
@@ -90,9 +108,7 @@ def draw(plot: Plot, *, validate: bool = True) -> dict[str, Any]:
     )
     if len(places) < 2:
         drawn = drawn.resolve_scale(color="independent")
-    definition: dict[str, Any] = drawn.to_dict(validate=validate)
-    definition["config"] = CONFIG
-    return definition
+    return drawn
 
 
 def _place(plot: Plot, place: int) -> str:

@@ -11,11 +11,12 @@ from hybridbench.report.chart import Kin, Scatter, Spread
 from hybridbench.report.display import ShownUnit, unit_for
 from hybridbench.report.places import AXIS_TITLES, BATCH, place_text
 from hybridbench.report.render.charts import (
-    CONFIG,
     HEIGHT,
     PLAIN_NUMBER,
     WIDTH,
+    Layers,
     data_of,
+    definition_of,
     looks,
     value_axis,
 )
@@ -61,6 +62,10 @@ def scatter_axes(chart: Scatter) -> tuple[tuple[alt.Scale, dict[str, Any]], tupl
 
 def draw_scatter(chart: Scatter, *, validate: bool = True) -> dict[str, Any]:
     """The Vega-Lite definition: dots of a colour and shape per series, on logarithmic axes, and dashed guides."""
+    return definition_of(lambda: _scatter(chart), validate=validate)
+
+
+def _scatter(chart: Scatter) -> Layers:
     x_in, y_in = shown_units(chart)
     (x_scale, x_ticks), (y_scale, y_ticks) = scatter_axes(chart)
     x = alt.X(
@@ -76,7 +81,6 @@ def draw_scatter(chart: Scatter, *, validate: bool = True) -> dict[str, Any]:
         alt.layer(guides.encode(x=x, y=y, detail="guide:N"), dots.encode(x=x, y=y, color=color, shape=shape)),
         chart.title,
         chart.subtitle,
-        validate,
     )
 
 
@@ -101,6 +105,10 @@ def draw_spread(chart: Spread, *, validate: bool = True) -> dict[str, Any]:
     """The Vega-Lite definition: per case a bar from the first to the third quartile, a line from the fastest sample to
     the 95th percentile, and a mark at the slowest, all as distances from the case's median.
     """
+    return definition_of(lambda: _spread(chart), validate=validate)
+
+
+def _spread(chart: Spread) -> Layers:
     places = sorted({box.place for box in chart.boxes})
     names = list(chart.models)
     x = alt.X("place:O", title=AXIS_TITLES[chart.axis], sort=places, axis=_place_axis(chart.axis, places))
@@ -124,7 +132,7 @@ def draw_spread(chart: Spread, *, validate: bool = True) -> dict[str, Any]:
         ),
     ]
     words = "bar: quartiles; line: fastest to 95th percentile; mark: slowest"
-    return _whole(alt.layer(*layers), chart.title, f"{chart.subtitle}; {words}", validate)
+    return _whole(alt.layer(*layers), chart.title, f"{chart.subtitle}; {words}")
 
 
 def distance_axis(chart: Spread) -> tuple[alt.Scale, dict[str, Any]]:
@@ -161,10 +169,7 @@ def look(models: Mapping[str, Kin]) -> tuple[alt.Color, alt.Shape]:
     )
 
 
-def _whole(drawn: alt.LayerChart | alt.FacetChart, title: str, subtitle: str, validate: bool) -> dict[str, Any]:
-    whole = drawn.properties(
+def _whole(drawn: Layers, title: str, subtitle: str) -> Layers:
+    return drawn.properties(
         width=WIDTH, height=HEIGHT, title=alt.TitleParams(title, subtitle=[subtitle], anchor="start", offset=12)
     )
-    definition: dict[str, Any] = whole.to_dict(validate=validate)
-    definition["config"] = CONFIG
-    return definition

@@ -8,14 +8,18 @@ import altair as alt
 
 from hybridbench.report.paper.compare import PaperComparison
 from hybridbench.report.paper.figures import LENGTHS, MAIN, STACKS
-from hybridbench.report.render.charts import CONFIG, FAMILY_COLORS, FAMILY_SHAPES, data_of
+from hybridbench.report.render.charts import FAMILY_COLORS, FAMILY_SHAPES, data_of, definition_of
 from hybridbench.units import format_tokens
 
 WIDTH, HEIGHT = 270, 340
 
 
-def draw_panels(comparison: PaperComparison) -> dict[str, Any]:
+def draw_panels(comparison: PaperComparison, *, validate: bool = True) -> dict[str, Any]:
     """The Vega-Lite definition, with a panel per source and a colour per family. Thick lines are stacks of ``MAIN``."""
+    return definition_of(lambda: _drawn(comparison), validate=validate)
+
+
+def _drawn(comparison: PaperComparison) -> alt.FacetChart:
     family = {stack.name: stack.arch for stack in STACKS}
     rows = [
         {
@@ -68,7 +72,7 @@ def draw_panels(comparison: PaperComparison) -> dict[str, Any]:
         data=data_of(rows),
     ).properties(width=WIDTH, height=HEIGHT)
     header = alt.Header(title=None, labelFontSize=13, labelFontWeight="bold")
-    drawn = layers.facet(column=alt.Column("source:N", sort=comparison.measured, header=header)).properties(
+    return layers.facet(column=alt.Column("source:N", sort=comparison.measured, header=header)).properties(
         title=alt.TitleParams(
             "Decode throughput, new tokens of 4 sequences",
             subtitle=[
@@ -78,6 +82,3 @@ def draw_panels(comparison: PaperComparison) -> dict[str, Any]:
             offset=12,
         )
     )
-    definition: dict[str, Any] = drawn.to_dict()
-    definition["config"] = CONFIG
-    return definition

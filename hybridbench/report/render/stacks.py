@@ -11,7 +11,7 @@ from typing import Any
 import altair as alt
 
 from hybridbench.report.chart import StackedBars
-from hybridbench.report.render.charts import CONFIG, WIDTH, data_of
+from hybridbench.report.render.charts import WIDTH, Layers, data_of, definition_of
 
 CLASS_COLORS = {
     "matrix products": "#44AA99",
@@ -49,6 +49,10 @@ def stack_rows(stack: StackedBars) -> list[dict[str, Any]]:
 
 def draw_stack(stack: StackedBars, *, validate: bool = True) -> dict[str, Any]:
     """The Vega-Lite definition: horizontal bars from 0 to 100%."""
+    return definition_of(lambda: _drawn(stack), validate=validate)
+
+
+def _drawn(stack: StackedBars) -> Layers:
     bars, classes = list(stack.bars), list(stack.classes)
     strips = (
         alt.Chart(data_of(stack_rows(stack)))
@@ -74,11 +78,8 @@ def draw_stack(stack: StackedBars, *, validate: bool = True) -> dict[str, Any]:
             order=alt.Order("order:Q"),
         )
     )
-    drawn = alt.layer(strips).properties(
+    return alt.layer(strips).properties(
         width=WIDTH,
         height={"step": 34},
         title=alt.TitleParams(stack.title, subtitle=[stack.subtitle], anchor="start", offset=12),
     )
-    definition: dict[str, Any] = drawn.to_dict(validate=validate)
-    definition["config"] = CONFIG
-    return definition

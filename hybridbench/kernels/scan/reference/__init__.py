@@ -1,4 +1,4 @@
-"""reference: the plain PyTorch implementations of Mamba's scans, of their steps and of their convolution.
+"""reference: what Mamba's scans, their steps and their convolution mean, in plain PyTorch, a mixer a file.
 
 How they are written is said in ``kernels.plain``; shapes have the letters of ``hybridbench.kernels``.
 """

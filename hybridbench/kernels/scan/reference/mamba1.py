@@ -1,15 +1,19 @@
-"""mamba1: the plain PyTorch implementations of Mamba-1's selective scan and of its step."""
+"""mamba1: what Mamba-1's selective scan and its step mean, in plain PyTorch, and inputs to try them with."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from hybridbench.kernels.drawing import Draw, Trial
 from hybridbench.kernels.plain import wide
+from hybridbench.problem import Problem
 from hybridbench.sizes import CHUNK_ELEMENTS
 
 
@@ -101,3 +105,71 @@ def selective_step(
     state_BIN.copy_(state)
     y = (state * wide(C_BN)[:, None]).sum(-1) + x * wide(D_I)
     return (y * F.silu(wide(z_BI))).to(x_BI.dtype)
+
+
+# Inputs, for a verification or at size --------------------------------------------------------------------------------
+
+
+def _parameters(draw: Draw, states: int) -> dict[str, Tensor]:
+    """A, D and dt_bias as Mamba-1 initialises them: A in -[1, N], dt log-uniform in [0.001, 0.1]."""
+    A = -torch.arange(1, states + 1, dtype=torch.float64).expand(draw.channels, -1)
+    dt = draw.uniform(math.log(1e-3), math.log(1e-1), draw.channels).exp()
+    exact = draw.uniform(0, 0, 1).dtype
+    return {
+        "A_IN": A.to(draw.device, exact).contiguous(),
+        "D_I": draw.uniform(0.5, 1.5, draw.channels),
+        "dt_bias_I": dt.expm1().log().to(draw.dtype),
+    }
+
+
+SELECTIVE = ("x_BTI", "dt_BTI", "A_IN", "B_BTN", "C_BTN", "D_I", "z_BTI", "dt_bias_I")
+"""Inputs of the selective scan in order."""
+
+
+def selective_scan_inputs(problem: Problem, draw: Draw) -> Iterator[Trial]:
+    """Lengths at and beside 64 positions, stored channel by channel as in the model; the state has no gradient.
+
+    The last trial starts from a state and has no backward.
+    """
+    N = problem.d_state
+
+    def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
+        from_state = {name: t[name] for name in t if name == "initial_state_BIN"}
+        y, state = fn(*(t[name] for name in SELECTIVE), **from_state)
+        return {"y_BTI": y, "final_state_BIN": state.detach()}
+
+    for T in draw.lengths((1, 63, 64, 100, 257)):
+        I = draw.channels  # noqa: E741
+        widths = {"x_BTI": I, "dt_BTI": I, "B_BTN": N, "C_BTN": N, "z_BTI": I}
+        tensors = {name: draw.across(width, draw.batch, T) for name, width in widths.items()}
+        tensors |= _parameters(draw, N)
+        # from an empty state a single step does not depend on A, so its gradient is 0 and has no relative error
+        yield Trial(f"length {T}", tensors, call, gradients=T > 1)
+        if T == 100:
+            tensors = tensors | {"initial_state_BIN": draw.uniform(-1, 1, draw.batch, draw.channels, N)}
+            yield Trial(f"length {T}, from a state", tensors, call, gradients=False, continues=True)
+
+
+def selective_step_inputs(problem: Problem, draw: Draw) -> Iterator[Trial]:
+    """One step from a state in float32, and from one in the activations' dtype."""
+    N = problem.d_state
+
+    def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
+        state = t["state_BIN"].clone()
+        y = fn(state, *(t[name.replace("BT", "B")] for name in SELECTIVE))
+        return {"y_BI": y, "state_BIN": state}
+
+    start = draw.uniform(-1, 1, draw.batch, draw.channels, N)
+    for dtype in dict.fromkeys((start.dtype, draw.dtype)):
+        x, z = draw.projection(draw.batch, widths=[(draw.channels,), (draw.channels,)])
+        _dt, B, C = draw.projection(draw.batch, widths=[(8,), (N,), (N,)])
+        tensors = {
+            "state_BIN": start.to(dtype),
+            "x_BI": x,
+            "z_BI": z,
+            "dt_BI": draw.normal(draw.batch, draw.channels),
+            "B_BN": B,
+            "C_BN": C,
+            **_parameters(draw, N),
+        }
+        yield Trial(f"one step from a state in {str(dtype)[6:]}", tensors, call, gradients=False)

@@ -1,15 +1,19 @@
-"""mamba2: the plain PyTorch implementations of Mamba-2's scan, of its step, its convolution and its whole core."""
+"""mamba2: what Mamba-2's scan, step, convolution and core mean, in plain PyTorch, and inputs to try them with."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from hybridbench.kernels.dense.reference import gate
+from hybridbench.kernels.drawing import EPS, Draw, Trial
 from hybridbench.kernels.plain import wide
+from hybridbench.problem import Problem
 from hybridbench.sizes import CHUNK_ELEMENTS
 
 NO_STEP = -1e4
@@ -179,3 +183,145 @@ def mamba2_core(
         initial_state_BHPN=initial_state_BHPN,
     )
     return gate(y_BTHP.flatten(2), z, norm_weight_I, eps=eps), state_BHPN
+
+
+# Inputs, for a verification or at size --------------------------------------------------------------------------------
+
+
+def _ssm_parameters(H: int, draw: Draw) -> dict[str, Tensor]:
+    """A, D and dt_bias as Mamba-2 initialises them: A in -[1, 16], dt log-uniform in [0.001, 0.1]."""
+    dt = draw.uniform(math.log(1e-3), math.log(1e-1), H).exp()
+    return {"A_H": -draw.uniform(1, 16, H), "D_H": draw.uniform(0.5, 1.5, H), "dt_bias_H": dt.expm1().log()}
+
+
+def ssd_inputs(problem: Problem, draw: Draw) -> Iterator[Trial]:
+    """Lengths around one chunk, without and (at the last) with a state to start from."""
+    H, G = draw.grouped_heads()
+    P, N, Q = problem.head_dim, problem.d_state, problem.chunk_size
+
+    def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
+        y, state = fn(
+            *(t[n] for n in ("x_BTHP", "dt_BTH", "A_H", "B_BTGN", "C_BTGN", "D_H", "dt_bias_H")),
+            chunk_size=Q,
+            initial_state_BHPN=t.get("initial_state_BHPN"),
+        )
+        return {"y_BTHP": y, "final_state_BHPN": state}
+
+    for T in draw.lengths(sorted({1, 63, 100, Q - 1, Q, Q + 1} - {0})):
+        x, B, C, dt = draw.projection(draw.batch, T, widths=[(H, P), (G, N), (G, N), (H,)])
+        tensors = {"x_BTHP": x, "dt_BTH": dt, "B_BTGN": B, "C_BTGN": C, **_ssm_parameters(H, draw)}
+        if T == Q + 1:
+            tensors["initial_state_BHPN"] = draw.uniform(-1, 1, draw.batch, H, P, N)
+        # from an empty state a single step does not depend on A, so its gradient is 0 and has no relative error
+        yield Trial(f"length {T}", tensors, call, gradients=T > 1, continues=T == Q + 1)
+
+
+def ssd_step_inputs(problem: Problem, draw: Draw) -> Iterator[Trial]:
+    """One step from a state in float32, and from one in the activations' dtype."""
+    H, G = draw.grouped_heads()
+    P, N = problem.head_dim, problem.d_state
+
+    def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
+        state = t["state_BHPN"].clone()
+        y = fn(state, *(t[n] for n in ("x_BHP", "dt_BH", "A_H", "B_BGN", "C_BGN", "D_H", "dt_bias_H")))
+        return {"y_BHP": y, "state_BHPN": state}
+
+    start = draw.uniform(-1, 1, draw.batch, H, P, N)
+    for dtype in dict.fromkeys((start.dtype, draw.dtype)):
+        x, B, C, dt = draw.projection(draw.batch, widths=[(H, P), (G, N), (G, N), (H,)])
+        tensors = {
+            "state_BHPN": start.to(dtype),
+            "x_BHP": x,
+            "dt_BH": dt,
+            "B_BGN": B,
+            "C_BGN": C,
+            **_ssm_parameters(H, draw),
+        }
+        yield Trial(f"one step from a state in {str(dtype)[6:]}", tensors, call, gradients=False)
+
+
+def conv1d_inputs(problem: Problem, draw: Draw) -> Iterator[Trial]:
+    """Lengths below and above the taps; also without a bias, and with contiguous positions."""
+    C, W = draw.channels, problem.d_conv
+
+    def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"y_BTC": fn(t["x_BTC"], t["weight_CW"], t.get("bias_C"))}
+
+    for T in draw.lengths((1, 63, 100, 257)):
+        if draw.side_by_side:
+            x = draw.across(C, draw.batch, T)
+        else:
+            _z, x = draw.projection(draw.batch, T, widths=[(16,), (C,)])
+        tensors = {"x_BTC": x, "weight_CW": draw.normal(C, W), "bias_C": draw.normal(C)}
+        yield Trial(f"length {T}", tensors, call)
+        if T == 100:
+            yield Trial(f"length {T}, no bias", {name: tensors[name] for name in ("x_BTC", "weight_CW")}, call)
+            across = draw.across(C, draw.batch, T)
+            yield Trial(f"length {T}, positions side by side", tensors | {"x_BTC": across}, call)
+
+
+def conv1d_step_inputs(problem: Problem, draw: Draw) -> Iterator[Trial]:
+    """Two steps in a row, the second from the state that the first one left."""
+    C, W = draw.channels, problem.d_conv
+
+    def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
+        state = t["state_BCW"].clone()
+        first = fn(state, t["x_BC"], t["weight_CW"], t.get("bias_C"))
+        second = fn(state, t["next_BC"], t["weight_CW"], t.get("bias_C"))
+        return {"first_BC": first, "second_BC": second, "state_BCW": state}
+
+    x, following = (draw.projection(draw.batch, widths=[(16,), (C,)])[1] for _ in range(2))
+    tensors = {
+        "state_BCW": draw.normal(draw.batch, C, W),
+        "x_BC": x,
+        "next_BC": following,
+        "weight_CW": draw.normal(C, W),
+        "bias_C": draw.normal(C),
+    }
+    yield Trial("two steps", tensors, call, gradients=False)
+    without = {name: tensor for name, tensor in tensors.items() if name != "bias_C"}
+    yield Trial("two steps, no bias", without, call, gradients=False)
+
+
+def mamba2_core_inputs(problem: Problem, draw: Draw) -> Iterator[Trial]:
+    """Lengths around one chunk, with and without a gated norm and padding of rows. The parts are drawn one by one.
+
+    There are eight heads per group, since kernels process several at once. Also, A's gradient sums terms of either sign
+    over positions: with two heads both sums may be small by chance, while their rounding is not (4% in bfloat16 on an
+    H200).
+
+    The last trial starts from a state and has no backward. Rows with the convolution's last inputs come first, which
+    must not change the state.
+    """
+    H, G = draw.grouped_heads(most=8)
+    P, N, W, Q = problem.head_dim, problem.d_state, problem.d_conv, problem.chunk_size
+    inner, channels = H * P, H * P + 2 * G * N
+
+    def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
+        packed = torch.cat([t[name] for name in ("z_BTI", "conv_in_BTC", "dt_BTH")], -1)
+        packed = F.pad(packed, (0, -packed.shape[-1] % 16 + (16 if "norm_weight_I" in t else 0)))
+        parameters = (t[name] for name in ("conv_weight_CW", "conv_bias_C", "A_H", "D_H", "dt_bias_H"))
+        settings = {"head_dim": P, "n_groups": G, "chunk_size": Q, "eps": EPS}
+        from_state = {name: t[name] for name in t if name == "initial_state_BHPN"}
+        out, state = fn(packed, *parameters, t.get("norm_weight_I"), **settings, **from_state)
+        return {"out_BTI": out, "final_state_BHPN": state}
+
+    for T in draw.lengths(sorted({63, Q + 1})):
+        for normed in (False, True):
+            if draw.at_size and not normed:  # one trial, with every input of the row
+                continue
+            tensors = {
+                "z_BTI": draw.normal(draw.batch, T, inner),
+                "conv_in_BTC": draw.normal(draw.batch, T, channels),
+                "dt_BTH": draw.normal(draw.batch, T, H),
+                "conv_weight_CW": draw.normal(channels, W) / math.sqrt(W),
+                "conv_bias_C": draw.normal(channels),
+                **_ssm_parameters(H, draw),
+            }
+            if normed:
+                tensors["norm_weight_I"] = draw.normal(inner)
+            yield Trial(f"length {T}, {'a' if normed else 'no'} norm", tensors, call)
+    dt = tensors["dt_BTH"].clone()
+    dt[:, : W - 1] = NO_STEP
+    tensors = tensors | {"dt_BTH": dt, "initial_state_BHPN": draw.uniform(-1, 1, draw.batch, H, P, N)}
+    yield Trial(f"length {T}, a norm, from a state", tensors, call, gradients=False, continues=True)

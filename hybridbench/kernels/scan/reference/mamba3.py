@@ -1,14 +1,18 @@
-"""mamba3: the plain PyTorch implementations of Mamba-3's scan and of its step."""
+"""mamba3: what Mamba-3's scan and its step mean, in plain PyTorch, and inputs to try them with."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hybridbench.kernels.drawing import Draw, Trial
 from hybridbench.kernels.plain import wide
+from hybridbench.problem import Problem
 from hybridbench.sizes import CHUNK_ELEMENTS
 
 A_FLOOR = 1e-4
@@ -160,3 +164,101 @@ def mamba3_step(
         old.copy_(new)
     y = (state * q[..., None, :]).sum(-1) + x * wide(D_H)[:, None]
     return (y * F.silu(wide(z_BHP))).to(x_BHP.dtype)
+
+
+# Inputs, for a verification or at size --------------------------------------------------------------------------------
+
+PROJECTED = ("x_BTHP", "dt_BTH", "rate_BTH", "trap_BTH", "B_BTGN", "C_BTGN", "angle_BTR", "z_BTHP")
+"""The parts of a packed row that the scan of Mamba-3 reads, in order; its parameters follow."""
+
+
+def _heads(problem: Problem, draw: Draw) -> tuple[int, int]:
+    """Heads and groups; all of them on a GPU, because the public kernels tune themselves once, at the first sizes that
+    they get, so that the check tunes the timed kernels.
+    """
+    return (problem.n_heads, problem.n_groups) if problem.device == "cuda" else draw.grouped_heads()
+
+
+def _inputs(problem: Problem, draw: Draw, *length: int) -> dict[str, Tensor]:
+    """Random inputs in order, dt as the model initialises it; all that is projected, x and z too, is one packed row."""
+    H, G = _heads(problem, draw)
+    P, N, R = problem.head_dim, problem.d_state, problem.n_angles
+    widths: list[tuple[int, ...]] = [(H, P), (H,), (H,), (H,), (G, N), (G, N), (R,), (H, P)]
+    names = PROJECTED if length else [name.replace("BT", "B") for name in PROJECTED]
+    dt = draw.uniform(math.log(1e-3), math.log(1e-1), H).exp()
+    return dict(zip(names, draw.projection(draw.batch, *length, widths=widths), strict=True)) | {
+        "dt_bias_H": dt.expm1().log(),
+        "B_bias_HN": draw.uniform(0.5, 1.5, H, N),
+        "C_bias_HN": draw.uniform(0.5, 1.5, H, N),
+        "D_H": draw.uniform(0.5, 1.5, H),
+    }
+
+
+def _on_the_circle(angle: Tensor) -> Tensor:
+    """Cosines and sines: angles just above 0 and just below 2 pi are close."""
+    return torch.stack((angle.cos(), angle.sin()), -1)
+
+
+def mamba3_scan_inputs(problem: Problem, draw: Draw) -> Iterator[Trial]:
+    """Lengths around one chunk; on a GPU a long one comes first, since kernels tune themselves to it.
+
+    What the last position leaves gets no gradients. Only where no gradients are checked is there a trial from a state,
+    because the kernels tune themselves again for gradients with one.
+    """
+    H, _G = _heads(problem, draw)
+    P, N, R, Q = problem.head_dim, problem.d_state, problem.n_angles, problem.chunk_size
+    started = ("angle_BHR", "state_BHPN", "last_k_BHN", "last_x_BHP")
+
+    def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
+        inputs = [tensor for name, tensor in t.items() if name not in started]
+        from_state = {"initial": tuple(t[name] for name in started)} if started[0] in t else {}
+        y, *kept = fn(*inputs, chunk_size=Q, **from_state)
+        angle, state, k, x = (tensor.detach() for tensor in kept)
+        return {
+            "y_BTHP": y,
+            "final_angle_BHRE": _on_the_circle(angle),
+            "final_state_BHPN": state,
+            "last_k_BHN": k,
+            "last_x_BHP": x,
+        }
+
+    tuned_at = {16 * Q} if problem.device == "cuda" else set()
+    for T in draw.lengths(sorted({1, 63, 100, Q - 1, Q, Q + 1} - {0} | tuned_at, reverse=True)):
+        # from an empty state a single step neither decays nor turns, so those gradients are 0
+        yield Trial(f"length {T}", _inputs(problem, draw, T), call, gradients=T > 1)
+    if not problem.training and not draw.at_size:
+        start = {
+            "angle_BHR": draw.uniform(0, 2 * math.pi, draw.batch, H, R),
+            "state_BHPN": draw.uniform(-1, 1, draw.batch, H, P, N),
+            "last_k_BHN": draw.normal(draw.batch, H, N),
+            "last_x_BHP": draw.normal(draw.batch, H, P),
+        }
+        yield Trial(f"length {Q + 1}, from a state", _inputs(problem, draw, Q + 1) | start, call, continues=True)
+
+
+def mamba3_step_inputs(problem: Problem, draw: Draw) -> Iterator[Trial]:
+    """One step from a state in float32, and from one in the activations' dtype; the angles are float32 in both."""
+    H, _G = _heads(problem, draw)
+    P, N, R = problem.head_dim, problem.d_state, problem.n_angles
+
+    def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
+        angle, state, k, x = kept = [tensor.clone() for tensor in list(t.values())[:4]]
+        y = fn(*kept, *list(t.values())[4:])
+        return {
+            "y_BHP": y,
+            "angle_BHRE": _on_the_circle(angle),
+            "state_BHPN": state,
+            "last_k_BHN": k,
+            "last_x_BHP": x,
+        }
+
+    start = draw.uniform(-1, 1, draw.batch, H, P, N)
+    for dtype in dict.fromkeys((start.dtype, draw.dtype)):
+        tensors = {
+            "angle_BHR": draw.uniform(0, 2 * math.pi, draw.batch, H, R),
+            "state_BHPN": start.to(dtype),
+            "last_k_BHN": draw.normal(draw.batch, H, N),
+            "last_x_BHP": draw.normal(draw.batch, H, P),
+        }
+        inputs = _inputs(problem, draw)
+        yield Trial(f"one step from a state in {str(dtype)[6:]}", tensors | inputs, call, gradients=False)
