@@ -12,7 +12,7 @@ import pytest
 from hybridbench.arch import model as arch
 from hybridbench.arch.blocks.mamba2 import Mamba2
 from hybridbench.arch.families import ARCHS, Options, build_spec, pattern_spec
-from hybridbench.arch.held import held_parts, packing, shared_params
+from hybridbench.arch.held import held_parts, shared_params
 from hybridbench.arch.model import shard
 from hybridbench.arch.stored import Dtypes
 from hybridbench.cli.options import as_typed
@@ -53,7 +53,7 @@ def test_a_suite_names_ranks_as_the_command_line_does(tmp_path: Path) -> None:
     assert [(one.execution.gpus, one.execution.tp) for one in found] == [(1, 1), (2, 1), (1, 2)]
 
 
-KINDS = "attention, mamba2, mamba3, gated_delta, kda, rwkv7, mlp, moe, parallel"
+KINDS = "mamba2, mamba3, gated_delta, kda, rwkv7, attention, parallel, mlp, moe"
 REFUSED = {
     "both ways": ({"gpus": "2", "tp": "2"}, "--gpus 2 with --tp 2: a case is spread one way; give one of them."),
     "a batch": ({"gpus": "3", "batch": "4"}, "--gpus 3: batch 4, that of all ranks, does not divide by 3."),
@@ -119,7 +119,7 @@ def test_the_parts_of_all_ranks_make_every_parameter_once(name: str) -> None:
         for case in (Case(one, work, Execution("cpu", "float32", "eager")) for one in (spec, shard(spec, ranks)))
     )
     for block, layer, mine in zip(spec.placed, whole.blocks, part.blocks, strict=True):
-        parts, packed = dict(mine.named_parameters()), packing(block)
+        parts, packed = dict(mine.named_parameters()), block.packing()
         assert {name: one.numel() for name, one in layer.named_parameters()} == {
             name: one.size for name, one in packed.items()
         }

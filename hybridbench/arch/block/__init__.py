@@ -13,6 +13,7 @@ from hybridbench.arch.block.counts import (
 )
 from hybridbench.arch.block.cut import Cut, Uncut, rows_of
 from hybridbench.arch.block.mixer import Mixer
+from hybridbench.arch.block.packed import Packed, Packing
 from hybridbench.arch.block.storage import DTYPE_BYTES, KV_FORMATS, KvFormat, Storage
 from hybridbench.arch.block.sublayer import Block, KernelSizes, Rescale, check_sizes, spec_to_dict, variant
 
@@ -30,6 +31,8 @@ __all__ = [
     "KernelSizes",
     "KvFormat",
     "Mixer",
+    "Packed",
+    "Packing",
     "Rescale",
     "Storage",
     "Uncut",

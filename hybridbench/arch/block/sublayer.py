@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 from hybridbench.arch.block.counts import CacheBytes, CachePart, Convention, Flops
 from hybridbench.arch.block.cut import Cut, Uncut
+from hybridbench.arch.block.packed import Packing
 from hybridbench.arch.block.storage import Storage
 
 if TYPE_CHECKING:
@@ -216,6 +217,17 @@ class Block(ABC):
             Uncut: so many ranks cannot share it.
         """
         raise Uncut(f"a block of kind {self.kind}, which has no rule for it,", cut.tp)
+
+    def packing(self, borrows_value: bool = False) -> Packing:
+        """How each parameter of its module is packed, by the parameter's name.
+
+        Args:
+            borrows_value: the block is a branch whose value is another branch's.
+
+        Raises:
+            BadInput: a kind of block of which no module runs a rank's part.
+        """
+        raise BadInput(f"no module runs one rank's part of a block of kind {self.kind}.")
 
     def reduced_bytes(self, width: int, size: int, tp: int) -> int:
         """Bytes per token, of a forward, of the partial results that ``tp`` ranks add up in and after the block.

@@ -21,6 +21,8 @@ from hybridbench.arch.block import (
     Flops,
     KernelSizes,
     Mixer,
+    Packed,
+    Packing,
     Rescale,
     Storage,
     check_sizes,
@@ -171,6 +173,15 @@ class Attention(Mixer):
         return {
             "n_heads": cut.divided("n_heads", self.n_heads),
             "n_kv_heads": cut.shared("n_kv_heads", self.n_kv_heads),
+        }
+
+    @override
+    def packing(self, borrows_value: bool = False) -> Packing:
+        heads, groups = self.n_heads, self.n_kv_heads
+        values = () if borrows_value else ((groups, self.v_head_dim),)
+        return {
+            "in_proj.weight": Packed(((heads, self.head_dim), (groups, self.head_dim), *values), self.d_model),
+            "out_proj.weight": Packed(((heads, self.v_head_dim),), self.d_model, 1),
         }
 
     @override

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from typing_extensions import override
 
-from hybridbench.arch.block import KernelSizes
+from hybridbench.arch.block import KernelSizes, Packed, Packing
 from hybridbench.arch.plain_scan import PlainScan
 from hybridbench.arch.recurrent import Recurrent
 from hybridbench.arch.scales import Site
@@ -92,6 +92,24 @@ class DeltaRule(Recurrent):
     @abstractmethod
     def gate_and_decay(self) -> tuple[int, int]:
         """Columns that the input projection has for the output gate and for the decay."""
+
+    @override
+    def packing(self, borrows_value: bool = False) -> Packing:
+        keys, values, heads = (self.n_k_heads, self.k_head_dim), (self.n_heads, self.v_head_dim), (self.n_heads, 1)
+        low_rank = (1, self.k_head_dim)
+        gate, decay = (low_rank, low_rank) if self.low_rank else (values, heads)
+        found = {
+            "in_proj.weight": Packed(
+                (keys, keys, *(() if borrows_value else (values,)), gate, decay, heads), self.d_model
+            ),
+            "conv_weight_CW": Packed((keys, keys, values), self.d_conv),
+            "A_log_H": Packed((heads,)),
+            "dt_bias": Packed((heads,), self.k_head_dim if self.low_rank else 1),
+            "norm_weight_V": Packed(((1, self.v_head_dim),)),
+            "out_proj.weight": Packed((values,), self.d_model, 1),
+        }
+        up = Packed((values,), self.k_head_dim)
+        return found | (dict.fromkeys(("gate_proj.weight", "decay_proj.weight"), up) if self.low_rank else {})
 
     @property
     @override

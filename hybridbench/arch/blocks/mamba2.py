@@ -15,7 +15,7 @@ from typing import ClassVar, Self
 
 from typing_extensions import override
 
-from hybridbench.arch.block import Convention, Cut, Flops, KernelSizes, check_sizes, variant
+from hybridbench.arch.block import Convention, Cut, Flops, KernelSizes, Packed, Packing, check_sizes, variant
 from hybridbench.arch.blocks.ssd_kernels import BLOCK_TOKENS, SLICE, Chunked, OnePass, Tiles, fits_one_pass, up
 from hybridbench.arch.plain_scan import PlainScan, chunks_at_once
 from hybridbench.arch.recurrent import PackedHeads
@@ -119,6 +119,20 @@ class Mamba2(PackedHeads):
             "d_inner": cut.divided("n_heads", self.n_heads) * self.head_dim,
             "n_groups": cut.shared("n_groups", self.n_groups),
         }
+
+    @override
+    def packing(self, borrows_value: bool = False) -> Packing:
+        channels, heads = (self.n_heads, self.head_dim), (self.n_heads, 1)
+        b_and_c = ((self.n_groups, self.d_state),) * 2
+        x = () if borrows_value else (channels,)
+        found = {
+            "in_proj.weight": Packed((channels, *x, *b_and_c, heads), self.d_model),
+            "conv_weight_CW": Packed((channels, *b_and_c), self.d_conv),
+            "conv_bias_C": Packed((channels, *b_and_c)),
+            **dict.fromkeys(("dt_bias_H", "A_log_H", "D_H"), Packed((heads,))),
+            "out_proj.weight": Packed((channels,), self.d_model, 1),
+        }
+        return found | ({"norm_weight_I": Packed((channels,))} if self.gated_norm else {})
 
     @override
     def core_reduced_bytes(self, size: int, tp: int) -> int:

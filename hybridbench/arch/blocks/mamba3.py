@@ -15,7 +15,17 @@ from typing import ClassVar, Self
 
 from typing_extensions import override
 
-from hybridbench.arch.block import CacheBytes, Convention, Cut, KernelSizes, Storage, check_sizes, variant
+from hybridbench.arch.block import (
+    CacheBytes,
+    Convention,
+    Cut,
+    KernelSizes,
+    Packed,
+    Packing,
+    Storage,
+    check_sizes,
+    variant,
+)
 from hybridbench.arch.plain_scan import PlainScan, chunks_at_once
 from hybridbench.arch.recurrent import PackedHeads
 from hybridbench.arch.scales import Site
@@ -85,6 +95,19 @@ class Mamba3(PackedHeads):
         return {
             "d_inner": cut.divided("n_heads", self.n_heads) * self.head_dim,
             "n_groups": cut.shared("n_groups", self.n_groups),
+        }
+
+    @override
+    def packing(self, borrows_value: bool = False) -> Packing:
+        channels, heads, states = (self.n_heads, self.head_dim), (self.n_heads, 1), (1, self.d_state)
+        b_and_c = ((self.n_groups, self.d_state),) * 2
+        x = () if borrows_value else (channels,)
+        return {
+            "in_proj.weight": Packed((channels, *x, *b_and_c, *(heads,) * 3, (1, self.n_angles)), self.d_model),
+            **dict.fromkeys(("B_norm_weight_N", "C_norm_weight_N"), Packed((states,))),
+            **dict.fromkeys(("dt_bias_H", "D_H"), Packed((heads,))),
+            **dict.fromkeys(("B_bias_HN", "C_bias_HN"), Packed((heads,), self.d_state)),
+            "out_proj.weight": Packed((channels,), self.d_model, 1),
         }
 
     @override

@@ -10,7 +10,18 @@ from typing import ClassVar, Self
 
 from typing_extensions import override
 
-from hybridbench.arch.block import Block, Convention, Cut, Flops, KernelSizes, Rescale, check_sizes, variant
+from hybridbench.arch.block import (
+    Block,
+    Convention,
+    Cut,
+    Flops,
+    KernelSizes,
+    Packed,
+    Packing,
+    Rescale,
+    check_sizes,
+    variant,
+)
 from hybridbench.arch.scales import Site
 from hybridbench.arch.terms import Activations, Term
 from hybridbench.arch.weights import Matrix
@@ -72,6 +83,14 @@ class Mlp(Block):
     @override
     def shard_sizes(self, cut: Cut) -> dict[str, int]:
         return {"d_ff": cut.divided("d_ff", self.d_ff)}
+
+    @override
+    def packing(self, borrows_value: bool = False) -> Packing:
+        columns = self.d_ff, 1
+        return {
+            "in_proj.weight": Packed((columns, columns), self.d_model),
+            "out_proj.weight": Packed((columns,), self.d_model, 1),
+        }
 
     @override
     def sizes_scaled(self, part: Rescale) -> dict[str, int]:

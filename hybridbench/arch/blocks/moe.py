@@ -18,6 +18,8 @@ from hybridbench.arch.block import (
     Cut,
     Flops,
     KernelSizes,
+    Packed,
+    Packing,
     Rescale,
     Storage,
     check_sizes,
@@ -116,6 +118,20 @@ class Moe(Block):
             "d_expert": cut.divided("d_expert", self.d_expert),
             "d_shared": cut.divided("d_shared", self.d_shared),
         }
+
+    @override
+    def packing(self, borrows_value: bool = False) -> Packing:
+        """Each rank has columns of every expert, and all ranks choose experts alike."""
+        columns, shared, experts = (self.d_expert, 1), (self.d_shared, 1), self.n_experts * self.d_model
+        found = {
+            "router.weight": Packed(((1, self.n_experts),), self.d_model),
+            "in_weight_EFD": Packed((columns, columns), experts, 1),
+            "out_weight_EDF": Packed((columns,), experts, 2),
+        }
+        if self.d_shared:
+            found["shared_in.weight"] = Packed((shared, shared), self.d_model)
+            found["shared_out.weight"] = Packed((shared,), self.d_model, 1)
+        return found
 
     @override
     def sizes_scaled(self, part: Rescale) -> dict[str, int]:

@@ -17,7 +17,19 @@ from typing import ClassVar, Self, cast
 
 from typing_extensions import override
 
-from hybridbench.arch.block import Block, CacheBytes, CachePart, Convention, Cut, Flops, KernelSizes, Mixer, Storage
+from hybridbench.arch.block import (
+    Block,
+    CacheBytes,
+    CachePart,
+    Convention,
+    Cut,
+    Flops,
+    KernelSizes,
+    Mixer,
+    Packed,
+    Packing,
+    Storage,
+)
 from hybridbench.arch.terms import Activations, Term
 from hybridbench.arch.weights import Matrix
 from hybridbench.errors import BadInput, unknown_name
@@ -139,6 +151,25 @@ class Parallel(Block):
     @override
     def shard_sizes(self, cut: Cut) -> dict[str, Mixer]:
         return {"first": self.first.shard(cut.tp), "second": self.second.shard(cut.tp)}
+
+    @override
+    def packing(self, borrows_value: bool = False) -> Packing:
+        joint, scale = self.fusion.out == "joint", self.fusion.scale
+        found: Packing = {}
+        for index, (name, branch) in enumerate(zip(("first", "second"), self.branches, strict=True)):
+            own = branch.packing(index == self.borrower)
+            found |= {f"{name}.{key}": one for key, one in own.items() if not (joint and key == "out_proj.weight")}
+        outs = tuple((branch.out_heads, branch.out_width // branch.out_heads) for branch in self.branches)
+        if joint:
+            read = outs if self.fusion.op == "concat" else outs[:1]
+            found["out_proj.weight"] = Packed(read, self.d_model, 1)
+        if scale == "vector":
+            found |= {"scale_first": Packed(outs[:1]), "scale_second": Packed(outs[1:])}
+        elif scale == "gate":
+            found["gate.weight"] = Packed(((1, 1),), self.d_model)
+        elif scale != "none":
+            found["scalar"] = Packed(((1, 1),))
+        return found
 
     @override
     def core_reduced_bytes(self, size: int, tp: int) -> int:

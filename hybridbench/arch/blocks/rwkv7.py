@@ -24,7 +24,7 @@ from typing import ClassVar, Self
 
 from typing_extensions import override
 
-from hybridbench.arch.block import Convention, Cut, Flops, KernelSizes, Rescale, check_sizes
+from hybridbench.arch.block import Convention, Cut, Flops, KernelSizes, Packed, Packing, Rescale, check_sizes
 from hybridbench.arch.plain_scan import PlainScan, pieces
 from hybridbench.arch.recurrent import SquareHeads
 from hybridbench.arch.scales import Site
@@ -101,6 +101,23 @@ class Rwkv7(SquareHeads):
     @override
     def shard_sizes(self, cut: Cut) -> dict[str, int]:
         return {"n_heads": cut.divided("n_heads", self.n_heads)}
+
+    @override
+    def packing(self, borrows_value: bool = False) -> Packing:
+        channels, heads = (self.n_heads, self.head_dim), (self.n_heads, 1)
+        ranks = {"decay": self.decay_rank, "rate": self.rate_rank, "gate": self.gate_rank, "value": self.value_rank}
+        found = {
+            "in_proj.weight": Packed((channels,) * (2 if borrows_value else 3), self.d_model),
+            "share_LD": Packed(((1, len(self.mixed(borrows_value))),), self.d_model),
+            **dict.fromkeys(("decay_I", "rate_I", "removal_I", "added_I"), Packed((channels,))),
+            **dict.fromkeys(("bonus_HP", "norm_weight_HV", "norm_bias_HV"), Packed((heads,), self.head_dim)),
+            "out_proj.weight": Packed((channels,), self.d_model, 1),
+        }
+        for name, rank in ranks.items():
+            if rank:
+                found[f"{name}_down.weight"] = Packed(((1, rank),), self.d_model)
+                found[f"{name}_up.weight"] = Packed((channels,), rank)
+        return found | ({"value_I": Packed((channels,))} if self.value_rank else {})
 
     @override
     def sizes_scaled(self, part: Rescale) -> dict[str, int]:
