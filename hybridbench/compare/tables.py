@@ -16,8 +16,9 @@ from hybridbench.units import format_number
 
 HIDDEN = ("spec",)
 """Fields that tell cells apart and mean nothing to a reader."""
+_DTYPES = ("state dtype", "weight dtype", "kv dtype")
 _PLAIN = {
-    "state dtype": "as dtype",
+    **dict.fromkeys(_DTYPES, "as dtype"),
     "seed": "0",
     "streams": "1",
     "gpus": "1",
@@ -29,7 +30,7 @@ _PLAIN = {
 """Conditions that are not worth a word where they are these."""
 _UNSAID = ("cpu", "cores", "threads", "schema", "python", "driver", "cuda", "packages")
 """Conditions that all shown cells of a row share, or that the lines about each side tell."""
-_NAMED = ("context", "batch", "prompt", "depths", "state dtype", "seed", "streams", "gpus", "tp", "checkpoint")
+_NAMED = ("context", "batch", "prompt", "depths", *_DTYPES, "seed", "streams", "gpus", "tp", "checkpoint")
 """Fields whose value needs their name beside it."""
 _DIGITS = 4
 """Digits of a ratio: a graphed step is known to 0.1%."""

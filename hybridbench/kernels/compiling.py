@@ -40,13 +40,16 @@ def noting() -> Iterator[list[CompiledKernel] | None]:
         if before is not None:
             before(src=src, times=times, cache_hit=cache_hit, **more)
 
-    compilation.listener = heard
-    tuned = Counter(tuning.spent_ns)
+    tune_ns: Counter[str] = Counter()
+
+    def tuned(kernel: str, spent_ns: int) -> None:
+        tune_ns[kernel] += spent_ns
+
+    compilation.listener, tuning.timed = heard, tuned
     try:
         yield found
     finally:
-        compilation.listener = before
-        tune_ns = tuning.spent_ns - tuned
+        compilation.listener, tuning.timed = before, None
         kernels = [CompiledKernel(name, variants[name], compile_ns[name], tune_ns[name]) for name in variants | tune_ns]
         found.extend(sorted(kernels, key=lambda one: (-one.compile_ns - one.tune_ns, one.kernel)))
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -19,13 +18,14 @@ from functools import partial
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
+from hybridbench.kernels.kept import kept
 from hybridbench.machine import usable_cores
 
 MOST_THREADS = 32
 """The most compilations at a time. More would take memory rather than save time: each holds an LLVM module."""
 
-spent_ns: Counter[str] = Counter()
-"""How long autotuners have timed configurations in this process inside ``side_by_side``, by the kernel's name; ns."""
+timed: Callable[[str, int], object] | None = None
+"""Called in ``side_by_side`` when an autotuner has timed a configuration, with the kernel's name and the time; ns."""
 
 
 def compile_together(compilations: Sequence[Callable[[], object]]) -> None:
@@ -57,21 +57,21 @@ class KernelCall(NamedTuple):
 
 
 def launch_in_order(launches: Sequence[KernelCall], like: Hashable) -> None:
-    """Launches kernels one after the other. The first time, they are compiled side by side before.
+    """Launches kernels one after the other. The first time in a case, they are compiled side by side before.
 
     Args:
         launches: none needs what another one returns to be launched.
         like: equal where the same variants of the kernels run, and where it is wrong they only compile one by one.
     """
     if like not in _launched:
-        _launched.add(like)
+        _launched[like] = True
         compile_together([partial(one.kernel.warmup, *one.args, grid=one.grid, **one.constants) for one in launches])
     for kernel, grid, args, constants in launches:
         kernel[grid](*args, **constants)
 
 
-_launched: set[Hashable] = set()
-"""What ``launch_in_order`` was called with."""
+_launched: dict[Hashable, bool] = kept()
+"""What ``launch_in_order`` was called with in this case."""
 
 
 @contextmanager
@@ -133,7 +133,8 @@ def extend() -> None:
         try:
             return bench(self, *args, config=config, **meta)
         finally:
-            spent_ns[self.base_fn.__name__] += time.perf_counter_ns() - started
+            if timed is not None:
+                timed(self.base_fn.__name__, time.perf_counter_ns() - started)
 
     def restore() -> None:
         Autotuner.prune_configs, Autotuner._bench = prune, bench

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -129,7 +130,8 @@ def all_tests(scene: Scene, command: Command) -> None:
     lint = ("ruff check .", "ruff format --check .", "mypy", "lint-imports")
     for program in ("pip install", *lint, "pytest -n auto", "mkdocs build"):
         assert program in done.stdout
-    assert scene.called() == [["make", "test-all"], ["make", "docs"]]
+    within = ["make", "--no-print-directory", "--jobs=2"]  # what make calls itself
+    assert [words for words in scene.called() if words[:3] != within] == [["make", "test-all"], ["make", "docs"]]
 
 
 def checked_install(words: list[str]) -> None:
@@ -184,7 +186,7 @@ def cpu_cells(scene: Scene, command: Command) -> None:
     done = scene.run(command, BUDGET_S="15")
     ok(done)
     assert time.monotonic() - began < 250
-    assert "pairs of processes" in (scene.folder / "summary.md").read_text()
+    assert re.search(r"\d pairs? of processes", (scene.folder / "summary.md").read_text())
     assert (scene.clone / "check.xml").read_text().count("<testcase") >= len(DEFAULT_OPS)
     ok(scene.run(command, TARGET="0" * 40), 2)  # git merge-base fails, and with it the base
 
