@@ -1,7 +1,7 @@
 """One thread for every test: their tensors are tiny, and waiting threads cost more than they give.
 
 And Ctrl-C for every process that a test starts: what a shell starts in the background ignores it, and so would they.
-Inductor is imported whole before the first test: where a test that fails or is ended cut its import short, a second one
+Inductor and AOTAutograd are imported whole before the first test: where a test that fails or is ended cut its import short, a second one
 raised "already registered" in every later test that compiles (torch 2.13). The process that only hands tests out to
 others imports no torch.
 
@@ -29,8 +29,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Imports Inductor where tests run: not in the process that hands them out to others (pytest-xdist)."""
+    """Imports Inductor and AOTAutograd where tests run: not in the process that hands them to others (pytest-xdist)."""
     if hasattr(session.config, "workerinput") or not session.config.getoption("numprocesses", None):
+        import functorch.compile  # noqa: F401
         import torch._inductor.codecache  # noqa: F401
 
 
