@@ -1,9 +1,9 @@
 """One thread for every test: their tensors are tiny, and waiting threads cost more than they give.
 
 And Ctrl-C for every process that a test starts: what a shell starts in the background ignores it, and so would they.
-Inductor and AOTAutograd are imported whole before the first test: where a test that fails or is ended cut its import short, a second one
-raised "already registered" in every later test that compiles (torch 2.13). The process that only hands tests out to
-others imports no torch.
+Inductor and AOTAutograd are imported whole before the first test: where a test that fails or is ended cut their import
+short, a second one raised "already registered" in every later test that compiles (torch 2.13). The process that only
+hands tests out to others imports no torch.
 
 What collecting the tests made, 700,000 objects that live until the end, is kept from the garbage collector: each case
 collects garbage before it is measured, and would go through all of them.
