@@ -107,6 +107,7 @@ HARMLESS: dict[str, dict[str, str]] = {
         "tl.cdiv(tl.cdiv(length, BLOCK), SPLITS) * BLOCK": POSITION,
     },
     "begin": {"b * D": FEW_TOKENS, "(kind * B + b) * 2 * PAIRS": FEW_TOKENS},
+    "embed_words": {"b * D": FEW_TOKENS},
     "project_qkv": {
         "part[:, None] * B": SQUARES,
         **dict.fromkeys((*SPLIT_COLUMNS, *SPLIT_STARTS), COLUMNS_OF_WEIGHT),
