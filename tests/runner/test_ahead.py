@@ -94,7 +94,7 @@ def test_as_many_run_at_once_as_the_memory_of_the_gpu_holds(processes: list[Scri
     groups = ahead.groups_of(planned())
     needs = [ahead.needed_bytes(group) for group in groups]
     assert min(needs) > ahead.CONTEXT_BYTES
-    clock = iter([0.0, 0.0, ahead.LIMIT_S + 1])
+    clock = iter([0.0, ahead.LIMIT_S + 1])
     start, now, room = starting(processes, "never"), lambda: next(clock), sum(needs[:2])
     ahead.compile_ahead(planned(), tmp_path, ["0"], start=start, now=now, cores=8, free=lambda _gpu: room)
     assert len(processes) == 2
