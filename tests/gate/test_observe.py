@@ -116,6 +116,26 @@ def test_compiled_figures_are_those_of_another_tool() -> None:
         assert kept.figures[there["name"]]["registers sm_90"] == there["registers"]
 
 
+OF_8_BITS = """
+import json, sys
+from hybridbench.gate.observe import compiled
+
+gpu = next(gpu for gpu in compiled.GPUS if gpu.capability == 80)
+found = {name: launch for name, launch in compiled.launches(gpu, ["begin"]).items() if "*fp8e4nv" in name}
+json.dump({name: compiled.figures(launch, gpu) for name, launch in found.items()}, sys.stdout)
+"""
+
+
+@pytest.mark.slow
+def test_kernels_of_e4m3_have_no_figures_before_ada() -> None:
+    words = [sys.executable, "-c", OF_8_BITS]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=280)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found
+    assert {value for figures in found.values() for value in figures.values()} == {None}
+
+
 @pytest.mark.slow
 def test_a_kernel_is_compiled_again_where_its_source_or_a_compiler_is_another() -> None:
     both = exact.kernels(["sm_90"], ["_adamw", "_swiglu_forward"])

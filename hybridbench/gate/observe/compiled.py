@@ -51,6 +51,8 @@ class CompileTarget:
 
 GPUS = (CompileTarget(80, 108), CompileTarget(90, 132), CompileTarget(100, 148))
 """A100, H100 and H200, B200; ``gate.exact`` runs this program for each."""
+E4M3_SINCE = 89
+"""The compute capability from which kernels read E4M3; Triton raises a ValueError before."""
 _OPTIONS = (
     "num_warps",
     "num_stages",
@@ -104,6 +106,9 @@ def named(kernel: str, compile: dict[str, Any]) -> str:
 def figures(launch: Launch, gpu: CompileTarget) -> dict[str, int | None]:
     """What the compiled kernel takes. All are None where it cannot be compiled for this GPU."""
     kernel, compile = launch
+    nothing: dict[str, int | None] = dict.fromkeys([*_LOG, "shared memory [B]", "instructions"])
+    if gpu.capability < E4M3_SINCE and any("fp8e4nv" in kind for kind in compile["signature"].values()):
+        return nothing
     source = ASTSource(kernel, compile["signature"], compile["constants"], compile["configs"][0])
     said = io.StringIO()
     try:
@@ -114,7 +119,7 @@ def figures(launch: Launch, gpu: CompileTarget) -> dict[str, int | None]:
                 options=_options(compile),
             )
     except RuntimeError:  # of which Triton's errors of its compiler and assembler are
-        return dict.fromkeys([*_LOG, "shared memory [B]", "instructions"])
+        return nothing
     log = said.getvalue()
     found: dict[str, int | None] = {name: _number(pattern, log) for name, pattern in _LOG.items()}
     found["shared memory [B]"] = int(built.metadata.shared)
