@@ -14,15 +14,14 @@ import selectors
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hybridbench.errors import BadInput
+from hybridbench.derive.predicted import peak_of_case
 from hybridbench.machine import free_bytes, usable_cores
-from hybridbench.predict.memory import footprint
 from hybridbench.processes import Answering, terminable
-from hybridbench.suite.case import GRAPH
 
 if TYPE_CHECKING:
     from hybridbench.suite.case import Case
@@ -72,7 +71,7 @@ def compile_ahead(
         cores: to use; None is those of this process.
         free: bytes of a GPU that nothing uses; None where the driver does not tell.
     """
-    waiting = list(enumerate(groups_of(cases)))
+    waiting = [AheadGroup(number, group, needed_bytes(group)) for number, group in enumerate(groups_of(cases))]
     total = len(waiting)
     missing: list[str] = []
     if not total:
@@ -86,11 +85,11 @@ def compile_ahead(
         stopping.callback(lambda: [process.end() for process in left])
         while waiting or left:
             while len(left) < at_once and (found := rooms.next_of(waiting)) is not None:
-                (number, group), gpu = found
-                process = (start or _start)(folder / f"ahead-{number}.log", gpu)
-                selector.register(process, selectors.EVENT_READ, data=(gpu, needed_bytes(group)))
-                left[process] = len(group)
-                for case in group:
+                group, gpu = found
+                process = (start or _start)(folder / f"ahead-{group.number}.log", gpu)
+                selector.register(process, selectors.EVENT_READ, data=(gpu, group.needs))
+                left[process] = len(group.cases)
+                for case in group.cases:
                     process.ask(json.dumps(case.to_dict()))
             ready = selector.select(max(0.0, ends_at - now()))
             if not ready:
@@ -120,14 +119,16 @@ def needed_bytes(group: Sequence[Case]) -> int:
     The check at size holds results of the whole batch beside those of its rows, for which twice the predicted peak of
     the step is enough. Where there is no prediction it is what a process takes without a model.
     """
-    peaks = [0]
-    for case in group:
-        execution = case.execution
-        with suppress(BadInput):
-            graph = execution.mode == GRAPH
-            found = footprint(case.model, case.workload, execution.storage, execution.checkpoint, graph=graph)
-            peaks.append(math.ceil(found.total))
-    return CONTEXT_BYTES + 2 * max(peaks)
+    return CONTEXT_BYTES + 2 * math.ceil(max(peak_of_case(case) or 0 for case in group))
+
+
+@dataclass(frozen=True)
+class AheadGroup:
+    """Cases that one process makes ready, one after the other, and the bytes of a GPU that this takes."""
+
+    number: int
+    cases: list[Case]
+    needs: int
 
 
 class Rooms:
@@ -142,16 +143,15 @@ class Rooms:
         self._taken = dict.fromkeys(free, 0)
         self._running = dict.fromkeys(free, 0)
 
-    def next_of(self, waiting: list[tuple[int, list[Case]]]) -> tuple[tuple[int, list[Case]], str] | None:
+    def next_of(self, waiting: list[AheadGroup]) -> tuple[AheadGroup, str] | None:
         """The first waiting group that has room, and the GPU with the most; it is taken from the list.
 
         On a GPU with nothing else of ours a group starts in any case: its cases will run there too.
         """
-        for index, (_, group) in enumerate(waiting):
-            need = needed_bytes(group)
-            gpu = min(self._free, key=lambda one: (self._taken[one] - self._free[one], self._running[one]))
-            if not self._running[gpu] or self._taken[gpu] + need <= self._free[gpu]:
-                self._taken[gpu] += need
+        gpu = min(self._free, key=lambda one: (self._taken[one] - self._free[one], self._running[one]))
+        for index, group in enumerate(waiting):
+            if not self._running[gpu] or self._taken[gpu] + group.needs <= self._free[gpu]:
+                self._taken[gpu] += group.needs
                 self._running[gpu] += 1
                 return waiting.pop(index), gpu
         return None

@@ -35,6 +35,9 @@ some 6 ms in all."""
 SELECTIVE_SCAN_CHUNK = 2048
 """Positions between the states that Mamba-1's scan keeps (mamba_ssm 2.3.2, ``selective_scan_fwd_kernel.cuh``)."""
 
+E4M3_SINCE = (8, 9)
+"""The compute capability from which kernels read and write E4M3."""
+
 DEQUANTISED_ELEMENTS = 1 << 24
 """Codes of quantised weights, keys or values that modules turn into numbers at once (64 MiB in float32)."""
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing_extensions import override
 
 from hybridbench.arch.block import CacheBytes, Convention, Flops, Mixer, Rescale, Storage, refuse_paper
+from hybridbench.arch.plain_scan import PlainScan, chunks_at_once
 from hybridbench.arch.reasons import CHUNKED, SCAN_BACKWARD, Reason
 from hybridbench.arch.weights import Matrix
 from hybridbench.sizes import aligned
@@ -116,6 +117,8 @@ class PackedHeads(Recurrent):
     d_inner: int
     head_dim: int
     n_groups: int
+    d_state: int
+    chunk_size: int
 
     @property
     def n_heads(self) -> int:
@@ -140,6 +143,19 @@ class PackedHeads(Recurrent):
     @override
     def packed_row(self) -> int:
         return aligned(self._in_width())
+
+    def _scan_of_chunks(self, tokens: int, sequences: int, scored: int) -> PlainScan:
+        """A plain scan with ``scored`` matrices of scores a chunk, and outputs and products with states by head."""
+        q, state = self.chunk_size, 2 * self.d_state * self.d_inner
+        return chunks_at_once(
+            tokens,
+            sequences,
+            self.n_heads,
+            q,
+            per_token=2 * q * (self.d_state * scored + self.d_inner) + 2 * state,
+            elementwise=2 * self.d_inner,
+            state=state,
+        )
 
     @override
     def sizes_scaled(self, part: Rescale) -> dict[str, int]:

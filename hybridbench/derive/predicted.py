@@ -12,7 +12,7 @@ from hybridbench.errors import BadInput
 from hybridbench.predict.memory import footprint
 from hybridbench.predict.work import in_every_convention, step_bytes, step_flops
 from hybridbench.record import Record
-from hybridbench.suite.case import COMPILE, EAGER, GRAPH
+from hybridbench.suite.case import COMPILE, EAGER, GRAPH, Case
 from hybridbench.suite.spread import part_of_case
 
 
@@ -47,12 +47,17 @@ def predicted_cache(record: Record) -> CacheBytes | None:
 
 
 def predicted_peak_bytes(record: Record) -> float | None:
+    """The predicted peak of a record's case, as ``peak_of_case``."""
+    return peak_of_case(record.case)
+
+
+def peak_of_case(case: Case) -> float | None:
     """The predicted peak of a case on a GPU, in bytes, of one rank where there are several; None where there is no
     formula.
 
     Training that is compiled layer by layer keeps what eager training keeps (within 0.07% at 1b on an H200).
     """
-    execution, part = record.case.execution, part_of_case(record.case)
+    execution, part = case.execution, part_of_case(case)
     modes = (EAGER, GRAPH, COMPILE) if part.workload.row.trains else (EAGER, GRAPH)
     if execution.device != "cuda" or execution.mode not in modes:
         return None

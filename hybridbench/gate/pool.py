@@ -17,6 +17,7 @@ from hybridbench.files import RECORDS_BYTES, Damaged, Missing, from_json, read_t
 from hybridbench.gate.calibration import machine_of
 from hybridbench.gate.cells import CheckCell
 from hybridbench.gate.pairs import TimedPair
+from hybridbench.gate.side.understood import flat
 from hybridbench.record import Environment
 
 SCHEMA = 2
@@ -154,7 +155,7 @@ def _check(begin: str, first: _First, run: Mapping[str, Any], across: Sequence[s
         if name not in across and first.fields.get(name) != fields.get(name)
     ]
     for name, cell in run["cells"].items():
-        known, now = _flat(first.cells.setdefault(name, cell)), _flat(cell)
+        known, now = flat(first.cells.setdefault(name, cell)), flat(cell)
         differing += [
             _shown(f"{at} of cell '{name}'", known.get(at), now.get(at))
             for at in dict.fromkeys((*known, *now))
@@ -167,11 +168,3 @@ def _check(begin: str, first: _First, run: Mapping[str, Any], across: Sequence[s
 
 def _shown(name: str, first: Any, now: Any) -> str:
     return f"{name} ({first} in the first run, {now} in this one)"
-
-
-def _flat(body: Mapping[str, Any], at: str = "") -> dict[str, Any]:
-    """Nested values by their dotted path."""
-    found: dict[str, Any] = {}
-    for name, value in body.items():
-        found |= _flat(value, f"{at}{name}.") if isinstance(value, Mapping) else {f"{at}{name}": value}
-    return found

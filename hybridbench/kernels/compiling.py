@@ -25,11 +25,12 @@ def noting() -> Iterator[list[CompiledKernel] | None]:
     """
     try:
         from triton.knobs import compilation
-    except ImportError:
+
+        before: Any = compilation.listener
+    except (ImportError, AttributeError):  # older versions have no hook
         yield None
         return
     found: list[CompiledKernel] = []
-    before: Any = compilation.listener
     variants: Counter[str] = Counter()
     compile_ns: Counter[str] = Counter()
 

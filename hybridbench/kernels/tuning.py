@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -65,7 +64,9 @@ def launch_in_order(launches: Sequence[KernelCall], like: Hashable) -> None:
     """
     if like not in _launched:
         _launched[like] = True
-        compile_together([partial(one.kernel.warmup, *one.args, grid=one.grid, **one.constants) for one in launches])
+        compile_together(
+            [functools.partial(one.kernel.warmup, *one.args, grid=one.grid, **one.constants) for one in launches]
+        )
     for kernel, grid, args, constants in launches:
         kernel[grid](*args, **constants)
 

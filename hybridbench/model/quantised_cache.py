@@ -84,15 +84,26 @@ class QuantisedAttentionCache(AttentionCache):
 
     def _put(self, rows: slice, k_BSKP: Tensor, v_BSKV: Tensor | None = None) -> None:
         """Sets scales of some sequences from all of their keys and values, and fills their slots with these."""
-        self.k_scale_BK[rows] = scales_of(k_BSKP, self.k_BSKP.dtype)
+        self._scale(k_BSKP, v_BSKV, rows)
         self.k_BSKP[rows].copy_(self._codes(k_BSKP, self.k_scale_BK[rows]))
         if self.owns_value and v_BSKV is not None:
-            self.v_scale_BK[rows] = scales_of(v_BSKV, self.v_BSKV.dtype)
             self.v_BSKV[rows].copy_(self._codes(v_BSKV, self.v_scale_BK[rows]))
+
+    def _scale(self, k_BSKP: Tensor, v_BSKV: Tensor | None, rows: slice = slice(None)) -> None:
+        """Sets scales of some sequences from all of their keys and values."""
+        self.k_scale_BK[rows] = scales_of(k_BSKP, self.k_BSKP.dtype)
+        if self.owns_value and v_BSKV is not None:
+            self.v_scale_BK[rows] = scales_of(v_BSKV, self.v_BSKV.dtype)
 
     def _codes(self, x: Tensor, scale_BK: Tensor) -> Tensor:
         """Keys or values (B, ..., K, width) as codes of these scales."""
         return coded(x.float() / scale_BK.view(-1, *[1] * (x.dim() - 3), scale_BK.shape[1], 1), self.k_BSKP.dtype)
+
+    def _coded(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """New keys and values as codes of the scales there are, in bytes."""
+        pairs = (k, self.k_scale_BK), (v, self.v_scale_BK)
+        k, v = (self._codes(x, scale_BK).view(torch.uint8) for x, scale_BK in pairs)
+        return k, v
 
     def _bytes(self) -> AttentionCache:
         """The same slots as bytes, which every operator of a GPU can move."""
@@ -101,19 +112,13 @@ class QuantisedAttentionCache(AttentionCache):
 
     @override
     def append(self, k_BKP: Tensor, v_BKV: Tensor, position_B: Tensor) -> None:
-        pairs = (k_BKP, self.k_scale_BK), (v_BKV, self.v_scale_BK)
-        k, v = (self._codes(x, scale).view(torch.uint8) for x, scale in pairs)
-        self._bytes().append(k, v, position_B)
+        self._bytes().append(*self._coded(k_BKP, v_BKV), position_B)
 
     @override
     def store(self, k_BTKP: Tensor, v_BTKV: Tensor, start: int = 0) -> None:
         if start == 0:
-            self.k_scale_BK.copy_(scales_of(k_BTKP, self.k_BSKP.dtype))
-            if self.owns_value:
-                self.v_scale_BK.copy_(scales_of(v_BTKV, self.v_BSKV.dtype))
-        pairs = (k_BTKP, self.k_scale_BK), (v_BTKV, self.v_scale_BK)
-        k, v = (self._codes(x, scale).view(torch.uint8) for x, scale in pairs)
-        self._bytes().store(k, v, start)
+            self._scale(k_BTKP, v_BTKV)
+        self._bytes().store(*self._coded(k_BTKP, v_BTKV), start)
 
     @override
     def before(self, start: int) -> tuple[Tensor, Tensor]:

@@ -26,7 +26,7 @@ from hybridbench.kernels.verify import Check
 from hybridbench.model.cache import Cache, recurrent_states, states_compared
 from hybridbench.model.kinds import STEPS
 from hybridbench.model.steps.row import odd_width
-from hybridbench.sizes import FUSED_STEP_BATCH
+from hybridbench.sizes import E4M3_SINCE, FUSED_STEP_BATCH
 from hybridbench.suite.case import GRAPH, Case
 from hybridbench.suite.ops import DECODE_STEP, block_ops, block_uses
 
@@ -84,10 +84,6 @@ def ruled_out_by(case: Case) -> str | None:
     if case.execution.streams != 1 and not any(block.branches for block, _ in case.model.uses):
         return f"{case.model.label} has no parallel block, whose branches could run on a stream each"
     return None
-
-
-E4M3_SINCE = (8, 9)
-"""The compute capability from which kernels convert E4M3."""
 
 
 def _no_e4m3(case: Case) -> str | None:

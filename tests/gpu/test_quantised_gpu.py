@@ -17,8 +17,9 @@ from hybridbench.model import build_model, resolve_backends
 from hybridbench.model.cache import Cache
 from hybridbench.model.kinds import STEPS
 from hybridbench.model.quantised import QuantisedLinear, quantise_rows
-from hybridbench.model.step import BOUND, E4M3_SINCE, both_ways
+from hybridbench.model.step import BOUND, both_ways
 from hybridbench.session import Proofs, open_session
+from hybridbench.sizes import E4M3_SINCE
 from hybridbench.suite.case import GRAPH, Case, Execution
 from hybridbench.suite.workloads import DECODE, Workload
 from hybridbench.workload.at_size.quantised import QUANTISED

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 from hopper import for_hopper
+from interpreted import right_steps
 
 pytestmark = pytest.mark.slow
 
 pytest.importorskip("triton", reason="triton is not installed, so there is no kernel to test")
 
-PROGRAM = Path(__file__).parent / "step_quantised_in_interpreter.py"
 TYPES = {
     **dict.fromkeys(("length_ptr", "count_ptr"), "*i32"),
     **dict.fromkeys(("part_ptr", "lse_ptr", "squares_ptr", "scale_ptr", "k_scale_ptr", "v_scale_ptr"), "*fp32"),
@@ -26,17 +20,8 @@ TYPES = {
 @pytest.mark.timeout(900)  # it runs on one core, of which others may leave it a third
 def test_the_fused_step_is_right_on_codes_in_the_interpreter() -> None:
     """Logits and caches of every mixer, of tiles of many sequences, and attention's kernel, against the plain code."""
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, str(PROGRAM)], capture_output=True, text=True, env=environment, check=False, cwd=PROGRAM.parent
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout)
+    found = right_steps("step_quantised_in_interpreter.py")
     assert len(found) >= 14
-    for case, logits, caches in found:
-        exact = "float32" in case
-        assert logits < (2e-5 if exact else 0.15), case
-        assert caches < (1e-5 if exact else 3e-2), case
 
 
 @pytest.mark.parametrize("tokens", [8, 16])

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hopper import for_hopper
+from interpreted import right_steps, said
 
 from hybridbench.arch.families import MAMBA2
 from hybridbench.arch.kinds import MIXERS
@@ -29,42 +27,31 @@ TYPES = {
 
 @pytest.mark.timeout(240)  # it runs on one core, of which others may leave it a third
 def test_right_in_the_interpreter() -> None:
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    script = [sys.executable, str(SCRIPTS / "decode_in_interpreter.py")]
-    done = subprocess.run(script, capture_output=True, text=True, env=environment, cwd=SCRIPTS.parents[1], check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    errors = json.loads(done.stdout)
+    errors = said("decode_in_interpreter.py")
     assert len(errors) >= 8
     for case, error in errors:
         # the interpreter cuts bfloat16 off where a GPU rounds, so its errors lean one way
         assert error < {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1e-2}[case.split("'")[1]], case
 
 
-def of_the_step(*letters: str) -> list[Any]:
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    script = [sys.executable, str(SCRIPTS / "step_in_interpreter.py"), *letters]
-    done = subprocess.run(script, capture_output=True, text=True, env=environment, cwd=SCRIPTS.parents[1], check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    found: list[Any] = json.loads(done.stdout)
-    for case, logits, caches in found:
-        exact = "float32" in case
-        # largest of all logits over their spread, where the interpreter cuts bfloat16 off; and a norm over the caches
-        assert logits < (2e-5 if exact else 0.15), case
-        assert caches < (1e-5 if exact else 3e-2), case
-    return found
-
-
 @pytest.mark.timeout(240)  # it runs on one core, of which others may leave it a third
 def test_the_fused_step_is_right_in_the_interpreter() -> None:
     """Logits and caches of a few decoded tokens, every kind of block and several tilings, against the plain modules."""
-    assert len(of_the_step()) >= 6
+    assert (
+        len(
+            right_steps(
+                "step_in_interpreter.py",
+            )
+        )
+        >= 6
+    )
 
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("mixer", [mixer for mixer in MIXERS if mixer != MAMBA2])
 def test_a_mixer_s_stages_are_right_in_the_interpreter(mixer: str) -> None:
     """Alone and beside attention in a parallel block, in float32, and in bfloat16."""
-    found = of_the_step(MIXERS[mixer])
+    found = right_steps("step_in_interpreter.py", MIXERS[mixer])
     assert len(found) >= 3
     assert {case.split()[-1] for case, *_ in found} == {"float32", "bfloat16"}
     assert any("&" in case for case, *_ in found)
@@ -73,30 +60,18 @@ def test_a_mixer_s_stages_are_right_in_the_interpreter(mixer: str) -> None:
 @pytest.mark.timeout(600)  # it runs on one core, of which others may leave it a third
 def test_a_step_of_many_sequences_is_right_in_the_interpreter() -> None:
     """Tiles of 32 to 256 tokens, filled in part, with every kind of block, against the plain modules."""
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    script = [sys.executable, str(SCRIPTS / "step_many_in_interpreter.py")]
-    done = subprocess.run(script, capture_output=True, text=True, env=environment, cwd=SCRIPTS.parents[1], check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout)
+    found = right_steps("step_many_in_interpreter.py")
     assert len(found) >= 8
-    for case, logits, caches in found:
-        exact = "float32" in case
-        assert logits < (2e-5 if exact else 0.15), case
-        assert caches < (1e-5 if exact else 3e-2), case
 
 
 @pytest.mark.timeout(400)  # it runs on one core, of which others may leave it a third
 def test_a_search_drops_what_is_wrong_and_keeps_what_is_fast() -> None:
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    script = [sys.executable, str(SCRIPTS / "tune_in_interpreter.py")]
-    done = subprocess.run(script, capture_output=True, text=True, env=environment, cwd=SCRIPTS.parents[1], check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    said = json.loads(done.stdout)
-    assert said["found"] == [["qkv", 32, True, 50.0], ["head", 32, True, 50.0]]
-    assert [line.split()[0] for line in said["dropped"]] == ["qkv", "head"]
-    assert all("logits differs by" in line for line in said["dropped"])
-    assert said["seen"] == [[2, 4], [4, 4]]
-    assert said["seconds"] > 0
+    told = said("tune_in_interpreter.py")
+    assert told["found"] == [["qkv", 32, True, 50.0], ["head", 32, True, 50.0]]
+    assert [line.split()[0] for line in told["dropped"]] == ["qkv", "head"]
+    assert all("logits differs by" in line for line in told["dropped"])
+    assert told["seen"] == [[2, 4], [4, 4]]
+    assert told["seconds"] > 0
 
 
 @pytest.mark.timeout(300)

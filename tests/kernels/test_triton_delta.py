@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
+from interpreted import said
 
 pytestmark = pytest.mark.slow
 
 pytest.importorskip("triton", reason="triton is not installed, so there is no kernel to test")
 
-SCRIPTS = Path(__file__).parent
 BOUND = {"float32": 1e-5, "bfloat16": 1e-2}
 
 
 @pytest.mark.timeout(240)  # it runs on one core, of which others may leave it a third
 def test_right_in_the_interpreter() -> None:
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    script = [sys.executable, str(SCRIPTS / "delta_in_interpreter.py")]
-    done = subprocess.run(script, capture_output=True, text=True, env=environment, cwd=SCRIPTS.parents[1], check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    errors = json.loads(done.stdout)
+    errors = said("delta_in_interpreter.py")
     assert len(errors) == 3 * 12 + 2 * 10
     for case, error in errors:
         # the interpreter cuts bfloat16 off where a GPU rounds, so its errors lean one way

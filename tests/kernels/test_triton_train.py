@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hopper import for_hopper
+from interpreted import said
 
 pytestmark = pytest.mark.slow
 
@@ -25,11 +22,7 @@ BOUND = {"float32": 2e-5, "float16": 2e-3, "bfloat16": 1e-2}
 )
 @pytest.mark.timeout(240)  # it runs on one core, of which others may leave it a third
 def test_right_in_the_interpreter(part: str, cases: int) -> None:
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    script = [sys.executable, str(SCRIPTS / "train_in_interpreter.py"), part]
-    done = subprocess.run(script, capture_output=True, text=True, env=environment, cwd=SCRIPTS.parents[1], check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    errors = json.loads(done.stdout)
+    errors = said("train_in_interpreter.py", part)
     assert len(errors) >= cases
     for case, error in errors:
         # the interpreter cuts bfloat16 off where a GPU rounds, so its errors lean one way

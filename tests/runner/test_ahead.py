@@ -110,18 +110,24 @@ def test_a_case_too_large_for_the_gpu_is_tried_alone(processes: list[Scripted], 
     assert all(process.ended for process in processes)
 
 
+def waiting() -> list[ahead.AheadGroup]:
+    groups = ahead.groups_of(planned())
+    return [ahead.AheadGroup(number, group, ahead.needed_bytes(group)) for number, group in enumerate(groups)]
+
+
 def test_memory_that_is_given_back_is_taken_again() -> None:
-    groups = list(enumerate(ahead.groups_of(planned())))
-    need = max(ahead.needed_bytes(group) for _, group in groups)
+    groups = waiting()
+    need = max(group.needs for group in groups)
     rooms = ahead.Rooms({"0": need, "1": None})
     taken = [found for _ in range(5) if (found := rooms.next_of(groups)) is not None]
-    assert sorted(number for (number, _), _ in taken) == [0, 1, 2, 3]
+    assert sorted(group.number for group, _ in taken) == [0, 1, 2, 3]
     assert {gpu for _, gpu in taken} == {"1"}  # of unknown room, which is as much as any needs
-    few = list(enumerate(ahead.groups_of(planned())))
+    few = waiting()
     one = ahead.Rooms({"0": need})
-    ((_, first), gpu), nothing = one.next_of(few), one.next_of(few)
+    found, nothing = one.next_of(few), one.next_of(few)
+    assert found is not None
     assert nothing is None
-    one.give_back(gpu, ahead.needed_bytes(first))
+    one.give_back(found[1], found[0].needs)
     assert one.next_of(few) is not None
 
 

@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from hybridbench.arch.block import Convention, Cut, Flops, KernelSizes, Packed, Packing, check_sizes, variant
 from hybridbench.arch.blocks.ssd_kernels import BLOCK_TOKENS, SLICE, Chunked, OnePass, Tiles, fits_one_pass, up
-from hybridbench.arch.plain_scan import PlainScan, chunks_at_once
+from hybridbench.arch.plain_scan import PlainScan
 from hybridbench.arch.recurrent import PackedHeads
 from hybridbench.arch.scales import Site
 from hybridbench.arch.terms import FLOAT, Activations, Moment, Term, padded
@@ -222,16 +222,7 @@ class Mamba2(PackedHeads):
     @override
     def plain_scan(self, tokens: int, sequences: int) -> PlainScan:
         """``ssd``: scores by group, and outputs, added states and states read by head."""
-        q, state = self.chunk_size, 2 * self.d_state * self.d_inner
-        return chunks_at_once(
-            tokens,
-            sequences,
-            self.n_heads,
-            q,
-            per_token=2 * q * (self.d_state * self.n_groups + self.d_inner) + 2 * state,
-            elementwise=2 * self.d_inner,
-            state=state,
-        )
+        return self._scan_of_chunks(tokens, sequences, self.n_groups)
 
     @property
     @override

@@ -26,7 +26,7 @@ from hybridbench.arch.block import (
     check_sizes,
     variant,
 )
-from hybridbench.arch.plain_scan import PlainScan, chunks_at_once
+from hybridbench.arch.plain_scan import PlainScan
 from hybridbench.arch.recurrent import PackedHeads
 from hybridbench.arch.scales import Site
 from hybridbench.arch.terms import FLOAT, Activations, Term, padded
@@ -157,16 +157,7 @@ class Mamba3(PackedHeads):
     @override
     def plain_scan(self, tokens: int, sequences: int) -> PlainScan:
         """``mamba3_scan``: as Mamba-2's, with the scores by head, since each head has biases of its own."""
-        q, state = self.chunk_size, 2 * self.d_state * self.d_inner
-        return chunks_at_once(
-            tokens,
-            sequences,
-            self.n_heads,
-            q,
-            per_token=2 * q * (self.d_state * self.n_heads + self.d_inner) + 2 * state,
-            elementwise=2 * self.d_inner,
-            state=state,
-        )
+        return self._scan_of_chunks(tokens, sequences, self.n_heads)
 
     @override
     def cache(self, context: int, storage: Storage) -> CacheBytes:

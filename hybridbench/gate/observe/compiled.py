@@ -34,6 +34,7 @@ from triton.runtime.driver import driver
 from hybridbench.gate.observe.launches import launch_all
 from hybridbench.gate.observe.nowhere import Nowhere
 from hybridbench.gate.observe.sources import source_of
+from hybridbench.sizes import E4M3_SINCE
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,6 @@ class CompileTarget:
 
 GPUS = (CompileTarget(80, 108), CompileTarget(90, 132), CompileTarget(100, 148))
 """A100, H100 and H200, B200; ``gate.exact`` runs this program for each."""
-E4M3_SINCE = 89
-"""The compute capability from which kernels read E4M3; Triton raises a ValueError before."""
 _OPTIONS = (
     "num_warps",
     "num_stages",
@@ -107,7 +106,8 @@ def figures(launch: Launch, gpu: CompileTarget) -> dict[str, int | None]:
     """What the compiled kernel takes. All are None where it cannot be compiled for this GPU."""
     kernel, compile = launch
     nothing: dict[str, int | None] = dict.fromkeys([*_LOG, "shared memory [B]", "instructions"])
-    if gpu.capability < E4M3_SINCE and any("fp8e4nv" in kind for kind in compile["signature"].values()):
+    no_e4m3 = divmod(gpu.capability, 10) < E4M3_SINCE  # Triton raises a ValueError
+    if no_e4m3 and any("fp8e4nv" in kind for kind in compile["signature"].values()):
         return nothing
     source = ASTSource(kernel, compile["signature"], compile["constants"], compile["configs"][0])
     said = io.StringIO()

@@ -43,7 +43,7 @@ def understood(kind: type[MADE], body: dict[str, Any], plain: Collection[str]) -
         return kind.from_dict(body)
     except (KeyError, TypeError, ValueError):
         made = kind.from_dict(_without(body, set(plain) - _known(kind)))
-        asked, said = _flat(body), _flat(json.loads(json.dumps(made.to_dict())))
+        asked, said = flat(body), flat(json.loads(json.dumps(made.to_dict())))
         if any(path not in plain for path in asked.keys() - said.keys()):
             raise
         if any(asked.get(path, _ABSENT) != value for path, value in said.items()):
@@ -70,9 +70,9 @@ def _without(body: Mapping[str, Any], plain: Collection[str], at: str = "") -> d
     }
 
 
-def _flat(body: Mapping[str, Any], at: str = "") -> dict[str, Any]:
+def flat(body: Mapping[str, Any], at: str = "") -> dict[str, Any]:
     """Nested values by their dotted path."""
     found: dict[str, Any] = {}
     for name, value in body.items():
-        found |= _flat(value, f"{at}{name}.") if isinstance(value, Mapping) and value else {f"{at}{name}": value}
+        found |= flat(value, f"{at}{name}.") if isinstance(value, Mapping) and value else {f"{at}{name}": value}
     return found
