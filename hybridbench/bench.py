@@ -209,12 +209,17 @@ def _run_case(case: Case, bench: Bench) -> tuple[Observed, list[Caveat]]:
 
 
 def make_ready(case: Case, bench: Bench) -> tuple[None, list[Caveat]]:
-    """Builds, verifies and checks a case and runs its step once. Nothing is timed and nothing observed.
+    """Builds, verifies, checks and counts a case and runs its step once. Nothing is timed and nothing observed.
+
+    Counting is done for its kernels: without gradients some are others than those of a step.
 
     Raises:
         Unsupported, WrongResult, torch.OutOfMemoryError: as ``run_case``.
     """
-    work = open_session(case, bench.device, bench.proofs, bench.phase, bench.instruments.now).work
+    session = open_session(case, bench.device, bench.proofs, bench.phase, bench.instruments.now)
+    work = session.work
+    if not case.sampling.probes:
+        bench.instruments.count(work, session.model, session.resolved)
     for part in work.parts:
         part.enter()
         part.step()

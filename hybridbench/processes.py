@@ -3,7 +3,7 @@
 A profiler may start its program in a session or process group of its own, which a signal to the profiler's group does
 not reach. So each process is started with a mark in its environment, which its children inherit wherever they move.
 Once the process has ended, for whatever reason, every process that still carries the mark is killed. The environment
-also names the process that started it, so that our programs can exit when that process is gone.
+also names the process that started it, so that our programs can exit when that process is gone, and Triton's folder.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from uuid import uuid4
 
 MARK, STARTER = "HYBRIDBENCH_MARK_", "HYBRIDBENCH_STARTER"
 """The mark's name ends with its number: a process that is started by a marked one has both marks."""
+TRITON_CACHE = "TRITON_CACHE_DIR"
 TICK_S = 0.2
 DYING_S = 10.0
 """How long to wait for killed processes; seconds. A driver takes a while to free a GPU's memory."""
@@ -185,7 +186,17 @@ def run_program(
 
 
 def _environment(mark: str, more: Mapping[str, str] | None) -> dict[str, str]:
-    return {**os.environ, **(more or {}), MARK + mark: "1", STARTER: str(os.getpid())}
+    return {TRITON_CACHE: triton_folder(), **os.environ, **(more or {}), MARK + mark: "1", STARTER: str(os.getpid())}
+
+
+def triton_folder() -> str:
+    """Where Triton keeps compiled kernels unless ``TRITON_CACHE_DIR`` says otherwise.
+
+    It is named to every process. Where it is not, Inductor names a folder of its own at its first kernel, for the whole
+    process, and every other kernel compiles again: after one case with FlexAttention a worker found nothing of what had
+    been compiled ahead. The rule is that of ``triton.knobs``, which takes seconds to import.
+    """
+    return os.path.join(os.environ.get("TRITON_HOME") or os.path.expanduser("~"), ".triton", "cache")
 
 
 def _wait(process: subprocess.Popen[bytes], limit_s: float, tick: Callable[[], object]) -> None:

@@ -55,6 +55,20 @@ def test_a_child_does_not_outlive_a_program_that_ends(options: str, tmp_path: Pa
     assert not alive(int((tmp_path / "pid").read_text()))
 
 
+@pytest.mark.parametrize("named", [{}, {"TRITON_HOME": "/elsewhere"}, {"TRITON_CACHE_DIR": "/mine"}], ids=str)
+def test_a_process_keeps_compiled_kernels_where_triton_keeps_them(
+    named: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Inductor moves them for the whole process, unless the environment says where they are."""
+    monkeypatch.delenv("TRITON_CACHE_DIR", raising=False)
+    for name, value in named.items():
+        monkeypatch.setenv(name, value)
+    asked = [sys.executable, "-c", "from triton import knobs; print(knobs.cache.dir)"]
+    by_triton = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
+    code, ours, errors = run_program([sys.executable, "-c", "import os; print(os.environ['TRITON_CACHE_DIR'])"], 60)
+    assert (code, ours) == (0, by_triton), errors
+
+
 def test_a_child_does_not_outlive_a_caller_that_gives_up(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
 

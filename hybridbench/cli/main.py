@@ -101,6 +101,13 @@ def _told() -> Iterator[None]:
     except HybridbenchError as exc:
         Plain(stderr=True, soft_wrap=True).print(f"error: {exc}", style="red")
         raise click.exceptions.Exit(exc.exit_code) from exc
+    except ModuleNotFoundError as exc:
+        package = (exc.name or "").partition(".")[0]
+        if package in ("", "hybridbench"):
+            raise
+        said = f"error: this needs {package}, which is not installed: python -m pip install hybridbench brings it."
+        Plain(stderr=True, soft_wrap=True).print(said, style="red")
+        raise click.exceptions.Exit(BadInput.exit_code) from exc
     except KeyboardInterrupt as exc:
         Plain(stderr=True).print("stopped.")
         raise click.exceptions.Exit(130) from exc

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -343,3 +345,13 @@ def test_an_output_folder_that_cannot_be_written(tmp_path):
         closed = tmp_path / "closed"
         closed.mkdir(mode=0o500)
         assert "closed" in complaint(run("decode", "--device", "cpu", "--ctx", "64", "-o", str(closed)))
+
+
+def test_a_package_that_is_missing_is_named_after_what_needs_none_of_it(tmp_path):
+    program = "import sys; sys.modules['altair'] = None; from hybridbench.cli.main import main; main(sys.argv[1:])"
+    words = ["cost", "--scale", "100m", "--arch", "mamba", "-o", str(tmp_path / "out")]
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: this needs altair, which is not installed: python -m pip install hybridbench brings it.\n"
+    )

@@ -264,11 +264,10 @@ def test_quickstart_measures_predicts_and_says_where_everything_is(tmp_path, mon
         assert (tmp_path / "out" / place).exists()
 
 
-def test_quickstart_wants_of_a_cpu_what_a_cpu_can_give():
+def test_quickstart_wants_what_a_second_can_give():
     cpu, gpu = (quickstart_module.cases_for(on_gpu) for on_gpu in (False, True))
-    assert {case.sampling.target_rel_ci for case in cpu} == {0.05}
-    assert {case.sampling.target_rel_ci for case in gpu} == {0.02}
     for planned in (cpu, gpu):
+        assert {case.sampling.target_rel_ci for case in planned} == {0.05}
         assert {case.workload.kind for case in planned} == {"train", "prefill", "decode"}
         assert len({case.model.arch for case in planned}) == 5
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hybridbench import ahead
+from hybridbench.bench import Bench, Instruments, make_ready
+from hybridbench.model.language import LanguageModel
 from hybridbench.processes import Answering
 from hybridbench.suite.sweep import Sweep, cases
 from hybridbench.suite.workloads import DECODE, TRAIN
@@ -142,6 +145,24 @@ def test_after_the_limit_the_sweep_begins(processes: list[Scripted], tmp_path: P
 def test_cases_of_a_cpu_compile_nothing_ahead(processes: list[Scripted], tmp_path: Path) -> None:
     ahead.compile_ahead(planned("cpu"), tmp_path, [], start=starting(processes, "answers"))
     assert processes == []
+
+
+def test_what_is_ready_has_been_counted_too_unless_the_case_is_not() -> None:
+    """A count runs without gradients, which has kernels of its own."""
+    counted: list[Any] = []
+
+    def count(work: Any, model: Any, resolved: Any) -> list[Any]:
+        counted.append((work.step, model, resolved))
+        return []
+
+    bench = Bench.open("cpu", lambda _name: None, Instruments(count=count))
+    case = planned("cpu")[0]
+    make_ready(case, bench)
+    ((_, model, resolved),) = counted
+    assert isinstance(model, LanguageModel)
+    assert resolved
+    make_ready(replace(case, sampling=replace(case.sampling, max_samples=1)), bench)
+    assert len(counted) == 1
 
 
 def test_a_real_process_makes_a_case_ready_and_observes_nothing(tmp_path: Path) -> None:
