@@ -143,6 +143,11 @@ def portable(stack: str) -> str:
     return stack
 
 
+def ran_out_of_memory(exc: BaseException) -> bool:
+    """Whether a library says that a GPU's memory is used up by an error of its own, and not by PyTorch's."""
+    return any(words in str(exc) for words in ("out of memory", "ALLOC_FAILED"))
+
+
 def described(exc: BaseException) -> str:
     """Type and reason of an error that was not raised on purpose."""
     return f"{type(exc).__name__}: {reason(exc)}"

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from hybridbench.dialogue import Dialogue, Job
+from hybridbench.early import Early, settings_of
 from hybridbench.errors import WorkerDied
 from hybridbench.joint import Joint
-from hybridbench.machine import thread_settings
 from hybridbench.processes import Answering, terminable
 from hybridbench.queue.jobs import ENDS, End, InMemory, JobClaim, Queue
 from hybridbench.record import Status
@@ -48,6 +48,7 @@ def run_sweep(
     gpus: Sequence[str] = (),
     workers: int | None = None,
     events: Events | None = None,
+    early: Early | None = None,
 ) -> list[Any]:
     """Runs the jobs, one at a time per worker process, and returns their records in the order they ended.
 
@@ -56,6 +57,7 @@ def run_sweep(
         writer: where each record goes as soon as it exists; its kind of record says which worker runs the cases.
         gpus: one CUDA_VISIBLE_DEVICES value per worker; empty for workers with the devices of this process.
         workers: how many processes; None is one for each of ``gpus``, or one.
+        early: processes that have been started already.
 
     A case whose worker does not start goes back to the queue. A worker that fails to start twice is given up.
 
@@ -68,7 +70,7 @@ def run_sweep(
     places = [devices[number % len(devices)] for number in range(workers or len(devices))]
     if not isinstance(jobs, Queue):
         places = places[: max(1, len(jobs))]
-    pool = _Pool(queue, writer, places, events or Events())
+    pool = _Pool(queue, writer, places, events or Events(), early)
     with terminable(), ExitStack() as stopping, selectors.DefaultSelector() as selector:
         for worker in pool.workers:
             stopping.callback(worker.stop)
@@ -81,8 +83,15 @@ def run_sweep(
 class _Pool:
     """The queue, the workers that take jobs from it, and the records so far."""
 
-    def __init__(self, queue: Queue, writer: RecordWriter, gpus: Sequence[str | None], events: Events) -> None:
-        self.workers = [Worker(queue, writer, index, gpu, len(gpus)) for index, gpu in enumerate(gpus)]
+    def __init__(
+        self,
+        queue: Queue,
+        writer: RecordWriter,
+        gpus: Sequence[str | None],
+        events: Events,
+        early: Early | None,
+    ) -> None:
+        self.workers = [Worker(queue, writer, index, gpu, len(gpus), early) for index, gpu in enumerate(gpus)]
         self.records: list[Any] = []
         self._queue = queue
         self._writer = writer
@@ -176,7 +185,15 @@ class Worker:
         failed_starts: how often in a row it did not start, and ``why``.
     """
 
-    def __init__(self, queue: Queue, writer: RecordWriter, index: int, gpu: str | None, workers: int = 1) -> None:
+    def __init__(
+        self,
+        queue: Queue,
+        writer: RecordWriter,
+        index: int,
+        gpu: str | None,
+        workers: int = 1,
+        early: Early | None = None,
+    ) -> None:
         self.claim: JobClaim | None = None
         self.warm = ""
         self.deadline = 0.0
@@ -188,6 +205,7 @@ class Worker:
         self._module = writer.kind.WORKER
         self._gpu = gpu
         self._workers = workers
+        self._early = early
         self._log = writer.path.with_name(f"worker-{writer.path.stem.partition('-')[2]}-{index}.log")
         self._process: Answering | None = None
 
@@ -222,12 +240,12 @@ class Worker:
         self._back = self._dialogue.take_back()
 
     def _start(self) -> Answering:
-        environment = thread_settings(1 if self._gpu is not None else self._workers)
-        if self._gpu is not None:
-            environment["CUDA_VISIBLE_DEVICES"] = self._gpu
         self._dialogue.greeted = False
+        started = self._early.take(self._gpu) if self._early else None
+        if started is not None:
+            return started
         try:
-            return Answering([sys.executable, "-m", self._module], self._log, environment)
+            return Answering([sys.executable, "-m", self._module], self._log, settings_of(self._gpu, self._workers))
         except OSError as exc:
             raise WorkerDied(f"no worker process can be started: {exc.strerror} ({exc.filename}).") from exc
 

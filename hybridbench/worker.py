@@ -12,6 +12,7 @@ that share the folder.
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import gc
 import json
@@ -21,17 +22,28 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 import torch
 
 from hybridbench.bench import Bench, make_ready, run_case
-from hybridbench.errors import DeviceFault, HybridbenchError, Unsupported, WrongResult, described, reason
+from hybridbench.early import SOON
+from hybridbench.errors import (
+    DeviceFault,
+    HybridbenchError,
+    Unsupported,
+    WrongResult,
+    described,
+    ran_out_of_memory,
+    reason,
+)
 from hybridbench.joint import cases_of
 from hybridbench.kernels import release
 from hybridbench.kernels.once import compiled_once
 from hybridbench.measure.environment import fingerprint
+from hybridbench.model.build import resolve_backends
 from hybridbench.plain import to_plain
 from hybridbench.processes import end_with_starter
 from hybridbench.record import Caveat, Status
@@ -79,7 +91,7 @@ def failure_of(exc: Exception) -> dict[str, Any]:
     # the device is unknown.
     if isinstance(exc, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(exc):
         return _failure(Status.OOM, exc)
-    if any(words in str(exc) for words in ("out of memory", "ALLOC_FAILED")):
+    if ran_out_of_memory(exc):
         return _failure(Status.OOM, exc, fit=False)
     return _failure(Status.CRASHED, exc, fit=False)
 
@@ -120,7 +132,7 @@ def serve(
     """Answers cases until there are none left or one may have left the device unusable.
 
     Args:
-        cases: one line of JSON per case.
+        cases: one line of JSON per case. A line may also name cases that will come (``early``), and has no answer.
         open_bench: makes the bench of a kind of device; its second argument is called with each phase.
         read: makes a case of a line's values.
         work: does one, and yields what is said of it.
@@ -135,8 +147,7 @@ def serve(
     gc.collect()
     gc.freeze()  # imported objects stay: searching them took 0.15 s per case, and sometimes as long within a sample
     send("hello", cuda=torch.cuda.is_available())
-    for line in cases:
-        case = read(json.loads(line))
+    for case in _asked(cases, read):
         if team is not None and isinstance(case, Case) and team.takes(case):
             for said in team.answers(case):
                 send(**said)
@@ -157,6 +168,28 @@ def serve(
             if not said.get("fit", True):
                 return
         free_memory(case)
+
+
+def _asked(lines: Iterable[str], read: Callable[[dict[str, Any]], _Work]) -> Iterator[_Work]:
+    """The cases of the lines. Where one names cases that will come, what they use is imported."""
+    for line in lines:
+        said = json.loads(line)
+        if SOON in said:
+            import_for([read(case) for case in said[SOON]])
+        else:
+            yield read(said)
+
+
+def import_for(cases: Iterable[_Work]) -> None:
+    """Imports what cases of one process will use. Whatever goes wrong is left to the case itself, which says so."""
+    for case in cases:
+        if isinstance(case, Case) and case.ranks == 1:
+            with contextlib.suppress(Exception):
+                resolve_backends(case)
+    with contextlib.suppress(Exception):
+        import_module("torch._inductor.compile_fx")  # and Dynamo, which custom operators import
+    gc.collect()
+    gc.freeze()
 
 
 NO_CUDA = "PyTorch finds no CUDA device: install a CUDA build of torch and a driver, or measure with --device cpu"

@@ -124,6 +124,7 @@ def test_attention_in_blocks_is_attention_forward_and_backward():
 
 
 @pytest.mark.parametrize("kind", ["train", "prefill", "decode"])
+@pytest.mark.sampled
 def test_classes_and_gaps_add_up_to_the_step(kind):
     found = traced(kind, "inter")
     assert sum(spent.seconds for spent in found.classes) == pytest.approx(found.busy_s)

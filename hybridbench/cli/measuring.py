@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
@@ -29,8 +30,9 @@ from hybridbench.cli.options import (
     stored_options,
 )
 from hybridbench.cli.output import Plain
-from hybridbench.cli.placing import HERE, Place, Shared, most_ranks
+from hybridbench.cli.placing import HERE, LOCAL, Place, Shared, most_ranks
 from hybridbench.cli.typed import Command
+from hybridbench.early import Early
 from hybridbench.errors import BadInput, HybridbenchError
 from hybridbench.machine import in_groups, visible_gpus
 from hybridbench.record import Record, Status
@@ -290,10 +292,11 @@ class _Sweep:
             self._shared = Shared(self.folder, self.todo, self.name, recorded, self.resume, gpus)
             self._opened = self.place.open(self._shared)
         try:
-            if self.ahead:
-                _compile_ahead(self.todo, self._devices, self.console)
-            with LiveSweep(len(self.todo) * self.kind.passes, self.console, shown=self.kind.shown()) as live:
-                self._through(live)
+            with self._started() as early:
+                if self.ahead:
+                    _compile_ahead(self.todo, self._devices, self.console)
+                with LiveSweep(len(self.todo) * self.kind.passes, self.console, shown=self.kind.shown()) as live:
+                    self._through(live, early)
         except KeyboardInterrupt:
             self._how_to_go_on()
             click.get_current_context().exit(130)
@@ -313,7 +316,19 @@ class _Sweep:
         only = 1 if self.kind.passes > 1 else self.place.workers
         return in_groups(self.gpus, most_ranks(self.todo))[:only]
 
-    def _through(self, live: LiveSweep) -> None:
+    @contextmanager
+    def _started(self) -> Iterator[Early | None]:
+        """Workers that import while kernels are compiled ahead; None where none are."""
+        if not (self.ahead and self._on_gpu and self.place.on == LOCAL):
+            yield None
+            return
+        early = Early(self._devices, self.todo, self.folder)
+        try:
+            yield early
+        finally:
+            early.end()
+
+    def _through(self, live: LiveSweep, early: Early | None) -> None:
         from hybridbench.runner import Events, run_sweep
         from hybridbench.store import RecordWriter
 
@@ -323,7 +338,7 @@ class _Sweep:
 
         events = Events(live.started, live.phase, note)
         if self.kind.shared:
-            self.place.run(self._shared, self._opened, events, self.console.print)
+            self.place.run(self._shared, self._opened, events, self.console.print, early)
             return
         for _ in range(self.kind.passes):
             with RecordWriter(self.folder, kind=self.kind.record) as writer:

@@ -15,6 +15,7 @@ from hybridbench.text import counted, shown
 
 if TYPE_CHECKING:
     from hybridbench.cluster.opening import Opened
+    from hybridbench.early import Early
     from hybridbench.runner import Events
 
 LOCAL, SLURM = "local", "slurm"
@@ -112,11 +113,19 @@ class Place:
 
         return open_queue(shared.folder, shared.cases, shared.name, shared.recorded, resume=shared.resume)
 
-    def run(self, shared: Shared, opened: Opened, events: Events, tell: Callable[[str], None]) -> None:
+    def run(
+        self,
+        shared: Shared,
+        opened: Opened,
+        events: Events,
+        tell: Callable[[str], None],
+        early: Early | None = None,
+    ) -> None:
         """Run the cases, and remove their queue when all are done.
 
         Args:
             tell: prints a sentence.
+            early: worker processes of this machine that have been started already.
 
         Raises:
             HybridbenchError: the run ended early. Records written so far are kept.
@@ -141,7 +150,7 @@ class Place:
                         )
                     here = len(gpus) if opened.planned.on_gpu and gpus else here
                     queue.lease.tell(workers=here)
-                    run_sweep(queue, writer, gpus=gpus, workers=here, events=events)
+                    run_sweep(queue, writer, gpus=gpus, workers=here, events=events, early=early)
         left = close_queue(opened.planned)
         if left:
             raise HybridbenchError(f"{counted(left, 'case')} of {shared.folder} did not run: give --resume.")

@@ -83,6 +83,7 @@ def test_every_case_has_its_right_value() -> None:
 
 
 @pytest.mark.parametrize("name", READ)
+@pytest.mark.sampled
 def test_files_are_read_as_their_class_reads_them(name: str, library: SimpleNamespace) -> None:
     path = CASES / f"{name}.json"
     assert params(read_config(path)) == READ[name]

@@ -69,6 +69,7 @@ def changed(body: Config) -> Iterator[Config]:
 
 
 @pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.sampled
 def test_every_error_names_a_field(name: str) -> None:
     errors = 0
     for body in changed(KNOWN[name]):

@@ -135,11 +135,13 @@ def test_every_model_type_is_tried() -> None:
 
 
 @pytest.mark.parametrize("name", SMALL)
+@pytest.mark.sampled
 def test_parameters_are_those_of_the_class(name: str, library: SimpleNamespace) -> None:
     assert model.params(model_from_config(body_of(name))) == their_parameters(library, body_of(name))
 
 
 @pytest.mark.parametrize("name", [name for name, entry in PRESETS.items() if entry.config is not None])
+@pytest.mark.sampled
 def test_parameters_of_published_models_are_those_of_the_class(name: str, library: SimpleNamespace) -> None:
     config = PRESETS[name].config
     assert config is not None
@@ -155,6 +157,7 @@ def test_a_config_the_library_writes_is_read_to_the_same_model(name: str, librar
 
 @pytest.mark.parametrize("tokens", [11, 37])
 @pytest.mark.parametrize("name", SMALL)
+@pytest.mark.sampled
 def test_caches_are_as_the_library_keeps_them(name: str, tokens: int, library: SimpleNamespace) -> None:
     spec = model_from_config(body_of(name))
     ours = model.cache_bytes(spec, tokens, Storage(ssm_bytes=STATE_BYTES.get(name, 4)))

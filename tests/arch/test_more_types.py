@@ -187,6 +187,7 @@ def test_every_type_of_these_modules_is_drawn() -> None:
 
 @each_type
 @pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.sampled
 def test_parameters_are_those_of_the_class(model_type: str, seed: int, library: SimpleNamespace) -> None:
     body = drawn(model_type, seed)
     assert model.params(model_from_config(body)) == their_parameters(library, body), body
@@ -215,6 +216,7 @@ def test_matrices_are_the_linear_layers_of_the_class(model_type: str, library: S
 
 
 @each_type
+@pytest.mark.sampled
 def test_the_default_configuration_has_the_parameters_of_the_class(model_type: str, library: SimpleNamespace) -> None:
     """As the class writes it, so that every field that the class has is known."""
     given = {"model_type": model_type} | INCOMPLETE.get(model_type, {})
@@ -270,6 +272,7 @@ def test_a_config_the_library_writes_is_read_to_the_same_model(model_type: str, 
 
 @each_type
 @pytest.mark.parametrize("tokens", [5, 37])
+@pytest.mark.sampled
 def test_caches_are_as_the_library_keeps_them(model_type: str, tokens: int, library: SimpleNamespace) -> None:
     body = drawn(model_type, 1)
     spec = model_from_config(body)

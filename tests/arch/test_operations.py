@@ -56,6 +56,7 @@ def test_published_models_have_operations_too(name: str, convention: Convention)
 
 @pytest.mark.parametrize("convention", Convention)
 @pytest.mark.parametrize("work", WORKS)
+@pytest.mark.sampled
 def test_every_kind_of_block_has_operations(block: Block, convention: Convention, work: str) -> None:
     total = {"train": block.train_flops, "prefill": block.prefill_flops, "decode": block.decode_flops}[work]
     try:

@@ -41,6 +41,7 @@ def drawn(body: Config, rng: random.Random) -> Config:
 
 
 @pytest.mark.parametrize("name", SMALL)
+@pytest.mark.sampled
 def test_random_configurations_have_the_parameters_of_the_class(name: str, library: SimpleNamespace) -> None:
     from huggingface_hub.errors import StrictDataclassError
 

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @pytest.mark.parametrize("name", RELEASED)
+@pytest.mark.sampled
 def test_a_released_file_has_its_published_parameters(name: str, library: SimpleNamespace) -> None:
     published, body = RELEASED[name]
     assert params(model_from_config(body)) == published

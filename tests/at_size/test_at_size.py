@@ -69,6 +69,7 @@ def _capture(
 
 @pytest.mark.parametrize("mode", ["graph", "published"])
 @pytest.mark.parametrize("pattern", ["*-", "S-", "M-*-", "(*&M)-"])
+@pytest.mark.sampled
 def test_a_generation_is_captured_within_its_caches(pattern: str, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last step of a generation fills the last slot: a warm-up that moved on would write behind it, into the next
     sequence, and leave other keys and values than those the sequence alone is decoded with.
@@ -109,6 +110,7 @@ def opened(*given: Any, **named: Any) -> Session:
         ("last_row", GENERATE, 2, r"output of \* \(layer 1, row 2\)"),
     ],
 )
+@pytest.mark.sampled
 def test_a_kernel_that_is_wrong_at_size_is_named_with_its_layer_and_row(
     kernel: str, kind: str, batch: int, said: str
 ) -> None:
@@ -141,6 +143,7 @@ PATTERNS = ("*-", "S-", "M-", "m-", "3-", "G-", "K-", "(*&M)-", "M-E")
     [(TRAIN, 80, 2), (TRAIN, 80, 1), (PREFILL, 150, 3), (PREFILL, 150, 1), (DECODE, 99, 2)],
 )
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
+@pytest.mark.sampled
 def test_right_kernels_are_checked_in_every_workload(
     pattern: str, kind: str, context: int, batch: int, dtype: str
 ) -> None:
@@ -154,6 +157,7 @@ def test_right_kernels_are_checked_in_every_workload(
     assert check.against == "each row alone" if batch > 1 else "each row" not in check.against
 
 
+@pytest.mark.slow
 def test_beyond_the_short_length_a_bound_follows_from_the_error_there() -> None:
     proofs = Proofs()
     case = a_case("M-*-", PREFILL, SHORT + 100, 2, dtype="bfloat16")

@@ -39,6 +39,7 @@ def unexplained(found: Audit) -> dict[str, dict[str, int]]:
 
 
 @pytest.mark.parametrize(("kind", "context"), [(TRAIN, 70), (TRAIN, 64), (PREFILL, 150), (DECODE, 70)])
+@pytest.mark.sampled
 def test_nothing_stays_unexplained_on_plain_kernels(kind: str, context: int) -> None:
     found = audited(case_of(EVERYTHING, kind, context))
     assert unexplained(found) == {}
@@ -65,6 +66,7 @@ PLACES = [(TRAIN, 70, None), (TRAIN, 16, None), (TRAIN, 150, SEGMENTS), (PREFILL
         for place in PLACES
     ],
 )
+@pytest.mark.sampled
 def test_nothing_stays_unexplained_of_a_plain_scan(
     letter: str, kind: str, context: int, held: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,6 +114,7 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize(("spec", "backends"), VARIANTS.values(), ids=VARIANTS.keys())
+@pytest.mark.sampled
 def test_nothing_stays_unexplained_whatever_kernel_and_fusion(spec: ModelSpec, backends: dict[str, str]) -> None:
     found = audited(case_of(spec, TRAIN, **backends))
     assert unexplained(found) == {}
@@ -120,6 +123,7 @@ def test_nothing_stays_unexplained_whatever_kernel_and_fusion(spec: ModelSpec, b
 
 @pytest.mark.parametrize("kind", [TRAIN, PREFILL])
 @pytest.mark.parametrize("pattern", ["*S-", "(*&M)-"])
+@pytest.mark.sampled
 def test_nothing_stays_unexplained_where_attention_runs_in_blocks(pattern: str, kind: str) -> None:
     """Windows of several blocks, and heads of 32 channels with values of 64."""
     settings = replace(SMALL, window=40, sinks=8) if "S" in pattern else SMALL

@@ -275,5 +275,6 @@ def test_every_command_has_a_test() -> None:
 
 
 @pytest.mark.parametrize("command", LISTED)
+@pytest.mark.slow
 def test_commands_run(command: Command, scene: Scene) -> None:
     HOW[command.file, command.name](scene, command)

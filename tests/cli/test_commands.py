@@ -104,6 +104,7 @@ def test_experts_show_how_many_parameters_are_active():
     assert "active" not in run("cost", "--model", "granite-4.0-h-1b").stdout
 
 
+@pytest.mark.slow
 def test_a_model_without_modules_is_recorded_as_unsupported(tmp_path):
     args = ["decode", "--pattern", "R-*-", "--scale", "tiny", "--ctx", "64", "-o", tmp_path, *FAST]
     done = CliRunner().invoke(main, [str(arg) for arg in args])
@@ -250,6 +251,7 @@ def test_nothing_that_worked_is_exit_code_1(tmp_path):
     assert "timed out" in result.output
 
 
+@pytest.mark.slow
 def test_quickstart_measures_predicts_and_says_where_everything_is(tmp_path, monkeypatch, blank_charts):
     blank_charts.add("decode-latency")
     sweeps = tuple(

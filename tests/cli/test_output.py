@@ -96,6 +96,7 @@ def environment(request):
 
 
 @pytest.mark.parametrize("args", FORMS, ids=" ".join)
+@pytest.mark.sampled
 def test_a_closed_pipe_is_quiet(args, environment):
     reader, writer = os.pipe()
     os.close(reader)
@@ -116,6 +117,7 @@ def test_head_takes_its_line_and_ends_the_rest():
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 @pytest.mark.parametrize("args", FORMS, ids=" ".join)
+@pytest.mark.sampled
 def test_a_full_disk_is_one_sentence(args, environment):
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(

@@ -139,7 +139,7 @@ def ran(monkeypatch):
     monkeypatch.setattr("hybridbench.cluster.opening.gpu_uuids", lambda gpus: {gpu: f"GPU-{gpu}" for gpu in gpus})
     seen = []
 
-    def later(_queue, _writer, *, gpus, events, workers=1):
+    def later(_queue, _writer, *, gpus, events, workers=1, early=None):
         seen.append((list(gpus), workers))
         if waiting:
             waiting.pop(0)()

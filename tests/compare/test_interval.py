@@ -89,6 +89,7 @@ def alarms(seed: int, n: int, between: float, known: float, tables: int = 150, c
 
 
 @pytest.mark.parametrize(("n", "between"), [(5, 0.0), (11, 0.0), (40, 0.0), (11, 0.016), (40, 0.0006)])
+@pytest.mark.sampled
 def test_tables_of_60_unchanged_cells_have_no_change_in_them(n: int, between: float) -> None:
     assert alarms(3, n, between, between) < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 150)
 

@@ -53,6 +53,7 @@ def tensors() -> int:
 
 
 @pytest.mark.parametrize("kind", [TRAIN, PREFILL, DECODE])
+@pytest.mark.sampled
 def test_nothing_of_a_counted_step_outlives_its_case(kind: str, bench: Bench) -> None:
     """Kernels that a tracer passes as operators are called by number, with what was kept of the call."""
     hidden = {
@@ -69,9 +70,16 @@ def test_nothing_of_a_counted_step_outlives_its_case(kind: str, bench: Bench) ->
     assert tensors() == before
 
 
-@pytest.mark.parametrize("kind", [TRAIN, PREFILL, DECODE])
+QUICK = {("inter", TRAIN), ("all of them", DECODE)}
+
+
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name == "all of them" else [pytest.mark.slow]) for name in MODELS]
+    ("name", "kind"),
+    [
+        pytest.param(name, kind, marks=[] if (name, kind) in QUICK else [pytest.mark.slow])
+        for name in MODELS
+        for kind in (TRAIN, PREFILL, DECODE)
+    ],
 )
 def test_a_record_and_an_audit_count_the_same(name: str, kind: str, bench: Bench) -> None:
     pattern, options = MODELS[name]

@@ -34,6 +34,7 @@ def command_named(name: str) -> click.Command:
 
 
 @pytest.mark.parametrize("line", [line for line in LINES if line.startswith("hybridbench ")])
+@pytest.mark.sampled
 def test_commands_are_accepted(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Options parse; costs are computed, and cases planned as on a machine with a GPU."""
     name, *args = shlex.split(line)[1:]

@@ -231,6 +231,7 @@ def test_a_source_holds_constants_alignments_options_and_the_gpu(tmp_path: Path)
     del sources._known[Kernel.fn]
 
 
+@pytest.mark.slow
 def test_a_program_that_fails_is_told_in_a_sentence() -> None:
     with pytest.raises(Unsupported, match="could not be observed here: StopIteration"):
         exact.kernels(["sm_10"])

@@ -200,6 +200,7 @@ def test_the_greeting_says_where_the_package_lies() -> None:
     assert hello()["package"] == str(ROOT / "hybridbench")
 
 
+@pytest.mark.slow
 def test_the_clock_is_the_changes_on_both_sides(tmp_path: Path) -> None:
     """A base whose timing is another one is timed by this one, and its other modules are its own."""
     other = tmp_path / "hybridbench"

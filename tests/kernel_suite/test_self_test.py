@@ -98,6 +98,7 @@ print(json.dumps({"ptx": spin_kernel.warmup(one, one, 200_000, num_warps=1, grid
 """
 
 
+@pytest.mark.slow
 def test_the_gpu_s_kernel_compiles_for_hopper_and_reads_the_clock_in_a_loop() -> None:
     pytest.importorskip("triton")
     kernels = str(Path(__file__).parents[1] / "kernels")

@@ -305,6 +305,7 @@ def test_one_prompt_of_256k_takes_another_kernel_or_says_why_not() -> None:
 
 
 @pytest.mark.parametrize(("workload", "checkpoint"), [("prefill", "none"), ("decode", "none"), ("train", "selective")])
+@pytest.mark.sampled
 def test_a_case_in_groups_is_measured_counted_and_named_so(
     workload: str, checkpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -87,6 +87,7 @@ def cases() -> list[pytest.param]:
 
 
 @pytest.mark.parametrize(("backend", "problem"), cases())
+@pytest.mark.sampled
 def test_a_backend_is_right_or_says_why_not(backend: Backend, problem: Problem) -> None:
     reason = available(backend, problem)
     if reason is None:

@@ -249,6 +249,7 @@ def test_what_the_published_kernels_of_mamba3_round_passes(monkeypatch: pytest.M
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.sampled
 def test_the_references_pass_with_room(dtype: str, seed: int) -> None:
     for op, problem in (("attention", WINDOWED), ("ssd", SSD), ("conv1d", CONV), ("linear_cross_entropy", LOSS)):
         given = dataclasses.replace(problem, dtype=dtype)

@@ -49,6 +49,7 @@ def relative_errors(given: list[Tensor], **settings: Any) -> list[float]:
 
 @pytest.mark.parametrize(("window", "sinks"), WINDOWS)
 @pytest.mark.parametrize("dtype", BOUNDS, ids=str)
+@pytest.mark.sampled
 def test_a_window_is_the_references_at_every_edge(window: int, sinks: int, dtype: torch.dtype) -> None:
     for edge in EDGES:
         T = window + sinks + edge

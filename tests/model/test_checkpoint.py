@@ -79,6 +79,7 @@ def takes_longer(name: str, checkpoint: str) -> bool:
         for how in CHECKPOINTS[1:]
     ],
 )
+@pytest.mark.sampled
 def test_gradients_are_equal(name: str, checkpoint: str) -> None:
     found = loss_and_gradients(built(name, checkpoint))
     for one, other in zip(found, without_checkpoints(name), strict=True):

@@ -52,6 +52,7 @@ CASES = [pytest.param(*one, marks=[pytest.mark.slow] if takes_longer(*one) else 
 
 
 @pytest.mark.parametrize(("name", "dtype"), CASES)
+@pytest.mark.sampled
 def test_pieces_give_what_the_whole_gives(name: str, dtype: str) -> None:
     spec, total, execution = VARIANTS[name], sum(PIECES), Execution("cpu", dtype, "eager")
     case = Case(spec, Workload(PREFILL, total, 2), execution)

@@ -24,6 +24,7 @@ def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.sampled
 def test_prefill_then_decode_gives_the_logits_of_one_forward(name, build):
     spec = VARIANTS[name]
     model = build(spec)

@@ -77,6 +77,7 @@ def test_rotation_depends_on_distance_only():
     "arch",
     ["transformer", "mamba", "intra", *(pytest.param(arch, marks=pytest.mark.slow) for arch in ("swa", "inter"))],
 )
+@pytest.mark.sampled
 def test_training_steps_lower_the_loss_of_a_repeated_batch(build, arch):
     spec = build_spec(arch, "tiny")
     case = Case(spec, Workload(TRAIN, 48, 1), Execution("cpu", "float32", "eager"))

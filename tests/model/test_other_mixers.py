@@ -227,6 +227,7 @@ def test_lightning_attention_is_minimaxs_wherever_it_stands(pattern: str, index:
     "name",
     ["no attention", *(pytest.param(name, marks=[pytest.mark.slow] if "inter" in name else []) for name in KINDS)],
 )
+@pytest.mark.sampled
 def test_prefill_then_decode_is_one_forward_in_float64(name: str, build: Callable[..., Any]) -> None:
     """Rotary angles are float32 whatever the dtype, so with attention equal means equal to eight digits."""
     spec = VARIANTS[name] if name in VARIANTS else small(pattern_spec("m-3-G-K-L-(m&3)-(L&K)-", "tiny"))

@@ -48,6 +48,7 @@ def stand_in(step):
     ],
 )
 @torch.no_grad()
+@pytest.mark.sampled
 def test_64_tokens_as_published_are_those_of_static_caches(name, capture):
     spec = VARIANTS[name]
     usual, published = model_in("eager", spec), model_in("published", spec)

@@ -103,6 +103,7 @@ def test_weights_and_caches_take_the_bytes_of_their_formulas(pattern: str, weigh
 
 
 @pytest.mark.parametrize("name", [name for name in VARIANTS if not name.startswith("moe")])
+@pytest.mark.sampled
 def test_a_step_is_that_of_a_plain_model_with_the_dequantised_weights_keys_and_values(name: str) -> None:
     case = case_of(VARIANTS[name], "fp8", "fp8")
     model, plain = model_of(case), model_of(case_of(VARIANTS[name], None, None))

@@ -287,6 +287,7 @@ LISTED = [name for name, spec in VARIANTS.items() if is_listed(spec)]
 
 
 @pytest.mark.parametrize("name", LISTED)
+@pytest.mark.sampled
 def test_selective_checkpointing_keeps_what_is_not_listed_as_cheap(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = VARIANTS[name]
     kept, listed = selectively_kept_bytes(spec, monkeypatch), listed_bytes(spec, cheap=False)
@@ -298,6 +299,7 @@ def test_only_other_mixers_with_a_lent_value_are_not_listed() -> None:
 
 
 @pytest.mark.parametrize("name", LISTED)
+@pytest.mark.sampled
 def test_what_is_kept_is_what_is_listed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = VARIANTS[name]
     kept, listed = kept_bytes(spec, monkeypatch), listed_bytes(spec)

@@ -49,6 +49,7 @@ def test_mamba_by_blocks_is_the_nearest_number_of_blocks(budget: str) -> None:
 
 @pytest.mark.parametrize("scale", [name for name in SCALES if name != "tiny"])
 @pytest.mark.parametrize("family", ARCHS)
+@pytest.mark.sampled
 def test_the_papers_rule_gives_the_papers_blocks(family: str, scale: str) -> None:
     """Stacks of the paper have the parameters of its Transformer to half a block, at the same width."""
     spec = build_spec(family, scale)

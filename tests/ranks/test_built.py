@@ -72,6 +72,7 @@ def test_a_rank_holds_the_parameters_and_the_cache_bytes_predicted_of_it(scale: 
 @pytest.mark.parametrize(
     ("name", "spec", "tp"), [pytest.param(*one, id=f"{one[0]} {one[2]}") for one in shared("tiny")]
 )
+@pytest.mark.sampled
 def test_a_rank_multiplies_as_often_as_predicted_of_it(name: str, spec: ModelSpec, tp: int) -> None:
     """The matrix products of a decode step, as a dispatcher counts them, of every operation and of the head."""
     case = on_a_rank(small(spec), tp)

@@ -78,6 +78,7 @@ def moved(spec: ModelSpec, work: Workload, dtype: str, spread: dict[str, int]) -
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in SPECS]
 )
+@pytest.mark.sampled
 def test_ranks_that_share_every_sublayer_move_the_bytes_predicted(name: str, kind: str) -> None:
     spec, work = SPECS[name], WORKS[kind]
     predicted = link_bytes(spec, work, Execution("cpu", "bfloat16", "eager").storage, GpuGroup(RANKS, RANKS))
@@ -88,6 +89,7 @@ def test_ranks_that_share_every_sublayer_move_the_bytes_predicted(name: str, kin
 
 
 @pytest.mark.parametrize("name", ARCHS)
+@pytest.mark.sampled
 def test_ranks_that_shard_every_weight_move_the_bytes_predicted(name: str) -> None:
     spec, each = SPECS[name], Workload(TRAIN, 40, 1)
     predicted = link_bytes(spec, each, Execution("cpu", "bfloat16", "eager").storage, GpuGroup(RANKS))

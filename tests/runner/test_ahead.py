@@ -165,6 +165,7 @@ def test_what_is_ready_has_been_counted_too_unless_the_case_is_not() -> None:
     assert len(counted) == 1
 
 
+@pytest.mark.slow
 def test_a_real_process_makes_a_case_ready_and_observes_nothing(tmp_path: Path) -> None:
     case = next(case for case in planned("cpu") if case.workload.kind == DECODE)
     words = [sys.executable, "-m", "hybridbench.worker", "--ready", str(tmp_path)]

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from hybridbench.errors import ran_out_of_memory
 from hybridbench.kernels.attention.masks import visible
 from hybridbench.kernels.backend import Implementation, accepts_anything
 from hybridbench.kernels.kept import kept
@@ -122,6 +123,8 @@ def _trial(kernel: SDPBackend, problem: Problem) -> str | None:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
+            if ran_out_of_memory(error):  # that is of the moment, and what is returned is kept
+                raise
             reasons = [str(warning.message).split(" (Triggered")[0] for warning in said] or [str(error)]
             return f"PyTorch's {_SDPA_NAMES[kernel]} kernel does not support this problem: {' '.join(reasons)}"
     return None

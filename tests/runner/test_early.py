@@ -1,0 +1,90 @@
+"""Workers that are started early import what their cases will use, and are those that the runner then uses."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hybridbench import worker
+from hybridbench.early import SOON, Early
+from hybridbench.processes import Answering, alive
+from hybridbench.record import Status
+from hybridbench.runner import run_sweep
+from hybridbench.store import RecordWriter
+from hybridbench.suite.sweep import Sweep, cases
+
+GPU = "0"
+"""A name only: the cases are a CPU's."""
+
+
+def planned(**more: Any) -> list[Any]:
+    sweep = Sweep("decode", arch="mamba", ctx="64", scale="tiny", device="cpu", max_time_s=0.05, **more)
+    return cases(sweep, has_gpu=False)
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The ids of all processes that are started with answers."""
+    pids: list[int] = []
+    real = Answering.__init__
+
+    def noted(self: Answering, *args: Any, **more: Any) -> None:
+        real(self, *args, **more)
+        pids.append(self.pid)
+
+    monkeypatch.setattr(Answering, "__init__", noted)
+    return pids
+
+
+def test_the_runner_takes_the_worker_that_was_started(started: list[int], tmp_path: Path) -> None:
+    early = Early([GPU, GPU], planned(), tmp_path)
+    with RecordWriter(tmp_path) as writer:
+        (record,) = run_sweep(planned(), writer, gpus=[GPU], early=early)
+    assert record.status is Status.OK
+    assert len(started) == 1
+    assert early.take(GPU) is None
+
+
+@pytest.mark.slow
+def test_one_that_ended_before_there_was_a_case_is_replaced(started: list[int], tmp_path: Path) -> None:
+    early = Early([GPU], planned(), tmp_path)
+    process = early.take(GPU)
+    assert process is not None
+    process.end()
+    early._waiting[GPU] = Answering([sys.executable, "-c", ""], tmp_path / "log")
+    with RecordWriter(tmp_path) as writer:
+        (record,) = run_sweep(planned(), writer, gpus=[GPU], early=early)
+    assert record.status is Status.OK
+    assert len(started) == 3
+
+
+def test_one_that_nobody_takes_is_ended(started: list[int], tmp_path: Path) -> None:
+    early = Early([GPU], planned(), tmp_path)
+    assert early.take("1") is None
+    early.end()
+    assert not any(alive(pid) for pid in started)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_named_is_imported_and_has_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolved: list[Any] = []
+
+    def resolve(case: Any) -> None:
+        resolved.append(case)
+        raise RuntimeError("left to the case itself")
+
+    imported: list[str] = []
+    monkeypatch.setattr(worker, "resolve_backends", resolve)
+    monkeypatch.setattr(worker, "import_module", imported.append)
+    answers = io.StringIO()
+    soon = [*planned(), *planned(tp="2")]
+    worker.serve([json.dumps({SOON: [case.to_dict() for case in soon]})], answers)
+    assert [json.loads(line)["kind"] for line in answers.getvalue().splitlines()] == ["hello"]
+    assert resolved == planned()
+    assert [find_spec(name) is not None for name in imported] == [True]
