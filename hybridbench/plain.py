@@ -158,6 +158,8 @@ _LEAST = {"_per_s": 1.0, "window_s": 1e-9, "bound": 1e-18}
 """By the end of a field's name, of what is divided by: no machine has less than 1 per second, no clock shows less than
 a nanosecond, and no dtype has a relative error below that of float64.
 """
+UNKNOWN_IS_ZERO = {"unknown_is_zero": True}
+"""The metadata of a field of one class that may be 0 where fields of its name may not."""
 _ABOVE_ZERO = ("context", "batch", "steps_per_sample", "gpus", "tp")
 _SIGNED = ("loss", "temperature_c", "found", "due")
 _COUNTS = ("context", "batch", "prompt", "tokens")
@@ -173,8 +175,9 @@ def check_values(value: DataclassInstance) -> None:
     """
     hints = _hints(type(value))
     for field in dataclasses.fields(value):
+        name = "" if field.metadata == UNKNOWN_IS_ZERO else field.name
         try:
-            _check(hints[field.name], getattr(value, field.name), field.name)
+            _check(hints[field.name], getattr(value, field.name), name)
         except Misfit as exc:
             raise exc.within(field.name) from exc
 

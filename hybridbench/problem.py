@@ -9,10 +9,11 @@ much of a batch a kernel can process at once. So both are known before anything 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from hybridbench.arch.block import Block
 from hybridbench.arch.model import mixers, params
+from hybridbench.plain import UNKNOWN_IS_ZERO
 from hybridbench.suite.case import Case
 
 
@@ -64,7 +65,7 @@ class Problem:
     length: int = 0
     width: int = 0
     n_angles: int = 0
-    batch: int = 0
+    batch: int = field(default=0, metadata=UNKNOWN_IS_ZERO)
     row: int = 0
     conv_channels: int = 0
     d_model: int = 0

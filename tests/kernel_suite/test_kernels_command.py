@@ -19,6 +19,7 @@ from hybridbench.kernel_suite.figures import FIGURES, speedup
 from hybridbench.kernel_suite.plan import KernelOptions, cells
 from hybridbench.kernel_suite.record import Agreement, KernelObserved, KernelRecord
 from hybridbench.kernel_suite.report import build, notes, rows
+from hybridbench.plain import check_values
 from hybridbench.problem import Problem
 from hybridbench.record import Caveat, Ceilings, Environment, Record, Status
 from hybridbench.store import RecordWriter, holds, load, newest, recorded
@@ -122,6 +123,8 @@ def test_the_committed_suite_begins_with_cells_that_fill_a_gpu() -> None:
     assert ("product", 2048, 16384, 4 * 8192) in {
         (cell.op, cell.problem.d_model, cell.problem.width, cell.problem.batch * cell.problem.length) for cell in made
     }
+    for cell in made:  # as when its record is read
+        check_values(cell)
 
 
 @pytest.mark.parametrize(
