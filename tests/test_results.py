@@ -9,6 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from hybridbench.kernel_suite.record import KernelRecord
+from hybridbench.record import Record
+from hybridbench.record.traced import TraceRecord
+from hybridbench.store import load
+
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "results").rglob("*.md")])
 ALWAYS = {".jsonl", ".md", ".json", ".csv", ".txt"}
@@ -24,6 +29,13 @@ def linked(page: Path) -> set[Path]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     assert [str(target) for target in linked(page) if not target.exists()] == []
+
+
+@pytest.mark.parametrize("kind", [Record, TraceRecord, KernelRecord])
+def test_every_committed_record_is_read(kind: type) -> None:
+    said: list[str] = []
+    assert load([ROOT / "results"], said.append, said.append, kind)
+    assert said == []
 
 
 def test_every_picture_is_shown_by_a_page() -> None:
