@@ -13,6 +13,7 @@ from hybridbench.cli.placing import Place, Shared
 from hybridbench.cluster import member
 from hybridbench.cluster.opening import Opened
 from hybridbench.cluster.status import look
+from hybridbench.early import Early
 from hybridbench.errors import BadInput, HybridbenchError
 from hybridbench.queue import gpus as gpus_of_queue
 from hybridbench.queue.gpus import GpuClaims
@@ -204,6 +205,17 @@ def test_a_second_command_of_a_host_takes_what_the_first_left_free(planned, ran)
     with pytest.raises(BadInput, match=r"each GPU of this machine has a worker of the run in .* already: wait for it"):
         command(1)
     assert seen == [(["0"], 1), (["1", "2"], 2)]
+
+
+def test_workers_that_were_started_early_are_the_runs(planned, monkeypatch, tmp_path):
+    monkeypatch.setattr("hybridbench.cluster.opening.gpu_uuids", lambda gpus: {gpu: f"GPU-{gpu}" for gpu in gpus})
+    handed = []
+    monkeypatch.setattr("hybridbench.runner.run_sweep", lambda *_jobs, early, **_more: handed.append(early))
+    shared = Shared(planned.folder.parents[1], [], "some", 0, resume=True, gpus=["0"])
+    early = Early([], [], tmp_path)
+    with pytest.raises(HybridbenchError, match="did not run"):
+        Place().run(shared, Opened(planned, joined=True), Events(), lambda _sentence: None, early)
+    assert handed == [early]
 
 
 def test_workers_of_cases_on_two_gpus_take_two_each(tmp_path, ran, capsys):

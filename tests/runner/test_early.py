@@ -9,9 +9,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from hybridbench import worker
+from hybridbench.cli import measuring
+from hybridbench.cli.placing import Place
 from hybridbench.early import SOON, Early
 from hybridbench.processes import Answering, alive
 from hybridbench.record import Status
@@ -70,6 +73,29 @@ def test_one_that_nobody_takes_is_ended(started: list[int], tmp_path: Path) -> N
     early.end()
     assert not any(alive(pid) for pid in started)
     assert not list(tmp_path.iterdir())
+
+
+def test_they_are_there_while_kernels_are_compiled_and_gone_after_the_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    done: list[Any] = []
+
+    class Noted(Early):
+        def __init__(self, gpus: Any, soon: Any, folder: Path) -> None:
+            done.append(("started", list(gpus), list(soon)))
+            super().__init__([], soon, folder)
+
+        def end(self) -> None:
+            done.append("ended")
+
+    monkeypatch.setattr(measuring, "Early", Noted)
+    monkeypatch.setattr(measuring._Sweep, "_on_gpu", True)
+    monkeypatch.setattr(measuring._Sweep, "_devices", (GPU,))
+    monkeypatch.setattr(measuring, "_compile_ahead", lambda *_asked: done.append("compiled"))
+    monkeypatch.setattr(Place, "run", lambda *asked: done.append(type(asked[-1])))
+    with click.Context(click.Command("some")), pytest.raises(click.exceptions.Exit):
+        measuring.measure_cases(planned(), "some", (), out=tmp_path, ahead=True)
+    assert done == [("started", [GPU], planned()), "compiled", Noted, "ended"]
 
 
 def test_what_is_named_is_imported_and_has_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
