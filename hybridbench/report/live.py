@@ -1,8 +1,9 @@
 """live: progress while a sweep runs: the current case, the results so far, and an estimate of the time left.
 
 On a terminal, a table grows above a progress bar. Elsewhere each finished case is one line, so that a log stays
-readable. The estimate is the mean time of the finished cases times the number of cases left; it is good only if the
-cases are alike, and there is none before the first case has finished.
+readable. The estimate is the mean time of the finished cases times the number of cases left, without the first of each
+process, which waits for imports and compilation. It is good only if the cases are alike, and there is none before the
+first case has finished.
 """
 
 from __future__ import annotations
@@ -70,6 +71,8 @@ class LiveSweep:
         self._begun = now()
         self._busy_s = 0.0
         self._done = 0
+        self._begun_cases = 0
+        self._first: tuple[int, float] | None = None
         self._rows: list[tuple[str, str, str, str]] = []
         self._progress = Progress(
             SpinnerColumn(),
@@ -97,6 +100,7 @@ class LiveSweep:
 
     def started(self, case: _Named) -> None:
         """Show that a case begins."""
+        self._begun_cases += 1
         self._progress.update(self._task, description=case.label)
 
     def phase(self, case: _Named, name: str) -> None:
@@ -107,6 +111,9 @@ class LiveSweep:
         """Show the result of a case, whether it ended ok or not."""
         self._done += 1
         self._busy_s = self._now() - self._begun
+        firsts = max(1, self._begun_cases) if self._first is None else self._first[0]
+        if self._done <= firsts:
+            self._first = firsts, self._busy_s
         row = self._shown.row(record)
         self._rows.append(row)
         self._progress.update(self._task, completed=self._done)
@@ -121,7 +128,7 @@ class LiveSweep:
 
     def left(self) -> str:
         """The estimated time of the remaining cases, in words."""
-        return time_left(self._done, self._total, self._busy_s, self._now() - self._begun)
+        return time_left(self._done, self._total, self._busy_s, self._now() - self._begun, self._first or (0, 0.0))
 
     def shown(self) -> RenderableType:
         """The current display of a terminal: the latest finished cases and the bar."""

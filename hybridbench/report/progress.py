@@ -24,21 +24,28 @@ SHOWN_AFTER_S = 2.0
 _REDRAWN_AFTER_S = 0.25
 
 
-def time_left(done: int, total: int, busy_s: float, elapsed_s: float) -> str:
+def time_left(done: int, total: int, busy_s: float, elapsed_s: float, first: tuple[int, float] = (0, 0.0)) -> str:
     """The estimated time of what is left, in words: the mean time of what is done, times the number left.
 
     Args:
         busy_s: seconds until the latest of ``done`` had ended.
         elapsed_s: seconds until now.
+        first: how many are the first of their process, which starts and compiles before them, and the seconds until
+            they had ended. They are left out of the mean once the others took half as long.
 
     >>> time_left(1, 3, 10.0, 12.0), time_left(0, 3, 0.0, 5.0), time_left(3, 3, 30.0, 30.0)
     ('about 18.0 s left', 'time left unknown', 'took 30.0 s')
+    >>> time_left(3, 5, 16.0, 16.0, (1, 10.0))
+    'about 6.00 s left'
     """
     if done >= total:
         return f"took {format_seconds(busy_s)}"
     if not done:
         return "time left unknown"
-    left = busy_s / done * total - elapsed_s
+    firsts, first_s = first
+    others_s = busy_s - first_s
+    mean_s = others_s / (done - firsts) if done > firsts and 2 * others_s >= first_s else busy_s / done
+    left = busy_s + mean_s * (total - done) - elapsed_s
     return f"about {format_seconds(left)} left" if left > 0 else "longer than estimated"
 
 

@@ -57,6 +57,39 @@ def test_the_estimate_counts_down_within_a_case_and_is_not_made_up(record_of: Ma
     assert live.left() == "longer than estimated"
 
 
+TOOK_S = [16.5, 8.1, 7.8, 3.5, 5.8, 2.7, 2.6, 2.0, 1.9, 2.7, 2.2, 2.1, 1.9, 1.9, 3.4, 1.8, 1.8, 1.9, 3.6, 1.8]
+"""Of quickstart's cases on an H200."""
+
+
+def test_the_first_case_of_a_process_is_no_measure_of_the_others(record_of: Make) -> None:
+    (case,) = cases(Sweep("decode", arch="transformer", ctx="4k"), has_gpu=True)
+    clock = Clock()
+    live = LiveSweep(len(TOOK_S), Console(file=io.StringIO()), clock)
+    ratios = []
+    for number, took_s in enumerate(TOOK_S[:-1], start=1):
+        live.started(case)
+        clock.time += took_s
+        live.finished(record_of(case))
+        said = live.left().split()
+        ratios.append(float(said[1]) * {"s": 1, "min": 60}[said[2]] / sum(TOOK_S[number:]))
+    assert max(ratios[2:]) < 3.2, "with the first it is 4.2: training comes first, and takes longest"
+    assert ratios[-1] < 2.0
+
+
+def test_the_first_cases_of_several_processes_end_together(record_of: Make) -> None:
+    (case,) = cases(Sweep("decode", arch="transformer", ctx="4k"), has_gpu=True)
+    clock = Clock()
+    live = LiveSweep(12, Console(file=io.StringIO()), clock)
+    for _ in range(4):
+        live.started(case)
+    for round_s in (20, 10):
+        clock.time += round_s
+        for _ in range(4):
+            live.finished(record_of(case))
+            live.started(case)
+    assert live.left() == "about 10.0 s left"
+
+
 def test_a_terminal_shows_the_table_and_the_bar(record_of: Make) -> None:
     made = cases(Sweep("decode", ctx="4k..128k"), has_gpu=True)
     out = io.StringIO()
