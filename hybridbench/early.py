@@ -1,8 +1,8 @@
 """early: workers started while kernels are compiled ahead, which import meanwhile what their cases will use.
 
 A worker imports PyTorch in seconds, and its first cases what their kernels come in (mamba_ssm imports transformers) and
-Dynamo. On an H200 whose kernels were compiled that was 14 of 76 seconds of twenty cases. None of it needs a quiet
-machine.
+Dynamo. On an H200 whose kernels were compiled that was some 14 of the 76 seconds of twenty cases. None of it needs a
+quiet machine.
 """
 
 from __future__ import annotations
@@ -45,9 +45,14 @@ class Early:
 
     def __init__(self, gpus: Sequence[str], soon: Sequence[Case], folder: Path) -> None:
         self._waiting: dict[str, Answering] = {}
+        folder.mkdir(parents=True, exist_ok=True)
         for number, gpu in enumerate(dict.fromkeys(gpus)):
             log = folder / f"worker-early-{os.getpid()}-{number}.log"
-            process = Answering([sys.executable, "-m", WORKER], log, settings_of(gpu, 1))
+            try:
+                process = Answering([sys.executable, "-m", WORKER], log, settings_of(gpu, 1))
+            except OSError:
+                self.end()
+                raise
             process.ask(json.dumps({SOON: [case.to_dict() for case in soon]}))
             self._waiting[gpu] = process
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
@@ -318,15 +318,19 @@ class _Sweep:
 
     @contextmanager
     def _started(self) -> Iterator[Early | None]:
-        """Workers that import while kernels are compiled ahead; None where none are."""
-        if not (self.ahead and self._on_gpu and self.place.on == LOCAL):
-            yield None
-            return
-        early = Early(self._devices, self.todo, self.folder)
+        """Workers that import while kernels are compiled ahead; None where none are, or one does not start.
+
+        The run starts its own then, and says why it cannot.
+        """
+        early = None
+        if self.ahead and self._on_gpu and self.place.on == LOCAL:
+            with suppress(OSError):
+                early = Early(self._devices, self.todo, self.folder)
         try:
             yield early
         finally:
-            early.end()
+            if early is not None:
+                early.end()
 
     def _through(self, live: LiveSweep, early: Early | None) -> None:
         from hybridbench.runner import Events, run_sweep

@@ -98,6 +98,22 @@ def test_they_are_there_while_kernels_are_compiled_and_gone_after_the_run(
     assert done == [("started", [GPU], planned()), "compiled", Noted, "ended"]
 
 
+def test_where_one_does_not_start_the_others_end(
+    started: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    noted = Answering.__init__
+
+    def second_fails(self: Answering, *args: Any, **more: Any) -> None:
+        if started:
+            raise OSError("no more processes")
+        noted(self, *args, **more)
+
+    monkeypatch.setattr(Answering, "__init__", second_fails)
+    with pytest.raises(OSError, match="no more"):
+        Early(["0", "1"], planned(), tmp_path / "new")
+    assert [alive(pid) for pid in started] == [False]
+
+
 def test_what_is_named_is_imported_and_has_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     resolved: list[Any] = []
 
