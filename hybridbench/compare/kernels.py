@@ -17,6 +17,7 @@ from hybridbench.compare.noise import (
     LAUNCHES,
     ON_CPU,
     PRODUCTS,
+    RESTED,
     NoiseClass,
     between,
     clocks_moved,
@@ -116,4 +117,6 @@ def _class_of(record: KernelRecord) -> NoiseClass:
         return CLOCKS_MOVED
     if seconds is not None and seen is not None and not seen.graph and seconds < LAUNCH_BOUND_S:
         return LAUNCHES
+    if seconds is not None and seen is not None and seen.rested and seconds >= LAUNCH_BOUND_S:
+        return RESTED
     return PRODUCTS if record.case.op == "product" else KERNELS

@@ -16,7 +16,7 @@ from hybridbench.compare.cell import ASKED
 from hybridbench.compare.interval import ratio_of
 from hybridbench.compare.judging import Comparison, Verdict, compare
 from hybridbench.compare.kernels import kernel_cells, noise_of
-from hybridbench.compare.noise import CLOCKS_MOVED, KERNELS, LAUNCHES, PRODUCTS
+from hybridbench.compare.noise import CLOCKS_MOVED, KERNELS, LAUNCHES, PRODUCTS, RESTED
 from hybridbench.compare.sides import ComparedSide, crossed_fields, load_sides
 from hybridbench.errors import NotComparable
 from hybridbench.gate.calibration import Calibrated, Calibration, machine_of, write_calibration
@@ -109,7 +109,10 @@ def test_failures_are_rows(made: Callable[..., KernelRecord]) -> None:
 def test_noise_is_by_class_and_at_least_what_allocations_differ_by(made: Callable[..., KernelRecord]) -> None:
     assert noise_of(made()).between_frac == KERNELS.frac
     assert noise_of(made(cell={"op": "product"})).between_frac == PRODUCTS.frac
+    assert noise_of(made(cell={"op": "product"}, seen={"rested": True})).between_frac == RESTED.frac
     assert noise_of(made(caveats=[Caveat.CLOCK_DROPPED])).between_frac == CLOCKS_MOVED.frac
+    assert noise_of(made(caveats=[Caveat.CLOCK_DROPPED], seen={"rested": True})).between_frac == RESTED.frac
+    assert noise_of(made(0.03, seen={"rested": True})).between_frac == KERNELS.frac, "short calls scatter by more"
     assert noise_of(made(0.03, seen={"graph": False})).between_frac == LAUNCHES.frac
     apart = made(seen={"samples_ns": [400_000] * 20 + [500_000] * 20 + [600_000] * 20})
     assert 0.1 < noise_of(apart).between_frac < 0.2
