@@ -20,8 +20,8 @@ def noise_table(found: Sequence[CellNoise]) -> Table:
     table = Table(
         "noise between processes",
         [
-            Column("op", "operation", numeric=False),
-            Column("problem", "problem", numeric=False, wraps=True),
+            Column("op", "operation", numeric=False, once=True),
+            Column("problem", "problem", numeric=False, wraps=True, once=True),
             Column("backend", "backend", numeric=False),
             Column("direction", "direction", numeric=False),
             Column("processes", "processes"),

@@ -161,8 +161,8 @@ def about(record: KernelRecord) -> str:
 def _table(group: Sequence[KernelRecord], base: dict[int, KernelRecord], over: str | None) -> Table:
     units = {name: unit_for((FIGURES[name].compute(record) for record in group), FIGURES[name].unit) for name in SHOWN}
     columns = [
-        Column("op", "operation", numeric=False),
-        Column("problem", "problem", numeric=False, wraps=True),
+        Column("op", "operation", numeric=False, once=True),
+        Column("problem", "problem", numeric=False, wraps=True, once=True),
         Column("backend", "backend", numeric=False),
         *(Column(name, units[name].heading(FIGURES[name].heading), wide=name in WIDE) for name in SHOWN),
         Column("speedup", f"speed-up over {over or 'reference'}"),

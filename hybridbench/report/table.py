@@ -23,13 +23,17 @@ class TableCell:
 
 @dataclass(frozen=True)
 class Column:
-    """One column: ``key`` is its name in CSV, ``wide`` omits it on the terminal, ``wraps`` allows line breaks."""
+    """One column: ``key`` is its name in CSV, ``wide`` omits it on the terminal, ``wraps`` allows line breaks.
+
+    ``once`` leaves it out on the terminal in rows that agree with the row above in all such columns.
+    """
 
     key: str
     heading: str
     numeric: bool = True
     wide: bool = False
     wraps: bool = False
+    once: bool = False
 
 
 @dataclass

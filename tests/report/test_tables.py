@@ -401,3 +401,28 @@ def _cpu_s(work: Callable[[], object]) -> float:
         work()
         took.append(time.process_time() - began)
     return min(took)
+
+
+def test_what_rows_of_one_group_share_is_said_once_on_a_terminal() -> None:
+    names = [Column("op", "op", numeric=False, once=True), Column("problem", "problem", numeric=False, once=True)]
+    table = Table("some", [*names, Column("backend", "backend", numeric=False)])
+    for words in ("scan,T=8,a", "scan,T=8,b", "scan,T=9,a", "norm,T=9,a", "norm,T=9,b", "norm,T=9,c"):
+        table.rows.append([TableCell(word, word) for word in words.split(",")])
+    out = io.StringIO()
+    print_table(table, Console(width=80, file=out, color_system=None))
+    shown = [line.split() for line in out.getvalue().splitlines()[-7:]]
+    said = [["scan", "T=8", "a"], ["b"], ["scan", "T=9", "a"], ["norm", "T=9", "a"], ["b"], ["c"]]
+    assert [line for line in shown if line and not line[0].startswith("─")] == said
+    assert to_csv(table).splitlines()[2] == "scan,T=8,b"
+
+
+@pytest.mark.parametrize("width", [50, 60, 80])
+def test_a_word_of_a_cell_in_lines_is_never_cut(width: int) -> None:
+    names = [Column("op", "operation", numeric=False), Column("problem", "problem", numeric=False, wraps=True)]
+    table = Table("some", [*names, *(Column(f"n{place}", f"number {place}") for place in range(6))])
+    words = "batch=4 n_params=1235814400 length=8192"
+    table.rows.append([TableCell("linear_cross_entropy"), TableCell(words), *[TableCell("1,234.5")] * 6])
+    out = io.StringIO()
+    print_table(table, Console(width=width, file=out, color_system=None))
+    shown = set(out.getvalue().split())
+    assert {"linear_cross_entropy", "1,234.5", *words.split()} <= shown

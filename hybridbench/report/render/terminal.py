@@ -13,7 +13,7 @@ from rich.segment import Segment, Segments
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from hybridbench.report.table import NOT_RUN, Column, Table
+from hybridbench.report.table import NOT_RUN, Column, Table, TableCell
 
 if TYPE_CHECKING:  # a report of records needs all metrics, and a table none
     from hybridbench.report.build import Report
@@ -47,6 +47,7 @@ def print_table(table: Table, console: Console) -> None:
     Numbers are never cut, because a cut number reads as another number. If the columns do not fit, the table is printed
     in parts one below the other, each with the columns that identify its rows.
     """
+    table = _said_once(table)
     shown = [place for place, column in enumerate(table.columns) if not column.wide]
     console.print(Text(table.full_title, style="bold"))
     longest = _longest(table, shown)
@@ -60,6 +61,18 @@ def print_table(table: Table, console: Console) -> None:
         console.print(Text(footnote, style="dim"))
     if table.notes or table.remarks:
         console.print()
+
+
+def _said_once(table: Table) -> Table:
+    """The table without what its rows repeat of the row above, in columns that are for once."""
+    places = [place for place, column in enumerate(table.columns) if column.once]
+    rows, above = [], None
+    for row in table.rows:
+        named = [row[place].text for place in places]
+        again = bool(places) and named == above
+        rows.append([TableCell("") if again and place in places else cell for place, cell in enumerate(row)])
+        above = named
+    return replace(table, rows=rows)
 
 
 def _heading(column: Column, console: Console) -> str:
@@ -80,8 +93,9 @@ def _grid(table: Table, places: Sequence[int], console: Console) -> RichTable:
             grid.add_column(heading, justify="right", vertical="bottom", min_width=widest)
         else:
             # rich measures the longest word of a column, also where it may not break between words.
-            unbroken = [*heading.plain.split("\n"), *(row[place].text for row in table.rows)]
-            least = None if column.wraps else min(max(map(len, unbroken)), console.width // 2)
+            texts = [row[place].text for row in table.rows]
+            pieces = [word for text in texts for word in text.split()] if column.wraps else texts
+            least = min(max(map(len, [*heading.plain.split("\n"), *pieces])), console.width // 2)
             grid.add_column(heading, no_wrap=not column.wraps, vertical="bottom", min_width=least)
     for row in table.rows:
         grid.add_row(*(Text(row[place].text, style=verdict_style(row[place].word)) for place in places))
