@@ -52,7 +52,7 @@ def of_ceilings(part: Callable[[Ceilings], float | None]) -> Number:
 
 
 @once
-def rank_phases(record: Record) -> list[Phase]:
+def rank_phases(record: Record) -> tuple[Phase, ...]:
     """The phases of what each rank of a case computes in a step; of the whole step where there is one rank."""
     part = part_of_case(record.case)
     return phases(part.model, part.workload, part.execution.storage)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 from hybridbench.limits import rows_at_once
 from hybridbench.operations import OPERATIONS
@@ -16,8 +18,23 @@ def ran_beyond(case: Case, ran: Iterable[tuple[str, str]]) -> list[tuple[str, st
 
     What ran may state how many sequences it processed at a time, as "fla, 2 rows at a time"; otherwise it was all.
     """
-    used = dict.fromkeys(ran)
-    found = []
+    return list(_ran_beyond(_Keyed(case), tuple(dict.fromkeys(ran))))
+
+
+@dataclass(frozen=True)
+class _Keyed:
+    """A case that is hashed by its key: a report asks the same of each of its records."""
+
+    case: Case = field(compare=False)
+    key: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", self.case.key)
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _ran_beyond(keyed: _Keyed, used: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    case, found = keyed.case, list[tuple[str, str]]()
     for block, borrows in block_uses(case.model):
         whole = problem_of(block, case, borrows)
         for op, in_step in block_ops_in(block, borrows, case.workload.row):
@@ -30,4 +47,4 @@ def ran_beyond(case: Case, ran: Iterable[tuple[str, str]]) -> list[tuple[str, st
                     continue
                 if rows_at_once(backend.limits, problem) < min(given, problem.batch):
                     found.append(pair)
-    return list(dict.fromkeys(found))
+    return tuple(dict.fromkeys(found))

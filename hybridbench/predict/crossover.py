@@ -90,7 +90,7 @@ def lines(
         raise BadInput(f"no peak rate for dtype {dtype} on {gpu.name}: take bfloat16, float16 or float32.")
     rates = Fraction(peak), Fraction(gpu.memory_bytes_per_s)
 
-    def step(context: int) -> list[Phase]:
+    def step(context: int) -> tuple[Phase, ...]:
         return phases(spec, Workload(DECODE, context, batch), storage)
 
     def alone(which: int) -> Lines:

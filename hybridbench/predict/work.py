@@ -41,9 +41,10 @@ class Phase:
     moved_bytes: int
 
 
-def phases(spec: ModelSpec, work: Workload, storage: Storage) -> list[Phase]:
+@functools.lru_cache(maxsize=1 << 14)
+def phases(spec: ModelSpec, work: Workload, storage: Storage) -> tuple[Phase, ...]:
     """The phases of one step of a workload, one for each of its passes."""
-    return [PHASE_OF[one.kind](spec, one, work.batch, storage) for one in work.passes]
+    return tuple(PHASE_OF[one.kind](spec, one, work.batch, storage) for one in work.passes)
 
 
 @functools.lru_cache(maxsize=1 << 14)

@@ -12,15 +12,10 @@ from hybridbench.units import format_bytes, format_si
 
 def machines(records: Sequence[Record]) -> list[str]:
     """A line of facts for each machine and set of software, in the order of the records."""
-    lines = []
-    seen: list[Environment] = []
-    for record in records:
-        environment = record.environment
-        if environment in seen:
-            continue
-        seen.append(environment)
-        lines.append("; ".join(fact for fact in [*_facts(environment), _peaks(record)] if fact))
-    return lines
+    first = {repr(record.environment): record for record in reversed(records)}
+    seen = dict.fromkeys(repr(record.environment) for record in records)
+    ones = [first[environment] for environment in seen]
+    return ["; ".join(fact for fact in [*_facts(one.environment), _peaks(one)] if fact) for one in ones]
 
 
 def _facts(environment: Environment) -> list[str]:

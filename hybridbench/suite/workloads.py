@@ -10,6 +10,7 @@ is one row here and one builder in ``hybridbench.workload``:
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -208,7 +209,7 @@ class Workload:
         """What is known of this kind of workload."""
         return workload_row(self.kind)
 
-    @property
+    @functools.cached_property
     def passes(self) -> tuple[Pass, ...]:
         """What a step goes over, one pass after the other."""
         row = self.row

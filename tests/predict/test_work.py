@@ -41,7 +41,7 @@ def test_steps_by_hand() -> None:
 
 def test_a_generation_is_its_prefill_and_then_its_decode_steps() -> None:
     prefill, decoding = phases(SPEC, workload(GENERATE), STORAGE)
-    assert [prefill] == phases(SPEC, Workload(PREFILL, 64, 3), STORAGE)
+    assert (prefill,) == phases(SPEC, Workload(PREFILL, 64, 3), STORAGE)
     steps = [phases(SPEC, Workload(DECODE, depth, 3), STORAGE)[0] for depth in range(64, 96)]
     assert decoding.flops == sum(step.flops for step in steps)
     assert decoding.moved_bytes == sum(step.moved_bytes for step in steps)

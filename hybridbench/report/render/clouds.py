@@ -14,6 +14,7 @@ from hybridbench.report.render.charts import (
     HEIGHT,
     PLAIN_NUMBER,
     WIDTH,
+    AxisParts,
     Layers,
     data_of,
     definition_of,
@@ -53,7 +54,7 @@ def guide_rows(chart: Scatter) -> list[dict[str, Any]]:
     ]
 
 
-def scatter_axes(chart: Scatter) -> tuple[tuple[alt.Scale, dict[str, Any]], tuple[alt.Scale, dict[str, Any]]]:
+def scatter_axes(chart: Scatter) -> tuple[AxisParts, AxisParts]:
     """The scale and the ticks of both axes, which hold all dots and guides."""
     rows = [*scatter_rows(chart), *guide_rows(chart)]
     roof = chart.units[0] != chart.units[1]  # a straight line on logarithmic axes alone
@@ -69,10 +70,16 @@ def _scatter(chart: Scatter) -> Layers:
     x_in, y_in = shown_units(chart)
     (x_scale, x_ticks), (y_scale, y_ticks) = scatter_axes(chart)
     x = alt.X(
-        "x:Q", title=x_in.heading(chart.quantities[0]), scale=x_scale, axis=alt.Axis(labelExpr=PLAIN_NUMBER, **x_ticks)
+        "x:Q",
+        title=x_in.heading(chart.quantities[0]),
+        scale=alt.Scale(**x_scale),
+        axis=alt.Axis(labelExpr=PLAIN_NUMBER, **x_ticks),
     )
     y = alt.Y(
-        "y:Q", title=y_in.heading(chart.quantities[1]), scale=y_scale, axis=alt.Axis(labelExpr=PLAIN_NUMBER, **y_ticks)
+        "y:Q",
+        title=y_in.heading(chart.quantities[1]),
+        scale=alt.Scale(**y_scale),
+        axis=alt.Axis(labelExpr=PLAIN_NUMBER, **y_ticks),
     )
     color, shape = look(chart.models)
     guides = alt.Chart(data_of(guide_rows(chart))).mark_line(strokeDash=[5, 4], strokeWidth=1.5, color="#888888")
@@ -120,7 +127,9 @@ def _spread(chart: Spread) -> Layers:
     scale, ticks = distance_axis(chart)
 
     def y(field: str) -> alt.Y:
-        return alt.Y(f"{field}:Q", title=title, scale=scale, axis=alt.Axis(labelExpr=PLAIN_NUMBER, **ticks))
+        return alt.Y(
+            f"{field}:Q", title=title, scale=alt.Scale(**scale), axis=alt.Axis(labelExpr=PLAIN_NUMBER, **ticks)
+        )
 
     layers = [
         base.mark_rule(strokeWidth=1.5).encode(x=x, xOffset=offset, y=y("least"), y2="p95:Q", color=color),
@@ -135,17 +144,17 @@ def _spread(chart: Spread) -> Layers:
     return _whole(alt.layer(*layers), chart.title, f"{chart.subtitle}; {words}")
 
 
-def distance_axis(chart: Spread) -> tuple[alt.Scale, dict[str, Any]]:
+def distance_axis(chart: Spread) -> AxisParts:
     """A linear axis; where single samples lie far beyond all others, one that is logarithmic beyond 1%."""
     rows = spread_rows(chart)
     most = max(row["most"] for row in rows)
     usual = max(max(abs(row["least"]), abs(row["p95"])) for row in rows)
     if most <= _FAR * usual:
-        return alt.Scale(), {"tickCount": 6}
+        return {}, {"tickCount": 6}
     low, high = min(row["least"] for row in rows), most
     steps = [sign * digit * 10**power for sign in (-1, 1) for power in range(5) for digit in (1, 3)]
     ticks = sorted({0, *(step for step in steps if low <= step <= high)})
-    return alt.Scale(type="symlog", constant=1, domain=[min(low, -1), high * 1.2], nice=False), {"values": ticks}
+    return {"type": "symlog", "constant": 1, "domain": [min(low, -1), high * 1.2], "nice": False}, {"values": ticks}
 
 
 def _place_axis(axis: str, places: list[int]) -> alt.Axis:
@@ -155,7 +164,7 @@ def _place_axis(axis: str, places: list[int]) -> alt.Axis:
     return alt.Axis(labelAngle=0, labelExpr=f"({{{known}}})[toString(datum.value)]")
 
 
-def _axis(amounts: list[float], logarithmic: bool) -> tuple[alt.Scale, dict[str, Any]]:
+def _axis(amounts: list[float], logarithmic: bool) -> AxisParts:
     return value_axis(amounts, room_below=False, logarithmic=logarithmic)
 
 

@@ -77,7 +77,7 @@ class Figures:
             ("y", y_in.heading(chart.quantities[1])),
         ]
         rows, guides = scatter_rows(chart), guide_rows(chart)
-        axes = [[scale.to_dict(), ticks] for scale, ticks in scatter_axes(chart)]
+        axes = [list(axis) for axis in scatter_axes(chart)]
         key = json.dumps([columns, axes, _kin(chart.models)])
         definition = self._cached(
             key, lambda: _interactive(draw_scatter(chart, validate=False), columns, rows, guides=guides)
@@ -102,7 +102,7 @@ class Figures:
         ]
         scale, ticks = distance_axis(chart)
         places = sorted({box.place for box in chart.boxes})
-        key = json.dumps([chart.axis, places, _kin(chart.models), scale.to_dict(), ticks])
+        key = json.dumps([chart.axis, places, _kin(chart.models), scale, ticks])
         rows = spread_rows(chart)
         definition = self._cached(
             f"spread {key}", lambda: _interactive(draw_spread(chart, validate=False), columns, rows)
@@ -204,7 +204,7 @@ def _look(plot: Plot) -> str:
         [[one.series, one.place, one.word] for one in plot.failures],
         sorted({point.kind for point in plot.points}),
         any(point.low is not None for point in plot.points),
-        [scale.to_dict(), ticks],
+        [scale, ticks],
     ]
     return json.dumps(definition)
 
