@@ -186,10 +186,10 @@ def run_program(
 
 
 def _environment(mark: str, more: Mapping[str, str] | None) -> dict[str, str]:
-    return {TRITON_CACHE: triton_folder(), **os.environ, **(more or {}), MARK + mark: "1", STARTER: str(os.getpid())}
+    return {TRITON_CACHE: _triton_folder(), **os.environ, **(more or {}), MARK + mark: "1", STARTER: str(os.getpid())}
 
 
-def triton_folder() -> str:
+def _triton_folder() -> str:
     """Where Triton keeps compiled kernels unless ``TRITON_CACHE_DIR`` says otherwise.
 
     It is named to every process. Where it is not, Inductor names a folder of its own at its first kernel, for the whole

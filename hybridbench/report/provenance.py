@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 from hybridbench.derive.floors import peak_flops_per_s, peak_of
 from hybridbench.record import Environment, Record
@@ -12,10 +12,17 @@ from hybridbench.units import format_bytes, format_si
 
 def machines(records: Sequence[Record]) -> list[str]:
     """A line of facts for each machine and set of software, in the order of the records."""
-    first = {repr(record.environment): record for record in reversed(records)}
-    seen = dict.fromkeys(repr(record.environment) for record in records)
-    ones = [first[environment] for environment in seen]
-    return ["; ".join(fact for fact in [*_facts(one.environment), _peaks(one)] if fact) for one in ones]
+    first: dict[Hashable, Record] = {}
+    for record in records:
+        first.setdefault(_identity(record.environment), record)
+    facts = ([*_facts(record.environment), _peaks(record)] for record in first.values())
+    return ["; ".join(fact for fact in some if fact) for some in facts]
+
+
+def _identity(environment: Environment) -> Hashable:
+    """The same for equal environments, of which ten thousand are not compared with one another."""
+    values = vars(environment) | {"packages": frozenset(environment.packages.items())}
+    return tuple(values.values())
 
 
 def _facts(environment: Environment) -> list[str]:

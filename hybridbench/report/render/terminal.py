@@ -66,10 +66,12 @@ def print_table(table: Table, console: Console) -> None:
 def _said_once(table: Table) -> Table:
     """The table without what its rows repeat of the row above, in columns that are for once."""
     places = [place for place, column in enumerate(table.columns) if column.once]
+    if not places:
+        return table
     rows, above = [], None
     for row in table.rows:
         named = [row[place].text for place in places]
-        again = bool(places) and named == above
+        again = named == above
         rows.append([TableCell("") if again and place in places else cell for place, cell in enumerate(row)])
         above = named
     return replace(table, rows=rows)
