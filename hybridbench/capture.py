@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 
@@ -44,8 +44,9 @@ def captured(
         gc.collect()
     gc.disable()
     try:
-        generator = torch.cuda.default_generators[torch.cuda.current_device()]
-        with _copied(generator), torch.cuda.graph(graph, stream=stream, capture_error_mode=_errors_of()):
+        generator, pool = torch.cuda.default_generators[torch.cuda.current_device()], torch.cuda.graph_pool_handle()
+        recording = torch.cuda.graph(graph, pool, stream, capture_error_mode=_errors_of())
+        with _copied(generator), _given_back(pool), recording:
             step()
     finally:
         gc.enable()
@@ -70,3 +71,21 @@ def _copied(generator: torch.Generator) -> Iterator[None]:
         yield
     finally:
         generator.graphsafe_set_state(state)
+
+
+@contextmanager
+def _given_back(pool: tuple[int, int]) -> Iterator[None]:
+    """After a capture that fails, the current stream is the one before, and memory is no longer taken from its pool.
+
+    torch 2.11 leaves the stream as it is. Its allocator believes that the capture goes on: it takes all memory from the
+    pool of the capture and frees no cached block, so that 2 GiB of tensors fill a GPU of 140 GiB.
+    """
+    device, stream = torch.cuda.current_device(), torch.cuda.current_stream()
+    try:
+        yield
+    except BaseException:
+        torch.cuda.set_stream(stream)
+        with suppress(RuntimeError):  # it is ended already, as later versions do; the pool is the graph's then
+            torch._C._cuda_endAllocateToPool(device, pool)
+            torch._C._cuda_releasePool(device, pool)
+        raise

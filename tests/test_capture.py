@@ -1,4 +1,4 @@
-"""A capture leaves the random generator as it was, also when it fails."""
+"""A capture that fails leaves the random generator, the stream and the allocator as they were."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+import torch
 
-from hybridbench.capture import _copied
+from hybridbench.capture import _copied, _given_back
 
 
 @dataclass
@@ -43,3 +44,49 @@ def test_a_failed_capture_leaves_no_mark_on_the_generator() -> None:
         fail()
     assert generator.state is before
     assert not before.captured
+
+
+POOL = (0, 7)
+
+
+@pytest.fixture
+def allocator(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """What a CUDA device and its allocator are told; a CPU build of torch has neither."""
+    said: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: "before")
+    monkeypatch.setattr(torch.cuda, "set_stream", lambda stream: said.append(("stream", stream)))
+    for name in ("endAllocateToPool", "releasePool"):
+        monkeypatch.setattr(
+            torch._C, f"_cuda_{name}", lambda device, pool, name=name: said.append((name, device, pool)), raising=False
+        )
+    return said
+
+
+def fails() -> None:
+    with _given_back(POOL):
+        raise RuntimeError("operation failed due to a previous error during capture")
+
+
+def test_a_failed_capture_leaves_the_stream_and_its_pool(allocator: list[tuple[Any, ...]]) -> None:
+    with pytest.raises(RuntimeError, match="previous error"):
+        fails()
+    assert allocator == [("stream", "before"), ("endAllocateToPool", 3, POOL), ("releasePool", 3, POOL)]
+
+
+def test_a_pool_that_torch_has_left_is_the_graphs(
+    allocator: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ended(_device: int, _pool: tuple[int, int]) -> None:
+        raise RuntimeError("endAllocatePool: not currently recording to mempool_id")
+
+    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", ended, raising=False)
+    with pytest.raises(RuntimeError, match="previous error"):
+        fails()
+    assert allocator == [("stream", "before")]
+
+
+def test_a_capture_that_works_is_left_alone(allocator: list[tuple[Any, ...]]) -> None:
+    with _given_back(POOL):
+        pass
+    assert allocator == []

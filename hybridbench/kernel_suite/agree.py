@@ -153,9 +153,9 @@ def _ours(function: Function, trial: Trial, learnt: set[str], cell: Cell) -> tup
     found = {name: tensor.detach() for name, tensor in outputs.items()}
     if not learnt:
         return found, {}
-    generator = torch.Generator("cpu").manual_seed(cell.seed + 1)
+    generator = torch.Generator(next(iter(outputs.values())).device).manual_seed(cell.seed + 1)
     upstream = {
-        name: torch.randn(tensor.shape, generator=generator).to(tensor.device, tensor.dtype)
+        name: torch.randn(tensor.shape, generator=generator, device=tensor.device, dtype=tensor.dtype)
         for name, tensor in outputs.items()
         if tensor.requires_grad
     }

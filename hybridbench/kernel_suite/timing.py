@@ -33,7 +33,7 @@ import torch
 from hybridbench.errors import BadInput, reason
 from hybridbench.kernel_suite.flush import Flush, spacers
 from hybridbench.kernel_suite.pace import BLOCK_NS, Pace
-from hybridbench.kernel_suite.replayed import Replayed, launch_bound
+from hybridbench.kernel_suite.replayed import SAMPLES_PER_GRAPH, Replayed, launch_bound, samples_of
 from hybridbench.kernel_suite.warming import warm_up
 from hybridbench.measure.clock import TimedStep, Timer, nothing, timer_for
 from hybridbench.measure.nvml import Gpu
@@ -227,6 +227,7 @@ class Sampler:
         self._graph = plan.graph if device.type == "cuda" else False
         self._per_sample: int | None = 1 if flush else None
         self._not_captured: str | None = None
+        self._samples_per_graph = SAMPLES_PER_GRAPH
         self._spent_ns = 0
         self._wall_ns = 1.0  # a sample takes so long with everything around it
         self._samples_ns: list[int] = []
@@ -247,6 +248,8 @@ class Sampler:
         self._by_allocation.append(0)
         if self._graph is None:
             self._graph = launch_bound(self._calls[0], self._device)
+        if self._graph and number == 0:
+            self._samples_per_graph = samples_of(self._one_call_ns(), rotate)
         if self._per_sample is None:
             pilot = self._prepared(1)(PILOT_SAMPLES)
             self._per_sample = math.ceil(SHORT_CALL_NS / max(1.0, median(pilot)))
@@ -329,7 +332,7 @@ class Sampler:
     def _prepared(self, per_sample: int) -> Callable[[int], list[int]]:
         if self._graph:
             try:
-                return Replayed(self._calls, per_sample, self._flush, self._device).sample
+                graph = Replayed(self._calls, per_sample, self._flush, self._device, self._samples_per_graph)
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as error:
@@ -337,6 +340,8 @@ class Sampler:
                     raise  # earlier allocations were replayed, and a mixture of both would be neither
                 self._graph, self._not_captured = False, reason(error)
                 self._wait()
+            else:
+                return graph.sample
         return self._eager(per_sample)
 
     def _eager(self, per_sample: int) -> Callable[[int], list[int]]:
@@ -353,6 +358,13 @@ class Sampler:
             return [round(duration_ns / per_sample) for duration_ns in durations_ns]
 
         return take
+
+    def _one_call_ns(self) -> int:
+        """Wall time of one call that the host launches and waits for; ns."""
+        start_ns = self._now()
+        self._calls[0]()
+        self._wait()
+        return self._now() - start_ns
 
     def _wait(self) -> None:
         if self._device.type == "cuda":

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from hybridbench.bench import Bench
+from hybridbench.capture import captured
 from hybridbench.kernel_suite import self_test, together
 from hybridbench.kernel_suite.cell import Budget, Cell
 from hybridbench.kernel_suite.timing import Plan, time_calls
@@ -48,6 +49,18 @@ def test_what_waits_for_the_gpu_is_launched_and_says_why() -> None:
     found = time_calls(lambda _: torch.randn(1024, device=GPU).sum().item, GPU, Plan(graph=True))
     assert not found.graph
     assert found.not_captured
+
+
+def test_after_a_failed_capture_memory_is_freed_again() -> None:
+    stream = torch.cuda.current_stream()
+    with pytest.raises(RuntimeError):
+        captured(lambda: torch.randn(2**28, device=GPU).sum().item())
+    assert torch.cuda.current_stream() == stream
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_reserved()
+    torch.empty(2**30, dtype=torch.uint8, device=GPU)
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_reserved() == before < 2**28
 
 
 def test_a_flushed_cache_makes_a_difference() -> None:

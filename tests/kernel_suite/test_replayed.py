@@ -182,3 +182,21 @@ def test_a_capture_that_fails_later_does_not_mix_two_ways_of_timing(gpu: Gpu, mo
     monkeypatch.setattr(replayed, "captured", sometimes)
     with pytest.raises(RuntimeError, match="no"):
         timed(gpu, 60, 5, graph=True)
+
+
+def test_a_long_call_is_captured_once_for_each_of_its_inputs(gpu: Gpu, monkeypatch: Any) -> None:
+    """A reference of 100,000 launches: a dozen calls in a graph, warmed up three times, would take minutes."""
+    launched = []
+    monkeypatch.setattr(timing, "launch_bound", lambda call, device: launch_bound(call, device, gpu.now))
+
+    def make(number: int) -> Callable[[], None]:
+        def call() -> None:
+            launched.append(number)
+            gpu.launch("long", 400_000 * US, 100_000 * US)
+
+        return call
+
+    found = time_calls(make, GPU, replace(PLAN, max_samples=6, min_samples=6), timer=gpu, now=gpu.now)
+    assert (found.graph, set(found.samples_ns), gpu.captures) == (True, {100_000 * US}, 3)
+    assert len(launched) < 40
+    assert set(launched) == set(range(6))
