@@ -1,12 +1,14 @@
 """noise: how much the figure of a cell differs between processes that run the same code, by class of cell.
 
-The figures are standard deviations of a process's median. Those of a GPU were measured on one H200, six fresh processes
-or more of each kind one after the other, with CUDA events. They are of a GPU that nothing else uses. A figure that was
+The figures are standard deviations of a process's median. Those of a GPU were measured with CUDA events on H200s that
+nothing else used, in fresh processes: six or more of each kind one after the other on one card, and of graphed decode
+steps on three cards of one host, since a record does not say which card of a host it is of. A figure that was
 calibrated on the record's machine for the record's cell takes their place.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from hybridbench.compare.calibrated import NONE, Calibrations, MeasuredNoise
@@ -39,7 +41,21 @@ class NoiseClass:
         return f"{self.cells} {format_number(100 * self.frac, 2)}% ({self.source})"
 
 
-GRAPHED = NoiseClass("graphed decode steps", 0.0006, "steps of three 1b models")
+GRAPHED = NoiseClass(
+    "graphed decode steps of at most 8 sequences",
+    0.0014,
+    "suites/batch.toml on three cards, 35 cells; 0.06% between processes on one card",
+)
+GRAPHED_MANY = NoiseClass(
+    "graphed decode steps of more sequences",
+    0.0027,
+    "suites/batch.toml on three cards, 10 cells of 16; 44 cells of 64 and more 0.20%",
+)
+GRAPHED_32 = NoiseClass(
+    "graphed decode steps of 17 to 32 sequences",
+    0.012,
+    "suites/batch.toml on three cards, 10 cells of 32: from 4.1% faster to 2.3% slower, cause unknown",
+)
 TRAINING = NoiseClass("training steps on a GPU", 0.01, "assumed of a GPU at its power limit, not measured")
 SEQUENCES = NoiseClass(
     "prefills, and generations, which begin with one", 0.016, "causal attention, 4 x 8k, at the power limit"
@@ -67,7 +83,23 @@ LAUNCHES = NoiseClass(
     1.0,
     "the norm of 4 rows, 12 us, whose medians went from 5 to 98 us",
 )
-CLASSES = (GRAPHED, TRAINING, SEQUENCES, CLOCKS_MOVED, LAUNCHED, ON_CPU, KERNELS, PRODUCTS, RESTED, LAUNCHES)
+CLASSES = (
+    GRAPHED,
+    GRAPHED_MANY,
+    GRAPHED_32,
+    TRAINING,
+    SEQUENCES,
+    CLOCKS_MOVED,
+    LAUNCHED,
+    ON_CPU,
+    KERNELS,
+    PRODUCTS,
+    RESTED,
+    LAUNCHES,
+)
+
+
+_GRAPHED_BY_BATCH = ((8, GRAPHED), (16, GRAPHED_MANY), (32, GRAPHED_32), (math.inf, GRAPHED_MANY))
 
 
 def clocks_moved(record: Record | KernelRecord) -> bool:
@@ -107,7 +139,9 @@ def class_of(record: Record) -> NoiseClass:
         return SEQUENCES
     if record.case.execution.mode != GRAPH:
         return LAUNCHED
-    return GRAPHED if kind == DECODE else SEQUENCES  # a generation begins with a prefill
+    if kind != DECODE:
+        return SEQUENCES  # a generation begins with a prefill
+    return next(noise for most, noise in _GRAPHED_BY_BATCH if record.case.workload.batch <= most)
 
 
 def spread_frac(record: Record) -> float:

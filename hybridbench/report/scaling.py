@@ -15,7 +15,7 @@ from hybridbench.record import Record, Status
 from hybridbench.report.display import unit_for
 from hybridbench.report.part import ReportPart
 from hybridbench.report.table import NO_VALUE, Column, Table, TableCell
-from hybridbench.suite.case import Case, spread_text
+from hybridbench.suite.case import Case, Execution, spread_text
 from hybridbench.units import format_tokens
 
 TITLE = "scaling over several GPUs"
@@ -58,7 +58,7 @@ def scaling_table(records: Sequence[Record]) -> Table | None:
             Column("workload", "work", numeric=False),
             Column("ctx", "ctx"),
             Column("batch", "batch"),
-            Column("ranks", "ranks", numeric=False),
+            Column("ranks", "option", numeric=False),
             *(Column(name, units[name].heading(title)) for name, title in _METRICS),
             Column("strong_frac", "same batch [%]"),
             Column("weak_frac", "batch per GPU [%]"),
@@ -72,7 +72,7 @@ def scaling_table(records: Sequence[Record]) -> Table | None:
             TableCell(case.workload.kind, case.workload.kind),
             TableCell(format_tokens(case.workload.context), case.workload.context),
             TableCell(str(case.workload.batch), case.workload.batch),
-            TableCell(spread_text(case.execution), spread_text(case.execution)),
+            TableCell(_option(case.execution), spread_text(case.execution)),
         ]
         for name, _ in _METRICS:
             number = value(record, name)
@@ -81,6 +81,11 @@ def scaling_table(records: Sequence[Record]) -> Table | None:
             row.append(TableCell(NO_VALUE if number is None else f"{100 * number:.3g}", number))
         table.rows.append(row)
     return table
+
+
+def _option(execution: Execution) -> str:
+    """What asks for several ranks: ``--gpus 2``."""
+    return f"--gpus {execution.gpus}" if execution.gpus > 1 else f"--tp {execution.tp}"
 
 
 def efficiencies(record: Record, alone: Mapping[tuple[str, str], Record]) -> tuple[float | None, float | None]:

@@ -34,10 +34,12 @@ _NAMING_KEYS = (
     "op",
     "problem",
     "backend",
+    "workload",
+    "ctx",
 )
 """Keys of columns that identify a row, if they are among the first ``_NAMING`` columns of a table."""
-_GROUP_KEYS = ("gpus", "tp")
-"""Keys of two more, which only tables of several GPUs have."""
+_GROUP_KEYS = ("gpus", "tp", "ranks")
+"""Keys of more, which only tables of several GPUs have."""
 _STYLES = {"ok": "green", "oom": "yellow", "unsupported": "yellow", NOT_RUN: "dim"}
 
 
