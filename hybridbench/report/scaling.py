@@ -16,7 +16,7 @@ from hybridbench.report.display import unit_for
 from hybridbench.report.part import ReportPart
 from hybridbench.report.table import NO_VALUE, Column, Table, TableCell
 from hybridbench.suite.case import Case, Execution, spread_text
-from hybridbench.units import format_tokens
+from hybridbench.units import format_number, format_tokens
 
 TITLE = "scaling over several GPUs"
 _METRICS = (
@@ -39,15 +39,56 @@ def scaling_parts(records: Sequence[Record]) -> list[ReportPart]:
         "same batch on each. At the floor it is the best that the rates measured with it allow. Exposed is what "
         "a step waits for: its time less that of the same step without transfers."
     )
-    return [ReportPart(TITLE, [sentence], [table])]
+    return [ReportPart(TITLE, [*scaling_sentences(records), sentence], [table])]
+
+
+def scaling_sentences(records: Sequence[Record]) -> list[str]:
+    """A sentence for each kind of work, scale and option: what each GPU gives of one alone, and what a step waits for.
+
+    Cases without a case of one rank to compare with are left out.
+    """
+    alone = _alone(records)
+    groups: dict[tuple[str, str, str], list[tuple[float, float | None, float | None]]] = {}
+    for record in _of_several(records):
+        strong, _ = efficiencies(record, alone)
+        if strong is not None:
+            exposed, step = value(record, "exposed_s"), value(record, "step_s")
+            waits = None if exposed is None or not step else exposed / step
+            case = record.case
+            name = (case.workload.kind, case.model.scale, _option(case.execution))
+            groups.setdefault(name, []).append((strong, value(record, "scaling_floor_frac"), waits))
+    made = []
+    for (kind, scale, option), found in groups.items():
+        sentence = (
+            f"{kind} at {scale}, {option}: each GPU gives {_percents([one for one, _, _ in found])} of what one alone "
+            "gives with the same batch"
+        )
+        floors = [floor for _, floor, _ in found if floor is not None]
+        waits = [wait for _, _, wait in found if wait is not None]
+        sentence += f" (at the floor {_percents(floors)})" if floors else ""
+        sentence += f"; {_percents(waits)} of a step is spent waiting for transfers" if waits else ""
+        made.append(f"{sentence}.")
+    return made
+
+
+def _percents(fractions: Sequence[float]) -> str:
+    low, high = (format_number(100 * one, 3) for one in (min(fractions), max(fractions)))
+    return f"{low}%" if low == high else f"{low} to {high}%"
+
+
+def _of_several(records: Sequence[Record]) -> list[Record]:
+    return [record for record in records if record.status is Status.OK and record.case.ranks > 1]
+
+
+def _alone(records: Sequence[Record]) -> dict[tuple[str, str], Record]:
+    return {_key(record.case, record): record for record in records if record.case.ranks == 1}
 
 
 def scaling_table(records: Sequence[Record]) -> Table | None:
     """A row for each case of several ranks that has a time; None if there is none."""
-    found = [record for record in records if record.status is Status.OK and record.case.ranks > 1]
+    found, alone = _of_several(records), _alone(records)
     if not found:
         return None
-    alone = {_key(record.case, record): record for record in records if record.case.ranks == 1}
     units = {name: unit_for([value(record, name) for record in found], unit) for name, unit in _UNITS.items()}
     units |= dict.fromkeys(("exposed_s", "transfer_s"), units["step_s"])
     units["predicted_peak_bytes"] = units["rank_peak_bytes"]

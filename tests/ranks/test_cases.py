@@ -24,7 +24,7 @@ from hybridbench.model.build import build_model, resolve_backends
 from hybridbench.predict.fit import largest_fit
 from hybridbench.predict.group import GpuGroup
 from hybridbench.record import BackendUse, Ceilings, Links, Memory, Observed, RankObserved, Record, Status
-from hybridbench.report.scaling import scaling_table
+from hybridbench.report.scaling import scaling_sentences, scaling_table
 from hybridbench.suite.case import Case, Execution
 from hybridbench.suite.file import load_suite
 from hybridbench.suite.spread import part_of_case
@@ -261,3 +261,8 @@ def test_the_table_compares_with_one_gpu_at_the_same_batch_and_at_the_same_batch
     assert found["predicted_peak_bytes"] == value(records[2], "predicted_peak_bytes") is not None
     assert found["scaling_floor_frac"] == pytest.approx(1.0), "transfers take less than the work, so they can be hidden"
     assert scaling_table(records[:2]) is None
+    assert scaling_sentences(records) == [
+        "train at 1b, --gpus 2: each GPU gives 81.8% of what one alone gives with the same batch (at the floor 100%); "
+        "13.6% of a step is spent waiting for transfers."
+    ]
+    assert scaling_sentences(records[2:]) == []
