@@ -148,7 +148,7 @@ def limits(cases: Iterable[tuple[str, Record]]) -> list[str]:
         least, most = min(share for _, share in reached), max(share for _, share in reached)
         some = format_number(least) + (f" to {format_number(most)}" if len(reached) > 1 else "")
         who = "all" if len(shares) == 1 and len(reached) > 1 else ", ".join(name for name, _ in reached)
-        parts.append(f"{set_by} ({who}: at {some}% of it)")
+        parts.append(f"{set_by} ({who} {'reach' if len(reached) > 1 else 'reaches'} {some}% of the speed it allows)")
     sentences = [f"What sets the floor there: {'; '.join(parts)}."]
     slow = [name for reached in shares.values() for name, share in reached if share < 50]
     if slow:
@@ -156,6 +156,8 @@ def limits(cases: Iterable[tuple[str, Record]]) -> list[str]:
             f"Less than half of it: {', '.join(slow)}. Launches or slow kernels take the rest; hybridbench trace shows "
             "which."
         )
+    else:
+        sentences.append("hybridbench trace shows where the rest goes.")
     return sentences
 
 

@@ -77,7 +77,8 @@ def test_findings_say_who_leads_and_by_how_much(decode_records: list[Record]) ->
         "At context 32k mamba is fastest with 4,633 tokens/s, 2.40 times transformer with 1,929.",
         "It leads inter 2+11 by 1.155 (1.132..1.178) times, in brackets what the 95% intervals of the medians allow.",
         "mamba reaches 63.2% of the speed its floor allows.",
-        "What sets the floor there: memory bandwidth (all: at 63.2 to 68.0% of it).",
+        "What sets the floor there: memory bandwidth (all reach 63.2 to 68.0% of the speed it allows).",
+        "hybridbench trace shows where the rest goes.",
         "Peak memory there: 2.63 GiB (mamba) to 6.55 GiB (transformer).",
         "Fastest by context: inter 2+11, mamba, swa 3+13 and intra 2+11 (a tie) at 4k; mamba and inter 2+11 (a tie) at "
         "8k; mamba from 16k to 32k.",

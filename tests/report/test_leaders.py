@@ -93,7 +93,9 @@ def test_what_sets_a_floor_follows_the_rates_of_the_machine(
     assert metrics.value(record, "floor_s") == pytest.approx(max(work / flops, moved / bytes_rate))
     (group,) = group_records([record])
     set_by = {"memory": "memory bandwidth", "compute": "arithmetic"}[word]
-    assert any(sentence.startswith(f"What sets the floor there: {set_by} (mamba: at ") for sentence in findings(group))
+    assert any(
+        sentence.startswith(f"What sets the floor there: {set_by} (mamba reaches ") for sentence in findings(group)
+    )
 
 
 @pytest.mark.parametrize(

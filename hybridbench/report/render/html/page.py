@@ -166,7 +166,7 @@ def _unsaid(report: Report) -> str:
 def _caveats(records: Iterable[Record]) -> str:
     counts = Counter(caveat for record in records for caveat in doubts(record))
     if not counts:
-        return "<p>No measurement has a caveat.</p>"
+        return "<p>No case has a caveat of its own. What holds for a whole table stands below it.</p>"
     columns = [Column("caveat", "caveat", False), Column("cases", "cases"), Column("advice", "what it means", False)]
     rows = [
         [TableCell(caveat.value.replace("_", " ")), TableCell(f"{count:,}"), TableCell(ADVICE[caveat])]
