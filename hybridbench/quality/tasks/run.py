@@ -6,7 +6,7 @@ is asked. Kernels are verified, and forward and backward are checked at the size
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -140,6 +140,7 @@ class TaskLearner(Trainer):
         self.progress = Reached(energy_j=None if bench.gpu is None else 0.0)
         self._batches: list[tuple[int, Tensor]] = []
         self._epoch = -1
+        self._kinds: list[int] = []
 
     def check(self) -> tuple[list[SizeCheck], list[Caveat]]:
         """Verifies the kernels, and checks forward and backward on a batch of the longest sequences to train on."""
@@ -168,13 +169,23 @@ class TaskLearner(Trainer):
 
     @override
     def loss_of(self, step: int) -> Tensor:
-        epoch, place = divmod(step, self.case.setting.steps_per_epoch)
-        if epoch != self._epoch:
-            self._epoch, self._batches = epoch, list(self._order(epoch))
-        part, number_B = self._batches[place]
+        part, number_B = self._batch(step)
         hidden_AD, target_A = self._asked_of(self.parts[part].rows(number_B))
         loss: Tensor = self.model.ops["linear_cross_entropy"](hidden_AD, self.model.embedding_VD, target_A)
         return loss
+
+    def _batch(self, step: int) -> tuple[int, Tensor]:
+        """The part that a step's sequences are of, and their numbers (B). Epochs are read one after the other."""
+        epoch, place = divmod(step, self.case.setting.steps_per_epoch)
+        if epoch != self._epoch:
+            self._epoch, self._batches = epoch, list(self._order(epoch))
+            self._kinds += [part for part, _ in self._batches]
+        return self._batches[place]
+
+    @override
+    def kinds(self, stop: int) -> Sequence[int]:
+        """A kind of batch is a part of the training set: longer sequences with more pairs have higher losses."""
+        return self._kinds[:stop]
 
     def _order(self, epoch: int) -> Iterator[tuple[int, Tensor]]:
         """An epoch's batches: each of sequences of one part, all of them in an order of seed and epoch alone."""
