@@ -1,4 +1,4 @@
-"""A capture leaves the random generator as it was, also when it fails."""
+"""A capture leaves the random generator as it was, also when it fails; several share their memory."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+import torch
 
-from hybridbench.capture import _copied
+from hybridbench import capture
+from hybridbench.capture import _copied, captured_together
 
 
 @dataclass
@@ -43,3 +45,18 @@ def test_a_failed_capture_leaves_no_mark_on_the_generator() -> None:
         fail()
     assert generator.state is before
     assert not before.captured
+
+
+def test_steps_that_are_captured_together_share_memory_and_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[dict[str, Any]] = []
+
+    def captured(step: Any, **how: Any) -> Any:
+        given.append(how)
+        return step
+
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", object)
+    monkeypatch.setattr(torch.cuda, "Stream", object)
+    monkeypatch.setattr(capture, "captured", captured)
+    steps = [list, dict, set]
+    assert captured_together(steps) == steps
+    assert len({how["pool"] for how in given}) == len({how["stream"] for how in given}) == 1

@@ -55,8 +55,8 @@ def learner_of(case: TaskCase) -> TaskLearner:
 def test_losses_and_answers_are_those_of_whole_logits(task: str) -> None:
     learner = learner_of(case_of(task, "inter"))
     examples = TASKS[task].train(learner.case.setting, learner.case.seed)
-    loss = float(learner.loss_of(0))
-    part, number_B = learner._batches[0]
+    loss = float(learner.loss_of(*learner._batch(0)))
+    part, number_B = learner._batch(0)
     token_BT, target_BT = (
         torch.from_numpy(side)[number_B] for side in (examples[part].token_NT, examples[part].target_NT)
     )

@@ -72,15 +72,9 @@ class Trainer:
     model: LanguageModel
     optimizer: MasterAdamW
 
-    def loss_of(self, step: int) -> Tensor:
-        """The loss of a step's batch, with its graph."""
-        raise NotImplementedError
-
     def gradients_of(self, step: int) -> tuple[Tensor, Tensor]:
         """The loss of a step's batch, and the norm of its gradients, whose clipped values the optimizer then holds."""
-        loss = self.loss_of(step)
-        torch.autograd.backward(loss)
-        return loss.detach(), self.optimizer.gather()
+        raise NotImplementedError
 
     def kinds(self, stop: int) -> Sequence[int]:
         """The kind of batch that each step before ``stop`` had: the watch compares only losses of one kind."""
