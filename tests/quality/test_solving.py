@@ -252,6 +252,8 @@ def typed(*words: object) -> Result:
         (("--lr", "1e-3,-1"), "every learning rate must be above 0"),
         (("--evals", "0"), "--evals 0: give a number"),
         (("--limit", "0"), "--limit 0: give seconds above 0"),
+        (("--mode", "graph"), "--mode graph captures a CUDA graph: leave --mode out on a CPU"),
+        (("--mode", "compile"), "unknown mode of training 'compile'"),
         (("--arch", "mambo"), "unknown arch 'mambo': did you mean 'mamba'?"),
         (("--resume",), "--resume without -o"),
         (("--arch", "transformer", "--ratio", "1:1"), "--ratio"),
