@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import torch
 
 WARMUPS = 3
+
+
+def captured_together(steps: Sequence[Callable[[], object]]) -> list[Callable[[], object]]:
+    """A CUDA graph of each step, of which one at a time runs: they share memory, and take least with the largest first.
+
+    What a replay leaves in memory that the graphs share is lost at the next replay of any of them: copy it before. They
+    share a stream too, since cuBLAS keeps memory for each one.
+
+    Args:
+        steps: as of ``captured``.
+
+    Raises:
+        RuntimeError: a step cannot be captured.
+    """
+    pool, stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
+    return [captured(step, stream=stream, pool=pool) for step in steps]
 
 
 def captured(
@@ -17,6 +34,7 @@ def captured(
     put_back: Callable[[], object] = lambda: None,
     collect: bool = True,
     stream: torch.cuda.Stream | None = None,
+    pool: Any = None,
 ) -> Callable[[], object]:
     """A CUDA graph of ``step``; calling it replays the graph.
 
@@ -25,6 +43,7 @@ def captured(
         collect: free older graphs first, which takes 0.2 s. It can be left out where one capture follows another.
         stream: where the step is warmed up and captured; None takes a stream of its own. A backward runs on its
             forward's stream, so the stream must be that one where the forward is not captured with it.
+        pool: of memory that graphs share (``torch.cuda.graph_pool_handle``); None for memory of its own.
 
     Warm-up runs on a side stream first, as capture requires: lazy initialisation and autotuning must not be captured.
     Python's garbage collector is off during the capture, which fails if an older graph is freed meanwhile.
@@ -44,9 +63,9 @@ def captured(
         gc.collect()
     gc.disable()
     try:
-        generator, pool = torch.cuda.default_generators[torch.cuda.current_device()], torch.cuda.graph_pool_handle()
-        recording = torch.cuda.graph(graph, pool, stream, capture_error_mode=_errors_of())
-        with _copied(generator), _given_back(pool), recording:
+        generator = torch.cuda.default_generators[torch.cuda.current_device()]
+        memory = torch.cuda.graph_pool_handle() if pool is None else pool
+        with _copied(generator), _given_back(memory), torch.cuda.graph(graph, memory, stream, _errors_of()):
             step()
     finally:
         gc.enable()

@@ -1,4 +1,4 @@
-"""A capture that fails leaves the random generator, the stream and the allocator as they were."""
+"""A capture that fails leaves generator, stream and allocator as they were; several share their memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from hybridbench.capture import _copied, _given_back
+from hybridbench import capture
+from hybridbench.capture import _copied, _given_back, captured_together
 
 
 @dataclass
@@ -90,3 +91,18 @@ def test_a_capture_that_works_is_left_alone(allocator: list[tuple[Any, ...]]) ->
     with _given_back(POOL):
         pass
     assert allocator == []
+
+
+def test_steps_that_are_captured_together_share_memory_and_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[dict[str, Any]] = []
+
+    def captured(step: Any, **how: Any) -> Any:
+        given.append(how)
+        return step
+
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", object)
+    monkeypatch.setattr(torch.cuda, "Stream", object)
+    monkeypatch.setattr(capture, "captured", captured)
+    steps = [list, dict, set]
+    assert captured_together(steps) == steps
+    assert len({how["pool"] for how in given}) == len({how["stream"] for how in given}) == 1

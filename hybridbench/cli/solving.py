@@ -42,6 +42,7 @@ SEEDS, EVALUATIONS = 3, 16
 @click.option("--evals", "evaluations", type=int, default=EVALUATIONS, show_default=True, help="Judgements in a run.")
 @click.option("--device", help="cpu or cuda.  [cuda where there is a GPU]")
 @click.option("--dtype", help="Dtype of weights and activations; masters are float32.  [bfloat16, float32 on a CPU]")
+@click.option("--mode", help="graph (a CUDA graph) or eager.  [graph, eager with experts; eager on a CPU]")
 @click.option("--backend", "backend", multiple=True, metavar="OP=NAME", help="Kernel for an operation; repeatable.")
 @click.option("--limit", "limit_s", type=float, default=3600.0, show_default=True, help="Seconds a run may take.")
 @click.option("--resume", is_flag=True, help="Skip runs that -o already holds a record of.")

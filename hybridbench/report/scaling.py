@@ -53,10 +53,10 @@ def scaling_sentences(records: Sequence[Record]) -> list[str]:
         strong, _ = efficiencies(record, alone)
         if strong is not None:
             exposed, step = value(record, "exposed_s"), value(record, "step_s")
-            waits = None if exposed is None or not step else exposed / step
+            waiting = None if exposed is None or not step else exposed / step
             case = record.case
             name = (case.workload.kind, case.model.scale, _option(case.execution))
-            groups.setdefault(name, []).append((strong, value(record, "scaling_floor_frac"), waits))
+            groups.setdefault(name, []).append((strong, value(record, "scaling_floor_frac"), waiting))
     made = []
     for (kind, scale, option), found in groups.items():
         sentence = (

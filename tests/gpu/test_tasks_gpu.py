@@ -6,10 +6,11 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from hybridbench.arch.families import ARCHS, Options, build_spec
+from hybridbench.arch.families import ARCHS, MIXED, Options, build_spec
 from hybridbench.bench import Bench, Instruments
 from hybridbench.quality.contexts.case import Beyond, ContextCase, There
 from hybridbench.quality.contexts.record import ContextObserved
@@ -18,8 +19,9 @@ from hybridbench.quality.corpus.build import CorpusPlan, build
 from hybridbench.quality.corpus.sources import named_source
 from hybridbench.quality.corpus.vocabulary import model_vocabulary
 from hybridbench.quality.tasks.case import TaskCase
-from hybridbench.quality.tasks.run import run_task
-from hybridbench.quality.tasks.task import TASKS
+from hybridbench.quality.tasks.examples import ExamplePart
+from hybridbench.quality.tasks.run import TaskLearner, run_task
+from hybridbench.quality.tasks.task import TASKS, Setting
 from hybridbench.quality.training.case import Judging, LearnCase, RunFiles
 from hybridbench.quality.training.recipe import LearnRecipe
 from hybridbench.quality.training.run import run_learn
@@ -33,6 +35,7 @@ pytestmark = [
 ]
 
 ON_GPU = Execution("cuda", "bfloat16", "eager")
+GRAPH = replace(ON_GPU, mode="graph")
 PLAIN = Execution(
     "cuda", "float32", "eager", backends=dict.fromkeys((op for op in OPS if op != DECODE_STEP), "reference")
 )
@@ -42,18 +45,64 @@ def bench() -> Bench:
     return Bench.open("cuda", lambda _name: None, Instruments(ceilings=lambda _device, _dtype: None))
 
 
+def task_case(task: str, arch: str, setting: Setting, execution: Execution) -> TaskCase:
+    options = Options(ratio="1:1") if arch in MIXED else Options()
+    spec = replace(build_spec(arch, "2x64", options), vocab_size=model_vocabulary(setting.vocabulary))
+    return TaskCase(spec, task, "toy", setting, execution, 2)
+
+
 @pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("task", ["mqar", "mad-compression", "parity"])
 def test_every_family_learns_a_task(task: str, arch: str) -> None:
-    options = Options(ratio="1:1") if arch in ("swa", "inter", "intra") else Options()
     setting = replace(TASKS[task].toy, epochs=2)
-    spec = replace(build_spec(arch, "2x64", options), vocab_size=model_vocabulary(setting.vocabulary))
-    seen, caveats = run_task(TaskCase(spec, task, "toy", setting, ON_GPU, 2), bench())
+    seen, caveats = run_task(task_case(task, arch, setting, GRAPH), bench())
     assert seen.finished
     assert not caveats
     guess = {"mqar": 64, "mad-compression": 16, "parity": 2}[task]
     assert seen.losses[-1] < math.log(guess)
     assert len(seen.curve[-1].correct_frac) == len(setting.test)
+
+
+def learner(arch: str, execution: Execution) -> TaskLearner:
+    """Of sequences of two lengths, judged at these and at a longer one."""
+    train = ExamplePart(64, 640, 4), ExamplePart(128, 640, 16)
+    setting = replace(TASKS["mqar"].toy, train=train, test=(*train, ExamplePart(256, 64, 16)), epochs=1)
+    made = TaskLearner(task_case("mqar", arch, setting, execution), bench())
+    made.begin()
+    return made
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_graphs_of_two_lengths_learn_as_launches_do(arch: str) -> None:
+    """Equal losses but for the order in which some kernels add, which from one eager run to the next differs too."""
+
+    def learned(execution: Execution) -> tuple[np.ndarray, np.ndarray]:
+        run = learner(arch, execution)
+        for stop in (10, 20):
+            run.judge()  # between the steps, so that what it allocates and keeps lies beside what graphs use
+            run.steps_until(stop)
+        assert set(run.kinds(20)) == {0, 1}
+        return np.array(run.progress.losses), np.array(run.progress.norms)
+
+    (eager, norms), (again, _), (graph, graph_norms) = (learned(how) for how in (ON_GPU, ON_GPU, GRAPH))
+    assert np.abs(graph[:5] - eager[:5]).max() < 2e-3, "the first steps of equal weights and batches"
+    assert graph_norms[:5] == pytest.approx(norms[:5], rel=0.02)
+    assert np.abs(graph - eager).max() <= max(3 * np.abs(again - eager).max(), 0.02)
+    assert graph[-4:].mean() < graph[:4].mean()
+
+
+@pytest.mark.parametrize("execution", [ON_GPU, GRAPH], ids=lambda one: one.mode)
+@pytest.mark.parametrize("arch", ARCHS)
+def test_steps_of_a_task_do_not_wait_for_the_gpu(arch: str, execution: Execution) -> None:
+    run = learner(arch, execution)
+    losses = [run.step(step)[0] for step in range(10)]
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        losses += [run.step(step)[0] for step in range(10, 20)]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.isfinite(torch.stack(losses)).all()
 
 
 @pytest.mark.parametrize("arch", ARCHS)

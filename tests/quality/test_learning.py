@@ -153,17 +153,66 @@ def test_a_run_that_leaves_the_numbers_ends_there(case_of: CaseOf, monkeypatch: 
     assert LearnRecord.from_json(record_of(case, seen).to_json()).observed == seen
 
 
+def events(losses: list[float], kinds: list[int] | None = None, start: int = 0) -> list[tuple[Mark, int]]:
+    found = new_events(losses, [1.0] * len(losses), kinds or [0] * len(losses), start)
+    return [(event.mark, event.step) for event in found]
+
+
 def test_spikes_and_divergence_are_told_apart() -> None:
     flat = [3.0] * (4 * WINDOW)
-    norms = [1.0] * (8 * WINDOW)
-    assert new_events(flat, norms, 0) == []
+    assert events(flat) == []
     spiked = [*flat[:50], 4.0, 4.0, *flat[52:]]
-    assert [(event.mark, event.step) for event in new_events(spiked, norms, 0)] == [(Mark.SPIKE, 50)]
-    worse = flat + [4.5] * WINDOW
-    found = new_events(worse, norms, 0)
-    assert (found[-1].mark, found[-1].step) == (Mark.DIVERGED, 5 * WINDOW - 1)
+    assert events(spiked) == [(Mark.SPIKE, 50)]
+    assert events(flat + [4.5] * WINDOW)[-1] == (Mark.DIVERGED, 5 * WINDOW - 1)
     slow = [3.0 + 0.005 * step for step in range(6 * WINDOW)]
-    assert new_events(slow, norms, 0) == []
+    assert events(slow) == []
+
+
+HIGH, LOW = 8.0, 0.5
+"""Losses of two kinds of batches, of which every fourth is of the first."""
+KINDS = [int(step % 4 != 0) for step in range(12 * WINDOW)]
+
+
+def mixed(*more: float) -> list[float]:
+    """Losses of both kinds; in the second half each is so much higher, by its kind."""
+    half = len(KINDS) // 2
+    return [(HIGH, LOW)[kind] + (more[kind] if step >= half and more else 0.0) for step, kind in enumerate(KINDS)]
+
+
+def test_losses_of_one_kind_of_batch_are_compared_with_each_other_only() -> None:
+    assert events(mixed(), KINDS) == []
+    bunched = sorted(KINDS[: 4 * WINDOW], reverse=True) + KINDS[4 * WINDOW :]
+    assert events([(HIGH, LOW)[kind] for kind in bunched], bunched) == []
+    once = mixed()
+    rare = 8 * WINDOW
+    assert KINDS[rare] == 0
+    once[rare] += 1.0
+    assert events(once, KINDS) == [(Mark.SPIKE, rare)]
+    hidden = mixed()
+    hidden[rare + 1] = 2.0  # far below the other kind's loss
+    assert events(hidden, KINDS) == [(Mark.SPIKE, rare + 1)]
+
+
+def test_a_divergence_of_one_kind_or_of_all_ends_a_run() -> None:
+    half = len(KINDS) // 2
+    for more, kind in (((1.2, 0.0), 0), ((0.0, 1.2), 1), ((1.2, 1.2), 1)):
+        found = events(mixed(*more), KINDS)
+        mark, step = found[-1]
+        assert mark is Mark.DIVERGED
+        assert KINDS[step] == kind, "where all diverge, the commonest is known first"
+        assert KINDS[half:step].count(kind) < 2 * WINDOW
+        assert found[0] == (Mark.SPIKE, KINDS.index(kind, half) if 0.0 in more else half)
+        assert events(mixed(*more), KINDS, start=step)[-1] == (mark, step), "also where it was paused before"
+
+
+def test_no_number_ends_a_run_at_any_kind_of_batch() -> None:
+    for step in (0, 5, 8 * WINDOW):
+        losses = mixed()
+        losses[step] = math.nan
+        assert events(losses, KINDS) == [(Mark.NOT_A_NUMBER, step)]
+    norms = [1.0] * len(KINDS)
+    norms[5] = math.inf
+    assert [(one.mark, one.step) for one in new_events(mixed(), norms, KINDS, 0)] == [(Mark.NOT_A_NUMBER, 5)]
 
 
 def test_another_corpus_and_another_runs_checkpoint_are_refused(case_of: CaseOf) -> None:

@@ -11,6 +11,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from click.testing import CliRunner, Result
+from torch import Tensor
+from typing_extensions import override
 
 from hybridbench.arch.families import Options, build_spec, pattern_spec
 from hybridbench.arch.model import ModelSpec
@@ -27,6 +29,7 @@ from hybridbench.quality.tasks.render import write
 from hybridbench.quality.tasks.report import build
 from hybridbench.quality.tasks.run import TaskLearner, run_task
 from hybridbench.quality.tasks.task import TASKS, Setting
+from hybridbench.quality.training.record import Mark
 from hybridbench.record import Memory, Status
 from hybridbench.suite.case import Execution
 
@@ -52,8 +55,8 @@ def learner_of(case: TaskCase) -> TaskLearner:
 def test_losses_and_answers_are_those_of_whole_logits(task: str) -> None:
     learner = learner_of(case_of(task, "inter"))
     examples = TASKS[task].train(learner.case.setting, learner.case.seed)
-    loss = float(learner.loss_of(0))
-    part, number_B = learner._batches[0]
+    loss = float(learner.loss_of(*learner._batch(0)))
+    part, number_B = learner._batch(0)
     token_BT, target_BT = (
         torch.from_numpy(side)[number_B] for side in (examples[part].token_NT, examples[part].target_NT)
     )
@@ -118,6 +121,54 @@ def test_a_run_is_observed_and_comes_back(arch: str) -> None:
 def test_a_run_ends_where_the_task_is_solved() -> None:
     case = case_of("parity", solved=0.1)
     assert [point.step for point in run_task(case, Bench(torch.device("cpu"), None, None))[0].curve] == [0, 3]
+
+
+class Scripted(TaskLearner):
+    """A run whose losses are a script: of the part that a batch is of, and of the step."""
+
+    def losses(self, part: int, step: int) -> float:
+        return (8.0, 0.5)[part]
+
+    @override
+    def step(self, step: int) -> tuple[Tensor, Tensor]:
+        part, _ = self._batch(step)
+        return torch.tensor(self.losses(part, step)), torch.ones(())
+
+    @override
+    def judge(self) -> bool:
+        self.progress.curve.append(Scored(self.progress.step, [0.0] * 3, 1, None))
+        return False
+
+
+class Worse(Scripted):
+    @override
+    def losses(self, part: int, step: int) -> float:
+        return super().losses(part, step) + (1.5 if part == 0 and step >= 150 else 0.0)
+
+
+def scripted(kind: type[Scripted]) -> Scripted:
+    """A finished run of 300 steps, half of them of each part, with a pause at every sixth."""
+    case = case_of("mqar")
+    learner = kind(replace(case, setting=replace(case.setting, epochs=50)), Bench(torch.device("cpu"), None, None))
+    learner.progress.curve.append(Scored(0, [0.0] * 3, 1, None))
+    learner.train()
+    return learner
+
+
+def test_parts_of_different_loss_are_no_spikes_and_no_divergence() -> None:
+    learner = scripted(Scripted)
+    assert learner.progress.step == 300
+    assert learner.progress.events == []
+    assert set(learner.progress.losses) == {8.0, 0.5}
+
+
+def test_a_part_that_gets_worse_ends_the_run() -> None:
+    learner = scripted(Worse)
+    events = learner.progress.events
+    assert events[0].mark is Mark.SPIKE
+    assert events[-1].mark is Mark.DIVERGED
+    assert {event.loss for event in events} == {9.5}
+    assert 150 < learner.progress.step < 300
 
 
 def test_equal_seeds_learn_equally() -> None:
@@ -201,6 +252,8 @@ def typed(*words: object) -> Result:
         (("--lr", "1e-3,-1"), "every learning rate must be above 0"),
         (("--evals", "0"), "--evals 0: give a number"),
         (("--limit", "0"), "--limit 0: give seconds above 0"),
+        (("--mode", "graph"), "--mode graph captures a CUDA graph: leave --mode out on a CPU"),
+        (("--mode", "compile"), "unknown mode of training 'compile'"),
         (("--arch", "mambo"), "unknown arch 'mambo': did you mean 'mamba'?"),
         (("--resume",), "--resume without -o"),
         (("--arch", "transformer", "--ratio", "1:1"), "--ratio"),

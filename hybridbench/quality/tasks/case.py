@@ -14,7 +14,7 @@ from hybridbench.quality.tasks.examples import ExamplePart
 from hybridbench.quality.tasks.task import Setting
 from hybridbench.quality.training.case import key_of
 from hybridbench.quality.training.recipe import LearnRecipe
-from hybridbench.suite.case import COMPILE, Case, Execution
+from hybridbench.suite.case import COMPILE, GRAPH, Case, Execution
 from hybridbench.suite.workloads import TRAIN, Workload
 
 
@@ -100,6 +100,11 @@ class TaskCase:
             for part in self.setting.train
         )
         return self.setting.epochs * per_epoch
+
+    @property
+    def graphed(self) -> bool:
+        """Whether forward and backward are captured in CUDA graphs."""
+        return self.execution.mode == GRAPH
 
     @property
     def device(self) -> str:

@@ -11,12 +11,13 @@ from hybridbench.errors import BadInput
 from hybridbench.quality.corpus.vocabulary import model_vocabulary
 from hybridbench.quality.tasks.case import TaskCase
 from hybridbench.quality.tasks.task import FULL, TOY, Setting, Task, check_size
-from hybridbench.quality.training.plan import MOST_SEEDS, device_of, execution_for
-from hybridbench.suite.case import EAGER
+from hybridbench.quality.training.plan import MOST_SEEDS, device_of, execution_for, mode_for
+from hybridbench.suite.case import EAGER, GRAPH
 
 EVALUATIONS = 16
 SEEDS = 3
 MOST_EPOCHS = 100_000
+MODES = (EAGER, GRAPH)
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class TaskOptions:
     lr: str | None = None
     device: str | None = None
     dtype: str | None = None
+    mode: str | None = None
     backends: dict[str, str] | None = None
     evaluations: int = EVALUATIONS
     limit_s: float = 3600.0
@@ -56,15 +58,16 @@ def planned(
         raise BadInput(f"--evals {ask.evaluations}: give a number from 1 to 10,000.")
     if not ask.limit_s > 0:
         raise BadInput(f"--limit {ask.limit_s:g}: give seconds above 0.")
-    execution = execution_for(device_of(ask.device, has_gpu), ask.dtype, None, ask.backends, (EAGER,))
-    size = check_size(ask.size or (FULL if execution.device == "cuda" else TOY))
+    device = device_of(ask.device, has_gpu)
+    size = check_size(ask.size or (FULL if device == "cuda" else TOY))
     rates = parse_rates(ask.lr) if ask.lr is not None else [None]
     found = []
     for task in tasks:
         settings = [_with(task.setting(size), ask, rate) for rate in rates]
         for seed in range(ask.seeds):
-            seeded = replace(execution, seed=seed)
             for spec in models(settings[0]):
+                mode = mode_for(spec, device, ask.mode, MODES)
+                seeded = replace(execution_for(device, ask.dtype, mode, ask.backends, MODES), seed=seed)
                 made = replace(spec, vocab_size=model_vocabulary(settings[0].vocabulary))
                 for setting in settings:
                     case = TaskCase(made, task.name, size, setting, seeded, 1, ask.limit_s)

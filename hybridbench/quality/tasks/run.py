@@ -1,13 +1,16 @@
 """run: one task from its case to what is observed: draw, build, check, train, judge.
 
 The step is that of ``workload.train`` with one difference: the head and the loss see only positions at which something
-is asked. Kernels are verified, and forward and backward are checked at the size of the largest training step.
+is asked. Kernels are verified, and forward and backward are checked at the size of the largest training step. On a GPU
+forward and backward are one CUDA graph for each part of the training set, whose sequences are of one length, and gather
+their batch by its numbers there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -28,6 +31,7 @@ from hybridbench.quality.tasks.task import TASKS
 from hybridbench.quality.training.optimizer import MasterAdamW
 from hybridbench.quality.training.record import Event, Mark
 from hybridbench.quality.training.start import check_start
+from hybridbench.quality.training.step import Gradients, graphed, launched
 from hybridbench.quality.training.trainer import Trainer
 from hybridbench.record import Caveat, SizeCheck
 from hybridbench.units import NS_PER_S, format_number, format_seconds
@@ -97,7 +101,8 @@ class Reached:
 class AskedExamples:
     """Examples on a device, with the places at which something is asked.
 
-    Every sequence to train on has equally many of them, so that no step waits to count them.
+    Every sequence to train on has equally many of them, so that no step waits to count them, and all batches of a part
+    are of one shape.
     """
 
     def __init__(self, examples: Examples, device: torch.device) -> None:
@@ -140,6 +145,7 @@ class TaskLearner(Trainer):
         self.progress = Reached(energy_j=None if bench.gpu is None else 0.0)
         self._batches: list[tuple[int, Tensor]] = []
         self._epoch = -1
+        self._kinds: list[int] = []
 
     def check(self) -> tuple[list[SizeCheck], list[Caveat]]:
         """Verifies the kernels, and checks forward and backward on a batch of the longest sequences to train on."""
@@ -154,9 +160,18 @@ class TaskLearner(Trainer):
         return checker.checks, [Caveat.NOT_CHECKED] if checker.unchecked else []
 
     def begin(self) -> None:
-        """Makes the optimizer."""
+        """Makes the optimizer and the steps, one for each part that a batch can be of."""
         named = [*self.model.named_parameters(), *(self.decoder.named_parameters() if self.decoder else ())]
         self.optimizer = MasterAdamW(named, self.model.ops["adamw"], self.case.recipe)
+        self.model.train()
+        batch, train = self.case.setting.batch, self.case.setting.train
+        parts = [number for number, part in enumerate(train) if part.examples >= batch]
+        parts.sort(key=lambda number: (-train[number].length, -train[number].pairs))  # the others fit in its memory
+        steps = [launched(partial(self.loss_of, part), self.optimizer) for part in parts]
+        if self.case.graphed:
+            first_B = torch.arange(batch, device=self.device)
+            steps = graphed([(step, (first_B,)) for step in steps])
+        self.gradients: dict[int, Gradients] = dict(zip(parts, steps, strict=True))
 
     def _asked_of(self, asked: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """What the head reads at the places that are asked (A, D), and what is asked (A)."""
@@ -164,17 +179,31 @@ class TaskLearner(Trainer):
         hidden_BTD = self.model.hidden(token_BT)
         if self.decoder is not None:
             hidden_BTD = self.decoder(hidden_BTD[:, -1])
-        return hidden_BTD.flatten(0, 1)[place_A], target_A
+        return hidden_BTD.flatten(0, 1).index_select(0, place_A), target_A
 
-    @override
-    def loss_of(self, step: int) -> Tensor:
-        epoch, place = divmod(step, self.case.setting.steps_per_epoch)
-        if epoch != self._epoch:
-            self._epoch, self._batches = epoch, list(self._order(epoch))
-        part, number_B = self._batches[place]
+    def loss_of(self, part: int, number_B: Tensor) -> Tensor:
+        """The mean loss of what is asked in some sequences of a part."""
         hidden_AD, target_A = self._asked_of(self.parts[part].rows(number_B))
         loss: Tensor = self.model.ops["linear_cross_entropy"](hidden_AD, self.model.embedding_VD, target_A)
         return loss
+
+    @override
+    def gradients_of(self, step: int) -> tuple[Tensor, Tensor]:
+        part, number_B = self._batch(step)
+        return self.gradients[part](number_B)
+
+    def _batch(self, step: int) -> tuple[int, Tensor]:
+        """The part that a step's sequences are of, and their numbers (B). Epochs are read one after the other."""
+        epoch, place = divmod(step, self.case.setting.steps_per_epoch)
+        if epoch != self._epoch:
+            self._epoch, self._batches = epoch, list(self._order(epoch))
+            self._kinds += [part for part, _ in self._batches]
+        return self._batches[place]
+
+    @override
+    def kinds(self, stop: int) -> Sequence[int]:
+        """A kind of batch is a part of the training set: longer sequences with more pairs have higher losses."""
+        return self._kinds[:stop]
 
     def _order(self, epoch: int) -> Iterator[tuple[int, Tensor]]:
         """An epoch's batches: each of sequences of one part, all of them in an order of seed and epoch alone."""

@@ -118,14 +118,8 @@ def parse_multiples(text: str) -> list[float]:
 
 def _execution(spec: ModelSpec, ask: LearnOptions, has_gpu: bool) -> Execution:
     device = device_of(ask.device, has_gpu)
-    mode = ask.mode or default_mode(spec, device)
-    if mode == GRAPH and device != "cuda":
-        raise BadInput("--mode graph captures a CUDA graph: leave --mode out on a CPU, or give --device cuda.")
-    if mode == GRAPH and _counts_on_host(spec):
-        raise BadInput(
-            f"--mode graph: {spec.label} has experts, whose tokens are counted on the host; give --mode compile."
-        )
-    return execution_for(device, ask.dtype, mode, ask.backends, (EAGER, COMPILE, GRAPH))
+    modes = (EAGER, COMPILE, GRAPH)
+    return execution_for(device, ask.dtype, mode_for(spec, device, ask.mode, modes), ask.backends, modes)
 
 
 def device_of(device: str | None, has_gpu: bool) -> str:
@@ -160,11 +154,34 @@ def execution_for(
     return Execution(device, dtype, mode, backends=backends or {})
 
 
-def default_mode(spec: ModelSpec, device: str) -> str:
-    """How a model is trained when nothing is said: on a GPU in a CUDA graph, or compiled if no graph can hold it."""
+def mode_for(spec: ModelSpec, device: str, mode: str | None, modes: Sequence[str]) -> str:
+    """The mode that is asked for, or the default of a model on a device.
+
+    Args:
+        modes: those that the kind of run has.
+
+    Raises:
+        BadInput: a graph of what no graph can hold, or without a GPU.
+    """
+    default = default_mode(spec, device, modes)
+    if mode == GRAPH and device != "cuda":
+        raise BadInput("--mode graph captures a CUDA graph: leave --mode out on a CPU, or give --device cuda.")
+    if mode == GRAPH and default != GRAPH:
+        raise BadInput(
+            f"--mode graph: {spec.label} has experts, whose tokens are counted on the host; give --mode {default}."
+        )
+    return mode or default
+
+
+def default_mode(spec: ModelSpec, device: str, modes: Sequence[str]) -> str:
+    """How a model is trained when nothing is said: on a GPU in a CUDA graph; if no graph can hold it, compiled where
+    that is one of the ``modes``.
+    """
     if device != "cuda":
         return EAGER
-    return COMPILE if _counts_on_host(spec) else GRAPH
+    if not _counts_on_host(spec):
+        return GRAPH
+    return COMPILE if COMPILE in modes else EAGER
 
 
 def _counts_on_host(spec: ModelSpec) -> bool:

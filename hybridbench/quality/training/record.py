@@ -40,8 +40,9 @@ class Mark(StrEnum):
 
 
 MEANINGS: dict[Mark, str] = {
-    Mark.SPIKE: "the loss of a step was over half a nat above the median of the 32 steps before",
-    Mark.DIVERGED: "the mean loss of 32 steps was over a nat above the best mean before: the run was ended",
+    Mark.SPIKE: "the loss of a step was over half a nat above the median of the 32 before on batches of its kind",
+    Mark.DIVERGED: "the mean loss of 32 steps on batches of one kind was over a nat above the best mean before: the "
+    "run was ended",
     Mark.NOT_A_NUMBER: "the loss or the gradients were no numbers: the run was ended",
 }
 

@@ -132,9 +132,9 @@ class Learner(Trainer):
         """Makes optimizer and step, and goes on from a checkpoint if the case asks for that and there is one."""
         self.optimizer = MasterAdamW(self.model.named_parameters(), self.model.ops["adamw"], self.case.recipe)
         self.model.train()
-        self.gradients = launched(self.model, self.optimizer, self.layers)
+        self.gradients = launched(self._loss, self.optimizer)
         if self.case.graphed:
-            self.gradients = graphed(self.gradients, *self.batches.at(0))
+            (self.gradients,) = graphed([(self.gradients, self.batches.at(0))])
         found = load_checkpoint(self.case, self.device) if self.case.place.resume else None
         if found is None:
             return
@@ -145,6 +145,11 @@ class Learner(Trainer):
             if name.startswith(_BUFFER):
                 buffers[name.removeprefix(_BUFFER)].copy_(tensor)
         self.progress.resumed_at.append(self.progress.step)
+
+    def _loss(self, token_BT: Tensor, target_BT: Tensor) -> Tensor:
+        """By the compiled sublayers, where there are any."""
+        with self.model.compiling(self.layers):
+            return self.model.loss(token_BT, target_BT)
 
     @override
     def gradients_of(self, step: int) -> tuple[Tensor, Tensor]:

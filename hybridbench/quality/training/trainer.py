@@ -8,7 +8,7 @@ updates alone, between two synchronisations.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -72,15 +72,13 @@ class Trainer:
     model: LanguageModel
     optimizer: MasterAdamW
 
-    def loss_of(self, step: int) -> Tensor:
-        """The loss of a step's batch, with its graph."""
-        raise NotImplementedError
-
     def gradients_of(self, step: int) -> tuple[Tensor, Tensor]:
         """The loss of a step's batch, and the norm of its gradients, whose clipped values the optimizer then holds."""
-        loss = self.loss_of(step)
-        torch.autograd.backward(loss)
-        return loss.detach(), self.optimizer.gather()
+        raise NotImplementedError
+
+    def kinds(self, stop: int) -> Sequence[int]:
+        """The kind of batch that each step before ``stop`` had: the watch compares only losses of one kind."""
+        return [0] * stop
 
     def judge(self) -> bool:
         """Judges the model as it is; whether there is nothing left to learn."""
@@ -122,7 +120,7 @@ class Trainer:
             told = torch.stack([torch.stack(losses).float(), torch.stack(norms)]).tolist()  # waits for the device
             done.train_ns += bench.instruments.now() - began
         first = done.step
-        events = new_events(done.losses + told[0], done.norms + told[1], first)
+        events = new_events(done.losses + told[0], done.norms + told[1], self.kinds(stop), first)
         good = next((event.step for event in events if event.mark is Mark.NOT_A_NUMBER), stop)
         done.losses += told[0][: good - first]
         done.norms += told[1][: good - first]
