@@ -40,6 +40,7 @@ from hybridbench.record import Memory, Status
 from hybridbench.resume import remaining_of
 from hybridbench.suite.case import Execution
 from hybridbench.units import format_si
+from hybridbench.workload.prepared import present
 
 CaseOf = Callable[..., LearnCase]
 CPU = torch.device("cpu")
@@ -155,6 +156,34 @@ def test_needles_are_those_of_whole_forwards(
         for at, cell in enumerate(cells):
             assert cell.loss == pytest.approx(float(losses[3 * at : 3 * at + 3].mean()), rel=1e-5)
             assert (cell.trials, cell.found) == (3, sum(numbers[3 * at : 3 * at + 3]))
+
+
+def test_one_step_is_captured_for_all_prompts(case_of: CaseOf, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In mode graph, with a capture that hands the step back: it is made once, and its memory never moves."""
+    made: list[object] = []
+
+    def capture(step: Callable[[], object], **_options: object) -> Callable[[], object]:
+        made.append(step)
+        return step
+
+    monkeypatch.setattr("hybridbench.workload.decode.captured", capture)
+    case = context_case(learned(case_of("inter")), corpus)
+    eager = Reader(case, Bench(CPU, None, None))
+    graph = Reader(replace(case, execution=replace(case.execution, mode="graph")), Bench(CPU, None, None))
+    assert not made
+    graph.check()
+    assert made.pop() == graph.continuation.loop.step
+    assert len(made) == 2, "two sequences alone, to compare with"
+    loop = graph.continuation.loop
+
+    def memory() -> list[int]:
+        kept = [x for cache in present(loop.caches) for some in cache.tensors().values() for x in some]
+        return [x.data_ptr() for x in (loop.token_B, loop.position_B, *kept)]
+
+    before = memory()
+    assert list(graph.needles()) == list(eager.needles())
+    assert memory() == before
+    assert len(made) == 2
 
 
 def test_a_number_counts_as_found_only_where_it_is_said(

@@ -126,10 +126,9 @@ class ContextCase:
         batch = max(1, self.batch * self.longest_prompt // self.longest) if self.longest_prompt else self.batch
         return Case(self.model, Workload(GENERATE, self.longest + ANSWER, batch, prompt=self.longest), self.execution)
 
-    @property
-    def reading(self) -> Case:
-        """What a batch of documents is to the check at size."""
-        return Case(self.model, Workload(PREFILL, self.span, self.documents_at_once), self.execution)
+    def reading(self, documents: int) -> Case:
+        """What a batch of so many documents is to the check at size."""
+        return Case(self.model, Workload(PREFILL, self.span, documents), self.execution)
 
     @property
     def continuing(self) -> Case:

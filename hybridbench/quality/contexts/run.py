@@ -102,8 +102,9 @@ class Reader:
         """
         case, proofs, now = self.case, self.bench.proofs, self.bench.instruments.now
         proofs.verify(self.resolved, self.device)
-        read = Checker(case.reading, self.model, self.resolved, proofs.known, now)
-        self._check_prefill(read, len(self.texts.token_NT[: case.documents_at_once]), case.span)
+        documents = min(case.documents_at_once, len(self.texts.token_NT))
+        read = Checker(case.reading(documents), self.model, self.resolved, proofs.known, now)
+        self._check_prefill(read, documents, case.span)
         checkers = [read]
         if case.longest_prompt:
             continued = Checker(case.continuing, self.model, self.resolved, proofs.known, now)
