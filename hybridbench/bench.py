@@ -170,7 +170,7 @@ def _run_case(case: Case, bench: Bench) -> tuple[Observed, list[Caveat]]:
         memory=observe_memory(bench.device, model, optimizer=work.optimizer, cache_bytes=kept),
         cache=cache,
         counts=counts,
-        backends=backend_uses(_timed(resolved, case), work.checks, bench.proofs),
+        backends=backend_uses(timed_operations(resolved, case), work.checks, bench.proofs),
         kernels=[] if case.sampling.probes else tools.kernels(work, bench.device),
         gpu_before=watch.before,
         gpu_after=watch.after,
@@ -274,7 +274,7 @@ def graph_breaks() -> int:
     return sum(torch._dynamo.utils.counters["graph_break"].values())
 
 
-def _timed(resolved: list[Resolved], case: Case) -> list[Resolved]:
+def timed_operations(resolved: list[Resolved], case: Case) -> list[Resolved]:
     """The operations that the timed steps run: a fused decode step does not run the modules' own kernels."""
     if not any(item.op == DECODE_STEP and item.backend.name == "fused" for item in resolved):
         return resolved

@@ -37,7 +37,8 @@ def remaining_of(planned: Sequence[Any], stored: Mapping[str, Any]) -> Remaining
     limits = {case.key: case.limit_s for case in planned}
     done = {key for key, record in stored.items() if not _again(record, limits.get(key))}
     todo = [case for case in planned if case.key not in done]
-    samplings = {stored[key].case.sampling for key in done}
+    sampled = (stored[key].case for key in done)
+    samplings = {case.sampling for case in sampled if hasattr(case, "sampling")}  # reading long contexts has none
     alike = [case for case in todo if any(replace(case, sampling=other).key in done for other in samplings)]
     return Remaining(todo, done, len(alike))
 

@@ -11,6 +11,7 @@ import click
 
 from hybridbench.cli.measuring import RecordKind, measure_cases
 from hybridbench.cli.options import GIVEN_PATH, out_options, parse_backends
+from hybridbench.cli.output import Plain
 from hybridbench.cli.stored import all_records
 from hybridbench.cli.typed import Command
 from hybridbench.errors import BadInput
@@ -55,7 +56,7 @@ def contexts(
         raise BadInput("contexts without --data: name the folder of the corpus that the models were trained on.")
     if importlib.util.find_spec("safetensors") is None:
         raise BadInput("contexts reads weights with the package safetensors: pip install 'hybridbench[quality]'.")
-    from hybridbench.quality.contexts.plan import ContextOptions, planned
+    from hybridbench.quality.contexts.plan import ContextOptions, planned, work_in_words
     from hybridbench.quality.corpus.manifest import check_files, read_manifest
     from hybridbench.quality.training.record import LearnRecord
     from hybridbench.store import newest
@@ -75,6 +76,8 @@ def contexts(
 
         check_backends_used(cases[0].execution.backends, [case.work for case in cases])
         check_installed([case.work for case in cases])
+    for sentence in work_in_words(cases):
+        Plain(stderr=True, soft_wrap=True).print(sentence)
     measure_cases(cases, "contexts", gpus, as_json=as_json, out=out, resume=resume, dry_run=dry_run, kind=_kind())
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,16 @@ from hybridbench.bench import Bench
 from hybridbench.cli.main import main
 from hybridbench.dialogue import UNKNOWN
 from hybridbench.errors import BadInput, BadResults
-from hybridbench.quality.contexts.case import Beyond, ContextCase, There
+from hybridbench.model.language import LanguageModel
+from hybridbench.model.swap import swapped
+from hybridbench.predict.memory import prefill_memory
+from hybridbench.quality.contexts.case import ANSWER, Beyond, ContextCase, There
 from hybridbench.quality.contexts.plan import ContextOptions, planned
 from hybridbench.quality.contexts.record import ContextObserved, ContextRecord, Needle, StretchLoss
 from hybridbench.quality.contexts.render import heat_map, write
 from hybridbench.quality.contexts.report import build
 from hybridbench.quality.contexts.run import Reader, run_contexts
-from hybridbench.quality.contexts.text import Haystack, drawn_documents, held_out_documents
+from hybridbench.quality.contexts.text import Haystack, Prompt, PromptSet, drawn_documents, held_out_documents
 from hybridbench.quality.corpus.manifest import Manifest
 from hybridbench.quality.corpus.vocabulary import ByteVocabulary
 from hybridbench.quality.training.case import LearnCase
@@ -34,7 +37,10 @@ from hybridbench.quality.training.checkpoint import save_weights
 from hybridbench.quality.training.record import Judged, LearnObserved, LearnRecord
 from hybridbench.quality.training.run import Learner
 from hybridbench.record import Memory, Status
+from hybridbench.resume import remaining_of
 from hybridbench.suite.case import Execution
+from hybridbench.units import format_si
+from hybridbench.workload.prepared import present
 
 CaseOf = Callable[..., LearnCase]
 CPU = torch.device("cpu")
@@ -82,63 +88,174 @@ def reader_of(case_of: CaseOf, corpus: Path, learned_in: Path) -> Callable[[str]
     return make
 
 
+def haystack_of(reader: Reader) -> Haystack:
+    manifest = reader.texts.manifest
+    return Haystack(ByteVocabulary(), manifest.vocabulary.bos, held_out_documents(reader.folder, manifest, 1))
+
+
 @torch.no_grad()
 def test_losses_by_position_are_those_of_whole_logits(reader_of: Callable[[str], Reader]) -> None:
     reader = reader_of("inter")
     found = list(reader.by_position())
     assert [(one.first, one.last) for one in found] == [(at, at + 4) for at in range(0, 96, 4)]
     bos = np.full((4, 1), 256)
-    logits = reader.model(torch.from_numpy(np.concatenate((bos, reader.token_NT[:, :-1]), 1)))
-    losses = F.cross_entropy(logits.transpose(1, 2), torch.from_numpy(reader.token_NT), reduction="none").numpy()
+    logits = reader.model(torch.from_numpy(np.concatenate((bos, reader.texts.token_NT[:, :-1]), 1)))
+    losses = F.cross_entropy(logits.transpose(1, 2), torch.from_numpy(reader.texts.token_NT), reduction="none").numpy()
     for one in found:
         assert one.losses == pytest.approx(losses[:, one.first : one.last].mean(1), rel=1e-5)
         assert one.text_bytes == 4 * 4
 
 
-@pytest.mark.parametrize("arch", ["swa", "mamba", "intra"])
 @torch.no_grad()
-def test_what_is_generated_is_the_likeliest_after_whole_forwards(
-    arch: str, reader_of: Callable[[str], Reader], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    reader = reader_of(arch)
+def sharpen(reader: Reader) -> None:
+    """Initial weights hardly look at anything but the last token."""
     for weight in reader.model.parameters():
         if weight.dim() == 2:
-            weight.mul_(5)  # initial weights hardly look at anything but the last token
-    prompts = list(reader.haystack.prompts(140, 50, 2))
-    decoded: list[torch.Tensor] = []
-    decode = reader.model.decode
-    monkeypatch.setattr(reader.model, "decode", lambda *given: decoded.append(decode(*given)) or decoded[-1])
-    found = reader._generated(prompts)
-    token_BT = torch.from_numpy(np.stack([prompt.ids for prompt in prompts]))
-    for place in range(4):
-        logits_BV = reader.model(token_BT)[:, -1]
-        if place:
-            torch.testing.assert_close(decoded[place - 1], logits_BV, rtol=1e-3, atol=1e-3)
-        assert [ids[place] for ids in found] == logits_BV.argmax(-1).tolist()
-        token_BT = torch.cat((token_BT, logits_BV.argmax(-1)[:, None]), 1)
+            weight.mul_(5)
+
+
+def text_of(ids: Sequence[int]) -> str:
+    return bytes(one for one in ids if one < 256).decode(errors="replace")
 
 
 @torch.no_grad()
+def by_whole_forwards(model: LanguageModel, prompts: Sequence[Prompt], steps: int) -> list[list[int]]:
+    """The likeliest tokens after prompts of one length, each by a forward over all tokens before it."""
+    token_BT = torch.from_numpy(np.stack([prompt.ids for prompt in prompts]))
+    for _ in range(steps):
+        token_BT = torch.cat((token_BT, model(token_BT)[:, -1].argmax(-1, keepdim=True)), 1)
+    said: list[list[int]] = token_BT[:, -steps:].tolist()
+    return said
+
+
+@pytest.mark.parametrize("arch", ["transformer", "swa", "mamba", "intra"])
+@torch.no_grad()
+def test_needles_are_those_of_whole_forwards(
+    arch: str, reader_of: Callable[[str], Reader], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nine prompts of two lengths in batches of two, after a check has filled the caches that they share."""
+    reader = reader_of(arch)
+    sharpen(reader)
+    reader.check()
+    said: list[torch.Tensor] = []
+    after = reader.continuation.after
+    monkeypatch.setattr(reader.continuation, "after", lambda token_BT: said.append(after(token_BT)) or said[-1])
+    found = list(reader.needles())
+    assert [len(one) for one in said] == [2] * 10, "the last batch is filled up"
+    for index, length in enumerate((128, 150)):
+        cells = found[3 * index : 3 * index + 3]
+        assert [(cell.length, cell.depth) for cell in cells] == [(length, depth) for depth in (0, 50, 100)]
+        prompts = [one for depth in (0, 50, 100) for one in haystack_of(reader).prompts(length, depth, 3)]
+        rows = torch.cat(said[5 * index : 5 * index + 5])[:9].tolist()
+        assert rows == by_whole_forwards(reader.model, prompts, ANSWER)
+        assert len({tuple(row) for row in rows}) > 1, "what is compared depends on the prompt"
+        token_BT = torch.from_numpy(np.stack([np.concatenate((one.ids, one.answer)) for one in prompts]))
+        logits = reader.model(token_BT)[:, length - 1 : -1]
+        losses = F.cross_entropy(logits.transpose(1, 2), token_BT[:, length:], reduction="none").mean(1)
+        numbers = [one.number in text_of(ids) for one, ids in zip(prompts, rows, strict=True)]
+        for at, cell in enumerate(cells):
+            assert cell.loss == pytest.approx(float(losses[3 * at : 3 * at + 3].mean()), rel=1e-5)
+            assert (cell.trials, cell.found) == (3, sum(numbers[3 * at : 3 * at + 3]))
+
+
+def test_one_step_is_captured_for_all_prompts(case_of: CaseOf, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In mode graph, with a capture that hands the step back: it is made once, and its memory never moves."""
+    made: list[object] = []
+
+    def capture(step: Callable[[], object], **_options: object) -> Callable[[], object]:
+        made.append(step)
+        return step
+
+    monkeypatch.setattr("hybridbench.workload.decode.captured", capture)
+    case = context_case(learned(case_of("inter")), corpus)
+    eager = Reader(case, Bench(CPU, None, None))
+    graph = Reader(replace(case, execution=replace(case.execution, mode="graph")), Bench(CPU, None, None))
+    assert not made
+    graph.check()
+    assert made.pop() == graph.continuation.loop.step
+    assert len(made) == 2, "two sequences alone, to compare with"
+    loop = graph.continuation.loop
+
+    def memory() -> list[int]:
+        kept = [x for cache in present(loop.caches) for some in cache.tensors().values() for x in some]
+        return [x.data_ptr() for x in (loop.token_B, loop.position_B, *kept)]
+
+    before = memory()
+    assert list(graph.needles()) == list(eager.needles())
+    assert memory() == before
+    assert len(made) == 2
+
+
 def test_a_number_counts_as_found_only_where_it_is_said(
     reader_of: Callable[[str], Reader], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reader = reader_of("mamba")
-    right = lambda prompts: [[*prompt.answer.tolist(), 46] for prompt in prompts]  # noqa: E731
-    monkeypatch.setattr(reader, "_generated", right)
-    cell = reader._cell(128, 50)
-    assert (cell.trials, cell.found) == (3, 3)
-    prompts = list(reader.haystack.prompts(128, 50, 3))
-    losses = []
-    for prompt in prompts:
-        whole = np.concatenate((prompt.ids, prompt.answer))
-        logits = reader.model(torch.from_numpy(whole[None]))[0]
-        rows, answer = logits[len(prompt.ids) - 1 : -1], torch.from_numpy(prompt.answer)
-        losses.append(float(F.cross_entropy(rows, answer)))
-    assert cell.loss == pytest.approx(np.mean(losses), rel=1e-4)
-    monkeypatch.setattr(
-        reader, "_generated", lambda prompts: [[*prompt.answer[:-1].tolist(), 46] for prompt in prompts]
-    )
-    assert reader._cell(128, 50).found == 0
+    haystack = haystack_of(reader)
+    prompts = [one for length in (128, 150) for depth in (0, 50, 100) for one in haystack.prompts(length, depth, 3)]
+    answers = {tuple(prompt.ids.tolist()): prompt.answer.tolist() for prompt in prompts}
+
+    def right(token_BT: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([[*answers[tuple(ids)], 46] for ids in token_BT.tolist()])
+
+    monkeypatch.setattr(reader.continuation, "after", right)
+    assert [(cell.trials, cell.found) for cell in reader.needles()] == [(3, 3)] * 6
+    one = prompts[4].ids.tolist()  # of 128 tokens, 50% deep
+
+    def right_once(token_BT: torch.Tensor) -> torch.Tensor:
+        return right(token_BT) * torch.tensor([[ids == one] for ids in token_BT.tolist()])
+
+    monkeypatch.setattr(reader.continuation, "after", right_once)
+    assert [cell.found for cell in reader.needles()] == [0, 1, 0, 0, 0, 0]
+    monkeypatch.setattr(reader.continuation, "after", lambda token_BT: right(token_BT)[:, [0, 1, 2, 3, 4, 5, 6, 8]])
+    assert all(cell.found == 0 for cell in reader.needles()), "six of seven digits"
+
+
+@torch.no_grad()
+def test_answers_of_several_lengths_are_judged_together(reader_of: Callable[[str], Reader]) -> None:
+    reader = reader_of("inter")
+    sharpen(reader)
+    prompts = list(haystack_of(reader).prompts(128, 50, 3))
+    prompts = [replace(one, answer=one.answer[:count]) for one, count in zip(prompts, (3, 8, 5), strict=True)]
+    some = PromptSet.of(prompts)
+    assert some.ids.shape == (3, 136)
+    whole_BW, answer_B = torch.from_numpy(some.ids).long(), torch.from_numpy(some.answers)
+    found = reader._answer_losses(whole_BW, 128, answer_B).tolist()
+    for loss, prompt in zip(found, prompts, strict=True):
+        logits = reader.model(torch.from_numpy(np.concatenate((prompt.ids, prompt.answer)))[None])[0, 127:-1]
+        assert loss == pytest.approx(float(F.cross_entropy(logits, torch.from_numpy(prompt.answer))), rel=1e-4)
+
+
+@torch.no_grad()
+def test_attention_that_is_compiled_for_each_length_sees_few(reader_of: Callable[[str], Reader]) -> None:
+    """Lengths become the trained 32 times a power of two, and nothing that comes out changes."""
+    reader = reader_of("swa")
+    sharpen(reader)
+    plain = [cell.loss for cell in reader.needles()], [one.losses for one in reader.by_position()]
+    lengths: list[int] = []
+
+    def noted(attention: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        def call(q_BTHP: torch.Tensor, *given: torch.Tensor, **options: Any) -> torch.Tensor:
+            lengths.append(q_BTHP.shape[1])
+            return attention(q_BTHP, *given, **options)
+
+        return call
+
+    asked = [item for item in reader.resolved if item.op == "attention"]
+    ones = {id(item.function): noted(item.function) for item in asked}
+    with swapped(reader.model, [item.function for item in asked], lambda _op, function: ones[id(function)]):
+        list(reader.by_position())
+        assert set(lengths) == {96}
+        lengths.clear()
+        for_each_length = [replace(item.backend, compiles_per_length=True) for item in asked]
+        reader.resolved = [
+            replace(item, choice=replace(item.choice, backend=backend), function=ones[id(item.function)])
+            for item, backend in zip(asked, for_each_length, strict=True)
+        ]
+        with reader.few_lengths():
+            again = [cell.loss for cell in reader.needles()], [one.losses for one in reader.by_position()]
+    assert set(lengths) == {128, 256}
+    assert again[0] == pytest.approx(plain[0], rel=1e-5)
+    assert again[1] == [pytest.approx(losses, rel=1e-5) for losses in plain[1]]
 
 
 def test_prompts_are_as_long_and_as_deep_as_asked() -> None:
@@ -193,6 +310,17 @@ def test_a_run_is_observed_and_comes_back(case_of: CaseOf, corpus: Path) -> None
         ContextRecord.from_json(record.to_json().replace('"found":', '"found":9', 1))
 
 
+def test_runs_are_the_same_however_they_are_batched_and_captured(case_of: CaseOf, corpus: Path) -> None:
+    """A folder whose records are of eager steps, at another batch, is gone on with."""
+    record = observed(case_of(), corpus, 2.0, 0.0)
+    eager = record.case
+    graph = replace(eager, batch=220, execution=replace(eager.execution, mode="graph"))
+    assert graph.key == eager.key
+    assert replace(eager, execution=replace(eager.execution, dtype="bfloat16")).key != eager.key
+    left = remaining_of([graph, replace(graph, seed=1)], {eager.key: ContextRecord.from_json(record.to_json())})
+    assert (left.todo, left.done) == ([replace(graph, seed=1)], {eager.key})
+
+
 def test_weights_of_another_model_are_refused(case_of: CaseOf, corpus: Path) -> None:
     record = learned(case_of("mamba", steps=12))
     bench = Bench(CPU, None, None)
@@ -223,6 +351,33 @@ def test_what_cannot_be_read_is_told(
 ) -> None:
     with pytest.raises(BadInput, match=said):
         planned([(tmp_path, trained(case_of()))], corpus, manifest, ContextOptions(**asked), has_gpu=False)
+
+
+def test_a_gpu_reads_as_many_prompts_at_once_as_it_has_room_for(
+    case_of: CaseOf, corpus: Path, manifest: Manifest
+) -> None:
+    """2,200 prompts of each length: as many at once as a fused step holds, or as a quarter of the memory, evenly."""
+    case = replace(case_of("transformer"), context=96)
+    record = learned(case)
+    folder = Path(case.place.out)
+
+    def case_at(device: str, memory_bytes: int | None = None) -> ContextCase:
+        environment = replace(UNKNOWN, device_kind="cuda", device_memory_bytes=memory_bytes)
+        ask = ContextOptions(times=2, trials=200, device=device)
+        (one,) = planned([(folder, replace(record, environment=environment))], corpus, manifest, ask, has_gpu=True)
+        return one
+
+    fits = case_at("cuda")
+    assert (fits.beyond.lengths, fits.beyond.prompts) == ((120, 132, 144, 156, 168, 180, 192), 2200)
+    assert (fits.batch, fits.execution.mode) == (245, "graph"), "nine batches of 256 or fewer"
+    assert fits.documents_at_once == 30
+    small = case_at("cuda", 256 * 2**20)
+    needed = [prefill_memory(small.model, 192, batch, small.execution.storage).total for batch in (small.batch, 245)]
+    assert needed[0] <= 64 * 2**20 < needed[1]
+    on_cpu = case_at("cpu")
+    assert (on_cpu.batch, on_cpu.documents_at_once, on_cpu.execution.mode) == (1, 1, "eager")
+    assert len({one.key for one in (fits, small)}) == 1
+    assert fits.tokens_read == 30 * 192 + 2200 * (2 * sum(fits.beyond.lengths) + 7 * 20)
 
 
 def test_models_of_another_vocabulary_are_refused(case_of: CaseOf, corpus: Path, manifest: Manifest) -> None:
@@ -301,11 +456,19 @@ def test_models_that_were_learned_are_read_beyond_their_length(tmp_path: Path) -
     ask = ("--arch", "swa,inter", "--ctx", 128, "--tokens", "3k", "--seeds", 1, "--evals", 1)
     done = typed("learn", "--data", corpus, *ask, "-o", out)
     assert done.exit_code == 0, done.output
-    read = typed("contexts", out, "--data", corpus, "--trials", 1, "--documents", 3, "-o", tmp_path / "far", "--json")
+    words_of = ("contexts", out, "--data", corpus, "--trials", 1, "--documents", 3, "-o", tmp_path / "far")
+    planned = typed(*words_of, "--dry-run")
+    prompts = sum(2 * length + 20 for length in (128, 144, 160, 176, 192, 208, 224, 240, 256)) * 11
+    assert f"Each of 2 models reads about {format_si(3 * 512 + prompts)} tokens" in planned.stderr
+    assert planned.stdout.count("contexts ") == 2
+    read = typed(*words_of, "--json")
     assert read.exit_code == 0, read.output
     runs = json.loads(read.stdout)["runs"]
     assert {run["arch"] for run in runs} == {"swa", "inter"}
     assert all(run["positions"][-1]["last"] == 512 and run["status"] == "ok" for run in runs)
+    again = typed(*words_of, "--resume")
+    assert again.exit_code == 0, again.output
+    assert "2 of 2 cases are recorded" in again.stderr
     shown = typed("report", tmp_path / "far")
     assert shown.exit_code == 0, shown.output
     assert "needles found, over all depths" in " ".join(shown.output.split())

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from hybridbench import units
 from hybridbench.arch.model import ModelSpec
 from hybridbench.plain import from_plain
 from hybridbench.quality.training.case import key_of
-from hybridbench.suite.case import Case, Execution
-from hybridbench.suite.workloads import GENERATE, Workload
+from hybridbench.suite.case import EAGER, Case, Execution
+from hybridbench.suite.workloads import GENERATE, PREFILL, Workload
 
 ANSWER = 20
 """Tokens that are generated after a prompt with a needle (arXiv 2510.04800, section on NIAH)."""
@@ -36,6 +36,11 @@ class Beyond:
     depths: tuple[int, ...]
     trials: int
 
+    @property
+    def prompts(self) -> int:
+        """Prompts of one length, of all depths together."""
+        return len(self.depths) * self.trials
+
 
 @dataclass(frozen=True)
 class There:
@@ -56,7 +61,10 @@ class ContextCase:
         trained: tokens of a sequence in training.
         seed: of the training run; documents and needles are the same for all.
         tokens: that it learned from.
-        batch: sequences that are read at once.
+        batch: prompts that are read and continued at once, of any length; documents, which are longer, take no more
+            tokens at once. Where there are no prompts, documents.
+        execution: how it is run. Documents and prompts are read eagerly in either mode; in mode ``graph`` the decode
+            step of a continuation is a captured CUDA graph, as in ``decode``.
     """
 
     model: ModelSpec
@@ -73,21 +81,60 @@ class ContextCase:
 
     @property
     def key(self) -> str:
-        """Identity of the run: equal runs have equal keys."""
-        body = self.to_dict()
+        """Identity of the run: equal runs have equal keys. How it is batched and whether steps are captured is no part
+        of it: the same tokens are read, and earlier records, whose steps were eager, are of the same runs.
+        """
+        body = replace(self, execution=replace(self.execution, mode=EAGER)).to_dict()
         del body["place"], body["limit_s"], body["batch"]
         return key_of(body)
 
     @property
+    def span(self) -> int:
+        """Tokens that are read of a document."""
+        return self.beyond.times * self.trained
+
+    @property
+    def longest_prompt(self) -> int:
+        """Tokens of the longest prompt; 0 where there are none."""
+        return max(self.beyond.lengths, default=0)
+
+    @property
     def longest(self) -> int:
         """Tokens of the longest sequence that is read."""
-        return max(self.beyond.times * self.trained, *self.beyond.lengths, 1)
+        return max(self.span, self.longest_prompt, 1)
+
+    @property
+    def documents_at_once(self) -> int:
+        """Documents that are read at once: no more tokens than those of a batch of the longest prompts."""
+        fit = max(1, self.batch * self.longest_prompt // self.span) if self.longest_prompt else self.batch
+        return min(fit, self.beyond.documents)
+
+    @property
+    def tokens_read(self) -> int:
+        """Tokens that go through the model, if there are as many documents as asked: those of documents; those of
+        prompts twice, to go on after them and to judge the answer; and those that follow a prompt.
+        """
+        beyond = self.beyond
+        of_prompts = sum(2 * length + ANSWER for length in beyond.lengths) * beyond.prompts
+        return beyond.documents * self.span + of_prompts
 
     @property
     def work(self) -> Case:
-        """A generation after the longest sequence: its operations are those that run."""
-        context = self.longest + ANSWER
-        return Case(self.model, Workload(GENERATE, context, self.batch, prompt=self.longest), self.execution)
+        """A generation after the longest sequence, of as many tokens at once as are read: its operations are those
+        that run.
+        """
+        batch = max(1, self.batch * self.longest_prompt // self.longest) if self.longest_prompt else self.batch
+        return Case(self.model, Workload(GENERATE, self.longest + ANSWER, batch, prompt=self.longest), self.execution)
+
+    def reading(self, documents: int) -> Case:
+        """What a batch of so many documents is to the check at size."""
+        return Case(self.model, Workload(PREFILL, self.span, documents), self.execution)
+
+    @property
+    def continuing(self) -> Case:
+        """What a batch of the longest prompts and what follows them is to the check at size."""
+        prompt = self.longest_prompt
+        return Case(self.model, Workload(GENERATE, prompt + ANSWER, self.batch, prompt=prompt), self.execution)
 
     @property
     def device(self) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hybridbench.errors import BadInput
+from hybridbench.predict.memory import prefill_memory
 from hybridbench.quality.contexts.case import BUCKETS, Beyond, ContextCase, There
 from hybridbench.quality.contexts.text import Haystack, held_out_documents, vocabulary_of
 from hybridbench.quality.corpus.manifest import Manifest
@@ -14,12 +17,18 @@ from hybridbench.quality.corpus.vocabulary import BYTES
 from hybridbench.quality.training.figures import final
 from hybridbench.quality.training.plan import device_of, execution_for
 from hybridbench.quality.training.record import LearnRecord
-from hybridbench.suite.case import EAGER
+from hybridbench.sizes import FUSED_STEP_BATCH
+from hybridbench.suite.case import EAGER, GRAPH
+from hybridbench.units import GIB, format_si
 
 TIMES, DOCUMENTS, TRIALS = 4, 30, 20
 DEPTHS = tuple(range(0, 101, 10))
 NEEDLES_TO = 2
 """Times the trained length up to which needles are looked for, as in the paper."""
+MEMORY_FRAC = 0.25
+"""Of a GPU's memory that a batch may take by prediction. Kernels and their checks need more than is predicted."""
+MEMORY_BYTES = 32 * GIB
+"""Of a GPU where the training run does not say."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +124,8 @@ def _case(
         raise BadInput(
             f"the weights of {learned.label} are not below {folder}: they are {file}; train the model again."
         )
-    execution = execution_for(device_of(ask.device, has_gpu), ask.dtype, None, ask.backends, (EAGER,))
+    device = device_of(ask.device, has_gpu)
+    execution = execution_for(device, ask.dtype, None, ask.backends, (GRAPH if device == "cuda" else EAGER,))
     case = ContextCase(
         model=learned.model,
         learned=learned.key,
@@ -129,4 +139,54 @@ def _case(
         place=There(str(corpus), str(weights)),
         limit_s=ask.limit_s,
     )
-    return replace(case, batch=max(1, learned.tokens_per_step // case.longest))
+    return replace(case, batch=_batch(case, record))
+
+
+def _batch(case: ContextCase, record: LearnRecord) -> int:
+    """Sequences that are read at once.
+
+    On a CPU they have the tokens of a training step. On a GPU, where few steps of many sequences take less time, they
+    have what fits by prediction, up to the most that a fused decode step holds. The prompts of a length, of all depths,
+    are divided evenly.
+    """
+    beyond, length = case.beyond, case.longest_prompt or case.span
+    prompts = beyond.prompts if beyond.lengths else beyond.documents
+    most = record.case.tokens_per_step // length
+    if case.device == "cuda":
+        known = record.environment.device_memory_bytes if record.environment.device_kind == "cuda" else None
+        with suppress(BadInput):  # blocks whose memory has no formula are read as on a CPU
+            most = _fitting(case, length, min(prompts, FUSED_STEP_BATCH), MEMORY_FRAC * (known or MEMORY_BYTES))
+    parts = -(-prompts // max(1, most))
+    return -(-prompts // parts)
+
+
+def _fitting(case: ContextCase, length: int, most: int, memory_bytes: float) -> int:
+    """The largest batch up to ``most`` whose prefill is predicted to fit into so many bytes; at least 1.
+
+    What is predicted grows with the batch, so halving finds it.
+    """
+    storage = case.execution.storage
+    above = bisect_right(
+        range(1, most + 1), memory_bytes, key=lambda batch: prefill_memory(case.model, length, batch, storage).total
+    )
+    return max(1, above)
+
+
+def work_in_words(cases: Sequence[ContextCase]) -> list[str]:
+    """How much is read, a sentence for each trained length."""
+    groups: dict[int, list[ContextCase]] = {}
+    for case in cases:
+        groups.setdefault(case.trained, []).append(case)
+    return [_work_of(some) for some in groups.values()]
+
+
+def _work_of(cases: Sequence[ContextCase]) -> str:
+    case, count = cases[0], len(cases)
+    beyond = case.beyond
+    who = f"Each of {count} models" if count > 1 else "One model"
+    prompts = len(beyond.lengths) * beyond.prompts
+    of_prompts = f", and {prompts:,} prompts twice, {max(one.batch for one in cases):,} at once" if prompts else ""
+    return (
+        f"{who} reads about {format_si(case.tokens_read)} tokens: {beyond.documents:,} documents of {case.span:,}"
+        f"{of_prompts}."
+    )

@@ -13,7 +13,7 @@ from hybridbench.quality.contexts.record import ContextRecord, Needle, StretchLo
 from hybridbench.quality.training.figures import Estimate, estimate
 from hybridbench.record import ADVICE, Status
 from hybridbench.report.table import NO_VALUE, Column, Table, TableCell
-from hybridbench.units import format_number, format_tokens
+from hybridbench.units import format_number, format_si, format_tokens
 
 SHOWN = ("contexts-positions", "contexts-needles")
 """The tables that a terminal shows."""
@@ -158,7 +158,8 @@ def _positions(stacks: Sequence[StretchedStack]) -> Table:
     table.remark(
         f"{documents} documents, read from their start. 'to 2x' are the positions from one to two trained lengths. "
         f"Last over trained: the last of them less the trained length without its first quarter, ± half the 95% "
-        f"interval over documents."
+        f"interval over documents. A model read about {format_si(max(stack.case.tokens_read for stack in stacks))} "
+        f"tokens, prompts with needles included."
     )
     return table
 
