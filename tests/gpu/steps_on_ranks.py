@@ -49,10 +49,10 @@ def main() -> None:
                 dist.all_gather(every, logits.contiguous())
                 logits = torch.cat(every, -1)
         found = logits.float().flatten()[:4096].tolist()
+    if ranks != "1":
+        dist.destroy_process_group()  # first: ranks are read one after the other, and a full pipe would hold up the rest
     sys.stdout.write(json.dumps(found) + "\n")
     sys.stdout.flush()
-    if ranks != "1":
-        dist.destroy_process_group()
 
 
 if __name__ == "__main__":
