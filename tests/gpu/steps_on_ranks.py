@@ -50,7 +50,7 @@ def main() -> None:
                 logits = torch.cat(every, -1)
         found = logits.float().flatten()[:4096].tolist()
     if ranks != "1":
-        dist.destroy_process_group()  # first: ranks are read one after the other, and a full pipe would hold up the rest
+        dist.destroy_process_group()  # first: ranks are read one by one, and what does not fit into a pipe waits
     sys.stdout.write(json.dumps(found) + "\n")
     sys.stdout.flush()
 

@@ -39,8 +39,9 @@ def html_page(report: Report) -> str:
     """A report as one page that opens from disk and makes no request."""
     figures = Figures()
     names = [f"group-{number}" for number in range(len(report.groups))]
+    title = f"hybridbench report: {_cards(report)}"
     body = [
-        "<h1>hybridbench report</h1>",
+        f"<h1>{text(title)}</h1>",
         _headline(report, names),
         _ways(report),
         _setting(report),
@@ -53,7 +54,11 @@ def html_page(report: Report) -> str:
         _unsaid(report),
         _meanings(report),
     ]
-    return whole("hybridbench report", body, figures)
+    return whole(title, body, figures)
+
+
+def _cards(report: Report) -> str:
+    return ", ".join(dict.fromkeys(record.environment.device for record in report.records))
 
 
 def whole(title: str, body: Iterable[str], figures: Figures) -> str:
@@ -148,10 +153,9 @@ def _unsaid(report: Report) -> str:
     """What nobody may conclude from the page."""
     if not report.records:
         return ""
-    cards = ", ".join(dict.fromkeys(record.environment.device for record in report.records))
     lines = [
-        f"Whether it holds on another kind of GPU: all of it was measured on {cards}. hybridbench price --gpu all "
-        "--efficiency RESULTS predicts the steps of others from these records.",
+        f"Whether it holds on another kind of GPU: all of it was measured on {_cards(report)}. hybridbench price "
+        "--gpu all --efficiency RESULTS predicts the steps of others from these records.",
         "Whether a model is good: speed, memory and energy are measured here, not loss or accuracy. hybridbench pareto "
         "joins them.",
         "How far another process, day or card would differ: an interval knows the noise within one process. "
