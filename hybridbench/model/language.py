@@ -111,14 +111,20 @@ class LanguageModel(nn.Module):
         device = self.embedding_VD.device
         return [layer.new_cache(batch, capacity, storage, device) for layer in self.blocks]
 
-    def hidden(self, token_BT: Tensor, caches: list[Cache | None] | None = None) -> Tensor:
-        """The final norm's output at every position (B, T, D), from position 0; fills ``caches`` if given."""
+    def hidden(
+        self, token_BT: Tensor, caches: list[Cache | None] | None = None, position_TD: Tensor | None = None
+    ) -> Tensor:
+        """The final norm's output at every position (B, T, D), from position 0; fills ``caches`` if given.
+
+        ``position_TD`` is added to every sequence's embedding.
+        """
         keeps = self.checkpoint if torch.is_grad_enabled() else "none"
         if keeps == "full":
             assert caches is None, "a forward that is run again cannot fill caches"
+            assert position_TD is None, "its embedding is of tokens alone"
             return self.add_normed(self._checkpointed_stream(token_BT), None, len(self.layers))[0]
         with remembering() if keeps == "selective" else contextlib.nullcontext():
-            return self.add_normed(*self._stream(token_BT, caches), len(self.layers))[0]
+            return self.add_normed(*self._stream(token_BT, caches, 0, position_TD), len(self.layers))[0]
 
     def step_over(self, token_BT: Tensor, start: int = 0) -> Step:
         """The step of a sequence that begins at ``start``. Every rotation is computed here, because compiled layers
@@ -169,11 +175,17 @@ class LanguageModel(nn.Module):
         return x_BTD
 
     def _stream(
-        self, token_BT: Tensor, caches: list[Cache | None] | None, start: int = 0
+        self,
+        token_BT: Tensor,
+        caches: list[Cache | None] | None,
+        start: int = 0,
+        position_TD: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """The last sublayer's output, and the residual stream to which the next norm adds it."""
         step = self.step_over(token_BT, start)
         branch_BTD, residual_BTD = self.embed(token_BT), None
+        if position_TD is not None:
+            branch_BTD = branch_BTD + position_TD
         for index in range(len(self.layers)):
             normed, residual_BTD = self.add_normed(branch_BTD, residual_BTD, index)
             branch_BTD = self.run_layer(index, normed, step, caches[index] if caches else None)

@@ -51,16 +51,25 @@ def learner_of(case: TaskCase) -> TaskLearner:
 
 
 @pytest.mark.parametrize("task", ["mqar", "mad-fuzzy-recall", "parity"])
+@pytest.mark.parametrize("positions", [False, True])
 @torch.no_grad()
-def test_losses_and_answers_are_those_of_whole_logits(task: str) -> None:
-    learner = learner_of(case_of(task, "inter"))
+def test_losses_and_answers_are_those_of_whole_logits(task: str, positions: bool) -> None:
+    learner = learner_of(replace(case_of(task, "inter"), positions=positions))
+
+    def logits_of(token_BT: Tensor) -> Tensor:
+        if learner.positions is None:
+            logits: Tensor = learner.model(token_BT)
+            return logits
+        position_TD = learner.positions.embedding_TD[: token_BT.shape[1]]
+        return F.linear(learner.model.hidden(token_BT, position_TD=position_TD), learner.model.embedding_VD)
+
     examples = TASKS[task].train(learner.case.setting, learner.case.seed)
     loss = float(learner.loss_of(*learner._batch(0)))
     part, number_B = learner._batch(0)
     token_BT, target_BT = (
         torch.from_numpy(side)[number_B] for side in (examples[part].token_NT, examples[part].target_NT)
     )
-    logits = learner.model(token_BT)
+    logits = logits_of(token_BT)
     assert loss == pytest.approx(
         float(F.cross_entropy(logits.flatten(0, 1), target_BT.flatten(), ignore_index=-100)), rel=1e-5
     )
@@ -68,7 +77,7 @@ def test_losses_and_answers_are_those_of_whole_logits(task: str) -> None:
     for found, tests in zip(
         learner.progress.curve[0].correct_frac, TASKS[task].test(learner.case.setting), strict=True
     ):
-        said = learner.model(torch.from_numpy(tests.token_NT)).argmax(-1).numpy()
+        said = logits_of(torch.from_numpy(tests.token_NT)).argmax(-1).numpy()
         asked = tests.target_NT != IGNORED
         assert found == pytest.approx((said == tests.target_NT)[asked].mean())
 
@@ -88,6 +97,64 @@ def test_what_is_pooled_is_read_at_the_end_only() -> None:
     before = [weight.clone() for weight in learner.decoder.parameters()]
     learner.steps_until(2)
     assert all(not torch.equal(one, two) for one, two in zip(before, learner.decoder.parameters(), strict=True))
+
+
+def planned_specs(task: str, size: str, *specs: ModelSpec) -> list[TaskCase]:
+    return planned([TASKS[task]], lambda _setting: specs, TaskOptions(size, seeds=1), has_gpu=False)
+
+
+def test_stacks_of_attention_learn_positions_of_a_task_that_was_published_so() -> None:
+    patterns = ("*-*-", "*E*E", "S-*-", "M-*-", "C-*-", "M-(*&M)-")
+    specs = [pattern_spec(pattern, "2x64") for pattern in patterns]
+    ropes = {
+        case.model.pattern: (
+            case.positions,
+            {block.rope for block in case.model.blocks.values() if hasattr(block, "rope")},
+        )
+        for case in planned_specs("mqar", "full", *specs)
+    }
+    assert list(ropes) == list(patterns)
+    for pattern in ("*-*-", "*E*E", "S-*-"):
+        assert ropes[pattern] == (True, {None})
+    for pattern in ("M-*-", "C-*-", "M-(*&M)-"):
+        assert not ropes[pattern][0]
+        assert None not in ropes[pattern][1]
+    for task, size in (("mqar", "toy"), ("parity", "full")):
+        for spec, case in zip(specs, planned_specs(task, size, *specs), strict=True):
+            assert not case.positions
+            assert case.model.blocks == spec.blocks
+
+
+@torch.no_grad()
+def test_a_position_is_added_to_the_embedding() -> None:
+    model = learner_of(case_of("mqar", "inter")).model
+    token_BT, position_TD = torch.arange(20, 36)[None], torch.randn(16, 64)
+    found = model.hidden(token_BT, position_TD=position_TD)
+    assert not torch.allclose(found, model.hidden(token_BT))
+    model.embedding_VD[20:36] += position_TD
+    torch.testing.assert_close(found, model.hidden(token_BT))
+
+
+def test_positions_are_learned_where_they_are_trained() -> None:
+    case = replace(case_of("mqar"), positions=True)
+    learner = learner_of(case)
+    assert learner.positions is not None
+    assert len(learner.positions.embedding_TD) == 64
+    before = learner.positions.embedding_TD.detach().clone()
+    learner.begin()
+    learner.steps_until(3)
+    after = learner.positions.embedding_TD.detach()
+    share = after / before
+    torch.testing.assert_close(share[32:], share[-1:, -1:].expand(32, 64))  # decay alone
+    assert (after[:31] - before[:31]).abs().mean(1).min() > 1e-3
+    assert TaskCase.from_dict(json.loads(json.dumps(case.to_dict()))) == case
+
+
+def test_a_case_from_before_positions_is_read_as_one_without() -> None:
+    case = case_of("mqar")
+    body = case.to_dict()
+    del body["positions"]
+    assert TaskCase.from_dict(body).key == case.key != replace(case, positions=True).key
 
 
 def test_an_epoch_shows_every_example_once_in_an_order_of_the_seed() -> None:
@@ -225,6 +292,14 @@ def test_each_model_stands_at_its_best_rate_over_seeds() -> None:
     assert row["lr"] == 3e-3
     assert row["correct_frac_32x2"] == pytest.approx(0.6)
     assert row["seeds"] == 2
+
+
+def test_a_table_says_which_stacks_learn_positions() -> None:
+    case = case_of("mqar")
+    said = [
+        build([record(one, 1.0, 1.0, 0.2)]).tables["solve-mqar-toy"] for one in (case, replace(case, positions=True))
+    ]
+    assert ["have no RoPE" in " ".join(table.remarks) for table in said] == [False, True]
 
 
 def test_the_head_of_a_table_says_what_is_beyond_training() -> None:

@@ -45,6 +45,7 @@ class TaskCase:
         setting: what is learned and judged, and the recipe.
         execution: its seed is that of the weights, of the training examples and of their order.
         evaluations: how often it is judged, evenly; and once before the first step.
+        positions: whether a vector of each position is learned and added to the embedding.
     """
 
     model: ModelSpec
@@ -54,6 +55,7 @@ class TaskCase:
     execution: Execution
     evaluations: int
     limit_s: float = 3600.0
+    positions: bool = False
 
     def __post_init__(self) -> None:
         if not self.steps:
@@ -137,6 +139,7 @@ class TaskCase:
             "execution": self.execution.to_dict(),
             "evaluations": self.evaluations,
             "limit_s": self.limit_s,
+            "positions": self.positions,
         }
 
     @classmethod

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from hybridbench.arch.blocks.attention import Attention
 from hybridbench.arch.model import ModelSpec
 from hybridbench.errors import BadInput
 from hybridbench.quality.corpus.vocabulary import model_vocabulary
@@ -69,10 +70,25 @@ def planned(
                 mode = mode_for(spec, device, ask.mode, MODES)
                 seeded = replace(execution_for(device, ask.dtype, mode, ask.backends, MODES), seed=seed)
                 made = replace(spec, vocab_size=model_vocabulary(settings[0].vocabulary))
+                positions = task.positions and size == FULL and attends_only(made)
+                made = unrotated(made) if positions else made
                 for setting in settings:
-                    case = TaskCase(made, task.name, size, setting, seeded, 1, ask.limit_s)
+                    case = TaskCase(made, task.name, size, setting, seeded, 1, ask.limit_s, positions)
                     found.append(replace(case, evaluations=min(ask.evaluations, case.steps)))
     return found
+
+
+def attends_only(spec: ModelSpec) -> bool:
+    """Whether all mixers of a stack are attention."""
+    return all(isinstance(block, Attention) or block.feed_forward for block in spec.blocks.values())
+
+
+def unrotated(spec: ModelSpec) -> ModelSpec:
+    """The stack without RoPE."""
+    blocks = spec.blocks.items()
+    return replace(
+        spec, blocks={name: replace(one, rope=None) if isinstance(one, Attention) else one for name, one in blocks}
+    )
 
 
 def _with(setting: Setting, ask: TaskOptions, rate: float | None) -> Setting:

@@ -151,6 +151,11 @@ def _table(best: Sequence[SolvedStack], tried: Sequence[SolvedStack]) -> Table:
             f"Each model stands at the best of the rates {', '.join(f'{one:g}' for one in rates)}, by what is shown "
             f"here, as {task.source} does."
         )
+    if any(stack.case.positions for stack in best):
+        table.remark(
+            "Stacks of attention only learn a vector of each position and have no RoPE. Beyond what was trained on,"
+            " these are noise."
+        )
     if len({stack.case.setting for stack in best}) > len({stack.case.setting.lr for stack in best}):
         table.remark("These runs differ in epochs or batch: they do not compare.")
     if case.size != FULL:

@@ -26,6 +26,7 @@ from hybridbench.model.language import LanguageModel
 from hybridbench.quality.tasks.case import TaskCase
 from hybridbench.quality.tasks.examples import IGNORED, Examples
 from hybridbench.quality.tasks.pooled import Decoder
+from hybridbench.quality.tasks.positions import Positions
 from hybridbench.quality.tasks.record import Scored, TaskObserved
 from hybridbench.quality.tasks.task import TASKS
 from hybridbench.quality.training.optimizer import MasterAdamW
@@ -140,6 +141,7 @@ class TaskLearner(Trainer):
         self.model.allocate(self.device, case.seed)
         task, setting = TASKS[case.task], case.setting
         self.decoder = Decoder(self.model, setting.context, case.seed) if task.pooled else None
+        self.positions = Positions(self.model, setting.longest, case.seed) if case.positions else None
         self.parts = [AskedExamples(part, self.device) for part in task.train(setting, case.seed)]
         self.tests = [AskedExamples(part, self.device) for part in task.test(setting)]
         self.progress = Reached(energy_j=None if bench.gpu is None else 0.0)
@@ -161,7 +163,8 @@ class TaskLearner(Trainer):
 
     def begin(self) -> None:
         """Makes the optimizer and the steps, one for each part that a batch can be of."""
-        named = [*self.model.named_parameters(), *(self.decoder.named_parameters() if self.decoder else ())]
+        modules = (self.model, self.decoder, self.positions)
+        named = [one for module in modules if module is not None for one in module.named_parameters()]
         self.optimizer = MasterAdamW(named, self.model.ops["adamw"], self.case.recipe)
         self.model.train()
         batch, train = self.case.setting.batch, self.case.setting.train
@@ -176,7 +179,8 @@ class TaskLearner(Trainer):
     def _asked_of(self, asked: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """What the head reads at the places that are asked (A, D), and what is asked (A)."""
         token_BT, place_A, target_A = asked
-        hidden_BTD = self.model.hidden(token_BT)
+        position_TD = None if self.positions is None else self.positions(token_BT)
+        hidden_BTD = self.model.hidden(token_BT, position_TD=position_TD)
         if self.decoder is not None:
             hidden_BTD = self.decoder(hidden_BTD[:, -1])
         return hidden_BTD.flatten(0, 1).index_select(0, place_A), target_A

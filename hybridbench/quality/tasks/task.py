@@ -55,6 +55,11 @@ class Setting:
         """Tokens of the longest sequence to train on."""
         return max(part.length for part in self.train)
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence of all."""
+        return max(part.length for part in (*self.train, *self.test))
+
     def within(self, part: ExamplePart) -> bool:
         """Whether a part to judge on is no larger than what is trained on."""
         return any(part.length <= one.length and part.pairs <= one.pairs for one in self.train)
@@ -69,6 +74,7 @@ class Task:
         source: where its setting is from.
         chance: the accuracy of a guess.
         pooled: whether all is asked of what the model has at the last token, by a decoder that knows positions.
+        positions: whether, at full size, stacks of attention only learn a vector of each position in place of RoPE.
     """
 
     name: str
@@ -79,6 +85,7 @@ class Task:
     toy: Setting
     chance: Callable[[Setting], float]
     pooled: bool = False
+    positions: bool = False
 
     def setting(self, size: str) -> Setting:
         """``full`` or ``toy``."""
@@ -125,7 +132,7 @@ def _mqar() -> Task:
         solved=0.99,
     )
     about = "multi-query recall: the value of each key that comes again"
-    return Task("mqar", about, "zoology", mqar, full, toy, lambda setting: 2 / setting.vocabulary)
+    return Task("mqar", about, "zoology", mqar, full, toy, lambda setting: 2 / setting.vocabulary, positions=True)
 
 
 def _mad(
