@@ -77,7 +77,15 @@ class StoredRecord(Protocol):
 
 R = TypeVar("R", bound=StoredRecord)
 
-OTHER_FILES = ("kernels-", "learn-", "traces-", "solve-", "contexts-")
+OTHERS = {
+    "kernels": "operations timed by themselves",
+    "learn": "training runs",
+    "traces": "steps that were profiled",
+    "solve": "synthetic tasks",
+    "contexts": "long contexts",
+}
+"""Kinds of records beside ``Record``, by how names of their files begin, with what they are of."""
+OTHER_FILES = tuple(f"{name}-" for name in OTHERS)
 """How the names of files begin that hold another kind of record than ``Record``."""
 
 
@@ -277,13 +285,21 @@ def _files(paths: Sequence[Path], kind: type[StoredRecord]) -> list[Path]:
         if path.is_dir():
             found = _jsonl_below(path, kind)
             if not found:
-                raise BadResults(f"{path} has no *.jsonl file in it: measure something with '-o {path}' first.")
+                raise BadResults(_nothing_of(path))
         else:
             found = [path]
         files.update((file.resolve(), file) for file in found)
     if not files:
         raise BadResults(f"no results were named: give a results folder or a {kind.FILES}-*.jsonl file.")
     return list(files.values())
+
+
+def _nothing_of(folder: Path) -> str:
+    """Why a folder has no file of a kind: it has those of others, or none."""
+    others = [what for name, what in OTHERS.items() if next(folder.rglob(f"{name}-*.jsonl"), None) is not None]
+    if others:
+        return f"{folder} holds only {' and '.join(others)}: hybridbench report {folder} shows them."
+    return f"{folder} has no *.jsonl file in it: measure something with '-o {folder}' first."
 
 
 def exists(path: Path) -> bool:

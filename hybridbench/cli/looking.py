@@ -12,9 +12,9 @@ import click
 
 from hybridbench.cli.options import GIVEN_PATH, check_plot, plot_option
 from hybridbench.cli.output import Plain
-from hybridbench.cli.stored import all_records, damaged, stored_records, warn
+from hybridbench.cli.stored import all_records, damaged, stored_kinds, stored_records, warn
 from hybridbench.cli.typed import Command, listed
-from hybridbench.errors import BadInput, BadResults
+from hybridbench.errors import BadResults
 
 if TYPE_CHECKING:
     from hybridbench.record import Record
@@ -33,21 +33,19 @@ def ls(paths: tuple[Path, ...], as_json: bool) -> None:
     PATHS are folders or .jsonl files; without one, all below results/ are listed. What is damaged is named and left
     out, and the exit code is 2.
     """
-    from hybridbench.kernel_suite.record import KernelRecord
-    from hybridbench.record import Record
-    from hybridbench.record.traced import TraceRecord
     from hybridbench.report.listing import Folder, folder_of, listing_table
     from hybridbench.report.progress import computed
     from hybridbench.report.render.terminal import print_table
     from hybridbench.store import StoredRecord, folders, is_of, load
 
+    kinds = stored_kinds()
     if not paths and not EVERYWHERE.is_dir():
         raise BadResults("there is no folder results here: measure something first, such as hybridbench quickstart.")
 
     def read(folder: tuple[Path, list[Path]]) -> Folder | None:
         place, files = folder
         records: list[StoredRecord] = []
-        for kind in (Record, KernelRecord, TraceRecord):
+        for kind in kinds:
             of_kind = [file for file in files if is_of(file, kind)]
             try:
                 records += load(of_kind, warn, damaged, kind) if of_kind else []
@@ -55,7 +53,7 @@ def ls(paths: tuple[Path, ...], as_json: bool) -> None:
                 damaged(str(exc))
         return folder_of(place, records) if records else None
 
-    found = list(folders(paths or (EVERYWHERE,), (Record, KernelRecord, TraceRecord)).items())
+    found = list(folders(paths or (EVERYWHERE,), kinds).items())
     if not found:
         where = ", ".join(map(str, paths or (EVERYWHERE,)))
         raise BadResults(f"{where} holds no results: measure something first, such as hybridbench quickstart.")
@@ -82,7 +80,6 @@ def show(results: tuple[Path, ...], where: tuple[str, ...], metric: str | None, 
     Cases that hybridbench trace stored are shown below, with the share of each class of operation.
     """
     check_plot(plot, as_json)
-    from hybridbench.kernel_suite.record import KernelRecord
     from hybridbench.record import Record
     from hybridbench.record.traced import TraceRecord
     from hybridbench.report.answers import answer, metrics_named, rows, selected
@@ -92,11 +89,8 @@ def show(results: tuple[Path, ...], where: tuple[str, ...], metric: str | None, 
 
     metrics = metrics_named(metric)
     there = [path for path in results if exists(path)]
-    if holds(there, KernelRecord) and not holds(there, Record):
-        named = ", ".join(map(str, results))
-        raise BadInput(f"{named} holds only operations timed by themselves: hybridbench report {there[0]} shows them.")
     traces = _traces([path for path in there if holds([path], TraceRecord)])
-    measured = [path for path in results if path not in there or holds([path], Record)]
+    measured = [path for path in results if path not in there or holds([path], Record)] or ([] if traces else results)
     chosen = selected([*(stored_records(measured) if measured else []), *(bare for bare, _ in traces)], where)
     told = [trace for bare, trace in traces if any(bare is one for one in chosen)]
     records = [one for one in chosen if not any(one is bare for bare, _ in traces)]

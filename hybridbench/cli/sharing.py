@@ -19,6 +19,7 @@ from hybridbench.cli.measuring import (
 from hybridbench.cli.options import GIVEN_PATH, check_plot, out_options, plot_option
 from hybridbench.cli.output import Plain
 from hybridbench.cli.placing import place_of, place_options
+from hybridbench.cli.stored import stored_kinds
 from hybridbench.cli.typed import Command
 from hybridbench.machine import visible_gpus
 from hybridbench.suite.file import decoding_as_published, load_suite
@@ -102,15 +103,11 @@ def merge(folders: tuple[Path, ...], out: Path, allow: tuple[str, ...]) -> None:
     FOLDERS hold records of any command, such as those of a suite that ran on two clusters, or seeds of learn that ran
     on several hosts, whose weights come along.
     """
-    from hybridbench.cluster.merging import KINDS
     from hybridbench.cluster.merging import merge as joined
-    from hybridbench.quality.contexts.record import ContextRecord
-    from hybridbench.quality.tasks.record import TaskRecord
     from hybridbench.quality.training.record import LearnRecord
 
     def weights_of(record: Any) -> str | None:
         return record.observed.weights if isinstance(record, LearnRecord) and record.observed else None
 
-    kinds = (*KINDS, LearnRecord, TaskRecord, ContextRecord)
-    done = joined(folders, out, frozenset(allow), kinds, weights_of)
+    done = joined(folders, out, frozenset(allow), stored_kinds(), weights_of)
     Plain(stderr=True, soft_wrap=True).print(done.sentence)

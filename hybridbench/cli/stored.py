@@ -33,6 +33,18 @@ def all_records(paths: Sequence[Path], kind: type[R]) -> list[R]:
     return load(paths, warn, damaged, kind)
 
 
+def stored_kinds() -> tuple[type[StoredRecord], ...]:
+    """Every kind of record that a command stores."""
+    from hybridbench.kernel_suite.record import KernelRecord
+    from hybridbench.quality.contexts.record import ContextRecord
+    from hybridbench.quality.tasks.record import TaskRecord
+    from hybridbench.quality.training.record import LearnRecord
+    from hybridbench.record import Record
+    from hybridbench.record.traced import TraceRecord
+
+    return Record, KernelRecord, TraceRecord, LearnRecord, TaskRecord, ContextRecord
+
+
 def warn(sentence: str) -> None:
     """Say what was passed over."""
     Plain(stderr=True, soft_wrap=True).print(f"warning: {sentence}", style="yellow")

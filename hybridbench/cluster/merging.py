@@ -10,13 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from hybridbench.errors import BadInput, NotComparable
-from hybridbench.kernel_suite.record import KernelRecord
 from hybridbench.record import Record
-from hybridbench.record.traced import TraceRecord
 from hybridbench.store import RecordWriter, exists, holds, load, machine_of
 from hybridbench.text import counted
 
-KINDS: tuple[type[Any], ...] = (Record, KernelRecord, TraceRecord)
 MACHINES, VERSIONS = "machines", "versions"
 
 
@@ -39,8 +36,8 @@ class Merged:
 def merge(
     folders: Sequence[Path],
     out: Path,
-    allow: frozenset[str] = frozenset(),
-    kinds: Sequence[type[Any]] = KINDS,
+    allow: frozenset[str],
+    kinds: Sequence[type[Any]],
     weights_of: Callable[[Any], str | None] = lambda _record: None,
 ) -> Merged:
     """Writes the records of all folders into a new one, a file for each kind and run.

@@ -12,12 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hybridbench.record import Record, Status
-from hybridbench.record.traced import TraceRecord
 from hybridbench.report.table import Column, Table, TableCell
-from hybridbench.store import StoredRecord, newest
+from hybridbench.store import OTHERS, StoredRecord, newest
 from hybridbench.suite.workloads import WORKLOADS
-
-KERNELS, TRACES = "kernels", "traces"
 
 
 @dataclass(frozen=True)
@@ -29,8 +26,7 @@ class Folder:
         runs: the number of runs.
         first, last: when the earliest and the latest case began, in UTC: ``2026-11-22T09:20:59+00:00``.
         machines: the devices.
-        kinds: the number of cases of each workload; ``kernels`` are operations timed by themselves,
-            ``traces`` steps that were profiled.
+        kinds: the number of cases of each workload, and of each of ``store.OTHERS``.
         statuses: the number of cases that ended in each way.
     """
 
@@ -60,15 +56,13 @@ def folder_of(path: Path, records: Sequence[StoredRecord]) -> Folder:
         min(times).isoformat(timespec="seconds"),
         max(times).isoformat(timespec="seconds"),
         tuple(dict.fromkeys(record.environment.device for record in shown)),
-        {kind: kinds[kind] for kind in (*WORKLOADS, KERNELS, TRACES) if kinds[kind]},
+        {kind: kinds[kind] for kind in (*WORKLOADS, *OTHERS) if kinds[kind]},
         {status.value: ended[status] for status in Status if ended[status]},
     )
 
 
 def _kind(record: StoredRecord) -> str:
-    if isinstance(record, Record):
-        return record.case.workload.kind
-    return TRACES if isinstance(record, TraceRecord) else KERNELS
+    return record.case.workload.kind if isinstance(record, Record) else record.FILES
 
 
 def listing_table(folders: Sequence[Folder]) -> Table:

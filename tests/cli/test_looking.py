@@ -53,6 +53,15 @@ def test_ls_counts_what_the_files_hold() -> None:
     assert "4 ok, 3 oom" in shown
 
 
+@pytest.mark.parametrize(("name", "kind"), [("learn", "learn"), ("tasks", "solve"), ("contexts", "contexts")])
+def test_what_was_learned_is_listed_and_its_page_named(name: str, kind: str) -> None:
+    (row,) = rows("ls", H200 / name)
+    (file,) = (H200 / name).glob(f"{kind}-*.jsonl")
+    assert row["kinds"] == {kind: len(file.read_text().splitlines())}
+    for command in ("show", "pareto"):
+        assert f"hybridbench report {H200 / name} shows them" in refused(command, H200 / name)
+
+
 def test_ls_without_a_path_lists_what_lies_below_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert "there is no folder results here: measure something first" in refused("ls")
