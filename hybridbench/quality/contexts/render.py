@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,13 +58,16 @@ def by_position(report: ContextReport) -> dict[str, Any] | None:
     colors, _ = looks(models)
     scale = alt.Scale(domain=list(models), range=colors)
     color = alt.Color("model:N", title=None, sort=list(models), scale=scale, legend=alt.Legend(symbolOpacity=1))
-    x = alt.X("position:Q", title="position [tokens]", scale=alt.Scale(nice=False))
+    first = report.stacks[0]
+    trained = first.case.trained
+    multiples = range(0, max(stack.stretches[-1].last for stack in _series(report).values()) + 1, trained)
+    axis = alt.Axis(values=list(multiples), labelExpr=_labels(multiples))
+    x = alt.X("position:Q", title="position [tokens]", axis=axis, scale=alt.Scale(nice=False, domainMin=0))
     base = alt.Chart(data_of(points)).encode(x=x, color=color)
     fitted = alt.Scale(zero=False)
     band = base.mark_area(opacity=0.15).encode(y=alt.Y("low:Q", title="", scale=fitted), y2="high:Q")
     line = base.mark_line(point=True).encode(y=alt.Y("loss:Q", title="loss [nats/token]", scale=fitted))
-    first = report.stacks[0]
-    rule = alt.Chart(data_of([{"trained": first.case.trained}])).mark_rule(strokeDash=[4, 4], color="#888888")
+    rule = alt.Chart(data_of([{"trained": trained}])).mark_rule(strokeDash=[4, 4], color="#888888")
     title = alt.TitleParams(
         "Loss by position",
         subtitle=[about(first), "dashed: the trained length; band: 95% interval over documents"],
@@ -96,14 +99,13 @@ def heat_map(report: ContextReport, value: str) -> dict[str, Any] | None:
         return None
     lengths = sorted({int(str(cell["length"])) for cell in cells})
     depths = sorted({int(str(cell["depth"])) for cell in cells})
-    known = ", ".join(f"'{length}': '{format_tokens(length)}'" for length in lengths)
     found = value == "found"
     color = alt.Color(
         f"{value}:Q",
         title="found" if found else "nats/token",
         scale=alt.Scale(scheme="viridis", domain=[0, 1]) if found else alt.Scale(scheme="viridis", reverse=True),
     )
-    label = alt.Axis(labelExpr=f"({{{known}}})[toString(datum.value)]", labelAngle=-60)
+    label = alt.Axis(labelExpr=_labels(lengths), labelAngle=-60)
     panel = (
         alt.Chart(data_of(cells))
         .mark_rect()
@@ -120,6 +122,12 @@ def heat_map(report: ContextReport, value: str) -> dict[str, Any] | None:
     )
     drawn = panel.facet(facet=alt.Facet("model:N", title=None, sort=list(_series(report))), columns=2)
     return _with_config(drawn.properties(title=title))
+
+
+def _labels(counts: Iterable[int]) -> str:
+    """The expression by which an axis writes token counts as tables do."""
+    known = ", ".join(f"'{count}': '{format_tokens(count)}'" for count in counts)
+    return f"({{{known}}})[toString(datum.value)]"
 
 
 def _with_config(drawn: Any) -> dict[str, Any]:
