@@ -25,7 +25,7 @@ def captured_together(steps: Sequence[Callable[[], object]]) -> list[Callable[[]
         RuntimeError: a step cannot be captured.
     """
     pool, stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
-    return [captured(step, stream=stream, pool=pool) for step in steps]
+    return [captured(step, collect=place == 0, stream=stream, pool=pool) for place, step in enumerate(steps)]
 
 
 def captured(

@@ -38,7 +38,7 @@ def remaining_of(planned: Sequence[Any], stored: Mapping[str, Any]) -> Remaining
     done = {key for key, record in stored.items() if not _again(record, limits.get(key))}
     todo = [case for case in planned if case.key not in done]
     sampled = (stored[key].case for key in done)
-    samplings = {case.sampling for case in sampled if hasattr(case, "sampling")}  # reading long contexts has none
+    samplings = {case.sampling for case in sampled if hasattr(case, "sampling")}  # tasks and long contexts have none
     alike = [case for case in todo if any(replace(case, sampling=other).key in done for other in samplings)]
     return Remaining(todo, done, len(alike))
 

@@ -90,8 +90,10 @@ def show(results: tuple[Path, ...], where: tuple[str, ...], metric: str | None, 
     metrics = metrics_named(metric)
     there = [path for path in results if exists(path)]
     traces = _traces([path for path in there if holds([path], TraceRecord)])
-    measured = [path for path in results if path not in there or holds([path], Record)] or ([] if traces else results)
-    chosen = selected([*(stored_records(measured) if measured else []), *(bare for bare, _ in traces)], where)
+    measured = [path for path in results if path not in there or holds([path], Record)]
+    # Where there is nothing at all, reading it says what there is instead.
+    steps = stored_records(measured or results) if measured or not traces else []
+    chosen = selected([*steps, *(bare for bare, _ in traces)], where)
     told = [trace for bare, trace in traces if any(bare is one for one in chosen)]
     records = [one for one in chosen if not any(one is bare for bare, _ in traces)]
     if as_json:

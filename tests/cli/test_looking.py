@@ -12,8 +12,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from hybridbench.cli.main import main
+from hybridbench.cli.stored import stored_kinds
 from hybridbench.metrics import value
-from hybridbench.store import RecordWriter, load, newest
+from hybridbench.record import Record
+from hybridbench.store import OTHERS, RecordWriter, load, newest
 
 H200 = Path(__file__).parents[2] / "results/nvidia-h200"
 MIXERS = H200 / "mixers"
@@ -60,6 +62,10 @@ def test_what_was_learned_is_listed_and_its_page_named(name: str, kind: str) -> 
     assert row["kinds"] == {kind: len(file.read_text().splitlines())}
     for command in ("show", "pareto"):
         assert f"hybridbench report {H200 / name} shows them" in refused(command, H200 / name)
+
+
+def test_every_kind_that_is_stored_has_words_for_it() -> None:
+    assert {kind.FILES for kind in stored_kinds()} == {Record.FILES, *OTHERS}
 
 
 def test_ls_without_a_path_lists_what_lies_below_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from waits import waits_are_errors
 
 from hybridbench.arch.families import ARCHS, build_spec
 from hybridbench.bench import Bench, Instruments
@@ -88,12 +89,8 @@ def test_steps_do_not_wait_for_the_gpu(arch: str, mode: str, python: Corpus, tmp
     learner = Learner(case_of(arch, python, tmp_path, mode=mode), bench())
     learner.begin()
     losses = [learner.step(step)[0] for step in range(3)]
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with waits_are_errors():
         losses += [learner.step(step)[0] for step in range(3, 6)]
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     assert torch.isfinite(torch.stack(losses)).all()
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from waits import waits_are_errors
 
 from hybridbench.arch.families import ARCHS, MIXED, Options, build_spec
 from hybridbench.bench import Bench, Instruments
@@ -97,12 +98,8 @@ def test_graphs_of_two_lengths_learn_as_launches_do(arch: str) -> None:
 def test_steps_of_a_task_do_not_wait_for_the_gpu(arch: str, execution: Execution) -> None:
     run = learner(arch, execution)
     losses = [run.step(step)[0] for step in range(10)]
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with waits_are_errors():
         losses += [run.step(step)[0] for step in range(10, 20)]
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     assert torch.isfinite(torch.stack(losses)).all()
 
 
@@ -203,11 +200,7 @@ def test_nothing_waits_for_the_device_between_prompts(tmp_path: Path) -> None:
     reader.check()
     expected = list(reader.needles())
     ids, answers = reader._on_device(reader.texts.prompts)
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with waits_are_errors():
         through = [reader._through(*one) for one in zip(beyond.lengths, ids, answers, strict=True)]
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     losses = torch.cat([loss_N for _, loss_N in through]).view(-1, 8).double().mean(1).tolist()
     assert losses == pytest.approx([cell.loss for cell in expected], rel=1e-5)

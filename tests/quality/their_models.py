@@ -14,16 +14,7 @@ from hybridbench.arch.blocks.mamba2 import Mamba2
 from hybridbench.arch.blocks.mlp import Mlp
 from hybridbench.arch.model import ModelSpec
 from hybridbench.model.language import LanguageModel
-
-ROPE = {
-    "rope_type": "llama3",
-    "rope_theta": 500_000.0,
-    "factor": 32.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 8192,
-    "partial_rotary_factor": 1.0,
-}
+from hybridbench.public.llama import ROPE
 
 
 def their_model(library: ModuleType, spec: ModelSpec, context: int) -> Any:
