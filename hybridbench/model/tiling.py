@@ -65,25 +65,26 @@ class Tiling:
 
     @classmethod
     def _for_many(cls, n_rows: int, k: int, n_sms: int, tokens: int, size: int) -> Tiling:
-        """Above 16 sequences, reasoned from bytes; not from searches.
+        """Above 16 sequences: rules derived from searches on an H200 at 32, 64 and 128 tokens.
 
-        - Memory is busy with some 40 KB of weights in flight per SM: 4.5 TB/s for about 1 us over 132 SMs.
         - x comes from the L2 cache once per tile of rows. At 64 tokens 64 rows read as much of x as of weights, so wide
-          products take 128 rows. A tensor-core product of Hopper's takes 64 rows at least.
-        - Parts of a split tile are summed by one program, so splits are as few as give every SM a program, and fewer
-          where a tile is large (``TAIL_BYTES``).
-        - Sums, and what the ends of products load for each of them, fit in registers at 32 to 64 a thread, and at 128
-          where a tile is not split.
+          products take 128 rows. At 128 tokens the sums of 64 rows fill the registers of four warps; only the head
+          gains from more (167 us against 207). A tensor-core product of Hopper's takes 64 rows at least.
+        - Parts of a split tile are summed by one program, so there are no more splits than leave every program an SM of
+          its own (3072 x 2048 at 64 tokens: 2 splits 9.4 us, 3 splits 12.4), and fewer where a tile is large
+          (``TAIL_BYTES``).
+        - Four warps: at 128 tokens 8480 x 2048 took 24.6 us against 32.3 with eight, 2048 x 4096 12.7 against 20.9.
+          Above 32 tokens as many stages as fit; up to there the next kernel's programs need the room.
         """
-        rows = 128 if n_rows >= 110 * n_sms else 64
+        rows = 128 if n_rows >= 256 * n_sms or (n_rows >= 110 * n_sms and tokens != 128) else 64
         block_k = _dividing(k, 128 if tokens <= 32 and rows == 64 else 64)
         tiles = -(-n_rows // rows)
         most = max(1, min(TAIL_BYTES // (rows * tokens * 4), k // max(256, block_k)))
-        splits = min(most, -(-9 * n_sms // (10 * tiles)))
+        splits = max(1, min(most, n_sms // tiles))
         stage = (rows * size + tokens * 2) * block_k
-        alone = (tokens >= 128 and rows * tokens > 64 * 64 and n_rows < 256 * n_sms) or tokens >= 256
+        alone = (tokens > 32 and tiles * splits <= n_sms) or tokens >= 256
         room = 2 * PROGRAM_SHARED - (16 << 10) if alone else PROGRAM_SHARED
-        return cls(rows, splits, block_k, max(2, min(6, room // stage)), 4 if tokens < 128 else 8)
+        return cls(rows, splits, block_k, max(2, min(8, room // stage)), 4 if tokens <= 128 else 8)
 
     @property
     def constants(self) -> dict[str, int]:
@@ -92,16 +93,16 @@ class Tiling:
 
 
 def state_tiling(head_dim: int, d_state: int, *, whole: bool = False) -> Tiling:
-    """How the update of a state (head_dim, d_state) is cut: ``rows`` of one head a program, 64 elements a thread.
+    """How the update of a state (head_dim, d_state) is cut: ``rows`` of one head a program, 32 elements a thread.
 
-    Four programs an SM then have 64 KB in flight, where 40 keep the memory busy.
+    With 64 a thread an H200 moves 2.8 TB/s, with 32 it moves 3.3 to 3.6 (64 rows of 128 columns, 64 and 128
+    sequences).
 
     Args:
-        whole: a program goes over its whole head, some rows after the other with the next ones in flight: 32 elements
-            a thread, since what is in flight is in shared memory.
+        whole: a program goes over its whole head, some rows after the other with the next ones in flight.
     """
     rows, columns = _dividing(head_dim, 32 if whole else 64), power_of_two(d_state)
-    warps = max(1, min(8, rows * columns // (32 * (32 if whole else 64))))
+    warps = max(1, min(8, rows * columns // (32 * 32)))
     return Tiling(rows, 1, columns, 3, warps)
 
 

@@ -141,7 +141,7 @@ def test_states_are_cut_into_rows_that_divide_a_head() -> None:
         found = candidates(("state", head, columns), rule, 64, 132)
         assert rule not in found
         assert all(head % one.rows == 0 for one in [rule, *found])
-    assert state_tiling(128, 128).rows * 128 == 64 * 32 * state_tiling(128, 128).warps
+    assert state_tiling(128, 128).rows * 128 == 32 * 32 * state_tiling(128, 128).warps
 
 
 def test_a_search_says_how_long_it_takes() -> None:

@@ -1,5 +1,9 @@
 """triton_state: the update of Mamba-2's state in a decode step, a few rows of one head per program.
 
+A step reads and writes every state once, and the states of all layers are larger than the L2 cache. So the state's
+lines leave the cache first: on an H200 at 64 sequences that took 11% off (533 to 475 us for 13 layers of 64 MB; an
+in-place product of the same bytes takes 440).
+
 Importing this module needs triton.
 """
 
@@ -55,7 +59,9 @@ def update_state_rows(
     n_ok = n < N
     of_slice = state_ptr + ((b * H + h).to(tl.int64) * P + p[:, None]) * N + n[None, :]
     if NORM != "head":
-        state = tl.load(of_slice, mask=n_ok[None, :], other=0.0)  # no other kernel writes it: no need to wait
+        state = tl.load(
+            of_slice, mask=n_ok[None, :], other=0.0, eviction_policy="evict_first"
+        )  # no other kernel writes it: no need to wait
     decay_rate = -tl.exp(tl.load(A_log_ptr + h))
     skip = tl.load(D_ptr + h)
     bias = tl.load(dt_bias_ptr + h)
@@ -74,7 +80,7 @@ def update_state_rows(
     kind = y_ptr.dtype.element_ty
     if NORM != "head":
         new = state.to(tl.float32) * decay + (dt * x)[:, None] * b_in[None, :]
-        tl.store(of_slice, new.to(state_ptr.dtype.element_ty), mask=n_ok[None, :])
+        tl.store(of_slice, new.to(state_ptr.dtype.element_ty), mask=n_ok[None, :], cache_modifier=".cs")
         y = (tl.sum(new * c_out[None, :], 1) + skip * x) * z * tl.sigmoid(z)
         if NORM == "row":
             tl.store(squares_ptr + (h * SLICES + part) * B + b, tl.sum(y * y, 0))
@@ -83,11 +89,11 @@ def update_state_rows(
     else:
         squares = tl.zeros((SLICE,), tl.float32)
         for first in tl.range(0, P, SLICE, num_stages=STAGES):
-            state = tl.load(of_slice + first * N, mask=n_ok[None, :], other=0.0)
+            state = tl.load(of_slice + first * N, mask=n_ok[None, :], other=0.0, eviction_policy="evict_first")
             x = tl.load(mixed_ptr + at + first).to(tl.float32)
             z = tl.load(z_ptr + b * I + at + first).to(tl.float32)
             new = state.to(tl.float32) * decay + (dt * x)[:, None] * b_in[None, :]
-            tl.store(of_slice + first * N, new.to(state_ptr.dtype.element_ty), mask=n_ok[None, :])
+            tl.store(of_slice + first * N, new.to(state_ptr.dtype.element_ty), mask=n_ok[None, :], cache_modifier=".cs")
             y = (tl.sum(new * c_out[None, :], 1) + skip * x) * z * tl.sigmoid(z)
             squares += y * y
             tl.store(kept_ptr + b * I + at + first, y)
