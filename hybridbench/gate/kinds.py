@@ -31,7 +31,7 @@ class CellKind:
 
 
 KINDS: dict[str, CellKind] = {
-    "step": CellKind("graphed step", 0.005, (3, 6), 2, 0.0005, host=False),
+    "step": CellKind("graphed step", 0.005, (3, 6), 2, 0.0015, host=False),
     "kernel": CellKind("kernel", 0.0075, (4, 8), 4, 0.003, host=False),
     "training": CellKind("training step", 0.015, (6, 12), 4, 0.01, host=True),
     "cpu": CellKind("CPU", 0.05, (4, 8), 4, 0.02, host=True),

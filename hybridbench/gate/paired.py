@@ -5,8 +5,8 @@ CPU a low quantile (``AT``), and of both only their ratio. One configuration hol
 backend and the tiles that the base chose in the first pair, where the change has them, and whether calls are replayed
 from a graph. What the change would choose itself is noted.
 
-Processes of the next pair may start while this one runs. They are stopped while anything is timed, so that they import
-only while both sides draw inputs, compile and allocate.
+Processes of the next pair may start while this one runs, and import what the chosen kernels come from. They use no GPU
+yet. Where cores are few, or the host's work is part of the time, they are stopped while anything is timed.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from hybridbench.gate.attribution import Traced, traced_of
 from hybridbench.gate.blocks import BLOCK_NS, BLOCKS, close, warm_up
 from hybridbench.gate.cells import CheckCell
 from hybridbench.gate.choices import Choices, chosen, of_base, renamed
+from hybridbench.gate.kinds import KINDS
 from hybridbench.gate.pairs import SideTimes, State, TimedPair
 from hybridbench.gate.spent import END, FREE, FRESH, PLANT, PREPARE, SAMPLES, START, WARM_UP, PairTime
 from hybridbench.gate.workers import Asking, Died
@@ -71,12 +72,13 @@ class Pairs:
     """Measures pairs.
 
     Args:
-        start: starts a fresh process of the side ``BASE`` or ``HEAD``.
+        start: starts a fresh process of the side ``BASE`` or ``HEAD``, which first imports some modules.
         now: wall time; seconds.
         block_ns: wall time of a block of samples.
         identify: ask in every pair what code runs; False asks in the first one only, which is quicker.
         ahead: start the processes of the next pair while this one prepares; they import, and wait.
         alike: both sides are the same code, so that what one has checked holds for the other.
+        pause: stop the waiting processes while a GPU's kernels are timed; what the host is part of is always timed so.
 
     Attributes:
         choices: by cell, from the first pair in which it was timed.
@@ -86,16 +88,17 @@ class Pairs:
 
     def __init__(
         self,
-        start: Callable[[str], Asking],
+        start: Callable[[str, Sequence[str]], Asking],
         now: Callable[[], float] = time.monotonic,
         *,
         block_ns: int = BLOCK_NS,
         identify: bool = True,
         ahead: bool = True,
         alike: bool = False,
+        pause: bool = True,
     ) -> None:
         self._start, self._now, self._block_ns = start, now, block_ns
-        self._identify, self._ahead, self._alike = identify, ahead, alike
+        self._identify, self._ahead, self._alike, self._pause = identify, ahead, alike, pause
         self._agreed = set[str]()
         self.time = PairTime(now)
         self._alive: dict[str, Asking] = {}
@@ -108,7 +111,7 @@ class Pairs:
         started, waits = self._now(), any(side not in self._alive for side in (BASE, HEAD))
         for side in (BASE, HEAD):
             if side not in self._alive:
-                self._alive[side] = self._waiting.pop(side) if side in self._waiting else self._start(side)
+                self._alive[side] = self._waiting.pop(side) if side in self._waiting else self._started(side)
         said = {side: self._alive[side].hello for side in (BASE, HEAD)}
         if waits:
             self.start_s = self._now() - started
@@ -124,10 +127,17 @@ class Pairs:
         with ThreadPoolExecutor(2) as pool:  # a driver takes a while to free a GPU's memory
             list(pool.map(lambda one: one.end(), ending))
 
+    def _started(self, side: str) -> Asking:
+        """A fresh process, which imports what the kernels that are chosen come from: a third of a pair's time."""
+        chosen = [*self.choices.values()]
+        return self._start(side, sorted({one["module"] for choice in chosen for one in choice.pinned}))
+
     @contextmanager
-    def _quiet(self) -> Iterator[None]:
-        """Inside, the processes of the next pair are stopped, so that nothing of ours disturbs what is timed."""
-        stopped = list(self._waiting.values())
+    def _quiet(self, cell: CheckCell) -> Iterator[None]:
+        """Inside, the processes of the next pair are stopped, so that nothing of ours disturbs what is timed. Where
+        cores are to spare, they go on beside kernels that a GPU runs by itself.
+        """
+        stopped = list(self._waiting.values()) if self._pause or KINDS[cell.kind].host else []
         for one in stopped:
             one.pause()
         try:
@@ -156,7 +166,7 @@ class Pairs:
         with self.time.phase(START):
             self.open()
         if self._ahead:
-            self._waiting = {side: self._start(side) for side in (BASE, HEAD)}
+            self._waiting = {side: self._started(side) for side in (BASE, HEAD)}
         try:
             for place, cell in enumerate(cells):
                 if until_s is not None and self._now() >= until_s:
@@ -218,7 +228,7 @@ class Pairs:
         tuned = {side: said.get("tuning") for side, said in sides.items()}
         blocks = sides[HEAD].get("blocks_per_sm")
         pair, planted = None, dict[float, TimedPair]()
-        with self._quiet():
+        with self._quiet(cell):
             if all(one["kind"] == "prepared" for one in sides.values()):
                 pair = self._timed(cell, sides, tuned, turned)
             for share in cell.planted if pair else ():
@@ -247,7 +257,7 @@ class Pairs:
         """What both sides say of a cell that they prepare. The first pair's base chooses for all that follow."""
         if cell.name in self.choices:
             return self._again_prepared(cell, self.choices[cell.name], core, turned)
-        with self._quiet():  # how long a launch takes decides whether calls are replayed from a graph
+        with self._quiet(cell):  # how long a launch takes decides whether calls are replayed from a graph
             base = self._prepared(BASE, cell, cell.base, Choices(), core, first=True)
             choice = of_base(cell, base) if base["kind"] == "prepared" else Choices()
             head = self._prepared(HEAD, cell, cell.head, choice, core, first=True)

@@ -32,11 +32,15 @@ from hybridbench.gate.sides import Setup
 from hybridbench.gate.verdict import CellVerdict, Word
 from hybridbench.gate.workers import Asking, SideWorker, settings
 from hybridbench.kernel_suite import harness
+from hybridbench.machine import usable_cores
 from hybridbench.plain import from_plain
 from hybridbench.record import Environment
 from hybridbench.units import format_seconds
 
 Say = Callable[[str], None]
+
+SPARE_CORES = 8
+"""With so many, processes that import disturb nothing that a GPU runs by itself: two time, two import, some serve."""
 
 
 @dataclass(frozen=True)
@@ -84,10 +88,10 @@ def started(base: Setup, head: Setup, device: str, gpu: str | None, **how: Any) 
     with tempfile.TemporaryDirectory(prefix="hybridbench-check-") as folder:
         environment = settings(device, gpu)
 
-        def start(side: str) -> Asking:
-            return SideWorker(base if side == BASE else head, environment, Path(folder) / f"{side}.log")
+        def start(side: str, modules: Sequence[str]) -> Asking:
+            return SideWorker(base if side == BASE else head, environment, Path(folder) / f"{side}.log", modules)
 
-        pairs = Pairs(start, **how)
+        pairs = Pairs(start, pause=device == "cpu" or usable_cores() < SPARE_CORES, **how)
         try:
             yield pairs
         finally:

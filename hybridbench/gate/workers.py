@@ -7,7 +7,7 @@ import re
 import selectors
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,7 +30,7 @@ class Asking(Protocol):
 
     @property
     def hello(self) -> Mapping[str, Any]:
-        """What it said first."""
+        """What it says of itself when it is first asked."""
         ...
 
     def ask(self, request: Mapping[str, Any], limit_s: float) -> dict[str, Any]:
@@ -65,15 +65,16 @@ class SideWorker:
         side: where its code comes from.
         environment: variables to add to those of this process.
         log: the file of its output.
+        modules: what it imports before it is asked anything.
 
     Raises:
         BadInput: it does not start: it does not import, or imports another package than it should.
     """
 
-    def __init__(self, side: Setup, environment: Mapping[str, str], log: Path) -> None:
+    def __init__(self, side: Setup, environment: Mapping[str, str], log: Path, modules: Sequence[str] = ()) -> None:
         self._side = side
         path = {"PYTHONPATH": ":".join(side.path)}
-        words = [side.python, "-P", str(START)]
+        words = [side.python, "-P", str(START), *modules]
         try:
             self._process = Answering(words, log, {**environment, **path}, side.folder)
         except OSError as exc:
@@ -83,8 +84,9 @@ class SideWorker:
 
     @property
     def hello(self) -> dict[str, Any]:
-        """What the process says first, waited for; raises as the constructor does."""
+        """What the process says of itself, waited for; raises as the constructor does."""
         if self._hello is None:
+            self._process.ask(json.dumps({"do": "hello"}))
             try:
                 self._hello = self._answer(START_LIMIT_S)
             except Died as exc:

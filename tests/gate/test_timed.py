@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -127,6 +127,7 @@ class Rig:
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.clock, self.ended = 0.0, 0
         self.made = list[Scripted]()
+        self.imported = list[tuple[str, ...]]()
         self.waiting_ran = False
         self.pairs = self.paired(ahead=False)
 
@@ -134,7 +135,8 @@ class Rig:
         """Pairs of these processes."""
         return Pairs(self.started, lambda: self.clock, **how)
 
-    def started(self, side: str) -> Scripted:
+    def started(self, side: str, modules: Sequence[str] = ()) -> Scripted:
+        self.imported.append(tuple(modules))
         self.made.append(Scripted(self, side))
         return self.made[-1]
 
@@ -248,6 +250,28 @@ def test_processes_of_the_next_pair_start_ahead_stand_still_while_it_is_timed_an
     assert rig.ended == sum(rig.starts.values()) == 6
     asked_to = [one["identify"] for _, one in rig.asked if one["do"] == "prepare"]
     assert asked_to == [True, True, False, False]  # the first pair asks what code runs
+
+
+@pytest.mark.parametrize(("kind", "runs"), [("kernel", True), ("step", True), ("training", False), ("cpu", False)])
+def test_with_cores_to_spare_waiting_processes_go_on_beside_what_a_gpu_runs_by_itself(kind: str, runs: bool) -> None:
+    rig = Rig(slower(1.0))
+    pairs = rig.paired(pause=False)
+    cells = named("one", kind=kind)
+    for number in range(2):
+        pairs.measure(cells, number, seen=lambda _name: None)
+    assert rig.waiting_ran is runs
+    pairs.close()
+
+
+def test_waiting_processes_import_what_the_chosen_kernels_come_from() -> None:
+    chose = [{"module": f"pkg.{name}", "kernel": name, "key": [1], "configuration": "c"} for name in ("b", "a", "b")]
+    rig = Rig(slower(1.0), lambda _side, _cell: {"chosen": chose})
+    pairs = rig.paired()
+    for number in range(2):
+        pairs.measure(named("one"), number, seen=lambda _name: None)
+    pairs.close()
+    assert rig.imported[:4] == [()] * 4  # nothing is chosen before the first pair
+    assert set(rig.imported[4:]) == {("pkg.a", "pkg.b")}
 
 
 def test_planted_work_is_timed_beside_the_cell_without_it() -> None:
@@ -477,9 +501,9 @@ def test_the_start_of_processes_counts_in_what_fits_into_the_budget() -> None:
     rig = Rig(slower(1.0))
     slow_start = rig.started
 
-    def started(side: str) -> Scripted:
+    def started(side: str, modules: Sequence[str]) -> Scripted:
         rig.clock += 2.0
-        return slow_start(side)
+        return slow_start(side, modules)
 
     pairs = Pairs(started, lambda: rig.clock, ahead=False)
     pairs.open()

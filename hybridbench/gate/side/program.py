@@ -1,8 +1,10 @@
 """program: one side of a pair: prepares one cell after another, checks it, and times it in blocks when it is told to.
 
-It reads a request per line of JSON from standard input and answers each with one line. Both sides of a pair are such
-processes. They are alive at the same time, and only one of them works at any moment.
+It imports the modules that it is started with, then reads a request per line of JSON from standard input and answers
+each with one line. Both sides of a pair are such processes. They are alive at the same time, and only one of them works
+at any moment. Before the first request it uses no GPU: it may wait beside others that are timed.
 
+    {"do": "hello"}
     {"do": "prepare", "what": "kernel", "cell": {...}, "backend": null, "pinned": [], "check": true, "core": 0,
      "graph": null, "identify": true}
     {"do": "block", "window_ns": 40000000}
@@ -16,13 +18,14 @@ from __future__ import annotations
 
 import ctypes
 import faulthandler
+import importlib
 import json
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
@@ -125,6 +128,8 @@ class Program:
         return {"kind": "failed", "state": state, "reason": said.rstrip("."), "fit": fit}
 
     def _do(self, request: dict[str, Any]) -> dict[str, Any]:
+        if request["do"] == "hello":
+            return hello()
         if request["do"] == "prepare":
             return self._prepare(request)
         if request["do"] == "free":
@@ -316,7 +321,7 @@ def _observed(ready: ReadyCell, device: torch.device, identify: bool) -> tuple[L
 
 
 def hello() -> dict[str, Any]:
-    """What a process says first: where its package lies, its machine and software, and whether it has a GPU."""
+    """What a process says of itself: where its package lies, its machine and software, and whether it has a GPU."""
     cuda = torch.cuda.is_available()
     device = device_for("cuda" if cuda else "cpu")
     return {
@@ -337,10 +342,11 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """Entry point of the process."""
+    """Entry point of the process: ``MODULE ... ANSWER_FD``."""
     faulthandler.register(signal.SIGUSR1)
     end_with_starter()
-    with os.fdopen(int(sys.argv[1]), "w", encoding="utf-8") as answers:
+    *modules, answer_fd = sys.argv[1:]
+    with os.fdopen(int(answer_fd), "w", encoding="utf-8") as answers:
 
         def say(body: dict[str, Any]) -> None:
             answers.write(json.dumps(body) + "\n")
@@ -348,7 +354,9 @@ def main() -> None:
 
         program = Program()
         end_with_parent()
-        say(hello())
+        for name in modules:
+            with suppress(Exception):  # the cell that needs it says what is wrong with it
+                importlib.import_module(name)
         for line in sys.stdin:
             said = program.answer(json.loads(line))
             say(said)

@@ -5,7 +5,7 @@ are timed belongs to the change on both sides, or a change of the clock would lo
 file is run by its path, loads the modules that time from the folder that it lies in, and all others from the path of
 Python, which is the side's own.
 
-    python -P .../hybridbench/gate/side/start.py ANSWER_FD
+    python -P .../hybridbench/gate/side/start.py MODULE ... ANSWER_FD
 """
 
 from __future__ import annotations
