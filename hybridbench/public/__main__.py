@@ -10,6 +10,7 @@ LlamaForCausalLM and mamba with mamba_ssm's MambaLMHeadModel.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 from collections.abc import Sequence
@@ -55,10 +56,9 @@ def planned(workload: str, options: argparse.Namespace) -> list[Case]:
 def _run(options: argparse.Namespace) -> int:
     found = planned(options.workload, options)
     folder: Path = options.out
-    file, page = folder / f"{options.workload}.jsonl", folder / f"{options.workload}.md"
-    if file.exists():
-        raise BadInput(f"{file} is there already: name another folder.")
     folder.mkdir(parents=True, exist_ok=True)
+    name = _free_name(folder, options.workload)
+    file, page = folder / f"{name}.jsonl", folder / f"{name}.md"
     from hybridbench.measure.environment import fingerprint  # torch, which a mistyped command does not wait for
     from hybridbench.measure.nvml import Gpu
     from hybridbench.public.cells import Venue, compare_cell
@@ -71,6 +71,7 @@ def _run(options: argparse.Namespace) -> int:
     with file.open("w", encoding="utf-8") as out:
         about = {"kind": "environment", "environment": to_plain(fingerprint(device, Gpu.open(device)))}
         out.write(json.dumps(about) + "\n")
+        out.flush()
         for case in found:
             for row in compare_cell(case, venue):
                 rows.append(row)
@@ -80,6 +81,12 @@ def _run(options: argparse.Namespace) -> int:
                 sys.stderr.write(f"{case.label}: {row.library}, {row.way}: {row.reason or 'done'}\n")
     sys.stdout.write(table(rows))
     return 0
+
+
+def _free_name(folder: Path, workload: str) -> str:
+    """A name that no file of an earlier call has: ``decode``, then ``decode-2``."""
+    numbered = (workload if number == 1 else f"{workload}-{number}" for number in itertools.count(1))
+    return next(name for name in numbered if not (folder / f"{name}.jsonl").exists())
 
 
 def _count(text: str) -> int:
@@ -98,9 +105,9 @@ def main(words: Sequence[str] | None = None) -> int:
     """Compare, and the exit code: 0 where all was tried, whatever came of it."""
     parser = argparse.ArgumentParser(prog="python -m hybridbench.public", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(required=True)
-    for workload, about, ctx, batch in (
-        (DECODE, "decode steps at a context", "4k", "1,4,16,64"),
-        (TRAIN, "training steps over sequences", "8k", "4"),
+    for workload, about, ctx, batch, rounds in (
+        (DECODE, "decode steps at a context", "4k", "1,4,16,64", 20),
+        (TRAIN, "training steps over sequences", "8k", "4", 6),
     ):
         command = commands.add_parser(workload, help=about)
         command.add_argument("--arch", default=",".join(FAMILIES), help="families  [%(default)s]")
@@ -110,7 +117,9 @@ def main(words: Sequence[str] | None = None) -> int:
         command.add_argument("-o", "--out", type=Path, default=Path("results/local/public"), help="[%(default)s]")
         command.add_argument("--device", choices=DEVICES, help="[cuda where there is a GPU]")
         command.add_argument("--dtype", help="[bfloat16; on a CPU float32]")
-        command.add_argument("--rounds", type=_count, default=20, help="blocks of samples of each side  [%(default)s]")
+        command.add_argument(
+            "--rounds", type=_count, default=rounds, help="blocks of samples of each side  [%(default)s]"
+        )
         command.add_argument("--warmup", type=_seconds, default=2.0, help="seconds, of both sides  [%(default)s]")
         command.add_argument("--seed", type=int, default=0, help="of weights and tokens  [%(default)s]")
         command.set_defaults(workload=workload)

@@ -226,8 +226,10 @@ def test_the_command_writes_lines_and_a_table(
         assert row["logits_checked"]
         assert len(row["ours_ns"]) == len(row["theirs_ns"]) == 2
         assert f"{row['ratio']['median']:.3f}" in out
-    assert main(words) == 2
-    assert "name another folder" in capsys.readouterr().err
+    before = (tmp_path / "decode.jsonl").read_bytes()
+    assert main(words) == 0
+    assert (tmp_path / "decode.jsonl").read_bytes() == before
+    assert capsys.readouterr().out == (tmp_path / "decode-2.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
