@@ -117,9 +117,7 @@ def main(words: Sequence[str] | None = None) -> int:
         command.add_argument("-o", "--out", type=Path, default=Path("results/local/public"), help="[%(default)s]")
         command.add_argument("--device", choices=DEVICES, help="[cuda where there is a GPU]")
         command.add_argument("--dtype", help="[bfloat16; on a CPU float32]")
-        command.add_argument(
-            "--rounds", type=_count, default=rounds, help="blocks of each side  [%(default)s]"
-        )
+        command.add_argument("--rounds", type=_count, default=rounds, help="blocks of each side  [%(default)s]")
         command.add_argument("--warmup", type=_seconds, default=2.0, help="seconds, of both sides  [%(default)s]")
         command.add_argument("--seed", type=int, default=0, help="of weights and tokens  [%(default)s]")
         command.set_defaults(workload=workload)

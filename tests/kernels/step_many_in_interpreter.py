@@ -28,6 +28,7 @@ CASES: list[tuple[str, dict[str, Any], str, int, Any]] = [
     ("S*", WINDOW, "float32", 33, None),
     ("M(*&M)-", {}, "bfloat16", 33, SPLIT),
     ("M*-", {}, "float32", 64, SPLIT),
+    ("G-", {}, "bfloat16", 33, None),
     ("(*&M)", {}, "bfloat16", 64, SLICES),
     ("M-S", WINDOW, "bfloat16", 130, SLICES),
     ("(*&M)", {}, "bfloat16", 130, None),

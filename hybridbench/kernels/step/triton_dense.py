@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import triton.language as tl
 
+from hybridbench.kernels.step.triton_conv import HELD
 from hybridbench.kernels.step.triton_product import (
-    FEW,
     early_squares,
     first_weights,
     halves_of,
@@ -75,6 +75,21 @@ def project_swiglu(
 
 
 @jit
+def early_stream(at: tl.tensor, ok: tl.tensor, TOKENS: tl.constexpr) -> tl.tensor:
+    """A tile of the residual stream of up to ``HELD`` tokens, in its own dtype until the product is there; for more
+    nothing, since the product takes the registers.
+    """
+    return tl.load(at, mask=ok, other=0.0) if TOKENS <= HELD else tl.zeros((1, 1), tl.float32)
+
+
+@jit
+def stream_then(early: tl.tensor, at: tl.tensor, ok: tl.tensor, TOKENS: tl.constexpr) -> tl.tensor:
+    """The tile in float32, loaded where ``early_stream`` did not."""
+    x = early if TOKENS <= HELD else tl.load(at, mask=ok, other=0.0)
+    return x.to(tl.float32)
+
+
+@jit
 def project_residual(
     first_ptr: tl.tensor,
     second_ptr: tl.tensor,
@@ -127,8 +142,7 @@ def project_residual(
     ok = row_ok[:, None] & (b < B)[None, :]
     at = (b * D)[None, :] + row[:, None]
     # no kernel writes x between the last such product and this one, so it may be loaded before the wait too
-    if TOKENS <= FEW:
-        x = tl.load(x_ptr + at, mask=ok, other=0.0).to(tl.float32)
+    early = early_stream(x_ptr + at, ok, TOKENS)
     weight = tl.load(norm_weight_ptr + row, mask=row_ok, other=0.0).to(tl.float32)
     if K2 == 0:
         first_w = first_weights(first_w_ptr, of_tile, row_ok, low, first_w_width, BLOCK_K)
@@ -161,8 +175,7 @@ def project_residual(
     acc = scaled_rows(acc, scale, first_scale_ptr)
     if NORMED:
         acc = acc * norm_factor(squares, squares_ptr, K1, eps, PARTS, PARTS_TILE, B, TOKENS)
-    if TOKENS > FEW:
-        x = tl.load(x_ptr + at, mask=ok, other=0.0).to(tl.float32)
+    x = stream_then(early, x_ptr + at, ok, TOKENS)
     kind = x_ptr.dtype.element_ty
     x = (x + acc).to(kind)
     wide = x.to(tl.float32)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import triton.language as tl
 
-from hybridbench.kernels.step.triton_conv import convolve_words
+from hybridbench.kernels.step.triton_conv import convolve_words, early_words
 from hybridbench.kernels.step.triton_product import (
     FEW,
     early_squares,
@@ -210,7 +210,9 @@ def project_mamba2(
     in_state = live & in_conv[:, None]
     state = conv_ptr + (b * (C * COLUMNS))[None, :] + (channel * COLUMNS)[:, None]
     IN_WORDS: tl.constexpr = TOKENS > FEW and COLUMNS == 4 and conv_ptr.dtype.element_ty.primitive_bitwidth == 16
-    if not IN_WORDS:
+    if IN_WORDS:
+        words = early_words(conv_ptr, channel, C, B, TOKENS)
+    else:
         past = (
             tl.zeros((ROWS, TOKENS), tl.float32)
             + tl.load(conv_bias_ptr + channel, mask=in_conv, other=0.0).to(tl.float32)[:, None]
@@ -239,7 +241,9 @@ def project_mamba2(
         tl.store(dt_ptr + (b * H)[None, :] + (row - I - C)[:, None], acc, mask=ok)
     if ((tile + 1) * ROWS > I) & (tile * ROWS < I + C):
         if IN_WORDS:
-            convolve_words(new, mixed_ptr, conv_ptr, conv_weight_ptr, conv_bias_ptr, channel, 0, C, TAPS, B, TOKENS)
+            convolve_words(
+                new, words, mixed_ptr, conv_ptr, conv_weight_ptr, conv_bias_ptr, channel, 0, C, TAPS, True, C, B, TOKENS
+            )
         else:
             out = past + new.to(tl.float32) * newest[:, None]
             tl.store(mixed_ptr + (b * C)[None, :] + channel[:, None], (out * tl.sigmoid(out)).to(kind), mask=in_state)

@@ -141,8 +141,8 @@ def sum_of_parts(
     """The sum of the parts of a tile, in order; resets the count for the next step."""
     at = tl.arange(0, ROWS)[:, None] * TOKENS + tl.arange(0, TOKENS)[None, :]
     acc = tl.zeros((ROWS, TOKENS), tl.float32)
-    if TOKENS > 128:  # two parts at once would not fit into registers
-        for split in tl.range(SPLITS, loop_unroll_factor=1):
+    if TOKENS > 64:  # all parts at once would not fit into registers, and of 256 tokens not even two
+        for split in tl.range(SPLITS, loop_unroll_factor=1 if TOKENS > 128 else 2):
             acc += tl.load(part_ptr + (tile * SPLITS + split) * ROWS * TOKENS + at, cache_modifier=".cg")
     else:
         for split in tl.static_range(SPLITS):
@@ -194,7 +194,8 @@ def norm_factor(
     if TOKENS <= FEW:
         total = tl.sum(early, 0)
     else:
-        AT_ONCE: tl.constexpr = 8 if PARTS_TILE > 8 else PARTS_TILE
+        SOME: tl.constexpr = 2048 // TOKENS  # 16 registers of each of 128 threads
+        AT_ONCE: tl.constexpr = SOME if PARTS_TILE > SOME else PARTS_TILE
         b = tl.arange(0, TOKENS)
         total = tl.zeros((TOKENS,), tl.float32)
         for first in range(0, PARTS_TILE, AT_ONCE):

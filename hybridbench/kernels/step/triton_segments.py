@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import triton.language as tl
 
+from hybridbench.kernels.step.triton_conv import convolve_words, early_words
 from hybridbench.kernels.step.triton_product import (
     first_weights,
     last_to_arrive,
@@ -72,6 +73,42 @@ def keep_input(
 
 
 @jit
+def activate_columns(
+    new: tl.tensor,
+    past: tl.tensor,
+    at: tl.tensor,
+    conv_ptr: tl.tensor,
+    conv_weight_ptr: tl.tensor,
+    conv_bias_ptr: tl.tensor,
+    channel: tl.tensor,
+    ok: tl.tensor,
+    C: tl.constexpr,
+    TAPS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    BIAS: tl.constexpr,
+    B: tl.constexpr,
+    TOKENS: tl.constexpr,
+    EARLY: tl.constexpr,
+) -> None:
+    """Stores silu of ``new``, or of its conv where TAPS is not 0, whose state is read and written column by column.
+
+    Args:
+        past: of ``of_the_past``, where EARLY.
+    """
+    active = (channel >= 0) & (channel < C)
+    out = new.to(tl.float32)
+    if TAPS > 0:
+        if not EARLY:
+            past = of_the_past(
+                conv_ptr, conv_weight_ptr, conv_bias_ptr, channel, active, C, TAPS, COLUMNS, BIAS, B, TOKENS
+            )
+        newest = tl.load(conv_weight_ptr + channel * TAPS + TAPS - 1, mask=active, other=0.0)
+        out = past + out * newest.to(tl.float32)[:, None]
+        keep_input(conv_ptr, new, channel, ok, C, COLUMNS, TOKENS)
+    tl.store(at, (out * tl.sigmoid(out)).to(new.dtype), mask=ok)
+
+
+@jit
 def project_segments(
     x_ptr: tl.tensor,
     squares_ptr: tl.tensor,
@@ -125,7 +162,12 @@ def project_segments(
     channel = row - FIRST
     active = (channel >= 0) & (channel < C)
     # no other program reads or writes a channel's state, so it may be loaded before the wait, if registers hold it
+    BITS: tl.constexpr = conv_ptr.dtype.element_ty.primitive_bitwidth
+    IN_WORDS: tl.constexpr = (TAPS > 0) & (TOKENS > 16) & (COLUMNS == 4) & (BITS == 16)
     EARLY: tl.constexpr = (TAPS > 0) & (TOKENS <= 16)
+    if IN_WORDS:
+        words = early_words(conv_ptr, channel, C, B, TOKENS)
+    past = channel
     if EARLY:
         past = of_the_past(conv_ptr, conv_weight_ptr, conv_bias_ptr, channel, active, C, TAPS, COLUMNS, BIAS, B, TOKENS)
     wait(PDL)
@@ -145,14 +187,13 @@ def project_segments(
     if (tile * ROWS < FIRST) | ((tile + 1) * ROWS > LAST):
         tl.store(at, new, mask=live & (row_ok & (active == 0))[:, None])
     if ((tile + 1) * ROWS > FIRST) & (tile * ROWS < LAST):
-        ok = live & active[:, None]
-        out = new.to(tl.float32)
-        if TAPS > 0:
-            if not EARLY:
-                past = of_the_past(
-                    conv_ptr, conv_weight_ptr, conv_bias_ptr, channel, active, C, TAPS, COLUMNS, BIAS, B, TOKENS
-                )
-            newest = tl.load(conv_weight_ptr + channel * TAPS + TAPS - 1, mask=active, other=0.0)
-            out = past + out * newest.to(tl.float32)[:, None]
-            keep_input(conv_ptr, new, channel, ok, C, COLUMNS, TOKENS)
-        tl.store(at, (out * tl.sigmoid(out)).to(kind), mask=ok)
+        if IN_WORDS:
+            convolve_words(
+                new, words, out_ptr + FIRST, conv_ptr, conv_weight_ptr, conv_bias_ptr, channel, 0,
+                C, TAPS, BIAS, WIDTH, B, TOKENS,
+            )  # fmt: skip
+        else:
+            activate_columns(
+                new, past, at, conv_ptr, conv_weight_ptr, conv_bias_ptr, channel, live & active[:, None],
+                C, TAPS, COLUMNS, BIAS, B, TOKENS, EARLY,
+            )  # fmt: skip
