@@ -79,6 +79,9 @@ def test_labels_say_what_is_not_the_familys_default() -> None:
     assert found == ["intra 2+11 hymba", "intra 2+11 scale=gate,op=add", "intra 2+11 split=1152:1152"]
     assert build_spec("swa", "1b", Options(window=1024, sinks=0)).label == "swa 3+13 window 1024 sinks 0"
     assert build_spec("swa", "1b", Options(window=512)).label == "swa 3+13"
+    assert build_spec("inter", "5m", Options(positions=(1, 2))).label == "inter 2+7 at 1,2"
+    assert build_spec("inter", "5m", Options(positions=(3, 6))).label == "inter 2+7"  # where they would be anyway
+    assert build_spec("intra", "1b", Options(positions=(2, 5))).label == "intra 2+11 at 2,5"
 
 
 def test_a_letter_without_a_spec() -> None:

@@ -24,7 +24,7 @@ from hybridbench.arch.block import (
     variant,
 )
 from hybridbench.arch.kinds import BLOCKS
-from hybridbench.arch.pattern import parse_pattern
+from hybridbench.arch.pattern import parse_pattern, spread
 from hybridbench.arch.stored import StoredDtypes
 from hybridbench.errors import BadInput
 
@@ -118,7 +118,7 @@ class ModelSpec:
     @cached_property
     def label(self) -> str:
         """Short name for tables: the family, the count of its blocks where it mixes two kinds, and what is not the
-        family's default: fusion, window, sinks, experts.
+        family's default: places, fusion, window, sinks, experts.
 
         A typed pattern is its own name. A long one is shown as its repeated part, or cut, with the count of its blocks.
         """
@@ -126,8 +126,18 @@ class ModelSpec:
         ranks = {symbol.rstrip("'"): self.rank(symbol) for symbol in self.counts}
         order = sorted(kinds, key=lambda symbol: (*ranks[symbol], symbol))
         counts = ["+".join(str(kinds[symbol]) for symbol in order)] if len(kinds) > 1 else []
-        names = [self.arch, *counts] if self.arch != CUSTOM else _pattern_name(self.pattern, counts)
+        names = (
+            [self.arch, *counts, *self._places(order)] if self.arch != CUSTOM else _pattern_name(self.pattern, counts)
+        )
         return " ".join([*names, *self._departures()])
+
+    def _places(self, order: list[str]) -> list[str]:
+        """Where the first of two kinds of block stands, if it was placed by hand and elsewhere than it would be."""
+        if self.scale in NAMED or self.ratio is not None or len(order) != 2:
+            return []
+        mixing = [symbol.rstrip("'") for symbol in self.layers if not self.blocks[symbol].feed_forward]
+        places = tuple(number for number, symbol in enumerate(mixing, 1) if symbol == order[0])
+        return [f"at {','.join(map(str, places))}"] if places != spread(len(places), len(mixing)) else []
 
     def rank(self, symbol: str) -> tuple[bool, bool]:
         """The order of the kinds a model mixes: parallel blocks, then those that see every token, then the rest."""
