@@ -33,8 +33,8 @@ class Chain(Stages):
         self.shared: dict[str, Tensor] = {}
 
     def new(self, *shape: int) -> Tensor:
-        """A buffer (B, ...) in the model's dtype."""
-        return self._new(*shape)
+        """A buffer (B, ...) that an output projection reads."""
+        return self._new(*shape, dtype=self.multiplied)
 
     def launch(self, kernel: Any, programs: int, *args: Any, warps: int = 4, **constants: Any) -> None:
         """Plans the launch of a kernel, which is given whether it overlaps the one before as ``PDL`` too."""

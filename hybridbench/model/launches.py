@@ -28,8 +28,10 @@ class Launches:
         streams: 2 puts launches that are planned within ``_beside`` on a second stream.
         pdl: whether to use programmatic dependent launch; None uses it where the device supports it.
         tilings: other tilings for some products, by name and size; None takes those that were searched on this GPU.
+        coded: weights are codes, which are multiplied in float16 (``triton_narrow``).
 
-    ``products`` holds the launches of each product and their compilations, in order, and ``cut`` its tiling.
+    ``multiplied`` is the dtype of what products read. ``products`` holds the launches of each product and their
+    compilations, in order, and ``cut`` its tiling.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class Launches:
         streams: int = 1,
         pdl: bool | None = None,
         tilings: dict[tuple[str, int, int], Tiling] | None = None,
+        coded: bool = False,
     ) -> None:
         device = like.device
         on_gpu = device.type == "cuda"
@@ -56,13 +59,14 @@ class Launches:
         self._next: tuple[str, int, int] | None = None
         self.kind: dict[str, Any] = {"device": device, "dtype": like.dtype}
         self.wide: dict[str, Any] = {"device": device, "dtype": torch.float32}
+        self.multiplied: torch.dtype = torch.float16 if coded and like.dtype == torch.bfloat16 else like.dtype
         self.launches: list[Callable[[], None]] = []
         self.compilations: list[Callable[[], object]] = []
         self._scratch: dict[tuple[str, int, int, int], tuple[Tensor, Tensor]] = {}
         self._between: dict[tuple[Any, ...], Tensor] = {}
 
-    def _new(self, *shape: int) -> Tensor:
-        zeros: Tensor = torch.zeros(self.B, *shape, **self.kind)
+    def _new(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        zeros: Tensor = torch.zeros(self.B, *shape, **self.kind | ({} if dtype is None else {"dtype": dtype}))
         return zeros
 
     def _passed(self, name: str, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -71,7 +75,7 @@ class Launches:
         """
         key = name, *shape
         if key not in self._between:
-            self._between[key] = torch.zeros(self.B, *shape, **self.kind | ({} if dtype is None else {"dtype": dtype}))
+            self._between[key] = self._new(*shape, dtype=dtype)
         return self._between[key]
 
     @property

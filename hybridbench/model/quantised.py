@@ -2,9 +2,9 @@
 
 A format is a row of ``arch.weights.SCHEMES`` with ``codes``, from which predictions count its bytes. Modules multiply
 by the dequantised matrix, which they make anew for each product: that is what the fused step's kernels are held to.
-Those load codes, convert them to the activations' dtype in registers, multiply, and scale the sums. 8 bits are exact in
-16. The rows of a step are so few that memory bounds it: tensor cores for 8 bits would make nothing faster, and need
-activations in 8 bits too.
+Those load codes, convert them to float16 in registers (``kernels.triton_narrow``), multiply by activations in float16,
+and scale the sums. 8 bits are exact in 16. The rows of a step are so few that memory bounds it: tensor cores for 8
+bits would make nothing faster, and need activations in 8 bits too.
 
 A scale is the largest of its row over the largest code. Blocks within a row make E4M3 no better, whose rounding is
 relative: 6.1e-2 of the logits by rows, 6.2e-2 by blocks of 128 x 128, 6.4e-2 by matrices (transformer, tiny).
@@ -41,7 +41,7 @@ def quantise_rows(matrix_RK: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor]:
     """Codes (R, K) and scales (R) of a matrix; the scales are float32, or bfloat16 where the scheme has two bytes."""
     codes: torch.dtype = getattr(torch, scheme.codes)
     wide = matrix_RK.float()
-    scale_R = wide.abs().amax(-1) / largest(codes)
+    scale_R = wide.abs().amax(-1) * (1 / largest(codes))  # a GPU rounds a quotient by a number in another way
     scale_R = torch.where(scale_R > 0, scale_R, 1.0).to(torch.float32 if scheme.scale_bytes == 4 else torch.bfloat16)
     return coded(wide / scale_R.float()[:, None], codes), scale_R
 

@@ -66,7 +66,14 @@ class Stages(StateStages, SummedStages):
         pdl: bool | None = None,
         tilings: dict[tuple[str, int, int], Tiling] | None = None,
     ) -> None:
-        super().__init__(B, model.norm_weights[0], streams=streams, pdl=pdl, tilings=tilings)
+        super().__init__(
+            B,
+            model.norm_weights[0],
+            streams=streams,
+            pdl=pdl,
+            tilings=tilings,
+            coded=model.embedding_scale_V is not None,
+        )
         self.model = model
         if model.across is not None:
             self.across = model.across
@@ -75,7 +82,7 @@ class Stages(StateStages, SummedStages):
         self._plans: dict[tuple[int, ...], DecodePlan] = {}
         D = model.d_model
         squares = torch.empty(max(D // 16, 1), self.B, **self.wide)
-        self.stream = _Stream(self._new(D), self._new(D), squares)
+        self.stream = _Stream(self._new(D), self._new(D, dtype=self.multiplied), squares)
 
     def _begin(self, caches: list[Cache | None], token_B: Tensor, position_B: Tensor) -> None:
         """The launch that embeds the tokens, turns positions into angles, and finds each cache's slot and length."""
@@ -133,7 +140,7 @@ class Stages(StateStages, SummedStages):
         tiling = self._product("qkv", w)
         half = max(tiling.rows // 2, 8)
         tiles = (H + K) * -(-(P // 2) // half) + K * -(-(V // 2) // half)
-        q_BHP, out_BHV = self._new(H, P), self._new(H, V)
+        q_BHP, out_BHV = self._new(H, P), self._new(H, V, dtype=self.multiplied)
         ring = self._rings.index((cache.sinks, cache.ring))
         turn = self.turn[self._turns.index((spec.rope, P))] if spec.rope is not None else self.turn[0]
         part, count = self._parts("qkv", tiles, tiling, 2 * half)
@@ -238,7 +245,7 @@ class Stages(StateStages, SummedStages):
         """The input projection and activation of a SwiGLU block (B, F)."""
         w = stored(module.in_proj)
         F, D = w.matrix_RK.shape[0] // 2, w.matrix_RK.shape[1]
-        act = self._passed("act", F)
+        act = self._passed("act", F, dtype=self.multiplied)
         tiling = self._product("swiglu", w)
         half = tiling.rows // 2
         tiles = -(-F // half)

@@ -31,7 +31,7 @@ class StateStages(Launches):
         """The state's update and the gate; y (B, I) and the sums of squares of its parts, one or more of each head."""
         spec = module.spec
         H, P, N = spec.n_heads, spec.head_dim, spec.d_state
-        y, widths = self._passed("y", spec.d_inner), (power_of_two(P), power_of_two(N))
+        y, widths = self._passed("y", spec.d_inner, dtype=self.multiplied), (power_of_two(P), power_of_two(N))
         weight = y if module.norm_weight_I is None else module.norm_weight_I
         at = cache.state, module.A_log_H, module.D_H, module.dt_bias_H, weight, y
         sizes = {"B": self.B, "I": spec.d_inner, "H": H, "G": spec.n_groups, "P": P, "N": N}

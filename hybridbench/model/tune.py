@@ -72,6 +72,8 @@ def candidates(key: Key, rule: Tiling, tokens: int, n_sms: int) -> list[Tiling]:
     """Tilings of one product to try, without the rules' own: all that fill the GPU and fit on it.
 
     - Rows of 32 where ``mma`` serves, and of 64, 128 and 256 for wgmma, up to sums of 128 x 256.
+    - Two warps too where weights are codes: of 4, two convert the same ones if a tile has 32 rows, and two warps take
+      64 rows by ``mma``.
     - Splits that give 0.7 to 4 programs per SM. The head is never split.
     - Stages so that one, two or three programs fit into an SM's shared memory.
     """
@@ -81,7 +83,9 @@ def candidates(key: Key, rule: Tiling, tokens: int, n_sms: int) -> list[Tiling]:
     scheme, _, name = named.rpartition(" ")
     size, widths = (1, (64, 128, 256, 512)) if scheme else (2, (32, 64, 128, 256))
     found = []
-    for rows, block_k, warps in itertools.product((32, 64, 128, 256), widths, (4, 8)):
+    for rows, block_k, warps in itertools.product((32, 64, 128, 256), widths, (2, 4, 8) if scheme else (4, 8)):
+        if warps == 2 and (rows > 64 or tokens > 16):
+            continue
         if (rows == 32 and tokens > 16) or rows * tokens > 128 * 256 or k % block_k or rows > max(64, n_rows):
             continue
         if rows * tokens > 64 * 128 * warps // 4 * 2 or (warps == 8 and rows * tokens < 64 * 64):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import replace
 
 import pytest
@@ -101,6 +102,11 @@ def test_codes_are_made_on_a_gpu_as_on_a_cpu(scheme: str) -> None:
     for here, there in zip(on_cpu, on_gpu, strict=True):
         apart = (here.float() - there.float().cpu()).abs() > 0
         assert float(apart.float().mean()) < 1e-3, "a division rounds a last bit otherwise at most"
+    assert torch.equal(on_cpu[1], on_gpu[1].cpu()), "scales are products, which every device rounds alike"
+
+
+def test_every_code_is_converted_exactly_and_float16_saturates() -> None:
+    assert importlib.import_module("narrow_kernels").wrong("cuda") == []  # of tests/kernels
 
 
 def test_a_rank_of_quantised_layers_is_what_a_model_has() -> None:

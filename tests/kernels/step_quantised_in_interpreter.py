@@ -14,6 +14,7 @@ os.environ["TRITON_INTERPRET"] = "1"
 
 import torch
 from decode_in_interpreter import mend_the_interpreter
+from narrow_kernels import wrong
 from step_in_interpreter import SMALL, _Always, compared, tensors
 
 from hybridbench.arch.families import Options, pattern_spec
@@ -41,6 +42,7 @@ CASES = [
     ("M-*-", Options(**SMALL), "fp8", "fp8", "float32", 33, None),
     ("G-K-L-", Options(**SMALL), "fp8", None, "float32", 3, Tiling(64, 2, 64, 2, 4)),
     ("3-7-7-m-", Options(**SMALL), "fp8", None, "float32", 3, Tiling(64, 2, 64, 2, 4)),
+    ("3-7-(*&G)m-", Options(**SMALL), "fp8", "fp8", "bfloat16", 3, Tiling(64, 2, 64, 2, 4)),
 ]
 
 
@@ -108,4 +110,5 @@ if __name__ == "__main__":
     wanted = [CASES[int(place)] for place in sys.argv[1:]] or CASES
     found = [[f"{one[0]} {one[2]} {one[3]} {one[4]} {one[5]}", *errors(*one)] for one in wanted]
     found += [[f"attention {one}", attention_error(*one), 0.0] for one in ATTENTIONS]
+    found.append(["conversions float32", float(len(wrong("cpu"))), 0.0])
     json.dump(found, sys.stdout)

@@ -33,6 +33,7 @@ from torch import Tensor
 from hybridbench.kernels.kept import kept
 from hybridbench.kernels.triton_jit import jit
 from hybridbench.kernels.triton_launch import wait
+from hybridbench.kernels.triton_narrow import as_factor, as_kind, as_pointed, pairs_as_factors
 
 PROGRAMS_PER_SM = 2
 """Programs that should be resident on one SM: enough loads in flight to hide the memory's latency, in one wave."""
@@ -83,9 +84,11 @@ def attention_decode_kernel(
 ) -> None:
     """One split of one (sequence, KV head) pair; the last one to finish combines them.
 
-    Where the caches hold codes, which are converted to the queries' dtype in registers, the scales of keys and values
-    are (B, K): one for all that a program reads, so that scores and outputs are scaled, not the codes. Else they are
-    None. With HEAD_NORM each head's output is divided by its own root mean square, as a parallel block wants it.
+    Where the caches hold codes, which are multiplied in float16, or in float32 as the queries are, the scales of keys
+    and values are (B, K): one for all that a program reads, so that scores and outputs are scaled, not the codes. Else
+    they are None. Two codes of a value are one integer of 16 bits in ``v_ptr``, whose strides are in such pairs.
+
+    With HEAD_NORM each head's output is divided by its own root mean square, as a parallel block wants it.
     """
     split = tl.program_id(0)
     pair = tl.program_id(1)
@@ -110,27 +113,43 @@ def attention_decode_kernel(
     q = tl.load(q_at, mask=(r < R)[:, None] & (p < P)[None, :], other=0.0)
     if k_scale_ptr is not None:
         scale_log2 *= tl.load(k_scale_ptr + pair)
+        if q.dtype == tl.bfloat16:
+            q = as_kind(q, tl.float16)
     top = tl.full((ROWS,), float("-inf"), tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
-    acc = tl.zeros((ROWS, V_TILE), tl.float32)
+    # codes of values are loaded in pairs, whose tiles take the same instructions to transpose as numbers of 16 bits
+    PAIRS: tl.constexpr = v_scale_ptr is not None
+    V_LOADS: tl.constexpr = V_TILE // 2 if PAIRS else V_TILE
+    V_USED: tl.constexpr = V // 2 if PAIRS else V
+    column = tl.arange(0, V_LOADS)
+    acc = tl.zeros((ROWS, V_LOADS), tl.float32)
+    odd_acc = tl.zeros((ROWS, V_LOADS), tl.float32)
     for start in tl.range(first, last, BLOCK, num_stages=STAGES):
         slot = (start + s).to(tl.int64)
         live = slot < last
         keys = tl.load(
             k_base + slot[None, :] * k_stride_s + p[:, None], mask=live[None, :] & (p < P)[:, None], other=0.0
         )
-        scores = tl.dot(q, keys.to(q.dtype), input_precision="ieee") * scale_log2
+        scores = tl.dot(q, as_factor(keys, q), input_precision="ieee") * scale_log2
         scores = tl.where(live[None, :], scores, float("-inf"))
         new_top = tl.maximum(top, tl.max(scores, 1))
         weights = tl.exp2(scores - new_top[:, None])
         keep = tl.exp2(top - new_top)
         values = tl.load(
-            v_base + slot[:, None] * v_stride_s + v[None, :], mask=live[:, None] & (v < V)[None, :], other=0.0
+            v_base + slot[:, None] * v_stride_s + column[None, :],
+            mask=live[:, None] & (column < V_USED)[None, :],
+            other=0,
         )
         total = total * keep + tl.sum(weights, 1)
-        acc = acc * keep[:, None] + tl.dot(weights.to(q.dtype), values.to(q.dtype), input_precision="ieee")
+        weights = weights.to(q.dtype)
+        if PAIRS:
+            values, odd = pairs_as_factors(values, q)
+            odd_acc = odd_acc * keep[:, None] + tl.dot(weights, odd, input_precision="ieee")
+        acc = acc * keep[:, None] + tl.dot(weights, as_factor(values, q), input_precision="ieee")
         top = new_top
 
+    if PAIRS:
+        acc = tl.reshape(tl.join(acc, odd_acc), (ROWS, V_TILE))
     lse = top + tl.log2(total)
     if v_scale_ptr is not None:
         total /= tl.load(v_scale_ptr + pair)
@@ -161,7 +180,7 @@ def attention_decode_kernel(
     if HEAD_NORM:
         out = out * tl.rsqrt(tl.sum(out * out, 1) / V + eps)[:, None]
     at = out_ptr + (pair.to(tl.int64) * R + query)[:, None] * V + v[None, :]
-    tl.store(at, out.to(out_ptr.dtype.element_ty), mask=query_ok[:, None] & (v < V)[None, :])
+    tl.store(at, as_pointed(out, out_ptr), mask=query_ok[:, None] & (v < V)[None, :])
 
 
 def block_size(head_dim: int, v_head_dim: int, element_bytes: int, pairs: int, slots: int, n_sms: int) -> int:
@@ -268,6 +287,8 @@ def launch_attention_decode(
     B, H, P = q_BHP.shape
     K, V = v_cache_BSKV.shape[2:]
     R = H // K
+    if scales_BK[1] is not None:
+        v_cache_BSKV = v_cache_BSKV.view(torch.int16)
     options = {"launch_pdl": True} if pdl else {}
     grid = (plan.splits, B * K)
     run = partial(attention_decode_kernel.warmup, grid=grid) if compile_only else attention_decode_kernel[grid]
@@ -300,7 +321,7 @@ def launch_attention_decode(
         R_TILE=triton.next_power_of_2(R),
         ROWS=max(16, triton.next_power_of_2(R)),  # 16 rows is the least a tensor-core product takes
         P_TILE=max(16, triton.next_power_of_2(P)),
-        V_TILE=max(16, triton.next_power_of_2(V)),
+        V_TILE=max(16 if scales_BK[1] is None else 32, triton.next_power_of_2(V)),
         BLOCK=plan.block,
         STAGES=plan.stages,
         HEAD_NORM=norm_eps is not None,

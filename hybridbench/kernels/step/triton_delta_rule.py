@@ -13,6 +13,7 @@ import triton.language as tl
 from hybridbench.kernels.step.triton_low_rank import low_rank_rows, of_sequence, second_product
 from hybridbench.kernels.triton_jit import jit
 from hybridbench.kernels.triton_launch import wait
+from hybridbench.kernels.triton_narrow import as_pointed
 
 
 @jit
@@ -147,8 +148,8 @@ def _one_sequence(
         y = y * scaling
         other_y = other_y * scaling
     at = y_ptr + (b.to(tl.int64) * H + h) * V + v
-    tl.store(at, y.to(y_ptr.dtype.element_ty), mask=v < V)
-    tl.store(at + HALF, other_y.to(y_ptr.dtype.element_ty), mask=v + HALF < V)
+    tl.store(at, as_pointed(y, y_ptr), mask=v < V)
+    tl.store(at + HALF, as_pointed(other_y, y_ptr), mask=v + HALF < V)
 
 
 @jit

@@ -22,6 +22,7 @@ from hybridbench.kernels.step.triton_product import (
 )
 from hybridbench.kernels.triton_jit import jit
 from hybridbench.kernels.triton_launch import wait
+from hybridbench.kernels.triton_narrow import as_pointed
 
 
 @jit
@@ -71,7 +72,7 @@ def project_swiglu(
     unit = tile * HALF + tl.arange(0, HALF)
     at = act_ptr + (b * F)[None, :] + unit[:, None]
     act = gate * tl.sigmoid(gate) * up
-    tl.store(at, act.to(act_ptr.dtype.element_ty), mask=(unit < F)[:, None] & (b < B)[None, :])
+    tl.store(at, as_pointed(act, act_ptr), mask=(unit < F)[:, None] & (b < B)[None, :])
 
 
 @jit
@@ -180,5 +181,5 @@ def project_residual(
     x = (x + acc).to(kind)
     wide = x.to(tl.float32)
     tl.store(x_ptr + at, x, mask=ok)
-    tl.store(xw_ptr + at, (wide * weight[:, None]).to(kind), mask=ok)
+    tl.store(xw_ptr + at, as_pointed(wide * weight[:, None], xw_ptr), mask=ok)
     tl.store(out_squares_ptr + tile * B + b, tl.sum(wide * wide, 0), mask=b < B)

@@ -17,6 +17,7 @@ from hybridbench.kernels.step.triton_product import (
 )
 from hybridbench.kernels.triton_jit import jit
 from hybridbench.kernels.triton_launch import wait
+from hybridbench.kernels.triton_narrow import as_pointed
 
 
 @jit
@@ -59,7 +60,7 @@ def begin(
     weight = tl.load(norm_weight_ptr + d, mask=d < D, other=0.0)
     wide = x.to(tl.float32)
     tl.store(x_ptr + b * D + d, x, mask=d < D)
-    tl.store(xw_ptr + b * D + d, (wide * weight.to(tl.float32)).to(xw_ptr.dtype.element_ty), mask=d < D)
+    tl.store(xw_ptr + b * D + d, as_pointed(wide * weight.to(tl.float32), xw_ptr), mask=d < D)
     tl.store(squares_ptr + b, tl.sum(wide * wide, 0))
     p = tl.arange(0, PAIRS_TILE)
     for kind in tl.static_range(TURNS):

@@ -10,6 +10,7 @@ import triton.language as tl
 
 from hybridbench.kernels.triton_jit import jit
 from hybridbench.kernels.triton_launch import wait
+from hybridbench.kernels.triton_narrow import as_pointed
 
 
 @jit
@@ -42,4 +43,4 @@ def norm_heads(
         squares = tl.load(squares_ptr + part * B + b, mask=part < PARTS, other=0.0)
         y = y * tl.rsqrt(tl.sum(squares, 0) / (H * P) + eps)
     y = y * tl.rsqrt(tl.sum(y * y, 0) / P + head_eps)
-    tl.store(at, y.to(y_ptr.dtype.element_ty), mask=p < P)
+    tl.store(at, as_pointed(y, y_ptr), mask=p < P)

@@ -9,6 +9,7 @@ import triton.language as tl
 
 from hybridbench.kernels.triton_jit import jit
 from hybridbench.kernels.triton_launch import wait
+from hybridbench.kernels.triton_narrow import as_pointed
 
 
 @jit
@@ -55,4 +56,4 @@ def update_lightning(
     y = tl.sum(state * q[:, None], 0)
     tl.store(squares_ptr + (h * CHUNKS + chunk) * B + b, tl.sum(y * y, 0))
     y = y * weight * tl.sigmoid(gate)
-    tl.store(y_ptr + (b.to(tl.int64) * H + h) * P + v, y.to(y_ptr.dtype.element_ty), mask=v < P)
+    tl.store(y_ptr + (b.to(tl.int64) * H + h) * P + v, as_pointed(y, y_ptr), mask=v < P)

@@ -13,6 +13,7 @@ import triton.language as tl
 from hybridbench.kernels.step.triton_delta_rule import softplus
 from hybridbench.kernels.triton_jit import jit
 from hybridbench.kernels.triton_launch import wait
+from hybridbench.kernels.triton_narrow import as_pointed
 
 
 @jit
@@ -185,5 +186,5 @@ def update_mamba3(
         y = y * scale
         other_y = other_y * scale
     at = y_ptr + head * P + p
-    tl.store(at, y.to(y_ptr.dtype.element_ty), mask=p < P)
-    tl.store(at + HALF, other_y.to(y_ptr.dtype.element_ty), mask=p + HALF < P)
+    tl.store(at, as_pointed(y, y_ptr), mask=p < P)
+    tl.store(at + HALF, as_pointed(other_y, y_ptr), mask=p + HALF < P)

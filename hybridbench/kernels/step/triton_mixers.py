@@ -22,6 +22,7 @@ from hybridbench.kernels.step.triton_product import (
 )
 from hybridbench.kernels.triton_jit import jit
 from hybridbench.kernels.triton_launch import wait
+from hybridbench.kernels.triton_narrow import as_pointed
 
 LARGEST = tl.constexpr(448.0)
 """The largest number of E4M3."""
@@ -314,4 +315,4 @@ def update_state(
         y = y * tl.load(norm_weight_ptr + h * P + p, mask=p_ok, other=0.0).to(tl.float32)
     if NORM == "head":
         y = y * tl.rsqrt(tl.sum(y * y, 0) / P + eps)
-    tl.store(y_ptr + b * I + h * P + p, y.to(y_ptr.dtype.element_ty), mask=p_ok)
+    tl.store(y_ptr + b * I + h * P + p, as_pointed(y, y_ptr), mask=p_ok)

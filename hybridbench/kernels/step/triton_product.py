@@ -11,6 +11,7 @@ from __future__ import annotations
 import triton.language as tl
 
 from hybridbench.kernels.triton_jit import jit
+from hybridbench.kernels.triton_narrow import as_factor
 from hybridbench.sizes import FEW_TOKENS
 
 FEW = tl.constexpr(FEW_TOKENS)
@@ -71,7 +72,7 @@ def product_of(
     for start in tl.range(k_first, k_last, BLOCK_K, num_stages=STAGES):
         w = tl.load(w_ptr + row[:, None] * w_width + (start + k)[None, :], mask=row_ok[:, None], other=0.0)
         x = tl.load(x_ptr + (start + k)[:, None] + b[None, :] * x_width, mask=(b < B)[None, :], other=0.0)
-        acc = tl.dot(w.to(x.dtype), x, acc, input_precision="ieee")
+        acc = tl.dot(as_factor(w, x), x, acc, input_precision="ieee")
     return acc
 
 
@@ -106,7 +107,7 @@ def product_after(
         acc = product_of(
             acc, x_ptr, w_ptr, row, row_ok, k_first + BLOCK_K, k_last, x_width, w_width, B, TOKENS, BLOCK_K, STAGES
         )
-        acc = tl.dot(first_w.to(x.dtype), x, acc, input_precision="ieee")
+        acc = tl.dot(as_factor(first_w, x), x, acc, input_precision="ieee")
     return acc
 
 

@@ -17,6 +17,7 @@ from hybridbench.kernels.step.triton_product import (
 )
 from hybridbench.kernels.triton_jit import jit
 from hybridbench.kernels.triton_launch import wait
+from hybridbench.kernels.triton_narrow import as_factor, as_pointed
 
 
 @jit
@@ -135,11 +136,11 @@ def project_rwkv7(
     squares = load_squares(squares_ptr, PARTS, PARTS_TILE, B, TOKENS)
     scale = tl.rsqrt(tl.sum(squares, 0) / D + eps)
     x = _shifted(xw_ptr, last_ptr, share_ptr, scale, low + k, D, COLUMNS, B, TOKENS)
-    acc = tl.dot(first_w.to(x.dtype), x, input_precision="ieee")
+    acc = tl.dot(as_factor(first_w, x), x, input_precision="ieee")
     for start in tl.range(low + BLOCK_K, high, BLOCK_K, num_stages=STAGES):
         w = tl.load(at + start, mask=row_ok[:, None], other=0.0)
         x = _shifted(xw_ptr, last_ptr, share_ptr, scale, start + k, D, COLUMNS, B, TOKENS)
-        acc = tl.dot(w.to(x.dtype), x, acc, input_precision="ieee")
+        acc = tl.dot(as_factor(w, x), x, acc, input_precision="ieee")
     if SPLITS > 1:
         if not last_to_arrive(acc, part_ptr, count_ptr, tile, split, SPLITS, ROWS, TOKENS):
             return
@@ -267,7 +268,7 @@ def update_rwkv7(
         y = (y + tl.sum(r * k * _vector(bonus_ptr, i, p_ok), 0) * v) * gate
         if HEAD_NORM:
             y = y * tl.rsqrt(tl.sum(y * y, 0) / P + head_eps)
-        tl.store(y_ptr + b * (H * P) + i, y.to(y_ptr.dtype.element_ty), mask=p_ok)
+        tl.store(y_ptr + b * (H * P) + i, as_pointed(y, y_ptr), mask=p_ok)
         _keep_token(
             xw_ptr, squares_ptr, last_ptr, stream_eps, h, b, D, COLUMNS, SLICE, SLICE_TILE, PARTS, PARTS_TILE, B
         )

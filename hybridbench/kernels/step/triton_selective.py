@@ -11,6 +11,7 @@ from hybridbench.kernels.step.triton_delta_rule import softplus
 from hybridbench.kernels.step.triton_low_rank import low_rank_rows, of_sequence, second_product
 from hybridbench.kernels.triton_jit import jit
 from hybridbench.kernels.triton_launch import wait
+from hybridbench.kernels.triton_narrow import as_pointed
 
 
 @jit
@@ -67,4 +68,4 @@ def update_selective(
         state = state * tl.exp(dt[:, None] * rate) + (dt * x)[:, None] * b_in[None, :]
         tl.store(at, state.to(state_ptr.dtype.element_ty), mask=ok)
         y = (tl.sum(state * c_out[None, :], 1) + skip * x) * z * tl.sigmoid(z)
-        tl.store(y_ptr + b * I + i, y.to(y_ptr.dtype.element_ty), mask=i_ok)
+        tl.store(y_ptr + b * I + i, as_pointed(y, y_ptr), mask=i_ok)

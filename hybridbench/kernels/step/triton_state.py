@@ -13,6 +13,7 @@ import triton.language as tl
 
 from hybridbench.kernels.triton_jit import jit
 from hybridbench.kernels.triton_launch import wait
+from hybridbench.kernels.triton_narrow import as_pointed
 
 
 @jit
@@ -77,7 +78,6 @@ def update_state_rows(
         z = tl.load(z_ptr + b * I + at).to(tl.float32)
     dt = tl.where(raw > 20.0, raw, tl.log(1.0 + tl.exp(tl.minimum(raw, 20.0))))
     decay = tl.exp(dt * decay_rate)
-    kind = y_ptr.dtype.element_ty
     if NORM != "head":
         new = state.to(tl.float32) * decay + (dt * x)[:, None] * b_in[None, :]
         tl.store(of_slice, new.to(state_ptr.dtype.element_ty), mask=n_ok[None, :], cache_modifier=".cs")
@@ -85,7 +85,7 @@ def update_state_rows(
         if NORM == "row":
             tl.store(squares_ptr + (h * SLICES + part) * B + b, tl.sum(y * y, 0))
             y = y * tl.load(norm_weight_ptr + at).to(tl.float32)
-        tl.store(y_ptr + b * I + at, y.to(kind))
+        tl.store(y_ptr + b * I + at, as_pointed(y, y_ptr))
     else:
         squares = tl.zeros((SLICE,), tl.float32)
         for first in tl.range(0, P, SLICE, num_stages=STAGES):
@@ -101,4 +101,4 @@ def update_state_rows(
         whole = tl.arange(0, P_TILE)
         y = tl.load(kept_ptr + b * I + h * P + whole, mask=whole < P, other=0.0)
         y = y * tl.rsqrt(tl.sum(squares, 0) / P + eps)
-        tl.store(y_ptr + b * I + h * P + whole, y.to(kind), mask=whole < P)
+        tl.store(y_ptr + b * I + h * P + whole, as_pointed(y, y_ptr), mask=whole < P)
