@@ -36,9 +36,16 @@ class Chain(Stages):
         """A buffer (B, ...) that an output projection reads."""
         return self._new(*shape, dtype=self.multiplied)
 
-    def launch(self, kernel: Any, programs: int, *args: Any, warps: int = 4, **constants: Any) -> None:
-        """Plans the launch of a kernel, which is given whether it overlaps the one before as ``PDL`` too."""
-        self._launch(kernel, programs, *args, warps=warps, **constants)
+    def launch(
+        self, kernel: Any, programs: int, *args: Any, warps: int = 4, registers: int | None = None, **constants: Any
+    ) -> None:
+        """Plans the launch of a kernel, which is given whether it overlaps the one before as ``PDL`` too.
+
+        Args:
+            registers: the most of a thread, so that more programs fit on an SM; None leaves them to the assembler.
+        """
+        limit = {} if registers is None else {"maxnreg": registers}
+        self._launch(kernel, programs, *args, warps=warps, **limit, **constants)
 
     def packed(self, width: int) -> Tensor:
         """A buffer (B, width or a little more), whose rows start on 16 bytes."""

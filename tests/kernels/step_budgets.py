@@ -40,7 +40,19 @@ N_SMS, SM_REGISTERS, SM_SHARED, SM_THREADS = 132, 65536, 233472, 2048
 """Of an H200. A program takes 1 KiB of shared memory more than it asks for."""
 
 SHOWN = ("ROWS", "HALF", "SPLITS", "BLOCK_K", "STAGES", "TOKENS", "PARTS", "BLOCK", "SLICE", "NORM", "P", "N")
-CODE = ("HGMMA", "HMMA", "LDGSTS.E.BYPASS.128", "LDGSTS", "LDG.E.128", "LDG", "STG.E.128", "STG")
+OPTIONS = ("num_warps", "num_stages", "launch_pdl", "maxnreg")
+CODE = (
+    "HGMMA",
+    "HMMA",
+    "LDGSTS.E.BYPASS.128",
+    "LDGSTS",
+    "LDG.E.128",
+    "LDG.E.EF.128",
+    "LDG",
+    "STG.E.128",
+    "STG.E.EF.128",
+    "STG",
+)
 
 
 def launched(pattern: str, scale: str, batch: int, context: int = 4096) -> dict[str, tuple[Any, dict[str, Any]]]:
@@ -92,7 +104,7 @@ def _compiled(kernel: Any, compile: dict[str, Any]) -> dict[str, int]:
         built = triton.compile(
             source,
             target=GPUTarget("cuda", 90, 32),
-            options={name: options[name] for name in ("num_warps", "num_stages", "launch_pdl") if options.get(name)},
+            options={name: options[name] for name in OPTIONS if options.get(name)},
         )
     log = said.getvalue()
 

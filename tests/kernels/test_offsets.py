@@ -156,10 +156,13 @@ HARMLESS: dict[str, dict[str, str]] = {
         "channel * COLUMNS": "the last few inputs of a channel: 2^18 x 2^3",
         **dict.fromkeys(PARTS, SCRATCH),
     },
+    "mix_rwkv7": {"tl.program_id(0) % BLOCKS * BLOCK": ROW},
+    "multiply_low_ranks": {"tile * ROWS": WEIGHT_ROW, "tokens * TOKENS": SEQUENCE},
     "project_rwkv7": {
         **dict.fromkeys((*SPLIT_COLUMNS, *SPLIT_STARTS), COLUMNS_OF_WEIGHT),
         **dict.fromkeys(("(tile - begin) * ROWS", "tile // WIDE * I", "tile // WIDE * WIDE"), WEIGHT_ROW),
         "mix * D": "one of 6 rows of 2^18",
+        "mix * (B * D)": "one of 6 mixes of 2^8 tokens of 2^18",
         **dict.fromkeys(PARTS, SCRATCH),
     },
     "update_lightning": {
@@ -172,10 +175,7 @@ HARMLESS: dict[str, dict[str, str]] = {
         "tl.program_id(0) % groups * SEQUENCES": SEQUENCE,
     },
     "update_selective": {"tile * CHANNELS": ROW, "tl.program_id(0) % groups * SEQUENCES": SEQUENCE},
-    "update_delta": {
-        **dict.fromkeys(("(G + group) * P", "group * P", "h * P", "h * V"), ROW),
-        "tl.program_id(0) % groups * SEQUENCES": SEQUENCE,
-    },
+    "update_delta": dict.fromkeys(("(G + group) * P", "group * P", "h * P", "h * V"), ROW),
     "update_state_rows": {
         **dict.fromkeys(("b * C", "b * H", "b * I"), FEW_TOKENS),
         **dict.fromkeys(("h * P", "h // (H // G) * N", "part * SLICE", "h * SLICES"), ROW),

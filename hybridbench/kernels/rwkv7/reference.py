@@ -16,7 +16,7 @@ from torch import Tensor
 from hybridbench.kernels.drawing import EPS, Draw, Trial
 from hybridbench.kernels.plain import wide
 from hybridbench.problem import Problem
-from hybridbench.sizes import RWKV7_PLAIN_CHUNK
+from hybridbench.sizes import CHUNK_ELEMENTS, RWKV7_PLAIN_CHUNK
 
 RATE = math.exp(-0.5)
 """The fastest decay is exp(-exp(-0.5)) a position (arXiv 2503.14456, section 4)."""
@@ -42,7 +42,8 @@ def rwkv7(
 
     With ``d = exp(-exp(-0.5) sigmoid(w))`` it computes, for every head,
     ``S_t = diag(d_t) S_{t-1} - (kk_t a_t) (kk_t^T S_{t-1}) + k_t v_t^T`` and ``o_t = S_t^T r_t``. What kk reads in a
-    chunk solves a triangular system, of which only the state before the chunk is unknown.
+    chunk solves a triangular system, of which only the state before the chunk is unknown. So a chunk multiplies the
+    state by one matrix and adds another: all that does not read the state is computed for many chunks at once.
 
     Args:
         w_BTHP: before its sigmoid.
@@ -58,17 +59,43 @@ def rwkv7(
     r, k, v, kk, log = (wide(x).transpose(1, 2) for x in (r_BTHP, k_BTHP, v_BTHV, kk_BTHP, _log_decay(w_BTHP)))
     removed = kk * wide(a_BTHP).transpose(1, 2)
     state = v.new_zeros(B, H, P, v.shape[-1]) if initial_state_BHPV is None else initial_state_BHPV.to(v.dtype)
+    Q = RWKV7_PLAIN_CHUNK
+    span = Q * max(1, CHUNK_ELEMENTS // (B * H * P * P))
     outputs = []
-    for t in range(0, T, RWKV7_PLAIN_CHUNK):
-        part = (slice(None), slice(None), slice(t, t + RWKV7_PLAIN_CHUNK))
-        since = log[part].cumsum(-2)  # from the chunk's start up to and including a position
-        read, seen = kk[part] * (since - log[part]).exp(), r[part] * since.exp()
-        added, taken = (x[part] * (-since).exp() for x in (k, removed))
-        known = read @ state + (read @ added.mT).tril(-1) @ v[part]
-        held = torch.linalg.solve_triangular((read @ taken.mT).tril(-1), known, upper=False, unitriangular=True)
-        outputs.append(seen @ state + (seen @ added.mT).tril() @ v[part] - (seen @ taken.mT).tril() @ held)
-        state = since[..., -1, :, None].exp() * (state + added.mT @ v[part] - taken.mT @ held)
+    for parts in zip(*(x.split(span, 2) for x in (r, k, v, kk, removed, log)), strict=True):
+        o, state = _segment(list(parts), state, min(Q, T))
+        outputs.append(o)
     return torch.cat(outputs, 2).transpose(1, 2).to(v_BTHV.dtype), state
+
+
+def _segment(inputs: list[Tensor], state: Tensor, Q: int) -> tuple[Tensor, Tensor]:
+    """The outputs (B, H, T, V) of some chunks of Q positions, and the state after them; inputs are r, k, v, kk, what is
+    removed and the logarithm of the decay.
+    """
+    T = int(inputs[0].shape[2])
+    short = -T % Q  # positions that neither decay, remove nor add leave the state alone
+    r, k, v, kk, removed, log = (
+        torch.unflatten(F.pad(x, (0, 0, 0, short)) if short else x, 2, (-1, Q)) for x in inputs
+    )  # bhcq and the width
+    since = log.cumsum(-2)  # from the chunk's start up to and including a position
+    before, after = (-since).exp(), since.exp()
+    read, seen = kk * (since - log).exp(), r * after
+    added, taken = k * before, removed * before
+    # what kk reads: a part that is known, and one that is a product with the state before the chunk
+    known = torch.cat(((read @ added.mT).tril(-1) @ v, read), -1)
+    held = torch.linalg.solve_triangular((read @ taken.mT).tril(-1), known, upper=False, unitriangular=True)
+    of_values, of_state = held.split([v.shape[-1], k.shape[-1]], -1)
+    whole = after[..., -1, :, None]
+    times = whole * (torch.eye(k.shape[-1], dtype=v.dtype, device=v.device) - taken.mT @ of_state)
+    plus = whole * (added.mT @ v - taken.mT @ of_values)
+    states = []
+    for one_times, one_plus in zip(times.unbind(2), plus.unbind(2), strict=True):
+        states.append(state)
+        state = one_plus + one_times @ state
+    at_start = torch.stack(states, 2)
+    removal = (seen @ taken.mT).tril()
+    o = (seen @ added.mT).tril() @ v - removal @ of_values + (seen - removal @ of_state) @ at_start
+    return o.flatten(2, 3)[:, :, :T], state
 
 
 def rwkv7_step(

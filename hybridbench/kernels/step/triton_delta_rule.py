@@ -1,7 +1,9 @@
 """triton_delta_rule: the state's update of the mixers of the delta rule in a decode step, with norm and gate.
 
 A program has the state of one head, since the norm is over the head's value channels. It computes one half of these
-after the other, so that its registers hold only the half in float32, and two programs fit on an SM.
+after the other, so that its registers hold only the half in float32, and two programs fit on an SM. Both sums over the
+key channels read the old state: of the new one, ``decay S + k update^T``, the output is ``(decay S)^T q + (k q)
+update``. So neither waits for the other.
 
 Importing this module needs triton.
 """
@@ -31,8 +33,8 @@ def unit_length(x: tl.tensor, eps: tl.tensor) -> tl.tensor:
 @jit
 def _keys(
     packed_ptr: tl.tensor,
-    decays: tl.tensor,
-    s: tl.tensor,
+    dt: tl.tensor,
+    beta_ptr: tl.tensor,
     rate: tl.tensor,
     bias: tl.tensor,
     h: tl.tensor,
@@ -41,57 +43,82 @@ def _keys(
     H: tl.constexpr,
     G: tl.constexpr,
     P: tl.constexpr,
-    V: tl.constexpr,
-    RANK: tl.constexpr,
     P_TILE: tl.constexpr,
-    BESIDE: tl.constexpr,
 ) -> tl.tensor:
-    """The query and the key of a head, the decay of each key channel, and beta before its sigmoid."""
+    """The query and the key of a head, the decay of each key channel, and beta."""
     p = tl.arange(0, P_TILE)
     group = h // (H // G)
     q = tl.load(packed_ptr + group * P + p, mask=p < P, other=0.0).to(tl.float32)
     k = tl.load(packed_ptr + (G + group) * P + p, mask=p < P, other=0.0).to(tl.float32)
-    gates = packed_ptr + (2 * G * P + H * V)
-    if RANK > 0:
-        dt = of_sequence(decays, s, BESIDE)
-        beta = tl.load(gates + 2 * RANK + h).to(tl.float32)
-    else:
-        dt = tl.zeros((P_TILE,), tl.float32) + tl.load(gates + H * V + h).to(tl.float32)
-        beta = tl.load(gates + H * V + H + h).to(tl.float32)
+    beta = tl.sigmoid(tl.load(beta_ptr).to(tl.float32))
     decay = tl.exp(rate * softplus(dt + bias))
     return unit_length(q, unit_eps) * scale, unit_length(k, unit_eps), decay, beta
 
 
 @jit
+def _state_of(
+    state_ptr: tl.tensor,
+    b: tl.tensor,
+    h: tl.tensor,
+    there: tl.tensor,
+    H: tl.constexpr,
+    P: tl.constexpr,
+    V: tl.constexpr,
+    P_TILE: tl.constexpr,
+    HALF: tl.constexpr,
+) -> tl.tensor:
+    """Both halves of a head's state of a sequence, if that is there. They are read once: no cache need keep them."""
+    p = tl.arange(0, P_TILE)
+    v = tl.arange(0, HALF)
+    at = state_ptr + (b.to(tl.int64) * H + h) * (P * V) + p[:, None] * V + v[None, :]
+    ok = (p < P)[:, None] & (v < V)[None, :] & there
+    other_ok = (p < P)[:, None] & (v + HALF < V)[None, :] & there
+    state = tl.load(at, mask=ok, other=0.0, eviction_policy="evict_first")
+    return state, tl.load(at + HALF, mask=other_ok, other=0.0, eviction_policy="evict_first")
+
+
+@jit
 def _values(
     packed_ptr: tl.tensor,
+    state_ptr: tl.tensor,
     state: tl.tensor,
     gates: tl.tensor,
     s: tl.tensor,
     q: tl.tensor,
     k: tl.tensor,
+    both: tl.tensor,
     decay: tl.tensor,
     beta: tl.tensor,
     h: tl.tensor,
+    b: tl.tensor,
     v: tl.tensor,
     H: tl.constexpr,
     G: tl.constexpr,
     P: tl.constexpr,
     V: tl.constexpr,
     RANK: tl.constexpr,
+    SECOND_WIDTH: tl.constexpr,
+    P_TILE: tl.constexpr,
     BESIDE: tl.constexpr,
 ) -> tl.tensor:
-    """The new state of some value channels, their output before norm and gate, and the gate."""
-    if RANK > 0:
-        gate = tl.sigmoid(of_sequence(gates, s, BESIDE))
-    else:
+    """Stores the new state of some value channels; their output before norm and gate, and the gate."""
+    p = tl.arange(0, P_TILE)
+    new = tl.load(packed_ptr + 2 * G * P + h * V + v, mask=v < V, other=0.0).to(tl.float32)
+    if RANK == 0:
         z = tl.load(packed_ptr + (2 * G * P + H * V) + h * V + v, mask=v < V, other=0.0).to(tl.float32)
         gate = z * tl.sigmoid(z)
-    new = tl.load(packed_ptr + 2 * G * P + h * V + v, mask=v < V, other=0.0).to(tl.float32)
-    state = state.to(tl.float32) * decay[:, None]
-    update = tl.sigmoid(beta) * (new - tl.sum(state * k[:, None], 0))
-    state += k[:, None] * update[None, :]
-    return state, tl.sum(state * q[:, None], 0), gate
+    elif SECOND_WIDTH > 0:
+        z = tl.load(gates + b.to(tl.int64) * SECOND_WIDTH + h * V + v, mask=v < V, other=0.0).to(tl.float32)
+        gate = tl.sigmoid(z)
+    else:
+        gate = tl.sigmoid(of_sequence(gates, s, BESIDE))
+    decayed = state.to(tl.float32) * decay[:, None]
+    update = beta * (new - tl.sum(decayed * k[:, None], 0))
+    y = tl.sum(decayed * q[:, None], 0) + both * update
+    at = state_ptr + (b.to(tl.int64) * H + h) * (P * V) + p[:, None] * V + v[None, :]
+    decayed += k[:, None] * update[None, :]
+    tl.store(at, decayed.to(state_ptr.dtype.element_ty), mask=(p < P)[:, None] & (v < V)[None, :], cache_modifier=".cs")
+    return y, gate
 
 
 @jit
@@ -120,24 +147,37 @@ def _one_sequence(
     V: tl.constexpr,
     WIDTH: tl.constexpr,
     RANK: tl.constexpr,
+    SECOND_WIDTH: tl.constexpr,
     P_TILE: tl.constexpr,
     HALF: tl.constexpr,
     BESIDE: tl.constexpr,
     HEAD_NORM: tl.constexpr,
 ) -> None:
-    """Stores the new state of a head and its output, from both halves of the state."""
+    """Stores the new state of a head and its output."""
     p = tl.arange(0, P_TILE)
     v = tl.arange(0, HALF)
     packed_ptr += b.to(tl.int64) * WIDTH
-    kind = state_ptr.dtype.element_ty
-    state_ptr += (b.to(tl.int64) * H + h) * (P * V) + p[:, None] * V + v[None, :]
-    q, k, decay, beta = _keys(packed_ptr, decays, s, rate, bias, h, scale, unit_eps, H, G, P, V, RANK, P_TILE, BESIDE)
-    state, y, gate = _values(packed_ptr, state, gates, s, q, k, decay, beta, h, v, H, G, P, V, RANK, BESIDE)
-    tl.store(state_ptr, state.to(kind), mask=(p < P)[:, None] & (v < V)[None, :])
-    state, other_y, other_gate = _values(
-        packed_ptr, other_state, other_gates, s, q, k, decay, beta, h, v + HALF, H, G, P, V, RANK, BESIDE
-    )
-    tl.store(state_ptr + HALF, state.to(kind), mask=(p < P)[:, None] & (v + HALF < V)[None, :])
+    after = packed_ptr + (2 * G * P + H * V)
+    if RANK == 0:
+        dt = tl.zeros((P_TILE,), tl.float32) + tl.load(after + H * V + h).to(tl.float32)
+        after += H * V + H
+    else:
+        after += 2 * RANK
+        if SECOND_WIDTH > 0:
+            at = decays + b.to(tl.int64) * SECOND_WIDTH + h * P + p
+            dt = tl.load(at, mask=p < P, other=0.0).to(tl.float32)
+        else:
+            dt = of_sequence(decays, s, BESIDE)
+    q, k, decay, beta = _keys(packed_ptr, dt, after + h, rate, bias, h, scale, unit_eps, H, G, P, P_TILE)
+    both = tl.sum(q * k, 0)
+    y, gate = _values(
+        packed_ptr, state_ptr, state, gates, s, q, k, both, decay, beta, h, b, v,
+        H, G, P, V, RANK, SECOND_WIDTH, P_TILE, BESIDE,
+    )  # fmt: skip
+    other_y, other_gate = _values(
+        packed_ptr, state_ptr, other_state, other_gates, s, q, k, both, decay, beta, h, b, v + HALF,
+        H, G, P, V, RANK, SECOND_WIDTH, P_TILE, BESIDE,
+    )  # fmt: skip
     scaling = tl.rsqrt((tl.sum(y * y, 0) + tl.sum(other_y * other_y, 0)) / V + eps)
     weight = tl.load(norm_weight_ptr + v, mask=v < V, other=0.0).to(tl.float32)
     other_weight = tl.load(norm_weight_ptr + HALF + v, mask=v + HALF < V, other=0.0).to(tl.float32)
@@ -173,6 +213,7 @@ def update_delta(
     V: tl.constexpr,
     WIDTH: tl.constexpr,
     RANK: tl.constexpr,
+    SECOND_WIDTH: tl.constexpr,
     SEQUENCES: tl.constexpr,
     P_TILE: tl.constexpr,
     HALF: tl.constexpr,
@@ -185,7 +226,8 @@ def update_delta(
 
     A packed row is q and k of G heads, v of H heads, then by RANK: where it is 0, a gate of every value channel, dt and
     beta of every head (gated delta net); else RANK columns that the gate's and the decay's second products read, whose
-    weights are (H V, RANK) and (H P, RANK), and beta (KDA). With HEAD_NORM the output is divided by its own root mean
+    weights are (H V, RANK) and (H P, RANK), and beta (KDA). Where SECOND_WIDTH is not 0, these products are there
+    already, in rows of that width, instead of their weights. With HEAD_NORM the output is divided by its own root mean
     square.
     """
     groups: tl.constexpr = (B + SEQUENCES - 1) // SEQUENCES
@@ -193,42 +235,41 @@ def update_delta(
     first = tl.program_id(0) % groups * SEQUENCES
     p = tl.arange(0, P_TILE)
     v = tl.arange(0, HALF)
-    ok = (p < P)[:, None] & (v < V)[None, :]
-    other_ok = (p < P)[:, None] & (v + HALF < V)[None, :]
+    MULTIPLIES: tl.constexpr = (RANK > 0) & (SECOND_WIDTH == 0)
     # weights never change and no other kernel writes the state: all this may be loaded before the wait
-    at = state_ptr + (first.to(tl.int64) * H + h) * (P * V) + p[:, None] * V + v[None, :]
-    state = tl.load(at, mask=ok, other=0.0)
-    other_state = tl.load(at + HALF, mask=other_ok, other=0.0)
+    state, other_state = _state_of(state_ptr, first, h, first < B, H, P, V, P_TILE, HALF)
     rate = -tl.exp(tl.load(A_log_ptr + h))
-    if RANK > 0:
-        bias = tl.load(dt_bias_ptr + h * P + p, mask=p < P, other=0.0)
+    bias = tl.load(dt_bias_ptr + h * P + p, mask=p < P, other=0.0) if RANK > 0 else tl.load(dt_bias_ptr + h)
+    if MULTIPLIES:
         decay_w = low_rank_rows(decay_w_ptr, h * P + p, p < P, RANK, RANK_TILE)
         gate_w = low_rank_rows(gate_w_ptr, h * V + v, v < V, RANK, RANK_TILE)
         other_gate_w = low_rank_rows(gate_w_ptr, h * V + v + HALF, v + HALF < V, RANK, RANK_TILE)
-    else:
-        bias = tl.load(dt_bias_ptr + h)
     wait(PDL)
-    if RANK > 0:
+    if MULTIPLIES:
         ranks = packed_ptr + (2 * G * P + H * V)
         decays = second_product(decay_w, ranks + RANK, first, B, WIDTH, RANK, RANK_TILE, SEQUENCES, BESIDE)
         gates = second_product(gate_w, ranks, first, B, WIDTH, RANK, RANK_TILE, SEQUENCES, BESIDE)
         other_gates = second_product(other_gate_w, ranks, first, B, WIDTH, RANK, RANK_TILE, SEQUENCES, BESIDE)
     else:
-        decays = bias
-        gates = bias
-        other_gates = bias
-    _one_sequence(
-        packed_ptr, state_ptr, state, other_state, decays, gates, other_gates, rate, bias, norm_weight_ptr, y_ptr,
-        h, first, 0, scale, unit_eps, eps, head_eps, H, G, P, V, WIDTH, RANK, P_TILE, HALF, BESIDE, HEAD_NORM,
-    )  # fmt: skip
-    if SEQUENCES > 1:
-        for i in range(1, tl.minimum(SEQUENCES, B - first)):
+        decays = decay_w_ptr
+        gates = gate_w_ptr
+        other_gates = gate_w_ptr
+    if SEQUENCES == 1:
+        _one_sequence(
+            packed_ptr, state_ptr, state, other_state, decays, gates, other_gates, rate, bias, norm_weight_ptr, y_ptr,
+            h, first, 0, scale, unit_eps, eps, head_eps,
+            H, G, P, V, WIDTH, RANK, SECOND_WIDTH, P_TILE, HALF, BESIDE, HEAD_NORM,
+        )  # fmt: skip
+    else:
+        count = tl.minimum(SEQUENCES, B - first)
+        for i in range(count):
             b = first + i
-            at = state_ptr + (b.to(tl.int64) * H + h) * (P * V) + p[:, None] * V + v[None, :]
-            state = tl.load(at, mask=ok, other=0.0)
-            other_state = tl.load(at + HALF, mask=other_ok, other=0.0)
+            # loaded while this one is computed
+            following, other_following = _state_of(state_ptr, b + 1, h, i + 1 < count, H, P, V, P_TILE, HALF)
             _one_sequence(
-                packed_ptr, state_ptr, state, other_state, decays, gates, other_gates, rate, bias,
-                norm_weight_ptr, y_ptr, h, b, i, scale, unit_eps, eps, head_eps,
-                H, G, P, V, WIDTH, RANK, P_TILE, HALF, BESIDE, HEAD_NORM,
+                packed_ptr, state_ptr, state, other_state, decays, gates, other_gates, rate, bias, norm_weight_ptr,
+                y_ptr, h, b, i, scale, unit_eps, eps, head_eps,
+                H, G, P, V, WIDTH, RANK, SECOND_WIDTH, P_TILE, HALF, BESIDE, HEAD_NORM,
             )  # fmt: skip
+            state = following
+            other_state = other_following

@@ -42,7 +42,8 @@ def update_lightning(
     v = chunk * VALUES + tl.arange(0, VALUES)
     ok = (p < P)[:, None] & (v < P)[None, :]
     at = state_ptr + (b.to(tl.int64) * H + h) * (P * P) + p[:, None] * P + v[None, :]
-    state = tl.load(at, mask=ok, other=0.0).to(tl.float32)  # no other kernel writes it: no need to wait
+    # no other kernel writes it: no need to wait
+    state = tl.load(at, mask=ok, other=0.0, eviction_policy="evict_first").to(tl.float32)
     decay = tl.exp(tl.load(log_decay_ptr + h))
     weight = tl.load(norm_weight_ptr + h * P + v, mask=v < P, other=0.0).to(tl.float32)
     wait(PDL)
@@ -52,7 +53,7 @@ def update_lightning(
     new = tl.load(packed_ptr + 2 * H * P + v, mask=v < P, other=0.0).to(tl.float32)
     gate = tl.load(packed_ptr + 3 * H * P + v, mask=v < P, other=0.0).to(tl.float32)
     state = state * decay + k[:, None] * new[None, :]
-    tl.store(at, state.to(state_ptr.dtype.element_ty), mask=ok)
+    tl.store(at, state.to(state_ptr.dtype.element_ty), mask=ok, cache_modifier=".cs")
     y = tl.sum(state * q[:, None], 0)
     tl.store(squares_ptr + (h * CHUNKS + chunk) * B + b, tl.sum(y * y, 0))
     y = y * weight * tl.sigmoid(gate)

@@ -45,25 +45,19 @@ def _turned(
     packed_ptr: tl.tensor,
     weight_ptr: tl.tensor,
     bias_ptr: tl.tensor,
-    n: tl.tensor,
     cos: tl.tensor,
     sin: tl.tensor,
     eps: tl.tensor,
     N: tl.constexpr,
+    N_TILE: tl.constexpr,
 ) -> tl.tensor:
-    """A group's B or C after its RMSNorm, plus a head's bias, each pair of neighbours turned.
-
-    ``sin`` is negative for the first of a pair. Every element is loaded with its neighbour.
-    """
-    other = n ^ 1
+    """A group's B or C after its RMSNorm, plus a head's bias, each pair of neighbours turned by its angle."""
+    n = tl.arange(0, N_TILE)
     x = tl.load(packed_ptr + n, mask=n < N, other=0.0).to(tl.float32)
-    beside = tl.load(packed_ptr + other, mask=other < N, other=0.0).to(tl.float32)
-    scale = tl.rsqrt(tl.sum(x * x, 0) / N + eps)
-    x = x * scale * tl.load(weight_ptr + n, mask=n < N, other=0.0).to(tl.float32)
-    beside = beside * scale * tl.load(weight_ptr + other, mask=other < N, other=0.0).to(tl.float32)
+    x = x * tl.rsqrt(tl.sum(x * x, 0) / N + eps) * tl.load(weight_ptr + n, mask=n < N, other=0.0).to(tl.float32)
     x += tl.load(bias_ptr + n, mask=n < N, other=0.0).to(tl.float32)
-    beside += tl.load(bias_ptr + other, mask=other < N, other=0.0).to(tl.float32)
-    return x * cos + beside * sin
+    first, second = tl.split(tl.reshape(x, (N_TILE // 2, 2)))
+    return tl.reshape(tl.join(first * cos - second * sin, second * cos + first * sin), (N_TILE,))
 
 
 @jit
@@ -92,7 +86,8 @@ def _channels(
     x = tl.load(packed_ptr + (H + h) * P + p, mask=p < P, other=0.0).to(tl.float32)
     state = state.to(tl.float32) + (before * last_x)[:, None] * last_k[None, :]
     state = state * decay + (now * x)[:, None] * k[None, :]
-    tl.store(state_ptr, state.to(state_ptr.dtype.element_ty), mask=(p < P)[:, None] & (n < N)[None, :])
+    new = state.to(state_ptr.dtype.element_ty)
+    tl.store(state_ptr, new, mask=(p < P)[:, None] & (n < N)[None, :], cache_modifier=".cs")
     tl.store(last_x_ptr, x.to(last_x_ptr.dtype.element_ty), mask=p < P)
     return (tl.sum(state * q[None, :], 1) + skip * x) * z * tl.sigmoid(z)
 
@@ -138,14 +133,16 @@ def update_mamba3(
     p = tl.arange(0, HALF)
     n = tl.arange(0, N_TILE)
     columns = (n < N)[None, :]
-    turns = n < 2 * TURNS
+    pair = tl.arange(0, N_TILE // 2)
+    turns = pair < TURNS
     state_ptr += head * (P * N) + p[:, None] * N + n[None, :]
-    angle_ptr += head * TURNS + n // 2
+    angle_ptr += head * TURNS + pair
     last_k_ptr += head * N + n
     last_x_ptr += head * P + p
-    # no other kernel writes these: no need to wait
-    state = tl.load(state_ptr, mask=(p < P)[:, None] & columns, other=0.0)
-    other_state = tl.load(state_ptr + HALF * N, mask=(p + HALF < P)[:, None] & columns, other=0.0)
+    # no other kernel writes these: no need to wait. The state is read once: no cache need keep it
+    state = tl.load(state_ptr, mask=(p < P)[:, None] & columns, other=0.0, eviction_policy="evict_first")
+    other_ok = (p + HALF < P)[:, None] & columns
+    other_state = tl.load(state_ptr + HALF * N, mask=other_ok, other=0.0, eviction_policy="evict_first")
     angle = tl.load(angle_ptr, mask=turns, other=0.0).to(tl.float32)
     last_k = tl.load(last_k_ptr, mask=n < N, other=0.0).to(tl.float32)
     last_x = tl.load(last_x_ptr, mask=p < P, other=0.0).to(tl.float32)
@@ -159,16 +156,16 @@ def update_mamba3(
     dt = softplus(tl.load(heads + h).to(tl.float32) + dt_bias)
     decay = tl.exp(-tl.maximum(softplus(tl.load(heads + H + h).to(tl.float32)), rate_floor) * dt)
     share = tl.sigmoid(tl.load(heads + 2 * H + h).to(tl.float32))
-    turn = tl.load(heads + 3 * H + n // 2, mask=turns, other=0.0).to(tl.float32)
+    turn = tl.load(heads + 3 * H + pair, mask=turns, other=0.0).to(tl.float32)
     angle += (TWO_PI / 2) * (2 * tl.sigmoid(2 * turn) - 1) * dt  # of tanh
     angle -= TWO_PI * tl.floor(angle / TWO_PI)
     sin, cos = sine_and_cosine(angle)
     cos = tl.where(turns, cos, 1.0)
-    sin = tl.where(turns, sin * tl.where(n % 2 == 0, -1.0, 1.0), 0.0)
+    sin = tl.where(turns, sin, 0.0)
     groups = packed_ptr + 2 * H * P + h // (H // G) * N
-    k = _turned(groups, B_norm_ptr, B_bias_ptr + h * N, n, cos, sin, eps, N)
-    q = _turned(groups + G * N, C_norm_ptr, C_bias_ptr + h * N, n, cos, sin, eps, N)
-    tl.store(angle_ptr, angle.to(angle_ptr.dtype.element_ty), mask=turns & (n % 2 == 0))
+    k = _turned(groups, B_norm_ptr, B_bias_ptr + h * N, cos, sin, eps, N, N_TILE)
+    q = _turned(groups + G * N, C_norm_ptr, C_bias_ptr + h * N, cos, sin, eps, N, N_TILE)
+    tl.store(angle_ptr, angle.to(angle_ptr.dtype.element_ty), mask=turns)
     tl.store(last_k_ptr, k.to(last_k_ptr.dtype.element_ty), mask=n < N)
     now = share * dt
     before = (1 - share) * dt

@@ -8,7 +8,7 @@ from __future__ import annotations
 import triton.language as tl
 
 from hybridbench.kernels.step.triton_delta_rule import softplus
-from hybridbench.kernels.step.triton_low_rank import low_rank_rows, of_sequence, second_product
+from hybridbench.kernels.step.triton_low_rank import low_rank_rows, second_product
 from hybridbench.kernels.triton_jit import jit
 from hybridbench.kernels.triton_launch import wait
 from hybridbench.kernels.triton_narrow import as_pointed
@@ -37,7 +37,7 @@ def update_selective(
     RANK_TILE: tl.constexpr,
     PDL: tl.constexpr,
 ) -> None:
-    """One program per CHANNELS channels and SEQUENCES sequences: the state (B, I, N) in place.
+    """One program per CHANNELS channels and SEQUENCES sequences at once: the state (B, I, N) in place.
 
     A packed row is x after conv and silu, and the gate z, of I channels; a row of ``ranked`` is RANK columns that dt's
     second product reads, B and C.
@@ -48,24 +48,34 @@ def update_selective(
     i = tile * CHANNELS + tl.arange(0, CHANNELS)
     i_ok = i < I
     n = tl.arange(0, N_TILE)
-    ok = i_ok[:, None] & (n < N)[None, :]
+    n_ok = n < N
+    b = (first + tl.arange(0, SEQUENCES)).to(tl.int64)
+    b_ok = b < B
+    # weights never change and no other kernel writes the state: no need to wait. It is read once: no cache need keep it
+    at = state_ptr + b[:, None, None] * (I * N) + (i[:, None].to(tl.int64) * N + n[None, :])[None, :, :]
+    ok = b_ok[:, None, None] & (i_ok[:, None] & n_ok[None, :])[None, :, :]
+    state = tl.load(at, mask=ok, other=0.0, eviction_policy="evict_first")
     dt_weight = low_rank_rows(dt_weight_ptr, i, i_ok, RANK, RANK_TILE)
     dt_bias = tl.load(dt_bias_ptr + i, mask=i_ok, other=0.0).to(tl.float32)
-    rate = -tl.exp(tl.load(A_log_ptr + i[:, None].to(tl.int64) * N + n[None, :], mask=ok, other=0.0))
+    of_channel = A_log_ptr + i[:, None].to(tl.int64) * N + n[None, :]
+    rate = -tl.exp(tl.load(of_channel, mask=i_ok[:, None] & n_ok[None, :], other=0.0))
     skip = tl.load(D_ptr + i, mask=i_ok, other=0.0)
     wait(PDL)
     steps = second_product(dt_weight, ranked_ptr, first, B, RANKED_WIDTH, RANK, RANK_TILE, SEQUENCES, BESIDE)
-    for j in range(tl.minimum(SEQUENCES, B - first)):
-        b = (first + j).to(tl.int64)
-        at = state_ptr + b * (I * N) + i[:, None].to(tl.int64) * N + n[None, :]
-        state = tl.load(at, mask=ok, other=0.0).to(tl.float32)
-        x = tl.load(packed_ptr + b * WIDTH + i, mask=i_ok, other=0.0).to(tl.float32)
-        z = tl.load(packed_ptr + b * WIDTH + I + i, mask=i_ok, other=0.0).to(tl.float32)
-        ranked = ranked_ptr + b * RANKED_WIDTH
-        b_in = tl.load(ranked + RANK + n, mask=n < N, other=0.0).to(tl.float32)
-        c_out = tl.load(ranked + RANK + N + n, mask=n < N, other=0.0).to(tl.float32)
-        dt = softplus(of_sequence(steps, j, BESIDE) + dt_bias)
-        state = state * tl.exp(dt[:, None] * rate) + (dt * x)[:, None] * b_in[None, :]
-        tl.store(at, state.to(state_ptr.dtype.element_ty), mask=ok)
-        y = (tl.sum(state * c_out[None, :], 1) + skip * x) * z * tl.sigmoid(z)
-        tl.store(y_ptr + b * I + i, as_pointed(y, y_ptr), mask=i_ok)
+    if SEQUENCES == BESIDE:
+        steps = tl.trans(steps)
+    else:
+        column = tl.arange(0, SEQUENCES)[:, None, None] == tl.arange(0, BESIDE)[None, None, :]
+        steps = tl.sum(tl.where(column, steps[None, :, :], 0.0), 2)
+    packed = packed_ptr + b[:, None] * WIDTH + i[None, :]
+    live = b_ok[:, None] & i_ok[None, :]
+    x = tl.load(packed, mask=live, other=0.0).to(tl.float32)
+    z = tl.load(packed + I, mask=live, other=0.0).to(tl.float32)
+    ranked = ranked_ptr + b[:, None] * RANKED_WIDTH + RANK + n[None, :]
+    b_in = tl.load(ranked, mask=b_ok[:, None] & n_ok[None, :], other=0.0).to(tl.float32)
+    c_out = tl.load(ranked + N, mask=b_ok[:, None] & n_ok[None, :], other=0.0).to(tl.float32)
+    dt = softplus(steps + dt_bias[None, :])
+    new = state.to(tl.float32) * tl.exp(dt[:, :, None] * rate[None, :, :]) + (dt * x)[:, :, None] * b_in[:, None, :]
+    tl.store(at, new.to(state_ptr.dtype.element_ty), mask=ok, cache_modifier=".cs")
+    y = (tl.sum(new * c_out[:, None, :], 2) + skip[None, :] * x) * z * tl.sigmoid(z)
+    tl.store(y_ptr + b[:, None] * I + i[None, :], as_pointed(y, y_ptr), mask=live)

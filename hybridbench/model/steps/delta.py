@@ -10,7 +10,8 @@ from hybridbench.arch.blocks.kda import Kda
 from hybridbench.model.cache import RecurrentCache
 from hybridbench.model.delta import DeltaModule
 from hybridbench.model.mixed import Mixed
-from hybridbench.model.steps.row import MixerStep, large_state, odd_width
+from hybridbench.model.steps.row import MixerStep, large_state, odd_width, state_registers, state_warps
+from hybridbench.model.steps.second import multiplied_alone, second_products
 from hybridbench.model.tiling import power_of_two
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ def _unfused(block: GatedDelta | Kda) -> str | None:
 def _plan(chain: Chain, module: DeltaModule, cache: RecurrentCache, head_eps: float | None) -> Mixed:
     """Norm + q, k, v, gate, decay, beta + conv update | state update + norm + gate.
 
-    KDA's second products of gate and decay are part of the state's update: their weights are loaded before it waits.
+    KDA's second products of gate and decay are part of the state's update, whose program loads their weights before it
+    waits; with many sequences they have a launch before it.
     """
     from hybridbench.kernels.delta.reference import UNIT_EPS
     from hybridbench.kernels.step.triton_delta_rule import update_delta
@@ -35,16 +37,27 @@ def _plan(chain: Chain, module: DeltaModule, cache: RecurrentCache, head_eps: fl
         module.in_proj, active=(0, spec.conv_channels), conv=(cache.conv_BCW, module.conv_weight_CW, None)
     )
     y_BI = chain.new(spec.out_width)
-    low_rank = module.gate_proj is not None and module.decay_proj is not None
-    rank = module.gate_proj.in_features if module.gate_proj is not None else 0
-    sequences = chain.sequences_beside(H) if low_rank else 1
+    rank, sequences, second_width = 0, 1, 0
+    elements = power_of_two(P) * power_of_two(V)
+    warps, registers = state_warps(elements), state_registers(elements)
+    decay, gate = packed, packed
+    if module.gate_proj is not None and module.decay_proj is not None:
+        rank = module.gate_proj.in_features
+        gate, decay = module.gate_proj.weight, module.decay_proj.weight
+        if multiplied_alone(chain):
+            width = max(H * P, H * V)
+            second = second_products(chain, packed[:, 2 * spec.n_k_heads * P + H * V :], [gate, decay], width)
+            gate, decay, second_width = second, second[:, width:], second.stride(0)
+        else:
+            sequences = chain.sequences_beside(H)
+            warps, registers = state_warps(elements, 8), None  # a program holds weights too
     chain.launch(
         update_delta,
         H * -(-chain.B // sequences),
         packed,
         cache.state,
-        packed if module.decay_proj is None else module.decay_proj.weight,
-        packed if module.gate_proj is None else module.gate_proj.weight,
+        decay,
+        gate,
         module.A_log_H,
         module.dt_bias,
         module.norm_weight_V,
@@ -53,7 +66,8 @@ def _plan(chain: Chain, module: DeltaModule, cache: RecurrentCache, head_eps: fl
         UNIT_EPS,
         module.norm_eps,
         0.0 if head_eps is None else head_eps,
-        warps=8,
+        warps=warps,
+        registers=registers,
         B=chain.B,
         H=H,
         G=spec.n_k_heads,
@@ -61,6 +75,7 @@ def _plan(chain: Chain, module: DeltaModule, cache: RecurrentCache, head_eps: fl
         V=V,
         WIDTH=packed.stride(0),
         RANK=rank,
+        SECOND_WIDTH=second_width,
         SEQUENCES=sequences,
         P_TILE=power_of_two(P),
         HALF=power_of_two(V) // 2,

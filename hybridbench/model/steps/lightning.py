@@ -9,7 +9,7 @@ import torch
 from hybridbench.arch.blocks.lightning import Lightning
 from hybridbench.model.lightning import LightningCache, LightningModule
 from hybridbench.model.mixed import Mixed
-from hybridbench.model.steps.row import MixerStep, large_state, odd_width
+from hybridbench.model.steps.row import MixerStep, large_state, odd_width, state_warps
 from hybridbench.model.tiling import power_of_two
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def _plan(chain: Chain, module: LightningModule, cache: LightningCache, head_eps
         module.norm_weight_I,
         y_BI,
         squares,
+        warps=state_warps(power_of_two(P) * values),
         B=chain.B,
         H=H,
         P=P,

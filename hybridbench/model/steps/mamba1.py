@@ -8,7 +8,7 @@ from hybridbench.arch.blocks.mamba1 import Mamba1
 from hybridbench.model.cache import RecurrentCache
 from hybridbench.model.mamba1 import Mamba1Module
 from hybridbench.model.mixed import Mixed
-from hybridbench.model.steps.row import MixerStep, large_state, odd_width
+from hybridbench.model.steps.row import MixerStep, large_state, odd_width, state_warps
 from hybridbench.model.tiling import power_of_two
 
 if TYPE_CHECKING:
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 CHANNELS = 32
 """Channels that one program updates."""
 PER_SM = 7
-"""Such programs on an SM, by their registers."""
+"""Such programs on an SM, by their registers. Where more would load weights of their own than fit, each takes several
+sequences, all at once, so that their states are in flight together.
+"""
 
 
 def _unfused(block: Mamba1) -> str | None:
@@ -38,7 +40,7 @@ def _plan(chain: Chain, module: Mamba1Module, cache: RecurrentCache, head_eps: f
     ranked = chain.project(module.x_proj, x=packed)
     y_BI = chain.new(inner)
     tiles = -(-inner // CHANNELS)
-    sequences = chain.sequences_beside(tiles, PER_SM)
+    sequences = power_of_two(chain.sequences_beside(tiles, PER_SM))
     chain.launch(
         update_selective,
         tiles * -(-chain.B // sequences),
@@ -50,6 +52,7 @@ def _plan(chain: Chain, module: Mamba1Module, cache: RecurrentCache, head_eps: f
         module.A_log_IN,
         module.D_I,
         y_BI,
+        warps=max(4, state_warps(sequences * CHANNELS * power_of_two(spec.d_state))),
         B=chain.B,
         I=inner,
         N=spec.d_state,

@@ -8,7 +8,7 @@ from hybridbench.arch.blocks.mamba3 import Mamba3
 from hybridbench.kernels.scan.reference.mamba3 import A_FLOOR
 from hybridbench.model.mamba3 import Mamba3Cache, Mamba3Module
 from hybridbench.model.mixed import Mixed
-from hybridbench.model.steps.row import MixerStep, large_state, odd_width
+from hybridbench.model.steps.row import MixerStep, large_state, odd_width, state_registers, state_warps
 from hybridbench.model.tiling import power_of_two
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def _plan(chain: Chain, module: Mamba3Module, cache: Mamba3Cache, head_eps: floa
     H, P, N = spec.n_heads, spec.head_dim, spec.d_state
     packed = chain.project(module.in_proj)
     y_BI = chain.new(spec.out_width)
+    elements = power_of_two(P) * power_of_two(N)
     chain.launch(
         update_mamba3,
         chain.B * H,
@@ -42,7 +43,8 @@ def _plan(chain: Chain, module: Mamba3Module, cache: Mamba3Cache, head_eps: floa
         module.norm_eps,
         0.0 if head_eps is None else head_eps,
         A_FLOOR,
-        warps=8,
+        warps=state_warps(elements),
+        registers=state_registers(elements),
         H=H,
         G=spec.n_groups,
         P=P,

@@ -11,7 +11,8 @@ from hybridbench.kernels.rwkv7.reference import RATE
 from hybridbench.model.cache import RecurrentCache
 from hybridbench.model.mixed import Mixed
 from hybridbench.model.rwkv7 import EPS_PER_CHANNEL, Rwkv7Module
-from hybridbench.model.steps.row import MixerStep, large_state, odd_width
+from hybridbench.model.steps.row import MixerStep, large_state, odd_width, state_registers, state_warps
+from hybridbench.model.steps.second import multiplied_alone, second_products
 from hybridbench.model.tiling import power_of_two
 
 if TYPE_CHECKING:
@@ -21,6 +22,14 @@ if TYPE_CHECKING:
 
 WEIGHT_ELEMENTS = 65_536
 """The most of a head's rows of the second products that the registers of a program hold, padded to powers of two."""
+
+MIXED_COLUMNS = 1024
+"""Columns of a token that one program mixes with the token before."""
+
+ALONE_SEQUENCES = 1
+"""Sequences of a program of the state's update that does not multiply. It has 16 elements a thread: beside 32, its many
+vectors of a head's channels take 96 registers, or 500 bytes of spills within 64.
+"""
 
 
 def _unfused(block: Rwkv7) -> str | None:
@@ -32,7 +41,11 @@ def _unfused(block: Rwkv7) -> str | None:
 
 
 def _plan(chain: Chain, module: Rwkv7Module, cache: RecurrentCache, head_eps: float | None) -> Mixed:
-    """Norm + token shift + r, k, v, low ranks | second products + state update + norm + bonus + gate + token kept."""
+    """Norm + token shift + r, k, v, low ranks | second products + state update + norm + bonus + gate + token kept.
+
+    With many sequences: norm + token shift + token kept | r, k, v, low ranks | second products | state update + norm +
+    bonus + gate.
+    """
     from hybridbench.kernels.step.triton_rwkv7 import update_rwkv7
 
     spec = module.spec
@@ -40,14 +53,24 @@ def _plan(chain: Chain, module: Rwkv7Module, cache: RecurrentCache, head_eps: fl
     packed = _project(chain, module, cache)
     first = chain.shared.setdefault(module.first_value, packed)
     y_BI = chain.new(spec.out_width)
-    sequences = chain.sequences_beside(H)
     consumed = chain.consumed()
+    elements = power_of_two(P) ** 2
+    if multiplied_alone(chain):
+        ranks = packed[:, 3 * spec.out_width :]
+        ups = module.decay_up, module.rate_up, module.value_up, module.gate_up
+        second = second_products(chain, ranks, [None if up is None else up.weight for up in ups], spec.out_width)
+        sequences, second_width = ALONE_SEQUENCES, second.stride(0)
+        warps, registers = state_warps(2 * elements), state_registers(2 * elements)
+    else:
+        sequences, second, second_width = chain.sequences_beside(H), packed, 0
+        warps, registers = 8, None
     chain.launch(
         update_rwkv7,
         H * -(-chain.B // sequences),
         packed,
         first[:, 2 * spec.out_width :],
         cache.state,
+        second,
         module.decay_up.weight,
         module.rate_up.weight,
         packed if module.value_up is None else module.value_up.weight,
@@ -68,13 +91,15 @@ def _plan(chain: Chain, module: Rwkv7Module, cache: RecurrentCache, head_eps: fl
         EPS_PER_CHANNEL * P,
         0.0 if head_eps is None else head_eps,
         -RATE,
-        warps=8,
+        warps=warps,
+        registers=registers,
         D=D,
         H=H,
         P=P,
         **_ranks(spec),
         WIDTH=packed.stride(0),
         FIRST_WIDTH=first.stride(0),
+        SECOND_WIDTH=second_width,
         COLUMNS=cache.conv_BCW.shape[-1],
         SEQUENCES=sequences,
         BESIDE=chain.most_beside,
@@ -96,11 +121,34 @@ def _ranks(spec: Rwkv7) -> dict[str, int]:
 
 def _project(chain: Chain, module: Rwkv7Module, cache: RecurrentCache) -> Tensor:
     """The packed row of a token, which ``project_rwkv7`` describes."""
-    from hybridbench.kernels.step.triton_rwkv7 import project_rwkv7
+    from hybridbench.kernels.step.triton_rwkv7 import mix_rwkv7, project_rwkv7
     from hybridbench.model.quantised import stored
 
     spec = module.spec
-    inner, ranks = spec.out_width, _ranks(spec)
+    inner, ranks, x = spec.out_width, _ranks(spec), chain.stream.xw_BD
+    mixed = multiplied_alone(chain)
+    if mixed:
+        mixes, D = module.share_LD.shape
+        name = f"mixes of {mixes} x {D}"
+        x = chain.shared.setdefault(name, chain.new(mixes * D))
+        block, consumed = min(MIXED_COLUMNS, power_of_two(D)), chain.consumed()
+        chain.launch(
+            mix_rwkv7,
+            chain.B * -(-D // block),
+            chain.stream.xw_BD,
+            chain.stream.squares,
+            cache.conv_BCW,
+            module.share_LD,
+            x,
+            chain.model.norm_eps,
+            D=D,
+            COLUMNS=cache.conv_BCW.shape[-1],
+            MIXES=mixes,
+            PARTS=consumed["PARTS"],
+            PARTS_TILE=consumed["PARTS_TILE"],
+            B=chain.B,
+            BLOCK=block,
+        )
     low_rank = (module.decay_down, module.rate_down, module.value_down, module.gate_down)
     main, down = stored(module.in_proj), [None if one is None else stored(one) for one in low_rank]
     scales = [one.scale_R for one in (main, *down) if one is not None and one.scale_R is not None]
@@ -110,7 +158,7 @@ def _project(chain: Chain, module: Rwkv7Module, cache: RecurrentCache) -> Tensor
     chain.launch(
         project_rwkv7,
         tiles * tiling.splits,
-        chain.stream.xw_BD,
+        x,
         chain.stream.squares,
         cache.conv_BCW[..., -1],
         module.share_LD,
@@ -129,6 +177,7 @@ def _project(chain: Chain, module: Rwkv7Module, cache: RecurrentCache) -> Tensor
         **chain.consumed(),
         ROWS=tiling.rows,
         **tiling.constants,
+        MIXED=mixed,
     )
     return packed
 
