@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from hybridbench.kernels.step import triton_head_norm, triton_segments
@@ -58,6 +59,15 @@ class Chain(Stages):
     def parts_of(self, name: str, tiles: int, tiling: Tiling) -> tuple[Tensor, Tensor]:
         """Where the splits of a product leave their parts, and the counts of those that have."""
         return self._parts(name, tiles, tiling, tiling.rows)
+
+    def arrivals(self, heads: int, width: int) -> tuple[Tensor, Tensor]:
+        """Where programs that share a head leave ``width`` numbers of each head, (B, heads x width) in float32, and the
+        counts (B, heads) of those that have, zero between launches.
+        """
+        name = f"arrivals of {heads} heads"
+        if name not in self.shared:
+            self.shared[name] = torch.zeros(self.B, heads, dtype=torch.int32, device=self.kind["device"])
+        return self._passed("parts of heads", heads * width, dtype=torch.float32), self.shared[name]
 
     def consumed(self) -> dict[str, int]:
         """The constants of a kernel that finishes the norm of the residual stream."""

@@ -43,10 +43,11 @@ class Tiling:
         Args:
             n_rows, k: of the weights (n_rows, k).
             tokens: rows of x in a tile (``token_tile``).
-            size: bytes of a weight. Of one byte twice as many columns are loaded at a time, so that as many bytes are
-                in flight; not of the head, whose first columns fill the registers already. And above 8 tokens tiles
-                have 32 rows, which ``mma`` multiplies: wgmma, which takes 64, reads a converted weight from registers,
-                for which 16 tokens took 250 a thread and copies of 8 bytes.
+            size: bytes of a weight. Of one byte twice as many columns or steps are loaded at a time, so that as many
+                bytes are in flight; not of the head, whose first columns fill the registers already. Two warps convert
+                a tile of 32 rows. And above 8 tokens all tiles have 32 rows, which ``mma`` multiplies: wgmma, which
+                takes 64, reads a converted weight from registers, for which 16 tokens took 250 a thread and copies of
+                8 bytes.
         """
         if tokens > FEW_TOKENS:
             return cls._for_many(n_rows, k, n_sms, tokens, size)
@@ -54,14 +55,16 @@ class Tiling:
         if n_rows >= 256 * n_sms:
             return cls(32 if slim else 64, 1, _dividing(k, 256), 4, 4)
         if n_rows >= 110 * n_sms and not slim:
-            return cls(128, 1, _dividing(k, 64 * twice), 4, 4)
+            return cls(64, 1, _dividing(k, 128), 6, 4) if size == 1 else cls(128, 1, _dividing(k, 64), 4, 4)
         rows = 64 if n_rows <= k and k >= 4096 and not slim else 32
         block_k, tiles, splits = _dividing(k, 128 * twice), -(-n_rows // rows), 1
         enough = (1.25 if n_rows > k else 0.9) * n_sms
         while k // (2 * splits) >= 256 and (tiles * splits < enough or (n_rows <= k and k / splits > 1100)):
             splits *= 2
+        if size == 1 and rows == 64:
+            return cls(rows, splits, _dividing(k, 128), 6, 4)
         ahead = 3 * rows * block_k * size * tiles * splits / n_sms
-        return cls(rows, splits, block_k, 6 if ahead < 30_000 else 4, 4)
+        return cls(rows, splits, block_k, 6 if ahead < 30_000 else 4, 2 if size == 1 and tokens <= 8 else 4)
 
     @classmethod
     def _for_many(cls, n_rows: int, k: int, n_sms: int, tokens: int, size: int) -> Tiling:

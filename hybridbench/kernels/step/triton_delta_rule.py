@@ -78,6 +78,90 @@ def _state_of(
 
 
 @jit
+def _step_of(
+    packed_ptr: tl.tensor,
+    decays: tl.tensor,
+    s: tl.tensor,
+    h: tl.tensor,
+    b: tl.tensor,
+    H: tl.constexpr,
+    G: tl.constexpr,
+    P: tl.constexpr,
+    V: tl.constexpr,
+    RANK: tl.constexpr,
+    SECOND_WIDTH: tl.constexpr,
+    P_TILE: tl.constexpr,
+    BESIDE: tl.constexpr,
+) -> tl.tensor:
+    """The step dt of each key channel of a head before bias and softplus, and where its beta is."""
+    p = tl.arange(0, P_TILE)
+    after = packed_ptr + (2 * G * P + H * V)
+    if RANK == 0:
+        dt = tl.zeros((P_TILE,), tl.float32) + tl.load(after + H * V + h).to(tl.float32)
+        after += H * V + H
+    else:
+        after += 2 * RANK
+        if SECOND_WIDTH > 0:
+            at = decays + b.to(tl.int64) * SECOND_WIDTH + h * P + p
+            dt = tl.load(at, mask=p < P, other=0.0).to(tl.float32)
+        else:
+            dt = of_sequence(decays, s, BESIDE)
+    return dt, after + h
+
+
+@jit
+def _gate_of(
+    packed_ptr: tl.tensor,
+    gates: tl.tensor,
+    s: tl.tensor,
+    h: tl.tensor,
+    b: tl.tensor,
+    v: tl.tensor,
+    H: tl.constexpr,
+    G: tl.constexpr,
+    P: tl.constexpr,
+    V: tl.constexpr,
+    RANK: tl.constexpr,
+    SECOND_WIDTH: tl.constexpr,
+    BESIDE: tl.constexpr,
+) -> tl.tensor:
+    """The gate of some value channels."""
+    if RANK == 0:
+        z = tl.load(packed_ptr + (2 * G * P + H * V) + h * V + v, mask=v < V, other=0.0).to(tl.float32)
+        gate = z * tl.sigmoid(z)
+    elif SECOND_WIDTH > 0:
+        z = tl.load(gates + b.to(tl.int64) * SECOND_WIDTH + h * V + v, mask=v < V, other=0.0).to(tl.float32)
+        gate = tl.sigmoid(z)
+    else:
+        gate = tl.sigmoid(of_sequence(gates, s, BESIDE))
+    return gate
+
+
+@jit
+def _updated(
+    at: tl.tensor,
+    state: tl.tensor,
+    new: tl.tensor,
+    q: tl.tensor,
+    k: tl.tensor,
+    both: tl.tensor,
+    decay: tl.tensor,
+    beta: tl.tensor,
+    ok: tl.tensor,
+) -> tl.tensor:
+    """Stores the new state of some value channels; their output before norm and gate.
+
+    Both sums over key channels read the old state, so that neither waits for the other: ``both`` is q times k.
+    """
+    decayed = state.to(tl.float32) * decay[:, None]
+    update = beta * (new - tl.sum(decayed * k[:, None], 0))
+    y = tl.sum(decayed * q[:, None], 0) + both * update
+    decayed += k[:, None] * update[None, :]
+    tl.store(at, decayed.to(at.dtype.element_ty), mask=ok, cache_modifier=".cs")
+    return y
+
+
+@jit
 def _values(
     packed_ptr: tl.tensor,
     state_ptr: tl.tensor,
@@ -97,28 +181,16 @@ def _values(
     P: tl.constexpr,
     V: tl.constexpr,
     RANK: tl.constexpr,
-    SECOND_WIDTH: tl.constexpr,
     P_TILE: tl.constexpr,
     BESIDE: tl.constexpr,
 ) -> tl.tensor:
     """Stores the new state of some value channels; their output before norm and gate, and the gate."""
     p = tl.arange(0, P_TILE)
     new = tl.load(packed_ptr + 2 * G * P + h * V + v, mask=v < V, other=0.0).to(tl.float32)
-    if RANK == 0:
-        z = tl.load(packed_ptr + (2 * G * P + H * V) + h * V + v, mask=v < V, other=0.0).to(tl.float32)
-        gate = z * tl.sigmoid(z)
-    elif SECOND_WIDTH > 0:
-        z = tl.load(gates + b.to(tl.int64) * SECOND_WIDTH + h * V + v, mask=v < V, other=0.0).to(tl.float32)
-        gate = tl.sigmoid(z)
-    else:
-        gate = tl.sigmoid(of_sequence(gates, s, BESIDE))
-    decayed = state.to(tl.float32) * decay[:, None]
-    update = beta * (new - tl.sum(decayed * k[:, None], 0))
-    y = tl.sum(decayed * q[:, None], 0) + both * update
+    gate = _gate_of(packed_ptr, gates, s, h, b, v, H, G, P, V, RANK, 0, BESIDE)
     at = state_ptr + (b.to(tl.int64) * H + h) * (P * V) + p[:, None] * V + v[None, :]
-    decayed += k[:, None] * update[None, :]
-    tl.store(at, decayed.to(state_ptr.dtype.element_ty), mask=(p < P)[:, None] & (v < V)[None, :], cache_modifier=".cs")
-    return y, gate
+    ok = (p < P)[:, None] & (v < V)[None, :]
+    return _updated(at, state, new, q, k, both, decay, beta, ok), gate
 
 
 @jit
@@ -147,36 +219,24 @@ def _one_sequence(
     V: tl.constexpr,
     WIDTH: tl.constexpr,
     RANK: tl.constexpr,
-    SECOND_WIDTH: tl.constexpr,
     P_TILE: tl.constexpr,
     HALF: tl.constexpr,
     BESIDE: tl.constexpr,
     HEAD_NORM: tl.constexpr,
 ) -> None:
     """Stores the new state of a head and its output."""
-    p = tl.arange(0, P_TILE)
     v = tl.arange(0, HALF)
     packed_ptr += b.to(tl.int64) * WIDTH
-    after = packed_ptr + (2 * G * P + H * V)
-    if RANK == 0:
-        dt = tl.zeros((P_TILE,), tl.float32) + tl.load(after + H * V + h).to(tl.float32)
-        after += H * V + H
-    else:
-        after += 2 * RANK
-        if SECOND_WIDTH > 0:
-            at = decays + b.to(tl.int64) * SECOND_WIDTH + h * P + p
-            dt = tl.load(at, mask=p < P, other=0.0).to(tl.float32)
-        else:
-            dt = of_sequence(decays, s, BESIDE)
-    q, k, decay, beta = _keys(packed_ptr, dt, after + h, rate, bias, h, scale, unit_eps, H, G, P, P_TILE)
+    dt, beta_ptr = _step_of(packed_ptr, decays, s, h, b, H, G, P, V, RANK, 0, P_TILE, BESIDE)
+    q, k, decay, beta = _keys(packed_ptr, dt, beta_ptr, rate, bias, h, scale, unit_eps, H, G, P, P_TILE)
     both = tl.sum(q * k, 0)
     y, gate = _values(
         packed_ptr, state_ptr, state, gates, s, q, k, both, decay, beta, h, b, v,
-        H, G, P, V, RANK, SECOND_WIDTH, P_TILE, BESIDE,
+        H, G, P, V, RANK, P_TILE, BESIDE,
     )  # fmt: skip
     other_y, other_gate = _values(
         packed_ptr, state_ptr, other_state, other_gates, s, q, k, both, decay, beta, h, b, v + HALF,
-        H, G, P, V, RANK, SECOND_WIDTH, P_TILE, BESIDE,
+        H, G, P, V, RANK, P_TILE, BESIDE,
     )  # fmt: skip
     scaling = tl.rsqrt((tl.sum(y * y, 0) + tl.sum(other_y * other_y, 0)) / V + eps)
     weight = tl.load(norm_weight_ptr + v, mask=v < V, other=0.0).to(tl.float32)
@@ -213,7 +273,6 @@ def update_delta(
     V: tl.constexpr,
     WIDTH: tl.constexpr,
     RANK: tl.constexpr,
-    SECOND_WIDTH: tl.constexpr,
     SEQUENCES: tl.constexpr,
     P_TILE: tl.constexpr,
     HALF: tl.constexpr,
@@ -226,8 +285,7 @@ def update_delta(
 
     A packed row is q and k of G heads, v of H heads, then by RANK: where it is 0, a gate of every value channel, dt and
     beta of every head (gated delta net); else RANK columns that the gate's and the decay's second products read, whose
-    weights are (H V, RANK) and (H P, RANK), and beta (KDA). Where SECOND_WIDTH is not 0, these products are there
-    already, in rows of that width, instead of their weights. With HEAD_NORM the output is divided by its own root mean
+    weights are (H V, RANK) and (H P, RANK), and beta (KDA). With HEAD_NORM the output is divided by its own root mean
     square.
     """
     groups: tl.constexpr = (B + SEQUENCES - 1) // SEQUENCES
@@ -235,17 +293,16 @@ def update_delta(
     first = tl.program_id(0) % groups * SEQUENCES
     p = tl.arange(0, P_TILE)
     v = tl.arange(0, HALF)
-    MULTIPLIES: tl.constexpr = (RANK > 0) & (SECOND_WIDTH == 0)
     # weights never change and no other kernel writes the state: all this may be loaded before the wait
     state, other_state = _state_of(state_ptr, first, h, first < B, H, P, V, P_TILE, HALF)
     rate = -tl.exp(tl.load(A_log_ptr + h))
     bias = tl.load(dt_bias_ptr + h * P + p, mask=p < P, other=0.0) if RANK > 0 else tl.load(dt_bias_ptr + h)
-    if MULTIPLIES:
+    if RANK > 0:
         decay_w = low_rank_rows(decay_w_ptr, h * P + p, p < P, RANK, RANK_TILE)
         gate_w = low_rank_rows(gate_w_ptr, h * V + v, v < V, RANK, RANK_TILE)
         other_gate_w = low_rank_rows(gate_w_ptr, h * V + v + HALF, v + HALF < V, RANK, RANK_TILE)
     wait(PDL)
-    if MULTIPLIES:
+    if RANK > 0:
         ranks = packed_ptr + (2 * G * P + H * V)
         decays = second_product(decay_w, ranks + RANK, first, B, WIDTH, RANK, RANK_TILE, SEQUENCES, BESIDE)
         gates = second_product(gate_w, ranks, first, B, WIDTH, RANK, RANK_TILE, SEQUENCES, BESIDE)
@@ -258,7 +315,7 @@ def update_delta(
         _one_sequence(
             packed_ptr, state_ptr, state, other_state, decays, gates, other_gates, rate, bias, norm_weight_ptr, y_ptr,
             h, first, 0, scale, unit_eps, eps, head_eps,
-            H, G, P, V, WIDTH, RANK, SECOND_WIDTH, P_TILE, HALF, BESIDE, HEAD_NORM,
+            H, G, P, V, WIDTH, RANK, P_TILE, HALF, BESIDE, HEAD_NORM,
         )  # fmt: skip
     else:
         count = tl.minimum(SEQUENCES, B - first)
@@ -269,7 +326,76 @@ def update_delta(
             _one_sequence(
                 packed_ptr, state_ptr, state, other_state, decays, gates, other_gates, rate, bias, norm_weight_ptr,
                 y_ptr, h, b, i, scale, unit_eps, eps, head_eps,
-                H, G, P, V, WIDTH, RANK, SECOND_WIDTH, P_TILE, HALF, BESIDE, HEAD_NORM,
+                H, G, P, V, WIDTH, RANK, P_TILE, HALF, BESIDE, HEAD_NORM,
             )  # fmt: skip
             state = following
             other_state = other_following
+
+
+@jit
+def update_delta_pieces(
+    packed_ptr: tl.tensor,
+    state_ptr: tl.tensor,
+    decay_ptr: tl.tensor,
+    gate_ptr: tl.tensor,
+    A_log_ptr: tl.tensor,
+    dt_bias_ptr: tl.tensor,
+    norm_weight_ptr: tl.tensor,
+    y_ptr: tl.tensor,
+    raw_ptr: tl.tensor,
+    count_ptr: tl.tensor,
+    scale: tl.tensor,
+    unit_eps: tl.tensor,
+    eps: tl.tensor,
+    head_eps: tl.tensor,
+    H: tl.constexpr,
+    G: tl.constexpr,
+    P: tl.constexpr,
+    V: tl.constexpr,
+    WIDTH: tl.constexpr,
+    RANK: tl.constexpr,
+    SECOND_WIDTH: tl.constexpr,
+    PIECE: tl.constexpr,
+    P_TILE: tl.constexpr,
+    V_TILE: tl.constexpr,
+    HEAD_NORM: tl.constexpr,
+    PDL: tl.constexpr,
+) -> None:
+    """``update_delta`` of many sequences: a program has PIECE value channels of one head of one sequence.
+
+    A head's norm is over all of its channels, so the last of its programs to arrive finishes it: the others have left
+    their output in ``raw`` (B, H, V), float32, and are counted in ``count`` (B, H). KDA's second products are there
+    already, SECOND_WIDTH to a row.
+    """
+    PIECES: tl.constexpr = (V + PIECE - 1) // PIECE
+    piece = tl.program_id(0) % PIECES
+    h = tl.program_id(0) // PIECES % H
+    b = tl.program_id(0) // (PIECES * H)
+    head = b.to(tl.int64) * H + h
+    p = tl.arange(0, P_TILE)
+    v = piece * PIECE + tl.arange(0, PIECE)
+    at = state_ptr + head * (P * V) + p[:, None] * V + v[None, :]
+    ok = (p < P)[:, None] & (v < V)[None, :]
+    # no other kernel writes the state: no need to wait
+    state = tl.load(at, mask=ok, other=0.0, eviction_policy="evict_first")
+    rate = -tl.exp(tl.load(A_log_ptr + h))
+    bias = tl.load(dt_bias_ptr + h * P + p, mask=p < P, other=0.0) if RANK > 0 else tl.load(dt_bias_ptr + h)
+    wait(PDL)
+    packed_ptr += b.to(tl.int64) * WIDTH
+    dt, beta_ptr = _step_of(packed_ptr, decay_ptr, 0, h, b, H, G, P, V, RANK, SECOND_WIDTH, P_TILE, 1)
+    q, k, decay, beta = _keys(packed_ptr, dt, beta_ptr, rate, bias, h, scale, unit_eps, H, G, P, P_TILE)
+    new = tl.load(packed_ptr + 2 * G * P + h * V + v, mask=v < V, other=0.0).to(tl.float32)
+    y = _updated(at, state, new, q, k, tl.sum(q * k, 0), decay, beta, ok)
+    tl.store(raw_ptr + head * V + v, y, mask=v < V)
+    tl.debug_barrier()
+    arrived = tl.atomic_add(count_ptr + head, 1, sem="acq_rel", scope="gpu")
+    if arrived == PIECES - 1:
+        whole = tl.arange(0, V_TILE)
+        out = tl.load(raw_ptr + head * V + whole, mask=whole < V, other=0.0, cache_modifier=".cg")
+        tl.store(count_ptr + head, 0)
+        gate = _gate_of(packed_ptr, gate_ptr, 0, h, b, whole, H, G, P, V, RANK, SECOND_WIDTH, 1)
+        weight = tl.load(norm_weight_ptr + whole, mask=whole < V, other=0.0).to(tl.float32)
+        out = out * tl.rsqrt(tl.sum(out * out, 0) / V + eps) * weight * gate
+        if HEAD_NORM:
+            out *= tl.rsqrt(tl.sum(out * out, 0) / V + head_eps)
+        tl.store(y_ptr + head * V + whole, as_pointed(out, y_ptr), mask=whole < V)

@@ -8,7 +8,7 @@ from hybridbench.arch.blocks.mamba3 import Mamba3
 from hybridbench.kernels.scan.reference.mamba3 import A_FLOOR
 from hybridbench.model.mamba3 import Mamba3Cache, Mamba3Module
 from hybridbench.model.mixed import Mixed
-from hybridbench.model.steps.row import MixerStep, large_state, odd_width, state_registers, state_warps
+from hybridbench.model.steps.row import MixerStep, large_state, odd_width
 from hybridbench.model.tiling import power_of_two
 
 if TYPE_CHECKING:
@@ -19,6 +19,20 @@ def _unfused(block: Mamba3) -> str | None:
     return odd_width(block.d_model, block.out_width) or large_state(block.head_dim, block.d_state)
 
 
+OF_THREAD, MOST_WARPS = 32, 16
+"""Elements of a state that a thread updates, and warps of a program. Its sums go along rows of the state, which one
+warp holds, so that many warps do not wait for one another.
+"""
+
+
+def _warps(elements: int) -> tuple[int, int | None]:
+    """Warps of a program, and the most registers of a thread, so that 32 warps fit on an SM; None where the program's
+    threads have more elements than ``OF_THREAD``, which need more.
+    """
+    fits = elements <= 32 * MOST_WARPS * OF_THREAD
+    return max(1, min(MOST_WARPS, elements // (32 * OF_THREAD))), 64 if fits else None
+
+
 def _plan(chain: Chain, module: Mamba3Module, cache: Mamba3Cache, head_eps: float | None) -> Mixed:
     """Norm + in_proj | norms of B and C + state update + gate."""
     from hybridbench.kernels.step.triton_mamba3 import update_mamba3
@@ -27,7 +41,7 @@ def _plan(chain: Chain, module: Mamba3Module, cache: Mamba3Cache, head_eps: floa
     H, P, N = spec.n_heads, spec.head_dim, spec.d_state
     packed = chain.project(module.in_proj)
     y_BI = chain.new(spec.out_width)
-    elements = power_of_two(P) * power_of_two(N)
+    warps, registers = _warps(power_of_two(P) * power_of_two(N))
     chain.launch(
         update_mamba3,
         chain.B * H,
@@ -43,8 +57,8 @@ def _plan(chain: Chain, module: Mamba3Module, cache: Mamba3Cache, head_eps: floa
         module.norm_eps,
         0.0 if head_eps is None else head_eps,
         A_FLOOR,
-        warps=state_warps(elements),
-        registers=state_registers(elements),
+        warps=warps,
+        registers=registers,
         H=H,
         G=spec.n_groups,
         P=P,
