@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from hybridbench.model.chain import Chain  # it needs triton
 
-FEW_SEQUENCES = 16
+FEW_SEQUENCES = 0
 """Up to so many sequences the second products are part of the state's update, which loads their weights before it waits
 and saves a launch. A head's weights are as many bytes as its state, so a program has to go over several sequences with
 them, one after the other, and its registers leave room for one program on an SM. At 64 sequences of RWKV-7 at 1b that
