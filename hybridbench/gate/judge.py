@@ -193,7 +193,9 @@ def _timed(cell: PairedCell, kind: CellKind, n_cells: int, calibrated: Calibrate
 
 
 def _canary(cell: PairedCell, kind: CellKind, n_cells: int, calibrated: Calibrated | None) -> CellVerdict:
-    """The verdict of a cell with the same machine code. If it was timed all the same, it must not have changed."""
+    """The verdict of a cell with the same machine code. If it was timed in as many pairs as the first look has, it must
+    not have changed; one pair may be off by itself.
+    """
     said = _said(cell, Word.SAME_CODE, "Machine code, launch and tuning are those of the base.", kind=kind)
     if not cell.pairs:
         return said
@@ -201,7 +203,7 @@ def _canary(cell: PairedCell, kind: CellKind, n_cells: int, calibrated: Calibrat
     if unsound:
         return replace(said, word=Word.NOT_COMPARABLE, because=unsound)
     timed = _timed(cell, kind, n_cells, calibrated)
-    if _moved(timed) and not timed.advisory:
+    if len(cell.pairs) >= kind.looks[0] and _moved(timed) and not timed.advisory:
         because = "The same machine code was timed differently: the machine was disturbed, so repeat the check."
         return replace(timed, word=Word.NOT_COMPARABLE, because=because)
     return replace(timed, word=Word.SAME_CODE, because=said.because)

@@ -16,7 +16,7 @@ from hybridbench.gate.calibration import Calibrated
 from hybridbench.gate.cells import CheckCell
 from hybridbench.gate.judge import Wanted, judge, needed
 from hybridbench.gate.kinds import KINDS
-from hybridbench.gate.paired import CellInPair, Pairs
+from hybridbench.gate.paired import PREPARE_S, CellInPair, Pairs
 from hybridbench.gate.pairs import PairedCell, SideTimes, State
 from hybridbench.gate.verdict import Word
 from hybridbench.units import NS_PER_S, format_seconds
@@ -25,8 +25,6 @@ START_S = {"cpu": 5.0, "cuda": 8.0}
 """Assumed of the start of a pair's two processes. Those of later ones start while the one before prepares cells."""
 SELF_TEST_S = {"cpu": 6.0, "cuda": 10.0}
 """Assumed of timing work of a known length."""
-PREPARE_S = 1.0
-"""Assumed of preparing one cell on both sides."""
 MOST_PAIRS = 3
 """Times the pairs of a last look: where a tuner varies, pairs may not count, and that must not go on for ever."""
 SLACK = 1.2

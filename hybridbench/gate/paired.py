@@ -36,6 +36,10 @@ AT = {"cpu": 0.1}
 """Which quantile of a side's samples counts, by kind of cell; else the median. Other work on a CPU's core only adds to
 some of the samples: on two busy cores the tenth part differed by 1.9% from pair to pair, where medians did by 4.7% (18
 cells, 7 pairs)."""
+AGAIN_S = {"step": 4.0, "training": 4.0}
+PREPARE_S = 1.0
+"""About what it takes to prepare a cell in pairs after its first, by kind, else ``PREPARE_S``. Seen on an H200: 0.5 s
+for a kernel, 3 s for a step at 1b."""
 TRACES = 15
 """Of each side, where a regression is explained."""
 BASE, HEAD = "base", "change"
@@ -48,7 +52,7 @@ class CellInPair:
     Args:
         pair: its times; None where a side has none.
         blocks_per_sm: of the change's longest kernel.
-        spent_s: wall time of this cell.
+        spent_s: wall time of this cell; of its first pair without the checks and compilations that later ones lack.
         planted: the times with planted work, by its share.
     """
 
@@ -223,8 +227,10 @@ class Pairs:
 
     def _cell(self, cell: CheckCell, number: int, turned: bool) -> CellInPair:
         started = self._now()
+        first = cell.name not in self.choices
         with self.time.phase(PREPARE):
             sides = self._both_prepared(cell, _core(number) if cell.device == "cpu" else None, turned)
+        only_first_s = self._now() - started - AGAIN_S.get(cell.kind, PREPARE_S) if first else 0.0
         tuned = {side: said.get("tuning") for side, said in sides.items()}
         blocks = sides[HEAD].get("blocks_per_sm")
         pair, planted = None, dict[float, TimedPair]()
@@ -241,7 +247,7 @@ class Pairs:
         with self.time.phase(FREE):
             ready = [side for side in (BASE, HEAD) if side in self._alive and sides[side]["kind"] == "prepared"]
             self._both(cell, ready, lambda side: self._asked(side, {"do": "free"}, cell))
-        spent_s = self._now() - started
+        spent_s = self._now() - started - max(0.0, only_first_s)
         return CellInPair(_side(sides[BASE], BASE), _side(sides[HEAD], HEAD), pair, blocks, spent_s, planted)
 
     def _both(

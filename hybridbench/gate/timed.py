@@ -135,9 +135,7 @@ def check(
         remarks.insert(0, self_test())
     progress = look(cells, pairs, known, budget_s=_left(budget_s, began), said=said)
     verdicts = judge(list(progress.cells.values()), known, allowed)
-    for cell in cells:
-        if cell.name in pairs.choices:
-            remarks += pairs.choices[cell.name].remarks(cell.name)
+    remarks += _choosing(cells, pairs)
     slower = {one.cell for one in verdicts if one.word is Word.REGRESSION}
     why = explained([cell for cell in cells if cell.name in slower], pairs, _until(budget_s, began), said)
     verdicts = [replace(one, why=why[one.cell].sentence(one.change)) if one.cell in why else one for one in verdicts]
@@ -149,6 +147,17 @@ def check(
     count = "1 pair" if progress.pairs == 1 else f"{progress.pairs} pairs"
     remarks.append(f"{count} of processes in {format_seconds(progress.spent_s)}.")
     return Checked(verdicts, progress, remarks, machine, sides, why)
+
+
+def _choosing(cells: Sequence[CheckCell], pairs: Pairs) -> list[str]:
+    """What the change would choose differently, each choice once: a process keeps those of its earlier cells."""
+    told, said = set[str](), list[str]()
+    for cell in cells:
+        choice = pairs.choices.get(cell.name)
+        if choice is not None:
+            said += replace(choice, own_tuning=[one for one in choice.own_tuning if one not in told]).remarks(cell.name)
+            told |= set(choice.own_tuning)
+    return said
 
 
 def explained(cells: Sequence[CheckCell], pairs: Pairs, until_s: float | None, said: Say) -> dict[str, Why]:

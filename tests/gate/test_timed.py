@@ -513,6 +513,25 @@ def test_the_start_of_processes_counts_in_what_fits_into_the_budget() -> None:
     assert rig.clock < 9.0
 
 
+def test_what_only_a_first_pair_does_is_not_expected_of_the_next() -> None:
+    def prepared(_side: str, _name: str) -> dict[str, Any]:
+        rig.clock += 30.0 if rig.starts[BASE] == 1 else 0.1  # checks and compilations
+        return {}
+
+    rig = Rig(slower(1.0), prepared)
+    progress = look(named("one"), rig.pairs, budget_s=90.0, now=lambda: rig.clock)
+    assert (progress.pairs, progress.out_of_time) == (KINDS["kernel"].looks[0], False)
+
+
+def test_what_the_change_s_tuner_would_take_is_told_once() -> None:
+    def prepared(side: str, _name: str) -> dict[str, Any]:
+        return {"chosen": [{"module": "m", "kernel": "k", "key": [1], "configuration": side}]}
+
+    found = check(named("one", "two"), Rig(slower(1.0), prepared).pairs)
+    (said,) = [one for one in found.remarks if "tuner would take" in one]
+    assert said.startswith("one: ")
+
+
 def test_a_budget_that_is_too_short_is_told_first_and_what_it_takes_last() -> None:
     cells = named("one", "two")
     least, most = predicted_s(cells)

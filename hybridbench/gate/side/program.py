@@ -73,6 +73,7 @@ class ReadyCell:
         seen: what Triton did while it was made ready; None where a call tells.
         libraries: versions of what its kernels may come from besides Triton.
         own: whether it is a person's function.
+        captured: whether it can be captured in a CUDA graph: a step has graphs of its own, or is timed with its host.
     """
 
     make: Make
@@ -81,6 +82,7 @@ class ReadyCell:
     seen: LaunchedCode | None = None
     libraries: dict[str, str | None] = field(default_factory=dict)
     own: bool = False
+    captured: bool = False
 
 
 class Laps:
@@ -212,7 +214,7 @@ class Program:
             assert self._ready is not None, "a cell comes first"
             call = self._ready.make(0)
             call()
-            self._watching = Watching(call, self._device, capture=self._ready.plan.graph is None)
+            self._watching = Watching(call, self._device, capture=self._ready.captured)
         return self._watching
 
     def _plant(self, frac: float) -> None:
@@ -261,7 +263,7 @@ def _ready_kernel(cell: Cell, request: dict[str, Any], device: torch.device, lap
     def make(number: int) -> Callable[[], object]:
         return bound(cell, function, drawn(cell, device, number))
 
-    return ReadyCell(make, plan, facts, None, libraries, cell.user_kernel)
+    return ReadyCell(make, plan, facts, None, libraries, cell.user_kernel, captured=True)
 
 
 def _as_base(cell: Cell, own: Backend, name: str | None) -> tuple[Cell, Backend]:
