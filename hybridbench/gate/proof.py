@@ -5,8 +5,8 @@ runs pool (``pool``). What the first pair checked and chose is kept beside the f
 In planted cells the change has a known share more work: more rows of an operation that works row by row, or
 a spin after a step. ``judge`` counts verdicts (``pooled``).
 
-    python -m hybridbench.gate.proof run --out pool.jsonl --budget 1500
-    python -m hybridbench.gate.proof judge pool.jsonl
+    python -m hybridbench.gate.proof run --out pool.ndjson --budget 1500
+    python -m hybridbench.gate.proof judge pool.ndjson
 """
 
 from __future__ import annotations
@@ -236,7 +236,7 @@ def main(words: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True)
     run = commands.add_parser("run", help="measure pairs and append them to a file")
     run.add_argument("words", nargs="*", metavar="SUITE.toml | OP", help="what is timed  [on a CPU: small cells]")
-    run.add_argument("--out", type=Path, default=Path("results/local/proof.jsonl"), help="the file  [%(default)s]")
+    run.add_argument("--out", type=Path, default=Path("results/local/proof.ndjson"), help="the file  [%(default)s]")
     run.add_argument("--budget", type=_above_zero, default=600.0, help="seconds of wall time  [%(default)s]")
     run.add_argument("--device", choices=("cpu", "cuda"))
     run.add_argument("--gpu", help="a CUDA_VISIBLE_DEVICES value; one process for each card")

@@ -58,7 +58,7 @@ def _run(options: argparse.Namespace) -> int:
     folder: Path = options.out
     folder.mkdir(parents=True, exist_ok=True)
     name = _free_name(folder, options.workload)
-    file, page = folder / f"{name}.jsonl", folder / f"{name}.md"
+    file, page = folder / f"{name}.ndjson", folder / f"{name}.md"
     from hybridbench.measure.environment import fingerprint  # torch, which a mistyped command does not wait for
     from hybridbench.measure.nvml import Gpu
     from hybridbench.public.cells import Venue, compare_cell
@@ -86,7 +86,7 @@ def _run(options: argparse.Namespace) -> int:
 def _free_name(folder: Path, workload: str) -> str:
     """A name that no file of an earlier call has: ``decode``, then ``decode-2``."""
     numbered = (workload if number == 1 else f"{workload}-{number}" for number in itertools.count(1))
-    return next(name for name in numbered if not (folder / f"{name}.jsonl").exists())
+    return next(name for name in numbered if not (folder / f"{name}.ndjson").exists())
 
 
 def _count(text: str) -> int:

@@ -27,7 +27,7 @@ LIMITS_S = (0.010, 0.020, 0.050)
 """Limits on the median time of a step: a token every 10, 20 and 50 ms."""
 
 _FEWEST_BATCHES = 3
-_SHARE = "floor_frac"
+_SHARE, _SHARE_WORDS = "floor_frac", "share of the floor"
 
 
 def serving_part(records: Sequence[Record], runs: Mapping[str, str] = NO_RUNS) -> ReportPart | None:
@@ -39,7 +39,7 @@ def serving_part(records: Sequence[Record], runs: Mapping[str, str] = NO_RUNS) -
     """
     decoded = [record for record in records if record.case.workload.kind == DECODE]
     by_batch = [group for group in _by_batch(decoded, runs) if len(group.places) >= _FEWEST_BATCHES]
-    plots = [_named(metric_plot(group, _SHARE), f"decode-share-by-batch-{n}") for n, group in enumerate(by_batch, 1)]
+    plots = [_named(_batch_plot(group), f"decode-share-by-batch-{n}") for n, group in enumerate(by_batch, 1)]
     plots += [_named(plot, f"decode-share-by-scale-{n}") for n, plot in enumerate(_by_scale(decoded), 1)]
     plots = [plot for plot in plots if plot.points]
     tables = [_limits_table(group) for group in by_batch]
@@ -55,6 +55,10 @@ def _by_batch(decoded: Iterable[Record], runs: Mapping[str, str]) -> list[Group]
         contexts.setdefault(record.case.workload.context, []).append(record)
     found = [group for _, members in sorted(contexts.items()) for group in group_records(members, runs)]
     return [group for group in found if group.axis == BATCH]
+
+
+def _batch_plot(group: Group) -> Plot:
+    return replace(metric_plot(group, _SHARE), title="Share of the floor by batch, decode", quantity=_SHARE_WORDS)
 
 
 def _by_scale(decoded: Iterable[Record]) -> list[Plot]:
@@ -85,7 +89,7 @@ def _scale_plot(found: Sequence[tuple[int, Record]]) -> Plot:
         name="share",
         title="Share of the floor by scale, decode",
         subtitle=f"{first.environment.device}, context {format_tokens(work.context)}, batch {work.batch}",
-        quantity=METRICS[_SHARE].title,
+        quantity=_SHARE_WORDS,
         unit=METRICS[_SHARE].unit,
         axis=SCALE,
         models={name: model for model, name in sorted(names.items(), key=lambda one: arch_order(one[0]))},

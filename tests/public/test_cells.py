@@ -216,7 +216,7 @@ def test_the_command_writes_lines_and_a_table(
     assert main(words) == 0
     out = capsys.readouterr().out
     assert out == (tmp_path / "decode.md").read_text(encoding="utf-8")
-    first, *rows = map(json.loads, (tmp_path / "decode.jsonl").read_text(encoding="utf-8").splitlines())
+    first, *rows = map(json.loads, (tmp_path / "decode.ndjson").read_text(encoding="utf-8").splitlines())
     assert first["environment"]["device_kind"] == "cpu"
     assert [(row["kind"], row["way"], row["status"]) for row in rows] == [
         ("row", "CUDA graph", "ok"),
@@ -226,9 +226,9 @@ def test_the_command_writes_lines_and_a_table(
         assert row["logits_checked"]
         assert len(row["ours_ns"]) == len(row["theirs_ns"]) == 2
         assert f"{row['ratio']['median']:.3f}" in out
-    before = (tmp_path / "decode.jsonl").read_bytes()
+    before = (tmp_path / "decode.ndjson").read_bytes()
     assert main(words) == 0
-    assert (tmp_path / "decode.jsonl").read_bytes() == before
+    assert (tmp_path / "decode.ndjson").read_bytes() == before
     assert capsys.readouterr().out == (tmp_path / "decode-2.md").read_text(encoding="utf-8")
 
 

@@ -138,7 +138,8 @@ def test_mixed_machines_scales_batches_and_dtypes_have_sections_of_their_own(
     page = files.page.read_text()
     sections = re.findall(r"^## (decode.*)$", page, re.MULTILINE)
     assert len(sections) == len(set(sections)) == 5
-    assert len(files.charts) == len(set(files.charts)) == 3 * sum(len(section.plots) for section in report.groups)
+    drawn = sum(len(section.plots) for section in report.groups) + sum(len(part.plots) for part in report.parts)
+    assert len(files.charts) == len(set(files.charts)) == 3 * drawn
     assert "These records come from 2 software environments" in page
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from hybridbench.record import Record, Status
 from hybridbench.report.build import build_report
 from hybridbench.report.places import BATCH, SCALE
 from hybridbench.report.render.charts import draw
+from hybridbench.report.render.folder import write_report
 from hybridbench.report.serving import serving_part
 from hybridbench.suite.sweep import Sweep, cases
 
@@ -73,6 +75,14 @@ def test_shares_are_drawn_against_batch_and_scale(record_of: Make, records: list
     expected = {(record.case.model.arch, record.case.model.scale): value(record, "floor_frac") for record in across}
     assert shares["mamba", 35 * 10**7] == expected["mamba", "350m"]
     assert "350m" in str(draw(by_scale))
+
+
+@pytest.mark.usefixtures("blank_charts")
+def test_shares_are_files_that_the_page_shows(record_of: Make, records: list[Record], tmp_path: Path) -> None:
+    files = write_report(build_report(records), tmp_path)
+    page = files.page.read_text(encoding="utf-8")
+    assert "(charts/decode-share-by-batch-1.svg)" in page
+    assert tmp_path / "charts/decode-share-by-batch-1.svg" in files.charts
 
 
 def test_a_report_has_the_section_only_where_there_is_something_to_set_side_by_side(

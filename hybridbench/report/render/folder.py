@@ -39,6 +39,7 @@ def write_report(report: Report, out: Path) -> ReportFiles:
     table_folder, chart_folder = make_folder(out / "tables"), make_folder(out / "charts")
     tables = {table_folder / name: text for name, text in _tables(report).items()}
     plots = {name: plot for section in report.groups for name, plot in section.plots.items()}
+    plots |= {plot.name: plot for part in report.parts if part.page is None for plot in part.plots}
     charts = {chart_folder / name: draw(plot, validate=False) for name, plot in plots.items()}
     charts |= {chart_folder / section.stem: draw_stack(section.stack, validate=False) for section in report.traces}
     charts |= {chart_folder / paper.chart: draw_panels(paper.comparison, validate=False) for paper in report.papers}

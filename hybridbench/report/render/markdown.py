@@ -92,7 +92,8 @@ def _part(part: ReportPart) -> str:
     lines = [f"## {escape(part.title)}\n", *(f"- {escape(sentence)}" for sentence in part.sentences), ""]
     if part.page is not None:
         return "\n".join([*lines, f"All of it: [{part.page}]({part.page}).\n"])
-    return "\n".join([*lines, *(to_markdown(table) for table in part.tables)])
+    pictures = _pictures({plot.name: plot for plot in part.plots})
+    return "\n".join([*lines, *pictures, *(to_markdown(table) for table in part.tables)])
 
 
 def _group(section: GroupSection) -> str:
