@@ -5,8 +5,8 @@ CPU a low quantile (``AT``), and of both only their ratio. One configuration hol
 backend and the tiles that the base chose in the first pair, where the change has them, and whether calls are replayed
 from a graph. What the change would choose itself is noted.
 
-Processes of the next pair may start while this one runs, and import what the chosen kernels come from. They use no GPU
-yet. Where cores are few, or the host's work is part of the time, they are stopped while anything is timed.
+Processes of the next pair may start while this one runs, and import what earlier ones did. They use no GPU yet. Where
+cores are few, or the host's work is part of the time, they are stopped while anything is timed.
 """
 
 from __future__ import annotations
@@ -108,6 +108,7 @@ class Pairs:
         self._alive: dict[str, Asking] = {}
         self._waiting: dict[str, Asking] = {}
         self.choices: dict[str, Choices] = {}
+        self._imported: dict[str, set[str]] = {BASE: set(), HEAD: set()}
         self.start_s = 0.0
 
     def open(self) -> Mapping[str, Mapping[str, Any]]:
@@ -132,9 +133,9 @@ class Pairs:
             list(pool.map(lambda one: one.end(), ending))
 
     def _started(self, side: str) -> Asking:
-        """A fresh process, which imports what the kernels that are chosen come from: a third of a pair's time."""
-        chosen = [*self.choices.values()]
-        return self._start(side, sorted({one["module"] for choice in chosen for one in choice.pinned}))
+        """A fresh process, which imports what earlier ones of its side did: that was a third of a pair's time."""
+        chosen = {one["module"] for choice in self.choices.values() for one in choice.pinned}
+        return self._start(side, sorted(self._imported[side] | chosen))
 
     @contextmanager
     def _quiet(self, cell: CheckCell) -> Iterator[None]:
@@ -296,6 +297,7 @@ class Pairs:
         if check and said["kind"] == "prepared":
             self._agreed.add(known)
         self.time.prepared(side, said.get("spent_s", {}))
+        self._imported[side].update(said.get("imported", ()))
         return said
 
     def _timed(

@@ -263,6 +263,15 @@ def test_with_cores_to_spare_waiting_processes_go_on_beside_what_a_gpu_runs_by_i
     pairs.close()
 
 
+def test_waiting_processes_import_what_earlier_ones_of_their_side_did() -> None:
+    rig = Rig(slower(1.0), lambda side, _cell: {"imported": ["fla", side]})
+    pairs = rig.paired()
+    for number in range(2):
+        pairs.measure(named("one"), number, seen=lambda _name: None)
+    pairs.close()
+    assert [set(one) for one in rig.imported[4:]] == [{"fla", BASE}, {"fla", HEAD}]
+
+
 def test_waiting_processes_import_what_the_chosen_kernels_come_from() -> None:
     chose = [{"module": f"pkg.{name}", "kernel": name, "key": [1], "configuration": "c"} for name in ("b", "a", "b")]
     rig = Rig(slower(1.0), lambda _side, _cell: {"chosen": chose})

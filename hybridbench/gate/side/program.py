@@ -58,6 +58,8 @@ from hybridbench.processes import end_with_starter
 from hybridbench.session import Proofs, device_for, open_session
 from hybridbench.suite.case import Case
 
+DEPTH = 1
+"""Dots in the names of modules that are told to have been imported: they import what lies deeper."""
 MOST = 1_000_000
 """Samples of a block: its window ends it."""
 
@@ -113,6 +115,7 @@ class Program:
         self._watching: Any = None
         self._spaced: list[torch.Tensor] = []
         self._device = torch.device("cpu")
+        self._own = frozenset(sys.modules)
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """Does what is asked; whatever ends a cell becomes its answer, with the state that the judge knows."""
@@ -194,6 +197,7 @@ class Program:
             "blocks_per_sm": longest_first(events)[1],
             "peak_bytes": torch.cuda.max_memory_allocated() if device.type == "cuda" else None,
             "graph": self._sampler.replays,
+            "imported": sorted(name for name in sys.modules.keys() - self._own if name.count(".") <= DEPTH),
             "spent_s": laps.spent_s,
         }
 
