@@ -27,7 +27,7 @@ class Chain(Stages):
     """
 
     most_beside = 8
-    """The most sequences that one program goes over one after the other; columns of a product for all of them."""
+    """The most sequences of a program that has weights of its own to load; columns of a product for all of them."""
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
@@ -73,8 +73,8 @@ class Chain(Stages):
         """The constants of a kernel that finishes the norm of the residual stream."""
         return self._consumed()
 
-    def sequences_beside(self, groups: int, per_sm: int = 1) -> int:
-        """How many sequences a program goes over where groups of channels have weights of their own to load.
+    def sequences_beside(self, groups: int, per_sm: int) -> int:
+        """How many sequences a program takes where groups of channels have weights of their own to load.
 
         Args:
             groups: of channels, a program each.

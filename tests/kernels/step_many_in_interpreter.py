@@ -33,7 +33,6 @@ CASES: list[tuple[str, dict[str, Any], str, int, Any]] = [
     ("(*&M)", {}, "bfloat16", 64, SLICES),
     ("M-S", WINDOW, "bfloat16", 130, SLICES),
     ("(*&M)", {}, "bfloat16", 130, None),
-    # second products in a launch of their own
     ("K-", {}, "float32", 17, None),
     ("(*&K)", {}, "bfloat16", 17, None),
     ("7-7", {}, "float32", 17, None),

@@ -151,6 +151,7 @@ HARMLESS: dict[str, dict[str, str]] = {
         **dict.fromkeys(PARTS, SCRATCH),
     },
     "project_segments": {
+        "channel * TAPS": "the weights of a channel: 2^18 x 2^3",
         **dict.fromkeys((*SEGMENT_COLUMNS, *SEGMENT_STARTS), COLUMNS_OF_WEIGHT),
         "tile * ROWS": WEIGHT_ROW,
         "channel * COLUMNS": "the last few inputs of a channel: 2^18 x 2^3",
@@ -161,7 +162,6 @@ HARMLESS: dict[str, dict[str, str]] = {
     "project_rwkv7": {
         **dict.fromkeys((*SPLIT_COLUMNS, *SPLIT_STARTS), COLUMNS_OF_WEIGHT),
         **dict.fromkeys(("(tile - begin) * ROWS", "tile // WIDE * I", "tile // WIDE * WIDE"), WEIGHT_ROW),
-        "mix * D": "one of 6 rows of 2^18",
         "mix * (B * D)": "one of 6 mixes of 2^8 tokens of 2^18",
         **dict.fromkeys(PARTS, SCRATCH),
     },
@@ -170,12 +170,9 @@ HARMLESS: dict[str, dict[str, str]] = {
         "(h * CHUNKS + chunk) * B": SHARES,
     },
     "update_mamba3": dict.fromkeys(("(H + h) * P", "h * N", "h // (H // G) * N"), ROW),
-    "update_rwkv7": {
-        **dict.fromkeys(("h * P", "h * SLICE"), ROW),
-        "tl.program_id(0) % groups * SEQUENCES": SEQUENCE,
-    },
+    "update_rwkv7": {"h * P": ROW},
     "update_selective": {"tile * CHANNELS": ROW, "tl.program_id(0) % groups * SEQUENCES": SEQUENCE},
-    "update_delta": dict.fromkeys(("(G + group) * P", "group * P", "h * P", "h * V"), ROW),
+    "update_delta": dict.fromkeys(("(G + group) * P", "group * P", "h * P", "h * V", "piece * PIECE"), ROW),
     "update_state_rows": {
         **dict.fromkeys(("b * C", "b * H", "b * I"), FEW_TOKENS),
         **dict.fromkeys(("h * P", "h // (H // G) * N", "part * SLICE", "h * SLICES"), ROW),

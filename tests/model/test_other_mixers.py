@@ -315,10 +315,13 @@ def test_the_fused_step_says_what_it_cannot_hold() -> None:
     spec = build_spec("mamba", "1b", Options(mixer="gated-delta"))
     block = spec.blocks["G"]
     wide, odd = (replace(spec, blocks={**spec.blocks, "G": replace(block, **sizes)}) for sizes in (
-        {"k_head_dim": 256, "v_head_dim": 256}, {"n_heads": 1, "n_k_heads": 1, "v_head_dim": 100},
+        {"k_head_dim": 1024, "v_head_dim": 256}, {"n_heads": 1, "n_k_heads": 1, "v_head_dim": 100},
     ))  # fmt: skip
-    assert "256 x 256 is too large" in str(refused(wide))
+    assert "1024 x 64 is too large" in str(refused(wide))
     assert "one is 100" in str(refused(odd))
+    spec = build_spec("mamba", "1b", Options(mixer="rwkv7"))
+    ranked = replace(spec, blocks={**spec.blocks, "7": replace(spec.blocks["7"], gate_rank=544)})
+    assert "up to 512 columns, and one has 544" in str(refused(ranked))
     assert "of a mixer with attention only" in str(refused(build_spec("intra", "1b", Options(recipe="diff-mamba"))))
 
 

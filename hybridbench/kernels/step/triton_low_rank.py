@@ -1,4 +1,4 @@
-"""triton_low_rank: second products of low rank: inside the update of a state for a few sequences at once, or alone.
+"""triton_low_rank: second products of low rank, in a launch of their own or inside the update of a state.
 
 Importing this module needs triton.
 """
@@ -40,12 +40,6 @@ def second_product(
     at = x_ptr + (first + s)[None, :].to(tl.int64) * WIDTH + r[:, None]
     x = tl.load(at, mask=(r < RANK)[:, None] & live[None, :], other=0.0)
     return tl.dot(w, x, input_precision="ieee")
-
-
-@jit
-def of_sequence(products: tl.tensor, s: tl.tensor, BESIDE: tl.constexpr) -> tl.tensor:
-    """One column of ``second_product``."""
-    return tl.sum(tl.where(tl.arange(0, BESIDE)[None, :] == s, products, 0.0), 1)
 
 
 @jit

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import triton.language as tl
 
-from hybridbench.kernels.step.triton_low_rank import low_rank_rows, of_sequence, second_product
 from hybridbench.kernels.step.triton_product import (
     last_to_arrive,
-    load_squares,
     product_after,
     row_scales,
     scaled_rows,
@@ -18,61 +16,24 @@ from hybridbench.kernels.step.triton_product import (
 )
 from hybridbench.kernels.triton_jit import jit
 from hybridbench.kernels.triton_launch import wait
-from hybridbench.kernels.triton_narrow import as_factor, as_pointed
+from hybridbench.kernels.triton_narrow import as_pointed
 
 
 @jit
-def _shifted(
-    xw_ptr: tl.tensor,
-    last_ptr: tl.tensor,
-    share_ptr: tl.tensor,
-    scale: tl.tensor,
-    k: tl.tensor,
-    D: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    B: tl.constexpr,
-    TOKENS: tl.constexpr,
-) -> tl.tensor:
-    """Columns ``k`` of the normed input, mixed with the token before by a share of each, (columns, TOKENS)."""
-    b = tl.arange(0, TOKENS)
-    live = (b < B)[None, :]
-    kind = xw_ptr.dtype.element_ty
-    x = tl.load(xw_ptr + k[:, None] + b[None, :] * D, mask=live, other=0.0).to(tl.float32) * scale[None, :]
-    x = x.to(kind).to(tl.float32)
-    last = tl.load(last_ptr + (k[:, None] + b[None, :] * D) * COLUMNS, mask=live, other=0.0).to(tl.float32)
-    share = tl.load(share_ptr + k).to(tl.float32)
-    return (x + (last - x) * share[:, None]).to(kind)
+def _vector(ptr: tl.tensor, i: tl.tensor, ok: tl.tensor) -> tl.tensor:
+    """Elements ``i`` in float32."""
+    return tl.load(ptr + i, mask=ok, other=0.0).to(tl.float32)
 
 
 @jit
-def _product_of_shifted(
-    first_w: tl.tensor,
-    xw_ptr: tl.tensor,
-    last_ptr: tl.tensor,
-    share_ptr: tl.tensor,
-    w_ptr: tl.tensor,
-    scale: tl.tensor,
-    row: tl.tensor,
-    row_ok: tl.tensor,
-    low: tl.tensor,
-    high: tl.tensor,
-    D: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    B: tl.constexpr,
-    TOKENS: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    STAGES: tl.constexpr,
-) -> tl.tensor:
-    """Rows of w times ``_shifted`` over [low, high), of which ``first_w`` is the first block of columns."""
-    k = tl.arange(0, BLOCK_K)
-    at = w_ptr + row[:, None] * D + k[None, :]
-    x = _shifted(xw_ptr, last_ptr, share_ptr, scale, low + k, D, COLUMNS, B, TOKENS)
-    acc = tl.dot(as_factor(first_w, x), x, input_precision="ieee")
-    for start in tl.range(low + BLOCK_K, high, BLOCK_K, num_stages=STAGES):
-        w = tl.load(at + start, mask=row_ok[:, None], other=0.0)
-        x = _shifted(xw_ptr, last_ptr, share_ptr, scale, start + k, D, COLUMNS, B, TOKENS)
-        acc = tl.dot(as_factor(w, x), x, acc, input_precision="ieee")
-    return acc
+def _move_on(at: tl.tensor, new: tl.tensor, ok: tl.tensor, COLUMNS: tl.constexpr) -> None:
+    """Moves columns on by one, the last of which is the new one."""
+    for place in tl.static_range(COLUMNS - 1):
+        moved = tl.load(at + place + 1, mask=ok, other=0.0)
+        tl.debug_barrier()
+        tl.store(at + place, moved, mask=ok)
+    tl.debug_barrier()
+    tl.store(at + COLUMNS - 1, new.to(at.dtype.element_ty), mask=ok)
 
 
 @jit
@@ -115,10 +76,7 @@ def mix_rwkv7(
 
 @jit
 def project_rwkv7(
-    xw_ptr: tl.tensor,
-    squares_ptr: tl.tensor,
-    last_ptr: tl.tensor,
-    share_ptr: tl.tensor,
+    mixed_ptr: tl.tensor,
     w_ptr: tl.tensor,
     decay_ptr: tl.tensor,
     rate_ptr: tl.tensor,
@@ -128,7 +86,6 @@ def project_rwkv7(
     out_ptr: tl.tensor,
     part_ptr: tl.tensor,
     count_ptr: tl.tensor,
-    eps: tl.tensor,
     D: tl.constexpr,
     I: tl.constexpr,  # noqa: E741
     DECAY: tl.constexpr,
@@ -136,24 +93,19 @@ def project_rwkv7(
     VALUE: tl.constexpr,
     GATE: tl.constexpr,
     WIDTH: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    PARTS: tl.constexpr,
-    PARTS_TILE: tl.constexpr,
     B: tl.constexpr,
     TOKENS: tl.constexpr,
     ROWS: tl.constexpr,
     SPLITS: tl.constexpr,
     BLOCK_K: tl.constexpr,
     STAGES: tl.constexpr,
-    MIXED: tl.constexpr,
     PDL: tl.constexpr,
 ) -> None:
-    """The norm, the token shift, r, k and v, and the first products of decay, rate, value residual and gate.
+    """r, k and v, and the first products of decay, rate, value residual and gate.
 
-    Each product reads a mix of its own of the token with the one before, whose normed inputs (B, D) are the last of
-    COLUMNS at ``last``; ``share`` has a row of D for each of r, k, v, decay, rate and gate. The packed output row is r,
-    k and v of I channels, then DECAY columns after tanh, RATE, VALUE and GATE after a sigmoid. Scales of quantised
-    weights are those of all its rows. Where MIXED, ``xw`` is what ``mix_rwkv7`` left.
+    Each product reads a mix of its own, which ``mix_rwkv7`` left: of r, k, v, decay, rate and gate; the value residual
+    reads that of v. The packed output row is r, k and v of I channels, then DECAY columns after tanh, RATE, VALUE and
+    GATE after a sigmoid. Scales of quantised weights are those of all its rows.
     """
     split = tl.program_id(0) % SPLITS
     tile = tl.program_id(0) // SPLITS
@@ -197,23 +149,14 @@ def project_rwkv7(
     within = tl.where(tile < 3 * WIDE, place, 0) + (tile - begin) * ROWS
     w_ptr += within.to(tl.int64) * D
     row_scale = row_scales(scale_ptr, place + row, row_ok)
-    share_ptr += mix * D
     low = (split * (D // BLOCK_K) // SPLITS) * BLOCK_K
     high = ((split + 1) * (D // BLOCK_K) // SPLITS) * BLOCK_K
     k = tl.arange(0, BLOCK_K)
     # weights never change: no need to wait
     first_w = tl.load(w_ptr + of_tile[:, None] * D + (low + k)[None, :], mask=row_ok[:, None], other=0.0)
     wait(PDL)
-    if MIXED:
-        xw_ptr += mix * (B * D)
-        acc = product_after(first_w, xw_ptr, w_ptr, of_tile, row_ok, low, high, D, D, B, TOKENS, BLOCK_K, STAGES)
-    else:
-        squares = load_squares(squares_ptr, PARTS, PARTS_TILE, B, TOKENS)
-        scale = tl.rsqrt(tl.sum(squares, 0) / D + eps)
-        acc = _product_of_shifted(
-            first_w, xw_ptr, last_ptr, share_ptr, w_ptr, scale, of_tile, row_ok, low, high,
-            D, COLUMNS, B, TOKENS, BLOCK_K, STAGES,
-        )  # fmt: skip
+    mixed_ptr += mix * (B * D)
+    acc = product_after(first_w, mixed_ptr, w_ptr, of_tile, row_ok, low, high, D, D, B, TOKENS, BLOCK_K, STAGES)
     if SPLITS > 1:
         if not last_to_arrive(acc, part_ptr, count_ptr, tile, split, SPLITS, ROWS, TOKENS):
             return
@@ -229,21 +172,11 @@ def project_rwkv7(
 
 
 @jit
-def _vector(ptr: tl.tensor, i: tl.tensor, ok: tl.tensor) -> tl.tensor:
-    """Elements ``i`` in float32."""
-    return tl.load(ptr + i, mask=ok, other=0.0).to(tl.float32)
-
-
-@jit
 def update_rwkv7(
     packed_ptr: tl.tensor,
     first_value_ptr: tl.tensor,
     state_ptr: tl.tensor,
     second_ptr: tl.tensor,
-    decay_w_ptr: tl.tensor,
-    rate_w_ptr: tl.tensor,
-    value_w_ptr: tl.tensor,
-    gate_w_ptr: tl.tensor,
     decay_ptr: tl.tensor,
     rate_ptr: tl.tensor,
     value_ptr: tl.tensor,
@@ -253,193 +186,49 @@ def update_rwkv7(
     norm_weight_ptr: tl.tensor,
     norm_bias_ptr: tl.tensor,
     y_ptr: tl.tensor,
-    xw_ptr: tl.tensor,
-    squares_ptr: tl.tensor,
-    last_ptr: tl.tensor,
-    stream_eps: tl.tensor,
     eps: tl.tensor,
     head_eps: tl.tensor,
     slowest: tl.tensor,
-    D: tl.constexpr,
     H: tl.constexpr,
     P: tl.constexpr,
-    DECAY: tl.constexpr,
-    RATE: tl.constexpr,
     VALUE: tl.constexpr,
-    GATE: tl.constexpr,
     WIDTH: tl.constexpr,
     FIRST_WIDTH: tl.constexpr,
     SECOND_WIDTH: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    SEQUENCES: tl.constexpr,
-    BESIDE: tl.constexpr,
     P_TILE: tl.constexpr,
-    DECAY_TILE: tl.constexpr,
-    RATE_TILE: tl.constexpr,
-    VALUE_TILE: tl.constexpr,
-    GATE_TILE: tl.constexpr,
-    SLICE: tl.constexpr,
-    SLICE_TILE: tl.constexpr,
-    PARTS: tl.constexpr,
-    PARTS_TILE: tl.constexpr,
-    B: tl.constexpr,
     HEAD_NORM: tl.constexpr,
     PDL: tl.constexpr,
 ) -> None:
-    """One program per head and SEQUENCES sequences: the second products, the rule on the state (B, H, P, P) in place,
-    norm, bonus and gate.
+    """One program per sequence and head: the rule on the state (B, H, P, P) in place, norm, bonus and gate.
 
-    A packed row is as ``project_rwkv7`` leaves it. Where VALUE is not 0, the value is mixed with the first layer's at
-    ``first_value``. With HEAD_NORM the output is divided by its own root mean square.
+    A packed row is as ``project_rwkv7`` leaves it; a row of ``second`` (B, SECOND_WIDTH) holds the second products of
+    decay, rate, value residual and gate. With VALUE the value is mixed with the first layer's at ``first_value``. With
+    HEAD_NORM the output is divided by its own root mean square.
 
-    Where SECOND_WIDTH is not 0, rows of ``second`` of that width hold the second products already, of decay, rate, gate
-    and value, and the token is kept (``mix_rwkv7``). Else each program also writes SLICE columns of the normed input
-    for the next token (``last``).
+    Both sums over the key channels read the old state, so that neither waits for the other: the new one is ``decay S -
+    taken held^T + k v^T``.
     """
-    groups: tl.constexpr = (B + SEQUENCES - 1) // SEQUENCES
-    h = tl.program_id(0) // groups
-    first = tl.program_id(0) % groups * SEQUENCES
+    h = tl.program_id(0) % H
+    b = (tl.program_id(0) // H).to(tl.int64)
     p = tl.arange(0, P_TILE)
     p_ok = p < P
     i = h * P + p
-    # weights never change and no other kernel writes the state: no need to wait
-    state = _state_of(state_ptr, first.to(tl.int64), h, first < B, H, P, P_TILE)
-    if SECOND_WIDTH == 0:
-        decay_w = low_rank_rows(decay_w_ptr, i, p_ok, DECAY, DECAY_TILE)
-        rate_w = low_rank_rows(rate_w_ptr, i, p_ok, RATE, RATE_TILE)
-        gate_w = low_rank_rows(gate_w_ptr, i, p_ok, GATE, GATE_TILE)
-        if VALUE > 0:
-            value_w = low_rank_rows(value_w_ptr, i, p_ok, VALUE, VALUE_TILE)
-    wait(PDL)
-    decays = second_ptr
-    rates = second_ptr
-    gates = second_ptr
-    shares = second_ptr
-    if SECOND_WIDTH == 0:
-        ranks = packed_ptr + 3 * H * P
-        decays = second_product(decay_w, ranks, first, B, WIDTH, DECAY, DECAY_TILE, SEQUENCES, BESIDE)
-        ranks += DECAY
-        rates = second_product(rate_w, ranks, first, B, WIDTH, RATE, RATE_TILE, SEQUENCES, BESIDE)
-        ranks += RATE
-        if VALUE > 0:
-            shares = second_product(value_w, ranks, first, B, WIDTH, VALUE, VALUE_TILE, SEQUENCES, BESIDE)
-        ranks += VALUE
-        gates = second_product(gate_w, ranks, first, B, WIDTH, GATE, GATE_TILE, SEQUENCES, BESIDE)
-    count = tl.minimum(SEQUENCES, B - first)
-    for j in range(count):
-        b = (first + j).to(tl.int64)
-        if SEQUENCES > 1:  # loaded while this one is computed
-            following = _state_of(state_ptr, b + 1, h, j + 1 < count, H, P, P_TILE)
-        w, rate, share, gate = _second_of(
-            decays, rates, shares, gates, second_ptr + b * SECOND_WIDTH, i, p_ok, j, H, P, VALUE, SECOND_WIDTH, BESIDE
-        )
-        _one_sequence(
-            packed_ptr, first_value_ptr, state_ptr, state, w, rate, share, gate, decay_ptr, rate_ptr, value_ptr,
-            removal_ptr, added_ptr, bonus_ptr, norm_weight_ptr, norm_bias_ptr, y_ptr, eps, head_eps, slowest, h, b,
-            H, P, VALUE, WIDTH, FIRST_WIDTH, P_TILE, HEAD_NORM,
-        )  # fmt: skip
-        if SECOND_WIDTH == 0:
-            _keep_token(
-                xw_ptr, squares_ptr, last_ptr, stream_eps, h, b, D, COLUMNS, SLICE, SLICE_TILE, PARTS, PARTS_TILE, B
-            )
-        if SEQUENCES > 1:
-            state = following
-
-
-@jit
-def _second_of(
-    decays: tl.tensor,
-    rates: tl.tensor,
-    shares: tl.tensor,
-    gates: tl.tensor,
-    row_ptr: tl.tensor,
-    i: tl.tensor,
-    ok: tl.tensor,
-    s: tl.tensor,
-    H: tl.constexpr,
-    P: tl.constexpr,
-    VALUE: tl.constexpr,
-    SECOND_WIDTH: tl.constexpr,
-    BESIDE: tl.constexpr,
-) -> tl.tensor:
-    """The second products of a sequence: decay, rate, share of the first value and gate."""
-    if SECOND_WIDTH > 0:
-        w = _vector(row_ptr, i, ok)
-        rate = _vector(row_ptr + H * P, i, ok)
-        share = _vector(row_ptr + 2 * H * P, i, ok) if VALUE > 0 else 0.0
-        gate = _vector(row_ptr + 3 * H * P, i, ok)
-    else:
-        w = of_sequence(decays, s, BESIDE)
-        rate = of_sequence(rates, s, BESIDE)
-        share = of_sequence(shares, s, BESIDE) if VALUE > 0 else 0.0
-        gate = of_sequence(gates, s, BESIDE)
-    return w, rate, share, gate
-
-
-@jit
-def _state_of(
-    state_ptr: tl.tensor,
-    b: tl.tensor,
-    h: tl.tensor,
-    there: tl.tensor,
-    H: tl.constexpr,
-    P: tl.constexpr,
-    P_TILE: tl.constexpr,
-) -> tl.tensor:
-    """A head's state of a sequence, if that is there. It is read once: no cache need keep it."""
-    p = tl.arange(0, P_TILE)
     at = state_ptr + (b * H + h) * (P * P) + p[:, None] * P + p[None, :]
-    ok = (p < P)[:, None] & (p < P)[None, :] & there
-    return tl.load(at, mask=ok, other=0.0, eviction_policy="evict_first")
-
-
-@jit
-def _one_sequence(
-    packed_ptr: tl.tensor,
-    first_value_ptr: tl.tensor,
-    state_ptr: tl.tensor,
-    state: tl.tensor,
-    w: tl.tensor,
-    rate: tl.tensor,
-    share: tl.tensor,
-    gate: tl.tensor,
-    decay_ptr: tl.tensor,
-    rate_ptr: tl.tensor,
-    value_ptr: tl.tensor,
-    removal_ptr: tl.tensor,
-    added_ptr: tl.tensor,
-    bonus_ptr: tl.tensor,
-    norm_weight_ptr: tl.tensor,
-    norm_bias_ptr: tl.tensor,
-    y_ptr: tl.tensor,
-    eps: tl.tensor,
-    head_eps: tl.tensor,
-    slowest: tl.tensor,
-    h: tl.tensor,
-    b: tl.tensor,
-    H: tl.constexpr,
-    P: tl.constexpr,
-    VALUE: tl.constexpr,
-    WIDTH: tl.constexpr,
-    FIRST_WIDTH: tl.constexpr,
-    P_TILE: tl.constexpr,
-    HEAD_NORM: tl.constexpr,
-) -> None:
-    """Stores the new state of a head and its output. Both sums over the key channels read the old state, so that
-    neither waits for the other: the new one is ``decay S - taken held^T + k v^T``.
-    """
-    p = tl.arange(0, P_TILE)
-    p_ok = p < P
-    i = h * P + p
+    ok = p_ok[:, None] & p_ok[None, :]
+    # no other kernel writes the state: no need to wait. It is read once: no cache need keep it
+    state = tl.load(at, mask=ok, other=0.0, eviction_policy="evict_first")
+    wait(PDL)
     packed = packed_ptr + b * WIDTH
+    second = second_ptr + b * SECOND_WIDTH
     r = _vector(packed, i, p_ok)
     k = _vector(packed + H * P, i, p_ok)
     v = _vector(packed + 2 * H * P, i, p_ok)
-    decay = tl.exp(slowest * tl.sigmoid(w + _vector(decay_ptr, i, p_ok)))
-    rate = tl.sigmoid(rate + _vector(rate_ptr, i, p_ok))
-    if VALUE > 0:
-        share = tl.sigmoid(share + _vector(value_ptr, i, p_ok))
+    decay = tl.exp(slowest * tl.sigmoid(_vector(second, i, p_ok) + _vector(decay_ptr, i, p_ok)))
+    rate = tl.sigmoid(_vector(second + H * P, i, p_ok) + _vector(rate_ptr, i, p_ok))
+    if VALUE:
+        share = tl.sigmoid(_vector(second + 2 * H * P, i, p_ok) + _vector(value_ptr, i, p_ok))
         v += (_vector(first_value_ptr + b * FIRST_WIDTH, i, p_ok) - v) * share
+    gate = _vector(second + 3 * H * P, i, p_ok)
     removal = k * _vector(removal_ptr, i, p_ok)
     removal = removal / tl.maximum(tl.sqrt(tl.sum(removal * removal, 0)), 1e-12)
     taken = removal * rate
@@ -447,9 +236,8 @@ def _one_sequence(
     held = tl.sum(state.to(tl.float32) * removal[:, None], 0)
     y = tl.sum(state.to(tl.float32) * (decay * r)[:, None], 0)
     y += tl.sum(k * r, 0) * v - tl.sum(taken * r, 0) * held
-    at = state_ptr + (b * H + h) * (P * P) + p[:, None] * P + p[None, :]
     new = state.to(tl.float32) * decay[:, None] - taken[:, None] * held[None, :] + k[:, None] * v[None, :]
-    tl.store(at, new.to(state_ptr.dtype.element_ty), mask=p_ok[:, None] & p_ok[None, :], cache_modifier=".cs")
+    tl.store(at, new.to(state_ptr.dtype.element_ty), mask=ok, cache_modifier=".cs")
     y = tl.where(p_ok, y - tl.sum(y, 0) / P, 0.0)
     y = y * tl.rsqrt(tl.sum(y * y, 0) / P + eps)
     y = y * _vector(norm_weight_ptr, i, p_ok) + _vector(norm_bias_ptr, i, p_ok)
@@ -457,39 +245,3 @@ def _one_sequence(
     if HEAD_NORM:
         y = y * tl.rsqrt(tl.sum(y * y, 0) / P + head_eps)
     tl.store(y_ptr + b * (H * P) + i, as_pointed(y, y_ptr), mask=p_ok)
-
-
-@jit
-def _keep_token(
-    xw_ptr: tl.tensor,
-    squares_ptr: tl.tensor,
-    last_ptr: tl.tensor,
-    eps: tl.tensor,
-    h: tl.tensor,
-    b: tl.tensor,
-    D: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    SLICE: tl.constexpr,
-    SLICE_TILE: tl.constexpr,
-    PARTS: tl.constexpr,
-    PARTS_TILE: tl.constexpr,
-    B: tl.constexpr,
-) -> None:
-    """Writes some columns of a token's normed input where the next token reads them; earlier ones move on."""
-    part = tl.arange(0, PARTS_TILE)
-    column = h * SLICE + tl.arange(0, SLICE_TILE)
-    ok = (tl.arange(0, SLICE_TILE) < SLICE) & (column < D)
-    squares = tl.load(squares_ptr + part * B + b, mask=part < PARTS, other=0.0)
-    x = _vector(xw_ptr + b * D, column, ok) * tl.rsqrt(tl.sum(squares, 0) / D + eps)
-    _move_on(last_ptr + (b * D + column) * COLUMNS, x, ok, COLUMNS)
-
-
-@jit
-def _move_on(at: tl.tensor, new: tl.tensor, ok: tl.tensor, COLUMNS: tl.constexpr) -> None:
-    """Moves columns on by one, the last of which is the new one."""
-    for place in tl.static_range(COLUMNS - 1):
-        moved = tl.load(at + place + 1, mask=ok, other=0.0)
-        tl.debug_barrier()
-        tl.store(at + place, moved, mask=ok)
-    tl.debug_barrier()
-    tl.store(at + COLUMNS - 1, new.to(at.dtype.element_ty), mask=ok)
