@@ -235,6 +235,13 @@ def test_a_cell_of_the_same_name_that_is_another_one_does_not_pool(tmp_path: Pat
     assert set(pooled([apart])) == {("step", "three")}, "other cells are no hindrance"
 
 
+def test_a_problem_that_suites_reach_from_several_models_pools(tmp_path: Path) -> None:
+    row = {"pair": 0, "cells": {"one": {"kind": "step", **asdict(pair(1.0))}}}
+    runs = [run([replace(cell("one"), base={"models": [name]}, head={"models": [name]})]) for name in ("swa", "inter")]
+    lines = [line for first in runs for line in (first, row)]
+    assert len(pooled([written(tmp_path / "pool.ndjson", *lines)])["step", "one"]) == 2
+
+
 def test_what_is_no_pool_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = run([cell("one")])
     path = tmp_path / "pool.jsonl"
