@@ -16,7 +16,7 @@ from hybridbench.store import load
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "results").rglob("*.md")])
-ALWAYS = {".jsonl", ".md", ".json", ".csv", ".txt"}
+ALWAYS = {".jsonl", ".ndjson", ".md", ".json", ".csv", ".txt"}
 """Records and figures; pictures are kept where somebody looks at them."""
 
 
