@@ -46,6 +46,11 @@ def pieces(tokens: int, longest: int) -> list[int]:
     return [min(longest, tokens - first) for first in range(0, tokens, longest)]
 
 
+def segments(tokens: int, chunk: int, values: int) -> list[int]:
+    """Lengths of the segments of a sequence whose chunks are computed together, of ``values`` each."""
+    return pieces(tokens, chunk * max(1, CHUNK_ELEMENTS // values))
+
+
 def chunks_at_once(
     tokens: int, sequences: int, heads: int, chunk: int, *, per_token: int, elementwise: int, state: int
 ) -> PlainScan:
@@ -63,7 +68,7 @@ def chunks_at_once(
         elementwise: FLOPs of a position that are not written as products.
         state: of the product that adds to the state, and of the one that reads it, per position.
     """
-    lengths = pieces(tokens, chunk * max(1, CHUNK_ELEMENTS // (sequences * heads * chunk * chunk)))
+    lengths = segments(tokens, chunk, sequences * heads * chunk * chunk)
     last = chunk if lengths[-1] <= chunk else 0
     first = chunk if lengths[0] <= chunk else 0
     return PlainScan(

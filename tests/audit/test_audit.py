@@ -26,6 +26,7 @@ from hybridbench.audit.observing import AuditRun
 from hybridbench.cli.main import main
 from hybridbench.count.account import FVCORE, REST, TORCH
 from hybridbench.kernels.delta import reference as delta_reference
+from hybridbench.kernels.rwkv7 import reference as rwkv7_reference
 from hybridbench.kernels.scan.reference import mamba1, mamba2, mamba3
 from hybridbench.operations import OPERATIONS
 from hybridbench.operations.operation import SCAN
@@ -76,7 +77,7 @@ def test_nothing_stays_unexplained_of_a_plain_scan(
     """
     if held is not None:
         held *= 4 if letter == "m" else 1
-        for module in (mamba1, mamba2, mamba3, delta_reference, mamba1_block, plain_scan):
+        for module in (mamba1, mamba2, mamba3, delta_reference, rwkv7_reference, mamba1_block, plain_scan):
             monkeypatch.setattr(module, "CHUNK_ELEMENTS", held)
     found = audited(case_of(pattern_spec(f"{letter}-", "tiny", SMALL), kind, context))
     for counter in (TORCH, FVCORE):

@@ -101,7 +101,8 @@ def test_tilings_fill_the_gpu_and_divide_what_they_cut() -> None:
             assert k % tiling.block_k == 0
             assert tiling.splits <= k // tiling.block_k
             if n_rows * k >= 1 << 22:
-                assert -(-n_rows // tiling.rows) * tiling.splits >= 0.9 * 132
+                # above 16 tokens no program shares an SM with a split: 96 of 3072 rows were faster than 144 on an H200
+                assert -(-n_rows // tiling.rows) * tiling.splits >= (0.9 if tokens <= 16 else 0.7) * 132
             if tokens > 16:
                 assert tiling.stages * (tiling.rows + tokens) * tiling.block_k * 2 <= 227 << 10
 

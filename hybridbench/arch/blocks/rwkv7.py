@@ -25,7 +25,7 @@ from typing import ClassVar, Self
 from typing_extensions import override
 
 from hybridbench.arch.block import Convention, Cut, Flops, KernelSizes, Packed, Packing, Rescale, check_sizes
-from hybridbench.arch.plain_scan import PlainScan, pieces
+from hybridbench.arch.plain_scan import PlainScan, segments
 from hybridbench.arch.recurrent import SquareHeads
 from hybridbench.arch.scales import Site
 from hybridbench.arch.terms import FLOAT, Activations, Term
@@ -232,19 +232,23 @@ class Rwkv7(SquareHeads):
 
     @override
     def plain_scan(self, tokens: int, sequences: int) -> PlainScan:
-        """``rwkv7``: four products of keys or receptances with keys, three with values, two reads of the state and two
-        additions to it, chunk by chunk; the last chunk is shorter.
+        """``rwkv7``: in every chunk four products of keys or receptances with keys, three with values, one with what
+        reads the state, three that make what a chunk does to the state, and one read of it: for many chunks at once.
+        One after the other, a product of the state with a matrix of its width.
         """
-        inner = self.out_width
-        lengths = pieces(tokens, RWKV7_PLAIN_CHUNK)
-        squares = sum(length * length for length in lengths)
-        state = 2 * inner * self.head_dim
+        inner, chunk = self.out_width, min(RWKV7_PLAIN_CHUNK, tokens)
+        square, state = 2 * chunk * inner, 2 * inner * self.head_dim  # of a position
+        lengths = segments(tokens, RWKV7_PLAIN_CHUNK, sequences * inner * self.head_dim)
+        first, last = (chunk if length <= chunk else 0 for length in (lengths[0], lengths[-1]))
+        chunks, short = -(-tokens // chunk), -tokens % chunk
+        step = state * self.head_dim  # of a chunk
         return PlainScan(
-            forward=7 * 2 * squares * inner + 4 * state * tokens,
-            solved=2 * squares * inner,
-            constant=2 * state * lengths[0],
-            unneeded=2 * 2 * state * lengths[-1],
-            untraced=2 * state * lengths[-1],
+            forward=tokens * (8 * square + 4 * state) + chunks * step,
+            padding=short * (8 * square + 4 * state),
+            solved=2 * square * (tokens + short),
+            constant=state * first + (step if chunks > 1 else 0),
+            unneeded=2 * (step + 3 * state * last),
+            untraced=step + 3 * state * last,
         )
 
     @override

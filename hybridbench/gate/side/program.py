@@ -58,8 +58,8 @@ from hybridbench.processes import end_with_starter
 from hybridbench.session import Proofs, device_for, open_session
 from hybridbench.suite.case import Case
 
-DEPTH = 1
-"""Dots in the names of modules that are told to have been imported: they import what lies deeper."""
+DOTS = 1
+"""Dots in the names of modules that are told to have been imported: these import what lies below them."""
 MOST = 1_000_000
 """Samples of a block: its window ends it."""
 
@@ -197,7 +197,7 @@ class Program:
             "blocks_per_sm": longest_first(events)[1],
             "peak_bytes": torch.cuda.max_memory_allocated() if device.type == "cuda" else None,
             "graph": self._sampler.replays,
-            "imported": sorted(name for name in sys.modules.keys() - self._own if name.count(".") <= DEPTH),
+            "imported": sorted(name for name in sys.modules.keys() - self._own if name.count(".") <= DOTS),
             "spent_s": laps.spent_s,
         }
 
