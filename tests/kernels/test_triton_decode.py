@@ -151,6 +151,8 @@ def test_compiles_for_hopper_with_its_loads_in_flight(P: int, V: int) -> None:
         "STAGES": triton_decode.STAGES,
         "HEAD_NORM": False,
         "PDL": True,
+        "k_scale_ptr": None,
+        "v_scale_ptr": None,
     }
     compiled = for_hopper(triton_decode.attention_decode_kernel, constants, TYPES)
     ptx = compiled.asm["ptx"]

@@ -138,7 +138,7 @@ def attention_decode_kernel(
         values = tl.load(
             v_base + slot[:, None] * v_stride_s + column[None, :],
             mask=live[:, None] & (column < V_USED)[None, :],
-            other=0 if PAIRS else 0.0,  # an integer in the place of a zero keeps the loads out of the pipeline
+            other=0,
         )
         total = total * keep + tl.sum(weights, 1)
         weights = weights.to(q.dtype)

@@ -40,10 +40,19 @@ def words_of(
 
 @jit
 def early_words(
-    state_ptr: tl.tensor, channel: tl.tensor, C: tl.constexpr, B: tl.constexpr, TOKENS: tl.constexpr
+    state_ptr: tl.tensor,
+    channel: tl.tensor,
+    C: tl.constexpr,
+    B: tl.constexpr,
+    TOKENS: tl.constexpr,
+    SPLITS: tl.constexpr,
 ) -> tl.tensor:
-    """``words_of`` a tile of up to ``HELD`` tokens; for more nothing, and ``convolve_words`` loads them."""
-    return words_of(state_ptr, channel, 0, C, B, TOKENS) if TOKENS <= HELD else tl.zeros((1, 1), tl.int64)
+    """``words_of`` a tile of up to ``HELD`` tokens; for more, and for a split product, whose sums take the registers,
+    nothing, and ``convolve_words`` loads them.
+    """
+    return (
+        words_of(state_ptr, channel, 0, C, B, TOKENS) if TOKENS <= HELD and SPLITS == 1 else tl.zeros((1, 1), tl.int64)
+    )
 
 
 @jit

@@ -212,7 +212,7 @@ def project_mamba2(
     state = conv_ptr + (b * (C * COLUMNS))[None, :] + (channel * COLUMNS)[:, None]
     IN_WORDS: tl.constexpr = TOKENS > FEW and COLUMNS == 4 and conv_ptr.dtype.element_ty.primitive_bitwidth == 16
     if IN_WORDS:
-        words = early_words(conv_ptr, channel, C, B, TOKENS)
+        words = early_words(conv_ptr, channel, C, B, TOKENS, SPLITS)
     else:
         past = (
             tl.zeros((ROWS, TOKENS), tl.float32)
@@ -243,8 +243,9 @@ def project_mamba2(
     if ((tile + 1) * ROWS > I) & (tile * ROWS < I + C):
         if IN_WORDS:
             convolve_words(
-                new, words, mixed_ptr, conv_ptr, conv_weight_ptr, conv_bias_ptr, channel, 0, C, TAPS, True, C, B, TOKENS
-            )
+                new, words, mixed_ptr, conv_ptr, conv_weight_ptr, conv_bias_ptr, channel, 0,
+                C, TAPS, True, C, B, TOKENS, SPLITS > 1,
+            )  # fmt: skip
         else:
             out = past + new.to(tl.float32) * newest[:, None]
             tl.store(mixed_ptr + (b * C)[None, :] + channel[:, None], (out * tl.sigmoid(out)).to(kind), mask=in_state)

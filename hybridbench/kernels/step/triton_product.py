@@ -195,7 +195,7 @@ def norm_factor(
     if TOKENS <= FEW:
         total = tl.sum(early, 0)
     else:
-        SOME: tl.constexpr = 1024 // TOKENS  # 8 registers of each of 128 threads
+        SOME: tl.constexpr = 2048 // TOKENS  # 16 registers of each of 128 threads
         AT_ONCE: tl.constexpr = SOME if PARTS_TILE > SOME else PARTS_TILE
         b = tl.arange(0, TOKENS)
         total = tl.zeros((TOKENS,), tl.float32)

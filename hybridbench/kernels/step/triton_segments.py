@@ -166,7 +166,7 @@ def project_segments(
     IN_WORDS: tl.constexpr = (TAPS > 0) & (TOKENS > 16) & (COLUMNS == 4) & (BITS == 16)
     EARLY: tl.constexpr = (TAPS > 0) & (TOKENS <= 16)
     if IN_WORDS:
-        words = early_words(conv_ptr, channel, C, B, TOKENS)
+        words = early_words(conv_ptr, channel, C, B, TOKENS, SPLITS)
     past = channel
     if EARLY:
         past = of_the_past(conv_ptr, conv_weight_ptr, conv_bias_ptr, channel, active, C, TAPS, COLUMNS, BIAS, B, TOKENS)
@@ -190,7 +190,7 @@ def project_segments(
         if IN_WORDS:
             convolve_words(
                 new, words, out_ptr + FIRST, conv_ptr, conv_weight_ptr, conv_bias_ptr, channel, 0,
-                C, TAPS, BIAS, WIDTH, B, TOKENS,
+                C, TAPS, BIAS, WIDTH, B, TOKENS, SPLITS > 1,
             )  # fmt: skip
         else:
             activate_columns(
