@@ -74,8 +74,8 @@ class Tiling:
           products take 128 rows. At 128 tokens the sums of 64 rows fill the registers of four warps; only the head
           gains from more (167 us against 207). A tensor-core product of Hopper's takes 64 rows at least.
         - Parts of a split tile are summed by one program, so there are no more splits than leave every program an SM of
-          its own (3072 x 2048 at 64 tokens: 2 splits 9.4 us, 3 splits 12.4), unless three in ten SMs had none, and
-          fewer where a tile is large (``TAIL_BYTES``).
+          its own (3072 x 2048 at 64 tokens: 2 splits 9.4 us, 3 splits 12.4), unless three in ten SMs had none (to 64
+          tokens; of 128 two parts do not fit into registers), and fewer where a tile is large (``TAIL_BYTES``).
         - Four warps: at 128 tokens 8480 x 2048 took 24.6 us against 32.3 with eight, 2048 x 4096 12.7 against 20.9.
           Above 32 tokens as many stages as fit; up to there the next kernel's programs need the room.
         """
@@ -84,7 +84,7 @@ class Tiling:
         tiles = -(-n_rows // rows)
         most = max(1, min(TAIL_BYTES // (rows * tokens * 4), k // max(256, block_k)))
         splits = max(1, min(most, n_sms // tiles))
-        if tiles * splits < 0.7 * n_sms:
+        if tokens <= 64 and tiles * splits < 0.7 * n_sms:
             splits = min(most, splits + 1)
         stage = (rows * size + tokens * 2) * block_k
         alone = (tokens > 32 and tiles * splits <= n_sms) or tokens >= 256

@@ -101,8 +101,10 @@ def test_tilings_fill_the_gpu_and_divide_what_they_cut() -> None:
             assert k % tiling.block_k == 0
             assert tiling.splits <= k // tiling.block_k
             if n_rows * k >= 1 << 22:
-                # above 16 tokens no program shares an SM with a split: 96 of 3072 rows were faster than 144 on an H200
-                assert -(-n_rows // tiling.rows) * tiling.splits >= (0.9 if tokens <= 16 else 0.7) * 132
+                # above 16 tokens no program shares an SM with a split: 96 of 3072 rows were faster than 144 on an H200;
+                # of 128 tokens the sums of a split fit into registers only where a product has no convolution
+                least = 0.9 if tokens <= 16 else 0.7 if tokens <= 64 else 0.5
+                assert -(-n_rows // tiling.rows) * tiling.splits >= least * 132
             if tokens > 16:
                 assert tiling.stages * (tiling.rows + tokens) * tiling.block_k * 2 <= 227 << 10
 
