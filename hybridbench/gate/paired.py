@@ -5,7 +5,7 @@ CPU a low quantile (``AT``), and of both only their ratio. One configuration hol
 backend and the tiles that the base chose in the first pair, where the change has them, and whether calls are replayed
 from a graph. What the change would choose itself is noted.
 
-Processes of the next pair may start while this one runs, and import what earlier ones did. They use no GPU yet. Where
+Processes of the next pair may start while this one runs, and import what earlier ones did, nothing else. Where
 cores are few, or the host's work is part of the time, they are stopped while anything is timed.
 """
 

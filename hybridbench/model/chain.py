@@ -37,6 +37,10 @@ class Chain(Stages):
         """A buffer (B, ...) that an output projection reads."""
         return self._new(*shape, dtype=self.multiplied)
 
+    def between(self, name: str, width: int) -> Tensor:
+        """A buffer like ``new`` that one launch fills for the next, the same in every layer."""
+        return self._passed(name, width, dtype=self.multiplied)
+
     def launch(
         self, kernel: Any, programs: int, *args: Any, warps: int = 4, registers: int | None = None, **constants: Any
     ) -> None:
@@ -64,10 +68,10 @@ class Chain(Stages):
         """Where programs that share a head leave ``width`` numbers of each head, (B, heads x width) in float32, and the
         counts (B, heads) of those that have, zero between launches.
         """
-        name = f"arrivals of {heads} heads"
-        if name not in self.shared:
-            self.shared[name] = torch.zeros(self.B, heads, dtype=torch.int32, device=self.kind["device"])
-        return self._passed("parts of heads", heads * width, dtype=torch.float32), self.shared[name]
+        return (
+            self._passed("parts of heads", heads * width, dtype=torch.float32),
+            self._passed("arrivals", heads, dtype=torch.int32),
+        )
 
     def consumed(self) -> dict[str, int]:
         """The constants of a kernel that finishes the norm of the residual stream."""

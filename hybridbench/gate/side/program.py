@@ -2,7 +2,7 @@
 
 It imports the modules that it is started with, then reads a request per line of JSON from standard input and answers
 each with one line. Both sides of a pair are such processes. They are alive at the same time, and only one of them works
-at any moment. Before the first request it uses no GPU: it may wait beside others that are timed.
+at any moment. Before the first request it only imports: it may wait beside others that are timed.
 
     {"do": "hello"}
     {"do": "prepare", "what": "kernel", "cell": {...}, "backend": null, "pinned": [], "check": true, "core": 0,

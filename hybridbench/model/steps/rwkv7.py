@@ -85,9 +85,7 @@ def _mix(chain: Chain, module: Rwkv7Module, cache: RecurrentCache) -> Tensor:
     from hybridbench.kernels.step.triton_rwkv7 import mix_rwkv7
 
     mixes, D = module.share_LD.shape
-    name = f"mixes of {mixes} x {D}"
-    if name not in chain.shared:  # every layer uses the same
-        chain.shared[name] = chain.new(mixes * D)
+    mixed = chain.between("mixes", mixes * D)
     block, consumed = min(MIXED_COLUMNS, power_of_two(D)), chain.consumed()
     chain.launch(
         mix_rwkv7,
@@ -96,7 +94,7 @@ def _mix(chain: Chain, module: Rwkv7Module, cache: RecurrentCache) -> Tensor:
         chain.stream.squares,
         cache.conv_BCW,
         module.share_LD,
-        chain.shared[name],
+        mixed,
         chain.model.norm_eps,
         D=D,
         COLUMNS=cache.conv_BCW.shape[-1],
@@ -106,7 +104,7 @@ def _mix(chain: Chain, module: Rwkv7Module, cache: RecurrentCache) -> Tensor:
         B=chain.B,
         BLOCK=block,
     )
-    return chain.shared[name]
+    return mixed
 
 
 def _project(chain: Chain, module: Rwkv7Module, mixed: Tensor) -> Tensor:

@@ -40,10 +40,7 @@ def second_products(chain: Chain, x: Tensor, weights: Sequence[Tensor | None], w
 
     given = [*weights, *[None] * (MOST - len(weights))]
     ranks = [0 if one is None else one.shape[1] for one in given]
-    name = f"second products of {len(weights)} x {width}"
-    if name not in chain.shared:  # every layer uses the same, so that it stays in the L2 cache
-        chain.shared[name] = chain.new(len(weights) * width)
-    out = chain.shared[name]
+    out = chain.between("second products", len(weights) * width)
     tokens = max(16, min(MOST_TOKENS, power_of_two(chain.B)))
     names = "FIRST", "SECOND", "THIRD", "FOURTH"
     chain.launch(
