@@ -52,7 +52,7 @@ class CheckProgress:
 def predicted_s(cells: Sequence[CheckCell]) -> tuple[float, float]:
     """How long a check of these cells takes: if every first look decides, and if every last one must; seconds."""
     device = cells[0].device if cells else "cpu"
-    later_s = max(0.0, START_S[device] - PREPARE_S * len(cells))
+    later_s = max(0.0, START_S[device] - sum(PREPARE_S[cell.kind] for cell in cells))
     least, most = _all_pairs_s(cells, later_s, {cell.name: _cell_s(cell) for cell in cells})
     first_s = SELF_TEST_S[device] + START_S[device] - later_s
     return first_s + least, first_s + most
@@ -82,7 +82,7 @@ def needed_s(cells: Sequence[CheckCell], progress: CheckProgress, pairs: Pairs) 
 
 
 def _cell_s(cell: CheckCell) -> float:
-    return PREPARE_S + 2 * BLOCKS[cell.kind].longest * BLOCK_NS / NS_PER_S
+    return PREPARE_S[cell.kind] + 2 * BLOCKS[cell.kind].longest * BLOCK_NS / NS_PER_S
 
 
 def prediction(cells: Sequence[CheckCell], budget_s: float | None) -> str:

@@ -36,10 +36,9 @@ AT = {"cpu": 0.1}
 """Which quantile of a side's samples counts, by kind of cell; else the median. Other work on a CPU's core only adds to
 some of the samples: on two busy cores the tenth part differed by 1.9% from pair to pair, where medians did by 4.7% (18
 cells, 7 pairs)."""
-AGAIN_S = {"step": 4.0, "training": 4.0}
-PREPARE_S = 1.0
-"""About what it takes to prepare a cell in pairs after its first, by kind, else ``PREPARE_S``. Seen on an H200: 0.5 s
-for a kernel, 3 s for a step at 1b."""
+PREPARE_S = {"kernel": 1.0, "cpu": 1.0, "step": 4.0, "training": 4.0}
+"""About what it takes to prepare a cell in pairs after its first, by kind. Seen on an H200: 0.5 s for a kernel, 3 s for
+a step at 1b."""
 TRACES = 15
 """Of each side, where a regression is explained."""
 BASE, HEAD = "base", "change"
@@ -231,7 +230,7 @@ class Pairs:
         first = cell.name not in self.choices
         with self.time.phase(PREPARE):
             sides = self._both_prepared(cell, _core(number) if cell.device == "cpu" else None, turned)
-        only_first_s = self._now() - started - AGAIN_S.get(cell.kind, PREPARE_S) if first else 0.0
+        only_first_s = self._now() - started - PREPARE_S[cell.kind] if first else 0.0
         tuned = {side: said.get("tuning") for side, said in sides.items()}
         blocks = sides[HEAD].get("blocks_per_sm")
         pair, planted = None, dict[float, TimedPair]()

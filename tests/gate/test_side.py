@@ -152,12 +152,13 @@ def test_traces_name_the_operator_that_runs_more_often(program: Program, monkeyp
 
 def test_planted_work_takes_its_share_longer() -> None:
     """By a scripted clock, on which a turn of the loop and a call take what they are said to."""
-    turns = [0]
+    turns, sampled = [0], [0]
 
     class Clock:
         name, resolution_ns = "scripted", 1
 
         def sample(self, step: Any, count: int, before: Any = None) -> list[int]:
+            sampled[0] += count
             return [self.once(step) for _ in range(count)]
 
         def once(self, step: Any) -> int:
@@ -179,6 +180,11 @@ def test_planted_work_takes_its_share_longer() -> None:
         for share in (0.01, 0.1):
             both = planted.longer(call, share, torch.device("cpu"), clock)
             assert clock.once(both) == pytest.approx(1e6 * (1 + share), rel=1e-4)
+        sampled[0] = 0
+        planted.longer(call, 0.1, torch.device("cpu"), clock)
+        corrected, sampled[0] = sampled[0], 0
+        planted.longer(call, 0.5, torch.device("cpu"), clock)  # 0.5 ms, to which a launch adds 0.1%
+        assert 0 < sampled[0] < corrected / 4
 
 
 def test_a_step_of_a_model_is_a_cell(program: Program, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """planted: a call that takes a known share longer, to see whether the gate finds it: a spin is appended to it.
 
 On a GPU the spin is a kernel that counts cycles (``torch.cuda._sleep``); on a CPU it is an empty loop. Its length
-follows the call: both are timed in turns, and the spin is corrected once for what its own launch adds.
+follows the call: both are timed in turns, and a short spin is corrected for what its own launch adds.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ WINDOW_NS = 60_000_000
 FEWEST, MOST = 5, 60
 """Samples in one round."""
 CORRECTIONS = 2
+LONG_NS = 200_000
+"""Spins of this length need no correction: a launch of some 2 us adds 1% to them."""
 TRIED = {"cuda": 1_000_000, "cpu": 100_000}
 """Cycles, or turns of a loop, from which the length of one is determined."""
 
@@ -37,7 +39,7 @@ def longer(call: TimedStep, frac: float, device: torch.device, timer: Timer) -> 
     each_ns = median(timer.sample(lambda: spin(tried), FEWEST)) / tried
     alone_ns = median(timer.sample(call, count))
     amount = frac * alone_ns / each_ns
-    for _ in range(CORRECTIONS):
+    for _ in range(CORRECTIONS if frac * alone_ns < LONG_NS else 0):
         with_spin = _appended(call, spin, round(amount))
         more_ns = [
             median(timer.sample(with_spin, count)) - median(timer.sample(call, count)),
