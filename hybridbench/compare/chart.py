@@ -12,7 +12,7 @@ import altair as alt
 
 from hybridbench.compare.judging import Comparison, JudgedPair, Verdict
 from hybridbench.compare.tables import about, fields_of, row_name, title, verdict_word
-from hybridbench.report.render.charts import CONFIG, PLAIN_NUMBER, WIDTH, data_of
+from hybridbench.report.render.charts import CONFIG, LABELS_APART, PLAIN_NUMBER, WIDTH, data_of
 
 MOST_ROWS = 80
 _STEP = 20
@@ -42,7 +42,12 @@ def draw_ratios(comparison: Comparison) -> dict[str, Any]:
         title=None,
         axis=alt.Axis(ticks=False, labelLimit=340, labelExpr=f"({labels!r})[toString(datum.value)]"),
     )
-    x = alt.X("ratio:Q", title=title(comparison), scale=scale, axis=alt.Axis(labelExpr=PLAIN_NUMBER, tickCount=6))
+    x = alt.X(
+        "ratio:Q",
+        title=title(comparison),
+        scale=scale,
+        axis=alt.Axis(labelExpr=PLAIN_NUMBER, tickCount=6, **LABELS_APART),
+    )
     color = alt.Color("color:N", scale=None, legend=None)
     base = alt.Chart(data_of(data))
     measured = base.transform_filter("isValid(datum.ratio)")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from hybridbench.gate.kinds import KINDS
@@ -25,15 +25,19 @@ class BlockPlan:
         sets: of memory, one after the other.
         least, most: blocks in each set, even numbers, so that each side goes first as often as the other. After the
             least, a set ends once its samples are close enough.
+        enough_ns: or once those of each side add up to so much.
     """
 
     sets: int
     least: int
     most: int
+    enough_ns: float = math.inf
 
-    def may_end(self, blocks: int) -> bool:
-        """Whether a set may end after so many blocks, if they are close enough."""
-        return self.least <= blocks < self.most and blocks % 2 == 0
+    def ends(self, blocks: int, sides: Collection[Sequence[int]], kind: str) -> bool:
+        """Whether a set has enough samples of both sides, taken in so many blocks of each; ns."""
+        if blocks < self.least or blocks % 2:
+            return False
+        return min(map(sum, sides)) >= self.enough_ns or close(sides, kind, self.sets)
 
     @property
     def longest(self) -> float:
@@ -45,7 +49,9 @@ BLOCKS = {
     "cpu": BlockPlan(3, 4, 4),  # other work comes in bursts that last longer than two blocks
     "kernel": BlockPlan(3, 2, 4),
     "step": BlockPlan(1, 4, 8),
-    "training": BlockPlan(1, 4, 8),
+    # A step is about as long as a block. At the power limit steps of 37 ms differed so much that pairs of 8 of them
+    # spread by 1.5%, and pairs of 4 to 8 steps of 119 ms by half of that.
+    "training": BlockPlan(1, 4, 16, enough_ns=500e6),
 }
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from hybridbench.errors import BadInput
 from hybridbench.gate.attribution import Traced, traced_of
-from hybridbench.gate.blocks import BLOCK_NS, BLOCKS, close, warm_up
+from hybridbench.gate.blocks import BLOCK_NS, BLOCKS, warm_up
 from hybridbench.gate.cells import CheckCell
 from hybridbench.gate.choices import Choices, chosen, of_base, renamed
 from hybridbench.gate.kinds import KINDS
@@ -330,7 +330,7 @@ class Pairs:
             for blocks in range(1, plan.most + 1):
                 for side, taken_ns in self._block(cell, order, 1.0).items():
                     here[side] += taken_ns
-                if plan.may_end(blocks) and close(here.values(), cell.kind, plan.sets):
+                if plan.ends(blocks, here.values(), cell.kind):
                     break
         return here
 

@@ -15,7 +15,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from hybridbench.gate.cells import CheckCell, asked
 from hybridbench.gate.choices import read_choices, write_choices
 from hybridbench.gate.paired import HEAD, CellInPair, Pairs
 from hybridbench.gate.pool import hash_of, pooled, resumed, run_of
-from hybridbench.gate.pooled import SUITE, planted_name, table, tallied
+from hybridbench.gate.pooled import SUITE, planted_name, share_of, table, tallied
 from hybridbench.gate.sequential import Outcome
 from hybridbench.gate.sides import PACKAGE, here
 from hybridbench.gate.spent import OTHER, in_words
@@ -56,12 +56,15 @@ CPU_CELLS = {
 to 75% from pair to pair on two busy cores."""
 
 
-def planned(words: Sequence[str], device: str, only: str | None = None) -> list[CheckCell]:
+def planned(
+    words: Sequence[str], device: str, only: str | None = None, shares: Collection[float] | None = None
+) -> list[CheckCell]:
     """The cells, those with planted work beside those that they come from.
 
     Args:
         words: suites or operations; none for ``CPU_CELLS`` on a CPU.
         only: a text that names of cells must hold.
+        shares: of work that may be planted; None for all.
 
     Raises:
         BadInput: an unknown name, a file that is no suite, or no cell with that text.
@@ -84,11 +87,19 @@ def planned(words: Sequence[str], device: str, only: str | None = None) -> list[
     cells = [one for cell in cells for one in (_spun(cell), *_with_rows(cell)) if only is None or only in one.name]
     if not cells:
         raise BadInput(f"--only '{only}' leaves no cell.")
-    return cells
+    return (
+        cells
+        if shares is None
+        else [_with_shares(one, shares) for one in cells if share_of(one.name) in {0.0, *shares}]
+    )
 
 
 def _spun(cell: CheckCell) -> CheckCell:
     return replace(cell, planted=SPINS.get(cell.kind, ()))
+
+
+def _with_shares(cell: CheckCell, shares: Collection[float]) -> CheckCell:
+    return replace(cell, planted=tuple(share for share in cell.planted if share in shares))
 
 
 def _with_rows(cell: CheckCell) -> list[CheckCell]:
@@ -149,7 +160,7 @@ def _run(options: argparse.Namespace) -> int:
     if device == "cuda" and not gpus:
         raise BadInput("device cuda: this machine shows no NVIDIA GPU; use --device cpu.")
     gpu = (options.gpu or gpus[0]) if device == "cuda" else None
-    cells = planned(options.words, device, options.only)
+    cells = planned(options.words, device, options.only, options.planted)
     if options.list:
         sys.stdout.writelines(f"{cell.kind}  {cell.name}  {' '.join(map(str, cell.planted))}\n" for cell in cells)
         return 0
@@ -204,7 +215,15 @@ def _say(text: str, end: str = "\n") -> None:
 
 def _judge(options: argparse.Namespace) -> int:
     across = [] if options.across is None else options.across.split(",")
-    found = tallied(pooled(options.files, across), options.suite, options.calibrate_on)
+    pool = pooled(options.files, across)
+    pool = {
+        (kind, name): pairs
+        for (kind, name), pairs in pool.items()
+        if not options.without or options.without not in name
+    }
+    if not pool:
+        raise BadInput(f"--without '{options.without}' leaves no cell.")
+    found = tallied(pool, options.suite, options.calibrate_on)
     if options.json:
         rows = [asdict(one) | {"counts": _named(one.counts), "verdicts": one.verdicts} for one in found]
         sys.stdout.write(json.dumps({"suite": options.suite, "tallies": rows}) + "\n")
@@ -222,6 +241,14 @@ def _above_zero(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not above 0")
     return value
+
+
+def _shares(text: str) -> tuple[float, ...]:
+    shares = tuple(float(one) / 100 for one in text.split(","))
+    known = {0.0, *(share for some in (*ROWS.values(), *MORE_ROWS.values(), *SPINS.values()) for share in some)}
+    if not known.issuperset(shares):
+        raise argparse.ArgumentTypeError(f"{text}: shares are {', '.join(f'{share:.0%}' for share in sorted(known))}")
+    return shares
 
 
 def _count(text: str) -> int:
@@ -243,6 +270,12 @@ def main(words: Sequence[str] | None = None) -> int:
     run.add_argument("--shared", action="store_true", help="do not refuse a GPU that others use")
     run.add_argument("--only", help="cells whose name holds this")
     run.add_argument(
+        "--planted",
+        type=_shares,
+        metavar="PERCENT,...",
+        help="shares of work that are planted, such as 3; 0 for none  [all]",
+    )
+    run.add_argument(
         "--block-ms", type=_above_zero, default=BLOCK_NS / NS_PER_S * 1e3, help="of samples  [%(default)s]"
     )
     run.add_argument(
@@ -260,6 +293,7 @@ def main(words: Sequence[str] | None = None) -> int:
         "--calibrate-on", type=_count, default=0, metavar="N", help="first pairs of each cell that calibrate it  [none]"
     )
     judge.add_argument("--across", metavar="FIELD,...", help="fields in which runs may differ, such as source  [none]")
+    judge.add_argument("--without", metavar="TEXT", help="leave out cells whose name holds this  [none]")
     judge.add_argument("--json", action="store_true", help="one JSON document")
     judge.set_defaults(do=_judge)
     options = parser.parse_args(words)

@@ -15,7 +15,7 @@ import altair as alt
 from hybridbench.pareto.frontier import Placed
 from hybridbench.pareto.join import Front, ParetoOptions
 from hybridbench.report.display import ShownUnit, unit_for
-from hybridbench.report.render.charts import CONFIG, FAMILY_COLORS, FAMILY_SHAPES, PLAIN_NUMBER, data_of
+from hybridbench.report.render.charts import CONFIG, FAMILY_COLORS, FAMILY_SHAPES, LABELS_APART, PLAIN_NUMBER, data_of
 
 WIDTH, HEIGHT = 300, 190
 _OTHER_COLOR, _OTHER_SHAPE = "#7F7F7F", "cross"
@@ -80,7 +80,7 @@ def _panel(
         "cost:Q",
         title=shown_in.heading(asked.cost.title),
         scale=alt.Scale(type="log" if log else "linear", domain=ends, nice=False, zero=False),
-        axis=alt.Axis(labelExpr=PLAIN_NUMBER, tickCount=5, labelOverlap=True),
+        axis=alt.Axis(labelExpr=PLAIN_NUMBER, tickCount=5, **LABELS_APART),
     )
     heights = alt.Scale(domain=[min(worths) - room, max(worths) + room], nice=False, zero=False)
     y = alt.Y(

@@ -153,6 +153,24 @@ def test_runs_go_on_in_the_same_file(
     assert "differs in block_ns (40000000 in the first run, 20000000 in this one)" in capsys.readouterr().err
     assert len(out.read_text().splitlines()) == len(lines)
     assert main(["judge", str(out)]) == 0
+    assert "| CPU | 10% | 1 (0), 4 |" in capsys.readouterr().out
+    assert main(["judge", str(out), "--without", "planted"]) == 0
+    said = capsys.readouterr().out
+    assert "| CPU | none | 5 (0), 20 |" in said
+    assert "10%" not in said
+    assert main(["judge", str(out), "--without", "forward"]) == 2
+    assert "leaves no cell" in capsys.readouterr().err
+
+
+def test_the_page_shows_what_the_kept_pairs_say(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs/gate.md").read_text()
+    folder = ROOT / "results/nvidia-h200/gate"
+    pools = [str(folder / f"pool-{number}.ndjson") for number in range(7)]
+    assert main(["judge", *pools[:5], "--across", "source", "--without", "length=1 "]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("| training")]
+    assert "\n".join(lines) in page
+    assert main(["judge", *pools[5:]]) == 0
+    assert capsys.readouterr().out in page
 
 
 def noisy(share: float, count: int, seed: int) -> list[float]:
@@ -356,13 +374,31 @@ def test_the_suites_of_a_gpu_are_what_is_to_be_shown() -> None:
     assert [sum(one.kind == kind for one in alone) for kind in ("kernel", "step", "training")] == [12, 3, 1]
     assert {share for one in cells for share in one.planted} == {0.01, 0.03, 0.10}
     assert {share_of(one.name) for one in cells} == {0.0, 0.01, 0.02, 0.10}
+    some = planned(paths, "cuda", shares=(0.03,))
+    assert {share for one in some for share in one.planted} == {0.03}
+    assert [one.name for one in some] == [one.name for one in alone]
+    assert {one.planted for one in planned(paths, "cuda", shares=(0.0,))} == {()}
+
+
+def test_the_suites_for_many_pairs_have_the_cells_of_the_pools() -> None:
+    pool = pooled([ROOT / f"results/nvidia-h200/gate/pool-{number}.ndjson" for number in (3, 4, 6)])
+    names = {name.rpartition(", planted ")[0] or name for _, name in pool}
+    suites = [str(ROOT / "suites" / f"gate-{name}.toml") for name in ("own", "steps-350m", "training-short")]
+    cells = planned(suites, "cuda", shares=(0.0,))
+    assert {one.name for one in cells} == {name for name in names if "length=1 " not in name}
 
 
 def test_what_is_typed_wrong(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hybridbench.gate.proof.visible_gpus", list)
     assert main(["run", "--device", "cuda"]) == 2
     assert "shows no NVIDIA GPU" in capsys.readouterr().err
-    for words in (["run", "--budget", "0"], ["run", "--block-ms", "-1"], ["judge", "x", "--suite", "0"], []):
+    for words in (
+        ["run", "--planted", "4"],
+        ["run", "--budget", "0"],
+        ["run", "--block-ms", "-1"],
+        ["judge", "x", "--suite", "0"],
+        [],
+    ):
         with pytest.raises(SystemExit, match="2"):
             main(words)
     assert main(["run", "--device", "cpu", "--list", "--only", "ssd"]) == 0

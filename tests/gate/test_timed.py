@@ -398,6 +398,26 @@ def test_samples_that_spread_get_more_blocks_and_close_ones_fewer() -> None:
     assert blocks(0.01) == 2 * (plan.sets * plan.most + warm)
 
 
+def test_samples_that_spread_end_once_they_add_up_to_enough() -> None:
+    def ends(each_ns: int, per_block: int) -> int:
+        """After how many blocks, where steps differ by a tenth."""
+        count = 0
+        while True:
+            count += 1
+            sides = [[round(each_ns * (1 + 0.1 * (one % 3 - 1))) for one in range(count * per_block)] for _ in range(2)]
+            if count == plan.most or plan.ends(count, sides, "training"):
+                return count
+
+    plan = BLOCKS["training"]
+    assert ends(450_000_000, 1) == plan.least  # a step is longer than a block
+    assert ends(120_000_000, 1) == 6
+    assert ends(37_000_000, 1) == 14
+    assert ends(20_000_000, 1) == plan.most
+    alike = [[37_000_000] * plan.least] * 2
+    assert plan.ends(plan.least, alike, "training")
+    assert not plan.ends(plan.least - 1, alike, "training")
+
+
 def test_what_both_sides_have_in_common_is_checked_once() -> None:
     same, other = named("one", "two"), replace(cell("more"), head={"backend": "auto", "name": "larger"})
     same.append(replace(cell("again"), base=same[0].base, head=same[0].head))

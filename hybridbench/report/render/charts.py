@@ -44,6 +44,8 @@ FAMILY_SHAPES = {
 _OTHER_SHAPES = ("cross", "triangle-right", "triangle-left", "square", "circle", "diamond")
 PLAIN_NUMBER = "format(datum.value, abs(datum.value) < 1e6 ? ',.6~g' : ',.0f')"
 """The text of a tick, without an exponent; d3's ``g`` writes one where a number has more digits than its precision."""
+LABELS_APART: dict[str, Any] = {"labelOverlap": "greedy", "labelSeparation": 12}
+"""Of a horizontal axis of numbers: a label that would touch the one before it is left out; pixels."""
 Layers: TypeAlias = alt.LayerChart | alt.FacetChart
 """What ``altair.layer`` is declared to return."""
 AxisParts: TypeAlias = tuple[dict[str, Any], dict[str, Any]]
@@ -328,7 +330,7 @@ def _bars(plot: Plot) -> list[alt.Chart]:
         "amount:Q",
         title=shown_in.heading(plot.quantity),
         scale=alt.Scale(domain=[0, widest], nice=False),
-        axis=alt.Axis(labelExpr=PLAIN_NUMBER, tickCount=5, labelOverlap="greedy", labelSeparation=12),
+        axis=alt.Axis(labelExpr=PLAIN_NUMBER, tickCount=5, **LABELS_APART),
     )
     y = alt.Y(
         "series:N", sort=names, title=None, scale=alt.Scale(domain=names), axis=alt.Axis(ticks=False, labelLimit=260)

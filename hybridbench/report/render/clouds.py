@@ -12,6 +12,7 @@ from hybridbench.report.display import ShownUnit, unit_for
 from hybridbench.report.places import AXIS_TITLES, BATCH, place_text
 from hybridbench.report.render.charts import (
     HEIGHT,
+    LABELS_APART,
     PLAIN_NUMBER,
     WIDTH,
     AxisParts,
@@ -73,7 +74,7 @@ def _scatter(chart: Scatter) -> Layers:
         "x:Q",
         title=x_in.heading(chart.quantities[0]),
         scale=alt.Scale(**x_scale),
-        axis=alt.Axis(labelExpr=PLAIN_NUMBER, **x_ticks),
+        axis=alt.Axis(labelExpr=PLAIN_NUMBER, **{**LABELS_APART, **x_ticks}),
     )
     y = alt.Y(
         "y:Q",
