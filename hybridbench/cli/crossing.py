@@ -18,9 +18,9 @@ from hybridbench.cli.options import RESULTS, config_option, dtype_options, out_o
 from hybridbench.cli.output import Plain
 from hybridbench.cli.predicting import configured, file_notes
 from hybridbench.cli.typed import Command
-from hybridbench.errors import BadInput, unknown_name
-from hybridbench.machine import find_gpu, visible_gpus
-from hybridbench.suite.case import DEVICES, Execution
+from hybridbench.errors import BadInput
+from hybridbench.machine import check_gpu, device_of, find_gpu, visible_gpus
+from hybridbench.suite.case import Execution
 from hybridbench.suite.sweep import check_seconds
 
 if TYPE_CHECKING:
@@ -223,11 +223,8 @@ def _search(
         raise BadInput(f"--trials {trials}: both ends are measured, so give 2 or more.")
     check_seconds(max_time_s, "--max-time", "to sample")
     gpus = visible_gpus()
-    device = ("cuda" if gpus else "cpu") if device is None else device
-    if device not in DEVICES:
-        raise unknown_name("device", device, DEVICES)
-    if device == "cuda" and not gpus:
-        raise BadInput("device cuda: this machine shows no NVIDIA GPU; use --device cpu, or see hybridbench doctor.")
+    device = device_of(device, bool(gpus))
+    check_gpu(device, gpus)
     kind = WORKLOAD_OF[metric]
     execution = _execution(pair, dtypes, device, kind)
     with RecordWriter(out or RESULTS / f"crossover-{datetime.now():%Y%m%d-%H%M%S}") as writer:

@@ -13,9 +13,8 @@ import click
 from hybridbench.cli.options import GIVEN_PATH, out_options
 from hybridbench.cli.output import Plain
 from hybridbench.cli.typed import Command, listed
-from hybridbench.errors import BadInput, unknown_name
-from hybridbench.machine import visible_gpus
-from hybridbench.suite.case import DEVICES
+from hybridbench.errors import BadInput
+from hybridbench.machine import check_gpu, device_of, visible_gpus
 from hybridbench.units import format_number, parse_count
 
 Document = dict[str, Any]
@@ -61,11 +60,8 @@ def evaluate(
     if importlib.util.find_spec("lm_eval") is None:
         raise BadInput("evaluate runs the package lm-eval: pip install 'hybridbench[quality]'.")
     gpus = visible_gpus()
-    kind = device or ("cuda" if gpus else "cpu")
-    if kind not in DEVICES:
-        raise unknown_name("device", kind, DEVICES)
-    if kind == "cuda" and not gpus:
-        raise BadInput("device cuda: this machine shows no NVIDIA GPU; use --device cpu, or see hybridbench doctor.")
+    kind = device_of(device, bool(gpus))
+    check_gpu(kind, gpus)
     options = {
         "include": include,
         "limit": limit,

@@ -25,7 +25,7 @@ from hybridbench.kernel_suite.plan import KernelOptions, cells
 from hybridbench.kernel_suite.problems import TIMED
 from hybridbench.kernel_suite.record import KernelRecord
 from hybridbench.kernel_suite.turns import Turns, in_turns
-from hybridbench.machine import visible_gpus
+from hybridbench.machine import device_of, visible_gpus
 from hybridbench.record import Status
 from hybridbench.suite.models import ALL_ARCHS
 
@@ -174,7 +174,7 @@ def _print_signatures(ops: tuple[str, ...]) -> None:
 
 
 def _self_test(device: str | None, gpus: list[str], as_json: bool) -> None:
-    found = harness.self_test(device or ("cuda" if gpus else "cpu"), gpus[0] if gpus else None)
+    found = harness.self_test(device_of(device, bool(gpus)), gpus[0] if gpus else None)
     click.echo(json.dumps({"self_test": found}) if as_json else harness.in_words(found))
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hybridbench.errors import BadInput, HybridbenchError
-from hybridbench.machine import usable_cores
+from hybridbench.machine import check_gpu, usable_cores
 from hybridbench.text import counted, shown
 
 if TYPE_CHECKING:
@@ -195,13 +195,13 @@ def needs_gpu(planned: Sequence[Any], gpus: Sequence[str], suite: str | None = N
     Raises:
         BadInput: there is none; the text says what to do instead.
     """
-    if any(case.device == "cuda" for case in planned) and not gpus:
-        if suite is not None:
+    if any(case.device == "cuda" for case in planned):
+        if suite is not None and not gpus:
             raise BadInput(
                 f"{suite} says device cuda, and this machine shows no NVIDIA GPU: run it where there is one, take "
                 "a suite of a CPU such as suites/smoke.toml, or see hybridbench doctor."
             )
-        raise BadInput("device cuda: this machine shows no NVIDIA GPU; use --device cpu, or see hybridbench doctor.")
+        check_gpu("cuda", gpus)
 
 
 def place_of(on: str, workers: int | None, partition: str | None, time: str | None, slurm: Sequence[str]) -> Place:

@@ -32,7 +32,7 @@ from hybridbench.gate.sequential import Outcome
 from hybridbench.gate.sides import PACKAGE, here
 from hybridbench.gate.spent import OTHER, in_words
 from hybridbench.gate.timed import started
-from hybridbench.machine import visible_gpus
+from hybridbench.machine import DEVICES, check_gpu, device_of, visible_gpus
 from hybridbench.plain import from_plain
 from hybridbench.processes import terminable
 from hybridbench.record import Environment
@@ -156,9 +156,8 @@ def _rows(name: str, found: CellInPair, kind: str) -> dict[str, Any]:
 
 def _run(options: argparse.Namespace) -> int:
     gpus = visible_gpus()
-    device = options.device or ("cuda" if gpus else "cpu")
-    if device == "cuda" and not gpus:
-        raise BadInput("device cuda: this machine shows no NVIDIA GPU; use --device cpu.")
+    device = device_of(options.device, bool(gpus))
+    check_gpu(device, gpus)
     gpu = (options.gpu or gpus[0]) if device == "cuda" else None
     cells = planned(options.words, device, options.only, options.planted)
     if options.list:
@@ -265,7 +264,7 @@ def main(words: Sequence[str] | None = None) -> int:
     run.add_argument("words", nargs="*", metavar="SUITE.toml | OP", help="what is timed  [on a CPU: small cells]")
     run.add_argument("--out", type=Path, default=Path("results/local/proof.ndjson"), help="the file  [%(default)s]")
     run.add_argument("--budget", type=_above_zero, default=600.0, help="seconds of wall time  [%(default)s]")
-    run.add_argument("--device", choices=("cpu", "cuda"))
+    run.add_argument("--device", choices=DEVICES)
     run.add_argument("--gpu", help="a CUDA_VISIBLE_DEVICES value; one process for each card")
     run.add_argument("--shared", action="store_true", help="do not refuse a GPU that others use")
     run.add_argument("--only", help="cells whose name holds this")

@@ -14,9 +14,9 @@ from hybridbench.arch.presets import preset_spec
 from hybridbench.errors import BadInput, unknown_name
 from hybridbench.kernel_suite.cell import BACKWARD, DIRECTIONS, Budget, Cell, check_directions
 from hybridbench.kernel_suite.problems import TIMED, needs, of_models, parse_problem
+from hybridbench.machine import device_of
 from hybridbench.operations import OPERATIONS
 from hybridbench.problem import Problem
-from hybridbench.suite.case import DEVICES
 from hybridbench.suite.models import ALL_ARCHS, model_specs
 from hybridbench.suite.sweep import check_seconds
 
@@ -73,9 +73,7 @@ def cells(ask: KernelOptions, *, has_gpu: bool, specs: Sequence[ModelSpec] | Non
     Raises:
         BadInput: an unknown name, a problem that an operation cannot have, or options that do not go together.
     """
-    device = ("cuda" if has_gpu else "cpu") if ask.device is None else ask.device
-    if device not in DEVICES:
-        raise unknown_name("device", device, DEVICES)
+    device = device_of(ask.device, has_gpu)
     dtype = ("bfloat16" if device == "cuda" else "float32") if ask.dtype is None else ask.dtype
     if dtype not in DTYPE_BYTES:
         raise unknown_name("dtype", dtype, DTYPE_BYTES)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from hybridbench.machine.host import (
+    DEVICES,
     alike_gpus,
+    check_gpu,
+    device_of,
     first_gpu_name,
     free_bytes,
     gpu_uuids,
@@ -15,9 +18,12 @@ from hybridbench.machine.host import (
 from hybridbench.machine.peaks import PEAKS, Peak, find_gpu, find_gpus, find_peak
 
 __all__ = [
+    "DEVICES",
     "PEAKS",
     "Peak",
     "alike_gpus",
+    "check_gpu",
+    "device_of",
     "find_gpu",
     "find_gpus",
     "find_peak",

@@ -8,6 +8,35 @@ import socket
 from collections.abc import Sequence
 from typing import Any
 
+from hybridbench.errors import BadInput, unknown_name
+
+DEVICES = ("cpu", "cuda")
+
+
+def device_of(asked: str | None, has_gpu: bool) -> str:
+    """The device that is asked for, else a GPU where there is one.
+
+    Raises:
+        BadInput: a name that is none.
+    """
+    device = ("cuda" if has_gpu else "cpu") if asked is None else asked
+    if device not in DEVICES:
+        raise unknown_name("device", device, DEVICES)
+    return device
+
+
+def check_gpu(device: str, gpus: Sequence[str]) -> None:
+    """Check that there is a GPU for a device that needs one.
+
+    Args:
+        gpus: what ``visible_gpus`` found.
+
+    Raises:
+        BadInput: there is none; the text says what to do instead.
+    """
+    if device == "cuda" and not gpus:
+        raise BadInput("device cuda: this machine shows no NVIDIA GPU; use --device cpu, or see hybridbench doctor.")
+
 
 def visible_gpus(nvml: Any = None) -> list[str]:
     """The NVIDIA GPUs this process may use, each as a value for a child's CUDA_VISIBLE_DEVICES; asks NVML, not torch.

@@ -17,10 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hybridbench.errors import BadInput, HybridbenchError
-from hybridbench.machine import visible_gpus
+from hybridbench.machine import DEVICES, check_gpu, device_of, visible_gpus
 from hybridbench.plain import to_plain
 from hybridbench.public.row import PublicRow, table
-from hybridbench.suite.case import DEVICES, Case
+from hybridbench.suite.case import Case
 from hybridbench.suite.sweep import Sweep, cases
 from hybridbench.suite.workloads import DECODE, TRAIN
 
@@ -38,8 +38,7 @@ def planned(workload: str, options: argparse.Namespace) -> list[Case]:
     if others:
         raise BadInput(f"arch {', '.join(others)}: compared are {' and '.join(FAMILIES)}.")
     gpus = visible_gpus()
-    if options.device == "cuda" and not gpus:
-        raise BadInput("device cuda: this machine shows no NVIDIA GPU; use --device cpu.")
+    check_gpu(device_of(options.device, bool(gpus)), gpus)
     sweep = Sweep(
         workload,
         arch=options.arch,

@@ -22,7 +22,6 @@ from hybridbench.text import shown
 
 EAGER, COMPILE, GRAPH, PUBLISHED = "eager", "compile", "graph", "published"
 MODES = (EAGER, COMPILE, GRAPH, PUBLISHED)
-DEVICES = ("cpu", "cuda")
 CHECKPOINTS = ("none", "selective", "full")
 """Which activations a training step keeps: ``none`` all of them; ``selective`` all but those that elementwise work can
 recompute from the others (``arch.terms.Term.cheap``); ``full`` only the residual stream before each sublayer."""

@@ -13,10 +13,10 @@ from hybridbench.arch.families import MAMBA2
 from hybridbench.arch.model import ModelSpec
 from hybridbench.arch.stored import check_dtype
 from hybridbench.errors import BadInput, unknown_name
+from hybridbench.machine import device_of
 from hybridbench.suite.case import (
     CHECKPOINTS,
     COMPILE,
-    DEVICES,
     EAGER,
     GRAPH,
     MODES,
@@ -95,9 +95,7 @@ def cases(sweep: Sweep, *, has_gpu: bool, spelled: Callable[[str], str] = str) -
         BadInput: an unknown name, or options that do not go together.
     """
     row = workload_row(sweep.workload)
-    device = _given(sweep.device, "cuda" if has_gpu else "cpu")
-    if device not in DEVICES:
-        raise unknown_name("device", device, DEVICES)
+    device = device_of(sweep.device, has_gpu)
     on_gpu = device == "cuda"
     specs = ratios_by_stack(_specs(sweep, on_gpu))
     contexts = units.parse_range(_given(sweep.ctx, row.ctx_on_gpu if on_gpu else row.ctx_on_cpu), "context")

@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hybridbench.errors import BadInput
+from hybridbench.machine import device_of
 from hybridbench.predict.memory import prefill_memory
 from hybridbench.quality.contexts.case import BUCKETS, Beyond, ContextCase, There
 from hybridbench.quality.contexts.text import Haystack, held_out_documents, vocabulary_of
 from hybridbench.quality.corpus.manifest import Manifest
 from hybridbench.quality.corpus.vocabulary import BYTES
 from hybridbench.quality.training.figures import final
-from hybridbench.quality.training.plan import device_of, execution_for
+from hybridbench.quality.training.plan import execution_for
 from hybridbench.quality.training.record import LearnRecord
 from hybridbench.sizes import FUSED_STEP_BATCH
 from hybridbench.suite.case import EAGER, GRAPH

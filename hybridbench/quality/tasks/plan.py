@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from hybridbench.arch.blocks.attention import Attention
 from hybridbench.arch.model import ModelSpec
 from hybridbench.errors import BadInput
+from hybridbench.machine import device_of
 from hybridbench.quality.corpus.vocabulary import model_vocabulary
 from hybridbench.quality.tasks.case import TaskCase
 from hybridbench.quality.tasks.task import FULL, TOY, Setting, Task, check_size
-from hybridbench.quality.training.plan import MOST_SEEDS, device_of, execution_for, mode_for
+from hybridbench.quality.training.plan import MOST_SEEDS, execution_for, mode_for
 from hybridbench.suite.case import EAGER, GRAPH
 
 EVALUATIONS = 16

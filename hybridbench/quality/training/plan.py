@@ -9,10 +9,11 @@ from pathlib import Path
 
 from hybridbench.arch.model import ModelSpec
 from hybridbench.errors import BadInput, unknown_name
+from hybridbench.machine import device_of
 from hybridbench.quality.corpus.manifest import HELD_OUT, TRAIN, Manifest
 from hybridbench.quality.training.case import TUNING_SEED, Judging, LearnCase, RunFiles
 from hybridbench.quality.training.recipe import LearnRecipe, rate_for
-from hybridbench.suite.case import COMPILE, DEVICES, EAGER, GRAPH, Execution
+from hybridbench.suite.case import COMPILE, EAGER, GRAPH, Execution
 from hybridbench.units import parse_count
 
 
@@ -120,18 +121,6 @@ def _execution(spec: ModelSpec, ask: LearnOptions, has_gpu: bool) -> Execution:
     device = device_of(ask.device, has_gpu)
     modes = (EAGER, COMPILE, GRAPH)
     return execution_for(device, ask.dtype, mode_for(spec, device, ask.mode, modes), ask.backends, modes)
-
-
-def device_of(device: str | None, has_gpu: bool) -> str:
-    """The device that is asked for, or a GPU where there is one.
-
-    Raises:
-        BadInput: a name that is none.
-    """
-    device = device or ("cuda" if has_gpu else "cpu")
-    if device not in DEVICES:
-        raise unknown_name("device", device, DEVICES)
-    return device
 
 
 def execution_for(
