@@ -69,6 +69,10 @@ class NothingCompared(HybridbenchError):
     exit_code = 6
 
 
+class Blocked(BadInput):
+    """Something stands in the way that a person can remove, such as a full disk; then the same case can run."""
+
+
 class Unsupported(HybridbenchError):
     """What was asked for cannot run here; the text says why and what would make it run."""
 

@@ -284,7 +284,7 @@ def end_with(pid: int) -> None:
 
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
-    """Makes SIGTERM raise one KeyboardInterrupt in the code inside, as Ctrl-C does.
+    """Makes SIGTERM, and SIGHUP of a closed terminal, raise one KeyboardInterrupt in the code inside, as Ctrl-C does.
 
     ``timeout`` sends its signal twice, and the second must not interrupt the clean-up after the first.
     """
@@ -294,7 +294,7 @@ def terminable() -> Iterator[None]:
             signal.signal(each, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    heard = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    heard = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     before = {each: handler for each, handler in heard.items() if handler not in (signal.SIG_IGN, None)}
     try:
         for each in before:

@@ -1,6 +1,7 @@
 """resume: which cases of a plan are left to run, given the records of earlier runs.
 
-A recorded case is done, however it ended. The one exception is a case that ran out of time and has a longer limit now.
+A recorded case is done, however it ended, with two exceptions: one that something stood in the way of, such as a full
+disk, and one that ran out of time and has a longer limit now.
 """
 
 from __future__ import annotations
@@ -44,5 +45,7 @@ def remaining_of(planned: Sequence[Any], stored: Mapping[str, Any]) -> Remaining
 
 
 def _again(record: Any, limit_s: float | None) -> bool:
-    """Whether a recorded case runs again: it ran out of time, and its limit is longer now."""
+    """Whether a recorded case runs again: it was blocked, or it ran out of time and its limit is longer now."""
+    if record.status is Status.BLOCKED:
+        return True
     return bool(record.status is Status.TIMED_OUT and limit_s is not None and limit_s > record.case.limit_s)

@@ -220,7 +220,7 @@ def _clear_away() -> None:
 
 def _first_to_fail(ranks: Sequence[_RankState]) -> _RankState | None:
     """The rank that began it: others fail because it is gone, so that a dead one comes first, and a crash last."""
-    order = [Status.OOM, Status.WRONG, Status.UNSUPPORTED, Status.TIMED_OUT, Status.CRASHED]
+    order = [Status.OOM, Status.WRONG, Status.BLOCKED, Status.UNSUPPORTED, Status.TIMED_OUT, Status.CRASHED]
     failed = [rank for rank in ranks if rank.failed]
     if any(rank.stuck for rank in ranks) and not any(rank.ended for rank in failed):
         failed = [rank for rank in failed if rank.answer and rank.answer["status"] != Status.CRASHED]

@@ -31,6 +31,7 @@ import torch
 from hybridbench.bench import Bench, make_ready, run_case
 from hybridbench.early import SOON
 from hybridbench.errors import (
+    Blocked,
     DeviceFault,
     HybridbenchError,
     Unsupported,
@@ -85,6 +86,8 @@ def failure_of(exc: Exception) -> dict[str, Any]:
     """The answer of a case that an exception ended."""
     if isinstance(exc, WrongResult):
         return _failure(Status.WRONG, exc, fit=not isinstance(exc, DeviceFault))
+    if isinstance(exc, Blocked):
+        return _failure(Status.BLOCKED, exc)
     if isinstance(exc, HybridbenchError):
         return _failure(Status.UNSUPPORTED, exc)
     # The CPU allocator raises a plain RuntimeError. CUDA libraries raise errors of their own, after which the state of

@@ -199,7 +199,7 @@ def interrupts(*numbers: int) -> int:
     return count
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_second_signal_does_not_end_the_clearing_up_after_the_first(number: int) -> None:
     before = signal.getsignal(number)
     assert interrupts(number, signal.SIGINT, signal.SIGTERM) == 1

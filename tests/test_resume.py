@@ -1,4 +1,4 @@
-"""What is left of a plan: what is not recorded, or ran out of time and is given more."""
+"""What is left of a plan: what is not recorded, was blocked, or ran out of time and is given more."""
 
 from __future__ import annotations
 
@@ -32,6 +32,12 @@ def test_a_case_that_ran_out_of_time_is_tried_again_with_more() -> None:
     assert remaining_of([longer], stored).todo == [longer]
     assert remaining_of([longer], {record.case.key: record}).todo == []
     assert remaining_of([], stored).done == set(stored), "a record of another plan stays"
+
+
+def test_what_something_stood_in_the_way_of_is_tried_again() -> None:
+    (record, *_) = RECORDS
+    stored = {record.case.key: replace(record, status=Status.BLOCKED)}
+    assert remaining_of([record.case], stored).todo == [record.case]
 
 
 def test_other_sampling_is_another_case_and_is_counted() -> None:

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 @click.option("--at-once", type=int, default=1, show_default=True, help="Runs that share a device at one time.")
 @click.option("--backend", "backend", multiple=True, metavar="OP=NAME", help="Kernel for an operation; repeatable.")
 @click.option("--limit", "limit_s", type=float, default=3600.0, show_default=True, help="Seconds a run may take.")
-@click.option("--resume", is_flag=True, help="Skip finished runs in -o, and go on from the checkpoints of others.")
+@click.option("--resume", is_flag=True, help="Skip recorded runs in -o, also failed ones, and go on from checkpoints.")
 @click.option("--dry-run", is_flag=True, help="List the runs with what they must cost, and stop.")
 @click.option("--plan", type=float, help="Say how many seeds a difference of so many bits per byte takes, and stop.")
 @out_options
@@ -152,7 +152,11 @@ def _specs(options: dict[str, Any], has_gpu: bool) -> list[ModelSpec]:
 
 
 def _tell_seeds(difference: float, out: Path | None, options: dict[str, Any], as_json: bool) -> None:
-    """Says how many seeds a difference takes, from the finished runs of a folder where it has any."""
+    """Says how many seeds a difference takes at each scale, from the finished runs of a folder where it has any.
+
+    Raises:
+        BadInput: no such difference, fewer than two models of a scale, no seed, or a file in place of a folder.
+    """
     from hybridbench.quality.training.figures import arms
     from hybridbench.quality.training.power import document, known_noise, not_tuning, seeds_said
     from hybridbench.quality.training.record import LearnRecord
@@ -160,14 +164,26 @@ def _tell_seeds(difference: float, out: Path | None, options: dict[str, Any], as
 
     seeds = options["seeds"]
     specs = _specs(options, bool(visible_gpus()))
+    if seeds < 1:
+        raise BadInput(f"--seeds {seeds}: give 1 or more.")
+    if out is not None and out.exists() and not out.is_dir():
+        raise BadInput(f"-o {out} is a file: name a folder of runs, or leave it out to take the noise that is assumed.")
+    if out is not None and not out.exists():
+        Plain(stderr=True, soft_wrap=True).print(f"There is no folder {out} yet, so the noise is assumed.")
     records = [] if out is None or not out.exists() else list(recorded(out, LearnRecord).values())
-    known = known_noise(arms(not_tuning(records)), specs[0].scale)
-    said = seeds_said(difference, len(specs), known, seeds)
+    finished = arms(not_tuning(records))
+    found = []
+    scales = dict.fromkeys(spec.scale for spec in specs)  # models of several scales are never compared
+    for scale in scales:
+        models = sum(spec.scale == scale for spec in specs)
+        known = known_noise(finished, scale)
+        head = f"{scale}: " if len(scales) > 1 else ""
+        for sentence in seeds_said(difference, models, known, seeds):
+            if not as_json:
+                Plain(soft_wrap=True).print(head + sentence)
+        found.append({"scale": scale, **document(difference, models, known, seeds)})
     if as_json:
-        click.echo(json.dumps(document(difference, len(specs), known, seeds)))
-        return
-    for sentence in said:
-        Plain(soft_wrap=True).print(sentence)
+        click.echo(json.dumps(found[0] if len(found) == 1 else found))
 
 
 def _check_backends(cases: Sequence[LearnCase]) -> None:
@@ -187,7 +203,7 @@ def _tuning(cases: Sequence[LearnCase], sweep: str | None) -> list[LearnCase]:
 
 
 def _at_best(cases: Sequence[LearnCase], tried: Sequence[LearnRecord], console: Plain) -> list[LearnCase]:
-    """The runs at the best rate tried for their model; one whose runs all went wrong keeps the rule's."""
+    """The runs at the best rate tried for their model; one whose runs all went wrong keeps its own."""
     from hybridbench.quality.training.figures import at_edge, best_rate
     from hybridbench.quality.training.plan import with_rate
 
@@ -195,7 +211,8 @@ def _at_best(cases: Sequence[LearnCase], tried: Sequence[LearnRecord], console: 
     for spec in dict.fromkeys(case.model for case in cases):
         best = best_rate([record for record in tried if record.case.model == spec])
         if best is None:
-            console.print(f"{spec.label} {spec.scale}: no rate tried went well; it runs at the rule's.")
+            own = next(case.recipe.lr for case in cases if case.model == spec)
+            console.print(f"{spec.label} {spec.scale}: no rate tried went well; it runs at {own:.3g}.")
         else:
             rates[spec] = best.case.recipe.lr
             edge = at_edge(best, tried)

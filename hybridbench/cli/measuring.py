@@ -351,11 +351,10 @@ class _Sweep:
                 run_sweep(jobs, writer, gpus=gpus, workers=None if gpus else at_once, events=events)
 
     def _how_to_go_on(self) -> None:
-        if not any(self.folder.glob(f"{self.kind.record.FILES}-*.jsonl")):
-            return
         if self.kind.passes > 1:
-            kept = f"{len(self.finished)} records are kept in {self.folder}"
-            self.console.print(f"Stopped. {kept}; hybridbench report shows them.")
+            if any(self.folder.glob(f"{self.kind.record.FILES}-*.jsonl")):
+                kept = f"{len(self.finished)} records are kept in {self.folder}"
+                self.console.print(f"Stopped. {kept}; hybridbench report shows them.")
             return
         recorded = self.planned - len(self.todo) + len(self.finished)
         self.console.print(

@@ -47,6 +47,7 @@ class Status(StrEnum):
     WRONG = "wrong"
     CRASHED = "crashed"
     TIMED_OUT = "timed_out"
+    BLOCKED = "blocked"
 
 
 @dataclass(frozen=True)

@@ -235,7 +235,7 @@ def test_the_clock_is_the_changes_on_both_sides(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such signal")
 def test_a_stopped_process_goes_on_when_it_is_told_and_dies_with_the_one_that_started_it() -> None:
-    side = f"from hybridbench.gate.side import program; program.end_with_parent(); print(1, flush=True); {ASLEEP}"
+    side = f"from hybridbench.gate.side import start; start.end_with_parent(); print(1, flush=True); {ASLEEP}"
     starter = (
         "import subprocess, sys, time; "
         f"one = subprocess.Popen([sys.executable, '-c', {side!r}], stdout=subprocess.PIPE, start_new_session=True); "

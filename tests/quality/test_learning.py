@@ -15,12 +15,13 @@ from safetensors.torch import load_file
 
 from hybridbench.bench import Bench, Instruments
 from hybridbench.dialogue import UNKNOWN
-from hybridbench.errors import BadInput, BadResults, WrongResult
+from hybridbench.errors import BadInput, BadResults, Blocked, WrongResult
 from hybridbench.quality.corpus.manifest import Manifest, Tokens
 from hybridbench.quality.training.batches import Batches, spread_evenly
 from hybridbench.quality.training.case import LearnCase
+from hybridbench.quality.training.checkpoint import save_checkpoint
 from hybridbench.quality.training.place import checkpoint_path, remove_checkpoints, weights_path
-from hybridbench.quality.training.record import LearnObserved, LearnRecord, Mark
+from hybridbench.quality.training.record import Event, LearnObserved, LearnRecord, Mark
 from hybridbench.quality.training.run import Learner, run_learn
 from hybridbench.quality.training.start import check_start
 from hybridbench.quality.training.watch import WINDOW, new_events
@@ -168,6 +169,30 @@ def test_spikes_and_divergence_are_told_apart() -> None:
     assert events(slow) == []
 
 
+@pytest.mark.parametrize("each", [1, 7, 50])
+def test_pauses_do_not_make_one_spike_many(each: int) -> None:
+    high = [3.0] * WINDOW + [4.0] * 9 + [3.0] * WINDOW + [4.0] * 3 + [3.0] * WINDOW
+    whole = new_events(high, [1.0] * len(high), [0] * len(high), 0)
+    assert [event.step for event in whole] == [WINDOW, 2 * WINDOW + 9]
+    found: list[Event] = []
+    for start in range(0, len(high), each):
+        so_far = high[: start + each]
+        found += new_events(so_far, [1.0] * len(so_far), [0] * len(so_far), start, found)
+    assert found == whole
+
+
+def test_spikes_of_a_run_are_told_once_whatever_its_pauses(case_of: CaseOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    stepped = Learner.step
+
+    def step(self: Learner, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        loss, norm = stepped(self, number)
+        return loss * 0 + (4.0 if 40 <= number < 50 else 3.0), norm
+
+    monkeypatch.setattr(Learner, "step", step)
+    seen = learned(case_of(steps=64))
+    assert [(event.mark, event.step) for event in seen.events] == [(Mark.SPIKE, 40)]
+
+
 HIGH, LOW = 8.0, 0.5
 """Losses of two kinds of batches, of which every fourth is of the first."""
 KINDS = [int(step % 4 != 0) for step in range(12 * WINDOW)]
@@ -223,6 +248,11 @@ def test_another_corpus_and_another_runs_checkpoint_are_refused(case_of: CaseOf)
     learner.begin()
     learner.judge()
     learner.steps_until(1)
+    learner.keep()
+    wide = {name: torch.zeros(*tensor.shape, 2) for name, tensor in learner.optimizer.tensors().items()}
+    save_checkpoint(case, wide, learner.progress)
+    with pytest.raises(Blocked, match="has other tensors than this run"):
+        Learner(case, bench()).begin()
     learner.keep()
     other = replace(case, steps=13)
     checkpoint_path(case).rename(checkpoint_path(other))

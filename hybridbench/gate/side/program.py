@@ -16,7 +16,6 @@ at any moment. Before the first request it only imports: it may wait beside othe
 
 from __future__ import annotations
 
-import ctypes
 import faulthandler
 import importlib
 import json
@@ -338,15 +337,6 @@ def hello() -> dict[str, Any]:
     }
 
 
-def end_with_parent() -> None:
-    """Has Linux kill this process with the one that started it, also while it is stopped and cannot watch."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-_PR_SET_PDEATHSIG = 1
-
-
 def main() -> None:
     """Entry point of the process: ``MODULE ... ANSWER_FD``."""
     faulthandler.register(signal.SIGUSR1)
@@ -359,7 +349,6 @@ def main() -> None:
             answers.flush()
 
         program = Program()
-        end_with_parent()
         for name in modules:
             with suppress(Exception):  # the cell that needs it says what is wrong with it
                 importlib.import_module(name)

@@ -10,7 +10,9 @@ Python, which is the side's own.
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
+import signal
 import sys
 from pathlib import Path
 
@@ -32,6 +34,15 @@ CARRIED = (
 must have (``tests/gate/test_side.py`` lists it)."""
 FOR_TRACES = ("hybridbench.trace", "hybridbench.gate.side.where")
 """The same for traces of a regression. A base that lacks what they import is timed all the same, and not traced."""
+
+
+_PR_SET_PDEATHSIG = 1
+
+
+def end_with_parent() -> None:
+    """Has Linux kill this process with the one that started it, also while it is stopped and cannot watch."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def carry(root: Path = ROOT) -> None:
@@ -60,5 +71,6 @@ def _load(name: str, root: Path) -> None:
 
 
 if __name__ == "__main__":
+    end_with_parent()  # before it imports anything that takes long, during which it may be stopped
     carry()
     sys.modules["hybridbench.gate.side.program"].main()

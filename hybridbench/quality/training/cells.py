@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from hybridbench.arch.block import Convention
 from hybridbench.arch.model import params
 from hybridbench.quality.training.figures import Arm, Estimate
 from hybridbench.quality.training.record import LearnRecord
 from hybridbench.report.table import NO_VALUE, TableCell
-from hybridbench.units import format_number, format_tokens
+from hybridbench.units import format_number
 
 DIGITS = 4
 """Significant digits of losses: seeds differ in the third decimal."""
 
 
-def about(record: LearnRecord) -> str:
-    """What all runs of a table have in common, in words."""
-    case = record.case
-    threads = "" if record.environment.threads is None else f", {record.environment.threads} threads"
-    return (
-        f"{record.environment.device}{threads}: {format_tokens(case.tokens)} tokens of corpus {case.corpus} in "
-        f"sequences of {case.context:,}, {case.tokens_per_step:,} a step, {case.how}"
-    )
+def about(records: Iterable[LearnRecord]) -> str:
+    """What runs of a table have in common, in words, and in what they differ."""
+    runs = list(records)
+
+    def same(of: Callable[[LearnRecord], str], otherwise: str) -> str:
+        found = dict.fromkeys(map(of, runs))
+        return next(iter(found)) if len(found) == 1 else otherwise
+
+    place = same(lambda run: run.environment.device + _threads(run), "several devices")
+    amount = same(lambda run: f"{run.case.tokens:,} tokens", "different numbers of tokens")
+    corpus = same(lambda run: f"corpus {run.case.corpus}", "several corpora")
+    length = same(lambda run: f"sequences of {run.case.context:,}", "sequences of several lengths")
+    step = same(lambda run: f"{run.case.tokens_per_step:,} a step", "steps of several sizes")
+    how = same(lambda run: run.case.how, "several ways to run")
+    return f"{place}: {amount} of {corpus} in {length}, {step}, {how}"
+
+
+def _threads(record: LearnRecord) -> str:
+    count = record.environment.threads
+    return "" if count is None else f", {count} thread{'s' if count != 1 else ''}"
 
 
 def non_embedding(record: LearnRecord) -> int:
@@ -59,13 +71,14 @@ def probability(value: float | None) -> TableCell:
 
 
 def names(arms: Sequence[Arm]) -> list[str]:
-    """A name for each arm: its model, with the scale, rate or corpus where several arms would share it."""
+    """A name for each arm: its model, with what tells it from others of that name: scale, rate, corpus and the like."""
     found = [arm.first.case.model.label for arm in arms]
     more = (
         [str(arm.first.case.model.scale) for arm in arms],
         [f"lr {arm.first.case.recipe.lr:.3g}" for arm in arms],
         [arm.first.case.how for arm in arms],
-        [f"{format_tokens(arm.first.case.tokens)} tokens" for arm in arms],
+        [f"{arm.first.case.tokens:,} tokens" for arm in arms],
+        [f"corpus {arm.first.case.corpus[:4]}" for arm in arms],
         [arm.first.case.arm[:4] for arm in arms],
     )
     for words in more:

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from hybridbench.errors import BadInput
+from hybridbench.errors import BadInput, Blocked
 from hybridbench.plain import from_plain, to_plain
 from hybridbench.quality.training.case import LearnCase
 from hybridbench.quality.training.place import checkpoint_path, weights_path
@@ -54,7 +54,7 @@ def load_checkpoint(case: LearnCase, device: torch.device) -> tuple[dict[str, Te
     """What ``save_checkpoint`` wrote for this run; None where there is nothing.
 
     Raises:
-        BadInput: the file is of another run or cannot be read.
+        Blocked: the file is of another run or cannot be read.
     """
     path = checkpoint_path(case)
     if not path.exists():
@@ -64,11 +64,11 @@ def load_checkpoint(case: LearnCase, device: torch.device) -> tuple[dict[str, Te
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
         if header.get("case") != case.key:
-            raise BadInput(f"{path} is of another run: remove it, or go on without --resume.")
+            raise Blocked(f"{path} is of another run: remove it, or go on without --resume.")
         return tensors, from_plain(LearnProgress, json.loads(header["progress"]))
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as exc:
         said = str(exc).splitlines()[0]
-        raise BadInput(f"{path} cannot be read ({said}): remove it, or go on without --resume.") from exc
+        raise Blocked(f"{path} cannot be read ({said}): remove it, or go on without --resume.") from exc
 
 
 def save_weights(case: LearnCase, model: nn.Module) -> str:
@@ -132,4 +132,4 @@ def _save(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> Non
     except (SafetensorError, OSError) as exc:
         with contextlib.suppress(OSError):
             part.unlink()
-        raise BadInput(f"{path} cannot be written ({exc}): make room, then go on with --resume.") from exc
+        raise Blocked(f"{path} cannot be written ({exc}): make room, then go on with --resume.") from exc

@@ -7,7 +7,7 @@ from typing import Any
 
 import altair as alt
 
-from hybridbench.quality.training.cells import about
+from hybridbench.quality.training.cells import about, names
 from hybridbench.quality.training.report import LearnReport, rows
 from hybridbench.report.render.charts import CONFIG, HEIGHT, WIDTH, data_of, looks
 from hybridbench.report.render.page import OPENINGS
@@ -42,10 +42,9 @@ def curves(report: LearnReport, axis: str) -> dict[str, Any] | None:
         return None
     keys = [column.key for column in table.columns]
     values = [dict(zip(keys, (cell.value for cell in row), strict=True)) for row in table.rows]
-    several = len({row["scale"] for row in values}) > 1
     points = [
         {
-            "model": f"{row['model']} {row['scale']}" if several else row["model"],
+            "model": row["model"],
             "x": row[axis],
             "bits": row["bits_per_byte"],
             "low": float(row["bits_per_byte"] or 0) - float(row["half_interval"] or 0),
@@ -56,10 +55,7 @@ def curves(report: LearnReport, axis: str) -> dict[str, Any] | None:
     ]
     if not points:
         return None
-    models = {
-        f"{case.model.label} {case.model.scale}" if several else case.model.label: case.model
-        for case in (arm.first.case for arm in report.arms)
-    }
+    models = {name: arm.first.case.model for name, arm in zip(names(report.arms), report.arms, strict=True)}
     colors, _ = looks(models)
     color = alt.Color(
         "model:N", title=None, legend=alt.Legend(symbolOpacity=1), scale=alt.Scale(domain=list(models), range=colors)
@@ -69,9 +65,10 @@ def curves(report: LearnReport, axis: str) -> dict[str, Any] | None:
     base = alt.Chart(data_of(points)).encode(x=x, color=color)
     band = base.mark_area(opacity=0.15).encode(y=alt.Y("low:Q", title="", scale=scale), y2="high:Q")
     line = base.mark_line(point=True).encode(y=alt.Y("bits:Q", title="held-out bits per byte", scale=scale))
+    band_said = "; band: 95% interval over seeds" if any(row["half_interval"] is not None for row in values) else ""
     title = alt.TitleParams(
         f"Held-out loss against {AXES[axis]}",
-        subtitle=[f"{about(report.arms[0].first)}; band: 95% interval over seeds"],
+        subtitle=[about(record for arm in report.arms for record in arm.records) + band_said],
         anchor="start",
         offset=12,
     )

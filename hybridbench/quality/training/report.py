@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from hybridbench.errors import BadResults
 from hybridbench.quality.training.cells import about, estimated, non_embedding, number, signed
+from hybridbench.quality.training.cells import names as called
 from hybridbench.quality.training.exported import quality_table
 from hybridbench.quality.training.figures import (
     Arm,
@@ -22,7 +23,7 @@ from hybridbench.quality.training.figures import (
     train_s,
 )
 from hybridbench.quality.training.record import MEANINGS, Judged, LearnRecord
-from hybridbench.quality.training.verdicts import Contest, contests, equal_table, pairs_table
+from hybridbench.quality.training.verdicts import Contest, contests, equal_table, pairs_table, runs_of
 from hybridbench.record import Status, said_of
 from hybridbench.report.table import NO_VALUE, Column, Table, TableCell
 from hybridbench.units import NS_PER_S, format_params, format_si
@@ -73,7 +74,7 @@ def _side_by_side(found: Sequence[Contest]) -> Table:
         [
             Column("model", "model", numeric=False),
             Column("scale", "scale", numeric=False),
-            Column("params_non_embedding", "parameters", wide=True),
+            Column("params_non_embedding", "parameters without embedding", wide=True),
             Column("lr", "rate", wide=True),
             Column("seeds", "seeds"),
             Column("loss_nats", "nats/token"),
@@ -89,11 +90,11 @@ def _side_by_side(found: Sequence[Contest]) -> Table:
             Column("energy_j", "joules"),
             Column("status", "status", numeric=False),
         ],
-        about(found[0].arms[0].first),
+        about(runs_of(found)),
     )
     for contest in found:
         for arm, name in zip(contest.arms, contest.names, strict=True):
-            table.rows.append(_arm_row(arm, *contest.place(name), table))
+            table.rows.append(_arm_row(arm, name, contest, table))
     for contest in found:
         if contest.said():
             table.remark(contest.said())
@@ -101,22 +102,24 @@ def _side_by_side(found: Sequence[Contest]) -> Table:
         "± of a mean is half its 95% interval over seeds (Student's t). Differences are of runs with equal seeds, "
         "which see the same batches; verdicts are those of the table of pairs."
     )
-    table.remark("Parameters are those without embedding. FLOPs are model FLOPs, exact.")
-    if len({contest.arms[0].first.case.tokens for contest in found}) > 1:
+    table.remark("FLOPs are model FLOPs, exact.")
+    runs = [record.case for record in runs_of(found)]
+    if len({case.tokens for case in runs}) > 1:
         table.remark("These runs are not of equal tokens: losses compare only where tokens are equal.")
-    if len({contest.arms[0].first.case.corpus for contest in found}) > 1:
+    if len({case.corpus for case in runs}) > 1:
         table.remark("These runs are of several corpora: losses compare only within one.")
     return table
 
 
-def _arm_row(arm: Arm, verdict: str, more: float | None, interval: float | None, table: Table) -> list[TableCell]:
+def _arm_row(arm: Arm, name: str, contest: Contest, table: Table) -> list[TableCell]:
     case = arm.first.case
+    verdict, more, interval = contest.place(name)
     loss, bits = arm.estimate(final_loss), arm.estimate(final_bits)
     count = non_embedding(arm.first)
     flops = case.flops_per_token * case.tokens
     spent, rate, energy = (arm.estimate(of) for of in (train_s, tokens_per_s, energy_j))
     return [
-        TableCell(case.model.label, case.model.label),
+        TableCell(name, name),
         TableCell(case.model.scale, case.model.scale),
         TableCell(format_params(count), count),
         TableCell(f"{case.recipe.lr:.3g}", case.recipe.lr),
@@ -173,7 +176,7 @@ def _runs(records: Sequence[LearnRecord], title: str) -> Table:
             Column("weights", "weights", numeric=False, wide=True),
             Column("status", "status", numeric=False),
         ],
-        about(records[0]),
+        about(records),
     )
     for record in records:
         case, seen = record.case, record.observed
@@ -224,27 +227,31 @@ def _curves(compared: Sequence[Arm]) -> Table:
     table = Table(
         "curves",
         [*names, *(Column(key, key.replace("_", " ")) for key in (*numbers, "seeds"))],
-        about(compared[0].first),
+        about(record for arm in compared for record in arm.records),
     )
-    for arm in compared:
+    for arm, name in zip(compared, called(compared), strict=True):
         case = arm.first.case
         for step, points in curve_of(arm).items():
             tokens = step * case.tokens_per_step
             bits = estimate([bits_per_byte(point) for point in points])
             energy = _mean(points, lambda point: point.energy_j)
             values = (
-                step,
-                tokens,
                 case.flops_per_token * tokens,
                 _mean(points, lambda point: point.train_ns / NS_PER_S),
                 energy,
                 _mean(points, lambda point: point.loss),
                 bits.mean,
                 bits.half,
-                bits.n,
             )
-            label = (TableCell(case.model.label, case.model.label), TableCell(case.model.scale, case.model.scale))
-            table.rows.append([*label, *(number(value) for value in values)])
+            table.rows.append(
+                [
+                    TableCell(name, name),
+                    TableCell(case.model.scale, case.model.scale),
+                    *(TableCell(f"{count:,}", count) for count in (step, tokens)),
+                    *map(number, values),
+                    TableCell(str(bits.n), bits.n),
+                ]
+            )
     return table
 
 

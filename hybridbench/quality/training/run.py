@@ -15,7 +15,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from hybridbench.bench import Bench, backend_uses
-from hybridbench.errors import BadInput
+from hybridbench.errors import BadInput, Blocked
 from hybridbench.measure.memory import observe_memory, reset_peaks
 from hybridbench.measure.nvml import Watch
 from hybridbench.model.build import Resolved, build_model, parameter_count, resolve_backends
@@ -25,6 +25,7 @@ from hybridbench.quality.training.batches import Batches, bytes_of_tokens, sprea
 from hybridbench.quality.training.case import LearnCase
 from hybridbench.quality.training.checkpoint import LearnProgress, load_checkpoint, save_checkpoint, save_weights
 from hybridbench.quality.training.optimizer import MasterAdamW
+from hybridbench.quality.training.place import checkpoint_path
 from hybridbench.quality.training.record import Judged, LearnObserved
 from hybridbench.quality.training.start import check_start
 from hybridbench.quality.training.step import graphed, launched
@@ -129,7 +130,11 @@ class Learner(Trainer):
         return known
 
     def begin(self) -> None:
-        """Makes optimizer and step, and goes on from a checkpoint if the case asks for that and there is one."""
+        """Makes optimizer and step, and goes on from a checkpoint if the case asks for that and there is one.
+
+        Raises:
+            Blocked: there is one that cannot be used.
+        """
         self.optimizer = MasterAdamW(self.model.named_parameters(), self.model.ops["adamw"], self.case.recipe)
         self.model.train()
         self.gradients = launched(self._loss, self.optimizer)
@@ -138,13 +143,23 @@ class Learner(Trainer):
         found = load_checkpoint(self.case, self.device) if self.case.place.resume else None
         if found is None:
             return
-        tensors, self.progress = found
+        tensors, progress = found
+        try:
+            self._put_back(tensors)
+        except (RuntimeError, KeyError, IndexError) as exc:
+            raise Blocked(
+                f"{checkpoint_path(self.case)} has other tensors than this run ({exc}): remove it, or go on without "
+                "--resume."
+            ) from exc
+        self.progress = progress
+        self.progress.resumed_at.append(self.progress.step)
+
+    def _put_back(self, tensors: dict[str, Tensor]) -> None:
         self.optimizer.load({name: tensor for name, tensor in tensors.items() if not name.startswith(_BUFFER)})
         buffers = dict(self.model.named_buffers())
         for name, tensor in tensors.items():
             if name.startswith(_BUFFER):
                 buffers[name.removeprefix(_BUFFER)].copy_(tensor)
-        self.progress.resumed_at.append(self.progress.step)
 
     def _loss(self, token_BT: Tensor, target_BT: Tensor) -> Tensor:
         """By the compiled sublayers, where there are any."""

@@ -120,7 +120,7 @@ class Trainer:
             told = torch.stack([torch.stack(losses).float(), torch.stack(norms)]).tolist()  # waits for the device
             done.train_ns += bench.instruments.now() - began
         first = done.step
-        events = new_events(done.losses + told[0], done.norms + told[1], self.kinds(stop), first)
+        events = new_events(done.losses + told[0], done.norms + told[1], self.kinds(stop), first, done.events)
         good = next((event.step for event in events if event.mark is Mark.NOT_A_NUMBER), stop)
         done.losses += told[0][: good - first]
         done.norms += told[1][: good - first]

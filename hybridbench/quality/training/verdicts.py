@@ -6,13 +6,14 @@ together.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from hybridbench.quality.judge import ALPHA, Pair, judged
 from hybridbench.quality.training.cells import about, estimated, names, number, probability, signed
 from hybridbench.quality.training.equal import KINDS, AtBudget, at_budget
 from hybridbench.quality.training.figures import Arm, final_bits
+from hybridbench.quality.training.record import LearnRecord
 from hybridbench.report.table import NO_VALUE, Column, Table, TableCell
 from hybridbench.units import format_number, format_si
 
@@ -68,6 +69,11 @@ class Contest:
         return f"{head}{self.best} has the lowest mean; {', '.join(tied)} {'tie' if len(tied) > 1 else 'ties'} with it."
 
 
+def runs_of(found: Iterable[Contest]) -> list[LearnRecord]:
+    """Every run that is judged."""
+    return [record for contest in found for arm in contest.arms for record in arm.records]
+
+
 def contests(arms: Sequence[Arm]) -> list[Contest]:
     """Arms that may be judged together, with every pair of them."""
     named = dict(zip((arm.first.case.arm for arm in arms), names(arms), strict=True))
@@ -101,7 +107,7 @@ def pairs_table(found: Sequence[Contest]) -> Table | None:
             Column("p_holm", "p (Holm)"),
             Column("verdict", "", numeric=False),
         ],
-        about(found[0].arms[0].first),
+        about(runs_of(found)),
     )
     for contest in found:
         for pair in sorted(contest.pairs, key=lambda one: (contest.names.index(one.one), one.difference)):
@@ -144,7 +150,7 @@ def equal_table(found: Sequence[Contest]) -> Table:
             ),
             *(Column(f"budget_{kind.key}", f"budget [{kind.unit}]", wide=True) for kind in KINDS),
         ],
-        about(found[0].arms[0].first),
+        about(runs_of(found)),
     )
     for contest in found:
         budgets = [at_budget(contest.arms, kind) for kind in KINDS]

@@ -18,12 +18,15 @@ SPIKE_NATS = 0.5
 DIVERGED_NATS = 1.0
 
 
-def new_events(losses: Sequence[float], norms: Sequence[float], kinds: Sequence[int], start: int) -> list[Event]:
+def new_events(
+    losses: Sequence[float], norms: Sequence[float], kinds: Sequence[int], start: int, known: Sequence[Event] = ()
+) -> list[Event]:
     """What went wrong at the steps from ``start`` on. The last event ends the run unless it is a spike.
 
     Args:
         losses, norms: of all steps so far.
         kinds: of each step's batch.
+        known: what went wrong before ``start``.
     """
     found: list[Event] = []
     like: dict[int, list[int]] = {}  # the steps so far of each kind
@@ -38,7 +41,7 @@ def new_events(losses: Sequence[float], norms: Sequence[float], kinds: Sequence[
         before = [losses[one] for one in steps[-WINDOW - 1 : -1]]
         if len(before) < WINDOW:
             continue
-        if loss > statistics.median(before) + SPIKE_NATS and not _still(found, kinds, steps):
+        if loss > statistics.median(before) + SPIKE_NATS and not _still([*known, *found], kinds, steps):
             found.append(Event(Mark.SPIKE, step, loss))
         if len(steps) % WINDOW == 0 and _diverged([losses[one] for one in steps]):
             found.append(Event(Mark.DIVERGED, step, loss))
