@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from texts import words
 
 from hybridbench.errors import BadInput
 from hybridbench.quality.corpus.build import CorpusPlan, build
-from hybridbench.quality.corpus.manifest import Manifest, Tokens, check_files, read_manifest
+from hybridbench.quality.corpus.manifest import Manifest, Tokens, check_files, file_hash, read_manifest
 from hybridbench.quality.corpus.sources import named_source
 from hybridbench.quality.corpus.vocabulary import ByteVocabulary
 
@@ -182,6 +183,61 @@ def test_unreadable_files_of_a_folder_are_counted(tmp_path: Path) -> None:
     _, manifest = made(tmp_path, source)
     assert sum(manifest.sources[0].passed_over.values()) == 2
     assert manifest.sources[0].documents == 30
+
+
+def changed(body: dict[str, Any], at: str, value: Any) -> None:
+    *path, last = at.split(".")
+    for name in path:
+        body = body[int(name)] if isinstance(body, list) else body[name]  # type: ignore[assignment]
+    body[last] = value
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"train.tokens": 31_073_960}, "train has 31,073,960 tokens, and its shards have"),
+        ({"train.tokens": 9_999, "train.shards.0.tokens": 9_999}, "says 9,999 tokens of train-00000.npy, and it holds"),
+        ({"vocabulary.size": 100}, r"BOS 256 and EOS 257 are no two of 100 ids"),
+        (
+            {"vocabulary.size": 100, "vocabulary.bos": 1, "vocabulary.eos": 2},
+            "says a vocabulary of 100 ids, and token-",
+        ),
+        ({"vocabulary.size": 300}, "says a vocabulary of 300 ids, and token-bytes.npy has 258"),
+        ({"vocabulary.kind": "words"}, "vocabulary.kind: 'words', where bytes, bpe or file"),
+        ({"held_out.documents": 1, "sources.0.documents": None}, r"says 1 documents in held-out, and the shards hold"),
+        ({"train.text_bytes": 7, "sources.0.text_bytes": None}, "says 7 bytes of text in train, and its ids stand for"),
+        ({"held_out.text_bytes": 7}, "text_bytes: .* in the splits, .* from the sources"),
+        ({"held_out_frac": 1.5}, "held_out_frac: 1.5, where"),
+        ({"train.shards.0.file": "../train-00000.npy"}, "which is no name of a file"),
+    ],
+)
+def test_numbers_of_a_manifest_are_held_to_the_files(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    folder, _ = made(tmp_path, folder_of(tmp_path, TEXTS))
+    body = json.loads((folder / "manifest.json").read_text())
+    for at, value in changes.items():
+        changed(body, at, value)
+    for what in ("documents", "text_bytes"):
+        if body["sources"][0][what] is None:
+            body["sources"][0][what] = body["train"][what] + body["held_out"][what]
+    (folder / "manifest.json").write_text(json.dumps(body))
+    with pytest.raises(BadInput, match=said):
+        check_files(folder, read_manifest(folder))
+
+
+def test_ids_beyond_the_vocabulary_and_arrays_of_another_kind_are_found(tmp_path: Path) -> None:
+    folder, manifest = made(tmp_path, folder_of(tmp_path, TEXTS))
+    shard = manifest.train.shards[0]
+    for array, said in (
+        (np.full(shard.tokens, 258, np.uint16), "says a vocabulary of 258 ids, and train-00000.npy holds the id 258"),
+        (np.zeros((2, 2), np.uint16), "train-00000.npy of the corpus is no array of ids in one dimension"),
+        (None, "train-00000.npy of the corpus is no array"),
+    ):
+        (folder / shard.file).write_bytes(b"no array")
+        if array is not None:
+            np.save(folder / shard.file, array)
+        one = replace(shard, sha256=file_hash(folder / shard.file))
+        with pytest.raises(BadInput, match=said):
+            check_files(folder, replace(manifest, train=replace(manifest.train, shards=[one])))
 
 
 def test_a_missing_or_altered_shard_is_named(tmp_path: Path) -> None:
