@@ -62,7 +62,7 @@ class Origin:
 
     Args:
         duplicates: documents that an earlier one equals.
-        passed_over: files that gave nothing, by reason.
+        passed_over: files and rows that gave nothing or were not read to their end, by reason.
     """
 
     name: str

@@ -127,7 +127,7 @@ class TokenizerVocabulary:
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer's own file."""
-        self._tokenizer.save(str(folder / TOKENIZER))
+        (folder / TOKENIZER).write_text(self._tokenizer.to_str(pretty=True), encoding="utf-8")
 
 
 def _package() -> Any:
