@@ -23,6 +23,7 @@ from hybridbench.quality.corpus.formats import Document
 from hybridbench.quality.corpus.manifest import (
     HELD_OUT,
     MANIFEST,
+    MOST_OFF_FRAC,
     TOKEN_BYTES,
     TRAIN,
     Manifest,
@@ -52,6 +53,8 @@ LEAST_TOKENS = 1024
 """Ids that a split must have at least."""
 _BATCH, _BATCH_CHARACTERS = 256, 16 << 20
 """Documents that are encoded at one time, and characters of theirs after which no more join them."""
+_COMPARED = 1 << 20
+"""Characters of held-out text that are decoded again, to see whether a tokenizer gives text back."""
 _TRAINED_ON = 64 << 20
 """Bytes of text that a BPE is trained on: the first ones."""
 
@@ -125,7 +128,11 @@ class _CorpusFiles:
 
 @dataclass
 class _Writer:
-    """The shards of one split as they are written."""
+    """The shards of one split as they are written.
+
+    Attributes:
+        told_bytes: of text that the ids stand for, each by itself.
+    """
 
     files: _CorpusFiles
     name: str
@@ -135,13 +142,15 @@ class _Writer:
     tokens: int = 0
     documents: int = 0
     text_bytes: int = 0
+    told_bytes: int = 0
     _held: list[NDArray[np.unsignedinteger]] = field(default_factory=list)
     _held_tokens: int = 0
 
-    def add(self, ids: Tokens, eos: int, text_bytes: int) -> None:
+    def add(self, ids: Tokens, eos: int, text_bytes: int, told_bytes: int) -> None:
         """One document and its EOS."""
         self.documents += 1
         self.text_bytes += text_bytes
+        self.told_bytes += told_bytes
         self._hold(np.append(ids, eos).astype(self.dtype))
 
     def _hold(self, ids: NDArray[np.unsignedinteger]) -> None:
@@ -168,6 +177,57 @@ class _Writer:
         return Split(self.tokens, self.documents, self.text_bytes, self.shards)
 
 
+@dataclass
+class _Comparison:
+    """How much of the held-out text comes back from its ids, by the first of it.
+
+    Args:
+        characters, changed: seen so far, and those of them that do not come back or that others replace.
+    """
+
+    vocabulary: Vocabulary
+    named: str
+    characters: int = 0
+    changed: int = 0
+
+    def see(self, text: str) -> None:
+        """Encode and decode the text again.
+
+        Raises:
+            BadInput: enough was seen, and too much of it changes.
+        """
+        if self.vocabulary.kind == BYTES or self.characters >= _COMPARED:
+            return
+        part = text[: _COMPARED - self.characters]
+        given = Counter(part)
+        back = Counter(self.vocabulary.decode(self.vocabulary.encode([part])[0].tolist()))
+        self.characters += len(part)
+        self.changed += max((given - back).total(), (back - given).total())
+        if self.characters >= _COMPARED:
+            self.judge()
+
+    def judge(self) -> None:
+        """Raise for a tokenizer whose bits per byte would be those of another text."""
+        if self.changed > MOST_OFF_FRAC * self.characters:
+            raise BadInput(
+                f"{100 * self.changed / self.characters:.1f}% of the held-out text does not come back from the ids of "
+                f"{self.named}: it changes text, or has no ids for it, so bits per byte would be those of another "
+                f"text. Give --vocab bytes, bpe or a tokenizer that gives text back."
+            )
+
+
+def _check_bytes(held_out: _Writer, named: str) -> None:
+    """Raise where the bytes of the held-out text are not those that its ids stand for, each by itself."""
+    off = held_out.told_bytes - held_out.text_bytes
+    if abs(off) > MOST_OFF_FRAC * held_out.text_bytes:
+        raise BadInput(
+            f"the held-out text has {held_out.text_bytes:,} bytes, and the ids that {named} makes of it stand for "
+            f"{held_out.told_bytes:,}, so bits per byte would be wrong by {100 * abs(off) / held_out.text_bytes:.1f}%. "
+            f"A space that it puts before each document is too much for documents as short as these, or its ids do "
+            f"not say what they stand for: give longer documents, or --vocab bytes or bpe."
+        )
+
+
 def build(sources: Sequence[Source], folder: Path, plan: CorpusPlan, tell: Callable[[str], None]) -> Manifest:
     """Makes a corpus and returns its manifest, which is written last. What fails or is stopped leaves no file.
 
@@ -176,7 +236,7 @@ def build(sources: Sequence[Source], folder: Path, plan: CorpusPlan, tell: Calla
 
     Raises:
         BadInput: a folder that holds a corpus or cannot be written, a source that cannot be read, ids of another
-            vocabulary, or too little text.
+            vocabulary, a tokenizer whose ids do not stand for the text's bytes, or too little text.
     """
     files = _CorpusFiles(folder)
     try:
@@ -196,6 +256,7 @@ def _built(
     dtype: Any = np.uint16 if vocabulary.size <= 1 << 16 else np.uint32
     writers = {name: _Writer(files, name, dtype, plan.shard_tokens) for name in (TRAIN, HELD_OUT)}
     token_bytes = vocabulary.token_bytes()
+    comparison = _Comparison(vocabulary, plan.vocabulary)
     seen: set[bytes] = set()
     origins = []
     left = plan.max_bytes
@@ -204,16 +265,20 @@ def _built(
         for batch in _batches(gathered.new(_cut(source, vocabulary, token_bytes, left))):
             for one in _encoded(batch, vocabulary, token_bytes):
                 side = HELD_OUT if int.from_bytes(one.digest[:8]) < plan.held_out_frac * 2**64 else TRAIN
-                writers[side].add(one.ids, vocabulary.eos, one.text_bytes)
+                writers[side].add(one.ids, vocabulary.eos, one.text_bytes, one.told_bytes)
                 gathered.text_bytes += one.text_bytes
+                if side == HELD_OUT and isinstance(one.document, str):
+                    comparison.see(one.document)
             tell(f"{source.name}: {gathered.documents:,} documents, {gathered.text_bytes / 1e6:.1f} MB")
         passed = dict(source.passed_over)
         origins.append(
             Origin(source.name, source.licence, gathered.documents, gathered.text_bytes, gathered.duplicates, passed)
         )
         left = None if left is None else max(0, left - gathered.text_bytes)
+    comparison.judge()
     train, held_out = (writer.split() for writer in writers.values())
     _check_enough(train, held_out, plan, origins)
+    _check_bytes(writers[HELD_OUT], plan.vocabulary)
     bytes_sha256 = files.array(TOKEN_BYTES, token_bytes)
     sha256 = None
     if vocabulary.kind != BYTES:
@@ -319,12 +384,13 @@ def _batches(documents: Iterator[tuple[bytes, Document]]) -> Iterator[list[tuple
 
 @dataclass(frozen=True)
 class _Encoded:
-    """A document, its hash, its ids, and the bytes of its text."""
+    """A document, its hash, its ids, and the bytes of its text and those that its ids stand for."""
 
     digest: bytes
     document: Document
     ids: Tokens
     text_bytes: int
+    told_bytes: int
 
 
 def _encoded(
@@ -333,8 +399,8 @@ def _encoded(
     made = iter(vocabulary.encode([text for _, text in batch if isinstance(text, str)]))
     for digest, document in batch:
         ids = next(made) if isinstance(document, str) else document.astype(np.uint32)
-        size = len(document.encode()) if isinstance(document, str) else int(token_bytes[ids].sum())
-        yield _Encoded(digest, document, ids, size)
+        told = int(token_bytes[ids].sum())
+        yield _Encoded(digest, document, ids, len(document.encode()) if isinstance(document, str) else told, told)
 
 
 def _check_enough(train: Split, held_out: Split, plan: CorpusPlan, origins: Sequence[Origin]) -> None:
