@@ -53,7 +53,8 @@ def corpus(
     """Make text into token shards to train on, in the folder -o, or check such a folder.
 
     build reads every SOURCE, leaves out documents that are there twice, holds some out by document, and writes shards
-    with a manifest. Several --from add up. check holds every file to the hash in the manifest.
+    with a manifest. Several --from add up. A tokenizer.json must give text back. check holds every file to the hash and
+    the numbers in the manifest.
     """
     if action not in ACTIONS:
         raise unknown_name("action", action, ACTIONS)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,10 +15,11 @@ import pytest
 from texts import words
 
 from hybridbench.errors import BadInput
+from hybridbench.quality.corpus import formats
 from hybridbench.quality.corpus.build import CorpusPlan, build
-from hybridbench.quality.corpus.manifest import Manifest, Tokens, check_files, read_manifest
+from hybridbench.quality.corpus.manifest import Manifest, Tokens, check_files, file_hash, read_manifest
 from hybridbench.quality.corpus.sources import named_source
-from hybridbench.quality.corpus.vocabulary import ByteVocabulary
+from hybridbench.quality.corpus.vocabulary import ByteVocabulary, from_file, trained
 
 TEXTS = [words(seed, 60) + f" ünï {seed}" for seed in range(30)]
 
@@ -125,14 +129,12 @@ def test_arrays_of_ids_are_documents_up_to_each_eos(tmp_path: Path) -> None:
     folder, manifest = made(tmp_path, tmp_path / "ids.npy")
     assert sorted(texts_of(folder, manifest, "train") + texts_of(folder, manifest, "held-out")) == sorted(TEXTS)
     np.save(tmp_path / "other.npy", np.array([5, 4000]))
-    with pytest.raises(BadInput, match="has the id 4000, which is none of the 258 of vocabulary bytes"):
+    with pytest.raises(BadInput, match=r"other.npy has ids of another vocabulary \(4000 is none of the 258"):
         made(tmp_path, tmp_path / "other.npy", out="other")
 
 
 def test_a_bpe_gives_the_text_back_and_knows_its_bytes(tmp_path: Path) -> None:
     tokenizers = pytest.importorskip("tokenizers")
-    from hybridbench.quality.corpus.vocabulary import from_file, trained
-
     vocabulary = trained(TEXTS, size=300)
     ids = vocabulary.encode(TEXTS)
     sizes = vocabulary.token_bytes()
@@ -182,6 +184,195 @@ def test_unreadable_files_of_a_folder_are_counted(tmp_path: Path) -> None:
     _, manifest = made(tmp_path, source)
     assert sum(manifest.sources[0].passed_over.values()) == 2
     assert manifest.sources[0].documents == 30
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("other.npy", np.array([5, 4000]), "has ids of another vocabulary"),
+        ("negative.npy", np.array([-1, 5]), "has ids of another vocabulary"),
+        ("wide.npy", np.array([2**32 + 5], np.uint64), "has ids of another vocabulary"),
+        ("zip.npy", b"PK\3\4 no archive", "is no array of numbers"),
+        ("deep.jsonl", b"[" * 200_000, "is not JSON"),
+        ("number.jsonl", b'{"text": 5}', "has no text in the field text"),
+        ("long.jsonl", b'{"text": "' + b"a" * 9_000 + b'"}', "has a line of more than 0 MiB"),
+    ],
+)
+def test_an_unusable_file_of_a_folder_is_passed_over_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: Any, reason: str
+) -> None:
+    monkeypatch.setattr(formats, "MOST_TEXT", 8_000 if name == "long.jsonl" else 1 << 20)
+    source = folder_of(tmp_path, TEXTS)
+    if isinstance(content, bytes):
+        (source / name).write_bytes(content)
+    else:
+        np.save(source / name, content)
+    np.save(source / "empty.npy", np.array([], np.int64))
+    _, manifest = made(tmp_path, source)
+    assert manifest.sources[0].passed_over == {reason: 1}
+    assert manifest.sources[0].documents == 30
+    with pytest.raises(BadInput, match=rf"{name} {reason}"):
+        made(tmp_path, source / name, out="alone")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"text": 5}', "line 1 holds a number there"),
+        ('{"text": null}', "line 1 holds null there"),
+        ('{"text": ["a"]}', "line 1 holds a list there"),
+        ('{"body": "a", "n": 1}', "line 1 has body, n"),
+        ("[1]", "line 1 is no object"),
+    ],
+)
+def test_what_a_line_has_in_place_of_text_is_said(tmp_path: Path, line: str, said: str) -> None:
+    (tmp_path / "rows.jsonl").write_text(line)
+    with pytest.raises(BadInput, match=rf"has no text in the field text \({said}\): name the field with --field"):
+        made(tmp_path, tmp_path / "rows.jsonl")
+
+
+def test_a_column_of_numbers_is_said_and_rows_without_text_are_counted(tmp_path: Path) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    rows = tmp_path / "rows.parquet"
+    table = {"n": list(range(33)), "text": [*TEXTS, None, None, "more"], "none": arrow.array([None] * 33, "string")}
+    parquet.write_table(
+        arrow.table(table).append_column("kinds", arrow.array(TEXTS * 1 + ["a"] * 3).dictionary_encode()), rows
+    )
+    said = r"has no text in the column n \(it holds int64; text is in text, none, kinds\): name the column with --field"
+    with pytest.raises(BadInput, match=said):
+        build([named_source(str(rows), "n", None)], tmp_path / "n", CorpusPlan(), lambda _sentence: None)
+    with pytest.raises(BadInput, match=r"hold no text at all \(passed over: 33 has a row without text\).* --field"):
+        build([named_source(str(rows), "none", None)], tmp_path / "none", CorpusPlan(), lambda _sentence: None)
+    plan = CorpusPlan(held_out_frac=0.2)
+    coded = build([named_source(str(rows), "kinds", None)], tmp_path / "kinds", plan, lambda _sentence: None)
+    assert (coded.sources[0].documents, coded.sources[0].duplicates) == (31, 2)
+    _, manifest = made(tmp_path, rows)
+    assert manifest.sources[0].passed_over == {"has a row without text": 2}
+    assert manifest.sources[0].documents == 31
+
+
+def test_a_data_set_that_breaks_off_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+
+    class BrokenRows:
+        column_names, info = ("text",), SimpleNamespace(license=None)
+
+        def __iter__(self) -> Iterator[dict[str, str]]:
+            yield {"text": TEXTS[0]}
+            raise ConnectionError("the network is gone")
+
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_given, **_options: BrokenRows())
+    with pytest.raises(BadInput, match=r"--from hf:far broke off \(the network is gone\): check the network"):
+        made(tmp_path, "hf:far")
+
+
+def test_arrays_of_ids_are_read_compressed_and_up_to_a_size(tmp_path: Path) -> None:
+    ids = np.concatenate([np.append(ByteVocabulary().encode([text])[0], 257) for text in TEXTS]).astype(np.uint16)
+    np.save(tmp_path / "ids.npy", ids)
+    (tmp_path / "ids.npy.gz").write_bytes(gzip.compress((tmp_path / "ids.npy").read_bytes()))
+    _, whole = made(tmp_path, tmp_path / "ids.npy", out="whole")
+    _, again = made(tmp_path, tmp_path / "ids.npy.gz", out="again")
+    assert whole.key == again.key
+    most = sum(len(text.encode()) for text in TEXTS[:20]) - 5
+    _, cut = made(tmp_path, tmp_path / "ids.npy", out="cut", max_bytes=most, held_out_frac=0.5)
+    assert cut.sources[0].documents == 20
+
+
+def test_a_build_that_fails_leaves_nothing_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("only ten t")
+    with pytest.raises(BadInput, match="fewer than"):
+        made(tmp_path, tmp_path / "a.txt")
+    assert not (tmp_path / "corpus").exists()
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "mine").touch()
+    with pytest.raises(BadInput, match="fewer than"):
+        made(tmp_path, tmp_path / "a.txt", shard_tokens=4)
+    assert [path.name for path in (tmp_path / "corpus").iterdir()] == ["mine"]
+
+
+def test_a_build_that_is_stopped_leaves_nothing(tmp_path: Path) -> None:
+    def stop(_sentence: str) -> None:
+        raise KeyboardInterrupt
+
+    source = named_source(str(folder_of(tmp_path, TEXTS)), "text", None)
+    with pytest.raises(KeyboardInterrupt):
+        build([source], tmp_path / "corpus", CorpusPlan(held_out_frac=0.2, shard_tokens=100), stop)
+    assert not (tmp_path / "corpus").exists()
+
+
+@pytest.mark.parametrize("what", ["a shard", "the tokenizer"])
+def test_a_full_disk_is_said(tmp_path: Path, what: str) -> None:
+    resource = pytest.importorskip("resource")
+    pytest.importorskip("tokenizers")
+    vocabulary, most = "bytes", 1_000
+    if what == "the tokenizer":
+        trained(TEXTS, 300).save(tmp_path)
+        vocabulary = str(tmp_path / "tokenizer.json")
+        most = Path(vocabulary).stat().st_size - 10
+    source = folder_of(tmp_path, [f"{text} {more}" for more in "ab" for text in TEXTS])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+    try:
+        with pytest.raises(BadInput, match=r"cannot take the corpus \(File too large\): make room or choose another"):
+            made(tmp_path, source, vocabulary=vocabulary, held_out_frac=0.5)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not (tmp_path / "corpus").exists()
+
+
+def changed(body: dict[str, Any], at: str, value: Any) -> None:
+    *path, last = at.split(".")
+    for name in path:
+        body = body[int(name)] if isinstance(body, list) else body[name]  # type: ignore[assignment]
+    body[last] = value
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"train.tokens": 31_073_960}, "train has 31,073,960 tokens, and its shards have"),
+        ({"train.tokens": 9_999, "train.shards.0.tokens": 9_999}, "says 9,999 tokens of train-00000.npy, and it holds"),
+        ({"vocabulary.size": 100}, r"BOS 256 and EOS 257 are no two of 100 ids"),
+        (
+            {"vocabulary.size": 100, "vocabulary.bos": 1, "vocabulary.eos": 2},
+            "says a vocabulary of 100 ids, and token-",
+        ),
+        ({"vocabulary.size": 300}, "says a vocabulary of 300 ids, and token-bytes.npy has 258"),
+        ({"vocabulary.kind": "words"}, "vocabulary.kind: 'words', where bytes, bpe or file"),
+        ({"held_out.documents": 1, "sources.0.documents": None}, r"says 1 documents in held-out, and the shards hold"),
+        ({"train.text_bytes": 7, "sources.0.text_bytes": None}, "says 7 bytes of text in train, and its ids stand for"),
+        ({"held_out.text_bytes": 7}, "text_bytes: .* in the splits, .* from the sources"),
+        ({"held_out_frac": 1.5}, "held_out_frac: 1.5, where"),
+        ({"train.shards.0.file": "../train-00000.npy"}, "which is no name of a file"),
+    ],
+)
+def test_numbers_of_a_manifest_are_held_to_the_files(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    folder, _ = made(tmp_path, folder_of(tmp_path, TEXTS))
+    body = json.loads((folder / "manifest.json").read_text())
+    for at, value in changes.items():
+        changed(body, at, value)
+    for what in ("documents", "text_bytes"):
+        if body["sources"][0][what] is None:
+            body["sources"][0][what] = body["train"][what] + body["held_out"][what]
+    (folder / "manifest.json").write_text(json.dumps(body))
+    with pytest.raises(BadInput, match=said):
+        check_files(folder, read_manifest(folder))
+
+
+def test_ids_beyond_the_vocabulary_and_arrays_of_another_kind_are_found(tmp_path: Path) -> None:
+    folder, manifest = made(tmp_path, folder_of(tmp_path, TEXTS))
+    shard = manifest.train.shards[0]
+    for array, said in (
+        (np.full(shard.tokens, 258, np.uint16), "says a vocabulary of 258 ids, and train-00000.npy holds the id 258"),
+        (np.zeros((2, 2), np.uint16), "train-00000.npy of the corpus is no array of ids in one dimension"),
+        (None, "train-00000.npy of the corpus is no array"),
+    ):
+        (folder / shard.file).write_bytes(b"no array")
+        if array is not None:
+            np.save(folder / shard.file, array)
+        one = replace(shard, sha256=file_hash(folder / shard.file))
+        with pytest.raises(BadInput, match=said):
+            check_files(folder, replace(manifest, train=replace(manifest.train, shards=[one])))
 
 
 def test_a_missing_or_altered_shard_is_named(tmp_path: Path) -> None:

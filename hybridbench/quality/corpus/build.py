@@ -6,8 +6,10 @@ own hash says whether it is held out, so it falls on the same side in every corp
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import itertools
+import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +23,7 @@ from hybridbench.quality.corpus.formats import Document
 from hybridbench.quality.corpus.manifest import (
     HELD_OUT,
     MANIFEST,
+    MOST_OFF_FRAC,
     TOKEN_BYTES,
     TRAIN,
     Manifest,
@@ -33,6 +36,7 @@ from hybridbench.quality.corpus.manifest import (
 from hybridbench.quality.corpus.sources import Source
 from hybridbench.quality.corpus.vocabulary import (
     BPE,
+    BPE_SIZE,
     BYTES,
     TOKENIZER,
     ByteVocabulary,
@@ -47,7 +51,10 @@ SHARD_TOKENS = 1 << 24
 HELD_OUT_FRAC = 0.01
 LEAST_TOKENS = 1024
 """Ids that a split must have at least."""
-_BATCH = 256
+_BATCH, _BATCH_CHARACTERS = 256, 16 << 20
+"""Documents that are encoded at one time, and characters of theirs after which no more join them."""
+_COMPARED = 1 << 20
+"""Characters of held-out text that are decoded again, to see whether a tokenizer gives text back."""
 _TRAINED_ON = 64 << 20
 """Bytes of text that a BPE is trained on: the first ones."""
 
@@ -73,11 +80,61 @@ class CorpusPlan:
             raise BadInput(f"--held-out {100 * self.held_out_frac:g}: give percent above 0 and below 100.")
 
 
+class _CorpusFiles:
+    """The files of a corpus as they are written, so that a build that fails leaves none.
+
+    Raises:
+        BadInput: the folder cannot be made or holds a corpus.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._was_there = os.path.exists(folder)
+        self._paths: list[Path] = []
+        make_folder(folder)
+        if os.path.exists(folder / MANIFEST):
+            raise BadInput(f"{folder} holds a corpus already: choose another folder with -o, or remove it.")
+
+    @contextlib.contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        """The path of a file that is about to be written.
+
+        Raises:
+            BadInput: what is done within says that it cannot be.
+        """
+        self._paths.append(self.folder / name)
+        try:
+            yield self._paths[-1]
+        except OSError as exc:
+            reason = exc.strerror or exc
+            raise BadInput(f"{self.folder} cannot take the corpus ({reason}): make room or choose another -o.") from exc
+
+    def array(self, name: str, array: NDArray[Any]) -> str:
+        """Write an array as ``numpy.save`` does, which does not say why it fails; the file's hash."""
+        with self.writing(name) as path:
+            with path.open("wb") as file:
+                np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+                file.write(np.ascontiguousarray(array).data)
+            return file_hash(path)
+
+    def remove(self) -> None:
+        """Remove what was written, and the folder if it is new and nothing else is in it."""
+        with contextlib.suppress(OSError):
+            for path in self._paths:
+                path.unlink(missing_ok=True)
+            if not self._was_there:
+                self.folder.rmdir()
+
+
 @dataclass
 class _Writer:
-    """The shards of one split as they are written."""
+    """The shards of one split as they are written.
 
-    folder: Path
+    Attributes:
+        told_bytes: of text that the ids stand for, each by itself.
+    """
+
+    files: _CorpusFiles
     name: str
     dtype: Any
     shard_tokens: int
@@ -85,13 +142,15 @@ class _Writer:
     tokens: int = 0
     documents: int = 0
     text_bytes: int = 0
+    told_bytes: int = 0
     _held: list[NDArray[np.unsignedinteger]] = field(default_factory=list)
     _held_tokens: int = 0
 
-    def add(self, ids: Tokens, eos: int, text_bytes: int) -> None:
+    def add(self, ids: Tokens, eos: int, text_bytes: int, told_bytes: int) -> None:
         """One document and its EOS."""
         self.documents += 1
         self.text_bytes += text_bytes
+        self.told_bytes += told_bytes
         self._hold(np.append(ids, eos).astype(self.dtype))
 
     def _hold(self, ids: NDArray[np.unsignedinteger]) -> None:
@@ -108,9 +167,8 @@ class _Writer:
         """Write what is held as a shard."""
         if not self._held:
             return
-        path = self.folder / f"{self.name}-{len(self.shards):05}.npy"
-        np.save(path, np.concatenate(self._held))
-        self.shards.append(Shard(path.name, self._held_tokens, file_hash(path)))
+        name = f"{self.name}-{len(self.shards):05}.npy"
+        self.shards.append(Shard(name, self._held_tokens, self.files.array(name, np.concatenate(self._held))))
         self._held, self._held_tokens = [], 0
 
     def split(self) -> Split:
@@ -119,56 +177,118 @@ class _Writer:
         return Split(self.tokens, self.documents, self.text_bytes, self.shards)
 
 
+@dataclass
+class _Comparison:
+    """How much of the held-out text comes back from its ids, by the first of it.
+
+    Args:
+        characters, changed: seen so far, and those of them that do not come back or that others replace.
+    """
+
+    vocabulary: Vocabulary
+    named: str
+    characters: int = 0
+    changed: int = 0
+
+    def see(self, text: str) -> None:
+        """Encode and decode the text again.
+
+        Raises:
+            BadInput: enough was seen, and too much of it changes.
+        """
+        if self.vocabulary.kind == BYTES or self.characters >= _COMPARED:
+            return
+        part = text[: _COMPARED - self.characters]
+        given = Counter(part)
+        back = Counter(self.vocabulary.decode(self.vocabulary.encode([part])[0].tolist()))
+        self.characters += len(part)
+        self.changed += max((given - back).total(), (back - given).total())
+        if self.characters >= _COMPARED:
+            self.judge()
+
+    def judge(self) -> None:
+        """Raise for a tokenizer whose bits per byte would be those of another text."""
+        if self.changed > MOST_OFF_FRAC * self.characters:
+            raise BadInput(
+                f"{100 * self.changed / self.characters:.1f}% of the held-out text does not come back from the ids of "
+                f"{self.named}: it changes text, or has no ids for it, so bits per byte would be those of another "
+                f"text. Give --vocab bytes, bpe or a tokenizer that gives text back."
+            )
+
+
+def _check_bytes(held_out: _Writer, named: str) -> None:
+    """Raise where the bytes of the held-out text are not those that its ids stand for, each by itself."""
+    off = held_out.told_bytes - held_out.text_bytes
+    if abs(off) > MOST_OFF_FRAC * held_out.text_bytes:
+        raise BadInput(
+            f"the held-out text has {held_out.text_bytes:,} bytes, and the ids that {named} makes of it stand for "
+            f"{held_out.told_bytes:,}, so bits per byte would be wrong by {100 * abs(off) / held_out.text_bytes:.1f}%. "
+            f"A space that it puts before each document is too much for documents as short as these, or its ids do "
+            f"not say what they stand for: give longer documents, or --vocab bytes or bpe."
+        )
+
+
 def build(sources: Sequence[Source], folder: Path, plan: CorpusPlan, tell: Callable[[str], None]) -> Manifest:
-    """Makes a corpus and returns its manifest, which is written last.
+    """Makes a corpus and returns its manifest, which is written last. What fails or is stopped leaves no file.
 
     Args:
         tell: called with the progress as a sentence.
 
     Raises:
         BadInput: a folder that holds a corpus or cannot be written, a source that cannot be read, ids of another
-            vocabulary, or too little text.
+            vocabulary, a tokenizer whose ids do not stand for the text's bytes, or too little text.
     """
-    if (folder / MANIFEST).exists():
-        raise BadInput(f"{folder} holds a corpus already: choose another folder with -o, or remove it.")
-    make_folder(folder)
-    vocabulary = _vocabulary(sources, plan, tell)
+    files = _CorpusFiles(folder)
     try:
-        return _built(sources, folder, plan, vocabulary, tell)
-    except OSError as exc:
-        raise BadInput(f"{folder} cannot take the corpus ({exc.strerror}): make room or choose another -o.") from exc
+        return _built(sources, files, plan, _vocabulary(sources, plan, tell), tell)
+    except BaseException:
+        files.remove()
+        raise
 
 
 def _built(
-    sources: Sequence[Source], folder: Path, plan: CorpusPlan, vocabulary: Vocabulary, tell: Callable[[str], None]
+    sources: Sequence[Source],
+    files: _CorpusFiles,
+    plan: CorpusPlan,
+    vocabulary: Vocabulary,
+    tell: Callable[[str], None],
 ) -> Manifest:
     dtype: Any = np.uint16 if vocabulary.size <= 1 << 16 else np.uint32
-    writers = {name: _Writer(folder, name, dtype, plan.shard_tokens) for name in (TRAIN, HELD_OUT)}
+    writers = {name: _Writer(files, name, dtype, plan.shard_tokens) for name in (TRAIN, HELD_OUT)}
     token_bytes = vocabulary.token_bytes()
+    comparison = _Comparison(vocabulary, plan.vocabulary)
     seen: set[bytes] = set()
     origins = []
     left = plan.max_bytes
     for source in sources:
         gathered = _Gathered(seen)
-        for batch in _batches(gathered.new(_cut(source, vocabulary.eos, left))):
-            for digest, ids, size in _encoded(batch, vocabulary, token_bytes, source.name):
-                side = HELD_OUT if int.from_bytes(digest[:8]) < plan.held_out_frac * 2**64 else TRAIN
-                writers[side].add(ids, vocabulary.eos, size)
-                gathered.text_bytes += size
+        for batch in _batches(gathered.new(_cut(source, vocabulary, token_bytes, left))):
+            for one in _encoded(batch, vocabulary, token_bytes):
+                side = HELD_OUT if int.from_bytes(one.digest[:8]) < plan.held_out_frac * 2**64 else TRAIN
+                writers[side].add(one.ids, vocabulary.eos, one.text_bytes, one.told_bytes)
+                gathered.text_bytes += one.text_bytes
+                if side == HELD_OUT and isinstance(one.document, str):
+                    comparison.see(one.document)
             tell(f"{source.name}: {gathered.documents:,} documents, {gathered.text_bytes / 1e6:.1f} MB")
         passed = dict(source.passed_over)
         origins.append(
             Origin(source.name, source.licence, gathered.documents, gathered.text_bytes, gathered.duplicates, passed)
         )
         left = None if left is None else max(0, left - gathered.text_bytes)
+    comparison.judge()
     train, held_out = (writer.split() for writer in writers.values())
-    _check_enough(train, held_out, plan)
-    np.save(folder / TOKEN_BYTES, token_bytes)
-    vocabulary.save(folder)
-    sha256 = file_hash(folder / TOKENIZER) if vocabulary.kind != BYTES else None
+    _check_enough(train, held_out, plan, origins)
+    _check_bytes(writers[HELD_OUT], plan.vocabulary)
+    bytes_sha256 = files.array(TOKEN_BYTES, token_bytes)
+    sha256 = None
+    if vocabulary.kind != BYTES:
+        with files.writing(TOKENIZER) as path:
+            vocabulary.save(files.folder)
+            sha256 = file_hash(path)
     words = Words(vocabulary.kind, vocabulary.size, vocabulary.bos, vocabulary.eos, sha256)
-    manifest = Manifest(words, train, held_out, plan.held_out_frac, file_hash(folder / TOKEN_BYTES), origins)
-    manifest.write(folder)
+    manifest = Manifest(words, train, held_out, plan.held_out_frac, bytes_sha256, origins)
+    with files.writing(MANIFEST):
+        manifest.write(files.folder)
     return manifest
 
 
@@ -182,7 +302,7 @@ def _vocabulary(sources: Sequence[Source], plan: CorpusPlan, tell: Callable[[str
     texts = (
         text
         for source in sources
-        for text in source.documents()
+        for text in source.documents(BPE_SIZE)
         if isinstance(text, str) and not _held(text, plan.held_out_frac)
     )
     return trained(_first_bytes(texts, most))
@@ -205,16 +325,18 @@ def _digest(content: bytes) -> bytes:
     return hashlib.blake2b(content, digest_size=16).digest()
 
 
-def _cut(source: Source, eos: int, left: int | None) -> Iterator[Document]:
+def _cut(
+    source: Source, vocabulary: Vocabulary, token_bytes: NDArray[np.uint16], left: int | None
+) -> Iterator[Document]:
     """A source's documents up to so many bytes; an array of ids is split behind each EOS."""
-    for document in source.documents():
-        if left is not None and left <= 0:
-            return
-        if isinstance(document, str):
-            left = None if left is None else left - len(document.encode())
-            yield document
-        else:
-            yield from (part for part in _split(document, eos) if len(part))
+    for document in source.documents(vocabulary.size):
+        for part in [document] if isinstance(document, str) else _split(document, vocabulary.eos):
+            if left is not None:
+                if left <= 0:
+                    return
+                left -= len(part.encode()) if isinstance(part, str) else int(token_bytes[part].sum())
+            if len(part):
+                yield part
 
 
 def _split(ids: Tokens, eos: int) -> Iterator[Tokens]:
@@ -249,33 +371,46 @@ class _Gathered:
 
 
 def _batches(documents: Iterator[tuple[bytes, Document]]) -> Iterator[list[tuple[bytes, Document]]]:
-    while batch := list(itertools.islice(documents, _BATCH)):
+    batch, characters = list[tuple[bytes, Document]](), 0
+    for digest, document in documents:
+        batch.append((digest, document))
+        characters += len(document)
+        if len(batch) == _BATCH or characters >= _BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
         yield batch
 
 
+@dataclass(frozen=True)
+class _Encoded:
+    """A document, its hash, its ids, and the bytes of its text and those that its ids stand for."""
+
+    digest: bytes
+    document: Document
+    ids: Tokens
+    text_bytes: int
+    told_bytes: int
+
+
 def _encoded(
-    batch: list[tuple[bytes, Document]], vocabulary: Vocabulary, token_bytes: NDArray[np.uint16], source: str
-) -> Iterator[tuple[bytes, Tokens, int]]:
-    """Hash, ids and bytes of text of each document."""
+    batch: list[tuple[bytes, Document]], vocabulary: Vocabulary, token_bytes: NDArray[np.uint16]
+) -> Iterator[_Encoded]:
     made = iter(vocabulary.encode([text for _, text in batch if isinstance(text, str)]))
     for digest, document in batch:
-        if isinstance(document, str):
-            yield digest, next(made), len(document.encode())
-            continue
-        low, high = int(document.min()), int(document.max())
-        if low < 0 or high >= vocabulary.size:
-            raise BadInput(
-                f"{source} has the id {low if low < 0 else high}, which is none of the {vocabulary.size:,} of "
-                f"vocabulary {vocabulary.kind}: it was made with another vocabulary; give that with --vocab."
-            )
-        yield digest, document.astype(np.uint32), int(token_bytes[document].sum())
+        ids = next(made) if isinstance(document, str) else document.astype(np.uint32)
+        told = int(token_bytes[ids].sum())
+        yield _Encoded(digest, document, ids, len(document.encode()) if isinstance(document, str) else told, told)
 
 
-def _check_enough(train: Split, held_out: Split, plan: CorpusPlan) -> None:
+def _check_enough(train: Split, held_out: Split, plan: CorpusPlan, origins: Sequence[Origin]) -> None:
     """Raise for a corpus that nothing can be learned from or judged on."""
     documents = train.documents + held_out.documents
     if not documents:
-        raise BadInput("the sources hold no text at all: name others with --from.")
+        passed = sum((Counter(origin.passed_over) for origin in origins), Counter[str]())
+        said = ", ".join(f"{count:,} {reason}" for reason, count in sorted(passed.items()))
+        over = f" (passed over: {said})" if said else ""
+        raise BadInput(f"the sources hold no text at all{over}: name others with --from, or their field with --field.")
     if train.tokens < LEAST_TOKENS:
         raise BadInput(f"the sources hold {train.tokens:,} tokens to train on, fewer than {LEAST_TOKENS:,}: give more.")
     if held_out.tokens < LEAST_TOKENS:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridbench.errors import BadInput, nearest_name
-from hybridbench.quality.corpus.formats import Document, Unreadable, documents_in
+from hybridbench.quality.corpus.formats import NO_TEXT, Document, Reading, Unreadable, documents_in
 from hybridbench.store import exists
 
 HF = "hf:"
@@ -36,23 +36,31 @@ class Source:
     Attributes:
         name: as typed.
         licence: what is known of their licence.
-        read: makes an iterator over the documents; its argument takes why a file was passed over.
-        passed_over: files that gave nothing in the latest reading, by reason.
+        read: makes an iterator over the documents, of the number of ids of the vocabulary and of what takes why a file
+            or row was passed over.
+        passed_over: files and rows that gave nothing in the latest reading, by reason.
     """
 
     name: str
     licence: str
-    read: Callable[[Callable[[str], None]], Iterator[Document]]
+    read: Callable[[int, Callable[[str], None]], Iterator[Document]]
     passed_over: Counter[str] = field(default_factory=Counter)
 
-    def documents(self) -> Iterator[Document]:
-        """The documents, one in memory at a time."""
+    def documents(self, ids: int) -> Iterator[Document]:
+        """The documents, one in memory at a time.
+
+        Args:
+            ids: of the vocabulary; an array with others is of another one.
+
+        Raises:
+            BadInput: a file that is named by itself gives no documents, or a data set breaks off.
+        """
         self.passed_over.clear()
 
         def note(reason: str) -> None:
             self.passed_over[reason] += 1
 
-        return self.read(note)
+        return self.read(ids, note)
 
 
 def named_source(name: str, column: str, licence: str | None) -> Source:
@@ -71,7 +79,7 @@ def named_source(name: str, column: str, licence: str | None) -> Source:
         folder, ending, known = SHIPPED[name]()
         if not folder.is_dir():
             raise BadInput(f"--from {name}: this machine has no {folder}; give files of your own.")
-        return Source(name, known, lambda note: _below(folder, ending, column, note))
+        return Source(name, known, lambda ids, note: _below(folder, ending, Reading(column, ids, note)))
     path = Path(name)
     if not exists(path):
         near = nearest_name(name, SHIPPED)
@@ -79,8 +87,8 @@ def named_source(name: str, column: str, licence: str | None) -> Source:
         raise BadInput(f"--from {name} is not there: {hint}Give a path, {', '.join(SHIPPED)} or hf:NAME.")
     given = licence or "not given"
     if path.is_dir():
-        return Source(name, given, lambda note: _below(path, "", column, note))
-    return Source(name, given, lambda _note: _one(path, column))
+        return Source(name, given, lambda ids, note: _below(path, "", Reading(column, ids, note)))
+    return Source(name, given, lambda ids, note: _one(path, Reading(column, ids, note)))
 
 
 def _python() -> tuple[Path, str, str]:
@@ -99,22 +107,22 @@ SHIPPED: dict[str, Callable[[], tuple[Path, str, str]]] = {
 _INSTALLED = ("site-packages", "dist-packages")
 
 
-def _one(path: Path, column: str) -> Iterator[Document]:
+def _one(path: Path, reading: Reading) -> Iterator[Document]:
     try:
-        yield from documents_in(path, column)
+        yield from documents_in(path, reading)
     except Unreadable as exc:
         raise BadInput(f"{path} {exc}.") from exc
 
 
-def _below(folder: Path, ending: str, column: str, note: Callable[[str], None]) -> Iterator[Document]:
+def _below(folder: Path, ending: str, reading: Reading) -> Iterator[Document]:
     """The documents of all files below a folder, in the order of their paths; what links lead to is left out."""
     for path in _files(folder):
         if not path.name.endswith(ending):
             continue
         try:
-            yield from documents_in(path, column)
+            yield from documents_in(path, reading)
         except Unreadable as exc:
-            note(str(exc).partition(" (")[0])
+            reading.note(str(exc).partition(" (")[0])
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -137,18 +145,24 @@ def _hugging_face(name: str, column: str, licence: str | None) -> Source:
     try:
         rows: Any = datasets.load_dataset(name, split="train", streaming=True)
     except Exception as exc:  # the package raises errors of many kinds, also those of the network
-        said = str(exc).strip().splitlines() or [type(exc).__name__]
-        raise BadInput(f"--from hf:{name} cannot be had ({said[0]}): check the name and the network.") from exc
+        raise BadInput(f"--from hf:{name} cannot be had ({_said(exc)}): check the name and the network.") from exc
     known = rows.column_names
     if known and column not in known:
         raise BadInput(f"--from hf:{name} has no column {column} (it has {', '.join(known)}): name it with --field.")
 
-    def read(note: Callable[[str], None]) -> Iterator[Document]:
-        for row in rows:
-            text = row.get(column)
-            if isinstance(text, str):
-                yield text
-            else:
-                note("has a row without text")
+    def read(_ids: int, note: Callable[[str], None]) -> Iterator[Document]:
+        try:
+            for row in rows:
+                text = row.get(column)
+                if isinstance(text, str):
+                    yield text.encode("utf-8", "replace").decode()
+                else:
+                    note(NO_TEXT)
+        except Exception as exc:  # as above, while the rows arrive
+            raise BadInput(f"--from hf:{name} broke off ({_said(exc)}): check the network, and build again.") from exc
 
     return Source(f"{HF}{name}", licence or rows.info.license or "not given", read)
+
+
+def _said(exc: Exception) -> str:
+    return next(iter(str(exc).strip().splitlines()), type(exc).__name__)

@@ -28,7 +28,7 @@ def tables(manifest: Manifest) -> list[Table]:
             Column("documents", "documents"),
             Column("text_bytes", "text bytes"),
             Column("duplicates", "duplicates left out"),
-            Column("passed_over", "files passed over"),
+            Column("passed_over", "passed over"),
             Column("licence", "licence", numeric=False, wraps=True),
         ],
     )
@@ -37,7 +37,7 @@ def tables(manifest: Manifest) -> list[Table]:
         mark = ""
         if passed:
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(origin.passed_over.items()))
-            mark = f" {sources.note(f'{origin.name}, files passed over: {reasons}')}"
+            mark = f" {sources.note(f'{origin.name}, passed over: {reasons}')}"
         given = (origin.documents, origin.text_bytes, origin.duplicates)
         sources.rows.append(
             [
