@@ -56,6 +56,35 @@ def test_seeds_of_a_stack_are_one_figure(tmp_path: Path) -> None:
     assert (acc.value, acc.seeds, acc.std) == (pytest.approx(0.6), 3, pytest.approx(0.1))
 
 
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"lr": 2e-3}, r"with other learning rates \(0.001 and 0.002\): they are no seeds of one figure"),
+        ({"arm": "b"}, r"with other trainings \(a and b\)"),
+        ({"corpus": "y"}, r"with other corpora \(x and y\)"),
+        ({"limit": 10}, r"with other limits of examples \(--limit\) \(not told and 10\)"),
+        ({"shots": 5}, r"with other examples in the prompt \(--shots\) \(not told and 5\)"),
+        ({"context": 128}, r"with other contexts \(--ctx\) \(256 and 128\)"),
+        ({"seed": 0}, "both give lambada_openai:perplexity of seed 0 of mamba 1b: name one"),
+        ({"seed": 20251006}, "b.json is of a run that only chose a learning rate: leave it out"),
+        ({"lr": {}}, "has a field under hybridbench that is neither text nor number"),
+    ],
+)
+def test_only_seeds_of_one_training_are_one_figure(other: dict[str, Any], said: str, tmp_path: Path) -> None:
+    told = {**stack("mamba"), "lr": 1e-3, "arm": "a", "corpus": "x", "limit": None, "shots": None, "context": 256}
+    first = results(tmp_path / "a.json", 0.5, told)
+    second = results(tmp_path / "b.json", 0.7, {**told, "seed": 1, **other})
+    with pytest.raises(BadInput, match=said):
+        read_harness([first, second])
+
+
+def test_a_published_model_has_one_figure(tmp_path: Path) -> None:
+    name = next(iter(PRESETS))
+    files = [results(tmp_path / f"{n}.json", model_name=name) for n in range(2)]
+    with pytest.raises(BadInput, match=f"both give lambada_openai:perplexity of {name} .*: name one"):
+        read_harness(files)
+
+
 def test_other_peoples_files_are_of_published_models(tmp_path: Path) -> None:
     name, preset = next(iter(PRESETS.items()))
     for config in ({"model_args": f"pretrained={preset.repo},dtype=bfloat16"}, {"model_args": {"pretrained": name}}):

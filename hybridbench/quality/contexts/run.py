@@ -36,6 +36,7 @@ from hybridbench.quality.contexts.record import ContextObserved, Needle, Stretch
 from hybridbench.quality.contexts.text import PromptSet, Texts, texts_of
 from hybridbench.quality.training.batches import bytes_of_tokens
 from hybridbench.quality.training.checkpoint import load_weights
+from hybridbench.quality.training.trained import check_numbers
 from hybridbench.record import Caveat, SizeCheck
 from hybridbench.workload.at_size import Checker
 from hybridbench.workload.decode import DecodeLoop
@@ -49,7 +50,7 @@ def run_contexts(case: ContextCase, bench: Bench) -> tuple[ContextObserved, list
 
     Raises:
         Unsupported, WrongResult: before anything is read.
-        BadInput: the corpus is another one, or the weights are not those of the model.
+        BadInput: the corpus is another one, or the weights are not those of the model or no numbers.
         torch.OutOfMemoryError: a batch does not fit.
     """
     with side_by_side():  # kernels tune themselves at their first run, which is in the check
@@ -81,6 +82,7 @@ class Reader:
         self.model: LanguageModel = build_model(case.work, self.resolved)
         self.model.allocate(self.device, case.seed)
         load_weights(Path(case.place.weights), case.learned, self.model)
+        check_numbers(self.model.state_dict(), case.place.weights)
         self.model.eval()
         self._continuation: Continuation | None = None
 
