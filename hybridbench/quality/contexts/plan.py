@@ -139,6 +139,8 @@ def _case(
         execution=execution,
         place=There(str(corpus), str(weights)),
         limit_s=ask.limit_s,
+        arm=learned.arm,
+        lr=learned.recipe.lr,
     )
     return replace(case, batch=_batch(case, record))
 
