@@ -121,3 +121,31 @@ def test_the_frontier_is_of_a_task(tmp_path: Path) -> None:
     wrong = pareto(*asked, "--score", "lambada_openai:ac")
     assert wrong.exit_code == 2
     assert "did you mean 'lambada_openai:acc'?" in wrong.stderr
+
+
+def test_stacks_of_other_flops_are_joined_by_tokens(tmp_path: Path) -> None:
+    """Two stacks of equal tokens have no equal FLOPs: the one that is left out is named with what would join it."""
+    files = [
+        results(tmp_path / "t.json", 0.40, {**stack("transformer"), "flops": 5.5e20}),
+        results(tmp_path / "m.json", 0.60, stack("mamba")),
+    ]
+    asked = [word for file in files for word in ("--quality", file)]
+    where = ("--score", "lambada_openai:acc", "--ctx", "8k", "--workload", "generate")
+    missing, hint = "without a figure of quality in this budget:", "; --matched tokens joins more stacks"
+    said = " ".join(pareto(*asked, *where).stdout.split())
+    assert missing in said
+    assert "mamba" in said.partition(missing)[2].partition(hint)[0]
+    assert hint in said
+    joined = pareto(*asked, *where, "--matched", "tokens")
+    assert hint not in " ".join(joined.stdout.split())
+    assert joined.exit_code == 0, joined.output
+
+
+def test_files_of_quality_without_the_option_are_told(tmp_path: Path) -> None:
+    """As a shell writes ``--quality *.json``."""
+    files = [results(tmp_path / f"{n}.json", 0.5, stack("mamba", n)) for n in range(3)]
+    done = pareto("--quality", *files)
+    assert done.exit_code == 2
+    assert f"{files[1]} is no folder or .jsonl file of results" in done.stderr
+    assert "write --quality before it, and before each other one" in done.stderr
+    assert "Delete the line" not in done.stderr
