@@ -34,7 +34,7 @@ from hybridbench.quality.corpus.manifest import Manifest
 from hybridbench.quality.corpus.vocabulary import ByteVocabulary
 from hybridbench.quality.training.case import LearnCase
 from hybridbench.quality.training.checkpoint import save_weights
-from hybridbench.quality.training.record import Judged, LearnObserved, LearnRecord
+from hybridbench.quality.training.record import Event, Judged, LearnObserved, LearnRecord, Mark
 from hybridbench.quality.training.run import Learner
 from hybridbench.record import Memory, Status
 from hybridbench.resume import remaining_of
@@ -519,3 +519,14 @@ def test_weights_that_are_no_numbers_are_not_read(case_of: CaseOf, corpus: Path)
     record = trained(case, save_weights(case, model))
     with pytest.raises(BadInput, match="holds 1 tensor with values that are no numbers"):
         Reader(context_case(record, corpus), Bench(CPU, None, None))
+
+
+def test_a_run_that_went_wrong_in_its_last_steps_is_not_read(
+    case_of: CaseOf, corpus: Path, manifest: Manifest, tmp_path: Path
+) -> None:
+    record = trained(case_of("mamba"))
+    assert record.observed is not None
+    for events in ([Event(Mark.DIVERGED, 11, 9.0)], [Event(Mark.SPIKE, 3, 5.0), Event(Mark.NOT_A_NUMBER, 11, None)]):
+        wrong = replace(record, observed=replace(record.observed, events=events))
+        with pytest.raises(BadInput, match="these results hold no training run that went well"):
+            planned([(tmp_path, wrong)], corpus, manifest, ContextOptions(), has_gpu=False)
