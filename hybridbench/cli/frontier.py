@@ -11,6 +11,7 @@ from hybridbench.cli.options import GIVEN_PATH, RANGE_HELP, out_options
 from hybridbench.cli.output import Plain
 from hybridbench.cli.stored import stored_records
 from hybridbench.cli.typed import Command, listed
+from hybridbench.errors import BadInput
 
 ABOUT = """Join measured costs with quality, and show which stacks no other beats in both. RESULTS are folders or .jsonl
 files.
@@ -61,6 +62,12 @@ def pareto(
     from hybridbench.pareto.render import document, print_fronts, write_fronts
     from hybridbench.report.render.page import own_page
 
+    for path in results:
+        if path.suffix in (".json", ".csv"):
+            raise BadInput(
+                f"{path} is no folder or .jsonl file of results: if it has figures of quality, write --quality before "
+                "it, and before each other one (a shell writes the files of a * one after the other, without it)."
+            )
     if out is not None:
         own_page(out, "pareto.md")
     files = list(dict.fromkeys(quality))

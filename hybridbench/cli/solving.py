@@ -16,6 +16,7 @@ from hybridbench.cli.predicting import chosen_specs
 from hybridbench.cli.typed import Command, listed
 from hybridbench.machine import visible_gpus
 from hybridbench.suite.models import ALL_ARCHS
+from hybridbench.text import counted
 
 if TYPE_CHECKING:
     from hybridbench.arch.model import ModelSpec
@@ -34,7 +35,7 @@ SEEDS, EVALUATIONS = 3, 16
 @listed("--pattern", help="Layer strings instead of --arch, with commas, such as 'M-*-'.")
 @listed("--mixer", help="In Mamba-2's place, with commas.")
 @listed("--recipe", help="Fusion of intra blocks, with commas.")
-@click.option("--size", help="full (as published) or toy (seconds on a CPU).  [full on a GPU, else toy]")
+@click.option("--size", help="full (as published) or toy (minutes on a CPU).  [full on a GPU, else toy]")
 @click.option("--epochs", type=int, help="Over the training examples.  [as published]")
 @click.option("--batch", type=int, help="Sequences of a step.  [as published]")
 @click.option("--lr", help="Learning rates, with commas: each model is shown at its best.  [the task's]")
@@ -101,7 +102,7 @@ def _tell(cases: Sequence[Any]) -> None:
     from hybridbench.units import format_si
 
     flops = format_si(sum(case.flops for case in cases)).strip()
-    Plain(stderr=True, soft_wrap=True).print(f"{len(cases)} runs, at most {flops}FLOPs in all.")
+    Plain(stderr=True, soft_wrap=True).print(f"{counted(len(cases), 'run')}, at most {flops}FLOPs in all.")
 
 
 def _kind() -> RecordKind:

@@ -100,6 +100,7 @@ class Front:
         places: the points of each context (or batch), by its name in tables.
         missing: the names of its stacks that have no figure of quality in the budget.
         sources: where its figures of quality are from.
+        otherwise: what else budgets may have in common (``MATCHED``), if more of the stacks are then joined.
         repeats: how many times two ways to time the same generation differed at most.
     """
 
@@ -111,6 +112,7 @@ class Front:
     places: dict[str, list[Placed]]
     missing: tuple[str, ...]
     sources: tuple[str, ...]
+    otherwise: str = ""
     repeats: float = 1.0
 
 
@@ -136,9 +138,14 @@ def fronts(records: Sequence[Record], qualities: Sequence[Quality], asked: Paret
         stem = file_stem(_but(group, "mode"), [_but(one, "mode") for one in groups])
         costs = {series.name: _costs(series, asked) for series in group.series}
         front = _front(group, stem, chosen, asked, costs)
+        front = replace(front, otherwise=_otherwise(group, known, asked, len(chosen)))
         made.append(replace(front, arm=_arm(group), repeats=_repeats(group, every, asked)))
         if (printed := _printed(group, asked)) and not any(one.arm == PAPER and one.stem == stem for one in made):
-            made.append(replace(_front(group, stem, chosen, asked, printed), title=_PRINTED, arm=PAPER))
+            made.append(
+                replace(
+                    _front(group, stem, chosen, asked, printed), title=_PRINTED, arm=PAPER, otherwise=front.otherwise
+                )
+            )
     if not made:
         raise BadInput(_nothing(groups, known, asked))
     stems = [front.stem for front in made]
@@ -223,6 +230,16 @@ def _of_one_budget(group: Group, known: Sequence[Quality], asked: ParetoOptions)
         if quality.stack in stacks:
             by_budget.setdefault(asked.budget(quality), {})[quality.stack] = quality
     return max(by_budget.items(), key=lambda item: (len(item[1]), item[0] or 0.0), default=(None, {}))[1]
+
+
+def _otherwise(group: Group, known: Sequence[Quality], asked: ParetoOptions, joined: int) -> str:
+    """The other of ``MATCHED``, where more than ``joined`` of a group's stacks have one budget by it; empty if not."""
+    for matched in MATCHED:
+        other = replace(asked, matched=matched)
+        found = list(_of_one_budget(group, known, other).values())
+        if len(found) > joined and other.budget(found[0]) is not None:
+            return matched
+    return ""
 
 
 def _costs(series: Series, asked: ParetoOptions) -> dict[int, float]:

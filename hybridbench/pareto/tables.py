@@ -84,7 +84,8 @@ def remarks(front: Front, asked: ParetoOptions) -> list[str]:
     if MEAN in front.places:
         said.append(f"{MEAN}: of all these contexts; the paper's figure 1b is the mean from 2k to 32k")
     if front.missing:
-        said.append(f"without a figure of quality in this budget: {listed(front.missing, 20)}")
+        more = f"; --matched {front.otherwise} joins more stacks" if front.otherwise else ""
+        said.append(f"without a figure of quality in this budget: {listed(front.missing, 20)}{more}")
     return said
 
 

@@ -35,14 +35,22 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the package is not type
     """A trained model, as the harness calls it.
 
     Args:
-        context: tokens of a sequence at most, without BOS.
+        context: tokens of a sequence at most, without BOS; None is the trained length.
         batch: sequences of a forward.
+
+    Raises:
+        BadInput: a context beyond the trained length.
     """
 
     def __init__(self, trained: Trained, context: int | None = None, batch: int = BATCH) -> None:
         super().__init__()
         self._trained, self._batch = trained, batch
-        self._context = context or trained.case.context
+        self._context = trained.case.context if context is None else context
+        if self._context > trained.case.context:
+            raise BadInput(
+                f"a context of {self._context:,} is beyond the {trained.case.context:,} tokens that "
+                f"{trained.case.model.label} was trained with: give that at most; hybridbench contexts reads further."
+            )
         self._device = trained.device
 
     @property
@@ -153,9 +161,10 @@ def evaluate(
         include: a folder of tasks of one's own (YAML), beside the harness's.
         limit: examples of each task at most.
         shots: examples in the prompt; None is each task's own.
+        context: tokens of a sequence at most; None is the trained length.
 
     Raises:
-        BadInput: an unknown task, or one whose data cannot be had.
+        BadInput: an unknown task, or one whose data cannot be had; a context beyond the trained length.
     """
     manager = TaskManager(include_path=None if include is None else str(include), include_defaults=include is None)
     if include is not None and not all(manager.match_tasks([task]) for task in tasks):
@@ -175,10 +184,10 @@ def evaluate(
     case = trained.case
     spec = case.model
     body = {
-        "arch": spec.arch, "scale": spec.scale, "ratio": spec.ratio or "", "recipe": spec.recipe or "",
-        "pattern": spec.pattern, "seed": case.seed, "tokens": case.tokens,
+        "model": spec.label, "arch": spec.arch, "scale": spec.scale, "ratio": spec.ratio or "",
+        "recipe": spec.recipe or "", "pattern": spec.pattern, "seed": case.seed, "tokens": case.tokens,
         "flops": case.flops_per_token * case.tokens, "corpus": case.corpus, "key": case.key,
-        "limit": limit,
+        "arm": case.arm, "lr": case.recipe.lr, "limit": limit, "shots": shots, "context": context or case.context,
     }  # fmt: skip
     document: dict[str, Any] = json.loads(json.dumps(found, default=handle_non_serializable))
     return {**document, OURS: body}

@@ -56,6 +56,35 @@ def test_seeds_of_a_stack_are_one_figure(tmp_path: Path) -> None:
     assert (acc.value, acc.seeds, acc.std) == (pytest.approx(0.6), 3, pytest.approx(0.1))
 
 
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"lr": 2e-3}, r"with other learning rates \(0.001 and 0.002\): they are no seeds of one figure"),
+        ({"arm": "b"}, r"with other trainings \(a and b\)"),
+        ({"corpus": "y"}, r"with other corpora \(x and y\)"),
+        ({"limit": 10}, r"with other limits of examples \(--limit\) \(not told and 10\)"),
+        ({"shots": 5}, r"with other examples in the prompt \(--shots\) \(not told and 5\)"),
+        ({"context": 128}, r"with other contexts \(--ctx\) \(256 and 128\)"),
+        ({"seed": 0}, "both give lambada_openai:perplexity of seed 0 of mamba 1b: name one"),
+        ({"seed": 20251006}, "b.json is of a run that only chose a learning rate: leave it out"),
+        ({"lr": {}}, "has a field under hybridbench that is neither text nor number"),
+    ],
+)
+def test_only_seeds_of_one_training_are_one_figure(other: dict[str, Any], said: str, tmp_path: Path) -> None:
+    told = {**stack("mamba"), "lr": 1e-3, "arm": "a", "corpus": "x", "limit": None, "shots": None, "context": 256}
+    first = results(tmp_path / "a.json", 0.5, told)
+    second = results(tmp_path / "b.json", 0.7, {**told, "seed": 1, **other})
+    with pytest.raises(BadInput, match=said):
+        read_harness([first, second])
+
+
+def test_a_published_model_has_one_figure(tmp_path: Path) -> None:
+    name = next(iter(PRESETS))
+    files = [results(tmp_path / f"{n}.json", model_name=name) for n in range(2)]
+    with pytest.raises(BadInput, match=f"both give lambada_openai:perplexity of {name} .*: name one"):
+        read_harness(files)
+
+
 def test_other_peoples_files_are_of_published_models(tmp_path: Path) -> None:
     name, preset = next(iter(PRESETS.items()))
     for config in ({"model_args": f"pretrained={preset.repo},dtype=bfloat16"}, {"model_args": {"pretrained": name}}):
@@ -92,3 +121,31 @@ def test_the_frontier_is_of_a_task(tmp_path: Path) -> None:
     wrong = pareto(*asked, "--score", "lambada_openai:ac")
     assert wrong.exit_code == 2
     assert "did you mean 'lambada_openai:acc'?" in wrong.stderr
+
+
+def test_stacks_of_other_flops_are_joined_by_tokens(tmp_path: Path) -> None:
+    """Two stacks of equal tokens have no equal FLOPs: the one that is left out is named with what would join it."""
+    files = [
+        results(tmp_path / "t.json", 0.40, {**stack("transformer"), "flops": 5.5e20}),
+        results(tmp_path / "m.json", 0.60, stack("mamba")),
+    ]
+    asked = [word for file in files for word in ("--quality", file)]
+    where = ("--score", "lambada_openai:acc", "--ctx", "8k", "--workload", "generate")
+    missing, hint = "without a figure of quality in this budget:", "; --matched tokens joins more stacks"
+    said = " ".join(pareto(*asked, *where).stdout.split())
+    assert missing in said
+    assert "mamba" in said.partition(missing)[2].partition(hint)[0]
+    assert hint in said
+    joined = pareto(*asked, *where, "--matched", "tokens")
+    assert hint not in " ".join(joined.stdout.split())
+    assert joined.exit_code == 0, joined.output
+
+
+def test_files_of_quality_without_the_option_are_told(tmp_path: Path) -> None:
+    """As a shell writes ``--quality *.json``."""
+    files = [results(tmp_path / f"{n}.json", 0.5, stack("mamba", n)) for n in range(3)]
+    done = pareto("--quality", *files)
+    assert done.exit_code == 2
+    assert f"{files[1]} is no folder or .jsonl file of results" in done.stderr
+    assert "write --quality before it, and before each other one" in done.stderr
+    assert "Delete the line" not in done.stderr

@@ -26,7 +26,7 @@ from hybridbench.predict.memory import prefill_memory
 from hybridbench.quality.contexts.case import ANSWER, Beyond, ContextCase, There
 from hybridbench.quality.contexts.plan import ContextOptions, planned
 from hybridbench.quality.contexts.record import ContextObserved, ContextRecord, Needle, StretchLoss
-from hybridbench.quality.contexts.render import heat_map, write
+from hybridbench.quality.contexts.render import by_position, heat_map, write
 from hybridbench.quality.contexts.report import build
 from hybridbench.quality.contexts.run import Reader, run_contexts
 from hybridbench.quality.contexts.text import Haystack, Prompt, PromptSet, drawn_documents, held_out_documents
@@ -34,7 +34,7 @@ from hybridbench.quality.corpus.manifest import Manifest
 from hybridbench.quality.corpus.vocabulary import ByteVocabulary
 from hybridbench.quality.training.case import LearnCase
 from hybridbench.quality.training.checkpoint import save_weights
-from hybridbench.quality.training.record import Judged, LearnObserved, LearnRecord
+from hybridbench.quality.training.record import Event, Judged, LearnObserved, LearnRecord, Mark
 from hybridbench.quality.training.run import Learner
 from hybridbench.record import Memory, Status
 from hybridbench.resume import remaining_of
@@ -472,3 +472,61 @@ def test_models_that_were_learned_are_read_beyond_their_length(tmp_path: Path) -
     shown = typed("report", tmp_path / "far")
     assert shown.exit_code == 0, shown.output
     assert "needles found, over all depths" in " ".join(shown.output.split())
+
+
+def stretched(case: ContextCase) -> ContextRecord:
+    stretches = [StretchLoss(at, at + 4, [float(case.lr or 0.0), 2.0], 8) for at in range(0, 96, 4)]
+    seen = ContextObserved(stretches, [], [], [], 1)
+    return ContextRecord(case, Status.OK, "run", "2026-11-29T00:00:00+00:00", UNKNOWN, seen)
+
+
+def test_models_of_other_rates_are_no_seeds_of_one(case_of: CaseOf, corpus: Path, manifest: Manifest) -> None:
+    """Nor are those of earlier records, which do not tell the training, if a seed comes twice."""
+    learned = [(lr, seed) for lr in (1e-3, 3e-3) for seed in (0, 1)]
+    cases = []
+    for lr, seed in learned:
+        made = case_of("mamba")
+        made = replace(made, recipe=replace(made.recipe, lr=lr), execution=replace(made.execution, seed=seed))
+        case = context_case(trained(made), corpus, seed=seed, arm=made.arm, lr=lr)
+        assert ContextCase.from_dict(json.loads(json.dumps(case.to_dict()))) == case
+        assert replace(case, arm="", lr=None).key == case.key
+        cases.append(case)
+    report = build([stretched(case) for case in cases])
+    names = ["mamba lr 0.001", "mamba lr 0.003"]
+    assert [(stack.name, len(stack.records)) for stack in report.stacks] == [(name, 2) for name in names]
+    assert [row[0].value for row in report.tables["contexts-positions"].rows] == names
+    drawn = json.dumps(by_position(report))
+    assert all(name in drawn for name in names)
+    (alone,) = build([stretched(case) for case in cases[:2]]).stacks
+    assert alone.name == "mamba"
+    before = build([stretched(replace(case, arm="", lr=None)) for case in cases]).stacks
+    assert [stack.name for stack in before] == [f"mamba {case.learned}" for case in cases]
+
+
+def test_the_chart_by_position_shows_its_end_and_says_what_it_leaves_out(case_of: CaseOf, corpus: Path) -> None:
+    drawn = by_position(build([stretched(context_case(trained(case_of("mamba")), corpus))]))
+    assert drawn is not None
+    x = drawn["layer"][0]["encoding"]["x"]
+    assert (x["scale"]["domain"], x["axis"]["values"]) == ([0, 96], [0, 32, 64, 96])
+    assert "'96': '96'" in x["axis"]["labelExpr"]
+    assert "the first 4 positions, of higher loss, are not shown" in drawn["title"]["subtitle"][1]
+
+
+def test_weights_that_are_no_numbers_are_not_read(case_of: CaseOf, corpus: Path) -> None:
+    case = case_of("mamba")
+    model = Learner(case, Bench(CPU, None, None)).model
+    next(iter(model.state_dict().values()))[0] = math.nan
+    record = trained(case, save_weights(case, model))
+    with pytest.raises(BadInput, match="holds 1 tensor with values that are no numbers"):
+        Reader(context_case(record, corpus), Bench(CPU, None, None))
+
+
+def test_a_run_that_went_wrong_in_its_last_steps_is_not_read(
+    case_of: CaseOf, corpus: Path, manifest: Manifest, tmp_path: Path
+) -> None:
+    record = trained(case_of("mamba"))
+    assert record.observed is not None
+    for events in ([Event(Mark.DIVERGED, 11, 9.0)], [Event(Mark.SPIKE, 3, 5.0), Event(Mark.NOT_A_NUMBER, 11, None)]):
+        wrong = replace(record, observed=replace(record.observed, events=events))
+        with pytest.raises(BadInput, match="these results hold no training run that went well"):
+            planned([(tmp_path, wrong)], corpus, manifest, ContextOptions(), has_gpu=False)

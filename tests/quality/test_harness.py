@@ -17,15 +17,23 @@ from safetensors.torch import load_file, save_file
 from texts import words
 
 from hybridbench.bench import Bench, Instruments
+from hybridbench.cli import evaluating
 from hybridbench.cli.main import main
+from hybridbench.dialogue import UNKNOWN
 from hybridbench.errors import BadInput
+from hybridbench.pareto import harness_results
 from hybridbench.pareto.harness_results import read_harness
 from hybridbench.quality.corpus.build import CorpusPlan, build
 from hybridbench.quality.corpus.sources import named_source
-from hybridbench.quality.training.case import LearnCase
+from hybridbench.quality.training.case import TUNING_SEED, LearnCase
+from hybridbench.quality.training.checkpoint import save_weights
 from hybridbench.quality.training.place import weights_path
-from hybridbench.quality.training.run import run_learn
-from hybridbench.quality.training.trained import Trained, load_trained
+from hybridbench.quality.training.plan import with_rate, with_seed
+from hybridbench.quality.training.record import Event, Judged, LearnObserved, LearnRecord, Mark
+from hybridbench.quality.training.run import Learner, run_learn
+from hybridbench.quality.training.trained import Trained, check_learned, load_trained
+from hybridbench.record import Memory, Status
+from hybridbench.store import RecordWriter
 
 CaseOf = Callable[..., LearnCase]
 BOS, EOS = 256, 257
@@ -81,6 +89,98 @@ def test_weights_come_back(trained: Trained, corpus: Path, case_of: CaseOf, tmp_
     )
     with pytest.raises(BadInput, match="holds another corpus"):
         load_trained(weights_path(case), other, "cpu")
+
+
+def keep(case: LearnCase, *, ending: Event | None = None, finished: bool = True, value: float | None = None) -> Path:
+    """Weights of a run with its record, as if it had learned; ``value`` stands in one of them."""
+    model = Learner(case, Bench(torch.device("cpu"), None, None)).model
+    if value is not None:
+        next(iter(model.state_dict().values()))[0] = value
+    weights = save_weights(case, model)
+    curve = [Judged(case.steps, 2.0, 100, 50, 1, None)]
+    events = [Event(Mark.SPIKE, 3, 5.0), *([] if ending is None else [ending])]
+    memory = Memory(1, None, None, None, None, None)
+    seen = LearnObserved([2.0], [1.0], curve, events, finished, [], [], 1, memory, [], [], 1, 1, weights=weights)
+    with RecordWriter(Path(case.place.out), kind=LearnRecord) as writer:
+        writer.append(LearnRecord(case, Status.OK, writer.run_id, "2026-11-29T00:00:00+00:00", UNKNOWN, seen))
+    return weights_path(case)
+
+
+def test_a_folder_is_its_runs_that_are_compared(
+    case_of: CaseOf, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By model, rate and seed, without those that chose a rate and those that went wrong."""
+    made = [
+        keep(with_seed(with_rate(case_of(arch), lr), seed))
+        for arch, lr, seed in (("mamba", 3e-3, 1), ("inter", 3e-3, 2), ("mamba", 1e-3, 1), ("mamba", 3e-3, 0))
+    ]
+    tuning = [keep(with_seed(with_rate(case_of("mamba"), lr), TUNING_SEED)) for lr in (1e-3, 3e-3)]
+    keep(with_seed(case_of("swa"), 5), value=float("nan"))
+    keep(with_seed(case_of("swa"), 6), finished=False, ending=Event(Mark.DIVERGED, 4, 9.0))
+    found = evaluating._cases([tmp_path / "out"])
+    assert list(found) == [made[1], made[2], made[3], made[0]]
+    assert [(case.model.arch, case.recipe.lr, case.seed) for case in found.values()] == [
+        ("inter", 3e-3, 2), ("mamba", 1e-3, 1), ("mamba", 3e-3, 0), ("mamba", 3e-3, 1)
+    ]  # fmt: skip
+    said = " ".join(capsys.readouterr().err.split())
+    assert "Left out: 2 runs that only chose a learning rate." in said
+    assert "values that are no numbers, such as " in said
+    assert "is of a run that went wrong (diverged at step 4)" in said
+    with pytest.raises(BadInput, match="is of a run that only chose a learning rate"):
+        evaluating._cases(tuning[:1])
+
+
+def test_a_folder_with_nothing_to_evaluate_says_why(case_of: CaseOf, tmp_path: Path) -> None:
+    keep(with_seed(case_of("mamba"), TUNING_SEED))
+    with pytest.raises(BadInput, match=r"1 run that only chose a learning rate\. No weights are left to evaluate"):
+        evaluating._cases([tmp_path / "out"])
+
+
+def test_weights_of_a_run_that_went_wrong_are_no_model(case_of: CaseOf, corpus: Path, tmp_path: Path) -> None:
+    for number, value in enumerate((float("nan"), float("inf"))):
+        path = keep(with_seed(case_of("mamba"), number), value=value)
+        with pytest.raises(BadInput, match="holds 1 tensor with values that are no numbers"):
+            load_trained(path, corpus, "cpu")
+    ended = Event(Mark.NOT_A_NUMBER, 11, None)
+    for number, (ending, finished) in enumerate(((ended, False), (ended, True), (None, False)), start=7):
+        path = keep(with_seed(case_of("mamba"), number), ending=ending, finished=finished)
+        said = "not a number at step 11" if ending else "not all steps done"
+        with pytest.raises(BadInput, match=rf"is of a run that went wrong \({said}\)"):
+            load_trained(path, corpus, "cpu")
+    again = with_seed(case_of("mamba"), 7)
+    assert check_learned(keep(again)).key == again.key  # it ran once more, and well
+    alone = tmp_path / "alone.safetensors"
+    alone.write_bytes(keep(with_seed(case_of("mamba"), 20)).read_bytes())
+    load_trained(alone, corpus, "cpu")
+
+
+def test_the_seed_that_chooses_rates_is_that_of_learn() -> None:
+    assert harness_results.TUNING_SEED == TUNING_SEED
+
+
+def test_no_sequence_is_longer_than_in_training(case_of: CaseOf, corpus: Path) -> None:
+    from hybridbench.quality.harness import HarnessModel
+
+    path = keep(case_of("mamba"))
+    with pytest.raises(BadInput, match="a context of 33 is beyond the 32 tokens that mamba was trained with"):
+        HarnessModel(load_trained(path, corpus, "cpu"), 33)
+    done = typed("evaluate", path, "--data", corpus, "--tasks", "mine", "--device", "cpu", "--ctx", 33)
+    assert done.exit_code == 2
+    assert "--ctx 33 is more than the 32 tokens of a sequence" in done.stderr
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_anything_runs(
+    case_of: CaseOf, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**_given: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(evaluating, "TemporaryFile", refuse)
+    monkeypatch.setattr(evaluating, "_evaluated", lambda *_given: pytest.fail("a model ran"))
+    where = ("--data", corpus, "--device", "cpu", "-o", tmp_path)
+    done = typed("evaluate", keep(case_of("mamba")), "--tasks", "mine", *where)
+    assert done.exit_code == 2
+    assert "cannot hold results (Read-only file system): make it writable" in done.stderr
 
 
 @pytest.mark.slow
@@ -173,6 +273,8 @@ def test_a_local_task_without_a_network(
     (figure,) = read_harness([file])
     assert (figure.score.name, figure.score.unit, figure.seeds) == ("mine:acc", "frac", 1)
     assert figure.tokens == trained.case.tokens
+    told = json.loads(file.read_text())["hybridbench"]
+    assert (told["arm"], told["lr"], told["seed"], told["context"]) == (trained.case.arm, 3e-3, 0, 32)
     assert figure.spec.pattern == trained.case.model.pattern
     unknown = typed("evaluate", weights, "--tasks", "mine,mien", *where)
     assert unknown.exit_code == 2

@@ -216,6 +216,10 @@ def test_pareto_reads_what_the_report_writes(case_of: CaseOf, tmp_path: Path) ->
     ]
     write(build(records), tmp_path)
     found = read_quality(tmp_path / "tables" / "quality.csv")
+    size = every[0].model.vocab_size
+    assert {one.source for one in found} == {
+        f"hybridbench learn, corpus {every[0].corpus}, vocabulary of {size}, lr 0.003"
+    }
     loss = {one.stack: one for one in found if one.score.name == "loss"}
     assert len(loss) == 5
     for place, case in enumerate(every):

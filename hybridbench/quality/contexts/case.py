@@ -63,6 +63,8 @@ class ContextCase:
         tokens: that it learned from.
         batch: prompts that are read and continued at once, of any length; documents, which are longer, take no more
             tokens at once. Where there are no prompts, documents.
+        arm, lr: of the training run: what it has in common with those of other seeds (``LearnCase.arm``), and its
+            learning rate. They follow from ``learned``; earlier records do not tell them.
         execution: how it is run. Documents and prompts are read eagerly in either mode; in mode ``graph`` the decode
             step of a continuation is a captured CUDA graph, as in ``decode``.
     """
@@ -78,6 +80,8 @@ class ContextCase:
     execution: Execution
     place: There
     limit_s: float = 3600.0
+    arm: str = ""
+    lr: float | None = None
 
     @property
     def key(self) -> str:
@@ -85,7 +89,7 @@ class ContextCase:
         of it: the same tokens are read, and earlier records, whose steps were eager, are of the same runs.
         """
         body = replace(self, execution=replace(self.execution, mode=EAGER)).to_dict()
-        del body["place"], body["limit_s"], body["batch"]
+        del body["place"], body["limit_s"], body["batch"], body["arm"], body["lr"]
         return key_of(body)
 
     @property
@@ -171,6 +175,8 @@ class ContextCase:
             "execution": self.execution.to_dict(),
             "place": asdict(self.place),
             "limit_s": self.limit_s,
+            "arm": self.arm,
+            "lr": self.lr,
         }
 
     @classmethod

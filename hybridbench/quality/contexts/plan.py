@@ -17,9 +17,10 @@ from hybridbench.quality.corpus.manifest import Manifest
 from hybridbench.quality.corpus.vocabulary import BYTES
 from hybridbench.quality.training.figures import final
 from hybridbench.quality.training.plan import execution_for
-from hybridbench.quality.training.record import LearnRecord
+from hybridbench.quality.training.record import LearnRecord, Mark
 from hybridbench.sizes import FUSED_STEP_BATCH
 from hybridbench.suite.case import EAGER, GRAPH
+from hybridbench.text import counted
 from hybridbench.units import GIB, format_si
 
 TIMES, DOCUMENTS, TRIALS = 4, 30, 20
@@ -64,7 +65,7 @@ def planned(
         raise BadInput(f"--trials {ask.trials}: give a number from 0 (no needles) to 100,000.")
     if not ask.limit_s > 0:
         raise BadInput(f"--limit {ask.limit_s:g}: give seconds above 0.")
-    found = [(folder, record) for folder, record in trained if final(record) is not None and not record.case.tuning]
+    found = [(folder, record) for folder, record in trained if _went_well(record) and not record.case.tuning]
     if not found:
         raise BadInput("these results hold no training run that went well: run hybridbench learn first.")
     beyond: dict[int, Beyond] = {}
@@ -76,6 +77,12 @@ def planned(
             beyond[context] = _beyond(context, corpus, manifest, ask)
         cases.append(_case(folder, record, beyond[context], corpus, manifest, ask, has_gpu))
     return cases
+
+
+def _went_well(record: LearnRecord) -> bool:
+    """Whether a run did all its steps and ended on none that went wrong, as one may on its last."""
+    seen = record.observed
+    return final(record) is not None and seen is not None and all(one.mark is Mark.SPIKE for one in seen.events)
 
 
 def _check_vocabulary(record: LearnRecord, manifest: Manifest, corpus: Path) -> None:
@@ -139,6 +146,8 @@ def _case(
         execution=execution,
         place=There(str(corpus), str(weights)),
         limit_s=ask.limit_s,
+        arm=learned.arm,
+        lr=learned.recipe.lr,
     )
     return replace(case, batch=_batch(case, record))
 
@@ -186,8 +195,7 @@ def _work_of(cases: Sequence[ContextCase]) -> str:
     beyond = case.beyond
     who = f"Each of {count} models" if count > 1 else "One model"
     prompts = len(beyond.lengths) * beyond.prompts
-    of_prompts = f", and {prompts:,} prompts twice, {max(one.batch for one in cases):,} at once" if prompts else ""
-    return (
-        f"{who} reads about {format_si(case.tokens_read)} tokens: {beyond.documents:,} documents of {case.span:,}"
-        f"{of_prompts}."
-    )
+    at_once = max(one.batch for one in cases)
+    of_prompts = f", and {counted(prompts, 'prompt')} twice, {at_once:,} at once" if prompts else ""
+    documents = counted(beyond.documents, "document")
+    return f"{who} reads about {format_si(case.tokens_read)} tokens: {documents} of {case.span:,}{of_prompts}."

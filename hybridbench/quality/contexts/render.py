@@ -13,6 +13,7 @@ from hybridbench.quality.contexts.report import ContextReport, StretchedStack, a
 from hybridbench.quality.pages import write_page
 from hybridbench.quality.training.figures import estimate
 from hybridbench.report.render.charts import CONFIG, HEIGHT, WIDTH, data_of, looks
+from hybridbench.text import counted
 from hybridbench.units import format_tokens
 
 PAGE = "contexts.md"
@@ -42,7 +43,8 @@ def _series(report: ContextReport) -> Mapping[str, StretchedStack]:
 def by_position(report: ContextReport) -> dict[str, Any] | None:
     """The Vega-Lite definition of loss against position; None where no run went well.
 
-    The first range, in which a document has hardly begun, is left out: it would press the rest together.
+    The first range, in which a document has hardly begun, is left out: it would press the rest together. The subtitle
+    says so.
     """
     points = []
     for name, stack in _series(report).items():
@@ -60,9 +62,12 @@ def by_position(report: ContextReport) -> dict[str, Any] | None:
     color = alt.Color("model:N", title=None, sort=list(models), scale=scale, legend=alt.Legend(symbolOpacity=1))
     first = report.stacks[0]
     trained = first.case.trained
-    multiples = range(0, max(stack.stretches[-1].last for stack in _series(report).values()) + 1, trained)
+    read = [stack.stretches for stack in report.stacks if stack.stretches]
+    hidden, end = max(one[0].last for one in read), max(one[-1].last for one in read)
+    multiples = range(0, end + 1, trained)
     axis = alt.Axis(values=list(multiples), labelExpr=_labels(multiples))
-    x = alt.X("position:Q", title="position [tokens]", axis=axis, scale=alt.Scale(nice=False, domainMin=0))
+    domain = alt.Scale(nice=False, domain=[0, end])  # the last range's middle is before its end
+    x = alt.X("position:Q", title="position [tokens]", axis=axis, scale=domain)
     base = alt.Chart(data_of(points)).encode(x=x, color=color)
     fitted = alt.Scale(zero=False)
     band = base.mark_area(opacity=0.15).encode(y=alt.Y("low:Q", title="", scale=fitted), y2="high:Q")
@@ -70,7 +75,11 @@ def by_position(report: ContextReport) -> dict[str, Any] | None:
     rule = alt.Chart(data_of([{"trained": trained}])).mark_rule(strokeDash=[4, 4], color="#888888")
     title = alt.TitleParams(
         "Loss by position",
-        subtitle=[about(first), "dashed: the trained length; band: 95% interval over documents"],
+        subtitle=[
+            about(first),
+            f"dashed: the trained length; band: 95% interval over documents; the first "
+            f"{counted(hidden, 'position')}, of higher loss, are not shown",
+        ],
         anchor="start",
         offset=12,
     )

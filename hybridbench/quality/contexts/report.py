@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hybridbench.errors import BadResults
@@ -13,6 +13,7 @@ from hybridbench.quality.contexts.record import ContextRecord, Needle, StretchLo
 from hybridbench.quality.training.figures import Estimate, estimate
 from hybridbench.record import ADVICE, Status
 from hybridbench.report.table import NO_VALUE, Column, Table, TableCell
+from hybridbench.text import counted
 from hybridbench.units import format_number, format_si, format_tokens
 
 SHOWN = ("contexts-positions", "contexts-needles")
@@ -24,19 +25,19 @@ _HEADINGS = 6
 
 @dataclass(frozen=True)
 class StretchedStack:
-    """The trained models of one architecture that differ in their seeds only."""
+    """The trained models of one architecture that differ in their seeds only.
+
+    Attributes:
+        name: in tables and charts; no other of its scale has it.
+    """
 
     records: tuple[ContextRecord, ...]
+    name: str
 
     @property
     def case(self) -> ContextCase:
         """Of the first seed."""
         return self.records[0].case
-
-    @property
-    def name(self) -> str:
-        """In tables and charts."""
-        return self.case.model.label
 
     def by_document(self, first: int, last: int) -> list[float]:
         """The mean loss of each document at the positions of a range, over seeds; nats a token."""
@@ -99,16 +100,50 @@ def build(records: Sequence[ContextRecord]) -> ContextReport:
     """
     if not records:
         raise BadResults("there is no record of long contexts to report: run hybridbench contexts first.")
-    groups: dict[object, list[ContextRecord]] = {}
-    for record in records:
-        case = record.case
-        group = (case.model, case.corpus, case.trained, case.tokens, case.beyond, case.how)
-        groups.setdefault(group, []).append(record)
-    stacks = tuple(StretchedStack(tuple(sorted(group, key=lambda one: one.case.seed))) for group in groups.values())
+    stacks = _stacks(records)
     tables = {"contexts-positions": _positions(stacks), "contexts-curves": _curves(stacks)}
     if any(stack.needles for stack in stacks):
         tables |= {"contexts-needles": _needles(stacks), "contexts-cells": _cells(stacks)}
     return ContextReport(tuple(records), stacks, tables)
+
+
+def _stacks(records: Sequence[ContextRecord]) -> tuple[StretchedStack, ...]:
+    """The records by what they are of, but for the seed; of several of one case the last."""
+    groups: dict[tuple[object, ...], dict[str, ContextRecord]] = {}
+    for record in records:
+        case = record.case
+        group = (case.model, case.corpus, case.trained, case.tokens, case.beyond, case.how, case.arm)
+        groups.setdefault(group, {})[case.key] = record
+    found: list[list[ContextRecord]] = []
+    for group_records in groups.values():
+        some = list(group_records.values())
+        if len({record.case.seed for record in some}) == len(some):
+            found.append(sorted(some, key=lambda one: one.case.seed))
+        else:  # of trainings that earlier records do not tell apart
+            found += [[record] for record in some]
+    alike: dict[tuple[str, str], list[ContextCase]] = {}
+    for some in found:
+        case = some[0].case
+        alike.setdefault((case.model.label, case.model.scale), []).append(case)
+    return tuple(
+        StretchedStack(tuple(some), _name(some[0].case, alike[some[0].case.model.label, some[0].case.model.scale]))
+        for some in found
+    )
+
+
+def _name(case: ContextCase, alike: Sequence[ContextCase]) -> str:
+    """The model's label and, where several stacks have it, the first of what parts them all: their rates, tokens, or
+    the key of the first seed's training.
+    """
+    ways: tuple[Callable[[ContextCase], str], ...] = (
+        lambda _case: "",
+        lambda one: "" if one.lr is None else f" lr {one.lr:.3g}",
+        lambda one: f" {format_tokens(one.tokens)} tokens",
+        lambda one: f" {one.learned}",
+        lambda one: f" {one.learned} {one.key}",
+    )
+    way = next((way for way in ways if len({way(one) for one in alike}) == len(alike)), ways[-1])
+    return f"{case.model.label}{way(case)}"
 
 
 def about(stack: StretchedStack) -> str:
@@ -121,9 +156,9 @@ def about(stack: StretchedStack) -> str:
 
 
 def _labels(stack: StretchedStack) -> list[TableCell]:
-    model = stack.case.model
+    scale = stack.case.model.scale
     seeds = len([record for record in stack.records if record.observed])
-    return [TableCell(model.label, model.label), TableCell(model.scale, model.scale), TableCell(str(seeds), seeds)]
+    return [TableCell(stack.name, stack.name), TableCell(scale, scale), TableCell(str(seeds), seeds)]
 
 
 def _label_columns() -> list[Column]:
@@ -156,10 +191,10 @@ def _positions(stacks: Sequence[StretchedStack]) -> Table:
         table.rows.append([*_labels(stack), *map(_number, losses), *_growth(stack), _status(stack, table)])
     documents = max((len(one.losses) for stack in stacks for one in stack.stretches[:1]), default=0)
     table.remark(
-        f"{documents} documents, read from their start. 'to 2x' are the positions from one to two trained lengths. "
-        f"Last over trained: the last of them less the trained length without its first quarter, ± half the 95% "
-        f"interval over documents. A model read about {format_si(max(stack.case.tokens_read for stack in stacks))} "
-        f"tokens, prompts with needles included."
+        f"{counted(documents, 'document')}, read from their start. 'to 2x' are the positions from one to two trained "
+        "lengths. Last over trained: the last of them less the trained length without its first quarter, ± half the "
+        f"95% interval over documents. A model read about "
+        f"{format_si(max(stack.case.tokens_read for stack in stacks))} tokens, prompts with needles included."
     )
     return table
 
@@ -269,6 +304,7 @@ def rows(report: ContextReport) -> list[dict[str, object]]:
                 "pattern": case.model.pattern,
                 "scale": case.model.scale,
                 "seed": case.seed,
+                "lr": case.lr,
                 "trained_tokens_per_sequence": case.trained,
                 "corpus": case.corpus,
                 "device": record.environment.device,

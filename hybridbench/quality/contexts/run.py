@@ -36,7 +36,9 @@ from hybridbench.quality.contexts.record import ContextObserved, Needle, Stretch
 from hybridbench.quality.contexts.text import PromptSet, Texts, texts_of
 from hybridbench.quality.training.batches import bytes_of_tokens
 from hybridbench.quality.training.checkpoint import load_weights
+from hybridbench.quality.training.trained import check_numbers
 from hybridbench.record import Caveat, SizeCheck
+from hybridbench.text import counted
 from hybridbench.workload.at_size import Checker
 from hybridbench.workload.decode import DecodeLoop
 
@@ -49,7 +51,7 @@ def run_contexts(case: ContextCase, bench: Bench) -> tuple[ContextObserved, list
 
     Raises:
         Unsupported, WrongResult: before anything is read.
-        BadInput: the corpus is another one, or the weights are not those of the model.
+        BadInput: the corpus is another one, or the weights are not those of the model or no numbers.
         torch.OutOfMemoryError: a batch does not fit.
     """
     with side_by_side():  # kernels tune themselves at their first run, which is in the check
@@ -81,6 +83,7 @@ class Reader:
         self.model: LanguageModel = build_model(case.work, self.resolved)
         self.model.allocate(self.device, case.seed)
         load_weights(Path(case.place.weights), case.learned, self.model)
+        check_numbers(self.model.state_dict(), case.place.weights)
         self.model.eval()
         self._continuation: Continuation | None = None
 
@@ -135,7 +138,7 @@ class Reader:
         case, bos, token_NT = self.case, self.texts.manifest.vocabulary.bos, self.texts.token_NT
         all_NT = torch.from_numpy(token_NT).to(self.device)
         losses = []
-        self.bench.phase(f"{len(token_NT)} documents of {case.span:,} tokens")
+        self.bench.phase(f"{counted(len(token_NT), 'document')} of {case.span:,} tokens")
         for target_BT in all_NT.split(case.documents_at_once):
             token_BT = torch.cat((target_BT.new_full((len(target_BT), 1), bos), target_BT[:, :-1]), 1)
             losses.append(self._losses(token_BT, target_BT))
@@ -163,7 +166,7 @@ class Reader:
             return
         through = []
         for some, ids_NW, answer_N in zip(sets, *self._on_device(sets), strict=True):
-            self.bench.phase(f"{len(some.numbers):,} needles in {some.length:,} tokens each")
+            self.bench.phase(f"{counted(len(some.numbers), 'needle')} in {some.length:,} tokens each")
             through.append(self._through(some.length, ids_NW, answer_N))
         for some, (said_NA, loss_N) in zip(sets, through, strict=True):
             texts = map(self.texts.vocabulary.decode, said_NA.tolist())

@@ -7,16 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hybridbench.errors import BadResults
-from hybridbench.quality.tasks.anchors import Expectation, expected_of
+from hybridbench.quality.tasks.anchors import LEARNED, Expectation, expected_of
 from hybridbench.quality.tasks.case import TaskCase
 from hybridbench.quality.tasks.record import TaskRecord
 from hybridbench.quality.tasks.task import FULL, TASKS
 from hybridbench.quality.training.record import MEANINGS
 from hybridbench.record import ADVICE, Status
 from hybridbench.report.table import NO_VALUE, Column, Table, TableCell
+from hybridbench.text import counted
 from hybridbench.units import NS_PER_S, format_number, format_params
 
 NONE = "none known"
+NOT_TOLD = "cannot be told"
 
 
 @dataclass(frozen=True)
@@ -53,10 +55,19 @@ class SolvedStack:
 
     @property
     def as_expected(self) -> bool | None:
-        """Whether its means are as published; None where nothing was published, or no run went well."""
+        """Whether its means are as published; None where nothing was published, no run went well, or a model that fails
+        beyond what it was trained on has not learned that either.
+        """
         if self.expectation is None or self.correct is None:
             return None
         return self.expectation.holds(self.case.setting, self.correct)
+
+    @property
+    def verdict(self) -> str:
+        """Whether its means are as published, in words; ``NO_VALUE`` where there is nothing to compare."""
+        if self.expectation is None or self.correct is None:
+            return NO_VALUE
+        return {True: "yes", False: "NO", None: NOT_TOLD}[self.as_expected]
 
     @property
     def rank(self) -> tuple[float, float]:
@@ -143,6 +154,11 @@ def _table(best: Sequence[SolvedStack], tried: Sequence[SolvedStack]) -> Table:
     table.remark(f"{task.about.capitalize()}. A guess is right in {task.chance(setting):.2g} of all answers.")
     if any(not setting.within(part) for part in setting.test):
         table.remark("* is beyond what was trained on.")
+    if any(stack.verdict == NOT_TOLD for stack in best):
+        table.remark(
+            f"Whether failing beyond is as published {NOT_TOLD} of a model with less than {LEARNED:g} right answers on "
+            "what it was trained on: one that has learned nothing fails too."
+        )
     if case.setting.test[0].pairs:
         table.remark("Headings are tokens x pairs.")
     rates = sorted({stack.case.setting.lr for stack in tried})
@@ -166,11 +182,11 @@ def _table(best: Sequence[SolvedStack], tried: Sequence[SolvedStack]) -> Table:
 def about(record: TaskRecord) -> str:
     """What all runs of a table have in common, in words."""
     case, threads = record.case, record.environment.threads
-    many = "" if threads is None else f", {threads} threads"
+    many = "" if threads is None else f", {counted(threads, 'thread')}"
     setting = case.setting
     return (
-        f"{record.environment.device}{many}: {sum(part.examples for part in setting.train):,} examples, "
-        f"{setting.epochs} epochs, batch {setting.batch}, {case.how}"
+        f"{record.environment.device}{many}: {counted(sum(part.examples for part in setting.train), 'example')}, "
+        f"{counted(setting.epochs, 'epoch')}, batch {setting.batch}, {case.how}"
     )
 
 
@@ -180,8 +196,7 @@ def _row(stack: SolvedStack, table: Table) -> list[TableCell]:
     finals = [record.final for record in stack.records if record.final is not None]
     steps = statistics.fmean(one.step for one in finals) if finals else None
     spent = statistics.fmean(one.train_ns for one in finals) / NS_PER_S if finals else None
-    expected, agrees = stack.expectation, stack.as_expected
-    verdict = NO_VALUE if agrees is None else "yes" if agrees else "NO"
+    expected, verdict = stack.expectation, stack.verdict
     return [
         TableCell(case.model.label, case.model.label),
         TableCell(case.model.scale, case.model.scale),

@@ -63,7 +63,9 @@ def _name(arm: Arm) -> tuple[str, ...]:
 
 def _row(arm: Arm, metric: str, values: Sequence[float], tokens: float, flops: float) -> list[TableCell]:
     case = arm.first.case
-    source = f"hybridbench learn, corpus {case.corpus}, {case.model.vocab_size:,} tokens, lr {case.recipe.lr:.3g}"
+    source = (
+        f"hybridbench learn, corpus {case.corpus}, vocabulary of {case.model.vocab_size:,}, lr {case.recipe.lr:.3g}"
+    )
     std = statistics.stdev(values) if len(values) > 1 else None
     numbers = (statistics.fmean(values), len(values), std, round(tokens), flops)
     fields: tuple[float | str | None, ...] = (*_name(arm), metric, *numbers, source)

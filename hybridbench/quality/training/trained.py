@@ -1,21 +1,30 @@
-"""trained: a finished run's weights as a model that runs, with the vocabulary that it was trained on."""
+"""trained: a finished run's weights as a model that runs, with the vocabulary that it was trained on.
+
+A run keeps its weights however it ends. Those of a run that went wrong are no trained model, and are refused here.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
-from hybridbench.errors import BadInput
+from hybridbench.errors import BadInput, BadResults
 from hybridbench.model.build import build_model, resolve_backends
 from hybridbench.model.language import LanguageModel
 from hybridbench.quality.corpus.manifest import read_manifest
 from hybridbench.quality.corpus.vocabulary import Vocabulary, of_corpus
 from hybridbench.quality.training.case import LearnCase, RunFiles
+from hybridbench.quality.training.place import weights_path
+from hybridbench.quality.training.record import LearnRecord, Mark
 from hybridbench.session import device_for
+from hybridbench.store import load
+from hybridbench.text import counted
 
 
 @dataclass(frozen=True)
@@ -33,6 +42,85 @@ class Trained:
     device: torch.device
 
 
+def check_learned(weights: Path) -> LearnCase:
+    """The run of a file of weights, which must have gone well. Its place is not known.
+
+    Raises:
+        BadInput: the file cannot be read, holds no run's weights or numbers that are none, or its run went wrong.
+    """
+    case, tensors = _read(weights)
+    _check_finished(weights, case)
+    check_numbers(tensors, str(weights))
+    return case
+
+
+def check_numbers(tensors: Mapping[str, Tensor], where: str) -> None:
+    """Check that weights are finite numbers.
+
+    Raises:
+        BadInput: one is not; ``where`` names the weights.
+    """
+    wrong = sorted(name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all()))
+    if wrong:
+        raise BadInput(
+            f"{where} holds {counted(len(wrong), 'tensor')} with values that are no numbers, such as {wrong[0]}: its "
+            "run went wrong; train the model again, with a smaller --lr."
+        )
+
+
+def _check_finished(weights: Path, case: LearnCase) -> None:
+    """Check that the record beside ``weights/``, where there is one, is of a run that did all its steps.
+
+    Raises:
+        BadInput: it did not.
+    """
+    folder = weights.resolve().parent.parent
+    files = sorted(folder.glob(f"{LearnRecord.FILES}-*.jsonl")) if _is_kept(weights, case) else []
+    try:
+        records = load(files, _ignore, _ignore, LearnRecord) if files else []
+    except BadResults:
+        return
+    seen = [one.observed for one in records if one.case.key == case.key and one.observed is not None]
+    if not seen:
+        return
+    ends = [event for event in seen[-1].events if event.mark is not Mark.SPIKE]
+    if ends or not seen[-1].finished:
+        how = f"{ends[-1].mark.value.replace('_', ' ')} at step {ends[-1].step:,}" if ends else "not all steps done"
+        raise BadInput(
+            f"{weights} is of a run that went wrong ({how}), {case.label}: it is no trained model; train it again, "
+            "with a smaller --lr."
+        )
+
+
+def _is_kept(weights: Path, case: LearnCase) -> bool:
+    """Whether a file lies where a run puts its weights: its records are then two folders up."""
+    return weights.resolve() == weights_path(replace(case, place=RunFiles("", str(weights.resolve().parent.parent))))
+
+
+def _ignore(_sentence: str) -> None:
+    """What is damaged in records is told by the commands that show them."""
+
+
+def _read(weights: Path) -> tuple[LearnCase, dict[str, Tensor]]:
+    """The run of a file of weights, without its place, and the weights, on the CPU.
+
+    Raises:
+        BadInput: the file cannot be read, or holds no run's weights.
+    """
+    try:
+        with safe_open(weights, framework="pt", device="cpu") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
+        if "place" in (body := json.loads(header["case"])):
+            raise ValueError("its case has a place")
+        return LearnCase.from_dict({**body, "place": {"corpus": "", "out": ""}}), tensors
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as exc:
+        said = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
+        raise BadInput(
+            f"{weights} holds no weights of a finished run ({said}): name a file of weights/ of learn."
+        ) from exc
+
+
 def load_trained(weights: Path, corpus: Path, kind: str) -> Trained:
     """The model of a file of weights.
 
@@ -41,22 +129,13 @@ def load_trained(weights: Path, corpus: Path, kind: str) -> Trained:
         kind: of device, ``cpu`` or ``cuda``.
 
     Raises:
-        BadInput: the file cannot be read, holds no run's weights or those of another architecture; another corpus.
+        BadInput: as ``check_learned``; weights of another architecture; another corpus.
     """
     device = device_for(kind)
     manifest = read_manifest(corpus)
-    try:
-        with safe_open(weights, framework="pt", device=str(device)) as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
-        if "place" in (body := json.loads(header["case"])):
-            raise ValueError("its case has a place")
-        case = LearnCase.from_dict({**body, "place": {"corpus": str(corpus), "out": ""}})
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as exc:
-        said = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
-        raise BadInput(
-            f"{weights} holds no weights of a finished run ({said}): name a file of weights/ of learn."
-        ) from exc
+    case, tensors = _read(weights)
+    _check_finished(weights, case)
+    check_numbers(tensors, str(weights))
     if manifest.key != case.corpus:
         raise BadInput(f"{corpus} holds another corpus ({manifest.key}) than {weights} learned from ({case.corpus}).")
     asked = case.execution
