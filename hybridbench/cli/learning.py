@@ -21,6 +21,7 @@ from hybridbench.errors import BadInput
 from hybridbench.machine import visible_gpus
 from hybridbench.quality.training.plan import EVALUATIONS, SEEDS, LearnOptions
 from hybridbench.suite.models import ALL_ARCHS
+from hybridbench.text import counted
 
 if TYPE_CHECKING:
     from hybridbench.arch.model import ModelSpec
@@ -97,7 +98,9 @@ def learn(
     shared = {"out": folder, "resume": resume, "kind": _kind(at_once)}
     tried: list[LearnRecord] = []
     if tuning:
-        console.print(f"Choosing a learning rate for each model: {len(tuning)} runs with a seed of their own.")
+        console.print(
+            f"Choosing a learning rate for each model: {counted(len(tuning), 'run')} with a seed of their own."
+        )
         tried = _measure(tuning, gpus, {**shared, "kind": _kind(at_once, quiet=True)}, as_json=False)
         cases = _at_best(cases, tried, console)
     _measure(cases, gpus, shared, as_json=as_json)
@@ -229,7 +232,7 @@ def _tell_cost(cases: Sequence[LearnCase], console: Plain, gpus: Sequence[str]) 
     first = cases[0]
     flops = sum(map(total_flops, cases))
     machine = machine_for(first.device, first.execution.dtype, _gpu_name() if first.device == "cuda" and gpus else None)
-    text = f"{len(cases)} runs, {format_si(flops).strip()}FLOPs in all"
+    text = f"{counted(len(cases), 'run')}, {format_si(flops).strip()}FLOPs in all"
     if machine is not None:
         needed = seconds(cases, machine)
         workers = max(1, len(gpus)) if first.device == "cuda" else 1

@@ -138,18 +138,20 @@ def test_initial_weights_are_held_to_their_distributions(case_of: CaseOf) -> Non
             check_start(model)
 
 
-def test_a_run_that_leaves_the_numbers_ends_there(case_of: CaseOf, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("wrong", [5, 11])
+def test_a_run_that_leaves_the_numbers_ends_there(case_of: CaseOf, monkeypatch: pytest.MonkeyPatch, wrong: int) -> None:
+    """Also where that is its last step."""
     stepped = Learner.step
 
     def step(self: Learner, number: int) -> tuple[torch.Tensor, torch.Tensor]:
         loss, norm = stepped(self, number)
-        return (loss * math.nan if number == 5 else loss), norm
+        return (loss * math.nan if number == wrong else loss), norm
 
     monkeypatch.setattr(Learner, "step", step)
     case = case_of()
     seen = learned(case)
-    assert [(event.mark, event.step, event.loss) for event in seen.events] == [(Mark.NOT_A_NUMBER, 5, None)]
-    assert len(seen.losses) == 5
+    assert [(event.mark, event.step, event.loss) for event in seen.events] == [(Mark.NOT_A_NUMBER, wrong, None)]
+    assert len(seen.losses) == wrong
     assert not seen.finished
     assert LearnRecord.from_json(record_of(case, seen).to_json()).observed == seen
 

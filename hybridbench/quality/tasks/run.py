@@ -30,10 +30,11 @@ from hybridbench.quality.tasks.positions import Positions
 from hybridbench.quality.tasks.record import Scored, TaskObserved
 from hybridbench.quality.tasks.task import TASKS
 from hybridbench.quality.training.optimizer import MasterAdamW
-from hybridbench.quality.training.record import Event, Mark
+from hybridbench.quality.training.record import Event
 from hybridbench.quality.training.start import check_start
 from hybridbench.quality.training.step import Gradients, graphed, launched
 from hybridbench.quality.training.trainer import Trainer
+from hybridbench.quality.training.watch import went_wrong
 from hybridbench.record import Caveat, SizeCheck
 from hybridbench.units import NS_PER_S, format_number, format_seconds
 from hybridbench.workload.at_size import Checker
@@ -67,7 +68,7 @@ def run_task(case: TaskCase, bench: Bench) -> tuple[TaskObserved, list[Caveat]]:
         losses=done.means,
         curve=done.curve,
         events=done.events,
-        finished=not any(event.mark is not Mark.SPIKE for event in done.events),
+        finished=not went_wrong(done.events),
         start=start,
         parameters=parameter_count(learner.model),
         memory=replace(memory, optimizer_bytes=learner.optimizer.nbytes),

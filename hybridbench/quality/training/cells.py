@@ -9,6 +9,7 @@ from hybridbench.arch.model import params
 from hybridbench.quality.training.figures import Arm, Estimate
 from hybridbench.quality.training.record import LearnRecord
 from hybridbench.report.table import NO_VALUE, TableCell
+from hybridbench.text import counted
 from hybridbench.units import format_number
 
 DIGITS = 4
@@ -34,7 +35,7 @@ def about(records: Iterable[LearnRecord]) -> str:
 
 def _threads(record: LearnRecord) -> str:
     count = record.environment.threads
-    return "" if count is None else f", {count} thread{'s' if count != 1 else ''}"
+    return "" if count is None else f", {counted(count, 'thread')}"
 
 
 def non_embedding(record: LearnRecord) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from hybridbench.quality.training.record import Event, Mark
 
@@ -47,6 +47,11 @@ def new_events(
             found.append(Event(Mark.DIVERGED, step, loss))
             return found
     return found
+
+
+def went_wrong(events: Iterable[Event]) -> bool:
+    """Whether a run diverged or left the numbers, which ends it; a spike does not."""
+    return any(event.mark is not Mark.SPIKE for event in events)
 
 
 def _still(found: Sequence[Event], kinds: Sequence[int], steps: Sequence[int]) -> bool:
