@@ -260,8 +260,10 @@ def read_progress(walk: Bisection, key: str, path: Path) -> None:
         return
     except Damaged as exc:
         raise BadInput(f"{path} {exc}: remove it, or name another file with --progress.") from exc
-    except (KeyError, TypeError, ValueError) as exc:
-        raise BadInput(f"{path} is damaged ({exc}): remove it, or name another file with --progress.") from exc
+    except (KeyError, TypeError, ValueError, AttributeError) as exc:
+        raise BadInput(
+            f"{path} has steps that are not whole: remove it, or name another file with --progress."
+        ) from exc
 
 
 def _step(body: Mapping[str, Any]) -> JudgedRevision:

@@ -91,6 +91,8 @@ def parse_fail_on(text: str | None) -> tuple[Exit, ...]:
     parts = [part.strip().lower() for part in text.split(",")]
     if not all(parts):
         raise BadInput(f"--fail-on '{text}' has an empty part: write names with single commas between them.")
+    if "none" in parts:
+        raise BadInput(f"--fail-on '{text}': none says that nothing fails, so leave it or all others out.")
     for part in parts:
         if part not in known:
             raise unknown_name("outcome", part, [*known, "none"])

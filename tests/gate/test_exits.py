@@ -94,9 +94,11 @@ def test_accepted_regressions_end(tmp_path: Path) -> None:
     ("old", "new", "words"),
     [
         ("slowdown = 0.03\n", "", "exactly cell, slowdown, reason, until"),
-        ("0.03", "3", "between 0 and 1"),
+        ("0.03", "0", "a number above 0"),
+        ("0.03", "-0.03", "a number above 0"),
+        ("0.03", "inf", "slowdown as inf"),
         ("0.03", "nan", "slowdown as nan"),
-        ("0.03", "true", "between 0 and 1"),
+        ("0.03", "true", "a number above 0"),
         ('"right for odd widths now"', '" "', "reason must be a text"),
         ("2026-12-31", '"2026-12-31"', "must be a date"),
         ("2026-12-31", "2026-12-31T00:00:00", "must be a date"),
@@ -111,6 +113,18 @@ def test_a_file_with_a_mistake_is_refused(tmp_path: Path, old: str, new: str, wo
     path.write_text(GOOD.replace(old, new))
     with pytest.raises(BadInput, match=words):
         read_accepted(path)
+
+
+def test_a_change_that_takes_four_times_the_time_can_be_accepted(tmp_path: Path) -> None:
+    path = tmp_path / "accepted.toml"
+    path.write_text(GOOD.replace("0.03", "3"))
+    assert read_accepted(path)[0].slowdown == 3.0
+
+
+def test_none_stands_alone() -> None:
+    for text in ("regression,none", "none, incorrect", "none,none"):
+        with pytest.raises(BadInput, match="none says that nothing fails, so leave it or all others out"):
+            parse_fail_on(text)
 
 
 ALL = [said(word, f"cell <{i}> a|b, 5%") for i, word in enumerate(Word)]
