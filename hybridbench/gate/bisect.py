@@ -69,7 +69,7 @@ class OutOfTime(HybridbenchError):
 Measure = Callable[[str, str, Sequence[CheckCell]], Sequence[CellVerdict]]
 """The verdicts of cells on a commit (second) against another one (first).
 
-It raises ``BadInput`` where a side does not start or lacks a person's kernel, and ``OutOfTime``.
+It raises ``BadInput`` where a side does not start or neither side has a person's kernel, and ``OutOfTime``.
 """
 
 
@@ -163,7 +163,7 @@ def walk_through(
         said: called with each step that was just judged.
 
     Raises:
-        BadInput: the good or the bad revision does not start or lacks a kernel.
+        BadInput: the good or the bad revision does not start, or neither has a kernel.
         OutOfTime: the budget ended.
     """
 

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from hybridbench.errors import BadInput
 from hybridbench.gate.blocks import BLOCK_NS, BLOCKS
 from hybridbench.gate.calibration import Calibrated
 from hybridbench.gate.cells import CheckCell
@@ -112,9 +111,6 @@ def look(
         budget_s: wall time that it must not exceed; seconds.
         least_pairs: every cell that can be timed gets so many, whatever they say: those of a calibration.
         said: called with a line about what is measured now.
-
-    Raises:
-        BadInput: a person's own kernel cannot be found where it was named.
     """
     started, known = now(), calibrated or {}
     progress = CheckProgress({cell.name: PairedCell(cell.name, cell.kind) for cell in cells})
@@ -136,8 +132,8 @@ def look(
         progress.pairs += bool(found)
         for cell in listed:
             if cell.name in found:
-                _check_own(cell, found[cell.name])
-                progress.cells[cell.name] = _added(progress.cells[cell.name], found[cell.name], wanted[cell.name])
+                one = _named(cell, found[cell.name])
+                progress.cells[cell.name] = _added(progress.cells[cell.name], one, wanted[cell.name])
                 progress.cell_s[cell.name] = found[cell.name].spent_s
         if len(found) < len(listed):
             progress.out_of_time = True
@@ -205,14 +201,9 @@ def _same(before: SideTimes, now: SideTimes) -> SideTimes:
     return now if before.identity == now.identity else replace(now, identity=None)
 
 
-def _check_own(cell: CheckCell, found: CellInPair) -> None:
-    """Check that a person's own kernels are where they were named.
-
-    Raises:
-        BadInput: one is not, so that no side has it or the one that names it alone lacks it.
-    """
-    for side, body, other in ((found.head, cell.head, cell.base), (found.base, cell.base, cell.head)):
-        backend = str(body.get("backend", ""))
-        named_here = side is found.head or backend != other.get("backend")
-        if ":" in backend and side.state is State.ABSENT and named_here:
-            raise BadInput(f"{side.reason}.")
+def _named(cell: CheckCell, found: CellInPair) -> CellInPair:
+    """A cell in a pair; a base that lacks the function that was named for it alone has failed, and nothing is new."""
+    named = cell.base.get("backend") != cell.head.get("backend")
+    if not named or found.base.state is not State.ABSENT:
+        return found
+    return replace(found, base=replace(found.base, state=State.FAILED))

@@ -11,7 +11,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from hybridbench.errors import NotComparable
+from hybridbench.errors import BadInput, NotComparable
 from hybridbench.gate.accepted import read_accepted, still
 from hybridbench.gate.attribution import Why, attribute
 from hybridbench.gate.calibration import (
@@ -119,7 +119,8 @@ def check(
         budget_s: wall time; seconds.
 
     Raises:
-        BadInput: a side does not start, or a file cannot be read or is of another machine.
+        BadInput: a side does not start, neither side has a person's own kernel, or a file cannot be read or is of
+            another machine.
     """
     began = time.monotonic()
     allowed, remarks = ([], []) if accepted is None else still(read_accepted(accepted), today or date.today())
@@ -130,6 +131,7 @@ def check(
     known: Mapping[str, Calibrated] = {}
     if calibration is not None:
         known = read_calibration(calibration, machine).cells
+    _check_own(cells, pairs)
     if self_test is not None:
         said("timing work of a known length")
         remarks.insert(0, self_test())
@@ -147,6 +149,16 @@ def check(
     count = "1 pair" if progress.pairs == 1 else f"{progress.pairs} pairs"
     remarks.append(f"{count} of processes in {format_seconds(progress.spent_s)}.")
     return Checked(verdicts, progress, remarks, machine, sides, why)
+
+
+def _check_own(cells: Sequence[CheckCell], pairs: Pairs) -> None:
+    """Check that a person's own kernels are on one side at least: a name that neither has was mistyped.
+
+    Raises:
+        BadInput: one is not.
+    """
+    for name, why in pairs.lacking(cells).items():
+        raise BadInput(f"neither side has the kernel of {name}: {why}.")
 
 
 def _choosing(cells: Sequence[CheckCell], pairs: Pairs) -> list[str]:
@@ -186,11 +198,12 @@ def calibrated(
     """Time the same code on both sides, and write what that says of each cell.
 
     Raises:
-        BadInput: this side does not start.
+        BadInput: this side does not start, or does not have a person's own kernel.
         NotComparable: a cell could not be timed, or not often enough within the budget.
     """
     began = time.monotonic()
     machine = machine_of(from_plain(Environment, _sides(pairs)[HEAD]["environment"]))
+    _check_own(cells, pairs)
     if self_test is not None:
         said("timing work of a known length")
         self_test()

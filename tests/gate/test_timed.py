@@ -88,6 +88,9 @@ class Scripted:
                 "peak_bytes": 100,
                 **said,
             }
+        if request["do"] == "find":
+            lacks = (self.side, request["cell"]["backend"]) in self.rig.lacks
+            return {"kind": "lacks", "reason": "no such function"} if lacks else {"kind": "found"}
         if request["do"] == "trace":
             return {"kind": "traced", **self.rig.traced(self.side, self.cell)}
         if request["do"] == "plant":
@@ -129,6 +132,7 @@ class Rig:
         self.made = list[Scripted]()
         self.imported = list[tuple[str, ...]]()
         self.waiting_ran = False
+        self.lacks = set[tuple[str, str]]()
         self.pairs = self.paired(ahead=False)
 
     def paired(self, **how: Any) -> Pairs:
@@ -344,6 +348,57 @@ def test_a_side_without_the_cell(side: str, state: str, word: Word, code: int) -
     assert found.verdicts[0].word is word
     assert exit_of(found.verdicts) == code
     assert rig.starts == {BASE: 1, HEAD: 1}
+
+
+def own(name: str, base: str = "mine:f", head: str = "mine:f") -> CheckCell:
+    """A cell by a person's own kernel."""
+    bodies = [{"backend": backend, "name": name, "op": "swiglu"} for backend in (base, head)]
+    return CheckCell(name, "kernel", "kernel", *bodies, 10.0, "cuda")
+
+
+def lacking(*sides: str) -> Callable[[str, str], dict[str, Any]]:
+    """Sides that lack the cell called gone; the one called wrong is wrong in the change."""
+
+    def prepared(side: str, name: str) -> dict[str, Any]:
+        if name == "wrong" and side == HEAD:
+            return {"kind": "failed", "state": "wrong", "reason": "off by 1", "fit": False}
+        gone = name == "gone" and side in sides
+        return {"kind": "failed", "state": "absent", "reason": f"no gone on {side}", "fit": True} if gone else {}
+
+    return prepared
+
+
+def test_an_own_kernel_that_vanished_costs_its_cell_only() -> None:
+    cells = [own("wrong"), own("gone"), own("other")]
+    found = check(cells, Rig(slower(1.0), lacking(HEAD)).pairs)
+    assert [one.word for one in found.verdicts] == [Word.WRONG, Word.NOT_COMPARABLE, Word.PASS]
+    assert exit_of(found.verdicts) == 5
+    assert found.verdicts[1].because == "The change does not have this cell, which the base has: no gone on change."
+    assert exit_of(check(cells[1:], Rig(slower(1.0), lacking(HEAD)).pairs).verdicts) == 4
+
+
+def test_an_own_kernel_that_is_new_is_new_unless_the_base_s_was_named() -> None:
+    found = check([own("gone"), own("other")], Rig(slower(1.0), lacking(BASE)).pairs)
+    assert [one.word for one in found.verdicts] == [Word.NEW, Word.PASS]
+    named = check([own("gone", base="old:f"), own("other")], Rig(slower(1.0), lacking(BASE)).pairs)
+    assert [one.word for one in named.verdicts] == [Word.NOT_COMPARABLE, Word.PASS]
+    assert named.verdicts[0].because == "The base was not measured: it failed: no gone on base."
+
+
+def test_a_name_that_neither_side_has_is_refused_before_the_self_test() -> None:
+    def self_test() -> str:
+        raise AssertionError("nothing is timed")
+
+    for run in (check, lambda *words, **more: calibrated(*words, Path("unused"), **more)):
+        rig = Rig(slower(1.0))
+        rig.lacks = {(BASE, "mine:f"), (HEAD, "mine:f")}
+        with pytest.raises(BadInput, match="neither side has the kernel of one: no such function"):
+            run([own("other", head="mine:g"), own("one"), own("two")], rig.pairs, self_test=self_test)
+        finds = [(side, one["cell"]["backend"]) for side, one in rig.asked if one["do"] == "find"]
+        assert finds == [(HEAD, "mine:g"), (HEAD, "mine:f"), (BASE, "mine:f")], "each name once"
+        assert len(finds) == len(rig.asked)
+    rig.lacks = {(HEAD, "mine:f")}
+    assert rig.paired(ahead=False).lacking([own("one"), *named("two")]) == {}
 
 
 def test_a_side_that_dies_costs_its_cell_only() -> None:
