@@ -48,11 +48,18 @@ class CheckProgress:
     cell_s: dict[str, float] = field(default_factory=dict)
 
 
-def predicted_s(cells: Sequence[CheckCell]) -> tuple[float, float]:
-    """How long a check of these cells takes: if every first look decides, and if every last one must; seconds."""
+def predicted_s(cells: Sequence[CheckCell], least_pairs: int = 0) -> tuple[float, float]:
+    """How long a check of these cells takes: if every first look decides, and if every last one must; seconds.
+
+    Args:
+        least_pairs: of a calibration, whose cells all get so many; both figures are then the same.
+    """
     device = cells[0].device if cells else "cpu"
     later_s = max(0.0, START_S[device] - sum(PREPARE_S[cell.kind] for cell in cells))
-    least, most = _all_pairs_s(cells, later_s, {cell.name: _cell_s(cell) for cell in cells})
+    cell_s = {cell.name: _cell_s(cell) for cell in cells}
+    least, most = _all_pairs_s(cells, later_s, cell_s)
+    if least_pairs:
+        least = most = least_pairs * (later_s + sum(cell_s.values()))
     first_s = SELF_TEST_S[device] + START_S[device] - later_s
     return first_s + least, first_s + most
 
@@ -84,15 +91,37 @@ def _cell_s(cell: CheckCell) -> float:
     return PREPARE_S[cell.kind] + 2 * BLOCKS[cell.kind].longest * BLOCK_NS / NS_PER_S
 
 
-def prediction(cells: Sequence[CheckCell], budget_s: float | None) -> str:
-    """The prediction in a sentence."""
-    least, most = predicted_s(cells)
+def prediction(cells: Sequence[CheckCell], budget_s: float | None, least_pairs: int = 0) -> str:
+    """The prediction in a sentence; ``least_pairs`` as in ``predicted_s``."""
+    least, most = predicted_s(cells, least_pairs)
     count = "1 cell" if len(cells) == 1 else f"{len(cells)} cells"
     said = f"{count}: {format_seconds(least)} if the first look decides, at most about {format_seconds(most)}"
+    too_short = "too short for the first look: some cells will be undecided"
+    if least_pairs:
+        said = f"{count}: about {format_seconds(least)} for {least_pairs} pairs"
+        too_short = "too short for them: a cell that has fewer is not calibrated"
     if budget_s is None:
         return f"{said}."
-    short = ", too short for the first look: some cells will be undecided" if budget_s < least else ""
+    short = f", {too_short}" if budget_s < least else ""
     return f"{said}; the budget is {format_seconds(budget_s)}{short}."
+
+
+def without_self_test(cells: Sequence[CheckCell], left_s: float | None, least_pairs: int = 0) -> str:
+    """Why the self test is left out, in a sentence; empty where there is time for it and for the first look after it.
+
+    Args:
+        left_s: of the budget, once both sides have started; None without a budget; seconds.
+        least_pairs: as in ``predicted_s``.
+    """
+    device = cells[0].device
+    needs_s = predicted_s(cells, least_pairs)[0] - START_S[device]
+    if left_s is None or left_s >= needs_s:
+        return ""
+    pairs_s = needs_s - SELF_TEST_S[device]
+    return (
+        f"Self test: left out, since the budget had {format_seconds(left_s)} left. It takes about "
+        f"{format_seconds(SELF_TEST_S[device])}, and the pairs after it {format_seconds(pairs_s)}."
+    )
 
 
 def look(

@@ -230,7 +230,9 @@ def test_a_budget_file_names_figures_that_there_are(small: dict[str, Section], t
         (["check", "--exact", "--parts", "formula"], "did you mean 'formulas'"),
         (["check", "--exact", "--fail-on", "speed"], "unknown outcome 'speed'"),
         (["check", "--exact", "--update", "--json"], "--update only writes"),
-        (["check", "--base", "HEAD", "--recompile"], "--recompile without --exact"),
+        (["check", "--base", "HEAD", "--recompile"], "--recompile belongs to --exact, which is not given"),
+        (["check", "--update"], "--update belongs to --exact, which is not given: add it, or leave this out"),
+        (["check", "--base", "HEAD", "--parts", "formulas"], "--parts belongs to --exact, which is not given"),
     ],
 )
 def test_mistakes_are_one_sentence(words: list[str], said: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -385,6 +386,17 @@ def test_an_own_kernel_that_is_new_is_new_unless_the_base_s_was_named() -> None:
     assert named.verdicts[0].because == "The base was not measured: it failed: no gone on base."
 
 
+def test_a_first_own_kernel_ends_with_0_and_says_that_no_speed_was_compared() -> None:
+    found = check([own("gone")], Rig(slower(1.0), lacking(BASE)).pairs)
+    assert (found.verdicts[0].word, found.outcome, found.code([])) == (Word.NEW, 0, 0)
+    assert any("agrees with its reference" in one and "no speed was compared" in one for one in found.remarks)
+    unknown = check(named("gone"), Rig(slower(1.0), lacking(BASE)).pairs)
+    assert (unknown.verdicts[0].word, unknown.outcome) == (Word.NEW, 6)
+    assert any("name a base that knows" in one for one in unknown.remarks)
+    mixed = check([own("gone"), *named("one")], Rig(slower(1.02), lacking(BASE)).pairs)
+    assert not mixed.all_first
+
+
 def test_a_name_that_neither_side_has_is_refused_before_the_self_test() -> None:
     def self_test() -> str:
         raise AssertionError("nothing is timed")
@@ -399,6 +411,41 @@ def test_a_name_that_neither_side_has_is_refused_before_the_self_test() -> None:
         assert len(finds) == len(rig.asked)
     rig.lacks = {(HEAD, "mine:f")}
     assert rig.paired(ahead=False).lacking([own("one"), *named("two")]) == {}
+
+
+def test_the_self_test_is_left_out_where_the_budget_has_no_time_for_it() -> None:
+    cells, asked = named("one"), list[float]()
+
+    def self_test() -> str:
+        asked.append(1.0)
+        return "It is timed 1% off."
+
+    found = check(cells, Rig(slower(1.0)).pairs, budget_s=1.0, self_test=self_test)
+    assert asked == []
+    assert re.match(r"Self test: left out, since the budget had .* left\. It takes about 10", found.remarks[0])
+    check(cells, Rig(slower(1.0)).pairs, budget_s=2 * predicted_s(cells)[0], self_test=self_test)
+    check(cells, Rig(slower(1.0)).pairs, self_test=self_test)
+    assert len(asked) == 2
+
+
+def test_remarks_come_in_the_order_of_the_cells(tmp_path: Path) -> None:
+    cells = named(*(f"slow {at}" for at in range(8)))
+    path = tmp_path / "calibration.json"
+    calibrated(named("another"), Rig(slower(1.0)).pairs, path)
+    rig = Rig(slower(1.02))
+    rig.traced = lambda _side, _name: {"kind": "failed", "reason": "none", "fit": True}  # type: ignore[method-assign]
+    remarks = check(cells, rig.pairs, calibration=path).remarks
+    for said in ("was not traced", "Not in the calibration"):
+        told = [one for one in remarks if said in one]
+        assert told == sorted(told)
+        assert len(told) == len(cells)
+
+
+def test_what_each_side_timed_is_named() -> None:
+    found = check(named("one"), Rig(slower(1.0)).pairs, revisions={BASE: "0123 (main)", HEAD: "4567"})
+    assert "Base: 0123 (main). Change: 4567." in found.remarks
+    assert found.more()["sides"][HEAD]["revision"] == "4567"
+    assert found.revisions == {BASE: "0123 (main)", HEAD: "4567"}
 
 
 def test_a_side_that_dies_costs_its_cell_only() -> None:
@@ -547,7 +594,7 @@ def test_a_tuner_that_never_agrees_does_not_go_on_for_ever() -> None:
 
 def test_calibration_writes_what_a_check_of_this_machine_reads(tmp_path: Path) -> None:
     path = tmp_path / "calibration.json"
-    found = calibrated(named("one", "two"), Rig(slower(1.0)).pairs, path)
+    found = calibrated(named("one", "two"), Rig(slower(1.0)).pairs, path).calibration
     assert found.cells["one"].pairs == 8
     assert 0 < found.cells["one"].visible < 0.01
     assert found.cells["one"].false_alarms == 0.0
@@ -559,6 +606,25 @@ def test_calibration_writes_what_a_check_of_this_machine_reads(tmp_path: Path) -
     path.write_text(json.dumps(body))
     with pytest.raises(BadInput, match="another machine"):
         check(named("one"), Rig(slower(1.0)).pairs, calibration=path)
+
+
+def test_a_cell_that_cannot_be_calibrated_is_left_out_and_named(tmp_path: Path) -> None:
+    path = tmp_path / "calibration.json"
+    found = calibrated(named("one", "gone"), Rig(slower(1.0), lacking(BASE, HEAD)).pairs, path)
+    assert list(found.calibration.cells) == ["one"]
+    assert found.left_out == {"gone": "gone cannot be calibrated: no gone on change."}
+    assert read_calibration(path, found.calibration.machine) == found.calibration
+    with pytest.raises(NotComparable, match=r"nothing is written\. gone cannot be calibrated: no gone on change"):
+        calibrated(named("gone"), Rig(slower(1.0), lacking(BASE, HEAD)).pairs, tmp_path / "none.json")
+    assert not (tmp_path / "none.json").exists()
+
+
+def test_the_prediction_of_a_calibration_is_of_all_its_pairs() -> None:
+    cells = named("one", "two")
+    least, most = predicted_s(cells, 8)
+    assert least == most > predicted_s(cells)[0]
+    assert "for 8 pairs." in prediction(cells, None, 8)
+    assert "too short for them: a cell that has fewer is not calibrated" in prediction(cells, least / 2, 8)
 
 
 def test_sides_that_do_not_start_and_other_machines_are_told_before_the_self_test(tmp_path: Path) -> None:
@@ -576,8 +642,9 @@ def test_sides_that_do_not_start_and_other_machines_are_told_before_the_self_tes
     with pytest.raises(BadInput, match="another machine"):
         check(named("one"), rig.pairs, calibration=path, self_test=self_test)
     assert len(asked) == 1
-    calibrated(named("one"), rig.pairs, tmp_path / "other.json", self_test=self_test)
+    done = calibrated(named("one"), rig.pairs, tmp_path / "other.json", self_test=self_test)
     assert len(asked) == 2
+    assert done.remarks == ["It is timed 1% off."]
 
 
 def test_the_start_of_processes_counts_in_what_fits_into_the_budget() -> None:
