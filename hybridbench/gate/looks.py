@@ -26,6 +26,8 @@ SELF_TEST_S = {"cpu": 6.0, "cuda": 10.0}
 """Assumed of timing work of a known length."""
 MOST_PAIRS = 3
 """Times the pairs of a last look: where a tuner varies, pairs may not count, and that must not go on for ever."""
+SHARE = 0.1
+"""Of what is left of a budget that is too short for the first look, the self test may take so much."""
 SLACK = 1.2
 """A pair is not begun where the last one, longer by this factor, would not fit into the budget."""
 
@@ -107,7 +109,10 @@ def prediction(cells: Sequence[CheckCell], budget_s: float | None, least_pairs: 
 
 
 def without_self_test(cells: Sequence[CheckCell], left_s: float | None, least_pairs: int = 0) -> str:
-    """Why the self test is left out, in a sentence; empty where there is time for it and for the first look after it.
+    """Why the self test is left out, in a sentence; empty where it is not.
+
+    It is left out where there is no time for it and for the first look after it, unless it takes a tenth of what is
+    left at most: a budget for many pairs that does not do for all cells has time to test the clock.
 
     Args:
         left_s: of the budget, once both sides have started; None without a budget; seconds.
@@ -115,7 +120,7 @@ def without_self_test(cells: Sequence[CheckCell], left_s: float | None, least_pa
     """
     device = cells[0].device
     needs_s = predicted_s(cells, least_pairs)[0] - START_S[device]
-    if left_s is None or left_s >= needs_s:
+    if left_s is None or left_s >= min(needs_s, SELF_TEST_S[device] / SHARE):
         return ""
     pairs_s = needs_s - SELF_TEST_S[device]
     return (

@@ -21,7 +21,7 @@ from hybridbench.gate.cells import CheckCell
 from hybridbench.gate.exits import exit_of
 from hybridbench.gate.judge import judge
 from hybridbench.gate.kinds import KINDS
-from hybridbench.gate.looks import look, predicted_s, prediction
+from hybridbench.gate.looks import look, predicted_s, prediction, without_self_test
 from hybridbench.gate.paired import BASE, HEAD, Pairs
 from hybridbench.gate.pairs import State
 from hybridbench.gate.report import github_annotations, junit, step_summary
@@ -426,6 +426,10 @@ def test_the_self_test_is_left_out_where_the_budget_has_no_time_for_it() -> None
     check(cells, Rig(slower(1.0)).pairs, budget_s=2 * predicted_s(cells)[0], self_test=self_test)
     check(cells, Rig(slower(1.0)).pairs, self_test=self_test)
     assert len(asked) == 2
+    many = named(*map(str, range(100)))
+    assert predicted_s(many)[0] > 300
+    assert without_self_test(many, 300.0) == "", "a thirtieth of it does no harm"
+    assert "left out" in without_self_test(many, 90.0)
 
 
 def test_remarks_come_in_the_order_of_the_cells(tmp_path: Path) -> None:
