@@ -2,9 +2,10 @@
 
     python3 .github/comment.py FOLDER
 
-The folder has ``number``, the pull request, and ``summary.md``, the page of ``hybridbench check --summary``. Both come
-from a run of the pull request's own code. So the number counts only if that pull request's head is the commit that the
-run was of, and the page is shown as text with a table: no links, pictures, HTML or mentions of people.
+The folder has ``number``, the pull request, and ``summary.md``, the page of ``hybridbench check --summary``. Of a run
+that ended before it wrote a page, the comment says so. Both come from a run of the pull request's own code. So the
+number counts only if that pull request's head is the commit that the run was of, and the page is shown as text with a
+table: no links, pictures, HTML or mentions of people.
 
 Environment: GITHUB_REPOSITORY, GH_TOKEN (which ``gh`` reads), and HEAD_SHA and RUN_URL of the run.
 """
@@ -24,6 +25,12 @@ MOST_BYTES = 50_000
 MOST_DIGITS = 9
 APART = "\u200b"
 """A space of no width, which keeps GitHub from reading a mention, a reference or an address."""
+
+
+WITHOUT = (
+    "## Performance check\n\nNo verdict: the run ended before the check could say why. Its log shows in which step.\n"
+)
+"""The page of a run that left none, such as one whose installation failed."""
 
 
 class Refused(Exception):
@@ -49,6 +56,12 @@ def read(folder: Path, name: str) -> str:
         raise Refused(f"{name} is no text in UTF-8") from exc
 
 
+def read_page(folder: Path) -> str:
+    """The page of the check; empty where the run ended before it wrote one. Raises as ``read`` does."""
+    there = folder / "summary.md"
+    return read(folder, "summary.md") if there.is_symlink() or there.exists() else ""
+
+
 def harmless(page: str) -> str:
     """A page whose tables and headings stay, and in which nothing else is more than text."""
     text = "".join(mark for mark in page if mark.isprintable() or mark == "\n")
@@ -63,7 +76,8 @@ def harmless(page: str) -> str:
 
 
 def body_of(page: str, head: str, url: str) -> str:
-    """The comment."""
+    """The comment; a page without a word says that there is no verdict."""
+    page = page if page.strip() else WITHOUT
     said = f"Measured by the code of this pull request at {head}, so as trustworthy as that: [the run]({url})."
     return f"{MARK}\n{said}\n\n{harmless(page).strip()}\n"
 
@@ -89,7 +103,7 @@ def main(folder: Path) -> None:
     there = gh(f"repos/{repository}/pulls/{number}", "--jq", ".head.sha")
     if there != head:
         raise Refused(f"the head of pull request {number} is {there}, and the run was of {head}")
-    given = json.dumps({"body": body_of(read(folder, "summary.md"), head, url)})
+    given = json.dumps({"body": body_of(read_page(folder), head, url)})
     own = f'.[] | select(.user.login == "github-actions[bot]" and (.body | startswith("{MARK}"))) | .id'
     comments = f"repos/{repository}/issues/{number}/comments"
     before = gh("--paginate", comments, "--jq", own).split()

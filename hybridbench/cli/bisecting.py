@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ from hybridbench.gate.bisect import (
 from hybridbench.gate.bisected import conclusion, document, sized, walk_table
 from hybridbench.gate.cells import CheckCell
 from hybridbench.gate.exits import Exit, exit_of
-from hybridbench.gate.looks import predicted_s
+from hybridbench.gate.looks import needed_s, predicted_s, without_self_test
 from hybridbench.gate.sides import check_timed_from, of_revision
 from hybridbench.gate.timed import check, self_tested, started
 from hybridbench.gate.verdict import CellVerdict, Word
@@ -91,7 +92,7 @@ def bisect(
     write_progress(walk, key, path)
     run = _Run(walk, cells, gpu, options, path, budget_s, began)
     run.announce(revisions.changed_here(root))
-    remark = self_tested(cells[0].device, gpu)
+    remark = without_self_test(cells, left(budget_s, began)) or self_tested(cells[0].device, gpu)
     with terminable():
         found = walk_through(
             walk,
@@ -135,6 +136,11 @@ class _Run:
             self.console.print(f"{_counted(known, 'revision')} known from {self.path}; --restart measures all again.")
         else:
             self.console.print(f"What is known is kept in {self.path}: if interrupted, the same command goes on.")
+        if self.budget_s is not None and self.budget_s < least:
+            self.console.print(
+                f"The budget of {format_seconds(self.budget_s)} is too short for a step: one that it cuts is lost, so "
+                f"the same command does not get on. Give --budget {math.ceil(most)} or more."
+            )
         if changed:
             self.console.print("The working tree has changes that are not committed: they are not timed.")
 
@@ -162,12 +168,23 @@ class _Run:
             )
         open_still = any(one.word in (Word.INCONCLUSIVE, Word.NOTHING_MEASURED) for one in checked.verdicts)
         if checked.progress.out_of_time and open_still:
-            raise self._ended()
+            raise self._ended(checked.progress.pairs, needed_s(cells, checked.progress, pairs))
         return checked.verdicts
 
-    def _ended(self) -> OutOfTime:
+    def _ended(self, lost: int = 0, needs: str = "") -> OutOfTime:
+        """What ends it, with how to go on.
+
+        Args:
+            lost: pairs of the step that was cut, which are measured again the next time.
+            needs: how long its looks take, as the end of a sentence; empty where no step was cut.
+        """
         known = _counted(len(self.walk.steps), "step")
-        return OutOfTime(f"the budget ended after {known}: the same command goes on from {self.path}.")
+        said = f"the budget ended after {known}: the same command goes on from {self.path}."
+        if not needs:
+            return OutOfTime(said)
+        return OutOfTime(
+            f"{said} The next step was cut and its {_counted(lost, 'pair')} of processes lost; of a step {needs}."
+        )
 
     def told(self, step: JudgedRevision) -> None:
         """Say what a step came to."""

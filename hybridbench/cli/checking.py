@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from hybridbench.cli.baselining import check_past
 from hybridbench.cli.exact import BASELINE, compare_exact, update_exact
-from hybridbench.cli.timing import Outputs, calibrate_cells, cell_options, seconds, time_cells
+from hybridbench.cli.timing import Outputs, calibrate_cells, cell_options, check_writable, judged, seconds, time_cells
 from hybridbench.cli.typed import Command, listed
 from hybridbench.errors import BadInput
 from hybridbench.gate.exact import PARTS
 from hybridbench.gate.exits import WORST_FIRST, exit_name, parse_fail_on
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
-_EXACT_ONLY = ("update", "recompile")
 _PAST_ONLY = ("across", "fail_above")
 _SIDES = ("base", "base_python", "base_kernel")
 _TIMING_ONLY = (
@@ -94,25 +94,30 @@ def check(
             raise BadInput("--update only writes: leave --budget, --fail-on and --json out.")
         path = BASELINE if baseline is None else baseline
         if update:
+            check_writable(path, make_folder=True)
             update_exact(parts, path, recompile=recompile)
             return
         allowed = None if budget is None else Path(budget)
         context.exit(int(compare_exact(parts, path, allowed, failing, as_json=as_json, recompile=recompile)))
-    _refuse("without --exact", {"update": update, "recompile": recompile}, _EXACT_ONLY)
+    typed = context.get_parameter_source("parts") is not ParameterSource.DEFAULT
+    _belong("--exact", {"update": update, "recompile": recompile, "parts": typed})
     if baseline is not None:
         _refuse("with --baseline, which compares with stored records", timing, _NOT_PAST)
         _refuse("with --baseline, which measures each cell once", {"budget": budget}, ("budget",))
         past = {name: timing[name] for name in (*_PAST_ONLY, "summary")}
-        context.exit(int(check_past(baseline, ops, failing=failing, as_json=as_json, **past)))
-    for name in _PAST_ONLY:
-        if timing[name] is not None:
-            raise BadInput(f"{_typed(name)} belongs to --baseline FILE: name the stored records too.")
+        outputs = Outputs(None, timing["summary"], annotations=False, as_json=as_json)
+        outputs.check_writable()
+        with judged(outputs):
+            code = check_past(baseline, ops, failing=failing, as_json=as_json, **past)
+        context.exit(int(code))
+    _belong("--baseline FILE", {name: timing[name] for name in _PAST_ONLY})
     budget_s = seconds(budget, "; a file of budgets goes with --exact")
     given = [name for name in _SIDES if timing[name]]
     if timing["calibrate"]:
         _refuse("with --calibrate, which times this code on both sides", timing, (*_SIDES, "accepted"))
-        calibrate_cells(ops, timing, budget_s, began, as_json=as_json)
-        return
+        more = {**timing, "fail_on": fail_on}
+        _refuse("with --calibrate, which has no verdicts", more, ("junit", "summary", "annotations", "fail_on"))
+        context.exit(int(calibrate_cells(ops, timing, budget_s, began, as_json=as_json)))
     if len(given) != 1:
         several = f"{_typed(given[0])} and {_typed(given[1])} are two other sides: give one" if given else "no base"
         raise BadInput(
@@ -125,6 +130,20 @@ def check(
 
 def _typed(name: str) -> str:
     return f"--{name.replace('_', '-')}"
+
+
+def _belong(to: str, given: dict[str, Any]) -> None:
+    """Refuse options whose tier was not asked for.
+
+    Args:
+        to: the option that asks for it.
+
+    Raises:
+        BadInput: one of them is given.
+    """
+    for name, value in given.items():
+        if value not in (None, False):
+            raise BadInput(f"{_typed(name)} belongs to {to}, which is not given: add it, or leave this out.")
 
 
 def _refuse(why: str, given: dict[str, Any], names: tuple[str, ...]) -> None:

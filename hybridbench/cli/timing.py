@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,15 @@ from hybridbench.cli.options import RANGE_HELP
 from hybridbench.cli.output import Plain
 from hybridbench.cli.placing import needs_gpu
 from hybridbench.cli.typed import listed
-from hybridbench.errors import BadInput
+from hybridbench.errors import BadInput, HybridbenchError, described
 from hybridbench.gate.accepted import read_accepted
 from hybridbench.gate.alone import check_alone
-from hybridbench.gate.calibration import load_calibration
+from hybridbench.gate.calibration import LEAST_PAIRS, load_calibration
 from hybridbench.gate.cells import CheckCell, asked, parse_kernels
-from hybridbench.gate.exits import Exit, exit_of
+from hybridbench.gate.exits import Exit
 from hybridbench.gate.looks import prediction
-from hybridbench.gate.sides import Setup, here, of_python, of_revision
+from hybridbench.gate.paired import BASE, HEAD
+from hybridbench.gate.sides import Setup, as_it_is, here, of_python, of_revision
 from hybridbench.gate.timed import Checked, Say, calibrated, check, self_tested, started
 from hybridbench.machine import visible_gpus
 from hybridbench.processes import terminable
@@ -61,6 +62,44 @@ class Outputs:
     annotations: bool
     as_json: bool
 
+    def check_writable(self) -> None:
+        """Check, before anything is timed, that the files can be written; raises as ``check_writable`` does."""
+        for path in (self.junit, self.summary):
+            check_writable(path)
+
+    def tell_no_verdict(self, reason: str) -> None:
+        """Write why a check came to no verdict wherever its verdicts were to be written."""
+        from hybridbench.gate.report import annotation_without_verdict, junit_without_verdict, summary_without_verdict
+
+        with suppress(OSError):  # why there is no verdict is what is told on the terminal then
+            self.write(junit_without_verdict(reason), summary_without_verdict(reason))
+        if self.annotations:
+            click.echo(annotation_without_verdict(reason), err=self.as_json)
+
+    def write(self, xml: str, page: str) -> None:
+        """Write the files that were named."""
+        if self.junit is not None:
+            self.junit.write_text(xml, encoding="utf-8")
+        if self.summary is not None:
+            with self.summary.open("a", encoding="utf-8") as file:
+                file.write(page)
+
+
+@contextmanager
+def judged(outputs: Outputs) -> Iterator[None]:
+    """Inside, whatever ends a check before it has verdicts is told in its outputs too."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        outputs.tell_no_verdict("it was interrupted before all cells were judged.")
+        raise
+    except HybridbenchError as exc:
+        outputs.tell_no_verdict(str(exc))
+        raise
+    except Exception as exc:
+        outputs.tell_no_verdict(f"the check itself failed: {described(exc)}.")
+        raise
+
 
 def time_cells(
     words: Sequence[str],
@@ -81,50 +120,65 @@ def time_cells(
     Raises:
         BadInput, NotComparable: options that do not go together, a side that does not start, a device that is in use.
     """
-    for path in (outputs.junit, outputs.summary):
-        _check_writable(path)
-    if options["calibration"] is not None:
-        load_calibration(options["calibration"])
-    if options["accepted"] is not None:
-        read_accepted(options["accepted"])
-    cells, gpu = chosen(words, options)
-    device = cells[0].device
-    _announce(cells, budget_s)
-    with terminable(), _base(options) as base, shown() as said, started(base, here(), device, gpu) as pairs:
-        found = check(
-            cells,
-            pairs,
-            calibration=options["calibration"],
-            accepted=options["accepted"],
-            budget_s=left(budget_s, began),
-            self_test=lambda: self_tested(device, gpu),
-            said=said,
-        )
-    code = exit_of(found.verdicts, failing)
+    outputs.check_writable()
+    with terminable(), judged(outputs):
+        if options["calibration"] is not None:
+            load_calibration(options["calibration"])
+        if options["accepted"] is not None:
+            read_accepted(options["accepted"])
+        cells, gpu = chosen(words, options)
+        device, head = cells[0].device, as_it_is(here(), bool(options["kernel"]))
+        _announce(cells, budget_s)
+        with _base(options) as base, shown() as said, started(base, head, device, gpu) as pairs:
+            found = check(
+                cells,
+                pairs,
+                calibration=options["calibration"],
+                accepted=options["accepted"],
+                budget_s=left(budget_s, began),
+                self_test=lambda: self_tested(device, gpu),
+                revisions={BASE: base.revision, HEAD: head.revision},
+                said=said,
+            )
+    code = found.code(failing)
     _show(found, code, outputs)
     return code
 
 
 def calibrate_cells(
     words: Sequence[str], options: Mapping[str, Any], budget_s: float | None, began: float, *, as_json: bool
-) -> None:
-    """Time this code on both sides and write the calibration; raises as ``time_cells`` does."""
+) -> Exit:
+    """Time this code on both sides, write the calibration and return the exit code: 4 where a cell is not in it.
+
+    Raises:
+        BadInput, NotComparable: as ``time_cells``; the file cannot be written, or no cell can be calibrated.
+    """
     path = CALIBRATION if options["calibration"] is None else options["calibration"]
     cells, gpu = chosen(words, options)
     device = cells[0].device
-    _announce(cells, budget_s)
+    check_writable(path, make_folder=True)
+    _announce(cells, budget_s, LEAST_PAIRS)
     with terminable(), shown() as said, started(here("base"), here(), device, gpu, alike=True) as pairs:
         budget_s = left(budget_s, began)
         found = calibrated(cells, pairs, path, budget_s=budget_s, self_test=lambda: self_tested(device, gpu), said=said)
+    code = Exit.NOT_COMPARABLE if found.left_out else Exit.PASS
     if as_json:
-        click.echo(json.dumps({"file": str(path), "cells": {name: asdict(one) for name, one in found.cells.items()}}))
-        return
+        written = {name: asdict(one) for name, one in found.calibration.cells.items()}
+        body = {"file": str(path), "cells": written, "left_out": dict(found.left_out), "remarks": found.remarks}
+        click.echo(json.dumps({"exit_code": int(code), **body}))
+        return code
     from hybridbench.gate.report import calibration_table
     from hybridbench.report.render.terminal import print_table
 
     console = Plain()
-    print_table(calibration_table(found), console)
-    console.print(f"written: {path}", soft_wrap=True)
+    table = calibration_table(found.calibration)
+    for remark in (*found.remarks, *found.left_out.values()):
+        table.remark(remark)
+    print_table(table, console)
+    count = len(found.left_out)
+    missing = f", without {'1 cell' if count == 1 else f'{count} cells'} that cannot be calibrated" if count else ""
+    console.print(f"written{missing}: {path}", soft_wrap=True)
+    return code
 
 
 def seconds(text: str | None, more: str = "") -> float | None:
@@ -175,9 +229,9 @@ def chosen(words: Sequence[str], options: Mapping[str, Any]) -> tuple[list[Check
     return cells, gpu
 
 
-def _announce(cells: Sequence[CheckCell], budget_s: float | None) -> None:
+def _announce(cells: Sequence[CheckCell], budget_s: float | None, least_pairs: int = 0) -> None:
     """Say how long it takes."""
-    Plain(stderr=True, soft_wrap=True).print(prediction(cells, budget_s))
+    Plain(stderr=True, soft_wrap=True).print(prediction(cells, budget_s, least_pairs))
 
 
 @contextmanager
@@ -186,7 +240,10 @@ def _base(options: Mapping[str, Any]) -> Iterator[Setup]:
         with of_revision(options["base"], own_kernels=bool(options["kernel"])) as base:
             yield base
         return
-    yield of_python(options["base_python"]) if options["base_python"] is not None else here("base")
+    if options["base_python"] is not None:
+        yield of_python(options["base_python"])
+        return
+    yield as_it_is(here("base"), own_kernels=bool(options["kernel"]))
 
 
 @contextmanager
@@ -209,8 +266,11 @@ def shown() -> Iterator[Say]:
     yield line
 
 
-def _check_writable(path: Path | None) -> None:
-    """Check, before anything is timed, that a file can be written.
+def check_writable(path: Path | None, *, make_folder: bool = False) -> None:
+    """Check, before anything is timed, that a file can be written. It is left as it was, or not there.
+
+    Args:
+        make_folder: make its folder where there is none.
 
     Raises:
         BadInput: it cannot.
@@ -218,8 +278,15 @@ def _check_writable(path: Path | None) -> None:
     if path is None:
         return
     try:
+        if make_folder:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        there = path.exists()
+        if there and not path.is_file():  # a pipe or a device: to open it may wait for a reader
+            return
         with path.open("a", encoding="utf-8"):
             pass
+        if not there:
+            path.unlink()
     except OSError as exc:
         raise BadInput(f"{path} cannot be written ({exc.strerror}): give a path in a folder that can.") from exc
 
@@ -236,16 +303,12 @@ def _show(found: Checked, code: Exit, outputs: Outputs) -> None:
     )
     from hybridbench.report.render.terminal import print_table
 
-    if outputs.junit is not None:
-        outputs.junit.write_text(junit(found.verdicts), encoding="utf-8")
-    if outputs.summary is not None:
-        with outputs.summary.open("a", encoding="utf-8") as file:
-            file.write(step_summary(found.verdicts, found.remarks, found.why))
+    outputs.write(junit(found.verdicts, found.revisions), step_summary(found.verdicts, found.remarks, found.why))
     if outputs.annotations:
         for line in github_annotations(found.verdicts):
             click.echo(line, err=outputs.as_json)
     if outputs.as_json:
-        click.echo(document(found.verdicts, code, found.more()))
+        click.echo(document(found.verdicts, code, found.outcome, found.more()))
         return
     console = Plain()
     table = verdict_table(found.verdicts)

@@ -26,7 +26,7 @@ class Accepted:
 
     Args:
         cell: the name of a cell.
-        slowdown: the largest that is accepted; a fraction.
+        slowdown: the largest that is accepted; a fraction of the base's time, above 0, such as 0.03 or 2.0.
         reason: why.
         until: the last day.
     """
@@ -69,8 +69,8 @@ def _entry(path: Path, number: int, body: Any) -> Accepted:
         if not isinstance(body[name], str) or not body[name].strip():
             raise BadInput(f"{where}: {name} must be a text that is not empty.")
     size = body["slowdown"]
-    if isinstance(size, bool) or not isinstance(size, int | float) or not (math.isfinite(size) and 0 < size < 1):
-        raise BadInput(f"{where}: slowdown {size} must be a fraction between 0 and 1, such as 0.03.")
+    if isinstance(size, bool) or not isinstance(size, int | float) or not (math.isfinite(size) and size > 0):
+        raise BadInput(f"{where}: slowdown {size} must be a number above 0, such as 0.03, or 2.0 for +200%.")
     if type(body["until"]) is not datetime.date:
         raise BadInput(f"{where}: until '{body['until']}' must be a date, such as 2026-12-31 without quotes.")
     return Accepted(body["cell"], float(size), body["reason"], body["until"])

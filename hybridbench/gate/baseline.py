@@ -202,23 +202,40 @@ def read_baseline(path: Path) -> dict[str, Section]:
         BadInput: no such file, or not a baseline.
     """
     try:
-        body = from_json(read_text(path, CONFIG_BYTES))
-        if body.pop("schema") != SCHEMA:
-            raise ValueError("its schema is another one")
-        return {part: _section(one) for part, one in body.items()}
+        body = _table(from_json(read_text(path, CONFIG_BYTES)), "the file")
+        if body.pop("schema", None) != SCHEMA:
+            raise ValueError(f"its schema is not {SCHEMA}")
+        return {part: _section(part, one) for part, one in body.items()}
     except Missing as exc:
         raise BadInput(f"there is no baseline at {path}: write one with hybridbench check --exact --update.") from exc
-    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+    except ValueError as exc:
         raise BadInput(f"{path} cannot be read as a baseline ({exc}): write it again with --update.") from exc
 
 
-def _section(body: Mapping[str, Any]) -> Section:
-    for name, row in body["figures"].items():
+def _table(value: Any, what: str) -> dict[str, Any]:
+    """A table of JSON; raises ``ValueError`` with what is none."""
+    if not isinstance(value, dict):
+        said = {list: "a list", type(None): "null", str: "a text"}.get(type(value), "a number or a truth value")
+        raise ValueError(f"{what} must be a table, and is {said}")
+    return value
+
+
+def _section(part: str, given: Any) -> Section:
+    body = _table(given, f"part '{part}'")
+    if not {"figures", "versions"} <= body.keys():
+        raise ValueError(f"part '{part}' must have figures and versions")
+    listed = _table(body["figures"], f"{part}: figures")
+    figures = {name: _table(row, f"{part}: {name}") for name, row in listed.items()}
+    for name, row in figures.items():
         for quantity, value in row.items():
             if value is not None and type(value) is not int:
-                raise ValueError(f"{name}, {quantity}: {value!r} is no whole number")
-    sources = {name: {of: str(one) for of, one in row.items()} for name, row in body.get("sources", {}).items()}
-    return Section(body["figures"], {str(name): str(version) for name, version in body["versions"].items()}, sources)
+                raise ValueError(f"{name}, {quantity}: {json.dumps(value)} is no whole number")
+    versions = {name: str(version) for name, version in _table(body["versions"], f"{part}: versions").items()}
+    sources = {
+        name: {of: str(one) for of, one in _table(row, f"{part}: source of {name}").items()}
+        for name, row in _table(body.get("sources", {}), f"{part}: sources").items()
+    }
+    return Section(figures, versions, sources)
 
 
 def read_budgets(path: Path) -> list[Allowance]:

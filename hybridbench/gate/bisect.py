@@ -69,7 +69,7 @@ class OutOfTime(HybridbenchError):
 Measure = Callable[[str, str, Sequence[CheckCell]], Sequence[CellVerdict]]
 """The verdicts of cells on a commit (second) against another one (first).
 
-It raises ``BadInput`` where a side does not start or lacks a person's kernel, and ``OutOfTime``.
+It raises ``BadInput`` where a side does not start or neither side has a person's kernel, and ``OutOfTime``.
 """
 
 
@@ -163,7 +163,7 @@ def walk_through(
         said: called with each step that was just judged.
 
     Raises:
-        BadInput: the good or the bad revision does not start or lacks a kernel.
+        BadInput: the good or the bad revision does not start, or neither has a kernel.
         OutOfTime: the budget ended.
     """
 
@@ -260,8 +260,10 @@ def read_progress(walk: Bisection, key: str, path: Path) -> None:
         return
     except Damaged as exc:
         raise BadInput(f"{path} {exc}: remove it, or name another file with --progress.") from exc
-    except (KeyError, TypeError, ValueError) as exc:
-        raise BadInput(f"{path} is damaged ({exc}): remove it, or name another file with --progress.") from exc
+    except (KeyError, TypeError, ValueError, AttributeError) as exc:
+        raise BadInput(
+            f"{path} has steps that are not whole: remove it, or name another file with --progress."
+        ) from exc
 
 
 def _step(body: Mapping[str, Any]) -> JudgedRevision:

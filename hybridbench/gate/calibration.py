@@ -179,9 +179,11 @@ def load_calibration(path: Path) -> Calibration:
         raise BadInput(
             f"there is no calibration at {path}: write one with hybridbench check --calibrate --calibration {path}."
         ) from exc
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
+    except (OSError, ValueError) as exc:
+        raise BadInput(f"{path} cannot be read as a calibration ({exc}): calibrate again.") from exc
+    except (KeyError, TypeError, AttributeError) as exc:
         raise BadInput(
-            f"{path} cannot be read as a calibration ({type(exc).__name__}: {exc}): calibrate again."
+            f"{path} does not have what a calibration has (schema, machine, cells): calibrate again."
         ) from exc
     return Calibration(there, cells)
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from hybridbench.gate.baseline import Difference, Finding
+from hybridbench.gate.baseline import Difference, Finding, exit_of
 from hybridbench.gate.exits import Exit, exit_name
 from hybridbench.report.table import NO_VALUE, Column, Table, TableCell
 
@@ -52,14 +52,25 @@ def summary(found: Sequence[Difference], compared: int) -> str:
 
     >>> summary([], 1674)
     '1,674 figures compared, all equal.'
+    >>> summary([not_compared("steps", "Its torch is another one.")], 1674)
+    '1,674 figures compared, all of them equal; not compared: steps.'
     """
     unequal = sum(one.finding is not Finding.NOT_COMPARED for one in found)
-    if not unequal:
-        return f"{compared:,} figures compared, all equal." if compared else "No figure was compared."
-    return f"{compared:,} figures compared, {unequal:,} not equal; if they are meant, write them with --update."
+    parts = [one.part for one in found if one.finding is Finding.NOT_COMPARED]
+    left_out = f"; not compared: {', '.join(parts)}" if parts else ""
+    if not compared:
+        return f"No figure was compared{left_out}."
+    if unequal:
+        meant = "if they are meant, write them with --update"
+        return f"{compared:,} figures compared, {unequal:,} not equal{left_out}; {meant}."
+    return f"{compared:,} figures compared, {'all of them' if parts else 'all'} equal{left_out}."
 
 
 def document(found: Sequence[Difference], compared: int, code: Exit) -> str:
-    """One JSON document: the exit code with its name, and every difference."""
-    body = {"exit_code": int(code), "outcome": exit_name(code), "compared": compared}
+    """One JSON document: the exit code, what was found, and every difference.
+
+    Args:
+        code: what fails the job, by ``--fail-on``; what was found is the worst of all, whatever is to fail.
+    """
+    body = {"exit_code": int(code), "outcome": exit_name(exit_of(found, compared)), "compared": compared}
     return json.dumps({**body, "differences": [asdict(one) for one in found]})

@@ -64,12 +64,18 @@ def worst(codes: Iterable[Exit], fail_on: Sequence[Exit] = WORST_FIRST) -> Exit:
     return next((code for code in WORST_FIRST if code in there and code in fail_on), Exit.PASS)
 
 
-def exit_of(verdicts: Sequence[CellVerdict], fail_on: Sequence[Exit] = WORST_FIRST) -> Exit:
+def exit_of(verdicts: Sequence[CellVerdict], fail_on: Sequence[Exit] = WORST_FIRST, *, all_first: bool = False) -> Exit:
     """The exit code of a check.
 
     Advisory cells fail nothing, unless they are wrong or could not be compared. A check in which no cell that counts
     was judged has measured nothing.
+
+    Args:
+        all_first: every cell is the first of a person's own kernel, which was found right and has nothing to be
+            compared with: that is no failure.
     """
+    if all_first:
+        return Exit.PASS
     counted = [one for one in verdicts if not one.advisory or one.word in (Word.WRONG, Word.NOT_COMPARABLE)]
     codes = {_CODES.get(one.word, Exit.PASS) for one in counted}
     if not any(one.word in _JUDGED or one.word is Word.INCONCLUSIVE for one in counted):
@@ -91,6 +97,8 @@ def parse_fail_on(text: str | None) -> tuple[Exit, ...]:
     parts = [part.strip().lower() for part in text.split(",")]
     if not all(parts):
         raise BadInput(f"--fail-on '{text}' has an empty part: write names with single commas between them.")
+    if "none" in parts:
+        raise BadInput(f"--fail-on '{text}': none says that nothing fails, so leave it or all others out.")
     for part in parts:
         if part not in known:
             raise unknown_name("outcome", part, [*known, "none"])

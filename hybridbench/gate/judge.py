@@ -100,7 +100,7 @@ def _before_speed(cell: PairedCell, kind: CellKind) -> tuple[Word, str] | None:
         return Word.WRONG, _because("It disagrees with its reference", head.reason)
     if head.state is State.ABSENT:
         if base.state is State.ABSENT:
-            return Word.NOTHING_MEASURED, "Neither side has this cell."
+            return Word.NOTHING_MEASURED, _because("Neither side has this cell", head.reason)
         return Word.NOT_COMPARABLE, _because("The change does not have this cell, which the base has", head.reason)
     if base.state is State.ABSENT:
         if head.state is State.MEASURED:

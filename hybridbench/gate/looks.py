@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from hybridbench.errors import BadInput
 from hybridbench.gate.blocks import BLOCK_NS, BLOCKS
 from hybridbench.gate.calibration import Calibrated
 from hybridbench.gate.cells import CheckCell
@@ -27,6 +26,8 @@ SELF_TEST_S = {"cpu": 6.0, "cuda": 10.0}
 """Assumed of timing work of a known length."""
 MOST_PAIRS = 3
 """Times the pairs of a last look: where a tuner varies, pairs may not count, and that must not go on for ever."""
+SHARE = 0.1
+"""Of what is left of a budget that is too short for the first look, the self test may take so much."""
 SLACK = 1.2
 """A pair is not begun where the last one, longer by this factor, would not fit into the budget."""
 
@@ -49,11 +50,18 @@ class CheckProgress:
     cell_s: dict[str, float] = field(default_factory=dict)
 
 
-def predicted_s(cells: Sequence[CheckCell]) -> tuple[float, float]:
-    """How long a check of these cells takes: if every first look decides, and if every last one must; seconds."""
+def predicted_s(cells: Sequence[CheckCell], least_pairs: int = 0) -> tuple[float, float]:
+    """How long a check of these cells takes: if every first look decides, and if every last one must; seconds.
+
+    Args:
+        least_pairs: of a calibration, whose cells all get so many; both figures are then the same.
+    """
     device = cells[0].device if cells else "cpu"
     later_s = max(0.0, START_S[device] - sum(PREPARE_S[cell.kind] for cell in cells))
-    least, most = _all_pairs_s(cells, later_s, {cell.name: _cell_s(cell) for cell in cells})
+    cell_s = {cell.name: _cell_s(cell) for cell in cells}
+    least, most = _all_pairs_s(cells, later_s, cell_s)
+    if least_pairs:
+        least = most = least_pairs * (later_s + sum(cell_s.values()))
     first_s = SELF_TEST_S[device] + START_S[device] - later_s
     return first_s + least, first_s + most
 
@@ -85,15 +93,40 @@ def _cell_s(cell: CheckCell) -> float:
     return PREPARE_S[cell.kind] + 2 * BLOCKS[cell.kind].longest * BLOCK_NS / NS_PER_S
 
 
-def prediction(cells: Sequence[CheckCell], budget_s: float | None) -> str:
-    """The prediction in a sentence."""
-    least, most = predicted_s(cells)
+def prediction(cells: Sequence[CheckCell], budget_s: float | None, least_pairs: int = 0) -> str:
+    """The prediction in a sentence; ``least_pairs`` as in ``predicted_s``."""
+    least, most = predicted_s(cells, least_pairs)
     count = "1 cell" if len(cells) == 1 else f"{len(cells)} cells"
     said = f"{count}: {format_seconds(least)} if the first look decides, at most about {format_seconds(most)}"
+    too_short = "too short for the first look: some cells will be undecided"
+    if least_pairs:
+        said = f"{count}: about {format_seconds(least)} for {least_pairs} pairs"
+        too_short = "too short for them: a cell that has fewer is not calibrated"
     if budget_s is None:
         return f"{said}."
-    short = ", too short for the first look: some cells will be undecided" if budget_s < least else ""
+    short = f", {too_short}" if budget_s < least else ""
     return f"{said}; the budget is {format_seconds(budget_s)}{short}."
+
+
+def without_self_test(cells: Sequence[CheckCell], left_s: float | None, least_pairs: int = 0) -> str:
+    """Why the self test is left out, in a sentence; empty where it is not.
+
+    It is left out where there is no time for it and for the first look after it, unless it takes a tenth of what is
+    left at most: a budget for many pairs that does not do for all cells has time to test the clock.
+
+    Args:
+        left_s: of the budget, once both sides have started; None without a budget; seconds.
+        least_pairs: as in ``predicted_s``.
+    """
+    device = cells[0].device
+    needs_s = predicted_s(cells, least_pairs)[0] - START_S[device]
+    if left_s is None or left_s >= min(needs_s, SELF_TEST_S[device] / SHARE):
+        return ""
+    pairs_s = needs_s - SELF_TEST_S[device]
+    return (
+        f"Self test: left out, since the budget had {format_seconds(left_s)} left. It takes about "
+        f"{format_seconds(SELF_TEST_S[device])}, and the pairs after it {format_seconds(pairs_s)}."
+    )
 
 
 def look(
@@ -112,9 +145,6 @@ def look(
         budget_s: wall time that it must not exceed; seconds.
         least_pairs: every cell that can be timed gets so many, whatever they say: those of a calibration.
         said: called with a line about what is measured now.
-
-    Raises:
-        BadInput: a person's own kernel cannot be found where it was named.
     """
     started, known = now(), calibrated or {}
     progress = CheckProgress({cell.name: PairedCell(cell.name, cell.kind) for cell in cells})
@@ -136,8 +166,8 @@ def look(
         progress.pairs += bool(found)
         for cell in listed:
             if cell.name in found:
-                _check_own(cell, found[cell.name])
-                progress.cells[cell.name] = _added(progress.cells[cell.name], found[cell.name], wanted[cell.name])
+                one = _named(cell, found[cell.name])
+                progress.cells[cell.name] = _added(progress.cells[cell.name], one, wanted[cell.name])
                 progress.cell_s[cell.name] = found[cell.name].spent_s
         if len(found) < len(listed):
             progress.out_of_time = True
@@ -205,14 +235,9 @@ def _same(before: SideTimes, now: SideTimes) -> SideTimes:
     return now if before.identity == now.identity else replace(now, identity=None)
 
 
-def _check_own(cell: CheckCell, found: CellInPair) -> None:
-    """Check that a person's own kernels are where they were named.
-
-    Raises:
-        BadInput: one is not, so that no side has it or the one that names it alone lacks it.
-    """
-    for side, body, other in ((found.head, cell.head, cell.base), (found.base, cell.base, cell.head)):
-        backend = str(body.get("backend", ""))
-        named_here = side is found.head or backend != other.get("backend")
-        if ":" in backend and side.state is State.ABSENT and named_here:
-            raise BadInput(f"{side.reason}.")
+def _named(cell: CheckCell, found: CellInPair) -> CellInPair:
+    """A cell in a pair; a base that lacks the function that was named for it alone has failed, and nothing is new."""
+    named = cell.base.get("backend") != cell.head.get("backend")
+    if not named or found.base.state is not State.ABSENT:
+        return found
+    return replace(found, base=replace(found.base, state=State.FAILED))

@@ -150,6 +150,25 @@ class Pairs:
             for one in stopped:
                 one.resume()
 
+    def lacking(self, cells: Sequence[CheckCell]) -> dict[str, str]:
+        """Cells by a person's own kernel that is on neither side, each with what the change says; none is called."""
+        known: dict[tuple[str, str, str], str] = {}
+
+        def lacks(side: str, body: Mapping[str, Any], cell: CheckCell) -> str:
+            key = (side, str(body.get("op")), str(body["backend"]))
+            if key not in known:
+                self.open()  # a side that died is replaced
+                said = self._asked(side, {"do": "find", "cell": dict(body), "plain": cell.plain}, cell)
+                known[key] = str(said["reason"]) if said["kind"] == "lacks" else ""
+            return known[key]
+
+        found: dict[str, str] = {}
+        for cell in cells:
+            own = all(":" in str(body.get("backend")) for body in (cell.base, cell.head))
+            if own and (said := lacks(HEAD, cell.head, cell)) and lacks(BASE, cell.base, cell):
+                found[cell.name] = said
+        return found
+
     def measure(
         self,
         cells: Sequence[CheckCell],

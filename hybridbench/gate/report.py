@@ -15,11 +15,12 @@ from hybridbench.gate.exits import Exit, exit_name
 from hybridbench.gate.kinds import KINDS
 from hybridbench.gate.verdict import CellVerdict, Word
 from hybridbench.report.display import unit_for
-from hybridbench.report.render.markdown import to_markdown
+from hybridbench.report.render.markdown import escape, to_markdown
 from hybridbench.report.table import NO_VALUE, Column, Table, TableCell
 
 _FAILS = (Word.REGRESSION, Word.WRONG)
 _UNDECIDED = (Word.INCONCLUSIVE, Word.NOT_COMPARABLE, Word.NOTHING_MEASURED)
+NO_VERDICT = "no verdict"
 CAUSES = 5
 """Shown of each regression."""
 _GOOD = (Word.PASS, Word.IMPROVEMENT, Word.SAME_CODE, Word.ACCEPTED)
@@ -117,22 +118,38 @@ def headline(verdicts: Sequence[CellVerdict]) -> str:
     return f"{cells}: {listed}{f'; {advisory} of them advisory' if advisory else ''}."
 
 
-def document(verdicts: Sequence[CellVerdict], code: Exit, more: Mapping[str, Any] | None = None) -> str:
-    """One JSON document: the exit code with its name, every verdict, and what else belongs to the check."""
-    body = {"exit_code": int(code), "outcome": exit_name(code), "verdicts": [asdict(one) for one in verdicts]}
+def document(verdicts: Sequence[CellVerdict], code: Exit, outcome: Exit, more: Mapping[str, Any] | None = None) -> str:
+    """One JSON document: the exit code, what was found, every verdict, and what else belongs to the check.
+
+    Args:
+        code: what fails the job, by ``--fail-on``.
+        outcome: what was found, whatever is to fail.
+    """
+    body = {"exit_code": int(code), "outcome": exit_name(outcome), "verdicts": [asdict(one) for one in verdicts]}
     return json.dumps(body | dict(more or {}), allow_nan=False)
 
 
-def junit(verdicts: Sequence[CellVerdict], name: str = "hybridbench check") -> str:
+NAME = "hybridbench check"
+"""Of the suite of tests that JUnit XML holds."""
+
+
+def junit(verdicts: Sequence[CellVerdict], revisions: Mapping[str, str] | None = None) -> str:
     """JUnit XML: a test case per cell. Wrong and slower ones are failures, what could not be judged errors.
 
     Advisory and new cells are skipped with their reason, since they fail no job.
+
+    Args:
+        revisions: what each side timed, by side: properties of the suite.
     """
-    cases = [(one, _junit_outcome(one)) for one in verdicts]
+    name, cases = NAME, [(one, _junit_outcome(one)) for one in verdicts]
     counts = Counter(outcome for _, outcome in cases)
     suite = ET.Element("testsuite", {"name": name, "tests": str(len(cases))})
     for key, outcome in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
         suite.set(key, str(counts[outcome]))
+    if revisions:
+        listed = ET.SubElement(suite, "properties")
+        for side, revision in revisions.items():
+            ET.SubElement(listed, "property", {"name": side, "value": _printable(revision)})
     for one, outcome in cases:
         classname = f"{name}.{one.kind}".replace(" ", ".")
         case = ET.SubElement(suite, "testcase", {"classname": _printable(classname), "name": _printable(one.cell)})
@@ -141,6 +158,10 @@ def junit(verdicts: Sequence[CellVerdict], name: str = "hybridbench check") -> s
             ET.SubElement(case, outcome, {"message": text, "type": str(one.word)})
         else:
             ET.SubElement(case, "system-out").text = text
+    return _xml(suite)
+
+
+def _xml(suite: ET.Element) -> str:
     root = ET.Element("testsuites")
     root.append(suite)
     ET.indent(root)
@@ -175,6 +196,24 @@ def step_summary(
         table.remark(remark)
     page = f"## Performance check\n\n{headline(verdicts)}\n\n{to_markdown(table)}"
     return page + (f"\n{to_markdown(why_table(why))}" if why else "")
+
+
+def junit_without_verdict(reason: str) -> str:
+    """JUnit XML of a check that came to no verdict: one test case with an error that says why."""
+    suite = ET.Element("testsuite", {"name": NAME, "tests": "1", "failures": "0", "errors": "1", "skipped": "0"})
+    case = ET.SubElement(suite, "testcase", {"classname": NAME.replace(" ", "."), "name": NO_VERDICT})
+    ET.SubElement(case, "error", {"message": _printable(reason), "type": NO_VERDICT})
+    return _xml(suite)
+
+
+def summary_without_verdict(reason: str) -> str:
+    """The page of a check that came to no verdict: why."""
+    return f"## Performance check\n\nNo verdict: {escape(' '.join(reason.split()))}\n"
+
+
+def annotation_without_verdict(reason: str) -> str:
+    """The workflow command of a check that came to no verdict: an error that says why."""
+    return f"::error title={_property(f'Performance check: {NO_VERDICT}')}::{_data(reason)}"
 
 
 def github_annotations(verdicts: Sequence[CellVerdict]) -> list[str]:

@@ -157,10 +157,15 @@ def touched(root: Path, commit: str) -> list[str]:
     return found
 
 
-def changed_here(root: Path) -> bool:
-    """Whether tracked files of the working tree differ from its commit."""
-    words = ("status", "--porcelain", "--untracked-files=no")
-    return bool(git(root, *words, why="the working tree cannot be read"))
+def changed_here(root: Path, new: Sequence[str] = ()) -> bool:
+    """Whether tracked files of the working tree differ from its commit.
+
+    Args:
+        new: endings of names; new files with one of them count too, unless git ignores them.
+    """
+    words = ("status", "--porcelain", f"--untracked-files={'all' if new else 'no'}")
+    lines = git(root, *words, why="the working tree cannot be read").splitlines()
+    return any(not line.startswith("??") or line.rstrip('"').endswith(tuple(new)) for line in lines)
 
 
 def ignored(root: Path, path: Path) -> bool:

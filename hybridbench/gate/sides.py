@@ -17,7 +17,7 @@ from pathlib import Path
 
 import hybridbench
 from hybridbench.errors import BadInput
-from hybridbench.gate.revisions import commit_of, git, ignored, root_of
+from hybridbench.gate.revisions import changed_here, commit_of, described, git, ignored, root_of
 
 PACKAGE = Path(hybridbench.__file__).resolve().parent
 _INSTALLED = ("site-packages", "dist-packages")
@@ -33,6 +33,7 @@ class Setup:
         folder: where it runs.
         path: its ``PYTHONPATH``.
         package: the folder that its ``hybridbench`` must come from; None where another Python decides.
+        revision: what is timed, for people: a commit, and whether more than it; empty where nothing says.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Setup:
     folder: Path = field(default_factory=Path.cwd)
     path: tuple[str, ...] = ()
     package: Path | None = PACKAGE
+    revision: str = ""
 
 
 def here(name: str = "change") -> Setup:
@@ -62,7 +64,24 @@ def of_python(python: str) -> Setup:
         raise BadInput(f"--base-python {python} is no program: give the path of an environment's python.")
     own = str(PACKAGE.parent)
     listed = tuple(part for part in here().path if str(Path(part).resolve()) != own)
-    return Setup("base", str(path.absolute()), path=listed, package=None)
+    return Setup("base", str(path.absolute()), path=listed, package=None, revision=f"the environment of {path}")
+
+
+def as_it_is(side: Setup, own_kernels: bool) -> Setup:
+    """A side of this working tree with its commit, and whether it has changes that are not committed.
+
+    Args:
+        own_kernels: whether kernels of a person's own are timed, which the repository may hold.
+    """
+    try:
+        root = root_of(side.folder, "the revision")
+        if not (own_kernels or PACKAGE.is_relative_to(root)):
+            return side
+        commit = described(root, "HEAD").short
+        changed = changed_here(root, new=(".py",))
+    except BadInput:  # no repository, or one without a commit
+        return side
+    return replace(side, revision=f"{commit}{', working tree with uncommitted changes' if changed else ''}")
 
 
 @contextmanager
@@ -85,7 +104,8 @@ def of_revision(revision: str, own_kernels: bool, option: str = "--base") -> Ite
         words = ("-c", f"core.hooksPath={os.devnull}", "worktree", "add", "--detach", str(tree), commit)
         git(root, *words, why=f"{option} '{revision}' is not checked out")
         try:
-            yield moved(replace(change, name=f"{option.lstrip('-')} {revision}"), root, tree)
+            typed = f"{commit[:10]} ({revision})" if not commit.startswith(revision) else commit[:10]
+            yield moved(replace(change, name=f"{option.lstrip('-')} {revision}", revision=typed), root, tree)
         finally:
             subprocess.run(
                 ["git", "-C", str(root), "worktree", "remove", "--force", str(tree)], capture_output=True, check=False

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from markdown_it import MarkdownIt
 
-from hybridbench.gate.report import step_summary
+from hybridbench.gate.report import step_summary, summary_without_verdict
 from hybridbench.gate.verdict import CellVerdict, Word
 
 SPEC = importlib.util.spec_from_file_location("comment", Path(__file__).parents[2] / ".github/comment.py")
@@ -123,7 +123,6 @@ def test_control_characters_are_left_out() -> None:
         ("number", b"", "no pull request"),
         ("number", "\u0661".encode(), "no pull request"),
         ("number", None, "no file number"),
-        ("summary.md", None, "no file summary.md"),
         ("summary.md", b"\xff", "no text in UTF-8"),
         ("summary.md", b"x" * 50_001, "longer than 50,000 bytes"),
     ],
@@ -142,6 +141,24 @@ def refused(artifact: Path, monkeypatch: pytest.MonkeyPatch, calls: Calls, said:
     with pytest.raises(comment.Refused, match=said):
         comment.main(artifact)
     assert all(given is None for _, given in calls.asked)
+
+
+@pytest.mark.parametrize("page", [None, "", " \n"])
+def test_a_run_that_left_no_page_is_commented_as_one_without_a_verdict(
+    page: str | None, artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (artifact / "summary.md").unlink()
+    if page is not None:
+        (artifact / "summary.md").write_text(page)
+    body = written(artifact, monkeypatch, Calls(comments="99"))
+    assert body.startswith(comment.MARK)
+    assert "No verdict: the run ended before the check could say why." in body
+    assert "[the run](https://github.com/o/r/1)" in body
+
+
+def test_a_page_that_says_why_there_is_no_verdict_is_shown(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (artifact / "summary.md").write_text(summary_without_verdict("GPU 0 is in use by 1 other process (41)."))
+    assert "No verdict: GPU 0 is in use by 1 other process (41)." in written(artifact, monkeypatch, Calls())
 
 
 def test_a_link_is_not_followed(artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

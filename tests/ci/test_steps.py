@@ -177,6 +177,9 @@ def exact(scene: Scene, command: Command) -> None:
     formulas = replace(command, run=command.run.replace(",steps,launches", ""))  # the others take half a minute
     assert formulas.run != command.run
     ok(scene.run(formulas), 1)
+    page = (scene.folder / "summary.md").read_text()
+    assert "all equal" in page
+    assert "1 not equal" in page
 
 
 def cpu_cells(scene: Scene, command: Command) -> None:
@@ -244,6 +247,8 @@ def comment(scene: Scene, command: Command) -> None:
     ok(scene.run(command), 1)  # nothing was downloaded
     (scene.temp / "gpu-check").mkdir()
     (scene.temp / "gpu-check/number").write_text("7\n")
+    ok(scene.run(command))  # the run ended before the check
+    scene.log.unlink()
     (scene.temp / "gpu-check/summary.md").write_text("page\n")
     ok(scene.run(command))
     assert [words[1] for words in scene.called()] == ["api"] * 3

@@ -127,6 +127,19 @@ def test_who_can_write_runs_nothing_of_a_pull_request() -> None:
             assert read(path)["on"]["workflow_run"]["workflows"] == [read(path.with_name("gpu.yml"))["name"]]
 
 
+def test_a_run_on_a_gpu_ends_no_other_pull_request_s_and_is_commented_whatever_ends_it() -> None:
+    for path in FILES:
+        for job in read(path)["jobs"].values():
+            if "self-hosted" in job["runs-on"]:
+                assert "github.event.pull_request.number" in job["concurrency"]["group"]
+                assert job["concurrency"]["cancel-in-progress"] is False
+    (job,) = read(ROOT / ".github/workflows/gpu.yml")["jobs"].values()
+    names = [step["name"] for step in job["steps"]]
+    noted, kept = (next(one for one in job["steps"] if one["name"].startswith(word)) for word in ("Note", "Keep"))
+    assert noted["if"] == kept["if"] == "always()"
+    assert names.index(noted["name"]) < names.index("Install")
+
+
 def test_runs_on_a_machine_of_one_s_own_are_started_by_a_person_or_from_here() -> None:
     for path in FILES:
         for job in read(path)["jobs"].values():

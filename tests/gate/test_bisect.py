@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import types
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -28,6 +31,7 @@ from hybridbench.gate.bisect import (
 from hybridbench.gate.bisected import conclusion, document, walk_table
 from hybridbench.gate.cells import CheckCell
 from hybridbench.gate.kinds import KINDS, CellKind
+from hybridbench.gate.looks import CheckProgress
 from hybridbench.gate.revisions import Commit
 from hybridbench.gate.verdict import CellVerdict, Word
 
@@ -277,6 +281,29 @@ def test_what_is_typed_wrong(repository: Repository, tmp_path: Path, monkeypatch
     assert "fetch-depth: 0" in output
     monkeypatch.chdir(tmp_path)
     assert "needs a git repository here" in typed("--good", first, "--bad", last, *OWN)[1]
+
+
+def test_a_step_that_the_budget_cuts_says_what_is_lost_and_how_much_it_takes(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, last = repository.commit("first"), repository.commit("last")
+
+    def cut(cells: Sequence[CheckCell], _pairs: Any, **_more: Any) -> Any:
+        verdicts = [CellVerdict(one.name, "cpu", Word.INCONCLUSIVE, "Too few.", pairs=3) for one in cells]
+        return types.SimpleNamespace(verdicts=verdicts, progress=CheckProgress({}, pairs=3, out_of_time=True))
+
+    def tested(*_words: Any) -> str:
+        raise AssertionError("the budget has no time for it")
+
+    pairs = types.SimpleNamespace(start_s=1.0)
+    monkeypatch.setattr("hybridbench.cli.bisecting.started", lambda *_sides: nullcontext(pairs))
+    monkeypatch.setattr("hybridbench.cli.bisecting.check", cut)
+    monkeypatch.setattr("hybridbench.cli.bisecting.self_tested", tested)
+    code, output = typed("--good", first, "--bad", last, *OWN, "--budget", "20")
+    assert code == 3
+    assert "The budget of 20.0 s is too short for a step: one that it cuts is lost" in output
+    assert "the budget ended after 0 steps: the same command goes on from" in output
+    assert "The next step was cut and its 3 pairs of processes lost; of a step the first look takes about" in output
 
 
 KERNEL = """

@@ -100,3 +100,12 @@ def test_a_machine_is_its_device_driver_and_cpu() -> None:
         "NVIDIA H200", "cuda", 1, "Xeon", 32, 1, "570.1", "12.8", "3.12", "Linux", {}, "0.1", None
     )
     assert machine_of(environment) == HERE
+
+
+@pytest.mark.parametrize(
+    "body", ["[]", "{}", '{"schema": 1, "machine": null, "cells": {}}', '{"schema": 1, "machine": {}}']
+)
+def test_a_file_that_is_no_calibration_is_told_in_plain_words(body: str, tmp_path: Path) -> None:
+    (tmp_path / "calibration.json").write_text(body)
+    with pytest.raises(BadInput, match=r"does not have what a calibration has .*: calibrate again"):
+        read_calibration(tmp_path / "calibration.json", HERE)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ import pytest
 from click.testing import CliRunner
 
 from hybridbench.cli.main import main
-from hybridbench.errors import BadInput
+from hybridbench.errors import BadInput, NotComparable
 from hybridbench.gate.cells import asked, of_step, parse_kernels
-from hybridbench.gate.sides import here, moved, of_python, of_revision
+from hybridbench.gate.sides import as_it_is, here, moved, of_python, of_revision
 from hybridbench.suite.file import load_suite
 
 ROOT = Path(__file__).parents[2]
@@ -159,7 +160,15 @@ USAGE = {
     "exact and a base": (["check", "--exact", "--base", "HEAD"], "--base with --exact"),
     "exact and an operation": (["check", "swiglu", "--exact"], "times nothing"),
     "calibrate and a base": (["check", "--calibrate", "--base", "HEAD"], "--base with --calibrate"),
-    "a baseline alone": (["check", "--base", "HEAD", "--update"], "--update without --exact"),
+    "a baseline alone": (["check", "--base", "HEAD", "--update"], "--update belongs to --exact"),
+    "calibrate and a file of verdicts": (["check", "--calibrate", "--junit", "x.xml"], "--junit with --calibrate"),
+    "calibrate and a page": (["check", "--calibrate", "--summary", "x.md"], "--summary with --calibrate"),
+    "calibrate and annotations": (["check", "--calibrate", "--annotations"], "--annotations with --calibrate"),
+    "calibrate and what fails": (["check", "--calibrate", "--fail-on", "none"], "--fail-on with --calibrate"),
+    "a calibration that cannot be written": (
+        ["check", "--calibrate", "--device", "cpu", "--calibration", "/dev/null/x.json"],
+        "/dev/null/x.json cannot be written",
+    ),
     "no seconds": (["check", "--base", "HEAD", "--budget", "soon"], "give seconds above 0"),
     "a file that cannot be written": (["check", "--base", "HEAD", "--junit", "/nowhere/x.xml"], "cannot be written"),
     "a suite and no GPU": (["check", "suites/gate-steps.toml", "--base", "HEAD"], "gate-steps.toml says device cuda"),
@@ -176,6 +185,97 @@ def test_what_is_typed_wrong(arguments: list[str], said: str, monkeypatch: pytes
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 2, result.output
     assert said in " ".join(result.output.split())
+
+
+def test_a_calibration_that_cannot_be_written_is_refused_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def started(*_words: Any, **_more: Any) -> None:
+        raise AssertionError("nothing is to start")
+
+    monkeypatch.setattr("hybridbench.cli.timing.started", started)
+    folder = tmp_path / "a folder"
+    folder.mkdir()
+    (tmp_path / "file").write_text("")
+    words = ["check", "swiglu", "--calibrate", "--device", "cpu", "--calibration"]
+    for path in (tmp_path / "file" / "x.json", Path("/proc/nowhere.json")):
+        result = CliRunner().invoke(main, [*words, str(path)])
+        assert (result.exit_code, "cannot be written" in result.output) == (2, True), result.output
+
+
+def ends(error: BaseException) -> Any:
+    def chosen(*_words: Any) -> None:
+        raise error
+
+    return chosen
+
+
+ENDS = {
+    "bad input": (BadInput("the base does not start: it ended."), 2, "the base does not start: it ended."),
+    "a refusal": (NotComparable("GPU 0 is in use."), 4, "GPU 0 is in use."),
+    "an interrupt": (KeyboardInterrupt(), 130, "it was interrupted before all cells were judged."),
+    "a fault of ours": (RuntimeError("oops"), 1, "the check itself failed: RuntimeError: oops"),
+}
+
+
+@pytest.mark.parametrize(("error", "code", "said"), ENDS.values(), ids=ENDS)
+def test_files_of_a_check_that_could_not_judge_say_why(
+    error: BaseException, code: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hybridbench.cli.timing.chosen", ends(error))
+    xml, page = tmp_path / "junit.xml", tmp_path / "summary.md"
+    page.write_text("an earlier step\n")
+    words = ["check", "swiglu", "--base", "HEAD", "--junit", str(xml), "--summary", str(page), "--annotations"]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == code, result.output
+    (case,) = ET.fromstring(xml.read_text())[0]
+    assert [child.tag for child in case] == ["error"]
+    assert said in str(case[0].get("message"))
+    assert page.read_text().startswith("an earlier step\n## Performance check\n\nNo verdict: ")
+    assert said in page.read_text()
+    assert "::error title=Performance check%3A no verdict::" in result.output
+
+
+def test_a_comparison_with_stored_records_that_could_not_be_made_says_why(tmp_path: Path) -> None:
+    page = tmp_path / "summary.md"
+    words = ["check", "--baseline", str(tmp_path / "none.jsonl"), "--summary"]
+    assert CliRunner().invoke(main, [*words, str(page)]).exit_code == 2
+    assert "No verdict: " in page.read_text()
+    result = CliRunner().invoke(main, [*words, "/proc/nowhere.md"])
+    assert (result.exit_code, "cannot be written" in result.output) == (2, True), result.output
+
+
+def test_figures_that_cannot_be_written_are_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hybridbench.cli.checking.update_exact", ends(AssertionError("nothing is to be computed")))
+    result = CliRunner().invoke(main, ["check", "--exact", "--update", "--baseline", "/proc/nowhere.json"])
+    assert (result.exit_code, "cannot be written" in result.output) == (2, True), result.output
+
+
+def test_files_that_are_not_reached_are_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hybridbench.cli.timing.judged", ends(RuntimeError("before anything")))
+    xml, page = tmp_path / "junit.xml", tmp_path / "summary.md"
+    CliRunner().invoke(main, ["check", "swiglu", "--base", "HEAD", "--junit", str(xml), "--summary", str(page)])
+    assert not xml.exists()
+    assert not page.exists()
+
+
+def test_the_working_tree_is_named_with_what_is_not_committed(repository: Path) -> None:
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", str(repository), *words], check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    head, first = git("rev-parse", "HEAD")[:10], git("rev-parse", "HEAD~1")[:10]
+    assert as_it_is(here(), own_kernels=False).revision == "", "nothing that is timed is of this repository"
+    assert as_it_is(here(), own_kernels=True).revision == head
+    (repository / "check.xml").write_text("what a job left")
+    assert as_it_is(here(), own_kernels=True).revision == head
+    (repository / "fast.py").write_text(KERNEL)
+    assert as_it_is(here(), own_kernels=True).revision == f"{head}, working tree with uncommitted changes"
+    (repository / "fast.py").unlink()
+    (repository / "mine.py").write_text(KERNEL)
+    assert as_it_is(here(), own_kernels=True).revision == f"{head}, working tree with uncommitted changes"
+    with of_revision("HEAD~1", own_kernels=True) as base:
+        assert base.revision == f"{first} (HEAD~1)"
 
 
 def run(*arguments: str, folder: Path) -> tuple[int, dict[str, Any]]:

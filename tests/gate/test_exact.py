@@ -183,6 +183,9 @@ def test_what_cannot_be_compared_is_no_pass(small: dict[str, Section], tmp_path:
     done = ran(*file, "--parts", "formulas,steps")
     assert done.exit_code == 4
     assert "torch 2.13 there, 2.14 here" in done.output
+    assert "all of them equal; not compared: steps." in " ".join(done.output.split())
+    done = ran(*file, "--parts", "formulas,steps", "--fail-on", "none", "--json")
+    assert (done.exit_code, json.loads(done.stdout)["outcome"]) == (0, "not-comparable")
     assert ran(*file, "--update", "--parts", "kernels").exit_code == 1
 
 
@@ -227,7 +230,9 @@ def test_a_budget_file_names_figures_that_there_are(small: dict[str, Section], t
         (["check", "--exact", "--parts", "formula"], "did you mean 'formulas'"),
         (["check", "--exact", "--fail-on", "speed"], "unknown outcome 'speed'"),
         (["check", "--exact", "--update", "--json"], "--update only writes"),
-        (["check", "--base", "HEAD", "--recompile"], "--recompile without --exact"),
+        (["check", "--base", "HEAD", "--recompile"], "--recompile belongs to --exact, which is not given"),
+        (["check", "--update"], "--update belongs to --exact, which is not given: add it, or leave this out"),
+        (["check", "--base", "HEAD", "--parts", "formulas"], "--parts belongs to --exact, which is not given"),
     ],
 )
 def test_mistakes_are_one_sentence(words: list[str], said: str) -> None:
@@ -235,3 +240,26 @@ def test_mistakes_are_one_sentence(words: list[str], said: str) -> None:
     assert done.exit_code == 2
     assert said in " ".join(done.output.split())
     assert "Traceback" not in done.output
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("[]", "the file must be a table, and is a list"),
+        ('{"figures": {}}', "its schema is not 1"),
+        ('{"schema": 1, "steps": null}', "part 'steps' must be a table, and is null"),
+        ('{"schema": 1, "steps": {"versions": {}}}', "part 'steps' must have figures and versions"),
+        ('{"schema": 1, "steps": {"figures": null, "versions": {}}}', "steps: figures must be a table, and is null"),
+        ('{"schema": 1, "steps": {"figures": [1], "versions": {}}}', "steps: figures must be a table, and is a list"),
+        ('{"schema": 1, "steps": {"figures": {"a": 3}, "versions": {}}}', "steps: a must be a table, and is a number"),
+        ('{"schema": 1, "steps": {"figures": {"a": {"b": "c"}}, "versions": {}}}', 'a, b: "c" is no whole number'),
+        ('{"schema": 1, "steps": {"figures": {}, "versions": "2"}}', "steps: versions must be a table, and is a text"),
+        ('{"schema": 1, "steps": {"figures": {}, "versions": {}, "sources": []}}', "steps: sources must be a table"),
+    ],
+)
+def test_a_file_that_is_no_baseline_is_told_in_plain_words(body: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "exact.json").write_text(body)
+    with pytest.raises(BadInput) as caught:
+        read_baseline(tmp_path / "exact.json")
+    assert said in str(caught.value)
+    assert "write it again with --update" in str(caught.value)

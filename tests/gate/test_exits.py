@@ -13,7 +13,17 @@ import pytest
 from hybridbench.errors import BadInput
 from hybridbench.gate.accepted import Accepted, read_accepted, still
 from hybridbench.gate.exits import WORST_FIRST, Exit, exit_of, parse_fail_on
-from hybridbench.gate.report import document, github_annotations, headline, junit, step_summary, verdict_table
+from hybridbench.gate.report import (
+    annotation_without_verdict,
+    document,
+    github_annotations,
+    headline,
+    junit,
+    junit_without_verdict,
+    step_summary,
+    summary_without_verdict,
+    verdict_table,
+)
 from hybridbench.gate.verdict import CellVerdict, Word
 
 CODES = {
@@ -44,6 +54,10 @@ def test_nothing_judged_is_not_a_pass() -> None:
     assert exit_of([said(Word.NOTHING_MEASURED), said(Word.PASS)]) == 6
     assert exit_of([said(Word.PASS, advisory="Too noisy.")]) == 6
     assert exit_of([said(Word.NEW), said(Word.PASS)]) == 0
+
+
+def test_own_kernels_that_are_all_new_are_no_failure() -> None:
+    assert exit_of([said(Word.NEW)], all_first=True) == 0
 
 
 def test_the_worst_wins() -> None:
@@ -94,9 +108,11 @@ def test_accepted_regressions_end(tmp_path: Path) -> None:
     ("old", "new", "words"),
     [
         ("slowdown = 0.03\n", "", "exactly cell, slowdown, reason, until"),
-        ("0.03", "3", "between 0 and 1"),
+        ("0.03", "0", "a number above 0"),
+        ("0.03", "-0.03", "a number above 0"),
+        ("0.03", "inf", "slowdown as inf"),
         ("0.03", "nan", "slowdown as nan"),
-        ("0.03", "true", "between 0 and 1"),
+        ("0.03", "true", "a number above 0"),
         ('"right for odd widths now"', '" "', "reason must be a text"),
         ("2026-12-31", '"2026-12-31"', "must be a date"),
         ("2026-12-31", "2026-12-31T00:00:00", "must be a date"),
@@ -111,6 +127,18 @@ def test_a_file_with_a_mistake_is_refused(tmp_path: Path, old: str, new: str, wo
     path.write_text(GOOD.replace(old, new))
     with pytest.raises(BadInput, match=words):
         read_accepted(path)
+
+
+def test_a_change_that_takes_four_times_the_time_can_be_accepted(tmp_path: Path) -> None:
+    path = tmp_path / "accepted.toml"
+    path.write_text(GOOD.replace("0.03", "3"))
+    assert read_accepted(path)[0].slowdown == 3.0
+
+
+def test_none_stands_alone() -> None:
+    for text in ("regression,none", "none, incorrect", "none,none"):
+        with pytest.raises(BadInput, match="none says that nothing fails, so leave it or all others out"):
+            parse_fail_on(text)
 
 
 ALL = [said(word, f"cell <{i}> a|b, 5%") for i, word in enumerate(Word)]
@@ -161,6 +189,27 @@ def test_annotations_are_one_line_each_and_escaped() -> None:
 
 
 def test_json_is_one_document() -> None:
-    body = json.loads(document(ALL, Exit.INCORRECT))
-    assert (body["exit_code"], body["outcome"]) == (5, "incorrect")
+    body = json.loads(document(ALL, Exit.PASS, Exit.INCORRECT))
+    assert (body["exit_code"], body["outcome"]) == (0, "incorrect"), "the outcome is what was found"
     assert [one["word"] for one in body["verdicts"]] == [str(word) for word in Word]
+
+
+def test_without_a_verdict_all_outputs_say_why() -> None:
+    why = "the base does not start: <it> ended.\nIt said: 5%"
+    suite = ET.fromstring(junit_without_verdict(why))[0]
+    assert (suite.get("tests"), suite.get("errors")) == ("1", "1")
+    (case,) = suite
+    assert [(one.tag, one.get("message")) for one in case] == [("error", why)]
+    page = summary_without_verdict(why)
+    assert page.startswith("## Performance check\n\nNo verdict: the base does not start: ")
+    assert "It said: 5%" in page
+    line = "::error title=Performance check%3A no verdict::the base does not start: <it> ended.%0AIt said: 5%25"
+    assert annotation_without_verdict(why) == line
+
+
+def test_junit_names_what_each_side_timed() -> None:
+    suite = ET.fromstring(junit(ALL, {"base": "0123456789 (main)", "change": "abcdef0123"}))[0]
+    listed = suite.find("properties")
+    assert listed is not None
+    found = [(one.get("name"), one.get("value")) for one in listed]
+    assert found == [("base", "0123456789 (main)"), ("change", "abcdef0123")]

@@ -112,6 +112,38 @@ def test_what_this_side_lacks_is_absent_and_what_is_wrong_is_wrong(
     assert said["kind"] == "prepared"  # an earlier pair has checked it
 
 
+def test_an_own_kernel_that_is_there_and_cannot_be_loaded_failed_and_one_that_is_not_is_absent(
+    program: Program, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    package = tmp_path / "package_of_a_test"
+    package.mkdir()
+    good = "def swiglu(packed):\n    gate, up = packed.chunk(2, -1)\n    return gate.sigmoid() * gate * up\n"
+    for name, text in {
+        "__init__": "",
+        "good": good,
+        "needs_package": f"import nothing_there\n{good}",
+        "needs_module": f"from package_of_a_test import nothing_there\n{good}",
+        "needs_name": f"import os\nos.nothing_there\n{good}",
+        "other_signature": "def swiglu():\n    return 1\n",
+        "raises": "raise RuntimeError('broken module')\n",
+    }.items():
+        (package / f"{name}.py").write_text(text)
+
+    def said(path: str, do: str) -> str:
+        body = swiglu(f"{path}:swiglu" if ":" not in path else path)
+        answer = program.answer(prepare(body) if do == "prepare" else {"do": do, "cell": body})
+        assert answer.get("reason", "?")
+        return str(answer.get("state", answer["kind"]))
+
+    at = package.name
+    for path in (f"{at}.good:swigloo", f"{at}.goood", "no_package_at_all", "no_package_at_all.good", f"{at}.good.more"):
+        assert (said(path, "find"), said(path, "prepare")) == ("lacks", "absent"), path
+    for name in ("needs_package", "needs_module", "needs_name", "other_signature", "raises"):
+        assert (said(f"{at}.{name}", "find"), said(f"{at}.{name}", "prepare")) == ("found", "failed"), name
+    assert (said(f"{at}.good", "find"), said(f"{at}.good", "prepare")) == ("found", "prepared")
+
+
 def often(packed_NC: Any) -> Any:
     """A SwiGLU whose product is computed 65 times, far beyond what other work of the machine adds to an operator."""
     gate, up = packed_NC.chunk(2, -1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -20,7 +21,7 @@ from hybridbench.gate.cells import CheckCell
 from hybridbench.gate.exits import exit_of
 from hybridbench.gate.judge import judge
 from hybridbench.gate.kinds import KINDS
-from hybridbench.gate.looks import look, predicted_s, prediction
+from hybridbench.gate.looks import look, predicted_s, prediction, without_self_test
 from hybridbench.gate.paired import BASE, HEAD, Pairs
 from hybridbench.gate.pairs import State
 from hybridbench.gate.report import github_annotations, junit, step_summary
@@ -88,6 +89,9 @@ class Scripted:
                 "peak_bytes": 100,
                 **said,
             }
+        if request["do"] == "find":
+            lacks = (self.side, request["cell"]["backend"]) in self.rig.lacks
+            return {"kind": "lacks", "reason": "no such function"} if lacks else {"kind": "found"}
         if request["do"] == "trace":
             return {"kind": "traced", **self.rig.traced(self.side, self.cell)}
         if request["do"] == "plant":
@@ -129,6 +133,7 @@ class Rig:
         self.made = list[Scripted]()
         self.imported = list[tuple[str, ...]]()
         self.waiting_ran = False
+        self.lacks = set[tuple[str, str]]()
         self.pairs = self.paired(ahead=False)
 
     def paired(self, **how: Any) -> Pairs:
@@ -346,6 +351,107 @@ def test_a_side_without_the_cell(side: str, state: str, word: Word, code: int) -
     assert rig.starts == {BASE: 1, HEAD: 1}
 
 
+def own(name: str, base: str = "mine:f", head: str = "mine:f") -> CheckCell:
+    """A cell by a person's own kernel."""
+    bodies = [{"backend": backend, "name": name, "op": "swiglu"} for backend in (base, head)]
+    return CheckCell(name, "kernel", "kernel", *bodies, 10.0, "cuda")
+
+
+def lacking(*sides: str) -> Callable[[str, str], dict[str, Any]]:
+    """Sides that lack the cell called gone; the one called wrong is wrong in the change."""
+
+    def prepared(side: str, name: str) -> dict[str, Any]:
+        if name == "wrong" and side == HEAD:
+            return {"kind": "failed", "state": "wrong", "reason": "off by 1", "fit": False}
+        gone = name == "gone" and side in sides
+        return {"kind": "failed", "state": "absent", "reason": f"no gone on {side}", "fit": True} if gone else {}
+
+    return prepared
+
+
+def test_an_own_kernel_that_vanished_costs_its_cell_only() -> None:
+    cells = [own("wrong"), own("gone"), own("other")]
+    found = check(cells, Rig(slower(1.0), lacking(HEAD)).pairs)
+    assert [one.word for one in found.verdicts] == [Word.WRONG, Word.NOT_COMPARABLE, Word.PASS]
+    assert exit_of(found.verdicts) == 5
+    assert found.verdicts[1].because == "The change does not have this cell, which the base has: no gone on change."
+    assert exit_of(check(cells[1:], Rig(slower(1.0), lacking(HEAD)).pairs).verdicts) == 4
+
+
+def test_an_own_kernel_that_is_new_is_new_unless_the_base_s_was_named() -> None:
+    found = check([own("gone"), own("other")], Rig(slower(1.0), lacking(BASE)).pairs)
+    assert [one.word for one in found.verdicts] == [Word.NEW, Word.PASS]
+    named = check([own("gone", base="old:f"), own("other")], Rig(slower(1.0), lacking(BASE)).pairs)
+    assert [one.word for one in named.verdicts] == [Word.NOT_COMPARABLE, Word.PASS]
+    assert named.verdicts[0].because == "The base was not measured: it failed: no gone on base."
+
+
+def test_a_first_own_kernel_ends_with_0_and_says_that_no_speed_was_compared() -> None:
+    found = check([own("gone")], Rig(slower(1.0), lacking(BASE)).pairs)
+    assert (found.verdicts[0].word, found.outcome, found.code([])) == (Word.NEW, 0, 0)
+    assert any("agrees with its reference" in one and "no speed was compared" in one for one in found.remarks)
+    unknown = check(named("gone"), Rig(slower(1.0), lacking(BASE)).pairs)
+    assert (unknown.verdicts[0].word, unknown.outcome) == (Word.NEW, 6)
+    assert any("name a base that knows" in one for one in unknown.remarks)
+    mixed = check([own("gone"), *named("one")], Rig(slower(1.02), lacking(BASE)).pairs)
+    assert not mixed.all_first
+
+
+def test_a_name_that_neither_side_has_is_refused_before_the_self_test() -> None:
+    def self_test() -> str:
+        raise AssertionError("nothing is timed")
+
+    for run in (check, lambda *words, **more: calibrated(*words, Path("unused"), **more)):
+        rig = Rig(slower(1.0))
+        rig.lacks = {(BASE, "mine:f"), (HEAD, "mine:f")}
+        with pytest.raises(BadInput, match="neither side has the kernel of one: no such function"):
+            run([own("other", head="mine:g"), own("one"), own("two")], rig.pairs, self_test=self_test)
+        finds = [(side, one["cell"]["backend"]) for side, one in rig.asked if one["do"] == "find"]
+        assert finds == [(HEAD, "mine:g"), (HEAD, "mine:f"), (BASE, "mine:f")], "each name once"
+        assert len(finds) == len(rig.asked)
+    rig.lacks = {(HEAD, "mine:f")}
+    assert rig.paired(ahead=False).lacking([own("one"), *named("two")]) == {}
+
+
+def test_the_self_test_is_left_out_where_the_budget_has_no_time_for_it() -> None:
+    cells, asked = named("one"), list[float]()
+
+    def self_test() -> str:
+        asked.append(1.0)
+        return "It is timed 1% off."
+
+    found = check(cells, Rig(slower(1.0)).pairs, budget_s=1.0, self_test=self_test)
+    assert asked == []
+    assert re.match(r"Self test: left out, since the budget had .* left\. It takes about 10", found.remarks[0])
+    check(cells, Rig(slower(1.0)).pairs, budget_s=2 * predicted_s(cells)[0], self_test=self_test)
+    check(cells, Rig(slower(1.0)).pairs, self_test=self_test)
+    assert len(asked) == 2
+    many = named(*map(str, range(100)))
+    assert predicted_s(many)[0] > 300
+    assert without_self_test(many, 300.0) == "", "a thirtieth of it does no harm"
+    assert "left out" in without_self_test(many, 90.0)
+
+
+def test_remarks_come_in_the_order_of_the_cells(tmp_path: Path) -> None:
+    cells = named(*(f"slow {at}" for at in range(8)))
+    path = tmp_path / "calibration.json"
+    calibrated(named("another"), Rig(slower(1.0)).pairs, path)
+    rig = Rig(slower(1.02))
+    rig.traced = lambda _side, _name: {"kind": "failed", "reason": "none", "fit": True}  # type: ignore[method-assign]
+    remarks = check(cells, rig.pairs, calibration=path).remarks
+    for said in ("was not traced", "Not in the calibration"):
+        told = [one for one in remarks if said in one]
+        assert told == sorted(told)
+        assert len(told) == len(cells)
+
+
+def test_what_each_side_timed_is_named() -> None:
+    found = check(named("one"), Rig(slower(1.0)).pairs, revisions={BASE: "0123 (main)", HEAD: "4567"})
+    assert "Base: 0123 (main). Change: 4567." in found.remarks
+    assert found.more()["sides"][HEAD]["revision"] == "4567"
+    assert found.revisions == {BASE: "0123 (main)", HEAD: "4567"}
+
+
 def test_a_side_that_dies_costs_its_cell_only() -> None:
     rig = Rig(slower(1.0), lambda side, name: None if (side, name) == (HEAD, "dies") else {})
     found = check(named("dies", "other"), rig.pairs)
@@ -492,7 +598,7 @@ def test_a_tuner_that_never_agrees_does_not_go_on_for_ever() -> None:
 
 def test_calibration_writes_what_a_check_of_this_machine_reads(tmp_path: Path) -> None:
     path = tmp_path / "calibration.json"
-    found = calibrated(named("one", "two"), Rig(slower(1.0)).pairs, path)
+    found = calibrated(named("one", "two"), Rig(slower(1.0)).pairs, path).calibration
     assert found.cells["one"].pairs == 8
     assert 0 < found.cells["one"].visible < 0.01
     assert found.cells["one"].false_alarms == 0.0
@@ -504,6 +610,25 @@ def test_calibration_writes_what_a_check_of_this_machine_reads(tmp_path: Path) -
     path.write_text(json.dumps(body))
     with pytest.raises(BadInput, match="another machine"):
         check(named("one"), Rig(slower(1.0)).pairs, calibration=path)
+
+
+def test_a_cell_that_cannot_be_calibrated_is_left_out_and_named(tmp_path: Path) -> None:
+    path = tmp_path / "calibration.json"
+    found = calibrated(named("one", "gone"), Rig(slower(1.0), lacking(BASE, HEAD)).pairs, path)
+    assert list(found.calibration.cells) == ["one"]
+    assert found.left_out == {"gone": "gone cannot be calibrated: no gone on change."}
+    assert read_calibration(path, found.calibration.machine) == found.calibration
+    with pytest.raises(NotComparable, match=r"nothing is written\. gone cannot be calibrated: no gone on change"):
+        calibrated(named("gone"), Rig(slower(1.0), lacking(BASE, HEAD)).pairs, tmp_path / "none.json")
+    assert not (tmp_path / "none.json").exists()
+
+
+def test_the_prediction_of_a_calibration_is_of_all_its_pairs() -> None:
+    cells = named("one", "two")
+    least, most = predicted_s(cells, 8)
+    assert least == most > predicted_s(cells)[0]
+    assert "for 8 pairs." in prediction(cells, None, 8)
+    assert "too short for them: a cell that has fewer is not calibrated" in prediction(cells, least / 2, 8)
 
 
 def test_sides_that_do_not_start_and_other_machines_are_told_before_the_self_test(tmp_path: Path) -> None:
@@ -521,8 +646,9 @@ def test_sides_that_do_not_start_and_other_machines_are_told_before_the_self_tes
     with pytest.raises(BadInput, match="another machine"):
         check(named("one"), rig.pairs, calibration=path, self_test=self_test)
     assert len(asked) == 1
-    calibrated(named("one"), rig.pairs, tmp_path / "other.json", self_test=self_test)
+    done = calibrated(named("one"), rig.pairs, tmp_path / "other.json", self_test=self_test)
     assert len(asked) == 2
+    assert done.remarks == ["It is timed 1% off."]
 
 
 def test_the_start_of_processes_counts_in_what_fits_into_the_budget() -> None:

@@ -5,6 +5,7 @@ each with one line. Both sides of a pair are such processes. They are alive at t
 at any moment. Before the first request it only imports: it may wait beside others that are timed.
 
     {"do": "hello"}
+    {"do": "find", "cell": {...}}           whether a person's own kernel is there; it is not called
     {"do": "prepare", "what": "kernel", "cell": {...}, "backend": null, "pinned": [], "check": true, "core": 0,
      "graph": null, "identify": true}
     {"do": "block", "window_ns": 40000000}
@@ -136,6 +137,8 @@ class Program:
             return hello()
         if request["do"] == "prepare":
             return self._prepare(request)
+        if request["do"] == "find":
+            return is_there(understood(Cell, request["cell"], request.get("plain", ())))
         if request["do"] == "free":
             self._free()
             return {"kind": "freed"}
@@ -248,7 +251,7 @@ def _ready_kernel(cell: Cell, request: dict[str, Any], device: torch.device, lap
     Raises:
         Absent, Unsupported, WrongResult: there is none, it cannot run here, or it is wrong.
     """
-    own = resolved(cell)
+    own = _own(cell)
     cell, backend = _as_base(cell, own, request.get("backend"))
     function = backend.load()
     laps("import")
@@ -267,6 +270,50 @@ def _ready_kernel(cell: Cell, request: dict[str, Any], device: torch.device, lap
         return bound(cell, function, drawn(cell, device, number))
 
     return ReadyCell(make, plan, facts, None, libraries, cell.user_kernel, captured=True)
+
+
+def _own(cell: Cell) -> Backend:
+    """The backend that this side has for a cell.
+
+    Raises:
+        BadInput: there is none.
+        Unsupported: a person's own kernel is there, and its module cannot be imported or its signature is another one.
+    """
+    try:
+        return resolved(cell)
+    except BadInput as exc:
+        if cell.user_kernel and not _lacks(cell.backend, exc):
+            raise Unsupported(reason(exc)) from exc
+        raise
+
+
+def _lacks(path: str, problem: BaseException | None) -> bool:
+    """Whether ``package.module:function`` is what could not be found, rather than something that its module needs."""
+    module, _, name = path.partition(":")
+    while isinstance(problem, BadInput):
+        problem = problem.__cause__
+    if isinstance(problem, ModuleNotFoundError):
+        return f"{module}.".startswith(f"{problem.name}.")
+    return (
+        isinstance(problem, AttributeError)
+        and problem.name == name
+        and getattr(problem.obj, "__name__", None) == module
+    )
+
+
+def is_there(cell: Cell) -> dict[str, Any]:
+    """Whether a person's own kernel is there; ``lacks`` with the reason if its module or function cannot be found.
+
+    Whatever else is wrong with it is told when the cell is prepared.
+    """
+    try:
+        resolved(cell)
+    except BadInput as exc:
+        if _lacks(cell.backend, exc):
+            return {"kind": "lacks", "reason": reason(exc).rstrip(".")}
+    except Exception:  # noqa: BLE001  # a person's module
+        return {"kind": "found"}
+    return {"kind": "found"}
 
 
 def _as_base(cell: Cell, own: Backend, name: str | None) -> tuple[Cell, Backend]:
