@@ -140,7 +140,7 @@ def check_past(
     if summary is not None:
         _append_summary(summary, found, table)
     if as_json:
-        body = {**json.loads(document(found)), "exit_code": int(code), "outcome": exit_name(code)}
+        body = {**json.loads(document(found)), "exit_code": int(code), "outcome": exit_name(Exit(found.exit_code))}
         click.echo(json.dumps({**body, "advisory": limit is None, "trend": plain(drift, asked)}))
         return code
     console = Plain()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import warnings
 from collections.abc import Callable, Iterator
@@ -91,6 +92,10 @@ def test_weights_come_back(trained: Trained, corpus: Path, case_of: CaseOf, tmp_
         load_trained(weights_path(case), other, "cpu")
 
 
+SECONDS = itertools.count()
+"""Of when kept runs started: each after the one before."""
+
+
 def keep(case: LearnCase, *, ending: Event | None = None, finished: bool = True, value: float | None = None) -> Path:
     """Weights of a run with its record, as if it had learned; ``value`` stands in one of them."""
     model = Learner(case, Bench(torch.device("cpu"), None, None)).model
@@ -102,7 +107,8 @@ def keep(case: LearnCase, *, ending: Event | None = None, finished: bool = True,
     memory = Memory(1, None, None, None, None, None)
     seen = LearnObserved([2.0], [1.0], curve, events, finished, [], [], 1, memory, [], [], 1, 1, weights=weights)
     with RecordWriter(Path(case.place.out), kind=LearnRecord) as writer:
-        writer.append(LearnRecord(case, Status.OK, writer.run_id, "2026-11-29T00:00:00+00:00", UNKNOWN, seen))
+        started = f"2026-11-29T00:{next(SECONDS):02}:00+00:00"
+        writer.append(LearnRecord(case, Status.OK, writer.run_id, started, UNKNOWN, seen))
     return weights_path(case)
 
 
