@@ -70,6 +70,7 @@ def _described(tensor: Tensor) -> str:
         tensor.dtype or "the activations' dtype",
         *(["updated in place"] if tensor.in_place else []),
         *(["None where a sequence starts empty"] if tensor.optional else []),
+        *(["a tuple of tensors, one for each of the first dimension"] if tensor.apart else []),
         *(["constant: no gradient"] if tensor.constant else []),
     ]
     return f"{tensor.name}: {', '.join(notes)}"

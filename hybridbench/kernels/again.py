@@ -44,6 +44,36 @@ def of_whole(
     return made, [(made, lambda *again: function(*again, **options), given)]
 
 
+def of_each(
+    function: Callable[..., Any], given: tuple[Any, ...], options: dict[str, Any]
+) -> tuple[Any, list[Recomputation]]:
+    """A token shift, each of whose outputs is made by itself from x and its share."""
+    made = function(*given, **options)
+
+    def one(mix: int) -> Callable[..., Tensor]:
+        return lambda x, share: function(x, share[mix : mix + 1], **options)[0]
+
+    return made, [(mixed, one(mix), given) for mix, mixed in enumerate(made)]
+
+
+def of_several(
+    function: Callable[..., Any], given: tuple[Any, ...], options: dict[str, Any]
+) -> tuple[Any, list[Recomputation]]:
+    """An operation whose outputs are made together: the first that is asked for makes all, and the others wait."""
+    made = function(*given, **options)
+    waiting: dict[int, Tensor] = {}
+
+    def one(which: int) -> Callable[..., Tensor]:
+        def again(*inputs: Any) -> Tensor:
+            if which not in waiting:
+                waiting.update(enumerate(function(*inputs, **options)))
+            return waiting.pop(which)
+
+        return again
+
+    return made, [(tensor, one(which), given) for which, tensor in enumerate(made)]
+
+
 def of_norm(
     function: Callable[..., Any], given: tuple[Any, ...], options: dict[str, Any]
 ) -> tuple[Any, list[Recomputation]]:

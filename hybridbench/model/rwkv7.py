@@ -6,11 +6,14 @@ first layer of a width stores its projected value in the step, and each later la
 with the stored one. A branch that borrows its value uses the other branch's value in place of its own projection; the
 residual is the same.
 
-Elementwise work is plain PyTorch. fla's fused token shift cannot be used: its backward (``addcmul_bwd1``) overwrites
-its input, which the other branch of a parallel block still reads.
+The token shift with its mixes, and the keys with the rate, are one operation each (``rwkv7_shift``, ``rwkv7_keys``);
+the rest of the elementwise work is plain PyTorch. fla's fused token shift cannot be used: its backward
+(``addcmul_bwd1``) overwrites its input, which the other branch of a parallel block still reads.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +24,7 @@ from hybridbench.arch.blocks.rwkv7 import Rwkv7
 from hybridbench.model.block import Factory, Step
 from hybridbench.model.cache import Cache, RecurrentCache
 from hybridbench.model.checkpoint import cheap
-from hybridbench.model.mixer import RecurrentModule, carried, conv_front, keep_tail
+from hybridbench.model.mixer import RecurrentModule, carried, keep_tail
 
 EPS_PER_CHANNEL = 1e-5
 """Added to the variance in the norm of a head, per channel of the head: 64e-5 with 64 channels."""
@@ -30,27 +33,9 @@ SHARE_POWERS = {"r": 0.2, "w": 0.9, "k": 0.7, "v": 0.7, "a": 0.9, "g": 0.2}
 is the share of the layers from this one on."""
 
 
-def _difference(x_BTD: Tensor, front_B1D: Tensor | None) -> Tensor:
-    """The token before minus the token (B, T, D). ``front_B1D`` is the token before the first one; None means zeros."""
-    before = x_BTD[:, :-1]
-    if front_B1D is None:
-        return F.pad(before, (0, 0, 1, 0)) - x_BTD
-    return torch.cat((front_B1D.to(x_BTD.dtype), before), 1) - x_BTD
-
-
-def _unit(key: Tensor, heads: int) -> Tensor:
-    """A key by heads, each of length one."""
-    return F.normalize(torch.unflatten(key, -1, (heads, -1)), dim=-1)
-
-
-def _factor(rate: Tensor, share: Tensor) -> Tensor:
-    """``1 + (rate - 1) share``, by which the added key is multiplied."""
-    return torch.addcmul(1 - share, rate, share)
-
-
 class Rwkv7Module(RecurrentModule):
-    """RWKV-7's mixer over a sequence, or one recurrent step. Its operations are ``rwkv7``, ``rwkv7_step`` and
-    ``rwkv7_output``.
+    """RWKV-7's mixer over a sequence, or one recurrent step. Its operations are ``rwkv7_shift``, ``rwkv7_keys``,
+    ``rwkv7``, ``rwkv7_step`` and ``rwkv7_output``.
     """
 
     projections = ("in_proj", "decay_down", "rate_down", "value_down", "gate_down", "out_proj")
@@ -113,17 +98,17 @@ class Rwkv7Module(RecurrentModule):
     def _by_head(self, x: Tensor) -> Tensor:
         return torch.unflatten(x, -1, (self.spec.n_heads, self.spec.head_dim))
 
-    def _read(
-        self, x: Tensor, difference: Tensor, step: Step, value: Tensor | None
-    ) -> tuple[list[Tensor], Tensor, Tensor]:
-        """The rule's inputs r, w, k, v, kk and a, and the gate, (..., H, P); the value as projected or borrowed."""
-        share = self.share_LD.view(-1, *(1,) * (x.dim() - 1), x.shape[-1])
-        mixed = dict(zip(self.mixed, cheap(torch.addcmul, x, difference, share).unbind(0), strict=True))
+    def _read(self, shifted: Sequence[Tensor], step: Step, value: Tensor | None) -> tuple[list[Tensor], Tensor, Tensor]:
+        """From the outputs (..., D) of the shift the rule's inputs r, w, k, v, kk and a, and the gate, (..., H, P); the
+        value as projected or borrowed.
+        """
+        mixed = dict(zip(self.mixed, shifted, strict=True))
         weights = torch.split(self.in_proj.weight, self.widths)
         r, k = F.linear(mixed["r"], weights[0]), F.linear(mixed["k"], weights[1])
-        own = self._lent(value, x.dim(), self.spec.out_width) if len(weights) < 3 else F.linear(mixed["v"], weights[2])
+        dims, wide = k.dim(), self.spec.out_width
+        own = self._lent(value, dims, wide) if len(weights) < 3 else F.linear(mixed["v"], weights[2])
         w = F.linear(self.decay_down(mixed["w"]).tanh(), self.decay_up.weight, self.decay_I)
-        rate = F.linear(self.rate_down(mixed["a"]), self.rate_up.weight, self.rate_I).sigmoid()
+        rate = F.linear(self.rate_down(mixed["a"]), self.rate_up.weight, self.rate_I)
         gate = self.gate_up(self.gate_down(mixed["g"]).sigmoid())
         v = own
         if self.value_down is None or self.value_up is None:
@@ -131,10 +116,10 @@ class Rwkv7Module(RecurrentModule):
         else:
             of_first = F.linear(self.value_down(mixed["v"]), self.value_up.weight, self.value_I).sigmoid()
             v = cheap(torch.lerp, own, step.shared[self.first_value], of_first)
-        removal = cheap(_unit, cheap(torch.mul, k, self.removal_I), self.spec.n_heads)
-        k = cheap(torch.mul, k, cheap(_factor, rate, self.added_I))
-        r, w, k, v, rate = (self._by_head(part) for part in (r, w, k, v, rate))
-        return [r, w, k, v, removal, rate], self._by_head(gate), own
+        given = (self._by_head(part) for part in (k, rate, self.removal_I, self.added_I))
+        removal, key, a = self.ops["rwkv7_keys"](*given)
+        r, w, v = (self._by_head(part) for part in (r, w, v))
+        return [r, w, key, v, removal, a], self._by_head(gate), own
 
     def _finish(self, out: Tensor, read: list[Tensor], gate: Tensor) -> Tensor:
         r, _, k, v, *_ = read
@@ -148,12 +133,13 @@ class Rwkv7Module(RecurrentModule):
     def mix(
         self, x_BTD: Tensor, step: Step, cache: Cache | None = None, value: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        front, going_on = None, {}
+        behind, going_on = {}, {}
         if step.start:
             assert isinstance(cache, RecurrentCache)
-            front = conv_front(cache.conv_BCW, 2)
+            behind = {"front_BD": cache.conv_BCW[..., -1].to(x_BTD.dtype)}
             going_on = {"initial_state_BHPV": carried(cache.state)}
-        read, gate_BTHV, own_BTI = self._read(x_BTD, cheap(_difference, x_BTD, front), step, value)
+        shifted = self.ops["rwkv7_shift"](x_BTD, self.share_LD, **behind)
+        read, gate_BTHV, own_BTI = self._read(shifted, step, value)
         out_BTHV, state_BHPV = self.ops["rwkv7"](*read, chunk_size=self.spec.chunk_size, **going_on)
         if cache is not None:
             assert isinstance(cache, RecurrentCache)
@@ -164,8 +150,9 @@ class Rwkv7Module(RecurrentModule):
     @override
     def mix_step(self, x_BD: Tensor, step: Step, cache: Cache, value: Tensor | None = None) -> tuple[Tensor, Tensor]:
         assert isinstance(cache, RecurrentCache)
-        difference_BD = cache.conv_BCW[..., -1].to(x_BD.dtype) - x_BD
-        read, gate_BHV, own_BI = self._read(x_BD, difference_BD, step, value)
+        front_BD = cache.conv_BCW[..., -1].to(x_BD.dtype)
+        shifted = self.ops["rwkv7_shift"](x_BD.unsqueeze(1), self.share_LD, front_BD=front_BD)
+        read, gate_BHV, own_BI = self._read([mixed.squeeze(1) for mixed in shifted], step, value)
         out_BHV = self.ops["rwkv7_step"](cache.state, *read)
         keep_tail(cache.conv_BCW, x_BD.unsqueeze(1), 1)
         return self._finish(out_BHV, read, gate_BHV), own_BI

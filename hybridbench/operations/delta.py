@@ -1,4 +1,4 @@
-"""delta: the gated delta rule, Kimi delta attention and RWKV-7's rule, their decode steps, and the norms after them."""
+"""delta: the gated delta rule, Kimi delta attention and RWKV-7's rule, their decode steps, and what is around them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from hybridbench.arch.block import Convention
 from hybridbench.arch.blocks.gated_delta import GatedDelta
 from hybridbench.arch.blocks.kda import Kda
 from hybridbench.arch.blocks.rwkv7 import Rwkv7
-from hybridbench.operations.operation import REST, SCAN, Operation, own, public
+from hybridbench.operations.operation import REST, SCAN, SHIFTED, Operation, own, public
 from hybridbench.problem import Problem
 
 _FLA = "fla-core 0.6.0: programs' numbers are widened to 64 bits before any product (its issue 1080)"
@@ -166,5 +166,29 @@ ROWS = (
         backends=(public("fla", "fla-core", "kernels.delta.fla:rwkv7_output", wide=_FLA),),
         kernels=("layer_norm_(fwd|bwd)_kernel", "gate_output_correction"),
         again="of_whole",
+    ),
+    Operation(
+        name="rwkv7_shift",
+        family="kernels.rwkv7",
+        spends=REST,
+        inputs=("x_BTD", "share_LD", "front_BD: optional"),
+        outputs=("mixed_LBTD: apart",),
+        dimensions={"D": lambda problem: problem.d_model},
+        # a channel: the difference, and a product and a sum of each mix
+        forward=lambda problem: problem.batch * problem.length * problem.d_model * (1 + 2 * SHIFTED),
+        backends=(own("triton", "triton", "kernels.rwkv7.own:rwkv7_shift"),),
+        again="of_each",
+    ),
+    Operation(
+        name="rwkv7_keys",
+        family="kernels.rwkv7",
+        spends=REST,
+        inputs=("k_BTHP", "rate_BTHP", "removal_HP", "added_HP"),
+        outputs=("kk_BTHP", "key_BTHP", "a_BTHP"),
+        # a channel: three of a sigmoid; a product, square, sum and quotient of the removal key; two sums and two
+        # products of the added key; a head: a root
+        forward=lambda problem: problem.batch * problem.length * problem.n_heads * (11 * problem.head_dim + 1),
+        backends=(own("triton", "triton", "kernels.rwkv7.own:rwkv7_keys"),),
+        again="of_several",
     ),
 )

@@ -6,6 +6,7 @@ channels of a head. It is in the activations' dtype unless a note says otherwise
     A_H: float32                    has that dtype
     state_BHPN: in place            read and written
     initial_state_BHPN: optional    left out if a sequence starts empty
+    mixed_LBTD: apart               a tuple of tensors, one for each of the first dimension
     cos_TR: float32, constant       without a gradient
 
 ``DIMENSIONS`` says what a letter means; a row may give a letter another meaning for its operation.
@@ -34,6 +35,9 @@ PLAIN = "reference"
 
 Size = Callable[[Problem], int]
 
+SHIFTED = 6
+"""Inputs that a token shift mixes; 5 where RWKV-7 borrows its value and has no value residual."""
+
 DIMENSIONS: dict[str, tuple[str, Size]] = {
     "B": ("sequences", lambda problem: problem.batch),
     "T": ("positions", lambda problem: problem.length),
@@ -50,6 +54,7 @@ DIMENSIONS: dict[str, tuple[str, Size]] = {
     "D": ("channels of a position", lambda problem: problem.width),
     "F": ("channels of a gated activation", lambda problem: problem.width),
     "I": ("channels between a mixer's projections", lambda problem: problem.width),
+    "L": ("inputs that a token shift mixes", lambda _problem: SHIFTED),
 }
 """What each letter of a dimension counts, and its size in a problem."""
 
@@ -66,6 +71,7 @@ class Tensor:
         dtype: None means the activations' dtype.
         in_place: it is read and written.
         optional: it is left out if a sequence starts empty.
+        apart: it is a tuple of tensors, one for each of the first dimension.
         constant: it has no gradient, because nothing it is made of is trained.
     """
 
@@ -74,6 +80,7 @@ class Tensor:
     dtype: str | None
     in_place: bool
     optional: bool
+    apart: bool
     constant: bool
 
     @classmethod
@@ -82,11 +89,11 @@ class Tensor:
         name, _, rest = text.partition(": ")
         notes = set(rest.split(", ")) - {""}
         dtypes = notes & DTYPES.keys()
-        assert notes <= {*DTYPES, "in place", "optional", "constant"}, text
+        assert notes <= {*DTYPES, "in place", "optional", "apart", "constant"}, text
         assert len(dtypes) <= 1, text
         suffix = name.rpartition("_")[2]
         dimensions = suffix if suffix.isupper() and suffix != name else ""
-        said = ("in place" in notes, "optional" in notes, "constant" in notes)
+        said = (note in notes for note in ("in place", "optional", "apart", "constant"))
         return cls(name, dimensions, next(iter(dtypes), None), *said)
 
 

@@ -86,6 +86,8 @@ SHAPES: dict[str, dict[str, dict[str, int]]] = {
     "kda": KDA,
     "kda_step": KDA,
     **dict.fromkeys(("rwkv7", "rwkv7_step", "rwkv7_output"), RWKV7),
+    "rwkv7_shift": {"1b": {"d_model": 2048}, "odd": {"d_model": 2310}},
+    "rwkv7_keys": {"1b": {"head_dim": 64, "n_heads": 64}, "odd": {"head_dim": 72, "n_heads": 6}},
     "lightning": LIGHTNING,
     "lightning_step": LIGHTNING,
     "norm_gate": {
@@ -131,6 +133,12 @@ MUST_RUN = {
     ("kda", "kda-1b", "bfloat16"): {"fla"},
     ("rwkv7", "rwkv7-1b", "bfloat16"): {"fla"},
     **{(op, "rwkv7-1b", dtype): {"fla"} for op in ("rwkv7_step", "rwkv7_output") for dtype in ("bfloat16", "float32")},
+    **{
+        (op, shape, dtype): {"triton"}
+        for op in ("rwkv7_shift", "rwkv7_keys")
+        for shape in ("1b", "odd")
+        for dtype in ("bfloat16", "float32")
+    },
     **{("gated_delta_step", "gated-delta-1b", dtype): {"triton", "fla"} for dtype in ("bfloat16", "float32")},
     **{("kda_step", "kda-1b", dtype): {"triton", "fla"} for dtype in ("bfloat16", "float32")},
     ("lightning", "lightning-1b", "bfloat16"): {"fla"},

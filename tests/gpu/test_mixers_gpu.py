@@ -1,5 +1,5 @@
-"""Mamba-1, Mamba-3, gated delta net, KDA and lightning attention on a GPU: long sequences, captured steps, and training
-steps that learn.
+"""Mamba-1, Mamba-3, gated delta net, KDA, lightning attention and RWKV-7 on a GPU: long sequences, captured steps, and
+training steps that learn.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from hybridbench.arch.kinds import MIXERS
 from hybridbench.kernels import Problem, available, backends, reference_of
 from hybridbench.kernels.scan import reference
 from hybridbench.kernels.scan.reference import mamba3 as mamba3_reference
+from hybridbench.kernels.verify import inputs_at
 from hybridbench.model import build_model, resolve_backends
 from hybridbench.model.lightning import log_decays
 from hybridbench.suite.case import GRAPH, Case, Execution
@@ -96,6 +97,32 @@ def test_a_long_sequence_of_lightning_attention_and_the_rest_of_one() -> None:
         first, left = rule(*(x[:, :1000] for x in sequences), decays, chunk_size=64, initial_state_BHPP=start)
         rest, _last = rule(*(x[:, 1000:] for x in sequences), decays, chunk_size=64, initial_state_BHPP=left)
     assert error(torch.cat((first, rest), 1), made[1][0]) < 1e-2
+
+
+@pytest.mark.parametrize("op", ["rwkv7_shift", "rwkv7_keys"])
+def test_what_rwkv7_reads_before_its_rule_is_right_at_size_and_equal_from_run_to_run(op: str) -> None:
+    """Outputs and gradients at 4 x 8k and the sizes of 1b; the parameters' gradients are sums over 32,768 positions."""
+    sizes = {"head_dim": 64, "n_heads": 64, "d_model": 2048, "batch": 4, "length": 8192}
+    problem = Problem("cuda", "bfloat16", training=True, **sizes)
+    kernel, inputs = loaded(op, "triton", problem), inputs_at(op, problem, device="cuda", seed=0)
+    upstream: dict[str, Tensor] = {}
+
+    def run(function: Any, dtype: torch.dtype) -> dict[str, Tensor]:
+        given = {name: x.detach().to(dtype).requires_grad_() for name, x in inputs.tensors.items()}
+        made = inputs.call(function, given)
+        for name, x in made.items():
+            upstream.setdefault(name, torch.randn_like(x))
+        above = [upstream[name].to(dtype) for name in made]
+        gradients = torch.autograd.grad(list(made.values()), list(given.values()), above)
+        named = zip(given, gradients, strict=True)
+        return {name: x.detach() for name, x in made.items()} | {f"gradient of {name}": x for name, x in named}
+
+    found, again = run(kernel, torch.bfloat16), run(kernel, torch.bfloat16)
+    expected = run(reference_of(op), torch.float32)
+    for name, ours in found.items():
+        assert torch.equal(ours, again[name]), name
+        print(f"{op} {name}: {error(ours, expected[name]):.2e}")  # noqa: T201
+        assert error(ours, expected[name]) < (2e-2 if name.startswith("gradient") else 1e-2), name
 
 
 def test_a_long_selective_scan_copies_nothing_that_lies_right() -> None:

@@ -61,6 +61,8 @@ SHAPES: dict[str, list[dict[str, int]]] = {
     "rwkv7": [{"head_dim": 16, "n_heads": 3, "chunk_size": 64}, {"head_dim": 24, "n_heads": 2, "chunk_size": 16}],
     "rwkv7_step": [{"head_dim": 16, "n_heads": 3}],
     "rwkv7_output": [{"head_dim": 16}, {"head_dim": 24}],
+    "rwkv7_shift": [{}, {"d_model": 200}],
+    "rwkv7_keys": [{"head_dim": 16}, {"head_dim": 24}],
     "swiglu": [{}, {"width": 200}],
     "add_rms_norm": [{}, {"width": 200}],
     "rotary": [{"head_dim": 16, "n_heads": 8, "n_kv_heads": 2}, {"head_dim": 24, "v_head_dim": 48, "n_heads": 4}],

@@ -24,6 +24,7 @@ PROGRAM = Path(__file__).with_name("offsets_without_gpu.py")
 ROW = "within one row, of at most 2^18 columns"
 PARTIALS = "one partial row a program, at most 4 on each of 2^8 SMs: 2^10 rows of 2^18"
 POSITION = "a position, at most 2^22"
+ROW_OF_BATCH = "a row of a batch: 2^22 x 2^8"
 LEFT_OVER = "less than the groups of a row times those of a program: 2^11 x 2^11"
 COLUMNS_OF_WEIGHT = "a column of a weight, at most 2^18, times at most 2^7 splits"
 SEQUENCE = "a sequence of a fused step, at most 2^8"
@@ -36,6 +37,7 @@ STATE = "within the state of one head, or of one sequence: 2^11 heads x 2^7 x 2^
 HEAD_BLOCKS = "heads of blocks of 64 tokens: (2^16 + 2^8) x 2^11"
 STATE_ROWS = "a row for every 64 elements of x: 2^31 of them are 256 GiB of x in bfloat16"
 SCORE_ROWS = "rows of 64 scores in memory: 2^31 of them are 256 GiB in bfloat16"
+SHARES_OF_MIX = "one of 6 rows of 2^18"
 SHARES = "partial sums of a batch: 2^11 x 2^8"
 BLOCKS = "blocks of 64 tokens over the batch: 2^16 + 2^8"
 
@@ -70,6 +72,18 @@ HARMLESS: dict[str, dict[str, str]] = {
     "_head_norm_backward": HEADS_OF_ROW,
     "_norm_gate_forward": {"head * V": ROW, "program % H * GROUPS": LEFT_OVER},
     "_norm_gate_backward": {"head * V": ROW, "program % H * GROUPS": LEFT_OVER, "tl.program_id(0) * V": PARTIALS},
+    "_shift_forward": {
+        "tl.program_id(0) * ROWS": ROW_OF_BATCH,
+        "tl.program_id(1) * BLOCK": ROW,
+        "MIX * D": SHARES_OF_MIX,
+    },
+    "_shift_backward": {
+        "tl.program_id(0) * stretch": ROW_OF_BATCH,
+        "tl.program_id(1) * BLOCK": ROW,
+        "MIX * D": SHARES_OF_MIX,
+    },
+    "_keys_forward": HEADS_OF_ROW,
+    "_keys_backward": {"head * P": ROW, "tl.program_id(1) * HEADS": ROW},
     "_cross_entropy_in_place": dict.fromkeys(
         ("block * BLOCK", "(blocks - 1 - block) * BLOCK"), "within the logits of one token, at most 2^20"
     ),

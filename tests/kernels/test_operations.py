@@ -80,6 +80,13 @@ def test_only_a_whole_step_is_called_with_no_tensors() -> None:
 # Shapes.
 
 
+def joined(row: Operation, made: Any) -> tuple[Tensor, ...]:
+    """What an operation returned, one tensor for each output of its row."""
+    if any(tensor.apart for tensor in row.tensors):
+        return (torch.stack(made),)
+    return made if isinstance(made, tuple) else (made,)
+
+
 @pytest.mark.parametrize("row", CALLED_WITH_THEM)
 def test_inputs_are_the_references_parameters(row: Operation) -> None:
     """By name and in order. What takes any leading dimensions names its parameter without the letters."""
@@ -118,7 +125,7 @@ def test_drawn_tensors_have_the_shapes_and_dtypes_of_the_row(row: Operation) -> 
             return made
 
         trial.call(watched, trial.tensors)
-        outs = returned[0] if isinstance(returned[0], tuple) else (returned[0],)
+        outs = joined(row, returned[0])
         drawn = {name: tensor for name, tensor in trial.tensors.items() if name in by_name}
         made = dict(zip([tensor.name for tensor in row.tensors[len(row.inputs) :]], outs, strict=True))
         found += len(drawn)
@@ -153,7 +160,7 @@ def test_as_many_tensors_come_back_as_the_row_says(row: Operation) -> None:
 
     def watched(*given: Any, **options: Any) -> Any:
         made = reference_of(row.name)(*given, **options)
-        returned.append(len(made) if isinstance(made, tuple) else 1)
+        returned.append(len(joined(row, made)))
         return made
 
     trial = trials(row)[0]

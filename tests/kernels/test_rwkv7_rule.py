@@ -1,4 +1,4 @@
-"""RWKV-7's rule, its step and its end against the paper's equations token by token, and what fla's kernels get."""
+"""RWKV-7's rule, its step and its ends against the paper's equations token by token, and what fla's kernels get."""
 
 from __future__ import annotations
 
@@ -96,6 +96,64 @@ def test_the_end_is_a_group_norm_a_bonus_and_a_gate() -> None:
     torch.testing.assert_close(found, expected)
     of_step = reference.rwkv7_output(*(x[:, 2] for x in (y, r, k, v, gate)), weight, bias, bonus, eps=64e-5)
     torch.testing.assert_close(of_step, expected[:, 2])
+
+
+# What the rule reads: the gradients that the kernels compute, written out.
+
+
+def close(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(("T", "L"), [(1, 5), (9, 6)])
+@pytest.mark.parametrize("started", [False, True])
+def test_a_token_shift_mixes_in_the_token_before_and_its_gradients_are_these_sums(
+    T: int, L: int, started: bool
+) -> None:
+    D = 7
+    x, share = torch.randn(B, T, D, dtype=torch.float64), torch.rand(L, D, dtype=torch.float64)
+    front = torch.randn(B, D, dtype=torch.float64)
+    leaves = [tensor.requires_grad_() for tensor in ((x, share, front) if started else (x, share))]
+    found = reference.rwkv7_shift(x, share, **({"front_BD": front} if started else {}))
+    up = tuple(torch.randn_like(x) for _ in range(L))
+    d_x, d_share = torch.zeros_like(x), torch.zeros_like(share)
+    d_front = torch.zeros_like(front)
+    for t in range(T):
+        before = x[:, t - 1] if t else front if started else torch.zeros_like(front)
+        for mix in range(L):
+            torch.testing.assert_close(found[mix][:, t], (1 - share[mix]) * x[:, t] + share[mix] * before)
+            with torch.no_grad():
+                d_x[:, t] += up[mix][:, t] * (1 - share[mix])
+                (d_x[:, t - 1] if t else d_front).add_(up[mix][:, t] * share[mix])
+                d_share[mix] += (up[mix][:, t] * (before - x[:, t])).sum(0)
+    close(torch.autograd.grad(found, leaves, up), (d_x, d_share, d_front)[: len(leaves)])
+
+
+def test_keys_are_of_length_one_and_scaled_and_their_gradients_are_these() -> None:
+    k, rate = (torch.randn(B, 4, H, P, dtype=torch.float64) for _ in range(2))
+    removal, added = (torch.randn(H, P, dtype=torch.float64) for _ in range(2))
+    k[0, 0, 0] *= 1e-14  # shorter than what a length is at least
+    leaves = [tensor.requires_grad_() for tensor in (k, rate, removal, added)]
+    found = reference.rwkv7_keys(*leaves)
+    d_kk, d_key, d_a = up = tuple(torch.randn_like(k) for _ in range(3))
+    d_kk[0, 0, 0] *= 1e-12
+    with torch.no_grad():
+        a, u = 1 / (1 + torch.exp(-rate)), k * removal
+        length = u.square().sum(-1, keepdim=True).sqrt()
+        n, factor = length.clamp(min=1e-12), 1 + (a - 1) * added
+        kk = u / n
+        close(found, (kk, k * factor, a))
+        d_u = (d_kk - (length >= 1e-12) * kk * (kk * d_kk).sum(-1, keepdim=True)) / n
+        d_k = d_u * removal + d_key * factor
+        d_rate = (d_a + d_key * k * added) * a * (1 - a)
+        expected = (d_k, d_rate, (d_u * k).sum((0, 1)), (d_key * k * (a - 1)).sum((0, 1)))
+    close(torch.autograd.grad(found, leaves, up), expected)
+    whole = reference.rwkv7_keys(*(x.detach() for x in leaves))
+    close(
+        reference.rwkv7_keys(k[:, 2].detach(), rate[:, 2].detach(), removal.detach(), added.detach()),
+        tuple(x[:, 2] for x in whole),
+    )
 
 
 # What fla's kernels are given: functions of their signatures stand in for them.

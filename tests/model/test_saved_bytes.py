@@ -154,6 +154,14 @@ def lightning(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, chunk_size: in
     return (torch.empty(v.shape, dtype=v.dtype), q.new_empty(B, q.shape[2], q.shape[3], v.shape[3])), [q, k, v]
 
 
+def rwkv7_shift(x: Tensor, share: Tensor) -> Any:
+    return tuple(torch.empty_like(x) for _ in share), [x]
+
+
+def rwkv7_keys(k: Tensor, rate: Tensor, removal: Tensor, added: Tensor) -> Any:
+    return tuple(torch.empty_like(k) for _ in range(3)), [k, rate]
+
+
 def rwkv7(r: Tensor, w: Tensor, k: Tensor, v: Tensor, kk: Tensor, a: Tensor, chunk_size: int) -> Any:
     """Fla's ``ChunkDPLRDeltaRuleFunction`` behind ``kernels.delta.fla.load_rwkv7``."""
     made = [torch.empty_like(r) for _ in range(4)]  # a sigmoid, the decay, a negative key, a product
@@ -206,6 +214,8 @@ STAND_INS = {
     "gated_delta": delta(every_channel=False),
     "kda": delta(every_channel=True),
     "lightning": lightning,
+    "rwkv7_shift": rwkv7_shift,
+    "rwkv7_keys": rwkv7_keys,
     "rwkv7": rwkv7,
     "rwkv7_output": rwkv7_output,
 }

@@ -64,8 +64,8 @@ class Rwkv7(SquareHeads):
     """
 
     kind: ClassVar[str] = "rwkv7"
-    sequence_ops: ClassVar[tuple[str, ...]] = ("rwkv7", "rwkv7_output")
-    step_ops: ClassVar[tuple[str, ...]] = ("rwkv7_step", "rwkv7_output")
+    sequence_ops: ClassVar[tuple[str, ...]] = ("rwkv7_shift", "rwkv7_keys", "rwkv7", "rwkv7_output")
+    step_ops: ClassVar[tuple[str, ...]] = ("rwkv7_shift", "rwkv7_keys", "rwkv7_step", "rwkv7_output")
 
     d_model: int
     n_heads: int
@@ -137,6 +137,7 @@ class Rwkv7(SquareHeads):
             "n_heads": self.n_heads,
             "chunk_size": self.chunk_size,
             "width": self.out_width,
+            "d_model": self.d_model,
         }
 
     def mixed(self, borrows_value: bool = False) -> tuple[str, ...]:
@@ -253,10 +254,11 @@ class Rwkv7(SquareHeads):
 
     @override
     def core_activations(self, size: int, borrows_value: bool = False, keeps_output: bool = True) -> Activations | None:
-        """Token shift, projections and elementwise work of PyTorch, the rule by fla's chunks, fla's norm and gate.
+        """Token shift and keys as one operation each, the rule by fla's chunks, fla's norm and gate.
 
-        The rule keeps its six inputs. Its backward (``ChunkDPLRDeltaRuleFunction``) computes the rest again: sums of
-        decays, four matrices a chunk and an inverse, gated inputs, w, states and new values.
+        The token shift keeps the block's input, and the projections its outputs. The keys keep k and the rate as they
+        are projected, the rule its six inputs. The rule's backward (``ChunkDPLRDeltaRuleFunction``) computes the rest
+        again: sums of decays, four matrices a chunk and an inverse, gated inputs, w, states and new values.
         """
         if borrows_value:
             return None
@@ -267,19 +269,17 @@ class Rwkv7(SquareHeads):
         stats = Term("means and scales of heads", 2 * FLOAT * heads)
         residual = Term("share of the value residual", 0 if leads else wide)
         mixed_value = Term("mixed value", 0 if leads else wide, cheap=True)
-        own = (Term("r, k, value, rate, gate", 5 * wide), residual, mixed_value)
-        keys = Term("scaled, removal and added key, its factor", 4 * wide, cheap=True)
+        own = (Term("r, k, value, rate before its sigmoid, gate", 5 * wide), residual, mixed_value)
+        keys = Term("removal and added key, rate", 3 * wide, cheap=True)
         rule = Term("decay twice, removal key and its negative with the rate", 4 * wide)
         outputs = Term("rule's output, normed", 2 * wide)
         gated = (Term("gated output", wide, cheap=True),) if keeps_output else ()
         return Activations(
             saved=(
-                Term("difference from the token before", size * d_model, cheap=True),
-                Term("inputs mixed with it", size * d_model * len(self.mixed()), cheap=True),
+                Term("inputs mixed with the token before", size * d_model * len(self.mixed()), cheap=True),
                 Term("low ranks", size * self.ranks),
                 *own,
                 keys,
-                Term("lengths of keys, twice", 2 * size * heads),
                 rule,
                 outputs,
                 stats,
@@ -315,8 +315,3 @@ class Rwkv7(SquareHeads):
             ),
             lent=(Term("first value", wide),) if leads else (),
         )
-
-    @override
-    def activations(self, size: int) -> Activations | None:
-        """The core's; nothing keeps the block's input, which is mixed before it is projected."""
-        return self.core_activations(size)

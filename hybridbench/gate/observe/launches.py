@@ -87,6 +87,23 @@ def delta(_pdl: bool) -> None:
         triton_delta._run_norm_gate_backward(y, y, z, weight, 1e-5, silu)
 
 
+def rwkv7(_pdl: bool) -> None:
+    """RWKV-7's token shift and keys; one mix alone is what selective checkpointing makes again."""
+    from hybridbench.kernels.rwkv7 import triton_keys, triton_shift
+
+    H, P = 64, 64
+    x, front = torch.empty(B, T, D, dtype=torch.bfloat16), torch.empty(B, D, dtype=torch.bfloat16)
+    for mixes, before in ((6, None), (5, None), (6, front), (1, None)):
+        share = torch.empty(mixes, D, dtype=torch.bfloat16)
+        mixed = triton_shift._run_shift(x, share, before)
+        if mixes > 1:
+            triton_shift._run_shift_backward(mixed, x, share, before)
+    parameters = [torch.empty(H, P, dtype=torch.bfloat16) for _ in range(2)]
+    k, rate = (torch.empty(B, T, H, P, dtype=torch.bfloat16) for _ in range(2))
+    made = triton_keys._run_keys(k, rate, *parameters)
+    triton_keys._run_keys_backward(*made, k, rate, *parameters)
+
+
 def scan(_pdl: bool) -> None:
     """Mamba-2's scan in one pass, and its gradients."""
     from hybridbench.kernels.scan.triton_ssd import scan_forward
@@ -209,7 +226,7 @@ def spinning(_pdl: bool) -> None:
     triton_spin.spin(seen, waited, 200_000)
 
 
-LAUNCHES = (elementwise, optimizer, delta, scan, decode, fused_step, quantised_step, step_of_a_rank, spinning)
+LAUNCHES = (elementwise, optimizer, delta, rwkv7, scan, decode, fused_step, quantised_step, step_of_a_rank, spinning)
 """A row for each module of kernels; each is told whether kernels overlap the ones before (``triton_launch``)."""
 
 

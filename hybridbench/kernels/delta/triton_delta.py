@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.library import custom_op
 
 from hybridbench.kernels.delta.reference import UNIT_EPS
-from hybridbench.kernels.dense.triton_rows import groups_of, walkers_of
+from hybridbench.kernels.dense.triton_rows import groups_of, heads_in_rows, walkers_of
 from hybridbench.kernels.triton_jit import jit
 
 VALUES = 32
@@ -253,13 +253,6 @@ def _norm_gate_backward(
     tl.store(d_weight_ptr + tl.program_id(0) * V + v, tl.sum(d_weight, 0)[None, :], mask=v < V)
 
 
-def _heads_in_rows(x: Tensor) -> tuple[Tensor, int]:
-    """``x`` (..., H, V) with contiguous heads in every row, and the stride between rows."""
-    x = x if x.stride(-1) == 1 and (x.stride(-2) == x.shape[-1] or x.shape[-2] == 1) else x.contiguous()
-    rows = x.flatten(-2).reshape(-1, x.shape[-2] * x.shape[-1])
-    return rows, rows.stride(0)
-
-
 def _tile(V: int) -> dict[str, int]:
     """Heads of a program and their width, and its warps: 16 elements a thread."""
     v_tile = triton.next_power_of_2(V)
@@ -268,7 +261,7 @@ def _tile(V: int) -> dict[str, int]:
 
 def _run_norm_gate(y: Tensor, z: Tensor, weight: Tensor, eps: float, silu: bool) -> Tensor:
     H, V = y.shape[-2:]
-    (y_rows, y_stride), (z_rows, z_stride) = _heads_in_rows(y), _heads_in_rows(z)
+    (y_rows, y_stride), (z_rows, z_stride) = heads_in_rows(y), heads_in_rows(z)
     out = torch.empty(y.shape, dtype=y.dtype, device=y.device)
     groups, tile = y_rows.shape[0] * H, _tile(V)
     _norm_gate_forward[(triton.cdiv(groups, tile["GROUPS"]),)](
@@ -281,7 +274,7 @@ def _run_norm_gate_backward(
     d_out: Tensor, y: Tensor, z: Tensor, weight: Tensor, eps: float, silu: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     H, V = y.shape[-2:]
-    rows, strides = zip(*(_heads_in_rows(x) for x in (d_out, y, z)), strict=True)
+    rows, strides = zip(*(heads_in_rows(x) for x in (d_out, y, z)), strict=True)
     d_y, d_z = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (y, z))
     groups, tile = rows[0].shape[0] * H, _tile(V)
     walkers = walkers_of(y, triton.cdiv(groups, tile["GROUPS"]), GATE_PROGRAMS)

@@ -41,6 +41,13 @@ def rows_of(x: Tensor) -> Tensor:
     return x.reshape(-1, x.shape[-1])
 
 
+def heads_in_rows(x: Tensor) -> tuple[Tensor, int]:
+    """``x`` (..., H, V) with contiguous heads in every row, and the stride between rows."""
+    x = x if x.stride(-1) == 1 and (x.stride(-2) == x.shape[-1] or x.shape[-2] == 1) else x.contiguous()
+    rows = x.flatten(-2).reshape(-1, x.shape[-2] * x.shape[-1])
+    return rows, rows.stride(0)
+
+
 def warps_of(block: int) -> int:
     """Warps for a row of ``block`` elements held in registers: 16 elements a thread."""
     return min(16, max(1, block // 512))

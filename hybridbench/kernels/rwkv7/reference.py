@@ -1,4 +1,4 @@
-"""reference: what RWKV-7's rule, its step and what follows it mean, in plain PyTorch, and inputs to try them with.
+"""reference: what RWKV-7's rule, its step and what is around them mean, in plain PyTorch, and inputs to try them with.
 
 How implementations are written is said in ``kernels.plain``; shapes have the letters of ``hybridbench.kernels``.
 """
@@ -13,13 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hybridbench.kernels.drawing import EPS, Draw, Trial
+from hybridbench.kernels.drawing import EPS, WIDTH, Draw, Trial
 from hybridbench.kernels.plain import wide
 from hybridbench.problem import Problem
 from hybridbench.sizes import CHUNK_ELEMENTS, RWKV7_PLAIN_CHUNK
 
 RATE = math.exp(-0.5)
 """The fastest decay is exp(-exp(-0.5)) a position (arXiv 2503.14456, section 4)."""
+
+LENGTH_EPS = 1e-12
+"""The least length that a removal key is divided by, as ``torch.nn.functional.normalize`` has it."""
 
 
 def _log_decay(w: Tensor) -> Tensor:
@@ -134,6 +137,40 @@ def rwkv7_output(
     return ((normed + of_token) * wide(gate)).to(y.dtype)
 
 
+def rwkv7_shift(x_BTD: Tensor, share_LD: Tensor, *, front_BD: Tensor | None = None) -> tuple[Tensor, ...]:
+    """The token shift: ``mixed_l = x + (before - x) share_l`` for L shares, where before is the token before (arXiv
+    2503.14456, section 4).
+
+    Args:
+        front_BD: the token before the first one; zeros without.
+
+    Returns:
+        L tensors (B, T, D) in the dtype of ``x_BTD``, each with memory of its own.
+    """
+    x = wide(x_BTD)
+    front = torch.zeros_like(x[:, 0]) if front_BD is None else wide(front_BD)
+    difference = torch.cat((front[:, None], x[:, :-1]), 1) - x
+    return tuple((x + difference * share).to(x_BTD.dtype) for share in wide(share_LD))
+
+
+def rwkv7_keys(k: Tensor, rate: Tensor, removal_HP: Tensor, added_HP: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The removal key, the added key and the rate that ``rwkv7`` reads, for any leading dimensions (arXiv 2503.14456,
+    section 4).
+
+    Args:
+        k: (..., H, P) as it is projected.
+        rate: (..., H, P) before its sigmoid.
+
+    Returns:
+        ``k removal`` divided by its length over a head's channels, ``k (1 + (a - 1) added)``, and a, the rate's
+        sigmoid, each in the dtype of ``k``.
+    """
+    key, a = wide(k), wide(rate).sigmoid()
+    removed = F.normalize(key * wide(removal_HP), dim=-1, eps=LENGTH_EPS)
+    added = key * (1 + (a - 1) * wide(added_HP))
+    return removed.to(k.dtype), added.to(k.dtype), a.to(k.dtype)
+
+
 # Inputs, for a verification or at size --------------------------------------------------------------------------------
 
 
@@ -204,4 +241,36 @@ def rwkv7_output_inputs(problem: Problem, draw: Draw) -> Iterator[Trial]:
         names = ("y_BTHV", "r_BTHP", "k_BTHP", "v_BTHV", "gate_BTHV")
         tensors = {name: draw.normal(draw.batch, T, H, P) for name in names}
         tensors |= {name: draw.normal(H, P) for name in ("weight_HV", "bias_HV", "bonus_HP")}
+        yield Trial(f"length {T}", tensors, call)
+
+
+def rwkv7_shift_inputs(problem: Problem, draw: Draw) -> Iterator[Trial]:
+    """Of a sequence and of a step, and of five inputs behind a token; at size of a whole sequence."""
+    width = problem.d_model or WIDTH
+
+    def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
+        mixed = fn(t["x_BTD"], t["share_LD"], front_BD=t.get("front_BD"))
+        return {f"mixed_{mix}_BTD": one for mix, one in enumerate(mixed)}
+
+    def tensors(T: int, mixes: int) -> dict[str, Tensor]:
+        share = draw.uniform(0, 1, mixes, width).to(draw.dtype)
+        return {"x_BTD": draw.normal(draw.batch, T, width), "share_LD": share}
+
+    for T in draw.lengths((1, 63)):
+        yield Trial(f"length {T}", tensors(T, 6), call)
+    if not draw.at_size:
+        front = {"front_BD": draw.normal(draw.batch, width)}
+        yield Trial("length 100 behind a token, five inputs", tensors(100, 5) | front, call)
+
+
+def rwkv7_keys_inputs(problem: Problem, draw: Draw) -> Iterator[Trial]:
+    """Of a sequence and of a step."""
+    H, P = problem.n_heads if draw.at_size else 3, problem.head_dim
+
+    def call(fn: Callable[..., Any], t: dict[str, Tensor]) -> dict[str, Tensor]:
+        return dict(zip(("kk_BTHP", "key_BTHP", "a_BTHP"), fn(*t.values()), strict=True))
+
+    for T in draw.lengths((1, 63)):
+        tensors = {name: draw.normal(draw.batch, T, H, P) for name in ("k_BTHP", "rate_BTHP")}
+        tensors |= {name: draw.normal(H, P) for name in ("removal_HP", "added_HP")}
         yield Trial(f"length {T}", tensors, call)
