@@ -11,7 +11,8 @@ from click.core import ParameterSource
 
 from hybridbench.cli.baselining import check_past
 from hybridbench.cli.exact import BASELINE, compare_exact, update_exact
-from hybridbench.cli.timing import Outputs, calibrate_cells, cell_options, check_writable, judged, seconds, time_cells
+from hybridbench.cli.timing import calibrate_cells, cell_options, seconds, time_cells
+from hybridbench.cli.told import Outputs, check_writable, judged
 from hybridbench.cli.typed import Command, listed
 from hybridbench.errors import BadInput
 from hybridbench.gate.exact import PARTS
@@ -20,12 +21,13 @@ from hybridbench.gate.exits import WORST_FIRST, exit_name, parse_fail_on
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _PAST_ONLY = ("across", "fail_above")
 _SIDES = ("base", "base_python", "base_kernel")
+_TOLD = ("junit", "summary", "annotations")
 _TIMING_ONLY = (
     *_SIDES,
-    *("kernel", "calibrate", "calibration", "accepted", "junit", "summary", "annotations"),
+    *("kernel", "calibrate", "calibration", "accepted"),
     *("problem", "arch", "scale", "ctx", "batch", "direction", "dtype", "device"),
 )
-_NOT_PAST = tuple(name for name in _TIMING_ONLY if name != "summary")
+_NOT_PAST = (*_TIMING_ONLY, "junit", "annotations")
 
 
 @click.command(cls=Command)
@@ -87,18 +89,27 @@ def check(
     began = time.monotonic()
     failing = parse_fail_on(fail_on)
     if exact:
-        _refuse("with --exact, which times nothing", timing, (*_TIMING_ONLY, *_PAST_ONLY))
+        told = ("junit", "summary", "annotations")
+        _refuse(
+            "with --exact, which times nothing", timing, tuple(n for n in (*_TIMING_ONLY, *_PAST_ONLY) if n not in told)
+        )
         if ops:
             raise BadInput(f"{ops[0]} with --exact, which times nothing: leave it out.")
         if update and (budget is not None or fail_on is not None or as_json):
             raise BadInput("--update only writes: leave --budget, --fail-on and --json out.")
+        if update:
+            _refuse("with --update, which only writes", timing, _TOLD)
         path = BASELINE if baseline is None else baseline
         if update:
             check_writable(path, make_folder=True)
             update_exact(parts, path, recompile=recompile)
             return
         allowed = None if budget is None else Path(budget)
-        context.exit(int(compare_exact(parts, path, allowed, failing, as_json=as_json, recompile=recompile)))
+        outputs = Outputs(timing["junit"], timing["summary"], timing["annotations"], as_json)
+        outputs.check_writable()
+        with judged(outputs):
+            code = compare_exact(parts, path, allowed, failing, outputs, recompile=recompile)
+        context.exit(int(code))
     typed = context.get_parameter_source("parts") is not ParameterSource.DEFAULT
     _belong("--exact", {"update": update, "recompile": recompile, "parts": typed})
     if baseline is not None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from hybridbench.cli.output import Plain
+from hybridbench.cli.told import Outputs
 from hybridbench.errors import Unsupported, unknown_name
 from hybridbench.gate.baseline import (
     Allowance,
@@ -28,11 +29,12 @@ BASELINE = Path("results/baselines/exact.json")
 
 
 def compare_exact(
-    parts: str, path: Path, budget: Path | None, failing: tuple[Exit, ...], *, as_json: bool, recompile: bool
+    parts: str, path: Path, budget: Path | None, failing: tuple[Exit, ...], outputs: Outputs, *, recompile: bool
 ) -> Exit:
     """Compare the chosen parts with a file, show what differs and return the exit code.
 
     Args:
+        outputs: where else it is told.
         recompile: compile kernels again whose source is that of the file.
 
     Raises:
@@ -44,7 +46,7 @@ def compare_exact(
     check_budgets(budgets, before)
     found, compared = _compared(chosen, path, before, budgets, recompile)
     code = exit_of(found, compared, failing)
-    _show(found, compared, code, as_json)
+    _show(found, compared, code, outputs)
     return code
 
 
@@ -70,10 +72,13 @@ def _compared(
     return found, compared
 
 
-def _show(found: list[Difference], compared: int, code: Exit, as_json: bool) -> None:
-    from hybridbench.gate.differences import difference_table, document, summary
+def _show(found: list[Difference], compared: int, code: Exit, outputs: Outputs) -> None:
+    from hybridbench.gate.differences import difference_table, document, junit, step_summary, summary, workflow_commands
 
-    if as_json:
+    outputs.write(junit(found, compared), step_summary(found, compared))
+    for line in workflow_commands(found) if outputs.annotations else ():
+        click.echo(line, err=outputs.as_json)
+    if outputs.as_json:
         click.echo(document(found, compared, code))
         return
     from hybridbench.report.render.terminal import print_table

@@ -1,4 +1,4 @@
-"""differences: what an exact check found, as a table, a sentence and one JSON document."""
+"""differences: what an exact check found, as a table, a sentence, JUnit XML, a step summary, annotations and JSON."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import asdict
 
 from hybridbench.gate.baseline import Difference, Finding, exit_of
 from hybridbench.gate.exits import Exit, exit_name
+from hybridbench.gate.told import ToldCase, annotation, junit_of
+from hybridbench.report.render.markdown import to_markdown
 from hybridbench.report.table import NO_VALUE, Column, Table, TableCell
 
 
@@ -52,6 +54,7 @@ def summary(found: Sequence[Difference], compared: int) -> str:
 
     >>> summary([], 1674)
     '1,674 figures compared, all equal.'
+    >>> from hybridbench.gate.baseline import not_compared
     >>> summary([not_compared("steps", "Its torch is another one.")], 1674)
     '1,674 figures compared, all of them equal; not compared: steps.'
     """
@@ -64,6 +67,49 @@ def summary(found: Sequence[Difference], compared: int) -> str:
         meant = "if they are meant, write them with --update"
         return f"{compared:,} figures compared, {unequal:,} not equal{left_out}; {meant}."
     return f"{compared:,} figures compared, {'all of them' if parts else 'all'} equal{left_out}."
+
+
+_LEVELS = {Finding.WITHIN_BUDGET: ("notice", ""), Finding.NOT_COMPARED: ("warning", "error")}
+"""Of a finding, how an annotation and JUnit XML tell of it; an error and a failure otherwise."""
+MOST_ANNOTATIONS = 10
+"""GitHub shows no more of a kind in a step."""
+
+
+def _named(one: Difference) -> str:
+    return one.part if one.finding is Finding.NOT_COMPARED else f"{one.name}, {one.quantity}"
+
+
+def _line(one: Difference) -> str:
+    """A difference in a line."""
+    figures = [NO_VALUE if figure is None else f"{figure:,}" for figure in (one.before, one.after)]
+    size = "" if one.finding is Finding.NOT_COMPARED else f" {figures[0]} before, {figures[1]} now."
+    return f"{one.finding}.{size} {one.because}".strip()
+
+
+def junit(found: Sequence[Difference], compared: int) -> str:
+    """JUnit XML: a test case for each difference and each part that was not compared, and one for all equal figures."""
+    cases = [
+        ToldCase(one.part, _named(one), _LEVELS.get(one.finding, ("", "failure"))[1], str(one.finding), _line(one))
+        for one in found
+    ]
+    return junit_of([*cases, ToldCase("exact", "figures compared", "", "", summary(found, compared))])
+
+
+def step_summary(found: Sequence[Difference], compared: int) -> str:
+    """A page in GitHub Markdown for a step's summary."""
+    table = difference_table(found)
+    shown = f"\n{to_markdown(table)}" if table.rows else "".join(f"\n{one}  " for one in table.remarks)
+    return f"## Exact figures\n\n{summary(found, compared)}\n{shown}\n"
+
+
+def workflow_commands(found: Sequence[Difference]) -> list[str]:
+    """Workflow commands of GitHub Actions for the first differences, and one for the number of the others."""
+    lines = [
+        annotation(_LEVELS.get(one.finding, ("error", ""))[0], f"{_named(one)}: {one.finding}", _line(one))
+        for one in found[:MOST_ANNOTATIONS]
+    ]
+    more = len(found) - len(lines)
+    return [*lines, annotation("notice", "Exact figures", f"{more:,} more differ.")] if more else lines
 
 
 def document(found: Sequence[Difference], compared: int, code: Exit) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -13,6 +12,7 @@ from hybridbench.gate.attribution import Why
 from hybridbench.gate.calibration import Calibration
 from hybridbench.gate.exits import Exit, exit_name
 from hybridbench.gate.kinds import KINDS
+from hybridbench.gate.told import NO_VERDICT, ToldCase, annotation, junit_of
 from hybridbench.gate.verdict import CellVerdict, Word
 from hybridbench.report.display import unit_for
 from hybridbench.report.render.markdown import escape, to_markdown
@@ -20,7 +20,6 @@ from hybridbench.report.table import NO_VALUE, Column, Table, TableCell
 
 _FAILS = (Word.REGRESSION, Word.WRONG)
 _UNDECIDED = (Word.INCONCLUSIVE, Word.NOT_COMPARABLE, Word.NOTHING_MEASURED)
-NO_VERDICT = "no verdict"
 CAUSES = 5
 """Shown of each regression."""
 _GOOD = (Word.PASS, Word.IMPROVEMENT, Word.SAME_CODE, Word.ACCEPTED)
@@ -129,10 +128,6 @@ def document(verdicts: Sequence[CellVerdict], code: Exit, outcome: Exit, more: M
     return json.dumps(body | dict(more or {}), allow_nan=False)
 
 
-NAME = "hybridbench check"
-"""Of the suite of tests that JUnit XML holds."""
-
-
 def junit(verdicts: Sequence[CellVerdict], revisions: Mapping[str, str] | None = None) -> str:
     """JUnit XML: a test case per cell. Wrong and slower ones are failures, what could not be judged errors.
 
@@ -141,31 +136,8 @@ def junit(verdicts: Sequence[CellVerdict], revisions: Mapping[str, str] | None =
     Args:
         revisions: what each side timed, by side: properties of the suite.
     """
-    name, cases = NAME, [(one, _junit_outcome(one)) for one in verdicts]
-    counts = Counter(outcome for _, outcome in cases)
-    suite = ET.Element("testsuite", {"name": name, "tests": str(len(cases))})
-    for key, outcome in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
-        suite.set(key, str(counts[outcome]))
-    if revisions:
-        listed = ET.SubElement(suite, "properties")
-        for side, revision in revisions.items():
-            ET.SubElement(listed, "property", {"name": side, "value": _printable(revision)})
-    for one, outcome in cases:
-        classname = f"{name}.{one.kind}".replace(" ", ".")
-        case = ET.SubElement(suite, "testcase", {"classname": _printable(classname), "name": _printable(one.cell)})
-        text = _printable(_line(one))
-        if outcome:
-            ET.SubElement(case, outcome, {"message": text, "type": str(one.word)})
-        else:
-            ET.SubElement(case, "system-out").text = text
-    return _xml(suite)
-
-
-def _xml(suite: ET.Element) -> str:
-    root = ET.Element("testsuites")
-    root.append(suite)
-    ET.indent(root)
-    return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+    cases = [ToldCase(str(one.kind), one.cell, _junit_outcome(one), str(one.word), _line(one)) for one in verdicts]
+    return junit_of(cases, revisions)
 
 
 def _junit_outcome(one: CellVerdict) -> str:
@@ -176,11 +148,6 @@ def _junit_outcome(one: CellVerdict) -> str:
     if one.advisory or one.word is Word.NEW:
         return "skipped"
     return "failure" if one.word in _FAILS else "error" if one.word in _UNDECIDED else ""
-
-
-def _printable(text: str) -> str:
-    """A text without the characters that XML 1.0 cannot hold."""
-    return "".join(mark if mark in "\t\n\r" or mark.isprintable() else "?" for mark in text)
 
 
 def step_summary(
@@ -200,10 +167,7 @@ def step_summary(
 
 def junit_without_verdict(reason: str) -> str:
     """JUnit XML of a check that came to no verdict: one test case with an error that says why."""
-    suite = ET.Element("testsuite", {"name": NAME, "tests": "1", "failures": "0", "errors": "1", "skipped": "0"})
-    case = ET.SubElement(suite, "testcase", {"classname": NAME.replace(" ", "."), "name": NO_VERDICT})
-    ET.SubElement(case, "error", {"message": _printable(reason), "type": NO_VERDICT})
-    return _xml(suite)
+    return junit_of([ToldCase("", NO_VERDICT, "error", NO_VERDICT, reason)])
 
 
 def summary_without_verdict(reason: str) -> str:
@@ -213,7 +177,7 @@ def summary_without_verdict(reason: str) -> str:
 
 def annotation_without_verdict(reason: str) -> str:
     """The workflow command of a check that came to no verdict: an error that says why."""
-    return f"::error title={_property(f'Performance check: {NO_VERDICT}')}::{_data(reason)}"
+    return annotation("error", f"Performance check: {NO_VERDICT}", reason)
 
 
 def github_annotations(verdicts: Sequence[CellVerdict]) -> list[str]:
@@ -227,7 +191,7 @@ def github_annotations(verdicts: Sequence[CellVerdict]) -> list[str]:
         if one.word in (Word.PASS, Word.SAME_CODE) and not one.advisory:
             continue
         level = {"failure": "error", "error": "warning"}.get(outcome, "notice")
-        lines.append(f"::{level} title={_property(f'{one.cell}: {one.word}')}::{_data(_line(one))}")
+        lines.append(annotation(level, f"{one.cell}: {one.word}", _line(one)))
     return lines
 
 
@@ -237,15 +201,6 @@ def _line(one: CellVerdict) -> str:
     if one.change is not None and one.low is not None and one.high is not None:
         size = f" {one.change:+.2%} ({one.low:+.2%} to {one.high:+.2%}, {one.pairs} pairs)."
     return " ".join(f"{one.word}.{size} {_reason(one)} {one.advisory}".split())
-
-
-def _data(text: str) -> str:
-    """A message as workflow commands escape it."""
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-
-
-def _property(text: str) -> str:
-    return _data(text).replace(":", "%3A").replace(",", "%2C")
 
 
 def calibration_table(found: Calibration) -> Table:

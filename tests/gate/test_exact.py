@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from hybridbench.gate.baseline import (
     read_budgets,
     write_baseline,
 )
+from hybridbench.gate.differences import workflow_commands
 from hybridbench.gate.exits import Exit, parse_fail_on
 
 ROOT = Path(__file__).parents[2]
@@ -170,6 +172,39 @@ def test_update_then_check_then_a_change(small: dict[str, Section], tmp_path: Pa
     assert ran(*file, "--fail-on", "not-comparable").exit_code == 0
     assert ran(*file, "--update").exit_code == 0
     assert ran(*file, "--parts", "formulas,steps").exit_code == 0, "the other part is kept"
+
+
+def test_what_differs_is_told_to_ci(small: dict[str, Section], tmp_path: Path) -> None:
+    file = ["--baseline", str(tmp_path / "exact.json")]
+    told = ["--junit", str(tmp_path / "x.xml"), "--summary", str(tmp_path / "x.md"), "--annotations"]
+    assert ran(*file, "--update").exit_code == 0
+    assert ran(*file, *told).exit_code == 0
+    (suite,) = ET.parse(tmp_path / "x.xml").getroot()
+    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("1", "0", "0")
+    assert "all equal" in (tmp_path / "x.md").read_text()
+    small["formulas"] = changed(a={"parameters": 11, "peak": 5})
+    done = ran(*file, *told, "--parts", "formulas,steps")
+    assert done.exit_code == 1
+    assert "::error title=a%2C parameters%3A differs::differs. 10 before, 11 now." in done.stdout
+    assert "::warning title=steps%3A" in done.stdout
+    (suite,) = ET.parse(tmp_path / "x.xml").getroot()
+    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("3", "1", "1")
+    page = (tmp_path / "x.md").read_text()
+    assert page.count("## Exact figures") == 2, "pages are added one after the other"
+    assert "| a " in page
+    assert "steps: not compared" in page
+    assert ran(*file, *told[:2], "--update").exit_code == 2
+    refused = ran("--baseline", str(tmp_path / "none.json"), *told)
+    assert refused.exit_code == 2
+    (suite,) = ET.parse(tmp_path / "x.xml").getroot()
+    assert "there is no baseline" in str(suite[0][0].get("message"))
+
+
+def test_annotations_of_many_figures_end_with_their_number() -> None:
+    found = differences("p", OLD, replace(OLD, figures={f"n{n}": {"peak": n} for n in range(30)}))
+    lines = workflow_commands(found)
+    assert len(lines) == 11
+    assert lines[-1].endswith(f"{len(found) - 10} more differ.")
 
 
 def test_what_cannot_be_compared_is_no_pass(small: dict[str, Section], tmp_path: Path) -> None:
