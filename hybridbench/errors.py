@@ -2,7 +2,8 @@
 
 HybridbenchError            anything below; the command line prints it without a traceback
 ├── BadInput                the person asked for something impossible (exit code 2)
-│   └── BadPattern          a layer string that does not parse; shows a caret under the place
+│   ├── BadPattern          a layer string that does not parse; shows a caret under the place
+│   └── Blocked             something a person can remove stands in the way; recorded as a status, and tried again
 ├── BadResults              a results file that cannot be read as records (exit code 2)
 ├── NotComparable           two results whose conditions differ, so that no ratio of them means anything (exit code 4)
 ├── NothingCompared         two results without a cell in common (exit code 6)

@@ -351,6 +351,8 @@ class _Sweep:
                 run_sweep(jobs, writer, gpus=gpus, workers=None if gpus else at_once, events=events)
 
     def _how_to_go_on(self) -> None:
+        if not self.folder.is_dir():
+            return
         if self.kind.passes > 1:
             if any(self.folder.glob(f"{self.kind.record.FILES}-*.jsonl")):
                 kept = f"{len(self.finished)} records are kept in {self.folder}"
