@@ -17,7 +17,8 @@ from hybridbench.quality.corpus.manifest import Manifest
 from hybridbench.quality.corpus.vocabulary import BYTES
 from hybridbench.quality.training.figures import final
 from hybridbench.quality.training.plan import execution_for
-from hybridbench.quality.training.record import LearnRecord, Mark
+from hybridbench.quality.training.record import LearnRecord
+from hybridbench.quality.training.watch import ending
 from hybridbench.sizes import FUSED_STEP_BATCH
 from hybridbench.suite.case import EAGER, GRAPH
 from hybridbench.text import counted
@@ -82,7 +83,7 @@ def planned(
 def _went_well(record: LearnRecord) -> bool:
     """Whether a run did all its steps and ended on none that went wrong, as one may on its last."""
     seen = record.observed
-    return final(record) is not None and seen is not None and all(one.mark is Mark.SPIKE for one in seen.events)
+    return final(record) is not None and seen is not None and ending(seen.events) is None
 
 
 def _check_vocabulary(record: LearnRecord, manifest: Manifest, corpus: Path) -> None:

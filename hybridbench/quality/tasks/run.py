@@ -34,7 +34,7 @@ from hybridbench.quality.training.record import Event
 from hybridbench.quality.training.start import check_start
 from hybridbench.quality.training.step import Gradients, graphed, launched
 from hybridbench.quality.training.trainer import Trainer
-from hybridbench.quality.training.watch import went_wrong
+from hybridbench.quality.training.watch import ending
 from hybridbench.record import Caveat, SizeCheck
 from hybridbench.units import NS_PER_S, format_number, format_seconds
 from hybridbench.workload.at_size import Checker
@@ -68,7 +68,7 @@ def run_task(case: TaskCase, bench: Bench) -> tuple[TaskObserved, list[Caveat]]:
         losses=done.means,
         curve=done.curve,
         events=done.events,
-        finished=not went_wrong(done.events),
+        finished=ending(done.events) is None,
         start=start,
         parameters=parameter_count(learner.model),
         memory=replace(memory, optimizer_bytes=learner.optimizer.nbytes),

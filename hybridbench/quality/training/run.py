@@ -30,7 +30,7 @@ from hybridbench.quality.training.record import Judged, LearnObserved
 from hybridbench.quality.training.start import check_start
 from hybridbench.quality.training.step import graphed, launched
 from hybridbench.quality.training.trainer import Trainer
-from hybridbench.quality.training.watch import went_wrong
+from hybridbench.quality.training.watch import ending
 from hybridbench.record import Caveat, SizeCheck
 from hybridbench.suite.case import COMPILE
 from hybridbench.units import NS_PER_S, format_number, format_seconds
@@ -73,7 +73,7 @@ def run_learn(case: LearnCase, bench: Bench) -> tuple[LearnObserved, list[Caveat
         gradient_norms=done.norms,
         curve=done.curve,
         events=done.events,
-        finished=done.step == case.steps and not went_wrong(done.events),
+        finished=done.step == case.steps and ending(done.events) is None,
         resumed_at=done.resumed_at,
         start=start,
         parameters=parameter_count(learner.model),

@@ -21,7 +21,8 @@ from hybridbench.quality.corpus.manifest import read_manifest
 from hybridbench.quality.corpus.vocabulary import Vocabulary, of_corpus
 from hybridbench.quality.training.case import LearnCase, RunFiles
 from hybridbench.quality.training.place import weights_path
-from hybridbench.quality.training.record import LearnRecord, Mark
+from hybridbench.quality.training.record import LearnRecord
+from hybridbench.quality.training.watch import ending
 from hybridbench.session import device_for
 from hybridbench.store import load
 from hybridbench.text import counted
@@ -83,9 +84,9 @@ def _check_finished(weights: Path, case: LearnCase) -> None:
     seen = [one.observed for one in records if one.case.key == case.key and one.observed is not None]
     if not seen:
         return
-    ends = [event for event in seen[-1].events if event.mark is not Mark.SPIKE]
-    if ends or not seen[-1].finished:
-        how = f"{ends[-1].mark.value.replace('_', ' ')} at step {ends[-1].step:,}" if ends else "not all steps done"
+    end = ending(seen[-1].events)
+    if end or not seen[-1].finished:
+        how = f"{end.mark.value.replace('_', ' ')} at step {end.step:,}" if end else "not all steps done"
         raise BadInput(
             f"{weights} is of a run that went wrong ({how}), {case.label}: it is no trained model; train it again, "
             "with a smaller --lr."

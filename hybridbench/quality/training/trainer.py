@@ -19,7 +19,7 @@ from hybridbench.model.language import LanguageModel
 from hybridbench.quality.training.optimizer import MasterAdamW
 from hybridbench.quality.training.recipe import LearnRecipe
 from hybridbench.quality.training.record import Event, Mark
-from hybridbench.quality.training.watch import new_events, went_wrong
+from hybridbench.quality.training.watch import ending, new_events
 from hybridbench.units import NS_PER_S
 
 PAUSES = 50
@@ -98,7 +98,7 @@ class Trainer:
         saved_ns = done.train_ns
         for stop in stops_of(case.steps, case.evaluations, done.step):
             self.steps_until(stop)
-            ended = went_wrong(done.events)
+            ended = ending(done.events) is not None
             learned = stop in judged_at and not ended and self.judge()
             if ended or stop in judged_at or done.train_ns - saved_ns > CHECKPOINT_S * NS_PER_S:
                 self.keep()

@@ -49,9 +49,9 @@ def new_events(
     return found
 
 
-def went_wrong(events: Iterable[Event]) -> bool:
-    """Whether a run diverged or left the numbers, which ends it; a spike does not."""
-    return any(event.mark is not Mark.SPIKE for event in events)
+def ending(events: Iterable[Event]) -> Event | None:
+    """What ended a run before its last step, or on it: that it diverged or left the numbers. A spike ends none."""
+    return next((event for event in events if event.mark is not Mark.SPIKE), None)
 
 
 def _still(found: Sequence[Event], kinds: Sequence[int], steps: Sequence[int]) -> bool:
