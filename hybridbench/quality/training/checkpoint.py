@@ -80,6 +80,23 @@ def save_weights(case: LearnCase, model: nn.Module) -> str:
     return str(path.relative_to(case.place.out))
 
 
+def read_weights(path: Path) -> tuple[LearnCase, dict[str, Tensor]]:
+    """What ``save_weights`` wrote: the run, without its place, and the weights, on the CPU.
+
+    Raises:
+        ValueError: the file is missing, cannot be read, or holds no run's weights; the text says which.
+    """
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
+        if "place" in (told := json.loads(header["case"])):
+            raise ValueError("its case has a place")
+        return LearnCase.from_dict({**told, "place": {"corpus": "", "out": ""}}), tensors
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as exc:
+        raise ValueError(str(exc).splitlines()[0] if str(exc) else type(exc).__name__) from exc
+
+
 def load_weights(path: Path, key: str, model: nn.Module) -> None:
     """Puts the final weights of a training run into a model of its shape.
 
@@ -91,15 +108,11 @@ def load_weights(path: Path, key: str, model: nn.Module) -> None:
         BadInput: the file is missing, cannot be read, is of another run, or of a model with other weights.
     """
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            told = json.loads((file.metadata() or {}).get("case", "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
-        of = LearnCase.from_dict({**told, "place": {"corpus": "", "out": ""}}).key
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as exc:
-        said = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
-        raise BadInput(f"{path} is no file of weights of hybridbench learn ({said}): train the model again.") from exc
-    if of != key:
-        raise BadInput(f"{path} has the weights of another run ({of}) than the record's ({key}).")
+        of, tensors = read_weights(path)
+    except ValueError as exc:
+        raise BadInput(f"{path} is no file of weights of hybridbench learn ({exc}): train the model again.") from exc
+    if of.key != key:
+        raise BadInput(f"{path} has the weights of another run ({of.key}) than the record's ({key}).")
     own = model.state_dict()
     wrong = [name for name in own.keys() | tensors.keys() if _shape(own, name) != _shape(tensors, name)]
     if wrong:

@@ -5,13 +5,11 @@ A run keeps its weights however it ends. Those of a run that went wrong are no t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from hybridbench.errors import BadInput, BadResults
@@ -20,6 +18,7 @@ from hybridbench.model.language import LanguageModel
 from hybridbench.quality.corpus.manifest import read_manifest
 from hybridbench.quality.corpus.vocabulary import Vocabulary, of_corpus
 from hybridbench.quality.training.case import LearnCase, RunFiles
+from hybridbench.quality.training.checkpoint import read_weights
 from hybridbench.quality.training.place import weights_path
 from hybridbench.quality.training.record import LearnRecord
 from hybridbench.quality.training.watch import ending
@@ -109,16 +108,10 @@ def _read(weights: Path) -> tuple[LearnCase, dict[str, Tensor]]:
         BadInput: the file cannot be read, or holds no run's weights.
     """
     try:
-        with safe_open(weights, framework="pt", device="cpu") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
-        if "place" in (body := json.loads(header["case"])):
-            raise ValueError("its case has a place")
-        return LearnCase.from_dict({**body, "place": {"corpus": "", "out": ""}}), tensors
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as exc:
-        said = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
+        return read_weights(weights)
+    except ValueError as exc:
         raise BadInput(
-            f"{weights} holds no weights of a finished run ({said}): name a file of weights/ of learn."
+            f"{weights} holds no weights of a finished run ({exc}): name a file of weights/ of learn."
         ) from exc
 
 
