@@ -25,7 +25,7 @@ from torch.utils.flop_counter import sdpa_backward_flop_count, sdpa_flop_count
 
 from hybridbench.arch.block import Block
 from hybridbench.arch.operations import HEAD
-from hybridbench.operations.scan import ONE_PASS
+from hybridbench.operations.scan import IN_PIECES, ONE_PASS
 
 # torch.utils.flop_counter: shapes in, FLOPs out
 
@@ -151,7 +151,7 @@ def fvcore_flops(operator: str, count: float) -> int:
 
 def is_one_pass(backend: str) -> bool:
     """Whether this backend of Mamba-2's scan is this package's; any other that is hidden is mamba_ssm's."""
-    return backend == ONE_PASS
+    return backend in {ONE_PASS, IN_PIECES}
 
 
 def closed_form(

@@ -89,8 +89,8 @@ MAMBA3_STEP = (
     ),
 )
 
-ONE_PASS = "one-pass"
-"""The name of ``mamba2_core`` with this package's scan."""
+ONE_PASS, IN_PIECES = "one-pass", "one-pass-pieces"
+"""The names of ``mamba2_core`` with this package's scan, of states that a program has room for, and of wider ones."""
 
 ROWS = (
     # Of the scans and convolutions the third-party kernels, then plain PyTorch: there is nothing in between.
@@ -189,6 +189,8 @@ ROWS = (
             own(ONE_PASS, "causal_conv1d", "kernels.scan.core:one_pass", limits=IN_ONE_PASS, install=INSTALL_CUDA),
             own("fused", "mamba_ssm", "kernels.scan.core:fused", limits=CORE, install=INSTALL_CUDA),
             public("mamba-ssm", "mamba_ssm", "kernels.scan.core:third_party", limits=CORE),
+            # last, since it has not been timed beside the others
+            own(IN_PIECES, "causal_conv1d", "kernels.scan.core:in_pieces", limits=IN_ONE_PASS, install=INSTALL_CUDA),
         ),
         kernels=(r"^scan_(forward|reverse|steps|finish|d_[xbc])_kernel$",),
         sequences=True,

@@ -9,7 +9,7 @@ from hybridbench.arch.block import Block, Convention
 from hybridbench.arch.blocks.attention import Attention
 from hybridbench.arch.blocks.mamba2 import Mamba2
 from hybridbench.arch.blocks.parallel import Parallel
-from hybridbench.arch.blocks.ssd_kernels import BMM, BMM_BACKWARD, KERNELS, SCAN, STATE
+from hybridbench.arch.blocks.ssd_kernels import BMM, BMM_BACKWARD, KERNELS, SCAN, STATE, OnePass
 
 HARDWARE = Convention.HARDWARE
 MASKS = {
@@ -90,6 +90,9 @@ def test_the_scan_is_the_chunked_one(chunk: int, groups: int, chunks: int) -> No
 
 def one_pass_products(heads: int, width: int, state: int, groups: int, blocks: int, sequences: int) -> tuple[int, int]:
     """Multiply-adds of ``kernels.triton_ssd``, dot by dot as its programs loop, forward and backward."""
+    if state > 128:  # wide states go in pieces, of which each does all of it
+        every = [one_pass_products(heads, width, 128, groups, blocks, sequences) for _ in range(state // 128)]
+        return sum(one[0] for one in every), sum(one[1] for one in every)
     piece = next(size for size in (64, 32) if width % size == 0)
     shared = heads // groups
     together = shared  # heads of a program of a gradient: halved until there are 256 programs
@@ -124,6 +127,22 @@ def test_the_scan_in_one_pass_does_what_its_programs_do(
     assert found.scan == sum(lone.flops(tokens, False).values()) + lone.elementwise(tokens, False)
     assert found.conv == spec.prefill_flops(tokens).conv
     assert (trained.matmul, trained.conv) == (3 * found.matmul, 3 * found.conv)
+
+
+@pytest.mark.parametrize("sequences", [1, 8])
+def test_wide_states_take_a_pass_for_each_piece(sequences: int) -> None:
+    spec, blocks = Mamba2(128, 8 * 192, 192, 256), 3
+    forward, backward = one_pass_products(8, 192, 256, 1, blocks, sequences)
+    for training, products in ((False, forward), (True, forward + backward)):
+        assert spec.executed_scan(blocks * 64, training=training, sequences=sequences, one_pass=True) == 2 * products
+    kernels = OnePass(8, 1, 192, 256, sequences)
+    apart = OnePass(8, 1, 192, 128, sequences)
+    channels = blocks * 64 * 8 * 192
+    for training in (False, True):
+        skip = (2 + 2 * 2 * training) * channels  # D, and its gradients
+        sums = (1 + training) * channels
+        both = 2 * (apart.elementwise(blocks * 64, training) - skip)
+        assert kernels.elementwise(blocks * 64, training) == both + skip + sums
 
 
 @pytest.mark.parametrize(("width", "state"), [(48, 64), (128, 256), (128, 96), (16, 16)])

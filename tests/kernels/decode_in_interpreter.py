@@ -34,7 +34,8 @@ CASES = [
 
 
 def mend_the_interpreter() -> None:
-    """Gaps of triton 3.6's interpreter: loop bounds under NumPy 2.4, products of bfloat16, conversions.
+    """Gaps of triton 3.6's interpreter: loop bounds under NumPy 2.4, products of bfloat16, conversions, sums into
+    tiles, which it lacks.
 
     It calls ``int()`` on one-element arrays, which NumPy now refuses, it multiplies the 16-bit patterns that stand for
     bfloat16 as if they were integers, and so it converts integers to them. Where a mantissa of E4M3 rounds up to the
@@ -66,7 +67,13 @@ def mend_the_interpreter() -> None:
         wide = self.cast_impl(given, tl.float32)
         return self.cast_impl(wide, kind) if kind.scalar == tl.bfloat16 else self.cast_impl(given, kind)
 
+    def sum_into_tile(self: Any, _kind: Any, tiles: Any, value: Any, indices: Any) -> Any:
+        there = self.create_descriptor_load(tiles, indices, None, None)
+        total = self.create_fadd(as_float32(there), as_float32(value))
+        return self.create_descriptor_store(tiles, self.cast_impl(total, value.dtype), indices)
+
     interpreter.InterpreterBuilder.create_si_to_fp = patched_from_int
+    interpreter.InterpreterBuilder.create_descriptor_reduce = sum_into_tile
     interpreter._convert_float = patched_convert
     interpreter._patch_lang_tensor = patched_lang
     interpreter.InterpreterBuilder.create_dot = patched_dot

@@ -199,6 +199,18 @@ def test_auto_on_cuda_follows_the_refusals(problem: Problem, chosen: str, monkey
         ("ssd", "mamba-ssm", Problem("cuda", "float32", head_dim=64, d_state=16, chunk_size=64), "tf32"),
         ("conv1d", "causal-conv1d", Problem("cuda", "bfloat16", d_conv=7), "d_conv is 7"),
         ("mamba2_core", "one-pass", Problem("cuda", "bfloat16", head_dim=192, d_state=256, d_conv=4), "d_state 256"),
+        (
+            "mamba2_core",
+            "one-pass-pieces",
+            Problem("cuda", "bfloat16", head_dim=64, d_state=64, d_conv=4),
+            "d_state 64",
+        ),
+        (
+            "mamba2_core",
+            "one-pass-pieces",
+            Problem("cuda", "bfloat16", head_dim=64, d_state=256, d_conv=4, n_groups=2),
+            "n_groups 2",
+        ),
         ("mamba2_core", "one-pass", Problem("cuda", "bfloat16", head_dim=48, d_state=64, d_conv=4), "head_dim is 48"),
         ("selective_scan", "mamba-ssm", Problem("cuda", "bfloat16", d_state=300), "d_state is 300"),
         ("selective_scan", "mamba-ssm", Problem("cuda", "float64", d_state=16), "no float64"),

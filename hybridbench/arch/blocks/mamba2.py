@@ -217,7 +217,9 @@ class Mamba2(PackedHeads):
     @override
     def executed_scan(self, tokens: int, *, training: bool, sequences: int = 1, one_pass: bool = False) -> int:
         """FLOPs of tensor cores alone, in one pass or in mamba_ssm's chunks."""
-        return sum(self.scan_kernels(sequences, None if one_pass else {}).flops(tokens, training).values())
+        ours = OnePass(self.n_heads, self.n_groups, self.head_dim, self.d_state, sequences)
+        kernels = ours if one_pass else self.scan_kernels(sequences, {})
+        return sum(kernels.flops(tokens, training).values())
 
     @override
     def plain_scan(self, tokens: int, sequences: int) -> PlainScan:

@@ -2,7 +2,8 @@
 
 ``OnePass`` is this package's scan (``kernels.scan.triton_ssd``), which a GPU uses if ``fits_one_pass``; ``Chunked`` is
 mamba_ssm's. S is the number of channels of a head that one program of ours holds, N the number of states, and blocks
-have 64 tokens. The 64 x 64 products inside a block are computed in full and then masked.
+have 64 tokens. The 64 x 64 products inside a block are computed in full and then masked. Of states wider than
+``MOST_STATES`` each kernel runs once for each piece.
 
     scan_forward_kernel     C B^T over N, C state, 64 x S over N, (C B^T o L) x, 64 x S over 64, x^T B, S x N over 64
     scan_reverse_kernel     dy^T C, S x N over 64
@@ -39,8 +40,8 @@ its square."""
 SLICE, LEAST_SLICE = 64, 32
 """Channels of a head that one program holds at a time: with 128 channels of state that is 64 registers a thread of four
 warps, so that two programs have room on an SM. At least ``LEAST_SLICE`` where ``SLICE`` does not divide a head."""
-MOST_STATES = 128
-"""The most channels of state that a program has room for."""
+MOST_STATES, MOST_PIECES = 128, 2
+"""The most channels of state that a program has room for, and the most pieces in which wider states are scanned."""
 PROGRAMS = 256
 """Programs of a gradient's kernel below which heads are divided among more of them."""
 
@@ -68,9 +69,25 @@ def up(size: int, block: int) -> int:
     return -(-size // block) * block
 
 
+def state_pieces(state: int) -> int:
+    """In how many pieces this package's scan goes over ``state`` states, one after the other.
+
+    The scan is linear in C B^T and in the state, so that outputs and gradients of the pieces add up.
+    """
+    return max(1, state // MOST_STATES)
+
+
 def fits_one_pass(head: int, state: int) -> bool:
     """Whether the scan in one pass has tiles for heads of ``head`` channels and ``state`` states."""
     return math.gcd(head, SLICE) >= LEAST_SLICE and 16 <= state <= MOST_STATES and state & (state - 1) == 0
+
+
+def fits_in_pieces(head: int, state: int, groups: int) -> bool:
+    """The same of wider states, one pass for each piece. All heads share B and C, so that a piece is a block of their
+    columns.
+    """
+    wide = any(state == pieces * MOST_STATES for pieces in range(2, MOST_PIECES + 1))
+    return wide and groups == 1 and fits_one_pass(head, MOST_STATES)
 
 
 def heads_together(shared: int, programs: int) -> int:
@@ -106,7 +123,7 @@ class OnePass:
         across = BLOCK_TOKENS * self.state * math.gcd(self.head, SLICE)  # a block's tokens by states by channels
         slices = self.n_heads * self.head // math.gcd(self.head, SLICE)
         scores = inside * self.state
-        mixing = inside * math.gcd(self.head, SLICE)
+        mixing = inside * math.gcd(self.head, SLICE) * state_pieces(self.state)
         found = {"scan_forward_kernel": slices * (scores + mixing + 2 * across)}
         if training:
             programs = self.sequences * self.n_groups * blocks
@@ -120,12 +137,13 @@ class OnePass:
         return {kernel: 2 * blocks * products for kernel, products in found.items()}
 
     def elementwise(self, tokens: int, training: bool) -> int:
-        """FLOPs outside products: states decayed from block to block, their gradients and these by the states, and
-        D.
+        """FLOPs outside products: states decayed from block to block, their gradients and these by the states, D, and
+        sums over the pieces of wide states.
         """
         passes = -(-tokens // BLOCK_TOKENS) * self.n_heads * self.head * self.state
-        skip = 2 * tokens * self.n_heads * self.head
-        return passes + skip + (3 * passes + 2 * skip if training else 0)
+        channels = tokens * self.n_heads * self.head
+        skip, sums = 2 * channels, (state_pieces(self.state) - 1) * channels
+        return passes + skip + sums + (3 * passes + 2 * skip + sums if training else 0)
 
 
 @dataclass(frozen=True)

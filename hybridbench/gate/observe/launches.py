@@ -109,16 +109,16 @@ def scan(_pdl: bool) -> None:
     from hybridbench.kernels.scan.triton_ssd import scan_forward
     from hybridbench.kernels.scan.triton_ssd_backward import scan_backward
 
-    H, P, N, G = 32, 128, 128, 2
-    x = some(B, T, H * P).unflatten(-1, (H, P))
-    b, c = (some(B, T, G * N).unflatten(-1, (G, N)) for _ in range(2))
-    dt, per_head, start = some(B, T, H), torch.empty(H), torch.empty(B, H, P, N)
-    given = (x, dt, per_head, b, c, per_head, per_head)
-    for initial in (None, start):
-        scan_forward(*given, keep=False, initial_BHPN=initial)
-    _, _, states = scan_forward(*given, keep=True)
-    for d_final in (None, start):
-        scan_backward(x, d_final, *given, states, d_x=x, d_dt=dt, d_b=b, d_c=c)
+    for H, P, N, G in ((32, 128, 128, 2), (32, 192, 256, 1)):
+        x = some(B, T, H * P).unflatten(-1, (H, P))
+        b, c = (some(B, T, G * N).unflatten(-1, (G, N)) for _ in range(2))
+        dt, per_head, start = some(B, T, H), torch.empty(H), torch.empty(B, H, P, N)
+        given = (x, dt, per_head, b, c, per_head, per_head)
+        for initial in (None, start):
+            scan_forward(*given, keep=False, initial_BHPN=initial)
+        _, _, states = scan_forward(*given, keep=True)
+        for d_final in (None, start):
+            scan_backward(x, d_final, *given, states, d_x=x, d_dt=dt, d_b=b, d_c=c)
 
 
 def decode(pdl: bool) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hybridbench.arch.blocks.ssd_kernels import LEAST_SLICE, MOST_STATES, fits_one_pass
+from hybridbench.arch.blocks.ssd_kernels import LEAST_SLICE, MOST_PIECES, MOST_STATES, fits_in_pieces, fits_one_pass
 from hybridbench.kernels.backend import Implementation, imported, own_kernel, refuse_gradients
 from hybridbench.kernels.scan.third_party import NO_CAUSAL_CONV1D, NO_MAMBA_SSM, unsupported_conv1d, unsupported_ssd
 from hybridbench.problem import Problem
@@ -74,7 +74,7 @@ def load_mamba2_fused() -> Callable[..., Any]:
 
 
 def load_one_pass() -> Callable[..., Any]:
-    """``mamba2_core`` of ``mamba2_fused`` with this package's scan."""
+    """``mamba2_core`` of ``mamba2_fused`` with this package's scan, which takes wide states in pieces."""
     load_mamba2_fused()
     return own_kernel("scan.mamba2_fused", "one_pass")()
 
@@ -95,6 +95,23 @@ def unsupported_one_pass(problem: Problem) -> str | None:
             f"its tiles are for heads of a multiple of {LEAST_SLICE} channels and a power of two of "
             f"16 to {MOST_STATES} states: head_dim is {problem.head_dim} and d_state {problem.d_state}"
         )
+    return _lacks_bulk_copies()
+
+
+def unsupported_in_pieces(problem: Problem) -> str | None:
+    """Why a problem is unsupported in pieces, each of which is one pass."""
+    if reason := unsupported_mamba2_fused(problem):
+        return reason
+    if not fits_in_pieces(problem.head_dim, problem.d_state, problem.n_groups):
+        return (
+            f"it is for heads of a multiple of {LEAST_SLICE} channels and {MOST_PIECES * MOST_STATES} states in one "
+            f"group: head_dim is {problem.head_dim}, d_state {problem.d_state} and n_groups {problem.n_groups}"
+        )
+    return _lacks_bulk_copies()
+
+
+def _lacks_bulk_copies() -> str | None:
+    """Why this GPU cannot run the scan in one pass; None where it can, or there is none."""
     if not torch.cuda.is_available():
         return None
     here = torch.cuda.get_device_properties(0)
@@ -119,5 +136,6 @@ def unsupported_mamba2_core(problem: Problem) -> str | None:
 
 
 one_pass = Implementation(load_one_pass, unsupported_one_pass)
+in_pieces = Implementation(load_one_pass, unsupported_in_pieces)
 fused = Implementation(load_mamba2_fused, unsupported_mamba2_fused)
 third_party = Implementation(load_mamba2_core, unsupported_mamba2_core)

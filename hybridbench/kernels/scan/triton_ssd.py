@@ -10,6 +10,9 @@ with S the state before it and S' after it (the matrix form of Dao and Gu, arXiv
 this in five kernels, which pass the states of all chunks and all products C B through memory. Here only the states
 before every block are written, for the backward (``triton_ssd_backward``). It is fast where batch x heads x slices is
 some hundreds.
+
+y and S are linear in the columns of B and C that belong to states. Wide states go in pieces, one launch after the
+other, each of which adds its outputs to those before.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from hybridbench.arch.blocks.ssd_kernels import BLOCK_TOKENS, SLICE
+from hybridbench.arch.blocks.ssd_kernels import BLOCK_TOKENS, SLICE, state_pieces
 from hybridbench.kernels.attention.triton_decode import multiprocessors
 from hybridbench.kernels.triton_jit import jit
 
@@ -96,11 +99,14 @@ def scan_forward_kernel(
     SHARE: tl.constexpr,
     HAS_INITIAL: tl.constexpr,
     KEEP: tl.constexpr,
+    ADD: tl.constexpr,
     BLOCK: tl.constexpr,
     SLICE: tl.constexpr,
     STAGES: tl.constexpr,
 ) -> None:
-    """The outputs and the final state of one head's slice, and with KEEP the state before every block."""
+    """The outputs and the final state of one head's slice, and with KEEP the state before every block. With ADD the
+    outputs are added to those that are there, which hold D x.
+    """
     batch, head, part = tl.program_id(1) // H, tl.program_id(1) % H, tl.program_id(0) * SLICE
     i = tl.arange(0, BLOCK)
     of_state = (part + tl.arange(0, SLICE))[:, None] * N + tl.arange(0, N)[None, :]
@@ -123,9 +129,13 @@ def scan_forward_kernel(
             before = tl.cast((batch * blocks + block) * H + head, tl.int64) * (P * N)
             tl.store(states_ptr + before + of_state, rounded)
         mixed = tl.dot(c, tl.trans(b)) * _decays(run, BLOCK) * dt[None, :]
-        y = tl.dot(c, tl.trans(rounded)) * tl.exp2(run)[:, None] + D * x.to(tl.float32)
-        y = tl.dot(mixed.to(x.dtype), x, y)
-        y_tiles.store([batch, first, head * P + part], y.to(x.dtype).reshape(1, BLOCK, SLICE))
+        y = tl.dot(c, tl.trans(rounded)) * tl.exp2(run)[:, None]
+        if ADD:
+            y = tl.dot(mixed.to(x.dtype), x, y)
+            y_tiles.atomic_add([batch, first, head * P + part], y.to(x.dtype).reshape(1, BLOCK, SLICE))
+        else:
+            y = tl.dot(mixed.to(x.dtype), x, y + D * x.to(tl.float32))
+            y_tiles.store([batch, first, head * P + part], y.to(x.dtype).reshape(1, BLOCK, SLICE))
         weighted = (x.to(tl.float32) * (tl.exp2(end - run) * dt)[:, None]).to(x.dtype)
         state = tl.dot(tl.trans(weighted), b, state * tl.exp2(end))
     tl.store(final_ptr + tl.program_id(1).to(tl.int64) * (P * N) + of_state, state)
@@ -147,8 +157,17 @@ def _stages(x: Tensor, programs: int) -> int:
 
 
 def states_shape(B: int, T: int, H: int, P: int, N: int, keep: bool) -> tuple[int, ...]:
-    """The shape of the states before every block; a single one, never written, where they are not kept."""
-    return (B, triton.cdiv(T, BLOCK_TOKENS), H, P, N) if keep else (1, 1, 1, P, N)
+    """The shape of the states before every block, of each piece of their columns; a single one, never written, where
+    they are not kept.
+    """
+    pieces = state_pieces(N)
+    return (pieces, *((B, triton.cdiv(T, BLOCK_TOKENS), H) if keep else (1, 1, 1)), P, N // pieces)
+
+
+def columns_of(N: int) -> list[slice]:
+    """The columns of each piece of N states."""
+    width = N // state_pieces(N)
+    return [slice(start, start + width) for start in range(0, N, width)]
 
 
 def steps_of(dt_BTH: Tensor, A_H: Tensor, dt_bias_H: Tensor) -> Tensor:
@@ -189,8 +208,8 @@ def scan_forward(
     """``ssd`` of the reference.
 
     Args:
-        x_BTHP: with contiguous heads, as b and c have contiguous groups. Tokens may be views into wider rows of a
-            multiple of 16 bytes.
+        x_BTHP: with contiguous heads, as b and c have contiguous groups, one where states go in pieces. Tokens may be
+            views into wider rows of a multiple of 16 bytes.
         dt_BTH: before bias and softplus.
         keep: whether the state before every block of ``BLOCK_TOKENS`` tokens is returned.
         initial_BHPN: the initial state, which gets no gradient; None for zeros.
@@ -204,30 +223,32 @@ def scan_forward(
     width = slice_of(P)
     blocks = triton.cdiv(T, BLOCK_TOKENS)
     y = torch.empty(B, T, H, P, dtype=x_BTHP.dtype, device=x_BTHP.device)
-    final = torch.empty(B, H, P, N, dtype=torch.float32, device=x_BTHP.device)
     states = x_BTHP.new_empty(states_shape(B, T, H, P, N, keep))
+    final = torch.empty(len(states), B, H, P, states.shape[-1], dtype=torch.float32, device=x_BTHP.device)
     dt, run = steps_of(dt_BTH, A_H, dt_bias_H)
-    scan_forward_kernel[(P // width, B * H)](
-        tiles_of(x_BTHP, width),
-        tiles_of(b_BTGN, N),
-        tiles_of(c_BTGN, N),
-        tiles_of(y, width),
-        states,
-        dt,
-        run,
-        D_H,
-        final if initial_BHPN is None else initial_BHPN.float().contiguous(),
-        final,
-        H,
-        blocks,
-        P=P,
-        N=N,
-        SHARE=H // G,
-        HAS_INITIAL=initial_BHPN is not None,
-        KEEP=keep,
-        BLOCK=BLOCK_TOKENS,
-        SLICE=width,
-        STAGES=_stages(x_BTHP, B * H * P // width),
-        num_warps=WARPS,
-    )
-    return y, final, states
+    for piece, columns in enumerate(columns_of(N)):
+        scan_forward_kernel[(P // width, B * H)](
+            tiles_of(x_BTHP, width),
+            tiles_of(b_BTGN[..., columns], states.shape[-1]),
+            tiles_of(c_BTGN[..., columns], states.shape[-1]),
+            tiles_of(y, width),
+            states[piece],
+            dt,
+            run,
+            D_H,
+            final[piece] if initial_BHPN is None else initial_BHPN[..., columns].float().contiguous(),
+            final[piece],
+            H,
+            blocks,
+            P=P,
+            N=states.shape[-1],
+            SHARE=H // G,
+            HAS_INITIAL=initial_BHPN is not None,
+            KEEP=keep,
+            ADD=piece > 0,
+            BLOCK=BLOCK_TOKENS,
+            SLICE=width,
+            STAGES=_stages(x_BTHP, B * H * P // width),
+            num_warps=WARPS,
+        )
+    return y, final[0] if len(final) == 1 else torch.cat(list(final), -1), states

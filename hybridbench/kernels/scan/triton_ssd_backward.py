@@ -2,7 +2,8 @@
 
 First comes the gradient of the state after every block, from the last block to the first. The blocks are then
 independent: one kernel each for x (with dt), B and C, in which a program sums over the heads that share B and C. The
-forward and its formulas are in ``triton_ssd``.
+forward and its formulas are in ``triton_ssd``. Where states go in pieces, so do all kernels but the last: gradients of
+x add up, and those of dt and A are partial sums like those of a head's slices.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from hybridbench.arch.blocks.ssd_kernels import BLOCK_TOKENS, heads_together
-from hybridbench.kernels.scan.triton_ssd import WARPS, slice_of, steps_of, tiles_of
+from hybridbench.kernels.scan.triton_ssd import WARPS, columns_of, slice_of, steps_of, tiles_of
 from hybridbench.kernels.triton_jit import jit
 from hybridbench.kernels.tuning import KernelCall, launch_in_order
 
@@ -92,12 +93,14 @@ def scan_d_x_kernel(
     N: tl.constexpr,
     SHARE: tl.constexpr,
     HEADS: tl.constexpr,
+    ADD: tl.constexpr,
     BLOCK: tl.constexpr,
     SLICE: tl.constexpr,
     STAGES: tl.constexpr,
 ) -> None:
     """For one block and some heads that share B and C: the gradients of x and of C B, and dt times its gradient except
-    the part through the state before the block.
+    the part through the state before the block. With ADD that of x is added to the one that is there, which holds D's
+    part, and D has its gradient already.
     """
     SLICES: tl.constexpr = P // SLICE
     block, batch, heads = tl.program_id(0), tl.program_id(1), tl.program_id(2) * HEADS
@@ -132,9 +135,16 @@ def scan_d_x_kernel(
         tl.store(d_run_ptr + at, tl.sum(others, 0) - d_later)
         tl.store(d_dt_ptr + at, d_step)
         tl.store(d_end_ptr + slot + small // BLOCK, tl.sum(into))
-        tl.store(d_D_ptr + ((block * B + batch) * H + head) * SLICES + step % SLICES, tl.sum(x.to(tl.float32) * d_y))
-        d_x = tl.dot(mixed.to(x.dtype), d_y, d_x + D * d_y.to(tl.float32))
-        d_x_tiles.store([batch, first, head * P + part], d_x.to(x.dtype).reshape(1, BLOCK, SLICE))
+        if not ADD:
+            tl.store(
+                d_D_ptr + ((block * B + batch) * H + head) * SLICES + step % SLICES, tl.sum(x.to(tl.float32) * d_y)
+            )
+            d_x += D * d_y.to(tl.float32)
+        d_x = tl.dot(mixed.to(x.dtype), d_y, d_x)
+        if ADD:
+            d_x_tiles.atomic_add([batch, first, head * P + part], d_x.to(x.dtype).reshape(1, BLOCK, SLICE))
+        else:
+            d_x_tiles.store([batch, first, head * P + part], d_x.to(x.dtype).reshape(1, BLOCK, SLICE))
     row = (batch * blocks + block) * tl.num_programs(2) + tl.program_id(2)
     d_scores_tiles.store([row * BLOCK, 0], d_scores.to(b.dtype))
 
@@ -310,42 +320,48 @@ def scan_backward(
         The gradients of A, D and the bias, (H,) in float32.
     """
     B, T, H, P = x_BTHP.shape
-    G, N = b_BTGN.shape[2:]
+    G, N = b_BTGN.shape[2], states.shape[-1]
     width, heads = slice_of(P), heads_together(H // G, B * G * triton.cdiv(T, BLOCK_TOKENS))
     slices, shares, blocks = P // width, H // G // heads, triton.cdiv(T, BLOCK_TOKENS)
+    parts = slices * len(states)
     new: dict[str, Any] = {"dtype": torch.float32, "device": x_BTHP.device}
-    sums = torch.empty(2, shares, B, T, G, N, **new)
-    d_run = torch.empty(2, slices, B, H, blocks * BLOCK_TOKENS, **new)
-    d_end = torch.empty(2, slices, B, H, blocks, **new)
-    d_dt_parts = torch.empty(slices, B, H, blocks * BLOCK_TOKENS, **new)
+    sums = torch.empty(2, shares, *b_BTGN.shape, **new)
+    d_run = torch.empty(2, parts, B, H, blocks * BLOCK_TOKENS, **new)
+    d_end = torch.empty(2, parts, B, H, blocks, **new)
+    d_dt_parts = torch.empty(parts, B, H, blocks * BLOCK_TOKENS, **new)
     d_D = torch.empty(blocks * B, H, slices, **new)
-    d_states = torch.empty_like(states)
+    d_states = torch.empty_like(states[0])
     d_scores = x_BTHP.new_empty(B * blocks * G * shares * BLOCK_TOKENS, BLOCK_TOKENS)
     dt, run = steps_of(dt_BTH, A_H, dt_bias_H)
-    d_y, x, b, c = tiles_of(d_y_BTHP, width), tiles_of(x_BTHP, width), tiles_of(b_BTGN, N), tiles_of(c_BTGN, N)
-    around, behind = _state_tiles(states, width), _state_tiles(d_states, width)
+    d_y, x, into, behind = (*(tiles_of(t, width) for t in (d_y_BTHP, x_BTHP, d_x)), _state_tiles(d_states, width))
     square = TensorDescriptor(d_scores, list(d_scores.shape), [BLOCK_TOKENS, 1], [BLOCK_TOKENS, BLOCK_TOKENS])
     d_A, d_bias = torch.empty(2, B * blocks, H, **new)
-    final = run if d_final_BHPN is None else d_final_BHPN.float().contiguous()
     sizes: dict[str, Any] = {"P": P, "N": N, "SHARE": H // G, "BLOCK": BLOCK_TOKENS, "SLICE": width}
     reverse = {**sizes, "HAS_FINAL": d_final_BHPN is not None, "STAGES": REVERSE_STAGES, "num_warps": WARPS}
     grid, gradient = (blocks, B, H // heads), {**sizes, "HEADS": heads, "STAGES": GRADIENT_STAGES, "num_warps": WARPS}
-    of_x = d_y, x, b, c, behind, tiles_of(d_x, width), square, dt, run, D_H, d_run[0], d_dt_parts, d_end[0], d_D
-    of_b = x, c, behind, square, tiles_of(sums[0].flatten(0, 1), N), dt, run
-    of_c = d_y, b, c, around, square, tiles_of(sums[1].flatten(0, 1), N), run, d_run[1]
+    launches = list[KernelCall]()
+    for piece, columns in enumerate(columns_of(b_BTGN.shape[-1])):
+        b, c, d_b_sums, d_c_sums = (
+            tiles_of(t[..., columns], N) for t in (b_BTGN, c_BTGN, sums[0].flatten(0, 1), sums[1].flatten(0, 1))
+        )
+        around, own = _state_tiles(states[piece], width), slice(piece * slices, (piece + 1) * slices)
+        final = run if d_final_BHPN is None else d_final_BHPN[..., columns].float().contiguous()
+        of_states = d_y, c, around, behind, run, final, d_end[1, own]
+        of_x = d_y, x, b, c, behind, into, square, dt, run, D_H, d_run[0, own], d_dt_parts[own], d_end[0, own], d_D
+        of_b = x, c, behind, square, d_b_sums, dt, run
+        of_c = d_y, b, c, around, square, d_c_sums, run, d_run[1, own]
+        launches += (
+            KernelCall(scan_reverse_kernel, (slices, B * H), (*of_states, H, blocks), reverse),
+            KernelCall(scan_d_x_kernel, grid, (*of_x, B, H, blocks), {**gradient, "ADD": piece > 0}),
+            KernelCall(scan_d_b_kernel, grid, (*of_b, B, H, blocks), gradient),
+            KernelCall(scan_d_c_kernel, grid, (*of_c, B, H, blocks), gradient),
+        )
     finish = dt_BTH, A_H, dt_bias_H, dt, d_run, d_dt_parts, d_end, d_dt, d_A, d_bias
     strides = T, H, dt_BTH.stride(0), dt_BTH.stride(1), d_dt.stride(0), d_dt.stride(1)
-    tiles = {"SLICES": slices, "BLOCK": BLOCK_TOKENS, "H_TILE": triton.next_power_of_2(H), "num_warps": 4}
-    of_states = d_y, c, around, behind, run, final, d_end[1]
-    launches = (
-        KernelCall(scan_reverse_kernel, (slices, B * H), (*of_states, H, blocks), reverse),
-        KernelCall(scan_d_x_kernel, grid, (*of_x, B, H, blocks), gradient),
-        KernelCall(scan_d_b_kernel, grid, (*of_b, B, H, blocks), gradient),
-        KernelCall(scan_d_c_kernel, grid, (*of_c, B, H, blocks), gradient),
-        KernelCall(scan_finish_kernel, (blocks, B), (*finish, *strides), tiles),
-    )
+    tiles = {"SLICES": parts, "BLOCK": BLOCK_TOKENS, "H_TILE": triton.next_power_of_2(H), "num_warps": 4}
+    launches.append(KernelCall(scan_finish_kernel, (blocks, B), (*finish, *strides), tiles))
     like = "scan_backward", x_BTHP.device, x_BTHP.dtype, x_BTHP.shape, b_BTGN.shape, d_final_BHPN is None
     launch_in_order(launches, like)
-    for gradient_BTGN, parts in ((d_b, sums[0]), (d_c, sums[1])):
-        gradient_BTGN.copy_(parts[0] if shares == 1 else parts.sum(0))
+    for gradient_BTGN, of_shares in ((d_b, sums[0]), (d_c, sums[1])):
+        gradient_BTGN.copy_(of_shares[0] if shares == 1 else of_shares.sum(0))
     return d_A.sum(0), d_D.sum((0, 2)), d_bias.sum(0)
