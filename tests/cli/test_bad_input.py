@@ -195,7 +195,7 @@ MISTAKES = {
     "page of nothing": (["cache", "--page-size", "0"], ["page size 0"]),
     "generation to audit": (["audit", "--workload", "train,generate"], ["generate is prefill and decode"]),
     "tilings without a GPU": (["tune"], ["no NVIDIA GPU"]),
-    "tilings of no product": (["tune", "--product", "state,gate"], ["--product gate", "swiglu"]),
+    "tilings of no product": (["tune", "--product", "state,gate"], ["'gate'", "swiglu"]),
     "no tilings": (["tune", "--most", "0"], ["--most 0"]),
     "tilings at a context": (["tune", "--ctx", "4k"], ["--ctx", "leave"]),
     "audit of a graph": (["audit", "--mode", "graph"], ["graph", "eager step"]),
