@@ -202,18 +202,20 @@ def _measured(table: Table, record: Record, metric: str, shown_in: ShownUnit) ->
 
 def outcome(table: Table, record: Record) -> TableCell:
     """The cell that says in a word how a case ended, with footnotes for reasons, contradictions and caveats."""
-    word = record.status.value.replace("_", " ")
-    sentences = []
+    word, sentences = outcome_word(record), []
     if record.status is not Status.OK:
-        sentences.append(f"{word}: {_reason(record)}")
-    wrong = problems(record)
-    if wrong:
-        word = INVALID
+        sentences.append(f"{record.status.value.replace('_', ' ')}: {_reason(record)}")
+    if wrong := problems(record):
         sentences.append(f"{INVALID}: {'; '.join(wrong)}")
     sentences += [said_of(caveat) for caveat in doubts(record)]
     return TableCell(
         " ".join([word, *("".join([table.note(sentence) for sentence in sentences]),)]).strip(), word, word
     )
+
+
+def outcome_word(record: Record) -> str:
+    """How a case ended, in a word: that of its status, or that the record contradicts itself."""
+    return INVALID if problems(record) else record.status.value.replace("_", " ")
 
 
 def _reason(record: Record) -> str:
