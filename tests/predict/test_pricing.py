@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hybridbench.arch.families import ARCHS, build_spec, pattern_spec
-from hybridbench.arch.stored import Dtypes
+from hybridbench.arch.stored import Dtypes, StorageOptions
 from hybridbench.derive.doubts import problems
 from hybridbench.efficiency import MeasuredSteps
 from hybridbench.errors import BadInput
@@ -65,7 +65,7 @@ def test_other_executions_do_not_speak_of_the_plain_one_and_the_fastest_speaks()
     assert plain.observed is not None
 
     def share(*records: Record) -> float | None:
-        found = MeasuredSteps(records).efficiency_of(plain.case.model, plain.case.workload, "bfloat16")
+        found = MeasuredSteps(records).efficiency_of(plain.case.model, plain.case.workload, HALF)
         return None if found is None else found.floor_frac
 
     def other(slower: float, **changes: Any) -> Record:
@@ -87,7 +87,7 @@ def test_on_its_own_gpu_and_at_its_own_context_a_record_is_predicted_exactly(rec
         pytest.skip("this record is not to be believed")
     case, gpu = record.case, find_peak(record.environment.device)
     assert gpu is not None
-    share = MeasuredSteps(RECORDS).efficiency_of(case.model, case.workload, case.execution.dtype)
+    share = MeasuredSteps(RECORDS).efficiency_of(case.model, case.workload, case.execution.dtypes)
     assert share is not None
     found = price(case.model, case.workload, gpu, Dtypes.of(case.execution.dtype), efficiency=share)
     assert found.step_s == pytest.approx(value(record, "step_s"))
@@ -98,7 +98,7 @@ def test_between_contexts_the_share_lies_between_and_outside_it_stays() -> None:
     spec = build_spec("transformer", "1b")
 
     def share(context: int) -> float:
-        found = MeasuredSteps(RECORDS).efficiency_of(spec, Workload(DECODE, context, 4), "bfloat16")
+        found = MeasuredSteps(RECORDS).efficiency_of(spec, Workload(DECODE, context, 4), HALF)
         assert found is not None
         return found.floor_frac
 
@@ -110,15 +110,45 @@ def test_between_contexts_the_share_lies_between_and_outside_it_stays() -> None:
 
 def test_nothing_is_borrowed_from_another_family_phase_or_dtype() -> None:
     work = Workload(DECODE, 8192, 4)
-    assert MeasuredSteps(RECORDS).efficiency_of(pattern_spec("M-*-", "1b"), work, "bfloat16") is None
-    assert MeasuredSteps(RECORDS).efficiency_of(build_spec("mamba", "1b"), work, "float32") is None
+    assert MeasuredSteps(RECORDS).efficiency_of(pattern_spec("M-*-", "1b"), work, HALF) is None
+    assert MeasuredSteps(RECORDS).efficiency_of(build_spec("mamba", "1b"), work, Dtypes.of("float32")) is None
     decodes = [record for record in RECORDS if record.case.workload.kind == DECODE]
-    assert MeasuredSteps(decodes).efficiency_of(build_spec("mamba", "1b"), Workload(TRAIN, 8192, 4), "bfloat16") is None
-    assert MeasuredSteps([]).efficiency_of(build_spec("mamba", "1b"), work, "bfloat16") is None
+    assert MeasuredSteps(decodes).efficiency_of(build_spec("mamba", "1b"), Workload(TRAIN, 8192, 4), HALF) is None
+    assert MeasuredSteps([]).efficiency_of(build_spec("mamba", "1b"), work, HALF) is None
+
+
+def test_formats_are_predicted_from_records_of_the_same_formats_only() -> None:
+    coded = load([RESULTS / "eight-bits"], lambda text: None)
+    measured = MeasuredSteps(coded)
+    fp8 = StorageOptions("bfloat16", weights="fp8", kv="fp8")
+    for record in coded:
+        case, gpu = record.case, find_peak(record.environment.device)
+        assert gpu is not None
+        share = measured.efficiency_of(case.model, case.workload, case.execution.dtypes)
+        assert share is not None
+        assert ("weights fp8, KV cache fp8, on NVIDIA H200" in share.about) == case.execution.quantises
+        found = price(case.model, case.workload, gpu, case.execution.dtypes, efficiency=share)
+        assert found.step_s == pytest.approx(value(record, "step_s"))
+        assert case.execution.dtypes in (HALF, fp8.dtypes(case.model.stored))
+    work = Workload(DECODE, 8192, 4)
+    transformer, mamba = build_spec("transformer", "1b"), build_spec("mamba", "1b")
+    for asked in (StorageOptions(kv="fp8"), StorageOptions(weights="fp8"), StorageOptions(weights="int8", kv="fp8")):
+        assert measured.efficiency_of(transformer, work, asked.dtypes(transformer.stored)) is None
+    # mamba has no keys and values, so their format says nothing
+    weights_only = StorageOptions(weights="fp8").dtypes(mamba.stored)
+    assert measured.efficiency_of(mamba, work, weights_only) == measured.efficiency_of(
+        mamba, work, fp8.dtypes(mamba.stored)
+    )
+    wide = measured.efficiency_of(mamba, work, Dtypes.of("bfloat16", state="float32"))
+    assert wide is not None
+    assert wide.beyond == "SSM state"
+    kept = measured.efficiency_of(transformer, work, Dtypes.of("bfloat16", state="float32"))
+    assert kept is not None
+    assert kept.beyond == ""
 
 
 def test_another_scale_takes_the_nearest_and_says_which() -> None:
-    found = MeasuredSteps(RECORDS).efficiency_of(build_spec("mamba", "3b"), Workload(DECODE, 8192, 64), "bfloat16")
+    found = MeasuredSteps(RECORDS).efficiency_of(build_spec("mamba", "3b"), Workload(DECODE, 8192, 64), HALF)
     assert found is not None
     assert "mamba 1b, batch 4" in found.about
     assert "4k to 128k" in found.about
