@@ -18,7 +18,7 @@ from typing import Any
 
 import platformdirs
 
-from hybridbench.errors import BadResults
+from hybridbench.errors import BadResults, Blocked
 from hybridbench.files import Damaged, from_json, read_text
 from hybridbench.model.tiling import Tiling
 
@@ -96,12 +96,12 @@ def read_table(path: Path) -> TilingTable:
     """The table in a file.
 
     Raises:
-        BadResults: the file cannot be read, or is not such a table; the text says why and what to do.
+        Blocked: the file cannot be read, or is not such a table; the text says why and what to do.
     """
     try:
         return _read(path)
     except Damaged as exc:
-        raise BadResults(f"{path} {exc}: {_ANEW}.") from exc
+        raise Blocked(f"{path} {exc}: {_ANEW}.") from exc
 
 
 def _read(path: Path) -> TilingTable:
@@ -159,14 +159,14 @@ def table_for(gpu: str) -> TilingTable | None:
     """The tables of a GPU, the user's own entries before the shipped ones; None if there is none.
 
     Raises:
-        BadResults: a table is damaged, or was searched on another GPU.
+        Blocked: a table is damaged, or was searched on another GPU.
     """
     found: TilingTable | None = None
     for path in (SHIPPED / file_name(gpu), own_table(gpu)):
         if path.exists():
             table = read_table(path)
             if table.gpu != gpu:
-                raise BadResults(f"{path} is of {table.gpu}, and this is {gpu}: {_ANEW}.")
+                raise Blocked(f"{path} is of {table.gpu}, and this is {gpu}: {_ANEW}.")
             found = table if found is None else found.joined(table)
     return found
 

@@ -88,7 +88,9 @@ def _scale_plot(conditions: str, found: Sequence[Record], runs: Mapping[str, str
     """One plot; runs that measured the same model have a line each, as in the groups of a report."""
     names = _names([record.case.model for record in found])
     apart = len({record.case.model for record in found}) < len(found)
-    points, failures, models = [], [], {}
+    points: list[Point] = []
+    failures: list[Failure] = []
+    models: dict[str, ModelSpec] = {}
     order = list(dict.fromkeys(["", *runs.values()]))
 
     def placed(record: Record) -> tuple[int, int, int]:

@@ -12,7 +12,7 @@ pytest.importorskip("triton", reason="triton is not installed, so there is no fu
 
 from hybridbench.arch.families import pattern_spec
 from hybridbench.cli.tuning import PRODUCTS
-from hybridbench.errors import BadResults
+from hybridbench.errors import BadResults, Blocked
 from hybridbench.kernels.attention.triton_decode import stated_multiprocessors
 from hybridbench.model import build_model, resolve_backends, tiling_table
 from hybridbench.model.fused import FusedStep
@@ -63,14 +63,14 @@ def test_a_damaged_table_is_refused_with_its_reason(change: dict[str, object], s
     body = json.loads(table(qkv=ONE).to_json())
     body["products"][0] |= change
     (tmp_path / "t.json").write_text(json.dumps(body))
-    with pytest.raises(BadResults, match=said):
+    with pytest.raises(Blocked, match=said):
         read_table(tmp_path / "t.json")
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
     for text, said in (("{", "is not JSON"), ("[]", "no table of tilings of format"), ('{"format": 1}', "products")):
         (tmp_path / "t.json").write_text(text)
-        with pytest.raises(BadResults, match=said) as refused:
+        with pytest.raises(Blocked, match=said) as refused:
             read_table(tmp_path / "t.json")
         assert "remove it, and products are cut by rules" in str(refused.value)
 
@@ -82,7 +82,7 @@ def test_a_table_of_another_gpu_under_this_ones_name_is_refused(
     monkeypatch.setattr(tiling_table, "own_table", lambda _gpu: tmp_path / "own.json")
     table_for.cache_clear()
     (tmp_path / "own.json").write_text(TilingTable("NVIDIA Other", {}, {}).to_json())
-    with pytest.raises(BadResults, match="is of NVIDIA Other, and this is NVIDIA Test 9: remove it"):
+    with pytest.raises(Blocked, match="is of NVIDIA Other, and this is NVIDIA Test 9: remove it"):
         table_for(GPU)
 
 
