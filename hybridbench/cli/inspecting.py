@@ -73,10 +73,11 @@ def archs(as_json: bool) -> None:
 def _show_letters(console: Console) -> None:
     """Print the letters of a pattern, and the mixers that ``--mixer`` knows by name."""
     console.print(Text.assemble("\n", ("layers", "bold"), " of a pattern (--pattern), and their names for --mixer"))
-    for kind in KINDS:
-        if kind.letter:
-            where = kind.mixer or ("only in published models" if kind.at is None else "")
-            console.print(f"  {kind.letter:<4}{kind.about:<28}{where}".rstrip())
+    lettered = [kind for kind in KINDS if kind.letter]
+    wide = max(len(kind.about) for kind in lettered) + 2
+    for kind in lettered:
+        where = kind.mixer or ("only in published models" if kind.at is None else "")
+        console.print(f"  {kind.letter:<4}{kind.about:<{wide}}{where}".rstrip())
     console.print(f"  {'(*&M)':<7}two mixers side by side, fused: any two of {' '.join(BRANCHES)}")
 
 

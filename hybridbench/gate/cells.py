@@ -37,6 +37,7 @@ class CheckCell:
         limit_s: after so many seconds a side that answers nothing is ended.
         device: ``cpu`` or ``cuda``.
         planted: shares of work that the change is also timed with in addition, for the proof of the gate.
+        unplanted: whether it is timed without them too.
         plain: fields of the cell that are at their default, as dotted paths: a base that lacks one does the same.
     """
 
@@ -48,6 +49,7 @@ class CheckCell:
     limit_s: float
     device: str
     planted: tuple[float, ...] = ()
+    unplanted: bool = True
     plain: tuple[str, ...] = ()
 
 

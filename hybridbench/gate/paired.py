@@ -49,7 +49,7 @@ class CellInPair:
     """One cell in one pair.
 
     Args:
-        pair: its times; None where a side has none.
+        pair: its times without planted work; None where a side has none, or none were asked for.
         blocks_per_sm: of the change's longest kernel.
         spent_s: wall time of this cell; of its first pair without the checks and compilations that later ones lack.
         planted: the times with planted work, by its share.
@@ -228,7 +228,7 @@ class Pairs:
 
     def _traces(self, cell: CheckCell) -> tuple[list[Traced], list[Traced]] | None:
         sides = self._both_prepared(cell, _core(0) if cell.device == "cpu" else None, turned=False)
-        if any(one["kind"] != "prepared" for one in sides.values()):
+        if not _both_ready(sides):
             return None
         found: dict[str, list[Traced]] = {BASE: [], HEAD: []}
         order = [BASE, HEAD]
@@ -254,9 +254,9 @@ class Pairs:
         blocks = sides[HEAD].get("blocks_per_sm")
         pair, planted = None, dict[float, TimedPair]()
         with self._quiet(cell):
-            if all(one["kind"] == "prepared" for one in sides.values()):
+            if cell.unplanted and _both_ready(sides):
                 pair = self._timed(cell, sides, tuned, turned)
-            for share in cell.planted if pair else ():
+            for share in cell.planted if _both_ready(sides) else ():
                 with self.time.phase(PLANT):
                     said = self._asked(HEAD, {"do": "plant", "frac": share}, cell)
                 more = self._timed(cell, dict(sides), tuned, turned) if said["kind"] == "ready" else None
@@ -376,6 +376,11 @@ class Pairs:
         if said.get("fit") is False:
             self._alive.pop(side).end()
         return said
+
+
+def _both_ready(sides: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether both sides can be timed, by their last answers."""
+    return all(said["kind"] == "prepared" for said in sides.values())
 
 
 def _core(number: int) -> int | None:

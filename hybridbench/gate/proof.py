@@ -26,6 +26,7 @@ from hybridbench.gate.blocks import BLOCK_NS
 from hybridbench.gate.cells import CheckCell, asked
 from hybridbench.gate.choices import read_choices, write_choices
 from hybridbench.gate.paired import HEAD, CellInPair, Pairs
+from hybridbench.gate.pairs import TimedPair
 from hybridbench.gate.pool import hash_of, pooled, resumed, run_of
 from hybridbench.gate.pooled import SUITE, planted_name, share_of, table, tallied
 from hybridbench.gate.sequential import Outcome
@@ -57,7 +58,11 @@ to 75% from pair to pair on two busy cores."""
 
 
 def planned(
-    words: Sequence[str], device: str, only: str | None = None, shares: Collection[float] | None = None
+    words: Sequence[str],
+    device: str,
+    only: str | None = None,
+    shares: Collection[float] | None = None,
+    unplanted: bool = True,
 ) -> list[CheckCell]:
     """The cells, those with planted work beside those that they come from.
 
@@ -65,9 +70,10 @@ def planned(
         words: suites or operations; none for ``CPU_CELLS`` on a CPU.
         only: a text that names of cells must hold.
         shares: of work that may be planted; None for all.
+        unplanted: whether cells are timed without planted work too.
 
     Raises:
-        BadInput: an unknown name, a file that is no suite, or no cell with that text.
+        BadInput: an unknown name, a file that is no suite, or no cell is left.
     """
     on_gpu = device == "cuda"
     if words:
@@ -87,11 +93,14 @@ def planned(
     cells = [one for cell in cells for one in (_spun(cell), *_with_rows(cell)) if only is None or only in one.name]
     if not cells:
         raise BadInput(f"--only '{only}' leaves no cell.")
-    return (
-        cells
-        if shares is None
-        else [_with_shares(one, shares) for one in cells if share_of(one.name) in {0.0, *shares}]
-    )
+    if shares is not None:
+        cells = [_with_shares(one, shares) for one in cells if share_of(one.name) in {0.0, *shares}]
+    if unplanted:
+        return cells
+    cells = [replace(one, unplanted=False) for one in cells if one.planted]
+    if not cells:
+        raise BadInput("--only-planted leaves no cell: only steps can be timed with planted work alone.")
+    return cells
 
 
 def _spun(cell: CheckCell) -> CheckCell:
@@ -138,8 +147,12 @@ def measured(
         spent_s = now() - pair_began
         if known >= set(pairs.choices):  # else it compiles and checks, which a later one does not
             longest_s = max(longest_s, spent_s)
-        timed = {name: row for cell, one in found.items() for name, row in _rows(cell, one, kinds[cell]).items()}
-        failed = {name: one.head.reason or one.base.reason for name, one in found.items() if one.pair is None}
+        timed = {
+            name: {"kind": kinds[cell], **asdict(pair)}
+            for cell, one in found.items()
+            for name, pair in _times(cell, one).items()
+        }
+        failed = {name: one.head.reason or one.base.reason for name, one in found.items() if not _times(name, one)}
         phases = dict(pairs.time.phases)
         phases[OTHER] = max(0.0, spent_s - sum(phases.values()))
         spent = {"phases": phases, "prepare": pairs.time.within}
@@ -147,11 +160,10 @@ def measured(
         number += 1
 
 
-def _rows(name: str, found: CellInPair, kind: str) -> dict[str, Any]:
-    if found.pair is None:
-        return {}
-    every = {name: found.pair} | {planted_name(name, share): pair for share, pair in found.planted.items()}
-    return {one: {"kind": kind, **asdict(pair)} for one, pair in every.items()}
+def _times(name: str, found: CellInPair) -> dict[str, TimedPair]:
+    """The times of a cell without and with planted work, by name; none where a side failed."""
+    bare = {} if found.pair is None else {name: found.pair}
+    return bare | {planted_name(name, share): pair for share, pair in found.planted.items()}
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -159,7 +171,7 @@ def _run(options: argparse.Namespace) -> int:
     device = device_of(options.device, bool(gpus))
     check_gpu(device, gpus)
     gpu = (options.gpu or gpus[0]) if device == "cuda" else None
-    cells = planned(options.words, device, options.only, options.planted)
+    cells = planned(options.words, device, options.only, options.planted, unplanted=not options.only_planted)
     if options.list:
         sys.stdout.writelines(f"{cell.kind}  {cell.name}  {' '.join(map(str, cell.planted))}\n" for cell in cells)
         return 0
@@ -191,7 +203,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _announced(cells: Sequence[CheckCell], pairs: Pairs, first: int, options: argparse.Namespace) -> str:
-    count = sum(1 + len(cell.planted) for cell in cells)
+    count = sum(cell.unplanted + len(cell.planted) for cell in cells)
     already = f"{first} pairs are in {options.out}; " if first else ""
     new = sum(cell.name not in pairs.choices for cell in cells)
     checks = f"the first pair checks and compiles {new} of them" if new else "all were checked by an earlier run"
@@ -274,6 +286,7 @@ def main(words: Sequence[str] | None = None) -> int:
         metavar="PERCENT,...",
         help="shares of work that are planted, such as 3; 0 for none  [all]",
     )
+    run.add_argument("--only-planted", action="store_true", help="time steps with planted work alone, in less time")
     run.add_argument(
         "--block-ms", type=_above_zero, default=BLOCK_NS / NS_PER_S * 1e3, help="of samples  [%(default)s]"
     )

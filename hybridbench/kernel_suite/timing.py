@@ -50,7 +50,9 @@ LEAD_NS = 5_000_000
 SHORT_CALL_NS = 20_000
 """A hot call below it shares a sample with others."""
 PILOT_SAMPLES = 5
-"""Samples from which the calls of a sample are determined."""
+"""Samples from which the calls of a sample are determined, where the first is not far above ``SHORT_CALL_NS``."""
+FAR_ABOVE = 10
+"""A first sample so many times as long needs no others: a step of a model takes milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -251,7 +253,10 @@ class Sampler:
         if self._graph and number == 0:
             self._samples_per_graph = samples_of(self._one_call_ns(), rotate)
         if self._per_sample is None:
-            pilot = self._prepared(1)(PILOT_SAMPLES)
+            take = self._prepared(1)
+            pilot = take(1)
+            if pilot[0] < FAR_ABOVE * SHORT_CALL_NS:
+                pilot = take(PILOT_SAMPLES)
             self._per_sample = math.ceil(SHORT_CALL_NS / max(1.0, median(pilot)))
         self._take = self._prepared(self._per_sample)
         self.block(window_ns=0, most=1)

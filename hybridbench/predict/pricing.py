@@ -40,12 +40,14 @@ class Efficiency:
         floor_frac: the floor divided by the measured step.
         power_frac: power drawn divided by the board limit; None where no energy was recorded.
         about: which records, in words.
+        between: in which respects the workload lies between these records, separated by commas; empty where in none.
         beyond: in which respects the workload is outside these records, separated by commas; empty where in none.
     """
 
     floor_frac: float
     power_frac: float | None
     about: str
+    between: str
     beyond: str
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from hybridbench.errors import unknown_name
-from hybridbench.predict.pricing import Price
+from hybridbench.predict.pricing import Efficiency, Price
 from hybridbench.report.chart import MEASURED, PREDICTED, Plot, Point
 from hybridbench.report.columns import (
     ColumnOf,
@@ -102,11 +102,12 @@ def price_table(prices: Sequence[Price], measured: bool) -> Table:
     stored = dtype_words(specs, [price.dtypes for price in prices])
     per_gpu = ", bytes per GPU" if grouped else ""
     table = table_of(f"predicted, nothing was run: {work.kind}, {', '.join(scales)}{per_gpu}; {stored}", columns, specs)
-    beyond = [price.efficiency.beyond if price.efficiency else "" for price in prices]
-    if any(beyond):
+    known = [price.efficiency for price in prices]
+    if any(one.between or one.beyond for one in known if one):
         place = next(index for index, column in enumerate(table.columns) if column.key == "floor_frac") + 1
-        table.columns.insert(place, Column("beyond", "beyond records in", numeric=False, wraps=True))
-        for row, words in zip(table.rows, beyond, strict=True):
+        table.columns.insert(place, Column("among", "among records", numeric=False, wraps=True))
+        for row, one in zip(table.rows, known, strict=True):
+            words = _among(one) if one else ""
             row.insert(place, TableCell(words or NO_VALUE, words))
     table.remark(
         "floor: max(model FLOPs / dense peak, must-move bytes / bandwidth), by the datasheet; at TDP: the board power "
@@ -125,6 +126,12 @@ def price_table(prices: Sequence[Price], measured: bool) -> Table:
         elif measured:
             table.remark(f"no record of {price.workload.kind} of {price.spec.label} with {price.dtypes.words}")
     return table
+
+
+def _among(efficiency: Efficiency) -> str:
+    """Where a step lies among the records that predict it, such as ``between: batch; beyond: ctx``."""
+    words = {"between": efficiency.between, "beyond": efficiency.beyond}
+    return "; ".join(f"{word}: {sizes}" for word, sizes in words.items() if sizes) or "measured"
 
 
 def _rate_per_gpu(prices: Sequence[Price], shown_in: ShownUnit) -> ColumnOf:
@@ -247,6 +254,7 @@ def price_row(price: Price) -> dict[str, Any]:
         "energy_at_tdp_j": price.energy_at_tdp_j,
         "floor_frac": price.efficiency.floor_frac if price.efficiency else None,
         "efficiency_of": price.efficiency.about if price.efficiency else None,
+        "efficiency_between": price.efficiency.between if price.efficiency else None,
         "efficiency_beyond": price.efficiency.beyond if price.efficiency else None,
         "step_s": price.step_s,
         "step_tokens_per_s": price.step_tokens_per_s,

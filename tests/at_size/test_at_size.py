@@ -127,6 +127,18 @@ def test_a_decode_step_that_leaves_out_a_tenth_of_its_cache_is_wrong(batch: int)
         opened("*-*-", DECODE, 2000, batch, attention_decode="attention_decode")
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("letter", "Mm3GKL7*S")
+def test_every_mixers_decode_step_passes_its_check(letter: str, batch: int) -> None:
+    (step,) = (check for check in opened(f"{letter}-", DECODE, 64, batch).sized if check.what == "a decode step")
+    assert step.error < step.bound
+
+
+def test_the_second_of_several_outputs_is_compared_too() -> None:
+    with pytest.raises(WrongResult, match=r"output of rwkv7_keys \(rwkv7_keys 1, output 2\)"):
+        opened("7-", DECODE, 64, 1, rwkv7_keys="rwkv7_keys")
+
+
 def test_a_state_that_only_the_last_row_gets_wrong_is_wrong() -> None:
     with pytest.raises(WrongResult, match=r"state of M \(layer 1, row 3\)"):
         opened("M-", PREFILL, LONG, 3, ssd="ssd")

@@ -55,6 +55,19 @@ def test_a_price_says_in_what_it_lies_beyond_the_records() -> None:
     assert "beyond" not in run("price", "--arch", "mamba", "--ctx", "4k", "--batch", "4", *known).stdout
 
 
+def test_a_price_says_between_which_records_it_lies() -> None:
+    known = ("--gpu", "l40s", "--efficiency", str(RESULTS / "batch"))
+    asked = ("price", "--arch", "mamba", "--ctx", "4k,5k,64k", "--batch", "4,8", *known)
+    rows = document(*asked)["rows"]
+    assert [row["efficiency_between"] for row in rows] == ["", "ctx", "", "batch", "ctx, batch", "batch"]
+    assert [row["efficiency_beyond"] for row in rows] == ["", "", "ctx"] * 2
+    (source,) = {row["efficiency_of"] for row in rows}
+    assert source == "decode of mamba 100m to 3b, batch 1 to 256, 4k to 32k, on NVIDIA H200 (20 records)"
+    text = run(*asked).stdout
+    for words in ("among records", "measured", "between: ctx, batch", "between: batch; beyond: ctx"):
+        assert words in text
+
+
 def test_a_reference_that_names_its_scale_is_one_for_several() -> None:
     (first, second) = document("cost", "--arch", "mamba", "--scale", "350m,1b", "--match", "params", "--to",
                                "transformer/1b")["matches"]  # fmt: skip

@@ -72,7 +72,8 @@ class Fake:
             side = SideTimes(State.FAILED, "why") if failed else SideTimes()
             planted = {} if failed else {share: pair(1 + share) for share in cell.planted}
             self.choices[cell.name] = Choices("ran")
-            found[cell.name] = CellInPair(side, side, None if failed else pair(1.0), None, 1.0, planted)
+            bare = pair(1.0) if cell.unplanted and not failed else None
+            found[cell.name] = CellInPair(side, side, bare, None, 1.0, planted)
         return found
 
 
@@ -123,6 +124,14 @@ def test_where_a_pairs_time_went_stands_in_its_line() -> None:
     (line,) = measured([cell("one")], fake, budget_s=5.0, now=lambda: fake.clock)
     assert line["spent"] == {"phases": {"samples": 6.0, "other": 4.0}, "prepare": {"change": {"check": 2.0}}}
     assert said_of(line) == "pair 1: 2 cells in 10.0 s: samples 6.0, other 4.0"
+
+
+def test_a_cell_that_is_timed_with_planted_work_alone_has_not_failed() -> None:
+    fake: Any = Fake()
+    cells = [replace(cell(name), unplanted=False) for name in ("one", "fails")]
+    (line,) = measured(cells, fake, budget_s=5.0, now=lambda: fake.clock)
+    assert set(line["cells"]) == {"one, planted 1%"}
+    assert line["failed"] == {"fails": "why"}
 
 
 def test_runs_go_on_in_the_same_file(
@@ -378,6 +387,10 @@ def test_the_suites_of_a_gpu_are_what_is_to_be_shown() -> None:
     assert {share for one in some for share in one.planted} == {0.03}
     assert [one.name for one in some] == [one.name for one in alone]
     assert {one.planted for one in planned(paths, "cuda", shares=(0.0,))} == {()}
+    (training,) = planned(paths, "cuda", shares=(0.03,), unplanted=False)
+    assert (training.kind, training.planted, training.unplanted) == ("training", (0.03,), False)
+    with pytest.raises(BadInput, match="--only-planted leaves no cell: only steps"):
+        planned(paths[:1], "cuda", unplanted=False)
 
 
 def test_the_suites_for_many_pairs_have_the_cells_of_the_pools() -> None:

@@ -296,6 +296,12 @@ def test_planted_work_is_timed_beside_the_cell_without_it() -> None:
     for share in (0.01, 0.1):
         more = found.planted[share]
         assert more.head_s / more.base_s == pytest.approx((1 + share) * found.pair.head_s / found.pair.base_s)
+    rig.asked.clear()
+    alone = rig.pairs.measure([replace(planted, planted=(0.01,), unplanted=False)], 1, seen=lambda _name: None)["one"]
+    assert alone.pair is None
+    assert alone.planted[0.01].head_s == pytest.approx(1.01e-3)
+    first_block = next(place for place, (_side, asked) in enumerate(rig.asked) if asked["do"] == "block")
+    assert (HEAD, {"do": "plant", "frac": 0.01}) in rig.asked[:first_block], "nothing is timed without planted work"
 
 
 def test_drift_meets_both_sides_alike() -> None:

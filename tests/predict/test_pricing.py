@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hybridbench.arch.families import ARCHS, build_spec, pattern_spec
+from hybridbench.arch.families import ARCHS, Options, build_spec, pattern_spec
+from hybridbench.arch.model import ModelSpec, params
 from hybridbench.arch.stored import Dtypes, StorageOptions
 from hybridbench.derive.doubts import problems
 from hybridbench.efficiency import MeasuredSteps
 from hybridbench.errors import BadInput
 from hybridbench.machine import PEAKS, Peak, find_gpu, find_peak
 from hybridbench.metrics import value
-from hybridbench.predict.pricing import price
+from hybridbench.predict.pricing import Efficiency, price
 from hybridbench.record import Record
 from hybridbench.store import load
 from hybridbench.suite.workloads import DECODE, PREFILL, TRAIN, Workload
@@ -150,5 +152,57 @@ def test_formats_are_predicted_from_records_of_the_same_formats_only() -> None:
 def test_another_scale_takes_the_nearest_and_says_which() -> None:
     found = MeasuredSteps(RECORDS).efficiency_of(build_spec("mamba", "3b"), Workload(DECODE, 8192, 64), HALF)
     assert found is not None
-    assert "mamba 1b, batch 4" in found.about
-    assert "4k to 128k" in found.about
+    assert found.about == "decode of mamba 1b, batch 4, 4k to 128k, on NVIDIA H200 (6 records)"
+    assert (found.between, found.beyond) == ("", "scale, batch")
+
+
+def test_of_several_models_of_a_scale_the_wanted_one_speaks_and_else_the_most_alike() -> None:
+    steps = [one for one in RECORDS if one.case.workload.kind == DECODE and one.case.model.arch == "inter"]
+    assert {one.case.model.label for one in steps} == {"inter 2+11"}
+    plain, placed, even = Options(), Options(positions=(2, 7)), Options(ratio="1:1")
+    known = MeasuredSteps([*steps, *(_slower(one, build_spec("inter", "1b", placed)) for one in steps)])
+
+    def found(options: Options, scale: str) -> Efficiency:
+        one = known.efficiency_of(build_spec("inter", scale, options), Workload(DECODE, 8192, 4), HALF)
+        assert one is not None
+        return one
+
+    assert found(plain, "1b").floor_frac == pytest.approx(2 * found(placed, "1b").floor_frac)
+    for options in (plain, placed):
+        assert found(options, "3b").floor_frac == found(options, "1b").floor_frac
+    assert [found(options, "1b").beyond for options in (plain, placed, even)] == ["", "", "model"]
+    assert [found(options, "3b").beyond for options in (plain, placed, even)] == ["scale", "scale", "model, scale"]
+
+
+def _slower(record: Record, model: ModelSpec) -> Record:
+    """A record of another model in twice the time."""
+    assert record.observed is not None
+    observed = replace(record.observed, samples_ns=[2 * ns for ns in record.observed.samples_ns])
+    return replace(record, case=replace(record.case, model=model), observed=observed)
+
+
+def test_shares_and_powers_are_interpolated_over_scales_and_batches() -> None:
+    """Halfway by ratio, so that both ends count alike; parameters of 350m lie between those of 100m and 1b."""
+    known = MeasuredSteps(load([RESULTS / "batch"], print))
+
+    def found(scale: str, batch: int) -> Efficiency:
+        one = known.efficiency_of(build_spec("transformer", scale), Workload(DECODE, 4096, batch), HALF)
+        assert one is not None
+        return one
+
+    low, between, high = (found("1b", batch) for batch in (4, 8, 16))
+    assert between.floor_frac == pytest.approx((low.floor_frac + high.floor_frac) / 2)
+    assert low.power_frac is not None
+    assert high.power_frac is not None
+    assert between.power_frac == pytest.approx((low.power_frac + high.power_frac) / 2)
+    assert (low.between, between.between, between.beyond) == ("", "batch", "")
+
+    small, large = found("100m", 4), found("1b", 4)
+    without = [one for one in load([RESULTS / "batch"], print) if one.case.model.scale != "350m"]
+    spec = build_spec("transformer", "350m")
+    held = MeasuredSteps(without).efficiency_of(spec, Workload(DECODE, 4096, 4), HALF)
+    assert held is not None
+    sizes = [params(build_spec("transformer", scale)) for scale in ("100m", "350m", "1b")]
+    part = math.log(sizes[1] / sizes[0]) / math.log(sizes[2] / sizes[0])
+    assert held.floor_frac == pytest.approx((1 - part) * small.floor_frac + part * large.floor_frac)
+    assert (held.between, held.beyond) == ("scale", "")

@@ -34,10 +34,11 @@ def longer(call: TimedStep, frac: float, device: torch.device, timer: Timer) -> 
     spin = _cycles if device.type == "cuda" else _turns
     tried = TRIED[device.type]
     call()
-    once_ns = median(timer.sample(call, FEWEST))
-    count = max(FEWEST, min(MOST, int(WINDOW_NS / max(1.0, once_ns))))
     each_ns = median(timer.sample(lambda: spin(tried), FEWEST)) / tried
-    alone_ns = median(timer.sample(call, count))
+    alone_ns = median(timer.sample(call, FEWEST))
+    count = max(FEWEST, min(MOST, int(WINDOW_NS / max(1.0, alone_ns))))
+    if count > FEWEST:
+        alone_ns = median(timer.sample(call, count))
     amount = frac * alone_ns / each_ns
     for _ in range(CORRECTIONS if frac * alone_ns < LONG_NS else 0):
         with_spin = _appended(call, spin, round(amount))

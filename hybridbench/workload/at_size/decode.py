@@ -124,7 +124,8 @@ class Beside:
             copies = [x.clone() if isinstance(x, Tensor) else x for x in given]
             out, expected = function(*given, **options), plain(*copies, **options)
             where = self._where(op)
-            self._errors.add(f"output of {op}", where, of_whole(out, expected))
+            for at, made, wanted in _by_output(where, out, expected):
+                self._errors.add(f"output of {op}", at, of_whole(made, wanted))
             for index, (one, copy) in enumerate(zip(given, copies, strict=True)):
                 if isinstance(one, Tensor) and not torch.equal(one, copy):  # a state, updated in place
                     if index in angles:
@@ -137,6 +138,15 @@ class Beside:
     def _where(self, op: str) -> str:
         self._calls[op] = self._calls.get(op, 0) + 1
         return f"{op} {self._calls[op]}"
+
+
+def _by_output(where: str, out: Any, expected: Any) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Each output of a call with the expected one, and where it is."""
+    if isinstance(out, Tensor):
+        yield where, out, expected
+        return
+    for number, (made, wanted) in enumerate(zip(out, expected, strict=True), 1):
+        yield f"{where}, output {number}", made, wanted
 
 
 def routed(model: LanguageModel, step: Callable[[], object]) -> dict[MoeModule, Tensor]:
