@@ -1,7 +1,8 @@
 """efficiency: how near recorded steps came to the data sheet's floor, to predict similar steps on other GPUs.
 
-Efficiency is the floor over the measured step, in the same phase and family, interpolated over parameters, batch and
-context between the records around the wanted step (``predict.neighbours``).
+Efficiency is the floor over the measured step, in the same phase and family, with weights, keys and values stored in
+the same formats, interpolated over parameters, batch and context between the records around the wanted step
+(``predict.neighbours``).
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from hybridbench.arch.model import CUSTOM, ModelSpec
+from hybridbench.arch.model import CUSTOM, ModelSpec, cache_bytes
 from hybridbench.arch.model import params as params_of
+from hybridbench.arch.stored import Dtypes
+from hybridbench.arch.weights import Quantised
 from hybridbench.derive.doubts import problems
 from hybridbench.derive.floors import datasheet_floor_s
 from hybridbench.machine import find_peak
@@ -21,6 +24,7 @@ from hybridbench.predict.group import GpuGroup
 from hybridbench.predict.neighbours import Around, Grid, Sizes
 from hybridbench.predict.pricing import Efficiency
 from hybridbench.record import Record, Status
+from hybridbench.suite.case import stored_text
 from hybridbench.suite.workloads import Workload
 from hybridbench.units import format_tokens
 
@@ -52,7 +56,7 @@ class _Step:
 class _Steps:
     """The steps that speak of a model, of each scale those of one model, and of each size the fastest."""
 
-    def __init__(self, known: Sequence[_Step], spec: ModelSpec) -> None:
+    def __init__(self, known: Sequence[_Step], spec: ModelSpec, other_state: bool) -> None:
         models: dict[str, list[ModelSpec]] = defaultdict(list)
         for step in known:
             models[step.model.scale].append(step.model)
@@ -61,7 +65,7 @@ class _Steps:
         kept = sorted(
             (step for step in known if step.model == chosen[step.model.scale]), key=lambda one: one.floor_frac
         )
-        self.spec = spec
+        self.spec, self._other_state = spec, other_state
         self.of_size = {_sizes(step.model, spec, step.workload): step for step in kept}
         self._grid = Grid(self.of_size, _COUNTS)
         self._power_fracs = {
@@ -84,13 +88,15 @@ class _Steps:
         differs = {
             "model": any(not _is_alike(self.of_size[size].model, self.spec) for size in around.weights),
             **{word: around.outside[place] > 0 for word, place in _PLACES.items()},
+            "SSM state": self._other_state,
             "GPUs": group is not None and group.gpus > 1,
         }
         return ", ".join(word for word, is_so in differs.items() if is_so)
 
 
-_Group = tuple[str, str, str, str | None]
-"""Workload, dtype, family, and the pattern of a model that is of no family."""
+_Group = tuple[str, str, Quantised | None, str | None, str, str | None]
+"""Workload, dtype, how weights are quantised, format of keys and values if the model has any, family, and the pattern
+of a model that is of no family."""
 
 
 class MeasuredSteps:
@@ -100,33 +106,41 @@ class MeasuredSteps:
         self._records: dict[_Group, list[Record]] = defaultdict(list)
         for record in records:
             case = record.case
-            self._records[_group(case.model, case.workload.kind, case.execution.dtype)].append(record)
+            self._records[_group(case.model, case.workload.kind, case.execution.dtypes)].append(record)
         self._known: dict[_Group, list[_Step]] = {}
-        self._steps: dict[tuple[_Group, ModelSpec], _Steps] = {}
+        self._steps: dict[tuple[_Group, str | None, ModelSpec], _Steps] = {}
 
     def efficiency_of(
-        self, spec: ModelSpec, workload: Workload, dtype: str, group: GpuGroup | None = None
+        self, spec: ModelSpec, workload: Workload, dtypes: Dtypes, group: GpuGroup | None = None
     ) -> Efficiency | None:
         """The measured efficiency of a phase and family; None if no record covers them.
 
         Records are of one GPU, so several in ``group`` are beyond what was measured.
 
-        It uses the valid records of this workload, family and dtype, with one stream and no checkpointing. Of each
-        scale it takes one model, the wanted one or the most like it, and of records of one size the fastest. Between
-        them it interpolates linearly in the logarithm of parameters, batch and context; outside, it takes the nearest.
+        It uses the valid records of this workload, family and dtype, whose weights, keys and values are stored alike,
+        with one stream and no checkpointing; of these only those whose states are too, if there are any. Of each scale
+        it takes one model, the wanted one or the most like it, and of records of one size the fastest. Between them it
+        interpolates linearly in the logarithm of parameters, batch and context; outside, it takes the nearest.
         """
-        alike = _group(spec, workload.kind, dtype)
+        alike, state = _group(spec, workload.kind, dtypes), _state(spec, dtypes)
         if alike not in self._known:
             self._known[alike] = list(filter(None, map(_step, self._records.get(alike, ()))))
         if not self._known[alike]:
             return None
-        if (alike, spec) not in self._steps:
-            self._steps[alike, spec] = _Steps(self._known[alike], spec)
-        return self._steps[alike, spec].efficiency(workload, group)
+        if (alike, state, spec) not in self._steps:
+            same = [one for one in self._known[alike] if _state(one.model, one.record.case.execution.dtypes) == state]
+            self._steps[alike, state, spec] = _Steps(same or self._known[alike], spec, other_state=not same)
+        return self._steps[alike, state, spec].efficiency(workload, group)
 
 
-def _group(spec: ModelSpec, kind: str, dtype: str) -> _Group:
-    return kind, dtype, spec.arch, spec.pattern if spec.arch == CUSTOM else None
+def _group(spec: ModelSpec, kind: str, dtypes: Dtypes) -> _Group:
+    kv = dtypes.kv if cache_bytes(spec, 1, dtypes.storage).kv else None
+    return kind, dtypes.weights, dtypes.quantised, kv, spec.arch, spec.pattern if spec.arch == CUSTOM else None
+
+
+def _state(spec: ModelSpec, dtypes: Dtypes) -> str | None:
+    """The dtype of a model's states; None where it has none."""
+    return dtypes.state if cache_bytes(spec, 1, dtypes.storage).ssm else None
 
 
 def _step(record: Record) -> _Step | None:
@@ -137,7 +151,6 @@ def _step(record: Record) -> _Step | None:
         or execution.streams != 1
         or execution.checkpoint != "none"
         or execution.ranks > 1
-        or execution.quantises
     ):
         return None
     floor_s, step_s = datasheet_floor_s(record), value(record, "step_s")
@@ -177,9 +190,10 @@ def _about(steps: Sequence[_Step]) -> str:
     scales = _ends([model.scale for model in models])
     batches = _ends([str(batch) for batch in sorted({step.workload.batch for step in steps})])
     contexts = _ends([format_tokens(context) for context in sorted({step.workload.context for step in steps})])
+    formats = "".join(f"{words}, " for words in stored_text(steps[0].record.case.execution).values() if words)
     devices = " and ".join(sorted({step.record.environment.device for step in steps}))
     return (
-        f"{steps[0].workload.kind} of {name} {scales}, batch {batches}, {contexts}, on {devices} "
+        f"{steps[0].workload.kind} of {name} {scales}, batch {batches}, {contexts}, {formats}on {devices} "
         f"({len(steps)} record{'s' if len(steps) > 1 else ''})"
     )
 

@@ -207,7 +207,7 @@ def price(
     rows = []
     for spec, dtypes, group, count, context in _cells(specs, asked, groups, batch, ctx):
         work = Workload(workload, context, count)
-        share = None if dtypes.quantised else measured.efficiency_of(spec, work, dtypes.weights, group)
+        share = measured.efficiency_of(spec, work, dtypes, group)
         rows += [price_row(price_of(spec, work, one, dtypes, share, group)) for one in find_gpus(gpu)]
     return _typed(pd.DataFrame(rows))
 

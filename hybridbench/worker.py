@@ -17,6 +17,7 @@ import faulthandler
 import gc
 import json
 import os
+import re
 import signal
 import sys
 import traceback
@@ -50,6 +51,7 @@ from hybridbench.processes import end_with_starter
 from hybridbench.record import Caveat, Status
 from hybridbench.suite.case import Case
 from hybridbench.team import Team
+from hybridbench.units import format_bytes
 
 
 class _Work(Protocol):
@@ -93,10 +95,18 @@ def failure_of(exc: Exception) -> dict[str, Any]:
     # The CPU allocator raises a plain RuntimeError. CUDA libraries raise errors of their own, after which the state of
     # the device is unknown.
     if isinstance(exc, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(exc):
-        return _failure(Status.OOM, exc)
+        return _failure(Status.OOM, exc) | _of_host_memory(exc)
     if ran_out_of_memory(exc):
         return _failure(Status.OOM, exc, fit=False)
     return _failure(Status.CRASHED, exc, fit=False)
+
+
+def _of_host_memory(exc: Exception) -> dict[str, str]:
+    """The message in place of that of PyTorch's CPU allocator, which begins with a line of its source; else nothing."""
+    asked = re.search(r"you tried to allocate (\d+) bytes", str(exc))
+    if asked is None:
+        return {}
+    return {"message": f"memory for the CPU is used up: {format_bytes(int(asked[1]))} more were asked for."}
 
 
 def one_answer(case: Any, bench: Bench, run: Run = run_case) -> Iterator[dict[str, Any]]:

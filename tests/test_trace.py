@@ -231,10 +231,13 @@ def test_the_command_prints_shares_writes_a_chrome_trace_and_keeps_json_clean(tm
     assert shown.exit_code == 0, shown.output
     assert "matrix products" in shown.output
     assert "gaps" in shown.output
-    assert json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    first = (tmp_path / "trace.json").read_text()
+    assert json.loads(first)["traceEvents"]
     document = json.loads(CliRunner().invoke(main, [*args, "--json"]).stdout)
     assert document["case"]["model"]["arch"] == "mamba"
     assert document["classes"]
+    assert document["chrome_trace"] == str(tmp_path / "trace-2.json")
+    assert (tmp_path / "trace.json").read_text() == first  # a second trace leaves the first one's file
 
 
 def test_more_than_one_case_is_refused():

@@ -86,9 +86,9 @@ def price(
     """Predict a workload's step time, throughput and energy on any GPUs, without having them.
 
     The floor is a lower bound from the data sheet: no step can be faster. With --efficiency, the share of the floor
-    that a measured GPU reached, in the same phase and family, turns it into a prediction of the step itself. With --tp
-    or --gpus memory is that of one of the GPUs, which exchange their results over links; --batch is that of the --tp
-    which share a matrix.
+    that a measured GPU reached, in the same phase, family and formats, turns it into a prediction of the step itself.
+    With --tp or --gpus memory is that of one of the GPUs, which exchange their results over links; --batch is that of
+    the --tp which share a matrix.
     """
     from hybridbench.efficiency import MeasuredSteps
     from hybridbench.predict.pricing import price as price_of
@@ -116,7 +116,7 @@ def price(
     def on_gpus(step: tuple[tuple[ModelSpec, Dtypes], GpuGroup | None, int, int]) -> list[Price]:
         (spec, dtypes), group, count, context = step
         work = Workload(workload, context, count)
-        share = None if dtypes.quantised else measured.efficiency_of(spec, work, dtypes.weights, group)
+        share = measured.efficiency_of(spec, work, dtypes, group)
         return [price_of(spec, work, one, dtypes, share, group, link) for one in cards]
 
     found = computed(on_gpus, wanted, "steps", Plain(stderr=True))

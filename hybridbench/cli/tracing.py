@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from dataclasses import asdict
@@ -52,9 +53,9 @@ def trace(
 ) -> None:
     """Profile a few steps of one case: time by class of operation, launches, and the share in which nothing ran.
 
-    With -o it also stores the classes, which report and show read, and a Chrome trace, for chrome://tracing or
-    Perfetto. Profiling slows a step down, so compare
-    shares here and take times from the other commands.
+    Without --arch or --pattern the case is of inter. With -o it also stores the classes, which report and show read,
+    and a Chrome trace, for chrome://tracing or Perfetto. Profiling slows a step down, so compare shares here and take
+    times from the other commands.
     """
     if options["arch"] is None:
         options["arch"] = ALL_ARCHS if options["pattern"] is not None else "inter"
@@ -94,10 +95,16 @@ def _stored(case: Case, steps: int, out: Path) -> tuple[Path, Trace]:
     from hybridbench.trace import traced
 
     with RecordWriter(out, kind=TraceRecord) as writer:
-        chrome = out / "trace.json"
+        chrome = _free(out)
         record = traced(case, writer.run_id, steps=steps, chrome=chrome)
         writer.append(record)
     return chrome, record.observed
+
+
+def _free(folder: Path) -> Path:
+    """The Chrome trace's file: ``trace.json``, or ``trace-2.json`` and so on where that is of an earlier trace."""
+    numbered = (folder / ("trace.json" if at == 1 else f"trace-{at}.json") for at in itertools.count(1))
+    return next(path for path in numbered if not path.exists())
 
 
 trace.params.append(checkpoint_option())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ import click
 from hybridbench.cli.options import model_options, stored_options
 from hybridbench.cli.output import Plain
 from hybridbench.cli.typed import Command, listed
-from hybridbench.errors import BadInput
+from hybridbench.errors import BadInput, unknown_name
 from hybridbench.machine import visible_gpus
 from hybridbench.suite.case import GRAPH, Case
 from hybridbench.suite.sweep import Sweep, cases
@@ -23,10 +24,12 @@ if TYPE_CHECKING:
     from hybridbench.model.tiling_table import Searched, TiledProduct
     from hybridbench.model.tune import TilingSearch, Told
 
+RANGES = "such as 4, 4,16, 1..64 (doubling) or 32..128+32"
 CONTEXT = "64"
 """Tokens cached. No product depends on it."""
 
-PRODUCTS = ("qkv", "mamba2", "swiglu", "residual", "head", "state", "whole-state")
+PRODUCTS = ("qkv", "mamba2", "segments", "rwkv7", "swiglu", "residual", "head", "state", "whole-state")
+"""What a fused step has: input projections of attention, Mamba-2, other mixers and RWKV-7, other products, updates."""
 
 
 @click.command(cls=Command)
@@ -41,19 +44,21 @@ def tune(*, products: str | None, most: int, out: Path | None, dry_run: bool, as
     """Search how the products of a fused decode step are cut into programs, on this GPU and at these batches.
 
     Each tiling's step is compared with the one by rules before it is timed. The fastest go into a table, which decode
-    looks at from then on; records say whether a step's tilings were searched. A whole step is timed both ways at the
-    end: where the searched tilings together are slower, none of them is kept.
+    looks at from then on, if it is in the user's cache and not in a file of -o; records say whether a step's tilings
+    were searched. A whole step is timed both ways at the end: where the searched tilings together are slower, none of
+    them is kept.
     """
-    if options.pop("ctx") is not None:
-        raise BadInput("tune --ctx: no product depends on the context; leave --ctx out.")
     chosen = tuple(name.strip() for name in products.split(",")) if products else ()
-    if unknown := [name for name in chosen if name not in PRODUCTS]:
-        raise BadInput(f"--product {unknown[0]}: there is no such product; choose from {', '.join(PRODUCTS)}.")
+    if "" in chosen:
+        raise BadInput(f"--product '{products}' has an empty part: write names with single commas between them.")
+    for name in chosen:
+        if name not in PRODUCTS:
+            raise unknown_name("product", name, PRODUCTS)
     if most < 1:
         raise BadInput(f"--most {most}: at least one tiling has to be tried.")
+    planned = cases(Sweep(DECODE, ctx=CONTEXT, device="cuda", mode=GRAPH, **options), has_gpu=True)
     if not visible_gpus():
         raise BadInput("tune: this machine shows no NVIDIA GPU, and tilings are searched on one.")
-    planned = cases(Sweep(DECODE, ctx=CONTEXT, device="cuda", mode=GRAPH, **options), has_gpu=True)
     found, path = _searched(planned, chosen, most, out, dry_run)
     if as_json:
         click.echo(json.dumps([_row(product, one) for product, one in found.items()]))
@@ -61,24 +66,47 @@ def tune(*, products: str | None, most: int, out: Path | None, dry_run: bool, as
         _show(found, path)
 
 
+def _of_tune(params: Iterable[click.Parameter]) -> Iterator[click.Parameter]:
+    """The options without ``--ctx``, on which no product depends, and what the others say of it and of ``--dtype``."""
+    for one in params:
+        if isinstance(one, click.Option) and one.help:
+            one.help = one.help.replace("[as --dtype]", "[bfloat16]").replace("in the same range syntax", RANGES)
+        if one.name != "ctx":
+            yield one
+
+
+tune.params = list(_of_tune(tune.params))
+
+
 def _searched(
     planned: list[Case], only: tuple[str, ...], most: int, out: Path | None, dry_run: bool
 ) -> tuple[dict[TiledProduct, Searched], Path]:
-    """What was found over all cases, and the file that it was written to."""
+    """What was found over all cases, and the file that it was written to.
+
+    Raises:
+        BadInput: a case has nothing to search, or none has a product of ``only``.
+        BadResults: the file cannot take a table of this GPU; nothing was searched.
+    """
     import torch
 
-    from hybridbench.model.tiling_table import TilingTable, own_table, write_table
-    from hybridbench.model.tune import TilingSearch, graph_timer, inputs_of
+    from hybridbench.model.tiling_table import TilingTable, check_place, own_table, write_table
+    from hybridbench.model.tune import TilingSearch, check_fused, graph_timer, inputs_of
 
     told = Plain(stderr=True, soft_wrap=True)
     device = torch.device("cuda")
     gpu = torch.cuda.get_device_name(device)
     path = out or own_table(gpu)
+    for case in planned:  # all of them before the first is searched, which takes minutes
+        check_fused(case)
+    if not dry_run:
+        check_place(path, gpu)
     made_with = {name: version(name) for name in ("torch", "triton")} | {"hybridbench": full_version()}
     found: dict[TiledProduct, Searched] = {}
+    here: set[str] = set()
     for case in planned:
         with torch.no_grad():
             search = TilingSearch(inputs_of(case, device), graph_timer, most=most, only=only, known=found)
+            here |= search.names
             count = sum(map(len, search.tried.values()))
             where = f"{case.model.label} {case.model.scale}, batch {case.workload.batch}"
             told.print(f"{where}: {count} tilings of {len(search.tried)} products, some {search.seconds:.0f} s.")
@@ -88,6 +116,9 @@ def _searched(
         found |= better
         if better:  # after each case, so that what was found stays if a later one is stopped
             write_table(path, TilingTable(gpu, made_with, better))
+    if only and not here & set(only):
+        has = ", ".join(name for name in PRODUCTS if name in here)
+        raise BadInput(f"--product {','.join(only)}: no model here has such a product; they have {has}.")
     return found, path
 
 
@@ -115,6 +146,9 @@ def _row(product: TiledProduct, one: Searched) -> dict[str, Any]:
 
 
 def _show(found: dict[TiledProduct, Searched], path: Path) -> None:
+    import torch
+
+    from hybridbench.model.tiling_table import own_table
     from hybridbench.report.render.terminal import print_table
     from hybridbench.report.table import Column, Table, TableCell
     from hybridbench.units import format_number
@@ -131,4 +165,8 @@ def _show(found: dict[TiledProduct, Searched], path: Path) -> None:
         cells += [TableCell(format_number(time), time) for time in (one.us, one.rules_us)]
         table.rows.append(cells)
     print_table(table, Plain())
-    Plain(stderr=True, soft_wrap=True).print(f"Written to {path}. Decode on this GPU uses it from now on.")
+    told, own = Plain(stderr=True, soft_wrap=True), own_table(torch.cuda.get_device_name(torch.device("cuda")))
+    if path == own:
+        told.print(f"Written to {path}. Decode on this GPU uses it from now on.")
+    else:
+        told.print(f"Written to {path}. Decode does not look there: copy it to {own}, or tune without -o.")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +21,7 @@ from hybridbench.kernel_suite.signature import check_signature
 from hybridbench.kernel_suite.timing import Plan, Timed, interleaved
 from hybridbench.kernel_suite.traced import longest_first, traced, tuned
 from hybridbench.kernels.backend import Backend
+from hybridbench.kernels.loading import own_kernel
 from hybridbench.kernels.resolver import choose
 from hybridbench.kernels.tuning import side_by_side
 from hybridbench.measure.caveats import find_caveats
@@ -152,17 +151,10 @@ def resolved(cell: Cell) -> Backend:
         Unsupported: it cannot do this here.
         BadInput: a person's own kernel cannot be imported or has another signature.
     """
-    importable_here()
     backend = choose(cell.op, cell.backend, cell.problem).backend
     if cell.user_kernel:
         check_signature(cell.op, cell.backend, backend.load())
     return backend
-
-
-def importable_here() -> None:
-    """Makes modules of the current directory importable, as they are for ``python -m``."""
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.insert(0, os.getcwd())
 
 
 def check_kernel(op: str, path: str) -> None:
@@ -171,17 +163,10 @@ def check_kernel(op: str, path: str) -> None:
     Raises:
         BadInput: it has not; a sentence for each argument.
     """
-    from hybridbench.kernels.loading import named
-
-    importable_here()
     try:
-        function = named(path)
-    except BadInput:
-        raise
-    except Exception as exc:
-        raise BadInput(f"kernel '{path}' fails as its module is imported: {type(exc).__name__}: {exc}") from exc
-    if not callable(function):
-        raise BadInput(f"kernel '{path}' is a {type(function).__name__}, not a function.")
+        function = own_kernel(path)
+    except BadInput as problem:
+        raise BadInput(f"kernel {problem}") from problem
     check_signature(op, path, function)
 
 

@@ -8,6 +8,8 @@ its package when it is loaded.
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from typing import Any
@@ -36,6 +38,31 @@ def named(path: str) -> Any:
         raise BadInput(
             f"'{path}' cannot be loaded ({problem}); write it as package.module:function, importable here."
         ) from problem
+
+
+def own_kernel(path: str) -> Callable[..., Any]:
+    """A person's own function, ``package.module:function``; modules of the current directory are importable.
+
+    Raises:
+        BadInput: it cannot be imported, or is no function. The text begins with the path in quotes.
+    """
+    importable_here()
+    try:
+        function = named(path)
+    except BadInput:
+        raise
+    except (Exception, SystemExit) as exc:
+        raise BadInput(f"'{path}' fails as its module is imported: {type(exc).__name__}: {exc}") from exc
+    if not callable(function):
+        raise BadInput(f"'{path}' is of type {type(function).__name__}, not a function.")
+    found: Callable[..., Any] = function
+    return found
+
+
+def importable_here() -> None:
+    """Makes modules of the current directory importable, as they are for ``python -m``."""
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())
 
 
 def backends(op: str) -> dict[str, Backend]:

@@ -24,7 +24,7 @@ import torch
 from hybridbench.errors import BadInput, Unsupported, unknown_name
 from hybridbench.kernels.backend import Backend, accepts_anything
 from hybridbench.kernels.by_rows import in_groups
-from hybridbench.kernels.loading import backends, named, reference_of
+from hybridbench.kernels.loading import backends, own_kernel, reference_of
 from hybridbench.limits import beyond, rows_at_once
 from hybridbench.operations import OPERATIONS
 from hybridbench.problem import Problem
@@ -137,10 +137,10 @@ def by_path(op: str, path: str) -> Backend:
     A scan without a parameter for an initial state is accepted too; it never gets one.
 
     Raises:
-        BadInput: the module cannot be imported or has no such function.
+        BadInput: the module cannot be imported or has no such function; a sentence.
     """
     try:
-        function: Callable[..., Any] = named(path)
+        function = own_kernel(path)
     except BadInput as problem:
         raise BadInput(f"{op} kernel {problem}") from problem
     package = path.partition(":")[0].partition(".")[0]

@@ -102,10 +102,12 @@ def verify(backend: Backend, problem: Problem, *, device: torch.device | str, se
         leaf = name.removeprefix(GRADIENT)
         bound = output_bound if leaf == name else gradient_bound * operation.cancels.get(leaf, 1)
         if not error <= bound:  # NaN is not <= anything
+            off = f"is off by {error:.3g} of its norm, and the bound is {bound:.3g}"
+            if math.isnan(error):
+                off = "has another shape than it should, or holds NaN or infinity"
             raise WrongResult(
                 f"{backend.op} backend '{backend.ran}' disagrees with the reference in {problem.dtype} at {where}: "
-                f"{name} is off by {error:.3g} of its norm, and the bound is {bound:.3g}. "
-                "It is not timed; choose another backend."
+                f"{name} {off}. It is not timed; choose another backend."
             )
         worst = max(worst, (error, bound), key=lambda pair: pair[0] / pair[1])
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
@@ -17,8 +18,8 @@ from typing import Any
 
 import platformdirs
 
-from hybridbench.errors import BadResults
-from hybridbench.files import Damaged, Missing, from_json, read_text
+from hybridbench.errors import BadResults, Blocked
+from hybridbench.files import Damaged, from_json, read_text
 from hybridbench.model.tiling import Tiling
 
 FORMAT = 1
@@ -26,6 +27,7 @@ STATES = ("state", "whole-state")
 """Names of what is no matrix product: the update of a state, by rows of a head or a whole head at a time."""
 SHIPPED = Path(__file__).parent / "tilings"
 _MOST_BYTES = 4 << 20
+_ANEW = "remove it, and products are cut by rules until 'hybridbench tune' makes it anew"
 
 
 @dataclass(frozen=True, order=True)
@@ -33,7 +35,8 @@ class TiledProduct:
     """What a tiling is of.
 
     Attributes:
-        name: the kernel's: ``qkv``, ``mamba2``, ``swiglu``, ``residual``, ``head``, or one of ``STATES``.
+        name: the kernel's: ``qkv``, ``mamba2``, ``segments`` (of mixers with several projections side by side),
+            ``rwkv7``, ``swiglu``, ``residual``, ``head``, or one of ``STATES``.
         n_rows, k: of the weights; of a ``state`` its head and its columns.
         tokens: rows of x in a tile (``tiling.token_tile``).
     """
@@ -93,19 +96,29 @@ def read_table(path: Path) -> TilingTable:
     """The table in a file.
 
     Raises:
-        BadResults: the file cannot be read, or is not such a table; the text says why and what to do.
+        Blocked: the file cannot be read, or is not such a table; the text says why and what to do.
     """
     try:
-        body = from_json(read_text(path, _MOST_BYTES))
+        return _read(path)
     except Damaged as exc:
-        raise BadResults(f"{path} {exc}: make it anew with 'hybridbench tune -o {path}'.") from exc
+        raise Blocked(f"{path} {exc}: {_ANEW}.") from exc
+
+
+def _read(path: Path) -> TilingTable:
+    """The table in a file.
+
+    Raises:
+        Damaged: the file cannot be read, or is not such a table.
+    """
+    body = from_json(read_text(path, _MOST_BYTES))
     if not isinstance(body, dict) or body.get("format") != FORMAT:
-        raise BadResults(f"{path} is no table of tilings of format {FORMAT}: make it anew with 'hybridbench tune'.")
+        raise Damaged(f"is no table of tilings of format {FORMAT}")
     try:
         entries = dict(_entry(one) for one in body["products"])
         return TilingTable(str(body["gpu"]), dict(body["made with"]), entries)
     except (KeyError, TypeError, ValueError) as exc:
-        raise BadResults(f"{path} is no table of tilings ({exc}): make it anew with 'hybridbench tune'.") from exc
+        why = f"it lacks {exc}" if isinstance(exc, KeyError) else exc
+        raise Damaged(f"is no table of tilings ({why})") from exc
 
 
 def _entry(one: dict[str, Any]) -> tuple[TiledProduct, Searched]:
@@ -115,6 +128,9 @@ def _entry(one: dict[str, Any]) -> tuple[TiledProduct, Searched]:
         raise ValueError(f"{tiling} does not divide {product}")
     if product.name in STATES and product.n_rows % tiling.rows:
         raise ValueError(f"{tiling} does not divide {product}")
+    for name in ("rows", "block_k", "warps"):
+        if (size := getattr(tiling, name)) & (size - 1):
+            raise ValueError(f"{name} is {size}, not a power of two")
     return product, Searched(tiling, float(one["us"]), float(one["rules us"]))
 
 
@@ -143,33 +159,59 @@ def table_for(gpu: str) -> TilingTable | None:
     """The tables of a GPU, the user's own entries before the shipped ones; None if there is none.
 
     Raises:
-        BadResults: a table is damaged.
+        Blocked: a table is damaged, or was searched on another GPU.
     """
     found: TilingTable | None = None
     for path in (SHIPPED / file_name(gpu), own_table(gpu)):
         if path.exists():
             table = read_table(path)
+            if table.gpu != gpu:
+                raise Blocked(f"{path} is of {table.gpu}, and this is {gpu}: {_ANEW}.")
             found = table if found is None else found.joined(table)
     return found
+
+
+def check_place(path: Path, gpu: str) -> TilingTable | None:
+    """Checks, before anything is searched, that a GPU's table can be written to a file; the table it holds already.
+
+    Raises:
+        BadResults: the file holds something else or a table of another GPU, or cannot be written.
+    """
+    if path.is_dir():
+        raise BadResults(f"{path} is a folder: name a file in it with -o.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent):
+            kept = _read(path) if path.exists() else None
+    except OSError as exc:
+        raise _unwritable(path, exc) from exc
+    except Damaged as exc:
+        raise BadResults(f"{path} {exc}: name another file with -o, or remove this one.") from exc
+    if kept is not None and kept.gpu != gpu:
+        raise BadResults(f"{path} is of {kept.gpu}, and this is {gpu}: name another file with -o.")
+    return kept
 
 
 def write_table(path: Path, table: TilingTable) -> TilingTable:
     """Writes a table, joined with the one of that GPU that the file holds already; returns what the file then holds.
 
+    The file is there whole or as it was, so that a search that is stopped leaves no half of a table.
+
     Raises:
-        BadResults: the file holds something else, or cannot be written.
+        BadResults: as for ``check_place``.
     """
-    try:
-        kept = read_table(path) if path.exists() else None
-    except Missing:  # pragma: no cover - removed in between
-        kept = None
-    if kept is not None and kept.gpu != table.gpu:
-        raise BadResults(f"{path} is of {kept.gpu}, and this is {table.gpu}: name another file with -o.")
+    kept = check_place(path, table.gpu)
     whole = table if kept is None else kept.joined(table)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(whole.to_json(), encoding="utf-8")
+        with tempfile.TemporaryDirectory(dir=path.parent) as apart:
+            part = Path(apart) / path.name
+            part.write_text(whole.to_json(), encoding="utf-8")
+            part.replace(path)
     except OSError as exc:
-        raise BadResults(f"{path} cannot be written ({exc.strerror}): name another file with -o.") from exc
+        raise _unwritable(path, exc) from exc
     table_for.cache_clear()
     return whole
+
+
+def _unwritable(path: Path, exc: OSError) -> BadResults:
+    return BadResults(f"{path} cannot be written ({exc.strerror}): name another file with -o.")

@@ -129,14 +129,23 @@ def seconds(tried: Mapping[Key, Sequence[Tiling]]) -> float:
     return 2 * COMPILE_S * total / usable_cores() + TIME_S * total + PLAN_S * plans
 
 
+def check_fused(case: Case) -> None:
+    """Check that a case has products to search.
+
+    Raises:
+        BadInput: the fused step does not run it; the text says why.
+    """
+    if (reason := ruled_out_by(case)) is not None:
+        raise BadInput(f"{case.model.label} has no tilings to search: the fused step does not run it, since {reason}.")
+
+
 def inputs_of(case: Case, device: torch.device) -> StepInputs:
     """The model of a case on a device, with caches for the case's batch and context.
 
     Raises:
         BadInput: the fused step does not run the case; the text says why.
     """
-    if (reason := ruled_out_by(case)) is not None:
-        raise BadInput(f"{case.model.label} has no tilings to search: the fused step does not run it, since {reason}.")
+    check_fused(case)
     model = build_model(case, resolve_backends(case))
     model.allocate(device, 0)
     if case.execution.weight_dtype is not None:
@@ -186,6 +195,11 @@ class TilingSearch:
             if (not only or key[0].split()[-1] in only) and TiledProduct(*key, self.rules.tokens) not in known
         }
         self.dropped: list[str] = []
+
+    @property
+    def names(self) -> set[str]:
+        """Names of the products of the model's step, without that of a format of weights."""
+        return {name.split()[-1] for name, _, _ in self.rules.cut}
 
     @property
     def seconds(self) -> float:

@@ -15,11 +15,15 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
+
+from typing_extensions import override
 
 from hybridbench.errors import BadInput, HybridbenchError
 from hybridbench.machine import DEVICES, check_gpu, device_of, visible_gpus
 from hybridbench.plain import to_plain
 from hybridbench.public.row import PublicRow, table
+from hybridbench.store import make_folder
 from hybridbench.suite.case import Case
 from hybridbench.suite.sweep import Sweep, cases
 from hybridbench.suite.workloads import DECODE, TRAIN
@@ -34,7 +38,8 @@ def planned(workload: str, options: argparse.Namespace) -> list[Case]:
     Raises:
         BadInput: an unknown name, or a family that no public library has.
     """
-    others = [name for name in options.arch.split(",") if name not in FAMILIES]
+    names = [part.strip().lower() for part in options.arch.split(",")]
+    others = [name for name in names if name and name not in FAMILIES]  # an empty part is for the sweep to refuse
     if others:
         raise BadInput(f"arch {', '.join(others)}: compared are {' and '.join(FAMILIES)}.")
     gpus = visible_gpus()
@@ -54,8 +59,7 @@ def planned(workload: str, options: argparse.Namespace) -> list[Case]:
 
 def _run(options: argparse.Namespace) -> int:
     found = planned(options.workload, options)
-    folder: Path = options.out
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(options.out)
     name = _free_name(folder, options.workload)
     file, page = folder / f"{name}.ndjson", folder / f"{name}.md"
     from hybridbench.measure.environment import fingerprint  # torch, which a mistyped command does not wait for
@@ -67,7 +71,11 @@ def _run(options: argparse.Namespace) -> int:
     device = device_for(found[0].device)
     venue = Venue(device, Rounds(count=options.rounds, warmup_s=options.warmup))
     rows: list[PublicRow] = []
-    with file.open("w", encoding="utf-8") as out:
+    try:
+        opened = file.open("w", encoding="utf-8")
+    except OSError as exc:
+        raise BadInput(f"{file} cannot be written ({exc.strerror}): choose another folder with --out.") from exc
+    with opened as out:
         about = {"kind": "environment", "environment": to_plain(fingerprint(device, Gpu.open(device)))}
         out.write(json.dumps(about) + "\n")
         out.flush()
@@ -89,26 +97,39 @@ def _free_name(folder: Path, workload: str) -> str:
 
 
 def _count(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of 1 or more")
     return int(text)
 
 
 def _seconds(text: str) -> float:
-    if not 0 <= float(text) < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is below 0")
-    return float(text)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds, 0 or more")
+    return seconds
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence, without the usage before it."""
+
+    @override
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; see {self.prog} --help.\n")
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Compare, and the exit code: 0 where all was tried, whatever came of it."""
-    parser = argparse.ArgumentParser(prog="python -m hybridbench.public", description=__doc__.split("\n")[0])
+    """Compare, and the exit code: 0 where all was tried, whatever came of it, 2 for bad input, 130 after Ctrl-C."""
+    about = __doc__.split("\n")[0].removeprefix("__main__: ")
+    parser = _Parser(prog="python -m hybridbench.public", description=about[0].upper() + about[1:])
     commands = parser.add_subparsers(required=True)
-    for workload, about, ctx, batch, rounds in (
+    for workload, what, ctx, batch, rounds in (
         (DECODE, "decode steps at a context", "4k", "1,4,16,64", 20),
         (TRAIN, "training steps over sequences", "8k", "4", 6),
     ):
-        command = commands.add_parser(workload, help=about)
+        command = commands.add_parser(workload, help=what)
         command.add_argument("--arch", default=",".join(FAMILIES), help="families  [%(default)s]")
         command.add_argument("--scale", help="such as 1b or 100m,1b  [1b; on a CPU tiny]")
         command.add_argument("--ctx", default=ctx, help="tokens, such as 4k or 4k,32k  [%(default)s]")
@@ -126,6 +147,9 @@ def main(words: Sequence[str] | None = None) -> int:
     except HybridbenchError as exc:
         sys.stderr.write(f"error: {exc}\n")
         return exc.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write(f"Stopped; the rows that were done are in {options.out}.\n")
+        return 130
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from hybridbench.errors import BadInput, unknown_name
 from hybridbench.metrics import METRICS, value
 from hybridbench.record import Record, Status
 from hybridbench.report.display import unit_for
-from hybridbench.report.groups import arch_order, series_names
+from hybridbench.report.groups import arch_order, conditions_of, series_names
 from hybridbench.report.identity import identity
 from hybridbench.report.measured import outcome, power_limits
 from hybridbench.report.table import NO_VALUE, Column, Table, TableCell
@@ -38,9 +38,12 @@ ASKED = ("tokens_per_s", "step_s", "floor_frac")
 
 _TELLING = (
     *("scale", "batch", "prompt", "depths", "device", "dtype", "state_dtype", "mode", "streams", "checkpoint"),
-    *("weight_dtype", "kv_dtype", "gpus", "tp"),
+    *("weight_dtype", "kv_dtype", "gpus", "tp", "backends"),
 )
 """Fields with a column of their own where records differ in them."""
+
+_FIELDS_OF = {"state": ("state_dtype",), "weights": ("weight_dtype",), "kv": ("kv_dtype",), "ranks": ("gpus", "tp")}
+"""The fields that a condition of ``conditions_of`` says, where its name is another."""
 
 
 def selected(records: Sequence[Record], conditions: Sequence[str]) -> list[Record]:
@@ -149,7 +152,7 @@ def answer(records: Sequence[Record], metrics: Sequence[str]) -> Table:
             *(Column(name, units[name].heading(METRICS[name].title)) for name in metrics),
             Column("status", "status", numeric=False),
         ],
-        _common(known[0], telling),
+        _common(rows[0], telling),
     )
     for record, fields in zip(rows, known, strict=True):
         numbers = [value(record, name) for name in metrics]
@@ -177,10 +180,11 @@ def _cell(name: str, found: Any) -> TableCell:
     return TableCell(format_tokens(found) if name in _TOKENS else str(found), found)
 
 
-def _common(fields: dict[str, Any], telling: Sequence[str]) -> str:
+def _common(record: Record, telling: Sequence[str]) -> str:
     """What all cases have in common, in words."""
-    shared = [name for name in ("workload", "device", "scale", "batch", "dtype", "mode") if name not in telling]
-    return ", ".join(f"{name} {fields[name]}" if name == "batch" else str(fields[name]) for name in shared)
+    apart = set(telling)
+    shared = [text for name, text in conditions_of(record).items() if not apart & set(_FIELDS_OF.get(name, (name,)))]
+    return ", ".join(shared)
 
 
 def rows(records: Sequence[Record], metrics: Sequence[str]) -> list[dict[str, Any]]:

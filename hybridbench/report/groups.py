@@ -112,7 +112,7 @@ def group_records(records: Iterable[Record], runs: Mapping[str, str] = NO_RUNS) 
         hosts[record.environment.device].add(_host(record))
     found: dict[tuple[tuple[str, str], ...], list[Record]] = {}
     for record in listed:
-        conditions = _conditions(record)
+        conditions = conditions_of(record)
         if len(hosts[record.environment.device]) > 1:
             conditions["host"] = _host(record)
         found.setdefault(tuple(conditions.items()), []).append(record)
@@ -132,7 +132,8 @@ def group_records(records: Iterable[Record], runs: Mapping[str, str] = NO_RUNS) 
     return sorted(groups, key=lambda group: list(WORKLOADS).index(group.workload))
 
 
-def _conditions(record: Record) -> dict[str, str]:
+def conditions_of(record: Record) -> dict[str, str]:
+    """What a record has to have in common with another to be comparable, in words, without what says nothing."""
     case, work, execution = record.case, record.case.workload, record.case.execution
     conditions = {
         "workload": work.kind,

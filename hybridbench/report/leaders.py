@@ -111,10 +111,11 @@ def changes(group: Group, places: Sequence[Ranking]) -> list[str]:
         else:
             spans.append((place.fastest, [place.at]))
     axis = "context" if group.axis == CONTEXT else "batch"
-    if len(spans) == 1 and len(spans[0][0]) == 1:
-        sentences = [f"{spans[0][0][0]} is fastest at every {axis} {_span(group, spans[0][1])}."]
+    among = [place.at for place in rivals]
+    if len(spans) == 1 and len(spans[0][0]) == 1 and len(claimed) > 1 and _unbroken(spans[0][1], among):
+        sentences = [f"{spans[0][0][0]} is fastest at every {axis} {_span(group, spans[0][1], among)}."]
     else:
-        parts = [f"{_tied(names)} {_span(group, at)}" for names, at in spans]
+        parts = [f"{_tied(names)} {_span(group, at, among)}" for names, at in spans]
         sentences = [f"Fastest by {axis}: {'; '.join(parts)}."]
     unclaimed = [place.at for place in rivals if place.denied]
     if unclaimed:
@@ -129,9 +130,16 @@ def _tied(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]} (a tie)"
 
 
-def _span(group: Group, at: Sequence[int]) -> str:
-    first, last = group.place_label(at[0]), group.place_label(at[-1])
-    return f"at {first}" if first == last else f"from {first} to {last}"
+def _span(group: Group, at: Sequence[int], among: Sequence[int]) -> str:
+    """Some places in words: from the first to the last, or each where one of all places in between is not theirs."""
+    names = [group.place_label(place) for place in at]
+    if len(names) > 1 and _unbroken(at, among):
+        return f"from {names[0]} to {names[-1]}"
+    return f"at {', '.join(names)}"
+
+
+def _unbroken(at: Sequence[int], among: Sequence[int]) -> bool:
+    return [place for place in among if at[0] <= place <= at[-1]] == list(at)
 
 
 def limits(cases: Iterable[tuple[str, Record]]) -> list[str]:

@@ -6,7 +6,7 @@ footnotes with advice.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from hybridbench.derive.doubts import doubts, problems
@@ -152,8 +152,15 @@ def merged_ratios(group: Group) -> list[str]:
 
 
 def unequal_kernels(group: Group) -> list[str]:
-    """A sentence for each operation that ran on different kernels in different models, which makes them unequal."""
-    return differing_kernels((series.name, record) for series in group.series for record in series.cells.values())
+    """A sentence for each operation that ran on different kernels in different models, which makes them unequal, or in
+    different cells of each.
+    """
+    cells = (
+        (series.name, group.place_label(place), record)
+        for series in group.series
+        for place, record in series.cells.items()
+    )
+    return differing_kernels(cells, "contexts" if group.axis == CONTEXT else "batches")
 
 
 def several_runs(group: Group) -> list[str]:
@@ -172,20 +179,52 @@ def several_runs(group: Group) -> list[str]:
     ]
 
 
-def differing_kernels(named: Iterable[tuple[str, Record]]) -> list[str]:
-    """The sentences of ``unequal_kernels``, from pairs of a model's name and a record."""
-    ran: dict[str, dict[str, list[str]]] = {}
-    for model, record in named:
+def differing_kernels(cells: Iterable[tuple[str, str, Record]], axis: str) -> list[str]:
+    """The sentences of ``unequal_kernels``.
+
+    Args:
+        cells: a model's name, the place on the axis and the record of each.
+        axis: what places are, in the plural.
+    """
+    seen: dict[str, dict[tuple[str, str], list[str]]] = {}
+    for model, place, record in cells:
         for use in record.observed.backends if record.observed else ():
-            names = ran.setdefault(use.op, {}).setdefault(use.ran, [])
-            if model not in names:
-                names.append(model)
-    return [
-        f"kernels differ between models: {op} is "
-        + "; ".join(f"{backend} in {', '.join(names)}" for backend, names in backends.items())
-        for op, backends in ran.items()
-        if len(backends) > 1
-    ]
+            ran = seen.setdefault(use.op, {}).setdefault((model, place), [])
+            if use.ran not in ran:
+                ran.append(use.ran)
+    found = []
+    for op, of_cell in seen.items():
+        at: dict[str, set[frozenset[str]]] = {}
+        of_model: dict[str, set[frozenset[str]]] = {}
+        for (model, place), ran in of_cell.items():
+            at.setdefault(place, set()).add(frozenset(ran))
+            of_model.setdefault(model, set()).add(frozenset(ran))
+        if any(len(kinds) > 1 for kinds in at.values()):
+            between = "models"
+        elif any(len(kinds) > 1 for kinds in of_model.values()):
+            between = axis
+        elif len(set().union(*of_model.values())) > 1:
+            between = "models"
+        else:
+            continue
+        backends = dict.fromkeys(backend for ran in of_cell.values() for backend in ran)
+        parts = [f"{backend} in {_where(backend, of_cell)}" for backend in backends]
+        found.append(f"kernels differ between {between}: {op} is {'; '.join(parts)}")
+    return found
+
+
+def _where(backend: str, of_cell: Mapping[tuple[str, str], Sequence[str]]) -> str:
+    """The models that an operation ran on a backend in, with the places where that is not in all of a model's cells."""
+    places: dict[str, list[str]] = {}
+    cells: dict[str, list[str]] = {}
+    for (model, place), ran in of_cell.items():
+        cells.setdefault(model, []).append(place)
+        if backend in ran:
+            places.setdefault(model, []).append(place)
+    alike: dict[str, list[str]] = {}
+    for model, here in places.items():
+        alike.setdefault("" if here == cells[model] else f" (at {', '.join(here)})", []).append(model)
+    return " and ".join(f"{', '.join(models)}{at}" for at, models in alike.items())
 
 
 def _measured(table: Table, record: Record, metric: str, shown_in: ShownUnit) -> TableCell:
@@ -202,18 +241,20 @@ def _measured(table: Table, record: Record, metric: str, shown_in: ShownUnit) ->
 
 def outcome(table: Table, record: Record) -> TableCell:
     """The cell that says in a word how a case ended, with footnotes for reasons, contradictions and caveats."""
-    word = record.status.value.replace("_", " ")
-    sentences = []
+    word, sentences = outcome_word(record), []
     if record.status is not Status.OK:
-        sentences.append(f"{word}: {_reason(record)}")
-    wrong = problems(record)
-    if wrong:
-        word = INVALID
+        sentences.append(f"{record.status.value.replace('_', ' ')}: {_reason(record)}")
+    if wrong := problems(record):
         sentences.append(f"{INVALID}: {'; '.join(wrong)}")
     sentences += [said_of(caveat) for caveat in doubts(record)]
     return TableCell(
         " ".join([word, *("".join([table.note(sentence) for sentence in sentences]),)]).strip(), word, word
     )
+
+
+def outcome_word(record: Record) -> str:
+    """How a case ended, in a word: that of its status, or that the record contradicts itself."""
+    return INVALID if problems(record) else record.status.value.replace("_", " ")
 
 
 def _reason(record: Record) -> str:

@@ -124,9 +124,7 @@ def price_table(prices: Sequence[Price], measured: bool) -> Table:
         if price.efficiency is not None:
             table.remark(f"measured share of the datasheet's floor: {price.efficiency.about}")
         elif measured:
-            table.remark(
-                f"no record of {price.workload.kind} of {price.spec.label} in {price.dtypes.to_dict()['weight_dtype']}"
-            )
+            table.remark(f"no record of {price.workload.kind} of {price.spec.label} with {price.dtypes.words}")
     return table
 
 

@@ -12,10 +12,13 @@ from dataclasses import replace
 
 from hybridbench.arch.families import ARCHS
 from hybridbench.arch.model import ModelSpec
+from hybridbench.derive.doubts import doubts
 from hybridbench.metrics import METRICS, value
 from hybridbench.record import Record, Status
+from hybridbench.record.caveats import said_of
 from hybridbench.report.chart import MEASURED, Failure, Plot, Point
 from hybridbench.report.groups import NO_RUNS, Group, arch_order, group_records
+from hybridbench.report.measured import outcome_word
 from hybridbench.report.part import ReportPart
 from hybridbench.report.places import BATCH, SCALE, scale_place
 from hybridbench.report.plots import metric_plot
@@ -40,7 +43,7 @@ def serving_part(records: Sequence[Record], runs: Mapping[str, str] = NO_RUNS) -
     decoded = [record for record in records if record.case.workload.kind == DECODE]
     by_batch = [group for group in _by_batch(decoded, runs) if len(group.places) >= _FEWEST_BATCHES]
     plots = [_named(_batch_plot(group), f"decode-share-by-batch-{n}") for n, group in enumerate(by_batch, 1)]
-    plots += [_named(plot, f"decode-share-by-scale-{n}") for n, plot in enumerate(_by_scale(decoded), 1)]
+    plots += [_named(plot, f"decode-share-by-scale-{n}") for n, plot in enumerate(_by_scale(decoded, runs), 1)]
     plots = [plot for plot in plots if plot.points]
     tables = [_limits_table(group) for group in by_batch]
     if not (plots or tables):
@@ -61,26 +64,44 @@ def _batch_plot(group: Group) -> Plot:
     return replace(metric_plot(group, _SHARE), title="Share of the floor by batch, decode", quantity=_SHARE_WORDS)
 
 
-def _by_scale(decoded: Iterable[Record]) -> list[Plot]:
+def _by_scale(decoded: Iterable[Record], runs: Mapping[str, str]) -> list[Plot]:
     """The share of the floor against the scale, a plot for each set of other conditions that has two scales."""
-    alike: dict[tuple[object, ...], list[tuple[int, Record]]] = {}
+    works: dict[tuple[int, int], list[Record]] = {}
     for record in decoded:
-        place = scale_place(record.case.model.scale)
-        if place is not None:
-            work, execution = record.case.workload, record.case.execution
-            key = (record.environment.device, work.context, work.batch, str(execution))
-            alike.setdefault(key, []).append((place, record))
-    several = [found for found in alike.values() if len({place for place, _ in found}) > 1]
-    return [_scale_plot(found) for found in several]
+        if scale_place(record.case.model.scale) is not None:
+            work = record.case.workload
+            works.setdefault((work.context, work.batch), []).append(record)
+    alike: dict[tuple[tuple[str, str], ...], list[Record]] = {}
+    for (context, _), members in works.items():
+        for group in group_records(members, runs):
+            words = {**group.conditions, "context": f"context {format_tokens(context)}"}
+            others = tuple((name, text) for name, text in words.items() if name not in ("workload", "scale"))
+            alike.setdefault(others, []).extend(group.records)
+    return [
+        _scale_plot(", ".join(text for _, text in others), found, runs)
+        for others, found in alike.items()
+        if len({record.case.model.scale for record in found}) > 1
+    ]
 
 
-def _scale_plot(found: Sequence[tuple[int, Record]]) -> Plot:
-    first = found[0][1]
-    work = first.case.workload
-    names = _names([record.case.model for _, record in found])
-    points, failures = [], []
-    for place, record in sorted(found, key=lambda one: one[0]):
-        series, share = names[record.case.model], value(record, _SHARE)
+def _scale_plot(conditions: str, found: Sequence[Record], runs: Mapping[str, str]) -> Plot:
+    """One plot; runs that measured the same model have a line each, as in the groups of a report."""
+    names = _names([record.case.model for record in found])
+    apart = len({record.case.model for record in found}) < len(found)
+    points: list[Point] = []
+    failures: list[Failure] = []
+    models: dict[str, ModelSpec] = {}
+    order = list(dict.fromkeys(["", *runs.values()]))
+
+    def placed(record: Record) -> tuple[int, int, int]:
+        run = order.index(runs.get(record.run_id, ""))
+        return arch_order(record.case.model), run, scale_place(record.case.model.scale) or 0
+
+    for record in sorted(found, key=placed):
+        model, run = record.case.model, runs.get(record.run_id, "")
+        series = f"{names[model]} ({run})" if apart and run else names[model]
+        models.setdefault(series, model)
+        place, share = scale_place(model.scale) or 0, value(record, _SHARE)
         if share is not None:
             points.append(Point(series, place, share, MEASURED))
         elif record.status is not Status.OK:
@@ -88,11 +109,11 @@ def _scale_plot(found: Sequence[tuple[int, Record]]) -> Plot:
     return Plot(
         name="share",
         title="Share of the floor by scale, decode",
-        subtitle=f"{first.environment.device}, context {format_tokens(work.context)}, batch {work.batch}",
+        subtitle=conditions,
         quantity=_SHARE_WORDS,
         unit=METRICS[_SHARE].unit,
         axis=SCALE,
-        models={name: model for model, name in sorted(names.items(), key=lambda one: arch_order(one[0]))},
+        models=models,
         points=points,
         failures=failures,
     )
@@ -112,9 +133,9 @@ def _named(plot: Plot, name: str) -> Plot:
 
 
 def _limits_table(group: Group) -> Table:
-    """Tokens per second at the largest batch whose step is under each limit, a row per model."""
+    """The highest throughput of the batches whose step is under each limit, a row per model."""
     table = Table(
-        f"throughput under a latency limit, {group.conditions.get('context', '')}".rstrip(", "),
+        "throughput under a latency limit",
         [
             Column("model", "model", numeric=False),
             *(
@@ -133,24 +154,29 @@ def _limits_table(group: Group) -> Table:
         for limit in LIMITS_S:
             row += _under(table, series.cells, limit)
         table.rows.append(row)
+    table.remark("the fastest batch of those whose median step is under the limit; single steps may take longer")
     return table
 
 
 def _under(table: Table, cells: Mapping[int, Record], limit: float) -> list[TableCell]:
-    """Throughput and batch of the largest batch under a limit; a footnote where a larger one was not there to try."""
-    times = {batch: value(record, "step_s") for batch, record in cells.items()}
-    timed = [batch for batch, step in times.items() if step is not None]
-    within = [batch for batch in timed if (times[batch] or 0.0) < limit]
-    if not within:
+    """The highest throughput under a limit and its batch, with footnotes on doubts about it, and where a larger batch
+    was not there to try.
+    """
+    words = {batch: outcome_word(record) for batch, record in cells.items()}
+    steps = {batch: value(cells[batch], "step_s") for batch, word in words.items() if word == Status.OK.value}
+    rates = {
+        batch: rate
+        for batch, step in steps.items()
+        if step is not None and step < limit and (rate := value(cells[batch], "tokens_per_s")) is not None
+    }
+    if not rates:
         return [TableCell(NO_VALUE), TableCell(NO_VALUE)]
-    best = max(within)
-    rate = value(cells[best], "tokens_per_s")
+    best = max(rates, key=lambda batch: (rates[batch], batch))
+    markers = [table.note(said_of(caveat)) for caveat in doubts(cells[best])]
     larger = sorted(batch for batch in cells if batch > best)
-    marker = ""
     if not larger:
-        marker = table.note("the largest batch that was measured: a larger one may be under the limit too")
-    elif larger[0] not in timed:
-        word = cells[larger[0]].status.value.replace("_", " ")
-        marker = table.note(f"the next batch measured, {larger[0]}, is {word}")
-    text = NO_VALUE if rate is None else f"{format_number(rate)} {marker}".rstrip()
-    return [TableCell(text, rate), TableCell(str(best), float(best))]
+        markers.append(table.note("the largest batch that was measured: a larger one may be under the limit too"))
+    elif words[larger[0]] != Status.OK.value:
+        markers.append(table.note(f"the next batch measured, {larger[0]}, is {words[larger[0]]}"))
+    text = f"{format_number(rates[best])} {''.join(markers)}".rstrip()
+    return [TableCell(text, rates[best]), TableCell(str(best), float(best))]

@@ -195,7 +195,7 @@ MISTAKES = {
     "page of nothing": (["cache", "--page-size", "0"], ["page size 0"]),
     "generation to audit": (["audit", "--workload", "train,generate"], ["generate is prefill and decode"]),
     "tilings without a GPU": (["tune"], ["no NVIDIA GPU"]),
-    "tilings of no product": (["tune", "--product", "state,gate"], ["--product gate", "swiglu"]),
+    "tilings of no product": (["tune", "--product", "state,gate"], ["'gate'", "swiglu"]),
     "no tilings": (["tune", "--most", "0"], ["--most 0"]),
     "tilings at a context": (["tune", "--ctx", "4k"], ["--ctx", "leave"]),
     "audit of a graph": (["audit", "--mode", "graph"], ["graph", "eager step"]),
@@ -276,6 +276,45 @@ def test_a_gpu_that_is_not_there(monkeypatch):
     text = complaint(run("decode", "--device", "cuda"))
     assert "cuda" in text
     assert "--device cpu" in text
+
+
+OWN = {
+    "right.py": "def swiglu(packed):\n    return packed",
+    "unfinished.py": "def swiglu(:",
+    "dividing.py": "1 / 0",
+    "leaving.py": "raise SystemExit(5)",
+    "lacking.py": "import no_such_package",
+    "number.py": "swiglu = 3",
+}
+
+
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        ("right", None),
+        ("unfinished", "fails as its module is imported: SyntaxError"),
+        ("dividing", "fails as its module is imported: ZeroDivisionError: division by zero"),
+        ("leaving", "fails as its module is imported: SystemExit: 5"),
+        ("lacking", "cannot be loaded (No module named 'no_such_package')"),
+        ("number", "is of type int, not a function"),
+    ],
+)
+def test_a_kernel_of_the_current_directory_is_imported_or_its_fault_is_told(module, said, tmp_path, monkeypatch):
+    (tmp_path / "own_here").mkdir()
+    for name, text in OWN.items():
+        (tmp_path / "own_here" / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [part for part in sys.path if part])
+    path = f"own_here.{module}:swiglu"
+    words = ["decode", "--arch", "transformer", "--scale", "tiny", "--ctx", "64", "--device", "cpu", "--dry-run"]
+    done = CliRunner().invoke(main, [*words, "--backend", f"swiglu={path}"])
+    for loaded in [name for name in sys.modules if name.partition(".")[0] == "own_here"]:
+        del sys.modules[loaded]
+    if said is None:
+        assert done.exit_code == 0, done.output
+    else:
+        assert done.exit_code == 2
+        assert f"error: swiglu kernel '{path}' {said}" in done.output
 
 
 @pytest.mark.parametrize(

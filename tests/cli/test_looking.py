@@ -15,6 +15,7 @@ from hybridbench.cli.main import main
 from hybridbench.cli.stored import stored_kinds
 from hybridbench.metrics import value
 from hybridbench.record import Record
+from hybridbench.report.answers import answer
 from hybridbench.store import OTHERS, RecordWriter, load, newest
 
 H200 = Path(__file__).parents[2] / "results/nvidia-h200"
@@ -167,3 +168,14 @@ def test_report_draws_throughput_when_asked(tmp_path: Path, monkeypatch: pytest.
     words = ("report", H200 / "crossover", "-o", tmp_path)
     assert "\nthroughput [tokens/s]\n" in run(*words, "--plot").stdout
     assert "\nthroughput [tokens/s]\n" not in run(*words).stdout
+
+
+def test_a_heading_says_all_that_cases_share_and_columns_all_in_which_they_differ() -> None:
+    eight_bits = H200 / "eight-bits"
+    done = run("show", eight_bits, "--where", "weight_dtype=fp8", "--where", "arch=mamba")
+    assert done.output.startswith("decode, NVIDIA H200, 1b, bfloat16, weights fp8, KV cache fp8, graph: 3 cases")
+    records = load([eight_bits], lambda _: None)[:2]
+    named = replace(records[0].case.execution, backends={"swiglu": "reference"})
+    table = answer([records[0], replace(records[0], case=replace(records[0].case, execution=named))], ("step_s",))
+    (at,) = [place for place, column in enumerate(table.columns) if column.key == "backends"]
+    assert [row[at].text for row in table.rows] == ["-", "swiglu=reference"]

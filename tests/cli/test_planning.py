@@ -88,7 +88,7 @@ def test_configs_of_one_type_are_told_apart_by_their_files(tmp_path: Path) -> No
 
 def test_a_family_without_records_has_a_floor_and_a_footnote() -> None:
     text = run("price", "--pattern", "M-*-", "--efficiency", str(RESULTS)).stdout
-    assert "no record of decode of M-*- in bfloat16" in " ".join(text.split())
+    assert "no record of decode of M-*- with all in bfloat16" in " ".join(text.split())
 
 
 def test_prices_are_sorted_best_first_and_written_with_what_memory_holds(tmp_path: Path) -> None:

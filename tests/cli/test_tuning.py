@@ -13,6 +13,7 @@ pytest.importorskip("triton", reason="triton is not installed, so there is no fu
 
 from hybridbench.cli import tuning
 from hybridbench.cli.main import main
+from hybridbench.model import tiling_table
 from hybridbench.model import tune as searching
 from hybridbench.model.tiling import Tiling
 from hybridbench.model.tiling_table import Searched, TiledProduct, read_table
@@ -35,6 +36,7 @@ class Scripted:
         self.tried = {} if given["known"] else {("qkv", 3072, 2048): [1, 2, 3], ("head", 128_256, 2048): [1]}
         self.dropped = ["qkv 3072 x 2048 as 3: logits differs by 1"]
         self.seconds = 42.0
+        self.names = {"qkv", "head"}
 
     def run(self, tell: Any) -> dict[TiledProduct, Searched]:
         tell(Told(4, 4, tuple(self.dropped)))
@@ -88,3 +90,68 @@ def test_a_dry_run_searches_nothing(tmp_path: Path) -> None:
     assert "a step takes" not in said
     assert [asked["most"] for asked in Scripted.asked] == [5, 5]
     assert not (tmp_path / "t.json").exists()
+
+
+def refused(*words: object) -> str:
+    done = CliRunner().invoke(main, ["tune", *map(str, words)])
+    assert done.exit_code == 2, done.output
+    assert "a step takes" not in done.output
+    return done.output
+
+
+def test_it_says_whether_decode_will_look_at_what_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = tmp_path / "cache" / "own.json"
+    monkeypatch.setattr(tiling_table, "own_table", lambda _gpu: own)
+    words = "--arch", "transformer", "--batch", "64"
+    assert f"Written to {own}. Decode on this GPU uses it from now on." in run(*words)
+    said = run(*words, "-o", tmp_path / "t.json")
+    assert f"Decode does not look there: copy it to {own}, or tune without -o." in said
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "is not JSON at line 1, column 2"),
+        ('{"format": 2}', "is no table of tilings of format 1: name another file with -o, or remove this one."),
+        (
+            '{"format": 1, "gpu": "NVIDIA L4", "made with": {}, "products": []}',
+            "is of NVIDIA L4, and this is",
+        ),
+    ],
+)
+def test_a_file_that_cannot_take_the_table_is_refused_before_the_search(
+    content: str, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "t.json").write_text(content)
+    assert said in refused("--arch", "mamba", "--batch", "64", "-o", tmp_path / "t.json")
+    assert Scripted.asked == []
+    assert (tmp_path / "t.json").read_text() == content
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_search(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert "cannot be written" in refused("--batch", "64", "-o", tmp_path / "file" / "t.json")
+    assert f"{tmp_path} is a folder: name a file in it with -o." in refused("--batch", "64", "-o", tmp_path)
+    assert Scripted.asked == []
+
+
+def test_a_batch_that_the_fused_step_does_not_run_is_refused_before_another_is_searched(tmp_path: Path) -> None:
+    said = refused("--arch", "mamba", "--batch", "64,512", "-o", tmp_path / "t.json")
+    assert "has no tilings to search" in said
+    assert "the batch is 512" in said
+    assert Scripted.asked == []
+
+
+def test_products_are_named_as_they_are_and_of_the_model(tmp_path: Path) -> None:
+    assert "unknown product 'swigl': did you mean 'swiglu'?" in refused("--product", "swigl")
+    assert "--product 'qkv,' has an empty part" in refused("--product", "qkv,")
+    said = refused("--arch", "transformer", "--batch", "64", "--product", "state", "--dry-run")
+    assert "--product state: no model here has such a product; they have qkv, head." in said
+
+
+def test_it_has_no_option_that_it_always_refuses() -> None:
+    said = CliRunner().invoke(main, ["tune", "--help"]).output
+    assert "--ctx" not in said
+    assert "--dtype]" not in said
+    assert "as --dtype" in CliRunner().invoke(main, ["decode", "--help"]).output
+    assert "tune has no --ctx" in refused("--ctx", "4k")

@@ -154,7 +154,7 @@ def test_each_argument_that_is_not_as_wanted_has_a_sentence() -> None:
         assert sentence in str(refused.value)
     with pytest.raises(BadInput, match="no attribute 'absent'"):
         check_kernel("ssd", "faulty_own_kernels:absent")
-    with pytest.raises(BadInput, match="is a int, not a function"):
+    with pytest.raises(BadInput, match="is of type int, not a function"):
         check_kernel("ssd", "sys:maxsize")
 
 

@@ -11,7 +11,8 @@ import torch
 pytest.importorskip("triton", reason="triton is not installed, so there is no fused step")
 
 from hybridbench.arch.families import pattern_spec
-from hybridbench.errors import BadResults
+from hybridbench.cli.tuning import PRODUCTS
+from hybridbench.errors import BadResults, Blocked
 from hybridbench.kernels.attention.triton_decode import stated_multiprocessors
 from hybridbench.model import build_model, resolve_backends, tiling_table
 from hybridbench.model.fused import FusedStep
@@ -54,6 +55,7 @@ def test_a_later_search_replaces_only_what_it_found(tmp_path: Path) -> None:
         ({"k": 2000}, "does not divide"),
         ({"tiling": {"rows": 64, "splits": 99, "block_k": 64, "stages": 6, "warps": 4}}, "does not divide"),
         ({"tiling": {"rows": -64, "splits": 1, "block_k": 64, "stages": 6, "warps": 4}}, "not a positive whole number"),
+        ({"tiling": {"rows": 64, "splits": 1, "block_k": 64, "stages": 6, "warps": 3}}, "warps is 3, not a power"),
         ({"us": "fast"}, "fast"),
     ],
 )
@@ -61,15 +63,44 @@ def test_a_damaged_table_is_refused_with_its_reason(change: dict[str, object], s
     body = json.loads(table(qkv=ONE).to_json())
     body["products"][0] |= change
     (tmp_path / "t.json").write_text(json.dumps(body))
-    with pytest.raises(BadResults, match=said):
+    with pytest.raises(Blocked, match=said):
         read_table(tmp_path / "t.json")
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
     for text, said in (("{", "is not JSON"), ("[]", "no table of tilings of format"), ('{"format": 1}', "products")):
         (tmp_path / "t.json").write_text(text)
-        with pytest.raises(BadResults, match=said):
+        with pytest.raises(Blocked, match=said) as refused:
             read_table(tmp_path / "t.json")
+        assert "remove it, and products are cut by rules" in str(refused.value)
+
+
+def test_a_table_of_another_gpu_under_this_ones_name_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiling_table, "SHIPPED", tmp_path / "shipped")
+    monkeypatch.setattr(tiling_table, "own_table", lambda _gpu: tmp_path / "own.json")
+    table_for.cache_clear()
+    (tmp_path / "own.json").write_text(TilingTable("NVIDIA Other", {}, {}).to_json())
+    with pytest.raises(Blocked, match="is of NVIDIA Other, and this is NVIDIA Test 9: remove it"):
+        table_for(GPU)
+
+
+def test_a_table_that_is_not_written_whole_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "t.json"
+    write_table(path, table(qkv=ONE))
+
+    def half(self: Path, text: str, **_: object) -> int:
+        self.write_bytes(text[: len(text) // 2].encode())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(KeyboardInterrupt):
+        write_table(path, table(head=ONE))
+    assert read_table(path) == table(qkv=ONE)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_users_own_entries_come_before_shipped_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,8 +121,8 @@ def test_a_users_own_entries_come_before_shipped_ones(tmp_path: Path, monkeypatc
     assert found.of(32) == {}
 
 
-def step(batch: int, tilings: dict[tuple[str, int, int], Tiling] | None) -> FusedStep:
-    spec = pattern_spec("M-*-", "1b")
+def step(batch: int, tilings: dict[tuple[str, int, int], Tiling] | None, pattern: str = "M-*-") -> FusedStep:
+    spec = pattern_spec(pattern, "1b")
     case = Case(spec, Workload(DECODE, 64, batch), Execution("cpu", "bfloat16", "graph"))
     with torch.device("meta"), stated_multiprocessors(132):
         model = build_model(case, resolve_backends(case))
@@ -114,6 +145,12 @@ def test_a_step_says_where_its_tilings_come_from_and_which_launches_are_of_a_pro
     one = dict([next(iter(rules.cut.items()))])
     assert step(64, one).tiled_by == "tilings searched in part"
     assert step(64, dict(rules.cut)).tiled_by == "tilings searched"
+
+
+@pytest.mark.parametrize("mixer", ["M", "(*&M)", "m", "3", "G", "K", "L", "7"])
+def test_every_product_of_a_step_can_be_named_to_be_searched(mixer: str) -> None:
+    names = {key[0] for batch in (4, 64) for key in step(batch, None, f"{mixer}-*-").cut}
+    assert names <= set(PRODUCTS)
 
 
 @pytest.mark.parametrize("tokens", [8, 32, 64, 128, 256])

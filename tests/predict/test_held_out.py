@@ -64,7 +64,7 @@ def held_out() -> tuple[Held, ...]:
             assert floor_s is not None
             assert step_s is not None
             others = [one for one in records if (one.case.model, one.case.workload) != (case.model, case.workload)]
-            share = MeasuredSteps(others).efficiency_of(case.model, case.workload, case.execution.dtype)
+            share = MeasuredSteps(others).efficiency_of(case.model, case.workload, case.execution.dtypes)
             if share is not None:
                 found.append(Held(record, inside(record, others), floor_s / share.floor_frac / step_s - 1))
     return tuple(found)

@@ -11,7 +11,7 @@ import pytest
 
 from hybridbench.arch.families import ARCHS, Options, build_spec, pattern_spec
 from hybridbench.arch.model import ModelSpec, params
-from hybridbench.arch.stored import Dtypes
+from hybridbench.arch.stored import Dtypes, StorageOptions
 from hybridbench.derive.doubts import problems
 from hybridbench.efficiency import MeasuredSteps
 from hybridbench.errors import BadInput
@@ -67,7 +67,7 @@ def test_other_executions_do_not_speak_of_the_plain_one_and_the_fastest_speaks()
     assert plain.observed is not None
 
     def share(*records: Record) -> float | None:
-        found = MeasuredSteps(records).efficiency_of(plain.case.model, plain.case.workload, "bfloat16")
+        found = MeasuredSteps(records).efficiency_of(plain.case.model, plain.case.workload, HALF)
         return None if found is None else found.floor_frac
 
     def other(slower: float, **changes: Any) -> Record:
@@ -89,7 +89,7 @@ def test_on_its_own_gpu_and_at_its_own_context_a_record_is_predicted_exactly(rec
         pytest.skip("this record is not to be believed")
     case, gpu = record.case, find_peak(record.environment.device)
     assert gpu is not None
-    share = MeasuredSteps(RECORDS).efficiency_of(case.model, case.workload, case.execution.dtype)
+    share = MeasuredSteps(RECORDS).efficiency_of(case.model, case.workload, case.execution.dtypes)
     assert share is not None
     found = price(case.model, case.workload, gpu, Dtypes.of(case.execution.dtype), efficiency=share)
     assert found.step_s == pytest.approx(value(record, "step_s"))
@@ -100,7 +100,7 @@ def test_between_contexts_the_share_lies_between_and_outside_it_stays() -> None:
     spec = build_spec("transformer", "1b")
 
     def share(context: int) -> float:
-        found = MeasuredSteps(RECORDS).efficiency_of(spec, Workload(DECODE, context, 4), "bfloat16")
+        found = MeasuredSteps(RECORDS).efficiency_of(spec, Workload(DECODE, context, 4), HALF)
         assert found is not None
         return found.floor_frac
 
@@ -112,15 +112,45 @@ def test_between_contexts_the_share_lies_between_and_outside_it_stays() -> None:
 
 def test_nothing_is_borrowed_from_another_family_phase_or_dtype() -> None:
     work = Workload(DECODE, 8192, 4)
-    assert MeasuredSteps(RECORDS).efficiency_of(pattern_spec("M-*-", "1b"), work, "bfloat16") is None
-    assert MeasuredSteps(RECORDS).efficiency_of(build_spec("mamba", "1b"), work, "float32") is None
+    assert MeasuredSteps(RECORDS).efficiency_of(pattern_spec("M-*-", "1b"), work, HALF) is None
+    assert MeasuredSteps(RECORDS).efficiency_of(build_spec("mamba", "1b"), work, Dtypes.of("float32")) is None
     decodes = [record for record in RECORDS if record.case.workload.kind == DECODE]
-    assert MeasuredSteps(decodes).efficiency_of(build_spec("mamba", "1b"), Workload(TRAIN, 8192, 4), "bfloat16") is None
-    assert MeasuredSteps([]).efficiency_of(build_spec("mamba", "1b"), work, "bfloat16") is None
+    assert MeasuredSteps(decodes).efficiency_of(build_spec("mamba", "1b"), Workload(TRAIN, 8192, 4), HALF) is None
+    assert MeasuredSteps([]).efficiency_of(build_spec("mamba", "1b"), work, HALF) is None
+
+
+def test_formats_are_predicted_from_records_of_the_same_formats_only() -> None:
+    coded = load([RESULTS / "eight-bits"], lambda text: None)
+    measured = MeasuredSteps(coded)
+    fp8 = StorageOptions("bfloat16", weights="fp8", kv="fp8")
+    for record in coded:
+        case, gpu = record.case, find_peak(record.environment.device)
+        assert gpu is not None
+        share = measured.efficiency_of(case.model, case.workload, case.execution.dtypes)
+        assert share is not None
+        assert ("weights fp8, KV cache fp8, on NVIDIA H200" in share.about) == case.execution.quantises
+        found = price(case.model, case.workload, gpu, case.execution.dtypes, efficiency=share)
+        assert found.step_s == pytest.approx(value(record, "step_s"))
+        assert case.execution.dtypes in (HALF, fp8.dtypes(case.model.stored))
+    work = Workload(DECODE, 8192, 4)
+    transformer, mamba = build_spec("transformer", "1b"), build_spec("mamba", "1b")
+    for asked in (StorageOptions(kv="fp8"), StorageOptions(weights="fp8"), StorageOptions(weights="int8", kv="fp8")):
+        assert measured.efficiency_of(transformer, work, asked.dtypes(transformer.stored)) is None
+    # mamba has no keys and values, so their format says nothing
+    weights_only = StorageOptions(weights="fp8").dtypes(mamba.stored)
+    assert measured.efficiency_of(mamba, work, weights_only) == measured.efficiency_of(
+        mamba, work, fp8.dtypes(mamba.stored)
+    )
+    wide = measured.efficiency_of(mamba, work, Dtypes.of("bfloat16", state="float32"))
+    assert wide is not None
+    assert wide.beyond == "SSM state"
+    kept = measured.efficiency_of(transformer, work, Dtypes.of("bfloat16", state="float32"))
+    assert kept is not None
+    assert kept.beyond == ""
 
 
 def test_another_scale_takes_the_nearest_and_says_which() -> None:
-    found = MeasuredSteps(RECORDS).efficiency_of(build_spec("mamba", "3b"), Workload(DECODE, 8192, 64), "bfloat16")
+    found = MeasuredSteps(RECORDS).efficiency_of(build_spec("mamba", "3b"), Workload(DECODE, 8192, 64), HALF)
     assert found is not None
     assert found.about == "decode of mamba 1b, batch 4, 4k to 128k, on NVIDIA H200 (6 records)"
     assert (found.between, found.beyond) == ("", "scale, batch")
@@ -133,7 +163,7 @@ def test_of_several_models_of_a_scale_the_wanted_one_speaks_and_else_the_most_al
     known = MeasuredSteps([*steps, *(_slower(one, build_spec("inter", "1b", placed)) for one in steps)])
 
     def found(options: Options, scale: str) -> Efficiency:
-        one = known.efficiency_of(build_spec("inter", scale, options), Workload(DECODE, 8192, 4), "bfloat16")
+        one = known.efficiency_of(build_spec("inter", scale, options), Workload(DECODE, 8192, 4), HALF)
         assert one is not None
         return one
 
@@ -156,7 +186,7 @@ def test_shares_and_powers_are_interpolated_over_scales_and_batches() -> None:
     known = MeasuredSteps(load([RESULTS / "batch"], print))
 
     def found(scale: str, batch: int) -> Efficiency:
-        one = known.efficiency_of(build_spec("transformer", scale), Workload(DECODE, 4096, batch), "bfloat16")
+        one = known.efficiency_of(build_spec("transformer", scale), Workload(DECODE, 4096, batch), HALF)
         assert one is not None
         return one
 
@@ -170,7 +200,7 @@ def test_shares_and_powers_are_interpolated_over_scales_and_batches() -> None:
     small, large = found("100m", 4), found("1b", 4)
     without = [one for one in load([RESULTS / "batch"], print) if one.case.model.scale != "350m"]
     spec = build_spec("transformer", "350m")
-    held = MeasuredSteps(without).efficiency_of(spec, Workload(DECODE, 4096, 4), "bfloat16")
+    held = MeasuredSteps(without).efficiency_of(spec, Workload(DECODE, 4096, 4), HALF)
     assert held is not None
     sizes = [params(build_spec("transformer", scale)) for scale in ("100m", "350m", "1b")]
     part = math.log(sizes[1] / sizes[0]) / math.log(sizes[2] / sizes[0])

@@ -236,6 +236,7 @@ def test_the_command_writes_lines_and_a_table(
     ("words", "said"),
     [
         (["--arch", "swa"], "arch swa: compared are transformer and mamba."),
+        (["--arch", "mamba,"], "arch 'mamba,' has an empty part"),
         (["--scale", "2b"], "scale"),
         (["--ctx", "x"], "context"),
         (["--dtype", "int3"], "dtype"),
@@ -245,6 +246,41 @@ def test_mistakes_are_told(words: list[str], said: str, tmp_path: Path, capsys: 
     assert main(["decode", "--device", "cpu", *words, "-o", str(tmp_path / "out")]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--rounds", "x"], "error: argument --rounds: x is not a whole number of 1 or more; see "),
+        (["--warmup", "inf"], "error: argument --warmup: inf is not a number of seconds, 0 or more; see "),
+        (["--round-trips"], "error: unrecognized arguments: --round-trips; see "),
+    ],
+)
+def test_words_that_cannot_be_read_are_one_sentence(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["decode", *words])
+    assert left.value.code == 2
+    told = capsys.readouterr().err
+    assert told.startswith(said)
+    assert told.count("\n") == 1
+
+
+def test_a_place_that_cannot_be_written_is_told_and_so_is_an_end_by_ctrl_c(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["decode", "--arch", "mamba", "--scale", "tiny", "--ctx", "64", "--batch", "1", "--device", "cpu", "-o"]
+    (tmp_path / "file").write_text("")
+    assert main([*words, str(tmp_path / "file")]) == 2
+    assert "file cannot be a folder for output (File exists)" in capsys.readouterr().err
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cells, "compare_cell", interrupted)
+    assert main([*words, str(tmp_path / "out")]) == 130
+    assert capsys.readouterr().err == f"Stopped; the rows that were done are in {tmp_path / 'out'}.\n"
 
 
 def test_timers_are_those_of_the_device() -> None:

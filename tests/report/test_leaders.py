@@ -65,6 +65,23 @@ def test_no_leader_where_medians_are_not_reproducible(record_of: Make) -> None:
     assert "mamba" in table.notes[0]
 
 
+@pytest.mark.parametrize(
+    ("doubtful", "said"),
+    [
+        ([4096, 8192], "Fastest by context: mamba at 16k. No model is called fastest at context 4k, 8k:"),
+        ([8192], "Fastest by context: mamba at 4k, 16k. No model is called fastest at context 8k:"),
+    ],
+)
+def test_a_lead_is_claimed_of_no_place_where_it_is_denied(record_of: Make, doubtful: list[int], said: str) -> None:
+    group = group_of(record_of, {"transformer": [0.003] * 3, "mamba": [0.002] * 3})
+    for place in doubtful:
+        cells = group.series[1].cells
+        cells[place] = replace(cells[place], caveats=[Caveat.UNSTEADY])
+    told = " ".join(findings(group))
+    assert said in told
+    assert "every context" not in told
+
+
 def test_the_table_has_a_row_for_each_place_with_rivals(record_of: Make) -> None:
     table = leaders_table(group_of(record_of, {"transformer": [0.0015, 0.002, 0.004], "mamba": [0.002] * 3}))
     assert table is not None

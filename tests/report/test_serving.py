@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from hybridbench.metrics import value
-from hybridbench.record import Record, Status
+from hybridbench.record import Caveat, Record, Status
+from hybridbench.record.caveats import said_of
 from hybridbench.report.build import build_report
 from hybridbench.report.places import BATCH, SCALE
 from hybridbench.report.render.charts import draw
@@ -34,14 +35,16 @@ def _records(record_of: Make) -> list[Record]:
 def test_the_largest_batch_under_each_limit_is_named(records: list[Record]) -> None:
     part = serving_part(records)
     assert part is not None
-    assert [table.title.rpartition(" ")[2] for table in part.tables] == ["4k", "32k"]
+    assert [table.full_title.count("context") for table in part.tables] == [1, 1]
+    assert [table.about.rpartition(" ")[2] for table in part.tables] == ["4k", "32k"]
     for table in part.tables:
         for row, name in zip(table.rows, ("transformer", "mamba"), strict=True):
             assert [cell.value for cell in row[2::2]] == [16, 64, 64]
             rates = [cell.value for cell in row[1::2]]
             assert rates == pytest.approx([16 / 0.009, 64 / 0.0199, 64 / 0.0199], rel=1e-3)
             assert row[0].text == name
-        assert table.footnotes() == []
+        assert table.notes == []
+        assert "median step" in table.footnotes()[0]
 
 
 def test_a_limit_that_no_batch_meets_is_empty_and_one_that_memory_ended_says_so(record_of: Make) -> None:
@@ -55,7 +58,35 @@ def test_a_limit_that_no_batch_meets_is_empty_and_one_that_memory_ended_says_so(
     assert part is not None
     (table,) = part.tables
     assert table.rows[0][6].value == 16
-    assert table.footnotes() == ["[1] the next batch measured, 64, is oom"]
+    assert table.notes == ["the next batch measured, 64, is oom"]
+
+
+def test_the_fastest_batch_under_a_limit_is_shown_with_what_is_doubted_of_it(record_of: Make) -> None:
+    steps = {1: 0.004, 16: 0.009, 64: 0.045, 128: 0.1}
+    made = cases(Sweep("decode", device="cuda", arch="mamba", ctx="4k", batch="1,16,64,128"), has_gpu=True)
+    records = [record_of(case, steps[case.workload.batch]) for case in made]
+    records[1] = replace(records[1], caveats=[Caveat.UNSTEADY])
+    part = serving_part(records)
+    assert part is not None
+    (table,) = part.tables
+    assert [cell.value for cell in table.rows[0][2::2]] == [16, 16, 16]
+    assert [cell.text for cell in table.rows[0][1::2]] == ["1,778 [1]"] * 3
+    assert table.notes == [said_of(Caveat.UNSTEADY)]
+
+
+def test_plots_against_the_scale_say_in_what_they_differ_and_keep_runs_apart(record_of: Make) -> None:
+    plain = swept(record_of, arch="mamba", ctx="4k", batch="16", scale="100m,1b")
+    coded = swept(record_of, arch="mamba", ctx="4k", batch="16", scale="100m,1b", weight_dtype="fp8")
+    again = [replace(record, run_id="second") for record in plain]
+    part = serving_part([*plain, *coded, *again], {plain[0].run_id: "before", "second": "after"})
+    assert part is not None
+    by_scale = [plot for plot in part.plots if plot.axis == SCALE]
+    assert len({plot.subtitle for plot in by_scale}) == 2
+    assert [("weights fp8" in plot.subtitle) for plot in by_scale] == [False, True]
+    assert all(text in by_scale[0].subtitle for text in ("bfloat16", "graph", "batch 16", "context 4k"))
+    assert list(by_scale[0].models) == ["mamba (before)", "mamba (after)"]
+    places = [(point.series, point.place) for point in by_scale[0].points]
+    assert len(set(places)) == len(places) == 4
 
 
 def test_shares_are_drawn_against_batch_and_scale(record_of: Make, records: list[Record]) -> None:

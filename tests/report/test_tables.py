@@ -30,6 +30,7 @@ from hybridbench.report.render.markdown import to_markdown
 from hybridbench.report.render.terminal import print_table
 from hybridbench.report.table import Column, Table, TableCell
 from hybridbench.suite.sweep import Sweep, cases
+from hybridbench.units import format_tokens
 
 Make = Callable[..., Record]
 
@@ -306,6 +307,27 @@ def test_unequal_kernels_are_said_beside_the_headline(decode_records: list[Recor
     assert "attention_decode is" in sentence
     assert "flash-attn in" in sentence
     assert sentence in headline_table(only(other)).remarks
+
+
+def test_kernels_that_differ_along_the_axis_are_said_to_do_so_with_their_places(decode_records: list[Record]) -> None:
+    def ran(name_of: Callable[[Record], str]) -> list[str]:
+        made = []
+        for record in decode_records:
+            if record.observed:
+                use = BackendUse("decode_step", "auto", name_of(record), "p", None, 0.0, 1.0)
+                record = replace(record, observed=replace(record.observed, backends=[use]))
+            made.append(record)
+        return unequal_kernels(only(made))
+
+    contexts = sorted({record.case.workload.context for record in decode_records})
+    first, last = format_tokens(contexts[0]), format_tokens(contexts[-1])
+    (said,) = ran(lambda record: "searched" if record.case.workload.context == contexts[0] else "by rules")
+    assert said.startswith("kernels differ between contexts: decode_step is searched in transformer")
+    assert f" (at {first}); by rules in " in said
+    assert last in said.partition("by rules in ")[2]
+    (said,) = ran(lambda record: "searched" if record.case.model.arch == "mamba" else "by rules")
+    assert said.startswith("kernels differ between models: decode_step is by rules in transformer")
+    assert said.endswith("; searched in mamba")
 
 
 def test_cells_of_several_runs_are_said_to_be(decode_records: list[Record]) -> None:

@@ -21,6 +21,7 @@ from hybridbench.record import Status
 from hybridbench.runner import Events, run_sweep
 from hybridbench.store import RecordWriter, load, recorded
 from hybridbench.suite.sweep import Sweep, cases
+from hybridbench.worker import failure_of
 
 HERE = Path(__file__).parent
 
@@ -280,3 +281,14 @@ def test_a_line_that_is_no_message_ends_the_case_in_a_sentence(line, tmp_path):
     assert record.message.isprintable()
     (stored,) = load([tmp_path], pytest.fail)
     assert stored.message == record.message
+
+
+def test_memory_of_the_host_that_is_used_up_is_told_in_words() -> None:
+    said = (
+        "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to "
+        "allocate 6597069766656 bytes. Error code 12 (Cannot allocate memory)"
+    )
+    found = failure_of(RuntimeError(said))
+    assert found["status"] is Status.OOM
+    assert found["message"] == "memory for the CPU is used up: 6.00 TiB more were asked for."
+    assert said in found["traceback"]

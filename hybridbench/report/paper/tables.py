@@ -46,7 +46,8 @@ def decode_table(comparison: PaperComparison) -> Table:
             for source in comparison.measured
         ]
         table.rows.append([_named(table, stack, stack.decode_misprint), *cells])
-    for sentence in differing_kernels(comparison.equal):
+    equal = ((name, format_tokens(record.case.workload.context), record) for name, record in comparison.equal)
+    for sentence in differing_kernels(equal, "lengths"):
         table.remark(f"{EQUAL}: {sentence}")
     return table
 
