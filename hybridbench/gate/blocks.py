@@ -26,12 +26,16 @@ class BlockPlan:
         least, most: blocks in each set, even numbers, so that each side goes first as often as the other. After the
             least, a set ends once its samples are close enough.
         enough_ns: or once those of each side add up to so much.
+        length: of a block, in ``BLOCK_NS``.
+        samples: the fewest in a block, however long they take.
     """
 
     sets: int
     least: int
     most: int
     enough_ns: float = math.inf
+    length: float = 1.0
+    samples: int = 1
 
     def ends(self, blocks: int, sides: Collection[Sequence[int]], kind: str) -> bool:
         """Whether a set has enough samples of both sides, taken in so many blocks of each; ns."""
@@ -41,22 +45,23 @@ class BlockPlan:
 
     @property
     def longest(self) -> float:
-        """The most blocks, with those that warm up, in blocks."""
-        return self.sets * self.most + sum(sum(warm_up(number)) for number in range(self.sets))
+        """The most blocks, with those that warm up, in ``BLOCK_NS``."""
+        blocks = self.sets * self.most + sum(sum(warm_up(number)) for number in range(self.sets))
+        return self.length * blocks
 
 
 BLOCKS = {
     "cpu": BlockPlan(3, 4, 4),  # other work comes in bursts that last longer than two blocks
     "kernel": BlockPlan(3, 2, 4),
     "step": BlockPlan(1, 4, 8),
-    # A step is about as long as a block. At the power limit steps of 37 ms differed so much that pairs of 8 of them
-    # spread by 1.5%, and pairs of 4 to 8 steps of 119 ms by half of that.
-    "training": BlockPlan(1, 4, 16, enough_ns=500e6),
+    # A single step finds the queue empty, so that the host's launches are part of it: pairs of 8 to 16 blocks of one
+    # step of 37 ms spread by 1.5 to 2.1%, of 4 to 8 steps of 119 ms by half of that. Of several the first is not timed.
+    "training": BlockPlan(1, 2, 8, enough_ns=500e6, length=4.0, samples=2),
 }
 
 
 def warm_up(number: int) -> tuple[float, ...]:
-    """The lengths of the blocks that warm each side up before a set of memory, in blocks.
+    """The lengths of the blocks that warm each side up before a set of memory, as shares of a block.
 
     The first set comes after a second or so in which both sides were made ready, a later one after some milliseconds.
     Sides alternate here already, so what is left of a ramp of the clocks meets both.

@@ -355,7 +355,9 @@ class Pairs:
 
     def _block(self, cell: CheckCell, order: list[str], share: float) -> dict[str, list[int]]:
         """The samples of a block of each side in turn; the next time the other one goes first; ns."""
-        request = {"do": "block", "window_ns": round(share * self._block_ns)}
+        plan = BLOCKS[cell.kind]
+        window_ns = round(share * plan.length * self._block_ns)
+        request = {"do": "block", "window_ns": window_ns, "least": plan.samples}
         found = {side: self._done(side, request, cell)["samples_ns"] for side in order}
         order.reverse()
         return found

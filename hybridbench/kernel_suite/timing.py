@@ -266,10 +266,10 @@ class Sampler:
         self._wait()
         self._calls, self._take = [], None
 
-    def block(self, window_ns: float, most: int) -> list[int]:
-        """Samples for about a window of wall time, 1 to ``most``; ns."""
+    def block(self, window_ns: float, most: int, least: int = 1) -> list[int]:
+        """Samples for about a window of wall time, ``least`` to ``most``; ns."""
         assert self._take is not None, "an allocation comes first"
-        count = max(1, min(most, int(window_ns / self._wall_ns)))
+        count = max(least, min(most, int(window_ns / self._wall_ns)))
         start_ns = self._now()
         samples_ns = self._take(count)
         self._wall_ns = max(1.0, (self._now() - start_ns) / count)

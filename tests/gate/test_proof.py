@@ -174,11 +174,11 @@ def test_runs_go_on_in_the_same_file(
 def test_the_page_shows_what_the_kept_pairs_say(capsys: pytest.CaptureFixture[str]) -> None:
     page = (ROOT / "docs/gate.md").read_text()
     folder = ROOT / "results/nvidia-h200/gate"
-    pools = [str(folder / f"pool-{number}.ndjson") for number in range(7)]
+    pools = [str(folder / f"pool-{number}.ndjson") for number in range(9)]
     assert main(["judge", *pools[:5], "--across", "source", "--without", "length=1 "]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("| training")]
     assert "\n".join(lines) in page
-    assert main(["judge", *pools[5:]]) == 0
+    assert main(["judge", *pools[5:], "--across", "source"]) == 0
     assert capsys.readouterr().out in page
 
 
@@ -394,7 +394,7 @@ def test_the_suites_of_a_gpu_are_what_is_to_be_shown() -> None:
 
 
 def test_the_suites_for_many_pairs_have_the_cells_of_the_pools() -> None:
-    pool = pooled([ROOT / f"results/nvidia-h200/gate/pool-{number}.ndjson" for number in (3, 4, 6)])
+    pool = pooled([ROOT / f"results/nvidia-h200/gate/pool-{number}.ndjson" for number in (3, 4, 6, 7)], ["source"])
     names = {name.rpartition(", planted ")[0] or name for _, name in pool}
     suites = [str(ROOT / "suites" / f"gate-{name}.toml") for name in ("own", "steps-350m", "training-short")]
     cells = planned(suites, "cuda", shares=(0.0,))

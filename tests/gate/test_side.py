@@ -71,9 +71,11 @@ def test_a_cell_is_checked_timed_and_freed(program: Program) -> None:
     for number in (0, 1):
         if number:
             assert program.answer({"do": "again", "number": number}) == {"kind": "ready"}
-        samples = program.answer({"do": "block", "window_ns": 1_000_000})["samples_ns"]
+        samples = program.answer({"do": "block", "window_ns": 1_000_000, "least": 1})["samples_ns"]
         assert samples
         assert min(samples) > 0
+        few = program.answer({"do": "block", "window_ns": 1, "least": 3})["samples_ns"]
+        assert len(few) == 3, "however short the window"
     assert program.answer({"do": "free"}) == {"kind": "freed"}
 
 
@@ -229,9 +231,9 @@ def test_a_step_of_a_model_is_a_cell(program: Program, tmp_path: Path) -> None:
     assert cell.kind == "cpu"
     said = program.answer(prepare(cell.head, "step"))
     assert said["kind"] == "prepared", said
-    assert program.answer({"do": "block", "window_ns": 1_000_000})["samples_ns"]
+    assert program.answer({"do": "block", "window_ns": 1_000_000, "least": 1})["samples_ns"]
     assert program.answer({"do": "plant", "frac": 0.5}) == {"kind": "ready"}
-    assert program.answer({"do": "block", "window_ns": 1_000_000})["samples_ns"]
+    assert program.answer({"do": "block", "window_ns": 1_000_000, "least": 1})["samples_ns"]
 
 
 def test_the_greeting_says_where_the_package_lies() -> None:

@@ -8,7 +8,7 @@ at any moment. Before the first request it only imports: it may wait beside othe
     {"do": "find", "cell": {...}}           whether a person's own kernel is there; it is not called
     {"do": "prepare", "what": "kernel", "cell": {...}, "backend": null, "pinned": [], "check": true, "core": 0,
      "graph": null, "identify": true}
-    {"do": "block", "window_ns": 40000000}
+    {"do": "block", "window_ns": 40000000, "least": 1}     samples of so much time, but so many at least
     {"do": "again", "number": 1}            the same cell in fresh memory
     {"do": "plant", "frac": 0.01}           the same cell with so much more work, in fresh memory
     {"do": "trace"}                         where the time of its step goes
@@ -153,7 +153,8 @@ class Program:
             self._spaced = spacers(self._device, request["number"])
             self._sampler.allocate(request["number"])
             return {"kind": "ready"}
-        return {"kind": "samples", "samples_ns": self._sampler.block(request["window_ns"], MOST)}
+        samples_ns = self._sampler.block(request["window_ns"], MOST, request["least"])
+        return {"kind": "samples", "samples_ns": samples_ns}
 
     def _prepare(self, request: dict[str, Any]) -> dict[str, Any]:
         self._free()
