@@ -108,15 +108,36 @@ def test_measured_tables_and_sentences_are_those_of_the_records(name: str) -> No
         (record.case.model.label, format_tokens(record.case.workload.context)): value(record, "tokens_per_s") or 0
         for record in records
     }
-    found = re.findall(r"^\| model +\|(.*)\|\n\|[-:|]+\|\n((?:\|.*\n)+)", TEXTS[name], re.MULTILINE)
-    ((contexts, body),) = found
-    shown = {}
-    for line in body.splitlines():
-        model, *cells = (cell.strip() for cell in line.strip("|").split("|"))
-        shown |= {(model, at.strip()): cell for at, cell in zip(contexts.split("|"), cells, strict=True)}
+    shown = _by_model(name)[0]
     assert shown == {cell: f"{speed:,.0f}" for cell, speed in speeds.items()}
     text = " ".join(TEXTS[name].split())
     leads = [speeds["mamba", at] / speeds["transformer", at] for at in ("4k", "128k")]
     assert "Mamba-2 leads the Transformer {:.1f} times at 4k and {:.1f} times at 128k.".format(*leads) in text
     shares = [100 * (value(record, "floor_frac") or 0) for record in records]
     assert f"{min(shares):.0f} to {max(shares):.0f}% of the speed that" in text
+
+
+def _by_model(name: str) -> list[dict[tuple[str, str], str]]:
+    """The cells of each table of models in a page, by model and heading."""
+    tables = []
+    for headings, body in re.findall(r"^\| model +\|(.*)\|\n\|[-:|]+\|\n((?:\|.*\n)+)", TEXTS[name], re.MULTILINE):
+        shown = {}
+        for line in body.splitlines():
+            model, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+            shown |= {(model, at.strip()): cell for at, cell in zip(headings.split("|"), cells, strict=True)}
+        tables.append(shown)
+    return tables
+
+
+def test_the_table_of_many_sequences_is_that_of_the_records() -> None:
+    """Tokens per second at 1B and 4k, and the shares of the floor."""
+    measured = {}
+    for record in load([ROOT / "results/nvidia-h200/batch-tilings"], print):
+        model, work = record.case.model, record.case.workload
+        if (model.scale, work.context) == ("1b", 4096) and work.batch in {1, 16, 64, 256}:
+            speed, share = value(record, "tokens_per_s"), value(record, "floor_frac")
+            assert speed is not None
+            assert share is not None
+            measured[model.label, str(work.batch)] = f"{speed:,.0f} ({share:.0%})"
+    _, shown = _by_model("docs/h200.md")
+    assert shown == measured

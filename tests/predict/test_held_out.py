@@ -19,7 +19,7 @@ from hybridbench.store import load
 from hybridbench.suite.workloads import DECODE, PREFILL, TRAIN
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("batch", "batch-1b-4k", "efficiency", "long")
+FOLDERS = ("batch-tilings", "efficiency", "long")
 DIMENSIONS = ("scale", "batch", "context")
 
 
@@ -90,7 +90,7 @@ def test_decode_at_1b_is_predicted_within_10_percent(arch: str) -> None:
         and held.record.case.workload.kind == DECODE
         and (held.record.case.model.arch, held.record.case.model.scale) == (arch, "1b")
     ]
-    assert len(of_arch) >= 19
+    assert len(of_arch) >= 14
     wrong = {f"{held.record.case.label}: {held.error:+.1%}" for held in of_arch if abs(held.error) > 0.1}
     assert wrong == set()
 
