@@ -18,6 +18,7 @@ from hybridbench.kernel_suite.plan import KernelOptions, cells
 from hybridbench.kernel_suite.problems import TIMED
 from hybridbench.suite.case import GRAPH, Case
 from hybridbench.suite.file import load_suite
+from hybridbench.suite.tables import within
 from hybridbench.suite.workloads import DECODE
 
 DEFAULT_OPS = ("swiglu", "add_rms_norm", "attention", "ssd")
@@ -128,7 +129,10 @@ def _of_file(path: Path, has_gpu: bool) -> list[CheckCell]:
         kernels = True  # its reader says what is wrong
     if not kernels:
         return [of_step(case) for case in load_suite(path).cases(has_gpu=has_gpu)]
-    made = [cell for ask in file.load(path)[1] for cell in _made(ask, has_gpu)]
+    made = list[Cell]()
+    for place, ask in file.load(path)[1].items():
+        with within(place):
+            made += _made(ask, has_gpu)
     return [of_kernel(cell) for cell in {cell.key: cell for cell in made}.values()]
 
 

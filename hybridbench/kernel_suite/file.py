@@ -14,13 +14,14 @@ problem = {d_model = 2048, width = 16384, length = 8192, batch = 4}
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from hybridbench.kernel_suite.cell import Cell
 from hybridbench.kernel_suite.plan import KernelOptions, cells
-from hybridbench.suite.tables import checked, name_of, top
+from hybridbench.suite.tables import checked, name_of, top, within
 
 NUMBERS = ("ctx", "batch")
 TYPES: dict[str, tuple[type, ...]] = {
@@ -33,8 +34,8 @@ TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
-def load(path: Path) -> tuple[str, list[KernelOptions]]:
-    """The name of a suite and what it asks for.
+def load(path: Path) -> tuple[str, dict[str, KernelOptions]]:
+    """The name of a suite and what it asks for, by where that stands.
 
     Raises:
         BadInput: no such file, not TOML, an unknown key (named), a value of the wrong type.
@@ -42,15 +43,23 @@ def load(path: Path) -> tuple[str, list[KernelOptions]]:
     body = top(path, "kernels")
     name = name_of(body, path)
     defaults = _checked(body.get("defaults", {}), f"{path}: [defaults]")
-    asks = []
+    asks = {}
     for number, table in enumerate(body["kernels"], start=1):
-        asks.append(KernelOptions(**{**defaults, **_checked(table, f"{path}: [[kernels]] {number}")}))
+        place = f"{path}: [[kernels]] {number}"
+        asks[place] = KernelOptions(**{**defaults, **_checked(table, place)})
     return name, asks
 
 
-def cells_of(asks: list[KernelOptions], *, has_gpu: bool) -> list[Cell]:
-    """All cells, each once, in the order of the tables."""
-    made = [cell for ask in asks for cell in cells(ask, has_gpu=has_gpu)]
+def cells_of(asks: Mapping[str, KernelOptions], *, has_gpu: bool) -> list[Cell]:
+    """All cells, each once, in the order of the tables.
+
+    Raises:
+        BadInput: a value is wrong; names its table.
+    """
+    made: list[Cell] = []
+    for place, ask in asks.items():
+        with within(place):
+            made += cells(ask, has_gpu=has_gpu)
     return list({cell.key: cell for cell in made}.values())
 
 

@@ -11,6 +11,7 @@ ctx = "1k..4k"
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -19,21 +20,33 @@ from hybridbench.errors import BadInput
 from hybridbench.suite.case import Case
 from hybridbench.suite.ops import check_backends_used
 from hybridbench.suite.sweep import Sweep, cases, merged_ratios
-from hybridbench.suite.tables import checked, name_of, top
+from hybridbench.suite.tables import checked, name_of, top, within
 from hybridbench.suite.workloads import WORKLOADS, workload_row
 from hybridbench.text import shown
 
 
 @dataclass(frozen=True)
 class Suite:
-    """A named list of sweeps."""
+    """A named list of sweeps.
+
+    Args:
+        places: where each sweep stands in a file, in words; none for those of no file.
+    """
 
     name: str
     sweeps: tuple[Sweep, ...]
+    places: tuple[str, ...] = ()
 
     def cases(self, *, has_gpu: bool) -> list[Case]:
-        """All cases, each once, in the order of the sweeps."""
-        made = [case for sweep in self.sweeps for case in cases(sweep, has_gpu=has_gpu)]
+        """All cases, each once, in the order of the sweeps.
+
+        Raises:
+            BadInput: a value of a sweep is wrong; names the sweep's place, where that is known.
+        """
+        made: list[Case] = []
+        for sweep, place in itertools.zip_longest(self.sweeps, self.places):
+            with within(place):
+                made += cases(sweep, has_gpu=has_gpu)
         check_backends_used([op for sweep in self.sweeps for op in sweep.backends], made)
         return list({case.key: case for case in made}.values())
 
@@ -48,11 +61,11 @@ def decoding_as_published(suite: Suite) -> Suite:
     Raises:
         BadInput: the suite decodes nothing.
     """
-    decoding = [sweep for sweep in suite.sweeps if workload_row(sweep.workload).decodes]
-    sweeps = tuple(replace(sweep, as_published=True) for sweep in decoding)
+    decoding = [workload_row(sweep.workload).decodes for sweep in suite.sweeps]
+    sweeps = tuple(replace(sweep, as_published=True) for sweep in itertools.compress(suite.sweeps, decoding))
     if not sweeps:
         raise BadInput(f"suite {suite.name} neither decodes nor generates: nothing in it can be run as published.")
-    return Suite(f"{suite.name}-as-published", sweeps)
+    return Suite(f"{suite.name}-as-published", sweeps, tuple(itertools.compress(suite.places, decoding)))
 
 
 def load_suite(path: Path) -> Suite:
@@ -64,13 +77,14 @@ def load_suite(path: Path) -> Suite:
     body = top(path, "sweep")
     name = name_of(body, path)
     defaults = _checked(body.get("defaults", {}), f"{path}: [defaults]")
-    made = []
+    made: dict[str, Sweep] = {}
     for index, table in enumerate(body["sweep"], start=1):
-        merged = {**defaults, **_checked(table, f"{path}: [[sweep]] {index}")}
+        place = f"{path}: [[sweep]] {index}"
+        merged = {**defaults, **_checked(table, place)}
         if "workload" not in merged:
-            raise BadInput(f"{path}: [[sweep]] {index} has no workload: give one of {', '.join(WORKLOADS)}.")
-        made.append(Sweep(**merged))
-    return Suite(name, tuple(made))
+            raise BadInput(f"{place} has no workload: give one of {', '.join(WORKLOADS)}.")
+        made[place] = Sweep(**merged)
+    return Suite(name, tuple(made.values()), tuple(made))
 
 
 _SWEEP_TYPES: dict[str, tuple[type, ...]] = {

@@ -6,7 +6,8 @@ values = checked(body["sweep"][0], {"ctx": (str,), "seed": (int,)}, "suites/smok
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,17 @@ Types = Mapping[str, tuple[type, ...]]
 _WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", dict: "a table", list: "a list"}
 _NAME = 100
 """Characters of a suite's name. A folder's may have 255 bytes, and a time follows it."""
+
+
+@contextmanager
+def within(place: str | None) -> Iterator[None]:
+    """Inside, bad input names the table of a suite that it came from; ``place`` is None where that is no file's."""
+    try:
+        yield
+    except BadInput as exc:
+        if place is None:
+            raise
+        raise BadInput(f"{place}: {exc}") from exc
 
 
 def top(path: Path, kind: str) -> dict[str, Any]:

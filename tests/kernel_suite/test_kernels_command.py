@@ -113,6 +113,15 @@ def test_what_cannot_be_timed_is_said(ask: dict[str, Any], said: str) -> None:
     assert said in str(refused.value)
 
 
+def test_a_value_out_of_range_names_the_table_of_the_suite(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('[[kernels]]\nops = "swiglu"\n[[kernels]]\nops = "swiglu"\nscale = "tony"\n')
+    _, asks = file.load(path)
+    with pytest.raises(BadInput) as refused:
+        file.cells_of(asks, has_gpu=False)
+    assert str(refused.value).startswith(f"{path}: [[kernels]] 2: unknown scale 'tony'")
+
+
 def test_the_committed_suite_begins_with_cells_that_fill_a_gpu() -> None:
     name, asks = file.load(ROOT / "suites" / "kernels.toml")
     made = file.cells_of(asks, has_gpu=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hybridbench.errors import BadInput
-from hybridbench.suite.file import load_suite
+from hybridbench.suite.file import decoding_as_published, load_suite
 from hybridbench.suite.sweep import Sweep
 from hybridbench.suite.workloads import WORKLOADS
 
@@ -113,6 +113,21 @@ def test_suites_with_mistakes_name_file_table_and_key(tmp_path: Path, text: str,
         load_suite(path)
     assert str(caught.value).startswith(str(path))
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_values_out_of_range_name_the_file_and_the_sweep_too(tmp_path: Path, published: bool) -> None:
+    train, decode = SWEEP.replace('"decode"', '"train"'), SWEEP
+    for wrong, said in (
+        ("batch = '0'\n", "batch '0' is zero"),
+        ("ctx = '4q'\n", "context '4q'"),
+        ("scale = 'tony'\n", "unknown scale"),
+    ):
+        path = write(tmp_path, train + decode + wrong)
+        suite = decoding_as_published(load_suite(path)) if published else load_suite(path)
+        with pytest.raises(BadInput) as caught:
+            suite.cases(has_gpu=False)
+        assert str(caught.value).startswith(f"{path}: [[sweep]] 2: {said}")
 
 
 def test_a_suite_that_is_not_there(tmp_path: Path) -> None:
