@@ -44,9 +44,9 @@ def tune(*, products: str | None, most: int, out: Path | None, dry_run: bool, as
     """Search how the products of a fused decode step are cut into programs, on this GPU and at these batches.
 
     Each tiling's step is compared with the one by rules before it is timed. The fastest go into a table, which decode
-    looks at from then on, if it is in the user's cache and not in a file of -o; records say whether a step's tilings
-    were searched. A whole step is timed both ways at the end: where the searched tilings together are slower, none of
-    them is kept.
+    looks at from then on, if it is in the user's cache and not in a file of -o, and until another release of Triton is
+    installed; records say whether a step's tilings were searched. A whole step is timed both ways at the end: where the
+    searched tilings together are slower, none of them is kept.
     """
     chosen = tuple(name.strip() for name in products.split(",")) if products else ()
     if "" in chosen:

@@ -2,7 +2,8 @@
 
 A table is a JSON file for one kind of GPU. ``hybridbench tune`` writes one into the user's cache, which is looked at
 first, and tables of GPUs that were at hand are in ``tilings`` beside this file. A product that no table has gets its
-tiling from the rules (``Tiling.choose``).
+tiling from the rules (``Tiling.choose``). So do all of a table that was made with another release of Triton, which may
+need more shared memory for the same tiling, or be slower with it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +72,15 @@ class TilingTable:
     made_with: Mapping[str, str]
     entries: Mapping[TiledProduct, Searched]
 
+    @property
+    def release(self) -> tuple[str, ...]:
+        """Of Triton, by which kernels were compiled: the first two parts of its version."""
+        return _release(self.made_with.get("triton", ""))
+
     def joined(self, newer: TilingTable) -> TilingTable:
-        """The table with a newer one's entries in place of its own."""
-        return replace(newer, entries={**self.entries, **newer.entries})
+        """The table with a newer one's entries in place of its own, which are gone if Triton's release differs."""
+        kept = self.entries if self.release == newer.release else {}
+        return replace(newer, entries={**kept, **newer.entries})
 
     def of(self, tokens: int) -> dict[tuple[str, int, int], Tiling]:
         """The tilings for a tile of so many tokens, by name and size, as ``Launches`` takes them."""
@@ -90,6 +98,10 @@ class TilingTable:
             for product, one in sorted(self.entries.items())
         ]
         return json.dumps(head)[:-1] + ', "products": [\n' + ",\n".join(lines) + "\n]}\n"
+
+
+def _release(version: str) -> tuple[str, ...]:
+    return tuple(version.split(".")[:2])
 
 
 def read_table(path: Path) -> TilingTable:
@@ -156,7 +168,8 @@ def own_table(gpu: str) -> Path:
 
 @cache
 def table_for(gpu: str) -> TilingTable | None:
-    """The tables of a GPU, the user's own entries before the shipped ones; None if there is none.
+    """The tables of a GPU that were made with this release of Triton, the user's own entries before the shipped ones;
+    None if there is none.
 
     Raises:
         Blocked: a table is damaged, or was searched on another GPU.
@@ -167,7 +180,8 @@ def table_for(gpu: str) -> TilingTable | None:
             table = read_table(path)
             if table.gpu != gpu:
                 raise Blocked(f"{path} is of {table.gpu}, and this is {gpu}: {_ANEW}.")
-            found = table if found is None else found.joined(table)
+            if table.release == _release(version("triton")):
+                found = table if found is None else found.joined(table)
     return found
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -30,7 +32,7 @@ ONE = Searched(Tiling(64, 4, 64, 6, 4), 5.5, 6.25)
 
 def table(**entries: Searched) -> TilingTable:
     products = {"qkv": TiledProduct("qkv", 3072, 2048, 64), "head": TiledProduct("head", 128_256, 2048, 128)}
-    return TilingTable(GPU, {"triton": "3.6"}, {products[name]: one for name, one in entries.items()})
+    return TilingTable(GPU, {"triton": version("triton")}, {products[name]: one for name, one in entries.items()})
 
 
 def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -119,6 +121,24 @@ def test_a_users_own_entries_come_before_shipped_ones(tmp_path: Path, monkeypatc
     assert found.of(64) == {("qkv", 3072, 2048): better.tiling}
     assert found.of(128) == {("head", 128_256, 2048): head.tiling}
     assert found.of(32) == {}
+
+
+def test_a_table_of_another_release_of_triton_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiling_table, "SHIPPED", tmp_path / "shipped")
+    monkeypatch.setattr(tiling_table, "own_table", lambda _gpu: tmp_path / "own.json")
+    shipped, own = tmp_path / "shipped" / "nvidia-test-9.json", tmp_path / "own.json"
+    head = table(head=ONE)
+    for release, known in (("0.1.0", False), (".".join(version("triton").split(".")[:2]) + ".99", True)):
+        table_for.cache_clear()
+        write_table(shipped, replace(table(qkv=ONE), made_with={"triton": release}))
+        assert (table_for(GPU) is not None) is known
+        write_table(own, head)
+        found = table_for(GPU)
+        assert found is not None
+        assert (len(found.entries), found.of(128)) == (1 + known, head.of(128))
+    table_for.cache_clear()
+    write_table(own, replace(table(qkv=ONE), made_with={"triton": "0.1.0"}))
+    assert set(read_table(own).entries) == set(table(qkv=ONE).entries), "entries of another release are gone"
 
 
 def step(batch: int, tilings: dict[tuple[str, int, int], Tiling] | None, pattern: str = "M-*-") -> FusedStep:
