@@ -354,10 +354,12 @@ class Pairs:
         return here
 
     def _block(self, cell: CheckCell, order: list[str], share: float) -> dict[str, list[int]]:
-        """The samples of a block of each side in turn; the next time the other one goes first; ns."""
+        """The samples of a block of each side in turn; the next time the other one goes first; ns. Of a block that is
+        shorter, to warm up, a single one is enough.
+        """
         plan = BLOCKS[cell.kind]
         window_ns = round(share * plan.length * self._block_ns)
-        request = {"do": "block", "window_ns": window_ns, "least": plan.samples}
+        request = {"do": "block", "window_ns": window_ns, "least": plan.samples if share == 1.0 else 1}
         found = {side: self._done(side, request, cell)["samples_ns"] for side in order}
         order.reverse()
         return found
