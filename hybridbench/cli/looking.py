@@ -14,7 +14,7 @@ from hybridbench.cli.options import GIVEN_PATH, check_plot, plot_option
 from hybridbench.cli.output import Plain
 from hybridbench.cli.stored import all_records, damaged, stored_kinds, stored_records, warn
 from hybridbench.cli.typed import Command, listed
-from hybridbench.errors import BadResults
+from hybridbench.errors import BadInput, BadResults
 
 if TYPE_CHECKING:
     from hybridbench.record import Record
@@ -91,6 +91,9 @@ def show(results: tuple[Path, ...], where: tuple[str, ...], metric: str | None, 
     there = [path for path in results if exists(path)]
     traces = _traces([path for path in there if holds([path], TraceRecord)])
     measured = [path for path in results if path not in there or holds([path], Record)]
+    if traces and not measured and (metric is not None or plot):
+        word = "--metric" if metric is not None else "--plot"
+        raise BadInput(f"{word} is of measured steps, and there are only traces here: leave it out, or name a run.")
     # Where there is nothing at all, reading it says what there is instead.
     steps = stored_records(measured or results) if measured or not traces else []
     chosen = selected([*steps, *(bare for bare, _ in traces)], where)

@@ -179,3 +179,11 @@ def test_a_heading_says_all_that_cases_share_and_columns_all_in_which_they_diffe
     table = answer([records[0], replace(records[0], case=replace(records[0].case, execution=named))], ("step_s",))
     (at,) = [place for place, column in enumerate(table.columns) if column.key == "backends"]
     assert [row[at].text for row in table.rows] == ["-", "swiglu=reference"]
+
+
+def test_what_traces_cannot_answer_is_refused() -> None:
+    for option, word in ((("--metric", "step_s"), "--metric"), (("--plot",), "--plot")):
+        assert f"{word} is of measured steps, and there are only traces here" in refused(
+            "show", H200 / "traces", *option
+        )
+    assert "time of a step by class" in run("show", H200 / "traces", H200 / "streams", "--metric", "step_s").stdout
