@@ -19,6 +19,8 @@ from hybridbench.cli.main import main
 from hybridbench.cli.tracing import show
 from hybridbench.count.kernels import longest_first
 from hybridbench.count.names import classify
+from hybridbench.errors import Unsupported
+from hybridbench.record.traced import TraceRecord
 from hybridbench.store import load
 from hybridbench.suite.sweep import Sweep, cases
 from hybridbench.trace import trace_case
@@ -240,7 +242,37 @@ def test_the_command_prints_shares_writes_a_chrome_trace_and_keeps_json_clean(tm
     assert (tmp_path / "trace.json").read_text() == first  # a second trace leaves the first one's file
 
 
-def test_more_than_one_case_is_refused():
-    result = CliRunner().invoke(main, ["trace", "--device", "cpu", "--arch", "mamba,inter", "--ctx", "64"])
-    assert result.exit_code == 2
-    assert "2 were named" in result.stderr
+def test_each_of_several_cases_is_traced_and_kept(tmp_path):
+    args = ["trace", "--device", "cpu", "--arch", "mamba,inter", "--ctx", "64", "--steps", "1", "-o", str(tmp_path)]
+    done = CliRunner().invoke(main, [*args, "--json"])
+    assert done.exit_code == 0, done.output
+    traces = json.loads(done.stdout)["traces"]
+    assert [one["case"]["model"]["arch"] for one in traces] == ["mamba", "inter"]
+    assert [one["chrome_trace"] for one in traces] == [str(tmp_path / name) for name in ("trace.json", "trace-2.json")]
+    assert {one.case.model.arch for one in load([tmp_path], print, kind=TraceRecord)} == {"mamba", "inter"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "traced", "said"),
+    [
+        (Unsupported("no such kernel"), ["inter"], "was not traced: unsupported, no such kernel"),
+        (RuntimeError("CUDA error: an illegal memory access"), [], "so 1 more were not tried"),
+    ],
+)
+def test_a_case_that_cannot_be_traced_loses_no_other(wrong, traced, said, monkeypatch):
+    real = trace.trace_case
+
+    def of_case(case, **options):
+        if case.model.arch == "mamba":
+            raise wrong
+        return real(case, **options)
+
+    monkeypatch.setattr(trace, "trace_case", of_case)
+    args = ["trace", "--device", "cpu", "--arch", "mamba,inter", "--ctx", "64", "--steps", "1", "--json"]
+    done = CliRunner().invoke(main, args)
+    assert done.exit_code == 1, done.output
+    assert [one["case"]["model"]["arch"] for one in json.loads(done.stdout)["traces"]] == traced
+    assert said in done.stderr
+    alone = CliRunner().invoke(main, ["trace", "--device", "cpu", "--arch", "mamba", "--ctx", "64", "--json"])
+    assert alone.exit_code != 0
+    assert not alone.stdout

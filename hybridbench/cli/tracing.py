@@ -1,10 +1,11 @@
-"""tracing: ``hybridbench trace``: where the time of one case's step goes, by class of operation."""
+"""tracing: ``hybridbench trace``: where the time of a case's step goes, by class of operation."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,6 @@ from hybridbench.cli.options import (
 from hybridbench.cli.output import Plain
 from hybridbench.cli.placing import needs_gpu
 from hybridbench.cli.typed import Command
-from hybridbench.errors import BadInput
 from hybridbench.machine import thread_settings, visible_gpus
 from hybridbench.suite.models import ALL_ARCHS
 from hybridbench.suite.ops import check_backends_used
@@ -51,44 +51,83 @@ MOST_STEPS = 1000
 def trace(
     *, workload: str, backend: tuple[str, ...], steps: int, as_json: bool, out: Path | None, **options: Any
 ) -> None:
-    """Profile a few steps of one case: time by class of operation, launches, and the share in which nothing ran.
+    """Profile a few steps of each case: time by class of operation, launches, and the share in which nothing ran.
 
-    Without --arch or --pattern the case is of inter. With -o it also stores the classes, which report and show read,
-    and a Chrome trace, for chrome://tracing or Perfetto. Profiling slows a step down, so compare shares here and take
-    times from the other commands.
+    Without --arch or --pattern the case is of inter, and without --ctx of the first context that is measured otherwise.
+    With -o it also stores the classes, which report and show read, and a Chrome trace of each case, for
+    chrome://tracing or Perfetto. Profiling slows a step down, so compare shares here and take times from the other
+    commands.
+
+    Exit code 1: one of several cases could not be traced; the others are.
     """
     if options["arch"] is None:
         options["arch"] = ALL_ARCHS if options["pattern"] is not None else "inter"
     sweep = Sweep(workload=workload, backends=parse_backends(backend), **options)
     gpus = visible_gpus()
     planned = cases(sweep, has_gpu=bool(gpus), spelled=as_typed)
-    # Contexts vary fastest: without --ctx, take the first of the default range.
     if options["ctx"] is None:
-        planned = planned[:1] if len({case.model.label for case in planned}) == 1 else planned
-    if len(planned) != 1:
-        raise BadInput(f"trace profiles one case, and {len(planned)} were named: narrow --arch, --ctx or --batch.")
+        first = planned[0].workload.context
+        planned = [case for case in planned if case.workload.context == first]
     check_backends_used(sweep.backends, planned)
     needs_gpu(planned, gpus)
     os.environ.update(thread_settings())  # PyTorch, which is imported below, reads them once
     check_backends(planned)
-    from hybridbench.trace import trace_case
-
-    if out:
-        chrome, found = _stored(planned[0], steps, out)
-    else:
-        chrome, found = None, trace_case(planned[0], steps=steps)
+    documents, failed = [], False
+    for case, seen in _each(planned, steps, out):
+        if seen is None:
+            failed = True
+        elif as_json:
+            documents.append(_document(case, *seen))
+        else:
+            _told(case, *seen)
     if as_json:
-        document = {"case": planned[0].to_dict(), **asdict(found), "gap_s": found.gap_s, "launches": found.launches}
-        click.echo(json.dumps({**document, "chrome_trace": str(chrome) if chrome else None}))
-        return
-    show(found, f"{planned[0].label}, {planned[0].execution.mode}")
-    if chrome and out:
-        console = Plain(soft_wrap=True)
-        console.print(f"Chrome trace: {chrome}")
-        console.print(f"Stored for hybridbench show and report: {out}")
+        click.echo(json.dumps(documents[0] if len(planned) == 1 else {"traces": documents}))
+    elif out and not failed:
+        Plain(soft_wrap=True).print(f"Stored for hybridbench show and report: {out}")
+    if failed:
+        click.get_current_context().exit(1)
 
 
-def _stored(case: Case, steps: int, out: Path) -> tuple[Path, Trace]:
+def _each(
+    planned: Sequence[Case], steps: int, out: Path | None
+) -> Iterator[tuple[Case, tuple[Trace, Path | None] | None]]:
+    """Each case with its trace and the Chrome trace's file, or None where it could not be traced and others can."""
+    from hybridbench.trace import trace_case
+    from hybridbench.worker import failure_of, free_memory
+
+    told = Plain(stderr=True, soft_wrap=True)
+    for at, case in enumerate(planned):
+        try:
+            seen = _stored(case, steps, out) if out else (trace_case(case, steps=steps), None)
+        except Exception as exc:
+            if len(planned) == 1:
+                raise
+            said = failure_of(exc)
+            told.print(f"{case.label} was not traced: {said['status']}, {said['message']}")
+            yield case, None
+            if not said["fit"]:
+                left = len(planned) - at - 1
+                told.print(f"What ended it may have left the device in any state, so {left} more were not tried.")
+                return
+        else:
+            yield case, seen
+        free_memory(case)
+
+
+def _document(case: Case, found: Trace, chrome: Path | None) -> dict[str, Any]:
+    """A trace as JSON."""
+    document = {"case": case.to_dict(), **asdict(found), "gap_s": found.gap_s, "launches": found.launches}
+    return {**document, "chrome_trace": str(chrome) if chrome else None}
+
+
+def _told(case: Case, found: Trace, chrome: Path | None) -> None:
+    """Print a trace."""
+    show(found, f"{case.label}, {case.execution.mode}")
+    if chrome:
+        Plain(soft_wrap=True).print(f"Chrome trace: {chrome}\n")
+
+
+def _stored(case: Case, steps: int, out: Path) -> tuple[Trace, Path]:
     """Trace a case, and store what was seen in a folder, beside the Chrome trace whose path is returned."""
     from hybridbench.record.traced import TraceRecord
     from hybridbench.store import RecordWriter
@@ -98,7 +137,7 @@ def _stored(case: Case, steps: int, out: Path) -> tuple[Path, Trace]:
         chrome = _free(out)
         record = traced(case, writer.run_id, steps=steps, chrome=chrome)
         writer.append(record)
-    return chrome, record.observed
+    return record.observed, chrome
 
 
 def _free(folder: Path) -> Path:
