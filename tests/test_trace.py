@@ -256,7 +256,7 @@ def test_each_of_several_cases_is_traced_and_kept(tmp_path):
     ("wrong", "traced", "said"),
     [
         (Unsupported("no such kernel"), ["inter"], "was not traced: unsupported, no such kernel"),
-        (RuntimeError("CUDA error: an illegal memory access"), [], "so 1 more were not tried"),
+        (RuntimeError("CUDA error: an illegal memory access"), [], "1 more were not tried"),
     ],
 )
 def test_a_case_that_cannot_be_traced_loses_no_other(wrong, traced, said, monkeypatch):

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
-from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,46 +70,26 @@ def trace(
     needs_gpu(planned, gpus)
     os.environ.update(thread_settings())  # PyTorch, which is imported below, reads them once
     check_backends(planned)
-    documents, failed = [], False
-    for case, seen in _each(planned, steps, out):
-        if seen is None:
+    from hybridbench.traces import NotTraced, each_traced
+
+    told, documents, failed = Plain(stderr=True, soft_wrap=True), [], False
+    for at, (case, seen) in enumerate(each_traced(planned, steps, out), start=1):
+        if isinstance(seen, NotTraced):
             failed = True
+            left = (
+                f"; {len(planned) - at} more were not tried, since the device may be in any state" if seen.last else ""
+            )
+            told.print(f"{case.label} was not traced: {seen.why}{left}")
         elif as_json:
-            documents.append(_document(case, *seen))
+            documents.append(_document(case, seen.trace, seen.chrome))
         else:
-            _told(case, *seen)
+            _told(case, seen.trace, seen.chrome)
     if as_json:
         click.echo(json.dumps(documents[0] if len(planned) == 1 else {"traces": documents}))
     elif out and not failed:
         Plain(soft_wrap=True).print(f"Stored for hybridbench show and report: {out}")
     if failed:
         click.get_current_context().exit(1)
-
-
-def _each(
-    planned: Sequence[Case], steps: int, out: Path | None
-) -> Iterator[tuple[Case, tuple[Trace, Path | None] | None]]:
-    """Each case with its trace and the Chrome trace's file, or None where it could not be traced and others can."""
-    from hybridbench.trace import trace_case
-    from hybridbench.worker import failure_of, free_memory
-
-    told = Plain(stderr=True, soft_wrap=True)
-    for at, case in enumerate(planned):
-        try:
-            seen = _stored(case, steps, out) if out else (trace_case(case, steps=steps), None)
-        except Exception as exc:
-            if len(planned) == 1:
-                raise
-            said = failure_of(exc)
-            told.print(f"{case.label} was not traced: {said['status']}, {said['message']}")
-            yield case, None
-            if not said["fit"]:
-                left = len(planned) - at - 1
-                told.print(f"What ended it may have left the device in any state, so {left} more were not tried.")
-                return
-        else:
-            yield case, seen
-        free_memory(case)
 
 
 def _document(case: Case, found: Trace, chrome: Path | None) -> dict[str, Any]:
@@ -125,25 +103,6 @@ def _told(case: Case, found: Trace, chrome: Path | None) -> None:
     show(found, f"{case.label}, {case.execution.mode}")
     if chrome:
         Plain(soft_wrap=True).print(f"Chrome trace: {chrome}\n")
-
-
-def _stored(case: Case, steps: int, out: Path) -> tuple[Trace, Path]:
-    """Trace a case, and store what was seen in a folder, beside the Chrome trace whose path is returned."""
-    from hybridbench.record.traced import TraceRecord
-    from hybridbench.store import RecordWriter
-    from hybridbench.trace import traced
-
-    with RecordWriter(out, kind=TraceRecord) as writer:
-        chrome = _free(out)
-        record = traced(case, writer.run_id, steps=steps, chrome=chrome)
-        writer.append(record)
-    return record.observed, chrome
-
-
-def _free(folder: Path) -> Path:
-    """The Chrome trace's file: ``trace.json``, or ``trace-2.json`` and so on where that is of an earlier trace."""
-    numbered = (folder / ("trace.json" if at == 1 else f"trace-{at}.json") for at in itertools.count(1))
-    return next(path for path in numbered if not path.exists())
 
 
 trace.params.append(checkpoint_option())

@@ -1,0 +1,70 @@
+"""traces: each of several cases traced in this process, and stored; one that cannot be traced loses no other."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hybridbench import trace
+from hybridbench.record.traced import Trace, TraceRecord
+from hybridbench.store import RecordWriter
+from hybridbench.suite.case import Case
+from hybridbench.worker import failure_of, free_memory
+
+
+@dataclass(frozen=True)
+class SeenStep:
+    """What a trace saw, and the file of its Chrome trace, where it was stored."""
+
+    trace: Trace
+    chrome: Path | None = None
+
+
+@dataclass(frozen=True)
+class NotTraced:
+    """Why a case was not traced, in words; those after it are not tried where ``last``."""
+
+    why: str
+    last: bool = False
+
+
+def each_traced(cases: Sequence[Case], steps: int, out: Path | None) -> Iterator[tuple[Case, SeenStep | NotTraced]]:
+    """Each case with what was seen of it, as it is done.
+
+    Args:
+        steps: of each, that are profiled.
+        out: the folder for records and Chrome traces; None stores none.
+
+    Raises:
+        Exception: a single case cannot be traced; of several its reason is returned.
+    """
+    for case in cases:
+        try:
+            seen = _stored(case, steps, out) if out else SeenStep(trace.trace_case(case, steps=steps))
+        except Exception as exc:
+            if len(cases) == 1:
+                raise
+            said = failure_of(exc)
+            yield case, NotTraced(f"{said['status']}, {said['message']}", last=not said["fit"])
+            if not said["fit"]:
+                return
+        else:
+            yield case, seen
+        free_memory(case)
+
+
+def _stored(case: Case, steps: int, out: Path) -> SeenStep:
+    """Trace a case, and store what was seen in a folder, beside the Chrome trace."""
+    with RecordWriter(out, kind=TraceRecord) as writer:
+        chrome = _free(out)
+        record = trace.traced(case, writer.run_id, steps=steps, chrome=chrome)
+        writer.append(record)
+    return SeenStep(record.observed, chrome)
+
+
+def _free(folder: Path) -> Path:
+    """The Chrome trace's file: ``trace.json``, or ``trace-2.json`` and so on where that is of an earlier trace."""
+    numbered = (folder / ("trace.json" if at == 1 else f"trace-{at}.json") for at in itertools.count(1))
+    return next(path for path in numbered if not path.exists())
