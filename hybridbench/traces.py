@@ -24,14 +24,13 @@ class SeenStep:
 
 @dataclass(frozen=True)
 class NotTraced:
-    """Why a case was not traced, in words; those after it are not tried where ``last``."""
+    """Why a case was not traced, in words."""
 
     why: str
-    last: bool = False
 
 
 def each_traced(cases: Sequence[Case], steps: int, out: Path | None) -> Iterator[tuple[Case, SeenStep | NotTraced]]:
-    """Each case with what was seen of it, as it is done.
+    """Each case with what was seen of it, as it is done; none after one that may have left the device unusable.
 
     Args:
         steps: of each, that are profiled.
@@ -47,8 +46,8 @@ def each_traced(cases: Sequence[Case], steps: int, out: Path | None) -> Iterator
             if len(cases) == 1:
                 raise
             said = failure_of(exc)
-            yield case, NotTraced(f"{said['status']}, {said['message']}", last=not said["fit"])
-            if not said["fit"]:
+            yield case, NotTraced(f"{said['status']}, {said['message']}")
+            if not said["fit"]:  # what failed may have left the device in any state
                 return
         else:
             yield case, seen

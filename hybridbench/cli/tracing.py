@@ -72,21 +72,20 @@ def trace(
     check_backends(planned)
     from hybridbench.traces import NotTraced, each_traced
 
-    told, documents, failed = Plain(stderr=True, soft_wrap=True), [], False
-    for at, (case, seen) in enumerate(each_traced(planned, steps, out), start=1):
+    told, documents, failed = Plain(stderr=True, soft_wrap=True), [], 0
+    for case, seen in each_traced(planned, steps, out):
         if isinstance(seen, NotTraced):
-            failed = True
-            left = (
-                f"; {len(planned) - at} more were not tried, since the device may be in any state" if seen.last else ""
-            )
-            told.print(f"{case.label} was not traced: {seen.why}{left}")
-        elif as_json:
-            documents.append(_document(case, seen.trace, seen.chrome))
-        else:
+            failed += 1
+            told.print(f"{case.label} was not traced: {seen.why}")
+            continue
+        documents.append(_document(case, seen.trace, seen.chrome))
+        if not as_json:
             _told(case, seen.trace, seen.chrome)
+    if left := len(planned) - len(documents) - failed:
+        told.print(f"{left} more were not tried: what failed may have left the device in any state.")
     if as_json:
         click.echo(json.dumps(documents[0] if len(planned) == 1 else {"traces": documents}))
-    elif out and not failed:
+    elif out and documents:
         Plain(soft_wrap=True).print(f"Stored for hybridbench show and report: {out}")
     if failed:
         click.get_current_context().exit(1)
