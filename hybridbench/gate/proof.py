@@ -20,6 +20,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from hybridbench.arguments import Parser, above_zero, positive
 from hybridbench.errors import BadInput, HybridbenchError
 from hybridbench.gate.alone import check_alone
 from hybridbench.gate.blocks import BLOCK_NS
@@ -247,13 +248,6 @@ def _named(counts: Mapping[Outcome, int]) -> dict[str, int]:
     return {outcome.name.lower(): count for outcome, count in counts.items()}
 
 
-def _above_zero(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return value
-
-
 def _shares(text: str) -> tuple[float, ...]:
     shares = tuple(float(one) / 100 for one in text.split(","))
     known = {0.0, *(share for some in (*ROWS.values(), *MORE_ROWS.values(), *SPINS.values()) for share in some)}
@@ -262,20 +256,14 @@ def _shares(text: str) -> tuple[float, ...]:
     return shares
 
 
-def _count(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return int(text)
-
-
 def main(words: Sequence[str] | None = None) -> int:
     """Run or judge; the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m hybridbench.gate.proof", description=__doc__.split("\n")[0])
+    parser = Parser(prog="python -m hybridbench.gate.proof", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(required=True)
     run = commands.add_parser("run", help="measure pairs and append them to a file")
     run.add_argument("words", nargs="*", metavar="SUITE.toml | OP", help="what is timed  [on a CPU: small cells]")
     run.add_argument("--out", type=Path, default=Path("results/local/proof.ndjson"), help="the file  [%(default)s]")
-    run.add_argument("--budget", type=_above_zero, default=600.0, help="seconds of wall time  [%(default)s]")
+    run.add_argument("--budget", type=above_zero, default=600.0, help="seconds of wall time  [%(default)s]")
     run.add_argument("--device", choices=DEVICES)
     run.add_argument("--gpu", help="a CUDA_VISIBLE_DEVICES value; one process for each card")
     run.add_argument("--shared", action="store_true", help="do not refuse a GPU that others use")
@@ -287,9 +275,7 @@ def main(words: Sequence[str] | None = None) -> int:
         help="shares of work that are planted, such as 3; 0 for none  [all]",
     )
     run.add_argument("--only-planted", action="store_true", help="time steps with planted work alone, in less time")
-    run.add_argument(
-        "--block-ms", type=_above_zero, default=BLOCK_NS / NS_PER_S * 1e3, help="of samples  [%(default)s]"
-    )
+    run.add_argument("--block-ms", type=above_zero, default=BLOCK_NS / NS_PER_S * 1e3, help="of samples  [%(default)s]")
     run.add_argument(
         "--no-ahead",
         dest="ahead",
@@ -300,9 +286,13 @@ def main(words: Sequence[str] | None = None) -> int:
     run.set_defaults(do=_run)
     judge = commands.add_parser("judge", help="judge the pairs of files")
     judge.add_argument("files", nargs="+", type=Path)
-    judge.add_argument("--suite", type=_count, default=SUITE, help="cells that bounds are split over  [%(default)s]")
+    judge.add_argument("--suite", type=positive, default=SUITE, help="cells that bounds are split over  [%(default)s]")
     judge.add_argument(
-        "--calibrate-on", type=_count, default=0, metavar="N", help="first pairs of each cell that calibrate it  [none]"
+        "--calibrate-on",
+        type=positive,
+        default=0,
+        metavar="N",
+        help="first pairs of each cell that calibrate it  [none]",
     )
     judge.add_argument("--across", metavar="FIELD,...", help="fields in which runs may differ, such as source  [none]")
     judge.add_argument("--without", metavar="TEXT", help="leave out cells whose name holds this  [none]")

@@ -15,10 +15,8 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
-from typing_extensions import override
-
+from hybridbench.arguments import Parser, positive, seconds
 from hybridbench.errors import BadInput, HybridbenchError
 from hybridbench.machine import DEVICES, check_gpu, device_of, visible_gpus
 from hybridbench.plain import to_plain
@@ -96,34 +94,10 @@ def _free_name(folder: Path, workload: str) -> str:
     return next(name for name in numbered if not (folder / f"{name}.ndjson").exists())
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of 1 or more")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds, 0 or more")
-    return seconds
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one sentence, without the usage before it."""
-
-    @override
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}; see {self.prog} --help.\n")
-
-
 def main(words: Sequence[str] | None = None) -> int:
     """Compare, and the exit code: 0 where all was tried, whatever came of it, 2 for bad input, 130 after Ctrl-C."""
     about = __doc__.split("\n")[0].removeprefix("__main__: ")
-    parser = _Parser(prog="python -m hybridbench.public", description=about[0].upper() + about[1:])
+    parser = Parser(prog="python -m hybridbench.public", description=about[0].upper() + about[1:])
     commands = parser.add_subparsers(required=True)
     for workload, what, ctx, batch, rounds in (
         (DECODE, "decode steps at a context", "4k", "1,4,16,64", 20),
@@ -137,8 +111,8 @@ def main(words: Sequence[str] | None = None) -> int:
         command.add_argument("-o", "--out", type=Path, default=Path("results/local/public"), help="[%(default)s]")
         command.add_argument("--device", choices=DEVICES, help="[cuda where there is a GPU]")
         command.add_argument("--dtype", help="[bfloat16; on a CPU float32]")
-        command.add_argument("--rounds", type=_count, default=rounds, help="blocks of each side  [%(default)s]")
-        command.add_argument("--warmup", type=_seconds, default=2.0, help="seconds, of both sides  [%(default)s]")
+        command.add_argument("--rounds", type=positive, default=rounds, help="blocks of each side  [%(default)s]")
+        command.add_argument("--warmup", type=seconds, default=2.0, help="seconds, of both sides  [%(default)s]")
         command.add_argument("--seed", type=int, default=0, help="of weights and tokens  [%(default)s]")
         command.set_defaults(workload=workload)
     options = parser.parse_args(words)

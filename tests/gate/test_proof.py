@@ -414,5 +414,13 @@ def test_what_is_typed_wrong(capsys: pytest.CaptureFixture[str], monkeypatch: py
     ):
         with pytest.raises(SystemExit, match="2"):
             main(words)
+    capsys.readouterr()
+    for words, said in (
+        (["judge", "x", "--suite", "abc"], "argument --suite: abc is not a whole number of 1 or more"),
+        (["run", "--budget", "soon"], "argument --budget: soon is not a number above 0"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            main(words)
+        assert capsys.readouterr().err.startswith(f"error: {said}; see ")
     assert main(["run", "--device", "cpu", "--list", "--only", "ssd"]) == 0
     assert "ssd" in capsys.readouterr().out

@@ -188,8 +188,11 @@ class Mamba2(PackedHeads):
             tiles: of mamba_ssm's kernels by name, as autotuned, where these run.
         """
         if tiles is None and fits_one_pass(self.head_dim, self.d_state):
-            return OnePass(self.n_heads, self.n_groups, self.head_dim, self.d_state, sequences)
+            return self._one_pass(sequences)
         return Chunked(self.n_heads, self.n_groups, self.head_dim, self.d_state, self.chunk_size, tiles or {})
+
+    def _one_pass(self, sequences: int) -> OnePass:
+        return OnePass(self.n_heads, self.n_groups, self.head_dim, self.d_state, sequences)
 
     @override
     def core_prefill(self, tokens: int, convention: Convention) -> Flops:
@@ -217,8 +220,7 @@ class Mamba2(PackedHeads):
     @override
     def executed_scan(self, tokens: int, *, training: bool, sequences: int = 1, one_pass: bool = False) -> int:
         """FLOPs of tensor cores alone, in one pass or in mamba_ssm's chunks."""
-        ours = OnePass(self.n_heads, self.n_groups, self.head_dim, self.d_state, sequences)
-        kernels = ours if one_pass else self.scan_kernels(sequences, {})
+        kernels = self._one_pass(sequences) if one_pass else self.scan_kernels(sequences, {})
         return sum(kernels.flops(tokens, training).values())
 
     @override

@@ -86,8 +86,8 @@ def fits_in_pieces(head: int, state: int, groups: int) -> bool:
     """The same of wider states, one pass for each piece. All heads share B and C, so that a piece is a block of their
     columns.
     """
-    wide = any(state == pieces * MOST_STATES for pieces in range(2, MOST_PIECES + 1))
-    return wide and groups == 1 and fits_one_pass(head, MOST_STATES)
+    whole = 1 < state_pieces(state) <= MOST_PIECES and state % MOST_STATES == 0
+    return whole and groups == 1 and fits_one_pass(head, MOST_STATES)
 
 
 def heads_together(shared: int, programs: int) -> int:
